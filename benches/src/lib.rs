@@ -1,0 +1,1 @@
+//! Per-call overhead of the layers beside floors and peers.

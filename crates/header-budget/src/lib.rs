@@ -1,0 +1,1 @@
+//! HeaderBudgetLayer learns headroom from the rate-limit headers of the Claude API.

@@ -1,0 +1,1 @@
+//! RetryLayer: error classification, backoff with jitter, retry-after, a shared retry budget.

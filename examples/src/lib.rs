@@ -1,0 +1,1 @@
+//! Runnable examples: storm replays a real trace through the layers.
