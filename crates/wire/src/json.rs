@@ -1,0 +1,1 @@
+//! Top-level scan of a JSON object.
