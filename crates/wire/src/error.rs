@@ -1,0 +1,150 @@
+//! The error envelope: `{"type":"error","error":{"type","message","details"},"request_id"}`.
+//!
+//! <https://platform.claude.com/docs/en/api/errors>
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+/// An error as the Claude API words it, in a response body or in an in-stream `error` event.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ApiError {
+    /// `error.type`, e.g. `rate_limit_error`; an open set.
+    pub kind: String,
+    /// For people. Never decide by it.
+    pub message: String,
+    /// `error.details.error_code`, e.g. `ramp_limit_exceeded`; treat an unknown one as the bare kind.
+    pub error_code: Option<String>,
+    /// `req_…`.
+    pub request_id: Option<String>,
+}
+
+impl ApiError {
+    /// An error of this kind with this message.
+    #[must_use]
+    pub fn new(kind: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            kind: kind.into(),
+            message: message.into(),
+            ..Self::default()
+        }
+    }
+
+    /// Reads the envelope. `None` when the bytes have another shape: cloud providers' own errors, HTML
+    /// of a proxy, anything cut short.
+    ///
+    /// ```
+    /// # use tower_claude_wire::ApiError;
+    /// let body = br#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#;
+    /// assert_eq!(ApiError::parse(body).unwrap().kind, "overloaded_error");
+    /// assert_eq!(ApiError::parse(b"<html>Bad Gateway</html>"), None);
+    /// ```
+    #[must_use]
+    pub fn parse(body: &[u8]) -> Option<Self> {
+        let envelope: Incoming<'_> = serde_json::from_slice(body).ok()?;
+        if envelope.kind != "error" {
+            return None;
+        }
+        Some(Self {
+            kind: envelope.error.kind.into_owned(),
+            message: envelope.error.message.and_then(string).unwrap_or_default(),
+            error_code: envelope.error.details.and_then(|details| {
+                let details: Details<'_> = serde_json::from_str(details.get()).ok()?;
+                details.error_code.and_then(string)
+            }),
+            request_id: envelope.request_id.and_then(string),
+        })
+    }
+
+    /// Writes the envelope for an error without a code.
+    #[must_use]
+    pub fn body(kind: &str, message: &str, request_id: Option<&str>) -> String {
+        write(kind, message, None, request_id)
+    }
+
+    /// Writes the envelope, `details.error_code` included. [`ApiError::parse`] reads it back.
+    #[must_use]
+    pub fn to_body(&self) -> String {
+        write(
+            &self.kind,
+            &self.message,
+            self.error_code.as_deref(),
+            self.request_id.as_deref(),
+        )
+    }
+}
+
+impl std::fmt::Display for ApiError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.kind, self.message)
+    }
+}
+
+impl std::error::Error for ApiError {}
+
+// What we can do without is raw, so that a surprise in it does not hide the rest.
+#[derive(Deserialize)]
+struct Incoming<'a> {
+    #[serde(rename = "type", borrow)]
+    kind: Cow<'a, str>,
+    #[serde(borrow)]
+    error: IncomingError<'a>,
+    #[serde(borrow)]
+    request_id: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct IncomingError<'a> {
+    #[serde(rename = "type", borrow)]
+    kind: Cow<'a, str>,
+    #[serde(borrow)]
+    message: Option<&'a RawValue>,
+    #[serde(borrow)]
+    details: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Details<'a> {
+    #[serde(borrow)]
+    error_code: Option<&'a RawValue>,
+}
+
+fn string(raw: &RawValue) -> Option<String> {
+    serde_json::from_str(raw.get()).ok()
+}
+
+#[derive(Serialize)]
+struct Outgoing<'a> {
+    r#type: &'a str,
+    error: OutgoingError<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct OutgoingError<'a> {
+    r#type: &'a str,
+    message: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    details: Option<OutgoingDetails<'a>>,
+}
+
+#[derive(Serialize)]
+struct OutgoingDetails<'a> {
+    error_code: &'a str,
+}
+
+fn write(kind: &str, message: &str, error_code: Option<&str>, request_id: Option<&str>) -> String {
+    let envelope = Outgoing {
+        r#type: "error",
+        error: OutgoingError {
+            r#type: kind,
+            message,
+            details: error_code.map(|error_code| OutgoingDetails { error_code }),
+        },
+        request_id,
+    };
+    serde_json::to_string(&envelope).expect("plain strings always serialize")
+}

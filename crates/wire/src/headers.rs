@@ -1,0 +1,315 @@
+//! What the response headers say: rate-limit families, request id, dates, content type.
+//!
+//! Names and meanings: <https://platform.claude.com/docs/en/api/rate-limits#response-headers>.
+
+use std::time::{Duration, SystemTime};
+
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, DATE};
+use http::{HeaderMap, HeaderValue};
+
+/// One bucket as the server reports it. Every part may be missing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Gauge {
+    /// Capacity of the bucket, per minute, in requests or tokens.
+    pub limit: Option<u64>,
+    /// What is left. Token counts are rounded to the nearest thousand by the server.
+    pub remaining: Option<u64>,
+    /// When the bucket will be *full* again, by the server's clock; may lie in the past.
+    pub reset: Option<SystemTime>,
+}
+
+impl Gauge {
+    /// Whether the server said nothing about this bucket.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// All rate-limit headers of one response.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct RateLimits {
+    /// Requests per minute.
+    pub requests: Gauge,
+    /// The tightest token limit in effect now: a view of one of the others, not a bucket of its own.
+    pub tokens: Gauge,
+    /// Input tokens per minute; cache reads do not count.
+    pub input_tokens: Gauge,
+    /// Output tokens per minute, counted as they are generated.
+    pub output_tokens: Gauge,
+    /// Priority Tier input tokens.
+    pub priority_input_tokens: Gauge,
+    /// Priority Tier output tokens.
+    pub priority_output_tokens: Gauge,
+    /// Fast mode input tokens.
+    pub fast_input_tokens: Gauge,
+    /// Fast mode output tokens.
+    pub fast_output_tokens: Gauge,
+    /// Subscription windows (undocumented family); boxed because API-key traffic never has it.
+    pub unified: Option<Box<Unified>>,
+}
+
+impl RateLimits {
+    /// Reads every family in one pass. Malformed values count as absent; of repeated headers the
+    /// first good value stands.
+    #[must_use]
+    pub fn from_headers(headers: &HeaderMap) -> Self {
+        let mut limits = Self::default();
+        for (name, value) in headers {
+            let Some(rest) = name.as_str().strip_prefix("anthropic-") else {
+                continue;
+            };
+            if let Some(rest) = rest.strip_prefix("ratelimit-") {
+                if let Some(rest) = rest.strip_prefix("unified-") {
+                    limits.unified.get_or_insert_default().read(rest, value);
+                    continue;
+                }
+                limits.read(rest, value, Family::Standard);
+            } else if let Some(rest) = rest.strip_prefix("priority-") {
+                limits.read(rest, value, Family::Priority);
+            } else if let Some(rest) = rest.strip_prefix("fast-") {
+                limits.read(rest, value, Family::Fast);
+            }
+        }
+        limits
+    }
+
+    /// Whether no rate-limit header was present and well formed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn read(&mut self, name: &str, value: &HeaderValue, family: Family) {
+        let Some((dimension, part)) = name.rsplit_once('-') else {
+            return;
+        };
+        let gauge = match (family, dimension) {
+            (Family::Standard, "requests") => &mut self.requests,
+            (Family::Standard, "tokens") => &mut self.tokens,
+            (Family::Standard, "input-tokens") => &mut self.input_tokens,
+            (Family::Standard, "output-tokens") => &mut self.output_tokens,
+            (Family::Priority, "input-tokens") => &mut self.priority_input_tokens,
+            (Family::Priority, "output-tokens") => &mut self.priority_output_tokens,
+            (Family::Fast, "input-tokens") => &mut self.fast_input_tokens,
+            (Family::Fast, "output-tokens") => &mut self.fast_output_tokens,
+            _ => return,
+        };
+        let bytes = value.as_bytes();
+        match part {
+            "limit" => gauge.limit = gauge.limit.or_else(|| count(bytes)),
+            "remaining" => gauge.remaining = gauge.remaining.or_else(|| count(bytes)),
+            "reset" => gauge.reset = gauge.reset.or_else(|| rfc3339(bytes)),
+            _ => {}
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Family {
+    Standard,
+    Priority,
+    Fast,
+}
+
+/// The `anthropic-ratelimit-unified-*` family of subscription (OAuth) traffic. Undocumented: shown,
+/// never needed.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Unified {
+    /// `allowed`, `allowed_warning`, `rejected` or something newer.
+    pub status: Option<String>,
+    /// When the representative window opens again.
+    pub reset: Option<SystemTime>,
+    /// Which window decides now, e.g. `five_hour`.
+    pub representative_claim: Option<String>,
+    /// The windows, in header order; at most [`Unified::MAX_WINDOWS`].
+    pub windows: Vec<UnifiedWindow>,
+    /// Share of the limit after which a cheaper model is suggested.
+    pub fallback_percentage: Option<f64>,
+    /// Status of paid overage.
+    pub overage_status: Option<String>,
+    /// Why overage is off, e.g. `out_of_credits`.
+    pub overage_disabled_reason: Option<String>,
+}
+
+/// One window of [`Unified`].
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct UnifiedWindow {
+    /// `5h`, `7d`, `7d_oi` or something newer.
+    pub name: String,
+    /// As [`Unified::status`], for this window.
+    pub status: Option<String>,
+    /// When the window starts anew.
+    pub reset: Option<SystemTime>,
+    /// Used share of the window; 1.0 is all of it and more is possible.
+    pub utilization: Option<f64>,
+}
+
+impl Unified {
+    /// More windows than this are ignored, so that a hostile upstream cannot make us hoard.
+    pub const MAX_WINDOWS: usize = 16;
+
+    fn read(&mut self, name: &str, value: &HeaderValue) {
+        let bytes = value.as_bytes();
+        match name {
+            "status" => set_text(&mut self.status, value),
+            "reset" => self.reset = self.reset.or_else(|| epoch(bytes)),
+            "representative-claim" => set_text(&mut self.representative_claim, value),
+            "fallback-percentage" => {
+                self.fallback_percentage = self.fallback_percentage.or_else(|| share(value));
+            }
+            "overage-status" => set_text(&mut self.overage_status, value),
+            "overage-disabled-reason" => set_text(&mut self.overage_disabled_reason, value),
+            _ => {
+                let Some((window, part)) = name.rsplit_once('-') else {
+                    return;
+                };
+                if window == "overage" || !matches!(part, "status" | "reset" | "utilization") {
+                    return;
+                }
+                let Some(window) = self.window(window) else {
+                    return;
+                };
+                match part {
+                    "status" => set_text(&mut window.status, value),
+                    "reset" => window.reset = window.reset.or_else(|| epoch(bytes)),
+                    _ => window.utilization = window.utilization.or_else(|| share(value)),
+                }
+            }
+        }
+    }
+
+    fn window(&mut self, name: &str) -> Option<&mut UnifiedWindow> {
+        if let Some(at) = self.windows.iter().position(|w| w.name == name) {
+            return self.windows.get_mut(at);
+        }
+        if self.windows.len() == Self::MAX_WINDOWS {
+            return None;
+        }
+        self.windows.push(UnifiedWindow {
+            name: name.to_owned(),
+            ..UnifiedWindow::default()
+        });
+        self.windows.last_mut()
+    }
+}
+
+/// `x-should-retry`: the server's own verdict, `true` or `false`; anything else is `None`.
+#[must_use]
+pub fn should_retry(headers: &HeaderMap) -> Option<bool> {
+    let value = headers.get("x-should-retry")?.as_bytes().trim_ascii();
+    if value.eq_ignore_ascii_case(b"true") {
+        Some(true)
+    } else if value.eq_ignore_ascii_case(b"false") {
+        Some(false)
+    } else {
+        None
+    }
+}
+
+/// The server's clock when it answered (`Date`).
+#[must_use]
+pub fn date(headers: &HeaderMap) -> Option<SystemTime> {
+    httpdate::parse_http_date(headers.get(DATE)?.to_str().ok()?.trim()).ok()
+}
+
+/// `request-id`, the `req_…` that Anthropic's support asks for.
+#[must_use]
+pub fn request_id(headers: &HeaderMap) -> Option<&str> {
+    text(headers, "request-id")
+}
+
+/// `anthropic-workspace-id`, the workspace the credential resolved to.
+#[must_use]
+pub fn workspace_id(headers: &HeaderMap) -> Option<&str> {
+    text(headers, "anthropic-workspace-id")
+}
+
+/// `anthropic-organization-id`, the organization of the credential.
+#[must_use]
+pub fn organization_id(headers: &HeaderMap) -> Option<&str> {
+    text(headers, "anthropic-organization-id")
+}
+
+/// Whether the body is a server-sent event stream.
+#[must_use]
+pub fn is_event_stream(headers: &HeaderMap) -> bool {
+    media_type(headers).is_some_and(|m| m.eq_ignore_ascii_case(b"text/event-stream"))
+}
+
+/// Whether the body is JSON (`application/json` or any `…+json`).
+#[must_use]
+pub fn is_json(headers: &HeaderMap) -> bool {
+    media_type(headers).is_some_and(|m| {
+        m.eq_ignore_ascii_case(b"application/json")
+            || m.len()
+                .checked_sub(5)
+                .is_some_and(|at| m[at..].eq_ignore_ascii_case(b"+json"))
+    })
+}
+
+/// Whether the body is compressed, so that its text cannot be read as it is.
+#[must_use]
+pub fn is_compressed(headers: &HeaderMap) -> bool {
+    headers.get_all(CONTENT_ENCODING).iter().any(|value| {
+        value
+            .as_bytes()
+            .split(|b| *b == b',')
+            .map(<[u8]>::trim_ascii)
+            .any(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity"))
+    })
+}
+
+fn media_type(headers: &HeaderMap) -> Option<&[u8]> {
+    let value = headers.get(CONTENT_TYPE)?.as_bytes();
+    value.split(|b| *b == b';').next().map(<[u8]>::trim_ascii)
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &'static str) -> Option<&'a str> {
+    let value = headers.get(name)?.to_str().ok()?;
+    (!value.is_empty()).then_some(value)
+}
+
+fn set_text(slot: &mut Option<String>, value: &HeaderValue) {
+    if slot.is_none() {
+        *slot = value.to_str().ok().map(str::to_owned);
+    }
+}
+
+/// Plain base-10, nothing else: no sign, no fraction.
+pub(crate) fn count(bytes: &[u8]) -> Option<u64> {
+    let digits = bytes.trim_ascii();
+    if digits.is_empty() {
+        return None;
+    }
+    digits.iter().try_fold(0_u64, |sum, b| {
+        let digit = b.wrapping_sub(b'0');
+        if digit > 9 {
+            return None;
+        }
+        sum.checked_mul(10)?.checked_add(u64::from(digit))
+    })
+}
+
+fn epoch(bytes: &[u8]) -> Option<SystemTime> {
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(count(bytes)?))
+}
+
+fn share(value: &HeaderValue) -> Option<f64> {
+    let share: f64 = value.to_str().ok()?.trim().parse().ok()?;
+    (share.is_finite() && share >= 0.0).then_some(share)
+}
+
+fn rfc3339(bytes: &[u8]) -> Option<SystemTime> {
+    let text = std::str::from_utf8(bytes).ok()?.trim();
+    let stamp: jiff::Timestamp = text.parse().ok()?;
+    let since = stamp.as_duration();
+    if since.is_negative() {
+        SystemTime::UNIX_EPOCH.checked_sub(since.unsigned_abs())
+    } else {
+        SystemTime::UNIX_EPOCH.checked_add(since.unsigned_abs())
+    }
+}

@@ -1,0 +1,59 @@
+//! How long the server asks us to wait.
+
+use std::time::{Duration, SystemTime};
+
+use http::HeaderMap;
+use http::header::RETRY_AFTER;
+
+use crate::headers::{count, date};
+
+/// Longest wait [`retry_after`] reports, about 136 years: as nanoseconds it still fits an `i64`, and
+/// adding it to a clock does not overflow.
+pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(u32::MAX as u64);
+
+/// Reads `retry-after-ms` (milliseconds, a zero is passed over), then `retry-after` (seconds,
+/// fractions allowed, or an HTTP date).
+///
+/// A date counts from the response's own `Date`, or from `now` when it has none; a date in the past
+/// is zero. Negative numbers, `NaN` and garbage are `None`; huge ones are [`MAX_RETRY_AFTER`].
+///
+/// ```
+/// # use std::time::{Duration, SystemTime};
+/// let mut headers = http::HeaderMap::new();
+/// headers.insert("retry-after", "11".parse().unwrap());
+/// let wait = tower_claude_wire::retry_after(&headers, SystemTime::now());
+/// assert_eq!(wait, Some(Duration::from_secs(11)));
+/// ```
+#[must_use]
+pub fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    if let Some(value) = headers.get("retry-after-ms")
+        && let Some(wait) = decimal(value.as_bytes(), 1e-3)
+        && !wait.is_zero()
+    {
+        return Some(wait);
+    }
+    let value = headers.get(RETRY_AFTER)?;
+    let bytes = value.as_bytes();
+    if let Some(seconds) = count(bytes) {
+        return Some(Duration::from_secs(seconds).min(MAX_RETRY_AFTER));
+    }
+    if let Some(wait) = decimal(bytes, 1.0) {
+        return Some(wait);
+    }
+    let until = httpdate::parse_http_date(value.to_str().ok()?.trim()).ok()?;
+    let now = date(headers).unwrap_or(now);
+    let wait = until.duration_since(now).unwrap_or(Duration::ZERO);
+    Some(wait.min(MAX_RETRY_AFTER))
+}
+
+/// A non-negative decimal number of `unit` seconds.
+fn decimal(bytes: &[u8], unit: f64) -> Option<Duration> {
+    let text = std::str::from_utf8(bytes).ok()?.trim();
+    // Rust's float parser also knows signs, `inf` and `nan`.
+    if !text.starts_with(|c: char| c.is_ascii_digit() || c == '.') {
+        return None;
+    }
+    let number: f64 = text.parse().ok()?;
+    let wait = Duration::try_from_secs_f64(number * unit).unwrap_or(MAX_RETRY_AFTER);
+    Some(wait.min(MAX_RETRY_AFTER))
+}
