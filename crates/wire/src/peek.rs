@@ -1,6 +1,11 @@
 //! What a layer must know of a request body.
 
-/// Kind of the request's `thinking` setting.
+use std::borrow::Cow;
+use std::ops::Range;
+
+use crate::json::{Array, Object, integer, text};
+
+/// Kind of the request's [`thinking`](https://docs.claude.com/en/api/messages) setting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Thinking {
@@ -12,72 +17,169 @@ pub enum Thinking {
     Disabled,
     /// `between_tools`
     BetweenTools,
-    /// A kind this crate does not know.
+    /// A kind this crate does not know, or none named.
     Other,
 }
 
-/// Top-level facts of a Messages request.
+/// Top-level facts of a [Messages request](https://docs.claude.com/en/api/messages), read without a DOM.
+///
+/// It keeps positions in the body, no borrow, so that it can live beside the bytes it describes.
+///
+/// ```
+/// use tower_claude_wire::Peek;
+///
+/// let body = br#"{"model":"claude-opus-5-5","max_tokens":1024,"messages":[],"stream":true}"#;
+/// let peek = Peek::parse(body).expect("a JSON object");
+/// assert_eq!(peek.model(body), Some("claude-opus-5-5"));
+/// assert_eq!(peek.max_tokens(), Some(1024));
+/// assert!(peek.stream());
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Peek {}
+pub struct Peek {
+    model: Model,
+    max_tokens: Option<u64>,
+    stream: bool,
+    fast: bool,
+    thinking: Option<Thinking>,
+    has_tools: bool,
+    system_bytes: u32,
+    tools_bytes: u32,
+    messages_bytes: u32,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+enum Model {
+    #[default]
+    Absent,
+    /// Position between the quotes.
+    Span(Range<u32>),
+    /// The name was written with escapes.
+    Owned(Box<str>),
+}
 
 impl Peek {
-    /// Reads the top level of a JSON object in one pass.
+    /// Reads the top level of a JSON object in one pass; of duplicate keys the last one wins.
+    ///
+    /// Nested values are stepped over: only their quotes and brackets have to balance. `None` when `body` is not
+    /// a JSON object, is cut short, or is longer than 4 GiB.
     #[must_use]
-    pub fn parse(_body: &[u8]) -> Option<Self> {
-        None
+    pub fn parse(body: &[u8]) -> Option<Self> {
+        u32::try_from(body.len()).ok()?;
+        let mut peek = Self::default();
+        let mut object = Object::open(body)?;
+        while let Some(member) = object.next().ok()? {
+            let value = member.value;
+            match &*member.name() {
+                b"model" => peek.model = Model::read(member.at, value),
+                b"max_tokens" => peek.max_tokens = integer(value),
+                b"stream" => peek.stream = value == b"true",
+                b"speed" => peek.fast = text(value).is_some_and(|speed| speed == "fast"),
+                b"thinking" => peek.thinking = Thinking::read(value),
+                b"tools" => {
+                    peek.has_tools =
+                        Array::open(value).is_some_and(|mut tools| tools.next().is_some());
+                    peek.tools_bytes = narrow(value.len());
+                }
+                b"system" => peek.system_bytes = narrow(value.len()),
+                b"messages" => peek.messages_bytes = narrow(value.len()),
+                _ => {}
+            }
+        }
+        Some(peek)
     }
 
-    /// The `model`, out of the `body` that was parsed.
+    /// The `model`, out of the same `body` that was parsed; `None` if absent or not a string.
     #[must_use]
-    pub fn model<'a>(&'a self, _body: &'a [u8]) -> Option<&'a str> {
-        None
+    pub fn model<'a>(&'a self, body: &'a [u8]) -> Option<&'a str> {
+        match &self.model {
+            Model::Absent => None,
+            Model::Span(span) => {
+                let name = body.get(span.start as usize..span.end as usize)?;
+                std::str::from_utf8(name).ok()
+            }
+            Model::Owned(name) => Some(name),
+        }
     }
 
-    /// The `max_tokens`.
+    /// The `max_tokens`; `None` if absent or not a non-negative integer.
     #[must_use]
     pub fn max_tokens(&self) -> Option<u64> {
-        None
+        self.max_tokens
     }
 
     /// Whether `stream` is `true`.
     #[must_use]
     pub fn stream(&self) -> bool {
-        false
+        self.stream
     }
 
     /// Whether `speed` is `"fast"`.
     #[must_use]
     pub fn fast(&self) -> bool {
-        false
+        self.fast
     }
 
-    /// Kind of `thinking`, if it is set.
+    /// Kind of `thinking`; `None` if absent or not an object.
     #[must_use]
     pub fn thinking(&self) -> Option<Thinking> {
-        None
+        self.thinking
     }
 
     /// Whether `tools` is an array with at least one element.
     #[must_use]
     pub fn has_tools(&self) -> bool {
-        false
+        self.has_tools
     }
 
-    /// Length of the raw `system` value in bytes, 0 if absent.
+    /// Length of the raw JSON value of `system` in bytes, quotes included; 0 if absent.
     #[must_use]
     pub fn system_bytes(&self) -> usize {
-        0
+        self.system_bytes as usize
     }
 
-    /// Length of the raw `tools` value in bytes, 0 if absent.
+    /// Length of the raw JSON value of `tools` in bytes; 0 if absent.
     #[must_use]
     pub fn tools_bytes(&self) -> usize {
-        0
+        self.tools_bytes as usize
     }
 
-    /// Length of the raw `messages` value in bytes, 0 if absent.
+    /// Length of the raw JSON value of `messages` in bytes; 0 if absent.
     #[must_use]
     pub fn messages_bytes(&self) -> usize {
-        0
+        self.messages_bytes as usize
     }
+}
+
+impl Model {
+    fn read(at: usize, value: &[u8]) -> Self {
+        match text(value) {
+            None => Self::Absent,
+            Some(Cow::Borrowed(name)) => Self::Span(narrow(at + 1)..narrow(at + 1 + name.len())),
+            Some(Cow::Owned(name)) => Self::Owned(name.into()),
+        }
+    }
+}
+
+impl Thinking {
+    fn read(value: &[u8]) -> Option<Self> {
+        let mut object = Object::open(value)?;
+        let mut kind = Self::Other;
+        while let Some(member) = object.next().ok()? {
+            if *member.name() == *b"type" {
+                kind = match text(member.value).as_deref() {
+                    Some("adaptive") => Self::Adaptive,
+                    Some("enabled") => Self::Enabled,
+                    Some("disabled") => Self::Disabled,
+                    Some("between_tools") => Self::BetweenTools,
+                    _ => Self::Other,
+                };
+            }
+        }
+        Some(kind)
+    }
+}
+
+/// `parse` has checked that every position of the body fits.
+fn narrow(position: usize) -> u32 {
+    u32::try_from(position).unwrap_or(u32::MAX)
 }
