@@ -1,1 +1,54 @@
-//! The vocabulary that every tower-claude layer shares: Class, Cost, Outcome, bodies, refusals, scopes, events.
+//! The vocabulary that every tower-claude layer shares.
+//!
+//! Three nouns carry the design:
+//!
+//! - [`Class`]: what the outcome of an attempt means, made by one [`Classify`] trait;
+//! - [`Cost`]: what a request will use, estimated before it is sent by [`EstimateCost`];
+//! - [`Outcome`]: how a response ended, reported exactly once by one observing body, [`Observed`].
+//!
+//! Around them: [`RequestBody`] and the front hall [`Buffered`] (buffer once), [`ResponseBody`] (one
+//! body for all layers), [`Refusal`] (a layer's own answer, in Claude's error shape), [`Scope`] (which
+//! pool of limits), [`CallContext`] (what travels with a call) and [`event`] (saying what happened).
+//!
+//! Users need this crate for [`check`], for the extensions they put into a request ([`Deadline`],
+//! [`Priority`], [`Tenant`]) or find in a response ([`Class`], [`Refused`]), and to write layers of
+//! their own.
+#![forbid(unsafe_code)]
+
+mod buffered;
+mod class;
+mod classify;
+mod collect;
+mod context;
+mod cost;
+mod dimension;
+mod error_body;
+pub mod event;
+mod hold;
+mod ledger;
+mod observed;
+mod outcome;
+mod refusal;
+mod request_body;
+mod response_body;
+mod scope;
+
+/// Any error, as tower spells it.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+pub use buffered::{Buffered, BufferedFuture, HttpInner, check};
+pub use class::{Class, Kind};
+pub use classify::{Classify, ClaudeClassify, HttpClassify};
+pub use collect::Collect;
+pub use context::{CallContext, Deadline, Priority, Tenant};
+pub use cost::{Cost, EstimateCost, HeuristicCost};
+pub use dimension::Dimension;
+pub use error_body::{ERROR_BODY_LIMIT, ErrorBody};
+pub use hold::{HOLD_LIMIT, Hold, Verdict};
+pub use ledger::{Crossing, Ledger, LimiterId, Observation, ReservationHandle};
+pub use observed::{Observe, Observed, Watch};
+pub use outcome::Outcome;
+pub use refusal::{REFUSED_BY, Reason, Refusal, Refused};
+pub use request_body::RequestBody;
+pub use response_body::ResponseBody;
+pub use scope::{Endpoint, Scope};

@@ -1,0 +1,182 @@
+//! The front hall of every layer.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::{Request, request::Parts};
+use http_body::Body;
+use pin_project_lite::pin_project;
+use tower_service::Service;
+
+use crate::{BoxError, Collect, RequestBody, request_body::take_if_request_body};
+
+/// Takes `Request<B>` for any `B` and gives `Request<RequestBody>` inward. Costs nothing when the
+/// body is a [`RequestBody`] already, so only the outermost layer of a stack ever buffers.
+///
+/// A body over the limit passes through as a stream: never an error, never retried.
+#[derive(Clone, Debug)]
+pub struct Buffered<S> {
+    inner: S,
+    limit: usize,
+}
+
+impl<S> Buffered<S> {
+    /// Buffers up to [`RequestBody::DEFAULT_LIMIT`] bytes.
+    #[must_use]
+    pub const fn new(inner: S) -> Self {
+        Self::with_limit(inner, RequestBody::DEFAULT_LIMIT)
+    }
+
+    /// Buffers up to `limit` bytes.
+    #[must_use]
+    pub const fn with_limit(inner: S, limit: usize) -> Self {
+        Self { inner, limit }
+    }
+
+    /// The service behind the hall.
+    pub const fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The service behind the hall.
+    pub const fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// The service behind the hall.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+impl<S, B> Service<Request<B>> for Buffered<S>
+where
+    S: Service<Request<RequestBody>> + Clone,
+    B: Body + Unpin + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = BufferedFuture<S, B>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let (head, body) = request.into_parts();
+        match take_if_request_body(body) {
+            Ok(body) => BufferedFuture::Call {
+                future: self.inner.call(Request::from_parts(head, body)),
+            },
+            Err(body) => {
+                // The one that was polled ready goes with the request.
+                let clone = self.inner.clone();
+                BufferedFuture::Collect {
+                    collect: RequestBody::collect(body, self.limit),
+                    head: Some(head),
+                    service: std::mem::replace(&mut self.inner, clone),
+                }
+            }
+        }
+    }
+}
+
+pin_project! {
+    /// Future of [`Buffered`].
+    #[project = BufferedProjection]
+    #[must_use = "futures do nothing unless polled"]
+    pub enum BufferedFuture<S, B>
+    where
+        S: Service<Request<RequestBody>>,
+    {
+        /// Reads the body.
+        Collect {
+            #[doc(hidden)] collect: Collect<B>,
+            #[doc(hidden)] head: Option<Parts>,
+            #[doc(hidden)] service: S,
+        },
+        /// Runs the service.
+        Call { #[doc(hidden)] #[pin] future: S::Future },
+    }
+}
+
+impl<S, B> Future for BufferedFuture<S, B>
+where
+    S: Service<Request<RequestBody>>,
+    B: Body + Unpin + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    type Output = Result<S::Response, S::Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        loop {
+            let future = match self.as_mut().project() {
+                BufferedProjection::Collect {
+                    collect,
+                    head,
+                    service,
+                } => {
+                    let body = ready!(Pin::new(collect).poll(cx));
+                    let head = head.take().expect("polled after completion");
+                    service.call(Request::from_parts(head, body))
+                }
+                BufferedProjection::Call { future } => return future.poll(cx),
+            };
+            self.set(Self::Call { future });
+        }
+    }
+}
+
+impl<S, B> std::fmt::Debug for BufferedFuture<S, B>
+where
+    S: Service<Request<RequestBody>>,
+{
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BufferedFuture").finish_non_exhaustive()
+    }
+}
+
+/// What every layer of this project asks of the service inside it, under one name.
+///
+/// `R` is the response body. See [`check`].
+pub trait HttpInner<R>:
+    Service<Request<RequestBody>, Response = http::Response<R>> + Clone
+where
+    R: Body<Data = Bytes>,
+{
+}
+
+impl<S, R> HttpInner<R> for S
+where
+    S: Service<Request<RequestBody>, Response = http::Response<R>> + Clone,
+    R: Body<Data = Bytes>,
+{
+}
+
+/// Returns the service as it is. When it does not fit the layers, the compiler names the missing
+/// bound here instead of failing somewhere inside a stack.
+///
+/// ```
+/// use bytes::Bytes;
+/// use http::{Request, Response};
+/// use http_body_util::Full;
+/// use tower_claude_core::{RequestBody, check};
+///
+/// let service = check(tower::service_fn(|_: Request<RequestBody>| async {
+///     Ok::<_, std::convert::Infallible>(Response::new(Full::new(Bytes::from("{}"))))
+/// }));
+/// # let _ = service;
+/// ```
+pub const fn check<S, R>(service: S) -> S
+where
+    S: HttpInner<R>,
+    R: Body<Data = Bytes>,
+{
+    service
+}

@@ -1,0 +1,189 @@
+//! Reading a request body into memory, without ever losing it.
+
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+
+use crate::{BoxError, RequestBody};
+
+/// Future of [`RequestBody::collect`].
+#[derive(Debug)]
+#[must_use = "futures do nothing unless polled"]
+pub struct Collect<B> {
+    body: Option<B>,
+    chunks: VecDeque<Bytes>,
+    length: usize,
+    limit: usize,
+}
+
+impl<B> Collect<B>
+where
+    B: Body + Unpin + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    pub(crate) fn new(body: B, limit: usize) -> Self {
+        Self {
+            body: Some(body),
+            chunks: VecDeque::new(),
+            length: 0,
+            limit,
+        }
+    }
+
+    /// What was read, then the rest.
+    fn stream(&mut self, tail: Tail<B>) -> RequestBody {
+        RequestBody::new(Prefixed {
+            chunks: std::mem::take(&mut self.chunks),
+            tail,
+        })
+    }
+
+    fn bytes(&mut self) -> RequestBody {
+        match self.chunks.len() {
+            0 => Bytes::new().into(),
+            1 => self.chunks.pop_front().unwrap_or_default().into(),
+            _ => {
+                let mut whole = BytesMut::with_capacity(self.length);
+                for chunk in &self.chunks {
+                    whole.extend_from_slice(chunk);
+                }
+                whole.freeze().into()
+            }
+        }
+    }
+}
+
+impl<B> Future for Collect<B>
+where
+    B: Body + Unpin + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    type Output = RequestBody;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<RequestBody> {
+        let this = self.get_mut();
+        let mut body = this.body.take().expect("polled after completion");
+        let limit = this.limit as u64;
+        loop {
+            // Known to be too long: not worth beginning.
+            if (this.length as u64).saturating_add(body.size_hint().lower()) > limit {
+                return Poll::Ready(this.stream(Tail::Body(body)));
+            }
+            let Poll::Ready(frame) = Pin::new(&mut body).poll_frame(cx) else {
+                this.body = Some(body);
+                return Poll::Pending;
+            };
+            match frame {
+                None => return Poll::Ready(this.bytes()),
+                Some(Err(error)) => {
+                    return Poll::Ready(this.stream(Tail::Error(Some(error.into()))));
+                }
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(mut data) => {
+                        let data = data.copy_to_bytes(data.remaining());
+                        this.length += data.len();
+                        if !data.is_empty() {
+                            this.chunks.push_back(data);
+                        }
+                        if this.length > this.limit {
+                            return Poll::Ready(this.stream(Tail::Body(body)));
+                        }
+                    }
+                    // Bytes alone could not carry them.
+                    Err(frame) => {
+                        let trailers = frame.into_trailers().ok();
+                        return Poll::Ready(this.stream(Tail::Trailers(trailers)));
+                    }
+                },
+            }
+        }
+    }
+}
+
+/// What was read of a body, then what is left of it.
+struct Prefixed<B> {
+    chunks: VecDeque<Bytes>,
+    tail: Tail<B>,
+}
+
+enum Tail<B> {
+    Body(B),
+    Error(Option<BoxError>),
+    Trailers(Option<HeaderMap>),
+}
+
+impl<B> Body for Prefixed<B>
+where
+    B: Body + Unpin,
+    B::Error: Into<BoxError>,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.get_mut();
+        if let Some(chunk) = this.chunks.pop_front() {
+            return Poll::Ready(Some(Ok(Frame::data(chunk))));
+        }
+        match &mut this.tail {
+            Tail::Body(body) => Pin::new(body).poll_frame(cx).map(|frame| {
+                frame.map(|frame| match frame {
+                    Ok(frame) => {
+                        Ok(frame.map_data(|mut data| data.copy_to_bytes(data.remaining())))
+                    }
+                    Err(error) => Err(error.into()),
+                })
+            }),
+            Tail::Error(error) => Poll::Ready(error.take().map(Err)),
+            Tail::Trailers(trailers) => Poll::Ready(
+                trailers
+                    .take()
+                    .map(|trailers| Ok(Frame::trailers(trailers))),
+            ),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.chunks.is_empty()
+            && match &self.tail {
+                Tail::Body(body) => body.is_end_stream(),
+                Tail::Error(error) => error.is_none(),
+                Tail::Trailers(trailers) => trailers.is_none(),
+            }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let held = self.chunks.iter().map(|chunk| chunk.len() as u64).sum();
+        match &self.tail {
+            Tail::Body(body) => plus(body.size_hint(), held),
+            // Whoever sends this must not announce a length that an error will belie.
+            Tail::Error(Some(_)) => {
+                let mut hint = SizeHint::new();
+                hint.set_lower(held);
+                hint
+            }
+            Tail::Error(None) | Tail::Trailers(_) => SizeHint::with_exact(held),
+        }
+    }
+}
+
+/// A hint with `held` more bytes in front.
+pub(crate) fn plus(rest: SizeHint, held: u64) -> SizeHint {
+    let mut hint = SizeHint::new();
+    if let Some(upper) = rest.upper() {
+        hint.set_upper(upper.saturating_add(held));
+    }
+    hint.set_lower(rest.lower().saturating_add(held));
+    hint
+}

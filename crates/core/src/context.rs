@@ -1,0 +1,157 @@
+//! What travels with a request from layer to layer.
+
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, AtomicU32, Ordering},
+};
+
+use http::Extensions;
+use tokio::time::Instant;
+
+use crate::{LimiterId, ReservationHandle};
+
+/// When the caller stops waiting. Insert it into the request's extensions; every layer keeps to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Deadline(pub Instant);
+
+/// How much a request matters. Insert it into the request's extensions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Priority {
+    /// Work nobody waits for.
+    Batch,
+    /// The default.
+    #[default]
+    Normal,
+    /// A person waits.
+    Interactive,
+}
+
+/// Whose request it is, for fair shares. Insert it into the request's extensions.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Tenant(pub Arc<str>);
+
+/// What travels with one call through the layers, across its attempts: one `Arc` in the request's
+/// extensions, put there by the outermost layer that needs it.
+#[derive(Debug)]
+pub struct CallContext {
+    first_arrival: Instant,
+    deadline: Option<Instant>,
+    priority: Priority,
+    tenant: Option<Tenant>,
+    attempts: AtomicU32,
+    retried: AtomicBool,
+    reservations: Mutex<Reservations>,
+}
+
+/// The first is the ordinary case and costs no allocation.
+#[derive(Debug, Default)]
+struct Reservations {
+    first: Option<ReservationHandle>,
+    rest: Vec<ReservationHandle>,
+}
+
+impl CallContext {
+    /// The context of a call that arrived at `now`, with what the caller put into the extensions.
+    #[must_use]
+    pub fn new(extensions: &Extensions, now: Instant) -> Self {
+        Self {
+            first_arrival: now,
+            deadline: extensions.get::<Deadline>().map(|deadline| deadline.0),
+            priority: extensions.get().copied().unwrap_or_default(),
+            tenant: extensions.get().cloned(),
+            attempts: AtomicU32::new(0),
+            retried: AtomicBool::new(false),
+            reservations: Mutex::default(),
+        }
+    }
+
+    /// The context in these extensions; made and put there when there is none.
+    pub fn get_or_insert(extensions: &mut Extensions, now: Instant) -> Arc<Self> {
+        if let Some(context) = extensions.get::<Arc<Self>>() {
+            return context.clone();
+        }
+        let context = Arc::new(Self::new(extensions, now));
+        extensions.insert(context.clone());
+        context
+    }
+
+    /// The same context with a deadline no later than this one.
+    #[must_use]
+    pub fn with_deadline(mut self, deadline: Option<Instant>) -> Self {
+        self.deadline = match (self.deadline, deadline) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        self
+    }
+
+    /// When the call first arrived: its place in every queue, kept across attempts.
+    pub const fn first_arrival(&self) -> Instant {
+        self.first_arrival
+    }
+
+    /// When the caller stops waiting.
+    pub const fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// How much the call matters.
+    pub const fn priority(&self) -> Priority {
+        self.priority
+    }
+
+    /// Whose call it is.
+    pub const fn tenant(&self) -> Option<&Tenant> {
+        self.tenant.as_ref()
+    }
+
+    /// Attempts begun so far, over all layers that re-send: the ledger that keeps retries and
+    /// fallbacks from multiplying.
+    pub fn attempts(&self) -> u32 {
+        self.attempts.load(Ordering::Relaxed)
+    }
+
+    /// Counts a new attempt, forgets the reservations of the last one, and returns its number,
+    /// from 1.
+    pub fn begin_attempt(&self) -> u32 {
+        let attempt = self.attempts.fetch_add(1, Ordering::Relaxed) + 1;
+        if attempt > 1 {
+            *self.reservations() = Reservations::default();
+        }
+        attempt
+    }
+
+    /// Claims the retrying of this call. True for the first layer that asks, false for every
+    /// nested one, which then passes requests through.
+    pub fn claim_retries(&self) -> bool {
+        !self.retried.swap(true, Ordering::Relaxed)
+    }
+
+    /// Puts the reservation of this attempt where inner layers find it.
+    pub fn add_reservation(&self, handle: ReservationHandle) {
+        let mut held = self.reservations();
+        if held.first.is_none() {
+            held.first = Some(handle);
+        } else {
+            held.rest.push(handle);
+        }
+    }
+
+    /// The reservation that this limiter made for this attempt.
+    pub fn reservation_of(&self, limiter: LimiterId) -> Option<ReservationHandle> {
+        let held = self.reservations();
+        held.rest
+            .iter()
+            .rev()
+            .chain(&held.first)
+            .find(|handle| handle.is_of(limiter))
+            .cloned()
+    }
+
+    fn reservations(&self) -> MutexGuard<'_, Reservations> {
+        self.reservations
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,214 @@
+//! Saying what happened: one enum of decisions, one [`emit`].
+//!
+//! Layers call [`emit`] once per decision and write no telemetry of their own. Events go to
+//! `tracing` under the target `tower_claude`, and to the user's [`Observer`] if there is one. No
+//! event carries a body, a prompt or a key.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use tower_claude_wire::RateLimits;
+
+use crate::{Class, Crossing, Reason, Scope};
+
+/// One decision of a layer, or one thing it learned.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// A request waited for its turn and was let through.
+    Admitted {
+        /// The layer.
+        layer: &'static str,
+        /// Its pool of limits.
+        scope: &'a Scope,
+        /// How long it waited.
+        wait: Duration,
+    },
+    /// A layer answered itself.
+    Refused {
+        /// The layer.
+        layer: &'static str,
+        /// The pool of limits, where there is one.
+        scope: Option<&'a Scope>,
+        /// Why.
+        reason: Reason,
+        /// What outer layers see.
+        class: Class,
+    },
+    /// Admissions stop for a while, after a 429.
+    Paused {
+        /// The layer.
+        layer: &'static str,
+        /// The pool of limits.
+        scope: &'a Scope,
+        /// For how long.
+        pause: Duration,
+    },
+    /// What a response said is left of the limits.
+    Headroom {
+        /// The layer.
+        layer: &'static str,
+        /// The pool of limits.
+        scope: &'a Scope,
+        /// The headers.
+        limits: &'a RateLimits,
+        /// The response's `request-id`.
+        request_id: Option<&'a str>,
+    },
+    /// The used share of a limit rose over the share worth a warning.
+    Threshold {
+        /// The layer.
+        layer: &'static str,
+        /// The pool of limits.
+        scope: &'a Scope,
+        /// Which limit, and what is left.
+        crossing: Crossing,
+    },
+    /// An attempt failed and another follows.
+    Retry {
+        /// The layer.
+        layer: &'static str,
+        /// The attempt that failed, from 1.
+        attempt: u32,
+        /// Why it failed.
+        class: Class,
+        /// The wait before the next.
+        delay: Duration,
+    },
+    /// An attempt failed and none follows.
+    GaveUp {
+        /// The layer.
+        layer: &'static str,
+        /// Attempts made.
+        attempt: u32,
+        /// Why the last failed.
+        class: Class,
+        /// Why there is no other: `not_retryable`, `attempts`, `budget`, `deadline`,
+        /// `retry_after`, `body`.
+        because: &'static str,
+    },
+    /// A response broke off after its content had begun; the caller has seen a part of it.
+    Broken {
+        /// The layer.
+        layer: &'static str,
+        /// How.
+        class: Class,
+    },
+    /// The credential was not accepted (401). Said once per credential.
+    Unauthorized {
+        /// The layer.
+        layer: &'static str,
+        /// The pool of limits.
+        scope: &'a Scope,
+    },
+}
+
+/// Gets every [`Event`]. Runs inside the layers: be quick, and do not panic.
+pub trait Observer: Send + Sync {
+    /// One event.
+    fn on_event(&self, event: &Event<'_>);
+}
+
+impl<F> Observer for F
+where
+    F: Fn(&Event<'_>) + Send + Sync,
+{
+    fn on_event(&self, event: &Event<'_>) {
+        self(event);
+    }
+}
+
+/// Where a layer's events go beside `tracing`. Cheap to clone; nowhere by default.
+#[derive(Clone, Default)]
+pub struct Observers(Option<Arc<dyn Observer>>);
+
+impl Observers {
+    /// To this observer.
+    #[must_use]
+    pub fn new(observer: impl Observer + 'static) -> Self {
+        Self(Some(Arc::new(observer)))
+    }
+}
+
+impl fmt::Debug for Observers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Observers").field(&self.0.is_some()).finish()
+    }
+}
+
+/// Says it: to `tracing`, and to the observer.
+pub fn emit(observers: &Observers, event: &Event<'_>) {
+    trace(event);
+    if let Some(observer) = &observers.0 {
+        observer.on_event(event);
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn trace(event: &Event<'_>) {
+    match *event {
+        Event::Admitted { layer, scope, wait } => {
+            tracing::trace!(target: "tower_claude", layer, decision = "admitted", %scope, wait_ms = millis(wait));
+        }
+        Event::Refused {
+            layer,
+            scope,
+            reason,
+            class,
+        } => {
+            tracing::warn!(target: "tower_claude", layer, decision = "refused", class = class.kind.as_str(), scope = scope.map(tracing::field::display), wait_ms = class.retry_after.map(millis), ?reason);
+        }
+        Event::Paused {
+            layer,
+            scope,
+            pause,
+        } => {
+            tracing::warn!(target: "tower_claude", layer, decision = "paused", %scope, wait_ms = millis(pause));
+        }
+        Event::Headroom {
+            layer,
+            scope,
+            limits,
+            request_id,
+        } => {
+            tracing::debug!(
+                target: "tower_claude", layer, decision = "headroom", %scope, request_id,
+                requests = limits.requests.remaining, requests_limit = limits.requests.limit,
+                input_tokens = limits.input_tokens.remaining, input_tokens_limit = limits.input_tokens.limit,
+                output_tokens = limits.output_tokens.remaining, output_tokens_limit = limits.output_tokens.limit,
+                tokens = limits.tokens.remaining, tokens_limit = limits.tokens.limit,
+            );
+        }
+        Event::Threshold {
+            layer,
+            scope,
+            crossing,
+        } => {
+            tracing::warn!(target: "tower_claude", layer, decision = "threshold", %scope, dimension = crossing.dimension.as_str(), remaining = crossing.remaining, limit = crossing.limit);
+        }
+        Event::Retry {
+            layer,
+            attempt,
+            class,
+            delay,
+        } => {
+            tracing::info!(target: "tower_claude", layer, decision = "retry", class = class.kind.as_str(), attempt, wait_ms = millis(delay));
+        }
+        Event::GaveUp {
+            layer,
+            attempt,
+            class,
+            because,
+        } => {
+            tracing::warn!(target: "tower_claude", layer, decision = "gave_up", class = class.kind.as_str(), attempt, because);
+        }
+        Event::Broken { layer, class } => {
+            tracing::warn!(target: "tower_claude", layer, decision = "broken", class = class.kind.as_str());
+        }
+        Event::Unauthorized { layer, scope } => {
+            tracing::error!(target: "tower_claude", layer, decision = "unauthorized", %scope);
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! Holding a response back until it is worth handing on.
+
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame};
+use tower_claude_wire::ApiError;
+
+use crate::{Class, Outcome, ResponseBody, Watch};
+
+/// The most that is held of a response: 64 KiB.
+pub const HOLD_LIMIT: usize = 64 * 1024;
+
+/// What holding a response led to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Verdict {
+    /// Hand it on: content has begun, the answer is whole, or the limit is reached.
+    Commit,
+    /// It failed before any content: nothing was handed on, so it may be sent again.
+    Failed(Class),
+}
+
+/// A successful response, held until its first content event (a stream), or until it is whole (a
+/// JSON answer, which is of no use in parts); at most [`HOLD_LIMIT`] bytes. Retry and fallback are
+/// possible until then, and not after.
+#[derive(Debug)]
+pub struct Hold<B: Body> {
+    watch: Watch,
+    held: VecDeque<Frame<Bytes>>,
+    length: usize,
+    error: Option<B::Error>,
+    rest: Option<B>,
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Hold<B> {
+    /// Nothing held yet.
+    pub const fn new(body: B, watch: Watch) -> Self {
+        Self {
+            watch,
+            held: VecDeque::new(),
+            length: 0,
+            error: None,
+            rest: Some(body),
+        }
+    }
+
+    /// Reads on until there is a verdict. `stream_error` classifies an `error` event.
+    pub fn poll_verdict(
+        &mut self,
+        cx: &mut Context<'_>,
+        stream_error: impl Fn(&ApiError) -> Class,
+    ) -> Poll<Verdict> {
+        loop {
+            if let Some(verdict) = self.verdict(&stream_error) {
+                return Poll::Ready(verdict);
+            }
+            let Some(body) = &mut self.rest else {
+                return Poll::Ready(Verdict::Commit);
+            };
+            let Poll::Ready(frame) = Pin::new(body).poll_frame(cx) else {
+                return Poll::Pending;
+            };
+            match frame {
+                Some(Ok(frame)) => {
+                    if let Some(data) = frame.data_ref() {
+                        self.length += data.len();
+                        self.watch.feed(data);
+                    }
+                    self.held.push_back(frame);
+                }
+                Some(Err(error)) => {
+                    self.error = Some(error);
+                    self.rest = None;
+                }
+                None => self.rest = None,
+            }
+        }
+    }
+
+    fn verdict(&self, stream_error: &impl Fn(&ApiError) -> Class) -> Option<Verdict> {
+        if let Some(stream) = self.watch.stream() {
+            if let Some(error) = stream.error()
+                && !stream.has_content()
+            {
+                return Some(Verdict::Failed(stream_error(error)));
+            }
+            if stream.has_content() || stream.is_complete() || stream.is_foreign() {
+                return Some(Verdict::Commit);
+            }
+        } else if !self.watch.is_message() {
+            return Some(Verdict::Commit);
+        }
+        if self.length >= HOLD_LIMIT {
+            return Some(Verdict::Commit);
+        }
+        match (&self.rest, &self.error) {
+            (Some(body), _) if !body.is_end_stream() => None,
+            (_, Some(_)) => Some(Verdict::Failed(Class::new(crate::Kind::Transport))),
+            _ => Some(match self.watch.ended() {
+                Outcome::Failed { class, .. } => Verdict::Failed(class),
+                _ => Verdict::Commit,
+            }),
+        }
+    }
+
+    /// How the response ended, when it ended while it was held.
+    #[must_use]
+    pub fn outcome(&self) -> Option<Outcome> {
+        self.rest.is_none().then(|| self.watch.ended())
+    }
+
+    /// The response as it came, with the rest wrapped by the layer, which may go on watching.
+    pub fn into_body<W>(self, wrap: impl FnOnce(B, Watch) -> W) -> ResponseBody<W>
+    where
+        W: Body<Data = Bytes, Error = B::Error>,
+    {
+        let Self {
+            watch,
+            held,
+            error,
+            rest,
+            ..
+        } = self;
+        match rest {
+            Some(body) if held.is_empty() => ResponseBody::inner(wrap(body, watch)),
+            rest => ResponseBody::held(held, error, rest.map(|body| wrap(body, watch))),
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! What a layer answers when it does not send a request: a response in Claude's own error shape.
+
+use std::{fmt, time::Duration};
+
+use bytes::Bytes;
+use http::{
+    HeaderName, HeaderValue, Response, StatusCode,
+    header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER},
+};
+use http_body::Body;
+use tower_claude_wire::ApiError;
+
+use crate::{Class, Dimension, Kind, ResponseBody};
+
+/// Names the layer that refused. On every response that a layer made itself.
+pub const REFUSED_BY: HeaderName = HeaderName::from_static("x-tower-claude-refused-by");
+
+const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+
+/// Why a layer refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Reason {
+    /// More requests wait than the queue holds.
+    QueueFull {
+        /// Requests waiting.
+        waiting: usize,
+        /// The most that may wait.
+        limit: usize,
+    },
+    /// The wait would be, or was, longer than `max_wait`.
+    WaitTooLong {
+        /// The estimated wait.
+        estimated: Duration,
+        /// The longest wait allowed.
+        max_wait: Duration,
+    },
+    /// The wait would pass the caller's deadline.
+    DeadlineWouldPass {
+        /// The estimated wait.
+        estimated: Duration,
+        /// The time left.
+        remaining: Duration,
+    },
+    /// The request needs more than the limit ever allows.
+    Oversized {
+        /// Which limit.
+        dimension: Dimension,
+        /// What the request needs.
+        cost: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// No answer in time.
+    TimedOut {
+        /// How long the layer waited.
+        after: Duration,
+    },
+}
+
+/// A layer's own answer in place of the server's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Refusal {
+    /// The layer, as in `x-tower-claude-refused-by`.
+    pub by: &'static str,
+    /// Why.
+    pub reason: Reason,
+    /// When asking again makes sense.
+    pub retry_after: Option<Duration>,
+}
+
+/// The extension on a response that a layer made itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Refused {
+    /// The layer.
+    pub by: &'static str,
+    /// What the response means; `local` when the request was not sent.
+    pub class: Class,
+    /// Why the layer refused.
+    pub reason: Reason,
+    /// When asking again makes sense.
+    pub retry_after: Option<Duration>,
+}
+
+impl Refusal {
+    /// A refusal by this layer.
+    #[must_use]
+    pub const fn new(by: &'static str, reason: Reason) -> Self {
+        Self {
+            by,
+            reason,
+            retry_after: None,
+        }
+    }
+
+    /// The same refusal with a time after which asking again makes sense.
+    #[must_use]
+    pub const fn with_retry_after(mut self, wait: Option<Duration>) -> Self {
+        self.retry_after = wait;
+        self
+    }
+
+    /// The same refusal in the name of another layer.
+    #[must_use]
+    pub const fn in_name_of(mut self, by: &'static str) -> Self {
+        self.by = by;
+        self
+    }
+
+    /// What the refusal means to outer layers.
+    #[must_use]
+    pub const fn class(&self) -> Class {
+        let class = match self.reason {
+            Reason::QueueFull { .. } | Reason::WaitTooLong { .. } => Class::new(Kind::RateLimited),
+            Reason::Oversized { .. } => Class::new(Kind::TooLarge),
+            Reason::DeadlineWouldPass { .. } => Class::new(Kind::Timeout),
+            // The request was sent: whoever pays for it must know.
+            Reason::TimedOut { .. } => {
+                return Class::new(Kind::Timeout).with_retry_after(self.retry_after);
+            }
+        };
+        class.with_retry_after(self.retry_after).into_local()
+    }
+
+    /// The status and `error.type` that Claude uses for the like.
+    const fn wire(&self) -> (StatusCode, &'static str) {
+        match self.reason {
+            Reason::QueueFull { .. } | Reason::WaitTooLong { .. } => {
+                (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error")
+            }
+            Reason::Oversized { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "request_too_large"),
+            Reason::DeadlineWouldPass { .. } | Reason::TimedOut { .. } => {
+                (StatusCode::GATEWAY_TIMEOUT, "timeout_error")
+            }
+        }
+    }
+
+    /// The refusal as a response: Claude's error shape, `retry-after` in whole seconds rounded up,
+    /// the [`Refused`] and [`Class`] extensions, and the header [`REFUSED_BY`].
+    #[must_use]
+    pub fn into_response<B: Body<Data = Bytes>>(self) -> Response<ResponseBody<B>> {
+        let (status, kind) = self.wire();
+        let body = Bytes::from(ApiError::body(kind, &self.to_string(), None));
+        let class = self.class();
+        let length = body.len();
+        let mut response = Response::new(ResponseBody::full(body));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        headers.insert(REFUSED_BY, HeaderValue::from_static(self.by));
+        if let Some(wait) = self.retry_after {
+            headers.insert(RETRY_AFTER, HeaderValue::from(whole_seconds(wait)));
+        }
+        if matches!(self.reason, Reason::Oversized { .. }) {
+            headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+        }
+        let extensions = response.extensions_mut();
+        extensions.insert(class);
+        extensions.insert(Refused {
+            by: self.by,
+            class,
+            reason: self.reason,
+            retry_after: self.retry_after,
+        });
+        response
+    }
+}
+
+/// Rounded up: earlier would be too early.
+fn whole_seconds(wait: Duration) -> u64 {
+    wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.by)?;
+        match self.reason {
+            Reason::QueueFull { waiting, limit } => {
+                write!(
+                    f,
+                    "{waiting} requests wait already, the queue holds {limit}"
+                )
+            }
+            Reason::WaitTooLong {
+                estimated,
+                max_wait,
+            } => write!(
+                f,
+                "the rate limit allows this request in {estimated:.1?}, the longest wait allowed is {max_wait:.1?}"
+            ),
+            Reason::DeadlineWouldPass {
+                estimated,
+                remaining,
+            } => write!(
+                f,
+                "this request would wait {estimated:.1?}, its deadline passes in {remaining:.1?}"
+            ),
+            Reason::Oversized {
+                dimension,
+                cost,
+                limit,
+            } => write!(
+                f,
+                "this request needs {cost} {dimension}, the limit is {limit}: it can never be sent"
+            ),
+            Reason::TimedOut { after } => write!(f, "no answer within {after:.1?}"),
+        }
+    }
+}
+
+impl std::error::Error for Refusal {}

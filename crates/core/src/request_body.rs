@@ -1,0 +1,228 @@
+//! The request body that all layers share: buffered once, read and re-sent for free.
+
+use std::{
+    any::Any,
+    fmt,
+    pin::Pin,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    task::{Context, Poll},
+};
+
+use bytes::{Buf, Bytes};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+use tower_claude_wire::Peek;
+
+use crate::{BoxError, Collect};
+
+type Stream = Pin<Box<dyn Body<Data = Bytes, Error = BoxError> + Send>>;
+
+/// A request body: bytes with one lazy, shared [`Peek`], or a stream that passes through.
+///
+/// A stream (a body over the buffer limit, or one that failed while being read) is never an error
+/// here and never replayed: [`try_clone`](Self::try_clone) answers `None`.
+pub struct RequestBody(Repr);
+
+enum Repr {
+    Bytes {
+        bytes: Bytes,
+        peek: Arc<OnceLock<Option<Peek>>>,
+        sent: bool,
+    },
+    /// `Sync` through the mutex, which is only ever used by `get_mut`.
+    Stream(Mutex<Stream>),
+}
+
+impl RequestBody {
+    /// The most a layer buffers by default: 32 MiB, the API's own limit.
+    pub const DEFAULT_LIMIT: usize = 32 * 1024 * 1024;
+
+    /// Wraps a body without reading it. A body that is a `RequestBody` already stays what it is.
+    pub fn new<B>(body: B) -> Self
+    where
+        B: Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<BoxError>,
+    {
+        match downcast(body) {
+            Ok(body) => body,
+            Err(body) => Self(Repr::Stream(Mutex::new(Box::pin(
+                body.map_frame(|frame| {
+                    frame.map_data(|mut data| data.copy_to_bytes(data.remaining()))
+                })
+                .map_err(Into::into),
+            )))),
+        }
+    }
+
+    /// Reads a body into memory, up to `limit` bytes. Infallible: a longer body, one with
+    /// trailers, or one that fails, becomes a stream that begins with what was read.
+    pub fn collect<B>(body: B, limit: usize) -> Collect<B>
+    where
+        B: Body + Unpin + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<BoxError>,
+    {
+        Collect::new(body, limit)
+    }
+
+    /// The bytes, or the body itself when it is a stream.
+    ///
+    /// # Errors
+    /// Gives the body back when it is not buffered.
+    pub fn try_into_bytes(self) -> Result<Bytes, Self> {
+        match self.0 {
+            Repr::Bytes {
+                bytes, sent: false, ..
+            } => Ok(bytes),
+            Repr::Bytes { sent: true, .. } => Ok(Bytes::new()),
+            repr @ Repr::Stream(_) => Err(Self(repr)),
+        }
+    }
+
+    /// The bytes, when buffered. Still there after the body was sent.
+    #[must_use]
+    pub fn bytes(&self) -> Option<&Bytes> {
+        match &self.0 {
+            Repr::Bytes { bytes, .. } => Some(bytes),
+            Repr::Stream(_) => None,
+        }
+    }
+
+    /// What the JSON says at its top level; parsed at the first call, shared by all clones.
+    /// `None` for a stream and for a body that is not a JSON object.
+    #[must_use]
+    pub fn peek(&self) -> Option<&Peek> {
+        match &self.0 {
+            Repr::Bytes { bytes, peek, .. } => peek.get_or_init(|| Peek::parse(bytes)).as_ref(),
+            Repr::Stream(_) => None,
+        }
+    }
+
+    /// The model the request names.
+    #[must_use]
+    pub fn model(&self) -> Option<&str> {
+        self.peek()?.model(self.bytes()?)
+    }
+
+    /// The same body, to be sent again; `None` when it is a stream.
+    #[must_use]
+    pub fn try_clone(&self) -> Option<Self> {
+        match &self.0 {
+            Repr::Bytes { bytes, peek, .. } => Some(Self(Repr::Bytes {
+                bytes: bytes.clone(),
+                peek: peek.clone(),
+                sent: false,
+            })),
+            Repr::Stream(_) => None,
+        }
+    }
+}
+
+/// Gives the value back as what it is, when it is a `RequestBody`.
+fn downcast<B: 'static>(body: B) -> Result<RequestBody, B> {
+    let mut slot = Some(body);
+    let any: &mut dyn Any = &mut slot;
+    match any
+        .downcast_mut::<Option<RequestBody>>()
+        .and_then(Option::take)
+    {
+        Some(body) => Ok(body),
+        None => Err(slot.expect("taken only when it is a RequestBody")),
+    }
+}
+
+/// Takes the body out of a place in which it may already be a `RequestBody`.
+pub(crate) fn take_if_request_body<B: 'static>(body: B) -> Result<RequestBody, B> {
+    downcast(body)
+}
+
+impl Default for RequestBody {
+    fn default() -> Self {
+        Bytes::new().into()
+    }
+}
+
+impl From<Bytes> for RequestBody {
+    fn from(bytes: Bytes) -> Self {
+        Self(Repr::Bytes {
+            bytes,
+            peek: Arc::default(),
+            sent: false,
+        })
+    }
+}
+
+impl From<Vec<u8>> for RequestBody {
+    fn from(bytes: Vec<u8>) -> Self {
+        Bytes::from(bytes).into()
+    }
+}
+
+impl From<String> for RequestBody {
+    fn from(text: String) -> Self {
+        Bytes::from(text).into()
+    }
+}
+
+impl From<&'static str> for RequestBody {
+    fn from(text: &'static str) -> Self {
+        Bytes::from_static(text.as_bytes()).into()
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match &mut self.get_mut().0 {
+            Repr::Bytes { bytes, sent, .. } => {
+                if *sent || bytes.is_empty() {
+                    return Poll::Ready(None);
+                }
+                *sent = true;
+                Poll::Ready(Some(Ok(Frame::data(bytes.clone()))))
+            }
+            Repr::Stream(stream) => stream
+                .get_mut()
+                .unwrap_or_else(PoisonError::into_inner)
+                .as_mut()
+                .poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Repr::Bytes { bytes, sent, .. } => *sent || bytes.is_empty(),
+            Repr::Stream(stream) => stream
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Repr::Bytes { sent: true, .. } => SizeHint::with_exact(0),
+            Repr::Bytes { bytes, .. } => SizeHint::with_exact(bytes.len() as u64),
+            Repr::Stream(stream) => stream
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .size_hint(),
+        }
+    }
+}
+
+impl fmt::Debug for RequestBody {
+    /// Never the content.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Repr::Bytes { bytes, .. } => write!(f, "RequestBody({} bytes)", bytes.len()),
+            Repr::Stream(_) => f.write_str("RequestBody(stream)"),
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! The response body of every layer.
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+
+use crate::collect::plus;
+
+pin_project! {
+    /// The body of a response that passed through a layer: the inner body, what was held of it and
+    /// then the rest, or an answer that the layer made itself.
+    #[project = ResponseBodyProjection]
+    pub enum ResponseBody<B: Body> {
+        #[doc(hidden)]
+        Inner { #[pin] body: B },
+        #[doc(hidden)]
+        Held { held: VecDeque<Frame<Bytes>>, error: Option<B::Error>, #[pin] rest: Option<B> },
+        #[doc(hidden)]
+        Full { bytes: Bytes },
+    }
+}
+
+impl<B: Body<Data = Bytes>> ResponseBody<B> {
+    /// The inner body, untouched.
+    pub const fn inner(body: B) -> Self {
+        Self::Inner { body }
+    }
+
+    /// An answer of the layer's own.
+    pub const fn full(bytes: Bytes) -> Self {
+        Self::Full { bytes }
+    }
+
+    /// What was held of a body; then the error that came while holding, if one did; then the rest,
+    /// if there is one.
+    pub const fn held(
+        held: VecDeque<Frame<Bytes>>,
+        error: Option<B::Error>,
+        rest: Option<B>,
+    ) -> Self {
+        Self::Held { held, error, rest }
+    }
+}
+
+impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        match self.project() {
+            ResponseBodyProjection::Inner { body } => body.poll_frame(cx),
+            ResponseBodyProjection::Held { held, error, rest } => {
+                if let Some(frame) = held.pop_front() {
+                    return Poll::Ready(Some(Ok(frame)));
+                }
+                if let Some(error) = error.take() {
+                    return Poll::Ready(Some(Err(error)));
+                }
+                match rest.as_pin_mut() {
+                    Some(body) => body.poll_frame(cx),
+                    None => Poll::Ready(None),
+                }
+            }
+            ResponseBodyProjection::Full { bytes } => {
+                if bytes.is_empty() {
+                    return Poll::Ready(None);
+                }
+                Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes)))))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Inner { body } => body.is_end_stream(),
+            Self::Held { held, error, rest } => {
+                held.is_empty() && error.is_none() && rest.as_ref().is_none_or(Body::is_end_stream)
+            }
+            Self::Full { bytes } => bytes.is_empty(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Inner { body } => body.size_hint(),
+            Self::Held { held, error, rest } => {
+                let length = held
+                    .iter()
+                    .filter_map(Frame::data_ref)
+                    .map(|data| data.len() as u64)
+                    .sum();
+                match rest {
+                    Some(body) => plus(body.size_hint(), length),
+                    None if error.is_none() => SizeHint::with_exact(length),
+                    None => {
+                        let mut hint = SizeHint::new();
+                        hint.set_lower(length);
+                        hint
+                    }
+                }
+            }
+            Self::Full { bytes } => SizeHint::with_exact(bytes.len() as u64),
+        }
+    }
+}
+
+impl<B: Body> fmt::Debug for ResponseBody<B> {
+    /// Never the content.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Inner { .. } => "ResponseBody(inner)",
+            Self::Held { .. } => "ResponseBody(held)",
+            Self::Full { .. } => "ResponseBody(full)",
+        })
+    }
+}

@@ -1,0 +1,141 @@
+//! Which pool of limits a request draws on.
+
+use std::{
+    fmt,
+    hash::BuildHasher,
+    hash::RandomState,
+    sync::{Arc, LazyLock},
+};
+
+use http::{HeaderMap, header::AUTHORIZATION, request::Parts};
+use tower_claude_wire::ModelCatalog;
+
+use crate::RequestBody;
+
+/// A family of endpoints with limits of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Endpoint {
+    /// `POST /v1/messages`.
+    Messages,
+    /// `POST /v1/messages/count_tokens`.
+    CountTokens,
+    /// `/v1/messages/batches` and below.
+    Batches,
+    /// `/v1/models`.
+    Models,
+    /// `/v1/files`.
+    Files,
+    /// Anything else.
+    Other,
+}
+
+impl Endpoint {
+    /// The family a path belongs to. A prefix before `/v1/` is allowed.
+    #[must_use]
+    pub fn of(path: &str) -> Self {
+        let Some(at) = path.find("/v1/") else {
+            return Self::Other;
+        };
+        match path[at + 4..].trim_end_matches('/') {
+            "messages" => Self::Messages,
+            "messages/count_tokens" => Self::CountTokens,
+            rest if rest.starts_with("messages/batches") => Self::Batches,
+            rest if rest.starts_with("models") => Self::Models,
+            rest if rest.starts_with("files") => Self::Files,
+            _ => Self::Other,
+        }
+    }
+
+    /// The name used in logs and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Messages => "messages",
+            Self::CountTokens => "count_tokens",
+            Self::Batches => "batches",
+            Self::Models => "models",
+            Self::Files => "files",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// One shared pool of limits at the server: a credential, an endpoint family, a group of models
+/// that share a bucket, and whether it is the fast pool.
+///
+/// Source: <https://platform.claude.com/docs/en/api/rate-limits>.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Scope {
+    /// A keyed hash of the credential: different for every process, so it identifies nothing
+    /// outside of it. 0 when the request carries none.
+    pub credential: u64,
+    /// The endpoint family.
+    pub endpoint: Endpoint,
+    /// The group of models that share one bucket; empty where the endpoint has one for all.
+    pub group: Arc<str>,
+    /// Whether the request draws on the fast pool (`speed: "fast"`).
+    pub fast: bool,
+}
+
+static NO_GROUP: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from(""));
+static HASH_KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
+impl Scope {
+    /// A scope named by the caller, for limits that follow other lines than Claude's.
+    #[must_use]
+    pub fn named(name: &str) -> Self {
+        Self {
+            credential: 0,
+            endpoint: Endpoint::Other,
+            group: Arc::from(name),
+            fast: false,
+        }
+    }
+
+    /// The scope Claude keeps for this request, by the built-in model catalog.
+    #[must_use]
+    pub fn of(head: &Parts, body: &RequestBody) -> Self {
+        Self::with_catalog(head, body, ModelCatalog::builtin())
+    }
+
+    /// The scope Claude keeps for this request, by this model catalog.
+    #[must_use]
+    pub fn with_catalog(head: &Parts, body: &RequestBody, catalog: &ModelCatalog) -> Self {
+        let endpoint = Endpoint::of(head.uri.path());
+        let messages = endpoint == Endpoint::Messages;
+        let group = match body.model() {
+            Some(model) if messages => catalog.lookup(model).rate_group,
+            _ => NO_GROUP.clone(),
+        };
+        Self {
+            credential: credential(&head.headers),
+            endpoint,
+            group,
+            fast: messages && body.peek().is_some_and(tower_claude_wire::Peek::fast),
+        }
+    }
+}
+
+/// `x-api-key`, else `authorization`, hashed with a key of this process.
+fn credential(headers: &HeaderMap) -> u64 {
+    headers
+        .get("x-api-key")
+        .or_else(|| headers.get(AUTHORIZATION))
+        .map_or(0, |value| HASH_KEY.hash_one(value.as_bytes()))
+}
+
+impl fmt::Display for Scope {
+    /// `messages/sonnet-5.5`, with `/fast` for the fast pool. The credential is left out.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.endpoint.as_str())?;
+        if !self.group.is_empty() {
+            write!(f, "/{}", self.group)?;
+        }
+        if self.fast {
+            f.write_str("/fast")?;
+        }
+        Ok(())
+    }
+}
