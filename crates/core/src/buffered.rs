@@ -70,16 +70,20 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (head, body) = request.into_parts();
         match take_if_request_body(body) {
-            Ok(body) => BufferedFuture::Call {
-                future: self.inner.call(Request::from_parts(head, body)),
+            Ok(body) => BufferedFuture {
+                state: State::Call {
+                    future: self.inner.call(Request::from_parts(head, body)),
+                },
             },
             Err(body) => {
                 // The one that was polled ready goes with the request.
                 let clone = self.inner.clone();
-                BufferedFuture::Collect {
-                    collect: RequestBody::collect(body, self.limit),
-                    head: Some(head),
-                    service: std::mem::replace(&mut self.inner, clone),
+                BufferedFuture {
+                    state: State::Collect {
+                        collect: RequestBody::collect(body, self.limit),
+                        head: Some(head),
+                        service: std::mem::replace(&mut self.inner, clone),
+                    },
                 }
             }
         }
@@ -88,20 +92,24 @@ where
 
 pin_project! {
     /// Future of [`Buffered`].
-    #[project = BufferedProjection]
     #[must_use = "futures do nothing unless polled"]
-    pub enum BufferedFuture<S, B>
+    pub struct BufferedFuture<S, B>
     where
         S: Service<Request<RequestBody>>,
     {
-        /// Reads the body.
-        Collect {
-            #[doc(hidden)] collect: Collect<B>,
-            #[doc(hidden)] head: Option<Parts>,
-            #[doc(hidden)] service: S,
-        },
-        /// Runs the service.
-        Call { #[doc(hidden)] #[pin] future: S::Future },
+        #[pin]
+        state: State<S, B>,
+    }
+}
+
+pin_project! {
+    #[project = StateProjection]
+    enum State<S, B>
+    where
+        S: Service<Request<RequestBody>>,
+    {
+        Collect { collect: Collect<B>, head: Option<Parts>, service: S },
+        Call { #[pin] future: S::Future },
     }
 }
 
@@ -114,10 +122,11 @@ where
 {
     type Output = Result<S::Response, S::Error>;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.project().state;
         loop {
-            let future = match self.as_mut().project() {
-                BufferedProjection::Collect {
+            let future = match state.as_mut().project() {
+                StateProjection::Collect {
                     collect,
                     head,
                     service,
@@ -126,9 +135,9 @@ where
                     let head = head.take().expect("polled after completion");
                     service.call(Request::from_parts(head, body))
                 }
-                BufferedProjection::Call { future } => return future.poll(cx),
+                StateProjection::Call { future } => return future.poll(cx),
             };
-            self.set(Self::Call { future });
+            state.set(State::Call { future });
         }
     }
 }
