@@ -1,0 +1,191 @@
+//! Usage and stop reason of whole messages.
+
+use proptest::prelude::*;
+use serde_json::json;
+use tower_claude_wire::{Usage, stop_reason};
+
+macro_rules! fixture {
+    ($name:literal) => {
+        include_bytes!(concat!("fixtures/", $name)).as_slice()
+    };
+}
+
+fn of(json: &serde_json::Value) -> Usage {
+    Usage::from_usage_object(json.to_string().as_bytes()).expect("an object")
+}
+
+#[test]
+fn message() {
+    let body = fixture!("200_message.json");
+    let usage = Usage::from_message(body).expect("usage");
+    assert_eq!(usage.input_tokens, Some(50));
+    assert_eq!(usage.cache_creation_input_tokens, Some(248));
+    assert_eq!(usage.cache_read_input_tokens, Some(1800));
+    assert_eq!(usage.output_tokens, Some(503));
+    assert_eq!(usage.thinking_tokens, Some(320));
+    assert_eq!(
+        (usage.iterations_input, usage.iterations_output),
+        (None, None)
+    );
+    assert_eq!(usage.limited_input(), Some(298));
+    assert_eq!(usage.limited_output(), Some(503));
+    assert_eq!(stop_reason(body).as_deref(), Some("end_turn"));
+}
+
+#[test]
+fn refusal() {
+    let body = fixture!("200_refusal.json");
+    let usage = Usage::from_message(body).expect("usage");
+    assert_eq!(
+        (usage.limited_input(), usage.limited_output()),
+        (Some(412), Some(0))
+    );
+    assert_eq!(usage.cache_creation_input_tokens, None);
+    assert_eq!(stop_reason(body).as_deref(), Some("refusal"));
+}
+
+#[test]
+fn server_side_fallback_walks_iterations() {
+    let usage = Usage::from_message(fixture!("200_server_fallback.json")).expect("usage");
+    assert_eq!(
+        (usage.input_tokens, usage.output_tokens),
+        (Some(412), Some(264))
+    );
+    assert_eq!(
+        (usage.limited_input(), usage.limited_output()),
+        (Some(947), Some(264))
+    );
+}
+
+#[test]
+fn compaction_is_only_in_iterations() {
+    let usage = of(&json!({
+        "input_tokens": 23_000, "cache_creation_input_tokens": 7, "output_tokens": 1_000,
+        "iterations": [
+            {"type": "compaction", "input_tokens": 180_000, "output_tokens": 3_500},
+            {"type": "message", "input_tokens": 23_000, "cache_creation_input_tokens": 7,
+             "cache_read_input_tokens": null, "output_tokens": 1_000},
+            {"type": "unheard_of"}, null, 5,
+        ],
+    }));
+    assert_eq!(usage.limited_input(), Some(203_007));
+    assert_eq!(usage.limited_output(), Some(4_500));
+    assert_eq!(usage.output_tokens, Some(1_000));
+}
+
+#[test]
+fn empty_or_null_iterations_leave_the_top_level() {
+    for iterations in [json!([]), json!(null), json!("x")] {
+        let usage = of(&json!({"input_tokens": 5, "output_tokens": 6, "iterations": iterations}));
+        assert_eq!(
+            (usage.iterations_input, usage.iterations_output),
+            (None, None)
+        );
+        assert_eq!(
+            (usage.limited_input(), usage.limited_output()),
+            (Some(5), Some(6))
+        );
+    }
+}
+
+#[test]
+fn iterations_do_not_nest() {
+    let usage =
+        of(&json!({"iterations": [{"input_tokens": 1, "iterations": [{"input_tokens": 100}]}]}));
+    assert_eq!(usage.limited_input(), Some(1));
+}
+
+#[test]
+fn null_and_odd_counts_are_unknown() {
+    let usage = of(&json!({
+        "input_tokens": null, "cache_creation_input_tokens": -1, "cache_read_input_tokens": "3",
+        "output_tokens": 1.5, "output_tokens_details": null, "service_tier": "standard",
+    }));
+    assert!(usage.is_empty());
+    assert_eq!(
+        (usage.limited_input(), usage.limited_output()),
+        (None, None)
+    );
+}
+
+#[test]
+fn sums_saturate() {
+    let most = json!({"input_tokens": u64::MAX, "output_tokens": u64::MAX});
+    let usage = of(&json!({"iterations": [most, most]}));
+    assert_eq!(
+        (usage.limited_input(), usage.limited_output()),
+        (Some(u64::MAX), Some(u64::MAX))
+    );
+}
+
+#[test]
+fn no_usage() {
+    for body in [
+        "",
+        "[]",
+        "{}",
+        r#"{"usage":null}"#,
+        r#"{"usage":{"input_tokens":1}"#,
+        r#"{"content":[{"usage":{}}]}"#,
+    ] {
+        assert_eq!(Usage::from_message(body.as_bytes()), None, "{body}");
+    }
+    assert_eq!(
+        Usage::from_message(br#"{"usage":{}}"#),
+        Some(Usage::default())
+    );
+    for body in [
+        "",
+        "{}",
+        r#"{"stop_reason":null}"#,
+        r#"{"a":{"stop_reason":"refusal"}}"#,
+        r#"{"stop_reason":"x""#,
+    ] {
+        assert_eq!(stop_reason(body.as_bytes()), None, "{body}");
+    }
+}
+
+#[test]
+fn merge_keeps_what_later_does_not_tell() {
+    let mut usage =
+        of(&json!({"input_tokens": 25, "cache_read_input_tokens": 1000, "output_tokens": 1}));
+    usage.merge(&of(&json!({"output_tokens": 15})));
+    usage.merge(&of(
+        &json!({"output_tokens": 40, "output_tokens_details": {"thinking_tokens": 9}}),
+    ));
+    assert_eq!(usage.input_tokens, Some(25));
+    assert_eq!(usage.cache_read_input_tokens, Some(1000));
+    assert_eq!(usage.output_tokens, Some(40));
+    assert_eq!(usage.thinking_tokens, Some(9));
+    usage.merge(&Usage::default());
+    assert_eq!(usage.output_tokens, Some(40));
+}
+
+#[test]
+fn early_iterations_do_not_hide_later_output() {
+    let mut usage =
+        of(&json!({"output_tokens": 1, "iterations": [{"type": "message", "output_tokens": 1}]}));
+    usage.merge(&of(&json!({"output_tokens": 900})));
+    assert_eq!(usage.limited_output(), Some(900));
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_panic(body in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let _ = Usage::from_message(&body);
+        let _ = Usage::from_usage_object(&body);
+        let _ = stop_reason(&body);
+    }
+
+    #[test]
+    fn damaged_messages_do_not_panic(at in 0usize..2000, byte in any::<u8>(), cut in 0usize..2000) {
+        for fixture in [fixture!("200_message.json"), fixture!("200_server_fallback.json")] {
+            let mut body = fixture.to_vec();
+            let at = at % body.len();
+            body[at] = byte;
+            let _ = Usage::from_message(&body);
+            let _ = Usage::from_message(&body[..cut.min(body.len())]);
+            let _ = stop_reason(&body);
+        }
+    }
+}
