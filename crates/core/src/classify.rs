@@ -7,10 +7,10 @@ use tower_claude_wire::{self as wire, ApiError};
 
 use crate::{BoxError, Class, Kind};
 
-/// Decides what an outcome means. One classifier serves all layers.
+/// Decides what a response means. With [`Classify`], one classifier serves all layers.
 ///
 /// The body of an error response is read only when [`head`](Self::head) cannot tell.
-pub trait Classify<E> {
+pub trait ClassifyResponse {
     /// The class by status and headers, or `None` when the body must be read first.
     fn head(&self, status: StatusCode, headers: &HeaderMap) -> Option<Class>;
 
@@ -19,7 +19,10 @@ pub trait Classify<E> {
 
     /// The class of an `error` event inside a stream.
     fn stream_error(&self, error: &ApiError) -> Class;
+}
 
+/// Decides what any outcome means: a response, or an error of the inner service.
+pub trait Classify<E>: ClassifyResponse {
     /// The class of an error of the inner service.
     fn error(&self, error: &E) -> Class;
 }
@@ -38,7 +41,7 @@ pub struct ClaudeClassify;
 #[non_exhaustive]
 pub struct HttpClassify;
 
-impl<E: 'static> Classify<E> for ClaudeClassify {
+impl ClassifyResponse for ClaudeClassify {
     fn head(&self, status: StatusCode, headers: &HeaderMap) -> Option<Class> {
         if status.is_success() || status.is_redirection() || status.is_informational() {
             return Some(Class::SUCCESS);
@@ -77,13 +80,15 @@ impl<E: 'static> Classify<E> for ClaudeClassify {
         };
         by_error(Class::new(kind), error)
     }
+}
 
+impl<E: 'static> Classify<E> for ClaudeClassify {
     fn error(&self, error: &E) -> Class {
         by_transport_error(error)
     }
 }
 
-impl<E: 'static> Classify<E> for HttpClassify {
+impl ClassifyResponse for HttpClassify {
     fn head(&self, status: StatusCode, headers: &HeaderMap) -> Option<Class> {
         Some(by_status(status, headers))
     }
@@ -95,7 +100,9 @@ impl<E: 'static> Classify<E> for HttpClassify {
     fn stream_error(&self, _error: &ApiError) -> Class {
         Class::new(Kind::ServerError)
     }
+}
 
+impl<E: 'static> Classify<E> for HttpClassify {
     fn error(&self, error: &E) -> Class {
         by_transport_error(error)
     }

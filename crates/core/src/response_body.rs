@@ -16,13 +16,17 @@ use crate::collect::plus;
 pin_project! {
     /// The body of a response that passed through a layer: the inner body, what was held of it and
     /// then the rest, or an answer that the layer made itself.
-    #[project = ResponseBodyProjection]
-    pub enum ResponseBody<B: Body> {
-        #[doc(hidden)]
+    pub struct ResponseBody<B: Body> {
+        #[pin]
+        repr: Repr<B>,
+    }
+}
+
+pin_project! {
+    #[project = ReprProjection]
+    enum Repr<B: Body> {
         Inner { #[pin] body: B },
-        #[doc(hidden)]
         Held { held: VecDeque<Frame<Bytes>>, error: Option<B::Error>, #[pin] rest: Option<B> },
-        #[doc(hidden)]
         Full { bytes: Bytes },
     }
 }
@@ -30,12 +34,16 @@ pin_project! {
 impl<B: Body<Data = Bytes>> ResponseBody<B> {
     /// The inner body, untouched.
     pub const fn inner(body: B) -> Self {
-        Self::Inner { body }
+        Self {
+            repr: Repr::Inner { body },
+        }
     }
 
     /// An answer of the layer's own.
     pub const fn full(bytes: Bytes) -> Self {
-        Self::Full { bytes }
+        Self {
+            repr: Repr::Full { bytes },
+        }
     }
 
     /// What was held of a body; then the error that came while holding, if one did; then the rest,
@@ -45,7 +53,9 @@ impl<B: Body<Data = Bytes>> ResponseBody<B> {
         error: Option<B::Error>,
         rest: Option<B>,
     ) -> Self {
-        Self::Held { held, error, rest }
+        Self {
+            repr: Repr::Held { held, error, rest },
+        }
     }
 }
 
@@ -57,9 +67,9 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        match self.project() {
-            ResponseBodyProjection::Inner { body } => body.poll_frame(cx),
-            ResponseBodyProjection::Held { held, error, rest } => {
+        match self.project().repr.project() {
+            ReprProjection::Inner { body } => body.poll_frame(cx),
+            ReprProjection::Held { held, error, rest } => {
                 if let Some(frame) = held.pop_front() {
                     return Poll::Ready(Some(Ok(frame)));
                 }
@@ -71,7 +81,7 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
                     None => Poll::Ready(None),
                 }
             }
-            ResponseBodyProjection::Full { bytes } => {
+            ReprProjection::Full { bytes } => {
                 if bytes.is_empty() {
                     return Poll::Ready(None);
                 }
@@ -81,19 +91,19 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
     }
 
     fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Inner { body } => body.is_end_stream(),
-            Self::Held { held, error, rest } => {
+        match &self.repr {
+            Repr::Inner { body } => body.is_end_stream(),
+            Repr::Held { held, error, rest } => {
                 held.is_empty() && error.is_none() && rest.as_ref().is_none_or(Body::is_end_stream)
             }
-            Self::Full { bytes } => bytes.is_empty(),
+            Repr::Full { bytes } => bytes.is_empty(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Inner { body } => body.size_hint(),
-            Self::Held { held, error, rest } => {
+        match &self.repr {
+            Repr::Inner { body } => body.size_hint(),
+            Repr::Held { held, error, rest } => {
                 let length = held
                     .iter()
                     .filter_map(Frame::data_ref)
@@ -109,7 +119,7 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
                     }
                 }
             }
-            Self::Full { bytes } => SizeHint::with_exact(bytes.len() as u64),
+            Repr::Full { bytes } => SizeHint::with_exact(bytes.len() as u64),
         }
     }
 }
@@ -117,10 +127,10 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
 impl<B: Body> fmt::Debug for ResponseBody<B> {
     /// Never the content.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Inner { .. } => "ResponseBody(inner)",
-            Self::Held { .. } => "ResponseBody(held)",
-            Self::Full { .. } => "ResponseBody(full)",
+        f.write_str(match &self.repr {
+            Repr::Inner { .. } => "ResponseBody(inner)",
+            Repr::Held { .. } => "ResponseBody(held)",
+            Repr::Full { .. } => "ResponseBody(full)",
         })
     }
 }
