@@ -79,7 +79,7 @@ impl SseScanner {
     }
 
     /// A scanner with its own limit in bytes, at least 64. It bounds each line and the joined data of an event;
-    /// memory stays below three times the limit. What is beyond is skipped and reported as `overflowed`.
+    /// its buffers hold at most three times that. What is beyond is skipped and reported as `overflowed`.
     #[must_use]
     pub fn with_limit(bytes: usize) -> Self {
         Self {
