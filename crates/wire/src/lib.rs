@@ -1,4 +1,38 @@
 //! Pure parsers for what the Claude API sends and accepts: rate-limit headers, errors, request peek, SSE, usage, models.
+//!
+//! Functions over bytes and header maps: no I/O, no async, no clock of their own, no panic on any
+//! input. What the API may add later (error kinds, models, events, header windows) is kept as open
+//! text; what is malformed counts as absent.
+//!
+//! | Question | Answer |
+//! | --- | --- |
+//! | How much is left, and until when? | [`RateLimits::from_headers`] |
+//! | How long to wait? | [`retry_after`], [`should_retry`] |
+//! | What went wrong? | [`ApiError::parse`] |
+//! | What does this request ask for? | [`Peek::parse`], [`estimate_tokens`] |
+//! | What did it use? | [`Usage::from_message`], [`StreamState`] |
+//! | Which limits does a model share? | [`ModelCatalog::lookup`] |
+//!
+//! ```
+//! use tower_claude_wire::{ApiError, ModelCatalog, RateLimits};
+//!
+//! let mut headers = http::HeaderMap::new();
+//! headers.insert("anthropic-ratelimit-requests-limit", "1000".parse()?);
+//! headers.insert("anthropic-ratelimit-requests-remaining", "0".parse()?);
+//! let requests = RateLimits::from_headers(&headers).requests;
+//! assert_eq!((requests.limit, requests.remaining), (Some(1000), Some(0)));
+//!
+//! let error = ApiError::parse(br#"{"type":"error","error":{"type":"rate_limit_error",
+//!     "message":"slow down","details":{"error_code":"ramp_limit_exceeded"}}}"#).unwrap();
+//! assert_eq!(error.error_code.as_deref(), Some("ramp_limit_exceeded"));
+//!
+//! // Falling back inside one rate group does not escape a 429.
+//! let catalog = ModelCatalog::builtin();
+//! let group = |model| catalog.lookup(model).rate_group;
+//! assert_eq!(group("claude-opus-4-8"), group("claude-opus-4-7"));
+//! assert_ne!(group("claude-opus-4-8"), group("claude-opus-5-5"));
+//! # Ok::<(), http::header::InvalidHeaderValue>(())
+//! ```
 #![forbid(unsafe_code)]
 
 mod error;
@@ -9,12 +43,13 @@ mod peek;
 mod retry_after;
 mod sse;
 mod stream;
+mod unified;
 mod usage;
 
 pub use error::ApiError;
 pub use headers::{
-    Gauge, RateLimits, Unified, UnifiedWindow, date, is_compressed, is_event_stream, is_json,
-    organization_id, request_id, should_retry, workspace_id,
+    Gauge, RateLimits, date, is_compressed, is_event_stream, is_json, organization_id, request_id,
+    should_retry, workspace_id,
 };
 pub use models::{
     Capabilities, CatalogError, Effort, Model, ModelCatalog, Support, Tier, TierLimits, Tokenizer,
@@ -24,4 +59,5 @@ pub use peek::{Peek, Thinking};
 pub use retry_after::{MAX_RETRY_AFTER, retry_after};
 pub use sse::{SseEvent, SseScanner};
 pub use stream::{StreamEvent, StreamState};
+pub use unified::{Unified, UnifiedWindow};
 pub use usage::{Usage, stop_reason};

@@ -99,7 +99,8 @@ impl ModelCatalog {
     }
 
     /// The organization's own limits of a rate group, once
-    /// [`ModelCatalog::merge_rate_limits_response`] has seen them.
+    /// [`ModelCatalog::merge_rate_limits_response`] has seen them. A dimension the organization has no
+    /// limit for is `u64::MAX`.
     #[must_use]
     pub fn limits(&self, rate_group: &str) -> Option<TierLimits> {
         self.limits.get(rate_group).copied()

@@ -12,12 +12,10 @@ pub(crate) fn canonical(id: &str) -> &str {
     strip_date(id)
 }
 
-/// `opus` of `claude-opus-5-5` and of `claude-3-opus`.
+/// `opus` of `claude-opus-5-5`. Ids of the older form (`claude-3-opus`) have none: today's sizes are
+/// not theirs.
 pub(crate) fn family(canonical: &str) -> Option<&str> {
-    canonical
-        .strip_prefix("claude-")?
-        .split('-')
-        .find(|part| part.starts_with(|c: char| c.is_ascii_alphabetic()))
+    canonical.strip_prefix("claude-")?.split('-').next()
 }
 
 fn cut(id: &str, at: char) -> &str {

@@ -1,0 +1,388 @@
+//! The model catalog.
+
+mod common;
+
+use common::text;
+use proptest::prelude::*;
+use tower_claude_wire::{
+    Effort, Model, ModelCatalog, Support, Tier, TierLimits, Tokenizer, estimate_tokens,
+};
+
+const TIERS: [Tier; 3] = [Tier::Start, Tier::Build, Tier::Scale];
+
+#[test]
+fn builtin_agrees_with_the_matrix() {
+    let matrix: serde_json::Value = serde_json::from_str(&text("model_matrix.json")).unwrap();
+    let catalog = ModelCatalog::builtin();
+    let bare = |v: &serde_json::Value| v.as_str().unwrap().trim_end_matches('?').to_owned();
+    for (id, row) in matrix["models"].as_object().unwrap() {
+        let model = catalog.lookup(id);
+        assert!(model.known, "{id}");
+        assert_eq!(&*model.id, id);
+        assert_eq!(Some(model.context), row["context"].as_u64(), "{id}");
+        assert_eq!(Some(model.max_output), row["max_output"].as_u64(), "{id}");
+        assert_eq!(*model.rate_group, *bare(&row["rate_group"]), "{id}");
+        let new = row["tokenizer"] == "new";
+        assert_eq!(model.tokenizer == Tokenizer::New, new, "{id}");
+        let can = &model.capabilities;
+        assert_eq!(
+            can.thinks_by_default,
+            Some(row["thinking_default"] == "adaptive"),
+            "{id}"
+        );
+        assert_eq!(
+            can.min_cache_tokens,
+            row["min_cache_tokens"].as_u64(),
+            "{id}"
+        );
+        let efforts: Vec<_> = can.efforts.iter().flatten().map(|e| e.as_str()).collect();
+        let expected: Vec<_> = row["effort"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|e| e.as_str().unwrap())
+            .collect();
+        assert_eq!(efforts, expected, "{id}");
+        assert_eq!(
+            can.default_effort.map(|e| e.as_str().to_owned()),
+            row["effort_default"]
+                .as_str()
+                .map(|_| bare(&row["effort_default"])),
+            "{id}"
+        );
+        for (ours, theirs) in [
+            (can.thinking_adaptive, &row["thinking"]["adaptive"]),
+            (can.thinking_enabled, &row["thinking"]["enabled"]),
+            (
+                can.thinking_between_tools,
+                &row["thinking"]["between_tools"],
+            ),
+            (can.thinking_disabled, &row["thinking"]["disabled"]),
+            (can.forced_tool_choice, &row["forced_tool_choice"]),
+            (can.prefill, &row["prefill"]),
+            (can.fast, &row["fast"]),
+        ] {
+            let expected = match bare(theirs).as_str() {
+                "yes" => Support::Yes,
+                "no" | "error" => Support::No,
+                "deprecated" => Support::Deprecated,
+                "<=high" => Support::UpToHighEffort,
+                "not_with_enabled" => Support::NotWithEnabledThinking,
+                "thinking_off" => Support::ThinkingOff,
+                "ignored" => Support::Ignored,
+                other => panic!("{id}: {other}"),
+            };
+            assert_eq!(ours, expected, "{id}: {theirs}");
+        }
+    }
+}
+
+#[test]
+fn ids_in_all_dresses() {
+    let catalog = ModelCatalog::builtin();
+    for (dressed, plain) in [
+        ("claude-opus-5-5", "claude-opus-5-5"),
+        ("claude-haiku-4-5-20251001", "claude-haiku-4-5"),
+        ("claude-opus-4-5-20251101", "claude-opus-4-5"),
+        ("claude-sonnet-4-5@20250929", "claude-sonnet-4-5"),
+        ("anthropic.claude-opus-5-5", "claude-opus-5-5"),
+        (
+            "us.anthropic.claude-opus-4-5-20251101-v1:0",
+            "claude-opus-4-5",
+        ),
+        ("global.anthropic.claude-sonnet-4-6-v1", "claude-sonnet-4-6"),
+        (
+            "anthropic.claude-sonnet-4-5-20250929-v1:0:200k",
+            "claude-sonnet-4-5",
+        ),
+        (
+            "arn:aws:bedrock:us-east-1:1:inference-profile/us.anthropic.claude-opus-4-8-v1:0",
+            "claude-opus-4-8",
+        ),
+        (
+            "projects/p/locations/us/publishers/anthropic/models/claude-haiku-4-5@20251001",
+            "claude-haiku-4-5",
+        ),
+        ("anthropic/claude-sonnet-5", "claude-sonnet-5"),
+        ("claude-opus-4-6[1m]", "claude-opus-4-6"),
+        ("claude-haiku-4-5-latest", "claude-haiku-4-5"),
+        (" claude-opus-5 ", "claude-opus-5"),
+    ] {
+        let model = catalog.lookup(dressed);
+        assert!(model.known, "{dressed}");
+        assert_eq!(&*model.id, plain, "{dressed}");
+    }
+}
+
+#[test]
+fn rate_groups() {
+    let catalog = ModelCatalog::builtin();
+    let group = |id: &str| catalog.lookup(id).rate_group;
+    for shared in [
+        &[
+            "claude-opus-4-8",
+            "claude-opus-4-7",
+            "claude-opus-4-6",
+            "claude-opus-4-5",
+        ][..],
+        &["claude-sonnet-4-6", "claude-sonnet-4-5"],
+        &["claude-fable-5-2", "claude-fable-5-1", "claude-fable-5"],
+        &["claude-mythos-5-2", "claude-mythos-5-1", "claude-mythos-5"],
+    ] {
+        for id in shared {
+            assert!(catalog.lookup(id).known, "{id}");
+            assert_eq!(group(id), group(shared[0]), "{id}");
+        }
+    }
+    let apart = [
+        "claude-fable-5",
+        "claude-mythos-5",
+        "claude-opus-5-5",
+        "claude-opus-5",
+        "claude-opus-4-8",
+        "claude-sonnet-5-5",
+        "claude-sonnet-5",
+        "claude-sonnet-4-6",
+        "claude-haiku-5-5",
+        "claude-haiku-4-5",
+    ];
+    let groups: std::collections::HashSet<_> = apart.iter().map(|id| group(id)).collect();
+    assert_eq!(groups.len(), apart.len());
+}
+
+#[test]
+fn tiers() {
+    let catalog = ModelCatalog::builtin();
+    let limits = |tier, group| {
+        let l = catalog.tier_limits(tier, group).unwrap();
+        (
+            l.requests_per_minute,
+            l.input_tokens_per_minute,
+            l.output_tokens_per_minute,
+        )
+    };
+    assert_eq!(limits(Tier::Start, "fable-5.x"), (1_000, 500_000, 100_000));
+    assert_eq!(
+        limits(Tier::Build, "opus-4.x"),
+        (5_000, 5_000_000, 1_000_000)
+    );
+    assert_eq!(
+        limits(Tier::Scale, "haiku-5.5"),
+        (10_000, 10_000_000, 2_000_000)
+    );
+    assert_eq!(catalog.tier_limits(Tier::Start, "nowhere"), None);
+    for model in catalog.models() {
+        for tier in TIERS {
+            // Nobody has published numbers for Mythos.
+            let published = !model.rate_group.starts_with("mythos");
+            let found = catalog.tier_limits(tier, &model.rate_group).is_some();
+            assert_eq!(found, published, "{}", model.id);
+        }
+    }
+    assert_eq!(catalog.as_of(), "2026-10-08");
+}
+
+#[test]
+fn unknown_models_are_safe() {
+    let catalog = ModelCatalog::builtin();
+    let next = catalog.lookup("us.anthropic.claude-opus-6-20270101-v1:0");
+    assert!(!next.known);
+    assert_eq!(
+        (&*next.id, &*next.rate_group),
+        ("claude-opus-6", "claude-opus-6")
+    );
+    assert_eq!((next.context, next.max_output), (1_000_000, 128_000));
+    assert_eq!(next.tokenizer, Tokenizer::New);
+    assert_eq!(next.capabilities.fast, Support::Unknown);
+
+    for other in [
+        "claude-quill-1",
+        "claude-",
+        "gpt-x",
+        "",
+        "my-deployment",
+        "@",
+        "/",
+        "-v1",
+    ] {
+        let model = catalog.lookup(other);
+        assert!(!model.known, "{other}");
+        assert_eq!(
+            (model.context, model.max_output),
+            (200_000, 64_000),
+            "{other}"
+        );
+    }
+    // The families are today's: a retired generation must not inherit their sizes.
+    let old = catalog.lookup("claude-3-opus-20240229");
+    assert!(!old.known);
+    assert_eq!((&*old.id, old.context), ("claude-3-opus", 200_000));
+}
+
+#[test]
+fn overrides() {
+    let mut mine = Model::new("prod-chat");
+    mine.rate_group = "opus-5.5".into();
+    mine.context = 7;
+    let catalog = ModelCatalog::builtin()
+        .clone()
+        .with_model("prod-chat", mine.clone());
+    assert_eq!(catalog.lookup("prod-chat"), mine);
+    assert!(!ModelCatalog::builtin().lookup("prod-chat").known);
+}
+
+#[test]
+fn models_response_refines() {
+    let mut info: serde_json::Value = serde_json::from_str(&text("model_info.json")).unwrap();
+    info["max_tokens"] = 96_000.into();
+    info["capabilities"]["effort"]["max"]["supported"] = false.into();
+    let catalog = ModelCatalog::builtin()
+        .clone()
+        .merge_models_response(&info.to_string())
+        .unwrap();
+    let haiku = catalog.lookup("claude-haiku-5-5");
+    assert_eq!(haiku.max_output, 96_000);
+    assert_eq!(&*haiku.rate_group, "haiku-5.5");
+    let can = &haiku.capabilities;
+    assert_eq!(can.efforts.as_ref().unwrap().last(), Some(&Effort::XHigh));
+    assert_eq!(
+        can.thinking_disabled,
+        Support::UpToHighEffort,
+        "finer than yes"
+    );
+    assert_eq!(can.thinking_enabled, Support::No);
+    assert_eq!(can.forced_tool_choice, Support::Yes, "not in the response");
+
+    let page = serde_json::json!({"data": [
+        {"id": "claude-opus-6", "max_input_tokens": 5, "max_tokens": null,
+         "capabilities": {"thinking": {"types": {"adaptive": {"supported": true}}}}},
+        {"id": "claude-opus-5-5-20270101"},
+    ], "has_more": false});
+    let catalog = catalog.merge_models_response(&page.to_string()).unwrap();
+    let next = catalog.lookup("claude-opus-6");
+    assert!(next.known);
+    assert_eq!((next.context, next.max_output), (5, 128_000));
+    assert_eq!(next.capabilities.thinking_adaptive, Support::Yes);
+    assert_eq!(next.capabilities.prefill, Support::Unknown);
+    assert_eq!(
+        &*catalog.lookup("claude-opus-5-5-20270101").rate_group,
+        "opus-5.5"
+    );
+}
+
+#[test]
+fn rate_limits_response_regroups() {
+    let builtin = ModelCatalog::builtin();
+    let catalog = builtin
+        .clone()
+        .merge_rate_limits_response(&text("admin_rate_limits.json"))
+        .unwrap();
+    let group = catalog.lookup("claude-opus-4-8").rate_group;
+    assert_eq!(&*group, "rlg_01Fixture");
+    for dressed in [
+        "claude-opus-4-5-20251101",
+        "us.anthropic.claude-opus-4-5-20251101-v1:0",
+    ] {
+        assert_eq!(catalog.lookup(dressed).rate_group, group, "{dressed}");
+        assert_eq!(&*catalog.lookup(dressed).id, "claude-opus-4-5");
+    }
+    assert_eq!(
+        catalog.limits(&group),
+        Some(TierLimits {
+            requests_per_minute: 1000,
+            input_tokens_per_minute: 2_000_000,
+            output_tokens_per_minute: 400_000,
+        })
+    );
+    for tier in TIERS {
+        assert_eq!(
+            catalog.tier_limits(tier, &group),
+            builtin.tier_limits(tier, "opus-4.x")
+        );
+    }
+    assert_eq!(
+        catalog.limits("rlg_02Fixture"),
+        None,
+        "batches are not models"
+    );
+    assert_eq!(&*catalog.lookup("claude-opus-5").rate_group, "opus-5");
+    assert_eq!(builtin.limits("opus-4.x"), None);
+}
+
+#[test]
+fn errors_name_field_and_value() {
+    let message = |json: &str| ModelCatalog::from_json(json).unwrap_err().to_string();
+    let model = |fields: &str| format!(r#"{{"as_of":"x","models":{{"m":{{{fields}}}}}}}"#);
+    assert_eq!(message("{}"), "as_of: expected a string, found nothing");
+    assert_eq!(
+        message(r#"{"as_of":"x","models":7}"#),
+        "models: expected an object, found 7"
+    );
+    assert_eq!(
+        message(&model(r#""context":-1"#)),
+        "models.m.context: expected a whole number, found -1"
+    );
+    assert_eq!(
+        message(&model(r#""context":1,"max_output":1,"tokenizer":"odd""#)),
+        r#"models.m.tokenizer: expected "old" or "new", found "odd""#
+    );
+    assert_eq!(
+        message(&model(
+            r#""context":1,"max_output":1,"tokenizer":"new","efforts":["low","huge"]"#
+        )),
+        r#"models.m.efforts[1]: expected an effort, found "huge""#
+    );
+    assert!(message("{").starts_with("catalog: expected JSON, found EOF"));
+
+    let builtin = || ModelCatalog::builtin().clone();
+    let error = builtin()
+        .merge_models_response(r#"{"data":[{"id":5}]}"#)
+        .unwrap_err();
+    assert_eq!(
+        (error.field.as_str(), error.value.as_str()),
+        ("data[0].id", "5")
+    );
+    let error = builtin().merge_rate_limits_response("[]").unwrap_err();
+    assert_eq!(
+        (error.field.as_str(), error.value.as_str()),
+        ("data", "nothing")
+    );
+}
+
+#[test]
+fn estimates() {
+    assert_eq!(estimate_tokens(0, Tokenizer::New), 0);
+    assert_eq!(estimate_tokens(1, Tokenizer::New), 1);
+    assert_eq!(estimate_tokens(5, Tokenizer::New), 2);
+    assert_eq!(estimate_tokens(6, Tokenizer::New), 3);
+    assert_eq!(estimate_tokens(7, Tokenizer::Old), 2);
+    assert_eq!(estimate_tokens(8, Tokenizer::Old), 3);
+}
+
+proptest! {
+    #[test]
+    fn estimates_round_up(bytes in any::<u64>()) {
+        let wide = u128::from(bytes);
+        prop_assert_eq!(u128::from(estimate_tokens(bytes, Tokenizer::New)), (wide * 2).div_ceil(5));
+        prop_assert_eq!(u128::from(estimate_tokens(bytes, Tokenizer::Old)), (wide * 2).div_ceil(7));
+    }
+
+    #[test]
+    fn any_id_is_answered(id in any::<String>(), odd in "(us\\.anthropic\\.|/|@|:|\\[|-v|-[0-9]{8}|claude-|é){0,8}") {
+        for id in [id, odd] {
+            let model = ModelCatalog::builtin().lookup(&id);
+            prop_assert!(model.context > 0);
+        }
+    }
+
+    #[test]
+    fn any_text_is_a_result(json in any::<String>(), at in any::<proptest::sample::Index>(), junk in "[\\[\\]{}:,\"0-9a-z]{0,3}") {
+        let _ = ModelCatalog::from_json(&json);
+        let mut page = text("admin_rate_limits.json");
+        page.insert_str(at.index(page.len()), &junk);
+        let _ = ModelCatalog::builtin().clone().merge_rate_limits_response(&page);
+        let mut info = text("model_info.json");
+        info.insert_str(at.index(info.len()), &junk);
+        let _ = ModelCatalog::builtin().clone().merge_models_response(&info);
+    }
+}
