@@ -60,6 +60,7 @@ fn builtin_agrees_with_the_matrix() {
             (can.thinking_disabled, &row["thinking"]["disabled"]),
             (can.forced_tool_choice, &row["forced_tool_choice"]),
             (can.prefill, &row["prefill"]),
+            (can.sampling, &row["sampling"]),
             (can.fast, &row["fast"]),
         ] {
             let expected = match bare(theirs).as_str() {
@@ -68,7 +69,7 @@ fn builtin_agrees_with_the_matrix() {
                 "deprecated" => Support::Deprecated,
                 "<=high" => Support::UpToHighEffort,
                 "not_with_enabled" => Support::NotWithEnabledThinking,
-                "thinking_off" => Support::ThinkingOff,
+                "thinking_off" | "not_with_thinking" => Support::ThinkingOff,
                 "ignored" => Support::Ignored,
                 other => panic!("{id}: {other}"),
             };
