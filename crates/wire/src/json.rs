@@ -2,9 +2,13 @@
 //!
 //! Only the balance of quotes and brackets is checked: what the API accepts is the API's to say.
 
+mod skip;
+
 use std::borrow::Cow;
 
 use memchr::memchr;
+
+use self::skip::{skip_space, string_end, value_end};
 
 /// The text is no JSON object, or is cut short.
 pub(crate) struct Broken;
@@ -149,93 +153,4 @@ fn separator(json: &[u8], at: usize, close: u8, first: bool) -> Option<Next> {
         return Some(Next::Item(at));
     }
     (byte == b',').then(|| Next::Item(skip_space(json, at + 1)))
-}
-
-fn skip_space(json: &[u8], mut at: usize) -> usize {
-    while let Some(b' ' | b'\n' | b'\r' | b'\t') = json.get(at) {
-        at += 1;
-    }
-    at
-}
-
-/// The index after the value that begins at `at`.
-fn value_end(json: &[u8], at: usize) -> Option<usize> {
-    match json.get(at)? {
-        b'"' => string_end(json, at + 1),
-        b'{' | b'[' => nested_end(json, at + 1),
-        b'-' | b'0'..=b'9' => {
-            let number = json[at..].iter().take_while(|b| is_number(**b)).count();
-            Some(at + number)
-        }
-        b't' => literal_end(json, at, b"true"),
-        b'f' => literal_end(json, at, b"false"),
-        b'n' => literal_end(json, at, b"null"),
-        _ => None,
-    }
-}
-
-fn is_number(byte: u8) -> bool {
-    matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E')
-}
-
-fn literal_end(json: &[u8], at: usize, literal: &[u8]) -> Option<usize> {
-    json[at..]
-        .starts_with(literal)
-        .then_some(at + literal.len())
-}
-
-/// The index after the closing quote of the string whose content begins at `from`.
-///
-/// Looks for quotes only and counts the backslashes before each: text is full of `\n` and has few `\"`.
-#[inline]
-fn string_end(json: &[u8], from: usize) -> Option<usize> {
-    let mut at = from;
-    loop {
-        let quote = at + find_quote(&json[at..])?;
-        let escapes = json[from..quote]
-            .iter()
-            .rev()
-            .take_while(|b| **b == b'\\')
-            .count();
-        at = quote + 1;
-        if escapes % 2 == 0 {
-            return Some(at);
-        }
-    }
-}
-
-/// `memchr` with its call saved for short strings: keys, roles, types.
-#[inline]
-fn find_quote(json: &[u8]) -> Option<usize> {
-    const ONES: u64 = u64::from_ne_bytes([1; 8]);
-    const QUOTES: u64 = u64::from_ne_bytes([b'"'; 8]);
-    if let Some(word) = json.first_chunk() {
-        let word = u64::from_le_bytes(*word) ^ QUOTES;
-        let zeros = word.wrapping_sub(ONES) & !word & (ONES << 7);
-        if zeros != 0 {
-            return Some(zeros.trailing_zeros() as usize / 8);
-        }
-        return memchr(b'"', &json[8..]).map(|at| at + 8);
-    }
-    json.iter().position(|b| *b == b'"')
-}
-
-/// The index after the bracket that closes the object or array whose content begins at `at`.
-fn nested_end(json: &[u8], mut at: usize) -> Option<usize> {
-    let mut depth = 1usize;
-    loop {
-        let byte = *json.get(at)?;
-        at += 1;
-        match byte {
-            b'"' => at = string_end(json, at)?,
-            b'{' | b'[' => depth += 1,
-            b'}' | b']' => {
-                depth -= 1;
-                if depth == 0 {
-                    return Some(at);
-                }
-            }
-            _ => {}
-        }
-    }
 }

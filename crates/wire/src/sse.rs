@@ -1,9 +1,13 @@
 //! Incremental [server-sent events](https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream).
 
+mod line;
+
 use std::fmt;
 use std::mem;
 
 use memchr::memchr2;
+
+use self::line::{Field, field};
 
 const BOM: &[u8] = b"\xEF\xBB\xBF";
 const DEFAULT_LIMIT: usize = 1 << 20;
@@ -263,30 +267,6 @@ impl fmt::Debug for SseScanner {
             .field("pending_data", &self.data.len())
             .field("at_boundary", &self.at_boundary())
             .finish_non_exhaustive()
-    }
-}
-
-enum Field<'a> {
-    Data(&'a [u8]),
-    Event(&'a [u8]),
-    Comment,
-    Other,
-}
-
-#[inline]
-fn field(line: &[u8]) -> Field<'_> {
-    let value = |rest| <[u8]>::strip_prefix(rest, b" ").unwrap_or(rest);
-    if let Some(rest) = line.strip_prefix(b"data:") {
-        return Field::Data(value(rest));
-    }
-    if let Some(rest) = line.strip_prefix(b"event:") {
-        return Field::Event(value(rest));
-    }
-    match line {
-        [b':', ..] => Field::Comment,
-        b"data" => Field::Data(b""),
-        b"event" => Field::Event(b""),
-        _ => Field::Other,
     }
 }
 

@@ -57,15 +57,15 @@ impl Usage {
             match &*member.name() {
                 b"input_tokens" => usage.input_tokens = integer(value),
                 b"cache_creation_input_tokens" => {
-                    usage.cache_creation_input_tokens = integer(value)
+                    usage.cache_creation_input_tokens = integer(value);
                 }
                 b"cache_read_input_tokens" => usage.cache_read_input_tokens = integer(value),
                 b"output_tokens" => usage.output_tokens = integer(value),
                 b"output_tokens_details" => {
-                    usage.thinking_tokens = find(value, b"thinking_tokens").and_then(integer)
+                    usage.thinking_tokens = find(value, b"thinking_tokens").and_then(integer);
                 }
                 b"iterations" if nested => {
-                    (usage.iterations_input, usage.iterations_output) = iterations(value)
+                    (usage.iterations_input, usage.iterations_output) = iterations(value);
                 }
                 _ => {}
             }

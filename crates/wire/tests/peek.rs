@@ -143,6 +143,22 @@ fn a_foreign_body_is_no_panic() {
 }
 
 #[test]
+fn strings_of_every_length_and_end() {
+    for len in 0..64 {
+        for end in ["", "\\\\", "\\\"", "\\\\\\\"", "\\n", "}]"] {
+            for after in ["", "          "] {
+                let long = format!("{}{end}", "x".repeat(len));
+                let body =
+                    format!(r#"{{"{long}":["{long}"],"model":"m","system":"{long}"}}{after}"#);
+                let peek = peek(&body);
+                assert_eq!(peek.model(body.as_bytes()), Some("m"), "{body}");
+                assert_eq!(peek.system_bytes(), long.len() + 2, "{body}");
+            }
+        }
+    }
+}
+
+#[test]
 fn deep_nesting_takes_no_stack() {
     let deep = 1_000_000;
     let body = format!(
