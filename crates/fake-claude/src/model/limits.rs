@@ -1,0 +1,104 @@
+//! The limits of one rate group.
+
+use std::time::Duration;
+
+use super::Ramp;
+
+/// The limits of one rate group. The default is the Start tier of most models: 1,000 requests, 2,000,000 input tokens
+/// and 400,000 output tokens per minute, in buckets that hold one minute's refill.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupLimits {
+    /// Requests per minute (RPM).
+    pub requests_per_minute: u64,
+    /// Input tokens per minute (ITPM), cache reads not counted.
+    pub input_tokens_per_minute: u64,
+    /// Output tokens per minute (OTPM), counted as they are produced.
+    pub output_tokens_per_minute: u64,
+    /// Requests that may be answered at once; `None` is any number.
+    pub concurrency: Option<u32>,
+    /// How long a refill each bucket holds. 60 s by default; less makes the server enforce a per-minute limit over a
+    /// shorter interval, as the API may. A bucket holds at least one token.
+    pub burst: Duration,
+    /// The acceleration limit, if any.
+    pub ramp: Option<Ramp>,
+}
+
+impl Default for GroupLimits {
+    fn default() -> Self {
+        Self {
+            requests_per_minute: 1_000,
+            input_tokens_per_minute: 2_000_000,
+            output_tokens_per_minute: 400_000,
+            concurrency: None,
+            burst: Duration::from_secs(60),
+            ramp: None,
+        }
+    }
+}
+
+impl GroupLimits {
+    /// The default limits; same as [`GroupLimits::default`].
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Limits so high that nothing reaches them, for tests about something else.
+    #[must_use]
+    pub fn unlimited() -> Self {
+        Self::requests_only(1_000_000_000_000)
+    }
+
+    /// A limit on requests alone.
+    #[must_use]
+    pub fn requests_only(per_minute: u64) -> Self {
+        Self {
+            requests_per_minute: per_minute,
+            input_tokens_per_minute: 1_000_000_000_000_000,
+            output_tokens_per_minute: 1_000_000_000_000_000,
+            ..Self::default()
+        }
+    }
+
+    /// Sets the requests per minute.
+    #[must_use]
+    pub fn with_requests_per_minute(mut self, limit: u64) -> Self {
+        self.requests_per_minute = limit;
+        self
+    }
+
+    /// Sets the input tokens per minute.
+    #[must_use]
+    pub fn with_input_tokens_per_minute(mut self, limit: u64) -> Self {
+        self.input_tokens_per_minute = limit;
+        self
+    }
+
+    /// Sets the output tokens per minute.
+    #[must_use]
+    pub fn with_output_tokens_per_minute(mut self, limit: u64) -> Self {
+        self.output_tokens_per_minute = limit;
+        self
+    }
+
+    /// Limits the requests answered at once.
+    #[must_use]
+    pub fn with_concurrency(mut self, limit: u32) -> Self {
+        self.concurrency = Some(limit);
+        self
+    }
+
+    /// Sets how long a refill each bucket holds.
+    #[must_use]
+    pub fn with_burst(mut self, burst: Duration) -> Self {
+        self.burst = burst;
+        self
+    }
+
+    /// Adds an acceleration limit.
+    #[must_use]
+    pub fn with_ramp(mut self, ramp: Ramp) -> Self {
+        self.ramp = Some(ramp);
+        self
+    }
+}

@@ -1,0 +1,167 @@
+//! The server's accounting without a clock, a runtime or a socket: every call says what time it is, in nanoseconds
+//! since the server's start, so that a simulator can drive it in virtual time. Time never runs backwards in it: a
+//! call with an earlier `now` than one before sees the later one.
+//!
+//! The rules are those the API documents: continuous refill, all dimensions or none, input estimated at admission and
+//! corrected later, cache reads free, output counted as it is produced.
+
+mod bucket;
+mod group;
+mod limits;
+mod ramp;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use self::group::Group;
+pub use self::group::{Dimension, Gauges, Reading, Rejected};
+pub use self::limits::GroupLimits;
+pub use self::ramp::Ramp;
+
+/// What a request asks for at admission.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Charge {
+    /// Input tokens, as the server estimates them before it looks closely.
+    pub input_estimate: u64,
+}
+
+/// One admitted request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AdmissionId(u64);
+
+#[derive(Clone, Copy, Debug)]
+struct Open {
+    group: usize,
+    input: u64,
+}
+
+/// The accounts of every rate group of one server.
+///
+/// ```
+/// use tower_claude_fake_claude::model::{Accounting, Charge, Dimension, GroupLimits};
+///
+/// let mut accounting = Accounting::new(GroupLimits::new().with_input_tokens_per_minute(60_000));
+/// let id = accounting.admit(0, "sonnet-5.5", Charge { input_estimate: 60_000 }).unwrap();
+/// let refused = accounting.admit(0, "sonnet-5.5", Charge { input_estimate: 5_000 }).unwrap_err();
+/// assert_eq!((refused.dimension, refused.retry_after.as_secs()), (Dimension::InputTokens, 5));
+/// // Most of the first one's input turns out to be read from the cache.
+/// accounting.correct_input(0, id, 10_000);
+/// accounting.finish(0, id);
+/// assert!(accounting.admit(0, "sonnet-5.5", Charge { input_estimate: 5_000 }).is_ok());
+/// ```
+#[derive(Clone, Debug)]
+pub struct Accounting {
+    default: GroupLimits,
+    limits: HashMap<Arc<str>, GroupLimits>,
+    index: HashMap<Arc<str>, usize>,
+    groups: Vec<Group>,
+    open: HashMap<AdmissionId, Open>,
+    next: u64,
+    rejected_costs_request: bool,
+}
+
+impl Accounting {
+    /// Accounts with these limits for every group; all buckets start full.
+    #[must_use]
+    pub fn new(limits: GroupLimits) -> Self {
+        Self {
+            default: limits,
+            limits: HashMap::new(),
+            index: HashMap::new(),
+            groups: Vec::new(),
+            open: HashMap::new(),
+            next: 0,
+            rejected_costs_request: false,
+        }
+    }
+
+    /// Gives one group limits of its own.
+    #[must_use]
+    pub fn with_group(mut self, group: &str, limits: GroupLimits) -> Self {
+        self.limits.insert(Arc::from(group), limits);
+        self
+    }
+
+    /// Whether a refused request costs one of the requests per minute all the same. The API does not say; off by
+    /// default.
+    #[must_use]
+    pub fn with_rejected_costs_request(mut self, costs: bool) -> Self {
+        self.rejected_costs_request = costs;
+        self
+    }
+
+    /// Admits a request in every dimension or in none.
+    ///
+    /// # Errors
+    /// What was short and for how long.
+    pub fn admit(
+        &mut self,
+        now: u64,
+        group: &str,
+        charge: Charge,
+    ) -> Result<AdmissionId, Rejected> {
+        let index = self.group(now, group);
+        if let Err(rejected) = self.groups[index].admit(now, charge) {
+            if self.rejected_costs_request {
+                self.groups[index].charge_rejected();
+            }
+            return Err(rejected);
+        }
+        let id = AdmissionId(self.next);
+        self.next += 1;
+        self.open.insert(
+            id,
+            Open {
+                group: index,
+                input: charge.input_estimate,
+            },
+        );
+        Ok(id)
+    }
+
+    /// Replaces what was charged as input by `actual` tokens (cache reads already left out). May be called again; does
+    /// nothing for a finished request.
+    pub fn correct_input(&mut self, now: u64, id: AdmissionId, actual: u64) {
+        if let Some(open) = self.open.get_mut(&id) {
+            self.groups[open.group].correct_input(now, open.input, actual);
+            open.input = actual;
+        }
+    }
+
+    /// Charges `tokens` more of output. Does nothing for a finished request.
+    pub fn produce(&mut self, now: u64, id: AdmissionId, tokens: u64) {
+        if let Some(open) = self.open.get(&id) {
+            self.groups[open.group].produce(now, tokens);
+        }
+    }
+
+    /// Ends a request: its place among the concurrent ones is free again, its tokens stay charged. Once is enough;
+    /// again does nothing.
+    pub fn finish(&mut self, _now: u64, id: AdmissionId) {
+        if let Some(open) = self.open.remove(&id) {
+            self.groups[open.group].finish();
+        }
+    }
+
+    /// The levels of a group.
+    pub fn gauges(&mut self, now: u64, group: &str) -> Gauges {
+        let index = self.group(now, group);
+        self.groups[index].gauges(now)
+    }
+
+    /// Requests admitted and not finished, over all groups.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.open.len()
+    }
+
+    fn group(&mut self, now: u64, name: &str) -> usize {
+        if let Some(index) = self.index.get(name) {
+            return *index;
+        }
+        let limits = self.limits.get(name).unwrap_or(&self.default);
+        self.groups.push(Group::new(limits, now));
+        self.index.insert(Arc::from(name), self.groups.len() - 1);
+        self.groups.len() - 1
+    }
+}

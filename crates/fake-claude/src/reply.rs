@@ -1,0 +1,194 @@
+//! Error answers.
+
+use std::borrow::Cow;
+use std::time::{Duration, SystemTime};
+
+use http::StatusCode;
+use tower_claude_wire::ApiError;
+
+use crate::fault::Fault;
+use crate::model::{Dimension, Gauges, Rejected};
+
+/// 529 has no name in the `http` crate.
+pub(crate) const OVERLOADED: u16 = 529;
+
+/// An answer that is an error.
+pub(crate) struct ErrorReply {
+    pub(crate) status: StatusCode,
+    pub(crate) kind: &'static str,
+    pub(crate) code: Option<&'static str>,
+    pub(crate) message: Cow<'static, str>,
+    pub(crate) retry_after: Option<Duration>,
+    pub(crate) should_retry: Option<bool>,
+    /// Whether rate-limit headers go with it.
+    pub(crate) rate_headers: bool,
+    /// A page of HTML instead of the API's own body.
+    pub(crate) html: bool,
+}
+
+impl ErrorReply {
+    pub(crate) fn new(
+        status: u16,
+        kind: &'static str,
+        message: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self {
+            status: StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+            kind,
+            code: None,
+            message: message.into(),
+            retry_after: None,
+            // The server says so for what a second try can help; plain 4xx carry no advice.
+            should_retry: (status == 429 || status >= 500).then_some(true),
+            rate_headers: true,
+            html: false,
+        }
+    }
+
+    pub(crate) fn invalid(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(400, "invalid_request_error", message)
+    }
+
+    pub(crate) fn not_found(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(404, "not_found_error", message)
+    }
+
+    pub(crate) fn overloaded() -> Self {
+        Self::new(OVERLOADED, "overloaded_error", "Overloaded")
+    }
+
+    pub(crate) fn server_error() -> Self {
+        Self::new(500, "api_error", "Internal server error")
+    }
+
+    /// What the limits refused.
+    pub(crate) fn rejected(rejected: &Rejected, gauges: &Gauges) -> Self {
+        let limit = match rejected.dimension {
+            Dimension::Ramp => return Self::ramp(rejected.retry_after),
+            Dimension::Concurrency => {
+                return Self {
+                    retry_after: Some(rejected.retry_after),
+                    ..Self::new(
+                        429,
+                        "rate_limit_error",
+                        "Number of concurrent connections has exceeded your rate limit. Please try again later.",
+                    )
+                };
+            }
+            Dimension::Requests => gauges.requests.limit,
+            Dimension::InputTokens => gauges.input_tokens.limit,
+            Dimension::OutputTokens => gauges.output_tokens.limit,
+        };
+        let message = format!(
+            "This request would exceed the rate limit for your organization \
+             (00000000-0000-4000-8000-000000000000) of {limit} {} per minute.",
+            rejected.dimension
+        );
+        Self {
+            retry_after: Some(rejected.retry_after),
+            ..Self::new(429, "rate_limit_error", message)
+        }
+    }
+
+    fn ramp(retry_after: Duration) -> Self {
+        Self {
+            code: Some("ramp_limit_exceeded"),
+            retry_after: Some(retry_after),
+            ..Self::new(
+                429,
+                "rate_limit_error",
+                "This request would exceed a ramp limit.",
+            )
+        }
+    }
+
+    /// The answer a fault is, or `None` for a fault that is no answer of its own.
+    pub(crate) fn of_fault(fault: &Fault, wall: SystemTime) -> Option<Self> {
+        Some(match fault {
+            Fault::Overloaded => Self::overloaded(),
+            Fault::ServerError => Self::server_error(),
+            Fault::Unavailable => Self::new(503, "api_error", "Service temporarily unavailable"),
+            Fault::Timeout504 => Self::new(
+                504,
+                "timeout_error",
+                "The request timed out while processing.",
+            ),
+            Fault::RateLimited { retry_after } => Self {
+                retry_after: Some(*retry_after),
+                ..Self::new(
+                    429,
+                    "rate_limit_error",
+                    "This request would exceed your organization's rate limit.",
+                )
+            },
+            Fault::RateLimitedBare => Self {
+                rate_headers: false,
+                ..Self::new(
+                    429,
+                    "rate_limit_error",
+                    "Server is temporarily limiting requests (not your usage limit)",
+                )
+            },
+            Fault::Ramp { retry_after } => Self::ramp(*retry_after),
+            Fault::SpendCap => Self {
+                code: Some("enforced_spend_limit_reached"),
+                should_retry: Some(false),
+                ..Self::new(
+                    429,
+                    "rate_limit_error",
+                    format!(
+                        "You have reached your API usage limits: your organization has crossed its monthly API \
+                         usage threshold. You will regain access on {} at 00:00 UTC.",
+                        next_month(wall)
+                    ),
+                )
+            },
+            Fault::OwnSpendLimit => Self {
+                should_retry: Some(false),
+                ..Self::invalid(format!(
+                    "You have reached your specified API usage limits. You will regain access on {} at 00:00 UTC.",
+                    next_month(wall)
+                ))
+            },
+            Fault::NonJson(status) => Self {
+                status: *status,
+                should_retry: None,
+                rate_headers: false,
+                html: true,
+                ..Self::new(status.as_u16(), "", "")
+            },
+            _ => return None,
+        })
+    }
+
+    pub(crate) fn body(&self, request_id: &str) -> String {
+        if self.html {
+            let status = self.status;
+            return format!(
+                "<html>\r\n<head><title>{status}</title></head>\r\n<body><h1>{status}</h1></body>\r\n</html>\r\n"
+            );
+        }
+        let mut error = ApiError::new(self.kind, &*self.message);
+        error.error_code = self.code.map(str::to_owned);
+        error.request_id = Some(request_id.to_owned());
+        error.to_body()
+    }
+}
+
+/// First day of the month after `wall`, UTC.
+fn next_month(wall: SystemTime) -> String {
+    let seconds = wall
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    let stamp = i64::try_from(seconds)
+        .ok()
+        .and_then(|seconds| jiff::Timestamp::from_second(seconds).ok())
+        .unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    let today = jiff::tz::Offset::UTC.to_datetime(stamp).date();
+    let (year, month) = if today.month() == 12 {
+        (today.year() + 1, 1)
+    } else {
+        (today.year(), today.month() + 1)
+    };
+    format!("{year:04}-{month:02}-01")
+}

@@ -1,0 +1,151 @@
+//! The texts of answers: stream events and the JSON message.
+
+use std::fmt::Write as _;
+
+use bytes::Bytes;
+use tower_claude_wire::ApiError;
+
+/// What an answer says about itself.
+#[derive(Clone)]
+pub(crate) struct Message {
+    pub(crate) id: String,
+    /// The model as a JSON string, quotes and all.
+    pub(crate) model_json: String,
+    pub(crate) input: u64,
+    pub(crate) cache_creation: u64,
+    pub(crate) cache_read: u64,
+    pub(crate) speed: &'static str,
+}
+
+/// One token each; the words carry no meaning.
+const WORDS: [&str; 16] = [
+    "the", " river", " runs", " down", " to", " a", " quiet", " lake", " and", " rests", " there",
+    " until", " morning", " comes", " again", ".",
+];
+
+impl Message {
+    pub(crate) fn start(&self) -> Bytes {
+        let mut out = String::with_capacity(512);
+        out.push_str(
+            "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"id\":\"",
+        );
+        out.push_str(&self.id);
+        out.push_str("\",\"type\":\"message\",\"role\":\"assistant\",\"model\":");
+        out.push_str(&self.model_json);
+        out.push_str(
+            ",\"content\":[],\"stop_reason\":null,\"stop_sequence\":null,\"stop_details\":null,\"usage\":",
+        );
+        self.usage(&mut out, 1);
+        out.push_str("}}\n\n");
+        out.into()
+    }
+
+    /// `message_delta` with the usage so far.
+    pub(crate) fn delta(&self, stop_reason: &str, output: u64) -> Bytes {
+        let mut out = String::with_capacity(384);
+        out.push_str(
+            "event: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"",
+        );
+        out.push_str(stop_reason);
+        out.push_str("\",\"stop_sequence\":null,\"stop_details\":");
+        out.push_str(stop_details(stop_reason));
+        let _ = write!(
+            out,
+            "}},\"usage\":{{\"input_tokens\":{},\"cache_creation_input_tokens\":{},\
+             \"cache_read_input_tokens\":{},\"output_tokens\":{output}}}}}\n\n",
+            self.input, self.cache_creation, self.cache_read,
+        );
+        out.into()
+    }
+
+    /// The whole message as JSON.
+    pub(crate) fn whole(&self, stop_reason: &str, output: u64) -> Bytes {
+        let mut out =
+            String::with_capacity(640 + 8 * usize::try_from(output).unwrap_or(0).min(1 << 20));
+        out.push_str("{\"id\":\"");
+        out.push_str(&self.id);
+        out.push_str("\",\"type\":\"message\",\"role\":\"assistant\",\"model\":");
+        out.push_str(&self.model_json);
+        out.push_str(",\"content\":[");
+        if output > 0 {
+            out.push_str("{\"type\":\"text\",\"text\":\"");
+            text(&mut out, 0, output);
+            out.push_str("\"}");
+        }
+        out.push_str("],\"stop_reason\":\"");
+        out.push_str(stop_reason);
+        out.push_str("\",\"stop_sequence\":null,\"stop_details\":");
+        out.push_str(stop_details(stop_reason));
+        out.push_str(",\"container\":null,\"diagnostics\":null,\"usage\":");
+        self.usage(&mut out, output);
+        out.push('}');
+        out.into()
+    }
+
+    fn usage(&self, out: &mut String, output: u64) {
+        let _ = write!(
+            out,
+            "{{\"input_tokens\":{},\"cache_creation_input_tokens\":{},\"cache_read_input_tokens\":{},\
+             \"cache_creation\":{{\"ephemeral_5m_input_tokens\":{},\"ephemeral_1h_input_tokens\":0}},\
+             \"output_tokens\":{output},\"output_tokens_details\":{{\"thinking_tokens\":0}},\
+             \"server_tool_use\":null,\"service_tier\":\"standard\",\"speed\":\"{}\",\"inference_geo\":\"global\"}}",
+            self.input, self.cache_creation, self.cache_read, self.cache_creation, self.speed,
+        );
+    }
+}
+
+/// `count` tokens of text in a `content_block_delta`, the first being token `from`.
+pub(crate) fn text_delta(from: u64, count: u64) -> Bytes {
+    let mut out = String::with_capacity(120 + 8 * usize::try_from(count).unwrap_or(0).min(1 << 20));
+    out.push_str(
+        "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\
+         \"delta\":{\"type\":\"text_delta\",\"text\":\"",
+    );
+    text(&mut out, from, count);
+    out.push_str("\"}}\n\n");
+    out.into()
+}
+
+pub(crate) fn block_start() -> Bytes {
+    Bytes::from_static(
+        b"event: content_block_start\ndata: {\"type\":\"content_block_start\",\"index\":0,\
+          \"content_block\":{\"type\":\"text\",\"text\":\"\"}}\n\n",
+    )
+}
+
+pub(crate) fn block_stop() -> Bytes {
+    Bytes::from_static(
+        b"event: content_block_stop\ndata: {\"type\":\"content_block_stop\",\"index\":0}\n\n",
+    )
+}
+
+pub(crate) fn ping() -> Bytes {
+    Bytes::from_static(b"event: ping\ndata: {\"type\":\"ping\"}\n\n")
+}
+
+pub(crate) fn message_stop() -> Bytes {
+    Bytes::from_static(b"event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n")
+}
+
+/// An `error` event. Errors inside a stream carry no request id: the head had it.
+pub(crate) fn error(kind: &str, message: &str) -> Bytes {
+    format!(
+        "event: error\ndata: {}\n\n",
+        ApiError::body(kind, message, None)
+    )
+    .into()
+}
+
+fn stop_details(stop_reason: &str) -> &'static str {
+    if stop_reason == "refusal" {
+        "{\"type\":\"refusal\",\"category\":\"general_harms\",\"explanation\":null}"
+    } else {
+        "null"
+    }
+}
+
+fn text(out: &mut String, from: u64, count: u64) {
+    for token in from..from.saturating_add(count) {
+        out.push_str(WORDS[(token % WORDS.len() as u64) as usize]);
+    }
+}

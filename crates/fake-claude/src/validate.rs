@@ -1,0 +1,240 @@
+//! Reading a request as the API would, up to the first thing wrong with it.
+
+use std::str::FromStr;
+use std::sync::Arc;
+
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, Method, request};
+use tower_claude_wire::{Model, Peek, Support, Thinking};
+
+use crate::builder::{COUNT_TOKENS, Config, FAST_SUFFIX};
+use crate::log::Endpoint;
+use crate::reply::ErrorReply;
+
+/// The API's own limit on request bodies.
+pub(crate) const MAX_BODY: usize = 32 * 1024 * 1024;
+
+/// A request as far as the server understands it.
+#[derive(Default)]
+pub(crate) struct Call {
+    pub(crate) endpoint: Endpoint,
+    /// What follows `/v1/models/`, if anything.
+    pub(crate) model_path: Option<String>,
+    pub(crate) tag: Option<Arc<str>>,
+    pub(crate) retry_count: Option<u32>,
+    pub(crate) model: Arc<str>,
+    pub(crate) group: Arc<str>,
+    pub(crate) stream: bool,
+    pub(crate) fast: bool,
+    pub(crate) max_tokens: u64,
+    /// Tokens the prompt seems to have, by its bytes.
+    pub(crate) estimate: u64,
+    /// Tokens it has.
+    pub(crate) input: u64,
+    /// Part of `input`.
+    pub(crate) cache_read: u64,
+    /// Part of `input`.
+    pub(crate) cache_creation: u64,
+    /// Tokens the answer would have, were `max_tokens` not there.
+    pub(crate) output: u64,
+    pub(crate) authenticated: bool,
+}
+
+/// The request, and the error it deserves if it does. `body` is `None` when it was too large to read.
+pub(crate) fn read(
+    config: &Config,
+    parts: &request::Parts,
+    body: Option<&[u8]>,
+) -> (Call, Option<ErrorReply>) {
+    let mut call = Call {
+        tag: parts
+            .headers
+            .get("x-fake-tag")
+            .and_then(|tag| tag.to_str().ok())
+            .map(Arc::from),
+        retry_count: number(&parts.headers, "x-stainless-retry-count"),
+        ..Call::default()
+    };
+    let problem = check(config, parts, body, &mut call).err();
+    (call, problem)
+}
+
+fn check(
+    config: &Config,
+    parts: &request::Parts,
+    body: Option<&[u8]>,
+    call: &mut Call,
+) -> Result<(), ErrorReply> {
+    let Some(body) = body else {
+        // A CDN in front of the API answers this, so nothing further was looked at.
+        let message = "Request exceeds the maximum allowed number of bytes.";
+        return Err(ErrorReply {
+            rate_headers: false,
+            ..ErrorReply::new(413, "request_too_large", message)
+        });
+    };
+    // The model first, so that even a refused attempt is logged with what it was for.
+    let peek = if parts.method == Method::POST {
+        Peek::parse(body)
+    } else {
+        None
+    };
+    let model = peek.as_ref().and_then(|peek| peek.model(body)).map(|name| {
+        let model = config.catalog.lookup(name);
+        call.model = Arc::from(name);
+        call.group = Arc::clone(&model.rate_group);
+        model
+    });
+    route(parts, call)?;
+    authenticate(config, &parts.headers)?;
+    call.authenticated = true;
+    if !parts.headers.contains_key("anthropic-version") {
+        return Err(ErrorReply::invalid("anthropic-version: header is required"));
+    }
+    if call.endpoint == Endpoint::Models {
+        return Ok(());
+    }
+    let Some(peek) = peek else {
+        return Err(ErrorReply::invalid("The request body is not valid JSON"));
+    };
+    prompt(config, parts, &peek, call);
+    if call.endpoint == Endpoint::Messages {
+        call.max_tokens = peek
+            .max_tokens()
+            .ok_or_else(|| ErrorReply::invalid("max_tokens: Field required"))?;
+    }
+    if peek.messages_bytes() == 0 {
+        return Err(ErrorReply::invalid("messages: Field required"));
+    }
+    let Some(model) = model else {
+        return Err(ErrorReply::invalid("model: Field required"));
+    };
+    if !model.known && !config.unknown_models {
+        return Err(ErrorReply::not_found(format!("model: {}", call.model)));
+    }
+    if call.endpoint == Endpoint::CountTokens {
+        call.group = Arc::from(COUNT_TOKENS);
+        return Ok(());
+    }
+    if call.fast {
+        call.group = Arc::from(format!("{}{FAST_SUFFIX}", model.rate_group));
+    }
+    accepts(&model, &peek, call)
+}
+
+fn route(parts: &request::Parts, call: &mut Call) -> Result<(), ErrorReply> {
+    let path = parts.uri.path();
+    let (endpoint, method) = match path {
+        "/v1/messages" => (Endpoint::Messages, Method::POST),
+        "/v1/messages/count_tokens" => (Endpoint::CountTokens, Method::POST),
+        "/v1/models" => (Endpoint::Models, Method::GET),
+        _ => match path.strip_prefix("/v1/models/") {
+            Some(id) if !id.is_empty() => {
+                call.model_path = Some(id.to_owned());
+                (Endpoint::Models, Method::GET)
+            }
+            _ => {
+                let message = "The requested resource could not be found.";
+                return Err(ErrorReply {
+                    rate_headers: false,
+                    ..ErrorReply::not_found(message)
+                });
+            }
+        },
+    };
+    if parts.method != method {
+        let reply = ErrorReply::new(405, "invalid_request_error", "Method Not Allowed");
+        return Err(ErrorReply {
+            rate_headers: false,
+            ..reply
+        });
+    }
+    call.endpoint = endpoint;
+    Ok(())
+}
+
+fn authenticate(config: &Config, headers: &HeaderMap) -> Result<(), ErrorReply> {
+    let bearer = || {
+        let value = headers.get(AUTHORIZATION)?.as_bytes();
+        value
+            .strip_prefix(b"Bearer ")
+            .or_else(|| value.strip_prefix(b"bearer "))
+    };
+    let key = headers
+        .get("x-api-key")
+        .map(http::HeaderValue::as_bytes)
+        .or_else(bearer);
+    let message = match (key, &config.api_key) {
+        (None | Some(b""), _) => "x-api-key header is required",
+        (Some(key), Some(wanted)) if key != wanted.as_bytes() => "invalid x-api-key",
+        _ => return Ok(()),
+    };
+    Err(ErrorReply {
+        rate_headers: false,
+        ..ErrorReply::new(401, "authentication_error", message)
+    })
+}
+
+/// Sizes of prompt and answer, from the body and from the headers that replace them.
+fn prompt(config: &Config, parts: &request::Parts, peek: &Peek, call: &mut Call) {
+    let headers = &parts.headers;
+    call.stream = peek.stream();
+    call.fast = peek.fast();
+    let bytes = (peek.system_bytes() + peek.tools_bytes() + peek.messages_bytes()) as u64;
+    let counted = bytes
+        .saturating_mul(1_000)
+        .div_ceil(config.bytes_per_1000_tokens.max(1));
+    call.estimate = number(headers, "x-fake-estimate-tokens").unwrap_or(counted);
+    call.input = number(headers, "x-fake-input-tokens").unwrap_or(counted);
+    call.cache_read = number(headers, "x-fake-cache-read-tokens")
+        .unwrap_or(0)
+        .min(call.input);
+    call.cache_creation = number(headers, "x-fake-cache-creation-tokens")
+        .unwrap_or(0)
+        .min(call.input - call.cache_read);
+    call.output = number(headers, "x-fake-output-tokens").unwrap_or(config.output_tokens);
+}
+
+/// What this model takes.
+fn accepts(model: &Model, peek: &Peek, call: &Call) -> Result<(), ErrorReply> {
+    let invalid = |message: String| Err(ErrorReply::invalid(message));
+    let (name, max_tokens) = (&call.model, call.max_tokens);
+    if max_tokens > model.max_output {
+        return invalid(format!(
+            "max_tokens: {max_tokens} > {}, which is the maximum allowed number of output tokens for {name}",
+            model.max_output
+        ));
+    }
+    if call.input > model.context {
+        return invalid(format!(
+            "prompt is too long: {} tokens > {} maximum",
+            call.input, model.context
+        ));
+    }
+    if max_tokens == 0 && call.stream {
+        return invalid("max_tokens: 0 is not supported with stream".to_owned());
+    }
+    let takes = &model.capabilities;
+    if call.fast && takes.fast == Support::No {
+        return invalid(format!("{name} does not support the `speed` parameter."));
+    }
+    let (kind, support) = match peek.thinking() {
+        Some(Thinking::Adaptive) if takes.thinking_adaptive == Support::No => {
+            return invalid("adaptive thinking is not supported on this model".to_owned());
+        }
+        Some(Thinking::Enabled) => ("enabled", takes.thinking_enabled),
+        Some(Thinking::Disabled) => ("disabled", takes.thinking_disabled),
+        Some(Thinking::BetweenTools) => ("between_tools", takes.thinking_between_tools),
+        _ => return Ok(()),
+    };
+    if support == Support::No {
+        return invalid(format!(
+            "\"thinking.type.{kind}\" is not supported for this model."
+        ));
+    }
+    Ok(())
+}
+
+fn number<T: FromStr>(headers: &HeaderMap, name: &'static str) -> Option<T> {
+    headers.get(name)?.to_str().ok()?.trim().parse().ok()
+}
