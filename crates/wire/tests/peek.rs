@@ -231,10 +231,10 @@ fn write_string(out: &mut String, text: &str, escape: u8) {
     out.push('"');
     for (index, c) in text.chars().enumerate() {
         let needed = c == '"' || c == '\\' || c < ' ';
-        if needed && escape % 2 == 0 && c > ' ' {
+        if needed && escape.is_multiple_of(2) && c > ' ' {
             out.push('\\');
             out.push(c);
-        } else if needed || (usize::from(escape) + index) % 5 == 0 {
+        } else if needed || (usize::from(escape) + index).is_multiple_of(5) {
             for unit in c.encode_utf16(&mut [0; 2]) {
                 out.push_str(&format!("\\u{unit:04x}"));
             }
