@@ -1,0 +1,125 @@
+//! The layer and its settings.
+
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
+
+use http::request::Parts;
+use tower_claude_core::{
+    Buffered, ClaudeClassify, HeuristicCost, RequestBody, Scope, event::Observer,
+};
+use tower_claude_limiter::{Gate, Limiter, LimiterConfig, Limits, LocalLimiter};
+use tower_layer::Layer;
+
+use crate::{HeaderBudget, NAME};
+
+/// Learns headroom from response headers and keeps to it. See the [crate page](crate).
+#[derive(Clone, Debug)]
+#[must_use = "a layer does nothing until it wraps a service"]
+pub struct HeaderBudgetLayer<L = LocalLimiter, E = HeuristicCost, C = ClaudeClassify> {
+    gate: Arc<Gate<L, E, C>>,
+    body_limit: usize,
+}
+
+impl HeaderBudgetLayer {
+    /// Requests let out before the first headers are known; doubles with each answer.
+    pub const FIRST_REQUESTS: NonZeroU32 = NonZeroU32::new(8).expect("8 is not 0");
+
+    /// Starts without limits and enforces what it learns.
+    pub fn new() -> Self {
+        let config = LimiterConfig::default().with_slow_start(Some(Self::FIRST_REQUESTS));
+        Self::over(LocalLimiter::with_config(Limits::unlimited(), config))
+    }
+}
+
+impl Default for HeaderBudgetLayer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<L: Limiter> HeaderBudgetLayer<L> {
+    /// Corrects this limiter. A request that an outer layer with the same limiter admitted is not
+    /// admitted again.
+    pub fn over(limiter: L) -> Self {
+        Self {
+            gate: Arc::new(Gate::new(NAME, limiter).reading_headers()),
+            body_limit: RequestBody::DEFAULT_LIMIT,
+        }
+    }
+}
+
+impl<L: Clone, E: Clone, C: Clone> HeaderBudgetLayer<L, E, C> {
+    fn map<E2, C2>(
+        self,
+        change: impl FnOnce(Gate<L, E, C>) -> Gate<L, E2, C2>,
+    ) -> HeaderBudgetLayer<L, E2, C2> {
+        HeaderBudgetLayer {
+            gate: Arc::new(change(Arc::unwrap_or_clone(self.gate))),
+            body_limit: self.body_limit,
+        }
+    }
+
+    /// Estimates costs by `estimate` (default: [`HeuristicCost`]). Used only where this layer admits.
+    pub fn with_estimate<E2>(self, estimate: E2) -> HeaderBudgetLayer<L, E2, C> {
+        self.map(|gate| gate.with_estimate(estimate))
+    }
+
+    /// Classifies outcomes by `classify` (default: [`ClaudeClassify`]).
+    pub fn with_classifier<C2>(self, classify: C2) -> HeaderBudgetLayer<L, E, C2> {
+        self.map(|gate| gate.with_classifier(classify))
+    }
+
+    /// Refuses a request at once when it would wait longer than this (default: 60 s). Used only where
+    /// this layer admits.
+    pub fn with_max_wait(self, max_wait: Duration) -> Self {
+        self.map(|gate| gate.with_max_wait(max_wait))
+    }
+
+    /// Finds the pool of limits of a request by `scope_of` (default: [`Scope::of`]).
+    pub fn with_scope(
+        self,
+        scope_of: impl Fn(&Parts, &RequestBody) -> Scope + Send + Sync + 'static,
+    ) -> Self {
+        self.map(|gate| gate.with_scope(scope_of))
+    }
+
+    /// Tells this observer every decision, beside `tracing`.
+    pub fn with_observer(self, observer: impl Observer + 'static) -> Self {
+        self.map(|gate| gate.with_observer(observer))
+    }
+
+    /// Warns when this share of a limit is used, in percent from 1 to 100 (default: 80).
+    pub fn with_warn_percent(self, percent: u8) -> Self {
+        self.map(|gate| gate.with_warn_percent(percent.clamp(1, 100)))
+    }
+
+    /// Buffers request bodies up to this many bytes (default: 32 MiB); longer ones pass through
+    /// as one request of unknown size.
+    pub const fn with_body_limit(mut self, bytes: usize) -> Self {
+        self.body_limit = bytes;
+        self
+    }
+
+    /// The limiter, to be shared with other layers.
+    #[must_use]
+    pub fn limiter(&self) -> L {
+        self.gate.limiter().clone()
+    }
+
+    /// What was learned: `handle().snapshot()` gives the headroom by scope and dimension. It is the
+    /// limiter.
+    #[must_use]
+    pub fn handle(&self) -> L {
+        self.limiter()
+    }
+}
+
+impl<S, L, E, C> Layer<S> for HeaderBudgetLayer<L, E, C> {
+    type Service = Buffered<HeaderBudget<S, L, E, C>>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Buffered::with_limit(
+            HeaderBudget::new(inner, self.gate.clone()),
+            self.body_limit,
+        )
+    }
+}

@@ -1,0 +1,63 @@
+//! Settling a reservation at the end of the response.
+
+use tokio::time::Instant;
+use tower_claude_core::{Class, ClassifyResponse, Observe, Observed, Outcome, ResponseBody};
+use tower_claude_wire::{ApiError, StreamState};
+
+use crate::Reservation;
+
+/// The response body of a limiter layer.
+pub type GateBody<B, C> = ResponseBody<Observed<B, Settle<C>>>;
+
+/// Bytes of `content_block_delta` data per output token, for streams that have not told their
+/// usage yet: some 150 bytes carry a few tokens. Only a large overrun must show.
+const DELTA_BYTES_PER_TOKEN: u64 = 40;
+
+/// Output tokens before the first report, and a quarter more before each next: short answers never
+/// take the lock for it.
+const FIRST_REPORT: u64 = 256;
+
+/// Keeps a reservation true while the response goes by, and settles it at its end.
+#[derive(Debug)]
+pub struct Settle<C> {
+    reservation: Reservation,
+    classify: C,
+    input_known: bool,
+    next_report: u64,
+}
+
+impl<C> Settle<C> {
+    pub(super) const fn new(reservation: Reservation, classify: C) -> Self {
+        Self {
+            reservation,
+            classify,
+            input_known: false,
+            next_report: FIRST_REPORT,
+        }
+    }
+}
+
+impl<C: ClassifyResponse> Observe for Settle<C> {
+    fn stream_error(&self, error: &ApiError) -> Class {
+        self.classify.stream_error(error)
+    }
+
+    fn progress(&mut self, stream: &StreamState) {
+        if !self.input_known
+            && let Some(input) = stream.usage().limited_input()
+        {
+            self.input_known = true;
+            self.reservation.true_up_input(input, Instant::now());
+        }
+        let told = stream.usage().limited_output().unwrap_or(0);
+        let produced = told.max(stream.delta_bytes() / DELTA_BYTES_PER_TOKEN);
+        if produced >= self.next_report {
+            self.next_report = produced + produced / 4;
+            self.reservation.produced(produced, Instant::now());
+        }
+    }
+
+    fn end(self, outcome: Outcome) {
+        self.reservation.settle(outcome.into());
+    }
+}

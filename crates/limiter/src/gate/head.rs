@@ -1,0 +1,138 @@
+//! What a response head, or the lack of one, means for the limiter.
+
+use std::time::Duration;
+
+use http::response::Parts;
+use tokio::time::Instant;
+use tower_claude_core::{
+    Class, Crossing, Kind, Observation, Paced, ReservationHandle, Scope,
+    event::{Event, emit},
+};
+use tower_claude_wire::{self as wire, RateLimits};
+
+use super::Gate;
+use crate::{Reservation, Settlement};
+
+/// How a request came to be admitted.
+#[derive(Debug)]
+pub(super) enum Admission {
+    /// By a reservation of this gate's own.
+    Own(Reservation),
+    /// By the reservation of an outer layer with the same limiter, which also settles it.
+    Joined(ReservationHandle),
+}
+
+impl Admission {
+    fn observe(&self, seen: &Observation<'_>) -> Option<Crossing> {
+        match self {
+            Self::Own(reservation) => reservation.observe(seen),
+            Self::Joined(handle) => handle.observe(seen),
+        }
+    }
+
+    fn pause(&self, retry_after: Option<Duration>, now: Instant) -> Duration {
+        match self {
+            Self::Own(reservation) => reservation.pause(retry_after, now),
+            Self::Joined(handle) => handle.pause(retry_after, now),
+        }
+    }
+
+    /// Settles an attempt that brought no answer.
+    pub(super) fn settle(self, class: &Class) {
+        if let Self::Own(reservation) = self {
+            reservation.settle(settlement(class));
+        }
+    }
+}
+
+/// What the server has counted of an attempt that brought no answer.
+fn settlement(class: &Class) -> Settlement {
+    if class.local {
+        return Settlement::NotSent;
+    }
+    match class.kind {
+        Kind::RateLimited | Kind::RampLimited | Kind::SpendLimit => Settlement::Rejected,
+        Kind::BadRequest
+        | Kind::Unauthorized
+        | Kind::Forbidden
+        | Kind::NotFound
+        | Kind::TooLarge => Settlement::Invalid,
+        _ => Settlement::Failed {
+            usage: Default::default(),
+        },
+    }
+}
+
+impl<L, E, C> Gate<L, E, C> {
+    /// Learns from a head that arrived at `at`, and paces a 429 once: the first gate to see it
+    /// pauses the scope and says so in the response.
+    pub(super) fn on_head(
+        &self,
+        head: &mut Parts,
+        class: Class,
+        scope: &Scope,
+        admission: &Admission,
+        at: Instant,
+    ) {
+        if class.local {
+            return;
+        }
+        if self.reads_headers {
+            self.learn(head, class, scope, admission, at);
+        }
+        if class.is_rate_limit() && head.extensions.get::<Paced>().is_none() {
+            let pause = admission.pause(class.retry_after, at);
+            head.extensions.insert(Paced { pause });
+            emit(
+                &self.observers,
+                &Event::Paused {
+                    layer: self.layer,
+                    scope,
+                    pause,
+                },
+            );
+        }
+    }
+
+    fn learn(
+        &self,
+        head: &Parts,
+        class: Class,
+        scope: &Scope,
+        admission: &Admission,
+        at: Instant,
+    ) {
+        let limits = RateLimits::from_headers(&head.headers);
+        let seen = Observation::new(&limits, wire::date(&head.headers), class, at)
+            .with_warn_percent(self.warn_percent);
+        let crossing = admission.observe(&seen);
+        emit(
+            &self.observers,
+            &Event::Headroom {
+                layer: self.layer,
+                scope,
+                limits: &limits,
+                request_id: wire::request_id(&head.headers),
+            },
+        );
+        if let Some(crossing) = crossing {
+            emit(
+                &self.observers,
+                &Event::Threshold {
+                    layer: self.layer,
+                    scope,
+                    crossing,
+                },
+            );
+        }
+        if class.kind == Kind::Unauthorized && self.is_news(scope.credential) {
+            emit(
+                &self.observers,
+                &Event::Unauthorized {
+                    layer: self.layer,
+                    scope,
+                },
+            );
+        }
+    }
+}

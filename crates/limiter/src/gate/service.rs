@@ -1,0 +1,67 @@
+//! The service of a limiter layer.
+
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use tower_claude_core::{Classify, EstimateCost, RequestBody};
+use tower_service::Service;
+
+use super::{Gate, GateBody, GateFuture};
+use crate::Limiter;
+
+/// A service behind a [`Gate`].
+#[derive(Clone, Debug)]
+pub struct Gated<S, L, E, C> {
+    inner: S,
+    gate: Arc<Gate<L, E, C>>,
+}
+
+impl<S, L, E, C> Gated<S, L, E, C> {
+    /// Puts `inner` behind `gate`.
+    #[must_use]
+    pub const fn new(inner: S, gate: Arc<Gate<L, E, C>>) -> Self {
+        Self { inner, gate }
+    }
+
+    /// The inner service.
+    pub const fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The inner service.
+    pub const fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// The inner service.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+impl<S, B, L, E, C> Service<Request<RequestBody>> for Gated<S, L, E, C>
+where
+    S: Service<Request<RequestBody>, Response = Response<B>> + Clone,
+    B: Body<Data = Bytes> + Unpin,
+    L: Limiter,
+    E: EstimateCost,
+    C: Classify<S::Error> + Clone,
+{
+    type Response = Response<GateBody<B, C>>;
+    type Error = S::Error;
+    type Future = GateFuture<S, B, L, E, C>;
+
+    /// Always ready: the request, and with it its cost, is not known yet.
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
+        GateFuture::new(self.gate.clone(), self.inner.clone(), request)
+    }
+}

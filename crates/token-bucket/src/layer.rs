@@ -1,0 +1,107 @@
+//! The layer and its settings.
+
+use std::{sync::Arc, time::Duration};
+
+use http::request::Parts;
+use tower_claude_core::{
+    Buffered, ClaudeClassify, HeuristicCost, RequestBody, Scope, event::Observer,
+};
+use tower_claude_limiter::{Gate, Limiter, Limits, LocalLimiter};
+use tower_layer::Layer;
+
+use crate::{NAME, TokenBucket};
+
+/// Paces requests and tokens before the API has to refuse them. See the [crate page](crate).
+#[derive(Clone, Debug)]
+#[must_use = "a layer does nothing until it wraps a service"]
+pub struct TokenBucketLayer<L = LocalLimiter, E = HeuristicCost, C = ClaudeClassify> {
+    gate: Arc<Gate<L, E, C>>,
+    body_limit: usize,
+}
+
+impl TokenBucketLayer {
+    /// Paces by these limits, in this process.
+    pub fn new(limits: Limits) -> Self {
+        Self::over(LocalLimiter::new(limits))
+    }
+}
+
+impl<L: Limiter> TokenBucketLayer<L> {
+    /// Paces by this limiter, which other layers may share.
+    pub fn over(limiter: L) -> Self {
+        Self {
+            gate: Arc::new(Gate::new(NAME, limiter)),
+            body_limit: RequestBody::DEFAULT_LIMIT,
+        }
+    }
+}
+
+impl<L: Clone, E: Clone, C: Clone> TokenBucketLayer<L, E, C> {
+    fn map<E2, C2>(
+        self,
+        change: impl FnOnce(Gate<L, E, C>) -> Gate<L, E2, C2>,
+    ) -> TokenBucketLayer<L, E2, C2> {
+        TokenBucketLayer {
+            gate: Arc::new(change(Arc::unwrap_or_clone(self.gate))),
+            body_limit: self.body_limit,
+        }
+    }
+
+    /// Estimates costs by `estimate` (default: [`HeuristicCost`]).
+    pub fn with_estimate<E2>(self, estimate: E2) -> TokenBucketLayer<L, E2, C> {
+        self.map(|gate| gate.with_estimate(estimate))
+    }
+
+    /// Classifies outcomes by `classify` (default: [`ClaudeClassify`]).
+    pub fn with_classifier<C2>(self, classify: C2) -> TokenBucketLayer<L, E, C2> {
+        self.map(|gate| gate.with_classifier(classify))
+    }
+
+    /// Refuses a request at once when it would wait longer than this (default: 60 s).
+    pub fn with_max_wait(self, max_wait: Duration) -> Self {
+        self.map(|gate| gate.with_max_wait(max_wait))
+    }
+
+    /// Finds the pool of limits of a request by `scope_of` (default: [`Scope::of`]).
+    pub fn with_scope(
+        self,
+        scope_of: impl Fn(&Parts, &RequestBody) -> Scope + Send + Sync + 'static,
+    ) -> Self {
+        self.map(|gate| gate.with_scope(scope_of))
+    }
+
+    /// Tells this observer every decision, beside `tracing`.
+    pub fn with_observer(self, observer: impl Observer + 'static) -> Self {
+        self.map(|gate| gate.with_observer(observer))
+    }
+
+    /// Buffers request bodies up to this many bytes (default: 32 MiB); longer ones pass through
+    /// as one request of unknown size.
+    pub const fn with_body_limit(mut self, bytes: usize) -> Self {
+        self.body_limit = bytes;
+        self
+    }
+
+    /// The limiter, to be shared with other layers.
+    #[must_use]
+    pub fn limiter(&self) -> L {
+        self.gate.limiter().clone()
+    }
+
+    /// What one can see of the layer from outside: `handle().snapshot()`. It is the limiter.
+    #[must_use]
+    pub fn handle(&self) -> L {
+        self.limiter()
+    }
+}
+
+impl<S, L, E, C> Layer<S> for TokenBucketLayer<L, E, C> {
+    type Service = Buffered<TokenBucket<S, L, E, C>>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Buffered::with_limit(
+            TokenBucket::new(inner, self.gate.clone()),
+            self.body_limit,
+        )
+    }
+}
