@@ -1,0 +1,37 @@
+//! A layer asks for no `'static`.
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use tower::ServiceExt;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use super::request;
+use crate::{Answer, Borrowed, Broken, FrameBody, Reply, Script, paused, run::in_time};
+
+/// The layer serves an inner service with a lifetime, for every lifetime: this bound is what a
+/// `reqwest_middleware::Middleware` made of a layer needs.
+///
+/// # Panics
+/// When the layer breaks this point of the contract.
+pub fn serves_a_borrowed_service<L, R>(layer: impl Fn() -> L)
+where
+    L: for<'a> Layer<Borrowed<'a>>,
+    for<'a> <L as Layer<Borrowed<'a>>>::Service:
+        Service<Request<FrameBody>, Response = Response<R>, Error = Broken>,
+    R: Body<Data = Bytes, Error = Broken> + Unpin,
+{
+    paused(async {
+        let layer = layer();
+        for number in 0..3 {
+            let script = Script::always(Reply::message());
+            let name = number.to_string();
+            let next = Borrowed::new(script.clone(), &name);
+            let response = in_time(layer.layer(next).oneshot(request())).await;
+            let answer = in_time(Answer::of(response.expect("served"))).await;
+            assert_eq!(answer.status, 200);
+            assert_eq!(script.calls(), 1);
+        }
+    });
+}

@@ -1,0 +1,161 @@
+//! What fails further in comes out as it was.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER};
+use tower_claude_core::{Class, Dimension, REFUSED_BY, Reason, Refusal, Refused};
+
+use super::{Subject, answer, assert_nothing_alive, request};
+use crate::{Broken, Piece, Reply, Script, paused, seen::pairs};
+
+/// The inner service's error value is the error of the call, whether at once or after every
+/// attempt met it.
+///
+/// # Panics
+/// When the layer breaks this point of the contract.
+pub fn service_error_comes_through<L: Subject>(layer: impl Fn() -> L) {
+    paused(async {
+        let error = Broken("connection refused");
+        for reply in [Reply::error(error), Reply::error(error).waits(2)] {
+            let script = Script::always(reply);
+            let result = answer(&layer(), &script, request()).await;
+            assert_eq!(
+                result.err(),
+                Some(error),
+                "the error must come out as it was"
+            );
+            assert!(script.calls() > 0);
+            assert_nothing_alive(&script, "an error");
+        }
+    });
+}
+
+/// An error answer comes out byte for byte: at once, or when every attempt met it. A layer may
+/// add headers to one, and takes none away.
+///
+/// # Panics
+/// When the layer breaks this point of the contract.
+pub fn error_responses_come_through<L: Subject>(layer: impl Fn() -> L) {
+    paused(async {
+        let huge = Bytes::from(vec![b'x'; 200 * 1024]);
+        let mut replies = vec![
+            Reply::claude_error(400, "invalid_request_error"),
+            Reply::claude_error(401, "authentication_error"),
+            Reply::claude_error(403, "permission_error"),
+            Reply::claude_error(404, "not_found_error"),
+            Reply::claude_error(413, "request_too_large"),
+            Reply::claude_error(418, "teapot_error"),
+            Reply::claude_error(429, "rate_limit_error").header(RETRY_AFTER, "2"),
+            Reply::claude_error(500, "api_error"),
+            Reply::claude_error(504, "timeout_error"),
+            Reply::claude_error(529, "overloaded_error"),
+            Reply::status(400),
+            Reply::status(503)
+                .header(CONTENT_TYPE, "text/html")
+                .data("<html>"),
+        ];
+        for status in [400, 429, 529] {
+            let big = Reply::status(status).header(CONTENT_TYPE, "application/json");
+            replies.push(big.clone().data(huge.clone()).chunked());
+            replies.push(big.clone().data("{\"ty").data("pe\":").data(huge.clone()));
+            // Frames after the first, an error in the middle, bytes nobody can read.
+            replies.push(
+                big.clone()
+                    .data("{\"a")
+                    .piece(Piece::Error(Broken("cut")))
+                    .chunked(),
+            );
+            replies.push(big.clone().data("{}").slow_body());
+            replies.push(
+                big.header(CONTENT_ENCODING, "gzip")
+                    .data(&b"\x1f\x8b\x08\0\xff"[..]),
+            );
+        }
+        for reply in replies {
+            // A fresh layer for each: a breaker may have had enough by now.
+            let layer = layer();
+            let bare = bare(&reply).await;
+            let script = Script::always(reply);
+            let got = answer(&layer, &script, request()).await.expect("an answer");
+            let status = bare.status;
+            assert_eq!(got.status, status);
+            assert_eq!(got.body, bare.body, "the body of a {status} was changed");
+            assert_eq!(
+                got.error, bare.error,
+                "the error in the body of a {status} was lost"
+            );
+            let got = pairs(&got.headers);
+            for pair in pairs(&bare.headers) {
+                assert!(got.contains(&pair), "a {status} lost its header {}", pair.0);
+            }
+            assert_nothing_alive(&script, "an error answer");
+        }
+    });
+}
+
+/// What the caller would get without any layer.
+pub(crate) async fn bare(reply: &Reply) -> crate::Answer {
+    let guard = crate::Alive::new().guard();
+    crate::Answer::of(reply.response(guard).expect("a reply with a head")).await
+}
+
+/// The refusal of a layer further in comes out untouched, extensions and all.
+///
+/// # Panics
+/// When the layer breaks this point of the contract.
+pub fn inner_refusals_come_through<L: Subject>(layer: impl Fn() -> L) {
+    paused(async {
+        let reasons = [
+            Reason::QueueFull {
+                waiting: 7,
+                limit: 7,
+            },
+            Reason::WaitTooLong {
+                estimated: Duration::from_secs(90),
+                max_wait: Duration::from_secs(60),
+            },
+            Reason::DeadlineWouldPass {
+                estimated: Duration::from_secs(9),
+                remaining: Duration::from_secs(3),
+            },
+            Reason::Oversized {
+                dimension: Dimension::InputTokens,
+                cost: 9_000,
+                limit: 5_000,
+            },
+        ];
+        for reason in reasons {
+            let refusal =
+                Refusal::new("inner-layer", reason).with_retry_after(Some(Duration::from_secs(4)));
+            let reply = Reply::refusal(refusal);
+            let bare = bare(&reply).await;
+            let script = Script::always(reply);
+            let got = answer(&layer(), &script, request())
+                .await
+                .expect("an answer");
+            assert_eq!(got.status, bare.status);
+            assert_eq!(
+                pairs(&got.headers),
+                pairs(&bare.headers),
+                "the headers of an inner refusal were changed"
+            );
+            assert_eq!(got.headers[REFUSED_BY], "inner-layer");
+            assert_eq!(
+                got.body, bare.body,
+                "the body of an inner refusal was changed"
+            );
+            let refused = got.extensions.get::<Refused>();
+            assert_eq!(
+                refused,
+                bare.extensions.get::<Refused>(),
+                "the Refused extension of an inner refusal was changed"
+            );
+            assert_eq!(
+                got.extensions.get::<Class>(),
+                Some(&refusal.class()),
+                "the Class of an inner refusal was changed"
+            );
+        }
+    });
+}

@@ -1,0 +1,179 @@
+//! Requests that are not a small JSON document.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body::Body;
+use tower::ServiceExt;
+use tower_claude_core::RequestBody;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use super::{Subject, answer, assert_nothing_alive, prompt, request_of};
+use crate::{Broken, FrameBody, Piece, Reply, Script, paused, run::in_time};
+
+const MIB: usize = 1024 * 1024;
+/// One more than the default limit of the front hall.
+const CHUNKS: usize = RequestBody::DEFAULT_LIMIT / MIB + 1;
+
+/// Bodies that are no JSON object, and empty ones.
+///
+/// # Panics
+/// When the layer breaks this point of the contract.
+pub fn other_request_bodies_come_through<L: Subject>(layer: impl Fn() -> L) {
+    paused(async {
+        let bodies: [&'static [u8]; 7] = [
+            b"",
+            b"[1,2]",
+            b"\"text\"",
+            b"{\"model\":",
+            b"\xff\xfe\0",
+            b"{}",
+            b"{\"model\":7}",
+        ];
+        for body in bodies {
+            let script = Script::always(Reply::message());
+            let request = request_of(FrameBody::full(body));
+            let got = answer(&layer(), &script, request).await.expect("an answer");
+            assert_eq!(
+                got.status,
+                200,
+                "refused {:?}",
+                String::from_utf8_lossy(body)
+            );
+            assert_eq!(
+                script.seen()[0].body,
+                body,
+                "the request's bytes were changed"
+            );
+        }
+    });
+}
+
+/// A body that an outer layer has buffered is passed on, not copied.
+///
+/// # Panics
+/// When the layer breaks this point of the contract.
+pub fn buffered_request_is_not_copied<L, R>(layer: impl Fn() -> L)
+where
+    L: Layer<Script>,
+    L::Service: Service<Request<RequestBody>, Response = Response<R>, Error = Broken>,
+    R: Body<Data = Bytes, Error = Broken> + Unpin,
+{
+    paused(async {
+        let body = Bytes::from(prompt());
+        let (head, _) = request_of(FrameBody::default()).into_parts();
+        let request = Request::from_parts(head, RequestBody::from(body.clone()));
+        let script = Script::always(Reply::message());
+        let service = layer().layer(script.clone());
+        let response = in_time(service.oneshot(request)).await;
+        assert_eq!(response.expect("served").status(), 200);
+        let seen = &script.seen()[0].body;
+        assert_eq!(*seen, body);
+        assert_eq!(seen.as_ptr(), body.as_ptr(), "a buffered body was copied");
+    });
+}
+
+/// A body over the buffer limit passes through as a stream, with its length known or not.
+///
+/// # Panics
+/// When the layer breaks this point of the contract.
+pub fn request_over_the_limit_streams<L: Subject>(layer: impl Fn() -> L) {
+    paused(async {
+        let pieces = || (0..CHUNKS).map(|i| Piece::Data(chunk(i)));
+        for body in [FrameBody::new(pieces()), FrameBody::new(pieces()).exact()] {
+            let script = Script::always(Reply::message());
+            let got = answer(&layer(), &script, request_of(body))
+                .await
+                .expect("an answer");
+            assert_eq!(got.status, 200, "a body over the limit was refused");
+            let seen = script.seen();
+            assert_eq!(
+                seen[0].body.len(),
+                CHUNKS * MIB,
+                "a body over the limit was cut"
+            );
+            for (i, part) in seen[0].body.chunks(MIB).enumerate() {
+                assert!(
+                    part == chunk(i),
+                    "a body over the limit was changed in MiB {i}"
+                );
+            }
+            assert_nothing_alive(&script, "a long request");
+        }
+    });
+}
+
+/// A MiB of one byte, another one for every place.
+fn chunk(i: usize) -> Bytes {
+    vec![u8::try_from(i % 251).unwrap_or_default(); MIB].into()
+}
+
+/// A body that fails while it is read: the inner service gets what was read, then the error, and
+/// its own error comes out.
+///
+/// # Panics
+/// When the layer breaks this point of the contract.
+pub fn request_that_fails_while_read<L: Subject>(layer: impl Fn() -> L) {
+    paused(async {
+        let error = Broken("upload cut");
+        for prefix in [&[][..], &["{\"model\":"][..], &["{\"mod", "el\":"][..]] {
+            let mut pieces: Vec<_> = prefix
+                .iter()
+                .map(|part| Piece::Data(Bytes::from_static(part.as_bytes())))
+                .collect();
+            pieces.push(Piece::Wait);
+            pieces.push(Piece::Error(error));
+            let script = Script::always(Reply::message());
+            let request = request_of(FrameBody::new(pieces));
+            let result = answer(&layer(), &script, request).await;
+            let seen = script.seen();
+            assert_eq!(
+                seen.len(),
+                1,
+                "the inner service must see the broken body, once"
+            );
+            assert_eq!(
+                seen[0].body,
+                prefix.concat(),
+                "what was read before the error was lost"
+            );
+            assert_eq!(
+                seen[0].error,
+                Some(error),
+                "the inner service did not get the error"
+            );
+            assert_eq!(
+                result.err(),
+                Some(error),
+                "the inner service's report must come out"
+            );
+            assert_nothing_alive(&script, "a request that failed while it was read");
+        }
+    });
+}
+
+/// The trailers of a request come through.
+///
+/// # Panics
+/// When the layer breaks this point of the contract.
+pub fn request_trailers_come_through<L: Subject>(layer: impl Fn() -> L) {
+    paused(async {
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x-checksum", HeaderValue::from_static("abc"));
+        let body = prompt();
+        let pieces = [
+            Piece::Data(body.clone().into()),
+            Piece::Trailers(trailers.clone()),
+        ];
+        let script = Script::always(Reply::message());
+        let request = request_of(FrameBody::new(pieces));
+        answer(&layer(), &script, request).await.expect("an answer");
+        let seen = script.seen();
+        assert_eq!(seen[0].body, body, "the request's bytes were changed");
+        assert_eq!(
+            seen[0].trailers,
+            Some(trailers),
+            "the request's trailers were lost"
+        );
+    });
+}

@@ -1,0 +1,97 @@
+//! State lives in the layer, and nothing is locked while a call is under way.
+
+use std::fmt::Debug;
+
+use futures_util::future::join_all;
+
+use super::{Subject, request};
+use crate::{Answer, Reply, Script, paused, run::in_time, serve};
+
+/// Checked by the compiler; see [`Subject`].
+pub fn auto_traits<L: Subject>(layer: impl Fn() -> L) {
+    drop(layer);
+}
+
+/// What `observe` reads of the layer changes with a call through any service of the layer or of
+/// its clones: axum makes services again and again, per route and per request.
+///
+/// `reply` is what the inner service answers; each must change the state.
+///
+/// # Panics
+/// When the layer breaks this point of the contract.
+pub fn state_is_shared<L, T>(layer: impl Fn() -> L, observe: impl Fn(&L) -> T, reply: &Reply)
+where
+    L: Subject,
+    T: PartialEq + Debug,
+{
+    paused(async {
+        let layer = layer();
+        let copy = layer.clone();
+        let script = Script::new((0..8_u32).map(|call| with_headroom(reply, call)));
+        let first = layer.layer(script.clone());
+        let services = [
+            ("a service", first.clone()),
+            ("a clone of that service", first.clone()),
+            (
+                "the service of a second layer() call",
+                layer.layer(script.clone()),
+            ),
+            ("a service of the layer's clone", copy.layer(script.clone())),
+        ];
+        for (name, service) in services {
+            let before = observe(&layer);
+            if let Ok(response) = serve(&service, request()).await {
+                let _ = in_time(Answer::of(response)).await;
+            }
+            let after = observe(&layer);
+            assert_ne!(
+                before, after,
+                "a call through {name} did not change the layer's state: it is not shared"
+            );
+            let seen = observe(&copy);
+            assert_eq!(after, seen, "the layer's clone has a state of its own");
+        }
+    });
+}
+
+/// The reply with rate-limit headers that differ from call to call.
+fn with_headroom(reply: &Reply, call: u32) -> Reply {
+    let mut reply = reply.clone();
+    for (name, limit) in [
+        ("requests", 1_000),
+        ("input-tokens", 900_000),
+        ("output-tokens", 800_000),
+    ] {
+        let header = |suffix: &str| {
+            format!("anthropic-ratelimit-{name}-{suffix}")
+                .parse()
+                .expect("a valid header name")
+        };
+        reply = reply
+            .header(header("limit"), &limit.to_string())
+            .header(header("remaining"), &(limit - 100 * (call + 1)).to_string())
+            .header(
+                header("reset"),
+                &format!("2026-11-22T10:00:{:02}Z", call + 10),
+            );
+    }
+    reply.header(http::header::DATE, "Sun, 22 Nov 2026 10:00:00 GMT")
+}
+
+/// Four calls are under way at once: none waits for another, since the inner service answers only
+/// when all four have arrived.
+///
+/// # Panics
+/// When the layer breaks this point of the contract.
+pub fn calls_run_side_by_side<L: Subject>(layer: impl Fn() -> L) {
+    paused(async {
+        let layer = layer();
+        let script = Script::always(Reply::message()).together(4);
+        let service = layer.layer(script.clone());
+        let other = layer.layer(script.clone());
+        let calls = [&service, &service, &other, &other].map(|service| serve(service, request()));
+        for result in join_all(calls).await {
+            assert_eq!(result.expect("served").status(), 200);
+        }
+    });
+}

@@ -1,0 +1,286 @@
+//! A scripted inner service.
+
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use http_body_util::BodyExt;
+use tower_claude_core::BoxError;
+use tower_service::Service;
+
+use crate::{Alive, Broken, FrameBody, Guard, Marker, Reply, Seen, read};
+
+/// How a [`Script`] answers `poll_ready`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    /// At once.
+    Ready,
+    /// Each clone is Pending this many times before each call; wakes itself.
+    After(usize),
+    /// Never.
+    Never,
+    /// With this error, always.
+    Error(Broken),
+}
+
+/// An inner service that answers by script, keeps what it received, counts what is alive, and
+/// panics when it is called without having been polled ready.
+///
+/// Clones share the script. A clone is not ready, whatever the original was.
+#[derive(Debug)]
+pub struct Script {
+    shared: Arc<Shared>,
+    waited: usize,
+    ready: bool,
+    _guard: Guard,
+}
+
+#[derive(Debug)]
+struct Shared {
+    readiness: Readiness,
+    replies: Mutex<VecDeque<Reply>>,
+    seen: Mutex<Vec<Seen>>,
+    arrivals: Option<tokio::sync::Barrier>,
+    services: Alive,
+    calls: Alive,
+    bodies: Alive,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Script {
+    /// Answers these replies in order, and the last of them from then on.
+    ///
+    /// # Panics
+    /// Without any reply.
+    pub fn new(replies: impl IntoIterator<Item = Reply>) -> Self {
+        let replies: VecDeque<_> = replies.into_iter().collect();
+        assert!(!replies.is_empty(), "a script needs a reply");
+        let services = Alive::new();
+        Self {
+            waited: 0,
+            ready: false,
+            _guard: services.guard(),
+            shared: Arc::new(Shared {
+                readiness: Readiness::Ready,
+                replies: Mutex::new(replies),
+                seen: Mutex::default(),
+                arrivals: None,
+                services,
+                calls: Alive::new(),
+                bodies: Alive::new(),
+            }),
+        }
+    }
+
+    /// Answers this for ever.
+    #[must_use]
+    pub fn always(reply: Reply) -> Self {
+        Self::new([reply])
+    }
+
+    /// The same script with another readiness.
+    ///
+    /// # Panics
+    /// When it was cloned already.
+    #[must_use]
+    pub fn readiness(mut self, readiness: Readiness) -> Self {
+        self.shared_mut().readiness = readiness;
+        self
+    }
+
+    /// The same script, answering only when this many requests are under way.
+    ///
+    /// # Panics
+    /// When it was cloned already.
+    #[must_use]
+    pub fn together(mut self, requests: usize) -> Self {
+        self.shared_mut().arrivals = Some(tokio::sync::Barrier::new(requests));
+        self
+    }
+
+    fn shared_mut(&mut self) -> &mut Shared {
+        Arc::get_mut(&mut self.shared).expect("set up before it is cloned")
+    }
+
+    /// The requests received so far.
+    #[must_use]
+    pub fn seen(&self) -> Vec<Seen> {
+        lock(&self.shared.seen).clone()
+    }
+
+    /// Requests received so far.
+    #[must_use]
+    pub fn calls(&self) -> usize {
+        lock(&self.shared.seen).len()
+    }
+
+    /// Calls and response bodies alive now.
+    #[must_use]
+    pub fn alive(&self) -> usize {
+        self.shared.calls.count() + self.shared.bodies.count()
+    }
+
+    /// Response bodies alive now.
+    #[must_use]
+    pub fn bodies_alive(&self) -> usize {
+        self.shared.bodies.count()
+    }
+
+    /// Clones of this service alive now, beside this one.
+    #[must_use]
+    pub fn clones_alive(&self) -> usize {
+        self.shared.services.count() - 1
+    }
+
+    fn next_reply(&self) -> Reply {
+        let mut replies = lock(&self.shared.replies);
+        let reply = replies.front().cloned().expect("checked when it was made");
+        if replies.len() > 1 {
+            replies.pop_front();
+        }
+        reply
+    }
+}
+
+impl Clone for Script {
+    fn clone(&self) -> Self {
+        Self {
+            shared: self.shared.clone(),
+            waited: 0,
+            ready: false,
+            _guard: self._guard.clone(),
+        }
+    }
+}
+
+type Answering = Pin<Box<dyn Future<Output = Result<Response<FrameBody>, Broken>> + Send>>;
+
+impl<B> Service<Request<B>> for Script
+where
+    B: Body<Data = Bytes> + Unpin + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<FrameBody>;
+    type Error = Broken;
+    type Future = Answering;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        match self.shared.readiness {
+            Readiness::Ready => {}
+            Readiness::After(times) if self.waited < times => {
+                self.waited += 1;
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            Readiness::After(_) => {}
+            Readiness::Never => return Poll::Pending,
+            Readiness::Error(error) => return Poll::Ready(Err(error)),
+        }
+        self.ready = true;
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Answering {
+        assert!(
+            self.ready,
+            "the inner service was called without having been polled ready (a clone is not ready)"
+        );
+        self.ready = false;
+        self.waited = 0;
+        let this = self.clone();
+        let call = self.shared.calls.guard();
+        Box::pin(async move {
+            let (head, body) = request.into_parts();
+            let (data, trailers, error) = read(body.map_err(Into::<BoxError>::into)).await;
+            let error = error.map(|error| {
+                error
+                    .downcast_ref::<Broken>()
+                    .copied()
+                    .unwrap_or(Broken("?"))
+            });
+            lock(&this.shared.seen).push(Seen {
+                method: head.method,
+                uri: head.uri,
+                version: head.version,
+                headers: head.headers,
+                marker: head.extensions.get::<Marker>().copied(),
+                body: data,
+                trailers,
+                error,
+            });
+            // As a client does: a request that cannot be read to its end cannot be sent.
+            if let Some(error) = error {
+                return Err(error);
+            }
+            if let Some(arrivals) = &this.shared.arrivals {
+                arrivals.wait().await;
+            }
+            let reply = this.next_reply();
+            for _ in 0..reply.waits {
+                pending_once().await;
+            }
+            let response = reply.response(this.shared.bodies.guard());
+            drop(call);
+            response
+        })
+    }
+}
+
+/// Pending once; wakes itself.
+pub(crate) async fn pending_once() {
+    let mut waited = false;
+    std::future::poll_fn(|cx| {
+        if waited {
+            return Poll::Ready(());
+        }
+        waited = true;
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+/// A [`Script`] with a lifetime, as reqwest-middleware's `Next<'_>` has one.
+#[derive(Clone, Debug)]
+pub struct Borrowed<'a> {
+    script: Script,
+    _name: &'a str,
+}
+
+impl<'a> Borrowed<'a> {
+    /// Borrows something that does not live for ever.
+    #[must_use]
+    pub const fn new(script: Script, name: &'a str) -> Self {
+        Self {
+            script,
+            _name: name,
+        }
+    }
+}
+
+impl<'a, B> Service<Request<B>> for Borrowed<'a>
+where
+    B: Body<Data = Bytes> + Unpin + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<FrameBody>;
+    type Error = Broken;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<FrameBody>, Broken>> + Send + 'a>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        Service::<Request<B>>::poll_ready(&mut self.script, cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        self.script.call(request)
+    }
+}
