@@ -17,12 +17,74 @@
 //! Its parts serve other tests as well: [`Script`] is a scripted inner service, [`Reply`] what it
 //! answers, [`FrameBody`] a body scripted frame by frame, [`Steps`] drives a call poll by poll.
 //!
-//! A layer that changes the error type does not compile:
+//! What the compiler checks, it refuses. This layer fits an axum router:
+//!
+//! ```
+//! # use http::{Request, Response};
+//! # use tower::util::BoxCloneSyncService;
+//! # use tower_claude_tests::{Broken, FrameBody};
+//! # use tower_service::Service;
+//! #[derive(Clone)]
+//! struct Boxing;
+//!
+//! impl<S> tower_layer::Layer<S> for Boxing
+//! where
+//!     S: Service<Request<FrameBody>, Response = Response<FrameBody>, Error = Broken>,
+//!     S: Clone + Send + Sync + 'static,
+//!     S::Future: Send + 'static,
+//! {
+//!     type Service = BoxCloneSyncService<Request<FrameBody>, Response<FrameBody>, Broken>;
+//!     fn layer(&self, inner: S) -> Self::Service {
+//!         BoxCloneSyncService::new(inner)
+//!     }
+//! }
+//!
+//! tower_claude_tests::contract::auto_traits(|| Boxing);
+//! ```
+//!
+//! and not a service with a lifetime:
 //!
 //! ```compile_fail
-//! use std::time::Duration;
-//! use tower::timeout::TimeoutLayer;
-//! tower_claude_tests::contract::auto_traits(|| TimeoutLayer::new(Duration::from_secs(1)));
+//! # use http::{Request, Response};
+//! # use tower::util::BoxCloneSyncService;
+//! # use tower_claude_tests::{Broken, FrameBody};
+//! # use tower_service::Service;
+//! # #[derive(Clone)]
+//! # struct Boxing;
+//! #
+//! # impl<S> tower_layer::Layer<S> for Boxing
+//! # where
+//! #     S: Service<Request<FrameBody>, Response = Response<FrameBody>, Error = Broken>,
+//! #     S: Clone + Send + Sync + 'static,
+//! #     S::Future: Send + 'static,
+//! # {
+//! #     type Service = BoxCloneSyncService<Request<FrameBody>, Response<FrameBody>, Broken>;
+//! #     fn layer(&self, inner: S) -> Self::Service {
+//! #         BoxCloneSyncService::new(inner)
+//! #     }
+//! # }
+//! tower_claude_tests::contract::serves_a_borrowed_service(|| Boxing);
+//! ```
+//!
+//! One that changes the error type does not fit at all:
+//!
+//! ```compile_fail
+//! # use tower::util::MapErrLayer;
+//! # use tower_claude_tests::Broken;
+//! tower_claude_tests::contract::auto_traits(|| MapErrLayer::new(|error: Broken| error.0));
+//! ```
+//!
+//! nor one whose service is not `Sync`:
+//!
+//! ```compile_fail
+//! # use tower_claude_tests::Script;
+//! # use http::{Request, Response};
+//! # use tower_claude_tests::{Broken, FrameBody};
+//! # use tower_layer::layer_fn;
+//! # fn boxed(script: Script) -> tower::util::BoxCloneService<Request<FrameBody>, Response<FrameBody>, Broken> {
+//! #     tower::util::BoxCloneService::new(script)
+//! # }
+//! tower_claude_tests::contract::auto_traits(|| layer_fn(boxed));
 //! ```
 #![forbid(unsafe_code)]
 

@@ -128,7 +128,7 @@ pub fn dropped_at_any_poll<L: Subject>(layer: impl Fn() -> L) {
                 polls += 1;
                 assert!(polls < ENOUGH, "{} does not end", scene.name);
             }
-            assert!(polls > 3, "{} was never Pending", scene.name);
+            assert!(polls > 2, "{} was never Pending", scene.name);
         }
     });
 }
