@@ -128,6 +128,12 @@ impl CallContext {
         !self.retried.swap(true, Ordering::Relaxed)
     }
 
+    /// Gives the claim back, so that a layer outside may send the call through here once more (a
+    /// fallback to the next target is not nested, it comes after).
+    pub fn release_retries(&self) {
+        self.retried.store(false, Ordering::Relaxed);
+    }
+
     /// Puts the reservation of this attempt where inner layers find it.
     pub fn add_reservation(&self, handle: ReservationHandle) {
         let mut held = self.reservations();

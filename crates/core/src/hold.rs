@@ -108,6 +108,12 @@ impl<B: Body<Data = Bytes> + Unpin> Hold<B> {
         }
     }
 
+    /// Bytes held so far: more of them means that the server is not silent.
+    #[must_use]
+    pub const fn length(&self) -> usize {
+        self.length
+    }
+
     /// How the response ended, when it ended while it was held.
     #[must_use]
     pub fn outcome(&self) -> Option<Outcome> {

@@ -211,6 +211,11 @@ where
         this
     }
 
+    /// What was understood of the body so far; nothing more once its end was reported.
+    pub const fn watch(&self) -> &Watch {
+        &self.watch
+    }
+
     /// Passes the body through unobserved.
     pub const fn off(body: B) -> Self {
         Self {
