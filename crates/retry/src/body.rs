@@ -1,0 +1,219 @@
+//! The response body after its content has begun: observed, and ended when the stream falls silent.
+
+use std::{
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use pin_project_lite::pin_project;
+use tokio::time::{Instant, Sleep, sleep_until};
+use tower_claude_core::{
+    Class, ClassifyResponse, ClaudeClassify, Kind, Observe, Observed, Outcome, Watch,
+    event::{Event, emit},
+};
+use tower_claude_wire::ApiError;
+
+use crate::{
+    LAYER,
+    call::Call,
+    handle::count,
+    layer::Config,
+    timeouts::{Silence, after, earlier, poll_sleep},
+};
+
+pin_project! {
+    /// The inner body, byte for byte, watched for how it ends.
+    ///
+    /// A Claude stream that stays silent for longer than the idle timeout, or goes on past the
+    /// total one, ends with an `error` event as Claude itself would send it (`timeout_error`). The
+    /// timers do not act on other bodies: there is no way to say it in them.
+    pub struct Body<R, C = ClaudeClassify>
+    where
+        C: ClassifyResponse,
+    {
+        #[pin]
+        inner: Option<Observed<R, Watcher<C>>>,
+        timed: Option<Timed>,
+    }
+}
+
+/// The timers of a stream.
+struct Timed {
+    config: Arc<Config>,
+    started: Instant,
+    deadline: Option<Instant>,
+    silence: Silence,
+    frames: usize,
+    /// Made when there is first something to wait for. Boxed to keep the body `Unpin`.
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+/// Tells of a break.
+struct Watcher<C> {
+    config: Arc<Config>,
+    classifier: C,
+}
+
+impl<R, C> Body<R, C>
+where
+    R: HttpBody<Data = Bytes>,
+    C: ClassifyResponse,
+{
+    /// A body that only passes through.
+    pub(crate) const fn off(body: R) -> Self {
+        Self {
+            inner: Some(Observed::off(body)),
+            timed: None,
+        }
+    }
+
+    /// The rest of a response whose content has begun.
+    pub(crate) fn watched(body: R, watch: Watch, call: &Call<C>) -> Self
+    where
+        C: Clone,
+    {
+        let config = &call.config;
+        let is_stream = watch.stream().is_some_and(|stream| !stream.is_foreign());
+        let is_timed = config.timeouts.idle.is_some() || call.deadline().is_some();
+        // A length was promised: other words in its place would break the promise.
+        let can_end = body.size_hint().exact().is_none();
+        let timed = (is_stream && is_timed && can_end).then(|| Timed {
+            config: config.clone(),
+            started: call.started(),
+            deadline: call.deadline(),
+            silence: Silence::default(),
+            frames: 0,
+            sleep: None,
+        });
+        let watcher = Watcher {
+            config: config.clone(),
+            classifier: call.classifier.clone(),
+        };
+        Self {
+            inner: Some(Observed::new(body, watch, watcher)),
+            timed,
+        }
+    }
+}
+
+impl<R, C> HttpBody for Body<R, C>
+where
+    R: HttpBody<Data = Bytes>,
+    C: ClassifyResponse,
+{
+    type Data = Bytes;
+    type Error = R::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, R::Error>>> {
+        let mut this = self.project();
+        let Some(mut inner) = this.inner.as_mut().as_pin_mut() else {
+            return Poll::Ready(None);
+        };
+        if let Poll::Ready(frame) = inner.as_mut().poll_frame(cx) {
+            match (&frame, this.timed.as_mut()) {
+                (Some(Ok(_)), Some(timed)) => timed.frames = timed.frames.wrapping_add(1),
+                _ => *this.timed = None,
+            }
+            return Poll::Ready(frame);
+        }
+        let Some(timed) = this.timed else {
+            return Poll::Pending;
+        };
+        let waited = ready!(timed.poll_late(cx));
+        let words = timed.last_words(inner.watch(), &waited);
+        // Whatever the inner body holds is free from here on.
+        this.inner.set(None);
+        *this.timed = None;
+        Poll::Ready(words.map(|words| Ok(Frame::data(words))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.as_ref().is_none_or(HttpBody::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.inner {
+            // It may end early, and with words of ours.
+            _ if self.timed.is_some() => SizeHint::new(),
+            Some(inner) => inner.size_hint(),
+            None => SizeHint::with_exact(0),
+        }
+    }
+}
+
+impl Timed {
+    /// Ready when the stream has been silent, or gone on, for too long; with what to say then.
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<String> {
+        let idle = self.config.timeouts.idle;
+        let silent = idle.and_then(|_| after(self.silence.since(self.frames), idle));
+        let Some(until) = earlier(silent, self.deadline) else {
+            return Poll::Pending;
+        };
+        let sleep = self
+            .sleep
+            .get_or_insert_with(|| Box::pin(sleep_until(until)));
+        ready!(poll_sleep(sleep.as_mut(), until, cx));
+        Poll::Ready(if Some(until) == self.deadline {
+            let waited = until.saturating_duration_since(self.started);
+            format!("{LAYER}: the stream did not end within {waited:.1?}")
+        } else {
+            let waited = idle.unwrap_or_default();
+            format!("{LAYER}: the stream was silent for {waited:.1?}")
+        })
+    }
+
+    /// Claude's own `error` event; nothing, when the stream has already said how it ended.
+    fn last_words(&self, watch: &Watch, message: &str) -> Option<Bytes> {
+        let stream = watch.stream()?;
+        if stream.is_complete() || stream.error().is_some() {
+            return None;
+        }
+        let counters = &self.config.counters;
+        count(&counters.timed_out);
+        count(&counters.broken);
+        say_broken(&self.config, Class::new(Kind::Timeout));
+        // A blank line closes the event that was cut in half.
+        let close = if stream.at_boundary() { "" } else { "\n\n" };
+        let data = ApiError::body("timeout_error", message, None);
+        Some(format!("{close}event: error\ndata: {data}\n\n").into())
+    }
+}
+
+impl<C: ClassifyResponse> Observe for Watcher<C> {
+    fn stream_error(&self, error: &ApiError) -> Class {
+        self.classifier.stream_error(error)
+    }
+
+    fn end(self, outcome: Outcome) {
+        if let Outcome::Failed { class, .. } = outcome {
+            count(&self.config.counters.broken);
+            say_broken(&self.config, class);
+        }
+    }
+}
+
+fn say_broken(config: &Config, class: Class) {
+    emit(
+        &config.observers,
+        &Event::Broken {
+            layer: LAYER,
+            class,
+        },
+    );
+}
+
+impl<R, C: ClassifyResponse> fmt::Debug for Body<R, C> {
+    /// Never the content.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Body")
+            .field("timed", &self.timed.is_some())
+            .finish_non_exhaustive()
+    }
+}

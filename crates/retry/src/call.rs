@@ -1,0 +1,307 @@
+//! What one call carries from attempt to attempt.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{self, Poll, ready},
+    time::Duration,
+};
+
+use http::{Extensions, HeaderName, Request, response::Parts};
+use tokio::time::{Instant, Sleep};
+use tower_claude_core::{
+    CallContext, Class, ClassifyResponse, Paced, Reason, Refusal, RequestBody,
+    event::{Event, emit},
+};
+
+use crate::{
+    LAYER,
+    budget::Payment,
+    handle::count,
+    layer::Config,
+    policy::{Attempt, Decision, decide},
+    timeouts::{Silence, after, earlier, poll_optional_sleep},
+};
+
+/// The SDKs' count of retries. Kept true where the caller sends it.
+const RETRY_COUNT: HeaderName = HeaderName::from_static("x-stainless-retry-count");
+
+/// One call and its attempts.
+pub(crate) struct Call<C> {
+    pub(crate) config: Arc<Config>,
+    pub(crate) classifier: C,
+    /// What the next attempt sends; none, when it cannot be sent again.
+    request: Option<Request<RequestBody>>,
+    context: Context,
+    started: Instant,
+    attempt_started: Instant,
+    deadline: Option<Instant>,
+    /// Of this attempt, from 1.
+    number: u32,
+    unanswered: u32,
+    last_delay: Duration,
+    /// The price of this attempt, until it has left the process.
+    payment: Payment,
+    /// The caller's own count of retries.
+    counted: Option<u64>,
+    silence: Silence,
+}
+
+/// The context of the call, and whose it is.
+enum Context {
+    /// Ours: added to each copy, so that the one we keep stays cheap to clone.
+    Own(Arc<CallContext>),
+    /// An outer layer's, in the request's extensions already.
+    Outer(Arc<CallContext>),
+    /// Another layer outside retries already: this one stands aside.
+    Nested,
+}
+
+/// What is known of a response by its head.
+pub(crate) enum Judged {
+    /// To be held until it is worth handing on.
+    Success,
+    /// Failed, and why.
+    Failed(Class),
+    /// The body must be read first.
+    Unread,
+}
+
+impl<C> Call<C> {
+    pub(crate) fn new(config: Arc<Config>, classifier: C, request: Request<RequestBody>) -> Self {
+        let now = Instant::now();
+        let total = after(now, config.timeouts.total);
+        let context = Context::of(request.extensions(), now, total);
+        let outer = context.get().and_then(|context| context.deadline());
+        let counted = request
+            .headers()
+            .get(RETRY_COUNT)
+            .and_then(|count| count.to_str().ok()?.parse().ok());
+        Self {
+            config,
+            classifier,
+            request: Some(request),
+            context,
+            started: now,
+            attempt_started: now,
+            deadline: earlier(outer, total),
+            number: 1,
+            unanswered: 0,
+            last_delay: Duration::ZERO,
+            payment: Payment::FREE,
+            counted,
+            silence: Silence::default(),
+        }
+    }
+
+    /// Whether another layer outside retries already.
+    pub(crate) const fn is_nested(&self) -> bool {
+        matches!(self.context, Context::Nested)
+    }
+
+    pub(crate) const fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// When the caller stops waiting, or the total timeout does.
+    pub(crate) const fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// The refusal of a call that came too late.
+    pub(crate) fn came_too_late(&self) -> Option<Refusal> {
+        let late = !self.is_nested() && self.deadline? <= self.started;
+        late.then(|| {
+            Refusal::new(
+                LAYER,
+                Reason::DeadlineWouldPass {
+                    estimated: Duration::ZERO,
+                    remaining: Duration::ZERO,
+                },
+            )
+        })
+    }
+
+    /// The request of this attempt. The copy for the next is made as late as can be, and none is
+    /// made when there can be no next.
+    pub(crate) fn launch(&mut self) -> Request<RequestBody> {
+        self.payment.sent();
+        let mut request = self.next_request();
+        if let Some(context) = self.context.get() {
+            context.begin_attempt();
+        }
+        if let Context::Own(context) = &self.context {
+            request.extensions_mut().insert(context.clone());
+        }
+        request
+    }
+
+    fn next_request(&mut self) -> Request<RequestBody> {
+        let retries = self.number - 1;
+        if let (1.., Some(before), Some(request)) = (retries, self.counted, &mut self.request) {
+            let count = before.saturating_add(u64::from(retries));
+            request.headers_mut().insert(RETRY_COUNT, count.into());
+        }
+        let last = self.is_nested() || self.number >= self.config.policy.max_attempts.get();
+        let copied = self.request.as_ref().filter(|_| !last).and_then(copy);
+        copied
+            .or_else(|| self.request.take())
+            .expect("an attempt is made only while the request is there")
+    }
+
+    /// Another attempt begins.
+    pub(crate) fn begin_next(&mut self) {
+        self.number += 1;
+        self.attempt_started = Instant::now();
+        self.silence = Silence::default();
+    }
+
+    /// The call is over: a layer outside may send it through here again.
+    pub(crate) fn finish(&mut self) {
+        self.context = Context::Nested;
+        self.request = None;
+    }
+
+    /// Ready when a timer runs out. `received` is what has come of the answer, after its head.
+    /// Only asked when there is nothing else to do, so that an instant answer costs no timer.
+    pub(crate) fn poll_late(
+        &mut self,
+        timer: Pin<&mut Option<Sleep>>,
+        received: Option<usize>,
+        cx: &mut task::Context<'_>,
+    ) -> Poll<Refusal> {
+        if self.is_nested() {
+            return Poll::Pending;
+        }
+        let timeouts = self.config.timeouts;
+        let head = after(self.attempt_started, timeouts.head);
+        let idle = received
+            .filter(|_| timeouts.idle.is_some())
+            .and_then(|seen| after(self.silence.since(seen), timeouts.idle));
+        let Some(until) = earlier(earlier(head, idle), self.deadline) else {
+            return Poll::Pending;
+        };
+        ready!(poll_optional_sleep(timer, until, cx));
+        count(&self.config.counters.timed_out);
+        let waited = if Some(until) == self.deadline {
+            until.saturating_duration_since(self.started)
+        } else if Some(until) == head {
+            timeouts.head.unwrap_or_default()
+        } else {
+            timeouts.idle.unwrap_or_default()
+        };
+        Poll::Ready(Refusal::new(LAYER, Reason::TimedOut { after: waited }))
+    }
+
+    /// Says why the attempt failed and what follows: the wait before the next, or nothing.
+    /// `unanswered` when it took too long, so that its work may still go on.
+    pub(crate) fn after_failure(
+        &mut self,
+        class: Class,
+        paced: Option<Paced>,
+        unanswered: bool,
+    ) -> Option<Duration> {
+        if class.local {
+            self.payment.refund();
+        }
+        self.unanswered += u32::from(unanswered);
+        let attempt = Attempt {
+            class,
+            number: self.number,
+            unanswered: self.unanswered,
+            replayable: self.request.is_some(),
+            paced: paced.map(|paced| paced.pause),
+            last_delay: self.last_delay,
+            now: Instant::now(),
+            deadline: self.deadline,
+        };
+        let config = &*self.config;
+        let decision = decide(&config.policy, &attempt, &config.budget, fastrand::f64());
+        match decision {
+            Decision::Return { because } => {
+                count(&config.counters.gave_up);
+                self.say(&Event::GaveUp {
+                    layer: LAYER,
+                    attempt: self.number,
+                    class,
+                    because,
+                });
+                None
+            }
+            Decision::Retry { delay, payment } => {
+                count(&config.counters.retries);
+                self.say(&Event::Retry {
+                    layer: LAYER,
+                    attempt: self.number,
+                    class,
+                    delay,
+                });
+                self.payment = payment;
+                self.last_delay = delay;
+                Some(delay)
+            }
+        }
+    }
+
+    pub(crate) fn say(&self, event: &Event<'_>) {
+        emit(&self.config.observers, event);
+    }
+}
+
+impl<C: ClassifyResponse> Call<C> {
+    /// What the head says, or an inner layer has said already. That a layer refused on this side
+    /// is a fact, which no classifier overrules.
+    pub(crate) fn judge(&self, head: &Parts) -> Judged {
+        let left = head.extensions.get::<Class>().copied();
+        let class = left
+            .filter(|class| class.local || self.config.reuse_class)
+            .or_else(|| self.classifier.head(head.status, &head.headers));
+        match class {
+            Some(class) if class.is_success() => Judged::Success,
+            Some(class) => Judged::Failed(class),
+            // Reading a whole answer to judge it would hold back a stream.
+            None if head.status.is_success() => Judged::Success,
+            None => Judged::Unread,
+        }
+    }
+}
+
+impl Context {
+    fn of(extensions: &Extensions, now: Instant, total: Option<Instant>) -> Self {
+        match extensions.get::<Arc<CallContext>>() {
+            Some(context) if context.claim_retries() => Self::Outer(context.clone()),
+            Some(_) => Self::Nested,
+            None => {
+                let context = CallContext::new(extensions, now).with_deadline(total);
+                context.claim_retries();
+                Self::Own(Arc::new(context))
+            }
+        }
+    }
+
+    const fn get(&self) -> Option<&Arc<CallContext>> {
+        match self {
+            Self::Own(context) | Self::Outer(context) => Some(context),
+            Self::Nested => None,
+        }
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        if let Self::Outer(context) = self {
+            context.release_retries();
+        }
+    }
+}
+
+/// The same request once more; none, when its body is a stream.
+fn copy(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
+    let mut copy = Request::new(request.body().try_clone()?);
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    *copy.extensions_mut() = request.extensions().clone();
+    Some(copy)
+}

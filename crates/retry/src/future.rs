@@ -1,0 +1,293 @@
+//! The states of a call.
+
+use std::{
+    fmt,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response, response::Parts};
+use http_body::Body as HttpBody;
+use pin_project_lite::pin_project;
+use tokio::time::{Instant, Sleep};
+use tower_claude_core::{
+    Class, Classify, ClassifyResponse, ErrorBody, Hold, Kind, Paced, Refusal, RequestBody,
+    ResponseBody, Verdict, Watch, event::Event,
+};
+use tower_service::Service;
+
+use crate::{
+    Body, LAYER,
+    call::{Call, Judged},
+    timeouts::poll_optional_sleep,
+};
+
+pin_project! {
+    /// Future of [`Retry`](crate::Retry).
+    #[must_use = "futures do nothing unless polled"]
+    pub struct ResponseFuture<S, R, C>
+    where
+        S: Service<Request<RequestBody>>,
+        R: HttpBody,
+    {
+        #[pin]
+        state: State<S::Future, R>,
+        #[pin]
+        timer: Option<Sleep>,
+        service: S,
+        call: Call<C>,
+    }
+}
+
+pin_project! {
+    #[project = StateProjection]
+    enum State<F, R>
+    where
+        R: HttpBody,
+    {
+        /// The first poll.
+        Arrived,
+        /// Until the inner service is ready.
+        Waiting,
+        /// Until the response head.
+        Calling { #[pin] future: F },
+        /// Until the error body is read.
+        Reading { answer: Option<(Parts, ErrorBody<R>)> },
+        /// Until the response is worth handing on.
+        Holding { answer: Option<(Parts, Hold<R>)> },
+        /// Between two attempts. Nothing is held.
+        Sleeping { until: Instant },
+        Done,
+    }
+}
+
+type Answer<R, C> = Response<ResponseBody<Body<R, C>>>;
+
+/// How an attempt failed.
+enum Failure<R: HttpBody<Data = Bytes>, C: ClassifyResponse, E> {
+    Answer(Class, Answer<R, C>),
+    Error(Class, E),
+    Late(Refusal),
+}
+
+impl<S, R, C> ResponseFuture<S, R, C>
+where
+    S: Service<Request<RequestBody>>,
+    R: HttpBody,
+{
+    pub(crate) const fn new(service: S, call: Call<C>) -> Self {
+        Self {
+            state: State::Arrived,
+            timer: None,
+            service,
+            call,
+        }
+    }
+}
+
+impl<S, R, C> ResponseFuture<S, R, C>
+where
+    S: Service<Request<RequestBody>, Response = Response<R>> + Clone,
+    R: HttpBody<Data = Bytes> + Unpin,
+    C: Classify<S::Error> + Clone,
+{
+    /// Goes on until the call is over, or an attempt failed.
+    #[allow(clippy::type_complexity, reason = "spelled once")]
+    fn poll_attempt(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Answer<R, C>, Failure<R, C, S::Error>>> {
+        let mut this = self.project();
+        let call = this.call;
+        loop {
+            let next = match this.state.as_mut().project() {
+                StateProjection::Arrived => match call.came_too_late() {
+                    Some(refusal) => return Poll::Ready(Ok(refuse(call, refusal))),
+                    None => State::Waiting,
+                },
+                StateProjection::Waiting => match this.service.poll_ready(cx) {
+                    Poll::Ready(Ok(())) => State::Calling {
+                        future: this.service.call(call.launch()),
+                    },
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(failed(call, error))),
+                    Poll::Pending => {
+                        let refusal = ready!(call.poll_late(this.timer, None, cx));
+                        // The old one may keep a place in a queue.
+                        *this.service = this.service.clone();
+                        return Poll::Ready(Err(Failure::Late(refusal)));
+                    }
+                },
+                StateProjection::Calling { future } => match future.poll(cx) {
+                    Poll::Ready(Ok(response)) if call.is_nested() => {
+                        let through = |body| ResponseBody::inner(Body::off(body));
+                        return Poll::Ready(Ok(response.map(through)));
+                    }
+                    Poll::Ready(Ok(response)) => {
+                        let (head, body) = response.into_parts();
+                        match call.judge(&head) {
+                            Judged::Success => {
+                                let hold = Hold::new(body, Watch::of(&head.headers));
+                                State::Holding {
+                                    answer: Some((head, hold)),
+                                }
+                            }
+                            Judged::Failed(class) => {
+                                let body = ResponseBody::inner(Body::off(body));
+                                let answer = Response::from_parts(head, body);
+                                return Poll::Ready(Err(Failure::Answer(class, answer)));
+                            }
+                            Judged::Unread => State::Reading {
+                                answer: Some((head, ErrorBody::new(body))),
+                            },
+                        }
+                    }
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(failed(call, error))),
+                    Poll::Pending => {
+                        let refusal = ready!(call.poll_late(this.timer, None, cx));
+                        return Poll::Ready(Err(Failure::Late(refusal)));
+                    }
+                },
+                StateProjection::Reading { answer } => {
+                    let (_, body) = answer.as_mut().expect("polled after completion");
+                    if body.poll_read(cx).is_pending() {
+                        // What came of it in time has to do.
+                        ready!(call.poll_late(this.timer, Some(0), cx));
+                    }
+                    let (head, body) = answer.take().expect("looked at before");
+                    let class = call
+                        .classifier
+                        .body(head.status, &head.headers, &body.bytes());
+                    let answer = Response::from_parts(head, body.into_body(Body::off));
+                    return Poll::Ready(Err(Failure::Answer(class, answer)));
+                }
+                StateProjection::Holding { answer } => {
+                    let (_, hold) = answer.as_mut().expect("polled after completion");
+                    let verdict =
+                        hold.poll_verdict(cx, |error| call.classifier.stream_error(error));
+                    let Poll::Ready(verdict) = verdict else {
+                        let received = Some(hold.length());
+                        let refusal = ready!(call.poll_late(this.timer, received, cx));
+                        return Poll::Ready(Err(Failure::Late(refusal)));
+                    };
+                    let (head, hold) = answer.take().expect("looked at before");
+                    if let Verdict::Failed(class) = verdict {
+                        let answer =
+                            Response::from_parts(head, hold.into_body(|b, _| Body::off(b)));
+                        return Poll::Ready(Err(Failure::Answer(class, answer)));
+                    }
+                    call.config.budget.deposit();
+                    let body = hold.into_body(|body, watch| Body::watched(body, watch, call));
+                    return Poll::Ready(Ok(Response::from_parts(head, body)));
+                }
+                StateProjection::Sleeping { until } => {
+                    ready!(poll_optional_sleep(this.timer.as_mut(), *until, cx));
+                    call.begin_next();
+                    State::Waiting
+                }
+                StateProjection::Done => panic!("polled after completion"),
+            };
+            this.state.set(next);
+        }
+    }
+}
+
+impl<S, R, C> Future for ResponseFuture<S, R, C>
+where
+    S: Service<Request<RequestBody>, Response = Response<R>> + Clone,
+    R: HttpBody<Data = Bytes> + Unpin,
+    C: Classify<S::Error> + Clone,
+{
+    type Output = Result<Answer<R, C>, S::Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let output = loop {
+            let failure = match ready!(self.as_mut().poll_attempt(cx)) {
+                Ok(answer) => break Ok(answer),
+                Err(failure) => failure,
+            };
+            let mut this = self.as_mut().project();
+            let Some(delay) = failure.delay(this.call) else {
+                break failure.into_output(this.call);
+            };
+            // The failed response and its future go before the sleep.
+            drop(failure);
+            match Instant::now().checked_add(delay) {
+                Some(until) if delay > Duration::ZERO => {
+                    this.state.set(State::Sleeping { until });
+                }
+                _ => {
+                    this.call.begin_next();
+                    this.state.set(State::Waiting);
+                }
+            }
+        };
+        let mut this = self.project();
+        this.call.finish();
+        this.state.set(State::Done);
+        Poll::Ready(output)
+    }
+}
+
+impl<R, C, E> Failure<R, C, E>
+where
+    R: HttpBody<Data = Bytes> + Unpin,
+    C: ClassifyResponse,
+{
+    /// The wait before the next attempt, if there is to be one.
+    fn delay(&self, call: &mut Call<C>) -> Option<Duration> {
+        match self {
+            Self::Answer(class, answer) => {
+                let paced = answer.extensions().get::<Paced>().copied();
+                call.after_failure(*class, paced, false)
+            }
+            Self::Error(class, _) => call.after_failure(*class, None, class.kind == Kind::Timeout),
+            Self::Late(refusal) => call.after_failure(refusal.class(), None, true),
+        }
+    }
+
+    /// What goes up: the response as it came, with what it means.
+    fn into_output(self, call: &Call<C>) -> Result<Answer<R, C>, E> {
+        match self {
+            Self::Answer(class, mut answer) => {
+                answer.extensions_mut().insert(class);
+                Ok(answer)
+            }
+            Self::Error(_, error) => Err(error),
+            Self::Late(refusal) => Ok(refuse(call, refusal)),
+        }
+    }
+}
+
+fn failed<R, C, E>(call: &Call<C>, error: E) -> Failure<R, C, E>
+where
+    R: HttpBody<Data = Bytes>,
+    C: Classify<E>,
+{
+    Failure::Error(call.classifier.error(&error), error)
+}
+
+fn refuse<R, C>(call: &Call<C>, refusal: Refusal) -> Answer<R, C>
+where
+    R: HttpBody<Data = Bytes>,
+    C: ClassifyResponse,
+{
+    call.say(&Event::Refused {
+        layer: LAYER,
+        scope: None,
+        reason: refusal.reason,
+        class: refusal.class(),
+    });
+    refusal.into_response()
+}
+
+impl<S, R, C> fmt::Debug for ResponseFuture<S, R, C>
+where
+    S: Service<Request<RequestBody>>,
+    R: HttpBody,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}
