@@ -1,1 +1,59 @@
 //! An exact vector bucket with a fair queue that paces requests and tokens for tower-claude layers.
+//!
+//! One [`LocalLimiter`] keeps a [`Pool`] for every [`Scope`]: levels of requests, input, output and
+//! total tokens, and requests at once. A request takes from all of them or from none. Who must wait
+//! waits in one queue per scope, where only the first may take, so that big requests are not starved
+//! by small ones. A [`Reservation`] gives everything back that was not used, whenever and wherever it
+//! is dropped.
+//!
+//! The levels are exact integers. What the server says in its rate-limit headers bounds them from
+//! both sides (it never overwrites them), so that neither rounding, nor reordering, nor work in
+//! flight moves a level that is right.
+//!
+//! * **Waiting** is bounded: a queue limit, a longest wait and a deadline per request. A request that
+//!   would wait too long is refused at once, and one that can never fit the limit is refused with
+//!   both numbers.
+//! * **Cancellation**: dropping a waiting [`LocalAcquire`] gives its place up and wakes the next one;
+//!   dropping a [`Reservation`] returns what the server cannot have counted.
+//! * **Clones** share everything.
+//! * **Time** is tokio's, read by [`LocalLimiter`] only; the [`Pool`] is told what time it is.
+//!
+//! ```
+//! use std::num::NonZeroU64;
+//! use tower_claude_core::{Cost, Scope};
+//! use tower_claude_limiter::{Ask, Limiter, Limits, LocalLimiter, Settlement};
+//!
+//! # #[tokio::main(flavor = "current_thread", start_paused = true)]
+//! # async fn main() {
+//! let limits = Limits::new().with_input_tokens_per_minute(NonZeroU64::new(10_000).unwrap());
+//! let limiter = LocalLimiter::new(limits);
+//! let ask = Ask::new(Scope::named("tokens"), Cost::new(8_000, 200));
+//! let mut reservation = limiter.acquire(ask.clone()).await.unwrap();
+//! reservation.sent();
+//! reservation.settle(Settlement::Rejected); // a 429: the server took nothing
+//! assert_eq!(limiter.snapshot()[0].in_flight, 0);
+//! # }
+//! ```
+#![forbid(unsafe_code)]
+
+mod config;
+mod gate;
+mod limiter;
+mod limits;
+mod local;
+pub mod pool;
+mod reservation;
+mod settlement;
+mod snapshot;
+
+pub use config::{LimiterConfig, OutputAccounting};
+pub use gate::{Gate, GateBody, GateFuture, Gated, Settle};
+pub use limiter::{Ask, Limiter};
+pub use limits::{Limits, PoolLimits};
+pub use local::{LocalAcquire, LocalLimiter};
+pub use pool::Pool;
+pub use reservation::{Books, Reservation};
+pub use settlement::Settlement;
+pub use snapshot::{DimensionSnapshot, ScopeSnapshot};
+#[doc(no_inline)]
+pub use tower_claude_core::{Cost, Dimension, Refusal, Scope};

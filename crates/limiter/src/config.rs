@@ -1,0 +1,124 @@
+//! How a limiter behaves, apart from the limits themselves.
+
+use std::{num::NonZeroU32, time::Duration};
+
+/// How the server counts output tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OutputAccounting {
+    /// As they are produced; `max_tokens` plays no part. Claude does this.
+    #[default]
+    AsProduced,
+    /// `max_tokens` is taken at the start and what was not produced is given back at the end.
+    MaxTokensReserved,
+}
+
+/// How a limiter behaves, apart from the limits themselves. [`Default`] is the recommendation.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct LimiterConfig {
+    /// The most requests that may wait in one scope. Default 10,000.
+    pub queue_limit: usize,
+    /// The longest pause the limiter makes up itself, and the longest time for which a limit that
+    /// only a header named may hold everything back. A wait that the server asked for in
+    /// `retry-after` is kept up to [`MAX_EXPLICIT_PAUSE`](Self::MAX_EXPLICIT_PAUSE). Default 5 minutes.
+    pub max_pause: Duration,
+    /// Scopes kept at once; over it, idle ones are forgotten, the longest unused first. Scopes in use
+    /// are never forgotten. Default 1,024.
+    pub max_scopes: usize,
+    /// Reserve the running mean of output instead of the estimate. Default true.
+    pub learn_output: bool,
+    /// Correct input estimates by the running ratio of actual to estimated. Default true.
+    pub calibrate_input: bool,
+    /// Take limits from response headers, up and down. When false, configured limits stay and headers
+    /// only lower the level. Default true.
+    pub learn_limits: bool,
+    /// Requests in flight until the first rate-limit headers were seen; doubled with each answer.
+    /// Give it when the server may allow less at once than the configured limits say, or when nothing
+    /// is configured. Default none.
+    pub slow_start_requests: Option<NonZeroU32>,
+    /// How the server counts output tokens. Default as produced.
+    pub output_accounting: OutputAccounting,
+}
+
+impl LimiterConfig {
+    /// The longest `retry-after` that is honoured.
+    pub const MAX_EXPLICIT_PAUSE: Duration = Duration::from_secs(3_600);
+
+    /// The recommendation.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            queue_limit: 10_000,
+            max_pause: Duration::from_secs(300),
+            max_scopes: 1_024,
+            learn_output: true,
+            calibrate_input: true,
+            learn_limits: true,
+            slow_start_requests: None,
+            output_accounting: OutputAccounting::AsProduced,
+        }
+    }
+
+    /// Sets [`queue_limit`](Self::queue_limit).
+    #[must_use]
+    pub const fn with_queue_limit(mut self, limit: usize) -> Self {
+        self.queue_limit = limit;
+        self
+    }
+
+    /// Sets [`max_pause`](Self::max_pause).
+    #[must_use]
+    pub const fn with_max_pause(mut self, pause: Duration) -> Self {
+        self.max_pause = pause;
+        self
+    }
+
+    /// Sets [`max_scopes`](Self::max_scopes).
+    #[must_use]
+    pub const fn with_max_scopes(mut self, scopes: usize) -> Self {
+        self.max_scopes = scopes;
+        self
+    }
+
+    /// Sets [`learn_output`](Self::learn_output).
+    #[must_use]
+    pub const fn with_learn_output(mut self, learn: bool) -> Self {
+        self.learn_output = learn;
+        self
+    }
+
+    /// Sets [`calibrate_input`](Self::calibrate_input).
+    #[must_use]
+    pub const fn with_calibrate_input(mut self, calibrate: bool) -> Self {
+        self.calibrate_input = calibrate;
+        self
+    }
+
+    /// Sets [`learn_limits`](Self::learn_limits).
+    #[must_use]
+    pub const fn with_learn_limits(mut self, learn: bool) -> Self {
+        self.learn_limits = learn;
+        self
+    }
+
+    /// Sets [`slow_start_requests`](Self::slow_start_requests).
+    #[must_use]
+    pub const fn with_slow_start(mut self, requests: Option<NonZeroU32>) -> Self {
+        self.slow_start_requests = requests;
+        self
+    }
+
+    /// Sets [`output_accounting`](Self::output_accounting).
+    #[must_use]
+    pub const fn with_output_accounting(mut self, accounting: OutputAccounting) -> Self {
+        self.output_accounting = accounting;
+        self
+    }
+}
+
+impl Default for LimiterConfig {
+    fn default() -> Self {
+        Self::new()
+    }
+}

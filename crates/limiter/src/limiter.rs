@@ -1,0 +1,105 @@
+//! What layers ask of a limiter.
+
+use std::{future::Future, time::Duration};
+
+use tokio::time::Instant;
+use tower_claude_core::{CallContext, Cost, LimiterId, Priority, Refusal, Scope, Tenant};
+
+use crate::{Reservation, ScopeSnapshot};
+
+/// What a request asks of a limiter.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Ask {
+    /// The pool it draws on.
+    pub scope: Scope,
+    /// What it will use, by estimate.
+    pub cost: Cost,
+    /// When the call first arrived: its place in the queue, kept across attempts. `None` is when the
+    /// limiter is asked.
+    pub first_arrival: Option<Instant>,
+    /// When the caller stops waiting.
+    pub deadline: Option<Instant>,
+    /// The longest wait in the queue, from when the limiter is asked. `None` waits without end.
+    pub max_wait: Option<Duration>,
+    /// How much it matters.
+    pub priority: Priority,
+    /// Whose request it is.
+    pub tenant: Option<Tenant>,
+}
+
+impl Ask {
+    /// A request that arrives now and waits without end.
+    #[must_use]
+    pub const fn new(scope: Scope, cost: Cost) -> Self {
+        Self {
+            scope,
+            cost,
+            first_arrival: None,
+            deadline: None,
+            max_wait: None,
+            priority: Priority::Normal,
+            tenant: None,
+        }
+    }
+
+    /// The same request with the arrival, deadline, priority and tenant of its call.
+    #[must_use]
+    pub fn with_context(mut self, context: &CallContext) -> Self {
+        self.first_arrival = Some(context.first_arrival());
+        self.deadline = context.deadline();
+        self.priority = context.priority();
+        self.tenant = context.tenant().cloned();
+        self
+    }
+
+    /// The same request with another arrival.
+    #[must_use]
+    pub const fn with_first_arrival(mut self, at: Instant) -> Self {
+        self.first_arrival = Some(at);
+        self
+    }
+
+    /// The same request with a deadline.
+    #[must_use]
+    pub const fn with_deadline(mut self, deadline: Option<Instant>) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// The same request with a longest wait.
+    #[must_use]
+    pub const fn with_max_wait(mut self, wait: Option<Duration>) -> Self {
+        self.max_wait = wait;
+        self
+    }
+
+    /// The same request with a priority.
+    #[must_use]
+    pub const fn with_priority(mut self, priority: Priority) -> Self {
+        self.priority = priority;
+        self
+    }
+
+    /// The same request with a tenant.
+    #[must_use]
+    pub fn with_tenant(mut self, tenant: Option<Tenant>) -> Self {
+        self.tenant = tenant;
+        self
+    }
+}
+
+/// Decides when a request may be sent. Clones share everything.
+pub trait Limiter: Clone {
+    /// Waits until the request may be sent. Dropping it gives the place in the queue up.
+    type Acquire: Future<Output = Result<Reservation, Refusal>>;
+
+    /// Asks to send one request. Nothing happens before the future is polled.
+    fn acquire(&self, ask: Ask) -> Self::Acquire;
+
+    /// Tells this limiter's reservations from others'.
+    fn id(&self) -> LimiterId;
+
+    /// What is known of every scope in use, in no particular order.
+    fn snapshot(&self) -> Vec<ScopeSnapshot>;
+}

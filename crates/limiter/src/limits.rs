@@ -1,0 +1,190 @@
+//! Configured limits.
+
+use std::{
+    num::{NonZeroU32, NonZeroU64},
+    sync::Arc,
+    time::Duration,
+};
+
+use tower_claude_core::{Endpoint, Scope};
+use tower_claude_wire::{ModelCatalog, Tier};
+
+/// The limits of every scope of a limiter. Nothing is limited unless it is set here, or learned from
+/// response headers.
+///
+/// A tier preset fills what is not set by hand, and a group's own limits replace all of it. They hold
+/// for the Messages endpoint and for scopes outside of Claude's API; Claude's other endpoints
+/// (`count_tokens`, batches, models, files) have limits of their own and are limited here only by a
+/// group of their name.
+///
+/// ```
+/// use std::{num::NonZeroU64, time::Duration};
+/// use tower_claude_core::Scope;
+/// use tower_claude_limiter::Limits;
+///
+/// let per_minute = |n| NonZeroU64::new(n).unwrap();
+/// let limits = Limits::new()
+///     .with_requests_per_minute(per_minute(1_000))
+///     .with_input_tokens_per_minute(per_minute(450_000))
+///     .with_group("small", Limits::new().with_requests_per_minute(per_minute(50)))
+///     .with_burst(Duration::from_secs(10));
+/// assert_eq!(limits.for_scope(&Scope::named("small")).requests, NonZeroU64::new(50));
+/// assert_eq!(limits.for_scope(&Scope::named("other")).requests, NonZeroU64::new(1_000));
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limits {
+    own: PoolLimits,
+    tier: Option<Tier>,
+    groups: Vec<(Arc<str>, Limits)>,
+}
+
+/// The limits of one scope. Rates are per minute; `None` is unlimited.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct PoolLimits {
+    /// Requests per minute.
+    pub requests: Option<NonZeroU64>,
+    /// Input tokens per minute, cache reads not counted.
+    pub input_tokens: Option<NonZeroU64>,
+    /// Output tokens per minute.
+    pub output_tokens: Option<NonZeroU64>,
+    /// Input and output tokens per minute together.
+    pub total_tokens: Option<NonZeroU64>,
+    /// Requests at once.
+    pub concurrency: Option<NonZeroU32>,
+    /// How much may be used at once: a bucket holds what is refilled in this time. Default 60 s.
+    pub burst: Duration,
+}
+
+impl PoolLimits {
+    /// No limits.
+    #[must_use]
+    pub const fn unlimited() -> Self {
+        Self {
+            requests: None,
+            input_tokens: None,
+            output_tokens: None,
+            total_tokens: None,
+            concurrency: None,
+            burst: Duration::from_secs(60),
+        }
+    }
+}
+
+impl Default for PoolLimits {
+    fn default() -> Self {
+        Self::unlimited()
+    }
+}
+
+impl Limits {
+    /// No limits yet: set those you know.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            own: PoolLimits::unlimited(),
+            tier: None,
+            groups: Vec::new(),
+        }
+    }
+
+    /// No limits at all, as long as no response header names one.
+    #[must_use]
+    pub const fn unlimited() -> Self {
+        Self::new()
+    }
+
+    /// The published limits of a usage tier, per rate group of the built-in model catalog. Groups the
+    /// catalog does not know are unlimited until a header names their limits.
+    ///
+    /// Source: <https://platform.claude.com/docs/en/api/rate-limits>.
+    #[must_use]
+    pub const fn tier(tier: Tier) -> Self {
+        let mut limits = Self::new();
+        limits.tier = Some(tier);
+        limits
+    }
+
+    /// Requests per minute.
+    #[must_use]
+    pub const fn with_requests_per_minute(mut self, limit: NonZeroU64) -> Self {
+        self.own.requests = Some(limit);
+        self
+    }
+
+    /// Input tokens per minute.
+    #[must_use]
+    pub const fn with_input_tokens_per_minute(mut self, limit: NonZeroU64) -> Self {
+        self.own.input_tokens = Some(limit);
+        self
+    }
+
+    /// Output tokens per minute.
+    #[must_use]
+    pub const fn with_output_tokens_per_minute(mut self, limit: NonZeroU64) -> Self {
+        self.own.output_tokens = Some(limit);
+        self
+    }
+
+    /// Input and output tokens per minute together.
+    #[must_use]
+    pub const fn with_total_tokens_per_minute(mut self, limit: NonZeroU64) -> Self {
+        self.own.total_tokens = Some(limit);
+        self
+    }
+
+    /// Requests at once, until the end of their bodies.
+    #[must_use]
+    pub const fn with_concurrency(mut self, limit: NonZeroU32) -> Self {
+        self.own.concurrency = Some(limit);
+        self
+    }
+
+    /// How much may be used at once: a bucket holds what is refilled in this time, and at least one
+    /// request or token. Default 60 s: a whole minute's limit.
+    #[must_use]
+    pub const fn with_burst(mut self, burst: Duration) -> Self {
+        self.own.burst = burst;
+        self
+    }
+
+    /// Other limits for the scopes of this rate group. They replace all of these.
+    #[must_use]
+    pub fn with_group(mut self, group: &str, limits: Self) -> Self {
+        self.groups.retain(|(name, _)| &**name != group);
+        self.groups.push((Arc::from(group), limits));
+        self
+    }
+
+    /// The limits of one scope.
+    #[must_use]
+    pub fn for_scope(&self, scope: &Scope) -> PoolLimits {
+        if let Some((_, limits)) = self.groups.iter().find(|(name, _)| *name == scope.group) {
+            return limits.for_group(&scope.group);
+        }
+        match scope.endpoint {
+            Endpoint::Messages | Endpoint::Other => self.for_group(&scope.group),
+            _ => PoolLimits::unlimited(),
+        }
+    }
+
+    fn for_group(&self, group: &str) -> PoolLimits {
+        let mut limits = self.own.clone();
+        let preset = self
+            .tier
+            .and_then(|tier| ModelCatalog::builtin().tier_limits(tier, group));
+        if let Some(preset) = preset {
+            let or = |own: Option<NonZeroU64>, preset| own.or(NonZeroU64::new(preset));
+            limits.requests = or(limits.requests, preset.requests_per_minute);
+            limits.input_tokens = or(limits.input_tokens, preset.input_tokens_per_minute);
+            limits.output_tokens = or(limits.output_tokens, preset.output_tokens_per_minute);
+        }
+        limits
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,179 @@
+//! The future of one request that asks to be sent.
+
+use std::{
+    fmt,
+    future::Future,
+    mem,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::time::{Instant, Sleep, sleep_until};
+use tower_claude_core::{Reason, Refusal};
+
+use super::{
+    Shared,
+    desk::{Desk, Look},
+};
+use crate::{
+    Ask, Reservation,
+    pool::{Enqueued, Ticket},
+};
+
+const NAME: &str = "limiter";
+
+/// Waits until one request may be sent; made by [`LocalLimiter`](crate::LocalLimiter).
+///
+/// It does nothing before its first poll. Dropping it gives its place up, or what was granted to it
+/// meanwhile, and wakes whoever comes next.
+#[must_use = "futures do nothing unless polled"]
+pub struct LocalAcquire {
+    step: Step,
+}
+
+enum Step {
+    Ask { shared: Arc<Shared>, ask: Ask },
+    Wait(Queued),
+    Done,
+}
+
+/// A place in a queue; dropping it gives the place up.
+struct Queued {
+    desk: Arc<Desk>,
+    ticket: Ticket,
+    since: u64,
+    expiry: u64,
+    max_wait: Option<Duration>,
+    by_deadline: bool,
+    taken: bool,
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl LocalAcquire {
+    pub(super) const fn new(shared: Arc<Shared>, ask: Ask) -> Self {
+        Self {
+            step: Step::Ask { shared, ask },
+        }
+    }
+}
+
+impl Future for LocalAcquire {
+    type Output = Result<Reservation, Refusal>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        loop {
+            match mem::replace(&mut self.step, Step::Done) {
+                Step::Ask { shared, ask } => {
+                    let desk = shared.desk(&ask.scope);
+                    let now = desk.nanos(Instant::now());
+                    match desk.enqueue(now, &ask)? {
+                        Enqueued::Granted(id) => {
+                            let reservation = Reservation::new(desk, id.to_bits(), Duration::ZERO);
+                            return Poll::Ready(Ok(reservation));
+                        }
+                        Enqueued::Waiting(ticket) => {
+                            self.step = Step::Wait(Queued::new(desk, ticket, now, &ask));
+                        }
+                    }
+                }
+                Step::Wait(mut queued) => {
+                    let result = queued.poll(cx);
+                    if result.is_pending() {
+                        self.step = Step::Wait(queued);
+                    }
+                    return result;
+                }
+                Step::Done => return Poll::Pending,
+            }
+        }
+    }
+}
+
+impl Queued {
+    fn new(desk: Arc<Desk>, ticket: Ticket, now: u64, ask: &Ask) -> Self {
+        let longest = ask
+            .max_wait
+            .and_then(|wait| u64::try_from(wait.as_nanos()).ok())
+            .map_or(u64::MAX, |wait| now.saturating_add(wait));
+        let deadline = ask.deadline.map_or(u64::MAX, |at| desk.nanos(at));
+        Self {
+            desk,
+            ticket,
+            since: now,
+            expiry: longest.min(deadline),
+            max_wait: ask.max_wait,
+            by_deadline: deadline <= longest,
+            taken: false,
+            sleep: None,
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Reservation, Refusal>> {
+        loop {
+            let now = self.desk.nanos(Instant::now());
+            match self.desk.look(now, self.ticket, self.expiry, cx) {
+                Look::Granted(id) => {
+                    self.taken = true;
+                    let waited = Duration::from_nanos(now.saturating_sub(self.since));
+                    let reservation = Reservation::new(self.desk.clone(), id.to_bits(), waited);
+                    return Poll::Ready(Ok(reservation));
+                }
+                Look::Expired { next } => {
+                    self.taken = true;
+                    return Poll::Ready(Err(self.refusal(now, next)));
+                }
+                Look::Wait(at) => {
+                    let Some(at) = self.desk.instant(at).filter(|_| at < u64::MAX) else {
+                        self.sleep = None;
+                        return Poll::Pending;
+                    };
+                    let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(at)));
+                    if sleep.deadline() != at {
+                        sleep.as_mut().reset(at);
+                    }
+                    if sleep.as_mut().poll(cx).is_pending() {
+                        return Poll::Pending;
+                    }
+                }
+            }
+        }
+    }
+
+    fn refusal(&self, now: u64, next: Option<u64>) -> Refusal {
+        let estimated = Duration::from_nanos(now.saturating_sub(self.since));
+        let reason = match self.max_wait {
+            Some(max_wait) if !self.by_deadline => Reason::WaitTooLong {
+                estimated,
+                max_wait,
+            },
+            _ => Reason::DeadlineWouldPass {
+                estimated,
+                remaining: Duration::ZERO,
+            },
+        };
+        let wait = next.map(|at| Duration::from_nanos(at.saturating_sub(now)));
+        Refusal::new(NAME, reason).with_retry_after(wait)
+    }
+}
+
+impl Drop for Queued {
+    fn drop(&mut self) {
+        if !self.taken {
+            let now = self.desk.nanos(Instant::now());
+            self.desk.give_up(now, self.ticket);
+        }
+    }
+}
+
+impl fmt::Debug for LocalAcquire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let step = match self.step {
+            Step::Ask { .. } => "asking",
+            Step::Wait(_) => "waiting",
+            Step::Done => "done",
+        };
+        f.debug_struct("LocalAcquire").field("step", &step).finish()
+    }
+}

@@ -1,0 +1,300 @@
+//! One scope: its pool behind a lock, and those who wait for it.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Mutex, MutexGuard, PoisonError},
+    task::{Context, Waker},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+use tower_claude_core::{Crossing, Ledger, LimiterId, Observation, Refusal, Scope};
+
+use crate::{
+    Ask, Books, LimiterConfig, Pool, PoolLimits, ScopeSnapshot, Settlement,
+    pool::{Enqueued, Next, PoolAsk, ReservationId, Seen, Ticket},
+};
+
+/// One scope: its pool behind a lock, and those who wait for it.
+pub(super) struct Desk {
+    limiter: LimiterId,
+    start: Instant,
+    state: Mutex<State>,
+}
+
+struct State {
+    pool: Pool,
+    waiting: HashMap<Ticket, Waiting>,
+    granted: Vec<(Ticket, ReservationId)>,
+    used_at: u64,
+}
+
+/// One who waits.
+struct Waiting {
+    /// Taken when woken: until it polls again, another wake is not needed.
+    waker: Option<Waker>,
+    /// When its own timer wakes it.
+    armed: u64,
+    granted: Option<ReservationId>,
+}
+
+/// Wakers collected under the lock, woken after it.
+#[derive(Default)]
+struct Wakes {
+    first: Option<Waker>,
+    rest: Vec<Waker>,
+}
+
+/// What a waiting future finds when it looks.
+pub(super) enum Look {
+    Granted(ReservationId),
+    /// Time alone changes nothing before this.
+    Wait(u64),
+    Expired {
+        /// When the queue moves next, if time moves it.
+        next: Option<u64>,
+    },
+}
+
+impl Desk {
+    pub(super) fn new(
+        limiter: LimiterId,
+        start: Instant,
+        scope: Scope,
+        limits: &PoolLimits,
+        config: LimiterConfig,
+    ) -> Self {
+        let now = since(start, Instant::now());
+        Self {
+            limiter,
+            start,
+            state: Mutex::new(State {
+                pool: Pool::new(scope, limits, config, now),
+                waiting: HashMap::new(),
+                granted: Vec::new(),
+                used_at: now,
+            }),
+        }
+    }
+
+    /// Nanoseconds since the limiter's start; none before it.
+    pub(super) fn nanos(&self, at: Instant) -> u64 {
+        since(self.start, at)
+    }
+
+    /// The instant of a pool time, `None` if it is too far to name.
+    pub(super) fn instant(&self, nanos: u64) -> Option<Instant> {
+        self.start.checked_add(Duration::from_nanos(nanos))
+    }
+
+    pub(super) fn enqueue(&self, now: u64, ask: &Ask) -> Result<Enqueued, Refusal> {
+        let arrival = ask.first_arrival.map_or(now, |at| self.nanos(at).min(now));
+        let ask = PoolAsk::new(ask.cost, arrival)
+            .with_deadline(ask.deadline.map(|at| self.nanos(at)))
+            .with_max_wait(ask.max_wait.map(whole_nanos));
+        let mut state = self.lock();
+        state.used_at = state.used_at.max(now);
+        let enqueued = state.pool.enqueue(now, ask)?;
+        if let Enqueued::Waiting(ticket) = enqueued {
+            let waiting = Waiting {
+                waker: None,
+                armed: u64::MAX,
+                granted: None,
+            };
+            state.waiting.insert(ticket, waiting);
+        }
+        Ok(enqueued)
+    }
+
+    /// Looks whether `ticket` was granted, moves the queue, and leaves the waker.
+    pub(super) fn look(&self, now: u64, ticket: Ticket, expiry: u64, cx: &Context<'_>) -> Look {
+        let mut wakes = Wakes::default();
+        let mut state = self.lock();
+        // Whoever looks needs no wake.
+        if let Some(waiting) = state.waiting.get_mut(&ticket) {
+            waiting.waker = None;
+        }
+        let next = state.turn(now, &mut wakes);
+        let leads = state.pool.head() == Some(ticket);
+        let look = match state.waiting.get_mut(&ticket) {
+            Some(waiting) => {
+                if let Some(id) = waiting.granted {
+                    state.waiting.remove(&ticket);
+                    Look::Granted(id)
+                } else if now >= expiry {
+                    state.leave(now, ticket, &mut wakes);
+                    let next = match next {
+                        Next::At(at) => Some(at),
+                        Next::OnChange | Next::Idle => None,
+                    };
+                    Look::Expired { next }
+                } else {
+                    let at = match next {
+                        Next::At(at) if leads => at.min(expiry),
+                        _ => expiry,
+                    };
+                    waiting.armed = at;
+                    waiting.waker = Some(cx.waker().clone());
+                    Look::Wait(at)
+                }
+            }
+            None => Look::Expired { next: None },
+        };
+        drop(state);
+        wakes.wake();
+        look
+    }
+
+    /// Gives up a place, or what was granted to it meanwhile.
+    pub(super) fn give_up(&self, now: u64, ticket: Ticket) {
+        let mut wakes = Wakes::default();
+        let mut state = self.lock();
+        state.leave(now, ticket, &mut wakes);
+        drop(state);
+        wakes.wake();
+    }
+
+    pub(super) fn snapshot(&self) -> ScopeSnapshot {
+        let now = self.nanos(Instant::now());
+        self.lock().pool.snapshot(now)
+    }
+
+    /// When it was last asked, if nothing is in flight, waits or is paused.
+    pub(super) fn idle_since(&self) -> Option<u64> {
+        let now = self.nanos(Instant::now());
+        let state = self.lock();
+        state.pool.is_idle(now).then_some(state.used_at)
+    }
+
+    /// Changes the pool and lets whoever became admissible know.
+    fn change<T>(&self, now: u64, change: impl FnOnce(&mut Pool) -> T) -> T {
+        let mut state = self.lock();
+        let result = change(&mut state.pool);
+        if state.pool.queued() == 0 {
+            return result;
+        }
+        let mut wakes = Wakes::default();
+        state.turn(now, &mut wakes);
+        drop(state);
+        wakes.wake();
+        result
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Moves the queue: hands grants to their tickets, and sees to it that the head wakes in time.
+    fn turn(&mut self, now: u64, wakes: &mut Wakes) -> Next {
+        let next = self.pool.poll(now, &mut self.granted);
+        for (ticket, id) in self.granted.drain(..) {
+            if let Some(waiting) = self.waiting.get_mut(&ticket) {
+                waiting.granted = Some(id);
+                wakes.add(waiting.waker.take());
+            } else {
+                // Nobody is there to take it; cannot happen, but must not leak.
+                self.pool.settle(now, id, &Settlement::NotSent);
+            }
+        }
+        if let (Next::At(at), Some(head)) = (next, self.pool.head())
+            && let Some(waiting) = self.waiting.get_mut(&head)
+            && waiting.armed > at
+        {
+            wakes.add(waiting.waker.take());
+        }
+        next
+    }
+
+    fn leave(&mut self, now: u64, ticket: Ticket, wakes: &mut Wakes) {
+        let Some(waiting) = self.waiting.remove(&ticket) else {
+            return;
+        };
+        match waiting.granted {
+            Some(id) => self.pool.settle(now, id, &Settlement::NotSent),
+            None => {
+                self.pool.cancel(ticket);
+            }
+        }
+        self.turn(now, wakes);
+    }
+}
+
+impl Wakes {
+    fn add(&mut self, waker: Option<Waker>) {
+        if let Some(waker) = waker {
+            match self.first {
+                None => self.first = Some(waker),
+                Some(_) => self.rest.push(waker),
+            }
+        }
+    }
+
+    fn wake(self) {
+        for waker in self.first.into_iter().chain(self.rest) {
+            waker.wake();
+        }
+    }
+}
+
+impl Ledger for Desk {
+    fn limiter(&self) -> LimiterId {
+        self.limiter
+    }
+
+    fn observe(&self, reservation: u64, seen: &Observation<'_>) -> Option<Crossing> {
+        let now = self.nanos(seen.at);
+        let rejected = seen.class.is_rate_limit() && !seen.class.local;
+        let seen = Seen::new(seen.limits, seen.server_time)
+            .with_rejected(rejected)
+            .with_warn_percent(seen.warn_percent);
+        self.change(now, |pool| {
+            pool.observe(now, ReservationId::from_bits(reservation), &seen)
+        })
+    }
+
+    fn pause(&self, reservation: u64, retry_after: Option<Duration>, now: Instant) -> Duration {
+        let now = self.nanos(now);
+        let id = ReservationId::from_bits(reservation);
+        let jitter = fastrand::f64();
+        self.lock().pool.rate_limited(now, id, retry_after, jitter)
+    }
+}
+
+impl Books for Desk {
+    fn true_up_input(&self, reservation: u64, actual: u64, now: Instant) {
+        let now = self.nanos(now);
+        let id = ReservationId::from_bits(reservation);
+        self.change(now, |pool| pool.true_up_input(now, id, actual));
+    }
+
+    fn produced(&self, reservation: u64, output: u64, now: Instant) {
+        let now = self.nanos(now);
+        let id = ReservationId::from_bits(reservation);
+        self.change(now, |pool| pool.produced(now, id, output));
+    }
+
+    fn settle(&self, reservation: u64, settlement: Settlement, now: Instant) {
+        let now = self.nanos(now);
+        let id = ReservationId::from_bits(reservation);
+        self.change(now, |pool| pool.settle(now, id, &settlement));
+    }
+}
+
+impl fmt::Debug for Desk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Desk")
+            .field("limiter", &self.limiter)
+            .finish_non_exhaustive()
+    }
+}
+
+fn since(start: Instant, at: Instant) -> u64 {
+    whole_nanos(at.saturating_duration_since(start))
+}
+
+fn whole_nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

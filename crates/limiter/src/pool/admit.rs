@@ -1,0 +1,269 @@
+//! Who may be sent, and when.
+
+use std::time::Duration;
+
+use tower_claude_core::{Cost, Reason, Refusal};
+
+use super::{
+    Enqueued, Next, Pool, PoolAsk, ReservationId, Ticket,
+    book::Record,
+    bucket::{MAX_CHARGE, refill, units},
+    lane::{DIMENSIONS, INPUT, LANES, OUTPUT, REQUESTS, TOTAL},
+    queue::Waiter,
+};
+use crate::OutputAccounting;
+
+/// The name in refusals, until a layer gives its own.
+const NAME: &str = "limiter";
+
+/// Timers are no finer, and a wait that rounds to nothing would spin.
+const LEAST_WAIT: u64 = 1_000_000;
+
+/// While part of the wait is for a guard, which fades with time, look again this often.
+const GUARD_FADES: u64 = 20_000_000;
+
+/// When a request is admissible.
+enum Wait {
+    Now,
+    Until(u64),
+    OnChange,
+}
+
+impl Pool {
+    /// Admits a request, or queues it, or refuses it: when it can never fit, when the queue is full, or
+    /// when its wait would pass its longest wait or its deadline.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::Oversized`], [`Reason::QueueFull`], [`Reason::WaitTooLong`],
+    /// [`Reason::DeadlineWouldPass`].
+    pub fn enqueue(&mut self, now: u64, ask: PoolAsk) -> Result<Enqueued, Refusal> {
+        let now = self.advance(now);
+        let charge = self.charge(&ask.cost);
+        self.check_size(now, &charge)?;
+        let leads = self.queue.would_lead(ask.first_arrival);
+        if leads && matches!(self.wait(now, &charge), Wait::Now) {
+            return Ok(Enqueued::Granted(self.grant(now, &ask.cost, charge)));
+        }
+        self.check_wait(now, &ask, &charge, leads)?;
+        if self.queue.len() >= self.config.queue_limit {
+            let reason = Reason::QueueFull {
+                waiting: self.queue.len(),
+                limit: self.config.queue_limit,
+            };
+            let wait = self.estimate(now, &charge, leads);
+            return Err(Refusal::new(NAME, reason).with_retry_after(Some(wait)));
+        }
+        let waiter = Waiter {
+            cost: ask.cost,
+            charge,
+        };
+        Ok(Enqueued::Waiting(
+            self.queue.push(ask.first_arrival, waiter),
+        ))
+    }
+
+    /// Admits from the head of the queue as long as the head is admissible; each is appended to
+    /// `granted`. Call it after every other call and at the time it names.
+    pub fn poll(&mut self, now: u64, granted: &mut Vec<(Ticket, ReservationId)>) -> Next {
+        let now = self.advance(now);
+        loop {
+            let Some((ticket, waiter)) = self.queue.head() else {
+                return Next::Idle;
+            };
+            let cost = waiter.cost;
+            // By what is known now, not when it came.
+            let charge = self.charge(&cost);
+            match self.wait(now, &charge) {
+                Wait::Now => {
+                    self.queue.remove(ticket);
+                    granted.push((ticket, self.grant(now, &cost, charge)));
+                }
+                Wait::Until(at) => return Next::At(at.max(now.saturating_add(LEAST_WAIT))),
+                Wait::OnChange => return Next::OnChange,
+            }
+        }
+    }
+
+    /// Leaves the queue. False when the ticket does not wait: it was granted, then the caller owns the
+    /// reservation and settles it as [`NotSent`](crate::Settlement::NotSent), or it was cancelled.
+    pub fn cancel(&mut self, ticket: Ticket) -> bool {
+        self.queue.remove(ticket)
+    }
+
+    /// What a request takes from each lane, by what is known now.
+    fn charge(&self, cost: &Cost) -> [u64; LANES] {
+        let input = if self.config.calibrate_input {
+            (cost.input_tokens as f64 * self.input.ratio()).round() as u64
+        } else {
+            cost.input_tokens
+        };
+        let most = cost.max_output_tokens.unwrap_or(u64::MAX);
+        let expected = match (self.config.output_accounting, self.output.mean()) {
+            (OutputAccounting::MaxTokensReserved, _) if most < u64::MAX => most,
+            (OutputAccounting::AsProduced, Some(mean)) if self.config.learn_output => {
+                mean.round() as u64
+            }
+            _ => cost.output_tokens,
+        };
+        let input = input.min(MAX_CHARGE);
+        let output = expected.min(most).min(MAX_CHARGE);
+        let mut charge = [0; LANES];
+        charge[REQUESTS] = cost.requests.min(MAX_CHARGE);
+        charge[INPUT] = input;
+        charge[OUTPUT] = output;
+        charge[TOTAL] = input + output;
+        charge
+    }
+
+    /// Refuses what a limit can never admit. A limit that only a header named must have been confirmed
+    /// lately, so that one odd header cannot refuse for ever; output is but a guess and never refuses.
+    fn check_size(&self, now: u64, charge: &[u64; LANES]) -> Result<(), Refusal> {
+        let reserved = self.config.output_accounting == OutputAccounting::MaxTokensReserved;
+        for (index, lane) in self.lanes.iter().enumerate() {
+            let Some(bucket) = &lane.bucket else { continue };
+            let cost = match index {
+                OUTPUT if !reserved => continue,
+                TOTAL if !reserved => charge[INPUT],
+                _ => charge[index],
+            };
+            let fresh = lane
+                .confirmed
+                .is_none_or(|at| now.saturating_sub(at) <= self.max_pause);
+            if cost > bucket.limit() && fresh {
+                return Err(Refusal::new(
+                    NAME,
+                    Reason::Oversized {
+                        dimension: DIMENSIONS[index],
+                        cost,
+                        limit: bucket.limit(),
+                    },
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_wait(
+        &self,
+        now: u64,
+        ask: &PoolAsk,
+        charge: &[u64; LANES],
+        leads: bool,
+    ) -> Result<(), Refusal> {
+        if ask.deadline.is_none() && ask.max_wait.is_none() {
+            return Ok(());
+        }
+        let estimated = self.estimate(now, charge, leads);
+        let remaining = ask
+            .deadline
+            .map(|deadline| Duration::from_nanos(deadline.saturating_sub(now)));
+        if let Some(remaining) = remaining
+            && (remaining.is_zero() || estimated > remaining)
+        {
+            let reason = Reason::DeadlineWouldPass {
+                estimated,
+                remaining,
+            };
+            return Err(Refusal::new(NAME, reason).with_retry_after(Some(estimated)));
+        }
+        if let Some(max_wait) = ask.max_wait.map(Duration::from_nanos)
+            && (max_wait.is_zero() || estimated > max_wait)
+        {
+            let reason = Reason::WaitTooLong {
+                estimated,
+                max_wait,
+            };
+            return Err(Refusal::new(NAME, reason).with_retry_after(Some(estimated)));
+        }
+        Ok(())
+    }
+
+    /// How long a newcomer would wait: the pause, then the work ahead and its own at the rate of the
+    /// tightest lane. Waiting for requests in flight to end cannot be foreseen and counts as nothing.
+    fn estimate(&self, now: u64, charge: &[u64; LANES], leads: bool) -> Duration {
+        let pause = self.pause.until().saturating_sub(now);
+        let guards = self.guards(now);
+        let mut longest = 0;
+        for (index, lane) in self.lanes.iter().enumerate() {
+            let Some(bucket) = &lane.bucket else { continue };
+            let need = units(charge[index])
+                .saturating_add(guards[index])
+                .min(bucket.capacity());
+            let ahead = if leads { 0 } else { self.queue.work()[index] };
+            let ahead = units(u64::try_from(ahead).unwrap_or(u64::MAX));
+            // What is refilled during the pause, as far as it fits.
+            let level = bucket.level().saturating_add(refill(bucket.limit(), pause));
+            let lacking = bucket.level() - level.min(bucket.capacity());
+            let wait = bucket.wait(need.saturating_add(ahead).saturating_add(lacking));
+            longest = longest.max(wait);
+        }
+        Duration::from_nanos(pause.saturating_add(longest))
+    }
+
+    /// When this charge is admissible: all of it or nothing.
+    fn wait(&self, now: u64, charge: &[u64; LANES]) -> Wait {
+        let in_flight = self.book.len() as u64;
+        if self.concurrency.is_some_and(|most| in_flight >= most)
+            || self.slow_start.is_some_and(|most| in_flight >= most)
+        {
+            return Wait::OnChange;
+        }
+        let mut until = self.pause.until();
+        let guards = self.guards(now);
+        for (index, lane) in self.lanes.iter().enumerate() {
+            let Some(bucket) = &lane.bucket else { continue };
+            let cost = units(charge[index]).min(bucket.capacity());
+            // What never fits is admitted when the bucket is full, into debt.
+            let need = (cost + guards[index]).min(bucket.capacity());
+            let wait = bucket.wait(need);
+            if wait == 0 {
+                continue;
+            }
+            let mut at = now.saturating_add(wait);
+            if need > cost {
+                let unguarded = bucket.wait(cost).max(GUARD_FADES);
+                at = at.min(now.saturating_add(unguarded));
+            }
+            // A limit that only a header named holds nothing back for longer than the longest pause:
+            // then one request finds out.
+            if let Some(confirmed) = lane.confirmed {
+                at = at.min(
+                    confirmed
+                        .max(self.last_grant)
+                        .saturating_add(self.max_pause),
+                );
+            }
+            until = until.max(at);
+        }
+        if until <= now {
+            Wait::Now
+        } else {
+            Wait::Until(until)
+        }
+    }
+
+    fn grant(&mut self, now: u64, cost: &Cost, charge: [u64; LANES]) -> ReservationId {
+        self.pass_near(now);
+        let seen = std::array::from_fn(|lane| self.lanes[lane].seen);
+        for (lane, charge) in self.lanes.iter_mut().zip(charge) {
+            lane.charge(charge);
+        }
+        self.recent_input.add(now, charge[INPUT]);
+        self.last_grant = now;
+        let id = self.book.insert(Record {
+            sent_at: now,
+            charge,
+            counted: charge,
+            seen,
+            near: None,
+            heard: false,
+            answered: false,
+            produced: 0,
+            max_output: cost.max_output_tokens,
+            estimate: cost.input_tokens,
+        });
+        self.near.push_back((now, id));
+        id
+    }
+}

@@ -1,0 +1,63 @@
+//! What is held back because the server's level is not known exactly.
+
+use super::{
+    Pool,
+    bucket::{UNIT, units},
+    lane::{INPUT, LANES, OUTPUT, REQUESTS, TOTAL},
+};
+
+/// Half of the thousand that token counts in headers are rounded to.
+pub(crate) const HALF_ROUNDING: u64 = 500;
+
+/// Three standard errors.
+const SIGMAS: f64 = 3.0;
+
+impl Pool {
+    /// The part of each level that is not given out, in units. Zero where nothing is uncertain: a
+    /// configured limit that no header has spoken of is used to the last token.
+    pub(super) fn guards(&self, now: u64) -> [i128; LANES] {
+        let mut guards = [0; LANES];
+        let input = self.input_error(now);
+        let output = self.output_error();
+        for (lane, guard) in guards.iter_mut().enumerate() {
+            let Some(bucket) = &self.lanes[lane].bucket else {
+                continue;
+            };
+            let observed = self.lanes[lane].observed;
+            let rounding = if observed { units(HALF_ROUNDING) } else { 0 };
+            let (wanted, tenths) = match lane {
+                REQUESTS if observed => (UNIT * 3 / 2, 1),
+                INPUT => (rounding + input, 1),
+                OUTPUT => (rounding + output, 3),
+                TOTAL => (rounding + input + output, 3),
+                _ => continue,
+            };
+            *guard = wanted.min(bucket.capacity() / 10 * tenths);
+        }
+        guards
+    }
+
+    /// Errors of the input sent in the last second: later ones the headers have corrected.
+    fn input_error(&self, now: u64) -> i128 {
+        let error = self.input.error();
+        if error <= 0.0 {
+            return 0;
+        }
+        float_units(SIGMAS * error * self.recent_input.sum(now))
+    }
+
+    /// Errors of independent answers grow with the root of their number.
+    fn output_error(&self) -> i128 {
+        let variance = self.output.variance() * self.book.len() as f64;
+        if variance <= 0.0 {
+            return 0;
+        }
+        float_units(SIGMAS * variance.sqrt())
+    }
+}
+
+/// Whole tokens, rounded up, in units.
+fn float_units(tokens: f64) -> i128 {
+    // A float cast saturates; anything near that is capped by the caller.
+    units(tokens.ceil().min(1e12) as u64)
+}

@@ -1,0 +1,317 @@
+//! One scope without I/O: exact buckets, a queue, the reservations in flight, a pause.
+//!
+//! Nothing here reads a clock, sleeps or wakes: every call is told `now`, in whole nanoseconds since
+//! a start of the caller's choosing, and says what to do next. [`LocalLimiter`](crate::LocalLimiter)
+//! drives it in real time, a simulator can in virtual time.
+//!
+//! ```
+//! use std::num::NonZeroU64;
+//! use tower_claude_core::{Cost, Scope};
+//! use tower_claude_limiter::{Limits, Settlement, LimiterConfig, Pool};
+//! use tower_claude_limiter::pool::{Enqueued, Next, PoolAsk};
+//!
+//! let limits = Limits::new().with_requests_per_minute(NonZeroU64::new(1).unwrap());
+//! let scope = Scope::named("one a minute");
+//! let mut pool = Pool::new(scope.clone(), &limits.for_scope(&scope), LimiterConfig::new(), 0);
+//! let ask = PoolAsk::new(Cost::new(0, 0), 0);
+//! let Ok(Enqueued::Granted(first)) = pool.enqueue(0, ask) else { panic!() };
+//! let Ok(Enqueued::Waiting(second)) = pool.enqueue(0, ask) else { panic!() };
+//! pool.settle(5, first, &Settlement::dropped()); // the server has counted it all the same
+//! let mut granted = Vec::new();
+//! assert_eq!(pool.poll(5, &mut granted), Next::At(60_000_000_000));
+//! assert_eq!(pool.poll(60_000_000_000, &mut granted), Next::Idle);
+//! assert_eq!(granted[0].0, second);
+//! ```
+
+mod admit;
+mod book;
+mod bucket;
+mod guard;
+mod lane;
+mod observe;
+mod pause;
+mod predict;
+mod queue;
+mod settle;
+mod view;
+
+use std::{collections::VecDeque, time::Duration, time::SystemTime};
+
+use tower_claude_core::{Cost, Crossing, Scope};
+use tower_claude_wire::RateLimits;
+
+pub use book::ReservationId;
+pub use queue::Ticket;
+
+use crate::{LimiterConfig, OutputAccounting, PoolLimits};
+use book::Book;
+use bucket::Bucket;
+use lane::{Counted, LANES, Lane};
+use pause::Pause;
+use predict::LastSecond;
+use queue::Queue;
+
+/// Charges sent within this time of a request may reach the server before it.
+const REORDER: u64 = 80_000_000;
+
+/// What a request asks of a pool. Times are nanoseconds, as everywhere here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PoolAsk {
+    /// What it will use, by estimate.
+    pub cost: Cost,
+    /// When its call first arrived: its place in the queue.
+    pub first_arrival: u64,
+    /// When the caller stops waiting.
+    pub deadline: Option<u64>,
+    /// The longest wait from now.
+    pub max_wait: Option<u64>,
+}
+
+impl PoolAsk {
+    /// A request that waits without end.
+    #[must_use]
+    pub const fn new(cost: Cost, first_arrival: u64) -> Self {
+        Self {
+            cost,
+            first_arrival,
+            deadline: None,
+            max_wait: None,
+        }
+    }
+
+    /// The same request with a deadline.
+    #[must_use]
+    pub const fn with_deadline(mut self, deadline: Option<u64>) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// The same request with a longest wait.
+    #[must_use]
+    pub const fn with_max_wait(mut self, wait: Option<u64>) -> Self {
+        self.max_wait = wait;
+        self
+    }
+}
+
+/// What became of an ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Enqueued {
+    /// It may be sent.
+    Granted(ReservationId),
+    /// It waits. The caller keeps its expiry.
+    Waiting(Ticket),
+}
+
+/// When to poll again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// At this time, or after any other call, whichever is first.
+    At(u64),
+    /// After another call: time alone changes nothing.
+    OnChange,
+    /// Nothing waits.
+    Idle,
+}
+
+/// What the head of a response says.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Seen<'a> {
+    /// The rate-limit headers.
+    pub limits: &'a RateLimits,
+    /// The server's clock (`Date`).
+    pub server_time: Option<SystemTime>,
+    /// A 429 for rate: the server took nothing.
+    pub rejected: bool,
+    /// The used share of a limit, in percent, that is worth a warning.
+    pub warn_percent: u8,
+}
+
+impl<'a> Seen<'a> {
+    /// An answer with these headers, worth a warning from 80 % on.
+    #[must_use]
+    pub const fn new(limits: &'a RateLimits, server_time: Option<SystemTime>) -> Self {
+        Self {
+            limits,
+            server_time,
+            rejected: false,
+            warn_percent: 80,
+        }
+    }
+
+    /// The same, for a 429 or not.
+    #[must_use]
+    pub const fn with_rejected(mut self, rejected: bool) -> Self {
+        self.rejected = rejected;
+        self
+    }
+
+    /// The same, with another share worth a warning.
+    #[must_use]
+    pub const fn with_warn_percent(mut self, percent: u8) -> Self {
+        self.warn_percent = percent;
+        self
+    }
+}
+
+/// One scope without I/O. See the [module](self).
+#[derive(Debug)]
+pub struct Pool {
+    scope: Scope,
+    config: LimiterConfig,
+    /// Nanoseconds of refill that a bucket holds as long as nothing better is known.
+    burst: u64,
+    max_pause: u64,
+    concurrency: Option<u64>,
+    lanes: [Lane; LANES],
+    queue: Queue,
+    book: Book,
+    pause: Pause,
+    slow_start: Option<u64>,
+    output: predict::Output,
+    input: predict::Input,
+    recent_input: LastSecond,
+    /// Granted lately: their `near` is not known yet.
+    near: VecDeque<(u64, ReservationId)>,
+    last_grant: u64,
+    /// Time never goes back.
+    now: u64,
+}
+
+impl Pool {
+    /// A pool with full buckets.
+    #[must_use]
+    pub fn new(scope: Scope, limits: &PoolLimits, config: LimiterConfig, now: u64) -> Self {
+        let burst = pause::nanos(limits.burst);
+        let counted = match config.output_accounting {
+            OutputAccounting::AsProduced => Counted::AtEnd,
+            OutputAccounting::MaxTokensReserved => Counted::AtHead,
+        };
+        let lane = |limit: Option<std::num::NonZeroU64>, counted| {
+            Lane::new(
+                limit.map(|limit| Bucket::full(limit.get(), burst, now)),
+                counted,
+            )
+        };
+        Self {
+            lanes: [
+                lane(limits.requests, Counted::AtHead),
+                lane(limits.input_tokens, Counted::AtHead),
+                lane(limits.output_tokens, counted),
+                lane(limits.total_tokens, counted),
+            ],
+            scope,
+            burst,
+            max_pause: pause::nanos(config.max_pause),
+            concurrency: limits.concurrency.map(|limit| u64::from(limit.get())),
+            queue: Queue::default(),
+            book: Book::default(),
+            pause: Pause::default(),
+            slow_start: config
+                .slow_start_requests
+                .map(|start| u64::from(start.get())),
+            output: predict::Output::default(),
+            input: predict::Input::default(),
+            recent_input: LastSecond::default(),
+            near: VecDeque::new(),
+            last_grant: now,
+            now,
+            config,
+        }
+    }
+
+    /// The scope.
+    #[must_use]
+    pub const fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
+    /// Requests admitted and not settled.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.book.len()
+    }
+
+    /// Requests waiting.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// The first of those that wait: the only one that may take.
+    #[must_use]
+    pub fn head(&self) -> Option<Ticket> {
+        self.queue.head().map(|(ticket, _)| ticket)
+    }
+
+    /// Whether nothing is in flight, waits or is paused: forgetting the pool then loses levels only.
+    #[must_use]
+    pub fn is_idle(&self, now: u64) -> bool {
+        self.book.len() == 0 && self.queue.len() == 0 && self.pause.until() <= now
+    }
+
+    /// Corrects the levels by the head of the response to `id`; ignored once it is settled. Returns the
+    /// tightest limit that newly crossed the warning share, once per crossing.
+    pub fn observe(&mut self, now: u64, id: ReservationId, seen: &Seen<'_>) -> Option<Crossing> {
+        let now = self.advance(now);
+        self.pass_near(now);
+        self.book.get(id)?;
+        if seen.rejected {
+            self.refund(id);
+        } else {
+            self.heard(id);
+        }
+        // A copy on the stack, so that lanes and book can be borrowed apart.
+        let record = self.book.get(id)?.clone();
+        self.learn(now, &record, seen)
+    }
+
+    /// Stops admissions after a 429 for `id`, until `retry_after` (at most an hour) plus up to half of
+    /// it by `jitter` (0..1) has passed; without it for 1 s, doubled with every 429 in a row, at most
+    /// the longest pause. Returns how long.
+    pub fn rate_limited(
+        &mut self,
+        now: u64,
+        id: ReservationId,
+        retry_after: Option<Duration>,
+        jitter: f64,
+    ) -> Duration {
+        let now = self.advance(now);
+        let sent = self.book.get(id).map(|record| record.sent_at);
+        let wait = self
+            .pause
+            .rejected(now, sent, retry_after, jitter, self.max_pause);
+        Duration::from_nanos(wait)
+    }
+
+    /// Brings every level up to `now`, which never goes back.
+    fn advance(&mut self, now: u64) -> u64 {
+        self.now = self.now.max(now);
+        for lane in &mut self.lanes {
+            if let Some(bucket) = &mut lane.bucket {
+                bucket.refill(self.now);
+            }
+        }
+        self.now
+    }
+
+    /// Notes the flow up to now for requests that were sent [`REORDER`] ago.
+    fn pass_near(&mut self, now: u64) {
+        while let Some((sent_at, id)) = self.near.front().copied() {
+            if sent_at.saturating_add(REORDER) >= now {
+                return;
+            }
+            self.near.pop_front();
+            let sent = self.sent();
+            if let Some(record) = self.book.get_mut(id) {
+                record.near = Some(sent);
+            }
+        }
+    }
+
+    fn sent(&self) -> [i64; LANES] {
+        std::array::from_fn(|lane| self.lanes[lane].sent)
+    }
+}

@@ -1,0 +1,208 @@
+//! What the server's headers teach: limits, capacity, level.
+//!
+//! A response to request `i`, sent at `t_s` and received at `t_r`, says that the server's level was `y`
+//! at some instant between, after an unknown part of our charges in flight. That bounds the level from
+//! both sides and says nothing more: a level inside the bounds stays as it is.
+
+use std::time::SystemTime;
+
+use tower_claude_core::Crossing;
+use tower_claude_wire::{Gauge, RateLimits};
+
+use super::{
+    Pool, Seen,
+    book::Record,
+    bucket::{Bucket, UNIT, refill, units},
+    guard::HALF_ROUNDING,
+    lane::{Counted, DIMENSIONS, INPUT, LANES, Lane, OUTPUT, REQUESTS, TOTAL},
+};
+
+/// Nanoseconds of a minute.
+const MINUTE: u64 = 60_000_000_000;
+const SECOND: u64 = 1_000_000_000;
+
+/// Weight of a new capacity sample.
+const CAPACITY_WEIGHT: f64 = 0.05;
+
+/// After a warning the used share must fall this far below before the next.
+const HYSTERESIS: u8 = 10;
+
+/// More than any real limit; keeps hostile numbers far from overflow.
+const MAX_LEVEL: u64 = 1 << 50;
+
+impl Pool {
+    /// Learns from one response. Returns the tightest limit that newly crossed the warning share.
+    pub(super) fn learn(&mut self, now: u64, record: &Record, seen: &Seen<'_>) -> Option<Crossing> {
+        let mut crossing: Option<(u64, Crossing)> = None;
+        for (index, gauge) in self.gauges(seen.limits).into_iter().enumerate() {
+            let Some(gauge) = gauge else { continue };
+            if gauge.limit.is_none_or(|limit| limit == 0) && gauge.remaining.is_none() {
+                continue;
+            }
+            self.slow_start = None;
+            self.learn_limit(now, index, gauge, record);
+            if seen.rejected {
+                self.lanes[index].peak = 0;
+            }
+            self.learn_capacity(index, gauge, seen.server_time);
+            self.clamp(now, index, gauge, record);
+            if let Some((used, found)) = self.warn(index, gauge, seen.warn_percent)
+                && crossing.is_none_or(|(most, _)| used > most)
+            {
+                crossing = Some((used, found));
+            }
+        }
+        crossing.map(|(_, crossing)| crossing)
+    }
+
+    /// The gauges that count for this pool. `tokens-*` shows whichever token limit is tightest, so it
+    /// is a limit of its own only where the server names no other.
+    fn gauges<'a>(&self, limits: &'a RateLimits) -> [Option<&'a Gauge>; LANES] {
+        let (input, output) = if self.scope.fast {
+            (&limits.fast_input_tokens, &limits.fast_output_tokens)
+        } else {
+            (&limits.input_tokens, &limits.output_tokens)
+        };
+        let only_tokens = input.is_empty() && output.is_empty() && !self.scope.fast;
+        let some = |gauge: &'a Gauge| (!gauge.is_empty()).then_some(gauge);
+        let mut gauges = [None; LANES];
+        gauges[REQUESTS] = some(&limits.requests);
+        gauges[INPUT] = some(input);
+        gauges[OUTPUT] = some(output);
+        gauges[TOTAL] = some(&limits.tokens).filter(|_| only_tokens);
+        gauges
+    }
+
+    fn learn_limit(&mut self, now: u64, index: usize, gauge: &Gauge, record: &Record) {
+        let Some(limit) = gauge.limit.filter(|limit| *limit > 0) else {
+            return;
+        };
+        if !self.config.learn_limits {
+            return;
+        }
+        let limit = limit.min(MAX_LEVEL);
+        let burst = self.burst;
+        let lane = &mut self.lanes[index];
+        lane.confirmed = Some(now);
+        if let Some(bucket) = &mut lane.bucket {
+            if bucket.limit() == limit {
+                return;
+            }
+            bucket.set_limit(limit);
+            bucket.set_capacity(refill(limit, burst));
+            lane.capacity = None;
+            lane.peak = 0;
+            return;
+        }
+        let mut bucket = Bucket::full(limit, burst, now);
+        // A first level: as low as it can be, the next responses raise it.
+        if let Some(level) = gauge.remaining {
+            let unsure = lane.unsure(index, record);
+            let low = units(level.min(MAX_LEVEL)) - signed_units(unsure);
+            bucket.clamp(i128::MIN, low);
+        }
+        lane.bucket = Some(bucket);
+    }
+
+    /// The time to full tells how much fits: `remaining + rate x (reset - now)`, both clocks the
+    /// server's and in whole seconds. One sample is a second off either way, so the mean is used a
+    /// second short, and the highest level seen where that is more.
+    fn learn_capacity(&mut self, index: usize, gauge: &Gauge, server_time: Option<SystemTime>) {
+        let learned = self.config.learn_limits;
+        let lane = &mut self.lanes[index];
+        let (Some(bucket), Some(level), true) = (&mut lane.bucket, gauge.remaining, learned) else {
+            return;
+        };
+        let limit = bucket.limit();
+        let level = units(level.min(limit.max(1)));
+        lane.peak = lane.peak.max(level);
+        if let (Some(reset), Some(server_time)) = (gauge.reset, server_time) {
+            let ahead = reset
+                .duration_since(server_time)
+                .map_or(0, super::pause::nanos);
+            // Empty and full at once says nothing.
+            if ahead > 0 || level > 0 {
+                let most = refill(limit, MINUTE.max(self.burst)) as f64;
+                let sample = level as f64 + refill(limit, ahead) as f64;
+                let sample = sample.clamp(most / 100.0, most);
+                let old = lane.capacity.unwrap_or(sample);
+                lane.capacity = Some(old + CAPACITY_WEIGHT * (sample - old));
+            }
+        }
+        let Some(mean) = lane.capacity else {
+            if bucket.capacity() < lane.peak {
+                bucket.set_capacity(lane.peak);
+            }
+            return;
+        };
+        let short = (refill(limit, SECOND) as f64).min(mean / 5.0);
+        bucket.set_capacity(((mean - short) as i128).max(lane.peak));
+    }
+
+    fn clamp(&mut self, now: u64, index: usize, gauge: &Gauge, record: &Record) {
+        let lane = &mut self.lanes[index];
+        let unsure = lane.unsure(index, record);
+        let after = lane.after(index, record);
+        let (Some(bucket), Some(level)) = (&mut lane.bucket, gauge.remaining) else {
+            return;
+        };
+        lane.observed = true;
+        let rounding = if index == REQUESTS {
+            0
+        } else {
+            units(HALF_ROUNDING)
+        };
+        let level = units(level.min(MAX_LEVEL));
+        let flight = refill(bucket.limit(), now.saturating_sub(record.sent_at));
+        // A reading of zero is saturated: the server may be far in debt. And a server that allows more
+        // than we were told to use says nothing about the least.
+        let own = gauge.limit.is_none_or(|limit| limit <= bucket.limit());
+        let low = if level == 0 || !own {
+            i128::MIN
+        } else {
+            level - rounding - signed_units(unsure)
+        };
+        let high = (level + rounding).saturating_add(flight) - signed_units(after);
+        bucket.clamp(low, high);
+    }
+
+    fn warn(&mut self, index: usize, gauge: &Gauge, percent: u8) -> Option<(u64, Crossing)> {
+        let limit = gauge.limit.filter(|limit| *limit > 0)?;
+        let remaining = gauge.remaining?;
+        let left = u128::from(remaining.min(limit)) * 10_000 / u128::from(limit);
+        let used = 10_000 - left as u64;
+        let lane = &mut self.lanes[index];
+        let was = lane.warned;
+        if used >= u64::from(percent) * 100 {
+            lane.warned = true;
+        } else if used < u64::from(percent.saturating_sub(HYSTERESIS)) * 100 {
+            lane.warned = false;
+        }
+        (lane.warned && !was).then(|| (used, Crossing::new(DIMENSIONS[index], remaining, limit)))
+    }
+}
+
+impl Lane {
+    /// Our charges that may or may not be in what the server showed.
+    fn unsure(&self, index: usize, record: &Record) -> i64 {
+        let all = self.sent.wrapping_sub(record.seen[index]);
+        match self.counted {
+            // It shows the level after its own request.
+            Counted::AtHead => all.wrapping_sub(record.counted[index] as i64).max(0),
+            Counted::AtEnd => all.max(0),
+        }
+    }
+
+    /// Our charges that are surely not in it: sent well after the request, given that requests
+    /// arrive about in order.
+    fn after(&self, index: usize, record: &Record) -> i64 {
+        match (self.counted, &record.near) {
+            (Counted::AtHead, Some(near)) => self.sent.wrapping_sub(near[index]).max(0),
+            _ => 0,
+        }
+    }
+}
+
+fn signed_units(tokens: i64) -> i128 {
+    i128::from(tokens) * UNIT
+}

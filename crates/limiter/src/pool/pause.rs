@@ -1,0 +1,69 @@
+//! The pause of a scope after a 429.
+
+use std::time::Duration;
+
+use crate::LimiterConfig;
+
+const FIRST_INFERRED: u64 = 1_000_000_000;
+
+/// One gate for the whole scope, so that requests do not sleep each on its own and come back as a herd.
+#[derive(Debug, Default)]
+pub(crate) struct Pause {
+    until: u64,
+    /// When the last one began: a 429 for a request sent before it is not a new strike.
+    began: Option<u64>,
+    strikes: u32,
+}
+
+impl Pause {
+    pub(crate) const fn until(&self) -> u64 {
+        self.until
+    }
+
+    pub(crate) const fn succeeded(&mut self) {
+        self.strikes = 0;
+    }
+
+    /// Begins or lengthens the pause after a 429 for a request sent at `sent`, and returns how long it
+    /// still is. `jitter` is in 0..1 and adds up to half.
+    pub(crate) fn rejected(
+        &mut self,
+        now: u64,
+        sent: Option<u64>,
+        retry_after: Option<Duration>,
+        jitter: f64,
+        max_inferred: u64,
+    ) -> u64 {
+        if self
+            .began
+            .is_none_or(|began| sent.is_none_or(|sent| sent >= began))
+        {
+            self.strikes = self.strikes.saturating_add(1);
+            self.began = Some(now);
+        }
+        let (base, most) = match retry_after {
+            Some(wait) => (nanos(wait.min(LimiterConfig::MAX_EXPLICIT_PAUSE)), u64::MAX),
+            None => {
+                let doublings = self.strikes.saturating_sub(1).min(30);
+                (
+                    (FIRST_INFERRED << doublings).min(max_inferred),
+                    max_inferred,
+                )
+            }
+        };
+        let jitter = if jitter.is_finite() {
+            jitter.clamp(0.0, 1.0)
+        } else {
+            0.0
+        };
+        let extra = (base as f64 * 0.5 * jitter) as u64;
+        let wait = base.saturating_add(extra).min(most);
+        self.until = self.until.max(now.saturating_add(wait));
+        self.until - now
+    }
+}
+
+/// Whole nanoseconds; more than 584 years count as those.
+pub(crate) fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

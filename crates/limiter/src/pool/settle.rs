@@ -1,0 +1,160 @@
+//! What is given back, and when.
+
+use tower_claude_wire::Usage;
+
+use super::{
+    Pool, ReservationId,
+    bucket::MAX_CHARGE,
+    lane::{Counted, INPUT, LANES, OUTPUT, TOTAL},
+};
+use crate::Settlement;
+
+/// From here on the slow start holds nothing back.
+const SLOW_START_ENDS: u64 = 4_096;
+
+impl Pool {
+    /// Corrects the input of a reservation once the server's count is known.
+    pub fn true_up_input(&mut self, now: u64, id: ReservationId, actual: u64) {
+        self.advance(now);
+        self.recharge(id, Some(actual), None);
+    }
+
+    /// Reports the output produced so far. An answer longer than expected extends its reservation in
+    /// steps of a quarter, so that the level stays honest while it runs.
+    pub fn produced(&mut self, now: u64, id: ReservationId, output: u64) {
+        self.advance(now);
+        let Some(record) = self.book.get_mut(id) else {
+            return;
+        };
+        record.produced = record.produced.max(output.min(MAX_CHARGE));
+        let produced = record.produced;
+        if produced > record.charge[OUTPUT] {
+            let most = record.max_output.unwrap_or(u64::MAX);
+            let extended = (produced + produced / 4).min(most).max(produced);
+            self.recharge(id, None, Some(extended));
+        }
+    }
+
+    /// Ends a reservation; once, later calls are ignored.
+    pub fn settle(&mut self, now: u64, id: ReservationId, settlement: &Settlement) {
+        self.advance(now);
+        let Some(record) = self.book.get(id) else {
+            return;
+        };
+        let (produced, estimate) = (record.produced, record.estimate);
+        match settlement {
+            Settlement::NotSent | Settlement::Rejected => {
+                self.refund(id);
+            }
+            Settlement::Invalid => self.recharge(id, Some(0), Some(0)),
+            Settlement::Failed { usage } | Settlement::Dropped { usage } => {
+                let output = usage.limited_output().unwrap_or(0).max(produced);
+                self.recharge(id, usage.limited_input(), Some(output));
+            }
+            Settlement::Used { usage } => {
+                self.used(id, usage, produced, estimate);
+            }
+        }
+        self.close(id);
+    }
+
+    fn used(&mut self, id: ReservationId, usage: &Usage, produced: u64, estimate: u64) {
+        let input = usage.limited_input();
+        let output = usage.limited_output();
+        self.recharge(id, input, output.map(|output| output.max(produced)));
+        if let Some(output) = output {
+            self.output.learn(output.min(MAX_CHARGE));
+        }
+        if let Some(input) = input {
+            self.input.learn(estimate, input.min(MAX_CHARGE));
+        }
+        self.pause.succeeded();
+        self.answered(id);
+    }
+
+    /// The head of an answer has arrived: the server has surely counted the request.
+    pub(super) fn heard(&mut self, id: ReservationId) {
+        let Some(record) = self.book.get_mut(id) else {
+            return;
+        };
+        if record.heard {
+            return;
+        }
+        record.heard = true;
+        for (lane, counted) in self.lanes.iter_mut().zip(record.counted) {
+            if lane.counted == Counted::AtHead {
+                lane.seen = lane.seen.wrapping_add(counted as i64);
+            }
+        }
+    }
+
+    /// Gives everything back: it never was sent, as far as the levels know.
+    pub(super) fn refund(&mut self, id: ReservationId) {
+        let Some(record) = self.book.get_mut(id) else {
+            return;
+        };
+        for (index, lane) in self.lanes.iter_mut().enumerate() {
+            if let Some(bucket) = &mut lane.bucket {
+                bucket.give(record.charge[index]);
+            }
+            let counted = record.counted[index] as i64;
+            lane.sent = lane.sent.wrapping_sub(counted);
+            if record.heard && lane.counted == Counted::AtHead {
+                lane.seen = lane.seen.wrapping_sub(counted);
+            }
+        }
+        record.charge = [0; LANES];
+        record.counted = [0; LANES];
+    }
+
+    /// Replaces the tokens charged, where the new count is known.
+    fn recharge(&mut self, id: ReservationId, input: Option<u64>, output: Option<u64>) {
+        let Some(record) = self.book.get_mut(id) else {
+            return;
+        };
+        let mut new = record.charge;
+        if let Some(input) = input {
+            new[INPUT] = input.min(MAX_CHARGE);
+        }
+        if let Some(output) = output {
+            new[OUTPUT] = output.min(MAX_CHARGE);
+        }
+        new[TOTAL] = new[INPUT] + new[OUTPUT];
+        for index in [INPUT, OUTPUT, TOTAL] {
+            let lane = &mut self.lanes[index];
+            lane.recharge(record.charge[index], new[index]);
+            if lane.counted == Counted::AtEnd {
+                record.counted[index] = new[index];
+            }
+        }
+        record.charge = new;
+    }
+
+    /// Everything still counted in the flows counts as seen from here on; the slot is free.
+    fn close(&mut self, id: ReservationId) {
+        self.heard(id);
+        if let Some(record) = self.book.get(id) {
+            for (lane, counted) in self.lanes.iter_mut().zip(record.counted) {
+                if lane.counted == Counted::AtEnd {
+                    lane.seen = lane.seen.wrapping_add(counted as i64);
+                }
+            }
+        }
+        self.book.remove(id);
+        if self.book.len() == 0 {
+            self.near.clear();
+        }
+    }
+
+    /// One more answer: the slow start opens further.
+    fn answered(&mut self, id: ReservationId) {
+        let Some(record) = self.book.get_mut(id) else {
+            return;
+        };
+        if let (Some(most), false) = (self.slow_start, record.answered) {
+            record.answered = true;
+            let most = most.saturating_mul(2);
+            self.slow_start = (most < SLOW_START_ENDS).then_some(most);
+        }
+    }
+}

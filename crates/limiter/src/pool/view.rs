@@ -1,0 +1,58 @@
+//! What a pool knows, for people and dashboards.
+
+use std::time::Duration;
+
+use tower_claude_core::Dimension;
+
+use super::{
+    Pool,
+    bucket::tokens,
+    lane::{DIMENSIONS, OUTPUT},
+};
+use crate::{DimensionSnapshot, ScopeSnapshot};
+
+impl Pool {
+    /// What is known at `now`.
+    #[must_use]
+    pub fn snapshot(&self, now: u64) -> ScopeSnapshot {
+        let now = now.max(self.now);
+        let guards = self.guards(now);
+        let mut dimensions = Vec::with_capacity(DIMENSIONS.len() + 1);
+        for (index, lane) in self.lanes.iter().enumerate() {
+            let Some(mut bucket) = lane.bucket.clone() else {
+                continue;
+            };
+            bucket.refill(now);
+            dimensions.push(DimensionSnapshot {
+                dimension: DIMENSIONS[index],
+                limit: bucket.limit(),
+                capacity: tokens(bucket.capacity()).max(0) as u64,
+                available: tokens(bucket.level()),
+                guard: tokens(guards[index]).max(0) as u64,
+                learned: lane.confirmed.is_some(),
+            });
+        }
+        let in_flight = self.in_flight() as u64;
+        if let Some(limit) = self.concurrency {
+            dimensions.push(DimensionSnapshot {
+                dimension: Dimension::Concurrency,
+                limit,
+                capacity: limit,
+                available: i64::try_from(limit.saturating_sub(in_flight)).unwrap_or(i64::MAX),
+                guard: 0,
+                learned: false,
+            });
+        }
+        ScopeSnapshot {
+            scope: self.scope.clone(),
+            in_flight,
+            queued: self.queued(),
+            paused_for: Duration::from_nanos(self.pause.until().saturating_sub(now)),
+            outstanding_output: self.book.charged(OUTPUT),
+            mean_output: self.output.mean(),
+            input_ratio: self.input.ratio(),
+            slow_start: self.slow_start,
+            dimensions,
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! What a limiter knows, at one instant.
+
+use std::time::Duration;
+
+use tower_claude_core::{Dimension, Scope};
+
+/// What a limiter knows of one scope, at one instant.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct ScopeSnapshot {
+    /// The scope.
+    pub scope: Scope,
+    /// Requests admitted and not settled.
+    pub in_flight: u64,
+    /// Requests waiting.
+    pub queued: usize,
+    /// How long admissions stay paused after a 429; zero when they are not.
+    pub paused_for: Duration,
+    /// Output tokens reserved for requests in flight and not settled.
+    pub outstanding_output: u64,
+    /// The running mean of output tokens per answer; `None` before the first.
+    pub mean_output: Option<f64>,
+    /// The running ratio of actual to estimated input tokens; 1 before the first.
+    pub input_ratio: f64,
+    /// Requests in flight allowed by the slow start; `None` when it is over or was not asked for.
+    pub slow_start: Option<u64>,
+    /// The limits known, one each.
+    pub dimensions: Vec<DimensionSnapshot>,
+}
+
+impl ScopeSnapshot {
+    /// The state of one limit; `None` when none is known for that dimension.
+    #[must_use]
+    pub fn dimension(&self, dimension: Dimension) -> Option<&DimensionSnapshot> {
+        self.dimensions.iter().find(|d| d.dimension == dimension)
+    }
+}
+
+/// One limit of a scope, at one instant.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct DimensionSnapshot {
+    /// What is counted.
+    pub dimension: Dimension,
+    /// The limit per minute; for [`Dimension::Concurrency`] the most at once.
+    pub limit: u64,
+    /// The most that can be used at once.
+    pub capacity: u64,
+    /// What is left, rounded down; negative in debt.
+    pub available: i64,
+    /// What is held back because the server's level is not known exactly.
+    pub guard: u64,
+    /// Whether a response header named the limit.
+    pub learned: bool,
+}
+
+impl DimensionSnapshot {
+    /// Time until everything is available again, without further use. Zero for
+    /// [`Dimension::Concurrency`], which time does not refill.
+    #[must_use]
+    pub fn time_to_full(&self) -> Duration {
+        self.time_until(self.capacity).unwrap_or_default()
+    }
+
+    /// Time until `amount` is available, without further use; `None` when it never is.
+    #[must_use]
+    pub fn time_until(&self, amount: u64) -> Option<Duration> {
+        if amount > self.capacity {
+            return None;
+        }
+        let missing = i128::from(amount) - i128::from(self.available);
+        if missing <= 0 || self.dimension == Dimension::Concurrency {
+            return (missing <= 0).then_some(Duration::ZERO);
+        }
+        let nanos = missing.saturating_mul(60_000_000_000) / i128::from(self.limit.max(1)) + 1;
+        Some(Duration::from_nanos(
+            u64::try_from(nanos).unwrap_or(u64::MAX),
+        ))
+    }
+}
