@@ -32,6 +32,19 @@ pub enum HeaderFamily {
     None,
 }
 
+/// Through whose door the API is reached; it shows in the request ids.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Platform {
+    /// Claude's own API: `request-id`.
+    #[default]
+    Claude,
+    /// Claude Platform on AWS: `x-amzn-requestid` beside it.
+    Aws,
+    /// Microsoft Foundry: `apim-request-id` beside it. Foundry sends no rate-limit headers: say [`HeaderFamily::None`].
+    Foundry,
+}
+
 pub(crate) struct Config {
     pub(crate) time_to_first_token: Duration,
     /// `None` is all at once.
@@ -41,6 +54,7 @@ pub(crate) struct Config {
     pub(crate) api_key: Option<String>,
     pub(crate) snapshot: HeaderSnapshot,
     pub(crate) family: HeaderFamily,
+    pub(crate) platform: Platform,
     pub(crate) incidents: Vec<Incident>,
     pub(crate) bytes_per_1000_tokens: u64,
     pub(crate) admission_noise: f64,
@@ -75,6 +89,7 @@ impl FakeClaudeBuilder {
                 api_key: None,
                 snapshot: HeaderSnapshot::default(),
                 family: HeaderFamily::default(),
+                platform: Platform::default(),
                 incidents: Vec::new(),
                 bytes_per_1000_tokens: 3_500,
                 admission_noise: 0.0,
@@ -141,6 +156,12 @@ impl FakeClaudeBuilder {
     /// Which rate-limit headers are sent.
     pub fn header_family(mut self, family: HeaderFamily) -> Self {
         self.config.family = family;
+        self
+    }
+
+    /// Through whose door the API is reached.
+    pub fn platform(mut self, platform: Platform) -> Self {
+        self.config.platform = platform;
         self
     }
 

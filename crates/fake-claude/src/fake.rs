@@ -27,12 +27,6 @@ impl FakeClaude {
         FakeClaudeBuilder::new()
     }
 
-    /// A server with all defaults.
-    #[must_use]
-    pub fn new_default() -> Self {
-        Self::builder().build()
-    }
-
     pub(crate) fn new(
         config: Config,
         accounting: Accounting,
@@ -69,7 +63,8 @@ impl FakeClaude {
         self.shared.lock().injected.clear();
     }
 
-    /// A copy of the log: every attempt, in order of arrival.
+    /// A copy of the log: every attempt, in order of arrival. It grows as long as the server lives; see
+    /// [`with_log`](Self::with_log) for a look without a copy.
     #[must_use]
     pub fn log(&self) -> Vec<Attempt> {
         self.shared.lock().log.clone()
@@ -146,9 +141,10 @@ impl FakeClaude {
     }
 }
 
+/// A server with all defaults.
 impl Default for FakeClaude {
     fn default() -> Self {
-        Self::new_default()
+        Self::builder().build()
     }
 }
 

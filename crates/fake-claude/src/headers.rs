@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::header::{DATE, HeaderMap, HeaderName, HeaderValue};
 
-use crate::builder::HeaderFamily;
+use crate::builder::{HeaderFamily, Platform};
 use crate::model::{Gauges, Reading};
 
 const ORGANIZATION: HeaderValue = HeaderValue::from_static("00000000-0000-4000-8000-000000000000");
@@ -52,15 +52,21 @@ pub(crate) struct Snapshot {
     pub(crate) wall: SystemTime,
 }
 
-/// `request-id`, `date`, organization and, unless the credential was refused, workspace.
+/// `request-id` and the platform's own, `date`, organization and, unless the credential was refused, workspace.
 pub(crate) fn identity(
     headers: &mut HeaderMap,
+    platform: Platform,
     request_id: &str,
     wall: SystemTime,
     authenticated: bool,
 ) {
     headers.reserve(24);
     if let Ok(value) = HeaderValue::from_str(request_id) {
+        match platform {
+            Platform::Claude => {}
+            Platform::Aws => drop(headers.insert("x-amzn-requestid", value.clone())),
+            Platform::Foundry => drop(headers.insert("apim-request-id", value.clone())),
+        }
         headers.insert("request-id", value);
     }
     if let Ok(value) = HeaderValue::try_from(httpdate::fmt_http_date(wall)) {
@@ -186,3 +192,6 @@ fn reset(wall: SystemTime, full_in: Duration) -> HeaderValue {
     HeaderValue::try_from(stamp.to_string())
         .unwrap_or(HeaderValue::from_static("9999-12-30T22:00:00Z"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -30,9 +30,10 @@ pub(crate) fn judge(
     shared: &Arc<Shared>,
     call: &Call,
     problem: Option<ErrorReply>,
-    now: Now,
 ) -> (usize, Verdict) {
     let mut state = shared.lock();
+    // Under the lock, so that the log's order is the clock's.
+    let now = shared.now();
     let index = state.record(entry(&shared.config, call, now));
     let verdict = decide(shared, &mut state, call, problem, now, index);
     let attempt = &mut state.log[index];

@@ -17,13 +17,11 @@
 //!     .group_limits("sonnet-5.5", GroupLimits::new().with_requests_per_minute(50))
 //!     .output_tokens(12)
 //!     .build();
-//!
 //! // In process it is a tower service. `x-fake-*` headers shape one answer.
 //! let request = || {
 //!     http::Request::post("/v1/messages")
 //!         .header("x-api-key", "any")
 //!         .header("anthropic-version", "2023-06-01")
-//!         .header("x-fake-tag", "first")
 //!         .body(Full::new(Bytes::from_static(
 //!             br#"{"model":"claude-sonnet-5-5","max_tokens":100,"messages":[{"role":"user","content":"Hi"}]}"#,
 //!         )))
@@ -33,7 +31,6 @@
 //! response.into_body().collect().await?;
 //! fake.inject(Fault::Overloaded);
 //! assert_eq!(fake.clone().oneshot(request()?).await?.status(), 529);
-//!
 //! // On a port, with the same limits, faults and log, for any client.
 //! let server = fake.serve().await?;
 //! # use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -42,12 +39,10 @@
 //! let mut answer = String::new();
 //! socket.read_to_string(&mut answer).await?;
 //! assert!(answer.starts_with("HTTP/1.1 401 "));
-//!
 //! let log = fake.log();
 //! assert_eq!(log.iter().map(|attempt| attempt.status).collect::<Vec<_>>(), [200, 529, 401]);
 //! assert_eq!(log[0].charged_output, 12);
-//! # Ok(())
-//! # }
+//! # Ok(()) }
 //! ```
 //!
 //! **Headers that shape one request**, all optional: `x-fake-tag` (copied to the log), `x-fake-output-tokens` (length of
@@ -60,9 +55,8 @@
 //! **Cancellation.** Dropping the future or the body ends the attempt: out of flight, `client_gone`, what was produced
 //! stays charged. **Streaming.** One frame is one event; output is charged when its event is taken.
 //!
-//! **What it is not.** It judges sizes, keys, models and `thinking`, not whole conversations; it knows no batches and no
-//! files; what the API does not publish (ramp thresholds, concurrency, whether a refusal costs a request) is a
-//! setting here and no claim about the API.
+//! **What it is not.** It judges sizes, keys, models and `thinking`, not whole conversations; no batches, no files. What
+//! the API does not publish (ramp thresholds, concurrency, the cost of a refusal) is a setting, no claim about the API.
 #![forbid(unsafe_code)]
 
 mod answer;
@@ -85,7 +79,7 @@ mod state;
 mod validate;
 
 pub use body::FakeBody;
-pub use builder::{FakeClaudeBuilder, HeaderFamily, HeaderSnapshot};
+pub use builder::{FakeClaudeBuilder, HeaderFamily, HeaderSnapshot, Platform};
 pub use error::FakeError;
 pub use fake::FakeClaude;
 pub use fault::{Fault, Incident};

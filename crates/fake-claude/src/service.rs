@@ -57,7 +57,7 @@ async fn exchange(
     call: &Call,
     problem: Option<ErrorReply>,
 ) -> Result<Response<FakeBody>, FakeError> {
-    let (index, verdict) = judge::judge(shared, call, problem, shared.now());
+    let (index, verdict) = judge::judge(shared, call, problem);
     match verdict {
         Verdict::Reset => Err(FakeError::Reset),
         Verdict::Refuse(reply, levels) => Ok(refuse(shared, call, index, &reply, levels.as_ref())),
@@ -152,7 +152,14 @@ pub(crate) fn head(
     *response.status_mut() = status;
     let headers = response.headers_mut();
     let wall = shared.now().wall;
-    headers::identity(headers, &request_id(index), wall, call.authenticated);
+    let id = request_id(index);
+    headers::identity(
+        headers,
+        shared.config.platform,
+        &id,
+        wall,
+        call.authenticated,
+    );
     if let Some(levels) = levels {
         headers::rate_limits(headers, shared.config.family, levels);
     }

@@ -155,8 +155,9 @@ impl Ticket {
     }
 
     fn update(&self, change: impl FnOnce(&Self, &mut State, u64)) {
-        let now = self.shared.now().nanos;
-        change(self, &mut self.shared.lock(), now);
+        let mut state = self.shared.lock();
+        change(self, &mut state, self.shared.now().nanos);
+        drop(state);
         self.shared.changed.notify_waiters();
     }
 }

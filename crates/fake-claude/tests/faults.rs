@@ -398,7 +398,7 @@ async fn wait_for_sees_what_happens_meanwhile() {
         let fake = fake.clone();
         async move {
             fake.wait_for(|log| log.iter().any(|attempt| attempt.completed))
-                .await
+                .await;
         }
     });
     tokio::task::yield_now().await;

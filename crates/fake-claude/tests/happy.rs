@@ -8,7 +8,9 @@ use common::{fake, messages, sse_names, text};
 use http::StatusCode;
 use http_body_util::BodyExt as _;
 use tower::ServiceExt as _;
-use tower_claude_fake_claude::{Endpoint, FakeClaude, GroupLimits, HeaderFamily, HeaderSnapshot};
+use tower_claude_fake_claude::{
+    Endpoint, FakeClaude, GroupLimits, HeaderFamily, HeaderSnapshot, Platform,
+};
 use tower_claude_wire::{Peek, RateLimits, SseScanner, Usage};
 
 #[tokio::test(start_paused = true)]
@@ -337,4 +339,24 @@ async fn dropped_answers_are_accounted() {
     assert_eq!(names.last().map(String::as_str), Some("message_stop"));
     drop(body);
     assert!(fake.with_log(|log| !log[3].client_gone && log[3].completed));
+}
+
+#[tokio::test(start_paused = true)]
+async fn platforms_add_their_own_request_id() {
+    let cases = [
+        (Platform::Claude, [false, false]),
+        (Platform::Aws, [true, false]),
+        (Platform::Foundry, [false, true]),
+    ];
+    for (platform, expected) in cases {
+        let fake = FakeClaude::builder().platform(platform).build();
+        let response = fake
+            .oneshot(messages().body(text(false)).unwrap())
+            .await
+            .unwrap();
+        let headers = response.headers();
+        let seen = ["x-amzn-requestid", "apim-request-id"].map(|name| headers.contains_key(name));
+        assert_eq!(seen, expected, "{platform:?}");
+        assert!(headers.contains_key("request-id"));
+    }
 }
