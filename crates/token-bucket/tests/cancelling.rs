@@ -1,0 +1,169 @@
+//! A call dropped at any point gives back what the server cannot have counted.
+
+mod common;
+
+use std::{
+    convert::Infallible,
+    future::pending,
+    pin::Pin,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use common::{layer, left, message, only, stream, with};
+use http::Request;
+use http_body_util::BodyExt;
+use tower::{Layer, ServiceExt, service_fn};
+use tower_claude_core::RequestBody;
+use tower_claude_fake_claude::{FakeBody, FakeClaude};
+use tower_claude_limiter::Limiter;
+use tower_claude_tests::{Piece, Readiness, Reply, Script};
+
+/// One poll, outside of any task.
+fn poll_once<F: Future + ?Sized>(future: Pin<&mut F>) -> Poll<F::Output> {
+    future.poll(&mut Context::from_waker(Waker::noop()))
+}
+
+const LIMITS: common::PerMinute = (1_000, 100_000, 50_000);
+const FULL: [i64; 3] = [1_000, 100_000, 50_000];
+const SENT: [i64; 3] = [999, 96_000, 50_000];
+
+#[tokio::test(start_paused = true)]
+async fn never_polled() {
+    let layer = layer(LIMITS);
+    let service = layer.layer(FakeClaude::builder().build());
+    drop(service.oneshot(message(4_000, 900)));
+    let scopes = layer.limiter().snapshot();
+    assert!(scopes.iter().all(|scope| scope.in_flight == 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_the_queue() {
+    let layer = layer((1_000, 10_000, 50_000));
+    let service = layer.layer(FakeClaude::builder().build());
+    let first = service.clone().oneshot(message(9_000, 10)).await.expect("an answer");
+    let mut second = Box::pin(service.clone().oneshot(message(5_000, 10)));
+    let mut third = Box::pin(service.clone().oneshot(message(500, 10)));
+    assert!(poll_once(second.as_mut()).is_pending());
+    assert!(poll_once(third.as_mut()).is_pending());
+    assert_eq!(only(&layer.limiter()).queued, 2);
+    let before = left(&layer.limiter());
+    drop(second);
+    // Who is next has room at once, without any time passing.
+    let third = tokio::time::timeout(Duration::from_nanos(1), third);
+    third.await.expect("woken").expect("an answer");
+    assert_eq!(only(&layer.limiter()).queued, 0);
+    let after = left(&layer.limiter());
+    assert!(before[1] - after[1] <= 500, "the one that left has paid");
+    drop(first);
+    assert_eq!(only(&layer.limiter()).in_flight, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn admitted_but_not_sent() {
+    let layer = layer(LIMITS);
+    let script = Script::always(Reply::message()).readiness(Readiness::Never);
+    let mut call = Box::pin(layer.layer(script.clone()).oneshot(message(4_000, 900)));
+    assert!(poll_once(call.as_mut()).is_pending());
+    assert_eq!(only(&layer.limiter()).in_flight, 1);
+    assert_eq!(left(&layer.limiter()), [999, 96_000, 49_100]);
+    drop(call);
+    assert_eq!(only(&layer.limiter()).in_flight, 0);
+    assert_eq!(left(&layer.limiter()), FULL);
+    assert_eq!(script.calls(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn sent_and_not_answered() {
+    let layer = layer(LIMITS);
+    let silent = service_fn(|_: Request<RequestBody>| {
+        pending::<Result<http::Response<FakeBody>, Infallible>>()
+    });
+    let mut call = Box::pin(layer.layer(silent).oneshot(message(4_000, 900)));
+    assert!(poll_once(call.as_mut()).is_pending());
+    assert_eq!(left(&layer.limiter()), [999, 96_000, 49_100]);
+    drop(call);
+    assert_eq!(only(&layer.limiter()).in_flight, 0);
+    assert_eq!(left(&layer.limiter()), SENT);
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_an_error_body_is_read() {
+    let layer = layer(LIMITS);
+    let reply = Reply::status(400).chunked().data("{").piece(Piece::Stall);
+    let mut call = Box::pin(
+        layer
+            .layer(Script::always(reply))
+            .oneshot(message(4_000, 900)),
+    );
+    assert!(poll_once(call.as_mut()).is_pending());
+    assert_eq!(only(&layer.limiter()).in_flight, 1);
+    drop(call);
+    assert_eq!(only(&layer.limiter()).in_flight, 0);
+    assert_eq!(left(&layer.limiter()), SENT);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_body_is_never_read() {
+    let layer = layer(LIMITS);
+    let service = layer.layer(FakeClaude::builder().build());
+    let response = service.oneshot(message(4_000, 900)).await.expect("a head");
+    assert_eq!(only(&layer.limiter()).in_flight, 1);
+    drop(response);
+    assert_eq!(only(&layer.limiter()).in_flight, 0);
+    assert_eq!(left(&layer.limiter()), SENT);
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_the_middle_of_a_stream() {
+    let layer = layer(LIMITS);
+    let fake = FakeClaude::builder().build();
+    let service = layer.layer(fake.clone());
+    let request = with(stream(3_000, 2_000), "x-planned-input", 4_000);
+    let mut body = service.oneshot(request).await.expect("a head").into_body();
+    // message_start, content_block_start, ping and 397 deltas of 4 tokens.
+    for _ in 0..400 {
+        body.frame().await.expect("a frame").expect("data");
+    }
+    drop(body);
+    let scope = only(&layer.limiter());
+    assert_eq!((scope.in_flight, scope.outstanding_output), (0, 0));
+    let [requests, input, output] = left(&layer.limiter());
+    assert_eq!((requests, input), (999, 97_000));
+    let made = fake.with_log(|log| log[0].charged_output);
+    assert_eq!(made, 397 * 4);
+    let kept = 50_000 - output;
+    assert!(kept > 0, "output that was made is not given back");
+    assert!(kept < 2_000, "output that was not made is given back");
+}
+
+/// Whatever is dropped and whenever: the limiter is empty after it, and still serves.
+#[tokio::test(start_paused = true)]
+async fn after_any_number_of_polls() {
+    let layer = layer(LIMITS);
+    for polls in 0..40 {
+        let reply = Reply::message().waits(3).slow_body();
+        let script = Script::always(reply).readiness(Readiness::After(2));
+        let mut call = Box::pin(layer.layer(script).oneshot(message(10, 10)));
+        let mut body = None;
+        for _ in 0..polls {
+            match &mut body {
+                None => {
+                    if let Poll::Ready(response) = poll_once(call.as_mut()) {
+                        body = Some(response.expect("a head").into_body());
+                    }
+                }
+                Some(body) => {
+                    let mut frame = body.frame();
+                    let _ = poll_once(Pin::new(&mut frame));
+                }
+            }
+        }
+        drop(call);
+        drop(body);
+        for scope in layer.limiter().snapshot() {
+            assert_eq!((scope.in_flight, scope.queued), (0, 0), "{polls} polls");
+            assert_eq!(scope.outstanding_output, 0, "{polls} polls");
+        }
+    }
+}

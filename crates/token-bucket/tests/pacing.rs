@@ -1,0 +1,146 @@
+//! Requests are let out as the limits allow, in the order they came.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{
+    PerMinute, layer, message, only, over, send, send_all, server_limits, statuses, stream, with,
+};
+use http::Request;
+use tower_claude_core::RequestBody;
+use tower_claude_fake_claude::FakeClaude;
+use tower_claude_limiter::Limiter;
+
+const PLENTY: u64 = 100_000_000;
+
+/// 200 requests at once, 60 of which fit a minute: what does not fit the bucket comes out at one per
+/// second, none of it meets a 429, and nobody overtakes.
+async fn all_get_through(per_minute: PerMinute, request: impl Fn(u64) -> Request<RequestBody>) {
+    let fake = FakeClaude::builder()
+        .limits(server_limits(per_minute))
+        .time_to_first_token(Duration::from_millis(300))
+        .tokens_per_second(400.0)
+        .build();
+    let layer = layer(per_minute);
+    let requests = (0..200).map(&request).collect();
+    let got = send_all(&over(&layer, &fake), requests).await;
+    assert_eq!(got, [200; 200]);
+    assert_eq!(statuses(&fake), [200; 200]);
+    let order: Vec<usize> = fake.with_log(|log| {
+        let tags = log.iter().map(|attempt| attempt.tag.as_ref());
+        tags.map(|tag| tag.expect("tagged").parse().expect("a number"))
+            .collect()
+    });
+    assert!(order.is_sorted(), "overtaken: {order:?}");
+    let last = fake.with_log(|log| log[199].at);
+    assert!(last >= Duration::from_secs(135), "too fast: {last:?}");
+    assert!(last <= Duration::from_secs(155), "too slow: {last:?}");
+    let scope = only(&layer.limiter());
+    assert_eq!((scope.in_flight, scope.queued), (0, 0));
+    assert_eq!(scope.outstanding_output, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn by_requests() {
+    all_get_through((60, PLENTY, PLENTY), |_| message(1_000, 100)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn by_input_tokens() {
+    all_get_through((100_000, 60_000, PLENTY), |_| message(1_000, 100)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn by_output_tokens() {
+    all_get_through((100_000, PLENTY, 12_000), |_| stream(1_000, 200)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn big_ones_are_not_overtaken() {
+    let sizes = [100, 5_500, 300, 100, 100, 100, 700, 1_100];
+    assert_eq!(sizes.iter().sum::<u64>(), 8 * 1_000);
+    all_get_through((100_000, 60_000, PLENTY), |number| {
+        message(sizes[number as usize % 8], 100)
+    })
+    .await;
+}
+
+/// The estimate is far off, one way or the other; the running ratio mends it.
+#[tokio::test(start_paused = true)]
+async fn wrong_estimates_are_learned() {
+    for planned in [400, 2_500] {
+        let per_minute = (100_000, 60_000, PLENTY);
+        let fake = FakeClaude::builder()
+            .limits(server_limits(per_minute))
+            .build();
+        let layer = layer(per_minute);
+        let service = over(&layer, &fake);
+        // A few one by one, as an application begins.
+        for _ in 0..10 {
+            send(&service, with(message(1_000, 10), "x-planned-input", planned)).await;
+        }
+        let more = (0..150)
+            .map(|_| with(message(1_000, 10), "x-planned-input", planned))
+            .collect();
+        assert_eq!(send_all(&service, more).await, [200; 150]);
+        assert_eq!(statuses(&fake), [200; 160], "planned {planned}");
+        let ratio = only(&layer.limiter()).input_ratio;
+        assert!((ratio - 1_000.0 / planned as f64).abs() < 0.05, "{ratio}");
+    }
+}
+
+/// The default estimate, from the text alone.
+#[tokio::test(start_paused = true)]
+async fn by_the_text_alone() {
+    let per_minute = (100_000, 30_000, PLENTY);
+    let fake = FakeClaude::builder()
+        .limits(server_limits(per_minute))
+        .build();
+    let layer = tower_claude_token_bucket::TokenBucketLayer::new(common::limits(per_minute))
+        .with_max_wait(common::HOUR);
+    let service = tower::Layer::layer(&layer, fake.clone());
+    let text = "The bucket is refilled continuously. ".repeat(100);
+    let request = || {
+        let body = format!(
+            r#"{{"model":"claude-sonnet-5-5","max_tokens":64,"messages":[{{"role":"user","content":"{text}"}}]}}"#
+        );
+        let mut request = message(0, 10).map(|_| RequestBody::from(body));
+        request.headers_mut().remove("x-fake-input-tokens");
+        request
+    };
+    for _ in 0..5 {
+        send(&service, request()).await;
+    }
+    assert_eq!(
+        send_all(&service, (0..100).map(|_| request()).collect()).await,
+        [200; 100]
+    );
+    assert!(fake.elapsed() >= Duration::from_secs(60), "nothing was paced");
+    assert_eq!(statuses(&fake), [200; 105]);
+    assert_eq!(layer.handle().snapshot()[0].in_flight, 0);
+}
+
+/// Requests at once, counted to the end of their bodies.
+#[tokio::test(start_paused = true)]
+async fn by_concurrency() {
+    let fake = FakeClaude::builder()
+        .limits(server_limits((PLENTY, PLENTY, PLENTY)).with_concurrency(3))
+        .tokens_per_second(100.0)
+        .build();
+    let layer = tower_claude_token_bucket::TokenBucketLayer::new(
+        tower_claude_limiter::Limits::new()
+            .with_concurrency(std::num::NonZeroU32::new(3).expect("3")),
+    );
+    let service = tower::Layer::layer(&layer, fake.clone());
+    let requests = (0..20)
+        .map(|number| match number % 2 {
+            0 => stream(10, 100),
+            _ => message(10, 100),
+        })
+        .collect();
+    assert_eq!(send_all(&service, requests).await, [200; 20]);
+    assert_eq!(statuses(&fake), [200; 20]);
+    // A second each, three at a time.
+    assert_eq!(fake.elapsed().as_secs(), 7);
+}

@@ -1,0 +1,162 @@
+//! A 429 is paced once, for everybody, by the limiter.
+
+mod common;
+
+use std::{sync::Arc, time::Duration};
+
+use common::{Events, layer, left, message, only, over, send, send_all, statuses, stream, with};
+use tokio::time::Instant;
+use tower_claude_core::{CallContext, Paced};
+use tower_claude_fake_claude::{FakeClaude, Fault};
+use tower_claude_limiter::Limiter;
+
+const LIMITS: common::PerMinute = (1_000, 100_000, 50_000);
+const SEVEN: Duration = Duration::from_secs(7);
+
+fn limited_for(retry_after: Duration) -> (FakeClaude, Fault) {
+    let fake = FakeClaude::builder().build();
+    let fault = Fault::RateLimited { retry_after };
+    fake.inject(fault.clone());
+    (fake, fault)
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_scope_waits_as_long_as_the_server_asks() {
+    let events = Events::default();
+    let (fake, _) = limited_for(SEVEN);
+    let layer = layer(LIMITS).with_observer(events.observer());
+    let service = over(&layer, &fake);
+    let start = Instant::now();
+    let response = send(&service, message(4_000, 900)).await;
+    assert_eq!(response.status(), 429);
+    assert_eq!(response.headers()["retry-after"], "7");
+    let paced = *response.extensions().get::<Paced>().expect("Paced");
+    assert!(paced.pause >= SEVEN, "{paced:?}");
+    assert!(paced.pause <= SEVEN * 3 / 2, "{paced:?}");
+    assert_eq!(only(&layer.limiter()).paused_for, paced.pause);
+    assert_eq!(left(&layer.limiter()), [1_000, 100_000, 50_000], "refunded");
+    assert_eq!(start.elapsed(), Duration::ZERO, "the 429 itself is not held");
+    assert_eq!(
+        events.take(),
+        [
+            "token-bucket admitted messages/sonnet-5.5",
+            "token-bucket paused messages/sonnet-5.5"
+        ]
+    );
+    // Everybody waits, once.
+    let got = send_all(&service, vec![message(100, 10), stream(100, 10)]).await;
+    assert_eq!(got, [200, 200]);
+    let waited = start.elapsed();
+    assert!(waited >= paced.pause, "{waited:?}");
+    assert!(waited <= paced.pause + Duration::from_millis(10), "{waited:?}");
+    assert!(only(&layer.limiter()).paused_for.is_zero());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_429_without_any_header_pauses_too() {
+    let fake = FakeClaude::builder().build();
+    fake.inject_times(Fault::RateLimitedBare, 3);
+    let layer = layer(LIMITS);
+    let service = over(&layer, &fake);
+    let mut pauses = Vec::new();
+    for _ in 0..3 {
+        let response = send(&service, message(100, 10)).await;
+        assert_eq!(response.status(), 429);
+        pauses.push(response.extensions().get::<Paced>().expect("Paced").pause);
+    }
+    assert!(pauses[0] >= Duration::from_secs(1), "{pauses:?}");
+    assert!(pauses[2] >= Duration::from_secs(4), "each is longer: {pauses:?}");
+    assert_eq!(send(&service, message(100, 10)).await.status(), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ramp_limit_pauses() {
+    let fake = FakeClaude::builder().build();
+    fake.inject(Fault::Ramp { retry_after: SEVEN });
+    let layer = layer(LIMITS);
+    let response = send(&over(&layer, &fake), message(100, 10)).await;
+    assert_eq!(response.status(), 429);
+    assert!(only(&layer.limiter()).paused_for >= SEVEN);
+}
+
+/// Waiting does not help there.
+#[tokio::test(start_paused = true)]
+async fn a_spend_limit_does_not_pause() {
+    for fault in [Fault::SpendCap, Fault::OwnSpendLimit] {
+        let fake = FakeClaude::builder().build();
+        fake.inject(fault.clone());
+        let layer = layer(LIMITS);
+        let service = over(&layer, &fake);
+        let start = Instant::now();
+        let response = send(&service, message(4_000, 900)).await;
+        assert!(response.status().is_client_error());
+        assert!(response.extensions().get::<Paced>().is_none(), "{fault:?}");
+        assert!(only(&layer.limiter()).paused_for.is_zero(), "{fault:?}");
+        assert_eq!(left(&layer.limiter()), [1_000, 100_000, 50_000], "{fault:?}");
+        assert_eq!(send(&service, message(4_000, 900)).await.status(), 200);
+        assert_eq!(start.elapsed(), Duration::ZERO);
+    }
+}
+
+/// Its next attempt goes before those that came later.
+#[tokio::test(start_paused = true)]
+async fn the_request_that_met_it_keeps_its_place() {
+    let (fake, _) = limited_for(SEVEN);
+    let layer = layer(LIMITS);
+    let service = over(&layer, &fake);
+    let context = Arc::new(CallContext::new(&http::Extensions::new(), Instant::now()));
+    let attempt = || {
+        let mut request = with(message(100, 10), "x-fake-tag", "first");
+        context.begin_attempt();
+        request.extensions_mut().insert(context.clone());
+        request
+    };
+    assert_eq!(send(&service, attempt()).await.status(), 429);
+    tokio::time::advance(Duration::from_secs(1)).await;
+    let others: Vec<_> = (0..3)
+        .map(|_| {
+            let service = service.clone();
+            tokio::spawn(async move { send(&service, message(100, 10)).await })
+        })
+        .collect();
+    tokio::task::yield_now().await;
+    assert_eq!(only(&layer.limiter()).queued, 3);
+    assert_eq!(send(&service, attempt()).await.status(), 200);
+    for other in others {
+        assert_eq!(other.await.expect("no panic").status(), 200);
+    }
+    let tags = fake.with_log(|log| log.iter().map(|a| a.tag.clone()).collect::<Vec<_>>());
+    assert_eq!(tags.len(), 5);
+    assert_eq!(tags[1].as_deref(), Some("first"));
+    assert_eq!(statuses(&fake), [429, 200, 200, 200, 200]);
+}
+
+/// Ten requests in flight meet it together; it is one pause, as long as the longest.
+#[tokio::test(start_paused = true)]
+async fn many_at_once_are_one_pause() {
+    let fake = FakeClaude::builder().build();
+    fake.inject_times(Fault::RateLimited { retry_after: SEVEN }, 10);
+    let layer = layer(LIMITS);
+    let service = over(&layer, &fake);
+    let start = Instant::now();
+    let requests = (0..10).map(|_| message(100, 10)).collect();
+    assert_eq!(send_all(&service, requests).await, [429; 10]);
+    assert_eq!(send(&service, message(100, 10)).await.status(), 200);
+    assert!(start.elapsed() <= SEVEN * 3 / 2 + Duration::from_millis(10));
+    assert_eq!(layer.limiter().snapshot()[0].in_flight, 0);
+}
+
+/// Longer than anybody may wait: refused at once, not sent into the next 429.
+#[tokio::test(start_paused = true)]
+async fn a_pause_longer_than_max_wait_refuses() {
+    let (fake, _) = limited_for(Duration::from_secs(600));
+    let layer = layer(LIMITS).with_max_wait(Duration::from_secs(60));
+    let service = over(&layer, &fake);
+    send(&service, message(100, 10)).await;
+    let start = Instant::now();
+    let refused = send(&service, message(100, 10)).await;
+    assert_eq!(refused.status(), 429);
+    assert_eq!(refused.headers()["x-tower-claude-refused-by"], "token-bucket");
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    assert_eq!(fake.log_len(), 1);
+}

@@ -1,0 +1,248 @@
+//! What can not be sent in time is refused at once, in Claude's own error shape.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{HOUR, layer, layer_with, left, message, only, over, send, stream};
+use http::{Request, Response};
+use tokio::time::Instant;
+use tower::Layer;
+use tower_claude_core::{Class, Deadline, Kind, REFUSED_BY, Reason, Refused, RequestBody};
+use tower_claude_fake_claude::FakeClaude;
+use tower_claude_limiter::{Dimension, Limiter, LimiterConfig, Limits, LocalLimiter};
+use tower_claude_tests::{Reply, Script};
+use tower_claude_token_bucket::TokenBucketLayer;
+use tower_claude_wire::ApiError;
+
+fn fake() -> FakeClaude {
+    FakeClaude::builder().build()
+}
+
+/// The refusal, after checking that all of its forms agree.
+fn refused(response: &Response<Vec<u8>>, status: u16, kind: &str) -> Refused {
+    assert_eq!(response.status(), status);
+    assert_eq!(response.headers()[REFUSED_BY], "token-bucket");
+    assert_eq!(response.headers()["content-type"], "application/json");
+    let refused = *response.extensions().get::<Refused>().expect("Refused");
+    assert_eq!(refused.by, "token-bucket");
+    assert!(refused.class.local);
+    assert_eq!(
+        response.extensions().get::<Class>(),
+        Some(&refused.class),
+        "outer layers reuse the class"
+    );
+    let error = ApiError::parse(response.body()).expect("Claude's error shape");
+    assert_eq!(error.kind, kind);
+    let seconds = response
+        .headers()
+        .get("retry-after")
+        .map(|value| value.to_str().expect("text").parse::<u64>());
+    let rounded_up = |wait: Duration| wait.as_nanos().div_ceil(1_000_000_000) as u64;
+    assert_eq!(seconds, refused.retry_after.map(|wait| Ok(rounded_up(wait))));
+    refused
+}
+
+fn text(response: &Response<Vec<u8>>) -> String {
+    ApiError::parse(response.body()).expect("an error").message
+}
+
+#[tokio::test(start_paused = true)]
+async fn more_than_a_limit_ever_allows() {
+    let script = Script::always(Reply::message());
+    for (request, dimension, cost, limit) in [
+        (message(5_001, 10), Dimension::InputTokens, 5_001, 5_000),
+        (message(10, 801), Dimension::OutputTokens, 801, 800),
+        (stream(9_999, 10), Dimension::InputTokens, 9_999, 5_000),
+    ] {
+        let layer = layer((10, 5_000, 800));
+        let response = send(&layer.layer(script.clone()), request).await;
+        let refused = refused(&response, 413, "request_too_large");
+        let oversized = Reason::Oversized {
+            dimension,
+            cost,
+            limit,
+        };
+        assert_eq!(refused.reason, oversized);
+        assert_eq!(refused.class.kind, Kind::TooLarge);
+        assert_eq!(response.headers()["x-should-retry"], "false");
+        let text = text(&response);
+        for part in [&cost.to_string(), &limit.to_string(), dimension.as_str()] {
+            assert!(text.contains(part), "{part} is missing in {text:?}");
+        }
+        assert_eq!(left(&layer.limiter()), [10, 5_000, 800], "it costs nothing");
+    }
+    assert_eq!(script.calls(), 0);
+}
+
+/// As much as a whole minute's limit fits, though the bucket holds only a second of it.
+#[tokio::test(start_paused = true)]
+async fn more_than_the_bucket_holds_is_not_more_than_the_limit() {
+    let limiter = LocalLimiter::new(
+        common::limits((1_000, 60_000, 60_000)).with_burst(Duration::from_secs(1)),
+    );
+    let layer = TokenBucketLayer::over(limiter)
+        .with_estimate(common::by_size)
+        .with_max_wait(HOUR);
+    let service = layer.layer(fake());
+    let start = Instant::now();
+    assert_eq!(send(&service, message(60_000, 10)).await.status(), 200);
+    assert_eq!(send(&service, message(10, 10)).await.status(), 200);
+    // The debt is paid before anyone else goes.
+    let waited = start.elapsed();
+    assert!(waited >= Duration::from_secs(59), "{waited:?}");
+    assert!(waited <= Duration::from_secs(61), "{waited:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn longer_than_max_wait() {
+    let layer = layer((1_000, 60_000, 60_000)).with_max_wait(Duration::from_secs(20));
+    let service = over(&layer, &fake());
+    send(&service, message(60_000, 10)).await;
+    let start = Instant::now();
+    let response = send(&service, message(30_000, 10)).await;
+    assert_eq!(Instant::now(), start, "at once, not after the wait");
+    let refused = refused(&response, 429, "rate_limit_error");
+    assert_eq!(refused.class.kind, Kind::RateLimited);
+    let Reason::WaitTooLong {
+        estimated,
+        max_wait,
+    } = refused.reason
+    else {
+        panic!("{:?}", refused.reason);
+    };
+    assert_eq!(max_wait, Duration::from_secs(20));
+    assert!(estimated >= Duration::from_secs(30), "{estimated:?}");
+    assert!(estimated <= Duration::from_secs(40), "{estimated:?}");
+    // Its word is good: who comes back then is let through.
+    tokio::time::advance(refused.retry_after.expect("retry-after")).await;
+    assert_eq!(send(&service, message(30_000, 10)).await.status(), 200);
+    // What fits the longest wait waits.
+    assert_eq!(send(&service, message(15_000, 10)).await.status(), 200);
+}
+
+/// The estimate was right when the request came; then things got worse.
+#[tokio::test(start_paused = true)]
+async fn max_wait_holds_for_who_is_waiting_already() {
+    let layer = layer((1_000, 60_000, 60_000)).with_max_wait(Duration::from_secs(20));
+    let fake = fake();
+    let service = over(&layer, &fake);
+    send(&service, message(60_000, 10)).await;
+    let start = Instant::now();
+    let waiting = tokio::spawn({
+        let service = service.clone();
+        async move { send(&service, message(10_000, 10)).await }
+    });
+    tokio::task::yield_now().await;
+    assert_eq!(only(&layer.limiter()).queued, 1);
+    // A request that was planned small turns out big.
+    let script = Script::always(Reply::json(
+        r#"{"usage":{"input_tokens":50000,"output_tokens":1}}"#,
+    ));
+    let early = tower_claude_core::CallContext::new(&http::Extensions::new(), start - HOUR);
+    let mut small = message(1, 1);
+    small.extensions_mut().insert(std::sync::Arc::new(early));
+    send(&layer.layer(script), small).await;
+    let response = waiting.await.expect("no panic");
+    refused(&response, 429, "rate_limit_error");
+    let waited = start.elapsed();
+    assert!(waited <= Duration::from_secs(21), "{waited:?}");
+    assert_eq!(only(&layer.limiter()).queued, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn past_the_deadline() {
+    let layer = layer((1_000, 60_000, 60_000));
+    let service = over(&layer, &fake());
+    let by = |seconds| {
+        let mut request = message(30_000, 10);
+        let deadline = Deadline(Instant::now() + Duration::from_secs(seconds));
+        request.extensions_mut().insert(deadline);
+        request
+    };
+    send(&service, message(60_000, 10)).await;
+    let start = Instant::now();
+    let response = send(&service, by(20)).await;
+    assert_eq!(Instant::now(), start, "at once, not at the deadline");
+    let refused = refused(&response, 504, "timeout_error");
+    assert_eq!(refused.class.kind, Kind::Timeout);
+    let Reason::DeadlineWouldPass { remaining, .. } = refused.reason else {
+        panic!("{:?}", refused.reason);
+    };
+    assert_eq!(remaining, Duration::from_secs(20));
+    assert_eq!(send(&service, by(45)).await.status(), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn more_than_the_queue_holds() {
+    let config = LimiterConfig::new().with_queue_limit(2);
+    let layer = layer_with((1_000, 60_000, 60_000), config);
+    let fake = fake();
+    let service = over(&layer, &fake);
+    send(&service, message(60_000, 10)).await;
+    let waiting: Vec<_> = (0..2)
+        .map(|_| {
+            let service = service.clone();
+            tokio::spawn(async move { send(&service, message(1_000, 10)).await })
+        })
+        .collect();
+    tokio::task::yield_now().await;
+    assert_eq!(only(&layer.limiter()).queued, 2);
+    let response = send(&service, message(1_000, 10)).await;
+    let refused = refused(&response, 429, "rate_limit_error");
+    let full = Reason::QueueFull {
+        waiting: 2,
+        limit: 2,
+    };
+    assert_eq!(refused.reason, full);
+    for call in waiting {
+        assert_eq!(call.await.expect("no panic").status(), 200);
+    }
+}
+
+/// Not JSON, no object, no model: one request of unknown size.
+#[tokio::test(start_paused = true)]
+async fn odd_requests_pass_with_a_default_cost() {
+    let bodies: [&'static str; 5] = ["", "not json", "[1]", "{}", "{\"model\":7}"];
+    for body in bodies {
+        let layer = TokenBucketLayer::new(common::limits((10, 5_000, 800)));
+        let script = Script::always(Reply::status(204));
+        let request = message(1, 1).map(|_| RequestBody::from(body));
+        let response = send(&layer.layer(script.clone()), request).await;
+        assert_eq!(response.status(), 204);
+        assert_eq!(script.seen()[0].body, body);
+        assert_eq!(left(&layer.limiter()), [9, 5_000, 800], "{body:?}");
+    }
+}
+
+/// Over the buffer limit: one request of unknown size, whatever it says.
+#[tokio::test(start_paused = true)]
+async fn a_body_over_the_limit_passes() {
+    let layer = TokenBucketLayer::new(common::limits((10, 5_000, 800))).with_body_limit(64);
+    let script = Script::always(Reply::status(204));
+    let text = format!(
+        r#"{{"model":"claude-sonnet-5-5","max_tokens":10,"messages":[{{"role":"user","content":"{}"}}]}}"#,
+        "x".repeat(1 << 20)
+    );
+    let request: Request<http_body_util::Full<bytes::Bytes>> =
+        message(1, 1).map(|_| http_body_util::Full::new(text.clone().into()));
+    let service = layer.layer(script.clone());
+    let response = tower::ServiceExt::oneshot(service, request)
+        .await
+        .expect("an answer");
+    assert_eq!(response.status(), 204);
+    assert_eq!(script.seen()[0].body, text);
+    drop(response);
+    assert_eq!(left(&layer.limiter()), [9, 5_000, 800]);
+}
+
+/// Nothing is limited, nothing is refused.
+#[tokio::test(start_paused = true)]
+async fn without_limits_everything_passes() {
+    let layer = TokenBucketLayer::new(Limits::unlimited()).with_max_wait(Duration::ZERO);
+    let service = layer.layer(fake());
+    for _ in 0..100 {
+        assert_eq!(send(&service, message(100_000, 10)).await.status(), 200);
+    }
+    assert_eq!(layer.handle().snapshot()[0].in_flight, 0);
+}

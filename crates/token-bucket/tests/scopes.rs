@@ -1,0 +1,183 @@
+//! Pools of limits that are independent at the server are independent here, and all services of a
+//! layer share them.
+
+mod common;
+
+use std::{num::NonZeroU64, time::Duration};
+
+use common::{Events, body, layer, message, over, send, server_limits, with};
+use http::Request;
+use tokio::time::Instant;
+use tower::Layer;
+use tower_claude_core::{Endpoint, RequestBody, Scope};
+use tower_claude_fake_claude::{FakeClaude, Fault, GroupLimits};
+use tower_claude_limiter::{Dimension, Limiter, Limits};
+use tower_claude_token_bucket::TokenBucketLayer;
+
+fn of_model(model: &str) -> Request<RequestBody> {
+    message(100, 10).map(|_| body(model, false))
+}
+
+fn count_tokens() -> Request<RequestBody> {
+    let mut request = message(100, 10);
+    *request.uri_mut() = "http://localhost/v1/messages/count_tokens"
+        .parse()
+        .expect("a uri");
+    request
+}
+
+/// Two requests per minute of one scope are used up; others still go at once.
+#[tokio::test(start_paused = true)]
+async fn keys_models_and_endpoints_have_their_own() {
+    let limits = (3, 100_000, 100_000);
+    let fake = FakeClaude::builder().limits(GroupLimits::unlimited()).build();
+    let layer = layer(limits);
+    let service = over(&layer, &fake);
+    let start = Instant::now();
+    let used_up = |name: &'static str| {
+        let queued: Vec<_> = layer
+            .limiter()
+            .snapshot()
+            .into_iter()
+            .filter(|scope| {
+                let requests = scope.dimension(Dimension::Requests);
+                requests.is_some_and(|requests| requests.available < 1)
+            })
+            .collect();
+        assert!(!queued.is_empty(), "{name}");
+    };
+    for _ in 0..3 {
+        send(&service, of_model("claude-sonnet-5-5")).await;
+    }
+    used_up("sonnet");
+    for _ in 0..3 {
+        send(&service, of_model("claude-haiku-4-5")).await;
+        send(&service, with(of_model("claude-sonnet-5-5"), "x-api-key", "key-b")).await;
+        send(&service, count_tokens()).await;
+    }
+    assert_eq!(start.elapsed(), Duration::ZERO, "somebody waited for another's limit");
+    send(&service, of_model("claude-sonnet-5-5")).await;
+    assert!(start.elapsed() >= Duration::from_secs(10), "nothing was limited");
+    let scopes = layer.limiter().snapshot();
+    let endpoints = |endpoint| scopes.iter().filter(|s| s.scope.endpoint == endpoint).count();
+    assert_eq!(endpoints(Endpoint::Messages), 3);
+    assert_eq!(endpoints(Endpoint::CountTokens), 1);
+}
+
+/// Models of one rate group share its limits.
+#[tokio::test(start_paused = true)]
+async fn one_rate_group_is_one_pool() {
+    let fake = FakeClaude::builder().build();
+    let layer = layer((100, 100_000, 100_000));
+    let service = over(&layer, &fake);
+    for model in ["claude-opus-4-8", "claude-opus-4-7"] {
+        assert_eq!(send(&service, of_model(model)).await.status(), 200);
+    }
+    let scopes = layer.limiter().snapshot();
+    assert_eq!(scopes.len(), 1);
+    let requests = scopes[0].dimension(Dimension::Requests).expect("limited");
+    assert_eq!(requests.available, 98);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_is_of_one_scope() {
+    let fake = FakeClaude::builder().build();
+    let retry_after = Duration::from_secs(30);
+    fake.inject(Fault::RateLimited { retry_after });
+    let layer = layer((100, 100_000, 100_000));
+    let service = over(&layer, &fake);
+    let start = Instant::now();
+    assert_eq!(send(&service, message(100, 10)).await.status(), 429);
+    for other in [
+        of_model("claude-haiku-4-5"),
+        with(message(100, 10), "x-api-key", "key-b"),
+        count_tokens(),
+    ] {
+        assert_eq!(send(&service, other).await.status(), 200);
+    }
+    assert_eq!(start.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn limits_by_rate_group() {
+    let some = |n| NonZeroU64::new(n).expect("a limit");
+    let layer = TokenBucketLayer::new(
+        common::limits((100, 100_000, 100_000))
+            .with_group("haiku-4.5", Limits::new().with_requests_per_minute(some(7))),
+    );
+    let service = layer.layer(FakeClaude::builder().build());
+    send(&service, of_model("claude-haiku-4-5")).await;
+    send(&service, of_model("claude-sonnet-5-5")).await;
+    let limit = |group: &str| {
+        let scopes = layer.handle().snapshot();
+        let scope = scopes.iter().find(|scope| &*scope.scope.group == group);
+        let scope = scope.unwrap_or_else(|| panic!("no {group} in {scopes:?}"));
+        scope.dimension(Dimension::Requests).expect("limited").limit
+    };
+    assert_eq!(limit("haiku-4.5"), 7);
+    assert_eq!(limit("sonnet-5.5"), 100);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_users_own_scopes() {
+    let layer = layer((2, 100_000, 100_000)).with_scope(|head, _| {
+        let tenant = head.headers.get("x-tenant").and_then(|v| v.to_str().ok());
+        Scope::named(tenant.unwrap_or("nobody"))
+    });
+    let service = over(&layer, &FakeClaude::builder().build());
+    let start = Instant::now();
+    for tenant in ["a", "b", "a", "b"] {
+        send(&service, with(message(1, 1), "x-tenant", tenant)).await;
+    }
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    send(&service, with(message(1, 1), "x-tenant", "a")).await;
+    assert!(start.elapsed() > Duration::ZERO);
+    assert_eq!(layer.handle().snapshot().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn services_of_a_layer_share_its_limits() {
+    let limits = (4, 100_000, 100_000);
+    let fake = FakeClaude::builder().limits(server_limits(limits)).build();
+    let layer = layer(limits);
+    let first = over(&layer, &fake);
+    let services = [
+        first.clone(),
+        first.clone(),
+        over(&layer, &fake),
+        over(&layer.clone(), &fake),
+        over(&layer, &fake),
+    ];
+    let start = Instant::now();
+    for service in services {
+        assert_eq!(send(&service, message(100, 10)).await.status(), 200);
+    }
+    assert!(start.elapsed() >= Duration::from_secs(14), "each had its own");
+    assert_eq!(layer.handle().snapshot(), layer.limiter().snapshot());
+    // A layer made anew is another limiter.
+    let other = common::layer(limits);
+    assert!(other.limiter().snapshot().is_empty());
+    assert_ne!(other.limiter().id(), layer.limiter().id());
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_decision_is_told() {
+    let events = Events::default();
+    let fake = FakeClaude::builder().build();
+    let layer = layer((100, 1_000, 100_000))
+        .with_max_wait(Duration::from_secs(1))
+        .with_observer(events.observer());
+    let service = over(&layer, &fake);
+    send(&service, message(1_000, 10)).await;
+    send(&service, message(1_001, 10)).await;
+    send(&service, message(900, 10)).await;
+    let all = events.take();
+    assert_eq!(
+        all,
+        [
+            "token-bucket admitted messages/sonnet-5.5",
+            "token-bucket refused too_large",
+            "token-bucket refused rate_limited",
+        ]
+    );
+}

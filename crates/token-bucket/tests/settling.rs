@@ -1,0 +1,207 @@
+//! A reservation is settled by what the answer used.
+
+mod common;
+
+use common::{layer, left, message, only, over, send, stream, with};
+use http_body_util::BodyExt;
+use tower::{Layer, ServiceExt};
+use tower_claude_fake_claude::{FakeClaude, Fault};
+use tower_claude_tests::{Broken, Piece, Reply, Script};
+use tower_claude_wire::StreamState;
+
+const LIMITS: common::PerMinute = (1_000, 100_000, 50_000);
+
+fn fake() -> FakeClaude {
+    FakeClaude::builder().build()
+}
+
+#[tokio::test(start_paused = true)]
+async fn by_the_usage_of_a_json_answer() {
+    let layer = layer(LIMITS);
+    let request = with(message(700, 90), "x-planned-input", 4_000);
+    let request = with(request, "x-planned-output", 3_000);
+    let response = layer
+        .layer(fake())
+        .oneshot(request)
+        .await
+        .expect("an answer");
+    assert_eq!(left(&layer.limiter()), [999, 96_000, 47_000]);
+    assert_eq!(only(&layer.limiter()).in_flight, 1);
+    let _ = response.into_body().collect().await.expect("a body");
+    assert_eq!(left(&layer.limiter()), [999, 99_300, 49_910]);
+    assert_eq!(only(&layer.limiter()).in_flight, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn more_than_planned_is_charged_too() {
+    let layer = layer(LIMITS);
+    let request = with(message(7_000, 900), "x-planned-input", 10);
+    let request = with(request, "x-planned-output", 5);
+    send(&over(&layer, &fake()), request).await;
+    assert_eq!(left(&layer.limiter()), [999, 93_000, 49_100]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn cache_reads_are_free_and_cache_writes_are_not() {
+    let layer = layer(LIMITS);
+    let request = with(message(9_000, 10), "x-fake-cache-read-tokens", 6_000);
+    let request = with(request, "x-fake-cache-creation-tokens", 2_000);
+    send(&over(&layer, &fake()), request).await;
+    assert_eq!(left(&layer.limiter())[1], 97_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn by_the_usage_of_a_stream_as_it_comes() {
+    let layer = layer(LIMITS);
+    let request = with(stream(700, 2_000), "x-planned-input", 4_000);
+    let request = with(request, "x-planned-output", 100);
+    let response = layer
+        .layer(fake())
+        .oneshot(request)
+        .await
+        .expect("an answer");
+    assert_eq!(left(&layer.limiter()), [999, 96_000, 49_900]);
+    let mut body = response.into_body();
+    let mut stream = StreamState::new();
+    let mut lowest = i64::MAX;
+    while let Some(frame) = body.frame().await {
+        stream.feed(&frame.expect("no error").into_data().expect("data"));
+        let [_, input, output] = left(&layer.limiter());
+        if stream.started() {
+            assert_eq!(input, 99_300, "the input is known at message_start");
+        }
+        if !stream.is_complete() {
+            lowest = lowest.min(output);
+            assert_eq!(only(&layer.limiter()).in_flight, 1);
+        } else {
+            // At message_stop, before the body ends.
+            assert_eq!(only(&layer.limiter()).in_flight, 0);
+        }
+    }
+    assert!(lowest < 49_000, "a long answer extends its reservation");
+    assert_eq!(left(&layer.limiter()), [999, 99_300, 48_000]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn by_what_a_broken_stream_had_told() {
+    for fault in [
+        Fault::ErrorMidStream { after_tokens: 40 },
+        Fault::Truncated { after_tokens: 40 },
+        Fault::Cut { after_tokens: 40 },
+    ] {
+        let fake = fake();
+        fake.inject(fault.clone());
+        let layer = layer(LIMITS);
+        let request = with(stream(700, 500), "x-planned-input", 4_000);
+        let response = layer
+            .layer(fake)
+            .oneshot(request)
+            .await
+            .expect("an answer");
+        let mut body = response.into_body();
+        while let Some(Ok(_)) = body.frame().await {}
+        let [requests, input, output] = left(&layer.limiter());
+        assert_eq!((requests, input), (999, 99_300), "{fault:?}");
+        assert!(output > 49_500, "{fault:?}: unmade output is kept: {output}");
+        assert_eq!(only(&layer.limiter()).in_flight, 0, "{fault:?}");
+        assert_eq!(only(&layer.limiter()).outstanding_output, 0, "{fault:?}");
+        drop(body);
+    }
+}
+
+/// The server has probably counted the request and its input, and made no output.
+#[tokio::test(start_paused = true)]
+async fn a_failed_attempt_keeps_request_and_input() {
+    for fault in [
+        Fault::Overloaded,
+        Fault::ServerError,
+        Fault::Unavailable,
+        Fault::Timeout504,
+        Fault::Reset,
+    ] {
+        let fake = fake();
+        fake.inject(fault.clone());
+        let layer = layer(LIMITS);
+        let _ = layer.layer(fake).oneshot(message(4_000, 900)).await;
+        assert_eq!(left(&layer.limiter()), [999, 96_000, 50_000], "{fault:?}");
+        assert_eq!(only(&layer.limiter()).in_flight, 0, "{fault:?}");
+        assert!(only(&layer.limiter()).paused_for.is_zero(), "{fault:?}");
+    }
+}
+
+/// No answer was made, so no tokens were used.
+#[tokio::test(start_paused = true)]
+async fn a_wrong_request_keeps_the_request_only() {
+    let layer = layer(LIMITS);
+    let service = over(&layer, &fake());
+    let mut request = message(4_000, 900);
+    request.headers_mut().remove("anthropic-version");
+    assert_eq!(send(&service, request).await.status(), 400);
+    assert_eq!(left(&layer.limiter()), [999, 100_000, 50_000]);
+    let unlearned = only(&layer.limiter());
+    assert_eq!((unlearned.input_ratio, unlearned.mean_output), (1.0, None));
+}
+
+/// A layer further in has not sent it.
+#[tokio::test(start_paused = true)]
+async fn a_local_refusal_gives_everything_back() {
+    use tower_claude_core::{Reason, Refusal};
+    let full = Reason::QueueFull {
+        waiting: 9,
+        limit: 9,
+    };
+    let script = Script::always(Reply::refusal(Refusal::new("inner", full)));
+    let layer = layer(LIMITS);
+    let answer = send(&layer.layer(script), message(4_000, 900)).await;
+    assert_eq!(answer.status(), 429);
+    assert_eq!(answer.headers()["x-tower-claude-refused-by"], "inner");
+    assert_eq!(left(&layer.limiter()), [1_000, 100_000, 50_000]);
+    assert!(only(&layer.limiter()).paused_for.is_zero());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_of_the_service_settles_too() {
+    let layer = layer(LIMITS);
+    let script = Script::always(Reply::error(Broken("wire cut")));
+    let error = layer
+        .layer(script)
+        .oneshot(message(4_000, 900))
+        .await
+        .expect_err("its error");
+    assert_eq!(error, Broken("wire cut"));
+    assert_eq!(left(&layer.limiter()), [999, 96_000, 50_000]);
+    assert_eq!(only(&layer.limiter()).in_flight, 0);
+}
+
+/// What cannot be read leaves the estimate.
+#[tokio::test(start_paused = true)]
+async fn unknown_usage_keeps_the_estimate() {
+    let html = Reply::status(200)
+        .header(http::header::CONTENT_TYPE, "text/html")
+        .data("<p>");
+    let gzip = Reply::message().header(http::header::CONTENT_ENCODING, "gzip");
+    let other = Reply::json(r#"{"data":[]}"#);
+    let empty = Reply::status(204);
+    for reply in [html, gzip, other, empty] {
+        let layer = layer(LIMITS);
+        send(&layer.layer(Script::always(reply)), message(4_000, 900)).await;
+        assert_eq!(left(&layer.limiter()), [999, 96_000, 49_100]);
+        assert_eq!(only(&layer.limiter()).in_flight, 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_fails_settles_once() {
+    let reply = Reply::message().chunked().piece(Piece::Error(Broken("cut")));
+    let layer = layer(LIMITS);
+    let response = layer
+        .layer(Script::always(reply))
+        .oneshot(message(4_000, 900))
+        .await
+        .expect("a head");
+    let error = response.into_body().collect().await.expect_err("its error");
+    assert_eq!(error, Broken("cut"));
+    assert_eq!(only(&layer.limiter()).in_flight, 0);
+    // What the body had told by then: 11 and 7.
+    assert_eq!(left(&layer.limiter()), [999, 99_989, 49_993]);
+}
