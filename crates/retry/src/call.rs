@@ -3,20 +3,21 @@
 use std::{
     pin::Pin,
     sync::Arc,
-    task::{self, Poll, ready},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
-use http::{Extensions, HeaderName, Request, response::Parts};
+use http::{HeaderName, Request, response::Parts};
 use tokio::time::{Instant, Sleep};
 use tower_claude_core::{
-    CallContext, Class, ClassifyResponse, Paced, Reason, Refusal, RequestBody,
+    Class, ClassifyResponse, Paced, Reason, Refusal, RequestBody,
     event::{Event, emit},
 };
 
 use crate::{
     LAYER,
     budget::Payment,
+    claim::Claim,
     handle::count,
     layer::Config,
     policy::{Attempt, Decision, decide},
@@ -32,7 +33,7 @@ pub(crate) struct Call<C> {
     pub(crate) classifier: C,
     /// What the next attempt sends; none, when it cannot be sent again.
     request: Option<Request<RequestBody>>,
-    context: Context,
+    claim: Claim,
     started: Instant,
     attempt_started: Instant,
     deadline: Option<Instant>,
@@ -45,16 +46,6 @@ pub(crate) struct Call<C> {
     /// The caller's own count of retries.
     counted: Option<u64>,
     silence: Silence,
-}
-
-/// The context of the call, and whose it is.
-enum Context {
-    /// Ours: added to each copy, so that the one we keep stays cheap to clone.
-    Own(Arc<CallContext>),
-    /// An outer layer's, in the request's extensions already.
-    Outer(Arc<CallContext>),
-    /// Another layer outside retries already: this one stands aside.
-    Nested,
 }
 
 /// What is known of a response by its head.
@@ -71,8 +62,8 @@ impl<C> Call<C> {
     pub(crate) fn new(config: Arc<Config>, classifier: C, request: Request<RequestBody>) -> Self {
         let now = Instant::now();
         let total = after(now, config.timeouts.total);
-        let context = Context::of(request.extensions(), now, total);
-        let outer = context.get().and_then(|context| context.deadline());
+        let claim = Claim::of(request.extensions(), now, total);
+        let outer = claim.get().and_then(|context| context.deadline());
         let counted = request
             .headers()
             .get(RETRY_COUNT)
@@ -81,7 +72,7 @@ impl<C> Call<C> {
             config,
             classifier,
             request: Some(request),
-            context,
+            claim,
             started: now,
             attempt_started: now,
             deadline: earlier(outer, total),
@@ -96,7 +87,7 @@ impl<C> Call<C> {
 
     /// Whether another layer outside retries already.
     pub(crate) const fn is_nested(&self) -> bool {
-        matches!(self.context, Context::Nested)
+        matches!(self.claim, Claim::Nested)
     }
 
     pub(crate) const fn started(&self) -> Instant {
@@ -127,10 +118,10 @@ impl<C> Call<C> {
     pub(crate) fn launch(&mut self) -> Request<RequestBody> {
         self.payment.sent();
         let mut request = self.next_request();
-        if let Some(context) = self.context.get() {
+        if let Some(context) = self.claim.get() {
             context.begin_attempt();
         }
-        if let Context::Own(context) = &self.context {
+        if let Claim::Own(context) = &self.claim {
             request.extensions_mut().insert(context.clone());
         }
         request
@@ -158,7 +149,7 @@ impl<C> Call<C> {
 
     /// The call is over: a layer outside may send it through here again.
     pub(crate) fn finish(&mut self) {
-        self.context = Context::Nested;
+        self.claim = Claim::Nested;
         self.request = None;
     }
 
@@ -168,7 +159,7 @@ impl<C> Call<C> {
         &mut self,
         timer: Pin<&mut Option<Sleep>>,
         received: Option<usize>,
-        cx: &mut task::Context<'_>,
+        cx: &mut Context<'_>,
     ) -> Poll<Refusal> {
         if self.is_nested() {
             return Poll::Pending;
@@ -218,6 +209,8 @@ impl<C> Call<C> {
         let config = &*self.config;
         let decision = decide(&config.policy, &attempt, &config.budget, fastrand::f64());
         match decision {
+            // A refusal is the news of the layer that refused.
+            Decision::Return { .. } if class.local && self.number == 1 => None,
             Decision::Return { because } => {
                 count(&config.counters.gave_up);
                 self.say(&Event::GaveUp {
@@ -262,35 +255,6 @@ impl<C: ClassifyResponse> Call<C> {
             // Reading a whole answer to judge it would hold back a stream.
             None if head.status.is_success() => Judged::Success,
             None => Judged::Unread,
-        }
-    }
-}
-
-impl Context {
-    fn of(extensions: &Extensions, now: Instant, total: Option<Instant>) -> Self {
-        match extensions.get::<Arc<CallContext>>() {
-            Some(context) if context.claim_retries() => Self::Outer(context.clone()),
-            Some(_) => Self::Nested,
-            None => {
-                let context = CallContext::new(extensions, now).with_deadline(total);
-                context.claim_retries();
-                Self::Own(Arc::new(context))
-            }
-        }
-    }
-
-    const fn get(&self) -> Option<&Arc<CallContext>> {
-        match self {
-            Self::Own(context) | Self::Outer(context) => Some(context),
-            Self::Nested => None,
-        }
-    }
-}
-
-impl Drop for Context {
-    fn drop(&mut self) {
-        if let Self::Outer(context) = self {
-            context.release_retries();
         }
     }
 }

@@ -12,15 +12,13 @@ use http::{Request, Response, response::Parts};
 use http_body::Body as HttpBody;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep};
-use tower_claude_core::{
-    Class, Classify, ClassifyResponse, ErrorBody, Hold, Kind, Paced, Refusal, RequestBody,
-    ResponseBody, Verdict, Watch, event::Event,
-};
+use tower_claude_core::{Classify, ErrorBody, Hold, RequestBody, ResponseBody, Verdict, Watch};
 use tower_service::Service;
 
 use crate::{
-    Body, LAYER,
+    Body,
     call::{Call, Judged},
+    failure::{Answer, Failure, failed, refuse},
     timeouts::poll_optional_sleep,
 };
 
@@ -61,15 +59,6 @@ pin_project! {
         Sleeping { until: Instant },
         Done,
     }
-}
-
-type Answer<R, C> = Response<ResponseBody<Body<R, C>>>;
-
-/// How an attempt failed.
-enum Failure<R: HttpBody<Data = Bytes>, C: ClassifyResponse, E> {
-    Answer(Class, Answer<R, C>),
-    Error(Class, E),
-    Late(Refusal),
 }
 
 impl<S, R, C> ResponseFuture<S, R, C>
@@ -228,58 +217,6 @@ where
         this.state.set(State::Done);
         Poll::Ready(output)
     }
-}
-
-impl<R, C, E> Failure<R, C, E>
-where
-    R: HttpBody<Data = Bytes> + Unpin,
-    C: ClassifyResponse,
-{
-    /// The wait before the next attempt, if there is to be one.
-    fn delay(&self, call: &mut Call<C>) -> Option<Duration> {
-        match self {
-            Self::Answer(class, answer) => {
-                let paced = answer.extensions().get::<Paced>().copied();
-                call.after_failure(*class, paced, false)
-            }
-            Self::Error(class, _) => call.after_failure(*class, None, class.kind == Kind::Timeout),
-            Self::Late(refusal) => call.after_failure(refusal.class(), None, true),
-        }
-    }
-
-    /// What goes up: the response as it came, with what it means.
-    fn into_output(self, call: &Call<C>) -> Result<Answer<R, C>, E> {
-        match self {
-            Self::Answer(class, mut answer) => {
-                answer.extensions_mut().insert(class);
-                Ok(answer)
-            }
-            Self::Error(_, error) => Err(error),
-            Self::Late(refusal) => Ok(refuse(call, refusal)),
-        }
-    }
-}
-
-fn failed<R, C, E>(call: &Call<C>, error: E) -> Failure<R, C, E>
-where
-    R: HttpBody<Data = Bytes>,
-    C: Classify<E>,
-{
-    Failure::Error(call.classifier.error(&error), error)
-}
-
-fn refuse<R, C>(call: &Call<C>, refusal: Refusal) -> Answer<R, C>
-where
-    R: HttpBody<Data = Bytes>,
-    C: ClassifyResponse,
-{
-    call.say(&Event::Refused {
-        layer: LAYER,
-        scope: None,
-        reason: refusal.reason,
-        class: refusal.class(),
-    });
-    refusal.into_response()
 }
 
 impl<S, R, C> fmt::Debug for ResponseFuture<S, R, C>

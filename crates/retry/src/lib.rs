@@ -5,6 +5,8 @@ mod backoff;
 mod body;
 mod budget;
 mod call;
+mod claim;
+mod failure;
 mod future;
 mod handle;
 mod layer;

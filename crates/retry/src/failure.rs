@@ -1,0 +1,80 @@
+//! How an attempt failed, and what goes up when no other follows.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Response;
+use http_body::Body as HttpBody;
+use tower_claude_core::{
+    Class, Classify, ClassifyResponse, Kind, Paced, Refusal, ResponseBody, event::Event,
+};
+
+use crate::{Body, LAYER, call::Call};
+
+/// What the caller gets.
+pub(crate) type Answer<R, C> = Response<ResponseBody<Body<R, C>>>;
+
+/// An attempt that failed.
+#[expect(clippy::large_enum_variant, reason = "short-lived, and never stored")]
+pub(crate) enum Failure<R: HttpBody<Data = Bytes>, C: ClassifyResponse, E> {
+    /// With a response, whole but for what was read of it.
+    Answer(Class, Answer<R, C>),
+    /// With an error of the inner service.
+    Error(Class, E),
+    /// By one of the timers.
+    Late(Refusal),
+}
+
+impl<R, C, E> Failure<R, C, E>
+where
+    R: HttpBody<Data = Bytes> + Unpin,
+    C: ClassifyResponse,
+{
+    /// The wait before the next attempt, if there is to be one.
+    pub(crate) fn delay(&self, call: &mut Call<C>) -> Option<Duration> {
+        match self {
+            Self::Answer(class, answer) => {
+                let paced = answer.extensions().get::<Paced>().copied();
+                call.after_failure(*class, paced, false)
+            }
+            Self::Error(class, _) => call.after_failure(*class, None, class.kind == Kind::Timeout),
+            Self::Late(refusal) => call.after_failure(refusal.class(), None, true),
+        }
+    }
+
+    /// What goes up: the response as it came, with what it means.
+    pub(crate) fn into_output(self, call: &Call<C>) -> Result<Answer<R, C>, E> {
+        match self {
+            Self::Answer(class, mut answer) => {
+                answer.extensions_mut().insert(class);
+                Ok(answer)
+            }
+            Self::Error(_, error) => Err(error),
+            Self::Late(refusal) => Ok(refuse(call, refusal)),
+        }
+    }
+}
+
+/// The inner service's error as a failure.
+pub(crate) fn failed<R, C, E>(call: &Call<C>, error: E) -> Failure<R, C, E>
+where
+    R: HttpBody<Data = Bytes>,
+    C: Classify<E>,
+{
+    Failure::Error(call.classifier.error(&error), error)
+}
+
+/// An answer of our own.
+pub(crate) fn refuse<R, C>(call: &Call<C>, refusal: Refusal) -> Answer<R, C>
+where
+    R: HttpBody<Data = Bytes>,
+    C: ClassifyResponse,
+{
+    call.say(&Event::Refused {
+        layer: LAYER,
+        scope: None,
+        reason: refusal.reason,
+        class: refusal.class(),
+    });
+    refusal.into_response()
+}
