@@ -1,0 +1,85 @@
+//! Replays a real arrival trace against a fake Claude API that enforces its limits: with a plain client, and through the
+//! layers. `storm --help` explains the numbers.
+#![forbid(unsafe_code)]
+
+mod answer;
+mod cli;
+mod incidents;
+mod layers;
+mod live;
+mod load;
+mod measure;
+mod plain;
+mod replay;
+mod report;
+mod sdk;
+mod trace;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+use crate::cli::Cli;
+use crate::layers::Layers;
+use crate::load::Load;
+use crate::plain::Plain;
+use crate::report::Run;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if cli.live {
+        return live::run().await;
+    }
+    let trace = match trace::load(cli.trace.as_deref()) {
+        Ok(trace) => trace,
+        Err(error) => {
+            eprintln!("storm: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    let load = Load::new(&trace, cli.seconds, cli.seed);
+    match storm(&load).await {
+        Ok((plain, layers)) => report::print(&cli, &load, &plain, &layers),
+        Err(error) => {
+            eprintln!("storm: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Both clients at the same time, each against a server of its own.
+async fn storm(load: &Load) -> std::io::Result<(Run, Run)> {
+    // Hidden by themselves where standard error is no terminal.
+    let bars = MultiProgress::new();
+    let (plain_bar, layers_bar) = (bar(&bars, "plain", load), bar(&bars, "layers", load));
+    let plain = async {
+        let (server, client) = (load.server(), Plain::new());
+        let port = server.serve().await?;
+        let send = |request, seed| {
+            let client = client.clone();
+            async move { client.send(request, seed).await }
+        };
+        let done = replay::replay(load, &server, &port.url(), &plain_bar, send).await;
+        Ok(server.with_log(|log| Run::new(load, &done, log)))
+    };
+    let layers = async {
+        let (server, client) = (load.server(), Layers::new(load));
+        let port = server.serve().await?;
+        let send = |request, _| {
+            let client = client.clone();
+            async move { client.send(request).await }
+        };
+        let done = replay::replay(load, &server, &port.url(), &layers_bar, send).await;
+        Ok(server.with_log(|log| Run::new(load, &done, log)))
+    };
+    tokio::try_join!(plain, layers)
+}
+
+fn bar(bars: &MultiProgress, name: &'static str, load: &Load) -> ProgressBar {
+    let style = ProgressStyle::with_template("{prefix:>7} {bar:40} {pos:>5}/{len} {msg}");
+    let bar = bars.add(ProgressBar::new(load.jobs.len() as u64));
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar.with_prefix(name)
+}

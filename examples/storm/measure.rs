@@ -1,0 +1,265 @@
+//! What a run was worth, from the server's log and the clients' own.
+
+use std::time::Duration;
+
+use crate::incidents::Span;
+
+/// Waits up to this are the way to the server and not a wait for its limit.
+const GRACE: Duration = Duration::from_millis(50);
+
+/// A request waiting to be admitted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wait {
+    pub(crate) from: Duration,
+    pub(crate) until: Duration,
+    pub(crate) tokens: u64,
+}
+
+/// An attempt that the server's bucket judged.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Judged {
+    pub(crate) at: Duration,
+    /// In the bucket just before.
+    pub(crate) level: i64,
+    /// What it took; 0 when it was refused.
+    pub(crate) charged: u64,
+}
+
+/// The server's bucket of input tokens.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bucket {
+    pub(crate) per_second: f64,
+    pub(crate) capacity: f64,
+}
+
+impl Bucket {
+    /// Its level at `at`, full at the start. `judged` is in order of time.
+    fn level(self, judged: &[Judged], at: Duration) -> f64 {
+        let before = judged.partition_point(|attempt| attempt.at < at);
+        let Some(last) = before.checked_sub(1).map(|index| judged[index]) else {
+            return self.capacity;
+        };
+        let refill = self.per_second * (at - last.at).as_secs_f64();
+        (last.level as f64 - last.charged as f64 + refill).min(self.capacity)
+    }
+}
+
+/// Tokens charged ÷ tokens the bucket could have granted while requests were waiting, outside `closed`.
+///
+/// In each stretch of time with a waiting request the bucket could have granted its level at the start, as far as the
+/// requests waiting in the stretch asked for it, and its rate times the length. 1 when nobody waited.
+pub(crate) fn utilisation(
+    judged: &[Judged],
+    waits: &[Wait],
+    closed: &[Span],
+    bucket: Bucket,
+) -> f64 {
+    let waits: Vec<Wait> = waits
+        .iter()
+        .copied()
+        .filter(|wait| wait.until > wait.from + GRACE)
+        .collect();
+    let (mut charged, mut grantable) = (0.0, 0.0);
+    for stretch in without(union(&waits), closed) {
+        let demand: u64 = waits
+            .iter()
+            .filter(|wait| wait.from < stretch.until && wait.until >= stretch.from)
+            .map(|wait| wait.tokens)
+            .sum();
+        let level = bucket.level(judged, stretch.from).max(0.0);
+        let length = (stretch.until - stretch.from).as_secs_f64();
+        grantable += level.min(demand as f64) + bucket.per_second * length;
+        // The admission that ends a stretch is part of it.
+        let first = judged.partition_point(|attempt| attempt.at < stretch.from);
+        let end = judged.partition_point(|attempt| attempt.at <= stretch.until);
+        let taken: u64 = judged[first..end].iter().map(|attempt| attempt.charged).sum();
+        charged += taken as f64;
+    }
+    if grantable > 0.0 {
+        (charged / grantable).min(1.0)
+    } else {
+        1.0
+    }
+}
+
+/// The times at which anybody waited.
+fn union(waits: &[Wait]) -> Vec<Span> {
+    let mut waits: Vec<&Wait> = waits.iter().collect();
+    waits.sort_by_key(|wait| wait.from);
+    let mut spans: Vec<Span> = Vec::new();
+    for wait in waits {
+        match spans.last_mut() {
+            Some(last) if wait.from <= last.until => last.until = last.until.max(wait.until),
+            _ => spans.push(Span {
+                from: wait.from,
+                until: wait.until,
+            }),
+        }
+    }
+    spans
+}
+
+/// What of `spans` lies outside `closed`.
+fn without(spans: Vec<Span>, closed: &[Span]) -> Vec<Span> {
+    closed.iter().fold(spans, |spans, closed| {
+        let pieces = spans.into_iter().flat_map(|span| {
+            let before = Span {
+                from: span.from,
+                until: span.until.min(closed.from),
+            };
+            let after = Span {
+                from: span.from.max(closed.until),
+                until: span.until,
+            };
+            [before, after]
+        });
+        pieces.filter(|piece| piece.from < piece.until).collect()
+    })
+}
+
+/// The value below which this share of `sorted` lies, in milliseconds; 0 of nothing.
+pub(crate) fn percentile_ms(sorted: &[Duration], share: f64) -> f64 {
+    let rank = (sorted.len() as f64 * share).ceil() as usize;
+    let value = sorted.get(rank.saturating_sub(1)).copied();
+    let ms = value.unwrap_or_default().as_secs_f64() * 1_000.0;
+    (ms * 10.0).round() / 10.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BUCKET: Bucket = Bucket {
+        per_second: 100.0,
+        capacity: 500.0,
+    };
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    /// A client that sends each of `count` requests of 100 tokens, all there from the start, `late` after it could.
+    fn run(count: u64, late: Duration) -> (Vec<Judged>, Vec<Wait>) {
+        let (mut judged, mut waits) = (Vec::new(), Vec::new());
+        let (mut level, mut at) = (500.0_f64, Duration::ZERO);
+        for _ in 0..count {
+            let wait = Duration::from_secs_f64(((100.0 - level) / 100.0).max(0.0)) + late;
+            at += wait;
+            level = (level + 100.0 * wait.as_secs_f64()).min(500.0);
+            judged.push(Judged {
+                at,
+                level: level as i64,
+                charged: 100,
+            });
+            level -= 100.0;
+            waits.push(Wait {
+                from: Duration::ZERO,
+                until: at,
+                tokens: 100,
+            });
+        }
+        (judged, waits)
+    }
+
+    #[test]
+    fn a_greedy_client_uses_everything() {
+        let (judged, waits) = run(50, Duration::ZERO);
+        let used = utilisation(&judged, &waits, &[], BUCKET);
+        assert!(used > 0.999, "{used}");
+    }
+
+    #[test]
+    fn a_client_that_idles_loses_what_it_could_have_had() {
+        let (judged, waits) = run(50, ms(1_000));
+        let used = utilisation(&judged, &waits, &[], BUCKET);
+        // 5,000 tokens in 50 s, where 500 + 50 × 100 were to be had.
+        assert!((used - 5_000.0 / 5_500.0).abs() < 0.01, "{used}");
+        let (judged, waits) = run(50, ms(3_000));
+        let used = utilisation(&judged, &waits, &[], BUCKET);
+        assert!((used - 5_000.0 / 15_500.0).abs() < 0.01, "{used}");
+    }
+
+    #[test]
+    fn a_client_that_keeps_a_reserve_pays_for_it_once() {
+        // Never lets the level fall below 200 of 500, with the queue always full.
+        let judged: Vec<Judged> = (0..100)
+            .map(|index| Judged {
+                at: ms(1_000 * index),
+                level: 300,
+                charged: 100,
+            })
+            .collect();
+        let wait = Wait {
+            from: Duration::ZERO,
+            until: ms(99_000),
+            tokens: 10_000,
+        };
+        let used = utilisation(&judged, &[wait], &[], BUCKET);
+        assert!((used - 10_000.0 / (500.0 + 9_900.0)).abs() < 1e-9, "{used}");
+    }
+
+    #[test]
+    fn incidents_and_the_way_to_the_server_do_not_count() {
+        let (judged, mut waits) = run(50, Duration::ZERO);
+        waits.push(Wait {
+            from: ms(45_000),
+            until: ms(60_000),
+            tokens: 100,
+        });
+        let idle = utilisation(&judged, &waits, &[], BUCKET);
+        assert!(idle < 0.8, "{idle}");
+        let closed = Span {
+            from: ms(45_000),
+            until: ms(60_000),
+        };
+        let used = utilisation(&judged, &waits, &[closed], BUCKET);
+        assert!(used > 0.999, "{used}");
+        let short = Wait {
+            from: ms(70_000),
+            until: ms(70_049),
+            tokens: 1,
+        };
+        let with_short = utilisation(&judged, &[waits[49], short], &[], BUCKET);
+        assert!(with_short > 0.97, "{with_short}");
+    }
+
+    #[test]
+    fn a_full_bucket_counts_only_as_far_as_it_was_wanted() {
+        let judged = [Judged {
+            at: ms(10_100),
+            level: 500,
+            charged: 100,
+        }];
+        let wait = Wait {
+            from: ms(10_000),
+            until: ms(10_100),
+            tokens: 100,
+        };
+        let used = utilisation(&judged, &[wait], &[], BUCKET);
+        assert!((used - 100.0 / 110.0).abs() < 1e-9, "{used}");
+    }
+
+    #[test]
+    fn nothing_waiting_is_all_used() {
+        assert_eq!(utilisation(&[], &[], &[], BUCKET), 1.0);
+    }
+
+    #[test]
+    fn spans_are_cut_around_incidents() {
+        let span = |from, until| Span {
+            from: ms(from),
+            until: ms(until),
+        };
+        let left = without(vec![span(0, 10), span(20, 30)], &[span(5, 22), span(25, 26)]);
+        assert_eq!(left, [span(0, 5), span(22, 25), span(26, 30)]);
+    }
+
+    #[test]
+    fn percentiles_are_of_the_nearest_rank() {
+        let sorted: Vec<Duration> = (1..=100).map(ms).collect();
+        assert_eq!(percentile_ms(&sorted, 0.5), 50.0);
+        assert_eq!(percentile_ms(&sorted, 0.99), 99.0);
+        assert_eq!(percentile_ms(&sorted[..1], 0.99), 1.0);
+        assert_eq!(percentile_ms(&[], 0.5), 0.0);
+    }
+}
