@@ -1,0 +1,3 @@
+mod backoff;
+mod budget;
+mod policy;

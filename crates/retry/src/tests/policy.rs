@@ -1,0 +1,178 @@
+use std::{num::NonZeroU32, time::Duration};
+
+use tokio::time::Instant;
+use tower_claude_core::{Class, Kind};
+
+use crate::{
+    Backoff, Jitter, RetryBudget,
+    policy::{Attempt, Decision, Policy, decide},
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn policy() -> Policy {
+    Policy {
+        max_attempts: NonZeroU32::new(5).expect("not zero"),
+        backoff: Backoff::new(SECOND, 60 * SECOND, Jitter::None),
+        max_retry_after: 60 * SECOND,
+    }
+}
+
+fn attempt(kind: Kind) -> Attempt {
+    Attempt {
+        class: Class::new(kind),
+        number: 1,
+        unanswered: 0,
+        replayable: true,
+        paced: None,
+        last_delay: Duration::ZERO,
+        now: Instant::now(),
+        deadline: None,
+    }
+}
+
+/// The wait, or why there is none.
+fn decided(attempt: &Attempt) -> Result<Duration, &'static str> {
+    decided_with(attempt, &RetryBudget::new())
+}
+
+fn decided_with(attempt: &Attempt, budget: &RetryBudget) -> Result<Duration, &'static str> {
+    match decide(&policy(), attempt, budget, 0.5) {
+        Decision::Retry { delay, mut payment } => {
+            payment.sent();
+            Ok(delay)
+        }
+        Decision::Return { because } => Err(because),
+    }
+}
+
+#[test]
+fn what_waiting_cures_is_retried() {
+    use Kind::*;
+    for kind in [
+        RateLimited,
+        RampLimited,
+        Overloaded,
+        ServerError,
+        Timeout,
+        Transport,
+        Conflict,
+        Truncated,
+    ] {
+        assert_eq!(decided(&attempt(kind)), Ok(SECOND), "{kind:?}");
+    }
+    for kind in [
+        Success,
+        SpendLimit,
+        BadRequest,
+        Unauthorized,
+        Forbidden,
+        NotFound,
+        TooLarge,
+        Refusal,
+    ] {
+        assert_eq!(decided(&attempt(kind)), Err("not_retryable"), "{kind:?}");
+    }
+}
+
+#[test]
+fn a_local_refusal_is_not_retried() {
+    let mut attempt = attempt(Kind::RateLimited);
+    attempt.class = attempt.class.into_local().with_should_retry(Some(true));
+    assert_eq!(decided(&attempt), Err("not_retryable"));
+}
+
+#[test]
+fn the_servers_word_beats_the_status() {
+    let mut no = attempt(Kind::Overloaded);
+    no.class.should_retry = Some(false);
+    assert_eq!(decided(&no), Err("not_retryable"));
+    let mut yes = attempt(Kind::BadRequest);
+    yes.class.should_retry = Some(true);
+    assert_eq!(decided(&yes), Ok(SECOND));
+}
+
+#[test]
+fn the_last_attempt_is_the_last() {
+    let mut attempt = attempt(Kind::Overloaded);
+    attempt.number = 4;
+    assert_eq!(decided(&attempt), Ok(8 * SECOND));
+    attempt.number = 5;
+    assert_eq!(decided(&attempt), Err("attempts"));
+}
+
+#[test]
+fn no_answer_in_time_is_retried_once() {
+    let mut attempt = attempt(Kind::Timeout);
+    attempt.unanswered = 1;
+    assert_eq!(decided(&attempt), Ok(SECOND));
+    attempt.unanswered = 2;
+    assert_eq!(decided(&attempt), Err("attempts"));
+}
+
+#[test]
+fn a_stream_cannot_be_sent_again() {
+    let mut attempt = attempt(Kind::Overloaded);
+    attempt.replayable = false;
+    assert_eq!(decided(&attempt), Err("body"));
+}
+
+#[test]
+fn retry_after_up_to_its_maximum() {
+    let mut attempt = attempt(Kind::RateLimited);
+    attempt.class.retry_after = Some(60 * SECOND);
+    assert_eq!(decided(&attempt), Ok(60 * SECOND));
+    attempt.class.retry_after = Some(61 * SECOND);
+    assert_eq!(decided(&attempt), Err("retry_after"));
+    // Nothing asked for: the schedule.
+    attempt.class.retry_after = Some(Duration::ZERO);
+    assert_eq!(decided(&attempt), Ok(SECOND));
+}
+
+#[test]
+fn a_pause_is_left_to_the_limiter_unless_it_is_too_long() {
+    let mut attempt = attempt(Kind::RateLimited);
+    attempt.class.retry_after = Some(30 * SECOND);
+    attempt.paced = Some(30 * SECOND);
+    assert_eq!(decided(&attempt), Ok(Duration::ZERO));
+    attempt.deadline = Some(attempt.now + 29 * SECOND);
+    assert_eq!(decided(&attempt), Err("deadline"));
+    attempt.paced = Some(61 * SECOND);
+    assert_eq!(decided(&attempt), Err("retry_after"));
+}
+
+#[test]
+fn no_wait_passes_the_deadline() {
+    let mut attempt = attempt(Kind::Overloaded);
+    attempt.deadline = Some(attempt.now + SECOND);
+    assert_eq!(decided(&attempt), Err("deadline"));
+    attempt.deadline = Some(attempt.now + SECOND + Duration::from_millis(1));
+    assert_eq!(decided(&attempt), Ok(SECOND));
+    attempt.deadline = Some(attempt.now);
+    assert_eq!(decided(&attempt), Err("deadline"));
+}
+
+#[test]
+fn the_budget_pays_for_all_but_rate_limits() {
+    let budget = RetryBudget::new().with_initial(1).with_trickle(0.0);
+    assert_eq!(
+        decided_with(&attempt(Kind::RateLimited), &budget),
+        Ok(SECOND)
+    );
+    assert_eq!(
+        decided_with(&attempt(Kind::RampLimited), &budget),
+        Ok(SECOND)
+    );
+    assert_eq!(
+        decided_with(&attempt(Kind::Overloaded), &budget),
+        Ok(SECOND)
+    );
+    assert_eq!(
+        decided_with(&attempt(Kind::Overloaded), &budget),
+        Err("budget")
+    );
+    assert_eq!(
+        decided_with(&attempt(Kind::RateLimited), &budget),
+        Ok(SECOND)
+    );
+}
