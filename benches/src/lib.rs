@@ -1,1 +1,156 @@
 //! Per-call overhead of the layers beside floors and peers.
+//!
+//! `cargo bench -p tower-claude-benches` prints everything in about a minute and a half. Options, after `--`:
+//! `--check` exits with 1 when a goal falls short (goals are ratios), `--no-instructions` leaves
+//! valgrind out, `--case NAME --calls N` runs one row only, for a profiler.
+#![forbid(unsafe_code)]
+
+mod floor;
+mod harness;
+mod instructions;
+mod layers;
+mod parsing;
+mod peers;
+mod report;
+mod texts;
+
+use std::{process::ExitCode, time::Duration};
+
+use bytes::Bytes;
+use http_body_util::Full;
+
+use crate::{
+    harness::{Case, Effort},
+    instructions::Counter,
+    report::{Report, Row},
+};
+
+/// Measures and prints, as these arguments say.
+pub fn run(arguments: impl Iterator<Item = String>) -> ExitCode {
+    let arguments: Vec<String> = arguments.collect();
+    let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
+    let value = |flag: &str| {
+        let at = arguments.iter().position(|argument| argument == flag)?;
+        arguments.get(at + 1)
+    };
+    if let Some(name) = value("--case") {
+        let calls = value("--calls").and_then(|calls| calls.parse().ok());
+        return run_one(name, calls.unwrap_or(1));
+    }
+    // `cargo test` starts benches too: then it is enough that every row runs.
+    if !has("--bench") {
+        all().iter().for_each(|case| case.worker()(1));
+        return ExitCode::SUCCESS;
+    }
+    let effort = Effort {
+        rounds: 31,
+        batch: Duration::from_millis(4),
+    };
+    let counter = if has("--no-instructions") {
+        None
+    } else {
+        Counter::find()
+    };
+    let mut report = Report::new(effort, counter);
+    per_call(&mut report);
+    limiter(&report);
+    heads(&mut report);
+    streams(&mut report);
+    bodies(&mut report);
+    if has("--check") && !report.is_good() {
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
+}
+
+fn run_one(name: &str, calls: u64) -> ExitCode {
+    match all().iter().find(|case| case.name == name) {
+        Some(case) => {
+            case.worker()(calls);
+            ExitCode::SUCCESS
+        }
+        None => {
+            eprintln!("no such case; there are:");
+            all().iter().for_each(|case| eprintln!("  {}", case.name));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn all() -> Vec<Case> {
+    let mut cases = call_cases();
+    cases.push(layers::limiter());
+    cases.extend(parsing::heads());
+    cases.extend(parsing::usages());
+    cases.extend(parsing::streams());
+    cases.extend(parsing::bodies().into_iter().flat_map(|(_, cases)| cases));
+    cases
+}
+
+fn call_cases() -> Vec<Case> {
+    let mut cases = vec![floor::calls("floor", floor::Answer, Full::<Bytes>::new)];
+    cases.extend(peers::cases());
+    cases.extend(layers::cases());
+    cases.extend(parsing::of_one_call());
+    cases
+}
+
+fn per_call(report: &mut Report) {
+    let rows = report.measure(&call_cases(), true);
+    let (floor, rows) = rows.split_first().expect("the floor comes first");
+    report.title("Per call: a request of 2 KiB with 5 headers, an answer of 800 bytes with 17");
+    report.row(floor);
+    report.title("Above the floor");
+    let (parsing, calls): (Vec<&Row>, Vec<&Row>) =
+        rows.iter().partition(|row| row.name.starts_with("parsing"));
+    let calls: Vec<Row> = calls.iter().map(|row| row.over(floor)).collect();
+    calls.iter().for_each(|row| report.row(row));
+    report.title("Of which parsing, once per call (the peers parse nothing)");
+    parsing.iter().for_each(|row| report.row(row));
+    let named = |name| calls.iter().find(|row| row.name == name);
+    let (Some(ours), Some(theirs)) = (named(layers::STACK), named(peers::STACK)) else {
+        return;
+    };
+    let mut apart = parsing.iter().fold(ours.over(&Row::NOTHING), |left, row| left.over(row));
+    apart.name = "three together minus parsing".to_owned();
+    report.row(&apart);
+    println!();
+    report.ratio(&apart, theirs, Some(1.5), Some(1.0));
+    report.ratio(ours, theirs, None, None);
+}
+
+fn limiter(report: &Report) {
+    let rows = report.measure(&[layers::limiter()], true);
+    report.title("The limiter alone, four dimensions limited, nobody waiting");
+    rows.iter().for_each(|row| report.row(row));
+}
+
+fn heads(report: &mut Report) {
+    report.title("Response head: rate-limit headers");
+    pair(report, &parsing::heads());
+    report.title("Response body: usage of an answer of 800 bytes");
+    pair(report, &parsing::usages());
+}
+
+fn streams(report: &mut Report) {
+    report.title("Streams: per event of 150 bytes, one per chunk");
+    let rows = report.measure(&parsing::streams(), false);
+    rows.iter().for_each(|row| report.row(row));
+    report.ratio(&rows[1], &rows[2], Some(0.25), None);
+}
+
+fn bodies(report: &mut Report) {
+    report.title("Request body: three fields of its top level");
+    for (_, cases) in parsing::bodies() {
+        let rows = report.measure(&cases, false);
+        rows.iter().for_each(|row| report.row(row));
+        report.ratio(&rows[0], &rows[1], Some(1.2), None);
+    }
+}
+
+/// Prints two rows and their ratio.
+fn pair(report: &mut Report, cases: &[Case; 2]) {
+    let rows = report.measure(cases, false);
+    rows.iter().for_each(|row| report.row(row));
+    report.ratio(&rows[0], &rows[1], None, None);
+}

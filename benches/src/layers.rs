@@ -1,0 +1,66 @@
+//! The layers of this project in the same loop.
+
+use std::num::{NonZeroU32, NonZeroU64};
+
+use futures_util::FutureExt;
+use tokio::time::Instant;
+use tower::Layer;
+use tower_claude_core::{Cost, RequestBody, Scope};
+use tower_claude_header_budget::HeaderBudgetLayer;
+use tower_claude_limiter::{Ask, Limiter, Limits, LocalLimiter, Settlement};
+use tower_claude_retry::RetryLayer;
+use tower_claude_token_bucket::TokenBucketLayer;
+
+use crate::{
+    floor::{Answer, calls},
+    harness::Case,
+};
+
+/// The row that stands for the recommended stack.
+pub(crate) const STACK: &str = "retry + token-bucket + header-budget";
+
+/// Far above what a loop can use.
+fn limits() -> Limits {
+    let requests = NonZeroU64::new(1_000_000_000_000).expect("not 0");
+    let tokens = NonZeroU64::new(1_000_000_000_000_000).expect("not 0");
+    Limits::new()
+        .with_requests_per_minute(requests)
+        .with_input_tokens_per_minute(tokens)
+        .with_output_tokens_per_minute(tokens)
+        .with_concurrency(NonZeroU32::new(1_000_000).expect("not 0"))
+}
+
+pub(crate) fn cases() -> Vec<Case> {
+    let bucket = TokenBucketLayer::new(limits());
+    let budget = HeaderBudgetLayer::over(bucket.limiter());
+    let stack = RetryLayer::new().layer(bucket.layer(budget.layer(Answer)));
+    vec![
+        calls("token-bucket", TokenBucketLayer::new(limits()).layer(Answer), RequestBody::from),
+        calls("header-budget", HeaderBudgetLayer::new().layer(Answer), RequestBody::from),
+        calls("retry", RetryLayer::new().layer(Answer), RequestBody::from),
+        calls(STACK, stack.clone(), RequestBody::from),
+        calls("the same, body buffered by the first hall", stack, http_body_util::Full::new),
+    ]
+}
+
+/// One reservation from beginning to end, with all dimensions limited and nobody waiting.
+pub(crate) fn limiter() -> Case {
+    let limiter = LocalLimiter::new(limits());
+    let scope = Scope::named("bench");
+    Case::new("reserve, send and settle", move || {
+        let limiter = limiter.clone();
+        let scope = scope.clone();
+        Box::new(move |calls| {
+            for _ in 0..calls {
+                let ask = Ask::new(scope.clone(), Cost::new(500, 100));
+                let reservation = limiter.acquire(ask).now_or_never();
+                let mut reservation = reservation
+                    .expect("nobody waits")
+                    .expect("far below the limits");
+                reservation.sent();
+                reservation.settle(Settlement::NotSent);
+            }
+            std::hint::black_box(Instant::now());
+        })
+    })
+}
