@@ -1,0 +1,247 @@
+//! No header stalls a scope for longer than the documented maxima, and none makes a panic.
+
+mod common;
+
+use std::{sync::Arc, time::Duration};
+
+use common::{HOUR, MINUTE, layer, message, only, send};
+use http::{HeaderName, HeaderValue};
+use proptest::prelude::*;
+use tokio::time::Instant;
+use tower::Layer;
+use tower_claude_core::Refused;
+use tower_claude_limiter::{Limiter, LimiterConfig};
+use tower_claude_tests::{Reply, Script, paused};
+
+const NAMES: [&str; 26] = [
+    "anthropic-ratelimit-requests-limit",
+    "anthropic-ratelimit-requests-remaining",
+    "anthropic-ratelimit-requests-reset",
+    "anthropic-ratelimit-tokens-limit",
+    "anthropic-ratelimit-tokens-remaining",
+    "anthropic-ratelimit-tokens-reset",
+    "anthropic-ratelimit-input-tokens-limit",
+    "anthropic-ratelimit-input-tokens-remaining",
+    "anthropic-ratelimit-input-tokens-reset",
+    "anthropic-ratelimit-output-tokens-limit",
+    "anthropic-ratelimit-output-tokens-remaining",
+    "anthropic-ratelimit-output-tokens-reset",
+    "anthropic-priority-input-tokens-limit",
+    "anthropic-priority-input-tokens-remaining",
+    "anthropic-fast-input-tokens-limit",
+    "anthropic-fast-input-tokens-remaining",
+    "anthropic-ratelimit-unified-status",
+    "anthropic-ratelimit-unified-reset",
+    "anthropic-ratelimit-unified-5h-utilization",
+    "anthropic-ratelimit-unified-fallback-percentage",
+    "retry-after",
+    "retry-after-ms",
+    "x-should-retry",
+    "date",
+    "request-id",
+    "content-type",
+];
+
+/// Numbers, dates and garbage that servers and middleboxes have been seen to send, and worse.
+fn value() -> impl Strategy<Value = Vec<u8>> {
+    let odd = proptest::sample::select(vec![
+        "0",
+        "1",
+        "-1",
+        "-9223372036854775808",
+        "999",
+        "1000",
+        "18446744073709551615",
+        "18446744073709551616",
+        "1000000000000000000",
+        "1e18",
+        "1.5",
+        "NaN",
+        "inf",
+        "0x10",
+        "",
+        " 12 ",
+        "1970-01-01T00:00:00Z",
+        "2026-11-22T10:00:00Z",
+        "2026-11-22T10:01:00Z",
+        "9999-12-31T23:59:59Z",
+        "-9999-01-01T00:00:00Z",
+        "0000-00-00T00:00:00Z",
+        "Sun, 22 Nov 2026 10:00:00 GMT",
+        "Fri, 31 Dec 9999 23:59:59 GMT",
+        "Thu, 01 Jan 1970 00:00:00 GMT",
+        "true",
+        "false",
+    ]);
+    prop_oneof![
+        6 => odd.prop_map(|text| text.as_bytes().to_vec()),
+        1 => any::<u64>().prop_map(|number| number.to_string().into_bytes()),
+        1 => (0_u64..5_000).prop_map(|number| number.to_string().into_bytes()),
+        1 => proptest::collection::vec(prop_oneof![32_u8..127, 128_u8..=255], 0..40),
+    ]
+}
+
+fn headers() -> impl Strategy<Value = Vec<(&'static str, Vec<u8>)>> {
+    proptest::collection::vec((proptest::sample::select(NAMES.to_vec()), value()), 0..16)
+}
+
+fn reply(status: u16, headers: &[(&'static str, Vec<u8>)]) -> Reply {
+    let mut reply = match status {
+        200 => Reply::message(),
+        429 => Reply::claude_error(429, "rate_limit_error"),
+        status => Reply::claude_error(status, "api_error"),
+    };
+    for (name, value) in headers {
+        let value = HeaderValue::from_bytes(value).expect("no control characters");
+        reply = reply.raw_header(HeaderName::from_static(name), value);
+    }
+    reply
+}
+
+/// The longest that a response may hold the next request back: an explicit wait with its jitter, an
+/// inferred one, or the refill of what the limits say, whichever is longer.
+fn longest(status: u16, headers: &[(&'static str, Vec<u8>)]) -> Duration {
+    let config = LimiterConfig::new();
+    let explicit = status == 429 && headers.iter().any(|(name, _)| name.starts_with("retry"));
+    let pause = if explicit {
+        LimiterConfig::MAX_EXPLICIT_PAUSE
+    } else {
+        config.max_pause
+    };
+    // What is left of a bucket is never believed for longer than it takes to fill.
+    pause + MINUTE + Duration::from_millis(10)
+}
+
+/// Sends until it is let through, as a patient caller would; how long that took.
+async fn persist<S, R>(service: &S, input: u64) -> Duration
+where
+    S: tower_service::Service<
+            http::Request<tower_claude_core::RequestBody>,
+            Response = http::Response<R>,
+        > + Clone,
+    S::Error: std::fmt::Debug,
+    R: http_body::Body<Data = bytes::Bytes, Error: std::fmt::Debug> + Unpin,
+{
+    let start = Instant::now();
+    loop {
+        let response = send(service, message(input, 10)).await;
+        if response.extensions().get::<Refused>().is_none() {
+            return start.elapsed();
+        }
+        assert!(start.elapsed() < 24 * HOUR, "refused for a day: {response:?}");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// One hostile response, then requests that are answered without any header.
+    #[test]
+    fn one_response_never_stalls(
+        status in proptest::sample::select(vec![200_u16, 429, 500, 529, 400, 401]),
+        headers in headers(),
+        input in proptest::sample::select(vec![0_u64, 10, 5_000]),
+    ) {
+        paused(async {
+            let layer = layer();
+            let script = Script::new([reply(status, &headers), Reply::message()]);
+            let service = layer.layer(script);
+            send(&service, message(input, 10)).await;
+            let most = longest(status, &headers);
+            for turn in 1..=4 {
+                let waited = persist(&service, input).await;
+                prop_assert!(waited <= most, "request {turn} waited {waited:?}, more than {most:?}");
+            }
+            let scope = only(&layer.limiter());
+            prop_assert_eq!((scope.in_flight, scope.queued), (0, 0));
+            Ok(())
+        })?;
+    }
+
+    /// Hostile responses one after the other, to requests side by side.
+    #[test]
+    fn many_responses_never_panic_or_leak(
+        replies in proptest::collection::vec(
+            (proptest::sample::select(vec![200_u16, 429, 500]), headers()),
+            1..12,
+        ),
+    ) {
+        paused(async {
+            let layer = layer();
+            let script = Script::new(replies.iter().map(|(status, headers)| reply(*status, headers)));
+            let service = Arc::new(layer.layer(script));
+            let calls: Vec<_> = (0..12)
+                .map(|_| {
+                    let service = service.clone();
+                    tokio::spawn(async move { send(&*service, message(100, 10)).await })
+                })
+                .collect();
+            for call in calls {
+                call.await.expect("no panic");
+            }
+            let scope = only(&layer.limiter());
+            prop_assert_eq!((scope.in_flight, scope.queued), (0, 0));
+            prop_assert!(scope.paused_for <= LimiterConfig::MAX_EXPLICIT_PAUSE);
+            Ok(())
+        })?;
+    }
+}
+
+/// Every number of seconds that is too long is an hour.
+#[tokio::test(start_paused = true)]
+async fn a_retry_after_beyond_reason_is_an_hour() {
+    for value in ["1000000000000000000", "1e30", "Fri, 31 Dec 9999 23:59:59 GMT"] {
+        let layer = layer();
+        let limited =
+            Reply::claude_error(429, "rate_limit_error").header(http::header::RETRY_AFTER, value);
+        let service = layer.layer(Script::new([limited, Reply::message()]));
+        send(&service, message(10, 10)).await;
+        let waited = persist(&service, 10).await;
+        assert!(waited >= HOUR - MINUTE, "{value}: {waited:?}");
+        assert!(waited <= HOUR + MINUTE, "{value}: {waited:?}");
+    }
+}
+
+/// A limit of 0 and what is no number say nothing.
+#[tokio::test(start_paused = true)]
+async fn nonsense_is_ignored() {
+    let nonsense: [&[u8]; 6] = [b"0", b"-5", b"many", b"\xff\xfe", b"", b"1.5"];
+    for value in nonsense {
+        let layer = layer();
+        let hostile = [
+            ("anthropic-ratelimit-requests-limit", value.to_vec()),
+            ("anthropic-ratelimit-input-tokens-limit", value.to_vec()),
+            ("anthropic-ratelimit-input-tokens-remaining", b"0".to_vec()),
+        ];
+        let service = layer.layer(Script::always(reply(200, &hostile)));
+        let start = Instant::now();
+        for _ in 0..20 {
+            send(&service, message(1_000, 10)).await;
+        }
+        assert_eq!(start.elapsed(), Duration::ZERO, "{value:?}");
+        assert!(only(&layer.limiter()).dimensions.is_empty(), "{value:?}");
+    }
+}
+
+/// The server's clock may be anywhere: a reset in the past is full, one far away is not believed.
+#[tokio::test(start_paused = true)]
+async fn resets_from_nowhere_do_not_stall() {
+    for reset in [
+        "1970-01-01T00:00:00Z",
+        "2026-11-22T09:59:59Z",
+        "2099-01-01T00:00:00Z",
+    ] {
+        let layer = layer();
+        let said = [
+            ("anthropic-ratelimit-requests-limit", b"60".to_vec()),
+            ("anthropic-ratelimit-requests-remaining", b"0".to_vec()),
+            ("anthropic-ratelimit-requests-reset", reset.into()),
+            ("date", b"Sun, 22 Nov 2026 10:00:00 GMT".to_vec()),
+        ];
+        let service = layer.layer(Script::new([reply(200, &said), Reply::message()]));
+        send(&service, message(10, 10)).await;
+        let waited = persist(&service, 10).await;
+        assert!(waited <= MINUTE, "{reset}: {waited:?}");
+    }
+}

@@ -1,0 +1,385 @@
+//! Limits and levels are learned from headers, and kept to.
+
+mod common;
+
+use std::{sync::Arc, time::Duration};
+
+use common::{
+    MINUTE, gauge, layer, limit, message, only, send, send_all, server_limits, statuses, stream,
+    with,
+};
+use http::Request;
+use tokio::{sync::Semaphore, time::Instant};
+use tower::{Layer, service_fn};
+use tower_claude_core::{CallContext, RequestBody};
+use tower_claude_fake_claude::{FakeClaude, GroupLimits, HeaderFamily, HeaderSnapshot};
+use tower_claude_limiter::{Dimension, Limiter};
+use tower_claude_tests::{Broken, FrameBody, Reply, Script};
+
+const PLENTY: u64 = 100_000_000;
+
+#[tokio::test(start_paused = true)]
+async fn limits_are_learned_up_and_down() {
+    let said = |requests, input, output| {
+        let reply = gauge(
+            Reply::message(),
+            "ratelimit-requests",
+            requests,
+            requests,
+            0,
+        );
+        let reply = gauge(reply, "ratelimit-input-tokens", input, input, 0);
+        gauge(reply, "ratelimit-output-tokens", output, output, 0)
+    };
+    let steps = [
+        (1_000, 80_000, 16_000),
+        (50, 30_000, 8_000),
+        (4_000, 400_000, 90_000),
+    ];
+    let script = Script::new(steps.map(|(a, b, c)| said(a, b, c)));
+    let layer = layer();
+    let service = layer.layer(script);
+    for (requests, input, output) in steps {
+        send(&service, message(10, 10)).await;
+        let limiter = layer.limiter();
+        assert_eq!(limit(&limiter, Dimension::Requests), Some(requests));
+        assert_eq!(limit(&limiter, Dimension::InputTokens), Some(input));
+        assert_eq!(limit(&limiter, Dimension::OutputTokens), Some(output));
+        assert_eq!(limit(&limiter, Dimension::TotalTokens), None);
+        assert!(only(&limiter).dimensions.iter().all(|d| d.learned));
+    }
+}
+
+/// 200 requests at once against limits it has never heard of.
+async fn no_429_once_learned(per_minute: (u64, u64, u64), snapshot: HeaderSnapshot) {
+    let fake = FakeClaude::builder()
+        .limits(server_limits(per_minute))
+        .header_snapshot(snapshot)
+        .time_to_first_token(Duration::from_millis(400))
+        .tokens_per_second(400.0)
+        .build();
+    let layer = layer();
+    let service = layer.layer(fake.clone());
+    let requests = (0..200)
+        .map(|number| match number % 2 {
+            0 => message(1_000, 200),
+            _ => stream(1_000, 200),
+        })
+        .collect();
+    assert_eq!(send_all(&service, requests).await, [200; 200]);
+    assert_eq!(statuses(&fake), [200; 200]);
+    let last = fake.with_log(|log| log[199].at);
+    assert!(last >= Duration::from_secs(135), "too fast: {last:?}");
+    assert!(last <= Duration::from_secs(165), "too slow: {last:?}");
+    let scope = only(&layer.limiter());
+    assert_eq!((scope.in_flight, scope.queued), (0, 0));
+    assert_eq!(scope.slow_start, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn paced_by_learned_requests() {
+    no_429_once_learned((60, PLENTY, PLENTY), HeaderSnapshot::Admission).await;
+    no_429_once_learned((60, PLENTY, PLENTY), HeaderSnapshot::Response).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn paced_by_learned_input_tokens() {
+    no_429_once_learned((100_000, 60_000, PLENTY), HeaderSnapshot::Admission).await;
+    no_429_once_learned((100_000, 60_000, PLENTY), HeaderSnapshot::Response).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn paced_by_learned_output_tokens() {
+    no_429_once_learned((100_000, PLENTY, 12_000), HeaderSnapshot::Admission).await;
+    no_429_once_learned((100_000, PLENTY, 12_000), HeaderSnapshot::Response).await;
+}
+
+/// Another program has nearly used the limit up: the first requests meet 429s, none after them.
+#[tokio::test(start_paused = true)]
+async fn a_level_that_others_lowered_is_learned() {
+    let fake = FakeClaude::builder()
+        .limits(server_limits((60, 600_000, 60_000)))
+        .time_to_first_token(Duration::from_millis(400))
+        .build();
+    for _ in 0..57 {
+        send(&fake, message(1_000, 10)).await;
+    }
+    let layer = layer();
+    let service = layer.layer(fake.clone());
+    let calls: Vec<_> = (0..40)
+        .map(|_| {
+            let service = service.clone();
+            tokio::spawn(async move {
+                let context = CallContext::new(&http::Extensions::new(), Instant::now());
+                let context = Arc::new(context);
+                for _ in 0..5 {
+                    let mut request = message(1_000, 10);
+                    context.begin_attempt();
+                    request.extensions_mut().insert(context.clone());
+                    if send(&service, request).await.status() == 200 {
+                        return;
+                    }
+                }
+                panic!("five 429s for one request");
+            })
+        })
+        .collect();
+    for call in calls {
+        call.await.expect("an answer in the end");
+    }
+    // The server's 429s come at once, so the second eight are out before anything was learned.
+    let statuses = &statuses(&fake)[57..];
+    let refused = statuses.iter().filter(|status| **status == 429).count();
+    assert!((1..=8).contains(&refused), "{statuses:?}");
+    let last = statuses.iter().rposition(|status| *status == 429);
+    assert!(last < Some(8), "a 429 after the level was known: {statuses:?}");
+}
+
+/// Answers when told to, without any rate-limit header.
+fn gated(gate: Arc<Semaphore>, reply: Reply) -> impl GatedService {
+    service_fn(move |_: Request<RequestBody>| {
+        let (gate, reply) = (gate.clone(), reply.clone());
+        async move {
+            gate.acquire().await.expect("open").forget();
+            let alive = tower_claude_tests::Alive::new();
+            reply.response(alive.guard())
+        }
+    })
+}
+
+trait GatedService:
+    tower_service::Service<
+        Request<RequestBody>,
+        Response = http::Response<FrameBody>,
+        Error = Broken,
+        Future: Send,
+    > + Clone
+    + Send
+    + 'static
+{
+}
+
+impl<S> GatedService for S where
+    S: tower_service::Service<
+            Request<RequestBody>,
+            Response = http::Response<FrameBody>,
+            Error = Broken,
+            Future: Send,
+        > + Clone
+        + Send
+        + 'static
+{
+}
+
+async fn settle_down() {
+    for _ in 0..200 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn eight_go_first_then_twice_as_many_with_each_answer() {
+    let gate = Arc::new(Semaphore::new(0));
+    let layer = layer();
+    let service = layer.layer(gated(gate.clone(), Reply::message()));
+    let calls = tokio::spawn(async move {
+        send_all(&service, (0..100).map(|_| message(10, 10)).collect()).await
+    });
+    settle_down().await;
+    let state = || {
+        let scope = only(&layer.limiter());
+        (scope.in_flight, scope.queued)
+    };
+    assert_eq!(state(), (8, 92));
+    gate.add_permits(1);
+    settle_down().await;
+    assert_eq!(state(), (16, 83));
+    gate.add_permits(1);
+    settle_down().await;
+    assert_eq!(state(), (32, 66));
+    gate.add_permits(98);
+    assert_eq!(calls.await.expect("no panic"), [200; 100]);
+    assert_eq!(state(), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_headers_end_the_slow_start() {
+    let gate = Arc::new(Semaphore::new(0));
+    let reply = gauge(
+        Reply::message(),
+        "ratelimit-requests",
+        1_000,
+        999,
+        1,
+    );
+    let layer = layer();
+    let service = layer.layer(gated(gate.clone(), reply));
+    let calls = tokio::spawn(async move {
+        send_all(&service, (0..100).map(|_| message(10, 10)).collect()).await
+    });
+    settle_down().await;
+    assert_eq!(only(&layer.limiter()).in_flight, 8);
+    gate.add_permits(1);
+    settle_down().await;
+    assert_eq!(only(&layer.limiter()).in_flight, 99);
+    gate.add_permits(99);
+    assert_eq!(calls.await.expect("no panic"), [200; 100]);
+}
+
+/// Each call of the first eight is dropped: the next eight go.
+#[tokio::test(start_paused = true)]
+async fn dropped_calls_do_not_block_the_slow_start() {
+    let gate = Arc::new(Semaphore::new(0));
+    let layer = layer();
+    let service = layer.layer(gated(gate.clone(), Reply::message()));
+    let mut calls: Vec<_> = (0..20)
+        .map(|_| {
+            let service = service.clone();
+            tokio::spawn(async move { send(&service, message(10, 10)).await })
+        })
+        .collect();
+    settle_down().await;
+    let last = calls.split_off(8);
+    for call in calls {
+        call.abort();
+    }
+    settle_down().await;
+    assert_eq!(only(&layer.limiter()).in_flight, 8);
+    gate.add_permits(12);
+    for call in last {
+        assert_eq!(call.await.expect("no panic").status(), 200);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_and_tokens_headers_alone_are_enough() {
+    let fake = FakeClaude::builder()
+        .limits(server_limits((100_000, 66_000, PLENTY)))
+        .header_family(HeaderFamily::RequestsAndTokensOnly)
+        .time_to_first_token(Duration::from_millis(400))
+        .build();
+    let layer = layer();
+    let service = layer.layer(fake.clone());
+    let requests = (0..200).map(|_| message(1_000, 100)).collect();
+    assert_eq!(send_all(&service, requests).await, [200; 200]);
+    assert_eq!(statuses(&fake), [200; 200]);
+    let last = fake.with_log(|log| log[199].at);
+    assert!(last >= Duration::from_secs(115), "too fast: {last:?}");
+    assert!(last <= Duration::from_secs(165), "too slow: {last:?}");
+    let limiter = layer.limiter();
+    assert_eq!(limit(&limiter, Dimension::Requests), Some(100_000));
+    assert_eq!(limit(&limiter, Dimension::TotalTokens), Some(66_000));
+    assert_eq!(limit(&limiter, Dimension::InputTokens), None);
+}
+
+/// `tokens-*` beside the other families is a view of one of them, not a limit of its own.
+#[tokio::test(start_paused = true)]
+async fn tokens_headers_are_ignored_beside_the_others() {
+    let reply = gauge(
+        Reply::message(),
+        "ratelimit-input-tokens",
+        100_000,
+        90_000,
+        6,
+    );
+    let reply = gauge(reply, "ratelimit-tokens", 1_000, 0, 60);
+    let layer = layer();
+    let service = layer.layer(Script::always(reply));
+    let start = Instant::now();
+    for _ in 0..5 {
+        send(&service, message(10, 10)).await;
+    }
+    assert_eq!(limit(&layer.limiter(), Dimension::TotalTokens), None);
+    assert_eq!(start.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_any_header_nothing_stalls() {
+    let fake = FakeClaude::builder()
+        .limits(GroupLimits::unlimited())
+        .header_family(HeaderFamily::None)
+        .time_to_first_token(Duration::from_secs(1))
+        .build();
+    let layer = layer();
+    let service = layer.layer(fake.clone());
+    let requests = (0..300).map(|_| message(100_000, 10)).collect();
+    assert_eq!(send_all(&service, requests).await, [200; 300]);
+    // 8, then all that the answers of those allow.
+    assert!(fake.elapsed() <= Duration::from_secs(3), "{:?}", fake.elapsed());
+    assert!(only(&layer.limiter()).dimensions.is_empty());
+}
+
+/// Shown, not paced by: Priority Tier and subscription windows.
+#[tokio::test(start_paused = true)]
+async fn priority_and_unified_headers_never_pace() {
+    let reply = gauge(Reply::message(), "priority-input-tokens", 10, 0, 60);
+    let mut reply = gauge(reply, "priority-output-tokens", 10, 0, 60);
+    for (name, value) in [
+        ("anthropic-ratelimit-unified-status", "rejected"),
+        ("anthropic-ratelimit-unified-reset", "1795341600"),
+        ("anthropic-ratelimit-unified-5h-utilization", "1.0"),
+    ] {
+        reply = reply.header(name.parse().expect("a name"), value);
+    }
+    let layer = layer();
+    let service = layer.layer(Script::always(reply));
+    let start = Instant::now();
+    for _ in 0..50 {
+        assert_eq!(send(&service, message(1_000, 10)).await.status(), 200);
+    }
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    assert!(only(&layer.limiter()).dimensions.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn scopes_are_learned_apart() {
+    let fake = FakeClaude::builder()
+        .group_limits("haiku-4.5", server_limits((70, PLENTY, PLENTY)))
+        .group_limits("sonnet-5.5", server_limits((50, PLENTY, PLENTY)))
+        .build();
+    let layer = layer();
+    let service = layer.layer(fake);
+    send(&service, message(10, 10)).await;
+    let haiku = message(10, 10).map(|_| common::body("claude-haiku-4-5", false));
+    send(&service, haiku).await;
+    send(&service, with(message(10, 10), "x-api-key", "key-b")).await;
+    let mut limits: Vec<_> = layer
+        .handle()
+        .snapshot()
+        .iter()
+        .map(|scope| {
+            let requests = scope.dimension(Dimension::Requests).expect("learned");
+            (scope.scope.group.to_string(), requests.limit)
+        })
+        .collect();
+    limits.sort();
+    let sonnet = ("sonnet-5.5".to_owned(), 50);
+    assert_eq!(
+        limits,
+        [("haiku-4.5".to_owned(), 70), sonnet.clone(), sonnet]
+    );
+}
+
+/// What an operator asks: what is left, when is it full, when are so many tokens free.
+#[tokio::test(start_paused = true)]
+async fn the_snapshot_tells_the_headroom() {
+    let fake = FakeClaude::builder()
+        .limits(server_limits((60, 60_000, 60_000)))
+        .build();
+    let layer = layer();
+    send(&layer.layer(fake), message(30_000, 6_000)).await;
+    let scope = only(&layer.handle());
+    let input = scope.dimension(Dimension::InputTokens).expect("learned");
+    assert_eq!((input.limit, input.available), (60_000, 30_000));
+    assert_eq!(input.time_to_full().as_secs(), 30);
+    let until = |tokens| input.time_until(tokens);
+    assert_eq!(until(30_000), Some(Duration::ZERO));
+    assert_eq!(until(40_000).map(|wait| wait.as_secs()), Some(10));
+    assert_eq!(until(60_001), None);
+    let requests = scope.dimension(Dimension::Requests).expect("learned");
+    assert_eq!(requests.available, 59);
+    tokio::time::advance(MINUTE).await;
+    let scope = only(&layer.handle());
+    let full = |d: &tower_claude_limiter::DimensionSnapshot| d.available as u64 == d.capacity;
+    assert!(scope.dimensions.iter().all(full), "{scope:?}");
+}

@@ -1,0 +1,113 @@
+//! What the layer says: headroom, thresholds, credentials that are not accepted.
+
+mod common;
+
+use common::{Events, gauge, layer, message, send, stream, with};
+use tower::Layer;
+use tower_claude_fake_claude::{FakeClaude, Fault};
+use tower_claude_tests::{Reply, Script};
+
+#[tokio::test(start_paused = true)]
+async fn headroom_after_every_response() {
+    let events = Events::default();
+    let layer = layer().with_observer(events.observer());
+    let fake = FakeClaude::builder().build();
+    let service = layer.layer(fake.clone());
+    send(&service, message(10, 10)).await;
+    send(&service, stream(10, 10)).await;
+    fake.inject(Fault::Overloaded);
+    assert_eq!(send(&service, message(10, 10)).await.status(), 529);
+    assert_eq!(
+        events.take_of("headroom"),
+        [
+            "header-budget headroom Some(999) true",
+            "header-budget headroom Some(998) true",
+            "header-budget headroom Some(998) true",
+        ]
+    );
+    // No answer, nothing to tell.
+    fake.inject(Fault::Reset);
+    let _ = tower::ServiceExt::oneshot(service, message(10, 10)).await;
+    assert!(events.take_of("headroom").is_empty());
+}
+
+/// Once when 80 % are used, again only after it has recovered.
+#[tokio::test(start_paused = true)]
+async fn a_threshold_is_told_once() {
+    let levels = [50, 21, 20, 10, 5, 25, 19, 45, 18, 0];
+    let said = levels.map(|left| {
+        gauge(
+            Reply::message(),
+            "ratelimit-input-tokens",
+            100_000,
+            left * 1_000,
+            60,
+        )
+    });
+    let events = Events::default();
+    let layer = layer().with_observer(events.observer());
+    let service = layer.layer(Script::new(said));
+    let mut told = Vec::new();
+    for left in levels {
+        send(&service, message(1, 1)).await;
+        for line in events.take_of("threshold") {
+            told.push((left, line));
+        }
+    }
+    let told: Vec<_> = told.iter().map(|(at, line)| (*at, line.as_str())).collect();
+    // 25 and then 19 is no recovery; 45 is.
+    let expected = |left: u64| {
+        (
+            left,
+            format!("header-budget threshold input tokens {}/100000", left * 1_000),
+        )
+    };
+    let (first, second) = (expected(20), expected(18));
+    assert_eq!(
+        told,
+        [(first.0, first.1.as_str()), (second.0, second.1.as_str())]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_threshold_can_be_set() {
+    let said = |left| gauge(Reply::message(), "ratelimit-requests", 100, left, 60);
+    let events = Events::default();
+    let layer = layer()
+        .with_warn_percent(50)
+        .with_observer(events.observer());
+    let service = layer.layer(Script::new([said(51), said(50), said(49)]));
+    let mut told = Vec::new();
+    for _ in 0..3 {
+        send(&service, message(1, 1)).await;
+        told.push(events.take_of("threshold").len());
+    }
+    assert_eq!(told, [0, 1, 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_401_is_told_once_per_credential() {
+    let events = Events::default();
+    let layer = layer().with_observer(events.observer());
+    let fake = FakeClaude::builder().api_key("key-a").build();
+    let service = layer.layer(fake);
+    let again = layer.layer(FakeClaude::builder().api_key("key-a").build());
+    for key in ["key-x", "key-x", "key-y", "key-a", "key-y"] {
+        send(&service, with(message(1, 1), "x-api-key", key)).await;
+        send(&again, with(message(1, 1), "x-api-key", key)).await;
+    }
+    assert_eq!(
+        events.take_of("unauthorized"),
+        ["header-budget unauthorized", "header-budget unauthorized"]
+    );
+}
+
+/// What the layer says of itself never has the key in it.
+#[tokio::test(start_paused = true)]
+async fn no_key_is_told() {
+    let layer = layer();
+    let service = layer.layer(FakeClaude::builder().build());
+    send(&service, with(message(1, 1), "x-api-key", "sk-secret")).await;
+    let said = format!("{layer:?} {:?} {service:?}", layer.handle());
+    assert!(!said.contains("sk-secret"), "{said}");
+}

@@ -1,0 +1,259 @@
+//! Inside a `TokenBucketLayer`: over the same limiter it corrects, over another it admits itself.
+
+mod common;
+
+use std::{sync::Arc, time::Duration};
+
+use common::{
+    BySize, Events, HOUR, by_size, limits, message, only, send, send_all, server_limits, statuses,
+    stream, with,
+};
+use tokio::time::Instant;
+use tower::{Layer, ServiceExt};
+use tower_claude_core::{CallContext, Paced};
+use tower_claude_fake_claude::{FakeClaude, Fault};
+use tower_claude_header_budget::HeaderBudgetLayer;
+use tower_claude_limiter::{Dimension, Limiter, LocalLimiter};
+use tower_claude_token_bucket::TokenBucketLayer;
+
+type Outer = TokenBucketLayer<LocalLimiter, BySize>;
+
+const LIMITS: common::PerMinute = (1_000, 100_000, 50_000);
+
+fn outer(per_minute: common::PerMinute) -> Outer {
+    TokenBucketLayer::new(limits(per_minute))
+        .with_estimate(by_size as BySize)
+        .with_max_wait(HOUR)
+}
+
+fn available(limiter: &LocalLimiter, dimension: Dimension) -> i64 {
+    let scope = only(limiter);
+    scope.dimension(dimension).expect("limited").available
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_reservation_per_request() {
+    let events = Events::default();
+    let outer = outer(LIMITS).with_observer(events.observer());
+    let inner = HeaderBudgetLayer::over(outer.limiter()).with_observer(events.observer());
+    let fake = FakeClaude::builder().limits(server_limits(LIMITS)).build();
+    let service = outer.layer(inner.layer(fake));
+    let response = service
+        .oneshot(stream(1_000, 500))
+        .await
+        .expect("an answer");
+    let limiter = outer.limiter();
+    assert_eq!(only(&limiter).in_flight, 1);
+    assert_eq!(available(&limiter, Dimension::Requests), 999);
+    assert_eq!(available(&limiter, Dimension::InputTokens), 99_000);
+    assert_eq!(
+        events.take(),
+        [
+            "token-bucket admitted",
+            "header-budget headroom Some(999) true"
+        ]
+    );
+    drop(response);
+    assert_eq!(only(&limiter).in_flight, 0);
+    assert_eq!(available(&limiter, Dimension::Requests), 999);
+}
+
+/// Other programs draw on the same pool: the level follows what the server says.
+#[tokio::test(start_paused = true)]
+async fn the_inner_one_corrects_the_level() {
+    let fake = FakeClaude::builder().limits(server_limits(LIMITS)).build();
+    send(&fake, message(60_000, 10)).await;
+    let outer = outer(LIMITS);
+    let inner = HeaderBudgetLayer::over(outer.limiter());
+    let service = outer.layer(inner.layer(fake.clone()));
+    for _ in 0..3 {
+        send(&service, message(1_000, 100)).await;
+        let level = available(&outer.limiter(), Dimension::InputTokens);
+        let told = fake.gauges("sonnet-5.5").input_tokens.level;
+        assert!((level - told).abs() <= 1_500, "{level} against {told}");
+    }
+    // Alone, the outer one would think it had 97,000.
+    let start = Instant::now();
+    assert_eq!(send(&service, message(90_000, 10)).await.status(), 200);
+    assert!(start.elapsed() >= Duration::from_secs(25));
+    assert_eq!(statuses(&fake), [200; 5]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_inner_one_corrects_the_limits() {
+    let fake = FakeClaude::builder()
+        .limits(server_limits((50, 30_000, 8_000)))
+        .build();
+    let outer = outer(LIMITS);
+    let inner = HeaderBudgetLayer::over(outer.limiter());
+    let service = outer.layer(inner.layer(fake));
+    send(&service, message(100, 100)).await;
+    let limits = only(&outer.limiter()).dimensions;
+    let limits: Vec<u64> = limits.iter().map(|dimension| dimension.limit).collect();
+    assert_eq!(limits, [50, 30_000, 8_000]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_429_pauses_once() {
+    let events = Events::default();
+    let fake = FakeClaude::builder().limits(server_limits(LIMITS)).build();
+    fake.inject(Fault::RateLimited {
+        retry_after: Duration::from_secs(5),
+    });
+    let outer = outer(LIMITS).with_observer(events.observer());
+    let inner = HeaderBudgetLayer::over(outer.limiter()).with_observer(events.observer());
+    let service = outer.layer(inner.layer(fake.clone()));
+    let response = send(&service, message(4_000, 900)).await;
+    assert_eq!(response.status(), 429);
+    let paced = *response.extensions().get::<Paced>().expect("Paced");
+    assert_eq!(only(&outer.limiter()).paused_for, paced.pause);
+    assert_eq!(events.take_of("paused"), ["header-budget paused"]);
+    assert_eq!(only(&outer.limiter()).in_flight, 0);
+    assert_eq!(available(&outer.limiter(), Dimension::InputTokens), 100_000);
+    let start = Instant::now();
+    assert_eq!(send(&service, message(10, 10)).await.status(), 200);
+    assert!(start.elapsed() >= paced.pause);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retried_429_keeps_its_place() {
+    let fake = FakeClaude::builder().limits(server_limits(LIMITS)).build();
+    fake.inject(Fault::RateLimited {
+        retry_after: Duration::from_secs(5),
+    });
+    let outer = outer(LIMITS);
+    let inner = HeaderBudgetLayer::over(outer.limiter());
+    let service = outer.layer(inner.layer(fake.clone()));
+    let context = Arc::new(CallContext::new(&http::Extensions::new(), Instant::now()));
+    let attempt = || {
+        let mut request = with(message(100, 10), "x-fake-tag", "first");
+        context.begin_attempt();
+        request.extensions_mut().insert(context.clone());
+        request
+    };
+    assert_eq!(send(&service, attempt()).await.status(), 429);
+    tokio::time::advance(Duration::from_secs(1)).await;
+    let others = tokio::spawn({
+        let service = service.clone();
+        async move { send_all(&service, (0..5).map(|_| message(100, 10)).collect()).await }
+    });
+    for _ in 0..50 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(only(&outer.limiter()).queued, 5);
+    assert_eq!(send(&service, attempt()).await.status(), 200);
+    assert_eq!(others.await.expect("no panic"), [200; 5]);
+    let tags = fake.with_log(|log| log.iter().map(|a| a.tag.clone()).collect::<Vec<_>>());
+    assert_eq!(tags[1].as_deref(), Some("first"));
+    // Each attempt is settled by itself: nothing is charged twice, nothing leaks.
+    assert_eq!(only(&outer.limiter()).in_flight, 0);
+}
+
+/// 300 requests under tight limits: none meets a 429, and little of the limit is left unused.
+#[tokio::test(start_paused = true)]
+async fn no_429_and_no_waste() {
+    let tight = (600, 60_000, 30_000);
+    let fake = FakeClaude::builder()
+        .limits(server_limits(tight))
+        .time_to_first_token(Duration::from_millis(500))
+        .tokens_per_second(200.0)
+        .build();
+    let outer = outer(tight);
+    let inner = HeaderBudgetLayer::over(outer.limiter());
+    let service = outer.layer(inner.layer(fake.clone()));
+    let requests = (0..300)
+        .map(|number| {
+            let input = 500 + 37 * (number % 27);
+            match number % 2 {
+                0 => message(input, 100),
+                _ => stream(input, 100),
+            }
+        })
+        .collect();
+    assert_eq!(send_all(&service, requests).await, [200; 300]);
+    assert_eq!(statuses(&fake), [200; 300]);
+    let (used, last) = fake.with_log(|log| {
+        let used: u64 = log.iter().map(|attempt| attempt.charged_input).sum();
+        (used, log[299].at)
+    });
+    // 60,000 at first and 1,000 each second.
+    let could = 60_000.0 + 1_000.0 * last.as_secs_f64();
+    let share = used as f64 / could;
+    assert!(share >= 0.95, "{share} of the limit in {last:?}");
+    assert_eq!(only(&outer.limiter()).in_flight, 0);
+}
+
+/// Over a limiter of its own it is a layer like any other: it admits, learns and settles.
+#[tokio::test(start_paused = true)]
+async fn over_another_limiter_it_admits_for_itself() {
+    let events = Events::default();
+    let outer = outer(LIMITS).with_observer(events.observer());
+    let inner = HeaderBudgetLayer::new()
+        .with_estimate(by_size as BySize)
+        .with_observer(events.observer());
+    let fake = FakeClaude::builder()
+        .limits(server_limits((50, 30_000, 8_000)))
+        .build();
+    let service = outer.layer(inner.layer(fake));
+    let response = service
+        .oneshot(stream(1_000, 500))
+        .await
+        .expect("an answer");
+    for limiter in [outer.limiter(), inner.limiter()] {
+        assert_eq!(only(&limiter).in_flight, 1);
+    }
+    assert_eq!(
+        events.take(),
+        [
+            "token-bucket admitted",
+            "header-budget admitted",
+            "header-budget headroom Some(49) true"
+        ]
+    );
+    // Each has its own limits.
+    assert_eq!(available(&outer.limiter(), Dimension::InputTokens), 99_000);
+    assert_eq!(available(&inner.limiter(), Dimension::InputTokens), 29_000);
+    drop(response);
+    for limiter in [outer.limiter(), inner.limiter()] {
+        assert_eq!(only(&limiter).in_flight, 0);
+        assert_eq!(only(&limiter).outstanding_output, 0);
+    }
+}
+
+/// What the inner one refuses was not sent: the outer one gives everything back.
+#[tokio::test(start_paused = true)]
+async fn a_refusal_of_the_inner_one_costs_the_outer_one_nothing() {
+    let outer = outer(LIMITS);
+    let inner = HeaderBudgetLayer::over(LocalLimiter::new(limits((10, 2_000, 2_000))))
+        .with_estimate(by_size as BySize);
+    let service = outer.layer(inner.layer(FakeClaude::builder().build()));
+    let response = send(&service, message(5_000, 10)).await;
+    assert_eq!(response.status(), 413);
+    assert_eq!(
+        response.headers()["x-tower-claude-refused-by"],
+        "header-budget"
+    );
+    assert_eq!(available(&outer.limiter(), Dimension::InputTokens), 100_000);
+    assert_eq!(available(&outer.limiter(), Dimension::Requests), 1_000);
+}
+
+/// A call dropped while both hold something.
+#[tokio::test(start_paused = true)]
+async fn dropped_in_flight() {
+    let fake = FakeClaude::builder()
+        .time_to_first_token(Duration::from_secs(5))
+        .build();
+    let outer = outer(LIMITS);
+    let shared = HeaderBudgetLayer::over(outer.limiter());
+    let own = HeaderBudgetLayer::new();
+    let service = outer.layer(shared.layer(own.layer(fake)));
+    for millis in [0, 1, 4_999, 5_000] {
+        let call = service.clone().oneshot(message(100, 10));
+        let _ = tokio::time::timeout(Duration::from_millis(millis), call).await;
+        for limiter in [outer.limiter(), own.limiter()] {
+            for scope in limiter.snapshot() {
+                assert_eq!((scope.in_flight, scope.queued), (0, 0), "{millis} ms");
+            }
+        }
+    }
+}
