@@ -93,6 +93,8 @@ mod body;
 pub mod contract;
 mod error;
 mod macros;
+#[cfg(doctest)]
+mod readme;
 mod reply;
 mod run;
 mod script;
