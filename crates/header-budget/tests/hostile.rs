@@ -128,7 +128,10 @@ where
         if response.extensions().get::<Refused>().is_none() {
             return start.elapsed();
         }
-        assert!(start.elapsed() < 24 * HOUR, "refused for a day: {response:?}");
+        assert!(
+            start.elapsed() < 24 * HOUR,
+            "refused for a day: {response:?}"
+        );
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
@@ -191,7 +194,11 @@ proptest! {
 /// Every number of seconds that is too long is an hour.
 #[tokio::test(start_paused = true)]
 async fn a_retry_after_beyond_reason_is_an_hour() {
-    for value in ["1000000000000000000", "1e30", "Fri, 31 Dec 9999 23:59:59 GMT"] {
+    for value in [
+        "1000000000000000000",
+        "1e30",
+        "Fri, 31 Dec 9999 23:59:59 GMT",
+    ] {
         let layer = layer();
         let limited =
             Reply::claude_error(429, "rate_limit_error").header(http::header::RETRY_AFTER, value);

@@ -132,7 +132,10 @@ async fn a_level_that_others_lowered_is_learned() {
     let refused = statuses.iter().filter(|status| **status == 429).count();
     assert!((1..=8).contains(&refused), "{statuses:?}");
     let last = statuses.iter().rposition(|status| *status == 429);
-    assert!(last < Some(8), "a 429 after the level was known: {statuses:?}");
+    assert!(
+        last < Some(8),
+        "a 429 after the level was known: {statuses:?}"
+    );
 }
 
 /// Answers when told to, without any rate-limit header.
@@ -205,13 +208,7 @@ async fn eight_go_first_then_twice_as_many_with_each_answer() {
 #[tokio::test(start_paused = true)]
 async fn the_first_headers_end_the_slow_start() {
     let gate = Arc::new(Semaphore::new(0));
-    let reply = gauge(
-        Reply::message(),
-        "ratelimit-requests",
-        1_000,
-        999,
-        1,
-    );
+    let reply = gauge(Reply::message(), "ratelimit-requests", 1_000, 999, 1);
     let layer = layer();
     let service = layer.layer(gated(gate.clone(), reply));
     let calls = tokio::spawn(async move {
@@ -305,7 +302,11 @@ async fn without_any_header_nothing_stalls() {
     let requests = (0..300).map(|_| message(100_000, 10)).collect();
     assert_eq!(send_all(&service, requests).await, [200; 300]);
     // 8, then all that the answers of those allow.
-    assert!(fake.elapsed() <= Duration::from_secs(3), "{:?}", fake.elapsed());
+    assert!(
+        fake.elapsed() <= Duration::from_secs(3),
+        "{:?}",
+        fake.elapsed()
+    );
     assert!(only(&layer.limiter()).dimensions.is_empty());
 }
 

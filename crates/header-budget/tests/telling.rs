@@ -59,7 +59,10 @@ async fn a_threshold_is_told_once() {
     let expected = |left: u64| {
         (
             left,
-            format!("header-budget threshold input tokens {}/100000", left * 1_000),
+            format!(
+                "header-budget threshold input tokens {}/100000",
+                left * 1_000
+            ),
         )
     };
     let (first, second) = (expected(20), expected(18));

@@ -41,7 +41,11 @@ async fn never_polled() {
 async fn in_the_queue() {
     let layer = layer((1_000, 10_000, 50_000));
     let service = layer.layer(FakeClaude::builder().build());
-    let first = service.clone().oneshot(message(9_000, 10)).await.expect("an answer");
+    let first = service
+        .clone()
+        .oneshot(message(9_000, 10))
+        .await
+        .expect("an answer");
     let mut second = Box::pin(service.clone().oneshot(message(5_000, 10)));
     let mut third = Box::pin(service.clone().oneshot(message(500, 10)));
     assert!(poll_once(second.as_mut()).is_pending());

@@ -78,7 +78,11 @@ async fn wrong_estimates_are_learned() {
         let service = over(&layer, &fake);
         // A few one by one, as an application begins.
         for _ in 0..10 {
-            send(&service, with(message(1_000, 10), "x-planned-input", planned)).await;
+            send(
+                &service,
+                with(message(1_000, 10), "x-planned-input", planned),
+            )
+            .await;
         }
         let more = (0..150)
             .map(|_| with(message(1_000, 10), "x-planned-input", planned))
@@ -116,7 +120,10 @@ async fn by_the_text_alone() {
         send_all(&service, (0..100).map(|_| request()).collect()).await,
         [200; 100]
     );
-    assert!(fake.elapsed() >= Duration::from_secs(60), "nothing was paced");
+    assert!(
+        fake.elapsed() >= Duration::from_secs(60),
+        "nothing was paced"
+    );
     assert_eq!(statuses(&fake), [200; 105]);
     assert_eq!(layer.handle().snapshot()[0].in_flight, 0);
 }

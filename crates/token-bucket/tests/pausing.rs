@@ -35,7 +35,11 @@ async fn the_scope_waits_as_long_as_the_server_asks() {
     assert!(paced.pause <= SEVEN * 3 / 2, "{paced:?}");
     assert_eq!(only(&layer.limiter()).paused_for, paced.pause);
     assert_eq!(left(&layer.limiter()), [1_000, 100_000, 50_000], "refunded");
-    assert_eq!(start.elapsed(), Duration::ZERO, "the 429 itself is not held");
+    assert_eq!(
+        start.elapsed(),
+        Duration::ZERO,
+        "the 429 itself is not held"
+    );
     assert_eq!(
         events.take(),
         [
@@ -48,7 +52,10 @@ async fn the_scope_waits_as_long_as_the_server_asks() {
     assert_eq!(got, [200, 200]);
     let waited = start.elapsed();
     assert!(waited >= paced.pause, "{waited:?}");
-    assert!(waited <= paced.pause + Duration::from_millis(10), "{waited:?}");
+    assert!(
+        waited <= paced.pause + Duration::from_millis(10),
+        "{waited:?}"
+    );
     assert!(only(&layer.limiter()).paused_for.is_zero());
 }
 
@@ -65,7 +72,10 @@ async fn a_429_without_any_header_pauses_too() {
         pauses.push(response.extensions().get::<Paced>().expect("Paced").pause);
     }
     assert!(pauses[0] >= Duration::from_secs(1), "{pauses:?}");
-    assert!(pauses[2] >= Duration::from_secs(4), "each is longer: {pauses:?}");
+    assert!(
+        pauses[2] >= Duration::from_secs(4),
+        "each is longer: {pauses:?}"
+    );
     assert_eq!(send(&service, message(100, 10)).await.status(), 200);
 }
 
@@ -92,7 +102,11 @@ async fn a_spend_limit_does_not_pause() {
         assert!(response.status().is_client_error());
         assert!(response.extensions().get::<Paced>().is_none(), "{fault:?}");
         assert!(only(&layer.limiter()).paused_for.is_zero(), "{fault:?}");
-        assert_eq!(left(&layer.limiter()), [1_000, 100_000, 50_000], "{fault:?}");
+        assert_eq!(
+            left(&layer.limiter()),
+            [1_000, 100_000, 50_000],
+            "{fault:?}"
+        );
         assert_eq!(send(&service, message(4_000, 900)).await.status(), 200);
         assert_eq!(start.elapsed(), Duration::ZERO);
     }
@@ -156,7 +170,10 @@ async fn a_pause_longer_than_max_wait_refuses() {
     let start = Instant::now();
     let refused = send(&service, message(100, 10)).await;
     assert_eq!(refused.status(), 429);
-    assert_eq!(refused.headers()["x-tower-claude-refused-by"], "token-bucket");
+    assert_eq!(
+        refused.headers()["x-tower-claude-refused-by"],
+        "token-bucket"
+    );
     assert_eq!(start.elapsed(), Duration::ZERO);
     assert_eq!(fake.log_len(), 1);
 }

@@ -39,7 +39,10 @@ fn refused(response: &Response<Vec<u8>>, status: u16, kind: &str) -> Refused {
         .get("retry-after")
         .map(|value| value.to_str().expect("text").parse::<u64>());
     let rounded_up = |wait: Duration| wait.as_nanos().div_ceil(1_000_000_000) as u64;
-    assert_eq!(seconds, refused.retry_after.map(|wait| Ok(rounded_up(wait))));
+    assert_eq!(
+        seconds,
+        refused.retry_after.map(|wait| Ok(rounded_up(wait)))
+    );
     refused
 }
 

@@ -30,7 +30,9 @@ fn count_tokens() -> Request<RequestBody> {
 #[tokio::test(start_paused = true)]
 async fn keys_models_and_endpoints_have_their_own() {
     let limits = (3, 100_000, 100_000);
-    let fake = FakeClaude::builder().limits(GroupLimits::unlimited()).build();
+    let fake = FakeClaude::builder()
+        .limits(GroupLimits::unlimited())
+        .build();
     let layer = layer(limits);
     let service = over(&layer, &fake);
     let start = Instant::now();
@@ -52,14 +54,30 @@ async fn keys_models_and_endpoints_have_their_own() {
     used_up("sonnet");
     for _ in 0..3 {
         send(&service, of_model("claude-haiku-4-5")).await;
-        send(&service, with(of_model("claude-sonnet-5-5"), "x-api-key", "key-b")).await;
+        send(
+            &service,
+            with(of_model("claude-sonnet-5-5"), "x-api-key", "key-b"),
+        )
+        .await;
         send(&service, count_tokens()).await;
     }
-    assert_eq!(start.elapsed(), Duration::ZERO, "somebody waited for another's limit");
+    assert_eq!(
+        start.elapsed(),
+        Duration::ZERO,
+        "somebody waited for another's limit"
+    );
     send(&service, of_model("claude-sonnet-5-5")).await;
-    assert!(start.elapsed() >= Duration::from_secs(10), "nothing was limited");
+    assert!(
+        start.elapsed() >= Duration::from_secs(10),
+        "nothing was limited"
+    );
     let scopes = layer.limiter().snapshot();
-    let endpoints = |endpoint| scopes.iter().filter(|s| s.scope.endpoint == endpoint).count();
+    let endpoints = |endpoint| {
+        scopes
+            .iter()
+            .filter(|s| s.scope.endpoint == endpoint)
+            .count()
+    };
     assert_eq!(endpoints(Endpoint::Messages), 3);
     assert_eq!(endpoints(Endpoint::CountTokens), 1);
 }
@@ -152,7 +170,10 @@ async fn services_of_a_layer_share_its_limits() {
     for service in services {
         assert_eq!(send(&service, message(100, 10)).await.status(), 200);
     }
-    assert!(start.elapsed() >= Duration::from_secs(14), "each had its own");
+    assert!(
+        start.elapsed() >= Duration::from_secs(14),
+        "each had its own"
+    );
     assert_eq!(layer.handle().snapshot(), layer.limiter().snapshot());
     // A layer made anew is another limiter.
     let other = common::layer(limits);

@@ -93,16 +93,15 @@ async fn by_what_a_broken_stream_had_told() {
         fake.inject(fault.clone());
         let layer = layer(LIMITS);
         let request = with(stream(700, 500), "x-planned-input", 4_000);
-        let response = layer
-            .layer(fake)
-            .oneshot(request)
-            .await
-            .expect("an answer");
+        let response = layer.layer(fake).oneshot(request).await.expect("an answer");
         let mut body = response.into_body();
         while let Some(Ok(_)) = body.frame().await {}
         let [requests, input, output] = left(&layer.limiter());
         assert_eq!((requests, input), (999, 99_300), "{fault:?}");
-        assert!(output > 49_500, "{fault:?}: unmade output is kept: {output}");
+        assert!(
+            output > 49_500,
+            "{fault:?}: unmade output is kept: {output}"
+        );
         assert_eq!(only(&layer.limiter()).in_flight, 0, "{fault:?}");
         assert_eq!(only(&layer.limiter()).outstanding_output, 0, "{fault:?}");
         drop(body);
@@ -192,7 +191,9 @@ async fn unknown_usage_keeps_the_estimate() {
 
 #[tokio::test(start_paused = true)]
 async fn a_body_that_fails_settles_once() {
-    let reply = Reply::message().chunked().piece(Piece::Error(Broken("cut")));
+    let reply = Reply::message()
+        .chunked()
+        .piece(Piece::Error(Broken("cut")));
     let layer = layer(LIMITS);
     let response = layer
         .layer(Script::always(reply))

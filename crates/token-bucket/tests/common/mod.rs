@@ -107,16 +107,22 @@ pub(crate) fn with(
 }
 
 /// Sends a request and reads its answer to the end.
-pub(crate) async fn send<S, R>(service: &S, request: Request<RequestBody>) -> Response<Vec<u8>>
+pub(crate) fn send<S, R>(
+    service: &S,
+    request: Request<RequestBody>,
+) -> impl Future<Output = Response<Vec<u8>>> + use<S, R>
 where
     S: Service<Request<RequestBody>, Response = Response<R>> + Clone,
     S::Error: std::fmt::Debug,
     R: Body<Data = bytes::Bytes, Error: std::fmt::Debug> + Unpin,
 {
-    let response = service.clone().oneshot(request).await.expect("an answer");
-    let (head, body) = response.into_parts();
-    let body = body.collect().await.expect("a whole body").to_bytes();
-    Response::from_parts(head, body.to_vec())
+    let service = service.clone();
+    async move {
+        let response = service.oneshot(request).await.expect("an answer");
+        let (head, body) = response.into_parts();
+        let body = body.collect().await.expect("a whole body").to_bytes();
+        Response::from_parts(head, body.to_vec())
+    }
 }
 
 /// Sends all of them at once, in this order, tagged 0, 1, 2, …; the statuses in the same order.
