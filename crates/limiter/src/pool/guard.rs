@@ -27,7 +27,8 @@ impl Pool {
             let rounding = if observed { units(HALF_ROUNDING) } else { 0 };
             let (wanted, tenths) = match lane {
                 REQUESTS if observed => (UNIT * 3 / 2, 1),
-                INPUT => (rounding + input, 1),
+                // One ratio for a whole first burst: its error does not average out.
+                INPUT => (rounding + input, if self.input.is_young() { 2 } else { 1 }),
                 OUTPUT => (rounding + output, 3),
                 TOTAL => (rounding + input + output, 3),
                 _ => continue,

@@ -54,13 +54,18 @@ impl Input {
         }
     }
 
+    /// Whether the ratio rests on few answers.
+    pub(crate) const fn is_young(&self) -> bool {
+        self.samples < FEW
+    }
+
     /// The standard error of one estimate after correction, relative to its size.
     pub(crate) fn error(&self) -> f64 {
         if self.size_square <= 0.0 {
             return if self.samples == 0 { 0.0 } else { PRIOR_ERROR };
         }
         let error = (self.error_square / self.size_square).sqrt().min(1.0);
-        if self.samples < FEW {
+        if self.is_young() {
             error.max(PRIOR_ERROR)
         } else {
             error
