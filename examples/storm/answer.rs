@@ -87,24 +87,43 @@ mod tests {
         }
     }
 
-    const START: &str = "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"usage\":{}}}\n\n";
+    const START: &str =
+        "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"usage\":{}}}\n\n";
 
     #[tokio::test]
     async fn only_whole_answers_are_successes() {
         let json = "application/json";
         let stop = r#"{"type":"message","stop_reason":"end_turn"}"#;
         assert_eq!(ending(200, json, stop).await, Ending::Whole);
-        assert_eq!(ending(200, json, r#"{"type":"mess"#).await, failed(200, true));
-        assert_eq!(ending(529, json, r#"{"type":"error"}"#).await, failed(529, false));
+        assert_eq!(
+            ending(200, json, r#"{"type":"mess"#).await,
+            failed(200, true)
+        );
+        assert_eq!(
+            ending(529, json, r#"{"type":"error"}"#).await,
+            failed(529, false)
+        );
         let sse = "text/event-stream; charset=utf-8";
         assert_eq!(ending(200, sse, START).await, failed(200, false));
         let content = "event: content_block_start\ndata: {\"type\":\"content_block_start\",\"index\":0,\"content_block\":{\"type\":\"text\",\"text\":\"\"}}\n\n";
         let end = "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n";
         let error = "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\",\"message\":\"\"}}\n\n";
         let join = |parts: &[&str]| -> &'static str { parts.concat().leak() };
-        assert_eq!(ending(200, sse, join(&[START, content, end])).await, Ending::Whole);
-        assert_eq!(ending(200, sse, join(&[START, content])).await, failed(200, true));
-        assert_eq!(ending(200, sse, join(&[START, content, error])).await, failed(200, true));
-        assert_eq!(ending(200, sse, join(&[START, error])).await, failed(200, false));
+        assert_eq!(
+            ending(200, sse, join(&[START, content, end])).await,
+            Ending::Whole
+        );
+        assert_eq!(
+            ending(200, sse, join(&[START, content])).await,
+            failed(200, true)
+        );
+        assert_eq!(
+            ending(200, sse, join(&[START, content, error])).await,
+            failed(200, true)
+        );
+        assert_eq!(
+            ending(200, sse, join(&[START, error])).await,
+            failed(200, false)
+        );
     }
 }

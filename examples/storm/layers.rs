@@ -3,15 +3,16 @@
 use std::{num::NonZeroU64, time::Duration};
 
 use bytes::Bytes;
-use http::Request;
+use http::{Request, Response};
+use http_body::Body;
 use hyper_util::client::legacy::{
-    Client,
+    Client, Error,
     connect::{Connect, HttpConnector},
 };
-use tower::{Layer, ServiceExt as _};
+use tower::{ServiceBuilder, ServiceExt as _};
 use tower_claude_core::RequestBody;
 use tower_claude_header_budget::HeaderBudgetLayer;
-use tower_claude_limiter::{LimiterConfig, Limits, LocalLimiter};
+use tower_claude_limiter::{Limiter as _, LimiterConfig, Limits, LocalLimiter, ScopeSnapshot};
 use tower_claude_retry::RetryLayer;
 use tower_claude_token_bucket::TokenBucketLayer;
 
@@ -21,34 +22,59 @@ use crate::load::{BURST, Load};
 /// How long a request may wait for its turn: a replay is a batch job and has time.
 const MAX_WAIT: Duration = Duration::from_secs(600);
 
-/// The layers of one replay. State lives in them: clones share it.
+/// A client under the layers. State lives in the layers: clones share it.
 #[derive(Clone)]
-pub(crate) struct Layers {
-    client: Client<HttpConnector, RequestBody>,
+pub(crate) struct Layers<C = HttpConnector> {
+    client: Client<C, RequestBody>,
     retry: RetryLayer,
     bucket: TokenBucketLayer,
     budget: HeaderBudgetLayer,
 }
 
 impl Layers {
+    /// For a replay, with limits as one who knows them would configure them.
     pub(crate) fn new(load: &Load) -> Self {
         let config = LimiterConfig::new().with_queue_limit(load.jobs.len());
         let limiter = LocalLimiter::with_config(limits(load), config);
+        Self::over(crate::replay::http_client(), limiter)
+    }
+}
+
+impl<C: Connect + Clone + Send + Sync + 'static> Layers<C> {
+    /// The three layers over one limiter.
+    pub(crate) fn over(client: Client<C, RequestBody>, limiter: LocalLimiter) -> Self {
         Self {
-            client: crate::replay::http_client(),
+            client,
             retry: RetryLayer::new(),
             bucket: TokenBucketLayer::over(limiter.clone()).with_max_wait(MAX_WAIT),
             budget: HeaderBudgetLayer::over(limiter),
         }
     }
 
-    /// Sends through all layers and reads the answer to its end.
+    /// Sends through all layers: from the outside in, retry, token bucket, header budget.
+    pub(crate) async fn call(
+        &self,
+        request: Request<Bytes>,
+    ) -> Result<Response<impl Body<Data = Bytes> + use<C>>, Error> {
+        let service = ServiceBuilder::new()
+            .layer(&self.retry)
+            .layer(&self.bucket)
+            .layer(&self.budget)
+            .service(self.client.clone());
+        service.oneshot(request.map(RequestBody::from)).await
+    }
+
+    /// Sends and reads the answer to its end.
     pub(crate) async fn send(&self, request: Request<Bytes>) -> Ending {
-        let service = self.retry.layer(self.bucket.layer(self.budget.layer(self.client.clone())));
-        match service.oneshot(request.map(RequestBody::from)).await {
+        match self.call(request).await {
             Ok(response) => answer::read(response).await,
             Err(_) => Ending::NO_ANSWER,
         }
+    }
+
+    /// What the limiter has learned.
+    pub(crate) fn snapshot(&self) -> Vec<ScopeSnapshot> {
+        self.budget.handle().snapshot()
     }
 }
 

@@ -80,7 +80,11 @@ impl Load {
     pub(crate) fn new(trace: &[Entry], seconds: u64, seed: u64) -> Self {
         let run = Duration::from_secs(seconds);
         let span = trace.last().map_or(0.0, |entry| entry.at.as_secs_f64());
-        let factor = if span > 0.0 { seconds as f64 / span } else { 0.0 };
+        let factor = if span > 0.0 {
+            seconds as f64 / span
+        } else {
+            0.0
+        };
         let mut rng = fastrand::Rng::with_seed(seed);
         let jobs: Vec<Job> = trace
             .iter()
@@ -158,7 +162,11 @@ mod tests {
             input,
             output,
         };
-        vec![entry(0, 3_000, 10), entry(50, 1, 0), entry(100, 6_000, 5_000)]
+        vec![
+            entry(0, 3_000, 10),
+            entry(50, 1, 0),
+            entry(100, 6_000, 5_000),
+        ]
     }
 
     #[test]

@@ -72,7 +72,10 @@ pub(crate) fn utilisation(
         // The admission that ends a stretch is part of it.
         let first = judged.partition_point(|attempt| attempt.at < stretch.from);
         let end = judged.partition_point(|attempt| attempt.at <= stretch.until);
-        let taken: u64 = judged[first..end].iter().map(|attempt| attempt.charged).sum();
+        let taken: u64 = judged[first..end]
+            .iter()
+            .map(|attempt| attempt.charged)
+            .sum();
         charged += taken as f64;
     }
     if grantable > 0.0 {
@@ -250,7 +253,10 @@ mod tests {
             from: ms(from),
             until: ms(until),
         };
-        let left = without(vec![span(0, 10), span(20, 30)], &[span(5, 22), span(25, 26)]);
+        let left = without(
+            vec![span(0, 10), span(20, 30)],
+            &[span(5, 22), span(25, 26)],
+        );
         assert_eq!(left, [span(0, 5), span(22, 25), span(26, 30)]);
     }
 

@@ -31,7 +31,9 @@ impl Plain {
         loop {
             let mut attempt = Request::from_parts(head.clone(), Full::new(body.clone()));
             let count = HeaderValue::from(taken);
-            attempt.headers_mut().insert("x-stainless-retry-count", count);
+            attempt
+                .headers_mut()
+                .insert("x-stainless-retry-count", count);
             let result = self.client.request(attempt).await;
             let last = taken == sdk::MAX_RETRIES;
             let delay = match result {

@@ -74,4 +74,3 @@ where
     done.sort_by_key(|done| done.index);
     done
 }
-

@@ -59,7 +59,8 @@ impl Run {
             .filter(|done| done.ending != Ending::Whole)
             .map(|done| done.index)
             .collect();
-        let count = |pick: &dyn Fn(&Ending) -> bool| done.iter().filter(|done| pick(&done.ending)).count();
+        let count =
+            |pick: &dyn Fn(&Ending) -> bool| done.iter().filter(|done| pick(&done.ending)).count();
         let overloaded = StatusCode::from_u16(529).ok();
         let refused = log.iter().filter(|attempt| attempt.status == 429);
         let mut latencies: Vec<Duration> = done
@@ -73,14 +74,20 @@ impl Run {
             succeeded: done.len() - failed.len(),
             failed: failed.len(),
             failed_after_content: count(&|ending| {
-                matches!(ending, Ending::Failed { after_content: true, .. })
+                matches!(
+                    ending,
+                    Ending::Failed {
+                        after_content: true,
+                        ..
+                    }
+                )
             }),
             attempts: log.len(),
             http_429: refused.clone().count(),
             http_429_outside_incidents: refused.filter(|attempt| !attempt.in_incident).count(),
-            http_529_seen: count(&|ending| {
-                matches!(ending, Ending::Failed { status, .. } if *status == overloaded)
-            }),
+            http_529_seen: count(
+                &|ending| matches!(ending, Ending::Failed { status, .. } if *status == overloaded),
+            ),
             input_tokens: log.iter().map(|attempt| attempt.charged_input).sum(),
             output_tokens: log.iter().map(|attempt| attempt.charged_output).sum(),
             utilisation: used(load, done, &tagged),
@@ -96,8 +103,12 @@ impl Run {
 }
 
 fn used(load: &Load, done: &[Done], tagged: &[(usize, &Attempt)]) -> f64 {
-    let charged = tagged.iter().filter(|(_, attempt)| attempt.charged_input > 0);
-    let last: HashMap<usize, Duration> = charged.map(|(index, attempt)| (*index, attempt.at)).collect();
+    let charged = tagged
+        .iter()
+        .filter(|(_, attempt)| attempt.charged_input > 0);
+    let last: HashMap<usize, Duration> = charged
+        .map(|(index, attempt)| (*index, attempt.at))
+        .collect();
     let waits: Vec<Wait> = done
         .iter()
         .map(|done| Wait {
@@ -135,7 +146,11 @@ pub(crate) fn print(cli: &Cli, load: &Load, plain: &Run, layers: &Run) -> ExitCo
         BURST.as_secs(),
     );
     let windows = load.windows.iter().map(|window| {
-        format!("{:.1}–{:.1} s", window.from.as_secs_f64(), window.until.as_secs_f64())
+        format!(
+            "{:.1}–{:.1} s",
+            window.from.as_secs_f64(),
+            window.until.as_secs_f64()
+        )
     });
     println!("incidents at {}\n", windows.collect::<Vec<_>>().join(", "));
     println!("{}", table(&plain.row, &layers.row));
@@ -187,11 +202,17 @@ fn table(plain: &Row, layers: &Row) -> String {
         count("requests", &|row| row.requests as u64),
         count("succeeded", &|row| row.succeeded as u64),
         count("failed", &|row| row.failed as u64),
-        count("  of these after content", &|row| row.failed_after_content as u64),
+        count("  of these after content", &|row| {
+            row.failed_after_content as u64
+        }),
         count("attempts", &|row| row.attempts as u64),
         count("429s", &|row| row.http_429 as u64),
-        count("  of these outside incidents", &|row| row.http_429_outside_incidents as u64),
-        count("529s that reached the caller", &|row| row.http_529_seen as u64),
+        count("  of these outside incidents", &|row| {
+            row.http_429_outside_incidents as u64
+        }),
+        count("529s that reached the caller", &|row| {
+            row.http_529_seen as u64
+        }),
         count("input tokens charged", &|row| row.input_tokens),
         count("output tokens charged", &|row| row.output_tokens),
         line("use of the limit", &|row| percent(row.utilisation)),
@@ -239,16 +260,32 @@ mod tests {
         let mut keys: Vec<&String> = json.as_object().unwrap().keys().collect();
         keys.sort();
         let expected = [
-            "attempts", "failed", "failed_after_content", "http_429", "http_429_outside_incidents",
-            "http_529_seen", "input_tokens", "output_tokens", "p50_ms", "p99_ms", "requests",
-            "succeeded", "utilisation",
+            "attempts",
+            "failed",
+            "failed_after_content",
+            "http_429",
+            "http_429_outside_incidents",
+            "http_529_seen",
+            "input_tokens",
+            "output_tokens",
+            "p50_ms",
+            "p99_ms",
+            "requests",
+            "succeeded",
+            "utilisation",
         ];
         assert_eq!(keys, expected);
     }
 
     #[test]
     fn columns_line_up() {
-        let lines = table(&Row::default(), &Row { input_tokens: 18_059_974, ..Row::default() });
+        let lines = table(
+            &Row::default(),
+            &Row {
+                input_tokens: 18_059_974,
+                ..Row::default()
+            },
+        );
         let widths: BTreeSet<usize> = lines.lines().map(str::len).collect();
         assert_eq!(widths.len(), 1, "{lines}");
     }

@@ -74,7 +74,9 @@ mod tests {
     #[test]
     fn backoff_doubles_to_eight_seconds_less_up_to_a_quarter() {
         let now = SystemTime::UNIX_EPOCH;
-        let longest: Vec<u128> = (0..6).map(|n| delay(None, n, 0.0, now).as_millis()).collect();
+        let longest: Vec<u128> = (0..6)
+            .map(|n| delay(None, n, 0.0, now).as_millis())
+            .collect();
         assert_eq!(longest, [500, 1_000, 2_000, 4_000, 8_000, 8_000]);
         assert_eq!(delay(None, 0, 1.0, now).as_millis(), 375);
         assert_eq!(delay(None, 9, 1.0, now).as_millis(), 6_000);
@@ -83,13 +85,30 @@ mod tests {
     #[test]
     fn the_servers_wait_is_taken_as_it_is() {
         let ms = Duration::from_millis;
-        assert_eq!(wait(&[("retry-after-ms", "1500"), ("retry-after", "9")]), ms(1_500));
-        assert_eq!(wait(&[("retry-after-ms", "0"), ("retry-after", "9")]), ms(9_000));
+        assert_eq!(
+            wait(&[("retry-after-ms", "1500"), ("retry-after", "9")]),
+            ms(1_500)
+        );
+        assert_eq!(
+            wait(&[("retry-after-ms", "0"), ("retry-after", "9")]),
+            ms(9_000)
+        );
         assert_eq!(wait(&[("retry-after", "2.5")]), ms(2_500));
         assert_eq!(wait(&[("retry-after", "86400")]), ms(86_400_000));
-        assert_eq!(wait(&[("retry-after", "Sun, 06 Nov 1994 08:49:47 GMT")]), ms(10_000));
+        assert_eq!(
+            wait(&[("retry-after", "Sun, 06 Nov 1994 08:49:47 GMT")]),
+            ms(10_000)
+        );
         // Neither the past, nor zero, nor nonsense is a wait.
-        for odd in ["Sun, 06 Nov 1994 08:49:27 GMT", "0", "-1", "nan", "inf", "1e30", "soon"] {
+        for odd in [
+            "Sun, 06 Nov 1994 08:49:27 GMT",
+            "0",
+            "-1",
+            "nan",
+            "inf",
+            "1e30",
+            "soon",
+        ] {
             assert_eq!(wait(&[("retry-after", odd)]), ms(500), "{odd}");
         }
     }

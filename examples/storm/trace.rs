@@ -111,7 +111,10 @@ mod tests {
     fn the_built_in_trace_is_whole() {
         let trace = load(None).unwrap();
         assert_eq!(trace.len(), 8_819);
-        assert_eq!(trace.iter().map(|entry| entry.input).sum::<u64>(), 18_059_974);
+        assert_eq!(
+            trace.iter().map(|entry| entry.input).sum::<u64>(),
+            18_059_974
+        );
         assert_eq!(trace.iter().map(|entry| entry.output).sum::<u64>(), 245_896);
         assert_eq!(trace[0].at, Duration::ZERO);
         assert_eq!(trace[8_818].at, Duration::from_nanos(3_435_948_056_000));
@@ -123,7 +126,10 @@ mod tests {
                     2024-01-01 00:00:02.5,10,1\r\n\r\n2024-01-01 00:00:01,20,2\r\n";
         let trace = parse("t.csv", text).unwrap();
         assert_eq!((trace[0].at, trace[0].input), (Duration::ZERO, 20));
-        assert_eq!((trace[1].at, trace[1].output), (Duration::from_millis(1_500), 1));
+        assert_eq!(
+            (trace[1].at, trace[1].output),
+            (Duration::from_millis(1_500), 1)
+        );
     }
 
     #[test]
@@ -134,11 +140,26 @@ mod tests {
             (String::new(), "t.csv, line 1: expected the header"),
             ("a,b\n".to_owned(), "t.csv, line 1: expected the header"),
             (header.to_owned(), "t.csv: no requests"),
-            (format!("{header}{good}yesterday,1,2\n"), "t.csv, line 3: TIMESTAMP"),
-            (format!("{header}2024-13-01 00:00:01,1,2\n"), "t.csv, line 2: TIMESTAMP"),
-            (format!("{header}{good}{good}1,2\n"), "t.csv, line 4: expected 3 fields, found 2"),
-            (format!("{header}2024-01-01 00:00:01,-1,2\n"), "t.csv, line 2: ContextTokens"),
-            (format!("{header}2024-01-01 00:00:01,1,99999999\n"), "t.csv, line 2: GeneratedTokens"),
+            (
+                format!("{header}{good}yesterday,1,2\n"),
+                "t.csv, line 3: TIMESTAMP",
+            ),
+            (
+                format!("{header}2024-13-01 00:00:01,1,2\n"),
+                "t.csv, line 2: TIMESTAMP",
+            ),
+            (
+                format!("{header}{good}{good}1,2\n"),
+                "t.csv, line 4: expected 3 fields, found 2",
+            ),
+            (
+                format!("{header}2024-01-01 00:00:01,-1,2\n"),
+                "t.csv, line 2: ContextTokens",
+            ),
+            (
+                format!("{header}2024-01-01 00:00:01,1,99999999\n"),
+                "t.csv, line 2: GeneratedTokens",
+            ),
         ] {
             let message = parse("t.csv", &text).unwrap_err().to_string();
             assert!(message.starts_with(expected), "{message}");
@@ -147,7 +168,9 @@ mod tests {
 
     #[test]
     fn a_missing_file_is_named() {
-        let message = load(Some(Path::new("missing.csv"))).unwrap_err().to_string();
+        let message = load(Some(Path::new("missing.csv")))
+            .unwrap_err()
+            .to_string();
         assert!(message.starts_with("missing.csv: "), "{message}");
     }
 }
