@@ -101,10 +101,11 @@ impl<B: Body<Data = Bytes> + Unpin> Hold<B> {
         match (&self.rest, &self.error) {
             (Some(body), _) if !body.is_end_stream() => None,
             (_, Some(_)) => Some(Verdict::Failed(Class::new(crate::Kind::Transport))),
-            _ => Some(match self.watch.ended() {
-                Outcome::Failed { class, .. } => Verdict::Failed(class),
-                _ => Verdict::Commit,
-            }),
+            _ => Some(
+                self.watch
+                    .cut_short()
+                    .map_or(Verdict::Commit, Verdict::Failed),
+            ),
         }
     }
 

@@ -45,6 +45,8 @@ enum Kept {
         first: Bytes,
         more: Vec<u8>,
     },
+    /// JSON whose usage nobody asks for.
+    Unread,
     /// Compressed, or neither a stream nor JSON: only its end is seen.
     Opaque,
 }
@@ -69,6 +71,16 @@ impl Watch {
         }
     }
 
+    /// The same watch for those who do not ask for the usage of a JSON answer: it is neither kept nor
+    /// parsed.
+    #[must_use]
+    pub fn without_usage(self) -> Self {
+        match self.0 {
+            Kept::Message { .. } => Self(Kept::Unread),
+            kept => Self(kept),
+        }
+    }
+
     /// Sees only the end.
     #[must_use]
     pub const fn opaque() -> Self {
@@ -87,7 +99,7 @@ impl Watch {
     /// Whether the body is a JSON document.
     #[must_use]
     pub const fn is_message(&self) -> bool {
-        matches!(self.0, Kept::Message { .. })
+        matches!(self.0, Kept::Message { .. } | Kept::Unread)
     }
 
     /// Takes note of more data.
@@ -103,7 +115,7 @@ impl Watch {
                     more.extend_from_slice(data);
                 }
             }
-            Kept::Opaque => {}
+            Kept::Unread | Kept::Opaque => {}
         }
     }
 
@@ -118,7 +130,7 @@ impl Watch {
             Kept::Message { first, more } => {
                 Usage::from_message(&[first.as_ref(), more].concat()).unwrap_or_default()
             }
-            Kept::Opaque => Usage::default(),
+            Kept::Unread | Kept::Opaque => Usage::default(),
         }
     }
 
@@ -139,17 +151,19 @@ impl Watch {
         }
     }
 
-    /// The outcome when the body ends here. A Claude stream without `message_stop` is cut short.
+    /// What it means when the body ends here, if that is a failure: a Claude stream without
+    /// `message_stop` is cut short.
+    pub(crate) fn cut_short(&self) -> Option<Class> {
+        let state = self.stream()?;
+        (!state.is_complete() && !state.is_foreign()).then(|| Class::new(Kind::Truncated))
+    }
+
+    /// The outcome when the body ends here.
     pub(crate) fn ended(&self) -> Outcome {
         let usage = self.usage();
-        match &self.0 {
-            Kept::Stream { state } if !state.is_complete() && !state.is_foreign() => {
-                Outcome::Failed {
-                    class: Class::new(Kind::Truncated),
-                    usage,
-                }
-            }
-            _ => Outcome::Complete { usage },
+        match self.cut_short() {
+            Some(class) => Outcome::Failed { class, usage },
+            None => Outcome::Complete { usage },
         }
     }
 

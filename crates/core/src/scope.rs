@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
-use http::{HeaderMap, header::AUTHORIZATION, request::Parts};
+use http::{HeaderMap, HeaderName, header::AUTHORIZATION, request::Parts};
 use tower_claude_wire::ModelCatalog;
 
 use crate::RequestBody;
@@ -34,10 +34,14 @@ impl Endpoint {
     /// The family a path belongs to. A prefix before `/v1/` is allowed.
     #[must_use]
     pub fn of(path: &str) -> Self {
-        let Some(at) = path.find("/v1/") else {
+        // The first test spares nearly every request the search.
+        let Some(rest) = path
+            .strip_prefix("/v1/")
+            .or_else(|| Some(path.split_once("/v1/")?.1))
+        else {
             return Self::Other;
         };
-        match path[at + 4..].trim_end_matches('/') {
+        match rest.trim_end_matches('/') {
             "messages" => Self::Messages,
             "messages/count_tokens" => Self::CountTokens,
             rest if rest.starts_with("messages/batches") => Self::Batches,
@@ -78,6 +82,8 @@ pub struct Scope {
     /// Whether the request draws on the fast pool (`speed: "fast"`).
     pub fast: bool,
 }
+
+const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 static NO_GROUP: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from(""));
 static HASH_KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
@@ -121,7 +127,7 @@ impl Scope {
 /// `x-api-key`, else `authorization`, hashed with a key of this process.
 fn credential(headers: &HeaderMap) -> u64 {
     headers
-        .get("x-api-key")
+        .get(&API_KEY)
         .or_else(|| headers.get(AUTHORIZATION))
         .map_or(0, |value| HASH_KEY.hash_one(value.as_bytes()))
 }

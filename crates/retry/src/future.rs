@@ -117,7 +117,8 @@ where
                         let (head, body) = response.into_parts();
                         match call.judge(&head) {
                             Judged::Success => {
-                                let hold = Hold::new(body, Watch::of(&head.headers));
+                                let watch = Watch::of(&head.headers).without_usage();
+                                let hold = Hold::new(body, watch);
                                 State::Holding {
                                     answer: Some((head, hold)),
                                 }
