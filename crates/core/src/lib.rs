@@ -22,6 +22,7 @@ mod collect;
 mod context;
 mod cost;
 mod dimension;
+mod erase;
 mod error_body;
 pub mod event;
 mod hold;

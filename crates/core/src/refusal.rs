@@ -150,7 +150,12 @@ impl Refusal {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
-        headers.insert(REFUSED_BY, HeaderValue::from_static(self.by));
+        // A name that is no header value is a layer author's slip, not worth a panic.
+        let by = HeaderValue::from_str(self.by);
+        headers.insert(
+            REFUSED_BY,
+            by.unwrap_or(const { HeaderValue::from_static("unnamed") }),
+        );
         if let Some(wait) = self.retry_after {
             headers.insert(RETRY_AFTER, HeaderValue::from(whole_seconds(wait)));
         }
@@ -171,7 +176,8 @@ impl Refusal {
 
 /// Rounded up: earlier would be too early.
 fn whole_seconds(wait: Duration) -> u64 {
-    wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
+    wait.as_secs()
+        .saturating_add(u64::from(wait.subsec_nanos() > 0))
 }
 
 impl fmt::Display for Refusal {

@@ -8,12 +8,11 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::BodyExt;
 use tower_claude_wire::Peek;
 
-use crate::{BoxError, Collect};
+use crate::{BoxError, Collect, erase::Erase};
 
 type Stream = Pin<Box<dyn Body<Data = Bytes, Error = BoxError> + Send>>;
 
@@ -46,12 +45,7 @@ impl RequestBody {
     {
         match downcast(body) {
             Ok(body) => body,
-            Err(body) => Self(Repr::Stream(Mutex::new(Box::pin(
-                body.map_frame(|frame| {
-                    frame.map_data(|mut data| data.copy_to_bytes(data.remaining()))
-                })
-                .map_err(Into::into),
-            )))),
+            Err(body) => Self(Repr::Stream(Mutex::new(Box::pin(Erase::new(body))))),
         }
     }
 

@@ -44,9 +44,9 @@ impl Endpoint {
         match rest.trim_end_matches('/') {
             "messages" => Self::Messages,
             "messages/count_tokens" => Self::CountTokens,
-            rest if rest.starts_with("messages/batches") => Self::Batches,
-            rest if rest.starts_with("models") => Self::Models,
-            rest if rest.starts_with("files") => Self::Files,
+            rest if is_or_below(rest, "messages/batches") => Self::Batches,
+            rest if is_or_below(rest, "models") => Self::Models,
+            rest if is_or_below(rest, "files") => Self::Files,
             _ => Self::Other,
         }
     }
@@ -63,6 +63,11 @@ impl Endpoint {
             Self::Other => "other",
         }
     }
+}
+
+fn is_or_below(path: &str, family: &str) -> bool {
+    path.strip_prefix(family)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// One shared pool of limits at the server: a credential, an endpoint family, a group of models

@@ -1,0 +1,152 @@
+//! The front hall.
+
+use std::{
+    convert::Infallible,
+    future::{Ready, ready},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use tower::{Service, ServiceExt};
+use tower_claude_core::{Buffered, RequestBody, check};
+
+use crate::frames::{Frames, Piece, chunked, data, frames, run};
+
+/// Keeps what it gets; a clone is not ready.
+#[derive(Default)]
+struct Inner {
+    ready: bool,
+    clones: Arc<AtomicUsize>,
+    got: Arc<Mutex<Vec<Option<Bytes>>>>,
+}
+
+impl Clone for Inner {
+    fn clone(&self) -> Self {
+        self.clones.fetch_add(1, Ordering::Relaxed);
+        Self {
+            ready: false,
+            clones: self.clones.clone(),
+            got: self.got.clone(),
+        }
+    }
+}
+
+impl Service<Request<RequestBody>> for Inner {
+    type Response = Response<Frames>;
+    type Error = Infallible;
+    type Future = Ready<Result<Response<Frames>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.ready = true;
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
+        assert!(
+            std::mem::take(&mut self.ready),
+            "called without being ready"
+        );
+        assert_eq!(request.headers()["x-kept"], "1");
+        let bytes = request.body().bytes().cloned();
+        self.got.lock().expect("no panic").push(bytes);
+        ready(Ok(Response::new(frames([]))))
+    }
+}
+
+fn request<B>(body: B) -> Request<B> {
+    Request::post("/v1/messages")
+        .header("x-kept", "1")
+        .body(body)
+        .expect("a request")
+}
+
+#[test]
+fn any_body_arrives_buffered() {
+    let inner = Inner::default();
+    let hall = Buffered::new(check(inner.clone()));
+    let chunks = frames([data("ab"), Piece::Wait, data("c")]);
+    run(hall.clone().oneshot(request(chunks))).expect("infallible");
+    run(hall
+        .clone()
+        .oneshot(request(http_body_util::Full::new(Bytes::from("full")))))
+    .expect("infallible");
+    run(hall.oneshot(request(String::new()))).expect("infallible");
+    let got = inner.got.lock().expect("no panic").clone();
+    let expected = ["abc", "full", ""].map(|text| Some(Bytes::from_static(text.as_bytes())));
+    assert_eq!(got, expected);
+}
+
+#[test]
+fn over_the_limit_it_arrives_as_a_stream() {
+    let inner = Inner::default();
+    for (limit, buffered) in [(9, false), (10, true)] {
+        let hall = Buffered::with_limit(inner.clone(), limit);
+        run(hall.oneshot(request(chunked(b"0123456789", 3)))).expect("infallible");
+        assert_eq!(
+            inner
+                .got
+                .lock()
+                .expect("no panic")
+                .pop()
+                .expect("called")
+                .is_some(),
+            buffered
+        );
+    }
+}
+
+#[test]
+fn what_is_buffered_is_free() {
+    let inner = Inner::default();
+    let bytes = Bytes::from("{}".repeat(9));
+    let mut hall = Buffered::new(inner);
+    let clones = hall.get_ref().clones.clone();
+    run(async {
+        for _ in 0..3 {
+            let ready = ServiceExt::<Request<RequestBody>>::ready(&mut hall)
+                .await
+                .expect("infallible");
+            ready
+                .call(request(RequestBody::from(bytes.clone())))
+                .await
+                .expect("infallible");
+        }
+    });
+    assert_eq!(
+        clones.load(Ordering::Relaxed),
+        0,
+        "the inner service was cloned"
+    );
+    let got = hall.into_inner().got.lock().expect("no panic").clone();
+    assert!(
+        got.iter()
+            .flatten()
+            .all(|got| got.as_ptr() == bytes.as_ptr()),
+        "copied"
+    );
+    assert_eq!(got.len(), 3);
+}
+
+#[test]
+fn the_ready_service_goes_with_the_request() {
+    let mut hall = Buffered::new(Inner::default());
+    run(async {
+        // Two under way at once, each on the service that was polled ready for it.
+        let first = ServiceExt::<Request<Frames>>::ready(&mut hall)
+            .await
+            .expect("infallible")
+            .call(request(frames([Piece::Wait])));
+        let second = ServiceExt::<Request<Frames>>::ready(&mut hall)
+            .await
+            .expect("infallible")
+            .call(request(frames([])));
+        second.await.expect("infallible");
+        first.await.expect("infallible");
+    });
+    assert_eq!(hall.get_mut().got.lock().expect("no panic").len(), 2);
+}

@@ -1,0 +1,334 @@
+//! Every kind of answer, through both classifiers.
+
+use std::{io, time::Duration};
+
+use http::{HeaderMap, StatusCode};
+use tower_claude_core::{
+    BoxError, Class, Classify, ClassifyResponse, ClaudeClassify, HttpClassify, Kind,
+};
+use tower_claude_wire::{ApiError, StreamState};
+
+use crate::frames::{Cut, error_fixtures, fixture, headers};
+
+fn status(code: u16) -> StatusCode {
+    StatusCode::from_u16(code).expect("a status")
+}
+
+/// As a layer does: the head first, and the body only when the head cannot tell.
+fn claude(code: u16, headers: &HeaderMap, body: &[u8]) -> Class {
+    let classify: &dyn ClassifyResponse = &ClaudeClassify::default();
+    classify
+        .head(status(code), headers)
+        .unwrap_or_else(|| classify.body(status(code), headers, body))
+}
+
+#[test]
+fn every_error_fixture() {
+    let kind = |name: &str| match name {
+        "400_credit_balance.json"
+        | "400_own_spend_limit.json"
+        | "402_linked_org_spend.json"
+        | "429_contract_spend.json"
+        | "429_tier_spend_cap_NO_RETRY_AFTER.json" => Kind::SpendLimit,
+        "429_ramp.json" => Kind::RampLimited,
+        name => match &name[..3] {
+            "400" => Kind::BadRequest,
+            "401" => Kind::Unauthorized,
+            "403" => Kind::Forbidden,
+            "404" => Kind::NotFound,
+            "409" => Kind::Conflict,
+            "413" => Kind::TooLarge,
+            "429" => Kind::RateLimited,
+            "500" | "503" => Kind::ServerError,
+            "504" => Kind::Timeout,
+            "529" => Kind::Overloaded,
+            other => panic!("no kind for a {other}"),
+        },
+    };
+    let names = error_fixtures();
+    assert!(names.len() >= 24, "fixtures are missing: {names:?}");
+    for name in names {
+        let code = name[..3].parse().expect("a status");
+        let class = claude(code, &HeaderMap::new(), &fixture(&name));
+        let kind = kind(&name);
+        assert_eq!(class, Class::new(kind), "{name}");
+        let again = !matches!(code, 400..=404 | 413) && kind != Kind::SpendLimit;
+        assert_eq!(class.is_retryable(), again, "{name}");
+        assert_eq!(class.is_rate_limit(), code == 429 && again, "{name}");
+
+        // The same error inside a stream means the same, where its type says as much.
+        let error = ApiError::parse(&fixture(&name)).expect("Claude's shape");
+        let classify: &dyn ClassifyResponse = &ClaudeClassify::default();
+        assert_eq!(
+            classify.stream_error(&error).kind,
+            kind,
+            "{name} in a stream"
+        );
+    }
+}
+
+#[test]
+fn bodies_of_other_clouds_and_proxies_go_by_status() {
+    for name in ["bedrock_invoke_429.json", "vertex_429_LIKELY.json"] {
+        let class = claude(429, &HeaderMap::new(), &fixture(name));
+        assert_eq!(class, Class::new(Kind::RateLimited), "{name}");
+    }
+    for body in ["", "<html>", "{\"type\":\"error\"", "\u{0}", "null", "[]"] {
+        let class = claude(400, &HeaderMap::new(), body.as_bytes());
+        assert_eq!(class, Class::new(Kind::BadRequest), "{body:?}");
+    }
+}
+
+#[test]
+fn success_needs_no_body() {
+    for code in [100, 200, 201, 204, 299, 302, 304] {
+        let head =
+            ClassifyResponse::head(&ClaudeClassify::default(), status(code), &HeaderMap::new());
+        assert_eq!(head, Some(Class::SUCCESS), "{code}");
+    }
+}
+
+#[test]
+fn the_body_is_read_only_where_it_can_decide() {
+    let head = |code, headers: &HeaderMap| {
+        ClassifyResponse::head(&ClaudeClassify::default(), status(code), headers).is_some()
+    };
+    let none = HeaderMap::new();
+    for code in [
+        401, 402, 403, 404, 408, 409, 413, 422, 500, 502, 503, 504, 529,
+    ] {
+        assert!(head(code, &none), "{code}");
+    }
+    for code in [400, 429] {
+        assert!(!head(code, &none), "{code}");
+        let gzip = headers(&[("content-encoding", "gzip")]);
+        assert!(head(code, &gzip), "a compressed {code} goes by its head");
+    }
+    // A header against the status: an error code may overrule it.
+    assert!(!head(529, &headers(&[("x-should-retry", "false")])));
+    assert!(!head(404, &headers(&[("x-should-retry", "true")])));
+    assert!(head(529, &headers(&[("x-should-retry", "true")])));
+}
+
+#[test]
+fn should_retry_beats_the_status() {
+    let yes = headers(&[("x-should-retry", "true")]);
+    let no = headers(&[("x-should-retry", "false")]);
+    let body = |kind: &str| ApiError::body(kind, "m", None).into_bytes();
+    assert!(claude(404, &yes, &body("not_found_error")).is_retryable());
+    assert!(!claude(529, &no, &body("overloaded_error")).is_retryable());
+    assert!(!claude(429, &no, &body("rate_limit_error")).is_retryable());
+    let odd = headers(&[("x-should-retry", "maybe")]);
+    assert!(claude(529, &odd, &[]).is_retryable());
+}
+
+#[test]
+fn an_error_code_beats_should_retry() {
+    let yes = headers(&[("x-should-retry", "true")]);
+    let no = headers(&[("x-should-retry", "false")]);
+    for name in [
+        "402_linked_org_spend.json",
+        "429_contract_spend.json",
+        "429_tier_spend_cap_NO_RETRY_AFTER.json",
+        "400_own_spend_limit.json",
+        "400_credit_balance.json",
+    ] {
+        let class = claude(name[..3].parse().expect("a status"), &yes, &fixture(name));
+        assert_eq!(class.kind, Kind::SpendLimit, "{name}");
+        assert!(!class.is_retryable(), "{name}");
+    }
+    let ramp = claude(429, &no, &fixture("429_ramp.json"));
+    assert_eq!(ramp, Class::new(Kind::RampLimited));
+    assert!(ramp.is_retryable());
+    let cmek = claude(503, &no, &fixture("503_cmek.json"));
+    assert!(cmek.is_retryable());
+    // An unknown code is the bare type.
+    let mut error = ApiError::new("rate_limit_error", "m");
+    error.error_code = Some("x_new_code".into());
+    let class = claude(429, &no, error.to_body().as_bytes());
+    assert_eq!(
+        (class.kind, class.is_retryable()),
+        (Kind::RateLimited, false)
+    );
+}
+
+#[test]
+fn the_wait_is_read_in_all_its_forms() {
+    let wait = |pairs: &[(&'static str, &str)]| claude(529, &headers(pairs), &[]).retry_after;
+    assert_eq!(wait(&[]), None);
+    assert_eq!(
+        wait(&[("retry-after", "11")]),
+        Some(Duration::from_secs(11))
+    );
+    assert_eq!(
+        wait(&[("retry-after", "0.5")]),
+        Some(Duration::from_millis(500))
+    );
+    assert_eq!(
+        wait(&[("retry-after-ms", "250"), ("retry-after", "9")]),
+        Some(Duration::from_millis(250))
+    );
+    assert_eq!(wait(&[("retry-after", "-3")]), None);
+    // A date counts from the server's clock, however wrong ours is.
+    let date = ("date", "Fri, 01 Jan 1999 00:00:00 GMT");
+    assert_eq!(
+        wait(&[("retry-after", "Fri, 01 Jan 1999 00:01:30 GMT"), date]),
+        Some(Duration::from_secs(90))
+    );
+    assert_eq!(
+        wait(&[("retry-after", "Thu, 31 Dec 1998 23:59:59 GMT"), date]),
+        Some(Duration::ZERO)
+    );
+    assert_eq!(
+        wait(&[("retry-after", "Fri, 01 Jan 1999 00:01:30 GMT")]),
+        Some(Duration::ZERO),
+        "without Date, our own clock is all there is"
+    );
+    let spend = claude(
+        429,
+        &headers(&[("retry-after", "3")]),
+        &fixture("429_contract_spend.json"),
+    );
+    assert_eq!(
+        spend.retry_after,
+        Some(Duration::from_secs(3)),
+        "told, though no retry follows"
+    );
+}
+
+#[test]
+fn errors_inside_streams() {
+    for name in [
+        "sse_error_first_event.txt",
+        "sse_error_before_content.txt",
+        "sse_error_midstream.txt",
+    ] {
+        let mut state = StreamState::new();
+        state.feed(&fixture(name));
+        let class =
+            ClassifyResponse::stream_error(&ClaudeClassify::default(), state.error().expect(name));
+        assert_eq!(class, Class::new(Kind::Overloaded), "{name}");
+    }
+    for (kind, expected) in [
+        ("rate_limit_error", Kind::RateLimited),
+        ("timeout_error", Kind::Timeout),
+        ("api_error", Kind::ServerError),
+        ("request_too_large", Kind::TooLarge),
+        ("billing_error", Kind::SpendLimit),
+        ("x_new_error", Kind::ServerError),
+    ] {
+        let error = ApiError::new(kind, "m");
+        let class = ClassifyResponse::stream_error(&ClaudeClassify::default(), &error);
+        assert_eq!(class.kind, expected, "{kind}");
+    }
+}
+
+#[derive(Debug)]
+struct Wrapped(BoxError);
+
+impl std::fmt::Display for Wrapped {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("wrapped")
+    }
+}
+
+impl std::error::Error for Wrapped {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(self.0.as_ref())
+    }
+}
+
+#[test]
+fn transport_errors() {
+    assert_eq!(
+        ClaudeClassify::default().error(&Cut),
+        Class::new(Kind::Transport)
+    );
+    assert_eq!(
+        HttpClassify::default().error(&Cut),
+        Class::new(Kind::Transport)
+    );
+    let reset = io::Error::from(io::ErrorKind::ConnectionReset);
+    assert_eq!(
+        ClaudeClassify::default().error(&reset).kind,
+        Kind::Transport
+    );
+    let late = || io::Error::from(io::ErrorKind::TimedOut);
+    assert_eq!(ClaudeClassify::default().error(&late()).kind, Kind::Timeout);
+    let boxed: BoxError = late().into();
+    assert_eq!(ClaudeClassify::default().error(&boxed).kind, Kind::Timeout);
+    let deep: BoxError = Wrapped(Wrapped(late().into()).into()).into();
+    assert_eq!(HttpClassify::default().error(&deep).kind, Kind::Timeout);
+    let deep: BoxError = Wrapped(reset.into()).into();
+    assert_eq!(HttpClassify::default().error(&deep).kind, Kind::Transport);
+}
+
+#[tokio::test(start_paused = true)]
+async fn tokio_timeouts() {
+    let elapsed = tokio::time::timeout(Duration::from_secs(1), std::future::pending::<()>())
+        .await
+        .expect_err("it never ends");
+    assert_eq!(
+        ClaudeClassify::default().error(&elapsed).kind,
+        Kind::Timeout
+    );
+    let boxed: BoxError = Wrapped(elapsed.into()).into();
+    assert_eq!(ClaudeClassify::default().error(&boxed).kind, Kind::Timeout);
+}
+
+#[test]
+fn any_other_service_goes_by_status() {
+    let classify: &dyn ClassifyResponse = &HttpClassify::default();
+    for (code, kind) in [
+        (200, Kind::Success),
+        (301, Kind::Success),
+        (400, Kind::BadRequest),
+        (401, Kind::Unauthorized),
+        (402, Kind::SpendLimit),
+        (404, Kind::NotFound),
+        (408, Kind::Timeout),
+        (410, Kind::NotFound),
+        (429, Kind::RateLimited),
+        (500, Kind::ServerError),
+        (599, Kind::ServerError),
+    ] {
+        let head = classify.head(status(code), &HeaderMap::new());
+        assert_eq!(head, Some(Class::new(kind)), "{code}");
+    }
+    // Claude's words mean nothing here.
+    let spend = fixture("429_contract_spend.json");
+    let class = classify.body(status(429), &headers(&[("retry-after", "5")]), &spend);
+    assert!(class.is_retryable());
+    assert_eq!(class.retry_after, Some(Duration::from_secs(5)));
+}
+
+#[test]
+fn local_is_never_retried() {
+    let advice = Class::new(Kind::RateLimited).with_should_retry(Some(true));
+    assert!(advice.is_retryable());
+    assert!(!advice.into_local().is_retryable());
+}
+
+#[test]
+fn kinds_have_names_of_their_own() {
+    let kinds = [
+        Kind::Success,
+        Kind::RateLimited,
+        Kind::RampLimited,
+        Kind::SpendLimit,
+        Kind::Overloaded,
+        Kind::ServerError,
+        Kind::Timeout,
+        Kind::Transport,
+        Kind::Conflict,
+        Kind::BadRequest,
+        Kind::Unauthorized,
+        Kind::Forbidden,
+        Kind::NotFound,
+        Kind::TooLarge,
+        Kind::Refusal,
+        Kind::Truncated,
+    ];
+    let names: std::collections::HashSet<_> = kinds.iter().map(|kind| kind.as_str()).collect();
+    assert_eq!(names.len(), kinds.len());
+}

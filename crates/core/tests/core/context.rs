@@ -1,0 +1,158 @@
+//! What travels with a call.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use http::Extensions;
+use tokio::time::Instant;
+use tower_claude_core::{
+    CallContext, Class, Crossing, Deadline, Ledger, LimiterId, Observation, Priority,
+    ReservationHandle, Tenant,
+};
+use tower_claude_wire::RateLimits;
+
+#[tokio::test(start_paused = true)]
+async fn what_the_caller_said() {
+    let now = Instant::now();
+    let empty = CallContext::new(&Extensions::new(), now);
+    assert_eq!(empty.first_arrival(), now);
+    assert_eq!(empty.deadline(), None);
+    assert_eq!(empty.priority(), Priority::Normal);
+    assert_eq!(empty.tenant(), None);
+
+    let late = now + Duration::from_secs(9);
+    let mut extensions = Extensions::new();
+    extensions.insert(Deadline(late));
+    extensions.insert(Priority::Interactive);
+    extensions.insert(Tenant("acme".into()));
+    let context = CallContext::get_or_insert(&mut extensions, now);
+    assert_eq!(context.deadline(), Some(late));
+    assert_eq!(context.priority(), Priority::Interactive);
+    assert_eq!(context.tenant(), Some(&Tenant("acme".into())));
+    // Later layers, later attempts: the same context, the same place in every queue.
+    tokio::time::advance(Duration::from_secs(1)).await;
+    let again = CallContext::get_or_insert(&mut extensions, Instant::now());
+    assert!(Arc::ptr_eq(&context, &again));
+    let copy = CallContext::get_or_insert(&mut extensions.clone(), Instant::now());
+    assert!(Arc::ptr_eq(&context, &copy));
+    assert_eq!(again.first_arrival(), now);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_earlier_deadline_holds() {
+    let now = Instant::now();
+    let (near, far) = (now + Duration::from_secs(1), now + Duration::from_secs(2));
+    let with = |own: Option<Instant>, more| {
+        let mut extensions = Extensions::new();
+        if let Some(own) = own {
+            extensions.insert(Deadline(own));
+        }
+        CallContext::new(&extensions, now)
+            .with_deadline(more)
+            .deadline()
+    };
+    assert_eq!(with(Some(near), Some(far)), Some(near));
+    assert_eq!(with(Some(far), Some(near)), Some(near));
+    assert_eq!(with(None, Some(far)), Some(far));
+    assert_eq!(with(Some(near), None), Some(near));
+    assert_eq!(with(None, None), None);
+    assert!(Priority::Batch < Priority::Normal && Priority::Normal < Priority::Interactive);
+}
+
+#[tokio::test]
+async fn attempts_and_claims() {
+    let context = CallContext::new(&Extensions::new(), Instant::now());
+    assert_eq!(context.attempts(), 0);
+    assert_eq!(context.begin_attempt(), 1);
+    assert_eq!(context.begin_attempt(), 2);
+    assert_eq!(context.attempts(), 2);
+    assert!(context.claim_retries());
+    assert!(
+        !context.claim_retries(),
+        "a nested layer passes requests through"
+    );
+    assert!(!context.claim_retries());
+}
+
+#[derive(Debug)]
+struct Books {
+    limiter: LimiterId,
+    paused: AtomicU64,
+}
+
+impl Books {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            limiter: LimiterId::unique(),
+            paused: AtomicU64::new(0),
+        })
+    }
+}
+
+impl Ledger for Books {
+    fn limiter(&self) -> LimiterId {
+        self.limiter
+    }
+
+    fn observe(&self, reservation: u64, seen: &Observation<'_>) -> Option<Crossing> {
+        let dimension = tower_claude_core::Dimension::Requests;
+        Some(Crossing::new(
+            dimension,
+            reservation,
+            seen.warn_percent.into(),
+        ))
+    }
+
+    fn pause(&self, reservation: u64, wait: Option<Duration>, _now: Instant) -> Duration {
+        self.paused.store(reservation, Ordering::Relaxed);
+        wait.unwrap_or(Duration::from_secs(1))
+    }
+}
+
+#[tokio::test]
+async fn reservations_are_found_by_their_limiter() {
+    let (a, b) = (Books::new(), Books::new());
+    assert_ne!(a.limiter, b.limiter);
+    let now = Instant::now();
+    let context = CallContext::new(&Extensions::new(), now);
+    assert!(context.reservation_of(a.limiter).is_none());
+    context.begin_attempt();
+    context.add_reservation(ReservationHandle::new(a.clone(), 1));
+    context.add_reservation(ReservationHandle::new(b.clone(), 2));
+
+    let limits = RateLimits::default();
+    let seen = Observation::new(&limits, None, Class::SUCCESS, now).with_warn_percent(70);
+    let id = |limiter| {
+        let handle = context.reservation_of(limiter)?;
+        assert!(handle.is_of(limiter));
+        handle
+            .observe(&seen)
+            .map(|crossing| (crossing.remaining, crossing.limit))
+    };
+    assert_eq!(id(a.limiter), Some((1, 70)));
+    assert_eq!(id(b.limiter), Some((2, 70)));
+    assert_eq!(id(LimiterId::unique()), None);
+
+    let handle = context.reservation_of(b.limiter).expect("added");
+    assert_eq!(
+        handle.pause(Some(Duration::from_secs(7)), now),
+        Duration::from_secs(7)
+    );
+    assert_eq!(b.paused.load(Ordering::Relaxed), 2);
+    assert_eq!(a.paused.load(Ordering::Relaxed), 0);
+    assert!(!handle.is_of(a.limiter));
+
+    // The latest of one limiter counts; a new attempt forgets them all.
+    context.add_reservation(ReservationHandle::new(b.clone(), 3));
+    assert_eq!(id(b.limiter), Some((3, 70)));
+    context.begin_attempt();
+    assert!(context.reservation_of(a.limiter).is_none());
+    assert!(context.reservation_of(b.limiter).is_none());
+    context.add_reservation(ReservationHandle::new(b.clone(), 4));
+    assert_eq!(id(b.limiter), Some((4, 70)));
+}

@@ -1,0 +1,107 @@
+//! Each event reaches the observer, and nothing secret with it.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use tower_claude_core::{
+    Class, Crossing, Dimension, Kind, Reason, Scope,
+    event::{Event, Observers, emit},
+};
+use tower_claude_wire::RateLimits;
+
+#[test]
+fn every_event_reaches_the_observer_once() {
+    let scope = Scope::named("pool");
+    let limits = RateLimits::default();
+    let class = Class::new(Kind::Overloaded);
+    let (layer, second) = ("a-layer", Duration::from_secs(1));
+    let events = [
+        Event::Admitted {
+            layer,
+            scope: &scope,
+            wait: second,
+        },
+        Event::Refused {
+            layer,
+            scope: None,
+            reason: Reason::QueueFull {
+                waiting: 1,
+                limit: 1,
+            },
+            class,
+        },
+        Event::Refused {
+            layer,
+            scope: Some(&scope),
+            reason: Reason::TimedOut {
+                after: Duration::MAX,
+            },
+            class: class.with_retry_after(Some(Duration::MAX)),
+        },
+        Event::Paused {
+            layer,
+            scope: &scope,
+            pause: Duration::MAX,
+        },
+        Event::Headroom {
+            layer,
+            scope: &scope,
+            limits: &limits,
+            request_id: Some("req_1"),
+        },
+        Event::Headroom {
+            layer,
+            scope: &scope,
+            limits: &limits,
+            request_id: None,
+        },
+        Event::Threshold {
+            layer,
+            scope: &scope,
+            crossing: Crossing::new(Dimension::InputTokens, 1, 10),
+        },
+        Event::Retry {
+            layer,
+            attempt: 1,
+            class,
+            delay: second,
+        },
+        Event::GaveUp {
+            layer,
+            attempt: 5,
+            class,
+            because: "attempts",
+        },
+        Event::Broken { layer, class },
+        Event::Unauthorized {
+            layer,
+            scope: &scope,
+        },
+    ];
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let log = seen.clone();
+    let observers = Observers::new(move |event: &Event<'_>| {
+        log.lock().expect("no panic").push(format!("{event:?}"));
+    });
+    let copy = observers.clone();
+    for (i, event) in events.iter().enumerate() {
+        emit(if i % 2 == 0 { &observers } else { &copy }, event);
+    }
+    let expected: Vec<_> = events.iter().map(|event| format!("{event:?}")).collect();
+    assert_eq!(*seen.lock().expect("no panic"), expected);
+}
+
+#[test]
+fn without_an_observer_nothing_happens() {
+    let observers = Observers::default();
+    emit(
+        &observers,
+        &Event::Broken {
+            layer: "x",
+            class: Class::new(Kind::Truncated),
+        },
+    );
+    assert_eq!(format!("{observers:?}"), "Observers(false)");
+}

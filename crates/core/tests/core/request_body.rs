@@ -1,0 +1,201 @@
+//! Buffered once, for free afterwards.
+
+use bytes::Bytes;
+use http_body::Body;
+use proptest::prelude::*;
+use tower_claude_core::{BoxError, RequestBody};
+
+use crate::frames::{Cut, Frames, Piece, chunked, data, drain, frames, run, trailers};
+
+const JSON: &str = r#"{"model":"claude-sonnet-5-5","max_tokens":9,"messages":[]}"#;
+
+fn collect(body: Frames, limit: usize) -> RequestBody {
+    run(RequestBody::collect(body, limit))
+}
+
+fn cut(error: Option<BoxError>) -> bool {
+    error.is_some_and(|error| error.is::<Cut>())
+}
+
+#[test]
+fn one_chunk_is_taken_as_it_is() {
+    let bytes = Bytes::from(JSON);
+    let body = collect(frames([data(bytes.clone())]), JSON.len());
+    let held = body.bytes().expect("buffered");
+    assert_eq!(held.as_ptr(), bytes.as_ptr(), "copied");
+    assert_eq!(body.model(), Some("claude-sonnet-5-5"));
+    assert_eq!(body.size_hint().exact(), Some(JSON.len() as u64));
+}
+
+#[test]
+fn a_request_body_stays_what_it_is() {
+    let bytes = Bytes::from(JSON);
+    let body = RequestBody::from(bytes.clone());
+    let peek: *const _ = body.peek().expect("an object");
+    let body = RequestBody::new(body);
+    assert_eq!(body.bytes().expect("still bytes").as_ptr(), bytes.as_ptr());
+    assert_eq!(peek, std::ptr::from_ref(body.peek().expect("still parsed")));
+    let copy = body.try_clone().expect("bytes can be sent again");
+    assert_eq!(peek, std::ptr::from_ref(copy.peek().expect("shared")));
+    assert_eq!(copy.bytes().expect("bytes").as_ptr(), bytes.as_ptr());
+}
+
+#[test]
+fn at_the_limit_and_over_it() {
+    for exact in [true, false] {
+        for (limit, buffered) in [(JSON.len(), true), (JSON.len() - 1, false), (0, false)] {
+            let mut source = chunked(JSON.as_bytes(), 7).then(Piece::Wait);
+            source.exact = exact;
+            let body = collect(source, limit);
+            assert_eq!(body.bytes().is_some(), buffered, "{limit} {exact}");
+            assert_eq!(body.try_clone().is_some(), buffered);
+            assert_eq!(body.peek().is_some(), buffered);
+            let (bytes, trailers, error) = drain(body);
+            assert_eq!(bytes, JSON.as_bytes());
+            assert!(trailers.is_none() && error.is_none());
+        }
+    }
+}
+
+#[test]
+fn a_long_body_keeps_its_length() {
+    let body = collect(chunked(JSON.as_bytes(), 7).exact(), 10);
+    assert_eq!(body.size_hint().exact(), Some(JSON.len() as u64));
+    // Of unknown length: at least what was read.
+    let body = collect(chunked(JSON.as_bytes(), 7), 10);
+    assert_eq!(body.size_hint().lower(), 14);
+    assert_eq!(body.size_hint().upper(), None);
+    assert!(!body.is_end_stream());
+}
+
+#[test]
+fn trailers_make_it_a_stream() {
+    let body = collect(frames([data("ab"), data("cd"), Piece::Trailers]), 99);
+    assert!(body.bytes().is_none());
+    assert_eq!(body.size_hint().exact(), Some(4));
+    let (bytes, got, error) = drain(body);
+    assert_eq!(bytes, b"abcd");
+    assert_eq!(got, Some(trailers()));
+    assert!(error.is_none());
+}
+
+#[test]
+fn an_error_comes_after_what_was_read() {
+    let body = collect(
+        frames([data("ab"), Piece::Wait, data("c"), Piece::Error]),
+        99,
+    );
+    assert!(body.bytes().is_none() && body.try_clone().is_none());
+    assert_eq!(
+        body.size_hint().exact(),
+        None,
+        "no length that the error belies"
+    );
+    assert!(!body.is_end_stream());
+    let (bytes, _, error) = drain(body);
+    assert_eq!(bytes, b"abc");
+    assert!(cut(error), "the very error");
+}
+
+#[test]
+fn an_error_behind_the_limit_comes_too() {
+    let body = collect(frames([data("abc"), data("def"), Piece::Error]), 2);
+    let (bytes, _, error) = drain(body);
+    assert_eq!(bytes, b"abcdef");
+    assert!(cut(error));
+}
+
+#[test]
+fn a_body_is_sent_once_and_kept() {
+    let mut body = RequestBody::from("abc");
+    let (first, ..) = drain(&mut body);
+    assert_eq!(first, b"abc");
+    assert!(body.is_end_stream());
+    assert_eq!(body.size_hint().exact(), Some(0));
+    assert_eq!(body.bytes().map(Bytes::len), Some(3), "kept for a re-send");
+    let (again, ..) = drain(body.try_clone().expect("bytes"));
+    assert_eq!(again, b"abc");
+    assert_eq!(
+        body.try_into_bytes().expect("bytes"),
+        Bytes::new(),
+        "nothing is left to send"
+    );
+}
+
+#[test]
+fn empty_bodies_are_at_their_end() {
+    for body in [
+        RequestBody::default(),
+        collect(frames([]), 0),
+        collect(frames([]).exact(), 0),
+    ] {
+        assert!(body.is_end_stream());
+        assert_eq!(body.size_hint().exact(), Some(0));
+        assert_eq!(body.bytes().map(Bytes::len), Some(0));
+        assert!(body.peek().is_none());
+        assert_eq!(drain(body).0, b"");
+    }
+}
+
+#[test]
+fn wrapped_streams_pass_through() {
+    let body = RequestBody::new(frames([data("ab"), Piece::Wait, Piece::Trailers]));
+    assert!(body.bytes().is_none() && body.peek().is_none());
+    let body = body.try_into_bytes().expect_err("a stream");
+    let (bytes, got, _) = drain(body);
+    assert_eq!((bytes.as_slice(), got), (&b"ab"[..], Some(trailers())));
+}
+
+#[test]
+fn debug_shows_no_content() {
+    let secret = RequestBody::from("secret");
+    assert_eq!(format!("{secret:?}"), "RequestBody(6 bytes)");
+    let stream = RequestBody::new(frames([data("secret")]));
+    assert!(!format!("{stream:?}").contains("secret"));
+}
+
+#[test]
+fn sync_for_those_who_ask() {
+    const fn sync<T: Send + Sync + Unpin + 'static>() {}
+    sync::<RequestBody>();
+}
+
+fn piece() -> impl Strategy<Value = Piece> {
+    prop_oneof![
+        8 => prop::collection::vec(any::<u8>(), 0..9).prop_map(data),
+        2 => Just(Piece::Wait),
+    ]
+}
+
+fn end() -> impl Strategy<Value = Option<Piece>> {
+    prop_oneof![
+        Just(None),
+        Just(Some(Piece::Trailers)),
+        Just(Some(Piece::Error))
+    ]
+}
+
+proptest! {
+    #[test]
+    fn nothing_is_ever_lost(
+        mut pieces in prop::collection::vec(piece(), 0..12),
+        end in end(),
+        limit in 0_usize..64,
+        exact: bool,
+    ) {
+        pieces.extend(end.clone());
+        let mut source = frames(pieces);
+        source.exact = exact;
+        let whole = drain(source.clone()).0;
+        let body = collect(source, limit);
+        let buffered = end.is_none() && whole.len() <= limit;
+        prop_assert_eq!(body.bytes().is_some(), buffered);
+        let hint = body.size_hint();
+        prop_assert!(hint.lower() <= whole.len() as u64);
+        prop_assert!(hint.upper().is_none_or(|upper| upper >= whole.len() as u64));
+        let (bytes, trailers, error) = drain(body);
+        prop_assert_eq!(bytes, whole);
+        prop_assert_eq!(trailers.is_some(), end == Some(Piece::Trailers));
+        prop_assert_eq!(cut(error), end == Some(Piece::Error));
+    }
+}

@@ -1,0 +1,119 @@
+//! One body for all layers.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use http_body::{Body, Frame};
+use tower_claude_core::{ERROR_BODY_LIMIT, ErrorBody, ResponseBody};
+
+use crate::frames::{Cut, Frames, Piece, data, drain, frames, run, trailers};
+
+fn held(parts: &[&'static str]) -> VecDeque<Frame<Bytes>> {
+    parts
+        .iter()
+        .map(|part| Frame::data(Bytes::from_static(part.as_bytes())))
+        .collect()
+}
+
+#[test]
+fn inner_bodies_speak_for_themselves() {
+    let known = ResponseBody::inner(frames([data("abc")]).exact());
+    assert_eq!(known.size_hint().exact(), Some(3));
+    let unknown = ResponseBody::inner(frames([data("abc")]));
+    assert_eq!(
+        (unknown.size_hint().lower(), unknown.size_hint().upper()),
+        (0, None)
+    );
+    assert!(ResponseBody::inner(frames([]).exact()).is_end_stream());
+    assert!(!ResponseBody::inner(frames([])).is_end_stream());
+}
+
+#[test]
+fn own_answers_know_their_length() {
+    let mut body = ResponseBody::<Frames>::full(Bytes::from("abc"));
+    assert_eq!(body.size_hint().exact(), Some(3));
+    assert!(!body.is_end_stream());
+    assert_eq!(drain(&mut body).0, b"abc");
+    assert_eq!(body.size_hint().exact(), Some(0));
+    assert!(body.is_end_stream());
+}
+
+#[test]
+fn held_then_the_rest() {
+    let rest = frames([data("cd"), Piece::Trailers]).exact();
+    let body = ResponseBody::held(held(&["a", "b"]), None, Some(rest));
+    assert_eq!(body.size_hint().exact(), Some(4));
+    assert!(!body.is_end_stream());
+    let (bytes, got, error) = drain(body);
+    assert_eq!(
+        (bytes.as_slice(), got, error),
+        (&b"abcd"[..], Some(trailers()), None)
+    );
+
+    let body = ResponseBody::held(held(&["a", "b"]), None, Some(frames([data("cd")])));
+    assert_eq!(
+        (body.size_hint().lower(), body.size_hint().upper()),
+        (2, None)
+    );
+}
+
+#[test]
+fn held_then_the_error() {
+    let body = ResponseBody::<Frames>::held(held(&["ab"]), Some(Cut), None);
+    assert_eq!(
+        (body.size_hint().lower(), body.size_hint().upper()),
+        (2, None)
+    );
+    assert!(!body.is_end_stream(), "the error is still to come");
+    let (bytes, _, error) = drain(body);
+    assert_eq!((bytes.as_slice(), error), (&b"ab"[..], Some(Cut)));
+
+    let only = ResponseBody::<Frames>::held(VecDeque::new(), Some(Cut), None);
+    assert!(!only.is_end_stream());
+    assert_eq!(drain(only).2, Some(Cut));
+}
+
+#[test]
+fn held_whole() {
+    let mut body = ResponseBody::<Frames>::held(held(&["ab", "c"]), None, None);
+    assert_eq!(body.size_hint().exact(), Some(3));
+    assert_eq!(drain(&mut body).0, b"abc");
+    assert!(body.is_end_stream());
+    let empty = ResponseBody::<Frames>::held(VecDeque::new(), None, None);
+    assert!(empty.is_end_stream());
+    assert_eq!(empty.size_hint().exact(), Some(0));
+    let rest = ResponseBody::held(VecDeque::new(), None, Some(frames([]).exact()));
+    assert!(rest.is_end_stream());
+}
+
+fn read(body: Frames) -> ErrorBody<Frames> {
+    let mut error = ErrorBody::new(body);
+    run(std::future::poll_fn(|cx| error.poll_read(cx)));
+    error
+}
+
+#[test]
+fn error_bodies_are_read_and_handed_on() {
+    for pieces in [
+        vec![],
+        vec![data("abc")],
+        vec![data("a"), Piece::Wait, data(""), data("bc")],
+        vec![data("abc"), Piece::Trailers],
+        vec![data("abc"), Piece::Error],
+    ] {
+        let whole = drain(frames(pieces.clone()));
+        let error = read(frames(pieces));
+        assert_eq!(error.bytes(), whole.0);
+        assert_eq!(drain(error.into_body(|rest| rest)), whole);
+    }
+}
+
+#[test]
+fn endless_error_bodies_are_read_up_to_the_limit() {
+    let chunk = vec![b'x'; 1000];
+    let source = frames((0..200).map(|_| data(chunk.clone())));
+    let error = read(source);
+    assert!(error.bytes().len() >= ERROR_BODY_LIMIT);
+    assert!(error.bytes().len() < ERROR_BODY_LIMIT + chunk.len());
+    assert_eq!(drain(error.into_body(|rest| rest)).0, chunk.repeat(200));
+}

@@ -1,0 +1,165 @@
+//! Who shares a pool with whom.
+
+use std::sync::Arc;
+
+use http::{Request, request::Parts};
+use tower_claude_core::{Endpoint, RequestBody, Scope};
+
+const KEY: &str = "sk-ant-api03-secret";
+
+fn head(path: &str, credential: Option<(&str, &str)>) -> Parts {
+    let mut request = Request::post(format!("https://api.anthropic.com{path}"));
+    if let Some((name, value)) = credential {
+        request = request.header(name, value);
+    }
+    request.body(()).expect("a request").into_parts().0
+}
+
+fn body(model: &str, more: &str) -> RequestBody {
+    format!(r#"{{"model":"{model}","max_tokens":1{more},"messages":[]}}"#).into()
+}
+
+fn scope(path: &str, key: Option<(&str, &str)>, model: &str, more: &str) -> Scope {
+    Scope::of(&head(path, key), &body(model, more))
+}
+
+fn messages(model: &str) -> Scope {
+    scope("/v1/messages", Some(("x-api-key", KEY)), model, "")
+}
+
+#[test]
+fn credentials_differ() {
+    let of = |key| scope("/v1/messages", key, "claude-sonnet-5-5", "");
+    let a = of(Some(("x-api-key", KEY)));
+    assert_eq!(a, of(Some(("x-api-key", KEY))));
+    let others = [
+        of(Some(("x-api-key", "sk-ant-api03-other"))),
+        of(Some(("authorization", "Bearer a"))),
+        of(Some(("authorization", "Bearer b"))),
+        of(None),
+    ];
+    for (i, other) in others.iter().enumerate() {
+        assert_ne!(a, *other);
+        for later in &others[i + 1..] {
+            assert_ne!(other, later);
+        }
+    }
+    assert_eq!(of(None).credential, 0);
+}
+
+#[test]
+fn the_credential_is_never_shown() {
+    let scope = messages("claude-sonnet-5-5");
+    for text in [scope.to_string(), format!("{scope:?}")] {
+        assert!(!text.contains(KEY) && !text.contains("secret"), "{text}");
+    }
+    assert!(!scope.to_string().contains(&scope.credential.to_string()));
+    assert!(scope.to_string().starts_with("messages/"), "{scope}");
+}
+
+#[test]
+fn endpoints() {
+    for (path, endpoint) in [
+        ("/v1/messages", Endpoint::Messages),
+        ("/v1/messages/", Endpoint::Messages),
+        ("/proxy/claude/v1/messages", Endpoint::Messages),
+        ("/v1/messages/count_tokens", Endpoint::CountTokens),
+        ("/v1/messages/batches", Endpoint::Batches),
+        ("/v1/messages/batches/msgbatch_1/results", Endpoint::Batches),
+        ("/v1/models", Endpoint::Models),
+        ("/v1/models/claude-sonnet-5-5", Endpoint::Models),
+        ("/v1/files", Endpoint::Files),
+        ("/v1/files/file_1/content", Endpoint::Files),
+        ("/v1/messages_other", Endpoint::Other),
+        ("/v1/messages/batchesx", Endpoint::Other),
+        ("/v1/modelsx", Endpoint::Other),
+        ("/v1/filesystem", Endpoint::Other),
+        ("/v1/complete", Endpoint::Other),
+        ("/v1", Endpoint::Other),
+        ("/", Endpoint::Other),
+        ("", Endpoint::Other),
+        ("*", Endpoint::Other),
+        ("/é/v1/é", Endpoint::Other),
+    ] {
+        assert_eq!(Endpoint::of(path), endpoint, "{path}");
+    }
+}
+
+#[test]
+fn endpoint_families_have_pools_of_their_own() {
+    let key = Some(("x-api-key", KEY));
+    let of = |path| scope(path, key, "claude-sonnet-5-5", r#","speed":"fast""#);
+    let paths = [
+        "/v1/messages",
+        "/v1/messages/count_tokens",
+        "/v1/messages/batches",
+        "/v1/models",
+        "/v1/files",
+        "/x",
+    ];
+    for (i, path) in paths.iter().enumerate() {
+        for other in &paths[i + 1..] {
+            assert_ne!(of(path), of(other), "{path} {other}");
+        }
+    }
+    // One pool for all models, no fast one.
+    let count = of("/v1/messages/count_tokens");
+    assert!(count.group.is_empty() && !count.fast);
+    assert_eq!(
+        count,
+        scope("/v1/messages/count_tokens", key, "claude-opus-5-5", "")
+    );
+    // The query is not part of it.
+    assert_eq!(of("/v1/messages?beta=true"), of("/v1/messages"));
+}
+
+#[test]
+fn groups_follow_the_catalog() {
+    let catalog = tower_claude_wire::ModelCatalog::builtin();
+    for model in [
+        "claude-sonnet-5-5",
+        "claude-opus-5-5",
+        "claude-haiku-4-5-20251001",
+    ] {
+        assert_eq!(
+            messages(model).group,
+            catalog.lookup(model).rate_group,
+            "{model}"
+        );
+    }
+    assert_ne!(
+        messages("claude-sonnet-5-5"),
+        messages("claude-haiku-4-5-20251001")
+    );
+    assert_eq!(
+        messages("claude-haiku-4-5"),
+        messages("claude-haiku-4-5-20251001")
+    );
+    // No model, no JSON: the endpoint's own pool, and no panic.
+    let head = head("/v1/messages", None);
+    for text in ["{}", "", "[", r#"{"model":7}"#] {
+        let scope = Scope::of(&head, &RequestBody::from(text));
+        assert!(scope.group.is_empty() && !scope.fast, "{text}");
+        assert_eq!(scope.to_string(), "messages");
+    }
+}
+
+#[test]
+fn fast_is_a_pool_of_its_own() {
+    let key = Some(("x-api-key", KEY));
+    let of = |more| scope("/v1/messages", key, "claude-opus-5-5", more);
+    let fast = of(r#","speed":"fast""#);
+    assert!(fast.fast);
+    assert_ne!(fast, of(""));
+    assert_eq!(of(r#","speed":"standard""#), of(""));
+    assert!(fast.to_string().ends_with("/fast"), "{fast}");
+}
+
+#[test]
+fn named_scopes() {
+    let scope = Scope::named("tenant-7");
+    assert_eq!(scope.to_string(), "other/tenant-7");
+    assert_eq!(scope, Scope::named("tenant-7"));
+    assert_ne!(scope, Scope::named("tenant-8"));
+    assert_eq!(scope.group, Arc::from("tenant-7"));
+}
