@@ -22,6 +22,9 @@ const LEAST_WAIT: u64 = 1_000_000;
 /// While part of the wait is for a guard, which fades with time, look again this often.
 const GUARD_FADES: u64 = 20_000_000;
 
+/// After so long the guard for input just sent has faded.
+const INPUT_GUARD_ENDS: u64 = 2_000_000_000;
+
 /// When a request is admissible.
 enum Wait {
     Now,
@@ -183,7 +186,8 @@ impl Pool {
     /// tightest lane. Waiting for requests in flight to end cannot be foreseen and counts as nothing.
     fn estimate(&self, now: u64, charge: &[u64; LANES], leads: bool) -> Duration {
         let pause = self.pause.until().saturating_sub(now);
-        let guards = self.guards(now);
+        // What is held back for the last second's input will be gone by then.
+        let guards = self.guards(now.saturating_add(INPUT_GUARD_ENDS));
         let mut longest = 0;
         for (index, lane) in self.lanes.iter().enumerate() {
             let Some(bucket) = &lane.bucket else { continue };

@@ -42,7 +42,10 @@ impl Pause {
             self.began = Some(now);
         }
         let (base, most) = match retry_after {
-            Some(wait) => (nanos(wait.min(LimiterConfig::MAX_EXPLICIT_PAUSE)), u64::MAX),
+            Some(wait) => {
+                let most = nanos(LimiterConfig::MAX_EXPLICIT_PAUSE);
+                (nanos(wait).min(most), most)
+            }
             None => {
                 let doublings = self.strikes.saturating_sub(1).min(30);
                 (

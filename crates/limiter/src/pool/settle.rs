@@ -62,10 +62,10 @@ impl Pool {
         let input = usage.limited_input();
         let output = usage.limited_output();
         self.recharge(id, input, output.map(|output| output.max(produced)));
-        if let Some(output) = output {
+        if let Some(output) = output.filter(|_| self.config.learn_output) {
             self.output.learn(output.min(MAX_CHARGE));
         }
-        if let Some(input) = input {
+        if let Some(input) = input.filter(|_| self.config.calibrate_input) {
             self.input.learn(estimate, input.min(MAX_CHARGE));
         }
         self.pause.succeeded();
