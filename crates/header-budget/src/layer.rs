@@ -117,9 +117,6 @@ impl<S, L, E, C> Layer<S> for HeaderBudgetLayer<L, E, C> {
     type Service = Buffered<HeaderBudget<S, L, E, C>>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Buffered::with_limit(
-            HeaderBudget::new(inner, self.gate.clone()),
-            self.body_limit,
-        )
+        Buffered::with_limit(HeaderBudget::new(inner, self.gate.clone()), self.body_limit)
     }
 }

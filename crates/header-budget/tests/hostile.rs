@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use tokio::time::Instant;
 use tower::Layer;
 use tower_claude_core::Refused;
-use tower_claude_limiter::{Limiter, LimiterConfig};
+use tower_claude_limiter::LimiterConfig;
 use tower_claude_tests::{Reply, Script, paused};
 
 const NAMES: [&str; 26] = [
@@ -98,8 +98,8 @@ fn reply(status: u16, headers: &[(&'static str, Vec<u8>)]) -> Reply {
     reply
 }
 
-/// The longest that a response may hold the next request back: an explicit wait with its jitter, an
-/// inferred one, or the refill of what the limits say, whichever is longer.
+/// The longest that a response may hold the next request back: an explicit wait, or the longest pause
+/// for all that is inferred.
 fn longest(status: u16, headers: &[(&'static str, Vec<u8>)]) -> Duration {
     let config = LimiterConfig::new();
     let explicit = status == 429 && headers.iter().any(|(name, _)| name.starts_with("retry"));
@@ -108,8 +108,8 @@ fn longest(status: u16, headers: &[(&'static str, Vec<u8>)]) -> Duration {
     } else {
         config.max_pause
     };
-    // What is left of a bucket is never believed for longer than it takes to fill.
-    pause + MINUTE + Duration::from_millis(10)
+    // A patient caller asks every second.
+    pause + Duration::from_secs(1) + Duration::from_millis(10)
 }
 
 /// Sends until it is let through, as a patient caller would; how long that took.

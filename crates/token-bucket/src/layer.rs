@@ -99,9 +99,6 @@ impl<S, L, E, C> Layer<S> for TokenBucketLayer<L, E, C> {
     type Service = Buffered<TokenBucket<S, L, E, C>>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Buffered::with_limit(
-            TokenBucket::new(inner, self.gate.clone()),
-            self.body_limit,
-        )
+        Buffered::with_limit(TokenBucket::new(inner, self.gate.clone()), self.body_limit)
     }
 }

@@ -6,7 +6,7 @@
 //! use tower::{Layer, ServiceExt};
 //! use tower_claude_core::RequestBody;
 //! use tower_claude_fake_claude::FakeClaude;
-//! use tower_claude_limiter::Limits;
+//! use tower_claude_limiter::{Limiter, Limits};
 //! use tower_claude_token_bucket::TokenBucketLayer;
 //!
 //! # #[tokio::main(flavor = "current_thread")]

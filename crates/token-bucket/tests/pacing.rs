@@ -149,5 +149,6 @@ async fn by_concurrency() {
     assert_eq!(send_all(&service, requests).await, [200; 20]);
     assert_eq!(statuses(&fake), [200; 20]);
     // A second each, three at a time.
-    assert_eq!(fake.elapsed().as_secs(), 7);
+    let took = fake.elapsed().as_secs_f64();
+    assert!((6.5..7.1).contains(&took), "{took} s");
 }

@@ -5,10 +5,12 @@ mod common;
 use std::{sync::Arc, time::Duration};
 
 use common::{Events, layer, left, message, only, over, send, send_all, statuses, stream, with};
+use http::header::RETRY_AFTER;
 use tokio::time::Instant;
+use tower::Layer;
 use tower_claude_core::{CallContext, Paced};
 use tower_claude_fake_claude::{FakeClaude, Fault};
-use tower_claude_limiter::Limiter;
+use tower_claude_tests::{Reply, Script};
 
 const LIMITS: common::PerMinute = (1_000, 100_000, 50_000);
 const SEVEN: Duration = Duration::from_secs(7);
@@ -148,16 +150,26 @@ async fn the_request_that_met_it_keeps_its_place() {
 /// Ten requests in flight meet it together; it is one pause, as long as the longest.
 #[tokio::test(start_paused = true)]
 async fn many_at_once_are_one_pause() {
-    let fake = FakeClaude::builder().build();
-    fake.inject_times(Fault::RateLimited { retry_after: SEVEN }, 10);
+    let limited = Reply::claude_error(429, "rate_limit_error").header(RETRY_AFTER, "7");
     let layer = layer(LIMITS);
-    let service = over(&layer, &fake);
+    let service = layer.layer(Script::always(limited).together(10));
     let start = Instant::now();
-    let requests = (0..10).map(|_| message(100, 10)).collect();
-    assert_eq!(send_all(&service, requests).await, [429; 10]);
+    let calls: Vec<_> = (0..10)
+        .map(|_| {
+            let service = service.clone();
+            tokio::spawn(async move { send(&service, message(100, 10)).await })
+        })
+        .collect();
+    for call in calls {
+        let response = call.await.expect("no panic");
+        assert!(response.extensions().get::<Paced>().is_some());
+    }
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    let service = layer.layer(Script::always(Reply::message()));
     assert_eq!(send(&service, message(100, 10)).await.status(), 200);
+    assert!(start.elapsed() >= SEVEN);
     assert!(start.elapsed() <= SEVEN * 3 / 2 + Duration::from_millis(10));
-    assert_eq!(layer.limiter().snapshot()[0].in_flight, 0);
+    assert_eq!(only(&layer.limiter()).in_flight, 0);
 }
 
 /// Longer than anybody may wait: refused at once, not sent into the next 429.

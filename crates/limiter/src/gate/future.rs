@@ -12,8 +12,8 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 use tower_claude_core::{
-    CallContext, Class, Classify, ClassifyResponse, ErrorBody, EstimateCost, Observed, Refusal, RequestBody,
-    ResponseBody, Scope, Watch,
+    CallContext, Class, Classify, ClassifyResponse, ErrorBody, EstimateCost, Observed, Refusal,
+    RequestBody, ResponseBody, Scope, Watch,
     event::{Event, emit},
 };
 use tower_service::Service;
@@ -64,11 +64,7 @@ where
     L: Limiter,
     E: EstimateCost,
 {
-    pub(super) fn new(
-        gate: Arc<Gate<L, E, C>>,
-        service: S,
-        request: Request<RequestBody>,
-    ) -> Self {
+    pub(super) fn new(gate: Arc<Gate<L, E, C>>, service: S, request: Request<RequestBody>) -> Self {
         let (mut head, body) = request.into_parts();
         let scope = gate.scope(&head, &body);
         if gate.reads_headers

@@ -94,14 +94,7 @@ impl<L, E, C> Gate<L, E, C> {
         }
     }
 
-    fn learn(
-        &self,
-        head: &Parts,
-        class: Class,
-        scope: &Scope,
-        admission: &Admission,
-        at: Instant,
-    ) {
+    fn learn(&self, head: &Parts, class: Class, scope: &Scope, admission: &Admission, at: Instant) {
         let limits = RateLimits::from_headers(&head.headers);
         let seen = Observation::new(&limits, wire::date(&head.headers), class, at)
             .with_warn_percent(self.warn_percent);

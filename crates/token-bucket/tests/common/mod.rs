@@ -84,6 +84,7 @@ pub(crate) fn message(input: u64, output: u64) -> Request<RequestBody> {
         .header("anthropic-version", "2023-06-01")
         .header("content-type", "application/json")
         .header("x-fake-input-tokens", input)
+        .header("x-fake-estimate-tokens", input)
         .header("x-fake-output-tokens", output)
         .body(body("claude-sonnet-5-5", false))
         .expect("a request")
