@@ -1,0 +1,93 @@
+//! A call may be dropped at any time.
+
+use std::{
+    future::poll_fn,
+    pin::{Pin, pin},
+    task::Poll,
+};
+
+use http_body::Body;
+use tower::{Layer, ServiceExt};
+use tower_claude_retry::RetryBudget;
+
+use crate::api::*;
+
+/// Every kind of wait there is.
+fn script() -> Vec<Reply> {
+    let wait = || Piece::Wait(SECOND);
+    vec![
+        Reply::overloaded().after(SECOND),
+        Reply::rate_limited("2").pieces([data("{"), wait(), data("}")]),
+        Reply::stream([data(START), wait(), data(ERROR)]),
+        Reply::stream([
+            data(START),
+            wait(),
+            data(CONTENT),
+            wait(),
+            data(DELTA),
+            wait(),
+            data(STOP),
+        ]),
+    ]
+}
+
+/// Drives a call and its body for so many polls and drops it then. False when that was its end.
+async fn dropped_after(polls: usize, layer: &tower_claude_retry::RetryLayer, api: &Api) -> bool {
+    let mut call = Box::pin(layer.layer(api.clone()).oneshot(request()));
+    let mut left = polls;
+    let response = poll_fn(|cx| {
+        if left == 0 {
+            return Poll::Ready(None);
+        }
+        left -= 1;
+        call.as_mut().poll(cx).map(Some)
+    })
+    .await;
+    drop(call);
+    let Some(response) = response else {
+        return true;
+    };
+    let mut body = pin!(response.unwrap().into_body());
+    poll_fn(|cx| {
+        loop {
+            if left == 0 {
+                return Poll::Ready(true);
+            }
+            left -= 1;
+            match Pin::as_mut(&mut body).poll_frame(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(None) => return Poll::Ready(false),
+                Poll::Ready(Some(frame)) => drop(frame.unwrap()),
+            }
+        }
+    })
+    .await
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropped_at_any_poll_everything_is_given_back() {
+    let mut polls = 0;
+    loop {
+        let budget = RetryBudget::new().with_initial(9).with_trickle(0.0);
+        let (layer, diary) = layer();
+        let layer = layer.with_budget(budget.clone());
+        let api = Api::new(script());
+        let dropped = dropped_after(polls, &layer, &api).await;
+        assert_eq!(api.alive(), 0, "after {polls} polls");
+        // The second attempt and the fourth cost a token; the third followed a 429.
+        let paid = match api.seen().len() {
+            0 | 1 => 0.0,
+            2 | 3 => 1.0,
+            _ => 2.0,
+        };
+        let tokens = budget.tokens();
+        let deposit = if tokens.fract() > 0.0 { 0.5 } else { 0.0 };
+        assert_eq!(tokens, 9.0 - paid + deposit, "after {polls} polls");
+        assert!(!diary.lines().iter().any(|line| line.starts_with("broken")));
+        if !dropped {
+            break;
+        }
+        polls += 1;
+    }
+    assert!(polls > 12, "the script has more waits than {polls}");
+}

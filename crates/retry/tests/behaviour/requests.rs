@@ -1,0 +1,225 @@
+//! What is sent, again and again.
+
+use std::{
+    io,
+    num::NonZeroU32,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+use http_body_util::Full;
+use tokio::time::Instant;
+use tower::{Layer, ServiceBuilder};
+use tower_claude_core::{
+    CallContext, Class, Classify, ClassifyResponse, HttpClassify, Kind, RequestBody,
+};
+use tower_claude_wire::ApiError;
+
+use crate::api::*;
+
+/// Counts how often it was cloned.
+#[derive(Debug, Default)]
+struct Counted(Arc<AtomicU32>);
+
+impl Clone for Counted {
+    fn clone(&self) -> Self {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Self(self.0.clone())
+    }
+}
+
+/// How often a request was copied, for this many attempts allowed, when `failures` of them fail.
+async fn copies(attempts: u32, failures: usize) -> u32 {
+    let (layer, _) = layer();
+    let layer = layer.with_max_attempts(NonZeroU32::new(attempts).unwrap());
+    let counted = Counted::default();
+    let mut request = request();
+    request.extensions_mut().insert(Counted(counted.0.clone()));
+    let script = std::iter::repeat_n(Reply::overloaded(), failures).chain([Reply::fine()]);
+    let api = Api::new(script);
+    send(layer.layer(api.clone()), request).await.unwrap();
+    counted.0.load(Ordering::Relaxed)
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_attempt_is_never_copied() {
+    assert_eq!(copies(1, 0).await, 0);
+    assert_eq!(copies(2, 0).await, 1);
+    assert_eq!(copies(2, 1).await, 1);
+    assert_eq!(copies(5, 4).await, 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_attempt_gets_the_whole_request() {
+    let (layer, _) = layer();
+    let mut request = request();
+    request.extensions_mut().insert(Counted::default());
+    request
+        .headers_mut()
+        .insert("x-api-key", "k".parse().unwrap());
+    let api = Api::new([Reply::overloaded(), Reply::overloaded(), Reply::fine()]);
+    send(layer.layer(api.clone()), request).await.unwrap();
+    let seen = api.seen();
+    assert_eq!(seen.len(), 3);
+    for seen in &seen {
+        assert_eq!(seen.body, r#"{"model":"claude-sonnet-5-5"}"#);
+        assert_eq!(seen.headers["x-api-key"], "k");
+        assert!(!seen.headers.contains_key("x-stainless-retry-count"));
+        assert!(seen.extensions.get::<Counted>().is_some());
+    }
+    // One context for all of them.
+    let contexts = seen
+        .iter()
+        .map(|seen| seen.extensions.get::<Arc<CallContext>>());
+    let contexts: Vec<_> = contexts.map(|context| context.expect("there")).collect();
+    assert!(
+        contexts
+            .iter()
+            .all(|context| Arc::ptr_eq(context, contexts[0]))
+    );
+    assert_eq!(contexts[0].attempts(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_sdks_count_stays_true() {
+    for (sent, counts) in [
+        ("0", ["0", "1", "2"]),
+        ("2", ["2", "3", "4"]),
+        ("x", ["x"; 3]),
+    ] {
+        let (layer, _) = layer();
+        let mut request = request();
+        let headers = request.headers_mut();
+        headers.insert("x-stainless-retry-count", sent.parse().unwrap());
+        let api = Api::new([Reply::overloaded(), Reply::overloaded(), Reply::fine()]);
+        send(layer.layer(api.clone()), request).await.unwrap();
+        let seen = api.seen();
+        let seen = seen
+            .iter()
+            .map(|seen| &seen.headers["x-stainless-retry-count"]);
+        assert_eq!(seen.collect::<Vec<_>>(), counts);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_cannot_be_kept_is_sent_once() {
+    let (layer, diary) = layer();
+    let body = RequestBody::new(Full::new(Bytes::from("too long to keep")));
+    let request = request().map(|_| body);
+    let api = Api::new([Reply::overloaded()]);
+    let answer = send(layer.layer(api.clone()), request).await.unwrap();
+    assert_eq!(
+        (answer.status, &api.seen()[0].body[..]),
+        (529, &b"too long to keep"[..])
+    );
+    assert_eq!(diary.lines(), ["gave up 1 overloaded body"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_layer_inside_another_passes_through() {
+    let (outer, outer_diary) = layer();
+    let (inner, inner_diary) = layer();
+    let api = Api::new((0..5).map(|_| Reply::overloaded()));
+    let stack = ServiceBuilder::new()
+        .layer(outer)
+        .layer(inner)
+        .service(api.clone());
+    assert_eq!(send(stack, request()).await.unwrap().status, 529);
+    assert_eq!(api.seen().len(), 5);
+    assert_eq!(outer_diary.lines().len(), 5);
+    assert!(inner_diary.lines().is_empty());
+    let context = api.seen()[4].extensions.get::<Arc<CallContext>>().cloned();
+    assert_eq!(context.unwrap().attempts(), 5);
+}
+
+/// As a fallback outside does for its second target.
+#[tokio::test(start_paused = true)]
+async fn the_same_call_may_come_again_later() {
+    let (layer, _) = layer();
+    let mut again = request();
+    let context = CallContext::get_or_insert(again.extensions_mut(), Instant::now());
+    for round in 1..=2 {
+        let api = Api::new([Reply::overloaded(), Reply::fine()]);
+        let mut request = request();
+        request.extensions_mut().insert(context.clone());
+        assert_eq!(
+            send(layer.layer(api.clone()), request)
+                .await
+                .unwrap()
+                .status,
+            200
+        );
+        assert_eq!(context.attempts(), 2 * round);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_inner_layers_class_is_taken() {
+    let (layer, _) = layer();
+    // Says what the status does not.
+    let told = Reply::new(418).extension(Class::new(Kind::Overloaded));
+    let api = Api::new([told, Reply::fine()]);
+    assert_eq!(through(&layer, &api).await.status, 200);
+}
+
+/// Everything but 200 is an overload.
+#[derive(Clone)]
+struct Own;
+
+impl ClassifyResponse for Own {
+    fn head(&self, status: StatusCode, _: &HeaderMap) -> Option<Class> {
+        (status == 200).then_some(Class::SUCCESS)
+    }
+
+    fn body(&self, _: StatusCode, _: &HeaderMap, body: &[u8]) -> Class {
+        assert!(!body.is_empty());
+        Class::new(Kind::Overloaded)
+    }
+
+    fn stream_error(&self, _: &ApiError) -> Class {
+        Class::new(Kind::BadRequest)
+    }
+}
+
+impl Classify<io::Error> for Own {
+    fn error(&self, _: &io::Error) -> Class {
+        Class::new(Kind::BadRequest)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_own_classifier_beats_what_was_left() {
+    let (layer, diary) = layer();
+    let layer = layer.with_classifier(Own);
+    let left = Reply::error(404, "not_found_error").extension(Class::new(Kind::NotFound));
+    let api = Api::new([left, Reply::fine()]);
+    assert_eq!(through(&layer, &api).await.status, 200);
+    let stream = Reply::stream([data(START), data(ERROR)]);
+    through(&layer, &Api::new([stream])).await;
+    let broken = Api::new([Reply::broken(io::ErrorKind::ConnectionReset)]);
+    assert!(send(layer.layer(broken), request()).await.is_err());
+    // But a refusal on this side stays one.
+    let refused = Reply::new(503).extension(Class::new(Kind::Overloaded).into_local());
+    through(&layer, &Api::new([refused])).await;
+    assert_eq!(
+        diary.lines(),
+        [
+            "retry 1 overloaded 1s",
+            "gave up 1 bad_request not_retryable",
+            "gave up 1 bad_request not_retryable"
+        ]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_services_by_status_alone() {
+    let (layer, _) = layer();
+    let layer = layer.with_classifier(HttpClassify::default());
+    let api = Api::new([Reply::new(503), Reply::new(200)]);
+    assert_eq!(through(&layer, &api).await.status, 200);
+    assert_eq!(api.arrivals(), [0, 1]);
+}

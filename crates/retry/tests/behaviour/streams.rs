@@ -1,0 +1,241 @@
+//! What is held, what is retried unseen, and what is only watched.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tower::{Layer, ServiceExt};
+use tower_claude_core::Kind;
+use tower_claude_retry::Timeouts;
+
+use crate::api::*;
+
+fn whole() -> String {
+    [START, PING, CONTENT, DELTA, STOP].concat()
+}
+
+fn fine() -> Reply {
+    Reply::stream([START, PING, CONTENT, DELTA, STOP].map(data))
+}
+
+#[tokio::test(start_paused = true)]
+async fn failures_before_content_are_retried_unseen() {
+    for (failure, kind) in [
+        (vec![data(START), data(PING), data(ERROR)], "overloaded"),
+        (vec![data(START), data(PING)], "truncated"),
+        (vec![], "truncated"),
+        (vec![data(START), Piece::Broken], "transport"),
+    ] {
+        let (layer, diary) = layer();
+        let api = Api::new([Reply::stream(failure), fine()]);
+        let answer = through(&layer, &api).await;
+        assert_eq!(answer.text(), whole());
+        assert_eq!(diary.lines(), [format!("retry 1 {kind} 1s")]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn failures_after_content_are_passed_on_and_told() {
+    for (rest, text, kind) in [
+        (vec![data(ERROR)], ERROR, "overloaded"),
+        (vec![], "", "truncated"),
+        (vec![data(DELTA), Piece::Broken], DELTA, "transport"),
+    ] {
+        let (layer, diary) = layer();
+        let broken = rest.iter().any(|piece| matches!(piece, Piece::Broken));
+        let api = Api::new([Reply::stream(
+            [vec![data(START), data(CONTENT)], rest].concat(),
+        )]);
+        let answer = through(&layer, &api).await;
+        assert_eq!(answer.text(), [START, CONTENT, text].concat());
+        assert_eq!(answer.broken, broken);
+        assert_eq!(diary.lines(), [format!("broken {kind}")]);
+        assert_eq!(layer.handle().snapshot().broken, 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_failed_stream_goes_up_as_it_came() {
+    let (layer, diary) = layer();
+    let failure = Reply::stream([data(START), data(ERROR), data(PING)]);
+    let api = Api::new(std::iter::repeat_n(failure, 5));
+    let answer = through(&layer, &api).await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.text(), [START, ERROR, PING].concat());
+    assert_eq!(answer.class().kind, Kind::Overloaded);
+    assert_eq!(
+        diary.lines().last().unwrap(),
+        "gave up 5 overloaded attempts"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn any_cut_of_a_stream_comes_out_the_same() {
+    let text = whole();
+    for cut in 0..text.len() {
+        let (layer, diary) = layer();
+        let (a, b) = text.split_at(cut);
+        let chunks = [a, b].map(|part| Piece::Data(Bytes::copy_from_slice(part.as_bytes())));
+        let api = Api::new([Reply::stream(chunks)]);
+        assert_eq!(through(&layer, &api).await.text(), text);
+        assert!(diary.lines().is_empty());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_is_handed_on_at_its_first_content() {
+    let (layer, _) = layer();
+    let pieces = [
+        data(START),
+        Piece::Wait(SECOND),
+        data(CONTENT),
+        Piece::Stall,
+    ];
+    let api = Api::new([Reply::stream(pieces)]);
+    let response = layer.layer(api.clone()).oneshot(request()).await.unwrap();
+    assert_eq!(api.elapsed(), SECOND);
+    drop(response);
+    assert_eq!(api.alive(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_cut_in_half_is_retried() {
+    let (layer, _) = layer();
+    let half = Reply::json(200, "").pieces([data(r#"{"type":"mess"#), Piece::Broken]);
+    let api = Api::new([half, Reply::fine()]);
+    let answer = through(&layer, &api).await;
+    assert_eq!(answer.text(), r#"{"type":"message","content":[]}"#);
+    assert_eq!(api.arrivals(), [0, 1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_longer_than_what_is_held_is_not_retried() {
+    let (layer, diary) = layer();
+    let long = Bytes::from(vec![b' '; 65 * 1024]);
+    let reply = Reply::json(200, "").pieces([Piece::Data(long.clone()), Piece::Broken]);
+    let answer = through(&layer, &Api::new([reply])).await;
+    assert!(answer.broken);
+    assert_eq!(answer.body, long);
+    assert_eq!(diary.lines(), ["broken transport"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_bodies_are_not_held() {
+    let (layer, _) = layer();
+    for (name, value) in [("content-type", "text/plain"), ("content-encoding", "gzip")] {
+        let reply = Reply::fine().header(name, value).pieces([Piece::Stall]);
+        let api = Api::new([reply]);
+        let response = layer.layer(api.clone()).oneshot(request()).await.unwrap();
+        assert_eq!(
+            (response.status().as_u16(), api.elapsed()),
+            (200, Duration::ZERO)
+        );
+    }
+}
+
+const SILENT: &str = "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"timeout_error\",\"message\":\"retry: the stream was silent for 120.0s\"}}\n\n";
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_stream_ends_with_an_error_event() {
+    for (last, close) in [(DELTA, ""), ("event: content_block_del", "\n\n")] {
+        let (layer, diary) = layer();
+        let pieces = [
+            data(START),
+            data(CONTENT),
+            Piece::Wait(SECOND),
+            data(last),
+            Piece::Stall,
+        ];
+        let api = Api::new([Reply::stream(pieces)]);
+        let answer = through(&layer, &api).await;
+        let text = [START, CONTENT, last, close, SILENT].concat();
+        assert_eq!(text_of(&answer), text_without_request_id(&text));
+        assert_eq!(api.elapsed(), 121 * SECOND);
+        assert_eq!(diary.lines(), ["broken timeout"]);
+        let snapshot = layer.handle().snapshot();
+        assert_eq!((snapshot.timed_out, snapshot.broken), (1, 1));
+    }
+}
+
+fn text_of(answer: &Answer) -> String {
+    assert!(!answer.broken);
+    text_without_request_id(answer.text())
+}
+
+/// Whether the envelope spells out a missing request id is not our business here.
+fn text_without_request_id(text: &str) -> String {
+    text.replace(",\"request_id\":null", "")
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_held_after_an_error_event_of_ours() {
+    let (layer, _) = layer();
+    let api = Api::new([Reply::stream([data(START), data(CONTENT), Piece::Stall])]);
+    let mut response = layer.layer(api.clone()).oneshot(request()).await.unwrap();
+    use http_body_util::BodyExt;
+    let mut frames = 0;
+    while let Some(frame) = response.body_mut().frame().await {
+        frame.unwrap();
+        frames += 1;
+    }
+    assert_eq!((frames, api.alive()), (3, 0), "{response:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_byte_ends_the_silence() {
+    let (layer, diary) = layer();
+    let beat = [Piece::Wait(119 * SECOND), data(PING)];
+    let pieces = [
+        vec![data(START)],
+        beat.to_vec(),
+        vec![data(CONTENT)],
+        [&beat[..]; 4].concat(),
+        vec![data(STOP)],
+    ];
+    let api = Api::new([Reply::stream(pieces.concat())]);
+    let answer = through(&layer, &api).await;
+    assert!(answer.text().ends_with(STOP));
+    assert_eq!(api.elapsed(), 5 * 119 * SECOND);
+    assert!(diary.lines().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_past_the_total_timeout_ends_with_an_error_event() {
+    let (layer, diary) = layer();
+    let layer = layer.with_timeouts(Timeouts::new().with_total(Some(10 * SECOND)));
+    let beat = std::iter::repeat_n([Piece::Wait(4 * SECOND), data(DELTA)], 9);
+    let beat: Vec<_> = beat.flatten().collect();
+    let api = Api::new([Reply::stream(
+        [vec![data(START), data(CONTENT)], beat].concat(),
+    )]);
+    let answer = through(&layer, &api).await;
+    assert!(
+        answer
+            .text()
+            .starts_with(&[START, CONTENT, DELTA, DELTA, "event: error"].concat())
+    );
+    assert!(answer.text().contains("did not end within 10.0s"));
+    assert_eq!(api.elapsed(), 10 * SECOND);
+    assert_eq!(diary.lines(), ["broken timeout"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_whole_stream_that_hangs_just_ends() {
+    let (layer, diary) = layer();
+    let pieces = [data(START), data(CONTENT), data(STOP), Piece::Stall];
+    let api = Api::new([Reply::stream(pieces)]);
+    let answer = through(&layer, &api).await;
+    assert_eq!(answer.text(), [START, CONTENT, STOP].concat());
+    assert_eq!(api.elapsed(), 120 * SECOND);
+    assert!(diary.lines().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_bodies_are_not_timed() {
+    let (layer, _) = layer();
+    let pieces = [Piece::Wait(3600 * SECOND), data("late")];
+    let reply = Reply::new(200)
+        .header("content-type", "text/plain")
+        .pieces(pieces);
+    let answer = through(&layer, &Api::new([reply])).await;
+    assert_eq!(answer.text(), "late");
+}

@@ -1,0 +1,213 @@
+//! The head, idle and total timeouts, and the caller's deadline.
+
+use std::{
+    convert::Infallible,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use http::{Request, Response};
+use http_body_util::Full;
+use tokio::time::Instant;
+use tower::{Layer, Service, ServiceExt, service_fn};
+use tower_claude_core::{CallContext, Deadline, Kind, Reason, Refused, RequestBody};
+use tower_claude_retry::{RetryLayer, Timeouts};
+
+use crate::api::*;
+
+#[tokio::test(start_paused = true)]
+async fn no_head_in_time_is_retried_once() {
+    let (layer, diary) = layer();
+    let api = Api::new([Reply::never(), Reply::never()]);
+    let answer = through(&layer, &api).await;
+    assert_eq!(api.arrivals(), [0, 601]);
+    assert_eq!(api.elapsed(), 1201 * SECOND);
+    assert_eq!((answer.status, api.alive()), (504, 0));
+    assert!(answer.text().contains("timeout_error"));
+    let refused = answer.extensions.get::<Refused>().expect("tagged");
+    let after = 600 * SECOND;
+    assert_eq!(
+        (refused.by, refused.reason),
+        ("retry", Reason::TimedOut { after })
+    );
+    // It was sent, twice: an outer fallback may act, nobody gets a refund.
+    assert_eq!(
+        (answer.class().kind, answer.class().local),
+        (Kind::Timeout, false)
+    );
+    assert_eq!(
+        diary.lines(),
+        [
+            "retry 1 timeout 1s",
+            "gave up 2 timeout attempts",
+            "refused timeout local=false"
+        ]
+    );
+    assert_eq!(layer.handle().snapshot().timed_out, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_head_timeout_lasts_until_the_first_content() {
+    let (layer, _) = layer();
+    let layer = layer.with_timeouts(Timeouts::NONE.with_head(Some(10 * SECOND)));
+    let slow = Reply::stream([data(START), Piece::Wait(6 * SECOND), data(CONTENT)]);
+    let api = Api::new([slow.after(5 * SECOND), Reply::fine()]);
+    assert_eq!(through(&layer, &api).await.status, 200);
+    assert_eq!(api.arrivals(), [0, 11]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn silence_while_held_is_a_timeout() {
+    let (layer, diary) = layer();
+    let stalled = Reply::stream([
+        data(START),
+        Piece::Wait(100 * SECOND),
+        data(PING),
+        Piece::Stall,
+    ]);
+    let half = Reply::json(200, "").pieces([data("{"), Piece::Stall]);
+    for (reply, at) in [(stalled, 221), (half, 121)] {
+        let api = Api::new([reply, Reply::fine()]);
+        assert_eq!(through(&layer, &api).await.status, 200);
+        assert_eq!(api.arrivals(), [0, at]);
+    }
+    assert_eq!(diary.lines(), ["retry 1 timeout 1s", "retry 1 timeout 1s"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_body_that_stalls_is_judged_by_what_came() {
+    let (layer, diary) = layer();
+    let stalled = Reply::rate_limited("7").pieces([data("{"), Piece::Stall]);
+    let api = Api::new([stalled, Reply::fine()]);
+    assert_eq!(through(&layer, &api).await.status, 200);
+    assert_eq!(api.arrivals(), [0, 127]);
+    assert_eq!(diary.lines(), ["retry 1 rate_limited 7s"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_total_timeout_covers_attempts_and_waits() {
+    let (layer, diary) = layer();
+    let layer = layer.with_timeouts(Timeouts::new().with_total(Some(10 * SECOND)));
+    // 0..2, wait 1, 3..: cut at 10.
+    let api = Api::new([Reply::overloaded().after(2 * SECOND), Reply::never()]);
+    let answer = through(&layer, &api).await;
+    assert_eq!((answer.status, api.elapsed()), (504, 10 * SECOND));
+    assert_eq!(
+        diary.lines()[1..],
+        ["gave up 2 timeout deadline", "refused timeout local=false"]
+    );
+    // Inner layers know of it.
+    let context = api.seen()[1]
+        .extensions
+        .get::<std::sync::Arc<CallContext>>()
+        .cloned();
+    assert_eq!(context.unwrap().deadline(), Some(Instant::now()));
+}
+
+fn with_deadline(wait: Duration) -> Request<RequestBody> {
+    let mut request = request();
+    request
+        .extensions_mut()
+        .insert(Deadline(Instant::now() + wait));
+    request
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_wait_passes_the_deadline() {
+    let (layer, diary) = layer();
+    let api = Api::new([Reply::overloaded(), Reply::overloaded()]);
+    let answer = send(layer.layer(api.clone()), with_deadline(2 * SECOND))
+        .await
+        .unwrap();
+    assert_eq!((answer.status, api.elapsed()), (529, SECOND));
+    assert_eq!(
+        diary.lines().last().unwrap(),
+        "gave up 2 overloaded deadline"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_deadline_ends_an_attempt() {
+    let (layer, _) = layer();
+    let api = Api::new([Reply::never()]);
+    let answer = send(layer.layer(api.clone()), with_deadline(2 * SECOND))
+        .await
+        .unwrap();
+    assert_eq!((answer.status, api.elapsed()), (504, 2 * SECOND));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_past_its_deadline_is_refused_unsent() {
+    let (layer, diary) = layer();
+    let api = Api::new([]);
+    let answer = send(layer.layer(api.clone()), with_deadline(Duration::ZERO))
+        .await
+        .unwrap();
+    assert_eq!((answer.status, answer.class().local), (504, true));
+    assert_eq!(diary.lines(), ["refused timeout local=true"]);
+}
+
+/// Ready only in its second clone.
+struct Stuck {
+    api: Api,
+    clones: u32,
+}
+
+impl Clone for Stuck {
+    fn clone(&self) -> Self {
+        Self {
+            api: self.api.clone(),
+            clones: self.clones + 1,
+        }
+    }
+}
+
+impl Service<Request<RequestBody>> for Stuck {
+    type Response = Response<ScriptedBody>;
+    type Error = std::io::Error;
+    type Future = <Api as Service<Request<RequestBody>>>::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        if self.clones < 2 {
+            return Poll::Pending;
+        }
+        self.api.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
+        self.api.call(request)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_place_in_a_queue_is_given_up() {
+    let (layer, _) = layer();
+    let api = Api::new([Reply::fine()]);
+    let stuck = Stuck {
+        api: api.clone(),
+        clones: 0,
+    };
+    // `oneshot` uses the service as it is; the layer clones it once per call, and once more.
+    let answer = send(layer.layer(stuck), request()).await.unwrap();
+    assert_eq!(answer.status, 200);
+    assert_eq!(api.arrivals(), [601]);
+}
+
+/// In a runtime without a timer, making one would panic.
+#[test]
+fn an_instant_answer_makes_no_timer() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    let layer = RetryLayer::new().with_timeouts(Timeouts::new().with_total(Some(SECOND)));
+    let api = service_fn(|_: Request<RequestBody>| async {
+        let body = Full::new(bytes::Bytes::from([START, CONTENT, STOP].concat()));
+        let response = Response::builder().header("content-type", "text/event-stream");
+        Ok::<_, Infallible>(response.body(body).unwrap())
+    });
+    let response = runtime.block_on(async {
+        let response = layer.layer(api).oneshot(request()).await.unwrap();
+        tower_claude_tests::read(response.into_body()).await.0
+    });
+    assert!(response.ends_with(STOP.as_bytes()));
+}

@@ -1,0 +1,190 @@
+//! When the next attempt is made, and when none is.
+
+use std::{io, num::NonZeroU32, time::Duration};
+
+use tower::{Layer, ServiceExt};
+use tower_claude_core::{Kind, Paced, Reason, Refusal, Refused};
+use tower_claude_retry::RetryLayer;
+
+use crate::api::*;
+
+#[tokio::test(start_paused = true)]
+async fn the_schedule_and_then_the_last_response_as_it_came() {
+    let (layer, diary) = layer();
+    let api = Api::new((0..5).map(|_| Reply::overloaded()));
+    let answer = through(&layer, &api).await;
+    assert_eq!(api.arrivals(), [0, 1, 3, 7, 15]);
+    assert_eq!(answer.status, 529);
+    assert!(answer.text().contains("scripted"));
+    assert_eq!(answer.class().kind, Kind::Overloaded);
+    assert_eq!(
+        diary.lines(),
+        [
+            "retry 1 overloaded 1s",
+            "retry 2 overloaded 2s",
+            "retry 3 overloaded 4s",
+            "retry 4 overloaded 8s",
+            "gave up 5 overloaded attempts",
+        ]
+    );
+    let snapshot = layer.handle().snapshot();
+    assert_eq!((snapshot.retries, snapshot.gave_up), (4, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn long_runs_stay_at_the_cap() {
+    let (layer, _) = layer();
+    let layer = layer.with_max_attempts(NonZeroU32::new(9).unwrap());
+    let api = Api::new((0..9).map(|_| Reply::rate_limited("0")));
+    through(&layer, &api).await;
+    assert_eq!(api.arrivals(), [0, 1, 3, 7, 15, 31, 63, 123, 183]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn retry_after_is_a_lower_bound() {
+    for _ in 0..50 {
+        let api = Api::new([Reply::rate_limited("8"), Reply::fine()]);
+        assert_eq!(through(&RetryLayer::new(), &api).await.status, 200);
+        let wait = api.seen()[1].at;
+        assert!(
+            wait >= 8 * SECOND && wait <= 12 * SECOND + SECOND / 100,
+            "{wait:?}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn longer_than_allowed_goes_up_at_once() {
+    let (layer, diary) = layer();
+    let api = Api::new([Reply::rate_limited("61")]);
+    let answer = through(&layer, &api).await;
+    assert_eq!((answer.status, api.elapsed()), (429, Duration::ZERO));
+    assert_eq!(answer.headers["retry-after"], "61");
+    assert_eq!(answer.class().retry_after, Some(61 * SECOND));
+    assert_eq!(diary.lines(), ["gave up 1 rate_limited retry_after"]);
+    // An hour is the most that can be allowed.
+    let layer = layer.with_max_retry_after(Duration::MAX);
+    let api = Api::new([Reply::rate_limited("3601")]);
+    assert_eq!(through(&layer, &api).await.status, 429);
+    let api = Api::new([Reply::rate_limited("3600"), Reply::fine()]);
+    assert_eq!(through(&layer, &api).await.status, 200);
+    assert_eq!(api.arrivals(), [0, 3600]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waiting_does_not_cure_goes_up() {
+    let spend = r#"{"type":"error","error":{"type":"rate_limit_error","message":"x","details":{"error_code":"enforced_spend_limit_reached"}}}"#;
+    let credit = r#"{"type":"error","error":{"type":"invalid_request_error","message":"Your credit balance is too low to access the API."}}"#;
+    for (reply, kind) in [
+        // Not even when the header says so: the code is more exact.
+        (
+            Reply::json(429, spend).header("x-should-retry", "true"),
+            Kind::SpendLimit,
+        ),
+        (Reply::json(400, credit), Kind::SpendLimit),
+        (Reply::error(402, "billing_error"), Kind::SpendLimit),
+        (Reply::error(400, "invalid_request_error"), Kind::BadRequest),
+        (
+            Reply::error(401, "authentication_error"),
+            Kind::Unauthorized,
+        ),
+        (Reply::error(404, "not_found_error"), Kind::NotFound),
+        (
+            Reply::overloaded().header("x-should-retry", "false"),
+            Kind::Overloaded,
+        ),
+    ] {
+        let (layer, diary) = layer();
+        let api = Api::new([reply]);
+        let answer = through(&layer, &api).await;
+        assert_eq!(answer.class().kind, kind);
+        let line = format!("gave up 1 {} not_retryable", kind.as_str());
+        assert_eq!(diary.lines(), [line]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_servers_word_makes_a_400_retryable() {
+    let (layer, _) = layer();
+    let bad = Reply::error(400, "invalid_request_error").header("x-should-retry", "true");
+    let api = Api::new([bad, Reply::fine()]);
+    assert_eq!(through(&layer, &api).await.status, 200);
+    assert_eq!(api.arrivals(), [0, 1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limiter_inside_waits_alone() {
+    let (layer, _) = layer();
+    let paced = Reply::rate_limited("30").extension(Paced { pause: 30 * SECOND });
+    let api = Api::new([paced, Reply::fine()]);
+    assert_eq!(through(&layer, &api).await.status, 200);
+    assert_eq!(api.arrivals(), [0, 0]);
+    let paced = Reply::rate_limited("30").extension(Paced { pause: 90 * SECOND });
+    let api = Api::new([paced]);
+    assert_eq!(through(&layer, &api).await.status, 429);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_local_refusal_goes_up_at_once() {
+    let (layer, diary) = layer();
+    let reason = Reason::QueueFull {
+        waiting: 3,
+        limit: 3,
+    };
+    let refusal = Refusal::new("limiter", reason).with_retry_after(Some(SECOND));
+    let refused = refusal.into_response::<ScriptedBody>();
+    let mut reply = Reply::rate_limited("1").header("x-tower-claude-refused-by", "limiter");
+    reply = reply.extension(refusal.class());
+    reply = reply.extension(*refused.extensions().get::<Refused>().unwrap());
+    let api = Api::new([reply]);
+    let answer = through(&layer, &api).await;
+    assert!(answer.class().local);
+    assert_eq!(api.elapsed(), Duration::ZERO);
+    assert!(diary.lines().is_empty(), "the refusing layer has said it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn errors_of_the_client_are_retried_and_the_last_goes_up() {
+    let (layer, diary) = layer();
+    let api = Api::new([Reply::broken(io::ErrorKind::ConnectionReset), Reply::fine()]);
+    assert_eq!(through(&layer, &api).await.status, 200);
+    assert_eq!(api.arrivals(), [0, 1]);
+    let layer = layer.with_max_attempts(NonZeroU32::new(2).unwrap());
+    let kinds = [io::ErrorKind::ConnectionReset, io::ErrorKind::BrokenPipe];
+    let api = Api::new(kinds.map(Reply::broken));
+    let error = send(layer.layer(api.clone()), request()).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+    assert_eq!(
+        diary.lines().last().unwrap(),
+        "gave up 2 transport attempts"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_timed_out_is_retried_once() {
+    let (layer, diary) = layer();
+    let api = Api::new([io::ErrorKind::TimedOut; 2].map(Reply::broken));
+    let error = send(layer.layer(api.clone()), request()).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    assert_eq!(diary.lines().last().unwrap(), "gave up 2 timeout attempts");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_held_while_waiting() {
+    let (layer, _) = layer();
+    let whole = Reply::overloaded();
+    // Judged by the head alone: the body was never read.
+    let unread = Reply::error(503, "api_error").pieces([Piece::Stall]);
+    let stream = Reply::stream([data(START), data(ERROR), Piece::Stall]);
+    for reply in [whole, unread, stream] {
+        let api = Api::new([reply, Reply::fine()]);
+        let mut call = Box::pin(layer.layer(api.clone()).oneshot(request()));
+        tokio::select! {
+            _ = &mut call => panic!("must wait a second"),
+            () = tokio::time::sleep(SECOND / 2) => {}
+        }
+        assert_eq!((api.seen().len(), api.alive()), (1, 0));
+        let response = call.await.unwrap();
+        assert_eq!(response.status(), 200);
+    }
+}
