@@ -90,7 +90,10 @@ async fn wrong_estimates_are_learned() {
         assert_eq!(send_all(&service, more).await, [200; 150]);
         assert_eq!(statuses(&fake), [200; 160], "planned {planned}");
         let ratio = only(&layer.limiter()).input_ratio;
-        assert!((ratio - 1_000.0 / planned as f64).abs() < 0.05, "{ratio}");
+        assert!(
+            (ratio - 1_000.0 / f64::from(planned)).abs() < 0.05,
+            "{ratio}"
+        );
     }
 }
 

@@ -90,9 +90,9 @@ pub(crate) fn stream(input: u64, output: u64) -> Request<RequestBody> {
 pub(crate) fn with(
     mut request: Request<RequestBody>,
     name: &'static str,
-    value: impl ToString,
+    value: impl TryInto<HeaderValue, Error: std::fmt::Debug>,
 ) -> Request<RequestBody> {
-    let value = HeaderValue::try_from(value.to_string()).expect("a header value");
+    let value = value.try_into().expect("a header value");
     request
         .headers_mut()
         .insert(HeaderName::from_static(name), value);
