@@ -57,6 +57,8 @@ macro_rules! contract {
                 dropped_at_any_poll
                 body_dropped_at_any_frame
                 stalled_calls_can_be_dropped
+                sleeping_holds_nothing
+                content_is_not_held_back
             );
         }
     };

@@ -54,7 +54,27 @@ where
         true
     }
 
-    /// Whether the head has arrived.
+    /// The same as [`step`](Self::step), as often as told; with no time passing, a call that is
+    /// not at its head or end afterwards can only be waiting for the clock or for the script.
+    pub async fn settle(&mut self, polls: usize) {
+        for _ in 0..polls {
+            if self.has_head() || !self.step() {
+                break;
+            }
+            // A fresh budget of tokio's.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// The body, once the head has arrived.
+    pub fn into_body(self) -> Option<B> {
+        match self.stage {
+            Stage::Body(body) => Some(body),
+            _ => None,
+        }
+    }
+
+    /// Whether the head (or an error in its place) has arrived.
     pub const fn has_head(&self) -> bool {
         !matches!(self.stage, Stage::Call(_))
     }

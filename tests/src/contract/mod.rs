@@ -12,6 +12,7 @@ mod passage;
 mod readiness;
 mod requests;
 mod sharing;
+mod waiting;
 
 pub use bodies::{bodies_without_frames, body_error_comes_through, trailers_come_through};
 pub use borrowed::serves_a_borrowed_service;
@@ -32,6 +33,7 @@ pub use requests::{
     request_over_the_limit_streams, request_that_fails_while_read, request_trailers_come_through,
 };
 pub use sharing::{auto_traits, calls_run_side_by_side, state_is_shared};
+pub use waiting::{content_is_not_held_back, sleeping_holds_nothing};
 
 use std::sync::atomic::{AtomicU32, Ordering};
 

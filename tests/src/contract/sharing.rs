@@ -29,6 +29,11 @@ where
         let copy = layer.clone();
         let script = Script::new((0..8_u32).map(|call| with_headroom(reply, call)));
         let first = layer.layer(script.clone());
+        assert_eq!(
+            observe(&layer),
+            observe(&layer),
+            "the state must stay as it is when it is only looked at"
+        );
         let services = [
             ("a service", first.clone()),
             ("a clone of that service", first.clone()),

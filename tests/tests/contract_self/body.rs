@@ -2,7 +2,7 @@
 
 use std::{
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
@@ -15,6 +15,7 @@ pub(crate) struct SampleBody<R> {
     fault: Fault,
     stream: bool,
     read: usize,
+    late: Option<Frame<Bytes>>,
 }
 
 impl<R> SampleBody<R> {
@@ -24,6 +25,7 @@ impl<R> SampleBody<R> {
             fault,
             stream,
             read: 0,
+            late: None,
         }
     }
 }
@@ -40,6 +42,18 @@ impl<R: Body<Data = Bytes> + Unpin> Body for SampleBody<R> {
         let Some(inner) = &mut this.inner else {
             return Poll::Ready(None);
         };
+        if this.fault == Fault::OneFrameLate && this.late.is_none() {
+            match ready!(Pin::new(&mut *inner).poll_frame(cx)) {
+                Some(Ok(frame)) => this.late = Some(frame),
+                end => return Poll::Ready(end),
+            }
+        }
+        if this.fault == Fault::OneFrameLate {
+            return Pin::new(inner).poll_frame(cx).map(|next| match next {
+                Some(Ok(frame)) => this.late.replace(frame).map(Ok),
+                _ => this.late.take().map(Ok),
+            });
+        }
         Pin::new(inner).poll_frame(cx).map(|frame| match frame {
             Some(Ok(frame)) if frame.is_trailers() && this.fault == Fault::LosesTrailers => None,
             Some(Err(_)) if this.fault == Fault::LosesBodyError => None,

@@ -29,18 +29,19 @@ type Permit = Pin<Box<dyn Future<Output = OwnedSemaphorePermit> + Send>>;
 pub(crate) struct SampleFuture<S: Service<Request<RequestBody>>> {
     service: S,
     request: Option<Request<RequestBody>>,
-    stage: Stage<S::Future>,
+    stage: Stage<S::Future, S::Response>,
     attempt: u32,
     fault: Fault,
     state: Arc<State>,
     permit: Option<OwnedSemaphorePermit>,
 }
 
-enum Stage<F> {
+enum Stage<F, R> {
     Admit(Option<Permit>),
     Ready,
     Call(F),
     Sleep(Pin<Box<Sleep>>),
+    SleepOn(Pin<Box<Sleep>>, R),
 }
 
 impl<S: Service<Request<RequestBody>>> SampleFuture<S> {
@@ -197,8 +198,13 @@ where
                         Err(_) => true,
                     };
                     if failed && let Some(wait) = this.again() {
-                        drop(result);
-                        this.stage = Stage::Sleep(Box::pin(tokio::time::sleep(wait)));
+                        let wait = Box::pin(tokio::time::sleep(wait));
+                        this.stage = match result {
+                            Ok(response) if this.fault == Fault::SleepsOnResponse => {
+                                Stage::SleepOn(wait, response)
+                            }
+                            _ => Stage::Sleep(wait),
+                        };
                         continue;
                     }
                     if this.fault == Fault::CountsByHand {
@@ -212,7 +218,7 @@ where
                         Err(error) => Err(error),
                     });
                 }
-                Stage::Sleep(sleep) => {
+                Stage::Sleep(sleep) | Stage::SleepOn(sleep, _) => {
                     ready!(sleep.as_mut().poll(cx));
                     this.stage = Stage::Ready;
                 }

@@ -65,6 +65,8 @@ caught! {
     permit_lost_by_drop: dropped_at_any_poll, CountsByHand, "no answer within a day";
     body_leaked: dropped_at_any_poll, LeaksBody, "alive after";
     body_leaked_by_reader: body_dropped_at_any_frame, LeaksBody, "alive after";
+    response_held_while_sleeping: sleeping_holds_nothing, SleepsOnResponse, "is held while the layer sleeps";
+    frame_held_back: content_is_not_held_back, OneFrameLate, "held back until the next";
     permit_lost_by_stall: stalled_calls_can_be_dropped, CountsByHand, "no call reached the inner service";
 }
 

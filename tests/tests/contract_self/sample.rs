@@ -47,6 +47,8 @@ pub(crate) enum Fault {
     LosesStreams,
     CountsByHand,
     LeaksBody,
+    SleepsOnResponse,
+    OneFrameLate,
 }
 
 /// The state every service of the layer shares.
