@@ -7,10 +7,10 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderName, Request, response::Parts};
+use http::{HeaderName, Request};
 use tokio::time::{Instant, Sleep};
 use tower_claude_core::{
-    Class, ClassifyResponse, Paced, Reason, Refusal, RequestBody,
+    Class, Paced, Reason, Refusal, RequestBody,
     event::{Event, emit},
 };
 
@@ -46,16 +46,6 @@ pub(crate) struct Call<C> {
     /// The caller's own count of retries.
     counted: Option<u64>,
     silence: Silence,
-}
-
-/// What is known of a response by its head.
-pub(crate) enum Judged {
-    /// To be held until it is worth handing on.
-    Success,
-    /// Failed, and why.
-    Failed(Class),
-    /// The body must be read first.
-    Unread,
 }
 
 impl<C> Call<C> {
@@ -151,6 +141,7 @@ impl<C> Call<C> {
     pub(crate) fn finish(&mut self) {
         self.claim = Claim::Nested;
         self.request = None;
+        self.payment = Payment::FREE;
     }
 
     /// Ready when a timer runs out. `received` is what has come of the answer, after its head.
@@ -238,24 +229,6 @@ impl<C> Call<C> {
 
     pub(crate) fn say(&self, event: &Event<'_>) {
         emit(&self.config.observers, event);
-    }
-}
-
-impl<C: ClassifyResponse> Call<C> {
-    /// What the head says, or an inner layer has said already. That a layer refused on this side
-    /// is a fact, which no classifier overrules.
-    pub(crate) fn judge(&self, head: &Parts) -> Judged {
-        let left = head.extensions.get::<Class>().copied();
-        let class = left
-            .filter(|class| class.local || self.config.reuse_class)
-            .or_else(|| self.classifier.head(head.status, &head.headers));
-        match class {
-            Some(class) if class.is_success() => Judged::Success,
-            Some(class) => Judged::Failed(class),
-            // Reading a whole answer to judge it would hold back a stream.
-            None if head.status.is_success() => Judged::Success,
-            None => Judged::Unread,
-        }
     }
 }
 

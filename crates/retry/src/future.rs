@@ -17,8 +17,9 @@ use tower_service::Service;
 
 use crate::{
     Body,
-    call::{Call, Judged},
+    call::Call,
     failure::{Answer, Failure, failed, refuse},
+    judge::Judged,
     timeouts::poll_optional_sleep,
 };
 
