@@ -2,7 +2,12 @@
 
 mod common;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use common::{
     BySize, Events, HOUR, by_size, limits, message, only, send, send_all, server_limits, statuses,
@@ -10,7 +15,7 @@ use common::{
 };
 use tokio::time::Instant;
 use tower::{Layer, ServiceExt};
-use tower_claude_core::{CallContext, Paced};
+use tower_claude_core::{CallContext, Paced, RequestBody};
 use tower_claude_fake_claude::{FakeClaude, Fault};
 use tower_claude_header_budget::HeaderBudgetLayer;
 use tower_claude_limiter::{Dimension, Limiter, LocalLimiter};
@@ -235,6 +240,58 @@ async fn a_refusal_of_the_inner_one_costs_the_outer_one_nothing() {
     );
     assert_eq!(available(&outer.limiter(), Dimension::InputTokens), 100_000);
     assert_eq!(available(&outer.limiter(), Dimension::Requests), 1_000);
+}
+
+/// Sends each request twice, as it is, with all its extensions: another library's retry.
+#[derive(Clone)]
+struct Twice<S>(S);
+
+impl<S> tower_service::Service<http::Request<RequestBody>> for Twice<S>
+where
+    S: tower_service::Service<http::Request<RequestBody>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Response: Send,
+    S::Error: Send,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<RequestBody>) -> Self::Future {
+        let inner = self.0.clone();
+        Box::pin(async move {
+            let (head, body) = request.into_parts();
+            let copy = body.try_clone().expect("buffered");
+            let first = http::Request::from_parts(head.clone(), copy);
+            drop(inner.clone().oneshot(first).await?);
+            let second = http::Request::from_parts(head, body);
+            inner.oneshot(second).await
+        })
+    }
+}
+
+/// The second attempt is admitted like the first, not by the first one's settled reservation.
+#[tokio::test(start_paused = true)]
+async fn under_the_retry_of_another_library_every_attempt_is_admitted() {
+    let events = Events::default();
+    let outer = outer(LIMITS);
+    let inner = HeaderBudgetLayer::new()
+        .with_estimate(by_size as BySize)
+        .with_observer(events.observer());
+    let fake = FakeClaude::builder().limits(server_limits(LIMITS)).build();
+    let service = outer.layer(Twice(inner.layer(fake.clone())));
+    assert_eq!(send(&service, message(100, 10)).await.status(), 200);
+    assert_eq!(fake.log_len(), 2);
+    assert_eq!(
+        events.take_of("admitted"),
+        ["header-budget admitted", "header-budget admitted"]
+    );
+    let inner = inner.limiter();
+    assert_eq!(available(&inner, Dimension::Requests), 998);
 }
 
 /// A call dropped while both hold something.
