@@ -36,7 +36,7 @@ impl Pause {
     ) -> u64 {
         if self
             .began
-            .is_none_or(|began| sent.is_none_or(|sent| sent >= began))
+            .is_none_or(|began| sent.is_none_or(|sent| sent > began))
         {
             self.strikes = self.strikes.saturating_add(1);
             self.began = Some(now);

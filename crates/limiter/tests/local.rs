@@ -1,0 +1,251 @@
+//! What a [`LocalLimiter`] promises: waiting, expiry, cancellation, scopes.
+
+use std::{
+    num::{NonZeroU32, NonZeroU64},
+    time::Duration,
+};
+
+use tokio::{
+    task::yield_now,
+    time::{Instant, advance, timeout},
+};
+use tower_claude_core::{Class, Cost, Kind, Observation, Reason, Scope};
+use tower_claude_limiter::{
+    Ask, Limiter, LimiterConfig, Limits, LocalAcquire, LocalLimiter, Reservation, Settlement,
+};
+use tower_claude_wire::{RateLimits, Usage};
+
+fn n(value: u64) -> NonZeroU64 {
+    NonZeroU64::new(value).unwrap()
+}
+
+/// One request a second, one at once.
+fn one_a_second() -> LocalLimiter {
+    let limits = Limits::new()
+        .with_requests_per_minute(n(60))
+        .with_burst(Duration::from_secs(1));
+    LocalLimiter::new(limits)
+}
+
+fn one_at_once() -> LocalLimiter {
+    LocalLimiter::new(Limits::new().with_concurrency(NonZeroU32::MIN))
+}
+
+fn ask() -> Ask {
+    Ask::new(Scope::named("test"), Cost::default())
+}
+
+fn is_send_and_sync<T: Send + Sync>() {}
+
+#[test]
+fn everything_travels_between_threads() {
+    is_send_and_sync::<LocalLimiter>();
+    is_send_and_sync::<LocalAcquire>();
+    is_send_and_sync::<Reservation>();
+}
+
+#[tokio::test(start_paused = true)]
+async fn waits_as_long_as_it_must_and_says_so() {
+    let limiter = one_a_second();
+    let start = Instant::now();
+    for expected in 0..5 {
+        let mut reservation = limiter.acquire(ask()).await.unwrap();
+        reservation.sent();
+        let wait = Duration::from_secs(u64::from(expected > 0));
+        assert_eq!(reservation.waited(), wait);
+        assert_eq!(start.elapsed(), Duration::from_secs(expected));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_wait_in_order_and_all_get_their_turn() {
+    let limiter = one_a_second();
+    let start = Instant::now();
+    let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
+    for index in 0..20_u64 {
+        let (limiter, sender) = (limiter.clone(), sender.clone());
+        tokio::spawn(async move {
+            let mut reservation = limiter.acquire(ask()).await.unwrap();
+            reservation.sent();
+            sender.send((index, start.elapsed())).unwrap();
+        });
+        yield_now().await;
+    }
+    for index in 0..20 {
+        assert_eq!(
+            receiver.recv().await,
+            Some((index, Duration::from_secs(index)))
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancelled_head_wakes_the_next() {
+    let limiter = one_at_once();
+    let held = limiter.acquire(ask()).await.unwrap();
+    let mut head = Box::pin(limiter.acquire(ask()));
+    let next = tokio::spawn(limiter.acquire(ask()));
+    assert!(timeout(Duration::ZERO, head.as_mut()).await.is_err());
+    yield_now().await;
+    // Granted to the head, which never looks.
+    drop(held);
+    yield_now().await;
+    assert!(!next.is_finished());
+    drop(head);
+    let reservation = next.await.unwrap().unwrap();
+    assert_eq!(limiter.snapshot()[0].in_flight, 1);
+    drop(reservation);
+    assert_eq!(limiter.snapshot()[0].in_flight, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_head_keeps_the_time() {
+    let limiter = one_a_second();
+    limiter.acquire(ask()).await.unwrap().sent();
+    let start = Instant::now();
+    let mut head = Box::pin(limiter.acquire(ask()));
+    assert!(timeout(Duration::ZERO, head.as_mut()).await.is_err());
+    let next = tokio::spawn(limiter.acquire(ask()));
+    yield_now().await;
+    drop(head);
+    next.await.unwrap().unwrap().sent();
+    assert_eq!(start.elapsed(), Duration::from_secs(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn leaves_the_queue_when_its_longest_wait_is_over() {
+    let limiter = one_at_once();
+    let held = limiter.acquire(ask()).await.unwrap();
+    let wait = Duration::from_secs(3);
+    let start = Instant::now();
+    let refusal = limiter
+        .acquire(ask().with_max_wait(Some(wait)))
+        .await
+        .unwrap_err();
+    assert_eq!(start.elapsed(), wait);
+    let expected = Reason::WaitTooLong {
+        estimated: wait,
+        max_wait: wait,
+    };
+    assert_eq!(refusal.reason, expected);
+    let deadline = Instant::now() + wait;
+    let refusal = limiter
+        .acquire(ask().with_deadline(Some(deadline)))
+        .await
+        .unwrap_err();
+    assert!(matches!(refusal.reason, Reason::DeadlineWouldPass { .. }));
+    assert_eq!(limiter.snapshot()[0].queued, 0);
+    drop(held);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_that_would_be_too_long_is_refused_without_waiting() {
+    let limiter = one_a_second();
+    limiter.acquire(ask()).await.unwrap().sent();
+    let start = Instant::now();
+    let short = ask().with_max_wait(Some(Duration::from_millis(999)));
+    let refusal = limiter.acquire(short).await.unwrap_err();
+    assert_eq!(refusal.retry_after, Some(Duration::from_secs(1)));
+    assert_eq!(start.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_holds_everybody_back() {
+    let limiter = LocalLimiter::new(Limits::unlimited());
+    let mut reservation = limiter.acquire(ask()).await.unwrap();
+    reservation.sent();
+    let pause = reservation.pause(Some(Duration::from_secs(10)), Instant::now());
+    assert!((10.0..=15.0).contains(&pause.as_secs_f64()));
+    reservation.settle(Settlement::Rejected);
+    let start = Instant::now();
+    limiter.acquire(ask()).await.unwrap().sent();
+    assert!(start.elapsed() >= pause);
+    assert!(start.elapsed() <= pause + Duration::from_millis(2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn headers_that_raise_the_limit_wake_the_head_early() {
+    let limiter = one_a_second();
+    let mut first = limiter.acquire(ask()).await.unwrap();
+    first.sent();
+    let start = Instant::now();
+    let next = tokio::spawn(limiter.acquire(ask()));
+    yield_now().await;
+    let mut limits = RateLimits::default();
+    limits.requests.limit = Some(60_000);
+    limits.requests.remaining = Some(900);
+    let class = Class::new(Kind::Success);
+    first.observe(&Observation::new(&limits, None, class, Instant::now()));
+    next.await.unwrap().unwrap().sent();
+    assert!(
+        start.elapsed() < Duration::from_millis(20),
+        "{:?}",
+        start.elapsed()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropping_a_reservation_keeps_what_the_server_may_have_counted() {
+    let limits = Limits::new().with_input_tokens_per_minute(n(1_000));
+    let limiter = LocalLimiter::new(limits);
+    let ask = Ask::new(Scope::named("test"), Cost::new(400, 0));
+    let left = || limiter.snapshot()[0].dimensions[0].available;
+    drop(limiter.acquire(ask.clone()).await.unwrap());
+    assert_eq!(left(), 1_000);
+    let mut reservation = limiter.acquire(ask.clone()).await.unwrap();
+    reservation.sent();
+    drop(reservation);
+    assert_eq!(left(), 600);
+    let mut usage = Usage::default();
+    usage.input_tokens = Some(100);
+    let reservation = limiter.acquire(ask).await.unwrap();
+    reservation.settle(Settlement::Used { usage });
+    assert_eq!(left(), 500);
+}
+
+#[tokio::test(start_paused = true)]
+async fn scopes_do_not_share() {
+    let limiter = one_a_second();
+    for name in ["a", "b", "c"] {
+        let ask = Ask::new(Scope::named(name), Cost::default());
+        let mut reservation = limiter.acquire(ask).await.unwrap();
+        reservation.sent();
+        assert_eq!(reservation.waited(), Duration::ZERO);
+    }
+    assert_eq!(limiter.snapshot().len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_idle_scopes_are_forgotten_the_longest_unused_first() {
+    let config = LimiterConfig::new().with_max_scopes(3);
+    let limiter = LocalLimiter::with_config(Limits::unlimited(), config);
+    let ask = |name: &str| Ask::new(Scope::named(name), Cost::default());
+    let busy = limiter.acquire(ask("busy")).await.unwrap();
+    for name in ["old", "new", "newest", "last"] {
+        advance(Duration::from_secs(1)).await;
+        drop(limiter.acquire(ask(name)).await.unwrap());
+    }
+    let known = |name| limiter.scope(&Scope::named(name)).is_some();
+    assert!(known("busy") && known("newest") && known("last"));
+    assert!(!known("old") && !known("new"));
+    drop(busy);
+}
+
+#[tokio::test(start_paused = true)]
+async fn clones_share_and_others_do_not() {
+    let limiter = one_at_once();
+    let held = limiter.acquire(ask()).await.unwrap();
+    assert!(held.is_of(limiter.clone().id()));
+    assert!(!held.is_of(one_at_once().id()));
+    let soon = ask().with_max_wait(Some(Duration::ZERO));
+    assert!(limiter.clone().acquire(soon.clone()).await.is_err());
+    assert!(one_at_once().acquire(soon).await.is_ok());
+}
+
+#[test]
+fn no_runtime_is_needed_without_a_wait() {
+    let limiter = LocalLimiter::new(Limits::unlimited());
+    let mut future = std::pin::pin!(limiter.acquire(ask()));
+    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+    assert!(future.as_mut().poll(&mut cx).is_ready());
+}
