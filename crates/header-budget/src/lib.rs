@@ -45,7 +45,8 @@
 //! # Where it goes
 //! Innermost, around the HTTP client: it must see every real response. With a `TokenBucketLayer` around
 //! it, share the limiter: `HeaderBudgetLayer::over(token_bucket.limiter())`. The outer layer then admits
-//! and settles, this one corrects.
+//! and settles, this one corrects. Over a limiter of its own it admits for itself, wherever it is; two
+//! of this layer over one limiter would charge twice.
 //!
 //! # Readiness
 //! Always ready: what a request costs is not known before it is there. An outer `LoadShed` therefore
@@ -66,9 +67,10 @@
 //! settle it at its end.
 //!
 //! # What it never does
-//! Change a request or a response; retry; believe a header beyond reason (a limit of 0 and malformed
-//! values are ignored, an inferred pause ends after at most 5 minutes, an explicit `retry-after` after at
-//! most 1 hour); return an error of its own; box a future or spawn a task.
+//! Change a request or a response; retry; believe a header beyond reason: a limit of 0 and malformed
+//! values are ignored, a limit that only a header named holds nothing back for longer than 5 minutes, an
+//! inferred pause ends after 5 minutes too, an explicit `retry-after` with its jitter after 1 hour. Nor does
+//! it return an error of its own, box a future or spawn a task.
 #![forbid(unsafe_code)]
 
 mod layer;

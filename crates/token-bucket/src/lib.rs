@@ -45,10 +45,10 @@
 //! with a 429 or 504 in Claude's own error shape, `retry-after` set; one that can never fit a limit
 //! with a 413 that names the limit and both numbers.
 //!
-//! The cost: input tokens by the length of the text and the tokenizer generation of the model, corrected
-//! by the running ratio of actual to estimated; output tokens by a running mean of what answers use,
-//! never `max_tokens`, because [the API counts only what is
-//! generated](https://platform.claude.com/docs/en/api/rate-limits).
+//! The cost: input tokens by text length and tokenizer generation of the model, corrected by the running
+//! ratio of actual to estimated; output tokens by a running mean of what answers use, never `max_tokens`:
+//! [the API counts only what is generated](https://platform.claude.com/docs/en/api/rate-limits). A body
+//! that is not JSON, names no model, or is too long to be buffered costs one request.
 //!
 //! # Where it goes
 //! Inside a retry layer, so that every attempt pays; around `HeaderBudgetLayer`, which then corrects

@@ -1,0 +1,128 @@
+//! Alone, the layer admits by what it has learned, and settles as a token bucket does.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{Events, gauge, layer, message, only, send, server_limits, stream};
+use http_body_util::BodyExt;
+use tokio::time::Instant;
+use tower::{Layer, ServiceExt};
+use tower_claude_core::{Deadline, Kind, Paced, Reason, Refused};
+use tower_claude_fake_claude::{FakeClaude, Fault};
+use tower_claude_header_budget::HeaderBudgetLayer;
+use tower_claude_limiter::Dimension;
+use tower_claude_tests::{Reply, Script};
+use tower_claude_wire::ApiError;
+
+const LIMITS: common::PerMinute = (1_000, 100_000, 50_000);
+
+fn fake() -> FakeClaude {
+    FakeClaude::builder().limits(server_limits(LIMITS)).build()
+}
+
+fn available(layer: &common::TestLayer, dimension: Dimension) -> i64 {
+    let scope = only(&layer.limiter());
+    scope.dimension(dimension).expect("learned").available
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reservation_ends_with_the_body() {
+    let layer = layer();
+    let service = layer.layer(fake());
+    for request in [message(1_000, 400), stream(1_000, 400)] {
+        let response = service.clone().oneshot(request).await.expect("an answer");
+        assert_eq!(only(&layer.limiter()).in_flight, 1);
+        let _ = response.into_body().collect().await.expect("a body");
+        let scope = only(&layer.limiter());
+        assert_eq!((scope.in_flight, scope.outstanding_output), (0, 0));
+    }
+    assert_eq!(only(&layer.limiter()).mean_output, Some(400.0));
+    let response = service.oneshot(stream(1_000, 400)).await;
+    drop(response);
+    let scope = only(&layer.limiter());
+    assert_eq!((scope.in_flight, scope.outstanding_output), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_can_never_fit_is_refused() {
+    let layer = layer();
+    let fake = fake();
+    let service = layer.layer(fake.clone());
+    assert_eq!(send(&service, message(10, 10)).await.status(), 200);
+    let response = send(&service, message(100_001, 10)).await;
+    assert_eq!(response.status(), 413);
+    assert_eq!(
+        response.headers()["x-tower-claude-refused-by"],
+        "header-budget"
+    );
+    let refused = response.extensions().get::<Refused>().expect("Refused");
+    assert_eq!(
+        refused.reason,
+        Reason::Oversized {
+            dimension: Dimension::InputTokens,
+            cost: 100_001,
+            limit: 100_000
+        }
+    );
+    let text = ApiError::parse(response.body()).expect("an error").message;
+    assert!(text.contains("100001 input tokens"), "{text}");
+    assert_eq!(fake.log_len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_would_wait_too_long_is_refused() {
+    let empty = gauge(Reply::message(), "ratelimit-requests", 2, 0, 60);
+    let events = Events::default();
+    let layer = HeaderBudgetLayer::new()
+        .with_max_wait(Duration::from_secs(10))
+        .with_observer(events.observer());
+    let service = layer.layer(Script::always(empty));
+    send(&service, message(1, 1)).await;
+    let start = Instant::now();
+    let response = send(&service, message(1, 1)).await;
+    assert_eq!(response.status(), 429);
+    assert!(response.headers().contains_key("retry-after"));
+    let mut request = message(1, 1);
+    let soon = Deadline(start + Duration::from_secs(5));
+    request.extensions_mut().insert(soon);
+    assert_eq!(send(&service, request).await.status(), 504);
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    let expected = [Kind::RateLimited, Kind::Timeout]
+        .map(|kind| format!("header-budget refused {}", kind.as_str()));
+    assert_eq!(events.take_of("refused"), expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_429_is_refunded_and_pauses() {
+    let layer = layer();
+    let fake = fake();
+    let service = layer.layer(fake.clone());
+    send(&service, message(1_000, 10)).await;
+    let before = available(&layer, Dimension::InputTokens);
+    let retry_after = Duration::from_secs(4);
+    fake.inject(Fault::RateLimited { retry_after });
+    let response = send(&service, message(50_000, 10)).await;
+    assert_eq!(response.status(), 429);
+    let paced = response.extensions().get::<Paced>().expect("Paced").pause;
+    assert!(paced >= retry_after && paced <= retry_after * 3 / 2);
+    assert_eq!(available(&layer, Dimension::InputTokens), before);
+    let start = Instant::now();
+    assert_eq!(send(&service, message(1_000, 10)).await.status(), 200);
+    assert!(start.elapsed() >= paced);
+}
+
+/// A spend limit says nothing about the rate.
+#[tokio::test(start_paused = true)]
+async fn a_spend_limit_does_not_pause() {
+    let layer = layer();
+    let fake = fake();
+    fake.inject(Fault::SpendCap);
+    let service = layer.layer(fake);
+    let start = Instant::now();
+    let response = send(&service, message(1_000, 10)).await;
+    assert_eq!(response.status(), 429);
+    assert!(response.extensions().get::<Paced>().is_none());
+    assert_eq!(send(&service, message(1_000, 10)).await.status(), 200);
+    assert_eq!(start.elapsed(), Duration::ZERO);
+}
