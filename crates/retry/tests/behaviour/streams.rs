@@ -1,11 +1,15 @@
 //! What is held, what is retried unseen, and what is only watched.
 
-use std::time::Duration;
+use std::{convert::Infallible, time::Duration};
 
 use bytes::Bytes;
-use tower::{Layer, ServiceExt};
-use tower_claude_core::Kind;
+use http::{Request, Response};
+use http_body_util::BodyExt;
+use tokio::time::timeout;
+use tower::{Layer, ServiceExt, service_fn};
+use tower_claude_core::{Kind, RequestBody};
 use tower_claude_retry::Timeouts;
+use tower_claude_tests::FrameBody;
 
 use crate::api::*;
 
@@ -171,7 +175,6 @@ async fn nothing_is_held_after_an_error_event_of_ours() {
     let (layer, _) = layer();
     let api = Api::new([Reply::stream([data(START), data(CONTENT), Piece::Stall])]);
     let mut response = layer.layer(api.clone()).oneshot(request()).await.unwrap();
-    use http_body_util::BodyExt;
     let mut frames = 0;
     while let Some(frame) = response.body_mut().frame().await {
         frame.unwrap();
@@ -238,4 +241,20 @@ async fn other_bodies_are_not_timed() {
         .pieces(pieces);
     let answer = through(&layer, &Api::new([reply])).await;
     assert_eq!(answer.text(), "late");
+}
+
+/// An `error` event would break the length that was promised.
+#[tokio::test(start_paused = true)]
+async fn a_stream_of_known_length_is_not_timed() {
+    let (layer, _) = layer();
+    let api = service_fn(|_: Request<RequestBody>| async {
+        let pieces = [START, CONTENT].map(|text| tower_claude_tests::Piece::Data(text.into()));
+        let stall = [tower_claude_tests::Piece::Stall];
+        let body = FrameBody::new(pieces.into_iter().chain(stall)).exact();
+        let response = Response::builder().header("content-type", "text/event-stream");
+        Ok::<_, Infallible>(response.body(body).unwrap())
+    });
+    let response = layer.layer(api).oneshot(request()).await.unwrap();
+    let reading = tower_claude_tests::read(response.into_body());
+    assert!(timeout(3600 * SECOND, reading).await.is_err());
 }

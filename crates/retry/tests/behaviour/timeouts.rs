@@ -211,3 +211,13 @@ fn an_instant_answer_makes_no_timer() {
     });
     assert!(response.ends_with(STOP.as_bytes()));
 }
+
+#[tokio::test(start_paused = true)]
+async fn each_attempt_has_a_silence_of_its_own() {
+    let (layer, diary) = layer();
+    let slow = |last| Reply::stream([data(START), Piece::Wait(100 * SECOND), data(last)]);
+    let api = Api::new([slow(ERROR), slow(CONTENT)]);
+    through(&layer, &api).await;
+    assert_eq!(api.arrivals(), [0, 101]);
+    assert_eq!(diary.lines(), ["retry 1 overloaded 1s", "broken truncated"]);
+}
