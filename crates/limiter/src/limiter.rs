@@ -22,9 +22,10 @@ pub struct Ask {
     pub deadline: Option<Instant>,
     /// The longest wait in the queue, from when the limiter is asked. `None` waits without end.
     pub max_wait: Option<Duration>,
-    /// How much it matters.
+    /// How much it matters. Carried for limiters that serve by share; a `LocalLimiter` serves in order
+    /// of arrival.
     pub priority: Priority,
-    /// Whose request it is.
+    /// Whose request it is. Carried like the priority.
     pub tenant: Option<Tenant>,
 }
 

@@ -130,7 +130,7 @@ impl Queued {
                         return Poll::Pending;
                     };
                     let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(at)));
-                    if sleep.deadline() != at {
+                    if sleep.deadline() != at || sleep.is_elapsed() {
                         sleep.as_mut().reset(at);
                     }
                     if sleep.as_mut().poll(cx).is_pending() {

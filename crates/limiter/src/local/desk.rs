@@ -19,6 +19,7 @@ use crate::{
 /// One scope: its pool behind a lock, and those who wait for it.
 pub(super) struct Desk {
     limiter: LimiterId,
+    scope: Scope,
     start: Instant,
     state: Mutex<State>,
 }
@@ -68,6 +69,7 @@ impl Desk {
         let now = since(start, Instant::now());
         Self {
             limiter,
+            scope: scope.clone(),
             start,
             state: Mutex::new(State {
                 pool: Pool::new(scope, limits, config, now),
@@ -242,6 +244,10 @@ impl Wakes {
 impl Ledger for Desk {
     fn limiter(&self) -> LimiterId {
         self.limiter
+    }
+
+    fn scope(&self) -> Option<&Scope> {
+        Some(&self.scope)
     }
 
     fn observe(&self, reservation: u64, seen: &Observation<'_>) -> Option<Crossing> {
