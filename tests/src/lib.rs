@@ -90,6 +90,7 @@
 
 mod alive;
 mod body;
+mod borrowed;
 pub mod contract;
 mod error;
 mod macros;
@@ -103,9 +104,10 @@ mod steps;
 
 pub use alive::{Alive, Guard};
 pub use body::{FrameBody, Piece};
+pub use borrowed::Borrowed;
 pub use error::Broken;
 pub use reply::{Marker, Reply};
 pub use run::{paused, serve};
-pub use script::{Borrowed, Readiness, Script};
+pub use script::{Readiness, Script};
 pub use seen::{Answer, Seen, read};
 pub use steps::Steps;

@@ -77,6 +77,10 @@ async fn attempts_and_claims() {
         "a nested layer passes requests through"
     );
     assert!(!context.claim_retries());
+    // A fallback sends the call through once more: not nested, but after.
+    context.release_retries();
+    assert!(context.claim_retries());
+    assert!(!context.claim_retries());
 }
 
 #[derive(Debug)]

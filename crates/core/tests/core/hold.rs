@@ -177,6 +177,22 @@ fn nothing_held_nothing_wrapped() {
     assert_eq!(body.size_hint().exact(), Some(1));
 }
 
+#[test]
+fn more_bytes_are_a_sign_of_life() {
+    let ping = "event: ping\ndata: {}\n\n";
+    let mut hold = Hold::new(
+        frames([data(ping), Piece::Wait, data(ping), Piece::Wait]),
+        Watch::of(&sse()),
+    );
+    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+    assert_eq!(hold.length(), 0);
+    for times in 1..3 {
+        let error = |_: &tower_claude_wire::ApiError| Class::SUCCESS;
+        assert!(hold.poll_verdict(&mut cx, error).is_pending());
+        assert_eq!(hold.length(), times * ping.len());
+    }
+}
+
 proptest! {
     /// Whatever the chunks: the verdict of the whole, and the bytes as they came.
     #[test]

@@ -270,6 +270,32 @@ fn a_watch_that_saw_the_end_tells_it_at_once() {
 }
 
 #[test]
+fn usage_is_kept_only_for_those_who_ask() {
+    let mut watch = Watch::of(&json()).without_usage();
+    assert!(watch.is_message());
+    watch.feed(&Bytes::from(fixture("200_message.json")));
+    assert!(watch.usage().is_empty());
+    // A stream is read for its events anyway.
+    let mut watch = Watch::of(&sse()).without_usage();
+    watch.feed(&Bytes::from(fixture("sse_ok.txt")));
+    assert!(!watch.usage().is_empty());
+}
+
+#[test]
+fn what_was_understood_can_be_read() {
+    let (mut observed, _log) = observe(&sse(), frames([data(fixture("sse_ok.txt"))]));
+    let content = |observed: &Observed<Frames, Log>| {
+        observed
+            .watch()
+            .stream()
+            .is_some_and(StreamState::has_content)
+    };
+    assert!(!content(&observed));
+    drain(&mut observed);
+    assert!(content(&observed));
+}
+
+#[test]
 fn off_tells_nothing() {
     let observed = Observed::<_, Log>::off(frames([data("abc"), Piece::Error]));
     assert_eq!(drain(observed), (b"abc".to_vec(), None, Some(Cut)));
