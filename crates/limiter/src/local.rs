@@ -3,6 +3,7 @@
 mod acquire;
 mod desk;
 mod map;
+mod wakes;
 
 use std::{fmt, sync::Arc};
 

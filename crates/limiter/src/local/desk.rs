@@ -11,6 +11,7 @@ use std::{
 use tokio::time::Instant;
 use tower_claude_core::{Crossing, Ledger, LimiterId, Observation, Refusal, Scope};
 
+use super::wakes::Wakes;
 use crate::{
     Ask, Books, LimiterConfig, Pool, PoolLimits, ScopeSnapshot, Settlement,
     pool::{Enqueued, Next, PoolAsk, ReservationId, Seen, Ticket},
@@ -38,13 +39,6 @@ struct Waiting {
     /// When its own timer wakes it.
     armed: u64,
     granted: Option<ReservationId>,
-}
-
-/// Wakers collected under the lock, woken after it.
-#[derive(Default)]
-struct Wakes {
-    first: Option<Waker>,
-    rest: Vec<Waker>,
 }
 
 /// What a waiting future finds when it looks.
@@ -221,23 +215,6 @@ impl State {
             }
         }
         self.turn(now, wakes);
-    }
-}
-
-impl Wakes {
-    fn add(&mut self, waker: Option<Waker>) {
-        if let Some(waker) = waker {
-            match self.first {
-                None => self.first = Some(waker),
-                Some(_) => self.rest.push(waker),
-            }
-        }
-    }
-
-    fn wake(self) {
-        for waker in self.first.into_iter().chain(self.rest) {
-            waker.wake();
-        }
     }
 }
 

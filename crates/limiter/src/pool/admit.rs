@@ -1,29 +1,24 @@
 //! Who may be sent, and when.
 
-use std::time::Duration;
-
 use tower_claude_core::{Cost, Reason, Refusal};
 
 use super::{
     Enqueued, Next, Pool, PoolAsk, ReservationId, Ticket,
     book::Record,
-    bucket::{MAX_CHARGE, refill, units},
-    lane::{DIMENSIONS, INPUT, LANES, OUTPUT, REQUESTS, TOTAL},
+    bucket::{MAX_CHARGE, units},
+    lane::{INPUT, LANES, OUTPUT, REQUESTS, TOTAL},
     queue::Waiter,
 };
 use crate::OutputAccounting;
 
 /// The name in refusals, until a layer gives its own.
-const NAME: &str = "limiter";
+pub(super) const NAME: &str = "limiter";
 
 /// Timers are no finer, and a wait that rounds to nothing would spin.
 const LEAST_WAIT: u64 = 1_000_000;
 
 /// While part of the wait is for a guard, which fades with time, look again this often.
 const GUARD_FADES: u64 = 20_000_000;
-
-/// After so long the guard for input just sent has faded.
-const INPUT_GUARD_ENDS: u64 = 2_000_000_000;
 
 /// When a request is admissible.
 enum Wait {
@@ -117,92 +112,6 @@ impl Pool {
         charge[OUTPUT] = output;
         charge[TOTAL] = input + output;
         charge
-    }
-
-    /// Refuses what a limit can never admit. A limit that only a header named must have been confirmed
-    /// lately, so that one odd header cannot refuse for ever; output is but a guess and never refuses.
-    fn check_size(&self, now: u64, charge: &[u64; LANES]) -> Result<(), Refusal> {
-        let reserved = self.config.output_accounting == OutputAccounting::MaxTokensReserved;
-        for (index, lane) in self.lanes.iter().enumerate() {
-            let Some(bucket) = &lane.bucket else { continue };
-            let cost = match index {
-                OUTPUT if !reserved => continue,
-                TOTAL if !reserved => charge[INPUT],
-                _ => charge[index],
-            };
-            let fresh = lane
-                .confirmed
-                .is_none_or(|at| now.saturating_sub(at) <= self.max_pause);
-            if cost > bucket.limit() && fresh {
-                return Err(Refusal::new(
-                    NAME,
-                    Reason::Oversized {
-                        dimension: DIMENSIONS[index],
-                        cost,
-                        limit: bucket.limit(),
-                    },
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    fn check_wait(
-        &self,
-        now: u64,
-        ask: &PoolAsk,
-        charge: &[u64; LANES],
-        leads: bool,
-    ) -> Result<(), Refusal> {
-        if ask.deadline.is_none() && ask.max_wait.is_none() {
-            return Ok(());
-        }
-        let estimated = self.estimate(now, charge, leads);
-        let remaining = ask
-            .deadline
-            .map(|deadline| Duration::from_nanos(deadline.saturating_sub(now)));
-        if let Some(remaining) = remaining
-            && (remaining.is_zero() || estimated > remaining)
-        {
-            let reason = Reason::DeadlineWouldPass {
-                estimated,
-                remaining,
-            };
-            return Err(Refusal::new(NAME, reason).with_retry_after(Some(estimated)));
-        }
-        if let Some(max_wait) = ask.max_wait.map(Duration::from_nanos)
-            && (max_wait.is_zero() || estimated > max_wait)
-        {
-            let reason = Reason::WaitTooLong {
-                estimated,
-                max_wait,
-            };
-            return Err(Refusal::new(NAME, reason).with_retry_after(Some(estimated)));
-        }
-        Ok(())
-    }
-
-    /// How long a newcomer would wait: the pause, then the work ahead and its own at the rate of the
-    /// tightest lane. Waiting for requests in flight to end cannot be foreseen and counts as nothing.
-    fn estimate(&self, now: u64, charge: &[u64; LANES], leads: bool) -> Duration {
-        let pause = self.pause.until().saturating_sub(now);
-        // What is held back for the last second's input will be gone by then.
-        let guards = self.guards(now.saturating_add(INPUT_GUARD_ENDS));
-        let mut longest = 0;
-        for (index, lane) in self.lanes.iter().enumerate() {
-            let Some(bucket) = &lane.bucket else { continue };
-            let need = units(charge[index])
-                .saturating_add(guards[index])
-                .min(bucket.capacity());
-            let ahead = if leads { 0 } else { self.queue.work()[index] };
-            let ahead = units(u64::try_from(ahead).unwrap_or(u64::MAX));
-            // What is refilled during the pause, as far as it fits.
-            let level = bucket.level().saturating_add(refill(bucket.limit(), pause));
-            let lacking = bucket.level() - level.min(bucket.capacity());
-            let wait = bucket.wait(need.saturating_add(ahead).saturating_add(lacking));
-            longest = longest.max(wait);
-        }
-        Duration::from_nanos(pause.saturating_add(longest))
     }
 
     /// When this charge is admissible: all of it or nothing.

@@ -26,6 +26,7 @@
 mod admit;
 mod book;
 mod bucket;
+mod estimate;
 mod guard;
 mod lane;
 mod observe;
@@ -33,15 +34,16 @@ mod pause;
 mod predict;
 mod queue;
 mod settle;
+mod types;
 mod view;
 
-use std::{collections::VecDeque, time::Duration, time::SystemTime};
+use std::{collections::VecDeque, time::Duration};
 
-use tower_claude_core::{Cost, Crossing, Scope};
-use tower_claude_wire::RateLimits;
+use tower_claude_core::{Crossing, Scope};
 
 pub use book::ReservationId;
 pub use queue::Ticket;
+pub use types::{Enqueued, Next, PoolAsk, Seen};
 
 use crate::{LimiterConfig, OutputAccounting, PoolLimits};
 use book::Book;
@@ -53,108 +55,6 @@ use queue::Queue;
 
 /// Charges sent within this time of a request may reach the server before it.
 const REORDER: u64 = 80_000_000;
-
-/// What a request asks of a pool. Times are nanoseconds, as everywhere here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct PoolAsk {
-    /// What it will use, by estimate.
-    pub cost: Cost,
-    /// When its call first arrived: its place in the queue.
-    pub first_arrival: u64,
-    /// When the caller stops waiting.
-    pub deadline: Option<u64>,
-    /// The longest wait from now.
-    pub max_wait: Option<u64>,
-}
-
-impl PoolAsk {
-    /// A request that waits without end.
-    #[must_use]
-    pub const fn new(cost: Cost, first_arrival: u64) -> Self {
-        Self {
-            cost,
-            first_arrival,
-            deadline: None,
-            max_wait: None,
-        }
-    }
-
-    /// The same request with a deadline.
-    #[must_use]
-    pub const fn with_deadline(mut self, deadline: Option<u64>) -> Self {
-        self.deadline = deadline;
-        self
-    }
-
-    /// The same request with a longest wait.
-    #[must_use]
-    pub const fn with_max_wait(mut self, wait: Option<u64>) -> Self {
-        self.max_wait = wait;
-        self
-    }
-}
-
-/// What became of an ask.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Enqueued {
-    /// It may be sent.
-    Granted(ReservationId),
-    /// It waits. The caller keeps its expiry.
-    Waiting(Ticket),
-}
-
-/// When to poll again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next {
-    /// At this time, or after any other call, whichever is first.
-    At(u64),
-    /// After another call: time alone changes nothing.
-    OnChange,
-    /// Nothing waits.
-    Idle,
-}
-
-/// What the head of a response says.
-#[derive(Clone, Copy, Debug)]
-#[non_exhaustive]
-pub struct Seen<'a> {
-    /// The rate-limit headers.
-    pub limits: &'a RateLimits,
-    /// The server's clock (`Date`).
-    pub server_time: Option<SystemTime>,
-    /// A 429 for rate: the server took nothing.
-    pub rejected: bool,
-    /// The used share of a limit, in percent, that is worth a warning.
-    pub warn_percent: u8,
-}
-
-impl<'a> Seen<'a> {
-    /// An answer with these headers, worth a warning from 80 % on.
-    #[must_use]
-    pub const fn new(limits: &'a RateLimits, server_time: Option<SystemTime>) -> Self {
-        Self {
-            limits,
-            server_time,
-            rejected: false,
-            warn_percent: 80,
-        }
-    }
-
-    /// The same, for a 429 or not.
-    #[must_use]
-    pub const fn with_rejected(mut self, rejected: bool) -> Self {
-        self.rejected = rejected;
-        self
-    }
-
-    /// The same, with another share worth a warning.
-    #[must_use]
-    pub const fn with_warn_percent(mut self, percent: u8) -> Self {
-        self.warn_percent = percent;
-        self
-    }
-}
 
 /// One scope without I/O. See the [module](self).
 #[derive(Debug)]

@@ -1,0 +1,104 @@
+//! What is refused at once, because it can never fit or would wait too long.
+
+use std::time::Duration;
+
+use tower_claude_core::{Reason, Refusal};
+
+use super::{
+    Pool, PoolAsk,
+    admit::NAME,
+    bucket::{refill, units},
+    lane::{DIMENSIONS, INPUT, LANES, OUTPUT, TOTAL},
+};
+use crate::OutputAccounting;
+
+/// After so long the guard for input just sent has faded.
+const INPUT_GUARD_ENDS: u64 = 2_000_000_000;
+
+impl Pool {
+    /// Refuses what a limit can never admit. A limit that only a header named must have been confirmed
+    /// lately, so that one odd header cannot refuse for ever; output is but a guess and never refuses.
+    pub(super) fn check_size(&self, now: u64, charge: &[u64; LANES]) -> Result<(), Refusal> {
+        let reserved = self.config.output_accounting == OutputAccounting::MaxTokensReserved;
+        for (index, lane) in self.lanes.iter().enumerate() {
+            let Some(bucket) = &lane.bucket else { continue };
+            let cost = match index {
+                OUTPUT if !reserved => continue,
+                TOTAL if !reserved => charge[INPUT],
+                _ => charge[index],
+            };
+            let fresh = lane
+                .confirmed
+                .is_none_or(|at| now.saturating_sub(at) <= self.max_pause);
+            if cost > bucket.limit() && fresh {
+                return Err(Refusal::new(
+                    NAME,
+                    Reason::Oversized {
+                        dimension: DIMENSIONS[index],
+                        cost,
+                        limit: bucket.limit(),
+                    },
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn check_wait(
+        &self,
+        now: u64,
+        ask: &PoolAsk,
+        charge: &[u64; LANES],
+        leads: bool,
+    ) -> Result<(), Refusal> {
+        if ask.deadline.is_none() && ask.max_wait.is_none() {
+            return Ok(());
+        }
+        let estimated = self.estimate(now, charge, leads);
+        let remaining = ask
+            .deadline
+            .map(|deadline| Duration::from_nanos(deadline.saturating_sub(now)));
+        if let Some(remaining) = remaining
+            && (remaining.is_zero() || estimated > remaining)
+        {
+            let reason = Reason::DeadlineWouldPass {
+                estimated,
+                remaining,
+            };
+            return Err(Refusal::new(NAME, reason).with_retry_after(Some(estimated)));
+        }
+        if let Some(max_wait) = ask.max_wait.map(Duration::from_nanos)
+            && (max_wait.is_zero() || estimated > max_wait)
+        {
+            let reason = Reason::WaitTooLong {
+                estimated,
+                max_wait,
+            };
+            return Err(Refusal::new(NAME, reason).with_retry_after(Some(estimated)));
+        }
+        Ok(())
+    }
+
+    /// How long a newcomer would wait: the pause, then the work ahead and its own at the rate of the
+    /// tightest lane. Waiting for requests in flight to end cannot be foreseen and counts as nothing.
+    pub(super) fn estimate(&self, now: u64, charge: &[u64; LANES], leads: bool) -> Duration {
+        let pause = self.pause.until().saturating_sub(now);
+        // What is held back for the last second's input will be gone by then.
+        let guards = self.guards(now.saturating_add(INPUT_GUARD_ENDS));
+        let mut longest = 0;
+        for (index, lane) in self.lanes.iter().enumerate() {
+            let Some(bucket) = &lane.bucket else { continue };
+            let need = units(charge[index])
+                .saturating_add(guards[index])
+                .min(bucket.capacity());
+            let ahead = if leads { 0 } else { self.queue.work()[index] };
+            let ahead = units(u64::try_from(ahead).unwrap_or(u64::MAX));
+            // What is refilled during the pause, as far as it fits.
+            let level = bucket.level().saturating_add(refill(bucket.limit(), pause));
+            let lacking = bucket.level() - level.min(bucket.capacity());
+            let wait = bucket.wait(need.saturating_add(ahead).saturating_add(lacking));
+            longest = longest.max(wait);
+        }
+        Duration::from_nanos(pause.saturating_add(longest))
+    }
+}
