@@ -99,7 +99,10 @@ impl EstimateCost for HeuristicCost {
         let Some(model) = body.model() else {
             return Cost::default();
         };
-        let tokenizer = ModelCatalog::builtin().lookup(model).tokenizer;
+        let catalog = ModelCatalog::builtin();
+        let tokenizer = catalog
+            .get(model)
+            .map_or_else(|| catalog.lookup(model).tokenizer, |model| model.tokenizer);
         let bytes = peek.system_bytes() + peek.tools_bytes() + peek.messages_bytes();
         let expected = peek
             .max_tokens()

@@ -12,7 +12,7 @@ use std::{
 use tokio::time::Instant;
 use tower_claude_wire::RateLimits;
 
-use crate::{Class, Dimension};
+use crate::{Class, Dimension, Scope};
 
 /// Which limiter a ledger belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -98,6 +98,11 @@ pub trait Ledger: fmt::Debug + Send + Sync {
     /// The limiter these books belong to.
     fn limiter(&self) -> LimiterId;
 
+    /// The pool of limits these books are of, if the limiter tells.
+    fn scope(&self) -> Option<&Scope> {
+        None
+    }
+
     /// Corrects the levels by what the server said in answer to this reservation. Returns the
     /// tightest limit that newly crossed the warning share, once per crossing.
     fn observe(&self, reservation: u64, seen: &Observation<'_>) -> Option<Crossing>;
@@ -125,6 +130,12 @@ impl ReservationHandle {
     #[must_use]
     pub fn is_of(&self, limiter: LimiterId) -> bool {
         self.ledger.limiter() == limiter
+    }
+
+    /// See [`Ledger::scope`].
+    #[must_use]
+    pub fn scope(&self) -> Option<&Scope> {
+        self.ledger.scope()
     }
 
     /// See [`Ledger::observe`].

@@ -57,14 +57,14 @@ impl Watch {
     pub fn of(headers: &HeaderMap) -> Self {
         if wire::is_compressed(headers) {
             Self::opaque()
-        } else if wire::is_event_stream(headers) {
-            Self(Kept::Stream {
-                state: Box::new(StreamState::new()),
-            })
         } else if wire::is_json(headers) {
             Self(Kept::Message {
                 first: Bytes::new(),
                 more: Vec::new(),
+            })
+        } else if wire::is_event_stream(headers) {
+            Self(Kept::Stream {
+                state: Box::new(StreamState::new()),
             })
         } else {
             Self::opaque()

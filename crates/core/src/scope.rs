@@ -117,7 +117,10 @@ impl Scope {
         let endpoint = Endpoint::of(head.uri.path());
         let messages = endpoint == Endpoint::Messages;
         let group = match body.model() {
-            Some(model) if messages => catalog.lookup(model).rate_group,
+            Some(model) if messages => match catalog.get(model) {
+                Some(model) => model.rate_group.clone(),
+                None => catalog.lookup(model).rate_group,
+            },
             _ => NO_GROUP.clone(),
         };
         Self {

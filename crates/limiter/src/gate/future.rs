@@ -18,7 +18,10 @@ use tower_claude_core::{
 };
 use tower_service::Service;
 
-use super::{Gate, GateBody, Settle, head::Admission};
+use super::{
+    Gate, GateBody, Settle,
+    head::{Admission, KnownScope},
+};
 use crate::{Ask, Limiter};
 
 pin_project! {
@@ -31,7 +34,7 @@ pin_project! {
         L: Limiter,
     {
         gate: Arc<Gate<L, E, C>>,
-        scope: Scope,
+        scope: KnownScope,
         #[pin]
         state: State<S, S::Future, B, L::Acquire>,
     }
@@ -54,7 +57,7 @@ struct Failure<B: Body> {
     head: Parts,
     body: ErrorBody<B>,
     admission: Admission,
-    at: Instant,
+    at: Option<Instant>,
 }
 
 impl<S, B, L, E, C> GateFuture<S, B, L, E, C>
@@ -66,11 +69,15 @@ where
 {
     pub(super) fn new(gate: Arc<Gate<L, E, C>>, service: S, request: Request<RequestBody>) -> Self {
         let (mut head, body) = request.into_parts();
-        let scope = gate.scope(&head, &body);
+        let context = head.extensions.get::<Arc<CallContext>>().cloned();
         if gate.reads_headers
-            && let Some(context) = head.extensions.get::<Arc<CallContext>>()
+            && let Some(context) = &context
             && let Some(handle) = context.reservation_of(gate.limiter.id())
         {
+            let scope = match handle.scope() {
+                Some(_) => KnownScope::ByLedger,
+                None => KnownScope::Here(gate.scope(&head, &body)),
+            };
             let state = State::Ready {
                 admission: Some(Admission::Joined(handle)),
                 request: Some(Request::from_parts(head, body)),
@@ -78,7 +85,9 @@ where
             };
             return Self { gate, scope, state };
         }
-        let context = CallContext::get_or_insert(&mut head.extensions, Instant::now());
+        let context = context
+            .unwrap_or_else(|| CallContext::get_or_insert(&mut head.extensions, Instant::now()));
+        let scope = gate.scope(&head, &body);
         let ask = Ask::new(scope.clone(), gate.estimate.estimate(&head, &body))
             .with_context(&context)
             .with_max_wait(Some(gate.max_wait));
@@ -88,7 +97,11 @@ where
             request: Some(Request::from_parts(head, body)),
             service: Some(service),
         };
-        Self { gate, scope, state }
+        Self {
+            gate,
+            scope: KnownScope::Here(scope),
+            state,
+        }
     }
 }
 
@@ -113,24 +126,30 @@ where
                     service,
                 } => match ready!(acquire.poll(cx)) {
                     Ok(reservation) => {
+                        // Only for gates that join, which are further in; one that joins must not
+                        // find its own of an attempt that another library's retry sent before.
+                        if !gate.reads_headers {
+                            context.add_reservation(reservation.handle());
+                        }
+                        let wait = reservation.waited();
+                        let admission = Admission::Own(reservation);
                         emit(
                             &gate.observers,
                             &Event::Admitted {
                                 layer: gate.layer,
-                                scope,
-                                wait: reservation.waited(),
+                                scope: scope.of(&admission),
+                                wait,
                             },
                         );
-                        context.add_reservation(reservation.handle());
                         State::Ready {
-                            admission: Some(Admission::Own(reservation)),
+                            admission: Some(admission),
                             request: request.take(),
                             service: service.take().expect("polled after completion"),
                         }
                     }
                     Err(refusal) => {
                         state.set(State::Done);
-                        return Poll::Ready(Ok(gate.refuse(scope, refusal)));
+                        return Poll::Ready(Ok(gate.refuse(scope.here(), refusal)));
                     }
                 },
                 StateProjection::Ready {
@@ -163,8 +182,9 @@ where
                             return Poll::Ready(Err(error));
                         }
                         Ok(response) => {
-                            let at = Instant::now();
                             let (head, body) = response.into_parts();
+                            let timed = gate.reads_headers || !head.status.is_success();
+                            let at = timed.then(Instant::now);
                             match gate.class_of(&head) {
                                 Some(class) => {
                                     state.set(State::Done);
@@ -201,7 +221,7 @@ where
 impl<L, E, C: Clone> Gate<L, E, C> {
     fn refuse<B: Body<Data = Bytes>>(
         &self,
-        scope: &Scope,
+        scope: Option<&Scope>,
         refusal: Refusal,
     ) -> Response<GateBody<B, C>>
     where
@@ -212,7 +232,7 @@ impl<L, E, C: Clone> Gate<L, E, C> {
             &self.observers,
             &Event::Refused {
                 layer: self.layer,
-                scope: Some(scope),
+                scope,
                 reason: refusal.reason,
                 class: refusal.class(),
             },
@@ -237,14 +257,14 @@ impl<L, E, C: Clone> Gate<L, E, C> {
         mut head: Parts,
         body: B,
         class: Class,
-        scope: &Scope,
+        scope: &KnownScope,
         admission: Admission,
-        at: Instant,
+        at: Option<Instant>,
     ) -> Response<GateBody<B, C>>
     where
         C: ClassifyResponse,
     {
-        self.on_head(&mut head, class, scope, &admission, at);
+        self.on_head(&mut head, class, scope.of(&admission), &admission, at);
         let body = match admission {
             Admission::Own(reservation) if class.is_success() => Observed::new(
                 body,
@@ -263,7 +283,7 @@ impl<L, E, C: Clone> Gate<L, E, C> {
     fn failed<B: Body<Data = Bytes> + Unpin>(
         &self,
         failure: Failure<B>,
-        scope: &Scope,
+        scope: &KnownScope,
     ) -> Response<GateBody<B, C>>
     where
         C: ClassifyResponse,
@@ -277,7 +297,7 @@ impl<L, E, C: Clone> Gate<L, E, C> {
         let class = self
             .classify
             .body(head.status, &head.headers, &body.bytes());
-        self.on_head(&mut head, class, scope, &admission, at);
+        self.on_head(&mut head, class, scope.of(&admission), &admission, at);
         admission.settle(&class);
         head.extensions.insert(class);
         Response::from_parts(head, body.into_body(Observed::off))

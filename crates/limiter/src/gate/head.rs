@@ -22,7 +22,38 @@ pub(super) enum Admission {
     Joined(ReservationHandle),
 }
 
+/// The pool of limits of a request, for events.
+#[derive(Debug)]
+pub(super) enum KnownScope {
+    /// Found by this gate.
+    Here(Scope),
+    /// Found by the gate whose reservation was joined.
+    ByLedger,
+}
+
+impl KnownScope {
+    pub(super) const fn here(&self) -> Option<&Scope> {
+        match self {
+            Self::Here(scope) => Some(scope),
+            Self::ByLedger => None,
+        }
+    }
+
+    pub(super) fn of<'a>(&'a self, admission: &'a Admission) -> &'a Scope {
+        self.here()
+            .or_else(|| admission.scope())
+            .expect("a reservation is joined by name only when its ledger has one")
+    }
+}
+
 impl Admission {
+    fn scope(&self) -> Option<&Scope> {
+        match self {
+            Self::Own(_) => None,
+            Self::Joined(handle) => handle.scope(),
+        }
+    }
+
     fn observe(&self, seen: &Observation<'_>) -> Option<Crossing> {
         match self {
             Self::Own(reservation) => reservation.observe(seen),
@@ -72,15 +103,17 @@ impl<L, E, C> Gate<L, E, C> {
         class: Class,
         scope: &Scope,
         admission: &Admission,
-        at: Instant,
+        at: Option<Instant>,
     ) {
         if class.local {
             return;
         }
         if self.reads_headers {
+            let at = at.unwrap_or_else(Instant::now);
             self.learn(head, class, scope, admission, at);
         }
         if class.is_rate_limit() && head.extensions.get::<Paced>().is_none() {
+            let at = at.unwrap_or_else(Instant::now);
             let pause = admission.pause(class.retry_after, at);
             head.extensions.insert(Paced { pause });
             emit(

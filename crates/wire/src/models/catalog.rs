@@ -64,13 +64,10 @@ impl ModelCatalog {
     /// [`Model::known`] false. Allocates nothing for listed models.
     #[must_use]
     pub fn lookup(&self, model: &str) -> Model {
-        if let Some(found) = self.models.get(model) {
+        if let Some(found) = self.get(model) {
             return found.clone();
         }
         let canonical = id::canonical(model);
-        if let Some(found) = self.models.get(canonical) {
-            return found.clone();
-        }
         let mut unknown = Model::new(canonical);
         unknown.known = false;
         if let Some(sizes) = id::family(canonical).and_then(|name| self.families.get(name)) {
@@ -78,6 +75,14 @@ impl ModelCatalog {
             unknown.max_output = sizes.max_output;
         }
         unknown
+    }
+
+    /// A listed model, by any of its names. Nothing is cloned, so that threads do not meet in its
+    /// reference counts.
+    #[must_use]
+    pub fn get(&self, model: &str) -> Option<&Model> {
+        let listed = self.models.get(model);
+        listed.or_else(|| self.models.get(id::canonical(model)))
     }
 
     /// The listed models, in no order.
