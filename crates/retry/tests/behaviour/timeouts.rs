@@ -72,6 +72,13 @@ async fn silence_while_held_is_a_timeout() {
         assert_eq!(api.arrivals(), [0, at]);
     }
     assert_eq!(diary.lines(), ["retry 1 timeout 1s", "retry 1 timeout 1s"]);
+    // Silence is due before the head timeout, which runs already.
+    let api = Api::new([
+        Reply::stream([Piece::Stall]).after(5 * SECOND),
+        Reply::fine(),
+    ]);
+    assert_eq!(through(&layer, &api).await.status, 200);
+    assert_eq!(api.arrivals(), [0, 126]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -92,6 +99,7 @@ async fn the_total_timeout_covers_attempts_and_waits() {
     let api = Api::new([Reply::overloaded().after(2 * SECOND), Reply::never()]);
     let answer = through(&layer, &api).await;
     assert_eq!((answer.status, api.elapsed()), (504, 10 * SECOND));
+    assert_eq!(api.arrivals(), [0, 3]);
     assert_eq!(
         diary.lines()[1..],
         ["gave up 2 timeout deadline", "refused timeout local=false"]
