@@ -1,0 +1,263 @@
+//! What a call allocates on its way through the layers, and what parsing must not.
+#![allow(unsafe_code)] // A global allocator cannot be written without.
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    cell::Cell,
+    convert::Infallible,
+    future::{Ready, ready},
+    hint::black_box,
+    pin::pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use http_body::Body;
+use http_body_util::{BodyExt, Full};
+use tower_claude_core::RequestBody;
+use tower_claude_header_budget::HeaderBudgetLayer;
+use tower_claude_limiter::Limits;
+use tower_claude_retry::RetryLayer;
+use tower_claude_token_bucket::TokenBucketLayer;
+use tower_claude_wire::{Peek, RateLimits, StreamState};
+use tower_layer::Layer;
+use tower_service::Service;
+
+struct Counting;
+
+thread_local! {
+    static COUNT: Cell<u64> = const { Cell::new(0) };
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+// SAFETY: every call is handed on to the system's allocator as it is; counting touches a cell of
+// this thread and never allocates.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        tally();
+        // SAFETY: the caller keeps the contract of `alloc`.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        // SAFETY: the caller keeps the contract of `dealloc`.
+        unsafe { System.dealloc(memory, layout) }
+    }
+
+    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        tally();
+        // SAFETY: the caller keeps the contract of `realloc`.
+        unsafe { System.realloc(memory, layout, size) }
+    }
+}
+
+fn tally() {
+    // A thread that ends has no cell any more.
+    let _ = COUNT.try_with(|count| count.set(count.get() + 1));
+}
+
+/// Allocations of this thread while `run` runs.
+fn allocations<R>(run: impl FnOnce() -> R) -> u64 {
+    let before = COUNT.with(Cell::get);
+    black_box(run());
+    COUNT.with(Cell::get) - before
+}
+
+const MESSAGE: &[u8] = br#"{"id":"msg_01","type":"message","role":"assistant","model":"claude-sonnet-5-5","content":[{"type":"text","text":"Hello!"}],"stop_reason":"end_turn","usage":{"input_tokens":50,"cache_read_input_tokens":1800,"output_tokens":503}}"#;
+
+const REQUEST: &str = r#"{"model":"claude-sonnet-5-5","max_tokens":1024,"system":"Answer briefly.","messages":[{"role":"user","content":"Hello"}]}"#;
+
+fn answer_headers() -> HeaderMap {
+    [
+        ("date", "Sun, 22 Nov 2026 10:00:00 GMT"),
+        ("content-type", "application/json"),
+        ("request-id", "req_011CSHoEeqs5C35K2UUqR7Fy"),
+        ("anthropic-ratelimit-requests-limit", "1000000"),
+        ("anthropic-ratelimit-requests-remaining", "999000"),
+        ("anthropic-ratelimit-requests-reset", "2026-11-22T10:00:01Z"),
+        ("anthropic-ratelimit-input-tokens-limit", "1000000000"),
+        ("anthropic-ratelimit-input-tokens-remaining", "999000000"),
+        (
+            "anthropic-ratelimit-input-tokens-reset",
+            "2026-11-22T10:00:01Z",
+        ),
+        ("anthropic-ratelimit-output-tokens-limit", "1000000000"),
+        ("anthropic-ratelimit-output-tokens-remaining", "999000000"),
+        (
+            "anthropic-ratelimit-output-tokens-reset",
+            "2026-11-22T10:00:01Z",
+        ),
+    ]
+    .into_iter()
+    .map(|(name, value)| {
+        (
+            HeaderName::from_static(name),
+            HeaderValue::from_static(value),
+        )
+    })
+    .collect()
+}
+
+/// Has its answer ready: the one `Response` that the next call takes.
+#[derive(Clone)]
+struct Answer(std::sync::Arc<std::sync::Mutex<Option<Response<Full<Bytes>>>>>);
+
+impl Answer {
+    fn new() -> Self {
+        Self(std::sync::Arc::default())
+    }
+
+    fn prepare(&self) {
+        let mut response = Response::new(Full::new(Bytes::from_static(MESSAGE)));
+        *response.headers_mut() = answer_headers();
+        *self.0.lock().expect("not poisoned") = Some(response);
+    }
+}
+
+impl<B> Service<Request<B>> for Answer {
+    type Response = Response<Full<Bytes>>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _request: Request<B>) -> Self::Future {
+        let response = self.0.lock().expect("not poisoned").take();
+        ready(Ok(response.expect("prepared before the call")))
+    }
+}
+
+/// As a server or client has it: names known, values slices of one shared buffer.
+fn request() -> Request<RequestBody> {
+    const HEADERS: [(&str, &str); 3] = [
+        ("x-api-key", "sk-ant-api03-0123456789"),
+        ("anthropic-version", "2023-06-01"),
+        ("content-type", "application/json"),
+    ];
+    const PATH: &str = "/v1/messages";
+    let mut text = PATH.to_owned();
+    text.extend(HEADERS.map(|(_, value)| value));
+    let buffer = Bytes::from(text);
+    let path = buffer.slice(..PATH.len());
+    let mut request = Request::new(RequestBody::from(REQUEST));
+    *request.method_mut() = http::Method::POST;
+    *request.uri_mut() = http::Uri::from_maybe_shared(path).expect("a valid path");
+    let mut at = PATH.len();
+    for (name, value) in HEADERS {
+        let slice = buffer.slice(at..at + value.len());
+        at += value.len();
+        let value = HeaderValue::from_maybe_shared(slice).expect("a valid value");
+        request
+            .headers_mut()
+            .insert(HeaderName::from_static(name), value);
+    }
+    request
+}
+
+/// The allocations of one call and its whole answer, warmed up. Request and answer are built outside.
+fn of_one_call<S, B>(answer: &Answer, mut service: S) -> u64
+where
+    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible>,
+    B: Body<Data = Bytes, Error = Infallible>,
+{
+    let mut one = || {
+        answer.prepare();
+        let request = request();
+        let call = async {
+            let Ok(response) = service.call(request).await;
+            assert_eq!(response.status(), 200);
+            let mut body = pin!(response.into_body());
+            let mut length = 0;
+            while let Some(Ok(frame)) = body.frame().await {
+                length += frame.data_ref().map_or(0, Bytes::len);
+            }
+            assert_eq!(length, MESSAGE.len());
+        };
+        allocations(|| call.now_or_never().expect("nothing waits"))
+    };
+    for _ in 0..64 {
+        one();
+    }
+    // Now and then something grows; what every call pays is what counts.
+    (0..16).map(|_| one()).min().unwrap_or_default()
+}
+
+fn within(what: &str, count: u64, most: u64) {
+    println!("{what}: {count} allocations, at most {most} wanted");
+    assert!(
+        count <= most,
+        "{what}: {count} allocations, at most {most} wanted"
+    );
+}
+
+fn limits() -> Limits {
+    let million = const { std::num::NonZeroU64::new(1_000_000).expect("not 0") };
+    let billion = const { std::num::NonZeroU64::new(1_000_000_000).expect("not 0") };
+    Limits::new()
+        .with_requests_per_minute(million)
+        .with_input_tokens_per_minute(billion)
+        .with_output_tokens_per_minute(billion)
+}
+
+#[test]
+fn the_floor_allocates_nothing() {
+    let answer = Answer::new();
+    within("floor", of_one_call(&answer, answer.clone()), 0);
+}
+
+#[test]
+fn a_call_through_all_three_layers() {
+    let answer = Answer::new();
+    let bucket = TokenBucketLayer::new(limits());
+    let budget = HeaderBudgetLayer::over(bucket.limiter());
+    let stack = RetryLayer::new().layer(bucket.layer(budget.layer(answer.clone())));
+    within("three together", of_one_call(&answer, stack), THREE);
+}
+
+#[test]
+fn a_call_through_each_layer_alone() {
+    let answer = Answer::new();
+    let bucket = TokenBucketLayer::new(limits()).layer(answer.clone());
+    within("token-bucket", of_one_call(&answer, bucket), LIMITER);
+    let budget = HeaderBudgetLayer::new().layer(answer.clone());
+    within("header-budget", of_one_call(&answer, budget), LIMITER);
+    let retry = RetryLayer::new().layer(answer.clone());
+    within("retry", of_one_call(&answer, retry), RETRY);
+}
+
+const THREE: u64 = 12;
+const LIMITER: u64 = 4;
+const RETRY: u64 = 9;
+
+#[test]
+fn parsing_a_plain_body_allocates_nothing() {
+    let count = allocations(|| Peek::parse(REQUEST.as_bytes()).expect("a JSON object"));
+    within("Peek::parse", count, 0);
+}
+
+#[test]
+fn reading_rate_limit_headers_allocates_nothing() {
+    let headers = answer_headers();
+    let count = allocations(|| RateLimits::from_headers(&headers));
+    within("RateLimits::from_headers", count, 0);
+}
+
+#[test]
+fn observing_whole_events_allocates_nothing() {
+    let delta = b"event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\" and the lantern was lit\"}}\n\n";
+    let mut state = StreamState::new();
+    state.feed(b"event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"usage\":{\"input_tokens\":25}}}\n\n");
+    let count = allocations(|| {
+        for _ in 0..100 {
+            state.feed(delta);
+        }
+    });
+    within("StreamState::feed", count, 0);
+    assert!(state.delta_bytes() > 0);
+}
