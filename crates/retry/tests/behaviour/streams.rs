@@ -204,7 +204,7 @@ async fn every_byte_ends_the_silence() {
 #[tokio::test(start_paused = true)]
 async fn a_stream_past_the_total_timeout_ends_with_an_error_event() {
     let (layer, diary) = layer();
-    let layer = layer.with_timeouts(Timeouts::new().with_total(Some(10 * SECOND)));
+    let layer = layer.with_timeouts(Timeouts::NONE.with_total(Some(10 * SECOND)));
     let beat = std::iter::repeat_n([Piece::Wait(4 * SECOND), data(DELTA)], 9);
     let beat: Vec<_> = beat.flatten().collect();
     let api = Api::new([Reply::stream(
