@@ -14,12 +14,12 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "FILE")]
     pub(crate) trace: Option<PathBuf>,
 
-    /// Seed of everything random: sizes of texts, incidents, whom they hit, jitter of the plain client
+    /// Seed of the lengths of the texts, of the incidents and of whom they hit
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) seed: u64,
 
     /// Seconds into which the arrivals of the trace are compressed
-    #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u64).range(10..=90))]
+    #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=90))]
     pub(crate) seconds: u64,
 
     /// Print one JSON object, last on standard output
@@ -41,9 +41,10 @@ What the numbers mean:
   p50, p99            from arrival to the whole answer, of the requests that succeeded
   use of the limit    input tokens charged by the server / what its bucket could have granted while requests were
                       waiting, outside incidents. A request waits from its arrival to the admission of its last
-                      charged attempt (to its end if there is none); up to 50 ms are the way to the server, not a wait.
-                      In each stretch of time in which any request waits, the bucket could have granted its level at
-                      the start, as far as there was demand for it, and its rate times the length of the stretch.
+                      charged attempt (to its end if there is none), but not while its client pauses after a failure
+                      that was no 429, and up to 50 ms are the way to the server, not a wait. In each stretch of time
+                      in which any request waits, the bucket could have granted its level at the start, as far as
+                      there was demand for it, and its rate times the length of the stretch.
 
 Exit code: 0 after a full run, 1 when the layers failed another request than those the server broke after content,
 2 for a trace that cannot be read or wrong arguments.";

@@ -10,7 +10,7 @@ use hyper_util::client::legacy::{
     connect::{Connect, HttpConnector},
 };
 use tower::{ServiceBuilder, ServiceExt as _};
-use tower_claude_core::RequestBody;
+use tower_claude_core::{RequestBody, event::Event};
 use tower_claude_header_budget::HeaderBudgetLayer;
 use tower_claude_limiter::{Limiter as _, LimiterConfig, Limits, LocalLimiter, ScopeSnapshot};
 use tower_claude_retry::RetryLayer;
@@ -18,6 +18,7 @@ use tower_claude_token_bucket::TokenBucketLayer;
 
 use crate::answer::{self, Ending};
 use crate::load::{BURST, Load};
+use crate::replay::Pauses;
 
 /// How long a request may wait for its turn: a replay is a batch job and has time.
 const MAX_WAIT: Duration = Duration::from_secs(600);
@@ -64,9 +65,17 @@ impl<C: Connect + Clone + Send + Sync + 'static> Layers<C> {
         service.oneshot(request.map(RequestBody::from)).await
     }
 
-    /// Sends and reads the answer to its end.
-    pub(crate) async fn send(&self, request: Request<Bytes>) -> Ending {
-        match self.call(request).await {
+    /// Sends and reads the answer to its end. The observer of one request sees its pauses.
+    pub(crate) async fn send(&self, request: Request<Bytes>, pauses: Pauses) -> Ending {
+        let mut layers = self.clone();
+        layers.retry = layers.retry.with_observer(move |event: &Event<'_>| {
+            if let Event::Retry { class, delay, .. } = event
+                && !class.is_rate_limit()
+            {
+                pauses.note(*delay);
+            }
+        });
+        match layers.call(request).await {
             Ok(response) => answer::read(response).await,
             Err(_) => Ending::NO_ANSWER,
         }

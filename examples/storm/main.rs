@@ -57,9 +57,9 @@ async fn storm(load: &Load) -> std::io::Result<(Run, Run)> {
     let plain = async {
         let (server, client) = (load.server(), Plain::new());
         let port = server.serve().await?;
-        let send = |request, seed| {
+        let send = |request, pauses| {
             let client = client.clone();
-            async move { client.send(request, seed).await }
+            async move { client.send(request, &pauses).await }
         };
         let done = replay::replay(load, &server, &port.url(), &plain_bar, send).await;
         Ok(server.with_log(|log| Run::new(load, &done, log)))
@@ -67,9 +67,9 @@ async fn storm(load: &Load) -> std::io::Result<(Run, Run)> {
     let layers = async {
         let (server, client) = (load.server(), Layers::new(load));
         let port = server.serve().await?;
-        let send = |request, _| {
+        let send = |request, pauses| {
             let client = client.clone();
-            async move { client.send(request).await }
+            async move { client.send(request, pauses).await }
         };
         let done = replay::replay(load, &server, &port.url(), &layers_bar, send).await;
         Ok(server.with_log(|log| Run::new(load, &done, log)))

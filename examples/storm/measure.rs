@@ -15,6 +15,22 @@ pub(crate) struct Wait {
     pub(crate) tokens: u64,
 }
 
+impl Wait {
+    /// What is left of it when its client pauses for other reasons meanwhile.
+    pub(crate) fn without(self, pauses: &[Span]) -> impl Iterator<Item = Self> {
+        let whole = Span {
+            from: self.from,
+            until: self.until,
+        };
+        let left = without(vec![whole], pauses).into_iter();
+        left.map(move |Span { from, until }| Self {
+            from,
+            until,
+            ..self
+        })
+    }
+}
+
 /// An attempt that the server's bucket judged.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Judged {
@@ -240,6 +256,25 @@ mod tests {
         };
         let used = utilisation(&judged, &[wait], &[], BUCKET);
         assert!((used - 100.0 / 110.0).abs() < 1e-9, "{used}");
+    }
+
+    #[test]
+    fn a_pause_after_a_failure_is_no_wait() {
+        let wait = Wait {
+            from: ms(0),
+            until: ms(5_000),
+            tokens: 100,
+        };
+        let pauses = [1_000, 3_000].map(|from| Span {
+            from: ms(from),
+            until: ms(from + 1_500),
+        });
+        let left: Vec<_> = wait
+            .without(&pauses)
+            .map(|wait| (wait.from, wait.until))
+            .collect();
+        let expected = [(0, 1_000), (2_500, 3_000), (4_500, 5_000)];
+        assert_eq!(left, expected.map(|(from, until)| (ms(from), ms(until))));
     }
 
     #[test]

@@ -3,11 +3,12 @@
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::{HeaderValue, Request};
+use http::{HeaderValue, Request, StatusCode};
 use http_body_util::Full;
 use hyper_util::client::legacy::{Client, connect::HttpConnector};
 
 use crate::answer::{self, Ending};
+use crate::replay::Pauses;
 use crate::sdk;
 
 /// Sends requests as the official SDKs do.
@@ -24,8 +25,7 @@ impl Plain {
     }
 
     /// Sends until there is an answer to keep. Retries end with its head: what breaks later stays broken.
-    pub(crate) async fn send(&self, request: Request<Bytes>, seed: u64) -> Ending {
-        let mut rng = fastrand::Rng::with_seed(seed);
+    pub(crate) async fn send(&self, request: Request<Bytes>, pauses: &Pauses) -> Ending {
         let (head, body) = request.into_parts();
         let mut taken = 0;
         loop {
@@ -42,10 +42,19 @@ impl Plain {
                     if status.is_success() || last || !sdk::should_retry(status, headers) {
                         return answer::read(response).await;
                     }
-                    sdk::delay(Some(headers), taken, rng.f64(), SystemTime::now())
+                    let delay =
+                        sdk::delay(Some(headers), taken, fastrand::f64(), SystemTime::now());
+                    if status != StatusCode::TOO_MANY_REQUESTS {
+                        pauses.note(delay);
+                    }
+                    delay
                 }
                 Err(_) if last => return Ending::NO_ANSWER,
-                Err(_) => sdk::delay(None, taken, rng.f64(), SystemTime::now()),
+                Err(_) => {
+                    let delay = sdk::delay(None, taken, fastrand::f64(), SystemTime::now());
+                    pauses.note(delay);
+                    delay
+                }
             };
             tokio::time::sleep(delay).await;
             taken += 1;

@@ -1,6 +1,10 @@
 //! Sending the requests of a load at their times.
 
-use std::{future::Future, time::Duration};
+use std::{
+    future::Future,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::Request;
@@ -17,15 +21,48 @@ use tokio::{
 use tower_claude_fake_claude::FakeClaude;
 
 use crate::answer::Ending;
+use crate::incidents::Span;
 use crate::load::Load;
 
 /// What became of one request. Times are since the server's start.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Done {
     pub(crate) index: usize,
     pub(crate) arrived: Duration,
     pub(crate) ended: Duration,
     pub(crate) ending: Ending,
+    pub(crate) pauses: Vec<Span>,
+}
+
+/// Where a client notes the pauses it makes for one request after failures other than a 429: it asks for nothing then.
+#[derive(Clone)]
+pub(crate) struct Pauses {
+    server: FakeClaude,
+    spans: Arc<Mutex<Vec<Span>>>,
+}
+
+impl Pauses {
+    fn new(server: &FakeClaude) -> Self {
+        Self {
+            server: server.clone(),
+            spans: Arc::default(),
+        }
+    }
+
+    /// A pause of this length begins now.
+    pub(crate) fn note(&self, length: Duration) {
+        let from = self.server.elapsed();
+        let until = from + length;
+        self.lock().push(Span { from, until });
+    }
+
+    fn take(&self) -> Vec<Span> {
+        std::mem::take(&mut self.lock())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Span>> {
+        self.spans.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// An HTTP client over plain sockets.
@@ -49,14 +86,15 @@ pub(crate) async fn replay<F, Fut>(
     send: F,
 ) -> Vec<Done>
 where
-    F: Fn(Request<Bytes>, u64) -> Fut,
+    F: Fn(Request<Bytes>, Pauses) -> Fut,
     Fut: Future<Output = Ending> + Send + 'static,
 {
     let mut running = JoinSet::new();
     let start = Instant::now();
     for (index, job) in load.jobs.iter().enumerate() {
         sleep_until(start + job.at).await;
-        let answer = send(load.request(index, base), index as u64);
+        let pauses = Pauses::new(server);
+        let answer = send(load.request(index, base), pauses.clone());
         let (server, bar) = (server.clone(), bar.clone());
         running.spawn(async move {
             let arrived = server.elapsed();
@@ -67,6 +105,7 @@ where
                 arrived,
                 ended: server.elapsed(),
                 ending,
+                pauses: pauses.take(),
             }
         });
     }

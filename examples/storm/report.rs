@@ -111,10 +111,13 @@ fn used(load: &Load, done: &[Done], tagged: &[(usize, &Attempt)]) -> f64 {
         .collect();
     let waits: Vec<Wait> = done
         .iter()
-        .map(|done| Wait {
-            from: done.arrived,
-            until: last.get(&done.index).copied().unwrap_or(done.ended),
-            tokens: load.jobs[done.index].input,
+        .flat_map(|done| {
+            let whole = Wait {
+                from: done.arrived,
+                until: last.get(&done.index).copied().unwrap_or(done.ended),
+                tokens: load.jobs[done.index].input,
+            };
+            whole.without(&done.pauses)
         })
         .collect();
     // What met trouble in front of the bucket says nothing about its level.
