@@ -360,6 +360,24 @@ async fn scopes_are_learned_apart() {
     );
 }
 
+/// The pool of `speed: "fast"` is learned from its own headers.
+#[tokio::test(start_paused = true)]
+async fn fast_requests_are_paced_by_fast_headers() {
+    let fake = FakeClaude::builder()
+        .group_limits("opus-5.5+fast", server_limits((1_000, 40_000, 9_000)))
+        .build();
+    let layer = layer();
+    let service = layer.layer(fake);
+    let body = r#"{"model":"claude-opus-5-5","max_tokens":64,"speed":"fast","messages":[{"role":"user","content":"Hi"}]}"#;
+    let request = message(1_000, 10).map(|_| RequestBody::from(body));
+    assert_eq!(send(&service, request).await.status(), 200);
+    let scope = only(&layer.limiter());
+    assert!(scope.scope.fast);
+    let limit = |dimension| scope.dimension(dimension).map(|found| found.limit);
+    assert_eq!(limit(Dimension::InputTokens), Some(40_000));
+    assert_eq!(limit(Dimension::OutputTokens), Some(9_000));
+}
+
 /// What an operator asks: what is left, when is it full, when are so many tokens free.
 #[tokio::test(start_paused = true)]
 async fn the_snapshot_tells_the_headroom() {

@@ -145,14 +145,14 @@ async fn a_wrong_request_keeps_the_request_only() {
 #[tokio::test(start_paused = true)]
 async fn a_local_refusal_gives_everything_back() {
     use tower_claude_core::{Reason, Refusal};
-    let full = Reason::QueueFull {
-        waiting: 9,
-        limit: 9,
+    let late = Reason::DeadlineWouldPass {
+        estimated: std::time::Duration::from_secs(9),
+        remaining: std::time::Duration::from_secs(1),
     };
-    let script = Script::always(Reply::refusal(Refusal::new("inner", full)));
+    let script = Script::always(Reply::refusal(Refusal::new("inner", late)));
     let layer = layer(LIMITS);
     let answer = send(&layer.layer(script), message(4_000, 900)).await;
-    assert_eq!(answer.status(), 429);
+    assert_eq!(answer.status(), 504);
     assert_eq!(answer.headers()["x-tower-claude-refused-by"], "inner");
     assert_eq!(left(&layer.limiter()), [1_000, 100_000, 50_000]);
     assert!(only(&layer.limiter()).paused_for.is_zero());
