@@ -6,12 +6,13 @@ use std::{
 };
 
 use tokio::{
-    task::yield_now,
+    task::{JoinHandle, yield_now},
     time::{Instant, advance, timeout},
 };
 use tower_claude_core::{Class, Cost, Kind, Observation, Reason, Scope};
 use tower_claude_limiter::{
-    Ask, Limiter, LimiterConfig, Limits, LocalAcquire, LocalLimiter, Reservation, Settlement,
+    Ask, Limiter, LimiterConfig, Limits, LocalAcquire, LocalLimiter, Refusal, Reservation,
+    Settlement,
 };
 use tower_claude_wire::{RateLimits, Usage};
 
@@ -33,6 +34,12 @@ fn one_at_once() -> LocalLimiter {
 
 fn ask() -> Ask {
     Ask::new(Scope::named("test"), Cost::default())
+}
+
+/// Fails instead of hanging when nobody wakes it.
+async fn soon(task: JoinHandle<Result<Reservation, Refusal>>) -> Reservation {
+    let result = timeout(Duration::from_secs(600), task).await;
+    result.expect("never woken").unwrap().unwrap()
 }
 
 fn is_send_and_sync<T: Send + Sync>() {}
@@ -92,7 +99,7 @@ async fn a_cancelled_head_wakes_the_next() {
     yield_now().await;
     assert!(!next.is_finished());
     drop(head);
-    let reservation = next.await.unwrap().unwrap();
+    let reservation = soon(next).await;
     assert_eq!(limiter.snapshot()[0].in_flight, 1);
     drop(reservation);
     assert_eq!(limiter.snapshot()[0].in_flight, 0);
@@ -108,7 +115,7 @@ async fn a_new_head_keeps_the_time() {
     let next = tokio::spawn(limiter.acquire(ask()));
     yield_now().await;
     drop(head);
-    next.await.unwrap().unwrap().sent();
+    soon(next).await.sent();
     assert_eq!(start.elapsed(), Duration::from_secs(1));
 }
 
@@ -176,7 +183,7 @@ async fn headers_that_raise_the_limit_wake_the_head_early() {
     limits.requests.remaining = Some(900);
     let class = Class::new(Kind::Success);
     first.observe(&Observation::new(&limits, None, class, Instant::now()));
-    next.await.unwrap().unwrap().sent();
+    soon(next).await.sent();
     assert!(
         start.elapsed() < Duration::from_millis(20),
         "{:?}",
