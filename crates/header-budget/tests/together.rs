@@ -15,7 +15,7 @@ use common::{
 };
 use tokio::time::Instant;
 use tower::{Layer, ServiceExt};
-use tower_claude_core::{CallContext, Paced, RequestBody};
+use tower_claude_core::{CallContext, HttpClassify, Paced, RequestBody};
 use tower_claude_fake_claude::{FakeClaude, Fault};
 use tower_claude_header_budget::HeaderBudgetLayer;
 use tower_claude_limiter::{Dimension, Limiter, LocalLimiter};
@@ -118,6 +118,26 @@ async fn a_429_pauses_once() {
     let start = Instant::now();
     assert_eq!(send(&service, message(10, 10)).await.status(), 200);
     assert!(start.elapsed() >= paced.pause);
+}
+
+/// The class of the inner one is reused, but not against the user's own classifier.
+#[tokio::test(start_paused = true)]
+async fn the_users_classifier_beats_the_inner_class() {
+    let fake = FakeClaude::builder().limits(server_limits(LIMITS)).build();
+    fake.inject_times(Fault::SpendCap, 2);
+    let by_claude = outer(LIMITS);
+    let inner = HeaderBudgetLayer::over(by_claude.limiter());
+    let service = by_claude.layer(inner.layer(fake.clone()));
+    let response = send(&service, message(10, 10)).await;
+    assert!(response.extensions().get::<Paced>().is_none());
+    assert!(only(&by_claude.limiter()).paused_for.is_zero());
+    // To this one every 429 is a rate limit.
+    let by_status = outer(LIMITS).with_classifier(HttpClassify::default());
+    let inner = HeaderBudgetLayer::over(by_status.limiter());
+    let service = by_status.layer(inner.layer(fake));
+    let response = send(&service, message(10, 10)).await;
+    assert!(response.extensions().get::<Paced>().is_some());
+    assert!(!only(&by_status.limiter()).paused_for.is_zero());
 }
 
 #[tokio::test(start_paused = true)]

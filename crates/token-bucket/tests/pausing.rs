@@ -8,9 +8,10 @@ use common::{Events, layer, left, message, only, over, send, send_all, statuses,
 use http::header::RETRY_AFTER;
 use tokio::time::Instant;
 use tower::Layer;
-use tower_claude_core::{CallContext, Paced};
+use tower_claude_core::{CallContext, Class, Kind, Paced};
 use tower_claude_fake_claude::{FakeClaude, Fault};
 use tower_claude_tests::{Reply, Script};
+use tower_claude_wire::ApiError;
 
 const LIMITS: common::PerMinute = (1_000, 100_000, 50_000);
 const SEVEN: Duration = Duration::from_secs(7);
@@ -111,6 +112,27 @@ async fn a_spend_limit_does_not_pause() {
         );
         assert_eq!(send(&service, message(4_000, 900)).await.status(), 200);
         assert_eq!(start.elapsed(), Duration::ZERO);
+    }
+}
+
+/// Whoever had to read the error body says what it means, so that layers outside need not.
+#[tokio::test(start_paused = true)]
+async fn the_class_is_left_for_outer_layers() {
+    for (fault, kind) in [
+        (Fault::SpendCap, Kind::SpendLimit),
+        (Fault::OwnSpendLimit, Kind::SpendLimit),
+        (Fault::Ramp { retry_after: SEVEN }, Kind::RampLimited),
+        (Fault::RateLimited { retry_after: SEVEN }, Kind::RateLimited),
+    ] {
+        let fake = FakeClaude::builder().build();
+        fake.inject(fault.clone());
+        let response = send(&over(&layer(LIMITS), &fake), message(100, 10)).await;
+        let class = response.extensions().get::<Class>().expect("a class");
+        assert_eq!(class.kind, kind, "{fault:?}");
+        assert!(!class.local);
+        let error = ApiError::parse(response.body()).expect("the whole body");
+        let code = fake.with_log(|log| log[0].error_code);
+        assert_eq!(error.error_code.as_deref(), code);
     }
 }
 
