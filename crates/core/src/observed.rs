@@ -44,11 +44,39 @@ enum Kept {
     Message {
         first: Bytes,
         more: Vec<u8>,
+        ends: Ends,
     },
     /// JSON whose usage nobody asks for.
-    Unread,
+    Unread {
+        ends: Ends,
+    },
     /// Compressed, or neither a stream nor JSON: only its end is seen.
     Opaque,
+}
+
+/// The first and the last byte of a JSON text, white space aside; 0 while there is none.
+#[derive(Debug, Default)]
+struct Ends {
+    first: u8,
+    last: u8,
+}
+
+impl Ends {
+    fn feed(&mut self, data: &[u8]) {
+        let data = data.trim_ascii();
+        if let (Some(first), Some(last)) = (data.first(), data.last()) {
+            if self.first == 0 {
+                self.first = *first;
+            }
+            self.last = *last;
+        }
+    }
+
+    /// An object or array that was not closed. Cheap, and enough to see a body that just stops.
+    const fn are_open(&self) -> bool {
+        matches!(self.first, b'{') && !matches!(self.last, b'}')
+            || matches!(self.first, b'[') && !matches!(self.last, b']')
+    }
 }
 
 impl Watch {
@@ -61,6 +89,7 @@ impl Watch {
             Self(Kept::Message {
                 first: Bytes::new(),
                 more: Vec::new(),
+                ends: Ends::default(),
             })
         } else if wire::is_event_stream(headers) {
             Self(Kept::Stream {
@@ -76,7 +105,7 @@ impl Watch {
     #[must_use]
     pub fn without_usage(self) -> Self {
         match self.0 {
-            Kept::Message { .. } => Self(Kept::Unread),
+            Kept::Message { ends, .. } => Self(Kept::Unread { ends }),
             kept => Self(kept),
         }
     }
@@ -99,14 +128,15 @@ impl Watch {
     /// Whether the body is a JSON document.
     #[must_use]
     pub const fn is_message(&self) -> bool {
-        matches!(self.0, Kept::Message { .. } | Kept::Unread)
+        matches!(self.0, Kept::Message { .. } | Kept::Unread { .. })
     }
 
     /// Takes note of more data.
     pub fn feed(&mut self, data: &Bytes) {
         match &mut self.0 {
             Kept::Stream { state } => state.feed(data),
-            Kept::Message { first, more } => {
+            Kept::Message { first, more, ends } => {
+                ends.feed(data);
                 if first.is_empty() {
                     *first = data.clone();
                 } else if first.len() + more.len() + data.len() > MESSAGE_LIMIT {
@@ -115,7 +145,8 @@ impl Watch {
                     more.extend_from_slice(data);
                 }
             }
-            Kept::Unread | Kept::Opaque => {}
+            Kept::Unread { ends } => ends.feed(data),
+            Kept::Opaque => {}
         }
     }
 
@@ -124,13 +155,13 @@ impl Watch {
     pub fn usage(&self) -> Usage {
         match &self.0 {
             Kept::Stream { state } => state.usage().clone(),
-            Kept::Message { first, more } if more.is_empty() => {
+            Kept::Message { first, more, .. } if more.is_empty() => {
                 Usage::from_message(first).unwrap_or_default()
             }
-            Kept::Message { first, more } => {
+            Kept::Message { first, more, .. } => {
                 Usage::from_message(&[first.as_ref(), more].concat()).unwrap_or_default()
             }
-            Kept::Unread | Kept::Opaque => Usage::default(),
+            Kept::Unread { .. } | Kept::Opaque => Usage::default(),
         }
     }
 
@@ -152,10 +183,14 @@ impl Watch {
     }
 
     /// What it means when the body ends here, if that is a failure: a Claude stream without
-    /// `message_stop` is cut short.
+    /// `message_stop` is cut short, and so is JSON that was not closed.
     pub(crate) fn cut_short(&self) -> Option<Class> {
-        let state = self.stream()?;
-        (!state.is_complete() && !state.is_foreign()).then(|| Class::new(Kind::Truncated))
+        let cut = match &self.0 {
+            Kept::Stream { state } => !state.is_complete() && !state.is_foreign(),
+            Kept::Message { ends, .. } | Kept::Unread { ends } => ends.are_open(),
+            Kept::Opaque => false,
+        };
+        cut.then(|| Class::new(Kind::Truncated))
     }
 
     /// The outcome when the body ends here.

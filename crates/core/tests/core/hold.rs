@@ -123,6 +123,14 @@ fn what_is_neither_is_not_held() {
 }
 
 #[test]
+fn a_message_that_just_stops_may_be_asked_for_again() {
+    for size in [1, 7, 100] {
+        let (verdict, _) = hold(&json(), chunked(br#"{"content":[{"text":"Hal"#, size));
+        assert_eq!(verdict, failed(Kind::Truncated));
+    }
+}
+
+#[test]
 fn messages_are_held_whole() {
     let text = fixture("200_message.json");
     for body in [

@@ -200,10 +200,21 @@ fn a_message_in_any_frames() {
 
 #[test]
 fn a_message_that_is_none() {
-    for text in [&b"[1,2"[..], b"null", b"\xff", b"{}"] {
+    for text in [&b"[1,2]"[..], b"null", b"\xff", b"{}", b" {} \n", b""] {
         let end = outcome(&json(), chunked(text, 2));
         assert!(matches!(end, Outcome::Complete { .. }));
         assert!(end.usage().is_empty());
+    }
+}
+
+#[test]
+fn a_message_that_just_stops() {
+    for text in [&b"[1,2"[..], b"{", b"{\"a\":1,", b" [ \n"] {
+        let end = outcome(&json(), chunked(text, 2));
+        assert!(
+            matches!(end, Outcome::Failed { class, .. } if class.kind == Kind::Truncated),
+            "{text:?}"
+        );
     }
 }
 
