@@ -108,10 +108,7 @@ impl<L, E, C> Gate<L, E, C> {
         if class.local {
             return;
         }
-        if self.reads_headers {
-            let at = at.unwrap_or_else(Instant::now);
-            self.learn(head, class, scope, admission, at);
-        }
+        // The pause comes first: to learn of a 429 gives its share back, and nobody may be let out on it.
         if class.is_rate_limit() && head.extensions.get::<Paced>().is_none() {
             let at = at.unwrap_or_else(Instant::now);
             let pause = admission.pause(class.retry_after, at);
@@ -124,6 +121,10 @@ impl<L, E, C> Gate<L, E, C> {
                     pause,
                 },
             );
+        }
+        if self.reads_headers {
+            let at = at.unwrap_or_else(Instant::now);
+            self.learn(head, class, scope, admission, at);
         }
     }
 

@@ -41,7 +41,8 @@ impl Pause {
             self.strikes = self.strikes.saturating_add(1);
             self.began = Some(now);
         }
-        let (base, most) = match retry_after {
+        // Zero, or a date in the past, says nothing: taken at its word, everyone would be back at once.
+        let (base, most) = match retry_after.filter(|wait| !wait.is_zero()) {
             Some(wait) => {
                 let most = nanos(LimiterConfig::MAX_EXPLICIT_PAUSE);
                 (nanos(wait).min(most), most)
