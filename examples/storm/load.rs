@@ -13,6 +13,8 @@ use crate::trace::Entry;
 const CHARS_PER_TOKEN: f64 = 2.5;
 /// How far a text may be from that, either way: no estimate made from a text's length is exact.
 const NOISE: f64 = 0.10;
+/// How far the server's own first estimate may be from ours.
+const SERVER_NOISE: f64 = 0.05;
 /// Above what any answer of the trace needs, as clients set it.
 const MAX_TOKENS: u64 = 4_096;
 /// How long a refill the server's buckets hold.
@@ -123,6 +125,7 @@ impl Load {
             .time_to_first_token(Duration::from_millis(30))
             .tokens_per_second(1_000.0)
             .bytes_per_token(CHARS_PER_TOKEN)
+            .admission_noise(SERVER_NOISE)
             .seed(self.seed);
         for incident in incidents::script(&self.windows) {
             server = server.incident(incident);

@@ -1,6 +1,6 @@
 //! What a run was worth, from the server's log and the clients' own.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use crate::incidents::Span;
 
@@ -10,6 +10,7 @@ const GRACE: Duration = Duration::from_millis(50);
 /// A request waiting to be admitted.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wait {
+    pub(crate) request: usize,
     pub(crate) from: Duration,
     pub(crate) until: Duration,
     pub(crate) tokens: u64,
@@ -70,18 +71,19 @@ pub(crate) fn utilisation(
     closed: &[Span],
     bucket: Bucket,
 ) -> f64 {
-    let waits: Vec<Wait> = waits
+    let long: Vec<&Wait> = waits
         .iter()
-        .copied()
         .filter(|wait| wait.until > wait.from + GRACE)
         .collect();
     let (mut charged, mut grantable) = (0.0, 0.0);
-    for stretch in without(union(&waits), closed) {
-        let demand: u64 = waits
+    for stretch in without(union(long), closed) {
+        // Short waits are demand too; a request that waits twice is so once.
+        let wanted: HashMap<usize, u64> = waits
             .iter()
             .filter(|wait| wait.from < stretch.until && wait.until >= stretch.from)
-            .map(|wait| wait.tokens)
-            .sum();
+            .map(|wait| (wait.request, wait.tokens))
+            .collect();
+        let demand: u64 = wanted.values().sum();
         let level = bucket.level(judged, stretch.from).max(0.0);
         let length = (stretch.until - stretch.from).as_secs_f64();
         grantable += level.min(demand as f64) + bucket.per_second * length;
@@ -102,8 +104,7 @@ pub(crate) fn utilisation(
 }
 
 /// The times at which anybody waited.
-fn union(waits: &[Wait]) -> Vec<Span> {
-    let mut waits: Vec<&Wait> = waits.iter().collect();
+fn union(mut waits: Vec<&Wait>) -> Vec<Span> {
     waits.sort_by_key(|wait| wait.from);
     let mut spans: Vec<Span> = Vec::new();
     for wait in waits {
@@ -172,6 +173,7 @@ mod tests {
             });
             level -= 100.0;
             waits.push(Wait {
+                request: waits.len(),
                 from: Duration::ZERO,
                 until: at,
                 tokens: 100,
@@ -209,6 +211,7 @@ mod tests {
             })
             .collect();
         let wait = Wait {
+            request: 0,
             from: Duration::ZERO,
             until: ms(99_000),
             tokens: 10_000,
@@ -221,6 +224,7 @@ mod tests {
     fn incidents_and_the_way_to_the_server_do_not_count() {
         let (judged, mut waits) = run(50, Duration::ZERO);
         waits.push(Wait {
+            request: 1_000,
             from: ms(45_000),
             until: ms(60_000),
             tokens: 100,
@@ -234,6 +238,7 @@ mod tests {
         let used = utilisation(&judged, &waits, &[closed], BUCKET);
         assert!(used > 0.999, "{used}");
         let short = Wait {
+            request: 1_000,
             from: ms(70_000),
             until: ms(70_049),
             tokens: 1,
@@ -250,6 +255,7 @@ mod tests {
             charged: 100,
         }];
         let wait = Wait {
+            request: 1_000,
             from: ms(10_000),
             until: ms(10_100),
             tokens: 100,
@@ -261,6 +267,7 @@ mod tests {
     #[test]
     fn a_pause_after_a_failure_is_no_wait() {
         let wait = Wait {
+            request: 1_000,
             from: ms(0),
             until: ms(5_000),
             tokens: 100,

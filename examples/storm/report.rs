@@ -113,6 +113,7 @@ fn used(load: &Load, done: &[Done], tagged: &[(usize, &Attempt)]) -> f64 {
         .iter()
         .flat_map(|done| {
             let whole = Wait {
+                request: done.index,
                 from: done.arrived,
                 until: last.get(&done.index).copied().unwrap_or(done.ended),
                 tokens: load.jobs[done.index].input,
