@@ -557,3 +557,46 @@ fn a_warning_comes_once_per_crossing() {
     }
     assert_eq!(crossings, [200, 150]);
 }
+
+#[test]
+fn what_was_sent_well_after_the_request_lowers_what_its_headers_allow() {
+    let shown_after = |gap: u64| {
+        let mut pool = pool(&input_limit(600_000));
+        let id = granted(&mut pool, 0, ask(1_000, 0));
+        granted(&mut pool, gap, ask(50_000, gap));
+        granted(&mut pool, 300 * MS, ask(0, gap));
+        let headers = input_header(600_000, 100_000);
+        pool.observe(400 * MS, id, &Seen::new(&headers, None));
+        available(&pool, 400 * MS)
+    };
+    assert_eq!(shown_after(200 * MS), 54_500);
+    // So close behind that it may have overtaken.
+    assert_eq!(shown_after(50 * MS), 104_500);
+}
+
+#[test]
+fn what_was_never_sent_makes_no_header_unsure() {
+    let mut pool = pool(&input_limit(600_000));
+    let id = granted(&mut pool, 0, ask(500_000, 0));
+    pool.settle(0, id, &Settlement::dropped());
+    let id = granted(&mut pool, 0, ask(1_000, 0));
+    let unsent = granted(&mut pool, 0, ask(50_000, 0));
+    pool.settle(0, unsent, &Settlement::NotSent);
+    let headers = input_header(600_000, 500_000);
+    pool.observe(0, id, &Seen::new(&headers, None));
+    assert_eq!(available(&pool, 0), 499_500);
+}
+
+#[test]
+fn a_level_the_server_shows_is_not_used_to_the_last_request() {
+    let mut pool = pool(&Limits::unlimited());
+    let id = granted(&mut pool, 0, ask(1, 0));
+    let mut headers = RateLimits::default();
+    headers.requests.limit = Some(60);
+    headers.requests.remaining = Some(2);
+    pool.observe(0, id, &Seen::new(&headers, None));
+    waiting(&mut pool, 0, ask(1, 0));
+    // One and a half are held back.
+    assert_eq!(poll(&mut pool, 450 * MS).0.len(), 0);
+    assert_eq!(poll(&mut pool, 500 * MS).0.len(), 1);
+}
