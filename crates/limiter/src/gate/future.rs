@@ -70,9 +70,11 @@ where
     pub(super) fn new(gate: Arc<Gate<L, E, C>>, service: S, request: Request<RequestBody>) -> Self {
         let (mut head, body) = request.into_parts();
         let context = head.extensions.get::<Arc<CallContext>>().cloned();
-        if gate.reads_headers
-            && let Some(context) = &context
+        // Reserved by the same limiter further out: not reserved again. Two scopes are two limits, but
+        // a gate that reads headers corrects whatever was reserved.
+        if let Some(context) = &context
             && let Some(handle) = context.reservation_of(gate.limiter.id())
+            && (gate.reads_headers || handle.scope() == Some(&gate.scope(&head, &body)))
         {
             let scope = match handle.scope() {
                 Some(_) => KnownScope::ByLedger,
