@@ -12,7 +12,9 @@ use http::{Request, Response, response::Parts};
 use http_body::Body as HttpBody;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep};
-use tower_claude_core::{Classify, ErrorBody, Hold, RequestBody, ResponseBody, Verdict, Watch};
+use tower_claude_core::{
+    Classify, ClassifyResponse, ErrorBody, Hold, RequestBody, ResponseBody, Verdict, Watch,
+};
 use tower_service::Service;
 
 use crate::{
@@ -98,9 +100,11 @@ where
                     None => State::Waiting,
                 },
                 StateProjection::Waiting => match this.service.poll_ready(cx) {
-                    Poll::Ready(Ok(())) => State::Calling {
-                        future: this.service.call(call.launch()),
-                    },
+                    Poll::Ready(Ok(())) => {
+                        let future = this.service.call(call.launch());
+                        this.state.set(State::Calling { future });
+                        continue;
+                    }
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(failed(call, error))),
                     Poll::Pending => {
                         let refusal = ready!(call.poll_late(this.timer, None, cx));
@@ -119,7 +123,13 @@ where
                         match call.judge(&head) {
                             Judged::Success => {
                                 let watch = Watch::of(&head.headers).without_usage();
-                                let hold = Hold::new(body, watch);
+                                let mut hold = Hold::new(body, watch);
+                                // An answer that is there is handed on without a stop in the state.
+                                let verdict = hold
+                                    .poll_verdict(cx, |error| call.classifier.stream_error(error));
+                                if let Poll::Ready(verdict) = verdict {
+                                    return Poll::Ready(concluded(call, head, hold, verdict));
+                                }
                                 State::Holding {
                                     answer: Some((head, hold)),
                                 }
@@ -163,14 +173,7 @@ where
                         return Poll::Ready(Err(Failure::Late(refusal)));
                     };
                     let (head, hold) = answer.take().expect("looked at before");
-                    if let Verdict::Failed(class) = verdict {
-                        let answer =
-                            Response::from_parts(head, hold.into_body(|b, _| Body::off(b)));
-                        return Poll::Ready(Err(Failure::Answer(class, answer)));
-                    }
-                    call.config.budget.deposit();
-                    let body = hold.into_body(|body, watch| Body::watched(body, watch, call));
-                    return Poll::Ready(Ok(Response::from_parts(head, body)));
+                    return Poll::Ready(concluded(call, head, hold, verdict));
                 }
                 StateProjection::Sleeping { until } => {
                     ready!(poll_optional_sleep(this.timer.as_mut(), *until, cx));
@@ -182,6 +185,30 @@ where
             this.state.set(next);
         }
     }
+}
+
+/// Hands a held answer on, or lets it fail.
+#[allow(
+    clippy::result_large_err,
+    reason = "both sides are an answer, and boxing one would allocate"
+)]
+fn concluded<R, C, E>(
+    call: &Call<C>,
+    head: Parts,
+    hold: Hold<R>,
+    verdict: Verdict,
+) -> Result<Answer<R, C>, Failure<R, C, E>>
+where
+    R: HttpBody<Data = Bytes> + Unpin,
+    C: ClassifyResponse + Clone,
+{
+    if let Verdict::Failed(class) = verdict {
+        let answer = Response::from_parts(head, hold.into_body(|body, _| Body::off(body)));
+        return Err(Failure::Answer(class, answer));
+    }
+    call.config.budget.deposit();
+    let body = hold.into_body(|body, watch| Body::watched(body, watch, call));
+    Ok(Response::from_parts(head, body))
 }
 
 impl<S, R, C> Future for ResponseFuture<S, R, C>

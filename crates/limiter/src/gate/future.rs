@@ -22,7 +22,7 @@ use super::{
     Gate, GateBody, Settle,
     head::{Admission, KnownScope},
 };
-use crate::{Ask, Limiter};
+use crate::{Ask, Limiter, Reservation};
 
 pin_project! {
     /// Future of [`Gated`](super::Gated).
@@ -43,8 +43,8 @@ pin_project! {
 pin_project! {
     #[project = StateProjection]
     enum State<S, F, B: Body, A> {
-        Admit { #[pin] acquire: A, context: Arc<CallContext>, request: Option<Request<RequestBody>>, service: Option<S> },
-        Ready { admission: Option<Admission>, request: Option<Request<RequestBody>>, service: S },
+        // Admission and readiness in one state: the request is moved once, into the call.
+        Before { #[pin] acquire: Option<A>, context: Option<Arc<CallContext>>, admission: Option<Admission>, request: Option<Request<RequestBody>>, service: S },
         Call { #[pin] future: F, admission: Option<Admission> },
         // Boxed: only error responses come here, and the state would double in size.
         ErrorBody { failure: Option<Box<Failure<B>>> },
@@ -80,7 +80,9 @@ where
                 Some(_) => KnownScope::ByLedger,
                 None => KnownScope::Here(gate.scope(&head, &body)),
             };
-            let state = State::Ready {
+            let state = State::Before {
+                acquire: None,
+                context: None,
                 admission: Some(Admission::Joined(handle)),
                 request: Some(Request::from_parts(head, body)),
                 service,
@@ -93,11 +95,12 @@ where
         let ask = Ask::new(scope.clone(), gate.estimate.estimate(&head, &body))
             .with_context(&context)
             .with_max_wait(Some(gate.max_wait));
-        let state = State::Admit {
-            acquire: gate.limiter.acquire(ask),
-            context,
+        let state = State::Before {
+            acquire: Some(gate.limiter.acquire(ask)),
+            context: Some(context),
+            admission: None,
             request: Some(Request::from_parts(head, body)),
-            service: Some(service),
+            service,
         };
         Self {
             gate,
@@ -120,45 +123,27 @@ where
         let this = self.project();
         let (gate, scope, mut state) = (&**this.gate, &*this.scope, this.state);
         loop {
-            let next = match state.as_mut().project() {
-                StateProjection::Admit {
-                    acquire,
+            match state.as_mut().project() {
+                StateProjection::Before {
+                    mut acquire,
                     context,
-                    request,
-                    service,
-                } => match ready!(acquire.poll(cx)) {
-                    Ok(reservation) => {
-                        // Only for gates that join, which are further in; one that joins must not
-                        // find its own of an attempt that another library's retry sent before.
-                        if !gate.reads_headers {
-                            context.add_reservation(reservation.handle());
-                        }
-                        let wait = reservation.waited();
-                        let admission = Admission::Own(reservation);
-                        emit(
-                            &gate.observers,
-                            &Event::Admitted {
-                                layer: gate.layer,
-                                scope: scope.of(&admission),
-                                wait,
-                            },
-                        );
-                        State::Ready {
-                            admission: Some(admission),
-                            request: request.take(),
-                            service: service.take().expect("polled after completion"),
-                        }
-                    }
-                    Err(refusal) => {
-                        state.set(State::Done);
-                        return Poll::Ready(Ok(gate.refuse(scope.here(), refusal)));
-                    }
-                },
-                StateProjection::Ready {
                     admission,
                     request,
                     service,
                 } => {
+                    if let Some(asking) = acquire.as_mut().as_pin_mut() {
+                        match ready!(asking.poll(cx)) {
+                            Ok(reservation) => {
+                                acquire.set(None);
+                                *admission =
+                                    Some(gate.admitted(reservation, context.take(), scope));
+                            }
+                            Err(refusal) => {
+                                state.set(State::Done);
+                                return Poll::Ready(Ok(gate.refuse(scope.here(), refusal)));
+                            }
+                        }
+                    }
                     if let Err(error) = ready!(service.poll_ready(cx)) {
                         // Dropped unsent, the reservation gives everything back.
                         state.set(State::Done);
@@ -169,10 +154,8 @@ where
                         reservation.sent();
                     }
                     let request = request.take().expect("polled after completion");
-                    State::Call {
-                        future: service.call(request),
-                        admission,
-                    }
+                    let future = service.call(request);
+                    state.set(State::Call { future, admission });
                 }
                 StateProjection::Call { future, admission } => {
                     let result = ready!(future.poll(cx));
@@ -194,14 +177,15 @@ where
                                         gate.answer(head, body, class, scope, admission, at)
                                     ));
                                 }
-                                None => State::ErrorBody {
-                                    failure: Some(Box::new(Failure {
+                                None => {
+                                    let failure = Some(Box::new(Failure {
                                         head,
                                         body: ErrorBody::new(body),
                                         admission,
                                         at,
-                                    })),
-                                },
+                                    }));
+                                    state.set(State::ErrorBody { failure });
+                                }
                             }
                         }
                     }
@@ -214,13 +198,37 @@ where
                     return Poll::Ready(Ok(gate.failed(failure, scope)));
                 }
                 StateProjection::Done => panic!("polled after completion"),
-            };
-            state.set(next);
+            }
         }
     }
 }
 
 impl<L, E, C: Clone> Gate<L, E, C> {
+    /// Leaves the reservation where inner layers find it.
+    fn admitted(
+        &self,
+        reservation: Reservation,
+        context: Option<Arc<CallContext>>,
+        scope: &KnownScope,
+    ) -> Admission {
+        // Only for gates that join, which are further in; one that joins must not find its own of an
+        // attempt that another library's retry sent before.
+        if let Some(context) = context.filter(|_| !self.reads_headers) {
+            context.add_reservation(reservation.handle());
+        }
+        let wait = reservation.waited();
+        let admission = Admission::Own(reservation);
+        emit(
+            &self.observers,
+            &Event::Admitted {
+                layer: self.layer,
+                scope: scope.of(&admission),
+                wait,
+            },
+        );
+        admission
+    }
+
     fn refuse<B: Body<Data = Bytes>>(
         &self,
         scope: Option<&Scope>,
