@@ -14,24 +14,45 @@ use http_body_util::{BodyExt, Full};
 use tower::ServiceExt;
 use tower_service::Service;
 
-use crate::{harness::{Case, Worker}, texts};
+use crate::{
+    harness::{Case, Worker},
+    texts,
+};
 
 /// The limits of the headers lie far above what a loop can use, so that no row waits.
 const HEADERS: &[(&str, &str)] = &[
     ("date", "Sun, 22 Nov 2026 10:00:00 GMT"),
     ("content-type", "application/json"),
     ("request-id", "req_011CSHoEeqs5C35K2UUqR7Fy"),
-    ("anthropic-organization-id", "00000000-0000-4000-8000-000000000000"),
+    (
+        "anthropic-organization-id",
+        "00000000-0000-4000-8000-000000000000",
+    ),
     ("anthropic-workspace-id", "wrkspc_01Bench"),
     ("anthropic-ratelimit-requests-limit", "1000000000000"),
     ("anthropic-ratelimit-requests-remaining", "999999999000"),
     ("anthropic-ratelimit-requests-reset", "2026-11-22T10:00:01Z"),
     ("anthropic-ratelimit-input-tokens-limit", "1000000000000000"),
-    ("anthropic-ratelimit-input-tokens-remaining", "999999999000000"),
-    ("anthropic-ratelimit-input-tokens-reset", "2026-11-22T10:00:01Z"),
-    ("anthropic-ratelimit-output-tokens-limit", "1000000000000000"),
-    ("anthropic-ratelimit-output-tokens-remaining", "999999999000000"),
-    ("anthropic-ratelimit-output-tokens-reset", "2026-11-22T10:00:00Z"),
+    (
+        "anthropic-ratelimit-input-tokens-remaining",
+        "999999999000000",
+    ),
+    (
+        "anthropic-ratelimit-input-tokens-reset",
+        "2026-11-22T10:00:01Z",
+    ),
+    (
+        "anthropic-ratelimit-output-tokens-limit",
+        "1000000000000000",
+    ),
+    (
+        "anthropic-ratelimit-output-tokens-remaining",
+        "999999999000000",
+    ),
+    (
+        "anthropic-ratelimit-output-tokens-reset",
+        "2026-11-22T10:00:00Z",
+    ),
     ("anthropic-ratelimit-tokens-limit", "2000000000000000"),
     ("anthropic-ratelimit-tokens-remaining", "1999999999000000"),
     ("anthropic-ratelimit-tokens-reset", "2026-11-22T10:00:01Z"),
@@ -41,7 +62,12 @@ const HEADERS: &[(&str, &str)] = &[
 pub(crate) static ANSWER_HEADERS: LazyLock<HeaderMap> = LazyLock::new(|| {
     HEADERS
         .iter()
-        .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+        .map(|(name, value)| {
+            (
+                HeaderName::from_static(name),
+                HeaderValue::from_static(value),
+            )
+        })
         .collect()
 });
 
@@ -66,12 +92,8 @@ impl<B> Service<Request<B>> for Answer {
     }
 }
 
-static REQUEST_BODY: LazyLock<Bytes> = LazyLock::new(|| texts::prose(2 * 1024).into());
-
 /// The body of every request: 2 KiB.
-pub(crate) fn request_bytes() -> Bytes {
-    REQUEST_BODY.clone()
-}
+pub(crate) static REQUEST_BODY: LazyLock<Vec<u8>> = LazyLock::new(|| texts::prose(2 * 1024));
 
 /// `POST /v1/messages` with five headers.
 pub(crate) fn request<B>(body: B) -> Request<B> {
@@ -81,13 +103,19 @@ pub(crate) fn request<B>(body: B) -> Request<B> {
     let headers = request.headers_mut();
     headers.reserve(5);
     for (name, value) in [
-        ("x-api-key", "sk-ant-api03-0123456789abcdefghijklmnopqrstuvwxyz"),
+        (
+            "x-api-key",
+            "sk-ant-api03-0123456789abcdefghijklmnopqrstuvwxyz",
+        ),
         ("anthropic-version", "2023-06-01"),
         ("content-type", "application/json"),
         ("accept", "application/json"),
         ("user-agent", "overhead/0.1"),
     ] {
-        headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+        headers.insert(
+            HeaderName::from_static(name),
+            HeaderValue::from_static(value),
+        );
     }
     request
 }
@@ -108,16 +136,15 @@ where
     Case::new(name, move || worker(service.clone(), body))
 }
 
-fn worker<S, B, R>(
-    mut service: S,
-    body: impl Fn(Bytes) -> B + Copy + Send + 'static,
-) -> Worker
+fn worker<S, B, R>(mut service: S, body: impl Fn(Bytes) -> B + Copy + Send + 'static) -> Worker
 where
     S: Service<Request<B>, Response = Response<R>> + Send + 'static,
     S::Error: std::fmt::Debug,
     R: Body,
     R::Error: std::fmt::Debug,
 {
+    // Memory of its own, as from a socket: threads must not meet in its reference count.
+    let bytes = Bytes::copy_from_slice(&REQUEST_BODY);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()
@@ -125,7 +152,7 @@ where
     Box::new(move |calls| {
         runtime.block_on(async {
             for _ in 0..calls {
-                let request = request(body(request_bytes()));
+                let request = request(body(bytes.clone()));
                 let ready = service.ready().await.expect("always ready");
                 let response = ready.call(request).await.expect("always answered");
                 assert!(response.status().is_success(), "a layer refused");

@@ -35,11 +35,23 @@ pub(crate) fn cases() -> Vec<Case> {
     let budget = HeaderBudgetLayer::over(bucket.limiter());
     let stack = RetryLayer::new().layer(bucket.layer(budget.layer(Answer)));
     vec![
-        calls("token-bucket", TokenBucketLayer::new(limits()).layer(Answer), RequestBody::from),
-        calls("header-budget", HeaderBudgetLayer::new().layer(Answer), RequestBody::from),
+        calls(
+            "token-bucket",
+            TokenBucketLayer::new(limits()).layer(Answer),
+            RequestBody::from,
+        ),
+        calls(
+            "header-budget",
+            HeaderBudgetLayer::new().layer(Answer),
+            RequestBody::from,
+        ),
         calls("retry", RetryLayer::new().layer(Answer), RequestBody::from),
         calls(STACK, stack.clone(), RequestBody::from),
-        calls("the same, body buffered by the first hall", stack, http_body_util::Full::new),
+        calls(
+            "the same, body buffered by the first hall",
+            stack,
+            http_body_util::Full::new,
+        ),
     ]
 }
 

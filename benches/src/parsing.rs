@@ -9,14 +9,14 @@ use serde::Deserialize;
 use tower_claude_wire::{self as wire, Peek, RateLimits, StreamState, Usage};
 
 use crate::{
-    floor::{ANSWER_HEADERS, request_bytes},
+    floor::{ANSWER_HEADERS, REQUEST_BODY},
     harness::Case,
     texts,
 };
 
 /// What the three layers parse of one call: once each, on exactly the inputs of the call rows.
 pub(crate) fn of_one_call() -> Vec<Case> {
-    let body: &'static [u8] = request_bytes().to_vec().leak();
+    let body: &'static [u8] = &REQUEST_BODY;
     vec![
         Case::of("parsing: rate-limit headers and date", || {
             let headers = black_box(&*ANSWER_HEADERS);
@@ -29,6 +29,15 @@ pub(crate) fn of_one_call() -> Vec<Case> {
             Peek::parse(black_box(body))
         }),
     ]
+}
+
+/// Every case here but those of one call.
+pub(crate) fn all() -> Vec<Case> {
+    let mut cases: Vec<Case> = heads().into();
+    cases.extend(usages());
+    cases.extend(streams());
+    cases.extend(bodies().into_iter().flat_map(|(_, cases)| cases));
+    cases
 }
 
 /// Three fields of a request, the way one would read them with serde.
@@ -48,7 +57,11 @@ pub(crate) fn bodies() -> Vec<(String, [Case; 3])> {
         ("code", texts::code),
         ("tools", texts::tools),
     ];
-    let sizes = [("2 KiB", 2 << 10), ("100 KiB", 100 << 10), ("1 MiB", 1 << 20)];
+    let sizes = [
+        ("2 KiB", 2 << 10),
+        ("100 KiB", 100 << 10),
+        ("1 MiB", 1 << 20),
+    ];
     let mut rows = Vec::new();
     for (kind, make) in kinds {
         for (size, bytes) in sizes {
@@ -75,17 +88,17 @@ pub(crate) fn streams() -> [Case; 3] {
             run(source(chunks).fold(0, async |sum, chunk| sum + text(chunk).len()))
         }),
         Case::of("StreamState::feed", move || {
-            run(source(chunks).fold(StreamState::new(), async |mut state, chunk| {
-                state.feed(&text(chunk));
-                state
-            }))
+            run(
+                source(chunks).fold(StreamState::new(), async |mut state, chunk| {
+                    state.feed(&text(chunk));
+                    state
+                }),
+            )
         }),
         Case::of("eventsource-stream", move || {
-            run(source(chunks)
-                .eventsource()
-                .fold(0, async |sum, event| {
-                    sum + event.expect("a valid stream").data.len()
-                }))
+            run(source(chunks).eventsource().fold(0, async |sum, event| {
+                sum + event.expect("a valid stream").data.len()
+            }))
         }),
     ]
     .map(|case| case.with_items(texts::EVENTS).with_probe(2))

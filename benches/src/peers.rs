@@ -1,6 +1,10 @@
 //! What others' layers cost in the same loop.
 
-use std::{convert::Infallible, future::{Ready, ready}, time::Duration};
+use std::{
+    convert::Infallible,
+    future::{Ready, ready},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -12,7 +16,10 @@ use tower_resilience::{
     retry::RetryLayer,
 };
 
-use crate::{floor::{Answer, calls}, harness::Case};
+use crate::{
+    floor::{Answer, calls},
+    harness::Case,
+};
 
 type Body = Full<Bytes>;
 type Limited<E> = RateLimiterServiceError<BulkheadServiceError<E>>;
@@ -35,9 +42,21 @@ pub(crate) fn cases() -> Vec<Case> {
             tower::retry::RetryLayer::new(Again).layer(Answer),
             Full::new,
         ),
-        calls("tower-resilience: rate limiter", limiter().layer(Answer), Full::new),
-        calls("tower-resilience: retry", retry::<Infallible>().layer(Answer), Full::new),
-        calls("tower-resilience: bulkhead", bulkhead().layer(Answer), Full::new),
+        calls(
+            "tower-resilience: rate limiter",
+            limiter().layer(Answer),
+            Full::new,
+        ),
+        calls(
+            "tower-resilience: retry",
+            retry::<Infallible>().layer(Answer),
+            Full::new,
+        ),
+        calls(
+            "tower-resilience: bulkhead",
+            bulkhead().layer(Answer),
+            Full::new,
+        ),
         calls(
             STACK,
             retry::<Limited<Infallible>>().layer(limiter().layer(bulkhead().layer(Answer))),

@@ -46,7 +46,7 @@ pub(crate) struct Report {
 impl Report {
     pub(crate) fn new(effort: Effort, counter: Option<Counter>) -> Self {
         println!(
-            "Medians of {} rounds, all rows of a table interleaved. Compare ratios within one run only.",
+            "Lower quartiles of {} rounds, all rows of a table interleaved. Compare ratios within one run only.",
             effort.rounds
         );
         if counter.is_none() {
@@ -74,14 +74,20 @@ impl Report {
                 name: case.name.clone(),
                 one: one[at],
                 two: two.as_ref().map(|two| two[at]),
-                instructions: self.counter.as_ref().and_then(|counter| counter.count(case)),
+                instructions: self
+                    .counter
+                    .as_ref()
+                    .and_then(|counter| counter.count(case)),
             })
             .collect()
     }
 
     pub(crate) fn title(&self, title: &str) {
         println!("\n{title}");
-        println!("{:<52} {:>12} {:>12} {:>14}", "", "1 thread", "2 threads", "instructions");
+        println!(
+            "{:<52} {:>12} {:>12} {:>14}",
+            "", "1 thread", "2 threads", "instructions"
+        );
     }
 
     pub(crate) fn row(&self, row: &Row) {
