@@ -38,7 +38,8 @@ What the numbers mean:
   attempts, 429s, tokens  from the server's own log; tokens are those it charged
   outside incidents   429s at a time when no scripted incident was on
   529s seen           final answers with status 529 that reached the caller
-  p50, p99            from arrival to the whole answer, of the requests that succeeded
+  p50, p99            from arrival to the whole answer, of the requests that succeeded. The limit is 0.9 of what the
+                      trace asks for: who gets everything through must wait, who gives up early need not
   use of the limit    input tokens charged by the server / what its bucket could have granted while requests were
                       waiting, outside incidents. A request waits from its arrival to the admission of its last
                       charged attempt (to its end if there is none), but not while its client pauses after a failure

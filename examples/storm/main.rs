@@ -40,8 +40,9 @@ async fn main() -> ExitCode {
         }
     };
     let load = Load::new(&trace, cli.seconds, cli.seed);
+    report::announce(&cli, &load);
     match storm(&load).await {
-        Ok((plain, layers)) => report::print(&cli, &load, &plain, &layers),
+        Ok((plain, layers)) => report::print(&cli, &plain, &layers),
         Err(error) => {
             eprintln!("storm: {error}");
             ExitCode::FAILURE
@@ -78,7 +79,7 @@ async fn storm(load: &Load) -> std::io::Result<(Run, Run)> {
 }
 
 fn bar(bars: &MultiProgress, name: &'static str, load: &Load) -> ProgressBar {
-    let style = ProgressStyle::with_template("{prefix:>7} {bar:40} {pos:>5}/{len} {msg}");
+    let style = ProgressStyle::with_template("{prefix:>7} {bar:40} {pos:>5}/{len} {elapsed}");
     let bar = bars.add(ProgressBar::new(load.jobs.len() as u64));
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     bar.with_prefix(name)

@@ -139,24 +139,31 @@ fn used(load: &Load, done: &[Done], tagged: &[(usize, &Attempt)]) -> f64 {
     (used * 10_000.0).round() / 10_000.0
 }
 
-/// Prints the runs and says what they are worth.
-pub(crate) fn print(cli: &Cli, load: &Load, plain: &Run, layers: &Run) -> ExitCode {
+/// Says what is about to happen: without a terminal nothing more is heard until the end.
+pub(crate) fn announce(cli: &Cli, load: &Load) {
     let limit = load.per_minute;
     println!(
-        "limits per minute: {} requests, {} input tokens, {} output tokens, in buckets of {} s",
+        "{} requests in {} s, then until the last is answered; seed {}",
+        grouped(load.jobs.len() as u64),
+        cli.seconds,
+        cli.seed,
+    );
+    println!(
+        "limits per minute: {} requests, {} input tokens (0.9 of what is asked for), {} output tokens; buckets hold {} s",
         grouped(limit.requests),
         grouped(limit.input),
         grouped(limit.output),
         BURST.as_secs(),
     );
     let windows = load.windows.iter().map(|window| {
-        format!(
-            "{:.1}–{:.1} s",
-            window.from.as_secs_f64(),
-            window.until.as_secs_f64()
-        )
+        let (from, until) = (window.from.as_secs_f64(), window.until.as_secs_f64());
+        format!("{from:.1}–{until:.1} s")
     });
     println!("incidents at {}\n", windows.collect::<Vec<_>>().join(", "));
+}
+
+/// Prints the runs and says what they are worth.
+pub(crate) fn print(cli: &Cli, plain: &Run, layers: &Run) -> ExitCode {
     println!("{}", table(&plain.row, &layers.row));
     println!("broken after content, by the servers' logs");
     println!("  plain client: {}", listed(&plain.broken));
