@@ -144,6 +144,16 @@ impl CallContext {
         }
     }
 
+    /// Takes a reservation away that has ended, so that another attempt does not join it.
+    pub fn forget_reservation(&self, limiter: LimiterId, reservation: u64) {
+        let mut held = self.reservations();
+        let ended = |handle: &ReservationHandle| handle.is_to(limiter, reservation);
+        if held.first.as_ref().is_some_and(ended) {
+            held.first = None;
+        }
+        held.rest.retain(|handle| !ended(handle));
+    }
+
     /// The reservation that this limiter made for this attempt.
     pub fn reservation_of(&self, limiter: LimiterId) -> Option<ReservationHandle> {
         let held = self.reservations();

@@ -132,6 +132,12 @@ impl ReservationHandle {
         self.ledger.limiter() == limiter
     }
 
+    /// Whether it is to this reservation of this limiter.
+    #[must_use]
+    pub fn is_to(&self, limiter: LimiterId, reservation: u64) -> bool {
+        self.id == reservation && self.is_of(limiter)
+    }
+
     /// See [`Ledger::scope`].
     #[must_use]
     pub fn scope(&self) -> Option<&Scope> {

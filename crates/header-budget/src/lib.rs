@@ -45,8 +45,7 @@
 //! # Where it goes
 //! Innermost, around the HTTP client: it must see every real response. With a `TokenBucketLayer` around
 //! it, share the limiter: `HeaderBudgetLayer::over(token_bucket.limiter())`. The outer layer then admits
-//! and settles, this one corrects. Over a limiter of its own it admits for itself, wherever it is; two
-//! of this layer over one limiter would charge twice.
+//! and settles, this one corrects. Over a limiter of its own it admits for itself, wherever it is.
 //!
 //! # Readiness
 //! Always ready: what a request costs is not known before it is there. An outer `LoadShed` therefore

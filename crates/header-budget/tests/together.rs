@@ -312,6 +312,11 @@ async fn under_the_retry_of_another_library_every_attempt_is_admitted() {
     );
     let inner = inner.limiter();
     assert_eq!(available(&inner, Dimension::Requests), 998);
+    // A bucket in its place is no different.
+    let bucket = self::outer(LIMITS);
+    let service = outer.layer(Twice(bucket.layer(fake)));
+    assert_eq!(send(&service, message(100, 10)).await.status(), 200);
+    assert_eq!(available(&bucket.limiter(), Dimension::Requests), 998);
 }
 
 /// A call dropped while both hold something.

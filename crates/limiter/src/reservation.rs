@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
-use tower_claude_core::{Crossing, Ledger, LimiterId, Observation, ReservationHandle};
+use tower_claude_core::{CallContext, Crossing, Ledger, LimiterId, Observation, ReservationHandle};
 
 use crate::Settlement;
 
@@ -28,6 +28,7 @@ pub struct Reservation {
     sent: bool,
     settled: bool,
     waited: Duration,
+    left_in: Option<Arc<CallContext>>,
 }
 
 impl Reservation {
@@ -39,6 +40,7 @@ impl Reservation {
             sent: false,
             settled: false,
             waited,
+            left_in: None,
         }
     }
 
@@ -59,6 +61,13 @@ impl Reservation {
     pub fn handle(&self) -> ReservationHandle {
         let ledger: Arc<dyn Ledger> = self.books.clone();
         ReservationHandle::new(ledger, self.id)
+    }
+
+    /// Leaves a handle where inner layers find it, until this reservation ends: a request that another
+    /// library sends once more, with the same context, must be admitted once more.
+    pub fn leave_in(&mut self, context: Arc<CallContext>) {
+        context.add_reservation(self.handle());
+        self.left_in = Some(context);
     }
 
     /// Notes that the request is being handed to the inner service: from now on the server may have
@@ -95,6 +104,9 @@ impl Reservation {
     fn finish(&mut self, settlement: Settlement) {
         if !self.settled {
             self.settled = true;
+            if let Some(context) = self.left_in.take() {
+                context.forget_reservation(self.books.limiter(), self.id);
+            }
             self.books.settle(self.id, settlement, Instant::now());
         }
     }

@@ -207,14 +207,14 @@ impl<L, E, C: Clone> Gate<L, E, C> {
     /// Leaves the reservation where inner layers find it.
     fn admitted(
         &self,
-        reservation: Reservation,
+        mut reservation: Reservation,
         context: Option<Arc<CallContext>>,
         scope: &KnownScope,
     ) -> Admission {
         // Only for gates that join, which are further in; one that joins must not find its own of an
         // attempt that another library's retry sent before.
         if let Some(context) = context.filter(|_| !self.reads_headers) {
-            context.add_reservation(reservation.handle());
+            reservation.leave_in(context);
         }
         let wait = reservation.waited();
         let admission = Admission::Own(reservation);
