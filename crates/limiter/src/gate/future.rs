@@ -211,9 +211,7 @@ impl<L, E, C: Clone> Gate<L, E, C> {
         context: Option<Arc<CallContext>>,
         scope: &KnownScope,
     ) -> Admission {
-        // Only for gates that join, which are further in; one that joins must not find its own of an
-        // attempt that another library's retry sent before.
-        if let Some(context) = context.filter(|_| !self.reads_headers) {
+        if let Some(context) = context {
             reservation.leave_in(context);
         }
         let wait = reservation.waited();
