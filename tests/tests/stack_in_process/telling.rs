@@ -1,1 +1,167 @@
-//! stub
+//! What an observer of all three layers is told, and in which order.
+
+use std::time::Duration;
+
+use tower_claude_fake_claude::{FakeClaude, Fault, GroupLimits};
+use tower_claude_limiter::Limits;
+
+use crate::common::{Stack, message, quiet, rpm, send, silent};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+async fn told(fault: Option<Fault>, stream: bool) -> Vec<String> {
+    let fake = quiet();
+    let stack = Stack::new(fake.clone(), Limits::new());
+    if let Some(fault) = fault {
+        fake.inject(fault);
+    }
+    send(&stack.service, message(stream))
+        .await
+        .expect("an answer");
+    stack.told.all()
+}
+
+const ADMITTED: &str = "token-bucket admitted";
+const HEADROOM: &str = "header-budget headroom";
+
+#[tokio::test(start_paused = true)]
+async fn an_answer() {
+    for stream in [false, true] {
+        assert_eq!(told(None, stream).await, [ADMITTED, HEADROOM]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_attempt() {
+    for stream in [false, true] {
+        assert_eq!(
+            told(Some(Fault::Overloaded), stream).await,
+            [
+                ADMITTED,
+                HEADROOM,
+                "retry retry overloaded",
+                ADMITTED,
+                HEADROOM
+            ],
+        );
+        assert_eq!(
+            told(Some(Fault::Reset), stream).await,
+            [ADMITTED, "retry retry transport", ADMITTED, HEADROOM],
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_429_is_one_pause() {
+    let fault = Fault::RateLimited {
+        retry_after: SECOND,
+    };
+    let told = told(Some(fault), false).await;
+    let pauses = told.iter().filter(|told| told.ends_with("paused")).count();
+    assert_eq!(pauses, 1, "{told:?}");
+    let place = |what: &str| told.iter().position(|told| told == what);
+    assert!(
+        place("header-budget paused") < place("retry retry rate_limited"),
+        "{told:?}"
+    );
+    assert_eq!(told.last().map(String::as_str), Some(HEADROOM));
+}
+
+#[tokio::test(start_paused = true)]
+async fn giving_up() {
+    let fake = silent();
+    let stack = Stack::new(fake.clone(), Limits::new());
+    fake.inject(Fault::SpendCap);
+    send(&stack.service, message(false))
+        .await
+        .expect("an answer");
+    let told = stack.told.all();
+    assert_eq!(
+        told.last().map(String::as_str),
+        Some("retry gave up: not_retryable")
+    );
+    fake.inject_times(Fault::Overloaded, 5);
+    send(&stack.service, message(false))
+        .await
+        .expect("an answer");
+    let told = stack.told.all();
+    assert_eq!(
+        told.last().map(String::as_str),
+        Some("retry gave up: attempts")
+    );
+    assert_eq!(stack.told.count("retry retry overloaded"), 4);
+    assert_eq!(stack.retry.snapshot().gave_up, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_break_after_content() {
+    let after_tokens = 4;
+    for (fault, how) in [
+        (Fault::Cut { after_tokens }, "retry broken transport"),
+        (Fault::Truncated { after_tokens }, "retry broken truncated"),
+        (
+            Fault::ErrorMidStream { after_tokens },
+            "retry broken overloaded",
+        ),
+        (
+            Fault::Stall {
+                after_tokens,
+                duration: 500 * SECOND,
+            },
+            "retry broken timeout",
+        ),
+    ] {
+        assert_eq!(told(Some(fault), true).await, [ADMITTED, HEADROOM, how]);
+    }
+}
+
+/// A local refusal is the news of the layer that refused, and of no other.
+#[tokio::test(start_paused = true)]
+async fn a_refusal_is_told_once() {
+    let fake = silent();
+    let bucket = tower_claude_token_bucket::TokenBucketLayer::new(rpm(1));
+    let bucket = bucket.with_max_wait(SECOND);
+    let stack = Stack::with(fake, tower_claude_retry::RetryLayer::new(), bucket);
+    send(&stack.service, message(false))
+        .await
+        .expect("an answer");
+    let before = stack.told.all().len();
+    let seen = send(&stack.service, message(false))
+        .await
+        .expect("an answer");
+    assert_eq!(seen.status, 429);
+    assert_eq!(stack.told.all()[before..], ["token-bucket refused"]);
+    assert_eq!(stack.retry.snapshot().gave_up, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wrong_key_is_told_once() {
+    let fake = FakeClaude::builder()
+        .limits(GroupLimits::unlimited())
+        .api_key("another")
+        .build();
+    let stack = Stack::new(fake, Limits::new());
+    for _ in 0..3 {
+        let seen = send(&stack.service, message(true))
+            .await
+            .expect("an answer");
+        assert_eq!(seen.status, 401);
+    }
+    assert_eq!(stack.told.count("header-budget unauthorized"), 1);
+    stack.assert_idle("a wrong key");
+}
+
+/// Nothing a user sends shows in what is told.
+#[tokio::test(start_paused = true)]
+async fn neither_prompts_nor_keys_are_told() {
+    let fake = quiet();
+    let stack = Stack::new(fake.clone(), Limits::new());
+    fake.inject(Fault::OwnSpendLimit);
+    let request = crate::common::with(message(false), "x-api-key", "key-of-the-vault");
+    send(&stack.service, request).await.expect("an answer");
+    let debug = format!("{:?} {:?} {:?}", stack.service, stack.limiter, stack.retry);
+    for secret in ["key-of-the-vault", "\"Hi\""] {
+        assert!(!debug.contains(secret), "{debug}");
+        assert!(stack.told.all().iter().all(|told| !told.contains(secret)));
+    }
+}
