@@ -1,6 +1,9 @@
 //! Rounds of short batches, all cases interleaved, so that a noisy neighbour disturbs all alike.
 
-use std::{sync::Barrier, time::Duration};
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
@@ -121,13 +124,18 @@ fn batch(workers: &mut [Worker], calls: u64) -> Duration {
         worker(calls);
         return start.elapsed();
     }
-    let barrier = &Barrier::new(workers.len());
+    // Spinning, so that all have a processor when they start: two threads that take turns on one do not
+    // meet in anything.
+    let missing = &AtomicUsize::new(workers.len());
     std::thread::scope(|scope| {
         let threads: Vec<_> = workers
             .iter_mut()
             .map(|worker| {
                 scope.spawn(move || {
-                    barrier.wait();
+                    missing.fetch_sub(1, Ordering::AcqRel);
+                    while missing.load(Ordering::Acquire) > 0 {
+                        std::hint::spin_loop();
+                    }
                     let start = Instant::now();
                     worker(calls);
                     start.elapsed()
