@@ -112,14 +112,10 @@ impl CallContext {
         self.attempts.load(Ordering::Relaxed)
     }
 
-    /// Counts a new attempt, forgets the reservations of the last one, and returns its number,
-    /// from 1.
+    /// Counts a new attempt and returns its number, from 1. What the last one had reserved is
+    /// forgotten when it ends; what a layer further out has reserved holds for all attempts.
     pub fn begin_attempt(&self) -> u32 {
-        let attempt = self.attempts.fetch_add(1, Ordering::Relaxed) + 1;
-        if attempt > 1 {
-            *self.reservations() = Reservations::default();
-        }
-        attempt
+        self.attempts.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// Claims the retrying of this call. True for the first layer that asks, false for every
@@ -142,6 +138,12 @@ impl CallContext {
         } else {
             held.rest.push(handle);
         }
+    }
+
+    /// Whether anything is reserved for this call now.
+    pub fn is_reserved(&self) -> bool {
+        let held = self.reservations();
+        held.first.is_some() || !held.rest.is_empty()
     }
 
     /// Takes a reservation away that has ended, so that another attempt does not join it.

@@ -46,6 +46,8 @@ pub(crate) struct Call<C> {
     /// The caller's own count of retries.
     counted: Option<u64>,
     silence: Silence,
+    /// A limiter outside has admitted all attempts at once: one inside does not make them wait.
+    admitted: bool,
 }
 
 impl<C> Call<C> {
@@ -53,6 +55,7 @@ impl<C> Call<C> {
         let now = Instant::now();
         let total = after(now, config.timeouts.total);
         let claim = Claim::of(request.extensions(), now, total);
+        let admitted = matches!(&claim, Claim::Outer(context) if context.is_reserved());
         let outer = claim.get().and_then(|context| context.deadline());
         let counted = request
             .headers()
@@ -72,6 +75,7 @@ impl<C> Call<C> {
             payment: Payment::FREE,
             counted,
             silence: Silence::default(),
+            admitted,
         }
     }
 
@@ -192,7 +196,7 @@ impl<C> Call<C> {
             number: self.number,
             unanswered: self.unanswered,
             replayable: self.request.is_some(),
-            paced: paced.map(|paced| paced.pause),
+            paced: paced.filter(|_| !self.admitted).map(|paced| paced.pause),
             last_delay: self.last_delay,
             now: Instant::now(),
             deadline: self.deadline,

@@ -125,6 +125,14 @@ async fn retry_innermost() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn retry_between_bucket_and_budget() {
+    let (fake, bucket) = (silent(), bucket());
+    let budget = HeaderBudgetLayer::over(bucket.limiter());
+    let service = bucket.layer(RetryLayer::new().layer(budget.layer(fake.clone())));
+    works("retry between", &service, &fake, &[&bucket.limiter()]).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_same_bucket_twice() {
     let (fake, bucket) = (silent(), bucket());
     let service = RetryLayer::new().layer(bucket.layer(bucket.layer(fake.clone())));

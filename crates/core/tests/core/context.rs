@@ -151,10 +151,17 @@ async fn reservations_are_found_by_their_limiter() {
     assert_eq!(a.paused.load(Ordering::Relaxed), 0);
     assert!(!handle.is_of(a.limiter));
 
-    // The latest of one limiter counts; a new attempt forgets them all.
+    // The latest of one limiter counts, until it ends; a new attempt alone ends none.
     context.add_reservation(ReservationHandle::new(b.clone(), 3));
     assert_eq!(id(b.limiter), Some((3, 70)));
     context.begin_attempt();
+    assert_eq!(id(b.limiter), Some((3, 70)));
+    context.forget_reservation(b.limiter, 3);
+    assert_eq!(id(b.limiter), Some((2, 70)));
+    context.forget_reservation(b.limiter, 2);
+    assert!(context.is_reserved(), "by the other");
+    context.forget_reservation(a.limiter, 1);
+    assert!(!context.is_reserved());
     assert!(context.reservation_of(a.limiter).is_none());
     assert!(context.reservation_of(b.limiter).is_none());
     context.add_reservation(ReservationHandle::new(b.clone(), 4));
