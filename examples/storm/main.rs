@@ -10,6 +10,7 @@ mod live;
 mod load;
 mod measure;
 mod plain;
+mod print;
 mod replay;
 mod report;
 mod sdk;
@@ -40,9 +41,9 @@ async fn main() -> ExitCode {
         }
     };
     let load = Load::new(&trace, cli.seconds, cli.seed);
-    report::announce(&cli, &load);
+    print::announce(&cli, &load);
     match storm(&load).await {
-        Ok((plain, layers)) => report::print(&cli, &plain, &layers),
+        Ok((plain, layers)) => print::results(&cli, &plain, &layers),
         Err(error) => {
             eprintln!("storm: {error}");
             ExitCode::FAILURE

@@ -17,6 +17,8 @@ mod load;
 mod measure;
 #[path = "../storm/plain.rs"]
 mod plain;
+#[path = "../storm/print.rs"]
+mod print;
 #[path = "../storm/replay.rs"]
 mod replay;
 #[path = "../storm/report.rs"]

@@ -1,0 +1,149 @@
+//! What is printed.
+
+use std::{collections::BTreeSet, process::ExitCode};
+
+use serde::Serialize;
+
+use crate::cli::Cli;
+use crate::load::{BURST, Load};
+use crate::report::{Row, Run};
+
+/// Says what is about to happen: without a terminal nothing more is heard until the end.
+pub(crate) fn announce(cli: &Cli, load: &Load) {
+    let limit = load.per_minute;
+    println!(
+        "{} requests in {} s, then until the last is answered; seed {}",
+        grouped(load.jobs.len() as u64),
+        cli.seconds,
+        cli.seed,
+    );
+    println!(
+        "limits per minute: {} requests, {} input tokens (0.9 of what is asked for), {} output tokens; buckets hold {} s",
+        grouped(limit.requests),
+        grouped(limit.input),
+        grouped(limit.output),
+        BURST.as_secs(),
+    );
+    let windows = load.windows.iter().map(|window| {
+        let (from, until) = (window.from.as_secs_f64(), window.until.as_secs_f64());
+        format!("{from:.1}–{until:.1} s")
+    });
+    println!("incidents at {}\n", windows.collect::<Vec<_>>().join(", "));
+}
+
+/// Prints the runs and says what they are worth.
+pub(crate) fn results(cli: &Cli, plain: &Run, layers: &Run) -> ExitCode {
+    println!("{}", table(&plain.row, &layers.row));
+    println!("broken after content, by the servers' logs");
+    println!("  plain client: {}", listed(&plain.broken));
+    println!("  layers:       {}", listed(&layers.broken));
+    let good = layers.failed == layers.broken;
+    if good {
+        println!("the layers failed exactly these and no other");
+    } else {
+        println!("the layers failed:  {}", listed(&layers.failed));
+    }
+    if cli.json {
+        let rows = Rows {
+            plain: &plain.row,
+            layers: &layers.row,
+        };
+        match serde_json::to_string(&rows) {
+            Ok(json) => println!("{json}"),
+            Err(error) => {
+                eprintln!("storm: {error}");
+                return ExitCode::FAILURE;
+            }
+        }
+    }
+    if good {
+        return ExitCode::SUCCESS;
+    }
+    eprintln!("storm: the layers failed other requests than those the server broke after content");
+    ExitCode::FAILURE
+}
+
+#[derive(Serialize)]
+struct Rows<'a> {
+    plain: &'a Row,
+    layers: &'a Row,
+}
+
+/// Both runs side by side.
+fn table(plain: &Row, layers: &Row) -> String {
+    let percent = |share: f64| format!("{:.2} %", share * 100.0);
+    let ms = |ms: f64| format!("{ms:.0} ms");
+    let line = |name: &str, of: &dyn Fn(&Row) -> String| {
+        format!("{name:<32}{:>14}{:>14}\n", of(plain), of(layers))
+    };
+    let count = |name: &str, of: &dyn Fn(&Row) -> u64| line(name, &|row| grouped(of(row)));
+    [
+        format!("{:<32}{:>14}{:>14}\n", "", "plain client", "layers"),
+        count("requests", &|row| row.requests as u64),
+        count("succeeded", &|row| row.succeeded as u64),
+        count("failed", &|row| row.failed as u64),
+        count("  of these after content", &|row| {
+            row.failed_after_content as u64
+        }),
+        count("attempts", &|row| row.attempts as u64),
+        count("429s", &|row| row.http_429 as u64),
+        count("  of these outside incidents", &|row| {
+            row.http_429_outside_incidents as u64
+        }),
+        count("529s that reached the caller", &|row| {
+            row.http_529_seen as u64
+        }),
+        count("input tokens charged", &|row| row.input_tokens),
+        count("output tokens charged", &|row| row.output_tokens),
+        line("use of the limit", &|row| percent(row.utilisation)),
+        line("latency p50", &|row| ms(row.p50_ms)),
+        line("latency p99", &|row| ms(row.p99_ms)),
+    ]
+    .concat()
+}
+
+/// Thousands apart, as people read them.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// Request numbers in a line, or a word for none.
+fn listed(ids: &BTreeSet<usize>) -> String {
+    if ids.is_empty() {
+        return "none".to_owned();
+    }
+    let ids: Vec<String> = ids.iter().map(|id| format!("#{id}")).collect();
+    ids.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_grouped() {
+        let all = [0, 999, 1_000, 18_059_974].map(grouped);
+        assert_eq!(all, ["0", "999", "1,000", "18,059,974"]);
+    }
+
+    #[test]
+    fn columns_line_up() {
+        let lines = table(
+            &Row::default(),
+            &Row {
+                input_tokens: 18_059_974,
+                ..Row::default()
+            },
+        );
+        let widths: BTreeSet<usize> = lines.lines().map(str::len).collect();
+        assert_eq!(widths.len(), 1, "{lines}");
+    }
+}
