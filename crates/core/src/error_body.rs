@@ -42,6 +42,8 @@ impl<B: Body<Data = Bytes> + Unpin> ErrorBody<B> {
                 break;
             }
             match ready!(Pin::new(body).poll_frame(cx)) {
+                // Nothing to hold, and nothing that would ever reach the limit.
+                Some(Ok(frame)) if frame.data_ref().is_some_and(Bytes::is_empty) => {}
                 Some(Ok(frame)) => {
                     self.length += frame.data_ref().map_or(0, Bytes::len);
                     self.held.push_back(frame);

@@ -66,6 +66,8 @@ impl<B: Body<Data = Bytes> + Unpin> Hold<B> {
                 return Poll::Pending;
             };
             match frame {
+                // Nothing to hold, and nothing that would ever fill the hold.
+                Some(Ok(frame)) if frame.data_ref().is_some_and(Bytes::is_empty) => {}
                 Some(Ok(frame)) => {
                     if let Some(data) = frame.data_ref() {
                         self.length += data.len();
