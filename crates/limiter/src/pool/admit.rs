@@ -40,7 +40,8 @@ impl Pool {
         let charge = self.charge(&ask.cost);
         self.check_size(now, &charge)?;
         let leads = self.queue.would_lead(ask.first_arrival);
-        if leads && matches!(self.wait(now, &charge), Wait::Now) {
+        let late = ask.deadline.is_some_and(|deadline| deadline <= now);
+        if leads && !late && matches!(self.wait(now, &charge), Wait::Now) {
             return Ok(Enqueued::Granted(self.grant(now, &ask.cost, charge)));
         }
         self.check_wait(now, &ask, &charge, leads)?;
