@@ -168,6 +168,7 @@ async fn a_json_answer_that_fails_on_the_way_is_sent_again() {
     for fault in [
         Fault::ErrorMidStream { after_tokens },
         Fault::Cut { after_tokens },
+        Fault::Truncated { after_tokens },
         Fault::Stall {
             after_tokens,
             duration: 200 * SECOND,

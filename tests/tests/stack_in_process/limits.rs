@@ -17,6 +17,8 @@ use tower_claude_limiter::{Limiter, LimiterConfig, Limits, LocalLimiter};
 use tower_claude_retry::RetryLayer;
 use tower_claude_token_bucket::TokenBucketLayer;
 
+use tower_layer::Layer;
+
 use crate::common::{
     Layers, Seen, Stack, at_once, message, quiet, rpm, send, silent, sized, statuses,
 };
@@ -369,6 +371,17 @@ async fn a_deadline_ends_every_wait() {
     assert!(start.elapsed() < 6 * SECOND);
     assert_eq!(fake.in_flight(), 0);
     stack.assert_idle("a deadline mid-stream");
+}
+
+/// Without a retry layer to look at the deadline first.
+#[tokio::test(start_paused = true)]
+async fn a_bucket_alone_keeps_to_a_deadline_too() {
+    let fake = quiet();
+    let service = TokenBucketLayer::new(rpm(60)).layer(fake.clone());
+    let mut late = message(false);
+    late.extensions_mut().insert(Deadline(Instant::now()));
+    let seen = send(&service, late).await.expect("an answer");
+    assert_eq!((seen.status.as_u16(), fake.log_len()), (504, 0));
 }
 
 /// `retry-after: 0`, or a date in the past, is no word on how long to wait.

@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod bodies;
 mod cancelling;
 mod faults;
 mod limits;
