@@ -461,6 +461,8 @@ fn an_explicit_wait_is_kept_up_to_an_hour_and_jitter_only_adds() {
         Duration::from_secs(15),
         "a shorter one does not shorten"
     );
+    let wait = pool.rate_limited(0, id, Some(Duration::from_secs(50)), 1.0);
+    assert_eq!(wait, Duration::from_secs(60), "ten seconds more at most");
     let wait = pool.rate_limited(0, id, Some(Duration::MAX), 0.0);
     assert_eq!(wait, LimiterConfig::MAX_EXPLICIT_PAUSE);
 }

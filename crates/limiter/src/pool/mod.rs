@@ -169,7 +169,7 @@ impl Pool {
     }
 
     /// Stops admissions after a 429 for `id`, until `retry_after` (at most an hour) plus up to half of
-    /// it by `jitter` (0..1) has passed; without it, or with a zero, for 1 s, doubled with every 429 in a row, at most
+    /// it (10 s at most) by `jitter` (0..1) has passed; without it, or with a zero, for 1 s, doubled with every 429 in a row, at most
     /// the longest pause. Returns how long.
     pub fn rate_limited(
         &mut self,

@@ -6,6 +6,10 @@ use crate::LimiterConfig;
 
 const FIRST_INFERRED: u64 = 1_000_000_000;
 
+/// The most that jitter adds to a wait the server asked for, as in a retry layer: a minute's
+/// patience must be enough for most of a minute's wait.
+const MOST_SPREAD: u64 = 10_000_000_000;
+
 /// One gate for the whole scope, so that requests do not sleep each on its own and come back as a herd.
 #[derive(Debug, Default)]
 pub(crate) struct Pause {
@@ -25,7 +29,7 @@ impl Pause {
     }
 
     /// Begins or lengthens the pause after a 429 for a request sent at `sent`, and returns how long it
-    /// still is. `jitter` is in 0..1 and adds up to half.
+    /// still is. `jitter` is in 0..1 and adds up to half, to a wait that was asked for at most 10 s.
     pub(crate) fn rejected(
         &mut self,
         now: u64,
@@ -42,15 +46,16 @@ impl Pause {
             self.began = Some(now);
         }
         // Zero, or a date in the past, says nothing: taken at its word, everyone would be back at once.
-        let (base, most) = match retry_after.filter(|wait| !wait.is_zero()) {
+        let (base, most, spread) = match retry_after.filter(|wait| !wait.is_zero()) {
             Some(wait) => {
                 let most = nanos(LimiterConfig::MAX_EXPLICIT_PAUSE);
-                (nanos(wait).min(most), most)
+                (nanos(wait).min(most), most, MOST_SPREAD)
             }
             None => {
                 let doublings = self.strikes.saturating_sub(1).min(30);
                 (
                     (FIRST_INFERRED << doublings).min(max_inferred),
+                    max_inferred,
                     max_inferred,
                 )
             }
@@ -60,7 +65,7 @@ impl Pause {
         } else {
             0.0
         };
-        let extra = (base as f64 * 0.5 * jitter) as u64;
+        let extra = ((base / 2).min(spread) as f64 * jitter) as u64;
         let wait = base.saturating_add(extra).min(most);
         self.until = self.until.max(now.saturating_add(wait));
         self.until - now
