@@ -414,19 +414,17 @@ async fn a_retry_after_of_nothing_is_no_reason_to_hammer() {
     }
 }
 
-/// What the server may ask for is served, wherever the jitter of the pause falls.
+/// What the server asks for is waited for by all whom it asked, wherever the jitter of the pause
+/// falls: by default the retry layer and the bucket both wait for a minute.
 #[tokio::test(start_paused = true)]
-async fn a_retry_after_of_half_a_minute_is_waited_for() {
-    for _ in 0..50 {
-        let fake = quiet();
-        let stack = Stack::new(fake.clone(), Limits::new());
-        let retry_after = 38 * SECOND;
-        fake.inject(Fault::RateLimited { retry_after });
-        let seen = send(&stack.service, message(false))
-            .await
-            .expect("an answer");
-        assert!(seen.is_whole(false), "{seen:?}");
-    }
+async fn a_long_retry_after_is_waited_for() {
+    let fake = quiet();
+    let stack = Stack::new(fake.clone(), Limits::new());
+    let retry_after = 45 * SECOND;
+    fake.inject_times(Fault::RateLimited { retry_after }, 30);
+    let answers = many(&stack.service, 30, Duration::ZERO).await;
+    assert_eq!(failed(&answers), Vec::<String>::new());
+    assert_eq!(fake.log_len(), 60);
 }
 
 /// More wait than the queue holds: refused at once, and the others are served.
