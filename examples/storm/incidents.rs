@@ -44,8 +44,8 @@ pub(crate) fn script(windows: &[Span]) -> Vec<Incident> {
             });
         };
         add(0.25, Fault::Overloaded, false);
-        add(0.05, Fault::Reset, false);
-        add(0.06, Fault::ErrorBeforeContent, false);
+        add(0.04, Fault::Reset, false);
+        add(0.04, Fault::ErrorBeforeContent, false);
         // After content nobody may send again: these requests are lost to every client.
         add(0.01, Fault::ErrorMidStream { after_tokens: 2 }, true);
         add(0.01, Fault::Cut { after_tokens: 1 }, true);
