@@ -41,7 +41,7 @@ async fn futures_stay_small() {
     let call = Service::call(&mut service, message(false));
     let size = size_of_val(&call);
     assert!(
-        size <= 3 * 1024,
+        size <= 2 * 1024,
         "the future of three layers is {size} bytes long"
     );
     let response = call.await.expect("an answer");
