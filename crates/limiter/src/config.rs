@@ -2,6 +2,8 @@
 
 use std::{num::NonZeroU32, time::Duration};
 
+use crate::{Concurrency, RampUp, Sharing};
+
 /// How the server counts output tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -39,6 +41,12 @@ pub struct LimiterConfig {
     pub slow_start_requests: Option<NonZeroU32>,
     /// How the server counts output tokens. Default as produced.
     pub output_accounting: OutputAccounting,
+    /// Who else draws on the limits. Default [`Sharing::Auto`].
+    pub sharing: Sharing,
+    /// Requests in flight at once, beside what the limits say. Default [`Concurrency::Adaptive`].
+    pub concurrency: Concurrency,
+    /// A slow start of the pace after rest and after a pause by a 429. Default none.
+    pub ramp_up: Option<RampUp>,
 }
 
 impl LimiterConfig {
@@ -57,6 +65,9 @@ impl LimiterConfig {
             learn_limits: true,
             slow_start_requests: None,
             output_accounting: OutputAccounting::AsProduced,
+            sharing: Sharing::Auto,
+            concurrency: Concurrency::Adaptive,
+            ramp_up: None,
         }
     }
 
@@ -113,6 +124,27 @@ impl LimiterConfig {
     #[must_use]
     pub const fn with_output_accounting(mut self, accounting: OutputAccounting) -> Self {
         self.output_accounting = accounting;
+        self
+    }
+
+    /// Sets [`sharing`](Self::sharing).
+    #[must_use]
+    pub const fn with_sharing(mut self, sharing: Sharing) -> Self {
+        self.sharing = sharing;
+        self
+    }
+
+    /// Sets [`concurrency`](Self::concurrency).
+    #[must_use]
+    pub const fn with_concurrency(mut self, concurrency: Concurrency) -> Self {
+        self.concurrency = concurrency;
+        self
+    }
+
+    /// Sets [`ramp_up`](Self::ramp_up).
+    #[must_use]
+    pub const fn with_ramp_up(mut self, ramp_up: Option<RampUp>) -> Self {
+        self.ramp_up = ramp_up;
         self
     }
 }

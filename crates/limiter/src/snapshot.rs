@@ -24,6 +24,10 @@ pub struct ScopeSnapshot {
     pub input_ratio: f64,
     /// Requests in flight allowed by the slow start; `None` when it is over or was not asked for.
     pub slow_start: Option<u64>,
+    /// Whether the limits are taken to be shared with others.
+    pub shared: bool,
+    /// The cap on requests in flight after a 429 that no level explained; `None` when there is none.
+    pub adaptive_concurrency: Option<u64>,
     /// The limits known, one each.
     pub dimensions: Vec<DimensionSnapshot>,
 }

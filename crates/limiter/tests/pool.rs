@@ -8,7 +8,7 @@ use std::{
 use proptest::prelude::*;
 use tower_claude_core::{Cost, Dimension, Reason, Scope};
 use tower_claude_limiter::{
-    DimensionSnapshot, LimiterConfig, Limits, Pool, Settlement,
+    Concurrency, DimensionSnapshot, LimiterConfig, Limits, Pool, Settlement,
     pool::{Enqueued, Next, PoolAsk, ReservationId, Seen, Ticket},
 };
 use tower_claude_wire::{RateLimits, Usage};
@@ -420,7 +420,8 @@ fn input_estimates_are_corrected_by_what_answers_used() {
 
 #[test]
 fn inferred_pauses_double_for_each_429_in_a_row_and_end_with_a_success() {
-    let mut pool = pool(&Limits::unlimited());
+    let config = LimiterConfig::new().with_concurrency(Concurrency::Unlimited);
+    let mut pool = pool_with(&Limits::unlimited(), config);
     let mut now = 0;
     for seconds in [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300] {
         let (id, late) = (

@@ -40,6 +40,9 @@ impl Pool {
         let charge = self.charge(&ask.cost);
         self.check_size(now, &charge)?;
         let leads = self.queue.would_lead(ask.first_arrival);
+        let busy = self.book.len() + self.queue.len() > 0;
+        self.ramp.asked(now, busy);
+        self.keep_pace(now);
         let late = ask.deadline.is_some_and(|deadline| deadline <= now);
         if leads && !late && matches!(self.wait(now, &charge), Wait::Now) {
             return Ok(Enqueued::Granted(self.grant(now, &ask.cost, charge)));
@@ -66,6 +69,7 @@ impl Pool {
     /// `granted`. Call it after every other call and at the time it names.
     pub fn poll(&mut self, now: u64, granted: &mut Vec<(Ticket, ReservationId)>) -> Next {
         let now = self.advance(now);
+        self.keep_pace(now);
         loop {
             let Some((ticket, waiter)) = self.queue.head() else {
                 return Next::Idle;
@@ -120,10 +124,15 @@ impl Pool {
         let in_flight = self.book.len() as u64;
         if self.concurrency.is_some_and(|most| in_flight >= most)
             || self.slow_start.is_some_and(|most| in_flight >= most)
+            || self.adaptive.cap(now).is_some_and(|most| in_flight >= most)
         {
             return Wait::OnChange;
         }
-        let mut until = self.pause.until();
+        let credit = match self.pace.wait() {
+            0 => 0,
+            wait => now.saturating_add(wait),
+        };
+        let mut until = self.pause.until().max(credit);
         let guards = self.guards(now);
         for (index, lane) in self.lanes.iter().enumerate() {
             let Some(bucket) = &lane.bucket else { continue };
@@ -163,6 +172,10 @@ impl Pool {
         for (lane, charge) in self.lanes.iter_mut().zip(charge) {
             lane.charge(charge);
         }
+        if self.pace.is_on() {
+            self.pace.spend(self.work(&charge));
+        }
+        self.ramp.active(now);
         self.recent_input.add(now, charge[INPUT]);
         self.last_grant = now;
         let id = self.book.insert(Record {
@@ -172,6 +185,8 @@ impl Pool {
             seen,
             near: None,
             heard: false,
+            paused: false,
+            judged: false,
             answered: false,
             produced: 0,
             max_output: cost.max_output_tokens,

@@ -46,6 +46,10 @@ pub(crate) struct Record {
     pub(crate) near: Option<[i64; LANES]>,
     /// The head of the response has been seen.
     pub(crate) heard: bool,
+    /// A 429 that paused the scope.
+    pub(crate) paused: bool,
+    /// What the 429 means has been decided.
+    pub(crate) judged: bool,
     /// Counted by the slow start.
     pub(crate) answered: bool,
     /// Output tokens reported so far.

@@ -99,6 +99,7 @@ impl Pool {
             let wait = bucket.wait(need.saturating_add(ahead).saturating_add(lacking));
             longest = longest.max(wait);
         }
+        let longest = longest.max(self.pace_wait(leads).saturating_sub(pause));
         Duration::from_nanos(pause.saturating_add(longest))
     }
 }

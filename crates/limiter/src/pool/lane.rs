@@ -2,7 +2,7 @@
 
 use tower_claude_core::Dimension;
 
-use super::bucket::Bucket;
+use super::{bucket::Bucket, drain::Drift};
 
 /// Counted dimensions.
 pub(crate) const LANES: usize = 4;
@@ -46,6 +46,8 @@ pub(crate) struct Lane {
     pub(crate) capacity: Option<f64>,
     /// The highest level the server has shown under this limit, in units.
     pub(crate) peak: i128,
+    /// What the headers took away that is not explained, lately.
+    pub(crate) drift: Drift,
     /// The used share is over the warning share.
     pub(crate) warned: bool,
 }
@@ -61,6 +63,7 @@ impl Lane {
             confirmed: None,
             capacity: None,
             peak: 0,
+            drift: Drift::new(),
             warned: false,
         }
     }

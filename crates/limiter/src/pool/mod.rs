@@ -23,16 +23,22 @@
 //! assert_eq!(granted[0].0, second);
 //! ```
 
+mod adapt;
 mod admit;
 mod book;
 mod bucket;
+mod clock;
+mod drain;
 mod estimate;
 mod guard;
 mod lane;
 mod observe;
 mod pause;
 mod predict;
+mod price;
 mod queue;
+mod ramp;
+mod refused;
 mod settle;
 mod types;
 mod view;
@@ -45,7 +51,7 @@ pub use book::ReservationId;
 pub use queue::Ticket;
 pub use types::{Enqueued, Next, PoolAsk, Seen};
 
-use crate::{LimiterConfig, OutputAccounting, PoolLimits};
+use crate::{Concurrency, LimiterConfig, OutputAccounting, PoolLimits};
 use book::Book;
 use bucket::Bucket;
 use lane::{Counted, LANES, Lane};
@@ -69,6 +75,11 @@ pub struct Pool {
     queue: Queue,
     book: Book,
     pause: Pause,
+    pace: price::Pace,
+    ramp: ramp::Ramp,
+    drains: drain::Drains,
+    adaptive: adapt::Adaptive,
+    clock: clock::ServerClock,
     slow_start: Option<u64>,
     output: predict::Output,
     input: predict::Input,
@@ -89,6 +100,10 @@ impl Pool {
             OutputAccounting::AsProduced => Counted::AtEnd,
             OutputAccounting::MaxTokensReserved => Counted::AtHead,
         };
+        let fixed = match config.concurrency {
+            Concurrency::Fixed(most) => Some(most),
+            _ => None,
+        };
         let lane = |limit: Option<std::num::NonZeroU64>, counted| {
             Lane::new(
                 limit.map(|limit| Bucket::full(limit.get(), burst, now)),
@@ -105,10 +120,19 @@ impl Pool {
             scope,
             burst,
             max_pause: pause::nanos(config.max_pause),
-            concurrency: limits.concurrency.map(|limit| u64::from(limit.get())),
+            concurrency: [limits.concurrency, fixed]
+                .into_iter()
+                .flatten()
+                .map(|limit| u64::from(limit.get()))
+                .min(),
             queue: Queue::default(),
             book: Book::default(),
             pause: Pause::default(),
+            pace: price::Pace::default(),
+            ramp: ramp::Ramp::new(config.ramp_up),
+            drains: drain::Drains::default(),
+            adaptive: adapt::Adaptive::new(config.concurrency == Concurrency::Adaptive),
+            clock: clock::ServerClock::default(),
             slow_start: config
                 .slow_start_requests
                 .map(|start| u64::from(start.get())),
@@ -159,6 +183,7 @@ impl Pool {
         self.pass_near(now);
         self.book.get(id)?;
         if seen.rejected {
+            self.refused(now, id, Some(seen.limits));
             self.refund(id);
         } else {
             self.heard(id);
@@ -179,10 +204,14 @@ impl Pool {
         jitter: f64,
     ) -> Duration {
         let now = self.advance(now);
-        let sent = self.book.get(id).map(|record| record.sent_at);
+        let sent = self.book.get_mut(id).map(|record| {
+            record.paused = true;
+            record.sent_at
+        });
         let wait = self
             .pause
             .rejected(now, sent, retry_after, jitter, self.max_pause);
+        self.ramp.paused(self.pause.until());
         Duration::from_nanos(wait)
     }
 

@@ -4,8 +4,6 @@
 //! at some instant between, after an unknown part of our charges in flight. That bounds the level from
 //! both sides and says nothing more: a level inside the bounds stays as it is.
 
-use std::time::SystemTime;
-
 use tower_claude_core::Crossing;
 use tower_claude_wire::{Gauge, RateLimits};
 
@@ -34,18 +32,24 @@ impl Pool {
     /// Learns from one response. Returns the tightest limit that newly crossed the warning share.
     pub(super) fn learn(&mut self, now: u64, record: &Record, seen: &Seen<'_>) -> Option<Crossing> {
         let mut crossing: Option<(u64, Crossing)> = None;
+        if let Some(date) = seen.server_time {
+            self.clock.heard(now, date);
+        }
         for (index, gauge) in self.gauges(seen.limits).into_iter().enumerate() {
             let Some(gauge) = gauge else { continue };
             if gauge.limit.is_none_or(|limit| limit == 0) && gauge.remaining.is_none() {
                 continue;
             }
             self.slow_start = None;
+            let known = self.lanes[index].known();
             self.learn_limit(now, index, gauge, record);
             if seen.rejected {
                 self.lanes[index].peak = 0;
             }
-            self.learn_capacity(index, gauge, seen.server_time);
+            self.learn_capacity(now, index, gauge, record);
+            let level = self.lanes[index].level();
             self.clamp(now, index, gauge, record);
+            self.moved(now, index, record, known, level);
             if let Some((used, found)) = self.warn(index, gauge, seen.warn_percent)
                 && crossing.is_none_or(|(most, _)| used > most)
             {
@@ -57,7 +61,7 @@ impl Pool {
 
     /// The gauges that count for this pool. `tokens-*` shows whichever token limit is tightest, so it
     /// is a limit of its own only where the server names no other.
-    fn gauges<'a>(&self, limits: &'a RateLimits) -> [Option<&'a Gauge>; LANES] {
+    pub(super) fn gauges<'a>(&self, limits: &'a RateLimits) -> [Option<&'a Gauge>; LANES] {
         let (input, output) = if self.scope.fast {
             (&limits.fast_input_tokens, &limits.fast_output_tokens)
         } else {
@@ -107,7 +111,7 @@ impl Pool {
     /// The time to full tells how much fits: `remaining + rate x (reset - now)`, both clocks the
     /// server's and in whole seconds. One sample is a second off either way, so the mean is used a
     /// second short, and the highest level seen where that is more.
-    fn learn_capacity(&mut self, index: usize, gauge: &Gauge, server_time: Option<SystemTime>) {
+    fn learn_capacity(&mut self, now: u64, index: usize, gauge: &Gauge, record: &Record) {
         let learned = self.config.learn_limits;
         let lane = &mut self.lanes[index];
         let (Some(bucket), Some(level), true) = (&mut lane.bucket, gauge.remaining, learned) else {
@@ -116,16 +120,22 @@ impl Pool {
         let limit = bucket.limit();
         let level = units(level.min(limit.max(1)));
         lane.peak = lane.peak.max(level);
-        if let (Some(reset), Some(server_time)) = (gauge.reset, server_time) {
-            let ahead = reset
-                .duration_since(server_time)
-                .map_or(0, super::pause::nanos);
+        let until = |local| {
+            let ahead = self.clock.until(local, gauge.reset?)?;
+            Some(u64::try_from(ahead.max(0)).unwrap_or(u64::MAX))
+        };
+        // The stamp was made between the request's sending and the response's arrival.
+        if let (Some(ahead), Some(longest)) = (until(now), until(record.sent_at)) {
             // Empty and full at once says nothing.
             if ahead > 0 || level > 0 {
                 let most = refill(limit, MINUTE.max(self.burst)) as f64;
-                let sample = level as f64 + refill(limit, ahead) as f64;
-                let sample = sample.clamp(most / 100.0, most);
-                let old = lane.capacity.unwrap_or(sample);
+                let fits = |ahead| {
+                    let fits = level as f64 + refill(limit, ahead) as f64;
+                    fits.clamp(most / 100.0, most)
+                };
+                let (least, most) = (fits(ahead), fits(longest));
+                let old = lane.capacity.unwrap_or(least);
+                let sample = old.clamp(least, most.max(least));
                 lane.capacity = Some(old + CAPACITY_WEIGHT * (sample - old));
             }
         }
@@ -136,7 +146,8 @@ impl Pool {
             return;
         };
         let short = (refill(limit, SECOND) as f64).min(mean / 5.0);
-        bucket.set_capacity(((mean - short) as i128).max(lane.peak));
+        let learned = ((mean - short) as i128).min(lane.drift.ceiling(now));
+        bucket.set_capacity(learned.max(lane.peak));
     }
 
     fn clamp(&mut self, now: u64, index: usize, gauge: &Gauge, record: &Record) {
@@ -184,7 +195,7 @@ impl Pool {
 
 impl Lane {
     /// Our charges that may or may not be in what the server showed.
-    fn unsure(&self, index: usize, record: &Record) -> i64 {
+    pub(super) fn unsure(&self, index: usize, record: &Record) -> i64 {
         let all = self.sent.wrapping_sub(record.seen[index]);
         match self.counted {
             // It shows the level after its own request.

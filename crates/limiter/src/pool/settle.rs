@@ -37,11 +37,15 @@ impl Pool {
 
     /// Ends a reservation; once, later calls are ignored.
     pub fn settle(&mut self, now: u64, id: ReservationId, settlement: &Settlement) {
-        self.advance(now);
+        let now = self.advance(now);
         let Some(record) = self.book.get(id) else {
             return;
         };
         let (produced, estimate) = (record.produced, record.estimate);
+        if *settlement == Settlement::Rejected {
+            self.refused(now, id, None);
+        }
+        self.ramp.active(now);
         match settlement {
             Settlement::NotSent | Settlement::Rejected => {
                 self.refund(id);
@@ -52,6 +56,7 @@ impl Pool {
                 self.recharge(id, usage.limited_input(), Some(output));
             }
             Settlement::Used { usage } => {
+                self.adaptive.answered(now, self.book.len() as u64);
                 self.used(id, usage, produced, estimate);
             }
         }

@@ -33,14 +33,16 @@ impl Pool {
             });
         }
         let in_flight = self.in_flight() as u64;
-        if let Some(limit) = self.concurrency {
+        let adaptive = self.adaptive.cap(now);
+        let most = [self.concurrency, adaptive].into_iter().flatten().min();
+        if let Some(limit) = most {
             dimensions.push(DimensionSnapshot {
                 dimension: Dimension::Concurrency,
                 limit,
                 capacity: limit,
                 available: i64::try_from(limit.saturating_sub(in_flight)).unwrap_or(i64::MAX),
                 guard: 0,
-                learned: false,
+                learned: adaptive == Some(limit),
             });
         }
         ScopeSnapshot {
@@ -52,6 +54,8 @@ impl Pool {
             mean_output: self.output.mean(),
             input_ratio: self.input.ratio(),
             slow_start: self.slow_start,
+            shared: self.drains.is_shared(self.config.sharing, now),
+            adaptive_concurrency: adaptive,
             dimensions,
         }
     }
