@@ -17,6 +17,7 @@ use tokio::time::{Instant, advance};
 use tower_claude_core::{Class, Cost, Kind, Observation, Scope};
 use tower_claude_limiter::{
     Ask, Limiter, LimiterConfig, Limits, LocalAcquire, LocalLimiter, Reservation, Settlement,
+    Sharing,
 };
 use tower_claude_wire::{RateLimits, Usage};
 
@@ -66,9 +67,15 @@ impl Model {
             .with_output_tokens_per_minute(per_minute(120_000))
             .with_concurrency(NonZeroU32::new(12).unwrap())
             .with_burst(Duration::from_secs(5));
-        // Without learning no guard fades, so that only events and timers make anyone admissible.
+        // Without learning no guard fades and no price falls, so that only events and timers make anyone admissible.
+        let sharing = if learn {
+            Sharing::Auto
+        } else {
+            Sharing::Exclusive
+        };
         let config = LimiterConfig::new()
             .with_queue_limit(40)
+            .with_sharing(sharing)
             .with_learn_output(learn)
             .with_calibrate_input(learn);
         Self {

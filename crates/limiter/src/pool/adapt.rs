@@ -47,6 +47,13 @@ impl Adaptive {
         (now.saturating_sub(state.refused) < FORGOTTEN).then_some(state.cap)
     }
 
+    /// When the cap is forgotten that holds the next one back; `None` when none does.
+    pub(crate) fn full_until(&self, now: u64, in_flight: u64) -> Option<u64> {
+        let state = self.state.as_ref()?;
+        let until = state.refused.saturating_add(FORGOTTEN);
+        (now < until && in_flight >= state.cap).then_some(until)
+    }
+
     /// A 429 that no level explains, for a request sent at `sent`; `in_flight` counts it.
     pub(crate) fn refused(&mut self, now: u64, sent: u64, in_flight: u64) {
         if !self.on {

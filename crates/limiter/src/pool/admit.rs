@@ -124,15 +124,13 @@ impl Pool {
         let in_flight = self.book.len() as u64;
         if self.concurrency.is_some_and(|most| in_flight >= most)
             || self.slow_start.is_some_and(|most| in_flight >= most)
-            || self.adaptive.cap(now).is_some_and(|most| in_flight >= most)
         {
             return Wait::OnChange;
         }
-        let credit = match self.pace.wait() {
-            0 => 0,
-            wait => now.saturating_add(wait),
-        };
-        let mut until = self.pause.until().max(credit);
+        if let Some(forgotten) = self.adaptive.full_until(now, in_flight) {
+            return Wait::Until(forgotten);
+        }
+        let mut until = self.pause.until().max(self.credit_at(now));
         let guards = self.guards(now);
         for (index, lane) in self.lanes.iter().enumerate() {
             let Some(bucket) = &lane.bucket else { continue };

@@ -131,8 +131,11 @@ impl Pool {
         });
         let lane = &mut self.lanes[index];
         if !same {
-            lane.drift = Drift::new();
+            lane.drift.net = 0.0;
             lane.drift.known_since = now;
+            if known.is_none_or(|(old, _)| old != limit) {
+                lane.drift.ceiling = None;
+            }
             return;
         }
         let taken = before - lane.level();
@@ -141,33 +144,55 @@ impl Pool {
             return;
         }
         let in_flight = units(lane.sent.wrapping_sub(record.seen[index]).max(0) as u64);
-        let was_full = before + in_flight >= capacity - capacity / 100;
         if net < self.doubt(index, in_flight, capacity) {
             return;
         }
         let shared = self.drains.is_shared(Sharing::Auto, now);
         let lane = &mut self.lanes[index];
         lane.drift.net = 0.0;
-        if was_full && !shared {
-            // Rather less fits than that others took it. A level that is seen proves more.
-            lane.drift.ceiling = Some((capacity - taken, now));
+        if !shared && before + in_flight >= capacity - capacity / 100 {
+            // It may have been full: then less fits than the stamps say, and nobody took anything.
+            let held = lane.level() + in_flight;
+            lane.drift.ceiling = Some((held, now));
+            let most = held.max(lane.peak).min(capacity);
+            if let Some(bucket) = &mut lane.bucket {
+                bucket.set_capacity(most);
+            }
             return;
         }
         self.drains.drained(now);
+        self.believe_stamps(now);
+    }
+
+    /// A 429 for want of a level that we thought we knew.
+    pub(super) fn drained(&mut self, now: u64) {
+        self.drains.share(now);
+        self.believe_stamps(now);
+    }
+
+    /// Others explain what was missing, so that the capacity is what the stamps say after all.
+    fn believe_stamps(&mut self, now: u64) {
+        if self.drains.is_shared(Sharing::Auto, now) {
+            for lane in &mut self.lanes {
+                lane.drift.ceiling = None;
+            }
+        }
     }
 
     /// The least that is not within the errors of our own books.
     fn doubt(&self, index: usize, in_flight: i128, capacity: i128) -> f64 {
         let input = self.input.error() * in_flight as f64;
         let output = (self.output.variance() * self.book.len() as f64).sqrt() * UNIT as f64;
-        let (error, rounding) = match index {
-            REQUESTS => (0.0, 2),
-            INPUT => (input, 1_000),
-            OUTPUT => (output, 1_000),
-            TOTAL => (input + output, 1_000),
-            _ => (0.0, 1_000),
+        // The answers in flight are the longer ones, and after a burst all of them are at once.
+        let longer = in_flight as f64;
+        let error = match index {
+            INPUT => SIGMAS * input,
+            OUTPUT => SIGMAS * output + longer,
+            TOTAL => SIGMAS * (input + output) + longer,
+            _ => 0.0,
         };
-        (SIGMAS * error)
+        let rounding = if index == REQUESTS { 2 } else { 1_000 };
+        error
             .max(capacity as f64 / 100.0)
             .max(units(rounding) as f64)
     }

@@ -120,15 +120,26 @@ impl Pool {
         price(tightest)
     }
 
-    /// What a charge takes of the tightest limit, in nanoseconds of its rate.
+    /// What a charge takes of the tightest limit, in nanoseconds of its rate, and no more than fits: a
+    /// limit that only an odd header named must not run up a debt for ever.
     pub(super) fn work(&self, charge: &[u64; LANES]) -> f64 {
         let mut work = 0.0_f64;
         for (lane, charge) in self.lanes.iter().zip(charge) {
             if let Some(bucket) = &lane.bucket {
-                work = work.max(*charge as f64 * (UNIT as f64 / bucket.limit().max(1) as f64));
+                let units = (*charge as f64 * UNIT as f64).min(bucket.capacity() as f64);
+                work = work.max(units / bucket.limit().max(1) as f64);
             }
         }
         work
+    }
+
+    /// When there is credit, as far as is known now. Whatever the price, one goes after the longest
+    /// pause and finds out.
+    pub(super) fn credit_at(&self, now: u64) -> u64 {
+        match self.pace.wait() {
+            0 => 0,
+            wait => (now.saturating_add(wait)).min(self.last_grant.saturating_add(self.max_pause)),
+        }
     }
 
     /// How long a newcomer waits for credit.

@@ -29,7 +29,7 @@ impl Pool {
             Some(index) => {
                 let young = index == INPUT && self.input.is_young();
                 if !young && self.lanes[index].drift.known_at(record.sent_at) {
-                    self.drains.share(now);
+                    self.drained(now);
                 }
             }
             None => self.adaptive.refused(now, record.sent_at, in_flight),

@@ -36,6 +36,8 @@ pub(crate) struct Fleet {
     /// Requests, input and output per minute.
     pub(crate) limits: [f64; 3],
     pub(crate) burst: f64,
+    /// How full the server's buckets are at first, from 0 to 1.
+    pub(crate) start: f64,
     pub(crate) configured: Limits,
     pub(crate) config: LimiterConfig,
     /// Somebody else takes this share of the input limit, evenly, without looking.
@@ -60,6 +62,7 @@ impl Default for Fleet {
             warm_up: 60,
             limits: [4_000.0, 2_000_000.0, 400_000.0],
             burst: 60.0,
+            start: 1.0,
             configured: Limits::unlimited(),
             config: LimiterConfig::new().with_slow_start(std::num::NonZeroU32::new(8)),
             external: 0.0,
@@ -80,7 +83,7 @@ pub(crate) struct Report {
     /// 429s after the warm-up, and before it.
     pub(crate) refused: u64,
     pub(crate) refused_early: u64,
-    /// Of the input limit, or of the concurrency where that binds.
+    /// Of what the input limit allows; what the bucket held at first or holds at last aside.
     pub(crate) used: f64,
     pub(crate) jain: f64,
     /// How many pools end as shared.
@@ -141,6 +144,8 @@ struct Run {
     external: f64,
     report: Report,
     levels: (f64, f64),
+    /// The input level at the end of the warm-up.
+    stock: Option<f64>,
     /// Time-weighted sum of what is in service.
     busy: f64,
 }
@@ -165,7 +170,7 @@ impl Fleet {
         });
         let run = Run {
             rng: fastrand::Rng::with_seed(self.seed),
-            server: Server::new(self.limits, self.burst, self.concurrency, self.faults),
+            server: Server::new(&self),
             processes: processes.collect(),
             events: BinaryHeap::new(),
             payload: HashMap::new(),
@@ -175,6 +180,7 @@ impl Fleet {
             external: 0.0,
             report: Report::default(),
             levels: (0.0, 0.0),
+            stock: None,
             busy: 0.0,
             fleet: self,
         };
@@ -231,6 +237,9 @@ impl Run {
             }
             let passed = (at - self.now) as f64 / 1e9;
             if self.counts() {
+                self.server.refill(self.now);
+                let level = self.server.input_level();
+                self.stock.get_or_insert(level);
                 could += passed * self.server.input_rate();
                 self.levels.0 += passed * self.server.input_level();
                 self.levels.1 += passed;
@@ -247,7 +256,8 @@ impl Run {
         let squares = charged.iter().map(|c| c * c).sum::<f64>();
         let mut report = self.report;
         report.jain = sum * sum / (squares * charged.len() as f64);
-        report.used = (sum + self.external) / could;
+        let stock = self.server.input_level() - self.stock.unwrap_or(0.0);
+        report.used = (sum + self.external + stock) / could;
         report.mean_level = self.levels.0 / self.levels.1;
         report.in_service = self.busy / self.levels.1;
         let seen: Vec<_> = self

@@ -17,11 +17,11 @@ struct Bucket {
 }
 
 impl Bucket {
-    fn new(per_minute: f64, burst: f64) -> Self {
+    fn new(per_minute: f64, burst: f64, full: f64) -> Self {
         Self {
             per_minute,
             burst,
-            level: per_minute / 60.0 * burst,
+            level: full * per_minute / 60.0 * burst,
             at: 0.0,
         }
     }
@@ -62,7 +62,7 @@ pub(crate) struct Server {
     rate: f64,
     at: u64,
     sequence: u64,
-    /// Input tokens taken, by those whose use is measured.
+    /// Requests taken and not done.
     pub(crate) in_service: usize,
 }
 
@@ -83,13 +83,15 @@ pub(crate) enum Verdict {
 }
 
 impl Server {
-    pub(crate) fn new(limits: [f64; 3], burst: f64, concurrency: usize, faults: Faults) -> Self {
+    pub(crate) fn new(fleet: &super::Fleet) -> Self {
+        let (limits, burst) = (fleet.limits, fleet.burst);
+        let bucket = |limit| Bucket::new(limit, burst, fleet.start);
         Self {
-            requests: Bucket::new(limits[0], burst),
-            input: Bucket::new(limits[1], burst),
-            output: Bucket::new(limits[2], burst),
-            concurrency,
-            faults,
+            requests: bucket(limits[0]),
+            input: bucket(limits[1]),
+            output: bucket(limits[2]),
+            concurrency: fleet.concurrency,
+            faults: fleet.faults,
             running: BTreeMap::new(),
             rate: 0.0,
             at: 0,

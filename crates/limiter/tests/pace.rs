@@ -1,0 +1,228 @@
+//! When a pool lets the next one go that shares its limits, starts slowly, or met a limit no header
+//! shows.
+
+use std::{num::NonZeroU64, time::Duration};
+
+use tower_claude_core::{Cost, Scope};
+use tower_claude_limiter::{
+    Concurrency, LimiterConfig, Limits, Pool, RampUp, Settlement, Sharing,
+    pool::{Enqueued, Next, PoolAsk, ReservationId, Seen},
+};
+use tower_claude_wire::{RateLimits, Usage};
+
+const S: u64 = 1_000_000_000;
+const MS: u64 = 1_000_000;
+
+/// 60,000 input tokens a minute: a thousand a second.
+fn pool(config: LimiterConfig) -> Pool {
+    let limits = Limits::new().with_input_tokens_per_minute(NonZeroU64::new(60_000).unwrap());
+    let scope = Scope::named("paced");
+    Pool::new(scope.clone(), &limits.for_scope(&scope), config, 0)
+}
+
+fn ask(pool: &mut Pool, now: u64, tokens: u64) -> Option<ReservationId> {
+    let ask = PoolAsk::new(Cost::new(tokens, 0), now);
+    match pool.enqueue(now, ask).unwrap() {
+        Enqueued::Granted(id) => Some(id),
+        Enqueued::Waiting(_) => None,
+    }
+}
+
+fn poll(pool: &mut Pool, now: u64) -> (usize, Next) {
+    let mut granted = Vec::new();
+    let next = pool.poll(now, &mut granted);
+    (granted.len(), next)
+}
+
+fn used() -> Settlement {
+    let mut usage = Usage::default();
+    usage.input_tokens = Some(1);
+    Settlement::Used { usage }
+}
+
+fn headers(remaining: u64) -> RateLimits {
+    let mut headers = RateLimits::default();
+    headers.input_tokens.limit = Some(60_000);
+    headers.input_tokens.remaining = Some(remaining);
+    headers
+}
+
+#[test]
+fn a_full_level_is_shared_at_four_times_the_rate() {
+    let mut pool = pool(LimiterConfig::new().with_sharing(Sharing::Shared));
+    assert!(ask(&mut pool, 0, 1_000).is_none(), "no credit yet");
+    assert_eq!(poll(&mut pool, 0), (0, Next::At(2 * MS)));
+    // A second's work, of which 8 ms are earned: 992 ms at four times the rate, looked at in between.
+    assert_eq!(poll(&mut pool, 2 * MS), (1, Next::Idle));
+    assert!(ask(&mut pool, 2 * MS, 1_000).is_none());
+    assert_eq!(poll(&mut pool, 2 * MS), (0, Next::At(250 * MS)));
+    assert_eq!(poll(&mut pool, 250 * MS), (0, Next::At(252 * MS)));
+    assert_eq!(poll(&mut pool, 252 * MS), (1, Next::Idle));
+}
+
+#[test]
+fn the_pace_falls_with_the_level() {
+    let mut pool = pool(LimiterConfig::new().with_sharing(Sharing::Shared));
+    assert!(ask(&mut pool, 0, 30_000).is_none());
+    assert_eq!(poll(&mut pool, S).0, 1, "the first costs half of it");
+    assert!(ask(&mut pool, S, 1).is_none());
+    // 30 s of work are owed, and at half full it goes at e times less than the limit's rate.
+    let mut now = S;
+    while let (0, Next::At(at)) = poll(&mut pool, now) {
+        assert!((2 * MS..=250 * MS).contains(&(at - now)));
+        now = at;
+    }
+    assert!((20 * S..40 * S).contains(&now), "{now}");
+}
+
+#[test]
+fn an_exclusive_level_is_used_at_once() {
+    for sharing in [Sharing::Auto, Sharing::Exclusive] {
+        let mut pool = pool(LimiterConfig::new().with_sharing(sharing));
+        for _ in 0..60 {
+            assert!(ask(&mut pool, 0, 1_000).is_some());
+        }
+    }
+}
+
+#[test]
+fn two_drains_by_others_make_it_shared_and_one_does_not() {
+    let mut pool = pool(LimiterConfig::new());
+    let id = ask(&mut pool, 0, 10_000).unwrap();
+    pool.observe(0, id, &Seen::new(&headers(50_000), None));
+    pool.settle(0, id, &Settlement::dropped());
+    for (at, remaining, shared) in [
+        (S, 50_000, false),
+        (2 * S, 40_000, false),
+        (4 * S, 30_000, true),
+    ] {
+        let id = ask(&mut pool, at, 1).unwrap();
+        pool.observe(at, id, &Seen::new(&headers(remaining), None));
+        pool.settle(at, id, &Settlement::dropped());
+        assert_eq!(pool.snapshot(at).shared, shared, "{at}");
+    }
+    assert!(pool.snapshot(603 * S).shared);
+    assert!(!pool.snapshot(604 * S).shared, "ten minutes without a sign");
+}
+
+#[test]
+fn a_refusal_that_the_known_level_did_not_expect_makes_it_shared() {
+    let mut pool = pool(LimiterConfig::new());
+    let id = ask(&mut pool, 0, 1_000).unwrap();
+    pool.observe(0, id, &Seen::new(&headers(59_000), None));
+    pool.settle(0, id, &Settlement::dropped());
+    let id = ask(&mut pool, S, 1_000).unwrap();
+    // Input estimates are not young for a pool that calibrates none: the level itself was wrong.
+    pool.rate_limited(S, id, None, 0.0);
+    let mut limits = headers(59_000);
+    limits.requests.limit = Some(60);
+    limits.requests.remaining = Some(0);
+    pool.observe(S, id, &Seen::new(&limits, None).with_rejected(true));
+    pool.settle(S, id, &Settlement::Rejected);
+    assert!(!pool.snapshot(S).shared, "that limit was news");
+    assert_eq!(
+        pool.snapshot(S).adaptive_concurrency,
+        None,
+        "a level explains it"
+    );
+    let id = {
+        let mut at = 2 * S;
+        loop {
+            if let Some(id) = ask(&mut pool, at, 1) {
+                break id;
+            }
+            let mut granted = Vec::new();
+            at += S;
+            pool.poll(at, &mut granted);
+            if let Some((_, id)) = granted.first() {
+                break *id;
+            }
+        }
+    };
+    pool.rate_limited(20 * S, id, None, 0.0);
+    pool.observe(20 * S, id, &Seen::new(&limits, None).with_rejected(true));
+    assert!(pool.snapshot(20 * S).shared);
+}
+
+#[test]
+fn a_refusal_that_no_level_explains_caps_what_is_in_flight() {
+    let mut pool = pool(LimiterConfig::new());
+    let ids: Vec<_> = (0..20).filter_map(|_| ask(&mut pool, 0, 10)).collect();
+    assert_eq!(ids.len(), 20);
+    for id in &ids[10..] {
+        pool.rate_limited(S, *id, None, 0.0);
+        pool.observe(
+            S,
+            *id,
+            &Seen::new(&headers(59_000), None).with_rejected(true),
+        );
+        pool.settle(S, *id, &Settlement::Rejected);
+    }
+    // The last of them was the eleventh: seven tenths.
+    assert_eq!(pool.snapshot(S).adaptive_concurrency, Some(7));
+    assert!(!pool.snapshot(S).shared);
+    assert!(ask(&mut pool, 5 * S, 10).is_none(), "ten are in flight");
+    for id in &ids[..4] {
+        pool.settle(5 * S, *id, &used());
+    }
+    assert_eq!(poll(&mut pool, 5 * S), (1, Next::Idle));
+    assert_eq!(pool.snapshot(700 * S).adaptive_concurrency, None);
+}
+
+#[test]
+fn without_headers_a_refusal_caps_too_and_a_spend_limit_does_not() {
+    let mut pool = pool(LimiterConfig::new());
+    let ids: Vec<_> = (0..10).filter_map(|_| ask(&mut pool, 0, 10)).collect();
+    pool.settle(0, ids[0], &Settlement::Rejected);
+    assert_eq!(pool.snapshot(0).adaptive_concurrency, None);
+    pool.rate_limited(0, ids[1], None, 0.0);
+    pool.settle(0, ids[1], &Settlement::Rejected);
+    assert_eq!(pool.snapshot(0).adaptive_concurrency, Some(6));
+}
+
+#[test]
+fn a_cap_is_not_sought_when_not_asked_for() {
+    let mut pool = pool(LimiterConfig::new().with_concurrency(Concurrency::Unlimited));
+    let id = ask(&mut pool, 0, 10).unwrap();
+    pool.rate_limited(0, id, None, 0.0);
+    pool.settle(0, id, &Settlement::Rejected);
+    assert_eq!(pool.snapshot(0).adaptive_concurrency, None);
+}
+
+#[test]
+fn after_rest_a_quarter_of_the_rate_at_first() {
+    let mut pool = pool(LimiterConfig::new().with_ramp_up(Some(RampUp::new())));
+    for _ in 0..100 {
+        ask(&mut pool, 0, 100);
+    }
+    let mut sent = Vec::new();
+    let mut now = 0;
+    while let (granted, Next::At(at)) = poll(&mut pool, now) {
+        sent.extend((0..granted).map(|_| now));
+        now = at;
+    }
+    // 0.1 s of work each: the integral of the pace is 0.5 after 1.7 s and 1.5 after 4.1 s.
+    assert!((1_200 * MS..2_000 * MS).contains(&sent[5]), "{sent:?}");
+    assert!((3_500 * MS..4_500 * MS).contains(&sent[15]), "{sent:?}");
+    assert!(now < 11 * S, "and then at once: {now}");
+}
+
+#[test]
+fn after_a_pause_too() {
+    let config = LimiterConfig::new()
+        .with_ramp_up(Some(RampUp::new().with_after_idle(Duration::MAX)))
+        .with_concurrency(Concurrency::Unlimited);
+    let mut pool = pool(config);
+    let mut granted = Vec::new();
+    ask(&mut pool, 0, 1_000);
+    pool.poll(20 * S, &mut granted);
+    let id = granted[0].1;
+    pool.rate_limited(20 * S, id, Some(Duration::from_secs(2)), 0.0);
+    pool.settle(20 * S, id, &Settlement::Rejected);
+    for _ in 0..3 {
+        assert!(ask(&mut pool, 20 * S, 1_000).is_none());
+    }
+    assert_eq!(poll(&mut pool, 22 * S - 1).0, 0);
+    assert_eq!(poll(&mut pool, 22 * S).0, 1);
+    assert_eq!(poll(&mut pool, 23 * S).0, 0, "a second's work takes four");
+}
