@@ -27,6 +27,8 @@ struct State {
     wall: u64,
     /// When it was last lowered: a 429 for what was sent before is about the same crowd.
     lowered: u64,
+    /// In flight when it was last lowered.
+    crowd: u64,
     /// Answers since it was lowered or raised.
     answers: u64,
     /// Answers since it was lowered.
@@ -66,7 +68,13 @@ impl Adaptive {
         match &mut self.state {
             Some(state) if sent <= state.lowered => {
                 // The same crowd: the last to be refused shows how many were not.
-                let crowd = in_flight + state.served;
+                let mut crowd = in_flight + state.served;
+                if crowd == 1 {
+                    // All were refused, so that it was not for their number.
+                    crowd = state.crowd;
+                    state.cap = lower(crowd);
+                    state.wall = (crowd - 1).max(1);
+                }
                 state.wall = state.wall.min((crowd - 1).max(1));
                 state.cap = state.cap.min(lower(crowd));
                 state.refused = now;
@@ -76,7 +84,7 @@ impl Adaptive {
                 state.cap = state.wall.min((in_flight - 1).max(1));
                 state.wall = state.cap;
                 state.failed = (state.failed + 1).min(MOST_DOUBLINGS);
-                state.since(now);
+                state.since(now, in_flight);
             }
             state => {
                 let failed = state.as_ref().map_or(0, |state| state.failed);
@@ -84,13 +92,14 @@ impl Adaptive {
                     cap: lower(in_flight),
                     wall: (in_flight - 1).max(1),
                     lowered: now,
+                    crowd: in_flight,
                     answers: 0,
                     served: 0,
                     refused: now,
                     look: 0,
                     failed,
                 };
-                new.since(now);
+                new.since(now, in_flight);
                 *state = Some(new);
             }
         }
@@ -125,7 +134,8 @@ impl Adaptive {
 }
 
 impl State {
-    fn since(&mut self, now: u64) {
+    fn since(&mut self, now: u64, crowd: u64) {
+        self.crowd = crowd;
         self.lowered = now;
         self.refused = now;
         self.answers = 0;
@@ -208,6 +218,15 @@ mod tests {
             adaptive.refused((sent + 1) * S, sent * S + 1, 1);
         }
         assert_eq!(adaptive.cap(20 * S), Some(1));
+    }
+
+    #[test]
+    fn a_crowd_of_which_all_were_refused_was_not_refused_for_its_number() {
+        let mut adaptive = Adaptive::new(true);
+        for left in (1..=30).rev() {
+            adaptive.refused(S, 0, left);
+        }
+        assert_eq!(adaptive.cap(S), Some(21));
     }
 
     #[test]
