@@ -2,6 +2,8 @@
 
 use std::{num::NonZeroU32, time::Duration};
 
+use crate::FairShares;
+
 /// How the server counts output tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -39,6 +41,9 @@ pub struct LimiterConfig {
     pub slow_start_requests: Option<NonZeroU32>,
     /// How the server counts output tokens. Default as produced.
     pub output_accounting: OutputAccounting,
+    /// The weights of priority classes and tenants while requests wait. Default interactive 8, normal 4,
+    /// batch 1, and all tenants alike.
+    pub shares: FairShares,
 }
 
 impl LimiterConfig {
@@ -57,6 +62,7 @@ impl LimiterConfig {
             learn_limits: true,
             slow_start_requests: None,
             output_accounting: OutputAccounting::AsProduced,
+            shares: FairShares::new(),
         }
     }
 
@@ -113,6 +119,13 @@ impl LimiterConfig {
     #[must_use]
     pub const fn with_output_accounting(mut self, accounting: OutputAccounting) -> Self {
         self.output_accounting = accounting;
+        self
+    }
+
+    /// Sets [`shares`](Self::shares).
+    #[must_use]
+    pub fn with_shares(mut self, shares: FairShares) -> Self {
+        self.shares = shares;
         self
     }
 }

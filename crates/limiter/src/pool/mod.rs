@@ -26,7 +26,11 @@
 mod admit;
 mod book;
 mod bucket;
+mod class;
+mod day;
 mod estimate;
+mod extra;
+mod fair;
 mod guard;
 mod lane;
 mod observe;
@@ -34,20 +38,25 @@ mod pause;
 mod predict;
 mod queue;
 mod settle;
+mod turns;
 mod types;
 mod view;
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::VecDeque,
+    time::{Duration, SystemTime},
+};
 
 use tower_claude_core::{Crossing, Scope};
 
 pub use book::ReservationId;
-pub use queue::Ticket;
-pub use types::{Enqueued, Next, PoolAsk, Seen};
+pub use queue::{TenantKey, Ticket};
+pub use types::{Enqueued, Next, PoolAsk, QueuePlace, Seen};
 
 use crate::{LimiterConfig, OutputAccounting, PoolLimits};
 use book::Book;
 use bucket::Bucket;
+use extra::Extra;
 use lane::{Counted, LANES, Lane};
 use pause::Pause;
 use predict::LastSecond;
@@ -66,6 +75,8 @@ pub struct Pool {
     max_pause: u64,
     concurrency: Option<u64>,
     lanes: [Lane; LANES],
+    /// Further limits, mostly none.
+    extras: Vec<Extra>,
     queue: Queue,
     book: Book,
     pause: Pause,
@@ -105,8 +116,11 @@ impl Pool {
             scope,
             burst,
             max_pause: pause::nanos(config.max_pause),
-            concurrency: limits.concurrency.map(|limit| u64::from(limit.get())),
-            queue: Queue::default(),
+            concurrency: limits
+                .least_concurrency()
+                .map(|limit| u64::from(limit.get())),
+            extras: extra::extras(limits, now),
+            queue: Queue::new(config.shares.clone()),
             book: Book::default(),
             pause: Pause::default(),
             slow_start: config
@@ -119,6 +133,23 @@ impl Pool {
             last_grant: now,
             now,
             config,
+        }
+    }
+
+    /// The same pool, told what time it is outside at `now`, for limits per day that reset at a time of
+    /// day. Until it is told, they reset 24 hours after the start.
+    #[must_use]
+    pub fn with_wall_time(mut self, now: u64, wall: SystemTime) -> Self {
+        self.set_wall_time(now, wall);
+        self
+    }
+
+    /// Tells what time it is outside at `now`; the server's clock, where a response tells it
+    /// ([`Seen::server_time`]), does the same.
+    pub fn set_wall_time(&mut self, now: u64, wall: SystemTime) {
+        let now = self.advance(now);
+        for extra in &mut self.extras {
+            extra.set_wall_time(now, wall);
         }
     }
 
@@ -158,6 +189,9 @@ impl Pool {
         let now = self.advance(now);
         self.pass_near(now);
         self.book.get(id)?;
+        if let Some(wall) = seen.server_time.filter(|_| !self.extras.is_empty()) {
+            self.set_wall_time(now, wall);
+        }
         if seen.rejected {
             self.refund(id);
         } else {
@@ -193,6 +227,9 @@ impl Pool {
             if let Some(bucket) = &mut lane.bucket {
                 bucket.refill(self.now);
             }
+        }
+        for extra in &mut self.extras {
+            extra.advance(self.now);
         }
         self.now
     }

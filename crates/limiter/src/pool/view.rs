@@ -30,8 +30,10 @@ impl Pool {
                 available: tokens(bucket.level()),
                 guard: tokens(guards[index]).max(0) as u64,
                 learned: lane.confirmed.is_some(),
+                renews_in: None,
             });
         }
+        dimensions.extend(self.extras.iter().map(|extra| extra.snapshot(now)));
         let in_flight = self.in_flight() as u64;
         if let Some(limit) = self.concurrency {
             dimensions.push(DimensionSnapshot {
@@ -41,6 +43,7 @@ impl Pool {
                 available: i64::try_from(limit.saturating_sub(in_flight)).unwrap_or(i64::MAX),
                 guard: 0,
                 learned: false,
+                renews_in: None,
             });
         }
         ScopeSnapshot {
@@ -53,6 +56,7 @@ impl Pool {
             input_ratio: self.input.ratio(),
             slow_start: self.slow_start,
             dimensions,
+            classes: self.classes(now),
         }
     }
 }
