@@ -30,7 +30,8 @@ enum Renewal {
         offset: u64,
         /// Days since 1970 that begin at the offset, once the time outside is known.
         number: Option<u64>,
-        began: u64,
+        /// When it last began.
+        began: Option<u64>,
         next: u64,
     },
 }
@@ -44,7 +45,7 @@ impl Daily {
             } => Renewal::Resets {
                 offset: u64::from(seconds) * 1_000_000_000 % DAY,
                 number: None,
-                began: now,
+                began: None,
                 next: now.saturating_add(DAY),
             },
         };
@@ -87,7 +88,7 @@ impl Daily {
             } if now >= *next => {
                 let days = 1 + (now - *next) / DAY;
                 *number = number.map(|number| number.saturating_add(days));
-                *began = *next + (days - 1) * DAY;
+                *began = Some(next.saturating_add((days - 1).saturating_mul(DAY)));
                 *next = next.saturating_add(days.saturating_mul(DAY));
                 self.used = 0;
             }
@@ -114,16 +115,16 @@ impl Daily {
         let since = wall + u128::from(DAY - *offset);
         let today = (since / u128::from(DAY)) as u64;
         let into = (since % u128::from(DAY)) as u64;
-        if number.is_some_and(|number| today > number) && at.saturating_sub(*began) >= LEAST_DAY {
-            self.used = 0;
-            *began = at;
+        let just_began = |at: u64| began.is_some_and(|began| at.saturating_sub(began) < LEAST_DAY);
+        *next = at.saturating_add(DAY - into);
+        if just_began(*next) {
+            *next = next.saturating_add(DAY);
         }
-        if number.is_none() {
-            // What came before the clock was known counts for today.
-            *began = (*began).min(at.saturating_sub(into));
+        if number.is_some_and(|number| today > number) && !just_began(at) {
+            self.used = 0;
+            *began = Some(at);
         }
         *number = Some(today);
-        *next = at.saturating_add(DAY - into);
     }
 
     pub(super) fn take(&mut self, amount: u64) {
@@ -152,7 +153,9 @@ impl Daily {
                 };
                 quarters[at].1 += change;
             }
-            Renewal::Resets { began, .. } if change < 0 && sent_at < *began => return,
+            Renewal::Resets {
+                began: Some(began), ..
+            } if change < 0 && sent_at < *began => return,
             Renewal::Resets { .. } => {}
         }
         self.used = self.used.saturating_add(change);

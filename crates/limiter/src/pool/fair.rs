@@ -211,3 +211,6 @@ impl Ahead {
         self
     }
 }
+
+#[cfg(test)]
+mod tests;
