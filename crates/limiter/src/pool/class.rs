@@ -20,6 +20,10 @@ const FINE: u32 = 16;
 
 /// How far this work moves a flow of this weight.
 pub(crate) fn step(work: u64, weight: NonZeroU32) -> u128 {
+    if work >> (u64::BITS - FINE) == 0 {
+        // Nearly always: division of wide integers is slow.
+        return u128::from((work << FINE) / u64::from(weight.get()));
+    }
     (u128::from(work) << FINE) / u128::from(weight.get())
 }
 

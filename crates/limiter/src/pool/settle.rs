@@ -140,7 +140,7 @@ impl Pool {
         for extra in &mut self.extras {
             extra.recharge(sent_at, old, new);
         }
-        if let Some(turn) = turn {
+        if let Some(turn) = turn.filter(|_| old != new) {
             let (old, new) = (self.turn_work(old), self.turn_work(new));
             self.queue
                 .fair_mut()

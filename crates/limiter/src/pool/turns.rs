@@ -43,12 +43,13 @@ impl Pool {
         let extras = self.extras.iter();
         let extras = extras.filter_map(|extra| Some((extra.lane(), extra.per_minute()?)));
         let work = lanes.chain(extras).map(|(lane, limit)| {
-            let nanos = u128::from(charge[lane]) * UNIT as u128 / u128::from(limit.max(1));
-            u64::try_from(nanos).unwrap_or(u64::MAX)
+            // A share need not be exact, and division of wide integers is slow.
+            (charge[lane] as f64 * (UNIT as f64 / limit.max(1) as f64)) as u64
         });
-        let equal = charge.iter().map(|charge| (*charge).min(1)).max();
-        work.max()
-            .unwrap_or_else(|| equal.unwrap_or(0) * EQUAL_WORK)
+        work.max().unwrap_or_else(|| {
+            let nothing = charge.iter().all(|charge| *charge == 0);
+            if nothing { 0 } else { EQUAL_WORK }
+        })
     }
 
     /// Refuses what a further limit can never admit.
