@@ -2,7 +2,10 @@
 
 use serde_json::{Value, json};
 
-use crate::report::{Cell, Row};
+use crate::{
+    metrics::Goal,
+    report::{Cell, Row},
+};
 
 /// An array of `{id, scenario, strategy, metric, value, goal, pass}`; `goal` and `pass` are null where a
 /// strategy is not held to one.
@@ -24,7 +27,7 @@ fn value(scenario: &str, strategy: &str, cell: &Cell) -> Value {
         "strategy": strategy,
         "metric": cell.column.metric.name(),
         "value": cell.value,
-        "goal": cell.goal.map(|goal| goal.text()),
+        "goal": cell.goal.map(Goal::text),
         "pass": cell.pass(),
     })
 }

@@ -1,6 +1,7 @@
 //! The rows of the table.
 
 mod rows;
+mod special;
 
 use std::time::Duration;
 
@@ -10,9 +11,19 @@ use crate::{
     setup::{Party, Setup, Switches},
     units::{HOUR, MINUTE},
     workload::{Quota, Source, When},
+    world::{Tally, World},
 };
 
 pub(crate) use rows::all;
+
+/// Four saturated processes for so many minutes, with a picture of every second.
+pub(crate) fn sampled(kind: Kind, seed: u64, minutes: u64) -> Tally {
+    let mut setup = Scene::saturated(4, true).setup(kind);
+    setup.seed = seed;
+    setup.sample = minutes * MINUTE;
+    setup.measured = (minutes * MINUTE).saturating_sub(setup.warm_up) + 1;
+    World::new(setup).run()
+}
 
 /// A figure of a row, with its goal.
 #[derive(Clone, Copy, Debug)]

@@ -23,8 +23,10 @@ pub(crate) enum Fault {
     Date(i64),
     /// Reset stamps are off by so many seconds; `Date` is not.
     Reset(i64),
-    /// The first client and its clock stand still for so long; what comes for it waits.
+    /// The first client stands still for so long; what comes for it waits.
     Standstill(u64),
+    /// The same, and its clock stands still with it.
+    ClockStop(u64),
 }
 
 /// One client process.

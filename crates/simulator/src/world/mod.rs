@@ -1,8 +1,10 @@
 //! Clients, network and server in one virtual time.
 
+mod at_server;
 mod events;
 mod server;
 mod tally;
+mod watch;
 
 use std::collections::VecDeque;
 
@@ -169,7 +171,9 @@ impl World {
         tally.used = std::array::from_fn(|index| self.charged[index] as f64 / allowance[index]);
         let mut counted = self.clients.iter().map(|client| client.counted);
         tally.tokens.retain(|_| counted.next() == Some(true));
-        tally.longest_gap = tally.longest_gap.max(end - self.last_admission);
+        tally.longest_gap = tally
+            .longest_gap
+            .max(end.saturating_sub(self.last_admission));
         tally
     }
 
