@@ -32,6 +32,9 @@ mod units;
 mod workload;
 mod world;
 
+#[cfg(test)]
+mod tests;
+
 pub use options::Options;
 pub use svg::picture;
 

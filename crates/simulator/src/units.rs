@@ -12,5 +12,5 @@ pub(crate) fn seconds(nanos: u64) -> f64 {
 
 /// Whole nanoseconds of so many seconds; nothing below zero.
 pub(crate) fn nanos(seconds: f64) -> u64 {
-    (seconds * 1e9) as u64
+    (seconds * 1e9).round() as u64
 }

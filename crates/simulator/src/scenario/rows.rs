@@ -138,10 +138,13 @@ fn outsiders(quick: bool) -> Vec<Scenario> {
         let rate = Quota::USUAL.per_second() * share;
         scene.outsider = Some(Source::batch(When::Poisson(rate)));
         let percent = 100.0 * share;
+        let who = if processes == 1 {
+            "one process".to_owned()
+        } else {
+            format!("{processes} processes")
+        };
         Scenario {
-            title: format!(
-                "{processes} process(es) beside a stranger who takes {percent} %, saturated"
-            ),
+            title: format!("{who} beside a stranger who takes {percent} %, saturated"),
             columns: vec![
                 column("R5", Metric::Refused, Some(AtMost(1.0))),
                 column("R5", Metric::Use, Some(AtLeast(99.0))),

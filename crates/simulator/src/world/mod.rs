@@ -16,9 +16,8 @@ use crate::{
     units::SECOND,
     workload::{Class, Sizes, Source, When},
 };
-use server::Server;
 
-pub(crate) use server::STREAM;
+pub(crate) use server::{STREAM, Server};
 pub(crate) use tally::{Sample, Tally};
 
 /// What happens. The server's events bring those of the clients about, a network delay later.
