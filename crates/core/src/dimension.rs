@@ -16,6 +16,8 @@ pub enum Dimension {
     TotalTokens,
     /// Requests at once.
     Concurrency,
+    /// Input and output tokens per day together.
+    TokensPerDay,
 }
 
 impl Dimension {
@@ -28,6 +30,7 @@ impl Dimension {
             Self::OutputTokens => "output tokens",
             Self::TotalTokens => "total tokens",
             Self::Concurrency => "concurrent requests",
+            Self::TokensPerDay => "tokens per day",
         }
     }
 }

@@ -23,6 +23,17 @@ pub enum Event<'a> {
         /// How long it waited.
         wait: Duration,
     },
+    /// A request waits for its turn.
+    Queued {
+        /// The layer.
+        layer: &'static str,
+        /// Its pool of limits.
+        scope: &'a Scope,
+        /// Its place, from 1, among the waiting requests of its priority and tenant.
+        position: usize,
+        /// How long it will probably wait.
+        estimated_wait: Duration,
+    },
     /// A layer answered itself.
     Refused {
         /// The layer.
@@ -151,6 +162,14 @@ fn trace(event: &Event<'_>) {
     match *event {
         Event::Admitted { layer, scope, wait } => {
             tracing::trace!(target: "tower_claude", layer, decision = "admitted", %scope, wait_ms = millis(wait));
+        }
+        Event::Queued {
+            layer,
+            scope,
+            position,
+            estimated_wait,
+        } => {
+            tracing::debug!(target: "tower_claude", layer, decision = "queued", %scope, position, wait_ms = millis(estimated_wait));
         }
         Event::Refused {
             layer,

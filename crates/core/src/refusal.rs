@@ -68,6 +68,8 @@ pub struct Refusal {
     pub reason: Reason,
     /// When asking again makes sense.
     pub retry_after: Option<Duration>,
+    /// Its place, from 1, among the waiting requests of its priority and tenant, where there is a queue.
+    pub queue_position: Option<usize>,
 }
 
 /// The extension on a response that a layer made itself.
@@ -82,6 +84,8 @@ pub struct Refused {
     pub reason: Reason,
     /// When asking again makes sense.
     pub retry_after: Option<Duration>,
+    /// Its place, from 1, among the waiting requests of its priority and tenant, where there is a queue.
+    pub queue_position: Option<usize>,
 }
 
 impl Refusal {
@@ -92,7 +96,15 @@ impl Refusal {
             by,
             reason,
             retry_after: None,
+            queue_position: None,
         }
+    }
+
+    /// The same refusal with the place in the queue that the request had, or would have had.
+    #[must_use]
+    pub const fn with_queue_position(mut self, position: Option<usize>) -> Self {
+        self.queue_position = position;
+        self
     }
 
     /// The same refusal with a time after which asking again makes sense.
@@ -169,6 +181,7 @@ impl Refusal {
             class,
             reason: self.reason,
             retry_after: self.retry_after,
+            queue_position: self.queue_position,
         });
         response
     }

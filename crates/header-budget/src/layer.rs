@@ -2,7 +2,7 @@
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
-use http::request::Parts;
+use http::{HeaderName, request::Parts};
 use tower_claude_core::{
     Buffered, ClaudeClassify, HeuristicCost, RequestBody, Scope, event::Observer,
 };
@@ -80,6 +80,22 @@ impl<L: Clone, E: Clone, C: Clone> HeaderBudgetLayer<L, E, C> {
         scope_of: impl Fn(&Parts, &RequestBody) -> Scope + Send + Sync + 'static,
     ) -> Self {
         self.map(|gate| gate.with_scope(scope_of))
+    }
+
+    /// Takes the priority of a request from this header: `interactive`, `normal` or `batch`, in any case.
+    /// Anything else counts as if the header were absent, and a
+    /// [`Priority`](tower_claude_core::Priority) in the request's extensions wins. The header is passed
+    /// on. Used only where
+    /// this layer admits.
+    pub fn with_priority_header(self, name: HeaderName) -> Self {
+        self.map(|gate| gate.with_priority_header(name))
+    }
+
+    /// Takes the tenant of a request from this header; a [`Tenant`](tower_claude_core::Tenant) in the
+    /// request's extensions wins. The header is passed on. Used only where
+    /// this layer admits.
+    pub fn with_tenant_header(self, name: HeaderName) -> Self {
+        self.map(|gate| gate.with_tenant_header(name))
     }
 
     /// Tells this observer every decision, beside `tracing`.

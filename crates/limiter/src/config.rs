@@ -2,7 +2,7 @@
 
 use std::{num::NonZeroU32, time::Duration};
 
-use crate::{Concurrency, RampUp, Sharing};
+use crate::{Concurrency, FairShares, RampUp, Sharing};
 
 /// How the server counts output tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,6 +47,9 @@ pub struct LimiterConfig {
     pub concurrency: Concurrency,
     /// A slow start of the pace after rest and after a pause by a 429. Default none.
     pub ramp_up: Option<RampUp>,
+    /// The weights of priority classes and tenants while requests wait. Default interactive 8, normal 4,
+    /// batch 1, and all tenants alike.
+    pub shares: FairShares,
 }
 
 impl LimiterConfig {
@@ -68,6 +71,7 @@ impl LimiterConfig {
             sharing: Sharing::Auto,
             concurrency: Concurrency::Adaptive,
             ramp_up: None,
+            shares: FairShares::new(),
         }
     }
 
@@ -145,6 +149,13 @@ impl LimiterConfig {
     #[must_use]
     pub const fn with_ramp_up(mut self, ramp_up: Option<RampUp>) -> Self {
         self.ramp_up = ramp_up;
+        self
+    }
+
+    /// Sets [`shares`](Self::shares).
+    #[must_use]
+    pub fn with_shares(mut self, shares: FairShares) -> Self {
+        self.shares = shares;
         self
     }
 }

@@ -1,9 +1,10 @@
 //! An exact vector bucket with a fair queue that paces requests and tokens for tower-claude layers.
 //!
 //! One [`LocalLimiter`] keeps a [`Pool`] for every [`Scope`]: levels of requests, input, output and
-//! total tokens, and requests at once. A request takes from all of them or from none. Who must wait
-//! waits in one queue per scope, where only the first may take, so that big requests are not starved
-//! by small ones. A [`Reservation`] gives everything back that was not used, whenever and wherever it
+//! total tokens, tokens per day, and requests at once. A request takes from all of them or from none. Who
+//! must wait waits in one queue per scope, where only the first may take, so that big requests are not
+//! starved by small ones. Priority classes and their tenants take turns by the work they ask for
+//! ([`FairShares`]); requests of one tenant and class are served in order of arrival. A [`Reservation`] gives everything back that was not used, whenever and wherever it
 //! is dropped.
 //!
 //! The levels are exact integers. What the server says in its rate-limit headers bounds them from
@@ -37,6 +38,7 @@
 #![forbid(unsafe_code)]
 
 mod config;
+mod day;
 mod gate;
 mod limiter;
 mod limits;
@@ -45,17 +47,20 @@ mod policy;
 pub mod pool;
 mod reservation;
 mod settlement;
+mod shares;
 mod snapshot;
 
 pub use config::{LimiterConfig, OutputAccounting};
+pub use day::Day;
 pub use gate::{Gate, GateBody, GateFuture, Gated, Settle};
 pub use limiter::{Ask, Limiter};
 pub use limits::{Limits, PoolLimits};
 pub use local::{LocalAcquire, LocalLimiter};
 pub use policy::{Concurrency, RampUp, Sharing};
-pub use pool::Pool;
+pub use pool::{Pool, QueuePlace};
 pub use reservation::{Books, Reservation};
 pub use settlement::Settlement;
-pub use snapshot::{DimensionSnapshot, ScopeSnapshot};
+pub use shares::FairShares;
+pub use snapshot::{ClassSnapshot, DimensionSnapshot, ScopeSnapshot};
 #[doc(no_inline)]
 pub use tower_claude_core::{Cost, Dimension, Refusal, Scope};

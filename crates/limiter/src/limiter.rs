@@ -5,7 +5,7 @@ use std::{future::Future, time::Duration};
 use tokio::time::Instant;
 use tower_claude_core::{CallContext, Cost, LimiterId, Priority, Refusal, Scope, Tenant};
 
-use crate::{Reservation, ScopeSnapshot};
+use crate::{QueuePlace, Reservation, ScopeSnapshot};
 
 /// What a request asks of a limiter.
 #[derive(Clone, Debug)]
@@ -22,10 +22,9 @@ pub struct Ask {
     pub deadline: Option<Instant>,
     /// The longest wait in the queue, from when the limiter is asked. `None` waits without end.
     pub max_wait: Option<Duration>,
-    /// How much it matters. Carried for limiters that serve by share; a `LocalLimiter` serves in order
-    /// of arrival.
+    /// How much it matters: its class has a share of its own while requests wait.
     pub priority: Priority,
-    /// Whose request it is. Carried like the priority.
+    /// Whose request it is: within a class each tenant has a share of its own.
     pub tenant: Option<Tenant>,
 }
 
@@ -97,6 +96,13 @@ pub trait Limiter: Clone {
 
     /// Asks to send one request. Nothing happens before the future is polled.
     fn acquire(&self, ask: Ask) -> Self::Acquire;
+
+    /// Where a request waits that has been polled; `None` when it does not wait, or the limiter does not
+    /// tell.
+    fn place(&self, acquire: &Self::Acquire) -> Option<QueuePlace> {
+        let _ = acquire;
+        None
+    }
 
     /// Tells this limiter's reservations from others'.
     fn id(&self) -> LimiterId;

@@ -9,6 +9,8 @@ use std::{
 use tower_claude_core::{Endpoint, Scope};
 use tower_claude_wire::{ModelCatalog, Tier};
 
+use crate::Day;
+
 /// The limits of every scope of a limiter. Nothing is limited unless it is set here, or learned from
 /// response headers.
 ///
@@ -36,6 +38,7 @@ pub struct Limits {
     own: PoolLimits,
     tier: Option<Tier>,
     groups: Vec<(Arc<str>, Limits)>,
+    also: Vec<Limits>,
 }
 
 /// The limits of one scope. Rates are per minute; `None` is unlimited.
@@ -54,6 +57,12 @@ pub struct PoolLimits {
     pub concurrency: Option<NonZeroU32>,
     /// How much may be used at once: a bucket holds what is refilled in this time. Default 60 s.
     pub burst: Duration,
+    /// Input and output tokens per day together.
+    pub tokens_per_day: Option<NonZeroU64>,
+    /// How the limit per day renews.
+    pub day: Day,
+    /// Further limits that hold at the same time.
+    pub also: Vec<Self>,
 }
 
 impl PoolLimits {
@@ -67,7 +76,16 @@ impl PoolLimits {
             total_tokens: None,
             concurrency: None,
             burst: Duration::from_secs(60),
+            tokens_per_day: None,
+            day: Day::Rolling,
+            also: Vec::new(),
         }
+    }
+
+    /// The least number of requests at once of all limits that hold.
+    pub(crate) fn least_concurrency(&self) -> Option<NonZeroU32> {
+        let also = self.also.iter().filter_map(Self::least_concurrency);
+        also.chain(self.concurrency).min()
     }
 }
 
@@ -85,6 +103,7 @@ impl Limits {
             own: PoolLimits::unlimited(),
             tier: None,
             groups: Vec::new(),
+            also: Vec::new(),
         }
     }
 
@@ -148,6 +167,29 @@ impl Limits {
         self
     }
 
+    /// Input and output tokens per day together; [`with_day`](Self::with_day) says when a day ends.
+    #[must_use]
+    pub const fn with_tokens_per_day(mut self, limit: NonZeroU64) -> Self {
+        self.own.tokens_per_day = Some(limit);
+        self
+    }
+
+    /// How the limit per day renews. Default [`Day::Rolling`].
+    #[must_use]
+    pub const fn with_day(mut self, day: Day) -> Self {
+        self.own.day = day;
+        self
+    }
+
+    /// Limits that hold beside these: the organisation's beside the workspace's. A request is let out
+    /// when all have room for it. Response headers correct these, not the further ones; give those here
+    /// that the headers do not speak of.
+    #[must_use]
+    pub fn with_also(mut self, limits: Self) -> Self {
+        self.also.push(limits);
+        self
+    }
+
     /// Other limits for the scopes of this rate group. They replace all of these.
     #[must_use]
     pub fn with_group(mut self, group: &str, limits: Self) -> Self {
@@ -160,12 +202,18 @@ impl Limits {
     #[must_use]
     pub fn for_scope(&self, scope: &Scope) -> PoolLimits {
         if let Some((_, limits)) = self.groups.iter().find(|(name, _)| *name == scope.group) {
-            return limits.for_group(&scope.group);
+            return limits.with_further(scope);
         }
         match scope.endpoint {
-            Endpoint::Messages | Endpoint::Other => self.for_group(&scope.group),
+            Endpoint::Messages | Endpoint::Other => self.with_further(scope),
             _ => PoolLimits::unlimited(),
         }
+    }
+
+    fn with_further(&self, scope: &Scope) -> PoolLimits {
+        let mut limits = self.for_group(&scope.group);
+        limits.also = self.also.iter().map(|also| also.for_scope(scope)).collect();
+        limits
     }
 
     fn for_group(&self, group: &str) -> PoolLimits {

@@ -12,7 +12,7 @@ use tower_claude_core::{LimiterId, Scope};
 
 pub use acquire::LocalAcquire;
 
-use crate::{Ask, Limiter, LimiterConfig, Limits, ScopeSnapshot};
+use crate::{Ask, Limiter, LimiterConfig, Limits, QueuePlace, ScopeSnapshot};
 use desk::Desk;
 use map::Map;
 
@@ -85,6 +85,10 @@ impl Limiter for LocalLimiter {
 
     fn acquire(&self, ask: Ask) -> LocalAcquire {
         LocalAcquire::new(self.shared.clone(), ask)
+    }
+
+    fn place(&self, acquire: &LocalAcquire) -> Option<QueuePlace> {
+        acquire.place()
     }
 
     fn id(&self) -> LimiterId {

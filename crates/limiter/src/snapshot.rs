@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tower_claude_core::{Dimension, Scope};
+use tower_claude_core::{Dimension, Priority, Scope};
 
 /// What a limiter knows of one scope, at one instant.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,12 +28,33 @@ pub struct ScopeSnapshot {
     pub shared: bool,
     /// The cap on requests in flight after a 429 that no level explained; `None` when there is none.
     pub adaptive_concurrency: Option<u64>,
-    /// The limits known, one each.
+    /// The limits known; several of one dimension where several limits hold.
     pub dimensions: Vec<DimensionSnapshot>,
+    /// The priority classes with requests waiting, the most urgent first.
+    pub classes: Vec<ClassSnapshot>,
+}
+
+/// The queue of one priority class, at one instant.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct ClassSnapshot {
+    /// The class.
+    pub priority: Priority,
+    /// Its requests that wait, of all tenants.
+    pub queued: usize,
+    /// How long a newcomer behind all of them would wait, while the other classes go on waiting.
+    pub estimated_wait: Duration,
 }
 
 impl ScopeSnapshot {
-    /// The state of one limit; `None` when none is known for that dimension.
+    /// The queue of one priority class; `None` when none of it waits.
+    #[must_use]
+    pub fn class(&self, priority: Priority) -> Option<&ClassSnapshot> {
+        self.classes.iter().find(|class| class.priority == priority)
+    }
+
+    /// The state of one limit, the first where there are several; `None` when none is known for that
+    /// dimension.
     #[must_use]
     pub fn dimension(&self, dimension: Dimension) -> Option<&DimensionSnapshot> {
         self.dimensions.iter().find(|d| d.dimension == dimension)
@@ -46,7 +67,8 @@ impl ScopeSnapshot {
 pub struct DimensionSnapshot {
     /// What is counted.
     pub dimension: Dimension,
-    /// The limit per minute; for [`Dimension::Concurrency`] the most at once.
+    /// The limit per minute; for [`Dimension::Concurrency`] the most at once, for
+    /// [`Dimension::TokensPerDay`] per day.
     pub limit: u64,
     /// The most that can be used at once.
     pub capacity: u64,
@@ -56,6 +78,8 @@ pub struct DimensionSnapshot {
     pub guard: u64,
     /// Whether a response header named the limit.
     pub learned: bool,
+    /// For [`Dimension::TokensPerDay`], when all of it is there again without further use.
+    pub renews_in: Option<Duration>,
 }
 
 impl DimensionSnapshot {
@@ -66,7 +90,8 @@ impl DimensionSnapshot {
         self.time_until(self.capacity).unwrap_or_default()
     }
 
-    /// Time until `amount` is available, without further use; `None` when it never is.
+    /// Time until `amount` is available, without further use; `None` when it never is. For
+    /// [`Dimension::TokensPerDay`] the time until all of it is.
     #[must_use]
     pub fn time_until(&self, amount: u64) -> Option<Duration> {
         if amount > self.capacity {
@@ -75,6 +100,9 @@ impl DimensionSnapshot {
         let missing = i128::from(amount) - i128::from(self.available);
         if missing <= 0 || self.dimension == Dimension::Concurrency {
             return (missing <= 0).then_some(Duration::ZERO);
+        }
+        if let Some(renews_in) = self.renews_in {
+            return Some(renews_in);
         }
         let nanos = missing.saturating_mul(60_000_000_000) / i128::from(self.limit.max(1)) + 1;
         Some(Duration::from_nanos(

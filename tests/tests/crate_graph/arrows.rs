@@ -16,6 +16,7 @@ const FALLBACK: &str = "tower-claude-fallback-model";
 const CACHE: &str = "tower-claude-cache";
 const REQWEST: &str = "tower-claude-reqwest";
 const DOOR: &str = "tower-claude";
+const SIMULATOR: &str = "tower-claude-simulator";
 const GATEWAY: &str = "tower-claude-gateway";
 
 /// The layers: none of them may know another one.
@@ -74,6 +75,7 @@ const HOUSE: &[Room] = &[
     library(BUCKET,   "crates/token-bucket",    &[CORE, LIMITER, WIRE], &[]),
     library(BUDGET,   "crates/header-budget",   &[CORE, LIMITER, WIRE], &[]),
     library(FALLBACK, "crates/fallback-model",  &[CORE, WIRE], &[]),
+    library(SIMULATOR, "crates/simulator",      &[LIMITER, FAKE, CORE, WIRE], &[]),
     library(CACHE,    "crates/cache",           &[CORE, WIRE], &[]),
     library(REQWEST,  "crates/reqwest",         &[CORE, WIRE], &["reqwest", "reqwest_middleware"]),
     library(DOOR,     "crates/tower-claude",

@@ -44,7 +44,7 @@ pin_project! {
     #[project = StateProjection]
     enum State<S, F, B: Body, A> {
         // Admission and readiness in one state: the request is moved once, into the call.
-        Before { #[pin] acquire: Option<A>, context: Option<Arc<CallContext>>, admission: Option<Admission>, request: Option<Request<RequestBody>>, service: S },
+        Before { #[pin] acquire: Option<A>, queued: bool, context: Option<Arc<CallContext>>, admission: Option<Admission>, request: Option<Request<RequestBody>>, service: S },
         Call { #[pin] future: F, admission: Option<Admission> },
         // Boxed: only error responses come here, and the state would double in size.
         ErrorBody { failure: Option<Box<Failure<B>>> },
@@ -82,6 +82,7 @@ where
             };
             let state = State::Before {
                 acquire: None,
+                queued: false,
                 context: None,
                 admission: Some(Admission::Joined(handle)),
                 request: Some(Request::from_parts(head, body)),
@@ -92,11 +93,15 @@ where
         let context = context
             .unwrap_or_else(|| CallContext::get_or_insert(&mut head.extensions, Instant::now()));
         let scope = gate.scope(&head, &body);
-        let ask = Ask::new(scope.clone(), gate.estimate.estimate(&head, &body))
+        let mut ask = Ask::new(scope.clone(), gate.estimate.estimate(&head, &body))
             .with_context(&context)
             .with_max_wait(Some(gate.max_wait));
+        if let Some(names) = &gate.names {
+            names.apply(&head, &mut ask);
+        }
         let state = State::Before {
             acquire: Some(gate.limiter.acquire(ask)),
+            queued: false,
             context: Some(context),
             admission: None,
             request: Some(Request::from_parts(head, body)),
@@ -126,13 +131,19 @@ where
             match state.as_mut().project() {
                 StateProjection::Before {
                     mut acquire,
+                    queued,
                     context,
                     admission,
                     request,
                     service,
                 } => {
                     if let Some(asking) = acquire.as_mut().as_pin_mut() {
-                        match ready!(asking.poll(cx)) {
+                        let asked = asking.poll(cx);
+                        if asked.is_pending() && !*queued {
+                            *queued = true;
+                            gate.queued(acquire.as_ref().as_pin_ref(), scope);
+                        }
+                        match ready!(asked) {
                             Ok(reservation) => {
                                 acquire.set(None);
                                 *admission =

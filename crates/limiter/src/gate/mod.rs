@@ -4,6 +4,7 @@
 mod body;
 mod future;
 mod head;
+mod names;
 mod service;
 
 use std::{
@@ -41,6 +42,7 @@ pub struct Gate<L, E = HeuristicCost, C = ClaudeClassify> {
     pub(crate) warn_percent: u8,
     pub(crate) reads_headers: bool,
     pub(crate) own_classifier: bool,
+    pub(crate) names: Option<Arc<names::Names>>,
     unauthorized: Arc<Mutex<HashSet<u64>>>,
 }
 
@@ -62,6 +64,7 @@ impl<L> Gate<L> {
             warn_percent: 80,
             reads_headers: false,
             own_classifier: false,
+            names: None,
             unauthorized: Arc::default(),
         }
     }
@@ -90,6 +93,7 @@ impl<L, E, C> Gate<L, E, C> {
             warn_percent: self.warn_percent,
             reads_headers: self.reads_headers,
             own_classifier: self.own_classifier,
+            names: self.names,
             unauthorized: self.unauthorized,
         }
     }
@@ -108,6 +112,7 @@ impl<L, E, C> Gate<L, E, C> {
             warn_percent: self.warn_percent,
             reads_headers: self.reads_headers,
             own_classifier: true,
+            names: self.names,
             unauthorized: self.unauthorized,
         }
     }

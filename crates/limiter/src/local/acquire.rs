@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     Ask, Reservation,
-    pool::{Enqueued, Ticket},
+    pool::{Enqueued, QueuePlace, Ticket},
 };
 
 const NAME: &str = "limiter";
@@ -55,6 +55,17 @@ impl LocalAcquire {
     pub(super) const fn new(shared: Arc<Shared>, ask: Ask) -> Self {
         Self {
             step: Step::Ask { shared, ask },
+        }
+    }
+}
+
+impl LocalAcquire {
+    /// Where the request waits; `None` when it does not wait yet, or no more.
+    #[must_use]
+    pub fn place(&self) -> Option<QueuePlace> {
+        match &self.step {
+            Step::Wait(queued) => queued.desk.place(queued.ticket),
+            Step::Ask { .. } | Step::Done => None,
         }
     }
 }
@@ -120,9 +131,10 @@ impl Queued {
                     let reservation = Reservation::new(self.desk.clone(), id.to_bits(), waited);
                     return Poll::Ready(Ok(reservation));
                 }
-                Look::Expired { next } => {
+                Look::Expired { next, position } => {
                     self.taken = true;
-                    return Poll::Ready(Err(self.refusal(now, next)));
+                    let refusal = self.refusal(now, next);
+                    return Poll::Ready(Err(refusal.with_queue_position(position)));
                 }
                 Look::Wait(at) => {
                     let Some(at) = self.desk.instant(at).filter(|_| at < u64::MAX) else {

@@ -5,7 +5,7 @@ use std::{
     fmt,
     sync::{Mutex, MutexGuard, PoisonError},
     task::{Context, Waker},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use tokio::time::Instant;
@@ -14,7 +14,7 @@ use tower_claude_core::{Crossing, Ledger, LimiterId, Observation, Refusal, Scope
 use super::wakes::Wakes;
 use crate::{
     Ask, Books, LimiterConfig, Pool, PoolLimits, ScopeSnapshot, Settlement,
-    pool::{Enqueued, Next, PoolAsk, ReservationId, Seen, Ticket},
+    pool::{Enqueued, Next, PoolAsk, QueuePlace, ReservationId, Seen, Ticket},
 };
 
 /// One scope: its pool behind a lock, and those who wait for it.
@@ -49,6 +49,8 @@ pub(super) enum Look {
     Expired {
         /// When the queue moves next, if time moves it.
         next: Option<u64>,
+        /// Where it stood.
+        position: Option<usize>,
     },
 }
 
@@ -66,7 +68,7 @@ impl Desk {
             scope: scope.clone(),
             start,
             state: Mutex::new(State {
-                pool: Pool::new(scope, limits, config, now),
+                pool: Pool::new(scope, limits, config, now).with_wall_time(now, SystemTime::now()),
                 waiting: HashMap::new(),
                 granted: Vec::new(),
                 used_at: now,
@@ -88,7 +90,9 @@ impl Desk {
         let arrival = ask.first_arrival.map_or(now, |at| self.nanos(at).min(now));
         let ask = PoolAsk::new(ask.cost, arrival)
             .with_deadline(ask.deadline.map(|at| self.nanos(at)))
-            .with_max_wait(ask.max_wait.map(whole_nanos));
+            .with_max_wait(ask.max_wait.map(whole_nanos))
+            .with_priority(ask.priority)
+            .with_tenant(ask.tenant.as_ref());
         let mut state = self.lock();
         state.used_at = state.used_at.max(now);
         let enqueued = state.pool.enqueue(now, ask)?;
@@ -119,12 +123,13 @@ impl Desk {
                     state.waiting.remove(&ticket);
                     Look::Granted(id)
                 } else if now >= expiry {
+                    let position = state.pool.place(now, ticket).map(|place| place.position);
                     state.leave(now, ticket, &mut wakes);
                     let next = match next {
                         Next::At(at) => Some(at),
                         Next::OnChange | Next::Idle => None,
                     };
-                    Look::Expired { next }
+                    Look::Expired { next, position }
                 } else {
                     let at = match next {
                         Next::At(at) if leads => at.min(expiry),
@@ -135,11 +140,20 @@ impl Desk {
                     Look::Wait(at)
                 }
             }
-            None => Look::Expired { next: None },
+            None => Look::Expired {
+                next: None,
+                position: None,
+            },
         };
         drop(state);
         wakes.wake();
         look
+    }
+
+    /// Where a request waits.
+    pub(super) fn place(&self, ticket: Ticket) -> Option<QueuePlace> {
+        let now = self.nanos(Instant::now());
+        self.lock().pool.place(now, ticket)
     }
 
     /// Gives up a place, or what was granted to it meanwhile.

@@ -6,8 +6,8 @@ use super::{
     Enqueued, Next, Pool, PoolAsk, ReservationId, Ticket,
     book::Record,
     bucket::{MAX_CHARGE, units},
-    lane::{INPUT, LANES, OUTPUT, REQUESTS, TOTAL},
-    queue::Waiter,
+    lane::{Charge, INPUT, LANES, OUTPUT, REQUESTS, TOTAL},
+    queue::{FlowKey, Turn, Waiter},
 };
 use crate::OutputAccounting;
 
@@ -39,30 +39,37 @@ impl Pool {
         let now = self.advance(now);
         let charge = self.charge(&ask.cost);
         self.check_size(now, &charge)?;
-        let leads = self.queue.would_lead(ask.first_arrival);
         let busy = self.book.len() + self.queue.len() > 0;
         self.ramp.asked(now, busy);
         self.keep_pace(now);
+        let flow = FlowKey::of(ask.priority, ask.tenant);
+        let leads = self.queue.would_lead(flow, ask.first_arrival);
         let late = ask.deadline.is_some_and(|deadline| deadline <= now);
         if leads && !late && matches!(self.wait(now, &charge), Wait::Now) {
-            return Ok(Enqueued::Granted(self.grant(now, &ask.cost, charge)));
+            let turn = self.overtake(flow, &ask, charge);
+            return Ok(Enqueued::Granted(self.grant(now, &ask.cost, charge, turn)));
         }
-        self.check_wait(now, &ask, &charge, leads)?;
+        self.check_wait(now, &ask, flow, &charge, leads)?;
         if self.queue.len() >= self.config.queue_limit {
             let reason = Reason::QueueFull {
                 waiting: self.queue.len(),
                 limit: self.config.queue_limit,
             };
-            let wait = self.estimate(now, &charge, leads);
-            return Err(Refusal::new(NAME, reason).with_retry_after(Some(wait)));
+            let wait = self.estimate(now, flow, &charge, leads);
+            let position = self.queue.fair().waiting(flow) + 1;
+            return Err(Refusal::new(NAME, reason)
+                .with_retry_after(Some(wait))
+                .with_queue_position(Some(position)));
         }
         let waiter = Waiter {
             cost: ask.cost,
             charge,
         };
-        Ok(Enqueued::Waiting(
-            self.queue.push(ask.first_arrival, waiter),
-        ))
+        Ok(Enqueued::Waiting(self.queue.push(
+            flow,
+            ask.first_arrival,
+            waiter,
+        )))
     }
 
     /// Admits from the head of the queue as long as the head is admissible; each is appended to
@@ -79,8 +86,8 @@ impl Pool {
             let charge = self.charge(&cost);
             match self.wait(now, &charge) {
                 Wait::Now => {
-                    self.queue.remove(ticket);
-                    granted.push((ticket, self.grant(now, &cost, charge)));
+                    let turn = self.queue.let_out(ticket, self.turn_work(&charge));
+                    granted.push((ticket, self.grant(now, &cost, charge, Some(turn))));
                 }
                 Wait::Until(at) => return Next::At(at.max(now.saturating_add(LEAST_WAIT))),
                 Wait::OnChange => return Next::OnChange,
@@ -132,6 +139,10 @@ impl Pool {
         }
         let mut until = self.pause.until().max(self.credit_at(now));
         let guards = self.guards(now);
+        for extra in &self.extras {
+            let lane = extra.lane();
+            until = until.max(now.saturating_add(extra.wait(now, charge[lane], guards[lane])));
+        }
         for (index, lane) in self.lanes.iter().enumerate() {
             let Some(bucket) = &lane.bucket else { continue };
             let cost = units(charge[index]).min(bucket.capacity());
@@ -164,7 +175,13 @@ impl Pool {
         }
     }
 
-    fn grant(&mut self, now: u64, cost: &Cost, charge: [u64; LANES]) -> ReservationId {
+    fn grant(
+        &mut self,
+        now: u64,
+        cost: &Cost,
+        charge: Charge,
+        turn: Option<Turn>,
+    ) -> ReservationId {
         self.pass_near(now);
         let seen = std::array::from_fn(|lane| self.lanes[lane].seen);
         for (lane, charge) in self.lanes.iter_mut().zip(charge) {
@@ -174,6 +191,9 @@ impl Pool {
             self.pace.spend(self.work(&charge));
         }
         self.ramp.active(now);
+        for extra in &mut self.extras {
+            extra.take(&charge);
+        }
         self.recent_input.add(now, charge[INPUT]);
         self.last_grant = now;
         let id = self.book.insert(Record {
@@ -189,6 +209,7 @@ impl Pool {
             produced: 0,
             max_output: cost.max_output_tokens,
             estimate: cost.input_tokens,
+            turn,
         });
         self.near.push_back((now, id));
         id

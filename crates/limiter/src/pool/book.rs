@@ -1,6 +1,6 @@
 //! The reservations in flight.
 
-use super::lane::LANES;
+use super::{lane::LANES, queue::Turn};
 
 /// A reservation of one pool. Settled ids are never used again (a slot counts its generations).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -57,6 +57,8 @@ pub(crate) struct Record {
     pub(crate) max_output: Option<u64>,
     /// The input estimate, uncorrected.
     pub(crate) estimate: u64,
+    /// Its flow's turn, if others waited when it was let out.
+    pub(crate) turn: Option<Turn>,
 }
 
 /// A slab: no allocation once it has grown to the most ever in flight.

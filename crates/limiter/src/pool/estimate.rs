@@ -8,7 +8,9 @@ use super::{
     Pool, PoolAsk,
     admit::NAME,
     bucket::{refill, units},
-    lane::{DIMENSIONS, INPUT, LANES, OUTPUT, TOTAL},
+    fair::Ahead,
+    lane::{Charge, DIMENSIONS, INPUT, OUTPUT, TOTAL},
+    queue::FlowKey,
 };
 use crate::OutputAccounting;
 
@@ -18,7 +20,7 @@ const INPUT_GUARD_ENDS: u64 = 2_000_000_000;
 impl Pool {
     /// Refuses what a limit can never admit. A limit that only a header named must have been confirmed
     /// lately, so that one odd header cannot refuse for ever; output is but a guess and never refuses.
-    pub(super) fn check_size(&self, now: u64, charge: &[u64; LANES]) -> Result<(), Refusal> {
+    pub(super) fn check_size(&self, now: u64, charge: &Charge) -> Result<(), Refusal> {
         let reserved = self.config.output_accounting == OutputAccounting::MaxTokensReserved;
         for (index, lane) in self.lanes.iter().enumerate() {
             let Some(bucket) = &lane.bucket else { continue };
@@ -41,20 +43,22 @@ impl Pool {
                 ));
             }
         }
-        Ok(())
+        self.check_more_sizes(charge)
     }
 
     pub(super) fn check_wait(
         &self,
         now: u64,
         ask: &PoolAsk,
-        charge: &[u64; LANES],
+        flow: FlowKey,
+        charge: &Charge,
         leads: bool,
     ) -> Result<(), Refusal> {
         if ask.deadline.is_none() && ask.max_wait.is_none() {
             return Ok(());
         }
-        let estimated = self.estimate(now, charge, leads);
+        let estimated = self.estimate(now, flow, charge, leads);
+        let position = Some(self.queue.fair().waiting(flow) + 1);
         let remaining = ask
             .deadline
             .map(|deadline| Duration::from_nanos(deadline.saturating_sub(now)));
@@ -65,7 +69,9 @@ impl Pool {
                 estimated,
                 remaining,
             };
-            return Err(Refusal::new(NAME, reason).with_retry_after(Some(estimated)));
+            return Err(Refusal::new(NAME, reason)
+                .with_retry_after(Some(estimated))
+                .with_queue_position(position));
         }
         if let Some(max_wait) = ask.max_wait.map(Duration::from_nanos)
             && (max_wait.is_zero() || estimated > max_wait)
@@ -74,14 +80,17 @@ impl Pool {
                 estimated,
                 max_wait,
             };
-            return Err(Refusal::new(NAME, reason).with_retry_after(Some(estimated)));
+            return Err(Refusal::new(NAME, reason)
+                .with_retry_after(Some(estimated))
+                .with_queue_position(position));
         }
         Ok(())
     }
 
-    /// How long a newcomer would wait: the pause, then the work ahead and its own at the rate of the
-    /// tightest lane. Waiting for requests in flight to end cannot be foreseen and counts as nothing.
-    pub(super) fn estimate(&self, now: u64, charge: &[u64; LANES], leads: bool) -> Duration {
+    /// How long a request behind this work waits: the pause, then the work ahead and its own at the rate
+    /// of the tightest lane. Waiting for requests in flight to end cannot be foreseen and counts as
+    /// nothing.
+    pub(super) fn estimate_behind(&self, now: u64, work: &Ahead, charge: &Charge) -> Duration {
         let pause = self.pause.until().saturating_sub(now);
         // What is held back for the last second's input will be gone by then.
         let guards = self.guards(now.saturating_add(INPUT_GUARD_ENDS));
@@ -91,15 +100,16 @@ impl Pool {
             let need = units(charge[index])
                 .saturating_add(guards[index])
                 .min(bucket.capacity());
-            let ahead = if leads { 0 } else { self.queue.work()[index] };
-            let ahead = units(u64::try_from(ahead).unwrap_or(u64::MAX));
+            let ahead = units(work.of(index, self.queue.work()[index]));
             // What is refilled during the pause, as far as it fits.
             let level = bucket.level().saturating_add(refill(bucket.limit(), pause));
             let lacking = bucket.level() - level.min(bucket.capacity());
             let wait = bucket.wait(need.saturating_add(ahead).saturating_add(lacking));
             longest = longest.max(wait);
         }
-        let longest = longest.max(self.pace_wait(leads).saturating_sub(pause));
+        let ahead = std::array::from_fn(|lane| work.of(lane, self.queue.work()[lane]));
+        longest = longest.max(self.pace_wait(&ahead).saturating_sub(pause));
+        longest = longest.max(self.estimate_more(now, work, charge, &guards, pause));
         Duration::from_nanos(pause.saturating_add(longest))
     }
 }

@@ -11,6 +11,9 @@ pub(crate) const INPUT: usize = 1;
 pub(crate) const OUTPUT: usize = 2;
 pub(crate) const TOTAL: usize = 3;
 
+/// Amounts by lane.
+pub(crate) type Charge = [u64; LANES];
+
 /// What the lanes count, in order.
 pub(crate) const DIMENSIONS: [Dimension; LANES] = [
     Dimension::Requests,

@@ -27,9 +27,13 @@ mod adapt;
 mod admit;
 mod book;
 mod bucket;
+mod class;
 mod clock;
+mod day;
 mod drain;
 mod estimate;
+mod extra;
+mod fair;
 mod guard;
 mod lane;
 mod observe;
@@ -40,20 +44,25 @@ mod queue;
 mod ramp;
 mod refused;
 mod settle;
+mod turns;
 mod types;
 mod view;
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::VecDeque,
+    time::{Duration, SystemTime},
+};
 
 use tower_claude_core::{Crossing, Scope};
 
 pub use book::ReservationId;
-pub use queue::Ticket;
-pub use types::{Enqueued, Next, PoolAsk, Seen};
+pub use queue::{TenantKey, Ticket};
+pub use types::{Enqueued, Next, PoolAsk, QueuePlace, Seen};
 
 use crate::{Concurrency, LimiterConfig, OutputAccounting, PoolLimits};
 use book::Book;
 use bucket::Bucket;
+use extra::Extra;
 use lane::{Counted, LANES, Lane};
 use pause::Pause;
 use predict::LastSecond;
@@ -72,6 +81,8 @@ pub struct Pool {
     max_pause: u64,
     concurrency: Option<u64>,
     lanes: [Lane; LANES],
+    /// Further limits, mostly none.
+    extras: Vec<Extra>,
     queue: Queue,
     book: Book,
     pause: Pause,
@@ -120,12 +131,13 @@ impl Pool {
             scope,
             burst,
             max_pause: pause::nanos(config.max_pause),
-            concurrency: [limits.concurrency, fixed]
+            concurrency: [limits.least_concurrency(), fixed]
                 .into_iter()
                 .flatten()
                 .map(|limit| u64::from(limit.get()))
                 .min(),
-            queue: Queue::default(),
+            extras: extra::extras(limits, now),
+            queue: Queue::new(config.shares.clone()),
             book: Book::default(),
             pause: Pause::default(),
             pace: price::Pace::default(),
@@ -143,6 +155,23 @@ impl Pool {
             last_grant: now,
             now,
             config,
+        }
+    }
+
+    /// The same pool, told what time it is outside at `now`, for limits per day that reset at a time of
+    /// day. Until it is told, they reset 24 hours after the start.
+    #[must_use]
+    pub fn with_wall_time(mut self, now: u64, wall: SystemTime) -> Self {
+        self.set_wall_time(now, wall);
+        self
+    }
+
+    /// Tells what time it is outside at `now`; the server's clock, where a response tells it
+    /// ([`Seen::server_time`]), does the same.
+    pub fn set_wall_time(&mut self, now: u64, wall: SystemTime) {
+        let now = self.advance(now);
+        for extra in &mut self.extras {
+            extra.set_wall_time(now, wall);
         }
     }
 
@@ -182,6 +211,9 @@ impl Pool {
         let now = self.advance(now);
         self.pass_near(now);
         self.book.get(id)?;
+        if let Some(wall) = seen.server_time.filter(|_| !self.extras.is_empty()) {
+            self.set_wall_time(now, wall);
+        }
         if seen.rejected {
             self.refused(now, id, Some(seen.limits));
             self.refund(id);
@@ -222,6 +254,9 @@ impl Pool {
             if let Some(bucket) = &mut lane.bucket {
                 bucket.refill(self.now);
             }
+        }
+        for extra in &mut self.extras {
+            extra.advance(self.now);
         }
         self.now
     }

@@ -142,15 +142,12 @@ impl Pool {
         }
     }
 
-    /// How long a newcomer waits for credit.
-    pub(super) fn pace_wait(&self, leads: bool) -> u64 {
+    /// How long a newcomer waits for credit behind this much work.
+    pub(super) fn pace_wait(&self, ahead: &[u64; LANES]) -> u64 {
         if !self.pace.is_on() {
             return 0;
         }
-        let ahead = self.queue.work();
-        let whole = |work: u128| u64::try_from(work).unwrap_or(u64::MAX);
-        let ahead = ahead.map(|work| if leads { 0 } else { whole(work) });
-        self.pace.until_done(self.work(&ahead))
+        self.pace.until_done(self.work(ahead))
     }
 }
 

@@ -5,7 +5,8 @@ use tower_claude_wire::Usage;
 use super::{
     Pool, ReservationId,
     bucket::MAX_CHARGE,
-    lane::{Counted, INPUT, LANES, OUTPUT, TOTAL},
+    lane::{Charge, Counted, INPUT, LANES, OUTPUT, TOTAL},
+    queue::Turn,
 };
 use crate::Settlement;
 
@@ -108,8 +109,10 @@ impl Pool {
                 lane.seen = lane.seen.wrapping_sub(counted);
             }
         }
+        let (sent_at, turn, old) = (record.sent_at, record.turn, record.charge);
         record.charge = [0; LANES];
         record.counted = [0; LANES];
+        self.recharge_more(sent_at, turn, &old, &[0; LANES]);
     }
 
     /// Replaces the tokens charged, where the new count is known.
@@ -132,7 +135,22 @@ impl Pool {
                 record.counted[index] = new[index];
             }
         }
+        let (sent_at, turn, old) = (record.sent_at, record.turn, record.charge);
         record.charge = new;
+        self.recharge_more(sent_at, turn, &old, &new);
+    }
+
+    /// The same for extra limits, and for the turn of the flow.
+    fn recharge_more(&mut self, sent_at: u64, turn: Option<Turn>, old: &Charge, new: &Charge) {
+        for extra in &mut self.extras {
+            extra.recharge(sent_at, old, new);
+        }
+        if let Some(turn) = turn.filter(|_| old != new) {
+            let (old, new) = (self.turn_work(old), self.turn_work(new));
+            self.queue
+                .fair_mut()
+                .correct(turn.flow, turn.epoch, old, new);
+        }
     }
 
     /// Everything still counted in the flows counts as seen from here on; the slot is free.

@@ -1,11 +1,11 @@
 //! What goes into a pool and what comes out.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use tower_claude_core::Cost;
+use tower_claude_core::{Cost, Priority, Tenant};
 use tower_claude_wire::RateLimits;
 
-use super::{ReservationId, Ticket};
+use super::{ReservationId, TenantKey, Ticket};
 
 /// What a request asks of a pool. Times are nanoseconds, as everywhere here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +19,10 @@ pub struct PoolAsk {
     pub deadline: Option<u64>,
     /// The longest wait from now.
     pub max_wait: Option<u64>,
+    /// How much it matters.
+    pub priority: Priority,
+    /// Whose it is.
+    pub tenant: TenantKey,
 }
 
 impl PoolAsk {
@@ -30,7 +34,23 @@ impl PoolAsk {
             first_arrival,
             deadline: None,
             max_wait: None,
+            priority: Priority::Normal,
+            tenant: TenantKey::NOBODY,
         }
+    }
+
+    /// The same request with a priority.
+    #[must_use]
+    pub const fn with_priority(mut self, priority: Priority) -> Self {
+        self.priority = priority;
+        self
+    }
+
+    /// The same request in the name of a tenant.
+    #[must_use]
+    pub fn with_tenant(mut self, tenant: Option<&Tenant>) -> Self {
+        self.tenant = tenant.map_or(TenantKey::NOBODY, TenantKey::of);
+        self
     }
 
     /// The same request with a deadline.
@@ -55,6 +75,17 @@ pub enum Enqueued {
     Granted(ReservationId),
     /// It waits. The caller keeps its expiry.
     Waiting(Ticket),
+}
+
+/// Where a request waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct QueuePlace {
+    /// Its place among the requests of its priority and tenant, from 1.
+    pub position: usize,
+    /// How long it will still wait: the work ahead of it, at the share of its priority and tenant while
+    /// the others go on waiting. Waiting for requests in flight to end cannot be foreseen.
+    pub estimated_wait: Duration,
 }
 
 /// When to poll again.

@@ -30,8 +30,10 @@ impl Pool {
                 available: tokens(bucket.level()),
                 guard: tokens(guards[index]).max(0) as u64,
                 learned: lane.confirmed.is_some(),
+                renews_in: None,
             });
         }
+        dimensions.extend(self.extras.iter().map(|extra| extra.snapshot(now)));
         let in_flight = self.in_flight() as u64;
         let adaptive = self.adaptive.cap(now);
         let most = [self.concurrency, adaptive].into_iter().flatten().min();
@@ -43,6 +45,7 @@ impl Pool {
                 available: i64::try_from(limit.saturating_sub(in_flight)).unwrap_or(i64::MAX),
                 guard: 0,
                 learned: adaptive == Some(limit),
+                renews_in: None,
             });
         }
         ScopeSnapshot {
@@ -57,6 +60,7 @@ impl Pool {
             shared: self.drains.is_shared(self.config.sharing, now),
             adaptive_concurrency: adaptive,
             dimensions,
+            classes: self.classes(now),
         }
     }
 }

@@ -1,0 +1,92 @@
+//! Priority and tenant from request headers, and where a request waits.
+
+use std::{pin::Pin, sync::Arc};
+
+use http::{HeaderName, request::Parts};
+use tower_claude_core::{
+    Priority, Tenant,
+    event::{Event, emit},
+};
+
+use super::{Gate, head::KnownScope};
+use crate::{Ask, Limiter};
+
+/// Headers that name a request's priority and tenant.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Names {
+    priority: Option<HeaderName>,
+    tenant: Option<HeaderName>,
+}
+
+impl Names {
+    /// Fills in what the request's extensions do not say.
+    pub(super) fn apply(&self, head: &Parts, ask: &mut Ask) {
+        if let Some(name) = &self.priority
+            && ask.priority == Priority::Normal
+            && head.extensions.get::<Priority>().is_none()
+            && let Some(priority) = head.headers.get(name).and_then(|v| priority(v.as_bytes()))
+        {
+            ask.priority = priority;
+        }
+        if let Some(name) = &self.tenant
+            && ask.tenant.is_none()
+            && let Some(value) = head.headers.get(name)
+            && let Ok(tenant) = std::str::from_utf8(value.as_bytes())
+            && !tenant.is_empty()
+        {
+            ask.tenant = Some(Tenant(Arc::from(tenant)));
+        }
+    }
+}
+
+/// Priorities by their names, in any case. Anything else says nothing.
+fn priority(value: &[u8]) -> Option<Priority> {
+    let known = [
+        ("interactive", Priority::Interactive),
+        ("normal", Priority::Normal),
+        ("batch", Priority::Batch),
+    ];
+    let value = value.trim_ascii();
+    let found = known
+        .into_iter()
+        .find(|(name, _)| value.eq_ignore_ascii_case(name.as_bytes()));
+    found.map(|(_, priority)| priority)
+}
+
+impl<L, E, C> Gate<L, E, C> {
+    /// Takes the priority of a request from this header: `interactive`, `normal` or `batch`, in any case.
+    /// Anything else counts as if the header were absent, and a [`Priority`] in the request's extensions
+    /// wins. The header is passed on.
+    #[must_use]
+    pub fn with_priority_header(mut self, name: HeaderName) -> Self {
+        Arc::make_mut(self.names.get_or_insert_default()).priority = Some(name);
+        self
+    }
+
+    /// Takes the tenant of a request from this header; a [`Tenant`] in the request's extensions wins. The
+    /// header is passed on.
+    #[must_use]
+    pub fn with_tenant_header(mut self, name: HeaderName) -> Self {
+        Arc::make_mut(self.names.get_or_insert_default()).tenant = Some(name);
+        self
+    }
+
+    /// Says where a request waits.
+    pub(super) fn queued(&self, acquire: Option<Pin<&L::Acquire>>, scope: &KnownScope)
+    where
+        L: Limiter,
+    {
+        let place = acquire.and_then(|acquire| self.limiter.place(acquire.get_ref()));
+        if let (Some(place), Some(scope)) = (place, scope.here()) {
+            emit(
+                &self.observers,
+                &Event::Queued {
+                    layer: self.layer,
+                    scope,
+                    position: place.position,
+                    estimated_wait: place.estimated_wait,
+                },
+            );
+        }
+    }
+}

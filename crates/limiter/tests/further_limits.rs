@@ -1,0 +1,188 @@
+//! Several limits on one dimension, and limits per day.
+
+use std::{
+    num::{NonZeroU32, NonZeroU64},
+    time::{Duration, SystemTime},
+};
+
+use tower_claude_core::{Cost, Dimension, Reason, Scope};
+use tower_claude_limiter::{
+    Day, Limits, Pool, Settlement,
+    pool::{Enqueued, Next, PoolAsk, ReservationId, Seen},
+};
+use tower_claude_wire::{RateLimits, Usage};
+
+const S: u64 = 1_000_000_000;
+const HOUR: u64 = 3_600 * S;
+
+fn n(value: u64) -> NonZeroU64 {
+    NonZeroU64::new(value).unwrap()
+}
+
+fn pool(limits: &Limits) -> Pool {
+    let scope = Scope::named("test");
+    Pool::new(
+        scope.clone(),
+        &limits.for_scope(&scope),
+        tower_claude_limiter::LimiterConfig::new(),
+        0,
+    )
+}
+
+fn ask(input: u64, output: u64) -> PoolAsk {
+    PoolAsk::new(Cost::new(input, output), 0)
+}
+
+fn granted(pool: &mut Pool, now: u64, ask: PoolAsk) -> ReservationId {
+    match pool.enqueue(now, ask) {
+        Ok(Enqueued::Granted(id)) => id,
+        other => panic!("not granted: {other:?}"),
+    }
+}
+
+fn waits_until(pool: &mut Pool, now: u64, ask: PoolAsk) -> u64 {
+    let Ok(Enqueued::Waiting(ticket)) = pool.enqueue(now, ask) else {
+        panic!("does not wait")
+    };
+    let Next::At(at) = pool.poll(now, &mut Vec::new()) else {
+        panic!("no time")
+    };
+    assert!(pool.cancel(ticket));
+    at
+}
+
+/// At 9 in the morning UTC.
+fn nine() -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(20_000 * 86_400 + 9 * 3_600)
+}
+
+#[test]
+fn all_of_several_limits_must_admit() {
+    let workspace = Limits::new()
+        .with_input_tokens_per_minute(n(6_000))
+        .with_concurrency(NonZeroU32::new(3).unwrap());
+    let organisation = Limits::new()
+        .with_input_tokens_per_minute(n(60_000))
+        .with_requests_per_minute(n(2));
+    let mut pool = pool(&organisation.clone().with_also(workspace));
+    let first = granted(&mut pool, 0, ask(3_000, 0));
+    // The workspace's tokens: 3,000 are left, and 100 come back each second.
+    assert_eq!(waits_until(&mut pool, 0, ask(4_000, 0)), 10 * S);
+    let second = granted(&mut pool, 0, ask(1_000, 0));
+    // The organisation's requests.
+    assert_eq!(waits_until(&mut pool, 0, ask(1, 0)), 30 * S);
+    let dimensions = pool.snapshot(0).dimensions;
+    let input: Vec<_> = dimensions
+        .iter()
+        .filter(|one| one.dimension == Dimension::InputTokens)
+        .map(|one| (one.limit, one.available))
+        .collect();
+    assert_eq!(input, [(60_000, 56_000), (6_000, 2_000)]);
+    // Corrections and refunds reach all of them.
+    pool.true_up_input(0, first, 2_000);
+    pool.settle(0, second, &Settlement::NotSent);
+    let dimensions = pool.snapshot(0).dimensions;
+    let left: Vec<_> = dimensions.iter().map(|one| one.available).collect();
+    // Requests, input, the workspace's input, at once.
+    assert_eq!(left, [1, 58_000, 4_000, 2]);
+}
+
+#[test]
+fn more_than_a_further_limit_ever_allows_is_refused_with_both_numbers() {
+    let mut pool =
+        pool(&Limits::new().with_also(Limits::new().with_input_tokens_per_minute(n(100))));
+    let refusal = pool.enqueue(0, ask(101, 0)).unwrap_err();
+    let expected = Reason::Oversized {
+        dimension: Dimension::InputTokens,
+        cost: 101,
+        limit: 100,
+    };
+    assert_eq!(refusal.reason, expected);
+}
+
+#[test]
+fn a_group_has_its_own_further_limits() {
+    let limits = Limits::new()
+        .with_also(Limits::new().with_requests_per_minute(n(5)))
+        .with_group(
+            "test",
+            Limits::new().with_also(Limits::new().with_requests_per_minute(n(1))),
+        );
+    let mut pool = pool(&limits);
+    granted(&mut pool, 0, ask(1, 0));
+    assert_eq!(waits_until(&mut pool, 0, ask(1, 0)), 60 * S);
+    assert_eq!(
+        limits.for_scope(&Scope::named("other")).also[0].requests,
+        Some(n(5))
+    );
+}
+
+#[test]
+fn tokens_per_day_reset_at_a_time_of_day() {
+    let limits = Limits::new()
+        .with_tokens_per_day(n(10_000))
+        .with_day(Day::ResetsAt {
+            seconds_after_midnight_utc: 12 * 3_600,
+        });
+    let mut pool = pool(&limits).with_wall_time(0, nine());
+    let id = granted(&mut pool, 0, ask(8_000, 1_000));
+    let mut usage = Usage::default();
+    usage.input_tokens = Some(8_000);
+    usage.output_tokens = Some(2_000);
+    pool.settle(S, id, &Settlement::Used { usage });
+    assert_eq!(waits_until(&mut pool, S, ask(1, 0)), 3 * HOUR);
+    let day = pool
+        .snapshot(S)
+        .dimension(Dimension::TokensPerDay)
+        .unwrap()
+        .clone();
+    assert_eq!((day.limit, day.available), (10_000, 0));
+    assert_eq!(day.time_to_full(), Duration::from_secs(3 * 3_600 - 1));
+    // Who would wait past its patience hears it at once, and for how long.
+    let refusal = pool
+        .enqueue(S, ask(1, 0).with_max_wait(Some(60 * S)))
+        .unwrap_err();
+    assert_eq!(
+        refusal.retry_after,
+        Some(Duration::from_secs(3 * 3_600 - 1))
+    );
+    granted(&mut pool, 3 * HOUR, ask(8_000, 1_000));
+}
+
+#[test]
+fn the_server_knows_what_time_it_is() {
+    let limits = Limits::new()
+        .with_tokens_per_day(n(10))
+        .with_day(Day::ResetsAt {
+            seconds_after_midnight_utc: 0,
+        });
+    let mut pool = pool(&limits).with_wall_time(0, nine());
+    let id = granted(&mut pool, 0, ask(10, 0));
+    let server = nine() + Duration::from_secs(3_600);
+    pool.observe(S, id, &Seen::new(&RateLimits::default(), Some(server)));
+    assert_eq!(waits_until(&mut pool, S, ask(1, 0)), S + 14 * HOUR);
+}
+
+#[test]
+fn a_rolling_day_frees_what_is_a_day_old() {
+    let mut pool = pool(&Limits::new().with_tokens_per_day(n(100)));
+    granted(&mut pool, 0, ask(60, 0));
+    granted(&mut pool, 12 * HOUR, ask(40, 0));
+    let quarter = HOUR / 4;
+    assert_eq!(
+        waits_until(&mut pool, 13 * HOUR, ask(60, 0)),
+        24 * HOUR + quarter
+    );
+    assert_eq!(
+        waits_until(&mut pool, 13 * HOUR, ask(61, 0)),
+        36 * HOUR + quarter
+    );
+    let refusal = pool.enqueue(13 * HOUR, ask(101, 0)).unwrap_err();
+    assert!(matches!(
+        refusal.reason,
+        Reason::Oversized {
+            dimension: Dimension::TokensPerDay,
+            ..
+        }
+    ));
+}

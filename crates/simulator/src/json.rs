@@ -1,0 +1,33 @@
+//! The figures for programs.
+
+use serde_json::{Value, json};
+
+use crate::{
+    metrics::Goal,
+    report::{Cell, Row},
+};
+
+/// An array of `{id, scenario, strategy, metric, value, goal, pass}`; `goal` and `pass` are null where a
+/// strategy is not held to one.
+pub(crate) fn text(rows: &[Row]) -> String {
+    let mut all = Vec::new();
+    for row in rows {
+        for line in &row.lines {
+            let figures = line.cells.iter();
+            all.extend(figures.map(|cell| value(&row.title, &line.label, cell)));
+        }
+    }
+    Value::Array(all).to_string()
+}
+
+fn value(scenario: &str, strategy: &str, cell: &Cell) -> Value {
+    json!({
+        "id": cell.column.id,
+        "scenario": scenario,
+        "strategy": strategy,
+        "metric": cell.column.metric.name(),
+        "value": cell.value,
+        "goal": cell.goal.map(Goal::text),
+        "pass": cell.pass(),
+    })
+}

@@ -1,0 +1,89 @@
+//! Prints how strategies that pace requests compare, in simulation.
+#![forbid(unsafe_code)]
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+use tower_claude_simulator::{Options, picture, table};
+
+/// Client processes that share one rate limit, in virtual time: this project's limiter beside what others do.
+#[derive(Debug, Parser)]
+#[command(name = "tower-claude-simulator")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run all rows and print every figure beside its goal; exit code 1 when one falls short
+    Table(TableArgs),
+}
+
+#[derive(Debug, Args)]
+struct TableArgs {
+    /// The first seed
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+
+    /// How many seeds; every figure is the worst of them
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=1_000))]
+    seeds: u64,
+
+    /// A sixth of the length and two seeds at most
+    #[arg(long)]
+    quick: bool,
+
+    /// Only the rows of this id, as in R2
+    #[arg(long, value_name = "ID")]
+    only: Option<String>,
+
+    /// Replay this trace in a row of its own (CSV: TIMESTAMP,ContextTokens,GeneratedTokens)
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
+
+    /// Print the figures as one JSON array, last on standard output
+    #[arg(long)]
+    json: bool,
+
+    /// Draw level, admitted requests and 429s over time for a few strategies
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let Command::Table(args) = Cli::parse().command;
+    match run(args) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("tower-claude-simulator: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(args: TableArgs) -> Result<bool, String> {
+    let mut options = Options::default();
+    options.seed = args.seed;
+    options.seeds = args.seeds;
+    options.quick = args.quick;
+    options.only = args.only;
+    options.trace = args.trace;
+    let table = table(&options)?;
+    print!("{}", table.text());
+    if let Some(path) = args.svg {
+        std::fs::write(&path, picture(args.seed))
+            .map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    let verdict = if table.passed() {
+        "every goal is met"
+    } else {
+        "some figures fall short: see the lines marked FALL SHORT"
+    };
+    println!("\n{verdict}");
+    if args.json {
+        println!("{}", table.json());
+    }
+    Ok(table.passed())
+}

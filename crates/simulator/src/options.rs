@@ -1,0 +1,45 @@
+//! What to run.
+
+use std::path::PathBuf;
+
+/// What to run. [`Default`] is the whole table.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Options {
+    /// The first seed. Default 1.
+    pub seed: u64,
+    /// How many seeds, at least one. Default 4.
+    pub seeds: u64,
+    /// A sixth of the length and two seeds at most, to look; the figures are noisier. Default false.
+    pub quick: bool,
+    /// Only the rows of this id (`R2`). Default all.
+    pub only: Option<String>,
+    /// A trace to replay in a row of its own (CSV: `TIMESTAMP,ContextTokens,GeneratedTokens`).
+    pub trace: Option<PathBuf>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            seed: 1,
+            seeds: 4,
+            quick: false,
+            only: None,
+            trace: None,
+        }
+    }
+}
+
+impl Options {
+    pub(crate) fn seeds(&self) -> impl Iterator<Item = u64> {
+        let most = if self.quick { 2 } else { u64::MAX };
+        let first = self.seed;
+        (0..self.seeds.clamp(1, most)).map(move |index| first.wrapping_add(index))
+    }
+
+    pub(crate) fn wants(&self, id: &str) -> bool {
+        self.only
+            .as_ref()
+            .is_none_or(|only| only.eq_ignore_ascii_case(id))
+    }
+}

@@ -1,0 +1,156 @@
+//! The table.
+
+use std::fmt::Write as _;
+
+use crate::{
+    metrics::Goal,
+    runner::Tallies,
+    scenario::{Column, Line, Scenario},
+    world::Tally,
+};
+
+/// What every figure assumes.
+pub(crate) const ASSUMPTIONS: &str = "\
+The model: a server that keeps the documented rules (this project's fake Claude API), clients that share one key, no
+other traffic unless stated. Virtual time, fixed seeds. What it proves it proves about this model, not about the API.
+  limits      RPM 1000 / ITPM 450k / OTPM 90k unless stated; buckets hold one minute's refill unless stated
+  requests    input lognormal, mean 2.2k (sigma 1, at most 30k); output lognormal, mean 340 (sigma 0.8, at most 4,096)
+  answers     first output after 0.4 s + Exp(0.3 s), then 80 tokens/s, charged as produced; generation never fails
+  network     20 ms + Exp(20 ms) each way
+  headers     tokens rounded to 1,000, reset in whole seconds; levels as at admission unless stated
+  refusals    429 with retry-after in whole seconds; cost nothing unless stated
+  estimates   of input have a standard error of 3 %; the server's own estimate is exact; output by its mean
+  ours        limits configured, headers read, slow start at 8 requests; a 429 is retried until it is answered
+  measured    after 5 minutes of warm-up, an hour unless stated; saturated means 512 workers in all (1,024 from 32
+              processes on), each of which asks again as soon as it has its answer
+  not documented by the API, so both settings are run: does a refused request cost RPM; do headers show the levels at
+  admission or at response. A figure is the worst of all seeds. A 429 counts as avoidable whenever the oracle (first
+  in, first out at the server's own door) gets none, and it never gets one.
+";
+
+/// One figure of the table.
+#[derive(Clone, Debug)]
+pub(crate) struct Cell {
+    pub(crate) column: Column,
+    pub(crate) value: Option<f64>,
+    /// The goal, where this strategy is held to it.
+    pub(crate) goal: Option<Goal>,
+}
+
+impl Cell {
+    fn of(column: Column, line: &Line, tallies: &[Tally], oracle: Option<&Vec<Tally>>) -> Self {
+        let values: Vec<f64> = tallies
+            .iter()
+            .enumerate()
+            .filter_map(|(seed, tally)| {
+                let oracle = oracle.and_then(|oracle| oracle.get(seed));
+                column.metric.of(tally, oracle)
+            })
+            .collect();
+        Self {
+            column,
+            value: column.metric.worst(&values, column.goal),
+            goal: column.goal.filter(|_| line.held),
+        }
+    }
+
+    /// Whether the goal is met; `None` without one. A figure that is missing does not meet it.
+    pub(crate) fn pass(&self) -> Option<bool> {
+        let goal = self.goal?;
+        Some(self.value.is_some_and(|value| goal.met(value)))
+    }
+
+    fn text(&self) -> String {
+        let digits = self.column.metric.digits();
+        let value = self.value.map_or_else(
+            || "-".to_owned(),
+            |value| {
+                // A drift below zero is none.
+                format!("{:.digits$}", value.max(0.0))
+            },
+        );
+        match (self.goal, self.pass()) {
+            (Some(goal), Some(pass)) => {
+                let mark = if pass { "" } else { "! " };
+                format!("{mark}{value} ({})", goal.text())
+            }
+            _ => value,
+        }
+    }
+}
+
+/// One strategy in one row.
+#[derive(Clone, Debug)]
+pub(crate) struct Figures {
+    pub(crate) label: String,
+    pub(crate) cells: Vec<Cell>,
+}
+
+/// One row.
+#[derive(Clone, Debug)]
+pub(crate) struct Row {
+    pub(crate) title: String,
+    pub(crate) lines: Vec<Figures>,
+}
+
+pub(crate) fn rows(scenarios: &[Scenario], tallies: &Tallies) -> Vec<Row> {
+    let row = |(scenario, tallies): (&Scenario, &Vec<Vec<Tally>>)| {
+        let oracle = scenario.lines.iter().position(|line| line.is_oracle);
+        let oracle = oracle.and_then(|index| tallies.get(index));
+        let figures = |(line, tallies): (&Line, &Vec<Tally>)| Figures {
+            label: line.label.clone(),
+            cells: scenario
+                .columns
+                .iter()
+                .map(|column| Cell::of(*column, line, tallies, oracle))
+                .collect(),
+        };
+        Row {
+            title: scenario.title.clone(),
+            lines: scenario.lines.iter().zip(tallies).map(figures).collect(),
+        }
+    };
+    scenarios.iter().zip(tallies).map(row).collect()
+}
+
+/// One row as text, its columns aligned.
+pub(crate) fn print(row: &Row) -> String {
+    let Some(first) = row.lines.first() else {
+        return String::new();
+    };
+    let mut head = vec![String::new()];
+    for cell in &first.cells {
+        head.push(format!("{} {}", cell.column.id, cell.column.metric.name()));
+    }
+    head.push(String::new());
+    let mut grid = vec![head];
+    for line in &row.lines {
+        let mut texts = vec![line.label.clone()];
+        texts.extend(line.cells.iter().map(Cell::text));
+        let passes: Vec<bool> = line.cells.iter().filter_map(Cell::pass).collect();
+        texts.push(match passes.as_slice() {
+            [] => String::new(),
+            passes if passes.iter().all(|pass| *pass) => "PASS".to_owned(),
+            _ => "FALL SHORT".to_owned(),
+        });
+        grid.push(texts);
+    }
+    let width = |column: usize| grid.iter().map(|texts| texts[column].chars().count()).max();
+    let widths: Vec<usize> = (0..grid[0].len())
+        .map(|column| width(column).unwrap_or(0))
+        .collect();
+    let mut text = format!("{}\n", row.title);
+    for texts in &grid {
+        let mut line = String::new();
+        for (index, (cell, width)) in texts.iter().zip(&widths).enumerate() {
+            let _ = if index == 0 || index + 1 == texts.len() {
+                write!(line, "  {cell:<width$}")
+            } else {
+                write!(line, "  {cell:>width$}")
+            };
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}

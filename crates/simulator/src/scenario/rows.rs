@@ -1,0 +1,162 @@
+//! Rows by number: alone, many, beside strangers.
+
+use super::{Column, Scenario, Scene, special};
+use crate::{
+    client::Kind,
+    metrics::{
+        Goal::{self, AtLeast, AtMost},
+        Metric,
+    },
+    options::Options,
+    units::HOUR,
+    workload::{Quota, Source, When},
+};
+
+/// A million requests in about five hours, bound by input.
+const LARGE: Quota = Quota([4_000, 7_400_000, 1_500_000]);
+
+pub(super) const BASELINES: [Kind; 6] = [
+    Kind::SdkDefault,
+    Kind::BackoffForever,
+    Kind::FixedBucket,
+    Kind::StaticShare,
+    Kind::AwsAdaptive,
+    Kind::HeaderNaive,
+];
+
+/// All rows that are wanted.
+pub(crate) fn all(options: &Options) -> Result<Vec<Scenario>, String> {
+    let mut rows = vec![alone(options.quick)];
+    rows.extend(many(options.quick));
+    rows.extend(outsiders(options.quick));
+    rows.extend(special::changes(options.quick));
+    rows.push(special::small_burst(options.quick));
+    rows.extend(special::clocks(options.quick));
+    rows.extend(special::classes(options.quick));
+    rows.extend(special::open_loops(options)?);
+    rows.retain(|row| row.columns.iter().any(|column| options.wants(column.id)));
+    Ok(rows)
+}
+
+pub(super) fn column(id: &'static str, metric: Metric, goal: Option<Goal>) -> Column {
+    Column { id, metric, goal }
+}
+
+pub(super) fn others(first: Kind, rest: &[Kind]) -> Vec<Kind> {
+    let mut kinds = vec![first];
+    kinds.extend(rest);
+    kinds.push(Kind::Oracle);
+    kinds
+}
+
+fn alone(quick: bool) -> Scenario {
+    let mut scene = Scene::saturated(1, quick);
+    scene.base.quota = LARGE;
+    scene.base.measured = if quick { HOUR / 4 } else { 5 * HOUR };
+    scene.base.probe = true;
+    scene.shorter = if quick { 5 } else { 50 };
+    // Alone, its share is the whole.
+    let rest: Vec<Kind> = BASELINES
+        .into_iter()
+        .filter(|kind| *kind != Kind::StaticShare)
+        .collect();
+    Scenario {
+        title: "one process, saturated, RPM 4000 / ITPM 7.4M / OTPM 1.5M".to_owned(),
+        columns: vec![
+            column("R1", Metric::RefusedInAll, Some(AtMost(0.0))),
+            column("R1", Metric::Refused, None),
+            column("R1", Metric::Use, Some(AtLeast(99.0))),
+            column("R1", Metric::Answered, None),
+            column("R1", Metric::Attempts, None),
+            column("R1", Metric::Failed, None),
+            column("R26", Metric::DriftRequests, Some(AtMost(1.0))),
+            column("R26", Metric::DriftInput, Some(AtMost(1_000.0))),
+            column("R26", Metric::DriftOutput, Some(AtMost(1_000.0))),
+        ],
+        lines: scene.lines(Kind::OursAlone, &others(Kind::OursShared, &rest)),
+    }
+}
+
+fn many(quick: bool) -> Vec<Scenario> {
+    let columns = |id, most, least: Option<f64>, jain: Option<f64>| {
+        let big = (id == "R2").then_some(AtMost(1.05));
+        vec![
+            column(id, Metric::Refused, Some(AtMost(most))),
+            column(id, Metric::Use, least.map(AtLeast)),
+            column(id, Metric::Jain, jain.map(AtLeast)),
+            column("R8", Metric::BigWait, big),
+            column("R8", Metric::Attempts, None),
+            column("R8", Metric::BigAttempts, None),
+            column(id, Metric::Failed, None),
+            column(id, Metric::RefusedBefore, None),
+        ]
+    };
+    let kinds = others(Kind::OursAlone, &BASELINES);
+    let row = |processes, columns| Scenario {
+        title: format!("{processes} processes, no common store, saturated"),
+        columns,
+        lines: Scene::saturated(processes, quick).lines(Kind::OursShared, &kinds),
+    };
+    let bound = |what: &str, quota: Quota| {
+        let mut scene = Scene::saturated(4, quick);
+        scene.base.quota = quota;
+        Scenario {
+            title: format!("4 processes, no common store, saturated, {what}"),
+            columns: columns("R2", 0.1, Some(99.0), Some(0.99)),
+            lines: scene.lines(Kind::OursShared, &kinds),
+        }
+    };
+    let mut skewed = Scene::saturated(4, quick);
+    for client in &mut skewed.clients {
+        client.clear();
+    }
+    skewed.clients[0].push(Source::batch(When::Closed(512)));
+    vec![
+        row(4, columns("R2", 0.1, Some(99.0), Some(0.99))),
+        bound("bound by requests (RPM 150)", Quota([150, 450_000, 90_000])),
+        bound(
+            "bound by output (OTPM 60k)",
+            Quota([1_000, 450_000, 60_000]),
+        ),
+        row(16, columns("R2", 1.0, Some(99.0), Some(0.99))),
+        Scenario {
+            title: "1 of 4 processes active, saturated".to_owned(),
+            columns: vec![
+                column("R2", Metric::Refused, Some(AtMost(0.1))),
+                column("R2", Metric::Use, Some(AtLeast(99.0))),
+                column("R2", Metric::Failed, None),
+            ],
+            lines: skewed.lines(Kind::OursShared, &kinds),
+        },
+        row(64, columns("R3", 150.0, None, None)),
+    ]
+}
+
+fn outsiders(quick: bool) -> Vec<Scenario> {
+    let row = |(processes, share): (u32, f64)| {
+        let mut scene = Scene::saturated(processes, quick);
+        let rate = Quota::USUAL.per_second() * share;
+        scene.outsider = Some(Source::batch(When::Poisson(rate)));
+        let percent = 100.0 * share;
+        let who = if processes == 1 {
+            "one process".to_owned()
+        } else {
+            format!("{processes} processes")
+        };
+        Scenario {
+            title: format!("{who} beside a stranger who takes {percent} %, saturated"),
+            columns: vec![
+                column("R5", Metric::Refused, Some(AtMost(1.0))),
+                column("R5", Metric::Use, Some(AtLeast(99.0))),
+                column("R5", Metric::Attempts, None),
+                column("R5", Metric::Failed, None),
+                column("R5", Metric::RefusedBefore, None),
+            ],
+            lines: scene.lines(
+                Kind::OursShared,
+                &others(Kind::OursAlone, &[Kind::FixedBucket, Kind::AwsAdaptive]),
+            ),
+        }
+    };
+    [(1, 0.2), (1, 0.5), (1, 0.8), (4, 0.5)].map(row).into()
+}

@@ -1,0 +1,178 @@
+//! Rows by number: changes, small buckets, clocks, classes; and loads below the limit.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    Scenario, Scene,
+    rows::{BASELINES, column, others},
+};
+use crate::{
+    client::Kind,
+    metrics::{
+        Goal::{About, AtLeast, AtMost},
+        Metric,
+    },
+    options::Options,
+    setup::Fault,
+    units::MINUTE,
+    workload::{Quota, Source, Trace, When},
+};
+
+/// Interactive requests weigh four times batch; where both want all they can get, batch gets a fifth.
+const BATCH_SHARE: f64 = 20.0;
+
+pub(super) fn changes(quick: bool) -> Vec<Scenario> {
+    let scene = Scene::saturated(1, quick);
+    let middle = scene.base.warm_up + scene.base.measured / 2;
+    let row = |title: &str, told: f64, change: Option<f64>| {
+        let mut scene = scene.clone();
+        scene.told = told;
+        scene.base.change = change.map(|factor| (middle, scene.base.quota.times(factor)));
+        Scenario {
+            title: format!("one process, saturated, {title}"),
+            columns: vec![
+                column("R6", Metric::RefusedInAll, Some(AtMost(5.0))),
+                column("R6", Metric::Use, Some(AtLeast(99.0))),
+                column("R6", Metric::Refused, None),
+                column("R6", Metric::Failed, None),
+            ],
+            lines: scene.lines(
+                Kind::OursAlone,
+                &others(Kind::OursShared, &[Kind::FixedBucket, Kind::AwsAdaptive]),
+            ),
+        }
+    };
+    vec![
+        row("limits halved midway", 1.0, Some(0.5)),
+        row("limits doubled midway", 1.0, Some(2.0)),
+        row("told half of the limits", 0.5, None),
+        row("told twice the limits", 2.0, None),
+    ]
+}
+
+pub(super) fn small_burst(quick: bool) -> Scenario {
+    let mut scene = Scene::saturated(4, quick);
+    scene.base.burst = Duration::from_secs(6);
+    Scenario {
+        title: "4 processes, saturated, buckets hold a tenth of the limit".to_owned(),
+        columns: vec![
+            column("R7", Metric::Refused, Some(AtMost(100.0))),
+            column("R7", Metric::Use, None),
+            column("R7", Metric::Jain, None),
+            column("R7", Metric::BigAttempts, None),
+            column("R7", Metric::Failed, None),
+        ],
+        lines: scene.lines(Kind::OursShared, &others(Kind::OursAlone, &BASELINES)),
+    }
+}
+
+pub(super) fn clocks(quick: bool) -> Vec<Scenario> {
+    let scene = Scene::saturated(1, quick);
+    let day = 24 * 60 * 60;
+    let at = scene.base.warm_up + scene.base.measured / 3;
+    let row = |(title, fault): (&str, Fault)| {
+        let mut scene = scene.clone();
+        scene.base.fault = Some((at, fault));
+        Scenario {
+            title: format!("one process, saturated, {title}"),
+            columns: vec![
+                column("R27", Metric::RefusedInAll, Some(AtMost(1.0))),
+                // The longest pause that the limiter makes up.
+                column("R27", Metric::Gap, Some(AtMost(300.0))),
+                column("R27", Metric::Use, None),
+            ],
+            lines: scene.lines(Kind::OursAlone, &others(Kind::OursShared, &[])),
+        }
+    };
+    [
+        ("the server's clock jumps a day ahead", Fault::Date(day)),
+        ("the server's clock jumps a day back", Fault::Date(-day)),
+        ("reset stamps 30 s late", Fault::Reset(30)),
+        ("reset stamps 30 s early", Fault::Reset(-30)),
+        (
+            "the process stands still for 10 minutes",
+            Fault::Standstill(10 * MINUTE),
+        ),
+        (
+            "the process and its clock stand still for 10 minutes",
+            Fault::ClockStop(10 * MINUTE),
+        ),
+    ]
+    .map(row)
+    .into()
+}
+
+pub(super) fn classes(quick: bool) -> Vec<Scenario> {
+    let mut light = Scene::saturated(1, quick);
+    let rate = Quota::USUAL.per_second() * 0.1;
+    light.clients = vec![vec![
+        Source::batch(When::Closed(512)),
+        Source::interactive(When::Poisson(rate)),
+    ]];
+    let mut both = Scene::saturated(1, quick);
+    both.clients = vec![vec![
+        Source::batch(When::Closed(256)),
+        Source::interactive(When::Closed(256)),
+    ]];
+    let columns = |metric, goal| {
+        vec![
+            column("R28", metric, Some(goal)),
+            column("R28", Metric::RefusedInAll, None),
+            column("R28", Metric::Use, None),
+        ]
+    };
+    let kinds = others(Kind::OursShared, &[Kind::FixedBucket]);
+    vec![
+        Scenario {
+            title: "interactive requests (a tenth of the limit) beside saturated batch".to_owned(),
+            columns: columns(Metric::InteractiveWait, AtMost(2.0)),
+            lines: light.lines(Kind::OursAlone, &kinds),
+        },
+        Scenario {
+            title: "interactive and batch both saturated, weights 4 to 1".to_owned(),
+            columns: columns(Metric::BatchShare, About(BATCH_SHARE, BATCH_SHARE * 0.02)),
+            lines: both.lines(Kind::OursAlone, &kinds),
+        },
+    ]
+}
+
+/// Without goals: below the limit nearly every strategy does well, so these only show that ours does.
+pub(super) fn open_loops(options: &Options) -> Result<Vec<Scenario>, String> {
+    let row = |title: &str, when: When| {
+        let mut scene = Scene::saturated(4, options.quick);
+        scene.clients = vec![vec![Source::batch(when)]; 4];
+        Scenario {
+            title: title.to_owned(),
+            columns: vec![
+                column("open", Metric::Refused, None),
+                column("open", Metric::Use, None),
+                column("open", Metric::Wait, None),
+                column("open", Metric::Failed, None),
+            ],
+            lines: scene.lines(Kind::OursShared, &others(Kind::OursAlone, &BASELINES)),
+        }
+    };
+    let rate = Quota::USUAL.per_second() / 4.0;
+    let mut rows = vec![
+        row(
+            "4 processes, independent arrivals at 0.9 of the limit",
+            When::Poisson(0.9 * rate),
+        ),
+        row(
+            "4 processes, bursts of a minute at 1.8 times the limit, every other minute",
+            When::Bursts(1.8 * rate),
+        ),
+    ];
+    if let Some(path) = &options.trace {
+        let trace = Arc::new(Trace::read(path)?);
+        let mut traced = row("one process, the trace", When::Trace(trace));
+        for line in &mut traced.lines {
+            line.setup.parties.truncate(1);
+        }
+        rows.push(traced);
+    }
+    for line in rows.iter_mut().flat_map(|row| &mut row.lines) {
+        line.held = false;
+    }
+    Ok(rows)
+}

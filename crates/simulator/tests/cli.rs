@@ -1,0 +1,38 @@
+//! The program: exit codes, and JSON that comes last.
+
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+fn run(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_tower-claude-simulator"))
+        .args(arguments)
+        .output()
+        .expect("it starts")
+}
+
+#[test]
+fn the_exit_code_says_whether_the_goals_are_met() {
+    let output = run(&[
+        "table", "--quick", "--seeds", "1", "--only", "R28", "--json",
+    ]);
+    let text = String::from_utf8(output.stdout).expect("text");
+    assert!(text.contains("The model:"), "{text}");
+    let json: Value =
+        serde_json::from_str(text.lines().last().expect("a last line")).expect("JSON");
+    let rows = json.as_array().expect("an array");
+    assert!(rows.iter().all(|row| row["id"] == "R28"), "{json}");
+    let held = rows.iter().filter(|row| !row["pass"].is_null());
+    assert!(held.clone().count() >= 2, "{json}");
+    let short = held.clone().any(|row| row["pass"] == false);
+    assert_eq!(output.status.code(), Some(i32::from(short)));
+}
+
+#[test]
+fn an_unknown_row_or_a_missing_trace_is_an_error() {
+    assert_eq!(run(&["table", "--only", "R99"]).status.code(), Some(2));
+    assert_eq!(
+        run(&["table", "--trace", "nowhere.csv"]).status.code(),
+        Some(2)
+    );
+}

@@ -1,0 +1,109 @@
+//! Priority and tenant of a request, and where it waits.
+
+mod common;
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use common::{layer, message, with};
+use http::HeaderName;
+use tower::{Layer, ServiceExt};
+use tower_claude_core::{Priority, Refused, Tenant, event::Event};
+use tower_claude_fake_claude::FakeClaude;
+
+const PRIORITY: HeaderName = HeaderName::from_static("x-priority");
+const TENANT: HeaderName = HeaderName::from_static("x-tenant");
+
+/// The order in which requests are let out that came while the limit was used up.
+async fn order(requests: Vec<http::Request<tower_claude_core::RequestBody>>) -> Vec<usize> {
+    let layer = layer((1_000, 60_000, 1_000_000))
+        .with_priority_header(PRIORITY)
+        .with_tenant_header(TENANT);
+    let service = layer.layer(FakeClaude::builder().build());
+    drop(service.clone().oneshot(message(60_000, 1)).await.unwrap());
+    let out = Arc::new(Mutex::new(Vec::new()));
+    let mut tasks = tokio::task::JoinSet::new();
+    for (number, request) in requests.into_iter().enumerate() {
+        let (service, out) = (service.clone(), out.clone());
+        tasks.spawn(async move {
+            let response = service.oneshot(request).await.unwrap();
+            out.lock().unwrap().push(number);
+            drop(response);
+        });
+        // Each asks before the next.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    tasks.join_all().await;
+    Arc::into_inner(out).unwrap().into_inner().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_header_names_the_priority() {
+    let of = |name: &'static str| with(message(1_000, 1), "x-priority", name);
+    let requests = vec![
+        of("batch"),
+        of("what"),
+        of("Interactive"),
+        message(1_000, 1),
+    ];
+    assert_eq!(order(requests).await, [2, 1, 0, 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_extension_wins() {
+    let mut urgent = with(message(1_000, 1), "x-priority", "batch");
+    urgent.extensions_mut().insert(Priority::Interactive);
+    let mut plain = with(message(1_000, 1), "x-priority", "interactive");
+    plain.extensions_mut().insert(Priority::Normal);
+    assert_eq!(order(vec![plain, urgent]).await, [1, 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_header_names_the_tenant() {
+    let of = |name: &'static str| with(message(1_000, 1), "x-tenant", name);
+    let mut b = with(message(1_000, 1), "x-tenant", "a");
+    b.extensions_mut().insert(Tenant(Arc::from("b")));
+    // In turn, not in the order of arrival.
+    assert_eq!(
+        order(vec![of("a"), of("a"), of("a"), b, of("b")]).await,
+        [0, 3, 1, 4, 2]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_hears_where_and_who_is_refused_where_it_would_have() {
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let log = heard.clone();
+    let layer = layer((1_000, 60_000, 1_000_000))
+        .with_max_wait(Duration::from_secs(5))
+        .with_observer(move |event: &Event<'_>| {
+            if let Event::Queued {
+                layer,
+                position,
+                estimated_wait,
+                ..
+            } = event
+            {
+                log.lock()
+                    .unwrap()
+                    .push((*layer, *position, estimated_wait.as_millis()));
+            }
+        });
+    let service = layer.layer(FakeClaude::builder().build());
+    drop(service.clone().oneshot(message(60_000, 1)).await.unwrap());
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..2 {
+        tasks.spawn(service.clone().oneshot(message(2_000, 1)));
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(
+        *heard.lock().unwrap(),
+        [("token-bucket", 1, 2_000), ("token-bucket", 2, 4_000)]
+    );
+    let response = service.oneshot(message(2_000, 1)).await.unwrap();
+    let refused = response.extensions().get::<Refused>().unwrap();
+    assert_eq!(refused.queue_position, Some(3));
+    assert_eq!(heard.lock().unwrap().len(), 2, "once each");
+}
