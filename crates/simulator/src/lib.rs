@@ -43,6 +43,7 @@ pub use svg::picture;
 pub struct Table {
     rows: Vec<report::Row>,
     seeds: Vec<u64>,
+    quick: bool,
 }
 
 /// Runs the rows that are wanted, on two threads.
@@ -61,6 +62,7 @@ pub fn table(options: &Options) -> Result<Table, String> {
     Ok(Table {
         rows: report::rows(&scenarios, &tallies),
         seeds,
+        quick: options.quick,
     })
 }
 
@@ -69,6 +71,9 @@ impl Table {
     #[must_use]
     pub fn text(&self) -> String {
         let mut text = format!("{}  seeds       {:?}\n", report::ASSUMPTIONS, self.seeds);
+        if self.quick {
+            text.push_str("  quick       a sixth of the length, so figures are noisier\n");
+        }
         for row in &self.rows {
             text.push('\n');
             text.push_str(&report::print(row));

@@ -202,6 +202,7 @@ fn figures_for_programs_have_goals_only_where_one_is_held_to_them() {
     let table = crate::Table {
         rows: crate::report::rows(&scenarios, &tallies),
         seeds: vec![1, 2],
+        quick: false,
     };
     assert!(!table.passed(), "nobody uses ten times the limit");
     assert!(table.text().contains("FALL SHORT"));
