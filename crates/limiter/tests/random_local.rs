@@ -14,7 +14,7 @@ use std::{
 };
 
 use tokio::time::{Instant, advance};
-use tower_claude_core::{Class, Cost, Kind, Observation, Scope};
+use tower_claude_core::{Class, Cost, Kind, Observation, Priority, Scope, Tenant};
 use tower_claude_limiter::{
     Ask, Limiter, LimiterConfig, Limits, LocalAcquire, LocalLimiter, Reservation, Settlement,
     Sharing,
@@ -102,7 +102,13 @@ impl Model {
         let cost = Cost::new(self.rng.u64(0..6_000), self.rng.u64(0..900));
         let now = Instant::now();
         let wait = self.rng.bool().then_some(Duration::from_millis(700));
-        let mut ask = Ask::new(self.scope.clone(), cost).with_max_wait(wait);
+        // The head changes with whoever comes, and with what its flow turns out to have used.
+        let priorities = [Priority::Batch, Priority::Normal, Priority::Interactive];
+        let tenant = self.rng.usize(0..4);
+        let mut ask = Ask::new(self.scope.clone(), cost)
+            .with_max_wait(wait)
+            .with_priority(priorities[self.rng.usize(0..3)])
+            .with_tenant((tenant > 0).then(|| Tenant(Arc::from(["", "a", "b", "c"][tenant]))));
         if self.rng.bool() {
             ask = ask.with_first_arrival(now - Duration::from_millis(self.rng.u64(0..50)));
         }

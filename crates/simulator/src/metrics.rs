@@ -63,7 +63,7 @@ impl Goal {
         match self {
             Self::AtMost(most) => format!("<= {most}"),
             Self::AtLeast(least) => format!(">= {least}"),
-            Self::About(wanted, off) => format!("{wanted} +- {off}"),
+            Self::About(wanted, off) => format!("{wanted:.2} +- {off:.2}"),
         }
     }
 }

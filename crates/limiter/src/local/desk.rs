@@ -103,6 +103,12 @@ impl Desk {
                 granted: None,
             };
             state.waiting.insert(ticket, waiting);
+        } else if state.pool.queued() > 0 {
+            // It overtook those who wait: by its turn another may be the first of them now.
+            let mut wakes = Wakes::default();
+            state.turn(now, &mut wakes);
+            drop(state);
+            wakes.wake();
         }
         Ok(enqueued)
     }

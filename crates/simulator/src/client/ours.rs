@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use tower_claude_core::{Cost, Scope};
+use tower_claude_core::{Cost, Priority, Scope};
 use tower_claude_limiter::{
     Dimension, LimiterConfig, Limits, Pool, Settlement,
     pool::{Enqueued, Next, PoolAsk, ReservationId, Seen, Ticket},
@@ -37,10 +37,13 @@ fn config(_sharing: Sharing) -> LimiterConfig {
     LimiterConfig::new().with_slow_start(Some(SLOW_START))
 }
 
-/// The one place that says what is asked for a request: its class goes here once the queue knows one.
-fn pool_ask(estimate: u64, _class: Class, arrival: u64) -> PoolAsk {
+/// The one place that says what is asked for a request; all are of one tenant.
+fn pool_ask(estimate: u64, class: Class, arrival: u64) -> PoolAsk {
     let cost = Cost::new(estimate, FIRST_OUTPUT).with_max_output_tokens(Some(MOST_OUTPUT));
-    PoolAsk::new(cost, arrival)
+    PoolAsk::new(cost, arrival).with_priority(match class {
+        Class::Batch => Priority::Batch,
+        Class::Interactive => Priority::Interactive,
+    })
 }
 
 pub(super) struct Ours {

@@ -18,8 +18,9 @@ use crate::{
     workload::{Quota, Source, Trace, When},
 };
 
-/// Interactive requests weigh four times batch; where both want all they can get, batch gets a fifth.
-const BATCH_SHARE: f64 = 20.0;
+/// By default interactive requests weigh eight times batch; where both want all they can get, batch gets
+/// a ninth.
+const BATCH_SHARE: f64 = 100.0 / 9.0;
 
 pub(super) fn changes(quick: bool) -> Vec<Scenario> {
     let scene = Scene::saturated(1, quick);
@@ -129,7 +130,7 @@ pub(super) fn classes(quick: bool) -> Vec<Scenario> {
             lines: light.lines(Kind::OursAlone, &kinds),
         },
         Scenario {
-            title: "interactive and batch both saturated, weights 4 to 1".to_owned(),
+            title: "interactive and batch both saturated, weights 8 to 1".to_owned(),
             columns: columns(Metric::BatchShare, About(BATCH_SHARE, BATCH_SHARE * 0.02)),
             lines: both.lines(Kind::OursAlone, &kinds),
         },
