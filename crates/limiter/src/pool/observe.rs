@@ -115,6 +115,7 @@ impl Pool {
         };
         let limit = bucket.limit();
         let level = level.min(limit.max(1));
+        let known = (lane.capacity, lane.peak);
         lane.peak = lane.peak.max(units(level));
         if let (Some(reset), Some(server_time)) = (gauge.reset, server_time) {
             let ahead = reset
@@ -137,6 +138,9 @@ impl Pool {
             }
             return;
         };
+        if (lane.capacity, lane.peak) == known {
+            return;
+        }
         let short = (limit as f64 * SECOND as f64).min(mean / 5.0);
         bucket.set_capacity(((mean - short) as i128).max(lane.peak));
     }
