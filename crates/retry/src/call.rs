@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderName, Request};
+use http::{HeaderName, Request, request::Parts};
 use tokio::time::{Instant, Sleep};
 use tower_claude_core::{
     Class, Paced, Reason, Refusal, RequestBody,
@@ -32,7 +32,7 @@ pub(crate) struct Call<C> {
     pub(crate) config: Arc<Config>,
     pub(crate) classifier: C,
     /// What the next attempt sends; none, when it cannot be sent again.
-    request: Option<Request<RequestBody>>,
+    request: Option<(Parts, RequestBody)>,
     claim: Claim,
     started: Instant,
     attempt_started: Instant,
@@ -64,7 +64,7 @@ impl<C> Call<C> {
         Self {
             config,
             classifier,
-            request: Some(request),
+            request: Some(request.into_parts()),
             claim,
             started: now,
             attempt_started: now,
@@ -111,26 +111,37 @@ impl<C> Call<C> {
     /// made when there can be no next.
     pub(crate) fn launch(&mut self) -> Request<RequestBody> {
         self.payment.sent();
-        let mut request = self.next_request();
+        self.keep_count();
+        let (mut head, body) = self.next_request();
         if let Some(context) = self.claim.get() {
             context.begin_attempt();
         }
         if let Claim::Own(context) = &self.claim {
-            request.extensions_mut().insert(context.clone());
+            head.extensions.insert(context.clone());
         }
-        request
+        Request::from_parts(head, body)
     }
 
-    fn next_request(&mut self) -> Request<RequestBody> {
+    /// The caller's count of retries, with those made here.
+    fn keep_count(&mut self) {
         let retries = self.number - 1;
-        if let (1.., Some(before), Some(request)) = (retries, self.counted, &mut self.request) {
+        if let (1.., Some(before), Some((head, _))) = (retries, self.counted, &mut self.request) {
             let count = before.saturating_add(u64::from(retries));
-            request.headers_mut().insert(RETRY_COUNT, count.into());
+            head.headers.insert(RETRY_COUNT, count.into());
         }
+    }
+
+    #[inline]
+    fn next_request(&mut self) -> (Parts, RequestBody) {
         let last = self.is_nested() || self.number >= self.config.policy.max_attempts.get();
-        let copied = self.request.as_ref().filter(|_| !last).and_then(copy);
-        copied
-            .or_else(|| self.request.take())
+        if !last
+            && let Some((head, body)) = &self.request
+            && let Some(body) = body.try_clone()
+        {
+            return (head.clone(), body);
+        }
+        self.request
+            .take()
             .expect("an attempt is made only while the request is there")
     }
 
@@ -234,15 +245,4 @@ impl<C> Call<C> {
     pub(crate) fn say(&self, event: &Event<'_>) {
         emit(&self.config.observers, event);
     }
-}
-
-/// The same request once more; none, when its body is a stream.
-fn copy(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
-    let mut copy = Request::new(request.body().try_clone()?);
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.version_mut() = request.version();
-    *copy.headers_mut() = request.headers().clone();
-    *copy.extensions_mut() = request.extensions().clone();
-    Some(copy)
 }
