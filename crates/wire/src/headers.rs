@@ -5,9 +5,9 @@
 use std::time::SystemTime;
 
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, DATE};
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::unified::Unified;
+use crate::{stamp, unified::Unified};
 
 /// One bucket as the server reports it. Every part may be missing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -86,7 +86,13 @@ impl RateLimits {
     }
 
     fn read(&mut self, name: &str, value: &HeaderValue, family: Family) {
-        let Some((dimension, part)) = name.rsplit_once('-') else {
+        let (dimension, part) = if let Some(dimension) = name.strip_suffix("-limit") {
+            (dimension, Part::Limit)
+        } else if let Some(dimension) = name.strip_suffix("-remaining") {
+            (dimension, Part::Remaining)
+        } else if let Some(dimension) = name.strip_suffix("-reset") {
+            (dimension, Part::Reset)
+        } else {
             return;
         };
         let gauge = match (family, dimension) {
@@ -102,10 +108,9 @@ impl RateLimits {
         };
         let bytes = value.as_bytes();
         match part {
-            "limit" => gauge.limit = gauge.limit.or_else(|| count(bytes)),
-            "remaining" => gauge.remaining = gauge.remaining.or_else(|| count(bytes)),
-            "reset" => gauge.reset = gauge.reset.or_else(|| rfc3339(bytes)),
-            _ => {}
+            Part::Limit => gauge.limit = gauge.limit.or_else(|| count(bytes)),
+            Part::Remaining => gauge.remaining = gauge.remaining.or_else(|| count(bytes)),
+            Part::Reset => gauge.reset = gauge.reset.or_else(|| rfc3339(bytes)),
         }
     }
 }
@@ -117,10 +122,22 @@ enum Family {
     Fast,
 }
 
+#[derive(Clone, Copy)]
+enum Part {
+    Limit,
+    Remaining,
+    Reset,
+}
+
+const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
+const WORKSPACE_ID: HeaderName = HeaderName::from_static("anthropic-workspace-id");
+const ORGANIZATION_ID: HeaderName = HeaderName::from_static("anthropic-organization-id");
+
 /// `x-should-retry`: the server's own verdict, `true` or `false`; anything else is `None`.
 #[must_use]
 pub fn should_retry(headers: &HeaderMap) -> Option<bool> {
-    let value = headers.get("x-should-retry")?.as_bytes().trim_ascii();
+    let value = headers.get(SHOULD_RETRY)?.as_bytes().trim_ascii();
     if value.eq_ignore_ascii_case(b"true") {
         Some(true)
     } else if value.eq_ignore_ascii_case(b"false") {
@@ -133,25 +150,25 @@ pub fn should_retry(headers: &HeaderMap) -> Option<bool> {
 /// The server's clock when it answered (`Date`).
 #[must_use]
 pub fn date(headers: &HeaderMap) -> Option<SystemTime> {
-    httpdate::parse_http_date(headers.get(DATE)?.to_str().ok()?.trim()).ok()
+    http_date(headers.get(DATE)?)
 }
 
 /// `request-id`, the `req_…` that Anthropic's support asks for.
 #[must_use]
 pub fn request_id(headers: &HeaderMap) -> Option<&str> {
-    text(headers, "request-id")
+    text(headers, &REQUEST_ID)
 }
 
 /// `anthropic-workspace-id`, the workspace the credential resolved to.
 #[must_use]
 pub fn workspace_id(headers: &HeaderMap) -> Option<&str> {
-    text(headers, "anthropic-workspace-id")
+    text(headers, &WORKSPACE_ID)
 }
 
 /// `anthropic-organization-id`, the organization of the credential.
 #[must_use]
 pub fn organization_id(headers: &HeaderMap) -> Option<&str> {
-    text(headers, "anthropic-organization-id")
+    text(headers, &ORGANIZATION_ID)
 }
 
 /// Whether the body is a server-sent event stream.
@@ -194,27 +211,44 @@ fn media_type(headers: &HeaderMap) -> Option<&[u8]> {
     Some(value[..end].trim_ascii())
 }
 
-fn text<'a>(headers: &'a HeaderMap, name: &'static str) -> Option<&'a str> {
+fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     let value = headers.get(name)?.to_str().ok()?;
     (!value.is_empty()).then_some(value)
 }
 
 /// Plain base-10, nothing else: no sign, no fraction.
 pub(crate) fn count(bytes: &[u8]) -> Option<u64> {
-    let digits = bytes.trim_ascii();
-    if digits.is_empty() {
-        return None;
+    digits(bytes.trim_ascii())
+}
+
+/// Digits only, at least one.
+pub(crate) fn digits(bytes: &[u8]) -> Option<u64> {
+    // Nineteen nines fit, and nobody sends more.
+    let (head, tail) = bytes.split_at(bytes.len().min(19));
+    let mut sum = 0;
+    for byte in head {
+        sum = sum * 10 + digit(*byte)?;
     }
-    digits.iter().try_fold(0_u64, |sum, b| {
-        let digit = b.wrapping_sub(b'0');
-        if digit > 9 {
-            return None;
-        }
-        sum.checked_mul(10)?.checked_add(u64::from(digit))
-    })
+    let add = |sum: u64, byte: &u8| sum.checked_mul(10)?.checked_add(digit(*byte)?);
+    tail.iter().try_fold(sum, add).filter(|_| !bytes.is_empty())
+}
+
+fn digit(byte: u8) -> Option<u64> {
+    let digit = byte.wrapping_sub(b'0');
+    (digit <= 9).then_some(u64::from(digit))
+}
+
+/// An HTTP date in any of its forms.
+pub(crate) fn http_date(value: &HeaderValue) -> Option<SystemTime> {
+    stamp::http_date(value.as_bytes())
+        .or_else(|| httpdate::parse_http_date(value.to_str().ok()?.trim()).ok())
 }
 
 fn rfc3339(bytes: &[u8]) -> Option<SystemTime> {
+    stamp::rfc3339(bytes).or_else(|| any_rfc3339(bytes))
+}
+
+fn any_rfc3339(bytes: &[u8]) -> Option<SystemTime> {
     let text = std::str::from_utf8(bytes).ok()?.trim();
     let stamp: jiff::Timestamp = text.parse().ok()?;
     let since = stamp.as_duration();

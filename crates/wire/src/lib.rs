@@ -42,6 +42,7 @@ mod models;
 mod peek;
 mod retry_after;
 mod sse;
+mod stamp;
 mod stream;
 mod unified;
 mod usage;
