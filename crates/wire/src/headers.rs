@@ -171,21 +171,56 @@ pub fn organization_id(headers: &HeaderMap) -> Option<&str> {
     text(headers, &ORGANIZATION_ID)
 }
 
-/// Whether the body is a server-sent event stream.
-#[must_use]
-pub fn is_event_stream(headers: &HeaderMap) -> bool {
-    media_type(headers).is_some_and(|m| same(m, b"text/event-stream"))
+/// What `content-type` says the body is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Media {
+    /// `application/json` or any `…+json`.
+    Json,
+    /// `text/event-stream`.
+    EventStream,
+    /// Anything else, or nothing said.
+    Other,
 }
 
-/// Whether the body is JSON (`application/json` or any `…+json`).
+/// What the body is, by one look at `content-type`; parameters and case do not matter.
+#[must_use]
+pub fn media(headers: &HeaderMap) -> Media {
+    match headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes) {
+        None => Media::Other,
+        // Nearly always to the byte, which is quicker to see.
+        Some(b"application/json") => Media::Json,
+        Some(b"text/event-stream" | b"text/event-stream; charset=utf-8") => Media::EventStream,
+        Some(other) => dressed_media(other),
+    }
+}
+
+fn dressed_media(value: &[u8]) -> Media {
+    let end = memchr::memchr(b';', value).unwrap_or(value.len());
+    let name = value[..end].trim_ascii();
+    let ends = |end: &[u8]| {
+        let from = name.len().checked_sub(end.len());
+        from.is_some_and(|from| name[from..].eq_ignore_ascii_case(end))
+    };
+    if name.eq_ignore_ascii_case(b"application/json") || ends(b"+json") {
+        Media::Json
+    } else if name.eq_ignore_ascii_case(b"text/event-stream") {
+        Media::EventStream
+    } else {
+        Media::Other
+    }
+}
+
+/// Whether the body is a server-sent event stream. See [`media`].
+#[must_use]
+pub fn is_event_stream(headers: &HeaderMap) -> bool {
+    media(headers) == Media::EventStream
+}
+
+/// Whether the body is JSON (`application/json` or any `…+json`). See [`media`].
 #[must_use]
 pub fn is_json(headers: &HeaderMap) -> bool {
-    media_type(headers).is_some_and(|m| {
-        same(m, b"application/json")
-            || m.len()
-                .checked_sub(5)
-                .is_some_and(|at| m[at..].eq_ignore_ascii_case(b"+json"))
-    })
+    media(headers) == Media::Json
 }
 
 /// Whether the body is compressed, so that its text cannot be read as it is.
@@ -198,17 +233,6 @@ pub fn is_compressed(headers: &HeaderMap) -> bool {
             .map(<[u8]>::trim_ascii)
             .any(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity"))
     })
-}
-
-/// Nearly always equal to the byte, which is quicker to see.
-fn same(name: &[u8], known: &[u8]) -> bool {
-    name.len() == known.len() && (name == known || name.eq_ignore_ascii_case(known))
-}
-
-fn media_type(headers: &HeaderMap) -> Option<&[u8]> {
-    let value = headers.get(CONTENT_TYPE)?.as_bytes();
-    let end = memchr::memchr(b';', value).unwrap_or(value.len());
-    Some(value[..end].trim_ascii())
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {

@@ -8,7 +8,8 @@ use std::borrow::Cow;
 
 use memchr::memchr;
 
-use self::skip::{skip_space, string_end, value_end};
+use self::skip::{find, skip_space, string_end, value_end};
+use crate::headers::digits;
 
 /// The text is no JSON object, or is cut short.
 pub(crate) struct Broken;
@@ -24,16 +25,21 @@ pub(crate) struct Member<'a> {
 }
 
 impl<'a> Member<'a> {
-    /// The key with its escapes resolved; keys nearly never have any.
-    pub(crate) fn name(&self) -> Cow<'a, [u8]> {
-        if memchr(b'\\', self.key).is_none() {
-            return Cow::Borrowed(self.key);
-        }
+    /// Whether this is the key, with or without escapes; keys nearly never have any.
+    #[inline]
+    pub(crate) fn is(&self, name: &[u8]) -> bool {
+        // An escape is longer than what it stands for.
+        self.key == name
+            || self.key.len() > name.len()
+                && self.unescaped().is_some_and(|key| key.as_bytes() == name)
+    }
+
+    /// The key with its escapes resolved; `None` if it has none, or wrong ones.
+    #[inline]
+    pub(crate) fn unescaped(&self) -> Option<String> {
+        find(self.key, b'\\')?;
         let quoted = [b"\"", self.key, b"\""].concat();
-        match serde_json::from_slice::<String>(&quoted) {
-            Ok(key) => Cow::Owned(key.into_bytes()),
-            Err(_) => Cow::Borrowed(self.key),
-        }
+        serde_json::from_slice(&quoted).ok()
     }
 }
 
@@ -126,10 +132,7 @@ pub(crate) fn text(value: &[u8]) -> Option<Cow<'_, str>> {
 
 /// A raw JSON number that is a non-negative integer of 64 bits.
 pub(crate) fn integer(value: &[u8]) -> Option<u64> {
-    if !value.first()?.is_ascii_digit() {
-        return None;
-    }
-    std::str::from_utf8(value).ok()?.parse().ok()
+    digits(value)
 }
 
 enum Next {

@@ -53,24 +53,32 @@ impl Usage {
         let mut usage = Self::default();
         let mut object = Object::open(json)?;
         while let Some(member) = object.next().ok()? {
-            let value = member.value;
-            match &*member.name() {
-                b"input_tokens" => usage.input_tokens = integer(value),
-                b"cache_creation_input_tokens" => {
-                    usage.cache_creation_input_tokens = integer(value);
-                }
-                b"cache_read_input_tokens" => usage.cache_read_input_tokens = integer(value),
-                b"output_tokens" => usage.output_tokens = integer(value),
-                b"output_tokens_details" => {
-                    usage.thinking_tokens = find(value, b"thinking_tokens").and_then(integer);
-                }
-                b"iterations" if nested => {
-                    (usage.iterations_input, usage.iterations_output) = iterations(value);
-                }
-                _ => {}
+            if !usage.take(member.key, member.value, nested)
+                && let Some(key) = member.unescaped()
+            {
+                usage.take(key.as_bytes(), member.value, nested);
             }
         }
         Some(usage)
+    }
+
+    /// Whether the key is one of ours.
+    #[inline]
+    fn take(&mut self, key: &[u8], value: &[u8], nested: bool) -> bool {
+        match key {
+            b"input_tokens" => self.input_tokens = integer(value),
+            b"cache_creation_input_tokens" => self.cache_creation_input_tokens = integer(value),
+            b"cache_read_input_tokens" => self.cache_read_input_tokens = integer(value),
+            b"output_tokens" => self.output_tokens = integer(value),
+            b"output_tokens_details" => {
+                self.thinking_tokens = find(value, b"thinking_tokens").and_then(integer);
+            }
+            b"iterations" if nested => {
+                (self.iterations_input, self.iterations_output) = iterations(value);
+            }
+            _ => return false,
+        }
+        true
     }
 
     /// Takes over every count that `later` knows: counts in a stream are cumulative, not increments.
@@ -125,7 +133,7 @@ pub(crate) fn find<'a>(json: &'a [u8], key: &[u8]) -> Option<&'a [u8]> {
     let mut object = Object::open(json)?;
     let mut found = None;
     while let Some(member) = object.next().ok()? {
-        if *member.name() == *key {
+        if member.is(key) {
             found = Some(member.value);
         }
     }
