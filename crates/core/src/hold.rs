@@ -140,26 +140,21 @@ impl<B: Body<Data = Bytes> + Unpin> Hold<B> {
     where
         W: Body<Data = Bytes, Error = B::Error>,
     {
+        if self.is_whole() {
+            return ResponseBody::full(self.first);
+        }
         let Self {
             watch,
             first,
             mut more,
             error,
-            mut rest,
+            rest,
             ..
         } = self;
-        // Of a whole JSON answer nothing is left to watch.
-        if watch.is_message()
-            && watch.cut_short().is_none()
-            && rest.as_ref().is_some_and(Body::is_end_stream)
-        {
-            rest = None;
-        }
         match rest {
             Some(body) if first.is_empty() && more.is_empty() => {
                 ResponseBody::inner(wrap(body, watch))
             }
-            None if more.is_empty() && error.is_none() => ResponseBody::full(first),
             rest => {
                 if !first.is_empty() {
                     more.push_front(Frame::data(first));
@@ -167,5 +162,19 @@ impl<B: Body<Data = Bytes> + Unpin> Hold<B> {
                 ResponseBody::held(more, error, rest.map(|body| wrap(body, watch)))
             }
         }
+    }
+
+    /// One frame at most, and nothing left that could fail or be watched.
+    fn is_whole(&self) -> bool {
+        self.more.is_empty()
+            && self.error.is_none()
+            && match &self.rest {
+                Some(body) => {
+                    self.watch.is_message()
+                        && self.watch.cut_short().is_none()
+                        && body.is_end_stream()
+                }
+                None => true,
+            }
     }
 }

@@ -258,14 +258,16 @@ where
     /// Observes this body. One that has no frames (HEAD, 204) ends here; one whose `watch` has
     /// already seen its end does too.
     pub fn new(body: B, watch: Watch, observer: O) -> Self {
-        let early = watch
-            .early(|error| observer.stream_error(error))
-            .or_else(|| body.is_end_stream().then(|| watch.ended()));
         let mut this = Self {
             body,
             watch,
             observer: Some(observer),
         };
+        let early = match &this.observer {
+            Some(observer) => this.watch.early(|error| observer.stream_error(error)),
+            None => None,
+        };
+        let early = early.or_else(|| this.body.is_end_stream().then(|| this.watch.ended()));
         if let Some(outcome) = early
             && let Some(observer) = this.observer.take()
         {

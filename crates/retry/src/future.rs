@@ -103,8 +103,9 @@ where
                 }
                 StateProjection::Waiting => match this.service.poll_ready(cx) {
                     Poll::Ready(Ok(())) => {
-                        let future = this.service.call(call.launch());
-                        this.state.set(State::Calling { future });
+                        this.state.set(State::Calling {
+                            future: this.service.call(call.launch()),
+                        });
                         continue;
                     }
                     Poll::Ready(Err(error)) => failed(call, error),

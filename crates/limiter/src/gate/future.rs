@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, response::Parts};
+use http::{Request, Response, request, response::Parts};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
@@ -18,10 +18,7 @@ use tower_claude_core::{
 };
 use tower_service::Service;
 
-use super::{
-    Gate, GateBody, Settle,
-    head::{Admission, KnownScope},
-};
+use super::{Gate, GateBody, Settle, head::Admission};
 use crate::{Ask, Limiter, Reservation};
 
 pin_project! {
@@ -34,17 +31,19 @@ pin_project! {
         L: Limiter,
     {
         gate: Arc<Gate<L, E, C>>,
-        scope: KnownScope,
+        service: S,
+        // Kept only where the ledger of the reservation does not tell.
+        scope: Option<Scope>,
         #[pin]
-        state: State<S, S::Future, B, L::Acquire>,
+        state: State<S::Future, B, L::Acquire>,
     }
 }
 
 pin_project! {
     #[project = StateProjection]
-    enum State<S, F, B: Body, A> {
+    enum State<F, B: Body, A> {
         // Admission and readiness in one state: the request is moved once, into the call.
-        Before { #[pin] acquire: Option<A>, context: Option<Arc<CallContext>>, admission: Option<Admission>, request: Option<Request<RequestBody>>, service: S },
+        Before { request: Option<(request::Parts, RequestBody)>, context: Arc<CallContext>, #[pin] acquire: Option<A>, admission: Option<Admission> },
         Call { #[pin] future: F, admission: Option<Admission> },
         // Boxed: only error responses come here, and the state would double in size.
         ErrorBody { failure: Option<Box<Failure<B>>> },
@@ -65,47 +64,26 @@ where
     S: Service<Request<RequestBody>>,
     B: Body,
     L: Limiter,
-    E: EstimateCost,
 {
-    pub(super) fn new(gate: Arc<Gate<L, E, C>>, service: S, request: Request<RequestBody>) -> Self {
-        let (mut head, body) = request.into_parts();
-        let context = head.extensions.get::<Arc<CallContext>>().cloned();
-        // Reserved by the same limiter further out: not reserved again. Two scopes are two limits, but
-        // a gate that reads headers corrects whatever was reserved.
-        if let Some(context) = &context
-            && let Some(handle) = context.reservation_of(gate.limiter.id())
-            && (gate.reads_headers || handle.scope() == Some(&gate.scope(&head, &body)))
-        {
-            let scope = match handle.scope() {
-                Some(_) => KnownScope::ByLedger,
-                None => KnownScope::Here(gate.scope(&head, &body)),
-            };
-            let state = State::Before {
-                acquire: None,
-                context: None,
-                admission: Some(Admission::Joined(handle)),
-                request: Some(Request::from_parts(head, body)),
-                service,
-            };
-            return Self { gate, scope, state };
-        }
-        let context = context
-            .unwrap_or_else(|| CallContext::get_or_insert(&mut head.extensions, Instant::now()));
-        let scope = gate.scope(&head, &body);
-        let ask = Ask::new(scope.clone(), gate.estimate.estimate(&head, &body))
-            .with_context(&context)
-            .with_max_wait(Some(gate.max_wait));
-        let state = State::Before {
-            acquire: Some(gate.limiter.acquire(ask)),
-            context: Some(context),
-            admission: None,
-            request: Some(Request::from_parts(head, body)),
-            service,
+    pub(super) fn new(
+        gate: Arc<Gate<L, E, C>>,
+        service: S,
+        mut request: Request<RequestBody>,
+    ) -> Self {
+        let context = match request.extensions().get::<Arc<CallContext>>() {
+            Some(context) => context.clone(),
+            None => CallContext::get_or_insert(request.extensions_mut(), Instant::now()),
         };
         Self {
             gate,
-            scope: KnownScope::Here(scope),
-            state,
+            service,
+            scope: None,
+            state: State::Before {
+                request: Some(request.into_parts()),
+                context,
+                acquire: None,
+                admission: None,
+            },
         }
     }
 }
@@ -115,36 +93,49 @@ where
     S: Service<Request<RequestBody>, Response = Response<B>>,
     B: Body<Data = Bytes> + Unpin,
     L: Limiter,
+    E: EstimateCost,
     C: Classify<S::Error> + Clone,
 {
     type Output = Result<Response<GateBody<B, C>>, S::Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let (gate, scope, mut state) = (&**this.gate, &*this.scope, this.state);
+        let (gate, scope, mut state) = (&**this.gate, this.scope, this.state);
         loop {
             match state.as_mut().project() {
                 StateProjection::Before {
-                    mut acquire,
-                    context,
-                    admission,
                     request,
-                    service,
+                    context,
+                    mut acquire,
+                    admission,
                 } => {
-                    if let Some(asking) = acquire.as_mut().as_pin_mut() {
-                        match ready!(asking.poll(cx)) {
-                            Ok(reservation) => {
-                                acquire.set(None);
-                                *admission =
-                                    Some(gate.admitted(reservation, context.take(), scope));
+                    if admission.is_none() {
+                        let (head, body) = request.as_ref().expect("polled after completion");
+                        if acquire.is_none() {
+                            match gate.arrive(head, body, context, scope) {
+                                Arrival::Joined(joined) => *admission = Some(joined),
+                                Arrival::Asks(ask) => acquire.set(Some(gate.limiter.acquire(ask))),
                             }
-                            Err(refusal) => {
-                                state.set(State::Done);
-                                return Poll::Ready(Ok(gate.refuse(scope.here(), refusal)));
+                        }
+                        if let Some(asking) = acquire.as_mut().as_pin_mut() {
+                            match ready!(asking.poll(cx)) {
+                                Ok(reservation) => {
+                                    acquire.set(None);
+                                    if reservation.scope().is_none() {
+                                        *scope = Some(gate.scope(head, body));
+                                    }
+                                    let admitted = gate.admitted(reservation, context, scope);
+                                    *admission = Some(admitted);
+                                }
+                                Err(refusal) => {
+                                    let scope = gate.scope(head, body);
+                                    state.set(State::Done);
+                                    return Poll::Ready(Ok(gate.refuse(&scope, refusal)));
+                                }
                             }
                         }
                     }
-                    if let Err(error) = ready!(service.poll_ready(cx)) {
+                    if let Err(error) = ready!(this.service.poll_ready(cx)) {
                         // Dropped unsent, the reservation gives everything back.
                         state.set(State::Done);
                         return Poll::Ready(Err(error));
@@ -153,9 +144,11 @@ where
                     if let Some(Admission::Own(reservation)) = &mut admission {
                         reservation.sent();
                     }
-                    let request = request.take().expect("polled after completion");
-                    let future = service.call(request);
-                    state.set(State::Call { future, admission });
+                    let (head, body) = request.take().expect("polled after completion");
+                    state.set(State::Call {
+                        future: this.service.call(Request::from_parts(head, body)),
+                        admission,
+                    });
                 }
                 StateProjection::Call { future, admission } => {
                     let result = ready!(future.poll(cx));
@@ -203,24 +196,60 @@ where
     }
 }
 
+/// What a request is told when it comes.
+enum Arrival {
+    /// The same limiter has admitted it further out.
+    Joined(Admission),
+    /// To ask.
+    Asks(Ask),
+}
+
+impl<L: Limiter, E: EstimateCost, C> Gate<L, E, C> {
+    /// What the same limiter has reserved further out is not reserved again. Two scopes are two limits,
+    /// but a gate that reads headers corrects whatever was reserved.
+    fn arrive(
+        &self,
+        head: &request::Parts,
+        body: &RequestBody,
+        context: &CallContext,
+        scope: &mut Option<Scope>,
+    ) -> Arrival {
+        let mut own = None;
+        if let Some(handle) = context.reservation_of(self.limiter.id()) {
+            if !self.reads_headers || handle.scope().is_none() {
+                own = Some(self.scope(head, body));
+            }
+            if self.reads_headers || handle.scope() == own.as_ref() {
+                if handle.scope().is_none() {
+                    *scope = own;
+                }
+                return Arrival::Joined(Admission::Joined(handle));
+            }
+        }
+        let own = own.unwrap_or_else(|| self.scope(head, body));
+        let ask = Ask::new(own, self.estimate.estimate(head, body))
+            .with_context(context)
+            .with_max_wait(Some(self.max_wait));
+        Arrival::Asks(ask)
+    }
+}
+
 impl<L, E, C: Clone> Gate<L, E, C> {
     /// Leaves the reservation where inner layers find it.
     fn admitted(
         &self,
         mut reservation: Reservation,
-        context: Option<Arc<CallContext>>,
-        scope: &KnownScope,
+        context: &Arc<CallContext>,
+        scope: &Option<Scope>,
     ) -> Admission {
-        if let Some(context) = context {
-            reservation.leave_in(context);
-        }
+        reservation.leave_in(context.clone());
         let wait = reservation.waited();
         let admission = Admission::Own(reservation);
         emit(
             &self.observers,
             &Event::Admitted {
                 layer: self.layer,
-                scope: scope.of(&admission),
+                scope: admission.scope(scope),
                 wait,
             },
         );
@@ -229,7 +258,7 @@ impl<L, E, C: Clone> Gate<L, E, C> {
 
     fn refuse<B: Body<Data = Bytes>>(
         &self,
-        scope: Option<&Scope>,
+        scope: &Scope,
         refusal: Refusal,
     ) -> Response<GateBody<B, C>>
     where
@@ -240,7 +269,7 @@ impl<L, E, C: Clone> Gate<L, E, C> {
             &self.observers,
             &Event::Refused {
                 layer: self.layer,
-                scope,
+                scope: Some(scope),
                 reason: refusal.reason,
                 class: refusal.class(),
             },
@@ -265,14 +294,14 @@ impl<L, E, C: Clone> Gate<L, E, C> {
         mut head: Parts,
         body: B,
         class: Class,
-        scope: &KnownScope,
+        scope: &Option<Scope>,
         admission: Admission,
         at: Option<Instant>,
     ) -> Response<GateBody<B, C>>
     where
         C: ClassifyResponse,
     {
-        self.on_head(&mut head, class, scope.of(&admission), &admission, at);
+        self.on_head(&mut head, class, admission.scope(scope), &admission, at);
         let body = match admission {
             Admission::Own(reservation) if class.is_success() => Observed::new(
                 body,
@@ -291,7 +320,7 @@ impl<L, E, C: Clone> Gate<L, E, C> {
     fn failed<B: Body<Data = Bytes> + Unpin>(
         &self,
         failure: Failure<B>,
-        scope: &KnownScope,
+        scope: &Option<Scope>,
     ) -> Response<GateBody<B, C>>
     where
         C: ClassifyResponse,
@@ -305,7 +334,7 @@ impl<L, E, C: Clone> Gate<L, E, C> {
         let class = self
             .classify
             .body(head.status, &head.headers, &body.bytes());
-        self.on_head(&mut head, class, scope.of(&admission), &admission, at);
+        self.on_head(&mut head, class, admission.scope(scope), &admission, at);
         admission.settle(&class);
         head.extensions.insert(class);
         Response::from_parts(head, body.into_body(Observed::off))

@@ -22,36 +22,17 @@ pub(super) enum Admission {
     Joined(ReservationHandle),
 }
 
-/// The pool of limits of a request, for events.
-#[derive(Debug)]
-pub(super) enum KnownScope {
-    /// Found by this gate.
-    Here(Scope),
-    /// Found by the gate whose reservation was joined.
-    ByLedger,
-}
-
-impl KnownScope {
-    pub(super) const fn here(&self) -> Option<&Scope> {
-        match self {
-            Self::Here(scope) => Some(scope),
-            Self::ByLedger => None,
-        }
-    }
-
-    pub(super) fn of<'a>(&'a self, admission: &'a Admission) -> &'a Scope {
-        self.here()
-            .or_else(|| admission.scope())
-            .expect("a reservation is joined by name only when its ledger has one")
-    }
-}
-
 impl Admission {
-    fn scope(&self) -> Option<&Scope> {
-        match self {
-            Self::Own(_) => None,
+    /// The pool of limits, for events: the one that was kept because the ledger does not tell, or the
+    /// ledger's.
+    pub(super) fn scope<'a>(&'a self, kept: &'a Option<Scope>) -> &'a Scope {
+        let of_ledger = || match self {
+            Self::Own(reservation) => reservation.scope(),
             Self::Joined(handle) => handle.scope(),
-        }
+        };
+        kept.as_ref()
+            .or_else(of_ledger)
+            .expect("kept where the ledger does not tell")
     }
 
     fn observe(&self, seen: &Observation<'_>) -> Option<Crossing> {
