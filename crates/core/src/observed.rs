@@ -258,22 +258,33 @@ where
     /// Observes this body. One that has no frames (HEAD, 204) ends here; one whose `watch` has
     /// already seen its end does too.
     pub fn new(body: B, watch: Watch, observer: O) -> Self {
-        let mut this = Self {
+        let observer = Self::still(&body, &watch, observer);
+        Self::resumed(body, watch, observer)
+    }
+
+    /// The observer, unless the body is at its end already, which it is told then. The first half of
+    /// [`new`](Self::new), for a body that is moved only once it is decided what becomes of it.
+    pub fn still(body: &B, watch: &Watch, observer: O) -> Option<O> {
+        let over = watch
+            .early(|error| observer.stream_error(error))
+            .or_else(|| body.is_end_stream().then(|| watch.ended()));
+        match over {
+            Some(outcome) => {
+                observer.end(outcome);
+                None
+            }
+            None => Some(observer),
+        }
+    }
+
+    /// Observes this body for whoever is [`still`](Self::still) to be told; nobody passes it through
+    /// unobserved.
+    pub const fn resumed(body: B, watch: Watch, observer: Option<O>) -> Self {
+        Self {
             body,
             watch,
-            observer: Some(observer),
-        };
-        let early = match &this.observer {
-            Some(observer) => this.watch.early(|error| observer.stream_error(error)),
-            None => None,
-        };
-        let early = early.or_else(|| this.body.is_end_stream().then(|| this.watch.ended()));
-        if let Some(outcome) = early
-            && let Some(observer) = this.observer.take()
-        {
-            observer.end(outcome);
+            observer,
         }
-        this
     }
 
     /// What was understood of the body so far; nothing more once its end was reported.

@@ -32,7 +32,8 @@ pub(crate) struct Call<C> {
     pub(crate) config: Arc<Config>,
     pub(crate) classifier: C,
     /// What the next attempt sends; none, when it cannot be sent again.
-    request: Option<(Parts, RequestBody)>,
+    head: Option<Parts>,
+    body: Option<RequestBody>,
     claim: Claim,
     started: Instant,
     attempt_started: Instant,
@@ -43,8 +44,8 @@ pub(crate) struct Call<C> {
     last_delay: Duration,
     /// The price of this attempt, until it has left the process.
     payment: Payment,
-    /// The caller's own count of retries.
-    counted: Option<u64>,
+    /// The caller's own count of retries, if there is one; read before the first retry.
+    counted: Option<Option<u64>>,
     silence: Silence,
     /// A limiter outside has admitted all attempts at once: one inside does not make them wait.
     admitted: bool,
@@ -57,14 +58,12 @@ impl<C> Call<C> {
         let claim = Claim::of(request.extensions(), now, total);
         let admitted = matches!(&claim, Claim::Outer(context) if context.is_reserved());
         let outer = claim.get().and_then(|context| context.deadline());
-        let counted = request
-            .headers()
-            .get(RETRY_COUNT)
-            .and_then(|count| count.to_str().ok()?.parse().ok());
+        let (head, body) = request.into_parts();
         Self {
             config,
             classifier,
-            request: Some(request.into_parts()),
+            head: Some(head),
+            body: Some(body),
             claim,
             started: now,
             attempt_started: now,
@@ -73,7 +72,7 @@ impl<C> Call<C> {
             unanswered: 0,
             last_delay: Duration::ZERO,
             payment: Payment::FREE,
-            counted,
+            counted: None,
             silence: Silence::default(),
             admitted,
         }
@@ -112,37 +111,37 @@ impl<C> Call<C> {
     pub(crate) fn launch(&mut self) -> Request<RequestBody> {
         self.payment.sent();
         self.keep_count();
-        let (mut head, body) = self.next_request();
         if let Some(context) = self.claim.get() {
             context.begin_attempt();
         }
-        if let Claim::Own(context) = &self.claim {
-            head.extensions.insert(context.clone());
+        let last = self.is_nested() || self.number >= self.config.policy.max_attempts.get();
+        if !last
+            && let Some(head) = &self.head
+            && let Some(body) = self.body.as_ref().and_then(RequestBody::try_clone)
+        {
+            let mut head = head.clone();
+            self.claim.mark(&mut head.extensions);
+            return Request::from_parts(head, body);
         }
-        Request::from_parts(head, body)
+        let head = self.head.take();
+        let mut head = head.expect("an attempt is made only while the request is there");
+        self.claim.mark(&mut head.extensions);
+        Request::from_parts(head, self.body.take().unwrap_or_default())
     }
 
     /// The caller's count of retries, with those made here.
     fn keep_count(&mut self) {
-        let retries = self.number - 1;
-        if let (1.., Some(before), Some((head, _))) = (retries, self.counted, &mut self.request) {
+        let (retries @ 1.., Some(head)) = (self.number - 1, &mut self.head) else {
+            return;
+        };
+        let counted = self.counted.get_or_insert_with(|| {
+            let count = head.headers.get(RETRY_COUNT)?;
+            count.to_str().ok()?.parse().ok()
+        });
+        if let Some(before) = counted {
             let count = before.saturating_add(u64::from(retries));
             head.headers.insert(RETRY_COUNT, count.into());
         }
-    }
-
-    #[inline]
-    fn next_request(&mut self) -> (Parts, RequestBody) {
-        let last = self.is_nested() || self.number >= self.config.policy.max_attempts.get();
-        if !last
-            && let Some((head, body)) = &self.request
-            && let Some(body) = body.try_clone()
-        {
-            return (head.clone(), body);
-        }
-        self.request
-            .take()
-            .expect("an attempt is made only while the request is there")
     }
 
     /// Another attempt begins.
@@ -155,7 +154,8 @@ impl<C> Call<C> {
     /// The call is over: a layer outside may send it through here again.
     pub(crate) fn finish(&mut self) {
         self.claim = Claim::Nested;
-        self.request = None;
+        self.head = None;
+        self.body = None;
         self.payment = Payment::FREE;
     }
 
@@ -206,7 +206,7 @@ impl<C> Call<C> {
             class,
             number: self.number,
             unanswered: self.unanswered,
-            replayable: self.request.is_some(),
+            replayable: self.head.is_some(),
             paced: paced.filter(|_| !self.admitted).map(|paced| paced.pause),
             last_delay: self.last_delay,
             now: Instant::now(),

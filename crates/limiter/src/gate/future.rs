@@ -7,13 +7,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, request, response::Parts};
+use http::{Request, Response, request};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 use tower_claude_core::{
-    CallContext, Class, Classify, ClassifyResponse, ErrorBody, EstimateCost, Observed, Refusal,
-    RequestBody, ResponseBody, Scope, Watch,
+    CallContext, Class, Classify, ClassifyResponse, ErrorBody, EstimateCost, Observed, Paced,
+    Refusal, RequestBody, ResponseBody, Scope, Watch,
     event::{Event, emit},
 };
 use tower_service::Service;
@@ -36,6 +36,8 @@ pin_project! {
         scope: Option<Scope>,
         #[pin]
         state: State<S::Future, B, L::Acquire>,
+        // After the state, so that a call that is dropped ends before its reservation does.
+        admission: Option<Admission>,
     }
 }
 
@@ -43,8 +45,8 @@ pin_project! {
     #[project = StateProjection]
     enum State<F, B: Body, A> {
         // Admission and readiness in one state: the request is moved once, into the call.
-        Before { request: Option<(request::Parts, RequestBody)>, context: Arc<CallContext>, #[pin] acquire: Option<A>, admission: Option<Admission> },
-        Call { #[pin] future: F, admission: Option<Admission> },
+        Before { head: Option<request::Parts>, body: Option<RequestBody>, context: Arc<CallContext>, #[pin] acquire: Option<A> },
+        Call { #[pin] future: F },
         // Boxed: only error responses come here, and the state would double in size.
         ErrorBody { failure: Option<Box<Failure<B>>> },
         Done,
@@ -53,8 +55,7 @@ pin_project! {
 
 /// An error response whose body must be read to tell what it means.
 struct Failure<B: Body> {
-    head: Parts,
-    body: ErrorBody<B>,
+    response: Response<ErrorBody<B>>,
     admission: Admission,
     at: Option<Instant>,
 }
@@ -68,21 +69,20 @@ where
     pub(super) fn new(
         gate: Arc<Gate<L, E, C>>,
         service: S,
-        mut request: Request<RequestBody>,
+        context: Arc<CallContext>,
+        request: Request<RequestBody>,
     ) -> Self {
-        let context = match request.extensions().get::<Arc<CallContext>>() {
-            Some(context) => context.clone(),
-            None => CallContext::get_or_insert(request.extensions_mut(), Instant::now()),
-        };
+        let (head, body) = request.into_parts();
         Self {
             gate,
             service,
             scope: None,
+            admission: None,
             state: State::Before {
-                request: Some(request.into_parts()),
+                head: Some(head),
+                body: Some(body),
                 context,
                 acquire: None,
-                admission: None,
             },
         }
     }
@@ -100,17 +100,20 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let (gate, scope, mut state) = (&**this.gate, this.scope, this.state);
+        let (gate, scope, admission, mut state) =
+            (&**this.gate, this.scope, this.admission, this.state);
         loop {
             match state.as_mut().project() {
                 StateProjection::Before {
-                    request,
+                    head,
+                    body,
                     context,
                     mut acquire,
-                    admission,
                 } => {
                     if admission.is_none() {
-                        let (head, body) = request.as_ref().expect("polled after completion");
+                        let (Some(head), Some(body)) = (head.as_mut(), body.as_ref()) else {
+                            panic!("polled after completion");
+                        };
                         if acquire.is_none() {
                             match gate.arrive(head, body, context, scope) {
                                 Arrival::Joined(joined) => *admission = Some(joined),
@@ -137,55 +140,54 @@ where
                     }
                     if let Err(error) = ready!(this.service.poll_ready(cx)) {
                         // Dropped unsent, the reservation gives everything back.
+                        *admission = None;
                         state.set(State::Done);
                         return Poll::Ready(Err(error));
                     }
-                    let mut admission = admission.take();
-                    if let Some(Admission::Own(reservation)) = &mut admission {
+                    if let Some(Admission::Own(reservation)) = admission {
                         reservation.sent();
                     }
-                    let (head, body) = request.take().expect("polled after completion");
+                    let head = head.take().expect("polled after completion");
+                    let body = body.take().expect("polled after completion");
                     state.set(State::Call {
                         future: this.service.call(Request::from_parts(head, body)),
-                        admission,
                     });
                 }
-                StateProjection::Call { future, admission } => {
-                    let result = ready!(future.poll(cx));
-                    let admission = admission.take().expect("polled after completion");
-                    match result {
+                StateProjection::Call { future } => {
+                    let mut response = match ready!(future.poll(cx)) {
+                        Ok(response) => response,
                         Err(error) => {
+                            let admission = admission.take().expect("polled after completion");
                             admission.settle(&gate.classify.error(&error));
                             state.set(State::Done);
                             return Poll::Ready(Err(error));
                         }
-                        Ok(response) => {
-                            let (head, body) = response.into_parts();
-                            let timed = gate.reads_headers || !head.status.is_success();
-                            let at = timed.then(Instant::now);
-                            match gate.class_of(&head) {
-                                Some(class) => {
-                                    state.set(State::Done);
-                                    return Poll::Ready(Ok(
-                                        gate.answer(head, body, class, scope, admission, at)
-                                    ));
-                                }
-                                None => {
-                                    let failure = Some(Box::new(Failure {
-                                        head,
-                                        body: ErrorBody::new(body),
-                                        admission,
-                                        at,
-                                    }));
-                                    state.set(State::ErrorBody { failure });
-                                }
-                            }
+                    };
+                    let admission = admission.take().expect("polled after completion");
+                    let timed = gate.reads_headers || !response.status().is_success();
+                    let at = timed.then(Instant::now);
+                    match gate.class_of(&response) {
+                        Some(class) => {
+                            state.set(State::Done);
+                            gate.on_head(&mut response, class, scope, &admission, at);
+                            let (watch, settle) = gate.watch(&response, class, admission);
+                            return Poll::Ready(Ok(response.map(|body| {
+                                ResponseBody::inner(Observed::resumed(body, watch, settle))
+                            })));
+                        }
+                        None => {
+                            let failure = Some(Box::new(Failure {
+                                response: response.map(ErrorBody::new),
+                                admission,
+                                at,
+                            }));
+                            state.set(State::ErrorBody { failure });
                         }
                     }
                 }
                 StateProjection::ErrorBody { failure } => {
                     let reading = failure.as_mut().expect("polled after completion");
-                    ready!(reading.body.poll_read(cx));
+                    ready!(reading.response.body_mut().poll_read(cx));
                     let failure = *failure.take().expect("just there");
                     state.set(State::Done);
                     return Poll::Ready(Ok(gate.failed(failure, scope)));
@@ -209,9 +211,9 @@ impl<L: Limiter, E: EstimateCost, C> Gate<L, E, C> {
     /// but a gate that reads headers corrects whatever was reserved.
     fn arrive(
         &self,
-        head: &request::Parts,
+        head: &mut request::Parts,
         body: &RequestBody,
-        context: &CallContext,
+        context: &Arc<CallContext>,
         scope: &mut Option<Scope>,
     ) -> Arrival {
         let mut own = None;
@@ -230,6 +232,9 @@ impl<L: Limiter, E: EstimateCost, C> Gate<L, E, C> {
         let ask = Ask::new(own, self.estimate.estimate(head, body))
             .with_context(context)
             .with_max_wait(Some(self.max_wait));
+        if head.extensions.get::<Arc<CallContext>>().is_none() {
+            head.extensions.insert(context.clone());
+        }
         Arrival::Asks(ask)
     }
 }
@@ -278,42 +283,38 @@ impl<L, E, C: Clone> Gate<L, E, C> {
     }
 
     /// What the head means; by an inner layer, by itself, or `None` when the body must tell.
-    fn class_of(&self, head: &Parts) -> Option<Class>
+    fn class_of<B>(&self, response: &Response<B>) -> Option<Class>
     where
         C: ClassifyResponse,
     {
-        let inner = head.extensions.get::<Class>().copied();
+        let inner = response.extensions().get::<Class>().copied();
         inner
             .filter(|class| class.local || !self.own_classifier)
-            .or_else(|| self.classify.head(head.status, &head.headers))
+            .or_else(|| self.classify.head(response.status(), response.headers()))
     }
 
-    /// The response of an attempt whose class is known from its head.
-    fn answer<B: Body<Data = Bytes>>(
+    /// How an answer whose class is known from its head is watched, and for whom.
+    fn watch<B: Body<Data = Bytes>>(
         &self,
-        mut head: Parts,
-        body: B,
+        response: &Response<B>,
         class: Class,
-        scope: &Option<Scope>,
         admission: Admission,
-        at: Option<Instant>,
-    ) -> Response<GateBody<B, C>>
+    ) -> (Watch, Option<Settle<C>>)
     where
         C: ClassifyResponse,
     {
-        self.on_head(&mut head, class, admission.scope(scope), &admission, at);
-        let body = match admission {
-            Admission::Own(reservation) if class.is_success() => Observed::new(
-                body,
-                Watch::of(&head.headers),
-                Settle::new(reservation, self.classify.clone()),
-            ),
+        match admission {
+            Admission::Own(reservation) if class.is_success() => {
+                let watch = Watch::of(response.headers());
+                let settle = Settle::new(reservation, self.classify.clone());
+                let settle = Observed::still(response.body(), &watch, settle);
+                (watch, settle)
+            }
             admission => {
                 admission.settle(&class);
-                Observed::off(body)
+                (Watch::opaque(), None)
             }
-        };
-        Response::from_parts(head, ResponseBody::inner(body))
+        }
     }
 
     /// The response of an attempt whose body told what it means; classified once, for all layers.
@@ -326,18 +327,42 @@ impl<L, E, C: Clone> Gate<L, E, C> {
         C: ClassifyResponse,
     {
         let Failure {
-            mut head,
-            body,
+            mut response,
             admission,
             at,
         } = failure;
-        let class = self
-            .classify
-            .body(head.status, &head.headers, &body.bytes());
-        self.on_head(&mut head, class, admission.scope(scope), &admission, at);
+        let class = self.classify.body(
+            response.status(),
+            response.headers(),
+            &response.body().bytes(),
+        );
+        self.on_head(&mut response, class, scope, &admission, at);
         admission.settle(&class);
-        head.extensions.insert(class);
-        Response::from_parts(head, body.into_body(Observed::off))
+        response.extensions_mut().insert(class);
+        response.map(|body| body.into_body(Observed::off))
+    }
+
+    /// Learns from the head, and leaves word of a pause.
+    fn on_head<B>(
+        &self,
+        response: &mut Response<B>,
+        class: Class,
+        scope: &Option<Scope>,
+        admission: &Admission,
+        at: Option<Instant>,
+    ) {
+        if class.local {
+            return;
+        }
+        let scope = admission.scope(scope);
+        // The pause comes first: to learn of a 429 gives its share back, and nobody may be let out on it.
+        if class.is_rate_limit() && response.extensions().get::<Paced>().is_none() {
+            let pause = self.pause(class, scope, admission, at);
+            response.extensions_mut().insert(Paced { pause });
+        }
+        if self.reads_headers {
+            self.learn(response.headers(), class, scope, admission, at);
+        }
     }
 }
 
