@@ -1,6 +1,9 @@
 //! The same HTTP client under the tower-claude layers.
 
-use std::{num::NonZeroU64, time::Duration};
+use std::{
+    num::{NonZeroU32, NonZeroU64},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -17,7 +20,7 @@ use tower_claude_retry::RetryLayer;
 use tower_claude_token_bucket::TokenBucketLayer;
 
 use crate::answer::{self, Ending};
-use crate::load::{BURST, Load};
+use crate::load::{BURST, CONNECTIONS, Load};
 use crate::replay::Pauses;
 
 /// How long a request may wait for its turn: a replay is a batch job and has time.
@@ -95,4 +98,5 @@ fn limits(load: &Load) -> Limits {
         .with_input_tokens_per_minute(limit(load.per_minute.input))
         .with_output_tokens_per_minute(limit(load.per_minute.output))
         .with_burst(BURST)
+        .with_concurrency(const { NonZeroU32::new(CONNECTIONS).expect("not zero") })
 }

@@ -19,6 +19,8 @@ const SERVER_NOISE: f64 = 0.05;
 const MAX_TOKENS: u64 = 4_096;
 /// How long a refill the server's buckets hold.
 pub(crate) const BURST: Duration = Duration::from_secs(5);
+/// Connections of a client at once. Each takes two file descriptors of this process, of which many systems allow 1,024.
+pub(crate) const CONNECTIONS: u32 = 128;
 /// The model named in every request.
 pub(crate) const MODEL: &str = "claude-sonnet-5-5";
 /// The JSON around a text that the server counts as prompt.

@@ -1,13 +1,16 @@
 //! The client most programs have: an HTTP client with the official SDK's retries around it.
 
-use std::time::SystemTime;
+use std::{sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, StatusCode};
 use http_body_util::Full;
 use hyper_util::client::legacy::{Client, connect::HttpConnector};
 
+use tokio::sync::Semaphore;
+
 use crate::answer::{self, Ending};
+use crate::load::CONNECTIONS;
 use crate::replay::Pauses;
 use crate::sdk;
 
@@ -15,12 +18,14 @@ use crate::sdk;
 #[derive(Clone)]
 pub(crate) struct Plain {
     client: Client<HttpConnector, Full<Bytes>>,
+    connections: Arc<Semaphore>,
 }
 
 impl Plain {
     pub(crate) fn new() -> Self {
         Self {
             client: crate::replay::http_client(),
+            connections: Arc::new(Semaphore::new(CONNECTIONS as usize)),
         }
     }
 
@@ -34,6 +39,8 @@ impl Plain {
             attempt
                 .headers_mut()
                 .insert("x-stainless-retry-count", count);
+            // Held to the end of the answer, like the connection.
+            let connection = self.connections.acquire().await;
             let result = self.client.request(attempt).await;
             let last = taken == sdk::MAX_RETRIES;
             let delay = match result {
@@ -56,6 +63,7 @@ impl Plain {
                     delay
                 }
             };
+            drop(connection);
             tokio::time::sleep(delay).await;
             taken += 1;
         }

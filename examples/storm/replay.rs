@@ -22,7 +22,7 @@ use tower_claude_fake_claude::FakeClaude;
 
 use crate::answer::Ending;
 use crate::incidents::Span;
-use crate::load::Load;
+use crate::load::{CONNECTIONS, Load};
 
 /// What became of one request. Times are since the server's start.
 #[derive(Clone, Debug)]
@@ -74,7 +74,9 @@ where
     let mut connector = HttpConnector::new();
     // The body follows the head in a packet of its own; without this it waits for an acknowledgement.
     connector.set_nodelay(true);
-    Client::builder(TokioExecutor::new()).build(connector)
+    Client::builder(TokioExecutor::new())
+        .pool_max_idle_per_host(CONNECTIONS as usize)
+        .build(connector)
 }
 
 /// Sends every request of the load at its time to `server` by `send`, and waits for all of them. In order of the trace.

@@ -96,13 +96,13 @@ impl EstimateCost for HeuristicCost {
         let Some(peek) = body.peek() else {
             return Cost::default();
         };
-        let Some(model) = body.model() else {
-            return Cost::default();
+        let tokenizer = match body.listed_model() {
+            Some(listed) => listed.tokenizer,
+            None => match body.model() {
+                Some(model) => ModelCatalog::builtin().lookup(model).tokenizer,
+                None => return Cost::default(),
+            },
         };
-        let catalog = ModelCatalog::builtin();
-        let tokenizer = catalog
-            .get(model)
-            .map_or_else(|| catalog.lookup(model).tokenizer, |model| model.tokenizer);
         let bytes = peek.system_bytes() + peek.tools_bytes() + peek.messages_bytes();
         let expected = peek
             .max_tokens()

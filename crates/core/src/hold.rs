@@ -31,7 +31,9 @@ pub enum Verdict {
 #[derive(Debug)]
 pub struct Hold<B: Body> {
     watch: Watch,
-    held: VecDeque<Frame<Bytes>>,
+    /// The first data, which is all of an ordinary JSON answer; empty when there is none.
+    first: Bytes,
+    more: VecDeque<Frame<Bytes>>,
     length: usize,
     error: Option<B::Error>,
     rest: Option<B>,
@@ -42,7 +44,8 @@ impl<B: Body<Data = Bytes> + Unpin> Hold<B> {
     pub const fn new(body: B, watch: Watch) -> Self {
         Self {
             watch,
-            held: VecDeque::new(),
+            first: Bytes::new(),
+            more: VecDeque::new(),
             length: 0,
             error: None,
             rest: Some(body),
@@ -68,19 +71,28 @@ impl<B: Body<Data = Bytes> + Unpin> Hold<B> {
             match frame {
                 // Nothing to hold, and nothing that would ever fill the hold.
                 Some(Ok(frame)) if frame.data_ref().is_some_and(Bytes::is_empty) => {}
-                Some(Ok(frame)) => {
-                    if let Some(data) = frame.data_ref() {
-                        self.length += data.len();
-                        self.watch.feed(data);
-                    }
-                    self.held.push_back(frame);
-                }
+                Some(Ok(frame)) => self.keep(frame),
                 Some(Err(error)) => {
                     self.error = Some(error);
                     self.rest = None;
                 }
                 None => self.rest = None,
             }
+        }
+    }
+
+    fn keep(&mut self, frame: Frame<Bytes>) {
+        if let Some(data) = frame.data_ref() {
+            self.length += data.len();
+            self.watch.feed(data);
+        }
+        if self.first.is_empty() && self.more.is_empty() {
+            match frame.into_data() {
+                Ok(data) => self.first = data,
+                Err(frame) => self.more.push_back(frame),
+            }
+        } else {
+            self.more.push_back(frame);
         }
     }
 
@@ -128,16 +140,41 @@ impl<B: Body<Data = Bytes> + Unpin> Hold<B> {
     where
         W: Body<Data = Bytes, Error = B::Error>,
     {
+        if self.is_whole() {
+            return ResponseBody::full(self.first);
+        }
         let Self {
             watch,
-            held,
+            first,
+            mut more,
             error,
             rest,
             ..
         } = self;
         match rest {
-            Some(body) if held.is_empty() => ResponseBody::inner(wrap(body, watch)),
-            rest => ResponseBody::held(held, error, rest.map(|body| wrap(body, watch))),
+            Some(body) if first.is_empty() && more.is_empty() => {
+                ResponseBody::inner(wrap(body, watch))
+            }
+            rest => {
+                if !first.is_empty() {
+                    more.push_front(Frame::data(first));
+                }
+                ResponseBody::held(more, error, rest.map(|body| wrap(body, watch)))
+            }
         }
+    }
+
+    /// One frame at most, and nothing left that could fail or be watched.
+    fn is_whole(&self) -> bool {
+        self.more.is_empty()
+            && self.error.is_none()
+            && match &self.rest {
+                Some(body) => {
+                    self.watch.is_message()
+                        && self.watch.cut_short().is_none()
+                        && body.is_end_stream()
+                }
+                None => true,
+            }
     }
 }

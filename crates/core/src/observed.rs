@@ -41,9 +41,14 @@ enum Kept {
     Stream {
         state: Box<StreamState>,
     },
+    /// JSON that came in one piece so far.
     Message {
-        first: Bytes,
-        more: Vec<u8>,
+        text: Bytes,
+        ends: Ends,
+    },
+    /// JSON that came in several.
+    Pieces {
+        text: Vec<u8>,
         ends: Ends,
     },
     /// JSON whose usage nobody asks for.
@@ -55,7 +60,7 @@ enum Kept {
 }
 
 /// The first and the last byte of a JSON text, white space aside; 0 while there is none.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Ends {
     first: u8,
     last: u8,
@@ -87,8 +92,7 @@ impl Watch {
             Self::opaque()
         } else if wire::is_json(headers) {
             Self(Kept::Message {
-                first: Bytes::new(),
-                more: Vec::new(),
+                text: Bytes::new(),
                 ends: Ends::default(),
             })
         } else if wire::is_event_stream(headers) {
@@ -105,7 +109,7 @@ impl Watch {
     #[must_use]
     pub fn without_usage(self) -> Self {
         match self.0 {
-            Kept::Message { ends, .. } => Self(Kept::Unread { ends }),
+            Kept::Message { ends, .. } | Kept::Pieces { ends, .. } => Self(Kept::Unread { ends }),
             kept => Self(kept),
         }
     }
@@ -128,21 +132,33 @@ impl Watch {
     /// Whether the body is a JSON document.
     #[must_use]
     pub const fn is_message(&self) -> bool {
-        matches!(self.0, Kept::Message { .. } | Kept::Unread { .. })
+        matches!(
+            self.0,
+            Kept::Message { .. } | Kept::Pieces { .. } | Kept::Unread { .. }
+        )
     }
 
     /// Takes note of more data.
     pub fn feed(&mut self, data: &Bytes) {
         match &mut self.0 {
             Kept::Stream { state } => state.feed(data),
-            Kept::Message { first, more, ends } => {
+            Kept::Message { text, ends } => {
                 ends.feed(data);
-                if first.is_empty() {
-                    *first = data.clone();
-                } else if first.len() + more.len() + data.len() > MESSAGE_LIMIT {
+                if text.is_empty() {
+                    *text = data.clone();
+                } else if text.len() + data.len() > MESSAGE_LIMIT {
                     self.0 = Kept::Opaque;
                 } else {
-                    more.extend_from_slice(data);
+                    let text = [text.as_ref(), data].concat();
+                    self.0 = Kept::Pieces { text, ends: *ends };
+                }
+            }
+            Kept::Pieces { text, ends } => {
+                ends.feed(data);
+                if text.len() + data.len() > MESSAGE_LIMIT {
+                    self.0 = Kept::Opaque;
+                } else {
+                    text.extend_from_slice(data);
                 }
             }
             Kept::Unread { ends } => ends.feed(data),
@@ -155,12 +171,8 @@ impl Watch {
     pub fn usage(&self) -> Usage {
         match &self.0 {
             Kept::Stream { state } => state.usage().clone(),
-            Kept::Message { first, more, .. } if more.is_empty() => {
-                Usage::from_message(first).unwrap_or_default()
-            }
-            Kept::Message { first, more, .. } => {
-                Usage::from_message(&[first.as_ref(), more].concat()).unwrap_or_default()
-            }
+            Kept::Message { text, .. } => Usage::from_message(text).unwrap_or_default(),
+            Kept::Pieces { text, .. } => Usage::from_message(text).unwrap_or_default(),
             Kept::Unread { .. } | Kept::Opaque => Usage::default(),
         }
     }
@@ -187,7 +199,9 @@ impl Watch {
     pub(crate) fn cut_short(&self) -> Option<Class> {
         let cut = match &self.0 {
             Kept::Stream { state } => !state.is_complete() && !state.is_foreign(),
-            Kept::Message { ends, .. } | Kept::Unread { ends } => ends.are_open(),
+            Kept::Message { ends, .. } | Kept::Pieces { ends, .. } | Kept::Unread { ends } => {
+                ends.are_open()
+            }
             Kept::Opaque => false,
         };
         cut.then(|| Class::new(Kind::Truncated))
@@ -244,20 +258,33 @@ where
     /// Observes this body. One that has no frames (HEAD, 204) ends here; one whose `watch` has
     /// already seen its end does too.
     pub fn new(body: B, watch: Watch, observer: O) -> Self {
-        let early = watch
+        let observer = Self::still(&body, &watch, observer);
+        Self::resumed(body, watch, observer)
+    }
+
+    /// The observer, unless the body is at its end already, which it is told then. The first half of
+    /// [`new`](Self::new), for a body that is moved only once it is decided what becomes of it.
+    pub fn still(body: &B, watch: &Watch, observer: O) -> Option<O> {
+        let over = watch
             .early(|error| observer.stream_error(error))
             .or_else(|| body.is_end_stream().then(|| watch.ended()));
-        let mut this = Self {
+        match over {
+            Some(outcome) => {
+                observer.end(outcome);
+                None
+            }
+            None => Some(observer),
+        }
+    }
+
+    /// Observes this body for whoever is [`still`](Self::still) to be told; nobody passes it through
+    /// unobserved.
+    pub const fn resumed(body: B, watch: Watch, observer: Option<O>) -> Self {
+        Self {
             body,
             watch,
-            observer: Some(observer),
-        };
-        if let Some(outcome) = early
-            && let Some(observer) = this.observer.take()
-        {
-            observer.end(outcome);
+            observer,
         }
-        this
     }
 
     /// What was understood of the body so far; nothing more once its end was reported.

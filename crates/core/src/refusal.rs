@@ -208,7 +208,7 @@ impl fmt::Display for Refusal {
                 max_wait,
             } => write!(
                 f,
-                "the rate limit allows this request in {estimated:.1?}, the longest wait allowed is {max_wait:.1?}"
+                "the wait for the rate limit is {estimated:.1?}, the longest wait allowed is {max_wait:.1?}"
             ),
             Reason::DeadlineWouldPass {
                 estimated,

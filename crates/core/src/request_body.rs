@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use tower_claude_wire::Peek;
+use tower_claude_wire::{Model, ModelCatalog, Peek};
 
 use crate::{BoxError, Collect, erase::Erase};
 
@@ -25,11 +25,27 @@ pub struct RequestBody(Repr);
 enum Repr {
     Bytes {
         bytes: Bytes,
-        peek: Arc<OnceLock<Option<Peek>>>,
+        read: Arc<OnceLock<Option<Read>>>,
         sent: bool,
     },
     /// `Sync` through the mutex, which is only ever used by `get_mut`.
     Stream(Mutex<Stream>),
+}
+
+/// What the JSON says, read at the first question.
+struct Read {
+    peek: Peek,
+    /// By the built-in catalog: every limiter asks twice.
+    listed: Option<&'static Model>,
+}
+
+impl Read {
+    fn new(body: &[u8]) -> Option<Self> {
+        let peek = Peek::parse(body)?;
+        let model = peek.model(body);
+        let listed = model.and_then(|model| ModelCatalog::builtin().get(model));
+        Some(Self { peek, listed })
+    }
 }
 
 impl RequestBody {
@@ -87,10 +103,7 @@ impl RequestBody {
     /// `None` for a stream and for a body that is not a JSON object.
     #[must_use]
     pub fn peek(&self) -> Option<&Peek> {
-        match &self.0 {
-            Repr::Bytes { bytes, peek, .. } => peek.get_or_init(|| Peek::parse(bytes)).as_ref(),
-            Repr::Stream(_) => None,
-        }
+        Some(&self.read()?.peek)
     }
 
     /// The model the request names.
@@ -99,13 +112,25 @@ impl RequestBody {
         self.peek()?.model(self.bytes()?)
     }
 
+    /// The model the request names, if the built-in catalog lists it; looked up once for all clones.
+    pub(crate) fn listed_model(&self) -> Option<&'static Model> {
+        self.read()?.listed
+    }
+
+    fn read(&self) -> Option<&Read> {
+        match &self.0 {
+            Repr::Bytes { bytes, read, .. } => read.get_or_init(|| Read::new(bytes)).as_ref(),
+            Repr::Stream(_) => None,
+        }
+    }
+
     /// The same body, to be sent again; `None` when it is a stream.
     #[must_use]
     pub fn try_clone(&self) -> Option<Self> {
         match &self.0 {
-            Repr::Bytes { bytes, peek, .. } => Some(Self(Repr::Bytes {
+            Repr::Bytes { bytes, read, .. } => Some(Self(Repr::Bytes {
                 bytes: bytes.clone(),
-                peek: peek.clone(),
+                read: read.clone(),
                 sent: false,
             })),
             Repr::Stream(_) => None,
@@ -141,7 +166,7 @@ impl From<Bytes> for RequestBody {
     fn from(bytes: Bytes) -> Self {
         Self(Repr::Bytes {
             bytes,
-            peek: Arc::default(),
+            read: Arc::default(),
             sent: false,
         })
     }

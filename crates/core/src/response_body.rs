@@ -26,9 +26,16 @@ pin_project! {
     #[project = ReprProjection]
     enum Repr<B: Body> {
         Inner { #[pin] body: B },
-        Held { held: VecDeque<Frame<Bytes>>, error: Option<B::Error>, #[pin] rest: Option<B> },
+        // Boxed: rare, and the size of every response that moves through a layer.
+        Held { held: Box<Held<B::Error>>, #[pin] rest: Option<B> },
         Full { bytes: Bytes },
     }
+}
+
+/// What was held of a body, and the error that came then.
+struct Held<E> {
+    frames: VecDeque<Frame<Bytes>>,
+    error: Option<E>,
 }
 
 impl<B: Body<Data = Bytes>> ResponseBody<B> {
@@ -48,13 +55,11 @@ impl<B: Body<Data = Bytes>> ResponseBody<B> {
 
     /// What was held of a body; then the error that came while holding, if one did; then the rest,
     /// if there is one.
-    pub const fn held(
-        held: VecDeque<Frame<Bytes>>,
-        error: Option<B::Error>,
-        rest: Option<B>,
-    ) -> Self {
+    pub fn held(held: VecDeque<Frame<Bytes>>, error: Option<B::Error>, rest: Option<B>) -> Self {
+        let frames = held;
+        let held = Box::new(Held { frames, error });
         Self {
-            repr: Repr::Held { held, error, rest },
+            repr: Repr::Held { held, rest },
         }
     }
 }
@@ -69,11 +74,11 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         match self.project().repr.project() {
             ReprProjection::Inner { body } => body.poll_frame(cx),
-            ReprProjection::Held { held, error, rest } => {
-                if let Some(frame) = held.pop_front() {
+            ReprProjection::Held { held, rest } => {
+                if let Some(frame) = held.frames.pop_front() {
                     return Poll::Ready(Some(Ok(frame)));
                 }
-                if let Some(error) = error.take() {
+                if let Some(error) = held.error.take() {
                     return Poll::Ready(Some(Err(error)));
                 }
                 match rest.as_pin_mut() {
@@ -93,8 +98,10 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
     fn is_end_stream(&self) -> bool {
         match &self.repr {
             Repr::Inner { body } => body.is_end_stream(),
-            Repr::Held { held, error, rest } => {
-                held.is_empty() && error.is_none() && rest.as_ref().is_none_or(Body::is_end_stream)
+            Repr::Held { held, rest } => {
+                held.frames.is_empty()
+                    && held.error.is_none()
+                    && rest.as_ref().is_none_or(Body::is_end_stream)
             }
             Repr::Full { bytes } => bytes.is_empty(),
         }
@@ -103,15 +110,16 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
     fn size_hint(&self) -> SizeHint {
         match &self.repr {
             Repr::Inner { body } => body.size_hint(),
-            Repr::Held { held, error, rest } => {
+            Repr::Held { held, rest } => {
                 let length = held
+                    .frames
                     .iter()
                     .filter_map(Frame::data_ref)
                     .map(|data| data.len() as u64)
                     .sum();
                 match rest {
                     Some(body) => plus(body.size_hint(), length),
-                    None if error.is_none() => SizeHint::with_exact(length),
+                    None if held.error.is_none() => SizeHint::with_exact(length),
                     None => {
                         let mut hint = SizeHint::new();
                         hint.set_lower(length);

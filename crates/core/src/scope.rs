@@ -3,12 +3,12 @@
 use std::{
     fmt,
     hash::BuildHasher,
-    hash::RandomState,
     sync::{Arc, LazyLock},
 };
 
+use foldhash::{SharedSeed, quality::SeedableRandomState};
 use http::{HeaderMap, HeaderName, header::AUTHORIZATION, request::Parts};
-use tower_claude_wire::ModelCatalog;
+use tower_claude_wire::{Model, ModelCatalog, Peek};
 
 use crate::RequestBody;
 
@@ -91,7 +91,11 @@ pub struct Scope {
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 static NO_GROUP: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from(""));
-static HASH_KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+/// The key is the system's randomness, by way of the standard library's.
+static HASH_KEY: LazyLock<SeedableRandomState> = LazyLock::new(|| {
+    let seed = std::hash::RandomState::new().hash_one("credential");
+    SeedableRandomState::with_seed(seed, SharedSeed::global_random())
+});
 
 impl Scope {
     /// A scope named by the caller, for limits that follow other lines than Claude's.
@@ -108,26 +112,37 @@ impl Scope {
     /// The scope Claude keeps for this request, by the built-in model catalog.
     #[must_use]
     pub fn of(head: &Parts, body: &RequestBody) -> Self {
-        Self::with_catalog(head, body, ModelCatalog::builtin())
+        Self::draws_on(head, body, ModelCatalog::builtin(), body.listed_model())
     }
 
     /// The scope Claude keeps for this request, by this model catalog.
     #[must_use]
     pub fn with_catalog(head: &Parts, body: &RequestBody, catalog: &ModelCatalog) -> Self {
+        let listed = body.model().and_then(|model| catalog.get(model));
+        Self::draws_on(head, body, catalog, listed)
+    }
+
+    fn draws_on(
+        head: &Parts,
+        body: &RequestBody,
+        catalog: &ModelCatalog,
+        listed: Option<&Model>,
+    ) -> Self {
         let endpoint = Endpoint::of(head.uri.path());
         let messages = endpoint == Endpoint::Messages;
-        let group = match body.model() {
-            Some(model) if messages => match catalog.get(model) {
-                Some(model) => model.rate_group.clone(),
-                None => catalog.lookup(model).rate_group,
-            },
-            _ => NO_GROUP.clone(),
+        let group = match listed {
+            _ if !messages => NO_GROUP.clone(),
+            Some(model) => model.rate_group.clone(),
+            None => body.model().map_or_else(
+                || NO_GROUP.clone(),
+                |model| catalog.lookup(model).rate_group,
+            ),
         };
         Self {
             credential: credential(&head.headers),
             endpoint,
             group,
-            fast: messages && body.peek().is_some_and(tower_claude_wire::Peek::fast),
+            fast: messages && body.peek().is_some_and(Peek::fast),
         }
     }
 }

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -64,6 +65,9 @@ impl Drop for FakeServer {
 }
 
 /// Owns the connections: when it is dropped, so are they.
+/// How long the port rests after it could not take a connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
 async fn accept(listener: TcpListener, fake: FakeClaude) {
     let mut connections = JoinSet::new();
     loop {
@@ -72,10 +76,11 @@ async fn accept(listener: TcpListener, fake: FakeClaude) {
                 Ok((stream, _)) => {
                     connections.spawn(serve(stream, fake.clone()));
                 }
-                // Out of descriptors, or a caller that left before we looked: the next one may do better.
+                // Out of descriptors, or a caller that left before we looked: the next one may do better. Not at once:
+                // the connections that hold the descriptors need the processor to end.
                 Err(error) => {
                     tracing::debug!(%error, "accept failed");
-                    tokio::task::yield_now().await;
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },
             Some(_) = connections.join_next() => {}

@@ -65,17 +65,15 @@ impl LocalLimiter {
 
 impl Shared {
     fn desk(&self, scope: &Scope) -> Arc<Desk> {
-        self.map.get(scope).unwrap_or_else(|| {
-            self.map.insert(scope, || {
-                let limits = self.limits.for_scope(scope);
-                Desk::new(
-                    self.id,
-                    self.start,
-                    scope.clone(),
-                    &limits,
-                    self.config.clone(),
-                )
-            })
+        self.map.insert(scope, || {
+            let limits = self.limits.for_scope(scope);
+            Desk::new(
+                self.id,
+                self.start,
+                scope.clone(),
+                &limits,
+                self.config.clone(),
+            )
         })
     }
 }
@@ -84,7 +82,7 @@ impl Limiter for LocalLimiter {
     type Acquire = LocalAcquire;
 
     fn acquire(&self, ask: Ask) -> LocalAcquire {
-        LocalAcquire::new(self.shared.clone(), ask)
+        LocalAcquire::new(&self.shared, ask)
     }
 
     fn place(&self, acquire: &LocalAcquire) -> Option<QueuePlace> {

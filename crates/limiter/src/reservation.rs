@@ -3,7 +3,9 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
-use tower_claude_core::{CallContext, Crossing, Ledger, LimiterId, Observation, ReservationHandle};
+use tower_claude_core::{
+    CallContext, Crossing, Ledger, LimiterId, Observation, ReservationHandle, Scope,
+};
 
 use crate::Settlement;
 
@@ -54,6 +56,12 @@ impl Reservation {
     #[must_use]
     pub fn is_of(&self, limiter: LimiterId) -> bool {
         self.books.limiter() == limiter
+    }
+
+    /// The pool of limits it draws on. See [`Ledger::scope`].
+    #[must_use]
+    pub fn scope(&self) -> Option<&Scope> {
+        self.books.scope()
     }
 
     /// A handle for inner layers. It keeps nothing reserved.

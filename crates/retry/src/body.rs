@@ -37,7 +37,8 @@ pin_project! {
     {
         #[pin]
         inner: Option<Observed<R, Watcher<C>>>,
-        timed: Option<Timed>,
+        // Boxed: only streams have it.
+        timed: Option<Box<Timed>>,
     }
 }
 
@@ -81,13 +82,15 @@ where
         let is_timed = config.timeouts.idle.is_some() || call.deadline().is_some();
         // A length was promised: other words in its place would break the promise.
         let can_end = body.size_hint().exact().is_none();
-        let timed = (is_stream && is_timed && can_end).then(|| Timed {
-            config: config.clone(),
-            started: call.started(),
-            deadline: call.deadline(),
-            silence: Silence::default(),
-            frames: 0,
-            sleep: None,
+        let timed = (is_stream && is_timed && can_end).then(|| {
+            Box::new(Timed {
+                config: config.clone(),
+                started: call.started(),
+                deadline: call.deadline(),
+                silence: Silence::default(),
+                frames: 0,
+                sleep: None,
+            })
         });
         let watcher = Watcher {
             config: config.clone(),

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderName, Request};
+use http::{HeaderName, Request, request::Parts};
 use tokio::time::{Instant, Sleep};
 use tower_claude_core::{
     Class, Paced, Reason, Refusal, RequestBody,
@@ -32,7 +32,8 @@ pub(crate) struct Call<C> {
     pub(crate) config: Arc<Config>,
     pub(crate) classifier: C,
     /// What the next attempt sends; none, when it cannot be sent again.
-    request: Option<Request<RequestBody>>,
+    head: Option<Parts>,
+    body: Option<RequestBody>,
     claim: Claim,
     started: Instant,
     attempt_started: Instant,
@@ -43,8 +44,8 @@ pub(crate) struct Call<C> {
     last_delay: Duration,
     /// The price of this attempt, until it has left the process.
     payment: Payment,
-    /// The caller's own count of retries.
-    counted: Option<u64>,
+    /// The caller's own count of retries, if there is one; read before the first retry.
+    counted: Option<Option<u64>>,
     silence: Silence,
     /// A limiter outside has admitted all attempts at once: one inside does not make them wait.
     admitted: bool,
@@ -57,14 +58,12 @@ impl<C> Call<C> {
         let claim = Claim::of(request.extensions(), now, total);
         let admitted = matches!(&claim, Claim::Outer(context) if context.is_reserved());
         let outer = claim.get().and_then(|context| context.deadline());
-        let counted = request
-            .headers()
-            .get(RETRY_COUNT)
-            .and_then(|count| count.to_str().ok()?.parse().ok());
+        let (head, body) = request.into_parts();
         Self {
             config,
             classifier,
-            request: Some(request),
+            head: Some(head),
+            body: Some(body),
             claim,
             started: now,
             attempt_started: now,
@@ -73,7 +72,7 @@ impl<C> Call<C> {
             unanswered: 0,
             last_delay: Duration::ZERO,
             payment: Payment::FREE,
-            counted,
+            counted: None,
             silence: Silence::default(),
             admitted,
         }
@@ -111,27 +110,38 @@ impl<C> Call<C> {
     /// made when there can be no next.
     pub(crate) fn launch(&mut self) -> Request<RequestBody> {
         self.payment.sent();
-        let mut request = self.next_request();
+        self.keep_count();
         if let Some(context) = self.claim.get() {
             context.begin_attempt();
         }
-        if let Claim::Own(context) = &self.claim {
-            request.extensions_mut().insert(context.clone());
+        let last = self.is_nested() || self.number >= self.config.policy.max_attempts.get();
+        if !last
+            && let Some(head) = &self.head
+            && let Some(body) = self.body.as_ref().and_then(RequestBody::try_clone)
+        {
+            let mut head = head.clone();
+            self.claim.mark(&mut head.extensions);
+            return Request::from_parts(head, body);
         }
-        request
+        let head = self.head.take();
+        let mut head = head.expect("an attempt is made only while the request is there");
+        self.claim.mark(&mut head.extensions);
+        Request::from_parts(head, self.body.take().unwrap_or_default())
     }
 
-    fn next_request(&mut self) -> Request<RequestBody> {
-        let retries = self.number - 1;
-        if let (1.., Some(before), Some(request)) = (retries, self.counted, &mut self.request) {
+    /// The caller's count of retries, with those made here.
+    fn keep_count(&mut self) {
+        let (retries @ 1.., Some(head)) = (self.number - 1, &mut self.head) else {
+            return;
+        };
+        let counted = self.counted.get_or_insert_with(|| {
+            let count = head.headers.get(RETRY_COUNT)?;
+            count.to_str().ok()?.parse().ok()
+        });
+        if let Some(before) = counted {
             let count = before.saturating_add(u64::from(retries));
-            request.headers_mut().insert(RETRY_COUNT, count.into());
+            head.headers.insert(RETRY_COUNT, count.into());
         }
-        let last = self.is_nested() || self.number >= self.config.policy.max_attempts.get();
-        let copied = self.request.as_ref().filter(|_| !last).and_then(copy);
-        copied
-            .or_else(|| self.request.take())
-            .expect("an attempt is made only while the request is there")
     }
 
     /// Another attempt begins.
@@ -144,7 +154,8 @@ impl<C> Call<C> {
     /// The call is over: a layer outside may send it through here again.
     pub(crate) fn finish(&mut self) {
         self.claim = Claim::Nested;
-        self.request = None;
+        self.head = None;
+        self.body = None;
         self.payment = Payment::FREE;
     }
 
@@ -195,7 +206,7 @@ impl<C> Call<C> {
             class,
             number: self.number,
             unanswered: self.unanswered,
-            replayable: self.request.is_some(),
+            replayable: self.head.is_some(),
             paced: paced.filter(|_| !self.admitted).map(|paced| paced.pause),
             last_delay: self.last_delay,
             now: Instant::now(),
@@ -234,15 +245,4 @@ impl<C> Call<C> {
     pub(crate) fn say(&self, event: &Event<'_>) {
         emit(&self.config.observers, event);
     }
-}
-
-/// The same request once more; none, when its body is a stream.
-fn copy(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
-    let mut copy = Request::new(request.body().try_clone()?);
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.version_mut() = request.version();
-    *copy.headers_mut() = request.headers().clone();
-    *copy.extensions_mut() = request.extensions().clone();
-    Some(copy)
 }

@@ -30,6 +30,13 @@ impl Claim {
         }
     }
 
+    /// Puts a context of our own where inner layers find it.
+    pub(crate) fn mark(&self, extensions: &mut Extensions) {
+        if let Self::Own(context) = self {
+            extensions.insert(context.clone());
+        }
+    }
+
     /// The context, when the claim was granted.
     pub(crate) const fn get(&self) -> Option<&Arc<CallContext>> {
         match self {

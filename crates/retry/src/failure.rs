@@ -15,7 +15,6 @@ use crate::{Body, LAYER, call::Call};
 pub(crate) type Answer<R, C> = Response<ResponseBody<Body<R, C>>>;
 
 /// An attempt that failed.
-#[expect(clippy::large_enum_variant, reason = "short-lived, and never stored")]
 pub(crate) enum Failure<R: HttpBody<Data = Bytes>, C: ClassifyResponse, E> {
     /// With a response, whole but for what was read of it.
     Answer(Class, Answer<R, C>),

@@ -13,7 +13,7 @@ use http_body::Body as HttpBody;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep};
 use tower_claude_core::{
-    Classify, ClassifyResponse, ErrorBody, Hold, RequestBody, ResponseBody, Verdict, Watch,
+    Class, Classify, ClassifyResponse, ErrorBody, Hold, RequestBody, ResponseBody, Verdict, Watch,
 };
 use tower_service::Service;
 
@@ -79,42 +79,46 @@ where
     }
 }
 
-impl<S, R, C> ResponseFuture<S, R, C>
+impl<S, R, C> Future for ResponseFuture<S, R, C>
 where
     S: Service<Request<RequestBody>, Response = Response<R>> + Clone,
     R: HttpBody<Data = Bytes> + Unpin,
     C: Classify<S::Error> + Clone,
 {
-    /// Goes on until the call is over, or an attempt failed.
-    #[allow(clippy::type_complexity, reason = "spelled once")]
-    fn poll_attempt(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<Answer<R, C>, Failure<R, C, S::Error>>> {
+    type Output = Result<Answer<R, C>, S::Error>;
+
+    /// What succeeds goes up from where it is found; what fails comes to the end of the loop.
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         let call = this.call;
         loop {
-            let next = match this.state.as_mut().project() {
-                StateProjection::Arrived => match call.came_too_late() {
-                    Some(refusal) => return Poll::Ready(Ok(refuse(call, refusal))),
-                    None => State::Waiting,
-                },
+            let failure = match this.state.as_mut().project() {
+                StateProjection::Arrived => {
+                    let Some(refusal) = call.came_too_late() else {
+                        this.state.set(State::Waiting);
+                        continue;
+                    };
+                    over(this.state, call);
+                    return Poll::Ready(Ok(refuse(call, refusal)));
+                }
                 StateProjection::Waiting => match this.service.poll_ready(cx) {
                     Poll::Ready(Ok(())) => {
-                        let future = this.service.call(call.launch());
-                        this.state.set(State::Calling { future });
+                        this.state.set(State::Calling {
+                            future: this.service.call(call.launch()),
+                        });
                         continue;
                     }
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(failed(call, error))),
+                    Poll::Ready(Err(error)) => failed(call, error),
                     Poll::Pending => {
-                        let refusal = ready!(call.poll_late(this.timer, None, cx));
+                        let refusal = ready!(call.poll_late(this.timer.as_mut(), None, cx));
                         // The old one may keep a place in a queue.
                         *this.service = this.service.clone();
-                        return Poll::Ready(Err(Failure::Late(refusal)));
+                        Failure::Late(refusal)
                     }
                 },
                 StateProjection::Calling { future } => match future.poll(cx) {
                     Poll::Ready(Ok(response)) if call.is_nested() => {
+                        over(this.state, call);
                         let through = |body| ResponseBody::inner(Body::off(body));
                         return Poll::Ready(Ok(response.map(through)));
                     }
@@ -125,109 +129,86 @@ where
                                 let watch = Watch::of(&head.headers).without_usage();
                                 let mut hold = Hold::new(body, watch);
                                 // An answer that is there is handed on without a stop in the state.
-                                let verdict = hold
-                                    .poll_verdict(cx, |error| call.classifier.stream_error(error));
-                                if let Poll::Ready(verdict) = verdict {
-                                    return Poll::Ready(concluded(call, head, hold, verdict));
-                                }
-                                State::Holding {
-                                    answer: Some((head, hold)),
+                                match hold
+                                    .poll_verdict(cx, |error| call.classifier.stream_error(error))
+                                {
+                                    Poll::Ready(Verdict::Failed(class)) => {
+                                        broken_off(class, head, hold)
+                                    }
+                                    Poll::Ready(_) => {
+                                        over(this.state, call);
+                                        return Poll::Ready(Ok(handed_on(call, head, hold)));
+                                    }
+                                    Poll::Pending => {
+                                        let answer = Some((head, hold));
+                                        this.state.set(State::Holding { answer });
+                                        continue;
+                                    }
                                 }
                             }
                             Judged::Failed(class) => {
                                 let body = ResponseBody::inner(Body::off(body));
-                                let answer = Response::from_parts(head, body);
-                                return Poll::Ready(Err(Failure::Answer(class, answer)));
+                                Failure::Answer(class, Response::from_parts(head, body))
                             }
-                            Judged::Unread => State::Reading {
-                                answer: Some((head, ErrorBody::new(body))),
-                            },
+                            Judged::Unread => {
+                                let answer = Some((head, ErrorBody::new(body)));
+                                this.state.set(State::Reading { answer });
+                                continue;
+                            }
                         }
                     }
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(failed(call, error))),
+                    Poll::Ready(Err(error)) => failed(call, error),
                     Poll::Pending => {
-                        let refusal = ready!(call.poll_late(this.timer, None, cx));
-                        return Poll::Ready(Err(Failure::Late(refusal)));
+                        let refusal = ready!(call.poll_late(this.timer.as_mut(), None, cx));
+                        Failure::Late(refusal)
                     }
                 },
                 StateProjection::Reading { answer } => {
                     let (_, body) = answer.as_mut().expect("polled after completion");
                     if body.poll_read(cx).is_pending() {
                         // What came of it in time has to do.
-                        ready!(call.poll_late(this.timer, Some(0), cx));
+                        ready!(call.poll_late(this.timer.as_mut(), Some(0), cx));
                     }
                     let (head, body) = answer.take().expect("looked at before");
                     let class = call
                         .classifier
                         .body(head.status, &head.headers, &body.bytes());
                     let answer = Response::from_parts(head, body.into_body(Body::off));
-                    return Poll::Ready(Err(Failure::Answer(class, answer)));
+                    Failure::Answer(class, answer)
                 }
                 StateProjection::Holding { answer } => {
                     let (_, hold) = answer.as_mut().expect("polled after completion");
                     let verdict =
                         hold.poll_verdict(cx, |error| call.classifier.stream_error(error));
-                    let Poll::Ready(verdict) = verdict else {
-                        let received = Some(hold.length());
-                        let refusal = ready!(call.poll_late(this.timer, received, cx));
-                        return Poll::Ready(Err(Failure::Late(refusal)));
-                    };
-                    let (head, hold) = answer.take().expect("looked at before");
-                    return Poll::Ready(concluded(call, head, hold, verdict));
+                    match verdict {
+                        Poll::Ready(verdict) => {
+                            let (head, hold) = answer.take().expect("looked at before");
+                            if let Verdict::Failed(class) = verdict {
+                                broken_off(class, head, hold)
+                            } else {
+                                over(this.state, call);
+                                return Poll::Ready(Ok(handed_on(call, head, hold)));
+                            }
+                        }
+                        Poll::Pending => {
+                            let received = Some(hold.length());
+                            let refusal = ready!(call.poll_late(this.timer.as_mut(), received, cx));
+                            Failure::Late(refusal)
+                        }
+                    }
                 }
                 StateProjection::Sleeping { until } => {
                     ready!(poll_optional_sleep(this.timer.as_mut(), *until, cx));
                     call.begin_next();
-                    State::Waiting
+                    this.state.set(State::Waiting);
+                    continue;
                 }
                 StateProjection::Done => panic!("polled after completion"),
             };
-            this.state.set(next);
-        }
-    }
-}
-
-/// Hands a held answer on, or lets it fail.
-#[allow(
-    clippy::result_large_err,
-    reason = "both sides are an answer, and boxing one would allocate"
-)]
-fn concluded<R, C, E>(
-    call: &Call<C>,
-    head: Parts,
-    hold: Hold<R>,
-    verdict: Verdict,
-) -> Result<Answer<R, C>, Failure<R, C, E>>
-where
-    R: HttpBody<Data = Bytes> + Unpin,
-    C: ClassifyResponse + Clone,
-{
-    if let Verdict::Failed(class) = verdict {
-        let answer = Response::from_parts(head, hold.into_body(|body, _| Body::off(body)));
-        return Err(Failure::Answer(class, answer));
-    }
-    call.config.budget.deposit();
-    let body = hold.into_body(|body, watch| Body::watched(body, watch, call));
-    Ok(Response::from_parts(head, body))
-}
-
-impl<S, R, C> Future for ResponseFuture<S, R, C>
-where
-    S: Service<Request<RequestBody>, Response = Response<R>> + Clone,
-    R: HttpBody<Data = Bytes> + Unpin,
-    C: Classify<S::Error> + Clone,
-{
-    type Output = Result<Answer<R, C>, S::Error>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let output = loop {
-            let failure = match ready!(self.as_mut().poll_attempt(cx)) {
-                Ok(answer) => break Ok(answer),
-                Err(failure) => failure,
-            };
-            let mut this = self.as_mut().project();
-            let Some(delay) = failure.delay(this.call) else {
-                break failure.into_output(this.call);
+            let Some(delay) = failure.delay(call) else {
+                let output = failure.into_output(call);
+                over(this.state, call);
+                return Poll::Ready(output);
             };
             // The failed response and its future go before the sleep.
             drop(failure);
@@ -236,16 +217,39 @@ where
                     this.state.set(State::Sleeping { until });
                 }
                 _ => {
-                    this.call.begin_next();
+                    call.begin_next();
                     this.state.set(State::Waiting);
                 }
             }
-        };
-        let mut this = self.project();
-        this.call.finish();
-        this.state.set(State::Done);
-        Poll::Ready(output)
+        }
     }
+}
+
+/// Nothing is kept once the outcome is known.
+fn over<F, R: HttpBody, C>(mut state: Pin<&mut State<F, R>>, call: &mut Call<C>) {
+    call.finish();
+    state.set(State::Done);
+}
+
+/// Hands a held answer on.
+fn handed_on<R, C>(call: &Call<C>, head: Parts, hold: Hold<R>) -> Answer<R, C>
+where
+    R: HttpBody<Data = Bytes> + Unpin,
+    C: ClassifyResponse + Clone,
+{
+    call.config.budget.deposit();
+    let body = hold.into_body(|body, watch| Body::watched(body, watch, call));
+    Response::from_parts(head, body)
+}
+
+/// A held answer that failed before its content began.
+fn broken_off<R, C, E>(class: Class, head: Parts, hold: Hold<R>) -> Failure<R, C, E>
+where
+    R: HttpBody<Data = Bytes> + Unpin,
+    C: ClassifyResponse,
+{
+    let body = hold.into_body(|body, _| Body::off(body));
+    Failure::Answer(class, Response::from_parts(head, body))
 }
 
 impl<S, R, C> fmt::Debug for ResponseFuture<S, R, C>

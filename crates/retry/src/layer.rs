@@ -3,7 +3,7 @@
 use std::{fmt, num::NonZeroU32, sync::Arc, time::Duration};
 
 use tower_claude_core::{
-    Buffered, ClaudeClassify,
+    Buffered, ClaudeClassify, RequestBody,
     event::{Observer, Observers},
 };
 use tower_layer::Layer;
@@ -36,6 +36,7 @@ pub(crate) struct Config {
     /// Whether to take the `Class` that an inner layer left.
     pub(crate) reuse_class: bool,
     pub(crate) observers: Observers,
+    pub(crate) body_limit: usize,
     pub(crate) counters: Arc<Counters>,
 }
 
@@ -53,6 +54,7 @@ impl RetryLayer {
                 timeouts: Timeouts::new(),
                 reuse_class: true,
                 observers: Observers::default(),
+                body_limit: RequestBody::DEFAULT_LIMIT,
                 counters: Arc::default(),
             }),
             classifier: ClaudeClassify::default(),
@@ -98,6 +100,12 @@ impl<C> RetryLayer<C> {
         self.with(|config| config.observers = Observers::new(observer))
     }
 
+    /// Buffers request bodies up to this many bytes (default: 32 MiB); longer ones pass through and
+    /// are sent once. In a stack the outermost layer's limit is the one that counts.
+    pub fn with_body_limit(self, bytes: usize) -> Self {
+        self.with(|config| config.body_limit = bytes)
+    }
+
     /// Another reading of responses and errors. It is asked even where an inner layer has left its
     /// own reading; only a local refusal stays one.
     pub fn with_classifier<C2>(self, classifier: C2) -> RetryLayer<C2> {
@@ -121,11 +129,8 @@ impl<S, C: Clone> Layer<S> for RetryLayer<C> {
     type Service = Buffered<Retry<S, C>>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Buffered::new(Retry::new(
-            inner,
-            self.config.clone(),
-            self.classifier.clone(),
-        ))
+        let retry = Retry::new(inner, self.config.clone(), self.classifier.clone());
+        Buffered::with_limit(retry, self.config.body_limit)
     }
 }
 

@@ -90,7 +90,7 @@ impl<L: Clone, E: Clone, C: Clone> TokenBucketLayer<L, E, C> {
     }
 
     /// Buffers request bodies up to this many bytes (default: 32 MiB); longer ones pass through
-    /// as one request of unknown size.
+    /// as one request of unknown size. In a stack the outermost layer's limit is the one that counts.
     pub const fn with_body_limit(mut self, bytes: usize) -> Self {
         self.body_limit = bytes;
         self

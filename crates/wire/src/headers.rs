@@ -5,9 +5,9 @@
 use std::time::SystemTime;
 
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, DATE};
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::unified::Unified;
+use crate::{stamp, unified::Unified};
 
 /// One bucket as the server reports it. Every part may be missing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -86,7 +86,13 @@ impl RateLimits {
     }
 
     fn read(&mut self, name: &str, value: &HeaderValue, family: Family) {
-        let Some((dimension, part)) = name.rsplit_once('-') else {
+        let (dimension, part) = if let Some(dimension) = name.strip_suffix("-limit") {
+            (dimension, Part::Limit)
+        } else if let Some(dimension) = name.strip_suffix("-remaining") {
+            (dimension, Part::Remaining)
+        } else if let Some(dimension) = name.strip_suffix("-reset") {
+            (dimension, Part::Reset)
+        } else {
             return;
         };
         let gauge = match (family, dimension) {
@@ -102,10 +108,9 @@ impl RateLimits {
         };
         let bytes = value.as_bytes();
         match part {
-            "limit" => gauge.limit = gauge.limit.or_else(|| count(bytes)),
-            "remaining" => gauge.remaining = gauge.remaining.or_else(|| count(bytes)),
-            "reset" => gauge.reset = gauge.reset.or_else(|| rfc3339(bytes)),
-            _ => {}
+            Part::Limit => gauge.limit = gauge.limit.or_else(|| count(bytes)),
+            Part::Remaining => gauge.remaining = gauge.remaining.or_else(|| count(bytes)),
+            Part::Reset => gauge.reset = gauge.reset.or_else(|| rfc3339(bytes)),
         }
     }
 }
@@ -117,10 +122,22 @@ enum Family {
     Fast,
 }
 
+#[derive(Clone, Copy)]
+enum Part {
+    Limit,
+    Remaining,
+    Reset,
+}
+
+const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
+const WORKSPACE_ID: HeaderName = HeaderName::from_static("anthropic-workspace-id");
+const ORGANIZATION_ID: HeaderName = HeaderName::from_static("anthropic-organization-id");
+
 /// `x-should-retry`: the server's own verdict, `true` or `false`; anything else is `None`.
 #[must_use]
 pub fn should_retry(headers: &HeaderMap) -> Option<bool> {
-    let value = headers.get("x-should-retry")?.as_bytes().trim_ascii();
+    let value = headers.get(SHOULD_RETRY)?.as_bytes().trim_ascii();
     if value.eq_ignore_ascii_case(b"true") {
         Some(true)
     } else if value.eq_ignore_ascii_case(b"false") {
@@ -133,42 +150,77 @@ pub fn should_retry(headers: &HeaderMap) -> Option<bool> {
 /// The server's clock when it answered (`Date`).
 #[must_use]
 pub fn date(headers: &HeaderMap) -> Option<SystemTime> {
-    httpdate::parse_http_date(headers.get(DATE)?.to_str().ok()?.trim()).ok()
+    http_date(headers.get(DATE)?)
 }
 
 /// `request-id`, the `req_…` that Anthropic's support asks for.
 #[must_use]
 pub fn request_id(headers: &HeaderMap) -> Option<&str> {
-    text(headers, "request-id")
+    text(headers, &REQUEST_ID)
 }
 
 /// `anthropic-workspace-id`, the workspace the credential resolved to.
 #[must_use]
 pub fn workspace_id(headers: &HeaderMap) -> Option<&str> {
-    text(headers, "anthropic-workspace-id")
+    text(headers, &WORKSPACE_ID)
 }
 
 /// `anthropic-organization-id`, the organization of the credential.
 #[must_use]
 pub fn organization_id(headers: &HeaderMap) -> Option<&str> {
-    text(headers, "anthropic-organization-id")
+    text(headers, &ORGANIZATION_ID)
 }
 
-/// Whether the body is a server-sent event stream.
+/// What `content-type` says the body is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Media {
+    /// `application/json` or any `…+json`.
+    Json,
+    /// `text/event-stream`.
+    EventStream,
+    /// Anything else, or nothing said.
+    Other,
+}
+
+/// What the body is, by one look at `content-type`; parameters and case do not matter.
+#[must_use]
+pub fn media(headers: &HeaderMap) -> Media {
+    match headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes) {
+        None => Media::Other,
+        // Nearly always to the byte, which is quicker to see.
+        Some(b"application/json") => Media::Json,
+        Some(b"text/event-stream" | b"text/event-stream; charset=utf-8") => Media::EventStream,
+        Some(other) => dressed_media(other),
+    }
+}
+
+fn dressed_media(value: &[u8]) -> Media {
+    let end = memchr::memchr(b';', value).unwrap_or(value.len());
+    let name = value[..end].trim_ascii();
+    let ends = |end: &[u8]| {
+        let from = name.len().checked_sub(end.len());
+        from.is_some_and(|from| name[from..].eq_ignore_ascii_case(end))
+    };
+    if name.eq_ignore_ascii_case(b"application/json") || ends(b"+json") {
+        Media::Json
+    } else if name.eq_ignore_ascii_case(b"text/event-stream") {
+        Media::EventStream
+    } else {
+        Media::Other
+    }
+}
+
+/// Whether the body is a server-sent event stream. See [`media`].
 #[must_use]
 pub fn is_event_stream(headers: &HeaderMap) -> bool {
-    media_type(headers).is_some_and(|m| same(m, b"text/event-stream"))
+    media(headers) == Media::EventStream
 }
 
-/// Whether the body is JSON (`application/json` or any `…+json`).
+/// Whether the body is JSON (`application/json` or any `…+json`). See [`media`].
 #[must_use]
 pub fn is_json(headers: &HeaderMap) -> bool {
-    media_type(headers).is_some_and(|m| {
-        same(m, b"application/json")
-            || m.len()
-                .checked_sub(5)
-                .is_some_and(|at| m[at..].eq_ignore_ascii_case(b"+json"))
-    })
+    media(headers) == Media::Json
 }
 
 /// Whether the body is compressed, so that its text cannot be read as it is.
@@ -183,38 +235,44 @@ pub fn is_compressed(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Nearly always equal to the byte, which is quicker to see.
-fn same(name: &[u8], known: &[u8]) -> bool {
-    name.len() == known.len() && (name == known || name.eq_ignore_ascii_case(known))
-}
-
-fn media_type(headers: &HeaderMap) -> Option<&[u8]> {
-    let value = headers.get(CONTENT_TYPE)?.as_bytes();
-    let end = memchr::memchr(b';', value).unwrap_or(value.len());
-    Some(value[..end].trim_ascii())
-}
-
-fn text<'a>(headers: &'a HeaderMap, name: &'static str) -> Option<&'a str> {
+fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     let value = headers.get(name)?.to_str().ok()?;
     (!value.is_empty()).then_some(value)
 }
 
 /// Plain base-10, nothing else: no sign, no fraction.
 pub(crate) fn count(bytes: &[u8]) -> Option<u64> {
-    let digits = bytes.trim_ascii();
-    if digits.is_empty() {
-        return None;
+    digits(bytes.trim_ascii())
+}
+
+/// Digits only, at least one.
+pub(crate) fn digits(bytes: &[u8]) -> Option<u64> {
+    // Nineteen nines fit, and nobody sends more.
+    let (head, tail) = bytes.split_at(bytes.len().min(19));
+    let mut sum = 0;
+    for byte in head {
+        sum = sum * 10 + digit(*byte)?;
     }
-    digits.iter().try_fold(0_u64, |sum, b| {
-        let digit = b.wrapping_sub(b'0');
-        if digit > 9 {
-            return None;
-        }
-        sum.checked_mul(10)?.checked_add(u64::from(digit))
-    })
+    let add = |sum: u64, byte: &u8| sum.checked_mul(10)?.checked_add(digit(*byte)?);
+    tail.iter().try_fold(sum, add).filter(|_| !bytes.is_empty())
+}
+
+fn digit(byte: u8) -> Option<u64> {
+    let digit = byte.wrapping_sub(b'0');
+    (digit <= 9).then_some(u64::from(digit))
+}
+
+/// An HTTP date in any of its forms.
+pub(crate) fn http_date(value: &HeaderValue) -> Option<SystemTime> {
+    stamp::http_date(value.as_bytes())
+        .or_else(|| httpdate::parse_http_date(value.to_str().ok()?.trim()).ok())
 }
 
 fn rfc3339(bytes: &[u8]) -> Option<SystemTime> {
+    stamp::rfc3339(bytes).or_else(|| any_rfc3339(bytes))
+}
+
+fn any_rfc3339(bytes: &[u8]) -> Option<SystemTime> {
     let text = std::str::from_utf8(bytes).ok()?.trim();
     let stamp: jiff::Timestamp = text.parse().ok()?;
     let since = stamp.as_duration();

@@ -8,7 +8,8 @@ use std::borrow::Cow;
 
 use memchr::memchr;
 
-use self::skip::{skip_space, string_end, value_end};
+use self::skip::{find, skip_space, string_end, value_end};
+use crate::headers::digits;
 
 /// The text is no JSON object, or is cut short.
 pub(crate) struct Broken;
@@ -24,17 +25,28 @@ pub(crate) struct Member<'a> {
 }
 
 impl<'a> Member<'a> {
-    /// The key with its escapes resolved; keys nearly never have any.
-    pub(crate) fn name(&self) -> Cow<'a, [u8]> {
-        if memchr(b'\\', self.key).is_none() {
-            return Cow::Borrowed(self.key);
-        }
-        let quoted = [b"\"", self.key, b"\""].concat();
-        match serde_json::from_slice::<String>(&quoted) {
-            Ok(key) => Cow::Owned(key.into_bytes()),
-            Err(_) => Cow::Borrowed(self.key),
-        }
+    /// Whether this is the key, with or without escapes; keys nearly never have any.
+    #[inline]
+    pub(crate) fn is(&self, name: &[u8]) -> bool {
+        // An escape is longer than what it stands for.
+        self.key == name
+            || self.key.len() > name.len()
+                && self.unescaped().is_some_and(|key| key.as_bytes() == name)
     }
+
+    /// The key with its escapes resolved; `None` if it has none, or wrong ones.
+    #[inline]
+    pub(crate) fn unescaped(&self) -> Option<String> {
+        find(self.key, b'\\')?;
+        let quoted = [b"\"", self.key, b"\""].concat();
+        serde_json::from_slice(&quoted).ok()
+    }
+}
+
+/// One step of [`Object::next_or_walk`].
+pub(crate) enum Step<'a, T> {
+    Over(Member<'a>),
+    Into(T),
 }
 
 /// Walks over the members of one object.
@@ -42,6 +54,8 @@ pub(crate) struct Object<'a> {
     json: &'a [u8],
     at: usize,
     first: bool,
+    /// More may follow after its end.
+    inside: bool,
 }
 
 impl<'a> Object<'a> {
@@ -52,7 +66,33 @@ impl<'a> Object<'a> {
             json,
             at,
             first: true,
+            inside: false,
         })
+    }
+
+    /// The next member; where its key is `name` and its value an object, that one is handed to `walk`,
+    /// which must walk it to its end, and is not stepped over before.
+    pub(crate) fn next_or_walk<T>(
+        &mut self,
+        name: &[u8],
+        walk: impl FnOnce(&mut Self) -> Result<T, Broken>,
+    ) -> Result<Option<Step<'a, T>>, Broken> {
+        let Some(key) = self.key().ok_or(Broken)? else {
+            return Ok(None);
+        };
+        if key != name || self.json.get(self.at) != Some(&b'{') {
+            let member = self.value(key).ok_or(Broken)?;
+            return Ok(Some(Step::Over(member)));
+        }
+        let mut inner = Self {
+            json: self.json,
+            at: self.at + 1,
+            first: true,
+            inside: true,
+        };
+        let walked = walk(&mut inner)?;
+        self.at = inner.at;
+        Ok(Some(Step::Into(walked)))
     }
 
     /// The next member, or `Ok(None)` after the last one.
@@ -61,10 +101,22 @@ impl<'a> Object<'a> {
     }
 
     fn step(&mut self) -> Option<Option<Member<'a>>> {
+        match self.key()? {
+            Some(key) => Some(Some(self.value(key)?)),
+            None => Some(None),
+        }
+    }
+
+    /// Steps over the next key and its colon, to its value.
+    #[inline]
+    fn key(&mut self) -> Option<Option<&'a [u8]>> {
         let json = self.json;
         let at = match separator(json, self.at, b'}', self.first)? {
             Next::Item(at) => at,
-            Next::End => return Some(None),
+            Next::End(at) => {
+                self.at = at;
+                return (self.inside || is_over(json, at)).then_some(None);
+            }
         };
         self.first = false;
         if json.get(at) != Some(&b'"') {
@@ -76,13 +128,19 @@ impl<'a> Object<'a> {
         if json.get(colon) != Some(&b':') {
             return None;
         }
-        let at = skip_space(json, colon + 1);
-        self.at = value_end(json, at)?;
-        Some(Some(Member {
+        self.at = skip_space(json, colon + 1);
+        Some(Some(key))
+    }
+
+    #[inline]
+    fn value(&mut self, key: &'a [u8]) -> Option<Member<'a>> {
+        let at = self.at;
+        self.at = value_end(self.json, at)?;
+        Some(Member {
             key,
             at,
-            value: &json[at..self.at],
-        }))
+            value: &self.json[at..self.at],
+        })
     }
 }
 
@@ -126,15 +184,18 @@ pub(crate) fn text(value: &[u8]) -> Option<Cow<'_, str>> {
 
 /// A raw JSON number that is a non-negative integer of 64 bits.
 pub(crate) fn integer(value: &[u8]) -> Option<u64> {
-    if !value.first()?.is_ascii_digit() {
-        return None;
-    }
-    std::str::from_utf8(value).ok()?.parse().ok()
+    digits(value)
 }
 
 enum Next {
     Item(usize),
-    End,
+    /// The index after the closing bracket.
+    End(usize),
+}
+
+/// Whether nothing but white space follows.
+fn is_over(json: &[u8], at: usize) -> bool {
+    skip_space(json, at) == json.len()
 }
 
 fn open(json: &[u8], bracket: u8) -> Option<usize> {
@@ -142,12 +203,12 @@ fn open(json: &[u8], bracket: u8) -> Option<usize> {
     (json.get(at) == Some(&bracket)).then_some(at + 1)
 }
 
-/// Steps over the comma before an item, or over the closing bracket and the white space that may follow it.
+/// Steps over the comma before an item, or over the closing bracket.
 fn separator(json: &[u8], at: usize, close: u8, first: bool) -> Option<Next> {
     let at = skip_space(json, at);
     let byte = *json.get(at)?;
     if byte == close {
-        return (skip_space(json, at + 1) == json.len()).then_some(Next::End);
+        return Some(Next::End(at + 1));
     }
     if first {
         return Some(Next::Item(at));

@@ -42,14 +42,15 @@ mod models;
 mod peek;
 mod retry_after;
 mod sse;
+mod stamp;
 mod stream;
 mod unified;
 mod usage;
 
 pub use error::ApiError;
 pub use headers::{
-    Gauge, RateLimits, date, is_compressed, is_event_stream, is_json, organization_id, request_id,
-    should_retry, workspace_id,
+    Gauge, Media, RateLimits, date, is_compressed, is_event_stream, is_json, media,
+    organization_id, request_id, should_retry, workspace_id,
 };
 pub use models::{
     Capabilities, CatalogError, Effort, Model, ModelCatalog, Support, Tier, TierLimits, Tokenizer,

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use crate::json::{Array, Object, integer, text};
+use crate::json::{Array, Member, Object, integer, text};
 
 /// Kind of the request's [`thinking`](https://docs.claude.com/en/api/messages) setting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -68,24 +68,34 @@ impl Peek {
         let mut peek = Self::default();
         let mut object = Object::open(body)?;
         while let Some(member) = object.next().ok()? {
-            let value = member.value;
-            match &*member.name() {
-                b"model" => peek.model = Model::read(member.at, value),
-                b"max_tokens" => peek.max_tokens = integer(value),
-                b"stream" => peek.stream = value == b"true",
-                b"speed" => peek.fast = text(value).is_some_and(|speed| speed == "fast"),
-                b"thinking" => peek.thinking = Thinking::read(value),
-                b"tools" => {
-                    peek.has_tools =
-                        Array::open(value).is_some_and(|mut tools| tools.next().is_some());
-                    peek.tools_bytes = narrow(value.len());
-                }
-                b"system" => peek.system_bytes = narrow(value.len()),
-                b"messages" => peek.messages_bytes = narrow(value.len()),
-                _ => {}
+            if !peek.take(member.key, &member)
+                && let Some(key) = member.unescaped()
+            {
+                peek.take(key.as_bytes(), &member);
             }
         }
         Some(peek)
+    }
+
+    /// Whether the key is one of ours.
+    #[inline]
+    fn take(&mut self, key: &[u8], member: &Member<'_>) -> bool {
+        let value = member.value;
+        match key {
+            b"model" => self.model = Model::read(member.at, value),
+            b"max_tokens" => self.max_tokens = integer(value),
+            b"stream" => self.stream = value == b"true",
+            b"speed" => self.fast = text(value).is_some_and(|speed| speed == "fast"),
+            b"thinking" => self.thinking = Thinking::read(value),
+            b"tools" => {
+                self.has_tools = Array::open(value).is_some_and(|mut tools| tools.next().is_some());
+                self.tools_bytes = narrow(value.len());
+            }
+            b"system" => self.system_bytes = narrow(value.len()),
+            b"messages" => self.messages_bytes = narrow(value.len()),
+            _ => return false,
+        }
+        true
     }
 
     /// The `model`, out of the same `body` that was parsed; `None` if absent or not a string.
@@ -165,7 +175,7 @@ impl Thinking {
         let mut object = Object::open(value)?;
         let mut kind = Self::Other;
         while let Some(member) = object.next().ok()? {
-            if *member.name() == *b"type" {
+            if member.is(b"type") {
                 kind = match text(member.value).as_deref() {
                     Some("adaptive") => Self::Adaptive,
                     Some("enabled") => Self::Enabled,

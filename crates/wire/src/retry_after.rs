@@ -2,10 +2,12 @@
 
 use std::time::{Duration, SystemTime};
 
-use http::HeaderMap;
 use http::header::RETRY_AFTER;
+use http::{HeaderMap, HeaderName};
 
-use crate::headers::{count, date};
+use crate::headers::{count, date, http_date};
+
+const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
 
 /// Longest wait [`retry_after`] reports, about 136 years: as nanoseconds it still fits an `i64`, and
 /// adding it to a clock does not overflow.
@@ -26,7 +28,7 @@ pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(u32::MAX as u64);
 /// ```
 #[must_use]
 pub fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
-    if let Some(value) = headers.get("retry-after-ms")
+    if let Some(value) = headers.get(RETRY_AFTER_MS)
         && let Some(wait) = decimal(value.as_bytes(), 1e-3)
         && !wait.is_zero()
     {
@@ -40,7 +42,7 @@ pub fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     if let Some(wait) = decimal(bytes, 1.0) {
         return Some(wait);
     }
-    let until = httpdate::parse_http_date(value.to_str().ok()?.trim()).ok()?;
+    let until = http_date(value)?;
     let now = date(headers).unwrap_or(now);
     let wait = until.duration_since(now).unwrap_or(Duration::ZERO);
     Some(wait.min(MAX_RETRY_AFTER))

@@ -61,7 +61,7 @@ impl StreamEvent {
             return Self::Other;
         };
         while let Ok(Some(member)) = object.next() {
-            if *member.name() == *b"type" {
+            if member.is(b"type") {
                 return text(member.value).map_or(Self::Other, |kind| Self::named(kind.as_bytes()));
             }
         }

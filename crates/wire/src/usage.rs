@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::json::{Array, Object, integer, text};
+use crate::json::{Array, Broken, Object, Step, integer, text};
 
 /// Token counts of a [message](https://docs.claude.com/en/api/messages); every one may be absent or `null` on the wire.
 ///
@@ -39,7 +39,26 @@ impl Usage {
     /// `None` when `body` is not a JSON object, is cut short, or has no `usage` object.
     #[must_use]
     pub fn from_message(body: &[u8]) -> Option<Self> {
-        Self::from_usage_object(find(body, b"usage")?)
+        // What is damaged is looked at once more, the outer object first: an earlier `usage` may be
+        // the damaged one.
+        Self::walk(body).unwrap_or_else(|Broken| Self::from_usage_object(find(body, b"usage")?))
+    }
+
+    /// One walk over the message and through its usage. Of duplicates the last one stands.
+    fn walk(body: &[u8]) -> Result<Option<Self>, Broken> {
+        let mut usage = None;
+        let mut object = Object::open(body).ok_or(Broken)?;
+        let members = |inner: &mut Object<'_>| Self::members(inner, true);
+        while let Some(step) = object.next_or_walk(b"usage", members)? {
+            match step {
+                Step::Into(walked) => usage = Some(walked),
+                Step::Over(member) if member.is(b"usage") => {
+                    usage = Self::from_usage_object(member.value);
+                }
+                Step::Over(_) => {}
+            }
+        }
+        Ok(usage)
     }
 
     /// Reads the value of `usage`; `None` if it is not an object. Unknown fields are ignored.
@@ -50,27 +69,38 @@ impl Usage {
 
     /// `nested` is false inside `iterations`: one level, so that no input can nest calls.
     fn read(json: &[u8], nested: bool) -> Option<Self> {
+        Self::members(&mut Object::open(json)?, nested).ok()
+    }
+
+    fn members(object: &mut Object<'_>, nested: bool) -> Result<Self, Broken> {
         let mut usage = Self::default();
-        let mut object = Object::open(json)?;
-        while let Some(member) = object.next().ok()? {
-            let value = member.value;
-            match &*member.name() {
-                b"input_tokens" => usage.input_tokens = integer(value),
-                b"cache_creation_input_tokens" => {
-                    usage.cache_creation_input_tokens = integer(value);
-                }
-                b"cache_read_input_tokens" => usage.cache_read_input_tokens = integer(value),
-                b"output_tokens" => usage.output_tokens = integer(value),
-                b"output_tokens_details" => {
-                    usage.thinking_tokens = find(value, b"thinking_tokens").and_then(integer);
-                }
-                b"iterations" if nested => {
-                    (usage.iterations_input, usage.iterations_output) = iterations(value);
-                }
-                _ => {}
+        while let Some(member) = object.next()? {
+            if !usage.take(member.key, member.value, nested)
+                && let Some(key) = member.unescaped()
+            {
+                usage.take(key.as_bytes(), member.value, nested);
             }
         }
-        Some(usage)
+        Ok(usage)
+    }
+
+    /// Whether the key is one of ours.
+    #[inline]
+    fn take(&mut self, key: &[u8], value: &[u8], nested: bool) -> bool {
+        match key {
+            b"input_tokens" => self.input_tokens = integer(value),
+            b"cache_creation_input_tokens" => self.cache_creation_input_tokens = integer(value),
+            b"cache_read_input_tokens" => self.cache_read_input_tokens = integer(value),
+            b"output_tokens" => self.output_tokens = integer(value),
+            b"output_tokens_details" => {
+                self.thinking_tokens = find(value, b"thinking_tokens").and_then(integer);
+            }
+            b"iterations" if nested => {
+                (self.iterations_input, self.iterations_output) = iterations(value);
+            }
+            _ => return false,
+        }
+        true
     }
 
     /// Takes over every count that `later` knows: counts in a stream are cumulative, not increments.
@@ -125,7 +155,7 @@ pub(crate) fn find<'a>(json: &'a [u8], key: &[u8]) -> Option<&'a [u8]> {
     let mut object = Object::open(json)?;
     let mut found = None;
     while let Some(member) = object.next().ok()? {
-        if *member.name() == *key {
+        if member.is(key) {
             found = Some(member.value);
         }
     }

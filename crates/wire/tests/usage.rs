@@ -169,6 +169,47 @@ fn early_iterations_do_not_hide_later_output() {
     assert_eq!(usage.limited_output(), Some(900));
 }
 
+/// The value of `usage`, as a general parser finds it.
+fn by_value(body: &str) -> Option<Usage> {
+    let message: serde_json::Value = serde_json::from_str(body).expect("valid JSON");
+    Usage::from_usage_object(message.get("usage")?.to_string().as_bytes())
+}
+
+#[test]
+fn one_walk_finds_what_two_find() {
+    for body in [
+        r#"{"usage":{}}"#,
+        r#" { "usage" : { "input_tokens" : 1 } , "b" : 2 } "#,
+        r#"{"usage":{"input_tokens":1},"usage":{"output_tokens":2}}"#,
+        r#"{"usage":{"input_tokens":1},"usage":null}"#,
+        r#"{"usage":null,"usage":{"input_tokens":1}}"#,
+        r#"{"usage":[{"input_tokens":1}]}"#,
+        r#"{"us\u0061ge":{"input_tokens":1}}"#,
+        r#"{"usage":{"input_tokens":1,"x":{"input_tokens":5}},"x":{"usage":{"input_tokens":9}}}"#,
+        r#"{"usage":{"input\u005ftokens":3,"iterations":[{"output_tokens":4}]}}"#,
+    ] {
+        assert_eq!(
+            Usage::from_message(body.as_bytes()),
+            by_value(body),
+            "{body}"
+        );
+    }
+    for damaged in [
+        r#"{"usage":{"input_tokens":1}"#,
+        r#"{"usage":{"input_tokens":1}}}"#,
+        r#"{"usage":{"input_tokens":1]}"#,
+        r#"{"usage":{"input_tokens" 1}}"#,
+        r#"{"usage":{"input_tokens":1} "b":2}"#,
+        r#"{"usage":{"input_tokens":1}},"#,
+    ] {
+        assert_eq!(Usage::from_message(damaged.as_bytes()), None, "{damaged}");
+    }
+    // Only the last one of duplicates is read.
+    let first_damaged = br#"{"usage":{"input_tokens" 1},"usage":{"input_tokens":2}}"#;
+    let usage = Usage::from_message(first_damaged).expect("the second");
+    assert_eq!(usage.input_tokens, Some(2));
+}
+
 proptest! {
     #[test]
     fn no_bytes_panic(body in proptest::collection::vec(any::<u8>(), 0..200)) {

@@ -7,22 +7,18 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, response::Parts};
+use http::{Request, Response, request};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 use tower_claude_core::{
-    CallContext, Class, Classify, ClassifyResponse, ErrorBody, EstimateCost, Observed, Refusal,
+    CallContext, Class, Classify, ClassifyResponse, ErrorBody, EstimateCost, Observed, Paced,
     RequestBody, ResponseBody, Scope, Watch,
-    event::{Event, emit},
 };
 use tower_service::Service;
 
-use super::{
-    Gate, GateBody, Settle,
-    head::{Admission, KnownScope},
-};
-use crate::{Ask, Limiter, Reservation};
+use super::{Gate, GateBody, Settle, admit::Arrival, head::Admission};
+use crate::Limiter;
 
 pin_project! {
     /// Future of [`Gated`](super::Gated).
@@ -34,18 +30,22 @@ pin_project! {
         L: Limiter,
     {
         gate: Arc<Gate<L, E, C>>,
-        scope: KnownScope,
+        service: S,
+        // Kept only where the ledger of the reservation does not tell.
+        scope: Option<Scope>,
         #[pin]
-        state: State<S, S::Future, B, L::Acquire>,
+        state: State<S::Future, B, L::Acquire>,
+        // After the state, so that a call that is dropped ends before its reservation does.
+        admission: Option<Admission>,
     }
 }
 
 pin_project! {
     #[project = StateProjection]
-    enum State<S, F, B: Body, A> {
+    enum State<F, B: Body, A> {
         // Admission and readiness in one state: the request is moved once, into the call.
-        Before { #[pin] acquire: Option<A>, queued: bool, context: Option<Arc<CallContext>>, admission: Option<Admission>, request: Option<Request<RequestBody>>, service: S },
-        Call { #[pin] future: F, admission: Option<Admission> },
+        Before { head: Option<request::Parts>, body: Option<RequestBody>, context: Arc<CallContext>, queued: bool, #[pin] acquire: Option<A> },
+        Call { #[pin] future: F },
         // Boxed: only error responses come here, and the state would double in size.
         ErrorBody { failure: Option<Box<Failure<B>>> },
         Done,
@@ -54,8 +54,7 @@ pin_project! {
 
 /// An error response whose body must be read to tell what it means.
 struct Failure<B: Body> {
-    head: Parts,
-    body: ErrorBody<B>,
+    response: Response<ErrorBody<B>>,
     admission: Admission,
     at: Option<Instant>,
 }
@@ -65,52 +64,26 @@ where
     S: Service<Request<RequestBody>>,
     B: Body,
     L: Limiter,
-    E: EstimateCost,
 {
-    pub(super) fn new(gate: Arc<Gate<L, E, C>>, service: S, request: Request<RequestBody>) -> Self {
-        let (mut head, body) = request.into_parts();
-        let context = head.extensions.get::<Arc<CallContext>>().cloned();
-        // Reserved by the same limiter further out: not reserved again. Two scopes are two limits, but
-        // a gate that reads headers corrects whatever was reserved.
-        if let Some(context) = &context
-            && let Some(handle) = context.reservation_of(gate.limiter.id())
-            && (gate.reads_headers || handle.scope() == Some(&gate.scope(&head, &body)))
-        {
-            let scope = match handle.scope() {
-                Some(_) => KnownScope::ByLedger,
-                None => KnownScope::Here(gate.scope(&head, &body)),
-            };
-            let state = State::Before {
-                acquire: None,
-                queued: false,
-                context: None,
-                admission: Some(Admission::Joined(handle)),
-                request: Some(Request::from_parts(head, body)),
-                service,
-            };
-            return Self { gate, scope, state };
-        }
-        let context = context
-            .unwrap_or_else(|| CallContext::get_or_insert(&mut head.extensions, Instant::now()));
-        let scope = gate.scope(&head, &body);
-        let mut ask = Ask::new(scope.clone(), gate.estimate.estimate(&head, &body))
-            .with_context(&context)
-            .with_max_wait(Some(gate.max_wait));
-        if let Some(names) = &gate.names {
-            names.apply(&head, &mut ask);
-        }
-        let state = State::Before {
-            acquire: Some(gate.limiter.acquire(ask)),
-            queued: false,
-            context: Some(context),
-            admission: None,
-            request: Some(Request::from_parts(head, body)),
-            service,
-        };
+    pub(super) fn new(
+        gate: Arc<Gate<L, E, C>>,
+        service: S,
+        context: Arc<CallContext>,
+        request: Request<RequestBody>,
+    ) -> Self {
+        let (head, body) = request.into_parts();
         Self {
             gate,
-            scope: KnownScope::Here(scope),
-            state,
+            service,
+            scope: None,
+            admission: None,
+            state: State::Before {
+                head: Some(head),
+                body: Some(body),
+                context,
+                queued: false,
+                acquire: None,
+            },
         }
     }
 }
@@ -120,90 +93,108 @@ where
     S: Service<Request<RequestBody>, Response = Response<B>>,
     B: Body<Data = Bytes> + Unpin,
     L: Limiter,
+    E: EstimateCost,
     C: Classify<S::Error> + Clone,
 {
     type Output = Result<Response<GateBody<B, C>>, S::Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let (gate, scope, mut state) = (&**this.gate, &*this.scope, this.state);
+        let (gate, scope, admission, mut state) =
+            (&**this.gate, this.scope, this.admission, this.state);
         loop {
             match state.as_mut().project() {
                 StateProjection::Before {
-                    mut acquire,
-                    queued,
+                    head,
+                    body,
                     context,
-                    admission,
-                    request,
-                    service,
+                    queued,
+                    mut acquire,
                 } => {
-                    if let Some(asking) = acquire.as_mut().as_pin_mut() {
-                        let asked = asking.poll(cx);
-                        if asked.is_pending() && !*queued {
-                            *queued = true;
-                            gate.queued(acquire.as_ref().as_pin_ref(), scope);
-                        }
-                        match ready!(asked) {
-                            Ok(reservation) => {
-                                acquire.set(None);
-                                *admission =
-                                    Some(gate.admitted(reservation, context.take(), scope));
+                    if admission.is_none() {
+                        let (Some(head), Some(body)) = (head.as_mut(), body.as_ref()) else {
+                            panic!("polled after completion");
+                        };
+                        if acquire.is_none() {
+                            match gate.arrive(head, body, context, scope) {
+                                Arrival::Joined(joined) => *admission = Some(joined),
+                                Arrival::Asks(ask) => acquire.set(Some(gate.limiter.acquire(ask))),
                             }
-                            Err(refusal) => {
-                                state.set(State::Done);
-                                return Poll::Ready(Ok(gate.refuse(scope.here(), refusal)));
+                        }
+                        if let Some(asking) = acquire.as_mut().as_pin_mut() {
+                            let asked = asking.poll(cx);
+                            if asked.is_pending() && !*queued {
+                                *queued = true;
+                                let acquire = acquire.as_ref().as_pin_ref();
+                                gate.queued(acquire, || gate.scope(head, body));
+                            }
+                            match ready!(asked) {
+                                Ok(reservation) => {
+                                    acquire.set(None);
+                                    if reservation.scope().is_none() {
+                                        *scope = Some(gate.scope(head, body));
+                                    }
+                                    let admitted = gate.admitted(reservation, context, scope);
+                                    *admission = Some(admitted);
+                                }
+                                Err(refusal) => {
+                                    let scope = gate.scope(head, body);
+                                    state.set(State::Done);
+                                    return Poll::Ready(Ok(gate.refuse(&scope, refusal)));
+                                }
                             }
                         }
                     }
-                    if let Err(error) = ready!(service.poll_ready(cx)) {
+                    if let Err(error) = ready!(this.service.poll_ready(cx)) {
                         // Dropped unsent, the reservation gives everything back.
+                        *admission = None;
                         state.set(State::Done);
                         return Poll::Ready(Err(error));
                     }
-                    let mut admission = admission.take();
-                    if let Some(Admission::Own(reservation)) = &mut admission {
+                    if let Some(Admission::Own(reservation)) = admission {
                         reservation.sent();
                     }
-                    let request = request.take().expect("polled after completion");
-                    let future = service.call(request);
-                    state.set(State::Call { future, admission });
+                    let head = head.take().expect("polled after completion");
+                    let body = body.take().expect("polled after completion");
+                    state.set(State::Call {
+                        future: this.service.call(Request::from_parts(head, body)),
+                    });
                 }
-                StateProjection::Call { future, admission } => {
-                    let result = ready!(future.poll(cx));
-                    let admission = admission.take().expect("polled after completion");
-                    match result {
+                StateProjection::Call { future } => {
+                    let mut response = match ready!(future.poll(cx)) {
+                        Ok(response) => response,
                         Err(error) => {
+                            let admission = admission.take().expect("polled after completion");
                             admission.settle(&gate.classify.error(&error));
                             state.set(State::Done);
                             return Poll::Ready(Err(error));
                         }
-                        Ok(response) => {
-                            let (head, body) = response.into_parts();
-                            let timed = gate.reads_headers || !head.status.is_success();
-                            let at = timed.then(Instant::now);
-                            match gate.class_of(&head) {
-                                Some(class) => {
-                                    state.set(State::Done);
-                                    return Poll::Ready(Ok(
-                                        gate.answer(head, body, class, scope, admission, at)
-                                    ));
-                                }
-                                None => {
-                                    let failure = Some(Box::new(Failure {
-                                        head,
-                                        body: ErrorBody::new(body),
-                                        admission,
-                                        at,
-                                    }));
-                                    state.set(State::ErrorBody { failure });
-                                }
-                            }
+                    };
+                    let admission = admission.take().expect("polled after completion");
+                    let timed = gate.reads_headers || !response.status().is_success();
+                    let at = timed.then(Instant::now);
+                    match gate.class_of(&response) {
+                        Some(class) => {
+                            state.set(State::Done);
+                            gate.on_head(&mut response, class, scope, &admission, at);
+                            let (watch, settle) = gate.watch(&response, class, admission);
+                            return Poll::Ready(Ok(response.map(|body| {
+                                ResponseBody::inner(Observed::resumed(body, watch, settle))
+                            })));
+                        }
+                        None => {
+                            let failure = Some(Box::new(Failure {
+                                response: response.map(ErrorBody::new),
+                                admission,
+                                at,
+                            }));
+                            state.set(State::ErrorBody { failure });
                         }
                     }
                 }
                 StateProjection::ErrorBody { failure } => {
                     let reading = failure.as_mut().expect("polled after completion");
-                    ready!(reading.body.poll_read(cx));
+                    ready!(reading.response.body_mut().poll_read(cx));
                     let failure = *failure.take().expect("just there");
                     state.set(State::Done);
                     return Poll::Ready(Ok(gate.failed(failure, scope)));
@@ -215,111 +206,87 @@ where
 }
 
 impl<L, E, C: Clone> Gate<L, E, C> {
-    /// Leaves the reservation where inner layers find it.
-    fn admitted(
-        &self,
-        mut reservation: Reservation,
-        context: Option<Arc<CallContext>>,
-        scope: &KnownScope,
-    ) -> Admission {
-        if let Some(context) = context {
-            reservation.leave_in(context);
-        }
-        let wait = reservation.waited();
-        let admission = Admission::Own(reservation);
-        emit(
-            &self.observers,
-            &Event::Admitted {
-                layer: self.layer,
-                scope: scope.of(&admission),
-                wait,
-            },
-        );
-        admission
-    }
-
-    fn refuse<B: Body<Data = Bytes>>(
-        &self,
-        scope: Option<&Scope>,
-        refusal: Refusal,
-    ) -> Response<GateBody<B, C>>
-    where
-        C: ClassifyResponse,
-    {
-        let refusal = refusal.in_name_of(self.layer);
-        emit(
-            &self.observers,
-            &Event::Refused {
-                layer: self.layer,
-                scope,
-                reason: refusal.reason,
-                class: refusal.class(),
-            },
-        );
-        refusal.into_response()
-    }
-
     /// What the head means; by an inner layer, by itself, or `None` when the body must tell.
-    fn class_of(&self, head: &Parts) -> Option<Class>
+    fn class_of<B>(&self, response: &Response<B>) -> Option<Class>
     where
         C: ClassifyResponse,
     {
-        let inner = head.extensions.get::<Class>().copied();
+        let inner = response.extensions().get::<Class>().copied();
         inner
             .filter(|class| class.local || !self.own_classifier)
-            .or_else(|| self.classify.head(head.status, &head.headers))
+            .or_else(|| self.classify.head(response.status(), response.headers()))
     }
 
-    /// The response of an attempt whose class is known from its head.
-    fn answer<B: Body<Data = Bytes>>(
+    /// How an answer whose class is known from its head is watched, and for whom.
+    fn watch<B: Body<Data = Bytes>>(
         &self,
-        mut head: Parts,
-        body: B,
+        response: &Response<B>,
         class: Class,
-        scope: &KnownScope,
         admission: Admission,
-        at: Option<Instant>,
-    ) -> Response<GateBody<B, C>>
+    ) -> (Watch, Option<Settle<C>>)
     where
         C: ClassifyResponse,
     {
-        self.on_head(&mut head, class, scope.of(&admission), &admission, at);
-        let body = match admission {
-            Admission::Own(reservation) if class.is_success() => Observed::new(
-                body,
-                Watch::of(&head.headers),
-                Settle::new(reservation, self.classify.clone()),
-            ),
+        match admission {
+            Admission::Own(reservation) if class.is_success() => {
+                let watch = Watch::of(response.headers());
+                let settle = Settle::new(reservation, self.classify.clone());
+                let settle = Observed::still(response.body(), &watch, settle);
+                (watch, settle)
+            }
             admission => {
                 admission.settle(&class);
-                Observed::off(body)
+                (Watch::opaque(), None)
             }
-        };
-        Response::from_parts(head, ResponseBody::inner(body))
+        }
     }
 
     /// The response of an attempt whose body told what it means; classified once, for all layers.
     fn failed<B: Body<Data = Bytes> + Unpin>(
         &self,
         failure: Failure<B>,
-        scope: &KnownScope,
+        scope: &Option<Scope>,
     ) -> Response<GateBody<B, C>>
     where
         C: ClassifyResponse,
     {
         let Failure {
-            mut head,
-            body,
+            mut response,
             admission,
             at,
         } = failure;
-        let class = self
-            .classify
-            .body(head.status, &head.headers, &body.bytes());
-        self.on_head(&mut head, class, scope.of(&admission), &admission, at);
+        let class = self.classify.body(
+            response.status(),
+            response.headers(),
+            &response.body().bytes(),
+        );
+        self.on_head(&mut response, class, scope, &admission, at);
         admission.settle(&class);
-        head.extensions.insert(class);
-        Response::from_parts(head, body.into_body(Observed::off))
+        response.extensions_mut().insert(class);
+        response.map(|body| body.into_body(Observed::off))
+    }
+
+    /// Learns from the head, and leaves word of a pause.
+    fn on_head<B>(
+        &self,
+        response: &mut Response<B>,
+        class: Class,
+        scope: &Option<Scope>,
+        admission: &Admission,
+        at: Option<Instant>,
+    ) {
+        if class.local {
+            return;
+        }
+        let scope = admission.scope(scope);
+        // The pause comes first: to learn of a 429 gives its share back, and nobody may be let out on it.
+        if class.is_rate_limit() && response.extensions().get::<Paced>().is_none() {
+            let pause = self.pause(class, scope, admission, at);
+            response.extensions_mut().insert(Paced { pause });
+        }
+        if self.reads_headers {
+            self.learn(response.headers(), class, scope, admission, at);
+        }
     }
 }
 

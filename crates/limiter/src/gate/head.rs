@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use http::response::Parts;
+use http::HeaderMap;
 use tokio::time::Instant;
 use tower_claude_core::{
-    Class, Crossing, Kind, Observation, Paced, ReservationHandle, Scope,
+    Class, Crossing, Kind, Observation, ReservationHandle, Scope,
     event::{Event, emit},
 };
 use tower_claude_wire::{self as wire, RateLimits};
@@ -22,36 +22,17 @@ pub(super) enum Admission {
     Joined(ReservationHandle),
 }
 
-/// The pool of limits of a request, for events.
-#[derive(Debug)]
-pub(super) enum KnownScope {
-    /// Found by this gate.
-    Here(Scope),
-    /// Found by the gate whose reservation was joined.
-    ByLedger,
-}
-
-impl KnownScope {
-    pub(super) const fn here(&self) -> Option<&Scope> {
-        match self {
-            Self::Here(scope) => Some(scope),
-            Self::ByLedger => None,
-        }
-    }
-
-    pub(super) fn of<'a>(&'a self, admission: &'a Admission) -> &'a Scope {
-        self.here()
-            .or_else(|| admission.scope())
-            .expect("a reservation is joined by name only when its ledger has one")
-    }
-}
-
 impl Admission {
-    fn scope(&self) -> Option<&Scope> {
-        match self {
-            Self::Own(_) => None,
+    /// The pool of limits, for events: the one that was kept because the ledger does not tell, or the
+    /// ledger's.
+    pub(super) fn scope<'a>(&'a self, kept: &'a Option<Scope>) -> &'a Scope {
+        let of_ledger = || match self {
+            Self::Own(reservation) => reservation.scope(),
             Self::Joined(handle) => handle.scope(),
-        }
+        };
+        kept.as_ref()
+            .or_else(of_ledger)
+            .expect("kept where the ledger does not tell")
     }
 
     fn observe(&self, seen: &Observation<'_>) -> Option<Crossing> {
@@ -95,42 +76,39 @@ fn settlement(class: &Class) -> Settlement {
 }
 
 impl<L, E, C> Gate<L, E, C> {
-    /// Learns from a head that arrived at `at`, and paces a 429 once: the first gate to see it
-    /// pauses the scope and says so in the response.
-    pub(super) fn on_head(
+    /// Pauses the scope for a 429 that came at `at`, which the first gate to see it does.
+    pub(super) fn pause(
         &self,
-        head: &mut Parts,
+        class: Class,
+        scope: &Scope,
+        admission: &Admission,
+        at: Option<Instant>,
+    ) -> Duration {
+        let at = at.unwrap_or_else(Instant::now);
+        let pause = admission.pause(class.retry_after, at);
+        emit(
+            &self.observers,
+            &Event::Paused {
+                layer: self.layer,
+                scope,
+                pause,
+            },
+        );
+        pause
+    }
+
+    /// Learns from headers that arrived at `at`.
+    pub(super) fn learn(
+        &self,
+        headers: &HeaderMap,
         class: Class,
         scope: &Scope,
         admission: &Admission,
         at: Option<Instant>,
     ) {
-        if class.local {
-            return;
-        }
-        // The pause comes first: to learn of a 429 gives its share back, and nobody may be let out on it.
-        if class.is_rate_limit() && head.extensions.get::<Paced>().is_none() {
-            let at = at.unwrap_or_else(Instant::now);
-            let pause = admission.pause(class.retry_after, at);
-            head.extensions.insert(Paced { pause });
-            emit(
-                &self.observers,
-                &Event::Paused {
-                    layer: self.layer,
-                    scope,
-                    pause,
-                },
-            );
-        }
-        if self.reads_headers {
-            let at = at.unwrap_or_else(Instant::now);
-            self.learn(head, class, scope, admission, at);
-        }
-    }
-
-    fn learn(&self, head: &Parts, class: Class, scope: &Scope, admission: &Admission, at: Instant) {
-        let limits = RateLimits::from_headers(&head.headers);
-        let seen = Observation::new(&limits, wire::date(&head.headers), class, at)
+        let at = at.unwrap_or_else(Instant::now);
+        let limits = RateLimits::from_headers(headers);
+        let seen = Observation::new(&limits, wire::date(headers), class, at)
             .with_warn_percent(self.warn_percent);
         let crossing = admission.observe(&seen);
         emit(
@@ -139,7 +117,7 @@ impl<L, E, C> Gate<L, E, C> {
                 layer: self.layer,
                 scope,
                 limits: &limits,
-                request_id: wire::request_id(&head.headers),
+                request_id: wire::request_id(headers),
             },
         );
         if let Some(crossing) = crossing {

@@ -1,6 +1,7 @@
 //! The shell that the limiter layers share: admit, call, learn from the head, settle at the end of
 //! the body. A layer over a limiter is a [`Gate`] with its own settings and its own name.
 
+mod admit;
 mod body;
 mod future;
 mod head;

@@ -4,11 +4,11 @@ use std::{pin::Pin, sync::Arc};
 
 use http::{HeaderName, request::Parts};
 use tower_claude_core::{
-    Priority, Tenant,
+    Priority, Scope, Tenant,
     event::{Event, emit},
 };
 
-use super::{Gate, head::KnownScope};
+use super::Gate;
 use crate::{Ask, Limiter};
 
 /// Headers that name a request's priority and tenant.
@@ -72,17 +72,17 @@ impl<L, E, C> Gate<L, E, C> {
     }
 
     /// Says where a request waits.
-    pub(super) fn queued(&self, acquire: Option<Pin<&L::Acquire>>, scope: &KnownScope)
+    pub(super) fn queued(&self, acquire: Option<Pin<&L::Acquire>>, scope: impl FnOnce() -> Scope)
     where
         L: Limiter,
     {
         let place = acquire.and_then(|acquire| self.limiter.place(acquire.get_ref()));
-        if let (Some(place), Some(scope)) = (place, scope.here()) {
+        if let Some(place) = place {
             emit(
                 &self.observers,
                 &Event::Queued {
                     layer: self.layer,
-                    scope,
+                    scope: &scope(),
                     position: place.position,
                     estimated_wait: place.estimated_wait,
                 },

@@ -6,9 +6,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Extensions, Request, Response};
 use http_body::Body;
-use tower_claude_core::{Classify, EstimateCost, RequestBody};
+use tokio::time::Instant;
+use tower_claude_core::{CallContext, Classify, EstimateCost, RequestBody};
 use tower_service::Service;
 
 use super::{Gate, GateBody, GateFuture};
@@ -62,6 +63,15 @@ where
     }
 
     fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
-        GateFuture::new(self.gate.clone(), self.inner.clone(), request)
+        let context = context_of(request.extensions());
+        GateFuture::new(self.gate.clone(), self.inner.clone(), context, request)
+    }
+}
+
+/// The context that came with the request, or a new one.
+fn context_of(extensions: &Extensions) -> Arc<CallContext> {
+    match extensions.get::<Arc<CallContext>>() {
+        Some(context) => context.clone(),
+        None => Arc::new(CallContext::new(extensions, Instant::now())),
     }
 }

@@ -34,7 +34,15 @@ pub struct LocalAcquire {
 }
 
 enum Step {
-    Ask { shared: Arc<Shared>, ask: Ask },
+    /// The first of its scope makes the desk, at its first poll.
+    New {
+        shared: Arc<Shared>,
+        ask: Ask,
+    },
+    Ask {
+        desk: Arc<Desk>,
+        ask: Ask,
+    },
     Wait(Queued),
     Done,
 }
@@ -52,20 +60,24 @@ struct Queued {
 }
 
 impl LocalAcquire {
-    pub(super) const fn new(shared: Arc<Shared>, ask: Ask) -> Self {
-        Self {
-            step: Step::Ask { shared, ask },
-        }
+    pub(super) fn new(shared: &Arc<Shared>, ask: Ask) -> Self {
+        // A desk that is there is all it takes: threads do not meet in the count of `shared` too.
+        let step = match shared.map.get(&ask.scope) {
+            Some(desk) => Step::Ask { desk, ask },
+            None => Step::New {
+                shared: shared.clone(),
+                ask,
+            },
+        };
+        Self { step }
     }
-}
 
-impl LocalAcquire {
     /// Where the request waits; `None` when it does not wait yet, or no more.
     #[must_use]
     pub fn place(&self) -> Option<QueuePlace> {
         match &self.step {
             Step::Wait(queued) => queued.desk.place(queued.ticket),
-            Step::Ask { .. } | Step::Done => None,
+            Step::New { .. } | Step::Ask { .. } | Step::Done => None,
         }
     }
 }
@@ -76,8 +88,11 @@ impl Future for LocalAcquire {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
             match mem::replace(&mut self.step, Step::Done) {
-                Step::Ask { shared, ask } => {
+                Step::New { shared, ask } => {
                     let desk = shared.desk(&ask.scope);
+                    self.step = Step::Ask { desk, ask };
+                }
+                Step::Ask { desk, ask } => {
                     let now = desk.nanos(Instant::now());
                     match desk.enqueue(now, &ask)? {
                         Enqueued::Granted(id) => {
@@ -182,7 +197,7 @@ impl Drop for Queued {
 impl fmt::Debug for LocalAcquire {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let step = match self.step {
-            Step::Ask { .. } => "asking",
+            Step::New { .. } | Step::Ask { .. } => "asking",
             Step::Wait(_) => "waiting",
             Step::Done => "done",
         };

@@ -5,14 +5,19 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
+use foldhash::fast::RandomState;
 use tower_claude_core::Scope;
 
 use super::desk::Desk;
 
+/// Keyed anew for every map, since a client may name the group; and quick, since every request looks
+/// here once.
+type Desks = HashMap<Scope, Arc<Desk>, RandomState>;
+
 /// Bounded: over the bound, idle scopes are forgotten, the longest unused first.
 pub(super) struct Map {
     most: usize,
-    desks: RwLock<HashMap<Scope, Arc<Desk>>>,
+    desks: RwLock<Desks>,
 }
 
 impl Map {
@@ -48,7 +53,7 @@ impl Map {
 }
 
 /// Makes room for an eighth more than is needed, so that this is rare.
-fn forget(desks: &mut HashMap<Scope, Arc<Desk>>, most: usize) {
+fn forget(desks: &mut Desks, most: usize) {
     // Nobody else holds it, and nobody can get it while the map is locked.
     let unused = desks
         .iter()

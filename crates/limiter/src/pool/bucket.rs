@@ -87,7 +87,8 @@ impl Bucket {
 
 /// What `limit` per minute refills in this time.
 pub(crate) fn refill(limit: u64, nanos: u64) -> i128 {
-    i128::from(limit).saturating_mul(i128::from(nanos))
+    // The product of two `u64` fits a `u128`, and only absurd ones do not fit an `i128`.
+    i128::try_from(u128::from(limit) * u128::from(nanos)).unwrap_or(i128::MAX)
 }
 
 pub(crate) fn units(tokens: u64) -> i128 {

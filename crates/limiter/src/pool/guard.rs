@@ -33,7 +33,7 @@ impl Pool {
                 TOTAL => (rounding + input + output, 3),
                 _ => continue,
             };
-            *guard = wanted.min(bucket.capacity() / 10 * tenths);
+            *guard = at_most_tenths(wanted, bucket.capacity(), tenths);
         }
         guards
     }
@@ -55,6 +55,14 @@ impl Pool {
         }
         float_units(SIGMAS * variance.sqrt())
     }
+}
+
+/// At most so many tenths of a capacity. Less than a sixteenth needs no division to see.
+fn at_most_tenths(wanted: i128, capacity: i128, tenths: i128) -> i128 {
+    if wanted <= capacity >> 4 {
+        return wanted;
+    }
+    wanted.min(capacity / 10 * tenths)
 }
 
 /// Whole tokens, rounded up, in units.

@@ -249,7 +249,10 @@ impl Pool {
 
     /// Brings every level up to `now`, which never goes back.
     fn advance(&mut self, now: u64) -> u64 {
-        self.now = self.now.max(now);
+        if now <= self.now {
+            return self.now;
+        }
+        self.now = now;
         for lane in &mut self.lanes {
             if let Some(bucket) = &mut lane.bucket {
                 bucket.refill(self.now);

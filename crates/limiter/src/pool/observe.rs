@@ -50,7 +50,7 @@ impl Pool {
             let level = self.lanes[index].level();
             self.clamp(now, index, gauge, record);
             self.moved(now, index, record, known, level);
-            if let Some((used, found)) = self.warn(index, gauge, seen.warn_percent)
+            if let Some((used, found)) = self.lanes[index].warn(index, gauge, seen.warn_percent)
                 && crossing.is_none_or(|(most, _)| used > most)
             {
                 crossing = Some((used, found));
@@ -118,8 +118,8 @@ impl Pool {
             return;
         };
         let limit = bucket.limit();
-        let level = units(level.min(limit.max(1)));
-        lane.peak = lane.peak.max(level);
+        let level = level.min(limit.max(1));
+        lane.peak = lane.peak.max(units(level));
         let until = |local| {
             let ahead = self.clock.until(local, gauge.reset?)?;
             Some(u64::try_from(ahead.max(0)).unwrap_or(u64::MAX))
@@ -128,9 +128,11 @@ impl Pool {
         if let (Some(ahead), Some(longest)) = (until(now), until(record.sent_at)) {
             // Empty and full at once says nothing.
             if ahead > 0 || level > 0 {
-                let most = refill(limit, MINUTE.max(self.burst)) as f64;
-                let fits = |ahead| {
-                    let fits = level as f64 + refill(limit, ahead) as f64;
+                // Products of floats: a float of 128 bits is dear, and no more exact.
+                let rate = limit as f64;
+                let most = rate * MINUTE.max(self.burst) as f64;
+                let fits = |ahead: u64| {
+                    let fits = level as f64 * UNIT as f64 + rate * ahead as f64;
                     fits.clamp(most / 100.0, most)
                 };
                 let (least, most) = (fits(ahead), fits(longest));
@@ -145,7 +147,7 @@ impl Pool {
             }
             return;
         };
-        let short = (refill(limit, SECOND) as f64).min(mean / 5.0);
+        let short = (limit as f64 * SECOND as f64).min(mean / 5.0);
         let learned = ((mean - short) as i128).min(lane.drift.ceiling(now));
         bucket.set_capacity(learned.max(lane.peak));
     }
@@ -176,24 +178,32 @@ impl Pool {
         let high = (level + rounding).saturating_add(flight) - signed_units(after);
         bucket.clamp(low, high);
     }
-
-    fn warn(&mut self, index: usize, gauge: &Gauge, percent: u8) -> Option<(u64, Crossing)> {
-        let limit = gauge.limit.filter(|limit| *limit > 0)?;
-        let remaining = gauge.remaining?;
-        let left = u128::from(remaining.min(limit)) * 10_000 / u128::from(limit);
-        let used = 10_000 - left as u64;
-        let lane = &mut self.lanes[index];
-        let was = lane.warned;
-        if used >= u64::from(percent) * 100 {
-            lane.warned = true;
-        } else if used < u64::from(percent.saturating_sub(HYSTERESIS)) * 100 {
-            lane.warned = false;
-        }
-        (lane.warned && !was).then(|| (used, Crossing::new(DIMENSIONS[index], remaining, limit)))
-    }
 }
 
 impl Lane {
+    /// Notes whether the used share is worth a warning; returns it, in ten-thousandths, when it is and
+    /// was not before.
+    fn warn(&mut self, index: usize, gauge: &Gauge, percent: u8) -> Option<(u64, Crossing)> {
+        let limit = gauge.limit.filter(|limit| *limit > 0)?;
+        let remaining = gauge.remaining?;
+        // In ten-thousandths, rounded down; compared as products, since nearly no answer needs it.
+        let left = u128::from(remaining.min(limit)) * 10_000;
+        let is_used = |percent: u8| {
+            let spare = 10_001_u128.checked_sub(u128::from(percent) * 100);
+            spare.is_some_and(|spare| left < spare * u128::from(limit))
+        };
+        let was = self.warned;
+        if is_used(percent) {
+            self.warned = true;
+        } else if was && !is_used(percent.saturating_sub(HYSTERESIS)) {
+            self.warned = false;
+        }
+        (self.warned && !was).then(|| {
+            let used = 10_000 - (left / u128::from(limit)) as u64;
+            (used, Crossing::new(DIMENSIONS[index], remaining, limit))
+        })
+    }
+
     /// Our charges that may or may not be in what the server showed.
     pub(super) fn unsure(&self, index: usize, record: &Record) -> i64 {
         let all = self.sent.wrapping_sub(record.seen[index]);

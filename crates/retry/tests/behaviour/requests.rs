@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use http_body_util::Full;
 use tokio::time::Instant;
-use tower::{Layer, ServiceBuilder};
+use tower::{Layer, ServiceBuilder, ServiceExt};
 use tower_claude_core::{
     CallContext, Class, Classify, ClassifyResponse, HttpClassify, Kind, RequestBody,
 };
@@ -117,6 +117,19 @@ async fn a_body_that_cannot_be_kept_is_sent_once() {
         (529, &b"too long to keep"[..])
     );
     assert_eq!(diary.lines(), ["gave up 1 overloaded body"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_body_limit_decides_what_can_be_kept() {
+    for (limit, attempts) in [(16, 2), (15, 1)] {
+        let (layer, _) = layer();
+        let layer = layer.with_body_limit(limit);
+        let api = Api::new([Reply::overloaded(), Reply::fine()]);
+        let request = request().map(|_| Full::new(Bytes::from("sixteen bytes :)")));
+        let service = layer.layer(api.clone());
+        service.oneshot(request).await.expect("a response");
+        assert_eq!(api.seen().len(), attempts, "limit {limit}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

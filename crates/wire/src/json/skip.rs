@@ -42,7 +42,7 @@ fn literal_end(json: &[u8], at: usize, literal: &[u8]) -> Option<usize> {
 pub(super) fn string_end(json: &[u8], from: usize) -> Option<usize> {
     let mut at = from;
     loop {
-        let quote = at + find_quote(&json[at..])?;
+        let quote = at + find(&json[at..], b'"')?;
         let escapes = json[from..quote]
             .iter()
             .rev()
@@ -57,19 +57,19 @@ pub(super) fn string_end(json: &[u8], from: usize) -> Option<usize> {
 
 /// `memchr` with its call saved for short strings: keys, roles, types.
 #[inline]
-fn find_quote(json: &[u8]) -> Option<usize> {
-    let (words, tail) = json.as_chunks::<8>();
+pub(super) fn find(text: &[u8], byte: u8) -> Option<usize> {
+    let (words, tail) = text.as_chunks::<8>();
     for (index, word) in words.iter().take(SHORT).enumerate() {
-        let found = bytes_equal(u64::from_le_bytes(*word), b'"');
+        let found = bytes_equal(u64::from_le_bytes(*word), byte);
         if found != 0 {
             return Some(index * 8 + found.trailing_zeros() as usize / 8);
         }
     }
     if words.len() < SHORT {
-        let at = json.len() - tail.len();
-        return tail.iter().position(|b| *b == b'"').map(|found| at + found);
+        let at = text.len() - tail.len();
+        return tail.iter().position(|b| *b == byte).map(|found| at + found);
     }
-    memchr(b'"', &json[SHORT * 8..]).map(|found| SHORT * 8 + found)
+    memchr(byte, &text[SHORT * 8..]).map(|found| SHORT * 8 + found)
 }
 
 /// Strings of up to this many words are searched without a call.

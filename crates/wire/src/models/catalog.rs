@@ -1,9 +1,14 @@
 //! The catalog and its look-up.
 
-use std::collections::HashMap;
+use std::collections::HashMap as StdHashMap;
 use std::sync::{Arc, OnceLock};
 
+use foldhash::fast::FixedState;
+
 use super::{CatalogError, Model, Tier, TierLimits, id, load, responses};
+
+/// Keys come from data files, never from requests: a fixed hash will do, and one is looked up per call.
+pub(super) type HashMap<K, V> = StdHashMap<K, V, FixedState>;
 
 /// What is known about models, as of a date. [`ModelCatalog::builtin`] follows the public
 /// documentation; newer or organization-specific facts are laid over it.

@@ -1,0 +1,102 @@
+//! Letting a request in: joining what is reserved, asking, or refusing.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Response, request::Parts};
+use http_body::Body;
+use tower_claude_core::{
+    CallContext, ClassifyResponse, EstimateCost, Refusal, RequestBody, Scope,
+    event::{Event, emit},
+};
+
+use super::{Gate, GateBody, head::Admission};
+use crate::{Ask, Limiter, Reservation};
+
+/// What a request is told when it comes.
+pub(super) enum Arrival {
+    /// The same limiter has admitted it further out.
+    Joined(Admission),
+    /// To ask.
+    Asks(Ask),
+}
+
+impl<L: Limiter, E: EstimateCost, C> Gate<L, E, C> {
+    /// What the same limiter has reserved further out is not reserved again. Two scopes are two limits,
+    /// but a gate that reads headers corrects whatever was reserved.
+    pub(super) fn arrive(
+        &self,
+        head: &mut Parts,
+        body: &RequestBody,
+        context: &Arc<CallContext>,
+        scope: &mut Option<Scope>,
+    ) -> Arrival {
+        let mut own = None;
+        if let Some(handle) = context.reservation_of(self.limiter.id()) {
+            if !self.reads_headers || handle.scope().is_none() {
+                own = Some(self.scope(head, body));
+            }
+            if self.reads_headers || handle.scope() == own.as_ref() {
+                if handle.scope().is_none() {
+                    *scope = own;
+                }
+                return Arrival::Joined(Admission::Joined(handle));
+            }
+        }
+        let own = own.unwrap_or_else(|| self.scope(head, body));
+        let mut ask = Ask::new(own, self.estimate.estimate(head, body))
+            .with_context(context)
+            .with_max_wait(Some(self.max_wait));
+        if let Some(names) = &self.names {
+            names.apply(head, &mut ask);
+        }
+        if head.extensions.get::<Arc<CallContext>>().is_none() {
+            head.extensions.insert(context.clone());
+        }
+        Arrival::Asks(ask)
+    }
+}
+
+impl<L, E, C: Clone> Gate<L, E, C> {
+    /// Leaves the reservation where inner layers find it.
+    pub(super) fn admitted(
+        &self,
+        mut reservation: Reservation,
+        context: &Arc<CallContext>,
+        scope: &Option<Scope>,
+    ) -> Admission {
+        reservation.leave_in(context.clone());
+        let wait = reservation.waited();
+        let admission = Admission::Own(reservation);
+        emit(
+            &self.observers,
+            &Event::Admitted {
+                layer: self.layer,
+                scope: admission.scope(scope),
+                wait,
+            },
+        );
+        admission
+    }
+
+    pub(super) fn refuse<B: Body<Data = Bytes>>(
+        &self,
+        scope: &Scope,
+        refusal: Refusal,
+    ) -> Response<GateBody<B, C>>
+    where
+        C: ClassifyResponse,
+    {
+        let refusal = refusal.in_name_of(self.layer);
+        emit(
+            &self.observers,
+            &Event::Refused {
+                layer: self.layer,
+                scope: Some(scope),
+                reason: refusal.reason,
+                class: refusal.class(),
+            },
+        );
+        refusal.into_response()
+    }
+}
