@@ -39,7 +39,7 @@ enum Renewal {
 impl Daily {
     pub(super) fn new(limit: u64, day: Day, now: u64) -> Self {
         let renewal = match day {
-            Day::Rolling => Renewal::Rolling(VecDeque::new()),
+            Day::Rolling => Renewal::Rolling(VecDeque::from([(now / QUARTER, 0)])),
             Day::ResetsAt {
                 seconds_after_midnight_utc: seconds,
             } => Renewal::Resets {
