@@ -43,7 +43,7 @@ pub struct LimiterConfig {
     pub output_accounting: OutputAccounting,
     /// Who else draws on the limits. Default [`Sharing::Auto`].
     pub sharing: Sharing,
-    /// Requests in flight at once, beside what the limits say. Default [`Concurrency::Adaptive`].
+    /// Requests in flight at once, beside what the limits say. Default [`Concurrency::Unlimited`].
     pub concurrency: Concurrency,
     /// A slow start of the pace after rest and after a pause by a 429. Default none.
     pub ramp_up: Option<RampUp>,
@@ -69,7 +69,7 @@ impl LimiterConfig {
             slow_start_requests: None,
             output_accounting: OutputAccounting::AsProduced,
             sharing: Sharing::Auto,
-            concurrency: Concurrency::Adaptive,
+            concurrency: Concurrency::Unlimited,
             ramp_up: None,
             shares: FairShares::new(),
         }

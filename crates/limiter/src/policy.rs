@@ -26,13 +26,13 @@ pub enum Sharing {
 #[non_exhaustive]
 pub enum Concurrency {
     /// Any number.
+    #[default]
     Unlimited,
     /// At most so many.
     Fixed(NonZeroU32),
     /// Any number, until a 429 that no level explains: then seven tenths of what was in flight, growing
     /// by one with each round of answers, slowly once it is back at what the server took. Forgotten
     /// after ten minutes without such a 429.
-    #[default]
     Adaptive,
 }
 

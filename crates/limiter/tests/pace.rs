@@ -146,7 +146,7 @@ fn a_refusal_that_the_known_level_did_not_expect_makes_it_shared() {
 
 #[test]
 fn a_refusal_that_no_level_explains_caps_what_is_in_flight() {
-    let mut pool = pool(LimiterConfig::new());
+    let mut pool = pool(LimiterConfig::new().with_concurrency(Concurrency::Adaptive));
     let ids: Vec<_> = (0..20).filter_map(|_| ask(&mut pool, 0, 10)).collect();
     assert_eq!(ids.len(), 20);
     for id in &ids[10..] {
@@ -171,7 +171,7 @@ fn a_refusal_that_no_level_explains_caps_what_is_in_flight() {
 
 #[test]
 fn without_headers_a_refusal_caps_too_and_a_spend_limit_does_not() {
-    let mut pool = pool(LimiterConfig::new());
+    let mut pool = pool(LimiterConfig::new().with_concurrency(Concurrency::Adaptive));
     let ids: Vec<_> = (0..10).filter_map(|_| ask(&mut pool, 0, 10)).collect();
     pool.settle(0, ids[0], &Settlement::Rejected);
     assert_eq!(pool.snapshot(0).adaptive_concurrency, None);
@@ -182,7 +182,7 @@ fn without_headers_a_refusal_caps_too_and_a_spend_limit_does_not() {
 
 #[test]
 fn a_cap_is_not_sought_when_not_asked_for() {
-    let mut pool = pool(LimiterConfig::new().with_concurrency(Concurrency::Unlimited));
+    let mut pool = pool(LimiterConfig::new());
     let id = ask(&mut pool, 0, 10).unwrap();
     pool.rate_limited(0, id, None, 0.0);
     pool.settle(0, id, &Settlement::Rejected);

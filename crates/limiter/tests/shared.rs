@@ -201,7 +201,7 @@ fn crowd() -> Fleet {
     Fleet {
         concurrency: 10,
         workers: 300,
-        config: LimiterConfig::new(),
+        config: LimiterConfig::new().with_concurrency(Concurrency::Adaptive),
         ..Fleet::default()
     }
 }
