@@ -73,10 +73,11 @@
 #![forbid(unsafe_code)]
 
 mod layer;
-mod service;
 
 pub use layer::HeaderBudgetLayer;
-pub use service::HeaderBudget;
+
+/// The service of a [`HeaderBudgetLayer`]: a gate over its limiter.
+pub type HeaderBudget<S, L, E, C> = tower_claude_limiter::Gated<S, L, E, C>;
 
 /// The name of the layer in events and in `x-tower-claude-refused-by`.
 pub const NAME: &str = "header-budget";

@@ -80,10 +80,11 @@
 #![forbid(unsafe_code)]
 
 mod layer;
-mod service;
 
 pub use layer::TokenBucketLayer;
-pub use service::TokenBucket;
+
+/// The service of a [`TokenBucketLayer`]: a gate over its limiter.
+pub type TokenBucket<S, L, E, C> = tower_claude_limiter::Gated<S, L, E, C>;
 
 /// The name of the layer in events and in `x-tower-claude-refused-by`.
 pub const NAME: &str = "token-bucket";
