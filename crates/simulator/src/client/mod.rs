@@ -10,6 +10,8 @@ mod ours;
 mod parts;
 mod sdk_default;
 
+use tower_claude_limiter::Sharing;
+
 use crate::{
     random::{Purpose, stream},
     workload::{Class, Quota},
@@ -134,8 +136,8 @@ impl Kind {
     ) -> Box<dyn Strategy> {
         let rng = stream(seed, Purpose::Strategy, index);
         match self {
-            Self::OursShared => Box::new(ours::Ours::new(told, ours::Sharing::Shared, rng)),
-            Self::OursAlone => Box::new(ours::Ours::new(told, ours::Sharing::Alone, rng)),
+            Self::OursShared => Box::new(ours::Ours::new(told, Sharing::Shared, rng)),
+            Self::OursAlone => Box::new(ours::Ours::new(told, Sharing::Exclusive, rng)),
             Self::SdkDefault => Box::new(sdk_default::SdkDefault::new(rng)),
             Self::BackoffForever => Box::new(backoff_forever::BackoffForever::new(rng)),
             Self::FixedBucket => Box::new(fixed_bucket::FixedBucket::new(told, rng)),

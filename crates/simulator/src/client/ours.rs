@@ -8,7 +8,7 @@ use std::{
 
 use tower_claude_core::{Cost, Priority, Scope};
 use tower_claude_limiter::{
-    Dimension, LimiterConfig, Limits, Pool, Settlement,
+    Dimension, LimiterConfig, Limits, Pool, Settlement, Sharing,
     pool::{Enqueued, Next, PoolAsk, ReservationId, Seen, Ticket},
 };
 use tower_claude_wire::{Gauge, RateLimits, Usage};
@@ -24,17 +24,11 @@ const FIRST_OUTPUT: u64 = 512;
 /// Requests let out before the first headers, as the header budget does.
 const SLOW_START: NonZeroU32 = NonZeroU32::new(8).expect("not zero");
 
-/// Whether others use the same limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sharing {
-    Alone,
-    Shared,
-}
-
 /// The one place that says how the limiter is set.
-fn config(_sharing: Sharing) -> LimiterConfig {
-    // `Sharing` of the limiter goes here once it has one.
-    LimiterConfig::new().with_slow_start(Some(SLOW_START))
+fn config(sharing: Sharing) -> LimiterConfig {
+    LimiterConfig::new()
+        .with_slow_start(Some(SLOW_START))
+        .with_sharing(sharing)
 }
 
 /// The one place that says what is asked for a request; all are of one tenant.
