@@ -17,9 +17,6 @@ pub(super) const NAME: &str = "limiter";
 /// Timers are no finer, and a wait that rounds to nothing would spin.
 const LEAST_WAIT: u64 = 1_000_000;
 
-/// While part of the wait is for a guard, which fades with time, look again this often.
-const GUARD_FADES: u64 = 20_000_000;
-
 /// When a request is admissible.
 enum Wait {
     Now,
@@ -138,7 +135,7 @@ impl Pool {
             return Wait::Until(forgotten);
         }
         let mut until = self.pause.until().max(self.credit_at(now));
-        let guards = self.guards(now);
+        let guards = self.guards(charge[INPUT]);
         for extra in &self.extras {
             let lane = extra.lane();
             until = until.max(now.saturating_add(extra.wait(now, charge[lane], guards[lane])));
@@ -153,10 +150,6 @@ impl Pool {
                 continue;
             }
             let mut at = now.saturating_add(wait);
-            if need > cost {
-                let unguarded = bucket.wait(cost).max(GUARD_FADES);
-                at = at.min(now.saturating_add(unguarded));
-            }
             // A limit that only a header named holds nothing back for longer than the longest pause:
             // then one request finds out.
             if let Some(confirmed) = lane.confirmed {
@@ -182,7 +175,6 @@ impl Pool {
         charge: Charge,
         turn: Option<Turn>,
     ) -> ReservationId {
-        self.pass_near(now);
         let seen = std::array::from_fn(|lane| self.lanes[lane].seen);
         for (lane, charge) in self.lanes.iter_mut().zip(charge) {
             lane.charge(charge);
@@ -194,15 +186,15 @@ impl Pool {
         for extra in &mut self.extras {
             extra.take(&charge);
         }
-        self.recent_input.add(now, charge[INPUT]);
+        self.guessed_input += charge[INPUT];
         self.last_grant = now;
-        let id = self.book.insert(Record {
+        self.book.insert(Record {
             sent_at: now,
             charge,
             counted: charge,
             seen,
-            near: None,
             heard: false,
+            guessed_input: charge[INPUT],
             paused: false,
             judged: false,
             answered: false,
@@ -210,8 +202,6 @@ impl Pool {
             max_output: cost.max_output_tokens,
             estimate: cost.input_tokens,
             turn,
-        });
-        self.near.push_back((now, id));
-        id
+        })
     }
 }

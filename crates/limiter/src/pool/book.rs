@@ -42,8 +42,8 @@ pub(crate) struct Record {
     pub(crate) counted: [u64; LANES],
     /// The flow surely counted by the server when this was sent.
     pub(crate) seen: [i64; LANES],
-    /// The flow sent up to a little after this, once that instant has passed.
-    pub(crate) near: Option<[i64; LANES]>,
+    /// The input charged, as long as it is a guess.
+    pub(crate) guessed_input: u64,
     /// The head of the response has been seen.
     pub(crate) heard: bool,
     /// A 429 that paused the scope.

@@ -4,6 +4,7 @@ use super::{
     Pool,
     book::Record,
     bucket::{Bucket, UNIT, units},
+    guard::SIGMAS,
     lane::{INPUT, Lane, OUTPUT, REQUESTS, TOTAL},
 };
 use crate::Sharing;
@@ -18,9 +19,6 @@ const SHARED_FOR: u64 = 600 * SECOND;
 
 /// How long a capacity that proved too high is not believed.
 const CEILING_FOR: u64 = 600 * SECOND;
-
-/// Three standard errors.
-const SIGMAS: f64 = 3.0;
 
 /// Whether others draw on the levels, as far as the headers show.
 #[derive(Debug, Default)]

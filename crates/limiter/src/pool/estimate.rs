@@ -14,9 +14,6 @@ use super::{
 };
 use crate::OutputAccounting;
 
-/// After so long the guard for input just sent has faded.
-const INPUT_GUARD_ENDS: u64 = 2_000_000_000;
-
 impl Pool {
     /// Refuses what a limit can never admit. A limit that only a header named must have been confirmed
     /// lately, so that one odd header cannot refuse for ever; output is but a guess and never refuses.
@@ -92,8 +89,7 @@ impl Pool {
     /// nothing.
     pub(super) fn estimate_behind(&self, now: u64, work: &Ahead, charge: &Charge) -> Duration {
         let pause = self.pause.until().saturating_sub(now);
-        // What is held back for the last second's input will be gone by then.
-        let guards = self.guards(now.saturating_add(INPUT_GUARD_ENDS));
+        let guards = self.guards(charge[INPUT]);
         let mut longest = 0;
         for (index, lane) in self.lanes.iter().enumerate() {
             let Some(bucket) = &lane.bucket else { continue };

@@ -10,14 +10,15 @@ use super::{
 pub(crate) const HALF_ROUNDING: u64 = 500;
 
 /// Three standard errors.
-const SIGMAS: f64 = 3.0;
+pub(crate) const SIGMAS: f64 = 3.0;
 
 impl Pool {
     /// The part of each level that is not given out, in units. Zero where nothing is uncertain: a
-    /// configured limit that no header has spoken of is used to the last token.
-    pub(super) fn guards(&self, now: u64) -> [i128; LANES] {
+    /// configured limit that no header has spoken of is used to the last token. `input` is what is about
+    /// to be sent.
+    pub(super) fn guards(&self, input: u64) -> [i128; LANES] {
         let mut guards = [0; LANES];
-        let input = self.input_error(now);
+        let input = self.input_error(input);
         let output = self.output_error();
         for (lane, guard) in guards.iter_mut().enumerate() {
             let Some(bucket) = &self.lanes[lane].bucket else {
@@ -38,13 +39,14 @@ impl Pool {
         guards
     }
 
-    /// Errors of the input sent in the last second: later ones the headers have corrected.
-    fn input_error(&self, now: u64) -> i128 {
+    /// Errors of the input that the server has not told its own count of yet, and of what is about to
+    /// be sent.
+    fn input_error(&self, input: u64) -> i128 {
         let error = self.input.error();
         if error <= 0.0 {
             return 0;
         }
-        float_units(SIGMAS * error * self.recent_input.sum(now))
+        float_units(SIGMAS * error * self.guessed_input.saturating_add(input) as f64)
     }
 
     /// Errors of independent answers grow with the root of their number.
@@ -66,7 +68,7 @@ fn at_most_tenths(wanted: i128, capacity: i128, tenths: i128) -> i128 {
 }
 
 /// Whole tokens, rounded up, in units.
-fn float_units(tokens: f64) -> i128 {
+pub(crate) fn float_units(tokens: f64) -> i128 {
     // A float cast saturates; anything near that is capped by the caller.
     units(tokens.ceil().min(1e12) as u64)
 }

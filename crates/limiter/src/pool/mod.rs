@@ -48,10 +48,7 @@ mod turns;
 mod types;
 mod view;
 
-use std::{
-    collections::VecDeque,
-    time::{Duration, SystemTime},
-};
+use std::time::{Duration, SystemTime};
 
 use tower_claude_core::{Crossing, Scope};
 
@@ -65,11 +62,7 @@ use bucket::Bucket;
 use extra::Extra;
 use lane::{Counted, LANES, Lane};
 use pause::Pause;
-use predict::LastSecond;
 use queue::Queue;
-
-/// Charges sent within this time of a request may reach the server before it.
-const REORDER: u64 = 80_000_000;
 
 /// One scope without I/O. See the [module](self).
 #[derive(Debug)]
@@ -94,9 +87,8 @@ pub struct Pool {
     slow_start: Option<u64>,
     output: predict::Output,
     input: predict::Input,
-    recent_input: LastSecond,
-    /// Granted lately: their `near` is not known yet.
-    near: VecDeque<(u64, ReservationId)>,
+    /// Input in flight that the server has not told its own count of.
+    guessed_input: u64,
     last_grant: u64,
     /// Time never goes back.
     now: u64,
@@ -150,8 +142,7 @@ impl Pool {
                 .map(|start| u64::from(start.get())),
             output: predict::Output::default(),
             input: predict::Input::default(),
-            recent_input: LastSecond::default(),
-            near: VecDeque::new(),
+            guessed_input: 0,
             last_grant: now,
             now,
             config,
@@ -209,7 +200,6 @@ impl Pool {
     /// tightest limit that newly crossed the warning share, once per crossing.
     pub fn observe(&mut self, now: u64, id: ReservationId, seen: &Seen<'_>) -> Option<Crossing> {
         let now = self.advance(now);
-        self.pass_near(now);
         self.book.get(id)?;
         if let Some(wall) = seen.server_time.filter(|_| !self.extras.is_empty()) {
             self.set_wall_time(now, wall);
@@ -262,23 +252,5 @@ impl Pool {
             extra.advance(self.now);
         }
         self.now
-    }
-
-    /// Notes the flow up to now for requests that were sent [`REORDER`] ago.
-    fn pass_near(&mut self, now: u64) {
-        while let Some((sent_at, id)) = self.near.front().copied() {
-            if sent_at.saturating_add(REORDER) >= now {
-                return;
-            }
-            self.near.pop_front();
-            let sent = self.sent();
-            if let Some(record) = self.book.get_mut(id) {
-                record.near = Some(sent);
-            }
-        }
-    }
-
-    fn sent(&self) -> [i64; LANES] {
-        std::array::from_fn(|lane| self.lanes[lane].sent)
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! A response to request `i`, sent at `t_s` and received at `t_r`, says that the server's level was `y`
 //! at some instant between, after an unknown part of our charges in flight. That bounds the level from
-//! both sides and says nothing more: a level inside the bounds stays as it is.
+//! both sides and says nothing more: a level inside the bounds stays as it is. Which instant it is (the
+//! request's admission, the making of the response) is not documented, and so nothing rests on it.
 
 use tower_claude_core::Crossing;
 use tower_claude_wire::{Gauge, RateLimits};
@@ -11,7 +12,7 @@ use super::{
     Pool, Seen,
     book::Record,
     bucket::{Bucket, UNIT, refill, units},
-    guard::HALF_ROUNDING,
+    guard::{HALF_ROUNDING, SIGMAS, float_units},
     lane::{Counted, DIMENSIONS, INPUT, LANES, Lane, OUTPUT, REQUESTS, TOTAL},
 };
 
@@ -153,9 +154,13 @@ impl Pool {
     }
 
     fn clamp(&mut self, now: u64, index: usize, gauge: &Gauge, record: &Record) {
+        let error = match index {
+            INPUT | TOTAL => SIGMAS * self.input.error(),
+            _ => 0.0,
+        };
         let lane = &mut self.lanes[index];
+        let own = record.counted[index];
         let unsure = lane.unsure(index, record);
-        let after = lane.after(index, record);
         let (Some(bucket), Some(level)) = (&mut lane.bucket, gauge.remaining) else {
             return;
         };
@@ -169,13 +174,15 @@ impl Pool {
         let flight = refill(bucket.limit(), now.saturating_sub(record.sent_at));
         // A reading of zero is saturated: the server may be far in debt. And a server that allows more
         // than we were told to use says nothing about the least.
-        let own = gauge.limit.is_none_or(|limit| limit <= bucket.limit());
-        let low = if level == 0 || !own {
+        let within = gauge.limit.is_none_or(|limit| limit <= bucket.limit());
+        let low = if level == 0 || !within {
             i128::MIN
         } else {
-            level - rounding - signed_units(unsure)
+            // The server has counted what it was, we what we took it for.
+            let wrong = error * (unsure as f64 + own as f64);
+            level - rounding - signed_units(unsure) - float_units(wrong)
         };
-        let high = (level + rounding).saturating_add(flight) - signed_units(after);
+        let high = (level + rounding).saturating_add(flight);
         bucket.clamp(low, high);
     }
 }
@@ -211,15 +218,6 @@ impl Lane {
             // It shows the level after its own request.
             Counted::AtHead => all.wrapping_sub(record.counted[index] as i64).max(0),
             Counted::AtEnd => all.max(0),
-        }
-    }
-
-    /// Our charges that are surely not in it: sent well after the request, given that requests
-    /// arrive about in order.
-    fn after(&self, index: usize, record: &Record) -> i64 {
-        match (self.counted, &record.near) {
-            (Counted::AtHead, Some(near)) => self.sent.wrapping_sub(near[index]).max(0),
-            _ => 0,
         }
     }
 }

@@ -3,6 +3,7 @@
 /// Running means weigh a new sample by this, and at first by its share of all samples.
 const OUTPUT_WEIGHT: f64 = 0.02;
 const INPUT_WEIGHT: f64 = 0.05;
+const ERROR_WEIGHT: f64 = 0.01;
 
 /// Until so many answers were seen the input error is taken to be at least [`PRIOR_ERROR`].
 const FEW: u32 = 32;
@@ -82,6 +83,8 @@ impl Input {
         self.estimated += weight * (estimate - self.estimated);
         let expected = estimate * self.ratio();
         let error = actual - expected;
+        // A few requests would make it wander.
+        let weight = (1.0 / f64::from(self.samples)).max(ERROR_WEIGHT);
         self.error_square += weight * (error * error - self.error_square);
         self.size_square += weight * (expected * expected - self.size_square);
     }
@@ -90,37 +93,4 @@ impl Input {
 fn weigh(samples: &mut u32, least: f64) -> f64 {
     *samples = samples.saturating_add(1);
     (1.0 / f64::from(*samples)).max(least)
-}
-
-/// A sum over about the last second, in two halves: the last whole second fades out.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct LastSecond {
-    start: u64,
-    current: u64,
-    previous: u64,
-}
-
-const SECOND: u64 = 1_000_000_000;
-
-impl LastSecond {
-    pub(crate) fn add(&mut self, now: u64, amount: u64) {
-        let age = now.saturating_sub(self.start);
-        if age >= SECOND {
-            self.previous = if age < 2 * SECOND { self.current } else { 0 };
-            self.current = 0;
-            self.start = now - age % SECOND;
-        }
-        self.current = self.current.saturating_add(amount);
-    }
-
-    pub(crate) fn sum(&self, now: u64) -> f64 {
-        let age = now.saturating_sub(self.start);
-        let (current, previous, age) = match age / SECOND {
-            0 => (self.current, self.previous, age),
-            1 => (0, self.current, age - SECOND),
-            _ => return 0.0,
-        };
-        let left = 1.0 - age as f64 / SECOND as f64;
-        current as f64 + previous as f64 * left
-    }
 }

@@ -103,14 +103,14 @@ impl Pool {
             self.pace.off();
             return;
         }
-        let rate = if shared { self.price(now) } else { MOST_PACE };
+        let rate = if shared { self.price() } else { MOST_PACE };
         self.pace
             .earn(now, ramp.map_or(rate, |most| rate.min(most)));
     }
 
     /// The pace that the tightest level allows.
-    fn price(&self, now: u64) -> f64 {
-        let guards = self.guards(now);
+    fn price(&self) -> f64 {
+        let guards = self.guards(0);
         let mut tightest = 1.0_f64;
         for (lane, guard) in self.lanes.iter().zip(guards) {
             let Some(bucket) = &lane.bucket else { continue };

@@ -6,7 +6,7 @@ use super::{
     Pool, ReservationId,
     book::Record,
     bucket::{refill, units},
-    guard::HALF_ROUNDING,
+    guard::{HALF_ROUNDING, SIGMAS},
     lane::{INPUT, OUTPUT, REQUESTS},
 };
 use crate::OutputAccounting;
@@ -64,6 +64,3 @@ impl Pool {
         found.map(|(index, _)| index)
     }
 }
-
-/// Three standard errors.
-const SIGMAS: f64 = 3.0;

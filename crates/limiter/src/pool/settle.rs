@@ -123,6 +123,7 @@ impl Pool {
         let mut new = record.charge;
         if let Some(input) = input {
             new[INPUT] = input.min(MAX_CHARGE);
+            self.guessed_input -= std::mem::take(&mut record.guessed_input);
         }
         if let Some(output) = output {
             new[OUTPUT] = output.min(MAX_CHARGE);
@@ -156,7 +157,8 @@ impl Pool {
     /// Everything still counted in the flows counts as seen from here on; the slot is free.
     fn close(&mut self, id: ReservationId) {
         self.heard(id);
-        if let Some(record) = self.book.get(id) {
+        if let Some(record) = self.book.get_mut(id) {
+            self.guessed_input -= std::mem::take(&mut record.guessed_input);
             for (lane, counted) in self.lanes.iter_mut().zip(record.counted) {
                 if lane.counted == Counted::AtEnd {
                     lane.seen = lane.seen.wrapping_add(counted as i64);
@@ -164,9 +166,6 @@ impl Pool {
             }
         }
         self.book.remove(id);
-        if self.book.len() == 0 {
-            self.near.clear();
-        }
     }
 
     /// One more answer: the slow start opens further.

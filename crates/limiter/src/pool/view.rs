@@ -16,7 +16,7 @@ impl Pool {
     #[must_use]
     pub fn snapshot(&self, now: u64) -> ScopeSnapshot {
         let now = now.max(self.now);
-        let guards = self.guards(now);
+        let guards = self.guards(0);
         let mut dimensions = Vec::with_capacity(DIMENSIONS.len() + 1);
         for (index, lane) in self.lanes.iter().enumerate() {
             let Some(mut bucket) = lane.bucket.clone() else {

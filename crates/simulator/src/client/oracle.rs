@@ -1,5 +1,5 @@
 //! Full knowledge: every request waits at the server's own door, first in, first out over all clients,
-//! and is let in at the instant its charge fits. The world keeps the door.
+//! and is let in at the instant its charge fits, the answer it will get included. The world keeps the door.
 
 use super::{Ask, Head, Io, JobId, Strategy};
 

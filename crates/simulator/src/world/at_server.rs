@@ -43,9 +43,17 @@ impl World {
     pub(super) fn open_door(&mut self) {
         let now = self.agenda.now();
         while let Some(id) = self.door.front().copied() {
-            match self.server.admit(now, self.jobs[id as usize].sizes.input) {
+            let Sizes { input, output, .. } = self.jobs[id as usize].sizes;
+            let wait = self.until_produced(output);
+            let admitted = if wait > 0 {
+                Err(wait)
+            } else {
+                self.server.admit(now, input)
+            };
+            match admitted {
                 Ok(()) => {
                     self.door.pop_front();
+                    self.promised += output;
                     self.admitted(id);
                 }
                 Err(wait) => {
@@ -54,6 +62,18 @@ impl World {
                 }
             }
         }
+    }
+
+    /// Nanoseconds until this answer fits behind all that is still to be produced: the door knows how
+    /// long every answer will be, where the server only looks whether there is anything left.
+    fn until_produced(&mut self, output: u64) -> u64 {
+        let gauge = self.server.gauges(self.agenda.now()).output_tokens;
+        let ahead = self.promised - self.server.produced;
+        let missing = (ahead + output) as i64 - gauge.level;
+        if missing <= 0 || ahead == 0 {
+            return 0;
+        }
+        (missing as u64).saturating_mul(60 * SECOND) / gauge.limit.max(1)
     }
 
     pub(super) fn admitted(&mut self, id: JobId) {

@@ -98,6 +98,8 @@ pub(crate) struct World {
     io: Io,
     network: fastrand::Rng,
     door: VecDeque<JobId>,
+    /// Output tokens of all that the door has let in.
+    promised: u64,
     has_door: bool,
     measuring: bool,
     date_off: i64,
@@ -140,6 +142,7 @@ impl World {
             io: Io::default(),
             network: stream(seed, Purpose::Network, 0),
             door: VecDeque::new(),
+            promised: 0,
             has_door: setup.has_door(),
             measuring: false,
             date_off: 0,
