@@ -136,6 +136,14 @@ impl Scene {
 
     /// The lines of a row: the strategy that is held to the goals, under every switch, then the others.
     fn lines(&self, held: Kind, others: &[Kind]) -> Vec<Line> {
+        let mut lines = self.switched(Kind::Ours);
+        lines.extend(self.switched(held));
+        lines.extend(others.iter().map(|kind| self.line(*kind)));
+        lines
+    }
+
+    /// One strategy, held to the goals, under every switch.
+    fn switched(&self, held: Kind) -> Vec<Line> {
         let mut first = self.line(held);
         first.held = true;
         let mut lines = vec![first.clone()];
@@ -156,7 +164,6 @@ impl Scene {
             }
             lines.push(line);
         }
-        lines.extend(others.iter().map(|kind| self.line(*kind)));
         lines
     }
 }

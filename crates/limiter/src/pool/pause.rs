@@ -10,6 +10,10 @@ const FIRST_INFERRED: u64 = 1_000_000_000;
 /// patience must be enough for most of a minute's wait.
 const MOST_SPREAD: u64 = 10_000_000_000;
 
+/// 429s in a row are backed off from up to here even where the server asks for less: it reckons without
+/// the others who take what it refills.
+const MOST_BACKOFF: u64 = 4_000_000_000;
+
 /// One gate for the whole scope, so that requests do not sleep each on its own and come back as a herd.
 #[derive(Debug, Default)]
 pub(crate) struct Pause {
@@ -26,6 +30,12 @@ impl Pause {
 
     pub(crate) const fn succeeded(&mut self) {
         self.strikes = 0;
+    }
+
+    /// Doubles with every 429 in a row.
+    const fn backoff(&self) -> u64 {
+        let doublings = self.strikes.saturating_sub(1);
+        FIRST_INFERRED << if doublings < 30 { doublings } else { 30 }
     }
 
     /// Begins or lengthens the pause after a 429 for a request sent at `sent`, and returns how long it
@@ -49,16 +59,10 @@ impl Pause {
         let (base, most, spread) = match retry_after.filter(|wait| !wait.is_zero()) {
             Some(wait) => {
                 let most = nanos(LimiterConfig::MAX_EXPLICIT_PAUSE);
-                (nanos(wait).min(most), most, MOST_SPREAD)
+                let again = self.backoff().min(MOST_BACKOFF);
+                (nanos(wait).max(again).min(most), most, MOST_SPREAD)
             }
-            None => {
-                let doublings = self.strikes.saturating_sub(1).min(30);
-                (
-                    (FIRST_INFERRED << doublings).min(max_inferred),
-                    max_inferred,
-                    max_inferred,
-                )
-            }
+            None => (self.backoff().min(max_inferred), max_inferred, max_inferred),
         };
         let jitter = if jitter.is_finite() {
             jitter.clamp(0.0, 1.0)

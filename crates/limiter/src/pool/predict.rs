@@ -42,8 +42,8 @@ pub(crate) struct Input {
     samples: u32,
     actual: f64,
     estimated: f64,
-    error_square: f64,
-    size_square: f64,
+    error: f64,
+    size: f64,
 }
 
 impl Input {
@@ -62,10 +62,10 @@ impl Input {
 
     /// The standard error of one estimate after correction, relative to its size.
     pub(crate) fn error(&self) -> f64 {
-        if self.size_square <= 0.0 {
+        if self.size <= 0.0 {
             return if self.samples == 0 { 0.0 } else { PRIOR_ERROR };
         }
-        let error = (self.error_square / self.size_square).sqrt().min(1.0);
+        let error = (self.error / self.size).sqrt().min(1.0);
         if self.is_young() {
             error.max(PRIOR_ERROR)
         } else {
@@ -85,8 +85,9 @@ impl Input {
         let error = actual - expected;
         // A few requests would make it wander.
         let weight = (1.0 / f64::from(self.samples)).max(ERROR_WEIGHT);
-        self.error_square += weight * (error * error - self.error_square);
-        self.size_square += weight * (expected * expected - self.size_square);
+        // Each counts by its size: by the square of it, a few big ones would be all that counts.
+        self.error += weight * (error * error / expected.max(1.0) - self.error);
+        self.size += weight * (expected - self.size);
     }
 }
 

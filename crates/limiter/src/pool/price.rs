@@ -13,6 +13,12 @@ const STEEPNESS: f64 = 10.0;
 /// The level at which one process alone goes at the limit's rate.
 const PAR: f64 = 0.6;
 
+/// The same of a bucket that holds so little that a single big request takes most of it: the level must
+/// be high for one to fit.
+const HIGH_PAR: f64 = 0.85;
+const LITTLE: f64 = 8e9;
+const ENOUGH: f64 = 30e9;
+
 const LEAST_PACE: f64 = 1.0 / 400.0;
 const MOST_PACE: f64 = 4.0;
 
@@ -26,11 +32,17 @@ const MOST_WAIT: f64 = 250_000_000.0;
 /// Time constant of the mean pace, for estimates.
 const MEAN_OVER: f64 = 30_000_000_000.0;
 
-/// The share of the limit's rate at which the tightest level (0 empty, 1 full) lets one process go.
-fn price(level: f64) -> f64 {
-    (STEEPNESS * (level - PAR))
+/// The share of the limit's rate at which a level (0 empty, 1 full) lets one process go.
+fn price(level: f64, par: f64) -> f64 {
+    (STEEPNESS * (level - par))
         .exp()
         .clamp(LEAST_PACE, MOST_PACE)
+}
+
+/// The par of a bucket that holds so many nanoseconds of refill: all who share it know the same.
+fn par(holds: f64) -> f64 {
+    let little = ((ENOUGH - holds) / (ENOUGH - LITTLE)).clamp(0.0, 1.0);
+    PAR + (HIGH_PAR - PAR) * little
 }
 
 /// Credit in nanoseconds of the tightest limit's rate.
@@ -111,13 +123,15 @@ impl Pool {
     /// The pace that the tightest level allows.
     fn price(&self) -> f64 {
         let guards = self.guards(0);
-        let mut tightest = 1.0_f64;
+        let mut least = MOST_PACE;
         for (lane, guard) in self.lanes.iter().zip(guards) {
             let Some(bucket) = &lane.bucket else { continue };
             let room = (bucket.capacity() - guard).max(1) as f64;
-            tightest = tightest.min((bucket.level() - guard) as f64 / room);
+            let level = (bucket.level() - guard) as f64 / room;
+            let holds = bucket.capacity() as f64 / bucket.limit().max(1) as f64;
+            least = least.min(price(level, par(holds)));
         }
-        price(tightest)
+        least
     }
 
     /// What a charge takes of the tightest limit, in nanoseconds of its rate, and no more than fits: a
@@ -159,17 +173,25 @@ mod tests {
 
     #[test]
     fn the_pace_is_the_limits_own_at_par_and_falls_e_times_each_tenth() {
-        assert!((price(0.6) - 1.0).abs() < 1e-12);
-        assert!((price(0.5) * std::f64::consts::E - 1.0).abs() < 1e-12);
-        assert_eq!(price(1.0), 4.0);
-        assert_eq!(price(-3.0), 1.0 / 400.0);
+        assert!((price(0.6, PAR) - 1.0).abs() < 1e-12);
+        assert!((price(0.5, PAR) * std::f64::consts::E - 1.0).abs() < 1e-12);
+        assert_eq!(price(1.0, PAR), 4.0);
+        assert_eq!(price(-3.0, PAR), 1.0 / 400.0);
     }
 
     #[test]
     fn sixteen_are_at_a_sixteenth_at_a_third() {
         let level = PAR - 16_f64.ln() / STEEPNESS;
-        assert!((price(level) * 16.0 - 1.0).abs() < 1e-9);
+        assert!((price(level, PAR) * 16.0 - 1.0).abs() < 1e-9);
         assert!((level - 0.32).abs() < 0.01);
+    }
+
+    #[test]
+    fn a_small_bucket_is_kept_fuller() {
+        assert!((par(60e9) - PAR).abs() < 1e-12);
+        assert!((par(19e9) - (PAR + HIGH_PAR) / 2.0).abs() < 1e-12);
+        assert!((par(5e9) - HIGH_PAR).abs() < 1e-12);
+        assert!(price(1.0, HIGH_PAR) > 1.0, "one alone still gets all of it");
     }
 
     #[test]

@@ -96,6 +96,8 @@ pub(crate) trait Strategy: Send {
 /// A strategy by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
+    /// By the default of [`Sharing`]: it finds out itself.
+    Ours,
     OursShared,
     OursAlone,
     SdkDefault,
@@ -110,6 +112,7 @@ pub(crate) enum Kind {
 impl Kind {
     pub(crate) const fn name(self) -> &'static str {
         match self {
+            Self::Ours => "ours",
             Self::OursShared => "ours, shared",
             Self::OursAlone => "ours, alone",
             Self::SdkDefault => "SDK default",
@@ -123,7 +126,7 @@ impl Kind {
     }
 
     pub(crate) const fn is_ours(self) -> bool {
-        matches!(self, Self::OursShared | Self::OursAlone)
+        matches!(self, Self::Ours | Self::OursShared | Self::OursAlone)
     }
 
     /// A client of this kind that was told these limits; one of `clients`.
@@ -136,6 +139,7 @@ impl Kind {
     ) -> Box<dyn Strategy> {
         let rng = stream(seed, Purpose::Strategy, index);
         match self {
+            Self::Ours => Box::new(ours::Ours::new(told, Sharing::Auto, rng)),
             Self::OursShared => Box::new(ours::Ours::new(told, Sharing::Shared, rng)),
             Self::OursAlone => Box::new(ours::Ours::new(told, Sharing::Exclusive, rng)),
             Self::SdkDefault => Box::new(sdk_default::SdkDefault::new(rng)),
