@@ -194,10 +194,14 @@ impl Model {
             Next::OnChange => assert!(full, "asleep without a reason: {snapshot:?}"),
             Next::At(at) => {
                 assert!(at > self.now && !self.waiting.is_empty());
-                // The input ratio makes up to four of one.
+                // The input ratio makes up to four of one, and what is held back for the error of the first
+                // request's own estimate is at most three of those, and three tenths of the bucket.
                 let guarded = snapshot.dimensions.iter().any(|one| {
+                    let own = (one.capacity / 10 * 3)
+                        .max(one.guard)
+                        .min(one.guard + 72_000);
                     one.dimension != Dimension::Concurrency
-                        && one.available < i64::try_from(one.guard).unwrap() + 24_001
+                        && one.available < i64::try_from(own).unwrap() + 24_001
                 });
                 let capped = snapshot
                     .adaptive_concurrency

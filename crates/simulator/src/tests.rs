@@ -225,7 +225,7 @@ fn every_row_of_the_issue_is_there() {
                 .columns
                 .iter()
                 .any(|column| column.id == id && column.goal.is_some());
-            goal && row.lines.iter().filter(|line| line.held).count() == 3
+            goal && row.lines.iter().filter(|line| line.held).count() == 6
         });
         assert!(held, "{id}");
     }

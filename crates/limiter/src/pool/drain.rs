@@ -60,8 +60,9 @@ pub(crate) struct Drift {
     /// In units.
     net: f64,
     at: u64,
-    /// Since when limit and capacity are what they are.
+    /// Since when limit and capacity are what they are, and the capacity then.
     known_since: u64,
+    fitted: i128,
     ceiling: Option<(i128, u64)>,
 }
 
@@ -71,6 +72,7 @@ impl Drift {
             net: 0.0,
             at: 0,
             known_since: u64::MAX,
+            fitted: 0,
             ceiling: None,
         }
     }
@@ -124,13 +126,14 @@ impl Pool {
         let Some((limit, capacity)) = self.lanes[index].known() else {
             return;
         };
-        let same = known.is_some_and(|(old, fitted)| {
-            old == limit && (fitted - capacity).abs() <= capacity / 20
-        });
         let lane = &mut self.lanes[index];
+        // Against what it was when it was last new: it may creep.
+        let same = known.is_some_and(|(old, _)| old == limit)
+            && (lane.drift.fitted - capacity).abs() <= capacity / 20;
         if !same {
             lane.drift.net = 0.0;
             lane.drift.known_since = now;
+            lane.drift.fitted = capacity;
             if known.is_none_or(|(old, _)| old != limit) {
                 lane.drift.ceiling = None;
             }

@@ -43,13 +43,14 @@ impl Pool {
             }
             self.slow_start = None;
             let known = self.lanes[index].known();
+            let told = self.lanes[index].level();
             self.learn_limit(now, index, gauge, record);
             if seen.rejected {
                 self.lanes[index].peak = 0;
             }
             self.learn_capacity(now, index, gauge, record);
             let level = self.lanes[index].level();
-            self.clamp(now, index, gauge, record);
+            self.clamp(now, index, gauge, record, told);
             self.moved(now, index, record, known, level);
             if let Some((used, found)) = self.lanes[index].warn(index, gauge, seen.warn_percent)
                 && crossing.is_none_or(|(most, _)| used > most)
@@ -153,7 +154,8 @@ impl Pool {
         bucket.set_capacity(learned.max(lane.peak));
     }
 
-    fn clamp(&mut self, now: u64, index: usize, gauge: &Gauge, record: &Record) {
+    /// `told` is the level before this response.
+    fn clamp(&mut self, now: u64, index: usize, gauge: &Gauge, record: &Record, told: i128) {
         let error = match index {
             INPUT | TOTAL => SIGMAS * self.input.error(),
             _ => 0.0,
@@ -164,7 +166,7 @@ impl Pool {
         let (Some(bucket), Some(level)) = (&mut lane.bucket, gauge.remaining) else {
             return;
         };
-        lane.observed = true;
+        let first = !std::mem::replace(&mut lane.observed, true);
         let rounding = if index == REQUESTS {
             0
         } else {
@@ -183,6 +185,10 @@ impl Pool {
             level - rounding - signed_units(unsure) - float_units(wrong)
         };
         let high = (level + rounding).saturating_add(flight);
+        if first && told > high && low > i128::MIN {
+            // We were told too much: then as low as it can be, the next responses raise it.
+            bucket.clamp(low, low);
+        }
         bucket.clamp(low, high);
     }
 }
