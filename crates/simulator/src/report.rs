@@ -20,12 +20,14 @@ other traffic unless stated. Virtual time, fixed seeds. What it proves it proves
   headers     tokens rounded to 1,000, reset in whole seconds; levels as at admission unless stated
   refusals    429 with retry-after in whole seconds; cost nothing unless stated
   estimates   of input have a standard error of 3 %; the server's own estimate is exact; output by its mean
-  ours        limits configured, headers read, slow start at 8 requests; a 429 is retried until it is answered
+  ours        limits configured, headers read, slow start at 8 requests; a 429 is retried until it is answered;
+              \"ours\" is the default, which finds out by itself whether others share the key; \"shared\" and \"alone\"
+              were told so
   measured    after 5 minutes of warm-up, an hour unless stated; saturated means 512 workers in all (1,024 from 32
               processes on), each of which asks again as soon as it has its answer
   not documented by the API, so both settings are run: does a refused request cost RPM; do headers show the levels at
   admission or at response. A figure is the worst of all seeds. A 429 counts as avoidable whenever the oracle (first
-  in, first out at the server's own door) gets none, and it never gets one.
+  in, first out at the server's own door, with the length of each answer known) gets none, and it never gets one.
 ";
 
 /// One figure of the table.

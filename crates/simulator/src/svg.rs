@@ -19,7 +19,8 @@ const TOP: f64 = 92.0;
 const PLOT: (f64, f64) = (300.0, 74.0);
 const GAP: (f64, f64) = (48.0, 36.0);
 
-const SHOWN: [Kind; 6] = [
+const SHOWN: [Kind; 7] = [
+    Kind::Ours,
     Kind::OursShared,
     Kind::SdkDefault,
     Kind::BackoffForever,

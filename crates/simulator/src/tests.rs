@@ -260,5 +260,5 @@ fn the_picture_is_whole() {
     let svg = crate::picture(1);
     assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n"));
     assert!(!svg.contains("NaN") && !svg.contains("inf"));
-    assert_eq!(svg.matches("<path ").count(), 18);
+    assert_eq!(svg.matches("<path ").count(), 21);
 }
