@@ -282,3 +282,6 @@ impl Pool {
         std::array::from_fn(|lane| self.lanes[lane].sent)
     }
 }
+
+#[cfg(test)]
+mod tests;
