@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::PoisonError,
     task::{Context, Waker},
     time::{Duration, SystemTime},
 };
@@ -15,6 +15,7 @@ use super::wakes::Wakes;
 use crate::{
     Ask, Books, LimiterConfig, Pool, PoolLimits, ScopeSnapshot, Settlement,
     pool::{Enqueued, Next, PoolAsk, QueuePlace, ReservationId, Seen, Ticket},
+    sync::{self, Mutex, MutexGuard},
 };
 
 /// One scope: its pool behind a lock, and those who wait for it.
@@ -62,7 +63,7 @@ impl Desk {
         limits: &PoolLimits,
         config: LimiterConfig,
     ) -> Self {
-        let now = since(start, Instant::now());
+        let now = since(start, sync::now());
         Self {
             limiter,
             scope: scope.clone(),
@@ -158,7 +159,7 @@ impl Desk {
 
     /// Where a request waits.
     pub(super) fn place(&self, ticket: Ticket) -> Option<QueuePlace> {
-        let now = self.nanos(Instant::now());
+        let now = self.nanos(sync::now());
         self.lock().pool.place(now, ticket)
     }
 
@@ -172,13 +173,13 @@ impl Desk {
     }
 
     pub(super) fn snapshot(&self) -> ScopeSnapshot {
-        let now = self.nanos(Instant::now());
+        let now = self.nanos(sync::now());
         self.lock().pool.snapshot(now)
     }
 
     /// When it was last asked, if nothing is in flight, waits or is paused.
     pub(super) fn idle_since(&self) -> Option<u64> {
-        let now = self.nanos(Instant::now());
+        let now = self.nanos(sync::now());
         let state = self.lock();
         state.pool.is_idle(now).then_some(state.used_at)
     }
@@ -301,3 +302,6 @@ fn since(start: Instant, at: Instant) -> u64 {
 fn whole_nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests;
