@@ -28,7 +28,7 @@ use crate::{
 };
 
 const SCHEDULES: usize = if cfg!(debug_assertions) {
-    4_000
+    5_000
 } else {
     20_000
 };
