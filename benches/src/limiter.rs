@@ -5,12 +5,15 @@ use std::{
     num::{NonZeroU32, NonZeroU64},
     pin::Pin,
     process::Command,
-    sync::{Arc, Mutex},
+    sync::{Arc, LazyLock, Mutex},
     task::{Context, Poll, Wake, Waker},
 };
 
 use futures_util::FutureExt;
-use governor::{Quota, RateLimiter};
+use governor::{
+    Quota, RateLimiter,
+    clock::{DefaultClock, MonotonicClock, ReasonablyRealtime},
+};
 use tower_claude_core::{Cost, Scope, Tenant};
 use tower_claude_limiter::{
     Ask, Limiter, LimiterConfig, Limits, LocalAcquire, LocalLimiter, Reservation, Settlement,
@@ -23,9 +26,15 @@ pub(crate) const QUEUES: [usize; 3] = [1_000, 10_000, 100_000];
 
 const TENANTS: usize = 100;
 
+/// To make a long queue takes many instructions, and never quite the same number: so many calls that this
+/// does not show.
+fn probe(waiting: usize) -> u64 {
+    (waiting as u64 / 2).max(10_000)
+}
+
 /// One reservation from beginning to end over all dimensions, and one question of a peer that has one.
 /// Nobody waits.
-pub(crate) fn reservations() -> [Case; 2] {
+pub(crate) fn reservations() -> [Case; 3] {
     let requests = NonZeroU64::new(1_000_000_000_000).expect("not 0");
     let tokens = NonZeroU64::new(1_000_000_000_000_000).expect("not 0");
     let limiter = LocalLimiter::new(
@@ -38,8 +47,6 @@ pub(crate) fn reservations() -> [Case; 2] {
             .with_concurrency(NonZeroU32::new(1_000_000).expect("not 0")),
     );
     let scope = Scope::named("bench");
-    let cells = NonZeroU32::new(1_000_000_000).expect("not 0");
-    let governor = Arc::new(RateLimiter::direct(Quota::per_second(cells)));
     [
         Case::new("reserve, send and settle, six limits", move || {
             let limiter = limiter.clone();
@@ -56,15 +63,34 @@ pub(crate) fn reservations() -> [Case; 2] {
                 }
             })
         }),
-        Case::new("governor: check, one limit", move || {
-            let governor = governor.clone();
-            Box::new(move |calls| {
-                for _ in 0..calls {
-                    assert!(governor.check().is_ok(), "far below the limit");
-                }
-            })
-        }),
+        governed("governor: check, one limit", || MonotonicClock),
+        // It finds out first how fast its own clock is, in another number of instructions each time.
+        governed(
+            "governor: check, one limit, by its own clock",
+            DefaultClock::default,
+        )
+        .with_probe(0),
     ]
+}
+
+/// A check by this clock, which is made when it is needed: one of them takes its time to begin.
+fn governed<C>(name: &str, clock: fn() -> C) -> Case
+where
+    C: ReasonablyRealtime + Send + Sync + 'static,
+    C::Instant: Send + Sync,
+{
+    let governor = Arc::new(LazyLock::new(move || {
+        let cells = NonZeroU32::new(1_000_000_000).expect("not 0");
+        RateLimiter::direct_with_clock(Quota::per_second(cells), clock())
+    }));
+    Case::new(name, move || {
+        let governor = governor.clone();
+        Box::new(move |calls| {
+            for _ in 0..calls {
+                assert!(governor.check().is_ok(), "far below the limit");
+            }
+        })
+    })
 }
 
 /// With so many waiting: one is let out or gives up, wherever it stands, and another comes.
@@ -74,12 +100,14 @@ pub(crate) fn queue(waiting: usize) -> [Case; 2] {
             let mut queue = Queue::new(waiting);
             let worker: Worker = Box::new(move |calls| (0..calls).for_each(|_| queue.let_out()));
             worker
-        }),
+        })
+        .with_probe(probe(waiting)),
         Case::new(format!("give up and come, {waiting} waiting"), move || {
             let mut queue = Queue::new(waiting);
             let worker: Worker = Box::new(move |calls| (0..calls).for_each(|_| queue.give_up()));
             worker
-        }),
+        })
+        .with_probe(probe(waiting)),
     ]
 }
 

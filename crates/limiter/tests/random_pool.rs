@@ -102,7 +102,11 @@ impl Model {
         // The head as often as anybody behind it.
         let mut waiting: Vec<Ticket> = self.waiting.iter().copied().collect();
         waiting.sort();
-        let at = self.rng.bool().then(|| self.rng.usize(0..50)).unwrap_or(0);
+        let at = if self.rng.bool() {
+            self.rng.usize(0..50)
+        } else {
+            0
+        };
         if let Some(ticket) = waiting.get(at % waiting.len().max(1)).copied() {
             assert!(self.pool.cancel(ticket));
             assert!(!self.pool.cancel(ticket), "twice");

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use foldhash::fast::RandomState;
 use tokio::time::Instant;
 use tower_claude_core::{Crossing, Ledger, LimiterId, Observation, Refusal, Scope};
 
@@ -28,7 +29,8 @@ pub(super) struct Desk {
 
 struct State {
     pool: Pool,
-    waiting: HashMap<Ticket, Waiting>,
+    /// Tickets are numbers of our own making.
+    waiting: HashMap<Ticket, Waiting, RandomState>,
     granted: Vec<(Ticket, ReservationId)>,
     used_at: u64,
 }
@@ -70,7 +72,7 @@ impl Desk {
             start,
             state: Mutex::new(State {
                 pool: Pool::new(scope, limits, config, now).with_wall_time(now, SystemTime::now()),
-                waiting: HashMap::new(),
+                waiting: HashMap::default(),
                 granted: Vec::new(),
                 used_at: now,
             }),

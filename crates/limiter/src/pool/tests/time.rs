@@ -82,7 +82,10 @@ impl Played {
             }
             (4, Some(id)) => {
                 let odd = [f64::NAN, f64::INFINITY, -1.0, 0.5];
-                let wait = (event.tokens % 2 == 0).then(|| Duration::from_secs(event.date));
+                let wait = event
+                    .tokens
+                    .is_multiple_of(2)
+                    .then(|| Duration::from_secs(event.date));
                 let jitter = odd[event.tokens as usize % 4];
                 self.pool.rate_limited(now, id, wait, jitter);
             }
