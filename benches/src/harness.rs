@@ -15,7 +15,7 @@ pub(crate) struct Case {
     pub(crate) name: String,
     /// Items that one call handles, e.g. events of a stream.
     pub(crate) items: u64,
-    /// Calls that are enough to count instructions.
+    /// Calls that are enough to count instructions; none are counted at zero.
     pub(crate) probe: u64,
     make: Box<dyn Fn() -> Worker>,
 }
@@ -50,6 +50,7 @@ impl Case {
         self
     }
 
+    /// Zero where start and warm-up take a different number of instructions each time.
     pub(crate) const fn with_probe(mut self, calls: u64) -> Self {
         self.probe = calls;
         self

@@ -23,6 +23,9 @@ impl Counter {
 
     /// Instructions per item: the difference of two runs, so that start and warm-up cancel out.
     pub(crate) fn count(&self, case: &Case) -> Option<f64> {
+        if case.probe == 0 {
+            return None;
+        }
         let once = self.run(&case.name, case.probe)?;
         let twice = self.run(&case.name, case.probe * 2)?;
         Some(twice.saturating_sub(once) as f64 / (case.probe * case.items) as f64)

@@ -2,12 +2,10 @@
 
 use std::num::{NonZeroU32, NonZeroU64};
 
-use futures_util::FutureExt;
-use tokio::time::Instant;
 use tower::Layer;
-use tower_claude_core::{Cost, RequestBody, Scope};
+use tower_claude_core::RequestBody;
 use tower_claude_header_budget::HeaderBudgetLayer;
-use tower_claude_limiter::{Ask, Limiter, Limits, LocalLimiter, Settlement};
+use tower_claude_limiter::Limits;
 use tower_claude_retry::RetryLayer;
 use tower_claude_token_bucket::TokenBucketLayer;
 
@@ -53,26 +51,4 @@ pub(crate) fn cases() -> Vec<Case> {
             http_body_util::Full::new,
         ),
     ]
-}
-
-/// One reservation from beginning to end, with all dimensions limited and nobody waiting.
-pub(crate) fn limiter() -> Case {
-    let limiter = LocalLimiter::new(limits());
-    let scope = Scope::named("bench");
-    Case::new("reserve, send and settle", move || {
-        let limiter = limiter.clone();
-        let scope = scope.clone();
-        Box::new(move |calls| {
-            for _ in 0..calls {
-                let ask = Ask::new(scope.clone(), Cost::new(500, 100));
-                let reservation = limiter.acquire(ask).now_or_never();
-                let mut reservation = reservation
-                    .expect("nobody waits")
-                    .expect("far below the limits");
-                reservation.sent();
-                reservation.settle(Settlement::NotSent);
-            }
-            std::hint::black_box(Instant::now());
-        })
-    })
 }

@@ -1,14 +1,15 @@
 //! Per-call overhead of the layers beside floors and peers.
 //!
 //! `cargo bench -p tower-claude-benches` prints everything in about a minute and a half. Options, after `--`:
-//! `--check` exits with 1 when a goal falls short (goals are ratios), `--no-instructions` leaves
-//! valgrind out, `--case NAME --calls N` runs one row only, for a profiler.
+//! `--check` exits with 1 when a goal falls short (nearly all goals are ratios), `--no-instructions` leaves
+//! valgrind out, `--case NAME --calls N` runs one row only, for a profiler, `--limiter` its section only.
 #![forbid(unsafe_code)]
 
 mod floor;
 mod harness;
 mod instructions;
 mod layers;
+mod limiter;
 mod parsing;
 mod peers;
 mod report;
@@ -37,6 +38,12 @@ pub fn run(arguments: impl Iterator<Item = String>) -> ExitCode {
         let calls = value("--calls").and_then(|calls| calls.parse().ok());
         return run_one(name, calls.unwrap_or(1));
     }
+    if has("--waiting") {
+        limiter::count_bytes()
+            .iter()
+            .for_each(|bytes| println!("{bytes}"));
+        return ExitCode::SUCCESS;
+    }
     // `cargo test` starts benches too: then it is enough that every row runs.
     if !has("--bench") {
         all().iter().for_each(|case| case.worker()(1));
@@ -52,11 +59,14 @@ pub fn run(arguments: impl Iterator<Item = String>) -> ExitCode {
         Counter::find()
     };
     let mut report = Report::new(effort, counter);
-    per_call(&mut report);
-    limiter(&report);
-    heads(&mut report);
-    streams(&mut report);
-    bodies(&mut report);
+    if !has("--limiter") {
+        per_call(&mut report);
+        heads(&mut report);
+        streams(&mut report);
+        bodies(&mut report);
+    }
+    reservations(&mut report);
+    queues(&mut report);
     if has("--check") && !report.is_good() {
         return ExitCode::FAILURE;
     }
@@ -64,7 +74,7 @@ pub fn run(arguments: impl Iterator<Item = String>) -> ExitCode {
 }
 
 fn run_one(name: &str, calls: u64) -> ExitCode {
-    let parts: [fn() -> Vec<Case>; 3] = [call_cases, || vec![layers::limiter()], parsing::all];
+    let parts: [fn() -> Vec<Case>; 3] = [call_cases, limiter_cases, parsing::all];
     let mut cases = parts.into_iter().flat_map(|cases| cases());
     match cases.find(|case| case.name == name) {
         Some(case) => {
@@ -81,8 +91,14 @@ fn run_one(name: &str, calls: u64) -> ExitCode {
 
 fn all() -> Vec<Case> {
     let mut cases = call_cases();
-    cases.push(layers::limiter());
+    cases.extend(limiter_cases());
     cases.extend(parsing::all());
+    cases
+}
+
+fn limiter_cases() -> Vec<Case> {
+    let mut cases: Vec<Case> = limiter::reservations().into();
+    cases.extend(limiter::QUEUES.into_iter().flat_map(limiter::queue));
     cases
 }
 
@@ -120,10 +136,32 @@ fn per_call(report: &mut Report) {
     report.ratio(ours, theirs, None, None);
 }
 
-fn limiter(report: &Report) {
-    let rows = report.measure(&[layers::limiter()], true);
-    report.title("The limiter alone, four dimensions limited, nobody waiting");
+fn reservations(report: &mut Report) {
+    report.title(
+        "The limiter: requests, input, output, total, a day's tokens and concurrency limited",
+    );
+    let rows = report.measure(&limiter::reservations(), true);
     rows.iter().for_each(|row| report.row(row));
+    report.at_most("1 thread, ns", rows[0].one, 400.0);
+    report.ratio(&rows[0], &rows[1], None, None);
+}
+
+/// From the fewest to the most that wait, costs may grow as the logarithm does.
+fn queues(report: &mut Report) {
+    report.title("The limiter: long queues of 100 tenants");
+    let [few, _, many] = limiter::QUEUES;
+    let growth = (many as f64).ln() / (few as f64).ln();
+    let cases = limiter::QUEUES.into_iter().flat_map(limiter::queue);
+    let rows = report.measure(&cases.collect::<Vec<_>>(), false);
+    rows.iter().for_each(|row| report.row(row));
+    for at in [0, 1] {
+        let (few, many) = (&rows[at], &rows[rows.len() - 2 + at]);
+        report.growth(many, few, growth);
+    }
+    match limiter::bytes() {
+        Some(bytes) => report.at_most("bytes of memory for each that waits", bytes, 1_024.0),
+        None => println!("    bytes for each that waits: the system does not tell"),
+    }
 }
 
 fn heads(report: &mut Report) {

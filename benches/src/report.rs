@@ -115,6 +115,27 @@ impl Report {
         }
     }
 
+    /// Prints how the cost grows from `to` to `of`. Instructions are held to the goal; times, in which memory
+    /// that is further away counts too, only where there are none.
+    pub(crate) fn growth(&mut self, of: &Row, to: &Row, goal: f64) {
+        println!("{} / {}:", of.name, to.name);
+        let counts = of.instructions.zip(to.instructions);
+        let goal = Some((goal * 100.0).floor() / 100.0);
+        self.goal(
+            "1 thread",
+            of.one / to.one,
+            goal.filter(|_| counts.is_none()),
+        );
+        if let Some((of, to)) = counts {
+            self.goal("instructions", of / to, goal);
+        }
+    }
+
+    /// Prints a figure that is not to be over its goal.
+    pub(crate) fn at_most(&mut self, what: &str, figure: f64, goal: f64) {
+        self.goal(what, figure, Some(goal));
+    }
+
     fn goal(&mut self, what: &str, ratio: f64, goal: Option<f64>) {
         let verdict = match goal {
             None => String::new(),

@@ -49,6 +49,7 @@ mod reservation;
 mod settlement;
 mod shares;
 mod snapshot;
+mod sync;
 
 pub use config::{LimiterConfig, OutputAccounting};
 pub use day::Day;

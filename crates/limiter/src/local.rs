@@ -12,7 +12,7 @@ use tower_claude_core::{LimiterId, Scope};
 
 pub use acquire::LocalAcquire;
 
-use crate::{Ask, Limiter, LimiterConfig, Limits, QueuePlace, ScopeSnapshot};
+use crate::{Ask, Limiter, LimiterConfig, Limits, QueuePlace, ScopeSnapshot, sync};
 use desk::Desk;
 use map::Map;
 
@@ -48,7 +48,7 @@ impl LocalLimiter {
         Self {
             shared: Arc::new(Shared {
                 id: LimiterId::unique(),
-                start: Instant::now(),
+                start: sync::now(),
                 limits,
                 map: Map::new(config.max_scopes),
                 config,

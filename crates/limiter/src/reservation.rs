@@ -7,7 +7,7 @@ use tower_claude_core::{
     CallContext, Crossing, Ledger, LimiterId, Observation, ReservationHandle, Scope,
 };
 
-use crate::Settlement;
+use crate::{Settlement, sync};
 
 /// The books behind reservations: a [`Ledger`] that can also settle. Ids that are settled are ignored.
 pub trait Books: Ledger {
@@ -115,7 +115,7 @@ impl Reservation {
             if let Some(context) = self.left_in.take() {
                 context.forget_reservation(self.books.limiter(), self.id);
             }
-            self.books.settle(self.id, settlement, Instant::now());
+            self.books.settle(self.id, settlement, sync::now());
         }
     }
 }

@@ -10,7 +10,6 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{Instant, Sleep, sleep_until};
 use tower_claude_core::{Reason, Refusal};
 
 use super::{
@@ -20,6 +19,7 @@ use super::{
 use crate::{
     Ask, Reservation,
     pool::{Enqueued, QueuePlace, Ticket},
+    sync::{self, Sleep, sleep_until},
 };
 
 const NAME: &str = "limiter";
@@ -93,7 +93,7 @@ impl Future for LocalAcquire {
                     self.step = Step::Ask { desk, ask };
                 }
                 Step::Ask { desk, ask } => {
-                    let now = desk.nanos(Instant::now());
+                    let now = desk.nanos(sync::now());
                     match desk.enqueue(now, &ask)? {
                         Enqueued::Granted(id) => {
                             let reservation = Reservation::new(desk, id.to_bits(), Duration::ZERO);
@@ -138,7 +138,7 @@ impl Queued {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Reservation, Refusal>> {
         loop {
-            let now = self.desk.nanos(Instant::now());
+            let now = self.desk.nanos(sync::now());
             match self.desk.look(now, self.ticket, self.expiry, cx) {
                 Look::Granted(id) => {
                     self.taken = true;
@@ -188,7 +188,7 @@ impl Queued {
 impl Drop for Queued {
     fn drop(&mut self) {
         if !self.taken {
-            let now = self.desk.nanos(Instant::now());
+            let now = self.desk.nanos(sync::now());
             self.desk.give_up(now, self.ticket);
         }
     }

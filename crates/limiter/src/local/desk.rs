@@ -3,11 +3,12 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::PoisonError,
     task::{Context, Waker},
     time::{Duration, SystemTime},
 };
 
+use foldhash::fast::RandomState;
 use tokio::time::Instant;
 use tower_claude_core::{Crossing, Ledger, LimiterId, Observation, Refusal, Scope};
 
@@ -15,6 +16,7 @@ use super::wakes::Wakes;
 use crate::{
     Ask, Books, LimiterConfig, Pool, PoolLimits, ScopeSnapshot, Settlement,
     pool::{Enqueued, Next, PoolAsk, QueuePlace, ReservationId, Seen, Ticket},
+    sync::{self, Mutex, MutexGuard},
 };
 
 /// One scope: its pool behind a lock, and those who wait for it.
@@ -27,7 +29,8 @@ pub(super) struct Desk {
 
 struct State {
     pool: Pool,
-    waiting: HashMap<Ticket, Waiting>,
+    /// Tickets are numbers of our own making.
+    waiting: HashMap<Ticket, Waiting, RandomState>,
     granted: Vec<(Ticket, ReservationId)>,
     used_at: u64,
 }
@@ -62,14 +65,14 @@ impl Desk {
         limits: &PoolLimits,
         config: LimiterConfig,
     ) -> Self {
-        let now = since(start, Instant::now());
+        let now = since(start, sync::now());
         Self {
             limiter,
             scope: scope.clone(),
             start,
             state: Mutex::new(State {
                 pool: Pool::new(scope, limits, config, now).with_wall_time(now, SystemTime::now()),
-                waiting: HashMap::new(),
+                waiting: HashMap::default(),
                 granted: Vec::new(),
                 used_at: now,
             }),
@@ -158,7 +161,7 @@ impl Desk {
 
     /// Where a request waits.
     pub(super) fn place(&self, ticket: Ticket) -> Option<QueuePlace> {
-        let now = self.nanos(Instant::now());
+        let now = self.nanos(sync::now());
         self.lock().pool.place(now, ticket)
     }
 
@@ -172,13 +175,13 @@ impl Desk {
     }
 
     pub(super) fn snapshot(&self) -> ScopeSnapshot {
-        let now = self.nanos(Instant::now());
+        let now = self.nanos(sync::now());
         self.lock().pool.snapshot(now)
     }
 
     /// When it was last asked, if nothing is in flight, waits or is paused.
     pub(super) fn idle_since(&self) -> Option<u64> {
-        let now = self.nanos(Instant::now());
+        let now = self.nanos(sync::now());
         let state = self.lock();
         state.pool.is_idle(now).then_some(state.used_at)
     }
@@ -301,3 +304,6 @@ fn since(start: Instant, at: Instant) -> u64 {
 fn whole_nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

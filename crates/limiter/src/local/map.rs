@@ -2,13 +2,14 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, PoisonError},
 };
 
 use foldhash::fast::RandomState;
 use tower_claude_core::Scope;
 
 use super::desk::Desk;
+use crate::sync::RwLock;
 
 /// Keyed anew for every map, since a client may name the group; and quick, since every request looks
 /// here once.

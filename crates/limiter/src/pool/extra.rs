@@ -88,6 +88,14 @@ impl Extra {
         }
     }
 
+    #[cfg(test)]
+    pub(super) const fn bucket(&self) -> Option<&Bucket> {
+        match &self.kind {
+            Kind::Minute(bucket) => Some(bucket),
+            Kind::Day(_) => None,
+        }
+    }
+
     pub(super) fn advance(&mut self, now: u64) {
         match &mut self.kind {
             Kind::Minute(bucket) => bucket.refill(now),

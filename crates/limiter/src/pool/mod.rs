@@ -254,3 +254,6 @@ impl Pool {
         self.now
     }
 }
+
+#[cfg(test)]
+mod tests;

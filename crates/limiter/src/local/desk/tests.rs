@@ -1,0 +1,308 @@
+//! Threads that ask, give up, use, observe, pause and settle, in very many orders of their steps: whenever
+//! all of them sleep nobody is admissible or expired, the head wakes in time, and in the end nothing is
+//! held, queued or armed.
+
+use std::{
+    future::Future,
+    num::{NonZeroU32, NonZeroU64},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Wake, Waker},
+    time::{Duration, SystemTime},
+};
+
+use shuttle::{
+    Config, Runner,
+    rand::{Rng, thread_rng},
+    scheduler::{PctScheduler, RandomScheduler, Scheduler},
+    sync::{Condvar, Mutex},
+    thread,
+};
+use tower_claude_core::{Class, Cost, Kind, Observation, Priority, Refusal, Scope, Tenant};
+use tower_claude_wire::{RateLimits, Usage};
+
+use super::Desk;
+use crate::{
+    Ask, Limiter, LimiterConfig, Limits, LocalLimiter, Reservation, Settlement, Sharing,
+    pool::Next, sync::by_hand as clock,
+};
+
+const SCHEDULES: usize = if cfg!(debug_assertions) {
+    5_000
+} else {
+    20_000
+};
+const THREADS: usize = 4;
+
+/// Who sleeps, who was woken, who is done.
+#[derive(Default)]
+struct Minds {
+    asleep: [bool; THREADS],
+    woken: [bool; THREADS],
+    done: [bool; THREADS],
+    /// Reservations held.
+    held: usize,
+}
+
+#[derive(Default)]
+struct House {
+    minds: Mutex<Minds>,
+    changed: Condvar,
+}
+
+struct Sleeper {
+    house: Arc<House>,
+    thread: usize,
+}
+
+impl Wake for Sleeper {
+    fn wake(self: Arc<Self>) {
+        self.house.change(|minds| minds.woken[self.thread] = true);
+    }
+}
+
+impl House {
+    fn change<T>(&self, change: impl FnOnce(&mut Minds) -> T) -> T {
+        let result = change(&mut self.minds.lock().unwrap());
+        self.changed.notify_all();
+        result
+    }
+
+    /// Sleeps until woken.
+    fn sleep(&self, thread: usize) {
+        let mut minds = self.minds.lock().unwrap();
+        minds.asleep[thread] = true;
+        self.changed.notify_all();
+        while !minds.woken[thread] {
+            minds = self.changed.wait(minds).unwrap();
+        }
+        minds.asleep[thread] = false;
+        minds.woken[thread] = false;
+    }
+
+    /// Waits until nothing happens without the clock; true when nothing ever will.
+    fn rest(&self) -> bool {
+        let mut minds = self.minds.lock().unwrap();
+        loop {
+            let at_rest = |at: usize| minds.done[at] || minds.asleep[at] && !minds.woken[at];
+            if (0..THREADS).all(at_rest) {
+                return minds.done.iter().all(|done| *done);
+            }
+            minds = self.changed.wait(minds).unwrap();
+        }
+    }
+}
+
+/// One of those who use the limiter.
+struct Caller {
+    house: Arc<House>,
+    thread: usize,
+    limiter: LocalLimiter,
+}
+
+impl Caller {
+    fn waker(&self) -> Waker {
+        Waker::from(Arc::new(Sleeper {
+            house: self.house.clone(),
+            thread: self.thread,
+        }))
+    }
+
+    fn wait<F: Future>(&self, mut future: Pin<&mut F>) -> F::Output {
+        let waker = self.waker();
+        loop {
+            match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+                Poll::Ready(output) => return output,
+                Poll::Pending => self.house.sleep(self.thread),
+            }
+        }
+    }
+
+    fn ask(&self) -> Ask {
+        let mut rng = thread_rng();
+        let priorities = [Priority::Batch, Priority::Normal, Priority::Interactive];
+        let tenants = [None, Some("a"), Some("b")];
+        let cost = Cost::new(rng.gen_range(0..2_000), rng.gen_range(0..300));
+        let wait = rng.gen_range(0..3) == 0;
+        Ask::new(Scope::named("explored"), cost)
+            .with_priority(priorities[rng.gen_range(0..3)])
+            .with_tenant(tenants[rng.gen_range(0..3)].map(|name| Tenant(Arc::from(name))))
+            .with_max_wait(wait.then(|| Duration::from_millis(rng.gen_range(0..1_500))))
+    }
+
+    /// Waits to the end, or gives up at any moment, also when it was let out and does not know yet.
+    fn acquire(&self) -> Option<Result<Reservation, Refusal>> {
+        let mut future = Box::pin(self.limiter.acquire(self.ask()));
+        if thread_rng().gen_range(0..3) > 0 {
+            return Some(self.wait(future.as_mut()));
+        }
+        // A waker of its own, since it does not sleep.
+        let mut polls = thread_rng().gen_range(1..3);
+        let waker = Waker::noop();
+        while polls > 0 {
+            let polled = future.as_mut().poll(&mut Context::from_waker(waker));
+            if let Poll::Ready(result) = polled {
+                return Some(result);
+            }
+            polls -= 1;
+            thread::yield_now();
+        }
+        None
+    }
+
+    fn live(&self) {
+        for _ in 0..3 {
+            let Some(Ok(reservation)) = self.acquire() else {
+                continue;
+            };
+            self.house.change(|minds| minds.held += 1);
+            self.use_up(reservation);
+        }
+        self.house.change(|minds| minds.done[self.thread] = true);
+    }
+
+    fn use_up(&self, mut reservation: Reservation) {
+        let mut rng = thread_rng();
+        if rng.gen_range(0..5) > 0 {
+            reservation.sent();
+        }
+        if rng.r#gen() {
+            let wait = Duration::from_millis(rng.gen_range(1..900));
+            self.wait(Box::pin(clock::sleep_until(clock::now() + wait)).as_mut());
+        }
+        if rng.r#gen() {
+            self.observe(&reservation);
+        }
+        if rng.r#gen() {
+            reservation.produced(rng.gen_range(0..600), clock::now());
+        }
+        if rng.r#gen() {
+            reservation.true_up_input(rng.gen_range(0..3_000), clock::now());
+        }
+        let mut usage = Usage::default();
+        usage.input_tokens = rng.r#gen::<bool>().then(|| rng.gen_range(0..3_000));
+        usage.output_tokens = rng.r#gen::<bool>().then(|| rng.gen_range(0..600));
+        // Before it is gone: afterwards somebody else may have it already.
+        self.house.change(|minds| minds.held -= 1);
+        match rng.gen_range(0..5) {
+            0 => drop(reservation),
+            1 => reservation.settle(Settlement::Rejected),
+            2 => reservation.settle(Settlement::Failed { usage }),
+            _ => reservation.settle(Settlement::Used { usage }),
+        }
+    }
+
+    fn observe(&self, reservation: &Reservation) {
+        let mut rng = thread_rng();
+        let mut limits = RateLimits::default();
+        // Up and down.
+        limits.input_tokens.limit = Some([60_000, 30_000, 120_000][rng.gen_range(0..3)]);
+        limits.input_tokens.remaining = Some(rng.gen_range(0..4) * 1_000);
+        let rejected = rng.gen_range(0..4) == 0;
+        let kind = if rejected {
+            Kind::RateLimited
+        } else {
+            Kind::Success
+        };
+        let date = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        let now = clock::now();
+        let handle = reservation.handle();
+        handle.observe(&Observation::new(
+            &limits,
+            Some(date),
+            Class::new(kind),
+            now,
+        ));
+        if rejected {
+            let wait = rng
+                .r#gen::<bool>()
+                .then(|| Duration::from_millis(rng.gen_range(0..700)));
+            handle.pause(wait, now);
+        }
+    }
+}
+
+fn limiter() -> LocalLimiter {
+    let n = |value| NonZeroU64::new(value).unwrap();
+    let limits = Limits::new()
+        .with_requests_per_minute(n(600))
+        .with_input_tokens_per_minute(n(60_000))
+        .with_output_tokens_per_minute(n(12_000))
+        .with_concurrency(NonZeroU32::new(2).unwrap())
+        .with_burst(Duration::from_secs(2));
+    let config = LimiterConfig::new()
+        .with_sharing(Sharing::Exclusive)
+        .with_learn_output(false)
+        .with_calibrate_input(false);
+    LocalLimiter::with_config(limits, config)
+}
+
+/// Everybody sleeps: is anybody admissible or expired, and is the head's timer set?
+fn check(desk: &Desk, house: &House) {
+    let now = desk.nanos(clock::now());
+    let mut state = desk.lock();
+    let mut granted = Vec::new();
+    let next = state.pool.poll(now, &mut granted);
+    assert!(granted.is_empty(), "asleep while admissible");
+    assert_eq!(state.waiting.len(), state.pool.queued(), "lost");
+    assert_eq!(state.pool.in_flight(), house.minds.lock().unwrap().held);
+    for waiting in state.waiting.values() {
+        assert!(waiting.granted.is_none(), "asleep with its grant");
+        assert!(waiting.armed > now, "asleep while expired");
+    }
+    if let (Next::At(at), Some(head)) = (next, state.pool.head()) {
+        let armed = state.waiting[&head].armed;
+        assert!(armed <= at, "the head wakes at {armed}, not at {at}");
+        assert!(clock::next_timer().is_some_and(|timer| desk.nanos(timer) <= at));
+    }
+}
+
+fn explored() {
+    clock::start();
+    fastrand::seed(thread_rng().r#gen());
+    let (house, limiter) = (Arc::new(House::default()), limiter());
+    let threads: Vec<_> = (0..THREADS)
+        .map(|thread| {
+            let caller = Caller {
+                house: house.clone(),
+                thread,
+                limiter: limiter.clone(),
+            };
+            thread::spawn(move || caller.live())
+        })
+        .collect();
+    let desk = loop {
+        let done = house.rest();
+        let desk = limiter.shared.desk(&Scope::named("explored"));
+        check(&desk, &house);
+        if done {
+            break desk;
+        }
+        assert!(clock::move_on(), "asleep for ever");
+    };
+    for thread in threads {
+        thread.join().unwrap();
+    }
+    let snapshot = desk.snapshot();
+    assert_eq!((snapshot.in_flight, snapshot.queued), (0, 0));
+    assert_eq!(snapshot.outstanding_output, 0);
+    let state = desk.lock();
+    assert!(state.waiting.is_empty() && state.granted.is_empty());
+    assert_eq!(clock::next_timer(), None, "a timer is left");
+}
+
+fn explore(scheduler: impl Scheduler + 'static) {
+    let mut config = Config::new();
+    config.stack_size = 256 * 1024;
+    Runner::new(scheduler, config).run(explored);
+}
+
+#[test]
+fn nobody_sleeps_while_admissible_in_random_schedules() {
+    explore(RandomScheduler::new(SCHEDULES));
+}
+
+#[test]
+fn nobody_sleeps_while_admissible_in_schedules_with_few_changes() {
+    explore(PctScheduler::new(4, SCHEDULES));
+}

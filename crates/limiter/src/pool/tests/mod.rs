@@ -1,0 +1,39 @@
+//! Properties that need levels to the last unit, which snapshots round to tokens.
+
+mod all_or_nothing;
+mod clamp;
+mod reference;
+mod time;
+
+use std::num::NonZeroU64;
+
+use tower_claude_core::Scope;
+
+use super::Pool;
+use crate::{LimiterConfig, Limits, Sharing};
+
+const MS: u64 = 1_000_000;
+const S: u64 = 1_000_000_000;
+
+fn n(value: u64) -> NonZeroU64 {
+    NonZeroU64::new(value).expect("not 0")
+}
+
+/// Takes every request at its word.
+fn literal() -> LimiterConfig {
+    LimiterConfig::new()
+        .with_learn_output(false)
+        .with_calibrate_input(false)
+        .with_sharing(Sharing::Exclusive)
+}
+
+fn pool(limits: &Limits, config: LimiterConfig) -> Pool {
+    let scope = Scope::named("proof");
+    Pool::new(scope.clone(), &limits.for_scope(&scope), config, 0)
+}
+
+/// The levels of the lanes in units; none where nothing is limited.
+fn levels(pool: &Pool) -> Vec<Option<i128>> {
+    let level = |lane: &super::Lane| lane.bucket.as_ref().map(super::Bucket::level);
+    pool.lanes.iter().map(level).collect()
+}
