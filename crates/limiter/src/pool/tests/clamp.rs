@@ -2,7 +2,8 @@
 //!
 //! The error is our level minus the server's, less what we have sent and the server has not counted yet.
 //! Honest headers, however late, repeated, out of order or lost, leave an error of zero at zero; any
-//! other they only ever make smaller, and never turn round.
+//! other they only ever make smaller, and never turn round, but for the very first, which takes a level
+//! that we were told too much of to its lowest.
 
 use std::time::Duration;
 
@@ -56,6 +57,8 @@ struct World {
     requests: Vec<Request>,
     events: Vec<(u64, What, usize)>,
     moved: usize,
+    /// Headers seen.
+    heads: usize,
 }
 
 impl World {
@@ -79,6 +82,7 @@ impl World {
             requests: Vec::new(),
             events: Vec::new(),
             moved: 0,
+            heads: 0,
         };
         world.plan(&mut fastrand::Rng::with_seed(seed));
         world
@@ -158,6 +162,7 @@ impl World {
             let after = self.error();
             if matches!(what, What::Head | What::Repeat) {
                 self.moved += usize::from(before != after);
+                self.heads += 1;
                 check(self, number, before, after);
             } else {
                 assert_eq!(before, after, "only headers change what is believed");
@@ -236,14 +241,14 @@ impl World {
         units(others.map(|(_, one)| one.cost).sum())
     }
 
-    /// What was sent about when this one was, and so may have been counted before or after.
-    fn beside(&self, number: usize) -> i128 {
+    /// What the server counted after it wrote this head, or has yet to count.
+    fn later(&self, number: usize) -> i128 {
         let this = &self.requests[number];
-        let near = self
-            .requests
-            .iter()
-            .filter(|one| one.id.is_some() && one.sent.abs_diff(this.sent) <= 80 * MS);
-        units(near.map(|one| one.cost).sum())
+        let later =
+            self.requests.iter().enumerate().filter(|(at, one)| {
+                one.id.is_some() && *at != number && one.arrived >= this.arrived
+            });
+        units(later.map(|(_, one)| one.cost).sum())
     }
 }
 
@@ -273,9 +278,9 @@ fn a_right_level_stays_right_whatever_arrives_when() {
 fn a_wrong_level_is_brought_within_what_is_not_known_and_never_further_off() {
     let wrong = |seed| fastrand::Rng::with_seed(seed).i64(-200_000..200_000);
     let moved = worlds(wrong, |world, number, before, after| {
-        if before >= 0 {
+        if before >= 0 && world.heads > 1 {
             assert!((0..=before).contains(&after), "{before} to {after}");
-        } else {
+        } else if before < 0 {
             assert!((before..=0).contains(&after), "{before} to {after}");
         }
         let one = &world.requests[number];
@@ -284,12 +289,12 @@ fn a_wrong_level_is_brought_within_what_is_not_known_and_never_further_off() {
         let least = -(QUANTUM + world.unsure(number) + under_way);
         assert!(after >= least, "{after} is under {least}");
         // A level of output says nothing of what is still to be produced.
-        let beside = if world.lane == INPUT {
-            world.beside(number)
+        let later = if world.lane == INPUT {
+            world.later(number)
         } else {
             world.unsure(number)
         };
-        let most = QUANTUM + refill(one.sent, one.arrived) + beside;
+        let most = QUANTUM + refill(one.sent, one.arrived) + later;
         assert!(after <= most, "{after} is over {most}");
     });
     assert!(moved > 600, "{moved}");
