@@ -8,7 +8,7 @@ use std::sync::{
 use http::Extensions;
 use tokio::time::Instant;
 
-use crate::{LimiterId, ReservationHandle};
+use crate::{LimiterId, ReservationHandle, Route};
 
 /// When the caller stops waiting. Insert it into the request's extensions; every layer keeps to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,6 +39,7 @@ pub struct CallContext {
     deadline: Option<Instant>,
     priority: Priority,
     tenant: Option<Tenant>,
+    route: Route,
     attempts: AtomicU32,
     retried: AtomicBool,
     reservations: Mutex<Reservations>,
@@ -60,6 +61,7 @@ impl CallContext {
             deadline: extensions.get::<Deadline>().map(|deadline| deadline.0),
             priority: extensions.get().copied().unwrap_or_default(),
             tenant: extensions.get().cloned(),
+            route: extensions.get().copied().unwrap_or_default(),
             attempts: AtomicU32::new(0),
             retried: AtomicBool::new(false),
             reservations: Mutex::default(),
@@ -104,6 +106,11 @@ impl CallContext {
     /// Whose call it is.
     pub const fn tenant(&self) -> Option<&Tenant> {
         self.tenant.as_ref()
+    }
+
+    /// What kind of request the call is.
+    pub const fn route(&self) -> Route {
+        self.route
     }
 
     /// Attempts begun so far, over all layers that re-send: the ledger that keeps retries and

@@ -3,7 +3,7 @@
 use http::request::Parts;
 use tower_claude_wire::{ModelCatalog, estimate_tokens};
 
-use crate::RequestBody;
+use crate::{RequestBody, Route};
 
 /// What a request uses of a rate limit, estimated before it is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +17,10 @@ pub struct Cost {
     pub output_tokens: u64,
     /// The most output tokens the request allows (`max_tokens`), if known.
     pub max_output_tokens: Option<u64>,
+    /// What kind of request it is: answers of one kind say what the next will use.
+    pub route: Route,
+    /// The input was counted, not estimated: it is charged as it is, and no ratio is learned from it.
+    pub counted: bool,
 }
 
 impl Cost {
@@ -28,6 +32,8 @@ impl Cost {
             input_tokens,
             output_tokens,
             max_output_tokens: None,
+            route: Route::NONE,
+            counted: false,
         }
     }
 
@@ -35,6 +41,13 @@ impl Cost {
     #[must_use]
     pub const fn with_max_output_tokens(mut self, max: Option<u64>) -> Self {
         self.max_output_tokens = max;
+        self
+    }
+
+    /// The same cost of a request of this kind.
+    #[must_use]
+    pub const fn with_route(mut self, route: Route) -> Self {
+        self.route = route;
         self
     }
 }

@@ -11,7 +11,7 @@
 //! pool of limits), [`CallContext`] (what travels with a call) and [`event`] (saying what happened).
 //!
 //! Users need this crate for [`check`], for the extensions they put into a request ([`Deadline`],
-//! [`Priority`], [`Tenant`]) or find in a response ([`Class`], [`Refused`]), and to write layers of
+//! [`Priority`], [`Tenant`], [`Route`]) or find in a response ([`Class`], [`Refused`]), and to write layers of
 //! their own.
 #![forbid(unsafe_code)]
 
@@ -33,6 +33,7 @@ mod paced;
 mod refusal;
 mod request_body;
 mod response_body;
+mod route;
 mod scope;
 
 /// Any error, as tower spells it.
@@ -54,4 +55,5 @@ pub use paced::Paced;
 pub use refusal::{REFUSED_BY, Reason, Refusal, Refused};
 pub use request_body::RequestBody;
 pub use response_body::ResponseBody;
+pub use route::Route;
 pub use scope::{Endpoint, Scope};

@@ -3,7 +3,7 @@
 use std::{future::Future, time::Duration};
 
 use tokio::time::Instant;
-use tower_claude_core::{CallContext, Cost, LimiterId, Priority, Refusal, Scope, Tenant};
+use tower_claude_core::{CallContext, Cost, LimiterId, Priority, Refusal, Route, Scope, Tenant};
 
 use crate::{QueuePlace, Reservation, ScopeSnapshot};
 
@@ -43,13 +43,17 @@ impl Ask {
         }
     }
 
-    /// The same request with the arrival, deadline, priority and tenant of its call.
+    /// The same request with the arrival, deadline, priority, tenant and route of its call. A route that
+    /// the estimate names stays.
     #[must_use]
     pub fn with_context(mut self, context: &CallContext) -> Self {
         self.first_arrival = Some(context.first_arrival());
         self.deadline = context.deadline();
         self.priority = context.priority();
         self.tenant = context.tenant().cloned();
+        if self.cost.route == Route::NONE {
+            self.cost.route = context.route();
+        }
         self
     }
 

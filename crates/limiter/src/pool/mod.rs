@@ -35,8 +35,11 @@ mod estimate;
 mod extra;
 mod fair;
 mod guard;
+mod inputs;
+mod kinds;
 mod lane;
 mod observe;
+mod outputs;
 mod pause;
 mod predict;
 mod price;
@@ -92,8 +95,8 @@ pub struct Pool {
     adaptive: adapt::Adaptive,
     clock: clock::ServerClock,
     slow_start: Option<u64>,
-    output: predict::Output,
-    input: predict::Input,
+    output: outputs::Outputs,
+    input: inputs::Input,
     recent_input: LastSecond,
     /// Granted lately: their `near` is not known yet.
     near: VecDeque<(u64, ReservationId)>,
@@ -148,8 +151,8 @@ impl Pool {
             slow_start: config
                 .slow_start_requests
                 .map(|start| u64::from(start.get())),
-            output: predict::Output::default(),
-            input: predict::Input::default(),
+            output: outputs::Outputs::default(),
+            input: inputs::Input::default(),
             recent_input: LastSecond::default(),
             near: VecDeque::new(),
             last_grant: now,

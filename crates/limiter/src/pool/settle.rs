@@ -42,7 +42,7 @@ impl Pool {
         let Some(record) = self.book.get(id) else {
             return;
         };
-        let (produced, estimate) = (record.produced, record.estimate);
+        let produced = record.produced;
         if *settlement == Settlement::Rejected {
             self.refused(now, id, None);
         }
@@ -58,24 +58,37 @@ impl Pool {
             }
             Settlement::Used { usage } => {
                 self.adaptive.answered(now, self.book.len() as u64);
-                self.used(id, usage, produced, estimate);
+                self.used(id, usage, produced);
             }
         }
         self.close(id);
     }
 
-    fn used(&mut self, id: ReservationId, usage: &Usage, produced: u64, estimate: u64) {
+    fn used(&mut self, id: ReservationId, usage: &Usage, produced: u64) {
         let input = usage.limited_input();
         let output = usage.limited_output();
         self.recharge(id, input, output.map(|output| output.max(produced)));
-        if let Some(output) = output.filter(|_| self.config.learn_output) {
-            self.output.learn(output.min(MAX_CHARGE));
-        }
-        if let Some(input) = input.filter(|_| self.config.calibrate_input) {
-            self.input.learn(estimate, input.min(MAX_CHARGE));
-        }
+        self.learn_use(id, input, output);
         self.pause.succeeded();
         self.answered(id);
+    }
+
+    fn learn_use(&mut self, id: ReservationId, input: Option<u64>, output: Option<u64>) {
+        let Some(record) = self.book.get(id) else {
+            return;
+        };
+        if let Some(output) = output.filter(|_| self.config.learn_output) {
+            let place = record.output_place;
+            self.output.learn(place, output.min(MAX_CHARGE));
+        }
+        if let Some(input) = input.filter(|_| self.config.calibrate_input) {
+            let input = input.min(MAX_CHARGE);
+            if record.counted_input {
+                self.input.stray(record.estimate, input);
+            } else {
+                self.input.learn(record.route, record.estimate, input);
+            }
+        }
     }
 
     /// The head of an answer has arrived: the server has surely counted the request.
@@ -162,6 +175,7 @@ impl Pool {
                     lane.seen = lane.seen.wrapping_add(counted as i64);
                 }
             }
+            self.output.ended(record.output_place);
         }
         self.book.remove(id);
         if self.book.len() == 0 {
