@@ -40,6 +40,7 @@ mod headers;
 mod json;
 mod models;
 mod peek;
+mod prompt;
 mod retry_after;
 mod sse;
 mod stamp;
@@ -57,6 +58,7 @@ pub use models::{
     estimate_tokens,
 };
 pub use peek::{Peek, Thinking};
+pub use prompt::{Prompt, PromptBlock, PromptPart, mentions_cache_control};
 pub use retry_after::{MAX_RETRY_AFTER, retry_after};
 pub use sse::{SseEvent, SseScanner};
 pub use stream::{StreamEvent, StreamState};

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{Response, request::Parts};
 use http_body::Body;
 use tower_claude_core::{
-    CallContext, ClassifyResponse, EstimateCost, Refusal, RequestBody, Scope,
+    CallContext, ClassifyResponse, EstimateCost, Feedback, Refusal, RequestBody, Scope,
     event::{Event, emit},
 };
 
@@ -17,8 +17,8 @@ use crate::{Ask, Limiter, Reservation};
 pub(super) enum Arrival {
     /// The same limiter has admitted it further out.
     Joined(Admission),
-    /// To ask.
-    Asks(Ask),
+    /// To ask, and who wants to know what came of it.
+    Asks(Ask, Option<Box<Feedback>>),
 }
 
 impl<L: Limiter, E: EstimateCost, C> Gate<L, E, C> {
@@ -44,7 +44,9 @@ impl<L: Limiter, E: EstimateCost, C> Gate<L, E, C> {
             }
         }
         let own = own.unwrap_or_else(|| self.scope(head, body));
-        let mut ask = Ask::new(own, self.estimate.estimate(head, body))
+        let cost = self.estimate.estimate(head, body);
+        let feedback = Feedback::of(&self.estimate, &cost).map(Box::new);
+        let mut ask = Ask::new(own, cost)
             .with_context(context)
             .with_max_wait(Some(self.max_wait));
         if let Some(names) = &self.names {
@@ -53,7 +55,7 @@ impl<L: Limiter, E: EstimateCost, C> Gate<L, E, C> {
         if head.extensions.get::<Arc<CallContext>>().is_none() {
             head.extensions.insert(context.clone());
         }
-        Arrival::Asks(ask)
+        Arrival::Asks(ask, feedback)
     }
 }
 

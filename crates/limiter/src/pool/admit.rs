@@ -212,6 +212,7 @@ impl Pool {
             max_output: cost.max_output_tokens,
             estimate: cost.input_tokens,
             counted_input: cost.counted,
+            cached: cost.cached_tokens,
             route: cost.route,
             output_place: self.output.sent(OutputKind::of(cost)),
             turn,

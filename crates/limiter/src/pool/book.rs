@@ -61,6 +61,8 @@ pub(crate) struct Record {
     pub(crate) estimate: u64,
     /// The estimate is a count, which no ratio corrects.
     pub(crate) counted_input: bool,
+    /// Cache reads expected beside it, where somebody foresees them.
+    pub(crate) cached: Option<u64>,
     pub(crate) route: Route,
     /// Where its answer is counted.
     pub(crate) output_place: Place,

@@ -22,10 +22,6 @@ impl Mean {
         (self.samples > 0).then_some(self.mean)
     }
 
-    pub(crate) const fn variance(&self) -> f64 {
-        self.variance
-    }
-
     pub(crate) fn learn(&mut self, tokens: u64) {
         let sample = tokens as f64;
         let weight = weigh(&mut self.samples, OUTPUT_WEIGHT);

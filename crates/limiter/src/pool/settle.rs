@@ -68,25 +68,34 @@ impl Pool {
         let input = usage.limited_input();
         let output = usage.limited_output();
         self.recharge(id, input, output.map(|output| output.max(produced)));
-        self.learn_use(id, input, output);
+        self.learn_use(id, usage);
         self.pause.succeeded();
         self.answered(id);
     }
 
-    fn learn_use(&mut self, id: ReservationId, input: Option<u64>, output: Option<u64>) {
+    fn learn_use(&mut self, id: ReservationId, usage: &Usage) {
         let Some(record) = self.book.get(id) else {
             return;
         };
-        if let Some(output) = output.filter(|_| self.config.learn_output) {
+        if let Some(output) = usage.limited_output().filter(|_| self.config.learn_output) {
             let place = record.output_place;
             self.output.learn(place, output.min(MAX_CHARGE));
         }
-        if let Some(input) = input.filter(|_| self.config.calibrate_input) {
-            let input = input.min(MAX_CHARGE);
+        if let Some(input) = usage
+            .limited_input()
+            .filter(|_| self.config.calibrate_input)
+        {
+            let (input, estimate, route) = (input.min(MAX_CHARGE), record.estimate, record.route);
+            let read = usage.cache_read_input_tokens.unwrap_or(0);
+            let as_foreseen = record.cached.is_none_or(|cached| about(cached, read));
             if record.counted_input {
-                self.input.stray(record.estimate, input);
+                self.input.stray(estimate, input);
+            } else if as_foreseen {
+                self.input.learn(route, estimate, input);
             } else {
-                self.input.learn(record.route, record.estimate, input);
+                // A read that did not come, or came unforeseen, says nothing about text.
+                let expected = estimate as f64 * self.input.ratio_of(route);
+                self.input.stray(expected.round() as u64, input);
             }
         }
     }
@@ -194,4 +203,10 @@ impl Pool {
             self.slow_start = (most < SLOW_START_ENDS).then_some(most);
         }
     }
+}
+
+/// Whether a forecast came true, near enough that what differs is an error of its own tokens.
+const fn about(expected: u64, actual: u64) -> bool {
+    let longer = if expected > actual { expected } else { actual };
+    expected.abs_diff(actual) <= longer / 8
 }
