@@ -79,8 +79,10 @@
 //! error of its own; box a future or spawn a task; hold anything while the caller does not poll.
 #![forbid(unsafe_code)]
 
+mod count;
 mod layer;
 
+pub use count::{CountTokens, CountTokensFuture, CountTokensLayer};
 pub use layer::TokenBucketLayer;
 
 /// The service of a [`TokenBucketLayer`]: a gate over its limiter.

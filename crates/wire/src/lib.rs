@@ -35,6 +35,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod count;
 mod error;
 mod headers;
 mod json;
@@ -48,6 +49,7 @@ mod stream;
 mod unified;
 mod usage;
 
+pub use count::{count_tokens_body, counted_tokens};
 pub use error::ApiError;
 pub use headers::{
     Gauge, Media, RateLimits, date, is_compressed, is_event_stream, is_json, media,

@@ -44,8 +44,11 @@ impl<L: Limiter, E: EstimateCost, C> Gate<L, E, C> {
             }
         }
         let own = own.unwrap_or_else(|| self.scope(head, body));
-        let cost = self.estimate.estimate(head, body);
+        let mut cost = self.estimate.estimate(head, body);
         let feedback = Feedback::of(&self.estimate, &cost).map(Box::new);
+        if let Some(tokens) = context.counted_input() {
+            cost = cost.with_counted_input(tokens);
+        }
         let mut ask = Ask::new(own, cost)
             .with_context(context)
             .with_max_wait(Some(self.max_wait));
