@@ -23,13 +23,11 @@
 //! let request = Request::post("http://localhost/v1/messages")
 //!     .header("x-api-key", "key")
 //!     .header("anthropic-version", "2023-06-01")
-//!     .header("content-type", "application/json")
 //!     .body(RequestBody::from(
 //!         r#"{"model":"claude-sonnet-5-5","max_tokens":64,"messages":[{"role":"user","content":"Hi"}]}"#,
 //!     ))?;
 //! let response = claude.oneshot(request).await?;
 //! assert_eq!(response.status(), 200);
-//! # drop(response);
 //! assert_eq!(layer.handle().snapshot().len(), 1); // one scope: this key, Messages, Sonnet 5.5
 //! # Ok(())
 //! # }
@@ -66,8 +64,8 @@
 //!
 //! # Cancellation
 //! Dropping the future before the request was sent gives everything back; after that the request and its input
-//! stay paid, since the server has probably counted them, and the output not yet produced comes back. A waiter
-//! that is dropped leaves the queue and wakes the next.
+//! stay paid (the server has probably counted them) and the output not yet produced comes back. A waiter that is
+//! dropped wakes the next.
 //!
 //! # Streaming
 //! A reservation ends with the body, not with the head: the input is trued up at `message_start`, the output grows
