@@ -1,6 +1,6 @@
 //! What layers ask of a limiter.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, pin::Pin, time::Duration};
 
 use tokio::time::Instant;
 use tower_claude_core::{CallContext, Cost, LimiterId, Priority, Refusal, Route, Scope, Tenant};
@@ -106,6 +106,12 @@ pub trait Limiter: Clone {
     fn place(&self, acquire: &Self::Acquire) -> Option<QueuePlace> {
         let _ = acquire;
         None
+    }
+
+    /// Replaces the cost of a request that waits, its route aside, before it is polled again: more is known
+    /// of it by now. A limiter that cannot keeps the old one.
+    fn revise(&self, acquire: Pin<&mut Self::Acquire>, cost: Cost) {
+        let _ = (acquire, cost);
     }
 
     /// Tells this limiter's reservations from others'.

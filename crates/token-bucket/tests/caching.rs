@@ -101,3 +101,28 @@ async fn a_cached_prefix_leaves_the_limit_to_the_rest() {
     assert!((0.99..1.01).contains(&with), "{with}");
     assert!(without < 0.85, "{without}");
 }
+
+/// 300 callers at once, each for 20,200 tokens of a limit of 120,000 as far as anyone knows: once the first
+/// is answered, those that wait are reckoned anew.
+#[tokio::test(start_paused = true)]
+async fn who_waits_while_the_cache_warms_up_waits_no_longer() {
+    let per_minute = (PLENTY, INPUT_PER_MINUTE, PLENTY);
+    let fake = FakeClaude::builder()
+        .limits(server_limits(per_minute))
+        .tokens_per_second(20.0)
+        .build();
+    let layer = TokenBucketLayer::new(limits(per_minute)).with_max_wait(10 * common::HOUR);
+    let service = layer.layer(fake.clone());
+    let start = Instant::now();
+    let mut callers = JoinSet::new();
+    for number in 0..300 {
+        callers.spawn(send(&service, question(number > 0)));
+    }
+    while let Some(answer) = callers.join_next().await {
+        assert_eq!(answer.expect("no panic").status(), 200);
+    }
+    assert!(statuses(&fake).iter().all(|status| *status == 200));
+    let took = start.elapsed();
+    // One answer of 20 seconds to learn from, and one for all others.
+    assert!(took < Duration::from_secs(45), "{took:?}");
+}

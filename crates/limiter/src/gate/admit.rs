@@ -1,12 +1,12 @@
 //! Letting a request in: joining what is reserved, asking, or refusing.
 
-use std::sync::Arc;
+use std::{pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 use http::{Response, request::Parts};
 use http_body::Body;
 use tower_claude_core::{
-    CallContext, ClassifyResponse, EstimateCost, Feedback, Refusal, RequestBody, Scope,
+    CallContext, ClassifyResponse, Cost, EstimateCost, Feedback, Refusal, RequestBody, Scope,
     event::{Event, emit},
 };
 
@@ -44,11 +44,7 @@ impl<L: Limiter, E: EstimateCost, C> Gate<L, E, C> {
             }
         }
         let own = own.unwrap_or_else(|| self.scope(head, body));
-        let mut cost = self.estimate.estimate(head, body);
-        let feedback = Feedback::of(&self.estimate, &cost).map(Box::new);
-        if let Some(tokens) = context.counted_input() {
-            cost = cost.with_counted_input(tokens);
-        }
+        let (cost, feedback) = self.reckon(head, body, context);
         let mut ask = Ask::new(own, cost)
             .with_context(context)
             .with_max_wait(Some(self.max_wait));
@@ -59,6 +55,40 @@ impl<L: Limiter, E: EstimateCost, C> Gate<L, E, C> {
             head.extensions.insert(context.clone());
         }
         Arrival::Asks(ask, feedback)
+    }
+}
+
+impl<L: Limiter, E: EstimateCost, C> Gate<L, E, C> {
+    /// What the request will cost, and who wants to know what it did.
+    fn reckon(
+        &self,
+        head: &Parts,
+        body: &RequestBody,
+        context: &CallContext,
+    ) -> (Cost, Option<Box<Feedback>>) {
+        let cost = self.estimate.estimate(head, body);
+        let feedback = Feedback::of(&self.estimate, &cost).map(Box::new);
+        match context.counted_input() {
+            Some(tokens) => (cost.with_counted_input(tokens), feedback),
+            None => (cost, feedback),
+        }
+    }
+
+    /// A request that has waited is reckoned anew where its estimator goes on learning: of many that came
+    /// at once with one long prefix, only the first writes it to the prompt cache.
+    pub(super) fn revise(
+        &self,
+        head: &Parts,
+        body: &RequestBody,
+        context: &CallContext,
+        acquire: Pin<&mut L::Acquire>,
+        feedback: &mut Option<Box<Feedback>>,
+    ) {
+        if feedback.is_some() {
+            let (cost, anew) = self.reckon(head, body, context);
+            *feedback = anew;
+            self.limiter.revise(acquire, cost);
+        }
     }
 }
 

@@ -56,10 +56,11 @@ impl<C: ClassifyResponse> Observe for Settle<C> {
         {
             self.input_known = true;
             let now = Instant::now();
-            self.reservation.true_up_input(input, now);
+            // First what others in the queue are reckoned by, then the room for them.
             if let Some(feedback) = self.feedback.take() {
                 feedback.give(stream.usage(), now);
             }
+            self.reservation.true_up_input(input, now);
         }
         let told = stream.usage().limited_output().unwrap_or(0);
         let produced = told.max(stream.delta_bytes() / DELTA_BYTES_PER_TOKEN);

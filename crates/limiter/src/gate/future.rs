@@ -128,7 +128,10 @@ where
                                 }
                             }
                         }
-                        if let Some(asking) = acquire.as_mut().as_pin_mut() {
+                        if let Some(mut asking) = acquire.as_mut().as_pin_mut() {
+                            if *queued {
+                                gate.revise(head, body, context, asking.as_mut(), feedback);
+                            }
                             let asked = asking.poll(cx);
                             if asked.is_pending() && !*queued {
                                 *queued = true;

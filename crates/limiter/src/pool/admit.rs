@@ -102,6 +102,19 @@ impl Pool {
         self.queue.remove(ticket)
     }
 
+    /// Replaces the cost of a request that waits, its route aside: more is known of it by now. Poll
+    /// afterwards.
+    pub fn revise(&mut self, ticket: Ticket, cost: Cost) {
+        self.queue.revise(ticket, cost);
+    }
+
+    /// Whether the cost of the head may be revised, since its estimator goes on learning.
+    #[must_use]
+    pub fn head_is_revisable(&self) -> bool {
+        let head = self.queue.head();
+        head.is_some_and(|(_, waiter)| waiter.cost.estimate_id.is_some())
+    }
+
     /// What a request takes from each lane, by what is known now.
     fn charge(&self, cost: &Cost) -> [u64; LANES] {
         let input = if self.config.calibrate_input && !cost.counted {

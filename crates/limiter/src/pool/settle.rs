@@ -87,13 +87,14 @@ impl Pool {
         {
             let (input, estimate, route) = (input.min(MAX_CHARGE), record.estimate, record.route);
             let read = usage.cache_read_input_tokens.unwrap_or(0);
-            let as_foreseen = record.cached.is_none_or(|cached| about(cached, read));
+            let cached = record.cached.unwrap_or(read);
             if record.counted_input {
                 self.input.stray(estimate, input);
-            } else if as_foreseen {
+            } else if about(cached, read) {
                 self.input.learn(route, estimate, input);
-            } else {
-                // A read that did not come, or came unforeseen, says nothing about text.
+            } else if read < cached {
+                // A read that did not come says nothing about text, nor does one that came unforeseen; and
+                // that one is no error to guard against.
                 let expected = estimate as f64 * self.input.ratio_of(route);
                 self.input.stray(expected.round() as u64, input);
             }
