@@ -39,12 +39,19 @@ pub trait Learn: Send + Sync {
     /// Called at most once for each request, inside the layers, perhaps in a drop: be quick, and do not
     /// panic.
     fn learn(&self, cost: &Cost, usage: &Usage, now: Instant);
+
+    /// Nothing will be known of the use of this estimate: it was refused, failed, or made anew. Otherwise as
+    /// [`learn`](Self::learn).
+    fn forget(&self, cost: &Cost) {
+        let _ = cost;
+    }
 }
 
-/// An estimate whose outcome somebody waits for.
+/// An estimate whose outcome somebody waits for. Dropping it says that there is none.
 pub struct Feedback {
     learner: Arc<dyn Learn>,
     cost: Cost,
+    given: bool,
 }
 
 impl Feedback {
@@ -55,12 +62,22 @@ impl Feedback {
         Some(Self {
             learner,
             cost: *cost,
+            given: false,
         })
     }
 
     /// Tells it.
-    pub fn give(self, usage: &Usage, now: Instant) {
+    pub fn give(mut self, usage: &Usage, now: Instant) {
+        self.given = true;
         self.learner.learn(&self.cost, usage, now);
+    }
+}
+
+impl Drop for Feedback {
+    fn drop(&mut self) {
+        if !self.given {
+            self.learner.forget(&self.cost);
+        }
     }
 }
 

@@ -115,6 +115,14 @@ impl Learn for Cache {
         {
             let [read, written] = counts.map(Option::unwrap_or_default);
             self.memory().learn(id, read, written);
+        } else {
+            self.forget(cost);
+        }
+    }
+
+    fn forget(&self, cost: &Cost) {
+        if let Some(id) = cost.estimate_id {
+            self.memory().forget(id);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What the prompt cache of the server holds, as far as the answers have shown.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap},
     num::NonZeroU64,
     time::Duration,
 };
@@ -42,9 +42,9 @@ pub struct CacheReads {
 #[derive(Debug, Default)]
 pub struct PrefixMemory {
     cached: HashMap<u64, Cached, RandomState>,
-    under_way: VecDeque<Option<UnderWay>>,
-    /// The number of the first of `under_way`.
-    first: u64,
+    under_way: BTreeMap<NonZeroU64, UnderWay>,
+    /// Requests expected so far.
+    requests: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -123,19 +123,19 @@ impl PrefixMemory {
                 (now < cached.until).then_some((prefix, cached.tokens))
             });
         if self.under_way.len() >= MOST_UNDER_WAY {
-            self.under_way.pop_front();
-            self.first += 1;
+            self.under_way.pop_first();
         }
-        let id = self.first + self.under_way.len() as u64;
-        let expected = found.map(|(prefix, tokens)| (prefix.hash, tokens));
-        self.under_way.push_back(Some(UnderWay {
+        let id = NonZeroU64::MIN.saturating_add(self.requests);
+        self.requests += 1;
+        let request = UnderWay {
             since: now,
             points,
             count,
-            expected,
-        }));
+            expected: found.map(|(prefix, tokens)| (prefix.hash, tokens)),
+        };
+        self.under_way.insert(id, request);
         Some(CacheReads {
-            id: NonZeroU64::MIN.saturating_add(id),
+            id,
             tokens: found.map_or(0, |(_, tokens)| tokens),
             bytes: found.map_or(0, |(prefix, _)| prefix.bytes),
         })
@@ -144,7 +144,7 @@ impl PrefixMemory {
     /// The answer to a request has begun: so many tokens of it were read from the cache and so many
     /// written to it. Once for each request; a second time changes nothing.
     pub fn learn(&mut self, id: NonZeroU64, read: u64, written: u64) {
-        let Some(request) = self.take(id) else {
+        let Some(request) = self.under_way.remove(&id) else {
             return;
         };
         if let Some((hash, tokens)) = request.expected {
@@ -168,14 +168,9 @@ impl PrefixMemory {
         self.make_room(request.since);
     }
 
-    fn take(&mut self, id: NonZeroU64) -> Option<UnderWay> {
-        let place = (id.get() - 1).checked_sub(self.first)?;
-        let request = self.under_way.get_mut(usize::try_from(place).ok()?)?.take();
-        while let Some(None) = self.under_way.front() {
-            self.under_way.pop_front();
-            self.first += 1;
-        }
-        request
+    /// Nothing will be learned of a request.
+    pub fn forget(&mut self, id: NonZeroU64) {
+        self.under_way.remove(&id);
     }
 
     /// What was expected came, and lives longer now; or it did not come, so that it is gone.

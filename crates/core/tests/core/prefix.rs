@@ -301,3 +301,19 @@ async fn who_does_not_ask_for_caching_is_left_alone() {
     let cost = off.estimate(&head("a"), &RequestBody::from(turn(1, "one")));
     assert_eq!(cost.cached_tokens, None);
 }
+
+/// A request of which nothing more will be heard is not kept.
+#[tokio::test(start_paused = true)]
+async fn what_is_dropped_is_forgotten() {
+    let estimate = HeuristicCost::default();
+    let body = || RequestBody::from(turn(0, "one"));
+    let long = estimate.estimate(&head("a"), &body());
+    for _ in 0..10_000 {
+        let dropped = estimate.estimate(&head("a"), &body());
+        drop(Feedback::of(&estimate, &dropped));
+    }
+    // Had they been kept, the first would have had to go.
+    tell(&estimate, &long, 0, 1_000);
+    let next = estimate.estimate(&head("a"), &body());
+    assert_eq!(next.cached_tokens, Some(1_000));
+}
