@@ -2,13 +2,13 @@
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicBool, AtomicU32, Ordering},
+    atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
 };
 
 use http::Extensions;
 use tokio::time::Instant;
 
-use crate::{LimiterId, ReservationHandle};
+use crate::{LimiterId, ReservationHandle, Route};
 
 /// When the caller stops waiting. Insert it into the request's extensions; every layer keeps to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,10 +39,15 @@ pub struct CallContext {
     deadline: Option<Instant>,
     priority: Priority,
     tenant: Option<Tenant>,
+    route: Route,
+    counted_input: AtomicU64,
     attempts: AtomicU32,
     retried: AtomicBool,
     reservations: Mutex<Reservations>,
 }
+
+/// Stands for no count.
+const UNCOUNTED: u64 = u64::MAX;
 
 /// The first is the ordinary case and costs no allocation.
 #[derive(Debug, Default)]
@@ -60,6 +65,8 @@ impl CallContext {
             deadline: extensions.get::<Deadline>().map(|deadline| deadline.0),
             priority: extensions.get().copied().unwrap_or_default(),
             tenant: extensions.get().cloned(),
+            route: extensions.get().copied().unwrap_or_default(),
+            counted_input: AtomicU64::new(UNCOUNTED),
             attempts: AtomicU32::new(0),
             retried: AtomicBool::new(false),
             reservations: Mutex::default(),
@@ -104,6 +111,41 @@ impl CallContext {
     /// Whose call it is.
     pub const fn tenant(&self) -> Option<&Tenant> {
         self.tenant.as_ref()
+    }
+
+    /// The context of a request that a layer sends beside this call, at `now` and in its name: it has the
+    /// same deadline, priority, tenant and route, but attempts and reservations of its own.
+    #[must_use]
+    pub fn beside(&self, now: Instant) -> Self {
+        Self {
+            first_arrival: now,
+            deadline: self.deadline,
+            priority: self.priority,
+            tenant: self.tenant.clone(),
+            route: self.route,
+            counted_input: AtomicU64::new(UNCOUNTED),
+            attempts: AtomicU32::new(0),
+            retried: AtomicBool::new(false),
+            reservations: Mutex::default(),
+        }
+    }
+
+    /// The input tokens of this attempt, if a layer had them counted.
+    pub fn counted_input(&self) -> Option<u64> {
+        let counted = self.counted_input.load(Ordering::Relaxed);
+        (counted != UNCOUNTED).then_some(counted)
+    }
+
+    /// Leaves the input tokens of this attempt for the layers further in; `None` takes back what was left
+    /// for another.
+    pub fn set_counted_input(&self, tokens: Option<u64>) {
+        self.counted_input
+            .store(tokens.unwrap_or(UNCOUNTED), Ordering::Relaxed);
+    }
+
+    /// What kind of request the call is.
+    pub const fn route(&self) -> Route {
+        self.route
     }
 
     /// Attempts begun so far, over all layers that re-send: the ledger that keeps retries and

@@ -104,6 +104,13 @@ pub enum Event<'a> {
         /// How.
         class: Class,
     },
+    /// The tokens of a request could not be counted; they are estimated.
+    Uncounted {
+        /// The layer.
+        layer: &'static str,
+        /// Why: `refused` (by a layer further in), `status`, `error`, `answer`, `timeout`.
+        because: &'static str,
+    },
     /// The credential was not accepted (401). Said once per credential.
     Unauthorized {
         /// The layer.
@@ -225,6 +232,9 @@ fn trace(event: &Event<'_>) {
         }
         Event::Broken { layer, class } => {
             tracing::warn!(target: "tower_claude", layer, decision = "broken", class = class.kind.as_str());
+        }
+        Event::Uncounted { layer, because } => {
+            tracing::debug!(target: "tower_claude", layer, decision = "uncounted", because);
         }
         Event::Unauthorized { layer, scope } => {
             tracing::error!(target: "tower_claude", layer, decision = "unauthorized", %scope);

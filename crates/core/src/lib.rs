@@ -11,7 +11,7 @@
 //! pool of limits), [`CallContext`] (what travels with a call) and [`event`] (saying what happened).
 //!
 //! Users need this crate for [`check`], for the extensions they put into a request ([`Deadline`],
-//! [`Priority`], [`Tenant`]) or find in a response ([`Class`], [`Refused`]), and to write layers of
+//! [`Priority`], [`Tenant`], [`Route`]) or find in a response ([`Class`], [`Refused`]), and to write layers of
 //! their own.
 #![forbid(unsafe_code)]
 
@@ -30,9 +30,11 @@ mod ledger;
 mod observed;
 mod outcome;
 mod paced;
+mod prefix;
 mod refusal;
 mod request_body;
 mod response_body;
+mod route;
 mod scope;
 
 /// Any error, as tower spells it.
@@ -43,7 +45,7 @@ pub use class::{Class, Kind};
 pub use classify::{Classify, ClassifyResponse, ClaudeClassify, HttpClassify};
 pub use collect::Collect;
 pub use context::{CallContext, Deadline, Priority, Tenant};
-pub use cost::{Cost, EstimateCost, HeuristicCost};
+pub use cost::{Cost, EstimateCost, Feedback, HeuristicCost, Learn};
 pub use dimension::Dimension;
 pub use error_body::{ERROR_BODY_LIMIT, ErrorBody};
 pub use hold::{HOLD_LIMIT, Hold, Verdict};
@@ -51,7 +53,9 @@ pub use ledger::{Crossing, Ledger, LimiterId, Observation, ReservationHandle};
 pub use observed::{Observe, Observed, Watch};
 pub use outcome::Outcome;
 pub use paced::Paced;
+pub use prefix::{CacheReads, Prefix, PrefixMemory, Prefixes};
 pub use refusal::{REFUSED_BY, Reason, Refusal, Refused};
 pub use request_body::RequestBody;
 pub use response_body::ResponseBody;
+pub use route::Route;
 pub use scope::{Endpoint, Scope};

@@ -148,7 +148,7 @@ impl Scope {
 }
 
 /// `x-api-key`, else `authorization`, hashed with a key of this process.
-fn credential(headers: &HeaderMap) -> u64 {
+pub(crate) fn credential(headers: &HeaderMap) -> u64 {
     headers
         .get(&API_KEY)
         .or_else(|| headers.get(AUTHORIZATION))

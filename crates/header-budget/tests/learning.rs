@@ -291,3 +291,23 @@ async fn the_snapshot_tells_the_headroom() {
     let full = |d: &tower_claude_limiter::DimensionSnapshot| d.available as u64 == d.capacity;
     assert!(scope.dimensions.iter().all(full), "{scope:?}");
 }
+
+/// Alone it admits, and charges each kind of request by what that kind uses.
+#[tokio::test(start_paused = true)]
+async fn routes_are_told_apart_by_header() {
+    let route = http::HeaderName::from_static("x-feature");
+    let layer = layer().with_route_header(route);
+    let service = layer.layer(FakeClaude::builder().build());
+    let chat = || with(message(100, 10), "x-feature", "chat");
+    let report = || with(message(100, 900), "x-feature", "report");
+    for _ in 0..30 {
+        send(&service, chat()).await;
+        send(&service, report()).await;
+    }
+    for (request, expected) in [(chat(), 10), (report(), 900)] {
+        let response = tower::ServiceExt::oneshot(service.clone(), request).await;
+        let response = response.expect("an answer");
+        assert_eq!(only(&layer.limiter()).outstanding_output, expected);
+        drop(response);
+    }
+}

@@ -1,9 +1,9 @@
 //! What layers ask of a limiter.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, pin::Pin, time::Duration};
 
 use tokio::time::Instant;
-use tower_claude_core::{CallContext, Cost, LimiterId, Priority, Refusal, Scope, Tenant};
+use tower_claude_core::{CallContext, Cost, LimiterId, Priority, Refusal, Route, Scope, Tenant};
 
 use crate::{QueuePlace, Reservation, ScopeSnapshot};
 
@@ -43,13 +43,17 @@ impl Ask {
         }
     }
 
-    /// The same request with the arrival, deadline, priority and tenant of its call.
+    /// The same request with the arrival, deadline, priority, tenant and route of its call. A route that
+    /// the estimate names stays.
     #[must_use]
     pub fn with_context(mut self, context: &CallContext) -> Self {
         self.first_arrival = Some(context.first_arrival());
         self.deadline = context.deadline();
         self.priority = context.priority();
         self.tenant = context.tenant().cloned();
+        if self.cost.route == Route::NONE {
+            self.cost.route = context.route();
+        }
         self
     }
 
@@ -102,6 +106,12 @@ pub trait Limiter: Clone {
     fn place(&self, acquire: &Self::Acquire) -> Option<QueuePlace> {
         let _ = acquire;
         None
+    }
+
+    /// Replaces the cost of a request that waits, its route aside, before it is polled again: more is known
+    /// of it by now. A limiter that cannot keeps the old one.
+    fn revise(&self, acquire: Pin<&mut Self::Acquire>, cost: Cost) {
+        let _ = (acquire, cost);
     }
 
     /// Tells this limiter's reservations from others'.

@@ -5,10 +5,10 @@ mod desk;
 mod map;
 mod wakes;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, pin::Pin, sync::Arc};
 
 use tokio::time::Instant;
-use tower_claude_core::{LimiterId, Scope};
+use tower_claude_core::{Cost, LimiterId, Scope};
 
 pub use acquire::LocalAcquire;
 
@@ -87,6 +87,10 @@ impl Limiter for LocalLimiter {
 
     fn place(&self, acquire: &LocalAcquire) -> Option<QueuePlace> {
         acquire.place()
+    }
+
+    fn revise(&self, acquire: Pin<&mut LocalAcquire>, cost: Cost) {
+        acquire.get_mut().revise(cost);
     }
 
     fn id(&self) -> LimiterId {

@@ -84,6 +84,12 @@ impl<L: Clone, E: Clone, C: Clone> TokenBucketLayer<L, E, C> {
         self.map(|gate| gate.with_tenant_header(name))
     }
 
+    /// Takes the [`Route`](tower_claude_core::Route) of a request, by which its cost is learned, from this
+    /// header; one in the request's extensions wins. The header is passed on.
+    pub fn with_route_header(self, name: HeaderName) -> Self {
+        self.map(|gate| gate.with_route_header(name))
+    }
+
     /// Tells this observer every decision, beside `tracing`.
     pub fn with_observer(self, observer: impl Observer + 'static) -> Self {
         self.map(|gate| gate.with_observer(observer))

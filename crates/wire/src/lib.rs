@@ -35,11 +35,13 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod count;
 mod error;
 mod headers;
 mod json;
 mod models;
 mod peek;
+mod prompt;
 mod retry_after;
 mod sse;
 mod stamp;
@@ -47,6 +49,7 @@ mod stream;
 mod unified;
 mod usage;
 
+pub use count::{count_tokens_body, counted_tokens};
 pub use error::ApiError;
 pub use headers::{
     Gauge, Media, RateLimits, date, is_compressed, is_event_stream, is_json, media,
@@ -57,6 +60,7 @@ pub use models::{
     estimate_tokens,
 };
 pub use peek::{Peek, Thinking};
+pub use prompt::{Prompt, PromptBlock, PromptPart, mentions_cache_control};
 pub use retry_after::{MAX_RETRY_AFTER, retry_after};
 pub use sse::{SseEvent, SseScanner};
 pub use stream::{StreamEvent, StreamState};

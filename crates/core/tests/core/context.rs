@@ -12,7 +12,7 @@ use http::Extensions;
 use tokio::time::Instant;
 use tower_claude_core::{
     CallContext, Class, Crossing, Deadline, Ledger, LimiterId, Observation, Priority,
-    ReservationHandle, Tenant,
+    ReservationHandle, Route, Tenant,
 };
 use tower_claude_wire::RateLimits;
 
@@ -166,4 +166,30 @@ async fn reservations_are_found_by_their_limiter() {
     assert!(context.reservation_of(b.limiter).is_none());
     context.add_reservation(ReservationHandle::new(b.clone(), 4));
     assert_eq!(id(b.limiter), Some((4, 70)));
+}
+
+/// A request sent beside a call speaks in its name and holds nothing of it.
+#[tokio::test(start_paused = true)]
+async fn beside_a_call() {
+    let now = Instant::now();
+    let mut extensions = Extensions::new();
+    extensions.insert(Route::named("chat"));
+    extensions.insert(Priority::Batch);
+    extensions.insert(Deadline(now + Duration::from_secs(9)));
+    let context = CallContext::new(&extensions, now);
+    context.begin_attempt();
+    context.set_counted_input(Some(7));
+    assert_eq!(context.counted_input(), Some(7));
+    let later = now + Duration::from_secs(1);
+    let beside = context.beside(later).with_deadline(Some(later));
+    assert_eq!(beside.first_arrival(), later);
+    assert_eq!(beside.deadline(), Some(later));
+    assert_eq!(beside.priority(), Priority::Batch);
+    assert_eq!(beside.route(), Route::named("chat"));
+    assert_eq!((beside.attempts(), beside.counted_input()), (0, None));
+    assert!(beside.claim_retries());
+    context.set_counted_input(None);
+    assert_eq!(context.counted_input(), None);
+    assert_eq!(Route::named(""), Route::NONE);
+    assert_ne!(Route::named("a"), Route::named("b"));
 }

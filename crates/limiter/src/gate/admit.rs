@@ -1,12 +1,12 @@
 //! Letting a request in: joining what is reserved, asking, or refusing.
 
-use std::sync::Arc;
+use std::{pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 use http::{Response, request::Parts};
 use http_body::Body;
 use tower_claude_core::{
-    CallContext, ClassifyResponse, EstimateCost, Refusal, RequestBody, Scope,
+    CallContext, ClassifyResponse, Cost, EstimateCost, Feedback, Refusal, RequestBody, Scope,
     event::{Event, emit},
 };
 
@@ -17,8 +17,8 @@ use crate::{Ask, Limiter, Reservation};
 pub(super) enum Arrival {
     /// The same limiter has admitted it further out.
     Joined(Admission),
-    /// To ask.
-    Asks(Ask),
+    /// To ask, and who wants to know what came of it.
+    Asks(Ask, Option<Box<Feedback>>),
 }
 
 impl<L: Limiter, E: EstimateCost, C> Gate<L, E, C> {
@@ -44,7 +44,8 @@ impl<L: Limiter, E: EstimateCost, C> Gate<L, E, C> {
             }
         }
         let own = own.unwrap_or_else(|| self.scope(head, body));
-        let mut ask = Ask::new(own, self.estimate.estimate(head, body))
+        let (cost, feedback) = self.reckon(head, body, context);
+        let mut ask = Ask::new(own, cost)
             .with_context(context)
             .with_max_wait(Some(self.max_wait));
         if let Some(names) = &self.names {
@@ -53,7 +54,41 @@ impl<L: Limiter, E: EstimateCost, C> Gate<L, E, C> {
         if head.extensions.get::<Arc<CallContext>>().is_none() {
             head.extensions.insert(context.clone());
         }
-        Arrival::Asks(ask)
+        Arrival::Asks(ask, feedback)
+    }
+}
+
+impl<L: Limiter, E: EstimateCost, C> Gate<L, E, C> {
+    /// What the request will cost, and who wants to know what it did.
+    fn reckon(
+        &self,
+        head: &Parts,
+        body: &RequestBody,
+        context: &CallContext,
+    ) -> (Cost, Option<Box<Feedback>>) {
+        let cost = self.estimate.estimate(head, body);
+        let feedback = Feedback::of(&self.estimate, &cost).map(Box::new);
+        match context.counted_input() {
+            Some(tokens) => (cost.with_counted_input(tokens), feedback),
+            None => (cost, feedback),
+        }
+    }
+
+    /// A request that has waited is reckoned anew where its estimator goes on learning: of many that came
+    /// at once with one long prefix, only the first writes it to the prompt cache.
+    pub(super) fn revise(
+        &self,
+        head: &Parts,
+        body: &RequestBody,
+        context: &CallContext,
+        acquire: Pin<&mut L::Acquire>,
+        feedback: &mut Option<Box<Feedback>>,
+    ) {
+        if feedback.is_some() {
+            let (cost, anew) = self.reckon(head, body, context);
+            *feedback = anew;
+            self.limiter.revise(acquire, cost);
+        }
     }
 }
 

@@ -1,7 +1,9 @@
 //! Settling a reservation at the end of the response.
 
 use tokio::time::Instant;
-use tower_claude_core::{Class, ClassifyResponse, Observe, Observed, Outcome, ResponseBody};
+use tower_claude_core::{
+    Class, ClassifyResponse, Feedback, Observe, Observed, Outcome, ResponseBody,
+};
 use tower_claude_wire::{ApiError, StreamState};
 
 use crate::Reservation;
@@ -21,15 +23,21 @@ const FIRST_REPORT: u64 = 256;
 #[derive(Debug)]
 pub struct Settle<C> {
     reservation: Reservation,
+    feedback: Option<Box<Feedback>>,
     classify: C,
     input_known: bool,
     next_report: u64,
 }
 
 impl<C> Settle<C> {
-    pub(super) const fn new(reservation: Reservation, classify: C) -> Self {
+    pub(super) const fn new(
+        reservation: Reservation,
+        feedback: Option<Box<Feedback>>,
+        classify: C,
+    ) -> Self {
         Self {
             reservation,
+            feedback,
             classify,
             input_known: false,
             next_report: FIRST_REPORT,
@@ -47,7 +55,12 @@ impl<C: ClassifyResponse> Observe for Settle<C> {
             && let Some(input) = stream.usage().limited_input()
         {
             self.input_known = true;
-            self.reservation.true_up_input(input, Instant::now());
+            let now = Instant::now();
+            // First what others in the queue are reckoned by, then the room for them.
+            if let Some(feedback) = self.feedback.take() {
+                feedback.give(stream.usage(), now);
+            }
+            self.reservation.true_up_input(input, now);
         }
         let told = stream.usage().limited_output().unwrap_or(0);
         let produced = told.max(stream.delta_bytes() / DELTA_BYTES_PER_TOKEN);
@@ -58,6 +71,11 @@ impl<C: ClassifyResponse> Observe for Settle<C> {
     }
 
     fn end(self, outcome: Outcome) {
+        if let Some(feedback) = self.feedback
+            && outcome.usage().limited_input().is_some()
+        {
+            feedback.give(outcome.usage(), Instant::now());
+        }
         self.reservation.settle(outcome.into());
     }
 }

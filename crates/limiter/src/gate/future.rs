@@ -12,8 +12,8 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 use tower_claude_core::{
-    CallContext, Class, Classify, ClassifyResponse, ErrorBody, EstimateCost, Observed, Paced,
-    RequestBody, ResponseBody, Scope, Watch,
+    CallContext, Class, Classify, ClassifyResponse, ErrorBody, EstimateCost, Feedback, Observed,
+    Paced, RequestBody, ResponseBody, Scope, Watch,
 };
 use tower_service::Service;
 
@@ -33,6 +33,8 @@ pin_project! {
         service: S,
         // Kept only where the ledger of the reservation does not tell.
         scope: Option<Scope>,
+        // Of the few whose estimate somebody learns from.
+        feedback: Option<Box<Feedback>>,
         #[pin]
         state: State<S::Future, B, L::Acquire>,
         // After the state, so that a call that is dropped ends before its reservation does.
@@ -76,6 +78,7 @@ where
             gate,
             service,
             scope: None,
+            feedback: None,
             admission: None,
             state: State::Before {
                 head: Some(head),
@@ -102,6 +105,7 @@ where
         let this = self.project();
         let (gate, scope, admission, mut state) =
             (&**this.gate, this.scope, this.admission, this.state);
+        let feedback = this.feedback;
         loop {
             match state.as_mut().project() {
                 StateProjection::Before {
@@ -118,10 +122,16 @@ where
                         if acquire.is_none() {
                             match gate.arrive(head, body, context, scope) {
                                 Arrival::Joined(joined) => *admission = Some(joined),
-                                Arrival::Asks(ask) => acquire.set(Some(gate.limiter.acquire(ask))),
+                                Arrival::Asks(ask, told) => {
+                                    *feedback = told;
+                                    acquire.set(Some(gate.limiter.acquire(ask)));
+                                }
                             }
                         }
-                        if let Some(asking) = acquire.as_mut().as_pin_mut() {
+                        if let Some(mut asking) = acquire.as_mut().as_pin_mut() {
+                            if *queued {
+                                gate.revise(head, body, context, asking.as_mut(), feedback);
+                            }
                             let asked = asking.poll(cx);
                             if asked.is_pending() && !*queued {
                                 *queued = true;
@@ -177,7 +187,8 @@ where
                         Some(class) => {
                             state.set(State::Done);
                             gate.on_head(&mut response, class, scope, &admission, at);
-                            let (watch, settle) = gate.watch(&response, class, admission);
+                            let (watch, settle) =
+                                gate.watch(&response, class, admission, feedback.take());
                             return Poll::Ready(Ok(response.map(|body| {
                                 ResponseBody::inner(Observed::resumed(body, watch, settle))
                             })));
@@ -223,6 +234,7 @@ impl<L, E, C: Clone> Gate<L, E, C> {
         response: &Response<B>,
         class: Class,
         admission: Admission,
+        feedback: Option<Box<Feedback>>,
     ) -> (Watch, Option<Settle<C>>)
     where
         C: ClassifyResponse,
@@ -230,7 +242,7 @@ impl<L, E, C: Clone> Gate<L, E, C> {
         match admission {
             Admission::Own(reservation) if class.is_success() => {
                 let watch = Watch::of(response.headers());
-                let settle = Settle::new(reservation, self.classify.clone());
+                let settle = Settle::new(reservation, feedback, self.classify.clone());
                 let settle = Observed::still(response.body(), &watch, settle);
                 (watch, settle)
             }

@@ -1,21 +1,22 @@
-//! Priority and tenant from request headers, and where a request waits.
+//! Priority, tenant and route from request headers, and where a request waits.
 
 use std::{pin::Pin, sync::Arc};
 
 use http::{HeaderName, request::Parts};
 use tower_claude_core::{
-    Priority, Scope, Tenant,
+    Priority, Route, Scope, Tenant,
     event::{Event, emit},
 };
 
 use super::Gate;
 use crate::{Ask, Limiter};
 
-/// Headers that name a request's priority and tenant.
+/// Headers that name a request's priority, tenant and route.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Names {
     priority: Option<HeaderName>,
     tenant: Option<HeaderName>,
+    route: Option<HeaderName>,
 }
 
 impl Names {
@@ -35,6 +36,13 @@ impl Names {
             && !tenant.is_empty()
         {
             ask.tenant = Some(Tenant(Arc::from(tenant)));
+        }
+        if let Some(name) = &self.route
+            && ask.cost.route == Route::NONE
+            && let Some(value) = head.headers.get(name)
+            && let Ok(route) = std::str::from_utf8(value.as_bytes())
+        {
+            ask.cost.route = Route::named(route);
         }
     }
 }
@@ -68,6 +76,14 @@ impl<L, E, C> Gate<L, E, C> {
     #[must_use]
     pub fn with_tenant_header(mut self, name: HeaderName) -> Self {
         Arc::make_mut(self.names.get_or_insert_default()).tenant = Some(name);
+        self
+    }
+
+    /// Takes the route of a request from this header; a [`Route`] in the request's extensions wins. The
+    /// header is passed on.
+    #[must_use]
+    pub fn with_route_header(mut self, name: HeaderName) -> Self {
+        Arc::make_mut(self.names.get_or_insert_default()).route = Some(name);
         self
     }
 

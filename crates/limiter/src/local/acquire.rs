@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use tower_claude_core::{Reason, Refusal};
+use tower_claude_core::{Cost, Reason, Refusal};
 
 use super::{
     Shared,
@@ -70,6 +70,18 @@ impl LocalAcquire {
             },
         };
         Self { step }
+    }
+
+    /// Replaces the cost of the request, its route aside, as long as it is not admitted. To be polled
+    /// afterwards.
+    pub fn revise(&mut self, cost: Cost) {
+        match &mut self.step {
+            Step::New { ask, .. } | Step::Ask { ask, .. } => {
+                ask.cost = cost.with_route(ask.cost.route);
+            }
+            Step::Wait(queued) => queued.desk.revise(queued.ticket, cost),
+            Step::Done => {}
+        }
     }
 
     /// Where the request waits; `None` when it does not wait yet, or no more.

@@ -10,7 +10,7 @@ use std::{
 
 use foldhash::fast::RandomState;
 use tokio::time::Instant;
-use tower_claude_core::{Crossing, Ledger, LimiterId, Observation, Refusal, Scope};
+use tower_claude_core::{Cost, Crossing, Ledger, LimiterId, Observation, Refusal, Scope};
 
 use super::wakes::Wakes;
 use crate::{
@@ -159,6 +159,11 @@ impl Desk {
         look
     }
 
+    /// Replaces the cost of a request that waits; whoever does so looks next.
+    pub(super) fn revise(&self, ticket: Ticket, cost: Cost) {
+        self.lock().pool.revise(ticket, cost);
+    }
+
     /// Where a request waits.
     pub(super) fn place(&self, ticket: Ticket) -> Option<QueuePlace> {
         let now = self.nanos(sync::now());
@@ -184,6 +189,25 @@ impl Desk {
         let now = self.nanos(sync::now());
         let state = self.lock();
         state.pool.is_idle(now).then_some(state.used_at)
+    }
+
+    /// The same where an answer came, from which the estimator of the head may have learned.
+    fn answered(&self, now: u64, change: impl FnOnce(&mut Pool)) {
+        let mut state = self.lock();
+        change(&mut state.pool);
+        if state.pool.queued() == 0 {
+            return;
+        }
+        let mut wakes = Wakes::default();
+        state.turn(now, &mut wakes);
+        if state.pool.head_is_revisable()
+            && let Some(head) = state.pool.head()
+            && let Some(waiting) = state.waiting.get_mut(&head)
+        {
+            wakes.add(waiting.waker.take());
+        }
+        drop(state);
+        wakes.wake();
     }
 
     /// Changes the pool and lets whoever became admissible know.
@@ -273,7 +297,7 @@ impl Books for Desk {
     fn true_up_input(&self, reservation: u64, actual: u64, now: Instant) {
         let now = self.nanos(now);
         let id = ReservationId::from_bits(reservation);
-        self.change(now, |pool| pool.true_up_input(now, id, actual));
+        self.answered(now, |pool| pool.true_up_input(now, id, actual));
     }
 
     fn produced(&self, reservation: u64, output: u64, now: Instant) {
@@ -285,7 +309,7 @@ impl Books for Desk {
     fn settle(&self, reservation: u64, settlement: Settlement, now: Instant) {
         let now = self.nanos(now);
         let id = ReservationId::from_bits(reservation);
-        self.change(now, |pool| pool.settle(now, id, &settlement));
+        self.answered(now, |pool| pool.settle(now, id, &settlement));
     }
 }
 

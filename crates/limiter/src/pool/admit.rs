@@ -7,6 +7,7 @@ use super::{
     book::Record,
     bucket::{MAX_CHARGE, units},
     lane::{Charge, INPUT, LANES, OUTPUT, REQUESTS, TOTAL},
+    outputs::OutputKind,
     queue::{FlowKey, Turn, Waiter},
 };
 use crate::OutputAccounting;
@@ -98,15 +99,29 @@ impl Pool {
         self.queue.remove(ticket)
     }
 
+    /// Replaces the cost of a request that waits, its route aside: more is known of it by now. Poll
+    /// afterwards.
+    pub fn revise(&mut self, ticket: Ticket, cost: Cost) {
+        self.queue.revise(ticket, cost);
+    }
+
+    /// Whether the cost of the head may be revised, since its estimator goes on learning.
+    #[must_use]
+    pub fn head_is_revisable(&self) -> bool {
+        let head = self.queue.head();
+        head.is_some_and(|(_, waiter)| waiter.cost.estimate_id.is_some())
+    }
+
     /// What a request takes from each lane, by what is known now.
     fn charge(&self, cost: &Cost) -> [u64; LANES] {
-        let input = if self.config.calibrate_input {
-            (cost.input_tokens as f64 * self.input.ratio()).round() as u64
+        let input = if self.config.calibrate_input && !cost.counted {
+            (cost.input_tokens as f64 * self.input.ratio_of(cost.route)).round() as u64
         } else {
             cost.input_tokens
         };
         let most = cost.max_output_tokens.unwrap_or(u64::MAX);
-        let expected = match (self.config.output_accounting, self.output.mean()) {
+        let mean = self.output.mean_of(OutputKind::of(cost));
+        let expected = match (self.config.output_accounting, mean) {
             (OutputAccounting::MaxTokensReserved, _) if most < u64::MAX => most,
             (OutputAccounting::AsProduced, Some(mean)) if self.config.learn_output => {
                 mean.round() as u64
@@ -201,6 +216,10 @@ impl Pool {
             produced: 0,
             max_output: cost.max_output_tokens,
             estimate: cost.input_tokens,
+            counted_input: cost.counted,
+            cached: cost.cached_tokens,
+            route: cost.route,
+            output_place: self.output.sent(OutputKind::of(cost)),
             turn,
         })
     }

@@ -1,6 +1,8 @@
 //! The reservations in flight.
 
-use super::{lane::LANES, queue::Turn};
+use tower_claude_core::Route;
+
+use super::{lane::LANES, outputs::Place, queue::Turn};
 
 /// A reservation of one pool. Settled ids are never used again (a slot counts its generations).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -57,6 +59,13 @@ pub(crate) struct Record {
     pub(crate) max_output: Option<u64>,
     /// The input estimate, uncorrected.
     pub(crate) estimate: u64,
+    /// The estimate is a count, which no ratio corrects.
+    pub(crate) counted_input: bool,
+    /// Cache reads expected beside it, where somebody foresees them.
+    pub(crate) cached: Option<u64>,
+    pub(crate) route: Route,
+    /// Where its answer is counted.
+    pub(crate) output_place: Place,
     /// Its flow's turn, if others waited when it was let out.
     pub(crate) turn: Option<Turn>,
 }

@@ -183,7 +183,7 @@ impl Pool {
     /// The least that is not within the errors of our own books.
     fn doubt(&self, index: usize, in_flight: i128, capacity: i128) -> f64 {
         let input = self.input.error() * in_flight as f64;
-        let output = (self.output.variance() * self.book.len() as f64).sqrt() * UNIT as f64;
+        let output = self.output.variance().sqrt() * UNIT as f64;
         // The answers in flight are the longer ones, and after a burst all of them are at once.
         let longer = in_flight as f64;
         let error = match index {

@@ -51,7 +51,7 @@ impl Pool {
 
     /// Errors of independent answers grow with the root of their number.
     fn output_error(&self) -> i128 {
-        let variance = self.output.variance() * self.book.len() as f64;
+        let variance = self.output.variance();
         if variance <= 0.0 {
             return 0;
         }

@@ -35,8 +35,11 @@ mod estimate;
 mod extra;
 mod fair;
 mod guard;
+mod inputs;
+mod kinds;
 mod lane;
 mod observe;
+mod outputs;
 mod pause;
 mod predict;
 mod price;
@@ -85,8 +88,8 @@ pub struct Pool {
     adaptive: adapt::Adaptive,
     clock: clock::ServerClock,
     slow_start: Option<u64>,
-    output: predict::Output,
-    input: predict::Input,
+    output: outputs::Outputs,
+    input: inputs::Input,
     /// Input in flight that the server has not told its own count of.
     guessed_input: u64,
     last_grant: u64,
@@ -140,8 +143,8 @@ impl Pool {
             slow_start: config
                 .slow_start_requests
                 .map(|start| u64::from(start.get())),
-            output: predict::Output::default(),
-            input: predict::Input::default(),
+            output: outputs::Outputs::default(),
+            input: inputs::Input::default(),
             guessed_input: 0,
             last_grant: now,
             now,

@@ -1,29 +1,26 @@
-//! What requests will probably use, from what they did use.
+//! What requests will probably use, from what they did use: the running figures.
+//!
+//! [`Outputs`](super::outputs::Outputs) and [`Input`](super::inputs::Input) keep them by kind of request.
 
 /// Running means weigh a new sample by this, and at first by its share of all samples.
 const OUTPUT_WEIGHT: f64 = 0.02;
 const INPUT_WEIGHT: f64 = 0.05;
 const ERROR_WEIGHT: f64 = 0.01;
 
-/// Until so many answers were seen the input error is taken to be at least [`PRIOR_ERROR`].
-const FEW: u32 = 32;
-const PRIOR_ERROR: f64 = 0.1;
+/// A kind of request stands for itself from so many answers on; before, it leans on the whole scope.
+const GROWN: u32 = 16;
 
 /// Running mean and variance of the output tokens of an answer.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Output {
+pub(crate) struct Mean {
     samples: u32,
     mean: f64,
     variance: f64,
 }
 
-impl Output {
+impl Mean {
     pub(crate) fn mean(&self) -> Option<f64> {
         (self.samples > 0).then_some(self.mean)
-    }
-
-    pub(crate) const fn variance(&self) -> f64 {
-        self.variance
     }
 
     pub(crate) fn learn(&mut self, tokens: u64) {
@@ -33,20 +30,27 @@ impl Output {
         self.mean += weight * error;
         self.variance = (1.0 - weight) * (self.variance + weight * error * error);
     }
+
+    /// The mean of a kind within `all`, which knows it better as long as this has few samples.
+    pub(crate) fn mean_within(&self, all: &Self) -> Option<f64> {
+        Some(blend(self.samples, self.mean, all.mean()?))
+    }
+
+    /// The same for the variance.
+    pub(crate) fn variance_within(&self, all: &Self) -> f64 {
+        blend(self.samples, self.variance, all.variance)
+    }
 }
 
-/// Running ratio of actual to estimated input tokens, weighed by size (what matters is the sum), and
-/// the relative error that remains.
+/// Running ratio of actual to estimated tokens, weighed by size: what matters is the sum.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Input {
+pub(crate) struct Ratio {
     samples: u32,
     actual: f64,
     estimated: f64,
-    error: f64,
-    size: f64,
 }
 
-impl Input {
+impl Ratio {
     pub(crate) fn ratio(&self) -> f64 {
         if self.estimated > 0.0 {
             (self.actual / self.estimated).clamp(0.1, 4.0)
@@ -55,40 +59,53 @@ impl Input {
         }
     }
 
-    /// Whether the ratio rests on few answers.
-    pub(crate) const fn is_young(&self) -> bool {
-        self.samples < FEW
+    /// The ratio of a kind within `all`, which knows it better as long as this has few samples.
+    pub(crate) fn ratio_within(&self, all: &Self) -> f64 {
+        blend(self.samples, self.ratio(), all.ratio())
     }
 
-    /// The standard error of one estimate after correction, relative to its size.
-    pub(crate) fn error(&self) -> f64 {
-        if self.size <= 0.0 {
-            return if self.samples == 0 { 0.0 } else { PRIOR_ERROR };
-        }
-        let error = (self.error / self.size).sqrt().min(1.0);
-        if self.is_young() {
-            error.max(PRIOR_ERROR)
-        } else {
-            error
-        }
-    }
-
-    pub(crate) fn learn(&mut self, estimate: u64, actual: u64) {
-        if estimate == 0 {
-            return;
-        }
-        let (estimate, actual) = (estimate as f64, actual as f64);
+    pub(crate) fn learn(&mut self, estimate: f64, actual: f64) {
         let weight = weigh(&mut self.samples, INPUT_WEIGHT);
         self.actual += weight * (actual - self.actual);
         self.estimated += weight * (estimate - self.estimated);
-        let expected = estimate * self.ratio();
+    }
+}
+
+/// Running error of estimates, relative to their size.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Error {
+    samples: u32,
+    error: f64,
+    size: f64,
+}
+
+impl Error {
+    pub(crate) const fn samples(&self) -> u32 {
+        self.samples
+    }
+
+    /// The standard error of one estimate relative to its size; `None` when nothing of any size was
+    /// estimated yet.
+    pub(crate) fn error(&self) -> Option<f64> {
+        (self.size > 0.0).then(|| (self.error / self.size).sqrt().min(1.0))
+    }
+
+    pub(crate) fn learn(&mut self, expected: f64, actual: f64) {
+        // A heavier weight would let it wander with a few requests.
+        let weight = weigh(&mut self.samples, ERROR_WEIGHT);
         let error = actual - expected;
-        // A few requests would make it wander.
-        let weight = (1.0 / f64::from(self.samples)).max(ERROR_WEIGHT);
         // Each counts by its size: by the square of it, a few big ones would be all that counts.
         self.error += weight * (error * error / expected.max(1.0) - self.error);
         self.size += weight * (expected - self.size);
     }
+}
+
+/// Between what a kind of request shows and what all do.
+fn blend(samples: u32, own: f64, all: f64) -> f64 {
+    if samples >= GROWN {
+        return own;
+    }
+    all + (own - all) * f64::from(samples) / f64::from(GROWN)
 }
 
 fn weigh(samples: &mut u32, least: f64) -> f64 {

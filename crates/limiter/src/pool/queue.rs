@@ -195,6 +195,13 @@ impl Queue {
         true
     }
 
+    /// Its cost is reckoned anew; its route stays, and so does what it was reckoned to take when it came.
+    pub(crate) fn revise(&mut self, ticket: Ticket, cost: Cost) {
+        if let Some(waiter) = self.waiters.get_mut(&(ticket.flow, ticket.place)) {
+            waiter.cost = cost.with_route(waiter.cost.route);
+        }
+    }
+
     /// What this one was reckoned to take when it came.
     pub(crate) fn charge(&self, ticket: Ticket) -> Option<Charge> {
         let waiter = self.waiters.get(&(ticket.flow, ticket.place))?;

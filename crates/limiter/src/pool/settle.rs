@@ -42,7 +42,7 @@ impl Pool {
         let Some(record) = self.book.get(id) else {
             return;
         };
-        let (produced, estimate) = (record.produced, record.estimate);
+        let produced = record.produced;
         if *settlement == Settlement::Rejected {
             self.refused(now, id, None);
         }
@@ -58,24 +58,47 @@ impl Pool {
             }
             Settlement::Used { usage } => {
                 self.adaptive.answered(now, self.book.len() as u64);
-                self.used(id, usage, produced, estimate);
+                self.used(id, usage, produced);
             }
         }
         self.close(id);
     }
 
-    fn used(&mut self, id: ReservationId, usage: &Usage, produced: u64, estimate: u64) {
+    fn used(&mut self, id: ReservationId, usage: &Usage, produced: u64) {
         let input = usage.limited_input();
         let output = usage.limited_output();
         self.recharge(id, input, output.map(|output| output.max(produced)));
-        if let Some(output) = output.filter(|_| self.config.learn_output) {
-            self.output.learn(output.min(MAX_CHARGE));
-        }
-        if let Some(input) = input.filter(|_| self.config.calibrate_input) {
-            self.input.learn(estimate, input.min(MAX_CHARGE));
-        }
+        self.learn_use(id, usage);
         self.pause.succeeded();
         self.answered(id);
+    }
+
+    fn learn_use(&mut self, id: ReservationId, usage: &Usage) {
+        let Some(record) = self.book.get(id) else {
+            return;
+        };
+        if let Some(output) = usage.limited_output().filter(|_| self.config.learn_output) {
+            let place = record.output_place;
+            self.output.learn(place, output.min(MAX_CHARGE));
+        }
+        if let Some(input) = usage
+            .limited_input()
+            .filter(|_| self.config.calibrate_input)
+        {
+            let (input, estimate, route) = (input.min(MAX_CHARGE), record.estimate, record.route);
+            let read = usage.cache_read_input_tokens.unwrap_or(0);
+            let cached = record.cached.unwrap_or(read);
+            if record.counted_input {
+                self.input.stray(estimate, input);
+            } else if about(cached, read) {
+                self.input.learn(route, estimate, input);
+            } else if read < cached {
+                // A read that did not come says nothing about text, nor does one that came unforeseen; and
+                // that one is no error to guard against.
+                let expected = estimate as f64 * self.input.ratio_of(route);
+                self.input.stray(expected.round() as u64, input);
+            }
+        }
     }
 
     /// The head of an answer has arrived: the server has surely counted the request.
@@ -164,6 +187,7 @@ impl Pool {
                     lane.seen = lane.seen.wrapping_add(counted as i64);
                 }
             }
+            self.output.ended(record.output_place);
         }
         self.book.remove(id);
     }
@@ -179,4 +203,10 @@ impl Pool {
             self.slow_start = (most < SLOW_START_ENDS).then_some(most);
         }
     }
+}
+
+/// Whether a forecast came true, near enough that what differs is an error of its own tokens.
+const fn about(expected: u64, actual: u64) -> bool {
+    let longer = if expected > actual { expected } else { actual };
+    expected.abs_diff(actual) <= longer / 8
 }

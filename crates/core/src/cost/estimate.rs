@@ -1,0 +1,90 @@
+//! Who estimates, and what comes back to it.
+
+use std::{fmt, sync::Arc};
+
+use http::request::Parts;
+use tokio::time::Instant;
+use tower_claude_wire::Usage;
+
+use super::Cost;
+use crate::RequestBody;
+
+/// Estimates the cost of a request before it is sent.
+///
+/// A limiter corrects the estimate: the input by the running ratio of actual to estimated tokens,
+/// the output by the running mean of what answers used, both by [`Route`](crate::Route).
+pub trait EstimateCost {
+    /// The cost of this request.
+    fn estimate(&self, head: &Parts, body: &RequestBody) -> Cost;
+
+    /// Who is to be told what the request of this estimate used; by default nobody.
+    fn learner(&self, cost: &Cost) -> Option<Arc<dyn Learn>> {
+        let _ = cost;
+        None
+    }
+}
+
+impl<F> EstimateCost for F
+where
+    F: Fn(&Parts, &RequestBody) -> Cost,
+{
+    fn estimate(&self, head: &Parts, body: &RequestBody) -> Cost {
+        self(head, body)
+    }
+}
+
+/// Learns what requests really used.
+pub trait Learn: Send + Sync {
+    /// The answer to the request of this estimate has begun: its input is known, its output perhaps not.
+    /// Called at most once for each request, inside the layers, perhaps in a drop: be quick, and do not
+    /// panic.
+    fn learn(&self, cost: &Cost, usage: &Usage, now: Instant);
+
+    /// Nothing will be known of the use of this estimate: it was refused, failed, or made anew. Otherwise as
+    /// [`learn`](Self::learn).
+    fn forget(&self, cost: &Cost) {
+        let _ = cost;
+    }
+}
+
+/// An estimate whose outcome somebody waits for. Dropping it says that there is none.
+pub struct Feedback {
+    learner: Arc<dyn Learn>,
+    cost: Cost,
+    given: bool,
+}
+
+impl Feedback {
+    /// What `estimate` wants to be told of this cost, if anything.
+    #[must_use]
+    pub fn of(estimate: &(impl EstimateCost + ?Sized), cost: &Cost) -> Option<Self> {
+        let learner = estimate.learner(cost)?;
+        Some(Self {
+            learner,
+            cost: *cost,
+            given: false,
+        })
+    }
+
+    /// Tells it.
+    pub fn give(mut self, usage: &Usage, now: Instant) {
+        self.given = true;
+        self.learner.learn(&self.cost, usage, now);
+    }
+}
+
+impl Drop for Feedback {
+    fn drop(&mut self) {
+        if !self.given {
+            self.learner.forget(&self.cost);
+        }
+    }
+}
+
+impl fmt::Debug for Feedback {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Feedback")
+            .field("cost", &self.cost)
+            .finish_non_exhaustive()
+    }
+}

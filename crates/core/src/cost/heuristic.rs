@@ -1,0 +1,128 @@
+//! The default estimate.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use http::request::Parts;
+use tokio::time::Instant;
+use tower_claude_wire::{ModelCatalog, Usage, estimate_tokens, mentions_cache_control};
+
+use super::{Cost, EstimateCost, Learn};
+use crate::{CacheReads, PrefixMemory, Prefixes, RequestBody, scope::credential};
+
+/// The default estimate: text bytes by the tokenizer generation of the model, less what will be read from
+/// the prompt cache.
+///
+/// A body that is not a JSON object, or names no model, costs [`Cost::default`]: one request. Clones share
+/// what they know of the prompt cache; only requests that ask for caching pay for that.
+///
+/// Sources: <https://platform.claude.com/docs/en/about-claude/models/overview> (characters per
+/// token), <https://platform.claude.com/docs/en/api/rate-limits> (what counts).
+#[derive(Clone, Debug)]
+pub struct HeuristicCost {
+    expected_output: u64,
+    cache: Option<Arc<Cache>>,
+}
+
+/// What the prompt cache holds, for all clones.
+#[derive(Debug, Default)]
+struct Cache(Mutex<PrefixMemory>);
+
+impl HeuristicCost {
+    /// Output tokens expected of the first answers, before a mean is known.
+    pub const DEFAULT_EXPECTED_OUTPUT: u64 = 512;
+
+    /// An estimate that expects this many output tokens until answers have been seen.
+    #[must_use]
+    pub fn new(expected_output: u64) -> Self {
+        Self {
+            expected_output,
+            cache: Some(Arc::default()),
+        }
+    }
+
+    /// Takes no account of cache reads before they are reported. For limits that count them.
+    #[must_use]
+    pub fn without_cache_reads(mut self) -> Self {
+        self.cache = None;
+        self
+    }
+
+    fn cache_reads(&self, head: &Parts, body: &RequestBody) -> Option<CacheReads> {
+        let cache = self.cache.as_ref()?;
+        let (bytes, model) = (body.bytes()?, body.model()?);
+        if !mentions_cache_control(bytes) {
+            return None;
+        }
+        let prefixes = Prefixes::of(bytes, model, credential(&head.headers))?;
+        cache.memory().expect(&prefixes, Instant::now())
+    }
+}
+
+impl Default for HeuristicCost {
+    fn default() -> Self {
+        Self::new(Self::DEFAULT_EXPECTED_OUTPUT)
+    }
+}
+
+impl EstimateCost for HeuristicCost {
+    fn estimate(&self, head: &Parts, body: &RequestBody) -> Cost {
+        let Some(peek) = body.peek() else {
+            return Cost::default();
+        };
+        let tokenizer = match body.listed_model() {
+            Some(listed) => listed.tokenizer,
+            None => match body.model() {
+                Some(model) => ModelCatalog::builtin().lookup(model).tokenizer,
+                None => return Cost::default(),
+            },
+        };
+        let bytes = (peek.system_bytes() + peek.tools_bytes() + peek.messages_bytes()) as u64;
+        let expected = peek
+            .max_tokens()
+            .map_or(self.expected_output, |max| max.min(self.expected_output));
+        let reads = self.cache_reads(head, body);
+        let rest = bytes.saturating_sub(reads.map_or(0, |reads| reads.bytes));
+        let cost = Cost::new(estimate_tokens(rest, tokenizer), expected)
+            .with_max_output_tokens(peek.max_tokens());
+        match reads {
+            Some(reads) => cost.with_cache_reads(reads),
+            None => cost,
+        }
+    }
+
+    fn learner(&self, cost: &Cost) -> Option<Arc<dyn Learn>> {
+        cost.estimate_id?;
+        let cache: Arc<dyn Learn> = self.cache.clone()?;
+        Some(cache)
+    }
+}
+
+impl Cache {
+    fn memory(&self) -> MutexGuard<'_, PrefixMemory> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Learn for Cache {
+    fn learn(&self, cost: &Cost, usage: &Usage, _now: Instant) {
+        let counts = [
+            usage.cache_read_input_tokens,
+            usage.cache_creation_input_tokens,
+        ];
+        // An answer that does not tell of its cache says nothing about it.
+        if let (Some(id), [read, written]) = (cost.estimate_id, counts)
+            && read.or(written).is_some()
+        {
+            let [read, written] = counts.map(Option::unwrap_or_default);
+            self.memory().learn(id, read, written);
+        } else {
+            self.forget(cost);
+        }
+    }
+
+    fn forget(&self, cost: &Cost) {
+        if let Some(id) = cost.estimate_id {
+            self.memory().forget(id);
+        }
+    }
+}

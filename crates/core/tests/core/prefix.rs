@@ -1,0 +1,319 @@
+//! What will be read from the prompt cache: the chain of prefixes, the memory, and the estimate.
+
+use std::{collections::HashMap, time::Duration};
+
+use http::{Request, request::Parts};
+use proptest::prelude::*;
+use tokio::time::Instant;
+use tower_claude_core::{
+    Cost, EstimateCost, Feedback, HeuristicCost, Prefix, PrefixMemory, Prefixes, RequestBody,
+};
+use tower_claude_wire::Usage;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// The server's rules, as the documentation has them: written at breakpoints, read from the longest of 20
+/// blocks back from each, kept from the start of the request, anew with each use.
+#[derive(Default)]
+struct Server {
+    held: HashMap<Vec<u64>, (Instant, Duration)>,
+}
+
+impl Server {
+    /// Tokens read and written; a token is a byte here.
+    fn serve(&mut self, prompt: &[Prefix], now: Instant) -> (u64, u64) {
+        let key = |end: usize| -> Vec<u64> { prompt[..=end].iter().map(|p| p.hash).collect() };
+        let marked: Vec<_> = (0..prompt.len())
+            .filter(|at| prompt[*at].keep.is_some())
+            .collect();
+        let mut read = None;
+        for at in marked.iter().rev() {
+            for end in (at.saturating_sub(19)..=*at).rev() {
+                let live = self
+                    .held
+                    .get(&key(end))
+                    .is_some_and(|(until, _)| now < *until);
+                if live && read.is_none_or(|longest| end > longest) {
+                    read = Some(end);
+                }
+            }
+        }
+        if let Some(end) = read
+            && let Some((until, keep)) = self.held.get_mut(&key(end))
+        {
+            *until = (*until).max(now + *keep);
+        }
+        for at in &marked {
+            let keep = prompt[*at].keep.expect("marked");
+            // Of two lifetimes asked for, the one that ends later.
+            let held = self.held.entry(key(*at)).or_insert((now, keep));
+            *held = (held.0.max(now + keep), keep);
+        }
+        let read = read.map_or(0, |end| prompt[end].bytes);
+        let whole = marked.last().map_or(0, |at| prompt[*at].bytes);
+        (read, whole - read)
+    }
+}
+
+/// One of a few conversations, so many blocks long, with breakpoints at these blocks.
+fn prompt(conversation: u64, length: usize, marks: &[usize], hour: bool) -> Prefixes {
+    let keep = if hour { 60 * MINUTE } else { 5 * MINUTE };
+    let prefix = |at: usize| Prefix {
+        // The first three blocks are the same for all.
+        hash: if at < 3 { 0 } else { conversation << 32 } + at as u64,
+        bytes: (at as u64 + 1) * 100,
+        keep: marks.contains(&at).then_some(keep),
+    };
+    Prefixes::new((0..length).map(prefix).collect())
+}
+
+proptest! {
+    /// Whoever is alone with the cache knows exactly what will be read.
+    #[test]
+    fn as_the_server_does(
+        steps in prop::collection::vec(
+            (0_u64..4, 1_usize..60, prop::collection::vec(0_usize..60, 0..4), 0_u64..400, any::<bool>()),
+            1..80,
+        ),
+    ) {
+        let (mut server, mut memory) = (Server::default(), PrefixMemory::new());
+        let mut now = Instant::now();
+        for (conversation, length, mut marks, seconds, hour) in steps {
+            now += Duration::from_secs(seconds);
+            marks.retain(|mark| *mark < length);
+            let prompt = prompt(conversation, length, &marks, hour && conversation == 1);
+            let expected = memory.expect(&prompt, now);
+            prop_assert_eq!(expected.is_some(), !marks.is_empty());
+            let Some(expected) = expected else { continue };
+            let (read, written) = server.serve(prompt.as_slice(), now);
+            prop_assert_eq!(expected.tokens, read);
+            prop_assert_eq!(expected.bytes, read);
+            memory.learn(expected.id, read, written);
+        }
+    }
+
+    #[test]
+    fn no_bytes_panic(body in prop::collection::vec(any::<u8>(), 0..300)) {
+        let _ = Prefixes::of(&body, "model", 1);
+    }
+
+    /// Nor do near misses of the real thing.
+    #[test]
+    fn no_damage_panics(at in 0_usize..400, byte in any::<u8>()) {
+        let mut body = turn(3, "one").into_bytes();
+        let at = at % body.len();
+        body[at] = byte;
+        let _ = Prefixes::of(&body, "model", 1);
+        let _ = Prefixes::of(&body[..at], "model", 1);
+    }
+}
+
+/// A cache that lost something is known better after one answer.
+#[test]
+fn what_was_not_read_is_forgotten_and_learned_again() {
+    let mut memory = PrefixMemory::new();
+    let now = Instant::now();
+    let prompt = prompt(1, 10, &[9], false);
+    let mut expect = |now, read, written| {
+        let expected = memory.expect(&prompt, now).expect("a breakpoint");
+        memory.learn(expected.id, read, written);
+        // The second time says nothing.
+        memory.learn(expected.id, 7, 7);
+        expected.tokens
+    };
+    assert_eq!(expect(now, 0, 900), 0);
+    assert_eq!(expect(now, 0, 900), 900, "the server has lost it");
+    assert_eq!(expect(now, 0, 0), 900, "the server does not cache it");
+    assert_eq!(expect(now, 950, 0), 0, "somebody else has written it");
+    assert_eq!(expect(now + 4 * MINUTE, 950, 0), 950);
+    assert_eq!(
+        expect(now + 8 * MINUTE, 950, 0),
+        950,
+        "each use begins anew"
+    );
+    assert_eq!(expect(now + 13 * MINUTE, 950, 0), 0, "five minutes without");
+}
+
+/// Nobody learns of those that never end, and no number of prompts makes it grow.
+#[test]
+fn it_is_bounded() {
+    let mut memory = PrefixMemory::new();
+    let mut now = Instant::now();
+    for conversation in 0..30_000 {
+        now += Duration::from_millis(1);
+        let prompt = prompt(conversation, 5, &[4], conversation % 2 == 0);
+        let first = memory.expect(&prompt, now).expect("a breakpoint");
+        memory.expect(&prompt, now).expect("a breakpoint");
+        memory.learn(first.id, 0, 500);
+        assert!(memory.len() <= 4_096, "{}", memory.len());
+    }
+    assert!(memory.len() > 2_000);
+    let last = prompt(29_998, 5, &[4], true);
+    assert_eq!(
+        memory.expect(&last, now).map(|reads| reads.tokens),
+        Some(500)
+    );
+}
+
+/// A conversation of so many earlier turns, marked at its end as clients do.
+fn turn(turns: usize, last: &str) -> String {
+    let said: String = (0..turns)
+        .map(|turn| {
+            format!(
+                r#"{{"role":"user","content":[{{"type":"text","text":"{turn}"}}]}},{{"role":"assistant","content":"so {turn}"}},"#
+            )
+        })
+        .collect();
+    format!(
+        r#"{{"model":"claude-sonnet-5-5","max_tokens":64,"tools":[{{"name":"a"}}],"system":[{{"type":"text","text":"Be brief.","cache_control":{{"type":"ephemeral","ttl":"1h"}}}}],"messages":[{said}{{"role":"user","content":[{{"type":"text","text":"{last}","cache_control":{{"type":"ephemeral"}}}}]}}]}}"#
+    )
+}
+
+fn hashes(body: &str) -> Vec<u64> {
+    let prefixes = Prefixes::of(body.as_bytes(), "claude-sonnet-5-5", 1).expect("an object");
+    prefixes
+        .as_slice()
+        .iter()
+        .map(|prefix| prefix.hash)
+        .collect()
+}
+
+/// How many of the first prefixes are the same.
+fn shared(a: &str, b: &str) -> usize {
+    hashes(a)
+        .iter()
+        .zip(hashes(b))
+        .take_while(|(a, b)| **a == *b)
+        .count()
+}
+
+#[test]
+fn breakpoints_that_move_on_change_nothing() {
+    // The last turn of the one is an earlier turn of the other, no longer marked.
+    let (short, long) = (turn(2, "2"), turn(3, "three"));
+    assert_eq!(hashes(&short).len(), 7);
+    assert_eq!(shared(&short, &long), 7);
+    let prefixes = Prefixes::of(long.as_bytes(), "m", 1).expect("an object");
+    let kept: Vec<_> = prefixes
+        .as_slice()
+        .iter()
+        .map(|prefix| prefix.keep)
+        .collect();
+    assert_eq!(kept[1], Some(60 * MINUTE));
+    assert_eq!(kept[8], Some(5 * MINUTE));
+    assert_eq!(kept.iter().flatten().count(), 2);
+}
+
+#[test]
+fn a_change_spoils_what_comes_after_it() {
+    let base = turn(2, "x");
+    for (from, to, left) in [
+        (r#""name":"a""#, r#""name":"b""#, 0),
+        ("Be brief.", "Be long.", 1),
+        (r#""text":"1""#, r#""text":"!""#, 4),
+        ("so 1", "no 1", 5),
+        (r#""role":"assistant""#, r#""role":"user""#, 3),
+        (r#""max_tokens":64"#, r#""max_tokens":65"#, 7),
+        (
+            r#""max_tokens":64"#,
+            r#""max_tokens":64,"tool_choice":{"type":"any"}"#,
+            2,
+        ),
+        (
+            r#""max_tokens":64"#,
+            r#""thinking":{"type":"disabled"},"max_tokens":64"#,
+            2,
+        ),
+    ] {
+        assert!(base.contains(from), "{from}");
+        assert_eq!(
+            shared(&base, &base.replace(from, to)),
+            left,
+            "{from} to {to}"
+        );
+    }
+    let of = |model, credential| Prefixes::of(base.as_bytes(), model, credential);
+    let first = |prefixes: Option<Prefixes>| prefixes.expect("an object").as_slice()[0].hash;
+    assert_ne!(first(of("a", 1)), first(of("b", 1)));
+    assert_ne!(first(of("a", 1)), first(of("a", 2)));
+}
+
+#[test]
+fn automatic_caching_marks_the_end() {
+    let body = r#"{"cache_control":{"type":"ephemeral"},"system":"Be brief.","messages":[{"role":"user","content":"Hi"}]}"#;
+    let prefixes = Prefixes::of(body.as_bytes(), "m", 1).expect("an object");
+    let kept: Vec<_> = prefixes
+        .as_slice()
+        .iter()
+        .map(|prefix| prefix.keep)
+        .collect();
+    assert_eq!(kept, [None, Some(5 * MINUTE)]);
+}
+
+fn head(key: &str) -> Parts {
+    let request = Request::post("/v1/messages").header("x-api-key", key);
+    request.body(()).expect("a request").into_parts().0
+}
+
+fn tell(estimate: &HeuristicCost, cost: &Cost, read: u64, written: u64) {
+    let mut usage = Usage::default();
+    usage.cache_read_input_tokens = Some(read);
+    usage.cache_creation_input_tokens = Some(written);
+    Feedback::of(estimate, cost)
+        .expect("it wants to know")
+        .give(&usage, Instant::now());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_estimate_leaves_out_what_is_cached() {
+    let system = "Be brief. ".repeat(2_000);
+    let body = |said: &str| RequestBody::from(turn(0, said).replace("Be brief.", &system));
+    let estimate = HeuristicCost::default();
+    let cold = estimate.estimate(&head("a"), &body("one"));
+    assert!(cold.input_tokens > 8_000, "{cold:?}");
+    assert_eq!(cold.cached_tokens, Some(0));
+    // A clone knows the same.
+    tell(&estimate.clone(), &cold, 0, 8_021);
+    let warm = estimate.estimate(&head("a"), &body("two"));
+    assert!(warm.input_tokens < 60, "{warm:?}");
+    assert!((7_900..8_021).contains(&warm.cached_tokens.expect("foreseen")));
+    let elsewhere = estimate.estimate(&head("b"), &body("two"));
+    assert_eq!(elsewhere.input_tokens, cold.input_tokens);
+    tokio::time::advance(61 * MINUTE).await;
+    let late = estimate.estimate(&head("a"), &body("two"));
+    assert_eq!(late.input_tokens, cold.input_tokens);
+    // Counted: what is cached comes off the count.
+    tell(&estimate, &late, 0, 8_000);
+    let warm = estimate
+        .estimate(&head("a"), &body("two"))
+        .with_counted_input(8_100);
+    assert_eq!(warm.input_tokens, 100);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_ask_for_caching_is_left_alone() {
+    let estimate = HeuristicCost::default();
+    let plain = turn(1, "one").replace("cache_control", "x");
+    let cost = estimate.estimate(&head("a"), &RequestBody::from(plain));
+    assert_eq!((cost.cached_tokens, cost.estimate_id), (None, None));
+    assert!(Feedback::of(&estimate, &cost).is_none());
+    let off = estimate.without_cache_reads();
+    let cost = off.estimate(&head("a"), &RequestBody::from(turn(1, "one")));
+    assert_eq!(cost.cached_tokens, None);
+}
+
+/// A request of which nothing more will be heard is not kept.
+#[tokio::test(start_paused = true)]
+async fn what_is_dropped_is_forgotten() {
+    let estimate = HeuristicCost::default();
+    let body = || RequestBody::from(turn(0, "one"));
+    let long = estimate.estimate(&head("a"), &body());
+    for _ in 0..10_000 {
+        let dropped = estimate.estimate(&head("a"), &body());
+        drop(Feedback::of(&estimate, &dropped));
+    }
+    // Had they been kept, the first would have had to go.
+    tell(&estimate, &long, 0, 1_000);
+    let next = estimate.estimate(&head("a"), &body());
+    assert_eq!(next.cached_tokens, Some(1_000));
+}

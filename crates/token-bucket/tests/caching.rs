@@ -1,0 +1,129 @@
+//! What will be read from the prompt cache is not charged.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{limits, only, send, server_limits, statuses};
+use http::Request;
+use tokio::{task::JoinSet, time::Instant};
+use tower::Layer;
+use tower_claude_core::{HeuristicCost, RequestBody};
+use tower_claude_fake_claude::FakeClaude;
+use tower_claude_token_bucket::TokenBucketLayer;
+
+const PLENTY: u64 = 100_000_000;
+/// The prefix that all requests begin with, and what is left of each.
+const PREFIX: u64 = 20_000;
+const REST: u64 = 200;
+const INPUT_PER_MINUTE: u64 = 120_000;
+const MINUTE: u64 = 60;
+
+/// JSON around a text as long as so many tokens, by the estimate for the model.
+fn of_size(tokens: u64, json: impl Fn(&str) -> String) -> String {
+    let bytes = tokens as usize * 5 / 2;
+    json(&"w".repeat(bytes - json("").len()))
+}
+
+/// A question of 200 tokens behind 20,000 that the server has cached, or has not yet.
+fn question(cached: bool) -> Request<RequestBody> {
+    let system = |text: &str| {
+        format!(r#"[{{"type":"text","text":"{text}","cache_control":{{"type":"ephemeral"}}}}]"#)
+    };
+    let messages = |text: &str| format!(r#"[{{"role":"user","content":"{text}"}}]"#);
+    let (system, messages) = (of_size(PREFIX, system), of_size(REST, messages));
+    let body = format!(
+        r#"{{"model":"claude-sonnet-5-5","max_tokens":800,"system":{system},"messages":{messages}}}"#
+    );
+    let (read, written) = if cached { (PREFIX, 0) } else { (0, PREFIX) };
+    Request::post("http://localhost/v1/messages")
+        .header("x-api-key", "key-a")
+        .header("anthropic-version", "2023-06-01")
+        .header("content-type", "application/json")
+        .header("x-fake-input-tokens", PREFIX + REST)
+        .header("x-fake-estimate-tokens", REST + written)
+        .header("x-fake-cache-read-tokens", read)
+        .header("x-fake-cache-creation-tokens", written)
+        .header("x-fake-output-tokens", 400)
+        .body(body.into())
+        .expect("a request")
+}
+
+/// The share of the input limit that is used from the second to the sixth minute while 400 callers ask
+/// without end, each answer taking 20 seconds.
+async fn used(estimate: HeuristicCost) -> f64 {
+    let per_minute = (PLENTY, INPUT_PER_MINUTE, PLENTY);
+    let fake = FakeClaude::builder()
+        .limits(server_limits(per_minute))
+        .tokens_per_second(20.0)
+        .build();
+    let layer = TokenBucketLayer::new(limits(per_minute))
+        .with_estimate(estimate)
+        .with_max_wait(10 * common::HOUR);
+    let service = layer.layer(fake.clone());
+    let end = Instant::now() + Duration::from_secs(6 * MINUTE);
+    // The first answer says what is cached.
+    send(&service, question(false)).await;
+    let mut callers = JoinSet::new();
+    for _ in 0..400 {
+        let service = service.clone();
+        callers.spawn(async move {
+            while Instant::now() < end {
+                let answer = send(&service, question(true)).await;
+                assert_eq!(answer.status(), 200);
+            }
+        });
+    }
+    tokio::time::sleep_until(end).await;
+    callers.abort_all();
+    while callers.join_next().await.is_some() {}
+    assert!(
+        statuses(&fake)
+            .iter()
+            .all(|status| *status == 200 || *status == 0)
+    );
+    assert_eq!(only(&layer.limiter()).in_flight, 0);
+    let window = Duration::from_secs(2 * MINUTE)..Duration::from_secs(6 * MINUTE);
+    let charged: u64 = fake.with_log(|log| {
+        let within = log.iter().filter(|attempt| window.contains(&attempt.at));
+        within.map(|attempt| attempt.charged_input).sum()
+    });
+    charged as f64 / (INPUT_PER_MINUTE * 4) as f64
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cached_prefix_leaves_the_limit_to_the_rest() {
+    let with = used(HeuristicCost::default()).await;
+    let without = used(HeuristicCost::default().without_cache_reads()).await;
+    println!(
+        "used of the input limit: {with:.4} with expected reads taken off, {without:.4} without"
+    );
+    assert!((0.99..1.01).contains(&with), "{with}");
+    assert!(without < 0.85, "{without}");
+}
+
+/// 300 callers at once, each for 20,200 tokens of a limit of 120,000 as far as anyone knows: once the first
+/// is answered, those that wait are reckoned anew.
+#[tokio::test(start_paused = true)]
+async fn who_waits_while_the_cache_warms_up_waits_no_longer() {
+    let per_minute = (PLENTY, INPUT_PER_MINUTE, PLENTY);
+    let fake = FakeClaude::builder()
+        .limits(server_limits(per_minute))
+        .tokens_per_second(20.0)
+        .build();
+    let layer = TokenBucketLayer::new(limits(per_minute)).with_max_wait(10 * common::HOUR);
+    let service = layer.layer(fake.clone());
+    let start = Instant::now();
+    let mut callers = JoinSet::new();
+    for number in 0..300 {
+        callers.spawn(send(&service, question(number > 0)));
+    }
+    while let Some(answer) = callers.join_next().await {
+        assert_eq!(answer.expect("no panic").status(), 200);
+    }
+    assert!(statuses(&fake).iter().all(|status| *status == 200));
+    let took = start.elapsed();
+    // One answer of 20 seconds to learn from, and one for all others, some of whom wait for the fifth of the
+    // level that is held back while it is not known what so many read. Each at its full cost: 325 s.
+    assert!(took < Duration::from_secs(55), "{took:?}");
+}

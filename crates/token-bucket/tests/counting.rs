@@ -1,0 +1,286 @@
+//! Input tokens counted by the API, and charged as counted.
+
+mod common;
+
+use std::{pin::Pin, time::Duration};
+
+use common::{Events, limits, message, send, with};
+use http::Request;
+use tokio::time::Instant;
+use tower::Layer;
+use tower_claude_core::RequestBody;
+use tower_claude_fake_claude::{Endpoint, FakeClaude, Fault, GroupLimits};
+use tower_claude_limiter::{Limiter, LocalLimiter, ScopeSnapshot};
+use tower_claude_tests::{Broken, Piece, Readiness, Reply, Script};
+use tower_claude_token_bucket::{CountTokensLayer, TokenBucketLayer};
+
+const LIMITS: common::PerMinute = (1_000, 100_000, 50_000);
+/// Two of a layer's own seconds.
+const IN_TIME: Duration = Duration::from_secs(2);
+
+/// The layers, and a fake to put them over.
+struct Stack {
+    count: CountTokensLayer,
+    bucket: TokenBucketLayer,
+    events: Events,
+}
+
+impl Stack {
+    fn new() -> Self {
+        let events = Events::default();
+        Self {
+            count: CountTokensLayer::new().with_observer(events.observer()),
+            bucket: TokenBucketLayer::new(limits(LIMITS)).with_max_wait(common::HOUR),
+            events,
+        }
+    }
+
+    fn over(&self, fake: &FakeClaude) -> impl common::FakeService {
+        self.count.layer(self.bucket.layer(fake.clone()))
+    }
+
+    /// What the limiter knows of the Messages scope.
+    fn messages(&self) -> ScopeSnapshot {
+        of(
+            &self.bucket.limiter(),
+            tower_claude_core::Endpoint::Messages,
+        )
+    }
+
+    /// Why requests were left to their estimates.
+    fn uncounted(&self) -> Vec<String> {
+        let mut events = self.events.take();
+        events.retain(|event| event.contains("Uncounted"));
+        events
+    }
+}
+
+fn of(limiter: &LocalLimiter, endpoint: tower_claude_core::Endpoint) -> ScopeSnapshot {
+    let mut scopes = limiter.snapshot();
+    scopes.retain(|scope| scope.scope.endpoint == endpoint);
+    scopes.remove(0)
+}
+
+fn input_left(scope: &ScopeSnapshot) -> i64 {
+    let input = scope.dimension(tower_claude_core::Dimension::InputTokens);
+    input.expect("limited").available
+}
+
+fn fake() -> FakeClaude {
+    FakeClaude::builder()
+        .limits(GroupLimits::unlimited())
+        .tokens_per_second(10.0)
+        .build()
+}
+
+fn endpoints(fake: &FakeClaude) -> Vec<(Endpoint, u16)> {
+    fake.with_log(|log| {
+        log.iter()
+            .map(|attempt| (attempt.endpoint, attempt.status))
+            .collect()
+    })
+}
+
+fn question(text: &str) -> Request<RequestBody> {
+    message(7_000, 100).map(|_| {
+        format!(
+            r#"{{"model":"claude-sonnet-5-5","max_tokens":4000,"temperature":1,"messages":[{{"role":"user","content":"{text}"}}]}}"#
+        )
+        .into()
+    })
+}
+
+const COUNT: (Endpoint, u16) = (Endpoint::CountTokens, 200);
+const MESSAGE: (Endpoint, u16) = (Endpoint::Messages, 200);
+
+#[tokio::test(start_paused = true)]
+async fn the_charge_is_the_servers_own_count() {
+    let (stack, fake) = (Stack::new(), fake());
+    let call = tokio::spawn(send(&stack.over(&fake), question("a")));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    // While it is answered: 7,000 of a text of four bytes, and what flows back in a second.
+    assert_eq!(input_left(&stack.messages()), 100_000 - 7_000 + 1_666);
+    assert_eq!(call.await.expect("no panic").status(), 200);
+    assert_eq!(endpoints(&fake), [COUNT, MESSAGE]);
+    assert_eq!(
+        stack.messages().input_ratio,
+        1.0,
+        "a count teaches no ratio"
+    );
+    assert_eq!(stack.uncounted(), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_counted_is_not_counted_again() {
+    let (stack, fake) = (Stack::new(), fake());
+    for text in ["a", "a", "b", "a"] {
+        // Every call makes its services anew.
+        send(&stack.over(&fake), question(text)).await;
+    }
+    // Another model counts otherwise.
+    let other = message(7_000, 100).map(|_| {
+        RequestBody::from(r#"{"model":"claude-haiku-4-5","max_tokens":4000,"messages":[{"role":"user","content":"a"}]}"#)
+    });
+    send(&stack.over(&fake), other).await;
+    let expected = [
+        COUNT, MESSAGE, MESSAGE, COUNT, MESSAGE, MESSAGE, COUNT, MESSAGE,
+    ];
+    assert_eq!(endpoints(&fake), expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_goes_wrong_leaves_the_estimate() {
+    let retry_after = Duration::from_secs(30);
+    for (fault, status) in [
+        (Fault::RateLimited { retry_after }, 429),
+        (Fault::Overloaded, 529),
+        (Fault::ServerError, 500),
+        (Fault::Reset, 0),
+    ] {
+        let (stack, fake) = (Stack::new(), fake());
+        fake.inject(fault.clone());
+        let start = Instant::now();
+        let call = tokio::spawn(send(&stack.over(&fake), question("a")));
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        // The estimate of a few bytes.
+        assert!(input_left(&stack.messages()) > 99_900, "{fault:?}");
+        assert_eq!(call.await.expect("no panic").status(), 200);
+        assert_eq!(endpoints(&fake), [(Endpoint::CountTokens, status), MESSAGE]);
+        assert_eq!(stack.uncounted().len(), 1, "{fault:?}");
+        // A 429 of the one scope is no pause of the other.
+        assert!(start.elapsed() < retry_after, "{fault:?}");
+        assert!(stack.messages().paused_for.is_zero());
+    }
+}
+
+/// Nor does it wait for a scope that is paused: the next is left to its estimate at once.
+#[tokio::test(start_paused = true)]
+async fn a_paused_count_is_not_waited_for() {
+    let (stack, fake) = (Stack::new(), fake());
+    let retry_after = Duration::from_secs(30);
+    fake.inject(Fault::RateLimited { retry_after });
+    send(&stack.over(&fake), question("a")).await;
+    let start = Instant::now();
+    send(&stack.over(&fake), question("b")).await;
+    assert!(
+        start.elapsed() < Duration::from_secs(11),
+        "10 s are its answer"
+    );
+    assert_eq!(fake.with_log(<[_]>::len), 3, "one count and two messages");
+    let uncounted = stack.uncounted();
+    assert!(uncounted[1].contains("refused"), "{uncounted:?}");
+}
+
+/// The layer alone, over a script that answers the count first and the message then.
+async fn over_script(count: Reply) -> (Script, Events, Duration) {
+    let events = Events::default();
+    let layer = CountTokensLayer::new().with_observer(events.observer());
+    let script = Script::new([count, Reply::message()]);
+    let start = Instant::now();
+    let answer = send(&layer.layer(script.clone()), question("a")).await;
+    assert_eq!(answer.status(), 200);
+    assert_eq!(script.calls(), 2);
+    assert_eq!(script.alive(), 0);
+    (script, events, start.elapsed())
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_answer_in_time_leaves_the_estimate() {
+    let stalls = Reply::json("").chunked().piece(Piece::Stall);
+    let (_, events, took) = over_script(stalls).await;
+    assert!(events.take()[0].contains("timeout"));
+    assert!(took >= IN_TIME && took < IN_TIME * 2, "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_no_count_leaves_the_estimate() {
+    for answer in [
+        "",
+        "{",
+        "[]",
+        r#"{"input_tokens":-1}"#,
+        r#"{"input_tokens":"7"}"#,
+    ] {
+        let (_, events, _) = over_script(Reply::json(answer)).await;
+        assert!(events.take()[0].contains("answer"), "{answer}");
+    }
+    let cut = Reply::json("{")
+        .chunked()
+        .piece(Piece::Error(Broken("cut")));
+    let (_, events, _) = over_script(cut).await;
+    assert!(events.take()[0].contains("answer"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_count_is_asked_in_the_callers_name() {
+    let script = Script::new([Reply::json(r#"{"input_tokens":7}"#), Reply::message()]);
+    let mut request = with(question("a"), "anthropic-beta", "some-beta");
+    *request.uri_mut() = "https://h/v1/messages?beta=true".parse().expect("a uri");
+    let request = with(request, "accept-encoding", "gzip");
+    send(&CountTokensLayer::new().layer(script.clone()), request).await;
+    let [count, message] = script.seen().try_into().expect("two requests");
+    assert_eq!(count.uri, "https://h/v1/messages/count_tokens?beta=true");
+    let body = r#"{"model":"claude-sonnet-5-5","messages":[{"role":"user","content":"a"}]}"#;
+    assert_eq!(count.body, body);
+    assert_eq!(count.headers["content-length"], body.len().to_string());
+    for name in [
+        "x-api-key",
+        "anthropic-version",
+        "anthropic-beta",
+        "content-type",
+    ] {
+        assert_eq!(count.headers[name], message.headers[name], "{name}");
+    }
+    assert!(!count.headers.contains_key("accept-encoding"));
+    assert_eq!(message.headers["accept-encoding"], "gzip");
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_messages_are_counted() {
+    for path in [
+        "/v1/messages/count_tokens",
+        "/v1/messages/batches",
+        "/v1/files",
+    ] {
+        let script = Script::always(Reply::json("{}"));
+        let mut request = question("a");
+        *request.uri_mut() = path.parse().expect("a uri");
+        send(&CountTokensLayer::new().layer(script.clone()), request).await;
+        assert_eq!(script.calls(), 1, "{path}");
+    }
+}
+
+/// Wherever a call is dropped, nothing of it stays, neither in the service nor in the limiter.
+#[tokio::test(start_paused = true)]
+async fn dropped_mid_way_it_leaves_nothing() {
+    let stack = Stack::new();
+    for polls in 0..20 {
+        let count = Reply::json(r#"{"input_tokens":7}"#).waits(2).slow_body();
+        let message = Reply::message().waits(2).slow_body();
+        let script = Script::new([count, message]).readiness(Readiness::After(1));
+        let service = stack.count.layer(stack.bucket.layer(script.clone()));
+        let mut call = Box::pin(send(&service, question(&polls.to_string())));
+        drop(service);
+        for _ in 0..polls {
+            if poll_once(&mut call).await {
+                break;
+            }
+        }
+        drop(call);
+        assert_eq!(script.alive(), 0, "after {polls} polls");
+        assert_eq!(script.clones_alive(), 0, "after {polls} polls");
+        for scope in stack.bucket.limiter().snapshot() {
+            assert_eq!(
+                (scope.in_flight, scope.queued),
+                (0, 0),
+                "after {polls} polls"
+            );
+        }
+    }
+}
+
+/// Polls once; true when it is done.
+async fn poll_once(call: &mut (impl Future + Unpin)) -> bool {
+    std::future::poll_fn(|cx| std::task::Poll::Ready(Pin::new(&mut *call).poll(cx).is_ready()))
+        .await
+}

@@ -1,0 +1,55 @@
+//! Counting the tokens of a prompt by the endpoint that does.
+
+use crate::json::Object;
+use crate::usage::find;
+
+/// What [`count_tokens`](https://docs.claude.com/en/api/messages-count-tokens) accepts of a Messages request;
+/// it rejects all else.
+const ACCEPTED: [&[u8]; 9] = [
+    b"messages",
+    b"model",
+    b"system",
+    b"tools",
+    b"tool_choice",
+    b"thinking",
+    b"cache_control",
+    b"output_config",
+    b"speed",
+];
+
+/// The body of a `count_tokens` request for the prompt of this Messages request, its values byte for byte.
+/// `None` when it is not a JSON object.
+///
+/// ```
+/// use tower_claude_wire::{count_tokens_body, counted_tokens};
+///
+/// let body = br#"{"model":"m","max_tokens":9,"messages":[ ]}"#;
+/// assert_eq!(count_tokens_body(body).unwrap(), br#"{"model":"m","messages":[ ]}"#);
+/// assert_eq!(counted_tokens(br#"{"input_tokens": 12}"#), Some(12));
+/// ```
+#[must_use]
+pub fn count_tokens_body(body: &[u8]) -> Option<Vec<u8>> {
+    let mut counted = Vec::with_capacity(body.len());
+    let mut object = Object::open(body)?;
+    while let Some(member) = object.next().ok()? {
+        let plain = member.unescaped();
+        let key = plain.as_deref().map_or(member.key, str::as_bytes);
+        if ACCEPTED.contains(&key) {
+            counted.push(if counted.is_empty() { b'{' } else { b',' });
+            for piece in [b"\"", member.key, b"\":", member.value] {
+                counted.extend_from_slice(piece);
+            }
+        }
+    }
+    if counted.is_empty() {
+        counted.push(b'{');
+    }
+    counted.push(b'}');
+    Some(counted)
+}
+
+/// The count in the answer; `None` when it holds none.
+#[must_use]
+pub fn counted_tokens(answer: &[u8]) -> Option<u64> {
+    find(answer, b"input_tokens").and_then(crate::json::integer)
+}

@@ -1,0 +1,102 @@
+//! What the prompt cache and the count of a prompt look at.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+use tower_claude_wire::{
+    Prompt, PromptPart, count_tokens_body, counted_tokens, mentions_cache_control,
+};
+
+/// Part, role and JSON of every block, and the seconds of its breakpoint.
+fn blocks(body: &str) -> Vec<(PromptPart, String, String, Option<u64>)> {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("text");
+    let mut seen = Vec::new();
+    Prompt::parse(body.as_bytes())
+        .expect("an object")
+        .blocks(|block| {
+            let seconds = block.breakpoint.map(|keep| keep.as_secs());
+            seen.push((block.part, text(block.role), text(block.json), seconds));
+        });
+    seen
+}
+
+#[test]
+fn blocks_come_in_the_order_of_the_cache() {
+    let body = r#"{
+        "messages": [
+            {"content": [{"type":"text","text":"a"}, {"x":1,"cache_control":{"type":"ephemeral"}}], "role": "user"},
+            {"role": "assistant", "content": "b"}
+        ],
+        "system": [{"text":"s","cache_control":{"ttl":"1h","type":"ephemeral"}}],
+        "tools": [{"name":"t","cache_control":null}]
+    }"#;
+    let seen = blocks(body);
+    let parts: Vec<_> = seen
+        .iter()
+        .map(|block| (block.0, block.1.as_str(), block.3))
+        .collect();
+    let expected = [
+        (PromptPart::Tools, "", None),
+        (PromptPart::System, "", Some(3_600)),
+        (PromptPart::Messages, r#""user""#, None),
+        (PromptPart::Messages, r#""user""#, Some(300)),
+        (PromptPart::Messages, r#""assistant""#, None),
+    ];
+    assert_eq!(parts, expected);
+    assert_eq!(seen[4].2, r#""b""#);
+}
+
+#[test]
+fn automatic_caching_is_of_the_top_level() {
+    let automatic = |body: &str| {
+        Prompt::parse(body.as_bytes())
+            .expect("an object")
+            .automatic()
+    };
+    let hour = r#"{"cache_control":{"type":"ephemeral","ttl":"1h"}}"#;
+    assert_eq!(automatic(hour), Some(Duration::from_secs(3_600)));
+    assert_eq!(automatic(r#"{"cache_control":null}"#), None);
+    assert_eq!(automatic(r#"{"system":[{"cache_control":{}}]}"#), None);
+    assert!(mentions_cache_control(hour.as_bytes()));
+    assert!(!mentions_cache_control(br#"{"cache":1}"#));
+}
+
+#[test]
+fn the_count_has_only_what_it_accepts() {
+    let body = br#"{"max_tokens":9,"model":"m","metadata":{},"system":"s","stream":true,"me\u0073sages":[ 1 ],"tools":[],"x":{}}"#;
+    let counted = count_tokens_body(body).expect("an object");
+    assert_eq!(
+        counted,
+        br#"{"model":"m","system":"s","me\u0073sages":[ 1 ],"tools":[]}"#
+    );
+    assert_eq!(count_tokens_body(b"{}").as_deref(), Some(&b"{}"[..]));
+    assert_eq!(count_tokens_body(b"[]"), None);
+    assert_eq!(counted_tokens(br#"{"a":0,"input_tokens":7}"#), Some(7));
+    assert_eq!(counted_tokens(br#"{"input_tokens":null}"#), None);
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_panic(body in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _ = count_tokens_body(&body);
+        let _ = counted_tokens(&body);
+        if let Some(prompt) = Prompt::parse(&body) {
+            prompt.blocks(|_| {});
+        }
+    }
+
+    /// What is left of an object is one, with the same values.
+    #[test]
+    fn values_stay_what_they_are(max in any::<u32>(), text in ".*", tools in any::<bool>()) {
+        let mut body = serde_json::json!({
+            "max_tokens": max, "messages": [{"role": "user", "content": text}], "model": text,
+        });
+        if tools {
+            body["tools"] = serde_json::json!([{"name": text}]);
+        }
+        let counted = count_tokens_body(body.to_string().as_bytes()).expect("an object");
+        let counted: serde_json::Value = serde_json::from_slice(&counted).expect("JSON");
+        body.as_object_mut().expect("an object").remove("max_tokens");
+        prop_assert_eq!(counted, body);
+    }
+}
