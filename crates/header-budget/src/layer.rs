@@ -1,12 +1,12 @@
 //! The layer and its settings.
 
-use std::{num::NonZeroU32, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use http::{HeaderName, request::Parts};
 use tower_claude_core::{
     Buffered, ClaudeClassify, HeuristicCost, RequestBody, Scope, event::Observer,
 };
-use tower_claude_limiter::{Gate, Limiter, LimiterConfig, Limits, LocalLimiter};
+use tower_claude_limiter::{Gate, Limiter, Limits, LocalLimiter};
 use tower_layer::Layer;
 
 use crate::{HeaderBudget, NAME};
@@ -20,13 +20,9 @@ pub struct HeaderBudgetLayer<L = LocalLimiter, E = HeuristicCost, C = ClaudeClas
 }
 
 impl HeaderBudgetLayer {
-    /// Requests let out before the first headers are known; doubles with each answer.
-    pub const FIRST_REQUESTS: NonZeroU32 = NonZeroU32::new(8).expect("8 is not 0");
-
     /// Starts without limits and enforces what it learns.
     pub fn new() -> Self {
-        let config = LimiterConfig::default().with_slow_start(Some(Self::FIRST_REQUESTS));
-        Self::over(LocalLimiter::with_config(Limits::unlimited(), config))
+        Self::over(LocalLimiter::new(Limits::unlimited()))
     }
 }
 
@@ -38,8 +34,10 @@ impl Default for HeaderBudgetLayer {
 
 impl<L: Limiter> HeaderBudgetLayer<L> {
     /// Corrects this limiter. A request that an outer layer with the same limiter admitted is not
-    /// admitted again.
+    /// admitted again. Until the first headers are known few requests are let out
+    /// ([`LimiterConfig::slow_start_requests`](tower_claude_limiter::LimiterConfig::slow_start_requests)).
     pub fn over(limiter: L) -> Self {
+        limiter.expect_headers();
         Self {
             gate: Arc::new(Gate::new(NAME, limiter).reading_headers()),
             body_limit: RequestBody::DEFAULT_LIMIT,

@@ -35,9 +35,11 @@ pub struct LimiterConfig {
     /// Take limits from response headers, up and down. When false, configured limits stay and headers
     /// only lower the level. Default true.
     pub learn_limits: bool,
-    /// Requests in flight until the first rate-limit headers were seen; doubled with each answer.
-    /// Give it when the server may allow less at once than the configured limits say, or when nothing
-    /// is configured. Default none.
+    /// Requests in flight until the first rate-limit headers were seen; doubled with each answer: the
+    /// server may allow less at once than the configured limits say. `None`, the default, is
+    /// [`FIRST_REQUESTS`](Self::FIRST_REQUESTS) where a layer reads headers
+    /// ([`Limiter::expect_headers`](crate::Limiter::expect_headers)) and any number where none does;
+    /// [`NonZeroU32::MAX`] is any number everywhere.
     pub slow_start_requests: Option<NonZeroU32>,
     /// How the server counts output tokens. Default as produced.
     pub output_accounting: OutputAccounting,
@@ -53,6 +55,9 @@ pub struct LimiterConfig {
 }
 
 impl LimiterConfig {
+    /// Requests let out before the first headers are known.
+    pub const FIRST_REQUESTS: NonZeroU32 = NonZeroU32::new(8).expect("8 is not 0");
+
     /// The longest `retry-after` that is honoured.
     pub const MAX_EXPLICIT_PAUSE: Duration = Duration::from_secs(3_600);
 

@@ -114,6 +114,10 @@ pub trait Limiter: Clone {
         let _ = (acquire, cost);
     }
 
+    /// Says that a layer will tell what the rate-limit headers say, before the first request: until then it
+    /// is careful. A limiter that is never told need not be.
+    fn expect_headers(&self) {}
+
     /// Tells this limiter's reservations from others'.
     fn id(&self) -> LimiterId;
 

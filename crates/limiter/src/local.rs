@@ -5,7 +5,14 @@ mod desk;
 mod map;
 mod wakes;
 
-use std::{fmt, pin::Pin, sync::Arc};
+use std::{
+    fmt,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use tokio::time::Instant;
 use tower_claude_core::{Cost, LimiterId, Scope};
@@ -32,6 +39,8 @@ pub(crate) struct Shared {
     start: Instant,
     limits: Limits,
     config: LimiterConfig,
+    /// A layer reads headers.
+    hears: AtomicBool,
     map: Map,
 }
 
@@ -50,6 +59,7 @@ impl LocalLimiter {
                 id: LimiterId::unique(),
                 start: sync::now(),
                 limits,
+                hears: AtomicBool::new(false),
                 map: Map::new(config.max_scopes),
                 config,
             }),
@@ -67,13 +77,11 @@ impl Shared {
     fn desk(&self, scope: &Scope) -> Arc<Desk> {
         self.map.insert(scope, || {
             let limits = self.limits.for_scope(scope);
-            Desk::new(
-                self.id,
-                self.start,
-                scope.clone(),
-                &limits,
-                self.config.clone(),
-            )
+            let mut config = self.config.clone();
+            if config.slow_start_requests.is_none() && self.hears.load(Ordering::Relaxed) {
+                config.slow_start_requests = Some(LimiterConfig::FIRST_REQUESTS);
+            }
+            Desk::new(self.id, self.start, scope.clone(), &limits, config)
         })
     }
 }
@@ -91,6 +99,10 @@ impl Limiter for LocalLimiter {
 
     fn revise(&self, acquire: Pin<&mut LocalAcquire>, cost: Cost) {
         acquire.get_mut().revise(cost);
+    }
+
+    fn expect_headers(&self) {
+        self.shared.hears.store(true, Ordering::Relaxed);
     }
 
     fn id(&self) -> LimiterId {

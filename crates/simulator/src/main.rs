@@ -30,7 +30,7 @@ struct TableArgs {
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=1_000))]
     seeds: u64,
 
-    /// A sixth of the length and two seeds at most
+    /// A sixth of the length and two seeds at most: noisy figures, some of which may miss their goals
     #[arg(long)]
     quick: bool,
 

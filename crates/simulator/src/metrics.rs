@@ -15,6 +15,8 @@ pub(crate) enum Metric {
     Answered,
     /// Use of the binding limit, in percent.
     Use,
+    /// The same, as a share of the oracle's.
+    UseOfOracle,
     /// Jain's index over processes, in tokens.
     Jain,
     /// Median wait of big requests, as a multiple of the oracle's.
@@ -35,6 +37,8 @@ pub(crate) enum Metric {
     Gap,
     /// The 99th percentile of interactive waits, as a multiple of that of the work of one request.
     InteractiveWait,
+    /// The same, as a multiple of the mean work of one request.
+    InteractiveWaitMean,
     /// The share of batch in the work done, in percent.
     BatchShare,
     /// The median wait, in seconds.
@@ -76,6 +80,7 @@ impl Metric {
             Self::RefusedBefore => "429s in warm-up",
             Self::Answered => "successes",
             Self::Use => "use %",
+            Self::UseOfOracle => "use / oracle's %",
             Self::Jain => "Jain",
             Self::BigWait => "big wait / oracle's",
             Self::Attempts => "attempts",
@@ -85,7 +90,8 @@ impl Metric {
             Self::DriftInput => "drift, input",
             Self::DriftOutput => "drift, output",
             Self::Gap => "longest gap s",
-            Self::InteractiveWait => "p99 wait / work",
+            Self::InteractiveWait => "p99 wait / p99 work",
+            Self::InteractiveWaitMean => "p99 wait / mean work",
             Self::BatchShare => "batch share %",
             Self::Wait => "median wait s",
         }
@@ -122,7 +128,8 @@ impl Metric {
             Self::RefusedInAll => Some((tally.refused + tally.refused_before) as f64),
             Self::RefusedBefore => Some(tally.refused_before as f64),
             Self::Answered => Some((tally.admitted + tally.admitted_before) as f64),
-            Self::Use => Some(100.0 * tally.used.into_iter().fold(0.0, f64::max)),
+            Self::Use => Some(100.0 * used(tally)),
+            Self::UseOfOracle => Some(100.0 * used(tally) / used(oracle?)),
             Self::Jain => jain(&tally.tokens),
             Self::BigWait => {
                 let oracle = quantile(&oracle?.big_waits, 0.5)?;
@@ -140,6 +147,11 @@ impl Metric {
                 let wait = quantile(&tally.waits[1], 0.99)?;
                 Some(wait / quantile(&tally.works[1], 0.99)?)
             }
+            Self::InteractiveWaitMean => {
+                let works = &tally.works[1];
+                let sum: f64 = works.iter().copied().map(f64::from).sum();
+                Some(quantile(&tally.waits[1], 0.99)? * works.len() as f64 / sum)
+            }
             Self::BatchShare => {
                 let sum = |works: &[f32]| works.iter().copied().map(f64::from).sum::<f64>();
                 let (batch, interactive) = (sum(&tally.works[0]), sum(&tally.works[1]));
@@ -151,6 +163,10 @@ impl Metric {
             }
         }
     }
+}
+
+fn used(tally: &Tally) -> f64 {
+    tally.used.into_iter().fold(0.0, f64::max)
 }
 
 fn ratio((attempts, successes): (u64, u64)) -> Option<f64> {

@@ -51,7 +51,11 @@ impl Cell {
             .collect();
         Self {
             column,
-            value: column.metric.worst(&values, column.goal),
+            // A seed without a figure is no better than the worst.
+            value: column
+                .metric
+                .worst(&values, column.goal)
+                .filter(|_| values.len() == tallies.len()),
             goal: column.goal.filter(|_| line.held),
         }
     }
@@ -64,13 +68,9 @@ impl Cell {
 
     fn text(&self) -> String {
         let digits = self.column.metric.digits();
-        let value = self.value.map_or_else(
-            || "-".to_owned(),
-            |value| {
-                // A drift below zero is none.
-                format!("{:.digits$}", value.max(0.0))
-            },
-        );
+        let value = self
+            .value
+            .map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"));
         match (self.goal, self.pass()) {
             (Some(goal), Some(pass)) => {
                 let mark = if pass { "" } else { "! " };

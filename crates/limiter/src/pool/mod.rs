@@ -142,7 +142,8 @@ impl Pool {
             clock: clock::ServerClock::default(),
             slow_start: config
                 .slow_start_requests
-                .map(|start| u64::from(start.get())),
+                .map(|start| u64::from(start.get()))
+                .filter(|start| *start < settle::SLOW_START_ENDS),
             output: outputs::Outputs::default(),
             input: inputs::Input::default(),
             guessed_input: 0,

@@ -41,7 +41,6 @@ impl Pool {
             if gauge.limit.is_none_or(|limit| limit == 0) && gauge.remaining.is_none() {
                 continue;
             }
-            self.slow_start = None;
             let known = self.lanes[index].known();
             let told = self.lanes[index].level();
             self.learn_limit(now, index, gauge, record);
@@ -51,6 +50,9 @@ impl Pool {
             self.learn_capacity(now, index, gauge, record);
             let level = self.lanes[index].level();
             self.clamp(now, index, gauge, record, told);
+            if self.lanes[index].bucket.is_some() {
+                self.slow_start = None;
+            }
             self.moved(now, index, record, known, level);
             if let Some((used, found)) = self.lanes[index].warn(index, gauge, seen.warn_percent)
                 && crossing.is_none_or(|(most, _)| used > most)

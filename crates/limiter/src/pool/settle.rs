@@ -11,7 +11,7 @@ use super::{
 use crate::Settlement;
 
 /// From here on the slow start holds nothing back.
-const SLOW_START_ENDS: u64 = 4_096;
+pub(super) const SLOW_START_ENDS: u64 = 4_096;
 
 impl Pool {
     /// Corrects the input of a reservation once the server's count is known.

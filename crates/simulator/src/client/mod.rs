@@ -51,6 +51,15 @@ pub(crate) struct Head {
     pub(crate) input: u64,
 }
 
+/// What a client believes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Believed {
+    /// Left of requests, input and output tokens.
+    pub(crate) levels: [i64; 3],
+    /// Output tokens taken for answers that have not ended.
+    pub(crate) outstanding_output: u64,
+}
+
 /// What an answer used.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Used {
@@ -88,7 +97,7 @@ pub(crate) trait Strategy: Send {
     /// The time that was asked for, or earlier.
     fn wake(&mut self, _now: u64, _io: &mut Io) {}
     /// What it believes is there, of each limit.
-    fn levels(&self, _now: u64) -> Option<[i64; 3]> {
+    fn levels(&self, _now: u64) -> Option<Believed> {
         None
     }
 }

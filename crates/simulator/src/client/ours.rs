@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    num::{NonZeroU32, NonZeroU64},
+    num::NonZeroU64,
     time::{Duration, SystemTime},
 };
 
@@ -13,7 +13,7 @@ use tower_claude_limiter::{
 };
 use tower_claude_wire::{Gauge, RateLimits, Usage};
 
-use super::{Ask, Head, Io, JobId, Shown, Strategy, Used, parts::PerJob};
+use super::{Ask, Believed, Head, Io, JobId, Shown, Strategy, Used, parts::PerJob};
 use crate::{
     units::MS,
     workload::{Class, MOST_OUTPUT, Quota},
@@ -21,13 +21,10 @@ use crate::{
 
 /// Output expected before an answer was seen: the default of the layers' own estimate.
 const FIRST_OUTPUT: u64 = 512;
-/// Requests let out before the first headers, as the header budget does.
-const SLOW_START: NonZeroU32 = NonZeroU32::new(8).expect("not zero");
-
-/// The one place that says how the limiter is set.
+/// The one place that says how the limiter is set: as by default where a layer reads headers.
 fn config(sharing: Sharing) -> LimiterConfig {
     LimiterConfig::new()
-        .with_slow_start(Some(SLOW_START))
+        .with_slow_start(Some(LimiterConfig::FIRST_REQUESTS))
         .with_sharing(sharing)
 }
 
@@ -166,18 +163,21 @@ impl Strategy for Ours {
         self.turn(now, io);
     }
 
-    fn levels(&self, now: u64) -> Option<[i64; 3]> {
+    fn levels(&self, now: u64) -> Option<Believed> {
         let snapshot = self.pool.snapshot(now);
         let level = |wanted| {
             let mut all = snapshot.dimensions.iter();
             all.find(|dimension| dimension.dimension == wanted)
                 .map(|dimension| dimension.available)
         };
-        Some([
-            level(Dimension::Requests)?,
-            level(Dimension::InputTokens)?,
-            level(Dimension::OutputTokens)?,
-        ])
+        Some(Believed {
+            levels: [
+                level(Dimension::Requests)?,
+                level(Dimension::InputTokens)?,
+                level(Dimension::OutputTokens)?,
+            ],
+            outstanding_output: snapshot.outstanding_output,
+        })
     }
 }
 

@@ -27,6 +27,7 @@ pub(super) const BASELINES: [Kind; 6] = [
 /// All rows that are wanted.
 pub(crate) fn all(options: &Options) -> Result<Vec<Scenario>, String> {
     let mut rows = vec![alone(options.quick)];
+    rows.extend(alone_bound(options.quick));
     rows.extend(many(options.quick));
     rows.extend(outsiders(options.quick));
     rows.extend(special::changes(options.quick));
@@ -69,12 +70,45 @@ fn alone(quick: bool) -> Scenario {
             column("R1", Metric::Answered, None),
             column("R1", Metric::Attempts, None),
             column("R1", Metric::Failed, None),
-            column("R26", Metric::DriftRequests, Some(AtMost(1.0))),
             column("R26", Metric::DriftInput, Some(AtMost(1_000.0))),
-            column("R26", Metric::DriftOutput, Some(AtMost(1_000.0))),
         ],
         lines: scene.lines(Kind::OursAlone, &others(Kind::OursShared, &rest)),
     }
+}
+
+/// The level of the limit that binds is followed exactly; one that others leave full clips what neither
+/// side needs.
+fn alone_bound(quick: bool) -> Vec<Scenario> {
+    let row = |(what, quota, metric, most): (&str, [u64; 3], Metric, f64)| {
+        let mut scene = Scene::saturated(1, quick);
+        scene.base.quota = Quota(quota);
+        scene.base.probe = true;
+        Scenario {
+            title: format!("one process, saturated, {what}"),
+            columns: vec![
+                column("R26", metric, Some(AtMost(most))),
+                column("R26", Metric::RefusedInAll, Some(AtMost(0.0))),
+                column("R26", Metric::Use, Some(AtLeast(99.0))),
+            ],
+            lines: scene.lines(Kind::OursAlone, &others(Kind::OursShared, &[])),
+        }
+    };
+    [
+        (
+            "bound by requests (RPM 150)",
+            [150, 450_000, 90_000],
+            Metric::DriftRequests,
+            1.0,
+        ),
+        (
+            "bound by output (OTPM 60k)",
+            [1_000, 450_000, 60_000],
+            Metric::DriftOutput,
+            1_000.0,
+        ),
+    ]
+    .map(row)
+    .into()
 }
 
 fn many(quick: bool) -> Vec<Scenario> {

@@ -78,6 +78,13 @@ impl World {
 
     pub(super) fn admitted(&mut self, id: JobId) {
         let now = self.agenda.now();
+        let Sizes {
+            input, estimate, ..
+        } = self.jobs[id as usize].sizes;
+        self.flight.sent -= 1.0;
+        self.flight.asked -= estimate as f64;
+        self.flight.charged += estimate as f64;
+        self.flight.counted += input as f64;
         self.count_admission(now, id);
         let at_response = self.setup.switches.at_response;
         if !at_response {

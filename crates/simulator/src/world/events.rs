@@ -1,6 +1,6 @@
 //! What each event does.
 
-use super::{Event, Job, STREAM, World, watch::in_flight};
+use super::{Event, Job, STREAM, World};
 use crate::{
     client::{Ask, Head, JobId, Used},
     random::exponential,
@@ -127,14 +127,8 @@ impl World {
         let job = &mut self.jobs[id as usize];
         job.sent = now;
         job.attempts += 1;
-        let Sizes {
-            input,
-            estimate,
-            output,
-        } = job.sizes;
-        self.flying[0] += 1.0;
-        self.flying[1] += input.max(estimate) as f64;
-        self.flying[2] += in_flight(output);
+        self.flight.sent += 1.0;
+        self.flight.asked += job.sizes.estimate as f64;
         self.agenda.add(now + up, Event::Arrive(id));
     }
 
@@ -155,11 +149,12 @@ impl World {
         let job = &self.jobs[id as usize];
         let (client, head, sizes, attempts) = (job.client, job.head, job.sizes, job.attempts);
         let refused = head.refused.is_some();
-        self.flying[0] -= 1.0;
-        self.flying[1] -= sizes.input.max(sizes.estimate) as f64;
         if refused {
-            self.flying[2] -= in_flight(sizes.output);
+            self.flight.sent -= 1.0;
+            self.flight.asked -= sizes.estimate as f64;
         } else {
+            self.flight.charged -= sizes.estimate as f64;
+            self.flight.counted -= sizes.input as f64;
             self.next_report(id);
         }
         let to = &mut self.clients[client as usize];
@@ -200,7 +195,7 @@ impl World {
         let now = self.agenda.now();
         let job = &self.jobs[id as usize];
         let (client, sizes) = (job.client, job.sizes);
-        self.flying[2] -= in_flight(sizes.output);
+        self.settled += sizes.output;
         let used = Used {
             input: sizes.input,
             output: sizes.output,

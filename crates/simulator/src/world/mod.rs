@@ -107,8 +107,9 @@ pub(crate) struct World {
     tally: Tally,
     /// Requests, input tokens admitted and output tokens produced since the warm-up.
     charged: [u64; 3],
-    /// What is in flight, of all clients: requests and input until the head is there, output until the end.
-    flying: [f64; 3],
+    /// What is on its way, and the output of answers whose end their clients have seen.
+    flight: watch::Flight,
+    settled: u64,
     last_admission: u64,
     second: (u32, u32),
 }
@@ -152,7 +153,8 @@ impl World {
                 ..Tally::default()
             },
             charged: [0; 3],
-            flying: [0.0; 3],
+            flight: watch::Flight::default(),
+            settled: 0,
             last_admission: 0,
             second: (0, 0),
             setup,
