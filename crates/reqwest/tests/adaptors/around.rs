@@ -2,8 +2,10 @@
 
 use std::{
     future::{Ready, ready},
+    num::NonZeroU64,
     sync::{Arc, Mutex},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use http::{Extensions, Request};
@@ -12,10 +14,10 @@ use reqwest::{Body, Client, Response};
 use reqwest_middleware::{ClientBuilder, Middleware, Next};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 use tower_claude_core::{Class, RequestBody, check};
-use tower_claude_fake_claude::Fault;
+use tower_claude_fake_claude::{FakeClaude, Fault, HeaderFamily};
 use tower_claude_header_budget::HeaderBudgetLayer;
 use tower_claude_limiter::Limits;
-use tower_claude_reqwest::{Execute, HttpService};
+use tower_claude_reqwest::{Execute, HttpService, ReqwestClassify};
 use tower_claude_token_bucket::TokenBucketLayer;
 
 use crate::common::{
@@ -121,6 +123,30 @@ async fn what_cannot_be_a_request_is_not_sent_and_not_retried() {
         assert!(error.is_builder(), "{error:?}");
         assert_eq!(handle.snapshot().retries, 0);
     }
+}
+
+/// Nothing was sent, so nothing is charged: the only request per minute is still there.
+#[tokio::test]
+async fn what_cannot_be_a_request_costs_nothing() {
+    bounded(async {
+        let fake = FakeClaude::builder()
+            .header_family(HeaderFamily::None)
+            .build();
+        let server = fake.serve().await.unwrap();
+        let one = const { NonZeroU64::new(1).expect("one") };
+        let bucket = TokenBucketLayer::new(Limits::new().with_requests_per_minute(one))
+            .with_max_wait(Duration::ZERO)
+            .with_classifier(ReqwestClassify::new());
+        let service = bucket.layer(HttpService::new(Client::new()));
+        let wrong = message("ftp://localhost", false);
+        assert!(service.clone().oneshot(wrong).await.is_err());
+        for status in [200, 429] {
+            let sent = service.clone().oneshot(message(&server.url(), false));
+            assert_eq!(sent.await.unwrap().status(), status);
+        }
+        assert_eq!(statuses(&fake), [200]);
+    })
+    .await;
 }
 
 #[tokio::test]

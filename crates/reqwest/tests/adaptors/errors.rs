@@ -1,7 +1,10 @@
 //! What errors mean.
 
 use http_body_util::BodyExt;
-use reqwest::Client;
+use reqwest::{
+    Client,
+    dns::{Name, Resolve, Resolving},
+};
 use tower::ServiceExt;
 use tower_claude_core::{BoxError, Class, Classify, ClassifyResponse, HttpClassify, Kind};
 use tower_claude_fake_claude::Fault;
@@ -88,6 +91,26 @@ async fn no_answer_in_time() {
     let error = error.unwrap_err();
     assert!(error.is_timeout());
     assert_eq!(class(error), Class::new(Kind::Timeout));
+}
+
+/// Never finds an address.
+struct Lost;
+
+impl Resolve for Lost {
+    fn resolve(&self, _: Name) -> Resolving {
+        Box::pin(std::future::pending())
+    }
+}
+
+/// Late too, but nothing was sent: it may be tried as often as any broken connection.
+#[tokio::test(start_paused = true)]
+async fn no_connection_in_time() {
+    let client = Client::builder().connect_timeout(HOUR).dns_resolver(Lost);
+    let service = HttpService::new(client.build().unwrap());
+    let error = service.oneshot(message("http://nowhere.invalid", false));
+    let error = error.await.unwrap_err();
+    assert!(error.is_timeout() && error.is_connect(), "{error:?}");
+    assert_eq!(class(error), Class::new(Kind::Transport));
 }
 
 #[tokio::test]
