@@ -1,0 +1,109 @@
+//! A reqwest client as the service that layers go around.
+
+use std::{
+    fmt,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use http::{Request, Response};
+use pin_project_lite::pin_project;
+use reqwest::Body;
+use tower_claude_core::RequestBody;
+use tower_service::Service;
+
+use crate::{Execute, convert};
+
+/// A reqwest client as a `Service<http::Request<RequestBody>>`. See the [crate documentation](crate).
+///
+/// `C` is a [`reqwest::Client`] or, with the feature `middleware`, a `reqwest_middleware::ClientWithMiddleware`. The
+/// response is the client's: status, headers, extensions and bytes as they came, its URL in the extensions, where
+/// `reqwest::Response::from` finds it.
+///
+/// The error type is the client's own. A URI that is no absolute `http` or `https` URL is an error of the kind
+/// [`is_builder`](reqwest::Error::is_builder).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct HttpService<C> {
+    client: C,
+}
+
+impl<C> HttpService<C> {
+    /// Sends through this client.
+    #[must_use]
+    pub const fn new(client: C) -> Self {
+        Self { client }
+    }
+
+    /// The client.
+    pub const fn get_ref(&self) -> &C {
+        &self.client
+    }
+
+    /// The client.
+    pub fn into_inner(self) -> C {
+        self.client
+    }
+}
+
+impl<C: Execute> Service<Request<RequestBody>> for HttpService<C> {
+    type Response = Response<Body>;
+    type Error = C::Error;
+    type Future = ResponseFuture<C::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), C::Error>> {
+        self.client.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
+        ResponseFuture {
+            state: match self.client.execute(convert::outgoing(request)) {
+                Ok(future) => State::Sent { future },
+                Err(error) => State::Failed { error: Some(error) },
+            },
+        }
+    }
+}
+
+pin_project! {
+    /// Future of [`HttpService`].
+    #[must_use = "futures do nothing unless polled"]
+    pub struct ResponseFuture<F> {
+        #[pin]
+        state: State<F>,
+    }
+}
+
+pin_project! {
+    #[project = StateProjection]
+    enum State<F> {
+        Sent { #[pin] future: F },
+        Failed { error: Option<reqwest::Error> },
+    }
+}
+
+impl<F, E> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<reqwest::Response, E>>,
+    E: From<reqwest::Error>,
+{
+    type Output = Result<Response<Body>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project().state.project() {
+            StateProjection::Sent { future } => {
+                let response = ready!(future.poll(cx))?;
+                Poll::Ready(Ok(convert::incoming(response)))
+            }
+            StateProjection::Failed { error } => {
+                let error = error.take().expect("polled after completion");
+                Poll::Ready(Err(error.into()))
+            }
+        }
+    }
+}
+
+impl<F> fmt::Debug for ResponseFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,118 @@
+//! What these tests share.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Request};
+use http_body::{Body, Frame};
+use reqwest_middleware::{ClientBuilder, ClientWithMiddleware};
+use tokio::sync::mpsc;
+use tower_claude_core::RequestBody;
+use tower_claude_fake_claude::{FakeClaude, GroupLimits};
+use tower_claude_reqwest::ReqwestClassify;
+use tower_claude_retry::{Backoff, Jitter, RetryLayer};
+
+pub(crate) const HOUR: Duration = Duration::from_secs(3_600);
+
+/// Far longer than any of these tests takes: a hang is a failure.
+pub(crate) async fn bounded<T>(test: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(120), test)
+        .await
+        .expect("the test hangs")
+}
+
+/// A server whose limits nothing reaches.
+pub(crate) fn quiet() -> FakeClaude {
+    FakeClaude::builder()
+        .limits(GroupLimits::unlimited())
+        .build()
+}
+
+/// Retries that do not wait.
+pub(crate) fn at_once() -> RetryLayer<ReqwestClassify> {
+    RetryLayer::new()
+        .with_backoff(Backoff::new(Duration::ZERO, Duration::ZERO, Jitter::None))
+        .with_classifier(ReqwestClassify::new())
+}
+
+pub(crate) fn middleware() -> ClientWithMiddleware {
+    ClientBuilder::new(reqwest::Client::new()).build()
+}
+
+/// What a request says, as JSON.
+pub(crate) fn prompt(stream: bool) -> String {
+    format!(
+        r#"{{"model":"claude-sonnet-5-5","max_tokens":256,"stream":{stream},"messages":[{{"role":"user","content":"Hi"}}]}}"#
+    )
+}
+
+/// A Messages request to this base URL.
+pub(crate) fn message(base: &str, stream: bool) -> Request<RequestBody> {
+    message_of(base, prompt(stream).into())
+}
+
+pub(crate) fn message_of(base: &str, body: RequestBody) -> Request<RequestBody> {
+    Request::post(format!("{base}/v1/messages"))
+        .header("x-api-key", "key-a")
+        .header("anthropic-version", "2023-06-01")
+        .header("content-type", "application/json")
+        .body(body)
+        .expect("a request")
+}
+
+/// The same with reqwest's own builder.
+pub(crate) fn post(
+    client: &ClientWithMiddleware,
+    base: &str,
+) -> reqwest_middleware::RequestBuilder {
+    client
+        .post(format!("{base}/v1/messages"))
+        .header("x-api-key", "key-a")
+        .header("anthropic-version", "2023-06-01")
+        .header("content-type", "application/json")
+}
+
+/// Headers without what tells the time or numbers the request.
+pub(crate) fn timeless(headers: &HeaderMap) -> Vec<(String, String)> {
+    let mut headers: Vec<_> = headers
+        .iter()
+        .map(|(name, value)| (name.to_string(), format!("{value:?}")))
+        .filter(|(name, _)| name != "date" && !name.ends_with("-reset"))
+        .collect();
+    headers.sort();
+    headers
+}
+
+pub(crate) fn statuses(fake: &FakeClaude) -> Vec<u16> {
+    fake.with_log(|log| log.iter().map(|attempt| attempt.status).collect())
+}
+
+/// A body of what is sent into a channel.
+pub(crate) struct ChannelBody(pub(crate) mpsc::UnboundedReceiver<Bytes>);
+
+impl Body for ChannelBody {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+        let received = self.0.poll_recv(cx);
+        received.map(|piece| piece.map(|piece| Ok(Frame::data(piece))))
+    }
+}
+
+/// A body in these pieces, of which nobody can make a copy.
+pub(crate) fn pieces(pieces: &[&'static str]) -> ChannelBody {
+    let (send, receive) = mpsc::unbounded_channel();
+    for piece in pieces {
+        send.send(Bytes::from_static(piece.as_bytes()))
+            .expect("the receiver is here");
+    }
+    ChannelBody(receive)
+}

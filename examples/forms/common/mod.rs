@@ -1,0 +1,121 @@
+//! What the examples share: the layers, a printer of their decisions, one request, and a line about an answer.
+#![allow(dead_code, reason = "each example uses a part")]
+
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderValue, Request, StatusCode, header::CONTENT_TYPE};
+use tower_claude_core::{HeuristicCost, RequestBody, event::Event};
+use tower_claude_fake_claude::{FakeClaude, Fault};
+use tower_claude_header_budget::HeaderBudgetLayer;
+use tower_claude_limiter::{Limits, LocalLimiter};
+use tower_claude_retry::{Backoff, Jitter, RetryLayer};
+use tower_claude_token_bucket::TokenBucketLayer;
+use tower_claude_wire::Tier;
+
+/// Any error.
+pub(crate) type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// The API limits the rate, and names the shortest wait it can.
+pub(crate) const LIMITED: Fault = Fault::RateLimited {
+    retry_after: Duration::from_secs(1),
+};
+
+/// A tuple of layers is a layer: the first is the outermost.
+pub(crate) type Recommended<C> = (
+    RetryLayer<C>,
+    TokenBucketLayer<LocalLimiter, HeuristicCost, C>,
+    HeaderBudgetLayer<LocalLimiter, HeuristicCost, C>,
+);
+
+/// The layers in the recommended order, over one limiter. `classifier` reads the errors of the client below.
+pub(crate) fn recommended<C: Clone>(classifier: C) -> Recommended<C> {
+    // By default retries wait 1 s, 2 s, 4 s …; an example has no patience.
+    let backoff = Backoff::new(
+        Duration::from_millis(20),
+        Duration::from_secs(1),
+        Jitter::Upward,
+    );
+    let retry = RetryLayer::new().with_backoff(backoff).with_observer(say);
+    let bucket = TokenBucketLayer::new(Limits::tier(Tier::Build)).with_observer(say);
+    let budget = HeaderBudgetLayer::over(bucket.limiter()).with_observer(say);
+    (
+        retry.with_classifier(classifier.clone()),
+        bucket.with_classifier(classifier.clone()),
+        budget.with_classifier(classifier),
+    )
+}
+
+/// Prints what a layer decided.
+pub(crate) fn say(event: &Event<'_>) {
+    match event {
+        Event::Retry { attempt, class, .. } => {
+            println!(
+                "  retry: attempt {attempt} failed ({}), another follows",
+                class.kind.as_str()
+            );
+        }
+        Event::GaveUp {
+            attempt, because, ..
+        } => {
+            println!("  retry: attempt {attempt} was the last ({because})");
+        }
+        Event::Paused { layer, .. } => println!("  {layer}: the API asks for a pause"),
+        _ => {}
+    }
+}
+
+/// The body of a Messages request.
+pub(crate) fn prompt(stream: bool) -> String {
+    format!(
+        r#"{{"model":"claude-sonnet-5-5","max_tokens":256,"stream":{stream},"messages":[{{"role":"user","content":"Hi"}}]}}"#
+    )
+}
+
+/// A Messages request to this base URL.
+pub(crate) fn message(base: &str, stream: bool) -> Request<RequestBody> {
+    Request::post(format!("{base}/v1/messages"))
+        .header("x-api-key", "key")
+        .header("anthropic-version", "2023-06-01")
+        .header("content-type", "application/json")
+        .body(prompt(stream).into())
+        .expect("a base URL")
+}
+
+/// An answer in one line.
+pub(crate) fn describe(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> String {
+    let status = status.as_u16();
+    let text = String::from_utf8_lossy(body);
+    let kind = headers
+        .get(CONTENT_TYPE)
+        .map_or(&b""[..], HeaderValue::as_bytes);
+    if kind.starts_with(b"text/event-stream") {
+        let events = text.matches("event: ").count();
+        let end = if text.contains("event: message_stop") {
+            "whole"
+        } else {
+            "broken"
+        };
+        return format!("{status}, a stream of {events} events, {end}");
+    }
+    let json: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+    if let Some(kind) = json["error"]["type"].as_str() {
+        let by = headers.get("x-tower-claude-refused-by");
+        let by = by.map_or("the API", |by| by.to_str().unwrap_or("somebody"));
+        return format!("{status}, {kind} from {by}");
+    }
+    match json["usage"]["output_tokens"].as_u64() {
+        Some(tokens) => format!("{status}, a message of {tokens} tokens"),
+        None if text.is_empty() => format!("{status}, without a word"),
+        None => format!("{status}, {text:?}"),
+    }
+}
+
+/// The statuses that the API gave, in order.
+pub(crate) fn saw(fake: &FakeClaude) -> String {
+    let log = fake.log();
+    let statuses: Vec<_> = log
+        .iter()
+        .map(|attempt| attempt.status.to_string())
+        .collect();
+    statuses.join(" ")
+}
