@@ -110,11 +110,12 @@ const THINKING: &[&str] = &[
 const EFFORT: &[&str] = &[
     "",
     r#"{"effort":"low"}"#,
-    r#"{"effort":"medium","format":{"type":"json_schema","schema":{}}}"#,
-    r#"{ "format" : {"type":"json_schema","schema":{}} , "effort":"high"}"#,
+    r#"{"effort":"medium"}"#,
+    r#"{"effort":"high"}"#,
     r#"{"effort":"xhigh"}"#,
     r#"{"effort":"max"}"#,
     r#"{"format":{"type":"json_schema","schema":{}}}"#,
+    r#"{ "format" : {"type":"json_schema","schema":{}} , "effort":"max"}"#,
 ];
 const TOOL_CHOICE: &[&str] = &[
     "",
@@ -206,9 +207,11 @@ pub(crate) fn together() -> Vec<Case> {
                     );
                 }
             }
-            for effort in EFFORT {
+            // What differs in nothing but a bystander was tried above.
+            let told = |json: &&&str| json.is_empty() || !json.contains("format");
+            for effort in EFFORT.iter().filter(told) {
                 let effort = thinking.with("output_config", effort);
-                for choice in TOOL_CHOICE {
+                for choice in TOOL_CHOICE.iter().filter(|json| !json.contains("none")) {
                     let choice = effort.with("tool_choice", choice);
                     for sampling in SAMPLING {
                         let case = sampled(&choice, sampling);
