@@ -10,8 +10,9 @@
 //! | How long to wait? | [`retry_after`], [`should_retry`] |
 //! | What went wrong? | [`ApiError::parse`] |
 //! | What does this request ask for? | [`Peek::parse`], [`estimate_tokens`] |
+//! | Where do its fields stand? | [`Fields`] |
 //! | What did it use? | [`Usage::from_message`], [`StreamState`] |
-//! | Which limits does a model share? | [`ModelCatalog::lookup`] |
+//! | Which limits does a model share, what does it take? | [`ModelCatalog::lookup`] |
 //!
 //! ```
 //! use tower_claude_wire::{ApiError, ModelCatalog, RateLimits};
@@ -37,6 +38,7 @@
 
 mod count;
 mod error;
+mod fields;
 mod headers;
 mod json;
 mod models;
@@ -51,13 +53,14 @@ mod usage;
 
 pub use count::{count_tokens_body, counted_tokens};
 pub use error::ApiError;
+pub use fields::{Elements, Field, Fields, JsonBroken, json_text};
 pub use headers::{
     Gauge, Media, RateLimits, date, is_compressed, is_event_stream, is_json, media,
     organization_id, request_id, should_retry, workspace_id,
 };
 pub use models::{
-    Capabilities, CatalogError, Effort, Model, ModelCatalog, Support, Tier, TierLimits, Tokenizer,
-    estimate_tokens,
+    About, Capabilities, CatalogError, Effort, Lifecycle, Model, ModelCatalog, SamplingDefaults,
+    Support, Tier, TierLimits, Tokenizer, estimate_tokens,
 };
 pub use peek::{Peek, Thinking};
 pub use prompt::{Prompt, PromptBlock, PromptPart, mentions_cache_control};
