@@ -22,7 +22,9 @@
 
 mod automaton;
 mod config;
+mod counts;
 mod permit;
+mod ramp;
 mod snapshot;
 mod verdict;
 mod window;
