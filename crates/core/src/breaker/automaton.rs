@@ -24,15 +24,15 @@ const PROBE_WAIT: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub struct Breaker {
     config: BreakerConfig,
-    generation: Generation,
-    state: State,
-    counts: Counts,
+    pub(super) generation: Generation,
+    pub(super) state: State,
+    pub(super) counts: Counts,
     /// Openings in a row.
-    opens: u32,
+    pub(super) opens: u32,
 }
 
 #[derive(Clone, Debug)]
-enum State {
+pub(super) enum State {
     Closed {
         /// Not known before the first opening.
         since: Option<Instant>,
@@ -52,10 +52,10 @@ enum State {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Lease {
-    id: u64,
-    since: Instant,
-    sent: bool,
+pub(super) struct Lease {
+    pub(super) id: u64,
+    pub(super) since: Instant,
+    pub(super) sent: bool,
 }
 
 impl Breaker {

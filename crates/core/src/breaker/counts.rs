@@ -48,6 +48,13 @@ impl Counts {
         self.failures.len()
     }
 
+    /// How long ago each of them was.
+    #[cfg(test)]
+    pub(super) fn ages(&self, now: Instant) -> Vec<std::time::Duration> {
+        let ages = self.failures.iter();
+        ages.map(|at| now.saturating_duration_since(*at)).collect()
+    }
+
     /// Whether nothing that was counted can still matter.
     pub(super) fn are_over(&self, config: &BreakerConfig, now: Instant) -> bool {
         let recent = self

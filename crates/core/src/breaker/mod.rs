@@ -26,6 +26,8 @@ mod counts;
 mod permit;
 mod ramp;
 mod snapshot;
+#[cfg(test)]
+mod tests;
 mod verdict;
 mod window;
 
