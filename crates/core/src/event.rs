@@ -8,7 +8,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use tower_claude_wire::RateLimits;
 
-use crate::{Class, Crossing, Reason, Scope};
+use crate::{Class, Crossing, Kind, Reason, Scope};
 
 /// One decision of a layer, or one thing it learned.
 #[derive(Clone, Copy, Debug)]
@@ -96,6 +96,33 @@ pub enum Event<'a> {
         /// Why there is no other: `not_retryable`, `attempts`, `budget`, `deadline`,
         /// `retry_after`, `body`.
         because: &'static str,
+    },
+    /// A circuit opened: calls of this scope are refused until the cool-down is over.
+    CircuitOpened {
+        /// The layer.
+        layer: &'static str,
+        /// What the circuit is kept for.
+        scope: &'a Scope,
+        /// Why the last call failed; a probe that never ended counts as a timeout.
+        because: Kind,
+        /// Until the first probe.
+        cool_down: Duration,
+        /// How often in a row by now.
+        opens: u32,
+    },
+    /// A call goes out to see whether an open circuit can close.
+    CircuitProbe {
+        /// The layer.
+        layer: &'static str,
+        /// What the circuit is kept for.
+        scope: &'a Scope,
+    },
+    /// A circuit closed, since its probes succeeded.
+    CircuitClosed {
+        /// The layer.
+        layer: &'static str,
+        /// What the circuit is kept for.
+        scope: &'a Scope,
     },
     /// A response broke off after its content had begun; the caller has seen a part of it.
     Broken {
@@ -229,6 +256,21 @@ fn trace(event: &Event<'_>) {
             because,
         } => {
             tracing::warn!(target: "tower_claude", layer, decision = "gave_up", class = class.kind.as_str(), attempt, because);
+        }
+        Event::CircuitOpened {
+            layer,
+            scope,
+            because,
+            cool_down,
+            opens,
+        } => {
+            tracing::warn!(target: "tower_claude", layer, decision = "circuit_opened", class = because.as_str(), %scope, wait_ms = millis(cool_down), opens);
+        }
+        Event::CircuitProbe { layer, scope } => {
+            tracing::info!(target: "tower_claude", layer, decision = "circuit_probe", %scope);
+        }
+        Event::CircuitClosed { layer, scope } => {
+            tracing::info!(target: "tower_claude", layer, decision = "circuit_closed", %scope);
         }
         Event::Broken { layer, class } => {
             tracing::warn!(target: "tower_claude", layer, decision = "broken", class = class.kind.as_str());

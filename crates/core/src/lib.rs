@@ -8,13 +8,15 @@
 //!
 //! Around them: [`RequestBody`] and the front hall [`Buffered`] (buffer once), [`ResponseBody`] (one
 //! body for all layers), [`Refusal`] (a layer's own answer, in Claude's error shape), [`Scope`] (which
-//! pool of limits), [`CallContext`] (what travels with a call) and [`event`] (saying what happened).
+//! pool of limits), [`CallContext`] (what travels with a call), [`breaker`]
+//! (a circuit as a pure automaton) and [`event`] (saying what happened).
 //!
 //! Users need this crate for [`check`], for the extensions they put into a request ([`Deadline`],
 //! [`Priority`], [`Tenant`], [`Route`]) or find in a response ([`Class`], [`Refused`]), and to write layers of
 //! their own.
 #![forbid(unsafe_code)]
 
+pub mod breaker;
 mod buffered;
 mod class;
 mod classify;

@@ -56,6 +56,11 @@ pub enum Reason {
         /// How long the layer waited.
         after: Duration,
     },
+    /// The circuit is open: calls fail, so none is made for a while.
+    CircuitOpen {
+        /// What opened it; [`Kind::Overloaded`] when it was opened by hand.
+        because: Kind,
+    },
 }
 
 /// A layer's own answer in place of the server's.
@@ -128,6 +133,11 @@ impl Refusal {
             Reason::QueueFull { .. } | Reason::WaitTooLong { .. } => Class::new(Kind::RateLimited),
             Reason::Oversized { .. } => Class::new(Kind::TooLarge),
             Reason::DeadlineWouldPass { .. } => Class::new(Kind::Timeout),
+            // Whose credential is not accepted, or not paid for, is not helped by another model.
+            Reason::CircuitOpen {
+                because: because @ (Kind::Unauthorized | Kind::SpendLimit),
+            } => Class::new(because),
+            Reason::CircuitOpen { .. } => Class::new(Kind::Overloaded),
             // The request was sent: whoever pays for it must know.
             Reason::TimedOut { .. } => {
                 return Class::new(Kind::Timeout).with_retry_after(self.retry_after);
@@ -146,6 +156,13 @@ impl Refusal {
             Reason::DeadlineWouldPass { .. } | Reason::TimedOut { .. } => {
                 (StatusCode::GATEWAY_TIMEOUT, "timeout_error")
             }
+            Reason::CircuitOpen {
+                because: Kind::Unauthorized,
+            } => (StatusCode::UNAUTHORIZED, "authentication_error"),
+            Reason::CircuitOpen {
+                because: Kind::SpendLimit,
+            } => (StatusCode::PAYMENT_REQUIRED, "billing_error"),
+            Reason::CircuitOpen { .. } => (overloaded(), "overloaded_error"),
         }
     }
 
@@ -184,6 +201,14 @@ impl Refusal {
             queue_position: self.queue_position,
         });
         response
+    }
+}
+
+/// 529, which only Claude knows.
+const fn overloaded() -> StatusCode {
+    match StatusCode::from_u16(529) {
+        Ok(status) => status,
+        Err(_) => StatusCode::SERVICE_UNAVAILABLE,
     }
 }
 
@@ -226,6 +251,17 @@ impl fmt::Display for Refusal {
                 "this request needs {cost} {dimension}, the limit is {limit}: it can never be sent"
             ),
             Reason::TimedOut { after } => write!(f, "no answer within {after:.1?}"),
+            Reason::CircuitOpen { because } => {
+                let because = because.as_str();
+                write!(
+                    f,
+                    "the circuit is open ({because}), the request was not sent"
+                )?;
+                match self.retry_after {
+                    Some(wait) => write!(f, "; try again in {wait:.1?}"),
+                    None => Ok(()),
+                }
+            }
         }
     }
 }

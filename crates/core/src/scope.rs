@@ -91,6 +91,7 @@ pub struct Scope {
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 static NO_GROUP: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from(""));
+static CREDENTIAL: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from("credential"));
 /// The key is the system's randomness, by way of the standard library's.
 static HASH_KEY: LazyLock<SeedableRandomState> = LazyLock::new(|| {
     let seed = std::hash::RandomState::new().hash_one("credential");
@@ -120,6 +121,34 @@ impl Scope {
     pub fn with_catalog(head: &Parts, body: &RequestBody, catalog: &ModelCatalog) -> Self {
         let listed = body.model().and_then(|model| catalog.get(model));
         Self::draws_on(head, body, catalog, listed)
+    }
+
+    /// What a circuit is kept for: the endpoint family and the model, whatever the credential. The group
+    /// is the model's canonical id; a model that the built-in catalog does not list goes by the name in the request.
+    #[must_use]
+    pub fn of_model(head: &Parts, body: &RequestBody) -> Self {
+        let endpoint = Endpoint::of(head.uri.path());
+        let group = match body.listed_model() {
+            Some(model) => model.id.clone(),
+            None => body.model().map_or_else(|| NO_GROUP.clone(), Arc::from),
+        };
+        Self {
+            credential: 0,
+            endpoint,
+            group,
+            fast: false,
+        }
+    }
+
+    /// The credential alone, whatever is asked with it.
+    #[must_use]
+    pub fn of_credential(head: &Parts) -> Self {
+        Self {
+            credential: credential(&head.headers),
+            endpoint: Endpoint::Other,
+            group: CREDENTIAL.clone(),
+            fast: false,
+        }
     }
 
     fn draws_on(

@@ -1,0 +1,83 @@
+//! Exact counts over the last 30 s, in ten buckets.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+const BUCKETS: usize = 10;
+const BUCKET: Duration = Duration::from_secs(3);
+
+/// What was counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    pub(super) calls: u32,
+    pub(super) failed: u32,
+    pub(super) slow: u32,
+}
+
+impl Counts {
+    const NONE: Self = Self {
+        calls: 0,
+        failed: 0,
+        slow: 0,
+    };
+
+    /// Whether `part` of the calls is this share of at least so many.
+    pub(super) fn reach(&self, part: u32, min_calls: u32, share: f64) -> bool {
+        self.calls >= min_calls && f64::from(part) >= share * f64::from(self.calls)
+    }
+}
+
+/// A ring of buckets. The newest is `head`, and began `head_since`.
+#[derive(Clone, Debug)]
+pub(super) struct Window {
+    buckets: [Counts; BUCKETS],
+    head: usize,
+    head_since: Instant,
+}
+
+impl Window {
+    pub(super) const fn new(now: Instant) -> Self {
+        Self {
+            buckets: [Counts::NONE; BUCKETS],
+            head: 0,
+            head_since: now,
+        }
+    }
+
+    /// Counts one call. A late `now` counts in the newest bucket.
+    pub(super) fn record(&mut self, now: Instant, failed: bool, slow: bool) {
+        self.advance(now);
+        let bucket = &mut self.buckets[self.head];
+        bucket.calls = bucket.calls.saturating_add(1);
+        bucket.failed = bucket.failed.saturating_add(u32::from(failed));
+        bucket.slow = bucket.slow.saturating_add(u32::from(slow));
+    }
+
+    /// The counts of all buckets.
+    pub(super) fn sum(&self) -> Counts {
+        self.buckets.iter().fold(Counts::NONE, |sum, add| Counts {
+            calls: sum.calls.saturating_add(add.calls),
+            failed: sum.failed.saturating_add(add.failed),
+            slow: sum.slow.saturating_add(add.slow),
+        })
+    }
+
+    /// Whether all that was counted is out of date.
+    pub(super) fn is_over(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.head_since) >= BUCKET * BUCKETS as u32
+    }
+
+    fn advance(&mut self, now: Instant) {
+        let passed = now.saturating_duration_since(self.head_since).as_nanos() / BUCKET.as_nanos();
+        if passed >= BUCKETS as u128 {
+            *self = Self::new(now);
+            return;
+        }
+        for _ in 0..passed {
+            self.head = (self.head + 1) % BUCKETS;
+            self.buckets[self.head] = Counts::NONE;
+            self.head_since += BUCKET;
+        }
+    }
+}
