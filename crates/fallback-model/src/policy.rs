@@ -150,7 +150,7 @@ pub(crate) trait Targets {
 pub(crate) enum Choice<L> {
     /// This one. What kept the first of those passed over away, if any was.
     Ask(usize, L, Option<Shut>),
-    /// All are out: this one will be back first.
+    /// All are out: this one will be back first. What keeps the first of all away.
     Force(usize, Shut),
     /// Nobody is left.
     Nobody,
@@ -192,8 +192,8 @@ pub(crate) fn choose<T: Targets>(
             }
         }
     }
-    match soonest {
-        Some((target, shut)) if trail.is_fresh() => Choice::Force(target, shut),
+    match (soonest, passed_over) {
+        (Some((target, _)), Some(first)) if trail.is_fresh() => Choice::Force(target, first),
         _ => Choice::Nobody,
     }
 }
