@@ -55,13 +55,15 @@
 //! **Cancellation.** Dropping the future or the body ends the attempt: out of flight, `client_gone`, what was produced
 //! stays charged. **Streaming.** One frame is one event; output is charged when its event is taken.
 //!
-//! **What it is not.** It judges sizes, keys, models and `thinking`, not whole conversations; no batches, no files. What
+//! **What it is not.** It judges sizes, keys, fields and what each model takes of them, by a table of its own, not whole
+//! conversations; no batches, no files. What
 //! the API does not publish (ramp thresholds, concurrency, the cost of a refusal) is a setting, no claim about the API.
 #![forbid(unsafe_code)]
 
 mod answer;
 mod body;
 mod builder;
+mod check;
 mod error;
 mod fake;
 mod fault;
@@ -72,6 +74,7 @@ pub mod model;
 mod models;
 mod read;
 mod reply;
+mod rules;
 mod server;
 mod service;
 mod sse;

@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, Method, request};
-use tower_claude_wire::{Model, Peek, Support, Thinking};
+use tower_claude_wire::{Model, Peek};
 
 use crate::builder::{COUNT_TOKENS, Config, FAST_SUFFIX};
+use crate::check::Body;
 use crate::log::Endpoint;
 use crate::reply::ErrorReply;
+use crate::rules;
 
 /// The API's own limit on request bodies.
 pub(crate) const MAX_BODY: usize = 32 * 1024 * 1024;
@@ -94,7 +96,7 @@ fn check(
     if call.endpoint == Endpoint::Models {
         return Ok(());
     }
-    let Some(peek) = peek else {
+    let (Some(peek), Some(body)) = (peek, Body::read(&parts.headers, body)) else {
         return Err(ErrorReply::invalid("The request body is not valid JSON"));
     };
     prompt(config, parts, &peek, call);
@@ -109,17 +111,17 @@ fn check(
     let Some(model) = model else {
         return Err(ErrorReply::invalid("model: Field required"));
     };
-    if !model.known && !config.unknown_models {
+    if rules::is_retired(&model.id) || !model.known && !config.unknown_models {
         return Err(ErrorReply::not_found(format!("model: {}", call.model)));
     }
     if call.endpoint == Endpoint::CountTokens {
         call.group = Arc::from(COUNT_TOKENS);
-        return Ok(());
+        return rules::of(&model.id).map_or(Ok(()), |rules| body.tool_choice(rules));
     }
     if call.fast {
         call.group = Arc::from(format!("{}{FAST_SUFFIX}", model.rate_group));
     }
-    accepts(&model, &peek, call)
+    accepts(&model, &body, call)
 }
 
 fn route(parts: &request::Parts, call: &mut Call) -> Result<(), ErrorReply> {
@@ -195,44 +197,34 @@ fn prompt(config: &Config, parts: &request::Parts, peek: &Peek, call: &mut Call)
     call.output = number(headers, "x-fake-output-tokens").unwrap_or(config.output_tokens);
 }
 
-/// What this model takes.
-fn accepts(model: &Model, peek: &Peek, call: &Call) -> Result<(), ErrorReply> {
+/// Sizes, and whether this model takes what the body asks.
+fn accepts(model: &Model, body: &Body<'_>, call: &Call) -> Result<(), ErrorReply> {
     let invalid = |message: String| Err(ErrorReply::invalid(message));
     let (name, max_tokens) = (&call.model, call.max_tokens);
-    if max_tokens > model.max_output {
+    let rules = rules::of(&model.id);
+    // The catalogue tells the sizes of models that the table does not list.
+    let (max_output, context) = rules.map_or((model.max_output, model.context), |rules| {
+        (rules.max_output, rules.context)
+    });
+    if max_tokens > max_output {
         return invalid(format!(
-            "max_tokens: {max_tokens} > {}, which is the maximum allowed number of output tokens for {name}",
-            model.max_output
+            "max_tokens: {max_tokens} > {max_output}, which is the maximum allowed number of output tokens for {name}"
         ));
     }
-    if call.input > model.context {
+    if call.input > context {
         return invalid(format!(
-            "prompt is too long: {} tokens > {} maximum",
-            call.input, model.context
+            "prompt is too long: {} tokens > {context} maximum",
+            call.input
         ));
     }
     if max_tokens == 0 && call.stream {
         return invalid("max_tokens: 0 is not supported with stream".to_owned());
     }
-    let takes = &model.capabilities;
-    if call.fast && takes.fast == Support::No {
-        return invalid(format!("{name} does not support the `speed` parameter."));
+    body.fields_known()?;
+    match rules {
+        Some(rules) => body.accepted(name, rules, max_tokens),
+        None => Ok(()),
     }
-    let (kind, support) = match peek.thinking() {
-        Some(Thinking::Adaptive) if takes.thinking_adaptive == Support::No => {
-            return invalid("adaptive thinking is not supported on this model".to_owned());
-        }
-        Some(Thinking::Enabled) => ("enabled", takes.thinking_enabled),
-        Some(Thinking::Disabled) => ("disabled", takes.thinking_disabled),
-        Some(Thinking::BetweenTools) => ("between_tools", takes.thinking_between_tools),
-        _ => return Ok(()),
-    };
-    if support == Support::No {
-        return invalid(format!(
-            "\"thinking.type.{kind}\" is not supported for this model."
-        ));
-    }
-    Ok(())
 }
 
 fn number<T: FromStr>(headers: &HeaderMap, name: &'static str) -> Option<T> {

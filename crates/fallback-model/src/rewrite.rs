@@ -1,7 +1,12 @@
 //! A request for one model, said again for another.
 
+mod draft;
+mod edit;
+mod headers;
 mod losses;
 mod options;
+mod rules;
+mod thinking;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -33,6 +38,15 @@ pub struct Unportable {
     pub field: Cow<'static, str>,
     /// What is wrong with it there.
     pub why: &'static str,
+}
+
+impl Unportable {
+    fn new(field: &'static str, why: &'static str) -> Self {
+        Self {
+            field: field.into(),
+            why,
+        }
+    }
 }
 
 impl fmt::Display for Unportable {

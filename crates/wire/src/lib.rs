@@ -37,6 +37,7 @@
 
 mod count;
 mod error;
+mod fields;
 mod headers;
 mod json;
 mod models;
@@ -51,13 +52,14 @@ mod usage;
 
 pub use count::{count_tokens_body, counted_tokens};
 pub use error::ApiError;
+pub use fields::{Elements, Field, Fields, JsonBroken, json_text};
 pub use headers::{
     Gauge, Media, RateLimits, date, is_compressed, is_event_stream, is_json, media,
     organization_id, request_id, should_retry, workspace_id,
 };
 pub use models::{
-    Capabilities, CatalogError, Effort, Model, ModelCatalog, Support, Tier, TierLimits, Tokenizer,
-    estimate_tokens,
+    About, Capabilities, CatalogError, Effort, Lifecycle, Model, ModelCatalog, SamplingDefaults,
+    Support, Tier, TierLimits, Tokenizer, estimate_tokens,
 };
 pub use peek::{Peek, Thinking};
 pub use prompt::{Prompt, PromptBlock, PromptPart, mentions_cache_control};

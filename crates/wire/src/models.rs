@@ -10,7 +10,7 @@ mod responses;
 
 use std::sync::Arc;
 
-pub use capabilities::{Capabilities, Effort, Support};
+pub use capabilities::{About, Capabilities, Effort, Lifecycle, SamplingDefaults, Support};
 pub use catalog::ModelCatalog;
 pub use node::CatalogError;
 
@@ -57,8 +57,12 @@ pub struct Model {
     pub max_output: u64,
     /// False when the catalog does not list the model and the rest is a family's default.
     pub known: bool,
+    /// Where it is in its life, as of the catalog's date.
+    pub lifecycle: Lifecycle,
     /// What a request may ask of it.
     pub capabilities: Arc<Capabilities>,
+    /// Dates, and which of these facts are uncertain.
+    pub about: Arc<About>,
 }
 
 impl Model {
@@ -75,7 +79,9 @@ impl Model {
             context: 200_000,
             max_output: 64_000,
             known: true,
+            lifecycle: Lifecycle::Unknown,
             capabilities: Arc::default(),
+            about: Arc::default(),
         }
     }
 }

@@ -50,3 +50,21 @@ impl fmt::Display for Loss {
 
 /// All of them, in the order of the rules; each field at most once.
 pub type Losses = Vec<Loss>;
+
+/// Adds a field, if it differs.
+pub(super) fn push(
+    losses: &mut Losses,
+    field: &'static str,
+    asked: Option<Bytes>,
+    sent: Option<Bytes>,
+    why: Why,
+) {
+    if asked != sent {
+        losses.push(Loss {
+            field,
+            asked,
+            sent,
+            why,
+        });
+    }
+}

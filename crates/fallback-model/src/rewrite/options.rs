@@ -2,9 +2,10 @@
 
 use bytes::Bytes;
 use http::HeaderMap;
-use tower_claude_wire::ModelCatalog;
+use tower_claude_wire::{Lifecycle, ModelCatalog};
 
-use super::{Rewritten, Unportable};
+use super::draft::Draft;
+use super::{Rewritten, Unportable, headers};
 
 /// How far a rewrite may go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,10 +74,31 @@ impl RewriteOptions {
         to: &str,
         catalog: &ModelCatalog,
     ) -> Result<Rewritten, Unportable> {
-        let _ = (headers, body, from, to, catalog);
-        Err(Unportable {
-            field: "".into(),
-            why: "not written yet",
+        let (from, target) = (catalog.lookup(from), catalog.lookup(to));
+        if target.lifecycle == Lifecycle::Retired {
+            return Err(Unportable::new("model", "retired"));
+        }
+        let new_version = headers::is_new_version(headers);
+        let mut draft = Draft::new(self, body, &from, &target, new_version)?;
+        draft.model(to)?;
+        draft.context()?;
+        draft.tools()?;
+        draft.max_tokens_within();
+        // What thinking becomes decides about the next four.
+        let wish = draft.thinking()?;
+        draft.turns()?;
+        draft.tool_choice()?;
+        draft.effort(wish);
+        draft.sampling();
+        draft.speed();
+        draft.inference_geo()?;
+        draft.fallbacks();
+        let (body, mut losses) = draft.finish();
+        let headers = headers::rewrite(headers, &body, &mut losses);
+        Ok(Rewritten {
+            headers,
+            body,
+            losses,
         })
     }
 }

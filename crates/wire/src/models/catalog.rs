@@ -1,11 +1,11 @@
 //! The catalog and its look-up.
 
-use std::collections::HashMap as StdHashMap;
+use std::collections::{HashMap as StdHashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 
 use foldhash::fast::FixedState;
 
-use super::{CatalogError, Model, Tier, TierLimits, id, load, responses};
+use super::{CatalogError, Lifecycle, Model, Tier, TierLimits, id, load, responses};
 
 /// Keys come from data files, never from requests: a fixed hash will do, and one is looked up per call.
 pub(super) type HashMap<K, V> = StdHashMap<K, V, FixedState>;
@@ -28,6 +28,8 @@ pub struct ModelCatalog {
     pub(super) models: HashMap<Box<str>, Model>,
     /// Sizes for models not listed, by family name.
     pub(super) families: HashMap<Box<str>, Sizes>,
+    /// Ids that are known only to be gone.
+    pub(super) retired: HashSet<Box<str>, FixedState>,
     pub(super) tiers: [HashMap<Box<str>, TierLimits>; 3],
     /// The organization's own limits by rate group, from the Rate Limits API.
     pub(super) limits: HashMap<Box<str>, TierLimits>,
@@ -75,6 +77,9 @@ impl ModelCatalog {
         let canonical = id::canonical(model);
         let mut unknown = Model::new(canonical);
         unknown.known = false;
+        if self.retired.contains(canonical) {
+            unknown.lifecycle = Lifecycle::Retired;
+        }
         if let Some(sizes) = id::family(canonical).and_then(|name| self.families.get(name)) {
             unknown.context = sizes.context;
             unknown.max_output = sizes.max_output;

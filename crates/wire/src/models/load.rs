@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::catalog::{ModelCatalog, Sizes};
-use super::node::{Node, Result, parse, root};
-use super::{Capabilities, Model, Tier, TierLimits, Tokenizer};
+use super::node::{CatalogError, Node, Result, parse, root};
+use super::{About, Capabilities, Model, SamplingDefaults, Tier, TierLimits, Tokenizer};
 
 pub(super) fn catalog(json: &str) -> Result<ModelCatalog> {
     let value = parse(json)?;
@@ -13,11 +13,15 @@ pub(super) fn catalog(json: &str) -> Result<ModelCatalog> {
         as_of: root.at("as_of").text()?.into(),
         models: Default::default(),
         families: Default::default(),
+        retired: Default::default(),
         tiers: Default::default(),
         limits: Default::default(),
     };
     for (id, node) in root.at("models").entries()? {
         catalog.models.insert(id.into(), model(id, &node)?);
+    }
+    if let Some(retired) = root.at("retired").optional(|n| n.texts())? {
+        catalog.retired.extend(retired);
     }
     if let Some(families) = root.at("families").optional(Node::entries)? {
         for (name, node) in families {
@@ -62,6 +66,8 @@ fn model(id: &str, node: &Node<'_>) -> Result<Model> {
         _ => return Err(tokenizer.bad("\"old\" or \"new\"")),
     };
     let thinking = node.at("thinking");
+    let defaults = node.at("sampling_defaults");
+    let texts = |name| Ok(node.at(name).optional(Node::texts)?.unwrap_or_default());
     model.capabilities = Arc::new(Capabilities {
         thinks_by_default: node.at("thinks_by_default").optional(Node::flag)?,
         thinking_adaptive: thinking.at("adaptive").support()?,
@@ -76,7 +82,27 @@ fn model(id: &str, node: &Node<'_>) -> Result<Model> {
         prefill: node.at("prefill").support()?,
         sampling: node.at("sampling").support()?,
         fast: node.at("fast").support()?,
+        sampling_defaults: SamplingDefaults {
+            temperature: defaults.at("temperature").optional(Node::thousandths)?,
+            top_p: defaults.at("top_p").optional(Node::thousandths)?,
+        },
         min_cache_tokens: node.at("min_cache_tokens").optional(Node::number)?,
+        inference_geo: node.at("inference_geo").support()?,
+        system_messages: node.at("system_messages").support()?,
+        per_message_effort: node.at("per_message_effort").support()?,
+        tools_rejected: texts("tools_rejected")?,
+        binds_thinking: node.at("binds_thinking").optional(Node::flag)?,
+        binds_thinking_to_account: node.at("binds_thinking_to_account").optional(Node::flag)?,
+    });
+    if let Some(lifecycle) = node.at("lifecycle").optional(Node::lifecycle)? {
+        model.lifecycle = lifecycle;
+    }
+    let text = |name| Ok::<_, CatalogError>(node.at(name).optional(Node::text)?.map(Into::into));
+    model.about = Arc::new(About {
+        snapshot: text("snapshot")?,
+        retires_on: text("retires_on")?,
+        retires_not_before: text("retires_not_before")?,
+        uncertain: texts("uncertain")?,
     });
     Ok(model)
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde_json::Value;
 
-use super::{Effort, Support};
+use super::{Effort, Lifecycle, Support};
 
 /// Why catalog data was not accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -133,6 +133,23 @@ impl<'a> Node<'a> {
             Some("no") => Support::No,
             Some(_) => return Err(self.bad("a kind of support")),
         })
+    }
+
+    pub(super) fn texts(&self) -> Result<Vec<Box<str>>> {
+        let items = self.items()?;
+        items.iter().map(|item| Ok(item.text()?.into())).collect()
+    }
+
+    /// A number up to 1,000,000, kept as its thousandths.
+    pub(super) fn thousandths(&self) -> Result<u32> {
+        let number = self.value.and_then(Value::as_f64);
+        let within = number.filter(|number| (0.0..=1_000_000.0).contains(number));
+        let number = within.ok_or_else(|| self.bad("a number from 0 to 1,000,000"))?;
+        Ok((number * 1_000.0).round() as u32)
+    }
+
+    pub(super) fn lifecycle(&self) -> Result<Lifecycle> {
+        Lifecycle::parse(self.text()?).ok_or_else(|| self.bad("a stage of life"))
     }
 
     pub(super) fn effort(&self) -> Result<Effort> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::catalog::ModelCatalog;
 use super::node::{Node, Result, parse, root};
-use super::{Effort, Support, TierLimits, id};
+use super::{Effort, Lifecycle, Support, TierLimits, id};
 
 pub(super) fn models(catalog: &mut ModelCatalog, json: &str) -> Result<()> {
     let value = parse(json)?;
@@ -27,6 +27,13 @@ fn model_info(catalog: &mut ModelCatalog, node: &Node<'_>) -> Result<()> {
     }
     if let Some(max_output) = node.at("max_tokens").optional(Node::number)? {
         model.max_output = max_output;
+    }
+    // A stage that is named tomorrow is not known today.
+    if let Some(word) = node.at("lifecycle").optional(Node::text)? {
+        model.lifecycle = Lifecycle::parse(word).unwrap_or_default();
+    }
+    if let Some(date) = node.at("retires_at").optional(Node::text)? {
+        Arc::make_mut(&mut model.about).retires_on = Some(date.into());
     }
     let capabilities = node.at("capabilities");
     if capabilities.value.is_some() {

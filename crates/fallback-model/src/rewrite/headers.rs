@@ -1,0 +1,84 @@
+//! Headers of a rewritten request (rule 15).
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::losses::push;
+use super::{Losses, Why};
+
+const BETA: HeaderName = HeaderName::from_static("anthropic-beta");
+/// The first version that takes no sampling parameters.
+const NO_SAMPLING: &str = "2026-10-21";
+
+/// Whether the API version of the request takes no sampling parameters. Versions are dates.
+pub(super) fn is_new_version(headers: &HeaderMap) -> bool {
+    let version = headers
+        .get("anthropic-version")
+        .and_then(|value| value.to_str().ok());
+    version.is_some_and(|version| version.trim() >= NO_SAMPLING)
+}
+
+/// The headers for `body`. Betas stay, except for those whose only field is gone.
+pub(super) fn rewrite(headers: &HeaderMap, body: &Bytes, losses: &mut Losses) -> HeaderMap {
+    let mut headers = headers.clone();
+    // An old length truncates the body or waits for the rest of it.
+    headers.remove(TRANSFER_ENCODING);
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+    let gone: Vec<&str> = [
+        ("fallbacks", "server-side-fallback-"),
+        ("speed", "fast-mode-"),
+    ]
+    .into_iter()
+    .filter(|(field, _)| losses.iter().any(|l| l.field == *field && l.sent.is_none()))
+    .map(|(_, beta)| beta)
+    .collect();
+    if gone.is_empty() {
+        return headers;
+    }
+    let asked: Vec<HeaderValue> = headers.get_all(BETA).iter().cloned().collect();
+    let sent: Vec<HeaderValue> = asked
+        .iter()
+        .filter_map(|line| without(line, &gone))
+        .collect();
+    if asked != sent {
+        headers.remove(BETA);
+        for line in &sent {
+            headers.append(BETA, line.clone());
+        }
+        push(
+            losses,
+            "anthropic-beta",
+            joined(&asked),
+            joined(&sent),
+            Why::Pointless,
+        );
+    }
+    headers
+}
+
+/// The line without these betas, `None` when nothing is left of it, and as it was when none is in it.
+fn without(line: &HeaderValue, gone: &[&str]) -> Option<HeaderValue> {
+    let Ok(text) = line.to_str() else {
+        return Some(line.clone());
+    };
+    let is_gone = |name: &str| gone.iter().any(|prefix| name.trim().starts_with(prefix));
+    if !text.split(',').any(is_gone) {
+        return Some(line.clone());
+    }
+    let kept: Vec<&str> = text
+        .split(',')
+        .filter(|name| !is_gone(name))
+        .map(str::trim)
+        .collect();
+    let kept = kept.join(",");
+    if kept.is_empty() {
+        return None;
+    }
+    HeaderValue::from_str(&kept).ok()
+}
+
+fn joined(lines: &[HeaderValue]) -> Option<Bytes> {
+    let lines: Vec<&[u8]> = lines.iter().map(HeaderValue::as_bytes).collect();
+    (!lines.is_empty()).then(|| lines.join(&b","[..]).into())
+}
