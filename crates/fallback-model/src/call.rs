@@ -5,7 +5,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{Request, Response, response::Parts};
 use http_body::Body as HttpBody;
-use tower_claude_core::{Class, ClassifyResponse, ErrorBody, Hold, RequestBody, ResponseBody, Watch};
+use tower_claude_core::{
+    Class, ClassifyResponse, ErrorBody, Hold, RequestBody, ResponseBody, Watch,
+};
 use tower_claude_wire::is_event_stream;
 
 use crate::{journey::Journey, last, layer::Config};

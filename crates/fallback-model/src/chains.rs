@@ -107,10 +107,7 @@ impl Chains {
     }
 }
 
-fn list<M: AsRef<str>>(
-    chain: impl IntoIterator<Item = M>,
-    catalog: &ModelCatalog,
-) -> Vec<Target> {
+fn list<M: AsRef<str>>(chain: impl IntoIterator<Item = M>, catalog: &ModelCatalog) -> Vec<Target> {
     let mut targets: Vec<Target> = Vec::new();
     for model in chain {
         let target = Target::new(model.as_ref(), catalog);

@@ -104,7 +104,9 @@ where
                             Judged::Unread => (false, None),
                         };
                         match class {
-                            Some(class) if judged => Failure::Answer(class, head, Rest::Whole(body)),
+                            Some(class) if judged => {
+                                Failure::Answer(class, head, Rest::Whole(body))
+                            }
                             class => {
                                 let answer = Some((head, ErrorBody::new(body)));
                                 this.state.set(State::Reading { answer, class });

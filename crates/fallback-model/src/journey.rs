@@ -118,6 +118,8 @@ impl Journey {
     /// It failed: the next request to send, if another model may do better.
     pub(crate) fn after_failure(&mut self, class: &Class) -> Option<Request<RequestBody>> {
         let now = Instant::now();
+        // It may have failed before it was sent: a client that cannot become ready.
+        self.trail.asks(self.at);
         let ticket = self.take_ticket();
         let opened = ticket.settle(class);
         let asked_to = class.retry_after.and_then(|wait| now.checked_add(wait));

@@ -11,8 +11,7 @@ use tower_claude_wire::ModelCatalog;
 use tower_layer::Layer;
 
 use crate::{
-    FallbackHandle, FallbackModel, RewriteOptions, chains::Chains, handle::Shared,
-    policy::Triggers,
+    FallbackHandle, FallbackModel, RewriteOptions, chains::Chains, handle::Shared, policy::Triggers,
 };
 
 /// Sends a request to another model when the one asked for cannot serve. See the [crate documentation](crate).

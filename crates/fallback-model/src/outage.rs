@@ -13,9 +13,7 @@ use std::{
 use tokio::time::Instant;
 use tower_claude_core::{
     Class,
-    breaker::{
-        Admission, Breaker, BreakerConfig, BreakerSnapshot, Permit, Transition, Verdict,
-    },
+    breaker::{Admission, Breaker, BreakerConfig, BreakerSnapshot, Permit, Transition, Verdict},
 };
 
 use crate::policy::{Findings, Shut};
@@ -158,13 +156,6 @@ impl Outages {
         let kept = tables.models.len() + tables.pools.len();
         self.kept.store(kept, Ordering::Release);
         turns
-    }
-
-    /// The circuit of a model, if it has one.
-    pub(crate) fn of_model(&self, model: &str, now: Instant) -> Option<(BreakerSnapshot, Class)> {
-        let tables = self.tables();
-        let circuit = tables.models.get(model)?;
-        Some((circuit.breaker.snapshot(now), circuit.why))
     }
 
     /// All circuits of models.

@@ -43,7 +43,11 @@ impl Object {
             } = member.map_err(|_| broken())?;
             let name = names.iter().find(|known| **known == name).copied();
             if name.is_some() && members.iter().any(|other| other.name == name) {
-                let field = if field.is_empty() { name.unwrap_or("") } else { field };
+                let field = if field.is_empty() {
+                    name.unwrap_or("")
+                } else {
+                    field
+                };
                 return Err(Unportable::new(
                     field,
                     "given twice: readers disagree on which counts",
