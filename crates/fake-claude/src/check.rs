@@ -1,5 +1,7 @@
 //! What a model says to the body of a request.
 
+mod thinking;
+
 use std::collections::HashMap;
 
 use http::HeaderMap;
@@ -95,7 +97,7 @@ impl<'a> Body<'a> {
     pub(crate) fn accepted(&self, name: &str, rules: &Rules, max_tokens: u64) -> Verdict {
         let thinking = self.value("thinking");
         let kind = thinking["type"].as_str();
-        self.thinking(rules, &thinking, max_tokens)?;
+        thinking::accepted(rules, &thinking, max_tokens)?;
         self.effort(rules, kind)?;
         self.tool_choice(rules)?;
         let thinks = match kind {
@@ -119,56 +121,6 @@ impl<'a> Body<'a> {
         }
         self.tools(name, rules)?;
         self.turns(rules, thinks)
-    }
-
-    fn thinking(&self, rules: &Rules, thinking: &Value, max_tokens: u64) -> Verdict {
-        let not_here = |kind: &str, advice: &str| {
-            invalid(format!(
-                "\"thinking.type.{kind}\" is not supported for this model.{advice}"
-            ))
-        };
-        let allowed: &[&str] = match thinking["type"].as_str() {
-            None => return Ok(()),
-            Some("adaptive") if !rules.adaptive => {
-                return invalid("adaptive thinking is not supported on this model".to_owned());
-            }
-            Some("adaptive") => &["type", "display", "block_binding"],
-            Some("enabled") if !rules.enabled => {
-                let advice = " Use \"thinking.type.adaptive\" and \"output_config.effort\" to control thinking behavior.";
-                return not_here("enabled", advice);
-            }
-            Some("enabled") => {
-                enabled(thinking, max_tokens)?;
-                &["type", "display", "budget_tokens", "block_binding"]
-            }
-            Some("disabled") if rules.disabled == Off::Never => {
-                let advice = if rules.between_tools == Off::Never {
-                    ""
-                } else {
-                    " To turn thinking off on this model, send \"thinking\": {\"type\": \"between_tools\"} instead of {\"type\": \"disabled\"}."
-                };
-                return not_here("disabled", advice);
-            }
-            Some("between_tools") if rules.between_tools == Off::Never => {
-                return not_here("between_tools", "");
-            }
-            Some("disabled" | "between_tools") => &["type"],
-            Some(other) => {
-                return invalid(format!(
-                    "thinking: Input tag '{other}' found using 'type' does not match any of the expected tags"
-                ));
-            }
-        };
-        for key in thinking
-            .as_object()
-            .into_iter()
-            .flat_map(|object| object.keys())
-        {
-            if !allowed.contains(&key.as_str()) {
-                return invalid(format!("thinking.{key}: Extra inputs are not permitted"));
-            }
-        }
-        Ok(())
     }
 
     fn effort(&self, rules: &Rules, thinking: Option<&str>) -> Verdict {
@@ -292,21 +244,6 @@ impl<'a> Body<'a> {
         }
         Ok(())
     }
-}
-
-fn enabled(thinking: &Value, max_tokens: u64) -> Verdict {
-    let Some(budget) = thinking["budget_tokens"].as_u64() else {
-        return invalid("thinking.enabled.budget_tokens: Field required".to_owned());
-    };
-    if budget < 1_024 {
-        let message =
-            "thinking.enabled.budget_tokens: Input should be greater than or equal to 1024";
-        return invalid(message.to_owned());
-    }
-    if budget >= max_tokens {
-        return invalid("`max_tokens` must be greater than `thinking.budget_tokens`.".to_owned());
-    }
-    Ok(())
 }
 
 fn invalid(message: String) -> Verdict {

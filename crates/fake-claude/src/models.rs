@@ -1,7 +1,7 @@
 //! The Models API, as far as the catalogue knows.
 
 use serde_json::{Value, json};
-use tower_claude_wire::{Model, ModelCatalog, Support};
+use tower_claude_wire::{Lifecycle, Model, ModelCatalog, Support};
 
 /// `GET /v1/models/{id}`.
 pub(crate) fn one(catalog: &ModelCatalog, id: &str) -> Option<String> {
@@ -22,14 +22,19 @@ pub(crate) fn all(catalog: &ModelCatalog) -> String {
 fn info(model: &Model) -> Value {
     let takes = &model.capabilities;
     let supported = |support: Support| json!({"supported": support != Support::No});
+    let lifecycle = match model.lifecycle {
+        Lifecycle::Deprecated => "deprecated",
+        Lifecycle::Retired => "retired",
+        _ => "active",
+    };
     json!({
         "id": &*model.id,
         "type": "model",
         "display_name": &*model.id,
-        "lifecycle": "active",
+        "lifecycle": lifecycle,
         "created_at": "2026-10-07T00:00:00Z",
         "deprecated_at": null,
-        "retires_at": null,
+        "retires_at": model.about.retires_on,
         "max_input_tokens": model.context,
         "max_tokens": model.max_output,
         "capabilities": {"thinking": {"supported": true, "types": {

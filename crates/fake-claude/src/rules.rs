@@ -189,6 +189,5 @@ pub(crate) fn is_retired(id: &str) -> bool {
         id.strip_prefix(*name)
             .is_some_and(|rest| rest.is_empty() || rest.starts_with(['-', '.']))
     };
-    old.iter().any(|name| is(name))
-        || ["opus-4", "opus-4-0", "opus-4-1", "sonnet-4", "sonnet-4-0"].contains(&id)
+    old.iter().any(is) || ["opus-4", "opus-4-0", "opus-4-1", "sonnet-4", "sonnet-4-0"].contains(&id)
 }

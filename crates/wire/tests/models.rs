@@ -5,7 +5,7 @@ mod common;
 use common::text;
 use proptest::prelude::*;
 use tower_claude_wire::{
-    Effort, Model, ModelCatalog, Support, Tier, TierLimits, Tokenizer, estimate_tokens,
+    Effort, Lifecycle, Model, ModelCatalog, Support, Tier, TierLimits, Tokenizer, estimate_tokens,
 };
 
 const TIERS: [Tier; 3] = [Tier::Start, Tier::Build, Tier::Scale];
@@ -76,6 +76,103 @@ fn builtin_agrees_with_the_matrix() {
             assert_eq!(ours, expected, "{id}: {theirs}");
         }
     }
+}
+
+/// Facts that the matrix has not: from the same tables, by hand.
+#[test]
+fn what_only_some_models_take() {
+    let catalog = ModelCatalog::builtin();
+    let with = |is: &dyn Fn(&Model) -> bool| {
+        let mut ids: Vec<_> = catalog
+            .models()
+            .filter(|m| is(m))
+            .map(|m| &m.id[7..])
+            .collect();
+        ids.sort_unstable();
+        ids.join(" ")
+    };
+    let no = |support| support == Support::No;
+    assert_eq!(
+        with(&|m| no(m.capabilities.inference_geo)),
+        "haiku-4-5 opus-4-5 sonnet-4-5"
+    );
+    assert_eq!(
+        with(&|m| m.capabilities.system_messages == Support::Yes),
+        "fable-5 fable-5-1 fable-5-2 haiku-5-5 mythos-5 mythos-5-1 mythos-5-2 opus-4-8 opus-5 opus-5-5 sonnet-5-5"
+    );
+    assert_eq!(
+        with(&|m| m.capabilities.per_message_effort == Support::Yes),
+        "fable-5-1 fable-5-2 haiku-5-5 mythos-5-1 mythos-5-2 opus-5 opus-5-5 sonnet-5-5"
+    );
+    let binding = "fable-5-1 fable-5-2 haiku-5-5 mythos-5-1 mythos-5-2 opus-5-5 sonnet-5-5";
+    assert_eq!(
+        with(&|m| m.capabilities.binds_thinking == Some(true)),
+        binding
+    );
+    let account = |m: &Model| m.capabilities.binds_thinking_to_account == Some(true);
+    assert_eq!(with(&account), "haiku-5-5 sonnet-5-5");
+    assert_eq!(
+        with(&|m| !m.capabilities.tools_rejected.is_empty()),
+        "opus-5-5"
+    );
+    let top_p = |m: &Model| m.capabilities.sampling_defaults.top_p == Some(990);
+    assert_eq!(with(&top_p), "haiku-5-5");
+    assert_eq!(
+        with(&|m| m.capabilities.sampling_defaults.temperature != Some(1_000)),
+        ""
+    );
+    assert_eq!(
+        with(&|m| m.lifecycle == Lifecycle::Deprecated),
+        "sonnet-4-5"
+    );
+    assert_eq!(
+        with(&|m| m.lifecycle == Lifecycle::Retired),
+        "mythos-preview"
+    );
+    assert_eq!(
+        with(&|m| m.about.retires_on.as_deref() == Some("2026-11-30")),
+        "sonnet-4-5"
+    );
+    assert_eq!(
+        with(&|m| m.about.retires_not_before.is_some()),
+        "haiku-4-5 opus-4-5"
+    );
+    assert_eq!(
+        with(&|m| m.about.snapshot.is_some()),
+        "haiku-4-5 opus-4-5 sonnet-4-5"
+    );
+    for model in catalog.models() {
+        if let Some(snapshot) = &model.about.snapshot {
+            assert_eq!(catalog.lookup(snapshot).id, model.id);
+        }
+    }
+    // What the matrix marks as inferred is marked here.
+    let matrix: serde_json::Value = serde_json::from_str(&text("model_matrix.json")).unwrap();
+    for (id, row) in matrix["models"].as_object().unwrap() {
+        let uncertain = &catalog.lookup(id).about.uncertain;
+        let marked =
+            |value: &serde_json::Value| value.as_str().is_some_and(|word| word.ends_with('?'));
+        for (theirs, ours) in [
+            (&row["thinking"]["enabled"], "thinking.enabled"),
+            (&row["thinking"]["between_tools"], "thinking.between_tools"),
+            (&row["thinking"]["disabled"], "thinking.disabled"),
+            (&row["forced_tool_choice"], "forced_tool_choice"),
+            (&row["effort_default"], "default_effort"),
+            (&row["rate_group"], "rate_group"),
+        ] {
+            assert_eq!(
+                uncertain.iter().any(|name| **name == *ours),
+                marked(theirs),
+                "{id}: {ours}"
+            );
+        }
+    }
+    let old = catalog.lookup("claude-opus-4-1-20250805");
+    assert_eq!((old.known, old.lifecycle), (false, Lifecycle::Retired));
+    assert_eq!(
+        catalog.lookup("claude-opus-6").lifecycle,
+        Lifecycle::Unknown
+    );
 }
 
 #[test]
@@ -253,6 +350,16 @@ fn models_response_refines() {
     );
     assert_eq!(can.thinking_enabled, Support::No);
     assert_eq!(can.forced_tool_choice, Support::Yes, "not in the response");
+
+    let gone =
+        r#"{"id":"claude-opus-5","lifecycle":"retired","retires_at":"2027-01-01T00:00:00Z"}"#;
+    let catalog = catalog.merge_models_response(gone).unwrap();
+    let opus = catalog.lookup("claude-opus-5");
+    assert_eq!(opus.lifecycle, Lifecycle::Retired);
+    assert_eq!(
+        opus.about.retires_on.as_deref(),
+        Some("2027-01-01T00:00:00Z")
+    );
 
     let page = serde_json::json!({"data": [
         {"id": "claude-opus-6", "max_input_tokens": 5, "max_tokens": null,

@@ -1,9 +1,9 @@
-//! `thinking` (rule 4) and `output_config.effort` (rule 5), which depend on each other.
+//! `thinking` (rule 4), and what it asks of the effort.
 
 use bytes::Bytes;
 use tower_claude_wire::{Effort, Support};
 
-use super::draft::{Draft, is_given, kind, number, takes};
+use super::draft::{Draft, is_given, number, takes};
 use super::edit::{Object, string};
 use super::{Unportable, Why};
 
@@ -37,19 +37,19 @@ impl Draft<'_> {
         let can = &self.to.capabilities;
         let wish = match object.asked_text("type").as_deref() {
             Some("adaptive") if !takes(can.thinking_adaptive) => {
-                self.to_enabled(object);
+                self.spell_enabled(object);
                 Wish::None
             }
-            Some("enabled") if !takes(can.thinking_enabled) => self.to_adaptive(object),
+            Some("enabled") if !takes(can.thinking_enabled) => self.spell_adaptive(object),
             Some("enabled") => {
                 self.fit_budget(object);
                 Wish::None
             }
             Some("disabled") if !takes(can.thinking_disabled) => {
-                self.to_off("between_tools", can.thinking_between_tools)
+                self.spell_off("between_tools", can.thinking_between_tools)
             }
             Some("between_tools") if !takes(can.thinking_between_tools) => {
-                self.to_off("disabled", can.thinking_disabled)
+                self.spell_off("disabled", can.thinking_disabled)
             }
             _ => Wish::None,
         };
@@ -96,7 +96,7 @@ impl Draft<'_> {
 
     /// Adaptive thinking for a model that wants a budget: by effort, half of `max_tokens` at most. Not where it would
     /// cost the forced tool, and not where too little is left for it.
-    fn to_enabled(&mut self, mut object: Object) {
+    fn spell_enabled(&mut self, mut object: Object) {
         let can = &self.to.capabilities;
         let forced = self.forces_tool() && can.forced_tool_choice != Support::Yes;
         let room = self.max_tokens().map_or(u64::MAX, |max| max / 2);
@@ -115,7 +115,7 @@ impl Draft<'_> {
     }
 
     /// A budget for a model that decides itself.
-    fn to_adaptive(&mut self, mut object: Object) -> Wish {
+    fn spell_adaptive(&mut self, mut object: Object) -> Wish {
         if !takes(self.to.capabilities.thinking_adaptive) {
             self.top.remove("thinking", Why::Unsupported);
             return Wish::None;
@@ -147,7 +147,7 @@ impl Draft<'_> {
     }
 
     /// Off, in the other of the two words there are for it; else with as little effort as there is.
-    fn to_off(&mut self, word: &'static str, support: Support) -> Wish {
+    fn spell_off(&mut self, word: &'static str, support: Support) -> Wish {
         if takes(support) && support != Support::Unknown {
             self.top.set("thinking", only_type(word), Why::Translated);
             return Wish::None;
@@ -158,76 +158,6 @@ impl Draft<'_> {
         }
         self.top.remove("thinking", Why::Unsupported);
         Wish::Least
-    }
-
-    /// Rule 5.
-    pub(super) fn effort(&mut self, wish: Wish) {
-        let Some(efforts) = self.to.capabilities.efforts.clone() else {
-            return;
-        };
-        let is_asked = self
-            .config
-            .as_ref()
-            .is_some_and(|c| c.asked("effort").is_some());
-        if efforts.is_empty() {
-            if let Some(config) = self.config.as_mut().filter(|_| is_asked) {
-                config.remove("effort", Why::Unsupported);
-            }
-            return;
-        }
-        let limit = self.effort_limit();
-        let fit = |effort: Effort| {
-            let under = efforts.iter().filter(|e| **e <= effort.min(limit)).max();
-            under.or_else(|| efforts.iter().min()).copied()
-        };
-        if let Some(asked) = self.asked_effort() {
-            let (wanted, why) = match wish {
-                Wish::Least => (Effort::Low, Why::Translated),
-                _ => (asked, Why::Clamped),
-            };
-            if let Some(fits) = fit(wanted).filter(|fits| *fits != asked) {
-                self.set_effort(fits, why);
-            }
-            return;
-        }
-        if is_asked {
-            return; // a word that nobody knows yet
-        }
-        let default = self.to.capabilities.default_effort;
-        let (wanted, why) = match wish {
-            Wish::Worth(effort) => (Some(effort), Why::Translated),
-            Wish::Least => (Some(Effort::Low), Why::Translated),
-            Wish::None => (self.default_effort(), Why::Default),
-        };
-        if let Some(fits) = wanted.and_then(fit).filter(|fits| Some(*fits) != default) {
-            self.set_effort(fits, why);
-        }
-    }
-
-    /// The effort of the original model when it is not told, unless the target has to think where that one does not.
-    fn default_effort(&self) -> Option<Effort> {
-        let unwanted = self.from.capabilities.thinks_by_default == Some(false)
-            && self.top.asked("thinking").is_none()
-            && self.will_think();
-        if !self.options.keep_defaults || unwanted {
-            return None;
-        }
-        self.to.capabilities.default_effort?;
-        self.from.capabilities.default_effort
-    }
-
-    /// The highest effort beside the `thinking` that is sent.
-    fn effort_limit(&self) -> Effort {
-        let can = &self.to.capabilities;
-        let support = match kind(self.top.sent("thinking")).as_deref() {
-            Some("disabled") => can.thinking_disabled,
-            Some("between_tools") => can.thinking_between_tools,
-            _ => Support::Yes,
-        };
-        match support {
-            Support::UpToHighEffort => Effort::High,
-            _ => Effort::Max,
-        }
     }
 }
 

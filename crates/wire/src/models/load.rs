@@ -20,7 +20,7 @@ pub(super) fn catalog(json: &str) -> Result<ModelCatalog> {
     for (id, node) in root.at("models").entries()? {
         catalog.models.insert(id.into(), model(id, &node)?);
     }
-    if let Some(retired) = root.at("retired").optional(|n| n.texts())? {
+    if let Some(retired) = root.at("retired").optional(Node::texts)? {
         catalog.retired.extend(retired);
     }
     if let Some(families) = root.at("families").optional(Node::entries)? {
