@@ -43,6 +43,8 @@ pub struct CallContext {
     counted_input: AtomicU64,
     attempts: AtomicU32,
     retried: AtomicBool,
+    held_back: AtomicBool,
+    timed_out: AtomicBool,
     reservations: Mutex<Reservations>,
 }
 
@@ -69,6 +71,8 @@ impl CallContext {
             counted_input: AtomicU64::new(UNCOUNTED),
             attempts: AtomicU32::new(0),
             retried: AtomicBool::new(false),
+            held_back: AtomicBool::new(false),
+            timed_out: AtomicBool::new(false),
             reservations: Mutex::default(),
         }
     }
@@ -126,6 +130,8 @@ impl CallContext {
             counted_input: AtomicU64::new(UNCOUNTED),
             attempts: AtomicU32::new(0),
             retried: AtomicBool::new(false),
+            held_back: AtomicBool::new(false),
+            timed_out: AtomicBool::new(false),
             reservations: Mutex::default(),
         }
     }
@@ -157,7 +163,31 @@ impl CallContext {
     /// Counts a new attempt and returns its number, from 1. What the last one had reserved is
     /// forgotten when it ends; what a layer further out has reserved holds for all attempts.
     pub fn begin_attempt(&self) -> u32 {
+        self.timed_out.store(false, Ordering::Relaxed);
+        self.held_back.store(false, Ordering::Relaxed);
         self.attempts.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Whether a layer further in keeps the request waiting, in its queue.
+    pub fn is_held_back(&self) -> bool {
+        self.held_back.load(Ordering::Relaxed)
+    }
+
+    /// Tells the layers further out that the request waits in a queue, or that it goes on. They learn from it
+    /// when it is really sent.
+    pub fn set_held_back(&self, waits: bool) {
+        self.held_back.store(waits, Ordering::Relaxed);
+    }
+
+    /// Whether a timer has ended this attempt.
+    pub fn is_timed_out(&self) -> bool {
+        self.timed_out.load(Ordering::Relaxed)
+    }
+
+    /// Tells the layers further in, before the attempt is dropped, that it took too long. That is a failure, and not
+    /// a caller who lost interest.
+    pub fn time_out_attempt(&self) {
+        self.timed_out.store(true, Ordering::Relaxed);
     }
 
     /// Claims the retrying of this call. True for the first layer that asks, false for every

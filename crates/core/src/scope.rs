@@ -140,15 +140,21 @@ impl Scope {
         }
     }
 
-    /// The credential alone, whatever is asked with it.
+    /// The credential alone, whatever is asked with it; given as [`credential_of`](Self::credential_of) has it.
     #[must_use]
-    pub fn of_credential(head: &Parts) -> Self {
+    pub fn of_credential(credential: u64) -> Self {
         Self {
-            credential: credential(&head.headers),
+            credential,
             endpoint: Endpoint::Other,
             group: CREDENTIAL.clone(),
             fast: false,
         }
+    }
+
+    /// A keyed hash of `x-api-key`, else of `authorization`; 0 where there is neither. Different for every process.
+    #[must_use]
+    pub fn credential_of(headers: &HeaderMap) -> u64 {
+        credential(headers)
     }
 
     fn draws_on(

@@ -184,6 +184,12 @@ impl<C> Call<C> {
         };
         ready!(poll_optional_sleep(timer, until, cx));
         count(&self.config.counters.timed_out);
+        // The deadline is the caller's word, not the server's fault.
+        if Some(until) != self.deadline
+            && let Some(context) = self.claim.get()
+        {
+            context.time_out_attempt();
+        }
         let waited = if Some(until) == self.deadline {
             until.saturating_duration_since(self.started)
         } else if Some(until) == head {

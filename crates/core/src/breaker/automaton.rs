@@ -1,20 +1,13 @@
 //! The states of a circuit and what leads from one to another.
 
-use std::{collections::VecDeque, time::Duration};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::{
     Admission, BreakerConfig, BreakerSnapshot, BreakerState, Generation, Permit, Transition,
-    Verdict, window::Window,
+    Verdict, counts::Counts, ramp::Ramp,
 };
-
-/// The share of calls that the ramp begins with.
-const RAMP_START: f64 = 0.1;
-
-/// The ramp lets one call through this often, so that a program that calls once in a while is not refused after the
-/// outage is over.
-const RAMP_FLOOR: Duration = Duration::from_secs(1);
 
 /// When to ask again while the probes are out: they mostly take seconds.
 const PROBE_WAIT: Duration = Duration::from_secs(1);
@@ -31,17 +24,15 @@ const PROBE_WAIT: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub struct Breaker {
     config: BreakerConfig,
-    generation: Generation,
-    state: State,
-    /// Instants of the last failures since the last success.
-    failures: VecDeque<Instant>,
-    window: Option<Box<Window>>,
+    pub(super) generation: Generation,
+    pub(super) state: State,
+    pub(super) counts: Counts,
     /// Openings in a row.
-    opens: u32,
+    pub(super) opens: u32,
 }
 
 #[derive(Clone, Debug)]
-enum State {
+pub(super) enum State {
     Closed {
         /// Not known before the first opening.
         since: Option<Instant>,
@@ -51,6 +42,7 @@ enum State {
         until: Instant,
     },
     HalfOpen {
+        since: Instant,
         successes: u32,
         leases: Vec<Lease>,
         next: u64,
@@ -60,17 +52,10 @@ enum State {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Ramp {
-    /// How long it takes.
-    length: Duration,
-    last_pass: Instant,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Lease {
-    id: u64,
-    since: Instant,
-    sent: bool,
+pub(super) struct Lease {
+    pub(super) id: u64,
+    pub(super) since: Instant,
+    pub(super) sent: bool,
 }
 
 impl Breaker {
@@ -84,8 +69,7 @@ impl Breaker {
                 since: None,
                 ramp: None,
             },
-            failures: VecDeque::new(),
-            window: None,
+            counts: Counts::new(),
             opens: 0,
         }
     }
@@ -111,16 +95,22 @@ impl Breaker {
             && until <= now
         {
             self.state = State::HalfOpen {
+                since: now,
                 successes: 0,
                 leases: Vec::new(),
                 next: 0,
             };
         }
         match &mut self.state {
-            State::Closed { since, ramp } => match climb(*since, ramp, now, chance) {
-                None => self.pass(now, None),
-                retry_after => refused(retry_after),
-            },
+            State::Closed { ramp, .. } => {
+                if ramp.is_some_and(|ramp| ramp.is_over(now)) {
+                    *ramp = None;
+                }
+                match ramp.as_mut().and_then(|ramp| ramp.climb(now, chance)) {
+                    None => self.pass(now, None),
+                    retry_after => refused(retry_after),
+                }
+            }
             State::HalfOpen { leases, next, .. } => {
                 if leases.len() >= self.config.probes.get() as usize {
                     return refused(Some(PROBE_WAIT));
@@ -140,6 +130,15 @@ impl Breaker {
         }
     }
 
+    /// The generation, while nothing is counted and nothing can be refused: a call of it passes, by
+    /// [`Permit::calm`], and its success changes nothing. A shell that remembers this needs no lock for either.
+    #[must_use]
+    pub fn calm(&self) -> Option<Generation> {
+        let counts = self.config.failure_rate.is_some() || self.config.slow_calls.is_some();
+        let closed = matches!(self.state, State::Closed { ramp: None, .. });
+        (closed && !counts && self.counts.failures() == 0).then_some(self.generation)
+    }
+
     /// What a call that cannot go on yet would be told: `Some` when it is certain to be refused. Claims nothing.
     #[must_use]
     pub fn refuses(&self, now: Instant) -> Option<Option<Duration>> {
@@ -153,7 +152,7 @@ impl Breaker {
     /// Notes that the request leaves now: from here on a probe's lease runs, and the call is timed. Before, a request may
     /// wait in the queues of a limiter.
     pub fn sent(&mut self, now: Instant, permit: &mut Permit) {
-        permit.since = now;
+        permit.since = Some(now);
         if let Some(lease) = self.lease_of(permit) {
             lease.since = now;
             lease.sent = true;
@@ -162,8 +161,14 @@ impl Breaker {
 
     /// Whether the permit still counts. A probe that has waited for its turn for as long as a lease has lost its place
     /// to another and must not be sent; nobody is blamed for it.
-    pub fn holds(&mut self, permit: &Permit) -> bool {
-        !permit.is_probe() || self.lease_of(permit).is_some()
+    pub fn holds(&self, permit: &Permit) -> bool {
+        let leased = match &self.state {
+            State::HalfOpen { leases, .. } if permit.generation == self.generation => {
+                leases.iter().any(|lease| Some(lease.id) == permit.probe)
+            }
+            _ => false,
+        };
+        leased || !permit.is_probe()
     }
 
     /// Ends a call. Permits of an earlier generation, and probes whose lease has run out, are ignored. `chance` is drawn
@@ -181,7 +186,10 @@ impl Breaker {
             return None;
         }
         let slow = self.config.slow_calls.is_some_and(|rate| {
-            verdict == Verdict::Success && now.saturating_duration_since(permit.since) >= rate.slow
+            let took = permit
+                .since
+                .map(|since| now.saturating_duration_since(since));
+            verdict == Verdict::Success && took.is_some_and(|took| took >= rate.slow)
         });
         match &mut self.state {
             State::Closed { .. } => self.count(now, verdict, slow, chance),
@@ -255,36 +263,29 @@ impl Breaker {
     /// Whether nothing would be lost by forgetting this circuit: nothing is counted that could still matter.
     #[must_use]
     pub fn is_idle(&self, now: Instant) -> bool {
-        let State::Closed { since, ramp: None } = self.state else {
-            return false;
-        };
-        let long_closed = since.is_none_or(|since| self.is_forgotten(since, now));
-        let counts = self
-            .failures
-            .back()
-            .is_some_and(|last| now.saturating_duration_since(*last) <= self.config.within);
-        let rates = self
-            .window
-            .as_ref()
-            .is_some_and(|window| !window.is_over(now));
-        long_closed && !counts && !rates
+        match &self.state {
+            State::Closed { since, ramp } => {
+                let climbs = ramp.is_some_and(|ramp| !ramp.is_over(now));
+                let long_closed = since.is_none_or(|since| self.is_forgotten(since, now));
+                !climbs && long_closed && self.counts.are_over(&self.config, now)
+            }
+            // Nobody has asked for a long time.
+            State::Open { until } => self.is_forgotten(*until, now),
+            State::HalfOpen { since, leases, .. } => {
+                leases.is_empty() && self.is_forgotten(*since, now)
+            }
+            State::ForcedOpen | State::ForcedClosed => false,
+        }
     }
 
     /// The state at `now`.
     #[must_use]
     pub fn snapshot(&self, now: Instant) -> BreakerSnapshot {
         let (state, probes, successes) = match &self.state {
-            State::Closed { since, ramp } => {
-                let ramps = ramp.is_some_and(|ramp| {
-                    since.is_some_and(|since| now.saturating_duration_since(since) < ramp.length)
-                });
-                let state = if ramps {
-                    BreakerState::Ramping
-                } else {
-                    BreakerState::Closed
-                };
-                (state, 0, 0)
-            }
+            State::Closed {
+                ramp: Some(ramp), ..
+            } if !ramp.is_over(now) => (BreakerState::Ramping, 0, 0),
+            State::Closed { .. } => (BreakerState::Closed, 0, 0),
             State::Open { until } if *until > now => (BreakerState::Open, 0, 0),
             State::Open { .. } => (BreakerState::HalfOpen, 0, 0),
             State::HalfOpen {
@@ -296,7 +297,7 @@ impl Breaker {
         BreakerSnapshot {
             state,
             opens: self.opens,
-            failures: self.failures.len(),
+            failures: self.counts.failures(),
             retry_after: self.remaining(now),
             probes,
             successes,
@@ -307,7 +308,7 @@ impl Breaker {
         Admission::Pass(Permit {
             generation: self.generation,
             probe,
-            since: now,
+            since: Some(now),
         })
     }
 
@@ -349,54 +350,15 @@ impl Breaker {
         slow: bool,
         chance: f64,
     ) -> Option<Transition> {
-        let retry_after = match verdict {
-            Verdict::Success => {
-                self.failures.clear();
-                None
-            }
+        let (trips, retry_after) = match verdict {
+            Verdict::Success => (self.counts.success(&self.config, now, slow), None),
             Verdict::Failure { retry_after } => {
-                let most = self.config.failures.get() as usize;
-                if self.failures.len() >= most {
-                    self.failures.pop_front();
-                }
-                self.failures.push_back(now);
-                if self.failures.len() >= most
-                    && let Some(first) = self.failures.front()
-                    && now.saturating_duration_since(*first) <= self.config.within
-                {
-                    return Some(self.open(now, retry_after, chance));
-                }
-                retry_after
+                (self.counts.failure(&self.config, now), retry_after)
             }
-            Verdict::Fatal { retry_after } => return Some(self.open(now, retry_after, chance)),
-            Verdict::Busy { .. } | Verdict::Alive | Verdict::Ignored => return None,
+            Verdict::Fatal { retry_after } => (true, retry_after),
+            Verdict::Busy { .. } | Verdict::Alive | Verdict::Ignored => (false, None),
         };
-        let failed = verdict != Verdict::Success;
-        self.rate_is_reached(now, failed, slow)
-            .then(|| self.open(now, retry_after, chance))
-    }
-
-    fn rate_is_reached(&mut self, now: Instant, failed: bool, slow: bool) -> bool {
-        let BreakerConfig {
-            failure_rate,
-            slow_calls,
-            ..
-        } = self.config;
-        if failure_rate.is_none() && slow_calls.is_none() {
-            return false;
-        }
-        let window = self
-            .window
-            .get_or_insert_with(|| Box::new(Window::new(now)));
-        window.record(now, failed, slow);
-        if !failed && !slow {
-            return false;
-        }
-        let counts = window.sum();
-        failure_rate
-            .is_some_and(|rate| counts.reach(counts.failed, rate.min_calls.get(), rate.share))
-            || slow_calls
-                .is_some_and(|rate| counts.reach(counts.slow, rate.min_calls.get(), rate.share))
+        trips.then(|| self.open(now, retry_after, chance))
     }
 
     fn is_forgotten(&self, closed: Instant, now: Instant) -> bool {
@@ -425,13 +387,9 @@ impl Breaker {
     }
 
     fn close(&mut self, now: Instant) -> Transition {
-        let ramp = self.config.ramp.filter(|ramp| !ramp.is_zero());
         self.turn(State::Closed {
             since: Some(now),
-            ramp: ramp.map(|length| Ramp {
-                length,
-                last_pass: now,
-            }),
+            ramp: Ramp::new(now, self.config.ramp),
         });
         Transition::Closed
     }
@@ -440,8 +398,7 @@ impl Breaker {
     fn turn(&mut self, state: State) {
         self.generation.0 += 1;
         self.state = state;
-        self.failures.clear();
-        self.window = None;
+        self.counts = Counts::new();
     }
 }
 
@@ -450,28 +407,4 @@ const fn refused(retry_after: Option<Duration>) -> Admission {
         retry_after,
         transition: None,
     }
-}
-
-/// Lets a call pass (`None`), or tells it when the ramp would have reached it. That spreads those who come back.
-fn climb(
-    since: Option<Instant>,
-    ramp: &mut Option<Ramp>,
-    now: Instant,
-    chance: f64,
-) -> Option<Duration> {
-    let (Some(since), Some(climbing)) = (since, ramp.as_mut()) else {
-        return None;
-    };
-    let passed = now.saturating_duration_since(since);
-    if passed >= climbing.length {
-        *ramp = None;
-        return None;
-    }
-    let its_share = ((chance - RAMP_START) / (1.0 - RAMP_START)).clamp(0.0, 1.0);
-    let its_time = climbing.length.mul_f64(its_share);
-    if its_time <= passed || now.saturating_duration_since(climbing.last_pass) >= RAMP_FLOOR {
-        climbing.last_pass = now;
-        return None;
-    }
-    Some(its_time - passed)
 }

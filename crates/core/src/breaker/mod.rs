@@ -22,8 +22,12 @@
 
 mod automaton;
 mod config;
+mod counts;
 mod permit;
+mod ramp;
 mod snapshot;
+#[cfg(test)]
+mod tests;
 mod verdict;
 mod window;
 

@@ -8,6 +8,20 @@ use tokio::time::Instant;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Generation(pub(super) u64);
 
+impl Generation {
+    /// As a number, from 0: to keep it in an atomic.
+    #[must_use]
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+
+    /// What [`number`](Self::number) gave.
+    #[must_use]
+    pub const fn from_number(number: u64) -> Self {
+        Self(number)
+    }
+}
+
 /// A call that was let through. To be [settled](super::Breaker::settle), with
 /// [`Verdict::Ignored`](super::Verdict::Ignored) when it was given up.
 #[derive(Debug)]
@@ -16,11 +30,20 @@ pub struct Permit {
     pub(super) generation: Generation,
     /// The number of its lease.
     pub(super) probe: Option<u64>,
-    /// When it was admitted, or sent.
-    pub(super) since: Instant,
+    /// When it was admitted, or sent; not noted where nobody asks.
+    pub(super) since: Option<Instant>,
 }
 
 impl Permit {
+    /// A call that passes a [calm](super::Breaker::calm) circuit.
+    pub const fn calm(generation: Generation) -> Self {
+        Self {
+            generation,
+            probe: None,
+            since: None,
+        }
+    }
+
     /// Whether the call decides on a half-open circuit.
     #[must_use]
     pub const fn is_probe(&self) -> bool {

@@ -9,13 +9,13 @@ const BUCKET: Duration = Duration::from_secs(3);
 
 /// What was counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Counts {
+pub(super) struct Sum {
     pub(super) calls: u32,
     pub(super) failed: u32,
     pub(super) slow: u32,
 }
 
-impl Counts {
+impl Sum {
     const NONE: Self = Self {
         calls: 0,
         failed: 0,
@@ -31,7 +31,7 @@ impl Counts {
 /// A ring of buckets. The newest is `head`, and began `head_since`.
 #[derive(Clone, Debug)]
 pub(super) struct Window {
-    buckets: [Counts; BUCKETS],
+    buckets: [Sum; BUCKETS],
     head: usize,
     head_since: Instant,
 }
@@ -39,7 +39,7 @@ pub(super) struct Window {
 impl Window {
     pub(super) const fn new(now: Instant) -> Self {
         Self {
-            buckets: [Counts::NONE; BUCKETS],
+            buckets: [Sum::NONE; BUCKETS],
             head: 0,
             head_since: now,
         }
@@ -55,8 +55,8 @@ impl Window {
     }
 
     /// The counts of all buckets.
-    pub(super) fn sum(&self) -> Counts {
-        self.buckets.iter().fold(Counts::NONE, |sum, add| Counts {
+    pub(super) fn sum(&self) -> Sum {
+        self.buckets.iter().fold(Sum::NONE, |sum, add| Sum {
             calls: sum.calls.saturating_add(add.calls),
             failed: sum.failed.saturating_add(add.failed),
             slow: sum.slow.saturating_add(add.slow),
@@ -76,7 +76,7 @@ impl Window {
         }
         for _ in 0..passed {
             self.head = (self.head + 1) % BUCKETS;
-            self.buckets[self.head] = Counts::NONE;
+            self.buckets[self.head] = Sum::NONE;
             self.head_since += BUCKET;
         }
     }

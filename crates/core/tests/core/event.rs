@@ -74,6 +74,21 @@ fn every_event_reaches_the_observer_once() {
             class,
             because: "attempts",
         },
+        Event::CircuitOpened {
+            layer,
+            scope: &scope,
+            because: Kind::Overloaded,
+            cool_down: Duration::MAX,
+            opens: 1,
+        },
+        Event::CircuitProbe {
+            layer,
+            scope: &scope,
+        },
+        Event::CircuitClosed {
+            layer,
+            scope: &scope,
+        },
         Event::Broken { layer, class },
         Event::Unauthorized {
             layer,

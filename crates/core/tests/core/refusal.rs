@@ -13,7 +13,7 @@ use crate::frames::{Frames, drain};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-fn reasons() -> [(Reason, u16, &'static str, Kind, &'static [&'static str]); 5] {
+fn reasons() -> [(Reason, u16, &'static str, Kind, &'static [&'static str]); 8] {
     [
         (
             Reason::QueueFull {
@@ -62,6 +62,33 @@ fn reasons() -> [(Reason, u16, &'static str, Kind, &'static [&'static str]); 5] 
             "timeout_error",
             Kind::Timeout,
             &["30.0s"],
+        ),
+        (
+            Reason::CircuitOpen {
+                because: Kind::Timeout,
+            },
+            529,
+            "overloaded_error",
+            Kind::Overloaded,
+            &["timeout", "4.0s"],
+        ),
+        (
+            Reason::CircuitOpen {
+                because: Kind::Unauthorized,
+            },
+            401,
+            "authentication_error",
+            Kind::Unauthorized,
+            &["unauthorized"],
+        ),
+        (
+            Reason::CircuitOpen {
+                because: Kind::SpendLimit,
+            },
+            402,
+            "billing_error",
+            Kind::SpendLimit,
+            &["spend_limit"],
         ),
     ]
 }

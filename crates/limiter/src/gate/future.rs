@@ -135,10 +135,15 @@ where
                             let asked = asking.poll(cx);
                             if asked.is_pending() && !*queued {
                                 *queued = true;
+                                context.set_held_back(true);
                                 let acquire = acquire.as_ref().as_pin_ref();
                                 gate.queued(acquire, || gate.scope(head, body));
                             }
-                            match ready!(asked) {
+                            let asked = ready!(asked);
+                            if *queued {
+                                context.set_held_back(false);
+                            }
+                            match asked {
                                 Ok(reservation) => {
                                     acquire.set(None);
                                     if reservation.scope().is_none() {

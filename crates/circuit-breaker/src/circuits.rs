@@ -1,0 +1,165 @@
+//! The circuits in use, and one of them behind its lock.
+
+use std::{
+    collections::HashMap,
+    num::NonZeroUsize,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use foldhash::fast::RandomState;
+use tokio::time::Instant;
+use tower_claude_core::{
+    Kind, Scope,
+    breaker::{Breaker, BreakerConfig, Generation, Permit},
+};
+
+/// Stands for a circuit that is not calm. No circuit has opened so often.
+const UNCALM: u64 = u64::MAX;
+
+/// One circuit. While it is [calm](Breaker::calm), calls pass without a lock.
+#[derive(Debug)]
+pub(crate) struct Circuit {
+    pub(crate) scope: Scope,
+    calm: AtomicU64,
+    state: Mutex<Guarded>,
+}
+
+/// What the lock guards.
+#[derive(Debug)]
+pub(crate) struct Guarded {
+    pub(crate) breaker: Breaker,
+    /// What opened it last.
+    pub(crate) because: Kind,
+}
+
+impl Circuit {
+    fn new(scope: Scope, config: BreakerConfig) -> Self {
+        let circuit = Self {
+            scope,
+            calm: AtomicU64::new(UNCALM),
+            state: Mutex::new(Guarded {
+                breaker: Breaker::new(config),
+                because: Kind::Overloaded,
+            }),
+        };
+        circuit.with(|_| ());
+        circuit
+    }
+
+    /// Does something to the circuit.
+    pub(crate) fn with<T>(&self, change: impl FnOnce(&mut Guarded) -> T) -> T {
+        let mut state = self.lock();
+        let result = change(&mut state);
+        let calm = state.breaker.calm().map_or(UNCALM, Generation::number);
+        self.calm.store(calm, Ordering::Release);
+        result
+    }
+
+    /// Looks at the circuit.
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&Guarded) -> T) -> T {
+        look(&self.lock())
+    }
+
+    /// The permit of a call that passes without a lock.
+    pub(crate) fn calm(&self) -> Option<Permit> {
+        let calm = self.calm.load(Ordering::Acquire);
+        (calm != UNCALM).then(|| Permit::calm(Generation::from_number(calm)))
+    }
+
+    /// Whether the success of this call would change nothing.
+    pub(crate) fn is_calm_for(&self, permit: &Permit) -> bool {
+        self.calm.load(Ordering::Acquire) == permit.generation().number()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Guarded> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Keyed anew for every map, since a client may name the model; and quick, since every request looks here.
+type Map = HashMap<Scope, Arc<Circuit>, RandomState>;
+
+/// Bounded: over the bound, circuits that hold nothing worth remembering are forgotten.
+#[derive(Debug, Default)]
+pub(crate) struct Circuits {
+    map: RwLock<Map>,
+    /// Whether there ever was a circuit of a credential: most programs never look for one.
+    has_credentials: AtomicBool,
+    pub(crate) opened: AtomicU64,
+    pub(crate) closed: AtomicU64,
+    pub(crate) probes: AtomicU64,
+    pub(crate) refused: AtomicU64,
+}
+
+impl Circuits {
+    pub(crate) fn get(&self, scope: &Scope) -> Option<Arc<Circuit>> {
+        let map = self.map.read().unwrap_or_else(PoisonError::into_inner);
+        map.get(scope).cloned()
+    }
+
+    /// The circuit of a credential, if it ever failed.
+    pub(crate) fn of_credential(&self, credential: u64) -> Option<Arc<Circuit>> {
+        if credential == 0 || !self.has_credentials.load(Ordering::Acquire) {
+            return None;
+        }
+        self.get(&Scope::of_credential(credential))
+    }
+
+    /// The circuit of this scope, made when there is none; `None` when there is no room for it.
+    pub(crate) fn get_or_insert(
+        &self,
+        scope: Scope,
+        config: &BreakerConfig,
+        most: NonZeroUsize,
+        now: impl FnOnce() -> Instant,
+    ) -> Option<Arc<Circuit>> {
+        if let Some(circuit) = self.get(&scope) {
+            return Some(circuit);
+        }
+        let mut map = self.map.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(circuit) = map.get(&scope) {
+            return Some(circuit.clone());
+        }
+        if map.len() >= most.get() {
+            forget(&mut map, now());
+            if map.len() >= most.get() {
+                return None;
+            }
+        }
+        Some(self.insert(&mut map, scope, config))
+    }
+
+    /// The same, bound or not: what is forced by hand must hold.
+    pub(crate) fn force(&self, scope: &Scope, config: &BreakerConfig) -> Arc<Circuit> {
+        let mut map = self.map.write().unwrap_or_else(PoisonError::into_inner);
+        match map.get(scope) {
+            Some(circuit) => circuit.clone(),
+            None => self.insert(&mut map, scope.clone(), config),
+        }
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<Circuit>> {
+        let map = self.map.read().unwrap_or_else(PoisonError::into_inner);
+        map.values().cloned().collect()
+    }
+
+    fn insert(&self, map: &mut Map, scope: Scope, config: &BreakerConfig) -> Arc<Circuit> {
+        if scope.credential != 0 {
+            self.has_credentials.store(true, Ordering::Release);
+        }
+        let circuit = Arc::new(Circuit::new(scope.clone(), *config));
+        map.insert(scope, circuit.clone());
+        circuit
+    }
+}
+
+/// Makes room. What a call holds, and what still counts, stays.
+fn forget(map: &mut Map, now: Instant) {
+    // Nobody else holds it, and nobody can get it while the map is locked.
+    map.retain(|_, circuit| {
+        Arc::strong_count(circuit) > 1 || !circuit.look(|state| state.breaker.is_idle(now))
+    });
+}

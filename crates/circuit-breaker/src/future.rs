@@ -1,0 +1,224 @@
+//! The states of a call.
+
+use std::{
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::{Request, Response, request::Parts};
+use http_body::Body as HttpBody;
+use pin_project_lite::pin_project;
+use tower_claude_core::{
+    Class, Classify, ClassifyResponse, ErrorBody, Kind, Observed, RequestBody, ResponseBody, Watch,
+    breaker::Verdicts,
+};
+use tower_service::Service;
+
+use crate::{
+    Watcher,
+    call::{Call, Tickets},
+    layer::Config,
+};
+
+/// What the caller gets.
+type Answer<R, C> = Response<ResponseBody<Observed<R, Watcher<C>>>>;
+
+pin_project! {
+    /// Future of [`CircuitBreaker`](crate::CircuitBreaker).
+    #[must_use = "futures do nothing unless polled"]
+    pub struct ResponseFuture<S, R, C>
+    where
+        S: Service<Request<RequestBody>>,
+        R: HttpBody,
+    {
+        service: S,
+        call: Call<C>,
+        #[pin]
+        state: State<S::Future, R>,
+        // After the state, so that a call that is dropped ends before its permits do.
+        tickets: Tickets,
+    }
+}
+
+pin_project! {
+    #[project = StateProjection]
+    enum State<F, R>
+    where
+        R: HttpBody,
+    {
+        /// Until the inner service is ready and the circuits let the call through.
+        Before { head: Option<Parts>, body: Option<RequestBody> },
+        /// Until the response head. `unsent` while a circuit waits to be told that the request has left.
+        Calling { #[pin] future: F, unsent: bool },
+        // Boxed: only error responses come here, and the state would double in size.
+        Reading { answer: Option<Box<Response<ErrorBody<R>>>> },
+        Done,
+    }
+}
+
+impl<S, R, C> ResponseFuture<S, R, C>
+where
+    S: Service<Request<RequestBody>>,
+    R: HttpBody,
+{
+    pub(crate) fn new(
+        service: S,
+        config: Arc<Config>,
+        classifier: C,
+        request: Request<RequestBody>,
+    ) -> Self {
+        let (head, body) = request.into_parts();
+        Self {
+            service,
+            call: Call::new(config, classifier),
+            state: State::Before {
+                head: Some(head),
+                body: Some(body),
+            },
+            tickets: Tickets::default(),
+        }
+    }
+}
+
+impl<S, R, C> Future for ResponseFuture<S, R, C>
+where
+    S: Service<Request<RequestBody>, Response = Response<R>>,
+    R: HttpBody<Data = Bytes> + Unpin,
+    C: Classify<S::Error> + Clone,
+{
+    type Output = Result<Answer<R, C>, S::Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let (call, tickets, mut state) = (this.call, this.tickets, this.state);
+        loop {
+            match state.as_mut().project() {
+                StateProjection::Before { head, body } => {
+                    let (Some(parts), Some(text)) = (head.as_mut(), body.as_ref()) else {
+                        panic!("polled after completion");
+                    };
+                    let claimed = match this.service.poll_ready(cx) {
+                        // A probe is claimed only when nothing but the request's own way is before it.
+                        Poll::Ready(Ok(())) => call.claim(parts, text),
+                        Poll::Ready(Err(error)) => {
+                            state.set(State::Done);
+                            return Poll::Ready(Err(error));
+                        }
+                        Poll::Pending => match call.refusal(parts, text) {
+                            Some(refusal) => Err(refusal),
+                            None => return Poll::Pending,
+                        },
+                    };
+                    match claimed {
+                        Ok(claimed) => *tickets = claimed,
+                        Err(refusal) => {
+                            state.set(State::Done);
+                            return Poll::Ready(Ok(refusal.into_response()));
+                        }
+                    }
+                    let head = head.take().expect("looked at before");
+                    let body = body.take().expect("looked at before");
+                    state.set(State::Calling {
+                        future: this.service.call(Request::from_parts(head, body)),
+                        unsent: tickets.are_timed(),
+                    });
+                }
+                StateProjection::Calling { future, unsent } => {
+                    if *unsent && let Some(refusal) = tickets.lost() {
+                        state.set(State::Done);
+                        return Poll::Ready(Ok(refusal.into_response()));
+                    }
+                    let response = future.poll(cx);
+                    if *unsent && !tickets.are_held_back() {
+                        *unsent = false;
+                        tickets.sent();
+                    }
+                    let response = match ready!(response) {
+                        Ok(response) => response,
+                        Err(error) => {
+                            state.set(State::Done);
+                            tickets.settle(call, &call.classifier.error(&error));
+                            return Poll::Ready(Err(error));
+                        }
+                    };
+                    match call.class_of(&response) {
+                        Some(class) => {
+                            state.set(State::Done);
+                            return Poll::Ready(Ok(handed_on(call, tickets, response, &class)));
+                        }
+                        None => state.set(State::Reading {
+                            answer: Some(Box::new(response.map(ErrorBody::new))),
+                        }),
+                    }
+                }
+                StateProjection::Reading { answer } => {
+                    let reading = answer.as_mut().expect("polled after completion");
+                    ready!(reading.body_mut().poll_read(cx));
+                    let mut answer = *answer.take().expect("just there");
+                    state.set(State::Done);
+                    let (status, headers) = (answer.status(), answer.headers());
+                    let bytes = answer.body().bytes();
+                    let class = call.classifier.body(status, headers, &bytes);
+                    drop(bytes);
+                    tickets.settle(call, &class);
+                    answer.extensions_mut().insert(class);
+                    return Poll::Ready(Ok(answer.map(|body| body.into_body(Observed::off))));
+                }
+                StateProjection::Done => panic!("polled after completion"),
+            }
+        }
+    }
+}
+
+/// An answer whose class is known by its head. That of a success is watched on.
+fn handed_on<R, C>(
+    call: &Call<C>,
+    tickets: &mut Tickets,
+    response: Response<R>,
+    class: &Class,
+) -> Answer<R, C>
+where
+    R: HttpBody<Data = Bytes>,
+    C: ClassifyResponse + Clone,
+{
+    let watched = if class.kind == Kind::Success && !class.local {
+        tickets.model.take()
+    } else {
+        None
+    };
+    tickets.settle(call, class);
+    let Some(ticket) = watched else {
+        return response.map(|body| ResponseBody::inner(Observed::off(body)));
+    };
+    let watch = Watch::of(response.headers()).without_usage();
+    let mut watcher = Watcher::new(ticket, call.classifier.clone());
+    if watch.stream().is_none() && !watch.is_message() {
+        // There is no telling where the content of this begins.
+        watcher.succeed();
+    }
+    response.map(|body| ResponseBody::inner(Observed::new(body, watch, watcher)))
+}
+
+impl Tickets {
+    /// Ends what is not watched on.
+    fn settle<C>(&mut self, call: &Call<C>, class: &Class) {
+        let verdicts = Verdicts::of(class);
+        if let Some(mut ticket) = self.model.take() {
+            ticket.settle(verdicts.availability, class.kind);
+        }
+        self.settle_credential(call, verdicts.credential, class);
+    }
+}
+
+impl<S, R, C> fmt::Debug for ResponseFuture<S, R, C>
+where
+    S: Service<Request<RequestBody>>,
+    R: HttpBody,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,72 @@
+//! The service.
+
+use std::{
+    fmt,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body as HttpBody;
+use tower_claude_core::{Classify, Observed, RequestBody, ResponseBody};
+use tower_service::Service;
+
+use crate::{ResponseFuture, Watcher, layer::Config};
+
+/// Refuses calls while they would fail. Made by [`CircuitBreakerLayer`](crate::CircuitBreakerLayer), behind a
+/// [`Buffered`](tower_claude_core::Buffered) through which it sees the model a request names.
+#[derive(Clone)]
+pub struct CircuitBreaker<S, C> {
+    inner: S,
+    config: Arc<Config>,
+    classifier: C,
+}
+
+impl<S, C> CircuitBreaker<S, C> {
+    pub(crate) const fn new(inner: S, config: Arc<Config>, classifier: C) -> Self {
+        Self {
+            inner,
+            config,
+            classifier,
+        }
+    }
+
+    /// The service inside.
+    pub const fn get_ref(&self) -> &S {
+        &self.inner
+    }
+}
+
+impl<S, R, C> Service<Request<RequestBody>> for CircuitBreaker<S, C>
+where
+    S: Service<Request<RequestBody>, Response = Response<R>> + Clone,
+    R: HttpBody<Data = Bytes> + Unpin,
+    C: Classify<S::Error> + Clone,
+{
+    type Response = Response<ResponseBody<Observed<R, Watcher<C>>>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S, R, C>;
+
+    /// Always ready: the future waits for the inner service's readiness itself.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
+        ResponseFuture::new(
+            self.inner.clone(),
+            self.config.clone(),
+            self.classifier.clone(),
+            request,
+        )
+    }
+}
+
+impl<S: fmt::Debug, C> fmt::Debug for CircuitBreaker<S, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CircuitBreaker")
+            .field("inner", &self.inner)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,238 @@
+//! What an admitted call holds of one circuit.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use tokio::time::Instant;
+use tower_claude_core::{
+    CallContext, Class, Kind, Reason, Refusal,
+    breaker::{Admission, Generation, Permit, Transition, Verdict, Verdicts},
+    event::{Event, emit},
+};
+
+use crate::{LAYER, circuits::Circuit, layer::Config};
+
+/// A permit of one circuit. Dropped, it says nothing about the server, unless a timer ended the call.
+pub(crate) struct Ticket {
+    pub(crate) config: Arc<Config>,
+    circuit: Arc<Circuit>,
+    permit: Option<Permit>,
+    /// Tells whether the request waits inside, and whether a timer ended it.
+    pub(crate) context: Option<Arc<CallContext>>,
+}
+
+impl Ticket {
+    /// Asks the circuit.
+    pub(crate) fn claim(config: &Arc<Config>, circuit: Arc<Circuit>) -> Result<Self, Refusal> {
+        let permit = match circuit.calm() {
+            Some(permit) => permit,
+            None => match ask(config, &circuit) {
+                Ok(permit) => permit,
+                Err(refusal) => return Err(tell(config, &circuit, refusal)),
+            },
+        };
+        Ok(Self {
+            config: config.clone(),
+            circuit,
+            permit: Some(permit),
+            context: None,
+        })
+    }
+
+    /// The refusal of a call that waits for the inner service and would be refused by now.
+    pub(crate) fn refusal(config: &Config, circuit: &Circuit) -> Option<Refusal> {
+        if circuit.calm().is_some() {
+            return None;
+        }
+        let refusal = circuit.look(|state| {
+            let retry_after = state.breaker.refuses(Instant::now())?;
+            let reason = Reason::CircuitOpen {
+                because: state.because,
+            };
+            Some(Refusal::new(LAYER, reason).with_retry_after(retry_after))
+        })?;
+        Some(tell(config, circuit, refusal))
+    }
+
+    pub(crate) fn is_probe(&self) -> bool {
+        self.permit.as_ref().is_some_and(Permit::is_probe)
+    }
+
+    /// Whether the circuit wants to know when the request is sent.
+    pub(crate) fn is_timed(&self) -> bool {
+        self.is_probe() || self.circuit_times_calls()
+    }
+
+    fn circuit_times_calls(&self) -> bool {
+        self.config.breaker.times_calls()
+    }
+
+    /// The request leaves now.
+    pub(crate) fn sent(&mut self) {
+        if let Some(permit) = &mut self.permit {
+            let now = Instant::now();
+            self.circuit.with(|state| state.breaker.sent(now, permit));
+        }
+    }
+
+    /// The refusal of a probe that has waited for so long that its place went to another.
+    pub(crate) fn lost(&self) -> Option<Refusal> {
+        let permit = self.permit.as_ref()?;
+        let (holds, because) = self
+            .circuit
+            .look(|state| (state.breaker.holds(permit), state.because));
+        let refusal = Refusal::new(LAYER, Reason::CircuitOpen { because });
+        (!holds).then(|| tell(&self.config, &self.circuit, refusal))
+    }
+
+    /// Ends the call. Where a stream may still break off, names the generation that would have to know.
+    pub(crate) fn settle(&mut self, verdict: Verdict, kind: Kind) -> Option<Generation> {
+        let permit = self.permit.take()?;
+        let generation = permit.generation();
+        if verdict == Verdict::Success && self.circuit.is_calm_for(&permit) {
+            return Some(generation);
+        }
+        let now = Instant::now();
+        let transition = self.circuit.with(|state| {
+            let transition = state.breaker.settle(now, permit, verdict, fastrand::f64());
+            note(&mut state.because, transition, kind);
+            transition
+        });
+        say(&self.config, &self.circuit, transition, kind);
+        Some(generation)
+    }
+
+    /// A stream that was settled as a success has broken off.
+    pub(crate) fn broke_off(&self, generation: Generation, class: Class) {
+        let verdict = Verdicts::of(&class).availability;
+        let now = Instant::now();
+        let transition = self.circuit.with(|state| {
+            let transition = state
+                .breaker
+                .broke_off(now, generation, verdict, fastrand::f64());
+            note(&mut state.because, transition, class.kind);
+            transition
+        });
+        say(&self.config, &self.circuit, transition, class.kind);
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if self.permit.is_some() {
+            let timed_out = self
+                .context
+                .as_ref()
+                .is_some_and(|context| context.is_timed_out() && !context.is_held_back());
+            let verdict = if timed_out {
+                Verdict::FAILURE
+            } else {
+                Verdict::Ignored
+            };
+            self.settle(verdict, Kind::Timeout);
+        }
+    }
+}
+
+/// Opens the circuit of a credential that had none when the call was made.
+pub(crate) fn trip(config: &Config, circuit: &Circuit, class: &Class) {
+    let verdict = Verdicts::of(class).credential;
+    let now = Instant::now();
+    let transition = circuit.with(|state| {
+        let Admission::Pass(permit) = state.breaker.admit(now, 0.0) else {
+            return None;
+        };
+        // Another call was quicker, and its probes are not ours to judge.
+        let verdict = if permit.is_probe() {
+            Verdict::Ignored
+        } else {
+            verdict
+        };
+        let transition = state.breaker.settle(now, permit, verdict, fastrand::f64());
+        note(&mut state.because, transition, class.kind);
+        transition
+    });
+    say(config, circuit, transition, class.kind);
+}
+
+/// Asks a circuit that is not calm.
+fn ask(config: &Config, circuit: &Circuit) -> Result<Permit, Refusal> {
+    let now = Instant::now();
+    let (admission, because) = circuit.with(|state| {
+        let admission = state.breaker.admit(now, fastrand::f64());
+        if let Admission::Refused { transition, .. } = admission {
+            note(&mut state.because, transition, Kind::Timeout);
+        }
+        (admission, state.because)
+    });
+    match admission {
+        Admission::Pass(permit) => {
+            if permit.is_probe() {
+                config.circuits.probes.fetch_add(1, Ordering::Relaxed);
+                emit(
+                    &config.observers,
+                    &Event::CircuitProbe {
+                        layer: LAYER,
+                        scope: &circuit.scope,
+                    },
+                );
+            }
+            Ok(permit)
+        }
+        Admission::Refused {
+            retry_after,
+            transition,
+        } => {
+            say(config, circuit, transition, because);
+            let reason = Reason::CircuitOpen { because };
+            Err(Refusal::new(LAYER, reason).with_retry_after(retry_after))
+        }
+    }
+}
+
+/// Counts a refusal, and says it.
+fn tell(config: &Config, circuit: &Circuit, refusal: Refusal) -> Refusal {
+    config.circuits.refused.fetch_add(1, Ordering::Relaxed);
+    emit(
+        &config.observers,
+        &Event::Refused {
+            layer: LAYER,
+            scope: Some(&circuit.scope),
+            reason: refusal.reason,
+            class: refusal.class(),
+        },
+    );
+    refusal
+}
+
+/// Keeps what opened the circuit.
+fn note(because: &mut Kind, transition: Option<Transition>, kind: Kind) {
+    if let Some(Transition::Opened { .. }) = transition {
+        *because = kind;
+    }
+}
+
+/// Tells of a transition, after the lock.
+fn say(config: &Config, circuit: &Circuit, transition: Option<Transition>, because: Kind) {
+    let scope = &circuit.scope;
+    let event = match transition {
+        Some(Transition::Opened { cool_down, opens }) => {
+            config.circuits.opened.fetch_add(1, Ordering::Relaxed);
+            Event::CircuitOpened {
+                layer: LAYER,
+                scope,
+                because,
+                cool_down,
+                opens,
+            }
+        }
+        Some(_) => {
+            config.circuits.closed.fetch_add(1, Ordering::Relaxed);
+            Event::CircuitClosed {
+                layer: LAYER,
+                scope,
+            }
+        }
+        None => return,
+    };
+    emit(&config.observers, &event);
+}

@@ -1,0 +1,44 @@
+//! Taken in hand.
+
+use tower_claude_core::{Reason, breaker::BreakerState};
+use tower_claude_fake_claude::Fault;
+
+use crate::common::{SONNET, call, calls, fake, layer, scope, state};
+
+#[tokio::test(start_paused = true)]
+async fn forced_open_and_closed_and_back() {
+    let (layer, _) = layer();
+    let (handle, fake) = (layer.handle(), fake());
+    handle.force_open(&scope(SONNET));
+    assert_eq!(state(&layer), BreakerState::ForcedOpen);
+    let answer = call(&layer, &fake).await.expect("a refusal");
+    let refused = answer.refused.expect("tagged");
+    assert!(matches!(refused.reason, Reason::CircuitOpen { .. }));
+    assert_eq!(refused.retry_after, None, "nobody knows");
+    assert!(!answer.headers.contains_key("retry-after"));
+
+    handle.force_close(&scope(SONNET));
+    fake.inject_times(Fault::Overloaded, 20);
+    calls(&layer, &fake, 20).await;
+    assert_eq!(
+        (state(&layer), fake.log_len()),
+        (BreakerState::ForcedClosed, 20)
+    );
+
+    handle.automatic(&scope(SONNET));
+    fake.inject_times(Fault::Overloaded, 5);
+    calls(&layer, &fake, 6).await;
+    assert_eq!((state(&layer), fake.log_len()), (BreakerState::Open, 25));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_handle_prints() {
+    let (layer, _) = layer();
+    let fake = fake();
+    calls(&layer, &fake, 1).await;
+    let text = format!("{:?} {layer:?}", layer.handle());
+    assert!(
+        text.contains("Closed") && !text.contains("sk-test"),
+        "{text}"
+    );
+}

@@ -1,0 +1,160 @@
+//! What opens a circuit, and what the refusals look like.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use tower::Layer;
+use tower_claude_circuit_breaker::{BreakerConfig, CircuitBreakerLayer, SlowCallRate};
+use tower_claude_core::{Class, Deadline, Kind, REFUSED_BY, Reason, breaker::BreakerState};
+use tower_claude_fake_claude::Fault;
+use tower_claude_retry::{RetryLayer, Timeouts};
+use tower_claude_tests::{Reply, Script};
+
+use crate::common::{SECOND, SONNET, call, calls, fake, layer, look, request, send, state};
+
+#[tokio::test(start_paused = true)]
+async fn failures_open_it_and_the_rest_is_refused_at_once() {
+    for fault in [
+        Fault::Overloaded,
+        Fault::ServerError,
+        Fault::Unavailable,
+        Fault::Timeout504,
+        Fault::Reset,
+        Fault::NonJson(StatusCode::BAD_GATEWAY),
+    ] {
+        let (layer, diary) = layer();
+        let fake = fake();
+        fake.inject_times(fault.clone(), 100);
+        calls(&layer, &fake, 5).await;
+        assert_eq!(state(&layer), BreakerState::Open, "{fault:?}");
+        let answer = call(&layer, &fake).await.expect("a refusal");
+        assert_eq!((answer.status, fake.log_len()), (529, 5), "{fault:?}");
+        let [opened, refused] = diary.lines().try_into().expect("two events");
+        assert!(opened.starts_with("opened messages/claude-sonnet-5-5 "));
+        assert_eq!(refused, "refused messages/claude-sonnet-5-5 overloaded");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_says_who_why_and_until_when() {
+    let (layer, _) = layer();
+    let fake = fake();
+    fake.inject_times(Fault::Overloaded, 5);
+    calls(&layer, &fake, 5).await;
+    let remains = look(&layer, SONNET).retry_after.expect("open");
+    let answer = call(&layer, &fake).await.expect("a refusal");
+    let refused = answer.refused.expect("tagged");
+    let because = Kind::Overloaded;
+    assert_eq!(refused.reason, Reason::CircuitOpen { because });
+    assert_eq!(refused.retry_after, Some(remains));
+    let class = Class::new(because).with_retry_after(Some(remains));
+    assert_eq!(answer.class, Some(class.into_local()));
+    assert_eq!(answer.headers[REFUSED_BY], "circuit-breaker");
+    let seconds = remains.as_nanos().div_ceil(SECOND.as_nanos());
+    assert_eq!(answer.headers["retry-after"], seconds.to_string().as_str());
+    assert!((24..=36).contains(&seconds), "{seconds}");
+    assert!(String::from_utf8_lossy(&answer.body).contains("overloaded_error"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_no_failure_of_the_server_opens_nothing() {
+    let wait = Fault::RateLimited {
+        retry_after: SECOND,
+    };
+    for fault in [
+        wait,
+        Fault::RateLimitedBare,
+        Fault::Ramp {
+            retry_after: SECOND,
+        },
+        Fault::Refusal { after_tokens: 1 },
+        Fault::NonJson(StatusCode::BAD_REQUEST),
+        Fault::NonJson(StatusCode::FORBIDDEN),
+        Fault::NonJson(StatusCode::NOT_FOUND),
+        Fault::NonJson(StatusCode::CONFLICT),
+    ] {
+        let (layer, diary) = layer();
+        let fake = fake();
+        fake.inject_times(fault.clone(), 100);
+        calls(&layer, &fake, 20).await;
+        assert_eq!(state(&layer), BreakerState::Closed, "{fault:?}");
+        assert_eq!(fake.log_len(), 20, "{fault:?}");
+        assert_eq!(diary.lines(), Vec::<String>::new());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_success_between_failures_begins_the_count_anew() {
+    let (layer, _) = layer();
+    let fake = fake();
+    for _ in 0..5 {
+        fake.inject_times(Fault::Overloaded, 4);
+        calls(&layer, &fake, 5).await;
+    }
+    assert_eq!(state(&layer), BreakerState::Closed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn refusals_further_in_say_nothing() {
+    let (layer, _) = layer();
+    let reason = Reason::QueueFull {
+        waiting: 1,
+        limit: 1,
+    };
+    let refusal = tower_claude_core::Refusal::new("inner", reason);
+    let script = Script::always(Reply::refusal(refusal));
+    let service = layer.layer(script.clone());
+    for _ in 0..20 {
+        send(&service, request(SONNET, false)).await.expect("it");
+    }
+    assert_eq!(script.calls(), 20);
+    assert_eq!(look(&layer, SONNET).failures, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_that_are_given_up_say_nothing_but_timers_do() {
+    let (layer, _) = layer();
+    let fake = fake();
+    fake.inject_times(Fault::SlowHead(3_000 * SECOND), 100);
+    for _ in 0..10 {
+        let given_up = tokio::time::timeout(SECOND, call(&layer, &fake)).await;
+        assert!(given_up.is_err());
+    }
+    assert_eq!(
+        look(&layer, SONNET).failures,
+        0,
+        "callers who lost interest"
+    );
+
+    // One attempt without an answer, and its repetition.
+    let timeouts = Timeouts::new().with_head(Some(10 * SECOND));
+    let retry = RetryLayer::new().with_timeouts(timeouts);
+    let service = retry.layer(layer.layer(fake.clone()));
+    let answer = send(&service, request(SONNET, false)).await;
+    assert_eq!(answer.expect("a refusal").status, 504);
+    assert_eq!(look(&layer, SONNET).failures, 2, "the timers' word");
+
+    // A caller's deadline is not the server's fault.
+    let mut hurried = request(SONNET, false);
+    let deadline = tokio::time::Instant::now() + SECOND;
+    hurried.extensions_mut().insert(Deadline(deadline));
+    assert_eq!(send(&service, hurried).await.expect("it").status, 504);
+    assert_eq!(look(&layer, SONNET).failures, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn slow_calls_open_it_where_they_are_counted() {
+    let rate = SlowCallRate::new(5 * SECOND).with_share(5.try_into().expect("not 0"), 0.8);
+    let config = BreakerConfig::new().with_slow_calls(Some(rate));
+    let layer = CircuitBreakerLayer::new().with_config(config);
+    let fake = fake();
+    fake.inject_times(Fault::SlowHead(5 * SECOND), 100);
+    calls(&layer, &fake, 5).await;
+    assert_eq!(state(&layer), BreakerState::Open);
+
+    let layer = CircuitBreakerLayer::new().with_config(config);
+    fake.clear_injected();
+    fake.inject_times(Fault::SlowHead(Duration::from_millis(1)), 100);
+    calls(&layer, &fake, 20).await;
+    assert_eq!(state(&layer), BreakerState::Closed);
+}

@@ -1,0 +1,176 @@
+//! The way back: probes, one at a time.
+
+use futures_util::future::join_all;
+use tokio::time::sleep;
+use tower::{Layer, ServiceExt};
+use tower_claude_circuit_breaker::{BreakerConfig, CircuitBreakerLayer};
+use tower_claude_core::breaker::BreakerState;
+use tower_claude_fake_claude::{FakeClaude, Fault};
+use tower_claude_tests::read;
+
+use crate::common::{Diary, SECOND, SONNET, call, calls, fake, layer, look, request, state};
+
+async fn opened() -> (CircuitBreakerLayer, Diary, FakeClaude) {
+    let (layer, diary) = layer();
+    let fake = fake();
+    fake.inject_times(Fault::Overloaded, 5);
+    calls(&layer, &fake, 5).await;
+    (layer, diary, fake)
+}
+
+async fn half_open() -> (CircuitBreakerLayer, Diary, FakeClaude) {
+    let (layer, diary, fake) = opened().await;
+    sleep(36 * SECOND).await;
+    (layer, diary, fake)
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_probes_that_succeed_close_it() {
+    let (layer, diary, fake) = half_open().await;
+    calls(&layer, &fake, 3).await;
+    assert_eq!(state(&layer), BreakerState::Closed);
+    let scope = "messages/claude-sonnet-5-5";
+    let expected = [
+        format!("opened {scope} overloaded 1"),
+        format!("probe {scope}"),
+        format!("probe {scope}"),
+        format!("closed {scope}"),
+    ];
+    assert_eq!(diary.lines(), expected);
+    let told = layer.handle().snapshot();
+    assert_eq!(
+        (told.opened, told.probes, told.closed, told.refused),
+        (1, 2, 1, 0)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_many_calls_at_once_one_is_the_probe() {
+    let (layer, _, fake) = half_open().await;
+    let before = fake.log_len();
+    fake.inject_times(Fault::SlowHead(SECOND), 50);
+    let answers = join_all((0..50).map(|_| call(&layer, &fake))).await;
+    let sent = answers
+        .into_iter()
+        .flatten()
+        .filter(|answer| answer.was_sent());
+    assert_eq!((sent.count(), fake.log_len() - before), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_429_fails_a_probe_and_its_wait_is_kept() {
+    let (layer, _, fake) = half_open().await;
+    fake.inject(Fault::RateLimited {
+        retry_after: 100 * SECOND,
+    });
+    calls(&layer, &fake, 1).await;
+    let seen = look(&layer, SONNET);
+    assert_eq!((seen.state, seen.opens), (BreakerState::Open, 2));
+    assert!(seen.retry_after >= Some(100 * SECOND));
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_4xx_ends_a_probe_well() {
+    let (layer, _, fake) = half_open().await;
+    fake.inject_times(Fault::NonJson(http::StatusCode::BAD_REQUEST), 2);
+    calls(&layer, &fake, 2).await;
+    assert_eq!(state(&layer), BreakerState::Closed);
+}
+
+/// A probe that streams for ten minutes.
+#[tokio::test(start_paused = true)]
+async fn a_long_stream_succeeds_with_its_first_content() {
+    let (layer, _, _) = opened().await;
+    sleep(36 * SECOND).await;
+    let slow = FakeClaude::builder()
+        .limits(tower_claude_fake_claude::GroupLimits::unlimited())
+        .tokens_per_second(1.0)
+        .output_tokens(600)
+        .build();
+    let service = layer.layer(slow.clone());
+    let mut streams = Vec::new();
+    for _ in 0..2 {
+        let response = service.clone().oneshot(request(SONNET, true)).await;
+        let mut body = response.expect("an answer").into_body();
+        while look(&layer, SONNET).probes > 0 {
+            let frame = http_body_util::BodyExt::frame(&mut body).await;
+            frame.expect("a frame").expect("no error");
+        }
+        streams.push(body);
+    }
+    assert_eq!(state(&layer), BreakerState::Closed);
+    assert!(slow.elapsed() < 60 * SECOND, "{:?}", slow.elapsed());
+    for body in streams {
+        read(body).await;
+    }
+    assert_eq!(look(&layer, SONNET).failures, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_that_is_dropped_anywhere_gives_its_place_back() {
+    let (layer, _, fake) = half_open().await;
+    fake.inject(Fault::SlowHead(100 * SECOND));
+    let gone = tokio::time::timeout(SECOND, call(&layer, &fake)).await;
+    assert!(gone.is_err());
+    assert_eq!(look(&layer, SONNET).probes, 0);
+    let service = layer.layer(fake.clone());
+    let response = service.oneshot(request(SONNET, true)).await.expect("it");
+    assert_eq!(look(&layer, SONNET).probes, 1, "no content yet");
+    drop(response);
+    assert_eq!(look(&layer, SONNET).probes, 0);
+    assert_eq!(state(&layer), BreakerState::HalfOpen);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_that_hangs_is_given_up_after_its_lease() {
+    let config = BreakerConfig::new()
+        .with_ramp(None)
+        .with_attempt_timeout(60 * SECOND);
+    let layer = CircuitBreakerLayer::new().with_config(config);
+    let fake = fake();
+    fake.inject_times(Fault::Overloaded, 5);
+    calls(&layer, &fake, 5).await;
+    sleep(36 * SECOND).await;
+    fake.inject(Fault::SlowHead(100_000 * SECOND));
+    let hung = tokio::spawn({
+        let (layer, fake) = (layer.clone(), fake.clone());
+        async move { call(&layer, &fake).await }
+    });
+    sleep(60 * SECOND).await;
+    let answer = call(&layer, &fake).await.expect("a refusal");
+    assert!(!answer.was_sent());
+    assert_eq!(look(&layer, SONNET).opens, 1);
+    sleep(SECOND).await;
+    assert!(!call(&layer, &fake).await.expect("a refusal").was_sent());
+    assert_eq!(look(&layer, SONNET).opens, 2, "it has failed");
+    sleep(72 * SECOND).await;
+    calls(&layer, &fake, 2).await;
+    assert_eq!(state(&layer), BreakerState::Closed);
+    hung.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_from_before_the_trip_are_ignored() {
+    let (layer, _) = layer();
+    let fake = fake();
+    fake.inject_times(Fault::SlowHead(50 * SECOND), 20);
+    let late = join_all((0..20).map(|_| call(&layer, &fake)));
+    let rest = async {
+        sleep(SECOND).await;
+        fake.clear_injected();
+        fake.inject_times(Fault::Overloaded, 5);
+        calls(&layer, &fake, 5).await;
+        sleep(36 * SECOND).await;
+        assert_eq!(state(&layer), BreakerState::HalfOpen);
+        sleep(30 * SECOND).await;
+        let seen = look(&layer, SONNET);
+        assert_eq!((seen.state, seen.successes), (BreakerState::HalfOpen, 0));
+    };
+    let (answers, ()) = tokio::join!(late, rest);
+    assert!(
+        answers
+            .into_iter()
+            .flatten()
+            .all(|answer| answer.status == 200)
+    );
+}

@@ -1,0 +1,177 @@
+//! Whose circuit is opened by what.
+
+use std::num::NonZeroUsize;
+
+use http::{HeaderValue, Request};
+use tokio::time::sleep;
+use tower::Layer;
+use tower_claude_core::{Kind, RequestBody, Scope, breaker::BreakerState};
+use tower_claude_fake_claude::Fault;
+use tower_claude_tests::{Reply, Script};
+
+use crate::common::{HAIKU, SECOND, SONNET, calls, fake, layer, look, request, send};
+
+fn with_key(key: &'static str, model: &str) -> Request<RequestBody> {
+    let mut request = request(model, false);
+    let key = HeaderValue::from_static(key);
+    request.headers_mut().insert("x-api-key", key);
+    request
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_model_that_is_down_opens_no_other() {
+    let (layer, _) = layer();
+    let fake = fake();
+    fake.inject_times(Fault::Overloaded, 5);
+    calls(&layer, &fake, 5).await;
+    let service = layer.layer(fake.clone());
+    let other = send(&service, request(HAIKU, false)).await.expect("it");
+    assert_eq!(other.status, 200);
+    let mut count = request(SONNET, false);
+    *count.uri_mut() = "https://api.anthropic.com/v1/messages/count_tokens"
+        .parse()
+        .expect("a uri");
+    assert_eq!(send(&service, count).await.expect("it").status, 200);
+    assert_eq!(look(&layer, SONNET).state, BreakerState::Open);
+    assert_eq!(look(&layer, HAIKU).state, BreakerState::Closed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_401_opens_the_credential_for_all_models() {
+    let (layer, diary) = layer();
+    let script = Script::new([
+        Reply::claude_error(401, "authentication_error"),
+        Reply::message(),
+    ]);
+    let service = layer.layer(script.clone());
+    let first = send(&service, with_key("bad", SONNET)).await.expect("it");
+    assert!(first.was_sent());
+    let answer = send(&service, with_key("bad", HAIKU)).await.expect("it");
+    assert_eq!((answer.status, answer.was_sent()), (401, false));
+    let class = answer.class.expect("a class");
+    assert_eq!((class.kind, class.local), (Kind::Unauthorized, true));
+    let text = String::from_utf8_lossy(&answer.body).into_owned();
+    assert!(text.contains("authentication_error"), "{text}");
+    let other = send(&service, with_key("good", SONNET)).await.expect("it");
+    assert_eq!((other.status, script.calls()), (200, 2));
+    let expected = [
+        "opened other/credential unauthorized 1",
+        "refused other/credential unauthorized",
+    ];
+    assert_eq!(diary.lines(), expected);
+
+    // One probe that is accepted is enough.
+    sleep(36 * SECOND).await;
+    let probe = send(&service, with_key("bad", SONNET)).await.expect("it");
+    assert_eq!(probe.status, 200);
+    assert_eq!(
+        diary.lines().last().expect("a line"),
+        "closed other/credential"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_spend_limit_opens_the_credential_and_no_model() {
+    for fault in [Fault::SpendCap, Fault::OwnSpendLimit] {
+        let (layer, _) = layer();
+        let fake = fake();
+        fake.inject(fault.clone());
+        calls(&layer, &fake, 3).await;
+        assert_eq!(fake.log_len(), 1, "{fault:?}");
+        assert_eq!(look(&layer, SONNET).state, BreakerState::Closed);
+        let service = layer.layer(fake.clone());
+        let refused = send(&service, request(SONNET, false)).await.expect("it");
+        let kind = refused.class.map(|class| class.kind);
+        assert_eq!((refused.status, kind), (402, Some(Kind::SpendLimit)));
+        let other = send(&service, with_key("another", SONNET)).await;
+        assert_eq!(other.expect("it").status, 200);
+    }
+}
+
+/// An outage says nothing about the credential: its probe gives the place back.
+#[tokio::test(start_paused = true)]
+async fn the_circuits_do_not_mix() {
+    let (layer, _) = layer();
+    let replies = [
+        Reply::claude_error(401, "authentication_error"),
+        Reply::claude_error(529, "overloaded_error"),
+        Reply::message(),
+    ];
+    let script = Script::new(replies);
+    let service = layer.layer(script.clone());
+    send(&service, request(SONNET, false)).await;
+    sleep(36 * SECOND).await;
+    for _ in 0..2 {
+        send(&service, request(SONNET, false)).await;
+    }
+    let circuits = layer.handle().snapshot().circuits;
+    let credential = circuits.iter().find(|one| one.scope.credential != 0);
+    let credential = credential.expect("a circuit").breaker;
+    assert_eq!(
+        (credential.state, credential.opens),
+        (BreakerState::Closed, 1)
+    );
+    assert_eq!(script.calls(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_credential_there_is_no_circuit_for_one() {
+    let (layer, _) = layer();
+    let script = Script::always(Reply::claude_error(401, "authentication_error"));
+    let service = layer.layer(script.clone());
+    for _ in 0..20 {
+        let mut bare = request(SONNET, false);
+        bare.headers_mut().remove("x-api-key");
+        send(&service, bare).await;
+    }
+    assert_eq!(script.calls(), 20);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_403_opens_nothing() {
+    let (layer, _) = layer();
+    let script = Script::always(Reply::claude_error(403, "permission_error"));
+    let service = layer.layer(script.clone());
+    for _ in 0..20 {
+        send(&service, request(SONNET, false)).await;
+    }
+    assert_eq!(script.calls(), 20);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_function_of_the_user_says_what_belongs_together() {
+    let (layer, _) = layer();
+    let layer = layer.with_scope(|_, _| Scope::named("everything"));
+    let fake = fake();
+    fake.inject_times(Fault::Overloaded, 5);
+    calls(&layer, &fake, 5).await;
+    let service = layer.layer(fake.clone());
+    let other = send(&service, request(HAIKU, false)).await.expect("it");
+    assert_eq!((other.status, other.was_sent()), (529, false));
+}
+
+#[tokio::test(start_paused = true)]
+async fn circuits_are_bounded_and_those_that_matter_are_kept() {
+    let (layer, _) = layer();
+    let layer = layer.with_most_circuits(NonZeroUsize::new(8).expect("not 0"));
+    let fake = fake();
+    fake.inject_times(Fault::Overloaded, 5);
+    calls(&layer, &fake, 5).await;
+    let script = Script::always(Reply::claude_error(404, "not_found_error"));
+    let service = layer.layer(script.clone());
+    for name in 0..1_000 {
+        send(&service, request(&format!("claude-nonsense-{name}"), false)).await;
+        assert!(layer.handle().snapshot().circuits.len() <= 8);
+    }
+    assert_eq!(script.calls(), 1_000);
+    assert_eq!(look(&layer, SONNET).state, BreakerState::Open);
+
+    // Where all of them matter, further models pass unwatched.
+    let script = Script::always(Reply::claude_error(529, "overloaded_error"));
+    let service = layer.layer(script.clone());
+    for name in 0..100 {
+        send(&service, request(&format!("claude-nonsense-{name}"), false)).await;
+        assert!(layer.handle().snapshot().circuits.len() <= 8);
+    }
+    assert_eq!(script.calls(), 100);
+}

@@ -1,0 +1,479 @@
+//! What each setting does; then whole histories beside a slow automaton, and every history of a small one.
+
+mod reference;
+mod search;
+mod traces;
+
+use std::{num::NonZeroU32, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{
+    Admission, Breaker, BreakerConfig, BreakerState, FailureRate, Permit, SlowCallRate, Transition,
+    Verdict, Verdicts,
+};
+use crate::{Class, Kind};
+
+const SECOND: Duration = Duration::from_secs(1);
+/// No jitter: exactly the cool-down.
+const MIDDLE: f64 = 0.5;
+
+fn number(number: u32) -> NonZeroU32 {
+    NonZeroU32::new(number).expect("not zero")
+}
+
+/// A breaker and its clock.
+struct Bench {
+    breaker: Breaker,
+    now: Instant,
+}
+
+impl Bench {
+    fn new(config: BreakerConfig) -> Self {
+        Self {
+            breaker: Breaker::new(config),
+            now: Instant::now(),
+        }
+    }
+
+    fn wait(&mut self, time: Duration) {
+        self.now += time;
+    }
+
+    fn permit(&mut self) -> Permit {
+        match self.breaker.admit(self.now, MIDDLE) {
+            Admission::Pass(permit) => permit,
+            Admission::Refused { retry_after, .. } => panic!("refused for {retry_after:?}"),
+        }
+    }
+
+    fn refused(&mut self) -> Option<Duration> {
+        match self.breaker.admit(self.now, MIDDLE) {
+            Admission::Pass(_) => panic!("let through"),
+            Admission::Refused { retry_after, .. } => retry_after,
+        }
+    }
+
+    fn settle(&mut self, permit: Permit, verdict: Verdict) -> Option<Transition> {
+        self.breaker.settle(self.now, permit, verdict, MIDDLE)
+    }
+
+    fn call(&mut self, verdict: Verdict) -> Option<Transition> {
+        let mut permit = self.permit();
+        self.breaker.sent(self.now, &mut permit);
+        self.settle(permit, verdict)
+    }
+
+    fn fail(&mut self, times: u32) -> Option<Transition> {
+        (0..times)
+            .map(|_| self.call(Verdict::FAILURE))
+            .last()
+            .flatten()
+    }
+
+    fn state(&self) -> BreakerState {
+        self.breaker.snapshot(self.now).state
+    }
+}
+
+fn default() -> Bench {
+    Bench::new(BreakerConfig::new())
+}
+
+fn without_ramp() -> Bench {
+    Bench::new(BreakerConfig::new().with_ramp(None))
+}
+
+#[test]
+fn five_failures_in_a_row_within_a_minute_open_it() {
+    let mut bench = default();
+    assert_eq!(bench.fail(4), None);
+    bench.call(Verdict::Success);
+    assert_eq!(bench.fail(4), None);
+    let opened = Transition::Opened {
+        cool_down: 30 * SECOND,
+        opens: 1,
+    };
+    assert_eq!(bench.fail(1), Some(opened));
+    assert_eq!(bench.refused(), Some(30 * SECOND));
+    bench.wait(12 * SECOND);
+    assert_eq!(bench.refused(), Some(18 * SECOND));
+
+    let mut slow = default();
+    for _ in 0..20 {
+        slow.call(Verdict::FAILURE);
+        slow.wait(15 * SECOND + Duration::from_millis(1));
+    }
+    assert_eq!(slow.state(), BreakerState::Closed, "never 5 within 60 s");
+    let mut just = default();
+    for _ in 0..5 {
+        just.call(Verdict::FAILURE);
+        just.wait(15 * SECOND);
+    }
+    assert_eq!(just.state(), BreakerState::Open, "exactly 60 s");
+}
+
+#[test]
+fn rate_limits_and_bad_requests_neither_open_it_nor_count_as_success() {
+    for verdict in [
+        Verdict::Busy { retry_after: None },
+        Verdict::Alive,
+        Verdict::Ignored,
+    ] {
+        let mut bench = default();
+        bench.fail(4);
+        for _ in 0..100 {
+            assert_eq!(bench.call(verdict), None);
+        }
+        assert!(bench.fail(1).is_some(), "{verdict:?} broke the row");
+    }
+}
+
+#[test]
+fn a_share_of_failures_opens_it() {
+    let config = BreakerConfig::new().with_failure_rate(Some(FailureRate::default()));
+    let mut bench = Bench::new(config);
+    // Half of them, but only 19.
+    for round in 0..19 {
+        let verdict = if round % 2 == 0 {
+            Verdict::Success
+        } else {
+            Verdict::FAILURE
+        };
+        assert_eq!(bench.call(verdict), None, "{round}");
+    }
+    let mut later = Bench {
+        breaker: bench.breaker.clone(),
+        now: bench.now,
+    };
+    assert!(bench.call(Verdict::FAILURE).is_some(), "10 of 20");
+    later.wait(30 * SECOND);
+    assert_eq!(later.call(Verdict::FAILURE), None, "the others are too old");
+}
+
+#[test]
+fn slow_calls_open_it_and_a_slow_probe_does_not_close_it() {
+    let config = BreakerConfig::new().with_slow_calls(Some(
+        SlowCallRate::new(10 * SECOND).with_share(number(5), 0.8),
+    ));
+    let mut bench = Bench::new(config);
+    let slow = |bench: &mut Bench| {
+        let mut permit = bench.permit();
+        // The wait before it is sent does not count.
+        bench.wait(9 * SECOND);
+        bench.breaker.sent(bench.now, &mut permit);
+        bench.wait(10 * SECOND);
+        let now = bench.now;
+        let transition = bench.settle(permit, Verdict::Success);
+        bench.now = now;
+        transition
+    };
+    // Side by side, so that they fall into one window.
+    let permits: Vec<_> = (0..5).map(|_| bench.permit()).collect();
+    bench.wait(10 * SECOND);
+    let mut last = None;
+    for permit in permits {
+        last = bench.settle(permit, Verdict::Success);
+    }
+    assert!(matches!(last, Some(Transition::Opened { opens: 1, .. })));
+    bench.wait(30 * SECOND);
+    assert!(matches!(
+        slow(&mut bench),
+        Some(Transition::Opened { opens: 2, .. })
+    ));
+}
+
+#[test]
+fn cool_downs_double_vary_and_respect_the_server() {
+    let config = BreakerConfig::new();
+    let cool = |opens, asked, chance| config.cool_down(opens, asked, chance);
+    let seconds = [30, 60, 120, 240, 300, 300];
+    for (opens, expected) in (1..).zip(seconds) {
+        assert_eq!(cool(opens, None, MIDDLE), expected * SECOND);
+    }
+    assert_eq!(cool(1, None, 0.0), 24 * SECOND);
+    assert_eq!(cool(1, None, 1.0), 36 * SECOND);
+    assert_eq!(cool(1, Some(20 * SECOND), 0.0), 24 * SECOND);
+    assert_eq!(cool(1, Some(90 * SECOND), 0.0), 90 * SECOND);
+    assert_eq!(cool(1, Some(Duration::MAX), 0.0), 3600 * SECOND);
+    assert_eq!(cool(u32::MAX, None, MIDDLE), 300 * SECOND);
+    assert_eq!(
+        cool(1, None, f64::NAN.clamp(0.0, 1.0)),
+        cool(1, None, f64::NAN)
+    );
+}
+
+#[test]
+fn one_probe_at_a_time_and_two_successes() {
+    let mut bench = default();
+    bench.fail(5);
+    bench.wait(30 * SECOND);
+    let probe = bench.permit();
+    assert!(probe.is_probe());
+    assert_eq!(bench.refused(), Some(SECOND));
+    assert_eq!(bench.settle(probe, Verdict::Success), None);
+    let probe = bench.permit();
+    assert_eq!(
+        bench.settle(probe, Verdict::Alive),
+        Some(Transition::Closed)
+    );
+    assert_eq!(bench.state(), BreakerState::Ramping);
+    bench.wait(30 * SECOND);
+    assert_eq!(bench.state(), BreakerState::Closed);
+    // What opened before that was not forgotten: twice as long.
+    bench.fail(5);
+    assert_eq!(bench.refused(), Some(60 * SECOND));
+    bench.wait(60 * SECOND);
+    for _ in 0..2 {
+        bench.call(Verdict::Success);
+    }
+    bench.wait(300 * SECOND);
+    bench.fail(5);
+    assert_eq!(bench.refused(), Some(30 * SECOND), "forgotten");
+}
+
+#[test]
+fn a_429_fails_a_probe() {
+    let mut bench = default();
+    bench.fail(5);
+    bench.wait(30 * SECOND);
+    let verdict = Verdict::Busy {
+        retry_after: Some(70 * SECOND),
+    };
+    let opened = Transition::Opened {
+        cool_down: 70 * SECOND,
+        opens: 2,
+    };
+    assert_eq!(bench.call(verdict), Some(opened));
+}
+
+#[test]
+fn verdicts_of_another_generation_are_ignored() {
+    let mut bench = default();
+    let (early, late) = (bench.permit(), bench.permit());
+    bench.fail(5);
+    assert_eq!(bench.settle(early, Verdict::Success), None);
+    bench.wait(30 * SECOND);
+    let probe = bench.permit();
+    assert_eq!(bench.settle(late, Verdict::FAILURE), None, "from before");
+    assert_eq!(bench.state(), BreakerState::HalfOpen);
+    let generation = probe.generation();
+    bench.settle(probe, Verdict::Success);
+    bench.call(Verdict::Success);
+    let late_break = bench
+        .breaker
+        .broke_off(bench.now, generation, Verdict::FAILURE, MIDDLE);
+    assert_eq!(late_break, None);
+    assert_eq!(bench.breaker.snapshot(bench.now).failures, 0);
+}
+
+#[test]
+fn a_stream_that_breaks_off_is_a_failure_of_its_own() {
+    let mut bench = default();
+    let generation = bench.permit().generation();
+    for round in 1..=5 {
+        let transition = bench
+            .breaker
+            .broke_off(bench.now, generation, Verdict::FAILURE, MIDDLE);
+        assert_eq!(transition.is_some(), round == 5);
+    }
+    bench.wait(30 * SECOND);
+    let probe = bench.permit();
+    let generation = probe.generation();
+    bench.settle(probe, Verdict::Success);
+    let transition = bench
+        .breaker
+        .broke_off(bench.now, generation, Verdict::FAILURE, MIDDLE);
+    assert!(matches!(
+        transition,
+        Some(Transition::Opened { opens: 2, .. })
+    ));
+}
+
+#[test]
+fn a_probe_that_is_given_up_gives_its_place_back() {
+    let mut bench = default();
+    bench.fail(5);
+    bench.wait(30 * SECOND);
+    for _ in 0..10 {
+        assert_eq!(bench.call(Verdict::Ignored), None);
+    }
+    assert_eq!(bench.breaker.snapshot(bench.now).probes, 0);
+}
+
+#[test]
+fn a_probe_that_never_ends_has_failed_when_its_lease_is_over() {
+    let mut bench = default();
+    bench.fail(5);
+    bench.wait(30 * SECOND);
+    let mut probe = bench.permit();
+    // In a limiter's queue.
+    bench.wait(300 * SECOND);
+    assert_eq!(bench.refused(), Some(SECOND));
+    bench.breaker.sent(bench.now, &mut probe);
+    bench.wait(600 * SECOND);
+    assert_eq!(bench.refused(), Some(SECOND), "it may still come");
+    bench.wait(Duration::from_nanos(1));
+    match bench.breaker.admit(bench.now, MIDDLE) {
+        Admission::Refused {
+            retry_after,
+            transition,
+        } => {
+            assert_eq!(retry_after, Some(60 * SECOND));
+            assert!(matches!(
+                transition,
+                Some(Transition::Opened { opens: 2, .. })
+            ));
+        }
+        Admission::Pass(_) => panic!("the probe has failed"),
+    }
+    assert_eq!(bench.settle(probe, Verdict::Success), None, "too late");
+    assert_eq!(bench.state(), BreakerState::Open);
+}
+
+#[test]
+fn a_probe_that_was_not_sent_loses_its_place_without_blame() {
+    let mut bench = default();
+    bench.fail(5);
+    bench.wait(30 * SECOND);
+    let probe = bench.permit();
+    assert!(bench.breaker.holds(&probe));
+    bench.wait(601 * SECOND);
+    let next = bench.permit();
+    assert!(next.is_probe());
+    assert!(!bench.breaker.holds(&probe) && bench.breaker.holds(&next));
+    assert_eq!(bench.settle(probe, Verdict::FAILURE), None);
+    assert_eq!(bench.breaker.snapshot(bench.now).opens, 1);
+}
+
+#[test]
+fn after_closing_the_share_of_calls_rises() {
+    let mut bench = default();
+    bench.fail(5);
+    bench.wait(30 * SECOND);
+    bench.call(Verdict::Success);
+    bench.call(Verdict::Success);
+    let mut last = 0;
+    for (second, expected) in [(0, 10), (10, 40), (20, 70), (29, 97), (30, 100)] {
+        let mut at = bench.breaker.clone();
+        let now = bench.now + second * SECOND;
+        // One passes by the floor; all others by chance.
+        let _ = at.admit(now, 0.0);
+        let passed = (0..1000)
+            .filter(|draw| {
+                let chance = f64::from(*draw) / 1000.0;
+                matches!(at.admit(now, chance), Admission::Pass(_))
+            })
+            .count();
+        assert!(
+            passed.abs_diff(expected * 10) <= 2,
+            "{passed} at {second} s"
+        );
+        assert!(passed >= last);
+        last = passed;
+    }
+    let wait = |bench: &mut Bench, chance| match bench.breaker.admit(bench.now, chance) {
+        Admission::Refused { retry_after, .. } => retry_after,
+        Admission::Pass(_) => None,
+    };
+    assert_eq!(
+        wait(&mut bench, 0.55),
+        Some(15 * SECOND),
+        "when the ramp is there"
+    );
+}
+
+#[test]
+fn whoever_calls_seldom_does_not_notice_the_ramp() {
+    let mut bench = default();
+    bench.fail(5);
+    bench.wait(30 * SECOND);
+    bench.call(Verdict::Success);
+    bench.call(Verdict::Success);
+    for _ in 0..30 {
+        bench.wait(SECOND);
+        assert!(matches!(
+            bench.breaker.admit(bench.now, 0.999),
+            Admission::Pass(_)
+        ));
+    }
+}
+
+#[test]
+fn by_hand() {
+    let mut bench = without_ramp();
+    let early = bench.permit();
+    bench.breaker.force_open();
+    assert_eq!(bench.refused(), None, "nobody knows until when");
+    assert_eq!(bench.settle(early, Verdict::Success), None);
+    bench.wait(10_000 * SECOND);
+    assert_eq!(bench.state(), BreakerState::ForcedOpen);
+    bench.breaker.force_close();
+    bench.fail(100);
+    assert_eq!(bench.state(), BreakerState::ForcedClosed);
+    bench.breaker.automatic();
+    assert_eq!(bench.state(), BreakerState::Closed);
+    assert!(bench.fail(5).is_some());
+}
+
+#[test]
+fn what_may_be_forgotten() {
+    let mut bench = default();
+    assert!(bench.breaker.is_idle(bench.now));
+    assert!(bench.breaker.calm().is_some());
+    bench.fail(1);
+    assert!(!bench.breaker.is_idle(bench.now));
+    assert!(bench.breaker.calm().is_none());
+    bench.wait(61 * SECOND);
+    assert!(bench.breaker.is_idle(bench.now));
+    bench.fail(5);
+    bench.wait(30 * SECOND);
+    assert!(!bench.breaker.is_idle(bench.now));
+    let probe = bench.permit();
+    bench.wait(3600 * SECOND);
+    assert!(!bench.breaker.is_idle(bench.now), "a probe is out");
+    bench.settle(probe, Verdict::Success);
+    bench.call(Verdict::Success);
+    assert!(!bench.breaker.is_idle(bench.now));
+    bench.wait(300 * SECOND);
+    assert!(bench.breaker.is_idle(bench.now));
+    bench.breaker.force_open();
+    bench.wait(3600 * SECOND);
+    assert!(!bench.breaker.is_idle(bench.now));
+}
+
+#[test]
+fn what_each_class_means() {
+    let wait = Some(7 * SECOND);
+    let of = |kind| {
+        let verdicts = Verdicts::of(&Class::new(kind).with_retry_after(wait));
+        (verdicts.availability, verdicts.credential)
+    };
+    let failure = (Verdict::Failure { retry_after: wait }, Verdict::Ignored);
+    let busy = (Verdict::Busy { retry_after: wait }, Verdict::Alive);
+    let barred = (Verdict::Alive, Verdict::Fatal { retry_after: wait });
+    let alive = (Verdict::Alive, Verdict::Alive);
+    let success = (Verdict::Success, Verdict::Success);
+    for (kind, expected) in [
+        (Kind::Success, success),
+        (Kind::Refusal, success),
+        (Kind::RateLimited, busy),
+        (Kind::RampLimited, busy),
+        (Kind::SpendLimit, barred),
+        (Kind::Unauthorized, barred),
+        (Kind::Overloaded, failure),
+        (Kind::ServerError, failure),
+        (Kind::Timeout, failure),
+        (Kind::Transport, failure),
+        (Kind::Truncated, failure),
+        (Kind::Conflict, alive),
+        (Kind::BadRequest, alive),
+        (Kind::Forbidden, alive),
+        (Kind::NotFound, alive),
+        (Kind::TooLarge, alive),
+    ] {
+        assert_eq!(of(kind), expected, "{kind:?}");
+        let local = Verdicts::of(&Class::new(kind).into_local());
+        assert_eq!(local, Verdicts::IGNORED, "{kind:?}");
+    }
+}
