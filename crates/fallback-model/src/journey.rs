@@ -120,6 +120,7 @@ impl Journey {
         let now = Instant::now();
         // It may have failed before it was sent: a client that cannot become ready.
         self.trail.asks(self.at);
+        self.count_attempt();
         let ticket = self.take_ticket();
         let opened = ticket.settle(class);
         let asked_to = class.retry_after.and_then(|wait| now.checked_add(wait));
@@ -141,10 +142,6 @@ impl Journey {
         if next.is_none() {
             self.gave_up(class);
         } else {
-            // Where no layer inside counts attempts, this one does.
-            if self.context.attempts() == self.attempts {
-                self.context.begin_attempt();
-            }
             // Another model counts otherwise.
             self.context.set_counted_input(None);
         }
@@ -153,6 +150,7 @@ impl Journey {
 
     /// It was answered: says who did.
     pub(crate) fn after_success(&mut self, head: &mut response::Parts) {
+        self.count_attempt();
         if let Some(ticket) = self.ticket.take() {
             ticket.settle(&Class::SUCCESS);
         }
@@ -191,6 +189,13 @@ impl Journey {
             hops: self.hops,
         };
         served.mark(head);
+    }
+
+    /// Where no layer inside counts attempts, this one does.
+    fn count_attempt(&self) {
+        if self.context.attempts() == self.attempts {
+            self.context.begin_attempt();
+        }
     }
 
     /// Chooses and makes the next request. `failed` is how the last one failed.

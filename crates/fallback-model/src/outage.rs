@@ -21,11 +21,12 @@ use crate::policy::{Findings, Shut};
 /// The most circuits kept of either kind. Only what has failed lately has one.
 const MOST_CIRCUITS: usize = 1024;
 
-/// A pool of limits: a credential (hashed) and a rate group.
+/// A pool of limits: a credential (hashed), a rate group, and whether it is the group's fast one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Pool {
     pub(crate) credential: u64,
     pub(crate) group: Arc<str>,
+    pub(crate) fast: bool,
 }
 
 /// All circuits. What has not failed lately has none, so that a healthy call touches one atomic and no lock.

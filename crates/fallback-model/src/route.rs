@@ -19,15 +19,19 @@ pub(crate) struct Route {
     asked: Target,
     chain: ChainId,
     credential: u64,
+    /// Whether the fast pool is asked for.
+    fast: bool,
     pub(crate) streams: bool,
 }
 
 impl Route {
     pub(crate) fn of(config: &Config, chain: ChainId, head: &Parts, body: &RequestBody) -> Self {
+        let scope = Scope::of(head, body);
         Self {
             asked: Target::new(body.model().unwrap_or_default(), config.catalog.get()),
             chain,
-            credential: Scope::of(head, body).credential,
+            credential: scope.credential,
+            fast: scope.fast,
             streams: body.peek().is_some_and(Peek::stream),
         }
     }
@@ -48,6 +52,8 @@ impl Route {
         Pool {
             credential: self.credential,
             group: self.target(config, number).group.clone(),
+            // Hardly any stand-in has one.
+            fast: self.fast && number == 0,
         }
     }
 }

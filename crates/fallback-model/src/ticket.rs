@@ -112,6 +112,7 @@ impl Ticket {
         let mut scope = Scope::named(&self.pool.group);
         scope.endpoint = Endpoint::Messages;
         scope.credential = self.pool.credential;
+        scope.fast = self.pool.fast;
         scope
     }
 }

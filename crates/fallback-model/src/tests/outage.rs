@@ -57,6 +57,7 @@ fn pool(credential: u64) -> Pool {
     Pool {
         credential,
         group: "group".into(),
+        fast: false,
     }
 }
 

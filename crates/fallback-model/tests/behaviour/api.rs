@@ -1,4 +1,4 @@
-//! A scripted API that keeps a diary.
+//! An API that answers by model, and keeps a diary.
 
 use std::{
     collections::VecDeque,
@@ -15,7 +15,7 @@ use http_body::{Body, Frame};
 use tokio::time::{Instant, Sleep, sleep};
 use tower::{Layer, Service, ServiceExt};
 use tower_claude_core::{Class, Classify, RequestBody, event::Event};
-use tower_claude_retry::{Backoff, Jitter, RetryLayer};
+use tower_claude_fallback_model::{FallbackModelLayer, SERVED_MODEL, ServedBy};
 use tower_claude_tests::{Alive, Guard, read};
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
@@ -134,43 +134,66 @@ impl Reply {
 pub(crate) struct Seen {
     /// Since the start of the test.
     pub(crate) at: Duration,
+    pub(crate) model: String,
     pub(crate) headers: HeaderMap,
     pub(crate) extensions: Extensions,
     pub(crate) body: Bytes,
 }
 
-/// Answers from a script; a request beyond its end is a panic.
+type Script = Box<dyn FnMut(&str) -> Reply + Send>;
+
+/// Answers what the script says for the model that is asked.
 #[derive(Clone)]
 pub(crate) struct Api(Arc<Shared>);
 
 struct Shared {
     start: Instant,
-    script: Mutex<VecDeque<Reply>>,
+    script: Mutex<Script>,
     seen: Mutex<Vec<Seen>>,
     alive: Alive,
 }
 
 impl Api {
-    pub(crate) fn new(script: impl IntoIterator<Item = Reply>) -> Self {
+    pub(crate) fn new(script: impl FnMut(&str) -> Reply + Send + 'static) -> Self {
         Self(Arc::new(Shared {
             start: Instant::now(),
-            script: Mutex::new(script.into_iter().collect()),
+            script: Mutex::new(Box::new(script)),
             seen: Mutex::default(),
             alive: Alive::new(),
         }))
     }
 
-    pub(crate) fn elapsed(&self) -> Duration {
-        self.0.start.elapsed()
+    /// Opus answers so, all others are well.
+    pub(crate) fn opus(reply: Reply) -> Self {
+        Self::new(move |model| {
+            if model == OPUS {
+                reply.clone()
+            } else {
+                Reply::fine()
+            }
+        })
+    }
+
+    /// Opus answers so, Sonnet so, all others are well.
+    pub(crate) fn both(opus: Reply, sonnet: Reply) -> Self {
+        Self::new(move |model| match model {
+            OPUS => opus.clone(),
+            SONNET => sonnet.clone(),
+            _ => Reply::fine(),
+        })
     }
 
     pub(crate) fn seen(&self) -> Vec<Seen> {
         self.0.seen.lock().unwrap().clone()
     }
 
-    /// When each request arrived, in whole seconds.
-    pub(crate) fn arrivals(&self) -> Vec<u64> {
-        self.seen().iter().map(|seen| seen.at.as_secs()).collect()
+    /// Which models were asked, in order.
+    pub(crate) fn models(&self) -> Vec<String> {
+        self.seen().into_iter().map(|seen| seen.model).collect()
+    }
+
+    pub(crate) fn forget(&self) {
+        self.0.seen.lock().unwrap().clear();
     }
 
     /// Calls and bodies that were not dropped yet.
@@ -193,15 +216,16 @@ impl Service<Request<RequestBody>> for Api {
         let guard = api.alive.guard();
         Box::pin(async move {
             let (head, body) = request.into_parts();
+            let model = body.model().unwrap_or_default().to_owned();
             let (body, ..) = read(body).await;
+            let reply = (api.script.lock().unwrap())(&model);
             api.seen.lock().unwrap().push(Seen {
                 at: api.start.elapsed(),
+                model,
                 headers: head.headers,
                 extensions: head.extensions,
                 body,
             });
-            let reply = api.script.lock().unwrap().pop_front();
-            let reply = reply.expect("one request more than the script has answers");
             match reply.after {
                 None => std::future::pending().await,
                 Some(Duration::ZERO) => {}
@@ -278,11 +302,36 @@ impl Answer {
     pub(crate) fn class(&self) -> Class {
         *self.extensions.get().expect("a class")
     }
+
+    pub(crate) fn served(&self) -> Option<&ServedBy> {
+        self.extensions.get()
+    }
+
+    /// The model that served, by the header; nothing when it is the one asked for.
+    pub(crate) fn by(&self) -> &str {
+        let by = self.headers.get(SERVED_MODEL);
+        by.map_or("", |by| by.to_str().expect("text"))
+    }
 }
 
+pub(crate) const OPUS: &str = "claude-opus-5-5";
+pub(crate) const SONNET: &str = "claude-sonnet-5-5";
+pub(crate) const HAIKU: &str = "claude-haiku-5-5";
+
 pub(crate) fn request() -> Request<RequestBody> {
-    Request::post("/v1/messages")
-        .body(RequestBody::from(r#"{"model":"claude-sonnet-5-5"}"#))
+    asking(OPUS, "")
+}
+
+/// A request for this model, with more fields.
+pub(crate) fn asking(model: &str, more: &str) -> Request<RequestBody> {
+    let body = format!(
+        r#"{{"model":"{model}","max_tokens":64{more},"messages":[{{"role":"user","content":"Hi"}}]}}"#
+    );
+    Request::post("https://api.anthropic.com/v1/messages")
+        .header("x-api-key", "key")
+        .header("anthropic-version", "2023-06-01")
+        .header("content-type", "application/json")
+        .body(RequestBody::from(body))
         .expect("a request")
 }
 
@@ -303,7 +352,7 @@ where
 }
 
 /// One request through this layer.
-pub(crate) async fn through<C>(layer: &RetryLayer<C>, api: &Api) -> Answer
+pub(crate) async fn through<C>(layer: &FallbackModelLayer<C>, api: &Api) -> Answer
 where
     C: Classify<io::Error> + Clone,
 {
@@ -312,12 +361,11 @@ where
         .expect("a response")
 }
 
-/// The recommended layer without chance, and what it says.
-pub(crate) fn layer() -> (RetryLayer, Diary) {
+/// Sonnet stands in, then Haiku; and what the layer says.
+pub(crate) fn layer() -> (FallbackModelLayer, Diary) {
     let diary = Diary::default();
     let copy = diary.clone();
-    let layer = RetryLayer::new()
-        .with_backoff(Backoff::new(SECOND, 60 * SECOND, Jitter::None))
+    let layer = FallbackModelLayer::new([SONNET, HAIKU])
         .with_observer(move |event: &Event<'_>| copy.note(event));
     (layer, diary)
 }
@@ -328,23 +376,30 @@ pub(crate) struct Diary(Arc<Mutex<Vec<String>>>);
 
 impl Diary {
     fn note(&self, event: &Event<'_>) {
+        let short = |model: &str| model.split('-').nth(1).unwrap_or(model).to_owned();
         let line = match event {
-            Event::Retry {
-                attempt,
+            Event::FellBack {
+                from,
+                to,
                 class,
-                delay,
+                asked,
                 ..
-            } => format!("retry {attempt} {} {delay:?}", class.kind.as_str()),
+            } => {
+                let (from, to) = (short(from), short(to));
+                let how = if *asked { "" } else { " unasked" };
+                format!("{from} -> {to} {}{how}", class.kind.as_str())
+            }
             Event::GaveUp {
                 attempt,
                 class,
                 because,
                 ..
             } => format!("gave up {attempt} {} {because}", class.kind.as_str()),
-            Event::Broken { class, .. } => format!("broken {}", class.kind.as_str()),
-            Event::Refused { class, .. } => {
-                format!("refused {} local={}", class.kind.as_str(), class.local)
+            Event::CircuitOpened { scope, because, .. } => {
+                format!("opened {scope} {}", because.as_str())
             }
+            Event::CircuitProbe { scope, .. } => format!("probe {scope}"),
+            Event::CircuitClosed { scope, .. } => format!("closed {scope}"),
             other => format!("{other:?}"),
         };
         self.0.lock().unwrap().push(line);
