@@ -1,5 +1,7 @@
 //! One call on its way from model to model.
 
+mod next;
+
 use std::{sync::Arc, time::Duration};
 
 use http::{Method, Request, request::Parts, response};
@@ -10,13 +12,13 @@ use tower_claude_core::{
 };
 
 use crate::{
-    LAYER, Loss, ServedBy, Unportable,
+    LAYER, Loss, ServedBy,
     chains::{ChainId, Target},
     last,
     layer::Config,
     outage::Leave,
-    policy::{Choice, Remedy, Trail, choose},
-    route::{Route, View, earlier},
+    policy::{Remedy, Trail},
+    route::{Route, earlier},
     ticket::Ticket,
 };
 
@@ -140,7 +142,7 @@ impl Journey {
             Remedy::AnyOther => self.pick(Some(class)),
         };
         if next.is_none() {
-            self.gave_up(class);
+            self.gave_up(class, now);
         } else {
             // Another model counts otherwise.
             self.context.set_counted_input(None);
@@ -198,90 +200,6 @@ impl Journey {
         }
     }
 
-    /// Chooses and makes the next request. `failed` is how the last one failed.
-    fn pick(&mut self, failed: Option<&Class>) -> Option<Request<RequestBody>> {
-        self.look_up();
-        let now = Instant::now();
-        let remaining = self.context.deadline();
-        let remaining = remaining.map(|deadline| deadline.saturating_duration_since(now));
-        if failed.is_some() && remaining.is_some_and(|left| left.is_zero()) {
-            return None;
-        }
-        loop {
-            let mut view = View {
-                config: &self.config,
-                route: self.route.as_ref()?,
-                now,
-                back: self.back,
-            };
-            let choice = choose(&mut view, &self.trail, remaining);
-            self.back = view.back;
-            let (number, leave, shut) = match choice {
-                Choice::Ask(number, leave, shut) => (number, leave, shut),
-                Choice::Force(number, shut) => (number, Leave::default(), Some(shut)),
-                Choice::Nobody => return None,
-            };
-            let ticket = self.ticket_for(number, leave);
-            let request = if number == 0 {
-                Ok((self.original(), Vec::new()))
-            } else {
-                self.rewritten(number)
-            };
-            let Ok((request, losses)) = request else {
-                self.trail.rules_out(number);
-                continue;
-            };
-            if number > 0 {
-                let class = failed.copied().or(shut.map(|shut| shut.why));
-                let class = class.unwrap_or(Class::SUCCESS);
-                self.why.get_or_insert(class);
-                self.say_fell_back(number, class, failed.is_some());
-            }
-            ticket.say_probe();
-            self.losses = losses;
-            self.ticket = Some(ticket);
-            self.at = number;
-            return Some(request);
-        }
-    }
-
-    /// A copy of the request as it came.
-    fn original(&self) -> Request<RequestBody> {
-        let body = self.body.try_clone().unwrap_or_default();
-        Request::from_parts(self.head.clone(), body)
-    }
-
-    /// The request for another model.
-    fn rewritten(&self, number: usize) -> Result<(Request<RequestBody>, Vec<Loss>), Unportable> {
-        let config = &self.config;
-        let counted = self.context.counted_input();
-        let options = config.rewrite.clone();
-        let options = match counted {
-            None => options,
-            counted => options.with_input_tokens(counted),
-        };
-        let rewritten = options.rewrite(
-            &self.head.headers,
-            self.body.bytes().unwrap_or(&bytes::Bytes::new()),
-            self.body.model().unwrap_or_default(),
-            &self.target(number).model,
-            config.catalog.get(),
-        )?;
-        let mut request = Request::new(RequestBody::from(rewritten.body));
-        *request.method_mut() = self.head.method.clone();
-        *request.uri_mut() = self.head.uri.clone();
-        *request.version_mut() = self.head.version;
-        *request.headers_mut() = rewritten.headers;
-        *request.extensions_mut() = self.head.extensions.clone();
-        Ok((request, rewritten.losses))
-    }
-
-    /// No target that draws on the same limits is asked.
-    fn rule_out_pool(&mut self) {
-        let group = self.target(self.at).group.clone();
-        self.rule_out(|target| target.group == group, 0);
-    }
-
     fn take_ticket(&mut self) -> Ticket {
         self.look_up();
         let held = self.ticket.take();
@@ -301,37 +219,7 @@ impl Journey {
         self.route.as_ref().expect("looked up before")
     }
 
-    /// Finds out what only matters when something is amiss.
-    fn look_up(&mut self) {
-        if self.route.is_some() {
-            return;
-        }
-        let route = Route::of(&self.config, self.chain, &self.head, &self.body);
-        let asked = route.target(&self.config, 0).id.clone();
-        self.route = Some(route);
-        self.rule_out(|target| target.id == asked, 1);
-    }
-
-    fn rule_out(&mut self, out: impl Fn(&Target) -> bool, from: usize) {
-        for number in from..self.route().count(&self.config) {
-            if out(self.target(number)) {
-                self.trail.rules_out(number);
-            }
-        }
-    }
-
-    fn say_fell_back(&self, number: usize, class: Class, asked: bool) {
-        let from = if asked { self.at } else { 0 };
-        self.say(&Event::FellBack {
-            layer: LAYER,
-            from: &self.target(from).model,
-            to: &self.target(number).model,
-            class,
-            asked,
-        });
-    }
-
-    fn gave_up(&self, class: &Class) {
+    fn gave_up(&self, class: &Class, now: Instant) {
         self.config.shared.exhausted();
         // A refusal is the news of the layer that refused.
         if class.local && self.hops <= 1 {
@@ -341,7 +229,10 @@ impl Journey {
             layer: LAYER,
             attempt: self.hops,
             class: *class,
-            because: "targets",
+            because: match self.context.deadline() {
+                Some(deadline) if deadline <= now => "deadline",
+                _ => "targets",
+            },
         });
     }
 

@@ -125,7 +125,8 @@ impl Trail {
         self.asked == 0
     }
 
-    const fn is_open_to(&self, target: usize) -> bool {
+    /// Whether the target may yet be sent the request.
+    pub(crate) const fn is_open_to(&self, target: usize) -> bool {
         (self.asked | self.ruled_out) & (1 << target) == 0
     }
 }

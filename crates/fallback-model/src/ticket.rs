@@ -34,9 +34,14 @@ impl Ticket {
         }
     }
 
+    /// Whether the call finds out if an outage is over.
+    pub(crate) fn is_probe(&self) -> bool {
+        self.leave.as_ref().is_some_and(Leave::is_probe)
+    }
+
     /// Tells of a probe.
     pub(crate) fn say_probe(&self) {
-        if self.leave.as_ref().is_some_and(Leave::is_probe) {
+        if self.is_probe() {
             let (layer, scope) = (LAYER, &self.model_scope());
             emit(
                 &self.config.observers,

@@ -40,7 +40,7 @@ pub(crate) struct Call<C> {
     deadline: Option<Instant>,
     /// Of this attempt, from 1.
     number: u32,
-    /// Attempts that a fallback outside has made at other targets.
+    /// Attempts that a fallback outside has made at other targets; all there are, when it only probes.
     spent: u32,
     unanswered: u32,
     last_delay: Duration,
@@ -60,7 +60,10 @@ impl<C> Call<C> {
         let claim = Claim::of(request.extensions(), now, total);
         let admitted = matches!(&claim, Claim::Outer(context) if context.is_reserved());
         let outer = claim.get().and_then(|context| context.deadline());
-        let spent = claim.get().map_or(0, |context| context.attempts());
+        let spent = claim.get().map_or(0, |context| match context.is_probe() {
+            true => u32::MAX,
+            false => context.attempts(),
+        });
         let (head, body) = request.into_parts();
         Self {
             config,

@@ -73,7 +73,7 @@ impl<C> RetryLayer<C> {
     ///
     /// Attempts that a model fallback outside has already spent on the same call count, so that targets and
     /// attempts do not multiply: with 5, a call that failed five times at its first model is sent once to the
-    /// next. Each target gets one attempt at least.
+    /// next. Each target gets one attempt at least, and one that is only probed no more.
     pub fn with_max_attempts(self, attempts: NonZeroU32) -> Self {
         self.with(|config| config.policy.max_attempts = attempts)
     }

@@ -118,4 +118,11 @@ async fn with_retries_inside() {
     let asked = fake.with_log(|log| log.iter().filter(|one| &*one.model == OPUS).count());
     assert_eq!(asked, 3 * 5);
     assert_eq!(fake.log_len(), 15 + 10);
+    // A probe is one attempt, and its caller hardly waits.
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let start = tokio::time::Instant::now();
+    let response = stack.oneshot(asking(OPUS, "")).await.expect("a response");
+    assert_eq!(response.headers()[SERVED_MODEL], SONNET);
+    assert_eq!(fake.log_len(), 25 + 2);
+    assert!(start.elapsed() < Duration::from_secs(1));
 }

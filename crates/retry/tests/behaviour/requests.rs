@@ -189,6 +189,16 @@ async fn attempts_at_other_targets_count() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_probe_is_sent_once() {
+    let (layer, _) = layer();
+    let api = Api::new([Reply::overloaded()]);
+    let mut request = request();
+    CallContext::get_or_insert(request.extensions_mut(), Instant::now()).set_probe(true);
+    let answer = send(layer.layer(api.clone()), request).await.unwrap();
+    assert_eq!((answer.status, api.seen().len()), (529, 1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_inner_layers_class_is_taken() {
     let (layer, _) = layer();
     // Says what the status does not.
