@@ -120,6 +120,7 @@ impl<C: ClassifyResponse> Call<C> {
 }
 
 /// An attempt that failed.
+#[allow(clippy::large_enum_variant, reason = "lives for one decision")]
 pub(crate) enum Failure<R: HttpBody<Data = Bytes>, E> {
     /// With a response, whole but for what was read of it.
     Answer(Class, Parts, Rest<R>),

@@ -1,6 +1,6 @@
 //! The right to ask a target, given back by its destructor.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tower_claude_core::{
@@ -55,8 +55,8 @@ impl Ticket {
         let now = Instant::now();
         let Turns { model, pool } = self.end(Findings::of(class), class, now);
         let back = [
-            model.and_then(|turn| self.say(self.model_scope(), turn, class)),
-            pool.and_then(|turn| self.say(self.pool_scope(), turn, class)),
+            model.and_then(|turn| self.say(&self.model_scope(), turn, class)),
+            pool.and_then(|turn| self.say(&self.pool_scope(), turn, class)),
         ];
         let longest = back.into_iter().flatten().max()?;
         now.checked_add(longest)
@@ -79,8 +79,8 @@ impl Ticket {
     }
 
     /// Tells of a circuit's turn. How long it stays open, if it does.
-    fn say(&self, scope: Scope, turn: Transition, class: &Class) -> Option<std::time::Duration> {
-        let (layer, scope) = (LAYER, &scope);
+    fn say(&self, scope: &Scope, turn: Transition, class: &Class) -> Option<Duration> {
+        let layer = LAYER;
         match turn {
             Transition::Opened { cool_down, opens } => {
                 let because = class.kind;

@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use http::{Extensions, HeaderMap, HeaderValue, Request, Response};
 use http_body::{Body, Frame};
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::sleep;
 use tower::{Layer, Service, ServiceExt};
 use tower_claude_core::{Class, Classify, RequestBody, event::Event};
 use tower_claude_fallback_model::{FallbackModelLayer, SERVED_MODEL, ServedBy};
@@ -30,9 +30,7 @@ pub(crate) const ERROR: &str = "event: error\ndata: {\"type\":\"error\",\"error\
 #[derive(Clone, Debug)]
 pub(crate) enum Piece {
     Data(Bytes),
-    Wait(Duration),
     Broken,
-    Stall,
 }
 
 pub(crate) fn data(text: &'static str) -> Piece {
@@ -132,8 +130,6 @@ impl Reply {
 /// A request as it arrived.
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
-    /// Since the start of the test.
-    pub(crate) at: Duration,
     pub(crate) model: String,
     pub(crate) headers: HeaderMap,
     pub(crate) extensions: Extensions,
@@ -147,7 +143,6 @@ type Script = Box<dyn FnMut(&str) -> Reply + Send>;
 pub(crate) struct Api(Arc<Shared>);
 
 struct Shared {
-    start: Instant,
     script: Mutex<Script>,
     seen: Mutex<Vec<Seen>>,
     alive: Alive,
@@ -156,7 +151,6 @@ struct Shared {
 impl Api {
     pub(crate) fn new(script: impl FnMut(&str) -> Reply + Send + 'static) -> Self {
         Self(Arc::new(Shared {
-            start: Instant::now(),
             script: Mutex::new(Box::new(script)),
             seen: Mutex::default(),
             alive: Alive::new(),
@@ -220,7 +214,6 @@ impl Service<Request<RequestBody>> for Api {
             let (body, ..) = read(body).await;
             let reply = (api.script.lock().unwrap())(&model);
             api.seen.lock().unwrap().push(Seen {
-                at: api.start.elapsed(),
                 model,
                 headers: head.headers,
                 extensions: head.extensions,
@@ -236,7 +229,6 @@ impl Service<Request<RequestBody>> for Api {
             }
             let mut response = Response::new(ScriptedBody {
                 pieces: reply.body.into(),
-                sleep: None,
                 _guard: guard,
             });
             *response.status_mut() = reply.status.try_into().expect("a status");
@@ -250,7 +242,6 @@ impl Service<Request<RequestBody>> for Api {
 #[derive(Debug)]
 pub(crate) struct ScriptedBody {
     pieces: VecDeque<Piece>,
-    sleep: Option<Pin<Box<Sleep>>>,
     _guard: Guard,
 }
 
@@ -260,27 +251,16 @@ impl Body for ScriptedBody {
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
+        _: &mut Context<'_>,
     ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        loop {
-            if let Some(sleep) = &mut self.sleep {
-                std::task::ready!(sleep.as_mut().poll(cx));
-                self.sleep = None;
+        Poll::Ready(match self.pieces.pop_front() {
+            None => None,
+            Some(Piece::Data(data)) => Some(Ok(Frame::data(data))),
+            Some(Piece::Broken) => {
+                self.pieces.clear();
+                Some(Err(io::ErrorKind::ConnectionReset.into()))
             }
-            match self.pieces.pop_front() {
-                None => return Poll::Ready(None),
-                Some(Piece::Data(data)) => return Poll::Ready(Some(Ok(Frame::data(data)))),
-                Some(Piece::Wait(wait)) => self.sleep = Some(Box::pin(sleep(wait))),
-                Some(Piece::Broken) => {
-                    self.pieces.clear();
-                    return Poll::Ready(Some(Err(io::ErrorKind::ConnectionReset.into())));
-                }
-                Some(Piece::Stall) => {
-                    self.pieces.push_front(Piece::Stall);
-                    return Poll::Pending;
-                }
-            }
-        }
+        })
     }
 }
 

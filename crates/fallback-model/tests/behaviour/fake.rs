@@ -15,7 +15,7 @@ use crate::api::{HAIKU, OPUS, SONNET, asking};
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// For an hour, Opus meets this.
-fn fake(fault: Fault) -> FakeClaude {
+fn fake(fault: &Fault) -> FakeClaude {
     let incident =
         |group: &str| Incident::new(Duration::ZERO, HOUR, fault.clone()).with_group(group);
     let builder = FakeClaude::builder().incident(incident("opus-5.5"));
@@ -56,7 +56,7 @@ async fn no_fault_of_one_model_is_seen() {
         Fault::NonJson(http::StatusCode::BAD_GATEWAY),
         Fault::ErrorBeforeContent,
     ] {
-        let (fake, layer) = (fake(fault.clone()), FallbackModelLayer::new([SONNET]));
+        let (fake, layer) = (fake(&fault), FallbackModelLayer::new([SONNET]));
         for stream in [false, true].repeat(5) {
             let more = if stream { r#","stream":true"# } else { "" };
             let (status, by, text, broken) = one(&layer, &fake, asking(OPUS, more)).await;
@@ -94,7 +94,7 @@ async fn rewritten_requests_are_accepted() {
         let mut request = asking(OPUS, more);
         let beta = http::HeaderValue::from_static("fast-mode-2026-02-01");
         request.headers_mut().insert("anthropic-beta", beta);
-        let (status, by, text, _) = one(&layer, &fake(Fault::Overloaded), request).await;
+        let (status, by, text, _) = one(&layer, &fake(&Fault::Overloaded), request).await;
         assert_eq!((status, &*by), (200, haiku), "{more}: {text}");
     }
 }
@@ -102,7 +102,7 @@ async fn rewritten_requests_are_accepted() {
 /// Retry inside: the outage costs the first call its retries, and later ones nothing.
 #[tokio::test(start_paused = true)]
 async fn with_retries_inside() {
-    let fake = fake(Fault::Overloaded);
+    let fake = fake(&Fault::Overloaded);
     let stack = ServiceBuilder::new()
         .layer(FallbackModelLayer::new([SONNET]))
         .layer(RetryLayer::new())

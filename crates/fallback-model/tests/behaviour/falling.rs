@@ -92,12 +92,25 @@ async fn not_for_what_would_fail_there_too() {
 
 #[tokio::test(start_paused = true)]
 async fn never_after_content() {
-    for reply in [
-        Reply::stream([data(START), data(CONTENT), data(ERROR)]),
-        Reply::stream([data(START), data(CONTENT), Piece::Broken]),
-        Reply::stream([data(START), data(CONTENT), data(DELTA)]),
+    for (reply, breaks) in [
+        (
+            Reply::stream([data(START), data(CONTENT), data(ERROR)]),
+            false,
+        ),
+        (
+            Reply::stream([data(START), data(CONTENT), Piece::Broken]),
+            true,
+        ),
+        (
+            Reply::stream([data(START), data(CONTENT), data(DELTA)]),
+            false,
+        ),
     ] {
-        assert_eq!(asked(reply).await, (200, vec![OPUS.into()]));
+        let api = Api::opus(reply);
+        let answer = through(&layer().0, &api).await;
+        assert_eq!((answer.status, answer.broken), (200, breaks));
+        assert!(answer.text().contains("content_block_start"));
+        assert_eq!(api.models(), [OPUS]);
     }
 }
 

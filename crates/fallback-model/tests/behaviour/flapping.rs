@@ -12,7 +12,7 @@ use tokio::{task::JoinSet, time::sleep};
 use tower::{Layer, ServiceExt};
 use tower_claude_core::event::Event;
 use tower_claude_fake_claude::{FakeClaude, Fault, GroupLimits, Incident};
-use tower_claude_fallback_model::{FallbackModelLayer, SERVED_MODEL};
+use tower_claude_fallback_model::{FallbackModelLayer, SERVED_MODEL, TargetSnapshot};
 use tower_claude_tests::read;
 
 use crate::api::{OPUS, SONNET, asking};
@@ -136,6 +136,6 @@ async fn nobody_notices_a_primary_that_flaps() {
             .snapshot()
             .targets
             .iter()
-            .any(|target| target.is_out())
+            .any(TargetSnapshot::is_out)
     );
 }
