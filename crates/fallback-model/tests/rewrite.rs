@@ -452,6 +452,48 @@ fn what_is_unportable() {
     assert_eq!(swap("claude-opus-5", "claude-haiku-4-5"), kept[..]);
 }
 
+/// Requests that the original would have rejected too, for what they are worth.
+#[test]
+fn what_no_sane_original_was_asked() {
+    let body = r#"{"model":"m","temperature":1,"top_p":0.9,"top_k":3}"#;
+    for (version, kept) in [("2026-10-20", 3), ("2026-10-21", 0), ("2027-01-01", 0)] {
+        let mut headers = headers();
+        headers.insert("anthropic-version", version.parse().unwrap());
+        let catalog = ModelCatalog::builtin();
+        let body = Bytes::from_static(body.as_bytes());
+        let new = rewrite(
+            &headers,
+            &body,
+            "claude-sonnet-4-6",
+            "claude-opus-4-6",
+            catalog,
+        )
+        .unwrap();
+        assert_eq!(new.losses.len(), 3 - kept, "{version}");
+    }
+    let body = r#"{"model":"m","max_tokens":9000,"thinking":{"type":"enabled","budget_tokens":2000},"tool_choice":{"type":"any"}}"#;
+    assert_eq!(
+        try_swap(body, "m", "claude-haiku-4-5").unwrap_err().field,
+        "tool_choice"
+    );
+    let body = r#"{"model":"m","max_tokens":9000,"thinking":{"type":"enabled","budget_tokens":2000},"messages":[{"role":"assistant"}]}"#;
+    assert_eq!(
+        try_swap(body, "m", "claude-haiku-4-5").unwrap_err().field,
+        "messages"
+    );
+    let body = r#"{"model":"m","thinking":{"type":"enabled","budget_tokens":2000},"temperature":0.5,"top_p":1}"#;
+    let lost = [
+        ("temperature", Why::Unsupported),
+        ("top_p", Why::Unsupported),
+    ];
+    assert_eq!(swap(body, "m", "claude-haiku-4-5").1, lost);
+    let body = r#"{"model":"m","temperature":1,"top_p":0.99}"#;
+    assert_eq!(
+        swap(body, "m", "claude-haiku-5-5").1,
+        [("top_p", Why::Unsupported)]
+    );
+}
+
 #[test]
 fn models_that_nobody_knows() {
     let body = r#"{"model":"m","max_tokens":70000,"temperature":0.1,"thinking":{"type":"enabled","budget_tokens":9},"speed":"fast","tool_choice":{"type":"any"}}"#;
