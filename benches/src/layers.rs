@@ -3,7 +3,8 @@
 use std::num::{NonZeroU32, NonZeroU64};
 
 use tower::Layer;
-use tower_claude_core::RequestBody;
+use tower_claude_circuit_breaker::CircuitBreakerLayer;
+use tower_claude_core::{RequestBody, Scope};
 use tower_claude_header_budget::HeaderBudgetLayer;
 use tower_claude_limiter::Limits;
 use tower_claude_retry::RetryLayer;
@@ -16,6 +17,9 @@ use crate::{
 
 /// The row that stands for the recommended stack.
 pub(crate) const STACK: &str = "retry + token-bucket + header-budget";
+
+/// The row that is compared with the peer's breaker: one circuit, as the peer has it.
+pub(crate) const BREAKER: &str = "circuit-breaker, one circuit for all";
 
 /// Far above what a loop can use.
 fn limits() -> Limits {
@@ -32,6 +36,7 @@ pub(crate) fn cases() -> Vec<Case> {
     let bucket = TokenBucketLayer::new(limits());
     let budget = HeaderBudgetLayer::over(bucket.limiter());
     let stack = RetryLayer::new().layer(bucket.layer(budget.layer(Answer)));
+    let all = Scope::named("all");
     vec![
         calls(
             "token-bucket",
@@ -44,6 +49,18 @@ pub(crate) fn cases() -> Vec<Case> {
             RequestBody::from,
         ),
         calls("retry", RetryLayer::new().layer(Answer), RequestBody::from),
+        calls(
+            "circuit-breaker (reads the model)",
+            CircuitBreakerLayer::new().layer(Answer),
+            RequestBody::from,
+        ),
+        calls(
+            BREAKER,
+            CircuitBreakerLayer::new()
+                .with_scope(move |_, _| all.clone())
+                .layer(Answer),
+            RequestBody::from,
+        ),
         calls(STACK, stack.clone(), RequestBody::from),
         calls(
             "the same, body buffered by the first hall",

@@ -123,6 +123,10 @@ fn per_call(report: &mut Report) {
     report.title("Of which parsing, once per call (the peers parse nothing)");
     parsing.iter().for_each(|row| report.row(row));
     let named = |name| calls.iter().find(|row| row.name == name);
+    if let (Some(ours), Some(theirs)) = (named(layers::BREAKER), named(peers::BREAKER)) {
+        report.ratio(ours, theirs, Some(0.5), Some(0.5));
+        println!();
+    }
     let (Some(ours), Some(theirs)) = (named(layers::STACK), named(peers::STACK)) else {
         return;
     };

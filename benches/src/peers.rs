@@ -12,6 +12,7 @@ use http_body_util::Full;
 use tower::{Layer, retry::Policy};
 use tower_resilience::{
     bulkhead::{BulkheadLayer, BulkheadServiceError},
+    circuitbreaker::CircuitBreakerLayer,
     ratelimiter::{RateLimiterLayer, RateLimiterServiceError},
     retry::RetryLayer,
 };
@@ -29,6 +30,9 @@ const PLENTY: usize = 1_000_000_000;
 
 /// The name of the row our three layers are compared with.
 pub(crate) const STACK: &str = "tower-resilience: its stack of the three";
+
+/// The name of the row our breaker is compared with.
+pub(crate) const BREAKER: &str = "tower-resilience: circuit breaker by counts";
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -55,6 +59,17 @@ pub(crate) fn cases() -> Vec<Case> {
         calls(
             "tower-resilience: bulkhead",
             bulkhead().layer(Answer),
+            Full::new,
+        ),
+        calls(
+            BREAKER,
+            CircuitBreakerLayer::builder()
+                .failure_classifier(|result: &Result<Response<Body>, Infallible>| {
+                    result.as_ref().is_ok_and(is_failure)
+                })
+                .build()
+                .expect("a valid configuration")
+                .layer(Answer),
             Full::new,
         ),
         calls(

@@ -2,6 +2,7 @@
 
 use std::num::NonZeroU64;
 
+use tower_claude_circuit_breaker::CircuitBreakerLayer;
 use tower_claude_header_budget::HeaderBudgetLayer;
 use tower_claude_limiter::Limits;
 use tower_claude_retry::RetryLayer;
@@ -31,6 +32,21 @@ mod one_ledger {
     use super::*;
 
     tower_claude_tests::contract!(three(), stateless);
+}
+
+mod with_a_breaker {
+    use super::*;
+
+    fn four()
+    -> Stack<Stack<HeaderBudgetLayer, TokenBucketLayer>, Stack<CircuitBreakerLayer, RetryLayer>>
+    {
+        let bucket = bucket();
+        let budget = HeaderBudgetLayer::over(bucket.limiter());
+        let outside = Stack::new(CircuitBreakerLayer::new(), RetryLayer::new());
+        Stack::new(Stack::new(budget, bucket), outside)
+    }
+
+    tower_claude_tests::contract!(four(), stateless);
 }
 
 mod two_ledgers {

@@ -57,10 +57,16 @@ impl ClassifyResponse for ClaudeClassify {
 
     fn body(&self, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Class {
         let class = by_status(status, headers);
-        match ApiError::parse(body) {
-            Some(error) => by_error(class, &error),
-            None => class,
+        let Some(error) = ApiError::parse(body) else {
+            return class;
+        };
+        let mut class = by_error(class, &error);
+        if class.kind == Kind::SpendLimit && class.retry_after.is_none() {
+            // A date is compared with the server's own clock only.
+            let until = error.regains_access().zip(wire::date(headers));
+            class.retry_after = until.and_then(|(until, now)| until.duration_since(now).ok());
         }
+        class
     }
 
     fn stream_error(&self, error: &ApiError) -> Class {

@@ -2,10 +2,12 @@
 //!
 //! <https://platform.claude.com/docs/en/api/errors>
 
-use std::borrow::Cow;
+use std::{borrow::Cow, time::SystemTime};
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+
+use crate::stamp;
 
 /// An error as the Claude API words it, in a response body or in an in-stream `error` event.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -56,6 +58,16 @@ impl ApiError {
             }),
             request_id: envelope.request_id.and_then(string),
         })
+    }
+
+    /// When a spending limit lets requests in again, which only the message tells: `You will regain access on 2026-12-01 at
+    /// 00:00 UTC.` A hint for how long to wait; `None` when it has other words.
+    #[must_use]
+    pub fn regains_access(&self) -> Option<SystemTime> {
+        let (_, rest) = self.message.split_once("regain access on ")?;
+        let (day, rest) = rest.split_once(" at ")?;
+        let (time, _) = rest.split_once(" UTC")?;
+        stamp::rfc3339(format!("{day}T{time}:00Z").as_bytes())
     }
 
     /// Writes the envelope for an error without a code.

@@ -2,7 +2,7 @@
 
 use std::{io, time::Duration};
 
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use tower_claude_core::{
     BoxError, Class, Classify, ClassifyResponse, ClaudeClassify, HttpClassify, Kind,
 };
@@ -194,6 +194,29 @@ fn the_wait_is_read_in_all_its_forms() {
         Some(Duration::from_secs(3)),
         "told, though no retry follows"
     );
+}
+
+#[test]
+fn a_spend_limit_waits_until_its_date_by_the_servers_clock() {
+    let wait = |date: Option<&'static str>, name: &str| {
+        let mut headers = HeaderMap::new();
+        if let Some(date) = date {
+            headers.insert("date", HeaderValue::from_static(date));
+        }
+        let code = name[..3].parse().expect("a status");
+        claude(code, &headers, &fixture(name)).retry_after
+    };
+    for name in [
+        "400_own_spend_limit.json",
+        "429_tier_spend_cap_NO_RETRY_AFTER.json",
+    ] {
+        let day_before = Some("Mon, 30 Nov 2026 23:00:00 GMT");
+        assert_eq!(wait(day_before, name), Some(Duration::from_secs(3_600)));
+        assert_eq!(wait(None, name), None, "no clock to compare with");
+        assert_eq!(wait(Some("Wed, 02 Dec 2026 00:00:00 GMT"), name), None);
+    }
+    let day_before = Some("Mon, 30 Nov 2026 23:00:00 GMT");
+    assert_eq!(wait(day_before, "400_credit_balance.json"), None);
 }
 
 #[test]

@@ -25,6 +25,9 @@ const MOST_PACE: f64 = 4.0;
 /// The most credit that can be saved up, in nanoseconds of the limit's rate.
 const MOST_CREDIT: f64 = 250_000_000.0;
 
+/// The same during a slow start: what the pause before it saved up would be the herd that it is to prevent.
+const MOST_CREDIT_RISING: f64 = 10_000_000.0;
+
 /// The pace changes with the level: look again no later, and no sooner than a timer can.
 const LEAST_WAIT: f64 = 2_000_000.0;
 const MOST_WAIT: f64 = 250_000_000.0;
@@ -65,8 +68,8 @@ impl Pace {
         self.on = false;
     }
 
-    /// Earns credit since the last time, at this share of the limit's rate.
-    pub(crate) fn earn(&mut self, now: u64, rate: f64) {
+    /// Earns credit since the last time, at this share of the limit's rate, up to `most`.
+    pub(crate) fn earn(&mut self, now: u64, rate: f64, most: f64) {
         if !self.on {
             *self = Self {
                 on: true,
@@ -80,7 +83,7 @@ impl Pace {
         let passed = now.saturating_sub(self.at) as f64;
         self.at = now;
         self.rate = rate;
-        self.credit = (self.credit + rate * passed).min(MOST_CREDIT);
+        self.credit = (self.credit + rate * passed).min(most);
         self.mean += (passed / MEAN_OVER).min(1.0) * (rate - self.mean);
     }
 
@@ -116,8 +119,10 @@ impl Pool {
             return;
         }
         let rate = if shared { self.price() } else { MOST_PACE };
-        self.pace
-            .earn(now, ramp.map_or(rate, |most| rate.min(most)));
+        match ramp {
+            Some(most) => self.pace.earn(now, rate.min(most), MOST_CREDIT_RISING),
+            None => self.pace.earn(now, rate, MOST_CREDIT),
+        }
     }
 
     /// The pace that the tightest level allows.
@@ -198,9 +203,9 @@ mod tests {
     fn credit_is_saved_for_a_quarter_second_and_may_be_overdrawn() {
         let mut pace = Pace::default();
         assert_eq!(pace.wait(), 0, "no pace to keep");
-        pace.earn(0, 1.0);
+        pace.earn(0, 1.0, MOST_CREDIT);
         assert_eq!(pace.wait(), 2_000_000, "nothing yet");
-        pace.earn(10 * S, 1.0);
+        pace.earn(10 * S, 1.0, MOST_CREDIT);
         pace.spend(0.2 * S as f64);
         assert_eq!(pace.wait(), 0);
         pace.spend(0.15 * S as f64);
@@ -211,9 +216,9 @@ mod tests {
             250_000_000,
             "looks again, since the price moves"
         );
-        pace.earn(19 * S + S / 10, 1.0);
+        pace.earn(19 * S + S / 10, 1.0, MOST_CREDIT);
         assert_eq!(pace.wait(), 2_000_000);
-        pace.earn(19 * S + S / 10 + 1, 1.0);
+        pace.earn(19 * S + S / 10 + 1, 1.0, MOST_CREDIT);
         assert_eq!(pace.wait(), 0);
     }
 
@@ -221,7 +226,7 @@ mod tests {
     fn estimates_go_by_the_mean_pace() {
         let mut pace = Pace::default();
         assert_eq!(pace.until_done(S as f64), 0);
-        pace.earn(0, 0.25);
+        pace.earn(0, 0.25, MOST_CREDIT);
         assert_eq!(pace.until_done(S as f64), 4 * S);
     }
 }
