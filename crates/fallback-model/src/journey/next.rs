@@ -21,9 +21,6 @@ impl Journey {
         let now = Instant::now();
         let remaining = self.context.deadline();
         let remaining = remaining.map(|deadline| deadline.saturating_duration_since(now));
-        if failed.is_some() && remaining.is_some_and(|left| left.is_zero()) {
-            return None;
-        }
         loop {
             let mut view = View {
                 config: &self.config,

@@ -212,9 +212,12 @@ async fn along_the_chain_from_the_request_as_it_came() {
     let (layer, diary) = layer();
     // Opus takes the effort that Haiku 4.5 rejects.
     let layer = layer.with_chain(OPUS, [SONNET, "claude-haiku-4-5", HAIKU]);
-    let api_ = api.clone();
-    let more = r#","output_config":{"effort":"xhigh"}"#;
-    let answer = send(layer.layer(api_), asking(OPUS, more)).await.unwrap();
+    let mut request = asking(OPUS, r#","output_config":{"effort":"xhigh"}"#);
+    let length = request.body().bytes().expect("buffered").len();
+    request
+        .headers_mut()
+        .insert("content-length", length.into());
+    let answer = send(layer.layer(api.clone()), request).await.unwrap();
     assert_eq!(answer.by(), "claude-haiku-4-5");
     assert_eq!(answer.served().unwrap().hops, 3);
     let bodies: Vec<_> = api
@@ -229,9 +232,8 @@ async fn along_the_chain_from_the_request_as_it_came() {
     assert!(!bodies[2].contains("effort"), "{bodies:?}");
     for seen in api.seen() {
         assert_eq!(seen.headers["x-api-key"], "key");
-        if let Some(length) = seen.headers.get("content-length") {
-            assert_eq!(length, &seen.body.len().to_string());
-        }
+        let length = seen.body.len().to_string();
+        assert_eq!(seen.headers["content-length"], length, "{}", seen.model);
     }
     assert_eq!(
         diary.lines(),
