@@ -17,6 +17,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use tower_claude_core::RequestBody;
+use tower_claude_fallback_model::FallbackModelLayer;
 use tower_claude_header_budget::HeaderBudgetLayer;
 use tower_claude_limiter::Limits;
 use tower_claude_retry::RetryLayer;
@@ -229,11 +230,33 @@ fn a_call_through_each_layer_alone() {
     within("header-budget", of_one_call(&answer, budget), LIMITER);
     let retry = RetryLayer::new().layer(answer.clone());
     within("retry", of_one_call(&answer, retry), RETRY);
+    let fallback = FallbackModelLayer::new(["claude-haiku-5-5"]).layer(answer.clone());
+    within(
+        "fallback-model",
+        of_one_call(&answer, fallback),
+        RETRY + KEPT,
+    );
+    let none = FallbackModelLayer::new(["claude-sonnet-5-5"]).layer(answer.clone());
+    within("fallback-model, nobody else", of_one_call(&answer, none), 1);
+}
+
+#[test]
+fn fallback_around_retry() {
+    let answer = Answer::new();
+    let stack = FallbackModelLayer::new(["claude-haiku-5-5"])
+        .layer(RetryLayer::new().layer(answer.clone()));
+    within(
+        "fallback-model and retry",
+        of_one_call(&answer, stack),
+        RETRY + KEPT,
+    );
 }
 
 const THREE: u64 = 12;
 const LIMITER: u64 = 4;
 const RETRY: u64 = 9;
+/// A second copy of the request.
+const KEPT: u64 = 3;
 
 #[test]
 fn parsing_a_plain_body_allocates_nothing() {

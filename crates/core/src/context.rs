@@ -43,6 +43,7 @@ pub struct CallContext {
     counted_input: AtomicU64,
     attempts: AtomicU32,
     retried: AtomicBool,
+    probe: AtomicBool,
     held_back: AtomicBool,
     timed_out: AtomicBool,
     reservations: Mutex<Reservations>,
@@ -71,6 +72,7 @@ impl CallContext {
             counted_input: AtomicU64::new(UNCOUNTED),
             attempts: AtomicU32::new(0),
             retried: AtomicBool::new(false),
+            probe: AtomicBool::new(false),
             held_back: AtomicBool::new(false),
             timed_out: AtomicBool::new(false),
             reservations: Mutex::default(),
@@ -130,6 +132,7 @@ impl CallContext {
             counted_input: AtomicU64::new(UNCOUNTED),
             attempts: AtomicU32::new(0),
             retried: AtomicBool::new(false),
+            probe: AtomicBool::new(false),
             held_back: AtomicBool::new(false),
             timed_out: AtomicBool::new(false),
             reservations: Mutex::default(),
@@ -166,6 +169,16 @@ impl CallContext {
         self.timed_out.store(false, Ordering::Relaxed);
         self.held_back.store(false, Ordering::Relaxed);
         self.attempts.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Whether the call only finds out if what it is sent to is back, with a stand-in ready: it is sent once.
+    pub fn is_probe(&self) -> bool {
+        self.probe.load(Ordering::Relaxed)
+    }
+
+    /// Tells the layers further in whether to send the call once only. For a layer that has a stand-in ready.
+    pub fn set_probe(&self, probe: bool) {
+        self.probe.store(probe, Ordering::Relaxed);
     }
 
     /// Whether a layer further in keeps the request waiting, in its queue.

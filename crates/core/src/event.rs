@@ -94,7 +94,7 @@ pub enum Event<'a> {
         /// Why the last failed.
         class: Class,
         /// Why there is no other: `not_retryable`, `attempts`, `budget`, `deadline`,
-        /// `retry_after`, `body`.
+        /// `retry_after`, `body`, `targets` (no other model is left).
         because: &'static str,
     },
     /// A circuit opened: calls of this scope are refused until the cool-down is over.
@@ -137,6 +137,19 @@ pub enum Event<'a> {
         layer: &'static str,
         /// Why: `refused` (by a layer further in), `status`, `error`, `answer`, `timeout`.
         because: &'static str,
+    },
+    /// Another model than the one asked for is sent the request.
+    FellBack {
+        /// The layer.
+        layer: &'static str,
+        /// The model that failed, or is passed over since it has failed lately.
+        from: &'a str,
+        /// The model that is sent the request.
+        to: &'a str,
+        /// How `from` failed.
+        class: Class,
+        /// Whether this call has asked `from` itself.
+        asked: bool,
     },
     /// The credential was not accepted (401). Said once per credential.
     Unauthorized {
@@ -277,6 +290,15 @@ fn trace(event: &Event<'_>) {
         }
         Event::Uncounted { layer, because } => {
             tracing::debug!(target: "tower_claude", layer, decision = "uncounted", because);
+        }
+        Event::FellBack {
+            layer,
+            from,
+            to,
+            class,
+            asked,
+        } => {
+            tracing::warn!(target: "tower_claude", layer, decision = "fell_back", class = class.kind.as_str(), model = to, from, asked);
         }
         Event::Unauthorized { layer, scope } => {
             tracing::error!(target: "tower_claude", layer, decision = "unauthorized", %scope);

@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body, Frame};
-use tower_claude_wire::ApiError;
+use tower_claude_wire::{self as wire, ApiError};
 
 use crate::{Class, Outcome, ResponseBody, Watch};
 
@@ -127,6 +127,28 @@ impl<B: Body<Data = Bytes> + Unpin> Hold<B> {
     #[must_use]
     pub const fn length(&self) -> usize {
         self.length
+    }
+
+    /// Whether the answer is whole, and one in which the model declined before any content of a stream
+    /// (`stop_reason: "refusal"`).
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        if let Some(stream) = self.watch.stream() {
+            return stream.is_refusal() && !stream.has_content();
+        }
+        let over = self.rest.as_ref().is_none_or(Body::is_end_stream);
+        if !self.watch.is_message() || !over {
+            return false;
+        }
+        let declined = |body: &[u8]| wire::stop_reason(body).as_deref() == Some("refusal");
+        if self.more.is_empty() {
+            return declined(&self.first);
+        }
+        let mut whole = self.first.to_vec();
+        for data in self.more.iter().filter_map(Frame::data_ref) {
+            whole.extend_from_slice(data);
+        }
+        declined(&whole)
     }
 
     /// How the response ended, when it ended while it was held.

@@ -40,6 +40,8 @@ pub(crate) struct Call<C> {
     deadline: Option<Instant>,
     /// Of this attempt, from 1.
     number: u32,
+    /// Attempts that a fallback outside has made at other targets; all there are, when it only probes.
+    spent: u32,
     unanswered: u32,
     last_delay: Duration,
     /// The price of this attempt, until it has left the process.
@@ -58,6 +60,10 @@ impl<C> Call<C> {
         let claim = Claim::of(request.extensions(), now, total);
         let admitted = matches!(&claim, Claim::Outer(context) if context.is_reserved());
         let outer = claim.get().and_then(|context| context.deadline());
+        let spent = claim.get().map_or(0, |context| match context.is_probe() {
+            true => u32::MAX,
+            false => context.attempts(),
+        });
         let (head, body) = request.into_parts();
         Self {
             config,
@@ -69,6 +75,7 @@ impl<C> Call<C> {
             attempt_started: now,
             deadline: earlier(outer, total),
             number: 1,
+            spent,
             unanswered: 0,
             last_delay: Duration::ZERO,
             payment: Payment::FREE,
@@ -114,7 +121,7 @@ impl<C> Call<C> {
         if let Some(context) = self.claim.get() {
             context.begin_attempt();
         }
-        let last = self.is_nested() || self.number >= self.config.policy.max_attempts.get();
+        let last = self.is_nested() || self.config.policy.is_last(self.number, self.spent);
         if !last
             && let Some(head) = &self.head
             && let Some(body) = self.body.as_ref().and_then(RequestBody::try_clone)
@@ -211,6 +218,7 @@ impl<C> Call<C> {
         let attempt = Attempt {
             class,
             number: self.number,
+            spent: self.spent,
             unanswered: self.unanswered,
             replayable: self.head.is_some(),
             paced: paced.filter(|_| !self.admitted).map(|paced| paced.pause),

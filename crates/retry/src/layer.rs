@@ -70,6 +70,10 @@ impl Default for RetryLayer {
 
 impl<C> RetryLayer<C> {
     /// How often a request is sent at most, the first time included. 5 by default; 1 never retries.
+    ///
+    /// Attempts that a model fallback outside has already spent on the same call count, so that targets and
+    /// attempts do not multiply: with 5, a call that failed five times at its first model is sent once to the
+    /// next. Each target gets one attempt at least, and one that is only probed no more.
     pub fn with_max_attempts(self, attempts: NonZeroU32) -> Self {
         self.with(|config| config.policy.max_attempts = attempts)
     }

@@ -22,12 +22,22 @@ pub(crate) struct Policy {
     pub(crate) max_retry_after: Duration,
 }
 
+impl Policy {
+    /// Whether no attempt follows this one. What was spent at other targets counts, so that targets
+    /// times attempts never multiply; the first attempt at each is always made.
+    pub(crate) const fn is_last(&self, number: u32, spent: u32) -> bool {
+        number.saturating_add(spent) >= self.max_attempts.get()
+    }
+}
+
 /// The attempt that failed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Attempt {
     pub(crate) class: Class,
     /// From 1.
     pub(crate) number: u32,
+    /// Attempts that a layer outside has already spent on this call, at other targets.
+    pub(crate) spent: u32,
     /// Attempts so far, with this one, that got no answer in time.
     pub(crate) unanswered: u32,
     /// Whether the request can be sent again.
@@ -66,7 +76,7 @@ pub(crate) fn decide(
     if !class.is_retryable() {
         return Decision::stop("not_retryable");
     }
-    if attempt.number >= policy.max_attempts.get() || attempt.unanswered >= UNANSWERED {
+    if policy.is_last(attempt.number, attempt.spent) || attempt.unanswered >= UNANSWERED {
         return Decision::stop("attempts");
     }
     if !attempt.replayable {

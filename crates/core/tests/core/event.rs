@@ -40,6 +40,13 @@ fn every_event_reaches_the_observer_once() {
             },
             class: class.with_retry_after(Some(Duration::MAX)),
         },
+        Event::FellBack {
+            layer,
+            from: "claude-opus-5-5",
+            to: "claude-sonnet-5-5",
+            class,
+            asked: true,
+        },
         Event::Paused {
             layer,
             scope: &scope,

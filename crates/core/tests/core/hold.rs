@@ -239,3 +239,26 @@ proptest! {
         prop_assert_eq!(replayed(held), drain(whole));
     }
 }
+
+#[test]
+fn answers_that_decline() {
+    let declined = r#"{"type":"message","content":[],"stop_reason":"refusal"}"#;
+    let whole =
+        r#"{"type":"message","content":[{"stop_reason":"refusal"}],"stop_reason":"end_turn"}"#;
+    for size in [1, 20, 1_000] {
+        let is_refusal = |text: &str| hold(&json(), chunked(text.as_bytes(), size)).1.is_refusal();
+        assert!(is_refusal(declined) && !is_refusal(whole), "{size}");
+        assert!(!is_refusal(&declined[..50]), "{size}");
+    }
+    // After content it is too late to matter.
+    let (_, held) = hold(
+        &sse(),
+        chunked(&fixture("sse_refusal_midstream.txt"), 1_000_000),
+    );
+    assert!(!held.is_refusal());
+    let early = "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{}}\n\n\
+        event: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"refusal\"}}\n\n\
+        event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n";
+    let (verdict, held) = hold(&sse(), chunked(early.as_bytes(), 7));
+    assert!(verdict == Verdict::Commit && held.is_refusal());
+}

@@ -22,6 +22,7 @@ fn attempt(kind: Kind) -> Attempt {
     Attempt {
         class: Class::new(kind),
         number: 1,
+        spent: 0,
         unanswered: 0,
         replayable: true,
         paced: None,
@@ -175,4 +176,23 @@ fn the_budget_pays_for_all_but_rate_limits() {
         decided_with(&attempt(Kind::RateLimited), &budget),
         Ok(SECOND)
     );
+}
+
+#[test]
+fn what_was_spent_at_other_targets_counts() {
+    for (spent, number, goes_on) in [
+        (0, 4, true),
+        (3, 1, true),
+        (4, 1, false),
+        (9, 1, false),
+        (1, 4, false),
+    ] {
+        let attempt = Attempt {
+            spent,
+            number,
+            ..attempt(Kind::Overloaded)
+        };
+        let expected = if goes_on { None } else { Some("attempts") };
+        assert_eq!(decided(&attempt).err(), expected, "{spent} + {number}");
+    }
 }

@@ -170,6 +170,34 @@ async fn the_same_call_may_come_again_later() {
     }
 }
 
+/// Five attempts in all, wherever they were made, and one at least at each target.
+#[tokio::test(start_paused = true)]
+async fn attempts_at_other_targets_count() {
+    let (layer, _) = layer();
+    let mut again = request();
+    let context = CallContext::get_or_insert(again.extensions_mut(), Instant::now());
+    for _ in 0..3 {
+        context.begin_attempt();
+    }
+    for expected in [2, 1, 1] {
+        let api = Api::new((0..5).map(|_| Reply::overloaded()));
+        let mut request = request();
+        request.extensions_mut().insert(context.clone());
+        let answer = send(layer.layer(api.clone()), request).await.unwrap();
+        assert_eq!((answer.status, api.seen().len()), (529, expected));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_is_sent_once() {
+    let (layer, _) = layer();
+    let api = Api::new([Reply::overloaded()]);
+    let mut request = request();
+    CallContext::get_or_insert(request.extensions_mut(), Instant::now()).set_probe(true);
+    let answer = send(layer.layer(api.clone()), request).await.unwrap();
+    assert_eq!((answer.status, api.seen().len()), (529, 1));
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_inner_layers_class_is_taken() {
     let (layer, _) = layer();

@@ -1,0 +1,176 @@
+//! What one call carries, how an attempt failed, and what goes up when no other follows.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Request, Response, response::Parts};
+use http_body::Body as HttpBody;
+use tower_claude_core::{
+    Class, ClassifyResponse, ErrorBody, Hold, RequestBody, ResponseBody, Watch,
+};
+use tower_claude_wire::is_event_stream;
+
+use crate::{journey::Journey, last, layer::Config};
+
+/// What the caller gets.
+pub(crate) type Answer<R> = Response<ResponseBody<R>>;
+
+/// One call.
+pub(crate) struct Call<C> {
+    pub(crate) classifier: C,
+    config: Arc<Config>,
+    /// None, when no other model could serve: the call passes through.
+    journey: Option<Journey>,
+    next: Option<Request<RequestBody>>,
+}
+
+/// What is known of a response by its head.
+pub(crate) enum Judged {
+    /// To be held until it is worth handing on.
+    Success,
+    /// Failed, and why.
+    Failed(Class),
+    /// The body must be read first.
+    Unread,
+}
+
+impl<C> Call<C> {
+    pub(crate) fn new(config: Arc<Config>, classifier: C, request: Request<RequestBody>) -> Self {
+        let (journey, next) = match Journey::of(&config, request) {
+            Ok(journey) => (Some(journey), None),
+            Err(request) => (None, Some(request)),
+        };
+        Self {
+            classifier,
+            config,
+            journey,
+            next,
+        }
+    }
+
+    /// Whether another model could serve.
+    pub(crate) const fn may_fall_back(&self) -> bool {
+        self.journey.is_some()
+    }
+
+    /// The request that is sent now.
+    pub(crate) fn launch(&mut self) -> Request<RequestBody> {
+        let next = self.next.take();
+        let Some(journey) = &mut self.journey else {
+            return next.expect("a call that passes through is sent once");
+        };
+        let mut request = next.unwrap_or_else(|| journey.first());
+        journey.launch(&mut request);
+        request
+    }
+
+    /// How the answer is looked at while it is held.
+    pub(crate) fn watch(&self, head: &Parts) -> Watch {
+        Watch::of(&head.headers).without_usage()
+    }
+
+    /// Whether an answer that was held is one in which the model declined, and that matters.
+    pub(crate) fn is_declined<R>(&self, hold: &Hold<R>) -> bool
+    where
+        R: HttpBody<Data = Bytes> + Unpin,
+    {
+        self.config.triggers.refusals && hold.is_refusal()
+    }
+
+    /// Whether the body of such a failure is read although its meaning is known: its words may be replaced.
+    pub(crate) fn reads(&self, class: &Class) -> bool {
+        self.config.last_message.is_some() && last::is_due(class)
+    }
+
+    /// Prepares the next attempt, if there is to be one.
+    pub(crate) fn moves_on(&mut self, class: &Class) -> bool {
+        let journey = self.journey.as_mut();
+        self.next = journey.and_then(|journey| journey.after_failure(class));
+        self.next.is_some()
+    }
+
+    /// Hands a held answer on.
+    pub(crate) fn hand_on<R>(&mut self, mut head: Parts, hold: Hold<R>) -> Answer<R>
+    where
+        R: HttpBody<Data = Bytes> + Unpin,
+    {
+        if let Some(journey) = &mut self.journey {
+            journey.after_success(&mut head);
+        }
+        Response::from_parts(head, hold.into_body(|body, _| body))
+    }
+}
+
+impl<C: ClassifyResponse> Call<C> {
+    /// What the head says, or an inner layer has said already. That a layer refused on this side is a fact, which no
+    /// classifier overrules.
+    pub(crate) fn judge(&self, head: &Parts) -> Judged {
+        let left = head.extensions.get::<Class>().copied();
+        let class = left
+            .filter(|class| class.local || self.config.reuse_class)
+            .or_else(|| self.classifier.head(head.status, &head.headers));
+        match class {
+            Some(class) if class.is_success() => Judged::Success,
+            Some(class) => Judged::Failed(class),
+            // Reading a whole answer to judge it would hold back a stream.
+            None if head.status.is_success() => Judged::Success,
+            None => Judged::Unread,
+        }
+    }
+}
+
+/// An attempt that failed.
+#[allow(clippy::large_enum_variant, reason = "lives for one decision")]
+pub(crate) enum Failure<R: HttpBody<Data = Bytes>, E> {
+    /// With a response, whole but for what was read of it.
+    Answer(Class, Parts, Rest<R>),
+    /// With an error of the inner service.
+    Error(Class, E),
+}
+
+/// The body of a response that failed.
+pub(crate) enum Rest<R: HttpBody<Data = Bytes>> {
+    Whole(R),
+    Read(ErrorBody<R>),
+    Held(Hold<R>),
+}
+
+impl<R, E> Failure<R, E>
+where
+    R: HttpBody<Data = Bytes> + Unpin,
+{
+    pub(crate) const fn class(&self) -> &Class {
+        let (Self::Answer(class, ..) | Self::Error(class, _)) = self;
+        class
+    }
+
+    /// What goes up: the response as it came, with what it means; or in the user's own words.
+    pub(crate) fn into_output<C>(self, call: &mut Call<C>) -> Result<Answer<R>, E> {
+        let (class, mut head, rest) = match self {
+            Self::Answer(class, head, rest) => (class, head, rest),
+            Self::Error(_, error) => return Err(error),
+        };
+        head.extensions.insert(class);
+        if let Some(journey) = &mut call.journey {
+            journey.after_all(&class, &mut head);
+            // What is cut short has no error whose words could be others.
+            let has_words = !head.status.is_success() || is_event_stream(&head.headers);
+            if let Some((message, eta)) = journey.last_words(&class)
+                && has_words
+            {
+                let read = match &rest {
+                    Rest::Read(body) => body.bytes(),
+                    _ => Default::default(),
+                };
+                let body = last::replace(&mut head, &read, &class, &message, eta);
+                return Ok(Response::from_parts(head, ResponseBody::full(body)));
+            }
+        }
+        let body = match rest {
+            Rest::Whole(body) => ResponseBody::inner(body),
+            Rest::Read(body) => body.into_body(|body| body),
+            Rest::Held(hold) => hold.into_body(|body, _| body),
+        };
+        Ok(Response::from_parts(head, body))
+    }
+}

@@ -1,0 +1,242 @@
+//! One call on its way from model to model.
+
+mod next;
+
+use std::{sync::Arc, time::Duration};
+
+use http::{Method, Request, request::Parts, response};
+use tokio::time::Instant;
+use tower_claude_core::{
+    CallContext, Class, Endpoint, RequestBody,
+    event::{Event, emit},
+};
+
+use crate::{
+    LAYER, Loss, ServedBy,
+    chains::{ChainId, Target},
+    last,
+    layer::Config,
+    outage::Leave,
+    policy::{Remedy, Trail},
+    route::{Route, earlier},
+    ticket::Ticket,
+};
+
+/// What one call keeps while another model may yet be asked. Models are numbered: 0 is the one asked for, then the
+/// chain.
+pub(crate) struct Journey {
+    config: Arc<Config>,
+    chain: ChainId,
+    /// The request as it came. Every other is made from it, so that what is lost on one way is not lost on the next.
+    head: Parts,
+    body: RequestBody,
+    context: Arc<CallContext>,
+    /// Whether the context is ours: added to each copy, so that the one we keep stays cheap to clone.
+    own_context: bool,
+    /// Looked up when first something is amiss.
+    route: Option<Route>,
+    trail: Trail,
+    at: usize,
+    ticket: Option<Ticket>,
+    /// How the model asked for failed.
+    why: Option<Class>,
+    losses: Vec<Loss>,
+    hops: u32,
+    sent: Option<Instant>,
+    /// Attempts counted when the request was last sent.
+    attempts: u32,
+    /// When the first of those that failed may be asked again.
+    back: Option<Instant>,
+}
+
+impl Journey {
+    /// The journey of this request, if another model could serve it; else the request.
+    // The request comes back: it is not an error to be boxed.
+    #[allow(clippy::result_large_err)]
+    pub(crate) fn of(
+        config: &Arc<Config>,
+        request: Request<RequestBody>,
+    ) -> Result<Self, Request<RequestBody>> {
+        let messages = request.method() == Method::POST
+            && Endpoint::of(request.uri().path()) == Endpoint::Messages;
+        if !messages {
+            return Err(request);
+        }
+        let model = request.body().model();
+        let Some(chain) = model.and_then(|model| config.chains.of(model, config.catalog.get()))
+        else {
+            return Err(request);
+        };
+        let (head, body) = request.into_parts();
+        let (context, own_context) = match head.extensions.get::<Arc<CallContext>>() {
+            Some(context) => (context.clone(), false),
+            None => {
+                let context = CallContext::new(&head.extensions, Instant::now());
+                (Arc::new(context), true)
+            }
+        };
+        Ok(Self {
+            config: config.clone(),
+            chain,
+            head,
+            body,
+            context,
+            own_context,
+            route: None,
+            trail: Trail::default(),
+            at: 0,
+            ticket: None,
+            why: None,
+            losses: Vec::new(),
+            hops: 0,
+            sent: None,
+            attempts: 0,
+            back: None,
+        })
+    }
+
+    /// The first request to send.
+    pub(crate) fn first(&mut self) -> Request<RequestBody> {
+        // The ordinary case: nothing to look up, nothing to lock.
+        if self.config.shared.outages.is_quiet() {
+            return self.original();
+        }
+        self.pick(None).unwrap_or_else(|| self.original())
+    }
+
+    /// The request leaves now.
+    pub(crate) fn launch(&mut self, request: &mut Request<RequestBody>) {
+        self.trail.asks(self.at);
+        self.hops += 1;
+        self.attempts = self.context.attempts();
+        if self.at > 0 {
+            self.sent = Some(Instant::now());
+        }
+        if self.own_context {
+            request.extensions_mut().insert(self.context.clone());
+        }
+    }
+
+    /// It failed: the next request to send, if another model may do better.
+    pub(crate) fn after_failure(&mut self, class: &Class) -> Option<Request<RequestBody>> {
+        let now = Instant::now();
+        // It may have failed before it was sent: a client that cannot become ready.
+        self.trail.asks(self.at);
+        self.count_attempt();
+        let ticket = self.take_ticket();
+        let opened = ticket.settle(class);
+        let asked_to = class.retry_after.and_then(|wait| now.checked_add(wait));
+        self.back = earlier(self.back, opened.max(asked_to));
+        if self.at == 0 {
+            self.why = Some(*class);
+        } else {
+            self.config.shared.failed(&self.target(self.at).id);
+        }
+        let remedy = self.config.triggers.remedy(class);
+        let next = match remedy {
+            Remedy::None => return None,
+            Remedy::OtherGroup => {
+                self.rule_out_pool();
+                self.pick(Some(class))
+            }
+            Remedy::AnyOther => self.pick(Some(class)),
+        };
+        if next.is_none() {
+            self.gave_up(class, now);
+        } else {
+            // Another model counts otherwise.
+            self.context.set_counted_input(None);
+        }
+        next
+    }
+
+    /// It was answered: says who did.
+    pub(crate) fn after_success(&mut self, head: &mut response::Parts) {
+        self.count_attempt();
+        if let Some(ticket) = self.ticket.take() {
+            ticket.settle(&Class::SUCCESS);
+        }
+        if let (Some(sent), Some(route)) = (self.sent, &self.route) {
+            let id = &route.target(&self.config, self.at).id;
+            let took = sent.elapsed();
+            self.config.shared.served(id, route.streams, took);
+        }
+        self.mark(head);
+    }
+
+    /// It failed for good: says who rejected it, where it was rejected.
+    pub(crate) fn after_all(&mut self, class: &Class, head: &mut response::Parts) {
+        if !last::is_due(class) {
+            self.mark(head);
+        }
+    }
+
+    /// The user's own words for this failure, and the wait that they may name.
+    pub(crate) fn last_words(&self, class: &Class) -> Option<(Arc<str>, Option<Duration>)> {
+        let message = self.config.last_message.clone()?;
+        let now = Instant::now();
+        let eta = self.back.map(|back| back.saturating_duration_since(now));
+        last::is_due(class).then_some((message, eta))
+    }
+
+    fn mark(&mut self, head: &mut response::Parts) {
+        if self.at == 0 {
+            return;
+        }
+        let served = ServedBy {
+            model: self.target(self.at).model.clone(),
+            asked: self.target(0).model.clone(),
+            why: self.why.unwrap_or(Class::SUCCESS),
+            losses: std::mem::take(&mut self.losses).into(),
+            hops: self.hops,
+        };
+        served.mark(head);
+    }
+
+    /// Where no layer inside counts attempts, this one does.
+    fn count_attempt(&self) {
+        if self.context.attempts() == self.attempts {
+            self.context.begin_attempt();
+        }
+    }
+
+    fn take_ticket(&mut self) -> Ticket {
+        self.look_up();
+        let held = self.ticket.take();
+        held.unwrap_or_else(|| self.ticket_for(self.at, Leave::default()))
+    }
+
+    fn ticket_for(&self, number: usize, leave: Leave) -> Ticket {
+        let pool = self.route().pool(&self.config, number);
+        Ticket::new(&self.config, &self.target(number).id, pool, leave)
+    }
+
+    fn target(&self, number: usize) -> &Target {
+        self.route().target(&self.config, number)
+    }
+
+    fn route(&self) -> &Route {
+        self.route.as_ref().expect("looked up before")
+    }
+
+    fn gave_up(&self, class: &Class, now: Instant) {
+        self.config.shared.exhausted();
+        // A refusal is the news of the layer that refused.
+        if class.local && self.hops <= 1 {
+            return;
+        }
+        self.say(&Event::GaveUp {
+            layer: LAYER,
+            attempt: self.hops,
+            class: *class,
+            because: match self.context.deadline() {
+                Some(deadline) if deadline <= now => "deadline",
+                _ => "targets",
+            },
+        });
+    }
+
+    fn say(&self, event: &Event<'_>) {
+        emit(&self.config.observers, event);
+    }
+}

@@ -1,0 +1,137 @@
+//! Choosing whom to ask next, and making the request for it.
+
+use bytes::Bytes;
+use http::Request;
+use tokio::time::Instant;
+use tower_claude_core::{Class, RequestBody, event::Event};
+
+use super::Journey;
+use crate::{
+    LAYER, Loss, Unportable,
+    chains::Target,
+    outage::Leave,
+    policy::{Choice, choose},
+    route::{Route, View},
+};
+
+impl Journey {
+    /// Chooses and makes the next request. `failed` is how the last one failed.
+    pub(super) fn pick(&mut self, failed: Option<&Class>) -> Option<Request<RequestBody>> {
+        self.look_up();
+        let now = Instant::now();
+        let remaining = self.context.deadline();
+        let remaining = remaining.map(|deadline| deadline.saturating_duration_since(now));
+        loop {
+            let mut view = View {
+                config: &self.config,
+                route: self.route.as_ref()?,
+                now,
+                back: self.back,
+            };
+            let choice = choose(&mut view, &self.trail, remaining);
+            self.back = view.back;
+            let (number, leave, shut) = match choice {
+                Choice::Ask(number, leave, shut) => (number, leave, shut),
+                Choice::Force(number, shut) => (number, Leave::default(), Some(shut)),
+                Choice::Nobody => return None,
+            };
+            let ticket = self.ticket_for(number, leave);
+            let request = if number == 0 {
+                Ok((self.original(), Vec::new()))
+            } else {
+                self.rewritten(number)
+            };
+            let Ok((request, losses)) = request else {
+                self.trail.rules_out(number);
+                continue;
+            };
+            if number > 0 {
+                let class = failed.copied().or(shut.map(|shut| shut.why));
+                let class = class.unwrap_or(Class::SUCCESS);
+                self.why.get_or_insert(class);
+                self.say_fell_back(number, class, failed.is_some());
+            }
+            ticket.say_probe();
+            // Who waits behind a probe waits for one attempt, not for all that a retry layer may make.
+            self.context
+                .set_probe(ticket.is_probe() && self.has_others(number));
+            self.losses = losses;
+            self.ticket = Some(ticket);
+            self.at = number;
+            return Some(request);
+        }
+    }
+
+    /// A copy of the request as it came.
+    pub(super) fn original(&self) -> Request<RequestBody> {
+        let body = self.body.try_clone().unwrap_or_default();
+        Request::from_parts(self.head.clone(), body)
+    }
+
+    /// The request for another model.
+    fn rewritten(&self, number: usize) -> Result<(Request<RequestBody>, Vec<Loss>), Unportable> {
+        let config = &self.config;
+        let counted = self.context.counted_input();
+        let options = config.rewrite.clone();
+        let options = match counted {
+            None => options,
+            counted => options.with_input_tokens(counted),
+        };
+        let rewritten = options.rewrite(
+            &self.head.headers,
+            self.body.bytes().unwrap_or(&Bytes::new()),
+            self.body.model().unwrap_or_default(),
+            &self.target(number).model,
+            config.catalog.get(),
+        )?;
+        let mut request = Request::new(RequestBody::from(rewritten.body));
+        *request.method_mut() = self.head.method.clone();
+        *request.uri_mut() = self.head.uri.clone();
+        *request.version_mut() = self.head.version;
+        *request.headers_mut() = rewritten.headers;
+        *request.extensions_mut() = self.head.extensions.clone();
+        Ok((request, rewritten.losses))
+    }
+
+    /// No target that draws on the same limits is asked.
+    pub(super) fn rule_out_pool(&mut self) {
+        let group = self.target(self.at).group.clone();
+        self.rule_out(|target| target.group == group, 0);
+    }
+
+    /// Finds out what only matters when something is amiss.
+    pub(super) fn look_up(&mut self) {
+        if self.route.is_some() {
+            return;
+        }
+        let route = Route::of(&self.config, self.chain, &self.head, &self.body);
+        let asked = route.target(&self.config, 0).id.clone();
+        self.route = Some(route);
+        self.rule_out(|target| target.id == asked, 1);
+    }
+
+    fn rule_out(&mut self, out: impl Fn(&Target) -> bool, from: usize) {
+        for number in from..self.route().count(&self.config) {
+            if out(self.target(number)) {
+                self.trail.rules_out(number);
+            }
+        }
+    }
+
+    /// Whether anybody could take over from this target.
+    fn has_others(&self, number: usize) -> bool {
+        (0..self.route().count(&self.config))
+            .any(|other| other != number && self.trail.is_open_to(other))
+    }
+
+    fn say_fell_back(&self, number: usize, class: Class, asked: bool) {
+        let from = if asked { self.at } else { 0 };
+        self.say(&Event::FellBack {
+            layer: LAYER,
+            from: &self.target(from).model,
+            to: &self.target(number).model,
+            class,
+            asked,
+        });
+    }
+}

@@ -1,0 +1,69 @@
+//! The service.
+
+use std::{
+    fmt,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body as HttpBody;
+use tower_claude_core::{Classify, RequestBody, ResponseBody};
+use tower_service::Service;
+
+use crate::{ResponseFuture, call::Call, layer::Config};
+
+/// Sends a request to another model when the one asked for cannot serve. Made by
+/// [`FallbackModelLayer`](crate::FallbackModelLayer), behind a [`Buffered`](tower_claude_core::Buffered) that makes
+/// every request body one that can be rewritten.
+#[derive(Clone)]
+pub struct FallbackModel<S, C> {
+    inner: S,
+    config: Arc<Config>,
+    classifier: C,
+}
+
+impl<S, C> FallbackModel<S, C> {
+    pub(crate) const fn new(inner: S, config: Arc<Config>, classifier: C) -> Self {
+        Self {
+            inner,
+            config,
+            classifier,
+        }
+    }
+
+    /// The service inside.
+    pub const fn get_ref(&self) -> &S {
+        &self.inner
+    }
+}
+
+impl<S, R, C> Service<Request<RequestBody>> for FallbackModel<S, C>
+where
+    S: Service<Request<RequestBody>, Response = Response<R>> + Clone,
+    R: HttpBody<Data = Bytes> + Unpin,
+    C: Classify<S::Error> + Clone,
+{
+    type Response = Response<ResponseBody<R>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S, R, C>;
+
+    /// Always ready: each attempt waits for the inner service's readiness itself.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
+        let call = Call::new(self.config.clone(), self.classifier.clone(), request);
+        ResponseFuture::new(self.inner.clone(), call)
+    }
+}
+
+impl<S: fmt::Debug, C> fmt::Debug for FallbackModel<S, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FallbackModel")
+            .field("inner", &self.inner)
+            .finish_non_exhaustive()
+    }
+}

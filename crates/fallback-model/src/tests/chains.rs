@@ -1,0 +1,76 @@
+//! Who stands in for whom.
+
+use tower_claude_wire::{Model, ModelCatalog};
+
+use crate::chains::Chains;
+
+fn chains() -> Chains {
+    let catalog = ModelCatalog::builtin();
+    let mut chains = Chains::new(["claude-sonnet-5-5", "claude-haiku-5-5"], catalog);
+    chains.insert("claude-opus-5-5", ["claude-opus-4-8"], catalog);
+    chains.insert("claude-fable-5", [""; 0], catalog);
+    chains
+}
+
+fn of(chains: &Chains, model: &str, catalog: &ModelCatalog) -> Option<Vec<String>> {
+    let list = chains.list(chains.of(model, catalog)?);
+    Some(list.iter().map(|target| target.model.to_string()).collect())
+}
+
+#[test]
+fn own_chains_before_the_common_one() {
+    let chains = chains();
+    let of = |model| of(&chains, model, ModelCatalog::builtin());
+    assert_eq!(of("claude-opus-5-5").unwrap(), ["claude-opus-4-8"]);
+    assert_eq!(of("claude-fable-5"), None);
+    for model in ["claude-opus-4-8", "my-own-model", "claude-sonnet-5-5"] {
+        let common = of(model).unwrap();
+        assert_eq!(common, ["claude-sonnet-5-5", "claude-haiku-5-5"]);
+    }
+    // In any dress.
+    let dressed = of("us.anthropic.claude-opus-5-5-v1:0").unwrap();
+    assert_eq!(dressed, ["claude-opus-4-8"]);
+}
+
+#[test]
+fn nobody_stands_in_for_itself() {
+    let catalog = ModelCatalog::builtin();
+    let chains = Chains::new(["claude-sonnet-5-5"], catalog);
+    assert_eq!(of(&chains, "claude-sonnet-5-5", catalog), None);
+    assert!(of(&chains, "claude-haiku-5-5", catalog).is_some());
+    let chains = Chains::new([""; 0], catalog);
+    assert_eq!(of(&chains, "claude-haiku-5-5", catalog), None);
+}
+
+#[test]
+fn long_and_repeated_lists_are_cut() {
+    let catalog = ModelCatalog::builtin();
+    let names = (0..40).map(|number| format!("model-{}", number / 2));
+    let chains = Chains::new(names, catalog);
+    let list = of(&chains, "claude-haiku-5-5", catalog).unwrap();
+    assert_eq!(list.len(), 16);
+    assert_eq!(list[15], "model-15");
+}
+
+#[test]
+fn another_catalogue_sees_other_names() {
+    let mut chains = chains();
+    let mut alias = Model::new("claude-opus-5-5");
+    alias.rate_group = "mine".into();
+    let catalog = ModelCatalog::builtin()
+        .clone()
+        .with_model("the-best", alias.clone())
+        .with_model("claude-opus-4-8", {
+            let mut model = Model::new("claude-opus-4-8");
+            model.rate_group = "mine".into();
+            model
+        });
+    assert!(of(&chains, "the-best", &catalog).is_some());
+    chains.resolve(&catalog);
+    let list = chains.list(chains.of("the-best", &catalog).unwrap());
+    assert_eq!(
+        (&*list[0].model, &*list[0].group),
+        ("claude-opus-4-8", "mine")
+    );
+    assert_eq!(of(&chains, "claude-fable-5", &catalog), None);
+}

@@ -1,0 +1,7 @@
+//! The pure parts, one file each.
+
+mod chains;
+mod choice;
+mod last;
+mod outage;
+mod triggers;

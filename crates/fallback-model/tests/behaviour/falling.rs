@@ -1,0 +1,322 @@
+//! When another model is asked, and when not.
+
+use std::{io, time::Duration};
+
+use http::{Method, Request};
+use http_body_util::Full;
+use tower::{Layer, ServiceExt};
+use tower_claude_core::{Deadline, Dimension, Kind, Reason, Refusal, RequestBody};
+use tower_claude_fallback_model::FallbackModelLayer;
+
+use crate::api::*;
+
+/// Which models are asked when Opus answers so.
+async fn asked(reply: Reply) -> (u16, Vec<String>) {
+    let api = Api::opus(reply);
+    let answer = through(&layer().0, &api).await;
+    assert_eq!(api.alive(), 0);
+    (answer.status, api.models())
+}
+
+#[tokio::test(start_paused = true)]
+async fn for_what_another_model_may_do_better() {
+    let refused = |reason| {
+        let class = Refusal::new("inside", reason).class();
+        Reply::error(529, "overloaded_error").extension(class)
+    };
+    let second = SECOND;
+    for reply in [
+        Reply::overloaded(),
+        Reply::error(500, "api_error"),
+        Reply::error(504, "timeout_error"),
+        Reply::error(404, "not_found_error"),
+        Reply::rate_limited("5"),
+        Reply::stream([data(START), data(ERROR)]),
+        Reply::stream([data(START), data(PING)]),
+        Reply::stream([data(START), Piece::Broken]),
+        Reply::json(200, r#"{"type":"mess"#),
+        Reply::overloaded().header("x-should-retry", "false"),
+        refused(Reason::CircuitOpen {
+            because: Kind::Overloaded,
+        }),
+        refused(Reason::WaitTooLong {
+            estimated: second,
+            max_wait: second,
+        }),
+        refused(Reason::DeadlineWouldPass {
+            estimated: second,
+            remaining: second,
+        }),
+    ] {
+        let what = format!("{reply:?}");
+        assert_eq!(
+            asked(reply).await,
+            (200, vec![OPUS.into(), SONNET.into()]),
+            "{what}"
+        );
+    }
+    let api = Api::opus(Reply::broken(io::ErrorKind::ConnectionRefused));
+    assert_eq!(through(&layer().0, &api).await.by(), SONNET);
+}
+
+#[tokio::test(start_paused = true)]
+async fn not_for_what_would_fail_there_too() {
+    let oversized = Refusal::new(
+        "limiter",
+        Reason::Oversized {
+            dimension: Dimension::InputTokens,
+            cost: 2,
+            limit: 1,
+        },
+    );
+    let unpaid = Reply::json(
+        429,
+        r#"{"type":"error","error":{"type":"rate_limit_error","message":"","details":{"error_code":"enforced_spend_limit_reached"}}}"#,
+    );
+    for reply in [
+        Reply::error(400, "invalid_request_error"),
+        Reply::error(401, "authentication_error"),
+        Reply::error(402, "billing_error"),
+        Reply::error(403, "permission_error"),
+        Reply::error(409, "conflict_error"),
+        Reply::error(413, "request_too_large"),
+        Reply::error(413, "request_too_large").extension(oversized.class()),
+        Reply::error(418, "teapot_error").header("x-should-retry", "true"),
+        unpaid,
+    ] {
+        let (status, models) = asked(reply).await;
+        assert!(status >= 400);
+        assert_eq!(models, [OPUS]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn never_after_content() {
+    for (reply, breaks) in [
+        (
+            Reply::stream([data(START), data(CONTENT), data(ERROR)]),
+            false,
+        ),
+        (
+            Reply::stream([data(START), data(CONTENT), Piece::Broken]),
+            true,
+        ),
+        (
+            Reply::stream([data(START), data(CONTENT), data(DELTA)]),
+            false,
+        ),
+    ] {
+        let api = Api::opus(reply);
+        let answer = through(&layer().0, &api).await;
+        assert_eq!((answer.status, answer.broken), (200, breaks));
+        assert!(answer.text().contains("content_block_start"));
+        assert_eq!(api.models(), [OPUS]);
+    }
+}
+
+/// Opus 4.8 and 4.7 draw on one pool.
+#[tokio::test(start_paused = true)]
+async fn a_429_only_into_another_rate_group() {
+    let layer = FallbackModelLayer::new(["claude-opus-4-7", SONNET]);
+    for (status, expected) in [
+        (429, ["claude-opus-4-8", SONNET].as_slice()),
+        (529, &["claude-opus-4-8", "claude-opus-4-7"]),
+    ] {
+        let api = Api::new(move |model| match model {
+            "claude-opus-4-8" => Reply::error(status, "error"),
+            _ => Reply::fine(),
+        });
+        let request = asking("claude-opus-4-8", "");
+        let answer = send(layer.layer(api.clone()), request).await.unwrap();
+        assert_eq!(
+            (answer.status, api.models().as_slice()),
+            (
+                200,
+                expected
+                    .iter()
+                    .map(|m| (*m).to_owned())
+                    .collect::<Vec<_>>()
+                    .as_slice()
+            )
+        );
+    }
+    // Nobody else is left: the 429 goes up as it came.
+    let layer = FallbackModelLayer::new(["claude-opus-4-7"]);
+    let api = Api::new(|_| Reply::rate_limited("5"));
+    let request = asking("claude-opus-4-8", "");
+    let answer = send(layer.layer(api.clone()), request).await.unwrap();
+    assert_eq!((answer.status, api.models().len()), (429, 1));
+    assert_eq!(answer.class().retry_after, Some(5 * SECOND));
+}
+
+#[tokio::test(start_paused = true)]
+async fn declined_answers_only_when_asked_to() {
+    let declined = || {
+        let json = r#"{"type":"message","content":[],"stop_reason":"refusal"}"#;
+        let delta = "event: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"refusal\"}}\n\n";
+        [
+            Reply::json(200, json),
+            Reply::stream([data(START), data(delta), data(STOP)]),
+        ]
+    };
+    for reply in declined() {
+        assert_eq!(asked(reply.clone()).await, (200, vec![OPUS.into()]));
+        let api = Api::opus(reply);
+        let answer = through(&layer().0.with_refusals(true), &api).await;
+        assert_eq!((answer.status, answer.by()), (200, SONNET));
+        assert_eq!(answer.served().unwrap().why.kind, Kind::Refusal);
+    }
+    // When all decline, the answer goes up.
+    let [reply, _] = declined();
+    let api = Api::new(move |_| reply.clone());
+    let answer = through(&layer().0.with_refusals(true), &api).await;
+    assert!(answer.status == 200 && answer.text().contains("refusal"));
+    assert_eq!(api.models().len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_messages_and_only_what_can_be_sent_again() {
+    let uri = |path: &str| format!("https://api.anthropic.com{path}");
+    let (layer, _) = layer();
+    for (method, path) in [
+        (Method::POST, "/v1/messages/count_tokens"),
+        (Method::POST, "/v1/messages/batches"),
+        (Method::GET, "/v1/messages"),
+        (Method::GET, "/v1/models"),
+    ] {
+        let api = Api::new(|_| Reply::overloaded());
+        let mut request = request();
+        *request.method_mut() = method;
+        *request.uri_mut() = uri(path).parse().unwrap();
+        let answer = send(layer.layer(api.clone()), request).await.unwrap();
+        assert_eq!((answer.status, api.models().len()), (529, 1), "{path}");
+    }
+    for body in ["", "no json", r#"{"max_tokens":1}"#] {
+        let api = Api::new(|_| Reply::overloaded());
+        let request = Request::post(uri("/v1/messages"))
+            .body(RequestBody::from(body))
+            .unwrap();
+        let answer = send(layer.layer(api.clone()), request).await.unwrap();
+        assert_eq!((answer.status, api.models().len()), (529, 1), "{body}");
+    }
+    let api = Api::new(|_| Reply::overloaded());
+    let long = request().map(|body| Full::new(body.bytes().expect("buffered").clone()));
+    let short = layer.with_body_limit(10).layer(api.clone());
+    let response = short.oneshot(long).await.unwrap();
+    assert_eq!((response.status().as_u16(), api.seen().len()), (529, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn along_the_chain_from_the_request_as_it_came() {
+    let api = Api::both(Reply::overloaded(), Reply::overloaded());
+    let (layer, diary) = layer();
+    // Opus takes the effort that Haiku 4.5 rejects.
+    let layer = layer.with_chain(OPUS, [SONNET, "claude-haiku-4-5", HAIKU]);
+    let mut request = asking(OPUS, r#","output_config":{"effort":"xhigh"}"#);
+    let length = request.body().bytes().expect("buffered").len();
+    request
+        .headers_mut()
+        .insert("content-length", length.into());
+    let answer = send(layer.layer(api.clone()), request).await.unwrap();
+    assert_eq!(answer.by(), "claude-haiku-4-5");
+    assert_eq!(answer.served().unwrap().hops, 3);
+    let bodies: Vec<_> = api
+        .seen()
+        .iter()
+        .map(|seen| String::from_utf8(seen.body.to_vec()).unwrap())
+        .collect();
+    assert!(
+        bodies[0].contains("xhigh") && bodies[1].contains("xhigh"),
+        "{bodies:?}"
+    );
+    assert!(!bodies[2].contains("effort"), "{bodies:?}");
+    for seen in api.seen() {
+        assert_eq!(seen.headers["x-api-key"], "key");
+        let length = seen.body.len().to_string();
+        assert_eq!(seen.headers["content-length"], length, "{}", seen.model);
+    }
+    assert_eq!(
+        diary.lines(),
+        ["opus -> sonnet overloaded", "sonnet -> haiku overloaded"]
+    );
+}
+
+/// A forced tool that Sonnet 5.5 would reject.
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_said_to_a_model_is_not() {
+    let more =
+        r#","tools":[{"name":"t","input_schema":{"type":"object"}}],"tool_choice":{"type":"any"}"#;
+    let model = "claude-opus-5";
+    let api = Api::new(move |asked| {
+        if asked == model {
+            Reply::overloaded()
+        } else {
+            Reply::fine()
+        }
+    });
+    let (layer, _) = layer();
+    let answer = send(layer.layer(api.clone()), asking(model, more))
+        .await
+        .unwrap();
+    assert_eq!((answer.status, answer.by()), (200, HAIKU));
+    assert_eq!(api.models(), [model, HAIKU]);
+    // Nobody takes it: asked all the same while it is out, since nobody else can be.
+    let layer = FallbackModelLayer::new([SONNET]);
+    api.forget();
+    for _ in 0..5 {
+        let answer = send(layer.layer(api.clone()), asking(model, more))
+            .await
+            .unwrap();
+        assert_eq!(answer.status, 529);
+    }
+    assert_eq!(api.models(), [model; 5]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_that_has_passed_ends_it() {
+    let late = || Reply::overloaded().after(10 * SECOND);
+    let api = Api::opus(late());
+    let (layer, diary) = layer();
+    let with_deadline = |wait: Duration| {
+        let mut request = request();
+        request
+            .extensions_mut()
+            .insert(Deadline(tokio::time::Instant::now() + wait));
+        request
+    };
+    let service = layer.layer(api.clone());
+    let answer = send(service.clone(), with_deadline(10 * SECOND))
+        .await
+        .unwrap();
+    assert_eq!((answer.status, api.models().len()), (529, 1));
+    let answer = send(service, with_deadline(11 * SECOND)).await.unwrap();
+    assert_eq!(answer.by(), SONNET);
+    assert_eq!(diary.lines()[0], "gave up 1 overloaded deadline");
+}
+
+/// Sonnet has needed 30 s, whenever it was asked; Haiku is not known to.
+#[tokio::test(start_paused = true)]
+async fn who_never_answers_in_time_is_passed_over() {
+    let api = Api::both(Reply::overloaded(), Reply::fine().after(30 * SECOND));
+    let (layer, _) = layer();
+    assert_eq!(through(&layer, &api).await.by(), SONNET);
+    let mut request = request();
+    let deadline = Deadline(tokio::time::Instant::now() + 20 * SECOND);
+    request.extensions_mut().insert(deadline);
+    let answer = send(layer.layer(api.clone()), request).await.unwrap();
+    assert_eq!(answer.by(), HAIKU);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_answer_is_dropped_before_the_next_request() {
+    let alive = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let (api, note) = (Api::opus(Reply::overloaded()), alive.clone());
+    let watch = api.clone();
+    let service = tower::service_fn(move |request: Request<RequestBody>| {
+        note.lock().unwrap().push(watch.alive());
+        watch.clone().oneshot(request)
+    });
+    let answer = send(layer().0.layer(service), request()).await.unwrap();
+    assert_eq!(answer.status, 200);
+    assert_eq!(*alive.lock().unwrap(), [0, 0]);
+}

@@ -1,0 +1,61 @@
+//! One count of attempts over all models.
+
+use std::{num::NonZeroU32, sync::Arc};
+
+use tower::{Layer, ServiceBuilder};
+use tower_claude_core::CallContext;
+use tower_claude_retry::{Backoff, Jitter, RetryLayer};
+
+use crate::api::*;
+
+#[tokio::test(start_paused = true)]
+async fn targets_and_retries_do_not_multiply() {
+    let retry = |attempts| {
+        RetryLayer::new()
+            .with_max_attempts(NonZeroU32::new(attempts).unwrap())
+            .with_backoff(Backoff::new(SECOND, SECOND, Jitter::None))
+    };
+    for (attempts, expected) in [(1, [1, 1, 1]), (5, [5, 1, 1])] {
+        let api = Api::new(|_| Reply::overloaded());
+        let stack = ServiceBuilder::new()
+            .layer(layer().0)
+            .layer(retry(attempts))
+            .service(api.clone());
+        assert_eq!(send(stack, request()).await.unwrap().status, 529);
+        let count = |model| api.models().iter().filter(|asked| *asked == model).count();
+        assert_eq!([OPUS, SONNET, HAIKU].map(count), expected);
+    }
+    // What the first does not use is left for the second.
+    let api = Api::new(|model| {
+        if model == OPUS {
+            Reply::error(404, "not_found_error")
+        } else {
+            Reply::overloaded()
+        }
+    });
+    let stack = ServiceBuilder::new()
+        .layer(FallbackTo::sonnet())
+        .layer(retry(3))
+        .service(api.clone());
+    send(stack, request()).await.unwrap();
+    assert_eq!(api.models(), [OPUS, SONNET, SONNET]);
+}
+
+struct FallbackTo;
+
+impl FallbackTo {
+    fn sonnet() -> tower_claude_fallback_model::FallbackModelLayer {
+        tower_claude_fallback_model::FallbackModelLayer::new([SONNET])
+    }
+}
+
+/// Without a retry layer inside, the layer keeps the count itself.
+#[tokio::test(start_paused = true)]
+async fn every_attempt_is_counted_once() {
+    let api = Api::both(Reply::overloaded(), Reply::overloaded());
+    send(layer().0.layer(api.clone()), request()).await.unwrap();
+    let seen = api.seen();
+    let context = seen[2].extensions.get::<Arc<CallContext>>().unwrap();
+    assert_eq!(context.attempts(), 3);
+    assert_eq!(seen.len(), 3);
+}

@@ -1,0 +1,195 @@
+//! Sticky for the outage, and back once.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use tokio::time::sleep;
+use tower::Layer;
+use tower_claude_core::{Kind, breaker::BreakerConfig};
+
+use crate::api::*;
+
+/// An API whose Opus is overloaded while the switch says so.
+fn switched() -> (Api, Arc<AtomicBool>) {
+    let down = Arc::new(AtomicBool::new(true));
+    let is_down = down.clone();
+    let api = Api::new(move |model| {
+        if model == OPUS && is_down.load(Ordering::Relaxed) {
+            Reply::overloaded()
+        } else {
+            Reply::fine()
+        }
+    });
+    (api, down)
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_is_passed_over_and_probed_and_ends_once() {
+    let (api, down) = switched();
+    let (layer, diary) = layer();
+    let layer = layer.with_breaker(
+        BreakerConfig::new()
+            .with_ramp(None)
+            .with_failures(3.try_into().unwrap(), 60 * SECOND),
+    );
+    for _ in 0..3 {
+        assert_eq!(through(&layer, &api).await.by(), SONNET);
+    }
+    assert_eq!(
+        diary
+            .lines()
+            .iter()
+            .filter(|line| line.starts_with("opened"))
+            .count(),
+        1
+    );
+    api.forget();
+    // Ten minutes, a request a second: 30 s, then 60, 120, 240 …
+    for _ in 0..600 {
+        let answer = through(&layer, &api).await;
+        assert_eq!((answer.status, answer.by()), (200, SONNET));
+        sleep(SECOND).await;
+    }
+    let probes = api.models().iter().filter(|model| *model == OPUS).count();
+    assert!((3..=5).contains(&probes), "{probes}");
+    let unasked = diary
+        .lines()
+        .iter()
+        .filter(|line| line.ends_with("unasked"))
+        .count();
+    assert_eq!(unasked, 600 - probes);
+    assert!(
+        layer
+            .handle()
+            .snapshot()
+            .targets
+            .iter()
+            .any(|target| &*target.model == OPUS && target.is_out())
+    );
+    // Back: two probes succeed, and all return at once, the ramp being off.
+    down.store(false, Ordering::Relaxed);
+    sleep(400 * SECOND).await;
+    api.forget();
+    for _ in 0..50 {
+        assert_eq!(through(&layer, &api).await.by(), "");
+        sleep(SECOND).await;
+    }
+    assert_eq!(api.models(), [OPUS; 50]);
+    let closed = diary
+        .lines()
+        .iter()
+        .filter(|line| line.starts_with("closed"))
+        .count();
+    assert_eq!(closed, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn passed_over_says_why() {
+    let (api, _) = switched();
+    let (layer, _) = layer();
+    for _ in 0..3 {
+        through(&layer, &api).await;
+    }
+    let answer = through(&layer, &api).await;
+    let served = answer.served().unwrap();
+    assert_eq!((served.why.kind, served.hops), (Kind::Overloaded, 1));
+    // The outage is of Opus, whoever asks for another is not concerned.
+    let answer = send(layer.layer(api.clone()), asking(HAIKU, ""))
+        .await
+        .unwrap();
+    assert_eq!(answer.by(), "");
+}
+
+/// One process, two keys: what the one has used up, the other has not.
+#[tokio::test(start_paused = true)]
+async fn a_rate_limit_is_the_credentials_own() {
+    let api = Api::opus(Reply::rate_limited("5"));
+    let (layer, diary) = layer();
+    for _ in 0..3 {
+        through(&layer, &api).await;
+    }
+    let opened = "opened messages/opus-5.5 rate_limited".to_owned();
+    assert!(diary.lines().contains(&opened), "{:?}", diary.lines());
+    assert_eq!(layer.handle().snapshot().pools.len(), 1);
+    api.forget();
+    assert_eq!(through(&layer, &api).await.by(), SONNET);
+    assert_eq!(api.models(), [SONNET]);
+    let mut other = request();
+    other
+        .headers_mut()
+        .insert("x-api-key", "other".parse().unwrap());
+    send(layer.layer(api.clone()), other).await.unwrap();
+    assert_eq!(api.models(), [SONNET, OPUS, SONNET]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_all_are_out_the_first_to_be_back_is_asked() {
+    let api = Api::new(|model| {
+        let reply = Reply::overloaded();
+        if model == SONNET {
+            reply
+        } else {
+            reply.header("retry-after", "600")
+        }
+    });
+    let (layer, _) = layer();
+    for _ in 0..3 {
+        through(&layer, &api).await;
+    }
+    api.forget();
+    let answer = through(&layer, &api).await;
+    assert_eq!(
+        (answer.status, api.models()),
+        (529, vec![SONNET.to_owned()])
+    );
+}
+
+/// A probe whose caller leaves says nothing, and the next request probes.
+#[tokio::test(start_paused = true)]
+async fn a_probe_that_is_given_up_gives_its_place_back() {
+    let slow = Arc::new(AtomicBool::new(false));
+    let is_slow = slow.clone();
+    let api = Api::new(move |model| match model {
+        OPUS if is_slow.load(Ordering::Relaxed) => Reply::never(),
+        OPUS => Reply::overloaded(),
+        _ => Reply::fine(),
+    });
+    let (layer, diary) = layer();
+    for _ in 0..3 {
+        through(&layer, &api).await;
+    }
+    sleep(60 * SECOND).await;
+    slow.store(true, Ordering::Relaxed);
+    for round in 1..=3 {
+        let call = through(&layer, &api);
+        assert!(tokio::time::timeout(SECOND, call).await.is_err());
+        let probes = diary
+            .lines()
+            .iter()
+            .filter(|line| line.starts_with("probe"))
+            .count();
+        assert_eq!(probes, round);
+    }
+}
+
+/// What a layer inside refuses is its own outage to keep.
+#[tokio::test(start_paused = true)]
+async fn refusals_inside_open_nothing() {
+    let class = tower_claude_core::Class::new(Kind::Overloaded).into_local();
+    let api = Api::opus(Reply::overloaded().extension(class));
+    let (layer, _) = layer();
+    for _ in 0..10 {
+        assert_eq!(through(&layer, &api).await.by(), SONNET);
+    }
+    assert_eq!(api.models().len(), 20);
+    assert!(
+        layer
+            .handle()
+            .snapshot()
+            .targets
+            .iter()
+            .all(|target| target.circuit.is_none())
+    );
+}

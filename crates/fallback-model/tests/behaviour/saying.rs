@@ -1,0 +1,96 @@
+//! What is said about it.
+
+use tower_claude_core::{CallContext, Kind};
+use tower_claude_fallback_model::{
+    FALLBACK_LOSSES, FALLBACK_REASON, LAST_MESSAGE, SERVED_MODEL, ServedBy,
+};
+
+use crate::api::*;
+
+#[tokio::test(start_paused = true)]
+async fn a_switch_is_never_silent() {
+    let api = Api::opus(Reply::overloaded());
+    let (layer, diary) = layer();
+    let layer = layer.with_chain(OPUS, ["claude-haiku-4-5"]);
+    let service = tower::Layer::layer(&layer, api.clone());
+    let more = r#","output_config":{"effort":"low"}"#;
+    let answer = send(service, asking(OPUS, more)).await.unwrap();
+    let served = answer.served().unwrap();
+    assert_eq!((&*served.model, &*served.asked), ("claude-haiku-4-5", OPUS));
+    assert_eq!((served.why.kind, served.hops), (Kind::Overloaded, 2));
+    assert!(
+        served
+            .losses
+            .iter()
+            .any(|loss| loss.field == "output_config.effort"),
+        "{served:?}"
+    );
+    assert_eq!(answer.headers[SERVED_MODEL], "claude-haiku-4-5");
+    assert_eq!(answer.headers[FALLBACK_REASON], "overloaded");
+    let losses = answer.headers[FALLBACK_LOSSES].to_str().unwrap();
+    assert!(
+        losses
+            .split(',')
+            .any(|field| field == "output_config.effort"),
+        "{losses}"
+    );
+    assert_eq!(diary.lines(), ["opus -> haiku overloaded"]);
+    let snapshot = layer.handle().snapshot();
+    let haiku = snapshot
+        .targets
+        .iter()
+        .find(|target| &*target.model == "claude-haiku-4-5");
+    assert_eq!(
+        haiku.map(|target| (target.served, target.failed)),
+        Some((1, 0))
+    );
+    let opus = snapshot
+        .targets
+        .iter()
+        .find(|target| &*target.model == OPUS)
+        .unwrap();
+    assert_eq!(
+        (opus.why.unwrap().kind, opus.is_out()),
+        (Kind::Overloaded, false)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_said_when_nothing_happened() {
+    let api = Api::opus(Reply::fine());
+    let (layer, diary) = layer();
+    let answer = through(&layer, &api).await;
+    assert!(answer.served().is_none() && diary.lines().is_empty());
+    for name in [SERVED_MODEL, FALLBACK_REASON, FALLBACK_LOSSES, LAST_MESSAGE] {
+        assert!(!answer.headers.contains_key(name));
+    }
+    assert!(
+        api.seen()[0]
+            .extensions
+            .get::<std::sync::Arc<CallContext>>()
+            .is_some()
+    );
+    // Nor when every model fails: what goes up is an error, which nobody served.
+    let api = Api::new(|_| Reply::overloaded());
+    let answer = through(&layer, &api).await;
+    assert_eq!((answer.status, answer.by()), (529, ""));
+    assert_eq!(answer.class().kind, Kind::Overloaded);
+    assert!(answer.extensions.get::<ServedBy>().is_none());
+    assert_eq!(
+        diary.lines().last().unwrap(),
+        "gave up 3 overloaded targets"
+    );
+    assert_eq!(layer.handle().snapshot().exhausted, 1);
+}
+
+/// Who reads a 400 must know which model rejects the request.
+#[tokio::test(start_paused = true)]
+async fn a_rejection_by_a_stand_in_names_it() {
+    let api = Api::both(
+        Reply::overloaded(),
+        Reply::error(400, "invalid_request_error"),
+    );
+    let answer = through(&layer().0, &api).await;
+    assert_eq!((answer.status, answer.by()), (400, SONNET));
+    assert_eq!(api.models().len(), 2);
+}

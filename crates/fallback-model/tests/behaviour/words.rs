@@ -1,0 +1,56 @@
+//! The last resort.
+
+use tower_claude_fallback_model::{LAST_MESSAGE, LastResort};
+use tower_claude_wire::{ApiError, StreamState};
+
+use crate::api::*;
+
+const WORDS: &str = "Busy. Please try again {eta}.";
+
+#[tokio::test(start_paused = true)]
+async fn availability_failures_speak_to_end_users() {
+    let (layer, _) = layer();
+    let layer = layer.with_last_message(WORDS);
+    // The shortest of what the models say.
+    let api = Api::new(|model| match model {
+        OPUS => Reply::overloaded().header("retry-after", "300"),
+        SONNET => Reply::rate_limited("100"),
+        _ => Reply::error(503, "api_error").header("request-id", "req_9"),
+    });
+    let answer = through(&layer, &api).await;
+    assert_eq!(answer.status, 503);
+    let error = ApiError::parse(&answer.body).unwrap();
+    assert_eq!(error.kind, "api_error");
+    assert_eq!(error.message, "Busy. Please try again in about 2 minutes.");
+    assert_eq!(answer.headers[LAST_MESSAGE], "fallback-model");
+    let last = answer.extensions.get::<LastResort>().unwrap();
+    assert_eq!(last.eta, Some(100 * SECOND));
+    assert_eq!(api.alive(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_says_it_in_an_error_event() {
+    let layer = layer().0.with_last_message(WORDS);
+    let api = Api::new(|_| Reply::stream([data(START), data(ERROR)]));
+    let answer = through(&layer, &api).await;
+    let mut stream = StreamState::new();
+    stream.feed(&answer.body);
+    let error = stream.error().unwrap();
+    assert_eq!((answer.status, &*error.kind), (200, "overloaded_error"));
+    assert_eq!(error.message, "Busy. Please try again in a little while.");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_developer_must_mend_keeps_its_words() {
+    let layer = layer().0.with_last_message(WORDS);
+    for status in [400, 401, 404, 413] {
+        let api = Api::new(move |_| Reply::error(status, "some_error"));
+        let answer = through(&layer, &api).await;
+        assert_eq!(answer.status, status);
+        assert!(answer.text().contains("scripted"), "{}", answer.text());
+        assert!(answer.extensions.get::<LastResort>().is_none());
+    }
+    // And nothing is replaced unasked.
+    let answer = through(&self::layer().0, &Api::new(|_| Reply::overloaded())).await;
+    assert!(answer.text().contains("scripted"));
+}
