@@ -111,6 +111,15 @@ pub enum Event<'a> {
         /// Why: `refused` (by a layer further in), `status`, `error`, `answer`, `timeout`.
         because: &'static str,
     },
+    /// What a cache did with a request or an answer.
+    Cache {
+        /// The layer.
+        layer: &'static str,
+        /// What it did.
+        decision: CacheDecision,
+        /// Why it did no better, in a word; empty where there is nothing to say.
+        because: &'static str,
+    },
     /// The credential was not accepted (401). Said once per credential.
     Unauthorized {
         /// The layer.
@@ -118,6 +127,45 @@ pub enum Event<'a> {
         /// The pool of limits.
         scope: &'a Scope,
     },
+}
+
+/// What a cache did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum CacheDecision {
+    /// Answered from the store.
+    Hit,
+    /// Asked the inner service, for all who wait.
+    Miss,
+    /// Answered from the store past the time, in place of an error.
+    Stale,
+    /// Gave the answer to an equal request under way.
+    Joined,
+    /// Let a request through that asked for the cache.
+    Bypass,
+    /// Asked again for those who wait behind a caller that is gone.
+    TakenOver,
+    /// Stored an answer.
+    Stored,
+    /// Did not store an answer.
+    NotStored,
+}
+
+impl CacheDecision {
+    /// The name used in logs and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Miss => "miss",
+            Self::Stale => "stale",
+            Self::Joined => "joined",
+            Self::Bypass => "bypass",
+            Self::TakenOver => "taken_over",
+            Self::Stored => "stored",
+            Self::NotStored => "not_stored",
+        }
+    }
 }
 
 /// Gets every [`Event`]. Runs inside the layers: be quick, and do not panic.
@@ -235,6 +283,13 @@ fn trace(event: &Event<'_>) {
         }
         Event::Uncounted { layer, because } => {
             tracing::debug!(target: "tower_claude", layer, decision = "uncounted", because);
+        }
+        Event::Cache {
+            layer,
+            decision,
+            because,
+        } => {
+            tracing::debug!(target: "tower_claude", layer, decision = decision.as_str(), because);
         }
         Event::Unauthorized { layer, scope } => {
             tracing::error!(target: "tower_claude", layer, decision = "unauthorized", %scope);
