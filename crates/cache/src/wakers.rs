@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -10,15 +10,14 @@ use std::{
     task::{Wake, Waker},
 };
 
-use foldhash::fast::RandomState;
-
 /// The wakers of all who wait for one answer, and one waker for them all, which the inner body gets: whoever polled it
 /// last may be gone when it wakes.
 #[derive(Debug)]
 pub(crate) struct Wakers {
     /// The inner body has something, or was never asked.
     is_due: AtomicBool,
-    waiting: Mutex<HashMap<u64, Waker, RandomState>>,
+    /// In the order of arrival, so that who came first is asked first.
+    waiting: Mutex<BTreeMap<u64, Waker>>,
 }
 
 impl Default for Wakers {
@@ -64,7 +63,7 @@ impl Wakers {
         self.is_due.store(true, Ordering::Release);
     }
 
-    fn waiting(&self) -> MutexGuard<'_, HashMap<u64, Waker, RandomState>> {
+    fn waiting(&self) -> MutexGuard<'_, BTreeMap<u64, Waker>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
