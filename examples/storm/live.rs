@@ -7,7 +7,6 @@ use http::Request;
 use http_body_util::BodyExt as _;
 use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
-use tower_claude_header_budget::HeaderBudgetLayer;
 use tower_claude_limiter::{LimiterConfig, Limits, LocalLimiter, ScopeSnapshot};
 use tower_claude_wire::ApiError;
 

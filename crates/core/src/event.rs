@@ -151,6 +151,15 @@ pub enum Event<'a> {
         /// Whether this call has asked `from` itself.
         asked: bool,
     },
+    /// What a cache did with a request or an answer.
+    Cache {
+        /// The layer.
+        layer: &'static str,
+        /// What it did.
+        decision: CacheDecision,
+        /// Why it did no better, in a word; empty where there is nothing to say.
+        because: &'static str,
+    },
     /// The credential was not accepted (401). Said once per credential.
     Unauthorized {
         /// The layer.
@@ -158,6 +167,45 @@ pub enum Event<'a> {
         /// The pool of limits.
         scope: &'a Scope,
     },
+}
+
+/// What a cache did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum CacheDecision {
+    /// Answered from the store.
+    Hit,
+    /// Asked the inner service, for all who wait.
+    Miss,
+    /// Answered from the store past the time, in place of an error.
+    Stale,
+    /// Gave the answer to an equal request under way.
+    Joined,
+    /// Let a request through that asked for the cache.
+    Bypass,
+    /// Asked again for those who wait behind a caller that is gone.
+    TakenOver,
+    /// Stored an answer.
+    Stored,
+    /// Did not store an answer.
+    NotStored,
+}
+
+impl CacheDecision {
+    /// The name used in logs and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Miss => "miss",
+            Self::Stale => "stale",
+            Self::Joined => "joined",
+            Self::Bypass => "bypass",
+            Self::TakenOver => "taken_over",
+            Self::Stored => "stored",
+            Self::NotStored => "not_stored",
+        }
+    }
 }
 
 /// Gets every [`Event`]. Runs inside the layers: be quick, and do not panic.
@@ -299,6 +347,13 @@ fn trace(event: &Event<'_>) {
             asked,
         } => {
             tracing::warn!(target: "tower_claude", layer, decision = "fell_back", class = class.kind.as_str(), model = to, from, asked);
+        }
+        Event::Cache {
+            layer,
+            decision,
+            because,
+        } => {
+            tracing::debug!(target: "tower_claude", layer, decision = decision.as_str(), because);
         }
         Event::Unauthorized { layer, scope } => {
             tracing::error!(target: "tower_claude", layer, decision = "unauthorized", %scope);

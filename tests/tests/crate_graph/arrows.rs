@@ -85,7 +85,7 @@ const HOUSE: &[Room] = &[
     // The contract suite must not know the layers that run it: its library stops at core.
     program("tower-claude-tests",    "tests",    &[CORE, WIRE]),
     program("tower-claude-examples", "examples", &[]),
-    program("tower-claude-benches",  "benches",  &[BREAKER, BUCKET, BUDGET, RETRY, LIMITER, CORE, WIRE]),
+    program("tower-claude-benches",  "benches",  &[BREAKER, BUCKET, BUDGET, CACHE, FALLBACK, RETRY, DOOR, LIMITER, CORE, WIRE]),
 ];
 
 /// How a package asks for a dependency.

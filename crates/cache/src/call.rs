@@ -1,0 +1,280 @@
+//! What one call knows, and the answers it can be given.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{
+    HeaderValue, Request, Response, StatusCode,
+    header::{CONTENT_LENGTH, CONTENT_TYPE},
+    response::Parts,
+};
+use http_body::{Body as HttpBody, SizeHint};
+use tokio::time::Instant;
+use tower_claude_core::{
+    CallContext, Class, Deadline, Endpoint, Kind, REFUSED_BY, Reason, Refusal, RequestBody,
+    ResponseBody, Tenant,
+    event::{CacheDecision, Event, emit},
+};
+use tower_claude_wire::ApiError;
+
+use crate::{
+    Body, CACHE, Entry, Freshness, Key, LAYER, Store,
+    answer::Rules,
+    config::Config,
+    flight::{Answer as Landed, Ask},
+    head::jittered,
+    policy::Plan,
+    seat::Seat,
+};
+
+/// What the caller gets.
+pub(crate) type Answer<R> = Response<ResponseBody<Body<R>>>;
+
+/// The value of the header `x-tower-claude-cache`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Said(&'static str);
+
+pub(crate) const HIT: Said = Said("hit");
+pub(crate) const MISS: Said = Said("miss");
+pub(crate) const STALE: Said = Said("stale");
+pub(crate) const BYPASS: Said = Said("bypass");
+
+/// Put into a request that fills a cache: the same layer further in lets it through, or it would wait for itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Fills(usize);
+
+/// One call.
+pub(crate) struct Call<T> {
+    pub(crate) config: Arc<Config<T>>,
+    /// Until it is sent on.
+    request: Option<(http::request::Parts, RequestBody)>,
+    pub(crate) key: Option<Key>,
+    ttl: std::time::Duration,
+    started: Instant,
+    pub(crate) deadline: Option<Instant>,
+    /// What may be served in place of an error.
+    pub(crate) stale: Option<Entry>,
+    /// Nothing, where the caller did not ask for the cache.
+    pub(crate) said: Option<Said>,
+}
+
+impl<T: Store> Call<T> {
+    pub(crate) fn new(config: Arc<Config<T>>, request: Request<RequestBody>) -> Self {
+        let ttl = config.ttl;
+        Self {
+            config,
+            request: Some(request.into_parts()),
+            key: None,
+            ttl,
+            started: Instant::now(),
+            deadline: None,
+            stale: None,
+            said: None,
+        }
+    }
+
+    /// Whether the cache is to be asked.
+    pub(crate) fn plan(&mut self) -> Option<Key> {
+        let (head, body) = self.request.as_ref()?;
+        match self.config.policy.plan(head, body) {
+            // This layer further in, in the call that fills it.
+            Plan::Lookup { .. } if head.extensions.get() == Some(&self.mark()) => None,
+            Plan::Pass => None,
+            Plan::Bypass(because) => {
+                self.bypass(because);
+                None
+            }
+            Plan::Lookup { key, ttl } => {
+                self.ttl = ttl.unwrap_or(self.config.ttl);
+                self.key = Some(key);
+                self.deadline = match head.extensions.get::<Arc<CallContext>>() {
+                    Some(context) => context.deadline(),
+                    None => head.extensions.get::<Deadline>().map(|deadline| deadline.0),
+                };
+                Some(key)
+            }
+        }
+    }
+
+    /// Whether the request is on its way already.
+    pub(crate) const fn is_sent(&self) -> bool {
+        self.request.is_none()
+    }
+
+    fn mark(&self) -> Fills {
+        Fills(Arc::as_ptr(&self.config.state).addr())
+    }
+
+    /// The request goes past the cache.
+    pub(crate) fn bypass(&mut self, because: &'static str) {
+        self.said = Some(BYPASS);
+        self.config.decided(CacheDecision::Bypass, because);
+    }
+
+    /// The stored answer, if it is fresh; one that is stale is kept at hand.
+    pub(crate) fn found(&mut self, entry: Option<Entry>) -> Option<Entry> {
+        let entry = entry?;
+        match entry.freshness(self.started) {
+            Freshness::Fresh => return Some(entry),
+            Freshness::Stale => self.stale = Some(entry),
+            Freshness::Expired => {
+                if let Some(key) = &self.key {
+                    self.config.store.remove(key);
+                }
+            }
+        }
+        None
+    }
+
+    /// The request, to be sent as it is.
+    pub(crate) fn request(&mut self) -> Option<Request<RequestBody>> {
+        let (head, body) = self.request.take()?;
+        Some(Request::from_parts(head, body))
+    }
+
+    /// The request, to be sent for all who wait, and what its answer must be to be stored.
+    pub(crate) fn launch(&mut self) -> Option<(Request<RequestBody>, Ask)> {
+        let mut request = self.request()?;
+        let asked = match Endpoint::of(request.uri().path()) {
+            Endpoint::Messages => Some(request.body().model().unwrap_or_default().into()),
+            _ => None,
+        };
+        let ask = Ask {
+            rules: Rules {
+                model: asked,
+                tool_use: self.config.tool_use,
+            },
+            tenant: request.extensions().get::<Tenant>().cloned(),
+            fresh_for: jittered(self.ttl, fastrand::f64()),
+            stale_for: self.config.stale_for,
+        };
+        let mark = self.mark();
+        request.extensions_mut().insert(mark);
+        Some((request, ask))
+    }
+
+    /// The answer in the store.
+    pub(crate) fn stored<R>(&self, entry: Entry, said: Said) -> Answer<R>
+    where
+        R: HttpBody<Data = Bytes>,
+        R::Error: 'static,
+    {
+        let now = Instant::now();
+        let decision = if said == HIT {
+            CacheDecision::Hit
+        } else {
+            CacheDecision::Stale
+        };
+        self.config.decided(decision, "");
+        let mut headers = entry.headers(now);
+        headers.insert(CACHE, HeaderValue::from_static(said.0));
+        let body = match &*entry.parts().frames {
+            [only] => ResponseBody::full(only.clone()),
+            _ => ResponseBody::inner(Body::stored(entry)),
+        };
+        let mut response = Response::new(body);
+        *response.headers_mut() = headers;
+        response
+    }
+
+    /// The inner service's own answer.
+    pub(crate) fn passing<R>(&self, response: Response<R>) -> Answer<R>
+    where
+        R: HttpBody<Data = Bytes>,
+        R::Error: 'static,
+    {
+        let (mut parts, body) = response.into_parts();
+        self.label(&mut parts);
+        Response::from_parts(parts, ResponseBody::inner(Body::passing(body)))
+    }
+
+    /// The caller's own answer, which others read too.
+    pub(crate) fn own<R>(&self, mut parts: Parts, promised: SizeHint, seat: Seat) -> Answer<R>
+    where
+        R: HttpBody<Data = Bytes>,
+        R::Error: 'static,
+    {
+        self.label(&mut parts);
+        let body = Body::shared(seat, Some(promised));
+        Response::from_parts(parts, ResponseBody::inner(body))
+    }
+
+    /// The answer to somebody else's equal request.
+    pub(crate) fn joined<R>(&self, landed: Landed, seat: Seat) -> Answer<R>
+    where
+        R: HttpBody<Data = Bytes>,
+        R::Error: 'static,
+    {
+        self.config.decided(CacheDecision::Joined, "");
+        let mut parts = landed.head.parts();
+        let said = if landed.head.status == StatusCode::OK {
+            HIT
+        } else {
+            MISS
+        };
+        parts
+            .headers
+            .insert(CACHE, HeaderValue::from_static(said.0));
+        let body = match landed.whole {
+            Some(whole) => {
+                parts
+                    .headers
+                    .insert(CONTENT_LENGTH, HeaderValue::from(whole.len()));
+                ResponseBody::full(whole)
+            }
+            None => ResponseBody::inner(Body::shared(seat, None)),
+        };
+        Response::from_parts(parts, body)
+    }
+
+    /// For those who waited for a call that got an error in place of a response.
+    pub(crate) fn lost<R>(&self, kind: Kind) -> Answer<R>
+    where
+        R: HttpBody<Data = Bytes>,
+        R::Error: 'static,
+    {
+        self.config.decided(CacheDecision::Joined, "lost");
+        let message = "cache: the request that this one waited for got no answer";
+        let body = Bytes::from(ApiError::body("api_error", message, None));
+        let length = body.len();
+        let mut response = Response::new(ResponseBody::full(body));
+        *response.status_mut() = StatusCode::BAD_GATEWAY;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        headers.insert(REFUSED_BY, HeaderValue::from_static(LAYER));
+        headers.insert(CACHE, HeaderValue::from_static(MISS.0));
+        response.extensions_mut().insert(Class::new(kind));
+        response
+    }
+
+    /// For those whose time is up.
+    pub(crate) fn too_late<R>(&self) -> Answer<R>
+    where
+        R: HttpBody<Data = Bytes>,
+        R::Error: 'static,
+    {
+        let after = self.started.elapsed();
+        let refusal = Refusal::new(LAYER, Reason::TimedOut { after });
+        let event = Event::Refused {
+            layer: LAYER,
+            scope: None,
+            reason: refusal.reason,
+            class: refusal.class(),
+        };
+        emit(&self.config.observers, &event);
+        let mut response: Answer<R> = refusal.into_response();
+        response
+            .headers_mut()
+            .insert(CACHE, HeaderValue::from_static(MISS.0));
+        response
+    }
+
+    fn label(&self, parts: &mut Parts) {
+        if let Some(said) = self.said {
+            parts
+                .headers
+                .insert(CACHE, HeaderValue::from_static(said.0));
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! Waiting for the answer to a call that several share, or making it.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::{Request, Response, response::Parts};
+use http_body::{Body as HttpBody, SizeHint};
+use pin_project_lite::pin_project;
+use tokio::time::{Instant, Sleep, sleep_until};
+use tower_claude_core::{Kind, RequestBody, event::CacheDecision};
+use tower_service::Service;
+
+use crate::{
+    Detach, Fill, Store,
+    call::{Answer, Call, MISS, STALE},
+    fill::{Outcome, Slot},
+    flight::{Answer as Landed, News},
+    head::calls_for_stale,
+    seat::Seat,
+};
+
+pin_project! {
+    /// One call in a flight.
+    pub(crate) struct Flying<S, R>
+    where
+        S: Service<Request<RequestBody>>,
+    {
+        // The call for all, while it is driven here. Before the seat, which is to be the last to go.
+        #[pin]
+        fill: Option<Fill<S, R>>,
+        // Where the outcome of the call for all is left, if this call has made it.
+        slot: Option<Slot<R, S::Error>>,
+        // The head of its own, held until it is clear that no stale answer is better.
+        own: Option<(Parts, SizeHint)>,
+        #[pin]
+        timer: Option<Sleep>,
+        seat: Option<Seat>,
+    }
+}
+
+/// What flying led to.
+pub(crate) enum Landing<R, E>
+where
+    R: HttpBody<Data = Bytes>,
+    R::Error: 'static,
+{
+    Answer(Result<Answer<R>, E>),
+    /// The answer is not for sharing: the call goes past the cache.
+    Alone,
+}
+
+impl<S, R> Flying<S, R>
+where
+    S: Service<Request<RequestBody>>,
+{
+    pub(crate) fn new(seat: Seat, deadline: Option<Instant>) -> Self {
+        Self {
+            fill: None,
+            slot: None,
+            own: None,
+            timer: deadline.map(sleep_until),
+            seat: Some(seat),
+        }
+    }
+}
+
+impl<S, R> Flying<S, R>
+where
+    S: Service<Request<RequestBody>, Response = Response<R>>,
+    R: HttpBody<Data = Bytes> + Unpin + Send + 'static,
+    R::Error: Send + 'static,
+{
+    pub(crate) fn poll<D, T>(
+        self: Pin<&mut Self>,
+        call: &mut Call<T>,
+        service: &mut Option<S>,
+        detach: &D,
+        cx: &mut Context<'_>,
+    ) -> Poll<Landing<R, S::Error>>
+    where
+        D: Detach<Fill<S, R>>,
+        T: Store,
+    {
+        let mut this = self.project();
+        loop {
+            if let Some(fill) = this.fill.as_mut().as_pin_mut()
+                && fill.poll(cx).is_ready()
+            {
+                this.fill.set(None);
+            }
+            let seat = this.seat.as_ref().expect("polled after completion");
+            let drives = this.fill.is_some() && !D::DETACHED;
+            let news = if drives {
+                Poll::Pending
+            } else {
+                seat.poll_answer(call.stale.is_some(), cx)
+            };
+            // Given back by its drop, where this call cannot use it.
+            let lead = matches!(news, Poll::Ready(News::Lead { .. })).then(|| seat.lead());
+            // Looked at last: a call's own outcome is left here before the others hear of it.
+            if let Some(outcome) = this.slot.as_ref().and_then(Slot::take) {
+                match landed(outcome, call, this.seat) {
+                    Ok(landing) => return Poll::Ready(landing),
+                    Err(own) => *this.own = Some(own),
+                }
+                continue;
+            }
+            match news {
+                Poll::Ready(News::Lead { again }) => {
+                    let (Some(lead), Some((request, ask)), Some(service)) =
+                        (lead, call.launch(), service.take())
+                    else {
+                        return Poll::Ready(lost(call, Kind::Transport));
+                    };
+                    call.said = Some(MISS);
+                    if again {
+                        call.config.decided(CacheDecision::TakenOver, "");
+                    }
+                    call.config.decided(CacheDecision::Miss, "");
+                    let slot = Slot::new();
+                    let own_seat = D::DETACHED.then(|| seat.another());
+                    let fill = Fill::new(service, request, ask, lead, slot.another(), own_seat);
+                    *this.slot = Some(slot);
+                    this.fill.set(detach.detach(fill));
+                }
+                Poll::Ready(News::Answer(answer)) => {
+                    let landing = answered(answer, call, this.own, this.seat);
+                    return Poll::Ready(landing);
+                }
+                Poll::Ready(News::Lost(kind)) => return Poll::Ready(lost(call, kind)),
+                Poll::Ready(News::Alone) if call.is_sent() => {
+                    return Poll::Ready(lost(call, Kind::Transport));
+                }
+                Poll::Ready(News::Alone) => return Poll::Ready(Landing::Alone),
+                // Whoever asks is timed by the layers further in.
+                Poll::Pending if drives => return Poll::Pending,
+                Poll::Pending => {
+                    let Some(timer) = this.timer.as_mut().as_pin_mut() else {
+                        return Poll::Pending;
+                    };
+                    ready!(timer.poll(cx));
+                    let answer = stale(call).unwrap_or_else(|| call.too_late());
+                    return Poll::Ready(Landing::Answer(Ok(answer)));
+                }
+            }
+        }
+    }
+}
+
+/// What the one who asked makes of the outcome; its own head, when what follows it must be seen first.
+fn landed<R, E, T>(
+    outcome: Outcome<R, E>,
+    call: &mut Call<T>,
+    seat: &mut Option<Seat>,
+) -> Result<Landing<R, E>, (Parts, SizeHint)>
+where
+    R: HttpBody<Data = Bytes>,
+    R::Error: 'static,
+    T: Store,
+{
+    let answer = match outcome {
+        Outcome::Error(error) => stale(call).map_or(Err(error), Ok),
+        Outcome::Own(response) => {
+            let (parts, body) = response.into_parts();
+            let better = calls_for_stale(&parts).then(|| stale(call)).flatten();
+            Ok(better.unwrap_or_else(|| call.passing(Response::from_parts(parts, body))))
+        }
+        Outcome::Shared(parts, promised) => {
+            match calls_for_stale(&parts).then(|| stale(call)).flatten() {
+                Some(stale) => Ok(stale),
+                None if call.stale.is_some()
+                    && tower_claude_wire::is_event_stream(&parts.headers) =>
+                {
+                    return Err((parts, promised));
+                }
+                None => Ok(own(call, parts, promised, seat)),
+            }
+        }
+    };
+    Ok(Landing::Answer(answer))
+}
+
+/// What one who waited makes of the answer.
+fn answered<R, E, T>(
+    answer: Landed,
+    call: &mut Call<T>,
+    held: &mut Option<(Parts, SizeHint)>,
+    seat: &mut Option<Seat>,
+) -> Landing<R, E>
+where
+    R: HttpBody<Data = Bytes>,
+    R::Error: 'static,
+    T: Store,
+{
+    let worse = call.stale.is_some() && (answer.failed || calls_for_stale(&answer.head.parts()));
+    let answer = match (worse.then(|| stale(call)).flatten(), held.take()) {
+        (Some(stale), _) => stale,
+        (None, Some((parts, promised))) => own(call, parts, promised, seat),
+        (None, None) => call.joined(answer, seat.take().expect("there until it lands")),
+    };
+    Landing::Answer(Ok(answer))
+}
+
+fn own<R, T>(call: &Call<T>, parts: Parts, promised: SizeHint, seat: &mut Option<Seat>) -> Answer<R>
+where
+    R: HttpBody<Data = Bytes>,
+    R::Error: 'static,
+    T: Store,
+{
+    call.own(parts, promised, seat.take().expect("there until it lands"))
+}
+
+fn stale<R, T>(call: &mut Call<T>) -> Option<Answer<R>>
+where
+    R: HttpBody<Data = Bytes>,
+    R::Error: 'static,
+    T: Store,
+{
+    let entry = call.stale.take()?;
+    Some(call.stored(entry, STALE))
+}
+
+fn lost<R, E, T>(call: &mut Call<T>, kind: Kind) -> Landing<R, E>
+where
+    R: HttpBody<Data = Bytes>,
+    R::Error: 'static,
+    T: Store,
+{
+    let answer = stale(call).unwrap_or_else(|| call.lost(kind));
+    Landing::Answer(Ok(answer))
+}

@@ -1,0 +1,112 @@
+//! What a response head says to the cache.
+
+use std::time::Duration;
+
+use http::{HeaderMap, StatusCode, Version, header::RETRY_AFTER, response::Parts};
+use tower_claude_core::{Class, Kind, REFUSED_BY, Refused};
+use tower_claude_wire::{Media, is_compressed, media};
+
+use crate::{SERVED_MODEL, entry::lasting};
+
+/// The head of an answer, for those who did not ask themselves.
+#[derive(Debug)]
+pub(crate) struct Head {
+    pub(crate) status: StatusCode,
+    pub(crate) version: Version,
+    pub(crate) headers: HeaderMap,
+    pub(crate) class: Option<Class>,
+    pub(crate) refused: Option<Refused>,
+    /// An event stream: worth reading before it is whole.
+    pub(crate) is_stream: bool,
+    /// Whether an answer with this head may be stored, as far as the head goes.
+    pub(crate) storable: bool,
+}
+
+impl Head {
+    /// What others get of this head; `None` when its body cannot be understood, and so not be shared.
+    pub(crate) fn shared(head: &Parts) -> Option<Self> {
+        let ok = head.status == StatusCode::OK;
+        let media = media(&head.headers);
+        let readable =
+            !is_compressed(&head.headers) && matches!(media, Media::Json | Media::EventStream);
+        if ok && !readable {
+            return None;
+        }
+        let mut headers = lasting(&head.headers);
+        if !ok {
+            for name in [RETRY_AFTER.as_str(), "x-should-retry", REFUSED_BY.as_str()] {
+                if let (Some(value), Ok(name)) =
+                    (head.headers.get(name), name.parse::<http::HeaderName>())
+                {
+                    headers.insert(name, value.clone());
+                }
+            }
+        }
+        let class: Option<Class> = head.extensions.get().copied();
+        let refused: Option<Refused> = head.extensions.get().copied();
+        let untouched = refused.is_none()
+            && class.is_none_or(|class| class.kind == Kind::Success)
+            && !head.headers.contains_key(REFUSED_BY)
+            && !head.headers.contains_key(SERVED_MODEL);
+        Some(Self {
+            status: head.status,
+            version: head.version,
+            headers,
+            class,
+            refused,
+            is_stream: ok && media == Media::EventStream,
+            storable: ok && untouched,
+        })
+    }
+
+    /// The head again, for a response.
+    pub(crate) fn parts(&self) -> Parts {
+        let (mut parts, ()) = http::Response::new(()).into_parts();
+        parts.status = self.status;
+        parts.version = self.version;
+        parts.headers = self.headers.clone();
+        if let Some(class) = self.class {
+            parts.extensions.insert(class);
+        }
+        if let Some(refused) = self.refused {
+            parts.extensions.insert(refused);
+        }
+        parts
+    }
+}
+
+/// Whether a stored answer is better than this one: the server or the way to it failed, or a layer on this side did
+/// not even ask. Not where the request is wrong, or the caller.
+pub(crate) fn calls_for_stale(head: &Parts) -> bool {
+    match head.extensions.get::<Class>() {
+        Some(class) => class.local || is_outage(class.kind),
+        None => {
+            head.extensions.get::<Refused>().is_some()
+                || head.headers.contains_key(REFUSED_BY)
+                || head.status.is_server_error()
+                || head.status == StatusCode::REQUEST_TIMEOUT
+                || head.status.as_u16() == 529
+        }
+    }
+}
+
+const fn is_outage(kind: Kind) -> bool {
+    matches!(
+        kind,
+        Kind::Overloaded | Kind::ServerError | Kind::Timeout | Kind::Transport | Kind::Truncated
+    )
+}
+
+/// Whether it is one caller's own time that ran out: no answer for those who have more.
+pub(crate) fn is_out_of_time(head: &Parts) -> bool {
+    head.extensions
+        .get::<Class>()
+        .is_some_and(|class| class.kind == Kind::Timeout)
+        && head.extensions.get::<Refused>().is_some()
+}
+
+/// ± 10 %, so that what was stored together does not expire together.
+pub(crate) fn jittered(ttl: Duration, random: f64) -> Duration {
+    let factor = 0.9 + 0.2 * random.clamp(0.0, 1.0);
+    Duration::try_from_secs_f64(ttl.as_secs_f64() * factor).unwrap_or(ttl)
+}

@@ -1,0 +1,138 @@
+//! Which requests may be answered from the cache.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header::CACHE_CONTROL, request::Parts};
+use tower_claude_core::{Endpoint, RequestBody};
+
+use crate::{
+    canonical::{Field, fields},
+    key::{Key, Secret},
+};
+
+/// Marks a request whose answer may be stored, and which may be answered from the store. Insert it into the request's
+/// extensions. A request without it (and without the header of [`with_header`](crate::CacheLayer::with_header))
+/// passes through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[must_use]
+pub struct Cacheable {
+    ttl: Option<Duration>,
+}
+
+impl Cacheable {
+    /// For as long as the layer says.
+    pub const fn new() -> Self {
+        Self { ttl: None }
+    }
+
+    /// For so long, ± 10 %. Zero joins calls that are under way, and stores nothing.
+    pub const fn with_ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = Some(ttl);
+        self
+    }
+
+    /// How long, when the request says.
+    #[must_use]
+    pub const fn ttl(&self) -> Option<Duration> {
+        self.ttl
+    }
+}
+
+type Choose = dyn Fn(&Parts, &RequestBody) -> Option<Cacheable> + Send + Sync;
+
+#[derive(Clone)]
+pub(crate) struct Policy {
+    pub(crate) secret: Secret,
+    pub(crate) header: Option<HeaderName>,
+    pub(crate) choose: Option<Arc<Choose>>,
+    pub(crate) key_headers: Vec<HeaderName>,
+    pub(crate) count_tokens: bool,
+}
+
+/// What becomes of a request.
+#[derive(Debug)]
+pub(crate) enum Plan {
+    /// None of our business.
+    Pass,
+    /// The caller asked for the cache, and it cannot be.
+    Bypass(&'static str),
+    /// To be looked up.
+    Lookup { key: Key, ttl: Option<Duration> },
+}
+
+impl Policy {
+    pub(crate) fn plan(&self, head: &Parts, body: &RequestBody) -> Plan {
+        let Some(marked) = self.marked(head, body) else {
+            return Plan::Pass;
+        };
+        let endpoint = Endpoint::of(head.uri.path());
+        let ours = match endpoint {
+            Endpoint::Messages => true,
+            Endpoint::CountTokens => self.count_tokens,
+            _ => false,
+        };
+        if !ours || head.method != Method::POST {
+            return Plan::Pass;
+        }
+        if says_no_store(&head.headers) {
+            return Plan::Bypass("no_store");
+        }
+        let Some(fields) = body.bytes().and_then(|bytes| fields(bytes)) else {
+            return Plan::Bypass("body");
+        };
+        if is_warm_up(&fields) {
+            return Plan::Bypass("max_tokens");
+        }
+        Plan::Lookup {
+            key: self.secret.key(head, &fields, &self.key_headers),
+            ttl: marked.ttl,
+        }
+    }
+
+    fn marked(&self, head: &Parts, body: &RequestBody) -> Option<Cacheable> {
+        if let Some(choose) = &self.choose {
+            return choose(head, body);
+        }
+        if let Some(marked) = head.extensions.get() {
+            return Some(*marked);
+        }
+        by_header(head.headers.get(self.header.as_ref()?)?)
+    }
+}
+
+/// `true`, `1`, or `max-age=<seconds>`.
+fn by_header(value: &HeaderValue) -> Option<Cacheable> {
+    let text = value.to_str().ok()?.trim();
+    if let Some(seconds) = text.strip_prefix("max-age=") {
+        let ttl = Duration::from_secs(seconds.parse().ok()?);
+        return Some(Cacheable::new().with_ttl(ttl));
+    }
+    (text == "1" || text.eq_ignore_ascii_case("true")).then_some(Cacheable::new())
+}
+
+fn says_no_store(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(CACHE_CONTROL)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .any(|word| word.trim_ascii().eq_ignore_ascii_case(b"no-store"))
+}
+
+/// `max_tokens: 0` asks the API to fill its own cache, not for an answer.
+fn is_warm_up(fields: &[Field<'_>]) -> bool {
+    let max_tokens = fields.iter().find(|field| &*field.name == b"max_tokens");
+    max_tokens.is_some_and(|field| {
+        let number = std::str::from_utf8(&field.value).ok();
+        number.and_then(|text| text.parse::<f64>().ok()) == Some(0.0)
+    })
+}
+
+impl fmt::Debug for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Policy")
+            .field("header", &self.header)
+            .field("chosen_by_function", &self.choose.is_some())
+            .field("count_tokens", &self.count_tokens)
+            .finish_non_exhaustive()
+    }
+}

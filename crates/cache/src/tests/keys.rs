@@ -1,0 +1,143 @@
+use std::collections::HashMap;
+
+use http::{HeaderName, HeaderValue, Request, request::Parts};
+use tower_claude_core::Tenant;
+
+use crate::{
+    Key,
+    canonical::fields,
+    key::{Secret, written},
+};
+
+const BODY: &str =
+    r#"{"model":"m","max_tokens":5,"messages":[{"role":"user","content":"Hi"}],"stream":true}"#;
+
+fn head() -> Parts {
+    let request = Request::post("https://api.anthropic.com/v1/messages?beta=true")
+        .header("x-api-key", "key")
+        .header("anthropic-version", "2023-06-01")
+        .header("anthropic-beta", "b,a")
+        .header("user-agent", "test");
+    request.body(()).expect("a request").into_parts().0
+}
+
+fn with(name: &'static str, value: &'static str) -> Parts {
+    let mut head = head();
+    head.headers.insert(
+        HeaderName::from_static(name),
+        HeaderValue::from_static(value),
+    );
+    head
+}
+
+fn key(head: &Parts, body: &str) -> Key {
+    Secret([7; 32]).key(head, &fields(body.as_bytes()).expect("an object"), &[])
+}
+
+fn at(uri: &str) -> Parts {
+    let mut head = head();
+    head.uri = uri.parse().expect("a URI");
+    head
+}
+
+fn of(tenant: &str) -> Parts {
+    let mut head = head();
+    head.extensions.insert(Tenant(tenant.into()));
+    head
+}
+
+#[test]
+fn what_is_the_same_has_one_key() {
+    let body = BODY.replace(
+        "\"stream\"",
+        "\"metadata\":{\"user_id\":\"u\"},\"service_tier\":\"auto\",\"stream\"",
+    );
+    let mut split = with("anthropic-beta", "a");
+    split
+        .headers
+        .append("anthropic-beta", HeaderValue::from_static(" b ,, a"));
+    for (head, body) in [
+        (head(), BODY),
+        (head(), body.as_str()),
+        (with("anthropic-beta", "a, b"), BODY),
+        (split, BODY),
+        (with("user-agent", "other"), BODY),
+        (with("x-stainless-retry-count", "1"), BODY),
+        (
+            head(),
+            "{ \"stream\" : true, \"messages\":[ {\"role\":\"user\", \"content\":\"Hi\"} ],\"max_tokens\":5,\"model\":\"m\"}\n",
+        ),
+    ] {
+        assert_eq!(key(&head, body), key(&self::head(), BODY));
+    }
+}
+
+#[test]
+fn whatever_differs_makes_another() {
+    let mut seen = HashMap::new();
+    let mut add = |name: &str, key: Key| {
+        if let Some(other) = seen.insert(key, name.to_owned()) {
+            panic!("{name} and {other} have one key");
+        }
+    };
+    add("the request", key(&head(), BODY));
+    for (name, value) in [
+        ("x-api-key", "other"),
+        ("authorization", "key"),
+        ("cookie", "key"),
+        ("proxy-authorization", "key"),
+        ("anthropic-version", "2026-10-21"),
+        ("anthropic-beta", "a"),
+        ("anthropic-beta", "a,b,c"),
+        ("anthropic-workspace-id", "w"),
+        ("anthropic-user-profile-id", "w"),
+    ] {
+        add(&format!("{name}: {value}"), key(&with(name, value), BODY));
+    }
+    for uri in [
+        "https://api.anthropic.com/v1/messages",
+        "https://other/v1/messages?beta=true",
+        "/v1/messages?beta=true",
+        "http://api.anthropic.com/v1/messages?beta=true",
+    ] {
+        add(uri, key(&at(uri), BODY));
+    }
+    for tenant in ["", "a", "b"] {
+        add(&format!("tenant {tenant:?}"), key(&of(tenant), BODY));
+    }
+    for (from, to) in [
+        ("\"m\"", "\"n\""),
+        ("Hi", "Hi "),
+        ("true", "false"),
+        (":5", ":6"),
+        ("\"stream\":true", "\"x\":true"),
+    ] {
+        add(to, key(&head(), &BODY.replace(from, to)));
+    }
+    let fields = fields(BODY.as_bytes()).expect("an object");
+    add("another secret", Secret([8; 32]).key(&head(), &fields, &[]));
+    let agent = [HeaderName::from_static("user-agent")];
+    add(
+        "a header more",
+        Secret([7; 32]).key(&head(), &fields, &agent),
+    );
+}
+
+#[test]
+fn parts_cannot_run_into_each_other() {
+    let text = |x_api_key: &'static str, authorization: &'static str| {
+        let mut head = with("x-api-key", x_api_key);
+        head.headers
+            .insert("authorization", HeaderValue::from_static(authorization));
+        written(&head, &[], &[])
+    };
+    assert_ne!(text("ab", "c"), text("a", "bc"));
+    assert_ne!(text("", "a"), text("a", ""));
+}
+
+#[test]
+fn a_random_secret_is_a_new_one() {
+    assert_ne!(Secret::random().0, Secret::random().0);
+    let shown = format!("{:?}", key(&head(), BODY));
+    assert_eq!(shown.len(), "Key(01234567…)".len());
+}

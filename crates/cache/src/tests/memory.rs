@@ -1,0 +1,81 @@
+use std::time::Duration;
+
+use http::HeaderMap;
+use tower_claude_core::Tenant;
+
+use crate::{Entry, EntryParts, Key, MemoryStore, Store};
+
+fn key(number: u64) -> Key {
+    let mut bytes = [0; 32];
+    // Spread as a hash is.
+    let spread = number.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    bytes[..8].copy_from_slice(&spread.to_le_bytes());
+    bytes[8..16].copy_from_slice(&number.to_le_bytes());
+    Key::from(bytes)
+}
+
+fn entry(tenant: Option<&str>, length: usize) -> Entry {
+    let frames = Box::new([vec![0; length].into()]);
+    let mut parts = EntryParts::new(HeaderMap::new(), frames, Duration::from_secs(60));
+    parts.tenant = tenant.map(|name| Tenant(name.into()));
+    parts.into()
+}
+
+fn has(store: &MemoryStore, number: u64) -> bool {
+    store.get(&key(number)).into_inner().is_some()
+}
+
+const MIB: u64 = 1024 * 1024;
+
+#[tokio::test(start_paused = true)]
+async fn it_never_holds_more_than_its_bytes() {
+    let store = MemoryStore::new(MIB);
+    let mut random = fastrand::Rng::with_seed(3);
+    for _ in 0..20_000 {
+        let tenant = random.bool().then(|| ["a", "b", "c"][random.usize(..3)]);
+        // Keys come again.
+        store.insert(
+            key(random.u64(..4_000)),
+            entry(tenant, random.usize(..8_000)),
+        );
+        assert!(store.bytes() <= MIB, "{} bytes", store.bytes());
+    }
+    assert!(store.bytes() > MIB / 2 && store.entries() > 50);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_tenant_flushes_another() {
+    let store = MemoryStore::new(MIB).with_tenant_share(MIB / 4);
+    for number in 0..20 {
+        store.insert(key(number), entry(Some("quiet"), 1_000));
+    }
+    for number in 1_000..20_000 {
+        store.insert(key(number), entry(Some("loud"), 3_000));
+        let loud = store.bytes() - 20 * entry(Some("quiet"), 1_000).weight() as u64;
+        assert!(loud <= MIB / 4, "{loud} bytes of one tenant");
+    }
+    assert!(
+        (0..20).all(|number| has(&store, number)),
+        "the quiet tenant's are gone"
+    );
+    assert!(
+        has(&store, 19_999) && !has(&store, 1_000),
+        "the loud tenant's oldest go"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_removed_or_replaced_leaves_its_share() {
+    let store = MemoryStore::new(MIB).with_tenant_share(100_000);
+    for round in 0..1_000 {
+        store.insert(key(1), entry(Some("a"), 60_000));
+        store.insert(key(2), entry(Some("a"), 20_000));
+        assert!(has(&store, 1) && has(&store, 2), "round {round}");
+        if round % 3 == 0 {
+            store.remove(&key(1));
+            assert!(!has(&store, 1));
+        }
+    }
+    store.insert(key(3), entry(Some("a"), 200_000));
+    assert!(!has(&store, 3), "larger than the share");
+}

@@ -1,0 +1,4 @@
+mod canonical;
+mod keys;
+mod memory;
+mod recording;

@@ -1,0 +1,287 @@
+//! A service whose answers the test holds in its hand.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tower_claude_cache::{CACHE, CacheLayer, Cacheable};
+use tower_claude_core::RequestBody;
+use tower_claude_tests::{Alive, Broken, Guard, read};
+use tower_service::Service;
+
+pub(crate) const SECOND: Duration = Duration::from_secs(1);
+pub(crate) const TTL: Duration = Duration::from_secs(100);
+
+pub(crate) const MESSAGE: &str = r#"{"id":"msg_1","type":"message","role":"assistant","model":"claude-sonnet-5-5","content":[{"type":"text","text":"Hi"}],"stop_reason":"end_turn","stop_sequence":null,"usage":{"input_tokens":11,"output_tokens":7}}"#;
+
+pub(crate) const START: &str = "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"id\":\"msg_1\",\"type\":\"message\",\"role\":\"assistant\",\"model\":\"claude-sonnet-5-5\",\"content\":[],\"stop_reason\":null,\"usage\":{\"input_tokens\":5,\"output_tokens\":1}}}\n\n";
+pub(crate) const CONTENT: &str = "event: content_block_start\ndata: {\"type\":\"content_block_start\",\"index\":0,\"content_block\":{\"type\":\"text\",\"text\":\"\"}}\n\n";
+pub(crate) const DELTA: &str = "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\"Hi\"}}\n\n";
+pub(crate) const END: &str = "event: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"end_turn\"},\"usage\":{\"output_tokens\":9}}\n\n";
+pub(crate) const STOP: &str = "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n";
+pub(crate) const ERROR: &str = "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\",\"message\":\"Overloaded\"}}\n\n";
+pub(crate) const STREAM: [&str; 5] = [START, CONTENT, DELTA, END, STOP];
+
+/// What the test says to one call: its head first, then its body.
+pub(crate) struct Script {
+    head: tokio::sync::oneshot::Sender<Result<Response<Pipe>, Broken>>,
+    alive: Alive,
+}
+
+/// The sending end of a body.
+pub(crate) type Mouth = UnboundedSender<Result<Frame<Bytes>, Broken>>;
+
+impl Script {
+    /// Answers with this head; the body is what is sent to the mouth.
+    pub(crate) fn head(self, status: u16, headers: &[(&str, &str)]) -> Mouth {
+        let (mouth, frames) = unbounded_channel();
+        let mut response = Response::builder().status(status);
+        for (name, value) in headers {
+            response = response.header(*name, *value);
+        }
+        let body = Pipe(frames, self.alive.guard());
+        let _ = self.head.send(Ok(response.body(body).expect("valid")));
+        mouth
+    }
+
+    pub(crate) fn stream(self) -> Mouth {
+        self.head(
+            200,
+            &[
+                ("content-type", "text/event-stream"),
+                ("request-id", "req_1"),
+            ],
+        )
+    }
+
+    /// A whole answer.
+    pub(crate) fn json(self, status: u16, text: &str) {
+        say(
+            &self.head(status, &[("content-type", "application/json")]),
+            text,
+        );
+    }
+
+    pub(crate) fn message(self) {
+        self.json(200, MESSAGE);
+    }
+
+    pub(crate) fn error(self, error: Broken) {
+        let _ = self.head.send(Err(error));
+    }
+}
+
+pub(crate) fn say(mouth: &Mouth, text: &str) {
+    let _ = mouth.send(Ok(Frame::data(Bytes::copy_from_slice(text.as_bytes()))));
+}
+
+/// A body that the test feeds.
+#[derive(Debug)]
+pub(crate) struct Pipe(
+    UnboundedReceiver<Result<Frame<Bytes>, Broken>>,
+    #[allow(dead_code)] Guard,
+);
+
+impl Body for Pipe {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        self.0.poll_recv(cx)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::new()
+    }
+}
+
+/// The service: hands each call to the test.
+#[derive(Clone)]
+pub(crate) struct Upstream {
+    calls: Arc<AtomicUsize>,
+    to_test: UnboundedSender<Script>,
+    alive: Alive,
+}
+
+pub(crate) struct Scripts {
+    next: Mutex<UnboundedReceiver<Script>>,
+    calls: Arc<AtomicUsize>,
+    alive: Alive,
+}
+
+pub(crate) fn upstream() -> (Upstream, Scripts) {
+    let (to_test, next) = unbounded_channel();
+    let calls = Arc::new(AtomicUsize::new(0));
+    let alive = Alive::new();
+    let upstream = Upstream {
+        calls: calls.clone(),
+        to_test,
+        alive: alive.clone(),
+    };
+    (
+        upstream,
+        Scripts {
+            next: Mutex::new(next),
+            calls,
+            alive,
+        },
+    )
+}
+
+impl Scripts {
+    /// The next call, when it comes.
+    pub(crate) async fn next(&self) -> Script {
+        std::future::poll_fn(|cx| self.next.lock().expect("not poisoned").poll_recv(cx))
+            .await
+            .expect("the service is alive")
+    }
+
+    pub(crate) fn calls(&self) -> usize {
+        self.calls.load(Ordering::SeqCst)
+    }
+
+    /// Calls and bodies alive.
+    pub(crate) fn alive(&self) -> usize {
+        self.alive.count()
+    }
+}
+
+impl Service<Request<RequestBody>> for Upstream {
+    type Response = Response<Pipe>;
+    type Error = Broken;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Pipe>, Broken>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<RequestBody>) -> Self::Future {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        let (head, answer) = tokio::sync::oneshot::channel();
+        let script = Script {
+            head,
+            alive: self.alive.clone(),
+        };
+        let _ = self.to_test.send(script);
+        let guard = self.alive.guard();
+        Box::pin(async move {
+            let answer = answer
+                .await
+                .unwrap_or(Err(Broken("the script was dropped")));
+            drop(guard);
+            answer
+        })
+    }
+}
+
+pub(crate) fn body(text: &str, stream: bool) -> String {
+    format!(
+        r#"{{"model":"claude-sonnet-5-5","max_tokens":64,"stream":{stream},"messages":[{{"role":"user","content":"{text}"}}]}}"#
+    )
+}
+
+pub(crate) fn bare(body: impl Into<RequestBody>) -> Request<RequestBody> {
+    Request::post("https://api.anthropic.com/v1/messages")
+        .header("x-api-key", "sk-ant-secret-key")
+        .header("anthropic-version", "2023-06-01")
+        .header("content-type", "application/json")
+        .body(body.into())
+        .expect("a request")
+}
+
+/// A request that is marked.
+pub(crate) fn marked(text: &str, stream: bool) -> Request<RequestBody> {
+    let mut request = bare(body(text, stream));
+    request.extensions_mut().insert(Cacheable::new());
+    request
+}
+
+pub(crate) fn request() -> Request<RequestBody> {
+    marked("Hi", false)
+}
+
+pub(crate) fn layer() -> CacheLayer {
+    CacheLayer::new(TTL)
+}
+
+/// A response, read to its end.
+#[derive(Debug)]
+pub(crate) struct Got {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) text: String,
+    pub(crate) error: Option<Broken>,
+}
+
+impl Got {
+    pub(crate) async fn of<B>(response: Response<B>) -> Self
+    where
+        B: Body<Data = Bytes, Error = Broken> + Unpin,
+    {
+        let (head, body) = response.into_parts();
+        let (data, _, error) = read(body).await;
+        Self {
+            status: head.status.as_u16(),
+            headers: head.headers,
+            text: String::from_utf8_lossy(&data).into_owned(),
+            error,
+        }
+    }
+
+    /// What the cache says it did; nothing where it was not asked.
+    pub(crate) fn said(&self) -> &str {
+        self.header(CACHE.as_str())
+    }
+
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers
+            .get(name)
+            .map_or("", |value| value.to_str().expect("text"))
+    }
+}
+
+/// Lets everything that can run do so.
+pub(crate) async fn settle() {
+    for _ in 0..64 {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Sends a request and answers the call that it must make with a stored message.
+pub(crate) async fn filled<S, B>(
+    service: &S,
+    scripts: &Scripts,
+    request: Request<RequestBody>,
+) -> Got
+where
+    S: Service<Request<RequestBody>, Response = Response<B>, Error = Broken> + Clone,
+    B: Body<Data = Bytes, Error = Broken> + Unpin,
+{
+    let (response, ()) = tokio::join!(call(service, request), async {
+        scripts.next().await.message();
+    });
+    response.expect("an answer")
+}
+
+/// Sends a request and reads the answer to its end.
+pub(crate) async fn call<S, B>(service: &S, request: Request<RequestBody>) -> Result<Got, Broken>
+where
+    S: Service<Request<RequestBody>, Response = Response<B>, Error = Broken> + Clone,
+    B: Body<Data = Bytes, Error = Broken> + Unpin,
+{
+    let response = tower::ServiceExt::oneshot(service.clone(), request).await?;
+    Ok(Got::of(response).await)
+}

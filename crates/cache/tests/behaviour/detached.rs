@@ -1,0 +1,86 @@
+//! Calls that go on when nobody waits any more.
+
+use http_body_util::BodyExt;
+use tower::{Layer, ServiceExt};
+use tower_claude_tests::Broken;
+
+use crate::api::*;
+
+#[tokio::test(start_paused = true)]
+async fn the_fill_goes_on_when_all_are_gone() {
+    for stream in [false, true] {
+        let (upstream, scripts) = upstream();
+        let layer = layer().detached();
+        let service = layer.layer(upstream);
+        let first = tokio::spawn({
+            let service = service.clone();
+            async move { call(&service, marked("Hi", stream)).await }
+        });
+        let script = scripts.next().await;
+        first.abort();
+        settle().await;
+        assert_eq!((scripts.alive(), layer.handle().snapshot().flights), (1, 1));
+        if stream {
+            let mouth = script.stream();
+            STREAM.iter().for_each(|part| say(&mouth, part));
+        } else {
+            script.message();
+        }
+        settle().await;
+        let again = call(&service, marked("Hi", stream)).await.expect("a hit");
+        assert_eq!(
+            (again.said(), scripts.calls(), scripts.alive()),
+            ("hit", 1, 0)
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_reads_on_past_slow_readers() {
+    let (upstream, scripts) = upstream();
+    let service = layer().detached().layer(upstream);
+    let slow = service.clone().oneshot(marked("Hi", true));
+    let (slow, mouth) = tokio::join!(slow, async { scripts.next().await.stream() });
+    let mut slow = slow.expect("a head").into_body();
+    STREAM.iter().for_each(|part| say(&mouth, part));
+    drop(mouth);
+    settle().await;
+    assert_eq!(
+        scripts.alive(),
+        0,
+        "nobody has read a frame, and all is recorded"
+    );
+    assert_eq!(
+        call(&service, marked("Hi", true))
+            .await
+            .expect("a hit")
+            .said(),
+        "hit"
+    );
+    let mut text = String::new();
+    while let Some(frame) = slow.frame().await {
+        text.push_str(
+            std::str::from_utf8(frame.expect("no error").data_ref().expect("data")).expect("text"),
+        );
+    }
+    assert_eq!(text, STREAM.concat());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_caller_gets_its_own_head_and_error() {
+    let (upstream, scripts) = upstream();
+    let service = layer().detached().layer(upstream);
+    let (got, ()) = tokio::join!(call(&service, request()), async {
+        let headers = [
+            ("content-type", "application/json"),
+            ("request-id", "req_7"),
+        ];
+        say(&scripts.next().await.head(200, &headers), MESSAGE);
+    });
+    let got = got.expect("an answer");
+    assert_eq!((got.header("request-id"), got.said()), ("req_7", "miss"));
+    let (got, ()) = tokio::join!(call(&service, marked("other", false)), async {
+        scripts.next().await.error(Broken("reset"));
+    });
+    assert_eq!(got.expect_err("the error itself"), Broken("reset"));
+}

@@ -1,0 +1,111 @@
+//! Memory, and readers of different speed.
+
+use http_body_util::BodyExt;
+use tower::{Layer, ServiceExt};
+
+use crate::api::*;
+
+async fn rest<B>(body: &mut B) -> String
+where
+    B: http_body::Body<Data = bytes::Bytes, Error = tower_claude_tests::Broken> + Unpin,
+{
+    let mut text = String::new();
+    while let Some(frame) = body.frame().await {
+        text.push_str(
+            std::str::from_utf8(frame.expect("no error").data_ref().expect("data")).expect("text"),
+        );
+    }
+    text
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_reader_stalls_nobody() {
+    let (upstream, scripts) = upstream();
+    let service = layer().layer(upstream);
+    // The one that asked is the slow one, and does not poll at all.
+    let slow = service.clone().oneshot(marked("Hi", true));
+    let (slow, mouth) = tokio::join!(slow, async { scripts.next().await.stream() });
+    let mut slow = slow.expect("a head").into_body();
+    let fast = tokio::spawn({
+        let service = service.clone();
+        async move { call(&service, marked("Hi", true)).await }
+    });
+    for part in STREAM {
+        settle().await;
+        say(&mouth, part);
+    }
+    drop(mouth);
+    let fast = fast.await.expect("no panic").expect("an answer");
+    assert_eq!(fast.text, STREAM.concat());
+    assert_eq!(rest(&mut slow).await, STREAM.concat());
+    assert_eq!(scripts.calls(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_json_answer_does_not_wait_for_the_one_that_asked() {
+    let (upstream, scripts) = upstream();
+    let service = layer().layer(upstream);
+    let lead = service.clone().oneshot(request());
+    let headers = [("content-type", "application/json")];
+    let (lead, mouth) = tokio::join!(lead, async { scripts.next().await.head(200, &headers) });
+    let follower = tokio::spawn(async move { call(&service, request()).await });
+    settle().await;
+    say(&mouth, MESSAGE);
+    drop(mouth);
+    assert_eq!(
+        follower.await.expect("no panic").expect("an answer").text,
+        MESSAGE
+    );
+    assert_eq!(rest(&mut lead.expect("a head").into_body()).await, MESSAGE);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_too_long_passes_and_is_not_stored() {
+    let layer = layer().with_entry_limit(16 * 1024);
+    for stream in [false, true] {
+        let (upstream, scripts) = upstream();
+        let service = layer.layer(upstream);
+        let text = if stream {
+            [START, CONTENT, &DELTA.repeat(2_000), END, STOP].concat()
+        } else {
+            MESSAGE.replace("Hi", &"Hi".repeat(100_000))
+        };
+        for _ in 0..2 {
+            let (got, ()) = tokio::join!(call(&service, marked("Hi", stream)), async {
+                let script = scripts.next().await;
+                let kind = if stream {
+                    "text/event-stream"
+                } else {
+                    "application/json"
+                };
+                let mouth = script.head(200, &[("content-type", kind)]);
+                text.as_bytes()
+                    .chunks(100)
+                    .for_each(|chunk| say(&mouth, std::str::from_utf8(chunk).expect("ASCII")));
+            });
+            assert_eq!(got.expect("an answer").text, text);
+        }
+        assert_eq!((scripts.calls(), layer.handle().snapshot().stored), (2, 0));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_too_far_behind_is_cut_off_and_told() {
+    let layer = layer().with_entry_limit(16 * 1024);
+    let (upstream, scripts) = upstream();
+    let service = layer.layer(upstream);
+    let slow = service.clone().oneshot(marked("Hi", true));
+    let (slow, mouth) = tokio::join!(slow, async { scripts.next().await.stream() });
+    let fast = tokio::spawn(async move { call(&service, marked("Hi", true)).await });
+    settle().await;
+    let text = [START, CONTENT, &DELTA.repeat(2_000), END, STOP].concat();
+    for chunk in text.as_bytes().chunks(1_000) {
+        say(&mouth, std::str::from_utf8(chunk).expect("ASCII"));
+        settle().await;
+    }
+    drop(mouth);
+    assert_eq!(fast.await.expect("no panic").expect("an answer").text, text);
+    let late = rest(&mut slow.expect("a head").into_body()).await;
+    assert!(late.contains("event: error\n") && late.len() < 1_000);
+    assert_eq!(layer.handle().snapshot().cut_off, 1);
+}

@@ -1,0 +1,169 @@
+//! Which requests are cached.
+
+use http::{HeaderName, HeaderValue, Method, header::CACHE_CONTROL};
+use tower::Layer;
+use tower_claude_cache::Cacheable;
+use tower_claude_core::RequestBody;
+
+use crate::api::*;
+
+/// Sends the same twice. How many calls it took, and what the second answer said.
+async fn twice(
+    layer: &tower_claude_cache::CacheLayer,
+    request: impl Fn() -> http::Request<RequestBody>,
+) -> (usize, String) {
+    let (upstream, scripts) = upstream();
+    let service = layer.layer(upstream);
+    filled(&service, &scripts, request()).await;
+    let second = tokio::select! {
+        got = call(&service, request()) => got.expect("an answer"),
+        script = scripts.next() => {
+            drop(script);
+            filled(&service, &scripts, request()).await
+        }
+    };
+    (scripts.calls().min(2), second.said().to_owned())
+}
+
+const HIT: (usize, &str) = (1, "hit");
+const BYPASS: (usize, &str) = (2, "bypass");
+const UNASKED: (usize, &str) = (2, "");
+
+async fn check(
+    layer: tower_claude_cache::CacheLayer,
+    expected: (usize, &str),
+    request: impl Fn() -> http::Request<RequestBody>,
+) {
+    let (calls, said) = twice(&layer, request).await;
+    assert_eq!((calls, said.as_str()), expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_what_is_marked_is_cached() {
+    check(layer(), HIT, request).await;
+    check(layer(), UNASKED, || bare(body("Hi", false))).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_header_marks_too() {
+    const CACHE_ME: HeaderName = HeaderName::from_static("x-cache-me");
+    let with = |value: &'static str| {
+        move || {
+            let mut request = bare(body("Hi", false));
+            request
+                .headers_mut()
+                .insert(CACHE_ME, HeaderValue::from_static(value));
+            request
+        }
+    };
+    for yes in ["1", "true", "max-age=60"] {
+        check(layer().with_header(CACHE_ME), HIT, with(yes)).await;
+        check(layer(), UNASKED, with(yes)).await;
+    }
+    for no in ["0", "false", "", "max-age=x"] {
+        check(layer().with_header(CACHE_ME), UNASKED, with(no)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_function_decides_in_place_of_marks() {
+    let all = || layer().with_policy(|_, _| Some(Cacheable::new()));
+    check(all(), HIT, || bare(body("Hi", false))).await;
+    let none = layer().with_policy(|_, _| None);
+    check(none, UNASKED, request).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_store_wins() {
+    for value in ["no-store", "no-cache, No-Store"] {
+        let request = || {
+            let mut request = request();
+            request
+                .headers_mut()
+                .insert(CACHE_CONTROL, HeaderValue::from_static(value));
+            request
+        };
+        check(layer(), BYPASS, request).await;
+        check(
+            layer().with_policy(|_, _| Some(Cacheable::new())),
+            BYPASS,
+            request,
+        )
+        .await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_can_have_no_key_passes_by() {
+    for text in [
+        "not json",
+        "[1]",
+        r#"{"model":"a","model":"a"}"#,
+        r#"{"model":"a","mod\u0065l":"a"}"#,
+        r#"{"model":"claude-sonnet-5-5","max_tokens":0}"#,
+        r#"{"model":"claude-sonnet-5-5","max_tokens": 0.0}"#,
+        "",
+    ] {
+        check(layer(), BYPASS, || {
+            let mut request = bare(text);
+            request.extensions_mut().insert(Cacheable::new());
+            request
+        })
+        .await;
+    }
+    check(layer(), BYPASS, || {
+        let long = tower_claude_tests::FrameBody::default();
+        request().map(|_| RequestBody::new(long))
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_messages_and_counts_where_wished() {
+    let to = |method: Method, path: &'static str| {
+        move || {
+            let mut request = request();
+            *request.method_mut() = method.clone();
+            *request.uri_mut() = path.parse().expect("a URI");
+            request
+        }
+    };
+    check(layer(), UNASKED, to(Method::GET, "/v1/messages")).await;
+    check(layer(), UNASKED, to(Method::POST, "/v1/messages/batches")).await;
+    check(
+        layer(),
+        UNASKED,
+        to(Method::POST, "/v1/messages/count_tokens"),
+    )
+    .await;
+    check(
+        layer(),
+        HIT,
+        to(Method::POST, "/proxy/v1/messages?beta=true"),
+    )
+    .await;
+    let (upstream, scripts) = upstream();
+    let service = layer().with_count_tokens().layer(upstream);
+    let count = to(Method::POST, "/v1/messages/count_tokens");
+    let (first, ()) = tokio::join!(call(&service, count()), async {
+        scripts.next().await.json(200, r#"{"input_tokens":14}"#);
+    });
+    let second = call(&service, count()).await.expect("an answer");
+    assert_eq!(
+        (first.expect("an answer").said(), second.said()),
+        ("miss", "hit")
+    );
+    assert_eq!(
+        (second.text.as_str(), scripts.calls()),
+        (r#"{"input_tokens":14}"#, 1)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cache_inside_itself_does_not_wait_for_itself() {
+    let (upstream, scripts) = upstream();
+    let layer = layer();
+    let service = layer.layer(layer.layer(upstream));
+    let got = filled(&service, &scripts, request()).await;
+    assert_eq!((got.text.as_str(), scripts.calls()), (MESSAGE, 1));
+}

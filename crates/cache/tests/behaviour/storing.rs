@@ -1,0 +1,287 @@
+//! Which answers are stored.
+
+use http::HeaderValue;
+use tower::Layer;
+use tower_claude_cache::CacheLayer;
+
+use crate::api::*;
+
+const SERVED: &str = "x-tower-claude-served-model";
+
+/// What the second of two equal requests gets, where the first was answered like this.
+async fn second(
+    layer: &CacheLayer,
+    stream: bool,
+    status: u16,
+    headers: &[(&str, &str)],
+    parts: &[&str],
+) -> &'static str {
+    let (upstream, scripts) = upstream();
+    let service = layer.layer(upstream);
+    let kind = if stream {
+        "text/event-stream"
+    } else {
+        "application/json"
+    };
+    let mut all = vec![("content-type", kind)];
+    all.extend_from_slice(headers);
+    let (first, ()) = tokio::join!(call(&service, marked("Hi", stream)), async {
+        let mouth = scripts.next().await.head(status, &all);
+        parts.iter().for_each(|part| say(&mouth, part));
+    });
+    let first = first.expect("an answer");
+    assert_eq!((first.status, first.text), (status, parts.concat()));
+    let stored = layer.handle().snapshot().stored;
+    tokio::select! {
+        got = call(&service, marked("Hi", stream)) => {
+            let got = got.expect("an answer");
+            assert_eq!((got.text, stored), (parts.concat(), 1));
+            "stored"
+        }
+        _ = scripts.next() => {
+            assert_eq!((stored, layer.handle().snapshot().bytes), (0, 0));
+            "not"
+        }
+    }
+}
+
+async fn message(text: &str) -> &'static str {
+    second(&layer(), false, 200, &[], &[text]).await
+}
+
+async fn stream(parts: &[&str]) -> &'static str {
+    second(&layer(), true, 200, &[], parts).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn whole_answers_are_stored() {
+    assert_eq!(message(MESSAGE).await, "stored");
+    assert_eq!(
+        message(&MESSAGE.replace("end_turn", "stop_sequence")).await,
+        "stored"
+    );
+    assert_eq!(stream(&STREAM).await, "stored");
+    assert_eq!(stream(&[&STREAM.concat(), ": bye\n\n"]).await, "stored");
+    assert_eq!(
+        second(
+            &layer(),
+            false,
+            200,
+            &[],
+            &MESSAGE.split_inclusive(',').collect::<Vec<_>>()
+        )
+        .await,
+        "stored"
+    );
+    // Asked by its name, answered with its date.
+    let dated = "claude-sonnet-5-5-20261001";
+    assert_eq!(
+        message(&MESSAGE.replace("claude-sonnet-5-5", dated)).await,
+        "stored"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_ends_are_not() {
+    for reason in [
+        "max_tokens",
+        "pause_turn",
+        "refusal",
+        "model_context_window_exceeded",
+        "x_new",
+        "tool_use",
+    ] {
+        assert_eq!(
+            message(&MESSAGE.replace("end_turn", reason)).await,
+            "not",
+            "{reason}"
+        );
+        let end = END.replace("end_turn", reason);
+        assert_eq!(
+            stream(&[START, CONTENT, DELTA, &end, STOP]).await,
+            "not",
+            "{reason}"
+        );
+    }
+    assert_eq!(
+        message(&MESSAGE.replace(r#""end_turn""#, "null")).await,
+        "not"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_of_tools_are_stored_where_wished() {
+    let used = MESSAGE.replace("end_turn", "tool_use").replace(
+        r#"{"type":"text","text":"Hi"}"#,
+        r#"{"type":"tool_use","id":"t","name":"n","input":{}}"#,
+    );
+    assert_eq!(message(&used).await, "not");
+    assert_eq!(
+        second(&layer().with_tool_use(), false, 200, &[], &[&used]).await,
+        "stored"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn errors_are_not() {
+    let error = r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#;
+    for status in [400, 401, 403, 404, 413, 429, 500, 503, 529] {
+        assert_eq!(
+            second(&layer(), false, status, &[], &[error]).await,
+            "not",
+            "{status}"
+        );
+    }
+    // Not even when they look like an answer, or answers that look like errors.
+    for status in [201, 206, 302, 500] {
+        assert_eq!(
+            second(&layer(), false, status, &[], &[MESSAGE]).await,
+            "not",
+            "{status}"
+        );
+    }
+    assert_eq!(message(error).await, "not");
+    assert_eq!(stream(&[START, CONTENT, DELTA, ERROR]).await, "not");
+    assert_eq!(
+        stream(&[START, CONTENT, DELTA, ERROR, END, STOP]).await,
+        "not"
+    );
+    assert_eq!(stream(&[ERROR]).await, "not");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_cut_short_is_not() {
+    let whole = STREAM.concat();
+    for cut in (0..whole.len()).step_by(7) {
+        assert_eq!(stream(&[&whole[..cut]]).await, "not", "cut at {cut}");
+    }
+    for cut in (0..MESSAGE.len()).step_by(5) {
+        assert_eq!(message(&MESSAGE[..cut]).await, "not", "cut at {cut}");
+    }
+    assert_eq!(stream(&[&whole, "event: mess"]).await, "not");
+    assert_eq!(stream(&[&whole, DELTA]).await, "not");
+    assert_eq!(stream(&[&whole, &whole]).await, "not");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_another_model_said_is_not() {
+    for model in [
+        "claude-haiku-5-5",
+        "claude-sonnet-5-5-fast",
+        "claude-sonnet-5",
+        "claude-sonnet-5-51",
+    ] {
+        let other = MESSAGE.replace("claude-sonnet-5-5", model);
+        assert_eq!(message(&other).await, "not", "{model}");
+        let start = START.replace("claude-sonnet-5-5", model);
+        assert_eq!(
+            stream(&[&start, CONTENT, DELTA, END, STOP]).await,
+            "not",
+            "{model}"
+        );
+    }
+    // Even where the body does not tell.
+    let headers = [(SERVED, "claude-sonnet-5-5")];
+    assert_eq!(
+        second(&layer(), false, 200, &headers, &[MESSAGE]).await,
+        "not"
+    );
+    assert_eq!(second(&layer(), true, 200, &headers, &STREAM).await, "not");
+    let headers = [("x-tower-claude-refused-by", "fallback-model")];
+    assert_eq!(
+        second(&layer(), false, 200, &headers, &[MESSAGE]).await,
+        "not"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn traces_of_what_happened_once_are_not() {
+    for kind in [
+        "server_tool_use",
+        "web_search_tool_result",
+        "mcp_tool_use",
+        "container_upload",
+        "fallback",
+        "x_new",
+    ] {
+        let block = format!(r#"{{"type":"{kind}","x":1}}"#);
+        let text = MESSAGE.replace(r#"{"type":"text","text":"Hi"}"#, &block);
+        assert_eq!(message(&text).await, "not", "{kind}");
+        let start = CONTENT.replace(r#""type":"text""#, &format!(r#""type":"{kind}""#));
+        assert_eq!(
+            stream(&[START, &start, DELTA, END, STOP]).await,
+            "not",
+            "{kind}"
+        );
+    }
+    let searched = MESSAGE.replace(
+        r#""output_tokens":7"#,
+        r#""output_tokens":7,"server_tool_use":{"web_search_requests":1}"#,
+    );
+    assert_eq!(message(&searched).await, "not");
+    let unused = searched.replace(r#"requests":1"#, r#"requests":0"#);
+    assert_eq!(message(&unused).await, "stored");
+    let contained = MESSAGE.replace(r#""stop_sequence":null"#, r#""container":{"id":"c"}"#);
+    assert_eq!(message(&contained).await, "not");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_read_is_not() {
+    let headers = [("content-encoding", "gzip")];
+    assert_eq!(
+        second(&layer(), false, 200, &headers, &[MESSAGE]).await,
+        "not"
+    );
+    assert_eq!(
+        message(&MESSAGE.replace(r#""type":"message","#, r#""model":"claude-sonnet-5-5","#)).await,
+        "not"
+    );
+    assert_eq!(message("\u{feff}").await, "not");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_stops_at_the_last_event_has_seen_all() {
+    use http_body_util::BodyExt;
+    use tower::ServiceExt;
+
+    let (upstream, scripts) = upstream();
+    let service = layer().layer(upstream);
+    let first = async {
+        let response = service
+            .clone()
+            .oneshot(marked("Hi", true))
+            .await
+            .expect("an answer");
+        let mut body = response.into_body();
+        for _ in STREAM {
+            body.frame().await.expect("a frame").expect("no error");
+        }
+    };
+    let answering = async {
+        let mouth = scripts.next().await.stream();
+        STREAM.iter().for_each(|part| say(&mouth, part));
+        mouth
+    };
+    let ((), mouth) = tokio::join!(first, answering);
+    let got = call(&service, marked("Hi", true)).await.expect("an answer");
+    assert_eq!((got.said(), &*got.text), ("hit", &*STREAM.concat()));
+    drop(mouth);
+}
+
+#[tokio::test(start_paused = true)]
+async fn marks_of_other_layers_count() {
+    let value = HeaderValue::from_static("1");
+    let (upstream, scripts) = upstream();
+    let service = layer().layer(tower::util::MapResponse::new(
+        upstream,
+        move |mut response: http::Response<Pipe>| {
+            response.headers_mut().insert("x-plain", value.clone());
+            let class = tower_claude_core::Class::new(tower_claude_core::Kind::Refusal);
+            response.extensions_mut().insert(class);
+            response
+        },
+    ));
+    filled(&service, &scripts, request()).await;
+    let again = filled(&service, &scripts, request()).await;
+    assert_eq!((again.said(), scripts.calls()), ("miss", 2));
+}

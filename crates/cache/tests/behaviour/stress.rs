@@ -1,0 +1,155 @@
+//! Ten thousand equal requests, with callers that give up at any time.
+
+use std::{num::NonZeroUsize, sync::Arc};
+
+use tower::Layer;
+use tower_claude_cache::CacheLayer;
+
+use crate::api::*;
+
+const CALLERS: usize = 10_000;
+
+/// Chunks of a stream of some length, cut at odd places.
+fn chunks() -> Vec<String> {
+    let text = [START, CONTENT, &DELTA.repeat(200), END, STOP].concat();
+    text.as_bytes()
+        .chunks(997)
+        .map(|chunk| String::from_utf8(chunk.to_vec()).expect("ASCII"))
+        .collect()
+}
+
+fn roomy() -> CacheLayer {
+    layer().with_max_waiters(NonZeroUsize::new(2 * CALLERS).expect("not 0"))
+}
+
+/// Aborts half of the callers, some between any two chunks; the rest must get every byte. How many calls it took.
+macro_rules! storm {
+    ($layer:expr, $seed:expr) => {{
+        let (upstream, scripts) = upstream();
+        let layer = $layer;
+        let service = layer.layer(upstream);
+        let mut random = fastrand::Rng::with_seed($seed);
+        let whole = Arc::new(chunks().concat());
+        let callers: Vec<_> = (0..CALLERS)
+            .map(|_| {
+                let (service, whole) = (service.clone(), whole.clone());
+                tokio::spawn(async move {
+                    let got = call(&service, marked("Hi", true)).await.expect("an answer");
+                    assert!(
+                        got.error.is_none() && got.text == *whole,
+                        "not the same bytes"
+                    );
+                })
+            })
+            .collect();
+        let mut abort = |share: f64| {
+            for caller in &callers {
+                if random.f64() < share {
+                    caller.abort();
+                }
+            }
+        };
+        // Some of those who ask first give up before there is a head.
+        let mut script = scripts.next().await;
+        for at in 0..4 {
+            callers[at].abort();
+            abort(0.05);
+            settle().await;
+            if scripts.calls() > 1 + at {
+                script = scripts.next().await;
+            }
+        }
+        while let Ok(next) = tokio::time::timeout(SECOND, scripts.next()).await {
+            script = next;
+        }
+        let mouth = script.stream();
+        for chunk in chunks() {
+            say(&mouth, &chunk);
+            abort(0.01);
+            settle().await;
+        }
+        drop(mouth);
+        let mut whole_answers = 0;
+        for caller in callers {
+            match caller.await {
+                Ok(()) => whole_answers += 1,
+                Err(error) => assert!(error.is_cancelled(), "{error}"),
+            }
+        }
+        let seen = layer.handle().snapshot();
+        println!(
+            "{CALLERS} callers, {whole_answers} of whom stayed: {} calls, {} takeovers",
+            scripts.calls(),
+            seen.takeovers
+        );
+        assert!(whole_answers > CALLERS / 4);
+        assert_eq!((seen.flights, seen.stored, scripts.alive()), (0, 1, 0));
+        assert_eq!(seen.takeovers as usize, scripts.calls() - 1);
+        scripts.calls()
+    }};
+}
+
+#[tokio::test(start_paused = true)]
+async fn detached_they_make_one_call() {
+    assert_eq!(storm!(roomy().detached(), 1), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn inline_they_make_one_call_and_one_for_each_leader_that_gave_up_before_the_head() {
+    let calls = storm!(roomy(), 2);
+    assert!((2..=5).contains(&calls), "{calls} calls");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn on_several_threads_too() {
+    for seed in 0..20 {
+        let (upstream, scripts) = upstream();
+        let layer = roomy();
+        let service = layer.layer(upstream);
+        let whole = Arc::new(chunks().concat());
+        let mut random = fastrand::Rng::with_seed(seed);
+        let callers: Vec<_> = (0..200)
+            .map(|_| {
+                let (service, whole) = (service.clone(), whole.clone());
+                tokio::spawn(async move {
+                    let got = call(&service, marked("Hi", true)).await.expect("an answer");
+                    assert!(got.text == *whole, "not the same bytes");
+                })
+            })
+            .collect();
+        let answering = async {
+            loop {
+                let mouth = scripts.next().await.stream();
+                for chunk in chunks() {
+                    say(&mouth, &chunk);
+                    tokio::task::yield_now().await;
+                }
+            }
+        };
+        let aborting = async {
+            for caller in &callers {
+                if random.bool() {
+                    caller.abort();
+                }
+                tokio::task::yield_now().await;
+            }
+            for caller in callers {
+                assert!(caller.await.is_ok_or_cancelled());
+            }
+        };
+        tokio::select! { () = answering => {}, () = aborting => {} }
+        assert_eq!((layer.handle().snapshot().flights, scripts.alive()), (0, 0));
+    }
+}
+
+trait OkOrCancelled {
+    fn is_ok_or_cancelled(&self) -> bool;
+}
+
+impl OkOrCancelled for Result<(), tokio::task::JoinError> {
+    fn is_ok_or_cancelled(&self) -> bool {
+        self.as_ref()
+            .err()
+            .is_none_or(tokio::task::JoinError::is_cancelled)
+    }
+}

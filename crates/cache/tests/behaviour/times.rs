@@ -1,0 +1,241 @@
+//! How long an answer is fresh, and what is served in place of errors.
+
+use std::time::Duration;
+
+use http::HeaderName;
+use tower::Layer;
+use tower_claude_cache::{CacheLayer, Cacheable};
+use tower_claude_core::{Class, Kind};
+use tower_claude_tests::Broken;
+
+use crate::api::*;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn lasting(ttl: Duration) -> http::Request<tower_claude_core::RequestBody> {
+    let mut request = bare(body("Hi", false));
+    request
+        .extensions_mut()
+        .insert(Cacheable::new().with_ttl(ttl));
+    request
+}
+
+#[tokio::test(start_paused = true)]
+async fn fresh_for_ninety_percent_stale_after_a_hundred_and_ten() {
+    for _ in 0..50 {
+        let (upstream, scripts) = upstream();
+        let service = layer().layer(upstream);
+        filled(&service, &scripts, request()).await;
+        tokio::time::advance(89 * SECOND).await;
+        assert_eq!(
+            call(&service, request()).await.expect("a hit").said(),
+            "hit"
+        );
+        tokio::time::advance(22 * SECOND).await;
+        let late = filled(&service, &scripts, request()).await;
+        assert_eq!((late.said(), scripts.calls()), ("miss", 2));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn not_all_expire_together() {
+    let (upstream, scripts) = upstream();
+    let service = layer().layer(upstream);
+    for number in 0..40 {
+        filled(&service, &scripts, marked(&number.to_string(), false)).await;
+    }
+    tokio::time::advance(TTL).await;
+    let mut hits = 0;
+    for number in 0..40 {
+        tokio::select! {
+            biased;
+            _ = call(&service, marked(&number.to_string(), false)) => hits += 1,
+            () = settle() => {}
+        }
+    }
+    assert!((5..36).contains(&hits), "{hits} of 40 are still fresh");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_may_say_how_long() {
+    let (upstream, scripts) = upstream();
+    let service = layer().layer(upstream);
+    filled(&service, &scripts, lasting(10 * MINUTE)).await;
+    tokio::time::advance(8 * MINUTE).await;
+    assert_eq!(
+        call(&service, request()).await.expect("a hit").said(),
+        "hit"
+    );
+    // Nothing is stored for no time.
+    let none = marked("other", false);
+    let (mut none, again) = (none, marked("other", false));
+    none.extensions_mut()
+        .insert(Cacheable::new().with_ttl(Duration::ZERO));
+    filled(&service, &scripts, none).await;
+    assert_eq!(filled(&service, &scripts, again).await.said(), "miss");
+}
+
+/// Answers once well, waits until that is stale, and asks again.
+async fn after_an_hour(
+    layer: CacheLayer,
+    wait: Duration,
+    answer: impl FnOnce(Script),
+) -> Result<Got, Broken> {
+    let (upstream, scripts) = upstream();
+    let service = layer.layer(upstream);
+    filled(&service, &scripts, request()).await;
+    tokio::time::advance(wait).await;
+    let (got, ()) = tokio::join!(call(&service, request()), async {
+        answer(scripts.next().await);
+    });
+    assert_eq!(scripts.calls(), 2);
+    got
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stale_answer_is_better_than_an_outage() {
+    let half = 30 * MINUTE;
+    for status in [500, 502, 503, 504, 529, 408] {
+        let got = after_an_hour(layer(), half, |script| script.json(status, "{}")).await;
+        let got = got.expect("the stale one");
+        assert_eq!(
+            (got.status, got.said(), got.text.as_str()),
+            (200, "stale", MESSAGE)
+        );
+        assert_eq!(got.header("age"), "1800");
+    }
+    let got = after_an_hour(layer(), half, |script| script.error(Broken("reset"))).await;
+    assert_eq!(got.expect("the stale one").said(), "stale");
+    let refused = |script: Script| {
+        let by = [("x-tower-claude-refused-by", "token-bucket")];
+        say(&script.head(429, &by), "{}");
+    };
+    assert_eq!(
+        after_an_hour(layer(), half, refused)
+            .await
+            .expect("stale")
+            .said(),
+        "stale"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn and_not_better_than_the_truth() {
+    let half = 30 * MINUTE;
+    for status in [400, 401, 403, 404, 413, 429] {
+        let got = after_an_hour(layer(), half, |script| script.json(status, "{}")).await;
+        assert_eq!((got.expect("the error").status), status);
+    }
+    let got = after_an_hour(layer(), half, Script::message)
+        .await
+        .expect("an answer");
+    assert_eq!((got.said(), got.header("age")), ("miss", ""));
+}
+
+#[tokio::test(start_paused = true)]
+async fn not_for_ever_and_not_where_unwished() {
+    let outage = |script: Script| script.json(529, "{}");
+    let day = Duration::from_secs(86_400);
+    assert_eq!(
+        after_an_hour(layer(), day, outage)
+            .await
+            .expect("an error")
+            .status,
+        529
+    );
+    let never = layer().with_stale_if_error(Duration::ZERO);
+    assert_eq!(
+        after_an_hour(never, 5 * MINUTE, outage)
+            .await
+            .expect("an error")
+            .status,
+        529
+    );
+    let long = layer().with_stale_if_error(2 * day);
+    assert_eq!(
+        after_an_hour(long, day, outage)
+            .await
+            .expect("stale")
+            .said(),
+        "stale"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_who_wait_get_the_stale_answer() {
+    let (upstream, scripts) = upstream();
+    let layer = layer();
+    let service = layer.layer(upstream);
+    filled(&service, &scripts, request()).await;
+    tokio::time::advance(30 * MINUTE).await;
+    let asking = || call(&service, request());
+    let (a, b, c, ()) = tokio::join!(asking(), asking(), asking(), async {
+        let script = scripts.next().await;
+        settle().await;
+        script.json(529, "{}");
+    });
+    for got in [a, b, c] {
+        assert_eq!(got.expect("stale").said(), "stale");
+    }
+    assert_eq!((scripts.calls(), layer.handle().snapshot().stale), (2, 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_fails_before_its_content_is_an_outage_too() {
+    for (parts, expected) in [
+        (&[START, ERROR][..], "stale"),
+        (&[START], "stale"),
+        (&[], "stale"),
+        (&[START, CONTENT, ERROR], "miss"),
+        (&STREAM, "miss"),
+    ] {
+        let (upstream, scripts) = upstream();
+        let service = layer().layer(upstream);
+        let answer = |parts: &'static [&'static str]| {
+            let scripts = &scripts;
+            async move {
+                let mouth = scripts.next().await.stream();
+                parts.iter().for_each(|part| say(&mouth, part));
+            }
+        };
+        let (first, ()) = tokio::join!(call(&service, marked("Hi", true)), answer(&STREAM));
+        assert_eq!(first.expect("an answer").text, STREAM.concat());
+        tokio::time::advance(30 * MINUTE).await;
+        let parts: &'static [&'static str] = Box::leak(parts.to_vec().into_boxed_slice());
+        let (second, ()) = tokio::join!(call(&service, marked("Hi", true)), answer(parts));
+        let second = second.expect("an answer");
+        assert_eq!(second.said(), expected, "{parts:?}");
+        let text = if expected == "stale" {
+            STREAM.concat()
+        } else {
+            parts.concat()
+        };
+        assert_eq!(second.text, text);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_class_that_an_inner_layer_left_counts() {
+    let (upstream, scripts) = upstream();
+    let service = layer().layer(tower::util::MapResponse::new(
+        upstream,
+        |mut response: http::Response<Pipe>| {
+            if response
+                .headers()
+                .contains_key(HeaderName::from_static("x-late"))
+            {
+                response
+                    .extensions_mut()
+                    .insert(Class::new(Kind::Overloaded));
+            }
+            response
+        },
+    ));
+    filled(&service, &scripts, request()).await;
+    tokio::time::advance(30 * MINUTE).await;
+    let (got, ()) = tokio::join!(call(&service, request()), async {
+        let headers = [("content-type", "application/json"), ("x-late", "1")];
+        say(&scripts.next().await.head(200, &headers), MESSAGE);
+    });
+    assert_eq!(got.expect("stale").said(), "stale");
+}
