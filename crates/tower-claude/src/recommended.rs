@@ -1,0 +1,164 @@
+//! The recommended stack.
+
+use tower_claude_cache::CacheLayer;
+use tower_claude_circuit_breaker::CircuitBreakerLayer;
+use tower_claude_core::event::Observer;
+use tower_claude_fallback_model::FallbackModelLayer;
+use tower_claude_header_budget::HeaderBudgetLayer;
+use tower_claude_limiter::{Limits, LocalLimiter};
+use tower_claude_retry::RetryLayer;
+use tower_claude_token_bucket::TokenBucketLayer;
+use tower_layer::Layer;
+
+type Paced<S> = <TokenBucketLayer as Layer<<HeaderBudgetLayer as Layer<S>>::Service>>::Service;
+type Guarded<S> = <CircuitBreakerLayer as Layer<Paced<S>>>::Service;
+type Retried<S> = <RetryLayer as Layer<Guarded<S>>>::Service;
+type Served<S> = <FallbackModelLayer as Layer<Retried<S>>>::Service;
+type Cached<S> = <CacheLayer as Layer<Served<S>>>::Service;
+
+/// All six layers in the recommended order. Start from [`recommended`].
+///
+/// # The order, and why
+///
+/// From the outside in, each attempt passes:
+///
+/// 1. **Cache.** A hit costs nothing further in: no token, no wait, no probe. What comes from another model or from a
+///    layer is not stored, so it can be outermost.
+/// 2. **Fallback.** It sees what retries could not mend, and acts at once on a refusal by a layer further in: an open
+///    circuit or a queue that is too long costs no second.
+/// 3. **Retry.** Everything inside sees every attempt.
+/// 4. **Circuit breaker.** Outside the bucket, so that an open circuit refuses before anybody waits for tokens. It has
+///    no opinion on refusals of the layers inside, and the time a probe may take begins when it is sent.
+/// 5. **Token bucket.** Every attempt pays.
+/// 6. **Header budget.** Innermost: it sees every real response and nothing else. Both keep one ledger.
+///
+/// Other orders work (no layer needs another), but cost something: with the breaker inside the bucket a request waits
+/// for its turn only to be refused, and with the bucket inside the header budget estimates are corrected where nothing
+/// was reserved. `cargo test -p tower-claude --test orders -- --nocapture` prints what.
+///
+/// Every layer is made once, here: clones, and the services of every call to [`Layer::layer`], share its state.
+#[derive(Clone, Debug)]
+#[must_use = "layers do nothing until they wrap a service"]
+pub struct Recommended {
+    cache: CacheLayer,
+    fallback: FallbackModelLayer,
+    retry: RetryLayer,
+    breaker: CircuitBreakerLayer,
+    bucket: TokenBucketLayer,
+    budget: HeaderBudgetLayer,
+}
+
+/// All six layers as recommended: no limits but those learned from the API's headers, no other models, and a cache for
+/// requests that ask for it. See [`Recommended`] for the order.
+pub fn recommended() -> Recommended {
+    let limiter = LocalLimiter::new(Limits::unlimited());
+    Recommended {
+        cache: CacheLayer::default(),
+        fallback: FallbackModelLayer::new::<&str>([]),
+        retry: RetryLayer::new(),
+        breaker: CircuitBreakerLayer::new(),
+        bucket: TokenBucketLayer::over(limiter.clone()),
+        budget: HeaderBudgetLayer::over(limiter),
+    }
+}
+
+impl Recommended {
+    /// Paces by these limits from the first request on; headers still correct them.
+    pub fn with_limits(self, limits: Limits) -> Self {
+        self.with_limiter(LocalLimiter::new(limits))
+    }
+
+    /// Paces by this limiter, which may be shared with other stacks. It replaces token bucket and header budget.
+    pub fn with_limiter(mut self, limiter: LocalLimiter) -> Self {
+        self.bucket = TokenBucketLayer::over(limiter.clone());
+        self.budget = HeaderBudgetLayer::over(limiter);
+        self
+    }
+
+    /// The models that stand in for any other, in this order.
+    pub fn with_fallback<M: AsRef<str>>(self, models: impl IntoIterator<Item = M>) -> Self {
+        self.with_fallback_layer(FallbackModelLayer::new(models))
+    }
+
+    /// Another cache: longer, larger, with another policy.
+    pub fn with_cache(mut self, layer: CacheLayer) -> Self {
+        self.cache = layer;
+        self
+    }
+
+    /// Another fallback: chains for single models, a last message for end users.
+    pub fn with_fallback_layer(mut self, layer: FallbackModelLayer) -> Self {
+        self.fallback = layer;
+        self
+    }
+
+    /// Another retry: attempts, budget, timeouts.
+    pub fn with_retry(mut self, layer: RetryLayer) -> Self {
+        self.retry = layer;
+        self
+    }
+
+    /// Another circuit breaker.
+    pub fn with_breaker(mut self, layer: CircuitBreakerLayer) -> Self {
+        self.breaker = layer;
+        self
+    }
+
+    /// Another token bucket, over another limiter perhaps: the header budget then corrects that one.
+    pub fn with_bucket(mut self, layer: TokenBucketLayer) -> Self {
+        self.budget = HeaderBudgetLayer::over(layer.limiter());
+        self.bucket = layer;
+        self
+    }
+
+    /// Tells this observer every decision of every layer, beside `tracing`. Layers set after this have their own.
+    pub fn with_observer(mut self, observer: impl Observer + Clone + 'static) -> Self {
+        self.cache = self.cache.with_observer(observer.clone());
+        self.fallback = self.fallback.with_observer(observer.clone());
+        self.retry = self.retry.with_observer(observer.clone());
+        self.breaker = self.breaker.with_observer(observer.clone());
+        self.bucket = self.bucket.with_observer(observer.clone());
+        self.budget = self.budget.with_observer(observer);
+        self
+    }
+
+    /// The cache; its `handle()` counts hits and misses.
+    pub const fn cache(&self) -> &CacheLayer {
+        &self.cache
+    }
+
+    /// The fallback; its `handle()` tells which models are out.
+    pub const fn fallback(&self) -> &FallbackModelLayer {
+        &self.fallback
+    }
+
+    /// The retry; its `handle()` counts retries and tells the budget.
+    pub const fn retry(&self) -> &RetryLayer {
+        &self.retry
+    }
+
+    /// The circuit breaker; its `handle()` tells which circuits are open, and opens and closes them by hand.
+    pub const fn breaker(&self) -> &CircuitBreakerLayer {
+        &self.breaker
+    }
+
+    /// The token bucket; its `handle()` is the limiter, with levels and queues.
+    pub const fn bucket(&self) -> &TokenBucketLayer {
+        &self.bucket
+    }
+
+    /// The header budget, over the same limiter.
+    pub const fn budget(&self) -> &HeaderBudgetLayer {
+        &self.budget
+    }
+}
+
+impl<S> Layer<S> for Recommended {
+    type Service = Cached<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        let paced = self.bucket.layer(self.budget.layer(inner));
+        let retried = self.retry.layer(self.breaker.layer(paced));
+        self.cache.layer(self.fallback.layer(retried))
+    }
+}
