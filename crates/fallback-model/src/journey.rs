@@ -132,7 +132,12 @@ impl Journey {
         } else {
             self.config.shared.failed(&self.target(self.at).id);
         }
-        let remedy = self.config.triggers.remedy(class);
+        let triggers = self.config.triggers;
+        let remedy = if self.at == 0 {
+            triggers.remedy(class)
+        } else {
+            triggers.remedy_of_stand_in(class)
+        };
         let next = match remedy {
             Remedy::None => return None,
             Remedy::OtherGroup => {

@@ -111,6 +111,13 @@ impl<C> FallbackModelLayer<C> {
         self.with(|config| config.triggers.refusals = fall_back)
     }
 
+    /// Whether another model is asked after a spend limit, and the one that met it is left alone like one that is down.
+    /// Off by default: as far as the API documents them, spend limits are the same for all models of a credential. With a
+    /// circuit breaker inside, switch its credential circuits off too, or one model's limit shuts all models.
+    pub fn with_spend_limits(self, fall_back: bool) -> Self {
+        self.with(|config| config.triggers.spend_limits = fall_back)
+    }
+
     /// When a model counts as out, how often it is probed and when it is back. One circuit is kept per model, and one per
     /// credential and rate group for 429s.
     pub fn with_breaker(self, breaker: BreakerConfig) -> Self {

@@ -13,6 +13,8 @@ pub(crate) const MOST_TARGETS: usize = 17;
 pub(crate) struct Triggers {
     /// Whether an answer in which the model declined does.
     pub(crate) refusals: bool,
+    /// Whether a spend limit does.
+    pub(crate) spend_limits: bool,
 }
 
 /// Who may serve after a failure.
@@ -41,7 +43,34 @@ impl Triggers {
             | Kind::Truncated
             | Kind::NotFound => Remedy::AnyOther,
             Kind::Refusal if self.refusals => Remedy::AnyOther,
+            Kind::SpendLimit if self.spend_limits => Remedy::AnyOther,
             _ => Remedy::None,
+        }
+    }
+
+    /// What helps after a stand-in failed like this: whatever it rejects, the next may take, since the request
+    /// was not made for it.
+    pub(crate) const fn remedy_of_stand_in(self, class: &Class) -> Remedy {
+        match class.kind {
+            Kind::BadRequest | Kind::Forbidden | Kind::TooLarge | Kind::SpendLimit
+                if !class.local =>
+            {
+                Remedy::AnyOther
+            }
+            _ => self.remedy(class),
+        }
+    }
+
+    /// What this outcome says about the target.
+    pub(crate) const fn findings(self, class: &Class) -> Findings {
+        match class.kind {
+            Kind::SpendLimit if self.spend_limits && !class.local => Findings {
+                model: Verdict::Failure {
+                    retry_after: class.retry_after,
+                },
+                group: Verdict::Ignored,
+            },
+            _ => Findings::of(class),
         }
     }
 }

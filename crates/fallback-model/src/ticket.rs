@@ -53,7 +53,7 @@ impl Ticket {
     /// Says how it ended. When the target will be back, if that closed its circuit.
     pub(crate) fn settle(mut self, class: &Class) -> Option<Instant> {
         let now = Instant::now();
-        let Turns { model, pool } = self.end(Findings::of(class), class, now);
+        let Turns { model, pool } = self.end(self.config.triggers.findings(class), class, now);
         let back = [
             model.and_then(|turn| self.say(&self.model_scope(), turn, class)),
             pool.and_then(|turn| self.say(&self.pool_scope(), turn, class)),

@@ -44,11 +44,49 @@ fn only_what_another_model_may_do_better() {
         };
         assert_eq!(remedy(Class::new(*kind)), expected, "{kind:?}");
     }
-    let declined = Triggers { refusals: true };
+    let declined = Triggers {
+        refusals: true,
+        ..Triggers::default()
+    };
     assert_eq!(
         declined.remedy(&Class::new(Kind::Refusal)),
         Remedy::AnyOther
     );
+}
+
+#[test]
+fn a_spend_limit_of_one_model_only_where_that_is_said() {
+    let spent = Class::new(Kind::SpendLimit);
+    let singly = Triggers {
+        spend_limits: true,
+        ..Triggers::default()
+    };
+    assert_eq!(singly.remedy(&spent), Remedy::AnyOther);
+    assert_eq!(
+        singly.findings(&spent).model,
+        Verdict::Failure { retry_after: None }
+    );
+    assert_eq!(Triggers::default().findings(&spent), Findings::of(&spent));
+    assert_eq!(singly.findings(&spent.into_local()), Findings::NONE);
+}
+
+#[test]
+fn what_a_stand_in_rejects_the_next_may_take() {
+    for kind in [
+        Kind::BadRequest,
+        Kind::Forbidden,
+        Kind::TooLarge,
+        Kind::SpendLimit,
+    ] {
+        let class = Class::new(kind);
+        assert_eq!(remedy(class), Remedy::None, "{kind:?}");
+        let next = Triggers::default().remedy_of_stand_in(&class);
+        assert_eq!(next, Remedy::AnyOther, "{kind:?}");
+        let local = Triggers::default().remedy_of_stand_in(&class.into_local());
+        assert_eq!(local, Remedy::None, "{kind:?}");
+    }
+    let bad = Class::new(Kind::Unauthorized);
+    assert_eq!(Triggers::default().remedy_of_stand_in(&bad), Remedy::None);
 }
 
 #[test]
