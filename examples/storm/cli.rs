@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 
 /// Replays a real arrival trace against a fake Claude API that enforces its limits: once with a plain client that
 /// retries as the official SDKs do, once through the tower-claude layers. Both run at the same time, each against a
@@ -22,13 +22,27 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=90))]
     pub(crate) seconds: u64,
 
+    /// What goes wrong
+    #[arg(long, value_enum, value_name = "KIND", default_value_t = Incident::Storm)]
+    pub(crate) incident: Incident,
+
     /// Print one JSON object, last on standard output
     #[arg(long)]
     pub(crate) json: bool,
 
     /// Send three tiny requests to the real API instead (needs `ANTHROPIC_API_KEY`) and print the headroom learned
-    #[arg(long, conflicts_with_all = ["trace", "seconds", "json"])]
+    #[arg(long, conflicts_with_all = ["trace", "seconds", "json", "incident"])]
     pub(crate) live: bool,
+}
+
+/// What goes wrong in a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Incident {
+    /// Three short windows of 529s, resets and broken streams, against three layers
+    Storm,
+    /// The model is down for a third of the run, the first that could stand in has met its spend cap, one question
+    /// in five is an old one; against all six layers
+    Outage,
 }
 
 const EXPLAIN: &str = "\
@@ -46,6 +60,8 @@ What the numbers mean:
                       that was no 429, and up to 50 ms are the way to the server, not a wait. In each stretch of time
                       in which any request waits, the bucket could have granted its level at the start, as far as
                       there was demand for it, and its rate times the length of the stretch.
+
+  from the cache      answered without the server; by another model, one that stood in (--incident outage)
 
 Exit code: 0 after a full run, 1 when the layers failed another request than those the server broke after content,
 2 for a trace that cannot be read or wrong arguments.";

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use tower_claude_fake_claude::{Fault, Incident};
 
+use crate::cli;
+
 /// Length of each window as a share of the run: three of them make 13.5 %.
 const SHARE: f64 = 0.045;
 const WINDOWS: u32 = 3;
@@ -15,8 +17,23 @@ pub(crate) struct Span {
     pub(crate) until: Duration,
 }
 
-/// When the server is in trouble: one window somewhere in each third of the run.
-pub(crate) fn windows(run: Duration, seed: u64) -> Vec<Span> {
+/// Rate groups of the model that is asked, and of the first that could stand in.
+const MAIN: &str = "sonnet-5.5";
+const SPENT: &str = "opus-5.5";
+
+/// When the server is in trouble.
+pub(crate) fn windows(kind: cli::Incident, run: Duration, seed: u64) -> Vec<Span> {
+    match kind {
+        cli::Incident::Storm => storm(run, seed),
+        cli::Incident::Outage => vec![Span {
+            from: run / 3,
+            until: run * 2 / 3,
+        }],
+    }
+}
+
+/// One window somewhere in each third of the run.
+fn storm(run: Duration, seed: u64) -> Vec<Span> {
     let mut rng = fastrand::Rng::with_seed(seed ^ 0x1c1d);
     let third = run / WINDOWS;
     let length = run.mul_f64(SHARE);
@@ -32,7 +49,10 @@ pub(crate) fn windows(run: Duration, seed: u64) -> Vec<Span> {
 }
 
 /// What goes wrong in each window. The first die that falls that way decides, so later shares are of what is left.
-pub(crate) fn script(windows: &[Span]) -> Vec<Incident> {
+pub(crate) fn script(kind: cli::Incident, windows: &[Span]) -> Vec<Incident> {
+    if kind == cli::Incident::Outage {
+        return outage(windows);
+    }
     let mut script = Vec::new();
     for window in windows {
         let mut add = |share, fault, stream_only| {
@@ -54,6 +74,23 @@ pub(crate) fn script(windows: &[Span]) -> Vec<Incident> {
     script
 }
 
+/// The model is down; the first that could stand in has met its spend cap; and one stream in two hundred breaks.
+fn outage(windows: &[Span]) -> Vec<Incident> {
+    let at = |window: &Span, fault| Incident::new(window.from, window.until, fault);
+    windows
+        .iter()
+        .flat_map(|window| {
+            [
+                at(window, Fault::Overloaded).with_group(MAIN),
+                at(window, Fault::SpendCap).with_group(SPENT),
+                at(window, Fault::ErrorMidStream { after_tokens: 2 })
+                    .with_probability(0.005)
+                    .with_stream_only(),
+            ]
+        })
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -62,7 +99,7 @@ mod tests {
     fn windows_lie_apart_and_cover_less_than_a_sixth() {
         let run = Duration::from_secs(60);
         for seed in 0..200 {
-            let windows = windows(run, seed);
+            let windows = storm(run, seed);
             let total: Duration = windows.iter().map(|span| span.until - span.from).sum();
             assert!(total <= run.mul_f64(0.15));
             assert!(windows.is_sorted_by(|a, b| a.until <= b.from));

@@ -24,7 +24,7 @@ use crate::load::{BURST, CONNECTIONS, Load};
 use crate::replay::Pauses;
 
 /// How long a request may wait for its turn: a replay is a batch job and has time.
-const MAX_WAIT: Duration = Duration::from_secs(600);
+pub(crate) const MAX_WAIT: Duration = Duration::from_secs(600);
 
 /// A client under the layers. State lives in the layers: clones share it.
 #[derive(Clone)]
@@ -91,7 +91,7 @@ impl<C: Connect + Clone + Send + Sync + 'static> Layers<C> {
 }
 
 /// The server's limits, as one tells the layers.
-fn limits(load: &Load) -> Limits {
+pub(crate) fn limits(load: &Load) -> Limits {
     let limit = |per_minute| NonZeroU64::new(per_minute).unwrap_or(NonZeroU64::MIN);
     Limits::new()
         .with_requests_per_minute(limit(load.per_minute.requests))

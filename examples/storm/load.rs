@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Request;
+use http::{HeaderName, Request};
 use tower_claude_fake_claude::{FakeClaude, GroupLimits};
 
+use crate::cli::Incident;
 use crate::incidents::{self, Span};
 use crate::trace::Entry;
 
@@ -23,6 +24,12 @@ pub(crate) const BURST: Duration = Duration::from_secs(5);
 pub(crate) const CONNECTIONS: u32 = 128;
 /// The model named in every request.
 pub(crate) const MODEL: &str = "claude-sonnet-5-5";
+/// Says whether an old answer will do.
+pub(crate) const CACHEABLE: HeaderName = HeaderName::from_static("x-storm-cacheable");
+/// Of so many requests in a row the last asks again what one of those before it has asked.
+const REPEATS: usize = 5;
+/// How far back: long enough for the answer to be there, mostly.
+const BACK: usize = 600;
 /// The JSON around a text that the server counts as prompt.
 const AROUND: usize = r#"[{"role":"user","content":""}]"#.len();
 
@@ -36,6 +43,8 @@ pub(crate) struct Job {
     /// Length of its text in bytes.
     pub(crate) text: usize,
     pub(crate) stream: bool,
+    /// Its caller takes an old answer.
+    pub(crate) cacheable: bool,
 }
 
 /// A whole run.
@@ -44,6 +53,7 @@ pub(crate) struct Load {
     pub(crate) jobs: Vec<Job>,
     pub(crate) windows: Vec<Span>,
     pub(crate) per_minute: PerMinute,
+    pub(crate) incident: Incident,
     seed: u64,
     filler: String,
 }
@@ -79,9 +89,23 @@ impl PerMinute {
     }
 }
 
+/// The last of every five asks what was asked 600 requests earlier, by one whose answer may be kept.
+fn repeat_questions(jobs: &mut [Job]) {
+    for index in (REPEATS - 1..jobs.len()).step_by(REPEATS) {
+        let at = jobs[index].at;
+        if let Some(earlier) = index.checked_sub(BACK) {
+            jobs[index] = Job {
+                at,
+                ..jobs[earlier]
+            };
+        }
+        jobs[index].cacheable = true;
+    }
+}
+
 impl Load {
     /// The trace, compressed into so many seconds.
-    pub(crate) fn new(trace: &[Entry], seconds: u64, seed: u64) -> Self {
+    pub(crate) fn new(trace: &[Entry], seconds: u64, seed: u64, incident: Incident) -> Self {
         let run = Duration::from_secs(seconds);
         let span = trace.last().map_or(0.0, |entry| entry.at.as_secs_f64());
         let factor = if span > 0.0 {
@@ -90,7 +114,7 @@ impl Load {
             0.0
         };
         let mut rng = fastrand::Rng::with_seed(seed);
-        let jobs: Vec<Job> = trace
+        let mut jobs: Vec<Job> = trace
             .iter()
             .enumerate()
             .map(|(index, entry)| {
@@ -102,15 +126,20 @@ impl Load {
                     output: entry.output,
                     text: prompt.saturating_sub(AROUND).max(1),
                     stream: index % 2 == 0,
+                    cacheable: false,
                 }
             })
             .collect();
+        if incident == Incident::Outage {
+            repeat_questions(&mut jobs);
+        }
         let longest = jobs.iter().map(|job| job.text).max().unwrap_or(0);
         Self {
             per_minute: PerMinute::of(&jobs, seconds),
-            windows: incidents::windows(run, seed),
+            windows: incidents::windows(incident, run, seed),
             filler: "let us count the tokens of this line; ".repeat(longest / 38 + 1),
             seed,
+            incident,
             jobs,
         }
     }
@@ -129,7 +158,7 @@ impl Load {
             .bytes_per_token(CHARS_PER_TOKEN)
             .admission_noise(SERVER_NOISE)
             .seed(self.seed);
-        for incident in incidents::script(&self.windows) {
+        for incident in incidents::script(self.incident, &self.windows) {
             server = server.incident(incident);
         }
         server.build()
@@ -139,6 +168,7 @@ impl Load {
     pub(crate) fn request(&self, index: usize, base: &str) -> Request<Bytes> {
         let job = &self.jobs[index];
         let stream = if job.stream { r#""stream":true,"# } else { "" };
+        let cacheable = if job.cacheable { "true" } else { "false" };
         let max_tokens = MAX_TOKENS.max(job.output + 1);
         let body = format!(
             r#"{{"model":"{MODEL}","max_tokens":{max_tokens},{stream}"messages":[{{"role":"user","content":"{}"}}]}}"#,
@@ -148,6 +178,7 @@ impl Load {
             .header("x-api-key", "storm")
             .header("anthropic-version", "2023-06-01")
             .header("content-type", "application/json")
+            .header(CACHEABLE, cacheable)
             .header("x-fake-tag", index)
             .header("x-fake-input-tokens", job.input)
             .header("x-fake-output-tokens", job.output)
@@ -176,7 +207,7 @@ mod tests {
 
     #[test]
     fn arrivals_are_compressed_and_sizes_kept() {
-        let load = Load::new(&trace(), 10, 7);
+        let load = Load::new(&trace(), 10, 7, Incident::Storm);
         let at: Vec<Duration> = load.jobs.iter().map(|job| job.at).collect();
         assert_eq!(at, [0, 5, 10].map(Duration::from_secs));
         assert_eq!(load.per_minute.input, 9_001 * 6 * 9 / 10);
@@ -194,7 +225,7 @@ mod tests {
     #[test]
     fn the_same_seed_makes_the_same_load() {
         let texts = |seed| -> Vec<usize> {
-            let load = Load::new(&trace(), 10, seed);
+            let load = Load::new(&trace(), 10, seed, Incident::Storm);
             load.jobs.iter().map(|job| job.text).collect()
         };
         assert_eq!(texts(1), texts(1));
@@ -203,7 +234,7 @@ mod tests {
 
     #[test]
     fn requests_all_at_once_are_a_load_too() {
-        let load = Load::new(&trace()[..1], 10, 1);
+        let load = Load::new(&trace()[..1], 10, 1, Incident::Storm);
         assert_eq!(load.jobs[0].at, Duration::ZERO);
     }
 }

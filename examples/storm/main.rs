@@ -15,17 +15,19 @@ mod replay;
 mod report;
 mod sdk;
 mod trace;
+mod whole;
 
 use std::process::ExitCode;
 
 use clap::Parser as _;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use crate::cli::Cli;
+use crate::cli::{Cli, Incident};
 use crate::layers::Layers;
 use crate::load::Load;
 use crate::plain::Plain;
 use crate::report::Run;
+use crate::whole::Whole;
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -40,7 +42,7 @@ async fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let load = Load::new(&trace, cli.seconds, cli.seed);
+    let load = Load::new(&trace, cli.seconds, cli.seed, cli.incident);
     print::announce(&cli, &load);
     match storm(&load).await {
         Ok((plain, layers)) => print::results(&cli, &plain, &layers),
@@ -67,8 +69,19 @@ async fn storm(load: &Load) -> std::io::Result<(Run, Run)> {
         Ok(server.with_log(|log| Run::new(load, &done, log)))
     };
     let layers = async {
-        let (server, client) = (load.server(), Layers::new(load));
+        let server = load.server();
         let port = server.serve().await?;
+        if load.incident == Incident::Outage {
+            let client = Whole::new(load);
+            let send = |request, pauses| {
+                let client = client.clone();
+                async move { client.send(request, pauses).await }
+            };
+            let done = replay::replay(load, &server, &port.url(), &layers_bar, send).await;
+            let run = server.with_log(|log| Run::new(load, &done, log));
+            return Ok(run.with_extras(client.extras()));
+        }
+        let client = Layers::new(load);
         let send = |request, pauses| {
             let client = client.clone();
             async move { client.send(request, pauses).await }

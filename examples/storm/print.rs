@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, process::ExitCode};
 
 use serde::Serialize;
 
-use crate::cli::Cli;
+use crate::cli::{Cli, Incident};
 use crate::load::{BURST, Load};
 use crate::report::{Row, Run};
 
@@ -34,6 +34,12 @@ pub(crate) fn announce(cli: &Cli, load: &Load) {
 /// Prints the runs and says what they are worth.
 pub(crate) fn results(cli: &Cli, plain: &Run, layers: &Run) -> ExitCode {
     println!("{}", table(&plain.row, &layers.row));
+    for (name, count) in &layers.extras {
+        println!("{:<32}{:>28}", format!("  {name}"), grouped(*count));
+    }
+    if cli.incident == Incident::Outage {
+        return outage(cli, plain, layers);
+    }
     println!("broken after content, by the servers' logs");
     println!("  plain client: {}", listed(&plain.broken));
     println!("  layers:       {}", listed(&layers.broken));
@@ -43,24 +49,37 @@ pub(crate) fn results(cli: &Cli, plain: &Run, layers: &Run) -> ExitCode {
     } else {
         println!("the layers failed:  {}", listed(&layers.failed));
     }
-    if cli.json {
-        let rows = Rows {
-            plain: &plain.row,
-            layers: &layers.row,
-        };
-        match serde_json::to_string(&rows) {
-            Ok(json) => println!("{json}"),
-            Err(error) => {
-                eprintln!("storm: {error}");
-                return ExitCode::FAILURE;
-            }
-        }
-    }
+    json(cli, plain, layers);
     if good {
         return ExitCode::SUCCESS;
     }
     eprintln!("storm: the layers failed other requests than those the server broke after content");
     ExitCode::FAILURE
+}
+
+/// An answer that broke may have had several readers, so that only the callers' side is compared.
+fn outage(cli: &Cli, plain: &Run, layers: &Run) -> ExitCode {
+    let good = layers.lost_only_after_content();
+    if good {
+        println!("\nthe layers failed no request but those that broke after content");
+    }
+    json(cli, plain, layers);
+    if good {
+        return ExitCode::SUCCESS;
+    }
+    eprintln!("storm: the layers failed requests before their content");
+    ExitCode::FAILURE
+}
+
+fn json(cli: &Cli, plain: &Run, layers: &Run) {
+    if cli.json {
+        let rows = Rows {
+            plain: &plain.row,
+            layers: &layers.row,
+        };
+        let json = serde_json::to_string(&rows).expect("numbers are JSON");
+        println!("{json}");
+    }
 }
 
 #[derive(Serialize)]

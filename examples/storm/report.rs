@@ -38,6 +38,8 @@ pub(crate) struct Run {
     pub(crate) failed: BTreeSet<usize>,
     /// Those the server says it broke after content.
     pub(crate) broken: BTreeSet<usize>,
+    /// What only this client does, by name.
+    pub(crate) extras: Vec<(String, u64)>,
 }
 
 impl Run {
@@ -96,7 +98,18 @@ impl Run {
             row,
             failed,
             broken,
+            extras: Vec::new(),
         }
+    }
+
+    pub(crate) fn with_extras(mut self, extras: Vec<(String, u64)>) -> Self {
+        self.extras = extras;
+        self
+    }
+
+    /// Whether it lost only what nobody can keep. An answer that breaks may have had several readers.
+    pub(crate) fn lost_only_after_content(&self) -> bool {
+        self.row.failed == self.row.failed_after_content
     }
 }
 
@@ -123,6 +136,7 @@ fn used(load: &Load, done: &[Done], tagged: &[(usize, &Attempt)]) -> f64 {
     let judged: Vec<Judged> = tagged
         .iter()
         .filter(|(_, attempt)| attempt.charged_input > 0 || attempt.dimension.is_some())
+        .filter(|(_, attempt)| &*attempt.model == crate::load::MODEL)
         .map(|(_, attempt)| Judged {
             at: attempt.at,
             level: attempt.input_level_before,
