@@ -224,6 +224,13 @@ fn a_change_spoils_what_comes_after_it() {
             r#""thinking":{"type":"disabled"},"max_tokens":64"#,
             2,
         ),
+        // A cache of its own, and the default by its name.
+        (r#""max_tokens":64"#, r#""max_tokens":64,"speed":"fast""#, 0),
+        (
+            r#""max_tokens":64"#,
+            r#""max_tokens":64,"speed":"standard""#,
+            7,
+        ),
     ] {
         assert!(base.contains(from), "{from}");
         assert_eq!(
