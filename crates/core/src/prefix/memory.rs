@@ -20,8 +20,9 @@ const BREAKPOINTS: usize = 4;
 /// Prefixes kept at once.
 const MOST_PREFIXES: usize = 4_096;
 
-/// Requests under way that can still be learned from; older ones are given up.
-const MOST_UNDER_WAY: usize = 4_096;
+/// Requests under way that can still be learned from; older ones are given up. More than wait in a full
+/// queue of a limiter as it comes (10,000), so that those are not lost who will be asked about next.
+const MOST_UNDER_WAY: usize = 16_384;
 
 /// What will be read from the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

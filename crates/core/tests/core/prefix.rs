@@ -155,6 +155,21 @@ fn it_is_bounded() {
     );
 }
 
+/// As many as a limiter lets wait are all remembered, and so is the first of them.
+#[test]
+fn a_full_queue_fits() {
+    let mut memory = PrefixMemory::new();
+    let now = Instant::now();
+    let prompt = prompt(1, 5, &[4], false);
+    let first = memory.expect(&prompt, now).expect("a breakpoint");
+    for _ in 0..10_000 {
+        memory.expect(&prompt, now).expect("a breakpoint");
+    }
+    memory.learn(first.id, 0, 500);
+    let last = memory.expect(&prompt, now).expect("a breakpoint");
+    assert_eq!(last.tokens, 500);
+}
+
 /// A conversation of so many earlier turns, marked at its end as clients do.
 fn turn(turns: usize, last: &str) -> String {
     let said: String = (0..turns)
@@ -315,7 +330,7 @@ async fn what_is_dropped_is_forgotten() {
     let estimate = HeuristicCost::default();
     let body = || RequestBody::from(turn(0, "one"));
     let long = estimate.estimate(&head("a"), &body());
-    for _ in 0..10_000 {
+    for _ in 0..20_000 {
         let dropped = estimate.estimate(&head("a"), &body());
         drop(Feedback::of(&estimate, &dropped));
     }

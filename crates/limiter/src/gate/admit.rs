@@ -84,7 +84,9 @@ impl<L: Limiter, E: EstimateCost, C> Gate<L, E, C> {
         acquire: Pin<&mut L::Acquire>,
         feedback: &mut Option<Box<Feedback>>,
     ) {
-        if feedback.is_some() {
+        // What is given up first makes room for what takes its place: at its bound an estimator would push
+        // another out.
+        if feedback.take().is_some() {
             let (cost, anew) = self.reckon(head, body, context);
             *feedback = anew;
             self.limiter.revise(acquire, cost);
