@@ -3,10 +3,12 @@
 mod common;
 
 use std::{
+    future::{Future, poll_fn},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    task::Poll,
     time::Duration,
 };
 
@@ -147,6 +149,7 @@ struct Counts {
     held: AtomicUsize,
     most_held: AtomicUsize,
     made: AtomicUsize,
+    looked: AtomicUsize,
 }
 
 struct Told {
@@ -177,10 +180,40 @@ impl Learn for Told {
         self.learner.learn(cost, usage, now);
     }
 
+    fn revise(&self, cost: &Cost, now: Instant) -> Option<Cost> {
+        self.counts.looked.fetch_add(1, Ordering::Relaxed);
+        self.learner.revise(cost, now)
+    }
+
     fn forget(&self, cost: &Cost) {
         self.counts.held.fetch_sub(1, Ordering::Relaxed);
         self.learner.forget(cost);
     }
+}
+
+/// Every poll of a request that waits asks whether its estimate still holds; it is not made anew for that.
+#[tokio::test(start_paused = true)]
+async fn who_waits_is_estimated_once_as_long_as_nothing_is_learned() {
+    let per_minute = (PLENTY, INPUT_PER_MINUTE, PLENTY);
+    let fake = FakeClaude::builder()
+        .limits(server_limits(per_minute))
+        .tokens_per_second(20.0)
+        .build();
+    let estimate = Counting::default();
+    let layer = TokenBucketLayer::new(limits(per_minute)).with_estimate(estimate.clone());
+    let service = layer.layer(fake);
+    let mut asking: Vec<_> = (0..6)
+        .map(|_| Box::pin(send(&service, question(false))))
+        .collect();
+    for _ in 0..50 {
+        // Five fit, the last one waits.
+        for call in &mut asking {
+            let polled = poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await;
+            assert!(polled.is_pending());
+        }
+    }
+    assert_eq!(estimate.counts.made.load(Ordering::Relaxed), 6);
+    assert!(estimate.counts.looked.load(Ordering::Relaxed) >= 49);
 }
 
 /// Callers at once behind one prefix, the first of which writes it. Returns what was counted.
@@ -206,9 +239,11 @@ async fn counted(callers: usize) -> Arc<Counts> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_estimate_is_given_up_before_it_is_made_anew() {
+async fn an_estimate_is_made_anew_where_it_must_be_and_given_up_before() {
     let counts = counted(300).await;
-    assert!(counts.made.load(Ordering::Relaxed) > 300);
+    let made = counts.made.load(Ordering::Relaxed);
+    // Those that waited when the prefix was written, once each.
+    assert!((301..=600).contains(&made), "{made}");
     assert_eq!(counts.most_held.load(Ordering::Relaxed), 300);
     assert_eq!(counts.held.load(Ordering::Relaxed), 0);
 }

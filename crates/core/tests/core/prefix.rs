@@ -85,6 +85,7 @@ proptest! {
             let expected = memory.expect(&prompt, now);
             prop_assert_eq!(expected.is_some(), !marks.is_empty());
             let Some(expected) = expected else { continue };
+            prop_assert_eq!(memory.renew(expected.id, now), Some(expected.tokens));
             let (read, written) = server.serve(prompt.as_slice(), now);
             prop_assert_eq!(expected.tokens, read);
             prop_assert_eq!(expected.bytes, read);
@@ -153,6 +154,41 @@ fn it_is_bounded() {
         memory.expect(&last, now).map(|reads| reads.tokens),
         Some(500)
     );
+}
+
+/// Of one that has waited it is told without its prompt, as long as it reads from the same prefix.
+#[test]
+fn who_waits_is_looked_at_again() {
+    let mut memory = PrefixMemory::new();
+    let start = Instant::now();
+    let long = prompt(1, 40, &[0, 9, 39], false);
+    let waiting = memory.expect(&long, start).expect("a breakpoint").id;
+    assert_eq!(memory.renew(waiting, start), Some(0));
+    let answer = |memory: &mut PrefixMemory, length: usize, tokens| {
+        let other = prompt(1, length, &[length - 1], false);
+        let id = memory.expect(&other, start).expect("a breakpoint").id;
+        memory.learn(id, 0, tokens);
+    };
+    // Out of reach of every breakpoint, and at the very end of one's reach.
+    answer(&mut memory, 15, 1_500);
+    assert_eq!(memory.renew(waiting, start), Some(0));
+    answer(&mut memory, 21, 2_100);
+    assert_eq!(memory.renew(waiting, start), None);
+    let anew = memory.expect(&long, start).expect("a breakpoint");
+    assert_eq!((anew.tokens, anew.bytes), (2_100, 2_100));
+    let later = start + 4 * MINUTE;
+    assert_eq!(memory.renew(anew.id, later), Some(2_100));
+    // A longer one.
+    answer(&mut memory, 30, 3_000);
+    assert_eq!(memory.renew(anew.id, later), None);
+    let longer = memory.expect(&long, later).expect("a breakpoint");
+    assert_eq!(longer.tokens, 3_000);
+    // The time of what is cached runs out, unless it was used when it was sent last.
+    assert_eq!(memory.renew(longer.id, start + 5 * MINUTE), None);
+    memory.learn(anew.id, 2_100, 1_900);
+    assert_eq!(memory.renew(longer.id, later), None);
+    memory.forget(longer.id);
+    assert_eq!(memory.renew(longer.id, later), None);
 }
 
 /// As many as a limiter lets wait are all remembered, and so is the first of them.

@@ -192,15 +192,17 @@ impl Desk {
     }
 
     /// The same where an answer came, from which the estimator of the head may have learned.
-    fn answered(&self, now: u64, change: impl FnOnce(&mut Pool)) {
+    fn answered(&self, now: u64, id: ReservationId, change: impl FnOnce(&mut Pool)) {
         let mut state = self.lock();
+        let teaches = state.pool.teaches(id);
         change(&mut state.pool);
         if state.pool.queued() == 0 {
             return;
         }
         let mut wakes = Wakes::default();
         state.turn(now, &mut wakes);
-        if state.pool.head_is_revisable()
+        if teaches
+            && state.pool.head_is_revisable()
             && let Some(head) = state.pool.head()
             && let Some(waiting) = state.waiting.get_mut(&head)
         {
@@ -297,7 +299,7 @@ impl Books for Desk {
     fn true_up_input(&self, reservation: u64, actual: u64, now: Instant) {
         let now = self.nanos(now);
         let id = ReservationId::from_bits(reservation);
-        self.answered(now, |pool| pool.true_up_input(now, id, actual));
+        self.answered(now, id, |pool| pool.true_up_input(now, id, actual));
     }
 
     fn produced(&self, reservation: u64, output: u64, now: Instant) {
@@ -309,7 +311,7 @@ impl Books for Desk {
     fn settle(&self, reservation: u64, settlement: Settlement, now: Instant) {
         let now = self.nanos(now);
         let id = ReservationId::from_bits(reservation);
-        self.answered(now, |pool| pool.settle(now, id, &settlement));
+        self.answered(now, id, |pool| pool.settle(now, id, &settlement));
     }
 }
 

@@ -112,6 +112,13 @@ impl Pool {
         head.is_some_and(|(_, waiter)| waiter.cost.estimate_id.is_some())
     }
 
+    /// Whether the next that is told of this reservation (its input, or its end) comes with something that
+    /// the estimators of those that wait may have learned from.
+    #[must_use]
+    pub fn teaches(&self, id: ReservationId) -> bool {
+        self.book.get(id).is_some_and(|record| record.teaches)
+    }
+
     /// What a request takes from each lane, by what is known now.
     fn charge(&self, cost: &Cost) -> [u64; LANES] {
         let input = if self.config.calibrate_input && !cost.counted {
@@ -213,6 +220,7 @@ impl Pool {
             paused: false,
             judged: false,
             answered: false,
+            teaches: cost.estimate_id.is_some(),
             produced: 0,
             max_output: cost.max_output_tokens,
             estimate: cost.input_tokens,
