@@ -85,6 +85,9 @@ impl LocalAcquire {
     }
 
     /// Where the request waits; `None` when it does not wait yet, or no more.
+    ///
+    /// It is counted from the nearer end of the queue of its priority and tenant, under the lock of its
+    /// scope: quick for who has just come or is about to be let out, and linear in the middle.
     #[must_use]
     pub fn place(&self) -> Option<QueuePlace> {
         match &self.step {
@@ -158,10 +161,9 @@ impl Queued {
                     let reservation = Reservation::new(self.desk.clone(), id.to_bits(), waited);
                     return Poll::Ready(Ok(reservation));
                 }
-                Look::Expired { next, position } => {
+                Look::Expired(next) => {
                     self.taken = true;
-                    let refusal = self.refusal(now, next);
-                    return Poll::Ready(Err(refusal.with_queue_position(position)));
+                    return Poll::Ready(Err(self.refusal(now, next)));
                 }
                 Look::Wait(at) => {
                     let Some(at) = self.desk.instant(at).filter(|_| at < u64::MAX) else {

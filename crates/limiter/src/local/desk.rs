@@ -49,12 +49,9 @@ pub(super) enum Look {
     Granted(ReservationId),
     /// Time alone changes nothing before this.
     Wait(u64),
-    Expired {
-        /// When the queue moves next, if time moves it.
-        next: Option<u64>,
-        /// Where it stood.
-        position: Option<usize>,
-    },
+    /// When the queue moves next, if time moves it. Not where it stood: of many that expire in one pause
+    /// each would be searched for, under the lock.
+    Expired(Option<u64>),
 }
 
 impl Desk {
@@ -132,13 +129,11 @@ impl Desk {
                     state.waiting.remove(&ticket);
                     Look::Granted(id)
                 } else if now >= expiry {
-                    let position = state.pool.place(now, ticket).map(|place| place.position);
                     state.leave(now, ticket, &mut wakes);
-                    let next = match next {
+                    Look::Expired(match next {
                         Next::At(at) => Some(at),
                         Next::OnChange | Next::Idle => None,
-                    };
-                    Look::Expired { next, position }
+                    })
                 } else {
                     let at = match next {
                         Next::At(at) if leads => at.min(expiry),
@@ -149,10 +144,7 @@ impl Desk {
                     Look::Wait(at)
                 }
             }
-            None => Look::Expired {
-                next: None,
-                position: None,
-            },
+            None => Look::Expired(None),
         };
         drop(state);
         wakes.wake();
