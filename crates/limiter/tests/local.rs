@@ -199,6 +199,17 @@ async fn headers_that_raise_the_limit_wake_the_head_early() {
     );
 }
 
+#[tokio::test]
+#[should_panic(expected = "polled after completion")]
+async fn a_done_future_is_not_polled_again() {
+    let limiter = one_a_second();
+    let mut asking = Box::pin(limiter.acquire(ask()));
+    asking.as_mut().await.unwrap().sent();
+    let _ = asking
+        .as_mut()
+        .poll(&mut Context::from_waker(Waker::noop()));
+}
+
 /// Counts how often it is woken.
 #[derive(Default)]
 struct Woken(AtomicUsize);

@@ -18,15 +18,13 @@ use super::{
 };
 use crate::{
     Ask, Reservation,
-    pool::{Enqueued, QueuePlace, Ticket},
+    pool::{Enqueued, NAME, QueuePlace, Ticket},
     sync::{self, Sleep, sleep_until},
 };
 
-const NAME: &str = "limiter";
-
 /// Waits until one request may be sent; made by [`LocalLimiter`](crate::LocalLimiter).
 ///
-/// It does nothing before its first poll. Dropping it gives its place up, or what was granted to it
+/// It does nothing before its first poll, and panics when it is polled after completion. Dropping it gives its place up, or what was granted to it
 /// meanwhile, and wakes whoever comes next.
 #[must_use = "futures do nothing unless polled"]
 pub struct LocalAcquire {
@@ -126,7 +124,7 @@ impl Future for LocalAcquire {
                     }
                     return result;
                 }
-                Step::Done => return Poll::Pending,
+                Step::Done => panic!("polled after completion"),
             }
         }
     }

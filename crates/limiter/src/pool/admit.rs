@@ -13,7 +13,7 @@ use super::{
 use crate::OutputAccounting;
 
 /// The name in refusals, until a layer gives its own.
-pub(super) const NAME: &str = "limiter";
+pub(crate) const NAME: &str = "limiter";
 
 /// Timers are no finer, and a wait that rounds to nothing would spin.
 const LEAST_WAIT: u64 = 1_000_000;

@@ -55,6 +55,7 @@ use std::time::{Duration, SystemTime};
 
 use tower_claude_core::{Crossing, Scope};
 
+pub(crate) use admit::NAME;
 pub use book::ReservationId;
 pub use queue::{TenantKey, Ticket};
 pub use types::{Enqueued, Next, PoolAsk, QueuePlace, Seen};
