@@ -73,7 +73,8 @@ pub struct Refusal {
     pub reason: Reason,
     /// When asking again makes sense.
     pub retry_after: Option<Duration>,
-    /// Its place, from 1, among the waiting requests of its priority and tenant, where there is a queue.
+    /// The place, from 1, that it would have had among the waiting requests of its priority and tenant, where
+    /// there is a queue that did not take it. Of one that has waited in vain the limiter does not tell it.
     pub queue_position: Option<usize>,
 }
 
@@ -89,7 +90,8 @@ pub struct Refused {
     pub reason: Reason,
     /// When asking again makes sense.
     pub retry_after: Option<Duration>,
-    /// Its place, from 1, among the waiting requests of its priority and tenant, where there is a queue.
+    /// The place, from 1, that it would have had among the waiting requests of its priority and tenant, where
+    /// there is a queue that did not take it. Of one that has waited in vain the limiter does not tell it.
     pub queue_position: Option<usize>,
 }
 
@@ -105,7 +107,7 @@ impl Refusal {
         }
     }
 
-    /// The same refusal with the place in the queue that the request had, or would have had.
+    /// The same refusal with the place in the queue that the request would have had.
     #[must_use]
     pub const fn with_queue_position(mut self, position: Option<usize>) -> Self {
         self.queue_position = position;

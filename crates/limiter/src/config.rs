@@ -23,7 +23,8 @@ pub struct LimiterConfig {
     pub queue_limit: usize,
     /// The longest pause the limiter makes up itself, and the longest time for which a limit that
     /// only a header named may hold everything back. A wait that the server asked for in
-    /// `retry-after` is kept up to [`MAX_EXPLICIT_PAUSE`](Self::MAX_EXPLICIT_PAUSE). Default 5 minutes.
+    /// `retry-after` is kept up to [`MAX_EXPLICIT_PAUSE`](Self::MAX_EXPLICIT_PAUSE), and lengthened to 2 s
+    /// by a second 429 in a row and to 4 s by each after that, where it is shorter. Default 5 minutes.
     pub max_pause: Duration,
     /// Scopes kept at once; over it, idle ones are forgotten, the longest unused first. Scopes in use
     /// are never forgotten. Default 1,024.
@@ -32,8 +33,8 @@ pub struct LimiterConfig {
     pub learn_output: bool,
     /// Correct input estimates by the running ratio of actual to estimated. Default true.
     pub calibrate_input: bool,
-    /// Take limits from response headers, up and down. When false, configured limits stay and headers
-    /// only lower the level. Default true.
+    /// Take limits from response headers, up and down. When false, configured limits and their capacity
+    /// stay, and headers correct the level within them, up and down. Default true.
     pub learn_limits: bool,
     /// Requests in flight until the first rate-limit headers were seen; doubled with each answer: the
     /// server may allow less at once than the configured limits say. `None`, the default, is

@@ -4,8 +4,8 @@
 //! total tokens, tokens per day, and requests at once. A request takes from all of them or from none. Who
 //! must wait waits in one queue per scope, where only the first may take, so that big requests are not
 //! starved by small ones. Priority classes and their tenants take turns by the work they ask for
-//! ([`FairShares`]); requests of one tenant and class are served in order of arrival. A [`Reservation`] gives everything back that was not used, whenever and wherever it
-//! is dropped.
+//! ([`FairShares`]); requests of one tenant and class are served in order of arrival. A [`Reservation`] gives
+//! everything back that was not used, whenever and wherever it is dropped.
 //!
 //! The levels are exact integers. What the server says in its rate-limit headers bounds them from
 //! both sides (it never overwrites them), so that neither rounding, nor reordering, nor work in

@@ -87,6 +87,35 @@ fn all_of_several_limits_must_admit() {
     assert_eq!(left, [1, 58_000, 4_000, 2]);
 }
 
+/// What is not known exactly is held back of a limit beside the main one as of the main one.
+#[test]
+fn a_further_limit_is_guarded_with_or_without_a_main_one() {
+    let limit = Limits::new().with_input_tokens_per_minute(n(1_000_000));
+    let more = Limits::new().with_input_tokens_per_minute(n(10_000_000));
+    let guarded = [
+        limit.clone(),
+        Limits::new().with_also(limit.clone()),
+        more.with_also(limit),
+    ]
+    .map(|limits| {
+        let mut pool = pool(&limits);
+        for actual in [500, 1_500].into_iter().cycle().take(40) {
+            let id = granted(&mut pool, 0, ask(1_000, 0));
+            let mut usage = Usage::default();
+            usage.input_tokens = Some(actual);
+            pool.settle(0, id, &Settlement::Used { usage });
+        }
+        granted(&mut pool, 0, ask(20_000, 0));
+        let dimensions = pool.snapshot(0).dimensions;
+        let input = dimensions.iter().find(|one| one.limit == 1_000_000);
+        let guard = input.expect("a limit").guard;
+        (guard, waits_until(&mut pool, 0, ask(940_000, 0)))
+    });
+    assert!((10_000..=100_000).contains(&guarded[0].0), "{guarded:?}");
+    assert_eq!(guarded[0], guarded[1]);
+    assert_eq!(guarded[0], guarded[2]);
+}
+
 #[test]
 fn more_than_a_further_limit_ever_allows_is_refused_with_both_numbers() {
     let mut pool =

@@ -1,7 +1,13 @@
 //! What a [`LocalLimiter`] promises: waiting, expiry, cancellation, scopes.
 
 use std::{
+    future::Future,
     num::{NonZeroU32, NonZeroU64},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Wake, Waker},
     time::Duration,
 };
 
@@ -135,6 +141,8 @@ async fn leaves_the_queue_when_its_longest_wait_is_over() {
         max_wait: wait,
     };
     assert_eq!(refusal.reason, expected);
+    // Its place is not searched for: many may expire at once.
+    assert_eq!(refusal.queue_position, None);
     let deadline = Instant::now() + wait;
     let refusal = limiter
         .acquire(ask().with_deadline(Some(deadline)))
@@ -189,6 +197,57 @@ async fn headers_that_raise_the_limit_wake_the_head_early() {
         "{:?}",
         start.elapsed()
     );
+}
+
+#[tokio::test]
+#[should_panic(expected = "polled after completion")]
+async fn a_done_future_is_not_polled_again() {
+    let limiter = one_a_second();
+    let mut asking = Box::pin(limiter.acquire(ask()));
+    asking.as_mut().await.unwrap().sent();
+    let _ = asking
+        .as_mut()
+        .poll(&mut Context::from_waker(Waker::noop()));
+}
+
+/// Counts how often it is woken.
+#[derive(Default)]
+struct Woken(AtomicUsize);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// The head is estimated anew when there is something new to know, once for each answer, and not when
+/// requests end that no estimator learns from.
+#[tokio::test(start_paused = true)]
+async fn the_head_wakes_for_answers_that_teach() {
+    let limits = Limits::new()
+        .with_requests_per_minute(n(2))
+        .with_concurrency(NonZeroU32::new(9).unwrap());
+    let limiter = LocalLimiter::new(limits);
+    let mut taught = ask();
+    taught.cost.estimate_id = Some(n(1));
+    let plain = limiter.acquire(ask()).await.unwrap();
+    let teaching = limiter.acquire(taught.clone()).await.unwrap();
+    let woken = Arc::new(Woken::default());
+    let waker = Waker::from(woken.clone());
+    let mut head = Box::pin(limiter.acquire(taught));
+    let mut wakes = || {
+        let polled = head.as_mut().poll(&mut Context::from_waker(&waker));
+        assert!(polled.is_pending());
+        woken.0.swap(0, Ordering::Relaxed)
+    };
+    assert_eq!(wakes(), 0);
+    plain.true_up_input(5, Instant::now());
+    plain.settle(Settlement::dropped());
+    assert_eq!(wakes(), 0);
+    teaching.true_up_input(5, Instant::now());
+    assert_eq!(wakes(), 1);
+    teaching.settle(Settlement::dropped());
+    assert_eq!(wakes(), 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,15 +2,24 @@
 
 mod common;
 
-use std::time::Duration;
+use std::{
+    future::{Future, poll_fn},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::Poll,
+    time::Duration,
+};
 
 use common::{limits, only, send, server_limits, statuses};
-use http::Request;
+use http::{Request, request::Parts};
 use tokio::{task::JoinSet, time::Instant};
 use tower::Layer;
-use tower_claude_core::{HeuristicCost, RequestBody};
+use tower_claude_core::{Cost, EstimateCost, HeuristicCost, Learn, RequestBody};
 use tower_claude_fake_claude::FakeClaude;
 use tower_claude_token_bucket::TokenBucketLayer;
+use tower_claude_wire::Usage;
 
 const PLENTY: u64 = 100_000_000;
 /// The prefix that all requests begin with, and what is left of each.
@@ -126,4 +135,115 @@ async fn who_waits_while_the_cache_warms_up_waits_no_longer() {
     // One answer of 20 seconds to learn from, and one for all others, some of whom wait for the fifth of the
     // level that is held back while it is not known what so many read. Each at its full cost: 325 s.
     assert!(took < Duration::from_secs(55), "{took:?}");
+}
+
+/// Counts how many of its estimates somebody still holds, and how often it was asked.
+#[derive(Clone, Debug, Default)]
+struct Counting {
+    estimate: HeuristicCost,
+    counts: Arc<Counts>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    held: AtomicUsize,
+    most_held: AtomicUsize,
+    made: AtomicUsize,
+    looked: AtomicUsize,
+}
+
+struct Told {
+    learner: Arc<dyn Learn>,
+    counts: Arc<Counts>,
+}
+
+impl EstimateCost for Counting {
+    fn estimate(&self, head: &Parts, body: &RequestBody) -> Cost {
+        let counts = &self.counts;
+        counts.made.fetch_add(1, Ordering::Relaxed);
+        let held = counts.held.fetch_add(1, Ordering::Relaxed) + 1;
+        counts.most_held.fetch_max(held, Ordering::Relaxed);
+        self.estimate.estimate(head, body)
+    }
+
+    fn learner(&self, cost: &Cost) -> Option<Arc<dyn Learn>> {
+        Some(Arc::new(Told {
+            learner: self.estimate.learner(cost)?,
+            counts: self.counts.clone(),
+        }))
+    }
+}
+
+impl Learn for Told {
+    fn learn(&self, cost: &Cost, usage: &Usage, now: Instant) {
+        self.counts.held.fetch_sub(1, Ordering::Relaxed);
+        self.learner.learn(cost, usage, now);
+    }
+
+    fn revise(&self, cost: &Cost, now: Instant) -> Option<Cost> {
+        self.counts.looked.fetch_add(1, Ordering::Relaxed);
+        self.learner.revise(cost, now)
+    }
+
+    fn forget(&self, cost: &Cost) {
+        self.counts.held.fetch_sub(1, Ordering::Relaxed);
+        self.learner.forget(cost);
+    }
+}
+
+/// Every poll of a request that waits asks whether its estimate still holds; it is not made anew for that.
+#[tokio::test(start_paused = true)]
+async fn who_waits_is_estimated_once_as_long_as_nothing_is_learned() {
+    let per_minute = (PLENTY, INPUT_PER_MINUTE, PLENTY);
+    let fake = FakeClaude::builder()
+        .limits(server_limits(per_minute))
+        .tokens_per_second(20.0)
+        .build();
+    let estimate = Counting::default();
+    let layer = TokenBucketLayer::new(limits(per_minute)).with_estimate(estimate.clone());
+    let service = layer.layer(fake);
+    let mut asking: Vec<_> = (0..6)
+        .map(|_| Box::pin(send(&service, question(false))))
+        .collect();
+    for _ in 0..50 {
+        // Five fit, the last one waits.
+        for call in &mut asking {
+            let polled = poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await;
+            assert!(polled.is_pending());
+        }
+    }
+    assert_eq!(estimate.counts.made.load(Ordering::Relaxed), 6);
+    assert!(estimate.counts.looked.load(Ordering::Relaxed) >= 49);
+}
+
+/// Callers at once behind one prefix, the first of which writes it. Returns what was counted.
+async fn counted(callers: usize) -> Arc<Counts> {
+    let per_minute = (PLENTY, INPUT_PER_MINUTE, PLENTY);
+    let fake = FakeClaude::builder()
+        .limits(server_limits(per_minute))
+        .tokens_per_second(20.0)
+        .build();
+    let estimate = Counting::default();
+    let layer = TokenBucketLayer::new(limits(per_minute))
+        .with_estimate(estimate.clone())
+        .with_max_wait(10 * common::HOUR);
+    let service = layer.layer(fake.clone());
+    let mut asking = JoinSet::new();
+    for number in 0..callers {
+        asking.spawn(send(&service, question(number > 0)));
+    }
+    while let Some(answer) = asking.join_next().await {
+        assert_eq!(answer.expect("no panic").status(), 200);
+    }
+    estimate.counts
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_estimate_is_made_anew_where_it_must_be_and_given_up_before() {
+    let counts = counted(300).await;
+    let made = counts.made.load(Ordering::Relaxed);
+    // Those that waited when the prefix was written, once each.
+    assert!((301..=600).contains(&made), "{made}");
+    assert_eq!(counts.most_held.load(Ordering::Relaxed), 300);
+    assert_eq!(counts.held.load(Ordering::Relaxed), 0);
 }

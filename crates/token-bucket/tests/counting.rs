@@ -2,13 +2,17 @@
 
 mod common;
 
-use std::{pin::Pin, time::Duration};
+use std::{
+    pin::Pin,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use common::{Events, limits, message, send, with};
 use http::Request;
 use tokio::time::Instant;
 use tower::Layer;
-use tower_claude_core::RequestBody;
+use tower_claude_core::{CallContext, RequestBody};
 use tower_claude_fake_claude::{Endpoint, FakeClaude, Fault, GroupLimits};
 use tower_claude_limiter::{Limiter, LocalLimiter, ScopeSnapshot};
 use tower_claude_tests::{Broken, Piece, Readiness, Reply, Script};
@@ -233,6 +237,31 @@ async fn the_count_is_asked_in_the_callers_name() {
     }
     assert!(!count.headers.contains_key("accept-encoding"));
     assert_eq!(message.headers["accept-encoding"], "gzip");
+}
+
+/// What the caller put into the extensions is with the count as well; of layers' own each has its own.
+#[tokio::test(start_paused = true)]
+async fn the_count_has_the_callers_extensions() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let script = Script::new([Reply::json(r#"{"input_tokens":7}"#), Reply::message()]);
+    let log = seen.clone();
+    let noting = tower::util::MapRequest::new(script, move |request: Request<RequestBody>| {
+        let extensions = request.extensions();
+        let context = extensions.get::<Arc<CallContext>>().cloned();
+        let account = extensions.get::<&str>().copied();
+        log.lock().expect("no panic").push((account, context));
+        request
+    });
+    let mut request = question("a");
+    request.extensions_mut().insert("an account");
+    send(&CountTokensLayer::new().layer(noting), request).await;
+    let seen = seen.lock().expect("no panic");
+    let [(count, own), (message, context)] = seen.as_slice() else {
+        panic!("not two requests");
+    };
+    assert_eq!((*count, *message), (Some("an account"), Some("an account")));
+    let (own, context) = (own.as_ref(), context.as_ref());
+    assert!(!Arc::ptr_eq(own.expect("one"), context.expect("one")));
 }
 
 #[tokio::test(start_paused = true)]

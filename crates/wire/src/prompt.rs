@@ -27,10 +27,11 @@ pub struct Prompt<'a> {
     messages: &'a [u8],
     /// What, when it changes, makes the cached messages worthless: in order of [`SETTINGS`].
     settings: [&'a [u8]; SETTINGS.len()],
+    fast: bool,
     automatic: Option<Duration>,
 }
 
-const SETTINGS: [&[u8]; 4] = [b"tool_choice", b"thinking", b"output_config", b"speed"];
+const SETTINGS: [&[u8]; 3] = [b"tool_choice", b"thinking", b"output_config"];
 
 /// The part of a prompt that a block belongs to. A change in one makes all after it worthless.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -93,6 +94,7 @@ impl<'a> Prompt<'a> {
                 b"system" => prompt.system = member.value,
                 b"messages" => prompt.messages = member.value,
                 CACHE_CONTROL => prompt.automatic = lifetime(member.value),
+                b"speed" => prompt.fast = text(member.value).is_some_and(|speed| speed == "fast"),
                 key => {
                     let place = SETTINGS.iter().position(|name| *name == key);
                     if let Some(place) = place {
@@ -108,6 +110,12 @@ impl<'a> Prompt<'a> {
     #[must_use]
     pub const fn automatic(&self) -> Option<Duration> {
         self.automatic
+    }
+
+    /// Whether `speed` is `"fast"`: fast and standard requests share no cache.
+    #[must_use]
+    pub const fn is_fast(&self) -> bool {
+        self.fast
     }
 
     /// Hashes the settings that the cached messages depend on.

@@ -40,6 +40,14 @@ pub trait Learn: Send + Sync {
     /// panic.
     fn learn(&self, cost: &Cost, usage: &Usage, now: Instant);
 
+    /// The same estimate by what is known now, where that takes no other look at the request: the request
+    /// has waited, and is asked about whenever its place in the queue is looked at. `None`, the default,
+    /// has it estimated anew. Otherwise as [`learn`](Self::learn).
+    fn revise(&self, cost: &Cost, now: Instant) -> Option<Cost> {
+        let _ = (cost, now);
+        None
+    }
+
     /// Nothing will be known of the use of this estimate: it was refused, failed, or made anew. Otherwise as
     /// [`learn`](Self::learn).
     fn forget(&self, cost: &Cost) {
@@ -64,6 +72,18 @@ impl Feedback {
             cost: *cost,
             given: false,
         })
+    }
+
+    /// The estimate.
+    #[must_use]
+    pub const fn cost(&self) -> &Cost {
+        &self.cost
+    }
+
+    /// Brings the estimate up to date and returns it; `None` when it must be made anew.
+    pub fn revise(&mut self, now: Instant) -> Option<Cost> {
+        self.cost = self.learner.revise(&self.cost, now)?;
+        Some(self.cost)
     }
 
     /// Tells it.

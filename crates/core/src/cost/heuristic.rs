@@ -120,6 +120,14 @@ impl Learn for Cache {
         }
     }
 
+    fn revise(&self, cost: &Cost, now: Instant) -> Option<Cost> {
+        let tokens = self.memory().renew(cost.estimate_id?, now)?;
+        Some(Cost {
+            cached_tokens: Some(tokens),
+            ..*cost
+        })
+    }
+
     fn forget(&self, cost: &Cost) {
         if let Some(id) = cost.estimate_id {
             self.memory().forget(id);

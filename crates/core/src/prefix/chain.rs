@@ -31,12 +31,12 @@ pub struct Prefix {
 pub struct Prefixes(Vec<Prefix>);
 
 impl Prefixes {
-    /// The prefixes of a Messages request, for this model and this credential, whose caches are their
-    /// own. `None` when the body is no JSON object.
+    /// The prefixes of a Messages request, for this model and this credential. Their caches are their own,
+    /// and so is that of fast requests (`speed`). `None` when the body is no JSON object.
     #[must_use]
     pub fn of(body: &[u8], model: &str, credential: u64) -> Option<Self> {
         let prompt = Prompt::parse(body)?;
-        let mut hash = HASH_KEY.hash_one((model, credential));
+        let mut hash = HASH_KEY.hash_one((model, credential, prompt.is_fast()));
         let mut part = PromptPart::Tools;
         let mut bytes = 0;
         let mut prefixes = Vec::new();

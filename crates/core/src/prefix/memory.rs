@@ -9,7 +9,7 @@ use std::{
 use foldhash::fast::RandomState;
 use tokio::time::Instant;
 
-use super::Prefixes;
+use super::{Prefix, Prefixes};
 
 /// Blocks at which the server looks for something cached, from each breakpoint back, itself included.
 const LOOK_BACK: usize = 20;
@@ -20,8 +20,9 @@ const BREAKPOINTS: usize = 4;
 /// Prefixes kept at once.
 const MOST_PREFIXES: usize = 4_096;
 
-/// Requests under way that can still be learned from; older ones are given up.
-const MOST_UNDER_WAY: usize = 4_096;
+/// Requests under way that can still be learned from; older ones are given up. More than wait in a full
+/// queue of a limiter as it comes (10,000), so that those are not lost who will be asked about next.
+const MOST_UNDER_WAY: usize = 16_384;
 
 /// What will be read from the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,12 +62,14 @@ struct Point {
     keep: Duration,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct UnderWay {
     /// A lifetime counts from the start of the request, which is no earlier.
     since: Instant,
     points: [Point; BREAKPOINTS],
     count: usize,
+    /// Where the server looks for something cached, the longest prefix first.
+    reach: Box<[u64]>,
     /// What is expected to be read.
     expected: Option<(u64, u64)>,
 }
@@ -114,14 +117,12 @@ impl PrefixMemory {
         if count == 0 {
             return None;
         }
-        let reach = |at: usize| prefixes[..=at].iter().rev().take(LOOK_BACK);
-        let found = marked()
-            .take(BREAKPOINTS)
-            .flat_map(|(at, ..)| reach(at))
-            .find_map(|prefix| {
-                let cached = self.cached.get(&prefix.hash)?;
-                (now < cached.until).then_some((prefix, cached.tokens))
-            });
+        let reach = reach(prefixes, marked().take(BREAKPOINTS).map(|(at, ..)| at));
+        let expected = self.longest(&reach, now);
+        let bytes = expected.and_then(|(hash, _)| {
+            let found = prefixes.iter().rev().find(|prefix| prefix.hash == hash);
+            found.map(|prefix| prefix.bytes)
+        });
         if self.under_way.len() >= MOST_UNDER_WAY {
             self.under_way.pop_first();
         }
@@ -131,14 +132,30 @@ impl PrefixMemory {
             since: now,
             points,
             count,
-            expected: found.map(|(prefix, tokens)| (prefix.hash, tokens)),
+            reach,
+            expected,
         };
         self.under_way.insert(id, request);
         Some(CacheReads {
             id,
-            tokens: found.map_or(0, |(_, tokens)| tokens),
-            bytes: found.map_or(0, |(prefix, _)| prefix.bytes),
+            tokens: expected.map_or(0, |(_, tokens)| tokens),
+            bytes: bytes.unwrap_or(0),
         })
+    }
+
+    /// Tokens that will be read when a request that was expected is sent only now, without its prompt: from
+    /// the same prefix as before, or from none as before. `None` when another prefix is cached by now, the
+    /// one of before is no more, or the request was given up: then its prompt is to be
+    /// [expected](Self::expect) anew.
+    pub fn renew(&mut self, id: NonZeroU64, now: Instant) -> Option<u64> {
+        let found = self.longest(&self.under_way.get(&id)?.reach, now);
+        let request = self.under_way.get_mut(&id)?;
+        if found.map(|(hash, _)| hash) != request.expected.map(|(hash, _)| hash) {
+            return None;
+        }
+        request.since = now;
+        request.expected = found;
+        Some(found.map_or(0, |(_, tokens)| tokens))
     }
 
     /// The answer to a request has begun: so many tokens of it were read from the cache and so many
@@ -171,6 +188,14 @@ impl PrefixMemory {
     /// Nothing will be learned of a request.
     pub fn forget(&mut self, id: NonZeroU64) {
         self.under_way.remove(&id);
+    }
+
+    /// The first of these that is cached, and its tokens.
+    fn longest(&self, reach: &[u64], now: Instant) -> Option<(u64, u64)> {
+        reach.iter().find_map(|hash| {
+            let cached = self.cached.get(hash)?;
+            (now < cached.until).then_some((*hash, cached.tokens))
+        })
     }
 
     /// What was expected came, and lives longer now; or it did not come, so that it is gone.
@@ -216,4 +241,18 @@ impl PrefixMemory {
         let (_, end, _) = ends.select_nth_unstable(quarter);
         self.cached.retain(|_, cached| cached.until > *end);
     }
+}
+
+/// The hashes of what is within reach of these breakpoints, of which the last comes first.
+fn reach(prefixes: &[Prefix], marked: impl Iterator<Item = usize>) -> Box<[u64]> {
+    let mut hashes = Vec::new();
+    let mut end = prefixes.len();
+    for at in marked {
+        let start = (at + 1).saturating_sub(LOOK_BACK);
+        // What is within reach of two is looked at once.
+        let fresh = prefixes.get(start..end.min(at + 1)).unwrap_or_default();
+        hashes.extend(fresh.iter().rev().map(|prefix| prefix.hash));
+        end = end.min(start);
+    }
+    hashes.into()
 }

@@ -85,6 +85,7 @@ proptest! {
             let expected = memory.expect(&prompt, now);
             prop_assert_eq!(expected.is_some(), !marks.is_empty());
             let Some(expected) = expected else { continue };
+            prop_assert_eq!(memory.renew(expected.id, now), Some(expected.tokens));
             let (read, written) = server.serve(prompt.as_slice(), now);
             prop_assert_eq!(expected.tokens, read);
             prop_assert_eq!(expected.bytes, read);
@@ -155,6 +156,56 @@ fn it_is_bounded() {
     );
 }
 
+/// Of one that has waited it is told without its prompt, as long as it reads from the same prefix.
+#[test]
+fn who_waits_is_looked_at_again() {
+    let mut memory = PrefixMemory::new();
+    let start = Instant::now();
+    let long = prompt(1, 40, &[0, 9, 39], false);
+    let waiting = memory.expect(&long, start).expect("a breakpoint").id;
+    assert_eq!(memory.renew(waiting, start), Some(0));
+    let answer = |memory: &mut PrefixMemory, length: usize, tokens| {
+        let other = prompt(1, length, &[length - 1], false);
+        let id = memory.expect(&other, start).expect("a breakpoint").id;
+        memory.learn(id, 0, tokens);
+    };
+    // Out of reach of every breakpoint, and at the very end of one's reach.
+    answer(&mut memory, 15, 1_500);
+    assert_eq!(memory.renew(waiting, start), Some(0));
+    answer(&mut memory, 21, 2_100);
+    assert_eq!(memory.renew(waiting, start), None);
+    let anew = memory.expect(&long, start).expect("a breakpoint");
+    assert_eq!((anew.tokens, anew.bytes), (2_100, 2_100));
+    let later = start + 4 * MINUTE;
+    assert_eq!(memory.renew(anew.id, later), Some(2_100));
+    // A longer one.
+    answer(&mut memory, 30, 3_000);
+    assert_eq!(memory.renew(anew.id, later), None);
+    let longer = memory.expect(&long, later).expect("a breakpoint");
+    assert_eq!(longer.tokens, 3_000);
+    // The time of what is cached runs out, unless it was used when it was sent last.
+    assert_eq!(memory.renew(longer.id, start + 5 * MINUTE), None);
+    memory.learn(anew.id, 2_100, 1_900);
+    assert_eq!(memory.renew(longer.id, later), None);
+    memory.forget(longer.id);
+    assert_eq!(memory.renew(longer.id, later), None);
+}
+
+/// As many as a limiter lets wait are all remembered, and so is the first of them.
+#[test]
+fn a_full_queue_fits() {
+    let mut memory = PrefixMemory::new();
+    let now = Instant::now();
+    let prompt = prompt(1, 5, &[4], false);
+    let first = memory.expect(&prompt, now).expect("a breakpoint");
+    for _ in 0..10_000 {
+        memory.expect(&prompt, now).expect("a breakpoint");
+    }
+    memory.learn(first.id, 0, 500);
+    let last = memory.expect(&prompt, now).expect("a breakpoint");
+    assert_eq!(last.tokens, 500);
+}
+
 /// A conversation of so many earlier turns, marked at its end as clients do.
 fn turn(turns: usize, last: &str) -> String {
     let said: String = (0..turns)
@@ -223,6 +274,13 @@ fn a_change_spoils_what_comes_after_it() {
             r#""max_tokens":64"#,
             r#""thinking":{"type":"disabled"},"max_tokens":64"#,
             2,
+        ),
+        // A cache of its own, and the default by its name.
+        (r#""max_tokens":64"#, r#""max_tokens":64,"speed":"fast""#, 0),
+        (
+            r#""max_tokens":64"#,
+            r#""max_tokens":64,"speed":"standard""#,
+            7,
         ),
     ] {
         assert!(base.contains(from), "{from}");
@@ -308,7 +366,7 @@ async fn what_is_dropped_is_forgotten() {
     let estimate = HeuristicCost::default();
     let body = || RequestBody::from(turn(0, "one"));
     let long = estimate.estimate(&head("a"), &body());
-    for _ in 0..10_000 {
+    for _ in 0..20_000 {
         let dropped = estimate.estimate(&head("a"), &body());
         drop(Feedback::of(&estimate, &dropped));
     }

@@ -5,6 +5,7 @@ use std::{pin::Pin, sync::Arc};
 use bytes::Bytes;
 use http::{Response, request::Parts};
 use http_body::Body;
+use tokio::time::Instant;
 use tower_claude_core::{
     CallContext, ClassifyResponse, Cost, EstimateCost, Feedback, Refusal, RequestBody, Scope,
     event::{Event, emit},
@@ -68,10 +69,7 @@ impl<L: Limiter, E: EstimateCost, C> Gate<L, E, C> {
     ) -> (Cost, Option<Box<Feedback>>) {
         let cost = self.estimate.estimate(head, body);
         let feedback = Feedback::of(&self.estimate, &cost).map(Box::new);
-        match context.counted_input() {
-            Some(tokens) => (cost.with_counted_input(tokens), feedback),
-            None => (cost, feedback),
-        }
+        (counted(cost, context), feedback)
     }
 
     /// A request that has waited is reckoned anew where its estimator goes on learning: of many that came
@@ -84,11 +82,29 @@ impl<L: Limiter, E: EstimateCost, C> Gate<L, E, C> {
         acquire: Pin<&mut L::Acquire>,
         feedback: &mut Option<Box<Feedback>>,
     ) {
-        if feedback.is_some() {
-            let (cost, anew) = self.reckon(head, body, context);
-            *feedback = anew;
-            self.limiter.revise(acquire, cost);
-        }
+        let Some(held) = feedback else { return };
+        let before = *held.cost();
+        let cost = match held.revise(Instant::now()) {
+            Some(cost) if cost == before => return,
+            Some(cost) => counted(cost, context),
+            None => {
+                // What is given up first makes room for what takes its place: at its bound an estimator
+                // would push another out.
+                *feedback = None;
+                let (cost, anew) = self.reckon(head, body, context);
+                *feedback = anew;
+                cost
+            }
+        };
+        self.limiter.revise(acquire, cost);
+    }
+}
+
+/// The cost with the input that a layer further out had counted.
+fn counted(cost: Cost, context: &CallContext) -> Cost {
+    match context.counted_input() {
+        Some(tokens) => cost.with_counted_input(tokens),
+        None => cost,
     }
 }
 

@@ -46,7 +46,13 @@ pin_project! {
     #[project = StateProjection]
     enum State<F, B: Body, A> {
         // Admission and readiness in one state: the request is moved once, into the call.
-        Before { head: Option<request::Parts>, body: Option<RequestBody>, context: Arc<CallContext>, queued: bool, #[pin] acquire: Option<A> },
+        Before {
+            head: Option<request::Parts>,
+            body: Option<RequestBody>,
+            context: Arc<CallContext>,
+            queued: bool,
+            #[pin] acquire: Option<A>,
+        },
         Call { #[pin] future: F },
         // Boxed: only error responses come here, and the state would double in size.
         ErrorBody { failure: Option<Box<Failure<B>>> },

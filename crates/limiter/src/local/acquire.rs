@@ -18,15 +18,13 @@ use super::{
 };
 use crate::{
     Ask, Reservation,
-    pool::{Enqueued, QueuePlace, Ticket},
+    pool::{Enqueued, NAME, QueuePlace, Ticket},
     sync::{self, Sleep, sleep_until},
 };
 
-const NAME: &str = "limiter";
-
 /// Waits until one request may be sent; made by [`LocalLimiter`](crate::LocalLimiter).
 ///
-/// It does nothing before its first poll. Dropping it gives its place up, or what was granted to it
+/// It does nothing before its first poll, and panics when it is polled after completion. Dropping it gives its place up, or what was granted to it
 /// meanwhile, and wakes whoever comes next.
 #[must_use = "futures do nothing unless polled"]
 pub struct LocalAcquire {
@@ -85,6 +83,9 @@ impl LocalAcquire {
     }
 
     /// Where the request waits; `None` when it does not wait yet, or no more.
+    ///
+    /// It is counted from the nearer end of the queue of its priority and tenant, under the lock of its
+    /// scope: quick for who has just come or is about to be let out, and linear in the middle.
     #[must_use]
     pub fn place(&self) -> Option<QueuePlace> {
         match &self.step {
@@ -123,7 +124,7 @@ impl Future for LocalAcquire {
                     }
                     return result;
                 }
-                Step::Done => return Poll::Pending,
+                Step::Done => panic!("polled after completion"),
             }
         }
     }
@@ -158,10 +159,9 @@ impl Queued {
                     let reservation = Reservation::new(self.desk.clone(), id.to_bits(), waited);
                     return Poll::Ready(Ok(reservation));
                 }
-                Look::Expired { next, position } => {
+                Look::Expired(next) => {
                     self.taken = true;
-                    let refusal = self.refusal(now, next);
-                    return Poll::Ready(Err(refusal.with_queue_position(position)));
+                    return Poll::Ready(Err(self.refusal(now, next)));
                 }
                 Look::Wait(at) => {
                     let Some(at) = self.desk.instant(at).filter(|_| at < u64::MAX) else {

@@ -49,12 +49,9 @@ pub(super) enum Look {
     Granted(ReservationId),
     /// Time alone changes nothing before this.
     Wait(u64),
-    Expired {
-        /// When the queue moves next, if time moves it.
-        next: Option<u64>,
-        /// Where it stood.
-        position: Option<usize>,
-    },
+    /// When the queue moves next, if time moves it. Not where it stood: of many that expire in one pause
+    /// each would be searched for, under the lock.
+    Expired(Option<u64>),
 }
 
 impl Desk {
@@ -132,13 +129,11 @@ impl Desk {
                     state.waiting.remove(&ticket);
                     Look::Granted(id)
                 } else if now >= expiry {
-                    let position = state.pool.place(now, ticket).map(|place| place.position);
                     state.leave(now, ticket, &mut wakes);
-                    let next = match next {
+                    Look::Expired(match next {
                         Next::At(at) => Some(at),
                         Next::OnChange | Next::Idle => None,
-                    };
-                    Look::Expired { next, position }
+                    })
                 } else {
                     let at = match next {
                         Next::At(at) if leads => at.min(expiry),
@@ -149,10 +144,7 @@ impl Desk {
                     Look::Wait(at)
                 }
             }
-            None => Look::Expired {
-                next: None,
-                position: None,
-            },
+            None => Look::Expired(None),
         };
         drop(state);
         wakes.wake();
@@ -192,15 +184,17 @@ impl Desk {
     }
 
     /// The same where an answer came, from which the estimator of the head may have learned.
-    fn answered(&self, now: u64, change: impl FnOnce(&mut Pool)) {
+    fn answered(&self, now: u64, id: ReservationId, change: impl FnOnce(&mut Pool)) {
         let mut state = self.lock();
+        let teaches = state.pool.teaches(id);
         change(&mut state.pool);
         if state.pool.queued() == 0 {
             return;
         }
         let mut wakes = Wakes::default();
         state.turn(now, &mut wakes);
-        if state.pool.head_is_revisable()
+        if teaches
+            && state.pool.head_is_revisable()
             && let Some(head) = state.pool.head()
             && let Some(waiting) = state.waiting.get_mut(&head)
         {
@@ -297,7 +291,7 @@ impl Books for Desk {
     fn true_up_input(&self, reservation: u64, actual: u64, now: Instant) {
         let now = self.nanos(now);
         let id = ReservationId::from_bits(reservation);
-        self.answered(now, |pool| pool.true_up_input(now, id, actual));
+        self.answered(now, id, |pool| pool.true_up_input(now, id, actual));
     }
 
     fn produced(&self, reservation: u64, output: u64, now: Instant) {
@@ -309,7 +303,7 @@ impl Books for Desk {
     fn settle(&self, reservation: u64, settlement: Settlement, now: Instant) {
         let now = self.nanos(now);
         let id = ReservationId::from_bits(reservation);
-        self.answered(now, |pool| pool.settle(now, id, &settlement));
+        self.answered(now, id, |pool| pool.settle(now, id, &settlement));
     }
 }
 

@@ -13,7 +13,7 @@ use super::{
 use crate::OutputAccounting;
 
 /// The name in refusals, until a layer gives its own.
-pub(super) const NAME: &str = "limiter";
+pub(crate) const NAME: &str = "limiter";
 
 /// Timers are no finer, and a wait that rounds to nothing would spin.
 const LEAST_WAIT: u64 = 1_000_000;
@@ -110,6 +110,13 @@ impl Pool {
     pub fn head_is_revisable(&self) -> bool {
         let head = self.queue.head();
         head.is_some_and(|(_, waiter)| waiter.cost.estimate_id.is_some())
+    }
+
+    /// Whether the next that is told of this reservation (its input, or its end) comes with something that
+    /// the estimators of those that wait may have learned from.
+    #[must_use]
+    pub fn teaches(&self, id: ReservationId) -> bool {
+        self.book.get(id).is_some_and(|record| record.teaches)
     }
 
     /// What a request takes from each lane, by what is known now.
@@ -213,6 +220,7 @@ impl Pool {
             paused: false,
             judged: false,
             answered: false,
+            teaches: cost.estimate_id.is_some(),
             produced: 0,
             max_output: cost.max_output_tokens,
             estimate: cost.input_tokens,

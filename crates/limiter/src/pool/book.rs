@@ -54,6 +54,8 @@ pub(crate) struct Record {
     pub(crate) judged: bool,
     /// Counted by the slow start.
     pub(crate) answered: bool,
+    /// Its estimator has yet to be told of its use.
+    pub(crate) teaches: bool,
     /// Output tokens reported so far.
     pub(crate) produced: u64,
     pub(crate) max_output: Option<u64>,

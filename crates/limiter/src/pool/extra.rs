@@ -127,32 +127,33 @@ impl Extra {
         }
     }
 
-    /// Nanoseconds until this much is there beside the guard, which a limit per day does not need. What
-    /// never fits is admitted when all is there, into debt.
-    pub(super) fn wait(&self, now: u64, amount: u64, guard: i128) -> u64 {
+    /// What is held back of it, in units. A limit per day needs nothing.
+    fn guard(&self, guard: i128) -> i128 {
         match &self.kind {
-            Kind::Minute(bucket) => {
-                let guard = guard.min(bucket.capacity() / 10);
-                let need = units(amount).saturating_add(guard);
-                bucket.wait(need.min(bucket.capacity()))
-            }
-            Kind::Day(day) => day.wait(now, amount),
+            Kind::Minute(bucket) => guard.min(bucket.capacity() / 10),
+            Kind::Day(_) => 0,
         }
+    }
+
+    /// Nanoseconds until this much is there beside the guard. What never fits is admitted when all is
+    /// there, into debt.
+    pub(super) fn wait(&self, now: u64, amount: u64, guard: i128) -> u64 {
+        self.wait_behind(now, 0, amount, guard)
     }
 
     /// The same when so much more is taken before. A pause refills nothing here: estimates add it.
     pub(super) fn wait_behind(&self, now: u64, ahead: u64, amount: u64, guard: i128) -> u64 {
         match &self.kind {
             Kind::Minute(bucket) => {
-                let guard = guard.min(bucket.capacity() / 10);
-                let need = units(amount).saturating_add(guard);
+                let need = units(amount).saturating_add(self.guard(guard));
                 bucket.wait(units(ahead).saturating_add(need.min(bucket.capacity())))
             }
             Kind::Day(day) => day.wait_behind(now, ahead, amount),
         }
     }
 
-    pub(super) fn snapshot(&self, now: u64) -> DimensionSnapshot {
+    /// What is known of it; `guard` is that of its lane.
+    pub(super) fn snapshot(&self, now: u64, guard: i128) -> DimensionSnapshot {
         let (capacity, available, renews_in) = match &self.kind {
             Kind::Minute(bucket) => {
                 let mut bucket = bucket.clone();
@@ -171,7 +172,7 @@ impl Extra {
             limit: self.limit(),
             capacity,
             available,
-            guard: 0,
+            guard: tokens(self.guard(guard)).max(0) as u64,
             learned: false,
             renews_in: renews_in.map(std::time::Duration::from_nanos),
         }

@@ -15,14 +15,17 @@ pub(crate) const SIGMAS: f64 = 3.0;
 impl Pool {
     /// The part of each level that is not given out, in units. Zero where nothing is uncertain: a
     /// configured limit that no header has spoken of is used to the last token. `input` is what is about
-    /// to be sent.
+    /// to be sent. Of a lane that only further limits are on it is not bounded by any capacity.
     pub(super) fn guards(&self, input: u64) -> [i128; LANES] {
         let mut guards = [0; LANES];
         let input = self.input_error(input);
         let output = self.output_error();
         for (lane, guard) in guards.iter_mut().enumerate() {
-            let Some(bucket) = &self.lanes[lane].bucket else {
-                continue;
+            let capacity = match &self.lanes[lane].bucket {
+                Some(bucket) => bucket.capacity(),
+                // Limits beside the main one hold back a part of their own.
+                None if !self.extras.is_empty() => i128::MAX,
+                None => continue,
             };
             let observed = self.lanes[lane].observed;
             let rounding = if observed { units(HALF_ROUNDING) } else { 0 };
@@ -34,7 +37,7 @@ impl Pool {
                 TOTAL => (rounding + input + output, 3),
                 _ => continue,
             };
-            *guard = at_most_tenths(wanted, bucket.capacity(), tenths);
+            *guard = at_most_tenths(wanted, capacity, tenths);
         }
         guards
     }

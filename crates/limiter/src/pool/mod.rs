@@ -55,6 +55,7 @@ use std::time::{Duration, SystemTime};
 
 use tower_claude_core::{Crossing, Scope};
 
+pub(crate) use admit::NAME;
 pub use book::ReservationId;
 pub use queue::{TenantKey, Ticket};
 pub use types::{Enqueued, Next, PoolAsk, QueuePlace, Seen};
@@ -219,9 +220,10 @@ impl Pool {
         self.learn(now, &record, seen)
     }
 
-    /// Stops admissions after a 429 for `id`, until `retry_after` (at most an hour) plus up to half of
-    /// it (10 s at most) by `jitter` (0..1) has passed; without it, or with a zero, for 1 s, doubled with every 429 in a row, at most
-    /// the longest pause. Returns how long.
+    /// Stops admissions after a 429 for `id`, and returns for how long: `retry_after` (at most an hour),
+    /// plus up to half of it (10 s at most) by `jitter` (0..1). By the second 429 in a row it is raised to
+    /// 2 s where it is less, by each after that to 4 s. Without it, or with a zero: 1 s, doubled with every
+    /// 429 in a row, at most the longest pause, jitter included.
     pub fn rate_limited(
         &mut self,
         now: u64,

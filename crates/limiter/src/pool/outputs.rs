@@ -42,7 +42,8 @@ pub(crate) struct Outputs {
     kinds: Kinds<Cell>,
     /// Those in flight that found no place of their own.
     others: Cell,
-    in_flight: u64,
+    /// The sum of the variances of those in flight, in square tokens.
+    open_variance: u64,
 }
 
 impl Outputs {
@@ -61,7 +62,7 @@ impl Outputs {
 
     /// The variance of what the requests in flight will use together: the sum of each one's own.
     pub(crate) const fn variance(&self) -> f64 {
-        self.in_flight as f64
+        self.open_variance as f64
     }
 
     /// One more is in flight.
@@ -90,10 +91,10 @@ impl Outputs {
     fn change(&mut self, place: Place, change: impl FnOnce(&mut Cell)) {
         let own = place.0.and_then(|place| self.kinds.at(place.into()));
         let cell = own.unwrap_or(&mut self.others);
-        self.in_flight -= cell.in_flight * cell.variance;
+        self.open_variance -= cell.in_flight * cell.variance;
         change(cell);
         let variance = cell.mean.variance_within(&self.all);
         cell.variance = variance.min(MOST_VARIANCE).ceil() as u64;
-        self.in_flight += cell.in_flight * cell.variance;
+        self.open_variance += cell.in_flight * cell.variance;
     }
 }

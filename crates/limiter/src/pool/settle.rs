@@ -17,6 +17,9 @@ impl Pool {
     /// Corrects the input of a reservation once the server's count is known.
     pub fn true_up_input(&mut self, now: u64, id: ReservationId, actual: u64) {
         self.advance(now);
+        if let Some(record) = self.book.get_mut(id) {
+            record.teaches = false;
+        }
         self.recharge(id, Some(actual), None);
     }
 

@@ -108,7 +108,8 @@ impl Pool {
         longest
     }
 
-    /// Where a request waits; `None` when it does not.
+    /// Where a request waits; `None` when it does not. It is counted from the nearer end of the queue of its
+    /// priority and tenant, so that it is quick for the first and the last of them and linear in the middle.
     #[must_use]
     pub fn place(&self, now: u64, ticket: Ticket) -> Option<QueuePlace> {
         let (ahead, work) = self.queue.ahead_of(ticket)?;

@@ -81,7 +81,7 @@ pub enum Enqueued {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct QueuePlace {
-    /// Its place among the requests of its priority and tenant, from 1.
+    /// Its place among the requests of its priority and tenant, from 1. Exact when it was asked for.
     pub position: usize,
     /// How long it will still wait: the work ahead of it, at the share of its priority and tenant while
     /// the others go on waiting. Waiting for requests in flight to end cannot be foreseen.

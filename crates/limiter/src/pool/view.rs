@@ -33,7 +33,8 @@ impl Pool {
                 renews_in: None,
             });
         }
-        dimensions.extend(self.extras.iter().map(|extra| extra.snapshot(now)));
+        let extras = self.extras.iter();
+        dimensions.extend(extras.map(|extra| extra.snapshot(now, guards[extra.lane()])));
         let in_flight = self.in_flight() as u64;
         let adaptive = self.adaptive.cap(now);
         let most = [self.concurrency, adaptive].into_iter().flatten().min();

@@ -19,7 +19,7 @@ use super::{CountTokens, NAME, memory::Memory};
 /// It goes directly outside of a [`TokenBucketLayer`](crate::TokenBucketLayer), which charges the count
 /// instead of an estimate, less what will be read from the prompt cache. For each prompt it has not seen it
 /// sends one request to [`count_tokens`](https://docs.claude.com/en/api/messages-count-tokens) through the
-/// same service: that costs a round trip but nothing else, and has limits of its own, which the bucket keeps
+/// same service, with the headers and extensions of the original: that costs a round trip but nothing else, and has limits of its own, which the bucket keeps
 /// apart from those of Messages. Whatever goes wrong with it (a refusal, an error, an answer that is not a
 /// count, [no answer in time](Self::with_timeout)) leaves the request to the estimate, with an
 /// [event](Event::Uncounted).

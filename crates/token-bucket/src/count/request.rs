@@ -29,7 +29,7 @@ pub(super) fn is_countable(request: &Request<RequestBody>) -> bool {
         && request.body().model().is_some()
 }
 
-/// The same place, credentials, version and betas, another body. `None` when the URI allows no longer path.
+/// The same place, credentials, version, betas and extensions, another body and a context of its own. `None` when the URI allows no longer path.
 pub(super) fn counting(
     message: &Request<RequestBody>,
     context: CallContext,
@@ -48,6 +48,8 @@ pub(super) fn counting(
     let json = HeaderValue::from_static("application/json");
     headers.insert(CONTENT_TYPE, json);
     headers.insert(CONTENT_LENGTH, length.into());
+    // What a scope of one's own or an inner service goes by.
+    request.extensions_mut().clone_from(message.extensions());
     request.extensions_mut().insert(Arc::new(context));
     Some(request)
 }
