@@ -5,8 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{
-    Admission, BreakerConfig, BreakerSnapshot, BreakerState, Generation, Permit, Transition,
-    Verdict, counts::Counts, ramp::Ramp,
+    Admission, BreakerConfig, Generation, Permit, Transition, Verdict, counts::Counts, ramp::Ramp,
 };
 
 /// When to ask again while the probes are out: they mostly take seconds.
@@ -278,32 +277,6 @@ impl Breaker {
         }
     }
 
-    /// The state at `now`.
-    #[must_use]
-    pub fn snapshot(&self, now: Instant) -> BreakerSnapshot {
-        let (state, probes, successes) = match &self.state {
-            State::Closed {
-                ramp: Some(ramp), ..
-            } if !ramp.is_over(now) => (BreakerState::Ramping, 0, 0),
-            State::Closed { .. } => (BreakerState::Closed, 0, 0),
-            State::Open { until } if *until > now => (BreakerState::Open, 0, 0),
-            State::Open { .. } => (BreakerState::HalfOpen, 0, 0),
-            State::HalfOpen {
-                successes, leases, ..
-            } => (BreakerState::HalfOpen, leases.len(), *successes),
-            State::ForcedOpen => (BreakerState::ForcedOpen, 0, 0),
-            State::ForcedClosed => (BreakerState::ForcedClosed, 0, 0),
-        };
-        BreakerSnapshot {
-            state,
-            opens: self.opens,
-            failures: self.counts.failures(),
-            retry_after: self.remaining(now),
-            probes,
-            successes,
-        }
-    }
-
     const fn pass(&self, now: Instant, probe: Option<u64>) -> Admission {
         Admission::Pass(Permit {
             generation: self.generation,
@@ -312,7 +285,7 @@ impl Breaker {
         })
     }
 
-    fn remaining(&self, now: Instant) -> Option<Duration> {
+    pub(super) fn remaining(&self, now: Instant) -> Option<Duration> {
         match self.state {
             State::Open { until } => Some(until.saturating_duration_since(now)),
             _ => None,

@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
+use super::{Breaker, automaton::State};
+
 /// What a circuit does at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -51,4 +55,32 @@ pub struct BreakerSnapshot {
     pub probes: usize,
     /// Probes that have succeeded since the circuit became half-open.
     pub successes: u32,
+}
+
+impl Breaker {
+    /// The state at `now`.
+    #[must_use]
+    pub fn snapshot(&self, now: Instant) -> BreakerSnapshot {
+        let (state, probes, successes) = match &self.state {
+            State::Closed {
+                ramp: Some(ramp), ..
+            } if !ramp.is_over(now) => (BreakerState::Ramping, 0, 0),
+            State::Closed { .. } => (BreakerState::Closed, 0, 0),
+            State::Open { until } if *until > now => (BreakerState::Open, 0, 0),
+            State::Open { .. } => (BreakerState::HalfOpen, 0, 0),
+            State::HalfOpen {
+                successes, leases, ..
+            } => (BreakerState::HalfOpen, leases.len(), *successes),
+            State::ForcedOpen => (BreakerState::ForcedOpen, 0, 0),
+            State::ForcedClosed => (BreakerState::ForcedClosed, 0, 0),
+        };
+        BreakerSnapshot {
+            state,
+            opens: self.opens,
+            failures: self.counts.failures(),
+            retry_after: self.remaining(now),
+            probes,
+            successes,
+        }
+    }
 }
