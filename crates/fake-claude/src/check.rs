@@ -59,8 +59,8 @@ pub(crate) struct Body<'a> {
 impl<'a> Body<'a> {
     /// `None` when it is not valid JSON.
     pub(crate) fn read(headers: &HeaderMap, body: &'a [u8]) -> Option<Self> {
-        let betas = headers.get_all("anthropic-beta").iter();
-        let betas: Vec<&str> = betas.filter_map(|line| line.to_str().ok()).collect();
+        let lines = headers.get_all("anthropic-beta").iter();
+        let betas: Vec<&str> = lines.flat_map(|line| line.to_str()).collect();
         let version = headers
             .get("anthropic-version")
             .map(http::HeaderValue::as_bytes);
@@ -79,10 +79,9 @@ impl<'a> Body<'a> {
 
     /// Fields that nobody knows.
     pub(crate) fn fields_known(&self) -> Verdict {
-        let mut names: Vec<&String> = self.fields.keys().collect();
-        names.sort();
+        let mut names: Vec<&str> = self.fields.keys().map(String::as_str).collect();
+        names.sort_unstable();
         for name in names {
-            let name = name.as_str();
             let known = FIELDS.contains(&name) && !(self.new_version && SAMPLING.contains(&name))
                 || name == "fallbacks" && self.betas.contains("server-side-fallback-")
                 || name != "fallbacks" && BETA_FIELDS.contains(&name) && !self.betas.is_empty();
@@ -239,8 +238,7 @@ impl<'a> Body<'a> {
             last = role;
         }
         if last == Some("\"assistant\"") && (!rules.prefill || thinks) {
-            let message = "This model does not support assistant message prefill. The conversation must end with a user message.";
-            return invalid(message.to_owned());
+            return invalid("This model does not support assistant message prefill. The conversation must end with a user message.".to_owned());
         }
         Ok(())
     }

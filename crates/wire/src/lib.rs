@@ -10,8 +10,9 @@
 //! | How long to wait? | [`retry_after`], [`should_retry`] |
 //! | What went wrong? | [`ApiError::parse`] |
 //! | What does this request ask for? | [`Peek::parse`], [`estimate_tokens`] |
+//! | Where do its fields stand? | [`Fields`] |
 //! | What did it use? | [`Usage::from_message`], [`StreamState`] |
-//! | Which limits does a model share? | [`ModelCatalog::lookup`] |
+//! | Which limits does a model share, what does it take? | [`ModelCatalog::lookup`] |
 //!
 //! ```
 //! use tower_claude_wire::{ApiError, ModelCatalog, RateLimits};

@@ -62,7 +62,8 @@ pub(super) fn push(
     if asked != sent {
         losses.push(Loss {
             field,
-            asked,
+            // A copy, or the loss would keep the whole original body alive.
+            asked: asked.map(|asked| Bytes::copy_from_slice(&asked)),
             sent,
             why,
         });
