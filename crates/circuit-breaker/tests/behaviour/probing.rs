@@ -53,7 +53,7 @@ async fn of_many_calls_at_once_one_is_the_probe() {
     let sent = answers
         .into_iter()
         .flatten()
-        .filter(|answer| answer.was_sent());
+        .filter(crate::common::Answer::was_sent);
     assert_eq!((sent.count(), fake.log_len() - before), (1, 1));
 }
 
