@@ -36,8 +36,7 @@
 //! - Falls back for overload, 5xx, timeouts, broken connections, streams cut before content, retired models (404), refusals
 //!   of the layers inside; for 429s only to another rate group; for declined answers where asked to. Not for other 4xx,
 //!   spend limits or credentials. Messages requests only.
-//! - [Rewrites](fn@rewrite) the original request for each model ([`RewriteOptions`]); a model that cannot be asked this is
-//!   passed over.
+//! - [Rewrites](fn@rewrite) the original request for each model; passes over one that cannot be asked this.
 //! - Sticks for the outage: after three failures requests go straight to the stand-in, and one real request per
 //!   cool-down, its stand-in ready, finds out if the model is back. A 429 counts against credential and rate group.
 //! - When all are out, asks the one that will be back first. No stand-in that never answers so fast as the deadline asks.
@@ -58,8 +57,7 @@
 //!
 //! # What it never does
 //! Fall back after content has reached the caller; rewrite a rewritten request; send a prompt to another credential or
-//! host; switch silently; retry the same model; log a body or a key. A declined answer is not kept: when the stand-ins
-//! fail, their failure goes up.
+//! host; switch silently; retry the same model; keep a declined answer for when the stand-ins fail; log a body or a key.
 #![forbid(unsafe_code)]
 
 mod call;
