@@ -1,6 +1,6 @@
 //! The layer: configuration and shared state.
 
-use std::{fmt, num::NonZeroUsize, sync::Arc};
+use std::{fmt, num::NonZeroUsize, sync::Arc, time::Duration};
 
 use http::{HeaderMap, request::Parts};
 use tower_claude_core::{
@@ -12,13 +12,18 @@ use tower_layer::Layer;
 
 use crate::{CircuitBreaker, CircuitBreakerHandle, circuits::Circuits};
 
+/// Shorter than the automaton's own: a probe more costs little, and after an outage nobody waits for minutes.
+const COOL_DOWN: Duration = Duration::from_secs(10);
+const LONGEST_COOL_DOWN: Duration = Duration::from_secs(20);
+const RAMP: Duration = Duration::from_secs(20);
+
 type ScopeOf = dyn Fn(&Parts, &RequestBody) -> Scope + Send + Sync;
 type CredentialOf = dyn Fn(&HeaderMap) -> u64 + Send + Sync;
 
 /// Stops calling what fails. See the [crate documentation](crate).
 ///
 /// The default is the recommendation: one circuit per endpoint and model, which opens after five failures in a row within
-/// a minute, for 30 s to 5 min; and one per credential, which a 401 or a spend limit opens at once.
+/// a minute, for 10 s to 20 s; and one per credential, which a 401 or a spend limit opens at once.
 ///
 /// The circuits live here and are shared by every clone and every service made from it.
 #[derive(Clone)]
@@ -49,7 +54,9 @@ impl CircuitBreakerLayer {
         let one = std::num::NonZeroU32::MIN;
         Self {
             config: Arc::new(Config {
-                breaker: BreakerConfig::new(),
+                breaker: BreakerConfig::new()
+                    .with_cool_down(COOL_DOWN, LONGEST_COOL_DOWN)
+                    .with_ramp(Some(RAMP)),
                 credentials: BreakerConfig::new().with_probes(one, one).with_ramp(None),
                 scope_of: None,
                 credential_of: None,

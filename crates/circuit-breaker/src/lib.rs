@@ -38,8 +38,8 @@
 //! - Opens a circuit per credential on one 401 or spend limit. A 403 opens nothing.
 //! - Refuses while open: 529 in Claude's shape (401 or 402 for a credential), tagged
 //!   [`Refused`](tower_claude_core::Refused), with what remains as `retry-after`.
-//! - After 30 s, doubling to 5 min, never sooner than the server's `retry-after`, lets one call through at a time; two that
-//!   succeed close the circuit, and over 30 s a growing share of the calls passes.
+//! - After 10 s, then 20 s, never sooner than the server's `retry-after`, lets one call through at a time; two that
+//!   succeed close the circuit, and over 20 s a growing share of the calls passes.
 //! - Can be taken in hand: [`CircuitBreakerHandle`].
 //!
 //! # Where it goes
