@@ -1,6 +1,6 @@
 use bytes::Bytes;
 
-use crate::recording::{Recording, TooLate};
+use crate::flight::recording::{Recording, TooLate};
 
 fn frame(number: usize, length: usize) -> Bytes {
     // Of a far larger buffer, as a client's frames are.

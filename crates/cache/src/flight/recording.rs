@@ -4,12 +4,12 @@ use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 
-/// What a frame costs beside its bytes: its handle, and the room a queue keeps for more of them.
-const FRAME: usize = 64;
+/// What a frame costs beside its bytes: its handle, the room a queue keeps for more of them, and its count of readers.
+const FRAME: usize = 96;
 const FIRST_BLOCK: usize = 1024;
 const LAST_BLOCK: usize = 64 * 1024;
-/// Frames from this length on pin little beside themselves.
-const LARGE: usize = 16 * 1024;
+/// Longer frames get memory of their own, so that the end of a block that they do not fit into is little.
+const LARGE: usize = LAST_BLOCK / 32;
 
 /// Frames by index, append-only. They are copied into blocks of the recording's own, since a frame may be a slice of a
 /// far larger buffer.
@@ -34,7 +34,7 @@ impl Recording {
             frames: VecDeque::new(),
             base: 0,
             block: BytesMut::new(),
-            next_block: 0,
+            next_block: FIRST_BLOCK,
             weight: 0,
             limit,
             is_over: false,
@@ -59,33 +59,42 @@ impl Recording {
 
     pub(crate) fn push(&mut self, data: &Bytes) {
         if !self.is_over {
+            let apart = data.len() > LARGE || self.frames.is_empty();
             let room = self.block.capacity() - self.block.len();
-            let block = self.next_block.max(data.len());
-            let more = if room < data.len() { block } else { 0 };
+            let more = match (apart, data.len() > room) {
+                (true, _) => data.len(),
+                (false, true) => self.next_block.max(data.len()),
+                (false, false) => 0,
+            };
             if self.weight + more + FRAME <= self.limit {
-                if more > 0 {
-                    self.block = BytesMut::with_capacity(block);
-                    self.next_block = (self.next_block * 2).clamp(FIRST_BLOCK, LAST_BLOCK);
-                }
                 self.weight += more + FRAME;
-                self.block.extend_from_slice(data);
-                self.frames.push_back(self.block.split().freeze());
+                let frame = if apart {
+                    Bytes::copy_from_slice(data)
+                } else {
+                    self.in_block(data, more)
+                };
+                self.frames.push_back(frame);
                 return;
             }
             self.is_over = true;
             self.block = BytesMut::new();
             self.weight = self.frames.iter().map(weight).sum();
         }
-        let frame = if data.len() < LARGE {
-            Bytes::copy_from_slice(data)
-        } else {
-            data.clone()
-        };
+        let frame = Bytes::copy_from_slice(data);
         self.weight += weight(&frame);
         self.frames.push_back(frame);
         while self.weight > self.limit && self.frames.len() > 1 {
             self.drop_first();
         }
+    }
+
+    fn in_block(&mut self, data: &Bytes, more: usize) -> Bytes {
+        if more > 0 {
+            self.block = BytesMut::with_capacity(more);
+            self.next_block = (self.next_block * 2).clamp(FIRST_BLOCK, LAST_BLOCK);
+        }
+        self.block.extend_from_slice(data);
+        self.block.split().freeze()
     }
 
     /// Lets go of what nobody will ask for again, once it cannot be kept anyway.
