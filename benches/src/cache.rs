@@ -62,7 +62,7 @@ pub(crate) fn hits() -> [Case; 4] {
         ),
         calls(
             "cache hit, key made of the request",
-            ours.layer(Answer),
+            ours,
             RequestBody::from,
         ),
     ]

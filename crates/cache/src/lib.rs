@@ -2,9 +2,8 @@
 //!
 //! ```
 //! # use std::convert::Infallible;
-//! # use bytes::Bytes;
+//! # use bytes::Bytes; use http_body_util::Full;
 //! # use http::{Request, Response};
-//! # use http_body_util::Full;
 //! use std::time::Duration;
 //! use tower::{Layer, ServiceExt, service_fn};
 //! use tower_claude_cache::{CacheLayer, Cacheable};
@@ -31,14 +30,13 @@
 //! # Ok(())
 //! # }
 //! ```
-//!
 //! # What it does
 //! - Caches the Messages requests that are marked [`Cacheable`], and no others; `no-store` wins. Two are equal when
 //!   tenant, credential, URI, version, betas and the fields of the body are ([`Key`]); `metadata` and `service_tier`
-//!   aside. `stream` counts: a stream is replayed frame for frame, JSON byte for byte.
+//!   aside. `stream` counts: a stream is replayed frame for frame, JSON byte for byte. Equal requests
+//!   under way share one call and its outcome. [`CACHE`] says what was done.
 //! - Stores whole answers of the asked model that ended with `end_turn` or a stop sequence, for their time ± 10 %, and
 //!   an hour more to serve them, with `age`, in place of 5xx, timeouts, broken connections and local refusals.
-//! - Lets equal requests under way share one call and its outcome; says in [`CACHE`] what it did.
 //!
 //! # Where it goes
 //! Outermost: a hit then costs nothing further in.

@@ -8,8 +8,9 @@ use bytes::{Bytes, BytesMut};
 const FRAME: usize = 96;
 const FIRST_BLOCK: usize = 1024;
 const LAST_BLOCK: usize = 64 * 1024;
-/// Longer frames get memory of their own, so that the end of a block that they do not fit into is little.
-const LARGE: usize = LAST_BLOCK / 32;
+/// Frames longer than this part of a block get memory of their own, so that the end of a block that they do not fit
+/// into is little.
+const PART: usize = 32;
 
 /// Frames by index, append-only. They are copied into blocks of the recording's own, since a frame may be a slice of a
 /// far larger buffer.
@@ -23,6 +24,7 @@ pub(crate) struct Recording {
     base: usize,
     block: BytesMut,
     next_block: usize,
+    last_block: usize,
     weight: usize,
     limit: usize,
     is_over: bool,
@@ -35,6 +37,8 @@ impl Recording {
             base: 0,
             block: BytesMut::new(),
             next_block: FIRST_BLOCK,
+            // A block goes with its last frame: while the window moves, one may be more than it holds.
+            last_block: (limit / 64).clamp(FIRST_BLOCK, LAST_BLOCK),
             weight: 0,
             limit,
             is_over: false,
@@ -59,7 +63,7 @@ impl Recording {
 
     pub(crate) fn push(&mut self, data: &Bytes) {
         if !self.is_over {
-            let apart = data.len() > LARGE || self.frames.is_empty();
+            let apart = data.len() > self.last_block / PART || self.frames.is_empty();
             let room = self.block.capacity() - self.block.len();
             let more = match (apart, data.len() > room) {
                 (true, _) => data.len(),
@@ -91,7 +95,7 @@ impl Recording {
     fn in_block(&mut self, data: &Bytes, more: usize) -> Bytes {
         if more > 0 {
             self.block = BytesMut::with_capacity(more);
-            self.next_block = (self.next_block * 2).clamp(FIRST_BLOCK, LAST_BLOCK);
+            self.next_block = (self.next_block * 2).min(self.last_block);
         }
         self.block.extend_from_slice(data);
         self.block.split().freeze()
