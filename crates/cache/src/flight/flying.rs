@@ -93,15 +93,19 @@ where
             }
             let seat = this.seat.as_ref().expect("polled after completion");
             let drives = this.fill.is_some() && !D::DETACHED;
-            let news = if drives {
+            let mut outcome = this.slot.as_ref().and_then(Slot::take);
+            let news = if drives || outcome.is_some() {
                 Poll::Pending
             } else {
                 seat.poll_answer(call.stale.is_some(), cx)
             };
             // Given back by its drop, where this call cannot use it.
             let lead = matches!(news, Poll::Ready(News::Lead { .. })).then(|| seat.lead());
-            // Looked at last: a call's own outcome is left here before the others hear of it.
-            if let Some(outcome) = this.slot.as_ref().and_then(Slot::take) {
+            // Looked at once more: a call's own outcome is left here before the others hear of it.
+            if outcome.is_none() {
+                outcome = this.slot.as_ref().and_then(Slot::take);
+            }
+            if let Some(outcome) = outcome {
                 if let Some(landing) = landed(outcome, call, this.own, this.seat) {
                     return Poll::Ready(landing);
                 }

@@ -80,16 +80,19 @@ impl Recording {
                 self.frames.push_back(frame);
                 return;
             }
+            // Nothing is dropped yet: whoever reads on only to have it recorded stops here, and takes nothing away from
+            // those who really read.
             self.is_over = true;
             self.block = BytesMut::new();
             self.weight = self.frames.iter().map(weight).sum();
+        } else {
+            while self.weight + data.len() + FRAME > self.limit && !self.frames.is_empty() {
+                self.drop_first();
+            }
         }
         let frame = Bytes::copy_from_slice(data);
         self.weight += weight(&frame);
         self.frames.push_back(frame);
-        while self.weight > self.limit && self.frames.len() > 1 {
-            self.drop_first();
-        }
     }
 
     fn in_block(&mut self, data: &Bytes, more: usize) -> Bytes {
