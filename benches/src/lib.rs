@@ -2,9 +2,10 @@
 //!
 //! `cargo bench -p tower-claude-benches` prints everything in about a minute and a half. Options, after `--`:
 //! `--check` exits with 1 when a goal falls short (nearly all goals are ratios), `--no-instructions` leaves
-//! valgrind out, `--case NAME --calls N` runs one row only, for a profiler, `--limiter` its section only.
+//! valgrind out, `--case NAME --calls N` runs one row only, for a profiler, `--limiter` and `--cache` their sections only.
 #![forbid(unsafe_code)]
 
+mod cache;
 mod floor;
 mod harness;
 mod instructions;
@@ -59,14 +60,23 @@ pub fn run(arguments: impl Iterator<Item = String>) -> ExitCode {
         Counter::find()
     };
     let mut report = Report::new(effort, counter);
+    if has("--cache") {
+        hits(&mut report);
+        return verdict(&has, &report);
+    }
     if !has("--limiter") {
         per_call(&mut report);
         heads(&mut report);
         streams(&mut report);
         bodies(&mut report);
+        hits(&mut report);
     }
     reservations(&mut report);
     queues(&mut report);
+    verdict(&has, &report)
+}
+
+fn verdict(has: &dyn Fn(&str) -> bool, report: &Report) -> ExitCode {
     if has("--check") && !report.is_good() {
         return ExitCode::FAILURE;
     }
@@ -74,7 +84,9 @@ pub fn run(arguments: impl Iterator<Item = String>) -> ExitCode {
 }
 
 fn run_one(name: &str, calls: u64) -> ExitCode {
-    let parts: [fn() -> Vec<Case>; 3] = [call_cases, limiter_cases, parsing::all];
+    let parts: [fn() -> Vec<Case>; 4] = [call_cases, limiter_cases, parsing::all, || {
+        cache::hits().into()
+    }];
     let mut cases = parts.into_iter().flat_map(|cases| cases());
     match cases.find(|case| case.name == name) {
         Some(case) => {
@@ -93,6 +105,7 @@ fn all() -> Vec<Case> {
     let mut cases = call_cases();
     cases.extend(limiter_cases());
     cases.extend(parsing::all());
+    cases.extend(cache::hits());
     cases
 }
 
@@ -189,6 +202,22 @@ fn bodies(report: &mut Report) {
         rows.iter().for_each(|row| report.row(row));
         report.ratio(&rows[0], &rows[1], Some(1.2), None);
     }
+}
+
+/// Ours makes its key of the whole request; the peer's is given one.
+fn hits(report: &mut Report) {
+    report.title("A cache hit: a request of 2 KiB with 5 headers, an answer of 800 bytes");
+    let rows = report.measure(&cache::hits(), true);
+    rows.iter().for_each(|row| report.row(row));
+    let [alone, hash, theirs, ours] = &rows[..] else {
+        return;
+    };
+    let mut both = theirs.over(alone);
+    both.name = "the hash and the peer's hit".to_owned();
+    both.one += hash.one;
+    both.two = both.two.zip(hash.two).map(|(a, b)| a + b);
+    both.instructions = both.instructions.zip(hash.instructions).map(|(a, b)| a + b);
+    report.ratio(&ours.over(alone), &both, Some(1.3), None);
 }
 
 /// Prints two rows and their ratio.

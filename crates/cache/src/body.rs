@@ -11,7 +11,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tower_claude_wire::ApiError;
 
-use crate::{Entry, flight::Next, seat::Seat};
+use crate::{Entry, flight::seat::Seat, flight::state::Next};
 
 pin_project! {
     /// An inner body that passes through, one that several read, or a stored one.

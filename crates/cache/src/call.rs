@@ -19,12 +19,12 @@ use tower_claude_wire::ApiError;
 
 use crate::{
     Body, CACHE, Entry, Freshness, Key, LAYER, Store,
-    answer::Rules,
+    answer::head::jittered,
+    answer::rules::Rules,
     config::Config,
-    flight::{Answer as Landed, Ask},
-    head::jittered,
-    policy::Plan,
-    seat::Seat,
+    flight::seat::Seat,
+    flight::state::{Answer as Landed, Ask},
+    request::policy::Plan,
 };
 
 /// What the caller gets.

@@ -6,9 +6,9 @@ use tower_claude_core::event::{CacheDecision, Event, Observers, emit};
 
 use crate::{
     Entry, Key, LAYER, Store,
+    flight::seat::{Flights, Home},
     handle::{Counters, count},
-    policy::Policy,
-    seat::{Flights, Home},
+    request::policy::Policy,
 };
 
 #[derive(Clone)]

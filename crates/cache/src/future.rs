@@ -16,8 +16,8 @@ use tower_service::Service;
 use crate::{
     Detach, Entry, Fill, Store,
     call::{Answer, Call, HIT},
-    flying::{Flying, Landing},
-    seat::Seat,
+    flight::flying::{Flying, Landing},
+    flight::seat::Seat,
 };
 
 pin_project! {

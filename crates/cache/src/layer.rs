@@ -10,8 +10,8 @@ use tower_claude_core::{
 use tower_layer::Layer;
 
 use crate::{
-    Cache, CacheHandle, Cacheable, Inline, MemoryStore, Spawn, Store, config::Config, key::Secret,
-    policy::Policy,
+    Cache, CacheHandle, Cacheable, Inline, MemoryStore, Spawn, Store, config::Config,
+    request::key::Secret, request::policy::Policy,
 };
 
 /// Answers equal requests once. See the [crate documentation](crate).

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use serde_json::value::RawValue;
 
-use crate::canonical::fields;
+use crate::request::canonical::fields;
 
 /// What two bodies must agree on to be one, by a parser that knows JSON: names and values of the top level, the values
 /// token for token.

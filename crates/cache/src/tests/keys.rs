@@ -5,8 +5,8 @@ use tower_claude_core::Tenant;
 
 use crate::{
     Key,
-    canonical::fields,
-    key::{Secret, written},
+    request::canonical::fields,
+    request::key::{Secret, written},
 };
 
 const BODY: &str =

@@ -1,6 +1,6 @@
 use bytes::Bytes;
 
-use crate::recording::{Recording, TooLate};
+use crate::flight::recording::{Recording, TooLate};
 
 fn frame(number: usize, length: usize) -> Bytes {
     // Of a far larger buffer, as a client's frames are.
@@ -9,7 +9,7 @@ fn frame(number: usize, length: usize) -> Bytes {
 }
 
 #[test]
-fn it_weighs_no_more_than_its_limit() {
+fn it_weighs_no_more_than_its_limit_and_a_frame() {
     for (limit, length) in [
         (4 << 20, 150),
         (4 << 20, 7),
@@ -23,7 +23,7 @@ fn it_weighs_no_more_than_its_limit() {
             recording.push(&frame(number, length));
             held = held.max(recording.weight());
             assert!(
-                recording.weight() <= limit,
+                recording.weight() <= limit + length + 96, // with the frame that was too much
                 "{} of {limit}",
                 recording.weight()
             );

@@ -83,10 +83,38 @@ async fn what_is_too_long_passes_and_is_not_stored() {
                     .chunks(100)
                     .for_each(|chunk| say(&mouth, std::str::from_utf8(chunk).expect("ASCII")));
             });
-            assert_eq!(got.expect("an answer").text, text);
+            assert!(got.expect("an answer").text == text);
         }
         assert_eq!((scripts.calls(), layer.handle().snapshot().stored), (2, 0));
     }
+}
+
+/// Those who wait for the whole of an answer that is too long read on for it, and must not take its begin away from the
+/// one that asked.
+#[tokio::test(start_paused = true)]
+async fn who_asked_loses_nothing_to_those_who_wait() {
+    let text = MESSAGE.replace("Hi", &"Hi".repeat(20_000));
+    let (upstream, scripts) = upstream();
+    let service = layer().with_entry_limit(16 * 1024).layer(upstream);
+    let lead = service.clone().oneshot(request());
+    let headers = [("content-type", "application/json")];
+    let (lead, mouth) = tokio::join!(lead, async { scripts.next().await.head(200, &headers) });
+    let follower = tokio::spawn(async move { call(&service, request()).await });
+    settle().await;
+    for chunk in text.as_bytes().chunks(300) {
+        say(&mouth, std::str::from_utf8(chunk).expect("ASCII"));
+        settle().await;
+    }
+    drop(mouth);
+    // It goes alone as soon as the answer is too long.
+    scripts.next().await.message();
+    let follower = follower.await.expect("no panic").expect("an answer");
+    assert_eq!(
+        (follower.text.as_str(), follower.said()),
+        (MESSAGE, "bypass")
+    );
+    let read = rest(&mut lead.expect("a head").into_body()).await;
+    assert!(read == text, "{} bytes of {}", read.len(), text.len());
 }
 
 #[tokio::test(start_paused = true)]

@@ -152,6 +152,7 @@ async fn errors_are_not() {
 #[tokio::test(start_paused = true)]
 async fn what_is_cut_short_is_not() {
     let whole = STREAM.concat();
+    assert_eq!(stream(&STREAM[..4]).await, "not", "no message_stop");
     for cut in (0..whole.len()).step_by(7) {
         assert_eq!(stream(&[&whole[..cut]]).await, "not", "cut at {cut}");
     }

@@ -15,11 +15,11 @@ use tower_service::Service;
 
 use crate::{
     Detach, Fill, Store,
+    answer::head::calls_for_stale,
     call::{Answer, Call, MISS, STALE},
-    fill::{Outcome, Slot},
-    flight::{Answer as Landed, News},
-    head::calls_for_stale,
-    seat::Seat,
+    flight::fill::{Outcome, Slot},
+    flight::seat::Seat,
+    flight::state::{Answer as Landed, News},
 };
 
 pin_project! {
@@ -93,18 +93,21 @@ where
             }
             let seat = this.seat.as_ref().expect("polled after completion");
             let drives = this.fill.is_some() && !D::DETACHED;
-            let news = if drives {
+            let mut outcome = this.slot.as_ref().and_then(Slot::take);
+            let news = if drives || outcome.is_some() {
                 Poll::Pending
             } else {
                 seat.poll_answer(call.stale.is_some(), cx)
             };
             // Given back by its drop, where this call cannot use it.
             let lead = matches!(news, Poll::Ready(News::Lead { .. })).then(|| seat.lead());
-            // Looked at last: a call's own outcome is left here before the others hear of it.
-            if let Some(outcome) = this.slot.as_ref().and_then(Slot::take) {
-                match landed(outcome, call, this.seat) {
-                    Ok(landing) => return Poll::Ready(landing),
-                    Err(own) => *this.own = Some(own),
+            // Looked at once more: a call's own outcome is left here before the others hear of it.
+            if outcome.is_none() {
+                outcome = this.slot.as_ref().and_then(Slot::take);
+            }
+            if let Some(outcome) = outcome {
+                if let Some(landing) = landed(outcome, call, this.own, this.seat) {
+                    return Poll::Ready(landing);
                 }
                 continue;
             }
@@ -150,19 +153,20 @@ where
     }
 }
 
-/// What the one who asked makes of the outcome; its own head, when what follows it must be seen first.
+/// What the one who asked makes of the outcome; its own head is held when what follows it must be seen first.
 fn landed<R, E, T>(
     outcome: Outcome<R, E>,
     call: &mut Call<T>,
+    held: &mut Option<(Parts, SizeHint)>,
     seat: &mut Option<Seat>,
-) -> Result<Landing<R, E>, (Parts, SizeHint)>
+) -> Option<Landing<R, E>>
 where
     R: HttpBody<Data = Bytes>,
     R::Error: 'static,
     T: Store,
 {
     let answer = match outcome {
-        Outcome::Error(error) => stale(call).map_or(Err(error), Ok),
+        Outcome::Error(error) => stale(call).ok_or(error),
         Outcome::Own(response) => {
             let (parts, body) = response.into_parts();
             let better = calls_for_stale(&parts).then(|| stale(call)).flatten();
@@ -174,13 +178,14 @@ where
                 None if call.stale.is_some()
                     && tower_claude_wire::is_event_stream(&parts.headers) =>
                 {
-                    return Err((parts, promised));
+                    *held = Some((parts, promised));
+                    return None;
                 }
                 None => Ok(own(call, parts, promised, seat)),
             }
         }
     };
-    Ok(Landing::Answer(answer))
+    Some(Landing::Answer(answer))
 }
 
 /// What one who waited makes of the answer.

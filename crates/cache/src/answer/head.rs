@@ -2,11 +2,18 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, StatusCode, Version, header::RETRY_AFTER, response::Parts};
+use http::{HeaderMap, HeaderName, StatusCode, Version, header::RETRY_AFTER, response::Parts};
 use tower_claude_core::{Class, Kind, REFUSED_BY, Refused};
 use tower_claude_wire::{Media, is_compressed, media};
 
-use crate::{SERVED_MODEL, entry::lasting};
+use crate::store::entry::lasting;
+
+/// Says what the cache did for a response: `hit` (stored, or shared with an equal request), `stale`, `miss`, or
+/// `bypass`. Absent where the cache was not asked for.
+pub const CACHE: HeaderName = HeaderName::from_static("x-tower-claude-cache");
+
+/// On the answer of another model than the one that was asked; such an answer is not stored.
+const SERVED_MODEL: HeaderName = HeaderName::from_static("x-tower-claude-served-model");
 
 /// The head of an answer, for those who did not ask themselves.
 #[derive(Debug)]

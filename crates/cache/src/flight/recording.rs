@@ -4,12 +4,13 @@ use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 
-/// What a frame costs beside its bytes: its handle, and the room a queue keeps for more of them.
-const FRAME: usize = 64;
+/// What a frame costs beside its bytes: its handle, the room a queue keeps for more of them, and its count of readers.
+const FRAME: usize = 96;
 const FIRST_BLOCK: usize = 1024;
 const LAST_BLOCK: usize = 64 * 1024;
-/// Frames from this length on pin little beside themselves.
-const LARGE: usize = 16 * 1024;
+/// Frames longer than this part of a block get memory of their own, so that the end of a block that they do not fit
+/// into is little.
+const PART: usize = 32;
 
 /// Frames by index, append-only. They are copied into blocks of the recording's own, since a frame may be a slice of a
 /// far larger buffer.
@@ -23,6 +24,7 @@ pub(crate) struct Recording {
     base: usize,
     block: BytesMut,
     next_block: usize,
+    last_block: usize,
     weight: usize,
     limit: usize,
     is_over: bool,
@@ -34,7 +36,9 @@ impl Recording {
             frames: VecDeque::new(),
             base: 0,
             block: BytesMut::new(),
-            next_block: 0,
+            next_block: FIRST_BLOCK,
+            // A block goes with its last frame: while the window moves, one may be more than it holds.
+            last_block: (limit / 64).clamp(FIRST_BLOCK, LAST_BLOCK),
             weight: 0,
             limit,
             is_over: false,
@@ -59,33 +63,45 @@ impl Recording {
 
     pub(crate) fn push(&mut self, data: &Bytes) {
         if !self.is_over {
+            let apart = data.len() > self.last_block / PART || self.frames.is_empty();
             let room = self.block.capacity() - self.block.len();
-            let block = self.next_block.max(data.len());
-            let more = if room < data.len() { block } else { 0 };
+            let more = match (apart, data.len() > room) {
+                (true, _) => data.len(),
+                (false, true) => self.next_block.max(data.len()),
+                (false, false) => 0,
+            };
             if self.weight + more + FRAME <= self.limit {
-                if more > 0 {
-                    self.block = BytesMut::with_capacity(block);
-                    self.next_block = (self.next_block * 2).clamp(FIRST_BLOCK, LAST_BLOCK);
-                }
                 self.weight += more + FRAME;
-                self.block.extend_from_slice(data);
-                self.frames.push_back(self.block.split().freeze());
+                let frame = if apart {
+                    Bytes::copy_from_slice(data)
+                } else {
+                    self.in_block(data, more)
+                };
+                self.frames.push_back(frame);
                 return;
             }
+            // Nothing is dropped yet: whoever reads on only to have it recorded stops here, and takes nothing away from
+            // those who really read.
             self.is_over = true;
             self.block = BytesMut::new();
             self.weight = self.frames.iter().map(weight).sum();
-        }
-        let frame = if data.len() < LARGE {
-            Bytes::copy_from_slice(data)
         } else {
-            data.clone()
-        };
+            while self.weight + data.len() + FRAME > self.limit && !self.frames.is_empty() {
+                self.drop_first();
+            }
+        }
+        let frame = Bytes::copy_from_slice(data);
         self.weight += weight(&frame);
         self.frames.push_back(frame);
-        while self.weight > self.limit && self.frames.len() > 1 {
-            self.drop_first();
+    }
+
+    fn in_block(&mut self, data: &Bytes, more: usize) -> Bytes {
+        if more > 0 {
+            self.block = BytesMut::with_capacity(more);
+            self.next_block = (self.next_block * 2).min(self.last_block);
         }
+        self.block.extend_from_slice(data);
+        self.block.split().freeze()
     }
 
     /// Lets go of what nobody will ask for again, once it cannot be kept anyway.

@@ -15,9 +15,9 @@ use tower_claude_core::{Kind, RequestBody};
 use tower_service::Service;
 
 use crate::{
-    flight::{Ask, Ending},
-    head::{Head, is_out_of_time},
-    seat::{Lead, Seat},
+    answer::head::{Head, is_out_of_time},
+    flight::seat::{Lead, Seat},
+    flight::state::{Ask, Ending},
 };
 
 /// What the caller that asked gets: its own, while all others get what is shared.

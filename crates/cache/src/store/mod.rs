@@ -1,5 +1,8 @@
 //! Where answers are kept.
 
+pub(crate) mod entry;
+pub(crate) mod memory;
+
 use crate::{Entry, Key};
 
 /// Keeps stored answers. [`MemoryStore`](crate::MemoryStore) is one; one over a network fits too: `get` is a future, and

@@ -9,7 +9,7 @@ use std::{
 
 use quick_cache::{Lifecycle, OptionsBuilder, Weighter, sync::Cache};
 
-use crate::{Entry, Key, Store, key::AsIs};
+use crate::{Entry, Key, Store, request::key::AsIs};
 
 /// About what an answer weighs.
 const USUAL: u64 = 4 * 1024;

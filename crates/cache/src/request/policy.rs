@@ -6,8 +6,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, header::CACHE_CONTROL, re
 use tower_claude_core::{Endpoint, RequestBody};
 
 use crate::{
-    canonical::{Field, fields},
-    key::{Key, Secret},
+    request::canonical::{Field, fields},
+    request::key::{Key, Secret},
 };
 
 /// Marks a request whose answer may be stored, and which may be answered from the store. Insert it into the request's

@@ -7,11 +7,14 @@ use std::{
 };
 
 use crate::{
-    entry::Entry,
-    flight::{Ask, Ending, Flight, News, Next},
-    head::Head,
-    key::{AsIs, Key},
-    source::Source,
+    answer::head::Head,
+    flight::source::Source,
+    flight::{
+        Flight,
+        state::{Ask, Ending, News, Next},
+    },
+    request::key::{AsIs, Key},
+    store::entry::Entry,
 };
 
 type Map = HashMap<Key, Arc<Flight>, AsIs>;

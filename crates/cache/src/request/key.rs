@@ -12,7 +12,7 @@ use http::{
 };
 use tower_claude_core::Tenant;
 
-use crate::canonical::Field;
+use crate::request::canonical::Field;
 
 /// What is hashed is written so; a change of it is a new number.
 const SCHEMA: &[u8] = b"tower-claude-cache 1";
