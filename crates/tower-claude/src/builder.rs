@@ -1,6 +1,14 @@
 //! The layers as methods of tower's builder.
 
 use tower::ServiceBuilder;
+#[cfg(any(
+    feature = "cache",
+    feature = "circuit-breaker",
+    feature = "fallback-model",
+    feature = "header-budget",
+    feature = "retry",
+    feature = "token-bucket"
+))]
 use tower_layer::Stack;
 
 mod sealed {
