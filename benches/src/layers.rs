@@ -18,6 +18,9 @@ use crate::{
 /// The row that stands for the recommended stack.
 pub(crate) const STACK: &str = "retry + token-bucket + header-budget";
 
+/// The row of all six layers, as recommended; nothing is cached, nobody waits, nothing fails.
+pub(crate) const SIX: &str = "all six, as recommended";
+
 /// The row that is compared with the peer's breaker: one circuit, as the peer has it.
 pub(crate) const BREAKER: &str = "circuit-breaker, one circuit for all";
 
@@ -62,6 +65,14 @@ pub(crate) fn cases() -> Vec<Case> {
             RequestBody::from,
         ),
         calls(STACK, stack.clone(), RequestBody::from),
+        calls(
+            SIX,
+            tower_claude::recommended()
+                .with_limits(limits())
+                .with_fallback(["claude-opus-5-5", "claude-haiku-5-5"])
+                .layer(Answer),
+            RequestBody::from,
+        ),
         calls(
             "the same, body buffered by the first hall",
             stack,

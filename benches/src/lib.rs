@@ -151,6 +151,16 @@ fn per_call(report: &mut Report) {
     println!();
     report.ratio(&apart, theirs, Some(1.5), Some(1.0));
     report.ratio(ours, theirs, None, None);
+    let (Some(ours), Some(theirs)) = (named(layers::SIX), named(peers::FIVE)) else {
+        return;
+    };
+    let mut apart = parsing
+        .iter()
+        .fold(ours.over(&Row::NOTHING), |left, row| left.over(row));
+    apart.name = "all six minus parsing".to_owned();
+    report.row(&apart);
+    println!();
+    report.ratio(&apart, theirs, Some(1.0), Some(0.5));
 }
 
 fn reservations(report: &mut Report) {

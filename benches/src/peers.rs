@@ -12,7 +12,8 @@ use http_body_util::Full;
 use tower::{Layer, retry::Policy};
 use tower_resilience::{
     bulkhead::{BulkheadLayer, BulkheadServiceError},
-    circuitbreaker::CircuitBreakerLayer,
+    circuitbreaker::{CircuitBreakerError, CircuitBreakerLayer},
+    fallback::FallbackLayer,
     ratelimiter::{RateLimiterLayer, RateLimiterServiceError},
     retry::RetryLayer,
 };
@@ -33,6 +34,29 @@ pub(crate) const STACK: &str = "tower-resilience: its stack of the three";
 
 /// The name of the row our breaker is compared with.
 pub(crate) const BREAKER: &str = "tower-resilience: circuit breaker by counts";
+
+/// The name of the row our six layers are compared with.
+pub(crate) const FIVE: &str = "tower-resilience: its stack of five";
+
+type Guarded = CircuitBreakerError<BulkheadServiceError<Infallible>>;
+
+/// From the outside in: fallback, rate limiter, retry, circuit breaker, bulkhead.
+fn five() -> Case {
+    let breaker = CircuitBreakerLayer::builder()
+        .failure_classifier(
+            |result: &Result<Response<Body>, BulkheadServiceError<Infallible>>| {
+                result.as_ref().is_ok_and(is_failure)
+            },
+        )
+        .build()
+        .expect("a valid configuration");
+    let inside = retry::<Guarded>().layer(breaker.layer(bulkhead().layer(Answer)));
+    let fallback =
+        FallbackLayer::<Request<Body>, Response<Body>, RateLimiterServiceError<Guarded>>::value_fn(
+            || Response::new(Body::default()),
+        );
+    calls(FIVE, fallback.layer(limiter().layer(inside)), Full::new)
+}
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -77,6 +101,7 @@ pub(crate) fn cases() -> Vec<Case> {
             retry::<Limited<Infallible>>().layer(limiter().layer(bulkhead().layer(Answer))),
             Full::new,
         ),
+        five(),
     ]
 }
 

@@ -34,8 +34,8 @@
 //!
 //! # What it does
 //! - Falls back for overload, 5xx, timeouts, broken connections, streams cut before content, retired models (404), refusals
-//!   of the layers inside; for 429s only to another rate group; for declined answers where asked to. Not for other 4xx,
-//!   spend limits or credentials. Messages requests only.
+//!   of the layers inside; for 429s only to another rate group; for declined answers and spend limits where asked to. Not
+//!   for other 4xx or credentials; what one stand-in rejects the next may take. Messages requests only.
 //! - [Rewrites](fn@rewrite) the original request for each model; passes over one that cannot be asked this.
 //! - Sticks for the outage: after three failures requests go straight to the stand-in, and one real request per
 //!   cool-down, its stand-in ready, finds out if the model is back. A 429 counts against credential and rate group.
