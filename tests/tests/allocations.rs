@@ -221,6 +221,17 @@ fn a_call_through_all_three_layers() {
     within("three together", of_one_call(&answer, stack), THREE);
 }
 
+/// Nothing is cached, nobody waits, nothing fails.
+#[test]
+fn a_call_through_all_six_layers() {
+    let answer = Answer::new();
+    let stack = tower_claude::recommended()
+        .with_limits(limits())
+        .with_fallback(["claude-opus-5-5", "claude-haiku-5-5"])
+        .layer(answer.clone());
+    within("all six", of_one_call(&answer, stack), SIX);
+}
+
 #[test]
 fn a_call_through_each_layer_alone() {
     let answer = Answer::new();
@@ -252,6 +263,7 @@ fn fallback_around_retry() {
     );
 }
 
+const SIX: u64 = 16;
 const THREE: u64 = 12;
 const LIMITER: u64 = 4;
 const RETRY: u64 = 9;
