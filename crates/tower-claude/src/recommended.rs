@@ -32,9 +32,21 @@ type Cached<S> = <CacheLayer as Layer<Served<S>>>::Service;
 /// 5. **Token bucket.** Every attempt pays.
 /// 6. **Header budget.** Innermost: it sees every real response and nothing else. Both keep one ledger.
 ///
-/// Other orders work (no layer needs another), but cost something: with the breaker inside the bucket a request waits
-/// for its turn only to be refused, and with the bucket inside the header budget estimates are corrected where nothing
-/// was reserved. `cargo test -p tower-claude --test orders -- --nocapture` prints what.
+/// Other orders work, since no layer needs another. Of one run through the same incidents, at a tenth over the limit and
+/// without stand-ins (`cargo test -p tower-claude --test orders -- --nocapture` prints these and more; runs differ):
+///
+/// | incident | order | attempts per request | errors seen | p99 wait | good again after |
+/// |---|---|---|---|---|---|
+/// | 529 for 60 s | as recommended | 0.744 | 597 | 1.2 s | 31 s |
+/// | 529 for 60 s | breaker inside the bucket | 0.729 | 621 | 1.1 s | 32 s |
+/// | 529 for 60 s | bucket inside the header budget | 0.744 | 597 | 1.2 s | 31 s |
+/// | half of all connections reset, 60 s | as recommended | 0.776 | 570 | 4.8 s | 33 s |
+/// | half of all connections reset, 60 s | breaker inside the bucket | 0.839 | 472 | 17.3 s | 32 s |
+/// | half of all connections reset, 60 s | bucket inside the header budget | 0.776 | 570 | 4.8 s | 33 s |
+///
+/// In a clean outage the order hardly matters. Where half of the calls fail, a breaker inside the bucket opens later, as
+/// its calls come more slowly: fewer errors, longer waits. The recommended order is the one in which a call that will be
+/// refused does not wait first, so that a stand-in can act at once.
 ///
 /// Every layer is made once, here: clones, and the services of every call to [`Layer::layer`], share its state.
 #[derive(Clone, Debug)]
