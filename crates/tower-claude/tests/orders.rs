@@ -190,7 +190,6 @@ async fn what_other_orders_cost() {
     );
     for (what, fault, length, share) in incidents() {
         let incident = Incident::new(BEGIN, BEGIN + length, fault).with_probability(share);
-        let mut all = Vec::new();
         for (order, name) in ORDERS {
             let mut figures = Figures::default();
             for seed in 0..SEEDS {
@@ -206,11 +205,10 @@ async fn what_other_orders_cost() {
                 figures.wait(0.99).as_secs_f64(),
                 figures.back_after.as_secs_f64(),
             );
-            all.push(figures);
-        }
-        let recommended = &all[0];
-        if what.starts_with("529") {
-            assert!(recommended.back_after <= 60 * SECOND, "{what}");
+            // What the orders cost is for reading; that each comes back is not.
+            if what.starts_with("529") {
+                assert!(figures.back_after <= 60 * SECOND, "{what}, {name}");
+            }
         }
     }
 }
