@@ -60,7 +60,7 @@ pub(crate) fn cases() -> Vec<Case> {
         calls(
             BREAKER,
             CircuitBreakerLayer::new()
-                .with_scope(move |_, _| all.clone())
+                .with_scope(move |_| all.clone())
                 .layer(Answer),
             RequestBody::from,
         ),

@@ -1,12 +1,16 @@
 //! Which circuits a call belongs to, and what it holds of them.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+};
 
-use http::{Response, request::Parts};
+use http::{Request, Response};
 use tokio::time::Instant;
 use tower_claude_core::{
     CallContext, Class, ClassifyResponse, Refusal, RequestBody, Scope, breaker::Verdict,
 };
+use tower_service::Service;
 
 use crate::{
     circuits::Circuit,
@@ -20,6 +24,14 @@ pub(crate) struct Call<C> {
     pub(crate) classifier: C,
     /// Whose circuit a 401 would open; 0 for nobody's.
     credential: u64,
+}
+
+/// What came of a request at the door.
+pub(crate) enum Entered<F, E> {
+    /// It is on its way.
+    Sent(F, Tickets),
+    /// It is not sent: a circuit is open, or the inner service cannot become ready.
+    Over(Result<Box<Refusal>, E>),
 }
 
 /// What an admitted call holds.
@@ -39,40 +51,64 @@ impl<C> Call<C> {
         }
     }
 
-    /// Asks both circuits. Where there is no room for another circuit, the call passes unwatched.
-    pub(crate) fn claim(
+    /// Sends the request, once the inner service is ready and the circuits let it through. Pending, it leaves the
+    /// request where it is.
+    pub(crate) fn enter<S>(
         &mut self,
-        head: &mut Parts,
-        body: &RequestBody,
-    ) -> Result<Tickets, Refusal> {
-        let of_credential = self.circuit_of_credential(head);
+        service: &mut S,
+        request: &mut Option<Request<RequestBody>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Entered<S::Future, S::Error>>
+    where
+        S: Service<Request<RequestBody>>,
+    {
+        let asking = request.as_mut().expect("polled after completion");
+        let tickets = match service.poll_ready(cx) {
+            // A probe is claimed only when nothing but the request's own way is before it.
+            Poll::Ready(Ok(())) => self.claim(asking),
+            Poll::Ready(Err(error)) => return Poll::Ready(Entered::Over(Err(error))),
+            Poll::Pending => match self.refusal(asking) {
+                Some(refusal) => Err(refusal),
+                None => return Poll::Pending,
+            },
+        };
+        Poll::Ready(match (tickets, request.take()) {
+            (Ok(tickets), Some(request)) => Entered::Sent(service.call(request), tickets),
+            (Err(refusal), _) => Entered::Over(Ok(Box::new(refusal))),
+            (Ok(_), None) => unreachable!("looked at above"),
+        })
+    }
+
+    /// Asks both circuits. Where there is no room for another circuit, the call passes unwatched.
+    fn claim(&mut self, request: &mut Request<RequestBody>) -> Result<Tickets, Refusal> {
+        let of_credential = self.circuit_of_credential(request);
         let credential = of_credential
             .map(|circuit| Ticket::claim(&self.config, circuit))
             .transpose()?;
         let model = self
-            .circuit_of_model(head, body)
+            .circuit_of_model(request)
             .map(|circuit| Ticket::claim(&self.config, circuit))
             .transpose()?;
         let mut tickets = Tickets {
             model,
             credential: credential.map(Box::new),
         };
-        if let Some(context) = head.extensions.get::<Arc<CallContext>>() {
+        if let Some(context) = request.extensions().get::<Arc<CallContext>>() {
             context.set_held_back(false);
             tickets.attach(context);
         } else if tickets.are_timed() {
-            let context = CallContext::get_or_insert(&mut head.extensions, Instant::now());
+            let context = CallContext::get_or_insert(request.extensions_mut(), Instant::now());
             tickets.attach(&context);
         }
         Ok(tickets)
     }
 
     /// The refusal of a call that waits for the inner service and would be refused by now.
-    pub(crate) fn refusal(&mut self, head: &Parts, body: &RequestBody) -> Option<Refusal> {
-        let of_credential = self.circuit_of_credential(head);
+    fn refusal(&mut self, request: &Request<RequestBody>) -> Option<Refusal> {
+        let of_credential = self.circuit_of_credential(request);
         of_credential
             .and_then(|circuit| Ticket::refusal(&self.config, &circuit))
-            .or_else(|| Ticket::refusal(&self.config, &*self.circuit_of_model(head, body)?))
+            .or_else(|| Ticket::refusal(&self.config, &*self.circuit_of_model(request)?))
     }
 
     /// What the head means; by an inner layer, by itself, or `None` when the body must tell. That a layer refused on
@@ -87,19 +123,19 @@ impl<C> Call<C> {
             .or_else(|| self.classifier.head(response.status(), response.headers()))
     }
 
-    fn circuit_of_credential(&mut self, head: &Parts) -> Option<Arc<Circuit>> {
+    fn circuit_of_credential(&mut self, request: &Request<RequestBody>) -> Option<Arc<Circuit>> {
         self.credential = match &self.config.credential_of {
-            Some(credential_of) => credential_of(&head.headers),
-            None => Scope::credential_of(&head.headers),
+            Some(credential_of) => credential_of(request.headers()),
+            None => Scope::credential_of(request.headers()),
         };
         self.config.circuits.of_credential(self.credential)
     }
 
-    fn circuit_of_model(&self, head: &Parts, body: &RequestBody) -> Option<Arc<Circuit>> {
+    fn circuit_of_model(&self, request: &Request<RequestBody>) -> Option<Arc<Circuit>> {
         let config = &*self.config;
         let scope = match &config.scope_of {
-            Some(scope_of) => scope_of(head, body),
-            None => Scope::of_model(head, body),
+            Some(scope_of) => scope_of(request),
+            None => Scope::of_model(request),
         };
         config
             .circuits

@@ -3,24 +3,22 @@
 use std::{
     fmt,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
-use http::{Request, Response, request::Parts};
+use http::{Request, Response};
 use http_body::Body as HttpBody;
 use pin_project_lite::pin_project;
 use tower_claude_core::{
-    Class, Classify, ClassifyResponse, ErrorBody, Kind, Observed, RequestBody, ResponseBody, Watch,
-    breaker::Verdicts,
+    Class, Classify, ClassifyResponse, ErrorBody, Kind, Observed, Refusal, RequestBody,
+    ResponseBody, Watch, breaker::Verdicts,
 };
 use tower_service::Service;
 
 use crate::{
     Watcher,
-    call::{Call, Tickets},
-    layer::Config,
+    call::{Call, Entered, Tickets},
 };
 
 /// What the caller gets.
@@ -34,10 +32,9 @@ pin_project! {
         S: Service<Request<RequestBody>>,
         R: HttpBody,
     {
-        service: S,
         call: Call<C>,
         #[pin]
-        state: State<S::Future, R>,
+        state: State<S, S::Future, R, S::Error>,
         // After the state, so that a call that is dropped ends before its permits do.
         tickets: Tickets,
     }
@@ -45,18 +42,27 @@ pin_project! {
 
 pin_project! {
     #[project = StateProjection]
-    enum State<F, R>
+    enum State<S, F, R, E>
     where
         R: HttpBody,
     {
         /// Until the inner service is ready and the circuits let the call through.
-        Before { head: Option<Parts>, body: Option<RequestBody> },
+        // Boxed: few calls wait here, and the request would double the size of all.
+        Waiting { waiting: Box<Waiting<S>> },
         /// Until the response head. `unsent` while a circuit waits to be told that the request has left.
         Calling { #[pin] future: F, unsent: bool },
         // Boxed: only error responses come here, and the state would double in size.
         Reading { answer: Option<Box<Response<ErrorBody<R>>>> },
+        /// It is known without a call.
+        Over { output: Option<Result<Box<Refusal>, E>> },
         Done,
     }
+}
+
+/// Who waits, and with what.
+struct Waiting<S> {
+    service: S,
+    request: Option<Request<RequestBody>>,
 }
 
 impl<S, R, C> ResponseFuture<S, R, C>
@@ -64,21 +70,40 @@ where
     S: Service<Request<RequestBody>>,
     R: HttpBody,
 {
-    pub(crate) fn new(
+    pub(crate) fn waiting(
+        call: Call<C>,
         service: S,
-        config: Arc<Config>,
-        classifier: C,
-        request: Request<RequestBody>,
+        request: Option<Request<RequestBody>>,
     ) -> Self {
-        let (head, body) = request.into_parts();
+        let waiting = Box::new(Waiting { service, request });
         Self {
-            service,
-            call: Call::new(config, classifier),
-            state: State::Before {
-                head: Some(head),
-                body: Some(body),
-            },
+            call,
+            state: State::Waiting { waiting },
             tickets: Tickets::default(),
+        }
+    }
+
+    pub(crate) fn entered(call: Call<C>, entered: Entered<S::Future, S::Error>) -> Self {
+        let (state, tickets) = State::after(entered);
+        Self {
+            call,
+            state,
+            tickets,
+        }
+    }
+}
+
+impl<S, F, R: HttpBody, E> State<S, F, R, E> {
+    fn after(entered: Entered<F, E>) -> (Self, Tickets) {
+        match entered {
+            Entered::Sent(future, tickets) => {
+                let unsent = tickets.are_timed();
+                (Self::Calling { future, unsent }, tickets)
+            }
+            Entered::Over(output) => {
+                let output = Some(output);
+                (Self::Over { output }, Tickets::default())
+            }
         }
     }
 }
@@ -96,35 +121,16 @@ where
         let (call, tickets, mut state) = (this.call, this.tickets, this.state);
         loop {
             match state.as_mut().project() {
-                StateProjection::Before { head, body } => {
-                    let (Some(parts), Some(text)) = (head.as_mut(), body.as_ref()) else {
-                        panic!("polled after completion");
-                    };
-                    let claimed = match this.service.poll_ready(cx) {
-                        // A probe is claimed only when nothing but the request's own way is before it.
-                        Poll::Ready(Ok(())) => call.claim(parts, text),
-                        Poll::Ready(Err(error)) => {
-                            state.set(State::Done);
-                            return Poll::Ready(Err(error));
-                        }
-                        Poll::Pending => match call.refusal(parts, text) {
-                            Some(refusal) => Err(refusal),
-                            None => return Poll::Pending,
-                        },
-                    };
-                    match claimed {
-                        Ok(claimed) => *tickets = claimed,
-                        Err(refusal) => {
-                            state.set(State::Done);
-                            return Poll::Ready(Ok(refusal.into_response()));
-                        }
-                    }
-                    let head = head.take().expect("looked at before");
-                    let body = body.take().expect("looked at before");
-                    state.set(State::Calling {
-                        future: this.service.call(Request::from_parts(head, body)),
-                        unsent: tickets.are_timed(),
-                    });
+                StateProjection::Waiting { waiting } => {
+                    let Waiting { service, request } = &mut **waiting;
+                    let (next, claimed) = State::after(ready!(call.enter(service, request, cx)));
+                    *tickets = claimed;
+                    state.set(next);
+                }
+                StateProjection::Over { output } => {
+                    let output = output.take().expect("polled after completion");
+                    state.set(State::Done);
+                    return Poll::Ready(output.map(|refusal| refusal.into_response()));
                 }
                 StateProjection::Calling { future, unsent } => {
                     if *unsent && let Some(refusal) = tickets.lost() {

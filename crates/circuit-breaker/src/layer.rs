@@ -2,7 +2,7 @@
 
 use std::{fmt, num::NonZeroUsize, sync::Arc, time::Duration};
 
-use http::{HeaderMap, request::Parts};
+use http::{HeaderMap, Request};
 use tower_claude_core::{
     Buffered, ClaudeClassify, RequestBody, Scope,
     breaker::BreakerConfig,
@@ -17,7 +17,7 @@ const COOL_DOWN: Duration = Duration::from_secs(10);
 const LONGEST_COOL_DOWN: Duration = Duration::from_secs(20);
 const RAMP: Duration = Duration::from_secs(20);
 
-type ScopeOf = dyn Fn(&Parts, &RequestBody) -> Scope + Send + Sync;
+type ScopeOf = dyn Fn(&Request<RequestBody>) -> Scope + Send + Sync;
 type CredentialOf = dyn Fn(&HeaderMap) -> u64 + Send + Sync;
 
 /// Stops calling what fails. See the [crate documentation](crate).
@@ -93,7 +93,7 @@ impl<C> CircuitBreakerLayer<C> {
     /// Which circuit a request belongs to. By default [`Scope::of_model`]: its endpoint and its model.
     pub fn with_scope(
         self,
-        scope_of: impl Fn(&Parts, &RequestBody) -> Scope + Send + Sync + 'static,
+        scope_of: impl Fn(&Request<RequestBody>) -> Scope + Send + Sync + 'static,
     ) -> Self {
         self.with(|config| config.scope_of = Some(Arc::new(scope_of)))
     }

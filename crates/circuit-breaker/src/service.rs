@@ -3,7 +3,7 @@
 use std::{
     fmt,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
 };
 
 use bytes::Bytes;
@@ -12,7 +12,7 @@ use http_body::Body as HttpBody;
 use tower_claude_core::{Classify, Observed, RequestBody, ResponseBody};
 use tower_service::Service;
 
-use crate::{ResponseFuture, Watcher, layer::Config};
+use crate::{ResponseFuture, Watcher, call::Call, layer::Config};
 
 /// Refuses calls while they would fail. Made by [`CircuitBreakerLayer`](crate::CircuitBreakerLayer), behind a
 /// [`Buffered`](tower_claude_core::Buffered) through which it sees the model a request names.
@@ -48,18 +48,24 @@ where
     type Error = S::Error;
     type Future = ResponseFuture<S, R, C>;
 
-    /// Always ready: the future waits for the inner service's readiness itself.
+    /// Always ready: the call waits for the inner service's readiness itself.
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
-        ResponseFuture::new(
-            self.inner.clone(),
-            self.config.clone(),
-            self.classifier.clone(),
-            request,
-        )
+        let mut call = Call::new(self.config.clone(), self.classifier.clone());
+        // The hall has it that the future is polled at once: what has to wait is asked again then.
+        let cx = &mut Context::from_waker(Waker::noop());
+        let mut request = Some(request);
+        match call.enter(&mut self.inner, &mut request, cx) {
+            Poll::Ready(entered) => ResponseFuture::entered(call, entered),
+            Poll::Pending => {
+                let clone = self.inner.clone();
+                let service = std::mem::replace(&mut self.inner, clone);
+                ResponseFuture::waiting(call, service, request)
+            }
+        }
     }
 }
 

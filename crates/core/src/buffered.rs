@@ -17,6 +17,10 @@ use crate::{BoxError, Collect, RequestBody, request_body::take_if_request_body};
 /// body is a [`RequestBody`] already, so only the outermost layer of a stack ever buffers.
 ///
 /// A body over the limit passes through as a stream: never an error, never retried.
+///
+/// Nothing happens before the future's first poll. Behind the outermost hall of a stack that poll has come:
+/// there a call acts at once, and so needs neither a clone of what it calls nor a place to keep the request.
+/// The service behind a hall may count on it that its future is polled as soon as it is made.
 #[derive(Clone, Debug)]
 pub struct Buffered<S> {
     inner: S,
@@ -52,6 +56,14 @@ impl<S> Buffered<S> {
     }
 }
 
+impl<S: Clone> Buffered<S> {
+    /// The one that was polled ready goes with the request.
+    fn take(&mut self) -> S {
+        let clone = self.inner.clone();
+        std::mem::replace(&mut self.inner, clone)
+    }
+}
+
 impl<S, B> Service<Request<B>> for Buffered<S>
 where
     S: Service<Request<RequestBody>> + Clone,
@@ -69,24 +81,27 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (head, body) = request.into_parts();
-        match take_if_request_body(body) {
-            Ok(body) => BufferedFuture {
-                state: State::Call {
-                    future: self.inner.call(Request::from_parts(head, body)),
-                },
-            },
-            Err(body) => {
-                // The one that was polled ready goes with the request.
-                let clone = self.inner.clone();
-                BufferedFuture {
-                    state: State::Collect {
-                        collect: RequestBody::collect(body, self.limit),
-                        head: Some(head),
-                        service: std::mem::replace(&mut self.inner, clone),
-                    },
+        let state = match take_if_request_body(body) {
+            Ok(body) => {
+                let request = Request::from_parts(head, body);
+                if request.body().is_under_way() {
+                    State::Call {
+                        future: self.inner.call(request),
+                    }
+                } else {
+                    State::Start {
+                        request: Some(request),
+                        service: self.take(),
+                    }
                 }
             }
-        }
+            Err(body) => State::Collect {
+                collect: RequestBody::collect(body, self.limit),
+                head: Some(head),
+                service: self.take(),
+            },
+        };
+        BufferedFuture { state }
     }
 }
 
@@ -108,6 +123,7 @@ pin_project! {
     where
         S: Service<Request<RequestBody>>,
     {
+        Start { request: Option<Request<RequestBody>>, service: S },
         Collect { collect: Collect<B>, head: Option<Parts>, service: S },
         Call { #[pin] future: S::Future },
     }
@@ -125,7 +141,10 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.project().state;
         loop {
-            let future = match state.as_mut().project() {
+            let (mut request, service) = match state.as_mut().project() {
+                StateProjection::Start { request, service } => {
+                    (request.take().expect("polled after completion"), service)
+                }
                 StateProjection::Collect {
                     collect,
                     head,
@@ -133,10 +152,12 @@ where
                 } => {
                     let body = ready!(Pin::new(collect).poll(cx));
                     let head = head.take().expect("polled after completion");
-                    service.call(Request::from_parts(head, body))
+                    (Request::from_parts(head, body), service)
                 }
                 StateProjection::Call { future } => return future.poll(cx),
             };
+            request.body_mut().set_under_way();
+            let future = service.call(request);
             state.set(State::Call { future });
         }
     }

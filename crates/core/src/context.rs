@@ -1,14 +1,14 @@
 //! What travels with a request from layer to layer.
 
 use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
+    Arc, Mutex, MutexGuard, PoisonError, Weak,
     atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
 };
 
-use http::Extensions;
+use http::{Extensions, Request};
 use tokio::time::Instant;
 
-use crate::{LimiterId, ReservationHandle, Route};
+use crate::{LimiterId, Original, RequestBody, ReservationHandle, Route};
 
 /// When the caller stops waiting. Insert it into the request's extensions; every layer keeps to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,6 +40,8 @@ pub struct CallContext {
     priority: Priority,
     tenant: Option<Tenant>,
     route: Route,
+    /// Weak: the context lives as long as the answer, and the request need not.
+    original: Weak<Original>,
     counted_input: AtomicU64,
     attempts: AtomicU32,
     retried: AtomicBool,
@@ -69,6 +71,7 @@ impl CallContext {
             priority: extensions.get().copied().unwrap_or_default(),
             tenant: extensions.get().cloned(),
             route: extensions.get().copied().unwrap_or_default(),
+            original: Weak::new(),
             counted_input: AtomicU64::new(UNCOUNTED),
             attempts: AtomicU32::new(0),
             retried: AtomicBool::new(false),
@@ -97,6 +100,22 @@ impl CallContext {
             (a, b) => a.or(b),
         };
         self
+    }
+
+    /// The same context for copies of this request, which the layer that made the context keeps. That layer must not
+    /// have put the context into the request that is kept.
+    #[must_use]
+    pub fn with_original(mut self, original: &Arc<Original>) -> Self {
+        self.original = Arc::downgrade(original);
+        self
+    }
+
+    /// The request that a layer further out keeps, if this one is a copy of it that nobody has changed since. A layer
+    /// that would keep a copy of its own need not.
+    #[must_use]
+    pub fn original_of(&self, request: &Request<RequestBody>) -> Option<Arc<Original>> {
+        let original = self.original.upgrade()?;
+        original.is_copied_in(request).then_some(original)
     }
 
     /// When the call first arrived: its place in every queue, kept across attempts.
@@ -129,6 +148,7 @@ impl CallContext {
             priority: self.priority,
             tenant: self.tenant.clone(),
             route: self.route,
+            original: Weak::new(),
             counted_input: AtomicU64::new(UNCOUNTED),
             attempts: AtomicU32::new(0),
             retried: AtomicBool::new(false),

@@ -27,9 +27,13 @@ enum Repr {
         bytes: Bytes,
         read: Arc<OnceLock<Option<Read>>>,
         sent: bool,
+        under_way: bool,
     },
     /// `Sync` through the mutex, which is only ever used by `get_mut`.
-    Stream(Mutex<Stream>),
+    Stream {
+        stream: Mutex<Stream>,
+        under_way: bool,
+    },
 }
 
 /// What the JSON says, read at the first question.
@@ -61,7 +65,10 @@ impl RequestBody {
     {
         match downcast(body) {
             Ok(body) => body,
-            Err(body) => Self(Repr::Stream(Mutex::new(Box::pin(Erase::new(body))))),
+            Err(body) => Self(Repr::Stream {
+                stream: Mutex::new(Box::pin(Erase::new(body))),
+                under_way: false,
+            }),
         }
     }
 
@@ -86,7 +93,7 @@ impl RequestBody {
                 bytes, sent: false, ..
             } => Ok(bytes),
             Repr::Bytes { sent: true, .. } => Ok(Bytes::new()),
-            repr @ Repr::Stream(_) => Err(Self(repr)),
+            repr @ Repr::Stream { .. } => Err(Self(repr)),
         }
     }
 
@@ -95,7 +102,7 @@ impl RequestBody {
     pub fn bytes(&self) -> Option<&Bytes> {
         match &self.0 {
             Repr::Bytes { bytes, .. } => Some(bytes),
-            Repr::Stream(_) => None,
+            Repr::Stream { .. } => None,
         }
     }
 
@@ -117,10 +124,22 @@ impl RequestBody {
         self.read()?.listed
     }
 
+    /// Whether the first hall on its way has let it in.
+    pub(crate) const fn is_under_way(&self) -> bool {
+        let (Repr::Bytes { under_way, .. } | Repr::Stream { under_way, .. }) = &self.0;
+        *under_way
+    }
+
+    /// Whoever calls a service with it from now on polls at once.
+    pub(crate) const fn set_under_way(&mut self) {
+        let (Repr::Bytes { under_way, .. } | Repr::Stream { under_way, .. }) = &mut self.0;
+        *under_way = true;
+    }
+
     fn read(&self) -> Option<&Read> {
         match &self.0 {
             Repr::Bytes { bytes, read, .. } => read.get_or_init(|| Read::new(bytes)).as_ref(),
-            Repr::Stream(_) => None,
+            Repr::Stream { .. } => None,
         }
     }
 
@@ -128,12 +147,18 @@ impl RequestBody {
     #[must_use]
     pub fn try_clone(&self) -> Option<Self> {
         match &self.0 {
-            Repr::Bytes { bytes, read, .. } => Some(Self(Repr::Bytes {
+            Repr::Bytes {
+                bytes,
+                read,
+                under_way,
+                ..
+            } => Some(Self(Repr::Bytes {
                 bytes: bytes.clone(),
                 read: read.clone(),
                 sent: false,
+                under_way: *under_way,
             })),
-            Repr::Stream(_) => None,
+            Repr::Stream { .. } => None,
         }
     }
 }
@@ -168,6 +193,7 @@ impl From<Bytes> for RequestBody {
             bytes,
             read: Arc::default(),
             sent: false,
+            under_way: false,
         })
     }
 }
@@ -206,7 +232,7 @@ impl Body for RequestBody {
                 *sent = true;
                 Poll::Ready(Some(Ok(Frame::data(bytes.clone()))))
             }
-            Repr::Stream(stream) => stream
+            Repr::Stream { stream, .. } => stream
                 .get_mut()
                 .unwrap_or_else(PoisonError::into_inner)
                 .as_mut()
@@ -217,7 +243,7 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Repr::Bytes { bytes, sent, .. } => *sent || bytes.is_empty(),
-            Repr::Stream(stream) => stream
+            Repr::Stream { stream, .. } => stream
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .is_end_stream(),
@@ -228,7 +254,7 @@ impl Body for RequestBody {
         match &self.0 {
             Repr::Bytes { sent: true, .. } => SizeHint::with_exact(0),
             Repr::Bytes { bytes, .. } => SizeHint::with_exact(bytes.len() as u64),
-            Repr::Stream(stream) => stream
+            Repr::Stream { stream, .. } => stream
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .size_hint(),
@@ -241,7 +267,7 @@ impl fmt::Debug for RequestBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             Repr::Bytes { bytes, .. } => write!(f, "RequestBody({} bytes)", bytes.len()),
-            Repr::Stream(_) => f.write_str("RequestBody(stream)"),
+            Repr::Stream { .. } => f.write_str("RequestBody(stream)"),
         }
     }
 }

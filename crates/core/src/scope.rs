@@ -7,7 +7,7 @@ use std::{
 };
 
 use foldhash::{SharedSeed, quality::SeedableRandomState};
-use http::{HeaderMap, HeaderName, header::AUTHORIZATION, request::Parts};
+use http::{HeaderMap, HeaderName, Request, header::AUTHORIZATION};
 use tower_claude_wire::{Model, ModelCatalog, Peek};
 
 use crate::RequestBody;
@@ -112,22 +112,25 @@ impl Scope {
 
     /// The scope Claude keeps for this request, by the built-in model catalog.
     #[must_use]
-    pub fn of(head: &Parts, body: &RequestBody) -> Self {
-        Self::draws_on(head, body, ModelCatalog::builtin(), body.listed_model())
+    pub fn of(request: &Request<RequestBody>) -> Self {
+        let listed = request.body().listed_model();
+        Self::draws_on(request, ModelCatalog::builtin(), listed)
     }
 
     /// The scope Claude keeps for this request, by this model catalog.
     #[must_use]
-    pub fn with_catalog(head: &Parts, body: &RequestBody, catalog: &ModelCatalog) -> Self {
-        let listed = body.model().and_then(|model| catalog.get(model));
-        Self::draws_on(head, body, catalog, listed)
+    pub fn with_catalog(request: &Request<RequestBody>, catalog: &ModelCatalog) -> Self {
+        let model = request.body().model();
+        let listed = model.and_then(|model| catalog.get(model));
+        Self::draws_on(request, catalog, listed)
     }
 
     /// What a circuit is kept for: the endpoint family and the model, whatever the credential. The group
     /// is the model's canonical id; a model that the built-in catalog does not list goes by the name in the request.
     #[must_use]
-    pub fn of_model(head: &Parts, body: &RequestBody) -> Self {
-        let endpoint = Endpoint::of(head.uri.path());
+    pub fn of_model(request: &Request<RequestBody>) -> Self {
+        let endpoint = Endpoint::of(request.uri().path());
+        let body = request.body();
         let group = match body.listed_model() {
             Some(model) => model.id.clone(),
             None => body.model().map_or_else(|| NO_GROUP.clone(), Arc::from),
@@ -158,12 +161,12 @@ impl Scope {
     }
 
     fn draws_on(
-        head: &Parts,
-        body: &RequestBody,
+        request: &Request<RequestBody>,
         catalog: &ModelCatalog,
         listed: Option<&Model>,
     ) -> Self {
-        let endpoint = Endpoint::of(head.uri.path());
+        let endpoint = Endpoint::of(request.uri().path());
+        let body = request.body();
         let messages = endpoint == Endpoint::Messages;
         let group = match listed {
             _ if !messages => NO_GROUP.clone(),
@@ -174,7 +177,7 @@ impl Scope {
             ),
         };
         Self {
-            credential: credential(&head.headers),
+            credential: credential(request.headers()),
             endpoint,
             group,
             fast: messages && body.peek().is_some_and(Peek::fast),

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderName, request::Parts};
+use http::{HeaderName, Request};
 use tower_claude_core::{
     Buffered, ClaudeClassify, HeuristicCost, RequestBody, Scope, event::Observer,
 };
@@ -75,7 +75,7 @@ impl<L: Clone, E: Clone, C: Clone> HeaderBudgetLayer<L, E, C> {
     /// Finds the pool of limits of a request by `scope_of` (default: [`Scope::of`]).
     pub fn with_scope(
         self,
-        scope_of: impl Fn(&Parts, &RequestBody) -> Scope + Send + Sync + 'static,
+        scope_of: impl Fn(&Request<RequestBody>) -> Scope + Send + Sync + 'static,
     ) -> Self {
         self.map(|gate| gate.with_scope(scope_of))
     }

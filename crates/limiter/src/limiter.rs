@@ -96,7 +96,8 @@ impl Ask {
 /// Decides when a request may be sent. Clones share everything.
 pub trait Limiter: Clone {
     /// Waits until the request may be sent. Dropping it gives the place in the queue up.
-    type Acquire: Future<Output = Result<Reservation, Refusal>>;
+    /// Layers move it after its first poll, when that was not the last.
+    type Acquire: Future<Output = Result<Reservation, Refusal>> + Unpin;
 
     /// Asks to send one request. Nothing happens before the future is polled.
     fn acquire(&self, ask: Ask) -> Self::Acquire;

@@ -13,7 +13,7 @@ use std::{
 };
 
 use common::{limits, only, send, server_limits, statuses};
-use http::{Request, request::Parts};
+use http::Request;
 use tokio::{task::JoinSet, time::Instant};
 use tower::Layer;
 use tower_claude_core::{Cost, EstimateCost, HeuristicCost, Learn, RequestBody};
@@ -158,12 +158,12 @@ struct Told {
 }
 
 impl EstimateCost for Counting {
-    fn estimate(&self, head: &Parts, body: &RequestBody) -> Cost {
+    fn estimate(&self, request: &Request<RequestBody>) -> Cost {
         let counts = &self.counts;
         counts.made.fetch_add(1, Ordering::Relaxed);
         let held = counts.held.fetch_add(1, Ordering::Relaxed) + 1;
         counts.most_held.fetch_max(held, Ordering::Relaxed);
-        self.estimate.estimate(head, body)
+        self.estimate.estimate(request)
     }
 
     fn learner(&self, cost: &Cost) -> Option<Arc<dyn Learn>> {

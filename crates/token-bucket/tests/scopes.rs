@@ -138,8 +138,11 @@ async fn limits_by_rate_group() {
 
 #[tokio::test(start_paused = true)]
 async fn the_users_own_scopes() {
-    let layer = layer((2, 100_000, 100_000)).with_scope(|head, _| {
-        let tenant = head.headers.get("x-tenant").and_then(|v| v.to_str().ok());
+    let layer = layer((2, 100_000, 100_000)).with_scope(|request| {
+        let tenant = request
+            .headers()
+            .get("x-tenant")
+            .and_then(|v| v.to_str().ok());
         Scope::named(tenant.unwrap_or("nobody"))
     });
     let service = over(&layer, &FakeClaude::builder().build());

@@ -55,8 +55,7 @@ fn rpm(limit: u64) -> Limits {
 
 /// What the circuit of the model asked for goes by.
 fn circuit() -> Scope {
-    let (head, body) = message(false).into_parts();
-    Scope::of_model(&head, &body)
+    Scope::of_model(&message(false))
 }
 
 /// Statuses and models, as the server saw them.

@@ -247,7 +247,7 @@ async fn one_limiter_with_two_scopes_is_two_limits() {
     let limiter = LocalLimiter::new(rpm(60));
     let named = |name: &'static str| {
         TokenBucketLayer::over(limiter.clone())
-            .with_scope(move |_, _| tower_claude_core::Scope::named(name))
+            .with_scope(move |_| tower_claude_core::Scope::named(name))
     };
     let service = named("tenant").layer(named("all").layer(fake.clone()));
     send(&service, message(false)).await.expect("an answer");

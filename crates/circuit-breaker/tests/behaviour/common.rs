@@ -42,8 +42,7 @@ pub(crate) fn request(model: &str, stream: bool) -> Request<RequestBody> {
 }
 
 pub(crate) fn scope(model: &str) -> Scope {
-    let (head, body) = request(model, false).into_parts();
-    Scope::of_model(&head, &body)
+    Scope::of_model(&request(model, false))
 }
 
 /// An answer, read to its end.

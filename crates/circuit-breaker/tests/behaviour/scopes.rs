@@ -141,7 +141,7 @@ async fn a_403_opens_nothing() {
 #[tokio::test(start_paused = true)]
 async fn a_function_of_the_user_says_what_belongs_together() {
     let (layer, _) = layer();
-    let layer = layer.with_scope(|_, _| Scope::named("everything"));
+    let layer = layer.with_scope(|_| Scope::named("everything"));
     let fake = fake();
     fake.inject_times(Fault::Overloaded, 5);
     calls(&layer, &fake, 5).await;

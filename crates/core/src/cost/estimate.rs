@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use http::request::Parts;
+use http::Request;
 use tokio::time::Instant;
 use tower_claude_wire::Usage;
 
@@ -15,7 +15,7 @@ use crate::RequestBody;
 /// the output by the running mean of what answers used, both by [`Route`](crate::Route).
 pub trait EstimateCost {
     /// The cost of this request.
-    fn estimate(&self, head: &Parts, body: &RequestBody) -> Cost;
+    fn estimate(&self, request: &Request<RequestBody>) -> Cost;
 
     /// Who is to be told what the request of this estimate used; by default nobody.
     fn learner(&self, cost: &Cost) -> Option<Arc<dyn Learn>> {
@@ -26,10 +26,10 @@ pub trait EstimateCost {
 
 impl<F> EstimateCost for F
 where
-    F: Fn(&Parts, &RequestBody) -> Cost,
+    F: Fn(&Request<RequestBody>) -> Cost,
 {
-    fn estimate(&self, head: &Parts, body: &RequestBody) -> Cost {
-        self(head, body)
+    fn estimate(&self, request: &Request<RequestBody>) -> Cost {
+        self(request)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use http::request::Parts;
+use http::Request;
 use tokio::time::Instant;
 use tower_claude_wire::{ModelCatalog, Usage, estimate_tokens, mentions_cache_control};
 
@@ -47,13 +47,14 @@ impl HeuristicCost {
         self
     }
 
-    fn cache_reads(&self, head: &Parts, body: &RequestBody) -> Option<CacheReads> {
+    fn cache_reads(&self, request: &Request<RequestBody>) -> Option<CacheReads> {
         let cache = self.cache.as_ref()?;
+        let body = request.body();
         let (bytes, model) = (body.bytes()?, body.model()?);
         if !mentions_cache_control(bytes) {
             return None;
         }
-        let prefixes = Prefixes::of(bytes, model, credential(&head.headers))?;
+        let prefixes = Prefixes::of(bytes, model, credential(request.headers()))?;
         cache.memory().expect(&prefixes, Instant::now())
     }
 }
@@ -65,7 +66,8 @@ impl Default for HeuristicCost {
 }
 
 impl EstimateCost for HeuristicCost {
-    fn estimate(&self, head: &Parts, body: &RequestBody) -> Cost {
+    fn estimate(&self, request: &Request<RequestBody>) -> Cost {
+        let body = request.body();
         let Some(peek) = body.peek() else {
             return Cost::default();
         };
@@ -80,7 +82,7 @@ impl EstimateCost for HeuristicCost {
         let expected = peek
             .max_tokens()
             .map_or(self.expected_output, |max| max.min(self.expected_output));
-        let reads = self.cache_reads(head, body);
+        let reads = self.cache_reads(request);
         let rest = bytes.saturating_sub(reads.map_or(0, |reads| reads.bytes));
         let cost = Cost::new(estimate_tokens(rest, tokenizer), expected)
             .with_max_output_tokens(peek.max_tokens());

@@ -104,8 +104,8 @@ fn over_the_limit_it_arrives_as_a_stream() {
 fn what_is_buffered_is_free() {
     let inner = Inner::default();
     let bytes = Bytes::from("{}".repeat(9));
-    let mut hall = Buffered::new(inner);
-    let clones = hall.get_ref().clones.clone();
+    let clones = inner.clones.clone();
+    let mut hall = Buffered::new(Buffered::new(inner));
     run(async {
         for _ in 0..3 {
             let ready = ServiceExt::<Request<RequestBody>>::ready(&mut hall)
@@ -117,12 +117,9 @@ fn what_is_buffered_is_free() {
                 .expect("infallible");
         }
     });
-    assert_eq!(
-        clones.load(Ordering::Relaxed),
-        0,
-        "the inner service was cloned"
-    );
-    let got = hall.into_inner().got.lock().expect("no panic").clone();
+    // By the outer hall, which waits for the first poll; not by the inner one.
+    assert_eq!(clones.load(Ordering::Relaxed), 3);
+    let got = hall.into_inner().into_inner().got.lock().expect("no panic").clone();
     assert!(
         got.iter()
             .flatten()
@@ -130,6 +127,16 @@ fn what_is_buffered_is_free() {
         "copied"
     );
     assert_eq!(got.len(), 3);
+}
+
+#[test]
+fn nothing_happens_before_the_first_poll() {
+    let inner = Inner::default();
+    let mut hall = Buffered::new(Buffered::new(inner.clone()));
+    let call = hall.call(request(RequestBody::from("{}")));
+    assert!(inner.got.lock().expect("no panic").is_empty());
+    run(call).expect("infallible");
+    assert_eq!(inner.got.lock().expect("no panic").len(), 1);
 }
 
 #[test]

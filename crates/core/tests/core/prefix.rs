@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use http::{Request, request::Parts};
+use http::Request;
 use proptest::prelude::*;
 use tokio::time::Instant;
 use tower_claude_core::{
@@ -308,9 +308,9 @@ fn automatic_caching_marks_the_end() {
     assert_eq!(kept, [None, Some(5 * MINUTE)]);
 }
 
-fn head(key: &str) -> Parts {
+fn asked(key: &str, body: RequestBody) -> Request<RequestBody> {
     let request = Request::post("/v1/messages").header("x-api-key", key);
-    request.body(()).expect("a request").into_parts().0
+    request.body(body).expect("a request")
 }
 
 fn tell(estimate: &HeuristicCost, cost: &Cost, read: u64, written: u64) {
@@ -327,23 +327,23 @@ async fn the_estimate_leaves_out_what_is_cached() {
     let system = "Be brief. ".repeat(2_000);
     let body = |said: &str| RequestBody::from(turn(0, said).replace("Be brief.", &system));
     let estimate = HeuristicCost::default();
-    let cold = estimate.estimate(&head("a"), &body("one"));
+    let cold = estimate.estimate(&asked("a", body("one")));
     assert!(cold.input_tokens > 8_000, "{cold:?}");
     assert_eq!(cold.cached_tokens, Some(0));
     // A clone knows the same.
     tell(&estimate.clone(), &cold, 0, 8_021);
-    let warm = estimate.estimate(&head("a"), &body("two"));
+    let warm = estimate.estimate(&asked("a", body("two")));
     assert!(warm.input_tokens < 60, "{warm:?}");
     assert!((7_900..8_021).contains(&warm.cached_tokens.expect("foreseen")));
-    let elsewhere = estimate.estimate(&head("b"), &body("two"));
+    let elsewhere = estimate.estimate(&asked("b", body("two")));
     assert_eq!(elsewhere.input_tokens, cold.input_tokens);
     tokio::time::advance(61 * MINUTE).await;
-    let late = estimate.estimate(&head("a"), &body("two"));
+    let late = estimate.estimate(&asked("a", body("two")));
     assert_eq!(late.input_tokens, cold.input_tokens);
     // Counted: what is cached comes off the count.
     tell(&estimate, &late, 0, 8_000);
     let warm = estimate
-        .estimate(&head("a"), &body("two"))
+        .estimate(&asked("a", body("two")))
         .with_counted_input(8_100);
     assert_eq!(warm.input_tokens, 100);
 }
@@ -352,11 +352,11 @@ async fn the_estimate_leaves_out_what_is_cached() {
 async fn who_does_not_ask_for_caching_is_left_alone() {
     let estimate = HeuristicCost::default();
     let plain = turn(1, "one").replace("cache_control", "x");
-    let cost = estimate.estimate(&head("a"), &RequestBody::from(plain));
+    let cost = estimate.estimate(&asked("a", RequestBody::from(plain)));
     assert_eq!((cost.cached_tokens, cost.estimate_id), (None, None));
     assert!(Feedback::of(&estimate, &cost).is_none());
     let off = estimate.without_cache_reads();
-    let cost = off.estimate(&head("a"), &RequestBody::from(turn(1, "one")));
+    let cost = off.estimate(&asked("a", RequestBody::from(turn(1, "one"))));
     assert_eq!(cost.cached_tokens, None);
 }
 
@@ -365,13 +365,13 @@ async fn who_does_not_ask_for_caching_is_left_alone() {
 async fn what_is_dropped_is_forgotten() {
     let estimate = HeuristicCost::default();
     let body = || RequestBody::from(turn(0, "one"));
-    let long = estimate.estimate(&head("a"), &body());
+    let long = estimate.estimate(&asked("a", body()));
     for _ in 0..20_000 {
-        let dropped = estimate.estimate(&head("a"), &body());
+        let dropped = estimate.estimate(&asked("a", body()));
         drop(Feedback::of(&estimate, &dropped));
     }
     // Had they been kept, the first would have had to go.
     tell(&estimate, &long, 0, 1_000);
-    let next = estimate.estimate(&head("a"), &body());
+    let next = estimate.estimate(&asked("a", body()));
     assert_eq!(next.cached_tokens, Some(1_000));
 }

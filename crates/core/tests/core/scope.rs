@@ -2,17 +2,21 @@
 
 use std::sync::Arc;
 
-use http::{Request, request::Parts};
+use http::Request;
 use tower_claude_core::{Endpoint, RequestBody, Scope};
 
 const KEY: &str = "sk-ant-api03-secret";
 
-fn head(path: &str, credential: Option<(&str, &str)>) -> Parts {
+fn request(
+    path: &str,
+    credential: Option<(&str, &str)>,
+    body: RequestBody,
+) -> Request<RequestBody> {
     let mut request = Request::post(format!("https://api.anthropic.com{path}"));
     if let Some((name, value)) = credential {
         request = request.header(name, value);
     }
-    request.body(()).expect("a request").into_parts().0
+    request.body(body).expect("a request")
 }
 
 fn body(model: &str, more: &str) -> RequestBody {
@@ -20,7 +24,7 @@ fn body(model: &str, more: &str) -> RequestBody {
 }
 
 fn scope(path: &str, key: Option<(&str, &str)>, model: &str, more: &str) -> Scope {
-    Scope::of(&head(path, key), &body(model, more))
+    Scope::of(&request(path, key, body(model, more)))
 }
 
 fn messages(model: &str) -> Scope {
@@ -136,9 +140,8 @@ fn groups_follow_the_catalog() {
         messages("claude-haiku-4-5-20251001")
     );
     // No model, no JSON: the endpoint's own pool, and no panic.
-    let head = head("/v1/messages", None);
     for text in ["{}", "", "[", r#"{"model":7}"#] {
-        let scope = Scope::of(&head, &RequestBody::from(text));
+        let scope = Scope::of(&request("/v1/messages", None, text.into()));
         assert!(scope.group.is_empty() && !scope.fast, "{text}");
         assert_eq!(scope.to_string(), "messages");
     }

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderName, HeaderValue, Request, Response, request::Parts};
+use http::{HeaderName, HeaderValue, Request, Response};
 use http_body::Body;
 use http_body_util::BodyExt;
 use tokio::task::JoinSet;
@@ -22,7 +22,7 @@ use tower_claude_limiter::{Limiter, Limits, LocalLimiter, ScopeSnapshot};
 use tower_claude_tests::Reply;
 use tower_service::Service;
 
-pub(crate) type BySize = fn(&Parts, &RequestBody) -> Cost;
+pub(crate) type BySize = fn(&Request<RequestBody>) -> Cost;
 pub(crate) type TestLayer = HeaderBudgetLayer<LocalLimiter, BySize>;
 
 pub(crate) const HOUR: Duration = Duration::from_secs(3_600);
@@ -54,9 +54,9 @@ pub(crate) fn layer() -> TestLayer {
 }
 
 /// What the request tells the fake that it uses.
-pub(crate) fn by_size(head: &Parts, _: &RequestBody) -> Cost {
+pub(crate) fn by_size(request: &Request<RequestBody>) -> Cost {
     let number = |kind: &str| {
-        let value = head.headers.get(format!("x-fake-{kind}-tokens"))?;
+        let value = request.headers().get(format!("x-fake-{kind}-tokens"))?;
         value.to_str().ok()?.parse().ok()
     };
     Cost::new(number("input").unwrap_or(0), number("output").unwrap_or(0))

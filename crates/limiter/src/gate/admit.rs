@@ -2,16 +2,14 @@
 
 use std::{pin::Pin, sync::Arc};
 
-use bytes::Bytes;
-use http::{Response, request::Parts};
-use http_body::Body;
+use http::Request;
 use tokio::time::Instant;
 use tower_claude_core::{
-    CallContext, ClassifyResponse, Cost, EstimateCost, Feedback, Refusal, RequestBody, Scope,
+    CallContext, Cost, EstimateCost, Feedback, Refusal, RequestBody, Scope,
     event::{Event, emit},
 };
 
-use super::{Gate, GateBody, head::Admission};
+use super::{Gate, head::Admission};
 use crate::{Ask, Limiter, Reservation};
 
 /// What a request is told when it comes.
@@ -27,15 +25,14 @@ impl<L: Limiter, E: EstimateCost, C> Gate<L, E, C> {
     /// but a gate that reads headers corrects whatever was reserved.
     pub(super) fn arrive(
         &self,
-        head: &mut Parts,
-        body: &RequestBody,
+        request: &mut Request<RequestBody>,
         context: &Arc<CallContext>,
         scope: &mut Option<Scope>,
     ) -> Arrival {
         let mut own = None;
         if let Some(handle) = context.reservation_of(self.limiter.id()) {
             if !self.reads_headers || handle.scope().is_none() {
-                own = Some(self.scope(head, body));
+                own = Some(self.scope(request));
             }
             if self.reads_headers || handle.scope() == own.as_ref() {
                 if handle.scope().is_none() {
@@ -44,16 +41,16 @@ impl<L: Limiter, E: EstimateCost, C> Gate<L, E, C> {
                 return Arrival::Joined(Admission::Joined(handle));
             }
         }
-        let own = own.unwrap_or_else(|| self.scope(head, body));
-        let (cost, feedback) = self.reckon(head, body, context);
+        let own = own.unwrap_or_else(|| self.scope(request));
+        let (cost, feedback) = self.reckon(request, context);
         let mut ask = Ask::new(own, cost)
             .with_context(context)
             .with_max_wait(Some(self.max_wait));
         if let Some(names) = &self.names {
-            names.apply(head, &mut ask);
+            names.apply(request, &mut ask);
         }
-        if head.extensions.get::<Arc<CallContext>>().is_none() {
-            head.extensions.insert(context.clone());
+        if request.extensions().get::<Arc<CallContext>>().is_none() {
+            request.extensions_mut().insert(context.clone());
         }
         Arrival::Asks(ask, feedback)
     }
@@ -63,11 +60,10 @@ impl<L: Limiter, E: EstimateCost, C> Gate<L, E, C> {
     /// What the request will cost, and who wants to know what it did.
     fn reckon(
         &self,
-        head: &Parts,
-        body: &RequestBody,
+        request: &Request<RequestBody>,
         context: &CallContext,
     ) -> (Cost, Option<Box<Feedback>>) {
-        let cost = self.estimate.estimate(head, body);
+        let cost = self.estimate.estimate(request);
         let feedback = Feedback::of(&self.estimate, &cost).map(Box::new);
         (counted(cost, context), feedback)
     }
@@ -76,8 +72,7 @@ impl<L: Limiter, E: EstimateCost, C> Gate<L, E, C> {
     /// at once with one long prefix, only the first writes it to the prompt cache.
     pub(super) fn revise(
         &self,
-        head: &Parts,
-        body: &RequestBody,
+        request: &Request<RequestBody>,
         context: &CallContext,
         acquire: Pin<&mut L::Acquire>,
         feedback: &mut Option<Box<Feedback>>,
@@ -91,7 +86,7 @@ impl<L: Limiter, E: EstimateCost, C> Gate<L, E, C> {
                 // What is given up first makes room for what takes its place: at its bound an estimator
                 // would push another out.
                 *feedback = None;
-                let (cost, anew) = self.reckon(head, body, context);
+                let (cost, anew) = self.reckon(request, context);
                 *feedback = anew;
                 cost
             }
@@ -108,15 +103,15 @@ fn counted(cost: Cost, context: &CallContext) -> Cost {
     }
 }
 
-impl<L, E, C: Clone> Gate<L, E, C> {
+impl<L, E, C> Gate<L, E, C> {
     /// Leaves the reservation where inner layers find it.
     pub(super) fn admitted(
         &self,
         mut reservation: Reservation,
-        context: &Arc<CallContext>,
+        context: Arc<CallContext>,
         scope: &Option<Scope>,
     ) -> Admission {
-        reservation.leave_in(context.clone());
+        reservation.leave_in(context);
         let wait = reservation.waited();
         let admission = Admission::Own(reservation);
         emit(
@@ -130,14 +125,7 @@ impl<L, E, C: Clone> Gate<L, E, C> {
         admission
     }
 
-    pub(super) fn refuse<B: Body<Data = Bytes>>(
-        &self,
-        scope: &Scope,
-        refusal: Refusal,
-    ) -> Response<GateBody<B, C>>
-    where
-        C: ClassifyResponse,
-    {
+    pub(super) fn refuse(&self, scope: &Scope, refusal: Refusal) -> Refusal {
         let refusal = refusal.in_name_of(self.layer);
         emit(
             &self.observers,
@@ -148,6 +136,6 @@ impl<L, E, C: Clone> Gate<L, E, C> {
                 class: refusal.class(),
             },
         );
-        refusal.into_response()
+        refusal
     }
 }

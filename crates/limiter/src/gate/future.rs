@@ -7,17 +7,21 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, request};
+use http::{Request, Response};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 use tower_claude_core::{
-    CallContext, Class, Classify, ClassifyResponse, ErrorBody, EstimateCost, Feedback, Observed,
-    Paced, RequestBody, ResponseBody, Scope, Watch,
+    Class, Classify, ClassifyResponse, ErrorBody, EstimateCost, Feedback, Observed, Paced, Refusal,
+    RequestBody, ResponseBody, Scope, Watch,
 };
 use tower_service::Service;
 
-use super::{Gate, GateBody, Settle, admit::Arrival, head::Admission};
+use super::{
+    Gate, GateBody, Settle,
+    entry::{Entered, Entry, Passage},
+    head::Admission,
+};
 use crate::Limiter;
 
 pin_project! {
@@ -30,34 +34,32 @@ pin_project! {
         L: Limiter,
     {
         gate: Arc<Gate<L, E, C>>,
-        service: S,
-        // Kept only where the ledger of the reservation does not tell.
-        scope: Option<Scope>,
-        // Of the few whose estimate somebody learns from.
-        feedback: Option<Box<Feedback>>,
         #[pin]
-        state: State<S::Future, B, L::Acquire>,
+        state: State<S, S::Future, B, L::Acquire, S::Error>,
         // After the state, so that a call that is dropped ends before its reservation does.
-        admission: Option<Admission>,
+        passage: Passage,
     }
 }
 
 pin_project! {
     #[project = StateProjection]
-    enum State<F, B: Body, A> {
-        // Admission and readiness in one state: the request is moved once, into the call.
-        Before {
-            head: Option<request::Parts>,
-            body: Option<RequestBody>,
-            context: Arc<CallContext>,
-            queued: bool,
-            #[pin] acquire: Option<A>,
-        },
+    enum State<S, F, B: Body, A, E> {
+        // Boxed: few wait here, and the request would double the size of all.
+        Before { before: Box<Before<S, A>> },
         Call { #[pin] future: F },
         // Boxed: only error responses come here, and the state would double in size.
         ErrorBody { failure: Option<Box<Failure<B>>> },
+        /// It is known without a call.
+        Over { output: Option<Result<Box<Refusal>, E>> },
         Done,
     }
+}
+
+/// Who waits for the limiter or for the inner service, and with what.
+struct Before<S, A> {
+    service: S,
+    request: Option<Request<RequestBody>>,
+    entry: Entry<A>,
 }
 
 /// An error response whose body must be read to tell what it means.
@@ -73,25 +75,43 @@ where
     B: Body,
     L: Limiter,
 {
-    pub(super) fn new(
+    pub(super) fn waiting(
         gate: Arc<Gate<L, E, C>>,
         service: S,
-        context: Arc<CallContext>,
-        request: Request<RequestBody>,
+        request: Option<Request<RequestBody>>,
+        entry: Entry<L::Acquire>,
     ) -> Self {
-        let (head, body) = request.into_parts();
+        let before = Box::new(Before {
+            service,
+            request,
+            entry,
+        });
         Self {
             gate,
-            service,
-            scope: None,
-            feedback: None,
-            admission: None,
-            state: State::Before {
-                head: Some(head),
-                body: Some(body),
-                context,
-                queued: false,
-                acquire: None,
+            state: State::Before { before },
+            passage: Passage::default(),
+        }
+    }
+
+    pub(super) fn entered(
+        gate: Arc<Gate<L, E, C>>,
+        entered: Entered<S::Future, S::Error>,
+        passage: Passage,
+    ) -> Self {
+        Self {
+            gate,
+            state: entered.into(),
+            passage,
+        }
+    }
+}
+
+impl<S, F, B: Body, A, E> From<Entered<F, E>> for State<S, F, B, A, E> {
+    fn from(entered: Entered<F, E>) -> Self {
+        match entered {
+            Entered::Sent(future) => Self::Call { future },
+            Entered::Over(output) => Self::Over {
+                output: Some(output),
             },
         }
     }
@@ -109,97 +129,45 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let (gate, scope, admission, mut state) =
-            (&**this.gate, this.scope, this.admission, this.state);
-        let feedback = this.feedback;
+        let (gate, passage, mut state) = (&**this.gate, this.passage, this.state);
         loop {
             match state.as_mut().project() {
-                StateProjection::Before {
-                    head,
-                    body,
-                    context,
-                    queued,
-                    mut acquire,
-                } => {
-                    if admission.is_none() {
-                        let (Some(head), Some(body)) = (head.as_mut(), body.as_ref()) else {
-                            panic!("polled after completion");
-                        };
-                        if acquire.is_none() {
-                            match gate.arrive(head, body, context, scope) {
-                                Arrival::Joined(joined) => *admission = Some(joined),
-                                Arrival::Asks(ask, told) => {
-                                    *feedback = told;
-                                    acquire.set(Some(gate.limiter.acquire(ask)));
-                                }
-                            }
-                        }
-                        if let Some(mut asking) = acquire.as_mut().as_pin_mut() {
-                            if *queued {
-                                gate.revise(head, body, context, asking.as_mut(), feedback);
-                            }
-                            let asked = asking.poll(cx);
-                            if asked.is_pending() && !*queued {
-                                *queued = true;
-                                context.set_held_back(true);
-                                let acquire = acquire.as_ref().as_pin_ref();
-                                gate.queued(acquire, || gate.scope(head, body));
-                            }
-                            let asked = ready!(asked);
-                            if *queued {
-                                context.set_held_back(false);
-                            }
-                            match asked {
-                                Ok(reservation) => {
-                                    acquire.set(None);
-                                    if reservation.scope().is_none() {
-                                        *scope = Some(gate.scope(head, body));
-                                    }
-                                    let admitted = gate.admitted(reservation, context, scope);
-                                    *admission = Some(admitted);
-                                }
-                                Err(refusal) => {
-                                    let scope = gate.scope(head, body);
-                                    state.set(State::Done);
-                                    return Poll::Ready(Ok(gate.refuse(&scope, refusal)));
-                                }
-                            }
-                        }
-                    }
-                    if let Err(error) = ready!(this.service.poll_ready(cx)) {
-                        // Dropped unsent, the reservation gives everything back.
-                        *admission = None;
-                        state.set(State::Done);
-                        return Poll::Ready(Err(error));
-                    }
-                    if let Some(Admission::Own(reservation)) = admission {
-                        reservation.sent();
-                    }
-                    let head = head.take().expect("polled after completion");
-                    let body = body.take().expect("polled after completion");
-                    state.set(State::Call {
-                        future: this.service.call(Request::from_parts(head, body)),
-                    });
+                StateProjection::Before { before } => {
+                    let Before {
+                        service,
+                        request,
+                        entry,
+                    } = &mut **before;
+                    let entered = ready!(gate.enter(entry, service, request, cx));
+                    *passage = std::mem::take(&mut entry.passage);
+                    state.set(entered.into());
+                }
+                StateProjection::Over { output } => {
+                    let output = output.take().expect("polled after completion");
+                    state.set(State::Done);
+                    return Poll::Ready(output.map(|refusal| refusal.into_response()));
                 }
                 StateProjection::Call { future } => {
                     let mut response = match ready!(future.poll(cx)) {
                         Ok(response) => response,
                         Err(error) => {
-                            let admission = admission.take().expect("polled after completion");
+                            let admission = passage.admission.take();
+                            let admission = admission.expect("polled after completion");
                             admission.settle(&gate.classify.error(&error));
                             state.set(State::Done);
                             return Poll::Ready(Err(error));
                         }
                     };
-                    let admission = admission.take().expect("polled after completion");
+                    let admission = passage.admission.take();
+                    let admission = admission.expect("polled after completion");
                     let timed = gate.reads_headers || !response.status().is_success();
                     let at = timed.then(Instant::now);
                     match gate.class_of(&response) {
                         Some(class) => {
                             state.set(State::Done);
-                            gate.on_head(&mut response, class, scope, &admission, at);
+                            gate.on_head(&mut response, class, &passage.scope, &admission, at);
                             let (watch, settle) =
-                                gate.watch(&response, class, admission, feedback.take());
+                                gate.watch(&response, class, admission, passage.feedback.take());
                             return Poll::Ready(Ok(response.map(|body| {
                                 ResponseBody::inner(Observed::resumed(body, watch, settle))
                             })));
@@ -219,7 +187,7 @@ where
                     ready!(reading.response.body_mut().poll_read(cx));
                     let failure = *failure.take().expect("just there");
                     state.set(State::Done);
-                    return Poll::Ready(Ok(gate.failed(failure, scope)));
+                    return Poll::Ready(Ok(gate.failed(failure, &passage.scope)));
                 }
                 StateProjection::Done => panic!("polled after completion"),
             }
@@ -321,7 +289,7 @@ where
 {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("GateFuture")
-            .field("scope", &self.scope)
+            .field("scope", &self.passage.scope)
             .finish_non_exhaustive()
     }
 }

@@ -3,6 +3,7 @@
 
 mod admit;
 mod body;
+mod entry;
 mod future;
 mod head;
 mod names;
@@ -15,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use http::request::Parts;
+use http::Request;
 use tower_claude_core::{
     ClaudeClassify, HeuristicCost, RequestBody, Scope,
     event::{Observer, Observers},
@@ -25,7 +26,7 @@ pub use body::{GateBody, Settle};
 pub use future::GateFuture;
 pub use service::Gated;
 
-type ScopeOf = dyn Fn(&Parts, &RequestBody) -> Scope + Send + Sync;
+type ScopeOf = dyn Fn(&Request<RequestBody>) -> Scope + Send + Sync;
 
 /// Credentials whose 401 has been reported; beyond it, reports stop rather than memory grow.
 const REPORTED_LIMIT: usize = 1024;
@@ -129,7 +130,7 @@ impl<L, E, C> Gate<L, E, C> {
     #[must_use]
     pub fn with_scope(
         mut self,
-        scope_of: impl Fn(&Parts, &RequestBody) -> Scope + Send + Sync + 'static,
+        scope_of: impl Fn(&Request<RequestBody>) -> Scope + Send + Sync + 'static,
     ) -> Self {
         self.scope_of = Some(Arc::new(scope_of));
         self
@@ -154,10 +155,10 @@ impl<L, E, C> Gate<L, E, C> {
         &self.limiter
     }
 
-    pub(crate) fn scope(&self, head: &Parts, body: &RequestBody) -> Scope {
+    pub(crate) fn scope(&self, request: &Request<RequestBody>) -> Scope {
         match &self.scope_of {
-            Some(scope_of) => scope_of(head, body),
-            None => Scope::of(head, body),
+            Some(scope_of) => scope_of(request),
+            None => Scope::of(request),
         }
     }
 

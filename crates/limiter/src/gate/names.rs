@@ -1,8 +1,8 @@
 //! Priority, tenant and route from request headers, and where a request waits.
 
-use std::{pin::Pin, sync::Arc};
+use std::sync::Arc;
 
-use http::{HeaderName, request::Parts};
+use http::{HeaderName, Request};
 use tower_claude_core::{
     Priority, Route, Scope, Tenant,
     event::{Event, emit},
@@ -21,17 +21,20 @@ pub(crate) struct Names {
 
 impl Names {
     /// Fills in what the request's extensions do not say.
-    pub(super) fn apply(&self, head: &Parts, ask: &mut Ask) {
+    pub(super) fn apply<B>(&self, request: &Request<B>, ask: &mut Ask) {
         if let Some(name) = &self.priority
             && ask.priority == Priority::Normal
-            && head.extensions.get::<Priority>().is_none()
-            && let Some(priority) = head.headers.get(name).and_then(|v| priority(v.as_bytes()))
+            && request.extensions().get::<Priority>().is_none()
+            && let Some(priority) = request
+                .headers()
+                .get(name)
+                .and_then(|v| priority(v.as_bytes()))
         {
             ask.priority = priority;
         }
         if let Some(name) = &self.tenant
             && ask.tenant.is_none()
-            && let Some(value) = head.headers.get(name)
+            && let Some(value) = request.headers().get(name)
             && let Ok(tenant) = std::str::from_utf8(value.as_bytes())
             && !tenant.is_empty()
         {
@@ -39,7 +42,7 @@ impl Names {
         }
         if let Some(name) = &self.route
             && ask.cost.route == Route::NONE
-            && let Some(value) = head.headers.get(name)
+            && let Some(value) = request.headers().get(name)
             && let Ok(route) = std::str::from_utf8(value.as_bytes())
         {
             ask.cost.route = Route::named(route);
@@ -88,12 +91,11 @@ impl<L, E, C> Gate<L, E, C> {
     }
 
     /// Says where a request waits.
-    pub(super) fn queued(&self, acquire: Option<Pin<&L::Acquire>>, scope: impl FnOnce() -> Scope)
+    pub(super) fn queued(&self, acquire: &L::Acquire, scope: impl FnOnce() -> Scope)
     where
         L: Limiter,
     {
-        let place = acquire.and_then(|acquire| self.limiter.place(acquire.get_ref()));
-        if let Some(place) = place {
+        if let Some(place) = self.limiter.place(acquire) {
             emit(
                 &self.observers,
                 &Event::Queued {

@@ -2,7 +2,7 @@
 
 use std::{
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
 };
 
 use bytes::Bytes;
@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tower_claude_core::{CallContext, Classify, EstimateCost, RequestBody};
 use tower_service::Service;
 
-use super::{Gate, GateBody, GateFuture};
+use super::{Gate, GateBody, GateFuture, entry::Entry};
 use crate::Limiter;
 
 /// A service behind a [`Gate`].
@@ -63,8 +63,19 @@ where
     }
 
     fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
-        let context = context_of(request.extensions());
-        GateFuture::new(self.gate.clone(), self.inner.clone(), context, request)
+        let mut entry = Entry::new(context_of(request.extensions()));
+        let mut request = Some(request);
+        let gate = self.gate.clone();
+        // The hall has it that the future is polled at once: what has to wait is asked again then.
+        let cx = &mut Context::from_waker(Waker::noop());
+        match gate.enter(&mut entry, &mut self.inner, &mut request, cx) {
+            Poll::Ready(entered) => GateFuture::entered(gate, entered, entry.passage),
+            Poll::Pending => {
+                let clone = self.inner.clone();
+                let service = std::mem::replace(&mut self.inner, clone);
+                GateFuture::waiting(gate, service, request, entry)
+            }
+        }
     }
 }
 

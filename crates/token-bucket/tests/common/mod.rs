@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderName, HeaderValue, Request, Response, request::Parts};
+use http::{HeaderName, HeaderValue, Request, Response};
 use http_body::Body;
 use http_body_util::BodyExt;
 use tokio::task::JoinSet;
@@ -21,7 +21,7 @@ use tower_claude_limiter::{Limiter, LimiterConfig, Limits, LocalLimiter, ScopeSn
 use tower_claude_token_bucket::TokenBucketLayer;
 use tower_service::Service;
 
-pub(crate) type BySize = fn(&Parts, &RequestBody) -> Cost;
+pub(crate) type BySize = fn(&Request<RequestBody>) -> Cost;
 pub(crate) type TestLayer = TokenBucketLayer<LocalLimiter, BySize>;
 
 pub(crate) const HOUR: Duration = Duration::from_secs(3_600);
@@ -56,15 +56,15 @@ pub(crate) fn layer_with(per_minute: PerMinute, config: LimiterConfig) -> TestLa
 }
 
 /// What the request plans to use (`x-planned-*`), else what it tells the fake that it does use.
-pub(crate) fn by_size(head: &Parts, body: &RequestBody) -> Cost {
-    if body.model().is_none() {
+pub(crate) fn by_size(request: &Request<RequestBody>) -> Cost {
+    if request.body().model().is_none() {
         return Cost::default();
     }
     let number = |kind: &str| {
-        let value = head
-            .headers
+        let value = request
+            .headers()
             .get(format!("x-planned-{kind}"))
-            .or_else(|| head.headers.get(format!("x-fake-{kind}-tokens")))?;
+            .or_else(|| request.headers().get(format!("x-fake-{kind}-tokens")))?;
         value.to_str().ok()?.parse().ok()
     };
     Cost::new(number("input").unwrap_or(0), number("output").unwrap_or(0))

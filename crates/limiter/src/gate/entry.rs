@@ -1,0 +1,127 @@
+//! A request at the gate: from its arrival until it is on its way.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use http::Request;
+use tower_claude_core::{CallContext, EstimateCost, Feedback, Refusal, RequestBody, Scope};
+use tower_service::Service;
+
+use super::{Gate, admit::Arrival, head::Admission};
+use crate::Limiter;
+
+/// What is known of a request that is not on its way yet.
+pub(super) struct Entry<A> {
+    pub(super) context: Option<Arc<CallContext>>,
+    /// While it waits for the limiter.
+    acquire: Option<A>,
+    pub(super) passage: Passage,
+}
+
+/// What an admitted request takes along.
+#[derive(Default)]
+pub(super) struct Passage {
+    /// Kept only where the ledger of the reservation does not tell.
+    pub(super) scope: Option<Scope>,
+    /// Of the few whose estimate somebody learns from.
+    pub(super) feedback: Option<Box<Feedback>>,
+    pub(super) admission: Option<Admission>,
+}
+
+/// What came of a request at the gate.
+pub(super) enum Entered<F, E> {
+    /// It is on its way.
+    Sent(F),
+    /// It is not sent: the limiter refused it, or the inner service cannot become ready.
+    Over(Result<Box<Refusal>, E>),
+}
+
+impl<A> Entry<A> {
+    pub(super) fn new(context: Arc<CallContext>) -> Self {
+        Self {
+            context: Some(context),
+            acquire: None,
+            passage: Passage::default(),
+        }
+    }
+}
+
+impl<L: Limiter, E: EstimateCost, C> Gate<L, E, C> {
+    /// Sends the request, once the limiter admits it and then the inner service is ready. Pending, it leaves the
+    /// request where it is.
+    pub(super) fn enter<S>(
+        &self,
+        entry: &mut Entry<L::Acquire>,
+        service: &mut S,
+        request: &mut Option<Request<RequestBody>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Entered<S::Future, S::Error>>
+    where
+        S: Service<Request<RequestBody>>,
+    {
+        let asking = request.as_mut().expect("polled after completion");
+        if entry.passage.admission.is_none()
+            && let Err(refusal) = ready!(self.poll_admission(entry, asking, cx))
+        {
+            let refusal = self.refuse(&self.scope(asking), refusal);
+            return Poll::Ready(Entered::Over(Ok(Box::new(refusal))));
+        }
+        if let Err(error) = ready!(service.poll_ready(cx)) {
+            // Dropped unsent, the reservation gives everything back.
+            entry.passage.admission = None;
+            return Poll::Ready(Entered::Over(Err(error)));
+        }
+        if let Some(Admission::Own(reservation)) = &mut entry.passage.admission {
+            reservation.sent();
+        }
+        let request = request.take().expect("looked at above");
+        Poll::Ready(Entered::Sent(service.call(request)))
+    }
+
+    fn poll_admission(
+        &self,
+        entry: &mut Entry<L::Acquire>,
+        request: &mut Request<RequestBody>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Refusal>> {
+        let context = entry.context.as_ref().expect("polled after completion");
+        let passage = &mut entry.passage;
+        let asked = if let Some(acquire) = &mut entry.acquire {
+            self.revise(request, context, Pin::new(acquire), &mut passage.feedback);
+            let asked = ready!(Pin::new(acquire).poll(cx));
+            context.set_held_back(false);
+            asked
+        } else {
+            match self.arrive(request, context, &mut passage.scope) {
+                Arrival::Joined(joined) => {
+                    passage.admission = Some(joined);
+                    return Poll::Ready(Ok(()));
+                }
+                Arrival::Asks(ask, told) => {
+                    passage.feedback = told;
+                    let mut acquire = self.limiter.acquire(ask);
+                    match Pin::new(&mut acquire).poll(cx) {
+                        Poll::Ready(asked) => asked,
+                        Poll::Pending => {
+                            context.set_held_back(true);
+                            self.queued(&acquire, || self.scope(request));
+                            entry.acquire = Some(acquire);
+                            return Poll::Pending;
+                        }
+                    }
+                }
+            }
+        };
+        let reservation = asked?;
+        entry.acquire = None;
+        if reservation.scope().is_none() {
+            passage.scope = Some(self.scope(request));
+        }
+        let context = entry.context.take().expect("looked at above");
+        passage.admission = Some(self.admitted(reservation, context, &passage.scope));
+        Poll::Ready(Ok(()))
+    }
+}
