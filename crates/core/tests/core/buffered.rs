@@ -119,7 +119,13 @@ fn what_is_buffered_is_free() {
     });
     // By the outer hall, which waits for the first poll; not by the inner one.
     assert_eq!(clones.load(Ordering::Relaxed), 3);
-    let got = hall.into_inner().into_inner().got.lock().expect("no panic").clone();
+    let got = hall
+        .into_inner()
+        .into_inner()
+        .got
+        .lock()
+        .expect("no panic")
+        .clone();
     assert!(
         got.iter()
             .flatten()
@@ -133,9 +139,13 @@ fn what_is_buffered_is_free() {
 fn nothing_happens_before_the_first_poll() {
     let inner = Inner::default();
     let mut hall = Buffered::new(Buffered::new(inner.clone()));
-    let call = hall.call(request(RequestBody::from("{}")));
-    assert!(inner.got.lock().expect("no panic").is_empty());
-    run(call).expect("infallible");
+    run(async {
+        let ready = ServiceExt::<Request<RequestBody>>::ready(&mut hall).await;
+        let ready = ready.expect("infallible");
+        let call = ready.call(request(RequestBody::from("{}")));
+        assert!(inner.got.lock().expect("no panic").is_empty());
+        call.await.expect("infallible");
+    });
     assert_eq!(inner.got.lock().expect("no panic").len(), 1);
 }
 
