@@ -48,6 +48,7 @@ pub struct CallContext {
     probe: AtomicBool,
     held_back: AtomicBool,
     timed_out: AtomicBool,
+    committed: AtomicBool,
     reservations: Mutex<Reservations>,
 }
 
@@ -78,6 +79,7 @@ impl CallContext {
             probe: AtomicBool::new(false),
             held_back: AtomicBool::new(false),
             timed_out: AtomicBool::new(false),
+            committed: AtomicBool::new(false),
             reservations: Mutex::default(),
         }
     }
@@ -155,6 +157,7 @@ impl CallContext {
             probe: AtomicBool::new(false),
             held_back: AtomicBool::new(false),
             timed_out: AtomicBool::new(false),
+            committed: AtomicBool::new(false),
             reservations: Mutex::default(),
         }
     }
@@ -187,6 +190,7 @@ impl CallContext {
     /// forgotten when it ends; what a layer further out has reserved holds for all attempts.
     pub fn begin_attempt(&self) -> u32 {
         self.timed_out.store(false, Ordering::Relaxed);
+        self.committed.store(false, Ordering::Relaxed);
         self.held_back.store(false, Ordering::Relaxed);
         self.attempts.fetch_add(1, Ordering::Relaxed) + 1
     }
@@ -221,6 +225,16 @@ impl CallContext {
     /// a caller who lost interest.
     pub fn time_out_attempt(&self) {
         self.timed_out.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a layer further in has held the answer to this attempt until it was worth handing on.
+    pub fn is_committed(&self) -> bool {
+        self.committed.load(Ordering::Relaxed)
+    }
+
+    /// Tells the layers further out that they need not hold the answer: its content has begun, or it is whole.
+    pub fn commit(&self) {
+        self.committed.store(true, Ordering::Relaxed);
     }
 
     /// Claims the retrying of this call. True for the first layer that asks, false for every

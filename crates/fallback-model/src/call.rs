@@ -20,8 +20,8 @@ pub(crate) struct Call<C> {
     pub(crate) classifier: C,
     config: Arc<Config>,
     /// None, when no other model could serve: the call passes through.
-    journey: Option<Journey>,
-    next: Option<Request<RequestBody>>,
+    // Boxed, since it is moved with every future around it.
+    journey: Option<Box<Journey>>,
 }
 
 /// What is known of a response by its head.
@@ -35,17 +35,22 @@ pub(crate) enum Judged {
 }
 
 impl<C> Call<C> {
-    pub(crate) fn new(config: Arc<Config>, classifier: C, request: Request<RequestBody>) -> Self {
-        let (journey, next) = match Journey::of(&config, request) {
+    /// The call, and the request where it passes through.
+    pub(crate) fn new(
+        config: Arc<Config>,
+        classifier: C,
+        request: Request<RequestBody>,
+    ) -> (Self, Option<Request<RequestBody>>) {
+        let (journey, request) = match Journey::of(&config, request) {
             Ok(journey) => (Some(journey), None),
             Err(request) => (None, Some(request)),
         };
-        Self {
+        let call = Self {
             classifier,
             config,
             journey,
-            next,
-        }
+        };
+        (call, request)
     }
 
     /// Whether another model could serve.
@@ -53,9 +58,8 @@ impl<C> Call<C> {
         self.journey.is_some()
     }
 
-    /// The request that is sent now.
-    pub(crate) fn launch(&mut self) -> Request<RequestBody> {
-        let next = self.next.take();
+    /// The request that is sent now. The first of a journey is chosen here, when nothing but its way is before it.
+    pub(crate) fn launch(&mut self, next: Option<Request<RequestBody>>) -> Request<RequestBody> {
         let Some(journey) = &mut self.journey else {
             return next.expect("a call that passes through is sent once");
         };
@@ -82,22 +86,42 @@ impl<C> Call<C> {
         self.config.last_message.is_some() && last::is_due(class)
     }
 
-    /// Prepares the next attempt, if there is to be one.
-    pub(crate) fn moves_on(&mut self, class: &Class) -> bool {
-        let journey = self.journey.as_mut();
-        self.next = journey.and_then(|journey| journey.after_failure(class));
-        self.next.is_some()
+    /// The request of the next attempt, if there is to be one.
+    pub(crate) fn next(&mut self, class: &Class) -> Option<Request<RequestBody>> {
+        self.journey.as_mut()?.after_failure(class)
+    }
+
+    /// Whether an answer goes up as it is: a layer further in has held it until it was worth that, and this one does
+    /// not ask for more.
+    pub(crate) fn is_settled(&self) -> bool {
+        let journey = self.journey.as_ref();
+        journey.is_some_and(|journey| journey.is_committed()) && !self.config.triggers.refusals
+    }
+
+    /// Hands an answer on that was not held.
+    pub(crate) fn hand_on<R>(&mut self, mut head: Parts, body: R) -> Answer<R>
+    where
+        R: HttpBody<Data = Bytes>,
+    {
+        self.succeeded(&mut head);
+        Response::from_parts(head, ResponseBody::inner(body))
     }
 
     /// Hands a held answer on.
-    pub(crate) fn hand_on<R>(&mut self, mut head: Parts, hold: Hold<R>) -> Answer<R>
+    pub(crate) fn hand_on_held<R>(&mut self, mut head: Parts, hold: Hold<R>) -> Answer<R>
     where
         R: HttpBody<Data = Bytes> + Unpin,
     {
-        if let Some(journey) = &mut self.journey {
-            journey.after_success(&mut head);
-        }
+        self.succeeded(&mut head);
         Response::from_parts(head, hold.into_body(|body, _| body))
+    }
+}
+
+impl<C> Call<C> {
+    fn succeeded(&mut self, head: &mut Parts) {
+        if let Some(journey) = &mut self.journey {
+            journey.after_success(head);
+        }
     }
 }
 

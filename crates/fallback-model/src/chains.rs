@@ -87,6 +87,10 @@ impl Chains {
 
     /// The chain that stands in for this model; none, when nobody but itself is in it.
     pub(crate) fn of(&self, model: &str, catalog: &ModelCatalog) -> Option<ChainId> {
+        // The ordinary case needs no look-up: of two targets one at least is another model.
+        if self.own.is_empty() && self.lists[0].len() > 1 {
+            return Some(ChainId(0));
+        }
         let id = catalog.get(model).map_or(model, |listed| &listed.id);
         let index = self.own.get(id).copied().unwrap_or_default();
         let others = self.lists[index].iter().any(|target| *target.id != *id);

@@ -3,6 +3,7 @@
 use std::{
     fmt,
     pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
 };
 
@@ -26,27 +27,37 @@ pin_project! {
         R: HttpBody,
     {
         #[pin]
-        state: State<S::Future, R>,
-        service: S,
+        state: State<S, S::Future, R, S::Error>,
+        spare: Arc<Mutex<S>>,
         call: Call<C>,
     }
 }
 
+// What few calls come to is boxed: the futures of all of them would be larger.
 pin_project! {
     #[project = StateProjection]
-    enum State<F, R>
+    pub(crate) enum State<S, F, R, E>
     where
         R: HttpBody,
     {
         /// Until the inner service is ready.
-        Waiting,
+        Waiting { service: S, request: Option<Box<Request<RequestBody>>> },
         /// Until the response head.
         Calling { #[pin] future: F },
         /// Until the error body is read. What it means, where the head has said so.
-        Reading { answer: Option<(Parts, ErrorBody<R>)>, class: Option<Class> },
+        Reading { answer: Option<Box<(Parts, ErrorBody<R>)>>, class: Option<Class> },
         /// Until the response is worth handing on.
-        Holding { answer: Option<(Parts, Hold<R>)> },
+        Holding { answer: Option<Box<(Parts, Hold<R>)>> },
+        /// The inner service could not become ready for the first attempt.
+        Unready { error: Option<E> },
         Done,
+    }
+}
+
+impl<S, F, R: HttpBody, E> State<S, F, R, E> {
+    pub(crate) fn waiting(service: S, request: Option<Request<RequestBody>>) -> Self {
+        let request = request.map(Box::new);
+        Self::Waiting { service, request }
     }
 }
 
@@ -55,12 +66,12 @@ where
     S: Service<Request<RequestBody>>,
     R: HttpBody,
 {
-    pub(crate) const fn new(service: S, call: Call<C>) -> Self {
-        Self {
-            state: State::Waiting,
-            service,
-            call,
-        }
+    pub(crate) const fn new(
+        spare: Arc<Mutex<S>>,
+        call: Call<C>,
+        state: State<S, S::Future, R, S::Error>,
+    ) -> Self {
+        Self { state, spare, call }
     }
 }
 
@@ -78,14 +89,21 @@ where
         let call = this.call;
         loop {
             let failure = match this.state.as_mut().project() {
-                StateProjection::Waiting => match ready!(this.service.poll_ready(cx)) {
-                    Ok(()) => {
-                        let future = this.service.call(call.launch());
-                        this.state.set(State::Calling { future });
-                        continue;
+                StateProjection::Waiting { service, request } => {
+                    match ready!(service.poll_ready(cx)) {
+                        Ok(()) => {
+                            let request = request.take().map(|request| *request);
+                            let future = service.call(call.launch(request));
+                            this.state.set(State::Calling { future });
+                            continue;
+                        }
+                        Err(error) => Failure::Error(call.classifier.error(&error), error),
                     }
-                    Err(error) => Failure::Error(call.classifier.error(&error), error),
-                },
+                }
+                StateProjection::Unready { error } => {
+                    let error = error.take().expect("polled after completion");
+                    Failure::Error(call.classifier.error(&error), error)
+                }
                 StateProjection::Calling { future } => match ready!(future.poll(cx)) {
                     Ok(response) if !call.may_fall_back() => {
                         this.state.set(State::Done);
@@ -94,9 +112,13 @@ where
                     Ok(response) => {
                         let (head, body) = response.into_parts();
                         let (judged, class) = match call.judge(&head) {
+                            Judged::Success if call.is_settled() => {
+                                this.state.set(State::Done);
+                                return Poll::Ready(Ok(call.hand_on(head, body)));
+                            }
                             Judged::Success => {
                                 let hold = Hold::new(body, call.watch(&head));
-                                let answer = Some((head, hold));
+                                let answer = Some(Box::new((head, hold)));
                                 this.state.set(State::Holding { answer });
                                 continue;
                             }
@@ -108,7 +130,7 @@ where
                                 Failure::Answer(class, head, Rest::Whole(body))
                             }
                             class => {
-                                let answer = Some((head, ErrorBody::new(body)));
+                                let answer = Some(Box::new((head, ErrorBody::new(body))));
                                 this.state.set(State::Reading { answer, class });
                                 continue;
                             }
@@ -117,9 +139,9 @@ where
                     Err(error) => Failure::Error(call.classifier.error(&error), error),
                 },
                 StateProjection::Reading { answer, class } => {
-                    let (_, body) = answer.as_mut().expect("polled after completion");
+                    let (_, body) = &mut **answer.as_mut().expect("polled after completion");
                     ready!(body.poll_read(cx));
-                    let (head, body) = answer.take().expect("looked at before");
+                    let (head, body) = *answer.take().expect("looked at before");
                     let class = class.unwrap_or_else(|| {
                         call.classifier
                             .body(head.status, &head.headers, &body.bytes())
@@ -127,7 +149,7 @@ where
                     Failure::Answer(class, head, Rest::Read(body))
                 }
                 StateProjection::Holding { answer } => {
-                    let (_, hold) = answer.as_mut().expect("polled after completion");
+                    let (_, hold) = &mut **answer.as_mut().expect("polled after completion");
                     let verdict =
                         ready!(hold.poll_verdict(cx, |error| call.classifier.stream_error(error)));
                     let class = match verdict {
@@ -135,25 +157,31 @@ where
                         _ if call.is_declined(hold) => Some(Class::new(Kind::Refusal)),
                         _ => None,
                     };
-                    let (head, hold) = answer.take().expect("looked at before");
+                    let (head, hold) = *answer.take().expect("looked at before");
                     match class {
                         Some(class) => Failure::Answer(class, head, Rest::Held(hold)),
                         None => {
                             this.state.set(State::Done);
-                            return Poll::Ready(Ok(call.hand_on(head, hold)));
+                            return Poll::Ready(Ok(call.hand_on_held(head, hold)));
                         }
                     }
                 }
                 StateProjection::Done => panic!("polled after completion"),
             };
-            if !call.moves_on(failure.class()) {
+            let Some(next) = call.next(failure.class()) else {
                 let output = failure.into_output(call);
                 this.state.set(State::Done);
                 return Poll::Ready(output);
-            }
+            };
             // The failed response and its future go before the next request.
             drop(failure);
-            this.state.set(State::Waiting);
+            this.state.set(State::Done);
+            let service = this
+                .spare
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone();
+            this.state.set(State::waiting(service, Some(next)));
         }
     }
 }

@@ -4,10 +4,10 @@ mod next;
 
 use std::{sync::Arc, time::Duration};
 
-use http::{Method, Request, request::Parts, response};
+use http::{Method, Request, response};
 use tokio::time::Instant;
 use tower_claude_core::{
-    CallContext, Class, Endpoint, RequestBody,
+    CallContext, Class, Endpoint, Original, RequestBody,
     event::{Event, emit},
 };
 
@@ -28,8 +28,7 @@ pub(crate) struct Journey {
     config: Arc<Config>,
     chain: ChainId,
     /// The request as it came. Every other is made from it, so that what is lost on one way is not lost on the next.
-    head: Parts,
-    body: RequestBody,
+    original: Arc<Original>,
     context: Arc<CallContext>,
     /// Whether the context is ours: added to each copy, so that the one we keep stays cheap to clone.
     own_context: bool,
@@ -56,7 +55,7 @@ impl Journey {
     pub(crate) fn of(
         config: &Arc<Config>,
         request: Request<RequestBody>,
-    ) -> Result<Self, Request<RequestBody>> {
+    ) -> Result<Box<Self>, Request<RequestBody>> {
         let messages = request.method() == Method::POST
             && Endpoint::of(request.uri().path()) == Endpoint::Messages;
         if !messages {
@@ -67,19 +66,19 @@ impl Journey {
         else {
             return Err(request);
         };
-        let (head, body) = request.into_parts();
-        let (context, own_context) = match head.extensions.get::<Arc<CallContext>>() {
+        let original = Original::keep(request)?;
+        let extensions = original.get().extensions();
+        let (context, own_context) = match extensions.get::<Arc<CallContext>>() {
             Some(context) => (context.clone(), false),
             None => {
-                let context = CallContext::new(&head.extensions, Instant::now());
-                (Arc::new(context), true)
+                let context = CallContext::new(extensions, Instant::now());
+                (Arc::new(context.with_original(&original)), true)
             }
         };
-        Ok(Self {
+        Ok(Box::new(Self {
             config: config.clone(),
             chain,
-            head,
-            body,
+            original,
             context,
             own_context,
             route: None,
@@ -92,7 +91,7 @@ impl Journey {
             sent: None,
             attempts: 0,
             back: None,
-        })
+        }))
     }
 
     /// The first request to send.
@@ -115,6 +114,11 @@ impl Journey {
         if self.own_context {
             request.extensions_mut().insert(self.context.clone());
         }
+    }
+
+    /// Whether a layer further in has held the answer already, until it was worth handing on.
+    pub(crate) fn is_committed(&self) -> bool {
+        self.context.is_committed()
     }
 
     /// It failed: the next request to send, if another model may do better.

@@ -177,7 +177,7 @@ impl<C> FallbackModelLayer<C> {
     }
 }
 
-impl<S, C: Clone> Layer<S> for FallbackModelLayer<C> {
+impl<S: Clone, C: Clone> Layer<S> for FallbackModelLayer<C> {
     type Service = Buffered<FallbackModel<S, C>>;
 
     fn layer(&self, inner: S) -> Self::Service {

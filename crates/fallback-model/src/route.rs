@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::request::Parts;
+use http::Request;
 use tokio::time::Instant;
 use tower_claude_core::{RequestBody, Scope};
 use tower_claude_wire::Peek;
@@ -25,8 +25,9 @@ pub(crate) struct Route {
 }
 
 impl Route {
-    pub(crate) fn of(config: &Config, chain: ChainId, head: &Parts, body: &RequestBody) -> Self {
-        let scope = Scope::of(head, body);
+    pub(crate) fn of(config: &Config, chain: ChainId, request: &Request<RequestBody>) -> Self {
+        let scope = Scope::of(request);
+        let body = request.body();
         Self {
             asked: Target::new(body.model().unwrap_or_default(), config.catalog.get()),
             chain,

@@ -2,8 +2,8 @@
 
 use std::{
     fmt,
-    sync::Arc,
-    task::{Context, Poll},
+    sync::{Arc, Mutex},
+    task::{Context, Poll, Waker},
 };
 
 use bytes::Bytes;
@@ -12,7 +12,7 @@ use http_body::Body as HttpBody;
 use tower_claude_core::{Classify, RequestBody, ResponseBody};
 use tower_service::Service;
 
-use crate::{ResponseFuture, call::Call, layer::Config};
+use crate::{ResponseFuture, call::Call, future::State, layer::Config};
 
 /// Sends a request to another model when the one asked for cannot serve. Made by
 /// [`FallbackModelLayer`](crate::FallbackModelLayer), behind a [`Buffered`](tower_claude_core::Buffered) that makes
@@ -20,13 +20,19 @@ use crate::{ResponseFuture, call::Call, layer::Config};
 #[derive(Clone)]
 pub struct FallbackModel<S, C> {
     inner: S,
+    /// What a second attempt takes a clone of.
+    spare: Arc<Mutex<S>>,
     config: Arc<Config>,
     classifier: C,
 }
 
 impl<S, C> FallbackModel<S, C> {
-    pub(crate) const fn new(inner: S, config: Arc<Config>, classifier: C) -> Self {
+    pub(crate) fn new(inner: S, config: Arc<Config>, classifier: C) -> Self
+    where
+        S: Clone,
+    {
         Self {
+            spare: Arc::new(Mutex::new(inner.clone())),
             inner,
             config,
             classifier,
@@ -55,8 +61,24 @@ where
     }
 
     fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
-        let call = Call::new(self.config.clone(), self.classifier.clone(), request);
-        ResponseFuture::new(self.inner.clone(), call)
+        let (config, classifier) = (self.config.clone(), self.classifier.clone());
+        let (mut call, request) = Call::new(config, classifier, request);
+        // The hall has it that the future is polled at once: what has to wait is asked again then.
+        let state = match self
+            .inner
+            .poll_ready(&mut Context::from_waker(Waker::noop()))
+        {
+            Poll::Ready(Ok(())) => State::Calling {
+                future: self.inner.call(call.launch(request)),
+            },
+            Poll::Ready(Err(error)) => State::Unready { error: Some(error) },
+            Poll::Pending => {
+                let clone = self.inner.clone();
+                let service = std::mem::replace(&mut self.inner, clone);
+                State::waiting(service, request)
+            }
+        };
+        ResponseFuture::new(self.spare.clone(), call, state)
     }
 }
 

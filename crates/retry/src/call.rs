@@ -7,10 +7,10 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderName, Request, request::Parts};
+use http::{Extensions, HeaderMap, HeaderName, Request};
 use tokio::time::{Instant, Sleep};
 use tower_claude_core::{
-    Class, Paced, Reason, Refusal, RequestBody,
+    Class, Original, Paced, Reason, Refusal, RequestBody,
     event::{Event, emit},
 };
 
@@ -21,7 +21,7 @@ use crate::{
     handle::count,
     layer::Config,
     policy::{Attempt, Decision, decide},
-    timeouts::{Silence, after, earlier, poll_optional_sleep},
+    timeouts::{Silence, after, earlier, poll_timer},
 };
 
 /// The SDKs' count of retries. Kept true where the caller sends it.
@@ -31,12 +31,14 @@ const RETRY_COUNT: HeaderName = HeaderName::from_static("x-stainless-retry-count
 pub(crate) struct Call<C> {
     pub(crate) config: Arc<Config>,
     pub(crate) classifier: C,
-    /// What the next attempt sends; none, when it cannot be sent again.
-    head: Option<Parts>,
-    body: Option<RequestBody>,
     claim: Claim,
-    started: Instant,
-    attempt_started: Instant,
+    /// The request, until it is first sent. Boxed: it seldom has to wait for that.
+    first: Option<Box<Request<RequestBody>>>,
+    /// What the next attempt sends; none, when it cannot be sent again.
+    kept: Option<Arc<Original>>,
+    /// An instant answer needs neither of the two.
+    started: Option<Instant>,
+    attempt_started: Option<Instant>,
     deadline: Option<Instant>,
     /// Of this attempt, from 1.
     number: u32,
@@ -46,43 +48,43 @@ pub(crate) struct Call<C> {
     last_delay: Duration,
     /// The price of this attempt, until it has left the process.
     payment: Payment,
-    /// The caller's own count of retries, if there is one; read before the first retry.
-    counted: Option<Option<u64>>,
     silence: Silence,
     /// A limiter outside has admitted all attempts at once: one inside does not make them wait.
     admitted: bool,
 }
 
 impl<C> Call<C> {
-    pub(crate) fn new(config: Arc<Config>, classifier: C, request: Request<RequestBody>) -> Self {
-        let now = Instant::now();
-        let total = after(now, config.timeouts.total);
-        let claim = Claim::of(request.extensions(), now, total);
+    pub(crate) fn new(config: Arc<Config>, classifier: C, extensions: &Extensions) -> Self {
+        let claim = Claim::of(extensions, config.timeouts.total);
         let admitted = matches!(&claim, Claim::Outer(context) if context.is_reserved());
-        let outer = claim.get().and_then(|context| context.deadline());
         let spent = claim.get().map_or(0, |context| match context.is_probe() {
             true => u32::MAX,
             false => context.attempts(),
         });
-        let (head, body) = request.into_parts();
-        Self {
+        let started = claim.own().map(|context| context.first_arrival());
+        let mut call = Self {
             config,
             classifier,
-            head: Some(head),
-            body: Some(body),
             claim,
-            started: now,
-            attempt_started: now,
-            deadline: earlier(outer, total),
+            first: None,
+            kept: None,
+            started,
+            attempt_started: None,
+            deadline: None,
             number: 1,
             spent,
             unanswered: 0,
             last_delay: Duration::ZERO,
             payment: Payment::FREE,
-            counted: None,
             silence: Silence::default(),
             admitted,
-        }
+        };
+        let outer = call.claim.get().and_then(|context| context.deadline());
+        call.deadline = match call.config.timeouts.total {
+            Some(_) => earlier(outer, after(call.begun(), call.config.timeouts.total)),
+            None => outer,
+        };
+        call
     }
 
     /// Whether another layer outside retries already.
@@ -90,8 +92,14 @@ impl<C> Call<C> {
         matches!(self.claim, Claim::Nested)
     }
 
-    pub(crate) const fn started(&self) -> Instant {
-        self.started
+    /// When it began, by the first look at the clock.
+    pub(crate) fn begun(&mut self) -> Instant {
+        *self.started.get_or_insert_with(Instant::now)
+    }
+
+    /// The same for who may only look: the answer has come at once, and so it is now.
+    pub(crate) fn started(&self) -> Instant {
+        self.started.unwrap_or_else(Instant::now)
     }
 
     /// When the caller stops waiting, or the total timeout does.
@@ -100,8 +108,8 @@ impl<C> Call<C> {
     }
 
     /// The refusal of a call that came too late.
-    pub(crate) fn came_too_late(&self) -> Option<Refusal> {
-        let late = !self.is_nested() && self.deadline? <= self.started;
+    pub(crate) fn came_too_late(&mut self) -> Option<Refusal> {
+        let late = !self.is_nested() && self.deadline? <= self.begun();
         late.then(|| {
             Refusal::new(
                 LAYER,
@@ -113,56 +121,85 @@ impl<C> Call<C> {
         })
     }
 
-    /// The request of this attempt. The copy for the next is made as late as can be, and none is
-    /// made when there can be no next.
+    /// Keeps the request until it can be sent.
+    pub(crate) fn wait_with(&mut self, request: Request<RequestBody>) {
+        self.first = Some(Box::new(request));
+    }
+
+    /// The request of this attempt.
     pub(crate) fn launch(&mut self) -> Request<RequestBody> {
+        let mut request = match self.first.take() {
+            Some(request) => self.launch_first(*request),
+            None => self.launch_again(),
+        };
+        if let (retries @ 1.., Some(before)) = (self.number - 1, counted(request.headers())) {
+            let count = before.saturating_add(u64::from(retries));
+            request.headers_mut().insert(RETRY_COUNT, count.into());
+        }
+        request
+    }
+
+    fn launch_again(&mut self) -> Request<RequestBody> {
+        let kept = match self.begin_attempt() {
+            true => self.kept.take().map(Original::into_request),
+            false => self.kept.as_ref().map(|kept| kept.copy()),
+        };
+        let mut request = kept.expect("an attempt is made only while the request is there");
+        self.claim.mark(request.extensions_mut());
+        request
+    }
+
+    /// The request of the first attempt. It is kept for the next where there can be one, unless a layer outside keeps
+    /// it already.
+    pub(crate) fn launch_first(
+        &mut self,
+        mut request: Request<RequestBody>,
+    ) -> Request<RequestBody> {
+        if !self.begin_attempt() {
+            let context = self.claim.get();
+            self.kept = context.and_then(|context| context.original_of(&request));
+            if self.kept.is_none() {
+                request = match Original::keep(request) {
+                    Ok(kept) => self.kept.insert(kept).copy(),
+                    Err(stream) => stream,
+                };
+            }
+        }
+        if self.claim.own().is_some() {
+            self.claim.mark(request.extensions_mut());
+        }
+        request
+    }
+
+    /// Whether it is the last.
+    fn begin_attempt(&mut self) -> bool {
         self.payment.sent();
-        self.keep_count();
         if let Some(context) = self.claim.get() {
             context.begin_attempt();
         }
-        let last = self.is_nested() || self.config.policy.is_last(self.number, self.spent);
-        if !last
-            && let Some(head) = &self.head
-            && let Some(body) = self.body.as_ref().and_then(RequestBody::try_clone)
-        {
-            let mut head = head.clone();
-            self.claim.mark(&mut head.extensions);
-            return Request::from_parts(head, body);
-        }
-        let head = self.head.take();
-        let mut head = head.expect("an attempt is made only while the request is there");
-        self.claim.mark(&mut head.extensions);
-        Request::from_parts(head, self.body.take().unwrap_or_default())
-    }
-
-    /// The caller's count of retries, with those made here.
-    fn keep_count(&mut self) {
-        let (retries @ 1.., Some(head)) = (self.number - 1, &mut self.head) else {
-            return;
-        };
-        let counted = self.counted.get_or_insert_with(|| {
-            let count = head.headers.get(RETRY_COUNT)?;
-            count.to_str().ok()?.parse().ok()
-        });
-        if let Some(before) = counted {
-            let count = before.saturating_add(u64::from(retries));
-            head.headers.insert(RETRY_COUNT, count.into());
-        }
+        self.is_nested() || self.config.policy.is_last(self.number, self.spent)
     }
 
     /// Another attempt begins.
     pub(crate) fn begin_next(&mut self) {
         self.number += 1;
-        self.attempt_started = Instant::now();
+        self.attempt_started = Some(Instant::now());
         self.silence = Silence::default();
+    }
+
+    /// The answer is handed on, whole or from its first content.
+    pub(crate) fn succeeded(&self) {
+        self.config.budget.deposit();
+        if let Some(context) = self.claim.get() {
+            context.commit();
+        }
     }
 
     /// The call is over: a layer outside may send it through here again.
     pub(crate) fn finish(&mut self) {
         self.claim = Claim::Nested;
-        self.head = None;
-        self.body = None;
+        self.first = None;
+        self.kept = None;
         self.payment = Payment::FREE;
     }
 
@@ -170,7 +207,7 @@ impl<C> Call<C> {
     /// Only asked when there is nothing else to do, so that an instant answer costs no timer.
     pub(crate) fn poll_late(
         &mut self,
-        timer: Pin<&mut Option<Sleep>>,
+        timer: &mut Option<Pin<Box<Sleep>>>,
         received: Option<usize>,
         cx: &mut Context<'_>,
     ) -> Poll<Refusal> {
@@ -178,14 +215,15 @@ impl<C> Call<C> {
             return Poll::Pending;
         }
         let timeouts = self.config.timeouts;
-        let head = after(self.attempt_started, timeouts.head);
+        let started = self.begun();
+        let head = after(self.attempt_started.unwrap_or(started), timeouts.head);
         let idle = received
             .filter(|_| timeouts.idle.is_some())
             .and_then(|seen| after(self.silence.since(seen), timeouts.idle));
         let Some(until) = earlier(earlier(head, idle), self.deadline) else {
             return Poll::Pending;
         };
-        ready!(poll_optional_sleep(timer, until, cx));
+        ready!(poll_timer(timer, until, cx));
         count(&self.config.counters.timed_out);
         // The deadline is the caller's word, not the server's fault.
         if Some(until) != self.deadline
@@ -194,7 +232,7 @@ impl<C> Call<C> {
             context.time_out_attempt();
         }
         let waited = if Some(until) == self.deadline {
-            until.saturating_duration_since(self.started)
+            until.saturating_duration_since(started)
         } else if Some(until) == head {
             timeouts.head.unwrap_or_default()
         } else {
@@ -220,7 +258,7 @@ impl<C> Call<C> {
             number: self.number,
             spent: self.spent,
             unanswered: self.unanswered,
-            replayable: self.head.is_some(),
+            replayable: self.first.is_some() || self.kept.is_some(),
             paced: paced.filter(|_| !self.admitted).map(|paced| paced.pause),
             last_delay: self.last_delay,
             now: Instant::now(),
@@ -259,4 +297,9 @@ impl<C> Call<C> {
     pub(crate) fn say(&self, event: &Event<'_>) {
         emit(&self.config.observers, event);
     }
+}
+
+/// The caller's own count of retries, if there is one.
+fn counted(headers: &HeaderMap) -> Option<u64> {
+    headers.get(RETRY_COUNT)?.to_str().ok()?.parse().ok()
 }

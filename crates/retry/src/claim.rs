@@ -1,14 +1,16 @@
 //! Who retries a call: the outermost layer that can, and no other.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use http::Extensions;
 use tokio::time::Instant;
 use tower_claude_core::CallContext;
 
+use crate::timeouts::after;
+
 /// The context of the call, and whose it is.
 pub(crate) enum Claim {
-    /// Ours: added to each copy, so that the one we keep stays cheap to clone.
+    /// Ours: added to each copy, so that the request we keep stays cheap to copy.
     Own(Arc<CallContext>),
     /// An outer layer's, in the request's extensions already.
     Outer(Arc<CallContext>),
@@ -18,21 +20,30 @@ pub(crate) enum Claim {
 
 impl Claim {
     /// Claims the retrying of the call to which these extensions belong.
-    pub(crate) fn of(extensions: &Extensions, now: Instant, total: Option<Instant>) -> Self {
+    pub(crate) fn of(extensions: &Extensions, total: Option<Duration>) -> Self {
         match extensions.get::<Arc<CallContext>>() {
             Some(context) if context.claim_retries() => Self::Outer(context.clone()),
             Some(_) => Self::Nested,
             None => {
-                let context = CallContext::new(extensions, now).with_deadline(total);
+                let now = Instant::now();
+                let context = CallContext::new(extensions, now).with_deadline(after(now, total));
                 context.claim_retries();
                 Self::Own(Arc::new(context))
             }
         }
     }
 
-    /// Puts a context of our own where inner layers find it.
+    /// The context, when it is ours, so that the request came without it.
+    pub(crate) const fn own(&self) -> Option<&Arc<CallContext>> {
+        match self {
+            Self::Own(context) => Some(context),
+            _ => None,
+        }
+    }
+
+    /// Puts the context where inner layers find it.
     pub(crate) fn mark(&self, extensions: &mut Extensions) {
-        if let Self::Own(context) = self {
+        if let Some(context) = self.get() {
             extensions.insert(context.clone());
         }
     }

@@ -3,6 +3,7 @@
 use std::{
     fmt,
     pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -13,7 +14,8 @@ use http_body::Body as HttpBody;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep};
 use tower_claude_core::{
-    Class, Classify, ClassifyResponse, ErrorBody, Hold, RequestBody, ResponseBody, Verdict, Watch,
+    Class, Classify, ClassifyResponse, ErrorBody, Hold, Refusal, RequestBody, ResponseBody,
+    Verdict, Watch,
 };
 use tower_service::Service;
 
@@ -22,7 +24,7 @@ use crate::{
     call::Call,
     failure::{Answer, Failure, failed, refuse},
     judge::Judged,
-    timeouts::poll_optional_sleep,
+    timeouts::poll_timer,
 };
 
 pin_project! {
@@ -34,33 +36,40 @@ pin_project! {
         R: HttpBody,
     {
         #[pin]
-        state: State<S::Future, R>,
-        #[pin]
-        timer: Option<Sleep>,
-        service: S,
+        state: State<S, S::Future, R, S::Error>,
+        // Boxed: an instant answer needs none.
+        timer: Option<Pin<Box<Sleep>>>,
+        spare: Arc<Mutex<S>>,
         call: Call<C>,
     }
 }
 
 pin_project! {
     #[project = StateProjection]
-    enum State<F, R>
+    pub(crate) enum State<S, F, R, E>
     where
         R: HttpBody,
     {
-        /// The first poll.
-        Arrived,
         /// Until the inner service is ready.
-        Waiting,
+        Waiting { service: S },
         /// Until the response head.
         Calling { #[pin] future: F },
         /// Until the error body is read.
-        Reading { answer: Option<(Parts, ErrorBody<R>)> },
+        Reading { answer: Option<Box<(Parts, ErrorBody<R>)>> },
         /// Until the response is worth handing on.
-        Holding { answer: Option<(Parts, Hold<R>)> },
+        Holding { answer: Option<Box<(Parts, Hold<R>)>> },
         /// Between two attempts. Nothing is held.
         Sleeping { until: Instant },
+        /// The first attempt was not made: too late, or the inner service cannot become ready.
+        Over { output: Option<Result<Box<Refusal>, E>> },
         Done,
+    }
+}
+
+impl<S, F, R: HttpBody, E> State<S, F, R, E> {
+    pub(crate) fn over(output: Result<Refusal, E>) -> Self {
+        let output = Some(output.map(Box::new));
+        Self::Over { output }
     }
 }
 
@@ -69,11 +78,15 @@ where
     S: Service<Request<RequestBody>>,
     R: HttpBody,
 {
-    pub(crate) const fn new(service: S, call: Call<C>) -> Self {
+    pub(crate) const fn new(
+        spare: Arc<Mutex<S>>,
+        call: Call<C>,
+        state: State<S, S::Future, R, S::Error>,
+    ) -> Self {
         Self {
-            state: State::Arrived,
+            state,
             timer: None,
-            service,
+            spare,
             call,
         }
     }
@@ -93,28 +106,24 @@ where
         let call = this.call;
         loop {
             let failure = match this.state.as_mut().project() {
-                StateProjection::Arrived => {
-                    let Some(refusal) = call.came_too_late() else {
-                        this.state.set(State::Waiting);
-                        continue;
-                    };
-                    over(this.state, call);
-                    return Poll::Ready(Ok(refuse(call, refusal)));
+                StateProjection::Over { output } => {
+                    match output.take().expect("polled after completion") {
+                        Err(error) => failed(call, error),
+                        Ok(refusal) => {
+                            over(this.state, call);
+                            return Poll::Ready(Ok(refuse(call, *refusal)));
+                        }
+                    }
                 }
-                StateProjection::Waiting => match this.service.poll_ready(cx) {
+                StateProjection::Waiting { service } => match service.poll_ready(cx) {
                     Poll::Ready(Ok(())) => {
-                        this.state.set(State::Calling {
-                            future: this.service.call(call.launch()),
-                        });
+                        let future = service.call(call.launch());
+                        this.state.set(State::Calling { future });
                         continue;
                     }
                     Poll::Ready(Err(error)) => failed(call, error),
-                    Poll::Pending => {
-                        let refusal = ready!(call.poll_late(this.timer.as_mut(), None, cx));
-                        // The old one may keep a place in a queue.
-                        *this.service = this.service.clone();
-                        Failure::Late(refusal)
-                    }
+                    // The service goes with the state: it may keep a place in a queue.
+                    Poll::Pending => Failure::Late(ready!(call.poll_late(this.timer, None, cx))),
                 },
                 StateProjection::Calling { future } => match future.poll(cx) {
                     Poll::Ready(Ok(response)) if call.is_nested() => {
@@ -136,11 +145,12 @@ where
                                         broken_off(class, head, hold)
                                     }
                                     Poll::Ready(_) => {
+                                        let answer = handed_on(call, head, hold);
                                         over(this.state, call);
-                                        return Poll::Ready(Ok(handed_on(call, head, hold)));
+                                        return Poll::Ready(Ok(answer));
                                     }
                                     Poll::Pending => {
-                                        let answer = Some((head, hold));
+                                        let answer = Some(Box::new((head, hold)));
                                         this.state.set(State::Holding { answer });
                                         continue;
                                     }
@@ -151,7 +161,7 @@ where
                                 Failure::Answer(class, Response::from_parts(head, body))
                             }
                             Judged::Unread => {
-                                let answer = Some((head, ErrorBody::new(body)));
+                                let answer = Some(Box::new((head, ErrorBody::new(body))));
                                 this.state.set(State::Reading { answer });
                                 continue;
                             }
@@ -159,17 +169,17 @@ where
                     }
                     Poll::Ready(Err(error)) => failed(call, error),
                     Poll::Pending => {
-                        let refusal = ready!(call.poll_late(this.timer.as_mut(), None, cx));
+                        let refusal = ready!(call.poll_late(this.timer, None, cx));
                         Failure::Late(refusal)
                     }
                 },
                 StateProjection::Reading { answer } => {
-                    let (_, body) = answer.as_mut().expect("polled after completion");
+                    let (_, body) = &mut **answer.as_mut().expect("polled after completion");
                     if body.poll_read(cx).is_pending() {
                         // What came of it in time has to do.
-                        ready!(call.poll_late(this.timer.as_mut(), Some(0), cx));
+                        ready!(call.poll_late(this.timer, Some(0), cx));
                     }
-                    let (head, body) = answer.take().expect("looked at before");
+                    let (head, body) = *answer.take().expect("looked at before");
                     let class = call
                         .classifier
                         .body(head.status, &head.headers, &body.bytes());
@@ -177,30 +187,31 @@ where
                     Failure::Answer(class, answer)
                 }
                 StateProjection::Holding { answer } => {
-                    let (_, hold) = answer.as_mut().expect("polled after completion");
+                    let (_, hold) = &mut **answer.as_mut().expect("polled after completion");
                     let verdict =
                         hold.poll_verdict(cx, |error| call.classifier.stream_error(error));
                     match verdict {
                         Poll::Ready(verdict) => {
-                            let (head, hold) = answer.take().expect("looked at before");
+                            let (head, hold) = *answer.take().expect("looked at before");
                             if let Verdict::Failed(class) = verdict {
                                 broken_off(class, head, hold)
                             } else {
+                                let answer = handed_on(call, head, hold);
                                 over(this.state, call);
-                                return Poll::Ready(Ok(handed_on(call, head, hold)));
+                                return Poll::Ready(Ok(answer));
                             }
                         }
                         Poll::Pending => {
                             let received = Some(hold.length());
-                            let refusal = ready!(call.poll_late(this.timer.as_mut(), received, cx));
+                            let refusal = ready!(call.poll_late(this.timer, received, cx));
                             Failure::Late(refusal)
                         }
                     }
                 }
                 StateProjection::Sleeping { until } => {
-                    ready!(poll_optional_sleep(this.timer.as_mut(), *until, cx));
+                    ready!(poll_timer(this.timer, *until, cx));
                     call.begin_next();
-                    this.state.set(State::Waiting);
+                    this.state.set(waiting(this.spare));
                     continue;
                 }
                 StateProjection::Done => panic!("polled after completion"),
@@ -218,15 +229,22 @@ where
                 }
                 _ => {
                     call.begin_next();
-                    this.state.set(State::Waiting);
+                    this.state.set(waiting(this.spare));
                 }
             }
         }
     }
 }
 
+/// For another attempt.
+fn waiting<S: Clone, F, R: HttpBody, E>(spare: &Mutex<S>) -> State<S, F, R, E> {
+    let spare = spare.lock().unwrap_or_else(PoisonError::into_inner);
+    let service = spare.clone();
+    State::Waiting { service }
+}
+
 /// Nothing is kept once the outcome is known.
-fn over<F, R: HttpBody, C>(mut state: Pin<&mut State<F, R>>, call: &mut Call<C>) {
+fn over<S, F, R: HttpBody, E, C>(mut state: Pin<&mut State<S, F, R, E>>, call: &mut Call<C>) {
     call.finish();
     state.set(State::Done);
 }
@@ -237,7 +255,7 @@ where
     R: HttpBody<Data = Bytes> + Unpin,
     C: ClassifyResponse + Clone,
 {
-    call.config.budget.deposit();
+    call.succeeded();
     let body = hold.into_body(|body, watch| Body::watched(body, watch, call));
     Response::from_parts(head, body)
 }

@@ -129,7 +129,7 @@ impl<C> RetryLayer<C> {
     }
 }
 
-impl<S, C: Clone> Layer<S> for RetryLayer<C> {
+impl<S: Clone, C: Clone> Layer<S> for RetryLayer<C> {
     type Service = Buffered<Retry<S, C>>;
 
     fn layer(&self, inner: S) -> Self::Service {

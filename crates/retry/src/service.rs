@@ -2,8 +2,8 @@
 
 use std::{
     fmt,
-    sync::Arc,
-    task::{Context, Poll},
+    sync::{Arc, Mutex},
+    task::{Context, Poll, Waker},
 };
 
 use bytes::Bytes;
@@ -12,20 +12,26 @@ use http_body::Body as HttpBody;
 use tower_claude_core::{Classify, RequestBody, ResponseBody};
 use tower_service::Service;
 
-use crate::{Body, ResponseFuture, call::Call, layer::Config};
+use crate::{Body, ResponseFuture, call::Call, future::State, layer::Config};
 
 /// Sends failed requests again. Made by [`RetryLayer`](crate::RetryLayer), behind a
 /// [`Buffered`](tower_claude_core::Buffered) that makes every request body one that can be re-sent.
 #[derive(Clone)]
 pub struct Retry<S, C> {
     inner: S,
+    /// What a second attempt takes a clone of.
+    spare: Arc<Mutex<S>>,
     config: Arc<Config>,
     classifier: C,
 }
 
 impl<S, C> Retry<S, C> {
-    pub(crate) const fn new(inner: S, config: Arc<Config>, classifier: C) -> Self {
+    pub(crate) fn new(inner: S, config: Arc<Config>, classifier: C) -> Self
+    where
+        S: Clone,
+    {
         Self {
+            spare: Arc::new(Mutex::new(inner.clone())),
             inner,
             config,
             classifier,
@@ -54,8 +60,32 @@ where
     }
 
     fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
-        let call = Call::new(self.config.clone(), self.classifier.clone(), request);
-        ResponseFuture::new(self.inner.clone(), call)
+        let (config, classifier) = (self.config.clone(), self.classifier.clone());
+        let mut call = Call::new(config, classifier, request.extensions());
+        let state = if let Some(refusal) = call.came_too_late() {
+            State::over(Ok(refusal))
+        } else {
+            // The hall has it that the future is polled at once: what has to wait is asked again then.
+            match self
+                .inner
+                .poll_ready(&mut Context::from_waker(Waker::noop()))
+            {
+                Poll::Ready(Ok(())) => State::Calling {
+                    future: self.inner.call(call.launch_first(request)),
+                },
+                Poll::Ready(Err(error)) => {
+                    call.wait_with(request);
+                    State::over(Err(error))
+                }
+                Poll::Pending => {
+                    call.wait_with(request);
+                    let clone = self.inner.clone();
+                    let service = std::mem::replace(&mut self.inner, clone);
+                    State::Waiting { service }
+                }
+            }
+        };
+        ResponseFuture::new(self.spare.clone(), call, state)
     }
 }
 

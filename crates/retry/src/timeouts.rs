@@ -101,18 +101,13 @@ pub(crate) fn poll_sleep(
 }
 
 /// The same for a sleep that may not have been needed yet.
-pub(crate) fn poll_optional_sleep(
-    mut sleep: Pin<&mut Option<Sleep>>,
+pub(crate) fn poll_timer(
+    timer: &mut Option<Pin<Box<Sleep>>>,
     until: Instant,
     cx: &mut Context<'_>,
 ) -> Poll<()> {
-    if sleep.is_none() {
-        sleep.set(Some(sleep_until(until)));
-    }
-    match sleep.as_pin_mut() {
-        Some(sleep) => poll_sleep(sleep, until, cx),
-        None => Poll::Pending,
-    }
+    let sleep = timer.get_or_insert_with(|| Box::pin(sleep_until(until)));
+    poll_sleep(sleep.as_mut(), until, cx)
 }
 
 /// Since when there has been silence. Looks at the clock only when something has come since.

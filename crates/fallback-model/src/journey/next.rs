@@ -64,8 +64,7 @@ impl Journey {
 
     /// A copy of the request as it came.
     pub(super) fn original(&self) -> Request<RequestBody> {
-        let body = self.body.try_clone().unwrap_or_default();
-        Request::from_parts(self.head.clone(), body)
+        self.original.copy()
     }
 
     /// The request for another model.
@@ -77,19 +76,20 @@ impl Journey {
             None => options,
             counted => options.with_input_tokens(counted),
         };
+        let original = self.original.get();
         let rewritten = options.rewrite(
-            &self.head.headers,
-            self.body.bytes().unwrap_or(&Bytes::new()),
-            self.body.model().unwrap_or_default(),
+            original.headers(),
+            original.body().bytes().unwrap_or(&Bytes::new()),
+            original.body().model().unwrap_or_default(),
             &self.target(number).model,
             config.catalog.get(),
         )?;
         let mut request = Request::new(RequestBody::from(rewritten.body));
-        *request.method_mut() = self.head.method.clone();
-        *request.uri_mut() = self.head.uri.clone();
-        *request.version_mut() = self.head.version;
+        *request.method_mut() = original.method().clone();
+        *request.uri_mut() = original.uri().clone();
+        *request.version_mut() = original.version();
         *request.headers_mut() = rewritten.headers;
-        *request.extensions_mut() = self.head.extensions.clone();
+        *request.extensions_mut() = original.extensions().clone();
         Ok((request, rewritten.losses))
     }
 
@@ -104,7 +104,7 @@ impl Journey {
         if self.route.is_some() {
             return;
         }
-        let route = Route::of(&self.config, self.chain, &self.head, &self.body);
+        let route = Route::of(&self.config, self.chain, self.original.get());
         let asked = route.target(&self.config, 0).id.clone();
         self.route = Some(route);
         self.rule_out(|target| target.id == asked, 1);
