@@ -26,12 +26,18 @@ pub(crate) struct Call<C> {
     credential: u64,
 }
 
-/// What came of a request at the door.
-pub(crate) enum Entered<F, E> {
-    /// It is on its way.
-    Sent(F, Tickets),
-    /// It is not sent: a circuit is open, or the inner service cannot become ready.
-    Over(Result<Box<Refusal>, E>),
+/// Why a request is not sent.
+pub(crate) enum Unsent<E> {
+    /// A circuit is open.
+    Refused(Box<Refusal>),
+    /// The inner service cannot become ready.
+    Unready(E),
+}
+
+impl<E> Unsent<E> {
+    fn refused(refusal: Refusal) -> Self {
+        Self::Refused(Box::new(refusal))
+    }
 }
 
 /// What an admitted call holds.
@@ -51,32 +57,25 @@ impl<C> Call<C> {
         }
     }
 
-    /// Sends the request, once the inner service is ready and the circuits let it through. Pending, it leaves the
-    /// request where it is.
-    pub(crate) fn enter<S>(
+    /// Admits the request, once the inner service is ready and the circuits let it through: it is to be sent at once.
+    pub(crate) fn admit<S>(
         &mut self,
         service: &mut S,
-        request: &mut Option<Request<RequestBody>>,
+        request: &mut Request<RequestBody>,
         cx: &mut Context<'_>,
-    ) -> Poll<Entered<S::Future, S::Error>>
+    ) -> Poll<Result<Tickets, Unsent<S::Error>>>
     where
         S: Service<Request<RequestBody>>,
     {
-        let asking = request.as_mut().expect("polled after completion");
-        let tickets = match service.poll_ready(cx) {
+        match service.poll_ready(cx) {
             // A probe is claimed only when nothing but the request's own way is before it.
-            Poll::Ready(Ok(())) => self.claim(asking),
-            Poll::Ready(Err(error)) => return Poll::Ready(Entered::Over(Err(error))),
-            Poll::Pending => match self.refusal(asking) {
-                Some(refusal) => Err(refusal),
-                None => return Poll::Pending,
+            Poll::Ready(Ok(())) => Poll::Ready(self.claim(request).map_err(Unsent::refused)),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(Unsent::Unready(error))),
+            Poll::Pending => match self.refusal(request) {
+                Some(refusal) => Poll::Ready(Err(Unsent::refused(refusal))),
+                None => Poll::Pending,
             },
-        };
-        Poll::Ready(match (tickets, request.take()) {
-            (Ok(tickets), Some(request)) => Entered::Sent(service.call(request), tickets),
-            (Err(refusal), _) => Entered::Over(Ok(Box::new(refusal))),
-            (Ok(_), None) => unreachable!("looked at above"),
-        })
+        }
     }
 
     /// Asks both circuits. Where there is no room for another circuit, the call passes unwatched.

@@ -11,14 +11,14 @@ use http::{Request, Response};
 use http_body::Body as HttpBody;
 use pin_project_lite::pin_project;
 use tower_claude_core::{
-    Class, Classify, ClassifyResponse, ErrorBody, Kind, Observed, Refusal, RequestBody,
-    ResponseBody, Watch, breaker::Verdicts,
+    Class, Classify, ClassifyResponse, ErrorBody, Kind, Observed, RequestBody, ResponseBody, Watch,
+    breaker::Verdicts,
 };
 use tower_service::Service;
 
 use crate::{
     Watcher,
-    call::{Call, Entered, Tickets},
+    call::{Call, Tickets, Unsent},
 };
 
 /// What the caller gets.
@@ -53,8 +53,8 @@ pin_project! {
         Calling { #[pin] future: F, unsent: bool },
         // Boxed: only error responses come here, and the state would double in size.
         Reading { answer: Option<Box<Response<ErrorBody<R>>>> },
-        /// It is known without a call.
-        Over { output: Option<Result<Box<Refusal>, E>> },
+        /// It is not sent.
+        Unsent { why: Option<Unsent<E>> },
         Done,
     }
 }
@@ -62,7 +62,7 @@ pin_project! {
 /// Who waits, and with what.
 struct Waiting<S> {
     service: S,
-    request: Option<Request<RequestBody>>,
+    request: Request<RequestBody>,
 }
 
 impl<S, R, C> ResponseFuture<S, R, C>
@@ -70,11 +70,7 @@ where
     S: Service<Request<RequestBody>>,
     R: HttpBody,
 {
-    pub(crate) fn waiting(
-        call: Call<C>,
-        service: S,
-        request: Option<Request<RequestBody>>,
-    ) -> Self {
+    pub(crate) fn waiting(call: Call<C>, service: S, request: Request<RequestBody>) -> Self {
         let waiting = Box::new(Waiting { service, request });
         Self {
             call,
@@ -83,27 +79,22 @@ where
         }
     }
 
-    pub(crate) fn entered(call: Call<C>, entered: Entered<S::Future, S::Error>) -> Self {
-        let (state, tickets) = State::after(entered);
+    pub(crate) fn calling(call: Call<C>, future: S::Future, tickets: Tickets) -> Self {
         Self {
             call,
-            state,
+            state: State::Calling {
+                future,
+                unsent: tickets.are_timed(),
+            },
             tickets,
         }
     }
-}
 
-impl<S, F, R: HttpBody, E> State<S, F, R, E> {
-    fn after(entered: Entered<F, E>) -> (Self, Tickets) {
-        match entered {
-            Entered::Sent(future, tickets) => {
-                let unsent = tickets.are_timed();
-                (Self::Calling { future, unsent }, tickets)
-            }
-            Entered::Over(output) => {
-                let output = Some(output);
-                (Self::Over { output }, Tickets::default())
-            }
+    pub(crate) fn unsent(call: Call<C>, why: Unsent<S::Error>) -> Self {
+        Self {
+            call,
+            state: State::Unsent { why: Some(why) },
+            tickets: Tickets::default(),
         }
     }
 }
@@ -123,14 +114,23 @@ where
             match state.as_mut().project() {
                 StateProjection::Waiting { waiting } => {
                     let Waiting { service, request } = &mut **waiting;
-                    let (next, claimed) = State::after(ready!(call.enter(service, request, cx)));
-                    *tickets = claimed;
-                    state.set(next);
+                    match ready!(call.admit(service, request, cx)) {
+                        Ok(admitted) => {
+                            *tickets = admitted;
+                            let future = service.call(std::mem::take(request));
+                            let unsent = tickets.are_timed();
+                            state.set(State::Calling { future, unsent });
+                        }
+                        Err(why) => state.set(State::Unsent { why: Some(why) }),
+                    }
                 }
-                StateProjection::Over { output } => {
-                    let output = output.take().expect("polled after completion");
+                StateProjection::Unsent { why } => {
+                    let why = why.take().expect("polled after completion");
                     state.set(State::Done);
-                    return Poll::Ready(output.map(|refusal| refusal.into_response()));
+                    return Poll::Ready(match why {
+                        Unsent::Refused(refusal) => Ok(refusal.into_response()),
+                        Unsent::Unready(error) => Err(error),
+                    });
                 }
                 StateProjection::Calling { future, unsent } => {
                     if *unsent && let Some(refusal) = tickets.lost() {

@@ -53,13 +53,15 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
+    fn call(&mut self, mut request: Request<RequestBody>) -> Self::Future {
         let mut call = Call::new(self.config.clone(), self.classifier.clone());
         // The hall has it that the future is polled at once: what has to wait is asked again then.
         let cx = &mut Context::from_waker(Waker::noop());
-        let mut request = Some(request);
-        match call.enter(&mut self.inner, &mut request, cx) {
-            Poll::Ready(entered) => ResponseFuture::entered(call, entered),
+        match call.admit(&mut self.inner, &mut request, cx) {
+            Poll::Ready(Ok(tickets)) => {
+                ResponseFuture::calling(call, self.inner.call(request), tickets)
+            }
+            Poll::Ready(Err(why)) => ResponseFuture::unsent(call, why),
             Poll::Pending => {
                 let clone = self.inner.clone();
                 let service = std::mem::replace(&mut self.inner, clone);

@@ -81,27 +81,27 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (head, body) = request.into_parts();
-        let state = match take_if_request_body(body) {
-            Ok(body) => {
-                let request = Request::from_parts(head, body);
-                if request.body().is_under_way() {
-                    State::Call {
-                        future: self.inner.call(request),
-                    }
-                } else {
-                    State::Start {
-                        request: Some(request),
-                        service: self.take(),
-                    }
-                }
-            }
-            Err(body) => State::Collect {
-                collect: RequestBody::collect(body, self.limit),
-                head: Some(head),
-                service: self.take(),
+        match take_if_request_body(body) {
+            // Returned from where it is made, so that the future is not moved once more.
+            Ok(body) if body.is_under_way() => BufferedFuture {
+                state: State::Call {
+                    future: self.inner.call(Request::from_parts(head, body)),
+                },
             },
-        };
-        BufferedFuture { state }
+            Ok(body) => BufferedFuture {
+                state: State::Start {
+                    request: Some(Request::from_parts(head, body)),
+                    service: self.take(),
+                },
+            },
+            Err(body) => BufferedFuture {
+                state: State::Collect {
+                    collect: RequestBody::collect(body, self.limit),
+                    head: Some(head),
+                    service: self.take(),
+                },
+            },
+        }
     }
 }
 

@@ -64,21 +64,24 @@ where
         let (config, classifier) = (self.config.clone(), self.classifier.clone());
         let (mut call, request) = Call::new(config, classifier, request);
         // The hall has it that the future is polled at once: what has to wait is asked again then.
-        let state = match self
+        let spare = self.spare.clone();
+        match self
             .inner
             .poll_ready(&mut Context::from_waker(Waker::noop()))
         {
-            Poll::Ready(Ok(())) => State::Calling {
-                future: self.inner.call(call.launch(request)),
-            },
-            Poll::Ready(Err(error)) => State::Unready { error: Some(error) },
+            Poll::Ready(Ok(())) => {
+                let request = call.launch(request);
+                ResponseFuture::calling(spare, call, self.inner.call(request))
+            }
+            Poll::Ready(Err(error)) => {
+                ResponseFuture::new(spare, call, State::Unready { error: Some(error) })
+            }
             Poll::Pending => {
                 let clone = self.inner.clone();
                 let service = std::mem::replace(&mut self.inner, clone);
-                State::waiting(service, request)
+                ResponseFuture::new(spare, call, State::waiting(service, request))
             }
-        };
-        ResponseFuture::new(self.spare.clone(), call, state)
+        }
     }
 }
 

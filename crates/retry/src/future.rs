@@ -78,6 +78,15 @@ where
     S: Service<Request<RequestBody>>,
     R: HttpBody,
 {
+    pub(crate) const fn calling(spare: Arc<Mutex<S>>, call: Call<C>, future: S::Future) -> Self {
+        Self {
+            state: State::Calling { future },
+            timer: None,
+            spare,
+            call,
+        }
+    }
+
     pub(crate) const fn new(
         spare: Arc<Mutex<S>>,
         call: Call<C>,

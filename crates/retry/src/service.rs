@@ -62,30 +62,30 @@ where
     fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
         let (config, classifier) = (self.config.clone(), self.classifier.clone());
         let mut call = Call::new(config, classifier, request.extensions());
-        let state = if let Some(refusal) = call.came_too_late() {
-            State::over(Ok(refusal))
-        } else {
-            // The hall has it that the future is polled at once: what has to wait is asked again then.
-            match self
-                .inner
-                .poll_ready(&mut Context::from_waker(Waker::noop()))
-            {
-                Poll::Ready(Ok(())) => State::Calling {
-                    future: self.inner.call(call.launch_first(request)),
-                },
-                Poll::Ready(Err(error)) => {
-                    call.wait_with(request);
-                    State::over(Err(error))
-                }
-                Poll::Pending => {
-                    call.wait_with(request);
-                    let clone = self.inner.clone();
-                    let service = std::mem::replace(&mut self.inner, clone);
-                    State::Waiting { service }
-                }
+        let spare = self.spare.clone();
+        if let Some(refusal) = call.came_too_late() {
+            return ResponseFuture::new(spare, call, State::over(Ok(refusal)));
+        }
+        // The hall has it that the future is polled at once: what has to wait is asked again then.
+        match self
+            .inner
+            .poll_ready(&mut Context::from_waker(Waker::noop()))
+        {
+            Poll::Ready(Ok(())) => {
+                let request = call.launch_first(request);
+                ResponseFuture::calling(spare, call, self.inner.call(request))
             }
-        };
-        ResponseFuture::new(self.spare.clone(), call, state)
+            Poll::Ready(Err(error)) => {
+                call.wait_with(request);
+                ResponseFuture::new(spare, call, State::over(Err(error)))
+            }
+            Poll::Pending => {
+                call.wait_with(request);
+                let clone = self.inner.clone();
+                let service = std::mem::replace(&mut self.inner, clone);
+                ResponseFuture::new(spare, call, State::Waiting { service })
+            }
+        }
     }
 }
 

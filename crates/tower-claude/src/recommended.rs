@@ -165,7 +165,7 @@ impl Recommended {
     }
 }
 
-impl<S> Layer<S> for Recommended {
+impl<S: Clone> Layer<S> for Recommended {
     type Service = Cached<S>;
 
     fn layer(&self, inner: S) -> Self::Service {

@@ -31,12 +31,12 @@ pub(super) struct Passage {
     pub(super) admission: Option<Admission>,
 }
 
-/// What came of a request at the gate.
-pub(super) enum Entered<F, E> {
-    /// It is on its way.
-    Sent(F),
-    /// It is not sent: the limiter refused it, or the inner service cannot become ready.
-    Over(Result<Box<Refusal>, E>),
+/// Why a request is not sent.
+pub(super) enum Unsent<E> {
+    /// The limiter refused it.
+    Refused(Box<Refusal>),
+    /// The inner service cannot become ready.
+    Unready(E),
 }
 
 impl<A> Entry<A> {
@@ -50,35 +50,32 @@ impl<A> Entry<A> {
 }
 
 impl<L: Limiter, E: EstimateCost, C> Gate<L, E, C> {
-    /// Sends the request, once the limiter admits it and then the inner service is ready. Pending, it leaves the
-    /// request where it is.
+    /// Lets the request in, once the limiter admits it and then the inner service is ready: it is to be sent at once.
     pub(super) fn enter<S>(
         &self,
         entry: &mut Entry<L::Acquire>,
         service: &mut S,
-        request: &mut Option<Request<RequestBody>>,
+        request: &mut Request<RequestBody>,
         cx: &mut Context<'_>,
-    ) -> Poll<Entered<S::Future, S::Error>>
+    ) -> Poll<Result<(), Unsent<S::Error>>>
     where
         S: Service<Request<RequestBody>>,
     {
-        let asking = request.as_mut().expect("polled after completion");
         if entry.passage.admission.is_none()
-            && let Err(refusal) = ready!(self.poll_admission(entry, asking, cx))
+            && let Err(refusal) = ready!(self.poll_admission(entry, request, cx))
         {
-            let refusal = self.refuse(&self.scope(asking), refusal);
-            return Poll::Ready(Entered::Over(Ok(Box::new(refusal))));
+            let refusal = self.refuse(&self.scope(request), refusal);
+            return Poll::Ready(Err(Unsent::Refused(Box::new(refusal))));
         }
         if let Err(error) = ready!(service.poll_ready(cx)) {
             // Dropped unsent, the reservation gives everything back.
             entry.passage.admission = None;
-            return Poll::Ready(Entered::Over(Err(error)));
+            return Poll::Ready(Err(Unsent::Unready(error)));
         }
         if let Some(Admission::Own(reservation)) = &mut entry.passage.admission {
             reservation.sent();
         }
-        let request = request.take().expect("looked at above");
-        Poll::Ready(Entered::Sent(service.call(request)))
+        Poll::Ready(Ok(()))
     }
 
     fn poll_admission(

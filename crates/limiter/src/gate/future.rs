@@ -12,14 +12,14 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 use tower_claude_core::{
-    Class, Classify, ClassifyResponse, ErrorBody, EstimateCost, Feedback, Observed, Paced, Refusal,
+    Class, Classify, ClassifyResponse, ErrorBody, EstimateCost, Feedback, Observed, Paced,
     RequestBody, ResponseBody, Scope, Watch,
 };
 use tower_service::Service;
 
 use super::{
     Gate, GateBody, Settle,
-    entry::{Entered, Entry, Passage},
+    entry::{Entry, Passage, Unsent},
     head::Admission,
 };
 use crate::Limiter;
@@ -49,8 +49,8 @@ pin_project! {
         Call { #[pin] future: F },
         // Boxed: only error responses come here, and the state would double in size.
         ErrorBody { failure: Option<Box<Failure<B>>> },
-        /// It is known without a call.
-        Over { output: Option<Result<Box<Refusal>, E>> },
+        /// It is not sent.
+        Unsent { why: Option<Unsent<E>> },
         Done,
     }
 }
@@ -58,7 +58,7 @@ pin_project! {
 /// Who waits for the limiter or for the inner service, and with what.
 struct Before<S, A> {
     service: S,
-    request: Option<Request<RequestBody>>,
+    request: Request<RequestBody>,
     entry: Entry<A>,
 }
 
@@ -78,7 +78,7 @@ where
     pub(super) fn waiting(
         gate: Arc<Gate<L, E, C>>,
         service: S,
-        request: Option<Request<RequestBody>>,
+        request: Request<RequestBody>,
         entry: Entry<L::Acquire>,
     ) -> Self {
         let before = Box::new(Before {
@@ -93,26 +93,23 @@ where
         }
     }
 
-    pub(super) fn entered(
+    pub(super) const fn calling(
         gate: Arc<Gate<L, E, C>>,
-        entered: Entered<S::Future, S::Error>,
+        future: S::Future,
         passage: Passage,
     ) -> Self {
         Self {
             gate,
-            state: entered.into(),
+            state: State::Call { future },
             passage,
         }
     }
-}
 
-impl<S, F, B: Body, A, E> From<Entered<F, E>> for State<S, F, B, A, E> {
-    fn from(entered: Entered<F, E>) -> Self {
-        match entered {
-            Entered::Sent(future) => Self::Call { future },
-            Entered::Over(output) => Self::Over {
-                output: Some(output),
-            },
+    pub(super) fn unsent(gate: Arc<Gate<L, E, C>>, why: Unsent<S::Error>) -> Self {
+        Self {
+            gate,
+            state: State::Unsent { why: Some(why) },
+            passage: Passage::default(),
         }
     }
 }
@@ -138,14 +135,22 @@ where
                         request,
                         entry,
                     } = &mut **before;
-                    let entered = ready!(gate.enter(entry, service, request, cx));
-                    *passage = std::mem::take(&mut entry.passage);
-                    state.set(entered.into());
+                    match ready!(gate.enter(entry, service, request, cx)) {
+                        Ok(()) => {
+                            *passage = std::mem::take(&mut entry.passage);
+                            let future = service.call(std::mem::take(request));
+                            state.set(State::Call { future });
+                        }
+                        Err(why) => state.set(State::Unsent { why: Some(why) }),
+                    }
                 }
-                StateProjection::Over { output } => {
-                    let output = output.take().expect("polled after completion");
+                StateProjection::Unsent { why } => {
+                    let why = why.take().expect("polled after completion");
                     state.set(State::Done);
-                    return Poll::Ready(output.map(|refusal| refusal.into_response()));
+                    return Poll::Ready(match why {
+                        Unsent::Refused(refusal) => Ok(refusal.into_response()),
+                        Unsent::Unready(error) => Err(error),
+                    });
                 }
                 StateProjection::Call { future } => {
                     let mut response = match ready!(future.poll(cx)) {

@@ -62,14 +62,16 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
+    fn call(&mut self, mut request: Request<RequestBody>) -> Self::Future {
         let mut entry = Entry::new(context_of(request.extensions()));
-        let mut request = Some(request);
         let gate = self.gate.clone();
         // The hall has it that the future is polled at once: what has to wait is asked again then.
         let cx = &mut Context::from_waker(Waker::noop());
         match gate.enter(&mut entry, &mut self.inner, &mut request, cx) {
-            Poll::Ready(entered) => GateFuture::entered(gate, entered, entry.passage),
+            Poll::Ready(Ok(())) => {
+                GateFuture::calling(gate, self.inner.call(request), entry.passage)
+            }
+            Poll::Ready(Err(why)) => GateFuture::unsent(gate, why),
             Poll::Pending => {
                 let clone = self.inner.clone();
                 let service = std::mem::replace(&mut self.inner, clone);
