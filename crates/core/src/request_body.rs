@@ -25,7 +25,14 @@ pub struct RequestBody(Repr);
 enum Repr {
     Bytes {
         bytes: Bytes,
-        read: Arc<OnceLock<Option<Read>>>,
+        /// Nothing is allocated for a body that nobody looks into.
+        read: OnceLock<Option<Arc<Read>>>,
+        sent: bool,
+    },
+    /// A copy of one that was looked into. To fill another `OnceLock` costs more than the copy.
+    Read {
+        bytes: Bytes,
+        read: Option<Arc<Read>>,
         sent: bool,
     },
     /// `Sync` through the mutex, which is only ever used by `get_mut`.
@@ -82,10 +89,8 @@ impl RequestBody {
     /// Gives the body back when it is not buffered.
     pub fn try_into_bytes(self) -> Result<Bytes, Self> {
         match self.0 {
-            Repr::Bytes {
-                bytes, sent: false, ..
-            } => Ok(bytes),
-            Repr::Bytes { sent: true, .. } => Ok(Bytes::new()),
+            Repr::Bytes { sent: true, .. } | Repr::Read { sent: true, .. } => Ok(Bytes::new()),
+            Repr::Bytes { bytes, .. } | Repr::Read { bytes, .. } => Ok(bytes),
             repr @ Repr::Stream(_) => Err(Self(repr)),
         }
     }
@@ -94,12 +99,12 @@ impl RequestBody {
     #[must_use]
     pub fn bytes(&self) -> Option<&Bytes> {
         match &self.0 {
-            Repr::Bytes { bytes, .. } => Some(bytes),
+            Repr::Bytes { bytes, .. } | Repr::Read { bytes, .. } => Some(bytes),
             Repr::Stream(_) => None,
         }
     }
 
-    /// What the JSON says at its top level; parsed at the first call, shared by all clones.
+    /// What the JSON says at its top level; parsed at the first call, shared by all clones made since.
     /// `None` for a stream and for a body that is not a JSON object.
     #[must_use]
     pub fn peek(&self) -> Option<&Peek> {
@@ -112,14 +117,17 @@ impl RequestBody {
         self.peek()?.model(self.bytes()?)
     }
 
-    /// The model the request names, if the built-in catalog lists it; looked up once for all clones.
+    /// The model the request names, if the built-in catalog lists it; looked up with the [`peek`](Self::peek).
     pub(crate) fn listed_model(&self) -> Option<&'static Model> {
         self.read()?.listed
     }
 
     fn read(&self) -> Option<&Read> {
         match &self.0 {
-            Repr::Bytes { bytes, read, .. } => read.get_or_init(|| Read::new(bytes)).as_ref(),
+            Repr::Bytes { bytes, read, .. } => read
+                .get_or_init(|| Read::new(bytes).map(Arc::new))
+                .as_deref(),
+            Repr::Read { read, .. } => read.as_deref(),
             Repr::Stream(_) => None,
         }
     }
@@ -127,14 +135,19 @@ impl RequestBody {
     /// The same body, to be sent again; `None` when it is a stream.
     #[must_use]
     pub fn try_clone(&self) -> Option<Self> {
-        match &self.0 {
-            Repr::Bytes { bytes, read, .. } => Some(Self(Repr::Bytes {
-                bytes: bytes.clone(),
+        let (bytes, read) = match &self.0 {
+            Repr::Bytes { bytes, read, .. } => (bytes.clone(), read.get()),
+            Repr::Read { bytes, read, .. } => (bytes.clone(), Some(read)),
+            Repr::Stream(_) => return None,
+        };
+        Some(match read {
+            Some(read) => Self(Repr::Read {
+                bytes,
                 read: read.clone(),
                 sent: false,
-            })),
-            Repr::Stream(_) => None,
-        }
+            }),
+            None => bytes.into(),
+        })
     }
 }
 
@@ -166,7 +179,7 @@ impl From<Bytes> for RequestBody {
     fn from(bytes: Bytes) -> Self {
         Self(Repr::Bytes {
             bytes,
-            read: Arc::default(),
+            read: OnceLock::new(),
             sent: false,
         })
     }
@@ -199,7 +212,7 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match &mut self.get_mut().0 {
-            Repr::Bytes { bytes, sent, .. } => {
+            Repr::Bytes { bytes, sent, .. } | Repr::Read { bytes, sent, .. } => {
                 if *sent || bytes.is_empty() {
                     return Poll::Ready(None);
                 }
@@ -216,7 +229,9 @@ impl Body for RequestBody {
 
     fn is_end_stream(&self) -> bool {
         match &self.0 {
-            Repr::Bytes { bytes, sent, .. } => *sent || bytes.is_empty(),
+            Repr::Bytes { bytes, sent, .. } | Repr::Read { bytes, sent, .. } => {
+                *sent || bytes.is_empty()
+            }
             Repr::Stream(stream) => stream
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
@@ -226,8 +241,12 @@ impl Body for RequestBody {
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
-            Repr::Bytes { sent: true, .. } => SizeHint::with_exact(0),
-            Repr::Bytes { bytes, .. } => SizeHint::with_exact(bytes.len() as u64),
+            Repr::Bytes { sent: true, .. } | Repr::Read { sent: true, .. } => {
+                SizeHint::with_exact(0)
+            }
+            Repr::Bytes { bytes, .. } | Repr::Read { bytes, .. } => {
+                SizeHint::with_exact(bytes.len() as u64)
+            }
             Repr::Stream(stream) => stream
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
@@ -240,7 +259,9 @@ impl fmt::Debug for RequestBody {
     /// Never the content.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Repr::Bytes { bytes, .. } => write!(f, "RequestBody({} bytes)", bytes.len()),
+            Repr::Bytes { bytes, .. } | Repr::Read { bytes, .. } => {
+                write!(f, "RequestBody({} bytes)", bytes.len())
+            }
             Repr::Stream(_) => f.write_str("RequestBody(stream)"),
         }
     }
