@@ -39,6 +39,7 @@ mod request_body;
 mod response_body;
 mod route;
 mod scope;
+mod watch;
 
 /// Any error, as tower spells it.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -53,7 +54,7 @@ pub use dimension::Dimension;
 pub use error_body::{ERROR_BODY_LIMIT, ErrorBody};
 pub use hold::{HOLD_LIMIT, Hold, Verdict};
 pub use ledger::{Crossing, Ledger, LimiterId, Observation, ReservationHandle};
-pub use observed::{Observe, Observed, Watch};
+pub use observed::{Observe, Observed};
 pub use original::Original;
 pub use outcome::Outcome;
 pub use paced::Paced;
@@ -63,3 +64,4 @@ pub use request_body::RequestBody;
 pub use response_body::ResponseBody;
 pub use route::Route;
 pub use scope::{Endpoint, Scope};
+pub use watch::Watch;

@@ -20,20 +20,27 @@ type Stream = Pin<Box<dyn Body<Data = Bytes, Error = BoxError> + Send>>;
 ///
 /// A stream (a body over the buffer limit, or one that failed while being read) is never an error
 /// here and never replayed: [`try_clone`](Self::try_clone) answers `None`.
-pub struct RequestBody(Repr);
+pub struct RequestBody {
+    repr: Repr,
+    /// The one frame of the bytes is gone.
+    sent: bool,
+    /// The first hall on its way has let it in.
+    under_way: bool,
+}
 
 enum Repr {
     Bytes {
         bytes: Bytes,
-        read: Arc<OnceLock<Option<Read>>>,
-        sent: bool,
-        under_way: bool,
+        /// Nothing is allocated for a body that nobody looks into.
+        read: OnceLock<Option<Arc<Read>>>,
+    },
+    /// A copy of one that was looked into. To fill another `OnceLock` costs more than the copy.
+    Read {
+        bytes: Bytes,
+        read: Option<Arc<Read>>,
     },
     /// `Sync` through the mutex, which is only ever used by `get_mut`.
-    Stream {
-        stream: Mutex<Stream>,
-        under_way: bool,
-    },
+    Stream(Mutex<Stream>),
 }
 
 /// What the JSON says, read at the first question.
@@ -65,10 +72,7 @@ impl RequestBody {
     {
         match downcast(body) {
             Ok(body) => body,
-            Err(body) => Self(Repr::Stream {
-                stream: Mutex::new(Box::pin(Erase::new(body))),
-                under_way: false,
-            }),
+            Err(body) => Repr::Stream(Mutex::new(Box::pin(Erase::new(body)))).into(),
         }
     }
 
@@ -88,25 +92,23 @@ impl RequestBody {
     /// # Errors
     /// Gives the body back when it is not buffered.
     pub fn try_into_bytes(self) -> Result<Bytes, Self> {
-        match self.0 {
-            Repr::Bytes {
-                bytes, sent: false, ..
-            } => Ok(bytes),
-            Repr::Bytes { sent: true, .. } => Ok(Bytes::new()),
-            repr @ Repr::Stream { .. } => Err(Self(repr)),
+        match self.repr {
+            Repr::Stream(_) => Err(self),
+            _ if self.sent => Ok(Bytes::new()),
+            Repr::Bytes { bytes, .. } | Repr::Read { bytes, .. } => Ok(bytes),
         }
     }
 
     /// The bytes, when buffered. Still there after the body was sent.
     #[must_use]
     pub fn bytes(&self) -> Option<&Bytes> {
-        match &self.0 {
-            Repr::Bytes { bytes, .. } => Some(bytes),
-            Repr::Stream { .. } => None,
+        match &self.repr {
+            Repr::Bytes { bytes, .. } | Repr::Read { bytes, .. } => Some(bytes),
+            Repr::Stream(_) => None,
         }
     }
 
-    /// What the JSON says at its top level; parsed at the first call, shared by all clones.
+    /// What the JSON says at its top level; parsed at the first call, shared by all clones made since.
     /// `None` for a stream and for a body that is not a JSON object.
     #[must_use]
     pub fn peek(&self) -> Option<&Peek> {
@@ -119,46 +121,66 @@ impl RequestBody {
         self.peek()?.model(self.bytes()?)
     }
 
-    /// The model the request names, if the built-in catalog lists it; looked up once for all clones.
+    /// The model the request names, if the built-in catalog lists it; looked up with the [`peek`](Self::peek).
     pub(crate) fn listed_model(&self) -> Option<&'static Model> {
         self.read()?.listed
     }
 
     /// Whether the first hall on its way has let it in.
     pub(crate) const fn is_under_way(&self) -> bool {
-        let (Repr::Bytes { under_way, .. } | Repr::Stream { under_way, .. }) = &self.0;
-        *under_way
+        self.under_way
     }
 
     /// Whoever calls a service with it from now on polls at once.
     pub(crate) const fn set_under_way(&mut self) {
-        let (Repr::Bytes { under_way, .. } | Repr::Stream { under_way, .. }) = &mut self.0;
-        *under_way = true;
+        self.under_way = true;
     }
 
     fn read(&self) -> Option<&Read> {
-        match &self.0 {
-            Repr::Bytes { bytes, read, .. } => read.get_or_init(|| Read::new(bytes)).as_ref(),
-            Repr::Stream { .. } => None,
+        match &self.repr {
+            Repr::Bytes { bytes, read, .. } => read
+                .get_or_init(|| Read::new(bytes).map(Arc::new))
+                .as_deref(),
+            Repr::Read { read, .. } => read.as_deref(),
+            Repr::Stream(_) => None,
         }
     }
 
     /// The same body, to be sent again; `None` when it is a stream.
     #[must_use]
     pub fn try_clone(&self) -> Option<Self> {
-        match &self.0 {
-            Repr::Bytes {
-                bytes,
-                read,
-                under_way,
-                ..
-            } => Some(Self(Repr::Bytes {
-                bytes: bytes.clone(),
-                read: read.clone(),
-                sent: false,
-                under_way: *under_way,
-            })),
-            Repr::Stream { .. } => None,
+        let (bytes, read) = match &self.repr {
+            Repr::Bytes { bytes, read, .. } => (bytes.clone(), read.get()),
+            Repr::Read { bytes, read, .. } => (bytes.clone(), Some(read)),
+            Repr::Stream(_) => return None,
+        };
+        let repr = match read {
+            Some(read) => {
+                let read = read.clone();
+                Repr::Read { bytes, read }
+            }
+            None => Repr::unread(bytes),
+        };
+        Some(Self {
+            under_way: self.under_way,
+            ..repr.into()
+        })
+    }
+}
+
+impl Repr {
+    const fn unread(bytes: Bytes) -> Self {
+        let read = OnceLock::new();
+        Self::Bytes { bytes, read }
+    }
+}
+
+impl From<Repr> for RequestBody {
+    fn from(repr: Repr) -> Self {
+        Self {
+            repr,
+            sent: false,
+            under_way: false,
         }
     }
 }
@@ -189,12 +211,7 @@ impl Default for RequestBody {
 
 impl From<Bytes> for RequestBody {
     fn from(bytes: Bytes) -> Self {
-        Self(Repr::Bytes {
-            bytes,
-            read: Arc::default(),
-            sent: false,
-            under_way: false,
-        })
+        Repr::unread(bytes).into()
     }
 }
 
@@ -224,15 +241,16 @@ impl Body for RequestBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        match &mut self.get_mut().0 {
-            Repr::Bytes { bytes, sent, .. } => {
+        let Self { repr, sent, .. } = self.get_mut();
+        match repr {
+            Repr::Bytes { bytes, .. } | Repr::Read { bytes, .. } => {
                 if *sent || bytes.is_empty() {
                     return Poll::Ready(None);
                 }
                 *sent = true;
                 Poll::Ready(Some(Ok(Frame::data(bytes.clone()))))
             }
-            Repr::Stream { stream, .. } => stream
+            Repr::Stream(stream) => stream
                 .get_mut()
                 .unwrap_or_else(PoisonError::into_inner)
                 .as_mut()
@@ -241,9 +259,9 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.0 {
-            Repr::Bytes { bytes, sent, .. } => *sent || bytes.is_empty(),
-            Repr::Stream { stream, .. } => stream
+        match &self.repr {
+            Repr::Bytes { bytes, .. } | Repr::Read { bytes, .. } => self.sent || bytes.is_empty(),
+            Repr::Stream(stream) => stream
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .is_end_stream(),
@@ -251,10 +269,12 @@ impl Body for RequestBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.0 {
-            Repr::Bytes { sent: true, .. } => SizeHint::with_exact(0),
-            Repr::Bytes { bytes, .. } => SizeHint::with_exact(bytes.len() as u64),
-            Repr::Stream { stream, .. } => stream
+        match &self.repr {
+            Repr::Bytes { .. } | Repr::Read { .. } if self.sent => SizeHint::with_exact(0),
+            Repr::Bytes { bytes, .. } | Repr::Read { bytes, .. } => {
+                SizeHint::with_exact(bytes.len() as u64)
+            }
+            Repr::Stream(stream) => stream
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .size_hint(),
@@ -265,9 +285,11 @@ impl Body for RequestBody {
 impl fmt::Debug for RequestBody {
     /// Never the content.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
-            Repr::Bytes { bytes, .. } => write!(f, "RequestBody({} bytes)", bytes.len()),
-            Repr::Stream { .. } => f.write_str("RequestBody(stream)"),
+        match &self.repr {
+            Repr::Bytes { bytes, .. } | Repr::Read { bytes, .. } => {
+                write!(f, "RequestBody({} bytes)", bytes.len())
+            }
+            Repr::Stream(_) => f.write_str("RequestBody(stream)"),
         }
     }
 }

@@ -27,15 +27,19 @@ pin_project! {
     enum Repr<B: Body> {
         Inner { #[pin] body: B },
         // Boxed: rare, and the size of every response that moves through a layer.
-        Held { held: Box<Held<B::Error>>, #[pin] rest: Option<B> },
+        Held { held: Pin<Box<Held<B>>> },
         Full { bytes: Bytes },
     }
 }
 
-/// What was held of a body, and the error that came then.
-struct Held<E> {
-    frames: VecDeque<Frame<Bytes>>,
-    error: Option<E>,
+pin_project! {
+    /// What was held of a body, the error that came then, and the rest.
+    struct Held<B: Body> {
+        frames: VecDeque<Frame<Bytes>>,
+        error: Option<B::Error>,
+        #[pin]
+        rest: Option<B>,
+    }
 }
 
 impl<B: Body<Data = Bytes>> ResponseBody<B> {
@@ -56,10 +60,13 @@ impl<B: Body<Data = Bytes>> ResponseBody<B> {
     /// What was held of a body; then the error that came while holding, if one did; then the rest,
     /// if there is one.
     pub fn held(held: VecDeque<Frame<Bytes>>, error: Option<B::Error>, rest: Option<B>) -> Self {
-        let frames = held;
-        let held = Box::new(Held { frames, error });
+        let held = Box::pin(Held {
+            frames: held,
+            error,
+            rest,
+        });
         Self {
-            repr: Repr::Held { held, rest },
+            repr: Repr::Held { held },
         }
     }
 }
@@ -74,14 +81,15 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         match self.project().repr.project() {
             ReprProjection::Inner { body } => body.poll_frame(cx),
-            ReprProjection::Held { held, rest } => {
+            ReprProjection::Held { held } => {
+                let held = held.as_mut().project();
                 if let Some(frame) = held.frames.pop_front() {
                     return Poll::Ready(Some(Ok(frame)));
                 }
                 if let Some(error) = held.error.take() {
                     return Poll::Ready(Some(Err(error)));
                 }
-                match rest.as_pin_mut() {
+                match held.rest.as_pin_mut() {
                     Some(body) => body.poll_frame(cx),
                     None => Poll::Ready(None),
                 }
@@ -98,10 +106,10 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
     fn is_end_stream(&self) -> bool {
         match &self.repr {
             Repr::Inner { body } => body.is_end_stream(),
-            Repr::Held { held, rest } => {
+            Repr::Held { held } => {
                 held.frames.is_empty()
                     && held.error.is_none()
-                    && rest.as_ref().is_none_or(Body::is_end_stream)
+                    && held.rest.as_ref().is_none_or(Body::is_end_stream)
             }
             Repr::Full { bytes } => bytes.is_empty(),
         }
@@ -110,14 +118,14 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
     fn size_hint(&self) -> SizeHint {
         match &self.repr {
             Repr::Inner { body } => body.size_hint(),
-            Repr::Held { held, rest } => {
+            Repr::Held { held } => {
                 let length = held
                     .frames
                     .iter()
                     .filter_map(Frame::data_ref)
                     .map(|data| data.len() as u64)
                     .sum();
-                match rest {
+                match &held.rest {
                     Some(body) => plus(body.size_hint(), length),
                     None if held.error.is_none() => SizeHint::with_exact(length),
                     None => {

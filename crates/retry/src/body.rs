@@ -25,20 +25,26 @@ use crate::{
     timeouts::{Silence, after, earlier, poll_sleep},
 };
 
+/// The inner body, byte for byte, watched for how it ends.
+///
+/// A Claude stream that stays silent for longer than the idle timeout, or goes on past the
+/// total one, ends with an `error` event as Claude itself would send it (`timeout_error`). The
+/// timers do not act on other bodies: there is no way to say it in them.
+// Boxed: an answer that was whole when it was handed on has none, and moves the lighter for it.
+pub struct Body<R, C = ClaudeClassify>(Option<Pin<Box<Rest<R, C>>>>)
+where
+    C: ClassifyResponse;
+
 pin_project! {
-    /// The inner body, byte for byte, watched for how it ends.
-    ///
-    /// A Claude stream that stays silent for longer than the idle timeout, or goes on past the
-    /// total one, ends with an `error` event as Claude itself would send it (`timeout_error`). The
-    /// timers do not act on other bodies: there is no way to say it in them.
-    pub struct Body<R, C = ClaudeClassify>
+    /// What is left of a response.
+    struct Rest<R, C>
     where
         C: ClassifyResponse,
     {
         #[pin]
-        inner: Option<Observed<R, Watcher<C>>>,
-        // Boxed: only streams have it.
-        timed: Option<Box<Timed>>,
+        inner: Observed<R, Watcher<C>>,
+        // Only streams have it.
+        timed: Option<Timed>,
     }
 }
 
@@ -49,7 +55,7 @@ struct Timed {
     deadline: Option<Instant>,
     silence: Silence,
     frames: usize,
-    /// Made when there is first something to wait for. Boxed to keep the body `Unpin`.
+    /// Made when there is first something to wait for. Boxed, so that `Timed` need not be pinned.
     sleep: Option<Pin<Box<Sleep>>>,
 }
 
@@ -65,11 +71,8 @@ where
     C: ClassifyResponse,
 {
     /// A body that only passes through.
-    pub(crate) const fn off(body: R) -> Self {
-        Self {
-            inner: Some(Observed::off(body)),
-            timed: None,
-        }
+    pub(crate) fn off(body: R) -> Self {
+        Self::new(Observed::off(body), None)
     }
 
     /// The rest of a response whose content has begun.
@@ -82,24 +85,23 @@ where
         let is_timed = config.timeouts.idle.is_some() || call.deadline().is_some();
         // A length was promised: other words in its place would break the promise.
         let can_end = body.size_hint().exact().is_none();
-        let timed = (is_stream && is_timed && can_end).then(|| {
-            Box::new(Timed {
-                config: config.clone(),
-                started: call.started(),
-                deadline: call.deadline(),
-                silence: Silence::default(),
-                frames: 0,
-                sleep: None,
-            })
+        let timed = (is_stream && is_timed && can_end).then(|| Timed {
+            config: config.clone(),
+            started: call.started(),
+            deadline: call.deadline(),
+            silence: Silence::default(),
+            frames: 0,
+            sleep: None,
         });
         let watcher = Watcher {
             config: config.clone(),
             classifier: call.classifier.clone(),
         };
-        Self {
-            inner: Some(Observed::new(body, watch, watcher)),
-            timed,
-        }
+        Self::new(Observed::new(body, watch, watcher), timed)
+    }
+
+    fn new(inner: Observed<R, Watcher<C>>, timed: Option<Timed>) -> Self {
+        Self(Some(Box::pin(Rest { inner, timed })))
     }
 }
 
@@ -115,11 +117,12 @@ where
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, R::Error>>> {
-        let mut this = self.project();
-        let Some(mut inner) = this.inner.as_mut().as_pin_mut() else {
+        let rest = &mut self.get_mut().0;
+        let Some(left) = rest else {
             return Poll::Ready(None);
         };
-        if let Poll::Ready(frame) = inner.as_mut().poll_frame(cx) {
+        let mut this = left.as_mut().project();
+        if let Poll::Ready(frame) = this.inner.as_mut().poll_frame(cx) {
             match (&frame, this.timed.as_mut()) {
                 (Some(Ok(_)), Some(timed)) => timed.frames = timed.frames.wrapping_add(1),
                 _ => *this.timed = None,
@@ -130,22 +133,23 @@ where
             return Poll::Pending;
         };
         let waited = ready!(timed.poll_late(cx));
-        let words = timed.last_words(inner.watch(), &waited);
+        let words = timed.last_words(this.inner.watch(), &waited);
         // Whatever the inner body holds is free from here on.
-        this.inner.set(None);
-        *this.timed = None;
+        *rest = None;
         Poll::Ready(words.map(|words| Ok(Frame::data(words))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.as_ref().is_none_or(HttpBody::is_end_stream)
+        self.0
+            .as_ref()
+            .is_none_or(|rest| rest.inner.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.inner {
+        match &self.0 {
             // It may end early, and with words of ours.
-            _ if self.timed.is_some() => SizeHint::new(),
-            Some(inner) => inner.size_hint(),
+            Some(rest) if rest.timed.is_some() => SizeHint::new(),
+            Some(rest) => rest.inner.size_hint(),
             None => SizeHint::with_exact(0),
         }
     }
@@ -216,7 +220,7 @@ impl<R, C: ClassifyResponse> fmt::Debug for Body<R, C> {
     /// Never the content.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Body")
-            .field("timed", &self.timed.is_some())
+            .field("ended", &self.0.is_none())
             .finish_non_exhaustive()
     }
 }
