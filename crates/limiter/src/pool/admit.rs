@@ -6,6 +6,7 @@ use super::{
     Enqueued, Next, Pool, PoolAsk, ReservationId, Ticket,
     book::Record,
     bucket::{MAX_CHARGE, units},
+    float::rounded,
     lane::{Charge, INPUT, LANES, OUTPUT, REQUESTS, TOTAL},
     outputs::OutputKind,
     queue::{FlowKey, Turn, Waiter},
@@ -122,7 +123,7 @@ impl Pool {
     /// What a request takes from each lane, by what is known now.
     fn charge(&self, cost: &Cost) -> [u64; LANES] {
         let input = if self.config.calibrate_input && !cost.counted {
-            (cost.input_tokens as f64 * self.input.ratio_of(cost.route)).round() as u64
+            rounded(cost.input_tokens as f64 * self.input.ratio_of(cost.route))
         } else {
             cost.input_tokens
         };
@@ -130,9 +131,7 @@ impl Pool {
         let mean = self.output.mean_of(OutputKind::of(cost));
         let expected = match (self.config.output_accounting, mean) {
             (OutputAccounting::MaxTokensReserved, _) if most < u64::MAX => most,
-            (OutputAccounting::AsProduced, Some(mean)) if self.config.learn_output => {
-                mean.round() as u64
-            }
+            (OutputAccounting::AsProduced, Some(mean)) if self.config.learn_output => rounded(mean),
             _ => cost.output_tokens,
         };
         let input = input.min(MAX_CHARGE);
@@ -157,16 +156,24 @@ impl Pool {
             return Wait::Until(forgotten);
         }
         let mut until = self.pause.until().max(self.credit_at(now));
-        let guards = self.guards(charge[INPUT]);
+        let mut guards = None;
+        let mut guard =
+            |lane: usize| guards.get_or_insert_with(|| self.guards(charge[INPUT]))[lane];
         for extra in &self.extras {
             let lane = extra.lane();
-            until = until.max(now.saturating_add(extra.wait(now, charge[lane], guards[lane])));
+            if !extra.has_plenty(charge[lane]) {
+                let wait = extra.wait(now, charge[lane], guard(lane));
+                until = until.max(now.saturating_add(wait));
+            }
         }
         for (index, lane) in self.lanes.iter().enumerate() {
             let Some(bucket) = &lane.bucket else { continue };
+            if bucket.has_plenty(charge[index]) {
+                continue;
+            }
             let cost = units(charge[index]).min(bucket.capacity());
             // What never fits is admitted when the bucket is full, into debt.
-            let need = (cost + guards[index]).min(bucket.capacity());
+            let need = (cost + guard(index)).min(bucket.capacity());
             let wait = bucket.wait(need);
             if wait == 0 {
                 continue;

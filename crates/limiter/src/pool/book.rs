@@ -72,6 +72,24 @@ pub(crate) struct Record {
     pub(crate) turn: Option<Turn>,
 }
 
+/// What answers are judged by: when the request was sent, and what was counted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sent {
+    pub(crate) at: u64,
+    pub(crate) counted: [u64; LANES],
+    pub(crate) seen: [i64; LANES],
+}
+
+impl Record {
+    pub(crate) const fn sent(&self) -> Sent {
+        Sent {
+            at: self.sent_at,
+            counted: self.counted,
+            seen: self.seen,
+        }
+    }
+}
+
 /// A slab: no allocation once it has grown to the most ever in flight.
 #[derive(Debug, Default)]
 pub(crate) struct Book {

@@ -59,6 +59,11 @@ impl Bucket {
         self.level = self.level.saturating_add(units(tokens)).min(self.capacity);
     }
 
+    /// Whether so much can be taken whatever is held back, which is never half of what fits.
+    pub(crate) fn has_plenty(&self, tokens: u64) -> bool {
+        self.level >= (self.capacity >> 1) + units(tokens)
+    }
+
     /// Nanoseconds until the level is `need` units, rounded up so that waiting them is enough.
     pub(crate) fn wait(&self, need: i128) -> u64 {
         let missing = need.saturating_sub(self.level);

@@ -20,9 +20,10 @@ const BELIEVED: u32 = 3;
 /// Server time as an offset to local time.
 #[derive(Debug, Default)]
 pub(crate) struct ServerClock {
-    /// The least offset of this half window and of the one before.
+    /// The least offset of this half window and of the one before, and of both.
     least: Option<i128>,
     before: Option<i128>,
+    offset: Option<i128>,
     since: u64,
     /// Later offsets in a row, and the least of them.
     late: u32,
@@ -34,7 +35,7 @@ impl ServerClock {
     pub(crate) fn heard(&mut self, now: u64, date: SystemTime) {
         let Some(date) = unix_nanos(date) else { return };
         let offset = i128::from(now) - date;
-        let Some(known) = self.offset() else {
+        let Some(known) = self.offset else {
             self.restart(now, offset);
             return;
         };
@@ -60,28 +61,27 @@ impl ServerClock {
             self.before = self.least;
             self.least = Some(offset);
             self.since = now;
+        } else if self.least.is_none_or(|least| offset < least) {
+            self.least = Some(offset);
         } else {
-            self.least = Some(self.least.map_or(offset, |least| least.min(offset)));
+            return;
         }
-    }
-
-    /// Nanoseconds from local time `now` to a stamp of the server's, negative when it has passed there;
-    /// `None` before the first `Date`.
-    pub(crate) fn until(&self, now: u64, stamp: SystemTime) -> Option<i128> {
-        let server_now = i128::from(now) - self.offset()?;
-        Some(unix_nanos(stamp)? - server_now)
-    }
-
-    fn offset(&self) -> Option<i128> {
-        match (self.least, self.before) {
+        self.offset = match (self.least, self.before) {
             (Some(least), Some(before)) => Some(least.min(before)),
             (least, before) => least.or(before),
-        }
+        };
+    }
+
+    /// The local time of a stamp of the server's; `None` before the first `Date`.
+    pub(crate) fn local(&self, stamp: SystemTime) -> Option<i128> {
+        let offset = self.offset?;
+        Some(unix_nanos(stamp)? + offset)
     }
 
     fn restart(&mut self, now: u64, offset: i128) {
         *self = Self {
             least: Some(offset),
+            offset: Some(offset),
             since: now,
             ..Self::default()
         };
@@ -101,6 +101,13 @@ mod tests {
     use super::*;
 
     const S: u64 = 1_000_000_000;
+
+    impl ServerClock {
+        /// Nanoseconds from local time `now` to a stamp, negative when it has passed.
+        fn until(&self, now: u64, stamp: SystemTime) -> Option<i128> {
+            Some(self.local(stamp)? - i128::from(now))
+        }
+    }
 
     fn date(nanos: u64) -> SystemTime {
         UNIX_EPOCH + Duration::from_secs(1_700_000_000) + Duration::from_nanos(nanos)

@@ -2,8 +2,9 @@
 
 use super::{
     Pool,
-    book::Record,
+    book::Sent,
     bucket::{Bucket, UNIT, units},
+    float::float,
     guard::SIGMAS,
     lane::{INPUT, Lane, OUTPUT, REQUESTS, TOTAL},
 };
@@ -91,11 +92,28 @@ impl Drift {
     }
 
     fn add(&mut self, now: u64, taken: f64) -> f64 {
-        let passed = now.saturating_sub(self.at) as f64 / TWICE_WITHIN as f64;
+        let passed = now.saturating_sub(self.at);
         self.at = now;
-        self.net = self.net * (-passed).exp() + taken;
+        if self.net != 0.0 {
+            let passed = passed as f64 / TWICE_WITHIN as f64;
+            self.net *= (-passed).exp();
+        }
+        self.net += taken;
         self.net
     }
+}
+
+/// Whether two capacities are a twentieth apart at most. Less than half of that needs no division to see.
+fn is_about(old: i128, new: i128) -> bool {
+    let apart = (old - new).abs();
+    apart <= new >> 5 || apart <= twentieth(new)
+}
+
+// Apart, or the compiler divides in any case, to save a jump.
+#[cold]
+#[inline(never)]
+fn twentieth(of: i128) -> i128 {
+    of / 20
 }
 
 impl Lane {
@@ -116,7 +134,7 @@ impl Pool {
         &mut self,
         now: u64,
         index: usize,
-        record: &Record,
+        sent: &Sent,
         known: Option<(u64, i128)>,
         before: i128,
     ) {
@@ -128,8 +146,8 @@ impl Pool {
         };
         let lane = &mut self.lanes[index];
         // Against what it was when it was last new: it may creep.
-        let same = known.is_some_and(|(old, _)| old == limit)
-            && (lane.drift.fitted - capacity).abs() <= capacity / 20;
+        let same =
+            known.is_some_and(|(old, _)| old == limit) && is_about(lane.drift.fitted, capacity);
         if !same {
             lane.drift.net = 0.0;
             lane.drift.known_since = now;
@@ -140,11 +158,11 @@ impl Pool {
             return;
         }
         let taken = before - lane.level();
-        let net = lane.drift.add(now, taken as f64);
+        let net = lane.drift.add(now, float(taken));
         if taken <= 0 || net <= 0.0 {
             return;
         }
-        let in_flight = units(lane.sent.wrapping_sub(record.seen[index]).max(0) as u64);
+        let in_flight = units(lane.sent.wrapping_sub(sent.seen[index]).max(0) as u64);
         if net < self.doubt(index, in_flight, capacity) {
             return;
         }

@@ -135,6 +135,14 @@ impl Extra {
         }
     }
 
+    /// Whether there is no wait for this much, whatever the guard.
+    pub(super) fn has_plenty(&self, amount: u64) -> bool {
+        match &self.kind {
+            Kind::Minute(bucket) => bucket.has_plenty(amount),
+            Kind::Day(_) => false,
+        }
+    }
+
     /// Nanoseconds until this much is there beside the guard. What never fits is admitted when all is
     /// there, into debt.
     pub(super) fn wait(&self, now: u64, amount: u64, guard: i128) -> u64 {

@@ -3,6 +3,7 @@
 use super::{
     Pool,
     bucket::{UNIT, units},
+    float::rounded_up,
     lane::{INPUT, LANES, OUTPUT, REQUESTS, TOTAL},
 };
 
@@ -72,6 +73,6 @@ fn at_most_tenths(wanted: i128, capacity: i128, tenths: i128) -> i128 {
 
 /// Whole tokens, rounded up, in units.
 pub(crate) fn float_units(tokens: f64) -> i128 {
-    // A float cast saturates; anything near that is capped by the caller.
-    units(tokens.ceil().min(1e12) as u64)
+    // Anything near that is capped by the caller.
+    units(rounded_up(tokens.min(1e12)))
 }

@@ -34,6 +34,7 @@ mod drain;
 mod estimate;
 mod extra;
 mod fair;
+mod float;
 mod guard;
 mod inputs;
 mod kinds;
@@ -216,8 +217,8 @@ impl Pool {
             self.heard(id);
         }
         // A copy on the stack, so that lanes and book can be borrowed apart.
-        let record = self.book.get(id)?.clone();
-        self.learn(now, &record, seen)
+        let sent = self.book.get(id)?.sent();
+        self.learn(now, &sent, seen)
     }
 
     /// Stops admissions after a 429 for `id`, and returns for how long: `retry_after` (at most an hour),

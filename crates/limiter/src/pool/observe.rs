@@ -10,8 +10,9 @@ use tower_claude_wire::{Gauge, RateLimits};
 
 use super::{
     Pool, Seen,
-    book::Record,
+    book::Sent,
     bucket::{Bucket, UNIT, refill, units},
+    float::whole,
     guard::{HALF_ROUNDING, SIGMAS, float_units},
     lane::{Counted, DIMENSIONS, INPUT, LANES, Lane, OUTPUT, REQUESTS, TOTAL},
 };
@@ -31,7 +32,7 @@ const MAX_LEVEL: u64 = 1 << 50;
 
 impl Pool {
     /// Learns from one response. Returns the tightest limit that newly crossed the warning share.
-    pub(super) fn learn(&mut self, now: u64, record: &Record, seen: &Seen<'_>) -> Option<Crossing> {
+    pub(super) fn learn(&mut self, now: u64, sent: &Sent, seen: &Seen<'_>) -> Option<Crossing> {
         let mut crossing: Option<(u64, Crossing)> = None;
         if let Some(date) = seen.server_time {
             self.clock.heard(now, date);
@@ -43,17 +44,17 @@ impl Pool {
             }
             let known = self.lanes[index].known();
             let told = self.lanes[index].level();
-            self.learn_limit(now, index, gauge, record);
+            self.learn_limit(now, index, gauge, sent);
             if seen.rejected {
                 self.lanes[index].peak = 0;
             }
-            self.learn_capacity(now, index, gauge, record);
+            self.learn_capacity(now, index, gauge, sent);
             let level = self.lanes[index].level();
-            self.clamp(now, index, gauge, record, told);
+            self.clamp(now, index, gauge, sent, told);
             if self.lanes[index].bucket.is_some() {
                 self.slow_start = None;
             }
-            self.moved(now, index, record, known, level);
+            self.moved(now, index, sent, known, level);
             if let Some((used, found)) = self.lanes[index].warn(index, gauge, seen.warn_percent)
                 && crossing.is_none_or(|(most, _)| used > most)
             {
@@ -81,7 +82,7 @@ impl Pool {
         gauges
     }
 
-    fn learn_limit(&mut self, now: u64, index: usize, gauge: &Gauge, record: &Record) {
+    fn learn_limit(&mut self, now: u64, index: usize, gauge: &Gauge, sent: &Sent) {
         let Some(limit) = gauge.limit.filter(|limit| *limit > 0) else {
             return;
         };
@@ -105,7 +106,7 @@ impl Pool {
         let mut bucket = Bucket::full(limit, burst, now);
         // A first level: as low as it can be, the next responses raise it.
         if let Some(level) = gauge.remaining {
-            let unsure = lane.unsure(index, record);
+            let unsure = lane.unsure(index, sent);
             let low = units(level.min(MAX_LEVEL)) - signed_units(unsure);
             bucket.clamp(i128::MIN, low);
         }
@@ -115,7 +116,7 @@ impl Pool {
     /// The time to full tells how much fits: `remaining + rate x (reset - now)`, both clocks the
     /// server's and in whole seconds. One sample is a second off either way, so the mean is used a
     /// second short, and the highest level seen where that is more.
-    fn learn_capacity(&mut self, now: u64, index: usize, gauge: &Gauge, record: &Record) {
+    fn learn_capacity(&mut self, now: u64, index: usize, gauge: &Gauge, sent: &Sent) {
         let learned = self.config.learn_limits;
         let lane = &mut self.lanes[index];
         let (Some(bucket), Some(level), true) = (&mut lane.bucket, gauge.remaining, learned) else {
@@ -124,20 +125,19 @@ impl Pool {
         let limit = bucket.limit();
         let level = level.min(limit.max(1));
         lane.peak = lane.peak.max(units(level));
-        let until = |local| {
-            let ahead = self.clock.until(local, gauge.reset?)?;
-            Some(u64::try_from(ahead.max(0)).unwrap_or(u64::MAX))
-        };
-        // The stamp was made between the request's sending and the response's arrival.
-        if let (Some(ahead), Some(longest)) = (until(now), until(record.sent_at)) {
+        if let Some(full) = gauge.reset.and_then(|reset| self.clock.local(reset)) {
+            // The stamp was made between the request's sending and the response's arrival.
+            let (ahead, longest) = (from_to(now, full), from_to(sent.at, full));
             // Empty and full at once says nothing.
             if ahead > 0 || level > 0 {
                 // Products of floats: a float of 128 bits is dear, and no more exact.
                 let rate = limit as f64;
                 let most = rate * MINUTE.max(self.burst) as f64;
+                let least = most / 100.0;
+                let left = level as f64 * UNIT as f64;
                 let fits = |ahead: u64| {
-                    let fits = level as f64 * UNIT as f64 + rate * ahead as f64;
-                    fits.clamp(most / 100.0, most)
+                    let fits = left + rate * ahead as f64;
+                    fits.clamp(least, most)
                 };
                 let (least, most) = (fits(ahead), fits(longest));
                 let old = lane.capacity.unwrap_or(least);
@@ -152,19 +152,15 @@ impl Pool {
             return;
         };
         let short = (limit as f64 * SECOND as f64).min(mean / 5.0);
-        let learned = ((mean - short) as i128).min(lane.drift.ceiling(now));
+        let learned = whole(mean - short).min(lane.drift.ceiling(now));
         bucket.set_capacity(learned.max(lane.peak));
     }
 
     /// `told` is the level before this response.
-    fn clamp(&mut self, now: u64, index: usize, gauge: &Gauge, record: &Record, told: i128) {
-        let error = match index {
-            INPUT | TOTAL => SIGMAS * self.input.error(),
-            _ => 0.0,
-        };
+    fn clamp(&mut self, now: u64, index: usize, gauge: &Gauge, sent: &Sent, told: i128) {
         let lane = &mut self.lanes[index];
-        let own = record.counted[index];
-        let unsure = lane.unsure(index, record);
+        let own = sent.counted[index];
+        let unsure = lane.unsure(index, sent);
         let (Some(bucket), Some(level)) = (&mut lane.bucket, gauge.remaining) else {
             return;
         };
@@ -175,16 +171,22 @@ impl Pool {
             units(HALF_ROUNDING)
         };
         let level = units(level.min(MAX_LEVEL));
-        let flight = refill(bucket.limit(), now.saturating_sub(record.sent_at));
+        let flight = refill(bucket.limit(), now.saturating_sub(sent.at));
         // A reading of zero is saturated: the server may be far in debt. And a server that allows more
         // than we were told to use says nothing about the least.
         let within = gauge.limit.is_none_or(|limit| limit <= bucket.limit());
         let low = if level == 0 || !within {
             i128::MIN
         } else {
-            // The server has counted what it was, we what we took it for.
-            let wrong = error * (unsure as f64 + own as f64);
-            level - rounding - signed_units(unsure) - float_units(wrong)
+            let low = level - rounding - signed_units(unsure);
+            match index {
+                // The server has counted what it was, we what we took it for.
+                INPUT | TOTAL => {
+                    let error = SIGMAS * self.input.error();
+                    low - float_units(error * (unsure as f64 + own as f64))
+                }
+                _ => low,
+            }
         };
         let high = (level + rounding).saturating_add(flight);
         if first && told > high && low > i128::MIN {
@@ -220,14 +222,19 @@ impl Lane {
     }
 
     /// Our charges that may or may not be in what the server showed.
-    pub(super) fn unsure(&self, index: usize, record: &Record) -> i64 {
-        let all = self.sent.wrapping_sub(record.seen[index]);
+    pub(super) fn unsure(&self, index: usize, sent: &Sent) -> i64 {
+        let all = self.sent.wrapping_sub(sent.seen[index]);
         match self.counted {
             // It shows the level after its own request.
-            Counted::AtHead => all.wrapping_sub(record.counted[index] as i64).max(0),
+            Counted::AtHead => all.wrapping_sub(sent.counted[index] as i64).max(0),
             Counted::AtEnd => all.max(0),
         }
     }
+}
+
+/// Nanoseconds from one time to another, none if it has passed.
+fn from_to(now: u64, then: i128) -> u64 {
+    u64::try_from((then - i128::from(now)).max(0)).unwrap_or(u64::MAX)
 }
 
 fn signed_units(tokens: i64) -> i128 {

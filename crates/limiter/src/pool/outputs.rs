@@ -2,7 +2,7 @@
 
 use tower_claude_core::Cost;
 
-use super::{kinds::Kinds, predict::Mean};
+use super::{float::rounded_up, kinds::Kinds, predict::Mean};
 
 /// The variance of one answer is taken to be no more than this, so that no sum overflows.
 const MOST_VARIANCE: f64 = (1_u64 << 40) as f64;
@@ -33,6 +33,13 @@ struct Cell {
     in_flight: u64,
     /// Of each one in flight, in whole square tokens, so that the sum stays exact.
     variance: u64,
+}
+
+impl Cell {
+    fn vary(&mut self, all: &Mean) {
+        let variance = self.mean.variance_within(all);
+        self.variance = rounded_up(variance.min(MOST_VARIANCE));
+    }
 }
 
 /// Means by kind, and the variance of all that is in flight.
@@ -70,31 +77,41 @@ impl Outputs {
         let idle = |cell: &Cell| cell.in_flight == 0;
         let place = self.kinds.claim(kind.0, idle);
         let place = Place(place.and_then(|place| u8::try_from(place).ok()));
-        self.change(place, |cell| cell.in_flight += 1);
+        self.count(place, |in_flight| in_flight + 1);
         place
     }
 
     /// It is in flight no more.
     pub(crate) fn ended(&mut self, place: Place) {
-        self.change(place, |cell| {
-            cell.in_flight = cell.in_flight.saturating_sub(1);
-        });
+        self.count(place, |in_flight| in_flight.saturating_sub(1));
     }
 
     /// Its answer used so much.
     pub(crate) fn learn(&mut self, place: Place, tokens: u64) {
         self.all.learn(tokens);
-        self.change(place, |cell| cell.mean.learn(tokens));
+        self.change(place, |cell, all| {
+            cell.mean.learn(tokens);
+            cell.vary(all);
+        });
+    }
+
+    /// Changes the number of those in flight.
+    fn count(&mut self, place: Place, change: impl FnOnce(u64) -> u64) {
+        self.change(place, |cell, all| {
+            cell.in_flight = change(cell.in_flight);
+            // A young kind also varies as all do, who have learned meanwhile.
+            if !cell.mean.is_grown() {
+                cell.vary(all);
+            }
+        });
     }
 
     /// Changes a cell and keeps the sum in step.
-    fn change(&mut self, place: Place, change: impl FnOnce(&mut Cell)) {
+    fn change(&mut self, place: Place, change: impl FnOnce(&mut Cell, &Mean)) {
         let own = place.0.and_then(|place| self.kinds.at(place.into()));
         let cell = own.unwrap_or(&mut self.others);
         self.open_variance -= cell.in_flight * cell.variance;
-        change(cell);
-        let variance = cell.mean.variance_within(&self.all);
-        cell.variance = variance.min(MOST_VARIANCE).ceil() as u64;
+        change(cell, &self.all);
         self.open_variance += cell.in_flight * cell.variance;
     }
 }

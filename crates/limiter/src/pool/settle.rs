@@ -5,6 +5,7 @@ use tower_claude_wire::Usage;
 use super::{
     Pool, ReservationId,
     bucket::MAX_CHARGE,
+    float::rounded,
     lane::{Charge, Counted, INPUT, LANES, OUTPUT, TOTAL},
     queue::Turn,
 };
@@ -99,7 +100,7 @@ impl Pool {
                 // A read that did not come says nothing about text, nor does one that came unforeseen; and
                 // that one is no error to guard against.
                 let expected = estimate as f64 * self.input.ratio_of(route);
-                self.input.stray(expected.round() as u64, input);
+                self.input.stray(rounded(expected), input);
             }
         }
     }
