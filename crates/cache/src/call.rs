@@ -141,11 +141,11 @@ impl<T: Store> Call<T> {
         R: HttpBody<Data = Bytes>,
         R::Error: 'static,
     {
-        let now = Instant::now();
-        let decision = if said == HIT {
-            CacheDecision::Hit
+        // A hit is as old as it was when it was found fresh; a stale one may have waited for an error since.
+        let (decision, now) = if said == HIT {
+            (CacheDecision::Hit, self.started)
         } else {
-            CacheDecision::Stale
+            (CacheDecision::Stale, Instant::now())
         };
         self.config.decided(decision, "");
         let mut headers = entry.headers(now);
