@@ -28,7 +28,8 @@ pin_project! {
     #[project = ReprProjection]
     enum Repr<R> {
         Passing { #[pin] body: R },
-        Shared { reader: Reader },
+        // Boxed: rare, and else the size of every response that moves through the layer.
+        Shared { reader: Box<Reader> },
         Stored { entry: Entry, index: usize },
     }
 }
@@ -50,13 +51,13 @@ impl<R> Body<R> {
         }
     }
 
-    pub(crate) const fn shared(seat: Seat, promised: Option<SizeHint>) -> Self {
-        let reader = Reader {
+    pub(crate) fn shared(seat: Seat, promised: Option<SizeHint>) -> Self {
+        let reader = Box::new(Reader {
             seat: Some(seat),
             index: 0,
             promised,
             read: 0,
-        };
+        });
         Self {
             repr: Repr::Shared { reader },
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{
-    HeaderValue, Request, Response, StatusCode,
+    HeaderMap, HeaderValue, Request, Response, StatusCode,
     header::{CONTENT_LENGTH, CONTENT_TYPE},
     response::Parts,
 };
@@ -43,19 +43,16 @@ pub(crate) const BYPASS: Said = Said("bypass");
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Fills(usize);
 
-/// One call.
+/// One call that may ask for the cache.
 pub(crate) struct Call<T> {
     pub(crate) config: Arc<Config<T>>,
     /// Until it is sent on.
     request: Option<(http::request::Parts, RequestBody)>,
-    pub(crate) key: Option<Key>,
     ttl: std::time::Duration,
     started: Instant,
     pub(crate) deadline: Option<Instant>,
     /// What may be served in place of an error.
     pub(crate) stale: Option<Entry>,
-    /// Nothing, where the caller did not ask for the cache.
-    pub(crate) said: Option<Said>,
 }
 
 impl<T: Store> Call<T> {
@@ -64,41 +61,31 @@ impl<T: Store> Call<T> {
         Self {
             config,
             request: Some(request.into_parts()),
-            key: None,
             ttl,
             started: Instant::now(),
             deadline: None,
             stale: None,
-            said: None,
         }
     }
 
-    /// Whether the cache is to be asked.
-    pub(crate) fn plan(&mut self) -> Option<Key> {
-        let (head, body) = self.request.as_ref()?;
-        match self.config.policy.plan(head, body) {
+    /// What becomes of the request.
+    pub(crate) fn plan(&mut self) -> Plan {
+        let Some((head, body)) = &self.request else {
+            return Plan::Pass;
+        };
+        let plan = self.config.policy.plan(head, body);
+        if let Plan::Lookup { ttl, .. } = plan {
             // This layer further in, in the call that fills it.
-            Plan::Lookup { .. } if head.extensions.get() == Some(&self.mark()) => None,
-            Plan::Pass => None,
-            Plan::Bypass(because) => {
-                self.bypass(because);
-                None
+            if head.extensions.get() == Some(&self.mark()) {
+                return Plan::Pass;
             }
-            Plan::Lookup { key, ttl } => {
-                self.ttl = ttl.unwrap_or(self.config.ttl);
-                self.key = Some(key);
-                self.deadline = match head.extensions.get::<Arc<CallContext>>() {
-                    Some(context) => context.deadline(),
-                    None => head.extensions.get::<Deadline>().map(|deadline| deadline.0),
-                };
-                Some(key)
-            }
+            self.ttl = ttl.unwrap_or(self.config.ttl);
+            self.deadline = match head.extensions.get::<Arc<CallContext>>() {
+                Some(context) => context.deadline(),
+                None => head.extensions.get::<Deadline>().map(|deadline| deadline.0),
+            };
         }
-    }
-
-    /// Whether the request is on its way already.
-    pub(crate) const fn is_sent(&self) -> bool {
-        self.request.is_none()
+        plan
     }
 
     fn mark(&self) -> Fills {
@@ -106,22 +93,17 @@ impl<T: Store> Call<T> {
     }
 
     /// The request goes past the cache.
-    pub(crate) fn bypass(&mut self, because: &'static str) {
-        self.said = Some(BYPASS);
+    pub(crate) fn bypass(&self, because: &'static str) {
         self.config.decided(CacheDecision::Bypass, because);
     }
 
     /// The stored answer, if it is fresh; one that is stale is kept at hand.
-    pub(crate) fn found(&mut self, entry: Option<Entry>) -> Option<Entry> {
+    pub(crate) fn found(&mut self, key: &Key, entry: Option<Entry>) -> Option<Entry> {
         let entry = entry?;
         match entry.freshness(self.started) {
             Freshness::Fresh => return Some(entry),
             Freshness::Stale => self.stale = Some(entry),
-            Freshness::Expired => {
-                if let Some(key) = &self.key {
-                    self.config.store.remove(key);
-                }
-            }
+            Freshness::Expired => self.config.store.remove(key),
         }
         None
     }
@@ -159,15 +141,15 @@ impl<T: Store> Call<T> {
         R: HttpBody<Data = Bytes>,
         R::Error: 'static,
     {
-        let now = Instant::now();
-        let decision = if said == HIT {
-            CacheDecision::Hit
+        // A hit is as old as it was when it was found fresh; a stale one may have waited for an error since.
+        let (decision, now) = if said == HIT {
+            (CacheDecision::Hit, self.started)
         } else {
-            CacheDecision::Stale
+            (CacheDecision::Stale, Instant::now())
         };
         self.config.decided(decision, "");
         let mut headers = entry.headers(now);
-        headers.insert(CACHE, HeaderValue::from_static(said.0));
+        label(&mut headers, said);
         let body = match &*entry.parts().frames {
             [only] => ResponseBody::full(only.clone()),
             _ => ResponseBody::inner(Body::stored(entry)),
@@ -177,24 +159,13 @@ impl<T: Store> Call<T> {
         response
     }
 
-    /// The inner service's own answer.
-    pub(crate) fn passing<R>(&self, response: Response<R>) -> Answer<R>
-    where
-        R: HttpBody<Data = Bytes>,
-        R::Error: 'static,
-    {
-        let (mut parts, body) = response.into_parts();
-        self.label(&mut parts);
-        Response::from_parts(parts, ResponseBody::inner(Body::passing(body)))
-    }
-
     /// The caller's own answer, which others read too.
     pub(crate) fn own<R>(&self, mut parts: Parts, promised: SizeHint, seat: Seat) -> Answer<R>
     where
         R: HttpBody<Data = Bytes>,
         R::Error: 'static,
     {
-        self.label(&mut parts);
+        label(&mut parts.headers, MISS);
         let body = Body::shared(seat, Some(promised));
         Response::from_parts(parts, ResponseBody::inner(body))
     }
@@ -212,9 +183,7 @@ impl<T: Store> Call<T> {
         } else {
             MISS
         };
-        parts
-            .headers
-            .insert(CACHE, HeaderValue::from_static(said.0));
+        label(&mut parts.headers, said);
         let body = match landed.whole {
             Some(whole) => {
                 parts
@@ -243,7 +212,7 @@ impl<T: Store> Call<T> {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
         headers.insert(REFUSED_BY, HeaderValue::from_static(LAYER));
-        headers.insert(CACHE, HeaderValue::from_static(MISS.0));
+        label(headers, MISS);
         response.extensions_mut().insert(Class::new(kind));
         response
     }
@@ -264,17 +233,24 @@ impl<T: Store> Call<T> {
         };
         emit(&self.config.observers, &event);
         let mut response: Answer<R> = refusal.into_response();
-        response
-            .headers_mut()
-            .insert(CACHE, HeaderValue::from_static(MISS.0));
+        label(response.headers_mut(), MISS);
         response
     }
+}
 
-    fn label(&self, parts: &mut Parts) {
-        if let Some(said) = self.said {
-            parts
-                .headers
-                .insert(CACHE, HeaderValue::from_static(said.0));
-        }
+/// The inner service's own answer; what the caller did not ask for is not said.
+pub(crate) fn passing<R>(response: Response<R>, said: Option<Said>) -> Answer<R>
+where
+    R: HttpBody<Data = Bytes>,
+    R::Error: 'static,
+{
+    let mut answer = response.map(|body| ResponseBody::inner(Body::passing(body)));
+    if let Some(said) = said {
+        label(answer.headers_mut(), said);
     }
+    answer
+}
+
+fn label(headers: &mut HeaderMap, said: Said) {
+    headers.insert(CACHE, HeaderValue::from_static(said.0));
 }

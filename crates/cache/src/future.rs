@@ -14,10 +14,10 @@ use tower_claude_core::RequestBody;
 use tower_service::Service;
 
 use crate::{
-    Detach, Entry, Fill, Store,
-    call::{Answer, Call, HIT},
+    Detach, Fill, Store,
+    call::{Answer, BYPASS, HIT, passing},
     flight::flying::{Flying, Landing},
-    flight::seat::Seat,
+    lookup::{Found, Lookup},
 };
 
 pin_project! {
@@ -29,31 +29,26 @@ pin_project! {
         T: Store,
     {
         #[pin]
-        state: State<S, R, T>,
-        // Until it is called, or given to the call that fills the cache.
-        service: Option<S>,
-        call: Call<T>,
-        detach: D,
+        state: State<S, R, D, T>,
     }
 }
 
 pin_project! {
     #[project = StateProjection]
-    enum State<S, R, T>
+    enum State<S, R, D, T>
     where
         S: Service<Request<RequestBody>>,
         T: Store,
     {
-        /// The first poll.
-        Arrived,
-        /// Until the store has answered.
-        Looking { get: T::Get },
         /// Past the cache: until the inner service is ready.
-        Waiting,
+        Waiting { service: S, request: Option<Request<RequestBody>>, bypassed: bool },
         /// Past the cache: until the response head.
-        Calling { #[pin] future: S::Future },
+        Calling { #[pin] future: S::Future, bypassed: bool },
+        /// Until the store has answered.
+        Looking { lookup: Option<Lookup<S, D, T>> },
+        // Boxed: rare beside what passes, and several times as long.
         /// Until there is an answer, own or another's.
-        Flying { #[pin] flying: Flying<S, R> },
+        Flying { flying: Pin<Box<Flying<S, R, D, T>>> },
         Done,
     }
 }
@@ -63,12 +58,22 @@ where
     S: Service<Request<RequestBody>>,
     T: Store,
 {
-    pub(crate) const fn new(service: S, call: Call<T>, detach: D) -> Self {
+    /// A call that does not ask for the cache.
+    pub(crate) const fn past(service: S, request: Request<RequestBody>) -> Self {
         Self {
-            state: State::Arrived,
-            service: Some(service),
-            call,
-            detach,
+            state: State::Waiting {
+                service,
+                request: Some(request),
+                bypassed: false,
+            },
+        }
+    }
+
+    pub(crate) const fn looking(lookup: Lookup<S, D, T>) -> Self {
+        Self {
+            state: State::Looking {
+                lookup: Some(lookup),
+            },
         }
     }
 }
@@ -84,89 +89,68 @@ where
     type Output = Result<Answer<R>, S::Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut this = self.project();
-        let call = this.call;
+        let mut state = self.project().state;
         loop {
-            let next = match this.state.as_mut().project() {
-                StateProjection::Arrived => match call.plan() {
-                    Some(key) => State::Looking {
-                        get: call.config.store.get(&key),
-                    },
-                    None => State::Waiting,
-                },
-                StateProjection::Looking { get } => {
-                    let entry = ready!(Pin::new(get).poll(cx));
-                    let found = call.found(entry).map_or_else(|| join(call), Joined::Hit);
-                    match found {
-                        Joined::Hit(entry) => {
-                            this.state.set(State::Done);
-                            return Poll::Ready(Ok(call.stored(entry, HIT)));
-                        }
-                        Joined::Seat(seat) => State::Flying {
-                            flying: Flying::new(seat, call.deadline),
-                        },
-                        Joined::Full => {
-                            call.bypass("waiters");
-                            State::Waiting
-                        }
-                    }
-                }
-                StateProjection::Waiting => {
-                    let service = this.service.as_mut().expect("not called before");
+            let next = match state.as_mut().project() {
+                StateProjection::Waiting {
+                    service,
+                    request,
+                    bypassed,
+                } => {
                     ready!(service.poll_ready(cx))?;
-                    let request = call.request().expect("not sent before");
-                    State::Calling {
-                        future: service.call(request),
-                    }
+                    let request = request.take().expect("not called before");
+                    let bypassed = *bypassed;
+                    let future = service.call(request);
+                    state.set(State::Calling { future, bypassed });
+                    continue;
                 }
-                StateProjection::Calling { future } => {
+                StateProjection::Calling { future, bypassed } => {
                     let result = ready!(future.poll(cx));
-                    this.state.set(State::Done);
-                    return Poll::Ready(result.map(|response| call.passing(response)));
+                    let said = bypassed.then_some(BYPASS);
+                    state.set(State::Done);
+                    return Poll::Ready(result.map(|response| passing(response, said)));
                 }
-                StateProjection::Flying { flying } => {
-                    match ready!(flying.poll(call, this.service, this.detach, cx)) {
-                        Landing::Answer(answer) => {
-                            this.state.set(State::Done);
-                            return Poll::Ready(answer);
+                StateProjection::Looking { lookup: slot } => {
+                    let lookup = slot.as_mut().expect("there until it is over");
+                    match ready!(lookup.poll(cx)) {
+                        Found::Hit(entry) => {
+                            let answer = lookup.call.stored(entry, HIT);
+                            state.set(State::Done);
+                            return Poll::Ready(Ok(answer));
                         }
-                        Landing::Alone => {
-                            call.bypass("not_shared");
-                            State::Waiting
+                        Found::Seat(seat) => {
+                            let lookup = slot.take().expect("as just now");
+                            State::Flying {
+                                flying: Box::pin(Flying::new(seat, lookup)),
+                            }
+                        }
+                        Found::Past { bypassed } => {
+                            let Lookup {
+                                service, mut call, ..
+                            } = slot.take().expect("as just now");
+                            State::Waiting {
+                                service,
+                                request: call.request(),
+                                bypassed,
+                            }
                         }
                     }
                 }
+                StateProjection::Flying { flying } => match ready!(flying.as_mut().poll(cx)) {
+                    Landing::Answer(answer) => {
+                        state.set(State::Done);
+                        return Poll::Ready(answer);
+                    }
+                    Landing::Alone(service, request) => State::Waiting {
+                        service,
+                        request: Some(request),
+                        bypassed: true,
+                    },
+                },
                 StateProjection::Done => panic!("polled after completion"),
             };
-            this.state.set(next);
+            state.set(next);
         }
-    }
-}
-
-enum Joined {
-    Hit(Entry),
-    Seat(Seat),
-    Full,
-}
-
-/// Takes a seat; or finds that the answer has been stored since this call looked.
-fn join<T: Store>(call: &mut Call<T>) -> Joined {
-    let Some(key) = call.key else {
-        return Joined::Full;
-    };
-    let config = call.config.clone();
-    let stored = || {
-        let mut cx = Context::from_waker(std::task::Waker::noop());
-        match Pin::new(&mut config.store.get(&key)).poll(&mut cx) {
-            Poll::Ready(entry) => call.found(entry),
-            Poll::Pending => None,
-        }
-    };
-    let (most, limit) = (config.max_waiters, config.entry_limit);
-    match Seat::join(config.clone(), key, most, limit, stored) {
-        Ok(Some(seat)) => Joined::Seat(seat),
-        Ok(None) => Joined::Full,
-        Err(entry) => Joined::Hit(entry),
     }
 }
 

@@ -65,6 +65,7 @@ mod flight;
 mod future;
 mod handle;
 mod layer;
+mod lookup;
 mod request;
 mod service;
 mod store;

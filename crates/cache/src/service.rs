@@ -13,7 +13,7 @@ use tower_claude_core::{RequestBody, ResponseBody};
 use tower_service::Service;
 
 use crate::{
-    Body, Detach, Fill, Inline, MemoryStore, ResponseFuture, Store, call::Call, config::Config,
+    Body, Detach, Fill, Inline, MemoryStore, ResponseFuture, Store, config::Config, lookup::Lookup,
 };
 
 /// Answers equal requests once. Made by [`CacheLayer`](crate::CacheLayer), behind a
@@ -58,8 +58,12 @@ where
     }
 
     fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
-        let call = Call::new(self.config.clone(), request);
-        ResponseFuture::new(self.inner.clone(), call, self.detach.clone())
+        let service = self.inner.clone();
+        if !self.config.policy.may_be_asked(&request) {
+            return ResponseFuture::past(service, request);
+        }
+        let (config, detach) = (self.config.clone(), self.detach.clone());
+        ResponseFuture::looking(Lookup::new(service, config, request, detach))
     }
 }
 

@@ -9,24 +9,26 @@ use bytes::Bytes;
 use http::{Request, Response, response::Parts};
 use http_body::{Body as HttpBody, SizeHint};
 use pin_project_lite::pin_project;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Sleep, sleep_until};
 use tower_claude_core::{Kind, RequestBody, event::CacheDecision};
 use tower_service::Service;
 
 use crate::{
     Detach, Fill, Store,
     answer::head::calls_for_stale,
-    call::{Answer, Call, MISS, STALE},
+    call::{Answer, Call, MISS, STALE, passing},
     flight::fill::{Outcome, Slot},
     flight::seat::Seat,
     flight::state::{Answer as Landed, News},
+    lookup::Lookup,
 };
 
 pin_project! {
     /// One call in a flight.
-    pub(crate) struct Flying<S, R>
+    pub(crate) struct Flying<S, R, D, T>
     where
         S: Service<Request<RequestBody>>,
+        T: Store,
     {
         // The call for all, while it is driven here. Before the seat, which is to be the last to go.
         #[pin]
@@ -38,53 +40,56 @@ pin_project! {
         #[pin]
         timer: Option<Sleep>,
         seat: Option<Seat>,
+        // Until it is given to the call for all.
+        service: Option<S>,
+        call: Call<T>,
+        detach: D,
     }
 }
 
 /// What flying led to.
-pub(crate) enum Landing<R, E>
+pub(crate) enum Landing<S, R, E>
 where
     R: HttpBody<Data = Bytes>,
     R::Error: 'static,
 {
     Answer(Result<Answer<R>, E>),
     /// The answer is not for sharing: the call goes past the cache.
-    Alone,
+    Alone(S, Request<RequestBody>),
 }
 
-impl<S, R> Flying<S, R>
+impl<S, R, D, T> Flying<S, R, D, T>
 where
     S: Service<Request<RequestBody>>,
+    T: Store,
 {
-    pub(crate) fn new(seat: Seat, deadline: Option<Instant>) -> Self {
+    pub(crate) fn new(seat: Seat, lookup: Lookup<S, D, T>) -> Self {
         Self {
             fill: None,
             slot: None,
             own: None,
-            timer: deadline.map(sleep_until),
+            timer: lookup.call.deadline.map(sleep_until),
             seat: Some(seat),
+            service: Some(lookup.service),
+            call: lookup.call,
+            detach: lookup.detach,
         }
     }
 }
 
-impl<S, R> Flying<S, R>
+impl<S, R, D, T> Future for Flying<S, R, D, T>
 where
     S: Service<Request<RequestBody>, Response = Response<R>>,
     R: HttpBody<Data = Bytes> + Unpin + Send + 'static,
     R::Error: Send + 'static,
+    D: Detach<Fill<S, R>>,
+    T: Store,
 {
-    pub(crate) fn poll<D, T>(
-        self: Pin<&mut Self>,
-        call: &mut Call<T>,
-        service: &mut Option<S>,
-        detach: &D,
-        cx: &mut Context<'_>,
-    ) -> Poll<Landing<R, S::Error>>
-    where
-        D: Detach<Fill<S, R>>,
-        T: Store,
-    {
+    type Output = Landing<S, R, S::Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
+        let call = this.call;
         loop {
             if let Some(fill) = this.fill.as_mut().as_pin_mut()
                 && fill.poll(cx).is_ready()
@@ -114,11 +119,10 @@ where
             match news {
                 Poll::Ready(News::Lead { again }) => {
                     let (Some(lead), Some((request, ask)), Some(service)) =
-                        (lead, call.launch(), service.take())
+                        (lead, call.launch(), this.service.take())
                     else {
                         return Poll::Ready(lost(call, Kind::Transport));
                     };
-                    call.said = Some(MISS);
                     if again {
                         call.config.decided(CacheDecision::TakenOver, "");
                     }
@@ -127,17 +131,23 @@ where
                     let own_seat = D::DETACHED.then(|| seat.another());
                     let fill = Fill::new(service, request, ask, lead, slot.another(), own_seat);
                     *this.slot = Some(slot);
-                    this.fill.set(detach.detach(fill));
+                    this.fill.set(this.detach.detach(fill));
                 }
                 Poll::Ready(News::Answer(answer)) => {
                     let landing = answered(answer, call, this.own, this.seat);
                     return Poll::Ready(landing);
                 }
                 Poll::Ready(News::Lost(kind)) => return Poll::Ready(lost(call, kind)),
-                Poll::Ready(News::Alone) if call.is_sent() => {
-                    return Poll::Ready(lost(call, Kind::Transport));
+                Poll::Ready(News::Alone) => {
+                    return Poll::Ready(match (this.service.take(), call.request()) {
+                        (Some(service), Some(request)) => {
+                            call.bypass("not_shared");
+                            Landing::Alone(service, request)
+                        }
+                        // It is on its way already.
+                        _ => lost(call, Kind::Transport),
+                    });
                 }
-                Poll::Ready(News::Alone) => return Poll::Ready(Landing::Alone),
                 // Whoever asks is timed by the layers further in.
                 Poll::Pending if drives => return Poll::Pending,
                 Poll::Pending => {
@@ -154,12 +164,12 @@ where
 }
 
 /// What the one who asked makes of the outcome; its own head is held when what follows it must be seen first.
-fn landed<R, E, T>(
+fn landed<S, R, E, T>(
     outcome: Outcome<R, E>,
     call: &mut Call<T>,
     held: &mut Option<(Parts, SizeHint)>,
     seat: &mut Option<Seat>,
-) -> Option<Landing<R, E>>
+) -> Option<Landing<S, R, E>>
 where
     R: HttpBody<Data = Bytes>,
     R::Error: 'static,
@@ -170,7 +180,7 @@ where
         Outcome::Own(response) => {
             let (parts, body) = response.into_parts();
             let better = calls_for_stale(&parts).then(|| stale(call)).flatten();
-            Ok(better.unwrap_or_else(|| call.passing(Response::from_parts(parts, body))))
+            Ok(better.unwrap_or_else(|| passing(Response::from_parts(parts, body), Some(MISS))))
         }
         Outcome::Shared(parts, promised) => {
             match calls_for_stale(&parts).then(|| stale(call)).flatten() {
@@ -189,12 +199,12 @@ where
 }
 
 /// What one who waited makes of the answer.
-fn answered<R, E, T>(
+fn answered<S, R, E, T>(
     answer: Landed,
     call: &mut Call<T>,
     held: &mut Option<(Parts, SizeHint)>,
     seat: &mut Option<Seat>,
-) -> Landing<R, E>
+) -> Landing<S, R, E>
 where
     R: HttpBody<Data = Bytes>,
     R::Error: 'static,
@@ -228,7 +238,7 @@ where
     Some(call.stored(entry, STALE))
 }
 
-fn lost<R, E, T>(call: &mut Call<T>, kind: Kind) -> Landing<R, E>
+fn lost<S, R, E, T>(call: &mut Call<T>, kind: Kind) -> Landing<S, R, E>
 where
     R: HttpBody<Data = Bytes>,
     R::Error: 'static,

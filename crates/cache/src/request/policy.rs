@@ -2,7 +2,9 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, header::CACHE_CONTROL, request::Parts};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, header::CACHE_CONTROL, request::Parts,
+};
 use tower_claude_core::{Endpoint, RequestBody};
 
 use crate::{
@@ -61,6 +63,13 @@ pub(crate) enum Plan {
 }
 
 impl Policy {
+    /// Whether it is worth a plan: false for what nobody marked, at the price of a look at its extensions.
+    pub(crate) fn may_be_asked(&self, request: &Request<RequestBody>) -> bool {
+        self.choose.is_some()
+            || request.extensions().get::<Cacheable>().is_some()
+            || (self.header.as_ref()).is_some_and(|name| request.headers().contains_key(name))
+    }
+
     pub(crate) fn plan(&self, head: &Parts, body: &RequestBody) -> Plan {
         let Some(marked) = self.marked(head, body) else {
             return Plan::Pass;
