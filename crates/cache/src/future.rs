@@ -44,6 +44,8 @@ pin_project! {
         Waiting { service: S, request: Option<Request<RequestBody>>, bypassed: bool },
         /// Past the cache: until the response head.
         Calling { #[pin] future: S::Future, bypassed: bool },
+        /// Past the cache, and the inner service cannot become ready.
+        Unready { error: Option<S::Error> },
         /// Until the store has answered.
         Looking { lookup: Option<Lookup<S, D, T>> },
         // Boxed: rare beside what passes, and several times as long.
@@ -59,6 +61,16 @@ where
     T: Store,
 {
     /// A call that does not ask for the cache.
+    pub(crate) const fn calling(future: S::Future) -> Self {
+        Self {
+            state: State::Calling {
+                future,
+                bypassed: false,
+            },
+        }
+    }
+
+    /// The same, while the inner service is not ready.
     pub(crate) const fn past(service: S, request: Request<RequestBody>) -> Self {
         Self {
             state: State::Waiting {
@@ -66,6 +78,12 @@ where
                 request: Some(request),
                 bypassed: false,
             },
+        }
+    }
+
+    pub(crate) const fn unready(error: S::Error) -> Self {
+        Self {
+            state: State::Unready { error: Some(error) },
         }
     }
 
@@ -109,6 +127,11 @@ where
                     let said = bypassed.then_some(BYPASS);
                     state.set(State::Done);
                     return Poll::Ready(result.map(|response| passing(response, said)));
+                }
+                StateProjection::Unready { error } => {
+                    let error = error.take().expect("polled after completion");
+                    state.set(State::Done);
+                    return Poll::Ready(Err(error));
                 }
                 StateProjection::Looking { lookup: slot } => {
                     let lookup = slot.as_mut().expect("there until it is over");

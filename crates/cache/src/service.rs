@@ -3,7 +3,7 @@
 use std::{
     fmt,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
 };
 
 use bytes::Bytes;
@@ -58,10 +58,22 @@ where
     }
 
     fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
-        let service = self.inner.clone();
         if !self.config.policy.may_be_asked(&request) {
-            return ResponseFuture::past(service, request);
+            // The hall has it that the future is polled at once: what has to wait is asked again then.
+            return match self
+                .inner
+                .poll_ready(&mut Context::from_waker(Waker::noop()))
+            {
+                Poll::Ready(Ok(())) => ResponseFuture::calling(self.inner.call(request)),
+                Poll::Ready(Err(error)) => ResponseFuture::unready(error),
+                Poll::Pending => {
+                    let clone = self.inner.clone();
+                    let service = std::mem::replace(&mut self.inner, clone);
+                    ResponseFuture::past(service, request)
+                }
+            };
         }
+        let service = self.inner.clone();
         let (config, detach) = (self.config.clone(), self.detach.clone());
         ResponseFuture::looking(Lookup::new(service, config, request, detach))
     }

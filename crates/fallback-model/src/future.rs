@@ -3,7 +3,7 @@
 use std::{
     fmt,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -17,6 +17,7 @@ use tower_claude_core::{
 use tower_service::Service;
 
 use crate::call::{Answer, Call, Failure, Judged, Rest};
+use crate::service::Shared;
 
 pin_project! {
     /// Future of [`FallbackModel`](crate::FallbackModel).
@@ -28,7 +29,7 @@ pin_project! {
     {
         #[pin]
         state: State<S, S::Future, R, S::Error>,
-        spare: Arc<Mutex<S>>,
+        shared: Arc<Shared<S>>,
         call: Call<C>,
     }
 }
@@ -66,20 +67,24 @@ where
     S: Service<Request<RequestBody>>,
     R: HttpBody,
 {
-    pub(crate) const fn calling(spare: Arc<Mutex<S>>, call: Call<C>, future: S::Future) -> Self {
+    pub(crate) const fn calling(shared: Arc<Shared<S>>, call: Call<C>, future: S::Future) -> Self {
         Self {
             state: State::Calling { future },
-            spare,
+            shared,
             call,
         }
     }
 
     pub(crate) const fn new(
-        spare: Arc<Mutex<S>>,
+        shared: Arc<Shared<S>>,
         call: Call<C>,
         state: State<S, S::Future, R, S::Error>,
     ) -> Self {
-        Self { state, spare, call }
+        Self {
+            state,
+            shared,
+            call,
+        }
     }
 }
 
@@ -184,11 +189,7 @@ where
             // The failed response and its future go before the next request.
             drop(failure);
             this.state.set(State::Done);
-            let service = this
-                .spare
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clone();
+            let service = this.shared.spare();
             this.state.set(State::waiting(service, Some(next)));
         }
     }

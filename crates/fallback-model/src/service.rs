@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, Waker},
 };
 
@@ -20,10 +20,22 @@ use crate::{ResponseFuture, call::Call, future::State, layer::Config};
 #[derive(Clone)]
 pub struct FallbackModel<S, C> {
     inner: S,
-    /// What a second attempt takes a clone of.
-    spare: Arc<Mutex<S>>,
-    config: Arc<Config>,
+    shared: Arc<Shared<S>>,
     classifier: C,
+}
+
+/// What all calls through one service share.
+pub(crate) struct Shared<S> {
+    pub(crate) config: Arc<Config>,
+    /// What a second attempt takes a clone of.
+    spare: Mutex<S>,
+}
+
+impl<S: Clone> Shared<S> {
+    pub(crate) fn spare(&self) -> S {
+        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        spare.clone()
+    }
 }
 
 impl<S, C> FallbackModel<S, C> {
@@ -31,10 +43,10 @@ impl<S, C> FallbackModel<S, C> {
     where
         S: Clone,
     {
+        let spare = Mutex::new(inner.clone());
         Self {
-            spare: Arc::new(Mutex::new(inner.clone())),
             inner,
-            config,
+            shared: Arc::new(Shared { config, spare }),
             classifier,
         }
     }
@@ -61,25 +73,25 @@ where
     }
 
     fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
-        let (config, classifier) = (self.config.clone(), self.classifier.clone());
+        let (config, classifier) = (self.shared.config.clone(), self.classifier.clone());
         let (mut call, request) = Call::new(config, classifier, request);
         // The hall has it that the future is polled at once: what has to wait is asked again then.
-        let spare = self.spare.clone();
+        let shared = self.shared.clone();
         match self
             .inner
             .poll_ready(&mut Context::from_waker(Waker::noop()))
         {
             Poll::Ready(Ok(())) => {
                 let request = call.launch(request);
-                ResponseFuture::calling(spare, call, self.inner.call(request))
+                ResponseFuture::calling(shared, call, self.inner.call(request))
             }
             Poll::Ready(Err(error)) => {
-                ResponseFuture::new(spare, call, State::Unready { error: Some(error) })
+                ResponseFuture::new(shared, call, State::Unready { error: Some(error) })
             }
             Poll::Pending => {
                 let clone = self.inner.clone();
                 let service = std::mem::replace(&mut self.inner, clone);
-                ResponseFuture::new(spare, call, State::waiting(service, request))
+                ResponseFuture::new(shared, call, State::waiting(service, request))
             }
         }
     }

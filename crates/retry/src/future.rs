@@ -3,7 +3,7 @@
 use std::{
     fmt,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -24,6 +24,7 @@ use crate::{
     call::Call,
     failure::{Answer, Failure, failed, refuse},
     judge::Judged,
+    service::Shared,
     timeouts::poll_timer,
 };
 
@@ -39,7 +40,7 @@ pin_project! {
         state: State<S, S::Future, R, S::Error>,
         // Boxed: an instant answer needs none.
         timer: Option<Pin<Box<Sleep>>>,
-        spare: Arc<Mutex<S>>,
+        shared: Arc<Shared<S>>,
         call: Call<C>,
     }
 }
@@ -78,24 +79,24 @@ where
     S: Service<Request<RequestBody>>,
     R: HttpBody,
 {
-    pub(crate) const fn calling(spare: Arc<Mutex<S>>, call: Call<C>, future: S::Future) -> Self {
+    pub(crate) const fn calling(shared: Arc<Shared<S>>, call: Call<C>, future: S::Future) -> Self {
         Self {
             state: State::Calling { future },
             timer: None,
-            spare,
+            shared,
             call,
         }
     }
 
     pub(crate) const fn new(
-        spare: Arc<Mutex<S>>,
+        shared: Arc<Shared<S>>,
         call: Call<C>,
         state: State<S, S::Future, R, S::Error>,
     ) -> Self {
         Self {
             state,
             timer: None,
-            spare,
+            shared,
             call,
         }
     }
@@ -220,7 +221,8 @@ where
                 StateProjection::Sleeping { until } => {
                     ready!(poll_timer(this.timer, *until, cx));
                     call.begin_next();
-                    this.state.set(waiting(this.spare));
+                    let service = this.shared.spare();
+                    this.state.set(State::Waiting { service });
                     continue;
                 }
                 StateProjection::Done => panic!("polled after completion"),
@@ -238,18 +240,12 @@ where
                 }
                 _ => {
                     call.begin_next();
-                    this.state.set(waiting(this.spare));
+                    let service = this.shared.spare();
+                    this.state.set(State::Waiting { service });
                 }
             }
         }
     }
-}
-
-/// For another attempt.
-fn waiting<S: Clone, F, R: HttpBody, E>(spare: &Mutex<S>) -> State<S, F, R, E> {
-    let spare = spare.lock().unwrap_or_else(PoisonError::into_inner);
-    let service = spare.clone();
-    State::Waiting { service }
 }
 
 /// Nothing is kept once the outcome is known.

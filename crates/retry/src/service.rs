@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, Waker},
 };
 
@@ -19,10 +19,22 @@ use crate::{Body, ResponseFuture, call::Call, future::State, layer::Config};
 #[derive(Clone)]
 pub struct Retry<S, C> {
     inner: S,
-    /// What a second attempt takes a clone of.
-    spare: Arc<Mutex<S>>,
-    config: Arc<Config>,
+    shared: Arc<Shared<S>>,
     classifier: C,
+}
+
+/// What all calls through one service share.
+pub(crate) struct Shared<S> {
+    pub(crate) config: Arc<Config>,
+    /// What a second attempt takes a clone of.
+    spare: Mutex<S>,
+}
+
+impl<S: Clone> Shared<S> {
+    pub(crate) fn spare(&self) -> S {
+        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        spare.clone()
+    }
 }
 
 impl<S, C> Retry<S, C> {
@@ -30,10 +42,10 @@ impl<S, C> Retry<S, C> {
     where
         S: Clone,
     {
+        let spare = Mutex::new(inner.clone());
         Self {
-            spare: Arc::new(Mutex::new(inner.clone())),
             inner,
-            config,
+            shared: Arc::new(Shared { config, spare }),
             classifier,
         }
     }
@@ -60,11 +72,11 @@ where
     }
 
     fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
-        let (config, classifier) = (self.config.clone(), self.classifier.clone());
+        let (config, classifier) = (self.shared.config.clone(), self.classifier.clone());
         let mut call = Call::new(config, classifier, request.extensions());
-        let spare = self.spare.clone();
+        let shared = self.shared.clone();
         if let Some(refusal) = call.came_too_late() {
-            return ResponseFuture::new(spare, call, State::over(Ok(refusal)));
+            return ResponseFuture::new(shared, call, State::over(Ok(refusal)));
         }
         // The hall has it that the future is polled at once: what has to wait is asked again then.
         match self
@@ -73,17 +85,17 @@ where
         {
             Poll::Ready(Ok(())) => {
                 let request = call.launch_first(request);
-                ResponseFuture::calling(spare, call, self.inner.call(request))
+                ResponseFuture::calling(shared, call, self.inner.call(request))
             }
             Poll::Ready(Err(error)) => {
                 call.wait_with(request);
-                ResponseFuture::new(spare, call, State::over(Err(error)))
+                ResponseFuture::new(shared, call, State::over(Err(error)))
             }
             Poll::Pending => {
                 call.wait_with(request);
                 let clone = self.inner.clone();
                 let service = std::mem::replace(&mut self.inner, clone);
-                ResponseFuture::new(spare, call, State::Waiting { service })
+                ResponseFuture::new(shared, call, State::Waiting { service })
             }
         }
     }
