@@ -1,14 +1,16 @@
 //! What travels with a request from layer to layer.
 
 use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError, Weak,
+    Arc, Weak,
     atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
 };
 
 use http::{Extensions, Request};
 use tokio::time::Instant;
 
-use crate::{LimiterId, Original, RequestBody, ReservationHandle, Route};
+use crate::{
+    LimiterId, Original, RequestBody, ReservationHandle, Route, reservations::Reservations,
+};
 
 /// When the caller stops waiting. Insert it into the request's extensions; every layer keeps to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,18 +51,11 @@ pub struct CallContext {
     held_back: AtomicBool,
     timed_out: AtomicBool,
     committed: AtomicBool,
-    reservations: Mutex<Reservations>,
+    reservations: Reservations,
 }
 
 /// Stands for no count.
 const UNCOUNTED: u64 = u64::MAX;
-
-/// The first is the ordinary case and costs no allocation.
-#[derive(Debug, Default)]
-struct Reservations {
-    first: Option<ReservationHandle>,
-    rest: Vec<ReservationHandle>,
-}
 
 impl CallContext {
     /// The context of a call that arrived at `now`, with what the caller put into the extensions.
@@ -80,7 +75,7 @@ impl CallContext {
             held_back: AtomicBool::new(false),
             timed_out: AtomicBool::new(false),
             committed: AtomicBool::new(false),
-            reservations: Mutex::default(),
+            reservations: Reservations::default(),
         }
     }
 
@@ -158,7 +153,7 @@ impl CallContext {
             held_back: AtomicBool::new(false),
             timed_out: AtomicBool::new(false),
             committed: AtomicBool::new(false),
-            reservations: Mutex::default(),
+            reservations: Reservations::default(),
         }
     }
 
@@ -251,44 +246,21 @@ impl CallContext {
 
     /// Puts the reservation of this attempt where inner layers find it.
     pub fn add_reservation(&self, handle: ReservationHandle) {
-        let mut held = self.reservations();
-        if held.first.is_none() {
-            held.first = Some(handle);
-        } else {
-            held.rest.push(handle);
-        }
+        self.reservations.add(handle);
     }
 
     /// Whether anything is reserved for this call now.
     pub fn is_reserved(&self) -> bool {
-        let held = self.reservations();
-        held.first.is_some() || !held.rest.is_empty()
+        self.reservations.any()
     }
 
     /// Takes a reservation away that has ended, so that another attempt does not join it.
     pub fn forget_reservation(&self, limiter: LimiterId, reservation: u64) {
-        let mut held = self.reservations();
-        let ended = |handle: &ReservationHandle| handle.is_to(limiter, reservation);
-        if held.first.as_ref().is_some_and(ended) {
-            held.first = None;
-        }
-        held.rest.retain(|handle| !ended(handle));
+        self.reservations.forget(limiter, reservation);
     }
 
     /// The reservation that this limiter made for this attempt.
     pub fn reservation_of(&self, limiter: LimiterId) -> Option<ReservationHandle> {
-        let held = self.reservations();
-        held.rest
-            .iter()
-            .rev()
-            .chain(&held.first)
-            .find(|handle| handle.is_of(limiter))
-            .cloned()
-    }
-
-    fn reservations(&self) -> MutexGuard<'_, Reservations> {
-        self.reservations
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.reservations.of(limiter)
     }
 }

@@ -36,6 +36,7 @@ mod paced;
 mod prefix;
 mod refusal;
 mod request_body;
+mod reservations;
 mod response_body;
 mod route;
 mod scope;

@@ -47,7 +47,7 @@ pub(crate) struct Stack<S> {
     pub(crate) told: Told,
 }
 
-impl<S> Stack<S> {
+impl<S: Clone> Stack<S> {
     /// The recommended layers over `inner`, with these limits.
     pub(crate) fn new(inner: S, limits: Limits) -> Self {
         Self::with(inner, RetryLayer::new(), TokenBucketLayer::new(limits))

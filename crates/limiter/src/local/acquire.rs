@@ -6,7 +6,7 @@ use std::{
     mem,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -32,17 +32,17 @@ pub struct LocalAcquire {
 }
 
 enum Step {
-    /// The first of its scope makes the desk, at its first poll.
-    New {
-        shared: Arc<Shared>,
-        ask: Ask,
-    },
-    Ask {
-        desk: Arc<Desk>,
-        ask: Ask,
-    },
+    Ask { whom: Whom, ask: Ask },
     Wait(Queued),
     Done,
+}
+
+enum Whom {
+    /// The first of its scope makes the desk, at its first poll.
+    Nobody(Arc<Shared>),
+    Desk(Arc<Desk>),
+    /// It has been asked.
+    Asked,
 }
 
 /// A place in a queue; dropping it gives the place up.
@@ -60,21 +60,20 @@ struct Queued {
 impl LocalAcquire {
     pub(super) fn new(shared: &Arc<Shared>, ask: Ask) -> Self {
         // A desk that is there is all it takes: threads do not meet in the count of `shared` too.
-        let step = match shared.map.get(&ask.scope) {
-            Some(desk) => Step::Ask { desk, ask },
-            None => Step::New {
-                shared: shared.clone(),
-                ask,
-            },
+        let whom = match shared.map.get(&ask.scope) {
+            Some(desk) => Whom::Desk(desk),
+            None => Whom::Nobody(shared.clone()),
         };
-        Self { step }
+        Self {
+            step: Step::Ask { whom, ask },
+        }
     }
 
     /// Replaces the cost of the request, its route aside, as long as it is not admitted. To be polled
     /// afterwards.
     pub fn revise(&mut self, cost: Cost) {
         match &mut self.step {
-            Step::New { ask, .. } | Step::Ask { ask, .. } => {
+            Step::Ask { ask, .. } => {
                 ask.cost = cost.with_route(ask.cost.route);
             }
             Step::Wait(queued) => queued.desk.revise(queued.ticket, cost),
@@ -90,7 +89,7 @@ impl LocalAcquire {
     pub fn place(&self) -> Option<QueuePlace> {
         match &self.step {
             Step::Wait(queued) => queued.desk.place(queued.ticket),
-            Step::New { .. } | Step::Ask { .. } | Step::Done => None,
+            Step::Ask { .. } | Step::Done => None,
         }
     }
 }
@@ -100,32 +99,30 @@ impl Future for LocalAcquire {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
-            match mem::replace(&mut self.step, Step::Done) {
-                Step::New { shared, ask } => {
-                    let desk = shared.desk(&ask.scope);
-                    self.step = Step::Ask { desk, ask };
-                }
-                Step::Ask { desk, ask } => {
+            let result = match &mut self.step {
+                Step::Ask { whom, ask } => {
+                    let desk = match mem::replace(whom, Whom::Asked) {
+                        Whom::Nobody(shared) => shared.desk(&ask.scope),
+                        Whom::Desk(desk) => desk,
+                        Whom::Asked => panic!("polled after completion"),
+                    };
                     let now = desk.nanos(sync::now());
-                    match desk.enqueue(now, &ask)? {
-                        Enqueued::Granted(id) => {
-                            let reservation = Reservation::new(desk, id.to_bits(), Duration::ZERO);
-                            return Poll::Ready(Ok(reservation));
+                    match desk.enqueue(now, ask) {
+                        Ok(Enqueued::Granted(id)) => {
+                            Ok(Reservation::new(desk, id.to_bits(), Duration::ZERO))
                         }
-                        Enqueued::Waiting(ticket) => {
-                            self.step = Step::Wait(Queued::new(desk, ticket, now, &ask));
+                        Ok(Enqueued::Waiting(ticket)) => {
+                            self.step = Step::Wait(Queued::new(desk, ticket, now, ask));
+                            continue;
                         }
+                        Err(refusal) => Err(refusal),
                     }
                 }
-                Step::Wait(mut queued) => {
-                    let result = queued.poll(cx);
-                    if result.is_pending() {
-                        self.step = Step::Wait(queued);
-                    }
-                    return result;
-                }
+                Step::Wait(queued) => ready!(queued.poll(cx)),
                 Step::Done => panic!("polled after completion"),
-            }
+            };
+            self.step = Step::Done;
+            return Poll::Ready(result);
         }
     }
 }
@@ -209,7 +206,7 @@ impl Drop for Queued {
 impl fmt::Debug for LocalAcquire {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let step = match self.step {
-            Step::New { .. } | Step::Ask { .. } => "asking",
+            Step::Ask { .. } => "asking",
             Step::Wait(_) => "waiting",
             Step::Done => "done",
         };

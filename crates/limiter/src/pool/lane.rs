@@ -47,6 +47,8 @@ pub(crate) struct Lane {
     pub(crate) confirmed: Option<u64>,
     /// The running estimate of the server's capacity in units.
     pub(crate) capacity: Option<f64>,
+    /// By that estimate, a second short.
+    pub(crate) fits: i128,
     /// The highest level the server has shown under this limit, in units.
     pub(crate) peak: i128,
     /// What the headers took away that is not explained, lately.
@@ -65,6 +67,7 @@ impl Lane {
             observed: false,
             confirmed: None,
             capacity: None,
+            fits: 0,
             peak: 0,
             drift: Drift::new(),
             warned: false,

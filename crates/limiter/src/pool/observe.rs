@@ -37,8 +37,9 @@ impl Pool {
         if let Some(date) = seen.server_time {
             self.clock.heard(now, date);
         }
-        for (index, gauge) in self.gauges(seen.limits).into_iter().enumerate() {
-            let Some(gauge) = gauge else { continue };
+        let gauges = self.gauges(seen.limits);
+        for (index, gauge) in gauges.iter().enumerate() {
+            let Some(gauge) = *gauge else { continue };
             if gauge.limit.is_none_or(|limit| limit == 0) && gauge.remaining.is_none() {
                 continue;
             }
@@ -133,27 +134,32 @@ impl Pool {
                 // Products of floats: a float of 128 bits is dear, and no more exact.
                 let rate = limit as f64;
                 let most = rate * MINUTE.max(self.burst) as f64;
-                let least = most / 100.0;
                 let left = level as f64 * UNIT as f64;
                 let fits = |ahead: u64| {
                     let fits = left + rate * ahead as f64;
-                    fits.clamp(least, most)
+                    if fits < most {
+                        fits.max(most / 100.0)
+                    } else {
+                        most
+                    }
                 };
                 let (least, most) = (fits(ahead), fits(longest));
                 let old = lane.capacity.unwrap_or(least);
                 let sample = old.clamp(least, most.max(least));
-                lane.capacity = Some(old + CAPACITY_WEIGHT * (sample - old));
+                let mean = old + CAPACITY_WEIGHT * (sample - old);
+                if lane.capacity != Some(mean) {
+                    let short = (rate * SECOND as f64).min(mean / 5.0);
+                    lane.capacity = Some(mean);
+                    lane.fits = whole(mean - short);
+                }
             }
         }
-        let Some(mean) = lane.capacity else {
-            if bucket.capacity() < lane.peak {
-                bucket.set_capacity(lane.peak);
-            }
-            return;
-        };
-        let short = (limit as f64 * SECOND as f64).min(mean / 5.0);
-        let learned = whole(mean - short).min(lane.drift.ceiling(now));
-        bucket.set_capacity(learned.max(lane.peak));
+        if lane.capacity.is_some() {
+            let learned = lane.fits.min(lane.drift.ceiling(now));
+            bucket.set_capacity(learned.max(lane.peak));
+        } else if bucket.capacity() < lane.peak {
+            bucket.set_capacity(lane.peak);
+        }
     }
 
     /// `told` is the level before this response.
