@@ -205,7 +205,8 @@ where
         // There is no telling where the content of this begins.
         watcher.succeed();
     }
-    response.map(|body| ResponseBody::inner(Observed::new(body, watch, watcher)))
+    let watcher = Observed::still(response.body(), &watch, watcher);
+    response.map(|body| ResponseBody::inner(Observed::resumed(body, watch, watcher)))
 }
 
 impl Tickets {

@@ -20,8 +20,7 @@ pub(crate) struct Call<C> {
     pub(crate) classifier: C,
     config: Arc<Config>,
     /// None, when no other model could serve: the call passes through.
-    // Boxed, since it is moved with every future around it.
-    journey: Option<Box<Journey>>,
+    journey: Option<Journey>,
 }
 
 /// What is known of a response by its head.

@@ -32,18 +32,24 @@ pub(crate) struct Journey {
     context: Arc<CallContext>,
     /// Whether the context is ours: added to each copy, so that the one we keep stays cheap to clone.
     own_context: bool,
-    /// Looked up when first something is amiss.
-    route: Option<Route>,
     trail: Trail,
     at: usize,
+    hops: u32,
+    /// Attempts counted when the request was last sent.
+    attempts: u32,
+    /// Boxed: the ordinary journey has none, and moves with every future around it.
+    detour: Option<Box<Detour>>,
+}
+
+/// What is kept once something is amiss.
+struct Detour {
+    route: Route,
     ticket: Option<Ticket>,
     /// How the model asked for failed.
     why: Option<Class>,
     losses: Vec<Loss>,
-    hops: u32,
+    /// When the request last left for another model than the one asked for.
     sent: Option<Instant>,
-    /// Attempts counted when the request was last sent.
-    attempts: u32,
     /// When the first of those that failed may be asked again.
     back: Option<Instant>,
 }
@@ -55,7 +61,7 @@ impl Journey {
     pub(crate) fn of(
         config: &Arc<Config>,
         request: Request<RequestBody>,
-    ) -> Result<Box<Self>, Request<RequestBody>> {
+    ) -> Result<Self, Request<RequestBody>> {
         let messages = request.method() == Method::POST
             && Endpoint::of(request.uri().path()) == Endpoint::Messages;
         if !messages {
@@ -75,23 +81,18 @@ impl Journey {
                 (Arc::new(context.with_original(&original)), true)
             }
         };
-        Ok(Box::new(Self {
+        Ok(Self {
             config: config.clone(),
             chain,
             original,
             context,
             own_context,
-            route: None,
             trail: Trail::default(),
             at: 0,
-            ticket: None,
-            why: None,
-            losses: Vec::new(),
             hops: 0,
-            sent: None,
             attempts: 0,
-            back: None,
-        }))
+            detour: None,
+        })
     }
 
     /// The first request to send.
@@ -108,8 +109,8 @@ impl Journey {
         self.trail.asks(self.at);
         self.hops += 1;
         self.attempts = self.context.attempts();
-        if self.at > 0 {
-            self.sent = Some(Instant::now());
+        if let (1.., Some(detour)) = (self.at, &mut self.detour) {
+            detour.sent = Some(Instant::now());
         }
         if self.own_context {
             request.extensions_mut().insert(self.context.clone());
@@ -130,9 +131,11 @@ impl Journey {
         let ticket = self.take_ticket();
         let opened = ticket.settle(class);
         let asked_to = class.retry_after.and_then(|wait| now.checked_add(wait));
-        self.back = earlier(self.back, opened.max(asked_to));
-        if self.at == 0 {
-            self.why = Some(*class);
+        let at = self.at;
+        let detour = self.detour_mut();
+        detour.back = earlier(detour.back, opened.max(asked_to));
+        if at == 0 {
+            detour.why = Some(*class);
         } else {
             self.config.shared.failed(&self.target(self.at).id);
         }
@@ -162,13 +165,15 @@ impl Journey {
     /// It was answered: says who did.
     pub(crate) fn after_success(&mut self, head: &mut response::Parts) {
         self.count_attempt();
-        if let Some(ticket) = self.ticket.take() {
-            ticket.settle(&Class::SUCCESS);
-        }
-        if let (Some(sent), Some(route)) = (self.sent, &self.route) {
-            let id = &route.target(&self.config, self.at).id;
-            let took = sent.elapsed();
-            self.config.shared.served(id, route.streams, took);
+        if let Some(detour) = &mut self.detour {
+            if let Some(ticket) = detour.ticket.take() {
+                ticket.settle(&Class::SUCCESS);
+            }
+            if let Some(sent) = detour.sent {
+                let id = &detour.route.target(&self.config, self.at).id;
+                let took = sent.elapsed();
+                self.config.shared.served(id, detour.route.streams, took);
+            }
         }
         self.mark(head);
     }
@@ -184,7 +189,8 @@ impl Journey {
     pub(crate) fn last_words(&self, class: &Class) -> Option<(Arc<str>, Option<Duration>)> {
         let message = self.config.last_message.clone()?;
         let now = Instant::now();
-        let eta = self.back.map(|back| back.saturating_duration_since(now));
+        let back = self.detour.as_ref().and_then(|detour| detour.back);
+        let eta = back.map(|back| back.saturating_duration_since(now));
         last::is_due(class).then_some((message, eta))
     }
 
@@ -192,11 +198,12 @@ impl Journey {
         if self.at == 0 {
             return;
         }
+        let losses = std::mem::take(&mut self.detour_mut().losses);
         let served = ServedBy {
             model: self.target(self.at).model.clone(),
             asked: self.target(0).model.clone(),
-            why: self.why.unwrap_or(Class::SUCCESS),
-            losses: std::mem::take(&mut self.losses).into(),
+            why: self.detour().why.unwrap_or(Class::SUCCESS),
+            losses: losses.into(),
             hops: self.hops,
         };
         served.mark(head);
@@ -211,7 +218,7 @@ impl Journey {
 
     fn take_ticket(&mut self) -> Ticket {
         self.look_up();
-        let held = self.ticket.take();
+        let held = self.detour_mut().ticket.take();
         held.unwrap_or_else(|| self.ticket_for(self.at, Leave::default()))
     }
 
@@ -225,7 +232,15 @@ impl Journey {
     }
 
     fn route(&self) -> &Route {
-        self.route.as_ref().expect("looked up before")
+        &self.detour().route
+    }
+
+    fn detour(&self) -> &Detour {
+        self.detour.as_ref().expect("looked up before")
+    }
+
+    fn detour_mut(&mut self) -> &mut Detour {
+        self.detour.as_mut().expect("looked up before")
     }
 
     fn gave_up(&self, class: &Class, now: Instant) {

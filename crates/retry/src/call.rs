@@ -129,7 +129,10 @@ impl<C> Call<C> {
     /// The request of this attempt.
     pub(crate) fn launch(&mut self) -> Request<RequestBody> {
         let mut request = match self.first.take() {
-            Some(request) => self.launch_first(*request),
+            Some(mut request) => {
+                self.launch_first(&mut request);
+                *request
+            }
             None => self.launch_again(),
         };
         if let (retries @ 1.., Some(before)) = (self.number - 1, counted(request.headers())) {
@@ -149,17 +152,14 @@ impl<C> Call<C> {
         request
     }
 
-    /// The request of the first attempt. It is kept for the next where there can be one, unless a layer outside keeps
-    /// it already.
-    pub(crate) fn launch_first(
-        &mut self,
-        mut request: Request<RequestBody>,
-    ) -> Request<RequestBody> {
+    /// Makes this the request of the first attempt. It is kept for the next where there can be one, unless a layer
+    /// outside keeps it already.
+    pub(crate) fn launch_first(&mut self, request: &mut Request<RequestBody>) {
         if !self.begin_attempt() {
             let context = self.claim.get();
-            self.kept = context.and_then(|context| context.original_of(&request));
+            self.kept = context.and_then(|context| context.original_of(request));
             if self.kept.is_none() {
-                request = match Original::keep(request) {
+                *request = match Original::keep(std::mem::take(request)) {
                     Ok(kept) => self.kept.insert(kept).copy(),
                     Err(stream) => stream,
                 };
@@ -168,7 +168,6 @@ impl<C> Call<C> {
         if self.claim.own().is_some() {
             self.claim.mark(request.extensions_mut());
         }
-        request
     }
 
     /// Whether it is the last.

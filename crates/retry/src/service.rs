@@ -71,7 +71,7 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
+    fn call(&mut self, mut request: Request<RequestBody>) -> Self::Future {
         let (config, classifier) = (self.shared.config.clone(), self.classifier.clone());
         let mut call = Call::new(config, classifier, request.extensions());
         let shared = self.shared.clone();
@@ -84,7 +84,7 @@ where
             .poll_ready(&mut Context::from_waker(Waker::noop()))
         {
             Poll::Ready(Ok(())) => {
-                let request = call.launch_first(request);
+                call.launch_first(&mut request);
                 ResponseFuture::calling(shared, call, self.inner.call(request))
             }
             Poll::Ready(Err(error)) => {

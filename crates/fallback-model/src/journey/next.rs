@@ -5,7 +5,7 @@ use http::Request;
 use tokio::time::Instant;
 use tower_claude_core::{Class, RequestBody, event::Event};
 
-use super::Journey;
+use super::{Detour, Journey};
 use crate::{
     LAYER, Loss, Unportable,
     chains::Target,
@@ -22,14 +22,15 @@ impl Journey {
         let remaining = self.context.deadline();
         let remaining = remaining.map(|deadline| deadline.saturating_duration_since(now));
         loop {
+            let detour = self.detour.as_mut()?;
             let mut view = View {
                 config: &self.config,
-                route: self.route.as_ref()?,
+                route: &detour.route,
                 now,
-                back: self.back,
+                back: detour.back,
             };
             let choice = choose(&mut view, &self.trail, remaining);
-            self.back = view.back;
+            detour.back = view.back;
             let (number, leave, shut) = match choice {
                 Choice::Ask(number, leave, shut) => (number, leave, shut),
                 Choice::Force(number, shut) => (number, Leave::default(), Some(shut)),
@@ -48,15 +49,16 @@ impl Journey {
             if number > 0 {
                 let class = failed.copied().or(shut.map(|shut| shut.why));
                 let class = class.unwrap_or(Class::SUCCESS);
-                self.why.get_or_insert(class);
+                self.detour_mut().why.get_or_insert(class);
                 self.say_fell_back(number, class, failed.is_some());
             }
             ticket.say_probe();
             // Who waits behind a probe waits for one attempt, not for all that a retry layer may make.
             self.context
                 .set_probe(ticket.is_probe() && self.has_others(number));
-            self.losses = losses;
-            self.ticket = Some(ticket);
+            let detour = self.detour_mut();
+            detour.losses = losses;
+            detour.ticket = Some(ticket);
             self.at = number;
             return Some(request);
         }
@@ -101,12 +103,19 @@ impl Journey {
 
     /// Finds out what only matters when something is amiss.
     pub(super) fn look_up(&mut self) {
-        if self.route.is_some() {
+        if self.detour.is_some() {
             return;
         }
         let route = Route::of(&self.config, self.chain, self.original.get());
         let asked = route.target(&self.config, 0).id.clone();
-        self.route = Some(route);
+        self.detour = Some(Box::new(Detour {
+            route,
+            ticket: None,
+            why: None,
+            losses: Vec::new(),
+            sent: None,
+            back: None,
+        }));
         self.rule_out(|target| target.id == asked, 1);
     }
 
