@@ -2,10 +2,7 @@
 
 use std::fmt;
 
-use tower_claude_core::{
-    Class, ClassifyResponse, Kind, Observe, Outcome,
-    breaker::{Generation, Verdict, Verdicts},
-};
+use tower_claude_core::{Class, ClassifyResponse, Observe, Outcome};
 use tower_claude_wire::{ApiError, StreamState};
 
 use crate::ticket::Ticket;
@@ -13,25 +10,17 @@ use crate::ticket::Ticket;
 /// Watches an answer: its first content is the success, a break after that a failure of its own.
 pub struct Watcher<C> {
     ticket: Ticket,
-    /// Once it has succeeded.
-    began: Option<Generation>,
     classifier: C,
 }
 
 impl<C: ClassifyResponse> Watcher<C> {
     pub(crate) const fn new(ticket: Ticket, classifier: C) -> Self {
-        Self {
-            ticket,
-            began: None,
-            classifier,
-        }
+        Self { ticket, classifier }
     }
 
     /// The content has begun.
     pub(crate) fn succeed(&mut self) {
-        if self.began.is_none() {
-            self.began = self.ticket.settle(Verdict::Success, Kind::Success);
-        }
+        self.ticket.begin();
     }
 }
 
@@ -41,23 +30,15 @@ impl<C: ClassifyResponse> Observe for Watcher<C> {
     }
 
     fn progress(&mut self, stream: &StreamState) {
-        if self.began.is_none()
-            && (stream.has_content() || stream.is_complete() || stream.is_foreign())
-        {
+        if stream.has_content() || stream.is_complete() || stream.is_foreign() {
             self.succeed();
         }
     }
 
     fn end(mut self, outcome: Outcome) {
-        match (outcome, self.began) {
-            (Outcome::Complete { .. }, None) => self.succeed(),
-            (Outcome::Failed { class, .. }, None) => {
-                let verdict = Verdicts::of(&class).availability;
-                self.ticket.settle(verdict, class.kind);
-            }
-            (Outcome::Failed { class, .. }, Some(generation)) => {
-                self.ticket.broke_off(generation, class);
-            }
+        match outcome {
+            Outcome::Complete { .. } => self.succeed(),
+            Outcome::Failed { class, .. } => self.ticket.broke_off(class),
             // The ticket says what a drop means.
             _ => {}
         }
@@ -66,8 +47,6 @@ impl<C: ClassifyResponse> Observe for Watcher<C> {
 
 impl<C> fmt::Debug for Watcher<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Watcher")
-            .field("began", &self.began.is_some())
-            .finish_non_exhaustive()
+        f.debug_struct("Watcher").finish_non_exhaustive()
     }
 }

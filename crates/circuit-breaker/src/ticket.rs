@@ -1,6 +1,9 @@
 //! What an admitted call holds of one circuit.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    mem,
+    sync::{Arc, atomic::Ordering},
+};
 
 use tokio::time::Instant;
 use tower_claude_core::{
@@ -13,11 +16,19 @@ use crate::{LAYER, circuits::Circuit, layer::Config};
 
 /// A permit of one circuit. Dropped, it says nothing about the server, unless a timer ended the call.
 pub(crate) struct Ticket {
-    pub(crate) config: Arc<Config>,
+    config: Arc<Config>,
     circuit: Arc<Circuit>,
-    permit: Option<Permit>,
+    stage: Stage,
     /// Tells whether the request waits inside, and whether a timer ended it.
     pub(crate) context: Option<Arc<CallContext>>,
+}
+
+/// How far the call is.
+enum Stage {
+    Held(Permit),
+    /// Settled as a success. A break of its stream would have to name the generation.
+    Began(Generation),
+    Over,
 }
 
 impl Ticket {
@@ -33,7 +44,7 @@ impl Ticket {
         Ok(Self {
             config: config.clone(),
             circuit,
-            permit: Some(permit),
+            stage: Stage::Held(permit),
             context: None,
         })
     }
@@ -54,7 +65,7 @@ impl Ticket {
     }
 
     pub(crate) fn is_probe(&self) -> bool {
-        self.permit.as_ref().is_some_and(Permit::is_probe)
+        matches!(&self.stage, Stage::Held(permit) if permit.is_probe())
     }
 
     /// Whether the circuit wants to know when the request is sent.
@@ -68,7 +79,7 @@ impl Ticket {
 
     /// The request leaves now.
     pub(crate) fn sent(&mut self) {
-        if let Some(permit) = &mut self.permit {
+        if let Stage::Held(permit) = &mut self.stage {
             let now = Instant::now();
             self.circuit.with(|state| state.breaker.sent(now, permit));
         }
@@ -76,7 +87,9 @@ impl Ticket {
 
     /// The refusal of a probe that has waited for so long that its place went to another.
     pub(crate) fn lost(&self) -> Option<Refusal> {
-        let permit = self.permit.as_ref()?;
+        let Stage::Held(permit) = &self.stage else {
+            return None;
+        };
         let (holds, because) = self
             .circuit
             .look(|state| (state.breaker.holds(permit), state.because));
@@ -84,9 +97,22 @@ impl Ticket {
         (!holds).then(|| tell(&self.config, &self.circuit, refusal))
     }
 
-    /// Ends the call. Where a stream may still break off, names the generation that would have to know.
+    /// The content has begun: a success, after which a stream may still break off.
+    pub(crate) fn begin(&mut self) {
+        if let Some(generation) = self.settle(Verdict::Success, Kind::Success) {
+            self.stage = Stage::Began(generation);
+        }
+    }
+
+    /// Ends the call, and names its generation.
     pub(crate) fn settle(&mut self, verdict: Verdict, kind: Kind) -> Option<Generation> {
-        let permit = self.permit.take()?;
+        let permit = match mem::replace(&mut self.stage, Stage::Over) {
+            Stage::Held(permit) => permit,
+            stage => {
+                self.stage = stage;
+                return None;
+            }
+        };
         let generation = permit.generation();
         if verdict == Verdict::Success && self.circuit.is_calm_for(&permit) {
             return Some(generation);
@@ -101,9 +127,13 @@ impl Ticket {
         Some(generation)
     }
 
-    /// A stream that was settled as a success has broken off.
-    pub(crate) fn broke_off(&self, generation: Generation, class: Class) {
+    /// The answer has failed: before its content, or as a stream that was settled as a success and has broken off.
+    pub(crate) fn broke_off(&mut self, class: Class) {
         let verdict = Verdicts::of(&class).availability;
+        let Stage::Began(generation) = self.stage else {
+            self.settle(verdict, class.kind);
+            return;
+        };
         let now = Instant::now();
         let transition = self.circuit.with(|state| {
             let transition = state
@@ -118,7 +148,7 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        if self.permit.is_some() {
+        if let Stage::Held(_) = self.stage {
             let timed_out = self
                 .context
                 .as_ref()

@@ -29,7 +29,8 @@ pub struct Reservation {
     id: u64,
     sent: bool,
     settled: bool,
-    waited: Duration,
+    /// In nanoseconds: it is moved with the response.
+    waited: u64,
     left_in: Option<Arc<CallContext>>,
 }
 
@@ -41,7 +42,7 @@ impl Reservation {
             id,
             sent: false,
             settled: false,
-            waited,
+            waited: u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX),
             left_in: None,
         }
     }
@@ -49,7 +50,7 @@ impl Reservation {
     /// How long the request waited in the queue.
     #[must_use]
     pub const fn waited(&self) -> Duration {
-        self.waited
+        Duration::from_nanos(self.waited)
     }
 
     /// Whether this limiter made the reservation.
@@ -136,7 +137,7 @@ impl fmt::Debug for Reservation {
         f.debug_struct("Reservation")
             .field("id", &self.id)
             .field("sent", &self.sent)
-            .field("waited", &self.waited)
+            .field("waited", &self.waited())
             .finish_non_exhaustive()
     }
 }

@@ -1,6 +1,6 @@
 //! The states of a circuit and what leads from one to another.
 
-use std::time::Duration;
+use std::{num::NonZeroU64, time::Duration};
 
 use tokio::time::Instant;
 
@@ -44,7 +44,7 @@ pub(super) enum State {
         since: Instant,
         successes: u32,
         leases: Vec<Lease>,
-        next: u64,
+        next: NonZeroU64,
     },
     ForcedOpen,
     ForcedClosed,
@@ -52,7 +52,7 @@ pub(super) enum State {
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Lease {
-    pub(super) id: u64,
+    pub(super) id: NonZeroU64,
     pub(super) since: Instant,
     pub(super) sent: bool,
 }
@@ -97,7 +97,7 @@ impl Breaker {
                 since: now,
                 successes: 0,
                 leases: Vec::new(),
-                next: 0,
+                next: NonZeroU64::MIN,
             };
         }
         match &mut self.state {
@@ -115,7 +115,7 @@ impl Breaker {
                     return refused(Some(PROBE_WAIT));
                 }
                 let id = *next;
-                *next += 1;
+                *next = next.saturating_add(1);
                 leases.push(Lease {
                     id,
                     since: now,
@@ -277,7 +277,7 @@ impl Breaker {
         }
     }
 
-    const fn pass(&self, now: Instant, probe: Option<u64>) -> Admission {
+    const fn pass(&self, now: Instant, probe: Option<NonZeroU64>) -> Admission {
         Admission::Pass(Permit {
             generation: self.generation,
             probe,

@@ -1,6 +1,6 @@
 //! What the automaton answers.
 
-use std::time::Duration;
+use std::{num::NonZeroU64, time::Duration};
 
 use tokio::time::Instant;
 
@@ -29,7 +29,7 @@ impl Generation {
 pub struct Permit {
     pub(super) generation: Generation,
     /// The number of its lease.
-    pub(super) probe: Option<u64>,
+    pub(super) probe: Option<NonZeroU64>,
     /// When it was admitted, or sent; not noted where nobody asks.
     pub(super) since: Option<Instant>,
 }

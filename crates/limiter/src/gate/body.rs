@@ -17,7 +17,7 @@ const DELTA_BYTES_PER_TOKEN: u64 = 40;
 
 /// Output tokens before the first report, and a quarter more before each next: short answers never
 /// take the lock for it.
-const FIRST_REPORT: u64 = 256;
+const FIRST_REPORT: u32 = 256;
 
 /// Keeps a reservation true while the response goes by, and settles it at its end.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub struct Settle<C> {
     feedback: Option<Box<Feedback>>,
     classify: C,
     input_known: bool,
-    next_report: u64,
+    next_report: u32,
 }
 
 impl<C> Settle<C> {
@@ -64,8 +64,8 @@ impl<C: ClassifyResponse> Observe for Settle<C> {
         }
         let told = stream.usage().limited_output().unwrap_or(0);
         let produced = told.max(stream.delta_bytes() / DELTA_BYTES_PER_TOKEN);
-        if produced >= self.next_report {
-            self.next_report = produced + produced / 4;
+        if produced >= u64::from(self.next_report) {
+            self.next_report = u32::try_from(produced + produced / 4).unwrap_or(u32::MAX);
             self.reservation.produced(produced, Instant::now());
         }
     }
