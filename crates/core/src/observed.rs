@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
-use tower_claude_wire::{self as wire, ApiError, StreamState, Usage};
+use tower_claude_wire::{self as wire, ApiError, Media, StreamState, Usage};
 
 use crate::{Class, Kind, Outcome};
 
@@ -88,19 +88,15 @@ impl Watch {
     /// By the response's headers. Compressed bodies are not looked into.
     #[must_use]
     pub fn of(headers: &HeaderMap) -> Self {
-        if wire::is_compressed(headers) {
-            Self::opaque()
-        } else if wire::is_json(headers) {
-            Self(Kept::Message {
+        match wire::readable(headers) {
+            Media::Json => Self(Kept::Message {
                 text: Bytes::new(),
                 ends: Ends::default(),
-            })
-        } else if wire::is_event_stream(headers) {
-            Self(Kept::Stream {
+            }),
+            Media::EventStream => Self(Kept::Stream {
                 state: Box::new(StreamState::new()),
-            })
-        } else {
-            Self::opaque()
+            }),
+            _ => Self::opaque(),
         }
     }
 
