@@ -83,10 +83,7 @@ impl Watch {
     /// By the response's headers. Compressed bodies are not looked into.
     #[must_use]
     pub fn of(headers: &HeaderMap) -> Self {
-        if wire::is_compressed(headers) {
-            return Self::opaque();
-        }
-        match wire::media(headers) {
+        match wire::readable(headers) {
             Media::Json => Self(Kept::Message {
                 text: None,
                 ends: Ends::default(),

@@ -185,6 +185,7 @@ pub enum Media {
 
 /// What the body is, by one look at `content-type`; parameters and case do not matter.
 #[must_use]
+#[inline]
 pub fn media(headers: &HeaderMap) -> Media {
     match headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes) {
         None => Media::Other,
@@ -209,6 +210,17 @@ fn dressed_media(value: &[u8]) -> Media {
     } else {
         Media::Other
     }
+}
+
+/// What the body can be read as: its [`media`], unless it is compressed. What is neither JSON nor a stream
+/// is not looked at twice.
+#[must_use]
+pub fn readable(headers: &HeaderMap) -> Media {
+    let media = media(headers);
+    if media != Media::Other && headers.contains_key(CONTENT_ENCODING) && is_compressed(headers) {
+        return Media::Other;
+    }
+    media
 }
 
 /// Whether the body is a server-sent event stream. See [`media`].

@@ -56,7 +56,7 @@ pub use error::ApiError;
 pub use fields::{Elements, Field, Fields, JsonBroken, json_text};
 pub use headers::{
     Gauge, Media, RateLimits, date, is_compressed, is_event_stream, is_json, media,
-    organization_id, request_id, should_retry, workspace_id,
+    organization_id, readable, request_id, should_retry, workspace_id,
 };
 pub use models::{
     About, Capabilities, CatalogError, Effort, Lifecycle, Model, ModelCatalog, SamplingDefaults,

@@ -8,8 +8,8 @@ use common::{at, headers, of};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use proptest::prelude::*;
 use tower_claude_wire::{
-    Gauge, RateLimits, Unified, date, is_compressed, is_event_stream, is_json, organization_id,
-    request_id, retry_after, should_retry, workspace_id,
+    Gauge, Media, RateLimits, Unified, date, is_compressed, is_event_stream, is_json,
+    organization_id, readable, request_id, retry_after, should_retry, workspace_id,
 };
 
 /// 2026-11-22T10:00:00Z
@@ -301,6 +301,19 @@ fn content_encodings() {
     assert!(!coded(b"Identity"));
     assert!(!coded(b""));
     assert!(!is_compressed(&HeaderMap::new()));
+}
+
+#[test]
+fn what_can_be_read() {
+    let read = |kind: &[u8], coding: &[u8]| {
+        readable(&of(&[("content-type", kind), ("content-encoding", coding)]))
+    };
+    assert_eq!(read(b"application/json", b"identity"), Media::Json);
+    assert_eq!(read(b"application/json", b"gzip"), Media::Other);
+    assert_eq!(read(b"text/event-stream", b""), Media::EventStream);
+    assert_eq!(read(b"text/event-stream", b"br"), Media::Other);
+    assert_eq!(read(b"text/html", b""), Media::Other);
+    assert_eq!(readable(&HeaderMap::new()), Media::Other);
 }
 
 const NAMES: &[&str] = &[

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, StatusCode, Version, header::RETRY_AFTER, response::Parts};
 use tower_claude_core::{Class, Kind, REFUSED_BY, Refused};
-use tower_claude_wire::{Media, is_compressed, media};
+use tower_claude_wire::{Media, readable};
 
 use crate::store::entry::lasting;
 
@@ -33,10 +33,8 @@ impl Head {
     /// What others get of this head; `None` when its body cannot be understood, and so not be shared.
     pub(crate) fn shared(head: &Parts) -> Option<Self> {
         let ok = head.status == StatusCode::OK;
-        let media = media(&head.headers);
-        let readable =
-            !is_compressed(&head.headers) && matches!(media, Media::Json | Media::EventStream);
-        if ok && !readable {
+        let media = readable(&head.headers);
+        if ok && media == Media::Other {
             return None;
         }
         let mut headers = lasting(&head.headers);
