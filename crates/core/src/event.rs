@@ -241,6 +241,12 @@ impl fmt::Debug for Observers {
     }
 }
 
+/// Whether anybody would hear a `DEBUG` event, so that what it says need not be looked up for nobody.
+#[must_use]
+pub fn is_debug_heard(observers: &Observers) -> bool {
+    observers.0.is_some() || tracing::enabled!(target: "tower_claude", tracing::Level::DEBUG)
+}
+
 /// Says it: to `tracing`, and to the observer.
 pub fn emit(observers: &Observers, event: &Event<'_>) {
     trace(event);

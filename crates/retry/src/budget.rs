@@ -190,8 +190,8 @@ impl Level {
     }
 }
 
-/// The price of a retry. Dropped before the retry was sent, it goes back.
-#[derive(Debug)]
+/// The price of a retry. Dropped before the retry was sent, it goes back. By default, nothing.
+#[derive(Debug, Default)]
 pub(crate) struct Payment {
     budget: Option<RetryBudget>,
     sent: bool,

@@ -36,21 +36,29 @@ pub(crate) struct Call<C> {
     first: Option<Box<Request<RequestBody>>>,
     /// What the next attempt sends; none, when it cannot be sent again.
     kept: Option<Arc<Original>>,
-    /// An instant answer needs neither of the two.
+    /// An instant answer needs no look at the clock.
     started: Option<Instant>,
-    attempt_started: Option<Instant>,
     deadline: Option<Instant>,
     /// Of this attempt, from 1.
     number: u32,
     /// Attempts that a fallback outside has made at other targets; all there are, when it only probes.
     spent: u32,
+    /// A limiter outside has admitted all attempts at once: one inside does not make them wait.
+    admitted: bool,
+    /// Boxed: what answers at once needs none of it, and the call moves with every future around it.
+    later: Option<Box<Later>>,
+}
+
+/// What is kept once an attempt has failed, or an answer is awaited.
+#[derive(Default)]
+struct Later {
+    /// Of the second attempt and those that follow.
+    attempt_started: Option<Instant>,
     unanswered: u32,
     last_delay: Duration,
     /// The price of this attempt, until it has left the process.
     payment: Payment,
     silence: Silence,
-    /// A limiter outside has admitted all attempts at once: one inside does not make them wait.
-    admitted: bool,
 }
 
 impl<C> Call<C> {
@@ -69,15 +77,11 @@ impl<C> Call<C> {
             first: None,
             kept: None,
             started,
-            attempt_started: None,
             deadline: None,
             number: 1,
             spent,
-            unanswered: 0,
-            last_delay: Duration::ZERO,
-            payment: Payment::FREE,
-            silence: Silence::default(),
             admitted,
+            later: None,
         };
         let outer = call.claim.get().and_then(|context| context.deadline());
         call.deadline = match call.config.timeouts.total {
@@ -172,18 +176,25 @@ impl<C> Call<C> {
 
     /// Whether it is the last.
     fn begin_attempt(&mut self) -> bool {
-        self.payment.sent();
+        if let Some(later) = &mut self.later {
+            later.payment.sent();
+        }
         if let Some(context) = self.claim.get() {
             context.begin_attempt();
         }
         self.is_nested() || self.config.policy.is_last(self.number, self.spent)
     }
 
+    fn later(&mut self) -> &mut Later {
+        self.later.get_or_insert_default()
+    }
+
     /// Another attempt begins.
     pub(crate) fn begin_next(&mut self) {
         self.number += 1;
-        self.attempt_started = Some(Instant::now());
-        self.silence = Silence::default();
+        let later = self.later();
+        later.attempt_started = Some(Instant::now());
+        later.silence = Silence::default();
     }
 
     /// The answer is handed on, whole or from its first content.
@@ -199,7 +210,7 @@ impl<C> Call<C> {
         self.claim = Claim::Nested;
         self.first = None;
         self.kept = None;
-        self.payment = Payment::FREE;
+        self.later = None;
     }
 
     /// Ready when a timer runs out. `received` is what has come of the answer, after its head.
@@ -215,10 +226,11 @@ impl<C> Call<C> {
         }
         let timeouts = self.config.timeouts;
         let started = self.begun();
-        let head = after(self.attempt_started.unwrap_or(started), timeouts.head);
+        let attempt_started = self.later.as_ref().and_then(|later| later.attempt_started);
+        let head = after(attempt_started.unwrap_or(started), timeouts.head);
         let idle = received
             .filter(|_| timeouts.idle.is_some())
-            .and_then(|seen| after(self.silence.since(seen), timeouts.idle));
+            .and_then(|seen| after(self.later().silence.since(seen), timeouts.idle));
         let Some(until) = earlier(earlier(head, idle), self.deadline) else {
             return Poll::Pending;
         };
@@ -248,18 +260,20 @@ impl<C> Call<C> {
         paced: Option<Paced>,
         unanswered: bool,
     ) -> Option<Duration> {
+        let later = self.later();
         if class.local {
-            self.payment.refund();
+            later.payment.refund();
         }
-        self.unanswered += u32::from(unanswered);
+        later.unanswered += u32::from(unanswered);
+        let (unanswered, last_delay) = (later.unanswered, later.last_delay);
         let attempt = Attempt {
             class,
             number: self.number,
             spent: self.spent,
-            unanswered: self.unanswered,
+            unanswered,
             replayable: self.first.is_some() || self.kept.is_some(),
             paced: paced.filter(|_| !self.admitted).map(|paced| paced.pause),
-            last_delay: self.last_delay,
+            last_delay,
             now: Instant::now(),
             deadline: self.deadline,
         };
@@ -286,8 +300,9 @@ impl<C> Call<C> {
                     class,
                     delay,
                 });
-                self.payment = payment;
-                self.last_delay = delay;
+                let later = self.later();
+                later.payment = payment;
+                later.last_delay = delay;
                 Some(delay)
             }
         }

@@ -27,7 +27,7 @@ impl<L: Limiter, E: EstimateCost, C> Gate<L, E, C> {
         &self,
         request: &mut Request<RequestBody>,
         context: &Arc<CallContext>,
-        scope: &mut Option<Scope>,
+        scope: &mut Option<Box<Scope>>,
     ) -> Arrival {
         let mut own = None;
         if let Some(handle) = context.reservation_of(self.limiter.id()) {
@@ -36,7 +36,7 @@ impl<L: Limiter, E: EstimateCost, C> Gate<L, E, C> {
             }
             if self.reads_headers || handle.scope() == own.as_ref() {
                 if handle.scope().is_none() {
-                    *scope = own;
+                    *scope = own.map(Box::new);
                 }
                 return Arrival::Joined(Admission::Joined(handle));
             }
@@ -109,7 +109,7 @@ impl<L, E, C> Gate<L, E, C> {
         &self,
         mut reservation: Reservation,
         context: Arc<CallContext>,
-        scope: &Option<Scope>,
+        scope: &Option<Box<Scope>>,
     ) -> Admission {
         reservation.leave_in(context);
         let wait = reservation.waited();

@@ -25,7 +25,7 @@ pub(super) struct Entry<A> {
 #[derive(Default)]
 pub(super) struct Passage {
     /// Kept only where the ledger of the reservation does not tell.
-    pub(super) scope: Option<Scope>,
+    pub(super) scope: Option<Box<Scope>>,
     /// Of the few whose estimate somebody learns from.
     pub(super) feedback: Option<Box<Feedback>>,
     pub(super) admission: Option<Admission>,
@@ -115,7 +115,7 @@ impl<L: Limiter, E: EstimateCost, C> Gate<L, E, C> {
         let reservation = asked?;
         entry.acquire = None;
         if reservation.scope().is_none() {
-            passage.scope = Some(self.scope(request));
+            passage.scope = Some(Box::new(self.scope(request)));
         }
         let context = entry.context.take().expect("looked at above");
         passage.admission = Some(self.admitted(reservation, context, &passage.scope));

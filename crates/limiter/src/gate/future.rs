@@ -241,7 +241,7 @@ impl<L, E, C: Clone> Gate<L, E, C> {
     fn failed<B: Body<Data = Bytes> + Unpin>(
         &self,
         failure: Failure<B>,
-        scope: &Option<Scope>,
+        scope: &Option<Box<Scope>>,
     ) -> Response<GateBody<B, C>>
     where
         C: ClassifyResponse,
@@ -267,7 +267,7 @@ impl<L, E, C: Clone> Gate<L, E, C> {
         &self,
         response: &mut Response<B>,
         class: Class,
-        scope: &Option<Scope>,
+        scope: &Option<Box<Scope>>,
         admission: &Admission,
         at: Option<Instant>,
     ) {

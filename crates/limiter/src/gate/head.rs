@@ -6,7 +6,7 @@ use http::HeaderMap;
 use tokio::time::Instant;
 use tower_claude_core::{
     Class, Crossing, Kind, Observation, ReservationHandle, Scope,
-    event::{Event, emit},
+    event::{Event, emit, is_debug_heard},
 };
 use tower_claude_wire::{self as wire, RateLimits};
 
@@ -25,12 +25,12 @@ pub(super) enum Admission {
 impl Admission {
     /// The pool of limits, for events: the one that was kept because the ledger does not tell, or the
     /// ledger's.
-    pub(super) fn scope<'a>(&'a self, kept: &'a Option<Scope>) -> &'a Scope {
+    pub(super) fn scope<'a>(&'a self, kept: &'a Option<Box<Scope>>) -> &'a Scope {
         let of_ledger = || match self {
             Self::Own(reservation) => reservation.scope(),
             Self::Joined(handle) => handle.scope(),
         };
-        kept.as_ref()
+        kept.as_deref()
             .or_else(of_ledger)
             .expect("kept where the ledger does not tell")
     }
@@ -111,15 +111,17 @@ impl<L, E, C> Gate<L, E, C> {
         let seen = Observation::new(&limits, wire::date(headers), class, at)
             .with_warn_percent(self.warn_percent);
         let crossing = admission.observe(&seen);
-        emit(
-            &self.observers,
-            &Event::Headroom {
-                layer: self.layer,
-                scope,
-                limits: &limits,
-                request_id: wire::request_id(headers),
-            },
-        );
+        if is_debug_heard(&self.observers) {
+            emit(
+                &self.observers,
+                &Event::Headroom {
+                    layer: self.layer,
+                    scope,
+                    limits: &limits,
+                    request_id: wire::request_id(headers),
+                },
+            );
+        }
         if let Some(crossing) = crossing {
             emit(
                 &self.observers,
