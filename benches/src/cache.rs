@@ -34,7 +34,7 @@ pub(crate) fn hits() -> [Case; 4] {
         .key_extractor(|_: &Request<Full<Bytes>>| 7_u64)
         .build()
         .expect("a valid configuration");
-    let ours = CacheLayer::new(LONG).with_policy(|_, _| Some(Cacheable::new()));
+    let ours = CacheLayer::new(LONG).with_policy(|_| Some(Cacheable::new()));
     let ours = ours.layer(Answer);
     // Stored at the end of the first answer's body.
     for expected in ["miss", "hit"] {

@@ -47,7 +47,7 @@ struct Fills(usize);
 pub(crate) struct Call<T> {
     pub(crate) config: Arc<Config<T>>,
     /// Until it is sent on.
-    request: Option<(http::request::Parts, RequestBody)>,
+    request: Option<Request<RequestBody>>,
     ttl: std::time::Duration,
     started: Instant,
     pub(crate) deadline: Option<Instant>,
@@ -60,7 +60,7 @@ impl<T: Store> Call<T> {
         let ttl = config.ttl;
         Self {
             config,
-            request: Some(request.into_parts()),
+            request: Some(request),
             ttl,
             started: Instant::now(),
             deadline: None,
@@ -70,19 +70,22 @@ impl<T: Store> Call<T> {
 
     /// What becomes of the request.
     pub(crate) fn plan(&mut self) -> Plan {
-        let Some((head, body)) = &self.request else {
+        let Some(request) = &self.request else {
             return Plan::Pass;
         };
-        let plan = self.config.policy.plan(head, body);
+        let plan = self.config.policy.plan(request);
         if let Plan::Lookup { ttl, .. } = plan {
             // This layer further in, in the call that fills it.
-            if head.extensions.get() == Some(&self.mark()) {
+            if request.extensions().get() == Some(&self.mark()) {
                 return Plan::Pass;
             }
             self.ttl = ttl.unwrap_or(self.config.ttl);
-            self.deadline = match head.extensions.get::<Arc<CallContext>>() {
+            self.deadline = match request.extensions().get::<Arc<CallContext>>() {
                 Some(context) => context.deadline(),
-                None => head.extensions.get::<Deadline>().map(|deadline| deadline.0),
+                None => request
+                    .extensions()
+                    .get::<Deadline>()
+                    .map(|deadline| deadline.0),
             };
         }
         plan
@@ -110,8 +113,7 @@ impl<T: Store> Call<T> {
 
     /// The request, to be sent as it is.
     pub(crate) fn request(&mut self) -> Option<Request<RequestBody>> {
-        let (head, body) = self.request.take()?;
-        Some(Request::from_parts(head, body))
+        self.request.take()
     }
 
     /// The request, to be sent for all who wait, and what its answer must be to be stored.

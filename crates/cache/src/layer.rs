@@ -2,7 +2,7 @@
 
 use std::{fmt, num::NonZeroUsize, sync::Arc, time::Duration};
 
-use http::{HeaderName, request::Parts};
+use http::{HeaderName, Request};
 use tower_claude_core::{
     Buffered, RequestBody,
     event::{Observer, Observers},
@@ -76,7 +76,7 @@ impl<D, T: Store> CacheLayer<D, T> {
     /// `cache-control: no-store`, still is not.
     pub fn with_policy<F>(self, policy: F) -> Self
     where
-        F: Fn(&Parts, &RequestBody) -> Option<Cacheable> + Send + Sync + 'static,
+        F: Fn(&Request<RequestBody>) -> Option<Cacheable> + Send + Sync + 'static,
     {
         self.with(|config| config.policy.choose = Some(Arc::new(policy)))
     }

@@ -26,7 +26,7 @@ macro_rules! cacheable {
 }
 
 fn everything() -> CacheLayer {
-    CacheLayer::new(Duration::from_secs(60)).with_policy(|_, _| Some(Cacheable::new()))
+    CacheLayer::new(Duration::from_secs(60)).with_policy(|_| Some(Cacheable::new()))
 }
 
 cacheable!(everything_cacheable, everything(),

@@ -94,7 +94,7 @@ impl<C> Call<C> {
     /// not ask for more.
     pub(crate) fn is_settled(&self) -> bool {
         let journey = self.journey.as_ref();
-        journey.is_some_and(|journey| journey.is_committed()) && !self.config.triggers.refusals
+        journey.is_some_and(Journey::is_committed) && !self.config.triggers.refusals
     }
 
     /// Hands an answer on that was not held.

@@ -6,9 +6,8 @@ use std::{
 };
 
 use http::{
-    HeaderMap, HeaderName,
+    HeaderMap, HeaderName, Request,
     header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION},
-    request::Parts,
 };
 use tower_claude_core::Tenant;
 
@@ -107,35 +106,42 @@ impl Secret {
     }
 
     /// The key of a request with these fields. `also` names headers that belong to it beside the usual ones.
-    pub(crate) fn key(&self, head: &Parts, fields: &[Field<'_>], also: &[HeaderName]) -> Key {
-        let text = written(head, fields, also);
+    pub(crate) fn key<B>(
+        &self,
+        request: &Request<B>,
+        fields: &[Field<'_>],
+        also: &[HeaderName],
+    ) -> Key {
+        let text = written(request, fields, also);
         Key(*blake3::keyed_hash(&self.0, &text).as_bytes())
     }
 }
 
 /// Everything that makes two requests different, each part behind its length, each list behind its count.
-pub(crate) fn written(head: &Parts, fields: &[Field<'_>], also: &[HeaderName]) -> Vec<u8> {
+pub(crate) fn written<B>(
+    request: &Request<B>,
+    fields: &[Field<'_>],
+    also: &[HeaderName],
+) -> Vec<u8> {
+    let (uri, headers) = (request.uri(), request.headers());
     let long = fields.iter().map(|f| f.name.len() + f.value.len() + 16);
     let mut out = Vec::with_capacity(long.sum::<usize>() + 512);
     part(&mut out, SCHEMA);
-    let tenant = head.extensions.get::<Tenant>();
+    let tenant = request.extensions().get::<Tenant>();
     list(
         &mut out,
         tenant.map(|tenant| tenant.0.as_bytes()).as_slice(),
     );
     for name in CREDENTIALS.iter().chain(also) {
-        values(&mut out, &head.headers, name);
+        values(&mut out, headers, name);
     }
-    let scheme = head.uri.scheme_str().unwrap_or_default();
-    let authority = head
-        .uri
-        .authority()
-        .map_or("", |authority| authority.as_str());
-    let path = head.uri.path_and_query().map_or("", |path| path.as_str());
+    let scheme = uri.scheme_str().unwrap_or_default();
+    let authority = uri.authority().map_or("", |authority| authority.as_str());
+    let path = uri.path_and_query().map_or("", |path| path.as_str());
     for text in [scheme, authority, path] {
         part(&mut out, text.as_bytes());
     }
-    anthropic(&mut out, &head.headers);
+    anthropic(&mut out, headers);
     let kept = fields.iter().filter(|f| !LEFT_OUT.contains(&&*f.name));
     for field in kept {
         part(&mut out, &field.name);

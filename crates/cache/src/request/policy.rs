@@ -2,9 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, header::CACHE_CONTROL, request::Parts,
-};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, header::CACHE_CONTROL};
 use tower_claude_core::{Endpoint, RequestBody};
 
 use crate::{
@@ -40,7 +38,7 @@ impl Cacheable {
     }
 }
 
-type Choose = dyn Fn(&Parts, &RequestBody) -> Option<Cacheable> + Send + Sync;
+type Choose = dyn Fn(&Request<RequestBody>) -> Option<Cacheable> + Send + Sync;
 
 #[derive(Clone)]
 pub(crate) struct Policy {
@@ -70,42 +68,42 @@ impl Policy {
             || (self.header.as_ref()).is_some_and(|name| request.headers().contains_key(name))
     }
 
-    pub(crate) fn plan(&self, head: &Parts, body: &RequestBody) -> Plan {
-        let Some(marked) = self.marked(head, body) else {
+    pub(crate) fn plan(&self, request: &Request<RequestBody>) -> Plan {
+        let Some(marked) = self.marked(request) else {
             return Plan::Pass;
         };
-        let endpoint = Endpoint::of(head.uri.path());
+        let endpoint = Endpoint::of(request.uri().path());
         let ours = match endpoint {
             Endpoint::Messages => true,
             Endpoint::CountTokens => self.count_tokens,
             _ => false,
         };
-        if !ours || head.method != Method::POST {
+        if !ours || request.method() != Method::POST {
             return Plan::Pass;
         }
-        if says_no_store(&head.headers) {
+        if says_no_store(request.headers()) {
             return Plan::Bypass("no_store");
         }
-        let Some(fields) = body.bytes().and_then(|bytes| fields(bytes)) else {
+        let Some(fields) = request.body().bytes().and_then(|bytes| fields(bytes)) else {
             return Plan::Bypass("body");
         };
         if is_warm_up(&fields) {
             return Plan::Bypass("max_tokens");
         }
         Plan::Lookup {
-            key: self.secret.key(head, &fields, &self.key_headers),
+            key: self.secret.key(request, &fields, &self.key_headers),
             ttl: marked.ttl,
         }
     }
 
-    fn marked(&self, head: &Parts, body: &RequestBody) -> Option<Cacheable> {
+    fn marked(&self, request: &Request<RequestBody>) -> Option<Cacheable> {
         if let Some(choose) = &self.choose {
-            return choose(head, body);
+            return choose(request);
         }
-        if let Some(marked) = head.extensions.get() {
+        if let Some(marked) = request.extensions().get() {
             return Some(*marked);
         }
-        by_header(head.headers.get(self.header.as_ref()?)?)
+        by_header(request.headers().get(self.header.as_ref()?)?)
     }
 }
 

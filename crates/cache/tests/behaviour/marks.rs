@@ -67,9 +67,9 @@ async fn a_header_marks_too() {
 
 #[tokio::test(start_paused = true)]
 async fn a_function_decides_in_place_of_marks() {
-    let all = || layer().with_policy(|_, _| Some(Cacheable::new()));
+    let all = || layer().with_policy(|_| Some(Cacheable::new()));
     check(all(), HIT, || bare(body("Hi", false))).await;
-    let none = layer().with_policy(|_, _| None);
+    let none = layer().with_policy(|_| None);
     check(none, UNASKED, request).await;
 }
 
@@ -85,7 +85,7 @@ async fn no_store_wins() {
         };
         check(layer(), BYPASS, request).await;
         check(
-            layer().with_policy(|_, _| Some(Cacheable::new())),
+            layer().with_policy(|_| Some(Cacheable::new())),
             BYPASS,
             request,
         )
