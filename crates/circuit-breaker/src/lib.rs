@@ -47,8 +47,8 @@
 //! waits in a limiter's queue is not timed yet: its lease runs from when the limiter lets it go.
 //!
 //! # Readiness, clones, cancellation
-//! Always ready; a call waits for the inner service itself, and asks the circuit when that is ready. Circuits live in the
-//! layer and are shared by its clones and services. A call that is dropped says nothing, and a probe gives its place
+//! Always ready; nothing happens before the first poll. A call waits for the inner service itself, and asks the circuit
+//! when that is ready. Circuits live in the layer and are shared by its clones and services. A call that is dropped says nothing, and a probe gives its place
 //! back; but where the retry layer's timers ended it, it has failed. An error of readiness says nothing either.
 //!
 //! # Streaming

@@ -47,7 +47,8 @@
 //! least for each. It has no timers: it acts on those of the retry layer.
 //!
 //! # Readiness, clones, cancellation
-//! Always ready; each attempt waits for the inner service itself, on one clone per call. What is known of outages lives
+//! Always ready; nothing happens before the first poll. Each attempt waits for the inner service itself, the first on the
+//! service that is called, the others on clones. What is known of outages lives
 //! in the layer and is shared by its clones and services. A failed response is dropped before the next request is made;
 //! dropping the future drops all, and a probe given up so tells nothing.
 //!

@@ -45,8 +45,8 @@
 //! inside another passes requests through. Switch the retries of the client or SDK off.
 //!
 //! # Readiness, clones, cancellation
-//! Always ready; each attempt waits for the inner service itself, on a clone of its own, so an outer `LoadShed` sees
-//! no pressure. Budget and counters live in the layer and are shared by its clones and services. A failed response is
+//! Always ready, so an outer `LoadShed` sees no pressure; nothing happens before the first poll. Each attempt waits for
+//! the inner service itself, the first on the service that is called, the others on clones. Budget and counters live in the layer and are shared by its clones and services. A failed response is
 //! dropped before the wait. Dropping the future drops all it holds, and a retry that was paid and not sent is refunded.
 //!
 //! # Streaming

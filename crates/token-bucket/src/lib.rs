@@ -55,8 +55,8 @@
 //!
 //! # Readiness
 //! Always ready: what a request costs is not known before it is there. An outer `LoadShed` therefore sees no
-//! pressure; the bounded queue and `max_wait` take its place. The inner service is polled ready inside the future,
-//! after admission.
+//! pressure; the bounded queue and `max_wait` take its place. Nothing happens before the first poll of the
+//! future: it admits, then waits until the inner service is ready, then calls it.
 //!
 //! # Clone
 //! The limiter lives in the layer. All services made by a layer, by its clones, and by repeated calls of `layer()`

@@ -2,7 +2,7 @@
 
 use tower_claude_cache::CacheLayer;
 use tower_claude_circuit_breaker::CircuitBreakerLayer;
-use tower_claude_core::event::Observer;
+use tower_claude_core::{ClaudeClassify, HeuristicCost, event::Observer};
 use tower_claude_fallback_model::FallbackModelLayer;
 use tower_claude_header_budget::HeaderBudgetLayer;
 use tower_claude_limiter::{Limits, LocalLimiter};
@@ -10,11 +10,14 @@ use tower_claude_retry::RetryLayer;
 use tower_claude_token_bucket::TokenBucketLayer;
 use tower_layer::Layer;
 
-type Paced<S> = <TokenBucketLayer as Layer<<HeaderBudgetLayer as Layer<S>>::Service>>::Service;
-type Guarded<S> = <CircuitBreakerLayer as Layer<Paced<S>>>::Service;
-type Retried<S> = <RetryLayer as Layer<Guarded<S>>>::Service;
-type Served<S> = <FallbackModelLayer as Layer<Retried<S>>>::Service;
-type Cached<S> = <CacheLayer as Layer<Served<S>>>::Service;
+type Bucket<C> = TokenBucketLayer<LocalLimiter, HeuristicCost, C>;
+type Budget<C> = HeaderBudgetLayer<LocalLimiter, HeuristicCost, C>;
+
+type Paced<S, C> = <Bucket<C> as Layer<<Budget<C> as Layer<S>>::Service>>::Service;
+type Guarded<S, C> = <CircuitBreakerLayer<C> as Layer<Paced<S, C>>>::Service;
+type Retried<S, C> = <RetryLayer<C> as Layer<Guarded<S, C>>>::Service;
+type Served<S, C> = <FallbackModelLayer<C> as Layer<Retried<S, C>>>::Service;
+type Cached<S, C> = <CacheLayer as Layer<Served<S, C>>>::Service;
 
 /// All six layers in the recommended order. Start from [`recommended`].
 ///
@@ -51,13 +54,13 @@ type Cached<S> = <CacheLayer as Layer<Served<S>>>::Service;
 /// Every layer is made once, here: clones, and the services of every call to [`Layer::layer`], share its state.
 #[derive(Clone, Debug)]
 #[must_use = "layers do nothing until they wrap a service"]
-pub struct Recommended {
+pub struct Recommended<C = ClaudeClassify> {
     cache: CacheLayer,
-    fallback: FallbackModelLayer,
-    retry: RetryLayer,
-    breaker: CircuitBreakerLayer,
-    bucket: TokenBucketLayer,
-    budget: HeaderBudgetLayer,
+    fallback: FallbackModelLayer<C>,
+    retry: RetryLayer<C>,
+    breaker: CircuitBreakerLayer<C>,
+    bucket: Bucket<C>,
+    budget: Budget<C>,
 }
 
 /// All six layers as recommended: no limits but those learned from the API's headers, no other models, and a cache for
@@ -123,6 +126,22 @@ impl Recommended {
         self
     }
 
+    /// Another reading of answers and errors, in all layers but the cache, which asks nobody: what one's own client calls
+    /// its errors, for instance. To be called after those above, which make or take layers that read the API's answers
+    /// only.
+    pub fn with_classifier<C: Clone>(self, classifier: C) -> Recommended<C> {
+        Recommended {
+            cache: self.cache,
+            fallback: self.fallback.with_classifier(classifier.clone()),
+            retry: self.retry.with_classifier(classifier.clone()),
+            breaker: self.breaker.with_classifier(classifier.clone()),
+            bucket: self.bucket.with_classifier(classifier.clone()),
+            budget: self.budget.with_classifier(classifier),
+        }
+    }
+}
+
+impl<C: Clone> Recommended<C> {
     /// Tells this observer every decision of every layer, beside `tracing`. Layers set after this have their own.
     pub fn with_observer(mut self, observer: impl Observer + Clone + 'static) -> Self {
         self.cache = self.cache.with_observer(observer.clone());
@@ -140,33 +159,33 @@ impl Recommended {
     }
 
     /// The fallback; its `handle()` tells which models are out.
-    pub const fn fallback(&self) -> &FallbackModelLayer {
+    pub const fn fallback(&self) -> &FallbackModelLayer<C> {
         &self.fallback
     }
 
     /// The retry; its `handle()` counts retries and tells the budget.
-    pub const fn retry(&self) -> &RetryLayer {
+    pub const fn retry(&self) -> &RetryLayer<C> {
         &self.retry
     }
 
     /// The circuit breaker; its `handle()` tells which circuits are open, and opens and closes them by hand.
-    pub const fn breaker(&self) -> &CircuitBreakerLayer {
+    pub const fn breaker(&self) -> &CircuitBreakerLayer<C> {
         &self.breaker
     }
 
     /// The token bucket; its `handle()` is the limiter, with levels and queues.
-    pub const fn bucket(&self) -> &TokenBucketLayer {
+    pub const fn bucket(&self) -> &TokenBucketLayer<LocalLimiter, HeuristicCost, C> {
         &self.bucket
     }
 
     /// The header budget, over the same limiter.
-    pub const fn budget(&self) -> &HeaderBudgetLayer {
+    pub const fn budget(&self) -> &HeaderBudgetLayer<LocalLimiter, HeuristicCost, C> {
         &self.budget
     }
 }
 
-impl<S: Clone> Layer<S> for Recommended {
-    type Service = Cached<S>;
+impl<S: Clone, C: Clone> Layer<S> for Recommended<C> {
+    type Service = Cached<S, C>;
 
     fn layer(&self, inner: S) -> Self::Service {
         let paced = self.bucket.layer(self.budget.layer(inner));

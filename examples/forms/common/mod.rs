@@ -4,12 +4,11 @@
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Request, StatusCode, header::CONTENT_TYPE};
-use tower_claude_core::{HeuristicCost, RequestBody, event::Event};
+use tower_claude::Recommended;
+use tower_claude_core::{RequestBody, event::Event};
 use tower_claude_fake_claude::{FakeClaude, Fault};
-use tower_claude_header_budget::HeaderBudgetLayer;
-use tower_claude_limiter::{Limits, LocalLimiter};
+use tower_claude_limiter::Limits;
 use tower_claude_retry::{Backoff, Jitter, RetryLayer};
-use tower_claude_token_bucket::TokenBucketLayer;
 use tower_claude_wire::Tier;
 
 /// Any error.
@@ -20,14 +19,7 @@ pub(crate) const LIMITED: Fault = Fault::RateLimited {
     retry_after: Duration::from_secs(1),
 };
 
-/// A tuple of layers is a layer: the first is the outermost.
-pub(crate) type Recommended<C> = (
-    RetryLayer<C>,
-    TokenBucketLayer<LocalLimiter, HeuristicCost, C>,
-    HeaderBudgetLayer<LocalLimiter, HeuristicCost, C>,
-);
-
-/// The layers in the recommended order, over one limiter. `classifier` reads the errors of the client below.
+/// All six layers in the recommended order. `classifier` reads the errors of the client below.
 pub(crate) fn recommended<C: Clone>(classifier: C) -> Recommended<C> {
     // By default retries wait 1 s, 2 s, 4 s …; an example has no patience.
     let backoff = Backoff::new(
@@ -35,14 +27,11 @@ pub(crate) fn recommended<C: Clone>(classifier: C) -> Recommended<C> {
         Duration::from_secs(1),
         Jitter::Upward,
     );
-    let retry = RetryLayer::new().with_backoff(backoff).with_observer(say);
-    let bucket = TokenBucketLayer::new(Limits::tier(Tier::Build)).with_observer(say);
-    let budget = HeaderBudgetLayer::over(bucket.limiter()).with_observer(say);
-    (
-        retry.with_classifier(classifier.clone()),
-        bucket.with_classifier(classifier.clone()),
-        budget.with_classifier(classifier),
-    )
+    tower_claude::recommended()
+        .with_limits(Limits::tier(Tier::Build))
+        .with_retry(RetryLayer::new().with_backoff(backoff))
+        .with_classifier(classifier)
+        .with_observer(say)
 }
 
 /// Prints what a layer decided.
