@@ -42,8 +42,8 @@
 //! Outermost: a hit then costs nothing further in.
 //!
 //! # Readiness, clones, cancellation
-//! Always ready; nothing happens before the first poll. A miss waits for the inner service on a clone of its own. Store, flights and counters live in the layer.
-//! A caller that gives up before the head is replaced by the next who waits, with a call of its own; after the head,
+//! Always ready; nothing happens before the first poll. A miss waits for the inner service on a clone of its own. Store,
+//! flights and counters live in the layer. A caller that gives up before the head is replaced by the next who waits, with a call of its own; after the head,
 //! whoever still reads drives the same body on. With the last one the call ends, unless the layer is
 //! [`detached`](CacheLayer::detached). Who waits keeps its own deadline. The response body alone must be `'static`.
 //!

@@ -48,8 +48,9 @@
 //!
 //! # Readiness, clones, cancellation
 //! Always ready; nothing happens before the first poll. A call waits for the inner service itself, and asks the circuit
-//! when that is ready. Circuits live in the layer and are shared by its clones and services. A call that is dropped says nothing, and a probe gives its place
-//! back; but where the retry layer's timers ended it, it has failed. An error of readiness says nothing either.
+//! when that is ready. Circuits live in the layer and are shared by its clones and services. A call that is dropped
+//! says nothing, and a probe gives its place back; but where the retry layer's timers ended it, it has failed. An error
+//! of readiness says nothing either.
 //!
 //! # Streaming
 //! A stream succeeds with its first content event, so a probe that streams for ten minutes closes the circuit at once. If it

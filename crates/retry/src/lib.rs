@@ -46,8 +46,9 @@
 //!
 //! # Readiness, clones, cancellation
 //! Always ready, so an outer `LoadShed` sees no pressure; nothing happens before the first poll. Each attempt waits for
-//! the inner service itself, the first on the service that is called, the others on clones. Budget and counters live in the layer and are shared by its clones and services. A failed response is
-//! dropped before the wait. Dropping the future drops all it holds, and a retry that was paid and not sent is refunded.
+//! the inner service itself, the first on the service that is called, the others on clones. Budget and counters live in
+//! the layer and are shared by its clones and services. A failed response is dropped before the wait. Dropping the
+//! future drops all it holds, and a retry that was paid and not sent is refunded.
 //!
 //! # Streaming
 //! A stream is held until its first content event, a JSON answer until it is whole (64 KiB at most): failures up to
