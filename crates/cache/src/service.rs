@@ -65,7 +65,11 @@ where
                 .poll_ready(&mut Context::from_waker(Waker::noop()))
             {
                 Poll::Ready(Ok(())) => ResponseFuture::calling(self.inner.call(request)),
-                Poll::Ready(Err(error)) => ResponseFuture::unready(error),
+                Poll::Ready(Err(error)) => {
+                    // One that has broken is not asked again.
+                    self.inner = self.inner.clone();
+                    ResponseFuture::unready(error)
+                }
                 Poll::Pending => {
                     let clone = self.inner.clone();
                     let service = std::mem::replace(&mut self.inner, clone);

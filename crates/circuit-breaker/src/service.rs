@@ -61,7 +61,11 @@ where
             Poll::Ready(Ok(tickets)) => {
                 ResponseFuture::calling(call, self.inner.call(request), tickets)
             }
-            Poll::Ready(Err(why)) => ResponseFuture::unsent(call, why),
+            Poll::Ready(Err(why)) => {
+                // Neither a place that its readiness has taken is kept, nor a service that has broken.
+                self.inner = self.inner.clone();
+                ResponseFuture::unsent(call, why)
+            }
             Poll::Pending => {
                 let clone = self.inner.clone();
                 let service = std::mem::replace(&mut self.inner, clone);

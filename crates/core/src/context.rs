@@ -227,9 +227,9 @@ impl CallContext {
         self.committed.load(Ordering::Relaxed)
     }
 
-    /// Tells the layers further out that they need not hold the answer: its content has begun, or it is whole.
-    pub fn commit(&self) {
-        self.committed.store(true, Ordering::Relaxed);
+    /// Tells the layers further out whether they need not hold the answer: its content has begun, or it is whole.
+    pub fn set_committed(&self, committed: bool) {
+        self.committed.store(committed, Ordering::Relaxed);
     }
 
     /// Claims the retrying of this call. True for the first layer that asks, false for every

@@ -35,7 +35,11 @@ impl Original {
     #[must_use]
     pub fn copy(&self) -> Request<RequestBody> {
         let kept = &self.0;
-        let mut copy = Request::new(kept.body().try_clone().unwrap_or_default());
+        let mut body = kept.body().try_clone().unwrap_or_default();
+        if kept.body().is_under_way() {
+            body.set_under_way();
+        }
+        let mut copy = Request::new(body);
         *copy.method_mut() = kept.method().clone();
         *copy.uri_mut() = kept.uri().clone();
         *copy.version_mut() = kept.version();

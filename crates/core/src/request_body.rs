@@ -161,10 +161,8 @@ impl RequestBody {
             }
             None => Repr::unread(bytes),
         };
-        Some(Self {
-            under_way: self.under_way,
-            ..repr.into()
-        })
+        // Not under way: who copies it may keep the copy for long.
+        Some(repr.into())
     }
 }
 

@@ -87,8 +87,10 @@ impl Chains {
 
     /// The chain that stands in for this model; none, when nobody but itself is in it.
     pub(crate) fn of(&self, model: &str, catalog: &ModelCatalog) -> Option<ChainId> {
-        // The ordinary case needs no look-up: of two targets one at least is another model.
-        if self.own.is_empty() && self.lists[0].len() > 1 {
+        // The ordinary case needs no look-up: of two models one at least is another.
+        if let (true, [first, second, ..]) = (self.own.is_empty(), &*self.lists[0])
+            && first.id != second.id
+        {
             return Some(ChainId(0));
         }
         let id = catalog.get(model).map_or(model, |listed| &listed.id);

@@ -156,8 +156,9 @@ impl Journey {
         if next.is_none() {
             self.gave_up(class, now);
         } else {
-            // Another model counts otherwise.
+            // Another model counts otherwise, and nobody has held its answer yet.
             self.context.set_counted_input(None);
+            self.context.set_committed(false);
         }
         next
     }

@@ -86,6 +86,8 @@ where
                 ResponseFuture::calling(shared, call, self.inner.call(request))
             }
             Poll::Ready(Err(error)) => {
+                // One that has broken is not asked again.
+                self.inner = shared.spare();
                 ResponseFuture::new(shared, call, State::Unready { error: Some(error) })
             }
             Poll::Pending => {

@@ -201,7 +201,7 @@ impl<C> Call<C> {
     pub(crate) fn succeeded(&self) {
         self.config.budget.deposit();
         if let Some(context) = self.claim.get() {
-            context.commit();
+            context.set_committed(true);
         }
     }
 
@@ -260,6 +260,9 @@ impl<C> Call<C> {
         paced: Option<Paced>,
         unanswered: bool,
     ) -> Option<Duration> {
+        if self.is_nested() {
+            return None;
+        }
         let later = self.later();
         if class.local {
             later.payment.refund();

@@ -88,6 +88,8 @@ where
                 ResponseFuture::calling(shared, call, self.inner.call(request))
             }
             Poll::Ready(Err(error)) => {
+                // One that has broken is not asked again.
+                self.inner = shared.spare();
                 call.wait_with(request);
                 ResponseFuture::new(shared, call, State::over(Err(error)))
             }

@@ -7,6 +7,7 @@ mod common;
 mod bodies;
 mod cancelling;
 mod faults;
+mod foreign;
 mod limits;
 mod orders;
 mod shape;

@@ -4,7 +4,7 @@ use futures_util::future::join_all;
 use tokio::time::sleep;
 use tower::{Layer, ServiceExt};
 use tower_claude_circuit_breaker::{BreakerConfig, CircuitBreakerLayer};
-use tower_claude_core::breaker::BreakerState;
+use tower_claude_core::{Buffered, breaker::BreakerState};
 use tower_claude_fake_claude::{FakeClaude, Fault};
 use tower_claude_tests::read;
 
@@ -173,4 +173,25 @@ async fn answers_from_before_the_trip_are_ignored() {
             .flatten()
             .all(|answer| answer.status == 200)
     );
+}
+
+/// A layer of others may drop a call that it has made and not polled.
+#[tokio::test(start_paused = true)]
+async fn a_probe_that_is_never_polled_is_given_back() {
+    let (layer, _, fake) = half_open().await;
+    let unpolled = tower::service_fn(|request| {
+        drop(tower::Service::call(
+            &mut layer.layer(fake.clone()),
+            request,
+        ));
+        std::future::ready(Ok::<_, std::convert::Infallible>(()))
+    });
+    for _ in 0..3 {
+        let call = Buffered::new(unpolled.clone()).oneshot(request(SONNET, false));
+        call.await.expect("infallible");
+        assert_eq!(layer.handle().snapshot().refused, 0);
+    }
+    assert_eq!(layer.handle().snapshot().probes, 3);
+    calls(&layer, &fake, 2).await;
+    assert_eq!(state(&layer), BreakerState::Closed);
 }

@@ -149,6 +149,27 @@ fn nothing_happens_before_the_first_poll() {
     assert_eq!(inner.got.lock().expect("no panic").len(), 1);
 }
 
+/// Somebody further in copies the request and keeps the copy: it is not under way through the stack it enters then.
+#[test]
+fn nor_to_a_copy_of_one_that_is_under_way() {
+    let copy = Arc::new(Mutex::new(None));
+    let keep = copy.clone();
+    let copies = tower::service_fn(move |request: Request<RequestBody>| {
+        *keep.lock().expect("no panic") = request.body().try_clone();
+        std::future::ready(Ok::<_, Infallible>(()))
+    });
+    let inner = Inner::default();
+    run(async {
+        let call = Buffered::new(copies).oneshot(request(RequestBody::from("{}")));
+        call.await.expect("infallible");
+        let copy = copy.lock().expect("no panic").take().expect("a copy");
+        let mut hall = Buffered::new(inner.clone());
+        let ready = ServiceExt::<Request<RequestBody>>::ready(&mut hall).await;
+        drop(ready.expect("infallible").call(request(copy)));
+        assert!(inner.got.lock().expect("no panic").is_empty());
+    });
+}
+
 #[test]
 fn the_ready_service_goes_with_the_request() {
     let mut hall = Buffered::new(Inner::default());

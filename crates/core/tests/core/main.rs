@@ -7,6 +7,7 @@ mod event;
 mod frames;
 mod hold;
 mod observed;
+mod original;
 mod prefix;
 mod refusal;
 mod request_body;

@@ -74,3 +74,15 @@ fn another_catalogue_sees_other_names() {
     );
     assert_eq!(of(&chains, "claude-fable-5", &catalog), None);
 }
+
+#[test]
+fn two_names_of_one_model_do_not_stand_in_for_it() {
+    let mut chains = Chains::new(["the-best", "claude-opus-5-5"], ModelCatalog::builtin());
+    let alias = Model::new("claude-opus-5-5");
+    let catalog = ModelCatalog::builtin()
+        .clone()
+        .with_model("the-best", alias);
+    chains.resolve(&catalog);
+    assert_eq!(of(&chains, "claude-opus-5-5", &catalog), None);
+    assert!(of(&chains, "claude-sonnet-5-5", &catalog).is_some());
+}

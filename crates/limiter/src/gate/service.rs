@@ -71,7 +71,11 @@ where
             Poll::Ready(Ok(())) => {
                 GateFuture::calling(gate, self.inner.call(request), entry.passage)
             }
-            Poll::Ready(Err(why)) => GateFuture::unsent(gate, why),
+            Poll::Ready(Err(why)) => {
+                // One that has broken is not asked again.
+                self.inner = self.inner.clone();
+                GateFuture::unsent(gate, why)
+            }
             Poll::Pending => {
                 let clone = self.inner.clone();
                 let service = std::mem::replace(&mut self.inner, clone);

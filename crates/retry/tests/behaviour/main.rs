@@ -5,6 +5,7 @@ mod api;
 mod budget;
 mod cancel;
 mod fake;
+mod nested;
 mod requests;
 mod streams;
 mod timeouts;

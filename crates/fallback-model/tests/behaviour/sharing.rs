@@ -1,0 +1,211 @@
+//! With a retry layer inside: one request is kept for both.
+
+use std::{
+    io,
+    sync::{Arc, Mutex},
+};
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use http::{HeaderValue, Request, Response};
+use http_body_util::BodyExt;
+use tokio::time::Instant;
+use tower::{Layer, Service, ServiceBuilder, ServiceExt};
+use tower_claude_core::{Buffered, CallContext, RequestBody, Tenant};
+use tower_claude_fallback_model::FallbackModelLayer;
+use tower_claude_retry::{Backoff, Jitter, RetryLayer, Timeouts};
+
+use crate::api::*;
+
+fn retry() -> RetryLayer {
+    RetryLayer::new().with_backoff(Backoff::new(SECOND, SECOND, Jitter::None))
+}
+
+/// Overloaded so often, then well.
+fn overloaded(times: usize) -> Api {
+    let mut left = times;
+    Api::new(move |_| {
+        if left == 0 {
+            return Reply::fine();
+        }
+        left -= 1;
+        Reply::overloaded()
+    })
+}
+
+/// What somebody between the two layers makes of the request, every attempt has.
+async fn changed(
+    change: impl Fn(Request<RequestBody>) -> Request<RequestBody> + Clone,
+) -> Vec<Seen> {
+    let api = overloaded(2);
+    let stack = ServiceBuilder::new()
+        .layer(FallbackModelLayer::new([SONNET]))
+        .map_request(change)
+        .layer(retry())
+        .service(api.clone());
+    assert_eq!(send(stack, request()).await.unwrap().status, 200);
+    assert_eq!(api.models(), [OPUS, OPUS, OPUS]);
+    api.seen()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_changed_in_between_stays_so() {
+    let as_it_was = changed(|request| request).await;
+    for seen in &as_it_was {
+        assert_eq!(seen.headers, as_it_was[0].headers);
+        assert_eq!(seen.body, as_it_was[0].body);
+        assert_eq!(seen.extensions.len(), 1);
+    }
+    let seen = changed(|mut request| {
+        let value = HeaderValue::from_static("mine");
+        request.headers_mut().insert("x-api-key", value);
+        request
+    });
+    for seen in seen.await {
+        assert_eq!(seen.headers["x-api-key"], "mine");
+    }
+    let seen = changed(|mut request| {
+        let key = request.headers_mut().get_mut("x-api-key");
+        key.unwrap().set_sensitive(true);
+        request
+    });
+    for seen in seen.await {
+        assert!(seen.headers["x-api-key"].is_sensitive());
+    }
+    let seen = changed(|mut request| {
+        request.extensions_mut().insert(Tenant("acme".into()));
+        request
+    });
+    for seen in seen.await {
+        assert_eq!(seen.extensions.get(), Some(&Tenant("acme".into())));
+    }
+    let seen = changed(|request| {
+        request.map(|body| {
+            let text = String::from_utf8(body.bytes().unwrap().to_vec()).unwrap();
+            text.replace("Hi", "Ho").into()
+        })
+    });
+    for seen in seen.await {
+        assert!(seen.body.ends_with(br#""Ho"}]}"#));
+    }
+}
+
+/// The same context in every attempt, whoever kept the request; and the caller's count of retries stays true.
+#[tokio::test(start_paused = true)]
+async fn each_attempt_is_marked() {
+    let api = overloaded(2);
+    let stack = ServiceBuilder::new()
+        .layer(FallbackModelLayer::new([SONNET]))
+        .layer(retry())
+        .service(api.clone());
+    let mut request = request();
+    let count = HeaderValue::from_static("3");
+    request
+        .headers_mut()
+        .insert("x-stainless-retry-count", count);
+    assert_eq!(send(stack, request).await.unwrap().status, 200);
+    let context = |seen: &Seen| seen.extensions.get::<Arc<CallContext>>().cloned();
+    let seen = api.seen();
+    let first = context(&seen[0]).expect("a context");
+    for (seen, count) in seen.iter().zip(["3", "4", "5"]) {
+        assert!(Arc::ptr_eq(&first, &context(seen).expect("a context")));
+        assert_eq!(seen.headers["x-stainless-retry-count"], count);
+    }
+    assert_eq!(first.attempts(), 3);
+}
+
+/// The next model is asked with the request as it came, not with what the last attempt made of it.
+#[tokio::test(start_paused = true)]
+async fn the_next_model_gets_what_came() {
+    let api = Api::opus(Reply::overloaded());
+    let stack = ServiceBuilder::new()
+        .layer(FallbackModelLayer::new([SONNET]))
+        .layer(retry())
+        .service(api.clone());
+    let mut request = request();
+    let count = HeaderValue::from_static("3");
+    request
+        .headers_mut()
+        .insert("x-stainless-retry-count", count);
+    assert_eq!(send(stack, request).await.unwrap().by(), SONNET);
+    let seen = api.seen();
+    assert_eq!(seen.len(), 6);
+    assert_eq!(seen[4].headers["x-stainless-retry-count"], "7");
+    assert_eq!(seen[5].headers["x-stainless-retry-count"], "3");
+}
+
+/// Nothing of the request is left once there is an answer, though its stream goes on.
+#[tokio::test(start_paused = true)]
+async fn the_request_is_let_go() {
+    struct Held(#[allow(dead_code, reason = "counts")] Arc<()>, Bytes);
+    impl AsRef<[u8]> for Held {
+        fn as_ref(&self) -> &[u8] {
+            &self.1
+        }
+    }
+    let alive = Arc::new(());
+    let held = |request: Request<RequestBody>| {
+        request.map(|body| {
+            let bytes = body.bytes().unwrap().clone();
+            RequestBody::from(Bytes::from_owner(Held(alive.clone(), bytes)))
+        })
+    };
+    let streams = tower::service_fn(|_: Request<RequestBody>| async {
+        let content = futures_util::stream::iter([START, CONTENT]);
+        let frames = content.map(|text| Ok::<_, io::Error>(http_body::Frame::data(text.into())));
+        let stream = frames.chain(futures_util::stream::pending());
+        let body = http_body_util::StreamBody::new(Box::pin(stream));
+        let response = Response::builder().header("content-type", "text/event-stream");
+        Ok::<_, io::Error>(response.body(body).unwrap())
+    });
+    let stack = ServiceBuilder::new()
+        .layer(FallbackModelLayer::new([SONNET]))
+        .layer(retry())
+        .service(streams);
+    let answer = stack.oneshot(held(request())).await;
+    let mut body = answer.expect("an answer").into_body();
+    assert!(body.frame().await.is_some());
+    assert_eq!(Arc::strong_count(&alive), 1, "of the request");
+}
+
+/// The clock is first looked at when there is something to wait for; the timeout counts from the start of its attempt.
+#[tokio::test(start_paused = true)]
+async fn each_attempt_has_its_own_time() {
+    let head = Timeouts::new().with_head(Some(10 * SECOND));
+    for after in [0, 5] {
+        let mut answers = vec![
+            Reply::never(),
+            Reply::never(),
+            Reply::overloaded().after(after * SECOND),
+        ];
+        let api = Api::new(move |_| answers.pop().unwrap_or_else(Reply::fine));
+        let stack = ServiceBuilder::new()
+            .layer(FallbackModelLayer::new([SONNET]))
+            .layer(retry().with_timeouts(head))
+            .service(api.clone());
+        let start = Instant::now();
+        assert_eq!(send(stack, request()).await.unwrap().status, 200);
+        // One that fails, then two that are cut, with waits between them; then the other model.
+        let took = after * SECOND + 2 * (SECOND + 10 * SECOND);
+        assert_eq!(start.elapsed(), took, "{after}");
+        assert_eq!(api.seen().len(), 4);
+    }
+}
+
+/// The future of a call that nobody polls does nothing, however the layers are stacked.
+#[tokio::test(start_paused = true)]
+async fn nothing_happens_before_the_first_poll() {
+    let asked = Arc::new(Mutex::new(0));
+    let count = asked.clone();
+    let api = tower::service_fn(move |_: Request<RequestBody>| {
+        *count.lock().unwrap() += 1;
+        std::future::ready(Ok::<_, io::Error>(Response::new(http_body_util::Full::<
+            Bytes,
+        >::default())))
+    });
+    let stack = Buffered::new(FallbackModelLayer::new([SONNET]).layer(retry().layer(api)));
+    drop(stack.clone().call(request()));
+    assert_eq!(*asked.lock().unwrap(), 0);
+    stack.oneshot(request()).await.expect("an answer");
+    assert_eq!(*asked.lock().unwrap(), 1);
+}
