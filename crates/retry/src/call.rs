@@ -1,14 +1,12 @@
 //! What one call carries from attempt to attempt.
 
-use std::{
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll, ready},
-    time::Duration,
-};
+mod late;
+mod launch;
 
-use http::{Extensions, HeaderMap, HeaderName, Request};
-use tokio::time::{Instant, Sleep};
+use std::{sync::Arc, time::Duration};
+
+use http::{Extensions, Request};
+use tokio::time::Instant;
 use tower_claude_core::{
     Class, Original, Paced, Reason, Refusal, RequestBody,
     event::{Event, emit},
@@ -21,11 +19,8 @@ use crate::{
     handle::count,
     layer::Config,
     policy::{Attempt, Decision, decide},
-    timeouts::{Silence, after, earlier, poll_timer},
+    timeouts::{Silence, after, earlier},
 };
-
-/// The SDKs' count of retries. Kept true where the caller sends it.
-const RETRY_COUNT: HeaderName = HeaderName::from_static("x-stainless-retry-count");
 
 /// One call and its attempts.
 pub(crate) struct Call<C> {
@@ -125,66 +120,6 @@ impl<C> Call<C> {
         })
     }
 
-    /// Keeps the request until it can be sent.
-    pub(crate) fn wait_with(&mut self, request: Request<RequestBody>) {
-        self.first = Some(Box::new(request));
-    }
-
-    /// The request of this attempt.
-    pub(crate) fn launch(&mut self) -> Request<RequestBody> {
-        let mut request = match self.first.take() {
-            Some(mut request) => {
-                self.launch_first(&mut request);
-                *request
-            }
-            None => self.launch_again(),
-        };
-        if let (retries @ 1.., Some(before)) = (self.number - 1, counted(request.headers())) {
-            let count = before.saturating_add(u64::from(retries));
-            request.headers_mut().insert(RETRY_COUNT, count.into());
-        }
-        request
-    }
-
-    fn launch_again(&mut self) -> Request<RequestBody> {
-        let kept = match self.begin_attempt() {
-            true => self.kept.take().map(Original::into_request),
-            false => self.kept.as_ref().map(|kept| kept.copy()),
-        };
-        let mut request = kept.expect("an attempt is made only while the request is there");
-        self.claim.mark(request.extensions_mut());
-        request
-    }
-
-    /// Makes this the request of the first attempt. It is kept for the next where there can be one, unless a layer
-    /// outside keeps it already.
-    pub(crate) fn launch_first(&mut self, request: &mut Request<RequestBody>) {
-        if !self.begin_attempt() {
-            let context = self.claim.get();
-            self.kept = context.and_then(|context| context.original_of(request));
-            if self.kept.is_none() {
-                *request = match Original::keep(std::mem::take(request)) {
-                    Ok(kept) => self.kept.insert(kept).copy(),
-                    Err(stream) => stream,
-                };
-            }
-        }
-        if self.claim.own().is_some() {
-            self.claim.mark(request.extensions_mut());
-        }
-    }
-
-    /// Whether it is the last.
-    fn begin_attempt(&mut self) -> bool {
-        if let Some(later) = &mut self.later {
-            later.payment.sent();
-        }
-        if let Some(context) = self.claim.get() {
-            context.begin_attempt();
-        }
-        self.is_nested() || self.config.policy.is_last(self.number, self.spent)
-    }
-
     fn later(&mut self) -> &mut Later {
         self.later.get_or_insert_default()
     }
@@ -211,45 +146,6 @@ impl<C> Call<C> {
         self.first = None;
         self.kept = None;
         self.later = None;
-    }
-
-    /// Ready when a timer runs out. `received` is what has come of the answer, after its head.
-    /// Only asked when there is nothing else to do, so that an instant answer costs no timer.
-    pub(crate) fn poll_late(
-        &mut self,
-        timer: &mut Option<Pin<Box<Sleep>>>,
-        received: Option<usize>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Refusal> {
-        if self.is_nested() {
-            return Poll::Pending;
-        }
-        let timeouts = self.config.timeouts;
-        let started = self.begun();
-        let attempt_started = self.later.as_ref().and_then(|later| later.attempt_started);
-        let head = after(attempt_started.unwrap_or(started), timeouts.head);
-        let idle = received
-            .filter(|_| timeouts.idle.is_some())
-            .and_then(|seen| after(self.later().silence.since(seen), timeouts.idle));
-        let Some(until) = earlier(earlier(head, idle), self.deadline) else {
-            return Poll::Pending;
-        };
-        ready!(poll_timer(timer, until, cx));
-        count(&self.config.counters.timed_out);
-        // The deadline is the caller's word, not the server's fault.
-        if Some(until) != self.deadline
-            && let Some(context) = self.claim.get()
-        {
-            context.time_out_attempt();
-        }
-        let waited = if Some(until) == self.deadline {
-            until.saturating_duration_since(started)
-        } else if Some(until) == head {
-            timeouts.head.unwrap_or_default()
-        } else {
-            timeouts.idle.unwrap_or_default()
-        };
-        Poll::Ready(Refusal::new(LAYER, Reason::TimedOut { after: waited }))
     }
 
     /// Says why the attempt failed and what follows: the wait before the next, or nothing.
@@ -314,9 +210,4 @@ impl<C> Call<C> {
     pub(crate) fn say(&self, event: &Event<'_>) {
         emit(&self.config.observers, event);
     }
-}
-
-/// The caller's own count of retries, if there is one.
-fn counted(headers: &HeaderMap) -> Option<u64> {
-    headers.get(RETRY_COUNT)?.to_str().ok()?.parse().ok()
 }

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Response;
+use http::{Response, response::Parts};
 use http_body::Body as HttpBody;
 use tower_claude_core::{
-    Class, Classify, ClassifyResponse, Kind, Paced, Refusal, ResponseBody, event::Event,
+    Class, Classify, ClassifyResponse, Hold, Kind, Paced, Refusal, ResponseBody, event::Event,
 };
 
 use crate::{Body, LAYER, call::Call};
@@ -61,6 +61,16 @@ where
     C: Classify<E>,
 {
     Failure::Error(call.classifier.error(&error), error)
+}
+
+/// A held answer that failed before its content began.
+pub(crate) fn broken_off<R, C, E>(class: Class, head: Parts, hold: Hold<R>) -> Failure<R, C, E>
+where
+    R: HttpBody<Data = Bytes> + Unpin,
+    C: ClassifyResponse,
+{
+    let body = hold.into_body(|body, _| Body::off(body));
+    Failure::Answer(class, Response::from_parts(head, body))
 }
 
 /// An answer of our own.

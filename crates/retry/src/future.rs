@@ -14,17 +14,17 @@ use http_body::Body as HttpBody;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep};
 use tower_claude_core::{
-    Class, Classify, ClassifyResponse, ErrorBody, Hold, Refusal, RequestBody, ResponseBody,
-    Verdict, Watch,
+    Classify, ClassifyResponse, ErrorBody, Hold, RequestBody, ResponseBody, Verdict, Watch,
 };
 use tower_service::Service;
 
 use crate::{
     Body,
     call::Call,
-    failure::{Answer, Failure, failed, refuse},
+    failure::{Answer, Failure, broken_off, failed, refuse},
     judge::Judged,
     service::Shared,
+    state::{State, StateProjection},
     timeouts::poll_timer,
 };
 
@@ -42,35 +42,6 @@ pin_project! {
         timer: Option<Pin<Box<Sleep>>>,
         shared: Arc<Shared<S>>,
         call: Call<C>,
-    }
-}
-
-pin_project! {
-    #[project = StateProjection]
-    pub(crate) enum State<S, F, R, E>
-    where
-        R: HttpBody,
-    {
-        /// Until the inner service is ready.
-        Waiting { service: S },
-        /// Until the response head.
-        Calling { #[pin] future: F },
-        /// Until the error body is read.
-        Reading { answer: Option<Box<(Parts, ErrorBody<R>)>> },
-        /// Until the response is worth handing on.
-        Holding { answer: Option<Box<(Parts, Hold<R>)>> },
-        /// Between two attempts. Nothing is held.
-        Sleeping { until: Instant },
-        /// The first attempt was not made: too late, or the inner service cannot become ready.
-        Over { output: Option<Result<Box<Refusal>, E>> },
-        Done,
-    }
-}
-
-impl<S, F, R: HttpBody, E> State<S, F, R, E> {
-    pub(crate) fn over(output: Result<Refusal, E>) -> Self {
-        let output = Some(output.map(Box::new));
-        Self::Over { output }
     }
 }
 
@@ -263,16 +234,6 @@ where
     call.succeeded();
     let body = hold.into_body(|body, watch| Body::watched(body, watch, call));
     Response::from_parts(head, body)
-}
-
-/// A held answer that failed before its content began.
-fn broken_off<R, C, E>(class: Class, head: Parts, hold: Hold<R>) -> Failure<R, C, E>
-where
-    R: HttpBody<Data = Bytes> + Unpin,
-    C: ClassifyResponse,
-{
-    let body = hold.into_body(|body, _| Body::off(body));
-    Failure::Answer(class, Response::from_parts(head, body))
 }
 
 impl<S, R, C> fmt::Debug for ResponseFuture<S, R, C>

@@ -73,6 +73,7 @@ mod judge;
 mod layer;
 mod policy;
 mod service;
+mod state;
 #[cfg(test)]
 mod tests;
 mod timeouts;

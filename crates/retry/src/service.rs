@@ -12,7 +12,7 @@ use http_body::Body as HttpBody;
 use tower_claude_core::{Classify, RequestBody, ResponseBody};
 use tower_service::Service;
 
-use crate::{Body, ResponseFuture, call::Call, future::State, layer::Config};
+use crate::{Body, ResponseFuture, call::Call, layer::Config, state::State};
 
 /// Sends failed requests again. Made by [`RetryLayer`](crate::RetryLayer), behind a
 /// [`Buffered`](tower_claude_core::Buffered) that makes every request body one that can be re-sent.

@@ -11,16 +11,13 @@ use http::{Request, Response};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
-use tower_claude_core::{
-    Class, Classify, ClassifyResponse, ErrorBody, EstimateCost, Feedback, Observed, Paced,
-    RequestBody, ResponseBody, Scope, Watch,
-};
+use tower_claude_core::{Classify, ErrorBody, EstimateCost, Observed, RequestBody, ResponseBody};
 use tower_service::Service;
 
 use super::{
-    Gate, GateBody, Settle,
+    Gate, GateBody,
+    answer::Failure,
     entry::{Entry, Passage, Unsent},
-    head::Admission,
 };
 use crate::Limiter;
 
@@ -60,13 +57,6 @@ struct Before<S, A> {
     service: S,
     request: Request<RequestBody>,
     entry: Entry<A>,
-}
-
-/// An error response whose body must be read to tell what it means.
-struct Failure<B: Body> {
-    response: Response<ErrorBody<B>>,
-    admission: Admission,
-    at: Option<Instant>,
 }
 
 impl<S, B, L, E, C> GateFuture<S, B, L, E, C>
@@ -196,92 +186,6 @@ where
                 }
                 StateProjection::Done => panic!("polled after completion"),
             }
-        }
-    }
-}
-
-impl<L, E, C: Clone> Gate<L, E, C> {
-    /// What the head means; by an inner layer, by itself, or `None` when the body must tell.
-    fn class_of<B>(&self, response: &Response<B>) -> Option<Class>
-    where
-        C: ClassifyResponse,
-    {
-        let inner = response.extensions().get::<Class>().copied();
-        inner
-            .filter(|class| class.local || !self.own_classifier)
-            .or_else(|| self.classify.head(response.status(), response.headers()))
-    }
-
-    /// How an answer whose class is known from its head is watched, and for whom.
-    fn watch<B: Body<Data = Bytes>>(
-        &self,
-        response: &Response<B>,
-        class: Class,
-        admission: Admission,
-        feedback: Option<Box<Feedback>>,
-    ) -> (Watch, Option<Settle<C>>)
-    where
-        C: ClassifyResponse,
-    {
-        match admission {
-            Admission::Own(reservation) if class.is_success() => {
-                let watch = Watch::of(response.headers());
-                let settle = Settle::new(reservation, feedback, self.classify.clone());
-                let settle = Observed::still(response.body(), &watch, settle);
-                (watch, settle)
-            }
-            admission => {
-                admission.settle(&class);
-                (Watch::opaque(), None)
-            }
-        }
-    }
-
-    /// The response of an attempt whose body told what it means; classified once, for all layers.
-    fn failed<B: Body<Data = Bytes> + Unpin>(
-        &self,
-        failure: Failure<B>,
-        scope: &Option<Box<Scope>>,
-    ) -> Response<GateBody<B, C>>
-    where
-        C: ClassifyResponse,
-    {
-        let Failure {
-            mut response,
-            admission,
-            at,
-        } = failure;
-        let class = self.classify.body(
-            response.status(),
-            response.headers(),
-            &response.body().bytes(),
-        );
-        self.on_head(&mut response, class, scope, &admission, at);
-        admission.settle(&class);
-        response.extensions_mut().insert(class);
-        response.map(|body| body.into_body(Observed::off))
-    }
-
-    /// Learns from the head, and leaves word of a pause.
-    fn on_head<B>(
-        &self,
-        response: &mut Response<B>,
-        class: Class,
-        scope: &Option<Box<Scope>>,
-        admission: &Admission,
-        at: Option<Instant>,
-    ) {
-        if class.local {
-            return;
-        }
-        let scope = admission.scope(scope);
-        // The pause comes first: to learn of a 429 gives its share back, and nobody may be let out on it.
-        if class.is_rate_limit() && response.extensions().get::<Paced>().is_none() {
-            let pause = self.pause(class, scope, admission, at);
-            response.extensions_mut().insert(Paced { pause });
-        }
-        if self.reads_headers {
-            self.learn(response.headers(), class, scope, admission, at);
         }
     }
 }

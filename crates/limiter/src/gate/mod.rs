@@ -2,6 +2,7 @@
 //! the body. A layer over a limiter is a [`Gate`] with its own settings and its own name.
 
 mod admit;
+mod answer;
 mod body;
 mod entry;
 mod future;
