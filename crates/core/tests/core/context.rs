@@ -193,3 +193,20 @@ async fn beside_a_call() {
     assert_eq!(Route::named(""), Route::NONE);
     assert_ne!(Route::named("a"), Route::named("b"));
 }
+
+/// What was said of one attempt is not said of the next.
+#[tokio::test(start_paused = true)]
+async fn each_attempt_begins_without_what_was_said() {
+    let context = CallContext::new(&Extensions::new(), Instant::now());
+    for number in 1..4 {
+        assert_eq!(context.begin_attempt(), number);
+        assert!(!context.is_held_back());
+        assert!(!context.is_timed_out());
+        assert!(!context.is_committed());
+        context.set_held_back(true);
+        context.time_out_attempt();
+        context.set_committed(true);
+    }
+    context.set_committed(false);
+    assert!(!context.is_committed());
+}

@@ -3,11 +3,15 @@
 use std::{
     future::poll_fn,
     pin::{Pin, pin},
+    sync::Arc,
     task::Poll,
 };
 
+use bytes::Bytes;
 use http_body::Body;
-use tower::{Layer, ServiceExt};
+use http_body_util::Full;
+use tower::{Layer, Service, ServiceExt};
+use tower_claude_core::RequestBody;
 use tower_claude_retry::RetryBudget;
 
 use crate::api::*;
@@ -90,4 +94,26 @@ async fn dropped_at_any_poll_everything_is_given_back() {
         polls += 1;
     }
     assert!(polls > 12, "the script has more waits than {polls}");
+}
+
+/// Nothing of the request is kept once the outcome is known, though the future is still there.
+#[tokio::test(start_paused = true)]
+async fn an_answered_call_keeps_no_request() {
+    struct Held(#[allow(dead_code, reason = "counts")] Arc<()>);
+    impl AsRef<[u8]> for Held {
+        fn as_ref(&self) -> &[u8] {
+            b"{}"
+        }
+    }
+    let api = tower::service_fn(|_: http::Request<RequestBody>| async {
+        Ok::<_, std::convert::Infallible>(http::Response::new(Full::<Bytes>::default()))
+    });
+    let alive = Arc::new(());
+    let bytes = Bytes::from_owner(Held(alive.clone()));
+    let mut service = layer().0.layer(api);
+    let mut call = Box::pin(service.call(request().map(|_| RequestBody::from(bytes))));
+    assert_eq!(Arc::strong_count(&alive), 2);
+    assert_eq!(call.as_mut().await.unwrap().status(), 200);
+    assert_eq!(Arc::strong_count(&alive), 1, "of the request");
+    drop(call);
 }

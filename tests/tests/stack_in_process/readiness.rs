@@ -1,4 +1,4 @@
-//! Layers of others between ours: they keep one service for many calls, and do as they like with its futures.
+//! Layers of others between ours that call one service for many requests: what becomes of its readiness.
 
 use std::{
     convert::Infallible,
@@ -7,7 +7,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
-    task::{Context, Poll, Waker},
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
@@ -16,16 +16,16 @@ use http_body_util::Full;
 use tower::ServiceExt;
 use tower_claude::cache::CacheLayer;
 use tower_claude_circuit_breaker::CircuitBreakerLayer;
-use tower_claude_core::{Buffered, Cost, RequestBody, Scope};
+use tower_claude_core::{Buffered, RequestBody, Scope};
 use tower_claude_fallback_model::FallbackModelLayer;
 use tower_claude_header_budget::HeaderBudgetLayer;
-use tower_claude_limiter::{Ask, Limiter, Limits};
+use tower_claude_limiter::Limits;
 use tower_claude_retry::RetryLayer;
 use tower_claude_token_bucket::TokenBucketLayer;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::common::{Told, assert_idle, message};
+use crate::common::message;
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -62,13 +62,13 @@ impl<S: Service<Request<RequestBody>>> Service<Request<RequestBody>> for Worker<
 
 /// An API with so many places: to be ready is to have one, as with tower's `ConcurrencyLimit`.
 #[derive(Debug)]
-struct Places {
-    free: Arc<AtomicUsize>,
+pub(crate) struct Places {
+    pub(crate) free: Arc<AtomicUsize>,
     has_one: bool,
 }
 
 impl Places {
-    fn new(free: usize) -> Self {
+    pub(crate) fn new(free: usize) -> Self {
         Self {
             free: Arc::new(AtomicUsize::new(free)),
             has_one: false,
@@ -201,56 +201,65 @@ async fn a_broken_service_is_not_asked_again() {
     twice(HeaderBudgetLayer::new()).await;
 }
 
-/// Makes every call, and drops it before it is polled.
-#[derive(Clone)]
-struct Unpolled<S>(S);
+/// Is ready when it is asked for the second time: who waits has a place, which no clone has.
+#[derive(Debug, Default)]
+struct Queue {
+    places: Arc<AtomicUsize>,
+    waits: bool,
+}
 
-impl<S: Service<Request<RequestBody>>> Service<Request<RequestBody>> for Unpolled<S> {
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = std::future::Pending<Result<S::Response, S::Error>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.0.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
-        drop(self.0.call(request));
-        std::future::pending()
+impl Clone for Queue {
+    fn clone(&self) -> Self {
+        Self {
+            places: self.places.clone(),
+            waits: false,
+        }
     }
 }
 
-/// All that a call takes at once it gives back, whether it was polled or not; also a place in a queue, a probe, and
-/// the claim to retry.
+impl Service<Request<RequestBody>> for Queue {
+    type Response = Response<Full<Bytes>>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        if self.waits {
+            return Poll::Ready(Ok(()));
+        }
+        self.waits = true;
+        self.places.fetch_add(1, Ordering::Relaxed);
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn call(&mut self, _: Request<RequestBody>) -> Self::Future {
+        assert!(std::mem::take(&mut self.waits), "called unready");
+        ready(Ok(answer()))
+    }
+}
+
+/// Who was asked and is not ready is asked again, and then called: no place is taken twice.
+async fn waits_once<L>(layer: L)
+where
+    L: Layer<Queue>,
+    L::Service: Service<Request<RequestBody>, Error = Infallible>,
+{
+    let queue = Queue::default();
+    let service = Buffered::new(Worker::new(layer.layer(queue.clone())));
+    for calls in 1..3 {
+        let answer = service.clone().oneshot(message(false)).await;
+        assert!(answer.is_ok());
+        assert_eq!(queue.places.load(Ordering::Relaxed), calls);
+    }
+}
+
 #[tokio::test(start_paused = true)]
-async fn a_call_that_is_never_polled_leaves_nothing() {
-    let one = Limits::new().with_concurrency(std::num::NonZeroU32::MIN);
-    let told = Told::default();
-    let bucket = TokenBucketLayer::new(one).with_observer(told.clone());
-    let (limiter, breaker) = (bucket.limiter(), CircuitBreakerLayer::new());
-    let places = Places::new(1);
-    let paced = bucket.layer(HeaderBudgetLayer::over(limiter.clone()).layer(places.clone()));
-    let ours = RetryLayer::new().layer(breaker.layer(paced));
-    let unpolled = || {
-        let call = Buffered::new(Unpolled(ours.clone())).oneshot(message(false));
-        let mut call = Box::pin(call);
-        let cx = &mut Context::from_waker(Waker::noop());
-        assert!(call.as_mut().poll(cx).is_pending());
-        call
-    };
-    let first = unpolled();
-    assert_idle(&limiter, "a call that was sent and not polled");
-    drop(first);
-    // The place in the limiter is taken: the next waits in the queue, in vain.
-    let ask = Ask::new(Scope::of(&message(false)), Cost::new(1, 1));
-    let held = limiter.acquire(ask).await.expect("free");
-    let second = unpolled();
-    let queued = |told: &String| told.starts_with("Queued");
-    assert_eq!(told.all().iter().filter(|told| queued(told)).count(), 1);
-    drop(held);
-    assert_idle(&limiter, "a call that was queued and not polled");
-    drop(second);
-    assert_eq!(places.free.load(Ordering::Relaxed), 1);
-    let served = ours.oneshot(message(false)).await.expect("an answer");
-    assert_eq!(served.status(), 200);
+async fn a_place_in_a_queue_is_kept() {
+    waits_once(CacheLayer::default()).await;
+    waits_once(FallbackModelLayer::new(["claude-haiku-5-5"])).await;
+    waits_once(FallbackModelLayer::new::<&str>([])).await;
+    waits_once(RetryLayer::new()).await;
+    waits_once(CircuitBreakerLayer::new()).await;
+    waits_once(TokenBucketLayer::new(Limits::new())).await;
+    waits_once(HeaderBudgetLayer::new()).await;
 }
