@@ -187,7 +187,7 @@ async fn a_probe_that_is_never_polled_is_given_back() {
         std::future::ready(Ok::<_, std::convert::Infallible>(()))
     });
     for _ in 0..3 {
-        let call = Buffered::new(unpolled.clone()).oneshot(request(SONNET, false));
+        let call = Buffered::new(unpolled).oneshot(request(SONNET, false));
         call.await.expect("infallible");
         assert_eq!(layer.handle().snapshot().refused, 0);
     }
