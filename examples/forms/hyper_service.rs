@@ -5,7 +5,7 @@
 
 mod common;
 
-use http::{Request, Response, StatusCode, Uri, header::HOST, uri::Authority};
+use http::{HeaderValue, Request, Response, StatusCode, Uri, header::HOST, uri::Authority};
 use http_body_util::{BodyExt, Empty};
 use hyper::server::conn::http1;
 use hyper_util::{
@@ -71,8 +71,11 @@ async fn main() -> Result<(), Error> {
     tokio::spawn(serve(listener, api.addr().to_string().parse()?));
 
     let caller: Client<_, RequestBody> = Client::builder(TokioExecutor::new()).build_http();
-    let call = async |stream| -> Result<(), Error> {
-        let (head, body) = caller.request(message(&base, stream)).await?.into_parts();
+    let call = async |stream, key| -> Result<(), Error> {
+        let mut request = message(&base, stream);
+        let key = HeaderValue::from_static(key);
+        request.headers_mut().insert("x-api-key", key);
+        let (head, body) = caller.request(request).await?.into_parts();
         let body = body.collect().await?.to_bytes();
         println!("  -> {}", describe(head.status, &head.headers, &body));
         Ok(())
@@ -81,16 +84,18 @@ async fn main() -> Result<(), Error> {
     println!("a stream, while the API breaks two of them before their content");
     fake.inject(Fault::ErrorBeforeContent);
     fake.inject(Fault::TruncatedBeforeContent);
-    call(true).await?;
+    call(true, "key").await?;
     println!("a message, while the API limits the rate once");
     fake.inject(LIMITED);
-    call(false).await?;
+    call(false, "key").await?;
     println!("a message, while the money is spent: waiting does not help");
     fake.inject(Fault::SpendCap);
-    call(false).await?;
+    call(false, "key").await?;
+    println!("the same once more: the API is not asked again so soon");
+    call(false, "key").await?;
     println!("the API saw: {}", saw(&fake));
     api.shutdown().await;
-    println!("a message, while there is no API at all");
-    call(false).await?;
+    println!("a message with another key, while there is no API at all");
+    call(false, "another key").await?;
     Ok(())
 }

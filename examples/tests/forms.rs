@@ -57,8 +57,10 @@ a message, while the API limits the rate once
 a message, while the money is spent: waiting does not help
   retry: attempt 1 was the last (not_retryable)
   -> 429, rate_limit_error from the API
+the same once more: the API is not asked again so soon
+  -> 402, billing_error from circuit-breaker
 the API saw: 200 200 200 429 200 429
-a message, while there is no API at all
+a message with another key, while there is no API at all
   retry: attempt 1 failed (transport), another follows
   retry: attempt 2 failed (transport), another follows
   retry: attempt 3 failed (transport), another follows
