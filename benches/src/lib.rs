@@ -143,10 +143,7 @@ fn per_call(report: &mut Report) {
     let (Some(ours), Some(theirs)) = (named(layers::STACK), named(peers::STACK)) else {
         return;
     };
-    let mut apart = parsing
-        .iter()
-        .fold(ours.over(&Row::NOTHING), |left, row| left.over(row));
-    apart.name = "three together minus parsing".to_owned();
+    let apart = minus_parsing("three together minus parsing", ours, &parsing);
     report.row(&apart);
     println!();
     report.ratio(&apart, theirs, Some(1.5), Some(1.0));
@@ -154,13 +151,17 @@ fn per_call(report: &mut Report) {
     let (Some(ours), Some(theirs)) = (named(layers::SIX), named(peers::FIVE)) else {
         return;
     };
-    let mut apart = parsing
-        .iter()
-        .fold(ours.over(&Row::NOTHING), |left, row| left.over(row));
-    apart.name = "all six minus parsing".to_owned();
+    let apart = minus_parsing("all six minus parsing", ours, &parsing);
     report.row(&apart);
     println!();
     report.ratio(&apart, theirs, Some(1.0), Some(0.5));
+}
+
+fn minus_parsing(name: &str, row: &Row, parsing: &[&Row]) -> Row {
+    let whole = row.over(&Row::NOTHING);
+    let mut apart = parsing.iter().fold(whole, |left, row| left.over(row));
+    apart.name = name.to_owned();
+    apart
 }
 
 fn reservations(report: &mut Report) {

@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body as HttpBody;
-use tower_claude_core::{RequestBody, ResponseBody};
+use tower_claude_core::{RequestBody, ResponseBody, take_polled};
 use tower_service::Service;
 
 use crate::{
@@ -71,8 +71,7 @@ where
                     ResponseFuture::unready(error)
                 }
                 Poll::Pending => {
-                    let clone = self.inner.clone();
-                    let service = std::mem::replace(&mut self.inner, clone);
+                    let service = take_polled(&mut self.inner);
                     ResponseFuture::past(service, request)
                 }
             };

@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body as HttpBody;
-use tower_claude_core::{Classify, Observed, RequestBody, ResponseBody};
+use tower_claude_core::{Classify, Observed, RequestBody, ResponseBody, take_polled};
 use tower_service::Service;
 
 use crate::{ResponseFuture, Watcher, call::Call, layer::Config};
@@ -67,8 +67,7 @@ where
                 ResponseFuture::unsent(call, why)
             }
             Poll::Pending => {
-                let clone = self.inner.clone();
-                let service = std::mem::replace(&mut self.inner, clone);
+                let service = take_polled(&mut self.inner);
                 ResponseFuture::waiting(call, service, request)
             }
         }

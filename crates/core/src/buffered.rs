@@ -11,7 +11,7 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use crate::{BoxError, Collect, RequestBody, request_body::take_if_request_body};
+use crate::{BoxError, Collect, RequestBody, request_body::take_if_request_body, take_polled};
 
 /// Takes `Request<B>` for any `B` and gives `Request<RequestBody>` inward. Costs nothing when the
 /// body is a [`RequestBody`] already, so only the outermost layer of a stack ever buffers.
@@ -56,14 +56,6 @@ impl<S> Buffered<S> {
     }
 }
 
-impl<S: Clone> Buffered<S> {
-    /// The one that was polled ready goes with the request.
-    fn take(&mut self) -> S {
-        let clone = self.inner.clone();
-        std::mem::replace(&mut self.inner, clone)
-    }
-}
-
 impl<S, B> Service<Request<B>> for Buffered<S>
 where
     S: Service<Request<RequestBody>> + Clone,
@@ -91,14 +83,14 @@ where
             Ok(body) => BufferedFuture {
                 state: State::Start {
                     request: Some(Request::from_parts(head, body)),
-                    service: self.take(),
+                    service: take_polled(&mut self.inner),
                 },
             },
             Err(body) => BufferedFuture {
                 state: State::Collect {
                     collect: RequestBody::collect(body, self.limit),
                     head: Some(head),
-                    service: self.take(),
+                    service: take_polled(&mut self.inner),
                 },
             },
         }

@@ -189,7 +189,7 @@ where
             // The failed response and its future go before the next request.
             drop(failure);
             this.state.set(State::Done);
-            let service = this.shared.spare();
+            let service = this.shared.spare.get();
             this.state.set(State::waiting(service, Some(next)));
         }
     }

@@ -2,14 +2,14 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     task::{Context, Poll, Waker},
 };
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body as HttpBody;
-use tower_claude_core::{Classify, RequestBody, ResponseBody};
+use tower_claude_core::{Classify, RequestBody, ResponseBody, Spare, take_polled};
 use tower_service::Service;
 
 use crate::{ResponseFuture, call::Call, future::State, layer::Config};
@@ -27,15 +27,7 @@ pub struct FallbackModel<S, C> {
 /// What all calls through one service share.
 pub(crate) struct Shared<S> {
     pub(crate) config: Arc<Config>,
-    /// What a second attempt takes a clone of.
-    spare: Mutex<S>,
-}
-
-impl<S: Clone> Shared<S> {
-    pub(crate) fn spare(&self) -> S {
-        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
-        spare.clone()
-    }
+    pub(crate) spare: Spare<S>,
 }
 
 impl<S, C> FallbackModel<S, C> {
@@ -43,7 +35,7 @@ impl<S, C> FallbackModel<S, C> {
     where
         S: Clone,
     {
-        let spare = Mutex::new(inner.clone());
+        let spare = Spare::of(&inner);
         Self {
             inner,
             shared: Arc::new(Shared { config, spare }),
@@ -87,12 +79,11 @@ where
             }
             Poll::Ready(Err(error)) => {
                 // One that has broken is not asked again.
-                self.inner = shared.spare();
+                self.inner = shared.spare.get();
                 ResponseFuture::new(shared, call, State::Unready { error: Some(error) })
             }
             Poll::Pending => {
-                let clone = self.inner.clone();
-                let service = std::mem::replace(&mut self.inner, clone);
+                let service = take_polled(&mut self.inner);
                 ResponseFuture::new(shared, call, State::waiting(service, request))
             }
         }

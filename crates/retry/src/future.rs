@@ -192,7 +192,7 @@ where
                 StateProjection::Sleeping { until } => {
                     ready!(poll_timer(this.timer, *until, cx));
                     call.begin_next();
-                    let service = this.shared.spare();
+                    let service = this.shared.spare.get();
                     this.state.set(State::Waiting { service });
                     continue;
                 }
@@ -211,7 +211,7 @@ where
                 }
                 _ => {
                     call.begin_next();
-                    let service = this.shared.spare();
+                    let service = this.shared.spare.get();
                     this.state.set(State::Waiting { service });
                 }
             }

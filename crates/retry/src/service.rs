@@ -2,14 +2,14 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     task::{Context, Poll, Waker},
 };
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body as HttpBody;
-use tower_claude_core::{Classify, RequestBody, ResponseBody};
+use tower_claude_core::{Classify, RequestBody, ResponseBody, Spare, take_polled};
 use tower_service::Service;
 
 use crate::{Body, ResponseFuture, call::Call, layer::Config, state::State};
@@ -26,15 +26,7 @@ pub struct Retry<S, C> {
 /// What all calls through one service share.
 pub(crate) struct Shared<S> {
     pub(crate) config: Arc<Config>,
-    /// What a second attempt takes a clone of.
-    spare: Mutex<S>,
-}
-
-impl<S: Clone> Shared<S> {
-    pub(crate) fn spare(&self) -> S {
-        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
-        spare.clone()
-    }
+    pub(crate) spare: Spare<S>,
 }
 
 impl<S, C> Retry<S, C> {
@@ -42,7 +34,7 @@ impl<S, C> Retry<S, C> {
     where
         S: Clone,
     {
-        let spare = Mutex::new(inner.clone());
+        let spare = Spare::of(&inner);
         Self {
             inner,
             shared: Arc::new(Shared { config, spare }),
@@ -89,14 +81,13 @@ where
             }
             Poll::Ready(Err(error)) => {
                 // One that has broken is not asked again.
-                self.inner = shared.spare();
+                self.inner = shared.spare.get();
                 call.wait_with(request);
                 ResponseFuture::new(shared, call, State::over(Err(error)))
             }
             Poll::Pending => {
                 call.wait_with(request);
-                let clone = self.inner.clone();
-                let service = std::mem::replace(&mut self.inner, clone);
+                let service = take_polled(&mut self.inner);
                 ResponseFuture::new(shared, call, State::Waiting { service })
             }
         }

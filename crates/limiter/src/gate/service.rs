@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{Extensions, Request, Response};
 use http_body::Body;
 use tokio::time::Instant;
-use tower_claude_core::{CallContext, Classify, EstimateCost, RequestBody};
+use tower_claude_core::{CallContext, Classify, EstimateCost, RequestBody, take_polled};
 use tower_service::Service;
 
 use super::{Gate, GateBody, GateFuture, entry::Entry};
@@ -77,8 +77,7 @@ where
                 GateFuture::unsent(gate, why)
             }
             Poll::Pending => {
-                let clone = self.inner.clone();
-                let service = std::mem::replace(&mut self.inner, clone);
+                let service = take_polled(&mut self.inner);
                 GateFuture::waiting(gate, service, request, entry)
             }
         }
