@@ -90,6 +90,16 @@ async fn what_was_changed_in_between_stays_so() {
     }
 }
 
+/// A request that its caller has sent three times before.
+fn sent_before() -> Request<RequestBody> {
+    let mut request = request();
+    let count = HeaderValue::from_static("3");
+    request
+        .headers_mut()
+        .insert("x-stainless-retry-count", count);
+    request
+}
+
 /// The same context in every attempt, whoever kept the request; and the caller's count of retries stays true.
 #[tokio::test(start_paused = true)]
 async fn each_attempt_is_marked() {
@@ -98,12 +108,7 @@ async fn each_attempt_is_marked() {
         .layer(FallbackModelLayer::new([SONNET]))
         .layer(retry())
         .service(api.clone());
-    let mut request = request();
-    let count = HeaderValue::from_static("3");
-    request
-        .headers_mut()
-        .insert("x-stainless-retry-count", count);
-    assert_eq!(send(stack, request).await.unwrap().status, 200);
+    assert_eq!(send(stack, sent_before()).await.unwrap().status, 200);
     let context = |seen: &Seen| seen.extensions.get::<Arc<CallContext>>().cloned();
     let seen = api.seen();
     let first = context(&seen[0]).expect("a context");
@@ -122,12 +127,7 @@ async fn the_next_model_gets_what_came() {
         .layer(FallbackModelLayer::new([SONNET]))
         .layer(retry())
         .service(api.clone());
-    let mut request = request();
-    let count = HeaderValue::from_static("3");
-    request
-        .headers_mut()
-        .insert("x-stainless-retry-count", count);
-    assert_eq!(send(stack, request).await.unwrap().by(), SONNET);
+    assert_eq!(send(stack, sent_before()).await.unwrap().by(), SONNET);
     let seen = api.seen();
     assert_eq!(seen.len(), 6);
     assert_eq!(seen[4].headers["x-stainless-retry-count"], "7");
