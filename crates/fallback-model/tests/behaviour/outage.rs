@@ -15,7 +15,7 @@ use crate::api::*;
 fn switched() -> (Api, Arc<AtomicBool>) {
     let down = Arc::new(AtomicBool::new(true));
     let is_down = down.clone();
-    let api = Api::new(move |model| {
+    let api = Api::by_model(move |model| {
         if model == OPUS && is_down.load(Ordering::Relaxed) {
             Reply::overloaded()
         } else {
@@ -105,7 +105,7 @@ async fn passed_over_says_why() {
 /// One process, two keys: what the one has used up, the other has not.
 #[tokio::test(start_paused = true)]
 async fn a_rate_limit_is_the_credentials_own() {
-    let api = Api::opus(Reply::rate_limited("5"));
+    let api = opus(Reply::rate_limited("5"));
     let (layer, diary) = layer();
     for _ in 0..3 {
         through(&layer, &api).await;
@@ -126,7 +126,7 @@ async fn a_rate_limit_is_the_credentials_own() {
 
 #[tokio::test(start_paused = true)]
 async fn when_all_are_out_the_first_to_be_back_is_asked() {
-    let api = Api::new(|model| {
+    let api = Api::by_model(|model| {
         let reply = Reply::overloaded();
         if model == SONNET {
             reply
@@ -151,7 +151,7 @@ async fn when_all_are_out_the_first_to_be_back_is_asked() {
 async fn a_probe_that_is_given_up_gives_its_place_back() {
     let slow = Arc::new(AtomicBool::new(false));
     let is_slow = slow.clone();
-    let api = Api::new(move |model| match model {
+    let api = Api::by_model(move |model| match model {
         OPUS if is_slow.load(Ordering::Relaxed) => Reply::never(),
         OPUS => Reply::overloaded(),
         _ => Reply::fine(),
@@ -178,7 +178,7 @@ async fn a_probe_that_is_given_up_gives_its_place_back() {
 #[tokio::test(start_paused = true)]
 async fn refusals_inside_open_nothing() {
     let class = tower_claude_core::Class::new(Kind::Overloaded).into_local();
-    let api = Api::opus(Reply::overloaded().extension(class));
+    let api = opus(Reply::overloaded().extension(class));
     let (layer, _) = layer();
     for _ in 0..10 {
         assert_eq!(through(&layer, &api).await.by(), SONNET);

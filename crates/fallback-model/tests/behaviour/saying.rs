@@ -9,7 +9,7 @@ use crate::api::*;
 
 #[tokio::test(start_paused = true)]
 async fn a_switch_is_never_silent() {
-    let api = Api::opus(Reply::overloaded());
+    let api = opus(Reply::overloaded());
     let (layer, diary) = layer();
     let layer = layer.with_chain(OPUS, ["claude-haiku-4-5"]);
     let service = tower::Layer::layer(&layer, api.clone());
@@ -57,7 +57,7 @@ async fn a_switch_is_never_silent() {
 
 #[tokio::test(start_paused = true)]
 async fn nothing_is_said_when_nothing_happened() {
-    let api = Api::opus(Reply::fine());
+    let api = opus(Reply::fine());
     let (layer, diary) = layer();
     let answer = through(&layer, &api).await;
     assert!(answer.served().is_none() && diary.lines().is_empty());
@@ -71,7 +71,7 @@ async fn nothing_is_said_when_nothing_happened() {
             .is_some()
     );
     // Nor when every model fails: what goes up is an error, which nobody served.
-    let api = Api::new(|_| Reply::overloaded());
+    let api = Api::by_model(|_| Reply::overloaded());
     let answer = through(&layer, &api).await;
     assert_eq!((answer.status, answer.by()), (529, ""));
     assert_eq!(answer.class().kind, Kind::Overloaded);
@@ -86,7 +86,7 @@ async fn nothing_is_said_when_nothing_happened() {
 /// The next stand-in may take it. Who reads a 400 after the last must know which model rejects the request.
 #[tokio::test(start_paused = true)]
 async fn a_rejection_by_the_last_stand_in_names_it() {
-    let api = Api::both(
+    let api = both(
         Reply::overloaded(),
         Reply::error(400, "invalid_request_error"),
     );

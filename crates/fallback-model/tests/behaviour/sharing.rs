@@ -24,7 +24,7 @@ fn retry() -> RetryLayer {
 /// Overloaded so often, then well.
 fn overloaded(times: usize) -> Api {
     let mut left = times;
-    Api::new(move |_| {
+    Api::by_model(move |_| {
         if left == 0 {
             return Reply::fine();
         }
@@ -122,7 +122,7 @@ async fn each_attempt_is_marked() {
 /// The next model is asked with the request as it came, not with what the last attempt made of it.
 #[tokio::test(start_paused = true)]
 async fn the_next_model_gets_what_came() {
-    let api = Api::opus(Reply::overloaded());
+    let api = opus(Reply::overloaded());
     let stack = ServiceBuilder::new()
         .layer(FallbackModelLayer::new([SONNET]))
         .layer(retry())
@@ -178,7 +178,7 @@ async fn each_attempt_has_its_own_time() {
             Reply::never(),
             Reply::overloaded().after(after * SECOND),
         ];
-        let api = Api::new(move |_| answers.pop().unwrap_or_else(Reply::fine));
+        let api = Api::by_model(move |_| answers.pop().unwrap_or_else(Reply::fine));
         let stack = ServiceBuilder::new()
             .layer(FallbackModelLayer::new([SONNET]))
             .layer(retry().with_timeouts(head))
