@@ -154,7 +154,7 @@ impl Drop for Ticket {
                 .as_ref()
                 .is_some_and(|context| context.is_timed_out() && !context.is_held_back());
             let verdict = if timed_out {
-                Verdict::FAILURE
+                self.circuit.verdict(&Class::new(Kind::Timeout))
             } else {
                 Verdict::Ignored
             };

@@ -1,9 +1,12 @@
 //! Taken in hand.
 
-use tower_claude_core::{Reason, breaker::BreakerState};
+use std::num::NonZeroU32;
+
+use tower_claude_circuit_breaker::{BreakerConfig, CircuitBreakerLayer};
+use tower_claude_core::{Reason, Scope, breaker::BreakerState};
 use tower_claude_fake_claude::Fault;
 
-use crate::common::{SONNET, call, calls, fake, layer, scope, state};
+use crate::common::{SECOND, SONNET, call, calls, fake, layer, request, scope, state};
 
 #[tokio::test(start_paused = true)]
 async fn forced_open_and_closed_and_back() {
@@ -29,6 +32,23 @@ async fn forced_open_and_closed_and_back() {
     fake.inject_times(Fault::Overloaded, 5);
     calls(&layer, &fake, 6).await;
     assert_eq!((state(&layer), fake.log_len()), (BreakerState::Open, 25));
+}
+
+/// A scope of one's own may name a credential, and is none of a credential.
+#[tokio::test(start_paused = true)]
+async fn a_circuit_made_by_hand_has_the_settings_of_its_kind() {
+    let config = BreakerConfig::new().with_failures(NonZeroU32::MIN, SECOND);
+    let layer = CircuitBreakerLayer::new()
+        .with_config(config)
+        .with_scope(Scope::of);
+    let (handle, fake) = (layer.handle(), fake());
+    let scope = Scope::of(&request(SONNET, false));
+    handle.force_open(&scope);
+    handle.automatic(&scope);
+    fake.inject(Fault::Overloaded);
+    calls(&layer, &fake, 1).await;
+    let [circuit] = handle.snapshot().circuits.try_into().expect("one circuit");
+    assert_eq!(circuit.breaker.state, BreakerState::Open);
 }
 
 #[tokio::test(start_paused = true)]

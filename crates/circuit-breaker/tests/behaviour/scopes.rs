@@ -2,11 +2,13 @@
 
 use std::num::NonZeroUsize;
 
-use http::{HeaderValue, Request};
+use http::{HeaderValue, Request, StatusCode};
 use tokio::time::sleep;
 use tower::Layer;
+use tower_claude_circuit_breaker::{CircuitBreakerLayer, CircuitSnapshot};
 use tower_claude_core::{Kind, RequestBody, Scope, breaker::BreakerState};
-use tower_claude_fake_claude::Fault;
+use tower_claude_fake_claude::{FakeClaude, Fault};
+use tower_claude_retry::{RetryLayer, Timeouts};
 use tower_claude_tests::{Reply, Script};
 
 use crate::common::{HAIKU, SECOND, SONNET, calls, fake, layer, look, request, send};
@@ -16,6 +18,22 @@ fn with_key(key: &'static str, model: &str) -> Request<RequestBody> {
     let key = HeaderValue::from_static(key);
     request.headers_mut().insert("x-api-key", key);
     request
+}
+
+/// The circuit of the only credential.
+fn credential(layer: &CircuitBreakerLayer) -> CircuitSnapshot {
+    let circuits = layer.handle().snapshot().circuits;
+    let mut circuits = circuits.into_iter();
+    let found = circuits.find(|one| one.scope.credential != 0);
+    found.expect("a circuit")
+}
+
+/// A 401, and the time after which the credential is asked again.
+async fn refused_once(layer: &CircuitBreakerLayer, fake: &FakeClaude) {
+    fake.inject(Fault::NonJson(StatusCode::UNAUTHORIZED));
+    calls(layer, fake, 1).await;
+    assert_eq!(credential(layer).breaker.state, BreakerState::Open);
+    sleep(36 * SECOND).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -104,14 +122,34 @@ async fn the_circuits_do_not_mix() {
     for _ in 0..2 {
         send(&service, request(SONNET, false)).await;
     }
-    let circuits = layer.handle().snapshot().circuits;
-    let credential = circuits.iter().find(|one| one.scope.credential != 0);
-    let credential = credential.expect("a circuit").breaker;
+    let credential = credential(&layer).breaker;
     assert_eq!(
         (credential.state, credential.opens),
         (BreakerState::Closed, 1)
     );
     assert_eq!(script.calls(), 3);
+}
+
+/// A model that answers no call in time says nothing about the credential, and nothing about other models.
+#[tokio::test(start_paused = true)]
+async fn timers_say_nothing_about_a_credential() {
+    let (layer, _) = layer();
+    let fake = fake();
+    refused_once(&layer, &fake).await;
+    calls(&layer, &fake, 1).await;
+    assert_eq!(credential(&layer).breaker.state, BreakerState::Closed);
+    fake.inject_times(Fault::SlowHead(3_000 * SECOND), 10);
+    let timeouts = Timeouts::new().with_head(Some(5 * SECOND));
+    let service = RetryLayer::new()
+        .with_timeouts(timeouts)
+        .layer(layer.layer(fake.clone()));
+    for _ in 0..3 {
+        send(&service, request(SONNET, false)).await;
+    }
+    assert_eq!(look(&layer, SONNET).state, BreakerState::Open);
+    fake.clear_injected();
+    let other = send(&service, request(HAIKU, false)).await.expect("it");
+    assert_eq!(other.status, 200);
 }
 
 #[tokio::test(start_paused = true)]
