@@ -12,7 +12,11 @@ use tower_claude_core::{
     event::{Event, emit},
 };
 
-use crate::{LAYER, circuits::Circuit, layer::Config};
+use crate::{
+    LAYER,
+    circuits::{Circuit, is_of_credential},
+    layer::Config,
+};
 
 /// A permit of one circuit. Dropped, it says nothing about the server, unless a timer ended the call.
 pub(crate) struct Ticket {
@@ -163,20 +167,12 @@ impl Drop for Ticket {
     }
 }
 
-/// Opens the circuit of a credential that had none when the call was made.
+/// Opens the circuit of a credential that had none when the call was made: if it has opened since, this is old news.
 pub(crate) fn trip(config: &Config, circuit: &Circuit, class: &Class) {
     let verdict = Verdicts::of(class).credential;
     let now = Instant::now();
+    let permit = Permit::calm(Generation::from_number(0));
     let transition = circuit.with(|state| {
-        let Admission::Pass(permit) = state.breaker.admit(now, 0.0) else {
-            return None;
-        };
-        // Another call was quicker, and its probes are not ours to judge.
-        let verdict = if permit.is_probe() {
-            Verdict::Ignored
-        } else {
-            verdict
-        };
         let transition = state.breaker.settle(now, permit, verdict, fastrand::f64());
         note(&mut state.because, transition, class.kind);
         transition
@@ -189,7 +185,10 @@ fn ask(config: &Config, circuit: &Circuit) -> Result<Permit, Refusal> {
     let now = Instant::now();
     let (admission, because) = circuit.with(|state| {
         let admission = state.breaker.admit(now, fastrand::f64());
-        if let Admission::Refused { transition, .. } = admission {
+        // That a probe hangs is no news of a credential.
+        if let Admission::Refused { transition, .. } = admission
+            && !is_of_credential(&circuit.scope)
+        {
             note(&mut state.because, transition, Kind::Timeout);
         }
         (admission, state.because)

@@ -5,11 +5,11 @@ use std::num::NonZeroUsize;
 use http::{HeaderValue, Request, StatusCode};
 use tokio::time::sleep;
 use tower::Layer;
-use tower_claude_circuit_breaker::{CircuitBreakerLayer, CircuitSnapshot};
+use tower_claude_circuit_breaker::{BreakerConfig, CircuitBreakerLayer, CircuitSnapshot};
 use tower_claude_core::{Kind, RequestBody, Scope, breaker::BreakerState};
 use tower_claude_fake_claude::{FakeClaude, Fault};
 use tower_claude_retry::{RetryLayer, Timeouts};
-use tower_claude_tests::{Reply, Script};
+use tower_claude_tests::{FrameBody, Reply, Script};
 
 use crate::common::{HAIKU, SECOND, SONNET, calls, fake, layer, look, request, send};
 
@@ -104,6 +104,46 @@ async fn a_spend_limit_opens_the_credential_and_no_model() {
         let other = send(&service, with_key("another", SONNET)).await;
         assert_eq!(other.expect("it").status, 200);
     }
+}
+
+/// A 401 from before the circuit opened and closed again.
+#[tokio::test(start_paused = true)]
+async fn a_401_that_comes_late_opens_nothing() {
+    let (layer, _) = layer();
+    let fake = fake();
+    let slow = tower::service_fn(|_| async {
+        sleep(100 * SECOND).await;
+        let answer = http::Response::builder().status(401);
+        let body = FrameBody::full("{}");
+        Ok::<_, std::convert::Infallible>(answer.body(body).expect("valid"))
+    });
+    let slow = layer.layer(slow);
+    let late = tokio::spawn(async move { send(&slow, request(SONNET, false)).await });
+    tokio::task::yield_now().await;
+    refused_once(&layer, &fake).await;
+    calls(&layer, &fake, 1).await;
+    assert_eq!(late.await.expect("no panic").expect("it").status, 401);
+    assert_eq!(credential(&layer).breaker.state, BreakerState::Closed);
+}
+
+/// It was refused before, and nobody knows better since.
+#[tokio::test(start_paused = true)]
+async fn a_probe_of_a_credential_that_hangs_leaves_the_reason() {
+    let (layer, _) = layer();
+    let config = BreakerConfig::new().with_attempt_timeout(60 * SECOND);
+    let (layer, fake) = (layer.with_credential_config(config), fake());
+    refused_once(&layer, &fake).await;
+    fake.inject(Fault::SlowHead(3_000 * SECOND));
+    let service = layer.layer(fake.clone());
+    let hung = tokio::spawn({
+        let service = service.clone();
+        async move { send(&service, request(SONNET, false)).await }
+    });
+    sleep(61 * SECOND).await;
+    let refused = send(&service, request(HAIKU, false)).await.expect("it");
+    assert_eq!((refused.status, refused.was_sent()), (401, false));
+    assert_eq!(credential(&layer).because, Kind::Unauthorized);
+    hung.abort();
 }
 
 /// An outage says nothing about the credential: its probe gives the place back.
