@@ -72,6 +72,20 @@ impl Ticket {
         matches!(&self.stage, Stage::Held(permit) if permit.is_probe())
     }
 
+    /// Counts a probe, and says it.
+    pub(crate) fn say_probe(&self) {
+        if self.is_probe() {
+            self.config.circuits.probes.fetch_add(1, Ordering::Relaxed);
+            emit(
+                &self.config.observers,
+                &Event::CircuitProbe {
+                    layer: LAYER,
+                    scope: &self.circuit.scope,
+                },
+            );
+        }
+    }
+
     /// Whether the circuit wants to know when the request is sent.
     pub(crate) fn is_timed(&self) -> bool {
         self.is_probe() || self.circuit_times_calls()
@@ -89,16 +103,22 @@ impl Ticket {
         }
     }
 
-    /// The refusal of a probe that has waited for so long that its place went to another.
-    pub(crate) fn lost(&self) -> Option<Refusal> {
+    /// Asks anew for a probe that has waited for so long that its place went to another, or the circuit has turned: it may
+    /// have closed. The refusal, if it has not.
+    pub(crate) fn lost(&mut self) -> Option<Refusal> {
         let Stage::Held(permit) = &self.stage else {
             return None;
         };
-        let (holds, because) = self
-            .circuit
-            .look(|state| (state.breaker.holds(permit), state.because));
-        let refusal = Refusal::new(LAYER, Reason::CircuitOpen { because });
-        (!holds).then(|| tell(&self.config, &self.circuit, refusal))
+        if self.circuit.look(|state| state.breaker.holds(permit)) {
+            return None;
+        }
+        match ask(&self.config, &self.circuit) {
+            Ok(permit) => {
+                self.stage = Stage::Held(permit);
+                None
+            }
+            Err(refusal) => Some(tell(&self.config, &self.circuit, refusal)),
+        }
     }
 
     /// The content has begun: a success, after which a stream may still break off.
@@ -194,19 +214,7 @@ fn ask(config: &Config, circuit: &Circuit) -> Result<Permit, Refusal> {
         (admission, state.because)
     });
     match admission {
-        Admission::Pass(permit) => {
-            if permit.is_probe() {
-                config.circuits.probes.fetch_add(1, Ordering::Relaxed);
-                emit(
-                    &config.observers,
-                    &Event::CircuitProbe {
-                        layer: LAYER,
-                        scope: &circuit.scope,
-                    },
-                );
-            }
-            Ok(permit)
-        }
+        Admission::Pass(permit) => Ok(permit),
         Admission::Refused {
             retry_after,
             transition,

@@ -1,62 +1,158 @@
 //! A probe in a limiter's queue.
 
-use std::{num::NonZeroU32, time::Duration};
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
-use tokio::time::sleep;
-use tower::ServiceExt;
+use http::Request;
+use tokio::{
+    task::{JoinHandle, yield_now},
+    time::{Instant, sleep, timeout},
+};
 use tower_claude_circuit_breaker::{BreakerConfig, CircuitBreakerLayer};
-use tower_claude_core::breaker::{BreakerSnapshot, BreakerState};
-use tower_claude_fake_claude::{FakeClaude, Fault, GroupLimits};
+use tower_claude_core::{
+    CallContext, RequestBody,
+    breaker::{BreakerSnapshot, BreakerState},
+};
+use tower_claude_fake_claude::{FakeClaude, Fault};
 use tower_claude_limiter::LocalLimiter;
 use tower_claude_token_bucket::TokenBucketLayer;
 use tower_layer::Layer;
 
 use crate::{
-    common::{at_once, message, send},
+    common::{at_once, message, quiet, send, with},
     world::SECOND,
 };
 
-/// The circuit's only one.
-fn look(layer: &CircuitBreakerLayer) -> BreakerSnapshot {
-    layer.handle().snapshot().circuits[0].breaker
+/// A breaker around a bucket with one place per credential.
+#[derive(Clone)]
+struct Narrow {
+    fake: FakeClaude,
+    breaker: CircuitBreakerLayer,
+    bucket: TokenBucketLayer,
+}
+
+impl Narrow {
+    /// One success closes the circuit; a lease is 60 s.
+    fn new(probes: u32) -> Self {
+        let config = BreakerConfig::new()
+            .with_ramp(None)
+            .with_probes(probes.try_into().expect("not zero"), NonZeroU32::MIN)
+            .with_attempt_timeout(60 * SECOND);
+        let hour = Duration::from_secs(3_600);
+        Self {
+            fake: quiet(),
+            breaker: CircuitBreakerLayer::new().with_config(config),
+            bucket: TokenBucketLayer::over(LocalLimiter::new(at_once(1))).with_max_wait(hour),
+        }
+    }
+
+    /// The same after an outage.
+    async fn half_open(probes: u32) -> Self {
+        let narrow = Self::new(probes);
+        narrow.fail().await;
+        narrow
+    }
+
+    async fn fail(&self) {
+        self.fake.inject_times(Fault::Overloaded, 5);
+        for _ in 0..5 {
+            self.call(message(false)).await;
+        }
+        assert_eq!(self.look().state, BreakerState::Open);
+        sleep(36 * SECOND).await;
+    }
+
+    /// Sends it through both layers; the status.
+    async fn call(&self, request: Request<RequestBody>) -> u16 {
+        let service = self.breaker.layer(self.bucket.layer(self.fake.clone()));
+        let answer = send(&service, request).await.expect("an answer");
+        answer.status.as_u16()
+    }
+
+    /// The same beside the test, with an answer that takes so long.
+    async fn start(&self, wait: Duration, request: Request<RequestBody>) -> JoinHandle<u16> {
+        self.fake.inject(Fault::SlowHead(wait));
+        let this = self.clone();
+        let call = tokio::spawn(async move { this.call(request).await });
+        yield_now().await;
+        call
+    }
+
+    /// Somebody else has the only place for so long.
+    async fn occupy(&self, length: Duration) {
+        self.fake.inject(Fault::SlowHead(length));
+        let other = self.bucket.layer(self.fake.clone());
+        tokio::spawn(async move { send(&other, message(false)).await.is_ok() });
+        yield_now().await;
+    }
+
+    /// The circuit's only one.
+    fn look(&self) -> BreakerSnapshot {
+        self.breaker.handle().snapshot().circuits[0].breaker
+    }
 }
 
 /// Its lease begins when the limiter lets it go: a wait in the queue that is longer than the lease is no failure of the
 /// server, and what is found out is what the probe says.
 #[tokio::test(start_paused = true)]
 async fn the_lease_begins_when_the_request_is_sent() {
-    let fake = FakeClaude::builder()
-        .limits(GroupLimits::unlimited())
-        .build();
-    let hour = Duration::from_secs(3_600);
-    let bucket = TokenBucketLayer::over(LocalLimiter::new(at_once(1))).with_max_wait(hour);
-    let config = BreakerConfig::new()
-        .with_ramp(None)
-        .with_probes(NonZeroU32::MIN, NonZeroU32::MIN)
-        .with_attempt_timeout(60 * SECOND);
-    let layer = CircuitBreakerLayer::new().with_config(config);
-    let service = layer.layer(bucket.layer(fake.clone()));
-    fake.inject_times(Fault::Overloaded, 5);
-    for _ in 0..5 {
-        let _ = send(&service, message(false)).await;
-    }
-    assert_eq!(look(&layer).state, BreakerState::Open);
-    sleep(36 * SECOND).await;
-
-    // Somebody else has the only place for 50 s.
-    fake.inject(Fault::SlowHead(50 * SECOND));
-    let other = bucket.layer(fake.clone());
-    let other = tokio::spawn(async move { send(&other, message(false)).await.is_ok() });
-    tokio::task::yield_now().await;
+    let narrow = Narrow::half_open(1).await;
+    narrow.occupy(50 * SECOND).await;
     // The probe then takes 50 s of its own: more than its lease in all, less from when it was sent.
-    fake.inject(Fault::SlowHead(50 * SECOND));
-    let probe = service.clone();
-    let probe = tokio::spawn(async move { probe.oneshot(message(false)).await.is_ok() });
+    let probe = narrow.start(50 * SECOND, message(false)).await;
     sleep(90 * SECOND).await;
-    let refused = send(&service, message(false)).await.expect("a refusal");
-    assert_eq!(refused.status, 529);
-    let seen = look(&layer);
+    assert_eq!(narrow.call(message(false)).await, 529);
+    let seen = narrow.look();
     assert_eq!((seen.state, seen.opens), (BreakerState::HalfOpen, 1));
-    assert!(other.await.expect("no panic") && probe.await.expect("no panic"));
-    assert_eq!(fake.log_len(), 7);
+    assert_eq!(probe.await.expect("no panic"), 200);
+    assert_eq!(narrow.fake.log_len(), 7);
+}
+
+/// After a lease in the queue the next call is the probe, and there is no second one beside it.
+#[tokio::test(start_paused = true)]
+async fn a_probe_whose_place_went_to_another_is_not_sent() {
+    let narrow = Narrow::half_open(1).await;
+    narrow.occupy(100 * SECOND).await;
+    let lost = narrow.start(SECOND, message(false)).await;
+    sleep(61 * SECOND).await;
+    let next = narrow.start(SECOND, message(false)).await;
+    assert_eq!(lost.await.expect("no panic"), 529);
+    let seen = narrow.look();
+    assert_eq!((seen.state, seen.probes), (BreakerState::HalfOpen, 1));
+    assert_eq!(next.await.expect("no panic"), 200);
+    assert_eq!(narrow.look().state, BreakerState::Closed);
+    assert_eq!(narrow.fake.log_len(), 7);
+}
+
+/// Another probe had no queue before it, and has closed the circuit.
+#[tokio::test(start_paused = true)]
+async fn a_probe_whose_circuit_has_closed_is_sent() {
+    let narrow = Narrow::half_open(2).await;
+    narrow.occupy(100 * SECOND).await;
+    let waiting = narrow.start(SECOND, message(false)).await;
+    let other = with(message(false), "x-api-key", "key-b");
+    assert_eq!(narrow.call(other).await, 200);
+    assert_eq!(narrow.look().state, BreakerState::Closed);
+    assert_eq!(waiting.await.expect("no panic"), 200);
+}
+
+/// A layer of others has given one attempt up in the queue, and sends the request again as it is.
+#[tokio::test(start_paused = true)]
+async fn a_probe_does_not_wait_in_the_queue_of_an_attempt_before() {
+    let narrow = Narrow::new(1);
+    let context = Arc::new(CallContext::new(&Default::default(), Instant::now()));
+    let request = || {
+        let mut request = message(false);
+        request.extensions_mut().insert(context.clone());
+        request
+    };
+    narrow.occupy(10 * SECOND).await;
+    let given_up = timeout(SECOND, narrow.call(request())).await;
+    assert!(given_up.is_err() && context.is_held_back());
+    sleep(10 * SECOND).await;
+    narrow.fail().await;
+    let hung = narrow.start(3_000 * SECOND, request()).await;
+    sleep(61 * SECOND).await;
+    assert_eq!(narrow.call(message(false)).await, 529);
+    assert_eq!(narrow.look().opens, 2, "it was sent, and has failed");
+    hung.abort();
 }

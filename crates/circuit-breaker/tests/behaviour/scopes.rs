@@ -126,6 +126,25 @@ async fn a_401_that_comes_late_opens_nothing() {
     assert_eq!(credential(&layer).breaker.state, BreakerState::Closed);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_probe_of_a_credential_is_told_only_when_the_model_lets_it_pass() {
+    let (layer, diary) = layer();
+    let fake = fake();
+    refused_once(&layer, &fake).await;
+    layer
+        .handle()
+        .force_open(&Scope::of_model(&request(SONNET, false)));
+    calls(&layer, &fake, 3).await;
+    assert_eq!(layer.handle().snapshot().probes, 0);
+    assert!(!diary.lines().iter().any(|line| line.starts_with("probe")));
+    layer
+        .handle()
+        .automatic(&Scope::of_model(&request(SONNET, false)));
+    calls(&layer, &fake, 1).await;
+    assert_eq!(credential(&layer).breaker.state, BreakerState::Closed);
+    assert_eq!(layer.handle().snapshot().probes, 1);
+}
+
 /// It was refused before, and nobody knows better since.
 #[tokio::test(start_paused = true)]
 async fn a_probe_of_a_credential_that_hangs_leaves_the_reason() {

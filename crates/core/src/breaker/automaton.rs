@@ -158,8 +158,8 @@ impl Breaker {
         }
     }
 
-    /// Whether the permit still counts. A probe that has waited for its turn for as long as a lease has lost its place
-    /// to another and must not be sent; nobody is blamed for it.
+    /// Whether the permit still counts. A probe that has waited for its turn for as long as a lease may have lost its place
+    /// to another; so has one whose circuit has turned since. It must not be sent, but may ask again; nobody is blamed for it.
     pub fn holds(&self, permit: &Permit) -> bool {
         let leased = match &self.state {
             State::HalfOpen { leases, .. } if permit.generation == self.generation => {
