@@ -128,6 +128,12 @@ impl Ticket {
         }
     }
 
+    /// The answer has ended well.
+    pub(crate) fn complete(&mut self) {
+        self.settle(Verdict::Success, Kind::Success);
+        self.stage = Stage::Over;
+    }
+
     /// Ends the call, and names its generation.
     pub(crate) fn settle(&mut self, verdict: Verdict, kind: Kind) -> Option<Generation> {
         let permit = match mem::replace(&mut self.stage, Stage::Over) {
@@ -153,11 +159,12 @@ impl Ticket {
 
     /// The answer has failed: before its content, or as a stream that was settled as a success and has broken off.
     pub(crate) fn broke_off(&mut self, class: Class) {
-        let verdict = Verdicts::of(&class).availability;
+        let verdict = self.circuit.verdict(&class);
         let Stage::Began(generation) = self.stage else {
             self.settle(verdict, class.kind);
             return;
         };
+        self.stage = Stage::Over;
         let now = Instant::now();
         let transition = self.circuit.with(|state| {
             let transition = state
@@ -172,17 +179,14 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        if let Stage::Held(_) = self.stage {
-            let timed_out = self
-                .context
-                .as_ref()
-                .is_some_and(|context| context.is_timed_out() && !context.is_held_back());
-            let verdict = if timed_out {
-                self.circuit.verdict(&Class::new(Kind::Timeout))
-            } else {
-                Verdict::Ignored
-            };
-            self.settle(verdict, Kind::Timeout);
+        let timed_out = self
+            .context
+            .as_ref()
+            .is_some_and(|context| context.is_timed_out() && !context.is_held_back());
+        if timed_out {
+            self.broke_off(Class::new(Kind::Timeout));
+        } else {
+            self.settle(Verdict::Ignored, Kind::Timeout);
         }
     }
 }

@@ -1,10 +1,14 @@
 //! Streams fail in their own ways.
 
-use tower::Layer;
-use tower_claude_core::breaker::BreakerState;
-use tower_claude_fake_claude::Fault;
+use std::time::Duration;
 
-use crate::common::{SONNET, fake, layer, look, request, send, state};
+use tokio::time::Instant;
+use tower::Layer;
+use tower_claude_core::{Deadline, breaker::BreakerState};
+use tower_claude_fake_claude::Fault;
+use tower_claude_retry::RetryLayer;
+
+use crate::common::{SECOND, SONNET, fake, layer, look, request, send, state};
 
 #[tokio::test(start_paused = true)]
 async fn a_held_200_that_turns_into_an_error_is_a_failure() {
@@ -53,5 +57,37 @@ async fn streams_that_break_side_by_side_open_it() {
     assert_eq!(
         diary.lines(),
         ["opened messages/claude-sonnet-5-5 transport 1"]
+    );
+}
+
+/// The retry layer ends it then; a caller's deadline is not the server's fault.
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_falls_silent_after_content_is_a_failure_of_its_own() {
+    let (layer, diary) = layer();
+    let fake = fake();
+    let stall = Fault::Stall {
+        after_tokens: 3,
+        duration: 3_000 * SECOND,
+    };
+    fake.inject_times(stall, 5 + 5);
+    let service = RetryLayer::new().layer(layer.layer(fake.clone()));
+    let streams = |deadline: Option<Duration>| {
+        let calls = (0..5).map(|_| {
+            let mut request = request(SONNET, true);
+            let deadline = deadline.map(|wait| Deadline(Instant::now() + wait));
+            deadline.map(|deadline| request.extensions_mut().insert(deadline));
+            send(&service, request)
+        });
+        futures_util::future::join_all(calls)
+    };
+    for answer in streams(Some(60 * SECOND)).await {
+        let body = answer.expect("an answer").body;
+        assert!(String::from_utf8_lossy(&body).contains("timeout_error"));
+    }
+    assert_eq!(look(&layer, SONNET).failures, 0);
+    streams(None).await;
+    assert_eq!(
+        diary.lines(),
+        ["opened messages/claude-sonnet-5-5 timeout 1"]
     );
 }
