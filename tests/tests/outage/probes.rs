@@ -1,20 +1,21 @@
 //! A probe in a limiter's queue.
 
-use std::{num::NonZeroU32, sync::Arc, time::Duration};
+use std::{convert::Infallible, num::NonZeroU32, sync::Arc, time::Duration};
 
-use http::Request;
+use http::{Request, Response};
 use tokio::{
     task::{JoinHandle, yield_now},
     time::{Instant, sleep, timeout},
 };
-use tower_claude_circuit_breaker::{BreakerConfig, CircuitBreakerLayer};
+use tower_claude_circuit_breaker::{BreakerConfig, CircuitBreakerLayer, SlowCallRate};
 use tower_claude_core::{
     CallContext, RequestBody,
     breaker::{BreakerSnapshot, BreakerState},
 };
 use tower_claude_fake_claude::{FakeClaude, Fault};
 use tower_claude_limiter::LocalLimiter;
-use tower_claude_token_bucket::TokenBucketLayer;
+use tower_claude_tests::FrameBody;
+use tower_claude_token_bucket::{CountTokensLayer, TokenBucketLayer};
 use tower_layer::Layer;
 
 use crate::{
@@ -155,4 +156,31 @@ async fn a_probe_does_not_wait_in_the_queue_of_an_attempt_before() {
     assert_eq!(narrow.call(message(false)).await, 529);
     assert_eq!(narrow.look().opens, 2, "it was sent, and has failed");
     hung.abort();
+}
+
+/// From sending to the first content: neither the count nor the queue makes a call slow.
+#[tokio::test(start_paused = true)]
+async fn a_call_that_waits_for_its_count_and_its_turn_is_not_slow() {
+    let api = tower::service_fn(|request: Request<RequestBody>| async move {
+        let counts = request.uri().path().ends_with("count_tokens");
+        sleep(SECOND).await;
+        let body = if counts {
+            r#"{"input_tokens":3}"#
+        } else {
+            "{}"
+        };
+        Ok::<_, Infallible>(Response::new(FrameBody::full(body)))
+    });
+    let rate = SlowCallRate::new(3 * SECOND).with_share(NonZeroU32::MIN, 0.1);
+    let config = BreakerConfig::new().with_slow_calls(Some(rate));
+    let breaker = CircuitBreakerLayer::new().with_config(config);
+    let bucket = TokenBucketLayer::over(LocalLimiter::new(at_once(1)));
+    let counted = CountTokensLayer::new().layer(bucket.layer(api));
+    let service = breaker.layer(counted);
+    let calls = (0..8).map(|_| send(&service, message(false)));
+    for answer in futures_util::future::join_all(calls).await {
+        assert_eq!(answer.expect("an answer").status, 200);
+    }
+    let circuit = breaker.handle().snapshot().circuits[0].breaker;
+    assert_eq!(circuit.state, BreakerState::Closed);
 }
