@@ -1,8 +1,13 @@
 //! A probe in a limiter's queue.
 
-use std::{convert::Infallible, num::NonZeroU32, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    num::{NonZeroU32, NonZeroUsize},
+    sync::Arc,
+    time::Duration,
+};
 
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use tokio::{
     task::{JoinHandle, yield_now},
     time::{Instant, sleep, timeout},
@@ -14,6 +19,7 @@ use tower_claude_core::{
 };
 use tower_claude_fake_claude::{FakeClaude, Fault};
 use tower_claude_limiter::LocalLimiter;
+use tower_claude_retry::{RetryLayer, Timeouts};
 use tower_claude_tests::FrameBody;
 use tower_claude_token_bucket::{CountTokensLayer, TokenBucketLayer};
 use tower_layer::Layer;
@@ -31,17 +37,20 @@ struct Narrow {
     bucket: TokenBucketLayer,
 }
 
+/// One success closes the circuit; a lease is 60 s.
+fn config(probes: u32) -> BreakerConfig {
+    BreakerConfig::new()
+        .with_ramp(None)
+        .with_probes(probes.try_into().expect("not zero"), NonZeroU32::MIN)
+        .with_attempt_timeout(60 * SECOND)
+}
+
 impl Narrow {
-    /// One success closes the circuit; a lease is 60 s.
     fn new(probes: u32) -> Self {
-        let config = BreakerConfig::new()
-            .with_ramp(None)
-            .with_probes(probes.try_into().expect("not zero"), NonZeroU32::MIN)
-            .with_attempt_timeout(60 * SECOND);
         let hour = Duration::from_secs(3_600);
         Self {
             fake: quiet(),
-            breaker: CircuitBreakerLayer::new().with_config(config),
+            breaker: CircuitBreakerLayer::new().with_config(config(probes)),
             bucket: TokenBucketLayer::over(LocalLimiter::new(at_once(1))).with_max_wait(hour),
         }
     }
@@ -134,6 +143,49 @@ async fn a_probe_whose_circuit_has_closed_is_sent() {
     assert_eq!(narrow.call(other).await, 200);
     assert_eq!(narrow.look().state, BreakerState::Closed);
     assert_eq!(waiting.await.expect("no panic"), 200);
+}
+
+/// The same where the circuit is that of a credential, and there is no room for one of the model.
+#[tokio::test(start_paused = true)]
+async fn a_credential_is_probed_in_the_same_way() {
+    let mut narrow = Narrow::new(1);
+    narrow.breaker = CircuitBreakerLayer::new()
+        .with_most_circuits(NonZeroUsize::MIN)
+        .with_credential_config(config(1));
+    narrow.fake.inject(Fault::NonJson(StatusCode::UNAUTHORIZED));
+    assert_eq!(narrow.call(message(false)).await, 401);
+    assert_eq!(narrow.look().state, BreakerState::Open);
+    sleep(36 * SECOND).await;
+    narrow.occupy(100 * SECOND).await;
+    let lost = narrow.start(50 * SECOND, message(false)).await;
+    sleep(61 * SECOND).await;
+    let next = narrow.start(50 * SECOND, message(false)).await;
+    assert_eq!(lost.await.expect("no panic"), 401);
+    assert_eq!(narrow.fake.log_len(), 3);
+    sleep(40 * SECOND).await;
+    // A lease after it was claimed, less from when it was sent.
+    assert_eq!(narrow.call(message(false)).await, 401);
+    assert_eq!(next.await.expect("no panic"), 200);
+    assert_eq!(narrow.look().opens, 1);
+    assert_eq!(narrow.look().state, BreakerState::Closed);
+}
+
+/// An attempt that takes too long in the queue is no failure of the server.
+#[tokio::test(start_paused = true)]
+async fn timers_that_end_a_wait_in_the_queue_blame_nobody() {
+    let narrow = Narrow::new(1);
+    narrow.occupy(1_000 * SECOND).await;
+    let timeouts = Timeouts::new().with_head(Some(10 * SECOND));
+    let inside = narrow.bucket.layer(narrow.fake.clone());
+    let service = RetryLayer::new()
+        .with_timeouts(timeouts)
+        .layer(narrow.breaker.layer(inside));
+    for _ in 0..3 {
+        let answer = send(&service, message(false)).await.expect("an answer");
+        assert_eq!(answer.status, 504);
+    }
+    assert_eq!(narrow.look().failures, 0);
+    assert_eq!(narrow.fake.log_len(), 1);
 }
 
 /// A layer of others has given one attempt up in the queue, and sends the request again as it is.

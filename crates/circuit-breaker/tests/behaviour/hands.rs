@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 
 use tower_claude_circuit_breaker::{BreakerConfig, CircuitBreakerLayer};
-use tower_claude_core::{Reason, Scope, breaker::BreakerState};
+use tower_claude_core::{Kind, Reason, Scope, breaker::BreakerState};
 use tower_claude_fake_claude::Fault;
 
 use crate::common::{SECOND, SONNET, call, calls, fake, layer, request, scope, state};
@@ -12,11 +12,14 @@ use crate::common::{SECOND, SONNET, call, calls, fake, layer, request, scope, st
 async fn forced_open_and_closed_and_back() {
     let (layer, _) = layer();
     let (handle, fake) = (layer.handle(), fake());
+    fake.inject_times(Fault::Reset, 5);
+    calls(&layer, &fake, 5).await;
     handle.force_open(&scope(SONNET));
     assert_eq!(state(&layer), BreakerState::ForcedOpen);
     let answer = call(&layer, &fake).await.expect("a refusal");
     let refused = answer.refused.expect("tagged");
-    assert!(matches!(refused.reason, Reason::CircuitOpen { .. }));
+    let because = Kind::Overloaded;
+    assert_eq!(refused.reason, Reason::CircuitOpen { because });
     assert_eq!(refused.retry_after, None, "nobody knows");
     assert!(!answer.headers.contains_key("retry-after"));
 
@@ -25,13 +28,13 @@ async fn forced_open_and_closed_and_back() {
     calls(&layer, &fake, 20).await;
     assert_eq!(
         (state(&layer), fake.log_len()),
-        (BreakerState::ForcedClosed, 20)
+        (BreakerState::ForcedClosed, 25)
     );
 
     handle.automatic(&scope(SONNET));
     fake.inject_times(Fault::Overloaded, 5);
     calls(&layer, &fake, 6).await;
-    assert_eq!((state(&layer), fake.log_len()), (BreakerState::Open, 25));
+    assert_eq!((state(&layer), fake.log_len()), (BreakerState::Open, 30));
 }
 
 /// A scope of one's own may name a credential, and is none of a credential.

@@ -2,6 +2,7 @@
 
 use std::num::NonZeroUsize;
 
+use futures_util::future::join_all;
 use http::{HeaderValue, Request, StatusCode};
 use tokio::time::sleep;
 use tower::Layer;
@@ -271,4 +272,26 @@ async fn circuits_are_bounded_and_those_that_matter_are_kept() {
         assert!(layer.handle().snapshot().circuits.len() <= 8);
     }
     assert_eq!(script.calls(), 100);
+}
+
+/// One that a call holds, too.
+#[tokio::test(start_paused = true)]
+async fn a_circuit_in_use_is_kept() {
+    let (layer, _) = layer();
+    let layer = layer.with_most_circuits(NonZeroUsize::MIN);
+    let late = tower::service_fn(|_| async {
+        sleep(SECOND).await;
+        let answer = http::Response::builder().status(529);
+        let body = FrameBody::full("{}");
+        Ok::<_, std::convert::Infallible>(answer.body(body).expect("valid"))
+    });
+    let service = layer.layer(late);
+    let down = join_all((0..5).map(|_| send(&service, request(SONNET, false))));
+    let fake = fake();
+    let other = layer.layer(fake.clone());
+    tokio::join!(down, async {
+        sleep(SECOND / 2).await;
+        send(&other, request(HAIKU, false)).await;
+    });
+    assert_eq!(look(&layer, SONNET).state, BreakerState::Open);
 }
