@@ -100,9 +100,9 @@ async fn a_success_between_failures_begins_the_count_anew() {
 #[tokio::test(start_paused = true)]
 async fn refusals_further_in_say_nothing() {
     let (layer, _) = layer();
-    let reason = Reason::QueueFull {
-        waiting: 1,
-        limit: 1,
+    let reason = Reason::DeadlineWouldPass {
+        estimated: SECOND,
+        remaining: Duration::ZERO,
     };
     let refusal = tower_claude_core::Refusal::new("inner", reason);
     let script = Script::always(Reply::refusal(refusal));
@@ -147,13 +147,18 @@ async fn an_open_circuit_refuses_before_the_inner_service_is_ready() {
     let (layer, _) = layer();
     let never = Script::always(Reply::message()).readiness(Readiness::Never);
     let service = layer.layer(never);
+    let at_once = async || {
+        let call = send(&service, request(SONNET, false));
+        let answer = tokio::time::timeout(SECOND, call).await;
+        answer.expect("no wait").expect("a refusal")
+    };
     layer.handle().force_open(&scope(SONNET));
-    let refused = send(&service, request(SONNET, false)).await.expect("it");
+    let refused = at_once().await;
     assert_eq!((refused.status, refused.was_sent()), (529, false));
     layer.handle().automatic(&scope(SONNET));
     let credential = Scope::credential_of(request(SONNET, false).headers());
     layer.handle().force_open(&Scope::of_credential(credential));
-    let refused = send(&service, request(SONNET, false)).await.expect("it");
+    let refused = at_once().await;
     assert_eq!((refused.status, refused.was_sent()), (529, false));
 }
 
