@@ -37,7 +37,7 @@ impl<C: ClassifyResponse> Observe for Watcher<C> {
 
     fn end(mut self, outcome: Outcome) {
         match outcome {
-            Outcome::Complete { .. } => self.succeed(),
+            Outcome::Complete { .. } => self.ticket.complete(),
             Outcome::Failed { class, .. } => self.ticket.broke_off(class),
             // The ticket says what a drop means.
             _ => {}

@@ -92,7 +92,10 @@ impl<C> Call<C> {
             model,
             credential: credential.map(Box::new),
         };
+        // Not before both let it through.
+        tickets.say_probes();
         if let Some(context) = request.extensions().get::<Arc<CallContext>>() {
+            // An attempt before may have been given up in a queue.
             context.set_held_back(false);
             tickets.attach(context);
         } else if tickets.are_timed() {
@@ -148,6 +151,15 @@ impl Tickets {
                 .is_some_and(|ticket| ticket.is_probe())
     }
 
+    fn say_probes(&self) {
+        if let Some(ticket) = &self.model {
+            ticket.say_probe();
+        }
+        if let Some(ticket) = &self.credential {
+            ticket.say_probe();
+        }
+    }
+
     /// Whether the request waits in a queue further in.
     pub(crate) fn are_held_back(&self) -> bool {
         let ticket = self.model.as_ref().or(self.credential.as_deref());
@@ -155,10 +167,10 @@ impl Tickets {
         context.is_some_and(|context| context.is_held_back())
     }
 
-    /// The refusal of a probe that has lost its place while it waited.
-    pub(crate) fn lost(&self) -> Option<Refusal> {
-        let credential = self.credential.as_ref();
-        let model = self.model.as_ref().and_then(Ticket::lost);
+    /// The refusal of a probe that has lost its place while it waited, and gets no other.
+    pub(crate) fn lost(&mut self) -> Option<Refusal> {
+        let credential = self.credential.as_mut();
+        let model = self.model.as_mut().and_then(Ticket::lost);
         model.or_else(|| credential.and_then(|ticket| ticket.lost()))
     }
 

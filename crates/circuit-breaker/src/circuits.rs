@@ -12,8 +12,8 @@ use std::{
 use foldhash::fast::RandomState;
 use tokio::time::Instant;
 use tower_claude_core::{
-    Kind, Scope,
-    breaker::{Breaker, BreakerConfig, Generation, Permit},
+    Class, Kind, Scope,
+    breaker::{Breaker, BreakerConfig, Generation, Permit, Verdict, Verdicts},
 };
 
 /// Stands for a circuit that is not calm. No circuit has opened so often.
@@ -47,6 +47,16 @@ impl Circuit {
         };
         circuit.with(|_| ());
         circuit
+    }
+
+    /// What this outcome means for the circuit.
+    pub(crate) fn verdict(&self, class: &Class) -> Verdict {
+        let verdicts = Verdicts::of(class);
+        if is_of_credential(&self.scope) {
+            verdicts.credential
+        } else {
+            verdicts.availability
+        }
     }
 
     /// Does something to the circuit.
@@ -147,13 +157,18 @@ impl Circuits {
     }
 
     fn insert(&self, map: &mut Map, scope: Scope, config: &BreakerConfig) -> Arc<Circuit> {
-        if scope.credential != 0 {
+        if is_of_credential(&scope) {
             self.has_credentials.store(true, Ordering::Release);
         }
         let circuit = Arc::new(Circuit::new(scope.clone(), *config));
         map.insert(scope, circuit.clone());
         circuit
     }
+}
+
+/// Whether this is the scope of a credential. One that a user's function makes for a request may name a credential, too.
+pub(crate) fn is_of_credential(scope: &Scope) -> bool {
+    scope.credential != 0 && *scope == Scope::of_credential(scope.credential)
 }
 
 /// Makes room. What a call holds, and what still counts, stays.

@@ -11,7 +11,7 @@ use tower_claude_core::{
     breaker::{Breaker, BreakerSnapshot},
 };
 
-use crate::layer::Config;
+use crate::{circuits::is_of_credential, layer::Config};
 
 /// A view of one [`CircuitBreakerLayer`](crate::CircuitBreakerLayer) and all services made from it, and the hand that opens and
 /// closes its circuits. Cheap to clone.
@@ -94,10 +94,10 @@ impl CircuitBreakerHandle {
     }
 
     fn turn(&self, scope: &Scope, turn: impl FnOnce(&mut Breaker)) {
-        let config = if scope.credential == 0 {
-            &self.config.breaker
-        } else {
+        let config = if is_of_credential(scope) {
             &self.config.credentials
+        } else {
+            &self.config.breaker
         };
         let circuit = self.config.circuits.force(scope, config);
         circuit.with(|state| {

@@ -49,13 +49,13 @@
 //! # Readiness, clones, cancellation
 //! Always ready; nothing happens before the first poll. A call waits for the inner service itself, and asks the circuit
 //! when that is ready. Circuits live in the layer and are shared by its clones and services. A call that is dropped
-//! says nothing, and a probe gives its place back; but where the retry layer's timers ended it, it has failed. An error
-//! of readiness says nothing either.
+//! says nothing, and a probe gives its place back; but where the retry layer's head or idle timer ended it, it has failed.
+//! An error of readiness says nothing either. A probe that lost its place in a limiter's queue asks the circuit anew.
 //!
 //! # Streaming
 //! A stream succeeds with its first content event, so a probe that streams for ten minutes closes the circuit at once. If it
-//! breaks off before, the call has failed, whatever its status was; a break afterwards is a failure of its own. A JSON
-//! answer succeeds with its end.
+//! breaks off before, the call has failed, whatever its status was; a break afterwards, or a silence that the retry layer
+//! ends, is a failure of its own. A JSON answer succeeds with its end.
 //!
 //! # What it never does
 //! Hold a response back; change a request or a response; wait; count its own refusals or those of other layers; let more

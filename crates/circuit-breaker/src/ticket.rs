@@ -12,7 +12,11 @@ use tower_claude_core::{
     event::{Event, emit},
 };
 
-use crate::{LAYER, circuits::Circuit, layer::Config};
+use crate::{
+    LAYER,
+    circuits::{Circuit, is_of_credential},
+    layer::Config,
+};
 
 /// A permit of one circuit. Dropped, it says nothing about the server, unless a timer ended the call.
 pub(crate) struct Ticket {
@@ -68,6 +72,20 @@ impl Ticket {
         matches!(&self.stage, Stage::Held(permit) if permit.is_probe())
     }
 
+    /// Counts a probe, and says it.
+    pub(crate) fn say_probe(&self) {
+        if self.is_probe() {
+            self.config.circuits.probes.fetch_add(1, Ordering::Relaxed);
+            emit(
+                &self.config.observers,
+                &Event::CircuitProbe {
+                    layer: LAYER,
+                    scope: &self.circuit.scope,
+                },
+            );
+        }
+    }
+
     /// Whether the circuit wants to know when the request is sent.
     pub(crate) fn is_timed(&self) -> bool {
         self.is_probe() || self.circuit_times_calls()
@@ -85,16 +103,22 @@ impl Ticket {
         }
     }
 
-    /// The refusal of a probe that has waited for so long that its place went to another.
-    pub(crate) fn lost(&self) -> Option<Refusal> {
+    /// Asks anew for a probe that has waited for so long that its place went to another, or the circuit has turned: it may
+    /// have closed. The refusal, if it has not.
+    pub(crate) fn lost(&mut self) -> Option<Refusal> {
         let Stage::Held(permit) = &self.stage else {
             return None;
         };
-        let (holds, because) = self
-            .circuit
-            .look(|state| (state.breaker.holds(permit), state.because));
-        let refusal = Refusal::new(LAYER, Reason::CircuitOpen { because });
-        (!holds).then(|| tell(&self.config, &self.circuit, refusal))
+        if self.circuit.look(|state| state.breaker.holds(permit)) {
+            return None;
+        }
+        match ask(&self.config, &self.circuit) {
+            Ok(permit) => {
+                self.stage = Stage::Held(permit);
+                None
+            }
+            Err(refusal) => Some(tell(&self.config, &self.circuit, refusal)),
+        }
     }
 
     /// The content has begun: a success, after which a stream may still break off.
@@ -102,6 +126,12 @@ impl Ticket {
         if let Some(generation) = self.settle(Verdict::Success, Kind::Success) {
             self.stage = Stage::Began(generation);
         }
+    }
+
+    /// The answer has ended well.
+    pub(crate) fn complete(&mut self) {
+        self.settle(Verdict::Success, Kind::Success);
+        self.stage = Stage::Over;
     }
 
     /// Ends the call, and names its generation.
@@ -129,11 +159,12 @@ impl Ticket {
 
     /// The answer has failed: before its content, or as a stream that was settled as a success and has broken off.
     pub(crate) fn broke_off(&mut self, class: Class) {
-        let verdict = Verdicts::of(&class).availability;
+        let verdict = self.circuit.verdict(&class);
         let Stage::Began(generation) = self.stage else {
             self.settle(verdict, class.kind);
             return;
         };
+        self.stage = Stage::Over;
         let now = Instant::now();
         let transition = self.circuit.with(|state| {
             let transition = state
@@ -148,35 +179,24 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        if let Stage::Held(_) = self.stage {
-            let timed_out = self
-                .context
-                .as_ref()
-                .is_some_and(|context| context.is_timed_out() && !context.is_held_back());
-            let verdict = if timed_out {
-                Verdict::FAILURE
-            } else {
-                Verdict::Ignored
-            };
-            self.settle(verdict, Kind::Timeout);
+        let timed_out = self
+            .context
+            .as_ref()
+            .is_some_and(|context| context.is_timed_out() && !context.is_held_back());
+        if timed_out {
+            self.broke_off(Class::new(Kind::Timeout));
+        } else {
+            self.settle(Verdict::Ignored, Kind::Timeout);
         }
     }
 }
 
-/// Opens the circuit of a credential that had none when the call was made.
+/// Opens the circuit of a credential that had none when the call was made: if it has opened since, this is old news.
 pub(crate) fn trip(config: &Config, circuit: &Circuit, class: &Class) {
     let verdict = Verdicts::of(class).credential;
     let now = Instant::now();
+    let permit = Permit::calm(Generation::from_number(0));
     let transition = circuit.with(|state| {
-        let Admission::Pass(permit) = state.breaker.admit(now, 0.0) else {
-            return None;
-        };
-        // Another call was quicker, and its probes are not ours to judge.
-        let verdict = if permit.is_probe() {
-            Verdict::Ignored
-        } else {
-            verdict
-        };
         let transition = state.breaker.settle(now, permit, verdict, fastrand::f64());
         note(&mut state.because, transition, class.kind);
         transition
@@ -189,25 +209,16 @@ fn ask(config: &Config, circuit: &Circuit) -> Result<Permit, Refusal> {
     let now = Instant::now();
     let (admission, because) = circuit.with(|state| {
         let admission = state.breaker.admit(now, fastrand::f64());
-        if let Admission::Refused { transition, .. } = admission {
+        // That a probe hangs is no news of a credential.
+        if let Admission::Refused { transition, .. } = admission
+            && !is_of_credential(&circuit.scope)
+        {
             note(&mut state.because, transition, Kind::Timeout);
         }
         (admission, state.because)
     });
     match admission {
-        Admission::Pass(permit) => {
-            if permit.is_probe() {
-                config.circuits.probes.fetch_add(1, Ordering::Relaxed);
-                emit(
-                    &config.observers,
-                    &Event::CircuitProbe {
-                        layer: LAYER,
-                        scope: &circuit.scope,
-                    },
-                );
-            }
-            Ok(permit)
-        }
+        Admission::Pass(permit) => Ok(permit),
         Admission::Refused {
             retry_after,
             transition,

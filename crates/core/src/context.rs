@@ -200,12 +200,12 @@ impl CallContext {
         self.probe.store(probe, Ordering::Relaxed);
     }
 
-    /// Whether a layer further in keeps the request waiting, in its queue.
+    /// Whether a layer further in keeps the request waiting: in its queue, or until its tokens are counted.
     pub fn is_held_back(&self) -> bool {
         self.held_back.load(Ordering::Relaxed)
     }
 
-    /// Tells the layers further out that the request waits in a queue, or that it goes on. They learn from it
+    /// Tells the layers further out that the request waits inside, or that it goes on. They learn from it
     /// when it is really sent.
     pub fn set_held_back(&self, waits: bool) {
         self.held_back.store(waits, Ordering::Relaxed);

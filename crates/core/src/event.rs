@@ -103,7 +103,8 @@ pub enum Event<'a> {
         layer: &'static str,
         /// What the circuit is kept for.
         scope: &'a Scope,
-        /// Why the last call failed; a probe that never ended counts as a timeout.
+        /// Why the last call failed; a probe that never ended counts as a timeout, or for a credential as what had
+        /// opened it.
         because: Kind,
         /// Until the first probe.
         cool_down: Duration,

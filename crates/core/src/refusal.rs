@@ -237,6 +237,9 @@ impl fmt::Display for Refusal {
                 f,
                 "the wait for the rate limit is {estimated:.1?}, the longest wait allowed is {max_wait:.1?}"
             ),
+            Reason::DeadlineWouldPass { remaining, .. } if remaining.is_zero() => {
+                f.write_str("the deadline of this request has passed")
+            }
             Reason::DeadlineWouldPass {
                 estimated,
                 remaining,

@@ -12,7 +12,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tower_claude_core::{
-    Class, ClassifyResponse, ClaudeClassify, Kind, Observe, Observed, Outcome, Watch,
+    CallContext, Class, ClassifyResponse, ClaudeClassify, Kind, Observe, Observed, Outcome, Watch,
     event::{Event, emit},
 };
 use tower_claude_wire::ApiError;
@@ -51,6 +51,7 @@ pin_project! {
 /// The timers of a stream.
 struct Timed {
     config: Arc<Config>,
+    context: Option<Arc<CallContext>>,
     started: Instant,
     deadline: Option<Instant>,
     silence: Silence,
@@ -87,6 +88,7 @@ where
         let can_end = body.size_hint().exact().is_none();
         let timed = (is_stream && is_timed && can_end).then(|| Timed {
             config: config.clone(),
+            context: call.context().cloned(),
             started: call.started(),
             deadline: call.deadline(),
             silence: Silence::default(),
@@ -171,6 +173,10 @@ impl Timed {
             let waited = until.saturating_duration_since(self.started);
             format!("{LAYER}: the stream did not end within {waited:.1?}")
         } else {
+            // Told before the stream is dropped: it is a failure, and not a caller who lost interest.
+            if let Some(context) = &self.context {
+                context.time_out_attempt();
+            }
             let waited = idle.unwrap_or_default();
             format!("{LAYER}: the stream was silent for {waited:.1?}")
         })

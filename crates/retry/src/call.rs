@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use http::{Extensions, Request, Response};
 use tokio::time::Instant;
 use tower_claude_core::{
-    Class, ClassifyResponse, Original, Paced, Reason, Refusal, RequestBody,
+    CallContext, Class, ClassifyResponse, Original, Paced, Reason, Refusal, RequestBody,
     event::{Event, emit},
 };
 
@@ -89,6 +89,11 @@ impl<C> Call<C> {
     /// Whether another layer outside retries already.
     pub(crate) const fn is_nested(&self) -> bool {
         matches!(self.claim, Claim::Nested)
+    }
+
+    /// What the layers further in share with this one.
+    pub(crate) const fn context(&self) -> Option<&Arc<CallContext>> {
+        self.claim.get()
     }
 
     /// When it began, by the first look at the clock.

@@ -6,11 +6,15 @@ use std::{
     convert::Infallible,
     future::pending,
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll, Waker},
     time::Duration,
 };
 
-use common::{layer, left, message, only, stream, with};
+use common::{TestLayer, layer, left, message, only, stream, with};
 use http::Request;
 use http_body_util::BodyExt;
 use tower::{Layer, ServiceExt, service_fn};
@@ -89,6 +93,32 @@ async fn sent_and_not_answered() {
     drop(call);
     assert_eq!(only(&layer.limiter()).in_flight, 0);
     assert_eq!(left(&layer.limiter()), SENT);
+}
+
+/// The place is free only when the call itself is gone, so that no more are out than may be.
+#[tokio::test(start_paused = true)]
+async fn the_place_is_kept_to_the_last() {
+    struct Leaving(TestLayer, Arc<AtomicU64>);
+    impl Drop for Leaving {
+        fn drop(&mut self) {
+            let in_flight = only(&self.0.limiter()).in_flight;
+            self.1.store(in_flight, Ordering::Relaxed);
+        }
+    }
+    let layer = layer(LIMITS);
+    let left = Arc::new(AtomicU64::new(u64::MAX));
+    let silent = service_fn(|_: Request<RequestBody>| {
+        let leaving = Leaving(layer.clone(), left.clone());
+        async move {
+            let _leaving = leaving;
+            pending::<Result<http::Response<FakeBody>, Infallible>>().await
+        }
+    });
+    let mut call = Box::pin(layer.layer(silent).oneshot(message(4_000, 900)));
+    assert!(poll_once(call.as_mut()).is_pending());
+    drop(call);
+    assert_eq!(left.load(Ordering::Relaxed), 1);
+    assert_eq!(only(&layer.limiter()).in_flight, 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,19 +1,25 @@
 //! Taken in hand.
 
-use tower_claude_core::{Reason, breaker::BreakerState};
+use std::num::NonZeroU32;
+
+use tower_claude_circuit_breaker::{BreakerConfig, CircuitBreakerLayer};
+use tower_claude_core::{Kind, Reason, Scope, breaker::BreakerState};
 use tower_claude_fake_claude::Fault;
 
-use crate::common::{SONNET, call, calls, fake, layer, scope, state};
+use crate::common::{SECOND, SONNET, call, calls, fake, layer, request, scope, state};
 
 #[tokio::test(start_paused = true)]
 async fn forced_open_and_closed_and_back() {
     let (layer, _) = layer();
     let (handle, fake) = (layer.handle(), fake());
+    fake.inject_times(Fault::Reset, 5);
+    calls(&layer, &fake, 5).await;
     handle.force_open(&scope(SONNET));
     assert_eq!(state(&layer), BreakerState::ForcedOpen);
     let answer = call(&layer, &fake).await.expect("a refusal");
     let refused = answer.refused.expect("tagged");
-    assert!(matches!(refused.reason, Reason::CircuitOpen { .. }));
+    let because = Kind::Overloaded;
+    assert_eq!(refused.reason, Reason::CircuitOpen { because });
     assert_eq!(refused.retry_after, None, "nobody knows");
     assert!(!answer.headers.contains_key("retry-after"));
 
@@ -22,13 +28,30 @@ async fn forced_open_and_closed_and_back() {
     calls(&layer, &fake, 20).await;
     assert_eq!(
         (state(&layer), fake.log_len()),
-        (BreakerState::ForcedClosed, 20)
+        (BreakerState::ForcedClosed, 25)
     );
 
     handle.automatic(&scope(SONNET));
     fake.inject_times(Fault::Overloaded, 5);
     calls(&layer, &fake, 6).await;
-    assert_eq!((state(&layer), fake.log_len()), (BreakerState::Open, 25));
+    assert_eq!((state(&layer), fake.log_len()), (BreakerState::Open, 30));
+}
+
+/// A scope of one's own may name a credential, and is none of a credential.
+#[tokio::test(start_paused = true)]
+async fn a_circuit_made_by_hand_has_the_settings_of_its_kind() {
+    let config = BreakerConfig::new().with_failures(NonZeroU32::MIN, SECOND);
+    let layer = CircuitBreakerLayer::new()
+        .with_config(config)
+        .with_scope(Scope::of);
+    let (handle, fake) = (layer.handle(), fake());
+    let scope = Scope::of(&request(SONNET, false));
+    handle.force_open(&scope);
+    handle.automatic(&scope);
+    fake.inject(Fault::Overloaded);
+    calls(&layer, &fake, 1).await;
+    let [circuit] = handle.snapshot().circuits.try_into().expect("one circuit");
+    assert_eq!(circuit.breaker.state, BreakerState::Open);
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,14 +3,17 @@
 use std::time::Duration;
 
 use http::StatusCode;
+use tokio::time::sleep;
 use tower::Layer;
 use tower_claude_circuit_breaker::{BreakerConfig, CircuitBreakerLayer, SlowCallRate};
-use tower_claude_core::{Class, Deadline, Kind, REFUSED_BY, Reason, breaker::BreakerState};
+use tower_claude_core::{
+    Class, ClaudeClassify, Deadline, Kind, REFUSED_BY, Reason, Scope, breaker::BreakerState,
+};
 use tower_claude_fake_claude::Fault;
 use tower_claude_retry::{RetryLayer, Timeouts};
-use tower_claude_tests::{Reply, Script};
+use tower_claude_tests::{Readiness, Reply, Script};
 
-use crate::common::{SECOND, SONNET, call, calls, fake, layer, look, request, send, state};
+use crate::common::{SECOND, SONNET, call, calls, fake, layer, look, request, scope, send, state};
 
 #[tokio::test(start_paused = true)]
 async fn failures_open_it_and_the_rest_is_refused_at_once() {
@@ -97,18 +100,85 @@ async fn a_success_between_failures_begins_the_count_anew() {
 #[tokio::test(start_paused = true)]
 async fn refusals_further_in_say_nothing() {
     let (layer, _) = layer();
-    let reason = Reason::QueueFull {
-        waiting: 1,
-        limit: 1,
+    let reason = Reason::DeadlineWouldPass {
+        estimated: SECOND,
+        remaining: Duration::ZERO,
     };
     let refusal = tower_claude_core::Refusal::new("inner", reason);
     let script = Script::always(Reply::refusal(refusal));
-    let service = layer.layer(script.clone());
-    for _ in 0..20 {
-        send(&service, request(SONNET, false)).await.expect("it");
+    // No classifier overrules it.
+    for layer in [
+        layer.clone(),
+        layer.with_classifier(ClaudeClassify::default()),
+    ] {
+        let service = layer.layer(script.clone());
+        for _ in 0..20 {
+            send(&service, request(SONNET, false)).await.expect("it");
+        }
+        assert_eq!(look(&layer, SONNET).failures, 0);
     }
-    assert_eq!(script.calls(), 20);
-    assert_eq!(look(&layer, SONNET).failures, 0);
+    assert_eq!(script.calls(), 40);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_inner_layer_has_read_counts_unless_there_is_another_reading() {
+    let overloaded = Class::new(Kind::Overloaded);
+    let script = Script::always(Reply::message().extension(overloaded));
+    let (reusing, _) = layer();
+    let asking = layer().0.with_classifier(ClaudeClassify::default());
+    for (layer, failures) in [(reusing, 1), (asking, 0)] {
+        send(&layer.layer(script.clone()), request(SONNET, false)).await;
+        assert_eq!(look(&layer, SONNET).failures, failures);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_it_had_to_read_it_leaves_to_others() {
+    let (layer, _) = layer();
+    let script = Script::always(Reply::claude_error(429, "rate_limit_error"));
+    let answer = send(&layer.layer(script), request(SONNET, false)).await;
+    let class = answer.expect("it").class.expect("left");
+    assert_eq!((class.kind, class.local), (Kind::RateLimited, false));
+}
+
+/// Who waits for an inner service that is not ready is told what he would be told by then.
+#[tokio::test(start_paused = true)]
+async fn an_open_circuit_refuses_before_the_inner_service_is_ready() {
+    let (layer, _) = layer();
+    let never = Script::always(Reply::message()).readiness(Readiness::Never);
+    let service = layer.layer(never);
+    let at_once = async || {
+        let call = send(&service, request(SONNET, false));
+        let answer = tokio::time::timeout(SECOND, call).await;
+        answer.expect("no wait").expect("a refusal")
+    };
+    layer.handle().force_open(&scope(SONNET));
+    let refused = at_once().await;
+    assert_eq!((refused.status, refused.was_sent()), (529, false));
+    layer.handle().automatic(&scope(SONNET));
+    let credential = Scope::credential_of(request(SONNET, false).headers());
+    layer.handle().force_open(&Scope::of_credential(credential));
+    let refused = at_once().await;
+    assert_eq!((refused.status, refused.was_sent()), (529, false));
+}
+
+#[tokio::test(start_paused = true)]
+async fn by_default_it_is_open_for_ten_seconds_and_ramps_for_twenty() {
+    let (layer, fake) = (CircuitBreakerLayer::new(), fake());
+    fake.inject_times(Fault::Overloaded, 6);
+    calls(&layer, &fake, 5).await;
+    for seconds in [10, 20] {
+        let remains = look(&layer, SONNET).retry_after.expect("open");
+        assert!((seconds * 8..=seconds * 12).contains(&(remains.as_millis() as u64 / 100)));
+        sleep(remains).await;
+        calls(&layer, &fake, 1).await;
+    }
+    calls(&layer, &fake, 1).await;
+    assert_eq!(state(&layer), BreakerState::Ramping);
+    sleep(19 * SECOND).await;
+    assert_eq!(state(&layer), BreakerState::Ramping);
+    sleep(SECOND).await;
+    assert_eq!(state(&layer), BreakerState::Closed);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,12 +1,22 @@
 //! The way back: probes, one at a time.
 
+use std::{
+    convert::Infallible,
+    future::pending,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
 use futures_util::future::join_all;
+use http::Response;
 use tokio::time::sleep;
 use tower::{Layer, ServiceExt};
 use tower_claude_circuit_breaker::{BreakerConfig, CircuitBreakerLayer};
 use tower_claude_core::{Buffered, breaker::BreakerState};
 use tower_claude_fake_claude::{FakeClaude, Fault};
-use tower_claude_tests::read;
+use tower_claude_tests::{FrameBody, read};
 
 use crate::common::{Diary, SECOND, SONNET, call, calls, fake, layer, look, request, state};
 
@@ -121,6 +131,31 @@ async fn a_probe_that_is_dropped_anywhere_gives_its_place_back() {
     assert_eq!(state(&layer), BreakerState::HalfOpen);
 }
 
+/// Until the call itself is gone, so that no other probe goes out beside it.
+#[tokio::test(start_paused = true)]
+async fn a_probe_that_is_dropped_keeps_its_place_to_the_last() {
+    struct Leaving(CircuitBreakerLayer, Arc<AtomicUsize>);
+    impl Drop for Leaving {
+        fn drop(&mut self) {
+            let probes = look(&self.0, SONNET).probes;
+            self.1.store(probes, Ordering::Relaxed);
+        }
+    }
+    let (layer, _, _) = half_open().await;
+    let left = Arc::new(AtomicUsize::new(usize::MAX));
+    let inner = tower::service_fn(|_| {
+        let leaving = Leaving(layer.clone(), left.clone());
+        async move {
+            let _leaving = leaving;
+            pending::<Result<Response<FrameBody>, Infallible>>().await
+        }
+    });
+    let call = layer.layer(inner).oneshot(request(SONNET, false));
+    assert!(tokio::time::timeout(SECOND, call).await.is_err());
+    assert_eq!(left.load(Ordering::Relaxed), 1);
+    assert_eq!(look(&layer, SONNET).probes, 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_probe_that_hangs_is_given_up_after_its_lease() {
     let config = BreakerConfig::new()
@@ -184,7 +219,7 @@ async fn a_probe_that_is_never_polled_is_given_back() {
             &mut layer.layer(fake.clone()),
             request,
         ));
-        std::future::ready(Ok::<_, std::convert::Infallible>(()))
+        std::future::ready(Ok::<_, Infallible>(()))
     });
     for _ in 0..3 {
         let call = Buffered::new(unpolled).oneshot(request(SONNET, false));

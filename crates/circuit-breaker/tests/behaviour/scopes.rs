@@ -2,12 +2,15 @@
 
 use std::num::NonZeroUsize;
 
-use http::{HeaderValue, Request};
+use futures_util::future::join_all;
+use http::{HeaderValue, Request, StatusCode};
 use tokio::time::sleep;
 use tower::Layer;
+use tower_claude_circuit_breaker::{BreakerConfig, CircuitBreakerLayer, CircuitSnapshot};
 use tower_claude_core::{Kind, RequestBody, Scope, breaker::BreakerState};
-use tower_claude_fake_claude::Fault;
-use tower_claude_tests::{Reply, Script};
+use tower_claude_fake_claude::{FakeClaude, Fault};
+use tower_claude_retry::{RetryLayer, Timeouts};
+use tower_claude_tests::{FrameBody, Reply, Script};
 
 use crate::common::{HAIKU, SECOND, SONNET, calls, fake, layer, look, request, send};
 
@@ -16,6 +19,22 @@ fn with_key(key: &'static str, model: &str) -> Request<RequestBody> {
     let key = HeaderValue::from_static(key);
     request.headers_mut().insert("x-api-key", key);
     request
+}
+
+/// The circuit of the only credential.
+fn credential(layer: &CircuitBreakerLayer) -> CircuitSnapshot {
+    let circuits = layer.handle().snapshot().circuits;
+    let mut circuits = circuits.into_iter();
+    let found = circuits.find(|one| one.scope.credential != 0);
+    found.expect("a circuit")
+}
+
+/// A 401, and the time after which the credential is asked again.
+async fn refused_once(layer: &CircuitBreakerLayer, fake: &FakeClaude) {
+    fake.inject(Fault::NonJson(StatusCode::UNAUTHORIZED));
+    calls(layer, fake, 1).await;
+    assert_eq!(credential(layer).breaker.state, BreakerState::Open);
+    sleep(36 * SECOND).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -88,6 +107,65 @@ async fn a_spend_limit_opens_the_credential_and_no_model() {
     }
 }
 
+/// A 401 from before the circuit opened and closed again.
+#[tokio::test(start_paused = true)]
+async fn a_401_that_comes_late_opens_nothing() {
+    let (layer, _) = layer();
+    let fake = fake();
+    let slow = tower::service_fn(|_| async {
+        sleep(100 * SECOND).await;
+        let answer = http::Response::builder().status(401);
+        let body = FrameBody::full("{}");
+        Ok::<_, std::convert::Infallible>(answer.body(body).expect("valid"))
+    });
+    let slow = layer.layer(slow);
+    let late = tokio::spawn(async move { send(&slow, request(SONNET, false)).await });
+    tokio::task::yield_now().await;
+    refused_once(&layer, &fake).await;
+    calls(&layer, &fake, 1).await;
+    assert_eq!(late.await.expect("no panic").expect("it").status, 401);
+    assert_eq!(credential(&layer).breaker.state, BreakerState::Closed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_of_a_credential_is_told_only_when_the_model_lets_it_pass() {
+    let (layer, diary) = layer();
+    let fake = fake();
+    refused_once(&layer, &fake).await;
+    layer
+        .handle()
+        .force_open(&Scope::of_model(&request(SONNET, false)));
+    calls(&layer, &fake, 3).await;
+    assert_eq!(layer.handle().snapshot().probes, 0);
+    assert!(!diary.lines().iter().any(|line| line.starts_with("probe")));
+    layer
+        .handle()
+        .automatic(&Scope::of_model(&request(SONNET, false)));
+    calls(&layer, &fake, 1).await;
+    assert_eq!(credential(&layer).breaker.state, BreakerState::Closed);
+    assert_eq!(layer.handle().snapshot().probes, 1);
+}
+
+/// It was refused before, and nobody knows better since.
+#[tokio::test(start_paused = true)]
+async fn a_probe_of_a_credential_that_hangs_leaves_the_reason() {
+    let (layer, _) = layer();
+    let config = BreakerConfig::new().with_attempt_timeout(60 * SECOND);
+    let (layer, fake) = (layer.with_credential_config(config), fake());
+    refused_once(&layer, &fake).await;
+    fake.inject(Fault::SlowHead(3_000 * SECOND));
+    let service = layer.layer(fake.clone());
+    let hung = tokio::spawn({
+        let service = service.clone();
+        async move { send(&service, request(SONNET, false)).await }
+    });
+    sleep(61 * SECOND).await;
+    let refused = send(&service, request(HAIKU, false)).await.expect("it");
+    assert_eq!((refused.status, refused.was_sent()), (401, false));
+    assert_eq!(credential(&layer).because, Kind::Unauthorized);
+    hung.abort();
+}
+
 /// An outage says nothing about the credential: its probe gives the place back.
 #[tokio::test(start_paused = true)]
 async fn the_circuits_do_not_mix() {
@@ -104,14 +182,34 @@ async fn the_circuits_do_not_mix() {
     for _ in 0..2 {
         send(&service, request(SONNET, false)).await;
     }
-    let circuits = layer.handle().snapshot().circuits;
-    let credential = circuits.iter().find(|one| one.scope.credential != 0);
-    let credential = credential.expect("a circuit").breaker;
+    let credential = credential(&layer).breaker;
     assert_eq!(
         (credential.state, credential.opens),
         (BreakerState::Closed, 1)
     );
     assert_eq!(script.calls(), 3);
+}
+
+/// A model that answers no call in time says nothing about the credential, and nothing about other models.
+#[tokio::test(start_paused = true)]
+async fn timers_say_nothing_about_a_credential() {
+    let (layer, _) = layer();
+    let fake = fake();
+    refused_once(&layer, &fake).await;
+    calls(&layer, &fake, 1).await;
+    assert_eq!(credential(&layer).breaker.state, BreakerState::Closed);
+    fake.inject_times(Fault::SlowHead(3_000 * SECOND), 10);
+    let timeouts = Timeouts::new().with_head(Some(5 * SECOND));
+    let service = RetryLayer::new()
+        .with_timeouts(timeouts)
+        .layer(layer.layer(fake.clone()));
+    for _ in 0..3 {
+        send(&service, request(SONNET, false)).await;
+    }
+    assert_eq!(look(&layer, SONNET).state, BreakerState::Open);
+    fake.clear_injected();
+    let other = send(&service, request(HAIKU, false)).await.expect("it");
+    assert_eq!(other.status, 200);
 }
 
 #[tokio::test(start_paused = true)]
@@ -174,4 +272,26 @@ async fn circuits_are_bounded_and_those_that_matter_are_kept() {
         assert!(layer.handle().snapshot().circuits.len() <= 8);
     }
     assert_eq!(script.calls(), 100);
+}
+
+/// One that a call holds, too.
+#[tokio::test(start_paused = true)]
+async fn a_circuit_in_use_is_kept() {
+    let (layer, _) = layer();
+    let layer = layer.with_most_circuits(NonZeroUsize::MIN);
+    let late = tower::service_fn(|_| async {
+        sleep(SECOND).await;
+        let answer = http::Response::builder().status(529);
+        let body = FrameBody::full("{}");
+        Ok::<_, std::convert::Infallible>(answer.body(body).expect("valid"))
+    });
+    let service = layer.layer(late);
+    let down = join_all((0..5).map(|_| send(&service, request(SONNET, false))));
+    let fake = fake();
+    let other = layer.layer(fake.clone());
+    tokio::join!(down, async {
+        sleep(SECOND / 2).await;
+        send(&other, request(HAIKU, false)).await;
+    });
+    assert_eq!(look(&layer, SONNET).state, BreakerState::Open);
 }

@@ -1,10 +1,32 @@
 //! Streams fail in their own ways.
 
-use tower::Layer;
-use tower_claude_core::breaker::BreakerState;
-use tower_claude_fake_claude::Fault;
+use std::time::Duration;
 
-use crate::common::{SONNET, fake, layer, look, request, send, state};
+use http::header::CONTENT_ENCODING;
+use http_body_util::BodyExt;
+use tokio::time::{Instant, sleep};
+use tower::{Layer, ServiceExt};
+use tower_claude_circuit_breaker::CircuitBreakerLayer;
+use tower_claude_core::{CallContext, Deadline, Kind, Reason, breaker::BreakerState};
+use tower_claude_fake_claude::Fault;
+use tower_claude_retry::RetryLayer;
+use tower_claude_tests::{Piece, Reply, Script, read};
+
+use crate::common::{SECOND, SONNET, calls, fake, layer, look, request, send, state};
+
+const START: &str = "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{}}\n\n";
+const CONTENT: &str =
+    "event: content_block_start\ndata: {\"type\":\"content_block_start\",\"index\":0}\n\n";
+const STOP: &str = "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n";
+const ERROR: &str =
+    "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\"}}\n\n";
+
+async fn half_open(layer: &CircuitBreakerLayer) {
+    let fake = fake();
+    fake.inject_times(Fault::Overloaded, 5);
+    calls(layer, &fake, 5).await;
+    sleep(36 * SECOND).await;
+}
 
 #[tokio::test(start_paused = true)]
 async fn a_held_200_that_turns_into_an_error_is_a_failure() {
@@ -53,5 +75,83 @@ async fn streams_that_break_side_by_side_open_it() {
     assert_eq!(
         diary.lines(),
         ["opened messages/claude-sonnet-5-5 transport 1"]
+    );
+    let refused = send(&service, request(SONNET, true)).await.expect("it");
+    let because = Kind::Transport;
+    let reason = refused.refused.expect("tagged").reason;
+    assert_eq!(reason, Reason::CircuitOpen { because });
+}
+
+/// A compressed stream, or another API's: there is no telling where its content begins.
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_read_succeeds_with_its_head_or_first_event() {
+    let (layer, _) = layer();
+    let compressed = Reply::stream(["..."]).header(CONTENT_ENCODING, "gzip");
+    let foreign = Reply::stream(["data: {\"choices\":[]}\n\n"]);
+    let mut answers = Vec::new();
+    for (reply, reads, state) in [
+        (compressed, false, BreakerState::HalfOpen),
+        (foreign, true, BreakerState::Closed),
+    ] {
+        if answers.is_empty() {
+            half_open(&layer).await;
+        }
+        let service = layer.layer(Script::always(reply.piece(Piece::Stall)));
+        let mut answer = service.oneshot(request(SONNET, true)).await.expect("it");
+        if reads {
+            answer.body_mut().frame().await.expect("one").expect("data");
+        }
+        answers.push(answer);
+        assert_eq!(look(&layer, SONNET).state, state);
+        assert_eq!(look(&layer, SONNET).probes, 0);
+    }
+}
+
+/// Of one call that a layer of others has sent twice, a timer has ended the other attempt.
+#[tokio::test(start_paused = true)]
+async fn what_has_ended_is_not_ended_once_more_by_a_timer() {
+    let fine = [START, CONTENT, STOP].concat();
+    let broken = [START, CONTENT, ERROR].concat();
+    for (stream, failures) in [(fine, 0), (broken, 1)] {
+        let (layer, _) = layer();
+        let service = layer.layer(Script::always(Reply::stream([stream])));
+        let mut request = request(SONNET, true);
+        let context = CallContext::get_or_insert(request.extensions_mut(), Instant::now());
+        let answer = service.oneshot(request).await.expect("it");
+        context.time_out_attempt();
+        read(answer.into_body()).await;
+        assert_eq!(look(&layer, SONNET).failures, failures);
+    }
+}
+
+/// The retry layer ends it then; a caller's deadline is not the server's fault.
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_falls_silent_after_content_is_a_failure_of_its_own() {
+    let (layer, diary) = layer();
+    let fake = fake();
+    let stall = Fault::Stall {
+        after_tokens: 3,
+        duration: 3_000 * SECOND,
+    };
+    fake.inject_times(stall, 5 + 5);
+    let service = RetryLayer::new().layer(layer.layer(fake.clone()));
+    let streams = |deadline: Option<Duration>| {
+        let calls = (0..5).map(|_| {
+            let mut request = request(SONNET, true);
+            let deadline = deadline.map(|wait| Deadline(Instant::now() + wait));
+            deadline.map(|deadline| request.extensions_mut().insert(deadline));
+            send(&service, request)
+        });
+        futures_util::future::join_all(calls)
+    };
+    for answer in streams(Some(60 * SECOND)).await {
+        let body = answer.expect("an answer").body;
+        assert!(String::from_utf8_lossy(&body).contains("timeout_error"));
+    }
+    assert_eq!(look(&layer, SONNET).failures, 0);
+    streams(None).await;
+    assert_eq!(
+        diary.lines(),
+        ["opened messages/claude-sonnet-5-5 timeout 1"]
     );
 }

@@ -11,6 +11,9 @@ use super::{
 /// When to ask again while the probes are out: they mostly take seconds.
 const PROBE_WAIT: Duration = Duration::from_secs(1);
 
+/// A circuit that is not closed is kept for so long at least after it could have been asked.
+const ABANDONED: Duration = Duration::from_secs(60);
+
 /// One circuit. See the [module documentation](super).
 ///
 /// Closed, it counts failures. Enough of them open it: it refuses all calls until the cool-down is over. Then it is
@@ -158,8 +161,8 @@ impl Breaker {
         }
     }
 
-    /// Whether the permit still counts. A probe that has waited for its turn for as long as a lease has lost its place
-    /// to another and must not be sent; nobody is blamed for it.
+    /// Whether the permit still counts. A probe that has waited for its turn for as long as a lease may have lost its place
+    /// to another; so has one whose circuit has turned since. It must not be sent, but may ask again; nobody is blamed for it.
     pub fn holds(&self, permit: &Permit) -> bool {
         let leased = match &self.state {
             State::HalfOpen { leases, .. } if permit.generation == self.generation => {
@@ -268,10 +271,9 @@ impl Breaker {
                 let long_closed = since.is_none_or(|since| self.is_forgotten(since, now));
                 !climbs && long_closed && self.counts.are_over(&self.config, now)
             }
-            // Nobody has asked for a long time.
-            State::Open { until } => self.is_forgotten(*until, now),
+            State::Open { until } => self.is_abandoned(*until, now),
             State::HalfOpen { since, leases, .. } => {
-                leases.is_empty() && self.is_forgotten(*since, now)
+                leases.is_empty() && self.is_abandoned(*since, now)
             }
             State::ForcedOpen | State::ForcedClosed => false,
         }
@@ -336,6 +338,11 @@ impl Breaker {
 
     fn is_forgotten(&self, closed: Instant, now: Instant) -> bool {
         now.saturating_duration_since(closed) >= self.config.forget_after
+    }
+
+    /// Whether nobody has asked for a long time, however soon a closed circuit is forgotten.
+    fn is_abandoned(&self, due: Instant, now: Instant) -> bool {
+        now.saturating_duration_since(due) >= self.config.forget_after.max(ABANDONED)
     }
 
     fn open(&mut self, now: Instant, retry_after: Option<Duration>, chance: f64) -> Transition {

@@ -13,6 +13,7 @@ use std::{
 use http::{Request, Response};
 use tower::{Layer, Service};
 use tower_claude_core::RequestBody;
+use tower_claude_retry::Timeouts;
 
 use crate::api::*;
 
@@ -45,4 +46,14 @@ async fn a_nested_layer_does_not_wait_for_readiness_again() {
     let told = inner.handle().snapshot();
     assert_eq!((told.retries, told.gave_up), (0, 0));
     assert!(diary.lines().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_timers_of_a_nested_layer_stand_still() {
+    let ((outer, _), (inner, _)) = (layer(), layer());
+    let inner = inner.with_timeouts(Timeouts::NONE.with_head(Some(SECOND)));
+    let api = Api::new([Reply::fine().after(5 * SECOND)]);
+    let stack = outer.layer(inner.layer(api.clone()));
+    assert_eq!(send(stack, request()).await.unwrap().status, 200);
+    assert_eq!(inner.handle().snapshot().timed_out, 0);
 }

@@ -170,6 +170,23 @@ async fn the_same_call_may_come_again_later() {
     }
 }
 
+/// Even while the future of the first time is still there.
+#[tokio::test(start_paused = true)]
+async fn an_answered_call_makes_room_for_the_same_call() {
+    let (layer, _) = layer();
+    let mut first = request();
+    let context = CallContext::get_or_insert(first.extensions_mut(), Instant::now());
+    let mut service = layer.layer(Api::new([Reply::fine()]));
+    let mut call = Box::pin(tower::Service::call(&mut service, first));
+    call.as_mut().await.unwrap();
+    let api = Api::new([Reply::overloaded(), Reply::fine()]);
+    let mut again = request();
+    again.extensions_mut().insert(context);
+    let answer = send(layer.layer(api.clone()), again).await.unwrap();
+    assert_eq!(answer.status, 200);
+    drop(call);
+}
+
 /// Five attempts in all, wherever they were made, and one at least at each target.
 #[tokio::test(start_paused = true)]
 async fn attempts_at_other_targets_count() {

@@ -232,6 +232,17 @@ async fn a_whole_stream_that_hangs_just_ends() {
     assert!(diary.lines().is_empty());
 }
 
+/// It has said already how it ended.
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_hangs_after_its_error_just_ends() {
+    let (layer, diary) = layer();
+    let pieces = [data(START), data(CONTENT), data(ERROR), Piece::Stall];
+    let api = Api::new([Reply::stream(pieces)]);
+    let answer = through(&layer, &api).await;
+    assert_eq!(answer.text(), [START, CONTENT, ERROR].concat());
+    assert_eq!(diary.lines(), ["broken overloaded"]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn other_bodies_are_not_timed() {
     let (layer, _) = layer();

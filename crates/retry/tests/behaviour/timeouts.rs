@@ -152,6 +152,11 @@ async fn a_call_past_its_deadline_is_refused_unsent() {
         .await
         .unwrap();
     assert_eq!((answer.status, answer.class().local), (504, true));
+    let text = answer.text();
+    assert!(
+        text.contains("the deadline of this request has passed"),
+        "{text}"
+    );
     assert_eq!(diary.lines(), ["refused timeout local=true"]);
 }
 

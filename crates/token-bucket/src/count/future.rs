@@ -105,16 +105,18 @@ fn begin<F, B: Body>(counter: &Counter, message: &mut Request<RequestBody>) -> C
         return Count::Over;
     };
     let beside = context.beside(now).with_deadline(Some(end));
-    match request::counting(message, beside, body) {
-        Some(request) => Count::Asking {
-            context,
-            prompt,
-            request: Some(request),
-            future: None,
-            answer: None,
-            sleep: sleep_until(end),
-        },
-        None => Count::Over,
+    let Some(request) = request::counting(message, beside, body) else {
+        return Count::Over;
+    };
+    // The layers further out learn that the message itself is not sent yet.
+    context.set_held_back(true);
+    Count::Asking {
+        context,
+        prompt,
+        request: Some(request),
+        future: None,
+        answer: None,
+        sleep: sleep_until(end),
     }
 }
 
@@ -198,6 +200,9 @@ where
             this.count.set(begin(this.counter, message));
         }
         let asked = ready!(this.count.as_mut().poll_ask(cx, this.counter, this.service));
+        if let CountProjection::Asking { context, .. } = this.count.as_mut().project() {
+            context.set_held_back(false);
+        }
         // Whatever is left of the count goes before the request itself is sent.
         this.count.set(Count::Over);
         asked?;

@@ -443,6 +443,21 @@ fn what_may_be_forgotten() {
 }
 
 #[test]
+fn what_is_forgotten_at_once_when_it_closes_is_kept_until_then() {
+    let config = BreakerConfig::new()
+        .with_ramp(None)
+        .with_forget_after(Duration::ZERO);
+    let mut bench = Bench::new(config);
+    bench.fail(5);
+    assert!(!bench.breaker.is_idle(bench.now), "open");
+    bench.wait(30 * SECOND);
+    bench.call(Verdict::Success);
+    assert!(!bench.breaker.is_idle(bench.now), "one success of two");
+    bench.call(Verdict::Success);
+    assert!(bench.breaker.is_idle(bench.now), "closed");
+}
+
+#[test]
 fn what_each_class_means() {
     let wait = Some(7 * SECOND);
     let of = |kind| {
