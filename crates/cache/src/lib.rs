@@ -32,8 +32,8 @@
 //! ```
 //! # What it does
 //! - Caches the Messages requests that are marked [`Cacheable`], and no others; `no-store` wins. Two are equal when
-//!   tenant, credential, URI, version, betas and the fields of the body are ([`Key`]); `metadata` and `service_tier`
-//!   aside. `stream` counts: a stream is replayed frame for frame, JSON byte for byte. Equal requests
+//!   tenant, credential, host, URI, `origin`, `anthropic-…` headers, kind of body and its fields are ([`Key`]), all but
+//!   `metadata` and `service_tier`. `stream` counts: a stream is replayed frame for frame, JSON byte for byte. Equal requests
 //!   under way share one call and its outcome. [`CACHE`] says what was done.
 //! - Stores whole answers of the asked model that ended with `end_turn` or a stop sequence, for their time ± 10 %, and
 //!   an hour more to serve them, with `age`, in place of 5xx, timeouts, broken connections and local refusals.

@@ -7,18 +7,22 @@ use std::{
 
 use http::{
     HeaderMap, HeaderName, Request,
-    header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION},
+    header::{
+        AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, COOKIE, HOST, ORIGIN, PROXY_AUTHORIZATION,
+    },
 };
 use tower_claude_core::Tenant;
 
 use crate::request::canonical::Field;
 
 /// What is hashed is written so; a change of it is a new number.
-const SCHEMA: &[u8] = b"tower-claude-cache 1";
+const SCHEMA: &[u8] = b"tower-claude-cache 2";
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 const BETA: &str = "anthropic-beta";
 /// Every header that says who asks.
 const CREDENTIALS: [HeaderName; 4] = [API_KEY, AUTHORIZATION, PROXY_AUTHORIZATION, COOKIE];
+/// Every other one that an answer may depend on: where it goes, from which page it comes, and what its body is.
+const CIRCUMSTANCES: [HeaderName; 4] = [HOST, ORIGIN, CONTENT_TYPE, CONTENT_ENCODING];
 /// They say who is to be billed or told, nothing that the model sees.
 const LEFT_OUT: [&[u8]; 2] = [b"metadata", b"service_tier"];
 
@@ -132,7 +136,9 @@ pub(crate) fn written<B>(
         &mut out,
         tenant.map(|tenant| tenant.0.as_bytes()).as_slice(),
     );
-    for name in CREDENTIALS.iter().chain(also) {
+    for name in CREDENTIALS.iter().chain(&CIRCUMSTANCES).chain(also) {
+        // Layers that share a store need not agree on which are here.
+        part(&mut out, name.as_str().as_bytes());
         values(&mut out, headers, name);
     }
     let scheme = uri.scheme_str().unwrap_or_default();
