@@ -49,7 +49,7 @@
 //!
 //! # Streaming
 //! Frames go out as they come, at the pace of the fastest reader. One answer takes 4 MiB of memory at most; of longer
-//! ones a window is kept, and who falls out of it gets an `error` event.
+//! ones a window is kept: who falls out of it gets an `error` event, who comes then begins a call anew.
 //!
 //! # What it never does
 //! Store unasked, or errors, refusals, fallbacks, what was cut short or had side effects; tell credential, prompt or

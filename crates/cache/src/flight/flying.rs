@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, response::Parts};
+use http::{Request, Response, StatusCode, response::Parts};
 use http_body::{Body as HttpBody, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::time::{Sleep, sleep_until};
@@ -128,8 +128,8 @@ where
                     }
                     call.config.decided(CacheDecision::Miss, "");
                     let slot = Slot::new();
-                    let own_seat = D::DETACHED.then(|| seat.another());
-                    let fill = Fill::new(service, request, ask, lead, slot.another(), own_seat);
+                    let its_seat = D::DETACHED.then(|| seat.for_task());
+                    let fill = Fill::new(service, request, ask, lead, slot.another(), its_seat);
                     *this.slot = Some(slot);
                     this.fill.set(this.detach.detach(fill));
                 }
@@ -138,6 +138,12 @@ where
                     return Poll::Ready(landing);
                 }
                 Poll::Ready(News::Lost(kind)) => return Poll::Ready(lost(call, kind)),
+                // Only too long to be held.
+                Poll::Ready(News::Alone) if this.own.is_some() => {
+                    let (parts, promised) = this.own.take().expect("as just now");
+                    let answer = own(call, parts, promised, this.seat);
+                    return Poll::Ready(Landing::Answer(Ok(answer)));
+                }
                 Poll::Ready(News::Alone) => {
                     return Poll::Ready(match (this.service.take(), call.request()) {
                         (Some(service), Some(request)) => {
@@ -185,9 +191,8 @@ where
         Outcome::Shared(parts, promised) => {
             match calls_for_stale(&parts).then(|| stale(call)).flatten() {
                 Some(stale) => Ok(stale),
-                None if call.stale.is_some()
-                    && tower_claude_wire::is_event_stream(&parts.headers) =>
-                {
+                // It may still break off before it is of use.
+                None if call.stale.is_some() && parts.status == StatusCode::OK => {
                     *held = Some((parts, promised));
                     return None;
                 }

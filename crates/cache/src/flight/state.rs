@@ -30,6 +30,8 @@ pub(crate) struct Ask {
 pub(crate) struct State {
     pub(super) seats: usize,
     pub(super) next_seat: u64,
+    /// One of the seats is that of a task which reads on for all.
+    pub(super) has_task: bool,
     pub(super) phase: Phase,
     pub(super) was_led: bool,
     pub(super) head: Option<Arc<Head>>,
@@ -109,6 +111,7 @@ impl State {
         Self {
             seats: 0,
             next_seat: 0,
+            has_task: false,
             phase: Phase::Leaderless,
             was_led: false,
             head: None,
@@ -127,6 +130,11 @@ impl State {
         self.seats += 1;
         self.next_seat += 1;
         self.next_seat
+    }
+
+    /// Whether so many callers share it already.
+    pub(super) fn is_full(&self, most: usize) -> bool {
+        self.seats >= most.saturating_add(usize::from(self.has_task))
     }
 
     /// Somebody is gone. What is returned is to be dropped when nothing is locked.
@@ -148,6 +156,15 @@ impl State {
             Ending::Broken
         });
         source
+    }
+
+    /// Whether who comes now can still have all of it: not when its beginning is or will be gone, or its end is bad.
+    pub(super) fn is_worth_joining(&self) -> bool {
+        let failed = match self.phase {
+            Phase::Over(ending) => ending != Ending::Complete,
+            _ => self.inspector.as_ref().is_some_and(Inspector::has_failed),
+        };
+        !failed && !self.recording.is_over()
     }
 
     pub(super) const fn is_over(&self) -> bool {
@@ -248,9 +265,10 @@ impl State {
         if !head.storable {
             return Err("head");
         }
-        if ask.fresh_for.is_zero() {
+        if ask.fresh_for <= head.age {
             return Err("ttl");
         }
+        let stored_at = Instant::now().checked_sub(head.age).ok_or("age")?;
         let frames = match (&self.inspector, &self.whole) {
             (Some(stream), _) => {
                 stream.verdict()?;
@@ -266,7 +284,7 @@ impl State {
             headers: head.headers.clone(),
             frames,
             tenant: ask.tenant.clone(),
-            stored_at: Instant::now(),
+            stored_at,
             fresh_for: ask.fresh_for,
             stale_for: ask.stale_for,
         }

@@ -1,11 +1,19 @@
 //! Equal requests under way share one call.
 
-use std::num::NonZeroUsize;
+use std::{
+    num::NonZeroUsize,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    task::{Context, Waker},
+};
 
 use futures_util::future::join_all;
 use http_body_util::BodyExt;
 use tower::{Layer, ServiceExt};
-use tower_claude_core::{Class, Deadline, Kind};
+use tower_claude_core::{
+    Class, Deadline, Kind,
+    event::{CacheDecision, Event},
+};
 use tower_claude_tests::Broken;
 
 use crate::api::*;
@@ -365,5 +373,105 @@ async fn a_leader_out_of_time_does_not_take_the_others_along() {
         };
         assert_eq!(own.expect("a refusal").status, 504);
         assert_eq!(other.expect("an answer").text, MESSAGE);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_after_an_error_event_does_not_share_it() {
+    let (upstream, scripts) = upstream();
+    let layer = layer();
+    let service = layer.layer(upstream);
+    let first = service.clone().oneshot(marked("Hi", true));
+    let (first, mouth) = tokio::join!(first, async { scripts.next().await.stream() });
+    let mut first = first.expect("a head").into_body();
+    for part in [START, CONTENT, ERROR] {
+        say(&mouth, part);
+        first.frame().await.expect("a frame").expect("no error");
+    }
+    let (second, ()) = tokio::join!(call(&service, marked("Hi", true)), async {
+        let mouth = scripts.next().await.stream();
+        STREAM.iter().for_each(|part| say(&mouth, part));
+    });
+    assert_eq!(second.expect("an answer").text, STREAM.concat());
+    drop((first, mouth));
+    let seen = layer.handle().snapshot();
+    assert_eq!((seen.flights, seen.stored, scripts.calls()), (0, 1, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waited_sees_that_another_model_answered() {
+    let (upstream, scripts) = upstream();
+    let service = layer().layer(upstream);
+    let told = [
+        ("x-tower-claude-served-model", "claude-haiku-5-5"),
+        ("x-tower-claude-fallback-reason", "overloaded"),
+        ("x-tower-claude-fallback-losses", "thinking"),
+        ("x-tower-claude-last-message", "fallback-model"),
+    ];
+    let (own, other, ()) = tokio::join!(
+        call(&service, request()),
+        call(&service, request()),
+        async {
+            let script = scripts.next().await;
+            settle().await;
+            let mut headers = vec![("content-type", "application/json")];
+            headers.extend(told);
+            say(&script.head(200, &headers), MESSAGE);
+        }
+    );
+    for got in [own, other] {
+        let got = got.expect("an answer");
+        for (name, value) in told {
+            assert_eq!(got.header(name), value);
+        }
+    }
+    assert_eq!(scripts.calls(), 1);
+}
+
+/// The observer stands for another thread, which comes after the last seat was left and before the flight is forgotten.
+#[tokio::test(start_paused = true)]
+async fn who_comes_while_the_last_one_goes_begins_anew() {
+    type Late = Pin<Box<dyn Future<Output = Result<Got, Broken>> + Send>>;
+
+    for has_head in [false, true] {
+        let (upstream, scripts) = upstream();
+        let late = Arc::new(Mutex::new(None::<Late>));
+        let comes = late.clone();
+        let layer = layer().with_observer(move |event: &Event<'_>| {
+            let Event::Cache {
+                decision: CacheDecision::NotStored,
+                ..
+            } = event
+            else {
+                return;
+            };
+            let late = comes.lock().expect("not poisoned").take();
+            if let Some(mut late) = late {
+                let mut cx = Context::from_waker(Waker::noop());
+                assert!(late.as_mut().poll(&mut cx).is_pending());
+                *comes.lock().expect("not poisoned") = Some(late);
+            }
+        });
+        let service = layer.layer(upstream);
+        let mut lead = Box::pin(service.clone().oneshot(marked("Hi", true)));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(lead.as_mut().poll(&mut cx).is_pending());
+        let script = scripts.next().await;
+        let again = service.clone();
+        let coming: Late = Box::pin(async move { call(&again, marked("Hi", true)).await });
+        if has_head {
+            let _mouth = script.stream();
+            let response = lead.await.expect("a head");
+            *late.lock().expect("not poisoned") = Some(coming);
+            drop(response);
+        } else {
+            *late.lock().expect("not poisoned") = Some(coming);
+            drop(lead);
+        }
+        let mouth = scripts.next().await.stream();
+        STREAM.iter().for_each(|part| say(&mouth, part));
+        drop(mouth);
+        let late = late.lock().expect("not poisoned").take().expect("it came");
+        assert_eq!(late.await.expect("an answer").text, STREAM.concat());
     }
 }
