@@ -13,6 +13,7 @@ use crate::{
     answer::rules::{Inspector, Rules},
     flight::recording::Recording,
     flight::source::{Fault, Source},
+    request::key::Key,
     store::entry::{Entry, EntryParts},
 };
 
@@ -20,6 +21,8 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(crate) struct Ask {
     pub(crate) rules: Rules,
+    /// What sets it apart from others with its key.
+    pub(crate) aside: Option<Key>,
     pub(crate) tenant: Option<Tenant>,
     /// Jittered already.
     pub(crate) fresh_for: Duration,
@@ -88,6 +91,8 @@ pub(crate) enum News {
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) head: Arc<Head>,
+    /// What set the request apart that was answered.
+    pub(crate) aside: Option<Key>,
     /// The body, unless it is a stream.
     pub(crate) whole: Option<Bytes>,
     /// It failed before its content began.
@@ -208,13 +213,14 @@ impl State {
 
     /// What to tell of an answer that has a head, when there is enough of it.
     pub(super) fn news(&self, patience: bool) -> Option<News> {
-        let head = self.head.clone()?;
+        let (head, aside) = (self.head.clone()?, self.ask.as_ref()?.aside);
         let over = self.is_over();
         if let Some(stream) = &self.inspector {
             let failed = !stream.has_begun() && (stream.has_failed() || over);
             let enough = !patience || failed || stream.has_begun() || self.recording.is_over();
             return enough.then_some(News::Answer(Answer {
                 head,
+                aside,
                 whole: None,
                 failed,
             }));
@@ -224,6 +230,7 @@ impl State {
                 let whole = self.whole.clone();
                 Some(News::Answer(Answer {
                     head,
+                    aside,
                     whole,
                     failed: false,
                 }))

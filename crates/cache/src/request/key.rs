@@ -116,8 +116,21 @@ impl Secret {
         fields: &[Field<'_>],
         also: &[HeaderName],
     ) -> Key {
-        let text = written(request, fields, also);
-        Key(*blake3::keyed_hash(&self.0, &text).as_bytes())
+        self.hash(&written(request, fields, also))
+    }
+
+    /// The key of what is no part of the key of a request, and may still be why it fails; `None` where there is nothing.
+    pub(crate) fn aside(&self, fields: &[Field<'_>]) -> Option<Key> {
+        let mut out = Vec::new();
+        for field in fields.iter().filter(|field| is_left_out(field)) {
+            part(&mut out, &field.name);
+            part(&mut out, &field.value);
+        }
+        (!out.is_empty()).then(|| self.hash(&out))
+    }
+
+    fn hash(&self, text: &[u8]) -> Key {
+        Key(*blake3::keyed_hash(&self.0, text).as_bytes())
     }
 }
 
@@ -148,12 +161,15 @@ pub(crate) fn written<B>(
         part(&mut out, text.as_bytes());
     }
     anthropic(&mut out, headers);
-    let kept = fields.iter().filter(|f| !LEFT_OUT.contains(&&*f.name));
-    for field in kept {
+    for field in fields.iter().filter(|field| !is_left_out(field)) {
         part(&mut out, &field.name);
         part(&mut out, &field.value);
     }
     out
+}
+
+fn is_left_out(field: &Field<'_>) -> bool {
+    LEFT_OUT.contains(&&*field.name)
 }
 
 /// The version, the betas in order, and whatever else the API reads of headers.

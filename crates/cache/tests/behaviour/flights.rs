@@ -475,3 +475,34 @@ async fn who_comes_while_the_last_one_goes_begins_anew() {
         assert_eq!(late.await.expect("an answer").text, STREAM.concat());
     }
 }
+
+/// What is no part of the key may be what was wrong with the other request.
+#[tokio::test(start_paused = true)]
+async fn an_error_is_shared_with_none_that_differs_in_anything() {
+    let (upstream, scripts) = upstream();
+    let service = layer().layer(upstream);
+    let of = |user: &str| {
+        let body = body("Hi", false).replace(
+            r#""stream""#,
+            &format!(r#""metadata":{{"user_id":{user}}},"stream""#),
+        );
+        request().map(|_| body.into())
+    };
+    let asking = |user: &str| call(&service, of(user));
+    let (wrong, same, right, ()) = tokio::join!(asking("1"), asking("1"), asking("\"u\""), async {
+        let first = scripts.next().await;
+        settle().await;
+        first.json(400, "{}");
+        scripts.next().await.message();
+    });
+    let status = [wrong, same, right].map(|got| got.expect("an answer").status);
+    assert_eq!((status, scripts.calls()), ([400, 400, 200], 2));
+    // What went well is for all of them.
+    let (first, second, ()) = tokio::join!(asking("\"v\""), asking("\"w\""), async {
+        let script = scripts.next().await;
+        settle().await;
+        script.message();
+    });
+    let said = [first, second].map(|got| got.expect("an answer").said().to_owned());
+    assert_eq!((said, scripts.calls()), (["miss".into(), "hit".into()], 3));
+}
