@@ -8,6 +8,7 @@ use std::{
 };
 
 use futures_util::future::join_all;
+use http_body::Body as _;
 use http_body_util::BodyExt;
 use tower::{Layer, ServiceExt};
 use tower_claude_core::{
@@ -505,4 +506,90 @@ async fn an_error_is_shared_with_none_that_differs_in_anything() {
     });
     let said = [first, second].map(|got| got.expect("an answer").said().to_owned());
     assert_eq!((said, scripts.calls()), (["miss".into(), "hit".into()], 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_panics_is_broken_for_the_others() {
+    let (upstream, scripts) = upstream();
+    let panicking = upstream.map_response(|response: http::Response<Pipe>| {
+        response.map(|body| {
+            body.map_frame(|frame| {
+                assert_eq!(frame.data_ref().map(|data| &**data), Some(START.as_bytes()));
+                frame
+            })
+        })
+    });
+    let service = layer().layer(panicking);
+    let calls = [(); 2].map(|()| {
+        let service = service.clone();
+        tokio::spawn(async move { call(&service, marked("Hi", true)).await })
+    });
+    let mouth = scripts.next().await.stream();
+    say(&mouth, START);
+    settle().await;
+    say(&mouth, CONTENT);
+    let [a, b] = calls;
+    let (panicked, told): (Vec<_>, Vec<_>) =
+        [a.await, b.await].into_iter().partition(Result::is_err);
+    assert_eq!((panicked.len(), scripts.alive()), (1, 0));
+    for told in told.into_iter().flatten() {
+        assert!(told.expect("a head").text.contains("event: error\n"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_gone_is_forgotten() {
+    struct Nobody;
+    impl std::task::Wake for Nobody {
+        fn wake(self: Arc<Self>) {}
+    }
+
+    let (upstream, scripts) = upstream();
+    let service = layer().layer(upstream);
+    let lead = service.clone().oneshot(marked("Hi", true));
+    let (lead, _mouth) = tokio::join!(lead, async { scripts.next().await.stream() });
+    let mut body = service
+        .oneshot(marked("Hi", true))
+        .await
+        .expect("a head")
+        .into_body();
+    let nobody = Arc::new(Nobody);
+    let mut reading = Box::pin(async move { body.frame().await.is_some() });
+    let waker = Waker::from(nobody.clone());
+    assert!(
+        reading
+            .as_mut()
+            .poll(&mut Context::from_waker(&waker))
+            .is_pending()
+    );
+    drop((reading, waker));
+    assert_eq!(Arc::strong_count(&nobody), 1);
+    drop(lead);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shared_body_is_at_its_end_when_all_of_it_was_read() {
+    for broken in [false, true] {
+        let (upstream, scripts) = upstream();
+        let service = layer().layer(upstream);
+        let lead = service.clone().oneshot(marked("Hi", true));
+        let (lead, mouth) = tokio::join!(lead, async { scripts.next().await.stream() });
+        let other = service.oneshot(marked("Hi", true)).await.expect("a head");
+        say(&mouth, START);
+        let last = if broken {
+            Err(Broken("reset"))
+        } else {
+            Ok(http_body::Frame::trailers(http::HeaderMap::new()))
+        };
+        mouth.send(last).expect("it is read");
+        drop(mouth);
+        for mut body in [lead.expect("a head").into_body(), other.into_body()] {
+            let mut frames = 0;
+            while !body.is_end_stream() {
+                frames += usize::from(body.frame().await.is_some());
+            }
+            assert!(body.frame().await.is_none());
+            assert_eq!(frames, 2, "the data, and what came then");
+        }
+    }
 }
