@@ -355,25 +355,31 @@ async fn a_leader_out_of_time_does_not_take_the_others_along() {
             .extensions_mut()
             .insert(Deadline(tokio::time::Instant::now() + 2 * SECOND));
         let answering = async { scripts.next().await.message() };
-        let (own, other) = if detached {
+        let (own, other, third) = if detached {
             let service = layer.detached().layer(timed.clone());
-            let (own, other, ()) = tokio::join!(
+            let (own, other, third, ()) = tokio::join!(
                 call(&service, hurried),
+                call(&service, request()),
                 call(&service, request()),
                 answering
             );
-            (own, other)
+            (own, other, third)
         } else {
             let service = layer.layer(timed.clone());
-            let (own, other, ()) = tokio::join!(
+            let (own, other, third, ()) = tokio::join!(
                 call(&service, hurried),
+                call(&service, request()),
                 call(&service, request()),
                 answering
             );
-            (own, other)
+            (own, other, third)
         };
         assert_eq!(own.expect("a refusal").status, 504);
-        assert_eq!(other.expect("an answer").text, MESSAGE);
+        // One of those who wait asks, and for all of them.
+        let (other, third) = (other.expect("an answer"), third.expect("an answer"));
+        let mut said = [other.said(), third.said()];
+        said.sort_unstable();
+        assert_eq!((said, &*other.text), (["hit", "miss"], MESSAGE));
     }
 }
 
@@ -592,4 +598,24 @@ async fn a_shared_body_is_at_its_end_when_all_of_it_was_read() {
             assert_eq!(frames, 2, "the data, and what came then");
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_timeout_of_the_servers_is_for_all_who_wait() {
+    let (upstream, scripts) = upstream();
+    let service = layer().layer(upstream.map_response(|mut response: http::Response<Pipe>| {
+        response.extensions_mut().insert(Class::new(Kind::Timeout));
+        response
+    }));
+    let (a, b, ()) = tokio::join!(
+        call(&service, request()),
+        call(&service, request()),
+        async {
+            let script = scripts.next().await;
+            settle().await;
+            script.json(504, "{}");
+        }
+    );
+    let status = [a, b].map(|got| got.expect("an answer").status);
+    assert_eq!((status, scripts.calls()), ([504, 504], 1));
 }
