@@ -48,6 +48,8 @@ pub(crate) struct Call<T> {
     pub(crate) config: Arc<Config<T>>,
     /// Until it is sent on.
     request: Option<Request<RequestBody>>,
+    /// What sets it apart from those with its key.
+    aside: Option<Key>,
     ttl: std::time::Duration,
     started: Instant,
     pub(crate) deadline: Option<Instant>,
@@ -61,6 +63,7 @@ impl<T: Store> Call<T> {
         Self {
             config,
             request: Some(request),
+            aside: None,
             ttl,
             started: Instant::now(),
             deadline: None,
@@ -74,11 +77,12 @@ impl<T: Store> Call<T> {
             return Plan::Pass;
         };
         let plan = self.config.policy.plan(request);
-        if let Plan::Lookup { ttl, .. } = plan {
+        if let Plan::Lookup { aside, ttl, .. } = plan {
             // This layer further in, in the call that fills it.
             if request.extensions().get() == Some(&self.mark()) {
                 return Plan::Pass;
             }
+            self.aside = aside;
             self.ttl = ttl.unwrap_or(self.config.ttl);
             self.deadline = match request.extensions().get::<Arc<CallContext>>() {
                 Some(context) => context.deadline(),
@@ -128,6 +132,7 @@ impl<T: Store> Call<T> {
                 model: asked,
                 tool_use: self.config.tool_use,
             },
+            aside: self.aside,
             tenant: request.extensions().get::<Tenant>().cloned(),
             fresh_for: jittered(self.ttl, fastrand::f64()),
             stale_for: self.config.stale_for,
@@ -170,6 +175,11 @@ impl<T: Store> Call<T> {
         label(&mut parts.headers, MISS);
         let body = Body::shared(seat, Some(promised));
         Response::from_parts(parts, ResponseBody::inner(body))
+    }
+
+    /// Whether it is an error that this call might not get.
+    pub(crate) fn may_do_better(&self, than: &Landed) -> bool {
+        than.head.status != StatusCode::OK && than.aside != self.aside
     }
 
     /// The answer to somebody else's equal request.

@@ -32,9 +32,9 @@
 //! ```
 //! # What it does
 //! - Caches the Messages requests that are marked [`Cacheable`], and no others; `no-store` wins. Two are equal when
-//!   tenant, credential, URI, version, betas and the fields of the body are ([`Key`]); `metadata` and `service_tier`
-//!   aside. `stream` counts: a stream is replayed frame for frame, JSON byte for byte. Equal requests
-//!   under way share one call and its outcome. [`CACHE`] says what was done.
+//!   tenant, credential, host, URI, `origin`, `anthropic-…` headers, kind of body and its fields are ([`Key`]), all but
+//!   `metadata` and `service_tier`. `stream` counts: a stream is replayed frame for frame, JSON byte for byte. Equal requests
+//!   under way share one call and its outcome, an error only where those two are equal too. [`CACHE`] says what was done.
 //! - Stores whole answers of the asked model that ended with `end_turn` or a stop sequence, for their time ± 10 %, and
 //!   an hour more to serve them, with `age`, in place of 5xx, timeouts, broken connections and local refusals.
 //!
@@ -49,7 +49,7 @@
 //!
 //! # Streaming
 //! Frames go out as they come, at the pace of the fastest reader. One answer takes 4 MiB of memory at most; of longer
-//! ones a window is kept, and who falls out of it gets an `error` event.
+//! ones a window is kept: who falls out of it gets an `error` event, who comes then begins a call anew.
 //!
 //! # What it never does
 //! Store unasked, or errors, refusals, fallbacks, what was cut short or had side effects; tell credential, prompt or

@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, StatusCode, Version, header::RETRY_AFTER, response::Parts};
+use http::{
+    HeaderMap, HeaderName, StatusCode, Version,
+    header::{AGE, RETRY_AFTER},
+    response::Parts,
+};
 use tower_claude_core::{Class, Kind, REFUSED_BY, Refused};
 use tower_claude_wire::{Media, readable};
 
@@ -12,8 +16,16 @@ use crate::store::entry::lasting;
 /// `bypass`. Absent where the cache was not asked for.
 pub const CACHE: HeaderName = HeaderName::from_static("x-tower-claude-cache");
 
-/// On the answer of another model than the one that was asked; such an answer is not stored.
-const SERVED_MODEL: HeaderName = HeaderName::from_static("x-tower-claude-served-model");
+/// What layers further in say of an answer that is not simply the API's. All who share it are told, and it is not stored.
+const TOLD: [HeaderName; 5] = [
+    REFUSED_BY,
+    HeaderName::from_static("x-tower-claude-served-model"),
+    HeaderName::from_static("x-tower-claude-fallback-reason"),
+    HeaderName::from_static("x-tower-claude-fallback-losses"),
+    HeaderName::from_static("x-tower-claude-last-message"),
+];
+/// For those only who get an error now.
+const WHEN: [HeaderName; 2] = [RETRY_AFTER, HeaderName::from_static("x-should-retry")];
 
 /// The head of an answer, for those who did not ask themselves.
 #[derive(Debug)]
@@ -27,6 +39,8 @@ pub(crate) struct Head {
     pub(crate) is_stream: bool,
     /// Whether an answer with this head may be stored, as far as the head goes.
     pub(crate) storable: bool,
+    /// How old it is already.
+    pub(crate) age: Duration,
 }
 
 impl Head {
@@ -38,21 +52,18 @@ impl Head {
             return None;
         }
         let mut headers = lasting(&head.headers);
-        if !ok {
-            for name in [RETRY_AFTER.as_str(), "x-should-retry", REFUSED_BY.as_str()] {
-                if let (Some(value), Ok(name)) =
-                    (head.headers.get(name), name.parse::<http::HeaderName>())
-                {
-                    headers.insert(name, value.clone());
-                }
+        let when = if ok { &[][..] } else { &WHEN };
+        for name in TOLD.iter().chain(when) {
+            if let Some(value) = head.headers.get(name) {
+                headers.insert(name, value.clone());
             }
         }
         let class: Option<Class> = head.extensions.get().copied();
         let refused: Option<Refused> = head.extensions.get().copied();
         let untouched = refused.is_none()
             && class.is_none_or(|class| class.kind == Kind::Success)
-            && !head.headers.contains_key(REFUSED_BY)
-            && !head.headers.contains_key(SERVED_MODEL);
+            && !TOLD.iter().any(|name| head.headers.contains_key(name))
+            && !is_stale(&head.headers);
         Some(Self {
             status: head.status,
             version: head.version,
@@ -61,6 +72,7 @@ impl Head {
             refused,
             is_stream: ok && media == Media::EventStream,
             storable: ok && untouched,
+            age: age(&head.headers),
         })
     }
 
@@ -78,6 +90,19 @@ impl Head {
         }
         parts
     }
+}
+
+/// Whether another cache further in gave it in place of an error.
+fn is_stale(headers: &HeaderMap) -> bool {
+    headers.get(CACHE).is_some_and(|said| said == "stale")
+}
+
+/// How long ago another cache stored it.
+fn age(headers: &HeaderMap) -> Duration {
+    let seconds = headers
+        .get(AGE)
+        .and_then(|age| age.to_str().ok()?.parse().ok());
+    Duration::from_secs(seconds.unwrap_or_default())
 }
 
 /// Whether a stored answer is better than this one: the server or the way to it failed, or a layer on this side did

@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, response::Parts};
+use http::{Request, Response, StatusCode, response::Parts};
 use http_body::{Body as HttpBody, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::time::{Sleep, sleep_until};
@@ -128,25 +128,27 @@ where
                     }
                     call.config.decided(CacheDecision::Miss, "");
                     let slot = Slot::new();
-                    let own_seat = D::DETACHED.then(|| seat.another());
-                    let fill = Fill::new(service, request, ask, lead, slot.another(), own_seat);
+                    let its_seat = D::DETACHED.then(|| seat.for_task());
+                    let fill = Fill::new(service, request, ask, lead, slot.another(), its_seat);
                     *this.slot = Some(slot);
                     this.fill.set(this.detach.detach(fill));
                 }
                 Poll::Ready(News::Answer(answer)) => {
-                    let landing = answered(answer, call, this.own, this.seat);
+                    let landing = answered(answer, call, this.own, this.seat, this.service);
                     return Poll::Ready(landing);
                 }
                 Poll::Ready(News::Lost(kind)) => return Poll::Ready(lost(call, kind)),
+                // Only too long to be held.
+                Poll::Ready(News::Alone) if this.own.is_some() => {
+                    let (parts, promised) = this.own.take().expect("as just now");
+                    let answer = own(call, parts, promised, this.seat);
+                    return Poll::Ready(Landing::Answer(Ok(answer)));
+                }
                 Poll::Ready(News::Alone) => {
-                    return Poll::Ready(match (this.service.take(), call.request()) {
-                        (Some(service), Some(request)) => {
-                            call.bypass("not_shared");
-                            Landing::Alone(service, request)
-                        }
-                        // It is on its way already.
-                        _ => lost(call, Kind::Transport),
-                    });
+                    // Or it is on its way already.
+                    let landing =
+                        alone(call, this.service).unwrap_or_else(|| lost(call, Kind::Transport));
+                    return Poll::Ready(landing);
                 }
                 // Whoever asks is timed by the layers further in.
                 Poll::Pending if drives => return Poll::Pending,
@@ -185,9 +187,8 @@ where
         Outcome::Shared(parts, promised) => {
             match calls_for_stale(&parts).then(|| stale(call)).flatten() {
                 Some(stale) => Ok(stale),
-                None if call.stale.is_some()
-                    && tower_claude_wire::is_event_stream(&parts.headers) =>
-                {
+                // It may still break off before it is of use.
+                None if call.stale.is_some() && parts.status == StatusCode::OK => {
                     *held = Some((parts, promised));
                     return None;
                 }
@@ -204,6 +205,7 @@ fn answered<S, R, E, T>(
     call: &mut Call<T>,
     held: &mut Option<(Parts, SizeHint)>,
     seat: &mut Option<Seat>,
+    service: &mut Option<S>,
 ) -> Landing<S, R, E>
 where
     R: HttpBody<Data = Bytes>,
@@ -214,7 +216,14 @@ where
     let answer = match (worse.then(|| stale(call)).flatten(), held.take()) {
         (Some(stale), _) => stale,
         (None, Some((parts, promised))) => own(call, parts, promised, seat),
-        (None, None) => call.joined(answer, seat.take().expect("there until it lands")),
+        (None, None) => {
+            if call.may_do_better(&answer)
+                && let Some(landing) = alone(call, service)
+            {
+                return landing;
+            }
+            call.joined(answer, seat.take().expect("there until it lands"))
+        }
     };
     Landing::Answer(Ok(answer))
 }
@@ -236,6 +245,18 @@ where
 {
     let entry = call.stale.take()?;
     Some(call.stored(entry, STALE))
+}
+
+/// Past the cache, if the request was not sent already.
+fn alone<S, R, E, T>(call: &mut Call<T>, service: &mut Option<S>) -> Option<Landing<S, R, E>>
+where
+    R: HttpBody<Data = Bytes>,
+    R::Error: 'static,
+    T: Store,
+{
+    let (service, request) = (service.take()?, call.request()?);
+    call.bypass("not_shared");
+    Some(Landing::Alone(service, request))
 }
 
 fn lost<S, R, E, T>(call: &mut Call<T>, kind: Kind) -> Landing<S, R, E>

@@ -63,8 +63,9 @@ impl Seat {
     ) -> Result<Option<Self>, E> {
         let mut map = home.flights().lock();
         let flight = match map.get(&key) {
-            Some(flight) => flight.clone(),
-            None => {
+            Some(flight) if flight.lock().is_worth_joining() => flight.clone(),
+            // None, or one that those who are in it go on with.
+            _ => {
                 // A flight may have landed since this call looked.
                 if let Some(stored) = stored() {
                     return Err(stored);
@@ -75,7 +76,7 @@ impl Seat {
             }
         };
         let mut state = flight.lock();
-        if state.seats >= most {
+        if state.is_full(most) {
             return Ok(None);
         }
         let number = state.take_seat();
@@ -88,9 +89,12 @@ impl Seat {
         }))
     }
 
-    /// Another seat in the same flight.
-    pub(crate) fn another(&self) -> Self {
-        let number = self.flight.lock().take_seat();
+    /// Another seat in the same flight, for the task that makes the call.
+    pub(crate) fn for_task(&self) -> Self {
+        let mut state = self.flight.lock();
+        state.has_task = true;
+        let number = state.take_seat();
+        drop(state);
         Self {
             home: self.home.clone(),
             flight: self.flight.clone(),

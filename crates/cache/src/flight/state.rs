@@ -13,6 +13,7 @@ use crate::{
     answer::rules::{Inspector, Rules},
     flight::recording::Recording,
     flight::source::{Fault, Source},
+    request::key::Key,
     store::entry::{Entry, EntryParts},
 };
 
@@ -20,6 +21,8 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(crate) struct Ask {
     pub(crate) rules: Rules,
+    /// What sets it apart from others with its key.
+    pub(crate) aside: Option<Key>,
     pub(crate) tenant: Option<Tenant>,
     /// Jittered already.
     pub(crate) fresh_for: Duration,
@@ -30,6 +33,8 @@ pub(crate) struct Ask {
 pub(crate) struct State {
     pub(super) seats: usize,
     pub(super) next_seat: u64,
+    /// One of the seats is that of a task which reads on for all.
+    pub(super) has_task: bool,
     pub(super) phase: Phase,
     pub(super) was_led: bool,
     pub(super) head: Option<Arc<Head>>,
@@ -86,6 +91,8 @@ pub(crate) enum News {
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) head: Arc<Head>,
+    /// What set the request apart that was answered.
+    pub(crate) aside: Option<Key>,
     /// The body, unless it is a stream.
     pub(crate) whole: Option<Bytes>,
     /// It failed before its content began.
@@ -109,6 +116,7 @@ impl State {
         Self {
             seats: 0,
             next_seat: 0,
+            has_task: false,
             phase: Phase::Leaderless,
             was_led: false,
             head: None,
@@ -127,6 +135,11 @@ impl State {
         self.seats += 1;
         self.next_seat += 1;
         self.next_seat
+    }
+
+    /// Whether so many callers share it already.
+    pub(super) fn is_full(&self, most: usize) -> bool {
+        self.seats >= most.saturating_add(usize::from(self.has_task))
     }
 
     /// Somebody is gone. What is returned is to be dropped when nothing is locked.
@@ -148,6 +161,15 @@ impl State {
             Ending::Broken
         });
         source
+    }
+
+    /// Whether who comes now can still have all of it: not when its beginning is or will be gone, or its end is bad.
+    pub(super) fn is_worth_joining(&self) -> bool {
+        let failed = match self.phase {
+            Phase::Over(ending) => ending != Ending::Complete,
+            _ => self.inspector.as_ref().is_some_and(Inspector::has_failed),
+        };
+        !failed && !self.recording.is_over()
     }
 
     pub(super) const fn is_over(&self) -> bool {
@@ -191,13 +213,14 @@ impl State {
 
     /// What to tell of an answer that has a head, when there is enough of it.
     pub(super) fn news(&self, patience: bool) -> Option<News> {
-        let head = self.head.clone()?;
+        let (head, aside) = (self.head.clone()?, self.ask.as_ref()?.aside);
         let over = self.is_over();
         if let Some(stream) = &self.inspector {
             let failed = !stream.has_begun() && (stream.has_failed() || over);
             let enough = !patience || failed || stream.has_begun() || self.recording.is_over();
             return enough.then_some(News::Answer(Answer {
                 head,
+                aside,
                 whole: None,
                 failed,
             }));
@@ -207,6 +230,7 @@ impl State {
                 let whole = self.whole.clone();
                 Some(News::Answer(Answer {
                     head,
+                    aside,
                     whole,
                     failed: false,
                 }))
@@ -248,9 +272,10 @@ impl State {
         if !head.storable {
             return Err("head");
         }
-        if ask.fresh_for.is_zero() {
+        if ask.fresh_for <= head.age {
             return Err("ttl");
         }
+        let stored_at = Instant::now().checked_sub(head.age).ok_or("age")?;
         let frames = match (&self.inspector, &self.whole) {
             (Some(stream), _) => {
                 stream.verdict()?;
@@ -266,7 +291,7 @@ impl State {
             headers: head.headers.clone(),
             frames,
             tenant: ask.tenant.clone(),
-            stored_at: Instant::now(),
+            stored_at,
             fresh_for: ask.fresh_for,
             stale_for: ask.stale_for,
         }

@@ -59,9 +59,12 @@ pub(crate) fn fields(json: &[u8]) -> Option<Vec<Field<'_>>> {
     (!repeated).then_some(fields)
 }
 
-/// Out of the quotes; `None` where an escape is wrong.
+/// Out of the quotes; `None` where an escape is wrong, or a control character is not escaped.
 fn name(quoted: &[u8]) -> Option<Cow<'_, [u8]>> {
     let inner = &quoted[1..quoted.len() - 1];
+    if inner.iter().any(|byte| *byte < b' ') {
+        return None;
+    }
     if memchr(b'\\', inner).is_none() {
         return Some(Cow::Borrowed(inner));
     }

@@ -7,18 +7,22 @@ use std::{
 
 use http::{
     HeaderMap, HeaderName, Request,
-    header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION},
+    header::{
+        AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, COOKIE, HOST, ORIGIN, PROXY_AUTHORIZATION,
+    },
 };
 use tower_claude_core::Tenant;
 
 use crate::request::canonical::Field;
 
 /// What is hashed is written so; a change of it is a new number.
-const SCHEMA: &[u8] = b"tower-claude-cache 1";
+const SCHEMA: &[u8] = b"tower-claude-cache 2";
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 const BETA: &str = "anthropic-beta";
 /// Every header that says who asks.
 const CREDENTIALS: [HeaderName; 4] = [API_KEY, AUTHORIZATION, PROXY_AUTHORIZATION, COOKIE];
+/// Every other one that an answer may depend on: where it goes, from which page it comes, and what its body is.
+const CIRCUMSTANCES: [HeaderName; 4] = [HOST, ORIGIN, CONTENT_TYPE, CONTENT_ENCODING];
 /// They say who is to be billed or told, nothing that the model sees.
 const LEFT_OUT: [&[u8]; 2] = [b"metadata", b"service_tier"];
 
@@ -112,8 +116,21 @@ impl Secret {
         fields: &[Field<'_>],
         also: &[HeaderName],
     ) -> Key {
-        let text = written(request, fields, also);
-        Key(*blake3::keyed_hash(&self.0, &text).as_bytes())
+        self.hash(&written(request, fields, also))
+    }
+
+    /// The key of what is no part of the key of a request, and may still be why it fails; `None` where there is nothing.
+    pub(crate) fn aside(&self, fields: &[Field<'_>]) -> Option<Key> {
+        let mut out = Vec::new();
+        for field in fields.iter().filter(|field| is_left_out(field)) {
+            part(&mut out, &field.name);
+            part(&mut out, &field.value);
+        }
+        (!out.is_empty()).then(|| self.hash(&out))
+    }
+
+    fn hash(&self, text: &[u8]) -> Key {
+        Key(*blake3::keyed_hash(&self.0, text).as_bytes())
     }
 }
 
@@ -132,7 +149,9 @@ pub(crate) fn written<B>(
         &mut out,
         tenant.map(|tenant| tenant.0.as_bytes()).as_slice(),
     );
-    for name in CREDENTIALS.iter().chain(also) {
+    for name in CREDENTIALS.iter().chain(&CIRCUMSTANCES).chain(also) {
+        // Layers that share a store need not agree on which are here.
+        part(&mut out, name.as_str().as_bytes());
         values(&mut out, headers, name);
     }
     let scheme = uri.scheme_str().unwrap_or_default();
@@ -142,12 +161,15 @@ pub(crate) fn written<B>(
         part(&mut out, text.as_bytes());
     }
     anthropic(&mut out, headers);
-    let kept = fields.iter().filter(|f| !LEFT_OUT.contains(&&*f.name));
-    for field in kept {
+    for field in fields.iter().filter(|field| !is_left_out(field)) {
         part(&mut out, &field.name);
         part(&mut out, &field.value);
     }
     out
+}
+
+fn is_left_out(field: &Field<'_>) -> bool {
+    LEFT_OUT.contains(&&*field.name)
 }
 
 /// The version, the betas in order, and whatever else the API reads of headers.

@@ -57,7 +57,11 @@ pub(crate) enum Plan {
     /// The caller asked for the cache, and it cannot be.
     Bypass(&'static str),
     /// To be looked up.
-    Lookup { key: Key, ttl: Option<Duration> },
+    Lookup {
+        key: Key,
+        aside: Option<Key>,
+        ttl: Option<Duration>,
+    },
 }
 
 impl Policy {
@@ -92,6 +96,7 @@ impl Policy {
         }
         Plan::Lookup {
             key: self.secret.key(request, &fields, &self.key_headers),
+            aside: self.secret.aside(&fields),
             ttl: marked.ttl,
         }
     }

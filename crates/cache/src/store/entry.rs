@@ -14,7 +14,7 @@ use http::{
 use tokio::time::Instant;
 use tower_claude_core::Tenant;
 
-/// What a stored answer takes beside its bytes, about: its headers and its places in tables.
+/// What a stored answer takes beside its bytes and the text of its headers, about: its places in tables.
 const OVERHEAD: usize = 1024;
 const HANDLE: usize = 32;
 
@@ -75,13 +75,25 @@ impl EntryParts {
 impl From<EntryParts> for Entry {
     fn from(mut parts: EntryParts) -> Self {
         let length: usize = parts.frames.iter().map(Bytes::len).sum();
-        parts
-            .headers
-            .insert(CONTENT_LENGTH, HeaderValue::from(length));
-        parts.headers.reserve(2);
-        let weight = length + parts.frames.len() * HANDLE + OVERHEAD;
+        let mut headers = HeaderMap::with_capacity(parts.headers.len() + 3);
+        let mut weight = length + parts.frames.len() * HANDLE + OVERHEAD;
+        for (name, value) in &parts.headers {
+            weight += name.as_str().len() + value.len();
+            headers.append(name.clone(), copied(value));
+        }
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        parts.headers = headers;
         Self(Arc::new(Inner { parts, weight }))
     }
+}
+
+/// In memory of its own: a value may be a slice of all that a client read at once.
+fn copied(value: &HeaderValue) -> HeaderValue {
+    let Ok(mut copy) = HeaderValue::from_bytes(value.as_bytes()) else {
+        return value.clone();
+    };
+    copy.set_sensitive(value.is_sensitive());
+    copy
 }
 
 impl Entry {

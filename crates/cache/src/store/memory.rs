@@ -117,12 +117,14 @@ impl Store for MemoryStore {
 
     /// One at a time, so that the accounts of the tenants are right.
     fn insert(&self, key: Key, entry: Entry) {
+        if entry.parts().tenant.is_some() && entry.weight() as u64 > self.share {
+            // It would push out all else of its tenant first, and then itself.
+            return self.remove(&key);
+        }
         let shared = &self.shared;
         let mut tenants = shared.tenants();
-        if let Some(old) = shared.cache.peek(&key) {
-            tenants.subtract(&old);
-        }
         tenants.add(key, &entry);
+        // What it replaces is among them.
         let mut evicted = Vec::new();
         shared
             .cache

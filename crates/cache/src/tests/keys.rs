@@ -99,6 +99,10 @@ fn whatever_differs_makes_another() {
         ("anthropic-beta", "a,b,c"),
         ("anthropic-workspace-id", "w"),
         ("anthropic-user-profile-id", "w"),
+        ("host", "other"),
+        ("origin", "https://app.example"),
+        ("content-type", "text/plain"),
+        ("content-encoding", "gzip"),
     ] {
         add(&format!("{name}: {value}"), key(&with(name, value), BODY));
     }
@@ -127,11 +131,11 @@ fn whatever_differs_makes_another() {
         "another secret",
         Secret([8; 32]).key(&bare(head()), &fields, &[]),
     );
-    let agent = [HeaderName::from_static("user-agent")];
-    add(
-        "a header more",
-        Secret([7; 32]).key(&bare(head()), &fields, &agent),
-    );
+    for more in ["user-agent", "x-user", "x-other-user"] {
+        let head = bare(with("user-agent", "other"));
+        let also = [HeaderName::from_static(more)];
+        add(more, Secret([7; 32]).key(&head, &fields, &also));
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
-use http::HeaderMap;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue};
 use tower_claude_core::Tenant;
 
 use crate::{Entry, EntryParts, Key, MemoryStore, Store};
@@ -78,4 +79,46 @@ async fn what_is_removed_or_replaced_leaves_its_share() {
     }
     store.insert(key(3), entry(Some("a"), 200_000));
     assert!(!has(&store, 3), "larger than the share");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_stored_again_still_counts_for_its_tenant() {
+    let store = MemoryStore::new(MIB).with_tenant_share(MIB / 4);
+    store.insert(key(0), entry(Some("quiet"), 1_000));
+    let quiet = store.bytes();
+    for number in 1..1_000 {
+        for _ in 0..2 {
+            store.insert(key(number), entry(Some("loud"), 3_000));
+        }
+        let loud = store.bytes() - quiet;
+        assert!(loud <= MIB / 4, "{loud} bytes of one tenant");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_larger_than_a_share_takes_nothing_else_along() {
+    let store = MemoryStore::new(MIB).with_tenant_share(100_000);
+    store.insert(key(1), entry(Some("a"), 1_000));
+    store.insert(key(2), entry(Some("a"), 1_000));
+    store.insert(key(2), entry(Some("a"), 200_000));
+    assert!(has(&store, 1), "a small answer of the same tenant");
+    assert!(!has(&store, 2), "neither the old one nor the new one");
+    assert_eq!(store.bytes(), entry(Some("a"), 1_000).weight() as u64);
+}
+
+#[tokio::test(start_paused = true)]
+async fn headers_weigh_too_and_keep_no_larger_buffer() {
+    // As a client's are: slices of all that it read at once.
+    let buffer = Bytes::from(vec![b'x'; 50_000]);
+    let value = |part| HeaderValue::from_maybe_shared(buffer.slice(part)).expect("a value");
+    let mut headers = HeaderMap::new();
+    headers.append("x-long", value(0..40_000));
+    headers.append("x-long", value(0..10));
+    let parts = EntryParts::new(headers.clone(), Box::new([]), Duration::from_secs(60));
+    let entry = Entry::from(parts);
+    assert!(entry.weight() > 40_010);
+    let kept: Vec<_> = entry.parts().headers.get_all("x-long").iter().collect();
+    assert_eq!(kept, [&value(0..40_000), &value(0..10)]);
+    drop((headers, entry.clone()));
+    assert!(buffer.is_unique(), "nothing but the test holds it");
 }

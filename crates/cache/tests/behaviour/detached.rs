@@ -84,3 +84,21 @@ async fn the_first_caller_gets_its_own_head_and_error() {
     });
     assert_eq!(got.expect_err("the error itself"), Broken("reset"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_task_is_none_of_those_who_may_wait() {
+    let (upstream, scripts) = upstream();
+    let two = std::num::NonZeroUsize::new(2).expect("not 0");
+    let service = layer().with_max_waiters(two).detached().layer(upstream);
+    let (first, second, ()) = tokio::join!(
+        call(&service, request()),
+        call(&service, request()),
+        async {
+            let script = scripts.next().await;
+            settle().await;
+            script.message();
+        }
+    );
+    let said = [first, second].map(|got| got.expect("an answer").said().to_owned());
+    assert_eq!(said, ["miss", "hit"]);
+}

@@ -1,11 +1,20 @@
 //! Equal requests under way share one call.
 
-use std::num::NonZeroUsize;
+use std::{
+    num::NonZeroUsize,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    task::{Context, Waker},
+};
 
 use futures_util::future::join_all;
+use http_body::Body as _;
 use http_body_util::BodyExt;
 use tower::{Layer, ServiceExt};
-use tower_claude_core::{Class, Deadline, Kind};
+use tower_claude_core::{
+    Class, Deadline, Kind,
+    event::{CacheDecision, Event},
+};
 use tower_claude_tests::Broken;
 
 use crate::api::*;
@@ -346,24 +355,267 @@ async fn a_leader_out_of_time_does_not_take_the_others_along() {
             .extensions_mut()
             .insert(Deadline(tokio::time::Instant::now() + 2 * SECOND));
         let answering = async { scripts.next().await.message() };
-        let (own, other) = if detached {
+        let (own, other, third) = if detached {
             let service = layer.detached().layer(timed.clone());
-            let (own, other, ()) = tokio::join!(
+            let (own, other, third, ()) = tokio::join!(
                 call(&service, hurried),
+                call(&service, request()),
                 call(&service, request()),
                 answering
             );
-            (own, other)
+            (own, other, third)
         } else {
             let service = layer.layer(timed.clone());
-            let (own, other, ()) = tokio::join!(
+            let (own, other, third, ()) = tokio::join!(
                 call(&service, hurried),
+                call(&service, request()),
                 call(&service, request()),
                 answering
             );
-            (own, other)
+            (own, other, third)
         };
         assert_eq!(own.expect("a refusal").status, 504);
-        assert_eq!(other.expect("an answer").text, MESSAGE);
+        // One of those who wait asks, and for all of them.
+        let (other, third) = (other.expect("an answer"), third.expect("an answer"));
+        let mut said = [other.said(), third.said()];
+        said.sort_unstable();
+        assert_eq!((said, &*other.text), (["hit", "miss"], MESSAGE));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_after_an_error_event_does_not_share_it() {
+    let (upstream, scripts) = upstream();
+    let layer = layer();
+    let service = layer.layer(upstream);
+    let first = service.clone().oneshot(marked("Hi", true));
+    let (first, mouth) = tokio::join!(first, async { scripts.next().await.stream() });
+    let mut first = first.expect("a head").into_body();
+    for part in [START, CONTENT, ERROR] {
+        say(&mouth, part);
+        first.frame().await.expect("a frame").expect("no error");
+    }
+    let (second, ()) = tokio::join!(call(&service, marked("Hi", true)), async {
+        let mouth = scripts.next().await.stream();
+        STREAM.iter().for_each(|part| say(&mouth, part));
+    });
+    assert_eq!(second.expect("an answer").text, STREAM.concat());
+    drop((first, mouth));
+    let seen = layer.handle().snapshot();
+    assert_eq!((seen.flights, seen.stored, scripts.calls()), (0, 1, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waited_sees_that_another_model_answered() {
+    let (upstream, scripts) = upstream();
+    let service = layer().layer(upstream);
+    let told = [
+        ("x-tower-claude-served-model", "claude-haiku-5-5"),
+        ("x-tower-claude-fallback-reason", "overloaded"),
+        ("x-tower-claude-fallback-losses", "thinking"),
+        ("x-tower-claude-last-message", "fallback-model"),
+    ];
+    let (own, other, ()) = tokio::join!(
+        call(&service, request()),
+        call(&service, request()),
+        async {
+            let script = scripts.next().await;
+            settle().await;
+            let mut headers = vec![("content-type", "application/json")];
+            headers.extend(told);
+            say(&script.head(200, &headers), MESSAGE);
+        }
+    );
+    for got in [own, other] {
+        let got = got.expect("an answer");
+        for (name, value) in told {
+            assert_eq!(got.header(name), value);
+        }
+    }
+    assert_eq!(scripts.calls(), 1);
+}
+
+/// The observer stands for another thread, which comes after the last seat was left and before the flight is forgotten.
+#[tokio::test(start_paused = true)]
+async fn who_comes_while_the_last_one_goes_begins_anew() {
+    type Late = Pin<Box<dyn Future<Output = Result<Got, Broken>> + Send>>;
+
+    for has_head in [false, true] {
+        let (upstream, scripts) = upstream();
+        let late = Arc::new(Mutex::new(None::<Late>));
+        let comes = late.clone();
+        let layer = layer().with_observer(move |event: &Event<'_>| {
+            let Event::Cache {
+                decision: CacheDecision::NotStored,
+                ..
+            } = event
+            else {
+                return;
+            };
+            let late = comes.lock().expect("not poisoned").take();
+            if let Some(mut late) = late {
+                let mut cx = Context::from_waker(Waker::noop());
+                assert!(late.as_mut().poll(&mut cx).is_pending());
+                *comes.lock().expect("not poisoned") = Some(late);
+            }
+        });
+        let service = layer.layer(upstream);
+        let mut lead = Box::pin(service.clone().oneshot(marked("Hi", true)));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(lead.as_mut().poll(&mut cx).is_pending());
+        let script = scripts.next().await;
+        let again = service.clone();
+        let coming: Late = Box::pin(async move { call(&again, marked("Hi", true)).await });
+        if has_head {
+            let _mouth = script.stream();
+            let response = lead.await.expect("a head");
+            *late.lock().expect("not poisoned") = Some(coming);
+            drop(response);
+        } else {
+            *late.lock().expect("not poisoned") = Some(coming);
+            drop(lead);
+        }
+        let mouth = scripts.next().await.stream();
+        STREAM.iter().for_each(|part| say(&mouth, part));
+        drop(mouth);
+        let late = late.lock().expect("not poisoned").take().expect("it came");
+        assert_eq!(late.await.expect("an answer").text, STREAM.concat());
+    }
+}
+
+/// What is no part of the key may be what was wrong with the other request.
+#[tokio::test(start_paused = true)]
+async fn an_error_is_shared_with_none_that_differs_in_anything() {
+    let (upstream, scripts) = upstream();
+    let service = layer().layer(upstream);
+    let of = |user: &str| {
+        let body = body("Hi", false).replace(
+            r#""stream""#,
+            &format!(r#""metadata":{{"user_id":{user}}},"stream""#),
+        );
+        request().map(|_| body.into())
+    };
+    let asking = |user: &str| call(&service, of(user));
+    let (wrong, same, right, ()) = tokio::join!(asking("1"), asking("1"), asking("\"u\""), async {
+        let first = scripts.next().await;
+        settle().await;
+        first.json(400, "{}");
+        scripts.next().await.message();
+    });
+    let status = [wrong, same, right].map(|got| got.expect("an answer").status);
+    assert_eq!((status, scripts.calls()), ([400, 400, 200], 2));
+    // What went well is for all of them.
+    let (first, second, ()) = tokio::join!(asking("\"v\""), asking("\"w\""), async {
+        let script = scripts.next().await;
+        settle().await;
+        script.message();
+    });
+    let said = [first, second].map(|got| got.expect("an answer").said().to_owned());
+    assert_eq!((said, scripts.calls()), (["miss".into(), "hit".into()], 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_panics_is_broken_for_the_others() {
+    let (upstream, scripts) = upstream();
+    let panicking = upstream.map_response(|response: http::Response<Pipe>| {
+        response.map(|body| {
+            body.map_frame(|frame| {
+                assert_eq!(frame.data_ref().map(|data| &**data), Some(START.as_bytes()));
+                frame
+            })
+        })
+    });
+    let service = layer().layer(panicking);
+    let calls = [(); 2].map(|()| {
+        let service = service.clone();
+        tokio::spawn(async move { call(&service, marked("Hi", true)).await })
+    });
+    let mouth = scripts.next().await.stream();
+    say(&mouth, START);
+    settle().await;
+    say(&mouth, CONTENT);
+    let [a, b] = calls;
+    let (panicked, told): (Vec<_>, Vec<_>) =
+        [a.await, b.await].into_iter().partition(Result::is_err);
+    assert_eq!((panicked.len(), scripts.alive()), (1, 0));
+    for told in told.into_iter().flatten() {
+        assert!(told.expect("a head").text.contains("event: error\n"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_gone_is_forgotten() {
+    struct Nobody;
+    impl std::task::Wake for Nobody {
+        fn wake(self: Arc<Self>) {}
+    }
+
+    let (upstream, scripts) = upstream();
+    let service = layer().layer(upstream);
+    let lead = service.clone().oneshot(marked("Hi", true));
+    let (lead, _mouth) = tokio::join!(lead, async { scripts.next().await.stream() });
+    let mut body = service
+        .oneshot(marked("Hi", true))
+        .await
+        .expect("a head")
+        .into_body();
+    let nobody = Arc::new(Nobody);
+    let mut reading = Box::pin(async move { body.frame().await.is_some() });
+    let waker = Waker::from(nobody.clone());
+    assert!(
+        reading
+            .as_mut()
+            .poll(&mut Context::from_waker(&waker))
+            .is_pending()
+    );
+    drop((reading, waker));
+    assert_eq!(Arc::strong_count(&nobody), 1);
+    drop(lead);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shared_body_is_at_its_end_when_all_of_it_was_read() {
+    for broken in [false, true] {
+        let (upstream, scripts) = upstream();
+        let service = layer().layer(upstream);
+        let lead = service.clone().oneshot(marked("Hi", true));
+        let (lead, mouth) = tokio::join!(lead, async { scripts.next().await.stream() });
+        let other = service.oneshot(marked("Hi", true)).await.expect("a head");
+        say(&mouth, START);
+        let last = if broken {
+            Err(Broken("reset"))
+        } else {
+            Ok(http_body::Frame::trailers(http::HeaderMap::new()))
+        };
+        mouth.send(last).expect("it is read");
+        drop(mouth);
+        for mut body in [lead.expect("a head").into_body(), other.into_body()] {
+            let mut frames = 0;
+            while !body.is_end_stream() {
+                frames += usize::from(body.frame().await.is_some());
+            }
+            assert!(body.frame().await.is_none());
+            assert_eq!(frames, 2, "the data, and what came then");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_timeout_of_the_servers_is_for_all_who_wait() {
+    let (upstream, scripts) = upstream();
+    let service = layer().layer(upstream.map_response(|mut response: http::Response<Pipe>| {
+        response.extensions_mut().insert(Class::new(Kind::Timeout));
+        response
+    }));
+    let (a, b, ()) = tokio::join!(
+        call(&service, request()),
+        call(&service, request()),
+        async {
+            let script = scripts.next().await;
+            settle().await;
+            script.json(504, "{}");
+        }
+    );
+    let status = [a, b].map(|got| got.expect("an answer").status);
+    assert_eq!((status, scripts.calls()), ([504, 504], 1));
 }

@@ -137,3 +137,29 @@ async fn who_is_too_far_behind_is_cut_off_and_told() {
     assert!(late.contains("event: error\n") && late.len() < 1_000);
     assert_eq!(layer.handle().snapshot().cut_off, 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_when_the_beginning_is_gone_begins_anew() {
+    let (upstream, scripts) = upstream();
+    let service = layer().with_entry_limit(16 * 1024).layer(upstream);
+    let first = service.clone().oneshot(marked("Hi", true));
+    let (first, mouth) = tokio::join!(first, async { scripts.next().await.stream() });
+    let mut first = first.expect("a head").into_body();
+    for part in [START, CONTENT].into_iter().chain([DELTA; 1_000]) {
+        say(&mouth, part);
+        first.frame().await.expect("a frame").expect("no error");
+    }
+    let late = || call(&service, marked("Hi", true));
+    let (second, third, ()) = tokio::join!(late(), late(), async {
+        let mouth = scripts.next().await.stream();
+        settle().await;
+        STREAM.iter().for_each(|part| say(&mouth, part));
+    });
+    for late in [second, third] {
+        assert_eq!(late.expect("an answer").text, STREAM.concat());
+    }
+    [END, STOP].iter().for_each(|part| say(&mouth, part));
+    drop(mouth);
+    assert_eq!(rest(&mut first).await, [END, STOP].concat());
+    assert_eq!((scripts.calls(), scripts.alive()), (2, 0));
+}

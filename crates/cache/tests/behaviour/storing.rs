@@ -286,3 +286,29 @@ async fn marks_of_other_layers_count() {
     let again = filled(&service, &scripts, request()).await;
     assert_eq!((again.said(), scripts.calls()), ("miss", 2));
 }
+
+/// Another cache further in, such as a gateway's.
+#[tokio::test(start_paused = true)]
+async fn an_answer_is_no_younger_for_having_been_stored_elsewhere() {
+    let stale = [("x-tower-claude-cache", "stale")];
+    assert_eq!(
+        second(&layer(), false, 200, &stale, &[MESSAGE]).await,
+        "not"
+    );
+    let (upstream, scripts) = upstream();
+    let service = layer().with_stale_if_error(20 * SECOND).layer(upstream);
+    let hit = [
+        ("content-type", "application/json"),
+        ("x-tower-claude-cache", "hit"),
+        ("age", "60"),
+    ];
+    let (first, ()) = tokio::join!(call(&service, request()), async {
+        say(&scripts.next().await.head(200, &hit), MESSAGE);
+    });
+    assert_eq!(first.expect("an answer").header("age"), "60");
+    tokio::time::advance(20 * SECOND).await;
+    let again = call(&service, request()).await.expect("a hit");
+    assert_eq!((again.said(), again.header("age")), ("hit", "80"));
+    tokio::time::advance(40 * SECOND).await;
+    assert_eq!(filled(&service, &scripts, request()).await.said(), "miss");
+}

@@ -239,3 +239,30 @@ async fn the_class_that_an_inner_layer_left_counts() {
     });
     assert_eq!(got.expect("stale").said(), "stale");
 }
+
+#[tokio::test(start_paused = true)]
+async fn json_that_breaks_off_is_an_outage_too() {
+    let begin = |script: Script| {
+        let mouth = script.head(200, &[("content-type", "application/json")]);
+        say(&mouth, "{\"id\":");
+        mouth
+    };
+    let got = after_an_hour(layer(), 30 * MINUTE, |script| {
+        let _ = begin(script).send(Err(Broken("reset")));
+    })
+    .await
+    .expect("the stale one");
+    assert_eq!((got.said(), got.text.as_str()), ("stale", MESSAGE));
+    // What is too long to be held goes on to the one that asked.
+    let short = layer().with_entry_limit(8 * 1024);
+    let long = MESSAGE.replace("Hi", &"Hi".repeat(20_000));
+    let got = after_an_hour(short, 30 * MINUTE, |script| {
+        let mouth = script.head(200, &[("content-type", "application/json")]);
+        for part in long.split_inclusive("HiHi") {
+            say(&mouth, part);
+        }
+    })
+    .await
+    .expect("an answer");
+    assert!(got.said() == "miss" && got.text == long);
+}

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use http_body::Body;
+use http_body_util::{BodyExt, Full};
 use proptest::prelude::*;
 use tower_claude_core::{BoxError, RequestBody};
 
@@ -103,6 +104,25 @@ fn an_error_behind_the_limit_comes_too() {
     let (bytes, _, error) = drain(body);
     assert_eq!(bytes, b"abcdef");
     assert!(cut(error));
+}
+
+/// A client that trusts it sends nothing after it.
+#[test]
+fn a_stream_is_at_its_end_when_nothing_is_left() {
+    // It knows its end, and not its length.
+    let long = Full::new(Bytes::from("abcd")).map_frame(|frame| frame);
+    for (mut body, left) in [
+        (collect(frames([Piece::Error]), 99), 1),
+        (collect(frames([data("ab"), Piece::Error]), 99), 2),
+        (collect(frames([data("ab"), Piece::Trailers]), 99), 2),
+        (run(RequestBody::collect(long, 3)), 1),
+    ] {
+        for _ in 0..left {
+            assert!(!body.is_end_stream());
+            assert!(run(body.frame()).is_some());
+        }
+        assert!(body.is_end_stream() && run(body.frame()).is_none());
+    }
 }
 
 #[test]
