@@ -76,8 +76,9 @@ impl Chains {
 
     /// The same chains as another catalogue sees their models.
     pub(crate) fn resolve(&mut self, catalog: &ModelCatalog) {
-        for target in self.lists.iter_mut().flatten() {
-            *target = Target::new(&target.model, catalog);
+        for targets in &mut self.lists {
+            // Two names may be of one model now.
+            *targets = list(targets.iter().map(|target| &*target.model), catalog);
         }
         let names = self.names.iter().enumerate();
         self.own = names
@@ -88,14 +89,19 @@ impl Chains {
     /// The chain that stands in for this model; none, when nobody but itself is in it.
     pub(crate) fn of(&self, model: &str, catalog: &ModelCatalog) -> Option<ChainId> {
         // The ordinary case needs no look-up: of two models one at least is another.
-        if let (true, [first, second, ..]) = (self.own.is_empty(), &*self.lists[0])
-            && first.id != second.id
-        {
+        if self.own.is_empty() && self.lists[0].len() > 1 {
             return Some(ChainId(0));
         }
-        let id = catalog.get(model).map_or(model, |listed| &listed.id);
+        let unlisted;
+        let id = match catalog.get(model) {
+            Some(listed) => &listed.id,
+            None => {
+                unlisted = catalog.lookup(model).id;
+                &unlisted
+            }
+        };
         let index = self.own.get(id).copied().unwrap_or_default();
-        let others = self.lists[index].iter().any(|target| *target.id != *id);
+        let others = self.lists[index].iter().any(|target| target.id != *id);
         others.then_some(ChainId(index))
     }
 
