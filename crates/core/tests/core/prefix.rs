@@ -109,6 +109,20 @@ proptest! {
     }
 }
 
+/// Whatever an upstream makes of them.
+#[test]
+fn the_largest_counts_there_are() {
+    let mut memory = PrefixMemory::new();
+    let now = Instant::now();
+    let prompt = prompt(1, 1, &[0], false);
+    for (read, written) in [(u64::MAX, 0), (u64::MAX, u64::MAX), (0, u64::MAX), (1, 0)] {
+        let expected = memory.expect(&prompt, now).expect("a breakpoint");
+        memory.learn(expected.id, read, written);
+    }
+    let expected = memory.expect(&prompt, now).expect("a breakpoint");
+    assert_eq!(expected.tokens, 1);
+}
+
 /// A cache that lost something is known better after one answer.
 #[test]
 fn what_was_not_read_is_forgotten_and_learned_again() {
