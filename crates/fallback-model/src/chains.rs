@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use tower_claude_wire::{Model, ModelCatalog};
+use tower_claude_wire::{Model, ModelCatalog, Support};
 
 use crate::policy::MOST_TARGETS;
 
@@ -15,11 +15,18 @@ pub(crate) struct Target {
     pub(crate) id: Arc<str>,
     /// The limits it draws on.
     pub(crate) group: Arc<str>,
+    /// Whether it has a fast mode, with limits of its own.
+    pub(crate) has_fast: bool,
 }
 
 impl Target {
     pub(crate) fn new(model: &str, catalog: &ModelCatalog) -> Self {
-        let Model { id, rate_group, .. } = catalog.lookup(model);
+        let Model {
+            id,
+            rate_group,
+            capabilities,
+            ..
+        } = catalog.lookup(model);
         // An id is mostly sent as it is listed.
         let sent = if *model == *id {
             id.clone()
@@ -30,6 +37,7 @@ impl Target {
             model: sent,
             id,
             group: rate_group,
+            has_fast: capabilities.fast == Support::Yes,
         }
     }
 }

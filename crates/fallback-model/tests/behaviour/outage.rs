@@ -124,6 +124,29 @@ async fn a_rate_limit_is_the_credentials_own() {
     assert_eq!(api.models(), [SONNET, OPUS, SONNET]);
 }
 
+/// Opus 5 stands in with its own fast mode, whose limits are not those of its standard requests.
+#[tokio::test(start_paused = true)]
+async fn a_fast_stand_in_draws_on_its_fast_pool() {
+    let second = "claude-opus-5";
+    let api = Api::new(move |model| match model {
+        OPUS => Reply::overloaded(),
+        model if model == second => Reply::rate_limited("60"),
+        _ => Reply::fine(),
+    });
+    let layer = layer().0.with_chain(OPUS, [second, HAIKU]);
+    let service = layer.layer(api.clone());
+    let fast = || asking(OPUS, r#","speed":"fast""#);
+    for _ in 0..4 {
+        send(service.clone(), fast()).await.unwrap();
+    }
+    api.forget();
+    send(service.clone(), fast()).await.unwrap();
+    assert_eq!(api.models(), [HAIKU]);
+    api.forget();
+    send(service, asking(second, "")).await.unwrap();
+    assert_eq!(api.models()[0], second);
+}
+
 #[tokio::test(start_paused = true)]
 async fn when_all_are_out_the_first_to_be_back_is_asked() {
     let api = Api::new(|model| {
