@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 use http::{Method, Request, response};
 use tokio::time::Instant;
 use tower_claude_core::{
-    CallContext, Class, Endpoint, Original, RequestBody,
+    CallContext, Class, Endpoint, Kind, Original, RequestBody,
     event::{Event, emit},
 };
 
@@ -45,6 +45,9 @@ pub(crate) struct Journey {
 struct Detour {
     route: Route,
     ticket: Option<Ticket>,
+    /// Of those that answered with 404. What is missing may be something the request names: only who serves it proves
+    /// that it was the model.
+    not_found: Vec<Ticket>,
     /// How the model asked for failed.
     why: Option<Class>,
     losses: Vec<Loss>,
@@ -129,7 +132,12 @@ impl Journey {
         self.trail.asks(self.at);
         self.count_attempt();
         let ticket = self.take_ticket();
-        let opened = ticket.settle(class);
+        let opened = if class.kind == Kind::NotFound {
+            self.detour_mut().not_found.push(ticket);
+            None
+        } else {
+            ticket.settle(class)
+        };
         let asked_to = class.retry_after.and_then(|wait| now.checked_add(wait));
         let at = self.at;
         let detour = self.detour_mut();
@@ -169,6 +177,9 @@ impl Journey {
         if let Some(detour) = &mut self.detour {
             if let Some(ticket) = detour.ticket.take() {
                 ticket.settle(&Class::SUCCESS);
+            }
+            for ticket in detour.not_found.drain(..) {
+                ticket.settle(&Class::new(Kind::NotFound));
             }
             if let Some(sent) = detour.sent {
                 let id = &detour.route.target(&self.config, self.at).id;

@@ -111,6 +111,7 @@ impl Journey {
         self.detour = Some(Box::new(Detour {
             route,
             ticket: None,
+            not_found: Vec::new(),
             why: None,
             losses: Vec::new(),
             sent: None,

@@ -147,6 +147,30 @@ async fn a_fast_stand_in_draws_on_its_fast_pool() {
     assert_eq!(api.models()[0], second);
 }
 
+/// What is missing may be the model, or a file that the request names.
+#[tokio::test(start_paused = true)]
+async fn a_404_counts_once_another_model_has_answered() {
+    let (layer, _) = layer();
+    let missing = Api::new(|_| Reply::error(404, "not_found_error"));
+    for _ in 0..5 {
+        let answer = through(&layer, &missing).await;
+        assert_eq!((answer.status, answer.by()), (404, HAIKU));
+    }
+    assert_eq!(missing.models().len(), 15);
+    let retired = Api::both(
+        Reply::error(404, "not_found_error"),
+        Reply::error(404, "not_found_error"),
+    );
+    for _ in 0..4 {
+        assert_eq!(through(&layer, &retired).await.by(), HAIKU);
+    }
+    let opus = || vec![OPUS, SONNET, HAIKU];
+    assert_eq!(
+        retired.models(),
+        [opus(), opus(), opus(), vec![HAIKU]].concat()
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn when_all_are_out_the_first_to_be_back_is_asked() {
     let api = Api::new(|model| {
