@@ -12,7 +12,7 @@ use tower_claude_core::{
 };
 
 use crate::{
-    LAYER, Loss, ServedBy,
+    LAYER, Loss, SERVED_MODEL, ServedBy,
     chains::{ChainId, Target},
     last,
     layer::Config,
@@ -51,7 +51,7 @@ struct Detour {
     /// How the model asked for failed.
     why: Option<Class>,
     losses: Vec<Loss>,
-    /// When the request last left for another model than the one asked for.
+    /// When the request left for a model, if that is another than the one asked for.
     sent: Option<Instant>,
     /// When the first of those that failed may be asked again.
     back: Option<Instant>,
@@ -112,8 +112,8 @@ impl Journey {
         self.trail.asks(self.at);
         self.hops += 1;
         self.attempts = self.context.attempts();
-        if let (1.., Some(detour)) = (self.at, &mut self.detour) {
-            detour.sent = Some(Instant::now());
+        if let Some(detour) = &mut self.detour {
+            detour.sent = (self.at > 0).then(Instant::now);
         }
         if self.own_context {
             request.extensions_mut().insert(self.context.clone());
@@ -211,8 +211,11 @@ impl Journey {
             return;
         }
         let losses = std::mem::take(&mut self.detour_mut().losses);
+        // A layer like this one further in, or behind the wire, may have asked yet another.
+        let further = head.headers.get(SERVED_MODEL);
+        let further = further.and_then(|model| model.to_str().ok());
         let served = ServedBy {
-            model: self.target(self.at).model.clone(),
+            model: further.map_or_else(|| self.target(self.at).model.clone(), Arc::from),
             asked: self.target(0).model.clone(),
             why: self.detour().why.unwrap_or(Class::SUCCESS),
             losses: losses.into(),
