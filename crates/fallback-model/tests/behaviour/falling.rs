@@ -1,10 +1,20 @@
 //! When another model is asked, and when not.
 
-use std::{io, time::Duration};
+use std::{
+    future::Ready,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
 
-use http::{Method, Request};
+use bytes::Bytes;
+use http::{Method, Request, Response};
 use http_body_util::Full;
-use tower::{Layer, ServiceExt};
+use tower::{Layer, Service, ServiceExt};
 use tower_claude_core::{Deadline, Dimension, Kind, Reason, Refusal, RequestBody};
 use tower_claude_fallback_model::FallbackModelLayer;
 
@@ -57,6 +67,33 @@ async fn for_what_another_model_may_do_better() {
     }
     let api = Api::opus(Reply::broken(io::ErrorKind::ConnectionRefused));
     assert_eq!(through(&layer().0, &api).await.by(), SONNET);
+}
+
+/// A client that cannot become ready, and how often it was asked to.
+#[derive(Clone, Default)]
+struct Unready(Arc<AtomicU32>);
+
+impl Service<Request<RequestBody>> for Unready {
+    type Response = Response<Full<Bytes>>;
+    type Error = io::Error;
+    type Future = Ready<io::Result<Self::Response>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Poll::Ready(Err(io::ErrorKind::NotConnected.into()))
+    }
+
+    fn call(&mut self, _: Request<RequestBody>) -> Self::Future {
+        unreachable!("it is not ready")
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_cannot_become_ready_is_asked_once_for_each_model() {
+    let client = Unready::default();
+    let answer = layer().0.layer(client.clone()).oneshot(request()).await;
+    assert_eq!(answer.unwrap_err().kind(), io::ErrorKind::NotConnected);
+    assert_eq!(client.0.load(Ordering::Relaxed), 3);
 }
 
 #[tokio::test(start_paused = true)]

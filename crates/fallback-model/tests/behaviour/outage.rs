@@ -102,6 +102,22 @@ async fn passed_over_says_why() {
     assert_eq!(answer.by(), "");
 }
 
+/// Sonnet is slow to fail, and Opus is probed before Haiku is asked.
+#[tokio::test(start_paused = true)]
+async fn the_latest_failure_says_why() {
+    let (layer, _) = layer();
+    for _ in 0..3 {
+        through(&layer, &Api::opus(Reply::overloaded())).await;
+    }
+    let api = Api::both(
+        Reply::error(500, "api_error"),
+        Reply::overloaded().after(60 * SECOND),
+    );
+    let answer = through(&layer, &api).await;
+    assert_eq!(api.models(), [SONNET, OPUS, HAIKU]);
+    assert_eq!(answer.served().unwrap().why.kind, Kind::ServerError);
+}
+
 /// One process, two keys: what the one has used up, the other has not.
 #[tokio::test(start_paused = true)]
 async fn a_rate_limit_is_the_credentials_own() {

@@ -1,7 +1,7 @@
 //! What is said about it.
 
 use tower::Layer;
-use tower_claude_core::{CallContext, Kind};
+use tower_claude_core::{CallContext, Class, Kind};
 use tower_claude_fallback_model::{
     FALLBACK_LOSSES, FALLBACK_REASON, FallbackModelLayer, LAST_MESSAGE, SERVED_MODEL, ServedBy,
 };
@@ -95,6 +95,26 @@ async fn the_model_asked_for_stands_in_for_nobody() {
     let targets = layer.handle().snapshot().targets;
     let opus = targets.iter().find(|target| &*target.model == OPUS);
     assert_eq!(opus.unwrap().served, 0);
+}
+
+/// Who refuses on this side says so itself, unless another model was asked meanwhile.
+#[tokio::test(start_paused = true)]
+async fn a_refusal_of_a_layer_inside_is_its_own_news() {
+    for (kind, said) in [
+        (Kind::RateLimited, &[][..]),
+        (
+            Kind::Overloaded,
+            &["opus -> opus overloaded", "gave up 2 overloaded targets"],
+        ),
+    ] {
+        let refusal = Class::new(kind).into_local();
+        let api = Api::new(move |_| Reply::new(529).extension(refusal));
+        let (layer, diary) = layer();
+        let layer = layer.with_chain("claude-opus-4-8", ["claude-opus-4-7"]);
+        let request = asking("claude-opus-4-8", "");
+        send(layer.layer(api), request).await.unwrap();
+        assert_eq!(diary.lines(), said);
+    }
 }
 
 #[tokio::test(start_paused = true)]

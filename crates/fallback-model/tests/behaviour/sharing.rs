@@ -100,6 +100,23 @@ fn sent_before() -> Request<RequestBody> {
     request
 }
 
+/// What was counted for one model says nothing of another's tokens.
+#[tokio::test(start_paused = true)]
+async fn each_model_counts_anew() {
+    let counts = Arc::new(Mutex::new(Vec::new()));
+    let seen = counts.clone();
+    let api = Api::opus(Reply::overloaded());
+    let counting = tower::service_fn(move |request: Request<RequestBody>| {
+        let context = request.extensions().get::<Arc<CallContext>>().unwrap();
+        seen.lock().unwrap().push(context.counted_input());
+        context.set_counted_input(Some(7));
+        api.clone().oneshot(request)
+    });
+    let answer = send(FallbackModelLayer::new([SONNET]).layer(counting), request());
+    assert_eq!(answer.await.unwrap().by(), SONNET);
+    assert_eq!(*counts.lock().unwrap(), [None, None]);
+}
+
 /// The same context in every attempt, whoever kept the request; and the caller's count of retries stays true.
 #[tokio::test(start_paused = true)]
 async fn each_attempt_is_marked() {

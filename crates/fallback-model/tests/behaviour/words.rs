@@ -1,6 +1,6 @@
 //! The last resort.
 
-use tower_claude_fallback_model::{LAST_MESSAGE, LastResort};
+use tower_claude_fallback_model::{FallbackModelLayer, LAST_MESSAGE, LastResort};
 use tower_claude_wire::{ApiError, StreamState};
 
 use crate::api::*;
@@ -26,6 +26,18 @@ async fn availability_failures_speak_to_end_users() {
     let last = answer.extensions.get::<LastResort>().unwrap();
     assert_eq!(last.eta, Some(100 * SECOND));
     assert_eq!(api.alive(), 0);
+}
+
+/// A circuit is open for an hour at most, whatever it was told.
+#[tokio::test(start_paused = true)]
+async fn the_wait_is_the_servers_and_not_the_circuits() {
+    let layer = FallbackModelLayer::new([SONNET]).with_last_message(WORDS);
+    let api = Api::new(|_| Reply::overloaded().header("retry-after", "7200"));
+    for _ in 0..3 {
+        let answer = through(&layer, &api).await;
+        let last = answer.extensions.get::<LastResort>().unwrap();
+        assert_eq!(last.eta, Some(7_200 * SECOND));
+    }
 }
 
 #[tokio::test(start_paused = true)]
