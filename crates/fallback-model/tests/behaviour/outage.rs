@@ -187,6 +187,24 @@ async fn a_404_counts_once_another_model_has_answered() {
     );
 }
 
+/// A thousand of them may be remembered, and each be as long as a body.
+#[tokio::test(start_paused = true)]
+async fn endless_names_are_not_remembered() {
+    let (layer, _) = layer();
+    let api = Api::new(|model| match model {
+        SONNET => Reply::fine(),
+        _ => Reply::error(404, "not_found_error"),
+    });
+    for (length, status) in [(1_024, 200), (1_025, 404)] {
+        let request = asking(&"x".repeat(length), "");
+        let answer = send(layer.layer(api.clone()), request).await.unwrap();
+        assert_eq!(answer.status, status);
+    }
+    let targets = layer.handle().snapshot().targets;
+    assert!(targets.iter().all(|target| target.model.len() <= 1_024));
+    assert_eq!(targets.len(), 3);
+}
+
 #[tokio::test(start_paused = true)]
 async fn when_all_are_out_the_first_to_be_back_is_asked() {
     let api = Api::new(|model| {
