@@ -186,6 +186,42 @@ async fn a_429_only_into_another_rate_group() {
     assert_eq!(answer.class().retry_after, Some(5 * SECOND));
 }
 
+/// Not back to the model asked for, either, when that is passed over and a stand-in of its group meets the limit.
+#[tokio::test(start_paused = true)]
+async fn a_429_of_a_stand_in_rules_out_its_group() {
+    let asked = "claude-opus-4-8";
+    let layer = FallbackModelLayer::new(["claude-opus-4-7", SONNET]);
+    let overloaded = Api::new(move |model| match model {
+        model if model == asked => Reply::overloaded(),
+        _ => Reply::fine(),
+    });
+    for _ in 0..3 {
+        let service = layer.layer(overloaded.clone());
+        send(service, asking(asked, "")).await.unwrap();
+    }
+    let api = Api::new(|model| match model {
+        "claude-opus-4-7" => Reply::rate_limited("5").after(60 * SECOND),
+        _ => Reply::fine(),
+    });
+    let answer = send(layer.layer(api.clone()), asking(asked, "")).await;
+    assert_eq!(answer.unwrap().by(), SONNET);
+    assert_eq!(api.models(), ["claude-opus-4-7", SONNET]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_model_in_the_list_is_not_its_own_stand_in() {
+    let api = Api::opus(Reply::overloaded());
+    let answer = through(&FallbackModelLayer::new([SONNET, OPUS]), &api).await;
+    assert_eq!((answer.by(), api.models().len()), (SONNET, 2));
+    let api = Api::opus(Reply::overloaded());
+    let dressed = ["us.anthropic.claude-opus-5-5-v1:0", SONNET];
+    let answer = through(&FallbackModelLayer::new(dressed), &api).await;
+    assert_eq!(
+        (answer.by(), api.models()),
+        (SONNET, vec![OPUS.to_owned(), SONNET.to_owned()])
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn declined_answers_only_when_asked_to() {
     let declined = || {

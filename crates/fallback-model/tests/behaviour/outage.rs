@@ -7,7 +7,7 @@ use std::sync::{
 
 use tokio::time::sleep;
 use tower::Layer;
-use tower_claude_core::{Kind, breaker::BreakerConfig};
+use tower_claude_core::{CallContext, Kind, breaker::BreakerConfig};
 
 use crate::api::*;
 
@@ -116,6 +116,24 @@ async fn the_latest_failure_says_why() {
     let answer = through(&layer, &api).await;
     assert_eq!(api.models(), [SONNET, OPUS, HAIKU]);
     assert_eq!(answer.served().unwrap().why.kind, Kind::ServerError);
+}
+
+/// With nobody behind it, a retry layer inside may try a probe again.
+#[tokio::test(start_paused = true)]
+async fn a_probe_is_sent_once_only_where_another_may_take_over() {
+    for (chain, is_probe) in [(&[SONNET, HAIKU][..], true), (&[SONNET], false)] {
+        let layer = layer().0.with_chain(OPUS, chain);
+        for _ in 0..3 {
+            through(&layer, &Api::opus(Reply::overloaded())).await;
+        }
+        let slow = Reply::overloaded().after(60 * SECOND);
+        let api = Api::both(Reply::fine(), slow);
+        assert_eq!(through(&layer, &api).await.by(), "");
+        assert_eq!(api.models(), [SONNET, OPUS]);
+        let seen = &api.seen()[1];
+        let context = seen.extensions.get::<Arc<CallContext>>().unwrap();
+        assert_eq!(context.is_probe(), is_probe);
+    }
 }
 
 /// One process, two keys: what the one has used up, the other has not.
