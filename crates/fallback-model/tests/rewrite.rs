@@ -376,6 +376,32 @@ fn headers_fit_the_new_body() {
 }
 
 #[test]
+fn a_signature_is_of_one_body() {
+    let body = Bytes::from_static(br#"{"model":"m"}"#);
+    for (credential, is_signature) in [
+        (
+            "AWS4-HMAC-SHA256 Credential=AKIA/20261122/us-east-1/x",
+            true,
+        ),
+        ("Bearer AWS4-", false),
+    ] {
+        let mut headers = headers();
+        headers.insert("authorization", credential.parse().unwrap());
+        let catalog = ModelCatalog::builtin();
+        let new = rewrite(
+            &headers,
+            &body,
+            "claude-opus-5",
+            "claude-haiku-5-5",
+            catalog,
+        );
+        let field = new.map_err(|unportable| unportable.field.into_owned());
+        let expected = is_signature.then_some("authorization");
+        assert_eq!(field.err().as_deref(), expected);
+    }
+}
+
+#[test]
 fn what_is_unportable() {
     let because = |fields: &str, from: &str, to: &str| {
         let body = format!(r#"{{"model":"m",{fields}}}"#);
