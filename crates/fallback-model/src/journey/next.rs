@@ -130,8 +130,9 @@ impl Journey {
 
     /// Whether anybody could take over from this target.
     fn has_others(&self, number: usize) -> bool {
+        let takes = |other| other == 0 || self.rewritten(other).is_ok();
         (0..self.route().count(&self.config))
-            .any(|other| other != number && self.trail.is_open_to(other))
+            .any(|other| other != number && self.trail.is_open_to(other) && takes(other))
     }
 
     fn say_fell_back(&self, number: usize, class: Class, asked: bool) {

@@ -121,18 +121,28 @@ async fn the_latest_failure_says_why() {
 /// With nobody behind it, a retry layer inside may try a probe again.
 #[tokio::test(start_paused = true)]
 async fn a_probe_is_sent_once_only_where_another_may_take_over() {
-    for (chain, is_probe) in [(&[SONNET, HAIKU][..], true), (&[SONNET], false)] {
+    for (chain, more, is_probe) in [
+        (&[SONNET, HAIKU][..], "", true),
+        (
+            &[SONNET, "claude-haiku-4-5"],
+            r#","inference_geo":"us""#,
+            false,
+        ),
+        (&[SONNET], "", false),
+    ] {
         let layer = layer().0.with_chain(OPUS, chain);
+        let overloaded = Api::opus(Reply::overloaded());
         for _ in 0..3 {
-            through(&layer, &Api::opus(Reply::overloaded())).await;
+            through(&layer, &overloaded).await;
         }
         let slow = Reply::overloaded().after(60 * SECOND);
         let api = Api::both(Reply::fine(), slow);
-        assert_eq!(through(&layer, &api).await.by(), "");
+        let answer = send(layer.layer(api.clone()), asking(OPUS, more)).await;
+        assert_eq!(answer.unwrap().by(), "");
         assert_eq!(api.models(), [SONNET, OPUS]);
         let seen = &api.seen()[1];
         let context = seen.extensions.get::<Arc<CallContext>>().unwrap();
-        assert_eq!(context.is_probe(), is_probe);
+        assert_eq!(context.is_probe(), is_probe, "{chain:?}");
     }
 }
 
