@@ -15,7 +15,8 @@
 //! ```
 //!
 //! Its parts serve other tests as well: [`Script`] is a scripted inner service, [`Reply`] what it
-//! answers, [`FrameBody`] a body scripted frame by frame, [`Steps`] drives a call poll by poll.
+//! answers, [`FrameBody`] a body scripted frame by frame, [`Steps`] drives a call poll by poll. [`api`] is a
+//! scripted API for tests in paused time.
 //!
 //! What the compiler checks, it refuses. This layer fits an axum router:
 //!
@@ -89,6 +90,7 @@
 #![forbid(unsafe_code)]
 
 mod alive;
+pub mod api;
 mod body;
 mod borrowed;
 pub mod contract;

@@ -110,16 +110,12 @@ impl<C> Call<C> {
             .or_else(|| Ticket::refusal(&self.config, &*self.circuit_of_model(request)?))
     }
 
-    /// What the head means; by an inner layer, by itself, or `None` when the body must tell. That a layer refused on
-    /// this side is a fact, which no classifier overrules.
+    /// What the head means, if the body need not tell.
     pub(crate) fn class_of<R>(&self, response: &Response<R>) -> Option<Class>
     where
         C: ClassifyResponse,
     {
-        let inner = response.extensions().get::<Class>().copied();
-        inner
-            .filter(|class| class.local || self.config.reuse_class)
-            .or_else(|| self.classifier.head(response.status(), response.headers()))
+        Class::by_head(&self.classifier, self.config.reuse_class, response)
     }
 
     fn circuit_of_credential(&mut self, request: &Request<RequestBody>) -> Option<Arc<Circuit>> {

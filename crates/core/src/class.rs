@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+use http::Response;
+
+use crate::ClassifyResponse;
+
 /// The kind of outcome, the same for a remote answer, a local refusal, a transport error and an
 /// error inside a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -98,6 +102,22 @@ impl Class {
 
     /// An answered request.
     pub const SUCCESS: Self = Self::new(Kind::Success);
+
+    /// What the head of a response means; `None` when the body must be read first, which that of a success never is:
+    /// to read a whole answer would hold back a stream.
+    ///
+    /// A class that a layer further in has left stands with `reuse`; without it, as for a layer that was given a
+    /// classifier of its own, only where that layer refused on this side: that is a fact.
+    pub fn by_head<C, B>(classifier: &C, reuse: bool, response: &Response<B>) -> Option<Self>
+    where
+        C: ClassifyResponse,
+    {
+        let (status, left) = (response.status(), response.extensions().get::<Self>());
+        left.copied()
+            .filter(|class| class.local || reuse)
+            .or_else(|| classifier.head(status, response.headers()))
+            .or_else(|| status.is_success().then_some(Self::SUCCESS))
+    }
 
     /// The same class with the server's wait.
     #[must_use]

@@ -11,7 +11,8 @@ use crate::{BoxError, Class, Kind};
 ///
 /// The body of an error response is read only when [`head`](Self::head) cannot tell.
 pub trait ClassifyResponse {
-    /// The class by status and headers, or `None` when the body must be read first.
+    /// The class by status and headers, or `None` when the body must be read first. That of a success is never read:
+    /// there, `None` means success.
     fn head(&self, status: StatusCode, headers: &HeaderMap) -> Option<Class>;
 
     /// The class by status, headers and (up to 64 KiB of) the body.

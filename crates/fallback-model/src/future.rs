@@ -16,7 +16,7 @@ use tower_claude_core::{
 };
 use tower_service::Service;
 
-use crate::call::{Answer, Call, Failure, Judged, Rest};
+use crate::call::{Answer, Call, Failure, Rest};
 use crate::service::Shared;
 
 pin_project! {
@@ -123,23 +123,20 @@ where
                         return Poll::Ready(Ok(response.map(ResponseBody::inner)));
                     }
                     Ok(response) => {
+                        let class = call.class_of(&response);
                         let (head, body) = response.into_parts();
-                        let (judged, class) = match call.judge(&head) {
-                            Judged::Success if call.is_settled() => {
-                                this.state.set(State::Done);
-                                return Poll::Ready(Ok(call.hand_on(head, body)));
-                            }
-                            Judged::Success => {
+                        match class {
+                            Some(class) if class.is_success() => {
+                                if call.is_settled() {
+                                    this.state.set(State::Done);
+                                    return Poll::Ready(Ok(call.hand_on(head, body)));
+                                }
                                 let hold = Hold::new(body, call.watch(&head));
                                 let answer = Some(Box::new((head, hold)));
                                 this.state.set(State::Holding { answer });
                                 continue;
                             }
-                            Judged::Failed(class) => (!call.reads(&class), Some(class)),
-                            Judged::Unread => (false, None),
-                        };
-                        match class {
-                            Some(class) if judged => {
+                            Some(class) if !call.reads(&class) => {
                                 Failure::Answer(class, head, Rest::Whole(body))
                             }
                             class => {

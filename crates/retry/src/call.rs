@@ -5,10 +5,10 @@ mod launch;
 
 use std::{sync::Arc, time::Duration};
 
-use http::{Extensions, Request};
+use http::{Extensions, Request, Response};
 use tokio::time::Instant;
 use tower_claude_core::{
-    Class, Original, Paced, Reason, Refusal, RequestBody,
+    Class, ClassifyResponse, Original, Paced, Reason, Refusal, RequestBody,
     event::{Event, emit},
 };
 
@@ -205,6 +205,14 @@ impl<C> Call<C> {
                 Some(delay)
             }
         }
+    }
+
+    /// What the head means, if the body need not tell.
+    pub(crate) fn class_of<R>(&self, response: &Response<R>) -> Option<Class>
+    where
+        C: ClassifyResponse,
+    {
+        Class::by_head(&self.classifier, self.config.reuse_class, response)
     }
 
     pub(crate) fn say(&self, event: &Event<'_>) {

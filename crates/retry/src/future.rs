@@ -22,7 +22,6 @@ use crate::{
     Body,
     call::Call,
     failure::{Answer, Failure, broken_off, failed, refuse},
-    judge::Judged,
     service::Shared,
     state::{State, StateProjection},
     timeouts::poll_timer,
@@ -113,9 +112,10 @@ where
                         return Poll::Ready(Ok(response.map(through)));
                     }
                     Poll::Ready(Ok(response)) => {
+                        let class = call.class_of(&response);
                         let (head, body) = response.into_parts();
-                        match call.judge(&head) {
-                            Judged::Success => {
+                        match class {
+                            Some(class) if class.is_success() => {
                                 let watch = Watch::of(&head.headers).without_usage();
                                 let mut hold = Hold::new(body, watch);
                                 // An answer that is there is handed on without a stop in the state.
@@ -137,11 +137,11 @@ where
                                     }
                                 }
                             }
-                            Judged::Failed(class) => {
+                            Some(class) => {
                                 let body = ResponseBody::inner(Body::off(body));
                                 Failure::Answer(class, Response::from_parts(head, body))
                             }
-                            Judged::Unread => {
+                            None => {
                                 let answer = Some(Box::new((head, ErrorBody::new(body))));
                                 this.state.set(State::Reading { answer });
                                 continue;

@@ -69,7 +69,6 @@ mod claim;
 mod failure;
 mod future;
 mod handle;
-mod judge;
 mod layer;
 mod policy;
 mod service;

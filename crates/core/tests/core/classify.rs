@@ -2,7 +2,7 @@
 
 use std::{io, time::Duration};
 
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use tower_claude_core::{
     BoxError, Class, Classify, ClassifyResponse, ClaudeClassify, HttpClassify, Kind,
 };
@@ -354,4 +354,48 @@ fn kinds_have_names_of_their_own() {
     ];
     let names: std::collections::HashSet<_> = kinds.iter().map(|kind| kind.as_str()).collect();
     assert_eq!(names.len(), kinds.len());
+}
+
+/// A classifier that wants to see every body.
+struct Curious;
+
+impl ClassifyResponse for Curious {
+    fn head(&self, _: StatusCode, _: &HeaderMap) -> Option<Class> {
+        None
+    }
+
+    fn body(&self, _: StatusCode, _: &HeaderMap, _: &[u8]) -> Class {
+        unreachable!("only heads are asked for")
+    }
+
+    fn stream_error(&self, _: &ApiError) -> Class {
+        unreachable!("only heads are asked for")
+    }
+}
+
+#[test]
+fn the_body_of_a_success_is_never_asked_for() {
+    let by_head = |code| {
+        let response = Response::builder()
+            .status(code)
+            .body(())
+            .expect("a response");
+        Class::by_head(&Curious, true, &response)
+    };
+    assert_eq!(by_head(200), Some(Class::SUCCESS));
+    assert_eq!(by_head(500), None);
+}
+
+#[test]
+fn a_class_that_was_left_stands_unless_the_layer_has_a_classifier_of_its_own() {
+    let by_head = |reuse, left: Class| {
+        let response = Response::builder().status(529).extension(left).body(());
+        let response = response.expect("a response");
+        Class::by_head(&HttpClassify::default(), reuse, &response).map(|class| class.kind)
+    };
+    let remote = Class::new(Kind::SpendLimit);
+    assert_eq!(by_head(true, remote), Some(Kind::SpendLimit));
+    assert_eq!(by_head(false, remote), Some(Kind::Overloaded));
+    // That a layer refused is a fact.
+    assert_eq!(by_head(false, remote.into_local()), Some(Kind::SpendLimit));
 }

@@ -22,7 +22,7 @@ use crate::api::*;
 
 /// Which models are asked when Opus answers so.
 async fn asked(reply: Reply) -> (u16, Vec<String>) {
-    let api = Api::opus(reply);
+    let api = opus(reply);
     let answer = through(&layer().0, &api).await;
     assert_eq!(api.alive(), 0);
     (answer.status, api.models())
@@ -65,7 +65,7 @@ async fn for_what_another_model_may_do_better() {
             "{what}"
         );
     }
-    let api = Api::opus(Reply::broken(io::ErrorKind::ConnectionRefused));
+    let api = opus(Reply::broken(io::ErrorKind::ConnectionRefused));
     assert_eq!(through(&layer().0, &api).await.by(), SONNET);
 }
 
@@ -143,7 +143,7 @@ async fn never_after_content() {
             false,
         ),
     ] {
-        let api = Api::opus(reply);
+        let api = opus(reply);
         let answer = through(&layer().0, &api).await;
         assert_eq!((answer.status, answer.broken), (200, breaks));
         assert!(answer.text().contains("content_block_start"));
@@ -159,7 +159,7 @@ async fn a_429_only_into_another_rate_group() {
         (429, ["claude-opus-4-8", SONNET].as_slice()),
         (529, &["claude-opus-4-8", "claude-opus-4-7"]),
     ] {
-        let api = Api::new(move |model| match model {
+        let api = Api::by_model(move |model| match model {
             "claude-opus-4-8" => Reply::error(status, "error"),
             _ => Reply::fine(),
         });
@@ -179,7 +179,7 @@ async fn a_429_only_into_another_rate_group() {
     }
     // Nobody else is left: the 429 goes up as it came.
     let layer = FallbackModelLayer::new(["claude-opus-4-7"]);
-    let api = Api::new(|_| Reply::rate_limited("5"));
+    let api = Api::by_model(|_| Reply::rate_limited("5"));
     let request = asking("claude-opus-4-8", "");
     let answer = send(layer.layer(api.clone()), request).await.unwrap();
     assert_eq!((answer.status, api.models().len()), (429, 1));
@@ -191,7 +191,7 @@ async fn a_429_only_into_another_rate_group() {
 async fn a_429_of_a_stand_in_rules_out_its_group() {
     let asked = "claude-opus-4-8";
     let layer = FallbackModelLayer::new(["claude-opus-4-7", SONNET]);
-    let overloaded = Api::new(move |model| match model {
+    let overloaded = Api::by_model(move |model| match model {
         model if model == asked => Reply::overloaded(),
         _ => Reply::fine(),
     });
@@ -199,7 +199,7 @@ async fn a_429_of_a_stand_in_rules_out_its_group() {
         let service = layer.layer(overloaded.clone());
         send(service, asking(asked, "")).await.unwrap();
     }
-    let api = Api::new(|model| match model {
+    let api = Api::by_model(|model| match model {
         "claude-opus-4-7" => Reply::rate_limited("5").after(60 * SECOND),
         _ => Reply::fine(),
     });
@@ -210,10 +210,10 @@ async fn a_429_of_a_stand_in_rules_out_its_group() {
 
 #[tokio::test(start_paused = true)]
 async fn a_model_in_the_list_is_not_its_own_stand_in() {
-    let api = Api::opus(Reply::overloaded());
+    let api = opus(Reply::overloaded());
     let answer = through(&FallbackModelLayer::new([SONNET, OPUS]), &api).await;
     assert_eq!((answer.by(), api.models().len()), (SONNET, 2));
-    let api = Api::opus(Reply::overloaded());
+    let api = opus(Reply::overloaded());
     let dressed = ["us.anthropic.claude-opus-5-5-v1:0", SONNET];
     let answer = through(&FallbackModelLayer::new(dressed), &api).await;
     assert_eq!(
@@ -234,14 +234,14 @@ async fn declined_answers_only_when_asked_to() {
     };
     for reply in declined() {
         assert_eq!(asked(reply.clone()).await, (200, vec![OPUS.into()]));
-        let api = Api::opus(reply);
+        let api = opus(reply);
         let answer = through(&layer().0.with_refusals(true), &api).await;
         assert_eq!((answer.status, answer.by()), (200, SONNET));
         assert_eq!(answer.served().unwrap().why.kind, Kind::Refusal);
     }
     // When all decline, the answer goes up.
     let [reply, _] = declined();
-    let api = Api::new(move |_| reply.clone());
+    let api = Api::by_model(move |_| reply.clone());
     let answer = through(&layer().0.with_refusals(true), &api).await;
     assert!(answer.status == 200 && answer.text().contains("refusal"));
     assert_eq!(api.models().len(), 3);
@@ -257,7 +257,7 @@ async fn only_messages_and_only_what_can_be_sent_again() {
         (Method::GET, "/v1/messages"),
         (Method::GET, "/v1/models"),
     ] {
-        let api = Api::new(|_| Reply::overloaded());
+        let api = Api::by_model(|_| Reply::overloaded());
         let mut request = request();
         *request.method_mut() = method;
         *request.uri_mut() = uri(path).parse().unwrap();
@@ -265,14 +265,14 @@ async fn only_messages_and_only_what_can_be_sent_again() {
         assert_eq!((answer.status, api.models().len()), (529, 1), "{path}");
     }
     for body in ["", "no json", r#"{"max_tokens":1}"#] {
-        let api = Api::new(|_| Reply::overloaded());
+        let api = Api::by_model(|_| Reply::overloaded());
         let request = Request::post(uri("/v1/messages"))
             .body(RequestBody::from(body))
             .unwrap();
         let answer = send(layer.layer(api.clone()), request).await.unwrap();
         assert_eq!((answer.status, api.models().len()), (529, 1), "{body}");
     }
-    let api = Api::new(|_| Reply::overloaded());
+    let api = Api::by_model(|_| Reply::overloaded());
     let long = request().map(|body| Full::new(body.bytes().expect("buffered").clone()));
     let short = layer.with_body_limit(10).layer(api.clone());
     let response = short.oneshot(long).await.unwrap();
@@ -281,7 +281,7 @@ async fn only_messages_and_only_what_can_be_sent_again() {
 
 #[tokio::test(start_paused = true)]
 async fn along_the_chain_from_the_request_as_it_came() {
-    let api = Api::both(Reply::overloaded(), Reply::overloaded());
+    let api = both(Reply::overloaded(), Reply::overloaded());
     let (layer, diary) = layer();
     // Opus takes the effort that Haiku 4.5 rejects.
     let layer = layer.with_chain(OPUS, [SONNET, "claude-haiku-4-5", HAIKU]);
@@ -320,7 +320,7 @@ async fn what_cannot_be_said_to_a_model_is_not() {
     let more =
         r#","tools":[{"name":"t","input_schema":{"type":"object"}}],"tool_choice":{"type":"any"}"#;
     let model = "claude-opus-5";
-    let api = Api::new(move |asked| {
+    let api = Api::by_model(move |asked| {
         if asked == model {
             Reply::overloaded()
         } else {
@@ -348,7 +348,7 @@ async fn what_cannot_be_said_to_a_model_is_not() {
 #[tokio::test(start_paused = true)]
 async fn a_deadline_that_has_passed_ends_it() {
     let late = || Reply::overloaded().after(10 * SECOND);
-    let api = Api::opus(late());
+    let api = opus(late());
     let (layer, diary) = layer();
     let with_deadline = |wait: Duration| {
         let mut request = request();
@@ -370,7 +370,7 @@ async fn a_deadline_that_has_passed_ends_it() {
 /// Sonnet has needed 30 s, whenever it was asked; Haiku is not known to.
 #[tokio::test(start_paused = true)]
 async fn who_never_answers_in_time_is_passed_over() {
-    let api = Api::both(Reply::overloaded(), Reply::fine().after(30 * SECOND));
+    let api = both(Reply::overloaded(), Reply::fine().after(30 * SECOND));
     let (layer, _) = layer();
     assert_eq!(through(&layer, &api).await.by(), SONNET);
     let mut request = request();
@@ -383,7 +383,7 @@ async fn who_never_answers_in_time_is_passed_over() {
 #[tokio::test(start_paused = true)]
 async fn a_failed_answer_is_dropped_before_the_next_request() {
     let alive = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
-    let (api, note) = (Api::opus(Reply::overloaded()), alive.clone());
+    let (api, note) = (opus(Reply::overloaded()), alive.clone());
     let watch = api.clone();
     let service = tower::service_fn(move |request: Request<RequestBody>| {
         note.lock().unwrap().push(watch.alive());

@@ -82,7 +82,7 @@ where
 /// That an answer was held says nothing about the next one.
 #[tokio::test(start_paused = true)]
 async fn each_answer_is_held_for_itself() {
-    let api = Api::new(|model| match model {
+    let api = Api::by_model(|model| match model {
         OPUS => Reply::fine().header("x-bad", "yes"),
         SONNET => Reply::stream([data(START), data(ERROR)]),
         _ => Reply::fine(),
@@ -97,7 +97,7 @@ async fn each_answer_is_held_for_itself() {
 /// An answer that no retry layer has held is held here: also where one stands aside.
 #[tokio::test(start_paused = true)]
 async fn what_stands_aside_holds_nothing() {
-    let api = Api::opus(Reply::stream([data(START), data(ERROR)]));
+    let api = opus(Reply::stream([data(START), data(ERROR)]));
     let stack = ServiceBuilder::new()
         .layer(retry())
         .layer(FallbackModelLayer::new([SONNET]))
@@ -112,7 +112,7 @@ async fn what_stands_aside_holds_nothing() {
 #[tokio::test(start_paused = true)]
 async fn a_refusal_that_was_held_is_looked_at_again() {
     let declined = r#"{"type":"message","content":[],"stop_reason":"refusal"}"#;
-    let api = Api::opus(Reply::json(200, declined));
+    let api = opus(Reply::json(200, declined));
     let fallback = FallbackModelLayer::new([SONNET]);
     for (falls_back, by) in [(true, SONNET), (false, "")] {
         let fallback = fallback.clone().with_refusals(falls_back);

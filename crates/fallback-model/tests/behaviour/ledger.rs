@@ -16,7 +16,7 @@ async fn targets_and_retries_do_not_multiply() {
             .with_backoff(Backoff::new(SECOND, SECOND, Jitter::None))
     };
     for (attempts, expected) in [(1, [1, 1, 1]), (5, [5, 1, 1])] {
-        let api = Api::new(|_| Reply::overloaded());
+        let api = Api::by_model(|_| Reply::overloaded());
         let stack = ServiceBuilder::new()
             .layer(layer().0)
             .layer(retry(attempts))
@@ -26,7 +26,7 @@ async fn targets_and_retries_do_not_multiply() {
         assert_eq!([OPUS, SONNET, HAIKU].map(count), expected);
     }
     // What the first does not use is left for the second.
-    let api = Api::new(|model| {
+    let api = Api::by_model(|model| {
         if model == OPUS {
             Reply::error(404, "not_found_error")
         } else {
@@ -52,7 +52,7 @@ impl FallbackTo {
 /// Without a retry layer inside, the layer keeps the count itself.
 #[tokio::test(start_paused = true)]
 async fn every_attempt_is_counted_once() {
-    let api = Api::both(Reply::overloaded(), Reply::overloaded());
+    let api = both(Reply::overloaded(), Reply::overloaded());
     send(layer().0.layer(api.clone()), request()).await.unwrap();
     let seen = api.seen();
     let context = seen[2].extensions.get::<Arc<CallContext>>().unwrap();

@@ -15,7 +15,7 @@ use crate::api::*;
 fn switched() -> (Api, Arc<AtomicBool>) {
     let down = Arc::new(AtomicBool::new(true));
     let is_down = down.clone();
-    let api = Api::new(move |model| {
+    let api = Api::by_model(move |model| {
         if model == OPUS && is_down.load(Ordering::Relaxed) {
             Reply::overloaded()
         } else {
@@ -107,9 +107,9 @@ async fn passed_over_says_why() {
 async fn the_latest_failure_says_why() {
     let (layer, _) = layer();
     for _ in 0..3 {
-        through(&layer, &Api::opus(Reply::overloaded())).await;
+        through(&layer, &opus(Reply::overloaded())).await;
     }
-    let api = Api::both(
+    let api = both(
         Reply::error(500, "api_error"),
         Reply::overloaded().after(60 * SECOND),
     );
@@ -131,12 +131,12 @@ async fn a_probe_is_sent_once_only_where_another_may_take_over() {
         (&[SONNET], "", false),
     ] {
         let layer = layer().0.with_chain(OPUS, chain);
-        let overloaded = Api::opus(Reply::overloaded());
+        let overloaded = opus(Reply::overloaded());
         for _ in 0..3 {
             through(&layer, &overloaded).await;
         }
         let slow = Reply::overloaded().after(60 * SECOND);
-        let api = Api::both(Reply::fine(), slow);
+        let api = both(Reply::fine(), slow);
         let answer = send(layer.layer(api.clone()), asking(OPUS, more)).await;
         assert_eq!(answer.unwrap().by(), "");
         assert_eq!(api.models(), [SONNET, OPUS]);
@@ -149,7 +149,7 @@ async fn a_probe_is_sent_once_only_where_another_may_take_over() {
 /// One process, two keys: what the one has used up, the other has not.
 #[tokio::test(start_paused = true)]
 async fn a_rate_limit_is_the_credentials_own() {
-    let api = Api::opus(Reply::rate_limited("5"));
+    let api = opus(Reply::rate_limited("5"));
     let (layer, diary) = layer();
     for _ in 0..3 {
         through(&layer, &api).await;
@@ -172,7 +172,7 @@ async fn a_rate_limit_is_the_credentials_own() {
 #[tokio::test(start_paused = true)]
 async fn a_fast_stand_in_draws_on_its_fast_pool() {
     let second = "claude-opus-5";
-    let api = Api::new(move |model| match model {
+    let api = Api::by_model(move |model| match model {
         OPUS => Reply::overloaded(),
         model if model == second => Reply::rate_limited("60"),
         _ => Reply::fine(),
@@ -195,13 +195,13 @@ async fn a_fast_stand_in_draws_on_its_fast_pool() {
 #[tokio::test(start_paused = true)]
 async fn a_404_counts_once_another_model_has_answered() {
     let (layer, _) = layer();
-    let missing = Api::new(|_| Reply::error(404, "not_found_error"));
+    let missing = Api::by_model(|_| Reply::error(404, "not_found_error"));
     for _ in 0..5 {
         let answer = through(&layer, &missing).await;
         assert_eq!((answer.status, answer.by()), (404, HAIKU));
     }
     assert_eq!(missing.models().len(), 15);
-    let retired = Api::both(
+    let retired = both(
         Reply::error(404, "not_found_error"),
         Reply::error(404, "not_found_error"),
     );
@@ -219,7 +219,7 @@ async fn a_404_counts_once_another_model_has_answered() {
 #[tokio::test(start_paused = true)]
 async fn endless_names_are_not_remembered() {
     let (layer, _) = layer();
-    let api = Api::new(|model| match model {
+    let api = Api::by_model(|model| match model {
         SONNET => Reply::fine(),
         _ => Reply::error(404, "not_found_error"),
     });
@@ -235,7 +235,7 @@ async fn endless_names_are_not_remembered() {
 
 #[tokio::test(start_paused = true)]
 async fn when_all_are_out_the_first_to_be_back_is_asked() {
-    let api = Api::new(|model| {
+    let api = Api::by_model(|model| {
         let reply = Reply::overloaded();
         if model == SONNET {
             reply
@@ -260,7 +260,7 @@ async fn when_all_are_out_the_first_to_be_back_is_asked() {
 async fn a_probe_that_is_given_up_gives_its_place_back() {
     let slow = Arc::new(AtomicBool::new(false));
     let is_slow = slow.clone();
-    let api = Api::new(move |model| match model {
+    let api = Api::by_model(move |model| match model {
         OPUS if is_slow.load(Ordering::Relaxed) => Reply::never(),
         OPUS => Reply::overloaded(),
         _ => Reply::fine(),
@@ -287,7 +287,7 @@ async fn a_probe_that_is_given_up_gives_its_place_back() {
 #[tokio::test(start_paused = true)]
 async fn refusals_inside_open_nothing() {
     let class = tower_claude_core::Class::new(Kind::Overloaded).into_local();
-    let api = Api::opus(Reply::overloaded().extension(class));
+    let api = opus(Reply::overloaded().extension(class));
     let (layer, _) = layer();
     for _ in 0..10 {
         assert_eq!(through(&layer, &api).await.by(), SONNET);

@@ -10,7 +10,7 @@ use crate::api::*;
 
 #[tokio::test(start_paused = true)]
 async fn a_switch_is_never_silent() {
-    let api = Api::opus(Reply::overloaded());
+    let api = opus(Reply::overloaded());
     let (layer, diary) = layer();
     let layer = layer.with_chain(OPUS, ["claude-haiku-4-5"]);
     let service = layer.layer(api.clone());
@@ -59,7 +59,7 @@ async fn a_switch_is_never_silent() {
 /// A layer in the application, another in the gateway.
 #[tokio::test(start_paused = true)]
 async fn the_innermost_of_two_layers_knows_who_served() {
-    let api = Api::both(Reply::overloaded(), Reply::overloaded());
+    let api = both(Reply::overloaded(), Reply::overloaded());
     let inner = FallbackModelLayer::new([HAIKU]).without_fallback(OPUS);
     let outer = FallbackModelLayer::new([SONNET]);
     let service = outer.layer(inner.layer(api.clone()));
@@ -70,7 +70,7 @@ async fn the_innermost_of_two_layers_knows_who_served() {
     assert_eq!((&*served.model, &*served.asked), (HAIKU, OPUS));
     // Behind the wire there are headers only.
     let gateway = Reply::fine().header("x-tower-claude-served-model", HAIKU);
-    let api = Api::both(Reply::overloaded(), gateway);
+    let api = both(Reply::overloaded(), gateway);
     let answer = send(outer.layer(api), request()).await.unwrap();
     assert_eq!(
         (answer.by(), &*answer.served().unwrap().model),
@@ -83,10 +83,10 @@ async fn the_innermost_of_two_layers_knows_who_served() {
 async fn the_model_asked_for_stands_in_for_nobody() {
     let (layer, _) = layer();
     for _ in 0..3 {
-        through(&layer, &Api::opus(Reply::overloaded())).await;
+        through(&layer, &opus(Reply::overloaded())).await;
     }
     let slow = Reply::overloaded().after(60 * SECOND);
-    let api = Api::new(move |model| match model {
+    let api = Api::by_model(move |model| match model {
         OPUS => Reply::fine(),
         _ => slow.clone(),
     });
@@ -108,7 +108,7 @@ async fn a_refusal_of_a_layer_inside_is_its_own_news() {
         ),
     ] {
         let refusal = Class::new(kind).into_local();
-        let api = Api::new(move |_| Reply::new(529).extension(refusal));
+        let api = Api::by_model(move |_| Reply::new(529).extension(refusal));
         let (layer, diary) = layer();
         let layer = layer.with_chain("claude-opus-4-8", ["claude-opus-4-7"]);
         let request = asking("claude-opus-4-8", "");
@@ -119,7 +119,7 @@ async fn a_refusal_of_a_layer_inside_is_its_own_news() {
 
 #[tokio::test(start_paused = true)]
 async fn nothing_is_said_when_nothing_happened() {
-    let api = Api::opus(Reply::fine());
+    let api = opus(Reply::fine());
     let (layer, diary) = layer();
     let answer = through(&layer, &api).await;
     assert!(answer.served().is_none() && diary.lines().is_empty());
@@ -133,7 +133,7 @@ async fn nothing_is_said_when_nothing_happened() {
             .is_some()
     );
     // Nor when every model fails: what goes up is an error, which nobody served.
-    let api = Api::new(|_| Reply::overloaded());
+    let api = Api::by_model(|_| Reply::overloaded());
     let answer = through(&layer, &api).await;
     assert_eq!((answer.status, answer.by()), (529, ""));
     assert_eq!(answer.class().kind, Kind::Overloaded);
@@ -148,7 +148,7 @@ async fn nothing_is_said_when_nothing_happened() {
 /// The next stand-in may take it. Who reads a 400 after the last must know which model rejects the request.
 #[tokio::test(start_paused = true)]
 async fn a_rejection_by_the_last_stand_in_names_it() {
-    let api = Api::both(
+    let api = both(
         Reply::overloaded(),
         Reply::error(400, "invalid_request_error"),
     );

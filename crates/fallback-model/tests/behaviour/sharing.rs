@@ -24,7 +24,7 @@ fn retry() -> RetryLayer {
 /// Overloaded so often, then well.
 fn overloaded(times: usize) -> Api {
     let mut left = times;
-    Api::new(move |_| {
+    Api::by_model(move |_| {
         if left == 0 {
             return Reply::fine();
         }
@@ -105,7 +105,7 @@ fn sent_before() -> Request<RequestBody> {
 async fn each_model_counts_anew() {
     let counts = Arc::new(Mutex::new(Vec::new()));
     let seen = counts.clone();
-    let api = Api::opus(Reply::overloaded());
+    let api = opus(Reply::overloaded());
     let counting = tower::service_fn(move |request: Request<RequestBody>| {
         let context = request.extensions().get::<Arc<CallContext>>().unwrap();
         seen.lock().unwrap().push(context.counted_input());
@@ -141,7 +141,7 @@ async fn each_attempt_is_marked() {
 /// The next model is asked with the request as it came, not with what the last attempt made of it.
 #[tokio::test(start_paused = true)]
 async fn the_next_model_gets_what_came() {
-    let api = Api::opus(Reply::overloaded());
+    let api = opus(Reply::overloaded());
     let stack = ServiceBuilder::new()
         .layer(FallbackModelLayer::new([SONNET]))
         .layer(retry())
@@ -158,7 +158,7 @@ async fn the_next_model_gets_what_came() {
 async fn the_next_model_gets_the_same_head() {
     let heads = Arc::new(Mutex::new(Vec::new()));
     let seen = heads.clone();
-    let api = Api::opus(Reply::overloaded());
+    let api = opus(Reply::overloaded());
     let looking = tower::service_fn(move |request: Request<RequestBody>| {
         let tenant = request.extensions().get::<Tenant>().cloned();
         let head = (request.uri().clone(), request.version(), tenant);
@@ -222,7 +222,7 @@ async fn each_attempt_has_its_own_time() {
             Reply::never(),
             Reply::overloaded().after(after * SECOND),
         ];
-        let api = Api::new(move |_| answers.pop().unwrap_or_else(Reply::fine));
+        let api = Api::by_model(move |_| answers.pop().unwrap_or_else(Reply::fine));
         let stack = ServiceBuilder::new()
             .layer(FallbackModelLayer::new([SONNET]))
             .layer(retry().with_timeouts(head))

@@ -12,7 +12,7 @@ async fn availability_failures_speak_to_end_users() {
     let (layer, _) = layer();
     let layer = layer.with_last_message(WORDS);
     // The shortest of what the models say.
-    let api = Api::new(|model| match model {
+    let api = Api::by_model(|model| match model {
         OPUS => Reply::overloaded().header("retry-after", "300"),
         SONNET => Reply::rate_limited("100"),
         _ => Reply::error(503, "api_error").header("request-id", "req_9"),
@@ -32,7 +32,7 @@ async fn availability_failures_speak_to_end_users() {
 #[tokio::test(start_paused = true)]
 async fn the_wait_is_the_servers_and_not_the_circuits() {
     let layer = FallbackModelLayer::new([SONNET]).with_last_message(WORDS);
-    let api = Api::new(|_| Reply::overloaded().header("retry-after", "7200"));
+    let api = Api::by_model(|_| Reply::overloaded().header("retry-after", "7200"));
     for _ in 0..3 {
         let answer = through(&layer, &api).await;
         let last = answer.extensions.get::<LastResort>().unwrap();
@@ -43,7 +43,7 @@ async fn the_wait_is_the_servers_and_not_the_circuits() {
 #[tokio::test(start_paused = true)]
 async fn a_stream_says_it_in_an_error_event() {
     let layer = layer().0.with_last_message(WORDS);
-    let api = Api::new(|_| Reply::stream([data(START), data(ERROR)]));
+    let api = Api::by_model(|_| Reply::stream([data(START), data(ERROR)]));
     let answer = through(&layer, &api).await;
     let mut stream = StreamState::new();
     stream.feed(&answer.body);
@@ -56,13 +56,13 @@ async fn a_stream_says_it_in_an_error_event() {
 async fn what_a_developer_must_mend_keeps_its_words() {
     let layer = layer().0.with_last_message(WORDS);
     for status in [400, 401, 404, 413] {
-        let api = Api::new(move |_| Reply::error(status, "some_error"));
+        let api = Api::by_model(move |_| Reply::error(status, "some_error"));
         let answer = through(&layer, &api).await;
         assert_eq!(answer.status, status);
         assert!(answer.text().contains("scripted"), "{}", answer.text());
         assert!(answer.extensions.get::<LastResort>().is_none());
     }
     // And nothing is replaced unasked.
-    let answer = through(&self::layer().0, &Api::new(|_| Reply::overloaded())).await;
+    let answer = through(&self::layer().0, &Api::by_model(|_| Reply::overloaded())).await;
     assert!(answer.text().contains("scripted"));
 }

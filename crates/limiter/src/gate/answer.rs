@@ -18,15 +18,12 @@ pub(super) struct Failure<B: Body> {
 }
 
 impl<L, E, C: Clone> Gate<L, E, C> {
-    /// What the head means; by an inner layer, by itself, or `None` when the body must tell.
+    /// What the head means, if the body need not tell.
     pub(super) fn class_of<B>(&self, response: &Response<B>) -> Option<Class>
     where
         C: ClassifyResponse,
     {
-        let inner = response.extensions().get::<Class>().copied();
-        inner
-            .filter(|class| class.local || !self.own_classifier)
-            .or_else(|| self.classify.head(response.status(), response.headers()))
+        Class::by_head(&self.classify, !self.own_classifier, response)
     }
 
     /// How an answer whose class is known from its head is watched, and for whom.

@@ -21,7 +21,7 @@ use crate::api::*;
 struct Broken(Arc<AtomicU32>);
 
 impl Service<Request<RequestBody>> for Broken {
-    type Response = Response<ScriptedBody>;
+    type Response = Response<Body>;
     type Error = io::Error;
     type Future = Pending<io::Result<Self::Response>>;
 

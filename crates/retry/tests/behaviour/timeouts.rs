@@ -171,7 +171,7 @@ impl Clone for Stuck {
 }
 
 impl Service<Request<RequestBody>> for Stuck {
-    type Response = Response<ScriptedBody>;
+    type Response = Response<Body>;
     type Error = std::io::Error;
     type Future = <Api as Service<Request<RequestBody>>>::Future;
 

@@ -132,7 +132,7 @@ async fn a_local_refusal_goes_up_at_once() {
         limit: 3,
     };
     let refusal = Refusal::new("limiter", reason).with_retry_after(Some(SECOND));
-    let refused = refusal.into_response::<ScriptedBody>();
+    let refused = refusal.into_response::<Body>();
     let mut reply = Reply::rate_limited("1").header("x-tower-claude-refused-by", "limiter");
     reply = reply.extension(refusal.class());
     reply = reply.extension(*refused.extensions().get::<Refused>().unwrap());
