@@ -187,8 +187,24 @@ async fn a_fast_stand_in_draws_on_its_fast_pool() {
     send(service.clone(), fast()).await.unwrap();
     assert_eq!(api.models(), [HAIKU]);
     api.forget();
-    send(service, asking(second, "")).await.unwrap();
+    send(service.clone(), asking(second, "")).await.unwrap();
     assert_eq!(api.models()[0], second);
+    // Haiku has no fast mode, and is asked for none.
+    let limited = Api::by_model(|model| match model {
+        HAIKU => Reply::rate_limited("60"),
+        _ => Reply::overloaded(),
+    });
+    for _ in 0..4 {
+        let answer = send(layer.layer(limited.clone()), fast()).await;
+        assert!(answer.unwrap().status >= 429);
+    }
+    api.forget();
+    send(service, asking(HAIKU, "")).await.unwrap();
+    assert_eq!(
+        api.models(),
+        [SONNET],
+        "standard requests of Haiku are limited"
+    );
 }
 
 /// What is missing may be the model, or a file that the request names.

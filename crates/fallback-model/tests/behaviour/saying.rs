@@ -118,6 +118,19 @@ async fn a_refusal_of_a_layer_inside_is_its_own_news() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn stand_ins_are_counted() {
+    let (layer, _) = layer();
+    through(&layer, &both(Reply::overloaded(), Reply::overloaded())).await;
+    let targets = layer.handle().snapshot().targets;
+    let counts = targets
+        .iter()
+        .map(|target| (&*target.model, target.served, target.failed));
+    let mut counts: Vec<_> = counts.collect();
+    counts.sort_unstable();
+    assert_eq!(counts, [(HAIKU, 1, 0), (OPUS, 0, 0), (SONNET, 0, 1)]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn nothing_is_said_when_nothing_happened() {
     let api = opus(Reply::fine());
     let (layer, diary) = layer();
