@@ -441,6 +441,21 @@ fn rate_limits_response_regroups() {
     );
     assert_eq!(&*catalog.lookup("claude-opus-5").rate_group, "opus-5");
     assert_eq!(builtin.limits("opus-4.x"), None);
+    // Of two input limits the tighter one, whichever counts cache reads; what has none is not limited.
+    for (plain, aware) in [(5, 9), (9, 5)] {
+        let page = serde_json::json!({"data": [{"group": {"type": "model_group", "id": "g"}, "limits": [
+            {"type": "input_tokens_per_minute", "value": plain},
+            {"type": "input_tokens_per_minute_cache_aware", "value": aware},
+            {"type": "tool_uses_per_second", "value": 1},
+            {"type": "output_tokens_per_minute", "value": null},
+        ]}]});
+        let catalog = builtin
+            .clone()
+            .merge_rate_limits_response(&page.to_string());
+        let limits = catalog.unwrap().limits("g").unwrap();
+        assert_eq!(limits.input_tokens_per_minute, 5);
+        assert_eq!(limits.output_tokens_per_minute, u64::MAX);
+    }
 }
 
 #[test]

@@ -77,6 +77,9 @@ fn bodies_of_other_clouds_and_proxies_go_by_status() {
         let class = claude(400, &HeaderMap::new(), body.as_bytes());
         assert_eq!(class, Class::new(Kind::BadRequest), "{body:?}");
     }
+    // The words of a spend limit are believed of a 400 only.
+    let unpaid = claude(500, &HeaderMap::new(), &fixture("400_credit_balance.json"));
+    assert_eq!(unpaid, Class::new(Kind::ServerError));
 }
 
 #[test]
