@@ -335,6 +335,15 @@ fn local_is_never_retried() {
     assert!(!advice.into_local().is_retryable());
 }
 
+/// Whatever the server says of it.
+#[test]
+fn an_answer_and_a_spent_budget_are_never_retried() {
+    for kind in [Kind::Success, Kind::Refusal, Kind::SpendLimit] {
+        let advice = Class::new(kind).with_should_retry(Some(true));
+        assert!(!advice.is_retryable(), "{kind:?}");
+    }
+}
+
 #[test]
 fn kinds_have_names_of_their_own() {
     let kinds = [
