@@ -19,7 +19,7 @@ pub(super) fn is_new_version(headers: &HeaderMap) -> bool {
     version.is_some_and(|version| version.trim() >= NO_SAMPLING)
 }
 
-/// Whether the credential is a signature of this very body (AWS SigV4), and so of no other.
+/// Whether the credential is a signature of this very body (AWS `SigV4`), and so of no other.
 pub(super) fn is_signed(headers: &HeaderMap) -> bool {
     let signature = headers.get(AUTHORIZATION);
     signature.is_some_and(|value| value.as_bytes().starts_with(b"AWS4-"))
