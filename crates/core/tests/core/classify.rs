@@ -78,8 +78,8 @@ fn bodies_of_other_clouds_and_proxies_go_by_status() {
         assert_eq!(class, Class::new(Kind::BadRequest), "{body:?}");
     }
     // The words of a spend limit are believed of a 400 only.
-    let unpaid = claude(500, &HeaderMap::new(), &fixture("400_credit_balance.json"));
-    assert_eq!(unpaid, Class::new(Kind::ServerError));
+    let unpaid = claude(429, &HeaderMap::new(), &fixture("400_credit_balance.json"));
+    assert_eq!(unpaid, Class::new(Kind::RateLimited));
 }
 
 #[test]
