@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use tower_claude_wire::{Model, ModelCatalog};
+use tower_claude_wire::{Model, ModelCatalog, Support};
 
 use crate::policy::MOST_TARGETS;
 
@@ -15,11 +15,18 @@ pub(crate) struct Target {
     pub(crate) id: Arc<str>,
     /// The limits it draws on.
     pub(crate) group: Arc<str>,
+    /// Whether it has a fast mode, with limits of its own.
+    pub(crate) has_fast: bool,
 }
 
 impl Target {
     pub(crate) fn new(model: &str, catalog: &ModelCatalog) -> Self {
-        let Model { id, rate_group, .. } = catalog.lookup(model);
+        let Model {
+            id,
+            rate_group,
+            capabilities,
+            ..
+        } = catalog.lookup(model);
         // An id is mostly sent as it is listed.
         let sent = if *model == *id {
             id.clone()
@@ -30,6 +37,7 @@ impl Target {
             model: sent,
             id,
             group: rate_group,
+            has_fast: capabilities.fast == Support::Yes,
         }
     }
 }
@@ -76,8 +84,9 @@ impl Chains {
 
     /// The same chains as another catalogue sees their models.
     pub(crate) fn resolve(&mut self, catalog: &ModelCatalog) {
-        for target in self.lists.iter_mut().flatten() {
-            *target = Target::new(&target.model, catalog);
+        for targets in &mut self.lists {
+            // Two names may be of one model now.
+            *targets = list(targets.iter().map(|target| &*target.model), catalog);
         }
         let names = self.names.iter().enumerate();
         self.own = names
@@ -88,14 +97,19 @@ impl Chains {
     /// The chain that stands in for this model; none, when nobody but itself is in it.
     pub(crate) fn of(&self, model: &str, catalog: &ModelCatalog) -> Option<ChainId> {
         // The ordinary case needs no look-up: of two models one at least is another.
-        if let (true, [first, second, ..]) = (self.own.is_empty(), &*self.lists[0])
-            && first.id != second.id
-        {
+        if self.own.is_empty() && self.lists[0].len() > 1 {
             return Some(ChainId(0));
         }
-        let id = catalog.get(model).map_or(model, |listed| &listed.id);
+        let unlisted;
+        let id = match catalog.get(model) {
+            Some(listed) => &listed.id,
+            None => {
+                unlisted = catalog.lookup(model).id;
+                &unlisted
+            }
+        };
         let index = self.own.get(id).copied().unwrap_or_default();
-        let others = self.lists[index].iter().any(|target| *target.id != *id);
+        let others = self.lists[index].iter().any(|target| target.id != *id);
         others.then_some(ChainId(index))
     }
 

@@ -7,12 +7,12 @@ use std::{sync::Arc, time::Duration};
 use http::{Method, Request, response};
 use tokio::time::Instant;
 use tower_claude_core::{
-    CallContext, Class, Endpoint, Original, RequestBody,
+    CallContext, Class, Endpoint, Kind, Original, RequestBody,
     event::{Event, emit},
 };
 
 use crate::{
-    LAYER, Loss, ServedBy,
+    LAYER, Loss, SERVED_MODEL, ServedBy,
     chains::{ChainId, Target},
     last,
     layer::Config,
@@ -21,6 +21,9 @@ use crate::{
     route::{Route, earlier},
     ticket::Ticket,
 };
+
+/// The longest name of a model that is stood in for: what has failed is remembered by its name.
+const LONGEST_NAME: usize = 1_024;
 
 /// What one call keeps while another model may yet be asked. Models are numbered: 0 is the one asked for, then the
 /// chain.
@@ -45,10 +48,13 @@ pub(crate) struct Journey {
 struct Detour {
     route: Route,
     ticket: Option<Ticket>,
+    /// Of those that answered with 404. What is missing may be something the request names: only who serves it proves
+    /// that it was the model.
+    not_found: Vec<Ticket>,
     /// How the model asked for failed.
     why: Option<Class>,
     losses: Vec<Loss>,
-    /// When the request last left for another model than the one asked for.
+    /// When the request left for a model, if that is another than the one asked for.
     sent: Option<Instant>,
     /// When the first of those that failed may be asked again.
     back: Option<Instant>,
@@ -68,6 +74,7 @@ impl Journey {
             return Err(request);
         }
         let model = request.body().model();
+        let model = model.filter(|model| model.len() <= LONGEST_NAME);
         let Some(chain) = model.and_then(|model| config.chains.of(model, config.catalog.get()))
         else {
             return Err(request);
@@ -109,8 +116,8 @@ impl Journey {
         self.trail.asks(self.at);
         self.hops += 1;
         self.attempts = self.context.attempts();
-        if let (1.., Some(detour)) = (self.at, &mut self.detour) {
-            detour.sent = Some(Instant::now());
+        if let Some(detour) = &mut self.detour {
+            detour.sent = (self.at > 0).then(Instant::now);
         }
         if self.own_context {
             request.extensions_mut().insert(self.context.clone());
@@ -129,7 +136,12 @@ impl Journey {
         self.trail.asks(self.at);
         self.count_attempt();
         let ticket = self.take_ticket();
-        let opened = ticket.settle(class);
+        let opened = if class.kind == Kind::NotFound {
+            self.detour_mut().not_found.push(ticket);
+            None
+        } else {
+            ticket.settle(class)
+        };
         let asked_to = class.retry_after.and_then(|wait| now.checked_add(wait));
         let at = self.at;
         let detour = self.detour_mut();
@@ -170,6 +182,9 @@ impl Journey {
             if let Some(ticket) = detour.ticket.take() {
                 ticket.settle(&Class::SUCCESS);
             }
+            for ticket in detour.not_found.drain(..) {
+                ticket.settle(&Class::new(Kind::NotFound));
+            }
             if let Some(sent) = detour.sent {
                 let id = &detour.route.target(&self.config, self.at).id;
                 let took = sent.elapsed();
@@ -200,8 +215,11 @@ impl Journey {
             return;
         }
         let losses = std::mem::take(&mut self.detour_mut().losses);
+        // A layer like this one further in, or behind the wire, may have asked yet another.
+        let further = head.headers.get(SERVED_MODEL);
+        let further = further.and_then(|model| model.to_str().ok());
         let served = ServedBy {
-            model: self.target(self.at).model.clone(),
+            model: further.map_or_else(|| self.target(self.at).model.clone(), Arc::from),
             asked: self.target(0).model.clone(),
             why: self.detour().why.unwrap_or(Class::SUCCESS),
             losses: losses.into(),

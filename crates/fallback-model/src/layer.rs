@@ -62,7 +62,8 @@ impl FallbackModelLayer {
     /// ([`with_chain`](Self::with_chain)).
     ///
     /// A model is out after three failures within 60 s without an answer between them; a real request probes it every
-    /// 30 s, doubling to 300 s. Two that succeed end the outage, and over 30 s the model gets its requests back.
+    /// 30 s, doubling to 300 s. Two that succeed end the outage, and over 30 s the model gets its requests back. A 404
+    /// is a failure of the model once another has answered the same request.
     pub fn new<M: AsRef<str>>(chain: impl IntoIterator<Item = M>) -> Self {
         let catalog = Catalog::Builtin;
         let failures = const { NonZeroU32::new(3).expect("not zero") };

@@ -91,7 +91,7 @@ impl std::error::Error for Unportable {}
 /// | 16 | prompt caches | Are per model: expect to pay for the whole prompt once more. |
 ///
 /// Bodies that name no model (Bedrock's `InvokeModel`, Vertex) are Unportable: there the model is in the path. So are
-/// compressed bodies, and those that give a field twice.
+/// compressed bodies, those that give a field twice, and requests signed for AWS: sign further in.
 ///
 /// ```
 /// # use bytes::Bytes;

@@ -50,11 +50,12 @@ impl Route {
     }
 
     pub(crate) fn pool(&self, config: &Config, number: usize) -> Pool {
+        let target = self.target(config, number);
         Pool {
             credential: self.credential,
-            group: self.target(config, number).group.clone(),
-            // Hardly any stand-in has one.
-            fast: self.fast && number == 0,
+            group: target.group.clone(),
+            // A stand-in without a fast mode is not asked for it.
+            fast: self.fast && (number == 0 || target.has_fast),
         }
     }
 }

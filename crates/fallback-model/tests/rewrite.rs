@@ -115,6 +115,12 @@ fn thinking_and_effort_in_the_targets_words() {
             r#","thinking":{"type":"disabled"},"output_config":{"effort":"high"}"#,
         ),
         (
+            "claude-opus-4-8",
+            haiku,
+            r#","output_config":{"effort":"high"}"#,
+            r#","output_config":{"effort":"high"},"thinking":{"type":"disabled"}"#,
+        ),
+        (
             haiku,
             opus,
             r#","thinking":{"type":"disabled"}"#,
@@ -221,6 +227,12 @@ fn a_budget_stays_under_a_clamped_max_tokens() {
         losses,
         [("max_tokens", Why::Clamped), ("thinking", Why::Clamped)]
     );
+    // At what is left, and beyond what was asked for to begin with.
+    for (asked, sent) in [(63_999, 63_999), (64_000, 32_000), (500_000, 63_999)] {
+        let body = body.replace("96000", &asked.to_string());
+        let (new, _) = swap(&body, "claude-opus-4-6", "claude-opus-4-5");
+        assert_eq!(new, expected.replace("48000", &sent.to_string()));
+    }
 }
 
 #[test]
@@ -376,6 +388,32 @@ fn headers_fit_the_new_body() {
 }
 
 #[test]
+fn a_signature_is_of_one_body() {
+    let body = Bytes::from_static(br#"{"model":"m"}"#);
+    for (credential, is_signature) in [
+        (
+            "AWS4-HMAC-SHA256 Credential=AKIA/20261122/us-east-1/x",
+            true,
+        ),
+        ("Bearer AWS4-", false),
+    ] {
+        let mut headers = headers();
+        headers.insert("authorization", credential.parse().unwrap());
+        let catalog = ModelCatalog::builtin();
+        let new = rewrite(
+            &headers,
+            &body,
+            "claude-opus-5",
+            "claude-haiku-5-5",
+            catalog,
+        );
+        let field = new.map_err(|unportable| unportable.field.into_owned());
+        let expected = is_signature.then_some("authorization");
+        assert_eq!(field.err().as_deref(), expected);
+    }
+}
+
+#[test]
 fn what_is_unportable() {
     let because = |fields: &str, from: &str, to: &str| {
         let body = format!(r#"{{"model":"m",{fields}}}"#);
@@ -509,6 +547,8 @@ fn models_that_nobody_knows() {
         swap(body, "claude-opus-5", "claude-opus-9").1,
         [("speed", Why::Unsupported)]
     );
+    let standard = r#"{"model":"m","speed":"standard"}"#;
+    assert_eq!(swap(standard, "claude-opus-5", "claude-opus-9").1, []);
     // Names as clouds dress them are found, and sent as given.
     let dressed = "us.anthropic.claude-opus-4-8-v1:0";
     let (sent, _) = swap(r#"{"model":"m","temperature":0.1}"#, "m", dressed);

@@ -139,10 +139,10 @@ impl StreamState {
         self.seen.complete
     }
 
-    /// Whether this is not Claude's kind of stream: an unknown event came before `message_start`.
+    /// Whether this is not Claude's kind of stream: an unknown event came, and no `message_start` so far.
     #[must_use]
     pub fn is_foreign(&self) -> bool {
-        self.seen.foreign
+        self.seen.foreign && !self.seen.started
     }
 
     /// The first in-stream error. One whose data cannot be read counts as an `api_error`.
@@ -206,7 +206,7 @@ impl Seen {
                 });
                 self.error = Some(Box::new(error));
             }
-            StreamEvent::Other if !self.started => self.foreign = true,
+            StreamEvent::Other => self.foreign = true,
             _ => {}
         }
     }

@@ -88,6 +88,7 @@ fn other_shapes_are_none() {
         "[]",
         "<html>502 Bad Gateway</html>",
         r#"{"type":"error"}"#,
+        r#"{"type":"warning","error":{"type":"api_error","message":"m"}}"#,
         r#"{"type":"error","error":null}"#,
         r#"{"type":"error","error":{"message":"no type"}}"#,
         r#"{"type":"error","error":{"type":7,"message":"m"}}"#,

@@ -378,6 +378,32 @@ fn models_response_refines() {
     );
 }
 
+/// The API lists models of the 4.5 generation by their dated names only.
+#[test]
+fn models_response_by_dated_names() {
+    let page = r#"{"data": [
+        {"id": "claude-sonnet-4-5-20250929", "lifecycle": "retired"},
+        {"id": "claude-opus-4-5-20250101", "lifecycle": "retired"},
+        {"id": "claude-haiku-6-20270101", "lifecycle": "active", "max_tokens": 5}
+    ]}"#;
+    let catalog = ModelCatalog::builtin().clone();
+    let catalog = catalog.merge_models_response(page).unwrap();
+    for name in [
+        "claude-sonnet-4-5-20250929",
+        "claude-sonnet-4-5",
+        "us.anthropic.claude-sonnet-4-5-20250929-v1:0",
+    ] {
+        let sonnet = catalog.lookup(name);
+        assert_eq!(sonnet.lifecycle, Lifecycle::Retired, "{name}");
+        assert_eq!(&*sonnet.id, "claude-sonnet-4-5");
+    }
+    // Another date than the plain name stands for.
+    let opus = catalog.lookup("claude-opus-4-5");
+    assert_eq!(opus.lifecycle, Lifecycle::Active);
+    let new = catalog.lookup("anthropic.claude-haiku-6");
+    assert!(new.known && new.max_output == 5);
+}
+
 #[test]
 fn rate_limits_response_regroups() {
     let builtin = ModelCatalog::builtin();
@@ -415,6 +441,21 @@ fn rate_limits_response_regroups() {
     );
     assert_eq!(&*catalog.lookup("claude-opus-5").rate_group, "opus-5");
     assert_eq!(builtin.limits("opus-4.x"), None);
+    // Of two input limits the tighter one, whichever counts cache reads; what has none is not limited.
+    for (plain, aware) in [(5, 9), (9, 5)] {
+        let page = serde_json::json!({"data": [{"group": {"type": "model_group", "id": "g"}, "limits": [
+            {"type": "input_tokens_per_minute", "value": plain},
+            {"type": "input_tokens_per_minute_cache_aware", "value": aware},
+            {"type": "tool_uses_per_second", "value": 1},
+            {"type": "output_tokens_per_minute", "value": null},
+        ]}]});
+        let catalog = builtin
+            .clone()
+            .merge_rate_limits_response(&page.to_string());
+        let limits = catalog.unwrap().limits("g").unwrap();
+        assert_eq!(limits.input_tokens_per_minute, 5);
+        assert_eq!(limits.output_tokens_per_minute, u64::MAX);
+    }
 }
 
 #[test]

@@ -134,6 +134,12 @@ fn boundaries() {
     assert!(!at(&["id: 1\n"]));
     assert!(!at(&["data: 1\n\nd"]));
     assert!(!at(&[": comm"]));
+    // In the midst of a byte order mark, and after it.
+    let mark = "\u{feff}".as_bytes();
+    for (length, expected) in [(1, false), (2, false), (3, true)] {
+        let (_, at) = scan(SseScanner::new(), [&mark[..length]]);
+        assert_eq!(at, expected, "{length}");
+    }
 }
 
 #[test]

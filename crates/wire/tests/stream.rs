@@ -101,6 +101,18 @@ fn errors() {
     assert!(told.delta_bytes > 0);
 }
 
+/// New events may come at any time, and before `message_start` too.
+#[test]
+fn foreign_until_it_says_that_it_is_claudes() {
+    let mut state = StreamState::new();
+    state.feed(b"event: new\ndata: {}\n\n");
+    assert!(state.is_foreign());
+    state.feed(fixture("truncated_no_message_stop").as_bytes());
+    assert!(state.started() && !state.is_foreign());
+    state.feed(b"event: new\ndata: {}\n\n");
+    assert!(!state.is_foreign());
+}
+
 #[test]
 fn a_refusal_keeps_the_first_input_count() {
     let told = of("refusal_midstream");

@@ -93,6 +93,14 @@ fn iterations_do_not_nest() {
     let usage =
         of(&json!({"iterations": [{"input_tokens": 1, "iterations": [{"input_tokens": 100}]}]}));
     assert_eq!(usage.limited_input(), Some(1));
+    // However deep: each level would be a call.
+    let deep = format!(
+        "{}1{}",
+        r#"{"iterations":["#.repeat(100_000),
+        "]}".repeat(100_000)
+    );
+    let usage = Usage::from_usage_object(deep.as_bytes()).expect("an object");
+    assert!(usage.is_empty());
 }
 
 #[test]
@@ -167,6 +175,9 @@ fn early_iterations_do_not_hide_later_output() {
         of(&json!({"output_tokens": 1, "iterations": [{"type": "message", "output_tokens": 1}]}));
     usage.merge(&of(&json!({"output_tokens": 900})));
     assert_eq!(usage.limited_output(), Some(900));
+    let mut usage = of(&json!({"input_tokens": 1, "iterations": [{"input_tokens": 1}]}));
+    usage.merge(&of(&json!({"input_tokens": 900})));
+    assert_eq!(usage.limited_input(), Some(900));
 }
 
 /// The value of `usage`, as a general parser finds it.

@@ -77,6 +77,9 @@ fn bodies_of_other_clouds_and_proxies_go_by_status() {
         let class = claude(400, &HeaderMap::new(), body.as_bytes());
         assert_eq!(class, Class::new(Kind::BadRequest), "{body:?}");
     }
+    // The words of a spend limit are believed of a 400 only.
+    let unpaid = claude(429, &HeaderMap::new(), &fixture("400_credit_balance.json"));
+    assert_eq!(unpaid, Class::new(Kind::RateLimited));
 }
 
 #[test]
@@ -330,6 +333,15 @@ fn local_is_never_retried() {
     let advice = Class::new(Kind::RateLimited).with_should_retry(Some(true));
     assert!(advice.is_retryable());
     assert!(!advice.into_local().is_retryable());
+}
+
+/// Whatever the server says of it.
+#[test]
+fn an_answer_and_a_spent_budget_are_never_retried() {
+    for kind in [Kind::Success, Kind::Refusal, Kind::SpendLimit] {
+        let advice = Class::new(kind).with_should_retry(Some(true));
+        assert!(!advice.is_retryable(), "{kind:?}");
+    }
 }
 
 #[test]

@@ -186,6 +186,27 @@ fn nothing_held_nothing_wrapped() {
 }
 
 #[test]
+fn empty_frames_are_not_held() {
+    let body = frames([data(""), data(""), data("{}"), data("")]);
+    let (verdict, hold) = hold(&json(), body);
+    assert_eq!(verdict, Verdict::Commit);
+    let body = hold.into_body(|rest, _| rest);
+    assert_eq!(format!("{body:?}"), "ResponseBody(full)");
+}
+
+/// The layer that goes on watching must hear of it.
+#[test]
+fn what_is_cut_short_is_not_whole() {
+    let (_, hold) = hold(&json(), frames([data("{\"a")]).exact());
+    let mut is_watched = false;
+    drop(hold.into_body(|rest, _| {
+        is_watched = true;
+        rest
+    }));
+    assert!(is_watched);
+}
+
+#[test]
 fn more_bytes_are_a_sign_of_life() {
     let ping = "event: ping\ndata: {}\n\n";
     let mut hold = Hold::new(

@@ -124,12 +124,18 @@ fn an_error_event() {
 
 #[test]
 fn a_stream_cut_short() {
-    for text in [&fixture("sse_truncated_no_message_stop.txt")[..], b""] {
+    let text = fixture("sse_truncated_no_message_stop.txt");
+    for text in [&text[..], b""] {
         let end = outcome(&sse(), chunked(text, 20));
         assert_eq!(failed(&end), Some(Kind::Truncated));
     }
+    // An event that nobody knows yet makes no other kind of stream of it.
+    let new = [&b"event: new\ndata: {}\n\n"[..], &text[..]].concat();
+    assert_eq!(
+        failed(&outcome(&sse(), chunked(&new, 20))),
+        Some(Kind::Truncated)
+    );
     // One that says that it is at its end, and is not polled again.
-    let text = fixture("sse_truncated_no_message_stop.txt");
     let (mut observed, log) = observe(&sse(), frames([data(text)]).exact());
     let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
     let _ = std::pin::Pin::new(&mut observed).poll_frame(&mut cx);

@@ -109,6 +109,20 @@ proptest! {
     }
 }
 
+/// Whatever an upstream makes of them.
+#[test]
+fn the_largest_counts_there_are() {
+    let mut memory = PrefixMemory::new();
+    let now = Instant::now();
+    let prompt = prompt(1, 1, &[0], false);
+    for (read, written) in [(u64::MAX, 0), (u64::MAX, u64::MAX), (0, u64::MAX), (1, 0)] {
+        let expected = memory.expect(&prompt, now).expect("a breakpoint");
+        memory.learn(expected.id, read, written);
+    }
+    let expected = memory.expect(&prompt, now).expect("a breakpoint");
+    assert_eq!(expected.tokens, 1);
+}
+
 /// A cache that lost something is known better after one answer.
 #[test]
 fn what_was_not_read_is_forgotten_and_learned_again() {
@@ -189,6 +203,20 @@ fn who_waits_is_looked_at_again() {
     assert_eq!(memory.renew(longer.id, later), None);
     memory.forget(longer.id);
     assert_eq!(memory.renew(longer.id, later), None);
+}
+
+/// What it writes lives from when it was sent, and not from when it began to wait.
+#[test]
+fn a_lifetime_counts_from_the_sending() {
+    let mut memory = PrefixMemory::new();
+    let start = Instant::now();
+    let prompt = prompt(1, 5, &[4], false);
+    let waiting = memory.expect(&prompt, start).expect("a breakpoint").id;
+    assert_eq!(memory.renew(waiting, start + 4 * MINUTE), Some(0));
+    memory.learn(waiting, 0, 500);
+    let mut tokens = |at| memory.expect(&prompt, at).expect("a breakpoint").tokens;
+    assert_eq!(tokens(start + 8 * MINUTE), 500);
+    assert_eq!(tokens(start + 9 * MINUTE), 0);
 }
 
 /// As many as a limiter lets wait are all remembered, and so is the first of them.
@@ -290,6 +318,12 @@ fn a_change_spoils_what_comes_after_it() {
             "{from} to {to}"
         );
     }
+    // The same block, as a tool, in the system prompt and in a message.
+    let alone = |body: &str| hashes(body)[0];
+    let tool = alone(r#"{"tools":[{"a":1}]}"#);
+    let system = alone(r#"{"system":[{"a":1}]}"#);
+    let message = alone(r#"{"messages":[{"content":[{"a":1}]}]}"#);
+    assert!(tool != system && system != message && message != tool);
     let of = |model, credential| Prefixes::of(base.as_bytes(), model, credential);
     let first = |prefixes: Option<Prefixes>| prefixes.expect("an object").as_slice()[0].hash;
     assert_ne!(first(of("a", 1)), first(of("b", 1)));

@@ -111,6 +111,7 @@ impl Journey {
         self.detour = Some(Box::new(Detour {
             route,
             ticket: None,
+            not_found: Vec::new(),
             why: None,
             losses: Vec::new(),
             sent: None,
@@ -129,8 +130,9 @@ impl Journey {
 
     /// Whether anybody could take over from this target.
     fn has_others(&self, number: usize) -> bool {
+        let takes = |other| other == 0 || self.rewritten(other).is_ok();
         (0..self.route().count(&self.config))
-            .any(|other| other != number && self.trail.is_open_to(other))
+            .any(|other| other != number && self.trail.is_open_to(other) && takes(other))
     }
 
     fn say_fell_back(&self, number: usize, class: Class, asked: bool) {

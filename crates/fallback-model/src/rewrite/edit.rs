@@ -7,6 +7,9 @@ use tower_claude_wire::{Field, Fields, json_text};
 
 use super::{Unportable, Why};
 
+#[cfg(test)]
+mod tests;
+
 /// An object in the making. Only the members named at [`Object::parse`] can be reached.
 pub(super) struct Object {
     json: Bytes,
@@ -15,7 +18,7 @@ pub(super) struct Object {
 }
 
 struct Member {
-    /// `None` for those that nobody asks for.
+    /// `None` for those in a row that nobody asks for.
     name: Option<&'static str>,
     span: Range<usize>,
     value: usize,
@@ -52,6 +55,13 @@ impl Object {
                     field,
                     "given twice: readers disagree on which counts",
                 ));
+            }
+            // In one piece with its like: a body may hold millions of them.
+            if name.is_none()
+                && let Some(last) = members.last_mut().filter(|last| last.name.is_none())
+            {
+                last.span.end = span.end;
+                continue;
             }
             members.push(Member {
                 name,

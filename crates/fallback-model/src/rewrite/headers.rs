@@ -1,7 +1,7 @@
 //! Headers of a rewritten request (rule 15).
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::losses::push;
@@ -17,6 +17,12 @@ pub(super) fn is_new_version(headers: &HeaderMap) -> bool {
         .get("anthropic-version")
         .and_then(|value| value.to_str().ok());
     version.is_some_and(|version| version.trim() >= NO_SAMPLING)
+}
+
+/// Whether the credential is a signature of this very body (AWS `SigV4`), and so of no other.
+pub(super) fn is_signed(headers: &HeaderMap) -> bool {
+    let signature = headers.get(AUTHORIZATION);
+    signature.is_some_and(|value| value.as_bytes().starts_with(b"AWS4-"))
 }
 
 /// The headers for `body`. Betas stay, except for those whose only field is gone.

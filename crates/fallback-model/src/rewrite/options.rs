@@ -78,6 +78,10 @@ impl RewriteOptions {
         if target.lifecycle == Lifecycle::Retired {
             return Err(Unportable::new("model", "retired"));
         }
+        if headers::is_signed(headers) {
+            let why = "signs the body: another would be rejected";
+            return Err(Unportable::new("authorization", why));
+        }
         let new_version = headers::is_new_version(headers);
         let mut draft = Draft::new(self, body, &from, &target, new_version)?;
         draft.model(to)?;

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use http::{Response, header::CONTENT_LENGTH};
+use http::{
+    Response,
+    header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING},
+};
 use tower_claude_core::{Class, Kind};
 use tower_claude_wire::ApiError;
 
@@ -59,6 +62,9 @@ fn all_but_the_words_stays() {
 fn what_cannot_be_read_gets_the_shape_of_the_like() {
     let (mut head, ()) = Response::builder()
         .status(502)
+        .header(CONTENT_TYPE, "text/event-stream")
+        .header(CONTENT_ENCODING, "gzip")
+        .header(TRANSFER_ENCODING, "chunked")
         .body(())
         .unwrap()
         .into_parts();
@@ -66,5 +72,8 @@ fn what_cannot_be_read_gets_the_shape_of_the_like() {
     let new = replace(&mut head, b"<html>", &class, "Sorry.", None);
     let error = ApiError::parse(&new).unwrap();
     assert_eq!((&*error.kind, &*error.message), ("api_error", "Sorry."));
-    assert_eq!(head.headers["content-type"], "application/json");
+    assert_eq!(head.headers[CONTENT_TYPE], "application/json");
+    for gone in [CONTENT_ENCODING, TRANSFER_ENCODING] {
+        assert!(!head.headers.contains_key(gone));
+    }
 }

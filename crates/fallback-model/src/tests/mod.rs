@@ -4,4 +4,5 @@ mod chains;
 mod choice;
 mod last;
 mod outage;
+mod tallies;
 mod triggers;

@@ -122,6 +122,20 @@ fn what_was_asked_before_the_outage_does_not_end_it() {
     assert!(bench.admit("a", 1).unwrap().is_probe());
 }
 
+/// Its circuit was forgotten meanwhile, and another made.
+#[test]
+fn what_was_asked_long_ago_says_nothing_of_today() {
+    let mut bench = Bench::new();
+    bench.ask("a", 1, Kind::Overloaded);
+    let late = bench.admit("a", 1).unwrap();
+    bench.now += 200 * SECOND;
+    bench.ask("a", 1, Kind::Success);
+    assert!(bench.outages.is_quiet());
+    bench.ask("a", 1, Kind::Overloaded);
+    bench.settle("a", 1, late, Kind::Overloaded);
+    assert!(bench.admit("a", 1).is_ok(), "one failure so far");
+}
+
 #[test]
 fn refusals_on_this_side_count_for_nothing() {
     let bench = Bench::new();

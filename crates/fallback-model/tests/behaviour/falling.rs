@@ -1,10 +1,20 @@
 //! When another model is asked, and when not.
 
-use std::{io, time::Duration};
+use std::{
+    future::Ready,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
 
-use http::{Method, Request};
+use bytes::Bytes;
+use http::{Method, Request, Response};
 use http_body_util::Full;
-use tower::{Layer, ServiceExt};
+use tower::{Layer, Service, ServiceExt};
 use tower_claude_core::{Deadline, Dimension, Kind, Reason, Refusal, RequestBody};
 use tower_claude_fallback_model::FallbackModelLayer;
 
@@ -57,6 +67,33 @@ async fn for_what_another_model_may_do_better() {
     }
     let api = opus(Reply::broken(io::ErrorKind::ConnectionRefused));
     assert_eq!(through(&layer().0, &api).await.by(), SONNET);
+}
+
+/// A client that cannot become ready, and how often it was asked to.
+#[derive(Clone, Default)]
+struct Unready(Arc<AtomicU32>);
+
+impl Service<Request<RequestBody>> for Unready {
+    type Response = Response<Full<Bytes>>;
+    type Error = io::Error;
+    type Future = Ready<io::Result<Self::Response>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Poll::Ready(Err(io::ErrorKind::NotConnected.into()))
+    }
+
+    fn call(&mut self, _: Request<RequestBody>) -> Self::Future {
+        unreachable!("it is not ready")
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_cannot_become_ready_is_asked_once_for_each_model() {
+    let client = Unready::default();
+    let answer = layer().0.layer(client.clone()).oneshot(request()).await;
+    assert_eq!(answer.unwrap_err().kind(), io::ErrorKind::NotConnected);
+    assert_eq!(client.0.load(Ordering::Relaxed), 3);
 }
 
 #[tokio::test(start_paused = true)]
@@ -147,6 +184,42 @@ async fn a_429_only_into_another_rate_group() {
     let answer = send(layer.layer(api.clone()), request).await.unwrap();
     assert_eq!((answer.status, api.models().len()), (429, 1));
     assert_eq!(answer.class().retry_after, Some(5 * SECOND));
+}
+
+/// Not back to the model asked for, either, when that is passed over and a stand-in of its group meets the limit.
+#[tokio::test(start_paused = true)]
+async fn a_429_of_a_stand_in_rules_out_its_group() {
+    let asked = "claude-opus-4-8";
+    let layer = FallbackModelLayer::new(["claude-opus-4-7", SONNET]);
+    let overloaded = Api::by_model(move |model| match model {
+        model if model == asked => Reply::overloaded(),
+        _ => Reply::fine(),
+    });
+    for _ in 0..3 {
+        let service = layer.layer(overloaded.clone());
+        send(service, asking(asked, "")).await.unwrap();
+    }
+    let api = Api::by_model(|model| match model {
+        "claude-opus-4-7" => Reply::rate_limited("5").after(60 * SECOND),
+        _ => Reply::fine(),
+    });
+    let answer = send(layer.layer(api.clone()), asking(asked, "")).await;
+    assert_eq!(answer.unwrap().by(), SONNET);
+    assert_eq!(api.models(), ["claude-opus-4-7", SONNET]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_model_in_the_list_is_not_its_own_stand_in() {
+    let api = opus(Reply::overloaded());
+    let answer = through(&FallbackModelLayer::new([SONNET, OPUS]), &api).await;
+    assert_eq!((answer.by(), api.models().len()), (SONNET, 2));
+    let api = opus(Reply::overloaded());
+    let dressed = ["us.anthropic.claude-opus-5-5-v1:0", SONNET];
+    let answer = through(&FallbackModelLayer::new(dressed), &api).await;
+    assert_eq!(
+        (answer.by(), api.models()),
+        (SONNET, vec![OPUS.to_owned(), SONNET.to_owned()])
+    );
 }
 
 #[tokio::test(start_paused = true)]

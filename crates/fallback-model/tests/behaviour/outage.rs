@@ -7,7 +7,7 @@ use std::sync::{
 
 use tokio::time::sleep;
 use tower::Layer;
-use tower_claude_core::{Kind, breaker::BreakerConfig};
+use tower_claude_core::{CallContext, Kind, breaker::BreakerConfig};
 
 use crate::api::*;
 
@@ -102,6 +102,50 @@ async fn passed_over_says_why() {
     assert_eq!(answer.by(), "");
 }
 
+/// Sonnet is slow to fail, and Opus is probed before Haiku is asked.
+#[tokio::test(start_paused = true)]
+async fn the_latest_failure_says_why() {
+    let (layer, _) = layer();
+    for _ in 0..3 {
+        through(&layer, &opus(Reply::overloaded())).await;
+    }
+    let api = both(
+        Reply::error(500, "api_error"),
+        Reply::overloaded().after(60 * SECOND),
+    );
+    let answer = through(&layer, &api).await;
+    assert_eq!(api.models(), [SONNET, OPUS, HAIKU]);
+    assert_eq!(answer.served().unwrap().why.kind, Kind::ServerError);
+}
+
+/// With nobody behind it, a retry layer inside may try a probe again.
+#[tokio::test(start_paused = true)]
+async fn a_probe_is_sent_once_only_where_another_may_take_over() {
+    for (chain, more, is_probe) in [
+        (&[SONNET, HAIKU][..], "", true),
+        (
+            &[SONNET, "claude-haiku-4-5"],
+            r#","inference_geo":"us""#,
+            false,
+        ),
+        (&[SONNET], "", false),
+    ] {
+        let layer = layer().0.with_chain(OPUS, chain);
+        let overloaded = opus(Reply::overloaded());
+        for _ in 0..3 {
+            through(&layer, &overloaded).await;
+        }
+        let slow = Reply::overloaded().after(60 * SECOND);
+        let api = both(Reply::fine(), slow);
+        let answer = send(layer.layer(api.clone()), asking(OPUS, more)).await;
+        assert_eq!(answer.unwrap().by(), "");
+        assert_eq!(api.models(), [SONNET, OPUS]);
+        let seen = &api.seen()[1];
+        let context = seen.extensions.get::<Arc<CallContext>>().unwrap();
+        assert_eq!(context.is_probe(), is_probe, "{chain:?}");
+    }
+}
+
 /// One process, two keys: what the one has used up, the other has not.
 #[tokio::test(start_paused = true)]
 async fn a_rate_limit_is_the_credentials_own() {
@@ -122,6 +166,87 @@ async fn a_rate_limit_is_the_credentials_own() {
         .insert("x-api-key", "other".parse().unwrap());
     send(layer.layer(api.clone()), other).await.unwrap();
     assert_eq!(api.models(), [SONNET, OPUS, SONNET]);
+}
+
+/// Opus 5 stands in with its own fast mode, whose limits are not those of its standard requests.
+#[tokio::test(start_paused = true)]
+async fn a_fast_stand_in_draws_on_its_fast_pool() {
+    let second = "claude-opus-5";
+    let api = Api::by_model(move |model| match model {
+        OPUS => Reply::overloaded(),
+        model if model == second => Reply::rate_limited("60"),
+        _ => Reply::fine(),
+    });
+    let layer = layer().0.with_chain(OPUS, [second, HAIKU]);
+    let service = layer.layer(api.clone());
+    let fast = || asking(OPUS, r#","speed":"fast""#);
+    for _ in 0..4 {
+        send(service.clone(), fast()).await.unwrap();
+    }
+    api.forget();
+    send(service.clone(), fast()).await.unwrap();
+    assert_eq!(api.models(), [HAIKU]);
+    api.forget();
+    send(service.clone(), asking(second, "")).await.unwrap();
+    assert_eq!(api.models()[0], second);
+    // Haiku has no fast mode, and is asked for none.
+    let limited = Api::by_model(|model| match model {
+        HAIKU => Reply::rate_limited("60"),
+        _ => Reply::overloaded(),
+    });
+    for _ in 0..4 {
+        let answer = send(layer.layer(limited.clone()), fast()).await;
+        assert!(answer.unwrap().status >= 429);
+    }
+    api.forget();
+    send(service, asking(HAIKU, "")).await.unwrap();
+    assert_eq!(
+        api.models(),
+        [SONNET],
+        "standard requests of Haiku are limited"
+    );
+}
+
+/// What is missing may be the model, or a file that the request names.
+#[tokio::test(start_paused = true)]
+async fn a_404_counts_once_another_model_has_answered() {
+    let (layer, _) = layer();
+    let missing = Api::by_model(|_| Reply::error(404, "not_found_error"));
+    for _ in 0..5 {
+        let answer = through(&layer, &missing).await;
+        assert_eq!((answer.status, answer.by()), (404, HAIKU));
+    }
+    assert_eq!(missing.models().len(), 15);
+    let retired = both(
+        Reply::error(404, "not_found_error"),
+        Reply::error(404, "not_found_error"),
+    );
+    for _ in 0..4 {
+        assert_eq!(through(&layer, &retired).await.by(), HAIKU);
+    }
+    let opus = || vec![OPUS, SONNET, HAIKU];
+    assert_eq!(
+        retired.models(),
+        [opus(), opus(), opus(), vec![HAIKU]].concat()
+    );
+}
+
+/// A thousand of them may be remembered, and each be as long as a body.
+#[tokio::test(start_paused = true)]
+async fn endless_names_are_not_remembered() {
+    let (layer, _) = layer();
+    let api = Api::by_model(|model| match model {
+        SONNET => Reply::fine(),
+        _ => Reply::error(404, "not_found_error"),
+    });
+    for (length, status) in [(1_024, 200), (1_025, 404)] {
+        let request = asking(&"x".repeat(length), "");
+        let answer = send(layer.layer(api.clone()), request).await.unwrap();
+        assert_eq!(answer.status, status);
+    }
+    let targets = layer.handle().snapshot().targets;
+    assert!(targets.iter().all(|target| target.model.len() <= 1_024));
+    assert_eq!(targets.len(), 3);
 }
 
 #[tokio::test(start_paused = true)]

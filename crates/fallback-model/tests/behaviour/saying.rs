@@ -1,8 +1,9 @@
 //! What is said about it.
 
-use tower_claude_core::{CallContext, Kind};
+use tower::Layer;
+use tower_claude_core::{CallContext, Class, Kind};
 use tower_claude_fallback_model::{
-    FALLBACK_LOSSES, FALLBACK_REASON, LAST_MESSAGE, SERVED_MODEL, ServedBy,
+    FALLBACK_LOSSES, FALLBACK_REASON, FallbackModelLayer, LAST_MESSAGE, SERVED_MODEL, ServedBy,
 };
 
 use crate::api::*;
@@ -12,7 +13,7 @@ async fn a_switch_is_never_silent() {
     let api = opus(Reply::overloaded());
     let (layer, diary) = layer();
     let layer = layer.with_chain(OPUS, ["claude-haiku-4-5"]);
-    let service = tower::Layer::layer(&layer, api.clone());
+    let service = layer.layer(api.clone());
     let more = r#","output_config":{"effort":"low"}"#;
     let answer = send(service, asking(OPUS, more)).await.unwrap();
     let served = answer.served().unwrap();
@@ -53,6 +54,80 @@ async fn a_switch_is_never_silent() {
         (opus.why.unwrap().kind, opus.is_out()),
         (Kind::Overloaded, false)
     );
+}
+
+/// A layer in the application, another in the gateway.
+#[tokio::test(start_paused = true)]
+async fn the_innermost_of_two_layers_knows_who_served() {
+    let api = both(Reply::overloaded(), Reply::overloaded());
+    let inner = FallbackModelLayer::new([HAIKU]).without_fallback(OPUS);
+    let outer = FallbackModelLayer::new([SONNET]);
+    let service = outer.layer(inner.layer(api.clone()));
+    let answer = send(service, request()).await.unwrap();
+    assert_eq!(api.models(), [OPUS, SONNET, HAIKU]);
+    assert_eq!(answer.by(), HAIKU);
+    let served = answer.served().unwrap();
+    assert_eq!((&*served.model, &*served.asked), (HAIKU, OPUS));
+    // Behind the wire there are headers only.
+    let gateway = Reply::fine().header("x-tower-claude-served-model", HAIKU);
+    let api = both(Reply::overloaded(), gateway);
+    let answer = send(outer.layer(api), request()).await.unwrap();
+    assert_eq!(
+        (answer.by(), &*answer.served().unwrap().model),
+        (HAIKU, HAIKU)
+    );
+}
+
+/// Its stand-ins are slow to fail, and meanwhile Opus may be probed.
+#[tokio::test(start_paused = true)]
+async fn the_model_asked_for_stands_in_for_nobody() {
+    let (layer, _) = layer();
+    for _ in 0..3 {
+        through(&layer, &opus(Reply::overloaded())).await;
+    }
+    let slow = Reply::overloaded().after(60 * SECOND);
+    let api = Api::by_model(move |model| match model {
+        OPUS => Reply::fine(),
+        _ => slow.clone(),
+    });
+    assert_eq!(through(&layer, &api).await.by(), "");
+    assert_eq!(api.models(), [SONNET, OPUS]);
+    let targets = layer.handle().snapshot().targets;
+    let opus = targets.iter().find(|target| &*target.model == OPUS);
+    assert_eq!(opus.unwrap().served, 0);
+}
+
+/// Who refuses on this side says so itself, unless another model was asked meanwhile.
+#[tokio::test(start_paused = true)]
+async fn a_refusal_of_a_layer_inside_is_its_own_news() {
+    for (kind, said) in [
+        (Kind::RateLimited, &[][..]),
+        (
+            Kind::Overloaded,
+            &["opus -> opus overloaded", "gave up 2 overloaded targets"],
+        ),
+    ] {
+        let refusal = Class::new(kind).into_local();
+        let api = Api::by_model(move |_| Reply::new(529).extension(refusal));
+        let (layer, diary) = layer();
+        let layer = layer.with_chain("claude-opus-4-8", ["claude-opus-4-7"]);
+        let request = asking("claude-opus-4-8", "");
+        send(layer.layer(api), request).await.unwrap();
+        assert_eq!(diary.lines(), said);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn stand_ins_are_counted() {
+    let (layer, _) = layer();
+    through(&layer, &both(Reply::overloaded(), Reply::overloaded())).await;
+    let targets = layer.handle().snapshot().targets;
+    let counts = targets
+        .iter()
+        .map(|target| (&*target.model, target.served, target.failed));
+    let mut counts: Vec<_> = counts.collect();
+    counts.sort_unstable();
+    assert_eq!(counts, [(HAIKU, 1, 0), (OPUS, 0, 0), (SONNET, 0, 1)]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Request, Response, Version};
 use http_body_util::BodyExt;
 use tokio::time::Instant;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
@@ -100,6 +100,25 @@ fn sent_before() -> Request<RequestBody> {
     request
 }
 
+/// What was counted for one model says nothing of another's tokens.
+#[tokio::test(start_paused = true)]
+async fn each_model_counts_anew() {
+    let counts = Arc::new(Mutex::new(Vec::new()));
+    let seen = counts.clone();
+    let api = opus(Reply::overloaded());
+    let counting = tower::service_fn(move |request: Request<RequestBody>| {
+        let context = request.extensions().get::<Arc<CallContext>>().unwrap();
+        seen.lock().unwrap().push(context.counted_input());
+        context.set_counted_input(Some(200_001));
+        api.clone().oneshot(request)
+    });
+    // And a prompt that was counted is not sent to a model whose window it does not fit.
+    let layer = FallbackModelLayer::new(["claude-haiku-4-5", SONNET]);
+    let answer = send(layer.layer(counting), request()).await;
+    assert_eq!(answer.unwrap().by(), SONNET);
+    assert_eq!(*counts.lock().unwrap(), [None, None]);
+}
+
 /// The same context in every attempt, whoever kept the request; and the caller's count of retries stays true.
 #[tokio::test(start_paused = true)]
 async fn each_attempt_is_marked() {
@@ -132,6 +151,31 @@ async fn the_next_model_gets_what_came() {
     assert_eq!(seen.len(), 6);
     assert_eq!(seen[4].headers["x-stainless-retry-count"], "7");
     assert_eq!(seen[5].headers["x-stainless-retry-count"], "3");
+}
+
+/// All of it but the model.
+#[tokio::test(start_paused = true)]
+async fn the_next_model_gets_the_same_head() {
+    let heads = Arc::new(Mutex::new(Vec::new()));
+    let seen = heads.clone();
+    let api = opus(Reply::overloaded());
+    let looking = tower::service_fn(move |request: Request<RequestBody>| {
+        let tenant = request.extensions().get::<Tenant>().cloned();
+        let head = (request.uri().clone(), request.version(), tenant);
+        seen.lock().unwrap().push(head);
+        api.clone().oneshot(request)
+    });
+    let mut request = request();
+    *request.version_mut() = Version::HTTP_2;
+    *request.uri_mut() = "https://proxy.test/a/v1/messages?beta=true"
+        .parse()
+        .unwrap();
+    request.extensions_mut().insert(Tenant("acme".into()));
+    let answer = send(FallbackModelLayer::new([SONNET]).layer(looking), request);
+    assert_eq!(answer.await.unwrap().by(), SONNET);
+    let heads = heads.lock().unwrap();
+    assert_eq!((heads.len(), heads[0].1), (2, Version::HTTP_2));
+    assert_eq!(heads[0], heads[1]);
 }
 
 /// Nothing of the request is left once there is an answer, though its stream goes on.

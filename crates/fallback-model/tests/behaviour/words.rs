@@ -1,6 +1,7 @@
 //! The last resort.
 
-use tower_claude_fallback_model::{LAST_MESSAGE, LastResort};
+use tower_claude_core::Kind;
+use tower_claude_fallback_model::{FallbackModelLayer, LAST_MESSAGE, LastResort};
 use tower_claude_wire::{ApiError, StreamState};
 
 use crate::api::*;
@@ -26,6 +27,42 @@ async fn availability_failures_speak_to_end_users() {
     let last = answer.extensions.get::<LastResort>().unwrap();
     assert_eq!(last.eta, Some(100 * SECOND));
     assert_eq!(api.alive(), 0);
+}
+
+/// A circuit is open for an hour at most, whatever it was told.
+#[tokio::test(start_paused = true)]
+async fn the_wait_is_the_servers_and_not_the_circuits() {
+    let layer = FallbackModelLayer::new([SONNET]).with_last_message(WORDS);
+    let api = Api::by_model(|_| Reply::overloaded().header("retry-after", "7200"));
+    for _ in 0..3 {
+        let answer = through(&layer, &api).await;
+        let last = answer.extensions.get::<LastResort>().unwrap();
+        assert_eq!(last.eta, Some(7_200 * SECOND));
+    }
+}
+
+/// Nobody was told how long to wait, but a circuit knows when it lets the next one through.
+#[tokio::test(start_paused = true)]
+async fn when_all_are_out_the_wait_is_for_the_first_to_be_back() {
+    let layer = FallbackModelLayer::new([SONNET]).with_last_message(WORDS);
+    let api = Api::by_model(|_| Reply::overloaded());
+    let mut eta = None;
+    for _ in 0..4 {
+        let answer = through(&layer, &api).await;
+        eta = answer.extensions.get::<LastResort>().unwrap().eta;
+    }
+    assert_eq!(api.models().len(), 7);
+    let eta = eta.expect("a wait");
+    assert!((20 * SECOND..40 * SECOND).contains(&eta), "{eta:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_no_error_keeps_what_it_has() {
+    let layer = FallbackModelLayer::new([SONNET]).with_last_message(WORDS);
+    let cut = r#"{"type":"mess"#;
+    let answer = through(&layer, &Api::by_model(move |_| Reply::json(200, cut))).await;
+    assert_eq!((answer.text(), answer.class().kind), (cut, Kind::Truncated));
+    assert!(answer.extensions.get::<LastResort>().is_none());
 }
 
 #[tokio::test(start_paused = true)]

@@ -57,6 +57,12 @@ fn model_info(catalog: &mut ModelCatalog, node: &Node<'_>) -> Result<()> {
             known.efforts = Some(efforts);
         }
     }
+    // A dated name speaks for the plain one too, unless that stands for another date.
+    let plain = id::canonical(id);
+    let dated = model.about.snapshot.as_deref();
+    if plain != id && dated.is_none_or(|dated| dated == id) {
+        catalog.models.insert(plain.into(), model.clone());
+    }
     catalog.models.insert(id.into(), model);
     Ok(())
 }
