@@ -207,7 +207,7 @@ impl PrefixMemory {
             self.cached.remove(&hash);
             return;
         }
-        if read <= expected + expected / 4 {
+        if read <= expected.saturating_add(expected / 4) {
             cached.tokens = read;
         }
         cached.until = cached.until.max(since + cached.keep);
