@@ -39,8 +39,8 @@
 //! the answer says it used. A 429 pauses the scope for everybody; the request that met it gets its reservation
 //! back. A request that would wait longer than [`max_wait`](TokenBucketLayer::with_max_wait) or than its
 //! [`Deadline`](tower_claude_core::Deadline), or for which the queue is full, is refused at once with a 429 or 504
-//! in Claude's own error shape, `retry-after` set; one that can never fit a limit with a 413 that names the limit
-//! and both numbers.
+//! in Claude's own error shape, with `retry-after` where the wait can be foreseen; one that can never fit a limit
+//! with a 413 that names the limit and both numbers.
 //!
 //! The cost: input tokens by text length and tokenizer of the model, less expected cache reads, corrected by the
 //! running ratio of actual to estimated, or [counted](CountTokensLayer) by the API; output tokens by a running
