@@ -297,6 +297,42 @@ async fn only_idle_scopes_are_forgotten_the_longest_unused_first() {
     drop(busy);
 }
 
+/// What is forgotten begins anew: what was used must not come back by it while others can go.
+#[tokio::test(start_paused = true)]
+async fn a_spent_scope_is_kept_longer_than_a_whole_one() {
+    let config = LimiterConfig::new().with_max_scopes(3);
+    let further = Limits::new().with_requests_per_minute(n(2));
+    let limits = Limits::new()
+        .with_requests_per_minute(n(60))
+        .with_tokens_per_day(n(1_000))
+        .with_also(further);
+    let limiter = LocalLimiter::with_config(limits, config);
+    let use_up = async |name: &str, tokens| {
+        let ask = Ask::new(Scope::named(name), Cost::new(tokens, 0));
+        limiter.acquire(ask).await.unwrap().sent();
+        advance(Duration::from_secs(1)).await;
+    };
+    use_up("the day's tokens", 1_000).await;
+    use_up("a request", 0).await;
+    advance(Duration::from_secs(28)).await;
+    for name in ["b", "c", "d"] {
+        drop(
+            limiter
+                .acquire(Ask::new(Scope::named(name), Cost::new(0, 0)))
+                .await,
+        );
+    }
+    let known = |name| limiter.scope(&Scope::named(name)).is_some();
+    assert!(known("the day's tokens"));
+    assert!(!known("b") && !known("c"), "whole, though used later");
+    // The second that it lacked is over.
+    assert!(known("a request"));
+    advance(Duration::from_secs(1)).await;
+    use_up("e", 1).await;
+    assert!(!known("a request") && known("d") && known("e"));
+    assert!(known("the day's tokens"));
+}
+
 #[tokio::test(start_paused = true)]
 async fn clones_share_and_others_do_not() {
     let limiter = one_at_once();

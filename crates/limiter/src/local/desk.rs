@@ -176,11 +176,13 @@ impl Desk {
         self.lock().pool.snapshot(now)
     }
 
-    /// When it was last asked, if nothing is in flight, waits or is paused.
-    pub(super) fn idle_since(&self) -> Option<u64> {
+    /// If nothing is in flight, waits or is paused: how long until its limits are whole, and when it was
+    /// last asked.
+    pub(super) fn idle(&self) -> Option<(u64, u64)> {
         let now = self.nanos(sync::now());
         let state = self.lock();
-        state.pool.is_idle(now).then_some(state.used_at)
+        let idle = state.pool.is_idle(now);
+        idle.then(|| (state.pool.whole_in(now), state.used_at))
     }
 
     /// The same where an answer came, from which the estimator of the head may have learned.
