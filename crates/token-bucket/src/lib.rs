@@ -42,9 +42,9 @@
 //! in Claude's own error shape, with `retry-after` where the wait can be foreseen; one that can never fit a limit
 //! with a 413 that names the limit and both numbers.
 //!
-//! The cost: input tokens by text length and tokenizer of the model, less expected cache reads, corrected by the
-//! running ratio of actual to estimated, or [counted](CountTokensLayer) by the API; output tokens by a running
-//! mean of what answers use, never `max_tokens`, which [the API does not
+//! The cost: input tokens by text length and tokenizer of the model, images and documents roughly by their data, less
+//! expected cache reads, corrected by the running ratio of actual to estimated, or [counted](CountTokensLayer) by the
+//! API; output tokens by a running mean of what answers use, never `max_tokens`, which [the API does not
 //! count](https://platform.claude.com/docs/en/api/rate-limits); both learned by
 //! [`Route`](tower_claude_core::Route). A body that is not JSON, names no model or is too long costs one request.
 //!

@@ -360,6 +360,32 @@ async fn the_estimate_leaves_out_what_is_cached() {
     assert_eq!(warm.input_tokens, 100);
 }
 
+/// Its data is no text: neither in what is sent, nor in what is cached of it.
+#[tokio::test(start_paused = true)]
+async fn an_image_costs_what_images_do() {
+    let image = |bytes| {
+        let data = "A".repeat(bytes);
+        format!(
+            r#"{{"type":"image","source":{{"type":"base64","media_type":"image/png","data":"{data}"}},"cache_control":{{"type":"ephemeral"}}}}"#
+        )
+    };
+    let body = |bytes, said: &str| {
+        let text = format!(r#"{{"type":"text","text":"{said}"}}"#);
+        let content = [image(bytes), text].join(",");
+        let message = format!(r#"{{"role":"user","content":[{content}]}}"#);
+        let body = format!(r#"{{"model":"claude-sonnet-5-5","messages":[{message}]}}"#);
+        asked("a", RequestBody::from(body))
+    };
+    let estimate = HeuristicCost::default();
+    let cold = estimate.estimate(&body(5_000_000, "one"));
+    assert!((4_000..6_000).contains(&cold.input_tokens), "{cold:?}");
+    tell(&estimate, &cold, 0, 1_600);
+    let said = "two ".repeat(2_500);
+    let warm = estimate.estimate(&body(5_000_000, &said));
+    assert!((3_900..4_200).contains(&warm.input_tokens), "{warm:?}");
+    assert!(warm.cached_tokens > Some(1_500), "{warm:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn who_does_not_ask_for_caching_is_left_alone() {
     let estimate = HeuristicCost::default();
