@@ -51,7 +51,7 @@
 //! # Where it goes
 //! Inside a retry layer, so that every attempt pays; around `HeaderBudgetLayer`, which then corrects this layer's
 //! books by what the server says: share the limiter, `HeaderBudgetLayer::over(token_bucket.limiter())`. Alone it
-//! enforces the configured limits.
+//! enforces the configured limits. A hedge goes around all of these layers: copies of one call share a reservation.
 //!
 //! # Readiness
 //! Always ready: what a request costs is not known before it is there. An outer `LoadShed` therefore sees no
