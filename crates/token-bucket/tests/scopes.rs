@@ -159,6 +159,20 @@ async fn the_users_own_scopes() {
     assert_eq!(layer.handle().snapshot().len(), 2);
 }
 
+/// Two scopes of one limiter are two limits.
+#[tokio::test(start_paused = true)]
+async fn who_passes_two_scopes_of_one_limiter_pays_both() {
+    let by_model = layer((10, 100_000, 100_000));
+    let all = by_model.clone().with_scope(|_| Scope::named("all"));
+    let service = all.layer(by_model.layer(FakeClaude::builder().build()));
+    assert_eq!(send(&service, message(100, 10)).await.status(), 200);
+    let scopes = by_model.limiter().snapshot();
+    let left = scopes
+        .iter()
+        .map(|scope| scope.dimension(Dimension::Requests).expect("limited"));
+    assert_eq!(left.map(|left| left.available).collect::<Vec<_>>(), [9, 9]);
+}
+
 /// What was reserved in another scope for one of the attempts ends with it, and takes nothing along that was
 /// reserved further out.
 #[tokio::test(start_paused = true)]
