@@ -333,9 +333,10 @@ async fn who_becomes_the_first_when_somebody_overtakes_is_woken() {
     assert!(!big.is_finished() && !small.is_finished());
     let again = ask(1_000, Priority::Interactive, "d").with_first_arrival(early);
     let overtakes = timeout(Duration::ZERO, limiter.acquire(again)).await;
-    overtakes.expect("at once").unwrap().sent();
+    let overtakes = overtakes.expect("at once").unwrap();
     yield_now().await;
     assert!(small.is_finished(), "asleep while it has room");
+    drop(overtakes);
     big.abort();
 }
 
