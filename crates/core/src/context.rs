@@ -9,7 +9,7 @@ use http::{Extensions, Request};
 use tokio::time::Instant;
 
 use crate::{
-    LimiterId, Original, RequestBody, ReservationHandle, Route, reservations::Reservations,
+    Ledger, LimiterId, Original, RequestBody, ReservationHandle, Route, reservations::Reservations,
 };
 
 /// When the caller stops waiting. Insert it into the request's extensions; every layer keeps to it.
@@ -254,9 +254,9 @@ impl CallContext {
         self.reservations.any()
     }
 
-    /// Takes a reservation away that has ended, so that another attempt does not join it.
-    pub fn forget_reservation(&self, limiter: LimiterId, reservation: u64) {
-        self.reservations.forget(limiter, reservation);
+    /// Takes a reservation in this ledger away that has ended, so that another attempt does not join it.
+    pub fn forget_reservation(&self, ledger: &dyn Ledger, reservation: u64) {
+        self.reservations.forget(ledger, reservation);
     }
 
     /// The reservation that this limiter made for this attempt.

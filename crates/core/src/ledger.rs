@@ -1,7 +1,7 @@
 //! How an inner layer corrects what an outer one reserved.
 
 use std::{
-    fmt,
+    fmt, ptr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -132,10 +132,11 @@ impl ReservationHandle {
         self.ledger.limiter() == limiter
     }
 
-    /// Whether it is to this reservation of this limiter.
+    /// Whether it is to this reservation in this very ledger. Another ledger of the same limiter may have
+    /// given out the same id.
     #[must_use]
-    pub fn is_to(&self, limiter: LimiterId, reservation: u64) -> bool {
-        self.id == reservation && self.is_of(limiter)
+    pub fn is_to(&self, ledger: &dyn Ledger, reservation: u64) -> bool {
+        self.id == reservation && ptr::addr_eq(Arc::as_ptr(&self.ledger), ledger)
     }
 
     /// See [`Ledger::scope`].

@@ -30,7 +30,7 @@ pub enum Reason {
     },
     /// The wait would be, or was, longer than `max_wait`.
     WaitTooLong {
-        /// The estimated wait.
+        /// The estimated wait; zero where it cannot be foreseen, since requests in flight must end first.
         estimated: Duration,
         /// The longest wait allowed.
         max_wait: Duration,
@@ -230,6 +230,13 @@ impl fmt::Display for Refusal {
                     "{waiting} requests wait already, the queue holds {limit}"
                 )
             }
+            Reason::WaitTooLong {
+                estimated,
+                max_wait,
+            } if estimated.is_zero() => write!(
+                f,
+                "requests in flight must end first, the longest wait allowed is {max_wait:.1?}"
+            ),
             Reason::WaitTooLong {
                 estimated,
                 max_wait,

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
-use crate::{LimiterId, ReservationHandle};
+use crate::{Ledger, LimiterId, ReservationHandle};
 
 /// Every layer asks here at every call, so nothing but a second reservation takes a lock or allocates. The
 /// handle of the first stays here until the call is over, though its reservation may have ended.
@@ -30,8 +30,8 @@ impl Reservations {
         self.first().is_some() || self.has_others()
     }
 
-    pub(crate) fn forget(&self, limiter: LimiterId, reservation: u64) {
-        let ended = |handle: &ReservationHandle| handle.is_to(limiter, reservation);
+    pub(crate) fn forget(&self, ledger: &dyn Ledger, reservation: u64) {
+        let ended = |handle: &ReservationHandle| handle.is_to(ledger, reservation);
         if self.first().is_some_and(ended) {
             self.first_ended.store(true, Ordering::Release);
         }

@@ -114,7 +114,7 @@ impl Reservation {
         if !self.settled {
             self.settled = true;
             if let Some(context) = self.left_in.take() {
-                context.forget_reservation(self.books.limiter(), self.id);
+                context.forget_reservation(&*self.books, self.id);
             }
             self.books.settle(self.id, settlement, sync::now());
         }

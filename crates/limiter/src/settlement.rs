@@ -25,7 +25,8 @@ pub enum Settlement {
         /// What had been reported as used by then; empty when nothing was.
         usage: Usage,
     },
-    /// Answered: the actual use replaces the estimate, where it is known.
+    /// Answered: the actual use replaces the estimate, where it is known. A count of 2^26 tokens or more
+    /// is none: it has run below zero somewhere.
     Used {
         /// What the answer reported as used; empty when it said nothing.
         usage: Usage,

@@ -467,3 +467,21 @@ fn a_flow_that_comes_back_saves_nothing_up() {
         .count();
     assert!((24..=26).contains(&its), "{its}");
 }
+
+#[test]
+fn a_class_that_comes_back_saves_nothing_up() {
+    let mut pool = pool();
+    empty(&mut pool);
+    for _ in 0..100 {
+        wait(&mut pool, 0, ask(Priority::Normal, 0, 100, 0));
+    }
+    assert_eq!(run(&mut pool, 0, 5 * S).len(), 50);
+    // Twice the share from here on.
+    for _ in 0..100 {
+        wait(&mut pool, 5 * S, ask(Priority::Interactive, 0, 100, 5 * S));
+    }
+    run(&mut pool, 5 * S, 8 * S);
+    let left = pool.snapshot(8 * S);
+    let urgent = 100 - left.class(Priority::Interactive).expect("waits").queued;
+    assert!((19..=21).contains(&urgent), "{urgent}");
+}

@@ -215,3 +215,18 @@ fn a_rolling_day_frees_what_is_a_day_old() {
         }
     ));
 }
+
+/// The largest numbers are cut off, not over.
+#[test]
+fn a_further_limit_beyond_all_bounds_is_told_as_full() {
+    let most = |limits: Limits| {
+        let limits = limits.with_burst(Duration::MAX);
+        limits.with_requests_per_minute(NonZeroU64::MAX)
+    };
+    let pool = pool(&most(Limits::new()).with_also(most(Limits::new())));
+    for one in pool.snapshot(0).dimensions {
+        assert_eq!(one.limit, u64::MAX);
+        assert_eq!(one.capacity, one.available.unsigned_abs());
+        assert_eq!(one.time_to_full(), Duration::ZERO);
+    }
+}

@@ -1,4 +1,4 @@
-//! Whatever a server writes into its headers: nothing panics, and nobody who asks for little waits for
+//! Whatever a server writes into its headers or claims as used: nothing panics, and nobody who asks for little waits for
 //! longer than the longest pause, or than `retry-after` says and an hour allows.
 
 use std::{
@@ -224,14 +224,18 @@ fn no_header_stalls_a_scope() {
             }
             // Sometimes the answer itself claims anything.
             let mut usage = Usage::default();
-            usage.input_tokens = rng.bool().then(|| rng.u64(..));
-            usage.output_tokens = rng.bool().then(|| rng.u64(0..100));
+            usage.input_tokens = rng.bool().then(|| rng.u64(1 << 31..));
+            usage.output_tokens = rng.bool().then(|| u64::MAX - rng.u64(0..100));
+            if rng.u8(0..4) == 0 {
+                pool.true_up_input(now, id, u64::MAX);
+                pool.produced(now, id, u64::MAX);
+            }
             let settlement = match rng.u8(0..4) {
                 0 => Settlement::NotSent,
                 1 => Settlement::dropped(),
                 2 if rejected => Settlement::Rejected,
-                _ if seed.is_multiple_of(2) => Settlement::Used { usage },
-                _ => Settlement::Invalid,
+                2 => Settlement::Invalid,
+                _ => Settlement::Used { usage },
             };
             pool.settle(now, id, &settlement);
         }

@@ -15,7 +15,7 @@ use tokio::{
     task::{JoinHandle, yield_now},
     time::{Instant, advance, timeout},
 };
-use tower_claude_core::{Class, Cost, Kind, Observation, Reason, Scope};
+use tower_claude_core::{Class, Cost, Kind, Observation, Priority, Reason, Scope, Tenant};
 use tower_claude_limiter::{
     Ask, Limiter, LimiterConfig, Limits, LocalAcquire, LocalLimiter, Refusal, Reservation,
     Settlement,
@@ -287,14 +287,93 @@ async fn only_idle_scopes_are_forgotten_the_longest_unused_first() {
     let limiter = LocalLimiter::with_config(Limits::unlimited(), config);
     let ask = |name: &str| Ask::new(Scope::named(name), Cost::default());
     let busy = limiter.acquire(ask("busy")).await.unwrap();
-    for name in ["old", "new", "newest", "last"] {
+    for name in ["old", "used again", "new", "used again", "last"] {
         advance(Duration::from_secs(1)).await;
         drop(limiter.acquire(ask(name)).await.unwrap());
     }
     let known = |name| limiter.scope(&Scope::named(name)).is_some();
-    assert!(known("busy") && known("newest") && known("last"));
+    assert!(known("busy") && known("used again") && known("last"));
     assert!(!known("old") && !known("new"));
     drop(busy);
+}
+
+/// Who is about to ask has its scope already: forgotten now, there would be two of it.
+#[tokio::test(start_paused = true)]
+async fn a_scope_that_somebody_is_about_to_ask_is_in_use() {
+    let limits = Limits::new().with_concurrency(NonZeroU32::MIN);
+    let limiter = LocalLimiter::with_config(limits, LimiterConfig::new().with_max_scopes(1));
+    drop(limiter.acquire(ask()).await);
+    let about_to = limiter.acquire(ask());
+    let other = Ask::new(Scope::named("other"), Cost::default());
+    drop(limiter.acquire(other).await);
+    let held = about_to.await.unwrap();
+    let second = limiter.acquire(ask().with_max_wait(Some(Duration::ZERO)));
+    assert!(second.await.is_err(), "one at once");
+    drop(held);
+}
+
+/// It is the turn of another then, who has room at once and does not know.
+#[tokio::test(start_paused = true)]
+async fn who_becomes_the_first_when_somebody_overtakes_is_woken() {
+    let config = LimiterConfig::new().with_calibrate_input(false);
+    let limits = Limits::new().with_input_tokens_per_minute(n(60_000));
+    let limiter = LocalLimiter::with_config(limits, config);
+    let ask = |tokens, priority, tenant: &str| {
+        Ask::new(Scope::named("test"), Cost::new(tokens, 0))
+            .with_priority(priority)
+            .with_tenant(Some(Tenant(Arc::from(tenant))))
+    };
+    let early = Instant::now();
+    advance(Duration::from_secs(1)).await;
+    let _held = limiter.acquire(ask(50_000, Priority::Normal, "a")).await;
+    let big = tokio::spawn(limiter.acquire(ask(50_000, Priority::Interactive, "b")));
+    yield_now().await;
+    let small = tokio::spawn(limiter.acquire(ask(1_000, Priority::Normal, "c")));
+    yield_now().await;
+    assert!(!big.is_finished() && !small.is_finished());
+    let again = ask(1_000, Priority::Interactive, "d").with_first_arrival(early);
+    let overtakes = timeout(Duration::ZERO, limiter.acquire(again)).await;
+    let overtakes = overtakes.expect("at once").unwrap();
+    yield_now().await;
+    assert!(small.is_finished(), "asleep while it has room");
+    drop(overtakes);
+    big.abort();
+}
+
+/// What is forgotten begins anew: what was used must not come back by it while others can go.
+#[tokio::test(start_paused = true)]
+async fn a_spent_scope_is_kept_longer_than_a_whole_one() {
+    let config = LimiterConfig::new().with_max_scopes(3);
+    let further = Limits::new().with_requests_per_minute(n(2));
+    let limits = Limits::new()
+        .with_requests_per_minute(n(60))
+        .with_tokens_per_day(n(1_000))
+        .with_also(further);
+    let limiter = LocalLimiter::with_config(limits, config);
+    let use_up = async |name: &str, tokens| {
+        let ask = Ask::new(Scope::named(name), Cost::new(tokens, 0));
+        limiter.acquire(ask).await.unwrap().sent();
+        advance(Duration::from_secs(1)).await;
+    };
+    use_up("the day's tokens", 1_000).await;
+    use_up("a request", 0).await;
+    advance(Duration::from_secs(28)).await;
+    for name in ["b", "c", "d"] {
+        drop(
+            limiter
+                .acquire(Ask::new(Scope::named(name), Cost::new(0, 0)))
+                .await,
+        );
+    }
+    let known = |name| limiter.scope(&Scope::named(name)).is_some();
+    assert!(known("the day's tokens"));
+    assert!(!known("b") && !known("c"), "whole, though used later");
+    // The second that it lacked is over.
+    assert!(known("a request"));
+    advance(Duration::from_secs(1)).await;
+    use_up("e", 1).await;
+    assert!(!known("a request") && known("d") && known("e"));
+    assert!(known("the day's tokens"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -170,6 +170,18 @@ fn a_refusal_that_no_level_explains_caps_what_is_in_flight() {
 }
 
 #[test]
+fn a_refusal_that_a_level_explains_caps_nothing() {
+    let mut pool = pool(LimiterConfig::new().with_concurrency(Concurrency::Adaptive));
+    let ids: Vec<_> = (0..10).filter_map(|_| ask(&mut pool, 0, 10)).collect();
+    let empty = headers(0);
+    pool.rate_limited(S, ids[0], None, 0.0);
+    pool.observe(S, ids[0], &Seen::new(&empty, None).with_rejected(true));
+    // What it means was decided by its headers, which the end does not know.
+    pool.settle(S, ids[0], &Settlement::Rejected);
+    assert_eq!(pool.snapshot(S).adaptive_concurrency, None);
+}
+
+#[test]
 fn without_headers_a_refusal_caps_too_and_a_spend_limit_does_not() {
     let mut pool = pool(LimiterConfig::new().with_concurrency(Concurrency::Adaptive));
     let ids: Vec<_> = (0..10).filter_map(|_| ask(&mut pool, 0, 10)).collect();

@@ -600,6 +600,48 @@ fn what_was_never_sent_makes_no_header_unsure() {
 }
 
 #[test]
+fn what_was_refused_is_taken_back_once() {
+    let mut pool = pool(&input_limit(600_000));
+    let id = granted(&mut pool, 0, ask(500_000, 0));
+    pool.settle(0, id, &Settlement::dropped());
+    let id = granted(&mut pool, 0, ask(1_000, 0));
+    let refused = granted(&mut pool, 0, ask(50_000, 0));
+    let nothing = RateLimits::default();
+    pool.observe(0, refused, &Seen::new(&nothing, None).with_rejected(true));
+    pool.settle(0, refused, &Settlement::Rejected);
+    // This one may or may not be in what the server shows.
+    granted(&mut pool, 0, ask(20_000, 0));
+    let headers = input_header(600_000, 500_000);
+    pool.observe(0, id, &Seen::new(&headers, None));
+    assert_eq!(available(&pool, 0), 479_500);
+}
+
+#[test]
+fn who_has_no_time_left_is_not_sent() {
+    let mut pool = pool(&Limits::unlimited());
+    let at = |deadline| ask(1, 0).with_deadline(Some(deadline));
+    assert!(pool.enqueue(S, at(S + 1)).is_ok());
+    for deadline in [S, S - 1, 0] {
+        let refusal = pool.enqueue(S, at(deadline)).expect_err("too late");
+        assert!(matches!(refusal.reason, Reason::DeadlineWouldPass { .. }));
+    }
+}
+
+#[test]
+fn refusals_in_a_row_are_backed_off_from_though_the_server_asks_for_less() {
+    let mut pool = pool(&Limits::unlimited());
+    let (mut now, second) = (0, Duration::from_secs(1));
+    for expected in [1, 2, 4, 4] {
+        let id = granted(&mut pool, now, ask(1, 0));
+        now += 1;
+        let pause = pool.rate_limited(now, id, Some(second), 0.0);
+        assert_eq!(pause, second * expected);
+        pool.settle(now, id, &Settlement::Rejected);
+        now += 10 * S;
+    }
+}
+
+#[test]
 fn a_level_the_server_shows_is_not_used_to_the_last_request() {
     let mut pool = pool(&Limits::unlimited());
     let id = granted(&mut pool, 0, ask(1, 0));

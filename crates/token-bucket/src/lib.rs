@@ -39,19 +39,19 @@
 //! the answer says it used. A 429 pauses the scope for everybody; the request that met it gets its reservation
 //! back. A request that would wait longer than [`max_wait`](TokenBucketLayer::with_max_wait) or than its
 //! [`Deadline`](tower_claude_core::Deadline), or for which the queue is full, is refused at once with a 429 or 504
-//! in Claude's own error shape, `retry-after` set; one that can never fit a limit with a 413 that names the limit
-//! and both numbers.
+//! in Claude's own error shape, with `retry-after` where the wait can be foreseen; one that can never fit a limit
+//! with a 413 that names the limit and both numbers.
 //!
-//! The cost: input tokens by text length and tokenizer of the model, less expected cache reads, corrected by the
-//! running ratio of actual to estimated, or [counted](CountTokensLayer) by the API; output tokens by a running
-//! mean of what answers use, never `max_tokens`, which [the API does not
+//! The cost: input tokens by text length and tokenizer of the model, images and documents roughly by their data, less
+//! expected cache reads, corrected by the running ratio of actual to estimated, or [counted](CountTokensLayer) by the
+//! API; output tokens by a running mean of what answers use, never `max_tokens`, which [the API does not
 //! count](https://platform.claude.com/docs/en/api/rate-limits); both learned by
 //! [`Route`](tower_claude_core::Route). A body that is not JSON, names no model or is too long costs one request.
 //!
 //! # Where it goes
 //! Inside a retry layer, so that every attempt pays; around `HeaderBudgetLayer`, which then corrects this layer's
 //! books by what the server says: share the limiter, `HeaderBudgetLayer::over(token_bucket.limiter())`. Alone it
-//! enforces the configured limits.
+//! enforces the configured limits. A hedge goes around all of these layers: copies of one call share a reservation.
 //!
 //! # Readiness
 //! Always ready: what a request costs is not known before it is there. An outer `LoadShed` therefore sees no

@@ -5,6 +5,7 @@ mod common;
 use std::{
     convert::Infallible,
     future::pending,
+    num::NonZeroU32,
     pin::Pin,
     sync::{
         Arc,
@@ -17,11 +18,13 @@ use std::{
 use common::{TestLayer, layer, left, message, only, stream, with};
 use http::Request;
 use http_body_util::BodyExt;
+use tokio::time::Instant;
 use tower::{Layer, ServiceExt, service_fn};
-use tower_claude_core::RequestBody;
+use tower_claude_core::{CallContext, RequestBody};
 use tower_claude_fake_claude::{FakeBody, FakeClaude};
-use tower_claude_limiter::Limiter;
+use tower_claude_limiter::{Limiter, Limits};
 use tower_claude_tests::{Piece, Readiness, Reply, Script};
+use tower_claude_token_bucket::TokenBucketLayer;
 
 /// One poll, outside of any task.
 fn poll_once<F: Future + ?Sized>(future: Pin<&mut F>) -> Poll<F::Output> {
@@ -65,6 +68,26 @@ async fn in_the_queue() {
     assert!(before[1] - after[1] <= 500, "the one that left has paid");
     drop(first);
     assert_eq!(only(&layer.limiter()).in_flight, 0);
+}
+
+/// A layer between may give a waiting attempt up and send the call once more: that one is on its way.
+#[tokio::test(start_paused = true)]
+async fn one_attempt_that_waited_holds_no_other_back() {
+    let layer = TokenBucketLayer::new(Limits::new().with_concurrency(NonZeroU32::MIN));
+    let service = layer.layer(FakeClaude::builder().build());
+    let first = service.clone().oneshot(message(1, 1)).await;
+    let mut request = message(1, 1);
+    let context = CallContext::get_or_insert(request.extensions_mut(), Instant::now());
+    let mut again = message(1, 1);
+    again.extensions_mut().clone_from(request.extensions());
+    let mut waiting = Box::pin(service.clone().oneshot(request));
+    assert!(poll_once(waiting.as_mut()).is_pending());
+    assert!(context.is_held_back());
+    drop(waiting);
+    drop(first);
+    let answer = service.oneshot(again).await.expect("a head");
+    assert!(!context.is_held_back(), "it was sent");
+    drop(answer);
 }
 
 #[tokio::test(start_paused = true)]

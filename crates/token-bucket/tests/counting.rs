@@ -157,6 +157,22 @@ async fn whatever_goes_wrong_leaves_the_estimate() {
     }
 }
 
+/// What was counted for one attempt of a call says nothing of another prompt, a fallback's for example.
+#[tokio::test(start_paused = true)]
+async fn a_count_that_fails_does_not_leave_the_one_before() {
+    let (stack, fake) = (Stack::new(), fake());
+    let service = stack.over(&fake);
+    let mut first = question("a");
+    let context = CallContext::get_or_insert(first.extensions_mut(), Instant::now());
+    let mut second = question("b");
+    second.extensions_mut().clone_from(first.extensions());
+    send(&service, first).await;
+    assert_eq!(context.counted_input(), Some(7_000));
+    fake.inject(Fault::ServerError);
+    send(&service, second).await;
+    assert_eq!(context.counted_input(), None);
+}
+
 /// Nor does it wait for a scope that is paused: the next is left to its estimate at once.
 #[tokio::test(start_paused = true)]
 async fn a_paused_count_is_not_waited_for() {

@@ -8,7 +8,7 @@ use common::{Events, layer, left, message, only, over, send, send_all, statuses,
 use http::header::RETRY_AFTER;
 use tokio::time::Instant;
 use tower::Layer;
-use tower_claude_core::{CallContext, Class, Kind, Paced};
+use tower_claude_core::{CallContext, Class, HttpClassify, Kind, Paced, Reason, Refusal};
 use tower_claude_fake_claude::{FakeClaude, Fault};
 use tower_claude_tests::{Reply, Script};
 use tower_claude_wire::ApiError;
@@ -210,4 +210,30 @@ async fn a_pause_longer_than_max_wait_refuses() {
     );
     assert_eq!(start.elapsed(), Duration::ZERO);
     assert_eq!(fake.log_len(), 1);
+}
+
+/// A refusal further in is not the server's word, whatever a classifier of one's own makes of it.
+#[tokio::test(start_paused = true)]
+async fn a_refusal_on_this_side_pauses_nobody() {
+    let reason = Reason::QueueFull {
+        waiting: 1,
+        limit: 1,
+    };
+    let refusal = Refusal::new("inner-layer", reason).with_retry_after(Some(SEVEN));
+    let script = Script::always(Reply::refusal(refusal));
+    let (plain, own) = (
+        layer(LIMITS),
+        layer(LIMITS).with_classifier(HttpClassify::default()),
+    );
+    assert_eq!(
+        send(&plain.layer(script.clone()), message(1, 1))
+            .await
+            .status(),
+        429
+    );
+    assert_eq!(send(&own.layer(script), message(1, 1)).await.status(), 429);
+    for limiter in [plain.limiter(), own.limiter()] {
+        assert_eq!(only(&limiter).paused_for, Duration::ZERO);
+        assert_eq!(left(&limiter), [1_000, 100_000, 50_000]);
+    }
 }

@@ -2,12 +2,12 @@
 
 mod common;
 
-use std::time::Duration;
+use std::{num::NonZeroU32, time::Duration};
 
 use common::{HOUR, layer, layer_with, left, message, only, over, send, stream};
 use http::{Request, Response};
 use tokio::time::Instant;
-use tower::Layer;
+use tower::{Layer, ServiceExt};
 use tower_claude_core::{Class, Deadline, Kind, REFUSED_BY, Reason, Refused, RequestBody};
 use tower_claude_fake_claude::{FakeClaude, GroupLimits};
 use tower_claude_limiter::{Dimension, Limiter, LimiterConfig, Limits, LocalLimiter};
@@ -110,6 +110,25 @@ async fn more_than_the_bucket_holds_is_not_more_than_the_limit() {
     let waited = start.elapsed();
     assert!(waited >= Duration::from_secs(59), "{waited:?}");
     assert!(waited <= Duration::from_secs(61), "{waited:?}");
+}
+
+/// When requests in flight end cannot be foreseen, and "at once" would be wrong.
+#[tokio::test(start_paused = true)]
+async fn until_others_end() {
+    let limits = Limits::new().with_concurrency(NonZeroU32::MIN);
+    let config = LimiterConfig::new().with_queue_limit(0);
+    for max_wait in [Duration::ZERO, HOUR] {
+        let limiter = LocalLimiter::with_config(limits.clone(), config.clone());
+        let layer = TokenBucketLayer::over(limiter).with_max_wait(max_wait);
+        let service = layer.layer(fake());
+        let held = service.clone().oneshot(message(10, 10)).await;
+        let response = send(&service, message(10, 10)).await;
+        let refused = refused(&response, 429, "rate_limit_error");
+        assert_eq!(refused.retry_after, None);
+        let text = text(&response);
+        assert!(!text.contains("0.0ns,"), "{text}");
+        drop(held);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,12 +3,15 @@
 
 mod common;
 
-use std::{num::NonZeroU64, time::Duration};
+use std::{
+    num::{NonZeroU32, NonZeroU64},
+    time::Duration,
+};
 
 use common::{Events, body, layer, message, over, send, server_limits, with};
 use http::Request;
 use tokio::time::Instant;
-use tower::Layer;
+use tower::{Layer, ServiceExt, service_fn};
 use tower_claude_core::{Endpoint, RequestBody, Scope};
 use tower_claude_fake_claude::{FakeClaude, Fault, GroupLimits};
 use tower_claude_limiter::{Dimension, Limiter, Limits};
@@ -154,6 +157,43 @@ async fn the_users_own_scopes() {
     send(&service, with(message(1, 1), "x-tenant", "a")).await;
     assert!(start.elapsed() > Duration::ZERO);
     assert_eq!(layer.handle().snapshot().len(), 2);
+}
+
+/// Two scopes of one limiter are two limits.
+#[tokio::test(start_paused = true)]
+async fn who_passes_two_scopes_of_one_limiter_pays_both() {
+    let by_model = layer((10, 100_000, 100_000));
+    let all = by_model.clone().with_scope(|_| Scope::named("all"));
+    let service = all.layer(by_model.layer(FakeClaude::builder().build()));
+    assert_eq!(send(&service, message(100, 10)).await.status(), 200);
+    let scopes = by_model.limiter().snapshot();
+    let left = scopes
+        .iter()
+        .map(|scope| scope.dimension(Dimension::Requests).expect("limited"));
+    assert_eq!(left.map(|left| left.available).collect::<Vec<_>>(), [9, 9]);
+}
+
+/// What was reserved in another scope for one of the attempts ends with it, and takes nothing along that was
+/// reserved further out.
+#[tokio::test(start_paused = true)]
+async fn an_attempt_in_another_scope_leaves_the_outer_reservation() {
+    let layer = TokenBucketLayer::new(Limits::new().with_concurrency(NonZeroU32::MIN));
+    let inner = layer.layer(FakeClaude::builder().build());
+    let falls_back = service_fn(move |request: Request<RequestBody>| {
+        let inner = inner.clone();
+        async move {
+            let models = ["claude-sonnet-5-5", "claude-haiku-4-5", "claude-sonnet-5-5"];
+            for model in models {
+                let mut attempt = of_model(model);
+                attempt.extensions_mut().clone_from(request.extensions());
+                assert_eq!(send(&inner, attempt).await.status(), 200, "{model}");
+            }
+            inner.oneshot(request).await
+        }
+    });
+    let service = layer.layer(falls_back);
+    let answer = send(&service, of_model("claude-sonnet-5-5")).await;
+    assert_eq!(answer.status(), 200);
 }
 
 #[tokio::test(start_paused = true)]

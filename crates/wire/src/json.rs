@@ -8,7 +8,8 @@ use std::borrow::Cow;
 
 use memchr::memchr;
 
-use self::skip::{find, skip_space, string_end, value_end};
+pub(crate) use self::skip::skip_space;
+use self::skip::{find, string_end, value_end};
 use crate::headers::digits;
 
 /// The text is no JSON object, or is cut short.

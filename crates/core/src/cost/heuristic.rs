@@ -4,13 +4,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::Request;
 use tokio::time::Instant;
-use tower_claude_wire::{ModelCatalog, Usage, estimate_tokens, mentions_cache_control};
+use tower_claude_wire::{
+    ModelCatalog, Usage, estimate_tokens, mentions_cache_control, surplus_bytes,
+};
 
 use super::{Cost, EstimateCost, Learn};
 use crate::{CacheReads, PrefixMemory, Prefixes, RequestBody, scope::credential};
 
-/// The default estimate: text bytes by the tokenizer generation of the model, less what will be read from
-/// the prompt cache.
+/// The default estimate: text bytes by the tokenizer generation of the model, images and documents by the size of
+/// their data, less what will be read from the prompt cache.
 ///
 /// A body that is not a JSON object, or names no model, costs [`Cost::default`]: one request. Clones share
 /// what they know of the prompt cache; only requests that ask for caching pay for that.
@@ -79,6 +81,7 @@ impl EstimateCost for HeuristicCost {
             },
         };
         let bytes = (peek.system_bytes() + peek.tools_bytes() + peek.messages_bytes()) as u64;
+        let bytes = bytes.saturating_sub(body.bytes().map_or(0, |body| surplus_bytes(body)));
         let expected = peek
             .max_tokens()
             .map_or(self.expected_output, |max| max.min(self.expected_output));

@@ -91,10 +91,12 @@ struct Books {
 
 impl Books {
     fn new() -> Arc<Self> {
-        Arc::new(Self {
-            limiter: LimiterId::unique(),
-            paused: AtomicU64::new(0),
-        })
+        Self::of(LimiterId::unique())
+    }
+
+    fn of(limiter: LimiterId) -> Arc<Self> {
+        let paused = AtomicU64::new(0);
+        Arc::new(Self { limiter, paused })
     }
 }
 
@@ -156,16 +158,31 @@ async fn reservations_are_found_by_their_limiter() {
     assert_eq!(id(b.limiter), Some((3, 70)));
     context.begin_attempt();
     assert_eq!(id(b.limiter), Some((3, 70)));
-    context.forget_reservation(b.limiter, 3);
+    context.forget_reservation(&*b, 3);
     assert_eq!(id(b.limiter), Some((2, 70)));
-    context.forget_reservation(b.limiter, 2);
+    context.forget_reservation(&*b, 2);
     assert!(context.is_reserved(), "by the other");
-    context.forget_reservation(a.limiter, 1);
+    context.forget_reservation(&*a, 1);
     assert!(!context.is_reserved());
     assert!(context.reservation_of(a.limiter).is_none());
     assert!(context.reservation_of(b.limiter).is_none());
     context.add_reservation(ReservationHandle::new(b.clone(), 4));
     assert_eq!(id(b.limiter), Some((4, 70)));
+}
+
+/// Each ledger of a limiter numbers its own.
+#[tokio::test]
+async fn a_reservation_of_the_same_number_in_another_ledger_stays() {
+    let limiter = LimiterId::unique();
+    let [outer, inner] = [Books::of(limiter), Books::of(limiter)];
+    let context = CallContext::new(&Extensions::new(), Instant::now());
+    context.add_reservation(ReservationHandle::new(outer.clone(), 0));
+    context.add_reservation(ReservationHandle::new(inner.clone(), 0));
+    context.forget_reservation(&*inner, 0);
+    let left = context.reservation_of(limiter).expect("the outer one");
+    assert!(left.is_to(&*outer, 0));
+    context.forget_reservation(&*outer, 0);
+    assert!(!context.is_reserved());
 }
 
 /// A request sent beside a call speaks in its name and holds nothing of it.

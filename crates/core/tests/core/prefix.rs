@@ -149,6 +149,18 @@ fn what_was_not_read_is_forgotten_and_learned_again() {
     assert_eq!(expect(now + 13 * MINUTE, 950, 0), 0, "five minutes without");
 }
 
+/// A count that has run below zero somewhere is a number like any other.
+#[test]
+fn no_count_overflows() {
+    let mut memory = PrefixMemory::new();
+    let now = Instant::now();
+    let prompt = prompt(1, 10, &[3, 9], false);
+    for read in [u64::MAX, u64::MAX - 1, 900] {
+        let expected = memory.expect(&prompt, now).expect("a breakpoint");
+        memory.learn(expected.id, read, u64::MAX);
+    }
+}
+
 /// Nobody learns of those that never end, and no number of prompts makes it grow.
 #[test]
 fn it_is_bounded() {
@@ -380,6 +392,32 @@ async fn the_estimate_leaves_out_what_is_cached() {
         .estimate(&asked("a", body("two")))
         .with_counted_input(8_100);
     assert_eq!(warm.input_tokens, 100);
+}
+
+/// Its data is no text: neither in what is sent, nor in what is cached of it.
+#[tokio::test(start_paused = true)]
+async fn an_image_costs_what_images_do() {
+    let image = |bytes| {
+        let data = "A".repeat(bytes);
+        format!(
+            r#"{{"type":"image","source":{{"type":"base64","media_type":"image/png","data":"{data}"}},"cache_control":{{"type":"ephemeral"}}}}"#
+        )
+    };
+    let body = |bytes, said: &str| {
+        let text = format!(r#"{{"type":"text","text":"{said}"}}"#);
+        let content = [image(bytes), text].join(",");
+        let message = format!(r#"{{"role":"user","content":[{content}]}}"#);
+        let body = format!(r#"{{"model":"claude-sonnet-5-5","messages":[{message}]}}"#);
+        asked("a", RequestBody::from(body))
+    };
+    let estimate = HeuristicCost::default();
+    let cold = estimate.estimate(&body(5_000_000, "one"));
+    assert!((4_000..6_000).contains(&cold.input_tokens), "{cold:?}");
+    tell(&estimate, &cold, 0, 1_600);
+    let said = "two ".repeat(2_500);
+    let warm = estimate.estimate(&body(5_000_000, &said));
+    assert!((3_900..4_200).contains(&warm.input_tokens), "{warm:?}");
+    assert!(warm.cached_tokens > Some(1_500), "{warm:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -147,6 +147,17 @@ fn groups_follow_the_catalog() {
     }
 }
 
+/// Scopes are kept: what a client may fill them with is bounded.
+#[test]
+fn what_is_too_long_for_a_name_is_not_kept() {
+    for (length, kept) in [(1_024, 1_024), (1_025, 0), (1 << 20, 0)] {
+        let name = "m".repeat(length);
+        assert_eq!(messages(&name).group.len(), kept);
+        let request = request("/v1/messages", None, body(&name, ""));
+        assert_eq!(Scope::of_model(&request).group.len(), kept);
+    }
+}
+
 #[test]
 fn fast_is_a_pool_of_its_own() {
     let key = Some(("x-api-key", KEY));

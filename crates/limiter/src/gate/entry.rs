@@ -88,9 +88,7 @@ impl<L: Limiter, E: EstimateCost, C> Gate<L, E, C> {
         let passage = &mut entry.passage;
         let asked = if let Some(acquire) = &mut entry.acquire {
             self.revise(request, context, Pin::new(acquire), &mut passage.feedback);
-            let asked = ready!(Pin::new(acquire).poll(cx));
-            context.set_held_back(false);
-            asked
+            ready!(Pin::new(acquire).poll(cx))
         } else {
             match self.arrive(request, context, &mut passage.scope) {
                 Arrival::Joined(joined) => {
@@ -112,6 +110,8 @@ impl<L: Limiter, E: EstimateCost, C> Gate<L, E, C> {
                 }
             }
         };
+        // Also where another attempt of this call was dropped while it waited.
+        context.set_held_back(false);
         let reservation = asked?;
         entry.acquire = None;
         if reservation.scope().is_none() {

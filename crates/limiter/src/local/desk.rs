@@ -117,10 +117,9 @@ impl Desk {
     pub(super) fn look(&self, now: u64, ticket: Ticket, expiry: u64, cx: &Context<'_>) -> Look {
         let mut wakes = Wakes::default();
         let mut state = self.lock();
-        // Whoever looks needs no wake.
-        if let Some(waiting) = state.waiting.get_mut(&ticket) {
-            waiting.waker = None;
-        }
+        // Whoever looks needs no wake. The old waker goes after the lock: anything may go with it.
+        let waiting = state.waiting.get_mut(&ticket);
+        let _old = waiting.and_then(|waiting| waiting.waker.take());
         let next = state.turn(now, &mut wakes);
         let leads = state.pool.head() == Some(ticket);
         let look = match state.waiting.get_mut(&ticket) {
@@ -166,7 +165,8 @@ impl Desk {
     pub(super) fn give_up(&self, now: u64, ticket: Ticket) {
         let mut wakes = Wakes::default();
         let mut state = self.lock();
-        state.leave(now, ticket, &mut wakes);
+        // It goes after the lock: anything may go with it.
+        let _waker = state.leave(now, ticket, &mut wakes);
         drop(state);
         wakes.wake();
     }
@@ -176,11 +176,13 @@ impl Desk {
         self.lock().pool.snapshot(now)
     }
 
-    /// When it was last asked, if nothing is in flight, waits or is paused.
-    pub(super) fn idle_since(&self) -> Option<u64> {
+    /// If nothing is in flight, waits or is paused: how long until its limits are whole, and when it was
+    /// last asked.
+    pub(super) fn idle(&self) -> Option<(u64, u64)> {
         let now = self.nanos(sync::now());
         let state = self.lock();
-        state.pool.is_idle(now).then_some(state.used_at)
+        let idle = state.pool.is_idle(now);
+        idle.then(|| (state.pool.whole_in(now), state.used_at))
     }
 
     /// The same where an answer came, from which the estimator of the head may have learned.
@@ -245,10 +247,9 @@ impl State {
         next
     }
 
-    fn leave(&mut self, now: u64, ticket: Ticket, wakes: &mut Wakes) {
-        let Some(waiting) = self.waiting.remove(&ticket) else {
-            return;
-        };
+    /// Returns the waker that was left.
+    fn leave(&mut self, now: u64, ticket: Ticket, wakes: &mut Wakes) -> Option<Waker> {
+        let waiting = self.waiting.remove(&ticket)?;
         match waiting.granted {
             Some(id) => self.pool.settle(now, id, &Settlement::NotSent),
             None => {
@@ -256,6 +257,7 @@ impl State {
             }
         }
         self.turn(now, wakes);
+        waiting.waker
     }
 }
 

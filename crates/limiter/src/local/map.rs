@@ -15,7 +15,8 @@ use crate::sync::RwLock;
 /// here once.
 type Desks = HashMap<Scope, Arc<Desk>, RandomState>;
 
-/// Bounded: over the bound, idle scopes are forgotten, the longest unused first.
+/// Bounded: over the bound, idle scopes are forgotten. First those whose limits are whole again, since another
+/// that was forgotten would begin with more than is left; of those the longest unused.
 pub(super) struct Map {
     most: usize,
     desks: RwLock<Desks>,
@@ -60,14 +61,14 @@ fn forget(desks: &mut Desks, most: usize) {
         .iter()
         .filter(|(_, desk)| Arc::strong_count(desk) == 1);
     let mut idle: Vec<_> = unused
-        .filter_map(|(scope, desk)| Some((desk.idle_since()?, scope.clone())))
+        .filter_map(|(scope, desk)| Some((desk.idle()?, scope.clone())))
         .collect();
     let excess = desks.len() + 1 + most / 8;
     let count = excess.saturating_sub(most).min(idle.len());
     if count == 0 {
         return;
     }
-    idle.select_nth_unstable_by_key(count - 1, |(since, _)| *since);
+    idle.select_nth_unstable_by_key(count - 1, |(idle, _)| *idle);
     for (_, scope) in idle.drain(..count) {
         desks.remove(&scope);
     }

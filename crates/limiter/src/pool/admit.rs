@@ -6,6 +6,7 @@ use super::{
     Enqueued, Next, Pool, PoolAsk, ReservationId, Ticket,
     book::Record,
     bucket::{MAX_CHARGE, units},
+    estimate::foreseen,
     float::rounded,
     lane::{Charge, INPUT, LANES, OUTPUT, REQUESTS, TOTAL},
     outputs::OutputKind,
@@ -57,7 +58,7 @@ impl Pool {
             let wait = self.estimate(now, flow, &charge, leads);
             let position = self.queue.fair().waiting(flow) + 1;
             return Err(Refusal::new(NAME, reason)
-                .with_retry_after(Some(wait))
+                .with_retry_after(foreseen(wait))
                 .with_queue_position(Some(position)));
         }
         let waiter = Waiter {

@@ -75,6 +75,12 @@ impl Bucket {
         u64::try_from(wait).unwrap_or(u64::MAX)
     }
 
+    /// Nanoseconds from `now` until it is full.
+    pub(crate) fn whole_in(&self, now: u64) -> u64 {
+        let passed = now.saturating_sub(self.at);
+        self.wait(self.capacity).saturating_sub(passed)
+    }
+
     /// Bounds the level; where the bounds contradict each other the upper one stands.
     pub(crate) fn clamp(&mut self, low: i128, high: i128) {
         self.level = self.level.max(low).min(high).min(self.capacity);

@@ -67,7 +67,7 @@ impl Pool {
                 remaining,
             };
             return Err(Refusal::new(NAME, reason)
-                .with_retry_after(Some(estimated))
+                .with_retry_after(foreseen(estimated))
                 .with_queue_position(position));
         }
         if let Some(max_wait) = ask.max_wait.map(Duration::from_nanos)
@@ -78,7 +78,7 @@ impl Pool {
                 max_wait,
             };
             return Err(Refusal::new(NAME, reason)
-                .with_retry_after(Some(estimated))
+                .with_retry_after(foreseen(estimated))
                 .with_queue_position(position));
         }
         Ok(())
@@ -108,4 +108,9 @@ impl Pool {
         longest = longest.max(self.estimate_more(now, work, charge, &guards, pause));
         Duration::from_nanos(pause.saturating_add(longest))
     }
+}
+
+/// A wait of nothing is one that cannot be foreseen: told as it is, it would have everyone back at once.
+pub(super) fn foreseen(wait: Duration) -> Option<Duration> {
+    (!wait.is_zero()).then_some(wait)
 }

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use tower_claude_core::Dimension;
 
 use super::{
-    bucket::{Bucket, UNIT, tokens, units},
+    bucket::{Bucket, tokens, units},
     day::Daily,
     lane::{Charge, DIMENSIONS, INPUT, OUTPUT, REQUESTS, TOTAL},
     pause::nanos,
@@ -160,14 +160,22 @@ impl Extra {
         }
     }
 
+    /// Nanoseconds until all of it is there again without further use.
+    pub(super) fn whole_in(&self, now: u64) -> u64 {
+        match &self.kind {
+            Kind::Minute(bucket) => bucket.whole_in(now),
+            Kind::Day(day) => day.renews_in(now),
+        }
+    }
+
     /// What is known of it; `guard` is that of its lane.
     pub(super) fn snapshot(&self, now: u64, guard: i128) -> DimensionSnapshot {
         let (capacity, available, renews_in) = match &self.kind {
             Kind::Minute(bucket) => {
                 let mut bucket = bucket.clone();
                 bucket.refill(now);
-                let capacity = bucket.capacity() / UNIT;
-                (capacity as u64, tokens(bucket.level()), None)
+                let capacity = tokens(bucket.capacity()).max(0) as u64;
+                (capacity, tokens(bucket.level()), None)
             }
             Kind::Day(day) => {
                 let mut day = day.clone();

@@ -11,6 +11,9 @@ use super::{
 };
 use crate::Settlement;
 
+/// No request uses so many tokens: what says so has run below zero somewhere, and as a debt would never be repaid.
+const TOO_MANY: u64 = 1 << 26;
+
 /// From here on the slow start holds nothing back.
 pub(super) const SLOW_START_ENDS: u64 = 4_096;
 
@@ -21,7 +24,7 @@ impl Pool {
         if let Some(record) = self.book.get_mut(id) {
             record.teaches = false;
         }
-        self.recharge(id, Some(actual), None);
+        self.recharge(id, believed(Some(actual)), None);
     }
 
     /// Reports the output produced so far. An answer longer than expected extends its reservation in
@@ -31,7 +34,7 @@ impl Pool {
         let Some(record) = self.book.get_mut(id) else {
             return;
         };
-        record.produced = record.produced.max(output.min(MAX_CHARGE));
+        record.produced = record.produced.max(believed(Some(output)).unwrap_or(0));
         let produced = record.produced;
         if produced > record.charge[OUTPUT] {
             let most = record.max_output.unwrap_or(u64::MAX);
@@ -57,8 +60,9 @@ impl Pool {
             }
             Settlement::Invalid => self.recharge(id, Some(0), Some(0)),
             Settlement::Failed { usage } | Settlement::Dropped { usage } => {
-                let output = usage.limited_output().unwrap_or(0).max(produced);
-                self.recharge(id, usage.limited_input(), Some(output));
+                let output = believed(usage.limited_output()).unwrap_or(0);
+                let input = believed(usage.limited_input());
+                self.recharge(id, input, Some(output.max(produced)));
             }
             Settlement::Used { usage } => {
                 self.adaptive.answered(now, self.book.len() as u64);
@@ -69,8 +73,8 @@ impl Pool {
     }
 
     fn used(&mut self, id: ReservationId, usage: &Usage, produced: u64) {
-        let input = usage.limited_input();
-        let output = usage.limited_output();
+        let input = believed(usage.limited_input());
+        let output = believed(usage.limited_output());
         self.recharge(id, input, output.map(|output| output.max(produced)));
         self.learn_use(id, usage);
         self.pause.succeeded();
@@ -81,15 +85,13 @@ impl Pool {
         let Some(record) = self.book.get(id) else {
             return;
         };
-        if let Some(output) = usage.limited_output().filter(|_| self.config.learn_output) {
-            let place = record.output_place;
-            self.output.learn(place, output.min(MAX_CHARGE));
-        }
-        if let Some(input) = usage
-            .limited_input()
-            .filter(|_| self.config.calibrate_input)
+        if let Some(output) = believed(usage.limited_output()).filter(|_| self.config.learn_output)
         {
-            let (input, estimate, route) = (input.min(MAX_CHARGE), record.estimate, record.route);
+            self.output.learn(record.output_place, output);
+        }
+        if let Some(input) = believed(usage.limited_input()).filter(|_| self.config.calibrate_input)
+        {
+            let (estimate, route) = (record.estimate, record.route);
             let read = usage.cache_read_input_tokens.unwrap_or(0);
             let cached = record.cached.unwrap_or(read);
             if record.counted_input {
@@ -207,6 +209,11 @@ impl Pool {
             self.slow_start = (most < SLOW_START_ENDS).then_some(most);
         }
     }
+}
+
+/// What was reported as used, if it can be.
+fn believed(tokens: Option<u64>) -> Option<u64> {
+    tokens.filter(|tokens| *tokens < TOO_MANY)
 }
 
 /// Whether a forecast came true, near enough that what differs is an error of its own tokens.

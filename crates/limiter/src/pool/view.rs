@@ -12,6 +12,15 @@ use super::{
 use crate::{DimensionSnapshot, ScopeSnapshot};
 
 impl Pool {
+    /// Nanoseconds until all limits are whole again without further use: then nothing is given away by
+    /// forgetting the levels.
+    pub(crate) fn whole_in(&self, now: u64) -> u64 {
+        let lanes = self.lanes.iter().filter_map(|lane| lane.bucket.as_ref());
+        let lanes = lanes.map(|bucket| bucket.whole_in(now));
+        let extras = self.extras.iter().map(|extra| extra.whole_in(now));
+        lanes.chain(extras).max().unwrap_or(0)
+    }
+
     /// What is known at `now`.
     #[must_use]
     pub fn snapshot(&self, now: u64) -> ScopeSnapshot {

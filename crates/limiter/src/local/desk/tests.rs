@@ -23,8 +23,8 @@ use tower_claude_wire::{RateLimits, Usage};
 
 use super::Desk;
 use crate::{
-    Ask, Limiter, LimiterConfig, Limits, LocalLimiter, Reservation, Settlement, Sharing,
-    pool::Next, sync::by_hand as clock,
+    Ask, Limiter, LimiterConfig, Limits, LocalAcquire, LocalLimiter, Reservation, Settlement,
+    Sharing, pool::Next, sync::by_hand as clock,
 };
 
 const SCHEDULES: usize = if cfg!(debug_assertions) {
@@ -305,4 +305,45 @@ fn nobody_sleeps_while_admissible_in_random_schedules() {
 #[test]
 fn nobody_sleeps_while_admissible_in_schedules_with_few_changes() {
     explore(PctScheduler::new(4, SCHEDULES));
+}
+
+/// The last to hold a task may be its waker here, and with the task may go anything, another call in the same queue
+/// too.
+struct LastHold(LocalLimiter);
+
+impl Wake for LastHold {
+    fn wake(self: Arc<Self>) {}
+}
+
+impl Drop for LastHold {
+    fn drop(&mut self) {
+        self.0.snapshot();
+    }
+}
+
+#[test]
+fn no_waker_goes_under_the_lock() {
+    let look = || {
+        clock::start();
+        let limits = Limits::new().with_concurrency(NonZeroU32::MIN);
+        let limiter = LocalLimiter::new(limits);
+        let ask = Ask::new(Scope::named("one at once"), Cost::default());
+        let poll = |future: &mut Pin<Box<LocalAcquire>>| {
+            let waker = Waker::from(Arc::new(LastHold(limiter.clone())));
+            future.as_mut().poll(&mut Context::from_waker(&waker))
+        };
+        let mut first = Box::pin(limiter.acquire(ask.clone()));
+        let Poll::Ready(held) = poll(&mut first) else {
+            panic!("there is room");
+        };
+        let mut head = Box::pin(limiter.acquire(ask.clone()));
+        let mut next = Box::pin(limiter.acquire(ask.clone()));
+        // The second time by another.
+        assert!(poll(&mut head).is_pending() && poll(&mut head).is_pending());
+        assert!(poll(&mut next).is_pending());
+        drop(head);
+        drop(held);
+        assert!(poll(&mut next).is_ready());
+    };
+    Runner::new(RandomScheduler::new(1), Config::new()).run(look);
 }
