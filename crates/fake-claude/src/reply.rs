@@ -195,3 +195,6 @@ fn next_month(wall: SystemTime) -> String {
     };
     format!("{year:04}-{month:02}-01")
 }
+
+#[cfg(test)]
+mod tests;

@@ -140,6 +140,15 @@ async fn invalid_requests_are_refused_as_the_api_would() {
             "",
         ),
         (
+            Request::post("/v1/messages")
+                .header("x-api-key", "")
+                .body(text(false))
+                .unwrap(),
+            401,
+            "authentication_error",
+            "x-api-key header is required",
+        ),
+        (
             messages().body(text(false)).unwrap(),
             401,
             "authentication_error",
@@ -221,6 +230,13 @@ async fn invalid_requests_are_refused_as_the_api_would() {
             413,
             "request_too_large",
             "",
+        ),
+        (
+            // As long as a body may be.
+            with(&("{}".to_owned() + &" ".repeat((32 << 20) - 2))),
+            400,
+            "invalid_request_error",
+            "max_tokens: Field required",
         ),
     ];
     let count = cases.len();
