@@ -184,6 +184,12 @@ where
 /// Returns the service as it is. When it does not fit the layers, the compiler names the missing
 /// bound here instead of failing somewhere inside a stack.
 ///
+/// | it says that | then |
+/// |---|---|
+/// | `reqwest::Client` is no `Service<http::Request<RequestBody>>` | wrap it in the adaptor: `HttpService::new(client)` |
+/// | hyper-util's `Client<_, Full<Bytes>>` is none | give it the layers' body: `Client<_, RequestBody>` |
+/// | `Clone` is missing | tower's `buffer` around that service, or a box that can be cloned (`BoxCloneSyncService`) |
+///
 /// ```
 /// use bytes::Bytes;
 /// use http::{Request, Response};

@@ -33,6 +33,9 @@ pub trait Classify<E>: ClassifyResponse {
 /// Spend limits are told from rate limits by `error_code`, by status 402, or by the two texts the
 /// API documents for limits of its own 400; every other 429 is retryable.
 /// Source: <https://platform.claude.com/docs/en/api/errors>.
+///
+/// An error of the inner service is a timeout where its chain of sources holds one of tokio's, of `std::io`, or of tower's
+/// `timeout` layer, and else a broken connection. What an HTTP client calls its errors, its own classifier knows.
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct ClaudeClassify;
@@ -190,6 +193,10 @@ fn by_transport_error<E: 'static>(error: &E) -> Class {
     })
 }
 
+/// What tower's own timer says. Its type is tower's, which nothing here depends on: the words are all there is to tell it
+/// from a broken connection, whose work does not go on at the server.
+const TOWERS_TIMEOUT: &str = "request timed out";
+
 /// A timeout anywhere in the chain of sources.
 fn is_timeout(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut next = Some(error);
@@ -198,6 +205,7 @@ fn is_timeout(error: &(dyn std::error::Error + 'static)) -> bool {
             || error
                 .downcast_ref::<io::Error>()
                 .is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
+            || error.to_string() == TOWERS_TIMEOUT
         {
             return true;
         }

@@ -3,6 +3,17 @@
 //! Layers call [`emit`] once per decision and write no telemetry of their own. Events go to
 //! `tracing` under the target `tower_claude`, and to the user's [`Observer`] if there is one. No
 //! event carries a body, a prompt or a key.
+//!
+//! | level | `decision` |
+//! |---|---|
+//! | `ERROR` | `unauthorized`, once per credential |
+//! | `WARN` | `refused`, `paused`, `threshold`, `gave_up`, `circuit_opened`, `fell_back`, `broken` |
+//! | `INFO` | `retry`, `circuit_probe`, `circuit_closed` |
+//! | `DEBUG` | `headroom` per response, `queued`, `uncounted`, what a cache did |
+//! | `TRACE` | `admitted` after a wait |
+//!
+//! Events are said while the call or its body is polled, and so inside the caller's span: a span around each request, by
+//! tower-http's `TraceLayer` outside of the layers for instance, tells which lines belong together.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -118,7 +129,8 @@ pub enum Event<'a> {
         /// What the circuit is kept for.
         scope: &'a Scope,
     },
-    /// A circuit closed, since its probes succeeded.
+    /// A circuit closed, since its probes succeeded. Where it ramps up, a shrinking share of the calls is
+    /// [`Refused`](Self::Refused) for a while yet, with the reason `CircuitOpen`.
     CircuitClosed {
         /// The layer.
         layer: &'static str,
@@ -149,7 +161,8 @@ pub enum Event<'a> {
         to: &'a str,
         /// How `from` failed.
         class: Class,
-        /// Whether this call has asked `from` itself.
+        /// Whether this call was sent towards `from` and failed, be it by the refusal of a layer further in. If not, `from`
+        /// was passed over by what earlier calls have shown.
         asked: bool,
     },
     /// What a cache did with a request or an answer.

@@ -56,7 +56,8 @@ pub enum Reason {
         /// How long the layer waited.
         after: Duration,
     },
-    /// The circuit is open: calls fail, so none is made for a while.
+    /// The circuit is open: calls fail, so none is made for a while. Or it closed a moment ago, and does not let all
+    /// calls through yet.
     CircuitOpen {
         /// What opened it; [`Kind::Overloaded`] when it was opened by hand.
         because: Kind,
@@ -244,9 +245,10 @@ impl fmt::Display for Refusal {
                 f,
                 "the wait for the rate limit is {estimated:.1?}, the longest wait allowed is {max_wait:.1?}"
             ),
-            Reason::DeadlineWouldPass { remaining, .. } if remaining.is_zero() => {
-                f.write_str("the deadline of this request has passed")
-            }
+            Reason::DeadlineWouldPass {
+                remaining: Duration::ZERO,
+                ..
+            } => f.write_str("the deadline of this request has passed"),
             Reason::DeadlineWouldPass {
                 estimated,
                 remaining,

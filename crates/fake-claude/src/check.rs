@@ -50,7 +50,7 @@ type Fields<'a> = HashMap<String, &'a RawValue>;
 
 /// A request body, its messages unread.
 pub(crate) struct Body<'a> {
-    fields: Fields<'a>,
+    pub(crate) fields: Fields<'a>,
     betas: String,
     /// From 2026-10-21 on.
     new_version: bool,

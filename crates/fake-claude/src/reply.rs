@@ -20,6 +20,8 @@ pub(crate) struct ErrorReply {
     pub(crate) message: Cow<'static, str>,
     pub(crate) retry_after: Option<Duration>,
     pub(crate) should_retry: Option<bool>,
+    /// The method that would have been right, of a 405.
+    pub(crate) allow: Option<&'static str>,
     /// Whether rate-limit headers go with it.
     pub(crate) rate_headers: bool,
     /// A page of HTML instead of the API's own body.
@@ -38,6 +40,7 @@ impl ErrorReply {
             code: None,
             message: message.into(),
             retry_after: None,
+            allow: None,
             // The server says so for what a second try can help; plain 4xx carry no advice.
             should_retry: (status == 429 || status >= 500).then_some(true),
             rate_headers: true,
@@ -192,3 +195,6 @@ fn next_month(wall: SystemTime) -> String {
     };
     format!("{year:04}-{month:02}-01")
 }
+
+#[cfg(test)]
+mod tests;

@@ -64,10 +64,10 @@ impl Drop for FakeServer {
     }
 }
 
-/// Owns the connections: when it is dropped, so are they.
 /// How long the port rests after it could not take a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
+/// Owns the connections: when it is dropped, so are they.
 async fn accept(listener: TcpListener, fake: FakeClaude) {
     let mut connections = JoinSet::new();
     loop {

@@ -129,12 +129,8 @@ pub(crate) fn refuse(
         let value = HeaderValue::from_static(if retry { "true" } else { "false" });
         headers.insert("x-should-retry", value);
     }
-    if reply.status == StatusCode::METHOD_NOT_ALLOWED {
-        let messages = call.endpoint != Endpoint::Models;
-        headers.insert(
-            ALLOW,
-            HeaderValue::from_static(if messages { "POST" } else { "GET" }),
-        );
+    if let Some(method) = reply.allow {
+        headers.insert(ALLOW, HeaderValue::from_static(method));
     }
     response
 }

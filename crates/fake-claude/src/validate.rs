@@ -101,9 +101,13 @@ fn check(
     };
     prompt(config, parts, &peek, call);
     if call.endpoint == Endpoint::Messages {
-        call.max_tokens = peek
-            .max_tokens()
-            .ok_or_else(|| ErrorReply::invalid("max_tokens: Field required"))?;
+        call.max_tokens = peek.max_tokens().ok_or_else(|| {
+            ErrorReply::invalid(if body.fields.contains_key("max_tokens") {
+                "max_tokens: Input should be a valid integer, at least 0"
+            } else {
+                "max_tokens: Field required"
+            })
+        })?;
     }
     if peek.messages_bytes() == 0 {
         return Err(ErrorReply::invalid("messages: Field required"));
@@ -127,13 +131,13 @@ fn check(
 fn route(parts: &request::Parts, call: &mut Call) -> Result<(), ErrorReply> {
     let path = parts.uri.path();
     let (endpoint, method) = match path {
-        "/v1/messages" => (Endpoint::Messages, Method::POST),
-        "/v1/messages/count_tokens" => (Endpoint::CountTokens, Method::POST),
-        "/v1/models" => (Endpoint::Models, Method::GET),
+        "/v1/messages" => (Endpoint::Messages, "POST"),
+        "/v1/messages/count_tokens" => (Endpoint::CountTokens, "POST"),
+        "/v1/models" => (Endpoint::Models, "GET"),
         _ => match path.strip_prefix("/v1/models/") {
             Some(id) if !id.is_empty() => {
                 call.model_path = Some(id.to_owned());
-                (Endpoint::Models, Method::GET)
+                (Endpoint::Models, "GET")
             }
             _ => {
                 let message = "The requested resource could not be found.";
@@ -147,6 +151,7 @@ fn route(parts: &request::Parts, call: &mut Call) -> Result<(), ErrorReply> {
     if parts.method != method {
         let reply = ErrorReply::new(405, "invalid_request_error", "Method Not Allowed");
         return Err(ErrorReply {
+            allow: Some(method),
             rate_headers: false,
             ..reply
         });

@@ -322,6 +322,23 @@ async fn stall_is_silence_and_then_the_rest() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn after_a_stall_the_pace_is_the_old_one() {
+    let fake = FakeClaude::builder()
+        .tokens_per_second(1.0)
+        .tokens_per_event(1)
+        .output_tokens(10)
+        .build();
+    fake.inject(Fault::Stall {
+        after_tokens: 4,
+        duration: 60 * SECOND,
+    });
+    let names = events(&fake).await;
+    let deltas = names.iter().filter(|name| *name == "content_block_delta");
+    assert_eq!(deltas.count(), 10);
+    assert_eq!(fake.elapsed().as_secs(), 60 + 9);
+}
+
+#[tokio::test(start_paused = true)]
 async fn refusal_is_a_success_that_says_no() {
     let fake = fake();
     fake.inject(Fault::Refusal { after_tokens: 0 });
@@ -389,6 +406,30 @@ async fn incidents_hit_whom_they_should_while_they_last() {
     assert_eq!(inside, [true, true, true, true, false]);
     assert_eq!(log[0].fault, None);
     assert!(fake.in_incident_at(24 * SECOND) && !fake.in_incident_at(25 * SECOND));
+}
+
+#[tokio::test(start_paused = true)]
+async fn incidents_spare_what_is_no_message() {
+    let fake = FakeClaude::builder()
+        .incident(Incident::new(
+            Duration::ZERO,
+            Duration::MAX,
+            Fault::Overloaded,
+        ))
+        .build();
+    let models = http::Request::get("/v1/models")
+        .header("x-api-key", "sk-test")
+        .header("anthropic-version", "2023-06-01");
+    for request in [models, common::post("/v1/messages/count_tokens")] {
+        let request = request.body(text(false)).unwrap();
+        assert_eq!(fake.clone().oneshot(request).await.unwrap().status(), 200);
+    }
+    // An injected fault is for whoever comes next, even without a key; the limits are no business of such a caller.
+    fake.inject(Fault::Overloaded);
+    let request = http::Request::post("/v1/messages").body(text(false));
+    let response = fake.clone().oneshot(request.unwrap()).await.unwrap();
+    assert_eq!(response.status(), 529);
+    assert!(RateLimits::from_headers(response.headers()).is_empty());
 }
 
 #[tokio::test(start_paused = true)]

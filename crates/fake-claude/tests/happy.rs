@@ -238,6 +238,8 @@ async fn fast_and_priority_pools_have_their_own_headers() {
     let response = fake.clone().oneshot(request).await.unwrap();
     let limits = RateLimits::from_headers(response.headers());
     assert_eq!(limits.priority_input_tokens.limit, Some(10_000));
+    // The estimate of the request before was corrected here, too.
+    assert_eq!(limits.priority_input_tokens.remaining, Some(10_000));
     assert!(limits.fast_input_tokens.is_empty());
     assert_eq!(fake.gauges("sonnet-5.5").requests.level, 999);
 }

@@ -140,6 +140,15 @@ async fn invalid_requests_are_refused_as_the_api_would() {
             "",
         ),
         (
+            Request::post("/v1/messages")
+                .header("x-api-key", "")
+                .body(text(false))
+                .unwrap(),
+            401,
+            "authentication_error",
+            "x-api-key header is required",
+        ),
+        (
             messages().body(text(false)).unwrap(),
             401,
             "authentication_error",
@@ -160,6 +169,12 @@ async fn invalid_requests_are_refused_as_the_api_would() {
             400,
             "invalid_request_error",
             "max_tokens: Field required",
+        ),
+        (
+            with(r#"{"model":"claude-sonnet-5-5","max_tokens":"1","messages":[]}"#),
+            400,
+            "invalid_request_error",
+            "max_tokens: Input should be a valid integer",
         ),
         (
             with(r#"{"model":"claude-sonnet-5-5","max_tokens":1}"#),
@@ -215,6 +230,13 @@ async fn invalid_requests_are_refused_as_the_api_would() {
             413,
             "request_too_large",
             "",
+        ),
+        (
+            // As long as a body may be.
+            with(&("{}".to_owned() + &" ".repeat((32 << 20) - 2))),
+            400,
+            "invalid_request_error",
+            "max_tokens: Field required",
         ),
     ];
     let count = cases.len();
@@ -323,4 +345,20 @@ async fn a_body_that_fails_is_an_error_and_no_attempt() {
     let error = fake.clone().oneshot(request).await.err().unwrap();
     assert_eq!(error, tower_claude_fake_claude::FakeError::RequestBody);
     assert_eq!(fake.log_len(), 0);
+}
+
+#[tokio::test]
+async fn a_wrong_method_is_told_the_right_one() {
+    let fake = fake();
+    let cases = [
+        (Request::get("/v1/messages"), "POST"),
+        (Request::put("/v1/messages/count_tokens"), "POST"),
+        (Request::post("/v1/models"), "GET"),
+        (Request::delete("/v1/models/claude-haiku-4-5"), "GET"),
+    ];
+    for (request, right) in cases {
+        let request = request.header("x-api-key", "k").body(full("")).unwrap();
+        let (status, headers, _) = send(&fake, request).await;
+        assert_eq!((status, &headers["allow"]), (405, &right.parse().unwrap()));
+    }
 }

@@ -44,6 +44,11 @@
 //! reqwest-retry. What a client retries by default, requests that the server never took (protocol NACKs), is fine. A
 //! client's own timeout ends streams too: leave it off, and use the retry layer's `Timeouts`.
 //!
+//! Put the API key into each request, or have a layer outside of these do it (tower-http's `SetRequestHeaderLayer`): limits,
+//! circuits and cache entries are kept per credential, and the `default_headers` of a client come after the layers have
+//! looked. With one key only the circuit of a rejected key is lost; clients with different keys under one stack would share
+//! limits and cached answers.
+//!
 //! # Readiness, clones, cancellation
 //! Readiness is the client's. Clones share what its clones share: connections. Dropping a call or a body drops the
 //! client's, which closes the connection when the answer was not read to its end.
@@ -54,7 +59,8 @@
 //!
 //! # What it never does
 //! Change status, headers or bytes; flatten the client's error type. It switches no feature of reqwest on: TLS, HTTP/2
-//! and proxies are chosen by your own dependency on reqwest.
+//! and proxies are chosen by your own dependency on reqwest 0.13. Without a TLS feature there, `https` URLs fail as
+//! connections do, with "invalid URL, scheme is not http" among the sources of the error.
 #![forbid(unsafe_code)]
 
 mod classify;

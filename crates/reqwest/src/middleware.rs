@@ -13,7 +13,8 @@ use crate::{Stack, convert, next::Borrowed};
 /// A layer, or a stack of layers, as a [`Middleware`]. See the [crate documentation](crate).
 ///
 /// `Layer::layer` runs for each request, around the rest of the chain; the state of this project's layers lives in the
-/// layers and is shared. A layer must accept an inner service with a lifetime: see [`Stack`].
+/// layers and is shared. A layer must accept an inner service with a lifetime: see [`Stack`]. Those that start tasks, a
+/// cache made `detached()` or tower's `buffer`, do not; the compiler then calls `Stack` "not general enough".
 ///
 /// The caller's extensions (`RequestBuilder::with_extension`: a deadline, a priority, a tenant) are the request's for
 /// the layers. Each attempt runs the rest of the chain with a clone of them; the caller gets back what the last one

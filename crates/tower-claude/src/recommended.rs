@@ -35,21 +35,22 @@ type Cached<S, C> = <CacheLayer as Layer<Served<S, C>>>::Service;
 /// 5. **Token bucket.** Every attempt pays.
 /// 6. **Header budget.** Innermost: it sees every real response and nothing else. Both keep one ledger.
 ///
-/// Other orders work, since no layer needs another. Of one run through the same incidents, at a tenth over the limit and
-/// without stand-ins (`cargo test -p tower-claude --test orders -- --nocapture` prints these and more; runs differ):
+/// Other orders work, since no layer needs another. Of seven runs through the same incidents, at a tenth over the limit
+/// and without stand-ins, the least and the most (`cargo test -p tower-claude --test orders -- --nocapture` prints these and
+/// more, of one run):
 ///
 /// | incident | order | attempts per request | errors seen | p99 wait | good again after |
 /// |---|---|---|---|---|---|
-/// | 529 for 60 s | as recommended | 0.744 | 597 | 1.2 s | 31 s |
-/// | 529 for 60 s | breaker inside the bucket | 0.729 | 621 | 1.1 s | 32 s |
-/// | 529 for 60 s | bucket inside the header budget | 0.744 | 597 | 1.2 s | 31 s |
-/// | half of all connections reset, 60 s | as recommended | 0.776 | 570 | 4.8 s | 33 s |
-/// | half of all connections reset, 60 s | breaker inside the bucket | 0.839 | 472 | 17.3 s | 32 s |
-/// | half of all connections reset, 60 s | bucket inside the header budget | 0.776 | 570 | 4.8 s | 33 s |
+/// | 529 for 60 s | as recommended | 0.73 to 0.75 | 584 to 634 | 1.2 to 1.3 s | 28 to 40 s |
+/// | 529 for 60 s | breaker inside the bucket | 0.73 | 621 | 1.1 s | 32 s |
+/// | 529 for 60 s | bucket inside the budget | 0.72 to 0.75 | 584 to 647 | 1.2 to 1.3 s | 28 to 40 s |
+/// | half reset, 60 s | as recommended | 0.75 to 0.78 | 554 to 602 | 4.4 to 4.8 s | 33 s |
+/// | half reset, 60 s | breaker inside the bucket | 0.75 to 0.84 | 472 to 585 | 4.2 to 17.3 s | 31 to 32 s |
+/// | half reset, 60 s | bucket inside the budget | 0.75 to 0.78 | 554 to 602 | 4.4 to 4.8 s | 33 s |
 ///
-/// In a clean outage the order hardly matters; 597 and 621 errors of two seeds may be chance. Where half of the calls fail, a breaker inside the bucket opens later, as
-/// its calls come more slowly: fewer errors, longer waits. The recommended order is the one in which a call that will be
-/// refused does not wait first, so that a stand-in can act at once.
+/// In a clean outage the order hardly matters. Where half of the connections are reset, a breaker inside the bucket mostly
+/// opens later, as its calls come more slowly: fewer errors, longer waits, but not in every run. The recommended order is
+/// the one in which a call that will be refused does not wait first, so that a stand-in can act at once.
 ///
 /// Every layer is made once, here: clones, and the services of every call to [`Layer::layer`], share its state.
 #[derive(Clone, Debug)]
@@ -173,7 +174,8 @@ impl<C: Clone> Recommended<C> {
         &self.breaker
     }
 
-    /// The token bucket; its `handle()` is the limiter, with levels and queues.
+    /// The token bucket; its `handle()` is the limiter, whose `snapshot()` tells levels and queues (a method of the trait
+    /// [`Limiter`](tower_claude_limiter::Limiter)).
     pub const fn bucket(&self) -> &TokenBucketLayer<LocalLimiter, HeuristicCost, C> {
         &self.bucket
     }

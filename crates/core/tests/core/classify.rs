@@ -3,6 +3,7 @@
 use std::{io, time::Duration};
 
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use tower::ServiceExt as _;
 use tower_claude_core::{
     BoxError, Class, Classify, ClassifyResponse, ClaudeClassify, HttpClassify, Kind,
 };
@@ -300,6 +301,22 @@ async fn tokio_timeouts() {
     );
     let boxed: BoxError = Wrapped(elapsed.into()).into();
     assert_eq!(ClaudeClassify::default().error(&boxed).kind, Kind::Timeout);
+}
+
+/// Of tower's own timer only its words are known here.
+#[tokio::test(start_paused = true)]
+async fn a_timeout_of_towers() {
+    let never = tower::service_fn(|()| std::future::pending::<Result<(), BoxError>>());
+    let late = tower::timeout::Timeout::new(never, Duration::from_secs(1));
+    let error = late.oneshot(()).await.expect_err("it never ends");
+    assert_eq!(ClaudeClassify::default().error(&error).kind, Kind::Timeout);
+    let deep: BoxError = Wrapped(error).into();
+    assert_eq!(HttpClassify::default().error(&deep).kind, Kind::Timeout);
+    let other: BoxError = "request timed out, or so".into();
+    assert_eq!(
+        ClaudeClassify::default().error(&other).kind,
+        Kind::Transport
+    );
 }
 
 #[test]

@@ -149,18 +149,6 @@ fn what_was_not_read_is_forgotten_and_learned_again() {
     assert_eq!(expect(now + 13 * MINUTE, 950, 0), 0, "five minutes without");
 }
 
-/// A count that has run below zero somewhere is a number like any other.
-#[test]
-fn no_count_overflows() {
-    let mut memory = PrefixMemory::new();
-    let now = Instant::now();
-    let prompt = prompt(1, 10, &[3, 9], false);
-    for read in [u64::MAX, u64::MAX - 1, 900] {
-        let expected = memory.expect(&prompt, now).expect("a breakpoint");
-        memory.learn(expected.id, read, u64::MAX);
-    }
-}
-
 /// Nobody learns of those that never end, and no number of prompts makes it grow.
 #[test]
 fn it_is_bounded() {

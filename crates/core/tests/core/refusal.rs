@@ -13,7 +13,7 @@ use crate::frames::{Frames, drain};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-fn reasons() -> [(Reason, u16, &'static str, Kind, &'static [&'static str]); 8] {
+fn reasons() -> [(Reason, u16, &'static str, Kind, &'static [&'static str]); 9] {
     [
         (
             Reason::QueueFull {
@@ -44,6 +44,16 @@ fn reasons() -> [(Reason, u16, &'static str, Kind, &'static [&'static str]); 8] 
             "timeout_error",
             Kind::Timeout,
             &["9.0s", "500.0ms"],
+        ),
+        (
+            Reason::DeadlineWouldPass {
+                estimated: Duration::ZERO,
+                remaining: Duration::ZERO,
+            },
+            504,
+            "timeout_error",
+            Kind::Timeout,
+            &["the deadline of this request has passed"],
         ),
         (
             Reason::Oversized {

@@ -5,4 +5,5 @@ mod around;
 mod bodies;
 mod common;
 mod errors;
+mod redirects;
 mod within;

@@ -18,7 +18,7 @@ use tower_claude_limiter::Limits;
 use tower_claude_reqwest::TowerMiddleware;
 use tower_claude_token_bucket::TokenBucketLayer;
 
-use crate::common::{HOUR, at_once, bounded, pieces, post, prompt, quiet, statuses};
+use crate::common::{HOUR, at_once, bounded, message, pieces, post, prompt, quiet, statuses};
 
 /// An extension that its middleware counts up, before and after the rest of the chain.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -145,6 +145,26 @@ async fn what_the_caller_attached_reaches_the_layers() {
         let response = request.with_extension(late).send().await.unwrap();
         assert_eq!(response.status(), 504);
         assert!(response.extensions().get::<Refused>().is_some());
+        assert_eq!(fake.log_len(), 0);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_the_request_brings_along_beats_what_the_caller_attached() {
+    bounded(async {
+        let fake = quiet();
+        let server = fake.serve().await.unwrap();
+        let client = ClientBuilder::new(Client::new())
+            .with(TowerMiddleware::new(at_once()))
+            .build();
+        let (mut request, mut attached) = (message(&server.url(), false), Extensions::new());
+        let now = tokio::time::Instant::now();
+        attached.insert(Deadline(now + HOUR));
+        request.extensions_mut().insert(Deadline(now));
+        let request = Request::try_from(request.map(Body::wrap)).unwrap();
+        let sent = client.execute_with_extensions(request, &mut attached).await;
+        assert_eq!(sent.unwrap().status(), 504);
         assert_eq!(fake.log_len(), 0);
     })
     .await;

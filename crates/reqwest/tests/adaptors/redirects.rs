@@ -1,0 +1,83 @@
+//! A server that sends the client elsewhere.
+
+use reqwest::Client;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
+use tower::{Layer, ServiceExt};
+use tower_claude_core::{Class, Classify, Kind};
+use tower_claude_reqwest::{HttpService, ReqwestClassify, TowerMiddleware};
+
+use crate::common::{at_once, bounded, message, post, prompt, quiet, statuses};
+
+/// Tells everybody to ask there instead; with no place to ask, to ask itself again.
+async fn elsewhere(there: Option<String>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let there = there.unwrap_or_else(|| url.clone());
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            let mut asked = String::new();
+            while !asked.ends_with("]}") {
+                let mut buffer = [0; 1024];
+                let count = socket.read(&mut buffer).await.unwrap();
+                assert_ne!(count, 0, "{asked}");
+                asked += std::str::from_utf8(&buffer[..count]).unwrap();
+            }
+            let answer = format!(
+                "HTTP/1.1 307 Temporary Redirect\r\nlocation: {there}/v1/messages\r\n\
+                 connection: close\r\ncontent-length: 0\r\n\r\n"
+            );
+            socket.write_all(answer.as_bytes()).await.unwrap();
+        }
+    });
+    url
+}
+
+/// The client can say the request again elsewhere, since its bytes stay bytes; and the answer tells who gave it.
+#[tokio::test]
+async fn a_redirect_is_followed_and_the_answer_names_the_last_url() {
+    bounded(async {
+        let fake = quiet();
+        let server = fake.serve().await.unwrap();
+        let (first, last) = (
+            elsewhere(Some(server.url())).await,
+            format!("{}/v1/messages", server.url()),
+        );
+        let service = at_once().layer(HttpService::new(Client::new()));
+        let answer = service.oneshot(message(&first, false)).await.unwrap();
+        let answer = reqwest::Response::from(answer.map(reqwest::Body::wrap));
+        assert_eq!(
+            (answer.status().as_u16(), answer.url().as_str()),
+            (200, &*last)
+        );
+        let client = reqwest_middleware::ClientBuilder::new(Client::new())
+            .with(TowerMiddleware::new(at_once()))
+            .build();
+        let sent = post(&client, &first).body(prompt(false)).send().await;
+        let answer = sent.unwrap();
+        assert_eq!(
+            (answer.status().as_u16(), answer.url().as_str()),
+            (200, &*last)
+        );
+        assert_eq!(statuses(&fake), [200, 200]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn redirects_that_lead_nowhere_are_not_tried_again() {
+    bounded(async {
+        let retry = at_once();
+        let handle = retry.handle();
+        let service = retry.layer(HttpService::new(Client::new()));
+        let round = message(&elsewhere(None).await, false);
+        let error = service.oneshot(round).await.unwrap_err();
+        assert!(error.is_redirect(), "{error:?}");
+        let class = ReqwestClassify::new().error(&error);
+        assert_eq!(class, Class::new(Kind::BadRequest));
+        assert_eq!(handle.snapshot().retries, 0);
+    })
+    .await;
+}
