@@ -59,6 +59,9 @@ impl Read {
     }
 }
 
+/// Longer than any name of a model, those of cloud resources included.
+const LONGEST_NAME: usize = 1_024;
+
 impl RequestBody {
     /// The most a layer buffers by default: 32 MiB, the API's own limit.
     pub const DEFAULT_LIMIT: usize = 32 * 1024 * 1024;
@@ -115,10 +118,12 @@ impl RequestBody {
         Some(&self.read()?.peek)
     }
 
-    /// The model the request names.
+    /// The model the request names. What is over 1,024 bytes is no name: much is kept by model, and a client may name
+    /// anything.
     #[must_use]
     pub fn model(&self) -> Option<&str> {
-        self.peek()?.model(self.bytes()?)
+        let model = self.peek()?.model(self.bytes()?)?;
+        (model.len() <= LONGEST_NAME).then_some(model)
     }
 
     /// The model the request names, if the built-in catalog lists it; looked up with the [`peek`](Self::peek).

@@ -90,15 +90,12 @@ pub struct Scope {
     pub credential: u64,
     /// The endpoint family.
     pub endpoint: Endpoint,
-    /// The group of models that share one bucket; empty where the endpoint has one for all, and for names
-    /// over 1,024 bytes, which are no model's.
+    /// The group of models that share one bucket; empty where the endpoint has one for all, or no
+    /// [model](RequestBody::model) is named.
     pub group: Arc<str>,
     /// Whether the request draws on the fast pool (`speed: "fast"`).
     pub fast: bool,
 }
-
-/// Longer than any name, those of cloud resources included.
-const LONGEST_NAME: usize = 1_024;
 
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
@@ -145,7 +142,7 @@ impl Scope {
         let body = request.body();
         let group = match body.listed_model() {
             Some(model) => model.id.clone(),
-            None => unlisted(body).map_or_else(|| NO_GROUP.clone(), Arc::from),
+            None => body.model().map_or_else(|| NO_GROUP.clone(), Arc::from),
         };
         Self {
             credential: 0,
@@ -183,7 +180,7 @@ impl Scope {
         let group = match listed {
             _ if !messages => NO_GROUP.clone(),
             Some(model) => model.rate_group.clone(),
-            None => unlisted(body).map_or_else(
+            None => body.model().map_or_else(
                 || NO_GROUP.clone(),
                 |model| catalog.lookup(model).rate_group,
             ),
@@ -195,11 +192,6 @@ impl Scope {
             fast: messages && body.peek().is_some_and(Peek::fast),
         }
     }
-}
-
-/// The name of a model that no catalog lists, if it can be one: scopes are kept, and a client may name anything.
-fn unlisted(body: &RequestBody) -> Option<&str> {
-    body.model().filter(|name| name.len() <= LONGEST_NAME)
 }
 
 /// `x-api-key`, else `authorization`, hashed with a key of this process.

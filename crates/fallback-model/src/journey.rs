@@ -22,9 +22,6 @@ use crate::{
     ticket::Ticket,
 };
 
-/// The longest name of a model that is stood in for: what has failed is remembered by its name.
-const LONGEST_NAME: usize = 1_024;
-
 /// What one call keeps while another model may yet be asked. Models are numbered: 0 is the one asked for, then the
 /// chain.
 pub(crate) struct Journey {
@@ -74,7 +71,6 @@ impl Journey {
             return Err(request);
         }
         let model = request.body().model();
-        let model = model.filter(|model| model.len() <= LONGEST_NAME);
         let Some(chain) = model.and_then(|model| config.chains.of(model, config.catalog.get()))
         else {
             return Err(request);
