@@ -59,14 +59,14 @@ where
 
     fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
         if !self.config.policy.may_be_asked(&request) {
-            // The hall has it that the future is polled at once: what has to wait is asked again then.
+            // No waker is needed: the future is polled as soon as it is returned (see `Buffered`), and asks again then.
             return match self
                 .inner
                 .poll_ready(&mut Context::from_waker(Waker::noop()))
             {
                 Poll::Ready(Ok(())) => ResponseFuture::calling(self.inner.call(request)),
                 Poll::Ready(Err(error)) => {
-                    // One that has broken is not asked again.
+                    // A service is not polled again after an error: the next call has a fresh one.
                     self.inner = self.inner.clone();
                     ResponseFuture::unready(error)
                 }

@@ -55,14 +55,14 @@ where
 
     fn call(&mut self, mut request: Request<RequestBody>) -> Self::Future {
         let mut call = Call::new(self.config.clone(), self.classifier.clone());
-        // The hall has it that the future is polled at once: what has to wait is asked again then.
+        // No waker is needed: the future is polled as soon as it is returned (see `Buffered`), and asks again then.
         let cx = &mut Context::from_waker(Waker::noop());
         match call.admit(&mut self.inner, &mut request, cx) {
             Poll::Ready(Ok(tickets)) => {
                 ResponseFuture::calling(call, self.inner.call(request), tickets)
             }
             Poll::Ready(Err(why)) => {
-                // Neither a place that its readiness has taken is kept, nor a service that has broken.
+                // A service that was polled is not kept: it may hold a place in a queue, or have failed.
                 self.inner = self.inner.clone();
                 ResponseFuture::unsent(call, why)
             }

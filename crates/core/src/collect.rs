@@ -12,12 +12,18 @@ use http_body::{Body, Frame, SizeHint};
 
 use crate::{BoxError, RequestBody};
 
+/// So many chunks in a row, each shorter than this, become one: to keep them apart takes more memory than they do.
+const RUN: usize = 64;
+const SHORT: usize = 512;
+
 /// Future of [`RequestBody::collect`].
 #[derive(Debug)]
 #[must_use = "futures do nothing unless polled"]
 pub struct Collect<B> {
     body: Option<B>,
     chunks: VecDeque<Bytes>,
+    /// How many short ones came last.
+    run: usize,
     length: usize,
     limit: usize,
 }
@@ -32,6 +38,7 @@ where
         Self {
             body: Some(body),
             chunks: VecDeque::new(),
+            run: 0,
             length: 0,
             limit,
         }
@@ -49,15 +56,28 @@ where
         match self.chunks.len() {
             0 => Bytes::new().into(),
             1 => self.chunks.pop_front().unwrap_or_default().into(),
-            _ => {
-                let mut whole = BytesMut::with_capacity(self.length);
-                for chunk in &self.chunks {
-                    whole.extend_from_slice(chunk);
-                }
-                whole.freeze().into()
-            }
+            _ => joined(&self.chunks).into(),
         }
     }
+
+    fn push(&mut self, data: Bytes) {
+        self.length += data.len();
+        self.run = if data.len() < SHORT { self.run + 1 } else { 0 };
+        self.chunks.push_back(data);
+        if self.run == RUN {
+            let run = joined(&self.chunks.split_off(self.chunks.len() - RUN));
+            self.run = usize::from(run.len() < SHORT);
+            self.chunks.push_back(run);
+        }
+    }
+}
+
+fn joined(chunks: &VecDeque<Bytes>) -> Bytes {
+    let mut whole = BytesMut::with_capacity(chunks.iter().map(Bytes::len).sum());
+    chunks
+        .iter()
+        .for_each(|chunk| whole.extend_from_slice(chunk));
+    whole.freeze()
 }
 
 impl<B> Future for Collect<B>
@@ -89,9 +109,8 @@ where
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(mut data) => {
                         let data = data.copy_to_bytes(data.remaining());
-                        this.length += data.len();
                         if !data.is_empty() {
-                            this.chunks.push_back(data);
+                            this.push(data);
                         }
                         if this.length > this.limit {
                             return Poll::Ready(this.stream(Tail::Body(body)));

@@ -104,8 +104,8 @@ pub enum Event<'a> {
         attempt: u32,
         /// Why the last failed.
         class: Class,
-        /// Why there is no other: `not_retryable`, `attempts`, `budget`, `deadline`,
-        /// `retry_after`, `body`, `targets` (no other model is left).
+        /// Why there is no other: `not_retryable`, `attempts`, `unanswered` (two took too long, and may be paid for),
+        /// `budget`, `deadline`, `retry_after`, `body`, `targets` (no other model is left).
         because: &'static str,
     },
     /// A circuit opened: calls of this scope are refused until the cool-down is over.

@@ -36,19 +36,22 @@ pin_project! {
     {
         #[pin]
         body: B,
-        watch: Watch,
-        observer: Option<O>,
+        // After the body: what is dropped is gone before its end is told.
+        witness: Witness<O>,
     }
+}
 
-    impl<B, O> PinnedDrop for Observed<B, O>
-    where
-        O: Observe,
-    {
-        fn drop(this: Pin<&mut Self>) {
-            let this = this.project();
-            if let Some(observer) = this.observer.take() {
-                observer.end(Outcome::Dropped { usage: this.watch.usage() });
-            }
+/// What was seen of a body, and who is to be told.
+struct Witness<O: Observe> {
+    watch: Watch,
+    observer: Option<O>,
+}
+
+impl<O: Observe> Drop for Witness<O> {
+    fn drop(&mut self) {
+        if let Some(observer) = self.observer.take() {
+            let usage = self.watch.usage();
+            observer.end(Outcome::Dropped { usage });
         }
     }
 }
@@ -83,25 +86,18 @@ where
     /// Observes this body for whoever is [`still`](Self::still) to be told; nobody passes it through
     /// unobserved.
     pub const fn resumed(body: B, watch: Watch, observer: Option<O>) -> Self {
-        Self {
-            body,
-            watch,
-            observer,
-        }
+        let witness = Witness { watch, observer };
+        Self { body, witness }
     }
 
     /// What was understood of the body so far; nothing more once its end was reported.
     pub const fn watch(&self) -> &Watch {
-        &self.watch
+        &self.witness.watch
     }
 
     /// Passes the body through unobserved.
     pub const fn off(body: B) -> Self {
-        Self {
-            body,
-            watch: Watch::opaque(),
-            observer: None,
-        }
+        Self::resumed(body, Watch::opaque(), None)
     }
 }
 
@@ -140,17 +136,18 @@ where
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let mut this = self.project();
         let frame = ready!(this.body.as_mut().poll_frame(cx));
-        let Some(observer) = this.observer.as_mut() else {
+        let Witness { watch, observer } = this.witness;
+        let Some(told) = observer.as_mut() else {
             return Poll::Ready(frame);
         };
         let outcome = match &frame {
-            None => Some(this.watch.ended()),
-            Some(Err(_)) => Some(this.watch.broken()),
+            None => Some(watch.ended()),
+            Some(Err(_)) => Some(watch.broken()),
             // The caller may never poll past the last frame.
-            Some(Ok(frame)) => goes_on(this.watch, observer, frame, this.body.is_end_stream()),
+            Some(Ok(frame)) => goes_on(watch, told, frame, this.body.is_end_stream()),
         };
         if let Some(outcome) = outcome
-            && let Some(observer) = this.observer.take()
+            && let Some(observer) = observer.take()
         {
             observer.end(outcome);
         }
@@ -169,7 +166,7 @@ where
 impl<B, O: Observe> fmt::Debug for Observed<B, O> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Observed")
-            .field("ended", &self.observer.is_none())
+            .field("ended", &self.witness.observer.is_none())
             .finish_non_exhaustive()
     }
 }

@@ -67,7 +67,7 @@ where
     fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
         let (config, classifier) = (self.shared.config.clone(), self.classifier.clone());
         let (mut call, request) = Call::new(config, classifier, request);
-        // The hall has it that the future is polled at once: what has to wait is asked again then.
+        // No waker is needed: the future is polled as soon as it is returned (see `Buffered`), and asks again then.
         let shared = self.shared.clone();
         match self
             .inner
@@ -78,7 +78,7 @@ where
                 ResponseFuture::calling(shared, call, self.inner.call(request))
             }
             Poll::Ready(Err(error)) => {
-                // One that has broken is not asked again.
+                // A service is not polled again after an error: the next call has a fresh one.
                 self.inner = shared.spare.get();
                 ResponseFuture::new(shared, call, State::Unready { error: Some(error) })
             }

@@ -76,8 +76,11 @@ pub(crate) fn decide(
     if !class.is_retryable() {
         return Decision::stop("not_retryable");
     }
-    if policy.is_last(attempt.number, attempt.spent) || attempt.unanswered >= UNANSWERED {
+    if policy.is_last(attempt.number, attempt.spent) {
         return Decision::stop("attempts");
+    }
+    if attempt.unanswered >= UNANSWERED {
+        return Decision::stop("unanswered");
     }
     if !attempt.replayable {
         return Decision::stop("body");

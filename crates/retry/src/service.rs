@@ -70,7 +70,7 @@ where
         if let Some(refusal) = call.came_too_late() {
             return ResponseFuture::new(shared, call, State::over(Ok(refusal)));
         }
-        // The hall has it that the future is polled at once: what has to wait is asked again then.
+        // No waker is needed: the future is polled as soon as it is returned (see `Buffered`), and asks again then.
         match self
             .inner
             .poll_ready(&mut Context::from_waker(Waker::noop()))
@@ -80,7 +80,7 @@ where
                 ResponseFuture::calling(shared, call, self.inner.call(request))
             }
             Poll::Ready(Err(error)) => {
-                // One that has broken is not asked again.
+                // A service is not polled again after an error: the next call has a fresh one.
                 self.inner = shared.spare.get();
                 call.wait_with(request);
                 ResponseFuture::new(shared, call, State::over(Err(error)))

@@ -189,6 +189,31 @@ fn a_dropped_body() {
     }
 }
 
+/// A place in a limit is free when the connection is, and no sooner.
+#[test]
+fn a_dropped_body_is_gone_before_its_end_is_told() {
+    struct Gone(Log);
+    impl Drop for Gone {
+        fn drop(&mut self) {
+            assert!(self.0.ends.borrow().is_empty(), "told too early");
+        }
+    }
+    impl Body for Gone {
+        type Data = Bytes;
+        type Error = std::io::Error;
+        fn poll_frame(
+            self: std::pin::Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, std::io::Error>>> {
+            std::task::Poll::Pending
+        }
+    }
+    let log = Log::default();
+    let watch = Watch::of(&sse());
+    drop(Observed::new(Gone(log.clone()), watch, log.clone()));
+    assert!(matches!(log.told(), Outcome::Dropped { .. }));
+}
+
 #[test]
 fn a_message_in_any_frames() {
     let text = fixture("200_message.json");

@@ -41,6 +41,23 @@ fn a_request_body_stays_what_it_is() {
     assert_eq!(copy.bytes().expect("bytes").as_ptr(), bytes.as_ptr());
 }
 
+/// A handle for each byte would take thirty times the memory of the body.
+#[test]
+fn bytes_that_come_one_by_one_are_kept_together() {
+    let text = vec![b'x'; 10_000];
+    let whole = collect(chunked(&text, 1), text.len());
+    assert_eq!(whole.bytes().map(|bytes| &**bytes), Some(&*text));
+    let mut cut = collect(chunked(&text, 1), text.len() - 1);
+    let mut frames = 0;
+    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+    while let std::task::Poll::Ready(Some(frame)) = std::pin::Pin::new(&mut cut).poll_frame(&mut cx)
+    {
+        frame.expect("no error");
+        frames += 1;
+    }
+    assert!(frames < 100, "{frames}");
+}
+
 #[test]
 fn at_the_limit_and_over_it() {
     for exact in [true, false] {

@@ -65,14 +65,14 @@ where
     fn call(&mut self, mut request: Request<RequestBody>) -> Self::Future {
         let mut entry = Entry::new(context_of(request.extensions()));
         let gate = self.gate.clone();
-        // The hall has it that the future is polled at once: what has to wait is asked again then.
+        // No waker is needed: the future is polled as soon as it is returned (see `Buffered`), and asks again then.
         let cx = &mut Context::from_waker(Waker::noop());
         match gate.enter(&mut entry, &mut self.inner, &mut request, cx) {
             Poll::Ready(Ok(())) => {
                 GateFuture::calling(gate, self.inner.call(request), entry.passage)
             }
             Poll::Ready(Err(why)) => {
-                // One that has broken is not asked again.
+                // A service is not polled again after an error: the next call has a fresh one.
                 self.inner = self.inner.clone();
                 GateFuture::unsent(gate, why)
             }

@@ -108,7 +108,7 @@ fn no_answer_in_time_is_retried_once() {
     attempt.unanswered = 1;
     assert_eq!(decided(&attempt), Ok(SECOND));
     attempt.unanswered = 2;
-    assert_eq!(decided(&attempt), Err("attempts"));
+    assert_eq!(decided(&attempt), Err("unanswered"));
 }
 
 #[test]

@@ -39,7 +39,7 @@ async fn no_head_in_time_is_retried_once() {
         diary.lines(),
         [
             "retry 1 timeout 1s",
-            "gave up 2 timeout attempts",
+            "gave up 2 timeout unanswered",
             "refused timeout local=false"
         ]
     );

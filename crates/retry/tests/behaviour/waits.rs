@@ -166,7 +166,10 @@ async fn a_client_that_timed_out_is_retried_once() {
     let api = Api::new([io::ErrorKind::TimedOut; 2].map(Reply::broken));
     let error = send(layer.layer(api.clone()), request()).await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-    assert_eq!(diary.lines().last().unwrap(), "gave up 2 timeout attempts");
+    assert_eq!(
+        diary.lines().last().unwrap(),
+        "gave up 2 timeout unanswered"
+    );
 }
 
 #[tokio::test(start_paused = true)]
