@@ -89,6 +89,8 @@ pub enum Event<'a> {
     Retry {
         /// The layer.
         layer: &'static str,
+        /// The model of the request, where it names one and was kept to be sent again.
+        model: Option<&'a str>,
         /// The attempt that failed, from 1.
         attempt: u32,
         /// Why it failed.
@@ -100,6 +102,9 @@ pub enum Event<'a> {
     GaveUp {
         /// The layer.
         layer: &'static str,
+        /// The model of the request, where it names one and was kept to be sent again; to a fallback layer, the one
+        /// asked for first.
+        model: Option<&'a str>,
         /// Attempts made.
         attempt: u32,
         /// Why the last failed.
@@ -324,19 +329,21 @@ fn trace(event: &Event<'_>) {
         }
         Event::Retry {
             layer,
+            model,
             attempt,
             class,
             delay,
         } => {
-            tracing::info!(target: "tower_claude", layer, decision = "retry", class = class.kind.as_str(), attempt, wait_ms = millis(delay));
+            tracing::info!(target: "tower_claude", layer, decision = "retry", class = class.kind.as_str(), model, attempt, wait_ms = millis(delay));
         }
         Event::GaveUp {
             layer,
+            model,
             attempt,
             class,
             because,
         } => {
-            tracing::warn!(target: "tower_claude", layer, decision = "gave_up", class = class.kind.as_str(), attempt, because);
+            tracing::warn!(target: "tower_claude", layer, decision = "gave_up", class = class.kind.as_str(), model, attempt, because);
         }
         Event::CircuitOpened {
             layer,

@@ -266,6 +266,7 @@ impl Journey {
         }
         self.say(&Event::GaveUp {
             layer: LAYER,
+            model: self.original.get().body().model(),
             attempt: self.hops,
             class: *class,
             because: match self.context.deadline() {

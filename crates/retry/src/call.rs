@@ -47,6 +47,8 @@ pub(crate) struct Call<C> {
 /// What is kept once an attempt has failed, or an answer is awaited.
 #[derive(Default)]
 struct Later {
+    /// The last attempt keeps no request that could be asked for it.
+    model: Option<Arc<str>>,
     /// Of the second attempt and those that follow.
     attempt_started: Option<Instant>,
     unanswered: u32,
@@ -164,7 +166,9 @@ impl<C> Call<C> {
         if self.is_nested() {
             return None;
         }
+        let model = self.model();
         let later = self.later();
+        later.model = model.or(later.model.take());
         if class.local {
             later.payment.refund();
         }
@@ -183,6 +187,7 @@ impl<C> Call<C> {
         };
         let config = &*self.config;
         let decision = decide(&config.policy, &attempt, &config.budget, fastrand::f64());
+        let model = self.later.as_ref().and_then(|later| later.model.as_deref());
         match decision {
             // A refusal is the news of the layer that refused.
             Decision::Return { .. } if class.local && self.number == 1 => None,
@@ -190,6 +195,7 @@ impl<C> Call<C> {
                 count(&config.counters.gave_up);
                 self.say(&Event::GaveUp {
                     layer: LAYER,
+                    model,
                     attempt: self.number,
                     class,
                     because,
@@ -200,6 +206,7 @@ impl<C> Call<C> {
                 count(&config.counters.retries);
                 self.say(&Event::Retry {
                     layer: LAYER,
+                    model,
                     attempt: self.number,
                     class,
                     delay,
@@ -210,6 +217,13 @@ impl<C> Call<C> {
                 Some(delay)
             }
         }
+    }
+
+    /// The model of the request, while the request is there.
+    fn model(&self) -> Option<Arc<str>> {
+        let kept = self.kept.as_ref().map(|kept| kept.get());
+        let request = self.first.as_deref().or(kept)?;
+        request.body().model().map(Arc::from)
     }
 
     /// What the head means, if the body need not tell.

@@ -71,12 +71,14 @@ fn every_event_reaches_the_observer_once() {
         },
         Event::Retry {
             layer,
+            model: Some("claude-sonnet-5-5"),
             attempt: 1,
             class,
             delay: second,
         },
         Event::GaveUp {
             layer,
+            model: None,
             attempt: 5,
             class,
             because: "attempts",

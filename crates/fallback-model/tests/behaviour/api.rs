@@ -111,11 +111,16 @@ impl Diary {
                 format!("{from} -> {to} {}{how}", class.kind.as_str())
             }
             Event::GaveUp {
+                model: Some(model),
                 attempt,
                 class,
                 because,
                 ..
-            } => format!("gave up {attempt} {} {because}", class.kind.as_str()),
+            } => format!(
+                "{} gave up {attempt} {} {because}",
+                short(model),
+                class.kind.as_str()
+            ),
             Event::CircuitOpened { scope, because, .. } => {
                 format!("opened {scope} {}", because.as_str())
             }

@@ -364,7 +364,7 @@ async fn a_deadline_that_has_passed_ends_it() {
     assert_eq!((answer.status, api.models().len()), (529, 1));
     let answer = send(service, with_deadline(11 * SECOND)).await.unwrap();
     assert_eq!(answer.by(), SONNET);
-    assert_eq!(diary.lines()[0], "gave up 1 overloaded deadline");
+    assert_eq!(diary.lines()[0], "opus gave up 1 overloaded deadline");
 }
 
 /// Sonnet has needed 30 s, whenever it was asked; Haiku is not known to.

@@ -104,7 +104,10 @@ async fn a_refusal_of_a_layer_inside_is_its_own_news() {
         (Kind::RateLimited, &[][..]),
         (
             Kind::Overloaded,
-            &["opus -> opus overloaded", "gave up 2 overloaded targets"],
+            &[
+                "opus -> opus overloaded",
+                "opus gave up 2 overloaded targets",
+            ],
         ),
     ] {
         let refusal = Class::new(kind).into_local();
@@ -153,7 +156,7 @@ async fn nothing_is_said_when_nothing_happened() {
     assert!(answer.extensions.get::<ServedBy>().is_none());
     assert_eq!(
         diary.lines().last().unwrap(),
-        "gave up 3 overloaded targets"
+        "opus gave up 3 overloaded targets"
     );
     assert_eq!(layer.handle().snapshot().exhausted, 1);
 }

@@ -1,9 +1,14 @@
 //! When the next attempt is made, and when none is.
 
-use std::{io, num::NonZeroU32, time::Duration};
+use std::{
+    io,
+    num::NonZeroU32,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use tower::{Layer, ServiceExt};
-use tower_claude_core::{Kind, Paced, Reason, Refusal, Refused};
+use tower_claude_core::{Kind, Paced, Reason, Refusal, Refused, event::Event};
 use tower_claude_retry::RetryLayer;
 
 use crate::api::*;
@@ -29,6 +34,22 @@ async fn the_schedule_and_then_the_last_response_as_it_came() {
     );
     let snapshot = layer.handle().snapshot();
     assert_eq!((snapshot.retries, snapshot.gave_up), (4, 1));
+}
+
+/// The last attempt keeps no request.
+#[tokio::test(start_paused = true)]
+async fn each_event_names_the_model() {
+    let models = Arc::new(Mutex::new(Vec::new()));
+    let seen = models.clone();
+    let layer = RetryLayer::new().with_observer(move |event: &Event<'_>| {
+        if let Event::Retry { model, .. } | Event::GaveUp { model, .. } = event {
+            let model = model.expect("a model").to_owned();
+            seen.lock().unwrap().push(model);
+        }
+    });
+    let api = Api::new((0..5).map(|_| Reply::overloaded()));
+    through(&layer, &api).await;
+    assert_eq!(*models.lock().unwrap(), ["claude-sonnet-5-5"; 5]);
 }
 
 #[tokio::test(start_paused = true)]
