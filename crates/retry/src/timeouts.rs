@@ -16,7 +16,8 @@ pub struct Timeouts {
     /// is worth handing on: the first content of a stream, the whole of a JSON answer. 600 s by default,
     /// like the SDKs.
     pub head: Option<Duration>,
-    /// Silence, once the response head is there. Any byte ends it, a `ping` too. 120 s by default.
+    /// Silence, once the response head is there. Any byte ends it, a `ping` too. 120 s by default. An error body that
+    /// a layer further in reads is not there yet: only `head` bounds that.
     pub idle: Option<Duration>,
     /// The whole call, with all attempts and waits, to the last byte of a stream. None by default.
     pub total: Option<Duration>,
