@@ -13,7 +13,9 @@
 //! | `TRACE` | `admitted` after a wait |
 //!
 //! Events are said while the call or its body is polled, and so inside the caller's span: a span around each request, by
-//! tower-http's `TraceLayer` outside of the layers for instance, tells which lines belong together.
+//! tower-http's `TraceLayer` outside of the layers for instance, tells which lines belong together. What a dropped body
+//! says has no such span, nor has the call that a cache makes `detached()`; one that several share through a cache speaks in
+//! the span of whoever drives it just then.
 
 use std::{fmt, sync::Arc, time::Duration};
 
