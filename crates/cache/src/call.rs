@@ -19,12 +19,12 @@ use tower_claude_wire::ApiError;
 
 use crate::{
     Body, CACHE, Entry, Freshness, Key, LAYER, Store,
-    answer::head::jittered,
+    answer::head::{is_of_the_moment, jittered},
     answer::rules::Rules,
     config::Config,
     flight::seat::Seat,
     flight::state::{Answer as Landed, Ask},
-    request::policy::Plan,
+    request::{key::Aside, policy::Plan},
 };
 
 /// What the caller gets.
@@ -49,7 +49,7 @@ pub(crate) struct Call<T> {
     /// Until it is sent on.
     request: Option<Request<RequestBody>>,
     /// What sets it apart from those with its key.
-    aside: Option<Key>,
+    aside: Aside,
     ttl: std::time::Duration,
     started: Instant,
     pub(crate) deadline: Option<Instant>,
@@ -63,7 +63,7 @@ impl<T: Store> Call<T> {
         Self {
             config,
             request: Some(request),
-            aside: None,
+            aside: Aside::default(),
             ttl,
             started: Instant::now(),
             deadline: None,
@@ -179,7 +179,11 @@ impl<T: Store> Call<T> {
 
     /// Whether it is an error that this call might not get.
     pub(crate) fn may_do_better(&self, than: &Landed) -> bool {
-        than.head.status != StatusCode::OK && than.aside != self.aside
+        if than.head.status == StatusCode::OK || than.aside == self.aside {
+            return false;
+        }
+        // Other tiers have other capacity; whose request it is does not matter to a server in trouble.
+        than.aside.service_tier != self.aside.service_tier || !is_of_the_moment(&than.head.parts())
     }
 
     /// The answer to somebody else's equal request.

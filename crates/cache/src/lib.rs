@@ -34,7 +34,7 @@
 //! - Caches the Messages requests that are marked [`Cacheable`], and no others; `no-store` wins. Two are equal when
 //!   tenant, credential, host, URI, `origin`, `anthropic-…` headers, kind of body and its fields are ([`Key`]), all but
 //!   `metadata` and `service_tier`. `stream` counts: a stream is replayed frame for frame, JSON byte for byte. Equal requests
-//!   under way share one call and its outcome, an error only where those two are equal too. [`CACHE`] says what was done.
+//!   under way share one call and its outcome, but no error that may be due to those two. [`CACHE`] says what was done.
 //! - Stores whole answers of the asked model that ended with `end_turn` or a stop sequence, for their time ± 10 %, and
 //!   an hour more to serve them, with `age`, in place of 5xx, timeouts, broken connections and local refusals.
 //!

@@ -10,10 +10,12 @@
 //! | `WARN` | `refused`, `paused`, `threshold`, `gave_up`, `circuit_opened`, `fell_back`, `broken` |
 //! | `INFO` | `retry`, `circuit_probe`, `circuit_closed` |
 //! | `DEBUG` | `headroom` per response, `queued`, `uncounted`, what a cache did |
-//! | `TRACE` | `admitted` after a wait |
+//! | `TRACE` | `admitted`, with its wait |
 //!
 //! Events are said while the call or its body is polled, and so inside the caller's span: a span around each request, by
-//! tower-http's `TraceLayer` outside of the layers for instance, tells which lines belong together.
+//! tower-http's `TraceLayer` outside of the layers for instance, tells which lines belong together. What a dropped body
+//! says has no such span, nor has the call that a cache makes `detached()`; one that several share through a cache speaks in
+//! the span of whoever drives it just then.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -25,13 +27,13 @@ use crate::{Class, Crossing, Kind, Reason, Scope};
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
-    /// A request waited for its turn and was let through.
+    /// A limiter let a request through, at once or when its turn had come.
     Admitted {
         /// The layer.
         layer: &'static str,
         /// Its pool of limits.
         scope: &'a Scope,
-        /// How long it waited.
+        /// How long it waited; mostly not at all.
         wait: Duration,
     },
     /// A request waits for its turn.

@@ -120,6 +120,11 @@ pub(crate) fn calls_for_stale(head: &Parts) -> bool {
     }
 }
 
+/// Whether the error would have met any request just then.
+pub(crate) fn is_of_the_moment(head: &Parts) -> bool {
+    head.status == StatusCode::TOO_MANY_REQUESTS || calls_for_stale(head)
+}
+
 const fn is_outage(kind: Kind) -> bool {
     matches!(
         kind,

@@ -13,7 +13,7 @@ use crate::{
     answer::rules::{Inspector, Rules},
     flight::recording::Recording,
     flight::source::{Fault, Source},
-    request::key::Key,
+    request::key::Aside,
     store::entry::{Entry, EntryParts},
 };
 
@@ -22,7 +22,7 @@ use crate::{
 pub(crate) struct Ask {
     pub(crate) rules: Rules,
     /// What sets it apart from others with its key.
-    pub(crate) aside: Option<Key>,
+    pub(crate) aside: Aside,
     pub(crate) tenant: Option<Tenant>,
     /// Jittered already.
     pub(crate) fresh_for: Duration,
@@ -92,7 +92,7 @@ pub(crate) enum News {
 pub(crate) struct Answer {
     pub(crate) head: Arc<Head>,
     /// What set the request apart that was answered.
-    pub(crate) aside: Option<Key>,
+    pub(crate) aside: Aside,
     /// The body, unless it is a stream.
     pub(crate) whole: Option<Bytes>,
     /// It failed before its content began.

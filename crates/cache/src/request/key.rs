@@ -66,6 +66,13 @@ impl fmt::Debug for Key {
     }
 }
 
+/// What is no part of the key of a request, and may still be why it fails.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Aside {
+    pub(crate) metadata: Option<Key>,
+    pub(crate) service_tier: Option<Key>,
+}
+
 /// Takes a [`Key`] as the hash that it is.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct AsIs(u64);
@@ -119,14 +126,16 @@ impl Secret {
         self.hash(&written(request, fields, also))
     }
 
-    /// The key of what is no part of the key of a request, and may still be why it fails; `None` where there is nothing.
-    pub(crate) fn aside(&self, fields: &[Field<'_>]) -> Option<Key> {
-        let mut out = Vec::new();
-        for field in fields.iter().filter(|field| is_left_out(field)) {
-            part(&mut out, &field.name);
-            part(&mut out, &field.value);
+    /// What the fields say that are no part of the key.
+    pub(crate) fn aside(&self, fields: &[Field<'_>]) -> Aside {
+        let [metadata, service_tier] = LEFT_OUT.map(|name| {
+            let field = fields.iter().find(|field| *field.name == *name)?;
+            Some(self.hash(&field.value))
+        });
+        Aside {
+            metadata,
+            service_tier,
         }
-        (!out.is_empty()).then(|| self.hash(&out))
     }
 
     fn hash(&self, text: &[u8]) -> Key {

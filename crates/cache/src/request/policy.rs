@@ -7,7 +7,7 @@ use tower_claude_core::{Endpoint, RequestBody};
 
 use crate::{
     request::canonical::{Field, fields},
-    request::key::{Key, Secret},
+    request::key::{Aside, Key, Secret},
 };
 
 /// Marks a request whose answer may be stored, and which may be answered from the store. Insert it into the request's
@@ -59,7 +59,7 @@ pub(crate) enum Plan {
     /// To be looked up.
     Lookup {
         key: Key,
-        aside: Option<Key>,
+        aside: Aside,
         ttl: Option<Duration>,
     },
 }

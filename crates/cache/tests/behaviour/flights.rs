@@ -514,6 +514,39 @@ async fn an_error_is_shared_with_none_that_differs_in_anything() {
     assert_eq!((said, scripts.calls()), (["miss".into(), "hit".into()], 3));
 }
 
+/// Whose request it was does not matter then, and a server in trouble is not asked once for each of those who wait.
+#[tokio::test(start_paused = true)]
+async fn an_error_of_the_moment_is_shared_whatever_the_metadata() {
+    for status in [429, 500, 529] {
+        let (upstream, scripts) = upstream();
+        let service = layer().layer(upstream);
+        let asking = |aside: &str| {
+            let body = body("Hi", false).replace(r#""stream""#, &format!(r#"{aside},"stream""#));
+            call(&service, request().map(|_| body.into()))
+        };
+        let users =
+            ["a", "b", "c"].map(|user| asking(&format!(r#""metadata":{{"user_id":"{user}"}}"#)));
+        let other_tier = asking(r#""service_tier":"standard_only""#);
+        let answering = async {
+            let first = scripts.next().await;
+            settle().await;
+            first.json(status, "{}");
+            // It has other capacity.
+            scripts.next().await.message();
+        };
+        let all = async { tokio::join!(join_all(users), other_tier, answering) };
+        let all = tokio::time::timeout(SECOND, all).await;
+        let (shared, other, ()) = all.expect("nobody else asks");
+        for got in shared {
+            assert_eq!(got.expect("an answer").status, status);
+        }
+        assert_eq!(
+            (other.expect("an answer").status, scripts.calls()),
+            (200, 2)
+        );
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_body_that_panics_is_broken_for_the_others() {
     let (upstream, scripts) = upstream();
