@@ -131,8 +131,9 @@ impl Journey {
         // It may have failed before it was sent: a client that cannot become ready.
         self.trail.asks(self.at);
         self.count_attempt();
-        let ticket = self.take_ticket();
+        let mut ticket = self.take_ticket();
         let opened = if class.kind == Kind::NotFound {
+            ticket.settle_limits(class);
             self.detour_mut().not_found.push(ticket);
             None
         } else {

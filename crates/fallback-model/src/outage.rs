@@ -70,6 +70,14 @@ impl Leave {
         };
         probes(&self.model) || probes(&self.pool)
     }
+
+    /// The part for the pool, taken out.
+    pub(crate) const fn take_pool(&mut self) -> Self {
+        Self {
+            model: None,
+            pool: self.pool.take(),
+        }
+    }
 }
 
 /// What became of the two circuits.

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tower_claude_core::{
     Class, Endpoint, Scope,
-    breaker::Transition,
+    breaker::{Transition, Verdict},
     event::{Event, emit},
 };
 
@@ -53,7 +53,9 @@ impl Ticket {
     /// Says how it ended. When the target will be back, if that closed its circuit.
     pub(crate) fn settle(mut self, class: &Class) -> Option<Instant> {
         let now = Instant::now();
-        let Turns { model, pool } = self.end(self.config.triggers.findings(class), class, now);
+        let leave = self.leave.take();
+        let findings = self.config.triggers.findings(class);
+        let Turns { model, pool } = self.end(leave, findings, class, now);
         let back = [
             model.and_then(|turn| self.say(&self.model_scope(), turn, class)),
             pool.and_then(|turn| self.say(&self.pool_scope(), turn, class)),
@@ -62,8 +64,21 @@ impl Ticket {
         now.checked_add(longest)
     }
 
-    fn end(&mut self, findings: Findings, class: &Class, now: Instant) -> Turns {
-        let Some(leave) = self.leave.take() else {
+    /// Says how it ended for the limits, which another model may draw on next; what it means for this one is said later.
+    pub(crate) fn settle_limits(&mut self, class: &Class) {
+        let limits = self.leave.as_mut().map(Leave::take_pool);
+        let findings = Findings {
+            model: Verdict::Ignored,
+            ..self.config.triggers.findings(class)
+        };
+        let turns = self.end(limits, findings, class, Instant::now());
+        if let Some(turn) = turns.pool {
+            self.say(&self.pool_scope(), turn, class);
+        }
+    }
+
+    fn end(&self, leave: Option<Leave>, findings: Findings, class: &Class, now: Instant) -> Turns {
+        let Some(leave) = leave else {
             return Turns::default();
         };
         self.config.shared.outages.settle(
@@ -125,6 +140,7 @@ impl Ticket {
 impl Drop for Ticket {
     /// A call that was given up says nothing about its target.
     fn drop(&mut self) {
-        self.end(Findings::NONE, &Class::SUCCESS, Instant::now());
+        let leave = self.leave.take();
+        self.end(leave, Findings::NONE, &Class::SUCCESS, Instant::now());
     }
 }

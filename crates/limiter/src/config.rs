@@ -27,7 +27,7 @@ pub struct LimiterConfig {
     /// by a second 429 in a row and to 4 s by each after that, where it is shorter. Default 5 minutes.
     pub max_pause: Duration,
     /// Scopes kept at once; over it, idle ones are forgotten: first those whose limits are whole again, the
-    /// longest unused first, then those that soon are. One that was forgotten begins anew with whole limits.
+    /// longest unused first, then the least spent. One that was forgotten begins anew with whole limits.
     /// Scopes in use are never forgotten. Default 1,024.
     pub max_scopes: usize,
     /// Reserve the running mean of output instead of the estimate. Default true.

@@ -17,7 +17,7 @@ use tokio::{
 };
 use tower_claude_core::{Class, Cost, Kind, Observation, Priority, Reason, Scope, Tenant};
 use tower_claude_limiter::{
-    Ask, Limiter, LimiterConfig, Limits, LocalAcquire, LocalLimiter, Refusal, Reservation,
+    Ask, Day, Limiter, LimiterConfig, Limits, LocalAcquire, LocalLimiter, Refusal, Reservation,
     Settlement,
 };
 use tower_claude_wire::{RateLimits, Usage};
@@ -374,6 +374,27 @@ async fn a_spent_scope_is_kept_longer_than_a_whole_one() {
     use_up("e", 1).await;
     assert!(!known("a request") && known("d") && known("e"));
     assert!(known("the day's tokens"));
+}
+
+/// Whoever is new has used a little, and later: that is not what would be given away.
+#[tokio::test(start_paused = true)]
+async fn a_spent_day_is_kept_longer_than_one_that_was_touched() {
+    let from_midnight = Day::ResetsAt {
+        seconds_after_midnight_utc: 0,
+    };
+    for day in [Day::Rolling, from_midnight] {
+        let config = LimiterConfig::new().with_max_scopes(3);
+        let limits = Limits::new().with_tokens_per_day(n(1_000)).with_day(day);
+        let limiter = LocalLimiter::with_config(limits, config);
+        for (name, tokens) in [("spent", 1_000), ("a", 1), ("b", 1), ("c", 1), ("d", 1)] {
+            let ask = Ask::new(Scope::named(name), Cost::new(tokens, 0));
+            limiter.acquire(ask).await.unwrap().sent();
+            advance(Duration::from_secs(3_600)).await;
+        }
+        let known = |name| limiter.scope(&Scope::named(name)).is_some();
+        assert!(known("spent") && known("d"), "{day:?}");
+        assert!(!known("a") && !known("b"), "{day:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use memchr::{memchr, memmem::Finder};
+use memchr::{memchr, memmem::Finder, memrchr};
 
 use crate::json::skip_space;
 
@@ -57,9 +57,12 @@ pub fn surplus_bytes(json: &[u8]) -> u64 {
         let end = at_end(json, data);
         at = end;
         let length = end - data;
+        // Not beyond its braces: what stands beside a text may be an image.
+        let before = &json[key.saturating_sub(NEAR)..key];
+        let after = &json[end..json.len().min(end + NEAR)];
         let near = [
-            &json[key.saturating_sub(NEAR)..key],
-            &json[end..json.len().min(end + NEAR)],
+            &before[memrchr(b'{', before).unwrap_or(0)..],
+            &after[..memchr(b'}', after).unwrap_or(after.len())],
         ];
         if length < SHORT || near.iter().all(|near| BASE64.find(near).is_none()) {
             continue;

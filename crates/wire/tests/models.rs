@@ -404,6 +404,37 @@ fn models_response_by_dated_names() {
     assert!(new.known && new.max_output == 5);
 }
 
+/// The API lists the newest first.
+#[test]
+fn models_response_with_two_dates_of_one_name() {
+    let page = r#"{"data": [
+        {"id": "claude-haiku-6-20270601", "lifecycle": "active", "max_tokens": 9},
+        {"id": "claude-haiku-6-20270101", "lifecycle": "deprecated", "max_tokens": 5}
+    ]}"#;
+    let catalog = ModelCatalog::builtin().clone();
+    let catalog = catalog.merge_models_response(page).unwrap();
+    let of = |name| {
+        let model = catalog.lookup(name);
+        (model.lifecycle, model.max_output)
+    };
+    assert_eq!(of("claude-haiku-6"), (Lifecycle::Active, 9));
+    assert_eq!(of("claude-haiku-6-20270601"), (Lifecycle::Active, 9));
+    assert_eq!(of("claude-haiku-6-20270101"), (Lifecycle::Deprecated, 5));
+    let later = r#"{"id": "claude-haiku-6-20270601", "lifecycle": "retired"}"#;
+    let later = catalog.clone().merge_models_response(later).unwrap();
+    let plain = later.lookup("claude-haiku-6");
+    assert_eq!(plain.lifecycle, Lifecycle::Retired, "told once more");
+    let page = r#"{"data": [
+        {"id": "claude-haiku-7", "lifecycle": "active"},
+        {"id": "claude-haiku-7-20280101", "lifecycle": "deprecated"}
+    ]}"#;
+    let catalog = catalog.merge_models_response(page).unwrap();
+    assert_eq!(
+        catalog.lookup("claude-haiku-7").lifecycle,
+        Lifecycle::Active
+    );
+}
+
 #[test]
 fn rate_limits_response_regroups() {
     let builtin = ModelCatalog::builtin();

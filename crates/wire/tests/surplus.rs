@@ -51,6 +51,21 @@ fn text_is_text() {
     }
 }
 
+/// A plain document is text, whatever stands beside it.
+#[test]
+fn a_text_beside_an_image_is_text() {
+    let text = "A".repeat(40_000);
+    let text = format!(r#"{{"type":"text","media_type":"text/plain","data":"{text}"}}"#);
+    let image = source("iVBOR", 40_000);
+    for both in [format!("{text},{image}"), format!("{image},{text}")] {
+        assert_eq!(surplus(&both), 39_000);
+    }
+    let small = source("iVBOR", 60);
+    for both in [format!("{text},{small}"), format!("{small},{text}")] {
+        assert_eq!(surplus(&both), 0);
+    }
+}
+
 proptest! {
     #[test]
     fn never_more_than_there_is(

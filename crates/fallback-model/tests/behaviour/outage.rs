@@ -8,6 +8,7 @@ use std::sync::{
 use tokio::time::sleep;
 use tower::Layer;
 use tower_claude_core::{CallContext, Kind, breaker::BreakerConfig};
+use tower_claude_fallback_model::FallbackModelLayer;
 
 use crate::api::*;
 
@@ -229,6 +230,26 @@ async fn a_404_counts_once_another_model_has_answered() {
         retired.models(),
         [opus(), opus(), opus(), vec![HAIKU]].concat()
     );
+}
+
+/// The limits that both draw on have answered, whatever is missing.
+#[tokio::test(start_paused = true)]
+async fn a_404_keeps_no_other_model_from_its_limits() {
+    let (gone, next) = ("claude-opus-4-8", "claude-opus-4-7");
+    let layer = FallbackModelLayer::new([next]);
+    let limited = Api::by_model(|_| Reply::rate_limited("5"));
+    for _ in 0..3 {
+        let answer = send(layer.layer(limited.clone()), asking(gone, "")).await;
+        assert_eq!(answer.unwrap().status, 429);
+    }
+    sleep(60 * SECOND).await;
+    let api = Api::by_model(move |model| match model {
+        model if model == gone => Reply::error(404, "not_found_error"),
+        _ => Reply::fine(),
+    });
+    let answer = send(layer.layer(api.clone()), asking(gone, "")).await;
+    assert_eq!(answer.unwrap().by(), next);
+    assert_eq!(api.models(), [gone, next]);
 }
 
 /// A thousand of them may be remembered, and each be as long as a body.

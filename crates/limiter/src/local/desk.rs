@@ -176,13 +176,13 @@ impl Desk {
         self.lock().pool.snapshot(now)
     }
 
-    /// If nothing is in flight, waits or is paused: how long until its limits are whole, and when it was
-    /// last asked.
+    /// If nothing is in flight, waits or is paused: how much of its limits is spent, and when it was last
+    /// asked.
     pub(super) fn idle(&self) -> Option<(u64, u64)> {
         let now = self.nanos(sync::now());
         let state = self.lock();
         let idle = state.pool.is_idle(now);
-        idle.then(|| (state.pool.whole_in(now), state.used_at))
+        idle.then(|| (state.pool.spent(now), state.used_at))
     }
 
     /// The same where an answer came, from which the estimator of the head may have learned.

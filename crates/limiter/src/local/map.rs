@@ -15,8 +15,8 @@ use crate::sync::RwLock;
 /// here once.
 type Desks = HashMap<Scope, Arc<Desk>, RandomState>;
 
-/// Bounded: over the bound, idle scopes are forgotten. First those whose limits are whole again, since another
-/// that was forgotten would begin with more than is left; of those the longest unused.
+/// Bounded: over the bound, idle scopes are forgotten. First those whose limits are the least spent, since another
+/// that was forgotten would begin with more than is left; of those that are whole the longest unused.
 pub(super) struct Map {
     most: usize,
     desks: RwLock<Desks>,

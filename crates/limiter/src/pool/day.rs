@@ -205,6 +205,15 @@ impl Daily {
             Renewal::Resets { next, .. } => next.saturating_sub(now),
         }
     }
+
+    /// The share that is used, as a part of a day; no longer than until it renews.
+    pub(super) fn spent(&self, now: u64) -> u64 {
+        let used = u128::from(self.used.max(0).unsigned_abs());
+        let share = used * u128::from(DAY) / u128::from(self.limit.max(1));
+        u64::try_from(share)
+            .unwrap_or(u64::MAX)
+            .min(self.renews_in(now))
+    }
 }
 
 /// When the last of this quarter is a day old.

@@ -160,11 +160,11 @@ impl Extra {
         }
     }
 
-    /// Nanoseconds until all of it is there again without further use.
-    pub(super) fn whole_in(&self, now: u64) -> u64 {
+    /// Nanoseconds that the limit takes to allow what is used of it.
+    pub(super) fn spent(&self, now: u64) -> u64 {
         match &self.kind {
             Kind::Minute(bucket) => bucket.whole_in(now),
-            Kind::Day(day) => day.renews_in(now),
+            Kind::Day(day) => day.spent(now),
         }
     }
 

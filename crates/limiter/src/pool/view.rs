@@ -12,12 +12,12 @@ use super::{
 use crate::{DimensionSnapshot, ScopeSnapshot};
 
 impl Pool {
-    /// Nanoseconds until all limits are whole again without further use: then nothing is given away by
-    /// forgetting the levels.
-    pub(crate) fn whole_in(&self, now: u64) -> u64 {
+    /// What would be given away by forgetting the levels: nanoseconds that the most spent limit takes to allow
+    /// as much. A limit per day is not whole before it renews, but hardly spent by one request.
+    pub(crate) fn spent(&self, now: u64) -> u64 {
         let lanes = self.lanes.iter().filter_map(|lane| lane.bucket.as_ref());
         let lanes = lanes.map(|bucket| bucket.whole_in(now));
-        let extras = self.extras.iter().map(|extra| extra.whole_in(now));
+        let extras = self.extras.iter().map(|extra| extra.spent(now));
         lanes.chain(extras).max().unwrap_or(0)
     }
 

@@ -57,11 +57,16 @@ fn model_info(catalog: &mut ModelCatalog, node: &Node<'_>) -> Result<()> {
             known.efforts = Some(efforts);
         }
     }
-    // A dated name speaks for the plain one too, unless that stands for another date.
+    // A dated name speaks for the plain one too, unless that stands for another date or for itself. Of the dates of a
+    // name nobody knew the newest comes first.
     let plain = id::canonical(id);
-    let dated = model.about.snapshot.as_deref();
-    if plain != id && dated.is_none_or(|dated| dated == id) {
-        catalog.models.insert(plain.into(), model.clone());
+    if plain != id {
+        if !catalog.models.contains_key(plain) {
+            Arc::make_mut(&mut model.about).snapshot = Some(id.into());
+        }
+        if model.about.snapshot.as_deref() == Some(id) {
+            catalog.models.insert(plain.into(), model.clone());
+        }
     }
     catalog.models.insert(id.into(), model);
     Ok(())
