@@ -92,6 +92,81 @@ impl<B> Service<Request<B>> for Answer {
     }
 }
 
+/// A service whose answer is not there at once, as over a network: head and body come at the second poll each.
+#[derive(Clone, Copy)]
+pub(crate) struct Later;
+
+/// Pending once.
+#[derive(Clone, Default)]
+pub(crate) struct Once(bool);
+
+impl Once {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if std::mem::replace(&mut self.0, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+pub(crate) struct LaterAnswer(Once, Option<Response<LaterBody>>);
+
+impl Future for LaterAnswer {
+    type Output = Result<Response<LaterBody>, Infallible>;
+
+    fn poll(mut self: std::pin::Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        std::task::ready!(self.0.poll(cx));
+        Poll::Ready(Ok(self.1.take().expect("once")))
+    }
+}
+
+#[derive(Clone)]
+pub(crate) struct LaterBody(Once, Full<Bytes>);
+
+impl Body for LaterBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Infallible>>> {
+        std::task::ready!(self.0.poll(cx));
+        std::pin::Pin::new(&mut self.1).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.1.is_end_stream()
+    }
+}
+
+impl Default for LaterBody {
+    fn default() -> Self {
+        Self(Once(true), Full::default())
+    }
+}
+
+impl<B> Service<Request<B>> for Later {
+    type Response = Response<LaterBody>;
+    type Error = Infallible;
+    type Future = LaterAnswer;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _request: Request<B>) -> Self::Future {
+        let body = LaterBody(
+            Once::default(),
+            Full::new(Bytes::from_static(texts::MESSAGE)),
+        );
+        let mut response = Response::new(body);
+        *response.headers_mut() = ANSWER_HEADERS.clone();
+        LaterAnswer(Once::default(), Some(response))
+    }
+}
+
 /// The body of every request: 2 KiB.
 pub(crate) static REQUEST_BODY: LazyLock<Vec<u8>> = LazyLock::new(|| texts::prose(2 * 1024));
 

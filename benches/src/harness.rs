@@ -150,3 +150,84 @@ fn batch(workers: &mut [Worker], calls: u64) -> Duration {
             .unwrap_or_default()
     })
 }
+
+/// Nanoseconds on a processor of this thread, as the system counts them.
+fn on_cpu() -> u64 {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let first = text.split_whitespace().next().unwrap_or("0");
+    first.parse().unwrap_or(0)
+}
+
+/// Two threads at once: only rounds in which neither lost its processor count.
+pub(crate) fn two(cases: &[Case], names: &[&String]) {
+    let cases: Vec<&Case> = names
+        .iter()
+        .filter_map(|name| cases.iter().find(|case| case.name == **name))
+        .collect();
+    let mut running: Vec<(Vec<Worker>, u64, Vec<f64>, Vec<f64>)> = cases
+        .iter()
+        .map(|case| {
+            (
+                (0..2).map(|_| case.worker()).collect(),
+                2_000,
+                vec![],
+                vec![],
+            )
+        })
+        .collect();
+    for (workers, calls, ..) in &mut running {
+        workers.iter_mut().for_each(|worker| worker(*calls));
+    }
+    for _ in 0..400 {
+        for (workers, calls, both, one) in &mut running {
+            let calls = *calls;
+            let missing = &AtomicUsize::new(2);
+            let results: Vec<(u64, u64)> = std::thread::scope(|scope| {
+                let threads: Vec<_> = workers
+                    .iter_mut()
+                    .map(|worker| {
+                        scope.spawn(move || {
+                            missing.fetch_sub(1, Ordering::AcqRel);
+                            while missing.load(Ordering::Acquire) > 0 {
+                                std::hint::spin_loop();
+                            }
+                            let (start, cpu) = (Instant::now(), on_cpu());
+                            worker(calls);
+                            (start.elapsed().as_nanos() as u64, on_cpu() - cpu)
+                        })
+                    })
+                    .collect();
+                threads
+                    .into_iter()
+                    .map(|t| t.join().expect("no panic"))
+                    .collect()
+            });
+            // The system's count lags by some microseconds.
+            if results.iter().all(|(wall, cpu)| *cpu + 60_000 > *wall) {
+                let wall = results.iter().map(|(wall, _)| *wall).max().unwrap_or(0);
+                both.push(wall as f64 / calls as f64);
+            }
+            let start = Instant::now();
+            workers[0](calls);
+            one.push(start.elapsed().as_nanos() as f64 / calls as f64);
+        }
+    }
+    for (case, (_, _, mut both, mut one)) in cases.iter().zip(running) {
+        both.sort_by(f64::total_cmp);
+        one.sort_by(f64::total_cmp);
+        let at = |list: &[f64], part: f64| {
+            list.get((list.len() as f64 * part) as usize)
+                .copied()
+                .unwrap_or(f64::NAN)
+        };
+        println!(
+            "{:<50} 1T q25 {:8.0}  2T q10 {:8.0} q25 {:8.0} q50 {:8.0} ({} rounds)",
+            case.name,
+            at(&one, 0.25),
+            at(&both, 0.1),
+            at(&both, 0.25),
+            at(&both, 0.5),
+            both.len()
+        );
+    }
+}

@@ -25,7 +25,7 @@ pub(crate) const SIX: &str = "all six, as recommended";
 pub(crate) const BREAKER: &str = "circuit-breaker, one circuit for all";
 
 /// Far above what a loop can use.
-fn limits() -> Limits {
+pub(crate) fn limits() -> Limits {
     let requests = NonZeroU64::new(1_000_000_000_000).expect("not 0");
     let tokens = NonZeroU64::new(1_000_000_000_000_000).expect("not 0");
     Limits::new()
@@ -71,6 +71,28 @@ pub(crate) fn cases() -> Vec<Case> {
                 .with_limits(limits())
                 .with_fallback(["claude-opus-5-5", "claude-haiku-5-5"])
                 .layer(Answer),
+            RequestBody::from,
+        ),
+        calls(
+            "floor, later",
+            crate::floor::Later,
+            http_body_util::Full::<bytes::Bytes>::new,
+        ),
+        calls(
+            "all six, later",
+            tower_claude::recommended()
+                .with_limits(limits())
+                .with_fallback(["claude-opus-5-5", "claude-haiku-5-5"])
+                .layer(crate::floor::Later),
+            RequestBody::from,
+        ),
+        calls(
+            "all six, later, no timeouts",
+            tower_claude::recommended()
+                .with_limits(limits())
+                .with_fallback(["claude-opus-5-5", "claude-haiku-5-5"])
+                .with_retry(RetryLayer::new().with_timeouts(tower_claude_retry::Timeouts::NONE))
+                .layer(crate::floor::Later),
             RequestBody::from,
         ),
         calls(

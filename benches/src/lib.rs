@@ -14,6 +14,7 @@ mod limiter;
 mod parsing;
 mod peers;
 mod report;
+mod sizes;
 mod texts;
 
 use std::{process::ExitCode, time::Duration};
@@ -38,6 +39,19 @@ pub fn run(arguments: impl Iterator<Item = String>) -> ExitCode {
     if let Some(name) = value("--case") {
         let calls = value("--calls").and_then(|calls| calls.parse().ok());
         return run_one(name, calls.unwrap_or(1));
+    }
+    if has("--two") {
+        let names: Vec<_> = arguments
+            .iter()
+            .skip_while(|a| *a != "--two")
+            .skip(1)
+            .collect();
+        harness::two(&call_cases(), &names);
+        return ExitCode::SUCCESS;
+    }
+    if has("--sizes") {
+        sizes::print();
+        return ExitCode::SUCCESS;
     }
     if has("--waiting") {
         limiter::count_bytes()

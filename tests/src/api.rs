@@ -18,7 +18,7 @@ use http::{Extensions, HeaderMap, Request, Response};
 use http_body::Body as HttpBody;
 use tokio::time::{Instant, sleep};
 use tower::ServiceExt;
-use tower_claude_core::{Class, RequestBody};
+use tower_claude_core::{Call, Class, RequestBody};
 use tower_service::Service;
 
 use crate::{Alive, read};
@@ -127,6 +127,8 @@ impl Service<Request<RequestBody>> for Api {
         let api = self.0.clone();
         let guard = api.alive.guard();
         Box::pin(async move {
+            let mut request = request;
+            Call::leave_in_extensions(&mut request);
             let (head, body) = request.into_parts();
             let model = body.model().unwrap_or_default().to_owned();
             let (body, ..) = read(body).await;

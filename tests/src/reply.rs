@@ -6,7 +6,7 @@ use http::{
     header::{CONTENT_LENGTH, CONTENT_TYPE},
 };
 use http_body::Body;
-use tower_claude_core::Refusal;
+use tower_claude_core::Rejection;
 
 use crate::{Broken, FrameBody, Guard, Piece};
 
@@ -100,7 +100,7 @@ impl Reply {
 
     /// The answer of a layer further in that refused.
     #[must_use]
-    pub fn refusal(refusal: Refusal) -> Self {
+    pub fn refusal(refusal: Rejection) -> Self {
         let (head, mut body) = refusal.into_response::<FrameBody>().into_parts();
         let mut reply = Self::status(head.status.as_u16());
         reply.result = Ok(Head {

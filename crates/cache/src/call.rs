@@ -11,7 +11,7 @@ use http::{
 use http_body::{Body as HttpBody, SizeHint};
 use tokio::time::Instant;
 use tower_claude_core::{
-    CallContext, Class, Deadline, Endpoint, Kind, REFUSED_BY, Reason, Refusal, RequestBody,
+    Call, Class, Deadline, Endpoint, Kind, REJECTED_BY, RejectReason, Rejection, RequestBody,
     ResponseBody, Tenant,
     event::{CacheDecision, Event, emit},
 };
@@ -44,7 +44,7 @@ pub(crate) const BYPASS: Said = Said("bypass");
 struct Fills(usize);
 
 /// One call that may ask for the cache.
-pub(crate) struct Call<T> {
+pub(crate) struct CacheCall<T> {
     pub(crate) config: Arc<Config<T>>,
     /// Until it is sent on.
     request: Option<Request<RequestBody>>,
@@ -57,7 +57,7 @@ pub(crate) struct Call<T> {
     pub(crate) stale: Option<Entry>,
 }
 
-impl<T: Store> Call<T> {
+impl<T: Store> CacheCall<T> {
     pub(crate) fn new(config: Arc<Config<T>>, request: Request<RequestBody>) -> Self {
         let ttl = config.ttl;
         Self {
@@ -84,7 +84,7 @@ impl<T: Store> Call<T> {
             }
             self.aside = aside;
             self.ttl = ttl.unwrap_or(self.config.ttl);
-            self.deadline = match request.extensions().get::<Arc<CallContext>>() {
+            self.deadline = match Call::of(request) {
                 Some(context) => context.deadline(),
                 None => request
                     .extensions()
@@ -227,7 +227,7 @@ impl<T: Store> Call<T> {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
-        headers.insert(REFUSED_BY, HeaderValue::from_static(LAYER));
+        headers.insert(REJECTED_BY, HeaderValue::from_static(LAYER));
         label(headers, MISS);
         response.extensions_mut().insert(Class::new(kind));
         response
@@ -240,8 +240,8 @@ impl<T: Store> Call<T> {
         R::Error: 'static,
     {
         let after = self.started.elapsed();
-        let refusal = Refusal::new(LAYER, Reason::TimedOut { after });
-        let event = Event::Refused {
+        let refusal = Rejection::new(LAYER, RejectReason::TimedOut { after });
+        let event = Event::Rejected {
             layer: LAYER,
             scope: None,
             reason: refusal.reason,

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tower_claude_core::event::{CacheDecision, Event, Observers, emit};
+use tower_claude_core::event::{CacheDecision, Event, EventSink, emit};
 
 use crate::{
     Entry, Key, LAYER, Store,
@@ -21,7 +21,7 @@ pub(crate) struct Config<T> {
     pub(crate) max_waiters: usize,
     pub(crate) entry_limit: usize,
     pub(crate) body_limit: usize,
-    pub(crate) observers: Observers,
+    pub(crate) observers: EventSink,
     pub(crate) store: T,
     pub(crate) state: Arc<State>,
 }

@@ -4,8 +4,8 @@ use std::{fmt, num::NonZeroUsize, sync::Arc, time::Duration};
 
 use http::{HeaderName, Request};
 use tower_claude_core::{
-    Buffered, RequestBody,
-    event::{Observer, Observers},
+    BufferRequest, RequestBody,
+    event::{EventSink, Observer},
 };
 use tower_layer::Layer;
 
@@ -43,7 +43,7 @@ impl CacheLayer {
                 max_waiters: 1_024,
                 entry_limit: 4 * 1024 * 1024,
                 body_limit: RequestBody::DEFAULT_LIMIT,
-                observers: Observers::default(),
+                observers: EventSink::default(),
                 store: MemoryStore::default(),
                 state: Arc::default(),
             }),
@@ -115,7 +115,7 @@ impl<D, T: Store> CacheLayer<D, T> {
 
     /// Where events go, beside `tracing`.
     pub fn with_observer(self, observer: impl Observer + 'static) -> Self {
-        self.with(|config| config.observers = Observers::new(observer))
+        self.with(|config| config.observers = EventSink::new(observer))
     }
 
     /// Buffers request bodies up to this many bytes (default: 32 MiB); longer ones pass through. In a stack the
@@ -171,11 +171,11 @@ impl<D, T: Store> CacheLayer<D, T> {
 }
 
 impl<S, D: Clone, T> Layer<S> for CacheLayer<D, T> {
-    type Service = Buffered<Cache<S, D, T>>;
+    type Service = BufferRequest<Cache<S, D, T>>;
 
     fn layer(&self, inner: S) -> Self::Service {
         let cache = Cache::new(inner, self.config.clone(), self.detach.clone());
-        Buffered::with_limit(cache, self.config.body_limit)
+        BufferRequest::with_limit(cache, self.config.body_limit)
     }
 }
 

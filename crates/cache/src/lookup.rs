@@ -10,13 +10,13 @@ use http::Request;
 use tower_claude_core::RequestBody;
 
 use crate::{
-    Entry, Key, Store, call::Call, config::Config, flight::seat::Seat, request::policy::Plan,
+    Entry, Key, Store, call::CacheCall, config::Config, flight::seat::Seat, request::policy::Plan,
 };
 
 /// A call until it is clear where its answer comes from.
 pub(crate) struct Lookup<S, D, T: Store> {
     pub(crate) service: S,
-    pub(crate) call: Call<T>,
+    pub(crate) call: CacheCall<T>,
     pub(crate) detach: D,
     /// Since the first poll.
     get: Option<(Key, T::Get)>,
@@ -41,7 +41,7 @@ impl<S, D, T: Store> Lookup<S, D, T> {
     ) -> Self {
         Self {
             service,
-            call: Call::new(config, request),
+            call: CacheCall::new(config, request),
             detach,
             get: None,
         }
@@ -65,13 +65,13 @@ impl<S, D, T: Store> Lookup<S, D, T> {
     }
 }
 
-fn bypass<T: Store>(call: &Call<T>, because: &'static str) -> Found {
+fn bypass<T: Store>(call: &CacheCall<T>, because: &'static str) -> Found {
     call.bypass(because);
     Found::Past { bypassed: true }
 }
 
 /// Takes a seat; or finds that the answer has been stored since this call looked.
-fn join<T: Store>(call: &mut Call<T>, key: Key) -> Found {
+fn join<T: Store>(call: &mut CacheCall<T>, key: Key) -> Found {
     let config = call.config.clone();
     let stored = || {
         let mut cx = Context::from_waker(Waker::noop());

@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body as HttpBody;
-use tower_claude_core::{RequestBody, ResponseBody, take_polled};
+use tower_claude_core::{RequestBody, ResponseBody, take_ready};
 use tower_service::Service;
 
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Answers equal requests once. Made by [`CacheLayer`](crate::CacheLayer), behind a
-/// [`Buffered`](tower_claude_core::Buffered) that makes every request body one that can be read.
+/// [`BufferRequest`](tower_claude_core::BufferRequest) that makes every request body one that can be read.
 #[derive(Clone)]
 pub struct Cache<S, D = Inline, T = MemoryStore> {
     inner: S,
@@ -59,7 +59,7 @@ where
 
     fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
         if !self.config.policy.may_be_asked(&request) {
-            // No waker is needed: the future is polled as soon as it is returned (see `Buffered`), and asks again then.
+            // No waker is needed: the future is polled as soon as it is returned (see `BufferRequest`), and asks again then.
             return match self
                 .inner
                 .poll_ready(&mut Context::from_waker(Waker::noop()))
@@ -71,7 +71,7 @@ where
                     ResponseFuture::unready(error)
                 }
                 Poll::Pending => {
-                    let service = take_polled(&mut self.inner);
+                    let service = take_ready(&mut self.inner);
                     ResponseFuture::past(service, request)
                 }
             };

@@ -30,7 +30,7 @@ impl<C: ClassifyResponse> Observe for Watcher<C> {
     }
 
     fn progress(&mut self, stream: &StreamState) {
-        if stream.has_content() || stream.is_complete() || stream.is_foreign() {
+        if stream.has_content() || stream.is_complete() || stream.is_not_claude() {
             self.succeed();
         }
     }

@@ -8,7 +8,7 @@ use std::{
 use http::{Request, Response};
 use tokio::time::Instant;
 use tower_claude_core::{
-    CallContext, Class, ClassifyResponse, Refusal, RequestBody, Scope, breaker::Verdict,
+    Call, Class, ClassifyResponse, Rejection, RequestBody, Scope, breaker::Verdict,
 };
 use tower_service::Service;
 
@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// What one call needs to know.
-pub(crate) struct Call<C> {
+pub(crate) struct BreakerCall<C> {
     config: Arc<Config>,
     pub(crate) classifier: C,
     /// Whose circuit a 401 would open; 0 for nobody's.
@@ -29,14 +29,14 @@ pub(crate) struct Call<C> {
 /// Why a request is not sent.
 pub(crate) enum Unsent<E> {
     /// A circuit is open.
-    Refused(Box<Refusal>),
+    Rejected(Box<Rejection>),
     /// The inner service cannot become ready.
     Unready(E),
 }
 
 impl<E> Unsent<E> {
-    fn refused(refusal: Refusal) -> Self {
-        Self::Refused(Box::new(refusal))
+    fn refused(refusal: Rejection) -> Self {
+        Self::Rejected(Box::new(refusal))
     }
 }
 
@@ -48,7 +48,7 @@ pub(crate) struct Tickets {
     credential: Option<Box<Ticket>>,
 }
 
-impl<C> Call<C> {
+impl<C> BreakerCall<C> {
     pub(crate) const fn new(config: Arc<Config>, classifier: C) -> Self {
         Self {
             config,
@@ -79,34 +79,24 @@ impl<C> Call<C> {
     }
 
     /// Asks both circuits. Where there is no room for another circuit, the call passes unwatched.
-    fn claim(&mut self, request: &mut Request<RequestBody>) -> Result<Tickets, Refusal> {
-        let of_credential = self.circuit_of_credential(request);
-        let credential = of_credential
-            .map(|circuit| Ticket::claim(&self.config, circuit))
-            .transpose()?;
-        let model = self
-            .circuit_of_model(request)
-            .map(|circuit| Ticket::claim(&self.config, circuit))
-            .transpose()?;
-        let mut tickets = Tickets {
-            model,
-            credential: credential.map(Box::new),
-        };
-        // Not before both let it through.
-        tickets.say_probes();
-        if let Some(context) = request.extensions().get::<Arc<CallContext>>() {
+    fn claim(&mut self, request: &mut Request<RequestBody>) -> Result<Tickets, Rejection> {
+        let whose = credential_of(&self.config, request);
+        let mut tickets = claim(&self.config, request, whose)?;
+        let credential = whose;
+        self.credential = credential;
+        if let Some(context) = Call::of(request) {
             // An attempt before may have been given up in a queue.
             context.set_held_back(false);
             tickets.attach(context);
         } else if tickets.are_timed() {
-            let context = CallContext::get_or_insert(request.extensions_mut(), Instant::now());
+            let context = Call::get_or_attach(request, Instant::now());
             tickets.attach(&context);
         }
         Ok(tickets)
     }
 
     /// The refusal of a call that waits for the inner service and would be refused by now.
-    fn refusal(&mut self, request: &Request<RequestBody>) -> Option<Refusal> {
+    fn refusal(&mut self, request: &Request<RequestBody>) -> Option<Rejection> {
         let of_credential = self.circuit_of_credential(request);
         of_credential
             .and_then(|circuit| Ticket::refusal(&self.config, &circuit))
@@ -122,23 +112,54 @@ impl<C> Call<C> {
     }
 
     fn circuit_of_credential(&mut self, request: &Request<RequestBody>) -> Option<Arc<Circuit>> {
-        self.credential = match &self.config.credential_of {
-            Some(credential_of) => credential_of(request.headers()),
-            None => Scope::credential_of(request.headers()),
-        };
+        self.credential = credential_of(&self.config, request);
         self.config.circuits.of_credential(self.credential)
     }
 
     fn circuit_of_model(&self, request: &Request<RequestBody>) -> Option<Arc<Circuit>> {
-        let config = &*self.config;
-        let scope = match &config.scope_of {
-            Some(scope_of) => scope_of(request),
-            None => Scope::of_model(request),
-        };
-        config
-            .circuits
-            .get_or_insert(scope, &config.breaker, config.most_circuits, Instant::now)
+        circuit_of_model(&self.config, request)
     }
+}
+
+fn credential_of(config: &Config, request: &Request<RequestBody>) -> u64 {
+    match &config.credential_of {
+        Some(credential_of) => credential_of(request.headers()),
+        None => Scope::credential_of(request.headers()),
+    }
+}
+
+fn circuit_of_model(config: &Config, request: &Request<RequestBody>) -> Option<Arc<Circuit>> {
+    let scope = match &config.scope_of {
+        Some(scope_of) => scope_of(request),
+        None => Scope::of_model(request),
+    };
+    config
+        .circuits
+        .get_or_insert(scope, &config.breaker, config.most_circuits, Instant::now)
+}
+
+/// Asks both circuits. Where there is no room for another circuit, the call passes
+/// unwatched.
+pub(crate) fn claim(
+    config: &Arc<Config>,
+    request: &Request<RequestBody>,
+    whose: u64,
+) -> Result<Tickets, Rejection> {
+    let credential = config
+        .circuits
+        .of_credential(whose)
+        .map(|circuit| Ticket::claim(config, circuit))
+        .transpose()?;
+    let model = circuit_of_model(config, request)
+        .map(|circuit| Ticket::claim(config, circuit))
+        .transpose()?;
+    let tickets = Tickets {
+        model,
+        credential: credential.map(Box::new),
+    };
+    // Not before both let it through.
+    tickets.say_probes();
+    Ok(tickets)
 }
 
 impl Tickets {
@@ -168,7 +189,7 @@ impl Tickets {
     }
 
     /// The refusal of a probe that has lost its place while it waited, and gets no other.
-    pub(crate) fn lost(&mut self) -> Option<Refusal> {
+    pub(crate) fn lost(&mut self) -> Option<Rejection> {
         let credential = self.credential.as_mut();
         let model = self.model.as_mut().and_then(Ticket::lost);
         model.or_else(|| credential.and_then(|ticket| ticket.lost()))
@@ -184,13 +205,27 @@ impl Tickets {
         }
     }
 
-    pub(crate) fn settle_credential<C>(&mut self, call: &Call<C>, verdict: Verdict, class: &Class) {
+    pub(crate) fn settle_credential<C>(
+        &mut self,
+        call: &BreakerCall<C>,
+        verdict: Verdict,
+        class: &Class,
+    ) {
+        self.settle_credential_of(&call.config, call.credential, verdict, class);
+    }
+
+    pub(crate) fn settle_credential_of(
+        &mut self,
+        config: &Arc<Config>,
+        credential: u64,
+        verdict: Verdict,
+        class: &Class,
+    ) {
         if let Some(mut ticket) = self.credential.take() {
             ticket.settle(verdict, class.kind);
-        } else if call.credential != 0 && matches!(verdict, Verdict::Fatal { .. }) {
-            let config = &call.config;
+        } else if credential != 0 && matches!(verdict, Verdict::Fatal { .. }) {
             let circuit = config.circuits.get_or_insert(
-                Scope::of_credential(call.credential),
+                Scope::of_credential(credential),
                 &config.credentials,
                 config.most_circuits,
                 Instant::now,
@@ -201,7 +236,7 @@ impl Tickets {
         }
     }
 
-    fn attach(&mut self, context: &Arc<CallContext>) {
+    pub(crate) fn attach(&mut self, context: &Arc<Call>) {
         if let Some(ticket) = &mut self.model {
             ticket.context = Some(context.clone());
         }

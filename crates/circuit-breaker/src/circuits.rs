@@ -1,18 +1,19 @@
 //! The circuits in use, and one of them behind its lock.
 
 use std::{
+    cell::Cell,
     collections::HashMap,
     num::NonZeroUsize,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
 use foldhash::fast::RandomState;
 use tokio::time::Instant;
 use tower_claude_core::{
-    Class, Kind, Scope,
+    AsScope, Class, Kind, Scope,
     breaker::{Breaker, BreakerConfig, Generation, Permit, Verdict, Verdicts},
 };
 
@@ -95,7 +96,7 @@ type Map = HashMap<Scope, Arc<Circuit>, RandomState>;
 /// Bounded: over the bound, circuits that hold nothing worth remembering are forgotten.
 #[derive(Debug, Default)]
 pub(crate) struct Circuits {
-    map: RwLock<Map>,
+    map: Copies,
     /// Whether there ever was a circuit of a credential: most programs never look for one.
     has_credentials: AtomicBool,
     pub(crate) opened: AtomicU64,
@@ -105,9 +106,13 @@ pub(crate) struct Circuits {
 }
 
 impl Circuits {
-    pub(crate) fn get(&self, scope: &Scope) -> Option<Arc<Circuit>> {
-        let map = self.map.read().unwrap_or_else(PoisonError::into_inner);
-        map.get(scope).cloned()
+    pub(crate) fn get(&self, scope: &dyn AsScope) -> Option<Arc<Circuit>> {
+        self.map.read().get(scope).cloned()
+    }
+
+    /// Whether a credential ever failed.
+    pub(crate) fn has_credentials(&self) -> bool {
+        self.has_credentials.load(Ordering::Acquire)
     }
 
     /// The circuit of a credential, if it ever failed.
@@ -129,39 +134,45 @@ impl Circuits {
         if let Some(circuit) = self.get(&scope) {
             return Some(circuit);
         }
-        let mut map = self.map.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(circuit) = map.get(&scope) {
+        let mut maps = self.map.write();
+        if let Some(circuit) = maps[0].get(&scope) {
             return Some(circuit.clone());
         }
-        if map.len() >= most.get() {
-            forget(&mut map, now());
-            if map.len() >= most.get() {
+        if maps[0].len() >= most.get() {
+            forget(&mut maps, now());
+            if maps[0].len() >= most.get() {
                 return None;
             }
         }
-        Some(self.insert(&mut map, scope, config))
+        Some(self.insert(&mut maps, scope, config))
     }
 
     /// The same, bound or not: what is forced by hand must hold.
     pub(crate) fn force(&self, scope: &Scope, config: &BreakerConfig) -> Arc<Circuit> {
-        let mut map = self.map.write().unwrap_or_else(PoisonError::into_inner);
-        match map.get(scope) {
+        let mut maps = self.map.write();
+        match maps[0].get(scope) {
             Some(circuit) => circuit.clone(),
-            None => self.insert(&mut map, scope.clone(), config),
+            None => self.insert(&mut maps, scope.clone(), config),
         }
     }
 
     pub(crate) fn all(&self) -> Vec<Arc<Circuit>> {
-        let map = self.map.read().unwrap_or_else(PoisonError::into_inner);
-        map.values().cloned().collect()
+        self.map.read().values().cloned().collect()
     }
 
-    fn insert(&self, map: &mut Map, scope: Scope, config: &BreakerConfig) -> Arc<Circuit> {
+    fn insert(
+        &self,
+        maps: &mut [RwLockWriteGuard<'_, Map>],
+        scope: Scope,
+        config: &BreakerConfig,
+    ) -> Arc<Circuit> {
         if is_of_credential(&scope) {
             self.has_credentials.store(true, Ordering::Release);
         }
         let circuit = Arc::new(Circuit::new(scope.clone(), *config));
-        map.insert(scope, circuit.clone());
+        for map in maps {
+            map.insert(scope.clone(), circuit.clone());
+        }
         circuit
     }
 }
@@ -172,9 +183,64 @@ pub(crate) fn is_of_credential(scope: &Scope) -> bool {
 }
 
 /// Makes room. What a call holds, and what still counts, stays.
-fn forget(map: &mut Map, now: Instant) {
+fn forget(maps: &mut [RwLockWriteGuard<'_, Map>], now: Instant) {
     // Nobody else holds it, and nobody can get it while the map is locked.
-    map.retain(|_, circuit| {
-        Arc::strong_count(circuit) > 1 || !circuit.look(|state| state.breaker.is_idle(now))
+    let copies = maps.len();
+    let idle = maps[0].iter().filter(|(_, circuit)| {
+        Arc::strong_count(circuit) == copies && circuit.look(|state| state.breaker.is_idle(now))
     });
+    let idle: Vec<_> = idle.map(|(scope, _)| scope.clone()).collect();
+    for map in maps {
+        for scope in &idle {
+            map.remove(scope);
+        }
+    }
+}
+
+/// A copy of the map for each thread, so that readers do not meet in the count of a lock; who changes it locks all of
+/// them, in order.
+#[derive(Debug)]
+struct Copies(Box<[Copy]>);
+
+/// In cache lines of its own.
+#[repr(align(128))]
+#[derive(Debug, Default)]
+struct Copy(RwLock<Map>);
+
+/// The most copies; threads beyond it share them.
+const MOST_COPIES: usize = 16;
+
+impl Default for Copies {
+    fn default() -> Self {
+        let threads = std::thread::available_parallelism();
+        let copies = threads.map_or(1, |threads| threads.get().min(MOST_COPIES));
+        Self((0..copies).map(|_| Copy::default()).collect())
+    }
+}
+
+impl Copies {
+    fn read(&self) -> RwLockReadGuard<'_, Map> {
+        let copy = &self.0[thread() % self.0.len()];
+        copy.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> Vec<RwLockWriteGuard<'_, Map>> {
+        let all = self.0.iter().map(|copy| copy.0.write());
+        all.map(|map| map.unwrap_or_else(PoisonError::into_inner))
+            .collect()
+    }
+}
+
+/// A number of this thread.
+fn thread() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(1);
+    thread_local! {
+        static NUMBER: Cell<usize> = const { Cell::new(0) };
+    }
+    NUMBER.with(|number| {
+        if number.get() == 0 {
+            number.set(NEXT.fetch_add(1, Ordering::Relaxed));
+        }
+        number.get()
+    })
 }

@@ -11,14 +11,14 @@ use http::{Request, Response};
 use http_body::Body as HttpBody;
 use pin_project_lite::pin_project;
 use tower_claude_core::{
-    Class, Classify, ClassifyResponse, ErrorBody, Kind, Observed, RequestBody, ResponseBody, Watch,
-    breaker::Verdicts,
+    BodyTracker, Class, Classify, ClassifyResponse, ErrorBody, Kind, Observed, RequestBody,
+    ResponseBody, breaker::Verdicts,
 };
 use tower_service::Service;
 
 use crate::{
     Watcher,
-    call::{Call, Tickets, Unsent},
+    call::{BreakerCall, Tickets, Unsent},
 };
 
 /// What the caller gets.
@@ -32,7 +32,7 @@ pin_project! {
         S: Service<Request<RequestBody>>,
         R: HttpBody,
     {
-        call: Call<C>,
+        call: BreakerCall<C>,
         #[pin]
         state: State<S, S::Future, R, S::Error>,
         // After the state, so that a call that is dropped ends before its permits do.
@@ -70,7 +70,7 @@ where
     S: Service<Request<RequestBody>>,
     R: HttpBody,
 {
-    pub(crate) fn waiting(call: Call<C>, service: S, request: Request<RequestBody>) -> Self {
+    pub(crate) fn waiting(call: BreakerCall<C>, service: S, request: Request<RequestBody>) -> Self {
         let waiting = Box::new(Waiting { service, request });
         Self {
             call,
@@ -79,7 +79,7 @@ where
         }
     }
 
-    pub(crate) fn calling(call: Call<C>, future: S::Future, tickets: Tickets) -> Self {
+    pub(crate) fn calling(call: BreakerCall<C>, future: S::Future, tickets: Tickets) -> Self {
         Self {
             call,
             state: State::Calling {
@@ -90,7 +90,7 @@ where
         }
     }
 
-    pub(crate) fn unsent(call: Call<C>, why: Unsent<S::Error>) -> Self {
+    pub(crate) fn unsent(call: BreakerCall<C>, why: Unsent<S::Error>) -> Self {
         Self {
             call,
             state: State::Unsent { why: Some(why) },
@@ -128,7 +128,7 @@ where
                     let why = why.take().expect("polled after completion");
                     state.set(State::Done);
                     return Poll::Ready(match why {
-                        Unsent::Refused(refusal) => Ok(refusal.into_response()),
+                        Unsent::Rejected(refusal) => Ok(refusal.into_response()),
                         Unsent::Unready(error) => Err(error),
                     });
                 }
@@ -181,7 +181,7 @@ where
 
 /// An answer whose class is known by its head. That of a success is watched on.
 fn handed_on<R, C>(
-    call: &Call<C>,
+    call: &BreakerCall<C>,
     tickets: &mut Tickets,
     response: Response<R>,
     class: &Class,
@@ -199,7 +199,7 @@ where
     let Some(ticket) = watched else {
         return response.map(|body| ResponseBody::inner(Observed::off(body)));
     };
-    let watch = Watch::of(response.headers()).without_usage();
+    let watch = BodyTracker::of(response.headers()).without_usage();
     let mut watcher = Watcher::new(ticket, call.classifier.clone());
     if watch.stream().is_none() && !watch.is_message() {
         // There is no telling where the content of this begins.
@@ -211,7 +211,7 @@ where
 
 impl Tickets {
     /// Ends what is not watched on.
-    fn settle<C>(&mut self, call: &Call<C>, class: &Class) {
+    fn settle<C>(&mut self, call: &BreakerCall<C>, class: &Class) {
         let verdicts = Verdicts::of(class);
         if let Some(mut ticket) = self.model.take() {
             ticket.settle(verdicts.availability, class.kind);

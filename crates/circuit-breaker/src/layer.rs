@@ -4,9 +4,9 @@ use std::{fmt, num::NonZeroUsize, sync::Arc, time::Duration};
 
 use http::{HeaderMap, Request};
 use tower_claude_core::{
-    Buffered, ClaudeClassify, RequestBody, Scope,
+    BufferRequest, ClaudeClassify, RequestBody, Scope,
     breaker::BreakerConfig,
-    event::{Observer, Observers},
+    event::{EventSink, Observer},
 };
 use tower_layer::Layer;
 
@@ -43,7 +43,7 @@ pub(crate) struct Config {
     pub(crate) most_circuits: NonZeroUsize,
     /// Whether to take the `Class` that an inner layer left.
     pub(crate) reuse_class: bool,
-    pub(crate) observers: Observers,
+    pub(crate) observers: EventSink,
     pub(crate) body_limit: usize,
     pub(crate) circuits: Arc<Circuits>,
 }
@@ -62,7 +62,7 @@ impl CircuitBreakerLayer {
                 credential_of: None,
                 most_circuits: const { NonZeroUsize::new(1024).expect("not zero") },
                 reuse_class: true,
-                observers: Observers::default(),
+                observers: EventSink::default(),
                 body_limit: RequestBody::DEFAULT_LIMIT,
                 circuits: Arc::default(),
             }),
@@ -78,6 +78,13 @@ impl Default for CircuitBreakerLayer {
 }
 
 impl<C> CircuitBreakerLayer<C> {
+    /// This layer as a stage of a driver.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn stage(&self) -> crate::BreakerPolicy {
+        crate::stage::BreakerPolicy(self.config.clone())
+    }
+
     /// When the circuits of endpoints and models open, and how they close. To be set before the first call: a circuit
     /// keeps the settings it was made with.
     pub fn with_config(self, breaker: BreakerConfig) -> Self {
@@ -115,7 +122,7 @@ impl<C> CircuitBreakerLayer<C> {
 
     /// Where events go, beside `tracing`.
     pub fn with_observer(self, observer: impl Observer + 'static) -> Self {
-        self.with(|config| config.observers = Observers::new(observer))
+        self.with(|config| config.observers = EventSink::new(observer))
     }
 
     /// Buffers request bodies up to this many bytes (default: 32 MiB); longer ones pass through, and the model they name is
@@ -144,11 +151,11 @@ impl<C> CircuitBreakerLayer<C> {
 }
 
 impl<S, C: Clone> Layer<S> for CircuitBreakerLayer<C> {
-    type Service = Buffered<CircuitBreaker<S, C>>;
+    type Service = BufferRequest<CircuitBreaker<S, C>>;
 
     fn layer(&self, inner: S) -> Self::Service {
         let breaker = CircuitBreaker::new(inner, self.config.clone(), self.classifier.clone());
-        Buffered::with_limit(breaker, self.config.body_limit)
+        BufferRequest::with_limit(breaker, self.config.body_limit)
     }
 }
 

@@ -8,7 +8,7 @@
 //! use http_body_util::Full;
 //! use tower::{Layer, ServiceExt, service_fn};
 //! use tower_claude_circuit_breaker::CircuitBreakerLayer;
-//! use tower_claude_core::{Reason, Refused, RequestBody};
+//! use tower_claude_core::{RejectReason, Rejected, RequestBody};
 //!
 //! # #[tokio::main(flavor = "current_thread", start_paused = true)]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -21,11 +21,11 @@
 //! let service = layer.layer(down);
 //! for _ in 0..5 {
 //!     let response = service.clone().oneshot(Request::new(RequestBody::from("{}"))).await?;
-//!     assert!(response.extensions().get::<Refused>().is_none());
+//!     assert!(response.extensions().get::<Rejected>().is_none());
 //! }
 //! let response = service.clone().oneshot(Request::new(RequestBody::from("{}"))).await?;
-//! let refused = response.extensions().get::<Refused>().expect("by the breaker");
-//! assert!(matches!(refused.reason, Reason::CircuitOpen { .. }));
+//! let refused = response.extensions().get::<Rejected>().expect("by the breaker");
+//! assert!(matches!(refused.reason, RejectReason::CircuitOpen { .. }));
 //! assert_eq!(layer.handle().snapshot().opened, 1);
 //! # Ok(())
 //! # }
@@ -37,7 +37,7 @@
 //!   none, but fails a probe; other 4xx count for nothing ([`Verdicts`](tower_claude_core::breaker::Verdicts)).
 //! - Opens a circuit per credential on one 401 or spend limit. A 403 opens nothing.
 //! - Refuses while open: 529 in Claude's shape (401 or 402 for a credential), tagged
-//!   [`Refused`](tower_claude_core::Refused), with what remains as `retry-after`.
+//!   [`Rejected`](tower_claude_core::Rejected), with what remains as `retry-after`.
 //! - After 10 s, then 20 s, never sooner than the server's `retry-after`, lets one call through at a time; two that
 //!   succeed close the circuit, and over 20 s a growing share of the calls passes.
 //! - Can be taken in hand: [`CircuitBreakerHandle`].
@@ -69,6 +69,7 @@ mod future;
 mod handle;
 mod layer;
 mod service;
+mod stage;
 mod ticket;
 
 /// The name in events, refusals and logs.
@@ -79,4 +80,6 @@ pub use future::ResponseFuture;
 pub use handle::{CircuitBreakerHandle, CircuitBreakerSnapshot, CircuitSnapshot};
 pub use layer::CircuitBreakerLayer;
 pub use service::CircuitBreaker;
+#[doc(hidden)]
+pub use stage::{BreakerAttempt, BreakerPolicy};
 pub use tower_claude_core::breaker::{BreakerConfig, FailureRate, SlowCallRate};

@@ -9,13 +9,13 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body as HttpBody;
-use tower_claude_core::{Classify, Observed, RequestBody, ResponseBody, take_polled};
+use tower_claude_core::{Classify, Observed, RequestBody, ResponseBody, take_ready};
 use tower_service::Service;
 
-use crate::{ResponseFuture, Watcher, call::Call, layer::Config};
+use crate::{ResponseFuture, Watcher, call::BreakerCall, layer::Config};
 
 /// Refuses calls while they would fail. Made by [`CircuitBreakerLayer`](crate::CircuitBreakerLayer), behind a
-/// [`Buffered`](tower_claude_core::Buffered) through which it sees the model a request names.
+/// [`BufferRequest`](tower_claude_core::BufferRequest) through which it sees the model a request names.
 #[derive(Clone)]
 pub struct CircuitBreaker<S, C> {
     inner: S,
@@ -54,8 +54,8 @@ where
     }
 
     fn call(&mut self, mut request: Request<RequestBody>) -> Self::Future {
-        let mut call = Call::new(self.config.clone(), self.classifier.clone());
-        // No waker is needed: the future is polled as soon as it is returned (see `Buffered`), and asks again then.
+        let mut call = BreakerCall::new(self.config.clone(), self.classifier.clone());
+        // No waker is needed: the future is polled as soon as it is returned (see `BufferRequest`), and asks again then.
         let cx = &mut Context::from_waker(Waker::noop());
         match call.admit(&mut self.inner, &mut request, cx) {
             Poll::Ready(Ok(tickets)) => {
@@ -67,7 +67,7 @@ where
                 ResponseFuture::unsent(call, why)
             }
             Poll::Pending => {
-                let service = take_polled(&mut self.inner);
+                let service = take_ready(&mut self.inner);
                 ResponseFuture::waiting(call, service, request)
             }
         }

@@ -7,7 +7,7 @@ use std::{
 
 use tokio::time::Instant;
 use tower_claude_core::{
-    CallContext, Class, Kind, Reason, Refusal,
+    Call, Class, Kind, RejectReason, Rejection,
     breaker::{Admission, Generation, Permit, Transition, Verdict, Verdicts},
     event::{Event, emit},
 };
@@ -24,7 +24,7 @@ pub(crate) struct Ticket {
     circuit: Arc<Circuit>,
     stage: Stage,
     /// Tells whether the request waits inside, and whether a timer ended it.
-    pub(crate) context: Option<Arc<CallContext>>,
+    pub(crate) context: Option<Arc<Call>>,
 }
 
 /// How far the call is.
@@ -37,7 +37,7 @@ enum Stage {
 
 impl Ticket {
     /// Asks the circuit.
-    pub(crate) fn claim(config: &Arc<Config>, circuit: Arc<Circuit>) -> Result<Self, Refusal> {
+    pub(crate) fn claim(config: &Arc<Config>, circuit: Arc<Circuit>) -> Result<Self, Rejection> {
         let permit = match circuit.calm() {
             Some(permit) => permit,
             None => match ask(config, &circuit) {
@@ -53,17 +53,31 @@ impl Ticket {
         })
     }
 
+    /// Of a call that has passed a calm circuit.
+    pub(crate) fn calm(
+        config: &Arc<Config>,
+        circuit: Arc<Circuit>,
+        generation: Generation,
+    ) -> Self {
+        Self {
+            config: config.clone(),
+            circuit,
+            stage: Stage::Held(Permit::calm(generation)),
+            context: None,
+        }
+    }
+
     /// The refusal of a call that waits for the inner service and would be refused by now.
-    pub(crate) fn refusal(config: &Config, circuit: &Circuit) -> Option<Refusal> {
+    pub(crate) fn refusal(config: &Config, circuit: &Circuit) -> Option<Rejection> {
         if circuit.calm().is_some() {
             return None;
         }
         let refusal = circuit.look(|state| {
             let retry_after = state.breaker.refuses(Instant::now())?;
-            let reason = Reason::CircuitOpen {
+            let reason = RejectReason::CircuitOpen {
                 because: state.because,
             };
-            Some(Refusal::new(LAYER, reason).with_retry_after(retry_after))
+            Some(Rejection::new(LAYER, reason).with_retry_after(retry_after))
         })?;
         Some(tell(config, circuit, refusal))
     }
@@ -105,7 +119,7 @@ impl Ticket {
 
     /// Asks anew for a probe that has waited for so long that its place went to another, or the circuit has turned: it may
     /// have closed. The refusal, if it has not.
-    pub(crate) fn lost(&mut self) -> Option<Refusal> {
+    pub(crate) fn lost(&mut self) -> Option<Rejection> {
         let Stage::Held(permit) = &self.stage else {
             return None;
         };
@@ -205,12 +219,12 @@ pub(crate) fn trip(config: &Config, circuit: &Circuit, class: &Class) {
 }
 
 /// Asks a circuit that is not calm.
-fn ask(config: &Config, circuit: &Circuit) -> Result<Permit, Refusal> {
+fn ask(config: &Config, circuit: &Circuit) -> Result<Permit, Rejection> {
     let now = Instant::now();
     let (admission, because) = circuit.with(|state| {
         let admission = state.breaker.admit(now, fastrand::f64());
         // That a probe hangs is no news of a credential.
-        if let Admission::Refused { transition, .. } = admission
+        if let Admission::Rejected { transition, .. } = admission
             && !is_of_credential(&circuit.scope)
         {
             note(&mut state.because, transition, Kind::Timeout);
@@ -219,23 +233,23 @@ fn ask(config: &Config, circuit: &Circuit) -> Result<Permit, Refusal> {
     });
     match admission {
         Admission::Pass(permit) => Ok(permit),
-        Admission::Refused {
+        Admission::Rejected {
             retry_after,
             transition,
         } => {
             say(config, circuit, transition, because);
-            let reason = Reason::CircuitOpen { because };
-            Err(Refusal::new(LAYER, reason).with_retry_after(retry_after))
+            let reason = RejectReason::CircuitOpen { because };
+            Err(Rejection::new(LAYER, reason).with_retry_after(retry_after))
         }
     }
 }
 
 /// Counts a refusal, and says it.
-fn tell(config: &Config, circuit: &Circuit, refusal: Refusal) -> Refusal {
+fn tell(config: &Config, circuit: &Circuit, refusal: Rejection) -> Rejection {
     config.circuits.refused.fetch_add(1, Ordering::Relaxed);
     emit(
         &config.observers,
-        &Event::Refused {
+        &Event::Rejected {
             layer: LAYER,
             scope: Some(&circuit.scope),
             reason: refusal.reason,

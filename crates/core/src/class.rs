@@ -40,7 +40,7 @@ pub enum Kind {
     /// 413: the body, or what it would cost, can never fit.
     TooLarge,
     /// 200 with `stop_reason: "refusal"`: the model declined.
-    Refusal,
+    ModelRefusal,
     /// A stream that ended without `message_stop`, or a body that broke off.
     Truncated,
 }
@@ -64,7 +64,7 @@ impl Kind {
             Self::Forbidden => "forbidden",
             Self::NotFound => "not_found",
             Self::TooLarge => "too_large",
-            Self::Refusal => "refusal",
+            Self::ModelRefusal => "refusal",
             Self::Truncated => "truncated",
         }
     }
@@ -143,7 +143,7 @@ impl Class {
     /// Whether the attempt got an answer (a refusal by the model is one).
     #[must_use]
     pub const fn is_success(&self) -> bool {
-        matches!(self.kind, Kind::Success | Kind::Refusal)
+        matches!(self.kind, Kind::Success | Kind::ModelRefusal)
     }
 
     /// Whether a limiter should slow down: a 429 that waiting cures.

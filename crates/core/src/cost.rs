@@ -5,10 +5,10 @@ mod heuristic;
 
 use std::num::NonZeroU64;
 
-pub use estimate::{EstimateCost, Feedback, Learn};
+pub use estimate::{EstimateCost, PendingEstimate, UsageListener};
 pub use heuristic::HeuristicCost;
 
-use crate::{CacheReads, Route};
+use crate::{CacheReads, Workload};
 
 /// What a request uses of a rate limit, estimated before it is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub struct Cost {
     /// The most output tokens the request allows (`max_tokens`), if known.
     pub max_output_tokens: Option<u64>,
     /// What kind of request it is: answers of one kind say what the next will use.
-    pub route: Route,
+    pub workload: Workload,
     /// The input was counted, not estimated: it is charged as it is, and no ratio is learned from it.
     pub counted: bool,
     /// Tokens expected to be read from the prompt cache, beside the input tokens. `None` where nobody
@@ -42,7 +42,7 @@ impl Cost {
             input_tokens,
             output_tokens,
             max_output_tokens: None,
-            route: Route::NONE,
+            workload: Workload::NONE,
             counted: false,
             cached_tokens: None,
             estimate_id: None,
@@ -58,8 +58,8 @@ impl Cost {
 
     /// The same cost of a request of this kind.
     #[must_use]
-    pub const fn with_route(mut self, route: Route) -> Self {
-        self.route = route;
+    pub const fn with_workload(mut self, workload: Workload) -> Self {
+        self.workload = workload;
         self
     }
 

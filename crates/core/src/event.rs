@@ -21,7 +21,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use tower_claude_wire::RateLimits;
 
-use crate::{Class, Crossing, Kind, Reason, Scope};
+use crate::{Class, Kind, LimitWarning, RejectReason, Scope};
 
 /// One decision of a layer, or one thing it learned.
 #[derive(Clone, Copy, Debug)]
@@ -48,13 +48,13 @@ pub enum Event<'a> {
         estimated_wait: Duration,
     },
     /// A layer answered itself.
-    Refused {
+    Rejected {
         /// The layer.
         layer: &'static str,
         /// The pool of limits, where there is one.
         scope: Option<&'a Scope>,
         /// Why.
-        reason: Reason,
+        reason: RejectReason,
         /// What outer layers see.
         class: Class,
     },
@@ -85,7 +85,7 @@ pub enum Event<'a> {
         /// The pool of limits.
         scope: &'a Scope,
         /// Which limit, and what is left.
-        crossing: Crossing,
+        crossing: LimitWarning,
     },
     /// An attempt failed and another follows.
     Retry {
@@ -137,7 +137,7 @@ pub enum Event<'a> {
         scope: &'a Scope,
     },
     /// A circuit closed, since its probes succeeded. Where it ramps up, a shrinking share of the calls is
-    /// [`Refused`](Self::Refused) for a while yet, with the reason `CircuitOpen`.
+    /// [`Rejected`](Self::Rejected) for a while yet, with the reason `CircuitOpen`.
     CircuitClosed {
         /// The layer.
         layer: &'static str,
@@ -246,9 +246,9 @@ where
 
 /// Where a layer's events go beside `tracing`. Cheap to clone; nowhere by default.
 #[derive(Clone, Default)]
-pub struct Observers(Option<Arc<dyn Observer>>);
+pub struct EventSink(Option<Arc<dyn Observer>>);
 
-impl Observers {
+impl EventSink {
     /// To this observer.
     #[must_use]
     pub fn new(observer: impl Observer + 'static) -> Self {
@@ -256,20 +256,20 @@ impl Observers {
     }
 }
 
-impl fmt::Debug for Observers {
+impl fmt::Debug for EventSink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Observers").field(&self.0.is_some()).finish()
+        f.debug_tuple("EventSink").field(&self.0.is_some()).finish()
     }
 }
 
 /// Whether anybody would hear a `DEBUG` event, so that what it says need not be looked up for nobody.
 #[must_use]
-pub fn is_debug_heard(observers: &Observers) -> bool {
+pub fn is_debug_heard(observers: &EventSink) -> bool {
     observers.0.is_some() || tracing::enabled!(target: "tower_claude", tracing::Level::DEBUG)
 }
 
 /// Says it: to `tracing`, and to the observer.
-pub fn emit(observers: &Observers, event: &Event<'_>) {
+pub fn emit(observers: &EventSink, event: &Event<'_>) {
     trace(event);
     if let Some(observer) = &observers.0 {
         observer.on_event(event);
@@ -293,7 +293,7 @@ fn trace(event: &Event<'_>) {
         } => {
             tracing::debug!(target: "tower_claude", layer, decision = "queued", %scope, position, wait_ms = millis(estimated_wait));
         }
-        Event::Refused {
+        Event::Rejected {
             layer,
             scope,
             reason,

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame};
 use tower_claude_wire::{self as wire, ApiError};
 
-use crate::{Class, Outcome, ResponseBody, Watch};
+use crate::{BodyTracker, Class, Outcome, ResponseBody};
 
 /// The most that is held of a response: 64 KiB.
 pub const HOLD_LIMIT: usize = 64 * 1024;
@@ -30,7 +30,7 @@ pub enum Verdict {
 /// possible until then, and not after.
 #[derive(Debug)]
 pub struct Hold<B: Body> {
-    watch: Watch,
+    watch: BodyTracker,
     /// The first data, which is all of an ordinary JSON answer; empty when there is none.
     first: Bytes,
     more: VecDeque<Frame<Bytes>>,
@@ -41,7 +41,7 @@ pub struct Hold<B: Body> {
 
 impl<B: Body<Data = Bytes> + Unpin> Hold<B> {
     /// Nothing held yet.
-    pub const fn new(body: B, watch: Watch) -> Self {
+    pub const fn new(body: B, watch: BodyTracker) -> Self {
         Self {
             watch,
             first: Bytes::new(),
@@ -103,7 +103,7 @@ impl<B: Body<Data = Bytes> + Unpin> Hold<B> {
             {
                 return Some(Verdict::Failed(stream_error(error)));
             }
-            if stream.has_content() || stream.is_complete() || stream.is_foreign() {
+            if stream.has_content() || stream.is_complete() || stream.is_not_claude() {
                 return Some(Verdict::Commit);
             }
         } else if !self.watch.is_message() {
@@ -158,7 +158,7 @@ impl<B: Body<Data = Bytes> + Unpin> Hold<B> {
     }
 
     /// The response as it came, with the rest wrapped by the layer, which may go on watching.
-    pub fn into_body<W>(self, wrap: impl FnOnce(B, Watch) -> W) -> ResponseBody<W>
+    pub fn into_body<W>(self, wrap: impl FnOnce(B, BodyTracker) -> W) -> ResponseBody<W>
     where
         W: Body<Data = Bytes, Error = B::Error>,
     {

@@ -72,7 +72,7 @@ impl<'a> Observation<'a> {
 /// A limit whose used share has just risen over the share worth a warning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Crossing {
+pub struct LimitWarning {
     /// Which limit.
     pub dimension: Dimension,
     /// What is left of it.
@@ -81,7 +81,7 @@ pub struct Crossing {
     pub limit: u64,
 }
 
-impl Crossing {
+impl LimitWarning {
     /// A crossing of this limit.
     #[must_use]
     pub const fn new(dimension: Dimension, remaining: u64, limit: u64) -> Self {
@@ -103,9 +103,16 @@ pub trait Ledger: fmt::Debug + Send + Sync {
         None
     }
 
+    /// Whether the head of a success at `at` could tell nothing that matters: the levels are known, far from empty, and
+    /// were looked at a moment ago. It need not be read then.
+    fn is_calm(&self, at: Instant) -> bool {
+        let _ = at;
+        false
+    }
+
     /// Corrects the levels by what the server said in answer to this reservation. Returns the
     /// tightest limit that newly crossed the warning share, once per crossing.
-    fn observe(&self, reservation: u64, seen: &Observation<'_>) -> Option<Crossing>;
+    fn observe(&self, reservation: u64, seen: &Observation<'_>) -> Option<LimitWarning>;
 
     /// Stops admissions for a while after a 429, and returns for how long. Without `retry_after`
     /// the ledger infers a pause, never longer than its documented maximum.
@@ -145,8 +152,14 @@ impl ReservationHandle {
         self.ledger.scope()
     }
 
+    /// See [`Ledger::is_calm`].
+    #[must_use]
+    pub fn is_calm(&self, at: Instant) -> bool {
+        self.ledger.is_calm(at)
+    }
+
     /// See [`Ledger::observe`].
-    pub fn observe(&self, seen: &Observation<'_>) -> Option<Crossing> {
+    pub fn observe(&self, seen: &Observation<'_>) -> Option<LimitWarning> {
         self.ledger.observe(self.id, seen)
     }
 

@@ -6,65 +6,69 @@
 //! - [`Cost`]: what a request will use, estimated before it is sent by [`EstimateCost`];
 //! - [`Outcome`]: how a response ended, reported exactly once by one observing body, [`Observed`].
 //!
-//! Around them: [`RequestBody`] and the front hall [`Buffered`] (buffer once), [`ResponseBody`] (one
-//! body for all layers), [`Refusal`] (a layer's own answer, in Claude's error shape), [`Scope`] (which
-//! pool of limits), [`CallContext`] (what travels with a call), [`breaker`]
+//! Around them: [`RequestBody`] and the front hall [`BufferRequest`] (buffer once), [`ResponseBody`] (one
+//! body for all layers), [`Rejection`] (a layer's own answer, in Claude's error shape), [`Scope`] (which
+//! pool of limits), [`Call`] (what travels with a call), [`breaker`]
 //! (a circuit as a pure automaton) and [`event`] (saying what happened).
 //!
 //! Users need this crate for [`check`], for the extensions they put into a request ([`Deadline`],
-//! [`Priority`], [`Tenant`], [`Route`]) or find in a response ([`Class`], [`Refused`]), and to write layers of
+//! [`Priority`], [`Tenant`], [`Workload`]) or find in a response ([`Class`], [`Rejected`]), and to write layers of
 //! their own.
 #![forbid(unsafe_code)]
 
+mod body_tracker;
 pub mod breaker;
-mod buffered;
+mod buffer_request;
+mod call;
 mod class;
 mod classify;
+mod clone_source;
 mod collect;
-mod context;
 mod cost;
 mod dimension;
+#[doc(hidden)]
+pub mod driver;
 mod erase;
 mod error_body;
 pub mod event;
 mod hold;
-mod instance;
 mod ledger;
 mod observed;
-mod original;
 mod outcome;
-mod paced;
+mod paused_by_limiter;
 mod prefix;
-mod refusal;
+mod rejection;
 mod request_body;
 mod reservations;
 mod response_body;
-mod route;
+mod saved_request;
 mod scope;
-mod watch;
+mod workload;
 
 /// Any error, as tower spells it.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-pub use buffered::{Buffered, BufferedFuture, HttpInner, check};
+pub use body_tracker::BodyTracker;
+pub use buffer_request::{BufferRequest, BufferRequestFuture, HttpInner, check};
+pub use call::{Call, Deadline, Priority, Tenant};
 pub use class::{Class, Kind};
 pub use classify::{Classify, ClassifyResponse, ClaudeClassify, HttpClassify};
+pub use clone_source::{CloneSource, take_ready};
 pub use collect::Collect;
-pub use context::{CallContext, Deadline, Priority, Tenant};
-pub use cost::{Cost, EstimateCost, Feedback, HeuristicCost, Learn};
+pub use cost::{Cost, EstimateCost, HeuristicCost, PendingEstimate, UsageListener};
 pub use dimension::Dimension;
 pub use error_body::{ERROR_BODY_LIMIT, ErrorBody};
 pub use hold::{HOLD_LIMIT, Hold, Verdict};
-pub use instance::{Spare, take_polled};
-pub use ledger::{Crossing, Ledger, LimiterId, Observation, ReservationHandle};
+pub use ledger::{Ledger, LimitWarning, LimiterId, Observation, ReservationHandle};
 pub use observed::{Observe, Observed};
-pub use original::Original;
 pub use outcome::Outcome;
-pub use paced::Paced;
+pub use paused_by_limiter::PausedByLimiter;
 pub use prefix::{CacheReads, Prefix, PrefixMemory, Prefixes};
-pub use refusal::{REFUSED_BY, Reason, Refusal, Refused};
+pub use rejection::{REJECTED_BY, RejectReason, Rejected, Rejection};
 pub use request_body::RequestBody;
 pub use response_body::ResponseBody;
-pub use route::Route;
+pub use saved_request::SavedRequest;
+#[doc(hidden)]
+pub use scope::{AsScope, ScopeRef};
 pub use scope::{Endpoint, Scope};
-pub use watch::Watch;
+pub use workload::Workload;

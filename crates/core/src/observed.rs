@@ -11,7 +11,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tower_claude_wire::{ApiError, StreamState};
 
-use crate::{Class, Outcome, Watch};
+use crate::{BodyTracker, Class, Outcome};
 
 /// Is told how a response goes on and how it ended.
 pub trait Observe {
@@ -43,7 +43,7 @@ pin_project! {
 
 /// What was seen of a body, and who is to be told.
 struct Witness<O: Observe> {
-    watch: Watch,
+    watch: BodyTracker,
     observer: Option<O>,
 }
 
@@ -63,14 +63,14 @@ where
 {
     /// Observes this body. One that has no frames (HEAD, 204) ends here; one whose `watch` has
     /// already seen its end does too.
-    pub fn new(body: B, watch: Watch, observer: O) -> Self {
+    pub fn new(body: B, watch: BodyTracker, observer: O) -> Self {
         let observer = Self::still(&body, &watch, observer);
         Self::resumed(body, watch, observer)
     }
 
     /// The observer, unless the body is at its end already, which it is told then. The first half of
     /// [`new`](Self::new), for a body that is moved only once it is decided what becomes of it.
-    pub fn still(body: &B, watch: &Watch, observer: O) -> Option<O> {
+    pub fn still(body: &B, watch: &BodyTracker, observer: O) -> Option<O> {
         let over = watch
             .early(|error| observer.stream_error(error))
             .or_else(|| body.is_end_stream().then(|| watch.ended()));
@@ -85,26 +85,26 @@ where
 
     /// Observes this body for whoever is [`still`](Self::still) to be told; nobody passes it through
     /// unobserved.
-    pub const fn resumed(body: B, watch: Watch, observer: Option<O>) -> Self {
+    pub const fn resumed(body: B, watch: BodyTracker, observer: Option<O>) -> Self {
         let witness = Witness { watch, observer };
         Self { body, witness }
     }
 
     /// What was understood of the body so far; nothing more once its end was reported.
-    pub const fn watch(&self) -> &Watch {
+    pub const fn watch(&self) -> &BodyTracker {
         &self.witness.watch
     }
 
     /// Passes the body through unobserved.
     pub const fn off(body: B) -> Self {
-        Self::resumed(body, Watch::opaque(), None)
+        Self::resumed(body, BodyTracker::opaque(), None)
     }
 }
 
 /// Takes note of a frame; the outcome, if it is certain with it.
 #[inline]
 fn goes_on<O: Observe>(
-    watch: &mut Watch,
+    watch: &mut BodyTracker,
     observer: &mut O,
     frame: &Frame<Bytes>,
     last: bool,

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tower_claude_wire::{Model, ModelCatalog, Peek};
 
-use crate::{BoxError, Collect, erase::Erase};
+use crate::{BoxError, Call, Collect, erase::Erase};
 
 type Stream = Pin<Box<dyn Body<Data = Bytes, Error = BoxError> + Send>>;
 
@@ -26,6 +26,8 @@ pub struct RequestBody {
     sent: bool,
     /// The first hall on its way has let it in.
     under_way: bool,
+    /// Of the call that it belongs to. Here and not in the request's extensions, which take three allocations to begin.
+    context: Option<Arc<Call>>,
 }
 
 enum Repr {
@@ -48,14 +50,18 @@ struct Read {
     peek: Peek,
     /// By the built-in catalog: every limiter asks twice.
     listed: Option<&'static Model>,
+    /// The model's name, where the catalog has the very same.
+    name: Option<&'static str>,
 }
 
 impl Read {
     fn new(body: &[u8]) -> Option<Self> {
         let peek = Peek::parse(body)?;
-        let model = peek.model(body);
-        let listed = model.and_then(|model| ModelCatalog::builtin().get(model));
-        Some(Self { peek, listed })
+        let (name, listed) = match peek.model(body) {
+            Some(model) => ModelCatalog::builtin().get_named(model),
+            None => (None, None),
+        };
+        Some(Self { peek, listed, name })
     }
 }
 
@@ -122,13 +128,28 @@ impl RequestBody {
     /// anything.
     #[must_use]
     pub fn model(&self) -> Option<&str> {
-        let model = self.peek()?.model(self.bytes()?)?;
+        let read = self.read()?;
+        if let Some(name) = read.name {
+            return Some(name);
+        }
+        let model = read.peek.model(self.bytes()?)?;
         (model.len() <= LONGEST_NAME).then_some(model)
     }
 
     /// The model the request names, if the built-in catalog lists it; looked up with the [`peek`](Self::peek).
     pub(crate) fn listed_model(&self) -> Option<&'static Model> {
         self.read()?.listed
+    }
+
+    /// Reads it now: cheaper than at the first question.
+    pub(crate) fn look(&mut self) {
+        if let Repr::Bytes { bytes, read } = &mut self.repr
+            && read.get().is_none()
+        {
+            let bytes = std::mem::take(bytes);
+            let read = Read::new(&bytes).map(Arc::new);
+            self.repr = Repr::Read { bytes, read };
+        }
     }
 
     /// Whether the first hall on its way has let it in.
@@ -139,6 +160,14 @@ impl RequestBody {
     /// Whoever calls a service with it from now on polls at once.
     pub(crate) const fn set_under_way(&mut self) {
         self.under_way = true;
+    }
+
+    pub(crate) const fn context(&self) -> Option<&Arc<Call>> {
+        self.context.as_ref()
+    }
+
+    pub(crate) fn set_context(&mut self, context: Arc<Call>) {
+        self.context = Some(context);
     }
 
     fn read(&self) -> Option<&Read> {
@@ -167,7 +196,9 @@ impl RequestBody {
             None => Repr::unread(bytes),
         };
         // Not under way: who copies it may keep the copy for long.
-        Some(repr.into())
+        let mut copy: Self = repr.into();
+        copy.context.clone_from(&self.context);
+        Some(copy)
     }
 }
 
@@ -184,6 +215,7 @@ impl From<Repr> for RequestBody {
             repr,
             sent: false,
             under_way: false,
+            context: None,
         }
     }
 }

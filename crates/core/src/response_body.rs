@@ -57,6 +57,14 @@ impl<B: Body<Data = Bytes>> ResponseBody<B> {
         }
     }
 
+    /// The bytes of an answer of the layer's own.
+    pub(crate) fn own(&self) -> Option<&[u8]> {
+        match &self.repr {
+            Repr::Full { bytes } => Some(bytes),
+            _ => None,
+        }
+    }
+
     /// What was held of a body; then the error that came while holding, if one did; then the rest,
     /// if there is one.
     pub fn held(held: VecDeque<Frame<Bytes>>, error: Option<B::Error>, rest: Option<B>) -> Self {

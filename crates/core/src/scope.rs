@@ -10,7 +10,7 @@ use foldhash::{SharedSeed, quality::SeedableRandomState};
 use http::{HeaderMap, HeaderName, Request, header::AUTHORIZATION};
 use tower_claude_wire::{Model, ModelCatalog, Peek};
 
-use crate::RequestBody;
+use crate::{Call, RequestBody};
 
 /// A family of endpoints with limits of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -82,7 +82,7 @@ fn is_or_below(path: &str, family: &str) -> bool {
 /// that share a bucket, and whether it is the fast pool.
 ///
 /// Source: <https://platform.claude.com/docs/en/api/rate-limits>.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Scope {
     /// A keyed hash of the credential: different for every process, so it identifies nothing
@@ -95,6 +95,104 @@ pub struct Scope {
     pub group: Arc<str>,
     /// Whether the request draws on the fast pool (`speed: "fast"`).
     pub fast: bool,
+}
+
+/// A scope by its parts, to look it up: to make one takes and gives back a count that all threads share.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScopeRef<'a> {
+    /// See [`Scope::credential`].
+    pub credential: u64,
+    /// See [`Scope::endpoint`].
+    pub endpoint: Endpoint,
+    /// See [`Scope::group`].
+    pub group: &'a str,
+    /// See [`Scope::fast`].
+    pub fast: bool,
+}
+
+/// What a map of scopes is asked by.
+#[doc(hidden)]
+pub trait AsScope {
+    /// Its parts.
+    fn as_scope(&self) -> ScopeRef<'_>;
+}
+
+impl AsScope for Scope {
+    fn as_scope(&self) -> ScopeRef<'_> {
+        ScopeRef {
+            credential: self.credential,
+            endpoint: self.endpoint,
+            group: &self.group,
+            fast: self.fast,
+        }
+    }
+}
+
+impl AsScope for ScopeRef<'_> {
+    fn as_scope(&self) -> ScopeRef<'_> {
+        *self
+    }
+}
+
+impl<'a> std::borrow::Borrow<dyn AsScope + 'a> for Scope {
+    fn borrow(&self) -> &(dyn AsScope + 'a) {
+        self
+    }
+}
+
+impl std::hash::Hash for dyn AsScope + '_ {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        let scope = self.as_scope();
+        state.write_u64(scope.credential ^ (scope.endpoint as u64) << 1 ^ u64::from(scope.fast));
+        state.write(scope.group.as_bytes());
+    }
+}
+
+impl std::hash::Hash for Scope {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        let scope: &dyn AsScope = self;
+        scope.hash(state);
+    }
+}
+
+impl PartialEq for dyn AsScope + '_ {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_scope() == other.as_scope()
+    }
+}
+
+impl Eq for dyn AsScope + '_ {}
+
+impl<'a> ScopeRef<'a> {
+    /// As [`Scope::of_call`]; `None` for a model that is not listed.
+    #[must_use]
+    pub fn of_call(request: &'a Request<RequestBody>, context: &Call) -> Option<Self> {
+        let endpoint = Endpoint::of(request.uri().path());
+        let messages = endpoint == Endpoint::Messages;
+        let group = if messages {
+            &*request.body().listed_model()?.rate_group
+        } else {
+            ""
+        };
+        Some(Self {
+            credential: context.credential_of(request.headers()),
+            endpoint,
+            group,
+            fast: messages && request.body().peek().is_some_and(Peek::fast),
+        })
+    }
+
+    /// As [`Scope::of_model`]; `None` for a model that is not listed.
+    #[must_use]
+    pub fn of_model(request: &'a Request<RequestBody>) -> Option<Self> {
+        Some(Self {
+            credential: 0,
+            endpoint: Endpoint::of(request.uri().path()),
+            group: &request.body().listed_model()?.id,
+            fast: false,
+        })
+    }
 }
 
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -123,7 +221,16 @@ impl Scope {
     #[must_use]
     pub fn of(request: &Request<RequestBody>) -> Self {
         let listed = request.body().listed_model();
-        Self::draws_on(request, ModelCatalog::builtin(), listed)
+        let whose = || credential(request.headers());
+        Self::draws_on(request, ModelCatalog::builtin(), listed, whose)
+    }
+
+    /// The same, for a request of this call.
+    #[must_use]
+    pub fn of_call(request: &Request<RequestBody>, context: &Call) -> Self {
+        let listed = request.body().listed_model();
+        let whose = || context.credential_of(request.headers());
+        Self::draws_on(request, ModelCatalog::builtin(), listed, whose)
     }
 
     /// The scope Claude keeps for this request, by this model catalog.
@@ -131,7 +238,8 @@ impl Scope {
     pub fn with_catalog(request: &Request<RequestBody>, catalog: &ModelCatalog) -> Self {
         let model = request.body().model();
         let listed = model.and_then(|model| catalog.get(model));
-        Self::draws_on(request, catalog, listed)
+        let whose = || credential(request.headers());
+        Self::draws_on(request, catalog, listed, whose)
     }
 
     /// What a circuit is kept for: the endpoint family and the model, whatever the credential. The group
@@ -173,6 +281,7 @@ impl Scope {
         request: &Request<RequestBody>,
         catalog: &ModelCatalog,
         listed: Option<&Model>,
+        credential: impl FnOnce() -> u64,
     ) -> Self {
         let endpoint = Endpoint::of(request.uri().path());
         let body = request.body();
@@ -186,7 +295,7 @@ impl Scope {
             ),
         };
         Self {
-            credential: credential(request.headers()),
+            credential: credential(),
             endpoint,
             group,
             fast: messages && body.peek().is_some_and(Peek::fast),

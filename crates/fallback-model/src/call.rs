@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{Request, Response, response::Parts};
 use http_body::Body as HttpBody;
 use tower_claude_core::{
-    Class, ClassifyResponse, ErrorBody, Hold, RequestBody, ResponseBody, Watch,
+    BodyTracker, Class, ClassifyResponse, ErrorBody, Hold, RequestBody, ResponseBody,
 };
 use tower_claude_wire::is_event_stream;
 
@@ -16,30 +16,21 @@ use crate::{journey::Journey, last, layer::Config};
 pub(crate) type Answer<R> = Response<ResponseBody<R>>;
 
 /// One call.
-pub(crate) struct Call<C> {
+pub(crate) struct FallbackCall<C> {
     pub(crate) classifier: C,
     config: Arc<Config>,
     /// None, when no other model could serve: the call passes through.
     journey: Option<Journey>,
 }
 
-impl<C> Call<C> {
-    /// The call, and the request where it passes through.
-    pub(crate) fn new(
-        config: Arc<Config>,
-        classifier: C,
-        request: Request<RequestBody>,
-    ) -> (Self, Option<Request<RequestBody>>) {
-        let (journey, request) = match Journey::of(&config, request) {
-            Ok(journey) => (Some(journey), None),
-            Err(request) => (None, Some(request)),
-        };
-        let call = Self {
+impl<C> FallbackCall<C> {
+    pub(crate) fn new(config: Arc<Config>, classifier: C, request: &Request<RequestBody>) -> Self {
+        let journey = Journey::of(&config, request, None);
+        Self {
             classifier,
             config,
             journey,
-        };
-        (call, request)
+        }
     }
 
     /// Whether another model could serve.
@@ -47,19 +38,16 @@ impl<C> Call<C> {
         self.journey.is_some()
     }
 
-    /// The request that is sent now. The first of a journey is chosen here, when nothing but its way is before it.
-    pub(crate) fn launch(&mut self, next: Option<Request<RequestBody>>) -> Request<RequestBody> {
-        let Some(journey) = &mut self.journey else {
-            return next.expect("a call that passes through is sent once");
-        };
-        let mut request = next.unwrap_or_else(|| journey.first());
-        journey.launch(&mut request);
-        request
+    /// This is sent now. The first of a journey is chosen here, when nothing but its way is before it.
+    pub(crate) fn launch(&mut self, request: &mut Request<RequestBody>) {
+        if let Some(journey) = &mut self.journey {
+            journey.launch(request);
+        }
     }
 
     /// How the answer is looked at while it is held.
-    pub(crate) fn watch(&self, head: &Parts) -> Watch {
-        Watch::of(&head.headers).without_usage()
+    pub(crate) fn watch(&self, head: &Parts) -> BodyTracker {
+        BodyTracker::of(&head.headers).without_usage()
     }
 
     /// Whether an answer that was held is one in which the model declined, and that matters.
@@ -106,7 +94,7 @@ impl<C> Call<C> {
     }
 }
 
-impl<C> Call<C> {
+impl<C> FallbackCall<C> {
     fn succeeded(&mut self, head: &mut Parts) {
         if let Some(journey) = &mut self.journey {
             journey.after_success(head);
@@ -114,7 +102,7 @@ impl<C> Call<C> {
     }
 }
 
-impl<C: ClassifyResponse> Call<C> {
+impl<C: ClassifyResponse> FallbackCall<C> {
     /// What the head means, if the body need not tell.
     pub(crate) fn class_of<R>(&self, response: &Response<R>) -> Option<Class> {
         Class::by_head(&self.classifier, self.config.reuse_class, response)
@@ -147,7 +135,7 @@ where
     }
 
     /// What goes up: the response as it came, with what it means; or in the user's own words.
-    pub(crate) fn into_output<C>(self, call: &mut Call<C>) -> Result<Answer<R>, E> {
+    pub(crate) fn into_output<C>(self, call: &mut FallbackCall<C>) -> Result<Answer<R>, E> {
         let (class, mut head, rest) = match self {
             Self::Answer(class, head, rest) => (class, head, rest),
             Self::Error(_, error) => return Err(error),

@@ -16,7 +16,7 @@ use tower_claude_core::{
 };
 use tower_service::Service;
 
-use crate::call::{Answer, Call, Failure, Rest};
+use crate::call::{Answer, Failure, FallbackCall, Rest};
 use crate::service::Shared;
 
 pin_project! {
@@ -30,7 +30,7 @@ pin_project! {
         #[pin]
         state: State<S, S::Future, R, S::Error>,
         shared: Arc<Shared<S>>,
-        call: Call<C>,
+        call: FallbackCall<C>,
     }
 }
 
@@ -42,7 +42,7 @@ pin_project! {
         R: HttpBody,
     {
         /// Until the inner service is ready.
-        Waiting { service: S, request: Option<Box<Request<RequestBody>>> },
+        Waiting { service: S, request: Box<Request<RequestBody>> },
         /// Until the response head.
         Calling { #[pin] future: F },
         /// Until the error body is read. What it means, where the head has said so.
@@ -56,8 +56,8 @@ pin_project! {
 }
 
 impl<S, F, R: HttpBody, E> State<S, F, R, E> {
-    pub(crate) fn waiting(service: S, request: Option<Request<RequestBody>>) -> Self {
-        let request = request.map(Box::new);
+    pub(crate) fn waiting(service: S, request: Request<RequestBody>) -> Self {
+        let request = Box::new(request);
         Self::Waiting { service, request }
     }
 }
@@ -67,7 +67,11 @@ where
     S: Service<Request<RequestBody>>,
     R: HttpBody,
 {
-    pub(crate) const fn calling(shared: Arc<Shared<S>>, call: Call<C>, future: S::Future) -> Self {
+    pub(crate) const fn calling(
+        shared: Arc<Shared<S>>,
+        call: FallbackCall<C>,
+        future: S::Future,
+    ) -> Self {
         Self {
             state: State::Calling { future },
             shared,
@@ -77,7 +81,7 @@ where
 
     pub(crate) const fn new(
         shared: Arc<Shared<S>>,
-        call: Call<C>,
+        call: FallbackCall<C>,
         state: State<S, S::Future, R, S::Error>,
     ) -> Self {
         Self {
@@ -105,8 +109,8 @@ where
                 StateProjection::Waiting { service, request } => {
                     match ready!(service.poll_ready(cx)) {
                         Ok(()) => {
-                            let request = request.take().map(|request| *request);
-                            let future = service.call(call.launch(request));
+                            call.launch(request);
+                            let future = service.call(std::mem::take(request));
                             this.state.set(State::Calling { future });
                             continue;
                         }
@@ -164,7 +168,7 @@ where
                         ready!(hold.poll_verdict(cx, |error| call.classifier.stream_error(error)));
                     let class = match verdict {
                         Verdict::Failed(class) => Some(class),
-                        _ if call.is_declined(hold) => Some(Class::new(Kind::Refusal)),
+                        _ if call.is_declined(hold) => Some(Class::new(Kind::ModelRefusal)),
                         _ => None,
                     };
                     let (head, hold) = *answer.take().expect("looked at before");
@@ -187,7 +191,7 @@ where
             drop(failure);
             this.state.set(State::Done);
             let service = this.shared.spare.get();
-            this.state.set(State::waiting(service, Some(next)));
+            this.state.set(State::waiting(service, next));
         }
     }
 }

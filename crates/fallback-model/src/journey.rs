@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 use http::{Method, Request, response};
 use tokio::time::Instant;
 use tower_claude_core::{
-    CallContext, Class, Endpoint, Kind, Original, RequestBody,
+    Call, Class, Endpoint, Kind, RequestBody, SavedRequest,
     event::{Event, emit},
 };
 
@@ -18,7 +18,7 @@ use crate::{
     layer::Config,
     outage::Leave,
     policy::{Remedy, Trail},
-    route::{Route, earlier},
+    route::{CallTargets, earlier},
     ticket::Ticket,
 };
 
@@ -28,8 +28,8 @@ pub(crate) struct Journey {
     config: Arc<Config>,
     chain: ChainId,
     /// The request as it came. Every other is made from it, so that what is lost on one way is not lost on the next.
-    original: Arc<Original>,
-    context: Arc<CallContext>,
+    original: Arc<SavedRequest>,
+    context: Arc<Call>,
     /// Whether the context is ours: added to each copy, so that the one we keep stays cheap to clone.
     own_context: bool,
     trail: Trail,
@@ -43,7 +43,7 @@ pub(crate) struct Journey {
 
 /// What is kept once something is amiss.
 struct Detour {
-    route: Route,
+    route: CallTargets,
     ticket: Option<Ticket>,
     /// Of those that answered with 404. What is missing may be something the request names: only who serves it proves
     /// that it was the model.
@@ -58,33 +58,28 @@ struct Detour {
 }
 
 impl Journey {
-    /// The journey of this request, if another model could serve it; else the request.
-    // The request comes back: it is not an error to be boxed.
-    #[allow(clippy::result_large_err)]
+    /// The journey of this request, if another model could serve it.
     pub(crate) fn of(
         config: &Arc<Config>,
-        request: Request<RequestBody>,
-    ) -> Result<Self, Request<RequestBody>> {
+        request: &Request<RequestBody>,
+        kept: Option<Arc<SavedRequest>>,
+    ) -> Option<Self> {
         let messages = request.method() == Method::POST
             && Endpoint::of(request.uri().path()) == Endpoint::Messages;
         if !messages {
-            return Err(request);
+            return None;
         }
-        let model = request.body().model();
-        let Some(chain) = model.and_then(|model| config.chains.of(model, config.catalog.get()))
-        else {
-            return Err(request);
-        };
-        let original = Original::keep(request)?;
-        let extensions = original.get().extensions();
-        let (context, own_context) = match extensions.get::<Arc<CallContext>>() {
+        let model = request.body().model()?;
+        let chain = config.chains.of(model, config.catalog.get())?;
+        let original = kept.or_else(|| SavedRequest::of(request))?;
+        let (context, own_context) = match Call::of(request) {
             Some(context) => (context.clone(), false),
             None => {
-                let context = CallContext::new(extensions, Instant::now());
+                let context = Call::new(request.extensions(), Instant::now());
                 (Arc::new(context.with_original(&original)), true)
             }
         };
-        Ok(Self {
+        Some(Self {
             config: config.clone(),
             chain,
             original,
@@ -98,17 +93,54 @@ impl Journey {
         })
     }
 
-    /// The first request to send.
-    pub(crate) fn first(&mut self) -> Request<RequestBody> {
-        // The ordinary case: nothing to look up, nothing to lock.
-        if self.config.shared.outages.is_quiet() {
-            return self.original();
+    /// The chain of the models that could serve this request instead.
+    pub(crate) fn chain_of(config: &Config, request: &Request<RequestBody>) -> Option<ChainId> {
+        let messages = request.method() == Method::POST
+            && Endpoint::of(request.uri().path()) == Endpoint::Messages;
+        if !messages {
+            return None;
         }
-        self.pick(None).unwrap_or_else(|| self.original())
+        let model = request.body().model()?;
+        config.chains.of(model, config.catalog.get())
     }
 
-    /// The request leaves now.
+    /// The journey of a request that was sent in passing.
+    pub(crate) fn resume(
+        config: &Arc<Config>,
+        context: &Arc<Call>,
+        light: crate::stage::Light,
+    ) -> Self {
+        let mut trail = Trail::default();
+        trail.asks(0);
+        Self {
+            config: config.clone(),
+            chain: light.chain,
+            original: light.original,
+            context: context.clone(),
+            own_context: false,
+            trail,
+            at: 0,
+            hops: 1,
+            attempts: light.attempts,
+            detour: None,
+        }
+    }
+
+    /// As if nothing had been sent yet.
+    pub(crate) fn begin_anew(&mut self) {
+        self.trail = Trail::default();
+        self.hops = 0;
+    }
+
+    /// The request leaves now. Of the first, it is chosen here whom to ask.
     pub(crate) fn launch(&mut self, request: &mut Request<RequestBody>) {
+        // Ordinarily there is nothing to look up, nothing to lock.
+        if self.hops == 0
+            && !self.config.shared.outages.is_quiet()
+            && let Some(chosen) = self.pick(None)
+        {
+            *request = chosen;
+        }
         self.trail.asks(self.at);
         self.hops += 1;
         self.attempts = self.context.attempts();
@@ -116,8 +148,13 @@ impl Journey {
             detour.sent = (self.at > 0).then(Instant::now);
         }
         if self.own_context {
-            request.extensions_mut().insert(self.context.clone());
+            self.context.attach(request);
         }
+    }
+
+    /// The request as it came, while it is this that is asked.
+    pub(crate) fn original_now(&self) -> Option<Arc<SavedRequest>> {
+        (self.at == 0).then(|| self.original.clone())
     }
 
     /// Whether a layer further in has held the answer already, until it was worth handing on.
@@ -247,7 +284,7 @@ impl Journey {
         self.route().target(&self.config, number)
     }
 
-    fn route(&self) -> &Route {
+    fn route(&self) -> &CallTargets {
         &self.detour().route
     }
 
@@ -267,7 +304,7 @@ impl Journey {
         }
         self.say(&Event::GaveUp {
             layer: LAYER,
-            model: self.original.get().body().model(),
+            model: self.original.body().model(),
             attempt: self.hops,
             class: *class,
             because: match self.context.deadline() {

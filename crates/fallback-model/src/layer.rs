@@ -3,9 +3,9 @@
 use std::{fmt, num::NonZeroU32, sync::Arc, time::Duration};
 
 use tower_claude_core::{
-    Buffered, ClaudeClassify, RequestBody,
+    BufferRequest, ClaudeClassify, RequestBody,
     breaker::BreakerConfig,
-    event::{Observer, Observers},
+    event::{EventSink, Observer},
 };
 use tower_claude_wire::ModelCatalog;
 use tower_layer::Layer;
@@ -35,7 +35,7 @@ pub(crate) struct Config {
     pub(crate) last_message: Option<Arc<str>>,
     /// Whether to take the `Class` that an inner layer left.
     pub(crate) reuse_class: bool,
-    pub(crate) observers: Observers,
+    pub(crate) observers: EventSink,
     pub(crate) body_limit: usize,
     pub(crate) shared: Arc<Shared>,
 }
@@ -76,7 +76,7 @@ impl FallbackModelLayer {
                 catalog,
                 last_message: None,
                 reuse_class: true,
-                observers: Observers::default(),
+                observers: EventSink::default(),
                 body_limit: RequestBody::DEFAULT_LIMIT,
                 shared: Arc::default(),
             }),
@@ -86,6 +86,13 @@ impl FallbackModelLayer {
 }
 
 impl<C> FallbackModelLayer<C> {
+    /// This layer as a stage of a driver.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn stage(&self) -> crate::FallbackPolicy {
+        crate::stage::FallbackPolicy(self.config.clone())
+    }
+
     /// For requests that ask for `model`, these stand in and no others; none at all when the list is empty. Names of
     /// one model (dated, aliased, dressed for a cloud) are one.
     pub fn with_chain<M: AsRef<str>>(
@@ -149,7 +156,7 @@ impl<C> FallbackModelLayer<C> {
 
     /// Where events go, beside `tracing`.
     pub fn with_observer(self, observer: impl Observer + 'static) -> Self {
-        self.with(|config| config.observers = Observers::new(observer))
+        self.with(|config| config.observers = EventSink::new(observer))
     }
 
     /// Buffers request bodies up to this many bytes (default: 32 MiB); longer ones pass through and stay with the model
@@ -179,11 +186,11 @@ impl<C> FallbackModelLayer<C> {
 }
 
 impl<S: Clone, C: Clone> Layer<S> for FallbackModelLayer<C> {
-    type Service = Buffered<FallbackModel<S, C>>;
+    type Service = BufferRequest<FallbackModel<S, C>>;
 
     fn layer(&self, inner: S) -> Self::Service {
         let service = FallbackModel::new(inner, self.config.clone(), self.classifier.clone());
-        Buffered::with_limit(service, self.config.body_limit)
+        BufferRequest::with_limit(service, self.config.body_limit)
     }
 }
 

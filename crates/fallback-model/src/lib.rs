@@ -74,6 +74,7 @@ mod rewrite;
 mod route;
 mod served;
 mod service;
+mod stage;
 #[cfg(test)]
 mod tests;
 mod ticket;
@@ -88,3 +89,5 @@ pub use layer::FallbackModelLayer;
 pub use rewrite::{Loss, Losses, RewriteOptions, Rewritten, Unportable, Why, rewrite};
 pub use served::{FALLBACK_LOSSES, FALLBACK_REASON, SERVED_MODEL, ServedBy};
 pub use service::FallbackModel;
+#[doc(hidden)]
+pub use stage::{FallbackPolicy, FallbackState};

@@ -205,7 +205,7 @@ fn admit(
     };
     match circuit.breaker.admit(now, chance) {
         Admission::Pass(permit) => Ok(Some((circuit.number, permit))),
-        Admission::Refused { retry_after, .. } => Err(Shut {
+        Admission::Rejected { retry_after, .. } => Err(Shut {
             until: retry_after.and_then(|wait| now.checked_add(wait)),
             why: circuit.why,
         }),

@@ -42,7 +42,7 @@ impl Triggers {
             | Kind::Transport
             | Kind::Truncated
             | Kind::NotFound => Remedy::AnyOther,
-            Kind::Refusal if self.refusals => Remedy::AnyOther,
+            Kind::ModelRefusal if self.refusals => Remedy::AnyOther,
             Kind::SpendLimit if self.spend_limits => Remedy::AnyOther,
             _ => Remedy::None,
         }
@@ -98,7 +98,7 @@ impl Findings {
         let retry_after = class.retry_after;
         let failure = Verdict::Failure { retry_after };
         let (model, group) = match class.kind {
-            Kind::Success | Kind::Refusal => (Verdict::Success, Verdict::Success),
+            Kind::Success | Kind::ModelRefusal => (Verdict::Success, Verdict::Success),
             Kind::RateLimited | Kind::RampLimited => (Verdict::Busy { retry_after }, failure),
             // A retired model stays away: asking it first each time would only cost time.
             Kind::NotFound => (failure, Verdict::Alive),

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// The targets of one call by their numbers, and on whose behalf they are asked. Made when first something is amiss.
-pub(crate) struct Route {
+pub(crate) struct CallTargets {
     asked: Target,
     chain: ChainId,
     credential: u64,
@@ -24,7 +24,7 @@ pub(crate) struct Route {
     pub(crate) streams: bool,
 }
 
-impl Route {
+impl CallTargets {
     pub(crate) fn of(config: &Config, chain: ChainId, request: &Request<RequestBody>) -> Self {
         let scope = Scope::of(request);
         let body = request.body();
@@ -63,7 +63,7 @@ impl Route {
 /// The targets as one choice sees them.
 pub(crate) struct View<'a> {
     pub(crate) config: &'a Arc<Config>,
-    pub(crate) route: &'a Route,
+    pub(crate) route: &'a CallTargets,
     pub(crate) now: Instant,
     /// When the first of those that are out may be asked again.
     pub(crate) back: Option<Instant>,

@@ -9,13 +9,13 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body as HttpBody;
-use tower_claude_core::{Classify, RequestBody, ResponseBody, Spare, take_polled};
+use tower_claude_core::{Classify, CloneSource, RequestBody, ResponseBody, take_ready};
 use tower_service::Service;
 
-use crate::{ResponseFuture, call::Call, future::State, layer::Config};
+use crate::{ResponseFuture, call::FallbackCall, future::State, layer::Config};
 
 /// Sends a request to another model when the one asked for cannot serve. Made by
-/// [`FallbackModelLayer`](crate::FallbackModelLayer), behind a [`Buffered`](tower_claude_core::Buffered) that makes
+/// [`FallbackModelLayer`](crate::FallbackModelLayer), behind a [`BufferRequest`](tower_claude_core::BufferRequest) that makes
 /// every request body one that can be rewritten.
 #[derive(Clone)]
 pub struct FallbackModel<S, C> {
@@ -27,7 +27,7 @@ pub struct FallbackModel<S, C> {
 /// What all calls through one service share.
 pub(crate) struct Shared<S> {
     pub(crate) config: Arc<Config>,
-    pub(crate) spare: Spare<S>,
+    pub(crate) spare: CloneSource<S>,
 }
 
 impl<S, C> FallbackModel<S, C> {
@@ -35,7 +35,7 @@ impl<S, C> FallbackModel<S, C> {
     where
         S: Clone,
     {
-        let spare = Spare::of(&inner);
+        let spare = CloneSource::of(&inner);
         Self {
             inner,
             shared: Arc::new(Shared { config, spare }),
@@ -64,17 +64,17 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
+    fn call(&mut self, mut request: Request<RequestBody>) -> Self::Future {
         let (config, classifier) = (self.shared.config.clone(), self.classifier.clone());
-        let (mut call, request) = Call::new(config, classifier, request);
-        // No waker is needed: the future is polled as soon as it is returned (see `Buffered`), and asks again then.
+        let mut call = FallbackCall::new(config, classifier, &request);
+        // No waker is needed: the future is polled as soon as it is returned (see `BufferRequest`), and asks again then.
         let shared = self.shared.clone();
         match self
             .inner
             .poll_ready(&mut Context::from_waker(Waker::noop()))
         {
             Poll::Ready(Ok(())) => {
-                let request = call.launch(request);
+                call.launch(&mut request);
                 ResponseFuture::calling(shared, call, self.inner.call(request))
             }
             Poll::Ready(Err(error)) => {
@@ -83,7 +83,7 @@ where
                 ResponseFuture::new(shared, call, State::Unready { error: Some(error) })
             }
             Poll::Pending => {
-                let service = take_polled(&mut self.inner);
+                let service = take_ready(&mut self.inner);
                 ResponseFuture::new(shared, call, State::waiting(service, request))
             }
         }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use http::{HeaderName, Request};
 use tower_claude_core::{
-    Buffered, ClaudeClassify, HeuristicCost, RequestBody, Scope, event::Observer,
+    BufferRequest, ClaudeClassify, HeuristicCost, RequestBody, Scope, event::Observer,
 };
 use tower_claude_limiter::{Gate, Limiter, Limits, LocalLimiter};
 use tower_layer::Layer;
@@ -96,11 +96,11 @@ impl<L: Clone, E: Clone, C: Clone> HeaderBudgetLayer<L, E, C> {
         self.map(|gate| gate.with_tenant_header(name))
     }
 
-    /// Takes the [`Route`](tower_claude_core::Route) of a request, by which its cost is learned, from this
+    /// Takes the [`Workload`](tower_claude_core::Workload) of a request, by which its cost is learned, from this
     /// header; one in the request's extensions wins. The header is passed on. Used only where
     /// this layer admits.
-    pub fn with_route_header(self, name: HeaderName) -> Self {
-        self.map(|gate| gate.with_route_header(name))
+    pub fn with_workload_header(self, name: HeaderName) -> Self {
+        self.map(|gate| gate.with_workload_header(name))
     }
 
     /// Tells this observer every decision, beside `tracing`.
@@ -120,6 +120,12 @@ impl<L: Clone, E: Clone, C: Clone> HeaderBudgetLayer<L, E, C> {
         self
     }
 
+    /// This layer as a stage of a driver.
+    #[doc(hidden)]
+    pub fn stage(&self) -> tower_claude_limiter::LimitPolicy<L, E, C> {
+        tower_claude_limiter::LimitPolicy::new(self.gate.clone())
+    }
+
     /// The limiter, to be shared with other layers.
     #[must_use]
     pub fn limiter(&self) -> L {
@@ -135,9 +141,9 @@ impl<L: Clone, E: Clone, C: Clone> HeaderBudgetLayer<L, E, C> {
 }
 
 impl<S, L, E, C> Layer<S> for HeaderBudgetLayer<L, E, C> {
-    type Service = Buffered<HeaderBudget<S, L, E, C>>;
+    type Service = BufferRequest<HeaderBudget<S, L, E, C>>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Buffered::with_limit(HeaderBudget::new(inner, self.gate.clone()), self.body_limit)
+        BufferRequest::with_limit(HeaderBudget::new(inner, self.gate.clone()), self.body_limit)
     }
 }

@@ -8,7 +8,7 @@ use common::{Events, gauge, layer, message, only, send, server_limits, stream};
 use http_body_util::BodyExt;
 use tokio::time::Instant;
 use tower::{Layer, ServiceExt};
-use tower_claude_core::{Deadline, Kind, Paced, Reason, Refused};
+use tower_claude_core::{Deadline, Kind, PausedByLimiter, RejectReason, Rejected};
 use tower_claude_fake_claude::{FakeClaude, Fault};
 use tower_claude_header_budget::HeaderBudgetLayer;
 use tower_claude_limiter::Dimension;
@@ -56,10 +56,10 @@ async fn what_can_never_fit_is_refused() {
         response.headers()["x-tower-claude-refused-by"],
         "header-budget"
     );
-    let refused = response.extensions().get::<Refused>().expect("Refused");
+    let refused = response.extensions().get::<Rejected>().expect("Rejected");
     assert_eq!(
         refused.reason,
-        Reason::Oversized {
+        RejectReason::Oversized {
             dimension: Dimension::InputTokens,
             cost: 100_001,
             limit: 100_000
@@ -104,7 +104,11 @@ async fn a_429_is_refunded_and_pauses() {
     fake.inject(Fault::RateLimited { retry_after });
     let response = send(&service, message(50_000, 10)).await;
     assert_eq!(response.status(), 429);
-    let paced = response.extensions().get::<Paced>().expect("Paced").pause;
+    let paced = response
+        .extensions()
+        .get::<PausedByLimiter>()
+        .expect("PausedByLimiter")
+        .pause;
     assert!(paced >= retry_after && paced <= retry_after * 3 / 2);
     assert_eq!(available(&layer, Dimension::InputTokens), before);
     let start = Instant::now();
@@ -122,7 +126,7 @@ async fn a_spend_limit_does_not_pause() {
     let start = Instant::now();
     let response = send(&service, message(1_000, 10)).await;
     assert_eq!(response.status(), 429);
-    assert!(response.extensions().get::<Paced>().is_none());
+    assert!(response.extensions().get::<PausedByLimiter>().is_none());
     assert_eq!(send(&service, message(1_000, 10)).await.status(), 200);
     assert_eq!(start.elapsed(), Duration::ZERO);
 }

@@ -10,7 +10,7 @@ use common::{
 };
 use tokio::time::Instant;
 use tower::Layer;
-use tower_claude_core::{CallContext, RequestBody};
+use tower_claude_core::{Call, RequestBody};
 use tower_claude_fake_claude::{FakeClaude, GroupLimits, HeaderFamily, HeaderSnapshot};
 use tower_claude_limiter::{Dimension, Limiter};
 use tower_claude_tests::{Reply, Script};
@@ -39,6 +39,8 @@ async fn limits_are_learned_up_and_down() {
     let layer = layer();
     let service = layer.layer(script);
     for (requests, input, output) in steps {
+        // Of levels over the half the headers are looked at ten times a second.
+        tokio::time::advance(Duration::from_millis(101)).await;
         send(&service, message(10, 10)).await;
         let limiter = layer.limiter();
         assert_eq!(limit(&limiter, Dimension::Requests), Some(requests));
@@ -108,7 +110,7 @@ async fn a_level_that_others_lowered_is_learned() {
         .map(|_| {
             let service = service.clone();
             tokio::spawn(async move {
-                let context = CallContext::new(&http::Extensions::new(), Instant::now());
+                let context = Call::new(&http::Extensions::new(), Instant::now());
                 let context = Arc::new(context);
                 for _ in 0..5 {
                     let mut request = message(1_000, 10);
@@ -295,8 +297,8 @@ async fn the_snapshot_tells_the_headroom() {
 /// Alone it admits, and charges each kind of request by what that kind uses.
 #[tokio::test(start_paused = true)]
 async fn routes_are_told_apart_by_header() {
-    let route = http::HeaderName::from_static("x-feature");
-    let layer = layer().with_route_header(route);
+    let workload = http::HeaderName::from_static("x-feature");
+    let layer = layer().with_workload_header(workload);
     let service = layer.layer(FakeClaude::builder().build());
     let chat = || with(message(100, 10), "x-feature", "chat");
     let report = || with(message(100, 900), "x-feature", "report");

@@ -15,7 +15,7 @@ use common::{
 };
 use tokio::time::Instant;
 use tower::{Layer, ServiceExt};
-use tower_claude_core::{CallContext, HttpClassify, Paced, RequestBody};
+use tower_claude_core::{Call, HttpClassify, PausedByLimiter, RequestBody};
 use tower_claude_fake_claude::{FakeClaude, Fault};
 use tower_claude_header_budget::HeaderBudgetLayer;
 use tower_claude_limiter::{Dimension, Limiter, LocalLimiter};
@@ -110,7 +110,10 @@ async fn a_429_pauses_once() {
     let service = outer.layer(inner.layer(fake.clone()));
     let response = send(&service, message(4_000, 900)).await;
     assert_eq!(response.status(), 429);
-    let paced = *response.extensions().get::<Paced>().expect("Paced");
+    let paced = *response
+        .extensions()
+        .get::<PausedByLimiter>()
+        .expect("PausedByLimiter");
     assert_eq!(only(&outer.limiter()).paused_for, paced.pause);
     assert_eq!(events.take_of("paused"), ["header-budget paused"]);
     assert_eq!(only(&outer.limiter()).in_flight, 0);
@@ -129,14 +132,14 @@ async fn the_users_classifier_beats_the_inner_class() {
     let inner = HeaderBudgetLayer::over(by_claude.limiter());
     let service = by_claude.layer(inner.layer(fake.clone()));
     let response = send(&service, message(10, 10)).await;
-    assert!(response.extensions().get::<Paced>().is_none());
+    assert!(response.extensions().get::<PausedByLimiter>().is_none());
     assert!(only(&by_claude.limiter()).paused_for.is_zero());
     // To this one every 429 is a rate limit.
     let by_status = outer(LIMITS).with_classifier(HttpClassify::default());
     let inner = HeaderBudgetLayer::over(by_status.limiter());
     let service = by_status.layer(inner.layer(fake));
     let response = send(&service, message(10, 10)).await;
-    assert!(response.extensions().get::<Paced>().is_some());
+    assert!(response.extensions().get::<PausedByLimiter>().is_some());
     assert!(!only(&by_status.limiter()).paused_for.is_zero());
 }
 
@@ -149,7 +152,7 @@ async fn a_retried_429_keeps_its_place() {
     let outer = outer(LIMITS);
     let inner = HeaderBudgetLayer::over(outer.limiter());
     let service = outer.layer(inner.layer(fake.clone()));
-    let context = Arc::new(CallContext::new(&http::Extensions::new(), Instant::now()));
+    let context = Arc::new(Call::new(&http::Extensions::new(), Instant::now()));
     let attempt = || {
         let mut request = with(message(100, 10), "x-fake-tag", "first");
         context.begin_attempt();

@@ -54,6 +54,8 @@ mod sync;
 pub use config::{LimiterConfig, OutputAccounting};
 pub use day::Day;
 pub use gate::{Gate, GateBody, GateFuture, Gated, Settle};
+#[doc(hidden)]
+pub use gate::{GateHeld, LimitPolicy};
 pub use limiter::{Ask, Limiter};
 pub use limits::{Limits, PoolLimits};
 pub use local::{LocalAcquire, LocalLimiter};
@@ -64,4 +66,4 @@ pub use settlement::Settlement;
 pub use shares::FairShares;
 pub use snapshot::{ClassSnapshot, DimensionSnapshot, ScopeSnapshot};
 #[doc(no_inline)]
-pub use tower_claude_core::{Cost, Dimension, Refusal, Scope};
+pub use tower_claude_core::{Cost, Dimension, Rejection, Scope};

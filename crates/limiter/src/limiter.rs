@@ -3,7 +3,9 @@
 use std::{future::Future, pin::Pin, time::Duration};
 
 use tokio::time::Instant;
-use tower_claude_core::{CallContext, Cost, LimiterId, Priority, Refusal, Route, Scope, Tenant};
+use tower_claude_core::{
+    AsScope, Call, Cost, LimiterId, Priority, Rejection, Scope, Tenant, Workload,
+};
 
 use crate::{QueuePlace, Reservation, ScopeSnapshot};
 
@@ -43,16 +45,16 @@ impl Ask {
         }
     }
 
-    /// The same request with the arrival, deadline, priority, tenant and route of its call. A route that
+    /// The same request with the arrival, deadline, priority, tenant and workload of its call. A workload that
     /// the estimate names stays.
     #[must_use]
-    pub fn with_context(mut self, context: &CallContext) -> Self {
+    pub fn with_context(mut self, context: &Call) -> Self {
         self.first_arrival = Some(context.first_arrival());
         self.deadline = context.deadline();
         self.priority = context.priority();
         self.tenant = context.tenant().cloned();
-        if self.cost.route == Route::NONE {
-            self.cost.route = context.route();
+        if self.cost.workload == Workload::NONE {
+            self.cost.workload = context.workload();
         }
         self
     }
@@ -97,10 +99,23 @@ impl Ask {
 pub trait Limiter: Clone {
     /// Waits until the request may be sent. Dropping it gives the place in the queue up.
     /// Layers move it after its first poll, when that was not the last.
-    type Acquire: Future<Output = Result<Reservation, Refusal>> + Unpin;
+    type Acquire: Future<Output = Result<Reservation, Rejection>> + Unpin;
 
     /// Asks to send one request. Nothing happens before the future is polled.
     fn acquire(&self, ask: Ask) -> Self::Acquire;
+
+    /// Admits the request at once, where nothing keeps it; `None` where it would have to wait or be refused, or the limiter
+    /// cannot tell: then it is to be [asked](Self::acquire).
+    fn try_acquire(
+        &self,
+        scope: &dyn AsScope,
+        cost: &Cost,
+        deadline: Option<Instant>,
+        now: Instant,
+    ) -> Option<Reservation> {
+        let _ = (scope, cost, deadline, now);
+        None
+    }
 
     /// Where a request waits that has been polled; `None` when it does not wait, or the limiter does not
     /// tell.
@@ -109,7 +124,7 @@ pub trait Limiter: Clone {
         None
     }
 
-    /// Replaces the cost of a request that waits, its route aside, before it is polled again: more is known
+    /// Replaces the cost of a request that waits, its workload aside, before it is polled again: more is known
     /// of it by now. A limiter that cannot keeps the old one.
     fn revise(&self, acquire: Pin<&mut Self::Acquire>, cost: Cost) {
         let _ = (acquire, cost);

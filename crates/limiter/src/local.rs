@@ -12,14 +12,15 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use tokio::time::Instant;
-use tower_claude_core::{Cost, LimiterId, Scope};
+use tower_claude_core::{AsScope, Cost, LimiterId, Scope};
 
 pub use acquire::LocalAcquire;
 
-use crate::{Ask, Limiter, LimiterConfig, Limits, QueuePlace, ScopeSnapshot, sync};
+use crate::{Ask, Limiter, LimiterConfig, Limits, QueuePlace, Reservation, ScopeSnapshot, sync};
 use desk::Desk;
 use map::Map;
 
@@ -91,6 +92,18 @@ impl Limiter for LocalLimiter {
 
     fn acquire(&self, ask: Ask) -> LocalAcquire {
         LocalAcquire::new(&self.shared, ask)
+    }
+
+    fn try_acquire(
+        &self,
+        scope: &dyn AsScope,
+        cost: &Cost,
+        deadline: Option<Instant>,
+        now: Instant,
+    ) -> Option<Reservation> {
+        let desk = self.shared.map.get(scope)?;
+        let id = desk.grant(now, cost, deadline)?;
+        Some(Reservation::new(desk, id.to_bits(), Duration::ZERO))
     }
 
     fn place(&self, acquire: &LocalAcquire) -> Option<QueuePlace> {

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tower_claude_core::{
-    CallContext, Crossing, Ledger, LimiterId, Observation, ReservationHandle, Scope,
+    Call, Ledger, LimitWarning, LimiterId, Observation, ReservationHandle, Scope,
 };
 
 use crate::{Settlement, sync};
@@ -31,7 +31,7 @@ pub struct Reservation {
     settled: bool,
     /// In nanoseconds: it is moved with the response.
     waited: u64,
-    left_in: Option<Arc<CallContext>>,
+    left_in: Option<Arc<Call>>,
 }
 
 impl Reservation {
@@ -74,7 +74,7 @@ impl Reservation {
 
     /// Leaves a handle where inner layers find it, until this reservation ends: a request that another
     /// library sends once more, with the same context, must be admitted once more.
-    pub fn leave_in(&mut self, context: Arc<CallContext>) {
+    pub fn leave_in(&mut self, context: Arc<Call>) {
         context.add_reservation(self.handle());
         self.left_in = Some(context);
     }
@@ -95,8 +95,14 @@ impl Reservation {
         self.books.produced(self.id, output, now);
     }
 
+    /// See [`Ledger::is_calm`].
+    #[must_use]
+    pub fn is_calm(&self, at: Instant) -> bool {
+        self.books.is_calm(at)
+    }
+
     /// Corrects the levels by what the server said. See [`Ledger::observe`].
-    pub fn observe(&self, seen: &Observation<'_>) -> Option<Crossing> {
+    pub fn observe(&self, seen: &Observation<'_>) -> Option<LimitWarning> {
         self.books.observe(self.id, seen)
     }
 
@@ -110,13 +116,22 @@ impl Reservation {
         self.finish(settlement);
     }
 
+    /// Ends the reservation at this time.
+    pub fn settle_at(mut self, settlement: Settlement, now: Instant) {
+        self.finish_at(settlement, || now);
+    }
+
     fn finish(&mut self, settlement: Settlement) {
+        self.finish_at(settlement, sync::now);
+    }
+
+    fn finish_at(&mut self, settlement: Settlement, now: impl FnOnce() -> Instant) {
         if !self.settled {
             self.settled = true;
             if let Some(context) = self.left_in.take() {
                 context.forget_reservation(&*self.books, self.id);
             }
-            self.books.settle(self.id, settlement, sync::now());
+            self.books.settle(self.id, settlement, now());
         }
     }
 }

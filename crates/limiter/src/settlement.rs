@@ -34,6 +34,17 @@ pub enum Settlement {
 }
 
 impl Settlement {
+    /// How a response that was not a 429 ended.
+    #[must_use]
+    pub fn of(outcome: &Outcome) -> Self {
+        let usage = outcome.usage().clone();
+        match outcome {
+            Outcome::Complete { .. } => Self::Used { usage },
+            Outcome::Failed { .. } => Self::Failed { usage },
+            _ => Self::Dropped { usage },
+        }
+    }
+
     /// Dropped, with nothing reported.
     #[must_use]
     pub fn dropped() -> Self {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use proptest::prelude::*;
-use tower_claude_core::{Cost, Priority, Reason, Scope, Tenant};
+use tower_claude_core::{Cost, Priority, RejectReason, Scope, Tenant};
 use tower_claude_limiter::{
     FairShares, LimiterConfig, Limits, Pool, Settlement,
     pool::{Enqueued, Next, PoolAsk, ReservationId, Ticket},
@@ -415,7 +415,7 @@ fn nobody_is_refused_for_the_queue_of_another_class() {
     let refusal = pool
         .enqueue(0, ask(Priority::Batch, 0, 1_000, 1).with_max_wait(minute))
         .unwrap_err();
-    assert!(matches!(refusal.reason, Reason::WaitTooLong { .. }));
+    assert!(matches!(refusal.reason, RejectReason::WaitTooLong { .. }));
     assert_eq!(refusal.queue_position, Some(601));
     assert!(refusal.retry_after.unwrap() >= Duration::from_secs(600));
     let ticket = wait(

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use tower_claude_core::{Cost, Dimension, Reason, Scope};
+use tower_claude_core::{Cost, Dimension, RejectReason, Scope};
 use tower_claude_limiter::{
     Day, Limits, Pool, Settlement,
     pool::{Enqueued, Next, PoolAsk, ReservationId, Seen},
@@ -121,7 +121,7 @@ fn more_than_a_further_limit_ever_allows_is_refused_with_both_numbers() {
     let mut pool =
         pool(&Limits::new().with_also(Limits::new().with_input_tokens_per_minute(n(100))));
     let refusal = pool.enqueue(0, ask(101, 0)).unwrap_err();
-    let expected = Reason::Oversized {
+    let expected = RejectReason::Oversized {
         dimension: Dimension::InputTokens,
         cost: 101,
         limit: 100,
@@ -209,7 +209,7 @@ fn a_rolling_day_frees_what_is_a_day_old() {
     let refusal = pool.enqueue(13 * HOUR, ask(101, 0)).unwrap_err();
     assert!(matches!(
         refusal.reason,
-        Reason::Oversized {
+        RejectReason::Oversized {
             dimension: Dimension::TokensPerDay,
             ..
         }

@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use tower_claude_core::{Cost, Reason, Refusal, Scope};
+use tower_claude_core::{Cost, RejectReason, Rejection, Scope};
 use tower_claude_limiter::{
     Concurrency, LimiterConfig, Limits, Pool, RampUp, Settlement, Sharing,
     pool::{Enqueued, Next, PoolAsk, ReservationId, Seen},
@@ -165,8 +165,8 @@ fn small(pool: &mut Pool, now: &mut u64) -> (ReservationId, u64) {
         match pool.enqueue(*now, PoolAsk::new(Cost::new(1, 1), *now)) {
             Ok(Enqueued::Granted(id)) => return (id, *now - begin),
             Ok(Enqueued::Waiting(_)) => break,
-            Err(Refusal {
-                reason: Reason::Oversized { .. },
+            Err(Rejection {
+                reason: RejectReason::Oversized { .. },
                 ..
             }) => *now += GRAIN,
             Err(refusal) => panic!("refused: {refusal:?}"),

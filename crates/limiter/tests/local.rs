@@ -15,9 +15,9 @@ use tokio::{
     task::{JoinHandle, yield_now},
     time::{Instant, advance, timeout},
 };
-use tower_claude_core::{Class, Cost, Kind, Observation, Priority, Reason, Scope, Tenant};
+use tower_claude_core::{Class, Cost, Kind, Observation, Priority, RejectReason, Scope, Tenant};
 use tower_claude_limiter::{
-    Ask, Day, Limiter, LimiterConfig, Limits, LocalAcquire, LocalLimiter, Refusal, Reservation,
+    Ask, Day, Limiter, LimiterConfig, Limits, LocalAcquire, LocalLimiter, Rejection, Reservation,
     Settlement,
 };
 use tower_claude_wire::{RateLimits, Usage};
@@ -43,7 +43,7 @@ fn ask() -> Ask {
 }
 
 /// Fails instead of hanging when nobody wakes it.
-async fn soon(task: JoinHandle<Result<Reservation, Refusal>>) -> Reservation {
+async fn soon(task: JoinHandle<Result<Reservation, Rejection>>) -> Reservation {
     let result = timeout(Duration::from_secs(600), task).await;
     result.expect("never woken").unwrap().unwrap()
 }
@@ -136,7 +136,7 @@ async fn leaves_the_queue_when_its_longest_wait_is_over() {
         .await
         .unwrap_err();
     assert_eq!(start.elapsed(), wait);
-    let expected = Reason::WaitTooLong {
+    let expected = RejectReason::WaitTooLong {
         estimated: wait,
         max_wait: wait,
     };
@@ -148,7 +148,10 @@ async fn leaves_the_queue_when_its_longest_wait_is_over() {
         .acquire(ask().with_deadline(Some(deadline)))
         .await
         .unwrap_err();
-    assert!(matches!(refusal.reason, Reason::DeadlineWouldPass { .. }));
+    assert!(matches!(
+        refusal.reason,
+        RejectReason::DeadlineWouldPass { .. }
+    ));
     assert_eq!(limiter.snapshot()[0].queued, 0);
     drop(held);
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use proptest::prelude::*;
-use tower_claude_core::{Cost, Dimension, Reason, Scope};
+use tower_claude_core::{Cost, Dimension, RejectReason, Scope};
 use tower_claude_limiter::{
     Concurrency, DimensionSnapshot, LimiterConfig, Limits, Pool, Settlement,
     pool::{Enqueued, Next, PoolAsk, ReservationId, Seen, Ticket},
@@ -219,7 +219,7 @@ fn what_is_bigger_than_the_bucket_waits_for_a_full_one_and_leaves_a_debt() {
 fn what_never_fits_is_refused_at_once_with_both_numbers() {
     let mut pool = pool(&input_limit(6_000));
     let refusal = pool.enqueue(0, ask(6_001, 0)).unwrap_err();
-    let reason = Reason::Oversized {
+    let reason = RejectReason::Oversized {
         dimension: Dimension::InputTokens,
         cost: 6_001,
         limit: 6_000,
@@ -237,7 +237,7 @@ fn an_old_learned_limit_does_not_refuse_nor_hold_for_ever() {
     pool.settle(0, id, &used(1_000, 0));
     assert!(matches!(
         pool.enqueue(S, ask(1_000, 0)).unwrap_err().reason,
-        Reason::Oversized { .. }
+        RejectReason::Oversized { .. }
     ));
     let later = 300 * S + 1;
     let patient = ask(1_000, 0).with_max_wait(Some(S));
@@ -298,9 +298,14 @@ fn a_wait_that_would_be_too_long_is_refused_with_the_estimate() {
     let wait = Duration::from_millis(1_500);
     let refusal = pool.enqueue(0, late.with_max_wait(Some(S))).unwrap_err();
     assert_eq!(refusal.retry_after, Some(wait));
-    assert!(matches!(refusal.reason, Reason::WaitTooLong { estimated, .. } if estimated == wait));
+    assert!(
+        matches!(refusal.reason, RejectReason::WaitTooLong { estimated, .. } if estimated == wait)
+    );
     let refusal = pool.enqueue(0, late.with_deadline(Some(S))).unwrap_err();
-    assert!(matches!(refusal.reason, Reason::DeadlineWouldPass { .. }));
+    assert!(matches!(
+        refusal.reason,
+        RejectReason::DeadlineWouldPass { .. }
+    ));
     waiting(&mut pool, 0, late.with_deadline(Some(2 * S)));
     let early = ask(500, 0).with_max_wait(Some(S)); // behind one that arrived with it
     assert!(pool.enqueue(0, early).is_err());
@@ -328,7 +333,7 @@ fn the_queue_is_bounded() {
     let refusal = pool.enqueue(0, ask(1, 0)).unwrap_err();
     assert_eq!(
         refusal.reason,
-        Reason::QueueFull {
+        RejectReason::QueueFull {
             waiting: 1,
             limit: 1
         }
@@ -623,7 +628,10 @@ fn who_has_no_time_left_is_not_sent() {
     assert!(pool.enqueue(S, at(S + 1)).is_ok());
     for deadline in [S, S - 1, 0] {
         let refusal = pool.enqueue(S, at(deadline)).expect_err("too late");
-        assert!(matches!(refusal.reason, Reason::DeadlineWouldPass { .. }));
+        assert!(matches!(
+            refusal.reason,
+            RejectReason::DeadlineWouldPass { .. }
+        ));
     }
 }
 

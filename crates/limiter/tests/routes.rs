@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU64;
 
-use tower_claude_core::{Cost, Dimension, Route, Scope};
+use tower_claude_core::{Cost, Dimension, Scope, Workload};
 use tower_claude_limiter::{
     DimensionSnapshot, LimiterConfig, Limits, Pool, Settlement,
     pool::{Enqueued, PoolAsk, ReservationId},
@@ -57,11 +57,11 @@ fn charge(pool: &mut Pool, cost: Cost) -> (u64, u64) {
 }
 
 fn chat() -> Cost {
-    Cost::new(1_000, 512).with_route(Route::named("chat"))
+    Cost::new(1_000, 512).with_workload(Workload::named("chat"))
 }
 
 fn report() -> Cost {
-    Cost::new(1_000, 512).with_route(Route::named("report"))
+    Cost::new(1_000, 512).with_workload(Workload::named("report"))
 }
 
 /// Chats use half of their estimate and answer in 100 tokens, give or take; reports twice and 4,000.
@@ -85,8 +85,8 @@ fn each_route_has_a_mean_and_a_ratio_of_its_own() {
     let (input, output) = charge(&mut pool, report());
     assert!((1_980..=2_020).contains(&input), "{input}");
     assert!((3_980..=4_020).contains(&output), "{output}");
-    // A route not seen yet is taken for one of all.
-    let (input, output) = charge(&mut pool, chat().with_route(Route::named("new")));
+    // A workload not seen yet is taken for one of all.
+    let (input, output) = charge(&mut pool, chat().with_workload(Workload::named("new")));
     assert!((1_100..=1_400).contains(&input), "{input}");
     assert!((1_900..=2_200).contains(&output), "{output}");
 }
@@ -151,9 +151,9 @@ fn nothing_in_flight_holds_nothing_back() {
     let mut flight = Vec::new();
     for _ in 0..20_000 {
         if flight.len() < 300 && random.bool() {
-            let route = Route::named(&random.u32(0..500).to_string());
+            let workload = Workload::named(&random.u32(0..500).to_string());
             let max = Some(random.u64(1..100_000));
-            let cost = Cost::new(100, 100).with_route(route);
+            let cost = Cost::new(100, 100).with_workload(workload);
             flight.push(send(&mut pool, cost.with_max_output_tokens(max)));
         } else if !flight.is_empty() {
             let id = flight.swap_remove(random.usize(..flight.len()));

@@ -2,10 +2,11 @@
 
 use http::{Extensions, Request, Response};
 use reqwest::{Body, ResponseBuilderExt as _, Url};
-use tower_claude_core::RequestBody;
+use tower_claude_core::{Call, RequestBody};
 
 /// Bytes stay bytes, so that the client can still re-send what a server never took.
-pub(crate) fn outgoing(request: Request<RequestBody>) -> Request<Body> {
+pub(crate) fn outgoing(mut request: Request<RequestBody>) -> Request<Body> {
+    Call::leave_in_extensions(&mut request);
     request.map(|body| match body.try_into_bytes() {
         Ok(bytes) => bytes.into(),
         Err(stream) => Body::wrap(stream),

@@ -12,14 +12,14 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tower_claude_core::{
-    CallContext, Class, ClassifyResponse, ClaudeClassify, Kind, Observe, Observed, Outcome, Watch,
+    BodyTracker, Call, Class, ClassifyResponse, ClaudeClassify, Kind, Observe, Observed, Outcome,
     event::{Event, emit},
 };
 use tower_claude_wire::ApiError;
 
 use crate::{
     LAYER,
-    call::Call,
+    call::RetryCall,
     handle::count,
     layer::Config,
     timeouts::{Silence, after, earlier, poll_sleep},
@@ -49,9 +49,9 @@ pin_project! {
 }
 
 /// The timers of a stream.
-struct Timed {
+pub(crate) struct Timed {
     config: Arc<Config>,
-    context: Option<Arc<CallContext>>,
+    context: Option<Arc<Call>>,
     started: Instant,
     deadline: Option<Instant>,
     silence: Silence,
@@ -77,12 +77,12 @@ where
     }
 
     /// The rest of a response whose content has begun.
-    pub(crate) fn watched(body: R, watch: Watch, call: &Call<C>) -> Self
+    pub(crate) fn watched(body: R, watch: BodyTracker, call: &RetryCall<C>) -> Self
     where
         C: Clone,
     {
         let config = &call.config;
-        let is_stream = watch.stream().is_some_and(|stream| !stream.is_foreign());
+        let is_stream = watch.stream().is_some_and(|stream| !stream.is_not_claude());
         let is_timed = config.timeouts.idle.is_some() || call.deadline().is_some();
         // A length was promised: other words in its place would break the promise.
         let can_end = body.size_hint().exact().is_none();
@@ -158,8 +158,24 @@ where
 }
 
 impl Timed {
+    pub(crate) fn of<C>(call: &RetryCall<C>) -> Self {
+        Self {
+            config: call.config.clone(),
+            context: call.context().cloned(),
+            started: call.started(),
+            deadline: call.deadline(),
+            silence: Silence::default(),
+            frames: 0,
+            sleep: None,
+        }
+    }
+
+    pub(crate) const fn heard(&mut self) {
+        self.frames = self.frames.wrapping_add(1);
+    }
+
     /// Ready when the stream has been silent, or gone on, for too long; with what to say then.
-    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<String> {
+    pub(crate) fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<String> {
         let idle = self.config.timeouts.idle;
         let silent = idle.and_then(|_| after(self.silence.since(self.frames), idle));
         let Some(until) = earlier(silent, self.deadline) else {
@@ -183,7 +199,7 @@ impl Timed {
     }
 
     /// Claude's own `error` event; nothing, when the stream has already said how it ended.
-    fn last_words(&self, watch: &Watch, message: &str) -> Option<Bytes> {
+    pub(crate) fn last_words(&self, watch: &BodyTracker, message: &str) -> Option<Bytes> {
         let stream = watch.stream()?;
         if stream.is_complete() || stream.error().is_some() {
             return None;
@@ -212,7 +228,7 @@ impl<C: ClassifyResponse> Observe for Watcher<C> {
     }
 }
 
-fn say_broken(config: &Config, class: Class) {
+pub(crate) fn say_broken(config: &Config, class: Class) {
     emit(
         &config.observers,
         &Event::Broken {

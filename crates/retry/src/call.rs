@@ -5,10 +5,11 @@ mod launch;
 
 use std::{sync::Arc, time::Duration};
 
-use http::{Extensions, Request, Response};
+use http::{Request, Response};
 use tokio::time::Instant;
 use tower_claude_core::{
-    CallContext, Class, ClassifyResponse, Original, Paced, Reason, Refusal, RequestBody,
+    Call, Class, ClassifyResponse, PausedByLimiter, RejectReason, Rejection, RequestBody,
+    SavedRequest,
     event::{Event, emit},
 };
 
@@ -23,14 +24,14 @@ use crate::{
 };
 
 /// One call and its attempts.
-pub(crate) struct Call<C> {
+pub(crate) struct RetryCall<C> {
     pub(crate) config: Arc<Config>,
     pub(crate) classifier: C,
     claim: Claim,
     /// The request, until it is first sent. Boxed: it seldom has to wait for that.
     first: Option<Box<Request<RequestBody>>>,
     /// What the next attempt sends; none, when it cannot be sent again.
-    kept: Option<Arc<Original>>,
+    kept: Option<Arc<SavedRequest>>,
     /// An instant answer needs no look at the clock.
     started: Option<Instant>,
     deadline: Option<Instant>,
@@ -58,9 +59,9 @@ struct Later {
     silence: Silence,
 }
 
-impl<C> Call<C> {
-    pub(crate) fn new(config: Arc<Config>, classifier: C, extensions: &Extensions) -> Self {
-        let claim = Claim::of(extensions, config.timeouts.total);
+impl<C> RetryCall<C> {
+    pub(crate) fn new(config: Arc<Config>, classifier: C, request: &Request<RequestBody>) -> Self {
+        let claim = Claim::of(request, config.timeouts.total);
         let admitted = matches!(&claim, Claim::Outer(context) if context.is_reserved());
         let spent = claim.get().map_or(0, |context| match context.is_probe() {
             true => u32::MAX,
@@ -88,13 +89,38 @@ impl<C> Call<C> {
         call
     }
 
+    /// A call whose first attempt was made in passing.
+    pub(crate) fn of(config: Arc<Config>, context: &Arc<Call>, light: crate::stage::Light) -> Self
+    where
+        C: Default,
+    {
+        let claim = if light.nested {
+            Claim::Nested
+        } else {
+            Claim::Outer(context.clone())
+        };
+        Self {
+            config,
+            classifier: C::default(),
+            claim,
+            first: None,
+            kept: light.kept,
+            started: Some(context.first_arrival()),
+            deadline: light.deadline,
+            number: 1,
+            spent: light.spent,
+            admitted: light.admitted,
+            later: None,
+        }
+    }
+
     /// Whether another layer outside retries already.
     pub(crate) const fn is_nested(&self) -> bool {
         matches!(self.claim, Claim::Nested)
     }
 
     /// What the layers further in share with this one.
-    pub(crate) const fn context(&self) -> Option<&Arc<CallContext>> {
+    pub(crate) const fn context(&self) -> Option<&Arc<Call>> {
         self.claim.get()
     }
 
@@ -114,12 +140,12 @@ impl<C> Call<C> {
     }
 
     /// The refusal of a call that came too late.
-    pub(crate) fn came_too_late(&mut self) -> Option<Refusal> {
+    pub(crate) fn came_too_late(&mut self) -> Option<Rejection> {
         let late = !self.is_nested() && self.deadline? <= self.begun();
         late.then(|| {
-            Refusal::new(
+            Rejection::new(
                 LAYER,
-                Reason::DeadlineWouldPass {
+                RejectReason::DeadlineWouldPass {
                     estimated: Duration::ZERO,
                     remaining: Duration::ZERO,
                 },
@@ -160,7 +186,7 @@ impl<C> Call<C> {
     pub(crate) fn after_failure(
         &mut self,
         class: Class,
-        paced: Option<Paced>,
+        paced: Option<PausedByLimiter>,
         unanswered: bool,
     ) -> Option<Duration> {
         if self.is_nested() {
@@ -221,9 +247,9 @@ impl<C> Call<C> {
 
     /// The model of the request, while the request is there.
     fn model(&self) -> Option<Arc<str>> {
-        let kept = self.kept.as_ref().map(|kept| kept.get());
-        let request = self.first.as_deref().or(kept)?;
-        request.body().model().map(Arc::from)
+        let kept = self.kept.as_ref().map(|kept| kept.body());
+        let first = self.first.as_ref().map(|request| request.body());
+        first.or(kept)?.model().map(Arc::from)
     }
 
     /// What the head means, if the body need not tell.

@@ -2,31 +2,31 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::Extensions;
+use http::Request;
 use tokio::time::Instant;
-use tower_claude_core::CallContext;
+use tower_claude_core::{Call, RequestBody};
 
 use crate::timeouts::after;
 
 /// The context of the call, and whose it is.
 pub(crate) enum Claim {
     /// Ours: added to each copy, so that the request we keep stays cheap to copy.
-    Own(Arc<CallContext>),
+    Own(Arc<Call>),
     /// An outer layer's, in the request's extensions already.
-    Outer(Arc<CallContext>),
+    Outer(Arc<Call>),
     /// Another layer outside retries already: this one stands aside.
     Nested,
 }
 
 impl Claim {
-    /// Claims the retrying of the call to which these extensions belong.
-    pub(crate) fn of(extensions: &Extensions, total: Option<Duration>) -> Self {
-        match extensions.get::<Arc<CallContext>>() {
+    /// Claims the retrying of the call to which this request belongs.
+    pub(crate) fn of(request: &Request<RequestBody>, total: Option<Duration>) -> Self {
+        match Call::of(request) {
             Some(context) if context.claim_retries() => Self::Outer(context.clone()),
             Some(_) => Self::Nested,
             None => {
                 let now = Instant::now();
-                let context = CallContext::new(extensions, now).with_deadline(after(now, total));
+                let context = Call::new(request.extensions(), now).with_deadline(after(now, total));
                 context.claim_retries();
                 Self::Own(Arc::new(context))
             }
@@ -34,7 +34,7 @@ impl Claim {
     }
 
     /// The context, when it is ours, so that the request came without it.
-    pub(crate) const fn own(&self) -> Option<&Arc<CallContext>> {
+    pub(crate) const fn own(&self) -> Option<&Arc<Call>> {
         match self {
             Self::Own(context) => Some(context),
             _ => None,
@@ -42,14 +42,14 @@ impl Claim {
     }
 
     /// Puts the context where inner layers find it.
-    pub(crate) fn mark(&self, extensions: &mut Extensions) {
+    pub(crate) fn mark(&self, request: &mut Request<RequestBody>) {
         if let Some(context) = self.get() {
-            extensions.insert(context.clone());
+            context.attach(request);
         }
     }
 
     /// The context, when the claim was granted.
-    pub(crate) const fn get(&self) -> Option<&Arc<CallContext>> {
+    pub(crate) const fn get(&self) -> Option<&Arc<Call>> {
         match self {
             Self::Own(context) | Self::Outer(context) => Some(context),
             Self::Nested => None,

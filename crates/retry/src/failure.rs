@@ -6,10 +6,11 @@ use bytes::Bytes;
 use http::{Response, response::Parts};
 use http_body::Body as HttpBody;
 use tower_claude_core::{
-    Class, Classify, ClassifyResponse, Hold, Kind, Paced, Refusal, ResponseBody, event::Event,
+    Class, Classify, ClassifyResponse, Hold, Kind, PausedByLimiter, Rejection, ResponseBody,
+    event::Event,
 };
 
-use crate::{Body, LAYER, call::Call};
+use crate::{Body, LAYER, call::RetryCall};
 
 /// What the caller gets.
 pub(crate) type Answer<R, C> = Response<ResponseBody<Body<R, C>>>;
@@ -21,7 +22,7 @@ pub(crate) enum Failure<R: HttpBody<Data = Bytes>, C: ClassifyResponse, E> {
     /// With an error of the inner service.
     Error(Class, E),
     /// By one of the timers.
-    Late(Refusal),
+    Late(Rejection),
 }
 
 impl<R, C, E> Failure<R, C, E>
@@ -30,10 +31,10 @@ where
     C: ClassifyResponse,
 {
     /// The wait before the next attempt, if there is to be one.
-    pub(crate) fn delay(&self, call: &mut Call<C>) -> Option<Duration> {
+    pub(crate) fn delay(&self, call: &mut RetryCall<C>) -> Option<Duration> {
         match self {
             Self::Answer(class, answer) => {
-                let paced = answer.extensions().get::<Paced>().copied();
+                let paced = answer.extensions().get::<PausedByLimiter>().copied();
                 call.after_failure(*class, paced, false)
             }
             Self::Error(class, _) => call.after_failure(*class, None, class.kind == Kind::Timeout),
@@ -42,7 +43,7 @@ where
     }
 
     /// What goes up: the response as it came, with what it means.
-    pub(crate) fn into_output(self, call: &Call<C>) -> Result<Answer<R, C>, E> {
+    pub(crate) fn into_output(self, call: &RetryCall<C>) -> Result<Answer<R, C>, E> {
         match self {
             Self::Answer(class, mut answer) => {
                 answer.extensions_mut().insert(class);
@@ -55,7 +56,7 @@ where
 }
 
 /// The inner service's error as a failure.
-pub(crate) fn failed<R, C, E>(call: &Call<C>, error: E) -> Failure<R, C, E>
+pub(crate) fn failed<R, C, E>(call: &RetryCall<C>, error: E) -> Failure<R, C, E>
 where
     R: HttpBody<Data = Bytes>,
     C: Classify<E>,
@@ -74,12 +75,12 @@ where
 }
 
 /// An answer of our own.
-pub(crate) fn refuse<R, C>(call: &Call<C>, refusal: Refusal) -> Answer<R, C>
+pub(crate) fn refuse<R, C>(call: &RetryCall<C>, refusal: Rejection) -> Answer<R, C>
 where
     R: HttpBody<Data = Bytes>,
     C: ClassifyResponse,
 {
-    call.say(&Event::Refused {
+    call.say(&Event::Rejected {
         layer: LAYER,
         scope: None,
         reason: refusal.reason,

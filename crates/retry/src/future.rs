@@ -14,13 +14,13 @@ use http_body::Body as HttpBody;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep};
 use tower_claude_core::{
-    Classify, ClassifyResponse, ErrorBody, Hold, RequestBody, ResponseBody, Verdict, Watch,
+    BodyTracker, Classify, ClassifyResponse, ErrorBody, Hold, RequestBody, ResponseBody, Verdict,
 };
 use tower_service::Service;
 
 use crate::{
     Body,
-    call::Call,
+    call::RetryCall,
     failure::{Answer, Failure, broken_off, failed, refuse},
     service::Shared,
     state::{State, StateProjection},
@@ -40,7 +40,7 @@ pin_project! {
         // Boxed: an instant answer needs none.
         timer: Option<Pin<Box<Sleep>>>,
         shared: Arc<Shared<S>>,
-        call: Call<C>,
+        call: RetryCall<C>,
     }
 }
 
@@ -49,7 +49,11 @@ where
     S: Service<Request<RequestBody>>,
     R: HttpBody,
 {
-    pub(crate) const fn calling(shared: Arc<Shared<S>>, call: Call<C>, future: S::Future) -> Self {
+    pub(crate) const fn calling(
+        shared: Arc<Shared<S>>,
+        call: RetryCall<C>,
+        future: S::Future,
+    ) -> Self {
         Self {
             state: State::Calling { future },
             timer: None,
@@ -60,7 +64,7 @@ where
 
     pub(crate) const fn new(
         shared: Arc<Shared<S>>,
-        call: Call<C>,
+        call: RetryCall<C>,
         state: State<S, S::Future, R, S::Error>,
     ) -> Self {
         Self {
@@ -116,7 +120,7 @@ where
                         let (head, body) = response.into_parts();
                         match class {
                             Some(class) if class.is_success() => {
-                                let watch = Watch::of(&head.headers).without_usage();
+                                let watch = BodyTracker::of(&head.headers).without_usage();
                                 let mut hold = Hold::new(body, watch);
                                 // An answer that is there is handed on without a stop in the state.
                                 match hold
@@ -220,13 +224,13 @@ where
 }
 
 /// Nothing is kept once the outcome is known.
-fn over<S, F, R: HttpBody, E, C>(mut state: Pin<&mut State<S, F, R, E>>, call: &mut Call<C>) {
+fn over<S, F, R: HttpBody, E, C>(mut state: Pin<&mut State<S, F, R, E>>, call: &mut RetryCall<C>) {
     call.finish();
     state.set(State::Done);
 }
 
 /// Hands a held answer on.
-fn handed_on<R, C>(call: &Call<C>, head: Parts, hold: Hold<R>) -> Answer<R, C>
+fn handed_on<R, C>(call: &RetryCall<C>, head: Parts, hold: Hold<R>) -> Answer<R, C>
 where
     R: HttpBody<Data = Bytes> + Unpin,
     C: ClassifyResponse + Clone,

@@ -3,8 +3,8 @@
 use std::{fmt, num::NonZeroU32, sync::Arc, time::Duration};
 
 use tower_claude_core::{
-    Buffered, ClaudeClassify, RequestBody,
-    event::{Observer, Observers},
+    BufferRequest, ClaudeClassify, RequestBody,
+    event::{EventSink, Observer},
 };
 use tower_layer::Layer;
 
@@ -35,7 +35,7 @@ pub(crate) struct Config {
     pub(crate) timeouts: Timeouts,
     /// Whether to take the `Class` that an inner layer left.
     pub(crate) reuse_class: bool,
-    pub(crate) observers: Observers,
+    pub(crate) observers: EventSink,
     pub(crate) body_limit: usize,
     pub(crate) counters: Arc<Counters>,
 }
@@ -53,7 +53,7 @@ impl RetryLayer {
                 budget: RetryBudget::new(),
                 timeouts: Timeouts::new(),
                 reuse_class: true,
-                observers: Observers::default(),
+                observers: EventSink::default(),
                 body_limit: RequestBody::DEFAULT_LIMIT,
                 counters: Arc::default(),
             }),
@@ -101,7 +101,7 @@ impl<C> RetryLayer<C> {
 
     /// Where events go, beside `tracing`.
     pub fn with_observer(self, observer: impl Observer + 'static) -> Self {
-        self.with(|config| config.observers = Observers::new(observer))
+        self.with(|config| config.observers = EventSink::new(observer))
     }
 
     /// Buffers request bodies up to this many bytes (default: 32 MiB); longer ones pass through and
@@ -117,6 +117,13 @@ impl<C> RetryLayer<C> {
         RetryLayer { config, classifier }
     }
 
+    /// This layer as a stage of a driver.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn stage(&self) -> crate::RetryPolicy {
+        crate::stage::RetryPolicy(self.config.clone())
+    }
+
     /// A view of what the layer does.
     #[must_use]
     pub fn handle(&self) -> RetryHandle {
@@ -130,11 +137,11 @@ impl<C> RetryLayer<C> {
 }
 
 impl<S: Clone, C: Clone> Layer<S> for RetryLayer<C> {
-    type Service = Buffered<Retry<S, C>>;
+    type Service = BufferRequest<Retry<S, C>>;
 
     fn layer(&self, inner: S) -> Self::Service {
         let retry = Retry::new(inner, self.config.clone(), self.classifier.clone());
-        Buffered::with_limit(retry, self.config.body_limit)
+        BufferRequest::with_limit(retry, self.config.body_limit)
     }
 }
 

@@ -34,10 +34,10 @@
 //!   connections, errors and cuts in a stream before its content. Not spend limits, not 4xx. An attempt without an
 //!   answer in time is repeated only once: its work may still go on, and be paid for.
 //! - Waits 1 s, 2 s, 4 s … 60 s with upward jitter ([`Backoff`]), never less than `retry-after`, and not at all when
-//!   a limiter inside has paused the scope ([`Paced`](tower_claude_core::Paced)).
+//!   a limiter inside has paused the scope ([`PausedByLimiter`](tower_claude_core::PausedByLimiter)).
 //! - Stops when attempts, the shared [`RetryBudget`] or the [`Deadline`](tower_claude_core::Deadline) run out, or
 //!   `retry-after` is over 60 s. The last response then goes up as it came, with its `Class` in the extensions.
-//! - Owns the head, idle and total [`Timeouts`]: a 504 in Claude's shape, tagged [`Refused`](tower_claude_core::Refused).
+//! - Owns the head, idle and total [`Timeouts`]: a 504 in Claude's shape, tagged [`Rejected`](tower_claude_core::Rejected).
 //! - Keeps `x-stainless-retry-count` true where the caller sends it.
 //!
 //! # Where it goes
@@ -72,6 +72,7 @@ mod handle;
 mod layer;
 mod policy;
 mod service;
+mod stage;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -87,4 +88,6 @@ pub use future::ResponseFuture;
 pub use handle::{RetryHandle, RetrySnapshot};
 pub use layer::RetryLayer;
 pub use service::Retry;
+#[doc(hidden)]
+pub use stage::{RetryBodyState, RetryPolicy, RetryState};
 pub use timeouts::Timeouts;

@@ -9,13 +9,13 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body as HttpBody;
-use tower_claude_core::{Classify, RequestBody, ResponseBody, Spare, take_polled};
+use tower_claude_core::{Classify, CloneSource, RequestBody, ResponseBody, take_ready};
 use tower_service::Service;
 
-use crate::{Body, ResponseFuture, call::Call, layer::Config, state::State};
+use crate::{Body, ResponseFuture, call::RetryCall, layer::Config, state::State};
 
 /// Sends failed requests again. Made by [`RetryLayer`](crate::RetryLayer), behind a
-/// [`Buffered`](tower_claude_core::Buffered) that makes every request body one that can be re-sent.
+/// [`BufferRequest`](tower_claude_core::BufferRequest) that makes every request body one that can be re-sent.
 #[derive(Clone)]
 pub struct Retry<S, C> {
     inner: S,
@@ -26,7 +26,7 @@ pub struct Retry<S, C> {
 /// What all calls through one service share.
 pub(crate) struct Shared<S> {
     pub(crate) config: Arc<Config>,
-    pub(crate) spare: Spare<S>,
+    pub(crate) spare: CloneSource<S>,
 }
 
 impl<S, C> Retry<S, C> {
@@ -34,7 +34,7 @@ impl<S, C> Retry<S, C> {
     where
         S: Clone,
     {
-        let spare = Spare::of(&inner);
+        let spare = CloneSource::of(&inner);
         Self {
             inner,
             shared: Arc::new(Shared { config, spare }),
@@ -65,12 +65,12 @@ where
 
     fn call(&mut self, mut request: Request<RequestBody>) -> Self::Future {
         let (config, classifier) = (self.shared.config.clone(), self.classifier.clone());
-        let mut call = Call::new(config, classifier, request.extensions());
+        let mut call = RetryCall::new(config, classifier, &request);
         let shared = self.shared.clone();
         if let Some(refusal) = call.came_too_late() {
             return ResponseFuture::new(shared, call, State::over(Ok(refusal)));
         }
-        // No waker is needed: the future is polled as soon as it is returned (see `Buffered`), and asks again then.
+        // No waker is needed: the future is polled as soon as it is returned (see `BufferRequest`), and asks again then.
         match self
             .inner
             .poll_ready(&mut Context::from_waker(Waker::noop()))
@@ -87,7 +87,7 @@ where
             }
             Poll::Pending => {
                 call.wait_with(request);
-                let service = take_polled(&mut self.inner);
+                let service = take_ready(&mut self.inner);
                 ResponseFuture::new(shared, call, State::Waiting { service })
             }
         }

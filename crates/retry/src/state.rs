@@ -4,7 +4,7 @@ use http::response::Parts;
 use http_body::Body as HttpBody;
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
-use tower_claude_core::{ErrorBody, Hold, Refusal};
+use tower_claude_core::{ErrorBody, Hold, Rejection};
 
 pin_project! {
     #[project = StateProjection]
@@ -23,13 +23,13 @@ pin_project! {
         /// Between two attempts. Nothing is held.
         Sleeping { until: Instant },
         /// The first attempt was not made: too late, or the inner service cannot become ready.
-        Over { output: Option<Result<Box<Refusal>, E>> },
+        Over { output: Option<Result<Box<Rejection>, E>> },
         Done,
     }
 }
 
 impl<S, F, R: HttpBody, E> State<S, F, R, E> {
-    pub(crate) fn over(output: Result<Refusal, E>) -> Self {
+    pub(crate) fn over(output: Result<Rejection, E>) -> Self {
         let output = Some(output.map(Box::new));
         Self::Over { output }
     }

@@ -46,7 +46,7 @@
 //! expected cache reads, corrected by the running ratio of actual to estimated, or [counted](CountTokensLayer) by the
 //! API; output tokens by a running mean of what answers use, never `max_tokens`, which [the API does not
 //! count](https://platform.claude.com/docs/en/api/rate-limits); both learned by
-//! [`Route`](tower_claude_core::Route). A body that is not JSON, names no model or is too long costs one request.
+//! [`Workload`](tower_claude_core::Workload). A body that is not JSON, names no model or is too long costs one request.
 //!
 //! # Where it goes
 //! Inside a retry layer, so that every attempt pays; around `HeaderBudgetLayer`, which then corrects this layer's

@@ -16,7 +16,7 @@ use common::{limits, only, send, server_limits, statuses};
 use http::Request;
 use tokio::{task::JoinSet, time::Instant};
 use tower::Layer;
-use tower_claude_core::{Cost, EstimateCost, HeuristicCost, Learn, RequestBody};
+use tower_claude_core::{Cost, EstimateCost, HeuristicCost, RequestBody, UsageListener};
 use tower_claude_fake_claude::FakeClaude;
 use tower_claude_token_bucket::TokenBucketLayer;
 use tower_claude_wire::Usage;
@@ -153,7 +153,7 @@ struct Counts {
 }
 
 struct Told {
-    learner: Arc<dyn Learn>,
+    learner: Arc<dyn UsageListener>,
     counts: Arc<Counts>,
 }
 
@@ -166,7 +166,7 @@ impl EstimateCost for Counting {
         self.estimate.estimate(request)
     }
 
-    fn learner(&self, cost: &Cost) -> Option<Arc<dyn Learn>> {
+    fn learner(&self, cost: &Cost) -> Option<Arc<dyn UsageListener>> {
         Some(Arc::new(Told {
             learner: self.estimate.learner(cost)?,
             counts: self.counts.clone(),
@@ -174,7 +174,7 @@ impl EstimateCost for Counting {
     }
 }
 
-impl Learn for Told {
+impl UsageListener for Told {
     fn learn(&self, cost: &Cost, usage: &Usage, now: Instant) {
         self.counts.held.fetch_sub(1, Ordering::Relaxed);
         self.learner.learn(cost, usage, now);

@@ -20,7 +20,7 @@ use http::Request;
 use http_body_util::BodyExt;
 use tokio::time::Instant;
 use tower::{Layer, ServiceExt, service_fn};
-use tower_claude_core::{CallContext, RequestBody};
+use tower_claude_core::{Call, RequestBody};
 use tower_claude_fake_claude::{FakeBody, FakeClaude};
 use tower_claude_limiter::{Limiter, Limits};
 use tower_claude_tests::{Piece, Readiness, Reply, Script};
@@ -77,7 +77,7 @@ async fn one_attempt_that_waited_holds_no_other_back() {
     let service = layer.layer(FakeClaude::builder().build());
     let first = service.clone().oneshot(message(1, 1)).await;
     let mut request = message(1, 1);
-    let context = CallContext::get_or_insert(request.extensions_mut(), Instant::now());
+    let context = Call::get_or_insert(request.extensions_mut(), Instant::now());
     let mut again = message(1, 1);
     again.extensions_mut().clone_from(request.extensions());
     let mut waiting = Box::pin(service.clone().oneshot(request));

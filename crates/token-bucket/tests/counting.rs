@@ -12,7 +12,7 @@ use common::{Events, limits, message, send, with};
 use http::Request;
 use tokio::time::Instant;
 use tower::Layer;
-use tower_claude_core::{CallContext, RequestBody};
+use tower_claude_core::{Call, RequestBody};
 use tower_claude_fake_claude::{Endpoint, FakeClaude, Fault, GroupLimits};
 use tower_claude_limiter::{Limiter, LocalLimiter, ScopeSnapshot};
 use tower_claude_tests::{Broken, Piece, Readiness, Reply, Script};
@@ -163,7 +163,7 @@ async fn a_count_that_fails_does_not_leave_the_one_before() {
     let (stack, fake) = (Stack::new(), fake());
     let service = stack.over(&fake);
     let mut first = question("a");
-    let context = CallContext::get_or_insert(first.extensions_mut(), Instant::now());
+    let context = Call::get_or_insert(first.extensions_mut(), Instant::now());
     let mut second = question("b");
     second.extensions_mut().clone_from(first.extensions());
     send(&service, first).await;
@@ -263,7 +263,7 @@ async fn the_count_has_the_callers_extensions() {
     let log = seen.clone();
     let noting = tower::util::MapRequest::new(script, move |request: Request<RequestBody>| {
         let extensions = request.extensions();
-        let context = extensions.get::<Arc<CallContext>>().cloned();
+        let context = Call::of(&request).cloned();
         let account = extensions.get::<&str>().copied();
         log.lock().expect("no panic").push((account, context));
         request

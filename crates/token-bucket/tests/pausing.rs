@@ -8,7 +8,9 @@ use common::{Events, layer, left, message, only, over, send, send_all, statuses,
 use http::header::RETRY_AFTER;
 use tokio::time::Instant;
 use tower::Layer;
-use tower_claude_core::{CallContext, Class, HttpClassify, Kind, Paced, Reason, Refusal};
+use tower_claude_core::{
+    Call, Class, HttpClassify, Kind, PausedByLimiter, RejectReason, Rejection,
+};
 use tower_claude_fake_claude::{FakeClaude, Fault};
 use tower_claude_tests::{Reply, Script};
 use tower_claude_wire::ApiError;
@@ -33,7 +35,10 @@ async fn the_scope_waits_as_long_as_the_server_asks() {
     let response = send(&service, message(4_000, 900)).await;
     assert_eq!(response.status(), 429);
     assert_eq!(response.headers()["retry-after"], "7");
-    let paced = *response.extensions().get::<Paced>().expect("Paced");
+    let paced = *response
+        .extensions()
+        .get::<PausedByLimiter>()
+        .expect("PausedByLimiter");
     assert!(paced.pause >= SEVEN, "{paced:?}");
     assert!(paced.pause <= SEVEN * 3 / 2, "{paced:?}");
     assert_eq!(only(&layer.limiter()).paused_for, paced.pause);
@@ -72,7 +77,13 @@ async fn a_429_without_any_header_pauses_too() {
     for _ in 0..3 {
         let response = send(&service, message(100, 10)).await;
         assert_eq!(response.status(), 429);
-        pauses.push(response.extensions().get::<Paced>().expect("Paced").pause);
+        pauses.push(
+            response
+                .extensions()
+                .get::<PausedByLimiter>()
+                .expect("PausedByLimiter")
+                .pause,
+        );
     }
     assert!(pauses[0] >= Duration::from_secs(1), "{pauses:?}");
     assert!(
@@ -103,7 +114,10 @@ async fn a_spend_limit_does_not_pause() {
         let start = Instant::now();
         let response = send(&service, message(4_000, 900)).await;
         assert!(response.status().is_client_error());
-        assert!(response.extensions().get::<Paced>().is_none(), "{fault:?}");
+        assert!(
+            response.extensions().get::<PausedByLimiter>().is_none(),
+            "{fault:?}"
+        );
         assert!(only(&layer.limiter()).paused_for.is_zero(), "{fault:?}");
         assert_eq!(
             left(&layer.limiter()),
@@ -142,7 +156,7 @@ async fn the_request_that_met_it_keeps_its_place() {
     let (fake, _) = limited_for(SEVEN);
     let layer = layer(LIMITS);
     let service = over(&layer, &fake);
-    let context = Arc::new(CallContext::new(&http::Extensions::new(), Instant::now()));
+    let context = Arc::new(Call::new(&http::Extensions::new(), Instant::now()));
     let attempt = || {
         let mut request = with(message(100, 10), "x-fake-tag", "first");
         context.begin_attempt();
@@ -184,7 +198,7 @@ async fn many_at_once_are_one_pause() {
         .collect();
     for call in calls {
         let response = call.await.expect("no panic");
-        assert!(response.extensions().get::<Paced>().is_some());
+        assert!(response.extensions().get::<PausedByLimiter>().is_some());
     }
     assert_eq!(start.elapsed(), Duration::ZERO);
     let service = layer.layer(Script::always(Reply::message()));
@@ -215,11 +229,11 @@ async fn a_pause_longer_than_max_wait_refuses() {
 /// A refusal further in is not the server's word, whatever a classifier of one's own makes of it.
 #[tokio::test(start_paused = true)]
 async fn a_refusal_on_this_side_pauses_nobody() {
-    let reason = Reason::QueueFull {
+    let reason = RejectReason::QueueFull {
         waiting: 1,
         limit: 1,
     };
-    let refusal = Refusal::new("inner-layer", reason).with_retry_after(Some(SEVEN));
+    let refusal = Rejection::new("inner-layer", reason).with_retry_after(Some(SEVEN));
     let script = Script::always(Reply::refusal(refusal));
     let (plain, own) = (
         layer(LIMITS),

@@ -8,7 +8,7 @@ use common::{HOUR, layer, layer_with, left, message, only, over, send, stream};
 use http::{Request, Response};
 use tokio::time::Instant;
 use tower::{Layer, ServiceExt};
-use tower_claude_core::{Class, Deadline, Kind, REFUSED_BY, Reason, Refused, RequestBody};
+use tower_claude_core::{Class, Deadline, Kind, REJECTED_BY, RejectReason, Rejected, RequestBody};
 use tower_claude_fake_claude::{FakeClaude, GroupLimits};
 use tower_claude_limiter::{Dimension, Limiter, LimiterConfig, Limits, LocalLimiter};
 use tower_claude_tests::{Reply, Script};
@@ -20,11 +20,11 @@ fn fake() -> FakeClaude {
 }
 
 /// The refusal, after checking that all of its forms agree.
-fn refused(response: &Response<Vec<u8>>, status: u16, kind: &str) -> Refused {
+fn refused(response: &Response<Vec<u8>>, status: u16, kind: &str) -> Rejected {
     assert_eq!(response.status(), status);
-    assert_eq!(response.headers()[REFUSED_BY], "token-bucket");
+    assert_eq!(response.headers()[REJECTED_BY], "token-bucket");
     assert_eq!(response.headers()["content-type"], "application/json");
-    let refused = *response.extensions().get::<Refused>().expect("Refused");
+    let refused = *response.extensions().get::<Rejected>().expect("Rejected");
     assert_eq!(refused.by, "token-bucket");
     assert!(refused.class.local);
     assert_eq!(
@@ -60,7 +60,7 @@ async fn more_than_a_limit_ever_allows() {
         let layer = layer((10, 5_000, 800));
         let response = send(&layer.layer(script.clone()), request).await;
         let refused = refused(&response, 413, "request_too_large");
-        let oversized = Reason::Oversized {
+        let oversized = RejectReason::Oversized {
             dimension,
             cost,
             limit,
@@ -141,7 +141,7 @@ async fn longer_than_max_wait() {
     assert_eq!(Instant::now(), start, "at once, not after the wait");
     let refused = refused(&response, 429, "rate_limit_error");
     assert_eq!(refused.class.kind, Kind::RateLimited);
-    let Reason::WaitTooLong {
+    let RejectReason::WaitTooLong {
         estimated,
         max_wait,
     } = refused.reason
@@ -177,7 +177,7 @@ async fn max_wait_holds_for_who_is_waiting_already() {
     let script = Script::always(Reply::json(
         r#"{"usage":{"input_tokens":50000,"output_tokens":1}}"#,
     ));
-    let early = tower_claude_core::CallContext::new(&http::Extensions::new(), start - HOUR);
+    let early = tower_claude_core::Call::new(&http::Extensions::new(), start - HOUR);
     let mut small = message(1, 1);
     small.extensions_mut().insert(std::sync::Arc::new(early));
     send(&layer.layer(script), small).await;
@@ -204,7 +204,7 @@ async fn past_the_deadline() {
     assert_eq!(Instant::now(), start, "at once, not at the deadline");
     let refused = refused(&response, 504, "timeout_error");
     assert_eq!(refused.class.kind, Kind::Timeout);
-    let Reason::DeadlineWouldPass { remaining, .. } = refused.reason else {
+    let RejectReason::DeadlineWouldPass { remaining, .. } = refused.reason else {
         panic!("{:?}", refused.reason);
     };
     assert_eq!(remaining, Duration::from_secs(20));
@@ -228,7 +228,7 @@ async fn more_than_the_queue_holds() {
     assert_eq!(only(&layer.limiter()).queued, 2);
     let response = send(&service, message(1_000, 10)).await;
     let refused = refused(&response, 429, "rate_limit_error");
-    let full = Reason::QueueFull {
+    let full = RejectReason::QueueFull {
         waiting: 2,
         limit: 2,
     };

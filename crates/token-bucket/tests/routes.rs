@@ -4,7 +4,7 @@ mod common;
 
 use common::{left, message, over, send, with};
 use http::{HeaderName, Request};
-use tower_claude_core::{RequestBody, Route};
+use tower_claude_core::{RequestBody, Workload};
 use tower_claude_fake_claude::{FakeClaude, GroupLimits};
 
 const LIMITS: common::PerMinute = (100_000, 100_000_000, 100_000_000);
@@ -18,8 +18,8 @@ fn report() -> Request<RequestBody> {
     message(1_000, 4_000)
 }
 
-fn extended(mut request: Request<RequestBody>, route: &str) -> Request<RequestBody> {
-    request.extensions_mut().insert(Route::named(route));
+fn extended(mut request: Request<RequestBody>, workload: &str) -> Request<RequestBody> {
+    request.extensions_mut().insert(Workload::named(workload));
     request
 }
 
@@ -31,7 +31,7 @@ async fn reserved(
     let fake = FakeClaude::builder()
         .limits(GroupLimits::unlimited())
         .build();
-    let layer = common::layer(LIMITS).with_route_header(ROUTE);
+    let layer = common::layer(LIMITS).with_workload_header(ROUTE);
     let service = over(&layer, &fake);
     for _ in 0..40 {
         send(&service, chat()).await;

@@ -12,7 +12,7 @@ use common::{Events, body, layer, message, over, send, server_limits, with};
 use http::Request;
 use tokio::time::Instant;
 use tower::{Layer, ServiceExt, service_fn};
-use tower_claude_core::{Endpoint, RequestBody, Scope};
+use tower_claude_core::{Call, Endpoint, RequestBody, Scope};
 use tower_claude_fake_claude::{FakeClaude, Fault, GroupLimits};
 use tower_claude_limiter::{Dimension, Limiter, Limits};
 use tower_claude_token_bucket::TokenBucketLayer;
@@ -185,7 +185,7 @@ async fn an_attempt_in_another_scope_leaves_the_outer_reservation() {
             let models = ["claude-sonnet-5-5", "claude-haiku-4-5", "claude-sonnet-5-5"];
             for model in models {
                 let mut attempt = of_model(model);
-                attempt.extensions_mut().clone_from(request.extensions());
+                Call::of(&request).unwrap().attach(&mut attempt);
                 assert_eq!(send(&inner, attempt).await.status(), 200, "{model}");
             }
             inner.oneshot(request).await

@@ -144,12 +144,12 @@ async fn a_wrong_request_keeps_the_request_only() {
 /// A layer further in has not sent it.
 #[tokio::test(start_paused = true)]
 async fn a_local_refusal_gives_everything_back() {
-    use tower_claude_core::{Reason, Refusal};
-    let late = Reason::DeadlineWouldPass {
+    use tower_claude_core::{RejectReason, Rejection};
+    let late = RejectReason::DeadlineWouldPass {
         estimated: std::time::Duration::from_secs(9),
         remaining: std::time::Duration::from_secs(1),
     };
-    let script = Script::always(Reply::refusal(Refusal::new("inner", late)));
+    let script = Script::always(Reply::refusal(Rejection::new("inner", late)));
     let layer = layer(LIMITS);
     let answer = send(&layer.layer(script), message(4_000, 900)).await;
     assert_eq!(answer.status(), 504);

@@ -1,23 +1,29 @@
 //! The recommended stack.
 
 use tower_claude_cache::CacheLayer;
+use tower_claude_circuit_breaker::BreakerPolicy;
 use tower_claude_circuit_breaker::CircuitBreakerLayer;
-use tower_claude_core::{ClaudeClassify, HeuristicCost, event::Observer};
+use tower_claude_core::{
+    BufferRequest, ClaudeClassify, HeuristicCost, driver::Driver, event::Observer,
+};
 use tower_claude_fallback_model::FallbackModelLayer;
+use tower_claude_fallback_model::FallbackPolicy;
 use tower_claude_header_budget::HeaderBudgetLayer;
+use tower_claude_limiter::LimitPolicy;
 use tower_claude_limiter::{Limits, LocalLimiter};
 use tower_claude_retry::RetryLayer;
+use tower_claude_retry::RetryPolicy;
 use tower_claude_token_bucket::TokenBucketLayer;
 use tower_layer::Layer;
 
 type Bucket<C> = TokenBucketLayer<LocalLimiter, HeuristicCost, C>;
 type Budget<C> = HeaderBudgetLayer<LocalLimiter, HeuristicCost, C>;
 
-type Paced<S, C> = <Bucket<C> as Layer<<Budget<C> as Layer<S>>::Service>>::Service;
-type Guarded<S, C> = <CircuitBreakerLayer<C> as Layer<Paced<S, C>>>::Service;
-type Retried<S, C> = <RetryLayer<C> as Layer<Guarded<S, C>>>::Service;
-type Served<S, C> = <FallbackModelLayer<C> as Layer<Retried<S, C>>>::Service;
-type Cached<S, C> = <CacheLayer as Layer<Served<S, C>>>::Service;
+type Gate<C> = LimitPolicy<LocalLimiter, HeuristicCost, C>;
+type Guards<C> = (BreakerPolicy, Gate<C>);
+type Resends = (FallbackPolicy, RetryPolicy);
+type Driven<S, C> = BufferRequest<Driver<S, Resends, Guards<C>, C>>;
+type Cached<S, C> = <CacheLayer as Layer<Driven<S, C>>>::Service;
 
 /// All six layers in the recommended order. Start from [`recommended`].
 ///
@@ -62,6 +68,9 @@ pub struct Recommended<C = ClaudeClassify> {
     breaker: CircuitBreakerLayer<C>,
     bucket: Bucket<C>,
     budget: Budget<C>,
+    classifier: C,
+    /// The classifier is the user's.
+    own: bool,
 }
 
 /// All six layers as recommended: no limits but those learned from the API's headers, no other models, and a cache for
@@ -75,6 +84,8 @@ pub fn recommended() -> Recommended {
         breaker: CircuitBreakerLayer::new(),
         bucket: TokenBucketLayer::over(limiter.clone()),
         budget: HeaderBudgetLayer::over(limiter),
+        classifier: ClaudeClassify::default(),
+        own: false,
     }
 }
 
@@ -137,7 +148,9 @@ impl Recommended {
             retry: self.retry.with_classifier(classifier.clone()),
             breaker: self.breaker.with_classifier(classifier.clone()),
             bucket: self.bucket.with_classifier(classifier.clone()),
-            budget: self.budget.with_classifier(classifier),
+            budget: self.budget.with_classifier(classifier.clone()),
+            classifier,
+            own: true,
         }
     }
 }
@@ -190,8 +203,10 @@ impl<S: Clone, C: Clone> Layer<S> for Recommended<C> {
     type Service = Cached<S, C>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        let paced = self.bucket.layer(self.budget.layer(inner));
-        let retried = self.retry.layer(self.breaker.layer(paced));
-        self.cache.layer(self.fallback.layer(retried))
+        let resends = (self.fallback.stage(), self.retry.stage());
+        let gates = self.bucket.stage().with_reader(self.budget.stage());
+        let guards = (self.breaker.stage(), gates);
+        let driver = Driver::new(inner, resends, guards, self.classifier.clone(), !self.own);
+        self.cache.layer(BufferRequest::new(driver))
     }
 }

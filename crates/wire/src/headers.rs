@@ -7,7 +7,10 @@ use std::time::SystemTime;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, DATE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::{stamp, unified::Unified};
+use crate::{
+    stamp::{self, Day},
+    unified::Unified,
+};
 
 /// One bucket as the server reports it. Every part may be missing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -58,8 +61,15 @@ impl RateLimits {
     #[must_use]
     pub fn from_headers(headers: &HeaderMap) -> Self {
         let mut limits = Self::default();
+        let mut day = Day::default();
         for (name, value) in headers {
-            let Some(rest) = name.as_str().strip_prefix("anthropic-") else {
+            let name = name.as_str();
+            if let Some(rest) = name.as_bytes().strip_prefix(b"anthropic-ratelimit-")
+                && limits.quick(rest, value, &mut day)
+            {
+                continue;
+            }
+            let Some(rest) = name.strip_prefix("anthropic-") else {
                 continue;
             };
             if let Some(rest) = rest.strip_prefix("ratelimit-") {
@@ -83,6 +93,33 @@ impl RateLimits {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// Reads what nearly all responses say; false for all else.
+    #[inline]
+    fn quick(&mut self, name: &[u8], value: &HeaderValue, day: &mut Day) -> bool {
+        let (gauge, part) = match name {
+            [b'r', rest @ ..] => (&mut self.requests, rest.strip_prefix(b"equests-")),
+            [b'i', rest @ ..] => (&mut self.input_tokens, rest.strip_prefix(b"nput-tokens-")),
+            [b'o', rest @ ..] => (&mut self.output_tokens, rest.strip_prefix(b"utput-tokens-")),
+            [b't', rest @ ..] => (&mut self.tokens, rest.strip_prefix(b"okens-")),
+            _ => return false,
+        };
+        let Some(part) = part else { return false };
+        let bytes = value.as_bytes();
+        match part.first_chunk() {
+            Some(b"limit") if part.len() == 5 => {
+                gauge.limit = gauge.limit.or_else(|| count(bytes));
+            }
+            Some(b"reset") if part.len() == 5 => {
+                gauge.reset = gauge.reset.or_else(|| day.rfc3339(bytes));
+            }
+            Some(_) if part == b"remaining" => {
+                gauge.remaining = gauge.remaining.or_else(|| count(bytes));
+            }
+            _ => return false,
+        }
+        true
     }
 
     fn read(&mut self, name: &str, value: &HeaderValue, family: Family) {
@@ -259,6 +296,12 @@ pub(crate) fn count(bytes: &[u8]) -> Option<u64> {
 
 /// Digits only, at least one.
 pub(crate) fn digits(bytes: &[u8]) -> Option<u64> {
+    if let 1..=16 = bytes.len() {
+        let mut padded = [b'0'; 16];
+        padded[16 - bytes.len()..].copy_from_slice(bytes);
+        let (eights, _) = padded.as_chunks::<8>();
+        return Some(eight_digits(eights[0])? * 100_000_000 + eight_digits(eights[1])?);
+    }
     // Nineteen nines fit, and nobody sends more.
     let (head, tail) = bytes.split_at(bytes.len().min(19));
     let mut sum = 0;
@@ -267,6 +310,23 @@ pub(crate) fn digits(bytes: &[u8]) -> Option<u64> {
     }
     let add = |sum: u64, byte: &u8| sum.checked_mul(10)?.checked_add(digit(*byte)?);
     tail.iter().try_fold(sum, add).filter(|_| !bytes.is_empty())
+}
+
+/// Eight digits at once: pairs, then fours, then all.
+#[inline]
+fn eight_digits(eight: [u8; 8]) -> Option<u64> {
+    const ZEROS: u64 = u64::from_le_bytes([b'0'; 8]);
+    const HIGH: u64 = u64::from_le_bytes([0xf0; 8]);
+    const SIXES: u64 = u64::from_le_bytes([6; 8]);
+    let word = u64::from_le_bytes(eight);
+    // A byte is a digit when its high half is that of `0`, and still is with six added.
+    if (word & HIGH) | ((word.wrapping_add(SIXES) & HIGH) >> 4) != ZEROS | (ZEROS >> 4) {
+        return None;
+    }
+    let digits = word - ZEROS;
+    let pairs = digits.wrapping_mul(10).wrapping_add(digits >> 8) & 0x00ff_00ff_00ff_00ff;
+    let fours = pairs.wrapping_mul(100).wrapping_add(pairs >> 16) & 0x0000_ffff_0000_ffff;
+    Some(fours.wrapping_mul(10_000).wrapping_add(fours >> 32) & 0xffff_ffff)
 }
 
 fn digit(byte: u8) -> Option<u64> {
@@ -280,7 +340,7 @@ pub(crate) fn http_date(value: &HeaderValue) -> Option<SystemTime> {
         .or_else(|| httpdate::parse_http_date(value.to_str().ok()?.trim()).ok())
 }
 
-fn rfc3339(bytes: &[u8]) -> Option<SystemTime> {
+pub(crate) fn rfc3339(bytes: &[u8]) -> Option<SystemTime> {
     stamp::rfc3339(bytes).or_else(|| any_rfc3339(bytes))
 }
 

@@ -9,7 +9,8 @@ use std::borrow::Cow;
 use memchr::memchr;
 
 pub(crate) use self::skip::skip_space;
-use self::skip::{find, string_end, value_end};
+pub(crate) use self::skip::{Notice, find, value_end};
+use self::skip::{string_end, value_end_noticed};
 use crate::headers::digits;
 
 /// The text is no JSON object, or is cut short.
@@ -71,6 +72,16 @@ impl<'a> Object<'a> {
         })
     }
 
+    /// The members that follow what ends here.
+    pub(crate) const fn rest(json: &'a [u8], at: usize) -> Self {
+        Self {
+            json,
+            at,
+            first: false,
+            inside: false,
+        }
+    }
+
     /// The next member; where its key is `name` and its value an object, that one is handed to `walk`,
     /// which must walk it to its end, and is not stepped over before.
     pub(crate) fn next_or_walk<T>(
@@ -94,6 +105,23 @@ impl<'a> Object<'a> {
         let walked = walk(&mut inner)?;
         self.at = inner.at;
         Ok(Some(Step::Into(walked)))
+    }
+
+    /// The next member, or `Ok(None)` after the last one; what is stepped over is shown.
+    pub(crate) fn next_noticed(
+        &mut self,
+        notice: &mut impl Notice,
+    ) -> Result<Option<Member<'a>>, Broken> {
+        let Some(key) = self.key().ok_or(Broken)? else {
+            return Ok(None);
+        };
+        let at = self.at;
+        self.at = value_end_noticed(self.json, at, notice).ok_or(Broken)?;
+        Ok(Some(Member {
+            key,
+            at,
+            value: &self.json[at..self.at],
+        }))
     }
 
     /// The next member, or `Ok(None)` after the last one.

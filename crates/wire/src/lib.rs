@@ -9,7 +9,7 @@
 //! | How much is left, and until when? | [`RateLimits::from_headers`] |
 //! | How long to wait? | [`retry_after`], [`should_retry`] |
 //! | What went wrong? | [`ApiError::parse`] |
-//! | What does this request ask for? | [`Peek::parse`], [`estimate_tokens`], [`surplus_bytes`] |
+//! | What does this request ask for? | [`Peek::parse`], [`estimate_tokens`], [`non_text_bytes`] |
 //! | Where do its fields stand? | [`Fields`] |
 //! | What did it use? | [`Usage::from_message`], [`StreamState`] |
 //! | Which limits does a model share, what does it take? | [`ModelCatalog::lookup`] |
@@ -68,6 +68,6 @@ pub use prompt::{Prompt, PromptBlock, PromptPart, mentions_cache_control};
 pub use retry_after::{MAX_RETRY_AFTER, retry_after};
 pub use sse::{SseEvent, SseScanner};
 pub use stream::{StreamEvent, StreamState};
-pub use surplus::surplus_bytes;
+pub use surplus::non_text_bytes;
 pub use unified::{Unified, UnifiedWindow};
 pub use usage::{Usage, stop_reason};

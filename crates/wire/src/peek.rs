@@ -3,7 +3,8 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use crate::json::{Array, Member, Object, integer, text};
+use crate::json::{Array, Member, Notice, Object, integer, text};
+use crate::surplus;
 
 /// Kind of the request's [`thinking`](https://docs.claude.com/en/api/messages) setting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -45,6 +46,26 @@ pub struct Peek {
     system_bytes: u32,
     tools_bytes: u32,
     messages_bytes: u32,
+    seen: Seen,
+}
+
+/// What is noticed on the way.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Seen {
+    cache_control: bool,
+    surplus: u64,
+}
+
+impl Notice for Seen {
+    #[inline]
+    fn string(&mut self, json: &[u8], from: usize, to: usize) {
+        let length = to - from;
+        if length == b"cache_control".len() {
+            self.cache_control |= json[from..to] == *b"cache_control";
+        } else if length >= surplus::SHORT {
+            self.surplus += surplus::of_string(json, from, to);
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -67,7 +88,7 @@ impl Peek {
         u32::try_from(body.len()).ok()?;
         let mut peek = Self::default();
         let mut object = Object::open(body)?;
-        while let Some(member) = object.next().ok()? {
+        while let Some(member) = object.next_noticed(&mut peek.seen).ok()? {
             if !peek.take(member.key, &member)
                 && let Some(key) = member.unescaped()
             {
@@ -93,6 +114,7 @@ impl Peek {
             }
             b"system" => self.system_bytes = narrow(value.len()),
             b"messages" => self.messages_bytes = narrow(value.len()),
+            b"cache_control" => self.seen.cache_control = true,
             _ => return false,
         }
         true
@@ -139,6 +161,19 @@ impl Peek {
     #[must_use]
     pub fn has_tools(&self) -> bool {
         self.has_tools
+    }
+
+    /// Whether prompt caching is asked for anywhere.
+    #[must_use]
+    pub const fn mentions_cache_control(&self) -> bool {
+        self.seen.cache_control
+    }
+
+    /// Bytes of base64 data over the text that would be about as many tokens: see
+    /// [`non_text_bytes`](crate::non_text_bytes).
+    #[must_use]
+    pub const fn non_text_bytes(&self) -> u64 {
+        self.seen.surplus
     }
 
     /// Length of the raw JSON value of `system` in bytes, quotes included; 0 if absent.

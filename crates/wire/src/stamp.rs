@@ -31,6 +31,44 @@ pub(crate) fn rfc3339(text: &[u8]) -> Option<SystemTime> {
     time(days(date)?, clock)
 }
 
+/// The day of the last stamp: those of one response mostly fall on one.
+#[derive(Default)]
+pub(crate) struct Day {
+    text: [u8; 10],
+    days: u32,
+}
+
+impl Day {
+    /// As [`rfc3339`], and where that must give up as the library has it.
+    #[inline]
+    pub(crate) fn rfc3339(&mut self, text: &[u8]) -> Option<SystemTime> {
+        if let Some((date, [b'T', clock @ .., b'Z'])) = text.split_first_chunk::<10>()
+            && let Ok(clock) = clock.try_into()
+            && (*date == self.text || self.set(date))
+            && let Some(time) = time(self.days, clock)
+        {
+            return Some(time);
+        }
+        crate::headers::rfc3339(text)
+    }
+
+    fn set(&mut self, text: &[u8; 10]) -> bool {
+        let [y0, y1, y2, y3, b'-', m0, m1, b'-', d0, d1] = text else {
+            return false;
+        };
+        let found = (|| {
+            days([
+                number(&[*y0, *y1, *y2, *y3])?,
+                number(&[*m0, *m1])?,
+                number(&[*d0, *d1])?,
+            ])
+        })();
+        let Some(days) = found else { return false };
+        *self = Self { text: *text, days };
+        true
+    }
+}
+
 /// `Sun, 22 Nov 2026 10:00:00 GMT`; `None` means no more than that a library must look.
 ///
 /// Source: <https://www.rfc-editor.org/rfc/rfc9110#name-date-time-formats>.

@@ -141,7 +141,7 @@ impl StreamState {
 
     /// Whether this is not Claude's kind of stream: an unknown event came, and no `message_start` so far.
     #[must_use]
-    pub fn is_foreign(&self) -> bool {
+    pub fn is_not_claude(&self) -> bool {
         self.seen.foreign && !self.seen.started
     }
 

@@ -10,7 +10,7 @@ static DATA: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"data\"
 static BASE64: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"base64\""));
 
 /// Data that is shorter is worth no search.
-const SHORT: usize = 4_096;
+pub(crate) const SHORT: usize = 4_096;
 
 /// How far from the data the rest of its source is looked for.
 const NEAR: usize = 256;
@@ -33,16 +33,16 @@ const PDF_BEGINS: &[u8] = b"JVBER";
 /// <https://platform.claude.com/docs/en/build-with-claude/pdf-support>.
 ///
 /// ```
-/// use tower_claude_wire::surplus_bytes;
+/// use tower_claude_wire::non_text_bytes;
 ///
 /// let image = format!(
 ///     r#"{{"source":{{"type":"base64","media_type":"image/png","data":"{}"}}}}"#,
 ///     "iVBORw0K".repeat(5_000)
 /// );
-/// assert_eq!(surplus_bytes(image.as_bytes()), 39_000);
+/// assert_eq!(non_text_bytes(image.as_bytes()), 39_000);
 /// ```
 #[must_use]
-pub fn surplus_bytes(json: &[u8]) -> u64 {
+pub fn non_text_bytes(json: &[u8]) -> u64 {
     if json.len() < SHORT {
         return 0;
     }
@@ -75,6 +75,32 @@ pub fn surplus_bytes(json: &[u8]) -> u64 {
         surplus += (length - text) as u64;
     }
     surplus
+}
+
+/// The same of one string between its quotes, if it is such data.
+pub(crate) fn of_string(json: &[u8], from: usize, to: usize) -> u64 {
+    let before = &json[from.saturating_sub(NEAR)..from - 1];
+    let Some(colon) = before.trim_ascii_end().strip_suffix(b":") else {
+        return 0;
+    };
+    let Some(before) = colon.trim_ascii_end().strip_suffix(b"\"data\"") else {
+        return 0;
+    };
+    let after = &json[to..json.len().min(to + NEAR)];
+    let near = [
+        &before[memrchr(b'{', before).unwrap_or(0)..],
+        &after[..memchr(b'}', after).unwrap_or(after.len())],
+    ];
+    if near.iter().all(|near| BASE64.find(near).is_none()) {
+        return 0;
+    }
+    let length = to - from;
+    let text = if json[from..].starts_with(PDF_BEGINS) {
+        length / PDF
+    } else {
+        (length / IMAGE).min(LONGEST_IMAGE)
+    };
+    (length - text) as u64
 }
 
 /// Where the string begins that is the value of the key that ends here.

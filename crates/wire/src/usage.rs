@@ -2,7 +2,9 @@
 
 use std::borrow::Cow;
 
-use crate::json::{Array, Broken, Object, Step, integer, text};
+use memchr::memrchr;
+
+use crate::json::{Array, Broken, Object, Step, find as find_byte, integer, text, value_end};
 
 /// Token counts of a [message](https://docs.claude.com/en/api/messages); every one may be absent or `null` on the wire.
 ///
@@ -39,6 +41,9 @@ impl Usage {
     /// `None` when `body` is not a JSON object, is cut short, or has no `usage` object.
     #[must_use]
     pub fn from_message(body: &[u8]) -> Option<Self> {
+        if let Some(usage) = quick(body) {
+            return Some(usage);
+        }
         // What is damaged is looked at once more, the outer object first: an earlier `usage` may be
         // the damaged one.
         Self::walk(body).unwrap_or_else(|Broken| Self::from_usage_object(find(body, b"usage")?))
@@ -140,6 +145,98 @@ impl Usage {
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
+}
+
+/// The usage of a message as the API writes it: near the end, and without white space. `None` means no more than that the
+/// message must be walked through.
+///
+/// Looked for from the end. Inside of a string the quotes of `"usage":` would be escaped, so what is found is a key; it
+/// is one of the top level when what follows its value closes one brace and no more.
+fn quick(body: &[u8]) -> Option<Usage> {
+    const KEY: &[u8; 8] = b"\"usage\":";
+    if body.first() != Some(&b'{') {
+        return None;
+    }
+    let mut end = body.len();
+    loop {
+        let brace = memrchr(b'{', &body[end.saturating_sub(FAR)..end])? + end.saturating_sub(FAR);
+        let key = brace.checked_sub(KEY.len())?;
+        if body[key..brace] == *KEY && matches!(body[key.checked_sub(1)?], b',' | b'{') {
+            let (usage, after) = quick_members(body, brace + 1)?;
+            if body.get(after) == Some(&b'}') && after + 1 == body.len() {
+                return Some(usage);
+            }
+            let mut rest = Object::rest(body, after);
+            while let Some(member) = rest.next().ok()? {
+                if member.is(b"usage") {
+                    return None;
+                }
+            }
+            return Some(usage);
+        }
+        end = brace;
+    }
+}
+
+/// A brace that is further from the next than this is not in a usage.
+const FAR: usize = 1_024;
+
+/// The members of a usage, and where it ends.
+fn quick_members(json: &[u8], mut at: usize) -> Option<(Usage, usize)> {
+    let mut usage = Usage::default();
+    loop {
+        let text = json.get(at..)?.strip_prefix(b"\"")?;
+        let key = &text[..find_byte(text, b'"')?];
+        let value = at + key.len() + 3;
+        if *json.get(value - 1)? != b':' {
+            return None;
+        }
+        let count = match key {
+            b"input_tokens" => Some(&mut usage.input_tokens),
+            b"cache_creation_input_tokens" => Some(&mut usage.cache_creation_input_tokens),
+            b"cache_read_input_tokens" => Some(&mut usage.cache_read_input_tokens),
+            b"output_tokens" => Some(&mut usage.output_tokens),
+            _ => None,
+        };
+        let end = match count {
+            Some(count) => {
+                let (number, end) = quick_number(json, value)?;
+                *count = number;
+                end
+            }
+            None => {
+                let end = value_end(json, value)?;
+                let known = usage.take(key, &json[value..end], true);
+                if !known && find_byte(key, b'\\').is_some() {
+                    return None;
+                }
+                end
+            }
+        };
+        match json.get(end)? {
+            b',' => at = end + 1,
+            b'}' => return Some((usage, end + 1)),
+            _ => return None,
+        }
+    }
+}
+
+/// A count or `null`, and where it ends.
+#[inline]
+fn quick_number(json: &[u8], at: usize) -> Option<(Option<u64>, usize)> {
+    let rest = &json[at..];
+    let mut sum = 0_u64;
+    for (length, byte) in rest.iter().enumerate().take(19) {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            if length > 0 {
+                return Some((Some(sum), at + length));
+            }
+            return rest.starts_with(b"null").then_some((None, at + 4));
+        }
+        sum = sum * 10 + u64::from(digit);
+    }
+    None
 }
 
 /// Top-level `stop_reason` of a whole JSON message (`"refusal"`, `"end_turn"`, …); `None` if absent or `null`.

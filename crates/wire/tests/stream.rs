@@ -106,11 +106,11 @@ fn errors() {
 fn foreign_until_it_says_that_it_is_claudes() {
     let mut state = StreamState::new();
     state.feed(b"event: new\ndata: {}\n\n");
-    assert!(state.is_foreign());
+    assert!(state.is_not_claude());
     state.feed(fixture("truncated_no_message_stop").as_bytes());
-    assert!(state.started() && !state.is_foreign());
+    assert!(state.started() && !state.is_not_claude());
     state.feed(b"event: new\ndata: {}\n\n");
-    assert!(!state.is_foreign());
+    assert!(!state.is_not_claude());
 }
 
 #[test]

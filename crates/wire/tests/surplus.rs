@@ -1,7 +1,7 @@
 //! What of a prompt is not read letter by letter.
 
 use proptest::prelude::*;
-use tower_claude_wire::surplus_bytes;
+use tower_claude_wire::non_text_bytes;
 
 /// A source of so many bytes of data that begin like this.
 fn source(begin: &str, length: usize) -> String {
@@ -10,7 +10,7 @@ fn source(begin: &str, length: usize) -> String {
 }
 
 fn surplus(json: &str) -> u64 {
-    surplus_bytes(json.as_bytes())
+    non_text_bytes(json.as_bytes())
 }
 
 #[test]

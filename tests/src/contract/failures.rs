@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER};
-use tower_claude_core::{Class, Dimension, REFUSED_BY, Reason, Refusal, Refused};
+use tower_claude_core::{Class, Dimension, REJECTED_BY, RejectReason, Rejected, Rejection};
 
 use super::{Subject, answer, assert_nothing_alive, request};
 use crate::{Broken, Piece, Reply, Script, paused, seen::pairs};
@@ -107,27 +107,27 @@ pub(crate) async fn bare(reply: &Reply) -> crate::Answer {
 pub fn inner_refusals_come_through<L: Subject>(layer: impl Fn() -> L) {
     paused(async {
         let reasons = [
-            Reason::QueueFull {
+            RejectReason::QueueFull {
                 waiting: 7,
                 limit: 7,
             },
-            Reason::WaitTooLong {
+            RejectReason::WaitTooLong {
                 estimated: Duration::from_secs(90),
                 max_wait: Duration::from_secs(60),
             },
-            Reason::DeadlineWouldPass {
+            RejectReason::DeadlineWouldPass {
                 estimated: Duration::from_secs(9),
                 remaining: Duration::from_secs(3),
             },
-            Reason::Oversized {
+            RejectReason::Oversized {
                 dimension: Dimension::InputTokens,
                 cost: 9_000,
                 limit: 5_000,
             },
         ];
         for reason in reasons {
-            let refusal =
-                Refusal::new("inner-layer", reason).with_retry_after(Some(Duration::from_secs(4)));
+            let refusal = Rejection::new("inner-layer", reason)
+                .with_retry_after(Some(Duration::from_secs(4)));
             let reply = Reply::refusal(refusal);
             let bare = bare(&reply).await;
             let script = Script::always(reply);
@@ -140,16 +140,16 @@ pub fn inner_refusals_come_through<L: Subject>(layer: impl Fn() -> L) {
                 pairs(&bare.headers),
                 "the headers of an inner refusal were changed"
             );
-            assert_eq!(got.headers[REFUSED_BY], "inner-layer");
+            assert_eq!(got.headers[REJECTED_BY], "inner-layer");
             assert_eq!(
                 got.body, bare.body,
                 "the body of an inner refusal was changed"
             );
-            let refused = got.extensions.get::<Refused>();
+            let refused = got.extensions.get::<Rejected>();
             assert_eq!(
                 refused,
-                bare.extensions.get::<Refused>(),
-                "the Refused extension of an inner refusal was changed"
+                bare.extensions.get::<Rejected>(),
+                "the Rejected extension of an inner refusal was changed"
             );
             assert_eq!(
                 got.extensions.get::<Class>(),

@@ -12,7 +12,7 @@ use http_body::Body;
 use http_body_util::BodyExt;
 use tower::ServiceExt;
 use tower_claude_core::{
-    Buffered, Class, ClaudeClassify, HeuristicCost, Kind, RequestBody,
+    BufferRequest, Class, ClaudeClassify, HeuristicCost, Kind, RequestBody,
     event::{Event, Observer},
 };
 use tower_claude_fake_claude::{Attempt, FakeClaude, GroupLimits, HeaderFamily};
@@ -24,11 +24,11 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 /// The three layers as the README stacks them.
-pub(crate) type Layers<S> = Buffered<
+pub(crate) type Layers<S> = BufferRequest<
     Retry<
-        Buffered<
+        BufferRequest<
             TokenBucket<
-                Buffered<HeaderBudget<S, LocalLimiter, HeuristicCost, ClaudeClassify>>,
+                BufferRequest<HeaderBudget<S, LocalLimiter, HeuristicCost, ClaudeClassify>>,
                 LocalLimiter,
                 HeuristicCost,
                 ClaudeClassify,
@@ -105,7 +105,7 @@ impl Observer for Told {
     fn on_event(&self, event: &Event<'_>) {
         let line = match event {
             Event::Admitted { layer, .. } => format!("{layer} admitted"),
-            Event::Refused { layer, .. } => format!("{layer} refused"),
+            Event::Rejected { layer, .. } => format!("{layer} refused"),
             Event::Paused { layer, .. } => format!("{layer} paused"),
             Event::Headroom { layer, .. } => format!("{layer} headroom"),
             Event::Threshold { layer, .. } => format!("{layer} threshold"),

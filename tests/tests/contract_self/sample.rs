@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use tokio::sync::Semaphore;
-use tower_claude_core::{Buffered, RequestBody};
+use tower_claude_core::{BufferRequest, RequestBody};
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -100,10 +100,10 @@ impl Clone for Sample {
 }
 
 impl<S> Layer<S> for Sample {
-    type Service = Buffered<Sampled<S>>;
+    type Service = BufferRequest<Sampled<S>>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Buffered::new(Sampled {
+        BufferRequest::new(Sampled {
             inner,
             fault: self.fault,
             state: match self.fault {

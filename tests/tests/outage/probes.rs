@@ -14,7 +14,7 @@ use tokio::{
 };
 use tower_claude_circuit_breaker::{BreakerConfig, CircuitBreakerLayer, SlowCallRate};
 use tower_claude_core::{
-    CallContext, RequestBody,
+    Call, RequestBody,
     breaker::{BreakerSnapshot, BreakerState},
 };
 use tower_claude_fake_claude::{FakeClaude, Fault};
@@ -192,7 +192,7 @@ async fn timers_that_end_a_wait_in_the_queue_blame_nobody() {
 #[tokio::test(start_paused = true)]
 async fn a_probe_does_not_wait_in_the_queue_of_an_attempt_before() {
     let narrow = Narrow::new(1);
-    let context = Arc::new(CallContext::new(&Default::default(), Instant::now()));
+    let context = Arc::new(Call::new(&Default::default(), Instant::now()));
     let request = || {
         let mut request = message(false);
         request.extensions_mut().insert(context.clone());

@@ -17,7 +17,7 @@ enum Sees {
     /// The whole answer.
     Whole,
     /// An error answer, with what it means.
-    Refused(u16, Kind),
+    Rejected(u16, Kind),
     /// The beginning of a stream, then an `error` event of this type.
     ErrorEvent(&'static str),
     /// The beginning of a stream, and its end without `message_stop`.
@@ -37,7 +37,7 @@ async fn meet(fault: Fault, stream: bool, attempts: usize, wait: Duration, sees:
         .unwrap_or_else(|error| panic!("{what}: {error}"));
     let right = match sees {
         Sees::Whole => seen.is_whole(stream),
-        Sees::Refused(status, kind) => seen.status == status && seen.kind() == Some(kind),
+        Sees::Rejected(status, kind) => seen.status == status && seen.kind() == Some(kind),
         Sees::ErrorEvent(kind) => begun(&seen) && seen.has("event: error") && seen.has(kind),
         Sees::Beginning => begun(&seen) && !seen.has("message_stop") && seen.error.is_none(),
         Sees::Cut => begun(&seen) && seen.error == Some(FakeError::Cut),
@@ -101,21 +101,21 @@ async fn what_waiting_does_not_cure_goes_up_at_once() {
         Fault::SpendCap,
         1,
         SECOND,
-        Sees::Refused(429, Kind::SpendLimit),
+        Sees::Rejected(429, Kind::SpendLimit),
     )
     .await;
     both(
         Fault::OwnSpendLimit,
         1,
         SECOND,
-        Sees::Refused(400, Kind::SpendLimit),
+        Sees::Rejected(400, Kind::SpendLimit),
     )
     .await;
     both(
         Fault::NonJson(StatusCode::BAD_REQUEST),
         1,
         SECOND,
-        Sees::Refused(400, Kind::BadRequest),
+        Sees::Rejected(400, Kind::BadRequest),
     )
     .await;
     both(
@@ -124,7 +124,7 @@ async fn what_waiting_does_not_cure_goes_up_at_once() {
         },
         1,
         SECOND,
-        Sees::Refused(429, Kind::RateLimited),
+        Sees::Rejected(429, Kind::RateLimited),
     )
     .await;
 }

@@ -16,7 +16,7 @@ use http_body_util::Full;
 use tower::ServiceExt;
 use tower_claude::cache::CacheLayer;
 use tower_claude_circuit_breaker::CircuitBreakerLayer;
-use tower_claude_core::{Buffered, RequestBody, Scope};
+use tower_claude_core::{BufferRequest, RequestBody, Scope};
 use tower_claude_fallback_model::FallbackModelLayer;
 use tower_claude_header_budget::HeaderBudgetLayer;
 use tower_claude_limiter::Limits;
@@ -130,7 +130,7 @@ async fn a_refusal_keeps_no_readiness() {
     let breaker = CircuitBreakerLayer::new();
     let scope = Scope::of_model(&message(false));
     breaker.handle().force_open(&scope);
-    let service = Buffered::new(Worker::new(breaker.layer(places.clone())));
+    let service = BufferRequest::new(Worker::new(breaker.layer(places.clone())));
     let refused = service.clone().oneshot(message(false)).await;
     assert_eq!(refused.expect("a refusal").status(), 529);
     assert_eq!(places.free.load(Ordering::Relaxed), 1);
@@ -185,7 +185,7 @@ where
         asked: Arc::default(),
         broken: false,
     };
-    let service = Buffered::new(Worker::new(layer.layer(frail)));
+    let service = BufferRequest::new(Worker::new(layer.layer(frail)));
     let _ = service.clone().oneshot(message(false)).await;
     assert!(service.oneshot(message(false)).await.is_ok());
 }
@@ -245,7 +245,7 @@ where
     L::Service: Service<Request<RequestBody>, Error = Infallible>,
 {
     let queue = Queue::default();
-    let service = Buffered::new(Worker::new(layer.layer(queue.clone())));
+    let service = BufferRequest::new(Worker::new(layer.layer(queue.clone())));
     for calls in 1..3 {
         let answer = service.clone().oneshot(message(false)).await;
         assert!(answer.is_ok());

@@ -9,7 +9,7 @@ use std::{
 use http::Request;
 use tower::ServiceExt;
 use tower_claude_circuit_breaker::CircuitBreakerLayer;
-use tower_claude_core::{Buffered, Cost, RequestBody, Scope};
+use tower_claude_core::{BufferRequest, Cost, RequestBody, Scope};
 use tower_claude_header_budget::HeaderBudgetLayer;
 use tower_claude_limiter::{Ask, Limiter, Limits};
 use tower_claude_retry::RetryLayer;
@@ -53,7 +53,7 @@ async fn a_call_that_is_never_polled_leaves_nothing() {
     let paced = bucket.layer(HeaderBudgetLayer::over(limiter.clone()).layer(places.clone()));
     let ours = RetryLayer::new().layer(breaker.layer(paced));
     let unpolled = || {
-        let call = Buffered::new(Unpolled(ours.clone())).oneshot(message(false));
+        let call = BufferRequest::new(Unpolled(ours.clone())).oneshot(message(false));
         let mut call = Box::pin(call);
         let cx = &mut Context::from_waker(Waker::noop());
         assert!(call.as_mut().poll(cx).is_pending());

@@ -7,7 +7,7 @@ use http::{
     header::{AGE, RETRY_AFTER},
     response::Parts,
 };
-use tower_claude_core::{Class, Kind, REFUSED_BY, Refused};
+use tower_claude_core::{Class, Kind, REJECTED_BY, Rejected};
 use tower_claude_wire::{Media, readable};
 
 use crate::store::entry::lasting;
@@ -18,7 +18,7 @@ pub const CACHE: HeaderName = HeaderName::from_static("x-tower-claude-cache");
 
 /// What layers further in say of an answer that is not simply the API's. All who share it are told, and it is not stored.
 const TOLD: [HeaderName; 5] = [
-    REFUSED_BY,
+    REJECTED_BY,
     HeaderName::from_static("x-tower-claude-served-model"),
     HeaderName::from_static("x-tower-claude-fallback-reason"),
     HeaderName::from_static("x-tower-claude-fallback-losses"),
@@ -34,7 +34,7 @@ pub(crate) struct Head {
     pub(crate) version: Version,
     pub(crate) headers: HeaderMap,
     pub(crate) class: Option<Class>,
-    pub(crate) refused: Option<Refused>,
+    pub(crate) refused: Option<Rejected>,
     /// An event stream: worth reading before it is whole.
     pub(crate) is_stream: bool,
     /// Whether an answer with this head may be stored, as far as the head goes.
@@ -59,7 +59,7 @@ impl Head {
             }
         }
         let class: Option<Class> = head.extensions.get().copied();
-        let refused: Option<Refused> = head.extensions.get().copied();
+        let refused: Option<Rejected> = head.extensions.get().copied();
         let untouched = refused.is_none()
             && class.is_none_or(|class| class.kind == Kind::Success)
             && !TOLD.iter().any(|name| head.headers.contains_key(name))
@@ -111,8 +111,8 @@ pub(crate) fn calls_for_stale(head: &Parts) -> bool {
     match head.extensions.get::<Class>() {
         Some(class) => class.local || is_outage(class.kind),
         None => {
-            head.extensions.get::<Refused>().is_some()
-                || head.headers.contains_key(REFUSED_BY)
+            head.extensions.get::<Rejected>().is_some()
+                || head.headers.contains_key(REJECTED_BY)
                 || head.status.is_server_error()
                 || head.status == StatusCode::REQUEST_TIMEOUT
                 || head.status.as_u16() == 529
@@ -137,7 +137,7 @@ pub(crate) fn is_out_of_time(head: &Parts) -> bool {
     head.extensions
         .get::<Class>()
         .is_some_and(|class| class.kind == Kind::Timeout)
-        && head.extensions.get::<Refused>().is_some()
+        && head.extensions.get::<Rejected>().is_some()
 }
 
 /// ± 10 %, so that what was stored together does not expire together.

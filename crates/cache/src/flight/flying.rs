@@ -16,7 +16,7 @@ use tower_service::Service;
 use crate::{
     Detach, Fill, Store,
     answer::head::calls_for_stale,
-    call::{Answer, Call, MISS, STALE, passing},
+    call::{Answer, CacheCall, MISS, STALE, passing},
     flight::fill::{Outcome, Slot},
     flight::seat::Seat,
     flight::state::{Answer as Landed, News},
@@ -42,7 +42,7 @@ pin_project! {
         seat: Option<Seat>,
         // Until it is given to the call for all.
         service: Option<S>,
-        call: Call<T>,
+        call: CacheCall<T>,
         detach: D,
     }
 }
@@ -168,7 +168,7 @@ where
 /// What the one who asked makes of the outcome; its own head is held when what follows it must be seen first.
 fn landed<S, R, E, T>(
     outcome: Outcome<R, E>,
-    call: &mut Call<T>,
+    call: &mut CacheCall<T>,
     held: &mut Option<(Parts, SizeHint)>,
     seat: &mut Option<Seat>,
 ) -> Option<Landing<S, R, E>>
@@ -202,7 +202,7 @@ where
 /// What one who waited makes of the answer.
 fn answered<S, R, E, T>(
     answer: Landed,
-    call: &mut Call<T>,
+    call: &mut CacheCall<T>,
     held: &mut Option<(Parts, SizeHint)>,
     seat: &mut Option<Seat>,
     service: &mut Option<S>,
@@ -228,7 +228,12 @@ where
     Landing::Answer(Ok(answer))
 }
 
-fn own<R, T>(call: &Call<T>, parts: Parts, promised: SizeHint, seat: &mut Option<Seat>) -> Answer<R>
+fn own<R, T>(
+    call: &CacheCall<T>,
+    parts: Parts,
+    promised: SizeHint,
+    seat: &mut Option<Seat>,
+) -> Answer<R>
 where
     R: HttpBody<Data = Bytes>,
     R::Error: 'static,
@@ -237,7 +242,7 @@ where
     call.own(parts, promised, seat.take().expect("there until it lands"))
 }
 
-fn stale<R, T>(call: &mut Call<T>) -> Option<Answer<R>>
+fn stale<R, T>(call: &mut CacheCall<T>) -> Option<Answer<R>>
 where
     R: HttpBody<Data = Bytes>,
     R::Error: 'static,
@@ -248,7 +253,7 @@ where
 }
 
 /// Past the cache, if the request was not sent already.
-fn alone<S, R, E, T>(call: &mut Call<T>, service: &mut Option<S>) -> Option<Landing<S, R, E>>
+fn alone<S, R, E, T>(call: &mut CacheCall<T>, service: &mut Option<S>) -> Option<Landing<S, R, E>>
 where
     R: HttpBody<Data = Bytes>,
     R::Error: 'static,
@@ -259,7 +264,7 @@ where
     Some(Landing::Alone(service, request))
 }
 
-fn lost<S, R, E, T>(call: &mut Call<T>, kind: Kind) -> Landing<S, R, E>
+fn lost<S, R, E, T>(call: &mut CacheCall<T>, kind: Kind) -> Landing<S, R, E>
 where
     R: HttpBody<Data = Bytes>,
     R::Error: 'static,

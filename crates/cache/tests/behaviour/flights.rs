@@ -331,7 +331,7 @@ async fn who_waits_keeps_its_own_deadline() {
 
 #[tokio::test(start_paused = true)]
 async fn a_leader_out_of_time_does_not_take_the_others_along() {
-    use tower_claude_core::{Reason, Refusal, ResponseBody};
+    use tower_claude_core::{RejectReason, Rejection, ResponseBody};
 
     // An inner layer that refuses what comes with a deadline.
     let (upstream, scripts) = upstream();
@@ -341,8 +341,8 @@ async fn a_leader_out_of_time_does_not_take_the_others_along() {
             async move {
                 if request.extensions().get::<Deadline>().is_some() {
                     tokio::time::sleep(SECOND).await;
-                    let reason = Reason::TimedOut { after: SECOND };
-                    return Ok::<_, Broken>(Refusal::new("retry", reason).into_response());
+                    let reason = RejectReason::TimedOut { after: SECOND };
+                    return Ok::<_, Broken>(Rejection::new("retry", reason).into_response());
                 }
                 Ok(upstream.oneshot(request).await?.map(ResponseBody::inner))
             }

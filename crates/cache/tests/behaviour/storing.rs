@@ -277,7 +277,7 @@ async fn marks_of_other_layers_count() {
         upstream,
         move |mut response: http::Response<Pipe>| {
             response.headers_mut().insert("x-plain", value.clone());
-            let class = tower_claude_core::Class::new(tower_claude_core::Kind::Refusal);
+            let class = tower_claude_core::Class::new(tower_claude_core::Kind::ModelRefusal);
             response.extensions_mut().insert(class);
             response
         },

@@ -11,7 +11,7 @@ use http_body::Body;
 use tower::{Layer, ServiceExt};
 use tower_claude_circuit_breaker::{BreakerConfig, CircuitBreakerLayer};
 use tower_claude_core::{
-    Class, Refused, RequestBody, Scope,
+    Class, Rejected, RequestBody, Scope,
     breaker::{BreakerSnapshot, BreakerState},
     event::Event,
 };
@@ -51,7 +51,7 @@ pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) headers: HeaderMap,
     pub(crate) class: Option<Class>,
-    pub(crate) refused: Option<Refused>,
+    pub(crate) refused: Option<Rejected>,
     pub(crate) body: Bytes,
 }
 
@@ -128,7 +128,7 @@ impl Diary {
             } => format!("opened {scope} {} {opens}", because.as_str()),
             Event::CircuitProbe { scope, .. } => format!("probe {scope}"),
             Event::CircuitClosed { scope, .. } => format!("closed {scope}"),
-            Event::Refused { scope, class, .. } => {
+            Event::Rejected { scope, class, .. } => {
                 let scope = scope.expect("a scope");
                 format!("refused {scope} {}", class.kind.as_str())
             }

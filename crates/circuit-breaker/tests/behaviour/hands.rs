@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 
 use tower_claude_circuit_breaker::{BreakerConfig, CircuitBreakerLayer};
-use tower_claude_core::{Kind, Reason, Scope, breaker::BreakerState};
+use tower_claude_core::{Kind, RejectReason, Scope, breaker::BreakerState};
 use tower_claude_fake_claude::Fault;
 
 use crate::common::{SECOND, SONNET, call, calls, fake, layer, request, scope, state};
@@ -19,7 +19,7 @@ async fn forced_open_and_closed_and_back() {
     let answer = call(&layer, &fake).await.expect("a refusal");
     let refused = answer.refused.expect("tagged");
     let because = Kind::Overloaded;
-    assert_eq!(refused.reason, Reason::CircuitOpen { because });
+    assert_eq!(refused.reason, RejectReason::CircuitOpen { because });
     assert_eq!(refused.retry_after, None, "nobody knows");
     assert!(!answer.headers.contains_key("retry-after"));
 

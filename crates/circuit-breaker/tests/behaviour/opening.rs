@@ -7,7 +7,7 @@ use tokio::time::sleep;
 use tower::Layer;
 use tower_claude_circuit_breaker::{BreakerConfig, CircuitBreakerLayer, SlowCallRate};
 use tower_claude_core::{
-    Class, ClaudeClassify, Deadline, Kind, REFUSED_BY, Reason, Scope, breaker::BreakerState,
+    Class, ClaudeClassify, Deadline, Kind, REJECTED_BY, RejectReason, Scope, breaker::BreakerState,
 };
 use tower_claude_fake_claude::Fault;
 use tower_claude_retry::{RetryLayer, Timeouts};
@@ -48,11 +48,11 @@ async fn a_refusal_says_who_why_and_until_when() {
     let answer = call(&layer, &fake).await.expect("a refusal");
     let refused = answer.refused.expect("tagged");
     let because = Kind::Overloaded;
-    assert_eq!(refused.reason, Reason::CircuitOpen { because });
+    assert_eq!(refused.reason, RejectReason::CircuitOpen { because });
     assert_eq!(refused.retry_after, Some(remains));
     let class = Class::new(because).with_retry_after(Some(remains));
     assert_eq!(answer.class, Some(class.into_local()));
-    assert_eq!(answer.headers[REFUSED_BY], "circuit-breaker");
+    assert_eq!(answer.headers[REJECTED_BY], "circuit-breaker");
     let seconds = remains.as_nanos().div_ceil(SECOND.as_nanos());
     assert_eq!(answer.headers["retry-after"], seconds.to_string().as_str());
     assert!((24..=36).contains(&seconds), "{seconds}");
@@ -100,11 +100,11 @@ async fn a_success_between_failures_begins_the_count_anew() {
 #[tokio::test(start_paused = true)]
 async fn refusals_further_in_say_nothing() {
     let (layer, _) = layer();
-    let reason = Reason::DeadlineWouldPass {
+    let reason = RejectReason::DeadlineWouldPass {
         estimated: SECOND,
         remaining: Duration::ZERO,
     };
-    let refusal = tower_claude_core::Refusal::new("inner", reason);
+    let refusal = tower_claude_core::Rejection::new("inner", reason);
     let script = Script::always(Reply::refusal(refusal));
     // No classifier overrules it.
     for layer in [

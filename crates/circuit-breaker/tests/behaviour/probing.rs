@@ -14,7 +14,7 @@ use http::Response;
 use tokio::time::sleep;
 use tower::{Layer, ServiceExt};
 use tower_claude_circuit_breaker::{BreakerConfig, CircuitBreakerLayer};
-use tower_claude_core::{Buffered, breaker::BreakerState};
+use tower_claude_core::{BufferRequest, breaker::BreakerState};
 use tower_claude_fake_claude::{FakeClaude, Fault};
 use tower_claude_tests::{FrameBody, read};
 
@@ -222,7 +222,7 @@ async fn a_probe_that_is_never_polled_is_given_back() {
         std::future::ready(Ok::<_, Infallible>(()))
     });
     for _ in 0..3 {
-        let call = Buffered::new(unpolled).oneshot(request(SONNET, false));
+        let call = BufferRequest::new(unpolled).oneshot(request(SONNET, false));
         call.await.expect("infallible");
         assert_eq!(layer.handle().snapshot().refused, 0);
     }

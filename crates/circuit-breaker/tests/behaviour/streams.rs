@@ -7,7 +7,7 @@ use http_body_util::BodyExt;
 use tokio::time::{Instant, sleep};
 use tower::{Layer, ServiceExt};
 use tower_claude_circuit_breaker::CircuitBreakerLayer;
-use tower_claude_core::{CallContext, Deadline, Kind, Reason, breaker::BreakerState};
+use tower_claude_core::{Call, Deadline, Kind, RejectReason, breaker::BreakerState};
 use tower_claude_fake_claude::Fault;
 use tower_claude_retry::RetryLayer;
 use tower_claude_tests::{Piece, Reply, Script, read};
@@ -79,7 +79,7 @@ async fn streams_that_break_side_by_side_open_it() {
     let refused = send(&service, request(SONNET, true)).await.expect("it");
     let because = Kind::Transport;
     let reason = refused.refused.expect("tagged").reason;
-    assert_eq!(reason, Reason::CircuitOpen { because });
+    assert_eq!(reason, RejectReason::CircuitOpen { because });
 }
 
 /// A compressed stream, or another API's: there is no telling where its content begins.
@@ -116,7 +116,7 @@ async fn what_has_ended_is_not_ended_once_more_by_a_timer() {
         let (layer, _) = layer();
         let service = layer.layer(Script::always(Reply::stream([stream])));
         let mut request = request(SONNET, true);
-        let context = CallContext::get_or_insert(request.extensions_mut(), Instant::now());
+        let context = Call::get_or_insert(request.extensions_mut(), Instant::now());
         let answer = service.oneshot(request).await.expect("it");
         context.time_out_attempt();
         read(answer.into_body()).await;

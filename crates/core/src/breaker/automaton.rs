@@ -88,7 +88,7 @@ impl Breaker {
             return self.pass(now, None);
         }
         if let Some(transition) = self.end_leases(now, chance) {
-            return Admission::Refused {
+            return Admission::Rejected {
                 retry_after: self.remaining(now),
                 transition: Some(transition),
             };
@@ -383,7 +383,7 @@ impl Breaker {
 }
 
 const fn refused(retry_after: Option<Duration>) -> Admission {
-    Admission::Refused {
+    Admission::Rejected {
         retry_after,
         transition: None,
     }

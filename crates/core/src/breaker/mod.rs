@@ -14,7 +14,7 @@
 //!     let Admission::Pass(permit) = breaker.admit(now, 0.5) else { panic!("it is closed") };
 //!     breaker.settle(now, permit, Verdict::FAILURE, 0.5);
 //! }
-//! assert!(matches!(breaker.admit(now, 0.5), Admission::Refused { .. }));
+//! assert!(matches!(breaker.admit(now, 0.5), Admission::Rejected { .. }));
 //! ```
 //!
 //! Time is `tokio::time::Instant`, chance a number in `0.0..1.0` that the caller draws. Instants may come slightly out of

@@ -63,7 +63,7 @@ pub enum Admission {
     /// It may.
     Pass(Permit),
     /// It may not.
-    Refused {
+    Rejected {
         /// When asking again makes sense; unknown while the circuit is held open by hand.
         retry_after: Option<Duration>,
         /// The circuit has opened just now: the lease of a probe had run out.

@@ -70,7 +70,7 @@ impl Verdicts {
         }
         let retry_after = class.retry_after;
         let (availability, credential) = match class.kind {
-            Kind::Success | Kind::Refusal => (Verdict::Success, Verdict::Success),
+            Kind::Success | Kind::ModelRefusal => (Verdict::Success, Verdict::Success),
             Kind::RateLimited | Kind::RampLimited => {
                 (Verdict::Busy { retry_after }, Verdict::Alive)
             }

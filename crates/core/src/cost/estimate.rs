@@ -12,13 +12,13 @@ use crate::RequestBody;
 /// Estimates the cost of a request before it is sent.
 ///
 /// A limiter corrects the estimate: the input by the running ratio of actual to estimated tokens,
-/// the output by the running mean of what answers used, both by [`Route`](crate::Route).
+/// the output by the running mean of what answers used, both by [`Workload`](crate::Workload).
 pub trait EstimateCost {
     /// The cost of this request.
     fn estimate(&self, request: &Request<RequestBody>) -> Cost;
 
     /// Who is to be told what the request of this estimate used; by default nobody.
-    fn learner(&self, cost: &Cost) -> Option<Arc<dyn Learn>> {
+    fn learner(&self, cost: &Cost) -> Option<Arc<dyn UsageListener>> {
         let _ = cost;
         None
     }
@@ -34,7 +34,7 @@ where
 }
 
 /// Learns what requests really used.
-pub trait Learn: Send + Sync {
+pub trait UsageListener: Send + Sync {
     /// The answer to the request of this estimate has begun: its input is known, its output perhaps not.
     /// Called at most once for each request, inside the layers, perhaps in a drop: be quick, and do not
     /// panic.
@@ -56,13 +56,13 @@ pub trait Learn: Send + Sync {
 }
 
 /// An estimate whose outcome somebody waits for. Dropping it says that there is none.
-pub struct Feedback {
-    learner: Arc<dyn Learn>,
+pub struct PendingEstimate {
+    learner: Arc<dyn UsageListener>,
     cost: Cost,
     given: bool,
 }
 
-impl Feedback {
+impl PendingEstimate {
     /// What `estimate` wants to be told of this cost, if anything.
     #[must_use]
     pub fn of(estimate: &(impl EstimateCost + ?Sized), cost: &Cost) -> Option<Self> {
@@ -93,7 +93,7 @@ impl Feedback {
     }
 }
 
-impl Drop for Feedback {
+impl Drop for PendingEstimate {
     fn drop(&mut self) {
         if !self.given {
             self.learner.forget(&self.cost);
@@ -101,9 +101,9 @@ impl Drop for Feedback {
     }
 }
 
-impl fmt::Debug for Feedback {
+impl fmt::Debug for PendingEstimate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Feedback")
+        f.debug_struct("PendingEstimate")
             .field("cost", &self.cost)
             .finish_non_exhaustive()
     }

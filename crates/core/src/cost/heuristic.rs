@@ -4,11 +4,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::Request;
 use tokio::time::Instant;
-use tower_claude_wire::{
-    ModelCatalog, Usage, estimate_tokens, mentions_cache_control, surplus_bytes,
-};
+use tower_claude_wire::{ModelCatalog, Usage, estimate_tokens};
 
-use super::{Cost, EstimateCost, Learn};
+use super::{Cost, EstimateCost, UsageListener};
 use crate::{CacheReads, PrefixMemory, Prefixes, RequestBody, scope::credential};
 
 /// The default estimate: text bytes by the tokenizer generation of the model, images and documents by the size of
@@ -52,10 +50,10 @@ impl HeuristicCost {
     fn cache_reads(&self, request: &Request<RequestBody>) -> Option<CacheReads> {
         let cache = self.cache.as_ref()?;
         let body = request.body();
-        let (bytes, model) = (body.bytes()?, body.model()?);
-        if !mentions_cache_control(bytes) {
+        if !body.peek()?.mentions_cache_control() {
             return None;
         }
+        let (bytes, model) = (body.bytes()?, body.model()?);
         let prefixes = Prefixes::of(bytes, model, credential(request.headers()))?;
         cache.memory().expect(&prefixes, Instant::now())
     }
@@ -81,7 +79,7 @@ impl EstimateCost for HeuristicCost {
             },
         };
         let bytes = (peek.system_bytes() + peek.tools_bytes() + peek.messages_bytes()) as u64;
-        let bytes = bytes.saturating_sub(body.bytes().map_or(0, |body| surplus_bytes(body)));
+        let bytes = bytes.saturating_sub(peek.non_text_bytes());
         let expected = peek
             .max_tokens()
             .map_or(self.expected_output, |max| max.min(self.expected_output));
@@ -95,9 +93,9 @@ impl EstimateCost for HeuristicCost {
         }
     }
 
-    fn learner(&self, cost: &Cost) -> Option<Arc<dyn Learn>> {
+    fn learner(&self, cost: &Cost) -> Option<Arc<dyn UsageListener>> {
         cost.estimate_id?;
-        let cache: Arc<dyn Learn> = self.cache.clone()?;
+        let cache: Arc<dyn UsageListener> = self.cache.clone()?;
         Some(cache)
     }
 }
@@ -108,7 +106,7 @@ impl Cache {
     }
 }
 
-impl Learn for Cache {
+impl UsageListener for Cache {
     fn learn(&self, cost: &Cost, usage: &Usage, _now: Instant) {
         let counts = [
             usage.cache_read_input_tokens,

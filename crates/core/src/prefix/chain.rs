@@ -7,7 +7,7 @@ use std::{
 };
 
 use foldhash::{SharedSeed, quality::SeedableRandomState};
-use tower_claude_wire::{Prompt, PromptPart, surplus_bytes};
+use tower_claude_wire::{Prompt, PromptPart, non_text_bytes};
 
 /// The key is the system's randomness: what a prompt holds cannot be guessed from its hash.
 static HASH_KEY: LazyLock<SeedableRandomState> = LazyLock::new(|| {
@@ -20,7 +20,7 @@ static HASH_KEY: LazyLock<SeedableRandomState> = LazyLock::new(|| {
 pub struct Prefix {
     /// A hash of all it holds; different in every process.
     pub hash: u64,
-    /// Bytes of its blocks as JSON, less [surplus](tower_claude_wire::surplus_bytes): a measure of its length.
+    /// Bytes of its blocks as JSON, less [surplus](tower_claude_wire::non_text_bytes): a measure of its length.
     pub bytes: u64,
     /// How long the cache is asked to keep it; `None` where there is no breakpoint.
     pub keep: Option<Duration>,
@@ -52,7 +52,7 @@ impl Prefixes {
             }
             block.hash_into(&mut hasher);
             hash = hasher.finish();
-            bytes += (block.role.len() + block.json.len()) as u64 - surplus_bytes(block.json);
+            bytes += (block.role.len() + block.json.len()) as u64 - non_text_bytes(block.json);
             prefixes.push(Prefix {
                 hash,
                 bytes,

@@ -355,7 +355,7 @@ fn local_is_never_retried() {
 /// Whatever the server says of it.
 #[test]
 fn an_answer_and_a_spent_budget_are_never_retried() {
-    for kind in [Kind::Success, Kind::Refusal, Kind::SpendLimit] {
+    for kind in [Kind::Success, Kind::ModelRefusal, Kind::SpendLimit] {
         let advice = Class::new(kind).with_should_retry(Some(true));
         assert!(!advice.is_retryable(), "{kind:?}");
     }
@@ -378,7 +378,7 @@ fn kinds_have_names_of_their_own() {
         Kind::Forbidden,
         Kind::NotFound,
         Kind::TooLarge,
-        Kind::Refusal,
+        Kind::ModelRefusal,
         Kind::Truncated,
     ];
     let names: std::collections::HashSet<_> = kinds.iter().map(|kind| kind.as_str()).collect();

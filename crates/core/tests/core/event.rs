@@ -6,8 +6,8 @@ use std::{
 };
 
 use tower_claude_core::{
-    Class, Crossing, Dimension, Kind, Reason, Scope,
-    event::{Event, Observers, emit},
+    Class, Dimension, Kind, LimitWarning, RejectReason, Scope,
+    event::{Event, EventSink, emit},
 };
 use tower_claude_wire::RateLimits;
 
@@ -23,19 +23,19 @@ fn every_event_reaches_the_observer_once() {
             scope: &scope,
             wait: second,
         },
-        Event::Refused {
+        Event::Rejected {
             layer,
             scope: None,
-            reason: Reason::QueueFull {
+            reason: RejectReason::QueueFull {
                 waiting: 1,
                 limit: 1,
             },
             class,
         },
-        Event::Refused {
+        Event::Rejected {
             layer,
             scope: Some(&scope),
-            reason: Reason::TimedOut {
+            reason: RejectReason::TimedOut {
                 after: Duration::MAX,
             },
             class: class.with_retry_after(Some(Duration::MAX)),
@@ -67,7 +67,7 @@ fn every_event_reaches_the_observer_once() {
         Event::Threshold {
             layer,
             scope: &scope,
-            crossing: Crossing::new(Dimension::InputTokens, 1, 10),
+            crossing: LimitWarning::new(Dimension::InputTokens, 1, 10),
         },
         Event::Retry {
             layer,
@@ -106,7 +106,7 @@ fn every_event_reaches_the_observer_once() {
     ];
     let seen = Arc::new(Mutex::new(Vec::new()));
     let log = seen.clone();
-    let observers = Observers::new(move |event: &Event<'_>| {
+    let observers = EventSink::new(move |event: &Event<'_>| {
         log.lock().expect("no panic").push(format!("{event:?}"));
     });
     let copy = observers.clone();
@@ -119,7 +119,7 @@ fn every_event_reaches_the_observer_once() {
 
 #[test]
 fn without_an_observer_nothing_happens() {
-    let observers = Observers::default();
+    let observers = EventSink::default();
     emit(
         &observers,
         &Event::Broken {
@@ -127,5 +127,5 @@ fn without_an_observer_nothing_happens() {
             class: Class::new(Kind::Truncated),
         },
     );
-    assert_eq!(format!("{observers:?}"), "Observers(false)");
+    assert_eq!(format!("{observers:?}"), "EventSink(false)");
 }

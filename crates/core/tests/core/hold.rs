@@ -4,7 +4,7 @@ use http::HeaderMap;
 use http_body::Body;
 use proptest::prelude::*;
 use tower_claude_core::{
-    Class, ClassifyResponse, ClaudeClassify, HOLD_LIMIT, Hold, Kind, Outcome, Verdict, Watch,
+    BodyTracker, Class, ClassifyResponse, ClaudeClassify, HOLD_LIMIT, Hold, Kind, Outcome, Verdict,
 };
 
 use tower_claude_wire::StreamState;
@@ -14,7 +14,7 @@ use crate::frames::{
 };
 
 fn hold(headers: &HeaderMap, body: Frames) -> (Verdict, Hold<Frames>) {
-    let mut hold = Hold::new(body, Watch::of(headers));
+    let mut hold = Hold::new(body, BodyTracker::of(headers));
     let verdict = run(std::future::poll_fn(|cx| {
         hold.poll_verdict(cx, |error| {
             ClassifyResponse::stream_error(&ClaudeClassify::default(), error)
@@ -100,7 +100,7 @@ fn foreign_streams_are_not_held() {
     assert_eq!(hold.outcome(), None);
     drop(hold.into_body(|body, watch| {
         assert!(body.pieces.len() > 7, "held on for too long");
-        assert!(watch.stream().is_some_and(StreamState::is_foreign));
+        assert!(watch.stream().is_some_and(StreamState::is_not_claude));
         body
     }));
 }
@@ -179,7 +179,7 @@ fn at_most_the_limit_is_held() {
 
 #[test]
 fn nothing_held_nothing_wrapped() {
-    let hold = Hold::new(frames([data("a")]).exact(), Watch::of(&json()));
+    let hold = Hold::new(frames([data("a")]).exact(), BodyTracker::of(&json()));
     let body = hold.into_body(|rest, _| rest);
     assert_eq!(format!("{body:?}"), "ResponseBody(inner)");
     assert_eq!(body.size_hint().exact(), Some(1));
@@ -211,7 +211,7 @@ fn more_bytes_are_a_sign_of_life() {
     let ping = "event: ping\ndata: {}\n\n";
     let mut hold = Hold::new(
         frames([data(ping), Piece::Wait, data(ping), Piece::Wait]),
-        Watch::of(&sse()),
+        BodyTracker::of(&sse()),
     );
     let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
     assert_eq!(hold.length(), 0);

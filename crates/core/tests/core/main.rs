@@ -1,15 +1,15 @@
 //! What the layers build on, checked piece by piece.
 
-mod buffered;
+mod buffer_request;
+mod call;
 mod classify;
-mod context;
 mod event;
 mod frames;
 mod hold;
 mod observed;
-mod original;
 mod prefix;
-mod refusal;
+mod rejection;
 mod request_body;
 mod response_body;
+mod saved_request;
 mod scope;

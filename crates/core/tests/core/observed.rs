@@ -7,7 +7,7 @@ use http::HeaderMap;
 use http_body::Body;
 use proptest::prelude::*;
 use tower_claude_core::{
-    Class, ClassifyResponse, ClaudeClassify, Kind, Observe, Observed, Outcome, Watch,
+    BodyTracker, Class, ClassifyResponse, ClaudeClassify, Kind, Observe, Observed, Outcome,
 };
 use tower_claude_wire::{ApiError, StreamState};
 
@@ -46,7 +46,10 @@ impl Log {
 
 fn observe(headers: &HeaderMap, body: Frames) -> (Observed<Frames, Log>, Log) {
     let log = Log::default();
-    (Observed::new(body, Watch::of(headers), log.clone()), log)
+    (
+        Observed::new(body, BodyTracker::of(headers), log.clone()),
+        log,
+    )
 }
 
 /// The outcome when the caller reads to the end and then drops the body.
@@ -209,7 +212,7 @@ fn a_dropped_body_is_gone_before_its_end_is_told() {
         }
     }
     let log = Log::default();
-    let watch = Watch::of(&sse());
+    let watch = BodyTracker::of(&sse());
     drop(Observed::new(Gone(log.clone()), watch, log.clone()));
     assert!(matches!(log.told(), Outcome::Dropped { .. }));
 }
@@ -302,7 +305,7 @@ fn compressed_bodies_are_not_looked_into() {
 
 #[test]
 fn a_watch_that_saw_the_end_tells_it_at_once() {
-    let mut watch = Watch::of(&sse());
+    let mut watch = BodyTracker::of(&sse());
     watch.feed(&Bytes::from(fixture("sse_ok.txt")));
     let log = Log::default();
     let observed = Observed::new(frames([]), watch, log.clone());
@@ -313,12 +316,12 @@ fn a_watch_that_saw_the_end_tells_it_at_once() {
 
 #[test]
 fn usage_is_kept_only_for_those_who_ask() {
-    let mut watch = Watch::of(&json()).without_usage();
+    let mut watch = BodyTracker::of(&json()).without_usage();
     assert!(watch.is_message());
     watch.feed(&Bytes::from(fixture("200_message.json")));
     assert!(watch.usage().is_empty());
     // A stream is read for its events anyway.
-    let mut watch = Watch::of(&sse()).without_usage();
+    let mut watch = BodyTracker::of(&sse()).without_usage();
     watch.feed(&Bytes::from(fixture("sse_ok.txt")));
     assert!(!watch.usage().is_empty());
 }

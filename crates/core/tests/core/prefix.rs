@@ -6,7 +6,7 @@ use http::Request;
 use proptest::prelude::*;
 use tokio::time::Instant;
 use tower_claude_core::{
-    Cost, EstimateCost, Feedback, HeuristicCost, Prefix, PrefixMemory, Prefixes, RequestBody,
+    Cost, EstimateCost, HeuristicCost, PendingEstimate, Prefix, PrefixMemory, Prefixes, RequestBody,
 };
 use tower_claude_wire::Usage;
 
@@ -351,7 +351,7 @@ fn tell(estimate: &HeuristicCost, cost: &Cost, read: u64, written: u64) {
     let mut usage = Usage::default();
     usage.cache_read_input_tokens = Some(read);
     usage.cache_creation_input_tokens = Some(written);
-    Feedback::of(estimate, cost)
+    PendingEstimate::of(estimate, cost)
         .expect("it wants to know")
         .give(&usage, Instant::now());
 }
@@ -414,7 +414,7 @@ async fn who_does_not_ask_for_caching_is_left_alone() {
     let plain = turn(1, "one").replace("cache_control", "x");
     let cost = estimate.estimate(&asked("a", RequestBody::from(plain)));
     assert_eq!((cost.cached_tokens, cost.estimate_id), (None, None));
-    assert!(Feedback::of(&estimate, &cost).is_none());
+    assert!(PendingEstimate::of(&estimate, &cost).is_none());
     let off = estimate.without_cache_reads();
     let cost = off.estimate(&asked("a", RequestBody::from(turn(1, "one"))));
     assert_eq!(cost.cached_tokens, None);
@@ -428,7 +428,7 @@ async fn what_is_dropped_is_forgotten() {
     let long = estimate.estimate(&asked("a", body()));
     for _ in 0..20_000 {
         let dropped = estimate.estimate(&asked("a", body()));
-        drop(Feedback::of(&estimate, &dropped));
+        drop(PendingEstimate::of(&estimate, &dropped));
     }
     // Had they been kept, the first would have had to go.
     tell(&estimate, &long, 0, 1_000);

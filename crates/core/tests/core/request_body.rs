@@ -1,4 +1,4 @@
-//! Buffered once, for free afterwards.
+//! BufferRequest once, for free afterwards.
 
 use bytes::Bytes;
 use http_body::Body;

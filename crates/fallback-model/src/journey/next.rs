@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::Request;
 use tokio::time::Instant;
-use tower_claude_core::{Class, RequestBody, event::Event};
+use tower_claude_core::{Call, Class, RequestBody, event::Event};
 
 use super::{Detour, Journey};
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
     chains::Target,
     outage::Leave,
     policy::{Choice, choose},
-    route::{Route, View},
+    route::{CallTargets, View},
 };
 
 impl Journey {
@@ -92,6 +92,9 @@ impl Journey {
         *request.version_mut() = original.version();
         *request.headers_mut() = rewritten.headers;
         *request.extensions_mut() = original.extensions().clone();
+        if let Some(context) = Call::of(original) {
+            context.attach(&mut request);
+        }
         Ok((request, rewritten.losses))
     }
 
@@ -106,7 +109,7 @@ impl Journey {
         if self.detour.is_some() {
             return;
         }
-        let route = Route::of(&self.config, self.chain, self.original.get());
+        let route = CallTargets::of(&self.config, self.chain, self.original.get());
         let asked = route.target(&self.config, 0).id.clone();
         self.detour = Some(Box::new(Detour {
             route,

@@ -41,7 +41,7 @@ impl Ending<'_> {
                     let breaker = &mut circuit.breaker;
                     return breaker.settle(self.now, permit, Verdict::Ignored, self.chance);
                 }
-                Admission::Refused { .. } => return None,
+                Admission::Rejected { .. } => return None,
             },
             None => return None,
         };

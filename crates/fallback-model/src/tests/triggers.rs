@@ -21,7 +21,7 @@ const ALL: &[Kind] = &[
     Kind::Forbidden,
     Kind::NotFound,
     Kind::TooLarge,
-    Kind::Refusal,
+    Kind::ModelRefusal,
     Kind::Truncated,
 ];
 
@@ -49,7 +49,7 @@ fn only_what_another_model_may_do_better() {
         ..Triggers::default()
     };
     assert_eq!(
-        declined.remedy(&Class::new(Kind::Refusal)),
+        declined.remedy(&Class::new(Kind::ModelRefusal)),
         Remedy::AnyOther
     );
 }

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response};
 use http_body_util::Full;
 use tower::{Layer, Service, ServiceExt};
-use tower_claude_core::{Deadline, Dimension, Kind, Reason, Refusal, RequestBody};
+use tower_claude_core::{Deadline, Dimension, Kind, RejectReason, Rejection, RequestBody};
 use tower_claude_fallback_model::FallbackModelLayer;
 
 use crate::api::*;
@@ -31,7 +31,7 @@ async fn asked(reply: Reply) -> (u16, Vec<String>) {
 #[tokio::test(start_paused = true)]
 async fn for_what_another_model_may_do_better() {
     let refused = |reason| {
-        let class = Refusal::new("inside", reason).class();
+        let class = Rejection::new("inside", reason).class();
         Reply::error(529, "overloaded_error").extension(class)
     };
     let second = SECOND;
@@ -46,14 +46,14 @@ async fn for_what_another_model_may_do_better() {
         Reply::stream([data(START), Piece::Broken]),
         Reply::json(200, r#"{"type":"mess"#),
         Reply::overloaded().header("x-should-retry", "false"),
-        refused(Reason::CircuitOpen {
+        refused(RejectReason::CircuitOpen {
             because: Kind::Overloaded,
         }),
-        refused(Reason::WaitTooLong {
+        refused(RejectReason::WaitTooLong {
             estimated: second,
             max_wait: second,
         }),
-        refused(Reason::DeadlineWouldPass {
+        refused(RejectReason::DeadlineWouldPass {
             estimated: second,
             remaining: second,
         }),
@@ -98,9 +98,9 @@ async fn a_client_that_cannot_become_ready_is_asked_once_for_each_model() {
 
 #[tokio::test(start_paused = true)]
 async fn not_for_what_would_fail_there_too() {
-    let oversized = Refusal::new(
+    let oversized = Rejection::new(
         "limiter",
-        Reason::Oversized {
+        RejectReason::Oversized {
             dimension: Dimension::InputTokens,
             cost: 2,
             limit: 1,
@@ -237,7 +237,7 @@ async fn declined_answers_only_when_asked_to() {
         let api = opus(reply);
         let answer = through(&layer().0.with_refusals(true), &api).await;
         assert_eq!((answer.status, answer.by()), (200, SONNET));
-        assert_eq!(answer.served().unwrap().why.kind, Kind::Refusal);
+        assert_eq!(answer.served().unwrap().why.kind, Kind::ModelRefusal);
     }
     // When all decline, the answer goes up.
     let [reply, _] = declined();

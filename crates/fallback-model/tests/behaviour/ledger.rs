@@ -3,7 +3,7 @@
 use std::{num::NonZeroU32, sync::Arc};
 
 use tower::{Layer, ServiceBuilder};
-use tower_claude_core::CallContext;
+use tower_claude_core::Call;
 use tower_claude_retry::{Backoff, Jitter, RetryLayer};
 
 use crate::api::*;
@@ -55,7 +55,7 @@ async fn every_attempt_is_counted_once() {
     let api = both(Reply::overloaded(), Reply::overloaded());
     send(layer().0.layer(api.clone()), request()).await.unwrap();
     let seen = api.seen();
-    let context = seen[2].extensions.get::<Arc<CallContext>>().unwrap();
+    let context = seen[2].extensions.get::<Arc<Call>>().unwrap();
     assert_eq!(context.attempts(), 3);
     assert_eq!(seen.len(), 3);
 }

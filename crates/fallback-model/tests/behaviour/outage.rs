@@ -7,7 +7,7 @@ use std::sync::{
 
 use tokio::time::sleep;
 use tower::Layer;
-use tower_claude_core::{CallContext, Kind, breaker::BreakerConfig};
+use tower_claude_core::{Call, Kind, breaker::BreakerConfig};
 use tower_claude_fallback_model::FallbackModelLayer;
 
 use crate::api::*;
@@ -142,7 +142,7 @@ async fn a_probe_is_sent_once_only_where_another_may_take_over() {
         assert_eq!(answer.unwrap().by(), "");
         assert_eq!(api.models(), [SONNET, OPUS]);
         let seen = &api.seen()[1];
-        let context = seen.extensions.get::<Arc<CallContext>>().unwrap();
+        let context = seen.extensions.get::<Arc<Call>>().unwrap();
         assert_eq!(context.is_probe(), is_probe, "{chain:?}");
     }
 }

@@ -1,7 +1,7 @@
 //! What is said about it.
 
 use tower::Layer;
-use tower_claude_core::{CallContext, Class, Kind};
+use tower_claude_core::{Call, Class, Kind};
 use tower_claude_fallback_model::{
     FALLBACK_LOSSES, FALLBACK_REASON, FallbackModelLayer, LAST_MESSAGE, SERVED_MODEL, ServedBy,
 };
@@ -145,7 +145,7 @@ async fn nothing_is_said_when_nothing_happened() {
     assert!(
         api.seen()[0]
             .extensions
-            .get::<std::sync::Arc<CallContext>>()
+            .get::<std::sync::Arc<Call>>()
             .is_some()
     );
     // Nor when every model fails: what goes up is an error, which nobody served.

@@ -11,7 +11,7 @@ use http::{HeaderValue, Request, Response, Version};
 use http_body_util::BodyExt;
 use tokio::time::Instant;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
-use tower_claude_core::{Buffered, CallContext, RequestBody, Tenant};
+use tower_claude_core::{BufferRequest, Call, RequestBody, Tenant};
 use tower_claude_fallback_model::FallbackModelLayer;
 use tower_claude_retry::{Backoff, Jitter, RetryLayer, Timeouts};
 
@@ -107,7 +107,7 @@ async fn each_model_counts_anew() {
     let seen = counts.clone();
     let api = opus(Reply::overloaded());
     let counting = tower::service_fn(move |request: Request<RequestBody>| {
-        let context = request.extensions().get::<Arc<CallContext>>().unwrap();
+        let context = Call::of(&request).unwrap();
         seen.lock().unwrap().push(context.counted_input());
         context.set_counted_input(Some(200_001));
         api.clone().oneshot(request)
@@ -128,7 +128,7 @@ async fn each_attempt_is_marked() {
         .layer(retry())
         .service(api.clone());
     assert_eq!(send(stack, sent_before()).await.unwrap().status, 200);
-    let context = |seen: &Seen| seen.extensions.get::<Arc<CallContext>>().cloned();
+    let context = |seen: &Seen| seen.extensions.get::<Arc<Call>>().cloned();
     let seen = api.seen();
     let first = context(&seen[0]).expect("a context");
     for (seen, count) in seen.iter().zip(["3", "4", "5"]) {
@@ -247,7 +247,7 @@ async fn nothing_happens_before_the_first_poll() {
             Bytes,
         >::default())))
     });
-    let stack = Buffered::new(FallbackModelLayer::new([SONNET]).layer(retry().layer(api)));
+    let stack = BufferRequest::new(FallbackModelLayer::new([SONNET]).layer(retry().layer(api)));
     drop(stack.clone().call(request()));
     assert_eq!(*asked.lock().unwrap(), 0);
     stack.oneshot(request()).await.expect("an answer");

@@ -181,7 +181,7 @@ impl Events {
         move |event: &Event<'_>| {
             let line = match event {
                 Event::Admitted { layer, .. } => format!("{layer} admitted"),
-                Event::Refused { layer, class, .. } => {
+                Event::Rejected { layer, class, .. } => {
                     format!("{layer} refused {}", class.kind.as_str())
                 }
                 Event::Paused { layer, .. } => format!("{layer} paused"),

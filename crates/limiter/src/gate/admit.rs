@@ -5,7 +5,7 @@ use std::{pin::Pin, sync::Arc};
 use http::Request;
 use tokio::time::Instant;
 use tower_claude_core::{
-    CallContext, Cost, EstimateCost, Feedback, Refusal, RequestBody, Scope,
+    Call, Cost, EstimateCost, PendingEstimate, Rejection, RequestBody, Scope, ScopeRef, Workload,
     event::{Event, emit},
 };
 
@@ -17,7 +17,7 @@ pub(super) enum Arrival {
     /// The same limiter has admitted it further out.
     Joined(Admission),
     /// To ask, and who wants to know what came of it.
-    Asks(Ask, Option<Box<Feedback>>),
+    Asks(Ask, Option<Box<PendingEstimate>>),
 }
 
 impl<L: Limiter, E: EstimateCost, C> Gate<L, E, C> {
@@ -26,33 +26,98 @@ impl<L: Limiter, E: EstimateCost, C> Gate<L, E, C> {
     pub(super) fn arrive(
         &self,
         request: &mut Request<RequestBody>,
-        context: &Arc<CallContext>,
+        context: &Arc<Call>,
         scope: &mut Option<Box<Scope>>,
     ) -> Arrival {
-        let mut own = None;
-        if let Some(handle) = context.reservation_of(self.limiter.id()) {
-            if !self.reads_headers || handle.scope().is_none() {
-                own = Some(self.scope(request));
-            }
-            if self.reads_headers || handle.scope() == own.as_ref() {
-                if handle.scope().is_none() {
-                    *scope = own.map(Box::new);
-                }
-                return Arrival::Joined(Admission::Joined(handle));
-            }
+        if let Some(joined) = self.join(request, context, scope) {
+            return Arrival::Joined(joined);
         }
-        let own = own.unwrap_or_else(|| self.scope(request));
-        let (cost, feedback) = self.reckon(request, context);
-        let mut ask = Ask::new(own, cost)
-            .with_context(context)
-            .with_max_wait(Some(self.max_wait));
+        let mut feedback = None;
+        let cost = self.cost(request, context, &mut feedback);
+        let ask = self.ask(request, context, cost);
+        if Call::of(request).is_none() {
+            context.attach(request);
+        }
+        Arrival::Asks(ask, feedback)
+    }
+
+    /// Whether the same limiter has admitted the request further out.
+    pub(super) fn join(
+        &self,
+        request: &Request<RequestBody>,
+        context: &Call,
+        scope: &mut Option<Box<Scope>>,
+    ) -> Option<Admission> {
+        if !context.is_reserved() {
+            return None;
+        }
+        let handle = context.reservation_of(self.limiter.id())?;
+        let mut own = None;
+        if !self.reads_headers || handle.scope().is_none() {
+            own = Some(self.scope(request));
+        }
+        if !self.reads_headers && handle.scope() != own.as_ref() {
+            return None;
+        }
+        if handle.scope().is_none() {
+            *scope = own.map(Box::new);
+        }
+        Some(Admission::Joined(handle))
+    }
+
+    /// What the request will take.
+    #[inline]
+    pub(super) fn cost(
+        &self,
+        request: &Request<RequestBody>,
+        context: &Call,
+        feedback: &mut Option<Box<PendingEstimate>>,
+    ) -> Cost {
+        let estimate = self.estimate.estimate(request);
+        *feedback = PendingEstimate::of(&self.estimate, &estimate).map(Box::new);
+        let mut cost = counted(estimate, context);
+        if cost.workload == Workload::NONE {
+            cost.workload = context.workload();
+        }
+        if let Some(names) = &self.names {
+            names.workload(request, &mut cost);
+        }
+        cost
+    }
+
+    /// What is asked of the limiter.
+    pub(super) fn ask(&self, request: &Request<RequestBody>, context: &Call, cost: Cost) -> Ask {
+        let mut ask = Ask {
+            scope: self.scope_in(request, context),
+            first_arrival: Some(context.first_arrival()),
+            deadline: context.deadline(),
+            max_wait: Some(self.max_wait),
+            priority: context.priority(),
+            tenant: context.tenant().cloned(),
+            cost,
+        };
         if let Some(names) = &self.names {
             names.apply(request, &mut ask);
         }
-        if request.extensions().get::<Arc<CallContext>>().is_none() {
-            request.extensions_mut().insert(context.clone());
+        ask
+    }
+
+    /// Asks for a request that nothing keeps.
+    #[inline]
+    pub(super) fn try_acquire(
+        &self,
+        request: &Request<RequestBody>,
+        context: &Call,
+        cost: &Cost,
+        now: Instant,
+    ) -> Option<Reservation> {
+        let deadline = context.deadline();
+        if let Some(scope_of) = &self.scope_of {
+            let scope = scope_of(request);
+            return self.limiter.try_acquire(&scope, cost, deadline, now);
         }
-        Arrival::Asks(ask, feedback)
+        let scope = ScopeRef::of_call(request, context)?;
+        self.limiter.try_acquire(&scope, cost, deadline, now)
     }
 }
 
@@ -61,10 +126,10 @@ impl<L: Limiter, E: EstimateCost, C> Gate<L, E, C> {
     fn reckon(
         &self,
         request: &Request<RequestBody>,
-        context: &CallContext,
-    ) -> (Cost, Option<Box<Feedback>>) {
+        context: &Call,
+    ) -> (Cost, Option<Box<PendingEstimate>>) {
         let cost = self.estimate.estimate(request);
-        let feedback = Feedback::of(&self.estimate, &cost).map(Box::new);
+        let feedback = PendingEstimate::of(&self.estimate, &cost).map(Box::new);
         (counted(cost, context), feedback)
     }
 
@@ -73,9 +138,9 @@ impl<L: Limiter, E: EstimateCost, C> Gate<L, E, C> {
     pub(super) fn revise(
         &self,
         request: &Request<RequestBody>,
-        context: &CallContext,
+        context: &Call,
         acquire: Pin<&mut L::Acquire>,
-        feedback: &mut Option<Box<Feedback>>,
+        feedback: &mut Option<Box<PendingEstimate>>,
     ) {
         let Some(held) = feedback else { return };
         let before = *held.cost();
@@ -96,7 +161,7 @@ impl<L: Limiter, E: EstimateCost, C> Gate<L, E, C> {
 }
 
 /// The cost with the input that a layer further out had counted.
-fn counted(cost: Cost, context: &CallContext) -> Cost {
+fn counted(cost: Cost, context: &Call) -> Cost {
     match context.counted_input() {
         Some(tokens) => cost.with_counted_input(tokens),
         None => cost,
@@ -108,10 +173,18 @@ impl<L, E, C> Gate<L, E, C> {
     pub(super) fn admitted(
         &self,
         mut reservation: Reservation,
-        context: Arc<CallContext>,
+        context: Arc<Call>,
         scope: &Option<Box<Scope>>,
     ) -> Admission {
         reservation.leave_in(context);
+        self.admitted_alone(reservation, scope)
+    }
+
+    pub(super) fn admitted_alone(
+        &self,
+        reservation: Reservation,
+        scope: &Option<Box<Scope>>,
+    ) -> Admission {
         let wait = reservation.waited();
         let admission = Admission::Own(reservation);
         emit(
@@ -125,11 +198,11 @@ impl<L, E, C> Gate<L, E, C> {
         admission
     }
 
-    pub(super) fn refuse(&self, scope: &Scope, refusal: Refusal) -> Refusal {
+    pub(super) fn refuse(&self, scope: &Scope, refusal: Rejection) -> Rejection {
         let refusal = refusal.in_name_of(self.layer);
         emit(
             &self.observers,
-            &Event::Refused {
+            &Event::Rejected {
                 layer: self.layer,
                 scope: Some(scope),
                 reason: refusal.reason,

@@ -1,11 +1,12 @@
 //! What a gate makes of an answer.
 
 use bytes::Bytes;
-use http::Response;
+use http::{Extensions, HeaderMap, Response};
 use http_body::Body;
 use tokio::time::Instant;
 use tower_claude_core::{
-    Class, ClassifyResponse, ErrorBody, Feedback, Observed, Paced, Scope, Watch,
+    BodyTracker, Class, ClassifyResponse, ErrorBody, Observed, PausedByLimiter, PendingEstimate,
+    Scope,
 };
 
 use super::{Gate, GateBody, Settle, head::Admission};
@@ -32,21 +33,21 @@ impl<L, E, C: Clone> Gate<L, E, C> {
         response: &Response<B>,
         class: Class,
         admission: Admission,
-        feedback: Option<Box<Feedback>>,
-    ) -> (Watch, Option<Settle<C>>)
+        feedback: Option<Box<PendingEstimate>>,
+    ) -> (BodyTracker, Option<Settle<C>>)
     where
         C: ClassifyResponse,
     {
         match admission {
             Admission::Own(reservation) if class.is_success() => {
-                let watch = Watch::of(response.headers());
+                let watch = BodyTracker::of(response.headers());
                 let settle = Settle::new(reservation, feedback, self.classify.clone());
                 let settle = Observed::still(response.body(), &watch, settle);
                 (watch, settle)
             }
             admission => {
                 admission.settle(&class);
-                (Watch::opaque(), None)
+                (BodyTracker::opaque(), None)
             }
         }
     }
@@ -61,7 +62,7 @@ impl<L, E, C: Clone> Gate<L, E, C> {
         C: ClassifyResponse,
     {
         let Failure {
-            mut response,
+            response,
             admission,
             at,
         } = failure;
@@ -70,16 +71,28 @@ impl<L, E, C: Clone> Gate<L, E, C> {
             response.headers(),
             &response.body().bytes(),
         );
-        self.on_head(&mut response, class, scope, &admission, at);
+        let (mut head, body) = response.into_parts();
+        self.on_head(
+            &head.headers,
+            &mut head.extensions,
+            class,
+            scope,
+            &admission,
+            at,
+        );
+        let mut response = Response::from_parts(head, body);
         admission.settle(&class);
         response.extensions_mut().insert(class);
         response.map(|body| body.into_body(Observed::off))
     }
+}
 
+impl<L, E, C> Gate<L, E, C> {
     /// Learns from the head, and leaves word of a pause.
-    pub(super) fn on_head<B>(
+    pub(super) fn on_head(
         &self,
-        response: &mut Response<B>,
+        headers: &HeaderMap,
+        extensions: &mut Extensions,
         class: Class,
         scope: &Option<Box<Scope>>,
         admission: &Admission,
@@ -90,12 +103,12 @@ impl<L, E, C: Clone> Gate<L, E, C> {
         }
         let scope = admission.scope(scope);
         // The pause comes first: to learn of a 429 gives its share back, and nobody may be let out on it.
-        if class.is_rate_limit() && response.extensions().get::<Paced>().is_none() {
+        if class.is_rate_limit() && extensions.get::<PausedByLimiter>().is_none() {
             let pause = self.pause(class, scope, admission, at);
-            response.extensions_mut().insert(Paced { pause });
+            extensions.insert(PausedByLimiter { pause });
         }
         if self.reads_headers {
-            self.learn(response.headers(), class, scope, admission, at);
+            self.learn(headers, class, scope, admission, at);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 use tower_claude_core::{
-    Class, ClassifyResponse, Feedback, Observe, Observed, Outcome, ResponseBody,
+    Class, ClassifyResponse, Observe, Observed, Outcome, PendingEstimate, ResponseBody,
 };
 use tower_claude_wire::{ApiError, StreamState};
 
@@ -13,17 +13,17 @@ pub type GateBody<B, C> = ResponseBody<Observed<B, Settle<C>>>;
 
 /// Bytes of `content_block_delta` data per output token, for streams that have not told their
 /// usage yet: some 150 bytes carry a few tokens. Only a large overrun must show.
-const DELTA_BYTES_PER_TOKEN: u64 = 40;
+pub(super) const DELTA_BYTES_PER_TOKEN: u64 = 40;
 
 /// Output tokens before the first report, and a quarter more before each next: short answers never
 /// take the lock for it.
-const FIRST_REPORT: u32 = 256;
+pub(super) const FIRST_REPORT: u32 = 256;
 
 /// Keeps a reservation true while the response goes by, and settles it at its end.
 #[derive(Debug)]
 pub struct Settle<C> {
     reservation: Reservation,
-    feedback: Option<Box<Feedback>>,
+    feedback: Option<Box<PendingEstimate>>,
     classify: C,
     input_known: bool,
     next_report: u32,
@@ -32,7 +32,7 @@ pub struct Settle<C> {
 impl<C> Settle<C> {
     pub(super) const fn new(
         reservation: Reservation,
-        feedback: Option<Box<Feedback>>,
+        feedback: Option<Box<PendingEstimate>>,
         classify: C,
     ) -> Self {
         Self {

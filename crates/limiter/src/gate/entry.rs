@@ -7,7 +7,7 @@ use std::{
 };
 
 use http::Request;
-use tower_claude_core::{CallContext, EstimateCost, Feedback, Refusal, RequestBody, Scope};
+use tower_claude_core::{Call, EstimateCost, PendingEstimate, Rejection, RequestBody, Scope};
 use tower_service::Service;
 
 use super::{Gate, admit::Arrival, head::Admission};
@@ -15,7 +15,7 @@ use crate::Limiter;
 
 /// What is known of a request that is not on its way yet.
 pub(super) struct Entry<A> {
-    pub(super) context: Option<Arc<CallContext>>,
+    pub(super) context: Option<Arc<Call>>,
     /// While it waits for the limiter.
     acquire: Option<A>,
     pub(super) passage: Passage,
@@ -27,20 +27,20 @@ pub(super) struct Passage {
     /// Kept only where the ledger of the reservation does not tell.
     pub(super) scope: Option<Box<Scope>>,
     /// Of the few whose estimate somebody learns from.
-    pub(super) feedback: Option<Box<Feedback>>,
+    pub(super) feedback: Option<Box<PendingEstimate>>,
     pub(super) admission: Option<Admission>,
 }
 
 /// Why a request is not sent.
 pub(super) enum Unsent<E> {
     /// The limiter refused it.
-    Refused(Box<Refusal>),
+    Rejected(Box<Rejection>),
     /// The inner service cannot become ready.
     Unready(E),
 }
 
 impl<A> Entry<A> {
-    pub(super) fn new(context: Arc<CallContext>) -> Self {
+    pub(super) fn new(context: Arc<Call>) -> Self {
         Self {
             context: Some(context),
             acquire: None,
@@ -65,7 +65,7 @@ impl<L: Limiter, E: EstimateCost, C> Gate<L, E, C> {
             && let Err(refusal) = ready!(self.poll_admission(entry, request, cx))
         {
             let refusal = self.refuse(&self.scope(request), refusal);
-            return Poll::Ready(Err(Unsent::Refused(Box::new(refusal))));
+            return Poll::Ready(Err(Unsent::Rejected(Box::new(refusal))));
         }
         if let Err(error) = ready!(service.poll_ready(cx)) {
             // Dropped unsent, the reservation gives everything back.
@@ -83,7 +83,7 @@ impl<L: Limiter, E: EstimateCost, C> Gate<L, E, C> {
         entry: &mut Entry<L::Acquire>,
         request: &mut Request<RequestBody>,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<(), Refusal>> {
+    ) -> Poll<Result<(), Rejection>> {
         let context = entry.context.as_ref().expect("polled after completion");
         let passage = &mut entry.passage;
         let asked = if let Some(acquire) = &mut entry.acquire {

@@ -138,12 +138,12 @@ where
                     let why = why.take().expect("polled after completion");
                     state.set(State::Done);
                     return Poll::Ready(match why {
-                        Unsent::Refused(refusal) => Ok(refusal.into_response()),
+                        Unsent::Rejected(refusal) => Ok(refusal.into_response()),
                         Unsent::Unready(error) => Err(error),
                     });
                 }
                 StateProjection::Call { future } => {
-                    let mut response = match ready!(future.poll(cx)) {
+                    let response = match ready!(future.poll(cx)) {
                         Ok(response) => response,
                         Err(error) => {
                             let admission = passage.admission.take();
@@ -160,7 +160,16 @@ where
                     match gate.class_of(&response) {
                         Some(class) => {
                             state.set(State::Done);
-                            gate.on_head(&mut response, class, &passage.scope, &admission, at);
+                            let (mut head, body) = response.into_parts();
+                            gate.on_head(
+                                &head.headers,
+                                &mut head.extensions,
+                                class,
+                                &passage.scope,
+                                &admission,
+                                at,
+                            );
+                            let response = Response::from_parts(head, body);
                             let (watch, settle) =
                                 gate.watch(&response, class, admission, passage.feedback.take());
                             return Poll::Ready(Ok(response.map(|body| {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::HeaderMap;
 use tokio::time::Instant;
 use tower_claude_core::{
-    Class, Crossing, Kind, Observation, ReservationHandle, Scope,
+    Class, Kind, LimitWarning, Observation, ReservationHandle, Scope,
     event::{Event, emit, is_debug_heard},
 };
 use tower_claude_wire::{self as wire, RateLimits};
@@ -35,7 +35,14 @@ impl Admission {
             .expect("kept where the ledger does not tell")
     }
 
-    fn observe(&self, seen: &Observation<'_>) -> Option<Crossing> {
+    fn is_calm(&self, at: Instant) -> bool {
+        match self {
+            Self::Own(reservation) => reservation.is_calm(at),
+            Self::Joined(handle) => handle.is_calm(at),
+        }
+    }
+
+    fn observe(&self, seen: &Observation<'_>) -> Option<LimitWarning> {
         match self {
             Self::Own(reservation) => reservation.observe(seen),
             Self::Joined(handle) => handle.observe(seen),
@@ -107,6 +114,9 @@ impl<L, E, C> Gate<L, E, C> {
         at: Option<Instant>,
     ) {
         let at = at.unwrap_or_else(Instant::now);
+        if class.is_success() && admission.is_calm(at) && !is_debug_heard(&self.observers) {
+            return;
+        }
         let limits = RateLimits::from_headers(headers);
         let seen = Observation::new(&limits, wire::date(headers), class, at)
             .with_warn_percent(self.warn_percent);

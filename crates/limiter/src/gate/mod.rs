@@ -9,6 +9,7 @@ mod future;
 mod head;
 mod names;
 mod service;
+mod stage;
 
 use std::{
     collections::HashSet,
@@ -19,13 +20,15 @@ use std::{
 
 use http::Request;
 use tower_claude_core::{
-    ClaudeClassify, HeuristicCost, RequestBody, Scope,
-    event::{Observer, Observers},
+    Call, ClaudeClassify, HeuristicCost, RequestBody, Scope,
+    event::{EventSink, Observer},
 };
 
 pub use body::{GateBody, Settle};
 pub use future::GateFuture;
 pub use service::Gated;
+#[doc(hidden)]
+pub use stage::{Held as GateHeld, LimitPolicy};
 
 type ScopeOf = dyn Fn(&Request<RequestBody>) -> Scope + Send + Sync;
 
@@ -41,7 +44,7 @@ pub struct Gate<L, E = HeuristicCost, C = ClaudeClassify> {
     pub(crate) classify: C,
     pub(crate) max_wait: Duration,
     pub(crate) scope_of: Option<Arc<ScopeOf>>,
-    pub(crate) observers: Observers,
+    pub(crate) observers: EventSink,
     pub(crate) warn_percent: u8,
     pub(crate) reads_headers: bool,
     pub(crate) own_classifier: bool,
@@ -63,7 +66,7 @@ impl<L> Gate<L> {
             classify: ClaudeClassify::default(),
             max_wait: Self::DEFAULT_MAX_WAIT,
             scope_of: None,
-            observers: Observers::default(),
+            observers: EventSink::default(),
             warn_percent: 80,
             reads_headers: false,
             own_classifier: false,
@@ -140,7 +143,7 @@ impl<L, E, C> Gate<L, E, C> {
     /// Tells this observer every decision.
     #[must_use]
     pub fn with_observer(mut self, observer: impl Observer + 'static) -> Self {
-        self.observers = Observers::new(observer);
+        self.observers = EventSink::new(observer);
         self
     }
 
@@ -154,6 +157,13 @@ impl<L, E, C> Gate<L, E, C> {
     /// The limiter.
     pub const fn limiter(&self) -> &L {
         &self.limiter
+    }
+
+    pub(crate) fn scope_in(&self, request: &Request<RequestBody>, context: &Call) -> Scope {
+        match &self.scope_of {
+            Some(scope_of) => scope_of(request),
+            None => Scope::of_call(request, context),
+        }
     }
 
     pub(crate) fn scope(&self, request: &Request<RequestBody>) -> Scope {

@@ -1,22 +1,22 @@
-//! Priority, tenant and route from request headers, and where a request waits.
+//! Priority, tenant and workload from request headers, and where a request waits.
 
 use std::sync::Arc;
 
 use http::{HeaderName, Request};
 use tower_claude_core::{
-    Priority, Route, Scope, Tenant,
+    Cost, Priority, Scope, Tenant, Workload,
     event::{Event, emit},
 };
 
 use super::Gate;
 use crate::{Ask, Limiter};
 
-/// Headers that name a request's priority, tenant and route.
+/// Headers that name a request's priority, tenant and workload.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Names {
     priority: Option<HeaderName>,
     tenant: Option<HeaderName>,
-    route: Option<HeaderName>,
+    workload: Option<HeaderName>,
 }
 
 impl Names {
@@ -40,12 +40,16 @@ impl Names {
         {
             ask.tenant = Some(Tenant(Arc::from(tenant)));
         }
-        if let Some(name) = &self.route
-            && ask.cost.route == Route::NONE
+    }
+
+    /// Fills in the workload, where nothing else says it.
+    pub(super) fn workload<B>(&self, request: &Request<B>, cost: &mut Cost) {
+        if let Some(name) = &self.workload
+            && cost.workload == Workload::NONE
             && let Some(value) = request.headers().get(name)
-            && let Ok(route) = std::str::from_utf8(value.as_bytes())
+            && let Ok(workload) = std::str::from_utf8(value.as_bytes())
         {
-            ask.cost.route = Route::named(route);
+            cost.workload = Workload::named(workload);
         }
     }
 }
@@ -82,11 +86,11 @@ impl<L, E, C> Gate<L, E, C> {
         self
     }
 
-    /// Takes the route of a request from this header; a [`Route`] in the request's extensions wins. The
+    /// Takes the workload of a request from this header; a [`Workload`] in the request's extensions wins. The
     /// header is passed on.
     #[must_use]
-    pub fn with_route_header(mut self, name: HeaderName) -> Self {
-        Arc::make_mut(self.names.get_or_insert_default()).route = Some(name);
+    pub fn with_workload_header(mut self, name: HeaderName) -> Self {
+        Arc::make_mut(self.names.get_or_insert_default()).workload = Some(name);
         self
     }
 

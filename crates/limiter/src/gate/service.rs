@@ -6,10 +6,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Extensions, Request, Response};
+use http::{Request, Response};
 use http_body::Body;
 use tokio::time::Instant;
-use tower_claude_core::{CallContext, Classify, EstimateCost, RequestBody, take_polled};
+use tower_claude_core::{Call, Classify, EstimateCost, RequestBody, take_ready};
 use tower_service::Service;
 
 use super::{Gate, GateBody, GateFuture, entry::Entry};
@@ -63,9 +63,9 @@ where
     }
 
     fn call(&mut self, mut request: Request<RequestBody>) -> Self::Future {
-        let mut entry = Entry::new(context_of(request.extensions()));
+        let mut entry = Entry::new(context_of(&request));
         let gate = self.gate.clone();
-        // No waker is needed: the future is polled as soon as it is returned (see `Buffered`), and asks again then.
+        // No waker is needed: the future is polled as soon as it is returned (see `BufferRequest`), and asks again then.
         let cx = &mut Context::from_waker(Waker::noop());
         match gate.enter(&mut entry, &mut self.inner, &mut request, cx) {
             Poll::Ready(Ok(())) => {
@@ -77,7 +77,7 @@ where
                 GateFuture::unsent(gate, why)
             }
             Poll::Pending => {
-                let service = take_polled(&mut self.inner);
+                let service = take_ready(&mut self.inner);
                 GateFuture::waiting(gate, service, request, entry)
             }
         }
@@ -85,9 +85,9 @@ where
 }
 
 /// The context that came with the request, or a new one.
-fn context_of(extensions: &Extensions) -> Arc<CallContext> {
-    match extensions.get::<Arc<CallContext>>() {
+fn context_of(request: &Request<RequestBody>) -> Arc<Call> {
+    match Call::of(request) {
         Some(context) => context.clone(),
-        None => Arc::new(CallContext::new(extensions, Instant::now())),
+        None => Arc::new(Call::new(request.extensions(), Instant::now())),
     }
 }

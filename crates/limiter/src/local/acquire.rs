@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use tower_claude_core::{Cost, Reason, Refusal};
+use tower_claude_core::{Cost, RejectReason, Rejection};
 
 use super::{
     Shared,
@@ -69,12 +69,12 @@ impl LocalAcquire {
         }
     }
 
-    /// Replaces the cost of the request, its route aside, as long as it is not admitted. To be polled
+    /// Replaces the cost of the request, its workload aside, as long as it is not admitted. To be polled
     /// afterwards.
     pub fn revise(&mut self, cost: Cost) {
         match &mut self.step {
             Step::Ask { ask, .. } => {
-                ask.cost = cost.with_route(ask.cost.route);
+                ask.cost = cost.with_workload(ask.cost.workload);
             }
             Step::Wait(queued) => queued.desk.revise(queued.ticket, cost),
             Step::Done => {}
@@ -95,7 +95,7 @@ impl LocalAcquire {
 }
 
 impl Future for LocalAcquire {
-    type Output = Result<Reservation, Refusal>;
+    type Output = Result<Reservation, Rejection>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
@@ -146,7 +146,7 @@ impl Queued {
         }
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Reservation, Refusal>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Reservation, Rejection>> {
         loop {
             let now = self.desk.nanos(sync::now());
             match self.desk.look(now, self.ticket, self.expiry, cx) {
@@ -177,20 +177,20 @@ impl Queued {
         }
     }
 
-    fn refusal(&self, now: u64, next: Option<u64>) -> Refusal {
+    fn refusal(&self, now: u64, next: Option<u64>) -> Rejection {
         let estimated = Duration::from_nanos(now.saturating_sub(self.since));
         let reason = match self.max_wait {
-            Some(max_wait) if !self.by_deadline => Reason::WaitTooLong {
+            Some(max_wait) if !self.by_deadline => RejectReason::WaitTooLong {
                 estimated,
                 max_wait,
             },
-            _ => Reason::DeadlineWouldPass {
+            _ => RejectReason::DeadlineWouldPass {
                 estimated,
                 remaining: Duration::ZERO,
             },
         };
         let wait = next.map(|at| Duration::from_nanos(at.saturating_sub(now)));
-        Refusal::new(NAME, reason).with_retry_after(wait)
+        Rejection::new(NAME, reason).with_retry_after(wait)
     }
 }
 

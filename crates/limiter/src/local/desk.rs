@@ -3,14 +3,17 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::PoisonError,
+    sync::{
+        PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Waker},
     time::{Duration, SystemTime},
 };
 
 use foldhash::fast::RandomState;
 use tokio::time::Instant;
-use tower_claude_core::{Cost, Crossing, Ledger, LimiterId, Observation, Refusal, Scope};
+use tower_claude_core::{Cost, Ledger, LimitWarning, LimiterId, Observation, Rejection, Scope};
 
 use super::wakes::Wakes;
 use crate::{
@@ -24,6 +27,8 @@ pub(super) struct Desk {
     limiter: LimiterId,
     scope: Scope,
     start: Instant,
+    /// Until when heads need not be read.
+    calm: AtomicU64,
     state: Mutex<State>,
 }
 
@@ -67,6 +72,7 @@ impl Desk {
             limiter,
             scope: scope.clone(),
             start,
+            calm: AtomicU64::new(0),
             state: Mutex::new(State {
                 pool: Pool::new(scope, limits, config, now).with_wall_time(now, SystemTime::now()),
                 waiting: HashMap::default(),
@@ -86,7 +92,7 @@ impl Desk {
         self.start.checked_add(Duration::from_nanos(nanos))
     }
 
-    pub(super) fn enqueue(&self, now: u64, ask: &Ask) -> Result<Enqueued, Refusal> {
+    pub(super) fn enqueue(&self, now: u64, ask: &Ask) -> Result<Enqueued, Rejection> {
         let arrival = ask.first_arrival.map_or(now, |at| self.nanos(at).min(now));
         let ask = PoolAsk::new(ask.cost, arrival)
             .with_deadline(ask.deadline.map(|at| self.nanos(at)))
@@ -96,6 +102,9 @@ impl Desk {
         let mut state = self.lock();
         state.used_at = state.used_at.max(now);
         let enqueued = state.pool.enqueue(now, ask)?;
+        if self.calm.load(Ordering::Relaxed) > now && !state.pool.has_plenty() {
+            self.calm.store(0, Ordering::Relaxed);
+        }
         if let Enqueued::Waiting(ticket) = enqueued {
             let waiting = Waiting {
                 waker: None,
@@ -111,6 +120,24 @@ impl Desk {
             wakes.wake();
         }
         Ok(enqueued)
+    }
+
+    /// Admits a request that nothing keeps.
+    pub(super) fn grant(
+        &self,
+        now: Instant,
+        cost: &Cost,
+        deadline: Option<Instant>,
+    ) -> Option<ReservationId> {
+        let now = self.nanos(now);
+        let deadline = deadline.map(|at| self.nanos(at));
+        let mut state = self.lock();
+        let id = state.pool.grant_now(now, cost, deadline)?;
+        state.used_at = state.used_at.max(now);
+        if self.calm.load(Ordering::Relaxed) > now && !state.pool.has_plenty() {
+            self.calm.store(0, Ordering::Relaxed);
+        }
+        Some(id)
     }
 
     /// Looks whether `ticket` was granted, moves the queue, and leaves the waker.
@@ -270,21 +297,29 @@ impl Ledger for Desk {
         Some(&self.scope)
     }
 
-    fn observe(&self, reservation: u64, seen: &Observation<'_>) -> Option<Crossing> {
+    fn is_calm(&self, at: Instant) -> bool {
+        self.calm.load(Ordering::Relaxed) > self.nanos(at)
+    }
+
+    fn observe(&self, reservation: u64, seen: &Observation<'_>) -> Option<LimitWarning> {
         let now = self.nanos(seen.at);
         let rejected = seen.class.is_rate_limit() && !seen.class.local;
         let seen = Seen::new(seen.limits, seen.server_time)
             .with_rejected(rejected)
             .with_warn_percent(seen.warn_percent);
-        self.change(now, |pool| {
-            pool.observe(now, ReservationId::from_bits(reservation), &seen)
-        })
+        let (crossing, calm) = self.change(now, |pool| {
+            let crossing = pool.observe(now, ReservationId::from_bits(reservation), &seen);
+            (crossing, pool.calm())
+        });
+        self.calm.store(calm, Ordering::Relaxed);
+        crossing
     }
 
     fn pause(&self, reservation: u64, retry_after: Option<Duration>, now: Instant) -> Duration {
         let now = self.nanos(now);
         let id = ReservationId::from_bits(reservation);
         let jitter = fastrand::f64();
+        self.calm.store(0, Ordering::Relaxed);
         self.lock().pool.rate_limited(now, id, retry_after, jitter)
     }
 }

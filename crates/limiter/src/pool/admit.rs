@@ -1,6 +1,6 @@
 //! Who may be sent, and when.
 
-use tower_claude_core::{Cost, Reason, Refusal};
+use tower_claude_core::{Cost, RejectReason, Rejection};
 
 use super::{
     Enqueued, Next, Pool, PoolAsk, ReservationId, Ticket,
@@ -33,9 +33,9 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// [`Reason::Oversized`], [`Reason::QueueFull`], [`Reason::WaitTooLong`],
-    /// [`Reason::DeadlineWouldPass`].
-    pub fn enqueue(&mut self, now: u64, ask: PoolAsk) -> Result<Enqueued, Refusal> {
+    /// [`RejectReason::Oversized`], [`RejectReason::QueueFull`], [`RejectReason::WaitTooLong`],
+    /// [`RejectReason::DeadlineWouldPass`].
+    pub fn enqueue(&mut self, now: u64, ask: PoolAsk) -> Result<Enqueued, Rejection> {
         let now = self.advance(now);
         let charge = self.charge(&ask.cost);
         self.check_size(now, &charge)?;
@@ -51,13 +51,13 @@ impl Pool {
         }
         self.check_wait(now, &ask, flow, &charge, leads)?;
         if self.queue.len() >= self.config.queue_limit {
-            let reason = Reason::QueueFull {
+            let reason = RejectReason::QueueFull {
                 waiting: self.queue.len(),
                 limit: self.config.queue_limit,
             };
             let wait = self.estimate(now, flow, &charge, leads);
             let position = self.queue.fair().waiting(flow) + 1;
-            return Err(Refusal::new(NAME, reason)
+            return Err(Rejection::new(NAME, reason)
                 .with_retry_after(foreseen(wait))
                 .with_queue_position(Some(position)));
         }
@@ -70,6 +70,31 @@ impl Pool {
             ask.first_arrival,
             waiter,
         )))
+    }
+
+    /// Admits a request that nothing keeps: nobody waits, and all levels have room for it. `None` where it is to be
+    /// [enqueued](Self::enqueue), which may refuse it.
+    pub fn grant_now(
+        &mut self,
+        now: u64,
+        cost: &Cost,
+        deadline: Option<u64>,
+    ) -> Option<ReservationId> {
+        if self.queue.len() > 0 {
+            return None;
+        }
+        let now = self.advance(now);
+        if deadline.is_some_and(|deadline| deadline <= now) {
+            return None;
+        }
+        let charge = self.charge(cost);
+        self.check_size(now, &charge).ok()?;
+        self.ramp.asked(now, self.book.len() > 0);
+        self.keep_pace(now);
+        match self.wait(now, &charge) {
+            Wait::Now => Some(self.grant(now, cost, charge, None)),
+            _ => None,
+        }
     }
 
     /// Admits from the head of the queue as long as the head is admissible; each is appended to
@@ -101,7 +126,7 @@ impl Pool {
         self.queue.remove(ticket)
     }
 
-    /// Replaces the cost of a request that waits, its route aside: more is known of it by now. Poll
+    /// Replaces the cost of a request that waits, its workload aside: more is known of it by now. Poll
     /// afterwards.
     pub fn revise(&mut self, ticket: Ticket, cost: Cost) {
         self.queue.revise(ticket, cost);
@@ -124,7 +149,7 @@ impl Pool {
     /// What a request takes from each lane, by what is known now.
     fn charge(&self, cost: &Cost) -> [u64; LANES] {
         let input = if self.config.calibrate_input && !cost.counted {
-            rounded(cost.input_tokens as f64 * self.input.ratio_of(cost.route))
+            rounded(cost.input_tokens as f64 * self.input.ratio_of(cost.workload))
         } else {
             cost.input_tokens
         };
@@ -234,7 +259,7 @@ impl Pool {
             estimate: cost.input_tokens,
             counted_input: cost.counted,
             cached: cost.cached_tokens,
-            route: cost.route,
+            workload: cost.workload,
             output_place: self.output.sent(OutputKind::of(cost)),
             turn,
         })

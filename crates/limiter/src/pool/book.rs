@@ -1,6 +1,6 @@
 //! The reservations in flight.
 
-use tower_claude_core::Route;
+use tower_claude_core::Workload;
 
 use super::{lane::LANES, outputs::Place, queue::Turn};
 
@@ -65,7 +65,7 @@ pub(crate) struct Record {
     pub(crate) counted_input: bool,
     /// Cache reads expected beside it, where somebody foresees them.
     pub(crate) cached: Option<u64>,
-    pub(crate) route: Route,
+    pub(crate) workload: Workload,
     /// Where its answer is counted.
     pub(crate) output_place: Place,
     /// Its flow's turn, if others waited when it was let out.

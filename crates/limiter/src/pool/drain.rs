@@ -37,6 +37,12 @@ impl Drains {
         }
     }
 
+    /// Whether others draw on the levels, or there was a first sign of it lately.
+    pub(crate) fn may_be_shared(&self, sharing: Sharing, now: u64) -> bool {
+        let lately = |first: u64| now.saturating_sub(first) <= TWICE_WITHIN;
+        self.is_shared(sharing, now) || self.first.is_some_and(lately)
+    }
+
     /// A sure sign.
     pub(crate) const fn share(&mut self, now: u64) {
         self.shared_until = now.saturating_add(SHARED_FOR);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tower_claude_core::{Reason, Refusal};
+use tower_claude_core::{RejectReason, Rejection};
 
 use super::{
     Pool, PoolAsk,
@@ -17,7 +17,7 @@ use crate::OutputAccounting;
 impl Pool {
     /// Refuses what a limit can never admit. A limit that only a header named must have been confirmed
     /// lately, so that one odd header cannot refuse for ever; output is but a guess and never refuses.
-    pub(super) fn check_size(&self, now: u64, charge: &Charge) -> Result<(), Refusal> {
+    pub(super) fn check_size(&self, now: u64, charge: &Charge) -> Result<(), Rejection> {
         let reserved = self.config.output_accounting == OutputAccounting::MaxTokensReserved;
         for (index, lane) in self.lanes.iter().enumerate() {
             let Some(bucket) = &lane.bucket else { continue };
@@ -30,9 +30,9 @@ impl Pool {
                 .confirmed
                 .is_none_or(|at| now.saturating_sub(at) <= self.max_pause);
             if cost > bucket.limit() && fresh {
-                return Err(Refusal::new(
+                return Err(Rejection::new(
                     NAME,
-                    Reason::Oversized {
+                    RejectReason::Oversized {
                         dimension: DIMENSIONS[index],
                         cost,
                         limit: bucket.limit(),
@@ -50,7 +50,7 @@ impl Pool {
         flow: FlowKey,
         charge: &Charge,
         leads: bool,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), Rejection> {
         if ask.deadline.is_none() && ask.max_wait.is_none() {
             return Ok(());
         }
@@ -62,22 +62,22 @@ impl Pool {
         if let Some(remaining) = remaining
             && (remaining.is_zero() || estimated > remaining)
         {
-            let reason = Reason::DeadlineWouldPass {
+            let reason = RejectReason::DeadlineWouldPass {
                 estimated,
                 remaining,
             };
-            return Err(Refusal::new(NAME, reason)
+            return Err(Rejection::new(NAME, reason)
                 .with_retry_after(foreseen(estimated))
                 .with_queue_position(position));
         }
         if let Some(max_wait) = ask.max_wait.map(Duration::from_nanos)
             && (max_wait.is_zero() || estimated > max_wait)
         {
-            let reason = Reason::WaitTooLong {
+            let reason = RejectReason::WaitTooLong {
                 estimated,
                 max_wait,
             };
-            return Err(Refusal::new(NAME, reason)
+            return Err(Rejection::new(NAME, reason)
                 .with_retry_after(foreseen(estimated))
                 .with_queue_position(position));
         }

@@ -1,6 +1,6 @@
-//! The input of requests: how far estimates are from the truth, by route.
+//! The input of requests: how far estimates are from the truth, by workload.
 
-use tower_claude_core::Route;
+use tower_claude_core::Workload;
 
 use super::{
     kinds::Kinds,
@@ -15,7 +15,7 @@ const PRIOR_ERROR: f64 = 0.1;
 #[derive(Debug, Default)]
 pub(crate) struct Input {
     all: Ratio,
-    routes: Kinds<Ratio>,
+    workloads: Kinds<Ratio>,
     error: Error,
 }
 
@@ -25,9 +25,9 @@ impl Input {
         self.all.ratio()
     }
 
-    /// The ratio of one route.
-    pub(crate) fn ratio_of(&self, route: Route) -> f64 {
-        match self.routes.get(route.to_bits()) {
+    /// The ratio of one workload.
+    pub(crate) fn ratio_of(&self, workload: Workload) -> f64 {
+        match self.workloads.get(workload.to_bits()) {
             Some(ratio) => ratio.ratio_within(&self.all),
             None => self.all.ratio(),
         }
@@ -54,17 +54,17 @@ impl Input {
         }
     }
 
-    pub(crate) fn learn(&mut self, route: Route, estimate: u64, actual: u64) {
+    pub(crate) fn learn(&mut self, workload: Workload, estimate: u64, actual: u64) {
         if estimate == 0 {
             return;
         }
         let (estimate, actual) = (estimate as f64, actual as f64);
         self.all.learn(estimate, actual);
-        let place = self.routes.claim(route.to_bits(), |_| true);
-        if let Some(own) = place.and_then(|place| self.routes.at(place)) {
+        let place = self.workloads.claim(workload.to_bits(), |_| true);
+        if let Some(own) = place.and_then(|place| self.workloads.at(place)) {
             own.learn(estimate, actual);
         }
-        self.error.learn(estimate * self.ratio_of(route), actual);
+        self.error.learn(estimate * self.ratio_of(workload), actual);
     }
 
     /// An estimate that stands by itself: only its error is learned. One that was wrong altogether, like

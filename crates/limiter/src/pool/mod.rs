@@ -54,7 +54,7 @@ mod view;
 
 use std::time::{Duration, SystemTime};
 
-use tower_claude_core::{Crossing, Scope};
+use tower_claude_core::{LimitWarning, Scope};
 
 pub(crate) use admit::NAME;
 pub use book::ReservationId;
@@ -95,6 +95,8 @@ pub struct Pool {
     /// Input in flight that the server has not told its own count of.
     guessed_input: u64,
     last_grant: u64,
+    /// Until when heads of successes need not be looked at.
+    calm: u64,
     /// Time never goes back.
     now: u64,
 }
@@ -150,6 +152,7 @@ impl Pool {
             input: inputs::Input::default(),
             guessed_input: 0,
             last_grant: now,
+            calm: 0,
             now,
             config,
         }
@@ -204,7 +207,12 @@ impl Pool {
 
     /// Corrects the levels by the head of the response to `id`; ignored once it is settled. Returns the
     /// tightest limit that newly crossed the warning share, once per crossing.
-    pub fn observe(&mut self, now: u64, id: ReservationId, seen: &Seen<'_>) -> Option<Crossing> {
+    pub fn observe(
+        &mut self,
+        now: u64,
+        id: ReservationId,
+        seen: &Seen<'_>,
+    ) -> Option<LimitWarning> {
         let now = self.advance(now);
         self.book.get(id)?;
         if let Some(wall) = seen.server_time.filter(|_| !self.extras.is_empty()) {
@@ -218,7 +226,15 @@ impl Pool {
         }
         // A copy on the stack, so that lanes and book can be borrowed apart.
         let sent = self.book.get(id)?.sent();
-        self.learn(now, &sent, seen)
+        let crossing = self.learn(now, &sent, seen);
+        self.calm = self.calm_until().unwrap_or(0);
+        crossing
+    }
+
+    /// Until when heads of successes need not be looked at, as long as every level is over the half.
+    #[must_use]
+    pub const fn calm(&self) -> u64 {
+        self.calm
     }
 
     /// Stops admissions after a 429 for `id`, and returns for how long: `retry_after` (at most an hour),
@@ -233,6 +249,7 @@ impl Pool {
         jitter: f64,
     ) -> Duration {
         let now = self.advance(now);
+        self.calm = 0;
         let sent = self.book.get_mut(id).map(|record| {
             record.paused = true;
             record.sent_at

@@ -5,7 +5,7 @@
 //! both sides and says nothing more: a level inside the bounds stays as it is. Which instant it is (the
 //! request's admission, the making of the response) is not documented, and so nothing rests on it.
 
-use tower_claude_core::Crossing;
+use tower_claude_core::LimitWarning;
 use tower_claude_wire::{Gauge, RateLimits};
 
 use super::{
@@ -21,6 +21,9 @@ use super::{
 const MINUTE: u64 = 60_000_000_000;
 const SECOND: u64 = 1_000_000_000;
 
+/// For how long a look at levels over the half is enough.
+const CALM: u64 = 100_000_000;
+
 /// Weight of a new capacity sample.
 const CAPACITY_WEIGHT: f64 = 0.05;
 
@@ -32,8 +35,8 @@ const MAX_LEVEL: u64 = 1 << 50;
 
 impl Pool {
     /// Learns from one response. Returns the tightest limit that newly crossed the warning share.
-    pub(super) fn learn(&mut self, now: u64, sent: &Sent, seen: &Seen<'_>) -> Option<Crossing> {
-        let mut crossing: Option<(u64, Crossing)> = None;
+    pub(super) fn learn(&mut self, now: u64, sent: &Sent, seen: &Seen<'_>) -> Option<LimitWarning> {
+        let mut crossing: Option<(u64, LimitWarning)> = None;
         if let Some(date) = seen.server_time {
             self.clock.heard(now, date);
         }
@@ -63,6 +66,29 @@ impl Pool {
             }
         }
         crossing.map(|(_, crossing)| crossing)
+    }
+
+    /// Until when nothing that a success says of its limits could matter: nothing is being found out, and every level is
+    /// known and over the half. What others may take in so short a time is no more than they take while an answer is under
+    /// way. `None` where it could matter now.
+    pub(crate) fn calm_until(&self) -> Option<u64> {
+        let known = self.slow_start.is_none()
+            && self.concurrency_is_plain()
+            && !self.drains.may_be_shared(self.config.sharing, self.now)
+            && self.pause.until() <= self.now;
+        let mut lanes = self.lanes.iter().filter(|lane| lane.bucket.is_some());
+        let seen = lanes.any(|lane| lane.observed);
+        (known && seen && self.has_plenty()).then_some(self.now.saturating_add(CALM))
+    }
+
+    /// Whether every level is over the half.
+    pub(crate) fn has_plenty(&self) -> bool {
+        let mut buckets = self.lanes.iter().filter_map(|lane| lane.bucket.as_ref());
+        buckets.all(|bucket| bucket.has_plenty(0))
+    }
+
+    fn concurrency_is_plain(&self) -> bool {
+        self.adaptive.cap(self.now).is_none()
     }
 
     /// The gauges that count for this pool. `tokens-*` shows whichever token limit is tightest, so it
@@ -206,7 +232,7 @@ impl Pool {
 impl Lane {
     /// Notes whether the used share is worth a warning; returns it, in ten-thousandths, when it is and
     /// was not before.
-    fn warn(&mut self, index: usize, gauge: &Gauge, percent: u8) -> Option<(u64, Crossing)> {
+    fn warn(&mut self, index: usize, gauge: &Gauge, percent: u8) -> Option<(u64, LimitWarning)> {
         let limit = gauge.limit.filter(|limit| *limit > 0)?;
         let remaining = gauge.remaining?;
         // In ten-thousandths, rounded down; compared as products, since nearly no answer needs it.
@@ -223,7 +249,7 @@ impl Lane {
         }
         (self.warned && !was).then(|| {
             let used = 10_000 - (left / u128::from(limit)) as u64;
-            (used, Crossing::new(DIMENSIONS[index], remaining, limit))
+            (used, LimitWarning::new(DIMENSIONS[index], remaining, limit))
         })
     }
 

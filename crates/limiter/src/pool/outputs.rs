@@ -1,4 +1,4 @@
-//! The output of answers: a running mean by route and size of `max_tokens`.
+//! The output of answers: a running mean by workload and size of `max_tokens`.
 
 use tower_claude_core::Cost;
 
@@ -12,14 +12,14 @@ const MOST_VARIANCE: f64 = (1_u64 << 40) as f64;
 pub(crate) struct OutputKind(u64);
 
 impl OutputKind {
-    /// Its route, and its `max_tokens` by powers of four: what people set is a choice of few values.
+    /// Its workload, and its `max_tokens` by powers of four: what people set is a choice of few values.
     pub(crate) const fn of(cost: &Cost) -> Self {
         let band = match cost.max_output_tokens {
             None => 0,
             Some(0) => 1,
             Some(most) => 2 + most.ilog2() as u64 / 2,
         };
-        Self(cost.route.to_bits() << 6 | band)
+        Self(cost.workload.to_bits() << 6 | band)
     }
 }
 

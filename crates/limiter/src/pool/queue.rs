@@ -195,10 +195,10 @@ impl Queue {
         true
     }
 
-    /// Its cost is reckoned anew; its route stays, and so does what it was reckoned to take when it came.
+    /// Its cost is reckoned anew; its workload stays, and so does what it was reckoned to take when it came.
     pub(crate) fn revise(&mut self, ticket: Ticket, cost: Cost) {
         if let Some(waiter) = self.waiters.get_mut(&(ticket.flow, ticket.place)) {
-            waiter.cost = cost.with_route(waiter.cost.route);
+            waiter.cost = cost.with_workload(waiter.cost.workload);
         }
     }
 

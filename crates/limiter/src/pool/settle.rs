@@ -91,17 +91,17 @@ impl Pool {
         }
         if let Some(input) = believed(usage.limited_input()).filter(|_| self.config.calibrate_input)
         {
-            let (estimate, route) = (record.estimate, record.route);
+            let (estimate, workload) = (record.estimate, record.workload);
             let read = usage.cache_read_input_tokens.unwrap_or(0);
             let cached = record.cached.unwrap_or(read);
             if record.counted_input {
                 self.input.stray(estimate, input);
             } else if about(cached, read) {
-                self.input.learn(route, estimate, input);
+                self.input.learn(workload, estimate, input);
             } else if read < cached {
                 // A read that did not come says nothing about text, nor does one that came unforeseen; and
                 // that one is no error to guard against.
-                let expected = estimate as f64 * self.input.ratio_of(route);
+                let expected = estimate as f64 * self.input.ratio_of(workload);
                 self.input.stray(rounded(expected), input);
             }
         }

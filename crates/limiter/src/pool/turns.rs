@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tower_claude_core::{Reason, Refusal};
+use tower_claude_core::{RejectReason, Rejection};
 
 use super::{
     Pool, PoolAsk, QueuePlace, Ticket,
@@ -53,7 +53,7 @@ impl Pool {
     }
 
     /// Refuses what a further limit can never admit.
-    pub(super) fn check_more_sizes(&self, charge: &Charge) -> Result<(), Refusal> {
+    pub(super) fn check_more_sizes(&self, charge: &Charge) -> Result<(), Rejection> {
         let reserved = self.config.output_accounting == OutputAccounting::MaxTokensReserved;
         for extra in &self.extras {
             let cost = match extra.lane() {
@@ -62,12 +62,12 @@ impl Pool {
                 lane => charge[lane],
             };
             if cost > extra.limit() {
-                let reason = Reason::Oversized {
+                let reason = RejectReason::Oversized {
                     dimension: extra.dimension(),
                     cost,
                     limit: extra.limit(),
                 };
-                return Err(Refusal::new(NAME, reason));
+                return Err(Rejection::new(NAME, reason));
             }
         }
         Ok(())

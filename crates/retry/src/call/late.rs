@@ -6,16 +6,16 @@ use std::{
 };
 
 use tokio::time::Sleep;
-use tower_claude_core::{Reason, Refusal};
+use tower_claude_core::{RejectReason, Rejection};
 
-use super::Call;
+use super::RetryCall;
 use crate::{
     LAYER,
     handle::count,
     timeouts::{after, earlier, poll_timer},
 };
 
-impl<C> Call<C> {
+impl<C> RetryCall<C> {
     /// Ready when a timer runs out. `received` is what has come of the answer, after its head.
     /// Only asked when there is nothing else to do, so that an instant answer costs no timer.
     pub(crate) fn poll_late(
@@ -23,7 +23,7 @@ impl<C> Call<C> {
         timer: &mut Option<Pin<Box<Sleep>>>,
         received: Option<usize>,
         cx: &mut Context<'_>,
-    ) -> Poll<Refusal> {
+    ) -> Poll<Rejection> {
         if self.is_nested() {
             return Poll::Pending;
         }
@@ -52,6 +52,9 @@ impl<C> Call<C> {
         } else {
             timeouts.idle.unwrap_or_default()
         };
-        Poll::Ready(Refusal::new(LAYER, Reason::TimedOut { after: waited }))
+        Poll::Ready(Rejection::new(
+            LAYER,
+            RejectReason::TimedOut { after: waited },
+        ))
     }
 }

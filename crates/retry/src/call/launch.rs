@@ -1,14 +1,16 @@
 //! The request of each attempt.
 
-use http::{HeaderMap, HeaderName, Request};
-use tower_claude_core::{Original, RequestBody};
+use std::sync::Arc;
 
-use super::Call;
+use http::{HeaderMap, HeaderName, Request};
+use tower_claude_core::{RequestBody, SavedRequest};
+
+use super::RetryCall;
 
 /// The SDKs' count of retries. Kept true where the caller sends it.
 const RETRY_COUNT: HeaderName = HeaderName::from_static("x-stainless-retry-count");
 
-impl<C> Call<C> {
+impl<C> RetryCall<C> {
     /// Keeps the request until it can be sent.
     pub(crate) fn wait_with(&mut self, request: Request<RequestBody>) {
         self.first = Some(Box::new(request));
@@ -32,29 +34,33 @@ impl<C> Call<C> {
 
     fn launch_again(&mut self) -> Request<RequestBody> {
         let kept = match self.begin_attempt() {
-            true => self.kept.take().map(Original::into_request),
+            true => self.kept.take().map(SavedRequest::into_request),
             false => self.kept.as_ref().map(|kept| kept.copy()),
         };
         let mut request = kept.expect("an attempt is made only while the request is there");
-        self.claim.mark(request.extensions_mut());
+        self.claim.mark(&mut request);
         request
     }
 
     /// Makes this the request of the first attempt. It is kept for the next where there can be one, unless a layer
     /// outside keeps it already.
     pub(crate) fn launch_first(&mut self, request: &mut Request<RequestBody>) {
+        let context = self.claim.get();
+        let kept = context.and_then(|context| context.original_of(request));
+        self.launch_kept(request, kept);
+    }
+
+    /// The same for a request that is kept already.
+    pub(crate) fn launch_kept(
+        &mut self,
+        request: &mut Request<RequestBody>,
+        kept: Option<Arc<SavedRequest>>,
+    ) {
         if !self.begin_attempt() {
-            let context = self.claim.get();
-            self.kept = context.and_then(|context| context.original_of(request));
-            if self.kept.is_none() {
-                *request = match Original::keep(std::mem::take(request)) {
-                    Ok(kept) => self.kept.insert(kept).copy(),
-                    Err(stream) => stream,
-                };
-            }
+            self.kept = kept.or_else(|| SavedRequest::of(request));
         }
         if self.claim.own().is_some() {
-            self.claim.mark(request.extensions_mut());
+            self.claim.mark(request);
         }
     }
 

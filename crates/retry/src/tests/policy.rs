@@ -70,7 +70,7 @@ fn what_waiting_cures_is_retried() {
         Forbidden,
         NotFound,
         TooLarge,
-        Refusal,
+        ModelRefusal,
     ] {
         assert_eq!(decided(&attempt(kind)), Err("not_retryable"), "{kind:?}");
     }

@@ -65,7 +65,7 @@ impl Diary {
                 ..
             } => format!("gave up {attempt} {} {because}", class.kind.as_str()),
             Event::Broken { class, .. } => format!("broken {}", class.kind.as_str()),
-            Event::Refused { class, .. } => {
+            Event::Rejected { class, .. } => {
                 format!("refused {} local={}", class.kind.as_str(), class.local)
             }
             other => format!("{other:?}"),

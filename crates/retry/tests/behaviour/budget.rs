@@ -1,7 +1,7 @@
 //! What retries cost.
 
 use tower::{Layer, Service};
-use tower_claude_core::{Reason, Refusal};
+use tower_claude_core::{RejectReason, Rejection};
 use tower_claude_retry::RetryBudget;
 
 use crate::api::*;
@@ -44,11 +44,11 @@ async fn rate_limits_are_free() {
 async fn a_retry_refused_on_this_side_gets_its_price_back() {
     let (layer, _) = layer();
     let layer = layer.with_budget(budget(3));
-    let reason = Reason::QueueFull {
+    let reason = RejectReason::QueueFull {
         waiting: 1,
         limit: 1,
     };
-    let refused = Reply::rate_limited("1").extension(Refusal::new("limiter", reason).class());
+    let refused = Reply::rate_limited("1").extension(Rejection::new("limiter", reason).class());
     let api = Api::new([Reply::overloaded(), refused]);
     assert!(through(&layer, &api).await.class().local);
     assert_eq!(layer.handle().snapshot().budget_tokens, 3.0);

@@ -14,9 +14,7 @@ use http::{HeaderMap, StatusCode};
 use http_body_util::Full;
 use tokio::time::Instant;
 use tower::{Layer, ServiceBuilder, ServiceExt};
-use tower_claude_core::{
-    CallContext, Class, Classify, ClassifyResponse, HttpClassify, Kind, RequestBody,
-};
+use tower_claude_core::{Call, Class, Classify, ClassifyResponse, HttpClassify, Kind, RequestBody};
 use tower_claude_wire::ApiError;
 
 use crate::api::*;
@@ -72,9 +70,7 @@ async fn every_attempt_gets_the_whole_request() {
         assert!(seen.extensions.get::<Counted>().is_some());
     }
     // One context for all of them.
-    let contexts = seen
-        .iter()
-        .map(|seen| seen.extensions.get::<Arc<CallContext>>());
+    let contexts = seen.iter().map(|seen| seen.extensions.get::<Arc<Call>>());
     let contexts: Vec<_> = contexts.map(|context| context.expect("there")).collect();
     assert!(
         contexts
@@ -145,7 +141,7 @@ async fn a_layer_inside_another_passes_through() {
     assert_eq!(api.seen().len(), 5);
     assert_eq!(outer_diary.lines().len(), 5);
     assert!(inner_diary.lines().is_empty());
-    let context = api.seen()[4].extensions.get::<Arc<CallContext>>().cloned();
+    let context = api.seen()[4].extensions.get::<Arc<Call>>().cloned();
     assert_eq!(context.unwrap().attempts(), 5);
 }
 
@@ -154,7 +150,7 @@ async fn a_layer_inside_another_passes_through() {
 async fn the_same_call_may_come_again_later() {
     let (layer, _) = layer();
     let mut again = request();
-    let context = CallContext::get_or_insert(again.extensions_mut(), Instant::now());
+    let context = Call::get_or_insert(again.extensions_mut(), Instant::now());
     for round in 1..=2 {
         let api = Api::new([Reply::overloaded(), Reply::fine()]);
         let mut request = request();
@@ -175,7 +171,7 @@ async fn the_same_call_may_come_again_later() {
 async fn an_answered_call_makes_room_for_the_same_call() {
     let (layer, _) = layer();
     let mut first = request();
-    let context = CallContext::get_or_insert(first.extensions_mut(), Instant::now());
+    let context = Call::get_or_insert(first.extensions_mut(), Instant::now());
     let mut service = layer.layer(Api::new([Reply::fine()]));
     let mut call = Box::pin(tower::Service::call(&mut service, first));
     call.as_mut().await.unwrap();
@@ -192,7 +188,7 @@ async fn an_answered_call_makes_room_for_the_same_call() {
 async fn attempts_at_other_targets_count() {
     let (layer, _) = layer();
     let mut again = request();
-    let context = CallContext::get_or_insert(again.extensions_mut(), Instant::now());
+    let context = Call::get_or_insert(again.extensions_mut(), Instant::now());
     for _ in 0..3 {
         context.begin_attempt();
     }
@@ -210,7 +206,7 @@ async fn a_probe_is_sent_once() {
     let (layer, _) = layer();
     let api = Api::new([Reply::overloaded()]);
     let mut request = request();
-    CallContext::get_or_insert(request.extensions_mut(), Instant::now()).set_probe(true);
+    Call::get_or_insert(request.extensions_mut(), Instant::now()).set_probe(true);
     let answer = send(layer.layer(api.clone()), request).await.unwrap();
     assert_eq!((answer.status, api.seen().len()), (529, 1));
 }

@@ -10,7 +10,7 @@ use http::{Request, Response};
 use http_body_util::Full;
 use tokio::time::Instant;
 use tower::{Layer, Service, ServiceExt, service_fn};
-use tower_claude_core::{CallContext, Deadline, Kind, Reason, Refused, RequestBody};
+use tower_claude_core::{Call, Deadline, Kind, RejectReason, Rejected, RequestBody};
 use tower_claude_retry::{RetryLayer, Timeouts};
 
 use crate::api::*;
@@ -24,11 +24,11 @@ async fn no_head_in_time_is_retried_once() {
     assert_eq!(api.elapsed(), 1201 * SECOND);
     assert_eq!((answer.status, api.alive()), (504, 0));
     assert!(answer.text().contains("timeout_error"));
-    let refused = answer.extensions.get::<Refused>().expect("tagged");
+    let refused = answer.extensions.get::<Rejected>().expect("tagged");
     let after = 600 * SECOND;
     assert_eq!(
         (refused.by, refused.reason),
-        ("retry", Reason::TimedOut { after })
+        ("retry", RejectReason::TimedOut { after })
     );
     // It was sent, twice: an outer fallback may act, nobody gets a refund.
     assert_eq!(
@@ -107,7 +107,7 @@ async fn the_total_timeout_covers_attempts_and_waits() {
     // Inner layers know of it.
     let context = api.seen()[1]
         .extensions
-        .get::<std::sync::Arc<CallContext>>()
+        .get::<std::sync::Arc<Call>>()
         .cloned();
     assert_eq!(context.unwrap().deadline(), Some(Instant::now()));
 }

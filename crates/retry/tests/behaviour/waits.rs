@@ -8,7 +8,7 @@ use std::{
 };
 
 use tower::{Layer, ServiceExt};
-use tower_claude_core::{Kind, Paced, Reason, Refusal, Refused, event::Event};
+use tower_claude_core::{Kind, PausedByLimiter, RejectReason, Rejected, Rejection, event::Event};
 use tower_claude_retry::RetryLayer;
 
 use crate::api::*;
@@ -136,11 +136,11 @@ async fn the_servers_word_makes_a_400_retryable() {
 #[tokio::test(start_paused = true)]
 async fn a_limiter_inside_waits_alone() {
     let (layer, _) = layer();
-    let paced = Reply::rate_limited("30").extension(Paced { pause: 30 * SECOND });
+    let paced = Reply::rate_limited("30").extension(PausedByLimiter { pause: 30 * SECOND });
     let api = Api::new([paced, Reply::fine()]);
     assert_eq!(through(&layer, &api).await.status, 200);
     assert_eq!(api.arrivals(), [0, 0]);
-    let paced = Reply::rate_limited("30").extension(Paced { pause: 90 * SECOND });
+    let paced = Reply::rate_limited("30").extension(PausedByLimiter { pause: 90 * SECOND });
     let api = Api::new([paced]);
     assert_eq!(through(&layer, &api).await.status, 429);
 }
@@ -148,15 +148,15 @@ async fn a_limiter_inside_waits_alone() {
 #[tokio::test(start_paused = true)]
 async fn a_local_refusal_goes_up_at_once() {
     let (layer, diary) = layer();
-    let reason = Reason::QueueFull {
+    let reason = RejectReason::QueueFull {
         waiting: 3,
         limit: 3,
     };
-    let refusal = Refusal::new("limiter", reason).with_retry_after(Some(SECOND));
+    let refusal = Rejection::new("limiter", reason).with_retry_after(Some(SECOND));
     let refused = refusal.into_response::<Body>();
     let mut reply = Reply::rate_limited("1").header("x-tower-claude-refused-by", "limiter");
     reply = reply.extension(refusal.class());
-    reply = reply.extension(*refused.extensions().get::<Refused>().unwrap());
+    reply = reply.extension(*refused.extensions().get::<Rejected>().unwrap());
     let api = Api::new([reply]);
     let answer = through(&layer, &api).await;
     assert!(answer.class().local);

@@ -12,7 +12,7 @@ use http::{Request, Response};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
-use tower_claude_core::{CallContext, ErrorBody, RequestBody};
+use tower_claude_core::{Call, ErrorBody, RequestBody};
 use tower_claude_wire::{count_tokens_body, counted_tokens};
 use tower_service::Service;
 
@@ -43,7 +43,7 @@ pin_project! {
         New,
         /// Sending the count, and reading its answer.
         Asking {
-            context: Arc<CallContext>,
+            context: Arc<Call>,
             prompt: Prompt,
             request: Option<Request<RequestBody>>,
             #[pin]
@@ -90,7 +90,7 @@ fn begin<F, B: Body>(counter: &Counter, message: &mut Request<RequestBody>) -> C
         return Count::Over;
     };
     let now = Instant::now();
-    let context = CallContext::get_or_insert(message.extensions_mut(), now);
+    let context = Call::get_or_attach(message, now);
     let (prompt, known) = {
         let mut memory = counter.memory();
         let prompt = memory.prompt(&body);

@@ -7,8 +7,8 @@ use std::{
 };
 
 use tower_claude_core::{
-    Buffered, RequestBody,
-    event::{Event, Observer, Observers, emit},
+    BufferRequest, RequestBody,
+    event::{Event, EventSink, Observer, emit},
 };
 use tower_layer::Layer;
 
@@ -43,7 +43,7 @@ pub struct CountTokensLayer {
 #[derive(Clone)]
 pub(super) struct Counter {
     pub(super) timeout: Duration,
-    observers: Observers,
+    observers: EventSink,
     memory: Arc<Mutex<Memory>>,
 }
 
@@ -56,7 +56,7 @@ impl CountTokensLayer {
         Self {
             counter: Arc::new(Counter {
                 timeout: Self::DEFAULT_TIMEOUT,
-                observers: Observers::default(),
+                observers: EventSink::default(),
                 memory: Arc::default(),
             }),
             body_limit: RequestBody::DEFAULT_LIMIT,
@@ -79,7 +79,7 @@ impl CountTokensLayer {
 
     /// Tells this observer every decision, beside `tracing`.
     pub fn with_observer(self, observer: impl Observer + 'static) -> Self {
-        self.map(|counter| counter.observers = Observers::new(observer))
+        self.map(|counter| counter.observers = EventSink::new(observer))
     }
 
     /// Buffers request bodies up to this many bytes (default: 32 MiB); longer ones pass through uncounted.
@@ -106,11 +106,11 @@ impl fmt::Debug for CountTokensLayer {
 }
 
 impl<S> Layer<S> for CountTokensLayer {
-    type Service = Buffered<CountTokens<S>>;
+    type Service = BufferRequest<CountTokens<S>>;
 
     fn layer(&self, inner: S) -> Self::Service {
         let service = CountTokens::new(inner, self.counter.clone());
-        Buffered::with_limit(service, self.body_limit)
+        BufferRequest::with_limit(service, self.body_limit)
     }
 }
 

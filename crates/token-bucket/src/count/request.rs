@@ -9,7 +9,7 @@ use http::{
         TRANSFER_ENCODING,
     },
 };
-use tower_claude_core::{CallContext, Endpoint, Refused, RequestBody};
+use tower_claude_core::{Call, Endpoint, Rejected, RequestBody};
 
 /// Headers that are about the body or the answer of the request itself, not about who asks.
 const OF_THE_REQUEST: [HeaderName; 7] = [
@@ -32,7 +32,7 @@ pub(super) fn is_countable(request: &Request<RequestBody>) -> bool {
 /// The same place, credentials, version, betas and extensions, another body and a context of its own. `None` when the URI allows no longer path.
 pub(super) fn counting(
     message: &Request<RequestBody>,
-    context: CallContext,
+    context: Call,
     body: Vec<u8>,
 ) -> Option<Request<RequestBody>> {
     let length = body.len();
@@ -50,7 +50,7 @@ pub(super) fn counting(
     headers.insert(CONTENT_LENGTH, length.into());
     // What a scope of one's own or an inner service goes by.
     request.extensions_mut().clone_from(message.extensions());
-    request.extensions_mut().insert(Arc::new(context));
+    Arc::new(context).attach(&mut request);
     Some(request)
 }
 
@@ -71,7 +71,7 @@ pub(super) fn fault<B>(response: &Response<B>) -> Option<&'static str> {
     if response.status() == http::StatusCode::OK {
         return None;
     }
-    let local = response.extensions().get::<Refused>().is_some();
+    let local = response.extensions().get::<Rejected>().is_some();
     Some(if local { "refused" } else { "status" })
 }
 

@@ -182,7 +182,7 @@ impl Events {
         move |event: &Event<'_>| {
             let line = match event {
                 Event::Admitted { layer, scope, .. } => format!("{layer} admitted {scope}"),
-                Event::Refused { layer, class, .. } => {
+                Event::Rejected { layer, class, .. } => {
                     format!("{layer} refused {}", class.kind.as_str())
                 }
                 Event::Paused { layer, scope, .. } => format!("{layer} paused {scope}"),

@@ -9,7 +9,7 @@ use http_body::Body;
 use http_body_util::BodyExt;
 use tower::ServiceExt;
 use tower_claude::{
-    Kind, Limiter, LocalLimiter, Refused, RequestBody, cache::Cacheable, event::Event,
+    Kind, Limiter, LocalLimiter, Rejected, RequestBody, cache::Cacheable, event::Event,
     event::Observer,
 };
 use tower_service::Service;
@@ -48,7 +48,7 @@ pub(crate) fn cacheable(stream: bool) -> Request<RequestBody> {
 pub(crate) struct Seen {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
-    pub(crate) refused: Option<Refused>,
+    pub(crate) refused: Option<Rejected>,
     pub(crate) text: String,
     pub(crate) broken: bool,
 }
@@ -125,7 +125,7 @@ impl Observer for Told {
         let line = match event {
             Event::Admitted { layer, .. } => format!("{layer} admitted"),
             Event::Queued { layer, .. } => format!("{layer} queued"),
-            Event::Refused { layer, .. } => format!("{layer} refused"),
+            Event::Rejected { layer, .. } => format!("{layer} refused"),
             Event::Paused { layer, .. } => format!("{layer} paused"),
             Event::Headroom { layer, .. } => format!("{layer} headroom"),
             Event::Threshold { .. } => return,

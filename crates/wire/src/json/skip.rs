@@ -9,11 +9,27 @@ pub(crate) fn skip_space(json: &[u8], mut at: usize) -> usize {
     at
 }
 
+/// Is shown what is stepped over.
+pub(crate) trait Notice {
+    /// A string inside of objects or arrays, between its quotes.
+    fn string(&mut self, json: &[u8], from: usize, to: usize);
+}
+
+impl Notice for () {
+    #[inline]
+    fn string(&mut self, _: &[u8], _: usize, _: usize) {}
+}
+
 /// The index after the value that begins at `at`.
-pub(super) fn value_end(json: &[u8], at: usize) -> Option<usize> {
+pub(crate) fn value_end(json: &[u8], at: usize) -> Option<usize> {
+    value_end_noticed(json, at, &mut ())
+}
+
+/// The same, showing what is stepped over.
+pub(crate) fn value_end_noticed(json: &[u8], at: usize, notice: &mut impl Notice) -> Option<usize> {
     match json.get(at)? {
         b'"' => string_end(json, at + 1),
-        b'{' | b'[' => nested_end(json, at + 1),
+        b'{' | b'[' => nested_end(json, at + 1, notice),
         b'-' | b'0'..=b'9' => {
             let number = json[at..].iter().take_while(|b| is_number(**b)).count();
             Some(at + number)
@@ -57,7 +73,7 @@ pub(super) fn string_end(json: &[u8], from: usize) -> Option<usize> {
 
 /// `memchr` with its call saved for short strings: keys, roles, types.
 #[inline]
-pub(super) fn find(text: &[u8], byte: u8) -> Option<usize> {
+pub(crate) fn find(text: &[u8], byte: u8) -> Option<usize> {
     let (words, tail) = text.as_chunks::<8>();
     for (index, word) in words.iter().take(SHORT).enumerate() {
         let found = bytes_equal(u64::from_le_bytes(*word), byte);
@@ -84,14 +100,18 @@ fn bytes_equal(word: u64, byte: u8) -> u64 {
 }
 
 /// The index after the bracket that closes the object or array whose content begins at `at`.
-fn nested_end(json: &[u8], mut at: usize) -> Option<usize> {
+fn nested_end(json: &[u8], mut at: usize, notice: &mut impl Notice) -> Option<usize> {
     const SPACES: &[u8; 8] = &[b' '; 8];
     let mut depth = 1usize;
     loop {
         let byte = *json.get(at)?;
         at += 1;
         match byte {
-            b'"' => at = string_end(json, at)?,
+            b'"' => {
+                let end = string_end(json, at)?;
+                notice.string(json, at, end - 1);
+                at = end;
+            }
             b'{' | b'[' => depth += 1,
             b'}' | b']' => {
                 depth -= 1;

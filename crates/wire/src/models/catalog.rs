@@ -95,6 +95,15 @@ impl ModelCatalog {
         listed.or_else(|| self.models.get(id::canonical(model)))
     }
 
+    /// The same, with the name itself where it is listed as it is.
+    #[must_use]
+    pub fn get_named(&self, model: &str) -> (Option<&str>, Option<&Model>) {
+        match self.models.get_key_value(model) {
+            Some((name, listed)) => (Some(name), Some(listed)),
+            None => (None, self.models.get(id::canonical(model))),
+        }
+    }
+
     /// The listed models, in no order.
     pub fn models(&self) -> impl Iterator<Item = &Model> {
         self.models.values()

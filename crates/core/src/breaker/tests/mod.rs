@@ -43,14 +43,14 @@ impl Bench {
     fn permit(&mut self) -> Permit {
         match self.breaker.admit(self.now, MIDDLE) {
             Admission::Pass(permit) => permit,
-            Admission::Refused { retry_after, .. } => panic!("refused for {retry_after:?}"),
+            Admission::Rejected { retry_after, .. } => panic!("refused for {retry_after:?}"),
         }
     }
 
     fn refused(&mut self) -> Option<Duration> {
         match self.breaker.admit(self.now, MIDDLE) {
             Admission::Pass(_) => panic!("let through"),
-            Admission::Refused { retry_after, .. } => retry_after,
+            Admission::Rejected { retry_after, .. } => retry_after,
         }
     }
 
@@ -315,7 +315,7 @@ fn a_probe_that_never_ends_has_failed_when_its_lease_is_over() {
     assert_eq!(bench.refused(), Some(SECOND), "it may still come");
     bench.wait(Duration::from_nanos(1));
     match bench.breaker.admit(bench.now, MIDDLE) {
-        Admission::Refused {
+        Admission::Rejected {
             retry_after,
             transition,
         } => {
@@ -373,7 +373,7 @@ fn after_closing_the_share_of_calls_rises() {
         last = passed;
     }
     let wait = |bench: &mut Bench, chance| match bench.breaker.admit(bench.now, chance) {
-        Admission::Refused { retry_after, .. } => retry_after,
+        Admission::Rejected { retry_after, .. } => retry_after,
         Admission::Pass(_) => None,
     };
     assert_eq!(
@@ -471,7 +471,7 @@ fn what_each_class_means() {
     let success = (Verdict::Success, Verdict::Success);
     for (kind, expected) in [
         (Kind::Success, success),
-        (Kind::Refusal, success),
+        (Kind::ModelRefusal, success),
         (Kind::RateLimited, busy),
         (Kind::RampLimited, busy),
         (Kind::SpendLimit, barred),

@@ -175,7 +175,7 @@ impl Trace {
                 self.probes += u64::from(ticket.probe);
                 self.calls.push((permit, ticket));
             }
-            (Admission::Refused { retry_after, .. }, Err(wait)) => {
+            (Admission::Rejected { retry_after, .. }, Err(wait)) => {
                 let retry_after = retry_after.expect("nothing is forced");
                 // The ramp's own place is between two milliseconds.
                 let difference = retry_after.checked_sub(millis(wait));

@@ -18,7 +18,7 @@ use shuttle::{
     sync::{Condvar, Mutex},
     thread,
 };
-use tower_claude_core::{Class, Cost, Kind, Observation, Priority, Refusal, Scope, Tenant};
+use tower_claude_core::{Class, Cost, Kind, Observation, Priority, Rejection, Scope, Tenant};
 use tower_claude_wire::{RateLimits, Usage};
 
 use super::Desk;
@@ -131,7 +131,7 @@ impl Caller {
     }
 
     /// Waits to the end, or gives up at any moment, also when it was let out and does not know yet.
-    fn acquire(&self) -> Option<Result<Reservation, Refusal>> {
+    fn acquire(&self) -> Option<Result<Reservation, Rejection>> {
         let mut future = Box::pin(self.limiter.acquire(self.ask()));
         if thread_rng().gen_range(0..3) > 0 {
             return Some(self.wait(future.as_mut()));

@@ -10,7 +10,7 @@ use crate::{
 };
 
 proptest! {
-    /// Refused, cancelled while it waits, or let out and never sent: all levels are the same to the last
+    /// Rejected, cancelled while it waits, or let out and never sent: all levels are the same to the last
     /// unit as those of a pool that never heard of it.
     #[test]
     fn whoever_is_not_sent_leaves_no_trace(

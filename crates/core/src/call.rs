@@ -5,11 +5,12 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
 };
 
-use http::{Extensions, Request};
+use http::{Extensions, HeaderMap, Request};
 use tokio::time::Instant;
 
 use crate::{
-    Ledger, LimiterId, Original, RequestBody, ReservationHandle, Route, reservations::Reservations,
+    Ledger, LimiterId, RequestBody, ReservationHandle, SavedRequest, Workload,
+    reservations::Reservations, scope::credential,
 };
 
 /// When the caller stops waiting. Insert it into the request's extensions; every layer keeps to it.
@@ -33,18 +34,23 @@ pub enum Priority {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Tenant(pub Arc<str>);
 
-/// What travels with one call through the layers, across its attempts: one `Arc` in the request's
-/// extensions, put there by the outermost layer that needs it.
+/// What travels with one call through the layers, across its attempts: one `Arc` in the request's body,
+/// put there by the outermost layer that needs it.
+///
+/// Where the request changes its type on the way, as in another library, whoever changes it puts the `Arc` into the
+/// extensions ([`leave_in_extensions`](Self::leave_in_extensions)): the next layer finds it there, too.
 #[derive(Debug)]
-pub struct CallContext {
+pub struct Call {
     first_arrival: Instant,
     deadline: Option<Instant>,
     priority: Priority,
     tenant: Option<Tenant>,
-    route: Route,
+    workload: Workload,
     /// Weak: the context lives as long as the answer, and the request need not.
-    original: Weak<Original>,
+    original: Weak<SavedRequest>,
     counted_input: AtomicU64,
+    /// Of the request, once it was asked for.
+    credential: AtomicU64,
     attempts: AtomicU32,
     retried: AtomicBool,
     probe: AtomicBool,
@@ -57,7 +63,7 @@ pub struct CallContext {
 /// Stands for no count.
 const UNCOUNTED: u64 = u64::MAX;
 
-impl CallContext {
+impl Call {
     /// The context of a call that arrived at `now`, with what the caller put into the extensions.
     #[must_use]
     pub fn new(extensions: &Extensions, now: Instant) -> Self {
@@ -66,9 +72,10 @@ impl CallContext {
             deadline: extensions.get::<Deadline>().map(|deadline| deadline.0),
             priority: extensions.get().copied().unwrap_or_default(),
             tenant: extensions.get().cloned(),
-            route: extensions.get().copied().unwrap_or_default(),
+            workload: extensions.get().copied().unwrap_or_default(),
             original: Weak::new(),
             counted_input: AtomicU64::new(UNCOUNTED),
+            credential: AtomicU64::new(UNCOUNTED),
             attempts: AtomicU32::new(0),
             retried: AtomicBool::new(false),
             probe: AtomicBool::new(false),
@@ -76,6 +83,50 @@ impl CallContext {
             timed_out: AtomicBool::new(false),
             committed: AtomicBool::new(false),
             reservations: Reservations::default(),
+        }
+    }
+
+    /// The credential of these headers, which are those of the call: hashed once.
+    #[must_use]
+    pub fn credential_of(&self, headers: &HeaderMap) -> u64 {
+        match self.credential.load(Ordering::Relaxed) {
+            UNCOUNTED => {
+                let credential = credential(headers);
+                self.credential.store(credential, Ordering::Relaxed);
+                credential
+            }
+            credential => credential,
+        }
+    }
+
+    /// The context of the call that this request belongs to.
+    #[must_use]
+    pub fn of(request: &Request<RequestBody>) -> Option<&Arc<Self>> {
+        match request.body().context() {
+            Some(context) => Some(context),
+            None => request.extensions().get(),
+        }
+    }
+
+    /// Puts the context where the layers further in find it.
+    pub fn attach(self: &Arc<Self>, request: &mut Request<RequestBody>) {
+        request.body_mut().set_context(self.clone());
+    }
+
+    /// The context of this request; made and put there when there is none.
+    pub fn get_or_attach(request: &mut Request<RequestBody>, now: Instant) -> Arc<Self> {
+        if let Some(context) = Self::of(request) {
+            return context.clone();
+        }
+        let context = Arc::new(Self::new(request.extensions(), now));
+        context.attach(request);
+        context
+    }
+
+    /// Puts the context into the extensions of a request whose body is about to become another type.
+    pub fn leave_in_extensions(request: &mut Request<RequestBody>) {
+        if let Some(context) = request.body().context().cloned() {
+            request.extensions_mut().insert(context);
         }
     }
 
@@ -102,7 +153,7 @@ impl CallContext {
     /// The same context for copies of this request, which the layer that made the context keeps. That layer must not
     /// have put the context into the request that is kept.
     #[must_use]
-    pub fn with_original(mut self, original: &Arc<Original>) -> Self {
+    pub fn with_original(mut self, original: &Arc<SavedRequest>) -> Self {
         self.original = Arc::downgrade(original);
         self
     }
@@ -110,7 +161,7 @@ impl CallContext {
     /// The request that a layer further out keeps, if this one is a copy of it that nobody has changed since. A layer
     /// that would keep a copy of its own need not.
     #[must_use]
-    pub fn original_of(&self, request: &Request<RequestBody>) -> Option<Arc<Original>> {
+    pub fn original_of(&self, request: &Request<RequestBody>) -> Option<Arc<SavedRequest>> {
         let original = self.original.upgrade()?;
         original.is_copied_in(request).then_some(original)
     }
@@ -136,7 +187,7 @@ impl CallContext {
     }
 
     /// The context of a request that a layer sends beside this call, at `now` and in its name: it has the
-    /// same deadline, priority, tenant and route, but attempts and reservations of its own.
+    /// same deadline, priority, tenant and workload, but attempts and reservations of its own.
     #[must_use]
     pub fn beside(&self, now: Instant) -> Self {
         Self {
@@ -144,9 +195,10 @@ impl CallContext {
             deadline: self.deadline,
             priority: self.priority,
             tenant: self.tenant.clone(),
-            route: self.route,
+            workload: self.workload,
             original: Weak::new(),
             counted_input: AtomicU64::new(UNCOUNTED),
+            credential: AtomicU64::new(UNCOUNTED),
             attempts: AtomicU32::new(0),
             retried: AtomicBool::new(false),
             probe: AtomicBool::new(false),
@@ -171,8 +223,8 @@ impl CallContext {
     }
 
     /// What kind of request the call is.
-    pub const fn route(&self) -> Route {
-        self.route
+    pub const fn workload(&self) -> Workload {
+        self.workload
     }
 
     /// Attempts begun so far, over all layers that re-send: the ledger that keeps retries and
@@ -187,7 +239,10 @@ impl CallContext {
         self.timed_out.store(false, Ordering::Relaxed);
         self.committed.store(false, Ordering::Relaxed);
         self.held_back.store(false, Ordering::Relaxed);
-        self.attempts.fetch_add(1, Ordering::Relaxed) + 1
+        // One attempt of a call begins at a time.
+        let number = self.attempts.load(Ordering::Relaxed) + 1;
+        self.attempts.store(number, Ordering::Relaxed);
+        number
     }
 
     /// Whether the call only finds out if what it is sent to is back, with a stand-in ready: it is sent once.
@@ -235,7 +290,9 @@ impl CallContext {
     /// Claims the retrying of this call. True for the first layer that asks, false for every
     /// nested one, which then passes requests through.
     pub fn claim_retries(&self) -> bool {
-        !self.retried.swap(true, Ordering::Relaxed)
+        let claimed = self.retried.load(Ordering::Relaxed);
+        self.retried.store(true, Ordering::Relaxed);
+        !claimed
     }
 
     /// Gives the claim back, so that a layer outside may send the call through here once more (a

@@ -13,19 +13,19 @@ const MESSAGE_LIMIT: usize = 4 * 1024 * 1024;
 /// How a response body is to be understood, and what was understood so far.
 // Small: every response moves with one for each layer that watches it.
 #[derive(Debug)]
-pub struct Watch(Kept);
+pub struct BodyTracker(Tracked);
 
 #[derive(Debug)]
-enum Kept {
+enum Tracked {
     Stream(Box<StreamState>),
     /// JSON, with what was kept of it: nothing of an answer that comes in one piece.
     Message {
-        text: Option<Box<Text>>,
-        ends: Ends,
+        text: Option<Box<JsonText>>,
+        ends: JsonBounds,
     },
     /// JSON whose usage nobody asks for.
     Unread {
-        ends: Ends,
+        ends: JsonBounds,
     },
     /// Compressed, or neither a stream nor JSON: only its end is seen.
     Opaque,
@@ -33,12 +33,12 @@ enum Kept {
 
 /// What came of a JSON text: one piece as it is, or several in a row.
 #[derive(Debug)]
-enum Text {
+enum JsonText {
     Piece(Bytes),
     Pieces(Vec<u8>),
 }
 
-impl Text {
+impl JsonText {
     fn bytes(&self) -> &[u8] {
         match self {
             Self::Piece(piece) => piece,
@@ -56,12 +56,12 @@ impl Text {
 
 /// The first and the last byte of a JSON text, white space aside; 0 while there is none.
 #[derive(Clone, Copy, Debug, Default)]
-struct Ends {
+struct JsonBounds {
     first: u8,
     last: u8,
 }
 
-impl Ends {
+impl JsonBounds {
     fn feed(&mut self, data: &[u8]) {
         let data = data.trim_ascii();
         if let (Some(first), Some(last)) = (data.first(), data.last()) {
@@ -79,16 +79,16 @@ impl Ends {
     }
 }
 
-impl Watch {
+impl BodyTracker {
     /// By the response's headers. Compressed bodies are not looked into.
     #[must_use]
     pub fn of(headers: &HeaderMap) -> Self {
         match wire::readable(headers) {
-            Media::Json => Self(Kept::Message {
+            Media::Json => Self(Tracked::Message {
                 text: None,
-                ends: Ends::default(),
+                ends: JsonBounds::default(),
             }),
-            Media::EventStream => Self(Kept::Stream(Box::new(StreamState::new()))),
+            Media::EventStream => Self(Tracked::Stream(Box::new(StreamState::new()))),
             _ => Self::opaque(),
         }
     }
@@ -98,7 +98,7 @@ impl Watch {
     #[must_use]
     pub fn without_usage(self) -> Self {
         match self.0 {
-            Kept::Message { ends, .. } => Self(Kept::Unread { ends }),
+            Tracked::Message { ends, .. } => Self(Tracked::Unread { ends }),
             kept => Self(kept),
         }
     }
@@ -106,14 +106,14 @@ impl Watch {
     /// Sees only the end.
     #[must_use]
     pub const fn opaque() -> Self {
-        Self(Kept::Opaque)
+        Self(Tracked::Opaque)
     }
 
     /// The stream, if it is one.
     #[must_use]
     pub fn stream(&self) -> Option<&StreamState> {
         match &self.0 {
-            Kept::Stream(state) => Some(state),
+            Tracked::Stream(state) => Some(state),
             _ => None,
         }
     }
@@ -121,26 +121,26 @@ impl Watch {
     /// Whether the body is a JSON document.
     #[must_use]
     pub const fn is_message(&self) -> bool {
-        matches!(self.0, Kept::Message { .. } | Kept::Unread { .. })
+        matches!(self.0, Tracked::Message { .. } | Tracked::Unread { .. })
     }
 
     /// Takes note of more data.
     pub fn feed(&mut self, data: &Bytes) {
         match &mut self.0 {
-            Kept::Stream(state) => state.feed(data),
-            Kept::Message { text, ends } => {
+            Tracked::Stream(state) => state.feed(data),
+            Tracked::Message { text, ends } => {
                 ends.feed(data);
                 match text {
                     None if data.is_empty() => {}
-                    None => *text = Some(Box::new(Text::Piece(data.clone()))),
+                    None => *text = Some(Box::new(JsonText::Piece(data.clone()))),
                     Some(text) if text.bytes().len() + data.len() > MESSAGE_LIMIT => {
-                        self.0 = Kept::Opaque;
+                        self.0 = Tracked::Opaque;
                     }
                     Some(text) => text.add(data),
                 }
             }
-            Kept::Unread { ends } => ends.feed(data),
-            Kept::Opaque => {}
+            Tracked::Unread { ends } => ends.feed(data),
+            Tracked::Opaque => {}
         }
     }
 
@@ -148,8 +148,8 @@ impl Watch {
     #[must_use]
     pub fn usage(&self) -> Usage {
         match &self.0 {
-            Kept::Stream(state) => state.usage().clone(),
-            Kept::Message {
+            Tracked::Stream(state) => state.usage().clone(),
+            Tracked::Message {
                 text: Some(text), ..
             } => Usage::from_message(text.bytes()).unwrap_or_default(),
             _ => Usage::default(),
@@ -177,9 +177,9 @@ impl Watch {
     /// `message_stop` is cut short, and so is JSON that was not closed.
     pub(crate) fn cut_short(&self) -> Option<Class> {
         let cut = match &self.0 {
-            Kept::Stream(state) => !state.is_complete() && !state.is_foreign(),
-            Kept::Message { ends, .. } | Kept::Unread { ends } => ends.are_open(),
-            Kept::Opaque => false,
+            Tracked::Stream(state) => !state.is_complete() && !state.is_not_claude(),
+            Tracked::Message { ends, .. } | Tracked::Unread { ends } => ends.are_open(),
+            Tracked::Opaque => false,
         };
         cut.then(|| Class::new(Kind::Truncated))
     }
@@ -199,7 +199,7 @@ impl Watch {
     /// The outcome when the body ends with this data, which need not be kept to be read.
     pub(crate) fn last(&mut self, data: &Bytes) -> Outcome {
         match &mut self.0 {
-            Kept::Message { text: None, ends } => {
+            Tracked::Message { text: None, ends } => {
                 ends.feed(data);
                 self.ended_with(Usage::from_message(data).unwrap_or_default())
             }

@@ -13,14 +13,14 @@ use tower_claude_wire::ApiError;
 use crate::{Class, Dimension, Kind, ResponseBody};
 
 /// Names the layer that refused. On every response that a layer made itself.
-pub const REFUSED_BY: HeaderName = HeaderName::from_static("x-tower-claude-refused-by");
+pub const REJECTED_BY: HeaderName = HeaderName::from_static("x-tower-claude-refused-by");
 
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
 /// Why a layer refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Reason {
+pub enum RejectReason {
     /// More requests wait than the queue holds.
     QueueFull {
         /// Requests waiting.
@@ -67,11 +67,11 @@ pub enum Reason {
 /// A layer's own answer in place of the server's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Refusal {
+pub struct Rejection {
     /// The layer, as in `x-tower-claude-refused-by`.
     pub by: &'static str,
     /// Why.
-    pub reason: Reason,
+    pub reason: RejectReason,
     /// When asking again makes sense.
     pub retry_after: Option<Duration>,
     /// The place, from 1, that it would have had among the waiting requests of its priority and tenant, where
@@ -82,13 +82,13 @@ pub struct Refusal {
 /// The extension on a response that a layer made itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Refused {
+pub struct Rejected {
     /// The layer.
     pub by: &'static str,
     /// What the response means; `local` when the request was not sent.
     pub class: Class,
     /// Why the layer refused.
-    pub reason: Reason,
+    pub reason: RejectReason,
     /// When asking again makes sense.
     pub retry_after: Option<Duration>,
     /// The place, from 1, that it would have had among the waiting requests of its priority and tenant, where
@@ -96,10 +96,10 @@ pub struct Refused {
     pub queue_position: Option<usize>,
 }
 
-impl Refusal {
+impl Rejection {
     /// A refusal by this layer.
     #[must_use]
-    pub const fn new(by: &'static str, reason: Reason) -> Self {
+    pub const fn new(by: &'static str, reason: RejectReason) -> Self {
         Self {
             by,
             reason,
@@ -133,16 +133,18 @@ impl Refusal {
     #[must_use]
     pub const fn class(&self) -> Class {
         let class = match self.reason {
-            Reason::QueueFull { .. } | Reason::WaitTooLong { .. } => Class::new(Kind::RateLimited),
-            Reason::Oversized { .. } => Class::new(Kind::TooLarge),
-            Reason::DeadlineWouldPass { .. } => Class::new(Kind::Timeout),
+            RejectReason::QueueFull { .. } | RejectReason::WaitTooLong { .. } => {
+                Class::new(Kind::RateLimited)
+            }
+            RejectReason::Oversized { .. } => Class::new(Kind::TooLarge),
+            RejectReason::DeadlineWouldPass { .. } => Class::new(Kind::Timeout),
             // Whose credential is not accepted, or not paid for, is not helped by another model.
-            Reason::CircuitOpen {
+            RejectReason::CircuitOpen {
                 because: because @ (Kind::Unauthorized | Kind::SpendLimit),
             } => Class::new(because),
-            Reason::CircuitOpen { .. } => Class::new(Kind::Overloaded),
+            RejectReason::CircuitOpen { .. } => Class::new(Kind::Overloaded),
             // The request was sent: whoever pays for it must know.
-            Reason::TimedOut { .. } => {
+            RejectReason::TimedOut { .. } => {
                 return Class::new(Kind::Timeout).with_retry_after(self.retry_after);
             }
         };
@@ -152,25 +154,25 @@ impl Refusal {
     /// The status and `error.type` that Claude uses for the like.
     const fn wire(&self) -> (StatusCode, &'static str) {
         match self.reason {
-            Reason::QueueFull { .. } | Reason::WaitTooLong { .. } => {
+            RejectReason::QueueFull { .. } | RejectReason::WaitTooLong { .. } => {
                 (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error")
             }
-            Reason::Oversized { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "request_too_large"),
-            Reason::DeadlineWouldPass { .. } | Reason::TimedOut { .. } => {
+            RejectReason::Oversized { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "request_too_large"),
+            RejectReason::DeadlineWouldPass { .. } | RejectReason::TimedOut { .. } => {
                 (StatusCode::GATEWAY_TIMEOUT, "timeout_error")
             }
-            Reason::CircuitOpen {
+            RejectReason::CircuitOpen {
                 because: Kind::Unauthorized,
             } => (StatusCode::UNAUTHORIZED, "authentication_error"),
-            Reason::CircuitOpen {
+            RejectReason::CircuitOpen {
                 because: Kind::SpendLimit,
             } => (StatusCode::PAYMENT_REQUIRED, "billing_error"),
-            Reason::CircuitOpen { .. } => (overloaded(), "overloaded_error"),
+            RejectReason::CircuitOpen { .. } => (overloaded(), "overloaded_error"),
         }
     }
 
     /// The refusal as a response: Claude's error shape, `retry-after` in whole seconds rounded up,
-    /// the [`Refused`] and [`Class`] extensions, and the header [`REFUSED_BY`].
+    /// the [`Rejected`] and [`Class`] extensions, and the header [`REJECTED_BY`].
     #[must_use]
     pub fn into_response<B: Body<Data = Bytes>>(self) -> Response<ResponseBody<B>> {
         let (status, kind) = self.wire();
@@ -185,18 +187,18 @@ impl Refusal {
         // A name that is no header value is a layer author's slip, not worth a panic.
         let by = HeaderValue::from_str(self.by);
         headers.insert(
-            REFUSED_BY,
+            REJECTED_BY,
             by.unwrap_or(const { HeaderValue::from_static("unnamed") }),
         );
         if let Some(wait) = self.retry_after {
             headers.insert(RETRY_AFTER, HeaderValue::from(whole_seconds(wait)));
         }
-        if matches!(self.reason, Reason::Oversized { .. }) {
+        if matches!(self.reason, RejectReason::Oversized { .. }) {
             headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
         }
         let extensions = response.extensions_mut();
         extensions.insert(class);
-        extensions.insert(Refused {
+        extensions.insert(Rejected {
             by: self.by,
             class,
             reason: self.reason,
@@ -221,42 +223,42 @@ fn whole_seconds(wait: Duration) -> u64 {
         .saturating_add(u64::from(wait.subsec_nanos() > 0))
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.by)?;
         match self.reason {
-            Reason::QueueFull { waiting, limit } => {
+            RejectReason::QueueFull { waiting, limit } => {
                 write!(
                     f,
                     "{waiting} requests wait already, the queue holds {limit}"
                 )
             }
-            Reason::WaitTooLong {
+            RejectReason::WaitTooLong {
                 estimated,
                 max_wait,
             } if estimated.is_zero() => write!(
                 f,
                 "requests in flight must end first, the longest wait allowed is {max_wait:.1?}"
             ),
-            Reason::WaitTooLong {
+            RejectReason::WaitTooLong {
                 estimated,
                 max_wait,
             } => write!(
                 f,
                 "the wait for the rate limit is {estimated:.1?}, the longest wait allowed is {max_wait:.1?}"
             ),
-            Reason::DeadlineWouldPass {
+            RejectReason::DeadlineWouldPass {
                 remaining: Duration::ZERO,
                 ..
             } => f.write_str("the deadline of this request has passed"),
-            Reason::DeadlineWouldPass {
+            RejectReason::DeadlineWouldPass {
                 estimated,
                 remaining,
             } => write!(
                 f,
                 "this request would wait {estimated:.1?}, its deadline passes in {remaining:.1?}"
             ),
-            Reason::Oversized {
+            RejectReason::Oversized {
                 dimension,
                 cost,
                 limit,
@@ -264,8 +266,8 @@ impl fmt::Display for Refusal {
                 f,
                 "this request needs {cost} {dimension}, the limit is {limit}: it can never be sent"
             ),
-            Reason::TimedOut { after } => write!(f, "no answer within {after:.1?}"),
-            Reason::CircuitOpen { because } => {
+            RejectReason::TimedOut { after } => write!(f, "no answer within {after:.1?}"),
+            RejectReason::CircuitOpen { because } => {
                 let because = because.as_str();
                 write!(
                     f,
@@ -280,4 +282,4 @@ impl fmt::Display for Refusal {
     }
 }
 
-impl std::error::Error for Refusal {}
+impl std::error::Error for Rejection {}

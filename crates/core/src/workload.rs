@@ -4,19 +4,19 @@ use std::hash::BuildHasher;
 
 use foldhash::quality::FixedState;
 
-/// What kind of request it is, for estimates: requests of one route (a feature, a prompt template, an
+/// What kind of request it is, for estimates: requests of one workload (a feature, a prompt template, an
 /// agent) use about as much as each other. Insert it into the request's extensions.
 ///
 /// It is a hash of the label, the same in every process of one build. Two labels with one hash share
 /// their estimates, no more.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Route(u64);
+pub struct Workload(u64);
 
-impl Route {
+impl Workload {
     /// Requests that say nothing.
     pub const NONE: Self = Self(0);
 
-    /// The route of this name. An empty name is [`NONE`](Self::NONE).
+    /// The workload of this name. An empty name is [`NONE`](Self::NONE).
     #[must_use]
     pub fn named(name: &str) -> Self {
         if name.is_empty() {

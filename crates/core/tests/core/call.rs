@@ -11,15 +11,15 @@ use std::{
 use http::Extensions;
 use tokio::time::Instant;
 use tower_claude_core::{
-    CallContext, Class, Crossing, Deadline, Ledger, LimiterId, Observation, Priority,
-    ReservationHandle, Route, Tenant,
+    Call, Class, Deadline, Ledger, LimitWarning, LimiterId, Observation, Priority,
+    ReservationHandle, Tenant, Workload,
 };
 use tower_claude_wire::RateLimits;
 
 #[tokio::test(start_paused = true)]
 async fn what_the_caller_said() {
     let now = Instant::now();
-    let empty = CallContext::new(&Extensions::new(), now);
+    let empty = Call::new(&Extensions::new(), now);
     assert_eq!(empty.first_arrival(), now);
     assert_eq!(empty.deadline(), None);
     assert_eq!(empty.priority(), Priority::Normal);
@@ -30,15 +30,15 @@ async fn what_the_caller_said() {
     extensions.insert(Deadline(late));
     extensions.insert(Priority::Interactive);
     extensions.insert(Tenant("acme".into()));
-    let context = CallContext::get_or_insert(&mut extensions, now);
+    let context = Call::get_or_insert(&mut extensions, now);
     assert_eq!(context.deadline(), Some(late));
     assert_eq!(context.priority(), Priority::Interactive);
     assert_eq!(context.tenant(), Some(&Tenant("acme".into())));
     // Later layers, later attempts: the same context, the same place in every queue.
     tokio::time::advance(Duration::from_secs(1)).await;
-    let again = CallContext::get_or_insert(&mut extensions, Instant::now());
+    let again = Call::get_or_insert(&mut extensions, Instant::now());
     assert!(Arc::ptr_eq(&context, &again));
-    let copy = CallContext::get_or_insert(&mut extensions.clone(), Instant::now());
+    let copy = Call::get_or_insert(&mut extensions.clone(), Instant::now());
     assert!(Arc::ptr_eq(&context, &copy));
     assert_eq!(again.first_arrival(), now);
 }
@@ -52,9 +52,7 @@ async fn the_earlier_deadline_holds() {
         if let Some(own) = own {
             extensions.insert(Deadline(own));
         }
-        CallContext::new(&extensions, now)
-            .with_deadline(more)
-            .deadline()
+        Call::new(&extensions, now).with_deadline(more).deadline()
     };
     assert_eq!(with(Some(near), Some(far)), Some(near));
     assert_eq!(with(Some(far), Some(near)), Some(near));
@@ -66,7 +64,7 @@ async fn the_earlier_deadline_holds() {
 
 #[tokio::test]
 async fn attempts_and_claims() {
-    let context = CallContext::new(&Extensions::new(), Instant::now());
+    let context = Call::new(&Extensions::new(), Instant::now());
     assert_eq!(context.attempts(), 0);
     assert_eq!(context.begin_attempt(), 1);
     assert_eq!(context.begin_attempt(), 2);
@@ -105,9 +103,9 @@ impl Ledger for Books {
         self.limiter
     }
 
-    fn observe(&self, reservation: u64, seen: &Observation<'_>) -> Option<Crossing> {
+    fn observe(&self, reservation: u64, seen: &Observation<'_>) -> Option<LimitWarning> {
         let dimension = tower_claude_core::Dimension::Requests;
-        Some(Crossing::new(
+        Some(LimitWarning::new(
             dimension,
             reservation,
             seen.warn_percent.into(),
@@ -125,7 +123,7 @@ async fn reservations_are_found_by_their_limiter() {
     let (a, b) = (Books::new(), Books::new());
     assert_ne!(a.limiter, b.limiter);
     let now = Instant::now();
-    let context = CallContext::new(&Extensions::new(), now);
+    let context = Call::new(&Extensions::new(), now);
     assert!(context.reservation_of(a.limiter).is_none());
     context.begin_attempt();
     context.add_reservation(ReservationHandle::new(a.clone(), 1));
@@ -175,7 +173,7 @@ async fn reservations_are_found_by_their_limiter() {
 async fn a_reservation_of_the_same_number_in_another_ledger_stays() {
     let limiter = LimiterId::unique();
     let [outer, inner] = [Books::of(limiter), Books::of(limiter)];
-    let context = CallContext::new(&Extensions::new(), Instant::now());
+    let context = Call::new(&Extensions::new(), Instant::now());
     context.add_reservation(ReservationHandle::new(outer.clone(), 0));
     context.add_reservation(ReservationHandle::new(inner.clone(), 0));
     context.forget_reservation(&*inner, 0);
@@ -190,10 +188,10 @@ async fn a_reservation_of_the_same_number_in_another_ledger_stays() {
 async fn beside_a_call() {
     let now = Instant::now();
     let mut extensions = Extensions::new();
-    extensions.insert(Route::named("chat"));
+    extensions.insert(Workload::named("chat"));
     extensions.insert(Priority::Batch);
     extensions.insert(Deadline(now + Duration::from_secs(9)));
-    let context = CallContext::new(&extensions, now);
+    let context = Call::new(&extensions, now);
     context.begin_attempt();
     context.set_counted_input(Some(7));
     assert_eq!(context.counted_input(), Some(7));
@@ -202,19 +200,19 @@ async fn beside_a_call() {
     assert_eq!(beside.first_arrival(), later);
     assert_eq!(beside.deadline(), Some(later));
     assert_eq!(beside.priority(), Priority::Batch);
-    assert_eq!(beside.route(), Route::named("chat"));
+    assert_eq!(beside.workload(), Workload::named("chat"));
     assert_eq!((beside.attempts(), beside.counted_input()), (0, None));
     assert!(beside.claim_retries());
     context.set_counted_input(None);
     assert_eq!(context.counted_input(), None);
-    assert_eq!(Route::named(""), Route::NONE);
-    assert_ne!(Route::named("a"), Route::named("b"));
+    assert_eq!(Workload::named(""), Workload::NONE);
+    assert_ne!(Workload::named("a"), Workload::named("b"));
 }
 
 /// What was said of one attempt is not said of the next.
 #[tokio::test(start_paused = true)]
 async fn each_attempt_begins_without_what_was_said() {
-    let context = CallContext::new(&Extensions::new(), Instant::now());
+    let context = Call::new(&Extensions::new(), Instant::now());
     for number in 1..4 {
         assert_eq!(context.begin_attempt(), number);
         assert!(!context.is_held_back());

@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response};
 use tower::{Service, ServiceExt};
-use tower_claude_core::{Buffered, RequestBody, check};
+use tower_claude_core::{BufferRequest, RequestBody, check};
 
 use crate::frames::{Frames, Piece, chunked, data, frames, run};
 
@@ -68,7 +68,7 @@ fn request<B>(body: B) -> Request<B> {
 #[test]
 fn any_body_arrives_buffered() {
     let inner = Inner::default();
-    let hall = Buffered::new(check(inner.clone()));
+    let hall = BufferRequest::new(check(inner.clone()));
     let chunks = frames([data("ab"), Piece::Wait, data("c")]);
     run(hall.clone().oneshot(request(chunks))).expect("infallible");
     run(hall
@@ -85,7 +85,7 @@ fn any_body_arrives_buffered() {
 fn over_the_limit_it_arrives_as_a_stream() {
     let inner = Inner::default();
     for (limit, buffered) in [(9, false), (10, true)] {
-        let hall = Buffered::with_limit(inner.clone(), limit);
+        let hall = BufferRequest::with_limit(inner.clone(), limit);
         run(hall.oneshot(request(chunked(b"0123456789", 3)))).expect("infallible");
         assert_eq!(
             inner
@@ -105,7 +105,7 @@ fn what_is_buffered_is_free() {
     let inner = Inner::default();
     let bytes = Bytes::from("{}".repeat(9));
     let clones = inner.clones.clone();
-    let mut hall = Buffered::new(Buffered::new(inner));
+    let mut hall = BufferRequest::new(BufferRequest::new(inner));
     run(async {
         for _ in 0..3 {
             let ready = ServiceExt::<Request<RequestBody>>::ready(&mut hall)
@@ -138,7 +138,7 @@ fn what_is_buffered_is_free() {
 #[test]
 fn nothing_happens_before_the_first_poll() {
     let inner = Inner::default();
-    let mut hall = Buffered::new(Buffered::new(inner.clone()));
+    let mut hall = BufferRequest::new(BufferRequest::new(inner.clone()));
     run(async {
         let ready = ServiceExt::<Request<RequestBody>>::ready(&mut hall).await;
         let ready = ready.expect("infallible");
@@ -160,10 +160,10 @@ fn nor_to_a_copy_of_one_that_is_under_way() {
     });
     let inner = Inner::default();
     run(async {
-        let call = Buffered::new(copies).oneshot(request(RequestBody::from("{}")));
+        let call = BufferRequest::new(copies).oneshot(request(RequestBody::from("{}")));
         call.await.expect("infallible");
         let copy = copy.lock().expect("no panic").take().expect("a copy");
-        let mut hall = Buffered::new(inner.clone());
+        let mut hall = BufferRequest::new(inner.clone());
         let ready = ServiceExt::<Request<RequestBody>>::ready(&mut hall).await;
         drop(ready.expect("infallible").call(request(copy)));
         assert!(inner.got.lock().expect("no panic").is_empty());
@@ -172,7 +172,7 @@ fn nor_to_a_copy_of_one_that_is_under_way() {
 
 #[test]
 fn the_ready_service_goes_with_the_request() {
-    let mut hall = Buffered::new(Inner::default());
+    let mut hall = BufferRequest::new(Inner::default());
     run(async {
         // Two under way at once, each on the service that was polled ready for it.
         let first = ServiceExt::<Request<Frames>>::ready(&mut hall)

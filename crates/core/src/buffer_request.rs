@@ -11,7 +11,7 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use crate::{BoxError, Collect, RequestBody, request_body::take_if_request_body, take_polled};
+use crate::{BoxError, Collect, RequestBody, request_body::take_if_request_body, take_ready};
 
 /// Takes `Request<B>` for any `B` and gives `Request<RequestBody>` inward. Costs nothing when the
 /// body is a [`RequestBody`] already, so only the outermost layer of a stack ever buffers.
@@ -22,12 +22,12 @@ use crate::{BoxError, Collect, RequestBody, request_body::take_if_request_body, 
 /// there a call acts at once, and so needs neither a clone of what it calls nor a place to keep the request.
 /// The service behind a hall may count on it that its future is polled as soon as it is made.
 #[derive(Clone, Debug)]
-pub struct Buffered<S> {
+pub struct BufferRequest<S> {
     inner: S,
     limit: usize,
 }
 
-impl<S> Buffered<S> {
+impl<S> BufferRequest<S> {
     /// Buffers up to [`RequestBody::DEFAULT_LIMIT`] bytes.
     #[must_use]
     pub const fn new(inner: S) -> Self {
@@ -56,7 +56,7 @@ impl<S> Buffered<S> {
     }
 }
 
-impl<S, B> Service<Request<B>> for Buffered<S>
+impl<S, B> Service<Request<B>> for BufferRequest<S>
 where
     S: Service<Request<RequestBody>> + Clone,
     B: Body + Unpin + Send + 'static,
@@ -65,7 +65,7 @@ where
 {
     type Response = S::Response;
     type Error = S::Error;
-    type Future = BufferedFuture<S, B>;
+    type Future = BufferRequestFuture<S, B>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
@@ -75,22 +75,22 @@ where
         let (head, body) = request.into_parts();
         match take_if_request_body(body) {
             // Returned from where it is made, so that the future is not moved once more.
-            Ok(body) if body.is_under_way() => BufferedFuture {
+            Ok(body) if body.is_under_way() => BufferRequestFuture {
                 state: State::Call {
                     future: self.inner.call(Request::from_parts(head, body)),
                 },
             },
-            Ok(body) => BufferedFuture {
+            Ok(body) => BufferRequestFuture {
                 state: State::Start {
                     request: Some(Request::from_parts(head, body)),
-                    service: take_polled(&mut self.inner),
+                    service: take_ready(&mut self.inner),
                 },
             },
-            Err(body) => BufferedFuture {
+            Err(body) => BufferRequestFuture {
                 state: State::Collect {
                     collect: RequestBody::collect(body, self.limit),
                     head: Some(head),
-                    service: take_polled(&mut self.inner),
+                    service: take_ready(&mut self.inner),
                 },
             },
         }
@@ -98,9 +98,9 @@ where
 }
 
 pin_project! {
-    /// Future of [`Buffered`].
+    /// Future of [`BufferRequest`].
     #[must_use = "futures do nothing unless polled"]
-    pub struct BufferedFuture<S, B>
+    pub struct BufferRequestFuture<S, B>
     where
         S: Service<Request<RequestBody>>,
     {
@@ -121,7 +121,7 @@ pin_project! {
     }
 }
 
-impl<S, B> Future for BufferedFuture<S, B>
+impl<S, B> Future for BufferRequestFuture<S, B>
 where
     S: Service<Request<RequestBody>>,
     B: Body + Unpin + Send + 'static,
@@ -155,12 +155,13 @@ where
     }
 }
 
-impl<S, B> std::fmt::Debug for BufferedFuture<S, B>
+impl<S, B> std::fmt::Debug for BufferRequestFuture<S, B>
 where
     S: Service<Request<RequestBody>>,
 {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("BufferedFuture").finish_non_exhaustive()
+        f.debug_struct("BufferRequestFuture")
+            .finish_non_exhaustive()
     }
 }
 

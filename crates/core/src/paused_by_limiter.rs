@@ -8,7 +8,7 @@ use std::time::Duration;
 /// A retry layer outside then does not sleep itself, so the pause is served once and the waiting
 /// requests are let out one by one. It still gives up when `pause` is longer than it may wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Paced {
+pub struct PausedByLimiter {
     /// How long the limiter lets nothing through, from when the response arrived.
     pub pause: Duration,
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::Response;
 use http_body::Body;
 use tower_claude_core::{
-    Class, Dimension, Kind, REFUSED_BY, Reason, Refusal, Refused, ResponseBody,
+    Class, Dimension, Kind, REJECTED_BY, RejectReason, Rejected, Rejection, ResponseBody,
 };
 use tower_claude_wire::ApiError;
 
@@ -13,10 +13,16 @@ use crate::frames::{Frames, drain};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-fn reasons() -> [(Reason, u16, &'static str, Kind, &'static [&'static str]); 9] {
+fn reasons() -> [(
+    RejectReason,
+    u16,
+    &'static str,
+    Kind,
+    &'static [&'static str],
+); 9] {
     [
         (
-            Reason::QueueFull {
+            RejectReason::QueueFull {
                 waiting: 17,
                 limit: 16,
             },
@@ -26,7 +32,7 @@ fn reasons() -> [(Reason, u16, &'static str, Kind, &'static [&'static str]); 9] 
             &["17", "16"],
         ),
         (
-            Reason::WaitTooLong {
+            RejectReason::WaitTooLong {
                 estimated: 90 * SECOND,
                 max_wait: 60 * SECOND,
             },
@@ -36,7 +42,7 @@ fn reasons() -> [(Reason, u16, &'static str, Kind, &'static [&'static str]); 9] 
             &["90.0s", "60.0s"],
         ),
         (
-            Reason::DeadlineWouldPass {
+            RejectReason::DeadlineWouldPass {
                 estimated: 9 * SECOND,
                 remaining: SECOND / 2,
             },
@@ -46,7 +52,7 @@ fn reasons() -> [(Reason, u16, &'static str, Kind, &'static [&'static str]); 9] 
             &["9.0s", "500.0ms"],
         ),
         (
-            Reason::DeadlineWouldPass {
+            RejectReason::DeadlineWouldPass {
                 estimated: Duration::ZERO,
                 remaining: Duration::ZERO,
             },
@@ -56,7 +62,7 @@ fn reasons() -> [(Reason, u16, &'static str, Kind, &'static [&'static str]); 9] 
             &["the deadline of this request has passed"],
         ),
         (
-            Reason::Oversized {
+            RejectReason::Oversized {
                 dimension: Dimension::InputTokens,
                 cost: 9_001,
                 limit: 5_000,
@@ -67,14 +73,14 @@ fn reasons() -> [(Reason, u16, &'static str, Kind, &'static [&'static str]); 9] 
             &["input tokens", "9001", "5000"],
         ),
         (
-            Reason::TimedOut { after: 30 * SECOND },
+            RejectReason::TimedOut { after: 30 * SECOND },
             504,
             "timeout_error",
             Kind::Timeout,
             &["30.0s"],
         ),
         (
-            Reason::CircuitOpen {
+            RejectReason::CircuitOpen {
                 because: Kind::Timeout,
             },
             529,
@@ -83,7 +89,7 @@ fn reasons() -> [(Reason, u16, &'static str, Kind, &'static [&'static str]); 9] 
             &["timeout", "4.0s"],
         ),
         (
-            Reason::CircuitOpen {
+            RejectReason::CircuitOpen {
                 because: Kind::Unauthorized,
             },
             401,
@@ -92,7 +98,7 @@ fn reasons() -> [(Reason, u16, &'static str, Kind, &'static [&'static str]); 9] 
             &["unauthorized"],
         ),
         (
-            Reason::CircuitOpen {
+            RejectReason::CircuitOpen {
                 because: Kind::SpendLimit,
             },
             402,
@@ -107,21 +113,21 @@ fn reasons() -> [(Reason, u16, &'static str, Kind, &'static [&'static str]); 9] 
 fn every_reason_as_a_response() {
     for (reason, status, kind, class, says) in reasons() {
         let wait = Some(Duration::from_millis(4_001));
-        let refusal = Refusal::new("token-bucket", reason).with_retry_after(wait);
+        let refusal = Rejection::new("token-bucket", reason).with_retry_after(wait);
         let response: Response<ResponseBody<Frames>> = refusal.into_response();
         assert_eq!(response.status(), status, "{reason:?}");
         let headers = response.headers();
-        assert_eq!(headers[REFUSED_BY], "token-bucket");
+        assert_eq!(headers[REJECTED_BY], "token-bucket");
         assert_eq!(headers["content-type"], "application/json");
         assert_eq!(headers["retry-after"], "5", "rounded up");
-        let oversized = matches!(reason, Reason::Oversized { .. });
+        let oversized = matches!(reason, RejectReason::Oversized { .. });
         let advice = headers
             .get("x-should-retry")
             .map(http::HeaderValue::as_bytes);
         assert_eq!(advice, oversized.then_some(&b"false"[..]), "{reason:?}");
 
         let expected = Class::new(class).with_retry_after(wait);
-        let sent = matches!(reason, Reason::TimedOut { .. });
+        let sent = matches!(reason, RejectReason::TimedOut { .. });
         let expected = if sent {
             expected
         } else {
@@ -129,7 +135,7 @@ fn every_reason_as_a_response() {
         };
         assert_eq!(refusal.class(), expected, "{reason:?}");
         assert_eq!(response.extensions().get::<Class>(), Some(&expected));
-        let refused = response.extensions().get::<Refused>().expect("tagged");
+        let refused = response.extensions().get::<Rejected>().expect("tagged");
         assert_eq!(refused.by, "token-bucket");
         assert_eq!(refused.reason, reason);
         assert_eq!(refused.class, expected);
@@ -159,7 +165,7 @@ fn every_reason_as_a_response() {
 
 #[test]
 fn without_a_wait_there_is_no_header() {
-    let refusal = Refusal::new("retry", Reason::TimedOut { after: SECOND });
+    let refusal = Rejection::new("retry", RejectReason::TimedOut { after: SECOND });
     let response = refusal.into_response::<Frames>();
     assert!(!response.headers().contains_key("retry-after"));
     assert_eq!(refusal.in_name_of("other").by, "other");
@@ -174,29 +180,29 @@ fn every_dimension_is_named() {
         Dimension::TotalTokens,
         Dimension::Concurrency,
     ] {
-        let reason = Reason::Oversized {
+        let reason = RejectReason::Oversized {
             dimension,
             cost: 3,
             limit: 2,
         };
-        let text = Refusal::new("x", reason).to_string();
+        let text = Rejection::new("x", reason).to_string();
         assert!(text.contains(dimension.as_str()), "{text}");
     }
 }
 
 #[test]
 fn extreme_values_do_not_panic() {
-    let reason = Reason::WaitTooLong {
+    let reason = RejectReason::WaitTooLong {
         estimated: Duration::MAX,
         max_wait: Duration::ZERO,
     };
-    let refusal = Refusal::new("x", reason).with_retry_after(Some(Duration::MAX));
+    let refusal = Rejection::new("x", reason).with_retry_after(Some(Duration::MAX));
     let response = refusal.into_response::<Frames>();
     assert_eq!(response.headers()["retry-after"], u64::MAX.to_string());
     assert!(response.body().size_hint().exact().is_some());
     // Not a header value: the answer goes out all the same.
-    let response = Refusal::new("line\nbreak", reason).into_response::<Frames>();
-    assert!(response.headers().contains_key(REFUSED_BY));
+    let response = Rejection::new("line\nbreak", reason).into_response::<Frames>();
+    assert!(response.headers().contains_key(REJECTED_BY));
     let (body, ..) = drain(response.into_body());
     assert!(
         ApiError::parse(&body)

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 /// Takes the service that was polled, with what its readiness holds; a clone stays in its place.
-pub fn take_polled<S: Clone>(service: &mut S) -> S {
+pub fn take_ready<S: Clone>(service: &mut S) -> S {
     let clone = service.clone();
     std::mem::replace(service, clone)
 }
@@ -11,9 +11,9 @@ pub fn take_polled<S: Clone>(service: &mut S) -> S {
 /// A service that is never called: what a call sends again goes to a clone of it, made only then. Its lock lets calls
 /// share it where the service itself is not `Sync`.
 #[derive(Debug)]
-pub struct Spare<S>(Mutex<S>);
+pub struct CloneSource<S>(Mutex<S>);
 
-impl<S: Clone> Spare<S> {
+impl<S: Clone> CloneSource<S> {
     /// A spare of this service.
     pub fn of(service: &S) -> Self {
         Self(Mutex::new(service.clone()))
