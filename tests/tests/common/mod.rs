@@ -30,7 +30,7 @@ type Budgeted<S> = <HeaderBudgetLayer as Layer<S>>::Service;
 
 /// A stack and all its handles.
 #[derive(Clone)]
-pub(crate) struct Stack<S> {
+pub(crate) struct Stack<S: Clone> {
     pub(crate) service: Layers<S>,
     pub(crate) limiter: LocalLimiter,
     pub(crate) retry: RetryHandle,
