@@ -1,21 +1,21 @@
-//! Who stands in for whom, as configured.
+//! The configured stand-ins of each model.
 
 use std::{collections::HashMap, sync::Arc};
 
 use tower_claude_wire::{Model, ModelCatalog, Support};
 
-use crate::policy::MOST_TARGETS;
+use crate::selection::MAX_TARGETS;
 
-/// A model that can be asked.
+/// A model that a request can be sent to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Target {
-    /// As it is sent.
+    /// The name that is sent.
     pub(crate) model: Arc<str>,
-    /// Without date or cloud dress: what book is kept by.
+    /// The canonical id, without date or cloud prefix.
     pub(crate) id: Arc<str>,
-    /// The limits it draws on.
+    /// The rate group.
     pub(crate) group: Arc<str>,
-    /// Whether it has a fast mode, with limits of its own.
+    /// True if the model has a fast mode, which has limits of its own.
     pub(crate) has_fast: bool,
 }
 
@@ -27,7 +27,7 @@ impl Target {
             capabilities,
             ..
         } = catalog.lookup(model);
-        // An id is mostly sent as it is listed.
+        // Most names are the canonical id.
         let sent = if *model == *id {
             id.clone()
         } else {
@@ -42,22 +42,32 @@ impl Target {
     }
 }
 
-/// The number of a chain in [`Chains`].
+/// The rate group of one credential.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct RateGroup {
+    /// The hash of the credential.
+    pub(crate) credential: u64,
+    pub(crate) group: Arc<str>,
+    /// True for the limits of the fast mode.
+    pub(crate) fast: bool,
+}
+
+/// The number of a chain in a [`ChainTable`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ChainId(usize);
 
-/// An ordered list of stand-ins for every model, and some for single ones.
+/// The chains of stand-ins: a common one, and the chains of single models.
 #[derive(Clone, Debug)]
-pub(crate) struct Chains {
-    /// The first serves every model without one of its own.
+pub(crate) struct ChainTable {
+    /// The first list serves every model without a chain of its own.
     lists: Vec<Vec<Target>>,
-    /// By canonical id.
+    /// The lists of single models, by canonical id.
     own: HashMap<Arc<str>, usize>,
     /// The models of `own`, as configured.
     names: Vec<String>,
 }
 
-impl Chains {
+impl ChainTable {
     pub(crate) fn new<M: AsRef<str>>(
         chain: impl IntoIterator<Item = M>,
         catalog: &ModelCatalog,
@@ -69,7 +79,7 @@ impl Chains {
         }
     }
 
-    /// Gives one model a chain of its own, in place of one it may have had.
+    /// Sets the chain of one model.
     pub(crate) fn insert<M: AsRef<str>>(
         &mut self,
         model: &str,
@@ -82,10 +92,10 @@ impl Chains {
         self.own.insert(catalog.lookup(model).id, index);
     }
 
-    /// The same chains as another catalogue sees their models.
+    /// Resolves all names again, with another catalogue.
     pub(crate) fn resolve(&mut self, catalog: &ModelCatalog) {
         for targets in &mut self.lists {
-            // Two names may be of one model now.
+            // Two names may now be of one model.
             *targets = list(targets.iter().map(|target| &*target.model), catalog);
         }
         let names = self.names.iter().enumerate();
@@ -94,9 +104,9 @@ impl Chains {
             .collect();
     }
 
-    /// The chain that stands in for this model; none, when nobody but itself is in it.
+    /// Returns the chain of this model, or `None` if it contains no other model.
     pub(crate) fn of(&self, model: &str, catalog: &ModelCatalog) -> Option<ChainId> {
-        // The ordinary case needs no look-up: of two models one at least is another.
+        // The ordinary case needs no look-up: one of two models is another.
         if self.own.is_empty() && self.lists[0].len() > 1 {
             return Some(ChainId(0));
         }
@@ -109,16 +119,16 @@ impl Chains {
             }
         };
         let index = self.own.get(id).copied().unwrap_or_default();
-        let others = self.lists[index].iter().any(|target| target.id != *id);
-        others.then_some(ChainId(index))
+        let has_others = self.lists[index].iter().any(|target| target.id != *id);
+        has_others.then_some(ChainId(index))
     }
 
-    /// The targets of a chain, in order.
+    /// Returns the targets of a chain, in order.
     pub(crate) fn list(&self, chain: ChainId) -> &[Target] {
         &self.lists[chain.0]
     }
 
-    /// Every model that stands in for another, once.
+    /// Returns the canonical ids of all stand-ins.
     pub(crate) fn stand_ins(&self) -> Vec<Arc<str>> {
         let mut ids: Vec<_> = self.lists.iter().flatten().map(|t| t.id.clone()).collect();
         ids.sort_unstable();
@@ -135,6 +145,6 @@ fn list<M: AsRef<str>>(chain: impl IntoIterator<Item = M>, catalog: &ModelCatalo
             targets.push(target);
         }
     }
-    targets.truncate(MOST_TARGETS - 1);
+    targets.truncate(MAX_TARGETS - 1);
     targets
 }

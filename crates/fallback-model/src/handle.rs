@@ -1,4 +1,4 @@
-//! Looking at a layer from outside.
+//! The handle of a layer, and the state that it shows.
 
 use std::{
     collections::HashMap,
@@ -7,21 +7,27 @@ use std::{
 };
 
 use tokio::time::Instant;
-use tower_claude_core::{Class, breaker::BreakerSnapshot, breaker::BreakerState};
+use tower_claude_core::Class;
 
-use crate::outage::Outages;
+use crate::{
+    chains::RateGroup,
+    cooldown::{CoolDownSnapshot, CoolDownTable},
+};
 
-/// What all clones of a layer share.
+/// The state that all clones of a layer share.
 #[derive(Debug, Default)]
-pub(crate) struct Shared {
-    pub(crate) outages: Outages,
-    tallies: Mutex<Tallies>,
+pub(crate) struct SharedState {
+    /// The models that failed lately, by canonical id.
+    pub(crate) models: Arc<CoolDownTable<Arc<str>>>,
+    /// The rate groups that answered with 429 lately.
+    pub(crate) groups: Arc<CoolDownTable<RateGroup>>,
+    tallies: Mutex<TallyTable>,
 }
 
-/// What only fallbacks count, so that a healthy call shares nothing.
+/// The counts of stand-ins. Only fallbacks count, so that healthy calls share nothing.
 #[derive(Debug, Default)]
-struct Tallies {
-    /// By model id. Only configured models stand in for others, so that the table stays small.
+struct TallyTable {
+    /// By canonical id. Only configured models stand in for others, so the table stays small.
     models: HashMap<Arc<str>, Tally>,
     exhausted: u64,
 }
@@ -30,141 +36,147 @@ struct Tallies {
 struct Tally {
     served: u64,
     failed: u64,
-    /// The least time to an answer, streamed and whole.
-    quickest: [Option<Duration>; 2],
+    /// The least time of recent responses, of streams and of whole ones.
+    min_latency: [Option<Duration>; 2],
 }
 
-impl Shared {
-    /// A stand-in has answered, after so much time.
-    pub(crate) fn served(&self, id: &Arc<str>, streams: bool, took: Duration) {
+impl SharedState {
+    /// Returns true if nothing has failed lately. Takes no lock.
+    #[inline]
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.models.is_empty() && self.groups.is_empty()
+    }
+
+    /// Counts a response of a stand-in, and the time it took.
+    pub(crate) fn count_success(&self, id: &Arc<str>, streams: bool, took: Duration) {
         let mut tallies = self.tallies();
         let tally = tallies.models.entry(id.clone()).or_default();
         tally.served += 1;
-        let quickest = &mut tally.quickest[usize::from(streams)];
-        // Down at once, up slowly: the lower edge of what it takes lately.
-        *quickest = Some(match *quickest {
+        let least = &mut tally.min_latency[usize::from(streams)];
+        // Down at once and up slowly: the lower edge of recent times.
+        *least = Some(match *least {
             Some(before) if before < took => before + (took - before) / 16,
             _ => took,
         });
     }
 
-    /// A stand-in has failed.
-    pub(crate) fn failed(&self, id: &Arc<str>) {
+    /// Counts a failure of a stand-in.
+    pub(crate) fn count_failure(&self, id: &Arc<str>) {
         self.tallies().models.entry(id.clone()).or_default().failed += 1;
     }
 
-    /// A call failed at every model.
-    pub(crate) fn exhausted(&self) {
+    /// Counts a call that failed at every model.
+    pub(crate) fn count_exhausted(&self) {
         self.tallies().exhausted += 1;
     }
 
-    /// The least time in which a model has lately answered; zero when that is not known.
-    pub(crate) fn quickest(&self, id: &str, streams: bool) -> Duration {
+    /// Returns the least time of a model's recent responses, or zero if it is not known.
+    pub(crate) fn min_latency(&self, id: &str, streams: bool) -> Duration {
         let tallies = self.tallies();
         let known = tallies.models.get(id);
         known
-            .and_then(|tally| tally.quickest[usize::from(streams)])
+            .and_then(|tally| tally.min_latency[usize::from(streams)])
             .unwrap_or_default()
     }
 
-    fn tallies(&self) -> MutexGuard<'_, Tallies> {
+    fn tallies(&self) -> MutexGuard<'_, TallyTable> {
         self.tallies.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A view of one [`FallbackModelLayer`](crate::FallbackModelLayer) and all services made from it. Cheap to clone.
+/// A handle to inspect one [`FallbackModelLayer`](crate::FallbackModelLayer) and all services made from
+/// it. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct FallbackHandle {
     stand_ins: Arc<[Arc<str>]>,
-    shared: Arc<Shared>,
+    shared: Arc<SharedState>,
 }
 
-/// The state of a layer at one moment. Counts are since the layer was made.
+/// The state of a layer at one moment. Counts start when the layer is made.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct FallbackSnapshot {
-    /// Every model that stands in for others, and every other that has failed lately; by name.
+    /// All stand-ins, and all other models that failed lately, by name.
     pub targets: Vec<TargetSnapshot>,
-    /// The pools of limits that have answered with 429 lately, one entry for each credential.
+    /// The rate groups that answered with 429 lately, with an entry for each credential.
     pub pools: Vec<PoolSnapshot>,
-    /// Calls that failed although another model was, or might have been, asked.
+    /// The number of calls that failed although a fallback was tried or considered.
     pub exhausted: u64,
 }
 
-/// One model, as a target of requests.
+/// The state of one model.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct TargetSnapshot {
-    /// Its canonical id.
+    /// The canonical id.
     pub model: Arc<str>,
-    /// Its circuit; `None` when it has not failed lately.
-    pub circuit: Option<BreakerSnapshot>,
-    /// How it failed last, when it has a circuit.
+    /// The cool-down. `None` if the model has not failed lately.
+    pub cool_down: Option<CoolDownSnapshot>,
+    /// The last failure, if the model has failed lately.
     pub why: Option<Class>,
-    /// Calls that it served in the place of another model.
+    /// The number of calls that it served in place of another model.
     pub served: u64,
-    /// Calls that it failed in the place of another model.
+    /// The number of calls that it failed in place of another model.
     pub failed: u64,
 }
 
 impl TargetSnapshot {
-    /// Whether requests pass it over now.
+    /// Returns true if requests skip the model, except for probes.
     #[must_use]
     pub fn is_out(&self) -> bool {
-        self.circuit.is_some_and(|circuit| {
-            !matches!(
-                circuit.state,
-                BreakerState::Closed | BreakerState::Ramping | BreakerState::ForcedClosed
-            )
-        })
+        self.cool_down
+            .is_some_and(|state| state.remaining.is_some())
     }
 }
 
-/// One pool of limits.
+/// The state of one rate group of a credential.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct PoolSnapshot {
     /// The rate group.
     pub group: Arc<str>,
-    /// Its circuit.
-    pub circuit: BreakerSnapshot,
+    /// The cool-down.
+    pub cool_down: CoolDownSnapshot,
 }
 
 impl FallbackHandle {
-    pub(crate) fn new(stand_ins: Vec<Arc<str>>, shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(stand_ins: Vec<Arc<str>>, shared: Arc<SharedState>) -> Self {
         Self {
             stand_ins: stand_ins.into(),
             shared,
         }
     }
 
-    /// The state now.
+    /// Returns the present state.
     #[must_use]
     pub fn snapshot(&self) -> FallbackSnapshot {
         let now = Instant::now();
-        let circuits = self.shared.outages.models(now);
+        let failed = self.shared.models.snapshot(now);
+        let pools = self.shared.groups.snapshot(now).into_iter();
         let tallies = self.shared.tallies();
         let mut models: Vec<Arc<str>> = self.stand_ins.to_vec();
-        models.extend(circuits.iter().map(|(model, ..)| model.clone()));
+        models.extend(failed.iter().map(|(model, ..)| model.clone()));
         models.extend(tallies.models.keys().cloned());
         models.sort_unstable();
         models.dedup();
         let targets = models.into_iter().map(|model| {
-            let circuit = circuits.iter().find(|(of, ..)| *of == model);
+            let state = failed.iter().find(|(of, ..)| *of == model);
             let tally = tallies.models.get(&model).copied().unwrap_or_default();
             TargetSnapshot {
-                circuit: circuit.map(|(_, circuit, _)| *circuit),
-                why: circuit.map(|(.., why)| *why),
+                cool_down: state.map(|(_, cool_down, _)| *cool_down),
+                why: state.map(|(.., why)| *why),
                 served: tally.served,
                 failed: tally.failed,
                 model,
             }
         });
-        let pools = self.shared.outages.pools(now).into_iter();
         FallbackSnapshot {
             targets: targets.collect(),
             pools: pools
-                .map(|(group, circuit)| PoolSnapshot { group, circuit })
+                .map(|(key, cool_down, _)| PoolSnapshot {
+                    group: key.group,
+                    cool_down,
+                })
                 .collect(),
             exhausted: tallies.exhausted,
         }

@@ -1,10 +1,9 @@
-//! The layer: configuration and shared state.
+//! The layer and its settings.
 
 use std::{fmt, num::NonZeroU32, sync::Arc, time::Duration};
 
 use tower_claude_core::{
     ClaudeClassify, RequestBody,
-    breaker::BreakerConfig,
     driver::{Driven, DriverLayer},
     event::{EventSink, Observer},
 };
@@ -12,72 +11,51 @@ use tower_claude_wire::ModelCatalog;
 use tower_layer::Layer;
 
 use crate::{
-    FallbackHandle, FallbackModel, RewriteOptions, chains::Chains, handle::Shared, policy::Triggers,
+    chains::ChainTable,
+    config::{Catalog, Config},
+    cooldown::CoolDown,
+    handle::FallbackHandle,
+    policy::FallbackPolicy,
+    rewrite::RewriteOptions,
+    selection::Triggers,
 };
 
-/// Sends a request to another model when the one asked for cannot serve. See the [crate documentation](crate).
+/// A layer that sends a request to another model when the model asked for cannot serve it. See the
+/// [crate documentation](crate).
 ///
-/// What is known of outages lives here and is shared by every clone and every service made from it.
+/// The layer holds the state of outages. Its clones and all services made from it share that state.
 #[derive(Clone)]
-#[must_use = "a layer does nothing until it wraps a service"]
+#[must_use = "layers do nothing until they wrap a service"]
 pub struct FallbackModelLayer<C = ClaudeClassify> {
     config: Arc<Config>,
     classifier: C,
 }
 
-/// What every call needs to know, behind one `Arc`.
-#[derive(Clone)]
-pub(crate) struct Config {
-    pub(crate) chains: Chains,
-    pub(crate) triggers: Triggers,
-    pub(crate) breaker: BreakerConfig,
-    pub(crate) rewrite: RewriteOptions,
-    pub(crate) catalog: Catalog,
-    pub(crate) last_message: Option<Arc<str>>,
-    /// Whether to take the `Class` that an inner layer left.
-    pub(crate) reuse_class: bool,
-    pub(crate) observers: EventSink,
-    pub(crate) body_limit: usize,
-    pub(crate) shared: Arc<Shared>,
-}
-
-/// What is known of models.
-#[derive(Clone)]
-pub(crate) enum Catalog {
-    Builtin,
-    Own(Arc<ModelCatalog>),
-}
-
-impl Catalog {
-    pub(crate) fn get(&self) -> &ModelCatalog {
-        match self {
-            Self::Builtin => ModelCatalog::builtin(),
-            Self::Own(catalog) => catalog,
-        }
-    }
-}
+/// The service that a [`FallbackModelLayer`] makes.
+pub type FallbackModel<S, C = ClaudeClassify> = Driven<S, FallbackPolicy, (), C>;
 
 impl FallbackModelLayer {
-    /// These models stand in for any other, in this order; a model that is in the list itself is not its own
-    /// stand-in. At most 16 count. An empty list leaves only the chains of single models
-    /// ([`with_chain`](Self::with_chain)).
+    /// Creates a layer in which these models stand in for any other model, in this order.
     ///
-    /// A model is out after three failures within 60 s without an answer between them; a real request probes it every
-    /// 30 s, doubling to 300 s. Two that succeed end the outage, and over 30 s the model gets its requests back. A 404
-    /// is a failure of the model once another has answered the same request.
+    /// A model in the list is not its own stand-in. At most 16 models count. With an empty list, only the
+    /// chains of single models apply ([`with_chain`](Self::with_chain)).
+    ///
+    /// A model is out after three failures within 60 s without a success between them. After a cool-down
+    /// of 30 s, one request at a time probes it. A probe that fails doubles the cool-down up to 300 s,
+    /// and one that succeeds ends the outage. A 404 counts as a failure of the model once another model
+    /// has served the same request.
     pub fn new<M: AsRef<str>>(chain: impl IntoIterator<Item = M>) -> Self {
         let catalog = Catalog::Builtin;
-        let failures = const { NonZeroU32::new(3).expect("not zero") };
         Self {
             config: Arc::new(Config {
-                chains: Chains::new(chain, catalog.get()),
+                chains: ChainTable::new(chain, catalog.get()),
                 triggers: Triggers::default(),
-                breaker: BreakerConfig::new().with_failures(failures, Duration::from_secs(60)),
+                cool_down: CoolDown::default(),
                 rewrite: RewriteOptions::new(),
                 catalog,
-                last_message: None,
+                error_message: None,
                 reuse_class: true,
-                observers: EventSink::default(),
+                events: EventSink::default(),
                 body_limit: RequestBody::DEFAULT_LIMIT,
                 shared: Arc::default(),
             }),
@@ -87,15 +65,8 @@ impl FallbackModelLayer {
 }
 
 impl<C> FallbackModelLayer<C> {
-    /// This layer as a stage of a driver.
-    #[doc(hidden)]
-    #[must_use]
-    pub fn stage(&self) -> crate::FallbackPolicy {
-        crate::stage::FallbackPolicy(self.config.clone())
-    }
-
-    /// For requests that ask for `model`, these stand in and no others; none at all when the list is empty. Names of
-    /// one model (dated, aliased, dressed for a cloud) are one.
+    /// Sets the stand-ins of one model, in place of the common list. None, if the list is empty. All
+    /// names of a model (dated, aliased, with a cloud prefix) are one.
     pub fn with_chain<M: AsRef<str>>(
         self,
         model: &str,
@@ -109,75 +80,94 @@ impl<C> FallbackModelLayer<C> {
         })
     }
 
-    /// For requests that ask for `model`, nobody stands in.
+    /// Sets that no model stands in for this one.
     pub fn without_fallback(self, model: &str) -> Self {
         self.with_chain(model, [""; 0])
     }
 
-    /// Whether another model is asked when one declines (status 200 with `stop_reason: "refusal"`). Off by default. Only
-    /// where nothing has reached the caller: a JSON answer of up to 64 KiB, a stream without content.
+    /// Sets whether a response in which the model declined (status 200 with `stop_reason: "refusal"`)
+    /// leads to a fallback. Off by default. Applies only before content has reached the caller: to a
+    /// JSON response of up to 64 KiB, and to a stream without content.
     pub fn with_refusals(self, fall_back: bool) -> Self {
         self.with(|config| config.triggers.refusals = fall_back)
     }
 
-    /// Whether another model is asked after a spend limit, and the one that met it is left alone like one that is down.
-    /// Off by default: as far as the API documents them, spend limits are the same for all models of a credential. With a
-    /// circuit breaker inside, switch its credential circuits off too, or one model's limit shuts all models.
+    /// Sets whether a spend limit leads to a fallback, and counts as a failure of the model. Off by
+    /// default: as far as the API documents them, spend limits are the same for all models of a
+    /// credential. If a circuit breaker is inside, switch off its credential circuits as well, or one
+    /// model's limit blocks all models.
     pub fn with_spend_limits(self, fall_back: bool) -> Self {
         self.with(|config| config.triggers.spend_limits = fall_back)
     }
 
-    /// When a model counts as out, how often it is probed and when it is back. One circuit is kept per model, and one per
-    /// credential and rate group for 429s.
-    pub fn with_breaker(self, breaker: BreakerConfig) -> Self {
-        self.with(|config| config.breaker = breaker)
+    /// Sets the number of failures, without a success between them, after which a model or a rate group
+    /// is out, and the time between the first and the last of them. 3 within 60 s by default, at most
+    /// 1,000. Failures further apart than `within` never lead to a cool-down.
+    pub fn with_failures(self, failures: NonZeroU32, within: Duration) -> Self {
+        self.with(|config| config.cool_down = config.cool_down.with_failures(failures, within))
     }
 
-    /// How far a request may be changed for another model.
+    /// Sets the first cool-down of a model or rate group that is out, and the longest after failed
+    /// probes. 30 s and 300 s by default, at most one day. Each failed probe doubles the cool-down. Both
+    /// vary by up to 20 % either way. If the server asks for more with `retry-after`, that time is used,
+    /// up to an hour. With zero, the next request probes.
+    pub fn with_cool_down(self, first: Duration, longest: Duration) -> Self {
+        self.with(|config| config.cool_down = config.cool_down.with_cool_down(first, longest))
+    }
+
+    /// Sets how far a request may be changed for another model.
     pub fn with_rewrite(self, options: RewriteOptions) -> Self {
         self.with(|config| config.rewrite = options)
     }
 
-    /// What is known of models: which share a rate group, what each takes. The built-in catalogue by default.
+    /// Sets the catalogue of rate groups and capabilities of models. Built in by default.
     pub fn with_catalog(self, catalog: ModelCatalog) -> Self {
         self.with(|config| {
             config.chains.resolve(&catalog);
-            config.catalog = Catalog::Own(Arc::new(catalog));
+            config.catalog = Catalog::Custom(Arc::new(catalog));
         })
     }
 
-    /// The message of the error that goes up when every model failed to serve, in words for end users. `{eta}` in it
-    /// becomes "in about 2 minutes", or whatever the shortest known wait is. Off by default.
+    /// Sets the message for end users in the error that the caller gets when every model failed to
+    /// serve. Off by default. `{eta}` in it becomes, for example, "in about 2 minutes": the shortest
+    /// wait that is known.
     ///
-    /// Status, type and shape of the error stay. Errors that say what is wrong with a request (4xx but 429) keep their
-    /// message. An error of the client itself, which is no response, is not replaced.
-    pub fn with_last_message(self, message: impl Into<String>) -> Self {
-        self.with(|config| config.last_message = Some(message.into().into()))
+    /// Status, type and shape of the error stay. Errors that describe a fault of the request (4xx other
+    /// than 429) keep their message. An error of the client itself, which is no response, is not
+    /// replaced.
+    pub fn with_error_message(self, message: impl Into<String>) -> Self {
+        self.with(|config| config.error_message = Some(message.into().into()))
     }
 
-    /// Where events go, beside `tracing`.
+    /// Sets the observer that gets the events, in addition to `tracing`.
     pub fn with_observer(self, observer: impl Observer + 'static) -> Self {
-        self.with(|config| config.observers = EventSink::new(observer))
+        self.with(|config| config.events = EventSink::new(observer))
     }
 
-    /// Buffers request bodies up to this many bytes (default: 32 MiB); longer ones pass through and stay with the model
-    /// they ask for. In a stack the outermost layer's limit is the one that counts.
+    /// Sets the size in bytes up to which request bodies are buffered. 32 MiB by default. A larger body
+    /// passes through to the model asked for. In a stack, the limit of the outermost layer applies.
     pub fn with_body_limit(self, bytes: usize) -> Self {
         self.with(|config| config.body_limit = bytes)
     }
 
-    /// Another reading of responses and errors. It is asked even where an inner layer has left its own reading; only a
-    /// local refusal stays one.
+    /// Sets the classifier of responses and errors. It overrules the class that an inner layer left in a
+    /// response, except for a local rejection.
     pub fn with_classifier<C2>(self, classifier: C2) -> FallbackModelLayer<C2> {
         let Self { config, .. } = self.with(|config| config.reuse_class = false);
         FallbackModelLayer { config, classifier }
     }
 
-    /// A view of what the layer does.
+    /// Returns a handle to inspect the layer.
     #[must_use]
     pub fn handle(&self) -> FallbackHandle {
         let stand_ins = self.config.chains.stand_ins();
         FallbackHandle::new(stand_ins, self.config.shared.clone())
+    }
+
+    /// Returns the policy of this layer, for a driver that combines it with others.
+    #[must_use]
+    pub fn policy(&self) -> FallbackPolicy {
+        FallbackPolicy(self.config.clone())
     }
 
     fn with(mut self, change: impl FnOnce(&mut Config)) -> Self {
@@ -187,10 +177,10 @@ impl<C> FallbackModelLayer<C> {
 }
 
 impl<S: Clone, C: Clone> Layer<S> for FallbackModelLayer<C> {
-    type Service = Driven<S, crate::FallbackPolicy, (), C>;
+    type Service = FallbackModel<S, C>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        let (policy, classifier) = (self.stage(), self.classifier.clone());
+        let (policy, classifier) = (self.policy(), self.classifier.clone());
         DriverLayer::with_reuse(policy, (), classifier, self.config.reuse_class)
             .with_body_limit(self.config.body_limit)
             .layer(inner)

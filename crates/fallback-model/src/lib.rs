@@ -1,4 +1,5 @@
-//! Sends a Claude request to another model when the one asked for cannot serve it, and says so.
+//! A Tower layer that sends a Claude API request to another model when the model asked for cannot serve
+//! it, and marks the response.
 //!
 //! ```
 //! use std::convert::Infallible;
@@ -13,7 +14,7 @@
 //! # #[tokio::main(flavor = "current_thread", start_paused = true)]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let api = service_fn(|request: Request<RequestBody>| async move {
-//!     // Opus is overloaded, the others are well.
+//!     // Opus is overloaded, the other models work.
 //!     let status = if request.body().model() == Some("claude-opus-5-5") { 529 } else { 200 };
 //!     let response = Response::builder().status(status);
 //!     Ok::<_, Infallible>(response.body(Full::new(Bytes::from("{}"))).expect("valid"))
@@ -33,61 +34,72 @@
 //! ```
 //!
 //! # What it does
-//! - Falls back for overload, 5xx, timeouts, broken connections, streams cut before content, retired models (404), refusals
-//!   of the layers inside; for 429s only to another rate group; for declined answers and spend limits where asked to. Not
-//!   for other 4xx or credentials; what one stand-in rejects the next may take. Messages requests only.
-//! - [Rewrites](fn@rewrite) the original request for each model; passes over one that cannot be asked this.
-//! - Sticks for the outage: after three failures requests go straight to the stand-in, and one real request per
-//!   cool-down, its stand-in ready, finds out if the model is back. A 429 counts against credential and rate group.
-//! - When all are out, asks the one that will be back first. No stand-in that never answers so fast as the deadline asks.
-//! - Says who served, why and what was lost: [`ServedBy`] and three headers, `FellBack` events, [`FallbackHandle`].
+//!
+//! - Falls back after overload, 5xx errors, timeouts, broken connections, streams that end before their
+//!   content, retired models (404), and local rejections of inner layers. After a 429, it falls back to
+//!   another rate group only. Responses in which the model declined, and spend limits, are optional.
+//!   Other 4xx errors and credentials are no reason, but a stand-in may reject what the next accepts.
+//!   Only Messages requests are sent to another model.
+//! - [Rewrites](fn@rewrite) the original request for each model, and skips models for which the request
+//!   cannot be rewritten.
+//! - Stays with the stand-in for the duration of an outage. After three failures, requests go straight
+//!   to the stand-in. After each cool-down, one real request probes the model, with a stand-in ready. A
+//!   429 counts against the credential and the rate group, not against the model.
+//! - Tries the model that is available the soonest if all are out. Skips a stand-in that is known to be
+//!   too slow for the deadline.
+//! - Reports the serving model, the reason and the losses: [`ServedBy`] and three headers, `FellBack`
+//!   events, [`FallbackHandle`].
 //!
 //! # Where it goes
-//! Outside retry, inside a cache. The attempts that a retry layer makes inside are counted over all models, with one at
-//! least for each. It has no timers: it acts on those of the retry layer.
 //!
-//! # Readiness, clones, cancellation
-//! Always ready; nothing happens before the first poll. Each attempt waits for the inner service itself, the first on the
-//! service that is called, the others on clones. What is known of outages lives
-//! in the layer and is shared by its clones and services. A failed response is dropped before the next request is made;
-//! dropping the future drops all, and a probe given up so tells nothing.
+//! Outside the retry layer and inside the cache. It counts the attempts of an inner retry layer over all
+//! models, with at least one attempt each. It has no timers, and acts on those of the retry layer.
+//!
+//! # Readiness
+//!
+//! Always ready. Each attempt waits in the call for the inner service. The first attempt uses the
+//! service that is called, the others use clones.
+//!
+//! # Clones
+//!
+//! The state of outages lives in the layer. Its clones and all services made from it share that state.
+//!
+//! # Cancellation
+//!
+//! A failed response is dropped before the next request is made. Dropping the future drops everything. A
+//! probe that is dropped is given back, so that the next request may probe.
 //!
 //! # Streaming
-//! A stream is held until its first content event, a JSON answer until it is whole (64 KiB at most). After that the
-//! response passes through unwatched: what breaks later is the caller's to see, and the breaker's to count.
 //!
-//! # What it never does
-//! Fall back after content has reached the caller; rewrite a rewritten request; send a prompt to another credential or
-//! host; switch silently; retry the same model; keep a declined answer for when the stand-ins fail; log a body or a key.
+//! A stream is held until its first content event, and a JSON response until it is whole, up to 64 KiB.
+//! After that the response passes through. A stream that breaks off later is the caller's to handle.
+//!
+//! # Limits
+//!
+//! The layer never falls back after content has reached the caller. It never rewrites a rewritten
+//! request, retries the same model, or sends a prompt to another credential or host. It keeps up to 1,024
+//! failed models and as many rate groups. It does not keep a declined response in case the stand-ins
+//! fail. It logs no bodies and no keys.
 #![forbid(unsafe_code)]
 
-mod call;
 mod chains;
-mod future;
+mod config;
+mod cooldown;
 mod handle;
-mod journey;
-mod last;
 mod layer;
-mod outage;
+mod message;
 mod policy;
 mod rewrite;
-mod route;
+mod selection;
 mod served;
-mod service;
-mod stage;
+mod targets;
 #[cfg(test)]
 mod tests;
-mod ticket;
 
-/// The name in events and logs.
-const LAYER: &str = "fallback-model";
-
-pub use future::ResponseFuture;
+pub use cooldown::CoolDownSnapshot;
 pub use handle::{FallbackHandle, FallbackSnapshot, PoolSnapshot, TargetSnapshot};
-pub use last::{LAST_MESSAGE, LastResort};
-pub use layer::FallbackModelLayer;
+pub use layer::{FallbackModel, FallbackModelLayer};
+pub use message::{FallbackMessage, LAST_MESSAGE};
+pub use policy::{FallbackPolicy, FallbackState};
 pub use rewrite::{Loss, Losses, RewriteOptions, Rewritten, Unportable, Why, rewrite};
 pub use served::{FALLBACK_LOSSES, FALLBACK_REASON, SERVED_MODEL, ServedBy};
-pub use service::FallbackModel;
-#[doc(hidden)]
-pub use stage::{FallbackPolicy, FallbackState};

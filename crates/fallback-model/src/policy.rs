@@ -1,229 +1,476 @@
-//! Whether another model is asked, and which. Pure: time and the state of the targets come in as arguments.
+//! The policy: fallback from model to model, for a driver.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
+use http::{Method, Request, response::Parts};
 use tokio::time::Instant;
-use tower_claude_core::{Class, Kind, breaker::Verdict};
+use tower_claude_core::{
+    Call, Class, Endpoint, Kind, RequestBody, SavedRequest,
+    driver::{AttemptFailure, CallPolicy, CallStart},
+    event::{Event, emit},
+};
+use tower_claude_wire::is_event_stream;
 
-/// The most models that one call may be sent to, the one it asked for included.
-pub(crate) const MOST_TARGETS: usize = 17;
+use crate::{
+    chains::ChainId,
+    config::{Config, LAYER},
+    cooldown::Permit,
+    message,
+    rewrite::{Loss, Unportable},
+    selection::{FallbackScope, Selection, TriedTargets, select},
+    served::{SERVED_MODEL, ServedBy},
+    targets::{CallTargets, TargetPermit, TargetView, earlier, settle},
+};
 
-/// Which outcomes call for another model.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Triggers {
-    /// Whether an answer in which the model declined does.
-    pub(crate) refusals: bool,
-    /// Whether a spend limit does.
-    pub(crate) spend_limits: bool,
+/// The call policy of a [`FallbackModelLayer`](crate::FallbackModelLayer), for a driver that combines
+/// several policies.
+#[derive(Clone)]
+pub struct FallbackPolicy(pub(crate) Arc<Config>);
+
+/// The state of one call under a [`FallbackPolicy`].
+pub struct FallbackState(Stage);
+
+enum Stage {
+    /// No other model can serve the request, or the call is answered.
+    Inactive,
+    /// The model asked for is tried, and no model has failed lately.
+    // The stage of nearly all calls: it neither allocates nor locks.
+    First(FirstAttempt),
+    /// A model has failed, in this call or lately. Boxed: rare, and the state moves with the future.
+    Fallback(Box<FallbackCall>),
 }
 
-/// Who may serve after a failure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Remedy {
-    /// Nobody would do better.
-    None,
-    /// A model that draws on other limits.
-    OtherGroup,
-    /// Any other model.
-    AnyOther,
+/// The data that the first attempt keeps for a fallback.
+struct FirstAttempt {
+    chain: ChainId,
+    original: Arc<SavedRequest>,
+    /// The attempts that were counted when the request was sent.
+    attempts: u32,
 }
 
-impl Triggers {
-    /// What helps after this outcome. What the request did wrong, it would do wrong everywhere; money and
-    /// credentials are the same for all models.
-    pub(crate) const fn remedy(self, class: &Class) -> Remedy {
-        match class.kind {
-            Kind::RateLimited | Kind::RampLimited => Remedy::OtherGroup,
-            // A limiter's queue is longer than the caller waits; that of other limits may not be.
-            Kind::Timeout if class.local => Remedy::OtherGroup,
-            Kind::Overloaded
-            | Kind::ServerError
-            | Kind::Timeout
-            | Kind::Transport
-            | Kind::Truncated
-            | Kind::NotFound => Remedy::AnyOther,
-            Kind::ModelRefusal if self.refusals => Remedy::AnyOther,
-            Kind::SpendLimit if self.spend_limits => Remedy::AnyOther,
-            _ => Remedy::None,
-        }
-    }
-
-    /// What helps after a stand-in failed like this: whatever it rejects, the next may take, since the request
-    /// was not made for it.
-    pub(crate) const fn remedy_of_stand_in(self, class: &Class) -> Remedy {
-        match class.kind {
-            Kind::BadRequest | Kind::Forbidden | Kind::TooLarge | Kind::SpendLimit
-                if !class.local =>
-            {
-                Remedy::AnyOther
-            }
-            _ => self.remedy(class),
-        }
-    }
-
-    /// What this outcome says about the target.
-    pub(crate) const fn findings(self, class: &Class) -> Findings {
-        match class.kind {
-            Kind::SpendLimit if self.spend_limits && !class.local => Findings {
-                model: Verdict::Failure {
-                    retry_after: class.retry_after,
-                },
-                group: Verdict::Ignored,
-            },
-            _ => Findings::of(class),
-        }
-    }
+/// One call while another model may be tried. Targets are numbered: 0 is the model asked for, then the
+/// chain.
+struct FallbackCall {
+    targets: CallTargets,
+    /// The request as it came. Every rewrite starts from it, so that no loss is carried on.
+    original: Arc<SavedRequest>,
+    tried: TriedTargets,
+    /// The target that the request was last made for.
+    at: usize,
+    /// The number of models that were sent the request.
+    hops: u32,
+    /// The attempts that were counted when the request was last sent.
+    attempts: u32,
+    permit: Option<TargetPermit>,
+    /// The models that returned 404. The request may name something else that is missing, so a 404
+    /// counts against a model only after another model has served the request.
+    not_found: Vec<Permit<Arc<str>>>,
+    /// The failure of the model asked for.
+    why: Option<Class>,
+    losses: Vec<Loss>,
+    /// The time at which the request was sent to a stand-in.
+    sent: Option<Instant>,
+    /// The earliest time at which a failed target may be available again.
+    back: Option<Instant>,
+    next: Option<Request<RequestBody>>,
 }
 
-/// What an outcome says about a target, and about the limits it draws on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Findings {
-    pub(crate) model: Verdict,
-    pub(crate) group: Verdict,
-}
-
-impl Findings {
-    /// Nothing: the call was given up.
-    pub(crate) const NONE: Self = Self {
-        model: Verdict::Ignored,
-        group: Verdict::Ignored,
-    };
-
-    /// What this outcome says. A refusal on this side says nothing: the layer that refused knows better
-    /// when to let the next request through, and asking it costs nothing.
-    pub(crate) const fn of(class: &Class) -> Self {
-        if class.local {
-            return Self::NONE;
-        }
-        let retry_after = class.retry_after;
-        let failure = Verdict::Failure { retry_after };
-        let (model, group) = match class.kind {
-            Kind::Success | Kind::ModelRefusal => (Verdict::Success, Verdict::Success),
-            Kind::RateLimited | Kind::RampLimited => (Verdict::Busy { retry_after }, failure),
-            // A retired model stays away: asking it first each time would only cost time.
-            Kind::NotFound => (failure, Verdict::Alive),
-            Kind::Overloaded
-            | Kind::ServerError
-            | Kind::Timeout
-            | Kind::Transport
-            | Kind::Truncated => (failure, Verdict::Ignored),
-            _ => (Verdict::Alive, Verdict::Alive),
+impl FallbackCall {
+    fn new(config: &Config, chain: ChainId, original: Arc<SavedRequest>) -> Self {
+        let targets = CallTargets::of(config, chain, original.get());
+        let mut call = Self {
+            targets,
+            original,
+            tried: TriedTargets::default(),
+            at: 0,
+            hops: 0,
+            attempts: 0,
+            permit: None,
+            not_found: Vec::new(),
+            why: None,
+            losses: Vec::new(),
+            sent: None,
+            back: None,
+            next: None,
         };
-        Self { model, group }
-    }
-}
-
-/// Why a target cannot be asked now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Shut {
-    /// When it may be asked again, as far as that is known.
-    pub(crate) until: Option<Instant>,
-    /// What it failed with.
-    pub(crate) why: Class,
-}
-
-impl Shut {
-    fn sooner_than(&self, other: &Self) -> bool {
-        match (self.until, other.until) {
-            (Some(one), Some(other)) => one < other,
-            (one, _) => one.is_some(),
+        // A model is not its own stand-in.
+        let target = |number| call.targets.target(config, number);
+        for number in 1..call.targets.count(config) {
+            if target(number).id == target(0).id {
+                call.tried.exclude(number);
+            }
         }
-    }
-}
-
-/// Where a call has been, as sets of targets by their number in the order of preference.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Trail {
-    asked: u32,
-    ruled_out: u32,
-}
-
-impl Trail {
-    /// The target was sent the request.
-    pub(crate) const fn asks(&mut self, target: usize) {
-        self.asked |= 1 << target;
+        call
     }
 
-    /// The target is of no use to this call.
-    pub(crate) const fn rules_out(&mut self, target: usize) {
-        self.ruled_out |= 1 << target;
+    /// Continues a call whose first attempt was sent to the model asked for.
+    fn resume(config: &Config, first: FirstAttempt) -> Self {
+        let mut call = Self::new(config, first.chain, first.original);
+        call.tried.mark_tried(0);
+        call.hops = 1;
+        call.attempts = first.attempts;
+        call
     }
 
-    /// Whether no target was sent the request yet.
-    pub(crate) const fn is_fresh(&self) -> bool {
-        self.asked == 0
+    /// Records that the request for the present target is sent.
+    fn on_sent(&mut self, call: &Call) {
+        self.tried.mark_tried(self.at);
+        self.hops += 1;
+        self.attempts = call.attempts();
+        self.sent = (self.at > 0).then(Instant::now);
     }
 
-    /// Whether the target may yet be sent the request.
-    pub(crate) const fn is_open_to(&self, target: usize) -> bool {
-        (self.asked | self.ruled_out) & (1 << target) == 0
-    }
-}
-
-/// What is asked about the targets while one is chosen. They are numbered in the order of preference.
-pub(crate) trait Targets {
-    /// The right to ask a target.
-    type Leave;
-
-    /// How many there are.
-    fn count(&self) -> usize;
-    /// Whether the two draw on the same limits.
-    fn share_limits(&self, one: usize, other: usize) -> bool;
-    /// The least time in which it has lately answered; zero when that is not known.
-    fn quickest(&self, target: usize) -> Duration;
-    /// Asks for the right to ask a target.
-    fn admit(&mut self, target: usize) -> Result<Self::Leave, Shut>;
-}
-
-/// Who is asked next.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Choice<L> {
-    /// This one. What kept the first of those passed over away, if any was.
-    Ask(usize, L, Option<Shut>),
-    /// All are out: this one will be back first. What keeps the first of all away.
-    Force(usize, Shut),
-    /// Nobody is left.
-    Nobody,
-}
-
-/// Chooses the first target that is not out, not ruled out, and can still answer in time. When all are out and
-/// nobody was asked yet, the one that will be back first.
-pub(crate) fn choose<T: Targets>(
-    targets: &mut T,
-    trail: &Trail,
-    remaining: Option<Duration>,
-) -> Choice<T::Leave> {
-    let mut passed_over: Option<Shut> = None;
-    let mut soonest: Option<(usize, Shut)> = None;
-    let mut exhausted = 0_u32;
-    for target in 0..targets.count() {
-        if !trail.is_open_to(target) || exhausted & (1 << target) != 0 {
-            continue;
+    /// Records a failure. Returns the next request, if another model may do better.
+    fn after_failure(
+        &mut self,
+        config: &Config,
+        call: &Arc<Call>,
+        class: &Class,
+    ) -> Option<Request<RequestBody>> {
+        let now = Instant::now();
+        self.count_attempt(call);
+        let permit = self.permit.take();
+        let permit = permit.unwrap_or_else(|| self.targets.permit(config, self.at));
+        let back = if class.kind == Kind::NotFound {
+            let signal = config.triggers.signals(class).group;
+            settle(permit.group, config, signal, class, now);
+            self.not_found.push(permit.model);
+            None
+        } else {
+            permit.settle(config, class, now)
+        };
+        let retry_after = class.retry_after.and_then(|wait| now.checked_add(wait));
+        self.back = earlier(self.back, back.max(retry_after));
+        let scope = if self.at == 0 {
+            self.why = Some(*class);
+            config.triggers.scope(class)
+        } else {
+            let id = &self.targets.target(config, self.at).id;
+            config.shared.count_failure(id);
+            config.triggers.scope_of_stand_in(class)
+        };
+        match scope {
+            FallbackScope::None => return None,
+            FallbackScope::OtherRateGroup => self.exclude_rate_group(config),
+            FallbackScope::AnyOther => {}
         }
-        // The first of a fresh call is the caller's own choice; the deadline is its business.
-        let hurried = !(trail.is_fresh() && target == 0);
-        if hurried && remaining.is_some_and(|left| left <= targets.quickest(target)) {
-            continue;
+        let next = self.select(config, call, Some(class));
+        if next.is_none() {
+            self.report_gave_up(config, call, class, now);
+        } else {
+            // Another model counts its tokens differently, and its response is not held yet.
+            call.set_counted_input(None);
+            call.set_committed(false);
         }
-        match targets.admit(target) {
-            Ok(leave) => return Choice::Ask(target, leave, passed_over),
-            Err(shut) => {
-                if shut.why.is_rate_limit() {
-                    for other in target + 1..targets.count() {
-                        if targets.share_limits(target, other) {
-                            exhausted |= 1 << other;
-                        }
-                    }
+        next
+    }
+
+    /// Records a success, and marks the response if a stand-in served it.
+    fn after_success(&mut self, config: &Config, call: &Call, head: &mut Parts) {
+        self.count_attempt(call);
+        let now = Instant::now();
+        if let Some(permit) = self.permit.take() {
+            permit.settle(config, &Class::SUCCESS, now);
+        }
+        let not_found = Class::new(Kind::NotFound);
+        for permit in self.not_found.drain(..) {
+            let signal = config.triggers.signals(&not_found).model;
+            settle(permit, config, signal, &not_found, now);
+        }
+        if let Some(sent) = self.sent {
+            let id = &self.targets.target(config, self.at).id;
+            let took = now.saturating_duration_since(sent);
+            config.shared.count_success(id, self.targets.streams, took);
+        }
+        self.mark(config, head);
+    }
+
+    /// Selects the next target and makes the request for it. `failed` is the class of the last failure.
+    fn select(
+        &mut self,
+        config: &Config,
+        call: &Arc<Call>,
+        failed: Option<&Class>,
+    ) -> Option<Request<RequestBody>> {
+        let now = Instant::now();
+        let remaining = call.deadline();
+        let remaining = remaining.map(|deadline| deadline.saturating_duration_since(now));
+        loop {
+            let mut view = TargetView {
+                config,
+                targets: &self.targets,
+                now,
+                back: self.back,
+            };
+            let selection = select(&mut view, &self.tried, remaining);
+            self.back = view.back;
+            let (number, permit, unavailable) = match selection {
+                Selection::Use(number, permit, unavailable) => (number, permit, unavailable),
+                Selection::UseSoonest(number, unavailable) => {
+                    let permit = self.targets.permit(config, number);
+                    (number, permit, Some(unavailable))
                 }
-                passed_over.get_or_insert(shut);
-                if soonest.is_none_or(|(_, best)| shut.sooner_than(&best)) {
-                    soonest = Some((target, shut));
-                }
+                Selection::None => return None,
+            };
+            let request = if number == 0 {
+                Ok((self.original.copy(), Vec::new()))
+            } else {
+                self.rewritten(config, call, number)
+            };
+            let Ok((request, losses)) = request else {
+                self.tried.exclude(number);
+                continue;
+            };
+            if number > 0 {
+                let class = failed.copied().or(unavailable.map(|reason| reason.why));
+                let class = class.unwrap_or(Class::SUCCESS);
+                self.why.get_or_insert(class);
+                let from = if failed.is_some() { self.at } else { 0 };
+                let event = Event::FellBack {
+                    layer: LAYER,
+                    from: &self.targets.target(config, from).model,
+                    to: &self.targets.target(config, number).model,
+                    class,
+                    asked: failed.is_some(),
+                };
+                emit(&config.events, &event);
+            }
+            permit.report_probe(config);
+            // The caller of a probe waits for one attempt, not for all that a retry layer may make.
+            let has_others = permit.is_probe() && self.has_others(config, call, number);
+            call.set_probe(has_others);
+            self.losses = losses;
+            self.permit = Some(permit);
+            self.at = number;
+            return Some(request);
+        }
+    }
+
+    /// Returns the request for a stand-in.
+    fn rewritten(
+        &self,
+        config: &Config,
+        call: &Arc<Call>,
+        number: usize,
+    ) -> Result<(Request<RequestBody>, Vec<Loss>), Unportable> {
+        let options = config.rewrite.clone();
+        let options = match call.counted_input() {
+            None => options,
+            counted => options.with_input_tokens(counted),
+        };
+        let original = self.original.get();
+        let rewritten = options.rewrite(
+            original.headers(),
+            original.body().bytes().unwrap_or(&Bytes::new()),
+            original.body().model().unwrap_or_default(),
+            &self.targets.target(config, number).model,
+            config.catalog.get(),
+        )?;
+        let mut request = Request::new(RequestBody::from(rewritten.body));
+        *request.method_mut() = original.method().clone();
+        *request.uri_mut() = original.uri().clone();
+        *request.version_mut() = original.version();
+        *request.headers_mut() = rewritten.headers;
+        *request.extensions_mut() = original.extensions().clone();
+        call.attach(&mut request);
+        Ok((request, rewritten.losses))
+    }
+
+    /// Excludes all targets that draw on the same limits as the present one.
+    fn exclude_rate_group(&mut self, config: &Config) {
+        let group = |number| &self.targets.target(config, number).group;
+        for number in 0..self.targets.count(config) {
+            if group(number) == group(self.at) {
+                self.tried.exclude(number);
             }
         }
     }
-    match (soonest, passed_over) {
-        (Some((target, _)), Some(first)) if trail.is_fresh() => Choice::Force(target, first),
-        _ => Choice::Nobody,
+
+    /// Returns true if another target could take over from this one.
+    fn has_others(&self, config: &Config, call: &Arc<Call>, number: usize) -> bool {
+        let takes = |other| other == 0 || self.rewritten(config, call, other).is_ok();
+        (0..self.targets.count(config))
+            .any(|other| other != number && self.tried.is_open(other) && takes(other))
+    }
+
+    /// Counts an attempt where no inner layer counts attempts.
+    fn count_attempt(&self, call: &Call) {
+        if call.attempts() == self.attempts {
+            call.begin_attempt();
+        }
+    }
+
+    /// Marks the response of a stand-in.
+    fn mark(&mut self, config: &Config, head: &mut Parts) {
+        if self.at == 0 {
+            return;
+        }
+        // An inner fallback layer, or a server, may have used yet another model.
+        let inner = head.headers.get(SERVED_MODEL);
+        let inner = inner.and_then(|model| model.to_str().ok());
+        let target = |number| &self.targets.target(config, number).model;
+        let served = ServedBy {
+            model: inner.map_or_else(|| target(self.at).clone(), Arc::from),
+            asked: target(0).clone(),
+            why: self.why.unwrap_or(Class::SUCCESS),
+            losses: std::mem::take(&mut self.losses).into(),
+            hops: self.hops,
+        };
+        served.mark(head);
+    }
+
+    fn report_gave_up(&self, config: &Config, call: &Call, class: &Class, now: Instant) {
+        config.shared.count_exhausted();
+        // The layer that rejected the request has reported it.
+        if class.local && self.hops <= 1 {
+            return;
+        }
+        let event = Event::GaveUp {
+            layer: LAYER,
+            model: self.original.body().model(),
+            attempt: self.hops,
+            class: *class,
+            because: match call.deadline() {
+                Some(deadline) if deadline <= now => "deadline",
+                _ => "targets",
+            },
+        };
+        emit(&config.events, &event);
+    }
+}
+
+impl FallbackState {
+    /// Returns the full state of a call. Makes it from the state of the first attempt.
+    fn fallback(&mut self, config: &Config) -> Option<&mut FallbackCall> {
+        if let Stage::First(_) = self.0
+            && let Stage::First(first) = std::mem::replace(&mut self.0, Stage::Inactive)
+        {
+            self.0 = Stage::Fallback(Box::new(FallbackCall::resume(config, first)));
+        }
+        match &mut self.0 {
+            Stage::Fallback(call) => Some(call),
+            _ => None,
+        }
+    }
+}
+
+impl FallbackPolicy {
+    /// Returns the chain of the stand-ins that could serve this request.
+    fn chain_of(&self, request: &Request<RequestBody>) -> Option<ChainId> {
+        let is_messages = request.method() == Method::POST
+            && Endpoint::of(request.uri().path()) == Endpoint::Messages;
+        let model = request.body().model().filter(|_| is_messages)?;
+        self.0.chains.of(model, self.0.catalog.get())
+    }
+}
+
+impl CallPolicy for FallbackPolicy {
+    type State = FallbackState;
+    type BodyState = ();
+
+    #[inline]
+    fn start(&self, start: &mut CallStart<'_>) -> FallbackState {
+        let Some(chain) = self.chain_of(start.request) else {
+            return FallbackState(Stage::Inactive);
+        };
+        let saved = start.saved.take();
+        let Some(original) = saved.or_else(|| SavedRequest::of(start.request)) else {
+            return FallbackState(Stage::Inactive);
+        };
+        if self.0.shared.is_quiet() {
+            start.saved = Some(original.clone());
+            return FallbackState(Stage::First(FirstAttempt {
+                chain,
+                original,
+                attempts: start.call.attempts(),
+            }));
+        }
+        let mut call = Box::new(FallbackCall::new(&self.0, chain, original));
+        if let Some(request) = call.select(&self.0, start.call, None) {
+            *start.request = request;
+        }
+        call.on_sent(start.call);
+        start.saved = (call.at == 0).then(|| call.original.clone());
+        FallbackState(Stage::Fallback(call))
+    }
+
+    fn reads_error_body(&self, class: &Class) -> bool {
+        self.0.error_message.is_some() && message::applies_to(class)
+    }
+
+    fn detects_refusal(&self) -> bool {
+        self.0.triggers.refusals
+    }
+
+    #[inline]
+    fn on_success(
+        &self,
+        state: &mut FallbackState,
+        call: &Arc<Call>,
+        head: &mut Parts,
+        refused: bool,
+    ) -> Option<Class> {
+        if matches!(state.0, Stage::Inactive) {
+            return None;
+        }
+        if refused && self.0.triggers.refusals {
+            return Some(Class::new(Kind::ModelRefusal));
+        }
+        match &mut state.0 {
+            // Where no inner layer counts attempts, this layer does.
+            Stage::First(first) if call.attempts() == first.attempts => {
+                call.begin_attempt();
+            }
+            Stage::Fallback(fallback) => fallback.after_success(&self.0, call, head),
+            _ => {}
+        }
+        None
+    }
+
+    fn on_failure(
+        &self,
+        state: &mut FallbackState,
+        call: &Arc<Call>,
+        failure: &AttemptFailure,
+    ) -> Option<Duration> {
+        let fallback = state.fallback(&self.0)?;
+        fallback.next = fallback.after_failure(&self.0, call, &failure.class);
+        fallback.next.as_ref().map(|_| Duration::ZERO)
+    }
+
+    fn next_request(&self, state: &mut FallbackState, call: &Arc<Call>) -> Request<RequestBody> {
+        let Stage::Fallback(fallback) = &mut state.0 else {
+            return Request::default();
+        };
+        fallback.on_sent(call);
+        fallback.next.take().unwrap_or_default()
+    }
+
+    fn on_give_up(
+        &self,
+        state: &mut FallbackState,
+        class: &Class,
+        head: &mut Parts,
+        body: &[u8],
+    ) -> Option<Bytes> {
+        let Stage::Fallback(fallback) = &mut state.0 else {
+            return None;
+        };
+        if !message::applies_to(class) {
+            fallback.mark(&self.0, head);
+            return None;
+        }
+        // A response that was cut short has no error whose message could be replaced.
+        let has_error = !head.status.is_success() || is_event_stream(&head.headers);
+        let text = self.0.error_message.as_ref().filter(|_| has_error)?;
+        let now = Instant::now();
+        let eta = fallback.back.map(|at| at.saturating_duration_since(now));
+        Some(message::replace(head, body, class, text, eta))
+    }
+
+    #[inline]
+    fn finish(&self, state: &mut FallbackState, _: &Arc<Call>) {
+        state.0 = Stage::Inactive;
     }
 }

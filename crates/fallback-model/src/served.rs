@@ -1,23 +1,26 @@
-//! What is said of a response that another model served.
+//! The marks on a response that another model served.
 
 use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, response::Parts};
 use tower_claude_core::Class;
 
-use crate::Loss;
+use crate::rewrite::Loss;
 
-/// The model that served, where it is not the one asked for. Only then.
+/// Response header: the model that served the request, present if it is not the model asked for.
 pub const SERVED_MODEL: HeaderName = HeaderName::from_static("x-tower-claude-served-model");
 
-/// Why the model asked for did not serve: the name of a [`Kind`](tower_claude_core::Kind). Only when another did.
+/// Response header: the failure of the model asked for, as the name of a
+/// [`Kind`](tower_claude_core::Kind). Present if another model served the request.
 pub const FALLBACK_REASON: HeaderName = HeaderName::from_static("x-tower-claude-fallback-reason");
 
-/// The fields that the serving model was not sent as asked, with commas between them. Only when there are any.
+/// Response header: the fields that were changed for the serving model, separated by commas. Present if
+/// there are any.
 pub const FALLBACK_LOSSES: HeaderName = HeaderName::from_static("x-tower-claude-fallback-losses");
 
-/// The extension on a response that another model served than the one asked for: on its answers, and on the errors
-/// with which it rejects the request. A cache must not take the one for the other.
+/// Response extension: the model that served the request, if it is not the model asked for. Present on
+/// its responses, and on errors with which it rejects the request. A cache must keep the responses of
+/// two models apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ServedBy {
@@ -25,20 +28,20 @@ pub struct ServedBy {
     pub model: Arc<str>,
     /// The model that the caller asked for.
     pub asked: Arc<str>,
-    /// How the model asked for failed: in this call, or lately, when it was passed over.
+    /// The failure of the model asked for: in this call, or an earlier one if it was skipped.
     pub why: Class,
-    /// What was not sent as asked.
+    /// The fields that were changed for the serving model.
     pub losses: Arc<[Loss]>,
-    /// How many models the call was sent to: 1 when the one asked for was passed over because it had failed lately,
-    /// 2 when it was asked and failed.
+    /// The number of models that the call was sent to: 1 if the model asked for was skipped because it
+    /// had failed lately, 2 if it was tried and failed.
     pub hops: u32,
 }
 
 impl ServedBy {
-    /// Says so, in the extensions and in the headers.
+    /// Sets the headers and the extension.
     pub(crate) fn mark(self, head: &mut Parts) {
         let headers = &mut head.headers;
-        // A name that is no header value is not worth a failure.
+        // A name that is no header value does not fail the call.
         if let Ok(model) = HeaderValue::from_str(&self.model) {
             headers.insert(SERVED_MODEL, model);
         }

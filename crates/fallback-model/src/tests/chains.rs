@@ -1,24 +1,24 @@
-//! Who stands in for whom.
+//! The configured stand-ins.
 
 use tower_claude_wire::{Model, ModelCatalog};
 
-use crate::chains::Chains;
+use crate::chains::ChainTable;
 
-fn chains() -> Chains {
+fn chains() -> ChainTable {
     let catalog = ModelCatalog::builtin();
-    let mut chains = Chains::new(["claude-sonnet-5-5", "claude-haiku-5-5"], catalog);
+    let mut chains = ChainTable::new(["claude-sonnet-5-5", "claude-haiku-5-5"], catalog);
     chains.insert("claude-opus-5-5", ["claude-opus-4-8"], catalog);
     chains.insert("claude-fable-5", [""; 0], catalog);
     chains
 }
 
-fn of(chains: &Chains, model: &str, catalog: &ModelCatalog) -> Option<Vec<String>> {
+fn of(chains: &ChainTable, model: &str, catalog: &ModelCatalog) -> Option<Vec<String>> {
     let list = chains.list(chains.of(model, catalog)?);
     Some(list.iter().map(|target| target.model.to_string()).collect())
 }
 
 #[test]
-fn own_chains_before_the_common_one() {
+fn chain_of_a_model_replaces_the_common_one() {
     let chains = chains();
     let of = |model| of(&chains, model, ModelCatalog::builtin());
     assert_eq!(of("claude-opus-5-5").unwrap(), ["claude-opus-4-8"]);
@@ -27,17 +27,17 @@ fn own_chains_before_the_common_one() {
         let common = of(model).unwrap();
         assert_eq!(common, ["claude-sonnet-5-5", "claude-haiku-5-5"]);
     }
-    // In any dress.
-    let dressed = of("us.anthropic.claude-opus-5-5-v1:0").unwrap();
-    assert_eq!(dressed, ["claude-opus-4-8"]);
+    // With a cloud prefix.
+    let prefixed = of("us.anthropic.claude-opus-5-5-v1:0").unwrap();
+    assert_eq!(prefixed, ["claude-opus-4-8"]);
 }
 
-/// The catalogue lists no model that is gone, nor one that came after it.
+/// The catalogue lists neither retired models nor newer ones.
 #[test]
-fn an_unlisted_model_in_any_dress() {
+fn chain_of_an_unlisted_model_holds_for_all_its_names() {
     let catalog = ModelCatalog::builtin();
     let gone = "claude-opus-4-1-20250805";
-    let mut chains = Chains::new(["claude-sonnet-5-5", "claude-haiku-5-5"], catalog);
+    let mut chains = ChainTable::new(["claude-sonnet-5-5", "claude-haiku-5-5"], catalog);
     chains.insert(gone, ["claude-opus-4-8"], catalog);
     chains.insert("claude-opus-9", [""; 0], catalog);
     for model in [gone, "claude-opus-4-1", "anthropic.claude-opus-4-1-v1:0"] {
@@ -45,32 +45,32 @@ fn an_unlisted_model_in_any_dress() {
         assert_eq!(own.unwrap(), ["claude-opus-4-8"], "{model}");
     }
     assert_eq!(of(&chains, "claude-opus-9-20290101", catalog), None);
-    let chains = Chains::new(["claude-opus-9"], catalog);
+    let chains = ChainTable::new(["claude-opus-9"], catalog);
     assert_eq!(of(&chains, "claude-opus-9-20290101", catalog), None);
 }
 
 #[test]
-fn nobody_stands_in_for_itself() {
+fn model_alone_in_its_chain_has_no_chain() {
     let catalog = ModelCatalog::builtin();
-    let chains = Chains::new(["claude-sonnet-5-5"], catalog);
+    let chains = ChainTable::new(["claude-sonnet-5-5"], catalog);
     assert_eq!(of(&chains, "claude-sonnet-5-5", catalog), None);
     assert!(of(&chains, "claude-haiku-5-5", catalog).is_some());
-    let chains = Chains::new([""; 0], catalog);
+    let chains = ChainTable::new([""; 0], catalog);
     assert_eq!(of(&chains, "claude-haiku-5-5", catalog), None);
 }
 
 #[test]
-fn long_and_repeated_lists_are_cut() {
+fn long_list_is_cut_after_16_different_models() {
     let catalog = ModelCatalog::builtin();
     let names = (0..40).map(|number| format!("model-{}", number / 2));
-    let chains = Chains::new(names, catalog);
+    let chains = ChainTable::new(names, catalog);
     let list = of(&chains, "claude-haiku-5-5", catalog).unwrap();
     assert_eq!(list.len(), 16);
     assert_eq!(list[15], "model-15");
 }
 
 #[test]
-fn another_catalogue_sees_other_names() {
+fn other_catalogue_resolves_names_again() {
     let mut chains = chains();
     let mut alias = Model::new("claude-opus-5-5");
     alias.rate_group = "mine".into();
@@ -93,8 +93,8 @@ fn another_catalogue_sees_other_names() {
 }
 
 #[test]
-fn two_names_of_one_model_do_not_stand_in_for_it() {
-    let mut chains = Chains::new(["the-best", "claude-opus-5-5"], ModelCatalog::builtin());
+fn other_name_of_a_model_is_not_its_stand_in() {
+    let mut chains = ChainTable::new(["the-best", "claude-opus-5-5"], ModelCatalog::builtin());
     let alias = Model::new("claude-opus-5-5");
     let catalog = ModelCatalog::builtin()
         .clone()

@@ -1,8 +1,8 @@
-//! The pure parts, one file each.
+//! Unit tests of the synchronous parts, one file for each.
 
 mod chains;
-mod choice;
-mod last;
-mod outage;
-mod tallies;
+mod cooldown;
+mod handle;
+mod message;
+mod selection;
 mod triggers;

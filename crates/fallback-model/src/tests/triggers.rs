@@ -1,10 +1,13 @@
-//! What calls for another model, and what it says about the last.
+//! The outcomes that lead to a fallback, and the signals that they give.
 
 use std::time::Duration;
 
-use tower_claude_core::{Class, Kind, breaker::Verdict};
+use tower_claude_core::{Class, Kind};
 
-use crate::policy::{Findings, Remedy, Triggers};
+use crate::{
+    cooldown::Signal,
+    selection::{FallbackScope, SignalPair, Triggers},
+};
 
 const ALL: &[Kind] = &[
     Kind::Success,
@@ -25,53 +28,56 @@ const ALL: &[Kind] = &[
     Kind::Truncated,
 ];
 
-fn remedy(class: Class) -> Remedy {
-    Triggers::default().remedy(&class)
+fn scope(class: Class) -> FallbackScope {
+    Triggers::default().scope(&class)
 }
 
 #[test]
-fn only_what_another_model_may_do_better() {
+fn failure_that_another_model_may_avoid_leads_to_fallback() {
     for kind in ALL {
         let expected = match kind {
-            Kind::RateLimited | Kind::RampLimited => Remedy::OtherGroup,
+            Kind::RateLimited | Kind::RampLimited => FallbackScope::OtherRateGroup,
             Kind::Overloaded
             | Kind::ServerError
             | Kind::Timeout
             | Kind::Transport
             | Kind::NotFound
-            | Kind::Truncated => Remedy::AnyOther,
-            _ => Remedy::None,
+            | Kind::Truncated => FallbackScope::AnyOther,
+            _ => FallbackScope::None,
         };
-        assert_eq!(remedy(Class::new(*kind)), expected, "{kind:?}");
+        assert_eq!(scope(Class::new(*kind)), expected, "{kind:?}");
     }
-    let declined = Triggers {
+    let with_refusals = Triggers {
         refusals: true,
         ..Triggers::default()
     };
     assert_eq!(
-        declined.remedy(&Class::new(Kind::ModelRefusal)),
-        Remedy::AnyOther
+        with_refusals.scope(&Class::new(Kind::ModelRefusal)),
+        FallbackScope::AnyOther
     );
 }
 
 #[test]
-fn a_spend_limit_of_one_model_only_where_that_is_said() {
+fn spend_limit_leads_to_fallback_only_if_enabled() {
     let spent = Class::new(Kind::SpendLimit);
-    let singly = Triggers {
+    let with_spend_limits = Triggers {
         spend_limits: true,
         ..Triggers::default()
     };
-    assert_eq!(singly.remedy(&spent), Remedy::AnyOther);
+    assert_eq!(with_spend_limits.scope(&spent), FallbackScope::AnyOther);
     assert_eq!(
-        singly.findings(&spent).model,
-        Verdict::Failure { retry_after: None }
+        with_spend_limits.signals(&spent).model,
+        Signal::Failure { retry_after: None }
     );
-    assert_eq!(Triggers::default().findings(&spent), Findings::of(&spent));
-    assert_eq!(singly.findings(&spent.into_local()), Findings::NONE);
+    assert_eq!(Triggers::default().signals(&spent), SignalPair::of(&spent));
+    assert_eq!(
+        with_spend_limits.signals(&spent.into_local()),
+        SignalPair::NONE
+    );
 }
 
 #[test]
-fn what_a_stand_in_rejects_the_next_may_take() {
+fn rejection_by_a_stand_in_leads_to_the_next() {
     for kind in [
         Kind::BadRequest,
         Kind::Forbidden,
@@ -79,40 +85,43 @@ fn what_a_stand_in_rejects_the_next_may_take() {
         Kind::SpendLimit,
     ] {
         let class = Class::new(kind);
-        assert_eq!(remedy(class), Remedy::None, "{kind:?}");
-        let next = Triggers::default().remedy_of_stand_in(&class);
-        assert_eq!(next, Remedy::AnyOther, "{kind:?}");
-        let local = Triggers::default().remedy_of_stand_in(&class.into_local());
-        assert_eq!(local, Remedy::None, "{kind:?}");
+        assert_eq!(scope(class), FallbackScope::None, "{kind:?}");
+        let next = Triggers::default().scope_of_stand_in(&class);
+        assert_eq!(next, FallbackScope::AnyOther, "{kind:?}");
+        let local = Triggers::default().scope_of_stand_in(&class.into_local());
+        assert_eq!(local, FallbackScope::None, "{kind:?}");
     }
     let bad = Class::new(Kind::Unauthorized);
-    assert_eq!(Triggers::default().remedy_of_stand_in(&bad), Remedy::None);
+    assert_eq!(
+        Triggers::default().scope_of_stand_in(&bad),
+        FallbackScope::None
+    );
 }
 
 #[test]
-fn refusals_of_layers_inside_act_at_once_and_say_nothing() {
-    // An open circuit; a queue too long; a deadline that would pass; a credential that is not accepted.
+fn local_rejection_leads_to_fallback_and_gives_no_signal() {
+    // An open circuit, a full queue, a deadline that would pass, a credential that is not accepted.
     for (kind, expected) in [
-        (Kind::Overloaded, Remedy::AnyOther),
-        (Kind::RateLimited, Remedy::OtherGroup),
-        (Kind::Timeout, Remedy::OtherGroup),
-        (Kind::Unauthorized, Remedy::None),
-        (Kind::TooLarge, Remedy::None),
+        (Kind::Overloaded, FallbackScope::AnyOther),
+        (Kind::RateLimited, FallbackScope::OtherRateGroup),
+        (Kind::Timeout, FallbackScope::OtherRateGroup),
+        (Kind::Unauthorized, FallbackScope::None),
+        (Kind::TooLarge, FallbackScope::None),
     ] {
         let class = Class::new(kind).into_local();
-        assert_eq!(remedy(class), expected, "{kind:?}");
-        assert_eq!(Findings::of(&class), Findings::NONE, "{kind:?}");
+        assert_eq!(scope(class), expected, "{kind:?}");
+        assert_eq!(SignalPair::of(&class), SignalPair::NONE, "{kind:?}");
     }
 }
 
 #[test]
-fn a_429_speaks_of_the_limits_and_not_of_the_model() {
+fn rate_limit_counts_against_the_group_and_not_the_model() {
     let retry_after = Some(Duration::from_secs(7));
     let class = Class::new(Kind::RateLimited).with_retry_after(retry_after);
-    let found = Findings::of(&class);
-    assert_eq!(found.model, Verdict::Busy { retry_after });
-    assert_eq!(found.group, Verdict::Failure { retry_after });
-    let found = Findings::of(&Class::new(Kind::Overloaded));
-    assert_eq!(found.model, Verdict::FAILURE);
-    assert_eq!(found.group, Verdict::Ignored);
+    let signals = SignalPair::of(&class);
+    assert_eq!(signals.model, Signal::Busy { retry_after });
+    assert_eq!(signals.group, Signal::Failure { retry_after });
+    let signals = SignalPair::of(&Class::new(Kind::Overloaded));
+    assert_eq!(signals.model, Signal::Failure { retry_after: None });
+    assert_eq!(signals.group, Signal::None);
 }

@@ -1,4 +1,4 @@
-//! A scripted API, the layer over it, and what the layer says.
+//! A scripted API, the layer over it, and the events of the layer.
 
 use std::{
     io,
@@ -19,12 +19,12 @@ pub(crate) fn data(text: &'static str) -> Piece {
     Piece::data(text)
 }
 
-/// Opus answers so, all others are well.
+/// Returns an API in which Opus sends this response and all other models work.
 pub(crate) fn opus(reply: Reply) -> Api {
     both(reply, Reply::fine())
 }
 
-/// Opus answers so, Sonnet so, all others are well.
+/// Returns an API in which Opus and Sonnet send these responses and all other models work.
 pub(crate) fn both(opus: Reply, sonnet: Reply) -> Api {
     Api::by_model(move |model| match model {
         OPUS => opus.clone(),
@@ -33,10 +33,10 @@ pub(crate) fn both(opus: Reply, sonnet: Reply) -> Api {
     })
 }
 
-/// Who served.
+/// Access to the serving model.
 pub(crate) trait Served {
     fn served(&self) -> Option<&ServedBy>;
-    /// The model that served, by the header; nothing when it is the one asked for.
+    /// Returns the serving model of the header, or an empty text if it is the model asked for.
     fn by(&self) -> &str;
 }
 
@@ -59,7 +59,7 @@ pub(crate) fn request() -> Request<RequestBody> {
     asking(OPUS, "")
 }
 
-/// A request for this model, with more fields.
+/// Returns a request for this model with more fields.
 pub(crate) fn asking(model: &str, more: &str) -> Request<RequestBody> {
     let body = format!(
         r#"{{"model":"{model}","max_tokens":64{more},"messages":[{{"role":"user","content":"Hi"}}]}}"#
@@ -72,7 +72,7 @@ pub(crate) fn asking(model: &str, more: &str) -> Request<RequestBody> {
         .expect("a request")
 }
 
-/// One request through this layer.
+/// Sends one request through this layer.
 pub(crate) async fn through<C>(layer: &FallbackModelLayer<C>, api: &Api) -> Answer
 where
     C: Classify<io::Error> + Clone,
@@ -82,21 +82,21 @@ where
         .expect("a response")
 }
 
-/// Sonnet stands in, then Haiku; and what the layer says.
-pub(crate) fn layer() -> (FallbackModelLayer, Diary) {
-    let diary = Diary::default();
-    let copy = diary.clone();
+/// Returns a layer with Sonnet and Haiku as stand-ins, and its events.
+pub(crate) fn layer() -> (FallbackModelLayer, EventLog) {
+    let events = EventLog::default();
+    let copy = events.clone();
     let layer = FallbackModelLayer::new([SONNET, HAIKU])
-        .with_observer(move |event: &Event<'_>| copy.note(event));
-    (layer, diary)
+        .with_observer(move |event: &Event<'_>| copy.record(event));
+    (layer, events)
 }
 
-/// The events, one line each.
+/// The events, with a line for each.
 #[derive(Clone, Default)]
-pub(crate) struct Diary(Arc<Mutex<Vec<String>>>);
+pub(crate) struct EventLog(Arc<Mutex<Vec<String>>>);
 
-impl Diary {
-    fn note(&self, event: &Event<'_>) {
+impl EventLog {
+    fn record(&self, event: &Event<'_>) {
         let short = |model: &str| model.split('-').nth(1).unwrap_or(model).to_owned();
         let line = match event {
             Event::FellBack {

@@ -1,4 +1,4 @@
-//! Against the fake API, which knows what each model takes and keeps its own account.
+//! The layer over the fake API, which rejects what a model does not accept.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::api::{HAIKU, OPUS, SONNET, asking};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// For an hour, Opus meets this.
+/// Returns an API with this fault of Opus for an hour.
 fn fake(fault: &Fault) -> FakeClaude {
     let incident =
         |group: &str| Incident::new(Duration::ZERO, HOUR, fault.clone()).with_group(group);
@@ -22,7 +22,7 @@ fn fake(fault: &Fault) -> FakeClaude {
     builder.incident(incident("opus-5.5+fast")).build()
 }
 
-/// Status, who served, the text, and whether it broke.
+/// Returns the status, the serving model, the text, and true if the body failed.
 async fn one(
     layer: &FallbackModelLayer,
     fake: &FakeClaude,
@@ -38,7 +38,7 @@ async fn one(
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_fault_of_one_model_is_seen() {
+async fn fault_of_one_model_is_hidden_by_the_stand_in() {
     let second = Duration::from_secs(1);
     for fault in [
         Fault::Overloaded,
@@ -71,7 +71,7 @@ async fn no_fault_of_one_model_is_seen() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_unknown_model_is_stood_in_for() {
+async fn unknown_model_is_replaced() {
     let (fake, layer) = (
         FakeClaude::builder().build(),
         FallbackModelLayer::new([HAIKU]),
@@ -81,9 +81,9 @@ async fn an_unknown_model_is_stood_in_for() {
     assert_eq!((status, &*by), (200, HAIKU));
 }
 
-/// The judge rejects what a model does not take: the rewrite must have taken care of it.
+/// The API rejects fields that a model does not accept.
 #[tokio::test(start_paused = true)]
-async fn rewritten_requests_are_accepted() {
+async fn rewritten_request_is_accepted() {
     let haiku = "claude-haiku-4-5";
     for more in [
         r#","thinking":{"type":"adaptive"},"output_config":{"effort":"max"}"#,
@@ -99,9 +99,9 @@ async fn rewritten_requests_are_accepted() {
     }
 }
 
-/// Retry inside: the outage costs the first call its retries, and later ones nothing.
+/// With an inner retry layer, only the first calls of an outage pay for retries.
 #[tokio::test(start_paused = true)]
-async fn with_retries_inside() {
+async fn outage_with_inner_retry_delays_only_the_first_calls() {
     let fake = fake(&Fault::Overloaded);
     let stack = ServiceBuilder::new()
         .layer(FallbackModelLayer::new([SONNET]))

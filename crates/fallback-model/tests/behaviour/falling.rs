@@ -1,4 +1,4 @@
-//! When another model is asked, and when not.
+//! The outcomes that lead to a fallback, and those that do not.
 
 use std::{
     future::Ready,
@@ -20,7 +20,7 @@ use tower_claude_fallback_model::FallbackModelLayer;
 
 use crate::api::*;
 
-/// Which models are asked when Opus answers so.
+/// Returns the status, and the models that were sent the request, for this response of Opus.
 async fn asked(reply: Reply) -> (u16, Vec<String>) {
     let api = opus(reply);
     let answer = through(&layer().0, &api).await;
@@ -29,7 +29,7 @@ async fn asked(reply: Reply) -> (u16, Vec<String>) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn for_what_another_model_may_do_better() {
+async fn failure_that_another_model_may_avoid_leads_to_fallback() {
     let refused = |reason| {
         let class = Rejection::new("inside", reason).class();
         Reply::error(529, "overloaded_error").extension(class)
@@ -69,7 +69,7 @@ async fn for_what_another_model_may_do_better() {
     assert_eq!(through(&layer().0, &api).await.by(), SONNET);
 }
 
-/// A client that cannot become ready, and how often it was asked to.
+/// A client that fails to become ready, and the number of attempts.
 #[derive(Clone, Default)]
 struct Unready(Arc<AtomicU32>);
 
@@ -89,7 +89,7 @@ impl Service<Request<RequestBody>> for Unready {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_cannot_become_ready_is_asked_once_for_each_model() {
+async fn client_that_fails_to_become_ready_is_polled_once_per_model() {
     let client = Unready::default();
     let answer = layer().0.layer(client.clone()).oneshot(request()).await;
     assert_eq!(answer.unwrap_err().kind(), io::ErrorKind::NotConnected);
@@ -97,7 +97,7 @@ async fn a_client_that_cannot_become_ready_is_asked_once_for_each_model() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn not_for_what_would_fail_there_too() {
+async fn failure_of_every_model_leads_to_no_fallback() {
     let oversized = Rejection::new(
         "limiter",
         RejectReason::Oversized {
@@ -128,7 +128,7 @@ async fn not_for_what_would_fail_there_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn never_after_content() {
+async fn failure_after_content_leads_to_no_fallback() {
     for (reply, breaks) in [
         (
             Reply::stream([data(START), data(CONTENT), data(ERROR)]),
@@ -151,9 +151,9 @@ async fn never_after_content() {
     }
 }
 
-/// Opus 4.8 and 4.7 draw on one pool.
+/// Opus 4.8 and 4.7 share a rate group.
 #[tokio::test(start_paused = true)]
-async fn a_429_only_into_another_rate_group() {
+async fn rate_limit_leads_to_another_rate_group_only() {
     let layer = FallbackModelLayer::new(["claude-opus-4-7", SONNET]);
     for (status, expected) in [
         (429, ["claude-opus-4-8", SONNET].as_slice()),
@@ -186,9 +186,9 @@ async fn a_429_only_into_another_rate_group() {
     assert_eq!(answer.class().retry_after, Some(5 * SECOND));
 }
 
-/// Not back to the model asked for, either, when that is passed over and a stand-in of its group meets the limit.
+/// The model asked for is not tried either, if it was skipped and a stand-in of its group is limited.
 #[tokio::test(start_paused = true)]
-async fn a_429_of_a_stand_in_rules_out_its_group() {
+async fn rate_limit_of_a_stand_in_excludes_its_rate_group() {
     let asked = "claude-opus-4-8";
     let layer = FallbackModelLayer::new(["claude-opus-4-7", SONNET]);
     let overloaded = Api::by_model(move |model| match model {
@@ -209,7 +209,7 @@ async fn a_429_of_a_stand_in_rules_out_its_group() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_model_in_the_list_is_not_its_own_stand_in() {
+async fn model_in_the_list_is_not_its_own_stand_in() {
     let api = opus(Reply::overloaded());
     let answer = through(&FallbackModelLayer::new([SONNET, OPUS]), &api).await;
     assert_eq!((answer.by(), api.models().len()), (SONNET, 2));
@@ -223,7 +223,7 @@ async fn a_model_in_the_list_is_not_its_own_stand_in() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn declined_answers_only_when_asked_to() {
+async fn refusal_leads_to_fallback_only_if_enabled() {
     let declined = || {
         let json = r#"{"type":"message","content":[],"stop_reason":"refusal"}"#;
         let delta = "event: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"refusal\"}}\n\n";
@@ -248,7 +248,7 @@ async fn declined_answers_only_when_asked_to() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_messages_and_only_what_can_be_sent_again() {
+async fn only_buffered_messages_requests_are_sent_to_another_model() {
     let uri = |path: &str| format!("https://api.anthropic.com{path}");
     let (layer, _) = layer();
     for (method, path) in [
@@ -280,9 +280,9 @@ async fn only_messages_and_only_what_can_be_sent_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn along_the_chain_from_the_request_as_it_came() {
+async fn each_target_gets_a_rewrite_of_the_original_request() {
     let api = both(Reply::overloaded(), Reply::overloaded());
-    let (layer, diary) = layer();
+    let (layer, events) = layer();
     // Opus takes the effort that Haiku 4.5 rejects.
     let layer = layer.with_chain(OPUS, [SONNET, "claude-haiku-4-5", HAIKU]);
     let mut request = asking(OPUS, r#","output_config":{"effort":"xhigh"}"#);
@@ -309,14 +309,14 @@ async fn along_the_chain_from_the_request_as_it_came() {
         assert_eq!(seen.headers["content-length"], length, "{}", seen.model);
     }
     assert_eq!(
-        diary.lines(),
+        events.lines(),
         ["opus -> sonnet overloaded", "sonnet -> haiku overloaded"]
     );
 }
 
-/// A forced tool that Sonnet 5.5 would reject.
+/// Sonnet 5.5 rejects a forced tool.
 #[tokio::test(start_paused = true)]
-async fn what_cannot_be_said_to_a_model_is_not() {
+async fn unportable_request_skips_the_target() {
     let more =
         r#","tools":[{"name":"t","input_schema":{"type":"object"}}],"tool_choice":{"type":"any"}"#;
     let model = "claude-opus-5";
@@ -346,10 +346,10 @@ async fn what_cannot_be_said_to_a_model_is_not() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_deadline_that_has_passed_ends_it() {
+async fn passed_deadline_ends_the_fallback() {
     let late = || Reply::overloaded().after(10 * SECOND);
     let api = opus(late());
-    let (layer, diary) = layer();
+    let (layer, events) = layer();
     let with_deadline = |wait: Duration| {
         let mut request = request();
         request
@@ -364,12 +364,12 @@ async fn a_deadline_that_has_passed_ends_it() {
     assert_eq!((answer.status, api.models().len()), (529, 1));
     let answer = send(service, with_deadline(11 * SECOND)).await.unwrap();
     assert_eq!(answer.by(), SONNET);
-    assert_eq!(diary.lines()[0], "opus gave up 1 overloaded deadline");
+    assert_eq!(events.lines()[0], "opus gave up 1 overloaded deadline");
 }
 
-/// Sonnet has needed 30 s, whenever it was asked; Haiku is not known to.
+/// Sonnet takes 30 s for each response. The latency of Haiku is not known.
 #[tokio::test(start_paused = true)]
-async fn who_never_answers_in_time_is_passed_over() {
+async fn stand_in_slower_than_the_deadline_is_skipped() {
     let api = both(Reply::overloaded(), Reply::fine().after(30 * SECOND));
     let (layer, _) = layer();
     assert_eq!(through(&layer, &api).await.by(), SONNET);
@@ -381,7 +381,7 @@ async fn who_never_answers_in_time_is_passed_over() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failed_answer_is_dropped_before_the_next_request() {
+async fn failed_response_is_dropped_before_the_next_request() {
     let alive = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
     let (api, note) = (opus(Reply::overloaded()), alive.clone());
     let watch = api.clone();

@@ -1,4 +1,4 @@
-//! With a retry layer inside: what that has held is not held again.
+//! Responses that an inner retry layer has held.
 
 use std::{
     io,
@@ -21,7 +21,7 @@ fn retry() -> RetryLayer {
     RetryLayer::new().with_backoff(Backoff::new(SECOND, SECOND, Jitter::None))
 }
 
-/// Fails what says so in its head, though it is a success.
+/// A classifier that fails a successful response with a certain header.
 #[derive(Clone)]
 struct ByHeader;
 
@@ -48,7 +48,7 @@ impl Classify<io::Error> for ByHeader {
     }
 }
 
-/// Opus is asked through a retry layer, all others are not.
+/// A service that sends requests for Opus through a retry layer, and all others directly.
 #[derive(Clone)]
 struct ByModel<A>(A, Api);
 
@@ -79,9 +79,9 @@ where
     }
 }
 
-/// That an answer was held says nothing about the next one.
+/// A response that was held does not count for the next response.
 #[tokio::test(start_paused = true)]
-async fn each_answer_is_held_for_itself() {
+async fn each_response_is_held_separately() {
     let api = Api::by_model(|model| match model {
         OPUS => Reply::fine().header("x-bad", "yes"),
         SONNET => Reply::stream([data(START), data(ERROR)]),
@@ -94,9 +94,9 @@ async fn each_answer_is_held_for_itself() {
     assert_eq!((answer.status, answer.by()), (200, HAIKU));
 }
 
-/// An answer that no retry layer has held is held here: also where one stands aside.
+/// The fallback layer holds responses that the retry layer does not hold.
 #[tokio::test(start_paused = true)]
-async fn what_stands_aside_holds_nothing() {
+async fn inactive_retry_layer_leaves_holding_to_the_fallback() {
     let api = opus(Reply::stream([data(START), data(ERROR)]));
     let stack = ServiceBuilder::new()
         .layer(retry())
@@ -108,9 +108,9 @@ async fn what_stands_aside_holds_nothing() {
     assert_eq!(api.models(), [OPUS, SONNET]);
 }
 
-/// A refusal is an answer worth handing on to a retry layer, and one to fall back from here.
+/// A response in which the model declined is a success for the retry layer, and a failure here.
 #[tokio::test(start_paused = true)]
-async fn a_refusal_that_was_held_is_looked_at_again() {
+async fn refusal_forwarded_by_retry_leads_to_fallback() {
     let declined = r#"{"type":"message","content":[],"stop_reason":"refusal"}"#;
     let api = opus(Reply::json(200, declined));
     let fallback = FallbackModelLayer::new([SONNET]);

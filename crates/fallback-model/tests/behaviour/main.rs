@@ -1,13 +1,13 @@
-//! What the layer does, one module per behaviour, over a scripted service and paused time.
+//! The behaviour of the layer over a scripted service, in paused time.
 #![forbid(unsafe_code)]
 
 mod api;
+mod attempts;
 mod fake;
 mod falling;
 mod flapping;
 mod holding;
-mod ledger;
+mod message;
 mod outage;
-mod saying;
+mod reports;
 mod sharing;
-mod words;

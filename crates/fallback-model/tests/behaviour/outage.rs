@@ -1,4 +1,4 @@
-//! Sticky for the outage, and back once.
+//! Cool-downs and probes: the layer stays with a stand-in during an outage, and returns once.
 
 use std::sync::{
     Arc,
@@ -7,12 +7,12 @@ use std::sync::{
 
 use tokio::time::sleep;
 use tower::Layer;
-use tower_claude_core::{Call, Kind, breaker::BreakerConfig};
+use tower_claude_core::{Call, Kind};
 use tower_claude_fallback_model::FallbackModelLayer;
 
 use crate::api::*;
 
-/// An API whose Opus is overloaded while the switch says so.
+/// An API whose Opus is overloaded while the switch is true.
 fn switched() -> (Api, Arc<AtomicBool>) {
     let down = Arc::new(AtomicBool::new(true));
     let is_down = down.clone();
@@ -27,19 +27,14 @@ fn switched() -> (Api, Arc<AtomicBool>) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_outage_is_passed_over_and_probed_and_ends_once() {
+async fn model_that_is_out_is_skipped_and_probed_and_returns_once() {
     let (api, down) = switched();
-    let (layer, diary) = layer();
-    let layer = layer.with_breaker(
-        BreakerConfig::new()
-            .with_ramp(None)
-            .with_failures(3.try_into().unwrap(), 60 * SECOND),
-    );
+    let (layer, events) = layer();
     for _ in 0..3 {
         assert_eq!(through(&layer, &api).await.by(), SONNET);
     }
     assert_eq!(
-        diary
+        events
             .lines()
             .iter()
             .filter(|line| line.starts_with("opened"))
@@ -55,7 +50,7 @@ async fn an_outage_is_passed_over_and_probed_and_ends_once() {
     }
     let probes = api.models().iter().filter(|model| *model == OPUS).count();
     assert!((3..=5).contains(&probes), "{probes}");
-    let unasked = diary
+    let unasked = events
         .lines()
         .iter()
         .filter(|line| line.ends_with("unasked"))
@@ -69,7 +64,7 @@ async fn an_outage_is_passed_over_and_probed_and_ends_once() {
             .iter()
             .any(|target| &*target.model == OPUS && target.is_out())
     );
-    // Back: two probes succeed, and all return at once, the ramp being off.
+    // One probe succeeds, and all requests return at once.
     down.store(false, Ordering::Relaxed);
     sleep(400 * SECOND).await;
     api.forget();
@@ -78,7 +73,7 @@ async fn an_outage_is_passed_over_and_probed_and_ends_once() {
         sleep(SECOND).await;
     }
     assert_eq!(api.models(), [OPUS; 50]);
-    let closed = diary
+    let closed = events
         .lines()
         .iter()
         .filter(|line| line.starts_with("closed"))
@@ -87,7 +82,7 @@ async fn an_outage_is_passed_over_and_probed_and_ends_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn passed_over_says_why() {
+async fn response_for_a_skipped_model_names_the_reason() {
     let (api, _) = switched();
     let (layer, _) = layer();
     for _ in 0..3 {
@@ -96,7 +91,7 @@ async fn passed_over_says_why() {
     let answer = through(&layer, &api).await;
     let served = answer.served().unwrap();
     assert_eq!((served.why.kind, served.hops), (Kind::Overloaded, 1));
-    // The outage is of Opus, whoever asks for another is not concerned.
+    // Requests for another model are not affected.
     let answer = send(layer.layer(api.clone()), asking(HAIKU, ""))
         .await
         .unwrap();
@@ -105,7 +100,7 @@ async fn passed_over_says_why() {
 
 /// Sonnet is slow to fail, and Opus is probed before Haiku is asked.
 #[tokio::test(start_paused = true)]
-async fn the_latest_failure_says_why() {
+async fn reason_is_the_latest_failure_of_the_model_asked_for() {
     let (layer, _) = layer();
     for _ in 0..3 {
         through(&layer, &opus(Reply::overloaded())).await;
@@ -119,9 +114,9 @@ async fn the_latest_failure_says_why() {
     assert_eq!(answer.served().unwrap().why.kind, Kind::ServerError);
 }
 
-/// With nobody behind it, a retry layer inside may try a probe again.
+/// Without another stand-in, an inner retry layer may repeat a probe.
 #[tokio::test(start_paused = true)]
-async fn a_probe_is_sent_once_only_where_another_may_take_over() {
+async fn probe_is_marked_only_if_another_model_can_take_over() {
     for (chain, more, is_probe) in [
         (&[SONNET, HAIKU][..], "", true),
         (
@@ -147,16 +142,16 @@ async fn a_probe_is_sent_once_only_where_another_may_take_over() {
     }
 }
 
-/// One process, two keys: what the one has used up, the other has not.
+/// One process with two keys: each has limits of its own.
 #[tokio::test(start_paused = true)]
-async fn a_rate_limit_is_the_credentials_own() {
+async fn rate_limit_counts_for_one_credential() {
     let api = opus(Reply::rate_limited("5"));
-    let (layer, diary) = layer();
+    let (layer, events) = layer();
     for _ in 0..3 {
         through(&layer, &api).await;
     }
     let opened = "opened messages/opus-5.5 rate_limited".to_owned();
-    assert!(diary.lines().contains(&opened), "{:?}", diary.lines());
+    assert!(events.lines().contains(&opened), "{:?}", events.lines());
     assert_eq!(layer.handle().snapshot().pools.len(), 1);
     api.forget();
     assert_eq!(through(&layer, &api).await.by(), SONNET);
@@ -169,9 +164,9 @@ async fn a_rate_limit_is_the_credentials_own() {
     assert_eq!(api.models(), [SONNET, OPUS, SONNET]);
 }
 
-/// Opus 5 stands in with its own fast mode, whose limits are not those of its standard requests.
+/// The fast mode of Opus 5 and its standard requests have separate limits.
 #[tokio::test(start_paused = true)]
-async fn a_fast_stand_in_draws_on_its_fast_pool() {
+async fn fast_stand_in_uses_the_limits_of_its_fast_mode() {
     let second = "claude-opus-5";
     let api = Api::by_model(move |model| match model {
         OPUS => Reply::overloaded(),
@@ -208,9 +203,9 @@ async fn a_fast_stand_in_draws_on_its_fast_pool() {
     );
 }
 
-/// What is missing may be the model, or a file that the request names.
+/// The model may be missing, or a file that the request names.
 #[tokio::test(start_paused = true)]
-async fn a_404_counts_once_another_model_has_answered() {
+async fn not_found_counts_only_after_another_model_served() {
     let (layer, _) = layer();
     let missing = Api::by_model(|_| Reply::error(404, "not_found_error"));
     for _ in 0..5 {
@@ -232,9 +227,9 @@ async fn a_404_counts_once_another_model_has_answered() {
     );
 }
 
-/// The limits that both draw on have answered, whatever is missing.
+/// A 404 shows that the limits which both models share have room.
 #[tokio::test(start_paused = true)]
-async fn a_404_keeps_no_other_model_from_its_limits() {
+async fn not_found_on_a_probe_frees_the_shared_rate_group() {
     let (gone, next) = ("claude-opus-4-8", "claude-opus-4-7");
     let layer = FallbackModelLayer::new([next]);
     let limited = Api::by_model(|_| Reply::rate_limited("5"));
@@ -252,9 +247,9 @@ async fn a_404_keeps_no_other_model_from_its_limits() {
     assert_eq!(api.models(), [gone, next]);
 }
 
-/// A thousand of them may be remembered, and each be as long as a body.
+/// The table keeps up to 1,024 names, and a name could be as long as a body.
 #[tokio::test(start_paused = true)]
-async fn endless_names_are_not_remembered() {
+async fn model_name_over_1024_bytes_is_not_kept() {
     let (layer, _) = layer();
     let api = Api::by_model(|model| match model {
         SONNET => Reply::fine(),
@@ -271,7 +266,7 @@ async fn endless_names_are_not_remembered() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn when_all_are_out_the_first_to_be_back_is_asked() {
+async fn all_models_out_uses_the_soonest() {
     let api = Api::by_model(|model| {
         let reply = Reply::overloaded();
         if model == SONNET {
@@ -292,9 +287,9 @@ async fn when_all_are_out_the_first_to_be_back_is_asked() {
     );
 }
 
-/// A probe whose caller leaves says nothing, and the next request probes.
+/// If the caller of a probe leaves, the next request probes.
 #[tokio::test(start_paused = true)]
-async fn a_probe_that_is_given_up_gives_its_place_back() {
+async fn dropped_probe_is_given_back() {
     let slow = Arc::new(AtomicBool::new(false));
     let is_slow = slow.clone();
     let api = Api::by_model(move |model| match model {
@@ -302,7 +297,7 @@ async fn a_probe_that_is_given_up_gives_its_place_back() {
         OPUS => Reply::overloaded(),
         _ => Reply::fine(),
     });
-    let (layer, diary) = layer();
+    let (layer, events) = layer();
     for _ in 0..3 {
         through(&layer, &api).await;
     }
@@ -311,7 +306,7 @@ async fn a_probe_that_is_given_up_gives_its_place_back() {
     for round in 1..=3 {
         let call = through(&layer, &api);
         assert!(tokio::time::timeout(SECOND, call).await.is_err());
-        let probes = diary
+        let probes = events
             .lines()
             .iter()
             .filter(|line| line.starts_with("probe"))
@@ -320,9 +315,9 @@ async fn a_probe_that_is_given_up_gives_its_place_back() {
     }
 }
 
-/// What a layer inside refuses is its own outage to keep.
+/// An inner layer keeps its own state of outages.
 #[tokio::test(start_paused = true)]
-async fn refusals_inside_open_nothing() {
+async fn local_rejections_start_no_cool_down() {
     let class = tower_claude_core::Class::new(Kind::Overloaded).into_local();
     let api = opus(Reply::overloaded().extension(class));
     let (layer, _) = layer();
@@ -336,6 +331,6 @@ async fn refusals_inside_open_nothing() {
             .snapshot()
             .targets
             .iter()
-            .all(|target| target.circuit.is_none())
+            .all(|target| target.cool_down.is_none())
     );
 }

@@ -1,4 +1,4 @@
-//! With a retry layer inside: one request is kept for both.
+//! An inner retry layer, which shares the saved request.
 
 use std::{
     io,
@@ -21,7 +21,7 @@ fn retry() -> RetryLayer {
     RetryLayer::new().with_backoff(Backoff::new(SECOND, SECOND, Jitter::None))
 }
 
-/// Overloaded so often, then well.
+/// An API that is overloaded this often, and then works.
 fn overloaded(times: usize) -> Api {
     let mut left = times;
     Api::by_model(move |_| {
@@ -33,7 +33,7 @@ fn overloaded(times: usize) -> Api {
     })
 }
 
-/// What somebody between the two layers makes of the request, every attempt has.
+/// Sends a request through a layer between fallback and retry that changes it. Returns all attempts.
 async fn changed(
     change: impl Fn(Request<RequestBody>) -> Request<RequestBody> + Clone,
 ) -> Vec<Seen> {
@@ -49,7 +49,7 @@ async fn changed(
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_changed_in_between_stays_so() {
+async fn change_between_the_layers_reaches_every_attempt() {
     let as_it_was = changed(|request| request).await;
     for seen in &as_it_was {
         assert_eq!(seen.headers, as_it_was[0].headers);
@@ -90,7 +90,7 @@ async fn what_was_changed_in_between_stays_so() {
     }
 }
 
-/// A request that its caller has sent three times before.
+/// Returns a request that its caller has sent three times before.
 fn sent_before() -> Request<RequestBody> {
     let mut request = request();
     let count = HeaderValue::from_static("3");
@@ -100,9 +100,9 @@ fn sent_before() -> Request<RequestBody> {
     request
 }
 
-/// What was counted for one model says nothing of another's tokens.
+/// Models count the tokens of a prompt differently.
 #[tokio::test(start_paused = true)]
-async fn each_model_counts_anew() {
+async fn token_count_of_one_model_is_not_used_for_the_next() {
     let counts = Arc::new(Mutex::new(Vec::new()));
     let seen = counts.clone();
     let api = opus(Reply::overloaded());
@@ -119,9 +119,9 @@ async fn each_model_counts_anew() {
     assert_eq!(*counts.lock().unwrap(), [None, None]);
 }
 
-/// The same context in every attempt, whoever kept the request; and the caller's count of retries stays true.
+/// Every attempt has the same call record, and the caller's count of retries is continued.
 #[tokio::test(start_paused = true)]
-async fn each_attempt_is_marked() {
+async fn every_attempt_has_the_call_record_and_the_retry_count() {
     let api = overloaded(2);
     let stack = ServiceBuilder::new()
         .layer(FallbackModelLayer::new([SONNET]))
@@ -138,9 +138,9 @@ async fn each_attempt_is_marked() {
     assert_eq!(first.attempts(), 3);
 }
 
-/// The next model is asked with the request as it came, not with what the last attempt made of it.
+/// The request for the next model is made from the original, not from the last attempt.
 #[tokio::test(start_paused = true)]
-async fn the_next_model_gets_what_came() {
+async fn next_model_gets_the_original_request() {
     let api = opus(Reply::overloaded());
     let stack = ServiceBuilder::new()
         .layer(FallbackModelLayer::new([SONNET]))
@@ -153,9 +153,8 @@ async fn the_next_model_gets_what_came() {
     assert_eq!(seen[5].headers["x-stainless-retry-count"], "3");
 }
 
-/// All of it but the model.
 #[tokio::test(start_paused = true)]
-async fn the_next_model_gets_the_same_head() {
+async fn next_model_gets_the_same_uri_version_and_extensions() {
     let heads = Arc::new(Mutex::new(Vec::new()));
     let seen = heads.clone();
     let api = opus(Reply::overloaded());
@@ -178,9 +177,9 @@ async fn the_next_model_gets_the_same_head() {
     assert_eq!(heads[0], heads[1]);
 }
 
-/// Nothing of the request is left once there is an answer, though its stream goes on.
+/// The request is dropped when the response is handed on, although its stream continues.
 #[tokio::test(start_paused = true)]
-async fn the_request_is_let_go() {
+async fn request_is_dropped_at_the_response() {
     struct Held(#[allow(dead_code, reason = "counts")] Arc<()>, Bytes);
     impl AsRef<[u8]> for Held {
         fn as_ref(&self) -> &[u8] {
@@ -212,9 +211,9 @@ async fn the_request_is_let_go() {
     assert_eq!(Arc::strong_count(&alive), 1, "of the request");
 }
 
-/// The clock is first looked at when there is something to wait for; the timeout counts from the start of its attempt.
+/// The timeout counts from the start of its attempt.
 #[tokio::test(start_paused = true)]
-async fn each_attempt_has_its_own_time() {
+async fn head_timeout_applies_to_each_attempt() {
     let head = Timeouts::new().with_head(Some(10 * SECOND));
     for after in [0, 5] {
         let mut answers = vec![
@@ -236,9 +235,9 @@ async fn each_attempt_has_its_own_time() {
     }
 }
 
-/// The future of a call that nobody polls does nothing, however the layers are stacked.
+/// A future that is never polled sends nothing, behind one request buffer.
 #[tokio::test(start_paused = true)]
-async fn nothing_happens_before_the_first_poll() {
+async fn future_that_is_not_polled_sends_nothing() {
     let asked = Arc::new(Mutex::new(0));
     let count = asked.clone();
     let api = tower::service_fn(move |_: Request<RequestBody>| {

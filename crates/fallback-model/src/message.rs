@@ -1,4 +1,4 @@
-//! The last resort: words for end users in place of an error that says nothing to them.
+//! The message for end users, in place of an error that no model could avoid.
 
 use std::{fmt, time::Duration};
 
@@ -11,22 +11,23 @@ use http::{
 use tower_claude_core::{Class, Kind};
 use tower_claude_wire::{ApiError, is_event_stream};
 
-use crate::LAYER;
+use crate::config::LAYER;
 
-/// On an error whose message was replaced by the user's own.
+/// Response header: present on an error whose message was replaced.
 pub const LAST_MESSAGE: HeaderName = HeaderName::from_static("x-tower-claude-last-message");
 
-/// The extension on an error whose message was replaced by the user's own
-/// ([`with_last_message`](crate::FallbackModelLayer::with_last_message)). Not for a cache to store.
+/// Response extension: present on an error whose message was replaced
+/// ([`with_error_message`](crate::FallbackModelLayer::with_error_message)). A cache must not store it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct LastResort {
-    /// The wait that the message names, as far as it is known.
+pub struct FallbackMessage {
+    /// The wait in the message, if it is known.
     pub eta: Option<Duration>,
 }
 
-/// Whether the words fit: nobody could serve. What a developer has to mend keeps its own.
-pub(crate) const fn is_due(class: &Class) -> bool {
+/// Returns true if the message replaces an error of this class. Only availability errors are replaced.
+/// Client errors keep the API's message, because a developer needs it.
+pub(crate) const fn applies_to(class: &Class) -> bool {
     matches!(
         class.kind,
         Kind::RateLimited
@@ -39,8 +40,8 @@ pub(crate) const fn is_due(class: &Class) -> bool {
     )
 }
 
-/// Puts `message` in the place of the error's own. Status, type, code and request id stay what they are, and so does
-/// the shape: JSON, or in a stream an `error` event. `body` is what was read, where it was.
+/// Replaces the message of an error. Status, type, code, request id and shape stay: JSON, or an `error`
+/// event in a stream. `body` is the part of the error body that was read.
 pub(crate) fn replace(
     head: &mut Parts,
     body: &[u8],
@@ -48,7 +49,7 @@ pub(crate) fn replace(
     message: &str,
     eta: Option<Duration>,
 ) -> Bytes {
-    let text = message.replace("{eta}", &InWords(eta).to_string());
+    let text = message.replace("{eta}", &HumanDuration(eta).to_string());
     let streams = head.status.is_success() && is_event_stream(&head.headers);
     let mut error = ApiError::parse(body).unwrap_or_else(|| {
         let mut error = ApiError::new(kind(class), "");
@@ -71,11 +72,11 @@ pub(crate) fn replace(
         .insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
     head.headers
         .insert(LAST_MESSAGE, HeaderValue::from_static(LAYER));
-    head.extensions.insert(LastResort { eta });
+    head.extensions.insert(FallbackMessage { eta });
     body
 }
 
-/// The type that Claude gives to the like.
+/// Returns the error type of the API for this class.
 const fn kind(class: &Class) -> &'static str {
     match class.kind {
         Kind::RateLimited | Kind::RampLimited => "rate_limit_error",
@@ -85,10 +86,10 @@ const fn kind(class: &Class) -> &'static str {
     }
 }
 
-/// A wait as one would say it, rounded up: nobody is told to come back too early.
-pub(crate) struct InWords(pub(crate) Option<Duration>);
+/// A wait in plain words, rounded up so that the user does not come back too early.
+pub(crate) struct HumanDuration(pub(crate) Option<Duration>);
 
-impl fmt::Display for InWords {
+impl fmt::Display for HumanDuration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const MINUTE: u64 = 60;
         const HOUR: u64 = 60 * MINUTE;

@@ -1,4 +1,4 @@
-//! The last resort's words.
+//! The message for end users.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use http::{
 use tower_claude_core::{Class, Kind};
 use tower_claude_wire::ApiError;
 
-use crate::last::{InWords, LastResort, replace};
+use crate::message::{FallbackMessage, HumanDuration, replace};
 
 #[test]
-fn waits_in_plain_words() {
+fn duration_is_rounded_up_to_plain_words() {
     for (millis, words) in [
         (0, "in a few seconds"),
         (5_000, "in a few seconds"),
@@ -25,15 +25,15 @@ fn waits_in_plain_words() {
         (3 * 86_400_000, "in about 3 days"),
     ] {
         let wait = Duration::from_millis(millis);
-        assert_eq!(InWords(Some(wait)).to_string(), words);
+        assert_eq!(HumanDuration(Some(wait)).to_string(), words);
     }
-    assert_eq!(InWords(None).to_string(), "in a little while");
-    let long = InWords(Some(Duration::MAX)).to_string();
+    assert_eq!(HumanDuration(None).to_string(), "in a little while");
+    let long = HumanDuration(Some(Duration::MAX)).to_string();
     assert!(long.starts_with("in about ") && long.ends_with(" days"));
 }
 
 #[test]
-fn all_but_the_words_stays() {
+fn replaced_message_keeps_type_code_and_request_id() {
     let body = br#"{"type":"error","error":{"type":"rate_limit_error","message":"old","details":{"error_code":"ramp_limit_exceeded"}},"request_id":"req_1"}"#;
     let response = Response::builder()
         .status(429)
@@ -55,11 +55,11 @@ fn all_but_the_words_stays() {
         (429, &"90".parse().unwrap())
     );
     assert_eq!(head.headers[CONTENT_LENGTH], new.len().to_string());
-    assert_eq!(head.extensions.get(), Some(&LastResort { eta }));
+    assert_eq!(head.extensions.get(), Some(&FallbackMessage { eta }));
 }
 
 #[test]
-fn what_cannot_be_read_gets_the_shape_of_the_like() {
+fn unreadable_error_gets_the_type_of_its_class() {
     let (mut head, ()) = Response::builder()
         .status(502)
         .header(CONTENT_TYPE, "text/event-stream")

@@ -1,4 +1,4 @@
-//! What is said about it.
+//! The reports of a fallback: headers, events, snapshots.
 
 use tower::Layer;
 use tower_claude_core::{Call, Class, Kind};
@@ -9,9 +9,9 @@ use tower_claude_fallback_model::{
 use crate::api::*;
 
 #[tokio::test(start_paused = true)]
-async fn a_switch_is_never_silent() {
+async fn fallback_is_reported_by_headers_events_and_snapshot() {
     let api = opus(Reply::overloaded());
-    let (layer, diary) = layer();
+    let (layer, events) = layer();
     let layer = layer.with_chain(OPUS, ["claude-haiku-4-5"]);
     let service = layer.layer(api.clone());
     let more = r#","output_config":{"effort":"low"}"#;
@@ -35,7 +35,7 @@ async fn a_switch_is_never_silent() {
             .any(|field| field == "output_config.effort"),
         "{losses}"
     );
-    assert_eq!(diary.lines(), ["opus -> haiku overloaded"]);
+    assert_eq!(events.lines(), ["opus -> haiku overloaded"]);
     let snapshot = layer.handle().snapshot();
     let haiku = snapshot
         .targets
@@ -56,9 +56,9 @@ async fn a_switch_is_never_silent() {
     );
 }
 
-/// A layer in the application, another in the gateway.
+/// One layer is in the application, another in the gateway.
 #[tokio::test(start_paused = true)]
-async fn the_innermost_of_two_layers_knows_who_served() {
+async fn innermost_of_two_layers_names_the_serving_model() {
     let api = both(Reply::overloaded(), Reply::overloaded());
     let inner = FallbackModelLayer::new([HAIKU]).without_fallback(OPUS);
     let outer = FallbackModelLayer::new([SONNET]);
@@ -68,7 +68,7 @@ async fn the_innermost_of_two_layers_knows_who_served() {
     assert_eq!(answer.by(), HAIKU);
     let served = answer.served().unwrap();
     assert_eq!((&*served.model, &*served.asked), (HAIKU, OPUS));
-    // Behind the wire there are headers only.
+    // A response from another process has headers only.
     let gateway = Reply::fine().header("x-tower-claude-served-model", HAIKU);
     let api = both(Reply::overloaded(), gateway);
     let answer = send(outer.layer(api), request()).await.unwrap();
@@ -78,9 +78,9 @@ async fn the_innermost_of_two_layers_knows_who_served() {
     );
 }
 
-/// Its stand-ins are slow to fail, and meanwhile Opus may be probed.
+/// The stand-ins are slow to fail, and meanwhile Opus may be probed.
 #[tokio::test(start_paused = true)]
-async fn the_model_asked_for_stands_in_for_nobody() {
+async fn model_asked_for_is_not_marked_as_a_stand_in() {
     let (layer, _) = layer();
     for _ in 0..3 {
         through(&layer, &opus(Reply::overloaded())).await;
@@ -94,12 +94,12 @@ async fn the_model_asked_for_stands_in_for_nobody() {
     assert_eq!(api.models(), [SONNET, OPUS]);
     let targets = layer.handle().snapshot().targets;
     let opus = targets.iter().find(|target| &*target.model == OPUS);
-    assert_eq!(opus.unwrap().served, 0);
+    assert!(opus.is_none_or(|opus| opus.served == 0));
 }
 
-/// Who refuses on this side says so itself, unless another model was asked meanwhile.
+/// The layer that rejects reports it, unless another model was tried meanwhile.
 #[tokio::test(start_paused = true)]
-async fn a_refusal_of_a_layer_inside_is_its_own_news() {
+async fn local_rejection_is_not_reported_again() {
     for (kind, said) in [
         (Kind::RateLimited, &[][..]),
         (
@@ -112,16 +112,16 @@ async fn a_refusal_of_a_layer_inside_is_its_own_news() {
     ] {
         let refusal = Class::new(kind).into_local();
         let api = Api::by_model(move |_| Reply::new(529).extension(refusal));
-        let (layer, diary) = layer();
+        let (layer, events) = layer();
         let layer = layer.with_chain("claude-opus-4-8", ["claude-opus-4-7"]);
         let request = asking("claude-opus-4-8", "");
         send(layer.layer(api), request).await.unwrap();
-        assert_eq!(diary.lines(), said);
+        assert_eq!(events.lines(), said);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn stand_ins_are_counted() {
+async fn snapshot_counts_calls_of_stand_ins() {
     let (layer, _) = layer();
     through(&layer, &both(Reply::overloaded(), Reply::overloaded())).await;
     let targets = layer.handle().snapshot().targets;
@@ -134,11 +134,11 @@ async fn stand_ins_are_counted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_said_when_nothing_happened() {
+async fn call_without_fallback_is_not_reported() {
     let api = opus(Reply::fine());
-    let (layer, diary) = layer();
+    let (layer, events) = layer();
     let answer = through(&layer, &api).await;
-    assert!(answer.served().is_none() && diary.lines().is_empty());
+    assert!(answer.served().is_none() && events.lines().is_empty());
     for name in [SERVED_MODEL, FALLBACK_REASON, FALLBACK_LOSSES, LAST_MESSAGE] {
         assert!(!answer.headers.contains_key(name));
     }
@@ -148,22 +148,22 @@ async fn nothing_is_said_when_nothing_happened() {
             .get::<std::sync::Arc<Call>>()
             .is_some()
     );
-    // Nor when every model fails: what goes up is an error, which nobody served.
+    // Nor if every model fails: no model served the error.
     let api = Api::by_model(|_| Reply::overloaded());
     let answer = through(&layer, &api).await;
     assert_eq!((answer.status, answer.by()), (529, ""));
     assert_eq!(answer.class().kind, Kind::Overloaded);
     assert!(answer.extensions.get::<ServedBy>().is_none());
     assert_eq!(
-        diary.lines().last().unwrap(),
+        events.lines().last().unwrap(),
         "opus gave up 3 overloaded targets"
     );
     assert_eq!(layer.handle().snapshot().exhausted, 1);
 }
 
-/// The next stand-in may take it. Who reads a 400 after the last must know which model rejects the request.
+/// The reader of a 400 must know which model rejected the request.
 #[tokio::test(start_paused = true)]
-async fn a_rejection_by_the_last_stand_in_names_it() {
+async fn rejection_by_the_last_stand_in_names_it() {
     let api = both(
         Reply::overloaded(),
         Reply::error(400, "invalid_request_error"),

@@ -1,4 +1,4 @@
-//! One count of attempts over all models.
+//! The count of attempts over all models.
 
 use std::{num::NonZeroU32, sync::Arc};
 
@@ -9,7 +9,7 @@ use tower_claude_retry::{Backoff, Jitter, RetryLayer};
 use crate::api::*;
 
 #[tokio::test(start_paused = true)]
-async fn targets_and_retries_do_not_multiply() {
+async fn retry_attempts_are_counted_over_all_models() {
     let retry = |attempts| {
         RetryLayer::new()
             .with_max_attempts(NonZeroU32::new(attempts).unwrap())
@@ -25,7 +25,7 @@ async fn targets_and_retries_do_not_multiply() {
         let count = |model| api.models().iter().filter(|asked| *asked == model).count();
         assert_eq!([OPUS, SONNET, HAIKU].map(count), expected);
     }
-    // What the first does not use is left for the second.
+    // The second model gets the attempts that the first did not use.
     let api = Api::by_model(|model| {
         if model == OPUS {
             Reply::error(404, "not_found_error")
@@ -49,9 +49,9 @@ impl FallbackTo {
     }
 }
 
-/// Without a retry layer inside, the layer keeps the count itself.
+/// Without an inner retry layer, the fallback layer counts.
 #[tokio::test(start_paused = true)]
-async fn every_attempt_is_counted_once() {
+async fn attempts_without_retry_are_counted_once() {
     let api = both(Reply::overloaded(), Reply::overloaded());
     send(layer().0.layer(api.clone()), request()).await.unwrap();
     let seen = api.seen();
