@@ -43,7 +43,7 @@ impl Target {
 }
 
 /// The rate group of one credential.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct RateGroup {
     /// The hash of the credential.
     pub(crate) credential: u64,

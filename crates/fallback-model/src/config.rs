@@ -20,7 +20,8 @@ pub(crate) struct Config {
     pub(crate) triggers: Triggers,
     pub(crate) cool_down: CoolDown,
     pub(crate) rewrite: RewriteOptions,
-    pub(crate) catalog: Catalog,
+    /// `None` for the built-in catalogue.
+    pub(crate) catalog: Option<Arc<ModelCatalog>>,
     pub(crate) error_message: Option<Arc<str>>,
     /// True if the `Class` that an inner layer left in a response stands.
     pub(crate) reuse_class: bool,
@@ -29,18 +30,8 @@ pub(crate) struct Config {
     pub(crate) shared: Arc<SharedState>,
 }
 
-/// The model catalogue of a layer.
-#[derive(Clone)]
-pub(crate) enum Catalog {
-    Builtin,
-    Custom(Arc<ModelCatalog>),
-}
-
-impl Catalog {
-    pub(crate) fn get(&self) -> &ModelCatalog {
-        match self {
-            Self::Builtin => ModelCatalog::builtin(),
-            Self::Custom(catalog) => catalog,
-        }
+impl Config {
+    pub(crate) fn catalog(&self) -> &ModelCatalog {
+        self.catalog.as_deref().unwrap_or(ModelCatalog::builtin())
     }
 }

@@ -1,7 +1,7 @@
 //! A table of keys that failed lately, with cool-downs and probes.
 //!
-//! The table is synchronous and takes the time and the random number as arguments. It holds only keys
-//! that failed, so that a healthy call reads one atomic and takes no lock.
+//! The table is synchronous and takes the time and the random number as arguments. It holds only
+//! keys that failed, so that a healthy call reads one atomic and takes no lock.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -9,7 +9,7 @@ use std::{
     num::NonZeroU32,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -125,18 +125,13 @@ pub(crate) struct Unavailable {
 }
 
 /// A table of keys that failed lately.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct CoolDownTable<K> {
-    /// The number of keys, readable without the lock.
+    entries: Mutex<HashMap<K, Entry>>,
+    /// The number of entries, readable without the lock.
     len: AtomicUsize,
-    inner: Mutex<Inner<K>>,
-}
-
-#[derive(Debug)]
-struct Inner<K> {
-    entries: HashMap<K, Entry>,
     /// The last generation that was given to an entry.
-    generation: u64,
+    generation: AtomicU64,
 }
 
 /// The state of one key.
@@ -156,6 +151,17 @@ struct Entry {
 }
 
 impl Entry {
+    const fn new(generation: u64, why: Class) -> Self {
+        Self {
+            generation,
+            failures: VecDeque::new(),
+            until: None,
+            count: 0,
+            probe: None,
+            why,
+        }
+    }
+
     fn has_probe(&self, now: Instant) -> bool {
         self.probe
             .is_some_and(|since| now.saturating_duration_since(since) <= PROBE_TIMEOUT)
@@ -183,17 +189,12 @@ impl Entry {
             && first.is_some_and(|at| now.saturating_duration_since(*at) <= config.within)
     }
 
-    fn start_cool_down(&mut self, cool_down: Duration, generation: u64, now: Instant) -> Change {
+    fn start_cool_down(&mut self, cool_down: Duration, generation: u64, now: Instant) {
         self.generation = generation;
         self.failures.clear();
         self.probe = None;
         // An instant that overflows ends the cool-down at once, so that the key is not stuck.
         self.until = Some(now.checked_add(cool_down).unwrap_or(now));
-        self.count = self.count.saturating_add(1);
-        Change::Started {
-            cool_down,
-            count: self.count,
-        }
     }
 }
 
@@ -203,20 +204,17 @@ impl<K: Clone + Eq + Hash> CoolDownTable<K> {
         self.len.load(Ordering::Acquire) == 0
     }
 
-    /// Admits a call to this key, as a probe if its cool-down is over and no other probe is in flight.
+    /// Admits a call to this key, as a probe if its cool-down is over and no other probe is in
+    /// flight.
     pub(crate) fn admit(self: &Arc<Self>, key: &K, now: Instant) -> Result<Permit<K>, Unavailable> {
         if self.is_empty() {
             return Ok(self.permit(key));
         }
-        let mut inner = self.lock();
-        let Inner {
-            entries,
-            generation,
-        } = &mut *inner;
+        let mut permit = self.permit(key);
+        let mut entries = self.lock();
         let Some(entry) = entries.get_mut(key) else {
-            return Ok(self.permit(key));
+            return Ok(permit);
         };
-        let mut is_probe = false;
         if let Some(until) = entry.until {
             let why = entry.why;
             if now < until {
@@ -226,16 +224,11 @@ impl<K: Clone + Eq + Hash> CoolDownTable<K> {
                 let until = now.checked_add(PROBE_WAIT).unwrap_or(now);
                 return Err(Unavailable { until, why });
             }
-            is_probe = true;
+            permit.is_probe = true;
             entry.probe = Some(now);
-            *generation += 1;
-            entry.generation = *generation;
+            entry.generation = self.next_generation();
         }
-        let mut permit = self.permit(key);
-        permit.held = Some(Held {
-            generation: entry.generation,
-            is_probe,
-        });
+        permit.generation = Some(entry.generation);
         Ok(permit)
     }
 
@@ -245,14 +238,15 @@ impl<K: Clone + Eq + Hash> CoolDownTable<K> {
         Permit {
             table: self.clone(),
             key: key.clone(),
-            held: None,
+            generation: None,
+            is_probe: false,
         }
     }
 
     /// Returns all keys with their state and their last failure.
     pub(crate) fn snapshot(&self, now: Instant) -> Vec<(K, CoolDownSnapshot, Class)> {
-        let inner = self.lock();
-        let entries = inner.entries.iter().map(|(key, entry)| {
+        let entries = self.lock();
+        let all = entries.iter().map(|(key, entry)| {
             let snapshot = CoolDownSnapshot {
                 failures: entry.failures.len(),
                 cool_downs: entry.count,
@@ -263,24 +257,15 @@ impl<K: Clone + Eq + Hash> CoolDownTable<K> {
             };
             (key.clone(), snapshot, entry.why)
         });
-        entries.collect()
+        all.collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner<K>> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    fn next_generation(&self) -> u64 {
+        self.generation.fetch_add(1, Ordering::Relaxed) + 1
     }
-}
 
-impl<K> Default for CoolDownTable<K> {
-    fn default() -> Self {
-        let inner = Inner {
-            entries: HashMap::new(),
-            generation: 0,
-        };
-        Self {
-            len: AtomicUsize::new(0),
-            inner: Mutex::new(inner),
-        }
+    fn lock(&self) -> MutexGuard<'_, HashMap<K, Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -292,27 +277,22 @@ pub struct CoolDownSnapshot {
     pub failures: usize,
     /// The number of cool-downs in a row.
     pub cool_downs: u32,
-    /// The remaining time of the cool-down. Zero if the next request may probe, and `None` if failures
-    /// are only counted.
+    /// The remaining time of the cool-down. Zero if the next request may probe, and `None` if
+    /// failures are only counted.
     pub remaining: Option<Duration>,
     /// True while a probe is in flight.
     pub is_probed: bool,
 }
 
-/// A permit for one call to a key. A probe that is dropped before it is settled is given back, so that
-/// the next call may probe.
+/// A permit for one call to a key. A probe that is dropped before it is settled is given back, so
+/// that the next call may probe.
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct Permit<K: Clone + Eq + Hash> {
     table: Arc<CoolDownTable<K>>,
     key: K,
-    /// Absent if the key had not failed when the call was admitted.
-    held: Option<Held>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Held {
-    generation: u64,
+    /// The generation of the entry. Absent if the key had not failed when the call was admitted.
+    generation: Option<u64>,
     is_probe: bool,
 }
 
@@ -322,12 +302,12 @@ impl<K: Clone + Eq + Hash> Permit<K> {
     }
 
     /// Returns true if the call finds out whether the key works again.
-    pub(crate) fn is_probe(&self) -> bool {
-        self.held.is_some_and(|held| held.is_probe)
+    pub(crate) const fn is_probe(&self) -> bool {
+        self.is_probe
     }
 
-    /// Records the outcome of the call. `why` is kept as the last failure, and `chance` in `0.0..1.0`
-    /// varies the cool-down.
+    /// Records the outcome of the call. `why` is kept as the last failure, and `chance` in
+    /// `0.0..1.0` varies the cool-down.
     pub(crate) fn settle(
         mut self,
         signal: Signal,
@@ -336,40 +316,25 @@ impl<K: Clone + Eq + Hash> Permit<K> {
         now: Instant,
         chance: f64,
     ) -> Option<Change> {
-        let held = self.held.take();
+        let held = self.generation.take();
         let failed = matches!(signal, Signal::Failure { .. });
         if held.is_none() && !failed {
             return None;
         }
-        let mut inner = self.table.lock();
-        let Inner {
-            entries,
-            generation,
-        } = &mut *inner;
+        let table = &*self.table;
+        let mut entries = table.lock();
         if held.is_none() && !entries.contains_key(&self.key) {
             if entries.len() >= MAX_KEYS {
                 entries.retain(|_, entry| !entry.is_idle(config.within, now));
             }
             // So many keys in a minute are noise. A key that is not in the table is never cooled down.
             if entries.len() < MAX_KEYS {
-                *generation += 1;
-                let entry = Entry {
-                    generation: *generation,
-                    failures: VecDeque::new(),
-                    until: None,
-                    count: 0,
-                    probe: None,
-                    why,
-                };
+                let entry = Entry::new(table.next_generation(), why);
                 entries.insert(self.key.clone(), entry);
             }
         }
         let entry = entries.get_mut(&self.key)?;
-        let has_effect = match held {
-            Some(held) => held.generation == entry.generation,
-            None => entry.until.is_none(),
-        };
-        if !has_effect {
+        if held.map_or(entry.until.is_some(), |held| held != entry.generation) {
             return None;
         }
         let is_cooling = entry.until.is_some();
@@ -391,29 +356,29 @@ impl<K: Clone + Eq + Hash> Permit<K> {
                 (None, !entry.is_idle(config.within, now))
             }
             _ if is_cooling || entry.count_failure(config, now) => {
-                *generation += 1;
-                let count = entry.count.saturating_add(1);
-                let cool_down = config.length(count, retry_after, chance);
-                let change = entry.start_cool_down(cool_down, *generation, now);
-                (Some(change), true)
+                entry.count = entry.count.saturating_add(1);
+                let cool_down = config.length(entry.count, retry_after, chance);
+                entry.start_cool_down(cool_down, table.next_generation(), now);
+                let count = entry.count;
+                (Some(Change::Started { cool_down, count }), true)
             }
             _ => (None, true),
         };
         if !keep {
             entries.remove(&self.key);
         }
-        self.table.len.store(entries.len(), Ordering::Release);
+        table.len.store(entries.len(), Ordering::Release);
         change
     }
 }
 
 impl<K: Clone + Eq + Hash> Drop for Permit<K> {
     fn drop(&mut self) {
-        let Some(held) = self.held.take().filter(|held| held.is_probe) else {
+        let Some(held) = self.generation.filter(|_| self.is_probe) else {
             return;
         };
-        if let Some(entry) = self.table.lock().entries.get_mut(&self.key)
-            && entry.generation == held.generation
+        if let Some(entry) = self.table.lock().get_mut(&self.key)
+            && entry.generation == held
         {
             entry.probe = None;
         }

@@ -84,8 +84,8 @@ impl SharedState {
     }
 }
 
-/// A handle to inspect one [`FallbackModelLayer`](crate::FallbackModelLayer) and all services made from
-/// it. Cheap to clone.
+/// A handle to inspect one [`FallbackModelLayer`](crate::FallbackModelLayer) and all services made
+/// from it. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct FallbackHandle {
     stand_ins: Arc<[Arc<str>]>,

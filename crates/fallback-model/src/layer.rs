@@ -11,13 +11,8 @@ use tower_claude_wire::ModelCatalog;
 use tower_layer::Layer;
 
 use crate::{
-    chains::ChainTable,
-    config::{Catalog, Config},
-    cooldown::CoolDown,
-    handle::FallbackHandle,
-    policy::FallbackPolicy,
-    rewrite::RewriteOptions,
-    selection::Triggers,
+    chains::ChainTable, config::Config, cooldown::CoolDown, handle::FallbackHandle,
+    policy::FallbackPolicy, rewrite::RewriteOptions, selection::Triggers,
 };
 
 /// A layer that sends a request to another model when the model asked for cannot serve it. See the
@@ -37,22 +32,21 @@ pub type FallbackModel<S, C = ClaudeClassify> = Driven<S, FallbackPolicy, (), C>
 impl FallbackModelLayer {
     /// Creates a layer in which these models stand in for any other model, in this order.
     ///
-    /// A model in the list is not its own stand-in. At most 16 models count. With an empty list, only the
-    /// chains of single models apply ([`with_chain`](Self::with_chain)).
+    /// A model in the list is not its own stand-in. At most 16 models count. With an empty list,
+    /// only the chains of single models apply ([`with_chain`](Self::with_chain)).
     ///
-    /// A model is out after three failures within 60 s without a success between them. After a cool-down
-    /// of 30 s, one request at a time probes it. A probe that fails doubles the cool-down up to 300 s,
-    /// and one that succeeds ends the outage. A 404 counts as a failure of the model once another model
-    /// has served the same request.
+    /// A model is out after three failures within 60 s without a success between them. After a
+    /// cool-down of 30 s, one request at a time probes it. A probe that fails doubles the cool-down
+    /// up to 300 s, and one that succeeds ends the outage. A 404 counts as a failure of the model
+    /// once another model has served the same request.
     pub fn new<M: AsRef<str>>(chain: impl IntoIterator<Item = M>) -> Self {
-        let catalog = Catalog::Builtin;
         Self {
             config: Arc::new(Config {
-                chains: ChainTable::new(chain, catalog.get()),
+                chains: ChainTable::new(chain, ModelCatalog::builtin()),
                 triggers: Triggers::default(),
                 cool_down: CoolDown::default(),
                 rewrite: RewriteOptions::new(),
-                catalog,
+                catalog: None,
                 error_message: None,
                 reuse_class: true,
                 events: EventSink::default(),
@@ -65,18 +59,17 @@ impl FallbackModelLayer {
 }
 
 impl<C> FallbackModelLayer<C> {
-    /// Sets the stand-ins of one model, in place of the common list. None, if the list is empty. All
-    /// names of a model (dated, aliased, with a cloud prefix) are one.
+    /// Sets the stand-ins of one model, in place of the common list. None, if the list is empty.
+    /// All names of a model (dated, aliased, with a cloud prefix) are one.
     pub fn with_chain<M: AsRef<str>>(
         self,
         model: &str,
         chain: impl IntoIterator<Item = M>,
     ) -> Self {
         self.with(|config| {
-            let Config {
-                chains, catalog, ..
-            } = config;
-            chains.insert(model, chain, catalog.get());
+            let catalog = config.catalog.as_deref();
+            let catalog = catalog.unwrap_or(ModelCatalog::builtin());
+            config.chains.insert(model, chain, catalog);
         })
     }
 
@@ -85,32 +78,32 @@ impl<C> FallbackModelLayer<C> {
         self.with_chain(model, [""; 0])
     }
 
-    /// Sets whether a response in which the model declined (status 200 with `stop_reason: "refusal"`)
-    /// leads to a fallback. Off by default. Applies only before content has reached the caller: to a
-    /// JSON response of up to 64 KiB, and to a stream without content.
+    /// Sets whether a response in which the model declined (status 200 with `stop_reason:
+    /// "refusal"`) leads to a fallback. Off by default. Applies only before content has reached the
+    /// caller: to a JSON response of up to 64 KiB, and to a stream without content.
     pub fn with_refusals(self, fall_back: bool) -> Self {
         self.with(|config| config.triggers.refusals = fall_back)
     }
 
     /// Sets whether a spend limit leads to a fallback, and counts as a failure of the model. Off by
     /// default: as far as the API documents them, spend limits are the same for all models of a
-    /// credential. If a circuit breaker is inside, switch off its credential circuits as well, or one
-    /// model's limit blocks all models.
+    /// credential. If a circuit breaker is inside, switch off its credential circuits as well, or
+    /// one model's limit blocks all models.
     pub fn with_spend_limits(self, fall_back: bool) -> Self {
         self.with(|config| config.triggers.spend_limits = fall_back)
     }
 
-    /// Sets the number of failures, without a success between them, after which a model or a rate group
-    /// is out, and the time between the first and the last of them. 3 within 60 s by default, at most
-    /// 1,000. Failures further apart than `within` never lead to a cool-down.
+    /// Sets the number of failures, without a success between them, after which a model or a rate
+    /// group is out, and the time between the first and the last of them. 3 within 60 s by default,
+    /// at most 1,000. Failures further apart than `within` never lead to a cool-down.
     pub fn with_failures(self, failures: NonZeroU32, within: Duration) -> Self {
         self.with(|config| config.cool_down = config.cool_down.with_failures(failures, within))
     }
 
     /// Sets the first cool-down of a model or rate group that is out, and the longest after failed
-    /// probes. 30 s and 300 s by default, at most one day. Each failed probe doubles the cool-down. Both
-    /// vary by up to 20 % either way. If the server asks for more with `retry-after`, that time is used,
-    /// up to an hour. With zero, the next request probes.
+    /// probes. 30 s and 300 s by default, at most one day. Each failed probe doubles the cool-down.
+    /// Both vary by up to 20 % either way. If the server asks for more with `retry-after`, that
+    /// time is used, up to an hour. With zero, the next request probes.
     pub fn with_cool_down(self, first: Duration, longest: Duration) -> Self {
         self.with(|config| config.cool_down = config.cool_down.with_cool_down(first, longest))
     }
@@ -124,17 +117,17 @@ impl<C> FallbackModelLayer<C> {
     pub fn with_catalog(self, catalog: ModelCatalog) -> Self {
         self.with(|config| {
             config.chains.resolve(&catalog);
-            config.catalog = Catalog::Custom(Arc::new(catalog));
+            config.catalog = Some(Arc::new(catalog));
         })
     }
 
     /// Sets the message for end users in the error that the caller gets when every model failed to
-    /// serve. Off by default. `{eta}` in it becomes, for example, "in about 2 minutes": the shortest
-    /// wait that is known.
+    /// serve. Off by default. `{eta}` in it becomes, for example, "in about 2 minutes": the
+    /// shortest wait that is known.
     ///
-    /// Status, type and shape of the error stay. Errors that describe a fault of the request (4xx other
-    /// than 429) keep their message. An error of the client itself, which is no response, is not
-    /// replaced.
+    /// Status, type and shape of the error stay. Errors that describe a fault of the request (4xx
+    /// other than 429) keep their message. An error of the client itself, which is no response, is
+    /// not replaced.
     pub fn with_error_message(self, message: impl Into<String>) -> Self {
         self.with(|config| config.error_message = Some(message.into().into()))
     }
@@ -144,14 +137,15 @@ impl<C> FallbackModelLayer<C> {
         self.with(|config| config.events = EventSink::new(observer))
     }
 
-    /// Sets the size in bytes up to which request bodies are buffered. 32 MiB by default. A larger body
-    /// passes through to the model asked for. In a stack, the limit of the outermost layer applies.
+    /// Sets the size in bytes up to which request bodies are buffered. 32 MiB by default. A larger
+    /// body passes through to the model asked for. In a stack, the limit of the outermost layer
+    /// applies.
     pub fn with_body_limit(self, bytes: usize) -> Self {
         self.with(|config| config.body_limit = bytes)
     }
 
-    /// Sets the classifier of responses and errors. It overrules the class that an inner layer left in a
-    /// response, except for a local rejection.
+    /// Sets the classifier of responses and errors. It overrules the class that an inner layer left
+    /// in a response, except for a local rejection.
     pub fn with_classifier<C2>(self, classifier: C2) -> FallbackModelLayer<C2> {
         let Self { config, .. } = self.with(|config| config.reuse_class = false);
         FallbackModelLayer { config, classifier }

@@ -1,5 +1,5 @@
-//! A Tower layer that sends a Claude API request to another model when the model asked for cannot serve
-//! it, and marks the response.
+//! A Tower layer that sends a Claude API request to another model when the model asked for cannot
+//! serve it, and marks the response.
 //!
 //! ```
 //! use std::convert::Infallible;
@@ -35,25 +35,26 @@
 //!
 //! # What it does
 //!
-//! - Falls back after overload, 5xx errors, timeouts, broken connections, streams that end before their
-//!   content, retired models (404), and local rejections of inner layers. After a 429, it falls back to
-//!   another rate group only. Responses in which the model declined, and spend limits, are optional.
-//!   Other 4xx errors and credentials are no reason, but a stand-in may reject what the next accepts.
-//!   Only Messages requests are sent to another model.
-//! - [Rewrites](fn@rewrite) the original request for each model, and skips models for which the request
-//!   cannot be rewritten.
-//! - Stays with the stand-in for the duration of an outage. After three failures, requests go straight
-//!   to the stand-in. After each cool-down, one real request probes the model, with a stand-in ready. A
-//!   429 counts against the credential and the rate group, not against the model.
-//! - Tries the model that is available the soonest if all are out. Skips a stand-in that is known to be
-//!   too slow for the deadline.
-//! - Reports the serving model, the reason and the losses: [`ServedBy`] and three headers, `FellBack`
-//!   events, [`FallbackHandle`].
+//! - Falls back after overload, 5xx errors, timeouts, broken connections, streams that end before
+//!   their content, retired models (404), and local rejections of inner layers. After a 429, it
+//!   falls back to another rate group only. Responses in which the model declined, and spend
+//!   limits, are optional. Other 4xx errors and credentials are no reason, but a stand-in may
+//!   reject what the next accepts. Only Messages requests are sent to another model.
+//! - [Rewrites](fn@rewrite) the original request for each model, and skips models for which the
+//!   request cannot be rewritten.
+//! - Stays with the stand-in for the duration of an outage. After three failures, requests go
+//!   straight to the stand-in. After each cool-down, one real request probes the model, with a
+//!   stand-in ready. A 429 counts against the credential and the rate group, not against the model.
+//! - Tries the model that is available the soonest if all are out. Skips a stand-in that is known
+//!   to be too slow for the deadline.
+//! - Reports the serving model, the reason and the losses: [`ServedBy`] and three headers,
+//!   `FellBack` events, [`FallbackHandle`].
 //!
 //! # Where it goes
 //!
-//! Outside the retry layer and inside the cache. It counts the attempts of an inner retry layer over all
-//! models, with at least one attempt each. It has no timers, and acts on those of the retry layer.
+//! Outside the retry layer and inside the cache. It counts the attempts of an inner retry layer
+//! over all models, with at least one attempt each. It has no timers, and acts on those of the
+//! retry layer.
 //!
 //! # Readiness
 //!
@@ -62,24 +63,26 @@
 //!
 //! # Clones
 //!
-//! The state of outages lives in the layer. Its clones and all services made from it share that state.
+//! The state of outages lives in the layer. Its clones and all services made from it share that
+//! state.
 //!
 //! # Cancellation
 //!
-//! A failed response is dropped before the next request is made. Dropping the future drops everything. A
-//! probe that is dropped is given back, so that the next request may probe.
+//! A failed response is dropped before the next request is made. Dropping the future drops
+//! everything. A probe that is dropped is given back, so that the next request may probe.
 //!
 //! # Streaming
 //!
-//! A stream is held until its first content event, and a JSON response until it is whole, up to 64 KiB.
-//! After that the response passes through. A stream that breaks off later is the caller's to handle.
+//! A stream is held until its first content event, and a JSON response until it is whole, up to 64
+//! KiB. After that the response passes through. A stream that breaks off later is the caller's to
+//! handle.
 //!
 //! # Limits
 //!
 //! The layer never falls back after content has reached the caller. It never rewrites a rewritten
-//! request, retries the same model, or sends a prompt to another credential or host. It keeps up to 1,024
-//! failed models and as many rate groups. It does not keep a declined response in case the stand-ins
-//! fail. It logs no bodies and no keys.
+//! request, retries the same model, or sends a prompt to another credential or host. It keeps up to
+//! 1,024 failed models and as many rate groups. It does not keep a declined response in case the
+//! stand-ins fail. It logs no bodies and no keys.
 #![forbid(unsafe_code)]
 
 mod chains;

@@ -17,7 +17,8 @@ use crate::config::LAYER;
 pub const LAST_MESSAGE: HeaderName = HeaderName::from_static("x-tower-claude-last-message");
 
 /// Response extension: present on an error whose message was replaced
-/// ([`with_error_message`](crate::FallbackModelLayer::with_error_message)). A cache must not store it.
+/// ([`with_error_message`](crate::FallbackModelLayer::with_error_message)). A cache must not store
+/// it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FallbackMessage {
@@ -25,8 +26,8 @@ pub struct FallbackMessage {
     pub eta: Option<Duration>,
 }
 
-/// Returns true if the message replaces an error of this class. Only availability errors are replaced.
-/// Client errors keep the API's message, because a developer needs it.
+/// Returns true if the message replaces an error of this class. Only availability errors are
+/// replaced. Client errors keep the API's message, because a developer needs it.
 pub(crate) const fn applies_to(class: &Class) -> bool {
     matches!(
         class.kind,
@@ -40,8 +41,8 @@ pub(crate) const fn applies_to(class: &Class) -> bool {
     )
 }
 
-/// Replaces the message of an error. Status, type, code, request id and shape stay: JSON, or an `error`
-/// event in a stream. `body` is the part of the error body that was read.
+/// Replaces the message of an error. Status, type, code, request id and shape stay: JSON, or an
+/// `error` event in a stream. `body` is the part of the error body that was read.
 pub(crate) fn replace(
     head: &mut Parts,
     body: &[u8],

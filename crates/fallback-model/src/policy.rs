@@ -23,8 +23,8 @@ use crate::{
     targets::{CallTargets, TargetPermit, TargetView, earlier, settle},
 };
 
-/// The call policy of a [`FallbackModelLayer`](crate::FallbackModelLayer), for a driver that combines
-/// several policies.
+/// The call policy of a [`FallbackModelLayer`](crate::FallbackModelLayer), for a driver that
+/// combines several policies.
 #[derive(Clone)]
 pub struct FallbackPolicy(pub(crate) Arc<Config>);
 
@@ -37,7 +37,8 @@ enum Stage {
     /// The model asked for is tried, and no model has failed lately.
     // The stage of nearly all calls: it neither allocates nor locks.
     First(FirstAttempt),
-    /// A model has failed, in this call or lately. Boxed: rare, and the state moves with the future.
+    /// A model has failed, in this call or lately. Boxed: rare, and the state moves with the
+    /// future.
     Fallback(Box<FallbackCall>),
 }
 
@@ -49,8 +50,8 @@ struct FirstAttempt {
     attempts: u32,
 }
 
-/// One call while another model may be tried. Targets are numbered: 0 is the model asked for, then the
-/// chain.
+/// One call while another model may be tried. Targets are numbered: 0 is the model asked for, then
+/// the chain.
 struct FallbackCall {
     targets: CallTargets,
     /// The request as it came. Every rewrite starts from it, so that no loss is carried on.
@@ -77,15 +78,21 @@ struct FallbackCall {
 }
 
 impl FallbackCall {
-    fn new(config: &Config, chain: ChainId, original: Arc<SavedRequest>) -> Self {
-        let targets = CallTargets::of(config, chain, original.get());
-        let mut call = Self {
+    /// Continues a call of which nothing has been sent.
+    fn new(config: &Config, first: FirstAttempt) -> Self {
+        let targets = CallTargets::of(config, first.chain, first.original.get());
+        let mut tried = TriedTargets::default();
+        // A model is not its own stand-in.
+        let id = |number| &targets.target(config, number).id;
+        let own = (1..targets.count(config)).filter(|number| id(*number) == id(0));
+        own.for_each(|number| tried.exclude(number));
+        Self {
             targets,
-            original,
-            tried: TriedTargets::default(),
+            original: first.original,
+            tried,
             at: 0,
             hops: 0,
-            attempts: 0,
+            attempts: first.attempts,
             permit: None,
             not_found: Vec::new(),
             why: None,
@@ -93,24 +100,7 @@ impl FallbackCall {
             sent: None,
             back: None,
             next: None,
-        };
-        // A model is not its own stand-in.
-        let target = |number| call.targets.target(config, number);
-        for number in 1..call.targets.count(config) {
-            if target(number).id == target(0).id {
-                call.tried.exclude(number);
-            }
         }
-        call
-    }
-
-    /// Continues a call whose first attempt was sent to the model asked for.
-    fn resume(config: &Config, first: FirstAttempt) -> Self {
-        let mut call = Self::new(config, first.chain, first.original);
-        call.tried.mark_tried(0);
-        call.hops = 1;
-        call.attempts = first.attempts;
-        call
     }
 
     /// Records that the request for the present target is sent.
@@ -186,7 +176,8 @@ impl FallbackCall {
         self.mark(config, head);
     }
 
-    /// Selects the next target and makes the request for it. `failed` is the class of the last failure.
+    /// Selects the next target and makes the request for it. `failed` is the class of the last
+    /// failure.
     fn select(
         &mut self,
         config: &Config,
@@ -265,7 +256,7 @@ impl FallbackCall {
             original.body().bytes().unwrap_or(&Bytes::new()),
             original.body().model().unwrap_or_default(),
             &self.targets.target(config, number).model,
-            config.catalog.get(),
+            config.catalog(),
         )?;
         let mut request = Request::new(RequestBody::from(rewritten.body));
         *request.method_mut() = original.method().clone();
@@ -346,7 +337,10 @@ impl FallbackState {
         if let Stage::First(_) = self.0
             && let Stage::First(first) = std::mem::replace(&mut self.0, Stage::Inactive)
         {
-            self.0 = Stage::Fallback(Box::new(FallbackCall::resume(config, first)));
+            let mut call = Box::new(FallbackCall::new(config, first));
+            call.tried.mark_tried(0);
+            call.hops = 1;
+            self.0 = Stage::Fallback(call);
         }
         match &mut self.0 {
             Stage::Fallback(call) => Some(call),
@@ -361,7 +355,7 @@ impl FallbackPolicy {
         let is_messages = request.method() == Method::POST
             && Endpoint::of(request.uri().path()) == Endpoint::Messages;
         let model = request.body().model().filter(|_| is_messages)?;
-        self.0.chains.of(model, self.0.catalog.get())
+        self.0.chains.of(model, self.0.catalog())
     }
 }
 
@@ -378,15 +372,16 @@ impl CallPolicy for FallbackPolicy {
         let Some(original) = saved.or_else(|| SavedRequest::of(start.request)) else {
             return FallbackState(Stage::Inactive);
         };
+        let first = FirstAttempt {
+            chain,
+            original,
+            attempts: start.call.attempts(),
+        };
         if self.0.shared.is_quiet() {
-            start.saved = Some(original.clone());
-            return FallbackState(Stage::First(FirstAttempt {
-                chain,
-                original,
-                attempts: start.call.attempts(),
-            }));
+            start.saved = Some(first.original.clone());
+            return FallbackState(Stage::First(first));
         }
-        let mut call = Box::new(FallbackCall::new(&self.0, chain, original));
+        let mut call = Box::new(FallbackCall::new(&self.0, first));
         if let Some(request) = call.select(&self.0, start.call, None) {
             *start.request = request;
         }

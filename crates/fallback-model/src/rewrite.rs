@@ -1,97 +1,66 @@
-//! A request for one model, said again for another.
+//! Rewrites of a request for another model.
 
-mod draft;
-mod edit;
-mod effort;
 mod headers;
+mod json_object;
 mod losses;
 mod options;
-mod rules;
+mod state;
 mod thinking;
-
-use std::borrow::Cow;
-use std::fmt;
 
 use bytes::Bytes;
 use http::HeaderMap;
-use tower_claude_wire::ModelCatalog;
+use tower_claude_wire::{Lifecycle, ModelCatalog};
 
-pub use losses::{Loss, Losses, Why};
+use state::RewriteState;
+
+pub use losses::{Loss, Losses, Unportable, Why};
 pub use options::RewriteOptions;
 
-/// A request that the target takes.
+/// A request that was rewritten for another model.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Rewritten {
-    /// All headers, those of the original and `content-length`; `anthropic-beta` without what has become pointless.
+    /// The headers of the original with a new `content-length`, and with `anthropic-beta` reduced
+    /// to the betas that still apply.
     pub headers: HeaderMap,
     /// The body.
     pub body: Bytes,
-    /// Every difference from the original, except for `model` itself.
+    /// All differences from the original, except for `model` itself.
     pub losses: Losses,
 }
 
-/// Why the target cannot be asked this. It would mean something else there, or be rejected.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Unportable {
-    /// The field in the way, e.g. `tool_choice`; empty for the whole body.
-    pub field: Cow<'static, str>,
-    /// What is wrong with it there.
-    pub why: &'static str,
-}
-
-impl Unportable {
-    fn new(field: &'static str, why: &'static str) -> Self {
-        Self {
-            field: field.into(),
-            why,
-        }
-    }
-}
-
-impl fmt::Display for Unportable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let field = if self.field.is_empty() {
-            "body"
-        } else {
-            &self.field
-        };
-        write!(f, "{field}: {}", self.why)
-    }
-}
-
-impl std::error::Error for Unportable {}
-
-/// Rewrites a Messages or `count_tokens` request for the model `to`, with the default [`RewriteOptions`].
+/// Rewrites a Messages or `count_tokens` request for the model `to`, with the default
+/// [`RewriteOptions`].
 ///
-/// Only top-level fields, `content-length` and `anthropic-beta` are touched. `messages`, `system`, `tools` and whatever
-/// the target takes keep their bytes, their order and the white space around them: history must not change, because the
-/// thinking blocks in it may be bound to it. `from` and `to` may be dressed for a cloud, aliased or dated; the body gets
-/// `to` as it is given. What the catalog does not know about the target stays, except for `speed: "fast"` and what is
-/// over the size of its family.
+/// Only top-level fields, `content-length` and `anthropic-beta` are changed. `messages`, `system`,
+/// `tools` and all fields that the target accepts keep their bytes, order and white space. The
+/// history must not change, because thinking blocks may be bound to it. `from` and `to` may have a
+/// cloud prefix or a date, or be aliases. The body gets `to` as it is given. Fields whose support
+/// by the target is not known stay, except for `speed: "fast"` and sizes over the limits of its
+/// family.
 ///
-/// | | Field | What becomes of it where the target rejects it |
+/// | | Field | Result if the target rejects it |
 /// | --- | --- | --- |
-/// | 1 | `model` | `to`. A retired target is [`Unportable`]. Whether both share a rate group is the layer's to ask. |
-/// | 2 | `max_tokens` | Lowered to the target's most, never raised. Across 4.6 and 4.7 the same number holds about 30 % less or more text; no rule corrects that. |
-/// | 3 | prompt | Unportable when over the context window, as far as bytes tell; [`RewriteOptions::with_input_tokens`] tells more. |
-/// | 4 | `thinking` | `disabled` and `between_tools` for each other, else as little effort as there is; a budget for an effort and back. `display` only where thinking remains. |
-/// | 5 | `output_config.effort` | The highest that is taken. Removed where there is none. A default that differs is made explicit. |
-/// | 6 | `temperature`, `top_p`, `top_k` | Removed, unless they say the default; always under API version 2026-10-21. |
+/// | 1 | `model` | `to`. A retired target is [`Unportable`]. The layer checks the rate group. |
+/// | 2 | `max_tokens` | Lowered to the target's limit, never raised. Between 4.6 and 4.7 the same number holds about 30 % less or more text, and no rule corrects that. |
+/// | 3 | prompt | Unportable if over the context window, estimated from bytes or set by [`RewriteOptions::with_input_tokens`]. |
+/// | 4 | `thinking` | `disabled` and `between_tools` replace each other, else the least effort is used. A budget becomes an effort, and an effort a budget. `display` stays only with thinking. |
+/// | 5 | `output_config.effort` | The highest that the target accepts. Removed if there is none. A default that differs is made explicit. |
+/// | 6 | `temperature`, `top_p`, `top_k` | Removed unless they are the default, and always with API version 2026-10-21. |
 /// | 7 | `tool_choice` of `any`, `tool` | Unportable, or `auto` if [allowed](RewriteOptions::with_forced_tool_choice_lost). |
-/// | 8 | last turn is the assistant's | Unportable. So is going on after `pause_turn`, which looks the same. |
+/// | 8 | last turn is the assistant's | Unportable. So is a continuation after `pause_turn`, which looks the same. |
 /// | 9 | `speed` | Removed. |
-/// | 10 | `inference_geo` | `global` is removed; a place is Unportable, unless [allowed](RewriteOptions::with_inference_geo_lost) to be lost. |
+/// | 10 | `inference_geo` | `global` is removed. A place is Unportable, or removed if [allowed](RewriteOptions::with_inference_geo_lost). |
 /// | 11 | system messages or an effort between turns | Unportable. |
-/// | 12 | thinking blocks in the history | Sent unchanged: the API drops what the target cannot read. |
-/// | 13 | types of tools | Unportable where known to be rejected; most are not known. |
+/// | 12 | thinking blocks in the history | Sent unchanged: the API drops blocks that the target cannot read. |
+/// | 13 | types of tools | Unportable if known to be rejected. Most are not known. |
 /// | 14 | `output_config.format` | Sent unchanged. |
-/// | 15 | `fallbacks` | Always removed: the client falls back itself. Other betas stay. |
-/// | 16 | prompt caches | Are per model: expect to pay for the whole prompt once more. |
+/// | 15 | `fallbacks` | Always removed: this layer falls back. Other betas stay. |
+/// | 16 | prompt caches | Caches are per model: the whole prompt is paid once more. |
 ///
-/// Bodies that name no model (Bedrock's `InvokeModel`, Vertex) are Unportable: there the model is in the path. So are
-/// compressed bodies, those that give a field twice, and requests signed for AWS: sign further in.
+/// Bodies without a model (Bedrock's `InvokeModel`, Vertex) are Unportable, because the model is in
+/// the path. So are compressed bodies, bodies with a duplicate field, and requests signed for AWS.
+/// Sign in an inner layer.
 ///
 /// ```
 /// # use bytes::Bytes;
@@ -107,7 +76,7 @@ impl std::error::Error for Unportable {}
 /// ```
 ///
 /// # Errors
-/// [`Unportable`] names the field that cannot be said to the target.
+/// [`Unportable`] names the field that the target cannot accept.
 pub fn rewrite(
     headers: &HeaderMap,
     body: &Bytes,
@@ -116,4 +85,50 @@ pub fn rewrite(
     catalog: &ModelCatalog,
 ) -> Result<Rewritten, Unportable> {
     RewriteOptions::default().rewrite(headers, body, from, to, catalog)
+}
+
+impl RewriteOptions {
+    /// Rewrites a Messages or `count_tokens` request for the model `to`.
+    ///
+    /// # Errors
+    /// [`Unportable`] names the field that the target cannot accept.
+    pub fn rewrite(
+        &self,
+        headers: &HeaderMap,
+        body: &Bytes,
+        from: &str,
+        to: &str,
+        catalog: &ModelCatalog,
+    ) -> Result<Rewritten, Unportable> {
+        let (from, target) = (catalog.lookup(from), catalog.lookup(to));
+        if target.lifecycle == Lifecycle::Retired {
+            return Err(Unportable::new("model", "retired"));
+        }
+        if headers::is_signed(headers) {
+            let why = "signs the body: another would be rejected";
+            return Err(Unportable::new("authorization", why));
+        }
+        let new_version = headers::is_new_version(headers);
+        let mut state = RewriteState::new(self, body, &from, &target, new_version)?;
+        state.model(to)?;
+        state.context()?;
+        state.tools()?;
+        state.max_tokens_within();
+        // The next four depend on the result.
+        let effort = state.thinking()?;
+        state.turns()?;
+        state.tool_choice()?;
+        state.effort(effort);
+        state.sampling();
+        state.speed();
+        state.inference_geo()?;
+        state.fallbacks();
+        let (body, mut losses) = state.finish();
+        let headers = headers::rewrite(headers, &body, &mut losses);
+        Ok(Rewritten {
+            headers,
+            body,
+            losses,
+        })
+    }
 }

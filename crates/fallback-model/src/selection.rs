@@ -35,7 +35,8 @@ impl Triggers {
     pub(crate) const fn scope(self, class: &Class) -> FallbackScope {
         match class.kind {
             Kind::RateLimited | Kind::RampLimited => FallbackScope::OtherRateGroup,
-            // The queue of a limiter is longer than the caller waits. Another rate group has its own.
+            // The queue of a limiter is longer than the caller waits. Another rate group has its
+            // own.
             Kind::Timeout if class.local => FallbackScope::OtherRateGroup,
             Kind::Overloaded
             | Kind::ServerError
@@ -49,8 +50,8 @@ impl Triggers {
         }
     }
 
-    /// Returns the scope of the fallback after a stand-in failed. The next stand-in may accept what this
-    /// one rejected, since the request was not made for it.
+    /// Returns the scope of the fallback after a stand-in failed. The next stand-in may accept what
+    /// this one rejected, since the request was not made for it.
     pub(crate) const fn scope_of_stand_in(self, class: &Class) -> FallbackScope {
         match class.kind {
             Kind::BadRequest | Kind::Forbidden | Kind::TooLarge | Kind::SpendLimit
@@ -62,17 +63,28 @@ impl Triggers {
         }
     }
 
-    /// Returns the signals that an outcome gives about its target.
+    /// Returns the signals that an outcome gives about its target. A local rejection gives none: the layer
+    /// that rejected decides when the next request passes, and another try costs nothing.
     pub(crate) const fn signals(self, class: &Class) -> SignalPair {
-        match class.kind {
-            Kind::SpendLimit if self.spend_limits && !class.local => SignalPair {
-                model: Signal::Failure {
-                    retry_after: class.retry_after,
-                },
-                group: Signal::None,
-            },
-            _ => SignalPair::of(class),
+        if class.local {
+            return SignalPair::NONE;
         }
+        let retry_after = class.retry_after;
+        let failure = Signal::Failure { retry_after };
+        let (model, group) = match class.kind {
+            Kind::Success | Kind::ModelRefusal => (Signal::Success, Signal::Success),
+            Kind::RateLimited | Kind::RampLimited => (Signal::Busy { retry_after }, failure),
+            // A retired model stays retired. Each request that tries it first loses time.
+            Kind::NotFound => (failure, Signal::Reachable),
+            Kind::Overloaded
+            | Kind::ServerError
+            | Kind::Timeout
+            | Kind::Transport
+            | Kind::Truncated => (failure, Signal::None),
+            Kind::SpendLimit if self.spend_limits => (failure, Signal::None),
+            _ => (Signal::Reachable, Signal::Reachable),
+        };
+        SignalPair { model, group }
     }
 }
 
@@ -88,29 +100,6 @@ impl SignalPair {
         model: Signal::None,
         group: Signal::None,
     };
-
-    /// Returns the signals of an outcome. A local rejection gives none: the layer that rejected decides
-    /// when the next request passes, and another try costs nothing.
-    pub(crate) const fn of(class: &Class) -> Self {
-        if class.local {
-            return Self::NONE;
-        }
-        let retry_after = class.retry_after;
-        let failure = Signal::Failure { retry_after };
-        let (model, group) = match class.kind {
-            Kind::Success | Kind::ModelRefusal => (Signal::Success, Signal::Success),
-            Kind::RateLimited | Kind::RampLimited => (Signal::Busy { retry_after }, failure),
-            // A retired model stays retired. Each request that tries it first loses time.
-            Kind::NotFound => (failure, Signal::Reachable),
-            Kind::Overloaded
-            | Kind::ServerError
-            | Kind::Timeout
-            | Kind::Transport
-            | Kind::Truncated => (failure, Signal::None),
-            _ => (Signal::Reachable, Signal::Reachable),
-        };
-        Self { model, group }
-    }
 }
 
 /// The targets that a call has tried or excluded, as bit sets of their numbers.
@@ -162,14 +151,15 @@ pub(crate) trait Targets {
 pub(crate) enum Selection<P> {
     /// An available target, and the reason why the first of those before it was skipped.
     Use(usize, P, Option<Unavailable>),
-    /// No target is available, and this one is the soonest to be. With the reason of the first target.
+    /// No target is available, and this one is the soonest to be. With the reason of the first
+    /// target.
     UseSoonest(usize, Unavailable),
     /// No target is left.
     None,
 }
 
-/// Selects the first target that is available, not excluded, and fast enough for the deadline. If none
-/// is available and the call was not sent yet, selects the target that is the soonest to be.
+/// Selects the first target that is available, not excluded, and fast enough for the deadline. If
+/// none is available and the call was not sent yet, selects the target that is the soonest to be.
 pub(crate) fn select<T: Targets>(
     targets: &mut T,
     tried: &TriedTargets,

@@ -14,13 +14,13 @@ pub const SERVED_MODEL: HeaderName = HeaderName::from_static("x-tower-claude-ser
 /// [`Kind`](tower_claude_core::Kind). Present if another model served the request.
 pub const FALLBACK_REASON: HeaderName = HeaderName::from_static("x-tower-claude-fallback-reason");
 
-/// Response header: the fields that were changed for the serving model, separated by commas. Present if
-/// there are any.
+/// Response header: the fields that were changed for the serving model, separated by commas.
+/// Present if there are any.
 pub const FALLBACK_LOSSES: HeaderName = HeaderName::from_static("x-tower-claude-fallback-losses");
 
-/// Response extension: the model that served the request, if it is not the model asked for. Present on
-/// its responses, and on errors with which it rejects the request. A cache must keep the responses of
-/// two models apart.
+/// Response extension: the model that served the request, if it is not the model asked for. Present
+/// on its responses, and on errors with which it rejects the request. A cache must keep the
+/// responses of two models apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ServedBy {
@@ -32,8 +32,8 @@ pub struct ServedBy {
     pub why: Class,
     /// The fields that were changed for the serving model.
     pub losses: Arc<[Loss]>,
-    /// The number of models that the call was sent to: 1 if the model asked for was skipped because it
-    /// had failed lately, 2 if it was tried and failed.
+    /// The number of models that the call was sent to: 1 if the model asked for was skipped because
+    /// it had failed lately, 2 if it was tried and failed.
     pub hops: u32,
 }
 

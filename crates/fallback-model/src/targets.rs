@@ -32,7 +32,7 @@ impl CallTargets {
         let scope = Scope::of(request);
         let body = request.body();
         Self {
-            requested: Target::new(body.model().unwrap_or_default(), config.catalog.get()),
+            requested: Target::new(body.model().unwrap_or_default(), config.catalog()),
             chain,
             credential: scope.credential,
             fast: scope.fast,
@@ -133,8 +133,8 @@ impl TargetPermit {
         }
     }
 
-    /// Records the outcome. Returns the time at which the target may be available again, if the outcome
-    /// started a cool-down.
+    /// Records the outcome. Returns the time at which the target may be available again, if the
+    /// outcome started a cool-down.
     pub(crate) fn settle(self, config: &Config, class: &Class, now: Instant) -> Option<Instant> {
         let signals = config.triggers.signals(class);
         let model = settle(self.model, config, signals.model, class, now);
@@ -167,8 +167,8 @@ impl TargetKey for RateGroup {
     }
 }
 
-/// Records an outcome under one key and emits the event of a change. Returns the end of the cool-down
-/// that it started.
+/// Records an outcome under one key and emits the event of a change. Returns the end of the
+/// cool-down that it started.
 pub(crate) fn settle<K: TargetKey>(
     permit: Permit<K>,
     config: &Config,

@@ -1,4 +1,4 @@
-//! Single rewrites, letter by letter, and what must not be believed.
+//! Single rewrites, compared byte by byte, and invalid requests.
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -19,7 +19,7 @@ fn try_swap(body: &str, from: &str, to: &str) -> Result<Rewritten, Unportable> {
     rewrite(&headers(), &body, from, to, ModelCatalog::builtin())
 }
 
-/// The body that is sent, and the fields that differ.
+/// Returns the body that is sent, and the fields that differ.
 fn swap(body: &str, from: &str, to: &str) -> (String, Vec<(&'static str, Why)>) {
     let new = try_swap(body, from, to).unwrap();
     assert_eq!(new.headers["content-length"], new.body.len().to_string());
@@ -31,13 +31,13 @@ fn swap(body: &str, from: &str, to: &str) -> (String, Vec<(&'static str, Why)>) 
     (String::from_utf8(new.body.to_vec()).unwrap(), losses)
 }
 
-fn refused(body: &str, to: &str) -> (String, &'static str) {
+fn unportable(body: &str, to: &str) -> (String, &'static str) {
     let unportable = try_swap(body, "claude-sonnet-4-6", to).unwrap_err();
     (unportable.field.into_owned(), unportable.why)
 }
 
 #[test]
-fn what_is_not_changed_keeps_its_bytes() {
+fn unchanged_members_keep_their_bytes() {
     let body = "\t{ \"x\\u0041\" : [1.50e+2 , {\"b\":1,\"a\":2}],\n\"mo\\u0064el\"\n:  \"claude-sonnet-4-6\" , \"max_tokens\":1E2,\
                 \"temperature\": 0.20 ,\"messages\":[ ],\"tail\":12345678901234567890123 }\n";
     let (sent, losses) = swap(body, "claude-sonnet-4-6", "claude-opus-4-8");
@@ -58,7 +58,7 @@ fn what_is_not_changed_keeps_its_bytes() {
 }
 
 #[test]
-fn first_and_last_members_can_go() {
+fn first_and_last_members_can_be_removed() {
     for (body, expected) in [
         (
             r#"{"top_k":1,"model":"m","top_p":0.1}"#,
@@ -88,7 +88,7 @@ fn first_and_last_members_can_go() {
 }
 
 #[test]
-fn thinking_and_effort_in_the_targets_words() {
+fn thinking_and_effort_are_translated_for_the_target() {
     let case = |from: &str, to: &str, fields: &str| {
         let body = format!(r#"{{"model":"m","max_tokens":20000{fields}}}"#);
         let (sent, _) = swap(&body, from, to);
@@ -217,7 +217,7 @@ fn thinking_and_effort_in_the_targets_words() {
 }
 
 #[test]
-fn a_budget_stays_under_a_clamped_max_tokens() {
+fn thinking_budget_stays_below_a_clamped_max_tokens() {
     let body =
         r#"{"model":"m","max_tokens":128000,"thinking":{"type":"enabled","budget_tokens":96000}}"#;
     let (sent, losses) = swap(body, "claude-opus-4-6", "claude-opus-4-5");
@@ -236,7 +236,7 @@ fn a_budget_stays_under_a_clamped_max_tokens() {
 }
 
 #[test]
-fn numbers_that_nobody_expects() {
+fn unusual_numbers_are_sent_unchanged_or_clamped() {
     for (asked, sent) in [
         ("99999999999999999999999999", "64000"),
         ("64001", "64000"),
@@ -259,7 +259,7 @@ fn numbers_that_nobody_expects() {
 }
 
 #[test]
-fn bodies_that_are_none() {
+fn invalid_body_is_unportable() {
     for body in [
         "",
         "[]",
@@ -270,7 +270,7 @@ fn bodies_that_are_none() {
         r#"{"model" "m"}"#,
         r#"{"\x":1,"model":"m"}"#,
     ] {
-        assert_eq!(refused(body, "claude-opus-5").0, "", "{body}");
+        assert_eq!(unportable(body, "claude-opus-5").0, "", "{body}");
     }
     for body in [
         "{}",
@@ -278,7 +278,7 @@ fn bodies_that_are_none() {
         r#"{"model":["m"]}"#,
         r#"{"model":"m","mo\u0064el":"n"}"#,
     ] {
-        assert_eq!(refused(body, "claude-opus-5").0, "model", "{body}");
+        assert_eq!(unportable(body, "claude-opus-5").0, "model", "{body}");
     }
     for (body, field) in [
         (
@@ -294,7 +294,7 @@ fn bodies_that_are_none() {
             "output_config",
         ),
     ] {
-        assert_eq!(refused(body, "claude-opus-5").0, field);
+        assert_eq!(unportable(body, "claude-opus-5").0, field);
     }
     // Fields that no rule reads may stand there twice.
     swap(
@@ -305,12 +305,12 @@ fn bodies_that_are_none() {
 }
 
 #[test]
-fn a_prompt_longer_than_the_window() {
+fn prompt_longer_than_the_window_is_unportable() {
     let long = format!(
         r#"{{"model":"m","messages":[{{"role":"user","content":"{}"}}]}}"#,
         "x".repeat(900_000)
     );
-    assert_eq!(refused(&long, "claude-haiku-4-5").0, "messages");
+    assert_eq!(unportable(&long, "claude-haiku-4-5").0, "messages");
     swap(&long, "claude-sonnet-4-6", "claude-haiku-5-5");
     // A guess does not overrule a model with the same window, nor does it know what an image costs.
     swap(&long, "claude-sonnet-4-5", "claude-haiku-4-5");
@@ -335,7 +335,7 @@ fn a_prompt_longer_than_the_window() {
 }
 
 #[test]
-fn headers_fit_the_new_body() {
+fn headers_match_the_new_body() {
     let mut headers = headers();
     headers.insert("content-length", "7".parse().unwrap());
     headers.insert("transfer-encoding", "chunked".parse().unwrap());
@@ -388,7 +388,7 @@ fn headers_fit_the_new_body() {
 }
 
 #[test]
-fn a_signature_is_of_one_body() {
+fn signed_request_is_unportable() {
     let body = Bytes::from_static(br#"{"model":"m"}"#);
     for (credential, is_signature) in [
         (
@@ -414,7 +414,7 @@ fn a_signature_is_of_one_body() {
 }
 
 #[test]
-fn what_is_unportable() {
+fn field_that_the_target_rejects_is_unportable() {
     let because = |fields: &str, from: &str, to: &str| {
         let body = format!(r#"{{"model":"m",{fields}}}"#);
         try_swap(&body, from, to).unwrap_err().to_string()
@@ -490,9 +490,9 @@ fn what_is_unportable() {
     assert_eq!(swap("claude-opus-5", "claude-haiku-4-5"), kept[..]);
 }
 
-/// Requests that the original would have rejected too, for what they are worth.
+/// Requests that the original model would reject as well.
 #[test]
-fn what_no_sane_original_was_asked() {
+fn request_invalid_for_the_original_is_rewritten_without_panic() {
     let body = r#"{"model":"m","temperature":1,"top_p":0.9,"top_k":3}"#;
     for (version, kept) in [("2026-10-20", 3), ("2026-10-21", 0), ("2027-01-01", 0)] {
         let mut headers = headers();
@@ -533,7 +533,7 @@ fn what_no_sane_original_was_asked() {
 }
 
 #[test]
-fn models_that_nobody_knows() {
+fn unknown_models_keep_fields_of_unknown_support() {
     let body = r#"{"model":"m","max_tokens":70000,"temperature":0.1,"thinking":{"type":"enabled","budget_tokens":9},"speed":"fast","tool_choice":{"type":"any"}}"#;
     // An unlisted target: all stays but what is over its family's size, or dear.
     let (sent, losses) = swap(body, "claude-opus-5", "my \"own\"\n");
@@ -610,7 +610,8 @@ proptest! {
         }
     }
 
-    /// Whatever is asked, what comes out is JSON where JSON went in, and has lost only what it says.
+    /// Whatever is asked, what comes out is JSON where JSON went in, and has lost only what it
+    /// says.
     #[test]
     fn any_object(
         members in prop::collection::vec((KEYS, json_value(), "[ \n]{0,2}"), 0..12),

@@ -1,17 +1,16 @@
-//! Headers of a rewritten request (rule 15).
+//! The headers of a rewritten request (rule 15).
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::losses::push;
-use super::{Losses, Why};
+use super::losses::{Losses, Why, push};
 
 const BETA: HeaderName = HeaderName::from_static("anthropic-beta");
-/// The first version that takes no sampling parameters.
+/// The first API version without sampling parameters.
 const NO_SAMPLING: &str = "2026-10-21";
 
-/// Whether the API version of the request takes no sampling parameters. Versions are dates.
+/// Returns true if the API version of the request has no sampling parameters. Versions are dates.
 pub(super) fn is_new_version(headers: &HeaderMap) -> bool {
     let version = headers
         .get("anthropic-version")
@@ -19,16 +18,16 @@ pub(super) fn is_new_version(headers: &HeaderMap) -> bool {
     version.is_some_and(|version| version.trim() >= NO_SAMPLING)
 }
 
-/// Whether the credential is a signature of this very body (AWS `SigV4`), and so of no other.
+/// Returns true if the credential signs the body (AWS `SigV4`), so that no other body is accepted.
 pub(super) fn is_signed(headers: &HeaderMap) -> bool {
     let signature = headers.get(AUTHORIZATION);
     signature.is_some_and(|value| value.as_bytes().starts_with(b"AWS4-"))
 }
 
-/// The headers for `body`. Betas stay, except for those whose only field is gone.
+/// Returns the headers for `body`. Betas stay, except for betas whose only field was removed.
 pub(super) fn rewrite(headers: &HeaderMap, body: &Bytes, losses: &mut Losses) -> HeaderMap {
     let mut headers = headers.clone();
-    // An old length truncates the body or waits for the rest of it.
+    // With the old length, the server would truncate the body or wait for more.
     headers.remove(TRANSFER_ENCODING);
     headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
     let gone: Vec<&str> = [
@@ -63,7 +62,8 @@ pub(super) fn rewrite(headers: &HeaderMap, body: &Bytes, losses: &mut Losses) ->
     headers
 }
 
-/// The line without these betas, `None` when nothing is left of it, and as it was when none is in it.
+/// Returns the line without these betas, or `None` if nothing is left of it. Another line is
+/// unchanged.
 fn without(line: &HeaderValue, gone: &[&str]) -> Option<HeaderValue> {
     let Ok(text) = line.to_str() else {
         return Some(line.clone());

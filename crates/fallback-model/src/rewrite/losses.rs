@@ -1,40 +1,40 @@
-//! What a rewrite changed.
+//! The differences that a rewrite makes, and the error if it is not possible.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use bytes::Bytes;
 
-/// Why a field differs.
+/// The reason for which a field differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Why {
-    /// The target rejects it; what it asked for is lost.
+    /// The target rejects the field, and its effect is lost.
     Unsupported,
-    /// The target takes less of it.
+    /// The target accepts only a lower value.
     Clamped,
-    /// The same intent in the target's words, or the nearest it has.
+    /// The same intent in the terms of the target, or the nearest that it has.
     Translated,
-    /// The default of the original model, made explicit because the target's is another.
+    /// The default of the original model is made explicit, because the target's differs.
     Default,
-    /// It would do the work of the fallback a second time, or belongs to a field that is gone.
+    /// The field would repeat the work of the fallback, or belongs to a field that was removed.
     Pointless,
 }
 
-/// One field that is sent otherwise than asked.
+/// A field that is sent with another value than the original's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Loss {
-    /// The field, e.g. `thinking` or `output_config.effort`; `anthropic-beta` for the header.
+    /// The field, e.g. `thinking` or `output_config.effort`, or `anthropic-beta` for the header.
     pub field: &'static str,
-    /// The raw JSON value (or header value) asked for; `None` when the field was absent.
+    /// The raw JSON value, or header value, of the original. `None` if the field was absent.
     pub asked: Option<Bytes>,
-    /// The raw JSON value (or header value) that is sent; `None` when the field is removed.
+    /// The raw JSON value, or header value, that is sent. `None` if the field is removed.
     pub sent: Option<Bytes>,
-    /// Why.
+    /// The reason.
     pub why: Why,
 }
 
-/// Shows the field and the reason, no values.
+/// Displays the field and the reason, and no values.
 impl fmt::Display for Loss {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let why = match self.why {
@@ -48,10 +48,10 @@ impl fmt::Display for Loss {
     }
 }
 
-/// All of them, in the order of the rules; each field at most once.
+/// All differences of a rewrite, in the order of the rules. Each field occurs at most once.
 pub type Losses = Vec<Loss>;
 
-/// Adds a field, if it differs.
+/// Adds a field if it differs.
 pub(super) fn push(
     losses: &mut Losses,
     field: &'static str,
@@ -69,3 +69,36 @@ pub(super) fn push(
         });
     }
 }
+
+/// The error of a request that cannot be rewritten for a model. The model would reject it, or
+/// understand something else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Unportable {
+    /// The field that cannot be rewritten, e.g. `tool_choice`. Empty for the whole body.
+    pub field: Cow<'static, str>,
+    /// The reason.
+    pub why: &'static str,
+}
+
+impl Unportable {
+    pub(super) fn new(field: &'static str, why: &'static str) -> Self {
+        Self {
+            field: field.into(),
+            why,
+        }
+    }
+}
+
+impl fmt::Display for Unportable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let field = if self.field.is_empty() {
+            "body"
+        } else {
+            &self.field
+        };
+        write!(f, "{field}: {}", self.why)
+    }
+}
+
+impl std::error::Error for Unportable {}

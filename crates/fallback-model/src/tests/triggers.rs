@@ -69,7 +69,7 @@ fn spend_limit_leads_to_fallback_only_if_enabled() {
         with_spend_limits.signals(&spent).model,
         Signal::Failure { retry_after: None }
     );
-    assert_eq!(Triggers::default().signals(&spent), SignalPair::of(&spent));
+    assert_eq!(Triggers::default().signals(&spent).model, Signal::Reachable);
     assert_eq!(
         with_spend_limits.signals(&spent.into_local()),
         SignalPair::NONE
@@ -110,7 +110,11 @@ fn local_rejection_leads_to_fallback_and_gives_no_signal() {
     ] {
         let class = Class::new(kind).into_local();
         assert_eq!(scope(class), expected, "{kind:?}");
-        assert_eq!(SignalPair::of(&class), SignalPair::NONE, "{kind:?}");
+        assert_eq!(
+            Triggers::default().signals(&class),
+            SignalPair::NONE,
+            "{kind:?}"
+        );
     }
 }
 
@@ -118,10 +122,10 @@ fn local_rejection_leads_to_fallback_and_gives_no_signal() {
 fn rate_limit_counts_against_the_group_and_not_the_model() {
     let retry_after = Some(Duration::from_secs(7));
     let class = Class::new(Kind::RateLimited).with_retry_after(retry_after);
-    let signals = SignalPair::of(&class);
+    let signals = Triggers::default().signals(&class);
     assert_eq!(signals.model, Signal::Busy { retry_after });
     assert_eq!(signals.group, Signal::Failure { retry_after });
-    let signals = SignalPair::of(&Class::new(Kind::Overloaded));
+    let signals = Triggers::default().signals(&Class::new(Kind::Overloaded));
     assert_eq!(signals.model, Signal::Failure { retry_after: None });
     assert_eq!(signals.group, Signal::None);
 }

@@ -186,7 +186,8 @@ async fn rate_limit_leads_to_another_rate_group_only() {
     assert_eq!(answer.class().retry_after, Some(5 * SECOND));
 }
 
-/// The model asked for is not tried either, if it was skipped and a stand-in of its group is limited.
+/// The model asked for is not tried either, if it was skipped and a stand-in of its group is
+/// limited.
 #[tokio::test(start_paused = true)]
 async fn rate_limit_of_a_stand_in_excludes_its_rate_group() {
     let asked = "claude-opus-4-8";

@@ -33,7 +33,8 @@ fn overloaded(times: usize) -> Api {
     })
 }
 
-/// Sends a request through a layer between fallback and retry that changes it. Returns all attempts.
+/// Sends a request through a layer between fallback and retry that changes it. Returns all
+/// attempts.
 async fn changed(
     change: impl Fn(Request<RequestBody>) -> Request<RequestBody> + Clone,
 ) -> Vec<Seen> {

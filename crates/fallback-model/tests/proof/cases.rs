@@ -1,9 +1,9 @@
-//! Requests: every parameter alone, and those that interact together.
+//! The requests: every parameter alone, and all combinations of parameters that interact.
 
 use bytes::Bytes;
 use http::HeaderMap;
 
-/// A request without its model: `Some(json)` for each field it has.
+/// A request without its model, with the JSON of each field that is present.
 #[derive(Clone)]
 pub(crate) struct Case {
     pub(crate) fields: Vec<(&'static str, String)>,
@@ -134,7 +134,7 @@ const SAMPLING: &[&[(&str, &str)]] = &[
     &[("temperature", "1"), ("top_p", "0.990")],
 ];
 
-/// Every parameter alone, under both versions.
+/// Returns every parameter alone, with both API versions.
 pub(crate) fn alone() -> Vec<Case> {
     let mut cases = Vec::new();
     for version in [OLD, NEW] {
@@ -181,7 +181,8 @@ pub(crate) fn alone() -> Vec<Case> {
     cases
 }
 
-/// thinking × effort × `tool_choice` × sampling × version, and what else depends on thinking.
+/// Returns thinking × effort × `tool_choice` × sampling × version, and other fields that depend on
+/// thinking.
 pub(crate) fn together() -> Vec<Case> {
     let mut cases = Vec::new();
     for version in [OLD, NEW] {

@@ -1,4 +1,4 @@
-//! What differs between two requests, found out with a parser of its own.
+//! The differences between two requests, found with an independent parser.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use http::HeaderMap;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-/// Field, value asked, value sent.
+/// A field, its original value and the value that is sent.
 pub(crate) type Difference = (String, Option<Value>, Option<Value>);
 
 pub(crate) fn object(json: &[u8]) -> Map<String, Value> {
@@ -17,12 +17,12 @@ pub(crate) fn object(json: &[u8]) -> Map<String, Value> {
     }
 }
 
-/// Raw values by key, as they stand there.
+/// Raw values by key.
 pub(crate) fn raw(json: &[u8]) -> BTreeMap<String, &RawValue> {
     serde_json::from_slice(json).unwrap()
 }
 
-/// `output_config` taken apart, so that `{}` is as good as nothing.
+/// Returns all fields, with `output_config` split so that `{}` equals an absent field.
 fn flat(json: &[u8]) -> BTreeMap<String, Value> {
     let mut flat = BTreeMap::new();
     for (key, value) in object(json) {
@@ -66,7 +66,7 @@ pub(crate) fn differences(
     found
 }
 
-/// The keys of an object in their order.
+/// Returns the keys of an object in their order.
 pub(crate) fn order(json: &[u8]) -> Vec<String> {
     // serde_json's map sorts; the position of the quoted key does not.
     let mut keys: Vec<(usize, String)> = raw(json)

@@ -1,4 +1,4 @@
-//! The fake API, asked whether a request would be taken.
+//! The fake API, which accepts or rejects a request.
 
 use std::collections::HashMap;
 

@@ -1,5 +1,6 @@
-//! Every ordered pair of models, every parameter and every combination of those that interact: an API with a table of
-//! its own rejects the request before the rewrite and takes it after, and nothing else has changed.
+//! Every ordered pair of models, with every parameter and every combination of parameters that
+//! interact. An API with an independent table rejects the request before the rewrite and accepts it
+//! after, and nothing else has changed.
 
 mod cases;
 mod diff;
@@ -202,12 +203,14 @@ impl Proof {
         assert_eq!(old_order, new_order, "{}", what());
     }
 
-    /// Each field that was asked and not sent as asked: with it put back, the target rejects the request.
+    /// Each field that was asked and not sent as asked: with it put back, the target rejects the
+    /// request.
     async fn each_is_needed(&mut self, case: &Case, new: &Rewritten, what: &dyn Fn() -> String) {
         let lost_thinking = is_lost(&new.losses, "thinking");
         for loss in &new.losses {
             let Some(asked) = &loss.asked else { continue };
-            // A lowered effort is all that is left of thinking that was not wanted; `fallbacks` are the client's now.
+            // A lowered effort is all that is left of thinking that was not wanted; `fallbacks` are
+            // the client's now.
             let is_trace = loss.field == "output_config.effort"
                 && loss.why == Why::Translated
                 && lost_thinking;
@@ -310,11 +313,11 @@ async fn prove(name: &str, cases: &[Case]) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_parameter_alone() {
+async fn every_parameter_alone_is_rewritten_exactly() {
     prove("alone", &cases::alone()).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn those_that_interact() {
+async fn every_combination_of_interacting_parameters_is_rewritten_exactly() {
     prove("together", &cases::together()).await;
 }

@@ -1,13 +1,117 @@
-//! The rules that stand each for itself.
+//! The state of a rewrite, and the rules that do not concern thinking.
 
-use tower_claude_wire::{Elements, Fields, Support, estimate_tokens, json_text};
+use bytes::Bytes;
+use tower_claude_wire::{Effort, Elements, Fields, Model, Support, estimate_tokens, json_text};
 
-use super::draft::{Draft, is_given, is_text, kind, takes};
-use super::edit::{Object, string};
-use super::{Unportable, Why};
+use super::{
+    json_object::{JsonObjectEditor, string},
+    losses::{Losses, Unportable, Why, push},
+    options::RewriteOptions,
+};
 
-impl Draft<'_> {
-    /// Rule 1.
+/// The top-level fields that a rule reads. All others are skipped.
+const TOP: [&str; 14] = [
+    "model",
+    "max_tokens",
+    "thinking",
+    "output_config",
+    "tool_choice",
+    "temperature",
+    "top_p",
+    "top_k",
+    "speed",
+    "inference_geo",
+    "fallbacks",
+    "messages",
+    "system",
+    "tools",
+];
+
+/// The request while the rules change it.
+pub(super) struct RewriteState<'a> {
+    pub(super) options: &'a RewriteOptions,
+    pub(super) from: &'a Model,
+    pub(super) to: &'a Model,
+    pub(super) top: JsonObjectEditor,
+    /// The members of `output_config`, if it is an object.
+    pub(super) config: Option<JsonObjectEditor>,
+    /// True if the API version rejects sampling parameters for every model.
+    pub(super) new_version: bool,
+}
+
+impl<'a> RewriteState<'a> {
+    pub(super) fn new(
+        options: &'a RewriteOptions,
+        body: &Bytes,
+        from: &'a Model,
+        to: &'a Model,
+        new_version: bool,
+    ) -> Result<Self, Unportable> {
+        let top = JsonObjectEditor::parse(body.clone(), &TOP, "")?;
+        let config = match top.asked("output_config") {
+            Some(json) if json.starts_with(b"{") => {
+                Some(JsonObjectEditor::parse(json, &["effort"], "output_config")?)
+            }
+            _ => None,
+        };
+        Ok(Self {
+            options,
+            from,
+            to,
+            top,
+            config,
+            new_version,
+        })
+    }
+
+    /// Returns the `max_tokens` that are sent, and `u64::MAX` for a larger number.
+    pub(super) fn max_tokens(&self) -> Option<u64> {
+        number(&self.top.sent("max_tokens")?)
+    }
+
+    /// Returns true if the request forces a tool.
+    pub(super) fn forces_tool(&self) -> bool {
+        matches!(
+            kind(self.top.asked("tool_choice")).as_deref(),
+            Some("any" | "tool")
+        )
+    }
+
+    /// Returns the effort of the original request, if it is known.
+    pub(super) fn asked_effort(&self) -> Option<Effort> {
+        let word = self.config.as_ref()?.asked_text("effort")?;
+        Effort::parse(&word)
+    }
+
+    pub(super) fn set_effort(&mut self, effort: Effort, why: Why) {
+        let value = string(effort.as_str());
+        match &mut self.config {
+            Some(config) => config.set("effort", value, why),
+            None => {
+                // If `output_config` is no object, the API rejects it.
+                if self.top.asked("output_config").is_none() {
+                    let json = Bytes::from_static(b"{}");
+                    if let Ok(mut config) =
+                        JsonObjectEditor::parse(json, &["effort"], "output_config")
+                    {
+                        config.set("effort", value, why);
+                        self.config = Some(config);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Returns true if the target will think, as far as the request and its default show.
+    pub(super) fn will_think(&self) -> bool {
+        match kind(self.top.sent("thinking")).as_deref() {
+            Some("adaptive" | "enabled") => true,
+            Some("disabled" | "between_tools") => false,
+            _ => self.to.capabilities.thinks_by_default == Some(true),
+        }
+    }
+
+    /// Applies rule 1: the model.
     pub(super) fn model(&mut self, to: &str) -> Result<(), Unportable> {
         if self.top.asked_text("model").is_none() {
             let why = "the body names no model: Bedrock and Vertex have it in the path";
@@ -17,8 +121,7 @@ impl Draft<'_> {
         Ok(())
     }
 
-    /// Rule 2: lowered to what the target can, never raised. It counts the target's tokens, of which the same text has
-    /// about 30 % more from 4.7 on.
+    /// Applies rule 2: `max_tokens` is lowered to the target's limit, and never raised.
     pub(super) fn max_tokens_within(&mut self) {
         let cap = self.to.max_output;
         if self.max_tokens().is_some_and(|asked| asked > cap) {
@@ -26,7 +129,8 @@ impl Draft<'_> {
         }
     }
 
-    /// Rule 3. A guess by bytes is believed only where the window is smaller than the original's, and never of images.
+    /// Applies rule 3: the context window. An estimate from bytes is used only if the window is
+    /// smaller than the original's, and never for images.
     pub(super) fn context(&self) -> Result<(), Unportable> {
         let fits = |tokens: u64| tokens <= self.to.context;
         let too_long = match self.options.input_tokens {
@@ -34,7 +138,7 @@ impl Draft<'_> {
             None if self.to.context >= self.from.context => false,
             None => {
                 let parts = ["messages", "system", "tools"].map(|name| self.top.asked(name));
-                let bytes: usize = parts.iter().flatten().map(bytes::Bytes::len).sum();
+                let bytes: usize = parts.iter().flatten().map(Bytes::len).sum();
                 !fits(estimate_tokens(bytes as u64, self.to.tokenizer))
                     && !parts.iter().flatten().any(|json| has_binary(json))
             }
@@ -48,7 +152,7 @@ impl Draft<'_> {
         Ok(())
     }
 
-    /// Rule 6.
+    /// Applies rule 6: sampling parameters. Runs after `thinking`.
     pub(super) fn sampling(&mut self) {
         let can = &self.to.capabilities;
         let free = match can.sampling {
@@ -78,7 +182,7 @@ impl Draft<'_> {
         }
     }
 
-    /// Rule 7. After `thinking`.
+    /// Applies rule 7: a forced tool. Runs after `thinking`.
     pub(super) fn tool_choice(&mut self) -> Result<(), Unportable> {
         let enabled = || kind(self.top.sent("thinking")).as_deref() == Some("enabled");
         let rejected = match self.to.capabilities.forced_tool_choice {
@@ -99,7 +203,7 @@ impl Draft<'_> {
                 "cannot be forced to use a tool",
             ));
         }
-        let mut object = Object::parse(asked, &["type", "name"], "tool_choice")?;
+        let mut object = JsonObjectEditor::parse(asked, &["type", "name"], "tool_choice")?;
         object.set("type", string("auto"), Why::Unsupported);
         object.remove("name", Why::Unsupported);
         self.top
@@ -107,7 +211,7 @@ impl Draft<'_> {
         Ok(())
     }
 
-    /// Rules 8 and 11: what is said in the messages, which are not touched. After `thinking`.
+    /// Applies rules 8 and 11 to the messages, which are not changed. Runs after `thinking`.
     pub(super) fn turns(&self) -> Result<(), Unportable> {
         let can = &self.to.capabilities;
         let no_prefill = match can.prefill {
@@ -149,7 +253,8 @@ impl Draft<'_> {
         Ok(())
     }
 
-    /// Rule 9. Removed, not set to `standard`: models without a fast mode know no speed at all.
+    /// Applies rule 9: `speed`. Removed instead of set to `standard`, because models without a fast
+    /// mode reject the field.
     pub(super) fn speed(&mut self) {
         let Some(asked) = self.top.asked("speed").filter(|json| is_given(Some(json))) else {
             return;
@@ -163,7 +268,7 @@ impl Draft<'_> {
         }
     }
 
-    /// Rule 10.
+    /// Applies rule 10: `inference_geo`.
     pub(super) fn inference_geo(&mut self) -> Result<(), Unportable> {
         let asked = self
             .top
@@ -183,7 +288,7 @@ impl Draft<'_> {
         Ok(())
     }
 
-    /// Rule 13, as far as anybody knows.
+    /// Applies rule 13: types of tools that are known to be rejected.
     pub(super) fn tools(&self) -> Result<(), Unportable> {
         let rejected = &self.to.capabilities.tools_rejected;
         let Some(tools) = self.top.asked("tools").filter(|_| !rejected.is_empty()) else {
@@ -206,10 +311,45 @@ impl Draft<'_> {
         Ok(())
     }
 
-    /// Rule 15: the server's own fallback must not start from the fallback.
+    /// Applies rule 15: the server's own fallback must not start from a stand-in.
     pub(super) fn fallbacks(&mut self) {
         if is_given(self.top.asked("fallbacks").as_ref()) {
             self.top.remove("fallbacks", Why::Pointless);
+        }
+    }
+
+    /// Returns the body and the differences.
+    pub(super) fn finish(mut self) -> (Bytes, Losses) {
+        let mut losses = Losses::new();
+        for name in TOP {
+            if name == "output_config" {
+                self.finish_config(&mut losses);
+            } else if name != "model"
+                && let Some(why) = self.top.why(name)
+            {
+                push(
+                    &mut losses,
+                    name,
+                    self.top.asked(name),
+                    self.top.sent(name),
+                    why,
+                );
+            }
+        }
+        (self.top.render(), losses)
+    }
+
+    fn finish_config(&mut self, losses: &mut Losses) {
+        let Some(config) = &self.config else { return };
+        let Some(why) = config.why("effort") else {
+            return;
+        };
+        let (asked, sent) = (config.asked("effort"), config.sent("effort"));
+        push(losses, "output_config.effort", asked, sent, why);
+        if config.is_empty() {
+            self.top.remove("output_config", why);
+        } else {
+            self.top.set("output_config", config.render(), why);
         }
     }
 }
@@ -221,7 +361,38 @@ fn is_thousandths(json: &[u8], thousandths: u32) -> bool {
     number == Some(f64::from(thousandths) / 1_000.0)
 }
 
-/// Whether images or documents are in it, of which bytes tell no tokens.
+/// Returns true if the JSON contains images or documents, whose tokens cannot be estimated from
+/// bytes.
 fn has_binary(json: &[u8]) -> bool {
     json.windows(8).any(|window| window == b"\"base64\"")
+}
+
+/// Returns the `type` of an object.
+pub(super) fn kind(json: Option<Bytes>) -> Option<String> {
+    let object = JsonObjectEditor::parse(json?, &["type"], "").ok()?;
+    object.asked_text("type")
+}
+
+/// Returns a whole number, or `u64::MAX` if it is too large for 64 bits.
+pub(super) fn number(json: &[u8]) -> Option<u64> {
+    if json.is_empty() || !json.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let text = std::str::from_utf8(json).ok()?;
+    Some(text.parse().unwrap_or(u64::MAX))
+}
+
+/// Returns true if the value is present and not `null`.
+pub(super) fn is_given(json: Option<&Bytes>) -> bool {
+    json.is_some_and(|json| json.as_ref() != b"null")
+}
+
+/// Returns true if a JSON value is this string.
+pub(super) fn is_text(json: &[u8], text: &str) -> bool {
+    json_text(json).is_some_and(|found| found == text)
+}
+
+/// Returns true if a field may be sent. A field of unknown support may.
+pub(super) fn takes(support: Support) -> bool {
+    support != Support::No
 }

@@ -1,15 +1,15 @@
-//! What is kept of an object.
+//! Tests of the editor.
 
 use bytes::Bytes;
 
-use super::{Object, Why};
+use super::{JsonObjectEditor, Why};
 
-/// A body of 32 MiB has room for millions of members, of which none may cost more than its bytes.
+/// A body of 32 MiB may contain millions of members, and none may take more memory than its bytes.
 #[test]
-fn members_that_nobody_asks_for_are_one() {
+fn run_of_inaccessible_members_is_one_piece() {
     let many = r#""x":0, "#.repeat(3);
     let json = format!(r#"{{{many}"a":1, {many}"b":2, {many}"y":3}}"#);
-    let mut object = Object::parse(Bytes::from(json), &["a", "b"], "").unwrap();
+    let mut object = JsonObjectEditor::parse(Bytes::from(json), &["a", "b"], "").unwrap();
     assert_eq!(object.members.len(), 5);
     object.remove("a", Why::Unsupported);
     object.set("b", "4", Why::Clamped);

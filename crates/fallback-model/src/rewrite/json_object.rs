@@ -1,24 +1,25 @@
-//! A JSON object whose members are changed in place: what is not changed keeps its bytes, order and white space.
+//! An editor of JSON objects. Members that are not changed keep their bytes, order and white space.
 
 use std::ops::Range;
 
 use bytes::Bytes;
 use tower_claude_wire::{Field, Fields, json_text};
 
-use super::{Unportable, Why};
+use super::losses::{Unportable, Why};
 
 #[cfg(test)]
 mod tests;
 
-/// An object in the making. Only the members named at [`Object::parse`] can be reached.
-pub(super) struct Object {
+/// An editor of one JSON object. Only the members named in [`JsonObjectEditor::parse`] are
+/// accessible.
+pub(super) struct JsonObjectEditor {
     json: Bytes,
     members: Vec<Member>,
     added: Vec<(&'static str, Bytes, Why)>,
 }
 
 struct Member {
-    /// `None` for those in a row that nobody asks for.
+    /// `None` for a run of members that are not accessible.
     name: Option<&'static str>,
     span: Range<usize>,
     value: usize,
@@ -31,8 +32,8 @@ struct Change {
     why: Why,
 }
 
-impl Object {
-    /// `field` is the name to complain about.
+impl JsonObjectEditor {
+    /// Parses an object. `field` is the name in errors.
     pub(super) fn parse(
         json: Bytes,
         names: &[&'static str],
@@ -56,7 +57,7 @@ impl Object {
                     "given twice: readers disagree on which counts",
                 ));
             }
-            // In one piece with its like: a body may hold millions of them.
+            // A run is one piece, because a body may hold millions of members.
             if name.is_none()
                 && let Some(last) = members.last_mut().filter(|last| last.name.is_none())
             {
@@ -77,13 +78,13 @@ impl Object {
         })
     }
 
-    /// The raw value as it was.
+    /// Returns the raw value of the original.
     pub(super) fn asked(&self, name: &str) -> Option<Bytes> {
         let member = self.members.iter().find(|m| m.name == Some(name))?;
         Some(self.json.slice(member.value..member.span.end))
     }
 
-    /// The raw value as it will be.
+    /// Returns the raw value that is sent.
     pub(super) fn sent(&self, name: &str) -> Option<Bytes> {
         if let Some((_, value, _)) = self.added.iter().find(|(added, ..)| *added == name) {
             return Some(value.clone());
@@ -95,7 +96,7 @@ impl Object {
         }
     }
 
-    /// The value as it was, where it is a JSON string.
+    /// Returns the value of the original, if it is a JSON string.
     pub(super) fn asked_text(&self, name: &str) -> Option<String> {
         let value = self.asked(name)?;
         json_text(&value).map(String::from)
@@ -118,7 +119,7 @@ impl Object {
         }
     }
 
-    /// Takes the member out.
+    /// Removes the member.
     pub(super) fn remove(&mut self, name: &'static str, why: Why) {
         self.added.retain(|(added, ..)| *added != name);
         if let Some(member) = self.members.iter_mut().find(|m| m.name == Some(name)) {
@@ -126,7 +127,7 @@ impl Object {
         }
     }
 
-    /// Takes every member out that is not named.
+    /// Removes every member that is not named.
     pub(super) fn keep_only(&mut self, names: &[&'static str]) {
         for member in &mut self.members {
             if member.name.is_none_or(|name| !names.contains(&name)) {
@@ -138,12 +139,12 @@ impl Object {
         }
     }
 
-    /// Whether nothing is left in it.
+    /// Returns true if no member is left.
     pub(super) fn is_empty(&self) -> bool {
         self.added.is_empty() && !self.members.iter().any(Member::is_kept)
     }
 
-    /// Why a member differs, if it does.
+    /// Returns the reason for which a member was changed, if it was.
     pub(super) fn why(&self, name: &str) -> Option<Why> {
         if let Some((.., why)) = self.added.iter().find(|(added, ..)| *added == name) {
             return Some(*why);
@@ -152,7 +153,7 @@ impl Object {
         member.change.as_ref().map(|change| change.why)
     }
 
-    /// The object as it will be. Each member keeps what stood between it and the one before.
+    /// Returns the object that is sent. Each member keeps the white space before it.
     pub(super) fn render(&self) -> Bytes {
         let changed = !self.added.is_empty() || self.members.iter().any(|m| m.change.is_some());
         let json = &self.json;
@@ -219,7 +220,7 @@ impl Member {
     }
 }
 
-/// A JSON string.
+/// Returns a JSON string.
 pub(super) fn string(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 2);
     out.push('"');
