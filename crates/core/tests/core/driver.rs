@@ -1,70 +1,207 @@
-//! Held until content, replayed untouched.
+//! The driver: a response is held until its first content, and replayed unchanged.
 
-use http::HeaderMap;
-use http_body::Body;
-use proptest::prelude::*;
-use tower_claude_core::{
-    BodyTracker, Class, ClassifyResponse, ClaudeClassify, HOLD_LIMIT, Hold, Kind, Outcome, Verdict,
+use std::{
+    pin::Pin,
+    sync::{Arc, Mutex},
+    task::{Context, Poll},
+    time::Duration,
 };
 
-use tower_claude_wire::StreamState;
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, response::Parts};
+use http_body::{Body, Frame, SizeHint};
+use proptest::prelude::*;
+use tower::{Layer, ServiceExt, service_fn};
+use tower_claude_core::{
+    Call, Class, ClaudeClassify, Kind, Outcome, Rejection, RequestBody, ResponseBody,
+    driver::{self, AttemptFailure, AttemptPolicy, CallPolicy, CallStart, Clock, DriverLayer},
+};
 
 use crate::frames::{
     Cut, Frames, Piece, chunked, data, drain, fixture, frames, headers, json, run, sse,
 };
 
-fn hold(headers: &HeaderMap, body: Frames) -> (Verdict, Hold<Frames>) {
-    let mut hold = Hold::new(body, BodyTracker::of(headers));
-    let verdict = run(std::future::poll_fn(|cx| {
-        hold.poll_verdict(cx, |error| {
-            ClassifyResponse::stream_error(&ClaudeClassify::default(), error)
-        })
+/// The most that is held of a response.
+const HELD_LIMIT: usize = 64 * 1024;
+
+/// The result of holding a response.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Held {
+    Forward { refused: bool },
+    Failed(Class),
+}
+
+const FORWARD: Held = Held::Forward { refused: false };
+
+const fn failed(kind: Kind) -> Held {
+    Held::Failed(Class::new(kind))
+}
+
+/// The reports of the driver.
+#[derive(Default)]
+struct Log {
+    held: Option<Held>,
+    outcomes: Vec<Outcome>,
+    /// The data bytes that were held each time the timers were polled.
+    received: Vec<Option<usize>>,
+    /// The data bytes that were read of the inner body.
+    read: usize,
+}
+
+/// A call policy that never retries, and an attempt policy that admits everything.
+#[derive(Clone, Default)]
+struct Recorder(Arc<Mutex<Log>>);
+
+impl CallPolicy for Recorder {
+    type State = ();
+    type BodyState = ();
+
+    fn start(&self, _: &mut CallStart<'_>) {}
+
+    fn poll_timeout(
+        &self,
+        (): &mut (),
+        _: &Arc<Call>,
+        received: Option<usize>,
+        _: &mut Context<'_>,
+    ) -> Poll<Rejection> {
+        self.0.lock().unwrap().received.push(received);
+        Poll::Pending
+    }
+
+    fn detects_refusal(&self) -> bool {
+        true
+    }
+
+    fn on_success(
+        &self,
+        (): &mut (),
+        _: &Arc<Call>,
+        _: &mut Parts,
+        refused: bool,
+    ) -> Option<Class> {
+        self.0.lock().unwrap().held = Some(Held::Forward { refused });
+        None
+    }
+
+    fn on_failure(&self, (): &mut (), _: &Arc<Call>, failure: &AttemptFailure) -> Option<Duration> {
+        self.0.lock().unwrap().held = Some(Held::Failed(failure.class));
+        None
+    }
+
+    fn next_request(&self, (): &mut (), _: &Arc<Call>) -> Request<RequestBody> {
+        Request::default()
+    }
+}
+
+impl AttemptPolicy for Recorder {
+    type Attempt = ();
+
+    const READS_USAGE: bool = true;
+
+    fn poll_admit(
+        &self,
+        (): &mut (),
+        _: &mut Request<RequestBody>,
+        _: &Arc<Call>,
+        _: &mut Clock,
+        _: &mut Context<'_>,
+    ) -> Poll<Result<(), Rejection>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn on_end(&self, (): &mut (), outcome: &Outcome, _: &mut Clock) {
+        self.0.lock().unwrap().outcomes.push(outcome.clone());
+    }
+}
+
+/// A scripted body that counts the bytes that are read of it.
+#[derive(Clone)]
+struct Counted(Frames, Recorder);
+
+impl Body for Counted {
+    type Data = Bytes;
+    type Error = Cut;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        let this = self.get_mut();
+        let frame = Pin::new(&mut this.0).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &frame {
+            this.1.0.lock().unwrap().read += frame.data_ref().map_or(0, Bytes::len);
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.size_hint()
+    }
+}
+
+type Answer = ResponseBody<driver::Body<Counted, Recorder, Recorder, ClaudeClassify>>;
+
+/// Sends a request through a driver. Returns the result of holding the response, and its body.
+fn hold(headers: &HeaderMap, body: Frames) -> (Held, Answer, Recorder) {
+    let recorder = Recorder::default();
+    let policies = (recorder.clone(), recorder.clone());
+    let layer = DriverLayer::new(policies.0, policies.1, ClaudeClassify::default());
+    let mut response = Response::new(Counted(body, recorder.clone()));
+    response.headers_mut().clone_from(headers);
+    let service = layer.layer(service_fn(move |_: Request<RequestBody>| {
+        std::future::ready(Ok::<_, Cut>(response.clone()))
     }));
-    (verdict, hold)
+    let request = Request::new(RequestBody::from("{}"));
+    let body = run(service.oneshot(request))
+        .expect("a response")
+        .into_body();
+    let held = recorder.0.lock().unwrap().held.expect("a result");
+    (held, body, recorder)
 }
 
-fn replayed(hold: Hold<Frames>) -> (Vec<u8>, Option<HeaderMap>, Option<Cut>) {
-    drain(hold.into_body(|rest, _| rest))
-}
+impl Recorder {
+    fn read(&self) -> usize {
+        self.0.lock().unwrap().read
+    }
 
-fn failed(kind: Kind) -> Verdict {
-    Verdict::Failed(Class::new(kind))
+    fn outcomes(&self) -> Vec<Outcome> {
+        self.0.lock().unwrap().outcomes.clone()
+    }
 }
 
 #[test]
-fn streams() {
-    for (name, verdict) in [
-        ("sse_ok.txt", Verdict::Commit),
+fn stream_is_held_until_content_or_failure() {
+    for (name, expected) in [
+        ("sse_ok.txt", FORWARD),
         ("sse_error_first_event.txt", failed(Kind::Overloaded)),
         ("sse_error_before_content.txt", failed(Kind::Overloaded)),
-        ("sse_error_midstream.txt", Verdict::Commit),
-        ("sse_truncated_no_message_stop.txt", Verdict::Commit),
-        ("sse_refusal_midstream.txt", Verdict::Commit),
-        ("sse_thinking_omitted_no_usage.txt", Verdict::Commit),
+        ("sse_error_midstream.txt", FORWARD),
+        ("sse_truncated_no_message_stop.txt", FORWARD),
+        ("sse_refusal_midstream.txt", FORWARD),
+        ("sse_thinking_omitted_no_usage.txt", FORWARD),
     ] {
         let text = fixture(name);
         for size in [1, 30, 100_000] {
-            let body = chunked(&text, size);
-            let (got, hold) = hold(&sse(), body.clone());
-            assert_eq!(got, verdict, "{name}");
-            assert_eq!(replayed(hold), drain(body), "{name}");
+            let frames = chunked(&text, size);
+            let (held, body, _) = hold(&sse(), frames.clone());
+            assert_eq!(held, expected, "{name}");
+            assert_eq!(drain(body), drain(frames), "{name}");
         }
     }
 }
 
 #[test]
-fn only_up_to_the_first_content() {
+fn stream_is_read_only_up_to_the_first_content() {
     let text = fixture("sse_ok.txt");
-    let (verdict, hold) = hold(&sse(), chunked(&text, 1));
-    assert_eq!(verdict, Verdict::Commit);
-    assert_eq!(hold.outcome(), None, "the rest is still to come");
-    let mut rest = 0;
-    drop(hold.into_body(|body, watch| {
-        rest = body.pieces.len();
-        assert!(watch.stream().is_some_and(StreamState::has_content));
-        body
-    }));
-    let held = String::from_utf8_lossy(&text[..text.len() - rest]).into_owned();
+    let (held, _body, recorder) = hold(&sse(), chunked(&text, 1));
+    assert_eq!(held, FORWARD);
+    assert_eq!(recorder.outcomes(), [], "the rest is still to come");
+    let held = String::from_utf8_lossy(&text[..recorder.read()]).into_owned();
     assert!(
         held.contains("content_block_start") && !held.contains("Hello"),
         "{held}"
@@ -72,10 +209,10 @@ fn only_up_to_the_first_content() {
 }
 
 #[test]
-fn ends_before_content() {
+fn stream_that_ends_before_content_fails() {
     let start = fixture("sse_error_before_content.txt");
     let start = &start[..start.len() / 2];
-    for (body, verdict) in [
+    for (frames, expected) in [
         (chunked(start, 10), failed(Kind::Truncated)),
         (chunked(start, 10).exact(), failed(Kind::Truncated)),
         (frames([]), failed(Kind::Truncated)),
@@ -85,55 +222,57 @@ fn ends_before_content() {
         ),
         (frames([Piece::Error]), failed(Kind::Transport)),
     ] {
-        let (got, hold) = hold(&sse(), body.clone());
-        assert_eq!(got, verdict);
-        assert_eq!(replayed(hold), drain(body));
+        let (held, body, recorder) = hold(&sse(), frames.clone());
+        assert_eq!(held, expected);
+        assert_eq!(recorder.outcomes().len(), 1);
+        assert_eq!(drain(body), drain(frames));
     }
 }
 
 #[test]
-fn foreign_streams_are_not_held() {
+fn stream_of_another_api_is_not_held() {
     let text = b"event: chunk\ndata: {\"choices\":[]}\n\n".repeat(9);
-    let body = chunked(&text, 40).then(Piece::Wait);
-    let (verdict, hold) = hold(&sse(), body);
-    assert_eq!(verdict, Verdict::Commit);
-    assert_eq!(hold.outcome(), None);
-    drop(hold.into_body(|body, watch| {
-        assert!(body.pieces.len() > 7, "held on for too long");
-        assert!(watch.stream().is_some_and(StreamState::is_not_claude));
-        body
-    }));
+    let (held, _body, recorder) = hold(&sse(), chunked(&text, 40).then(Piece::Wait));
+    assert_eq!(held, FORWARD);
+    assert_eq!(recorder.outcomes(), []);
+    assert!(recorder.read() <= 80, "held on for too long");
 }
 
 #[test]
-fn what_is_neither_is_not_held() {
+fn body_of_another_media_type_is_not_read() {
     let gzip = headers(&[
         ("content-type", "text/event-stream"),
         ("content-encoding", "gzip"),
     ]);
     for headers in [HeaderMap::new(), gzip] {
-        let (verdict, hold) = hold(&headers, frames([data("ab"), Piece::Error]));
-        assert_eq!(verdict, Verdict::Commit);
-        let body = hold.into_body(|rest, _| {
-            assert_eq!(rest.pieces.len(), 2, "read on");
-            rest
-        });
-        assert_eq!(format!("{body:?}"), "ResponseBody(inner)");
+        let (held, body, recorder) = hold(&headers, frames([data("ab"), Piece::Error]));
+        assert_eq!((held, recorder.read()), (FORWARD, 0));
+        assert_eq!(drain(body), (b"ab".to_vec(), None, Some(Cut)));
+    }
+    let (_, body, _) = hold(&HeaderMap::new(), frames([data("a")]).exact());
+    assert_eq!(body.size_hint().exact(), Some(1));
+}
+
+#[test]
+fn truncated_message_fails() {
+    let text = br#"{"content":[{"text":"Hal"#;
+    for frames in [
+        chunked(text, 1),
+        chunked(text, 7),
+        chunked(text, 100),
+        frames([data("{\"a")]).exact(),
+    ] {
+        let (held, body, recorder) = hold(&json(), frames.clone());
+        assert_eq!(held, failed(Kind::Truncated));
+        assert!(matches!(recorder.outcomes()[..], [Outcome::Failed { .. }]));
+        assert_eq!(drain(body), drain(frames));
     }
 }
 
 #[test]
-fn a_message_that_just_stops_may_be_asked_for_again() {
-    for size in [1, 7, 100] {
-        let (verdict, _) = hold(&json(), chunked(br#"{"content":[{"text":"Hal"#, size));
-        assert_eq!(verdict, failed(Kind::Truncated));
-    }
-}
-
-#[test]
-fn messages_are_held_whole() {
+fn message_is_held_until_it_is_whole() {
     let text = fixture("200_message.json");
-    for body in [
+    for frames in [
         frames([data(text.clone())]).exact(),
         chunked(&text, 20),
         chunked(&text, 20).exact(),
@@ -141,91 +280,71 @@ fn messages_are_held_whole() {
         frames([]).exact(),
         frames([]),
     ] {
-        let (verdict, hold) = hold(&json(), body.clone());
-        assert_eq!(verdict, Verdict::Commit);
-        assert_eq!(replayed(hold), drain(body));
+        let (held, body, _) = hold(&json(), frames.clone());
+        assert_eq!(held, FORWARD);
+        assert_eq!(drain(body), drain(frames));
     }
-    let (verdict, hold) = hold(&json(), chunked(&text, 20));
-    assert_eq!(verdict, Verdict::Commit);
-    let outcome = hold.outcome().expect("it ended");
-    assert!(matches!(&outcome, Outcome::Complete { usage } if !usage.is_empty()));
-
-    let (verdict, hold) = self::hold(&json(), chunked(&text, 20).then(Piece::Error));
-    assert_eq!(verdict, failed(Kind::Transport));
-    assert_eq!(replayed(hold), (text, None, Some(Cut)));
+    let (_, _, recorder) = hold(&json(), chunked(&text, 20));
+    assert!(matches!(
+        &recorder.outcomes()[..],
+        [Outcome::Complete { usage }] if !usage.is_empty()
+    ));
+    let (held, body, _) = hold(&json(), chunked(&text, 20).then(Piece::Error));
+    assert_eq!(held, failed(Kind::Transport));
+    assert_eq!(drain(body), (text, None, Some(Cut)));
 }
 
 #[test]
-fn at_most_the_limit_is_held() {
+fn response_over_the_limit_is_forwarded() {
     let ping = b"event: ping\ndata: {\"type\":\"ping\"}\n\n";
-    let text = ping.repeat(5 * HOLD_LIMIT / ping.len());
-    for (headers, text) in [(sse(), text), (json(), vec![b'['; 5 * HOLD_LIMIT])] {
-        let body = chunked(&text, 1000);
-        let (verdict, hold) = hold(&headers, body.clone());
-        assert_eq!(verdict, Verdict::Commit);
-        let mut left = 0;
-        let replay = hold.into_body(|rest, _| {
-            left = rest.pieces.len() * 1000;
-            rest
-        });
-        let held = text.len().next_multiple_of(1000) - left;
+    let text = ping.repeat(5 * HELD_LIMIT / ping.len());
+    for (headers, text) in [(sse(), text), (json(), vec![b'['; 5 * HELD_LIMIT])] {
+        let (held, body, recorder) = hold(&headers, chunked(&text, 1000));
+        assert_eq!(held, FORWARD);
+        let read = recorder.read();
         assert!(
-            (HOLD_LIMIT..HOLD_LIMIT + 1000).contains(&held),
-            "{held} bytes are held"
+            (HELD_LIMIT..HELD_LIMIT + 1000).contains(&read),
+            "{read} bytes are held"
         );
-        assert_eq!(drain(replay).0, text);
+        assert_eq!(drain(body).0, text);
     }
 }
 
 #[test]
-fn nothing_held_nothing_wrapped() {
-    let hold = Hold::new(frames([data("a")]).exact(), BodyTracker::of(&json()));
-    let body = hold.into_body(|rest, _| rest);
-    assert_eq!(format!("{body:?}"), "ResponseBody(inner)");
-    assert_eq!(body.size_hint().exact(), Some(1));
-}
-
-#[test]
-fn empty_frames_are_not_held() {
+fn empty_frames_of_a_message_are_not_kept() {
     let body = frames([data(""), data(""), data("{}"), data("")]);
-    let (verdict, hold) = hold(&json(), body);
-    assert_eq!(verdict, Verdict::Commit);
-    let body = hold.into_body(|rest, _| rest);
+    let (held, body, _) = hold(&json(), body);
+    assert_eq!(held, FORWARD);
     assert_eq!(format!("{body:?}"), "ResponseBody(full)");
 }
 
-/// The layer that goes on watching must hear of it.
 #[test]
-fn what_is_cut_short_is_not_whole() {
-    let (_, hold) = hold(&json(), frames([data("{\"a")]).exact());
-    let mut is_watched = false;
-    drop(hold.into_body(|rest, _| {
-        is_watched = true;
-        rest
-    }));
-    assert!(is_watched);
+fn timer_gets_the_number_of_bytes_held() {
+    let ping = "event: ping\ndata: {}\n\n";
+    // The driver polls a body once more before it polls the timers for the first time.
+    let body = frames([
+        data(ping),
+        Piece::Wait,
+        Piece::Wait,
+        data(ping),
+        Piece::Wait,
+    ]);
+    let (_, _, recorder) = hold(&sse(), body);
+    let received = recorder.0.lock().unwrap().received.clone();
+    assert_eq!(received, [Some(ping.len()), Some(2 * ping.len())]);
 }
 
 #[test]
-fn more_bytes_are_a_sign_of_life() {
-    let ping = "event: ping\ndata: {}\n\n";
-    let mut hold = Hold::new(
-        frames([data(ping), Piece::Wait, data(ping), Piece::Wait]),
-        BodyTracker::of(&sse()),
-    );
-    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-    assert_eq!(hold.length(), 0);
-    for times in 1..3 {
-        let error = |_: &tower_claude_wire::ApiError| Class::SUCCESS;
-        assert!(hold.poll_verdict(&mut cx, error).is_pending());
-        assert_eq!(hold.length(), times * ping.len());
-    }
+fn body_that_the_caller_drops_ends_as_dropped() {
+    let (_, body, recorder) = hold(&sse(), chunked(&fixture("sse_ok.txt"), 1));
+    drop(body);
+    assert!(matches!(recorder.outcomes()[..], [Outcome::Dropped { .. }]));
 }
 
 proptest! {
-    /// Whatever the chunks: the verdict of the whole, and the bytes as they came.
+    /// Whatever the chunks: the result for the whole text, and the original bytes.
     #[test]
-    fn any_chunks(
+    fn response_in_any_chunks_has_the_same_result(
         cuts in prop::collection::vec(1_usize..300, 1..30),
         waits in prop::collection::vec(any::<bool>(), 1..9),
         name in prop::sample::select(vec![
@@ -243,7 +362,7 @@ proptest! {
 
         let mut whole = frames([data(text[..length].to_vec())]);
         whole.pieces.extend(end.clone());
-        let (expected, _) = hold(&headers, whole.clone());
+        let (expected, ..) = hold(&headers, whole.clone());
 
         let (mut cuts, mut waits) = (cuts.into_iter().cycle(), waits.into_iter().cycle());
         let mut rest = &text[..length];
@@ -255,31 +374,28 @@ proptest! {
             rest = more;
         }
         body.pieces.extend(end);
-        let (verdict, held) = hold(&headers, body);
-        prop_assert_eq!(verdict, expected);
-        prop_assert_eq!(replayed(held), drain(whole));
+        let (held, body, _) = hold(&headers, body);
+        prop_assert_eq!(held, expected);
+        prop_assert_eq!(drain(body), drain(whole));
     }
 }
 
 #[test]
-fn answers_that_decline() {
+fn refusal_before_content_is_detected() {
+    let refused = Held::Forward { refused: true };
     let declined = r#"{"type":"message","content":[],"stop_reason":"refusal"}"#;
     let whole =
         r#"{"type":"message","content":[{"stop_reason":"refusal"}],"stop_reason":"end_turn"}"#;
     for size in [1, 20, 1_000] {
-        let is_refusal = |text: &str| hold(&json(), chunked(text.as_bytes(), size)).1.is_refusal();
-        assert!(is_refusal(declined) && !is_refusal(whole), "{size}");
-        assert!(!is_refusal(&declined[..50]), "{size}");
+        let held = |text: &str| hold(&json(), chunked(text.as_bytes(), size)).0;
+        assert_eq!((held(declined), held(whole)), (refused, FORWARD), "{size}");
+        assert_eq!(held(&declined[..50]), failed(Kind::Truncated), "{size}");
     }
-    // After content it is too late to matter.
-    let (_, held) = hold(
-        &sse(),
-        chunked(&fixture("sse_refusal_midstream.txt"), 1_000_000),
-    );
-    assert!(!held.is_refusal());
+    // After content it is too late.
+    let midstream = fixture("sse_refusal_midstream.txt");
+    assert_eq!(hold(&sse(), chunked(&midstream, 1_000_000)).0, FORWARD);
     let early = "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{}}\n\n\
         event: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"refusal\"}}\n\n\
         event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n";
-    let (verdict, held) = hold(&sse(), chunked(early.as_bytes(), 7));
-    assert!(verdict == Verdict::Commit && held.is_refusal());
+    assert_eq!(hold(&sse(), chunked(early.as_bytes(), 7)).0, refused);
 }

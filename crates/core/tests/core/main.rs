@@ -3,9 +3,9 @@
 mod buffer_request;
 mod call;
 mod classify;
+mod driver;
 mod event;
 mod frames;
-mod hold;
 mod observed;
 mod prefix;
 mod rejection;
