@@ -111,9 +111,9 @@ async fn storm(seed: u64) {
         assert_eq!(circuit.breaker.probes, 0, "seed {seed}: {circuit:?}");
     }
     let fallback = layer.fallback().handle().snapshot();
-    let models = fallback.targets.iter().filter_map(|t| t.circuit.as_ref());
-    for circuit in models.chain(fallback.pools.iter().map(|pool| &pool.circuit)) {
-        assert_eq!(circuit.probes, 0, "seed {seed}: {circuit:?}");
+    let models = fallback.targets.iter().filter_map(|t| t.cool_down.as_ref());
+    for cool_down in models.chain(fallback.pools.iter().map(|pool| &pool.cool_down)) {
+        assert!(!cool_down.is_probed, "seed {seed}: {cool_down:?}");
     }
     let cache = layer.cache().handle().snapshot();
     assert_eq!(cache.flights, 0, "seed {seed}");
