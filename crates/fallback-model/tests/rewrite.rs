@@ -227,7 +227,7 @@ fn thinking_budget_stays_below_a_clamped_max_tokens() {
         losses,
         [("max_tokens", Why::Clamped), ("thinking", Why::Clamped)]
     );
-    // At what is left, and beyond what was asked for to begin with.
+    // At the remaining limit, and for a budget over the original `max_tokens`.
     for (asked, sent) in [(63_999, 63_999), (64_000, 32_000), (500_000, 63_999)] {
         let body = body.replace("96000", &asked.to_string());
         let (new, _) = swap(&body, "claude-opus-4-6", "claude-opus-4-5");
@@ -610,8 +610,7 @@ proptest! {
         }
     }
 
-    /// Whatever is asked, what comes out is JSON where JSON went in, and has lost only what it
-    /// says.
+    /// A rewrite of JSON is JSON, and differs only in the fields that it reports.
     #[test]
     fn any_object(
         members in prop::collection::vec((KEYS, json_value(), "[ \n]{0,2}"), 0..12),

@@ -177,7 +177,7 @@ async fn rate_limit_leads_to_another_rate_group_only() {
             )
         );
     }
-    // Nobody else is left: the 429 goes up as it came.
+    // No other model is left: the caller gets the 429 unchanged.
     let layer = FallbackModelLayer::new(["claude-opus-4-7"]);
     let api = Api::by_model(|_| Reply::rate_limited("5"));
     let request = asking("claude-opus-4-8", "");
@@ -240,7 +240,7 @@ async fn refusal_leads_to_fallback_only_if_enabled() {
         assert_eq!((answer.status, answer.by()), (200, SONNET));
         assert_eq!(answer.served().unwrap().why.kind, Kind::ModelRefusal);
     }
-    // When all decline, the answer goes up.
+    // If all models decline, the caller gets the response.
     let [reply, _] = declined();
     let api = Api::by_model(move |_| reply.clone());
     let answer = through(&layer().0.with_refusals(true), &api).await;
@@ -334,7 +334,7 @@ async fn unportable_request_skips_the_target() {
         .unwrap();
     assert_eq!((answer.status, answer.by()), (200, HAIKU));
     assert_eq!(api.models(), [model, HAIKU]);
-    // Nobody takes it: asked all the same while it is out, since nobody else can be.
+    // No stand-in accepts the request, so the model is tried although it is out.
     let layer = FallbackModelLayer::new([SONNET]);
     api.forget();
     for _ in 0..5 {

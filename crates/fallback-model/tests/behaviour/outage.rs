@@ -1,8 +1,11 @@
 //! Cool-downs and probes: the layer stays with a stand-in during an outage, and returns once.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    num::NonZeroU32,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use tokio::time::sleep;
@@ -82,6 +85,21 @@ async fn model_that_is_out_is_skipped_and_probed_and_returns_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn failures_and_cool_down_can_be_set() {
+    let (api, down) = switched();
+    let layer = FallbackModelLayer::new([SONNET])
+        .with_failures(NonZeroU32::MIN, SECOND)
+        .with_cool_down(5 * SECOND, 5 * SECOND);
+    through(&layer, &api).await;
+    through(&layer, &api).await;
+    assert_eq!(api.models(), [OPUS, SONNET, SONNET]);
+    down.store(false, Ordering::Relaxed);
+    // 20 % longer than set at most.
+    sleep(6 * SECOND).await;
+    assert_eq!(through(&layer, &api).await.by(), "");
+}
+
+#[tokio::test(start_paused = true)]
 async fn response_for_a_skipped_model_names_the_reason() {
     let (api, _) = switched();
     let (layer, _) = layer();
@@ -98,7 +116,7 @@ async fn response_for_a_skipped_model_names_the_reason() {
     assert_eq!(answer.by(), "");
 }
 
-/// Sonnet is slow to fail, and Opus is probed before Haiku is asked.
+/// Sonnet is slow to fail, and Opus is probed before Haiku is tried.
 #[tokio::test(start_paused = true)]
 async fn reason_is_the_latest_failure_of_the_model_asked_for() {
     let (layer, _) = layer();
@@ -185,7 +203,7 @@ async fn fast_stand_in_uses_the_limits_of_its_fast_mode() {
     api.forget();
     send(service.clone(), asking(second, "")).await.unwrap();
     assert_eq!(api.models()[0], second);
-    // Haiku has no fast mode, and is asked for none.
+    // Haiku has no fast mode, and the request does not ask for it.
     let limited = Api::by_model(|model| match model {
         HAIKU => Reply::rate_limited("60"),
         _ => Reply::overloaded(),

@@ -241,7 +241,7 @@ impl Proof {
         }
     }
 
-    /// What is called unportable is rejected when nothing else is asked.
+    /// Checks that the target rejects an unportable field alone.
     async fn rightly(
         &mut self,
         case: &Case,
