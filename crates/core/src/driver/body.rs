@@ -15,7 +15,7 @@ use super::{
     attempt_policy::{AttemptPolicy, Clock},
     call_policy::CallPolicy,
     peek::{PeekedBody, track},
-    service::Policies,
+    policies::Policies,
 };
 use crate::{
     body_tracker::BodyTracker, call::Call, classify::ClassifyResponse, collect::plus,

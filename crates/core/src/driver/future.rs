@@ -20,8 +20,8 @@ use super::{
     body::Body,
     call_policy::{AttemptFailure, CallPolicy},
     peek::{Peeked, PeekedBody},
+    policies::{Policies, Shared},
     progress::{NotSent, Progress},
-    service::{Policies, Shared},
 };
 use crate::{
     body_tracker::BodyTracker,

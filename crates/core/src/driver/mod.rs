@@ -73,6 +73,7 @@ mod body;
 mod call_policy;
 mod future;
 mod peek;
+mod policies;
 mod progress;
 mod service;
 

@@ -12,7 +12,7 @@ use tower_service::Service;
 use super::{
     attempt_policy::{AttemptPolicy, Clock},
     call_policy::{CallPolicy, CallStart},
-    service::Policies,
+    policies::Policies,
 };
 use crate::{call::Call, rejection::Rejection, request_body::RequestBody};
 
