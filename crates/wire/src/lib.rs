@@ -4,15 +4,15 @@
 //! clock and never panic, whatever the input. Values that the API may extend later (error kinds,
 //! models, events, header windows) are kept as text. A malformed value counts as absent.
 //!
-//! | Question | Answer |
+//! | Input | Parsers |
 //! | --- | --- |
-//! | How much is left, and until when? | [`RateLimits::from_headers`] |
-//! | How long to wait? | [`retry_after`], [`should_retry`] |
-//! | What went wrong? | [`ApiError::parse`] |
-//! | What does this request ask for? | [`Peek::parse`], [`estimate_tokens`], [`non_text_bytes`] |
-//! | Where do its fields stand? | [`Fields`] |
-//! | What did it use? | [`Usage::from_message`], [`StreamState`] |
-//! | Which limits does a model share, what does it take? | [`ModelCatalog::lookup`] |
+//! | Rate-limit headers | [`RateLimits::from_headers`] |
+//! | Advice on retries | [`retry_after`], [`should_retry`] |
+//! | Error body | [`ApiError::parse`] |
+//! | Request body | [`Peek::parse`], [`Prompt::parse`], [`estimate_tokens`], [`non_text_bytes`] |
+//! | Any JSON object or array | [`Fields`], [`Elements`] |
+//! | Response body | [`Usage::from_message`], [`stop_reason`], [`StreamState`] |
+//! | Model id | [`ModelCatalog::lookup`] |
 //!
 //! ```
 //! use tower_claude_wire::{ApiError, ModelCatalog, RateLimits};
@@ -27,7 +27,7 @@
 //!     "message":"slow down","details":{"error_code":"ramp_limit_exceeded"}}}"#).unwrap();
 //! assert_eq!(error.error_code.as_deref(), Some("ramp_limit_exceeded"));
 //!
-//! // Falling back inside one rate group does not escape a 429.
+//! // Models of one rate group share their limits.
 //! let catalog = ModelCatalog::builtin();
 //! let group = |model| catalog.lookup(model).rate_group;
 //! assert_eq!(group("claude-opus-4-8"), group("claude-opus-4-7"));

@@ -472,7 +472,8 @@ fn rate_limits_response_changes_groups_and_limits() {
     );
     assert_eq!(&*catalog.lookup("claude-opus-5").rate_group, "opus-5");
     assert_eq!(builtin.limits("opus-4.x"), None);
-    // Of two input limits the tighter one, whichever counts cache reads; what has none is not limited.
+    // Of two input limits the tighter one, whichever counts cache reads; what has none is not
+    // limited.
     for (plain, aware) in [(5, 9), (9, 5)] {
         let page = serde_json::json!({"data": [{"group": {"type": "model_group", "id": "g"}, "limits": [
             {"type": "input_tokens_per_minute", "value": plain},

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tower_claude_fake_claude::model::{Accounting, AdmissionId, Charge, Gauges, GroupLimits};
+use tower_claude_fake_claude::model::{Accounting, AdmissionId, Charge, GaugeSet, GroupLimits};
 
 use crate::{units::SECOND, workload::Quota};
 
@@ -71,7 +71,7 @@ impl Server {
         self.streams -= 1;
     }
 
-    pub(crate) fn gauges(&mut self, now: u64) -> Gauges {
+    pub(crate) fn gauges(&mut self, now: u64) -> GaugeSet {
         self.catch_up(now);
         self.accounting.gauges(now, &self.group)
     }
