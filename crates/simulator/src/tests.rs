@@ -5,18 +5,18 @@ use serde_json::Value;
 use crate::{
     Options,
     client::Kind,
-    engine::Agenda,
+    event_queue::EventQueue,
     metrics::{Goal, Metric},
     scenario::{self, Column, Line, Scenario},
-    setup::{Party, Setup, Switches},
+    setup::{ClientSpec, ServerOptions, Setup},
+    simulation::{Server, Simulation, Tally},
     units::{MINUTE, SECOND},
     workload::{Quota, Source, Trace, When},
-    world::{Server, Tally, World},
 };
 
 const KINDS: [Kind; 9] = [
-    Kind::OursShared,
-    Kind::OursAlone,
+    Kind::ThisLimiterShared,
+    Kind::ThisLimiterAlone,
     Kind::SdkDefault,
     Kind::BackoffForever,
     Kind::FixedBucket,
@@ -28,7 +28,7 @@ const KINDS: [Kind; 9] = [
 
 /// Three processes with 120 workers in all, four minutes after a minute of warm-up.
 fn setup(kind: Kind, seed: u64) -> Setup {
-    let party = Party {
+    let party = ClientSpec {
         kind,
         told: Quota::USUAL,
         sources: vec![Source::batch(When::Closed(40))],
@@ -38,10 +38,10 @@ fn setup(kind: Kind, seed: u64) -> Setup {
         seed,
         quota: Quota::USUAL,
         burst: Duration::from_secs(30),
-        switches: Switches::default(),
+        switches: ServerOptions::default(),
         warm_up: MINUTE,
         measured: 4 * MINUTE,
-        parties: vec![party; 3],
+        clients: vec![party; 3],
         change: None,
         fault: None,
         estimate_error: 0.03,
@@ -63,15 +63,15 @@ fn counts(tally: &Tally) -> (u64, u64, u64, Vec<u64>) {
 
 #[test]
 fn events_come_in_order_of_time_then_of_adding() {
-    let mut agenda = Agenda::new();
+    let mut events = EventQueue::new();
     for (at, event) in [(5, 'c'), (3, 'a'), (5, 'd'), (3, 'b'), (9, 'e')] {
-        agenda.add(at, event);
+        events.add(at, event);
     }
     let mut seen = Vec::new();
-    while let Some(event) = agenda.next(9) {
-        seen.push((agenda.now(), event));
+    while let Some(event) = events.next(9) {
+        seen.push((events.now(), event));
         if event == 'a' {
-            agenda.add(1, 'A'); // too late: it happens now, after those of this instant
+            events.add(1, 'A'); // too late: it happens now, after those of this instant
         }
     }
     assert_eq!(seen, [(3, 'a'), (3, 'b'), (3, 'A'), (5, 'c'), (5, 'd')]);
@@ -80,7 +80,7 @@ fn events_come_in_order_of_time_then_of_adding() {
 #[test]
 fn a_seed_gives_the_same_run_again_and_another_another() {
     for kind in KINDS {
-        let run = |seed| counts(&World::new(setup(kind, seed)).run());
+        let run = |seed| counts(&Simulation::new(setup(kind, seed)).run());
         assert_eq!(run(7), run(7), "{kind:?}");
         assert_ne!(run(7), run(8), "{kind:?}");
     }
@@ -89,7 +89,7 @@ fn a_seed_gives_the_same_run_again_and_another_another() {
 #[test]
 fn nobody_uses_more_than_there_is() {
     for kind in KINDS {
-        let tally = World::new(setup(kind, 3)).run();
+        let tally = Simulation::new(setup(kind, 3)).run();
         // Half a minute's stock on top of four minutes' refill, and a debt of output at most.
         for used in tally.used {
             assert!(used <= 1.0 + 0.5 / 4.0 + 0.05, "{kind:?}: {:?}", tally.used);
@@ -102,11 +102,11 @@ fn nobody_uses_more_than_there_is() {
 fn the_oracle_uses_the_limit_and_is_never_refused() {
     for (refused_cost, at_response) in [(false, false), (true, true)] {
         let mut setup = setup(Kind::Oracle, 1);
-        setup.switches = Switches {
+        setup.switches = ServerOptions {
             refused_cost,
             at_response,
         };
-        let tally = World::new(setup).run();
+        let tally = Simulation::new(setup).run();
         assert_eq!(tally.refused + tally.refused_before + tally.failed, 0);
         let used = tally.used.into_iter().fold(0.0, f64::max);
         assert!(used > 0.97, "{:?}", tally.used);
@@ -115,7 +115,7 @@ fn the_oracle_uses_the_limit_and_is_never_refused() {
 
 #[test]
 fn unpaced_clients_are_refused_and_a_static_share_is_not() {
-    let refused = |kind| World::new(setup(kind, 1)).run().refused;
+    let refused = |kind| Simulation::new(setup(kind, 1)).run().refused;
     assert!(refused(Kind::SdkDefault) > 1_000);
     assert!(refused(Kind::BackoffForever) > 100);
     assert!(refused(Kind::StaticShare) < 20);
@@ -123,10 +123,10 @@ fn unpaced_clients_are_refused_and_a_static_share_is_not() {
 
 #[test]
 fn our_levels_are_compared_with_the_servers() {
-    let mut setup = setup(Kind::OursAlone, 1);
-    setup.parties.truncate(1);
+    let mut setup = setup(Kind::ThisLimiterAlone, 1);
+    setup.clients.truncate(1);
     setup.probe = true;
-    let drift = World::new(setup).run().drift.expect("it has levels");
+    let drift = Simulation::new(setup).run().drift.expect("it has levels");
     assert!(drift[0] <= 1.0, "{drift:?}");
 }
 
@@ -176,16 +176,16 @@ fn fairness_is_measured_in_tokens_of_counted_clients() {
     };
     assert_eq!(Metric::Jain.of(&even, None), Some(1.0));
     assert_eq!(Metric::Jain.of(&one, None), Some(0.25));
-    let mut setup = setup(Kind::OursShared, 1);
-    setup.parties[2].counted = false;
-    assert_eq!(World::new(setup).run().tokens.len(), 2);
+    let mut setup = setup(Kind::ThisLimiterShared, 1);
+    setup.clients[2].counted = false;
+    assert_eq!(Simulation::new(setup).run().tokens.len(), 2);
 }
 
 #[test]
 fn figures_for_programs_have_goals_only_where_one_is_held_to_them() {
-    let line = |kind, held| Line {
+    let line = |kind, has_goals| Line {
         label: format!("{kind:?}"),
-        held,
+        has_goals,
         is_oracle: false,
         setup: setup(kind, 0),
     };
@@ -225,7 +225,7 @@ fn every_row_of_the_issue_is_there() {
                 .columns
                 .iter()
                 .any(|column| column.id == id && column.goal.is_some());
-            goal && row.lines.iter().filter(|line| line.held).count() == 6
+            goal && row.lines.iter().filter(|line| line.has_goals).count() == 6
         });
         assert!(held, "{id}");
     }

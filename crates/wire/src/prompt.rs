@@ -84,7 +84,7 @@ impl<'a> Prompt<'a> {
                 b"messages" => prompt.messages = member.value,
                 CACHE_CONTROL => prompt.automatic = lifetime(member.value),
                 b"speed" => {
-                    prompt.fast = json_text(member.value).is_some_and(|speed| speed == "fast")
+                    prompt.fast = json_text(member.value).is_some_and(|speed| speed == "fast");
                 }
                 key => {
                     let place = SETTINGS.iter().position(|name| *name == key);
@@ -120,7 +120,7 @@ impl<'a> Prompt<'a> {
     /// Calls `show` with every block in order. An element that is not valid JSON ends its list.
     pub fn blocks(&self, mut show: impl FnMut(PromptBlock<'a>)) {
         let mut list = |part, role: &'a [u8], json: &'a [u8]| {
-            let Some(mut array) = Elements::open(json) else {
+            let Some(array) = Elements::open(json) else {
                 // A plain string is one block.
                 if !json.is_empty() {
                     show(PromptBlock {
@@ -132,7 +132,7 @@ impl<'a> Prompt<'a> {
                 }
                 return;
             };
-            while let Some(json) = array.next() {
+            for json in array {
                 show(PromptBlock {
                     part,
                     role,
@@ -143,10 +143,10 @@ impl<'a> Prompt<'a> {
         };
         list(PromptPart::Tools, &[], self.tools);
         list(PromptPart::System, &[], self.system);
-        let Some(mut messages) = Elements::open(self.messages) else {
+        let Some(messages) = Elements::open(self.messages) else {
             return;
         };
-        while let Some(message) = messages.next() {
+        for message in messages {
             let role = find(message, b"role").unwrap_or_default();
             let content = find(message, b"content").unwrap_or_default();
             list(PromptPart::Messages, role, content);

@@ -203,7 +203,7 @@ impl StreamFacts {
             }
             StreamEvent::ContentBlockStart => self.has_content = true,
             StreamEvent::MessageDelta => {
-                self.on_usage(data, find(data, b"delta").unwrap_or_default())
+                self.on_usage(data, find(data, b"delta").unwrap_or_default());
             }
             StreamEvent::MessageStop => self.complete = true,
             StreamEvent::Error if self.error.is_none() => {

@@ -266,18 +266,18 @@ pub fn stop_reason(body: &[u8]) -> Option<Cow<'_, str>> {
 
 fn iterations(json: &[u8]) -> (Option<u64>, Option<u64>) {
     let (mut input, mut output) = (None, None);
-    let Some(mut array) = Elements::open(json) else {
+    let Some(array) = Elements::open(json) else {
         return (None, None);
     };
-    while let Some(element) = array.next() {
-        let Some(one) = Usage::read(element, false) else {
+    for element in array {
+        let Some(usage) = Usage::read(element, false) else {
             continue;
         };
         input = add(
             input,
-            add(one.input_tokens, one.cache_creation_input_tokens),
+            add(usage.input_tokens, usage.cache_creation_input_tokens),
         );
-        output = add(output, one.output_tokens);
+        output = add(output, usage.output_tokens);
     }
     (input, output)
 }
