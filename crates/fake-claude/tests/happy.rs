@@ -330,7 +330,7 @@ async fn dropped_response_stays_charged() {
     assert_eq!(log[0].status, 0);
     assert_eq!(log.iter().filter(|attempt| attempt.content_sent).count(), 1);
     assert!(log[2].charged_output > 0);
-    // Whoever drops the body after the last event did not leave early.
+    // A body dropped after its last event is complete.
     let response = fake
         .clone()
         .oneshot(messages().body(text(true)).unwrap())

@@ -240,7 +240,7 @@ async fn fields_versions_and_lifecycles_are_checked() {
             (404, format!("model: claude-{model}"))
         );
     }
-    // Counting tokens knows of the forced tool, and of nothing else here.
+    // `count_tokens` checks the forced tool and no other field here.
     let count = "/v1/messages/count_tokens";
     assert_eq!(
         send(

@@ -27,12 +27,11 @@ struct TableArgs {
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
 
-    /// How many seeds; every figure is the worst of them
+    /// Number of seeds. Every figure is the worst of them
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=1_000))]
     seeds: u64,
 
-    /// A sixth of the length and two seeds at most: noisy figures, some of which may miss their
-    /// goals
+    /// Run a sixth of the length with at most two seeds. Some of the noisy figures may miss their goals
     #[arg(long)]
     quick: bool,
 

@@ -1,4 +1,4 @@
-//! LineResult of a run, and what they are measured by.
+//! Metrics of a run, and their goals.
 
 use crate::simulation::Tally;
 
@@ -47,12 +47,12 @@ pub(crate) enum Metric {
     Wait,
 }
 
-/// What a figure must be.
+/// Goal of a metric.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Goal {
     AtMost(f64),
     AtLeast(f64),
-    /// A value, and how far off at most.
+    /// A value, and its tolerance.
     About(f64, f64),
 }
 

@@ -18,7 +18,7 @@ use crate::{
 
 const THREADS: usize = 2;
 
-/// TallyTable by scenario, line and seed.
+/// Tallies, indexed by scenario, line and seed.
 pub(crate) type TallyTable = Vec<Vec<Vec<Tally>>>;
 
 struct Task {

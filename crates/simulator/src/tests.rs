@@ -62,7 +62,7 @@ fn counts(tally: &Tally) -> (u64, u64, u64, Vec<u64>) {
 }
 
 #[test]
-fn events_come_in_order_of_time_then_of_adding() {
+fn events_are_in_order_of_time_then_of_insertion() {
     let mut events = EventQueue::new();
     for (at, event) in [(5, 'c'), (3, 'a'), (5, 'd'), (3, 'b'), (9, 'e')] {
         events.add(at, event);
@@ -71,14 +71,14 @@ fn events_come_in_order_of_time_then_of_adding() {
     while let Some(event) = events.next(9) {
         seen.push((events.now(), event));
         if event == 'a' {
-            events.add(1, 'A'); // too late: it happens now, after those of this instant
+            events.add(1, 'A'); // in the past: it happens now, after the events of this time
         }
     }
     assert_eq!(seen, [(3, 'a'), (3, 'b'), (3, 'A'), (5, 'c'), (5, 'd')]);
 }
 
 #[test]
-fn a_seed_gives_the_same_run_again_and_another_another() {
+fn same_seed_gives_the_same_run() {
     for kind in KINDS {
         let run = |seed| counts(&Simulation::new(setup(kind, seed)).run());
         assert_eq!(run(7), run(7), "{kind:?}");
@@ -87,7 +87,7 @@ fn a_seed_gives_the_same_run_again_and_another_another() {
 }
 
 #[test]
-fn nobody_uses_more_than_there_is() {
+fn use_is_at_most_the_allowance() {
     for kind in KINDS {
         let tally = Simulation::new(setup(kind, 3)).run();
         // Half a minute's stock on top of four minutes' refill, and a debt of output at most.
@@ -99,7 +99,7 @@ fn nobody_uses_more_than_there_is() {
 }
 
 #[test]
-fn the_oracle_uses_the_limit_and_is_never_refused() {
+fn oracle_uses_the_limit_without_rejections() {
     for (refused_cost, at_response) in [(false, false), (true, true)] {
         let mut setup = setup(Kind::Oracle, 1);
         setup.switches = ServerOptions {
@@ -114,7 +114,7 @@ fn the_oracle_uses_the_limit_and_is_never_refused() {
 }
 
 #[test]
-fn unpaced_clients_are_refused_and_a_static_share_is_not() {
+fn unpaced_client_is_rejected_and_static_share_is_not() {
     let refused = |kind| Simulation::new(setup(kind, 1)).run().refused;
     assert!(refused(Kind::SdkDefault) > 1_000);
     assert!(refused(Kind::BackoffForever) > 100);
@@ -122,7 +122,7 @@ fn unpaced_clients_are_refused_and_a_static_share_is_not() {
 }
 
 #[test]
-fn our_levels_are_compared_with_the_servers() {
+fn levels_of_this_limiter_are_compared_with_the_server() {
     let mut setup = setup(Kind::ThisLimiterAlone, 1);
     setup.clients.truncate(1);
     setup.probe = true;
@@ -131,7 +131,7 @@ fn our_levels_are_compared_with_the_servers() {
 }
 
 #[test]
-fn other_limits_keep_the_levels_as_far_as_they_fit() {
+fn changed_limits_keep_the_levels_up_to_the_capacity() {
     let burst = Duration::from_secs(60);
     let mut server = Server::new(Quota([100, 60_000, 6_000]), burst, false);
     server.admit(0, 50_000).expect("it fits");
@@ -152,7 +152,7 @@ fn other_limits_keep_the_levels_as_far_as_they_fit() {
 }
 
 #[test]
-fn the_worst_seed_counts() {
+fn figure_is_of_the_worst_seed() {
     let values = [99.0, 100.0, 98.0];
     let least = Some(Goal::AtLeast(99.0));
     assert_eq!(Metric::Use.worst(&values, least), Some(98.0));
@@ -165,7 +165,7 @@ fn the_worst_seed_counts() {
 }
 
 #[test]
-fn fairness_is_measured_in_tokens_of_counted_clients() {
+fn fairness_uses_tokens_of_counted_clients() {
     let even = Tally {
         tokens: vec![5, 5, 5, 5],
         ..Tally::default()
@@ -182,7 +182,7 @@ fn fairness_is_measured_in_tokens_of_counted_clients() {
 }
 
 #[test]
-fn figures_for_programs_have_goals_only_where_one_is_held_to_them() {
+fn json_has_goals_only_for_lines_with_goals() {
     let line = |kind, has_goals| Line {
         label: format!("{kind:?}"),
         has_goals,
@@ -215,7 +215,7 @@ fn figures_for_programs_have_goals_only_where_one_is_held_to_them() {
 }
 
 #[test]
-fn every_row_of_the_issue_is_there() {
+fn every_documented_row_exists() {
     let rows = scenario::all(&Options::default()).expect("no trace to read");
     for id in [
         "R1", "R2", "R3", "R5", "R6", "R7", "R8", "R26", "R27", "R28",
@@ -237,7 +237,7 @@ fn every_row_of_the_issue_is_there() {
 }
 
 #[test]
-fn a_trace_is_replayed_over_and_over() {
+fn trace_is_replayed_repeatedly() {
     let path = concat!(
         env!("CARGO_MANIFEST_DIR"),
         "/../../examples/data/azure-llm-code-2023.csv"
@@ -256,7 +256,7 @@ fn a_trace_is_replayed_over_and_over() {
 }
 
 #[test]
-fn the_picture_is_whole() {
+fn chart_is_complete_svg() {
     let svg = crate::picture(1);
     assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n"));
     assert!(!svg.contains("NaN") && !svg.contains("inf"));

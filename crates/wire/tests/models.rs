@@ -271,7 +271,7 @@ fn tier_limits_are_as_published() {
     assert_eq!(catalog.tier_limits(Tier::Start, "nowhere"), None);
     for model in catalog.models() {
         for tier in TIERS {
-            // Nobody has published numbers for Mythos.
+            // There are no published limits for Mythos.
             let published = !model.rate_group.starts_with("mythos");
             let found = catalog.tier_limits(tier, &model.rate_group).is_some();
             assert_eq!(found, published, "{}", model.id);

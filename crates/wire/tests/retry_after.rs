@@ -1,4 +1,4 @@
-//! Waits the server asks for.
+//! Waits that a response requests.
 
 mod common;
 
