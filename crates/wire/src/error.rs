@@ -86,6 +86,14 @@ impl ApiError {
             self.request_id.as_deref(),
         )
     }
+
+    /// Returns the server-sent `error` event with this error, as the API ends a stream that it cannot finish.
+    ///
+    /// Inside of a stream it must follow a complete event: write a blank line before it otherwise.
+    #[must_use]
+    pub fn to_sse_event(&self) -> String {
+        format!("event: error\ndata: {}\n\n", self.to_body())
+    }
 }
 
 impl std::fmt::Display for ApiError {

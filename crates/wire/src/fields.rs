@@ -4,12 +4,19 @@ use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 
-use crate::json::{Array, Object, text};
+use crate::json::{Array, Object, string_end, text};
 
 /// The text of a raw JSON string, its escapes resolved; `None` for any other value or a string that is not valid.
 #[must_use]
 pub fn json_text(value: &[u8]) -> Option<Cow<'_, str>> {
     text(value)
+}
+
+/// Returns the index after the closing quote of the JSON string whose content begins at `from`, or `None` if the string
+/// has no end.
+#[must_use]
+pub fn json_string_end(json: &[u8], from: usize) -> Option<usize> {
+    string_end(json, from)
 }
 
 /// The text is cut short, is not an object, or has a key that is no JSON string.

@@ -8,9 +8,8 @@ use std::borrow::Cow;
 
 use memchr::memchr;
 
-pub(crate) use self::skip::skip_space;
-pub(crate) use self::skip::{Notice, find, value_end};
-use self::skip::{string_end, value_end_noticed};
+use self::skip::value_end_noticed;
+pub(crate) use self::skip::{Notice, find, skip_space, string_end, value_end};
 use crate::headers::digits;
 
 /// The text is no JSON object, or is cut short.

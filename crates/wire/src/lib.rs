@@ -54,7 +54,7 @@ mod usage;
 
 pub use count::{count_tokens_body, counted_tokens};
 pub use error::ApiError;
-pub use fields::{Elements, Field, Fields, JsonBroken, json_text};
+pub use fields::{Elements, Field, Fields, JsonBroken, json_string_end, json_text};
 pub use headers::{
     Gauge, Media, RateLimits, date, is_compressed, is_event_stream, is_json, media,
     organization_id, readable, request_id, should_retry, workspace_id,

@@ -111,8 +111,22 @@ impl StreamState {
     /// Reads the next chunk, cut anywhere.
     #[inline]
     pub fn feed(&mut self, chunk: &[u8]) {
+        self.feed_with(chunk, |_, _| {});
+    }
+
+    /// Reads the next chunk as [`feed`](Self::feed) does, and calls `on_event` with every event that ends in it.
+    #[inline]
+    pub fn feed_with(
+        &mut self,
+        chunk: &[u8],
+        mut on_event: impl FnMut(StreamEvent, &SseEvent<'_>),
+    ) {
         let seen = &mut self.seen;
-        self.scanner.feed(chunk, |event| seen.event(&event));
+        self.scanner.feed(chunk, |event| {
+            let kind = StreamEvent::of(&event);
+            seen.event(kind, event.data);
+            on_event(kind, &event);
+        });
     }
 
     /// Usage so far; later counts replace earlier ones, as they are cumulative. Empty if the stream told none.
@@ -178,10 +192,10 @@ impl StreamState {
 
 impl Seen {
     #[inline]
-    fn event(&mut self, event: &SseEvent<'_>) {
-        match StreamEvent::of(event) {
-            StreamEvent::ContentBlockDelta => self.delta_bytes += event.data.len() as u64,
-            kind => self.rare(kind, event.data),
+    fn event(&mut self, kind: StreamEvent, data: &[u8]) {
+        match kind {
+            StreamEvent::ContentBlockDelta => self.delta_bytes += data.len() as u64,
+            kind => self.rare(kind, data),
         }
     }
 

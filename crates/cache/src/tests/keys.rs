@@ -6,7 +6,7 @@ use tower_claude_core::Tenant;
 use crate::{
     Key,
     request::canonical::fields,
-    request::key::{Secret, written},
+    request::key::{Secret, key_text},
 };
 
 const BODY: &str =
@@ -144,7 +144,7 @@ fn parts_cannot_run_into_each_other() {
         let mut head = with("x-api-key", x_api_key);
         head.headers
             .insert("authorization", HeaderValue::from_static(authorization));
-        written(&bare(head.clone()), &[], &[])
+        key_text(&bare(head.clone()), &[], &[])
     };
     assert_ne!(text("ab", "c"), text("a", "bc"));
     assert_ne!(text("", "a"), text("a", ""));

@@ -19,7 +19,10 @@ async fn the_fill_goes_on_when_all_are_gone() {
         let script = scripts.next().await;
         first.abort();
         settle().await;
-        assert_eq!((scripts.alive(), layer.handle().snapshot().flights), (1, 1));
+        assert_eq!(
+            (scripts.alive(), layer.handle().snapshot().in_flight),
+            (1, 1)
+        );
         if stream {
             let mouth = script.stream();
             STREAM.iter().for_each(|part| say(&mouth, part));

@@ -55,7 +55,7 @@ async fn equal_requests_under_way_are_one_call() {
     }
     let seen = layer.handle().snapshot();
     assert_eq!((scripts.calls(), seen.misses, seen.joined), (2, 2, 38));
-    assert_eq!((seen.flights, seen.stored, scripts.alive()), (0, 2, 0));
+    assert_eq!((seen.in_flight, seen.stored, scripts.alive()), (0, 2, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -105,7 +105,7 @@ async fn a_leader_that_gives_up_before_the_head_is_followed_by_another() {
     let last = calls.remove(0).await.expect("no panic").expect("an answer");
     assert_eq!((last.text.as_str(), scripts.calls()), (MESSAGE, 5));
     let seen = layer.handle().snapshot();
-    assert_eq!((seen.takeovers, seen.flights, seen.stored), (4, 0, 1));
+    assert_eq!((seen.takeovers, seen.in_flight, seen.stored), (4, 0, 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -148,9 +148,15 @@ async fn with_the_last_reader_the_inner_call_ends() {
         .expect("a head");
     say(&mouth, START);
     drop(lead);
-    assert_eq!((scripts.alive(), layer.handle().snapshot().flights), (1, 1));
+    assert_eq!(
+        (scripts.alive(), layer.handle().snapshot().in_flight),
+        (1, 1)
+    );
     drop(follower);
-    assert_eq!((scripts.alive(), layer.handle().snapshot().flights), (0, 0));
+    assert_eq!(
+        (scripts.alive(), layer.handle().snapshot().in_flight),
+        (0, 0)
+    );
     assert!(mouth.is_closed());
 }
 
@@ -402,7 +408,7 @@ async fn who_comes_after_an_error_event_does_not_share_it() {
     assert_eq!(second.expect("an answer").text, STREAM.concat());
     drop((first, mouth));
     let seen = layer.handle().snapshot();
-    assert_eq!((seen.flights, seen.stored, scripts.calls()), (0, 1, 2));
+    assert_eq!((seen.in_flight, seen.stored, scripts.calls()), (0, 1, 2));
 }
 
 #[tokio::test(start_paused = true)]

@@ -135,7 +135,7 @@ async fn who_is_too_far_behind_is_cut_off_and_told() {
     assert_eq!(fast.await.expect("no panic").expect("an answer").text, text);
     let late = rest(&mut slow.expect("a head").into_body()).await;
     assert!(late.contains("event: error\n") && late.len() < 1_000);
-    assert_eq!(layer.handle().snapshot().cut_off, 1);
+    assert_eq!(layer.handle().snapshot().lagged, 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -83,7 +83,7 @@ macro_rules! storm {
             seen.takeovers
         );
         assert!(whole_answers > CALLERS / 4);
-        assert_eq!((seen.flights, seen.stored, scripts.alive()), (0, 1, 0));
+        assert_eq!((seen.in_flight, seen.stored, scripts.alive()), (0, 1, 0));
         assert_eq!(seen.takeovers as usize, scripts.calls() - 1);
         scripts.calls()
     }};
@@ -138,7 +138,10 @@ async fn on_several_threads_too() {
             }
         };
         tokio::select! { () = answering => {}, () = aborting => {} }
-        assert_eq!((layer.handle().snapshot().flights, scripts.alive()), (0, 0));
+        assert_eq!(
+            (layer.handle().snapshot().in_flight, scripts.alive()),
+            (0, 0)
+        );
     }
 }
 

@@ -51,14 +51,14 @@ fn literal_end(json: &[u8], at: usize, literal: &[u8]) -> Option<usize> {
         .then_some(at + literal.len())
 }
 
-/// The index after the closing quote of the string whose content begins at `from`.
+/// Returns the index after the closing quote of the string whose content begins at `from`.
 ///
 /// Looks for quotes only and counts the backslashes before each: text is full of `\n` and has few `\"`.
 #[inline]
-pub(super) fn string_end(json: &[u8], from: usize) -> Option<usize> {
+pub(crate) fn string_end(json: &[u8], from: usize) -> Option<usize> {
     let mut at = from;
     loop {
-        let quote = at + find(&json[at..], b'"')?;
+        let quote = at + find(json.get(at..)?, b'"')?;
         let escapes = json[from..quote]
             .iter()
             .rev()
