@@ -3,13 +3,13 @@ use bytes::Bytes;
 use crate::coalesce::frame_buffer::{FrameBuffer, Lagged};
 
 fn frame(number: usize, length: usize) -> Bytes {
-    // Of a far larger buffer, as a client's frames are.
+    // A slice of a much larger buffer, as a client's frames are.
     let buffer = Bytes::from(vec![number as u8; length + 100_000]);
     buffer.slice(..length)
 }
 
 #[test]
-fn it_weighs_no_more_than_its_limit_and_a_frame() {
+fn frame_buffer_weighs_at_most_its_limit_plus_one_frame() {
     for (limit, length) in [
         (4 << 20, 150),
         (4 << 20, 7),
@@ -29,7 +29,7 @@ fn it_weighs_no_more_than_its_limit_and_a_frame() {
             );
         }
         assert!(buffer.is_over() && buffer.frames().is_none());
-        // What is counted beside the bytes of a stream's usual events is little of it.
+        // For events of the usual length, the overhead is small.
         if length == 150 {
             assert!(held > limit * 9 / 10);
         }
@@ -37,7 +37,7 @@ fn it_weighs_no_more_than_its_limit_and_a_frame() {
 }
 
 #[test]
-fn frames_stay_what_they_were_until_they_are_dropped() {
+fn buffered_frame_is_unchanged_until_dropped() {
     let mut buffer = FrameBuffer::new(64 << 10);
     for number in 0..2_000 {
         buffer.push(&frame(number, 100));
@@ -53,7 +53,7 @@ fn frames_stay_what_they_were_until_they_are_dropped() {
 }
 
 #[test]
-fn short_ones_are_kept_frame_for_frame_in_memory_of_their_own() {
+fn short_response_is_copied_frame_by_frame() {
     let mut buffer = FrameBuffer::new(64 << 10);
     let frames: Vec<Bytes> = (0..50).map(|number| frame(number, number + 1)).collect();
     frames.iter().for_each(|frame| buffer.push(frame));
