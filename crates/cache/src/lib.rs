@@ -115,3 +115,7 @@ pub use store::{
     entry::{Entry, EntryParts, Freshness},
     memory::MemoryStore,
 };
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
