@@ -13,7 +13,7 @@ use tower_claude_core::ResponseBody;
 use tower_claude_wire::ApiError;
 
 use crate::{
-    coalesce::{state::NextFrame, subscriber::Subscriber},
+    coalesce::{shared_fetch::Subscriber, state::NextFrame},
     store::entry::Entry,
 };
 

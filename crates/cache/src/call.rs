@@ -24,8 +24,8 @@ use crate::{
     answer::head::{CACHE, is_temporary, jittered},
     answer::rules::Rules,
     body::CacheBody,
+    coalesce::shared_fetch::Subscriber,
     coalesce::state::{FetchParams, SharedResponse},
-    coalesce::subscriber::Subscriber,
     config::{Config, LAYER},
     request::{
         key::{Key, UnkeyedFields},

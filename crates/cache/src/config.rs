@@ -11,7 +11,7 @@ use std::{
 use tower_claude_core::event::{CacheDecision, Event, EventSink, emit};
 
 use crate::{
-    coalesce::subscriber::{FetchHost, FetchMap},
+    coalesce::shared_fetch::{FetchHost, FetchMap},
     request::{key::Key, policy::Policy},
     store::{Store, entry::Entry},
 };

@@ -31,11 +31,9 @@ struct Message<'a> {
     model: Cow<'a, str>,
     #[serde(borrow, default)]
     content: Vec<Block<'a>>,
-    #[serde(borrow, default)]
+    #[serde(borrow)]
     stop_reason: Option<Cow<'a, str>>,
-    #[serde(default)]
     container: Option<IgnoredAny>,
-    #[serde(default)]
     usage: Option<Usage>,
 }
 
@@ -45,17 +43,14 @@ struct Block<'a> {
     kind: Cow<'a, str>,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Deserialize)]
 struct Usage {
-    #[serde(default)]
     server_tool_use: Option<ServerTools>,
 }
 
 #[derive(Deserialize)]
 struct ServerTools {
-    #[serde(default)]
     web_search_requests: Option<u64>,
-    #[serde(default)]
     web_fetch_requests: Option<u64>,
 }
 
@@ -74,13 +69,11 @@ struct BlockStart<'a> {
 #[derive(Deserialize)]
 struct Delta {
     delta: DeltaFields,
-    #[serde(default)]
     usage: Option<Usage>,
 }
 
 #[derive(Deserialize)]
 struct DeltaFields {
-    #[serde(default)]
     container: Option<IgnoredAny>,
 }
 

@@ -19,8 +19,8 @@ use crate::{
     call::{CacheStatus, CacheableCall, Lookup},
     coalesce::{
         leader_call::{LeaderCall, LeaderResult, ResultSlot},
+        shared_fetch::Subscriber,
         state::{SharedResponse, Update},
-        subscriber::Subscriber,
     },
     detach::Detach,
     store::Store,

@@ -17,8 +17,8 @@ use tower_service::Service;
 use crate::{
     answer::head::{Head, is_out_of_time},
     coalesce::{
+        shared_fetch::{LeaderGuard, Subscriber},
         state::{FetchEnd, FetchParams},
-        subscriber::{LeaderGuard, Subscriber},
     },
 };
 

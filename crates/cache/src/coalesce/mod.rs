@@ -8,7 +8,6 @@
 pub(crate) mod fetch_future;
 pub(crate) mod frame_buffer;
 pub(crate) mod leader_call;
-mod shared_fetch;
+pub(crate) mod shared_fetch;
 pub(crate) mod state;
-pub(crate) mod subscriber;
 mod waker_set;

@@ -1,6 +1,7 @@
-//! A fetch that several callers share.
+//! A fetch that several callers share: its subscribers, and the leader among them.
 
 use std::{
+    collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker, ready},
 };
@@ -14,60 +15,72 @@ use crate::{
         state::{ErasedBody, FetchEnd, FetchParams, FetchState, NextFrame, Phase, Update},
         waker_set::WakerSet,
     },
-    request::key::Key,
+    request::key::{IdentityHasher, Key},
+    store::entry::Entry,
 };
+
+type Map = HashMap<Key, Arc<SharedFetch>, IdentityHasher>;
+
+/// The fetches of one layer that new callers may join.
+#[derive(Debug, Default)]
+pub(crate) struct FetchMap {
+    map: Mutex<Map>,
+}
+
+/// The layer that owns the fetches.
+pub(crate) trait FetchHost: Send + Sync {
+    fn fetches(&self) -> &FetchMap;
+    /// Stores the entry of a fetch that has ended, or records the reason not to.
+    fn settled(&self, key: Key, entry: Result<Entry, &'static str>);
+    /// Records a reader that fell too far behind.
+    fn lagged(&self);
+}
+
+impl FetchMap {
+    fn lock(&self) -> MutexGuard<'_, Map> {
+        self.map.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.lock().len()
+    }
+}
 
 /// A call to the inner service that several callers share.
 #[derive(Debug)]
-pub(super) struct SharedFetch {
-    pub(super) key: Key,
-    pub(super) wakers: Arc<WakerSet>,
+struct SharedFetch {
+    key: Key,
+    wakers: Arc<WakerSet>,
     state: Mutex<FetchState>,
 }
 
 impl SharedFetch {
-    pub(super) fn new(key: Key, limit: usize) -> Self {
-        Self {
-            key,
-            wakers: Arc::default(),
-            state: Mutex::new(FetchState::new(limit)),
-        }
-    }
-
-    pub(super) fn lock(&self) -> MutexGuard<'_, FetchState> {
+    fn lock(&self) -> MutexGuard<'_, FetchState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Publishes the head, and takes over the body.
-    pub(super) fn open(&self, head: Head, params: FetchParams, source: Box<dyn ErasedBody>) {
-        self.lock().open(head, params, source);
+    /// Changes the state, and wakes all subscribers.
+    fn change(&self, change: impl FnOnce(&mut FetchState)) {
+        change(&mut self.lock());
         self.wakers.wake_all();
     }
 
-    /// Ends the fetch without a head.
-    pub(super) fn fail(&self, end: FetchEnd) {
-        self.lock().end(end);
-        self.wakers.wake_all();
-    }
-
-    /// Gives up the leadership of a leader that was cancelled before it got a response.
-    pub(super) fn abandon(&self) {
-        let mut state = self.lock();
-        if state.phase != Phase::Fetching {
+    /// Stores the entry of a fetch that has ended, and removes the fetch from the map afterwards.
+    /// A caller that comes in between joins the fetch.
+    fn settle(self: &Arc<Self>, host: &dyn FetchHost) {
+        let settled = self.lock().settle();
+        let Some(entry) = settled else {
             return;
+        };
+        host.settled(self.key, entry);
+        let mut map = host.fetches().lock();
+        if (map.get(&self.key)).is_some_and(|known| Arc::ptr_eq(known, self)) {
+            map.remove(&self.key);
         }
-        state.phase = Phase::NoLeader;
-        drop(state);
-        self.wakers.wake_all();
     }
 
     /// Waits for the next update. With `until_content`, a stream must have begun its content.
-    pub(super) fn poll_update(
-        &self,
-        id: u64,
-        until_content: bool,
-        cx: &mut Context<'_>,
-    ) -> Poll<Update> {
+    fn poll_update(&self, id: u64, until_content: bool, cx: &mut Context<'_>) -> Poll<Update> {
         let mut state = self.lock();
         loop {
             match state.phase {
@@ -93,12 +106,7 @@ impl SharedFetch {
     }
 
     /// Waits for the frame at `index`.
-    pub(super) fn poll_next(
-        &self,
-        id: u64,
-        index: &mut usize,
-        cx: &mut Context<'_>,
-    ) -> Poll<NextFrame> {
+    fn poll_next(&self, id: u64, index: &mut usize, cx: &mut Context<'_>) -> Poll<NextFrame> {
         let mut state = self.lock();
         loop {
             match state.frames.get(*index) {
@@ -121,7 +129,7 @@ impl SharedFetch {
     }
 
     /// Reads the inner body to its end, or until it no longer fits the buffer.
-    pub(super) fn poll_drain(&self, id: u64, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_drain(&self, id: u64, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = self.lock();
         while state.phase == Phase::Open && !state.frames.is_over() {
             ready!(self.poll_source(&mut state, id, cx));
@@ -153,11 +161,148 @@ impl SharedFetch {
         self.wakers.wake_all();
         Poll::Ready(())
     }
+}
+
+/// A caller that waits for a shared fetch or reads its body. The inner call ends with its last
+/// subscriber.
+pub(crate) struct Subscriber {
+    host: Arc<dyn FetchHost>,
+    fetch: Arc<SharedFetch>,
+    id: u64,
+}
+
+impl Subscriber {
+    /// Subscribes to the fetch of this key, or to a new fetch if there is none and `stored` finds
+    /// no entry. Returns `None` if `most` callers share the fetch already.
+    pub(crate) fn join<E>(
+        host: Arc<dyn FetchHost>,
+        key: Key,
+        most: usize,
+        limit: usize,
+        stored: impl FnOnce() -> Option<E>,
+    ) -> Result<Option<Self>, E> {
+        let mut map = host.fetches().lock();
+        let fetch = match map.get(&key) {
+            Some(fetch) if fetch.lock().is_joinable() => fetch.clone(),
+            _ => {
+                // A fetch may have ended since the caller looked into the store.
+                if let Some(stored) = stored() {
+                    return Err(stored);
+                }
+                let fetch = Arc::new(SharedFetch {
+                    key,
+                    wakers: Arc::default(),
+                    state: Mutex::new(FetchState::new(limit)),
+                });
+                map.insert(key, fetch.clone());
+                fetch
+            }
+        };
+        let mut state = fetch.lock();
+        if state.is_full(most) {
+            return Ok(None);
+        }
+        let id = state.subscribe();
+        drop(state);
+        drop(map);
+        Ok(Some(Self { host, fetch, id }))
+    }
+
+    /// Returns another subscriber of the same fetch, for the detached task that makes the call.
+    pub(crate) fn for_task(&self) -> Self {
+        Self {
+            host: self.host.clone(),
+            fetch: self.fetch.clone(),
+            id: self.fetch.lock().subscribe_task(),
+        }
+    }
+
+    /// Waits for the next update. With `until_content`, a stream must have begun its content.
+    pub(crate) fn poll_update(&self, until_content: bool, cx: &mut Context<'_>) -> Poll<Update> {
+        let update = self.fetch.poll_update(self.id, until_content, cx);
+        self.fetch.settle(&*self.host);
+        update
+    }
+
+    /// Waits for the frame at `index`, and advances `index`.
+    pub(crate) fn poll_next(&self, index: &mut usize, cx: &mut Context<'_>) -> Poll<NextFrame> {
+        let next = self.fetch.poll_next(self.id, index, cx);
+        self.fetch.settle(&*self.host);
+        if matches!(next, Poll::Ready(NextFrame::Lagged)) {
+            self.host.lagged();
+        }
+        next
+    }
+
+    /// Reads the inner body to its end, or until it no longer fits the buffer.
+    pub(crate) fn poll_drain(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let end = self.fetch.poll_drain(self.id, cx);
+        self.fetch.settle(&*self.host);
+        end
+    }
 
     /// Returns true if a reader at `index` has read the complete body.
-    pub(super) fn is_at_end(&self, index: usize) -> bool {
-        let state = self.lock();
+    pub(crate) fn is_at_end(&self, index: usize) -> bool {
+        let state = self.fetch.lock();
         matches!(state.phase, Phase::Over(FetchEnd::Complete))
             && index >= state.frames.end() + usize::from(state.trailers.is_some())
+    }
+
+    /// Returns the guard of the leader, which [`Update::Lead`] made this subscriber.
+    pub(crate) fn leader_guard(&self) -> LeaderGuard {
+        LeaderGuard {
+            host: self.host.clone(),
+            fetch: self.fetch.clone(),
+        }
+    }
+}
+
+impl Drop for Subscriber {
+    fn drop(&mut self) {
+        // No caller can join while the map is locked.
+        let map = self.host.fetches().lock();
+        let mut state = self.fetch.lock();
+        let was_over = state.is_over();
+        let source = state.unsubscribe();
+        let ended = state.is_over() && !was_over;
+        drop((state, map));
+        self.fetch.wakers.remove(self.id);
+        drop(source);
+        if ended {
+            self.fetch.wakers.wake_all();
+        }
+        self.fetch.settle(&*self.host);
+    }
+}
+
+/// The leadership of a shared fetch. If it is dropped before a response, another subscriber
+/// becomes the leader.
+pub(crate) struct LeaderGuard {
+    host: Arc<dyn FetchHost>,
+    fetch: Arc<SharedFetch>,
+}
+
+impl LeaderGuard {
+    /// Publishes the head, and hands the body over to the fetch.
+    pub(crate) fn open(self, head: Head, params: FetchParams, source: Box<dyn ErasedBody>) {
+        self.fetch.change(|state| state.open(head, params, source));
+        self.fetch.settle(&*self.host);
+    }
+
+    /// Ends the fetch without a head.
+    pub(crate) fn fail(self, end: FetchEnd) {
+        self.fetch.change(|state| state.end(end));
+        self.fetch.settle(&*self.host);
+    }
+}
+
+impl Drop for LeaderGuard {
+    fn drop(&mut self) {
+        let mut state = self.fetch.lock();
+        if state.phase == Phase::Fetching {
+            state.phase = Phase::NoLeader;
+            drop(state);
+            self.fetch.wakers.wake_all();
+        }
     }
 }

@@ -1,10 +1,6 @@
 //! A stored response.
 
-use std::{
-    fmt,
-    sync::{Arc, LazyLock},
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{
@@ -151,30 +147,14 @@ impl fmt::Debug for Entry {
 }
 
 /// Headers of one connection, one request or one moment.
-static TRANSIENT: LazyLock<std::collections::HashSet<&'static str>> = LazyLock::new(|| {
-    [
-        "age",
-        "alt-svc",
-        "authorization",
-        "connection",
-        "content-length",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "proxy-connection",
-        "retry-after",
-        "server-timing",
-        "set-cookie",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        "via",
-        "www-authenticate",
-        "x-should-retry",
-    ]
-    .into()
-});
+const TRANSIENT: &str = "age alt-svc authorization connection content-length keep-alive \
+    proxy-authenticate proxy-authorization proxy-connection retry-after server-timing set-cookie \
+    te trailer transfer-encoding upgrade via www-authenticate x-should-retry";
+/// Prefixes of such headers.
+const TRANSIENT_PREFIXES: &str = "cf- x-envoy- x-tower-claude- x-amzn- x-b3-";
+/// Parts of the names of such headers.
+const TRANSIENT_PARTS: &str = "ratelimit request-id requestid trace correlation-id \
+    anthropic-fast- anthropic-priority-";
 
 /// Returns the headers that describe the response itself, without the headers of the connection, of
 /// the request, or of the current rate limits.
@@ -190,21 +170,11 @@ pub(crate) fn storable_headers(headers: &HeaderMap) -> HeaderMap {
 
 fn is_transient(name: &HeaderName) -> bool {
     let name = name.as_str();
-    TRANSIENT.contains(name)
-        || ["cf-", "x-envoy-", "x-tower-claude-", "x-amzn-", "x-b3-"]
-            .iter()
-            .any(|family| name.starts_with(family))
-        || [
-            "ratelimit",
-            "request-id",
-            "requestid",
-            "trace",
-            "correlation-id",
-            "anthropic-fast-",
-            "anthropic-priority-",
-        ]
-        .iter()
-        .any(|part| name.contains(part))
+    let mut prefixes = TRANSIENT_PREFIXES.split(' ');
+    let mut parts = TRANSIENT_PARTS.split(' ');
+    TRANSIENT.split(' ').any(|transient| name == transient)
+        || prefixes.any(|prefix| name.starts_with(prefix))
+        || parts.any(|part| name.contains(part))
 }
 
 fn is_named_by_connection(headers: &HeaderMap, name: &HeaderName) -> bool {
@@ -212,8 +182,5 @@ fn is_named_by_connection(headers: &HeaderMap, name: &HeaderName) -> bool {
         .get_all(http::header::CONNECTION)
         .iter()
         .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
-        .any(|word| {
-            word.trim_ascii()
-                .eq_ignore_ascii_case(name.as_str().as_bytes())
-        })
+        .any(|word| (word.trim_ascii()).eq_ignore_ascii_case(name.as_str().as_bytes()))
 }

@@ -33,7 +33,7 @@ pub struct MemoryStore {
 
 struct Shared {
     cache: Cache<Key, Entry, ByWeight, IdentityHasher, CollectEvicted>,
-    tenants: Mutex<HashMap<Arc<str>, TenantUse>>,
+    tenants: Mutex<TenantTable>,
 }
 
 /// The entries of one tenant.
@@ -75,12 +75,8 @@ impl MemoryStore {
         let shards = (bytes / SHARD_CAPACITY).clamp(1, 8);
         let options = OptionsBuilder::new()
             .weight_capacity(bytes)
-            .estimated_items_capacity(
-                usize::try_from(bytes / TYPICAL_WEIGHT)
-                    .unwrap_or(usize::MAX)
-                    .clamp(32, 1 << 20),
-            )
-            .shards(usize::try_from(shards).unwrap_or(1))
+            .estimated_items_capacity((bytes / TYPICAL_WEIGHT).clamp(32, 1 << 20) as usize)
+            .shards(shards as usize)
             .build()
             .expect("both capacities are set");
         Self {
@@ -164,16 +160,17 @@ impl Store for MemoryStore {
     }
 }
 
-/// The locked table of tenants.
-struct TenantTable<'a>(MutexGuard<'a, HashMap<Arc<str>, TenantUse>>);
+/// The entries of each tenant.
+#[derive(Default)]
+struct TenantTable(HashMap<Arc<str>, TenantUse>);
 
 impl Shared {
-    fn tenants(&self) -> TenantTable<'_> {
-        TenantTable(self.tenants.lock().unwrap_or_else(PoisonError::into_inner))
+    fn tenants(&self) -> MutexGuard<'_, TenantTable> {
+        self.tenants.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl TenantTable<'_> {
+impl TenantTable {
     fn add(&mut self, key: Key, entry: &Entry) {
         if let Some(tenant) = &entry.parts().tenant {
             let held = self.0.entry(tenant.0.clone()).or_default();
