@@ -12,8 +12,14 @@ pub fn json_text(value: &[u8]) -> Option<Cow<'_, str>> {
     text(value)
 }
 
-/// Returns the index after the closing quote of the JSON string whose content begins at `from`, or `None` if the string
-/// has no end.
+/// Returns the index after the closing quote of the JSON string whose content begins at `from`, or
+/// `None` if the string has no end.
+///
+/// ```
+/// # use tower_claude_wire::json_string_end;
+/// assert_eq!(json_string_end(br#""a\"b","#, 1), Some(6));
+/// assert_eq!(json_string_end(br#""a\""#, 1), None);
+/// ```
 #[must_use]
 pub fn json_string_end(json: &[u8], from: usize) -> Option<usize> {
     string_end(json, from)
