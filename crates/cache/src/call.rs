@@ -256,7 +256,7 @@ pub(crate) enum Found {
     Hit(Entry),
     /// A shared fetch.
     Fetch(Subscriber),
-    /// The inner service alone. `bypassed` is true if the request asked for the cache.
+    /// The inner service alone. `bypassed` is true if the request carries a cache marker.
     Inner { bypassed: bool },
 }
 

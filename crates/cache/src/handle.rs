@@ -29,7 +29,7 @@ pub struct CacheSnapshot {
     pub joined: u64,
     /// Responses stored.
     pub stored: u64,
-    /// Requests that asked for the cache and could not use it, because of `no-store`, a body
+    /// Requests with a cache marker that could not use the cache, because of `no-store`, a body
     /// without a key, or too many waiters.
     pub bypassed: u64,
     /// Calls made because the previous leader was cancelled before it got a response.

@@ -234,8 +234,7 @@ where
     }
 }
 
-/// Returns the inner service's own response. `status` is `None` if the request did not ask for the
-/// cache.
+/// Returns the inner service's own response. `status` is `None` if the request carries no marker.
 fn passing<R>(response: Response<R>, status: Option<CacheStatus>) -> Response<ResponseBody<Body<R>>>
 where
     R: HttpBody<Data = Bytes>,

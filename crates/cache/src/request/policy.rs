@@ -56,9 +56,9 @@ pub(crate) struct Policy {
 /// The decision about a request.
 #[derive(Debug)]
 pub(crate) enum Plan {
-    /// The request does not ask for the cache.
+    /// The request carries no cache marker, or is not a cacheable kind of request.
     Pass,
-    /// The request asks for the cache and cannot use it, for this reason.
+    /// The request carries a cache marker and cannot use the cache, for this reason.
     Bypass(&'static str),
     /// The request uses the cache.
     Lookup {
@@ -136,7 +136,7 @@ fn has_no_store(headers: &HeaderMap) -> bool {
         .any(|word| word.trim_ascii().eq_ignore_ascii_case(b"no-store"))
 }
 
-/// Returns true for `max_tokens: 0`, which asks the API to fill its prompt cache and not to answer.
+/// Returns true for `max_tokens: 0`, with which the API fills its prompt cache and does not answer.
 fn is_warm_up(fields: &[Field<'_>]) -> bool {
     let max_tokens = fields.iter().find(|field| field.name == "max_tokens");
     max_tokens.is_some_and(|field| {

@@ -24,7 +24,7 @@ pub struct EntryParts {
     pub headers: HeaderMap,
     /// Body, in the frames it was received in. A JSON body is one frame.
     pub frames: Box<[Bytes]>,
-    /// Tenant of the request. It is part of the key; here it serves to limit the share of each
+    /// Tenant of the request. It is part of the key. Here it serves to limit the share of each
     /// tenant.
     pub tenant: Option<Tenant>,
     /// Time of storing.
