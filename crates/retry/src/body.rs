@@ -210,8 +210,8 @@ impl Timed {
         say_broken(&self.config, Class::new(Kind::Timeout));
         // A blank line closes the event that was cut in half.
         let close = if stream.at_boundary() { "" } else { "\n\n" };
-        let data = ApiError::body("timeout_error", message, None);
-        Some(format!("{close}event: error\ndata: {data}\n\n").into())
+        let event = ApiError::new("timeout_error", message).to_sse_event();
+        Some(format!("{close}{event}").into())
     }
 }
 

@@ -86,6 +86,21 @@ impl ApiError {
             self.request_id.as_deref(),
         )
     }
+
+    /// Returns the server-sent `error` event with this error, as the API ends a stream that it cannot finish.
+    ///
+    /// Inside of a stream it must follow a complete event. Write a blank line before it otherwise.
+    ///
+    /// ```
+    /// # use tower_claude_wire::ApiError;
+    /// let event = ApiError::new("api_error", "cut short").to_sse_event();
+    /// let data = r#"{"type":"error","error":{"type":"api_error","message":"cut short"}}"#;
+    /// assert_eq!(event, format!("event: error\ndata: {data}\n\n"));
+    /// ```
+    #[must_use]
+    pub fn to_sse_event(&self) -> String {
+        format!("event: error\ndata: {}\n\n", self.to_body())
+    }
 }
 
 impl std::fmt::Display for ApiError {

@@ -24,6 +24,19 @@ impl fmt::Display for InvalidJson {
 
 impl std::error::Error for InvalidJson {}
 
+/// Returns the index after the closing quote of the JSON string whose content begins at `from`, or
+/// `None` if the string has no end.
+///
+/// ```
+/// # use tower_claude_wire::json_string_end;
+/// assert_eq!(json_string_end(br#""a\"b","#, 1), Some(6));
+/// assert_eq!(json_string_end(br#""a\""#, 1), None);
+/// ```
+#[must_use]
+pub fn json_string_end(json: &[u8], from: usize) -> Option<usize> {
+    string_end(json, from)
+}
+
 /// One `"key": value` of an object, both raw.
 pub(crate) struct Member<'a> {
     /// The key between its quotes, escapes not resolved.

@@ -58,7 +58,7 @@ pub use headers::{
     Gauge, Media, RateLimits, Unified, UnifiedWindow, date, is_compressed, is_event_stream,
     is_json, media, organization_id, readable, request_id, should_retry, workspace_id,
 };
-pub use json::{Elements, InvalidJson, json_text};
+pub use json::{Elements, InvalidJson, json_string_end, json_text};
 pub use models::{
     About, Capabilities, CatalogError, Effort, Lifecycle, Model, ModelCatalog, SamplingDefaults,
     Support, Tier, TierLimits, Tokenizer, estimate_tokens,

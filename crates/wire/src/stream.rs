@@ -114,8 +114,23 @@ impl StreamState {
     /// Reads the next chunk. The chunking does not matter.
     #[inline]
     pub fn feed(&mut self, chunk: &[u8]) {
+        self.feed_with(chunk, |_, _| {});
+    }
+
+    /// Reads the next chunk as [`feed`](Self::feed) does, and calls `on_event` with every event that
+    /// ends in it.
+    #[inline]
+    pub fn feed_with(
+        &mut self,
+        chunk: &[u8],
+        mut on_event: impl FnMut(StreamEvent, &SseEvent<'_>),
+    ) {
         let facts = &mut self.facts;
-        self.scanner.feed(chunk, |event| facts.on_event(&event));
+        self.scanner.feed(chunk, |event| {
+            let kind = StreamEvent::of(&event);
+            facts.on_event(kind, event.data);
+            on_event(kind, &event);
+        });
     }
 
     /// Returns the usage so far. Later counts replace earlier ones, because they are cumulative.
@@ -185,10 +200,10 @@ impl StreamState {
 
 impl StreamFacts {
     #[inline]
-    fn on_event(&mut self, event: &SseEvent<'_>) {
-        match StreamEvent::of(event) {
-            StreamEvent::ContentBlockDelta => self.delta_bytes += event.data.len() as u64,
-            kind => self.on_other_event(kind, event.data),
+    fn on_event(&mut self, kind: StreamEvent, data: &[u8]) {
+        match kind {
+            StreamEvent::ContentBlockDelta => self.delta_bytes += data.len() as u64,
+            kind => self.on_other_event(kind, data),
         }
     }
 

@@ -60,10 +60,10 @@ fn literal_end(json: &[u8], at: usize, literal: &[u8]) -> Option<usize> {
 /// Searches for quotes and counts the backslashes before each, because text has many `\n` and few
 /// `\"`.
 #[inline]
-pub(super) fn string_end(json: &[u8], from: usize) -> Option<usize> {
+pub(crate) fn string_end(json: &[u8], from: usize) -> Option<usize> {
     let mut at = from;
     loop {
-        let quote = at + find_byte(&json[at..], b'"')?;
+        let quote = at + find_byte(json.get(at..)?, b'"')?;
         let escapes = json[from..quote]
             .iter()
             .rev()

@@ -1,4 +1,4 @@
-//! Equal requests under way share one call.
+//! Coalescing of equal requests in flight.
 
 use std::{
     num::NonZeroUsize,
@@ -20,7 +20,7 @@ use tower_claude_tests::Broken;
 use crate::api::*;
 
 #[tokio::test(start_paused = true)]
-async fn equal_requests_under_way_are_one_call() {
+async fn equal_requests_in_flight_share_one_call() {
     let (upstream, scripts) = upstream();
     let layer = layer();
     let service = layer.layer(upstream.clone());
@@ -34,10 +34,10 @@ async fn equal_requests_under_way_are_one_call() {
             let script = scripts.next().await;
             settle().await;
             if stream {
-                let mouth = script.stream();
+                let sender = script.stream();
                 for part in STREAM {
                     settle().await;
-                    say(&mouth, part);
+                    feed(&sender, part);
                 }
             } else {
                 script.message();
@@ -55,25 +55,27 @@ async fn equal_requests_under_way_are_one_call() {
     }
     let seen = layer.handle().snapshot();
     assert_eq!((scripts.calls(), seen.misses, seen.joined), (2, 2, 38));
-    assert_eq!((seen.flights, seen.stored, scripts.alive()), (0, 2, 0));
+    assert_eq!((seen.in_flight, seen.stored, scripts.alive()), (0, 2, 0));
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_comes_late_reads_from_the_start() {
+async fn late_subscriber_reads_from_the_start() {
     let (upstream, scripts) = upstream();
     let service = layer().layer(upstream);
     let first = tokio::spawn({
         let service = service.clone();
         async move { call(&service, marked("Hi", true)).await }
     });
-    let mouth = scripts.next().await.stream();
-    say(&mouth, START);
-    say(&mouth, CONTENT);
+    let sender = scripts.next().await.stream();
+    feed(&sender, START);
+    feed(&sender, CONTENT);
     settle().await;
     let second = tokio::spawn(async move { call(&service, marked("Hi", true)).await });
     settle().await;
-    [DELTA, END, STOP].iter().for_each(|part| say(&mouth, part));
-    drop(mouth);
+    [DELTA, END, STOP]
+        .iter()
+        .for_each(|part| feed(&sender, part));
+    drop(sender);
     for got in [first, second] {
         assert_eq!(
             got.await.expect("no panic").expect("an answer").text,
@@ -84,7 +86,7 @@ async fn who_comes_late_reads_from_the_start() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_leader_that_gives_up_before_the_head_is_followed_by_another() {
+async fn leader_cancelled_before_the_head_is_replaced() {
     let (upstream, scripts) = upstream();
     let layer = layer();
     let service = layer.layer(upstream);
@@ -105,29 +107,29 @@ async fn a_leader_that_gives_up_before_the_head_is_followed_by_another() {
     let last = calls.remove(0).await.expect("no panic").expect("an answer");
     assert_eq!((last.text.as_str(), scripts.calls()), (MESSAGE, 5));
     let seen = layer.handle().snapshot();
-    assert_eq!((seen.takeovers, seen.flights, seen.stored), (4, 0, 1));
+    assert_eq!((seen.takeovers, seen.in_flight, seen.stored), (4, 0, 1));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_leader_that_gives_up_after_the_head_leaves_the_body_to_the_others() {
+async fn leader_cancelled_after_the_head_leaves_the_body_to_the_others() {
     for frames in 0..STREAM.len() {
         let (upstream, scripts) = upstream();
         let service = layer().layer(upstream);
         let lead = service.clone().oneshot(marked("Hi", true));
-        let (lead, mouth) = tokio::join!(lead, async { scripts.next().await.stream() });
+        let (lead, sender) = tokio::join!(lead, async { scripts.next().await.stream() });
         let mut lead = lead.expect("a head").into_body();
         let follower = tokio::spawn(async move { call(&service, marked("Hi", true)).await });
         for part in &STREAM[..frames] {
-            say(&mouth, part);
+            feed(&sender, part);
             lead.frame().await.expect("a frame").expect("no error");
         }
         settle().await;
         drop(lead);
         for part in &STREAM[frames..] {
             settle().await;
-            say(&mouth, part);
+            feed(&sender, part);
         }
-        drop(mouth);
+        drop(sender);
         let got = follower.await.expect("no panic").expect("an answer");
         assert_eq!((got.text, scripts.calls()), (STREAM.concat(), 1));
         assert_eq!(scripts.alive(), 0);
@@ -135,27 +137,33 @@ async fn a_leader_that_gives_up_after_the_head_leaves_the_body_to_the_others() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn with_the_last_reader_the_inner_call_ends() {
+async fn last_reader_gone_ends_the_inner_call() {
     let (upstream, scripts) = upstream();
     let layer = layer();
     let service = layer.layer(upstream);
     let lead = service.clone().oneshot(marked("Hi", true));
-    let (lead, mouth) = tokio::join!(lead, async { scripts.next().await.stream() });
+    let (lead, sender) = tokio::join!(lead, async { scripts.next().await.stream() });
     let follower = service
         .clone()
         .oneshot(marked("Hi", true))
         .await
         .expect("a head");
-    say(&mouth, START);
+    feed(&sender, START);
     drop(lead);
-    assert_eq!((scripts.alive(), layer.handle().snapshot().flights), (1, 1));
+    assert_eq!(
+        (scripts.alive(), layer.handle().snapshot().in_flight),
+        (1, 1)
+    );
     drop(follower);
-    assert_eq!((scripts.alive(), layer.handle().snapshot().flights), (0, 0));
-    assert!(mouth.is_closed());
+    assert_eq!(
+        (scripts.alive(), layer.handle().snapshot().in_flight),
+        (0, 0)
+    );
+    assert!(sender.is_closed());
 }
 
 #[tokio::test(start_paused = true)]
-async fn errors_go_to_those_who_wait_and_to_nobody_else() {
+async fn error_is_shared_with_waiters_only() {
     let (upstream, scripts) = upstream();
     let service = layer().layer(upstream);
     let error = r#"{"type":"error","error":{"type":"rate_limit_error","message":"slow down"}}"#;
@@ -168,7 +176,7 @@ async fn errors_go_to_those_who_wait_and_to_nobody_else() {
             ("retry-after", "3"),
             ("request-id", "req_9"),
         ];
-        say(&script.head(429, &headers), error);
+        feed(&script.head(429, &headers), error);
     });
     for got in &all {
         let got = got.as_ref().expect("the error");
@@ -205,7 +213,7 @@ async fn an_error_of_the_service_is_the_leaders_and_a_502_for_the_others() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_a_body_that_breaks_off_one_gets_the_error_and_the_others_are_told() {
+async fn broken_body_gives_one_reader_the_error_and_the_others_an_event() {
     let (upstream, scripts) = upstream();
     let service = layer().layer(upstream);
     let (a, b, ()) = tokio::join!(
@@ -214,11 +222,11 @@ async fn of_a_body_that_breaks_off_one_gets_the_error_and_the_others_are_told() 
         async {
             let script = scripts.next().await;
             settle().await;
-            let mouth = script.stream();
-            say(&mouth, START);
-            say(&mouth, &CONTENT[..20]);
+            let sender = script.stream();
+            feed(&sender, START);
+            feed(&sender, &CONTENT[..20]);
             settle().await;
-            let _ = mouth.send(Err(Broken("reset")));
+            let _ = sender.send(Err(Broken("reset")));
         }
     );
     let (a, b) = (a.expect("a head"), b.expect("a head"));
@@ -240,7 +248,7 @@ async fn of_a_body_that_breaks_off_one_gets_the_error_and_the_others_are_told() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_broken_json_answer_is_lost_for_those_who_wait() {
+async fn broken_json_body_fails_for_waiters() {
     let (upstream, scripts) = upstream();
     let service = layer().layer(upstream);
     let (own, other, ()) = tokio::join!(
@@ -249,9 +257,9 @@ async fn a_broken_json_answer_is_lost_for_those_who_wait() {
         async {
             let script = scripts.next().await;
             settle().await;
-            let mouth = script.head(200, &[("content-type", "application/json")]);
-            say(&mouth, "{\"id\":");
-            let _ = mouth.send(Err(Broken("reset")));
+            let sender = script.head(200, &[("content-type", "application/json")]);
+            feed(&sender, "{\"id\":");
+            let _ = sender.send(Err(Broken("reset")));
         }
     );
     assert_eq!(other.expect("a response").status, 502);
@@ -259,7 +267,7 @@ async fn a_broken_json_answer_is_lost_for_those_who_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_cannot_be_read_is_not_shared() {
+async fn unreadable_response_is_not_shared() {
     let (upstream, scripts) = upstream();
     let service = layer().layer(upstream);
     let calls = join_all((0..3).map(|_| call(&service, request())));
@@ -271,7 +279,7 @@ async fn what_cannot_be_read_is_not_shared() {
         for number in 0..3 {
             let script = scripts.next().await;
             settle().await;
-            say(&script.head(200, &headers), &format!("{number}"));
+            feed(&script.head(200, &headers), &format!("{number}"));
         }
     });
     let mut texts: Vec<_> = all
@@ -283,7 +291,7 @@ async fn what_cannot_be_read_is_not_shared() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn too_many_waiters_go_alone() {
+async fn caller_over_max_waiters_makes_its_own_call() {
     let (upstream, scripts) = upstream();
     let layer = layer().with_max_waiters(NonZeroUsize::new(2).expect("not 0"));
     let service = layer.layer(upstream);
@@ -303,7 +311,7 @@ async fn too_many_waiters_go_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waits_keeps_its_own_deadline() {
+async fn waiter_keeps_its_own_deadline() {
     let (upstream, scripts) = upstream();
     let service = layer().layer(upstream);
     let lead = tokio::spawn({
@@ -330,10 +338,10 @@ async fn who_waits_keeps_its_own_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_leader_out_of_time_does_not_take_the_others_along() {
+async fn leader_past_its_deadline_does_not_fail_the_waiters() {
     use tower_claude_core::{RejectReason, Rejection, ResponseBody};
 
-    // An inner layer that refuses what comes with a deadline.
+    // An inner layer that rejects requests with a deadline.
     let (upstream, scripts) = upstream();
     let timed = tower::service_fn(
         move |request: http::Request<tower_claude_core::RequestBody>| {
@@ -375,7 +383,7 @@ async fn a_leader_out_of_time_does_not_take_the_others_along() {
             (own, other, third)
         };
         assert_eq!(own.expect("a refusal").status, 504);
-        // One of those who wait asks, and for all of them.
+        // One of the waiters makes a call for all of them.
         let (other, third) = (other.expect("an answer"), third.expect("an answer"));
         let mut said = [other.said(), third.said()];
         said.sort_unstable();
@@ -384,29 +392,29 @@ async fn a_leader_out_of_time_does_not_take_the_others_along() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_comes_after_an_error_event_does_not_share_it() {
+async fn caller_after_an_error_event_starts_a_new_call() {
     let (upstream, scripts) = upstream();
     let layer = layer();
     let service = layer.layer(upstream);
     let first = service.clone().oneshot(marked("Hi", true));
-    let (first, mouth) = tokio::join!(first, async { scripts.next().await.stream() });
+    let (first, sender) = tokio::join!(first, async { scripts.next().await.stream() });
     let mut first = first.expect("a head").into_body();
     for part in [START, CONTENT, ERROR] {
-        say(&mouth, part);
+        feed(&sender, part);
         first.frame().await.expect("a frame").expect("no error");
     }
     let (second, ()) = tokio::join!(call(&service, marked("Hi", true)), async {
-        let mouth = scripts.next().await.stream();
-        STREAM.iter().for_each(|part| say(&mouth, part));
+        let sender = scripts.next().await.stream();
+        STREAM.iter().for_each(|part| feed(&sender, part));
     });
     assert_eq!(second.expect("an answer").text, STREAM.concat());
-    drop((first, mouth));
+    drop((first, sender));
     let seen = layer.handle().snapshot();
-    assert_eq!((seen.flights, seen.stored, scripts.calls()), (0, 1, 2));
+    assert_eq!((seen.in_flight, seen.stored, scripts.calls()), (0, 1, 2));
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waited_sees_that_another_model_answered() {
+async fn waiter_sees_fallback_headers() {
     let (upstream, scripts) = upstream();
     let service = layer().layer(upstream);
     let told = [
@@ -423,7 +431,7 @@ async fn who_waited_sees_that_another_model_answered() {
             settle().await;
             let mut headers = vec![("content-type", "application/json")];
             headers.extend(told);
-            say(&script.head(200, &headers), MESSAGE);
+            feed(&script.head(200, &headers), MESSAGE);
         }
     );
     for got in [own, other] {
@@ -435,9 +443,10 @@ async fn who_waited_sees_that_another_model_answered() {
     assert_eq!(scripts.calls(), 1);
 }
 
-/// The observer stands for another thread, which comes after the last seat was left and before the flight is forgotten.
+/// The observer acts as another thread, between the drop of the last subscriber and the removal of
+/// the fetch.
 #[tokio::test(start_paused = true)]
-async fn who_comes_while_the_last_one_goes_begins_anew() {
+async fn caller_joining_as_the_last_one_leaves_starts_a_new_call() {
     type Late = Pin<Box<dyn Future<Output = Result<Got, Broken>> + Send>>;
 
     for has_head in [false, true] {
@@ -467,7 +476,7 @@ async fn who_comes_while_the_last_one_goes_begins_anew() {
         let again = service.clone();
         let coming: Late = Box::pin(async move { call(&again, marked("Hi", true)).await });
         if has_head {
-            let _mouth = script.stream();
+            let _sender = script.stream();
             let response = lead.await.expect("a head");
             *late.lock().expect("not poisoned") = Some(coming);
             drop(response);
@@ -475,17 +484,17 @@ async fn who_comes_while_the_last_one_goes_begins_anew() {
             *late.lock().expect("not poisoned") = Some(coming);
             drop(lead);
         }
-        let mouth = scripts.next().await.stream();
-        STREAM.iter().for_each(|part| say(&mouth, part));
-        drop(mouth);
+        let sender = scripts.next().await.stream();
+        STREAM.iter().for_each(|part| feed(&sender, part));
+        drop(sender);
         let late = late.lock().expect("not poisoned").take().expect("it came");
         assert_eq!(late.await.expect("an answer").text, STREAM.concat());
     }
 }
 
-/// What is no part of the key may be what was wrong with the other request.
+/// An unkeyed field may be the reason of the leader's error.
 #[tokio::test(start_paused = true)]
-async fn an_error_is_shared_with_none_that_differs_in_anything() {
+async fn error_is_not_shared_with_different_unkeyed_fields() {
     let (upstream, scripts) = upstream();
     let service = layer().layer(upstream);
     let of = |user: &str| {
@@ -504,7 +513,7 @@ async fn an_error_is_shared_with_none_that_differs_in_anything() {
     });
     let status = [wrong, same, right].map(|got| got.expect("an answer").status);
     assert_eq!((status, scripts.calls()), ([400, 400, 200], 2));
-    // What went well is for all of them.
+    // A success is shared with all of them.
     let (first, second, ()) = tokio::join!(asking("\"v\""), asking("\"w\""), async {
         let script = scripts.next().await;
         settle().await;
@@ -514,9 +523,9 @@ async fn an_error_is_shared_with_none_that_differs_in_anything() {
     assert_eq!((said, scripts.calls()), (["miss".into(), "hit".into()], 3));
 }
 
-/// Whose request it was does not matter then, and a server in trouble is not asked once for each of those who wait.
+/// The metadata does not matter then, and an overloaded server must not get a call per waiter.
 #[tokio::test(start_paused = true)]
-async fn an_error_of_the_moment_is_shared_whatever_the_metadata() {
+async fn temporary_error_is_shared_with_different_metadata() {
     for status in [429, 500, 529] {
         let (upstream, scripts) = upstream();
         let service = layer().layer(upstream);
@@ -531,12 +540,12 @@ async fn an_error_of_the_moment_is_shared_whatever_the_metadata() {
             let first = scripts.next().await;
             settle().await;
             first.json(status, "{}");
-            // It has other capacity.
+            // Another service tier has another capacity.
             scripts.next().await.message();
         };
         let all = async { tokio::join!(join_all(users), other_tier, answering) };
         let all = tokio::time::timeout(SECOND, all).await;
-        let (shared, other, ()) = all.expect("nobody else asks");
+        let (shared, other, ()) = all.expect("waker_state else asks");
         for got in shared {
             assert_eq!(got.expect("an answer").status, status);
         }
@@ -548,7 +557,7 @@ async fn an_error_of_the_moment_is_shared_whatever_the_metadata() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_that_panics_is_broken_for_the_others() {
+async fn panicking_body_is_broken_for_the_others() {
     let (upstream, scripts) = upstream();
     let panicking = upstream.map_response(|response: http::Response<Pipe>| {
         response.map(|body| {
@@ -563,10 +572,10 @@ async fn a_body_that_panics_is_broken_for_the_others() {
         let service = service.clone();
         tokio::spawn(async move { call(&service, marked("Hi", true)).await })
     });
-    let mouth = scripts.next().await.stream();
-    say(&mouth, START);
+    let sender = scripts.next().await.stream();
+    feed(&sender, START);
     settle().await;
-    say(&mouth, CONTENT);
+    feed(&sender, CONTENT);
     let [a, b] = calls;
     let (panicked, told): (Vec<_>, Vec<_>) =
         [a.await, b.await].into_iter().partition(Result::is_err);
@@ -577,24 +586,24 @@ async fn a_body_that_panics_is_broken_for_the_others() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_is_gone_is_forgotten() {
-    struct Nobody;
-    impl std::task::Wake for Nobody {
+async fn cancelled_reader_releases_its_waker() {
+    struct NoopWake;
+    impl std::task::Wake for NoopWake {
         fn wake(self: Arc<Self>) {}
     }
 
     let (upstream, scripts) = upstream();
     let service = layer().layer(upstream);
     let lead = service.clone().oneshot(marked("Hi", true));
-    let (lead, _mouth) = tokio::join!(lead, async { scripts.next().await.stream() });
+    let (lead, _sender) = tokio::join!(lead, async { scripts.next().await.stream() });
     let mut body = service
         .oneshot(marked("Hi", true))
         .await
         .expect("a head")
         .into_body();
-    let nobody = Arc::new(Nobody);
+    let waker_state = Arc::new(NoopWake);
     let mut reading = Box::pin(async move { body.frame().await.is_some() });
-    let waker = Waker::from(nobody.clone());
+    let waker = Waker::from(waker_state.clone());
     assert!(
         reading
             .as_mut()
@@ -602,26 +611,26 @@ async fn who_is_gone_is_forgotten() {
             .is_pending()
     );
     drop((reading, waker));
-    assert_eq!(Arc::strong_count(&nobody), 1);
+    assert_eq!(Arc::strong_count(&waker_state), 1);
     drop(lead);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_shared_body_is_at_its_end_when_all_of_it_was_read() {
+async fn shared_body_is_at_its_end_when_fully_read() {
     for broken in [false, true] {
         let (upstream, scripts) = upstream();
         let service = layer().layer(upstream);
         let lead = service.clone().oneshot(marked("Hi", true));
-        let (lead, mouth) = tokio::join!(lead, async { scripts.next().await.stream() });
+        let (lead, sender) = tokio::join!(lead, async { scripts.next().await.stream() });
         let other = service.oneshot(marked("Hi", true)).await.expect("a head");
-        say(&mouth, START);
+        feed(&sender, START);
         let last = if broken {
             Err(Broken("reset"))
         } else {
             Ok(http_body::Frame::trailers(http::HeaderMap::new()))
         };
-        mouth.send(last).expect("it is read");
-        drop(mouth);
+        sender.send(last).expect("it is read");
+        drop(sender);
         for mut body in [lead.expect("a head").into_body(), other.into_body()] {
             let mut frames = 0;
             while !body.is_end_stream() {
@@ -634,7 +643,7 @@ async fn a_shared_body_is_at_its_end_when_all_of_it_was_read() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_timeout_of_the_servers_is_for_all_who_wait() {
+async fn server_timeout_is_shared_with_all_waiters() {
     let (upstream, scripts) = upstream();
     let service = layer().layer(upstream.map_response(|mut response: http::Response<Pipe>| {
         response.extensions_mut().insert(Class::new(Kind::Timeout));

@@ -1,24 +1,26 @@
-//! What was received of an answer, in the frames it came in, bounded in bytes.
+//! A buffer of the received frames of a response, bounded in bytes.
 
 use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 
-/// What a frame costs beside its bytes: its handle, the room a queue keeps for more of them, and its count of readers.
-const FRAME: usize = 96;
+/// Bytes of memory a frame takes beside its data: its handle, spare room in the queue, and its
+/// reference count.
+const FRAME_OVERHEAD: usize = 96;
+/// Bytes of the first block. Each block doubles the size of the one before, up to the last.
 const FIRST_BLOCK: usize = 1024;
 const LAST_BLOCK: usize = 64 * 1024;
-/// Frames longer than this part of a block get memory of their own, so that the end of a block that they do not fit
-/// into is little.
-const PART: usize = 32;
+/// Frames longer than this fraction of a block get memory of their own, so that little of a block
+/// stays unused.
+const OWN_MEMORY_FRACTION: usize = 32;
 
-/// Frames by index, append-only. They are copied into blocks of the recording's own, since a frame may be a slice of a
-/// far larger buffer.
+/// An append-only buffer of frames by index. Frames are copied into blocks of the buffer, because a
+/// frame may be a slice of a much larger read buffer.
 ///
-/// Once they would weigh more than `limit`, the first ones are dropped: what is left is a window for readers that are
-/// not far apart, and no recording any more.
+/// Once the frames would weigh more than `limit`, the first frames are dropped. What remains is a
+/// sliding window for readers that are close together, and the response is no longer complete.
 #[derive(Debug)]
-pub(crate) struct Recording {
+pub(crate) struct FrameBuffer {
     frames: VecDeque<Bytes>,
     /// The index of the first frame in `frames`.
     base: usize,
@@ -30,14 +32,15 @@ pub(crate) struct Recording {
     is_over: bool,
 }
 
-impl Recording {
+impl FrameBuffer {
     pub(crate) fn new(limit: usize) -> Self {
         Self {
             frames: VecDeque::new(),
             base: 0,
             block: BytesMut::new(),
             next_block: FIRST_BLOCK,
-            // A block goes with its last frame: while the window moves, one may be more than it holds.
+            // A block is freed with its last frame, so a moving window holds up to one block more
+            // than its frames.
             last_block: (limit / 64).clamp(FIRST_BLOCK, LAST_BLOCK),
             weight: 0,
             limit,
@@ -45,33 +48,34 @@ impl Recording {
         }
     }
 
-    /// Whether it was too long to be kept.
+    /// Returns true if the response was too long for the buffer.
     pub(crate) const fn is_over(&self) -> bool {
         self.is_over
     }
 
-    /// The index that the next frame will have.
+    /// Returns the index of the next frame to be pushed.
     pub(crate) fn end(&self) -> usize {
         self.base + self.frames.len()
     }
 
-    /// The frame of this index; an error when it is not there any more.
-    pub(crate) fn get(&self, index: usize) -> Result<Option<&Bytes>, TooLate> {
-        let at = index.checked_sub(self.base).ok_or(TooLate)?;
+    /// Returns the frame at `index`, or `None` if it was not received yet.
+    pub(crate) fn get(&self, index: usize) -> Result<Option<&Bytes>, Lagged> {
+        let at = index.checked_sub(self.base).ok_or(Lagged)?;
         Ok(self.frames.get(at))
     }
 
     pub(crate) fn push(&mut self, data: &Bytes) {
         if !self.is_over {
-            let apart = data.len() > self.last_block / PART || self.frames.is_empty();
+            let apart =
+                data.len() > self.last_block / OWN_MEMORY_FRACTION || self.frames.is_empty();
             let room = self.block.capacity() - self.block.len();
             let more = match (apart, data.len() > room) {
                 (true, _) => data.len(),
                 (false, true) => self.next_block.max(data.len()),
                 (false, false) => 0,
             };
-            if self.weight + more + FRAME <= self.limit {
-                self.weight += more + FRAME;
+            if self.weight + more + FRAME_OVERHEAD <= self.limit {
+                self.weight += more + FRAME_OVERHEAD;
                 let frame = if apart {
                     Bytes::copy_from_slice(data)
                 } else {
@@ -80,13 +84,14 @@ impl Recording {
                 self.frames.push_back(frame);
                 return;
             }
-            // Nothing is dropped yet: whoever reads on only to have it recorded stops here, and takes nothing away from
-            // those who really read.
+            // Nothing is dropped yet: a detached task stops reading here, and must not drop frames
+            // that readers still need.
             self.is_over = true;
             self.block = BytesMut::new();
             self.weight = self.frames.iter().map(weight).sum();
         } else {
-            while self.weight + data.len() + FRAME > self.limit && !self.frames.is_empty() {
+            while self.weight + data.len() + FRAME_OVERHEAD > self.limit && !self.frames.is_empty()
+            {
                 self.drop_first();
             }
         }
@@ -104,8 +109,8 @@ impl Recording {
         self.block.split().freeze()
     }
 
-    /// Lets go of what nobody will ask for again, once it cannot be kept anyway.
-    pub(crate) fn forget_before(&mut self, index: usize) {
+    /// Drops the frames before `index`, if the response is too long to be kept anyway.
+    pub(crate) fn drop_before(&mut self, index: usize) {
         while self.is_over && self.base < index && !self.frames.is_empty() {
             self.drop_first();
         }
@@ -118,7 +123,8 @@ impl Recording {
         }
     }
 
-    /// All frames joined; `None` when the first are gone, or when there is no room for a second copy.
+    /// Returns all frames joined, or `None` if frames were dropped or there is no room for a second
+    /// copy.
     pub(crate) fn whole(&mut self) -> Option<Bytes> {
         if self.is_over || self.base > 0 {
             return None;
@@ -138,7 +144,8 @@ impl Recording {
         }
     }
 
-    /// All frames, those of a short answer in memory of their own; `None` when the first are gone.
+    /// Returns all frames, or `None` if frames were dropped. Frames of a short response share one
+    /// block of exact size.
     pub(crate) fn frames(&self) -> Option<Box<[Bytes]>> {
         if self.is_over || self.base > 0 {
             return None;
@@ -156,19 +163,19 @@ impl Recording {
         self.frames.iter().map(Bytes::len).sum()
     }
 
-    /// Bytes of memory that it takes, counted upwards.
+    /// Returns an upper bound of the memory use in bytes.
     #[cfg(test)]
     pub(crate) const fn weight(&self) -> usize {
         self.weight
     }
 }
 
-/// The frame was dropped before it was read.
+/// An error: the frame was dropped before it was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct TooLate;
+pub(crate) struct Lagged;
 
 fn weight(frame: &Bytes) -> usize {
-    frame.len() + FRAME
+    frame.len() + FRAME_OVERHEAD
 }
 
 fn joined(frames: &VecDeque<Bytes>, length: usize) -> Bytes {
