@@ -2,7 +2,7 @@
 
 use std::{num::NonZeroU32, time::Duration};
 
-use crate::{Concurrency, FairShares, RampUp, Sharing};
+use crate::{FairShares, Sharing, SlowStart};
 
 /// How the server counts output tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,18 +39,16 @@ pub struct LimiterConfig {
     pub learn_limits: bool,
     /// Requests in flight until the first rate-limit headers were seen; doubled with each answer: the
     /// server may allow less at once than the configured limits say. `None`, the default, is
-    /// [`FIRST_REQUESTS`](Self::FIRST_REQUESTS) where a layer reads headers
+    /// [`INITIAL_CONCURRENCY`](Self::INITIAL_CONCURRENCY) where a layer reads headers
     /// ([`Limiter::expect_headers`](crate::Limiter::expect_headers)) and any number where none does;
     /// [`NonZeroU32::MAX`] is any number everywhere.
-    pub slow_start_requests: Option<NonZeroU32>,
+    pub initial_concurrency: Option<NonZeroU32>,
     /// How the server counts output tokens. Default as produced.
     pub output_accounting: OutputAccounting,
     /// Who else draws on the limits. Default [`Sharing::Auto`].
     pub sharing: Sharing,
-    /// Requests in flight at once, beside what the limits say. Default [`Concurrency::Unlimited`].
-    pub concurrency: Concurrency,
     /// A slow start of the pace after rest and after a pause by a 429. Default none.
-    pub ramp_up: Option<RampUp>,
+    pub slow_start: Option<SlowStart>,
     /// The weights of priority classes and tenants while requests wait. Default interactive 8, normal 4,
     /// batch 1, and all tenants alike.
     pub shares: FairShares,
@@ -58,7 +56,7 @@ pub struct LimiterConfig {
 
 impl LimiterConfig {
     /// Requests let out before the first headers are known.
-    pub const FIRST_REQUESTS: NonZeroU32 = NonZeroU32::new(8).expect("8 is not 0");
+    pub const INITIAL_CONCURRENCY: NonZeroU32 = NonZeroU32::new(8).expect("8 is not 0");
 
     /// The longest `retry-after` that is honoured.
     pub const MAX_EXPLICIT_PAUSE: Duration = Duration::from_secs(3_600);
@@ -73,11 +71,10 @@ impl LimiterConfig {
             learn_output: true,
             calibrate_input: true,
             learn_limits: true,
-            slow_start_requests: None,
+            initial_concurrency: None,
             output_accounting: OutputAccounting::AsProduced,
             sharing: Sharing::Auto,
-            concurrency: Concurrency::Unlimited,
-            ramp_up: None,
+            slow_start: None,
             shares: FairShares::new(),
         }
     }
@@ -124,10 +121,10 @@ impl LimiterConfig {
         self
     }
 
-    /// Sets [`slow_start_requests`](Self::slow_start_requests).
+    /// Sets [`initial_concurrency`](Self::initial_concurrency).
     #[must_use]
-    pub const fn with_slow_start(mut self, requests: Option<NonZeroU32>) -> Self {
-        self.slow_start_requests = requests;
+    pub const fn with_initial_concurrency(mut self, limit: Option<NonZeroU32>) -> Self {
+        self.initial_concurrency = limit;
         self
     }
 
@@ -145,17 +142,10 @@ impl LimiterConfig {
         self
     }
 
-    /// Sets [`concurrency`](Self::concurrency).
+    /// Sets [`slow_start`](Self::slow_start).
     #[must_use]
-    pub const fn with_concurrency(mut self, concurrency: Concurrency) -> Self {
-        self.concurrency = concurrency;
-        self
-    }
-
-    /// Sets [`ramp_up`](Self::ramp_up).
-    #[must_use]
-    pub const fn with_ramp_up(mut self, ramp_up: Option<RampUp>) -> Self {
-        self.ramp_up = ramp_up;
+    pub const fn with_slow_start(mut self, slow_start: Option<SlowStart>) -> Self {
+        self.slow_start = slow_start;
         self
     }
 

@@ -59,7 +59,7 @@ pub use gate::{GateHeld, LimitPolicy};
 pub use limiter::{Ask, Limiter};
 pub use limits::{Limits, PoolLimits};
 pub use local::{LocalAcquire, LocalLimiter};
-pub use policy::{Concurrency, RampUp, Sharing};
+pub use policy::{Sharing, SlowStart};
 pub use pool::{Pool, QueuePlace};
 pub use reservation::{Books, Reservation};
 pub use settlement::Settlement;

@@ -38,7 +38,7 @@ pub struct Limits {
     own: PoolLimits,
     tier: Option<Tier>,
     groups: Vec<(Arc<str>, Limits)>,
-    also: Vec<Limits>,
+    additional: Vec<Limits>,
 }
 
 /// The limits of one scope. Rates are per minute; `None` is unlimited.
@@ -62,7 +62,7 @@ pub struct PoolLimits {
     /// How the limit per day renews.
     pub day: Day,
     /// Further limits that hold at the same time.
-    pub also: Vec<Self>,
+    pub additional: Vec<Self>,
 }
 
 impl PoolLimits {
@@ -78,14 +78,14 @@ impl PoolLimits {
             burst: Duration::from_secs(60),
             tokens_per_day: None,
             day: Day::Rolling,
-            also: Vec::new(),
+            additional: Vec::new(),
         }
     }
 
     /// The least number of requests at once of all limits that hold.
     pub(crate) fn least_concurrency(&self) -> Option<NonZeroU32> {
-        let also = self.also.iter().filter_map(Self::least_concurrency);
-        also.chain(self.concurrency).min()
+        let additional = self.additional.iter().filter_map(Self::least_concurrency);
+        additional.chain(self.concurrency).min()
     }
 }
 
@@ -103,7 +103,7 @@ impl Limits {
             own: PoolLimits::unlimited(),
             tier: None,
             groups: Vec::new(),
-            also: Vec::new(),
+            additional: Vec::new(),
         }
     }
 
@@ -185,8 +185,8 @@ impl Limits {
     /// when all have room for it. Response headers correct these, not the further ones; give those here
     /// that the headers do not speak of.
     #[must_use]
-    pub fn with_also(mut self, limits: Self) -> Self {
-        self.also.push(limits);
+    pub fn with_additional(mut self, limits: Self) -> Self {
+        self.additional.push(limits);
         self
     }
 
@@ -212,7 +212,11 @@ impl Limits {
 
     fn with_further(&self, scope: &Scope) -> PoolLimits {
         let mut limits = self.for_group(&scope.group);
-        limits.also = self.also.iter().map(|also| also.for_scope(scope)).collect();
+        limits.additional = self
+            .additional
+            .iter()
+            .map(|additional| additional.for_scope(scope))
+            .collect();
         limits
     }
 

@@ -79,8 +79,8 @@ impl Shared {
         self.map.insert(scope, || {
             let limits = self.limits.for_scope(scope);
             let mut config = self.config.clone();
-            if config.slow_start_requests.is_none() && self.hears.load(Ordering::Relaxed) {
-                config.slow_start_requests = Some(LimiterConfig::FIRST_REQUESTS);
+            if config.initial_concurrency.is_none() && self.hears.load(Ordering::Relaxed) {
+                config.initial_concurrency = Some(LimiterConfig::INITIAL_CONCURRENCY);
             }
             Desk::new(self.id, self.start, scope.clone(), &limits, config)
         })

@@ -1,6 +1,6 @@
 //! Choices of a limiter's behaviour that are more than a number.
 
-use std::{num::NonZeroU32, time::Duration};
+use std::time::Duration;
 
 /// Who else draws on the limits that a limiter keeps.
 ///
@@ -21,33 +21,18 @@ pub enum Sharing {
     Shared,
 }
 
-/// How many requests may be in flight at once, beside what the limits say.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Concurrency {
-    /// Any number.
-    #[default]
-    Unlimited,
-    /// At most so many.
-    Fixed(NonZeroU32),
-    /// Any number, until a 429 that no level explains: then seven tenths of what was in flight, growing
-    /// by one with each round of answers, slowly once it is back at what the server took. Forgotten
-    /// after ten minutes without such a 429.
-    Adaptive,
-}
-
 /// The slow start after rest: nothing is sent faster than a quarter of the limit's rate at first, and
 /// that doubles until it is all of it. For servers that refuse a sharp rise in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct RampUp {
+pub struct SlowStart {
     /// The time in which the pace doubles. Default 5 s: ten seconds in all.
     pub doubles_in: Duration,
     /// How long nothing must have been sent. Default 60 s. A pause after a 429 is rest of any length.
     pub after_idle: Duration,
 }
 
-impl RampUp {
+impl SlowStart {
     /// The recommendation.
     #[must_use]
     pub const fn new() -> Self {
@@ -72,7 +57,7 @@ impl RampUp {
     }
 }
 
-impl Default for RampUp {
+impl Default for SlowStart {
     fn default() -> Self {
         Self::new()
     }

@@ -23,11 +23,9 @@ pub struct ScopeSnapshot {
     /// The running ratio of actual to estimated input tokens; 1 before the first.
     pub input_ratio: f64,
     /// Requests in flight allowed by the slow start; `None` when it is over or was not asked for.
-    pub slow_start: Option<u64>,
+    pub initial_concurrency: Option<u64>,
     /// Whether the limits are taken to be shared with others.
     pub shared: bool,
-    /// The cap on requests in flight after a 429 that no level explained; `None` when there is none.
-    pub adaptive_concurrency: Option<u64>,
     /// The limits known; several of one dimension where several limits hold.
     pub dimensions: Vec<DimensionSnapshot>,
     /// The priority classes with requests waiting, the most urgent first.
@@ -75,7 +73,7 @@ pub struct DimensionSnapshot {
     /// What is left, rounded down; negative in debt.
     pub available: i64,
     /// What is held back because the server's level is not known exactly.
-    pub guard: u64,
+    pub safety_margin: u64,
     /// Whether a response header named the limit.
     pub learned: bool,
     /// For [`Dimension::TokensPerDay`], when all of it is there again without further use.

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use tower_claude_core::{Cost, Priority, RejectReason, Scope, Tenant};
 use tower_claude_limiter::{
     FairShares, LimiterConfig, Limits, Pool, Settlement,
-    pool::{Enqueued, Next, PoolAsk, ReservationId, Ticket},
+    pool::{Enqueued, Next, PoolRequest, ReservationId, WaiterId},
 };
 use tower_claude_wire::Usage;
 
@@ -39,13 +39,13 @@ fn tenant(name: u64) -> Option<Tenant> {
     (name > 0).then(|| Tenant(Arc::from(name.to_string())))
 }
 
-fn ask(priority: Priority, of: u64, tokens: u64, arrival: u64) -> PoolAsk {
-    PoolAsk::new(Cost::new(tokens, 0), arrival)
+fn ask(priority: Priority, of: u64, tokens: u64, arrival: u64) -> PoolRequest {
+    PoolRequest::new(Cost::new(tokens, 0), arrival)
         .with_priority(priority)
         .with_tenant(tenant(of).as_ref())
 }
 
-fn wait(pool: &mut Pool, now: u64, ask: PoolAsk) -> Ticket {
+fn wait(pool: &mut Pool, now: u64, ask: PoolRequest) -> WaiterId {
     match pool.enqueue(now, ask) {
         Ok(Enqueued::Waiting(ticket)) => ticket,
         other => panic!("does not wait: {other:?}"),
@@ -62,7 +62,7 @@ fn empty(pool: &mut Pool) {
 }
 
 /// Everything that is let out from here on until nobody waits or this time, with when.
-fn run(pool: &mut Pool, mut now: u64, until: u64) -> Vec<(u64, Ticket, ReservationId)> {
+fn run(pool: &mut Pool, mut now: u64, until: u64) -> Vec<(u64, WaiterId, ReservationId)> {
     let mut all = Vec::new();
     let mut granted = Vec::new();
     loop {
@@ -106,7 +106,7 @@ fn play(
     mut on_grant: impl FnMut(usize, &BTreeMap<usize, BTreeSet<(u64, usize)>>),
 ) -> Vec<(u64, usize)> {
     let mut pool = pool();
-    let mut waiting: HashMap<Ticket, (usize, u64, usize)> = HashMap::new();
+    let mut waiting: HashMap<WaiterId, (usize, u64, usize)> = HashMap::new();
     let mut queues: BTreeMap<usize, BTreeSet<(u64, usize)>> = BTreeMap::new();
     let (mut now, mut out) = (0, Vec::new());
     let mut granted = Vec::new();

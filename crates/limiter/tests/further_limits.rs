@@ -8,7 +8,7 @@ use std::{
 use tower_claude_core::{Cost, Dimension, RejectReason, Scope};
 use tower_claude_limiter::{
     Day, Limits, Pool, Settlement,
-    pool::{Enqueued, Next, PoolAsk, ReservationId, Seen},
+    pool::{Enqueued, Next, ObservedHead, PoolRequest, ReservationId},
 };
 use tower_claude_wire::{RateLimits, Usage};
 
@@ -29,18 +29,18 @@ fn pool(limits: &Limits) -> Pool {
     )
 }
 
-fn ask(input: u64, output: u64) -> PoolAsk {
-    PoolAsk::new(Cost::new(input, output), 0)
+fn ask(input: u64, output: u64) -> PoolRequest {
+    PoolRequest::new(Cost::new(input, output), 0)
 }
 
-fn granted(pool: &mut Pool, now: u64, ask: PoolAsk) -> ReservationId {
+fn granted(pool: &mut Pool, now: u64, ask: PoolRequest) -> ReservationId {
     match pool.enqueue(now, ask) {
         Ok(Enqueued::Granted(id)) => id,
         other => panic!("not granted: {other:?}"),
     }
 }
 
-fn waits_until(pool: &mut Pool, now: u64, ask: PoolAsk) -> u64 {
+fn waits_until(pool: &mut Pool, now: u64, ask: PoolRequest) -> u64 {
     let Ok(Enqueued::Waiting(ticket)) = pool.enqueue(now, ask) else {
         panic!("does not wait")
     };
@@ -64,7 +64,7 @@ fn all_of_several_limits_must_admit() {
     let organisation = Limits::new()
         .with_input_tokens_per_minute(n(60_000))
         .with_requests_per_minute(n(2));
-    let mut pool = pool(&organisation.clone().with_also(workspace));
+    let mut pool = pool(&organisation.clone().with_additional(workspace));
     let first = granted(&mut pool, 0, ask(3_000, 0));
     // The workspace's tokens: 3,000 are left, and 100 come back each second.
     assert_eq!(waits_until(&mut pool, 0, ask(4_000, 0)), 10 * S);
@@ -94,8 +94,8 @@ fn a_further_limit_is_guarded_with_or_without_a_main_one() {
     let more = Limits::new().with_input_tokens_per_minute(n(10_000_000));
     let guarded = [
         limit.clone(),
-        Limits::new().with_also(limit.clone()),
-        more.with_also(limit),
+        Limits::new().with_additional(limit.clone()),
+        more.with_additional(limit),
     ]
     .map(|limits| {
         let mut pool = pool(&limits);
@@ -108,7 +108,7 @@ fn a_further_limit_is_guarded_with_or_without_a_main_one() {
         granted(&mut pool, 0, ask(20_000, 0));
         let dimensions = pool.snapshot(0).dimensions;
         let input = dimensions.iter().find(|one| one.limit == 1_000_000);
-        let guard = input.expect("a limit").guard;
+        let guard = input.expect("a limit").safety_margin;
         (guard, waits_until(&mut pool, 0, ask(940_000, 0)))
     });
     assert!((10_000..=100_000).contains(&guarded[0].0), "{guarded:?}");
@@ -119,7 +119,7 @@ fn a_further_limit_is_guarded_with_or_without_a_main_one() {
 #[test]
 fn more_than_a_further_limit_ever_allows_is_refused_with_both_numbers() {
     let mut pool =
-        pool(&Limits::new().with_also(Limits::new().with_input_tokens_per_minute(n(100))));
+        pool(&Limits::new().with_additional(Limits::new().with_input_tokens_per_minute(n(100))));
     let refusal = pool.enqueue(0, ask(101, 0)).unwrap_err();
     let expected = RejectReason::Oversized {
         dimension: Dimension::InputTokens,
@@ -132,16 +132,16 @@ fn more_than_a_further_limit_ever_allows_is_refused_with_both_numbers() {
 #[test]
 fn a_group_has_its_own_further_limits() {
     let limits = Limits::new()
-        .with_also(Limits::new().with_requests_per_minute(n(5)))
+        .with_additional(Limits::new().with_requests_per_minute(n(5)))
         .with_group(
             "test",
-            Limits::new().with_also(Limits::new().with_requests_per_minute(n(1))),
+            Limits::new().with_additional(Limits::new().with_requests_per_minute(n(1))),
         );
     let mut pool = pool(&limits);
     granted(&mut pool, 0, ask(1, 0));
     assert_eq!(waits_until(&mut pool, 0, ask(1, 0)), 60 * S);
     assert_eq!(
-        limits.for_scope(&Scope::named("other")).also[0].requests,
+        limits.for_scope(&Scope::named("other")).additional[0].requests,
         Some(n(5))
     );
 }
@@ -188,7 +188,11 @@ fn the_server_knows_what_time_it_is() {
     let mut pool = pool(&limits).with_wall_time(0, nine());
     let id = granted(&mut pool, 0, ask(10, 0));
     let server = nine() + Duration::from_secs(3_600);
-    pool.observe(S, id, &Seen::new(&RateLimits::default(), Some(server)));
+    pool.observe(
+        S,
+        id,
+        &ObservedHead::new(&RateLimits::default(), Some(server)),
+    );
     assert_eq!(waits_until(&mut pool, S, ask(1, 0)), S + 14 * HOUR);
 }
 
@@ -223,7 +227,7 @@ fn a_further_limit_beyond_all_bounds_is_told_as_full() {
         let limits = limits.with_burst(Duration::MAX);
         limits.with_requests_per_minute(NonZeroU64::MAX)
     };
-    let pool = pool(&most(Limits::new()).with_also(most(Limits::new())));
+    let pool = pool(&most(Limits::new()).with_additional(most(Limits::new())));
     for one in pool.snapshot(0).dimensions {
         assert_eq!(one.limit, u64::MAX);
         assert_eq!(one.capacity, one.available.unsigned_abs());

@@ -11,7 +11,7 @@ use governor::{Quota, RateLimiter, clock::FakeRelativeClock};
 use tower_claude_core::{Cost, Scope};
 use tower_claude_limiter::{
     LimiterConfig, Limits, Pool, Settlement,
-    pool::{Enqueued, PoolAsk},
+    pool::{Enqueued, PoolRequest},
 };
 
 const MINUTE: u64 = 60_000_000_000;
@@ -68,7 +68,7 @@ impl Both {
         let theirs = self.gcra.check_n(NonZeroU32::new(cells).unwrap());
         let mut cost = Cost::new(0, 0);
         cost.requests = u64::from(cells);
-        let ask = PoolAsk::new(cost, self.now).with_max_wait(Some(0));
+        let ask = PoolRequest::new(cost, self.now).with_max_wait(Some(0));
         let ours = match self.pool.enqueue(self.now, ask) {
             Ok(Enqueued::Granted(id)) => {
                 self.pool.settle(self.now, id, &Settlement::dropped());

@@ -9,7 +9,7 @@ use std::{
 use tower_claude_core::{Cost, Scope, Tenant};
 use tower_claude_limiter::{
     FairShares, LimiterConfig, Limits, Pool, Settlement, Sharing,
-    pool::{Enqueued, Next, PoolAsk, ReservationId, Ticket},
+    pool::{Enqueued, Next, PoolRequest, ReservationId, WaiterId},
 };
 use tower_claude_wire::Usage;
 
@@ -75,7 +75,7 @@ struct Waiting {
 struct World {
     pool: Pool,
     now: u64,
-    waiting: HashMap<Ticket, Waiting>,
+    waiting: HashMap<WaiterId, Waiting>,
     let_out: u64,
     /// By when all that was let out is paid for, at the latest.
     paid: f64,
@@ -111,7 +111,7 @@ impl World {
             after: self.let_out,
         };
         let tenant = Tenant(flow.to_string().into());
-        let ask = PoolAsk::new(Cost::new(input, output), self.now).with_tenant(Some(&tenant));
+        let ask = PoolRequest::new(Cost::new(input, output), self.now).with_tenant(Some(&tenant));
         match self.pool.enqueue(self.now, ask).unwrap() {
             Enqueued::Granted(id) => self.let_out(id, &one),
             Enqueued::Waiting(ticket) => {

@@ -351,7 +351,7 @@ async fn a_spent_scope_is_kept_longer_than_a_whole_one() {
     let limits = Limits::new()
         .with_requests_per_minute(n(60))
         .with_tokens_per_day(n(1_000))
-        .with_also(further);
+        .with_additional(further);
     let limiter = LocalLimiter::with_config(limits, config);
     let use_up = async |name: &str, tokens| {
         let ask = Ask::new(Scope::named(name), Cost::new(tokens, 0));

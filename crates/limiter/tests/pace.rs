@@ -5,10 +5,10 @@ use std::{num::NonZeroU64, time::Duration};
 
 use tower_claude_core::{Cost, Scope};
 use tower_claude_limiter::{
-    Concurrency, LimiterConfig, Limits, Pool, RampUp, Settlement, Sharing,
-    pool::{Enqueued, Next, PoolAsk, ReservationId, Seen},
+    LimiterConfig, Limits, Pool, Settlement, Sharing, SlowStart,
+    pool::{Enqueued, Next, ObservedHead, PoolRequest, ReservationId},
 };
-use tower_claude_wire::{RateLimits, Usage};
+use tower_claude_wire::RateLimits;
 
 const S: u64 = 1_000_000_000;
 const MS: u64 = 1_000_000;
@@ -21,7 +21,7 @@ fn pool(config: LimiterConfig) -> Pool {
 }
 
 fn ask(pool: &mut Pool, now: u64, tokens: u64) -> Option<ReservationId> {
-    let ask = PoolAsk::new(Cost::new(tokens, 0), now);
+    let ask = PoolRequest::new(Cost::new(tokens, 0), now);
     match pool.enqueue(now, ask).unwrap() {
         Enqueued::Granted(id) => Some(id),
         Enqueued::Waiting(_) => None,
@@ -32,12 +32,6 @@ fn poll(pool: &mut Pool, now: u64) -> (usize, Next) {
     let mut granted = Vec::new();
     let next = pool.poll(now, &mut granted);
     (granted.len(), next)
-}
-
-fn used() -> Settlement {
-    let mut usage = Usage::default();
-    usage.input_tokens = Some(1);
-    Settlement::Used { usage }
 }
 
 fn headers(remaining: u64) -> RateLimits {
@@ -90,7 +84,7 @@ fn an_exclusive_level_is_used_at_once() {
 fn two_drains_by_others_make_it_shared_and_one_does_not() {
     let mut pool = pool(LimiterConfig::new());
     let id = ask(&mut pool, 0, 10_000).unwrap();
-    pool.observe(0, id, &Seen::new(&headers(50_000), None));
+    pool.observe(0, id, &ObservedHead::new(&headers(50_000), None));
     pool.settle(0, id, &Settlement::dropped());
     for (at, remaining, shared) in [
         (S, 50_000, false),
@@ -98,7 +92,7 @@ fn two_drains_by_others_make_it_shared_and_one_does_not() {
         (4 * S, 30_000, true),
     ] {
         let id = ask(&mut pool, at, 1).unwrap();
-        pool.observe(at, id, &Seen::new(&headers(remaining), None));
+        pool.observe(at, id, &ObservedHead::new(&headers(remaining), None));
         pool.settle(at, id, &Settlement::dropped());
         assert_eq!(pool.snapshot(at).shared, shared, "{at}");
     }
@@ -110,21 +104,16 @@ fn two_drains_by_others_make_it_shared_and_one_does_not() {
 fn a_refusal_that_the_known_level_did_not_expect_makes_it_shared() {
     let mut pool = pool(LimiterConfig::new());
     let id = ask(&mut pool, 0, 1_000).unwrap();
-    pool.observe(0, id, &Seen::new(&headers(59_000), None));
+    pool.observe(0, id, &ObservedHead::new(&headers(59_000), None));
     pool.settle(0, id, &Settlement::dropped());
     let id = ask(&mut pool, S, 1_000).unwrap();
     pool.rate_limited(S, id, None, 0.0);
     let mut limits = headers(59_000);
     limits.requests.limit = Some(60);
     limits.requests.remaining = Some(0);
-    pool.observe(S, id, &Seen::new(&limits, None).with_rejected(true));
+    pool.observe(S, id, &ObservedHead::new(&limits, None).with_rejected(true));
     pool.settle(S, id, &Settlement::Rejected);
     assert!(!pool.snapshot(S).shared, "that limit was news");
-    assert_eq!(
-        pool.snapshot(S).adaptive_concurrency,
-        None,
-        "a level explains it"
-    );
     let id = {
         let mut at = 2 * S;
         loop {
@@ -140,70 +129,17 @@ fn a_refusal_that_the_known_level_did_not_expect_makes_it_shared() {
         }
     };
     pool.rate_limited(20 * S, id, None, 0.0);
-    pool.observe(20 * S, id, &Seen::new(&limits, None).with_rejected(true));
+    pool.observe(
+        20 * S,
+        id,
+        &ObservedHead::new(&limits, None).with_rejected(true),
+    );
     assert!(pool.snapshot(20 * S).shared);
 }
 
 #[test]
-fn a_refusal_that_no_level_explains_caps_what_is_in_flight() {
-    let mut pool = pool(LimiterConfig::new().with_concurrency(Concurrency::Adaptive));
-    let ids: Vec<_> = (0..20).filter_map(|_| ask(&mut pool, 0, 10)).collect();
-    assert_eq!(ids.len(), 20);
-    for id in &ids[10..] {
-        pool.rate_limited(S, *id, None, 0.0);
-        pool.observe(
-            S,
-            *id,
-            &Seen::new(&headers(59_000), None).with_rejected(true),
-        );
-        pool.settle(S, *id, &Settlement::Rejected);
-    }
-    // The last of them was the eleventh: seven tenths.
-    assert_eq!(pool.snapshot(S).adaptive_concurrency, Some(7));
-    assert!(!pool.snapshot(S).shared);
-    assert!(ask(&mut pool, 5 * S, 10).is_none(), "ten are in flight");
-    for id in &ids[..4] {
-        pool.settle(5 * S, *id, &used());
-    }
-    assert_eq!(poll(&mut pool, 5 * S), (1, Next::Idle));
-    assert_eq!(pool.snapshot(700 * S).adaptive_concurrency, None);
-}
-
-#[test]
-fn a_refusal_that_a_level_explains_caps_nothing() {
-    let mut pool = pool(LimiterConfig::new().with_concurrency(Concurrency::Adaptive));
-    let ids: Vec<_> = (0..10).filter_map(|_| ask(&mut pool, 0, 10)).collect();
-    let empty = headers(0);
-    pool.rate_limited(S, ids[0], None, 0.0);
-    pool.observe(S, ids[0], &Seen::new(&empty, None).with_rejected(true));
-    // What it means was decided by its headers, which the end does not know.
-    pool.settle(S, ids[0], &Settlement::Rejected);
-    assert_eq!(pool.snapshot(S).adaptive_concurrency, None);
-}
-
-#[test]
-fn without_headers_a_refusal_caps_too_and_a_spend_limit_does_not() {
-    let mut pool = pool(LimiterConfig::new().with_concurrency(Concurrency::Adaptive));
-    let ids: Vec<_> = (0..10).filter_map(|_| ask(&mut pool, 0, 10)).collect();
-    pool.settle(0, ids[0], &Settlement::Rejected);
-    assert_eq!(pool.snapshot(0).adaptive_concurrency, None);
-    pool.rate_limited(0, ids[1], None, 0.0);
-    pool.settle(0, ids[1], &Settlement::Rejected);
-    assert_eq!(pool.snapshot(0).adaptive_concurrency, Some(6));
-}
-
-#[test]
-fn a_cap_is_not_sought_when_not_asked_for() {
-    let mut pool = pool(LimiterConfig::new());
-    let id = ask(&mut pool, 0, 10).unwrap();
-    pool.rate_limited(0, id, None, 0.0);
-    pool.settle(0, id, &Settlement::Rejected);
-    assert_eq!(pool.snapshot(0).adaptive_concurrency, None);
-}
-
-#[test]
 fn after_rest_a_quarter_of_the_rate_at_first() {
-    let mut pool = pool(LimiterConfig::new().with_ramp_up(Some(RampUp::new())));
+    let mut pool = pool(LimiterConfig::new().with_slow_start(Some(SlowStart::new())));
     for _ in 0..100 {
         ask(&mut pool, 0, 100);
     }
@@ -221,9 +157,8 @@ fn after_rest_a_quarter_of_the_rate_at_first() {
 
 #[test]
 fn after_a_pause_too() {
-    let config = LimiterConfig::new()
-        .with_ramp_up(Some(RampUp::new().with_after_idle(Duration::MAX)))
-        .with_concurrency(Concurrency::Unlimited);
+    let config =
+        LimiterConfig::new().with_slow_start(Some(SlowStart::new().with_after_idle(Duration::MAX)));
     let mut pool = pool(config);
     let mut granted = Vec::new();
     ask(&mut pool, 0, 1_000);

@@ -8,8 +8,8 @@ use std::{
 use proptest::prelude::*;
 use tower_claude_core::{Cost, Dimension, RejectReason, Scope};
 use tower_claude_limiter::{
-    Concurrency, DimensionSnapshot, LimiterConfig, Limits, Pool, Settlement,
-    pool::{Enqueued, Next, PoolAsk, ReservationId, Seen, Ticket},
+    DimensionSnapshot, LimiterConfig, Limits, Pool, Settlement,
+    pool::{Enqueued, Next, ObservedHead, PoolRequest, ReservationId, WaiterId},
 };
 use tower_claude_wire::{RateLimits, Usage};
 
@@ -33,21 +33,21 @@ fn input_limit(limit: u64) -> Limits {
     Limits::new().with_input_tokens_per_minute(n(limit))
 }
 
-fn granted(pool: &mut Pool, now: u64, ask: PoolAsk) -> ReservationId {
+fn granted(pool: &mut Pool, now: u64, ask: PoolRequest) -> ReservationId {
     match pool.enqueue(now, ask) {
         Ok(Enqueued::Granted(id)) => id,
         other => panic!("not granted: {other:?}"),
     }
 }
 
-fn waiting(pool: &mut Pool, now: u64, ask: PoolAsk) -> Ticket {
+fn waiting(pool: &mut Pool, now: u64, ask: PoolRequest) -> WaiterId {
     match pool.enqueue(now, ask) {
         Ok(Enqueued::Waiting(ticket)) => ticket,
         other => panic!("does not wait: {other:?}"),
     }
 }
 
-fn poll(pool: &mut Pool, now: u64) -> (Vec<Ticket>, Next) {
+fn poll(pool: &mut Pool, now: u64) -> (Vec<WaiterId>, Next) {
     let mut granted = Vec::new();
     let next = pool.poll(now, &mut granted);
     (
@@ -81,8 +81,8 @@ fn input_header(limit: u64, remaining: u64) -> RateLimits {
     limits
 }
 
-fn ask(input: u64, arrival: u64) -> PoolAsk {
-    PoolAsk::new(Cost::new(input, 0), arrival)
+fn ask(input: u64, arrival: u64) -> PoolRequest {
+    PoolRequest::new(Cost::new(input, 0), arrival)
 }
 
 proptest! {
@@ -129,9 +129,9 @@ proptest! {
             .with_output_tokens_per_minute(n(1_000));
         let (mut with, mut without) = (pool(&limits), pool(&limits));
         for pool in [&mut with, &mut without] {
-            granted(pool, 0, PoolAsk::new(Cost::new(900, 700), 0));
+            granted(pool, 0, PoolRequest::new(Cost::new(900, 700), 0));
         }
-        let extra = PoolAsk::new(Cost::new(input, output), 5);
+        let extra = PoolRequest::new(Cost::new(input, output), 5);
         let extra = if wait { extra } else { extra.with_max_wait(Some(0)) };
         match with.enqueue(S, extra) {
             Ok(Enqueued::Waiting(ticket)) => prop_assert!(with.cancel(ticket)),
@@ -169,7 +169,7 @@ proptest! {
         let before = available(&pool, now);
         for (id, shown) in flying {
             let headers = input_header(limit, shown);
-            pool.observe(now, id, &Seen::new(&headers, None));
+            pool.observe(now, id, &ObservedHead::new(&headers, None));
             prop_assert_eq!(available(&pool, now), before);
         }
     }
@@ -233,7 +233,7 @@ fn an_old_learned_limit_does_not_refuse_nor_hold_for_ever() {
     let mut pool = pool(&Limits::unlimited());
     let id = granted(&mut pool, 0, ask(1_000, 0));
     let headers = input_header(1, 0);
-    pool.observe(0, id, &Seen::new(&headers, None));
+    pool.observe(0, id, &ObservedHead::new(&headers, None));
     pool.settle(0, id, &used(1_000, 0));
     assert!(matches!(
         pool.enqueue(S, ask(1_000, 0)).unwrap_err().reason,
@@ -253,7 +253,7 @@ fn a_limit_of_zero_is_ignored() {
     let mut pool = pool(&Limits::unlimited());
     let id = granted(&mut pool, 0, ask(1_000, 0));
     let headers = input_header(0, 0);
-    pool.observe(0, id, &Seen::new(&headers, None));
+    pool.observe(0, id, &ObservedHead::new(&headers, None));
     assert!(pool.snapshot(0).dimensions.is_empty());
     granted(&mut pool, 0, ask(1_000_000, 0));
 }
@@ -349,7 +349,7 @@ fn refunds_by_stage() {
         .with_output_tokens_per_minute(n(6_000));
     let left = |settlement: &Settlement| {
         let mut pool = pool(&limits);
-        let id = granted(&mut pool, 0, PoolAsk::new(Cost::new(1_000, 500), 0));
+        let id = granted(&mut pool, 0, PoolRequest::new(Cost::new(1_000, 500), 0));
         pool.produced(0, id, 40);
         pool.settle(0, id, settlement);
         pool.settle(0, id, &Settlement::NotSent); // once only
@@ -377,7 +377,7 @@ fn long_answers_extend_their_reservation_by_quarters() {
     let limits = Limits::new().with_output_tokens_per_minute(n(6_000));
     let mut pool = pool(&limits);
     let cost = Cost::new(0, 100).with_max_output_tokens(Some(1_000));
-    let id = granted(&mut pool, 0, PoolAsk::new(cost, 0));
+    let id = granted(&mut pool, 0, PoolRequest::new(cost, 0));
     let left = |pool: &Pool| level(pool, 0, Dimension::OutputTokens).available;
     pool.produced(0, id, 100);
     assert_eq!(left(&pool), 5_900);
@@ -395,10 +395,10 @@ fn output_is_reserved_by_the_mean_of_answers_and_never_by_max_tokens() {
     let mut pool = pool(&limits);
     let cost = Cost::new(10, 500).with_max_output_tokens(Some(64_000));
     for output in [100, 300] {
-        let id = granted(&mut pool, 0, PoolAsk::new(cost, 0));
+        let id = granted(&mut pool, 0, PoolRequest::new(cost, 0));
         pool.settle(0, id, &used(10, output));
     }
-    granted(&mut pool, 60 * S, PoolAsk::new(cost, 0));
+    granted(&mut pool, 60 * S, PoolRequest::new(cost, 0));
     assert_eq!(
         level(&pool, 60 * S, Dimension::OutputTokens).available,
         59_800
@@ -406,7 +406,7 @@ fn output_is_reserved_by_the_mean_of_answers_and_never_by_max_tokens() {
     granted(
         &mut pool,
         60 * S,
-        PoolAsk::new(cost.with_max_output_tokens(Some(50)), 0),
+        PoolRequest::new(cost.with_max_output_tokens(Some(50)), 0),
     );
     assert_eq!(
         level(&pool, 60 * S, Dimension::OutputTokens).available,
@@ -425,7 +425,7 @@ fn input_estimates_are_corrected_by_what_answers_used() {
 
 #[test]
 fn inferred_pauses_double_for_each_429_in_a_row_and_end_with_a_success() {
-    let config = LimiterConfig::new().with_concurrency(Concurrency::Unlimited);
+    let config = LimiterConfig::new();
     let mut pool = pool_with(&Limits::unlimited(), config);
     let mut now = 0;
     for seconds in [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300] {
@@ -475,7 +475,7 @@ fn an_explicit_wait_is_kept_up_to_an_hour_and_jitter_only_adds() {
 
 #[test]
 fn slow_start_doubles_with_answers_and_ends_with_the_first_headers() {
-    let config = LimiterConfig::new().with_slow_start(NonZeroU32::new(2));
+    let config = LimiterConfig::new().with_initial_concurrency(NonZeroU32::new(2));
     let mut pool = pool_with(&Limits::unlimited(), config);
     let one = granted(&mut pool, 0, ask(1, 0));
     let two = granted(&mut pool, 0, ask(1, 0));
@@ -486,7 +486,7 @@ fn slow_start_doubles_with_answers_and_ends_with_the_first_headers() {
     pool.settle(0, one, &used(1, 1));
     assert_eq!(poll(&mut pool, 0).0.len(), 3);
     let headers = input_header(1_000_000, 1_000_000);
-    pool.observe(0, two, &Seen::new(&headers, None));
+    pool.observe(0, two, &ObservedHead::new(&headers, None));
     assert_eq!(poll(&mut pool, 0).0.len(), 7);
 }
 
@@ -497,12 +497,12 @@ fn tokens_are_a_limit_of_their_own_only_without_the_other_families() {
     let mut headers = RateLimits::default();
     headers.tokens.limit = Some(9_000);
     headers.tokens.remaining = Some(8_000);
-    pool.observe(0, id, &Seen::new(&headers, None));
+    pool.observe(0, id, &ObservedHead::new(&headers, None));
     assert_eq!(level(&pool, 0, Dimension::TotalTokens).limit, 9_000);
     let mut other = pool_with(&Limits::unlimited(), LimiterConfig::new());
     let id = granted(&mut other, 0, ask(1_000, 0));
     headers.input_tokens.limit = Some(5_000);
-    other.observe(0, id, &Seen::new(&headers, None));
+    other.observe(0, id, &ObservedHead::new(&headers, None));
     assert!(
         other
             .snapshot(0)
@@ -517,14 +517,14 @@ fn headers_lower_and_raise_limits_at_once() {
     let id = granted(&mut pool, 0, ask(1_000, 0));
     for limit in [3_000, 12_000] {
         let headers = input_header(limit, 2_000);
-        pool.observe(0, id, &Seen::new(&headers, None));
+        pool.observe(0, id, &ObservedHead::new(&headers, None));
         assert_eq!(level(&pool, 0, Dimension::InputTokens).limit, limit);
     }
     let fixed = LimiterConfig::new().with_learn_limits(false);
     let mut pool = pool_with(&input_limit(6_000), fixed);
     let id = granted(&mut pool, 0, ask(1_000, 0));
     let headers = input_header(60_000, 60_000);
-    pool.observe(0, id, &Seen::new(&headers, None));
+    pool.observe(0, id, &ObservedHead::new(&headers, None));
     let seen = level(&pool, 0, Dimension::InputTokens);
     assert_eq!((seen.limit, seen.available), (6_000, 5_000));
 }
@@ -537,7 +537,7 @@ fn the_capacity_is_learned_from_the_time_to_full() {
     headers.input_tokens.reset = Some(date + Duration::from_secs(3));
     for _ in 0..50 {
         let id = granted(&mut pool, 0, ask(1, 0));
-        pool.observe(0, id, &Seen::new(&headers, Some(date)));
+        pool.observe(0, id, &ObservedHead::new(&headers, Some(date)));
         pool.settle(0, id, &used(1, 1));
     }
     // 20,000 + 3 s of 10,000 a second, a second short because stamps are whole seconds.
@@ -549,10 +549,10 @@ fn a_level_that_others_drained_falls() {
     let mut pool = pool(&input_limit(600_000));
     let id = granted(&mut pool, 0, ask(1_000, 0));
     let headers = input_header(600_000, 599_000);
-    pool.observe(0, id, &Seen::new(&headers, None));
+    pool.observe(0, id, &ObservedHead::new(&headers, None));
     let id = granted(&mut pool, 0, ask(1_000, 0));
     let headers = input_header(600_000, 100_000);
-    pool.observe(S, id, &Seen::new(&headers, None));
+    pool.observe(S, id, &ObservedHead::new(&headers, None));
     // As high as it can be: what was refilled in that second may be on top of it.
     assert_eq!(available(&pool, S), 110_500);
 }
@@ -563,7 +563,7 @@ fn a_first_header_far_below_what_was_told_is_taken_at_its_lowest() {
     let id = granted(&mut pool, 0, ask(1_000, 0));
     granted(&mut pool, 0, ask(20_000, 0));
     let headers = input_header(600_000, 100_000);
-    pool.observe(S, id, &Seen::new(&headers, None));
+    pool.observe(S, id, &ObservedHead::new(&headers, None));
     assert_eq!(available(&pool, S), 79_500);
 }
 
@@ -574,7 +574,7 @@ fn a_warning_comes_once_per_crossing() {
     let mut crossings = Vec::new();
     for remaining in [500, 200, 150, 250, 100, 310, 150] {
         let headers = input_header(1_000, remaining);
-        let crossing = pool.observe(0, id, &Seen::new(&headers, None));
+        let crossing = pool.observe(0, id, &ObservedHead::new(&headers, None));
         crossings.extend(crossing.map(|crossing| crossing.remaining));
     }
     assert_eq!(crossings, [200, 150]);
@@ -587,7 +587,7 @@ fn what_was_sent_after_the_request_is_not_taken_off_what_its_headers_show() {
     granted(&mut pool, 200 * MS, ask(50_000, 0));
     // The level of the response: the second request is in it.
     let headers = input_header(600_000, 549_000);
-    pool.observe(400 * MS, id, &Seen::new(&headers, None));
+    pool.observe(400 * MS, id, &ObservedHead::new(&headers, None));
     assert_eq!(available(&pool, 400 * MS), 552_000);
 }
 
@@ -600,7 +600,7 @@ fn what_was_never_sent_makes_no_header_unsure() {
     let unsent = granted(&mut pool, 0, ask(50_000, 0));
     pool.settle(0, unsent, &Settlement::NotSent);
     let headers = input_header(600_000, 500_000);
-    pool.observe(0, id, &Seen::new(&headers, None));
+    pool.observe(0, id, &ObservedHead::new(&headers, None));
     assert_eq!(available(&pool, 0), 499_500);
 }
 
@@ -612,12 +612,16 @@ fn what_was_refused_is_taken_back_once() {
     let id = granted(&mut pool, 0, ask(1_000, 0));
     let refused = granted(&mut pool, 0, ask(50_000, 0));
     let nothing = RateLimits::default();
-    pool.observe(0, refused, &Seen::new(&nothing, None).with_rejected(true));
+    pool.observe(
+        0,
+        refused,
+        &ObservedHead::new(&nothing, None).with_rejected(true),
+    );
     pool.settle(0, refused, &Settlement::Rejected);
     // This one may or may not be in what the server shows.
     granted(&mut pool, 0, ask(20_000, 0));
     let headers = input_header(600_000, 500_000);
-    pool.observe(0, id, &Seen::new(&headers, None));
+    pool.observe(0, id, &ObservedHead::new(&headers, None));
     assert_eq!(available(&pool, 0), 479_500);
 }
 
@@ -656,7 +660,7 @@ fn a_level_the_server_shows_is_not_used_to_the_last_request() {
     let mut headers = RateLimits::default();
     headers.requests.limit = Some(60);
     headers.requests.remaining = Some(2);
-    pool.observe(0, id, &Seen::new(&headers, None));
+    pool.observe(0, id, &ObservedHead::new(&headers, None));
     waiting(&mut pool, 0, ask(1, 0));
     // One and a half are held back.
     assert_eq!(poll(&mut pool, 450 * MS).0.len(), 0);

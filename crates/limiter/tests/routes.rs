@@ -5,7 +5,7 @@ use std::num::NonZeroU64;
 use tower_claude_core::{Cost, Dimension, Scope, Workload};
 use tower_claude_limiter::{
     DimensionSnapshot, LimiterConfig, Limits, Pool, Settlement,
-    pool::{Enqueued, PoolAsk, ReservationId},
+    pool::{Enqueued, PoolRequest, ReservationId},
 };
 use tower_claude_wire::Usage;
 
@@ -26,7 +26,7 @@ fn pool() -> Pool {
 }
 
 fn send(pool: &mut Pool, cost: Cost) -> ReservationId {
-    match pool.enqueue(0, PoolAsk::new(cost, 0)) {
+    match pool.enqueue(0, PoolRequest::new(cost, 0)) {
         Ok(Enqueued::Granted(id)) => id,
         other => panic!("not granted: {other:?}"),
     }
@@ -134,7 +134,7 @@ fn kinds_told_apart_hold_less_back() {
             send(&mut pool, chat);
             send(&mut pool, report);
         }
-        of(&pool, Dimension::OutputTokens).guard
+        of(&pool, Dimension::OutputTokens).safety_margin
     };
     let mixed = guard(Cost::new(1_000, 512), Cost::new(1_000, 512));
     let apart = guard(chat(), report());
@@ -164,11 +164,11 @@ fn nothing_in_flight_holds_nothing_back() {
             }
         }
     }
-    assert!(of(&pool, Dimension::OutputTokens).guard > 0);
+    assert!(of(&pool, Dimension::OutputTokens).safety_margin > 0);
     for id in flight {
         pool.settle(0, id, &Settlement::dropped());
     }
-    assert_eq!(of(&pool, Dimension::OutputTokens).guard, 0);
+    assert_eq!(of(&pool, Dimension::OutputTokens).safety_margin, 0);
 }
 
 #[test]
@@ -180,7 +180,7 @@ fn nothing_is_learned_where_that_is_off() {
     teach(&mut pool, 60, chat(), report());
     assert_eq!(charge(&mut pool, chat()), (1_000, 512));
     send(&mut pool, report());
-    assert_eq!(of(&pool, Dimension::OutputTokens).guard, 0);
+    assert_eq!(of(&pool, Dimension::OutputTokens).safety_margin, 0);
 }
 
 /// A count is charged as it is, and teaches nothing about estimates.

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     Ask, Reservation,
-    pool::{Enqueued, NAME, QueuePlace, Ticket},
+    pool::{Enqueued, NAME, QueuePlace, WaiterId},
     sync::{self, Sleep, sleep_until},
 };
 
@@ -48,7 +48,7 @@ enum Whom {
 /// A place in a queue; dropping it gives the place up.
 struct Queued {
     desk: Arc<Desk>,
-    ticket: Ticket,
+    ticket: WaiterId,
     since: u64,
     expiry: u64,
     max_wait: Option<Duration>,
@@ -128,7 +128,7 @@ impl Future for LocalAcquire {
 }
 
 impl Queued {
-    fn new(desk: Arc<Desk>, ticket: Ticket, now: u64, ask: &Ask) -> Self {
+    fn new(desk: Arc<Desk>, ticket: WaiterId, now: u64, ask: &Ask) -> Self {
         let longest = ask
             .max_wait
             .and_then(|wait| u64::try_from(wait.as_nanos()).ok())

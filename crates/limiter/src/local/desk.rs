@@ -18,7 +18,7 @@ use tower_claude_core::{Cost, Ledger, LimitWarning, LimiterId, Observation, Reje
 use super::wakes::Wakes;
 use crate::{
     Ask, Books, LimiterConfig, Pool, PoolLimits, ScopeSnapshot, Settlement,
-    pool::{Enqueued, Next, PoolAsk, QueuePlace, ReservationId, Seen, Ticket},
+    pool::{Enqueued, Next, ObservedHead, PoolRequest, QueuePlace, ReservationId, WaiterId},
     sync::{self, Mutex, MutexGuard},
 };
 
@@ -35,8 +35,8 @@ pub(super) struct Desk {
 struct State {
     pool: Pool,
     /// Tickets are numbers of our own making.
-    waiting: HashMap<Ticket, Waiting, RandomState>,
-    granted: Vec<(Ticket, ReservationId)>,
+    waiting: HashMap<WaiterId, Waiting, RandomState>,
+    granted: Vec<(WaiterId, ReservationId)>,
     used_at: u64,
 }
 
@@ -94,7 +94,7 @@ impl Desk {
 
     pub(super) fn enqueue(&self, now: u64, ask: &Ask) -> Result<Enqueued, Rejection> {
         let arrival = ask.first_arrival.map_or(now, |at| self.nanos(at).min(now));
-        let ask = PoolAsk::new(ask.cost, arrival)
+        let ask = PoolRequest::new(ask.cost, arrival)
             .with_deadline(ask.deadline.map(|at| self.nanos(at)))
             .with_max_wait(ask.max_wait.map(whole_nanos))
             .with_priority(ask.priority)
@@ -141,7 +141,7 @@ impl Desk {
     }
 
     /// Looks whether `ticket` was granted, moves the queue, and leaves the waker.
-    pub(super) fn look(&self, now: u64, ticket: Ticket, expiry: u64, cx: &Context<'_>) -> Look {
+    pub(super) fn look(&self, now: u64, ticket: WaiterId, expiry: u64, cx: &Context<'_>) -> Look {
         let mut wakes = Wakes::default();
         let mut state = self.lock();
         // Whoever looks needs no wake. The old waker goes after the lock: anything may go with it.
@@ -178,18 +178,18 @@ impl Desk {
     }
 
     /// Replaces the cost of a request that waits; whoever does so looks next.
-    pub(super) fn revise(&self, ticket: Ticket, cost: Cost) {
+    pub(super) fn revise(&self, ticket: WaiterId, cost: Cost) {
         self.lock().pool.revise(ticket, cost);
     }
 
     /// Where a request waits.
-    pub(super) fn place(&self, ticket: Ticket) -> Option<QueuePlace> {
+    pub(super) fn place(&self, ticket: WaiterId) -> Option<QueuePlace> {
         let now = self.nanos(sync::now());
         self.lock().pool.place(now, ticket)
     }
 
     /// Gives up a place, or what was granted to it meanwhile.
-    pub(super) fn give_up(&self, now: u64, ticket: Ticket) {
+    pub(super) fn give_up(&self, now: u64, ticket: WaiterId) {
         let mut wakes = Wakes::default();
         let mut state = self.lock();
         // It goes after the lock: anything may go with it.
@@ -275,7 +275,7 @@ impl State {
     }
 
     /// Returns the waker that was left.
-    fn leave(&mut self, now: u64, ticket: Ticket, wakes: &mut Wakes) -> Option<Waker> {
+    fn leave(&mut self, now: u64, ticket: WaiterId, wakes: &mut Wakes) -> Option<Waker> {
         let waiting = self.waiting.remove(&ticket)?;
         match waiting.granted {
             Some(id) => self.pool.settle(now, id, &Settlement::NotSent),
@@ -304,7 +304,7 @@ impl Ledger for Desk {
     fn observe(&self, reservation: u64, seen: &Observation<'_>) -> Option<LimitWarning> {
         let now = self.nanos(seen.at);
         let rejected = seen.class.is_rate_limit() && !seen.class.local;
-        let seen = Seen::new(seen.limits, seen.server_time)
+        let seen = ObservedHead::new(seen.limits, seen.server_time)
             .with_rejected(rejected)
             .with_warn_percent(seen.warn_percent);
         let (crossing, calm) = self.change(now, |pool| {

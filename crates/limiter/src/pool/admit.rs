@@ -3,7 +3,7 @@
 use tower_claude_core::{Cost, RejectReason, Rejection};
 
 use super::{
-    Enqueued, Next, Pool, PoolAsk, ReservationId, Ticket,
+    Enqueued, Next, Pool, PoolRequest, ReservationId, WaiterId,
     book::Record,
     bucket::{MAX_CHARGE, units},
     estimate::foreseen,
@@ -35,7 +35,7 @@ impl Pool {
     ///
     /// [`RejectReason::Oversized`], [`RejectReason::QueueFull`], [`RejectReason::WaitTooLong`],
     /// [`RejectReason::DeadlineWouldPass`].
-    pub fn enqueue(&mut self, now: u64, ask: PoolAsk) -> Result<Enqueued, Rejection> {
+    pub fn enqueue(&mut self, now: u64, ask: PoolRequest) -> Result<Enqueued, Rejection> {
         let now = self.advance(now);
         let charge = self.charge(&ask.cost);
         self.check_size(now, &charge)?;
@@ -99,7 +99,7 @@ impl Pool {
 
     /// Admits from the head of the queue as long as the head is admissible; each is appended to
     /// `granted`. Call it after every other call and at the time it names.
-    pub fn poll(&mut self, now: u64, granted: &mut Vec<(Ticket, ReservationId)>) -> Next {
+    pub fn poll(&mut self, now: u64, granted: &mut Vec<(WaiterId, ReservationId)>) -> Next {
         let now = self.advance(now);
         self.keep_pace(now);
         loop {
@@ -122,13 +122,13 @@ impl Pool {
 
     /// Leaves the queue. False when the ticket does not wait: it was granted, then the caller owns the
     /// reservation and settles it as [`NotSent`](crate::Settlement::NotSent), or it was cancelled.
-    pub fn cancel(&mut self, ticket: Ticket) -> bool {
+    pub fn cancel(&mut self, ticket: WaiterId) -> bool {
         self.queue.remove(ticket)
     }
 
     /// Replaces the cost of a request that waits, its workload aside: more is known of it by now. Poll
     /// afterwards.
-    pub fn revise(&mut self, ticket: Ticket, cost: Cost) {
+    pub fn revise(&mut self, ticket: WaiterId, cost: Cost) {
         self.queue.revise(ticket, cost);
     }
 
@@ -174,12 +174,11 @@ impl Pool {
     fn wait(&self, now: u64, charge: &[u64; LANES]) -> Wait {
         let in_flight = self.book.len() as u64;
         if self.concurrency.is_some_and(|most| in_flight >= most)
-            || self.slow_start.is_some_and(|most| in_flight >= most)
+            || self
+                .initial_concurrency
+                .is_some_and(|most| in_flight >= most)
         {
             return Wait::OnChange;
-        }
-        if let Some(forgotten) = self.adaptive.full_until(now, in_flight) {
-            return Wait::Until(forgotten);
         }
         let mut until = self.pause.until().max(self.credit_at(now));
         let mut guards = None;

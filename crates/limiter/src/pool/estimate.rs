@@ -5,7 +5,7 @@ use std::time::Duration;
 use tower_claude_core::{RejectReason, Rejection};
 
 use super::{
-    Pool, PoolAsk,
+    Pool, PoolRequest,
     admit::NAME,
     bucket::{refill, units},
     fair::Ahead,
@@ -46,7 +46,7 @@ impl Pool {
     pub(super) fn check_wait(
         &self,
         now: u64,
-        ask: &PoolAsk,
+        ask: &PoolRequest,
         flow: FlowKey,
         charge: &Charge,
         leads: bool,

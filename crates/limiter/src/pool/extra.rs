@@ -26,7 +26,7 @@ enum Kind {
     Day(Box<Daily>),
 }
 
-/// The extra limits of a pool, those of `limits` itself and of all [`also`](PoolLimits::also) under it.
+/// The extra limits of a pool, those of `limits` itself and of all [`additional`](PoolLimits::additional) under it.
 pub(super) fn extras(limits: &PoolLimits, now: u64) -> Vec<Extra> {
     let mut found = Vec::new();
     collect(limits, now, true, &mut found);
@@ -56,7 +56,7 @@ fn collect(limits: &PoolLimits, now: u64, own: bool, into: &mut Vec<Extra>) {
             kind: Kind::Day(Box::new(Daily::new(limit.get(), limits.day, now))),
         });
     }
-    for limits in &limits.also {
+    for limits in &limits.additional {
         collect(limits, now, false, into);
     }
 }
@@ -188,7 +188,7 @@ impl Extra {
             limit: self.limit(),
             capacity,
             available,
-            guard: tokens(self.guard(guard)).max(0) as u64,
+            safety_margin: tokens(self.guard(guard)).max(0) as u64,
             learned: false,
             renews_in: renews_in.map(std::time::Duration::from_nanos),
         }

@@ -8,12 +8,12 @@
 //! use std::num::NonZeroU64;
 //! use tower_claude_core::{Cost, Scope};
 //! use tower_claude_limiter::{Limits, Settlement, LimiterConfig, Pool};
-//! use tower_claude_limiter::pool::{Enqueued, Next, PoolAsk};
+//! use tower_claude_limiter::pool::{Enqueued, Next, PoolRequest};
 //!
 //! let limits = Limits::new().with_requests_per_minute(NonZeroU64::new(1).unwrap());
 //! let scope = Scope::named("one a minute");
 //! let mut pool = Pool::new(scope.clone(), &limits.for_scope(&scope), LimiterConfig::new(), 0);
-//! let ask = PoolAsk::new(Cost::new(0, 0), 0);
+//! let ask = PoolRequest::new(Cost::new(0, 0), 0);
 //! let Ok(Enqueued::Granted(first)) = pool.enqueue(0, ask) else { panic!() };
 //! let Ok(Enqueued::Waiting(second)) = pool.enqueue(0, ask) else { panic!() };
 //! pool.settle(5, first, &Settlement::dropped()); // the server has counted it all the same
@@ -23,7 +23,6 @@
 //! assert_eq!(granted[0].0, second);
 //! ```
 
-mod adapt;
 mod admit;
 mod book;
 mod bucket;
@@ -58,10 +57,10 @@ use tower_claude_core::{LimitWarning, Scope};
 
 pub(crate) use admit::NAME;
 pub use book::ReservationId;
-pub use queue::{TenantKey, Ticket};
-pub use types::{Enqueued, Next, PoolAsk, QueuePlace, Seen};
+pub use queue::{TenantKey, WaiterId};
+pub use types::{Enqueued, Next, ObservedHead, PoolRequest, QueuePlace};
 
-use crate::{Concurrency, LimiterConfig, OutputAccounting, PoolLimits};
+use crate::{LimiterConfig, OutputAccounting, PoolLimits};
 use book::Book;
 use bucket::Bucket;
 use extra::Extra;
@@ -87,9 +86,8 @@ pub struct Pool {
     pace: price::Pace,
     ramp: ramp::Ramp,
     drains: drain::Drains,
-    adaptive: adapt::Adaptive,
     clock: clock::ServerClock,
-    slow_start: Option<u64>,
+    initial_concurrency: Option<u64>,
     output: outputs::Outputs,
     input: inputs::Input,
     /// Input in flight that the server has not told its own count of.
@@ -110,10 +108,6 @@ impl Pool {
             OutputAccounting::AsProduced => Counted::AtEnd,
             OutputAccounting::MaxTokensReserved => Counted::AtHead,
         };
-        let fixed = match config.concurrency {
-            Concurrency::Fixed(most) => Some(most),
-            _ => None,
-        };
         let lane = |limit: Option<std::num::NonZeroU64>, counted| {
             Lane::new(
                 limit.map(|limit| Bucket::full(limit.get(), burst, now)),
@@ -130,22 +124,19 @@ impl Pool {
             scope,
             burst,
             max_pause: pause::nanos(config.max_pause),
-            concurrency: [limits.least_concurrency(), fixed]
-                .into_iter()
-                .flatten()
-                .map(|limit| u64::from(limit.get()))
-                .min(),
+            concurrency: limits
+                .least_concurrency()
+                .map(|limit| u64::from(limit.get())),
             extras: extra::extras(limits, now),
             queue: Queue::new(config.shares.clone()),
             book: Book::default(),
             pause: Pause::default(),
             pace: price::Pace::default(),
-            ramp: ramp::Ramp::new(config.ramp_up),
+            ramp: ramp::Ramp::new(config.slow_start),
             drains: drain::Drains::default(),
-            adaptive: adapt::Adaptive::new(config.concurrency == Concurrency::Adaptive),
             clock: clock::ServerClock::default(),
-            slow_start: config
-                .slow_start_requests
+            initial_concurrency: config
+                .initial_concurrency
                 .map(|start| u64::from(start.get()))
                 .filter(|start| *start < settle::SLOW_START_ENDS),
             output: outputs::Outputs::default(),
@@ -167,7 +158,7 @@ impl Pool {
     }
 
     /// Tells what time it is outside at `now`; the server's clock, where a response tells it
-    /// ([`Seen::server_time`]), does the same.
+    /// ([`ObservedHead::server_time`]), does the same.
     pub fn set_wall_time(&mut self, now: u64, wall: SystemTime) {
         let now = self.advance(now);
         for extra in &mut self.extras {
@@ -195,7 +186,7 @@ impl Pool {
 
     /// The first of those that wait: the only one that may take.
     #[must_use]
-    pub fn head(&self) -> Option<Ticket> {
+    pub fn head(&self) -> Option<WaiterId> {
         self.queue.head().map(|(ticket, _)| ticket)
     }
 
@@ -211,7 +202,7 @@ impl Pool {
         &mut self,
         now: u64,
         id: ReservationId,
-        seen: &Seen<'_>,
+        seen: &ObservedHead<'_>,
     ) -> Option<LimitWarning> {
         let now = self.advance(now);
         self.book.get(id)?;

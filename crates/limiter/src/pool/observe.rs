@@ -9,7 +9,7 @@ use tower_claude_core::LimitWarning;
 use tower_claude_wire::{Gauge, RateLimits};
 
 use super::{
-    Pool, Seen,
+    ObservedHead, Pool,
     book::Sent,
     bucket::{Bucket, UNIT, refill, units},
     float::whole,
@@ -35,7 +35,12 @@ const MAX_LEVEL: u64 = 1 << 50;
 
 impl Pool {
     /// Learns from one response. Returns the tightest limit that newly crossed the warning share.
-    pub(super) fn learn(&mut self, now: u64, sent: &Sent, seen: &Seen<'_>) -> Option<LimitWarning> {
+    pub(super) fn learn(
+        &mut self,
+        now: u64,
+        sent: &Sent,
+        seen: &ObservedHead<'_>,
+    ) -> Option<LimitWarning> {
         let mut crossing: Option<(u64, LimitWarning)> = None;
         if let Some(date) = seen.server_time {
             self.clock.heard(now, date);
@@ -56,7 +61,7 @@ impl Pool {
             let level = self.lanes[index].level();
             self.clamp(now, index, gauge, sent, told);
             if self.lanes[index].bucket.is_some() {
-                self.slow_start = None;
+                self.initial_concurrency = None;
             }
             self.moved(now, index, sent, known, level);
             if let Some((used, found)) = self.lanes[index].warn(index, gauge, seen.warn_percent)
@@ -72,8 +77,7 @@ impl Pool {
     /// known and over the half. What others may take in so short a time is no more than they take while an answer is under
     /// way. `None` where it could matter now.
     pub(crate) fn calm_until(&self) -> Option<u64> {
-        let known = self.slow_start.is_none()
-            && self.concurrency_is_plain()
+        let known = self.initial_concurrency.is_none()
             && !self.drains.may_be_shared(self.config.sharing, self.now)
             && self.pause.until() <= self.now;
         let mut lanes = self.lanes.iter().filter(|lane| lane.bucket.is_some());
@@ -85,10 +89,6 @@ impl Pool {
     pub(crate) fn has_plenty(&self) -> bool {
         let mut buckets = self.lanes.iter().filter_map(|lane| lane.bucket.as_ref());
         buckets.all(|bucket| bucket.has_plenty(0))
-    }
-
-    fn concurrency_is_plain(&self) -> bool {
-        self.adaptive.cap(self.now).is_none()
     }
 
     /// The gauges that count for this pool. `tokens-*` shows whichever token limit is tightest, so it

@@ -85,12 +85,12 @@ impl TenantKey {
 
 /// A place in the queue of one pool: of its flow, by first arrival, then by order of asking.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Ticket {
+pub struct WaiterId {
     place: Place,
     flow: FlowKey,
 }
 
-impl Hash for Ticket {
+impl Hash for WaiterId {
     fn hash<H: Hasher>(&self, state: &mut H) {
         // No two of a pool have the same.
         self.place.sequence.hash(state);
@@ -141,10 +141,10 @@ impl Queue {
     }
 
     /// The one that is next, of all flows.
-    pub(crate) fn head(&self) -> Option<(Ticket, &Waiter)> {
+    pub(crate) fn head(&self) -> Option<(WaiterId, &Waiter)> {
         let (flow, place) = self.fair.head()?;
         let waiter = self.waiters.get(&(flow, place))?;
-        Some((Ticket { place, flow }, waiter))
+        Some((WaiterId { place, flow }, waiter))
     }
 
     /// Whether a request of this flow that arrived then would be next.
@@ -152,7 +152,7 @@ impl Queue {
         self.waiters.is_empty() || self.fair.would_lead(flow, arrival)
     }
 
-    pub(crate) fn push(&mut self, flow: FlowKey, arrival: u64, waiter: Waiter) -> Ticket {
+    pub(crate) fn push(&mut self, flow: FlowKey, arrival: u64, waiter: Waiter) -> WaiterId {
         self.sequence += 1;
         let place = Place {
             arrival,
@@ -163,17 +163,17 @@ impl Queue {
         }
         self.fair.pushed(flow, place, &waiter.charge);
         self.waiters.insert((flow, place), waiter);
-        Ticket { place, flow }
+        WaiterId { place, flow }
     }
 
     /// Gives a place up.
-    pub(crate) fn remove(&mut self, ticket: Ticket) -> bool {
+    pub(crate) fn remove(&mut self, ticket: WaiterId) -> bool {
         self.take(ticket, None)
     }
 
     /// Lets the head out, which takes so much of the bottleneck's time. Returns where its flow's turn is
     /// kept.
-    pub(crate) fn let_out(&mut self, ticket: Ticket, work: u64) -> Turn {
+    pub(crate) fn let_out(&mut self, ticket: WaiterId, work: u64) -> Turn {
         let turn = Turn {
             flow: ticket.flow,
             epoch: self.fair.epoch(),
@@ -182,7 +182,7 @@ impl Queue {
         turn
     }
 
-    fn take(&mut self, ticket: Ticket, work: Option<u64>) -> bool {
+    fn take(&mut self, ticket: WaiterId, work: Option<u64>) -> bool {
         let flow = ticket.flow;
         let Some(waiter) = self.waiters.remove(&(flow, ticket.place)) else {
             return false;
@@ -196,14 +196,14 @@ impl Queue {
     }
 
     /// Its cost is reckoned anew; its workload stays, and so does what it was reckoned to take when it came.
-    pub(crate) fn revise(&mut self, ticket: Ticket, cost: Cost) {
+    pub(crate) fn revise(&mut self, ticket: WaiterId, cost: Cost) {
         if let Some(waiter) = self.waiters.get_mut(&(ticket.flow, ticket.place)) {
             waiter.cost = cost.with_workload(waiter.cost.workload);
         }
     }
 
     /// What this one was reckoned to take when it came.
-    pub(crate) fn charge(&self, ticket: Ticket) -> Option<Charge> {
+    pub(crate) fn charge(&self, ticket: WaiterId) -> Option<Charge> {
         let waiter = self.waiters.get(&(ticket.flow, ticket.place))?;
         Some(waiter.charge)
     }
@@ -216,7 +216,7 @@ impl Queue {
 
     /// How many of its flow are ahead of this one, and the work in them, about. Looked for from both ends:
     /// who asks has just come, or is about to be let out.
-    pub(crate) fn ahead_of(&self, ticket: Ticket) -> Option<(usize, Ahead)> {
+    pub(crate) fn ahead_of(&self, ticket: WaiterId) -> Option<(usize, Ahead)> {
         let waiter = self.waiters.get(&(ticket.flow, ticket.place))?;
         let waiting = self.fair.waiting(ticket.flow);
         let (mut front, mut back) = (self.of(ticket.flow), self.of(ticket.flow).rev());

@@ -4,7 +4,7 @@
 //! same pause to end is one.
 
 use super::pause::nanos;
-use crate::RampUp;
+use crate::SlowStart;
 
 /// Where the pace begins, as a share of the limit's rate.
 const START: f64 = 0.25;
@@ -12,7 +12,7 @@ const START: f64 = 0.25;
 /// The slow start, if it is asked for.
 #[derive(Debug, Default)]
 pub(crate) struct Ramp {
-    rise: Option<RampUp>,
+    rise: Option<SlowStart>,
     /// When the present rise began or begins.
     since: Option<u64>,
     /// When something was last sent or ended.
@@ -20,7 +20,7 @@ pub(crate) struct Ramp {
 }
 
 impl Ramp {
-    pub(crate) const fn new(rise: Option<RampUp>) -> Self {
+    pub(crate) const fn new(rise: Option<SlowStart>) -> Self {
         Self {
             rise,
             since: None,
@@ -74,7 +74,7 @@ mod tests {
     const S: u64 = 1_000_000_000;
 
     fn ramp() -> Ramp {
-        Ramp::new(Some(RampUp::new()))
+        Ramp::new(Some(SlowStart::new()))
     }
 
     #[test]

@@ -15,7 +15,6 @@ impl Pool {
     /// Decides once what the 429 for `id` means. Where a level explains it that we thought we knew,
     /// others draw on it. Where none does, it is a limit that no header shows.
     pub(super) fn refused(&mut self, now: u64, id: ReservationId, limits: Option<&RateLimits>) {
-        let in_flight = self.book.len() as u64;
         let Some(record) = self.book.get_mut(id) else {
             return;
         };
@@ -25,14 +24,12 @@ impl Pool {
         }
         record.judged = true;
         let record = record.clone();
-        match limits.and_then(|limits| self.exhausted(now, &record, limits)) {
-            Some(index) => {
-                let young = index == INPUT && self.input.is_young();
-                if !young && self.lanes[index].drift.known_at(record.sent_at) {
-                    self.drained(now);
-                }
+        let exhausted = limits.and_then(|limits| self.exhausted(now, &record, limits));
+        if let Some(index) = exhausted {
+            let young = index == INPUT && self.input.is_young();
+            if !young && self.lanes[index].drift.known_at(record.sent_at) {
+                self.drained(now);
             }
-            None => self.adaptive.refused(now, record.sent_at, in_flight),
         }
     }
 

@@ -64,10 +64,7 @@ impl Pool {
                 let input = believed(usage.limited_input());
                 self.recharge(id, input, Some(output.max(produced)));
             }
-            Settlement::Used { usage } => {
-                self.adaptive.answered(now, self.book.len() as u64);
-                self.used(id, usage, produced);
-            }
+            Settlement::Used { usage } => self.used(id, usage, produced),
         }
         self.close(id);
     }
@@ -203,10 +200,10 @@ impl Pool {
         let Some(record) = self.book.get_mut(id) else {
             return;
         };
-        if let (Some(most), false) = (self.slow_start, record.answered) {
+        if let (Some(most), false) = (self.initial_concurrency, record.answered) {
             record.answered = true;
             let most = most.saturating_mul(2);
-            self.slow_start = (most < SLOW_START_ENDS).then_some(most);
+            self.initial_concurrency = (most < SLOW_START_ENDS).then_some(most);
         }
     }
 }

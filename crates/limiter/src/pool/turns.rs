@@ -5,7 +5,7 @@ use std::time::Duration;
 use tower_claude_core::{RejectReason, Rejection};
 
 use super::{
-    Pool, PoolAsk, QueuePlace, Ticket,
+    Pool, PoolRequest, QueuePlace, WaiterId,
     admit::NAME,
     bucket::UNIT,
     fair::Ahead,
@@ -22,7 +22,7 @@ impl Pool {
     pub(super) fn overtake(
         &mut self,
         flow: FlowKey,
-        ask: &PoolAsk,
+        ask: &PoolRequest,
         charge: Charge,
     ) -> Option<Turn> {
         if self.queue.len() == 0 {
@@ -111,7 +111,7 @@ impl Pool {
     /// Where a request waits; `None` when it does not. It is counted from the nearer end of the queue of its
     /// priority and tenant, so that it is quick for the first and the last of them and linear in the middle.
     #[must_use]
-    pub fn place(&self, now: u64, ticket: Ticket) -> Option<QueuePlace> {
+    pub fn place(&self, now: u64, ticket: WaiterId) -> Option<QueuePlace> {
         let (ahead, work) = self.queue.ahead_of(ticket)?;
         let charge = self.queue.charge(ticket)?;
         Some(QueuePlace {

@@ -5,12 +5,12 @@ use std::time::{Duration, SystemTime};
 use tower_claude_core::{Cost, Priority, Tenant};
 use tower_claude_wire::RateLimits;
 
-use super::{ReservationId, TenantKey, Ticket};
+use super::{ReservationId, TenantKey, WaiterId};
 
 /// What a request asks of a pool. Times are nanoseconds, as everywhere here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct PoolAsk {
+pub struct PoolRequest {
     /// What it will use, by estimate.
     pub cost: Cost,
     /// When its call first arrived: its place in the queue.
@@ -25,7 +25,7 @@ pub struct PoolAsk {
     pub tenant: TenantKey,
 }
 
-impl PoolAsk {
+impl PoolRequest {
     /// A request that waits without end.
     #[must_use]
     pub const fn new(cost: Cost, first_arrival: u64) -> Self {
@@ -74,7 +74,7 @@ pub enum Enqueued {
     /// It may be sent.
     Granted(ReservationId),
     /// It waits. The caller keeps its expiry.
-    Waiting(Ticket),
+    Waiting(WaiterId),
 }
 
 /// Where a request waits.
@@ -102,7 +102,7 @@ pub enum Next {
 /// What the head of a response says.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
-pub struct Seen<'a> {
+pub struct ObservedHead<'a> {
     /// The rate-limit headers.
     pub limits: &'a RateLimits,
     /// The server's clock (`Date`).
@@ -113,7 +113,7 @@ pub struct Seen<'a> {
     pub warn_percent: u8,
 }
 
-impl<'a> Seen<'a> {
+impl<'a> ObservedHead<'a> {
     /// An answer with these headers, worth a warning from 80 % on.
     #[must_use]
     pub const fn new(limits: &'a RateLimits, server_time: Option<SystemTime>) -> Self {

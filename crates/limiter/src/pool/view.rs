@@ -37,7 +37,7 @@ impl Pool {
                 limit: bucket.limit(),
                 capacity: tokens(bucket.capacity()).max(0) as u64,
                 available: tokens(bucket.level()),
-                guard: tokens(guards[index]).max(0) as u64,
+                safety_margin: tokens(guards[index]).max(0) as u64,
                 learned: lane.confirmed.is_some(),
                 renews_in: None,
             });
@@ -45,16 +45,14 @@ impl Pool {
         let extras = self.extras.iter();
         dimensions.extend(extras.map(|extra| extra.snapshot(now, guards[extra.lane()])));
         let in_flight = self.in_flight() as u64;
-        let adaptive = self.adaptive.cap(now);
-        let most = [self.concurrency, adaptive].into_iter().flatten().min();
-        if let Some(limit) = most {
+        if let Some(limit) = self.concurrency {
             dimensions.push(DimensionSnapshot {
                 dimension: Dimension::Concurrency,
                 limit,
                 capacity: limit,
                 available: i64::try_from(limit.saturating_sub(in_flight)).unwrap_or(i64::MAX),
-                guard: 0,
-                learned: adaptive == Some(limit),
+                safety_margin: 0,
+                learned: false,
                 renews_in: None,
             });
         }
@@ -66,9 +64,8 @@ impl Pool {
             outstanding_output: self.book.charged(OUTPUT),
             mean_output: self.output.mean(),
             input_ratio: self.input.ratio(),
-            slow_start: self.slow_start,
+            initial_concurrency: self.initial_concurrency,
             shared: self.drains.is_shared(self.config.sharing, now),
-            adaptive_concurrency: adaptive,
             dimensions,
             classes: self.classes(now),
         }

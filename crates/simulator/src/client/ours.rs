@@ -9,7 +9,7 @@ use std::{
 use tower_claude_core::{Cost, Priority, Scope};
 use tower_claude_limiter::{
     Dimension, LimiterConfig, Limits, Pool, Settlement, Sharing,
-    pool::{Enqueued, Next, PoolAsk, ReservationId, Seen, Ticket},
+    pool::{Enqueued, Next, ObservedHead, PoolRequest, ReservationId, WaiterId},
 };
 use tower_claude_wire::{Gauge, RateLimits, Usage};
 
@@ -24,14 +24,14 @@ const FIRST_OUTPUT: u64 = 512;
 /// The one place that says how the limiter is set: as by default where a layer reads headers.
 fn config(sharing: Sharing) -> LimiterConfig {
     LimiterConfig::new()
-        .with_slow_start(Some(LimiterConfig::FIRST_REQUESTS))
+        .with_initial_concurrency(Some(LimiterConfig::INITIAL_CONCURRENCY))
         .with_sharing(sharing)
 }
 
 /// The one place that says what is asked for a request; all are of one tenant.
-fn pool_ask(estimate: u64, class: Class, arrival: u64) -> PoolAsk {
+fn pool_ask(estimate: u64, class: Class, arrival: u64) -> PoolRequest {
     let cost = Cost::new(estimate, FIRST_OUTPUT).with_max_output_tokens(Some(MOST_OUTPUT));
-    PoolAsk::new(cost, arrival).with_priority(match class {
+    PoolRequest::new(cost, arrival).with_priority(match class {
         Class::Batch => Priority::Batch,
         Class::Interactive => Priority::Interactive,
     })
@@ -39,9 +39,9 @@ fn pool_ask(estimate: u64, class: Class, arrival: u64) -> PoolAsk {
 
 pub(super) struct Ours {
     pool: Pool,
-    waiting: HashMap<Ticket, JobId>,
+    waiting: HashMap<WaiterId, JobId>,
     jobs: PerJob<Job>,
-    granted: Vec<(Ticket, ReservationId)>,
+    granted: Vec<(WaiterId, ReservationId)>,
     rng: fastrand::Rng,
 }
 
@@ -124,7 +124,8 @@ impl Strategy for Ours {
             return;
         };
         let limits = rate_limits(head);
-        let seen = Seen::new(&limits, Some(wall(head.date))).with_rejected(head.refused.is_some());
+        let seen =
+            ObservedHead::new(&limits, Some(wall(head.date))).with_rejected(head.refused.is_some());
         let Some(retry_after) = head.refused else {
             self.pool.observe(now, id, &seen);
             self.turn(now, io);

@@ -6,7 +6,7 @@ use tower_claude_core::Cost;
 use super::{MS, S, levels, literal, n, pool};
 use crate::{
     Limits, Settlement,
-    pool::{Enqueued, PoolAsk},
+    pool::{Enqueued, PoolRequest},
 };
 
 proptest! {
@@ -29,11 +29,11 @@ proptest! {
         let (mut with, mut without) = (pool(&limits, literal()), pool(&limits, literal()));
         for pool in [&mut with, &mut without] {
             for cost in [Cost::new(900, 700), Cost::new(0, 0)].into_iter().chain([Cost::new(1, 1); 20]) {
-                let ask = PoolAsk::new(cost, 0);
+                let ask = PoolRequest::new(cost, 0);
                 prop_assert!(matches!(pool.enqueue(0, ask), Ok(Enqueued::Granted(_))));
             }
         }
-        let ask = PoolAsk::new(Cost::new(input, output), passed)
+        let ask = PoolRequest::new(Cost::new(input, output), passed)
             .with_max_wait(patience.map(|seconds| seconds * S));
         let asked = with.enqueue(passed, ask);
         let later = passed + kept.min(MS);

@@ -14,7 +14,7 @@ use super::{MS, S, literal, n, pool};
 use crate::{
     Limits, Pool, Settlement,
     pool::{
-        Enqueued, PoolAsk, ReservationId, Seen,
+        Enqueued, ObservedHead, PoolRequest, ReservationId,
         bucket::{UNIT, units},
         lane::{INPUT, OUTPUT},
     },
@@ -178,7 +178,10 @@ impl World {
         } else {
             Cost::new(0, cost)
         };
-        match self.pool.enqueue(self.now, PoolAsk::new(cost, self.now)) {
+        match self
+            .pool
+            .enqueue(self.now, PoolRequest::new(cost, self.now))
+        {
             Ok(Enqueued::Granted(id)) => self.requests[number].id = Some(id),
             other => panic!("there is plenty: {other:?}"),
         }
@@ -213,7 +216,8 @@ impl World {
         gauge.limit = Some(LIMIT);
         gauge.remaining = Some(one.shown);
         let id = one.id.expect("sent");
-        self.pool.observe(self.now, id, &Seen::new(&headers, None));
+        self.pool
+            .observe(self.now, id, &ObservedHead::new(&headers, None));
     }
 
     fn end(&mut self, number: usize) {

@@ -9,7 +9,7 @@ use tower_claude_wire::Usage;
 use super::{MS, S, literal, n, pool};
 use crate::{
     Limits, Settlement,
-    pool::{Enqueued, Next, Pool, PoolAsk, ReservationId, Ticket, lane::LANES},
+    pool::{Enqueued, Next, Pool, PoolRequest, ReservationId, WaiterId, lane::LANES},
 };
 
 const UNIT: i128 = 60_000_000_000;
@@ -33,7 +33,7 @@ struct Limit {
 struct Waiting {
     arrival: u64,
     number: usize,
-    ticket: Ticket,
+    ticket: WaiterId,
     cost: Amounts,
 }
 
@@ -68,7 +68,7 @@ fn tight() -> Limits {
         .with_total_tokens_per_minute(n(900_007))
         .with_concurrency(NonZeroU32::new(MOST_AT_ONCE as u32).expect("not 0"))
         .with_burst(Duration::from_millis(3_700))
-        .with_also(also)
+        .with_additional(also)
 }
 
 impl Model {
@@ -177,7 +177,7 @@ impl Model {
         let (input, output) = (self.rng.u64(0..3_000) * scale, self.rng.u64(0..900));
         let arrival = self.now - self.rng.u64(0..800 * MS).min(self.now);
         let impatient = self.rng.u8(0..4) == 0;
-        let ask = PoolAsk::new(Cost::new(input, output), arrival)
+        let ask = PoolRequest::new(Cost::new(input, output), arrival)
             .with_max_wait(impatient.then(|| self.rng.u64(0..S)));
         let cost = [1, input, output, input + output].map(i128::from);
         // Of two that arrived at once the one that asked first is first.

@@ -8,8 +8,8 @@ use tower_claude_wire::{RateLimits, Usage};
 
 use super::{S, n, pool};
 use crate::{
-    LimiterConfig, Limits, Pool, RampUp, Settlement,
-    pool::{Enqueued, PoolAsk, ReservationId, Seen},
+    LimiterConfig, Limits, Pool, Settlement, SlowStart,
+    pool::{Enqueued, ObservedHead, PoolRequest, ReservationId},
 };
 
 /// One thing that happens, at a time that may be any.
@@ -52,7 +52,7 @@ struct Played {
 
 impl Played {
     fn new() -> Self {
-        let config = LimiterConfig::new().with_ramp_up(Some(RampUp::new()));
+        let config = LimiterConfig::new().with_slow_start(Some(SlowStart::new()));
         Self {
             pool: pool(&limits(), config),
             flying: Vec::new(),
@@ -64,7 +64,7 @@ impl Played {
         match (event.what, last) {
             (0..=2, _) | (_, None) => {
                 // The arrival is the caller's, and the same for both.
-                let ask = PoolAsk::new(Cost::new(event.tokens, event.tokens / 9), event.now)
+                let ask = PoolRequest::new(Cost::new(event.tokens, event.tokens / 9), event.now)
                     .with_priority(Priority::Batch)
                     .with_max_wait((event.what == 1).then_some(30 * S));
                 if let Ok(Enqueued::Granted(id)) = self.pool.enqueue(now, ask) {
@@ -78,7 +78,8 @@ impl Played {
                 let server = Duration::from_secs(event.date >> 30);
                 let date = SystemTime::UNIX_EPOCH + server;
                 headers.input_tokens.reset = Some(date + Duration::from_secs(event.tokens % 70));
-                self.pool.observe(now, id, &Seen::new(&headers, Some(date)));
+                self.pool
+                    .observe(now, id, &ObservedHead::new(&headers, Some(date)));
             }
             (4, Some(id)) => {
                 let odd = [f64::NAN, f64::INFINITY, -1.0, 0.5];
