@@ -43,6 +43,7 @@ mod gate;
 mod limiter;
 mod limits;
 mod local;
+mod nanos;
 mod policy;
 pub mod pool;
 mod reservation;

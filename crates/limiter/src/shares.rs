@@ -4,7 +4,7 @@ use std::{collections::HashMap, num::NonZeroU32, sync::Arc};
 
 use tower_claude_core::{Priority, Tenant};
 
-use crate::pool::TenantKey;
+use crate::pool::queue::key::{PRIORITIES, TenantKey, class};
 
 const ONE: NonZeroU32 = NonZeroU32::MIN;
 
@@ -15,7 +15,7 @@ const ONE: NonZeroU32 = NonZeroU32::MIN;
 /// Defaults: interactive 8, normal 4, batch 1, and all tenants 1.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FairShares {
-    classes: [NonZeroU32; 3],
+    classes: [NonZeroU32; PRIORITIES.len()],
     /// Shared by the pools of a limiter.
     tenants: Option<Arc<HashMap<TenantKey, NonZeroU32>>>,
 }
@@ -63,18 +63,5 @@ impl FairShares {
 impl Default for FairShares {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-/// The classes from the least urgent on.
-pub(crate) const PRIORITIES: [Priority; 3] =
-    [Priority::Batch, Priority::Normal, Priority::Interactive];
-
-/// The place of a priority among the classes. One that is not known here is normal.
-pub(crate) const fn class(priority: Priority) -> usize {
-    match priority {
-        Priority::Batch => 0,
-        Priority::Interactive => 2,
-        _ => 1,
     }
 }

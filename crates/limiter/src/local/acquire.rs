@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     Ask, Reservation,
-    pool::{Enqueued, NAME, QueuePlace, WaiterId},
+    pool::{Enqueued, QueuePlace, WaiterId, admission::NAME},
     sync::{self, Sleep, sleep_until},
 };
 

@@ -215,14 +215,14 @@ impl Desk {
     /// The same where an answer came, from which the estimator of the head may have learned.
     fn answered(&self, now: u64, id: ReservationId, change: impl FnOnce(&mut Pool)) {
         let mut state = self.lock();
-        let teaches = state.pool.teaches(id);
+        let has_listener = state.pool.has_listener(id);
         change(&mut state.pool);
         if state.pool.queued() == 0 {
             return;
         }
         let mut wakes = Wakes::default();
         state.turn(now, &mut wakes);
-        if teaches
+        if has_listener
             && state.pool.head_is_revisable()
             && let Some(head) = state.pool.head()
             && let Some(waiting) = state.waiting.get_mut(&head)
@@ -309,7 +309,7 @@ impl Ledger for Desk {
             .with_warn_percent(seen.warn_percent);
         let (crossing, calm) = self.change(now, |pool| {
             let crossing = pool.observe(now, ReservationId::from_bits(reservation), &seen);
-            (crossing, pool.calm())
+            (crossing, pool.skip_heads_until())
         });
         self.calm.store(calm, Ordering::Relaxed);
         crossing

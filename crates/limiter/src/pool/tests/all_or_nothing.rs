@@ -52,6 +52,6 @@ proptest! {
         prop_assert_eq!(levels(&with), levels(&without));
         prop_assert_eq!(with.in_flight(), without.in_flight());
         prop_assert_eq!(with.queued(), 0);
-        prop_assert_eq!(with.queue.work(), without.queue.work());
+        prop_assert_eq!(with.queue.total(), without.queue.total());
     }
 }

@@ -16,7 +16,7 @@ use crate::{
     pool::{
         Enqueued, ObservedHead, PoolRequest, ReservationId,
         bucket::{UNIT, units},
-        lane::{INPUT, OUTPUT},
+        dimension::{INPUT, OUTPUT},
     },
 };
 
@@ -71,7 +71,10 @@ impl World {
         };
         // Twice what a minute refills: far from full all the time.
         let mut pool = pool(&limits.with_burst(Duration::from_secs(120)), literal());
-        let bucket = pool.lanes[lane].bucket.as_mut().expect("limited");
+        let bucket = pool.buckets.dimensions[lane]
+            .bucket
+            .as_mut()
+            .expect("limited");
         bucket.take(700_000);
         let server = bucket.level() - i128::from(wrong) * UNIT;
         let mut world = Self {
@@ -133,7 +136,7 @@ impl World {
     }
 
     fn level(&self) -> i128 {
-        self.pool.lanes[self.lane].level()
+        self.pool.buckets.dimensions[self.lane].level()
     }
 
     /// Our level less the server's, in units, everything that is under way counted as taken.

@@ -9,7 +9,7 @@ use std::num::NonZeroU64;
 
 use tower_claude_core::Scope;
 
-use super::Pool;
+use super::{Pool, bucket::Bucket};
 use crate::{LimiterConfig, Limits, Sharing};
 
 const MS: u64 = 1_000_000;
@@ -34,6 +34,9 @@ fn pool(limits: &Limits, config: LimiterConfig) -> Pool {
 
 /// The levels of the lanes in units; none where nothing is limited.
 fn levels(pool: &Pool) -> Vec<Option<i128>> {
-    let level = |lane: &super::Lane| lane.bucket.as_ref().map(super::Bucket::level);
-    pool.lanes.iter().map(level).collect()
+    let dimensions = pool.buckets.dimensions.iter();
+    let level = |bucket: &Option<Bucket>| bucket.as_ref().map(Bucket::level);
+    dimensions
+        .map(|dimension| level(&dimension.bucket))
+        .collect()
 }

@@ -9,7 +9,7 @@ use tower_claude_wire::Usage;
 use super::{MS, S, literal, n, pool};
 use crate::{
     Limits, Settlement,
-    pool::{Enqueued, Next, Pool, PoolRequest, ReservationId, WaiterId, lane::LANES},
+    pool::{Enqueued, Next, Pool, PoolRequest, ReservationId, WaiterId},
 };
 
 const UNIT: i128 = 60_000_000_000;
@@ -17,7 +17,7 @@ const MOST_AT_ONCE: usize = 12;
 const MOST_WAITING: usize = 30;
 
 /// Requests, input, output, both.
-type Amounts = [i128; LANES];
+type Amounts = [i128; 4];
 
 /// One limit: what it counts, how fast it refills, how much it holds.
 struct Limit {
@@ -75,16 +75,13 @@ impl Model {
     fn new(seed: u64, limits: &Limits) -> Self {
         let config = literal().with_queue_limit(MOST_WAITING);
         let pool = pool(limits, config);
-        let lanes = pool.lanes.iter().enumerate();
-        let mut found: Vec<(usize, u64, i128)> = lanes
-            .filter_map(|(counts, lane)| {
-                let bucket = lane.bucket.as_ref()?;
-                Some((counts, bucket.limit(), bucket.capacity()))
-            })
+        let known = pool.buckets.known();
+        let mut found: Vec<(usize, u64, i128)> = known
+            .map(|(counts, bucket)| (counts, bucket.limit(), bucket.capacity()))
             .collect();
-        found.extend(pool.extras.iter().map(|extra| {
-            let capacity = extra.bucket().expect("a limit per minute").capacity();
-            (extra.lane(), extra.limit(), capacity)
+        found.extend(pool.buckets.additional().iter().map(|limit| {
+            let capacity = limit.bucket().expect("a limit per minute").capacity();
+            (limit.dimension, limit.limit(), capacity)
         }));
         let limit = |(counts, rate, capacity)| Limit {
             counts,
@@ -101,7 +98,7 @@ impl Model {
             limits: found.into_iter().map(limit).collect(),
             waiting: Vec::new(),
             flying: Vec::new(),
-            ended: [0; LANES],
+            ended: [0; 4],
             endings: 0,
         }
     }
@@ -263,8 +260,8 @@ impl Model {
         match settlement {
             Settlement::NotSent | Settlement::Rejected => {
                 let old = self.flying[at].charge;
-                self.change(&old, &[0; LANES]);
-                self.flying[at].charge = [0; LANES];
+                self.change(&old, &[0; 4]);
+                self.flying[at].charge = [0; 4];
             }
             Settlement::Invalid => self.recharge(at, Some(0), Some(0)),
             Settlement::Failed { .. } | Settlement::Dropped { .. } => {
@@ -302,10 +299,9 @@ impl Model {
             },
         };
         assert_eq!(next, expected);
-        let lanes = self.pool.lanes.iter();
-        let levels = lanes.filter_map(|lane| Some(lane.bucket.as_ref()?.level()));
-        let extras = self.pool.extras.iter();
-        let levels = levels.chain(extras.filter_map(|extra| Some(extra.bucket()?.level())));
+        let levels = self.pool.buckets.known().map(|(_, bucket)| bucket.level());
+        let additional = self.pool.buckets.additional().iter();
+        let levels = levels.chain(additional.filter_map(|limit| Some(limit.bucket()?.level())));
         assert!(levels.eq(self.limits.iter().map(|limit| limit.level)));
         assert_eq!(self.pool.in_flight(), self.flying.len());
         assert_eq!(self.pool.queued(), self.waiting.len());
@@ -393,8 +389,8 @@ fn what_was_reserved_is_used_or_given_back() {
         let mut model = Model::new(seed, &limits);
         // Half of each, so that there is room for what comes back.
         let half = [25_000, 20_000_000, 5_000_000, 25_000_000];
-        for (lane, tokens) in model.pool.lanes.iter_mut().zip(half) {
-            lane.bucket.as_mut().expect("limited").take(tokens);
+        for (dimension, tokens) in model.pool.buckets.dimensions.iter_mut().zip(half) {
+            dimension.bucket.as_mut().expect("limited").take(tokens);
         }
         for limit in &mut model.limits {
             limit.level -= i128::from(half[limit.counts]) * UNIT;

@@ -2,20 +2,19 @@
 
 use std::{collections::VecDeque, time::SystemTime};
 
-use super::pause::nanos;
-use crate::Day;
+use crate::{day::Day, nanos::nanos};
 
 const DAY: u64 = 86_400_000_000_000;
 
-/// A rolling day forgets in steps of this.
+/// The step in which a rolling day forgets usage.
 const QUARTER: u64 = DAY / 96;
 
-/// Clocks that go to and fro around the reset give one new day, not many.
+/// The shortest day. Clocks that step back and forth around the reset begin one new day only.
 const LEAST_DAY: u64 = DAY / 2;
 
 /// A limit per day.
 #[derive(Clone, Debug)]
-pub(super) struct Daily {
+pub(crate) struct DailyLimit {
     limit: u64,
     used: i64,
     renewal: Renewal,
@@ -23,21 +22,21 @@ pub(super) struct Daily {
 
 #[derive(Clone, Debug)]
 enum Renewal {
-    /// What was taken in each quarter of an hour of the last day, oldest first. The key is its number.
+    /// The usage in each quarter of an hour of the last day, by its number, oldest first.
     Rolling(VecDeque<(u64, i64)>),
     Resets {
-        /// After midnight UTC.
+        /// Nanoseconds after midnight UTC.
         offset: u64,
-        /// Days since 1970 that begin at the offset, once the time outside is known.
+        /// Days since 1970 that begin at the offset, once the wall time is known.
         number: Option<u64>,
-        /// When it last began.
+        /// The beginning of the current day.
         began: Option<u64>,
         next: u64,
     },
 }
 
-impl Daily {
-    pub(super) fn new(limit: u64, day: Day, now: u64) -> Self {
+impl DailyLimit {
+    pub(crate) fn new(limit: u64, day: Day, now: u64) -> Self {
         let renewal = match day {
             Day::Rolling => Renewal::Rolling(VecDeque::from([(now / QUARTER, 0)])),
             Day::ResetsAt {
@@ -56,17 +55,17 @@ impl Daily {
         }
     }
 
-    pub(super) const fn limit(&self) -> u64 {
+    pub(crate) const fn limit(&self) -> u64 {
         self.limit
     }
 
-    pub(super) fn left(&self) -> i64 {
+    pub(crate) fn left(&self) -> i64 {
         i64::try_from(self.limit)
             .unwrap_or(i64::MAX)
             .saturating_sub(self.used)
     }
 
-    pub(super) fn advance(&mut self, now: u64) {
+    pub(crate) fn advance(&mut self, now: u64) {
         match &mut self.renewal {
             Renewal::Rolling(quarters) => {
                 let current = now / QUARTER;
@@ -96,9 +95,9 @@ impl Daily {
         }
     }
 
-    /// The clock outside may be set, and two clocks may disagree about what day it is: the time of the
-    /// next reset follows, and a day that has come since the last one begins, if that was not just now.
-    pub(super) fn set_wall_time(&mut self, at: u64, wall: SystemTime) {
+    /// Records the wall time at `at`. The wall clock may be set, and two clocks may disagree about
+    /// the day, so the next reset is moved, and a new day begins unless one has just begun.
+    pub(crate) fn set_wall_time(&mut self, at: u64, wall: SystemTime) {
         let Renewal::Resets {
             offset,
             number,
@@ -127,7 +126,7 @@ impl Daily {
         *number = Some(today);
     }
 
-    pub(super) fn take(&mut self, amount: u64) {
+    pub(crate) fn take(&mut self, amount: u64) {
         let amount = signed(amount);
         self.used = self.used.saturating_add(amount);
         if let Renewal::Rolling(quarters) = &mut self.renewal
@@ -137,9 +136,9 @@ impl Daily {
         }
     }
 
-    /// Corrects what was taken at `sent_at`. Less than was taken before the day began says nothing about
-    /// today.
-    pub(super) fn recharge(&mut self, sent_at: u64, old: u64, new: u64) {
+    /// Corrects an amount that was taken at `sent_at`. A decrease of an amount that was taken before
+    /// the day began does not change the current day.
+    pub(crate) fn recharge(&mut self, sent_at: u64, old: u64, new: u64) {
         if old == new {
             return;
         }
@@ -161,8 +160,9 @@ impl Daily {
         self.used = self.used.saturating_add(change);
     }
 
-    /// Nanoseconds until so much is left. More than the limit waits until nothing is used.
-    pub(super) fn wait(&self, now: u64, amount: u64) -> u64 {
+    /// Returns the nanoseconds until this amount is left. An amount over the limit waits until nothing
+    /// is used.
+    pub(crate) fn wait(&self, now: u64, amount: u64) -> u64 {
         let missing = signed(amount.min(self.limit)).saturating_sub(self.left());
         if missing <= 0 {
             return 0;
@@ -183,8 +183,8 @@ impl Daily {
         }
     }
 
-    /// The same when so much more is taken before: whole days when it takes those.
-    pub(super) fn wait_behind(&self, now: u64, ahead: u64, amount: u64) -> u64 {
+    /// Returns the wait for an amount after `ahead` was taken, which may take whole days.
+    pub(crate) fn wait_behind(&self, now: u64, ahead: u64, amount: u64) -> u64 {
         let all = ahead.saturating_add(amount.min(self.limit));
         let days = all.saturating_sub(1) / self.limit.max(1);
         let rest = all - days * self.limit;
@@ -192,8 +192,8 @@ impl Daily {
             .saturating_add(days.saturating_mul(DAY))
     }
 
-    /// Until all of it is there again without further use.
-    pub(super) fn renews_in(&self, now: u64) -> u64 {
+    /// Returns the nanoseconds until the whole limit is available without further use.
+    pub(crate) fn renews_in(&self, now: u64) -> u64 {
         if self.used <= 0 {
             return 0;
         }
@@ -206,8 +206,8 @@ impl Daily {
         }
     }
 
-    /// The share that is used, as a part of a day; no longer than until it renews.
-    pub(super) fn spent(&self, now: u64) -> u64 {
+    /// Returns the used share as a part of a day, at most the time until it renews.
+    pub(crate) fn spent(&self, now: u64) -> u64 {
         let used = u128::from(self.used.max(0).unsigned_abs());
         let share = used * u128::from(DAY) / u128::from(self.limit.max(1));
         u64::try_from(share)
@@ -216,12 +216,12 @@ impl Daily {
     }
 }
 
-/// When the last of this quarter is a day old.
+/// Returns the time at which all of this quarter is a day old.
 const fn gone_at(quarter: u64) -> u64 {
     (quarter + 1).saturating_mul(QUARTER).saturating_add(DAY)
 }
 
-/// Charges are far below the bound; the limits of people who mean none are not.
+/// Returns the amount as a signed one. Only configured limits can be over the bound.
 fn signed(amount: u64) -> i64 {
     i64::try_from(amount).unwrap_or(i64::MAX)
 }

@@ -1,4 +1,4 @@
-//! When a limit per day renews.
+//! The renewal of a limit per day.
 
 use std::time::Duration;
 
@@ -6,15 +6,15 @@ use super::*;
 
 const HOUR: u64 = DAY / 24;
 
-fn rolling() -> Daily {
-    Daily::new(1_000, Day::Rolling, 0)
+fn rolling() -> DailyLimit {
+    DailyLimit::new(1_000, Day::Rolling, 0)
 }
 
-fn resets_at(hour: u32) -> Daily {
+fn resets_at(hour: u32) -> DailyLimit {
     let day = Day::ResetsAt {
         seconds_after_midnight_utc: hour * 3_600,
     };
-    Daily::new(1_000, day, 0)
+    DailyLimit::new(1_000, day, 0)
 }
 
 /// This hour of some day.
@@ -22,7 +22,7 @@ fn wall(hour: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(20_000 * 86_400 + hour * 3_600)
 }
 
-fn take(day: &mut Daily, now: u64, amount: u64) {
+fn take(day: &mut DailyLimit, now: u64, amount: u64) {
     day.advance(now);
     assert_eq!(day.wait(now, amount), 0, "{day:?}");
     day.take(amount);
@@ -136,7 +136,7 @@ fn nothing_overflows() {
             seconds_after_midnight_utc: u32::MAX,
         },
     ] {
-        let mut day = Daily::new(u64::MAX, day, 0);
+        let mut day = DailyLimit::new(u64::MAX, day, 0);
         day.set_wall_time(u64::MAX, SystemTime::UNIX_EPOCH);
         day.take(u64::MAX);
         day.take(u64::MAX);

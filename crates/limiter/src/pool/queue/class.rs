@@ -1,34 +1,36 @@
-//! One priority class: its tenants in turn.
+//! One priority class, which schedules its tenants.
 
 use std::{
     collections::{BTreeSet, HashMap},
     num::NonZeroU32,
 };
 
-use super::{
-    lane::{Charge, LANES},
-    queue::{Place, TenantKey},
+use crate::{
+    pool::{
+        dimension::{Charge, NO_CHARGE},
+        queue::key::{Position, TenantKey},
+    },
+    shares::FairShares,
 };
-use crate::FairShares;
 
-/// Flows that do not wait are remembered until virtual time has passed them, and no more than these: then
-/// those are forgotten that took least.
-const MOST_IDLE: usize = 1_024;
+/// The most idle flows that are kept. A flow is kept until virtual time has passed its tag. Over the
+/// bound, the flows with the lowest tags are forgotten.
+const MAX_IDLE: usize = 1_024;
 
-/// Virtual time is finer than nanoseconds, so that weights divide them well.
-const FINE: u32 = 16;
+/// The binary digits of virtual time below a nanosecond, so that weights divide it well.
+const FRACTION_BITS: u32 = 16;
 
-/// How far this work moves a flow of this weight.
+/// Returns the virtual time of this work for a flow of this weight.
 pub(crate) fn step(work: u64, weight: NonZeroU32) -> u128 {
-    if work >> (u64::BITS - FINE) == 0 {
-        // Nearly always: division of wide integers is slow.
-        return u128::from((work << FINE) / u64::from(weight.get()));
+    if work >> (u64::BITS - FRACTION_BITS) == 0 {
+        // The usual case, since division of 128-bit integers is slow.
+        return u128::from((work << FRACTION_BITS) / u64::from(weight.get()));
     }
-    (u128::from(work) << FINE) / u128::from(weight.get())
+    (u128::from(work) << FRACTION_BITS) / u128::from(weight.get())
 }
 
-/// A tag after the work behind it turned out to be `new` instead of `old`.
-pub(crate) fn scaled(tag: u128, weight: NonZeroU32, old: u64, new: u64) -> u128 {
+/// Returns a tag after work of `old` turned out to be `new`.
+pub(crate) fn moved(tag: u128, weight: NonZeroU32, old: u64, new: u64) -> u128 {
     if new > old {
         tag + step(new - old, weight)
     } else {
@@ -38,19 +40,19 @@ pub(crate) fn scaled(tag: u128, weight: NonZeroU32, old: u64, new: u64) -> u128 
 
 /// One priority class.
 #[derive(Debug)]
-pub(crate) struct Class {
-    /// Its own turn among the classes.
+pub(crate) struct PriorityClass {
+    /// The tag of this class among the classes.
     pub(crate) tag: u128,
     weight: NonZeroU32,
     now: u128,
     waiting: usize,
-    work: Charge,
-    /// Weights of the tenants that wait.
+    charge: Charge,
+    /// The sum of the weights of the busy tenants.
     weights: u64,
     flows: HashMap<TenantKey, Flow>,
-    /// Tenants that wait, by tag, then by arrival of their first.
-    heads: BTreeSet<(u128, Place, TenantKey)>,
-    /// Tenants that do not, by tag.
+    /// The busy tenants, by tag, then by arrival of their first request.
+    heads: BTreeSet<(u128, Position, TenantKey)>,
+    /// The idle tenants, by tag.
     idle: BTreeSet<(u128, TenantKey)>,
 }
 
@@ -60,18 +62,18 @@ struct Flow {
     tag: u128,
     weight: NonZeroU32,
     waiting: u32,
-    first: Place,
-    work: Charge,
+    first: Position,
+    charge: Charge,
 }
 
-impl Class {
+impl PriorityClass {
     pub(crate) fn new(weight: NonZeroU32) -> Self {
         Self {
             tag: 0,
             weight,
             now: 0,
             waiting: 0,
-            work: [0; LANES],
+            charge: NO_CHARGE,
             weights: 0,
             flows: HashMap::new(),
             heads: BTreeSet::new(),
@@ -87,8 +89,9 @@ impl Class {
         self.waiting
     }
 
-    pub(crate) const fn work(&self) -> &Charge {
-        &self.work
+    /// Returns the sum of the charges of its queued requests.
+    pub(crate) const fn charge(&self) -> &Charge {
+        &self.charge
     }
 
     #[cfg(test)]
@@ -100,12 +103,12 @@ impl Class {
         self.flows.get(&tenant).map_or(0, |f| f.waiting as usize)
     }
 
-    pub(crate) fn work_of(&self, tenant: TenantKey) -> Charge {
-        self.flows.get(&tenant).map_or([0; LANES], |f| f.work)
+    pub(crate) fn charge_of(&self, tenant: TenantKey) -> Charge {
+        self.flows.get(&tenant).map_or(NO_CHARGE, |f| f.charge)
     }
 
-    /// By how much the tenants that wait slow this one down.
-    pub(crate) fn slower(&self, tenant: TenantKey, shares: &FairShares) -> f64 {
+    /// Returns the factor by which the other busy tenants slow this one down.
+    pub(crate) fn slowdown(&self, tenant: TenantKey, shares: &FairShares) -> f64 {
         let (own, waits) = match self.flows.get(&tenant) {
             Some(flow) => (flow.weight, flow.waiting > 0),
             None => (shares.tenant(tenant), false),
@@ -119,73 +122,73 @@ impl Class {
         1.0 + others as f64 / own as f64
     }
 
-    pub(crate) fn head(&self) -> Option<(TenantKey, Place)> {
-        let (_, place, tenant) = self.heads.first()?;
-        Some((*tenant, *place))
+    pub(crate) fn head(&self) -> Option<(TenantKey, Position)> {
+        let (_, position, tenant) = self.heads.first()?;
+        Some((*tenant, *position))
     }
 
-    pub(crate) fn would_lead(&self, tenant: TenantKey, arrival: u64) -> bool {
-        let Some((tag, place, first)) = self.heads.first() else {
+    pub(crate) fn would_be_next(&self, tenant: TenantKey, arrival: u64) -> bool {
+        let Some((tag, position, first)) = self.heads.first() else {
             return true;
         };
         if *first == tenant {
-            return arrival < place.arrival();
+            return arrival < position.arrival;
         }
         let (own, before) = match self.flows.get(&tenant) {
-            Some(flow) if flow.waiting > 0 => (flow.tag, arrival < flow.first.arrival()),
+            Some(flow) if flow.waiting > 0 => (flow.tag, arrival < flow.first.arrival),
             Some(flow) => (flow.tag.max(self.now), true),
             None => (self.now, true),
         };
-        before && (own, arrival) < (*tag, place.arrival())
+        before && (own, arrival) < (*tag, position.arrival)
     }
 
-    pub(crate) fn pushed(
+    pub(crate) fn on_enqueued(
         &mut self,
         tenant: TenantKey,
         weight: impl FnOnce() -> NonZeroU32,
-        place: Place,
+        position: Position,
         charge: &Charge,
     ) {
         self.waiting += 1;
-        add(&mut self.work, charge);
+        add(&mut self.charge, charge);
         let now = self.now;
         let flow = self.flows.entry(tenant).or_insert_with(|| Flow {
             tag: 0,
             weight: weight(),
             waiting: 0,
-            first: place,
-            work: [0; LANES],
+            first: position,
+            charge: NO_CHARGE,
         });
-        add(&mut flow.work, charge);
+        add(&mut flow.charge, charge);
         flow.waiting += 1;
         if flow.waiting > 1 {
-            if place < flow.first {
+            if position < flow.first {
                 self.heads.remove(&(flow.tag, flow.first, tenant));
-                flow.first = place;
-                self.heads.insert((flow.tag, place, tenant));
+                flow.first = position;
+                self.heads.insert((flow.tag, position, tenant));
             }
             return;
         }
         self.idle.remove(&(flow.tag, tenant));
         flow.tag = flow.tag.max(now);
-        flow.first = place;
+        flow.first = position;
         self.weights += u64::from(flow.weight.get());
-        self.heads.insert((flow.tag, place, tenant));
+        self.heads.insert((flow.tag, position, tenant));
     }
 
-    pub(crate) fn left(
+    pub(crate) fn on_removed(
         &mut self,
         tenant: TenantKey,
         charge: &Charge,
-        next: Option<Place>,
+        next: Option<Position>,
         work: Option<u64>,
     ) {
         let Some(flow) = self.flows.get_mut(&tenant) else {
             return;
         };
         self.waiting -= 1;
-        subtract(&mut self.work, charge);
-        subtract(&mut flow.work, charge);
+        subtract(&mut self.charge, charge);
+        subtract(&mut flow.charge, charge);
         flow.waiting -= 1;
         if next == Some(flow.first) && work.is_none() {
             return;
@@ -196,9 +199,9 @@ impl Class {
             flow.tag += step(work, flow.weight);
         }
         match next {
-            Some(place) => {
-                flow.first = place;
-                self.heads.insert((flow.tag, place, tenant));
+            Some(position) => {
+                flow.first = position;
+                self.heads.insert((flow.tag, position, tenant));
             }
             None => {
                 self.weights -= u64::from(flow.weight.get());
@@ -212,7 +215,7 @@ impl Class {
         let Some(flow) = self.flows.get_mut(&tenant) else {
             return;
         };
-        let tag = scaled(flow.tag, flow.weight, old, new);
+        let tag = moved(flow.tag, flow.weight, old, new);
         if flow.waiting > 0 {
             self.heads.remove(&(flow.tag, flow.first, tenant));
             flow.tag = tag.max(self.now);
@@ -225,22 +228,22 @@ impl Class {
         }
     }
 
-    /// Forgets flows that would start no later than a new one; all when nobody waits.
+    /// Forgets idle flows that would start no later than a new flow, or all if the class is idle.
     fn forget(&mut self) {
         while let Some((tag, tenant)) = self.idle.first().copied() {
-            if tag > self.now && self.waiting > 0 && self.idle.len() <= MOST_IDLE {
+            if tag > self.now && self.waiting > 0 && self.idle.len() <= MAX_IDLE {
                 break;
             }
             self.idle.pop_first();
             self.flows.remove(&tenant);
         }
-        if self.flows.is_empty() && self.flows.capacity() > 2 * MOST_IDLE {
+        if self.flows.is_empty() && self.flows.capacity() > 2 * MAX_IDLE {
             self.flows = HashMap::new();
         }
     }
 }
 
-/// Wrapping, so that taking out what was put in is exact whatever it is.
+/// Adds a charge. Sums wrap, so that adding and subtracting any charge is exact.
 fn add(sum: &mut Charge, charge: &Charge) {
     for (sum, charge) in sum.iter_mut().zip(charge) {
         *sum = sum.wrapping_add(*charge);

@@ -1,14 +1,11 @@
-//! What is remembered of flows.
+//! The memory of flows.
 
 use std::sync::Arc;
 
 use tower_claude_core::{Cost, Priority, Tenant};
 
 use super::*;
-use crate::pool::{
-    TenantKey,
-    queue::{Queue, Waiter},
-};
+use crate::pool::queue::{Queue, Waiter, key::TenantKey};
 
 fn key(priority: Priority, name: usize) -> FlowKey {
     FlowKey::of(
@@ -20,15 +17,15 @@ fn key(priority: Priority, name: usize) -> FlowKey {
 fn waiter() -> Waiter {
     Waiter {
         cost: Cost::new(1, 0),
-        charge: [1; LANES],
+        charge: [1; 4],
     }
 }
 
 #[test]
-fn idle_flows_are_forgotten() {
+fn idle_flows_over_the_bound_are_forgotten() {
     let mut queue = Queue::new(FairShares::new());
     let mut rng = fastrand::Rng::with_seed(9);
-    // Never empty: each round a new tenant comes and somebody is let out.
+    // Never empty: each round a new tenant arrives and a request is admitted.
     for name in 0..10 {
         queue.push(key(Priority::Normal, name), 0, waiter());
     }
@@ -41,27 +38,27 @@ fn idle_flows_are_forgotten() {
         };
         queue.push(key(priority, name), name as u64, waiter());
         let (head, _) = queue.head().unwrap();
-        queue.let_out(head, rng.u64(1..1_000_000_000));
+        queue.dequeue(head, rng.u64(1..1_000_000_000));
         most = most.max(queue.fair().flows());
     }
-    // A thousand idle ones in each class, and those that wait.
+    // A thousand idle flows in each class, and the busy ones.
     assert!(most <= 2 * 1_024 + 12, "{most}");
     while let Some((head, _)) = queue.head() {
-        queue.let_out(head, 1);
+        queue.dequeue(head, 1);
     }
     assert_eq!((queue.fair().flows(), queue.len()), (0, 0));
-    assert_eq!(queue.work(), &[0; LANES]);
+    assert_eq!(queue.total(), &[0; 4]);
 }
 
 #[test]
-fn corrections_of_an_earlier_busy_time_mean_nothing() {
+fn correction_from_an_earlier_epoch_is_ignored() {
     let mut queue = Queue::new(FairShares::new());
     let (a, b) = (key(Priority::Normal, 1), key(Priority::Normal, 2));
-    let ticket = queue.push(a, 0, waiter());
-    let turn = queue.let_out(ticket, 5);
+    let id = queue.push(a, 0, waiter());
+    let tag = queue.dequeue(id, 5);
     queue.push(a, 1, waiter());
     queue.push(b, 2, waiter());
-    queue.fair_mut().correct(turn.flow, turn.epoch, 5, 500_000);
-    assert_eq!(queue.head().map(|(_, w)| w.charge), Some([1; LANES]));
+    queue.correct(tag, 5, 500_000);
+    assert_eq!(queue.head().map(|(_, w)| w.charge), Some([1; 4]));
     assert_eq!(queue.fair().head().map(|(flow, _)| flow), Some(a));
 }
