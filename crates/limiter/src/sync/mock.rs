@@ -1,4 +1,4 @@
-//! Locks at which every order of threads is tried, and a clock that moves when it is told to.
+//! Shuttle's locks, which explore thread schedules, and a clock that tests advance.
 
 use std::{
     cell::RefCell,
@@ -12,11 +12,11 @@ use std::{
 pub(crate) use shuttle::sync::{Mutex, MutexGuard, RwLock};
 use tokio::time::Instant;
 
-/// All threads of one exploration are run by one thread of the system, so each has a clock of its own.
+/// The clock of one exploration. All its threads run on one system thread.
 struct Clock {
     now: Instant,
     number: u64,
-    /// Who is to be woken, by time and number.
+    /// Wakers by time and number.
     timers: BTreeMap<(Instant, u64), Waker>,
 }
 
@@ -29,21 +29,21 @@ thread_local! {
 }
 
 fn clock<T>(with: impl FnOnce(&mut Clock) -> T) -> T {
-    // No lock of an explored thread is taken in `with`, so that nobody else comes here meanwhile.
+    // `with` takes no explored lock, so no other thread runs meanwhile.
     CLOCK.with_borrow_mut(with)
 }
 
-/// What time it is.
+/// Returns the current time.
 pub(crate) fn now() -> Instant {
     clock(|clock| clock.now)
 }
 
-/// When the next timer is due.
+/// Returns the time of the next timer.
 pub(crate) fn next_timer() -> Option<Instant> {
     clock(|clock| clock.timers.keys().next().map(|(at, _)| *at))
 }
 
-/// Moves on to the next timer, and wakes all that are due. False when there is none.
+/// Advances to the next timer and wakes all that are due. Returns false if there is none.
 pub(crate) fn move_on() -> bool {
     let due = clock(|clock| {
         let at = clock.timers.keys().next()?.0;
@@ -56,19 +56,19 @@ pub(crate) fn move_on() -> bool {
     true
 }
 
-/// Forgets the timers of an exploration that was broken off.
+/// Removes the timers of an aborted exploration.
 pub(crate) fn start() {
     let left = clock(|clock| std::mem::take(&mut clock.timers));
     drop(left);
 }
 
-/// As tokio's.
+/// A timer like tokio's.
 pub(crate) struct Sleep {
     deadline: Instant,
     number: u64,
 }
 
-/// As tokio's.
+/// Returns a timer like tokio's.
 pub(crate) fn sleep_until(deadline: Instant) -> Sleep {
     let number = clock(|clock| {
         clock.number += 1;

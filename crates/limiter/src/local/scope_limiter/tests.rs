@@ -1,6 +1,6 @@
-//! Threads that ask, give up, use, observe, pause and settle, in very many orders of their steps: whenever
-//! all of them sleep nobody is admissible or expired, the head wakes in time, and in the end nothing is
-//! held, queued or armed.
+//! Threads that acquire, cancel, use, observe, pause and settle, in very many schedules. Whenever all
+//! threads sleep, no request is admissible or expired and the head wakes in time. In the end nothing is
+//! in flight, queued or armed.
 
 use std::{
     future::Future,
@@ -21,10 +21,10 @@ use shuttle::{
 use tower_claude_core::{Class, Cost, Kind, Observation, Priority, Rejection, Scope, Tenant};
 use tower_claude_wire::{RateLimits, Usage};
 
-use super::Desk;
+use super::ScopeLimiter;
 use crate::{
     Ask, Limiter, LimiterConfig, Limits, LocalAcquire, LocalLimiter, Reservation, Settlement,
-    Sharing, pool::Next, sync::by_hand as clock,
+    Sharing, pool::Next, sync::mock as clock,
 };
 
 const SCHEDULES: usize = if cfg!(debug_assertions) {
@@ -34,9 +34,9 @@ const SCHEDULES: usize = if cfg!(debug_assertions) {
 };
 const THREADS: usize = 4;
 
-/// Who sleeps, who was woken, who is done.
+/// The states of the threads.
 #[derive(Default)]
-struct Minds {
+struct ThreadStates {
     asleep: [bool; THREADS],
     woken: [bool; THREADS],
     done: [bool; THREADS],
@@ -45,65 +45,66 @@ struct Minds {
 }
 
 #[derive(Default)]
-struct House {
-    minds: Mutex<Minds>,
+struct Monitor {
+    states: Mutex<ThreadStates>,
     changed: Condvar,
 }
 
-struct Sleeper {
-    house: Arc<House>,
+struct ThreadWaker {
+    monitor: Arc<Monitor>,
     thread: usize,
 }
 
-impl Wake for Sleeper {
+impl Wake for ThreadWaker {
     fn wake(self: Arc<Self>) {
-        self.house.change(|minds| minds.woken[self.thread] = true);
+        self.monitor
+            .change(|states| states.woken[self.thread] = true);
     }
 }
 
-impl House {
-    fn change<T>(&self, change: impl FnOnce(&mut Minds) -> T) -> T {
-        let result = change(&mut self.minds.lock().unwrap());
+impl Monitor {
+    fn change<T>(&self, change: impl FnOnce(&mut ThreadStates) -> T) -> T {
+        let result = change(&mut self.states.lock().unwrap());
         self.changed.notify_all();
         result
     }
 
-    /// Sleeps until woken.
+    /// Sleeps until the thread is woken.
     fn sleep(&self, thread: usize) {
-        let mut minds = self.minds.lock().unwrap();
-        minds.asleep[thread] = true;
+        let mut states = self.states.lock().unwrap();
+        states.asleep[thread] = true;
         self.changed.notify_all();
-        while !minds.woken[thread] {
-            minds = self.changed.wait(minds).unwrap();
+        while !states.woken[thread] {
+            states = self.changed.wait(states).unwrap();
         }
-        minds.asleep[thread] = false;
-        minds.woken[thread] = false;
+        states.asleep[thread] = false;
+        states.woken[thread] = false;
     }
 
-    /// Waits until nothing happens without the clock; true when nothing ever will.
-    fn rest(&self) -> bool {
-        let mut minds = self.minds.lock().unwrap();
+    /// Waits until only the clock can wake a thread. Returns true if all threads are done.
+    fn wait_for_rest(&self) -> bool {
+        let mut states = self.states.lock().unwrap();
         loop {
-            let at_rest = |at: usize| minds.done[at] || minds.asleep[at] && !minds.woken[at];
+            let at_rest = |at: usize| states.done[at] || states.asleep[at] && !states.woken[at];
             if (0..THREADS).all(at_rest) {
-                return minds.done.iter().all(|done| *done);
+                return states.done.iter().all(|done| *done);
             }
-            minds = self.changed.wait(minds).unwrap();
+            states = self.changed.wait(states).unwrap();
         }
     }
 }
 
-/// One of those who use the limiter.
+/// A thread that uses the limiter.
 struct Caller {
-    house: Arc<House>,
+    monitor: Arc<Monitor>,
     thread: usize,
     limiter: LocalLimiter,
 }
 
 impl Caller {
     fn waker(&self) -> Waker {
-        Waker::from(Arc::new(Sleeper {
-            house: self.house.clone(),
+        Waker::from(Arc::new(ThreadWaker {
+            monitor: self.monitor.clone(),
             thread: self.thread,
         }))
     }
@@ -113,7 +114,7 @@ impl Caller {
         loop {
             match future.as_mut().poll(&mut Context::from_waker(&waker)) {
                 Poll::Ready(output) => return output,
-                Poll::Pending => self.house.sleep(self.thread),
+                Poll::Pending => self.monitor.sleep(self.thread),
             }
         }
     }
@@ -130,13 +131,13 @@ impl Caller {
             .with_max_wait(wait.then(|| Duration::from_millis(rng.gen_range(0..1_500))))
     }
 
-    /// Waits to the end, or gives up at any moment, also when it was let out and does not know yet.
+    /// Waits to the end, or cancels at any time, even after an admission that it has not seen.
     fn acquire(&self) -> Option<Result<Reservation, Rejection>> {
         let mut future = Box::pin(self.limiter.acquire(self.ask()));
         if thread_rng().gen_range(0..3) > 0 {
             return Some(self.wait(future.as_mut()));
         }
-        // A waker of its own, since it does not sleep.
+        // The thread does not sleep, so its waker is not used.
         let mut polls = thread_rng().gen_range(1..3);
         let waker = Waker::noop();
         while polls > 0 {
@@ -150,15 +151,16 @@ impl Caller {
         None
     }
 
-    fn live(&self) {
+    fn run(&self) {
         for _ in 0..3 {
             let Some(Ok(reservation)) = self.acquire() else {
                 continue;
             };
-            self.house.change(|minds| minds.held += 1);
+            self.monitor.change(|states| states.held += 1);
             self.use_up(reservation);
         }
-        self.house.change(|minds| minds.done[self.thread] = true);
+        self.monitor
+            .change(|states| states.done[self.thread] = true);
     }
 
     fn use_up(&self, mut reservation: Reservation) {
@@ -182,8 +184,8 @@ impl Caller {
         let mut usage = Usage::default();
         usage.input_tokens = rng.r#gen::<bool>().then(|| rng.gen_range(0..3_000));
         usage.output_tokens = rng.r#gen::<bool>().then(|| rng.gen_range(0..600));
-        // Before it is gone: afterwards somebody else may have it already.
-        self.house.change(|minds| minds.held -= 1);
+        // Before the settlement, since another thread may be admitted by it.
+        self.monitor.change(|states| states.held -= 1);
         match rng.gen_range(0..5) {
             0 => drop(reservation),
             1 => reservation.settle(Settlement::Rejected),
@@ -195,7 +197,6 @@ impl Caller {
     fn observe(&self, reservation: &Reservation) {
         let mut rng = thread_rng();
         let mut limits = RateLimits::default();
-        // Up and down.
         limits.input_tokens.limit = Some([60_000, 30_000, 120_000][rng.gen_range(0..3)]);
         limits.input_tokens.remaining = Some(rng.gen_range(0..4) * 1_000);
         let rejected = rng.gen_range(0..4) == 0;
@@ -237,56 +238,56 @@ fn limiter() -> LocalLimiter {
     LocalLimiter::with_config(limits, config)
 }
 
-/// Everybody sleeps: is anybody admissible or expired, and is the head's timer set?
-fn check(desk: &Desk, house: &House) {
-    let now = desk.nanos(clock::now());
-    let mut state = desk.lock();
+/// Asserts that no sleeping request is admissible or expired, and that the head's timer is set.
+fn check(limiter: &ScopeLimiter, monitor: &Monitor) {
+    let now = limiter.nanos(clock::now());
+    let mut state = limiter.lock();
     let mut granted = Vec::new();
     let next = state.pool.poll(now, &mut granted);
     assert!(granted.is_empty(), "asleep while admissible");
     assert_eq!(state.waiting.len(), state.pool.queued(), "lost");
-    assert_eq!(state.pool.in_flight(), house.minds.lock().unwrap().held);
+    assert_eq!(state.pool.in_flight(), monitor.states.lock().unwrap().held);
     for waiting in state.waiting.values() {
         assert!(waiting.granted.is_none(), "asleep with its grant");
-        assert!(waiting.armed > now, "asleep while expired");
+        assert!(waiting.timer_at > now, "asleep while expired");
     }
     if let (Next::At(at), Some(head)) = (next, state.pool.head()) {
-        let armed = state.waiting[&head].armed;
-        assert!(armed <= at, "the head wakes at {armed}, not at {at}");
-        assert!(clock::next_timer().is_some_and(|timer| desk.nanos(timer) <= at));
+        let timer_at = state.waiting[&head].timer_at;
+        assert!(timer_at <= at, "the head wakes at {timer_at}, not at {at}");
+        assert!(clock::next_timer().is_some_and(|timer| limiter.nanos(timer) <= at));
     }
 }
 
 fn explored() {
     clock::start();
     fastrand::seed(thread_rng().r#gen());
-    let (house, limiter) = (Arc::new(House::default()), limiter());
+    let (monitor, limiter) = (Arc::new(Monitor::default()), limiter());
     let threads: Vec<_> = (0..THREADS)
         .map(|thread| {
             let caller = Caller {
-                house: house.clone(),
+                monitor: monitor.clone(),
                 thread,
                 limiter: limiter.clone(),
             };
-            thread::spawn(move || caller.live())
+            thread::spawn(move || caller.run())
         })
         .collect();
-    let desk = loop {
-        let done = house.rest();
-        let desk = limiter.shared.desk(&Scope::named("explored"));
-        check(&desk, &house);
+    let scope = loop {
+        let done = monitor.wait_for_rest();
+        let scope = limiter.scopes.get_or_create(&Scope::named("explored"));
+        check(&scope, &monitor);
         if done {
-            break desk;
+            break scope;
         }
         assert!(clock::move_on(), "asleep for ever");
     };
     for thread in threads {
         thread.join().unwrap();
     }
-    let snapshot = desk.snapshot();
+    let snapshot = scope.snapshot();
     assert_eq!((snapshot.in_flight, snapshot.queued), (0, 0));
     assert_eq!(snapshot.outstanding_output, 0);
-    let state = desk.lock();
+    let state = scope.lock();
     assert!(state.waiting.is_empty() && state.granted.is_empty());
     assert_eq!(clock::next_timer(), None, "a timer is left");
 }
@@ -298,38 +299,38 @@ fn explore(scheduler: impl Scheduler + 'static) {
 }
 
 #[test]
-fn nobody_sleeps_while_admissible_in_random_schedules() {
+fn admissible_request_does_not_sleep_in_random_schedules() {
     explore(RandomScheduler::new(SCHEDULES));
 }
 
 #[test]
-fn nobody_sleeps_while_admissible_in_schedules_with_few_changes() {
+fn admissible_request_does_not_sleep_in_schedules_with_few_preemptions() {
     explore(PctScheduler::new(4, SCHEDULES));
 }
 
-/// The last to hold a task may be its waker here, and with the task may go anything, another call in the same queue
-/// too.
-struct LastHold(LocalLimiter);
+/// A waker that holds the last reference to a task. Dropping it may drop anything, even another call in
+/// the same queue.
+struct LastReference(LocalLimiter);
 
-impl Wake for LastHold {
+impl Wake for LastReference {
     fn wake(self: Arc<Self>) {}
 }
 
-impl Drop for LastHold {
+impl Drop for LastReference {
     fn drop(&mut self) {
         self.0.snapshot();
     }
 }
 
 #[test]
-fn no_waker_goes_under_the_lock() {
-    let look = || {
+fn waker_is_not_dropped_under_the_lock() {
+    let run = || {
         clock::start();
         let limits = Limits::new().with_concurrency(NonZeroU32::MIN);
         let limiter = LocalLimiter::new(limits);
         let ask = Ask::new(Scope::named("one at once"), Cost::default());
         let poll = |future: &mut Pin<Box<LocalAcquire>>| {
-            let waker = Waker::from(Arc::new(LastHold(limiter.clone())));
+            let waker = Waker::from(Arc::new(LastReference(limiter.clone())));
             future.as_mut().poll(&mut Context::from_waker(&waker))
         };
         let mut first = Box::pin(limiter.acquire(ask.clone()));
@@ -338,12 +339,12 @@ fn no_waker_goes_under_the_lock() {
         };
         let mut head = Box::pin(limiter.acquire(ask.clone()));
         let mut next = Box::pin(limiter.acquire(ask.clone()));
-        // The second time by another.
+        // The second poll replaces the waker.
         assert!(poll(&mut head).is_pending() && poll(&mut head).is_pending());
         assert!(poll(&mut next).is_pending());
         drop(head);
         drop(held);
         assert!(poll(&mut next).is_ready());
     };
-    Runner::new(RandomScheduler::new(1), Config::new()).run(look);
+    Runner::new(RandomScheduler::new(1), Config::new()).run(run);
 }
