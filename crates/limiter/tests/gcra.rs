@@ -1,6 +1,5 @@
-//! One dimension beside `governor`, which keeps the same limit by another algorithm (GCRA: the time at
-//! which the next cell is due, instead of a level): the same decisions, as long as its interval is a whole
-//! number of nanoseconds.
+//! One dimension compared with `governor`, which keeps the same limit by GCRA. Both decide the same
+//! while GCRA's interval is a whole number of nanoseconds.
 
 use std::{
     num::{NonZeroU32, NonZeroU64},
@@ -110,7 +109,7 @@ fn equal(limit: u64, burst: u32, seed: u64, operations: u32) -> u32 {
 }
 
 #[test]
-fn the_same_decisions_as_gcra() {
+fn bucket_decides_like_gcra() {
     // Intervals of a whole number of nanoseconds, from 12 s down to 2 ns.
     let limits = [
         (5, 3),
@@ -135,7 +134,7 @@ fn the_same_decisions_as_gcra() {
 /// to one nanosecond an interval: a fifteenth too quick here, and one in 20,000. A level in parts of a
 /// token that suit the minute is exact.
 #[test]
-fn gcra_drifts_where_its_interval_is_rounded() {
+fn gcra_with_a_rounded_interval_drifts() {
     const ASKS: u64 = 200_000;
     for (limit, cells, least_drift) in [(7_000_000_000, 1_000_000, 6_600), (7_000_003, 1_000, 3)] {
         let mut both = Both::new(limit, cells * 10);

@@ -1,5 +1,5 @@
-//! Whatever a server writes into its headers or claims as used: nothing panics, and nobody who asks for little waits for
-//! longer than the longest pause, or than `retry-after` says and an hour allows.
+//! Hostile headers and usage: nothing panics, and a small request waits no longer than the longest
+//! pause, or than a `retry-after` of at most an hour.
 
 use std::{
     num::{NonZeroU32, NonZeroU64},
@@ -18,7 +18,7 @@ use tower_claude_wire::{self as wire, RateLimits, Usage};
 const S: u64 = 1_000_000_000;
 const MAX_PAUSE: u64 = 300 * S;
 const HOUR: u64 = 3_600 * S;
-/// Until a guard has faded, and as fine as timers are.
+/// The time in which a safety margin decays, and the resolution of timers.
 const GRAIN: u64 = S / 10;
 
 const HISTORIES: u64 = if cfg!(debug_assertions) { 400 } else { 4_000 };
@@ -183,7 +183,7 @@ fn small(pool: &mut Pool, now: &mut u64) -> (ReservationId, u64) {
 }
 
 #[test]
-fn no_header_stalls_a_scope() {
+fn hostile_headers_do_not_stall_a_scope() {
     let (mut waited, mut asked, mut longest) = (0, 0, 0);
     for seed in 0..HISTORIES {
         let mut rng = fastrand::Rng::with_seed(seed);

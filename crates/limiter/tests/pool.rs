@@ -1,4 +1,4 @@
-//! What a pool promises, one test each.
+//! The behaviour of a pool, one property per test.
 
 use std::{
     num::{NonZeroU32, NonZeroU64},
@@ -189,7 +189,7 @@ proptest! {
 }
 
 #[test]
-fn exact_for_limits_that_do_not_divide() {
+fn limits_that_do_not_divide_a_minute_are_exact() {
     let mut pool = pool(
         &Limits::new()
             .with_requests_per_minute(n(7))
@@ -204,7 +204,7 @@ fn exact_for_limits_that_do_not_divide() {
 }
 
 #[test]
-fn what_is_bigger_than_the_bucket_waits_for_a_full_one_and_leaves_a_debt() {
+fn request_over_the_capacity_waits_for_a_full_bucket_and_leaves_a_debt() {
     let mut pool = pool(&input_limit(6_000).with_burst(Duration::from_secs(10)));
     granted(&mut pool, 0, ask(100, 0));
     let big = waiting(&mut pool, 0, ask(4_000, 0));
@@ -216,7 +216,7 @@ fn what_is_bigger_than_the_bucket_waits_for_a_full_one_and_leaves_a_debt() {
 }
 
 #[test]
-fn what_never_fits_is_refused_at_once_with_both_numbers() {
+fn request_over_the_limit_is_rejected_with_both_numbers() {
     let mut pool = pool(&input_limit(6_000));
     let refusal = pool.enqueue(0, ask(6_001, 0)).unwrap_err();
     let reason = RejectReason::Oversized {
@@ -229,7 +229,7 @@ fn what_never_fits_is_refused_at_once_with_both_numbers() {
 }
 
 #[test]
-fn an_old_learned_limit_does_not_refuse_nor_hold_for_ever() {
+fn old_learned_limit_neither_rejects_nor_holds_for_ever() {
     let mut pool = pool(&Limits::unlimited());
     let id = granted(&mut pool, 0, ask(1_000, 0));
     let headers = input_header(1, 0);
@@ -249,7 +249,7 @@ fn an_old_learned_limit_does_not_refuse_nor_hold_for_ever() {
 }
 
 #[test]
-fn a_limit_of_zero_is_ignored() {
+fn limit_of_zero_is_ignored() {
     let mut pool = pool(&Limits::unlimited());
     let id = granted(&mut pool, 0, ask(1_000, 0));
     let headers = input_header(0, 0);
@@ -259,7 +259,7 @@ fn a_limit_of_zero_is_ignored() {
 }
 
 #[test]
-fn first_come_first_served_and_a_retry_keeps_its_place() {
+fn requests_are_admitted_in_order_of_first_arrival() {
     let mut pool = pool(&Limits::new().with_concurrency(NonZeroU32::MIN));
     let first = granted(&mut pool, 0, ask(5, 10));
     let second = waiting(&mut pool, 1, ask(1, 20));
@@ -279,7 +279,7 @@ fn first_come_first_served_and_a_retry_keeps_its_place() {
 }
 
 #[test]
-fn small_ones_do_not_overtake_a_big_one() {
+fn small_requests_do_not_overtake_a_large_one() {
     let mut pool = pool(&input_limit(60_000).with_burst(Duration::from_secs(10)));
     granted(&mut pool, 0, ask(9_000, 0));
     let big = waiting(&mut pool, 0, ask(8_000, 1));
@@ -290,7 +290,7 @@ fn small_ones_do_not_overtake_a_big_one() {
 }
 
 #[test]
-fn a_wait_that_would_be_too_long_is_refused_with_the_estimate() {
+fn too_long_estimated_wait_is_rejected_with_the_estimate() {
     let mut pool = pool(&input_limit(60_000).with_burst(Duration::from_secs(1)));
     granted(&mut pool, 0, ask(1_000, 0));
     waiting(&mut pool, 0, ask(1_000, 0));
@@ -312,7 +312,7 @@ fn a_wait_that_would_be_too_long_is_refused_with_the_estimate() {
 }
 
 #[test]
-fn a_pause_counts_in_the_estimate() {
+fn estimated_wait_includes_the_pause() {
     let mut pool = pool(&input_limit(60_000).with_burst(Duration::from_secs(1)));
     let id = granted(&mut pool, 0, ask(1_000, 0));
     let pause = pool.rate_limited(0, id, Some(Duration::from_secs(4)), 0.0);
@@ -325,7 +325,7 @@ fn a_pause_counts_in_the_estimate() {
 }
 
 #[test]
-fn the_queue_is_bounded() {
+fn full_queue_rejects() {
     let config = LimiterConfig::new().with_queue_limit(1);
     let mut pool = pool_with(&input_limit(60), config);
     granted(&mut pool, 0, ask(60, 0));
@@ -342,7 +342,7 @@ fn the_queue_is_bounded() {
 }
 
 #[test]
-fn refunds_by_stage() {
+fn settlement_refunds_by_stage() {
     let limits = Limits::new()
         .with_requests_per_minute(n(60))
         .with_input_tokens_per_minute(n(6_000))
@@ -373,7 +373,7 @@ fn refunds_by_stage() {
 }
 
 #[test]
-fn long_answers_extend_their_reservation_by_quarters() {
+fn long_response_extends_its_reservation_by_quarters() {
     let limits = Limits::new().with_output_tokens_per_minute(n(6_000));
     let mut pool = pool(&limits);
     let cost = Cost::new(0, 100).with_max_output_tokens(Some(1_000));
@@ -390,7 +390,7 @@ fn long_answers_extend_their_reservation_by_quarters() {
 }
 
 #[test]
-fn output_is_reserved_by_the_mean_of_answers_and_never_by_max_tokens() {
+fn output_is_reserved_by_the_mean_of_responses() {
     let limits = Limits::new().with_output_tokens_per_minute(n(60_000));
     let mut pool = pool(&limits);
     let cost = Cost::new(10, 500).with_max_output_tokens(Some(64_000));
@@ -415,7 +415,7 @@ fn output_is_reserved_by_the_mean_of_answers_and_never_by_max_tokens() {
 }
 
 #[test]
-fn input_estimates_are_corrected_by_what_answers_used() {
+fn input_estimate_is_corrected_by_the_actual_ratio() {
     let mut pool = pool(&input_limit(1_000_000));
     let id = granted(&mut pool, 0, ask(1_000, 0));
     pool.settle(0, id, &used(1_500, 1));
@@ -424,7 +424,7 @@ fn input_estimates_are_corrected_by_what_answers_used() {
 }
 
 #[test]
-fn inferred_pauses_double_for_each_429_in_a_row_and_end_with_a_success() {
+fn inferred_pause_doubles_with_each_429_until_a_success() {
     let config = LimiterConfig::new();
     let mut pool = pool_with(&Limits::unlimited(), config);
     let mut now = 0;
@@ -456,7 +456,7 @@ fn inferred_pauses_double_for_each_429_in_a_row_and_end_with_a_success() {
 }
 
 #[test]
-fn an_explicit_wait_is_kept_up_to_an_hour_and_jitter_only_adds() {
+fn retry_after_is_honoured_up_to_an_hour_and_jitter_only_adds() {
     let mut pool = pool(&Limits::unlimited());
     let id = granted(&mut pool, 0, ask(1, 0));
     let wait = pool.rate_limited(0, id, Some(Duration::from_secs(10)), 1.0);
@@ -474,7 +474,7 @@ fn an_explicit_wait_is_kept_up_to_an_hour_and_jitter_only_adds() {
 }
 
 #[test]
-fn slow_start_doubles_with_answers_and_ends_with_the_first_headers() {
+fn initial_concurrency_doubles_with_responses_and_ends_with_the_first_headers() {
     let config = LimiterConfig::new().with_initial_concurrency(NonZeroU32::new(2));
     let mut pool = pool_with(&Limits::unlimited(), config);
     let one = granted(&mut pool, 0, ask(1, 0));
@@ -491,7 +491,7 @@ fn slow_start_doubles_with_answers_and_ends_with_the_first_headers() {
 }
 
 #[test]
-fn tokens_are_a_limit_of_their_own_only_without_the_other_families() {
+fn tokens_header_is_a_limit_only_without_the_other_token_headers() {
     let mut pool = pool(&Limits::unlimited());
     let id = granted(&mut pool, 0, ask(1_000, 0));
     let mut headers = RateLimits::default();
@@ -512,7 +512,7 @@ fn tokens_are_a_limit_of_their_own_only_without_the_other_families() {
 }
 
 #[test]
-fn headers_lower_and_raise_limits_at_once() {
+fn headers_lower_and_raise_limits() {
     let mut pool = pool(&input_limit(6_000));
     let id = granted(&mut pool, 0, ask(1_000, 0));
     for limit in [3_000, 12_000] {
@@ -530,7 +530,7 @@ fn headers_lower_and_raise_limits_at_once() {
 }
 
 #[test]
-fn the_capacity_is_learned_from_the_time_to_full() {
+fn capacity_is_learned_from_the_reset_time() {
     let mut pool = pool(&Limits::unlimited());
     let date = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
     let mut headers = input_header(600_000, 20_000);
@@ -545,7 +545,7 @@ fn the_capacity_is_learned_from_the_time_to_full() {
 }
 
 #[test]
-fn a_level_that_others_drained_falls() {
+fn header_lowers_a_level_used_by_others() {
     let mut pool = pool(&input_limit(600_000));
     let id = granted(&mut pool, 0, ask(1_000, 0));
     let headers = input_header(600_000, 599_000);
@@ -558,7 +558,7 @@ fn a_level_that_others_drained_falls() {
 }
 
 #[test]
-fn a_first_header_far_below_what_was_told_is_taken_at_its_lowest() {
+fn first_header_far_below_the_configured_level_lowers_it_to_the_minimum() {
     let mut pool = pool(&input_limit(600_000));
     let id = granted(&mut pool, 0, ask(1_000, 0));
     granted(&mut pool, 0, ask(20_000, 0));
@@ -568,7 +568,7 @@ fn a_first_header_far_below_what_was_told_is_taken_at_its_lowest() {
 }
 
 #[test]
-fn a_warning_comes_once_per_crossing() {
+fn warning_is_returned_once_per_crossing() {
     let mut pool = pool(&Limits::unlimited());
     let id = granted(&mut pool, 0, ask(1, 0));
     let mut crossings = Vec::new();
@@ -581,7 +581,7 @@ fn a_warning_comes_once_per_crossing() {
 }
 
 #[test]
-fn what_was_sent_after_the_request_is_not_taken_off_what_its_headers_show() {
+fn later_charge_may_be_in_the_level_of_an_earlier_response() {
     let mut pool = pool(&input_limit(600_000));
     let id = granted(&mut pool, 0, ask(1_000, 0));
     granted(&mut pool, 200 * MS, ask(50_000, 0));
@@ -592,7 +592,7 @@ fn what_was_sent_after_the_request_is_not_taken_off_what_its_headers_show() {
 }
 
 #[test]
-fn what_was_never_sent_makes_no_header_unsure() {
+fn unsent_request_makes_no_header_uncertain() {
     let mut pool = pool(&input_limit(600_000));
     let id = granted(&mut pool, 0, ask(500_000, 0));
     pool.settle(0, id, &Settlement::dropped());
@@ -605,7 +605,7 @@ fn what_was_never_sent_makes_no_header_unsure() {
 }
 
 #[test]
-fn what_was_refused_is_taken_back_once() {
+fn rejected_request_is_refunded_once() {
     let mut pool = pool(&input_limit(600_000));
     let id = granted(&mut pool, 0, ask(500_000, 0));
     pool.settle(0, id, &Settlement::dropped());
@@ -626,7 +626,7 @@ fn what_was_refused_is_taken_back_once() {
 }
 
 #[test]
-fn who_has_no_time_left_is_not_sent() {
+fn request_after_its_deadline_is_not_admitted() {
     let mut pool = pool(&Limits::unlimited());
     let at = |deadline| ask(1, 0).with_deadline(Some(deadline));
     assert!(pool.enqueue(S, at(S + 1)).is_ok());
@@ -640,7 +640,7 @@ fn who_has_no_time_left_is_not_sent() {
 }
 
 #[test]
-fn refusals_in_a_row_are_backed_off_from_though_the_server_asks_for_less() {
+fn repeated_429s_raise_a_shorter_retry_after() {
     let mut pool = pool(&Limits::unlimited());
     let (mut now, second) = (0, Duration::from_secs(1));
     for expected in [1, 2, 4, 4] {
@@ -654,7 +654,7 @@ fn refusals_in_a_row_are_backed_off_from_though_the_server_asks_for_less() {
 }
 
 #[test]
-fn a_level_the_server_shows_is_not_used_to_the_last_request() {
+fn observed_request_level_keeps_a_safety_margin() {
     let mut pool = pool(&Limits::unlimited());
     let id = granted(&mut pool, 0, ask(1, 0));
     let mut headers = RateLimits::default();

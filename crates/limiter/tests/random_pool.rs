@@ -1,4 +1,4 @@
-//! 10^6 random operations on a pool (10^5 unoptimized): nothing is lost, nobody sleeps while admissible,
+//! 10^6 random operations on a pool (10^5 unoptimized): nothing is lost, no admissible request sleeps,
 //! nothing panics.
 
 use std::{
@@ -27,7 +27,7 @@ struct Model {
     now: u64,
     waiting: HashSet<WaiterId>,
     flying: Vec<ReservationId>,
-    /// A slow start may hold anything back.
+    /// A slow start may delay any request.
     rising: bool,
     settled: Vec<ReservationId>,
     hostile: bool,
@@ -206,16 +206,16 @@ impl Model {
             Next::OnChange => assert!(full, "asleep without a reason: {snapshot:?}"),
             Next::At(at) => {
                 assert!(at > self.now && !self.waiting.is_empty());
-                // The input ratio makes up to four of one, and what is held back for the error of the first
-                // request's own estimate is at most three of those, and three tenths of the bucket.
-                let guarded = snapshot.dimensions.iter().any(|one| {
+                // The input ratio is at most four. The margin for the error of the next request's
+                // own estimate is at most three times that, and three tenths of the bucket.
+                let margin_holds = snapshot.dimensions.iter().any(|one| {
                     let own = (one.capacity / 10 * 3)
                         .max(one.safety_margin)
                         .min(one.safety_margin + 72_000);
                     one.dimension != Dimension::Concurrency
                         && one.available < i64::try_from(own).unwrap() + 24_001
                 });
-                let held = !snapshot.paused_for.is_zero() || guarded;
+                let held = !snapshot.paused_for.is_zero() || margin_holds;
                 assert!(held || snapshot.shared || self.rising, "{snapshot:?}");
                 assert!(at - self.now <= 3_600_000 * MS, "stalled: {snapshot:?}");
             }

@@ -29,7 +29,7 @@ fn take(day: &mut DailyLimit, now: u64, amount: u64) {
 }
 
 #[test]
-fn no_24_hours_see_more_than_the_limit() {
+fn rolling_day_admits_at_most_the_limit_in_24_hours() {
     let mut rng = fastrand::Rng::with_seed(5);
     let mut day = rolling();
     let mut taken: Vec<(u64, u64)> = Vec::new();
@@ -60,7 +60,7 @@ fn no_24_hours_see_more_than_the_limit() {
 }
 
 #[test]
-fn a_rolling_day_corrects_where_it_was_taken() {
+fn rolling_day_corrects_the_quarter_of_the_charge() {
     let mut day = rolling();
     take(&mut day, 0, 800);
     take(&mut day, 12 * HOUR, 200);
@@ -74,7 +74,7 @@ fn a_rolling_day_corrects_where_it_was_taken() {
 }
 
 #[test]
-fn it_resets_at_its_time_of_day() {
+fn day_resets_at_its_time_of_day() {
     let mut day = resets_at(7);
     day.set_wall_time(0, wall(3));
     take(&mut day, 0, 1_000);
@@ -98,7 +98,7 @@ fn it_resets_at_its_time_of_day() {
 }
 
 #[test]
-fn clocks_that_disagree_give_one_new_day() {
+fn disagreeing_clocks_begin_one_new_day() {
     let mut day = resets_at(0);
     day.set_wall_time(0, wall(23));
     take(&mut day, 0, 1_000);
@@ -120,7 +120,7 @@ fn clocks_that_disagree_give_one_new_day() {
 }
 
 #[test]
-fn without_a_clock_a_day_is_24_hours() {
+fn day_without_wall_time_is_24_hours() {
     let mut day = resets_at(5);
     take(&mut day, HOUR, 1_000);
     assert_eq!(day.wait(HOUR, 1), 23 * HOUR);
@@ -129,7 +129,7 @@ fn without_a_clock_a_day_is_24_hours() {
 }
 
 #[test]
-fn nothing_overflows() {
+fn extreme_values_do_not_overflow() {
     for day in [
         Day::Rolling,
         Day::ResetsAt {

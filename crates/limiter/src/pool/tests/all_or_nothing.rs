@@ -1,4 +1,4 @@
-//! Who does not get everything takes nothing.
+//! A request that is not sent takes nothing.
 
 use proptest::prelude::*;
 use tower_claude_core::Cost;
@@ -10,10 +10,10 @@ use crate::{
 };
 
 proptest! {
-    /// Rejected, cancelled while it waits, or let out and never sent: all levels are the same to the last
-    /// unit as those of a pool that never heard of it.
+    /// Rejected, cancelled, or admitted and never sent: all levels equal those of a pool without the
+    /// request, to the last unit.
     #[test]
-    fn whoever_is_not_sent_leaves_no_trace(
+    fn unsent_request_leaves_no_trace(
         input in 0_u64..3_000,
         output in 0_u64..3_000,
         patience in prop::option::of(0_u64..90),

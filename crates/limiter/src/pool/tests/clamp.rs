@@ -1,9 +1,9 @@
-//! What headers do to a level, beside a server whose level is known exactly.
+//! The effect of headers on a level, compared with a server whose level is known exactly.
 //!
-//! The error is our level minus the server's, less what we have sent and the server has not counted yet.
-//! Honest headers, however late, repeated, out of order or lost, leave an error of zero at zero; any
-//! other they only ever make smaller, and never turn round, but for the very first, which takes a level
-//! that we were told too much of to its lowest.
+//! The error is the pool's level minus the server's, less the charges that the server has not counted
+//! yet. Honest headers, however late, repeated, out of order or lost, do not change a zero error. They
+//! only reduce any other error and keep its sign, except for the first header, which lowers a level that
+//! was configured too high to its minimum.
 
 use std::time::Duration;
 
@@ -273,7 +273,7 @@ fn worlds(wrong: impl Fn(u64) -> i64, check: impl Fn(&World, usize, i128, i128))
 }
 
 #[test]
-fn a_right_level_stays_right_whatever_arrives_when() {
+fn honest_headers_do_not_change_a_correct_level() {
     let moved = worlds(
         |_| 0,
         |_, _, before, after| assert_eq!((before, after), (0, 0)),
@@ -282,7 +282,7 @@ fn a_right_level_stays_right_whatever_arrives_when() {
 }
 
 #[test]
-fn a_wrong_level_is_brought_within_what_is_not_known_and_never_further_off() {
+fn honest_headers_bound_a_wrong_level_and_never_worsen_it() {
     let wrong = |seed| fastrand::Rng::with_seed(seed).i64(-200_000..200_000);
     let moved = worlds(wrong, |world, number, before, after| {
         if before >= 0 && world.heads > 1 {

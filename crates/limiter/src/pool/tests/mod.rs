@@ -1,4 +1,4 @@
-//! Properties that need levels to the last unit, which snapshots round to tokens.
+//! Properties that need exact levels, which snapshots round to tokens.
 
 mod all_or_nothing;
 mod clamp;
@@ -19,7 +19,7 @@ fn n(value: u64) -> NonZeroU64 {
     NonZeroU64::new(value).expect("not 0")
 }
 
-/// Takes every request at its word.
+/// Charges every request as it is estimated.
 fn literal() -> LimiterConfig {
     LimiterConfig::new()
         .with_learn_output(false)
@@ -32,7 +32,7 @@ fn pool(limits: &Limits, config: LimiterConfig) -> Pool {
     Pool::new(scope.clone(), &limits.for_scope(&scope), config, 0)
 }
 
-/// The levels of the lanes in units; none where nothing is limited.
+/// Returns the levels in units, or `None` for an unlimited dimension.
 fn levels(pool: &Pool) -> Vec<Option<i128>> {
     let dimensions = pool.buckets.dimensions.iter();
     let level = |bucket: &Option<Bucket>| bucket.as_ref().map(Bucket::level);

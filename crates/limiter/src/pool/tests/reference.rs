@@ -1,5 +1,5 @@
-//! A pool beside a slow and obvious model of it: the same levels to the last unit after every operation,
-//! the same requests let out in the same order, the same time named for the next.
+//! A pool compared with a slow and obvious model: equal levels to the last unit after every operation,
+//! equal admissions in equal order, and equal times of the next poll.
 
 use std::{num::NonZeroU32, time::Duration};
 
@@ -58,7 +58,7 @@ struct Model {
 
 /// No limit divides a minute.
 fn tight() -> Limits {
-    let also = Limits::new()
+    let additional = Limits::new()
         .with_total_tokens_per_minute(n(700_001))
         .with_burst(Duration::from_millis(2_300));
     Limits::new()
@@ -68,7 +68,7 @@ fn tight() -> Limits {
         .with_total_tokens_per_minute(n(900_007))
         .with_concurrency(NonZeroU32::new(MOST_AT_ONCE as u32).expect("not 0"))
         .with_burst(Duration::from_millis(3_700))
-        .with_additional(also)
+        .with_additional(additional)
 }
 
 impl Model {
@@ -182,7 +182,7 @@ impl Model {
         let admissible = leads && self.wait(&cost) == Some(0);
         match self.pool.enqueue(self.now, ask) {
             Ok(Enqueued::Granted(id)) => {
-                assert!(admissible, "let out too early");
+                assert!(admissible, "admitted too early");
                 self.admit(id, cost);
             }
             Ok(Enqueued::Waiting(ticket)) => {
@@ -287,7 +287,7 @@ impl Model {
             let first = self.first().expect("somebody waits");
             let first = self.waiting.swap_remove(first);
             assert_eq!(first.ticket, ticket, "not the first");
-            assert_eq!(self.wait(&first.cost), Some(0), "let out too early");
+            assert_eq!(self.wait(&first.cost), Some(0), "admitted too early");
             self.admit(id, first.cost);
         }
         let expected = match self.first() {
@@ -346,7 +346,7 @@ impl Model {
 }
 
 #[test]
-fn the_model_and_the_pool_agree_to_the_last_unit() {
+fn pool_agrees_with_the_reference_model() {
     let operations = if cfg!(debug_assertions) {
         100_000
     } else {
@@ -364,7 +364,7 @@ fn the_model_and_the_pool_agree_to_the_last_unit() {
 }
 
 #[test]
-fn no_window_admits_more_than_the_bucket_and_its_refill() {
+fn window_admits_at_most_the_capacity_and_its_refill() {
     for seed in 0..60 {
         let mut model = Model::new(seed, &tight());
         for _ in 0..400 {
@@ -377,7 +377,7 @@ fn no_window_admits_more_than_the_bucket_and_its_refill() {
 /// A level that never reaches its capacity loses nothing: in the end it is what it was, and what time
 /// refilled, less what the requests used.
 #[test]
-fn what_was_reserved_is_used_or_given_back() {
+fn reserved_tokens_are_used_or_given_back() {
     let limits = Limits::new()
         .with_requests_per_minute(n(5_003))
         .with_input_tokens_per_minute(n(6_000_011))

@@ -1,4 +1,4 @@
-//! A clock that steps back is a clock that stands still.
+//! A clock that steps back has the effect of a clock that stands still.
 
 use std::time::{Duration, SystemTime};
 
@@ -106,10 +106,10 @@ impl Played {
 }
 
 proptest! {
-    /// Everything the pool knows is the same as if the clock had stood still instead, and no level is
-    /// over its capacity, wherever the clock goes.
+    /// The state of the pool is the same as if the clock had stood still, and no level is over its
+    /// capacity.
     #[test]
-    fn stepping_back_is_standing_still(events in events()) {
+    fn clock_that_steps_back_stands_still(events in events()) {
         let (mut jumping, mut steady) = (Played::new(), Played::new());
         let mut latest = 0;
         for event in &events {

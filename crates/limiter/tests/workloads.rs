@@ -1,4 +1,4 @@
-//! What is learned of one kind of request is used for that kind.
+//! Learning by workload and size of `max_tokens`.
 
 use std::num::NonZeroU64;
 
@@ -9,7 +9,7 @@ use tower_claude_limiter::{
 };
 use tower_claude_wire::Usage;
 
-/// A limit that nothing here comes near, except where the guard is looked at.
+/// A limit far over all use in these tests.
 const PLENTY: u64 = 1_000_000_000;
 
 fn pool_with(config: LimiterConfig) -> Pool {
@@ -46,7 +46,7 @@ fn of(pool: &Pool, dimension: Dimension) -> DimensionSnapshot {
         .clone()
 }
 
-/// What the next request of this cost would be charged: input and output.
+/// Returns the input and output charge of the next request of this cost.
 fn charge(pool: &mut Pool, cost: Cost) -> (u64, u64) {
     let level = |pool: &Pool, dimension| of(pool, dimension).available;
     let before = [Dimension::InputTokens, Dimension::OutputTokens].map(|d| level(pool, d));
@@ -64,7 +64,7 @@ fn report() -> Cost {
     Cost::new(1_000, 512).with_workload(Workload::named("report"))
 }
 
-/// Chats use half of their estimate and answer in 100 tokens, give or take; reports twice and 4,000.
+/// Chats use half of their estimate and about 100 output tokens, reports twice and about 4,000.
 fn teach(pool: &mut Pool, rounds: u64, chat: Cost, report: Cost) {
     for round in 0..rounds {
         let wobble = round % 3 * 10;
@@ -76,7 +76,7 @@ fn teach(pool: &mut Pool, rounds: u64, chat: Cost, report: Cost) {
 }
 
 #[test]
-fn each_route_has_a_mean_and_a_ratio_of_its_own() {
+fn workload_has_its_own_mean_and_ratio() {
     let mut pool = pool();
     teach(&mut pool, 60, chat(), report());
     let (input, output) = charge(&mut pool, chat());
@@ -85,14 +85,14 @@ fn each_route_has_a_mean_and_a_ratio_of_its_own() {
     let (input, output) = charge(&mut pool, report());
     assert!((1_980..=2_020).contains(&input), "{input}");
     assert!((3_980..=4_020).contains(&output), "{output}");
-    // A workload not seen yet is taken for one of all.
+    // A new workload uses the figures of the scope.
     let (input, output) = charge(&mut pool, chat().with_workload(Workload::named("new")));
     assert!((1_100..=1_400).contains(&input), "{input}");
     assert!((1_900..=2_200).contains(&output), "{output}");
 }
 
 #[test]
-fn a_young_route_leans_on_the_scope() {
+fn workload_with_few_samples_is_blended_with_the_scope() {
     let mut pool = pool();
     for _ in 0..60 {
         let id = send(&mut pool, report());
@@ -107,11 +107,11 @@ fn a_young_route_leans_on_the_scope() {
         assert!(output < last, "{seen} seen: {output} after {last}");
         last = output;
     }
-    assert_eq!(last, 100, "by then it stands for itself");
+    assert_eq!(last, 100, "no longer blended");
 }
 
 #[test]
-fn so_has_each_size_of_max_tokens() {
+fn size_of_max_tokens_has_its_own_mean() {
     let mut pool = pool();
     let plain = Cost::new(1_000, 512);
     let short = plain.with_max_output_tokens(Some(300));
@@ -124,10 +124,9 @@ fn so_has_each_size_of_max_tokens() {
     assert!(charge(&mut pool, near).1 >= 3_980);
 }
 
-/// Requests of both kinds in flight, told apart and not.
 #[test]
-fn kinds_told_apart_hold_less_back() {
-    let guard = |chat: Cost, report: Cost| {
+fn distinguished_workloads_have_a_smaller_safety_margin() {
+    let margin = |chat: Cost, report: Cost| {
         let mut pool = pool();
         teach(&mut pool, 60, chat, report);
         for _ in 0..50 {
@@ -136,16 +135,16 @@ fn kinds_told_apart_hold_less_back() {
         }
         of(&pool, Dimension::OutputTokens).safety_margin
     };
-    let mixed = guard(Cost::new(1_000, 512), Cost::new(1_000, 512));
-    let apart = guard(chat(), report());
+    let mixed = margin(Cost::new(1_000, 512), Cost::new(1_000, 512));
+    let apart = margin(chat(), report());
     // Three sigmas of a hundred: of some 1,950 tokens each, and of some 8.
     assert!((50_000..70_000).contains(&mixed), "{mixed}");
     assert!((200..300).contains(&apart), "{apart}");
 }
 
-/// The guard is the sum over what is in flight, whatever came and went, and over however many kinds.
+/// The margin is the sum over the requests in flight, for any history and number of workloads.
 #[test]
-fn nothing_in_flight_holds_nothing_back() {
+fn safety_margin_without_requests_in_flight_is_zero() {
     let mut pool = pool();
     let mut random = fastrand::Rng::with_seed(7);
     let mut flight = Vec::new();
@@ -172,7 +171,7 @@ fn nothing_in_flight_holds_nothing_back() {
 }
 
 #[test]
-fn nothing_is_learned_where_that_is_off() {
+fn disabled_learning_learns_nothing() {
     let config = LimiterConfig::new()
         .with_learn_output(false)
         .with_calibrate_input(false);
@@ -183,9 +182,9 @@ fn nothing_is_learned_where_that_is_off() {
     assert_eq!(of(&pool, Dimension::OutputTokens).safety_margin, 0);
 }
 
-/// A count is charged as it is, and teaches nothing about estimates.
+/// A count is charged as it is, and no ratio is learned from it.
 #[test]
-fn a_count_is_not_corrected() {
+fn counted_input_is_not_corrected() {
     let mut pool = pool();
     teach(&mut pool, 60, chat(), chat());
     let mut counted = chat();

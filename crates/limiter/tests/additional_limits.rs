@@ -57,7 +57,7 @@ fn nine() -> SystemTime {
 }
 
 #[test]
-fn all_of_several_limits_must_admit() {
+fn request_is_admitted_only_if_all_additional_limits_have_room() {
     let workspace = Limits::new()
         .with_input_tokens_per_minute(n(6_000))
         .with_concurrency(NonZeroU32::new(3).unwrap());
@@ -87,12 +87,11 @@ fn all_of_several_limits_must_admit() {
     assert_eq!(left, [1, 58_000, 4_000, 2]);
 }
 
-/// What is not known exactly is held back of a limit beside the main one as of the main one.
 #[test]
-fn a_further_limit_is_guarded_with_or_without_a_main_one() {
+fn additional_limit_has_a_safety_margin_with_and_without_a_main_limit() {
     let limit = Limits::new().with_input_tokens_per_minute(n(1_000_000));
     let more = Limits::new().with_input_tokens_per_minute(n(10_000_000));
-    let guarded = [
+    let margins = [
         limit.clone(),
         Limits::new().with_additional(limit.clone()),
         more.with_additional(limit),
@@ -108,16 +107,16 @@ fn a_further_limit_is_guarded_with_or_without_a_main_one() {
         granted(&mut pool, 0, ask(20_000, 0));
         let dimensions = pool.snapshot(0).dimensions;
         let input = dimensions.iter().find(|one| one.limit == 1_000_000);
-        let guard = input.expect("a limit").safety_margin;
-        (guard, waits_until(&mut pool, 0, ask(940_000, 0)))
+        let margin = input.expect("a limit").safety_margin;
+        (margin, waits_until(&mut pool, 0, ask(940_000, 0)))
     });
-    assert!((10_000..=100_000).contains(&guarded[0].0), "{guarded:?}");
-    assert_eq!(guarded[0], guarded[1]);
-    assert_eq!(guarded[0], guarded[2]);
+    assert!((10_000..=100_000).contains(&margins[0].0), "{margins:?}");
+    assert_eq!(margins[0], margins[1]);
+    assert_eq!(margins[0], margins[2]);
 }
 
 #[test]
-fn more_than_a_further_limit_ever_allows_is_refused_with_both_numbers() {
+fn cost_over_an_additional_limit_is_rejected_with_both_numbers() {
     let mut pool =
         pool(&Limits::new().with_additional(Limits::new().with_input_tokens_per_minute(n(100))));
     let refusal = pool.enqueue(0, ask(101, 0)).unwrap_err();
@@ -130,7 +129,7 @@ fn more_than_a_further_limit_ever_allows_is_refused_with_both_numbers() {
 }
 
 #[test]
-fn a_group_has_its_own_further_limits() {
+fn group_has_its_own_additional_limits() {
     let limits = Limits::new()
         .with_additional(Limits::new().with_requests_per_minute(n(5)))
         .with_group(
@@ -147,7 +146,7 @@ fn a_group_has_its_own_further_limits() {
 }
 
 #[test]
-fn tokens_per_day_reset_at_a_time_of_day() {
+fn daily_limit_resets_at_its_time_of_day() {
     let limits = Limits::new()
         .with_tokens_per_day(n(10_000))
         .with_day(Day::ResetsAt {
@@ -179,7 +178,7 @@ fn tokens_per_day_reset_at_a_time_of_day() {
 }
 
 #[test]
-fn the_server_knows_what_time_it_is() {
+fn daily_limit_follows_the_servers_clock() {
     let limits = Limits::new()
         .with_tokens_per_day(n(10))
         .with_day(Day::ResetsAt {
@@ -197,7 +196,7 @@ fn the_server_knows_what_time_it_is() {
 }
 
 #[test]
-fn a_rolling_day_frees_what_is_a_day_old() {
+fn rolling_day_frees_usage_after_a_day() {
     let mut pool = pool(&Limits::new().with_tokens_per_day(n(100)));
     granted(&mut pool, 0, ask(60, 0));
     granted(&mut pool, 12 * HOUR, ask(40, 0));
@@ -222,7 +221,7 @@ fn a_rolling_day_frees_what_is_a_day_old() {
 
 /// The largest numbers are cut off, not over.
 #[test]
-fn a_further_limit_beyond_all_bounds_is_told_as_full() {
+fn huge_additional_limit_is_reported_as_full() {
     let most = |limits: Limits| {
         let limits = limits.with_burst(Duration::MAX);
         limits.with_requests_per_minute(NonZeroU64::MAX)

@@ -1,14 +1,13 @@
-//! When a pool lets the next one go that shares its limits, starts slowly, or met a limit no header
-//! shows.
+//! The pace of a pool with shared limits and with a slow start, and the detection of sharing.
 
-use std::{num::NonZeroU64, time::Duration};
+use std::{collections::VecDeque, num::NonZeroU64, time::Duration};
 
 use tower_claude_core::{Cost, Scope};
 use tower_claude_limiter::{
     LimiterConfig, Limits, Pool, Settlement, Sharing, SlowStart,
     pool::{Enqueued, Next, ObservedHead, PoolRequest, ReservationId},
 };
-use tower_claude_wire::RateLimits;
+use tower_claude_wire::{RateLimits, Usage};
 
 const S: u64 = 1_000_000_000;
 const MS: u64 = 1_000_000;
@@ -42,7 +41,7 @@ fn headers(remaining: u64) -> RateLimits {
 }
 
 #[test]
-fn a_full_level_is_shared_at_four_times_the_rate() {
+fn full_shared_level_is_used_at_four_times_the_rate() {
     let mut pool = pool(LimiterConfig::new().with_sharing(Sharing::Shared));
     assert!(ask(&mut pool, 0, 1_000).is_none(), "no credit yet");
     assert_eq!(poll(&mut pool, 0), (0, Next::At(2 * MS)));
@@ -55,7 +54,7 @@ fn a_full_level_is_shared_at_four_times_the_rate() {
 }
 
 #[test]
-fn the_pace_falls_with_the_level() {
+fn pace_falls_with_the_shared_level() {
     let mut pool = pool(LimiterConfig::new().with_sharing(Sharing::Shared));
     assert!(ask(&mut pool, 0, 30_000).is_none());
     assert_eq!(poll(&mut pool, S).0, 1, "the first costs half of it");
@@ -71,7 +70,7 @@ fn the_pace_falls_with_the_level() {
 }
 
 #[test]
-fn an_exclusive_level_is_used_at_once() {
+fn exclusive_level_is_used_at_once() {
     for sharing in [Sharing::Auto, Sharing::Exclusive] {
         let mut pool = pool(LimiterConfig::new().with_sharing(sharing));
         for _ in 0..60 {
@@ -81,7 +80,7 @@ fn an_exclusive_level_is_used_at_once() {
 }
 
 #[test]
-fn two_drains_by_others_make_it_shared_and_one_does_not() {
+fn second_unexplained_decrease_makes_limits_shared() {
     let mut pool = pool(LimiterConfig::new());
     let id = ask(&mut pool, 0, 10_000).unwrap();
     pool.observe(0, id, &ObservedHead::new(&headers(50_000), None));
@@ -101,7 +100,7 @@ fn two_drains_by_others_make_it_shared_and_one_does_not() {
 }
 
 #[test]
-fn a_refusal_that_the_known_level_did_not_expect_makes_it_shared() {
+fn unexpected_429_makes_limits_shared() {
     let mut pool = pool(LimiterConfig::new());
     let id = ask(&mut pool, 0, 1_000).unwrap();
     pool.observe(0, id, &ObservedHead::new(&headers(59_000), None));
@@ -137,8 +136,47 @@ fn a_refusal_that_the_known_level_did_not_expect_makes_it_shared() {
     assert!(pool.snapshot(20 * S).shared);
 }
 
+/// The server counts a request when it is sent, estimates are up to a fifth off, and twenty requests
+/// overlap.
 #[test]
-fn after_rest_a_quarter_of_the_rate_at_first() {
+fn estimation_errors_do_not_make_limits_shared() {
+    for seed in 0..8 {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut pool = pool(LimiterConfig::new());
+        let (mut level, mut now) = (60_000.0_f64, 0);
+        let (mut estimates, mut in_flight) = (VecDeque::new(), VecDeque::new());
+        for step in 0..3_000 {
+            let passed = if step % 500 == 499 { 30 * S } else { 100 * MS };
+            now += passed;
+            level = (level + passed as f64 / 1e6).min(60_000.0);
+            let mut granted = Vec::new();
+            pool.poll(now, &mut granted);
+            let mut sent: Vec<_> = granted.into_iter().map(|(_, id)| id).collect();
+            let estimate = rng.u64(20..420);
+            estimates.push_back(estimate);
+            sent.extend(ask(&mut pool, now, estimate));
+            for id in sent {
+                let estimate = estimates.pop_front().unwrap() as f64;
+                let actual = estimate * (0.8 + 0.4 * rng.f64());
+                level -= actual;
+                let shown = (level / 1_000.0).round().max(0.0) as u64 * 1_000;
+                in_flight.push_back((id, actual as u64, shown));
+            }
+            while in_flight.len() > 20 {
+                let (id, actual, shown) = in_flight.pop_front().unwrap();
+                pool.observe(now, id, &ObservedHead::new(&headers(shown), None));
+                let mut usage = Usage::default();
+                usage.input_tokens = Some(actual);
+                pool.settle(now, id, &Settlement::Used { usage });
+            }
+            assert!(!pool.snapshot(now).shared, "seed {seed}, step {step}");
+        }
+        assert!(level < 10_000.0, "the limit is not used: {level}");
+    }
+}
+
+#[test]
+fn slow_start_after_idling_begins_at_a_quarter_of_the_rate() {
     let mut pool = pool(LimiterConfig::new().with_slow_start(Some(SlowStart::new())));
     for _ in 0..100 {
         ask(&mut pool, 0, 100);
@@ -156,7 +194,7 @@ fn after_rest_a_quarter_of_the_rate_at_first() {
 }
 
 #[test]
-fn after_a_pause_too() {
+fn slow_start_begins_after_a_pause() {
     let config =
         LimiterConfig::new().with_slow_start(Some(SlowStart::new().with_after_idle(Duration::MAX)));
     let mut pool = pool(config);
