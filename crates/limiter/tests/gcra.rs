@@ -62,7 +62,7 @@ impl Both {
         self.clock.advance(Duration::from_nanos(nanos));
     }
 
-    /// Whether so many at once are let through now: by governor, by us.
+    /// Returns whether `governor` and the pool admit this many at once.
     fn decide(&mut self, cells: u32) -> (bool, bool) {
         let theirs = self.gcra.check_n(NonZeroU32::new(cells).unwrap());
         let mut cost = Cost::new(0, 0);
@@ -130,9 +130,8 @@ fn bucket_decides_like_gcra() {
     }
 }
 
-/// Where a minute does not divide into whole nanoseconds, GCRA in whole nanoseconds is too quick, by up
-/// to one nanosecond an interval: a fifteenth too quick here, and one in 20,000. A level in parts of a
-/// token that suit the minute is exact.
+/// If a minute does not divide into whole nanoseconds, GCRA with a rounded interval is too fast. The pool
+/// is exact.
 #[test]
 fn gcra_with_a_rounded_interval_drifts() {
     const ASKS: u64 = 200_000;

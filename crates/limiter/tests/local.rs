@@ -300,7 +300,7 @@ async fn idle_scopes_are_evicted_longest_unused_first() {
     drop(busy);
 }
 
-/// Who is about to ask has its scope already: forgotten now, there would be two of it.
+/// An unpolled future holds its scope. Evicting the scope would create a second one.
 #[tokio::test(start_paused = true)]
 async fn scope_of_an_unpolled_future_is_not_evicted() {
     let limits = Limits::new().with_concurrency(NonZeroU32::MIN);
@@ -343,7 +343,7 @@ async fn new_head_after_an_admission_ahead_is_woken() {
     big.abort();
 }
 
-/// What is forgotten begins anew: what was used must not come back by it while others can go.
+/// An evicted scope begins with full limits, so a spent scope must be evicted last.
 #[tokio::test(start_paused = true)]
 async fn spent_scope_is_kept_longer_than_a_full_one() {
     let config = LimiterConfig::new().with_max_scopes(3);

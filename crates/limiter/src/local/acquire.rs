@@ -43,7 +43,6 @@ enum Target {
     /// The first request of a scope creates its limiter, at its first poll.
     Missing(Arc<ScopeMap>),
     Found(Arc<ScopeLimiter>),
-    Taken,
 }
 
 /// A request in the queue. Dropping it removes the request.
@@ -100,30 +99,28 @@ impl Future for LocalAcquire {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
-            let result = match &mut self.state {
-                State::New { target, ask } => {
-                    let limiter = match mem::replace(target, Target::Taken) {
-                        Target::Missing(scopes) => scopes.get_or_create(&ask.scope),
-                        Target::Found(limiter) => limiter,
-                        Target::Taken => panic!("polled after completion"),
-                    };
-                    let now = limiter.nanos(sync::now());
-                    match limiter.enqueue(now, ask) {
-                        Ok(Enqueued::Granted(id)) => {
-                            Ok(Reservation::new(limiter, id.to_bits(), Duration::ZERO))
-                        }
-                        Ok(Enqueued::Waiting(id)) => {
-                            self.state = State::Waiting(Queued::new(limiter, id, now, ask));
-                            continue;
-                        }
-                        Err(rejection) => Err(rejection),
-                    }
-                }
-                State::Waiting(queued) => ready!(queued.poll(cx)),
-                State::Done => panic!("polled after completion"),
+            if let State::Waiting(queued) = &mut self.state {
+                let result = ready!(queued.poll(cx));
+                self.state = State::Done;
+                return Poll::Ready(result);
+            }
+            let State::New { target, ask } = mem::replace(&mut self.state, State::Done) else {
+                panic!("polled after completion");
             };
-            self.state = State::Done;
-            return Poll::Ready(result);
+            let limiter = match target {
+                Target::Missing(scopes) => scopes.get_or_create(&ask.scope),
+                Target::Found(limiter) => limiter,
+            };
+            let now = limiter.nanos(sync::now());
+            match limiter.enqueue(now, &ask)? {
+                Enqueued::Granted(id) => {
+                    let reservation = Reservation::new(limiter, id.to_bits(), Duration::ZERO);
+                    return Poll::Ready(Ok(reservation));
+                }
+                Enqueued::Waiting(id) => {
+                    self.state = State::Waiting(Queued::new(limiter, id, now, &ask));
+                }
+            }
         }
     }
 }

@@ -26,13 +26,6 @@ pub(crate) const NAME: &str = "limiter";
 /// The resolution of timers. A shorter wait would spin.
 const MIN_WAIT: u64 = 1_000_000;
 
-/// The earliest admission of a request.
-enum Wait {
-    Now,
-    Until(u64),
-    OnChange,
-}
-
 impl Pool {
     /// Admits, queues or rejects a request.
     ///
@@ -52,7 +45,7 @@ impl Pool {
         let flow = FlowKey::of(request.priority, request.tenant);
         let is_next = self.queue.would_be_next(flow, request.first_arrival);
         let expired = request.deadline.is_some_and(|deadline| deadline <= now);
-        if is_next && !expired && matches!(self.wait(now, &charge), Wait::Now) {
+        if is_next && !expired && self.is_admissible(now, &charge) {
             let tag = self.admit_ahead(flow, &request, charge);
             return Ok(Enqueued::Granted(self.admit(
                 now,
@@ -101,10 +94,8 @@ impl Pool {
         let charge = self.forecast.charge(cost);
         self.buckets.check_size(now, &charge).ok()?;
         self.on_request(now, false);
-        match self.wait(now, &charge) {
-            Wait::Now => Some(self.admit(now, cost, charge, None)),
-            _ => None,
-        }
+        self.is_admissible(now, &charge)
+            .then(|| self.admit(now, cost, charge, None))
     }
 
     /// Admits requests from the head of the queue while the head is admissible, and appends them to
@@ -119,14 +110,13 @@ impl Pool {
             let cost = waiter.cost;
             // The estimate may have changed since the request arrived.
             let charge = self.forecast.charge(&cost);
-            match self.wait(now, &charge) {
-                Wait::Now => {
-                    let tag = self.queue.dequeue(id, self.buckets.work(&charge));
-                    granted.push((id, self.admit(now, &cost, charge, Some(tag))));
-                }
-                Wait::Until(at) => return Next::At(at.max(now.saturating_add(MIN_WAIT))),
-                Wait::OnChange => return Next::OnChange,
+            match self.earliest(now, &charge) {
+                None => return Next::OnChange,
+                Some(at) if at > now => return Next::At(at.max(now.saturating_add(MIN_WAIT))),
+                Some(_) => {}
             }
+            let tag = self.queue.dequeue(id, self.buckets.work(&charge));
+            granted.push((id, self.admit(now, &cost, charge, Some(tag))));
         }
     }
 
@@ -187,19 +177,21 @@ impl Pool {
         self.pacing.update(now, share);
     }
 
-    /// Returns the earliest time at which all of the charge is admissible.
-    fn wait(&self, now: u64, charge: &Charge) -> Wait {
+    fn is_admissible(&self, now: u64, charge: &Charge) -> bool {
+        self.earliest(now, charge).is_some_and(|at| at <= now)
+    }
+
+    /// Returns the earliest time at which all of the charge is admissible, or `None` if a request in
+    /// flight must end first.
+    fn earliest(&self, now: u64, charge: &Charge) -> Option<u64> {
         if self.in_flight.is_full() {
-            return Wait::OnChange;
+            return None;
         }
         let buckets = self
             .buckets
             .earliest(now, charge, || self.margins(charge[INPUT]));
         let pacing = self.pacing.earliest(now, self.buckets.probe_at());
-        match buckets.max(pacing) {
-            until if until <= now => Wait::Now,
-            until => Wait::Until(until),
-        }
+        Some(buckets.max(pacing))
     }
 
     /// Passes a new request through the queue ahead of the queued ones, so that its flow is charged.

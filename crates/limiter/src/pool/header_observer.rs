@@ -14,7 +14,7 @@ use crate::{
     nanos::nanos,
     pool::{
         bucket::{Bucket, UNIT, refill, units},
-        buckets::Buckets,
+        buckets::{Buckets, DimensionState},
         dimension::{DIMENSIONS, INPUT, OUTPUT, REQUESTS, TOTAL},
         external_use::{ExternalUse, LevelChange},
         float::whole,
@@ -42,6 +42,15 @@ const MAX_LEVEL: u64 = 1 << 50;
 
 /// The limits of one response that apply to a pool, by dimension.
 type Gauges<'a> = [Option<&'a Gauge>; DIMENSIONS.len()];
+
+/// The limit of one dimension in one response.
+#[derive(Clone, Copy)]
+struct Reading<'a> {
+    now: u64,
+    index: usize,
+    gauge: &'a Gauge,
+    sent: &'a SendSnapshot,
+}
 
 /// The state that interprets the headers of one scope.
 #[derive(Debug)]
@@ -98,22 +107,27 @@ impl HeaderObserver {
             let Some(gauge) = gauge.filter(|gauge| has_content(gauge)) else {
                 continue;
             };
-            let known = buckets.dimensions[index].known();
-            let first_level = buckets.dimensions[index].level();
-            self.learn_limit(now, index, gauge, sent, buckets);
+            let reading = Reading {
+                now,
+                index,
+                gauge,
+                sent,
+            };
+            let dimension = &mut buckets.dimensions[index];
+            let (known, level_before) = (dimension.known(), dimension.level());
+            self.learn_limit(reading, dimension);
             if head.rejected {
                 self.capacities[index].peak = 0;
             }
             let ceiling = external_use.capacity_ceiling(index, now);
-            self.learn_capacity(now, index, gauge, sent, buckets, ceiling);
+            self.learn_capacity(reading, dimension, ceiling);
             let change = LevelChange {
                 index,
                 sent,
                 known,
-                level_before: buckets.dimensions[index].level(),
+                level_before: dimension.level(),
             };
-            clamp(now, index, gauge, sent, first_level, buckets, forecast);
-            let dimension = &mut buckets.dimensions[index];
+            clamp(reading, level_before, dimension, forecast);
             let held = external_use.on_level_change(now, &change, dimension, forecast);
             if let (Some(held), Some(bucket)) = (held, &mut dimension.bucket) {
                 let capacity = bucket.capacity();
@@ -189,19 +203,17 @@ impl HeaderObserver {
         gauges
     }
 
-    fn learn_limit(
-        &mut self,
-        now: u64,
-        index: usize,
-        gauge: &Gauge,
-        sent: &SendSnapshot,
-        buckets: &mut Buckets,
-    ) {
+    fn learn_limit(&mut self, reading: Reading<'_>, dimension: &mut DimensionState) {
+        let Reading {
+            now,
+            index,
+            gauge,
+            sent,
+        } = reading;
         let Some(limit) = gauge.limit.filter(|limit| *limit > 0 && self.learn_limits) else {
             return;
         };
         let limit = limit.min(MAX_LEVEL);
-        let dimension = &mut buckets.dimensions[index];
         dimension.confirmed = Some(now);
         if let Some(bucket) = &mut dimension.bucket {
             if bucket.limit() != limit {
@@ -228,18 +240,19 @@ impl HeaderObserver {
     /// more.
     fn learn_capacity(
         &mut self,
-        now: u64,
-        index: usize,
-        gauge: &Gauge,
-        sent: &SendSnapshot,
-        buckets: &mut Buckets,
+        reading: Reading<'_>,
+        dimension: &mut DimensionState,
         ceiling: i128,
     ) {
-        let (Some(bucket), Some(level), true) = (
-            &mut buckets.dimensions[index].bucket,
-            gauge.remaining,
-            self.learn_limits,
-        ) else {
+        let Reading {
+            now,
+            index,
+            gauge,
+            sent,
+        } = reading;
+        let (Some(bucket), Some(level), true) =
+            (&mut dimension.bucket, gauge.remaining, self.learn_limits)
+        else {
             return;
         };
         let estimate = &mut self.capacities[index];
@@ -307,15 +320,17 @@ impl HeaderObserver {
 
 /// Bounds the level by a response. `level_before` is the level before it.
 fn clamp(
-    now: u64,
-    index: usize,
-    gauge: &Gauge,
-    sent: &SendSnapshot,
+    reading: Reading<'_>,
     level_before: i128,
-    buckets: &mut Buckets,
+    dimension: &mut DimensionState,
     forecast: &Forecast,
 ) {
-    let dimension = &mut buckets.dimensions[index];
+    let Reading {
+        now,
+        index,
+        gauge,
+        sent,
+    } = reading;
     let uncertain = dimension.uncertain(index, sent);
     let (Some(bucket), Some(level)) = (&mut dimension.bucket, gauge.remaining) else {
         return;

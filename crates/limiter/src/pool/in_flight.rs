@@ -34,11 +34,7 @@ impl ReservationId {
     }
 
     const fn slot(self) -> usize {
-        (self.0 & 0xffff_ffff) as usize
-    }
-
-    const fn generation(self) -> u32 {
-        (self.0 >> 32) as u32
+        self.0 as u32 as usize
     }
 }
 
@@ -93,6 +89,12 @@ struct Slot {
     generation: u32,
     used: bool,
     request: InFlight,
+}
+
+impl Slot {
+    fn is_of(&self, id: ReservationId) -> bool {
+        self.used && u64::from(self.generation) == id.0 >> 32
+    }
 }
 
 impl InFlightTable {
@@ -164,12 +166,12 @@ impl InFlightTable {
 
     pub(crate) fn get_mut(&mut self, id: ReservationId) -> Option<&mut InFlight> {
         let slot = self.slots.get_mut(id.slot())?;
-        (slot.used && slot.generation == id.generation()).then_some(&mut slot.request)
+        slot.is_of(id).then_some(&mut slot.request)
     }
 
     pub(crate) fn get(&self, id: ReservationId) -> Option<&InFlight> {
         let slot = self.slots.get(id.slot())?;
-        (slot.used && slot.generation == id.generation()).then_some(&slot.request)
+        slot.is_of(id).then_some(&slot.request)
     }
 
     /// Returns the sum of the charges in one dimension.

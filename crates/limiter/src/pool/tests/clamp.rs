@@ -40,15 +40,15 @@ struct Request {
     id: Option<ReservationId>,
     sent: u64,
     arrived: u64,
-    /// When we learn that the server has counted all of it.
+    /// The time at which the pool learns that the server has counted all of it.
     sure: u64,
-    /// What the server showed, in tokens.
+    /// The level that the server showed, in tokens.
     shown: u64,
     /// Still to be taken by the server.
     left: u64,
 }
 
-/// One lane, and which of the two ways of counting it has.
+/// One dimension, which is counted in one of two ways.
 struct World {
     lane: usize,
     pool: Pool,
@@ -62,7 +62,7 @@ struct World {
 }
 
 impl World {
-    /// A server that has `wrong` tokens less than we believe, or more.
+    /// Returns a server whose level differs from the pool's by `wrong` tokens.
     fn new(seed: u64, lane: usize, wrong: i64) -> Self {
         let limits = if lane == INPUT {
             Limits::new().with_input_tokens_per_minute(n(LIMIT))
@@ -139,7 +139,7 @@ impl World {
         self.pool.buckets.dimensions[self.lane].level()
     }
 
-    /// Our level less the server's, in units, everything that is under way counted as taken.
+    /// Returns the pool's level less the server's, in units, with all requests under way counted.
     fn error(&self) -> i128 {
         let flying = self.requests.iter().filter(|one| one.id.is_some());
         let uncounted: u64 = flying.map(|one| one.left).sum();
@@ -190,7 +190,7 @@ impl World {
         }
     }
 
-    /// The server counts, and writes down what it will show.
+    /// The server counts the request and fixes the level that it will show.
     fn arrive(&mut self, number: usize) {
         if self.lane == INPUT {
             let cost = self.requests[number].cost;
@@ -238,7 +238,7 @@ impl World {
         self.pool.settle(self.now, id, &Settlement::Used { usage });
     }
 
-    /// The charges that were sent by now and may or may not be in what this head shows.
+    /// Returns the charges sent by now that may or may not be in the level of this head.
     fn unsure(&self, number: usize) -> i128 {
         let this = &self.requests[number];
         let others = self.requests.iter().enumerate().filter(|(at, one)| {
@@ -248,7 +248,7 @@ impl World {
         units(others.map(|(_, one)| one.cost).sum())
     }
 
-    /// What the server counted after it wrote this head, or has yet to count.
+    /// Returns the amount that the server counted after this head, or has yet to count.
     fn later(&self, number: usize) -> i128 {
         let this = &self.requests[number];
         let later =
@@ -259,7 +259,7 @@ impl World {
     }
 }
 
-/// Plays many histories in both ways of counting. Returns how many headers moved a level.
+/// Plays many histories in both ways of counting. Returns the number of headers that moved a level.
 fn worlds(wrong: impl Fn(u64) -> i64, check: impl Fn(&World, usize, i128, i128)) -> usize {
     let mut moved = 0;
     for seed in 0..300 {

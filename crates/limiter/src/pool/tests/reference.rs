@@ -25,8 +25,8 @@ struct Limit {
     rate: i128,
     capacity: i128,
     level: i128,
-    /// When and how much was taken (or, below zero, given back), and whether that was an admission of
-    /// something that fits.
+    /// Time and amount of each charge (negative for a refund), and whether it was an admission of a
+    /// request that fits.
     log: Vec<(u64, i128, bool)>,
 }
 
@@ -51,7 +51,7 @@ struct Model {
     limits: Vec<Limit>,
     waiting: Vec<Waiting>,
     flying: Vec<Flying>,
-    /// What all that has ended took for good, and how many of them.
+    /// The amounts that ended requests used, and their number.
     ended: Amounts,
     endings: usize,
 }

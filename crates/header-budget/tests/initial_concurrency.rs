@@ -1,4 +1,4 @@
-//! Until the first headers only a few requests are out at once.
+//! The initial concurrency before the first headers.
 
 mod common;
 
@@ -79,7 +79,7 @@ async fn eight_go_first_then_twice_as_many_with_each_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_first_headers_end_the_slow_start() {
+async fn first_headers_end_the_initial_concurrency() {
     let gate = Arc::new(Semaphore::new(0));
     let reply = gauge(Reply::message(), "ratelimit-requests", 1_000, 999, 1);
     let layer = layer();
@@ -98,7 +98,7 @@ async fn the_first_headers_end_the_slow_start() {
 
 /// Each call of the first eight is dropped: the next eight go.
 #[tokio::test(start_paused = true)]
-async fn dropped_calls_do_not_block_the_slow_start() {
+async fn dropped_calls_do_not_block_the_initial_concurrency() {
     let gate = Arc::new(Semaphore::new(0));
     let layer = layer();
     let service = layer.layer(gated(gate.clone(), Reply::message()));
