@@ -4,8 +4,9 @@ use std::{fmt, num::NonZeroUsize, sync::Arc, time::Duration};
 
 use http::{HeaderMap, Request};
 use tower_claude_core::{
-    BufferRequest, ClaudeClassify, RequestBody, Scope,
+    ClaudeClassify, RequestBody, Scope,
     breaker::BreakerConfig,
+    driver::{Driven, DriverLayer},
     event::{EventSink, Observer},
 };
 use tower_layer::Layer;
@@ -150,12 +151,14 @@ impl<C> CircuitBreakerLayer<C> {
     }
 }
 
-impl<S, C: Clone> Layer<S> for CircuitBreakerLayer<C> {
-    type Service = BufferRequest<CircuitBreaker<S, C>>;
+impl<S: Clone, C: Clone> Layer<S> for CircuitBreakerLayer<C> {
+    type Service = Driven<S, (), crate::BreakerPolicy, C>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        let breaker = CircuitBreaker::new(inner, self.config.clone(), self.classifier.clone());
-        BufferRequest::with_limit(breaker, self.config.body_limit)
+        let (policy, classifier) = (self.stage(), self.classifier.clone());
+        DriverLayer::with_reuse((), policy, classifier, self.config.reuse_class)
+            .with_body_limit(self.config.body_limit)
+            .layer(inner)
     }
 }
 

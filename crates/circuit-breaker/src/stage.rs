@@ -6,11 +6,10 @@ use std::{
 };
 
 use http::{Request, response::Parts};
-use tokio::time::Instant;
 use tower_claude_core::{
     Call, Class, Kind, Outcome, Rejection, RequestBody, ScopeRef,
     breaker::{Generation, Permit, Verdicts},
-    driver::AttemptPolicy,
+    driver::{AttemptPolicy, Clock},
 };
 use tower_claude_wire::StreamState;
 
@@ -77,14 +76,14 @@ impl BreakerPolicy {
 }
 
 impl AttemptPolicy for BreakerPolicy {
-    type Held = BreakerAttempt;
+    type Attempt = BreakerAttempt;
 
     fn poll_admit(
         &self,
         held: &mut BreakerAttempt,
         request: &mut Request<RequestBody>,
         context: &Arc<Call>,
-        _: &mut Option<Instant>,
+        _: &mut Clock,
         _: &mut Context<'_>,
     ) -> Poll<Result<(), Rejection>> {
         held.credential = match &self.0.credential_of {
@@ -108,7 +107,7 @@ impl AttemptPolicy for BreakerPolicy {
         full.tickets.lost()
     }
 
-    fn sent(&self, held: &mut BreakerAttempt) {
+    fn on_sent(&self, held: &mut BreakerAttempt) {
         if let Some(full) = &mut held.full
             && full.unsent
         {
@@ -117,12 +116,12 @@ impl AttemptPolicy for BreakerPolicy {
         }
     }
 
-    fn judged(
+    fn on_response(
         &self,
         held: &mut BreakerAttempt,
         class: &Class,
         _: Option<&mut Parts>,
-        _: &mut Option<Instant>,
+        _: &mut Clock,
     ) {
         if class.kind == Kind::Success && !class.local && held.full.is_none() {
             return;
@@ -141,7 +140,7 @@ impl AttemptPolicy for BreakerPolicy {
             .settle_credential_of(&self.0, credential, verdicts.credential, class);
     }
 
-    fn opaque(&self, held: &mut BreakerAttempt) {
+    fn on_opaque_body(&self, held: &mut BreakerAttempt) {
         // There is no telling where the content of this begins.
         if let Some(full) = held.full(&self.0)
             && let Some(ticket) = &mut full.tickets.model
@@ -150,7 +149,7 @@ impl AttemptPolicy for BreakerPolicy {
         }
     }
 
-    fn progress(&self, held: &mut BreakerAttempt, stream: &StreamState) {
+    fn on_progress(&self, held: &mut BreakerAttempt, stream: &StreamState) {
         if (stream.has_content() || stream.is_complete() || stream.is_not_claude())
             && let Some(full) = held.full(&self.0)
             && let Some(ticket) = &mut full.tickets.model
@@ -159,7 +158,7 @@ impl AttemptPolicy for BreakerPolicy {
         }
     }
 
-    fn end(&self, held: &mut BreakerAttempt, outcome: &Outcome, _: &mut Option<Instant>) {
+    fn on_end(&self, held: &mut BreakerAttempt, outcome: &Outcome, _: &mut Clock) {
         if let Outcome::Complete { .. } = outcome
             && held.is_calm()
         {
@@ -180,7 +179,7 @@ impl AttemptPolicy for BreakerPolicy {
         }
     }
 
-    fn timed_out(&self, held: &mut BreakerAttempt) {
+    fn on_timeout(&self, held: &mut BreakerAttempt) {
         if held.calm.is_some()
             && let Some(full) = held.full(&self.0)
             && let Some(mut ticket) = full.tickets.model.take()

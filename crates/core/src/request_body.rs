@@ -141,8 +141,8 @@ impl RequestBody {
         self.read()?.listed
     }
 
-    /// Reads it now: cheaper than at the first question.
-    pub(crate) fn look(&mut self) {
+    /// Parses the body now, which is cheaper than at the first use.
+    pub(crate) fn parse(&mut self) {
         if let Repr::Bytes { bytes, read } = &mut self.repr
             && read.get().is_none()
         {

@@ -57,8 +57,8 @@ impl<B: Body<Data = Bytes>> ResponseBody<B> {
         }
     }
 
-    /// The bytes of an answer of the layer's own.
-    pub(crate) fn own(&self) -> Option<&[u8]> {
+    /// Returns the bytes of a response that a layer made itself.
+    pub(crate) fn full_bytes(&self) -> Option<&[u8]> {
         match &self.repr {
             Repr::Full { bytes } => Some(bytes),
             _ => None,

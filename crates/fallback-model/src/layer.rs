@@ -3,8 +3,9 @@
 use std::{fmt, num::NonZeroU32, sync::Arc, time::Duration};
 
 use tower_claude_core::{
-    BufferRequest, ClaudeClassify, RequestBody,
+    ClaudeClassify, RequestBody,
     breaker::BreakerConfig,
+    driver::{Driven, DriverLayer},
     event::{EventSink, Observer},
 };
 use tower_claude_wire::ModelCatalog;
@@ -186,11 +187,13 @@ impl<C> FallbackModelLayer<C> {
 }
 
 impl<S: Clone, C: Clone> Layer<S> for FallbackModelLayer<C> {
-    type Service = BufferRequest<FallbackModel<S, C>>;
+    type Service = Driven<S, crate::FallbackPolicy, (), C>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        let service = FallbackModel::new(inner, self.config.clone(), self.classifier.clone());
-        BufferRequest::with_limit(service, self.config.body_limit)
+        let (policy, classifier) = (self.stage(), self.classifier.clone());
+        DriverLayer::with_reuse(policy, (), classifier, self.config.reuse_class)
+            .with_body_limit(self.config.body_limit)
+            .layer(inner)
     }
 }
 

@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{Request, response::Parts};
 use tower_claude_core::{
-    Call, Class, Kind, PausedByLimiter, RequestBody, SavedRequest,
-    driver::{CallPolicy, CallStart},
+    Call, Class, Kind, RequestBody, SavedRequest,
+    driver::{AttemptFailure, CallPolicy, CallStart},
 };
 use tower_claude_wire::is_event_stream;
 
@@ -45,11 +45,11 @@ impl FallbackPolicy {
 }
 
 impl CallPolicy for FallbackPolicy {
-    type Trip = FallbackState;
-    type Tail = ();
+    type State = FallbackState;
+    type BodyState = ();
 
     #[inline]
-    fn begin(&self, launch: &mut CallStart<'_>) -> FallbackState {
+    fn start(&self, launch: &mut CallStart<'_>) -> FallbackState {
         let mut trip = FallbackState {
             light: None,
             journey: None,
@@ -58,36 +58,36 @@ impl CallPolicy for FallbackPolicy {
         let Some(chain) = Journey::chain_of(&self.0, launch.request) else {
             return trip;
         };
-        let kept = launch.kept.take();
+        let kept = launch.saved.take();
         let Some(original) = kept.or_else(|| SavedRequest::of(launch.request)) else {
             return trip;
         };
-        launch.kept = Some(original.clone());
+        launch.saved = Some(original.clone());
         trip.light = Some(Light {
             chain,
             original,
-            attempts: launch.context.attempts(),
+            attempts: launch.call.attempts(),
         });
         if !self.0.shared.outages.is_quiet()
-            && let Some(journey) = self.journey(&mut trip, launch.context)
+            && let Some(journey) = self.journey(&mut trip, launch.call)
         {
             journey.begin_anew();
             journey.launch(launch.request);
-            launch.kept = journey.original_now();
+            launch.saved = journey.original_now();
         }
         trip
     }
 
-    fn reads(&self, class: &Class) -> bool {
+    fn reads_error_body(&self, class: &Class) -> bool {
         self.0.last_message.is_some() && last::is_due(class)
     }
 
-    fn minds_refusals(&self) -> bool {
+    fn detects_refusal(&self) -> bool {
         self.0.triggers.refusals
     }
 
     #[inline]
-    fn landed(
+    fn on_success(
         &self,
         trip: &mut FallbackState,
         context: &Arc<Call>,
@@ -111,20 +111,18 @@ impl CallPolicy for FallbackPolicy {
         None
     }
 
-    fn failed(
+    fn on_failure(
         &self,
         trip: &mut FallbackState,
         context: &Arc<Call>,
-        class: &Class,
-        _: Option<PausedByLimiter>,
-        _: bool,
+        failure: &AttemptFailure,
     ) -> Option<Duration> {
-        let next = self.journey(trip, context)?.after_failure(class)?;
+        let next = self.journey(trip, context)?.after_failure(&failure.class)?;
         trip.next = Some(Box::new(next));
         Some(Duration::ZERO)
     }
 
-    fn again(&self, trip: &mut FallbackState, _: &Arc<Call>) -> Request<RequestBody> {
+    fn next_request(&self, trip: &mut FallbackState, _: &Arc<Call>) -> Request<RequestBody> {
         let next = trip.next.take();
         let mut request = *next.expect("asked for after a failure only");
         if let Some(journey) = &mut trip.journey {
@@ -133,7 +131,7 @@ impl CallPolicy for FallbackPolicy {
         request
     }
 
-    fn gave_up(
+    fn on_give_up(
         &self,
         trip: &mut FallbackState,
         class: &Class,

@@ -4,12 +4,14 @@ use std::{sync::Arc, time::Duration};
 
 use http::{HeaderName, Request};
 use tower_claude_core::{
-    BufferRequest, ClaudeClassify, HeuristicCost, RequestBody, Scope, event::Observer,
+    ClaudeClassify, HeuristicCost, RequestBody, Scope,
+    driver::{Driven, DriverLayer},
+    event::Observer,
 };
 use tower_claude_limiter::{Gate, Limiter, Limits, LocalLimiter};
 use tower_layer::Layer;
 
-use crate::{HeaderBudget, NAME};
+use crate::NAME;
 
 /// Learns headroom from response headers and keeps to it. See the [crate page](crate).
 #[derive(Clone, Debug)]
@@ -120,7 +122,7 @@ impl<L: Clone, E: Clone, C: Clone> HeaderBudgetLayer<L, E, C> {
         self
     }
 
-    /// This layer as a stage of a driver.
+    /// Returns the policy of this layer, for a driver that runs several.
     #[doc(hidden)]
     pub fn stage(&self) -> tower_claude_limiter::LimitPolicy<L, E, C> {
         tower_claude_limiter::LimitPolicy::new(self.gate.clone())
@@ -140,10 +142,20 @@ impl<L: Clone, E: Clone, C: Clone> HeaderBudgetLayer<L, E, C> {
     }
 }
 
-impl<S, L, E, C> Layer<S> for HeaderBudgetLayer<L, E, C> {
-    type Service = BufferRequest<HeaderBudget<S, L, E, C>>;
+impl<S, L, E, C> Layer<S> for HeaderBudgetLayer<L, E, C>
+where
+    S: Clone,
+    L: Clone,
+    E: Clone,
+    C: Clone,
+{
+    type Service = Driven<S, (), tower_claude_limiter::LimitPolicy<L, E, C>, C>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        BufferRequest::with_limit(HeaderBudget::new(inner, self.gate.clone()), self.body_limit)
+        let policy = self.stage();
+        let (classifier, reuse) = policy.classifier();
+        DriverLayer::with_reuse((), policy, classifier, reuse)
+            .with_body_limit(self.body_limit)
+            .layer(inner)
     }
 }

@@ -77,7 +77,8 @@ mod layer;
 pub use layer::HeaderBudgetLayer;
 
 /// The service of a [`HeaderBudgetLayer`]: a gate over its limiter.
-pub type HeaderBudget<S, L, E, C> = tower_claude_limiter::Gated<S, L, E, C>;
+pub type HeaderBudget<S, L, E, C> =
+    tower_claude_core::driver::Driven<S, (), tower_claude_limiter::LimitPolicy<L, E, C>, C>;
 
 /// The name of the layer in events and in `x-tower-claude-refused-by`.
 pub const NAME: &str = "header-budget";

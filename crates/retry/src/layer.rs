@@ -3,7 +3,8 @@
 use std::{fmt, num::NonZeroU32, sync::Arc, time::Duration};
 
 use tower_claude_core::{
-    BufferRequest, ClaudeClassify, RequestBody,
+    ClaudeClassify, RequestBody,
+    driver::{Driven, DriverLayer},
     event::{EventSink, Observer},
 };
 use tower_layer::Layer;
@@ -137,11 +138,13 @@ impl<C> RetryLayer<C> {
 }
 
 impl<S: Clone, C: Clone> Layer<S> for RetryLayer<C> {
-    type Service = BufferRequest<Retry<S, C>>;
+    type Service = Driven<S, crate::RetryPolicy, (), C>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        let retry = Retry::new(inner, self.config.clone(), self.classifier.clone());
-        BufferRequest::with_limit(retry, self.config.body_limit)
+        let (policy, classifier) = (self.stage(), self.classifier.clone());
+        DriverLayer::with_reuse(policy, (), classifier, self.config.reuse_class)
+            .with_body_limit(self.config.body_limit)
+            .layer(inner)
     }
 }
 

@@ -11,8 +11,8 @@ use bytes::Bytes;
 use http::{Request, response::Parts};
 use tokio::time::{Instant, Sleep};
 use tower_claude_core::{
-    BodyTracker, Call, Class, PausedByLimiter, Rejection, RequestBody, SavedRequest,
-    driver::{CallPolicy, CallStart},
+    BodyTracker, Call, Class, Rejection, RequestBody, SavedRequest,
+    driver::{AttemptFailure, CallPolicy, CallStart},
     event::{Event, emit},
 };
 
@@ -66,12 +66,12 @@ impl RetryPolicy {
 pub struct RetryBodyState(Option<Timed>);
 
 impl CallPolicy for RetryPolicy {
-    type Trip = RetryState;
-    type Tail = RetryBodyState;
+    type State = RetryState;
+    type BodyState = RetryBodyState;
 
     #[inline]
-    fn begin(&self, launch: &mut CallStart<'_>) -> RetryState {
-        let context = launch.context;
+    fn start(&self, launch: &mut CallStart<'_>) -> RetryState {
+        let context = launch.call;
         let config = &*self.0;
         let nested = !context.claim_retries();
         let spent = match context.is_probe() {
@@ -89,7 +89,7 @@ impl CallPolicy for RetryPolicy {
         let kept = if nested || config.policy.is_last(1, spent) {
             None
         } else {
-            let kept = launch.kept.take();
+            let kept = launch.saved.take();
             kept.or_else(|| SavedRequest::of(launch.request))
         };
         RetryState {
@@ -105,14 +105,14 @@ impl CallPolicy for RetryPolicy {
     }
 
     #[inline]
-    fn too_late(&self, trip: &mut RetryState, context: &Arc<Call>) -> Option<Rejection> {
+    fn check_deadline(&self, trip: &mut RetryState, context: &Arc<Call>) -> Option<Rejection> {
         if trip.light.as_ref()?.deadline.is_none() {
             return None;
         }
         self.full(trip, context).call.came_too_late()
     }
 
-    fn poll_late(
+    fn poll_timeout(
         &self,
         trip: &mut RetryState,
         context: &Arc<Call>,
@@ -124,7 +124,7 @@ impl CallPolicy for RetryPolicy {
     }
 
     #[inline]
-    fn landed(
+    fn on_success(
         &self,
         trip: &mut RetryState,
         context: &Arc<Call>,
@@ -143,19 +143,18 @@ impl CallPolicy for RetryPolicy {
         None
     }
 
-    fn failed(
+    fn on_failure(
         &self,
         trip: &mut RetryState,
         context: &Arc<Call>,
-        class: &Class,
-        paced: Option<PausedByLimiter>,
-        unanswered: bool,
+        failure: &AttemptFailure,
     ) -> Option<Duration> {
         let full = self.full(trip, context);
-        full.call.after_failure(*class, paced, unanswered)
+        full.call
+            .after_failure(failure.class, failure.paused, failure.unanswered)
     }
 
-    fn again(&self, trip: &mut RetryState, context: &Arc<Call>) -> Request<RequestBody> {
+    fn next_request(&self, trip: &mut RetryState, context: &Arc<Call>) -> Request<RequestBody> {
         let full = self.full(trip, context);
         full.call.begin_next();
         full.call.launch()
@@ -179,7 +178,7 @@ impl CallPolicy for RetryPolicy {
         }
     }
 
-    fn refused(&self, refusal: &Rejection) {
+    fn on_rejection(&self, refusal: &Rejection) {
         emit(
             &self.0.observers,
             &Event::Rejected {
@@ -191,7 +190,12 @@ impl CallPolicy for RetryPolicy {
         );
     }
 
-    fn tail(&self, trip: &mut RetryState, context: &Arc<Call>, timeable: bool) -> RetryBodyState {
+    fn start_body(
+        &self,
+        trip: &mut RetryState,
+        context: &Arc<Call>,
+        timeable: bool,
+    ) -> RetryBodyState {
         if !timeable {
             return RetryBodyState(None);
         }
@@ -200,17 +204,17 @@ impl CallPolicy for RetryPolicy {
         RetryBodyState((is_timed && !call.is_nested()).then(|| Timed::of(call)))
     }
 
-    fn is_timed(&self, tail: &RetryBodyState) -> bool {
+    fn may_end_body(&self, tail: &RetryBodyState) -> bool {
         tail.0.is_some()
     }
 
-    fn heard(&self, tail: &mut RetryBodyState) {
+    fn on_frame(&self, tail: &mut RetryBodyState) {
         if let Some(timed) = &mut tail.0 {
             timed.heard();
         }
     }
 
-    fn poll_silent(
+    fn poll_body_timeout(
         &self,
         tail: &mut RetryBodyState,
         watch: &BodyTracker,
@@ -223,7 +227,7 @@ impl CallPolicy for RetryPolicy {
         Poll::Ready(timed.last_words(watch, &waited))
     }
 
-    fn broken(&self, class: Class) {
+    fn on_body_failure(&self, class: Class) {
         count(&self.0.counters.broken);
         say_broken(&self.0, class);
     }

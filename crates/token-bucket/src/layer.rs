@@ -4,12 +4,14 @@ use std::{sync::Arc, time::Duration};
 
 use http::{HeaderName, Request};
 use tower_claude_core::{
-    BufferRequest, ClaudeClassify, HeuristicCost, RequestBody, Scope, event::Observer,
+    ClaudeClassify, HeuristicCost, RequestBody, Scope,
+    driver::{Driven, DriverLayer},
+    event::Observer,
 };
 use tower_claude_limiter::{Gate, Limiter, Limits, LocalLimiter};
 use tower_layer::Layer;
 
-use crate::{NAME, TokenBucket};
+use crate::NAME;
 
 /// Paces requests and tokens before the API has to refuse them. See the [crate page](crate).
 #[derive(Clone, Debug)]
@@ -102,7 +104,7 @@ impl<L: Clone, E: Clone, C: Clone> TokenBucketLayer<L, E, C> {
         self
     }
 
-    /// This layer as a stage of a driver.
+    /// Returns the policy of this layer, for a driver that runs several.
     #[doc(hidden)]
     pub fn stage(&self) -> tower_claude_limiter::LimitPolicy<L, E, C> {
         tower_claude_limiter::LimitPolicy::new(self.gate.clone())
@@ -121,10 +123,20 @@ impl<L: Clone, E: Clone, C: Clone> TokenBucketLayer<L, E, C> {
     }
 }
 
-impl<S, L, E, C> Layer<S> for TokenBucketLayer<L, E, C> {
-    type Service = BufferRequest<TokenBucket<S, L, E, C>>;
+impl<S, L, E, C> Layer<S> for TokenBucketLayer<L, E, C>
+where
+    S: Clone,
+    L: Clone,
+    E: Clone,
+    C: Clone,
+{
+    type Service = Driven<S, (), tower_claude_limiter::LimitPolicy<L, E, C>, C>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        BufferRequest::with_limit(TokenBucket::new(inner, self.gate.clone()), self.body_limit)
+        let policy = self.stage();
+        let (classifier, reuse) = policy.classifier();
+        DriverLayer::with_reuse((), policy, classifier, reuse)
+            .with_body_limit(self.body_limit)
+            .layer(inner)
     }
 }

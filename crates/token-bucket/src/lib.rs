@@ -84,7 +84,8 @@ pub use count::{CountTokens, CountTokensFuture, CountTokensLayer};
 pub use layer::TokenBucketLayer;
 
 /// The service of a [`TokenBucketLayer`]: a gate over its limiter.
-pub type TokenBucket<S, L, E, C> = tower_claude_limiter::Gated<S, L, E, C>;
+pub type TokenBucket<S, L, E, C> =
+    tower_claude_core::driver::Driven<S, (), tower_claude_limiter::LimitPolicy<L, E, C>, C>;
 
 /// The name of the layer in events and in `x-tower-claude-refused-by`.
 pub const NAME: &str = "token-bucket";

@@ -4,7 +4,9 @@ use tower_claude_cache::CacheLayer;
 use tower_claude_circuit_breaker::BreakerPolicy;
 use tower_claude_circuit_breaker::CircuitBreakerLayer;
 use tower_claude_core::{
-    BufferRequest, ClaudeClassify, HeuristicCost, driver::Driver, event::Observer,
+    ClaudeClassify, HeuristicCost,
+    driver::{Driven, DriverLayer},
+    event::Observer,
 };
 use tower_claude_fallback_model::FallbackModelLayer;
 use tower_claude_fallback_model::FallbackPolicy;
@@ -22,8 +24,7 @@ type Budget<C> = HeaderBudgetLayer<LocalLimiter, HeuristicCost, C>;
 type Gate<C> = LimitPolicy<LocalLimiter, HeuristicCost, C>;
 type Guards<C> = (BreakerPolicy, Gate<C>);
 type Resends = (FallbackPolicy, RetryPolicy);
-type Driven<S, C> = BufferRequest<Driver<S, Resends, Guards<C>, C>>;
-type Cached<S, C> = <CacheLayer as Layer<Driven<S, C>>>::Service;
+type Cached<S, C> = <CacheLayer as Layer<Driven<S, Resends, Guards<C>, C>>>::Service;
 
 /// All six layers in the recommended order. Start from [`recommended`].
 ///
@@ -206,7 +207,7 @@ impl<S: Clone, C: Clone> Layer<S> for Recommended<C> {
         let resends = (self.fallback.stage(), self.retry.stage());
         let gates = self.bucket.stage().with_reader(self.budget.stage());
         let guards = (self.breaker.stage(), gates);
-        let driver = Driver::new(inner, resends, guards, self.classifier.clone(), !self.own);
-        self.cache.layer(BufferRequest::new(driver))
+        let driver = DriverLayer::with_reuse(resends, guards, self.classifier.clone(), !self.own);
+        self.cache.layer(driver.layer(inner))
     }
 }

@@ -12,35 +12,25 @@ use http_body::Body;
 use http_body_util::BodyExt;
 use tower::ServiceExt;
 use tower_claude_core::{
-    BufferRequest, Class, ClaudeClassify, HeuristicCost, Kind, RequestBody,
+    Class, Kind, RequestBody,
     event::{Event, Observer},
 };
 use tower_claude_fake_claude::{Attempt, FakeClaude, GroupLimits, HeaderFamily};
-use tower_claude_header_budget::{HeaderBudget, HeaderBudgetLayer};
+use tower_claude_header_budget::HeaderBudgetLayer;
 use tower_claude_limiter::{Limiter, Limits, LocalLimiter};
-use tower_claude_retry::{Retry, RetryHandle, RetryLayer};
-use tower_claude_token_bucket::{TokenBucket, TokenBucketLayer};
+use tower_claude_retry::{RetryHandle, RetryLayer};
+use tower_claude_token_bucket::TokenBucketLayer;
 use tower_layer::Layer;
 use tower_service::Service;
 
 /// The three layers as the README stacks them.
-pub(crate) type Layers<S> = BufferRequest<
-    Retry<
-        BufferRequest<
-            TokenBucket<
-                BufferRequest<HeaderBudget<S, LocalLimiter, HeuristicCost, ClaudeClassify>>,
-                LocalLimiter,
-                HeuristicCost,
-                ClaudeClassify,
-            >,
-        >,
-        ClaudeClassify,
-    >,
->;
+pub(crate) type Layers<S> = <RetryLayer as Layer<Bucketed<S>>>::Service;
+type Bucketed<S> = <TokenBucketLayer as Layer<Budgeted<S>>>::Service;
+type Budgeted<S> = <HeaderBudgetLayer as Layer<S>>::Service;
 
 /// A stack and all its handles.
 #[derive(Clone)]
-pub(crate) struct Stack<S> {
+pub(crate) struct Stack<S: Clone> {
     pub(crate) service: Layers<S>,
     pub(crate) limiter: LocalLimiter,
     pub(crate) retry: RetryHandle,

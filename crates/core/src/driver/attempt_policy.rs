@@ -1,4 +1,4 @@
-//! Who lets an attempt through.
+//! Policies that admit attempts.
 
 use std::{
     sync::Arc,
@@ -9,168 +9,206 @@ use http::{Request, response::Parts};
 use tokio::time::Instant;
 use tower_claude_wire::StreamState;
 
-use crate::{Call, Class, Outcome, Rejection, RequestBody};
+use crate::{
+    call::Call, class::Class, outcome::Outcome, rejection::Rejection, request_body::RequestBody,
+};
 
-/// Lets attempts through or not, and learns what becomes of them.
-pub trait AttemptPolicy {
-    /// What an attempt holds until it is over. Dropped, the attempt was given up. By default, nothing.
-    type Held: Default;
+/// A clock that is read at most once in one step of a call.
+#[derive(Debug, Default)]
+pub struct Clock(Option<Instant>);
 
-    /// Whether it asks what an answer used.
-    const READS_USAGE: bool = false;
-
-    /// Lets the attempt through; ready at once in the ordinary case, else asked again until it is.
-    fn poll_admit(
-        &self,
-        held: &mut Self::Held,
-        request: &mut Request<RequestBody>,
-        context: &Arc<Call>,
-        now: &mut Option<Instant>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<(), Rejection>>;
-
-    /// While something further in keeps an admitted attempt waiting: why it must not be sent after all.
-    fn recheck(&self, held: &mut Self::Held) -> Option<Rejection> {
-        let _ = held;
-        None
+impl Clock {
+    /// A clock that has been read already.
+    #[must_use]
+    pub const fn at(now: Instant) -> Self {
+        Self(Some(now))
     }
 
-    /// The request leaves now.
-    fn sent(&self, held: &mut Self::Held) {
-        let _ = held;
-    }
-
-    /// What the attempt means. A success goes on until [`end`](Self::end); all else is over. `head` is that of the
-    /// answer, where there is one, and `at` when it came, once somebody has looked at the clock.
-    fn judged(
-        &self,
-        held: &mut Self::Held,
-        class: &Class,
-        head: Option<&mut Parts>,
-        at: &mut Option<Instant>,
-    );
-
-    /// The body of a success is neither JSON nor a stream: nothing will be seen of it but its end.
-    fn opaque(&self, held: &mut Self::Held) {
-        let _ = held;
-    }
-
-    /// More of a stream went by.
-    fn progress(&self, held: &mut Self::Held, stream: &StreamState) {
-        let _ = (held, stream);
-    }
-
-    /// How a success ended.
-    fn end(&self, held: &mut Self::Held, outcome: &Outcome, at: &mut Option<Instant>);
-
-    /// A timer of ours ends the attempt, which is about to be dropped.
-    fn timed_out(&self, held: &mut Self::Held) {
-        let _ = held;
+    /// Returns the time of this step, and reads the clock if no policy has done so.
+    #[inline]
+    pub fn now(&mut self) -> Instant {
+        *self.0.get_or_insert_with(Instant::now)
     }
 }
 
-impl AttemptPolicy for () {
-    type Held = ();
+/// A policy that admits or rejects each attempt, and is notified of its outcome.
+///
+/// One value serves all calls of a layer, so its state is shared. State of one attempt is kept in
+/// [`Attempt`](Self::Attempt), which the driver drops when the attempt is over: after
+/// [`on_end`](Self::on_end), after a failure, or when the caller drops the call or the body.
+/// Resources of an attempt are therefore held as values that release themselves when dropped.
+pub trait AttemptPolicy {
+    /// The state of one attempt. A value that is dropped before an outcome was reported belongs to an
+    /// attempt that was given up.
+    type Attempt: Default;
 
+    /// True if the policy reads [`Outcome::usage`]. A JSON response is parsed for its usage only if
+    /// a policy of the driver does. False by default.
+    const READS_USAGE: bool = false;
+
+    /// Admits the attempt, or rejects it.
+    ///
+    /// The driver polls again until the result is ready, and then does not poll this attempt again.
+    /// The first poll of a call may come with a waker that does nothing, followed by a second poll
+    /// with the real one.
+    fn poll_admit(
+        &self,
+        attempt: &mut Self::Attempt,
+        request: &mut Request<RequestBody>,
+        call: &Arc<Call>,
+        clock: &mut Clock,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Rejection>>;
+
+    /// Returns a rejection if an admitted attempt must not be sent after all.
+    ///
+    /// Called while an inner layer keeps the attempt waiting. Admits by default.
+    fn recheck(&self, attempt: &mut Self::Attempt) -> Option<Rejection> {
+        let _ = attempt;
+        None
+    }
+
+    /// Records that the request has left this layer and no inner layer keeps it waiting.
+    fn on_sent(&self, attempt: &mut Self::Attempt) {
+        let _ = attempt;
+    }
+
+    /// Records the class of the attempt.
+    ///
+    /// `head` is the head of the response, and `None` if the inner service returned an error. After a
+    /// success, [`on_end`](Self::on_end) follows. After any other class the attempt is over.
+    fn on_response(
+        &self,
+        attempt: &mut Self::Attempt,
+        class: &Class,
+        head: Option<&mut Parts>,
+        clock: &mut Clock,
+    ) {
+        let _ = (attempt, class, head, clock);
+    }
+
+    /// Records that the body of a success is neither JSON nor an event stream, so that only its end
+    /// will be seen.
+    fn on_opaque_body(&self, attempt: &mut Self::Attempt) {
+        let _ = attempt;
+    }
+
+    /// Records the state of an event stream after another frame.
+    fn on_progress(&self, attempt: &mut Self::Attempt, stream: &StreamState) {
+        let _ = (attempt, stream);
+    }
+
+    /// Records how a successful response ended. Called exactly once, possibly in a destructor, so it
+    /// must not panic.
+    fn on_end(&self, attempt: &mut Self::Attempt, outcome: &Outcome, clock: &mut Clock) {
+        let _ = (attempt, outcome, clock);
+    }
+
+    /// Records that a timer of a [`CallPolicy`](super::CallPolicy) ends the attempt, which the driver
+    /// then drops.
+    fn on_timeout(&self, attempt: &mut Self::Attempt) {
+        let _ = attempt;
+    }
+}
+
+/// The empty policy: admits every attempt.
+impl AttemptPolicy for () {
+    type Attempt = ();
+
+    #[inline]
     fn poll_admit(
         &self,
         (): &mut (),
         _: &mut Request<RequestBody>,
         _: &Arc<Call>,
-        _: &mut Option<Instant>,
+        _: &mut Clock,
         _: &mut Context<'_>,
     ) -> Poll<Result<(), Rejection>> {
         Poll::Ready(Ok(()))
     }
-
-    fn judged(&self, (): &mut (), _: &Class, _: Option<&mut Parts>, _: &mut Option<Instant>) {}
-
-    fn end(&self, (): &mut (), _: &Outcome, _: &mut Option<Instant>) {}
 }
 
-/// What an attempt holds of two guards.
-#[derive(Default)]
-pub struct Both<A, B> {
+/// The state of one attempt under two policies.
+#[derive(Debug, Default)]
+pub struct AttemptPair<A, B> {
     outer: A,
     inner: B,
-    /// The outer one has let it through.
-    past: bool,
+    outer_admitted: bool,
 }
 
+/// An outer policy and an inner one.
 impl<A: AttemptPolicy, B: AttemptPolicy> AttemptPolicy for (A, B) {
-    type Held = Both<A::Held, B::Held>;
+    type Attempt = AttemptPair<A::Attempt, B::Attempt>;
 
     const READS_USAGE: bool = A::READS_USAGE || B::READS_USAGE;
 
     #[inline]
     fn poll_admit(
         &self,
-        held: &mut Self::Held,
+        attempt: &mut Self::Attempt,
         request: &mut Request<RequestBody>,
-        context: &Arc<Call>,
-        now: &mut Option<Instant>,
+        call: &Arc<Call>,
+        clock: &mut Clock,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Rejection>> {
-        if !held.past {
-            if let Err(refusal) =
-                ready!(
-                    self.0
-                        .poll_admit(&mut held.outer, request, context, now, cx)
-                )
-            {
-                return Poll::Ready(Err(refusal));
+        if !attempt.outer_admitted {
+            let admitted = self
+                .0
+                .poll_admit(&mut attempt.outer, request, call, clock, cx);
+            if let Err(rejection) = ready!(admitted) {
+                return Poll::Ready(Err(rejection));
             }
-            held.past = true;
-        } else if let Some(refusal) = self.0.recheck(&mut held.outer) {
-            return Poll::Ready(Err(refusal));
+            attempt.outer_admitted = true;
+        } else if let Some(rejection) = self.0.recheck(&mut attempt.outer) {
+            return Poll::Ready(Err(rejection));
         }
         self.1
-            .poll_admit(&mut held.inner, request, context, now, cx)
+            .poll_admit(&mut attempt.inner, request, call, clock, cx)
     }
 
-    fn recheck(&self, held: &mut Self::Held) -> Option<Rejection> {
-        let outer = self.0.recheck(&mut held.outer);
-        outer.or_else(|| self.1.recheck(&mut held.inner))
-    }
-
-    #[inline]
-    fn sent(&self, held: &mut Self::Held) {
-        self.0.sent(&mut held.outer);
-        self.1.sent(&mut held.inner);
+    fn recheck(&self, attempt: &mut Self::Attempt) -> Option<Rejection> {
+        let outer = self.0.recheck(&mut attempt.outer);
+        outer.or_else(|| self.1.recheck(&mut attempt.inner))
     }
 
     #[inline]
-    fn judged(
+    fn on_sent(&self, attempt: &mut Self::Attempt) {
+        self.0.on_sent(&mut attempt.outer);
+        self.1.on_sent(&mut attempt.inner);
+    }
+
+    #[inline]
+    fn on_response(
         &self,
-        held: &mut Self::Held,
+        attempt: &mut Self::Attempt,
         class: &Class,
         mut head: Option<&mut Parts>,
-        at: &mut Option<Instant>,
+        clock: &mut Clock,
     ) {
         self.1
-            .judged(&mut held.inner, class, head.as_deref_mut(), at);
-        self.0.judged(&mut held.outer, class, head, at);
+            .on_response(&mut attempt.inner, class, head.as_deref_mut(), clock);
+        self.0.on_response(&mut attempt.outer, class, head, clock);
     }
 
-    fn opaque(&self, held: &mut Self::Held) {
-        self.1.opaque(&mut held.inner);
-        self.0.opaque(&mut held.outer);
-    }
-
-    #[inline]
-    fn progress(&self, held: &mut Self::Held, stream: &StreamState) {
-        self.1.progress(&mut held.inner, stream);
-        self.0.progress(&mut held.outer, stream);
+    fn on_opaque_body(&self, attempt: &mut Self::Attempt) {
+        self.1.on_opaque_body(&mut attempt.inner);
+        self.0.on_opaque_body(&mut attempt.outer);
     }
 
     #[inline]
-    fn end(&self, held: &mut Self::Held, outcome: &Outcome, at: &mut Option<Instant>) {
-        self.1.end(&mut held.inner, outcome, at);
-        self.0.end(&mut held.outer, outcome, at);
+    fn on_progress(&self, attempt: &mut Self::Attempt, stream: &StreamState) {
+        self.1.on_progress(&mut attempt.inner, stream);
+        self.0.on_progress(&mut attempt.outer, stream);
     }
 
-    fn timed_out(&self, held: &mut Self::Held) {
-        self.1.timed_out(&mut held.inner);
-        self.0.timed_out(&mut held.outer);
+    #[inline]
+    fn on_end(&self, attempt: &mut Self::Attempt, outcome: &Outcome, clock: &mut Clock) {
+        self.1.on_end(&mut attempt.inner, outcome, clock);
+        self.0.on_end(&mut attempt.outer, outcome, clock);
+    }
+
+    fn on_timeout(&self, attempt: &mut Self::Attempt) {
+        self.1.on_timeout(&mut attempt.inner);
+        self.0.on_timeout(&mut attempt.outer);
     }
 }

@@ -1,4 +1,4 @@
-//! The rest of an answer that was handed on.
+//! The body of a response that a driver has handed on.
 
 use std::{
     collections::VecDeque,
@@ -9,163 +9,159 @@ use std::{
 };
 
 use bytes::Bytes;
-use http_body::{Body, Frame, SizeHint};
+use http_body::{Body as HttpBody, Frame, SizeHint};
 
 use super::{
-    attempt_policy::AttemptPolicy,
+    attempt_policy::{AttemptPolicy, Clock},
     call_policy::CallPolicy,
-    peek::{PeekedBody, tell},
-    service::Policies,
+    peek::{PeekedBody, track},
+    policies::Policies,
 };
-use crate::{BodyTracker, Call, ClassifyResponse, Outcome, ResponseBody, collect::plus};
+use crate::{
+    body_tracker::BodyTracker, call::Call, classify::ClassifyResponse, collect::plus,
+    outcome::Outcome, response_body::ResponseBody,
+};
 
-/// What was held of an answer and then the rest of it, watched for how it ends.
-// Boxed: an answer that was whole when it was handed on has none, and moves the lighter for it.
-pub struct Rest<R, Re, G, C>(Option<Box<Live<R, Re, G, C>>>)
+/// The frames that were read of a response, then its rest, tracked to its end.
+// Boxed, because most responses are whole when they are handed on and need none of this.
+pub struct Body<R, P, A, C>(Option<Box<Rest<R, P, A, C>>>)
 where
-    R: Body<Data = Bytes>,
-    Re: CallPolicy,
-    G: AttemptPolicy,
+    R: HttpBody<Data = Bytes>,
+    P: CallPolicy,
+    A: AttemptPolicy,
     C: ClassifyResponse;
 
-struct Live<R, Re, G, C>
+struct Rest<R, P, A, C>
 where
-    R: Body<Data = Bytes>,
-    Re: CallPolicy,
-    G: AttemptPolicy,
+    R: HttpBody<Data = Bytes>,
+    P: CallPolicy,
+    A: AttemptPolicy,
     C: ClassifyResponse,
 {
     frames: VecDeque<Frame<Bytes>>,
     error: Option<R::Error>,
     body: Option<R>,
-    /// Until the end is told.
-    watched: Option<Watched<Re, G, C>>,
+    /// Absent for a failed response, whose outcome is known.
+    tracking: Option<Tracking<P, A, C>>,
 }
 
-struct Watched<Re: CallPolicy, G: AttemptPolicy, C> {
-    watch: BodyTracker,
-    stages: Arc<Policies<Re, G, C>>,
-    held: G::Held,
-    tail: Re::Tail,
-    over: bool,
-    /// Tells whether a timer ended it.
-    context: Arc<Call>,
+/// The tracker of a successful response, and the policies that it reports to.
+struct Tracking<P: CallPolicy, A: AttemptPolicy, C> {
+    tracker: BodyTracker,
+    policies: Arc<Policies<P, A, C>>,
+    attempt: A::Attempt,
+    body_state: P::BodyState,
+    /// The outcome was reported.
+    ended: bool,
+    call: Arc<Call>,
 }
 
-impl<R, Re, G, C> Rest<R, Re, G, C>
+impl<R, P, A, C> Body<R, P, A, C>
 where
-    R: Body<Data = Bytes> + Unpin,
-    Re: CallPolicy,
-    G: AttemptPolicy,
+    R: HttpBody<Data = Bytes> + Unpin,
+    P: CallPolicy,
+    A: AttemptPolicy,
     C: ClassifyResponse,
 {
-    /// Passes through.
-    pub(super) fn off(body: R) -> Self {
-        Self(Some(Box::new(Live {
-            frames: VecDeque::new(),
-            error: None,
-            body: Some(body),
-            watched: None,
-        })))
+    /// Creates a body that passes the inner one through.
+    pub(super) fn untracked(body: R) -> Self {
+        Self::of(VecDeque::new(), None, Some(body), None)
     }
 
-    /// What was held of an answer that failed.
-    pub(super) fn unwatched(landing: PeekedBody<R>) -> ResponseBody<Self> {
-        let mut frames = landing.more;
-        if !landing.first.is_empty() {
-            frames.push_front(Frame::data(landing.first));
-        }
-        ResponseBody::inner(Self(Some(Box::new(Live {
-            frames,
-            error: landing.error,
-            body: landing.rest,
-            watched: None,
-        }))))
+    /// Creates the body of a response that failed while it was held.
+    pub(super) fn failed(mut peeked: PeekedBody<R>) -> ResponseBody<Self> {
+        let frames = peeked.take_frames();
+        ResponseBody::inner(Self::of(frames, peeked.error, peeked.rest, None))
     }
 
-    /// The rest of an answer that is handed on.
-    pub(super) fn watched(
-        landing: PeekedBody<R>,
-        stages: &Arc<Policies<Re, G, C>>,
-        held: G::Held,
-        trip: &mut Re::Trip,
-        context: &Arc<Call>,
+    /// Creates the body of a successful response.
+    pub(super) fn tracked(
+        mut peeked: PeekedBody<R>,
+        policies: &Arc<Policies<P, A, C>>,
+        attempt: A::Attempt,
+        state: &mut P::State,
+        call: &Arc<Call>,
     ) -> ResponseBody<Self> {
-        let PeekedBody {
-            watch,
-            first,
-            more: mut frames,
-            error,
-            rest,
-            over,
-            ..
-        } = landing;
-        if !first.is_empty() {
-            frames.push_front(Frame::data(first));
-        }
-        let is_stream = watch.stream().is_some_and(|stream| !stream.is_not_claude());
-        // A length was promised: other words in its place would break the promise.
-        let can_end = rest
+        let frames = peeked.take_frames();
+        let tracker = peeked.tracker;
+        let is_stream = tracker
+            .stream()
+            .is_some_and(|stream| !stream.is_not_claude());
+        // Other data would break the promise of a known length.
+        let has_no_length = peeked
+            .rest
             .as_ref()
             .is_some_and(|body| body.size_hint().exact().is_none());
-        let tail = stages.resends.tail(trip, context, is_stream && can_end);
-        let watched = Watched {
-            watch,
-            stages: stages.clone(),
-            held,
-            tail,
-            over,
-            context: context.clone(),
+        let body_state = policies
+            .call
+            .start_body(state, call, is_stream && has_no_length);
+        let tracking = Tracking {
+            tracker,
+            policies: policies.clone(),
+            attempt,
+            body_state,
+            ended: peeked.ended,
+            call: call.clone(),
         };
-        ResponseBody::inner(Self(Some(Box::new(Live {
+        ResponseBody::inner(Self::of(frames, peeked.error, peeked.rest, Some(tracking)))
+    }
+
+    fn of(
+        frames: VecDeque<Frame<Bytes>>,
+        error: Option<R::Error>,
+        body: Option<R>,
+        tracking: Option<Tracking<P, A, C>>,
+    ) -> Self {
+        Self(Some(Box::new(Rest {
             frames,
             error,
-            body: rest,
-            watched: Some(watched),
-        }))))
+            body,
+            tracking,
+        })))
     }
 }
 
-impl<Re: CallPolicy, G: AttemptPolicy, C: ClassifyResponse> Watched<Re, G, C> {
-    fn tell<E>(&mut self, frame: Option<&Result<Frame<Bytes>, E>>, last: bool) {
-        if self.over {
+impl<P: CallPolicy, A: AttemptPolicy, C: ClassifyResponse> Tracking<P, A, C> {
+    fn track<E>(&mut self, frame: Option<&Result<Frame<Bytes>, E>>, is_last: bool) {
+        if self.ended {
             return;
         }
-        let stages = &*self.stages;
+        let policies = &*self.policies;
         let outcome = match frame {
-            None => Some(self.watch.ended()),
-            Some(Err(_)) => Some(self.watch.broken()),
+            None => Some(self.tracker.ended()),
+            Some(Err(_)) => Some(self.tracker.broken()),
             // The caller may never poll past the last frame.
-            Some(Ok(frame)) => tell(
-                &mut self.watch,
-                &stages.guards,
-                &mut self.held,
-                &stages.classifier,
+            Some(Ok(frame)) => track(
+                &mut self.tracker,
+                &policies.attempts,
+                &mut self.attempt,
+                &policies.classifier,
                 frame,
-                last,
+                is_last,
             ),
         };
         if let Some(outcome) = outcome {
             self.end(&outcome);
+            if let Outcome::Failed { class, .. } = outcome {
+                self.policies.call.on_body_failure(class);
+            }
         }
     }
 
+    /// Reports the outcome and releases what the attempt holds.
     fn end(&mut self, outcome: &Outcome) {
-        self.over = true;
-        self.stages.guards.end(&mut self.held, outcome, &mut None);
-        if let Outcome::Failed { class, .. } = outcome {
-            self.stages.resends.broken(*class);
-        }
-        // What was held goes now, not when somebody drops the body.
-        self.held = G::Held::default();
+        self.ended = true;
+        let attempts = &self.policies.attempts;
+        attempts.on_end(&mut self.attempt, outcome, &mut Clock::default());
+        self.attempt = A::Attempt::default();
     }
 }
 
-impl<R, Re, G, C> Body for Rest<R, Re, G, C>
+impl<R, P, A, C> HttpBody for Body<R, P, A, C>
 where
-    R: Body<Data = Bytes> + Unpin,
-    Re: CallPolicy,
-    G: AttemptPolicy,
+    R: HttpBody<Data = Bytes> + Unpin,
+    P: CallPolicy,
+    A: AttemptPolicy,
     C: ClassifyResponse,
 {
     type Data = Bytes;
@@ -176,68 +172,65 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, R::Error>>> {
         let this = self.get_mut();
-        let Some(live) = &mut this.0 else {
+        let Some(rest) = &mut this.0 else {
             return Poll::Ready(None);
         };
-        if let Some(frame) = live.frames.pop_front() {
+        if let Some(frame) = rest.frames.pop_front() {
             return Poll::Ready(Some(Ok(frame)));
         }
-        if let Some(error) = live.error.take() {
+        if let Some(error) = rest.error.take() {
             return Poll::Ready(Some(Err(error)));
         }
-        let Some(body) = &mut live.body else {
+        let Some(body) = &mut rest.body else {
             return Poll::Ready(None);
         };
         if let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(cx) {
-            if let Some(watched) = &mut live.watched {
-                watched.tell(frame.as_ref(), body.is_end_stream());
+            if let Some(tracking) = &mut rest.tracking {
+                tracking.track(frame.as_ref(), body.is_end_stream());
                 match &frame {
-                    Some(Ok(_)) => watched.stages.resends.heard(&mut watched.tail),
-                    _ => watched.tail = Re::Tail::default(),
+                    Some(Ok(_)) => tracking.policies.call.on_frame(&mut tracking.body_state),
+                    _ => tracking.body_state = P::BodyState::default(),
                 }
             }
             return Poll::Ready(frame);
         }
-        let Some(watched) = &mut live.watched else {
-            return Poll::Pending;
-        };
-        let Watched {
-            stages,
-            tail,
-            watch,
+        let Some(Tracking {
+            policies,
+            body_state,
+            tracker,
             ..
-        } = watched;
-        let Poll::Ready(words) = stages.resends.poll_silent(tail, watch, cx) else {
+        }) = &mut rest.tracking
+        else {
             return Poll::Pending;
         };
-        // Whatever the inner body holds is free from here on.
+        let last = std::task::ready!(policies.call.poll_body_timeout(body_state, tracker, cx));
+        // Dropping the inner body frees all that it holds.
         this.0 = None;
-        Poll::Ready(words.map(|words| Ok(Frame::data(words))))
+        Poll::Ready(last.map(|data| Ok(Frame::data(data))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(|live| {
-            live.frames.is_empty()
-                && live.error.is_none()
-                && live.body.as_ref().is_none_or(Body::is_end_stream)
+        self.0.as_ref().is_none_or(|rest| {
+            rest.frames.is_empty()
+                && rest.error.is_none()
+                && rest.body.as_ref().is_none_or(HttpBody::is_end_stream)
         })
     }
 
     fn size_hint(&self) -> SizeHint {
-        let Some(live) = &self.0 else {
+        let Some(rest) = &self.0 else {
             return SizeHint::with_exact(0);
         };
-        if let Some(watched) = &live.watched
-            && watched.stages.resends.is_timed(&watched.tail)
+        if let Some(tracking) = &rest.tracking
+            && tracking.policies.call.may_end_body(&tracking.body_state)
         {
-            // It may end early, and with words of ours.
             return SizeHint::new();
         }
-        let lengths = live.frames.iter().filter_map(Frame::data_ref);
+        let lengths = rest.frames.iter().filter_map(Frame::data_ref);
         let length = lengths.map(|data| data.len() as u64).sum();
-        match &live.body {
+        match &rest.body {
             Some(body) => plus(body.size_hint(), length),
-            None if live.error.is_none() => SizeHint::with_exact(length),
+            None if rest.error.is_none() => SizeHint::with_exact(length),
             None => {
                 let mut hint = SizeHint::new();
                 hint.set_lower(length);
@@ -247,42 +240,41 @@ where
     }
 }
 
-impl<R, Re, G, C> Drop for Live<R, Re, G, C>
+impl<R, P, A, C> Drop for Rest<R, P, A, C>
 where
-    R: Body<Data = Bytes>,
-    Re: CallPolicy,
-    G: AttemptPolicy,
+    R: HttpBody<Data = Bytes>,
+    P: CallPolicy,
+    A: AttemptPolicy,
     C: ClassifyResponse,
 {
     fn drop(&mut self) {
-        // What is dropped is gone before its end is told.
+        // The inner body must be gone before its end is reported.
         self.body = None;
-        if let Some(watched) = &mut self.watched
-            && !watched.over
+        if let Some(tracking) = &mut self.tracking
+            && !tracking.ended
         {
-            let usage = watched.watch.usage();
-            watched.over = true;
-            if watched.context.is_timed_out() && !watched.context.is_held_back() {
-                watched.stages.guards.timed_out(&mut watched.held);
+            tracking.ended = true;
+            let attempts = &tracking.policies.attempts;
+            if tracking.call.is_timed_out() && !tracking.call.is_held_back() {
+                attempts.on_timeout(&mut tracking.attempt);
             }
-            watched
-                .stages
-                .guards
-                .end(&mut watched.held, &Outcome::Dropped { usage }, &mut None);
+            let usage = tracking.tracker.usage();
+            let dropped = Outcome::Dropped { usage };
+            attempts.on_end(&mut tracking.attempt, &dropped, &mut Clock::default());
         }
     }
 }
 
-impl<R, Re, G, C> fmt::Debug for Rest<R, Re, G, C>
+impl<R, P, A, C> fmt::Debug for Body<R, P, A, C>
 where
-    R: Body<Data = Bytes>,
-    Re: CallPolicy,
-    G: AttemptPolicy,
+    R: HttpBody<Data = Bytes>,
+    P: CallPolicy,
+    A: AttemptPolicy,
     C: ClassifyResponse,
 {
-    /// Never the content.
+    /// Leaves the content out.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Rest")
+        f.debug_struct("Body")
             .field("ended", &self.0.is_none())
             .finish_non_exhaustive()
     }

@@ -1,4 +1,4 @@
-//! Who sends a call again.
+//! Policies that send a call again.
 
 use std::{
     sync::Arc,
@@ -9,310 +9,351 @@ use std::{
 use bytes::Bytes;
 use http::{Request, response::Parts};
 
-use crate::{BodyTracker, Call, Class, PausedByLimiter, Rejection, RequestBody, SavedRequest};
+use crate::{
+    body_tracker::BodyTracker, call::Call, class::Class, paused_by_limiter::PausedByLimiter,
+    rejection::Rejection, request_body::RequestBody, saved_request::SavedRequest,
+};
 
-/// What a call begins with.
+/// The beginning of a call, or of its next stage under an outer call policy.
+#[derive(Debug)]
 pub struct CallStart<'a> {
-    /// The request; it may be exchanged for another.
+    /// The request. A policy may replace it.
     pub request: &'a mut Request<RequestBody>,
-    /// What travels with the call.
-    pub context: &'a Arc<Call>,
-    /// The request as it is, where a stage further out keeps it already.
-    pub kept: Option<Arc<SavedRequest>>,
+    /// The record of the call.
+    pub call: &'a Arc<Call>,
+    /// The request as it is, if an outer policy keeps a copy already.
+    pub saved: Option<Arc<SavedRequest>>,
 }
 
-/// Decides whether a call that failed is sent again, and as what.
+/// An attempt that failed.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct AttemptFailure {
+    /// The class of the failure.
+    pub class: Class,
+    /// Present if a limiter has paused the scope, so that the policy must not wait as well.
+    pub paused: Option<PausedByLimiter>,
+    /// True if the attempt was sent and ended by a timer, so that the server may still work on it.
+    pub unanswered: bool,
+}
+
+/// A policy that decides whether a failed call is sent again, and as which request.
+///
+/// One value serves all calls of a layer. The methods are called in the order of
+/// [the life of a call](super#the-life-of-a-call).
 pub trait CallPolicy {
-    /// What a call carries from attempt to attempt.
-    type Trip;
+    /// The state of one call across its attempts.
+    type State;
 
-    /// What is kept for the rest of an answer that was handed on. By default, nothing.
-    type Tail: Default;
+    /// The state kept for the rest of a body that the caller reads.
+    type BodyState: Default;
 
-    /// A call begins: its first request leaves inward.
-    fn begin(&self, launch: &mut CallStart<'_>) -> Self::Trip;
+    /// True if a successful response is held until its first content, so that a failure before it can
+    /// be sent again. True by default, and false for the empty policy `()`.
+    const HOLDS_RESPONSE: bool = true;
 
-    /// Why it is not worth sending at all.
-    fn too_late(&self, trip: &mut Self::Trip, context: &Arc<Call>) -> Option<Rejection> {
-        let _ = (trip, context);
+    /// Starts a call.
+    fn start(&self, start: &mut CallStart<'_>) -> Self::State;
+
+    /// Returns a rejection if the deadline of the call has passed before its first attempt.
+    fn check_deadline(&self, state: &mut Self::State, call: &Arc<Call>) -> Option<Rejection> {
+        let _ = (state, call);
         None
     }
 
-    /// Ready when a timer runs out. `received` is what has come of the answer, after its head. Only asked when there is
-    /// nothing else to do.
-    fn poll_late(
+    /// Returns a rejection when a timer of the call has run out.
+    ///
+    /// Polled only while the attempt has nothing else to do. `received` is the number of body bytes
+    /// that are held, and `None` before the response head.
+    fn poll_timeout(
         &self,
-        trip: &mut Self::Trip,
-        context: &Arc<Call>,
+        state: &mut Self::State,
+        call: &Arc<Call>,
         received: Option<usize>,
         cx: &mut Context<'_>,
     ) -> Poll<Rejection> {
-        let _ = (trip, context, received, cx);
+        let _ = (state, call, received, cx);
         Poll::Pending
     }
 
-    /// Whether the body of such a failure is read although its meaning is known.
-    fn reads(&self, class: &Class) -> bool {
+    /// Returns true if the body of a failure of this class is read although the head has told its
+    /// class.
+    fn reads_error_body(&self, class: &Class) -> bool {
         let _ = class;
         false
     }
 
-    /// Whether answers in which the model declined are looked for.
-    fn minds_refusals(&self) -> bool {
+    /// Returns true if the driver looks for responses in which the model declined.
+    fn detects_refusal(&self) -> bool {
         false
     }
 
-    /// An answer is worth handing on. A failure all the same, where `declined` and that matters here.
-    fn landed(
+    /// Records a response that is ready for the caller, or returns the class under which it counts as
+    /// a failure. `refused` is true if the model declined and [`detects_refusal`](Self::detects_refusal)
+    /// is true.
+    fn on_success(
         &self,
-        trip: &mut Self::Trip,
-        context: &Arc<Call>,
+        state: &mut Self::State,
+        call: &Arc<Call>,
         head: &mut Parts,
-        declined: bool,
-    ) -> Option<Class>;
-
-    /// Nothing of the call is needed any more.
-    fn finish(&self, trip: &mut Self::Trip, context: &Arc<Call>) {
-        let _ = (trip, context);
-    }
-
-    /// An attempt failed: the wait before the next, if there is to be one.
-    fn failed(
-        &self,
-        trip: &mut Self::Trip,
-        context: &Arc<Call>,
-        class: &Class,
-        paced: Option<PausedByLimiter>,
-        unanswered: bool,
-    ) -> Option<Duration>;
-
-    /// The request of the next attempt.
-    fn again(&self, trip: &mut Self::Trip, context: &Arc<Call>) -> Request<RequestBody>;
-
-    /// Nothing follows: the failure goes up. Other words for its body, where there are any.
-    fn gave_up(
-        &self,
-        trip: &mut Self::Trip,
-        class: &Class,
-        head: &mut Parts,
-        read: &[u8],
-    ) -> Option<Bytes> {
-        let _ = (trip, class, head, read);
+        refused: bool,
+    ) -> Option<Class> {
+        let _ = (state, call, head, refused);
         None
     }
 
-    /// A timer's refusal goes up.
-    fn refused(&self, refusal: &Rejection) {
-        let _ = refusal;
+    /// Returns the wait before another attempt, or `None` if there is to be no other.
+    fn on_failure(
+        &self,
+        state: &mut Self::State,
+        call: &Arc<Call>,
+        failure: &AttemptFailure,
+    ) -> Option<Duration>;
+
+    /// Returns the request of the next attempt. Called once after each wait that
+    /// [`on_failure`](Self::on_failure) has returned.
+    fn next_request(&self, state: &mut Self::State, call: &Arc<Call>) -> Request<RequestBody>;
+
+    /// Records that a failure goes to the caller. May change its head, and may return another body.
+    ///
+    /// `body` is the part of the error body that was read.
+    fn on_give_up(
+        &self,
+        state: &mut Self::State,
+        class: &Class,
+        head: &mut Parts,
+        body: &[u8],
+    ) -> Option<Bytes> {
+        let _ = (state, class, head, body);
+        None
     }
 
-    /// What is kept for the rest of an answer; `timeable` when it may be ended with words of ours.
-    fn tail(&self, trip: &mut Self::Trip, context: &Arc<Call>, timeable: bool) -> Self::Tail {
-        let _ = (trip, context, timeable);
-        Self::Tail::default()
+    /// Records that a rejection by a timer or deadline of this policy goes to the caller.
+    fn on_rejection(&self, rejection: &Rejection) {
+        let _ = rejection;
     }
 
-    /// Whether the rest may be ended before its time.
-    fn is_timed(&self, tail: &Self::Tail) -> bool {
-        let _ = tail;
+    /// Releases what the state holds for further attempts. Called when the call is answered, and when
+    /// it is dropped.
+    fn finish(&self, state: &mut Self::State, call: &Arc<Call>) {
+        let _ = (state, call);
+    }
+
+    /// Returns the state for the rest of a body. `can_end_early` is true if the body is an event
+    /// stream of unknown length, which an `error` event can end.
+    fn start_body(
+        &self,
+        state: &mut Self::State,
+        call: &Arc<Call>,
+        can_end_early: bool,
+    ) -> Self::BodyState {
+        let _ = (state, call, can_end_early);
+        Self::BodyState::default()
+    }
+
+    /// Returns true if [`poll_body_timeout`](Self::poll_body_timeout) may end the body early.
+    fn may_end_body(&self, body: &Self::BodyState) -> bool {
+        let _ = body;
         false
     }
 
-    /// Another frame went by.
-    fn heard(&self, tail: &mut Self::Tail) {
-        let _ = tail;
+    /// Records another frame of the body.
+    fn on_frame(&self, body: &mut Self::BodyState) {
+        let _ = body;
     }
 
-    /// Ready with last words when the rest has been silent, or gone on, for too long.
-    fn poll_silent(
+    /// Ends the body when it has been silent, or has gone on, for too long. The result is the last
+    /// data of the body, if any. Polled only while the inner body is pending.
+    fn poll_body_timeout(
         &self,
-        tail: &mut Self::Tail,
-        watch: &BodyTracker,
+        body: &mut Self::BodyState,
+        tracker: &BodyTracker,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Bytes>> {
-        let _ = (tail, watch, cx);
+        let _ = (body, tracker, cx);
         Poll::Pending
     }
 
-    /// The rest broke off.
-    fn broken(&self, class: Class) {
+    /// Records that the body failed after its content had begun.
+    fn on_body_failure(&self, class: Class) {
         let _ = class;
     }
 }
 
+/// The empty policy: sends every call once and hands each response on at its head.
 impl CallPolicy for () {
-    type Trip = ();
-    type Tail = ();
+    type State = ();
+    type BodyState = ();
 
-    fn begin(&self, _: &mut CallStart<'_>) {}
+    const HOLDS_RESPONSE: bool = false;
 
-    fn landed(&self, (): &mut (), _: &Arc<Call>, _: &mut Parts, _: bool) -> Option<Class> {
+    #[inline]
+    fn start(&self, _: &mut CallStart<'_>) {}
+
+    #[inline]
+    fn on_failure(&self, (): &mut (), _: &Arc<Call>, _: &AttemptFailure) -> Option<Duration> {
         None
     }
 
-    fn failed(
-        &self,
-        (): &mut (),
-        _: &Arc<Call>,
-        _: &Class,
-        _: Option<PausedByLimiter>,
-        _: bool,
-    ) -> Option<Duration> {
-        None
-    }
-
-    fn again(&self, (): &mut (), _: &Arc<Call>) -> Request<RequestBody> {
+    fn next_request(&self, (): &mut (), _: &Arc<Call>) -> Request<RequestBody> {
         Request::default()
     }
 }
 
-/// What a call carries for two who may send it again.
-pub struct Trips<A, B> {
+/// The state of one call under two policies.
+#[derive(Debug)]
+pub struct CallStatePair<A, B> {
     outer: A,
     inner: B,
-    /// The outer one sends it next.
-    anew: bool,
+    /// The next attempt is the outer policy's.
+    outer_is_next: bool,
 }
 
+/// An outer policy and an inner one. The outer policy acts on failures that the inner one gives up.
 impl<A: CallPolicy, B: CallPolicy> CallPolicy for (A, B) {
-    type Trip = Trips<A::Trip, B::Trip>;
-    type Tail = (A::Tail, B::Tail);
+    type State = CallStatePair<A::State, B::State>;
+    type BodyState = (A::BodyState, B::BodyState);
+
+    const HOLDS_RESPONSE: bool = A::HOLDS_RESPONSE || B::HOLDS_RESPONSE;
 
     #[inline]
-    fn begin(&self, launch: &mut CallStart<'_>) -> Self::Trip {
-        let outer = self.0.begin(launch);
-        let inner = self.1.begin(launch);
-        Trips {
+    fn start(&self, start: &mut CallStart<'_>) -> Self::State {
+        let outer = self.0.start(start);
+        let inner = self.1.start(start);
+        CallStatePair {
             outer,
             inner,
-            anew: false,
+            outer_is_next: false,
         }
     }
 
-    fn too_late(&self, trip: &mut Self::Trip, context: &Arc<Call>) -> Option<Rejection> {
-        let outer = self.0.too_late(&mut trip.outer, context);
-        outer.or_else(|| self.1.too_late(&mut trip.inner, context))
+    #[inline]
+    fn check_deadline(&self, state: &mut Self::State, call: &Arc<Call>) -> Option<Rejection> {
+        let outer = self.0.check_deadline(&mut state.outer, call);
+        outer.or_else(|| self.1.check_deadline(&mut state.inner, call))
     }
 
-    fn poll_late(
+    fn poll_timeout(
         &self,
-        trip: &mut Self::Trip,
-        context: &Arc<Call>,
+        state: &mut Self::State,
+        call: &Arc<Call>,
         received: Option<usize>,
         cx: &mut Context<'_>,
     ) -> Poll<Rejection> {
-        match self.1.poll_late(&mut trip.inner, context, received, cx) {
-            Poll::Pending => self.0.poll_late(&mut trip.outer, context, received, cx),
+        match self.1.poll_timeout(&mut state.inner, call, received, cx) {
+            Poll::Pending => self.0.poll_timeout(&mut state.outer, call, received, cx),
             ready => ready,
         }
     }
 
-    fn reads(&self, class: &Class) -> bool {
-        self.0.reads(class) || self.1.reads(class)
+    fn reads_error_body(&self, class: &Class) -> bool {
+        self.0.reads_error_body(class) || self.1.reads_error_body(class)
     }
 
     #[inline]
-    fn minds_refusals(&self) -> bool {
-        self.0.minds_refusals() || self.1.minds_refusals()
+    fn detects_refusal(&self) -> bool {
+        self.0.detects_refusal() || self.1.detects_refusal()
     }
 
     #[inline]
-    fn landed(
+    fn on_success(
         &self,
-        trip: &mut Self::Trip,
-        context: &Arc<Call>,
+        state: &mut Self::State,
+        call: &Arc<Call>,
         head: &mut Parts,
-        declined: bool,
+        refused: bool,
     ) -> Option<Class> {
-        let inner = self.1.landed(&mut trip.inner, context, head, declined);
-        inner.or_else(|| self.0.landed(&mut trip.outer, context, head, declined))
+        let inner = self.1.on_success(&mut state.inner, call, head, refused);
+        inner.or_else(|| self.0.on_success(&mut state.outer, call, head, refused))
     }
 
-    #[inline]
-    fn finish(&self, trip: &mut Self::Trip, context: &Arc<Call>) {
-        self.1.finish(&mut trip.inner, context);
-        self.0.finish(&mut trip.outer, context);
-    }
-
-    fn failed(
+    fn on_failure(
         &self,
-        trip: &mut Self::Trip,
-        context: &Arc<Call>,
-        class: &Class,
-        paced: Option<PausedByLimiter>,
-        unanswered: bool,
+        state: &mut Self::State,
+        call: &Arc<Call>,
+        failure: &AttemptFailure,
     ) -> Option<Duration> {
-        let inner = &mut trip.inner;
-        if let Some(wait) = self.1.failed(inner, context, class, paced, unanswered) {
+        if let Some(wait) = self.1.on_failure(&mut state.inner, call, failure) {
             return Some(wait);
         }
-        self.1.finish(&mut trip.inner, context);
-        let outer = &mut trip.outer;
-        let wait = self.0.failed(outer, context, class, paced, unanswered)?;
-        trip.anew = true;
+        self.1.finish(&mut state.inner, call);
+        let wait = self.0.on_failure(&mut state.outer, call, failure)?;
+        state.outer_is_next = true;
         Some(wait)
     }
 
-    fn again(&self, trip: &mut Self::Trip, context: &Arc<Call>) -> Request<RequestBody> {
-        if !std::mem::take(&mut trip.anew) {
-            return self.1.again(&mut trip.inner, context);
+    fn next_request(&self, state: &mut Self::State, call: &Arc<Call>) -> Request<RequestBody> {
+        if !std::mem::take(&mut state.outer_is_next) {
+            return self.1.next_request(&mut state.inner, call);
         }
-        let mut request = self.0.again(&mut trip.outer, context);
-        trip.inner = self.1.begin(&mut CallStart {
+        let mut request = self.0.next_request(&mut state.outer, call);
+        state.inner = self.1.start(&mut CallStart {
             request: &mut request,
-            context,
-            kept: None,
+            call,
+            saved: None,
         });
         request
     }
 
-    fn gave_up(
+    fn on_give_up(
         &self,
-        trip: &mut Self::Trip,
+        state: &mut Self::State,
         class: &Class,
         head: &mut Parts,
-        read: &[u8],
+        body: &[u8],
     ) -> Option<Bytes> {
-        let inner = self.1.gave_up(&mut trip.inner, class, head, read);
-        let outer = self.0.gave_up(&mut trip.outer, class, head, read);
+        let inner = self.1.on_give_up(&mut state.inner, class, head, body);
+        let outer = self.0.on_give_up(&mut state.outer, class, head, body);
         outer.or(inner)
     }
 
-    fn refused(&self, refusal: &Rejection) {
-        self.1.refused(refusal);
-        self.0.refused(refusal);
+    fn on_rejection(&self, rejection: &Rejection) {
+        self.1.on_rejection(rejection);
+        self.0.on_rejection(rejection);
     }
 
-    fn tail(&self, trip: &mut Self::Trip, context: &Arc<Call>, timeable: bool) -> Self::Tail {
+    #[inline]
+    fn finish(&self, state: &mut Self::State, call: &Arc<Call>) {
+        self.1.finish(&mut state.inner, call);
+        self.0.finish(&mut state.outer, call);
+    }
+
+    fn start_body(
+        &self,
+        state: &mut Self::State,
+        call: &Arc<Call>,
+        can_end_early: bool,
+    ) -> Self::BodyState {
         (
-            self.0.tail(&mut trip.outer, context, timeable),
-            self.1.tail(&mut trip.inner, context, timeable),
+            self.0.start_body(&mut state.outer, call, can_end_early),
+            self.1.start_body(&mut state.inner, call, can_end_early),
         )
     }
 
-    fn is_timed(&self, (outer, inner): &Self::Tail) -> bool {
-        self.0.is_timed(outer) || self.1.is_timed(inner)
+    fn may_end_body(&self, (outer, inner): &Self::BodyState) -> bool {
+        self.0.may_end_body(outer) || self.1.may_end_body(inner)
     }
 
-    fn heard(&self, (outer, inner): &mut Self::Tail) {
-        self.0.heard(outer);
-        self.1.heard(inner);
+    #[inline]
+    fn on_frame(&self, (outer, inner): &mut Self::BodyState) {
+        self.0.on_frame(outer);
+        self.1.on_frame(inner);
     }
 
-    fn poll_silent(
+    fn poll_body_timeout(
         &self,
-        (outer, inner): &mut Self::Tail,
-        watch: &BodyTracker,
+        (outer, inner): &mut Self::BodyState,
+        tracker: &BodyTracker,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Bytes>> {
-        match self.1.poll_silent(inner, watch, cx) {
-            Poll::Pending => self.0.poll_silent(outer, watch, cx),
+        match self.1.poll_body_timeout(inner, tracker, cx) {
+            Poll::Pending => self.0.poll_body_timeout(outer, tracker, cx),
             ready => ready,
         }
     }
 
-    fn broken(&self, class: Class) {
-        self.1.broken(class);
-        self.0.broken(class);
+    fn on_body_failure(&self, class: Class) {
+        self.1.on_body_failure(class);
+        self.0.on_body_failure(class);
     }
 }

@@ -10,57 +10,71 @@ use std::{
 
 use bytes::Bytes;
 use http::{Request, Response, response::Parts};
-use http_body::Body;
+use http_body::Body as HttpBody;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tower_service::Service;
 
 use super::{
-    attempt_policy::AttemptPolicy,
-    body::Rest,
-    call_policy::CallPolicy,
-    call_state::{CallState, Unsent},
-    peek::PeekedBody,
-    service::{Policies, Shared},
+    attempt_policy::{AttemptPolicy, Clock},
+    body::Body,
+    call_policy::{AttemptFailure, CallPolicy},
+    peek::{Peeked, PeekedBody},
+    policies::{Policies, Shared},
+    progress::{NotSent, Progress},
 };
 use crate::{
-    Class, Classify, ErrorBody, Kind, Outcome, PausedByLimiter, Rejection, RequestBody,
-    ResponseBody, Verdict,
+    body_tracker::BodyTracker,
+    class::{Class, Kind},
+    classify::{Classify, ClassifyResponse},
+    error_body::ErrorBody,
+    paused_by_limiter::PausedByLimiter,
+    rejection::Rejection,
+    request_body::RequestBody,
+    response_body::ResponseBody,
 };
 
-/// What the caller gets.
-type Answer<R, Re, G, C> = Response<ResponseBody<Rest<R, Re, G, C>>>;
+/// A response for the caller.
+type Answer<R, P, A, C> = Response<ResponseBody<Body<R, P, A, C>>>;
 
 pin_project! {
-    /// Future of [`Driver`](super::Driver).
+    /// The future of a [`Driver`](super::Driver).
     #[must_use = "futures do nothing unless polled"]
-    pub struct DriverFuture<S, R, Re, G, C>
+    pub struct ResponseFuture<S, R, P, A, C>
     where
         S: Service<Request<RequestBody>>,
-        R: Body,
-        Re: CallPolicy,
-        G: AttemptPolicy,
+        R: HttpBody<Data = Bytes>,
+        P: CallPolicy,
+        A: AttemptPolicy,
     {
         #[pin]
         state: State<S, S::Future, R, S::Error>,
-        // After the state, so that a call that is dropped ends before what it holds does.
-        call: CallState<Re, G>,
-        shared: Arc<Shared<S, Re, G, C>>,
+        // After the state, so that a dropped request ends before its permits are released.
+        progress: Progress<P, A>,
+        shared: Arc<Shared<S, P, A, C>>,
     }
 
-    impl<S, R, Re, G, C> PinnedDrop for DriverFuture<S, R, Re, G, C>
+    impl<S, R, P, A, C> PinnedDrop for ResponseFuture<S, R, P, A, C>
     where
         S: Service<Request<RequestBody>>,
-        R: Body,
-        Re: CallPolicy,
-        G: AttemptPolicy,
+        R: HttpBody<Data = Bytes>,
+        P: CallPolicy,
+        A: AttemptPolicy,
     {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
+            let policies = &this.shared.policies;
+            let held = match this.state.as_mut().project() {
+                StateProjection::Holding { response } => response.take(),
+                _ => None,
+            };
             this.state.set(State::Done);
-            let stages = &this.shared.stages;
-            this.call.tell_timed_out(stages);
-            stages.resends.finish(&mut this.call.trip, &this.call.context);
+            this.progress.report_timeout(policies);
+            if let Some(mut held) = held {
+                held.body.rest = None;
+                held.report_dropped(&policies.attempts, &mut this.progress.attempt);
+            }
+            policies.call.finish(&mut this.progress.state, &this.progress.call);
         }
     }
 }
@@ -69,456 +83,523 @@ pin_project! {
     #[project = StateProjection]
     enum State<S, F, R, E>
     where
-        R: Body,
+        R: HttpBody,
     {
-        // Boxed: few calls wait here, and the request would double the size of all.
+        /// Until the policies admit the attempt and the inner service is ready.
+        // Boxed, because few calls wait and the request would double the size of all.
         Waiting { waiting: Box<(S, Request<RequestBody>)> },
+        /// Until the response head.
         Calling { #[pin] future: F },
-        Reading { answer: Option<Box<(Parts, ErrorBody<R>)>>, class: Option<Class> },
-        Holding { answer: Option<Box<(Parts, PeekedBody<R>)>> },
+        /// Until the body of an error response is read. `class` is present if the head has told it.
+        Reading { response: Option<Box<(Parts, ErrorBody<R>)>>, class: Option<Class> },
+        /// Until the first content of a successful response.
+        Holding { response: Option<Box<Held<R>>> },
+        /// Until the next attempt.
         Sleeping { sleep: Pin<Box<Sleep>> },
-        Unsent { why: Option<Unsent<E>> },
-        Late { refusal: Option<Box<Rejection>> },
+        /// The first attempt is not sent.
+        NotSent { reason: Option<NotSent<E>> },
+        /// The deadline had passed before the first attempt.
+        DeadlinePassed { rejection: Option<Box<Rejection>> },
         Done,
     }
 }
 
-/// An attempt that failed.
-enum Failure<R: Body<Data = Bytes>, E> {
-    Answer(Class, Parts, Remains<R>),
-    Error(Class, E),
-    Rejected(Box<Rejection>),
-    Late(Rejection),
+/// A successful response that is held.
+struct Held<R: HttpBody> {
+    head: Parts,
+    body: PeekedBody<R>,
 }
 
-enum Remains<R: Body<Data = Bytes>> {
-    Whole(R),
+impl<R: HttpBody> Held<R> {
+    fn report_dropped<A: AttemptPolicy>(&mut self, attempts: &A, attempt: &mut A::Attempt) {
+        self.body.report_dropped(attempts, attempt);
+    }
+}
+
+/// An attempt that failed, with all that it would hand to the caller.
+enum Failure<R: HttpBody<Data = Bytes>, E> {
+    Response(Class, Parts, FailedBody<R>),
+    Error(Class, E),
+    Rejected(Box<Rejection>),
+    TimedOut(Rejection),
+}
+
+/// The body of a failed response.
+enum FailedBody<R: HttpBody<Data = Bytes>> {
+    Unread(R),
     Read(ErrorBody<R>),
     Held(PeekedBody<R>),
 }
 
-impl<S, R, Re, G, C> DriverFuture<S, R, Re, G, C>
+impl<S, R, P, A, C> ResponseFuture<S, R, P, A, C>
 where
     S: Service<Request<RequestBody>>,
-    R: Body,
-    Re: CallPolicy,
-    G: AttemptPolicy,
+    R: HttpBody<Data = Bytes>,
+    P: CallPolicy,
+    A: AttemptPolicy,
 {
     #[inline]
     pub(super) const fn calling(
-        shared: Arc<Shared<S, Re, G, C>>,
-        call: CallState<Re, G>,
+        shared: Arc<Shared<S, P, A, C>>,
+        progress: Progress<P, A>,
         future: S::Future,
     ) -> Self {
-        let state = State::Calling { future };
-        Self {
-            state,
-            call,
-            shared,
-        }
+        Self::of(shared, progress, State::Calling { future })
     }
 
     pub(super) fn waiting(
-        shared: Arc<Shared<S, Re, G, C>>,
-        call: CallState<Re, G>,
+        shared: Arc<Shared<S, P, A, C>>,
+        progress: Progress<P, A>,
         service: S,
         request: Request<RequestBody>,
     ) -> Self {
         let waiting = Box::new((service, request));
-        let state = State::Waiting { waiting };
-        Self {
-            state,
-            call,
-            shared,
-        }
+        Self::of(shared, progress, State::Waiting { waiting })
     }
 
-    pub(super) fn unsent(
-        shared: Arc<Shared<S, Re, G, C>>,
-        call: CallState<Re, G>,
-        why: Unsent<S::Error>,
+    pub(super) const fn not_sent(
+        shared: Arc<Shared<S, P, A, C>>,
+        progress: Progress<P, A>,
+        reason: NotSent<S::Error>,
     ) -> Self {
-        let state = State::Unsent { why: Some(why) };
-        Self {
-            state,
-            call,
-            shared,
-        }
+        let reason = Some(reason);
+        Self::of(shared, progress, State::NotSent { reason })
     }
 
-    pub(super) fn late(
-        shared: Arc<Shared<S, Re, G, C>>,
-        call: CallState<Re, G>,
-        refusal: Rejection,
+    pub(super) fn deadline_passed(
+        shared: Arc<Shared<S, P, A, C>>,
+        progress: Progress<P, A>,
+        rejection: Rejection,
     ) -> Self {
-        let refusal = Some(Box::new(refusal));
-        let state = State::Late { refusal };
+        let rejection = Some(Box::new(rejection));
+        Self::of(shared, progress, State::DeadlinePassed { rejection })
+    }
+
+    #[inline]
+    const fn of(
+        shared: Arc<Shared<S, P, A, C>>,
+        progress: Progress<P, A>,
+        state: State<S, S::Future, R, S::Error>,
+    ) -> Self {
         Self {
             state,
-            call,
+            progress,
             shared,
         }
     }
 }
 
-impl<S, R, Re, G, C> Future for DriverFuture<S, R, Re, G, C>
+impl<S, R, P, A, C> Future for ResponseFuture<S, R, P, A, C>
 where
     S: Service<Request<RequestBody>, Response = Response<R>> + Clone,
-    R: Body<Data = Bytes> + Unpin,
-    Re: CallPolicy,
-    G: AttemptPolicy,
+    R: HttpBody<Data = Bytes> + Unpin,
+    P: CallPolicy,
+    A: AttemptPolicy,
     C: Classify<S::Error>,
 {
-    type Output = Result<Answer<R, Re, G, C>, S::Error>;
+    type Output = Result<Answer<R, P, A, C>, S::Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        let call = this.call;
-        let stages = &this.shared.stages;
-        let classifier = &stages.classifier;
+        let progress = this.progress;
+        let policies = &this.shared.policies;
         loop {
+            // Success returns from inside the match. A failure comes to the decision below it.
             let failure = match this.state.as_mut().project() {
-                StateProjection::Calling { future } => match future.poll(cx) {
-                    Poll::Ready(Ok(response)) => {
-                        let class = Class::by_head(classifier, stages.reuse_class, &response);
-                        let (mut head, body) = response.into_parts();
-                        match class {
-                            Some(class) if class.is_success() => {
-                                let mut at = None;
-                                judge(stages, call, &class, Some(&mut head), &mut at);
-                                let watch = watch(stages, call, &head);
-                                let mut landing = PeekedBody::new(body, watch);
-                                // An answer that is there is handed on without a stop in the state.
-                                match landing.poll_verdict(
-                                    &stages.guards,
-                                    &mut call.held,
-                                    classifier,
-                                    &mut at,
-                                    cx,
-                                ) {
-                                    Poll::Ready(verdict) => {
-                                        match landed(stages, call, head, landing, verdict) {
-                                            Ok(answer) => {
-                                                this.state.set(State::Done);
-                                                return Poll::Ready(Ok(answer));
-                                            }
-                                            Err(failure) => failure,
-                                        }
+                StateProjection::Calling { future } => {
+                    if let Some(rejection) = progress.recheck(policies) {
+                        Failure::Rejected(Box::new(rejection))
+                    } else {
+                        let result = future.poll(cx);
+                        progress.polled(policies);
+                        match result {
+                            Poll::Ready(Ok(response)) => {
+                                match on_response(policies, progress, response, cx) {
+                                    Next::Answer(answer) => {
+                                        this.state.set(State::Done);
+                                        return Poll::Ready(Ok(answer));
                                     }
-                                    Poll::Pending => {
-                                        let answer = Some(Box::new((head, landing)));
-                                        this.state.set(State::Holding { answer });
+                                    Next::Hold(held) => {
+                                        let response = Some(held);
+                                        this.state.set(State::Holding { response });
                                         continue;
                                     }
+                                    Next::Read(response, class) => {
+                                        let response = Some(response);
+                                        this.state.set(State::Reading { response, class });
+                                        continue;
+                                    }
+                                    Next::Fail(failure) => failure,
                                 }
                             }
-                            Some(class) if !stages.resends.reads(&class) => {
-                                judge(stages, call, &class, Some(&mut head), &mut None);
-                                Failure::Answer(class, head, Remains::Whole(body))
+                            Poll::Ready(Err(error)) => {
+                                let class = policies.classifier.error(&error);
+                                report(policies, progress, &class, None, &mut Clock::default());
+                                Failure::Error(class, error)
                             }
-                            class => {
-                                let answer = Some(Box::new((head, ErrorBody::new(body))));
-                                this.state.set(State::Reading { answer, class });
-                                continue;
-                            }
+                            Poll::Pending => Failure::TimedOut(ready!(poll_timeout(
+                                policies, progress, None, cx
+                            ))),
                         }
                     }
-                    Poll::Ready(Err(error)) => {
-                        let class = classifier.error(&error);
-                        judge(stages, call, &class, None, &mut None);
-                        Failure::Error(class, error)
-                    }
-                    Poll::Pending => Failure::Late(ready!(late(stages, call, None, cx))),
-                },
-                StateProjection::Holding { answer } => {
-                    let (_, landing) = &mut **answer.as_mut().expect("polled after completion");
-                    match landing.poll_verdict(
-                        &stages.guards,
-                        &mut call.held,
-                        classifier,
-                        &mut None,
+                }
+                StateProjection::Holding { response } => {
+                    let held = response.as_mut().expect("polled after completion");
+                    let peeked = held.body.poll_peek(
+                        &policies.attempts,
+                        &mut progress.attempt,
+                        &policies.classifier,
+                        &mut Clock::default(),
                         cx,
-                    ) {
-                        Poll::Ready(verdict) => {
-                            let (head, landing) = *answer.take().expect("looked at before");
-                            match landed(stages, call, head, landing, verdict) {
-                                Ok(answer) => {
-                                    this.state.set(State::Done);
-                                    return Poll::Ready(Ok(answer));
-                                }
-                                Err(failure) => failure,
+                    );
+                    if let Poll::Ready(peeked) = peeked {
+                        let held = *response.take().expect("looked at before");
+                        match on_peeked(policies, progress, held.head, held.body, peeked) {
+                            Ok(answer) => {
+                                this.state.set(State::Done);
+                                return Poll::Ready(Ok(answer));
                             }
+                            Err(failure) => failure,
                         }
-                        Poll::Pending => {
-                            let received = Some(landing.length);
-                            let refusal = ready!(late(stages, call, received, cx));
-                            if !landing.over {
-                                let usage = landing.watch.usage();
-                                let dropped = Outcome::Dropped { usage };
-                                stages.guards.end(&mut call.held, &dropped, &mut None);
-                            }
-                            Failure::Late(refusal)
-                        }
+                    } else {
+                        let received = Some(held.body.length);
+                        let rejection = ready!(poll_timeout(policies, progress, received, cx));
+                        held.report_dropped(&policies.attempts, &mut progress.attempt);
+                        Failure::TimedOut(rejection)
                     }
                 }
                 StateProjection::Waiting { waiting } => {
                     let (service, request) = &mut **waiting;
-                    match call.poll_send(stages, service, request, &mut None, cx) {
+                    let clock = &mut Clock::default();
+                    match progress.poll_send(policies, service, request, clock, cx) {
                         Poll::Ready(Ok(())) => {
                             let future = service.call(std::mem::take(request));
+                            progress.called(policies);
                             this.state.set(State::Calling { future });
                             continue;
                         }
-                        Poll::Ready(Err(why)) => unsent(classifier, why),
-                        // The service goes with the state: it may keep a place in a queue.
-                        Poll::Pending => Failure::Late(ready!(late(stages, call, None, cx))),
+                        Poll::Ready(Err(reason)) => not_sent(policies, reason),
+                        Poll::Pending => {
+                            Failure::TimedOut(ready!(poll_timeout(policies, progress, None, cx)))
+                        }
                     }
                 }
-                StateProjection::Reading { answer, class } => {
-                    let (_, body) = &mut **answer.as_mut().expect("polled after completion");
+                StateProjection::Reading { response, class } => {
+                    let (_, body) = &mut **response.as_mut().expect("polled after completion");
                     if body.poll_read(cx).is_pending() {
-                        let refusal = ready!(late(stages, call, None, cx));
-                        Failure::Late(refusal)
+                        Failure::TimedOut(ready!(poll_timeout(policies, progress, None, cx)))
                     } else {
-                        let (mut head, body) = *answer.take().expect("looked at before");
+                        let (mut head, body) = *response.take().expect("looked at before");
                         let class = class.take().unwrap_or_else(|| {
-                            classifier.body(head.status, &head.headers, &body.bytes())
+                            let bytes = body.bytes();
+                            policies.classifier.body(head.status, &head.headers, &bytes)
                         });
-                        judge(stages, call, &class, Some(&mut head), &mut None);
+                        let clock = &mut Clock::default();
+                        report(policies, progress, &class, Some(&mut head), clock);
                         head.extensions.insert(class);
-                        Failure::Answer(class, head, Remains::Read(body))
+                        Failure::Response(class, head, FailedBody::Read(body))
                     }
                 }
                 StateProjection::Sleeping { sleep } => {
                     ready!(sleep.as_mut().poll(cx));
-                    let request = stages.resends.again(&mut call.trip, &call.context);
-                    let waiting = Box::new((this.shared.spare.get(), request));
+                    let request = policies
+                        .call
+                        .next_request(&mut progress.state, &progress.call);
+                    let waiting = Box::new((this.shared.clone_source.get(), request));
                     this.state.set(State::Waiting { waiting });
                     continue;
                 }
-                StateProjection::Unsent { why } => {
-                    unsent(classifier, why.take().expect("polled after completion"))
+                StateProjection::NotSent { reason } => {
+                    not_sent(policies, reason.take().expect("polled after completion"))
                 }
-                StateProjection::Late { refusal } => {
-                    let refusal = *refusal.take().expect("polled after completion");
+                StateProjection::DeadlinePassed { rejection } => {
+                    let rejection = *rejection.take().expect("polled after completion");
                     this.state.set(State::Done);
-                    stages.resends.refused(&refusal);
-                    return Poll::Ready(Ok(refusal.into_response()));
+                    policies.call.on_rejection(&rejection);
+                    return Poll::Ready(Ok(rejection.into_response()));
                 }
                 StateProjection::Done => panic!("polled after completion"),
             };
-            let Some(delay) = failure.delay(stages, call) else {
+            let wait =
+                policies
+                    .call
+                    .on_failure(&mut progress.state, &progress.call, &failure.summary());
+            let Some(wait) = wait else {
+                // What the attempt holds is released after the inner future is dropped.
                 this.state.set(State::Done);
-                let output = failure.into_output(stages, call);
-                stages.resends.finish(&mut call.trip, &call.context);
-                call.anew();
+                let output = failure.into_output(policies, progress);
+                policies.call.finish(&mut progress.state, &progress.call);
+                progress.release_attempt();
                 return Poll::Ready(output);
             };
-            // The failed response and its future go before the sleep, and then what the attempt held.
+            // The failed response goes before the wait: it may keep a connection or a permit.
             drop(failure);
             this.state.set(State::Done);
-            call.anew();
-            match Instant::now().checked_add(delay) {
-                Some(until) if delay > Duration::ZERO => {
-                    let sleep = Box::pin(sleep_until(until));
-                    this.state.set(State::Sleeping { sleep });
-                }
+            progress.release_attempt();
+            this.state.set(match Instant::now().checked_add(wait) {
+                Some(until) if wait > Duration::ZERO => State::Sleeping {
+                    sleep: Box::pin(sleep_until(until)),
+                },
                 _ => {
-                    let request = stages.resends.again(&mut call.trip, &call.context);
-                    let waiting = Box::new((this.shared.spare.get(), request));
-                    this.state.set(State::Waiting { waiting });
+                    let request = policies
+                        .call
+                        .next_request(&mut progress.state, &progress.call);
+                    let waiting = Box::new((this.shared.clone_source.get(), request));
+                    State::Waiting { waiting }
                 }
-            }
+            });
         }
     }
 }
 
+/// The next step after a response head.
+enum Next<R, P, A, C, E>
+where
+    R: HttpBody<Data = Bytes> + Unpin,
+    P: CallPolicy,
+    A: AttemptPolicy,
+    C: ClassifyResponse,
+{
+    Answer(Answer<R, P, A, C>),
+    Hold(Box<Held<R>>),
+    Read(Box<(Parts, ErrorBody<R>)>, Option<Class>),
+    Fail(Failure<R, E>),
+}
+
+/// Classifies a response by its head. A success that is there already is handed on without a stop.
 #[inline]
-fn judge<Re: CallPolicy, G: AttemptPolicy, C>(
-    stages: &Policies<Re, G, C>,
-    call: &mut CallState<Re, G>,
+fn on_response<R, P, A, C, E>(
+    policies: &Arc<Policies<P, A, C>>,
+    progress: &mut Progress<P, A>,
+    response: Response<R>,
+    cx: &mut Context<'_>,
+) -> Next<R, P, A, C, E>
+where
+    R: HttpBody<Data = Bytes> + Unpin,
+    P: CallPolicy,
+    A: AttemptPolicy,
+    C: Classify<E>,
+{
+    let class = Class::by_head(&policies.classifier, policies.reuses_class, &response);
+    let (mut head, body) = response.into_parts();
+    let clock = &mut Clock::default();
+    match class {
+        Some(class) if class.is_success() => {
+            report(policies, progress, &class, Some(&mut head), clock);
+            let tracker = start_tracking(policies, progress, &head);
+            let mut body = PeekedBody::new(body, tracker);
+            let attempts = &policies.attempts;
+            body.report_empty(attempts, &mut progress.attempt, clock);
+            if !P::HOLDS_RESPONSE {
+                return Next::Answer(into_answer(policies, progress, head, body));
+            }
+            let classifier = &policies.classifier;
+            match body.poll_peek(attempts, &mut progress.attempt, classifier, clock, cx) {
+                Poll::Ready(peeked) => match on_peeked(policies, progress, head, body, peeked) {
+                    Ok(answer) => Next::Answer(answer),
+                    Err(failure) => Next::Fail(failure),
+                },
+                Poll::Pending => Next::Hold(Box::new(Held { head, body })),
+            }
+        }
+        Some(class) if !policies.call.reads_error_body(&class) => {
+            report(policies, progress, &class, Some(&mut head), clock);
+            Next::Fail(Failure::Response(class, head, FailedBody::Unread(body)))
+        }
+        class => Next::Read(Box::new((head, ErrorBody::new(body))), class),
+    }
+}
+
+/// Reports the class of an attempt to the attempt policies.
+#[inline]
+fn report<P: CallPolicy, A: AttemptPolicy, C>(
+    policies: &Policies<P, A, C>,
+    progress: &mut Progress<P, A>,
     class: &Class,
     head: Option<&mut Parts>,
-    at: &mut Option<Instant>,
+    clock: &mut Clock,
 ) {
-    stages.guards.judged(&mut call.held, class, head, at);
+    policies
+        .attempts
+        .on_response(&mut progress.attempt, class, head, clock);
 }
 
-fn watch<Re: CallPolicy, G: AttemptPolicy, C>(
-    stages: &Policies<Re, G, C>,
-    call: &mut CallState<Re, G>,
+fn start_tracking<P: CallPolicy, A: AttemptPolicy, C>(
+    policies: &Policies<P, A, C>,
+    progress: &mut Progress<P, A>,
     head: &Parts,
-) -> crate::BodyTracker {
-    let watch = crate::BodyTracker::of(&head.headers);
-    if watch.stream().is_none() && !watch.is_message() {
-        stages.guards.opaque(&mut call.held);
+) -> BodyTracker {
+    let tracker = BodyTracker::of(&head.headers);
+    if tracker.stream().is_none() && !tracker.is_message() {
+        policies.attempts.on_opaque_body(&mut progress.attempt);
     }
-    if G::READS_USAGE {
-        watch
+    if A::READS_USAGE {
+        tracker
     } else {
-        watch.without_usage()
+        tracker.without_usage()
     }
 }
 
-fn late<Re: CallPolicy, G: AttemptPolicy, C>(
-    stages: &Policies<Re, G, C>,
-    call: &mut CallState<Re, G>,
+fn poll_timeout<P: CallPolicy, A: AttemptPolicy, C>(
+    policies: &Policies<P, A, C>,
+    progress: &mut Progress<P, A>,
     received: Option<usize>,
     cx: &mut Context<'_>,
 ) -> Poll<Rejection> {
-    let (trip, context) = (&mut call.trip, &call.context);
-    let refusal = ready!(stages.resends.poll_late(trip, context, received, cx));
-    call.tell_timed_out(stages);
-    Poll::Ready(refusal)
+    let (state, call) = (&mut progress.state, &progress.call);
+    let rejection = ready!(policies.call.poll_timeout(state, call, received, cx));
+    progress.report_timeout(policies);
+    Poll::Ready(rejection)
 }
 
-fn unsent<R, E, C>(classifier: &C, why: Unsent<E>) -> Failure<R, E>
+fn not_sent<R, E, P, A, C>(policies: &Policies<P, A, C>, reason: NotSent<E>) -> Failure<R, E>
 where
-    R: Body<Data = Bytes>,
+    R: HttpBody<Data = Bytes>,
     C: Classify<E>,
 {
-    match why {
-        Unsent::Rejected(refusal) => Failure::Rejected(refusal),
-        Unsent::Unready(error) => Failure::Error(classifier.error(&error), error),
+    match reason {
+        NotSent::Rejected(rejection) => Failure::Rejected(rejection),
+        NotSent::Unready(error) => Failure::Error(policies.classifier.error(&error), error),
     }
 }
 
-/// Hands an answer on, or finds that it has failed.
-fn landed<R, Re, G, C, E>(
-    stages: &Arc<Policies<Re, G, C>>,
-    call: &mut CallState<Re, G>,
+/// Hands a held response on, or returns it as a failure.
+fn on_peeked<R, P, A, C, E>(
+    policies: &Arc<Policies<P, A, C>>,
+    progress: &mut Progress<P, A>,
     mut head: Parts,
-    landing: PeekedBody<R>,
-    verdict: Verdict,
-) -> Result<Answer<R, Re, G, C>, Failure<R, E>>
+    body: PeekedBody<R>,
+    peeked: Peeked,
+) -> Result<Answer<R, P, A, C>, Failure<R, E>>
 where
-    R: Body<Data = Bytes> + Unpin,
-    Re: CallPolicy,
-    G: AttemptPolicy,
-    C: crate::ClassifyResponse,
+    R: HttpBody<Data = Bytes> + Unpin,
+    P: CallPolicy,
+    A: AttemptPolicy,
+    C: ClassifyResponse,
 {
-    if let Verdict::Failed(class) = verdict {
-        return Err(Failure::Answer(class, head, Remains::Held(landing)));
+    if let Peeked::Failed(class) = peeked {
+        return Err(Failure::Response(class, head, FailedBody::Held(body)));
     }
-    let declined = stages.resends.minds_refusals() && landing.is_refusal();
-    if let Some(class) = stages
-        .resends
-        .landed(&mut call.trip, &call.context, &mut head, declined)
-    {
-        return Err(Failure::Answer(class, head, Remains::Held(landing)));
+    let refused = policies.call.detects_refusal() && body.is_refusal();
+    let (state, call) = (&mut progress.state, &progress.call);
+    if let Some(class) = policies.call.on_success(state, call, &mut head, refused) {
+        return Err(Failure::Response(class, head, FailedBody::Held(body)));
     }
-    if landing.is_whole() {
-        stages.resends.finish(&mut call.trip, &call.context);
-        return Ok(Response::from_parts(
-            head,
-            ResponseBody::full(landing.first),
-        ));
-    }
-    let held = std::mem::take(&mut call.held);
-    let body = Rest::watched(landing, stages, held, &mut call.trip, &call.context);
-    stages.resends.finish(&mut call.trip, &call.context);
-    Ok(Response::from_parts(head, body))
+    Ok(into_answer(policies, progress, head, body))
+}
+
+/// Hands a successful response to the caller.
+fn into_answer<R, P, A, C>(
+    policies: &Arc<Policies<P, A, C>>,
+    progress: &mut Progress<P, A>,
+    head: Parts,
+    body: PeekedBody<R>,
+) -> Answer<R, P, A, C>
+where
+    R: HttpBody<Data = Bytes> + Unpin,
+    P: CallPolicy,
+    A: AttemptPolicy,
+    C: ClassifyResponse,
+{
+    let body = if body.is_whole() {
+        ResponseBody::full(body.first)
+    } else {
+        let attempt = std::mem::take(&mut progress.attempt);
+        let (state, call) = (&mut progress.state, &progress.call);
+        Body::tracked(body, policies, attempt, state, call)
+    };
+    policies.call.finish(&mut progress.state, &progress.call);
+    Response::from_parts(head, body)
 }
 
 impl<R, E> Failure<R, E>
 where
-    R: Body<Data = Bytes> + Unpin,
+    R: HttpBody<Data = Bytes> + Unpin,
 {
-    fn delay<Re: CallPolicy, G: AttemptPolicy, C>(
-        &self,
-        stages: &Policies<Re, G, C>,
-        call: &mut CallState<Re, G>,
-    ) -> Option<Duration> {
-        let (class, paced, unanswered) = match self {
-            Self::Answer(class, head, _) => (
-                *class,
-                head.extensions.get::<PausedByLimiter>().copied(),
-                false,
-            ),
+    fn summary(&self) -> AttemptFailure {
+        let (class, paused, unanswered) = match self {
+            Self::Response(class, head, _) => {
+                let paused = head.extensions.get::<PausedByLimiter>().copied();
+                (*class, paused, false)
+            }
             Self::Error(class, _) => (*class, None, class.kind == Kind::Timeout),
-            Self::Rejected(refusal) => (refusal.class(), None, false),
-            Self::Late(refusal) => (refusal.class(), None, true),
+            Self::Rejected(rejection) => (rejection.class(), None, false),
+            Self::TimedOut(rejection) => (rejection.class(), None, true),
         };
-        stages
-            .resends
-            .failed(&mut call.trip, &call.context, &class, paced, unanswered)
+        AttemptFailure {
+            class,
+            paused,
+            unanswered,
+        }
     }
 
-    fn into_output<Re, G, C>(
+    fn into_output<P, A, C>(
         self,
-        stages: &Policies<Re, G, C>,
-        call: &mut CallState<Re, G>,
-    ) -> Result<Answer<R, Re, G, C>, E>
+        policies: &Policies<P, A, C>,
+        progress: &mut Progress<P, A>,
+    ) -> Result<Answer<R, P, A, C>, E>
     where
-        Re: CallPolicy,
-        G: AttemptPolicy,
-        C: crate::ClassifyResponse,
+        P: CallPolicy,
+        A: AttemptPolicy,
+        C: ClassifyResponse,
     {
-        let (class, head, remains) = match self {
+        let (class, mut head, body) = match self {
             Self::Error(_, error) => return Err(error),
-            Self::Late(refusal) => {
-                stages.resends.refused(&refusal);
-                let (class, response) = (refusal.class(), refusal.into_response());
-                return Ok(own(stages, call, &class, response));
+            Self::TimedOut(rejection) => {
+                policies.call.on_rejection(&rejection);
+                return Ok(rejection_answer(policies, progress, rejection));
             }
-            Self::Rejected(refusal) => {
-                let (class, response) = (refusal.class(), refusal.into_response());
-                return Ok(own(stages, call, &class, response));
+            Self::Rejected(rejection) => {
+                return Ok(rejection_answer(policies, progress, *rejection));
             }
-            Self::Answer(class, head, remains) => (class, head, remains),
+            Self::Response(class, head, body) => (class, head, body),
         };
-        let mut head = head;
         head.extensions.insert(class);
-        let read = match &remains {
-            Remains::Read(body) => body.bytes(),
+        let read = match &body {
+            FailedBody::Read(body) => body.bytes(),
             _ => Default::default(),
         };
-        let words = stages
-            .resends
-            .gave_up(&mut call.trip, &class, &mut head, &read);
+        let state = &mut progress.state;
+        let replacement = policies.call.on_give_up(state, &class, &mut head, &read);
         drop(read);
-        let body = match (words, remains) {
-            (Some(words), _) => ResponseBody::full(words),
-            (None, Remains::Whole(body)) => ResponseBody::inner(Rest::off(body)),
-            (None, Remains::Read(body)) => body.into_body(Rest::off),
-            (None, Remains::Held(landing)) => Rest::unwatched(landing),
+        let body = match (replacement, body) {
+            (Some(bytes), _) => ResponseBody::full(bytes),
+            (None, FailedBody::Unread(body)) => ResponseBody::inner(Body::untracked(body)),
+            (None, FailedBody::Read(body)) => body.into_body(Body::untracked),
+            (None, FailedBody::Held(body)) => Body::failed(body),
         };
         Ok(Response::from_parts(head, body))
     }
 }
 
-/// An answer of our own goes up.
-fn own<R, Re, G, C>(
-    stages: &Policies<Re, G, C>,
-    call: &mut CallState<Re, G>,
-    class: &Class,
-    response: Answer<R, Re, G, C>,
-) -> Answer<R, Re, G, C>
+/// Hands a rejection to the caller.
+fn rejection_answer<R, P, A, C>(
+    policies: &Policies<P, A, C>,
+    progress: &mut Progress<P, A>,
+    rejection: Rejection,
+) -> Answer<R, P, A, C>
 where
-    R: Body<Data = Bytes> + Unpin,
-    Re: CallPolicy,
-    G: AttemptPolicy,
-    C: crate::ClassifyResponse,
+    R: HttpBody<Data = Bytes> + Unpin,
+    P: CallPolicy,
+    A: AttemptPolicy,
+    C: ClassifyResponse,
 {
-    let (mut head, body) = response.into_parts();
-    let words = stages.resends.gave_up(
-        &mut call.trip,
-        class,
-        &mut head,
-        body.own().unwrap_or_default(),
-    );
-    let body = words.map_or(body, ResponseBody::full);
-    Response::from_parts(head, body)
+    let class = rejection.class();
+    let (mut head, body) = rejection.into_response().into_parts();
+    let bytes = body.full_bytes().unwrap_or_default();
+    let state = &mut progress.state;
+    let replacement = policies.call.on_give_up(state, &class, &mut head, bytes);
+    Response::from_parts(head, replacement.map_or(body, ResponseBody::full))
 }
 
-impl<S, R, Re, G, C> fmt::Debug for DriverFuture<S, R, Re, G, C>
+impl<S, R, P, A, C> fmt::Debug for ResponseFuture<S, R, P, A, C>
 where
     S: Service<Request<RequestBody>>,
-    R: Body,
-    Re: CallPolicy,
-    G: AttemptPolicy,
+    R: HttpBody<Data = Bytes>,
+    P: CallPolicy,
+    A: AttemptPolicy,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DriverFuture").finish_non_exhaustive()
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
     }
 }

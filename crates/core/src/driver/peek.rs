@@ -1,4 +1,4 @@
-//! An answer until it is worth handing on, watched as it comes.
+//! A successful response until it is ready for the caller.
 
 use std::{
     collections::VecDeque,
@@ -8,100 +8,145 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body, Frame};
-use tokio::time::Instant;
+use tower_claude_wire::stop_reason;
 
-use super::attempt_policy::AttemptPolicy;
-use crate::{BodyTracker, Class, ClassifyResponse, HOLD_LIMIT, Kind, Outcome, Verdict};
+use super::attempt_policy::{AttemptPolicy, Clock};
+use crate::{
+    body_tracker::BodyTracker,
+    class::{Class, Kind},
+    classify::ClassifyResponse,
+    outcome::Outcome,
+};
 
-/// A successful answer: what has come of it, and what is told of that.
+/// The most that is held of a response: 64 KiB.
+const HELD_LIMIT: usize = 64 * 1024;
+
+/// The result of holding a response.
+pub(super) enum Peeked {
+    /// Content has begun, the response is whole, or the limit is reached.
+    Forward,
+    /// The response failed before its first content.
+    Failed(Class),
+}
+
+/// The body of a successful response with the frames that were read of it.
 pub(super) struct PeekedBody<R: Body> {
-    pub(super) watch: BodyTracker,
-    /// The first data, which is all of an ordinary JSON answer; empty when there is none.
+    pub(super) tracker: BodyTracker,
+    /// The first data, which is all of an ordinary JSON response. Empty if there is none.
     pub(super) first: Bytes,
     pub(super) more: VecDeque<Frame<Bytes>>,
     pub(super) length: usize,
     pub(super) error: Option<R::Error>,
     pub(super) rest: Option<R>,
-    /// Its end has been told.
-    pub(super) over: bool,
+    /// The attempt policies know how the response ended.
+    pub(super) ended: bool,
 }
 
-/// What is told of a body as it goes by: the guards, by way of the one watch.
-pub(super) fn tell<G: AttemptPolicy>(
-    watch: &mut BodyTracker,
-    guards: &G,
-    held: &mut G::Held,
+/// Feeds a frame to the tracker and reports the progress of a stream. Returns the outcome if it is
+/// certain with this frame.
+pub(super) fn track<A: AttemptPolicy>(
+    tracker: &mut BodyTracker,
+    attempts: &A,
+    attempt: &mut A::Attempt,
     classifier: &impl ClassifyResponse,
     frame: &Frame<Bytes>,
-    last: bool,
+    is_last: bool,
 ) -> Option<Outcome> {
     let Some(data) = frame.data_ref() else {
-        return last.then(|| watch.ended());
+        return is_last.then(|| tracker.ended());
     };
-    if watch.stream().is_none() && last {
-        return Some(watch.last(data));
+    if tracker.stream().is_none() && is_last {
+        return Some(tracker.last(data));
     }
-    watch.feed(data);
-    guards.progress(held, watch.stream()?);
-    watch
+    tracker.feed(data);
+    attempts.on_progress(attempt, tracker.stream()?);
+    tracker
         .early(|error| classifier.stream_error(error))
-        .or_else(|| last.then(|| watch.ended()))
+        .or_else(|| is_last.then(|| tracker.ended()))
+}
+
+impl<R: Body> PeekedBody<R> {
+    /// Reports that the caller does not read the response to its end, unless its end is known.
+    pub(super) fn report_dropped<A: AttemptPolicy>(
+        &mut self,
+        attempts: &A,
+        attempt: &mut A::Attempt,
+    ) {
+        if !self.ended {
+            self.ended = true;
+            let usage = self.tracker.usage();
+            attempts.on_end(attempt, &Outcome::Dropped { usage }, &mut Clock::default());
+        }
+    }
 }
 
 impl<R: Body<Data = Bytes> + Unpin> PeekedBody<R> {
-    pub(super) const fn new(body: R, watch: BodyTracker) -> Self {
+    pub(super) const fn new(body: R, tracker: BodyTracker) -> Self {
         Self {
-            watch,
+            tracker,
             first: Bytes::new(),
             more: VecDeque::new(),
             length: 0,
             error: None,
             rest: Some(body),
-            over: false,
+            ended: false,
         }
     }
 
-    /// Reads on until there is a verdict, and tells the guards.
-    pub(super) fn poll_verdict<G: AttemptPolicy>(
+    /// Reports the end of a response that has no frames, such as the answer to a HEAD request.
+    pub(super) fn report_empty<A: AttemptPolicy>(
         &mut self,
-        guards: &G,
-        held: &mut G::Held,
-        classifier: &impl ClassifyResponse,
-        at: &mut Option<Instant>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Verdict> {
-        if !self.over
-            && self.length == 0
-            && let Some(body) = &self.rest
-            && body.is_end_stream()
-        {
-            self.over = true;
-            guards.end(held, &self.watch.ended(), at);
+        attempts: &A,
+        attempt: &mut A::Attempt,
+        clock: &mut Clock,
+    ) {
+        if self.rest.as_ref().is_some_and(Body::is_end_stream) {
+            self.ended = true;
+            attempts.on_end(attempt, &self.tracker.ended(), clock);
         }
+    }
+
+    /// Reads on until the response is ready for the caller or has failed, and reports to the attempt
+    /// policies.
+    pub(super) fn poll_peek<A: AttemptPolicy>(
+        &mut self,
+        attempts: &A,
+        attempt: &mut A::Attempt,
+        classifier: &impl ClassifyResponse,
+        clock: &mut Clock,
+        cx: &mut Context<'_>,
+    ) -> Poll<Peeked> {
         loop {
-            if let Some(verdict) = self.verdict(classifier) {
-                return Poll::Ready(verdict);
+            if let Some(peeked) = self.peeked(classifier) {
+                return Poll::Ready(peeked);
             }
             let Some(body) = &mut self.rest else {
-                return Poll::Ready(Verdict::Commit);
+                return Poll::Ready(Peeked::Forward);
             };
             let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(cx) else {
                 return Poll::Pending;
             };
             let outcome = match &frame {
-                // Nothing to hold, and nothing that would ever fill the hold.
+                // An empty frame would never fill the limit.
                 Some(Ok(frame)) if frame.data_ref().is_some_and(Bytes::is_empty) => continue,
-                _ if self.over => None,
+                _ if self.ended => None,
                 Some(Ok(frame)) => {
-                    let last = body.is_end_stream();
-                    tell(&mut self.watch, guards, held, classifier, frame, last)
+                    let is_last = body.is_end_stream();
+                    track(
+                        &mut self.tracker,
+                        attempts,
+                        attempt,
+                        classifier,
+                        frame,
+                        is_last,
+                    )
                 }
-                Some(Err(_)) => Some(self.watch.broken()),
-                None => Some(self.watch.ended()),
+                Some(Err(_)) => Some(self.tracker.broken()),
+                None => Some(self.tracker.ended()),
             };
             if let Some(outcome) = outcome {
-                self.over = true;
-                guards.end(held, &outcome, at);
+                self.ended = true;
+                attempts.on_end(attempt, &outcome, clock);
             }
             match frame {
                 Some(Ok(frame)) => self.keep(frame),
@@ -128,45 +173,42 @@ impl<R: Body<Data = Bytes> + Unpin> PeekedBody<R> {
         }
     }
 
-    fn verdict(&self, classifier: &impl ClassifyResponse) -> Option<Verdict> {
-        if let Some(stream) = self.watch.stream() {
+    fn peeked(&self, classifier: &impl ClassifyResponse) -> Option<Peeked> {
+        if let Some(stream) = self.tracker.stream() {
             if let Some(error) = stream.error()
                 && !stream.has_content()
             {
-                return Some(Verdict::Failed(classifier.stream_error(error)));
+                return Some(Peeked::Failed(classifier.stream_error(error)));
             }
             if stream.has_content() || stream.is_complete() || stream.is_not_claude() {
-                return Some(Verdict::Commit);
+                return Some(Peeked::Forward);
             }
-        } else if !self.watch.is_message() {
-            return Some(Verdict::Commit);
+        } else if !self.tracker.is_message() {
+            return Some(Peeked::Forward);
         }
-        if self.length >= HOLD_LIMIT {
-            return Some(Verdict::Commit);
+        if self.length >= HELD_LIMIT {
+            return Some(Peeked::Forward);
         }
         match (&self.rest, &self.error) {
             (Some(body), _) if !body.is_end_stream() => None,
-            (_, Some(_)) => Some(Verdict::Failed(Class::new(Kind::Transport))),
-            _ => Some(self.cut_short().map_or(Verdict::Commit, Verdict::Failed)),
+            (_, Some(_)) => Some(Peeked::Failed(Class::new(Kind::Transport))),
+            _ => Some(match self.tracker.cut_short() {
+                Some(class) => Peeked::Failed(class),
+                None => Peeked::Forward,
+            }),
         }
     }
 
-    /// A JSON answer that was read to its end in one look was not kept by the watch.
-    fn cut_short(&self) -> Option<Class> {
-        self.watch.cut_short()
-    }
-
-    /// Whether the model declined before any content of a stream.
+    /// Returns true if the model declined before any content of a stream, or in a whole JSON response.
     pub(super) fn is_refusal(&self) -> bool {
-        if let Some(stream) = self.watch.stream() {
+        if let Some(stream) = self.tracker.stream() {
             return stream.is_refusal() && !stream.has_content();
         }
-        let over = self.rest.as_ref().is_none_or(Body::is_end_stream);
-        if !self.watch.is_message() || !over {
+        let is_over = self.rest.as_ref().is_none_or(Body::is_end_stream);
+        if !self.tracker.is_message() || !is_over {
             return false;
         }
-        let declined =
-            |body: &[u8]| tower_claude_wire::stop_reason(body).as_deref() == Some("refusal");
+        let declined = |body: &[u8]| stop_reason(body).as_deref() == Some("refusal");
         if self.more.is_empty() {
             return declined(&self.first);
         }
@@ -177,14 +219,23 @@ impl<R: Body<Data = Bytes> + Unpin> PeekedBody<R> {
         declined(&whole)
     }
 
-    /// One frame at most, and nothing left that could fail or be watched.
+    /// Returns true if the response is one frame at most, and nothing is left that could fail.
     pub(super) fn is_whole(&self) -> bool {
-        self.over
+        self.ended
             && self.more.is_empty()
             && self.error.is_none()
             && match &self.rest {
-                Some(body) => self.watch.is_message() && body.is_end_stream(),
+                Some(body) => self.tracker.is_message() && body.is_end_stream(),
                 None => true,
             }
+    }
+
+    /// Returns the frames that were read, in order.
+    pub(super) fn take_frames(&mut self) -> VecDeque<Frame<Bytes>> {
+        let mut frames = std::mem::take(&mut self.more);
+        if !self.first.is_empty() {
+            frames.push_front(Frame::data(std::mem::take(&mut self.first)));
+        }
+        frames
     }
 }

@@ -9,7 +9,8 @@ use std::{
 use http::{Request, response::Parts};
 use tokio::time::Instant;
 use tower_claude_core::{
-    Call, Class, EstimateCost, Outcome, Rejection, RequestBody, driver::AttemptPolicy,
+    Call, Class, EstimateCost, Outcome, Rejection, RequestBody,
+    driver::{AttemptPolicy, Clock},
 };
 use tower_claude_wire::StreamState;
 
@@ -27,6 +28,14 @@ pub struct LimitPolicy<L, E, C> {
     gate: Arc<Gate<L, E, C>>,
     /// Who reads the headers, if that is another.
     reader: Option<Arc<Gate<L, E, C>>>,
+}
+
+impl<L, E, C: Clone> LimitPolicy<L, E, C> {
+    /// Returns the classifier, and true if it leaves the class of an inner layer.
+    #[must_use]
+    pub fn classifier(&self) -> (C, bool) {
+        (self.gate.classify.clone(), !self.gate.own_classifier)
+    }
 }
 
 impl<L, E, C> LimitPolicy<L, E, C> {
@@ -70,7 +79,7 @@ impl<L: Limiter, E: EstimateCost, C> LimitPolicy<L, E, C> {
         held: &mut Held<L::Acquire>,
         request: &mut Request<RequestBody>,
         context: &Arc<Call>,
-        now: &mut Option<Instant>,
+        now: &mut Clock,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Rejection>> {
         let gate = &*self.gate;
@@ -85,7 +94,7 @@ impl<L: Limiter, E: EstimateCost, C> LimitPolicy<L, E, C> {
                 return Poll::Ready(Ok(()));
             }
             let cost = gate.cost(request, context, &mut passage.feedback);
-            let now = *now.get_or_insert_with(Instant::now);
+            let now = now.now();
             match gate.try_acquire(request, context, &cost, now) {
                 Some(reservation) => Ok(reservation),
                 None => {
@@ -120,16 +129,16 @@ impl<L: Limiter, E: EstimateCost, C> LimitPolicy<L, E, C> {
 }
 
 impl<L: Limiter, E: EstimateCost, C> AttemptPolicy for LimitPolicy<L, E, C> {
-    type Held = Held<L::Acquire>;
+    type Attempt = Held<L::Acquire>;
 
     const READS_USAGE: bool = true;
 
     fn poll_admit(
         &self,
-        held: &mut Self::Held,
+        held: &mut Self::Attempt,
         request: &mut Request<RequestBody>,
         context: &Arc<Call>,
-        now: &mut Option<Instant>,
+        now: &mut Clock,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Rejection>> {
         match ready!(self.poll_ask(held, request, context, now, cx)) {
@@ -142,34 +151,32 @@ impl<L: Limiter, E: EstimateCost, C> AttemptPolicy for LimitPolicy<L, E, C> {
         }
     }
 
-    fn sent(&self, held: &mut Self::Held) {
+    fn on_sent(&self, held: &mut Self::Attempt) {
         if let Some(Admission::Own(reservation)) = &mut held.passage.admission {
             reservation.sent();
         }
     }
 
-    fn judged(
+    fn on_response(
         &self,
-        held: &mut Self::Held,
+        held: &mut Self::Attempt,
         class: &Class,
         head: Option<&mut Parts>,
-        at: &mut Option<Instant>,
+        at: &mut Clock,
     ) {
         let gate = self.reader.as_deref().unwrap_or(&self.gate);
         let Some(admission) = &held.passage.admission else {
             return;
         };
         if let Some(head) = head {
-            if gate.reads_headers || !head.status.is_success() {
-                at.get_or_insert_with(Instant::now);
-            }
+            let reads_clock = gate.reads_headers || !head.status.is_success();
             gate.on_head(
                 &head.headers,
                 &mut head.extensions,
                 *class,
                 &held.passage.scope,
                 admission,
-                *at,
+                reads_clock.then(|| at.now()),
             );
         }
         if !class.is_success()
@@ -179,7 +186,7 @@ impl<L: Limiter, E: EstimateCost, C> AttemptPolicy for LimitPolicy<L, E, C> {
         }
     }
 
-    fn progress(&self, held: &mut Self::Held, stream: &StreamState) {
+    fn on_progress(&self, held: &mut Self::Attempt, stream: &StreamState) {
         let Some(Admission::Own(reservation)) = &held.passage.admission else {
             return;
         };
@@ -202,14 +209,14 @@ impl<L: Limiter, E: EstimateCost, C> AttemptPolicy for LimitPolicy<L, E, C> {
         }
     }
 
-    fn end(&self, held: &mut Self::Held, outcome: &Outcome, at: &mut Option<Instant>) {
+    fn on_end(&self, held: &mut Self::Attempt, outcome: &Outcome, at: &mut Clock) {
         if let Some(feedback) = held.passage.feedback.take()
             && outcome.usage().limited_input().is_some()
         {
-            feedback.give(outcome.usage(), *at.get_or_insert_with(Instant::now));
+            feedback.give(outcome.usage(), at.now());
         }
         if let Some(Admission::Own(reservation)) = held.passage.admission.take() {
-            let now = *at.get_or_insert_with(Instant::now);
+            let now = at.now();
             reservation.settle_at(Settlement::of(outcome), now);
         }
     }

@@ -1,10 +1,11 @@
-//! The clock and what is still to happen.
+//! Queue of future events, with the clock.
 
 use std::{cmp::Ordering, collections::BinaryHeap};
 
-/// Events in order of their time; those of one instant in the order they were added.
+/// A queue of events in order of their time. Events of the same time keep the order in which they
+/// were added.
 #[derive(Debug)]
-pub(crate) struct Agenda<E> {
+pub(crate) struct EventQueue<E> {
     heap: BinaryHeap<Entry<E>>,
     sequence: u64,
     now: u64,
@@ -17,7 +18,7 @@ struct Entry<E> {
     event: E,
 }
 
-impl<E> Agenda<E> {
+impl<E> EventQueue<E> {
     pub(crate) fn new() -> Self {
         Self {
             heap: BinaryHeap::with_capacity(4_096),
@@ -26,12 +27,12 @@ impl<E> Agenda<E> {
         }
     }
 
-    /// When the last event happened.
+    /// Returns the time of the last event.
     pub(crate) const fn now(&self) -> u64 {
         self.now
     }
 
-    /// Adds an event; one in the past happens now.
+    /// Adds an event. A time in the past counts as now.
     pub(crate) fn add(&mut self, at: u64, event: E) {
         self.sequence += 1;
         self.heap.push(Entry {
@@ -41,7 +42,7 @@ impl<E> Agenda<E> {
         });
     }
 
-    /// Moves the clock to the next event, unless that is at `end` or later.
+    /// Returns the next event and moves the clock to its time. `None` if it is at `end` or later.
     pub(crate) fn next(&mut self, end: u64) -> Option<E> {
         if self.heap.peek()?.at >= end {
             return None;
@@ -53,7 +54,7 @@ impl<E> Agenda<E> {
 }
 
 impl<E> Ord for Entry<E> {
-    /// The heap gives out the greatest: the earliest here.
+    /// Reversed, because the heap returns the greatest entry first.
     fn cmp(&self, other: &Self) -> Ordering {
         (other.at, other.sequence).cmp(&(self.at, self.sequence))
     }

@@ -1,17 +1,17 @@
-//! What several strategies need.
+//! Data structures shared by several strategies.
 
 use std::{cmp::Reverse, collections::BinaryHeap};
 
 use super::JobId;
 use crate::units::{SECOND, nanos};
 
-/// Something kept for every job, by its slot.
+/// A table with a value for every job, indexed by its slot.
 #[derive(Debug, Default)]
-pub(super) struct PerJob<T> {
+pub(super) struct JobTable<T> {
     slots: Vec<T>,
 }
 
-impl<T: Default> PerJob<T> {
+impl<T: Default> JobTable<T> {
     pub(super) fn get(&mut self, job: JobId) -> &mut T {
         let index = job as usize;
         if self.slots.len() <= index {
@@ -21,13 +21,13 @@ impl<T: Default> PerJob<T> {
     }
 }
 
-/// Jobs that sleep.
+/// Jobs that wait for a time.
 #[derive(Debug, Default)]
-pub(super) struct Timers {
+pub(super) struct TimerQueue {
     heap: BinaryHeap<Reverse<(u64, JobId)>>,
 }
 
-impl Timers {
+impl TimerQueue {
     pub(super) fn add(&mut self, at: u64, job: JobId) {
         self.heap.push(Reverse((at, job)));
     }
@@ -42,7 +42,8 @@ impl Timers {
     }
 }
 
-/// Full jitter: anything up to 1 s, doubled with every refusal before, at most 60 s.
+/// Returns a random delay with full jitter: up to 1 s, doubled with every previous rejection, at
+/// most 60 s.
 pub(super) fn full_jitter(refusals: u32, rng: &mut fastrand::Rng) -> u64 {
     let most = (1_u64 << refusals.min(6)).min(60);
     nanos(rng.f64() * (most * SECOND) as f64 / 1e9)

@@ -1,26 +1,26 @@
-//! Faults of clocks, and the comparison of what a client believes with what is there.
+//! Clock faults, and the comparison of a client's levels with the server's.
 
-use super::{Client, Event, World};
+use super::{Client, Event, Simulation};
 use crate::setup::Fault;
 
-/// How far the client's correction of its estimates may be off.
+/// Tolerated error of the client's correction of its estimates.
 const ESTIMATE_ERROR: f64 = 0.05;
 
-/// What is under way between the client and the server, of all clients.
+/// Requests in flight between all clients and the server.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Flight {
-    /// Requests that the server has not judged, or whose refusal is on its way back.
+    /// Requests without a decision of the server, or whose rejection has not reached the client.
     pub(super) sent: f64,
-    /// The input that was estimated for them.
+    /// Their estimated input.
     pub(super) asked: f64,
-    /// The input that was estimated for those admitted whose head has not been seen, and what the server
-    /// charged.
+    /// Estimated input, and input charged by the server, of admitted requests whose head has not
+    /// reached the client.
     pub(super) charged: f64,
     pub(super) counted: f64,
 }
 
-impl World {
-    /// Compares what the client believes with what is there.
+impl Simulation {
+    /// Compares the client's levels with the server's.
     pub(super) fn probe(&mut self, now: u64, client: u32) {
         let of: &Client = &self.clients[client as usize];
         let Some(believed) = of.strategy.levels(now - of.behind) else {
@@ -28,14 +28,14 @@ impl World {
         };
         let gauges = self.server.gauges(now);
         let flight = self.flight;
-        // Let out just now, and not sent yet as far as the world knows.
+        // Requests that the client has just admitted and the simulation has not sent.
         let mut leaving = (0.0, 0.0);
         for job in &self.io.send {
             leaving.0 += 1.0;
             leaving.1 += self.jobs[*job as usize].sizes.estimate as f64;
         }
-        // What it should believe: what is there, less what it has taken and the server has not, or not in
-        // that amount; and by how much that may be off, since its correction of estimates is its own.
+        // The expected levels: the server's levels, less the charges that the client has made and
+        // the server has not. The tolerance allows for the client's own correction of estimates.
         let produced = (self.server.produced - self.settled) as f64;
         let expected = [
             gauges.requests.level as f64 - flight.sent - leaving.0,
@@ -58,7 +58,7 @@ impl World {
     }
 
     pub(super) fn fault(&mut self) {
-        let now = self.agenda.now();
+        let now = self.events.now();
         match self.setup.fault {
             Some((_, Fault::Date(seconds))) => self.date_off = seconds,
             Some((_, Fault::Reset(seconds))) => self.reset_off = seconds,
@@ -74,10 +74,10 @@ impl World {
     fn stand_still(&mut self, until: u64) {
         let first = &mut self.clients[0];
         first.asleep_until = until;
-        // A timer that has run out meanwhile runs out then.
+        // A timer that expires meanwhile fires at the end of the suspension.
         if first.armed < u64::MAX {
             first.armed = until;
-            self.agenda.add(until, Event::Wake(0));
+            self.events.add(until, Event::Wake(0));
         }
         self.last_admission = until;
     }

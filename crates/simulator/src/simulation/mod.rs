@@ -1,4 +1,4 @@
-//! Clients, network and server in one virtual time.
+//! The simulation of clients, network and server in virtual time.
 
 mod at_server;
 mod events;
@@ -9,8 +9,8 @@ mod watch;
 use std::collections::VecDeque;
 
 use crate::{
-    client::{Head, Io, JobId, Strategy},
-    engine::Agenda,
+    client::{Action, Head, JobId, Strategy},
+    event_queue::EventQueue,
     random::{Purpose, stream},
     setup::Setup,
     units::SECOND,
@@ -20,45 +20,45 @@ use crate::{
 pub(crate) use server::{STREAM, Server};
 pub(crate) use tally::{Sample, Tally};
 
-/// What happens. The server's events bring those of the clients about, a network delay later.
+/// An event of the simulation. A server event causes the client's event after a network delay.
 #[derive(Clone, Copy, Debug)]
 enum Event {
-    /// A client has a new request, from one of its sources.
+    /// A client has a new request from one of its sources.
     Submit { client: u32, source: u32 },
     /// A request reaches the server.
     Arrive(JobId),
-    /// The server begins to answer.
+    /// The server starts the response.
     Stream(JobId),
-    /// The head of a response reaches the client.
+    /// The response head reaches the client.
     Deliver(JobId),
-    /// The client reports output seen.
+    /// The client reports its received output.
     Progress(JobId),
-    /// The server has produced the whole answer.
+    /// The server has produced the complete response.
     Finish(JobId),
-    /// The end of an answer reaches the client.
+    /// The end of a response reaches the client.
     Done(JobId),
-    /// A client wanted to be woken.
+    /// The timer of a client expires.
     Wake(u32),
-    /// The first of those who wait at the door may fit.
-    Door,
+    /// The first request of the oracle's queue may be admitted.
+    OracleQueue,
     /// The warm-up ends.
-    Mark,
+    WarmUpEnd,
     /// The limits change.
     Change,
     /// A clock fails.
     Fault,
-    /// A picture is taken.
+    /// A sample is taken.
     Sample,
 }
 
-/// A request, in all its attempts.
+/// A request with all its attempts.
 #[derive(Debug)]
 struct Job {
     client: u32,
     source: u32,
     class: Class,
     sizes: Sizes,
-    /// From admission to the first output.
+    /// Time from admission to the first output.
     think: u64,
     submitted: u64,
     sent: u64,
@@ -66,7 +66,7 @@ struct Job {
     streaming: u64,
     delivered: u64,
     attempts: u32,
-    /// The next count of output tokens that the client reports.
+    /// Count of output tokens at which the client reports next.
     report: u64,
     head: Head,
 }
@@ -74,51 +74,51 @@ struct Job {
 struct Client {
     strategy: Box<dyn Strategy>,
     sources: Vec<Source>,
-    /// Requests of each source so far.
+    /// Number of requests of each source so far.
     counts: Vec<u64>,
     sizes: fastrand::Rng,
     arrivals: fastrand::Rng,
     counted: bool,
-    /// The earliest wake on the agenda.
+    /// Time of the earliest wake event in the queue.
     armed: u64,
-    /// How far its clock is behind.
+    /// Time by which its clock is late.
     behind: u64,
-    /// Nothing reaches it before this.
+    /// End of its suspension.
     asleep_until: u64,
 }
 
-/// Everything there is.
-pub(crate) struct World {
+/// The complete state of one run.
+pub(crate) struct Simulation {
     setup: Setup,
-    agenda: Agenda<Event>,
+    events: EventQueue<Event>,
     server: Server,
     clients: Vec<Client>,
     jobs: Vec<Job>,
     free: Vec<JobId>,
-    io: Io,
+    io: Action,
     network: fastrand::Rng,
-    door: VecDeque<JobId>,
-    /// Output tokens of all that the door has let in.
+    oracle_queue: VecDeque<JobId>,
+    /// Output tokens of all requests that the oracle's queue has admitted.
     promised: u64,
-    has_door: bool,
+    has_oracle_queue: bool,
     measuring: bool,
     date_off: i64,
     reset_off: i64,
     tally: Tally,
     /// Requests, input tokens admitted and output tokens produced since the warm-up.
     charged: [u64; 3],
-    /// What is on its way, and the output of answers whose end their clients have seen.
+    /// Requests in flight, and the output of responses whose end has reached the client.
     flight: watch::Flight,
     settled: u64,
     last_admission: u64,
     second: (u32, u32),
 }
 
-impl World {
+impl Simulation {
     pub(crate) fn new(setup: Setup) -> Self {
         let seed = setup.seed;
-        let parties = setup.parties.len();
-        let client = |(index, party): (usize, &crate::setup::Party)| Client {
+        let parties = setup.clients.len();
+        let client = |(index, party): (usize, &crate::setup::ClientSpec)| Client {
             strategy: party.kind.start(party.told, parties, seed, index),
             counts: vec![0; party.sources.len()],
             sources: party.sources.clone(),
@@ -130,21 +130,22 @@ impl World {
             asleep_until: 0,
         };
         Self {
-            clients: setup.parties.iter().enumerate().map(client).collect(),
-            // Nobody is refused at the door; it only looks whether it may open.
+            clients: setup.clients.iter().enumerate().map(client).collect(),
+            // The oracle's queue only tests for admission, so a failed test must not cost a
+            // request.
             server: Server::new(
                 setup.quota,
                 setup.burst,
-                setup.switches.refused_cost && !setup.has_door(),
+                setup.switches.refused_cost && !setup.has_oracle_queue(),
             ),
-            agenda: Agenda::new(),
+            events: EventQueue::new(),
             jobs: Vec::new(),
             free: Vec::new(),
-            io: Io::default(),
+            io: Action::default(),
             network: stream(seed, Purpose::Network, 0),
-            door: VecDeque::new(),
+            oracle_queue: VecDeque::new(),
             promised: 0,
-            has_door: setup.has_door(),
+            has_oracle_queue: setup.has_oracle_queue(),
             measuring: false,
             date_off: 0,
             reset_off: 0,
@@ -161,11 +162,11 @@ impl World {
         }
     }
 
-    /// Runs to the end.
+    /// Runs the simulation to its end.
     pub(crate) fn run(mut self) -> Tally {
         self.begin();
         let end = self.setup.end();
-        while let Some(event) = self.agenda.next(end) {
+        while let Some(event) = self.events.next(end) {
             self.handle(event);
         }
         self.server.gauges(end);
@@ -191,27 +192,27 @@ impl World {
                 };
                 match source.when {
                     When::Closed(workers) => {
-                        // Not all in one instant.
+                        // Spread over a second.
                         for _ in 0..workers {
-                            self.agenda.add(client.arrivals.u64(..SECOND), event);
+                            self.events.add(client.arrivals.u64(..SECOND), event);
                         }
                     }
                     _ => {
                         let first = source.next(0, 0, &mut client.arrivals);
-                        self.agenda.add(first.unwrap_or(0), event);
+                        self.events.add(first.unwrap_or(0), event);
                     }
                 }
             }
         }
-        self.agenda.add(self.setup.warm_up, Event::Mark);
+        self.events.add(self.setup.warm_up, Event::WarmUpEnd);
         if let Some((at, _)) = self.setup.change {
-            self.agenda.add(at, Event::Change);
+            self.events.add(at, Event::Change);
         }
         if let Some((at, _)) = self.setup.fault {
-            self.agenda.add(at, Event::Fault);
+            self.events.add(at, Event::Fault);
         }
         if self.setup.sample > 0 {
-            self.agenda.add(SECOND, Event::Sample);
+            self.events.add(SECOND, Event::Sample);
         }
     }
 }

@@ -1,20 +1,20 @@
-//! What happens at the server.
+//! Server events.
 
-use super::{Event, STREAM, Sample, Tally, World};
+use super::{Event, STREAM, Sample, Simulation, Tally};
 use crate::{
-    client::{Head, JobId, Shown},
+    client::{Head, HeaderGauge, JobId},
     units::{MS, SECOND, seconds},
     workload::{BIG, Sizes},
 };
 
-impl World {
+impl Simulation {
     pub(super) fn arrive(&mut self, id: JobId) {
-        let now = self.agenda.now();
+        let now = self.events.now();
         self.jobs[id as usize].arrived = now;
-        if self.has_door {
-            self.door.push_back(id);
-            if self.door.len() == 1 {
-                self.open_door();
+        if self.has_oracle_queue {
+            self.oracle_queue.push_back(id);
+            if self.oracle_queue.len() == 1 {
+                self.advance_oracle_queue();
             }
             return;
         }
@@ -34,15 +34,15 @@ impl World {
                         self.tally.refused_before += 1;
                     }
                 }
-                self.agenda.add(now + down, Event::Deliver(id));
+                self.events.add(now + down, Event::Deliver(id));
             }
         }
     }
 
-    /// First in, first out, each at the instant when it fits.
-    pub(super) fn open_door(&mut self) {
-        let now = self.agenda.now();
-        while let Some(id) = self.door.front().copied() {
+    /// Admits queued requests, first in, first out, each at the time at which it fits.
+    pub(super) fn advance_oracle_queue(&mut self) {
+        let now = self.events.now();
+        while let Some(id) = self.oracle_queue.front().copied() {
             let Sizes { input, output, .. } = self.jobs[id as usize].sizes;
             let wait = self.until_produced(output);
             let admitted = if wait > 0 {
@@ -52,22 +52,23 @@ impl World {
             };
             match admitted {
                 Ok(()) => {
-                    self.door.pop_front();
+                    self.oracle_queue.pop_front();
                     self.promised += output;
                     self.admitted(id);
                 }
                 Err(wait) => {
-                    self.agenda.add(now + wait.max(MS / 10), Event::Door);
+                    self.events.add(now + wait.max(MS / 10), Event::OracleQueue);
                     return;
                 }
             }
         }
     }
 
-    /// Nanoseconds until this answer fits behind all that is still to be produced: the door knows how
-    /// long every answer will be, where the server only looks whether there is anything left.
+    /// Returns the nanoseconds until this response fits after all output that is still to be
+    /// produced. The oracle knows the length of every response, while the server only checks that
+    /// there are tokens.
     fn until_produced(&mut self, output: u64) -> u64 {
-        let gauge = self.server.gauges(self.agenda.now()).output_tokens;
+        let gauge = self.server.gauges(self.events.now()).output_tokens;
         let ahead = self.promised - self.server.produced;
         let missing = (ahead + output) as i64 - gauge.level;
         if missing <= 0 || ahead == 0 {
@@ -77,7 +78,7 @@ impl World {
     }
 
     pub(super) fn admitted(&mut self, id: JobId) {
-        let now = self.agenda.now();
+        let now = self.events.now();
         let Sizes {
             input, estimate, ..
         } = self.jobs[id as usize].sizes;
@@ -91,7 +92,7 @@ impl World {
             self.jobs[id as usize].head = self.levels();
         }
         let think = self.jobs[id as usize].think;
-        self.agenda.add(now + think, Event::Stream(id));
+        self.events.add(now + think, Event::Stream(id));
     }
 
     pub(super) fn count_admission(&mut self, now: u64, id: JobId) {
@@ -113,7 +114,7 @@ impl World {
             tally.admitted_before += 1;
             return;
         }
-        let wait = if self.has_door {
+        let wait = if self.has_oracle_queue {
             now - job.arrived
         } else {
             job.sent - job.submitted
@@ -135,7 +136,7 @@ impl World {
     }
 
     pub(super) fn stream(&mut self, id: JobId) {
-        let now = self.agenda.now();
+        let now = self.events.now();
         if self.setup.switches.at_response {
             self.jobs[id as usize].head = self.levels();
         }
@@ -146,21 +147,21 @@ impl World {
         job.streaming = now;
         job.delivered = now + down;
         let length = job.sizes.output * SECOND / STREAM;
-        self.agenda.add(job.delivered, Event::Deliver(id));
-        self.agenda.add(now + length, Event::Finish(id));
+        self.events.add(job.delivered, Event::Deliver(id));
+        self.events.add(now + length, Event::Finish(id));
     }
 
     pub(super) fn finish(&mut self, id: JobId) {
-        let now = self.agenda.now();
+        let now = self.events.now();
         self.server.stream_ends(now);
         let job = &self.jobs[id as usize];
         let down = job.delivered - job.streaming;
-        // After the last report, if both fall on one instant.
-        self.agenda.add(now + down + 1, Event::Done(id));
+        // After the last report, even if both have the same time.
+        self.events.add(now + down + 1, Event::Done(id));
     }
 
     pub(super) fn sample(&mut self) {
-        let now = self.agenda.now();
+        let now = self.events.now();
         let gauges = self.server.gauges(now);
         let readings = [gauges.requests, gauges.input_tokens, gauges.output_tokens];
         let shares = readings.map(|reading| reading.level as f64 / reading.capacity.max(1) as f64);
@@ -172,23 +173,23 @@ impl World {
             refused,
         });
         if now < self.setup.sample {
-            self.agenda.add(now + SECOND, Event::Sample);
+            self.events.add(now + SECOND, Event::Sample);
         }
     }
 
-    /// The headers of a response that is made now.
+    /// Returns the headers of a response at the current time.
     pub(super) fn levels(&mut self) -> Head {
-        let now = self.agenda.now();
+        let now = self.events.now();
         let gauges = self.server.gauges(now);
         let shown = |limit, remaining, full_in: std::time::Duration| {
-            // The second in which it is full, rounded up, as the fake server's headers say.
+            // The second at which the bucket is full, rounded up like in the fake server's headers.
             let full = now + full_in.as_nanos() as u64;
             let full = if full_in.is_zero() {
                 full / SECOND
             } else {
                 full.div_ceil(SECOND)
             };
-            Shown {
+            HeaderGauge {
                 limit,
                 remaining,
                 reset: full as i64 + self.date_off + self.reset_off,

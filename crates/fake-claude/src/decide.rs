@@ -1,62 +1,62 @@
-//! What becomes of a request: one step under the lock, from the log entry to the admission.
+//! Decision about a request: log entry, faults and admission, in one step under the lock.
 
 use std::sync::Arc;
 
 use http::StatusCode;
 
-use crate::builder::{Config, HeaderSnapshot};
+use crate::config::{Config, HeaderSnapshot};
 use crate::fault::Fault;
-use crate::headers::{Pool, Snapshot};
+use crate::headers::{LimitKind, Snapshot};
 use crate::log::{Attempt, Endpoint};
 use crate::model::Charge;
 use crate::reply::ErrorReply;
-use crate::state::{Now, Shared, State, Ticket};
+use crate::state::{InFlightAttempt, Now, Shared, State};
 use crate::validate::Call;
 
-/// What to answer.
-pub(crate) enum Verdict {
-    /// An error, with the levels where they are known.
+/// Kind of response to a request.
+pub(crate) enum Decision {
+    /// An error, with the levels if they are known.
     Refuse(ErrorReply, Option<Snapshot>),
-    /// No answer: the connection breaks.
+    /// No response: the connection is reset.
     Reset,
     /// A message.
-    Answer(Ticket, Option<Fault>, Option<Snapshot>),
-    /// A small answer that costs nothing more.
+    Answer(InFlightAttempt, Option<Fault>, Option<Snapshot>),
+    /// A small response that costs nothing more.
     Serve(Option<Snapshot>),
 }
 
-/// Logs the attempt and decides.
-pub(crate) fn judge(
+/// Logs the attempt and decides about the response.
+pub(crate) fn decide(
     shared: &Arc<Shared>,
     call: &Call,
     problem: Option<ErrorReply>,
-) -> (usize, Verdict) {
+) -> (usize, Decision) {
     let mut state = shared.lock();
-    // Under the lock, so that the log's order is the clock's.
+    // Read under the lock, so that the log is in the order of time.
     let now = shared.now();
     let index = state.record(entry(&shared.config, call, now));
-    let verdict = decide(shared, &mut state, call, problem, now, index);
+    let decision = outcome(shared, &mut state, call, problem, now, index);
     let attempt = &mut state.log[index];
-    match &verdict {
-        Verdict::Refuse(reply, _) => {
+    match &decision {
+        Decision::Refuse(reply, _) => {
             attempt.status = reply.status.as_u16();
             attempt.error_type = Some(reply.kind).filter(|kind| !kind.is_empty());
             attempt.error_code = reply.code;
             attempt.finished_at = Some(now.since_start());
         }
-        Verdict::Reset => attempt.finished_at = Some(now.since_start()),
-        Verdict::Serve(_) => {
+        Decision::Reset => attempt.finished_at = Some(now.since_start()),
+        Decision::Serve(_) => {
             attempt.status = StatusCode::OK.as_u16();
             attempt.finished_at = Some(now.since_start());
             attempt.completed = true;
         }
-        Verdict::Answer(_, fault, _) => {
+        Decision::Answer(_, fault, _) => {
             attempt.fault = fault.as_ref().map(Fault::name);
         }
     }
     drop(state);
     shared.changed.notify_waiters();
-    (index, verdict)
+    (index, decision)
 }
 
 fn entry(config: &Config, call: &Call, now: Now) -> Attempt {
@@ -74,17 +74,17 @@ fn entry(config: &Config, call: &Call, now: Now) -> Attempt {
     }
 }
 
-fn decide(
+fn outcome(
     shared: &Arc<Shared>,
     state: &mut State,
     call: &Call,
     problem: Option<ErrorReply>,
     now: Now,
     index: usize,
-) -> Verdict {
+) -> Decision {
     let config = &shared.config;
     let fault = next_fault(config, state, call, now);
-    // Trouble in front of the API strikes whoever comes, right or wrong.
+    // Faults before admission apply to every request, valid or not.
     if let Some((fault, injected)) = fault.as_ref().filter(|(fault, _)| !fault.needs_admission()) {
         state.log[index].fault = Some(fault.name());
         if *injected {
@@ -93,19 +93,19 @@ fn decide(
         return match ErrorReply::of_fault(fault, now.wall) {
             Some(reply) => {
                 let levels = snapshot(state, call, now);
-                Verdict::Refuse(reply, levels)
+                Decision::Refuse(reply, levels)
             }
-            None => Verdict::Reset,
+            None => Decision::Reset,
         };
     }
     if let Some(problem) = problem {
         let levels = snapshot(state, call, now);
-        return Verdict::Refuse(problem, levels);
+        return Decision::Refuse(problem, levels);
     }
     match call.endpoint {
         Endpoint::Messages => {}
         Endpoint::CountTokens => return count(state, call, now, index),
-        _ => return Verdict::Serve(None),
+        _ => return Decision::Serve(None),
     }
     let estimate = with_noise(call.estimate, config.admission_noise, &mut state.rng);
     let attempt = &mut state.log[index];
@@ -124,7 +124,7 @@ fn decide(
             state.log[index].dimension = Some(rejected.dimension);
             let gauges = state.accounting.gauges(now.nanos, &call.group);
             let levels = snapshot(state, call, now);
-            return Verdict::Refuse(ErrorReply::rejected(&rejected, &gauges), levels);
+            return Decision::Refuse(ErrorReply::rejected(&rejected, &gauges), levels);
         }
     };
     let priority = state
@@ -138,24 +138,24 @@ fn decide(
     let levels = (config.snapshot == HeaderSnapshot::Admission)
         .then(|| snapshot(state, call, now))
         .flatten();
-    let ticket = Ticket {
+    let attempt = InFlightAttempt {
         shared: Arc::clone(shared),
         index,
         id,
         priority,
         ended: false,
     };
-    // The true count is known almost at once; only the levels already read still show the estimate.
+    // The actual count is known at once. Only the levels that were already read have the estimate.
     let actual = call.input - call.cache_read;
     state.accounting.correct_input(now.nanos, id, actual);
     if let (Some(pool), Some(id)) = (&mut state.priority, priority) {
         pool.correct_input(now.nanos, id, actual);
     }
     state.log[index].charged_input = actual;
-    Verdict::Answer(ticket, fault, levels)
+    Decision::Answer(attempt, fault, levels)
 }
 
-fn count(state: &mut State, call: &Call, now: Now, index: usize) -> Verdict {
+fn count(state: &mut State, call: &Call, now: Now, index: usize) -> Decision {
     let admitted = state
         .accounting
         .admit(now.nanos, &call.group, Charge::default());
@@ -163,17 +163,17 @@ fn count(state: &mut State, call: &Call, now: Now, index: usize) -> Verdict {
     match admitted {
         Ok(id) => {
             state.accounting.finish(now.nanos, id);
-            Verdict::Serve(levels)
+            Decision::Serve(levels)
         }
         Err(rejected) => {
             state.log[index].dimension = Some(rejected.dimension);
             let gauges = state.accounting.gauges(now.nanos, &call.group);
-            Verdict::Refuse(ErrorReply::rejected(&rejected, &gauges), levels)
+            Decision::Refuse(ErrorReply::rejected(&rejected, &gauges), levels)
         }
     }
 }
 
-/// The fault this request would meet, and whether it is the injected one.
+/// Returns the fault that applies to this request, and true if it was injected.
 fn next_fault(config: &Config, state: &mut State, call: &Call, now: Now) -> Option<(Fault, bool)> {
     if let Some((fault, _)) = state.injected.front() {
         return Some((fault.clone(), true));
@@ -210,12 +210,12 @@ fn with_noise(estimate: u64, share: f64, rng: &mut fastrand::Rng) -> u64 {
     (estimate as f64 * factor).ceil() as u64
 }
 
-/// The levels to show for this request; none when it named nothing that has any.
+/// Returns the levels for the headers of this request. `None` if the request has no rate group.
 pub(crate) fn snapshot(state: &mut State, call: &Call, now: Now) -> Option<Snapshot> {
-    let pool = match call.endpoint {
-        Endpoint::Messages if call.fast => Pool::Fast,
-        Endpoint::Messages => Pool::Standard,
-        Endpoint::CountTokens => Pool::RequestsOnly,
+    let kind = match call.endpoint {
+        Endpoint::Messages if call.fast => LimitKind::Fast,
+        Endpoint::Messages => LimitKind::Standard,
+        Endpoint::CountTokens => LimitKind::RequestsOnly,
         _ => return None,
     };
     if call.group.is_empty() || !call.authenticated {
@@ -227,7 +227,7 @@ pub(crate) fn snapshot(state: &mut State, call: &Call, now: Now) -> Option<Snaps
         .as_mut()
         .map(|pool| pool.gauges(now.nanos, ""));
     Some(Snapshot {
-        pool,
+        kind,
         gauges,
         priority,
         wall: now.wall,

@@ -1,17 +1,18 @@
-//! What each event does.
+//! Client events.
 
-use super::{Event, Job, STREAM, World};
+use super::{Event, Job, STREAM, Simulation};
 use crate::{
-    client::{Ask, Head, JobId, Used},
+    client::{ActualUse, Head, JobId, NewRequest},
     random::exponential,
     units::{MS, SECOND, nanos},
     workload::{Sizes, When},
 };
 
-/// The limiter's layers report output from here on, and then after every quarter more.
+/// The limiter's layers report output from this count on, and then after every increase by a
+/// quarter.
 const FIRST_REPORT: u64 = 256;
 
-impl World {
+impl Simulation {
     pub(super) fn handle(&mut self, event: Event) {
         let client = match event {
             Event::Submit { client, .. } | Event::Wake(client) => Some(client),
@@ -22,8 +23,8 @@ impl World {
         };
         if let Some(client) = client {
             let until = self.clients[client as usize].asleep_until;
-            if until > self.agenda.now() {
-                self.agenda.add(until, event);
+            if until > self.events.now() {
+                self.events.add(until, event);
                 return;
             }
         }
@@ -36,10 +37,10 @@ impl World {
             Event::Finish(job) => self.finish(job),
             Event::Done(job) => self.done(job),
             Event::Wake(client) => self.wake(client),
-            Event::Door => self.open_door(),
-            Event::Mark => {
+            Event::OracleQueue => self.advance_oracle_queue(),
+            Event::WarmUpEnd => {
                 self.measuring = true;
-                self.server.gauges(self.agenda.now());
+                self.server.gauges(self.events.now());
                 self.charged = [0, 0, self.server.produced];
             }
             Event::Change => {
@@ -53,7 +54,7 @@ impl World {
     }
 
     fn submit(&mut self, client: u32, source: u32) {
-        let now = self.agenda.now();
+        let now = self.events.now();
         let from = &mut self.clients[client as usize];
         let kind = &from.sources[source as usize];
         let index = from.counts[source as usize];
@@ -63,7 +64,7 @@ impl World {
             _ => None,
         };
         if let Some(at) = kind.next(now, index + 1, &mut from.arrivals) {
-            self.agenda.add(at, Event::Submit { client, source });
+            self.events.add(at, Event::Submit { client, source });
         }
         let sizes = Sizes::draw(&mut from.sizes, self.setup.estimate_error, of);
         let job = Job {
@@ -81,7 +82,7 @@ impl World {
             report: FIRST_REPORT,
             head: Head::default(),
         };
-        let ask = |id| Ask {
+        let ask = |id| NewRequest {
             job: id,
             estimate: sizes.estimate,
             class: kind.class,
@@ -98,9 +99,9 @@ impl World {
         self.act(client);
     }
 
-    /// Does what a strategy wants.
+    /// Executes the actions of a strategy.
     fn act(&mut self, client: u32) {
-        let now = self.agenda.now();
+        let now = self.events.now();
         let mut send = std::mem::take(&mut self.io.send);
         for job in send.drain(..) {
             self.send(now, job);
@@ -111,7 +112,7 @@ impl World {
             let at = at.saturating_add(from.behind).max(now);
             if at < from.armed {
                 from.armed = at;
-                self.agenda.add(at, Event::Wake(client));
+                self.events.add(at, Event::Wake(client));
             }
         }
         while let Some(job) = self.io.failed.pop() {
@@ -129,23 +130,23 @@ impl World {
         job.attempts += 1;
         self.flight.sent += 1.0;
         self.flight.asked += job.sizes.estimate as f64;
-        self.agenda.add(now + up, Event::Arrive(id));
+        self.events.add(now + up, Event::Arrive(id));
     }
 
-    /// Frees the slot; a worker asks again.
+    /// Frees the slot. In a closed loop, the worker submits the next request.
     fn close(&mut self, id: JobId) {
         let job = &self.jobs[id as usize];
         let (client, source) = (job.client, job.source);
         self.free.push(id);
         let kind = &self.clients[client as usize].sources[source as usize];
         if matches!(kind.when, When::Closed(_)) {
-            let now = self.agenda.now();
-            self.agenda.add(now, Event::Submit { client, source });
+            let now = self.events.now();
+            self.events.add(now, Event::Submit { client, source });
         }
     }
 
     fn deliver(&mut self, id: JobId) {
-        let now = self.agenda.now();
+        let now = self.events.now();
         let job = &self.jobs[id as usize];
         let (client, head, sizes, attempts) = (job.client, job.head, job.sizes, job.attempts);
         let refused = head.refused.is_some();
@@ -167,7 +168,7 @@ impl World {
     }
 
     fn progress(&mut self, id: JobId) {
-        let now = self.agenda.now();
+        let now = self.events.now();
         let job = &mut self.jobs[id as usize];
         let (client, output) = (job.client, job.report);
         job.report += job.report / 4;
@@ -181,22 +182,22 @@ impl World {
     fn next_report(&mut self, id: JobId) {
         let job = &self.jobs[id as usize];
         if job.report < job.sizes.output {
-            // What a client that stood still finds late, it finds at the end.
-            // The way down is the same for all of one answer.
+            // A suspended client gets late reports at the end. All events of one response have the
+            // same delay.
             let down = job.delivered - job.streaming;
             let at = job.streaming + job.report * SECOND / STREAM + down;
-            if at > self.agenda.now() {
-                self.agenda.add(at, Event::Progress(id));
+            if at > self.events.now() {
+                self.events.add(at, Event::Progress(id));
             }
         }
     }
 
     fn done(&mut self, id: JobId) {
-        let now = self.agenda.now();
+        let now = self.events.now();
         let job = &self.jobs[id as usize];
         let (client, sizes) = (job.client, job.sizes);
         self.settled += sizes.output;
-        let used = Used {
+        let used = ActualUse {
             input: sizes.input,
             output: sizes.output,
         };
@@ -208,7 +209,7 @@ impl World {
     }
 
     fn wake(&mut self, client: u32) {
-        let now = self.agenda.now();
+        let now = self.events.now();
         let to = &mut self.clients[client as usize];
         if to.armed > now {
             return; // of an earlier time
@@ -219,7 +220,7 @@ impl World {
         self.act(client);
     }
 
-    /// One way through the network.
+    /// Returns the delay of one direction of the network.
     pub(super) fn delay(&mut self) -> u64 {
         20 * MS + nanos(exponential(&mut self.network, 0.02))
     }

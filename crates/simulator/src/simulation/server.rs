@@ -1,24 +1,24 @@
-//! The server: the fake Claude API's own accounting, driven in virtual time.
+//! The server: the accounting of the fake Claude API in virtual time.
 
 use std::time::Duration;
 
-use tower_claude_fake_claude::model::{Accounting, AdmissionId, Charge, Gauges, GroupLimits};
+use tower_claude_fake_claude::model::{Accounting, AdmissionId, Charge, GaugeSet, GroupLimits};
 
 use crate::{units::SECOND, workload::Quota};
 
-/// Output tokens a second that one answer streams.
+/// Output tokens per second of one response.
 pub(crate) const STREAM: u64 = 80;
 
-/// The accounts, and what is being produced. Output is charged as it is produced, second by second
-/// as fractions of tokens, brought up to date before anyone looks.
+/// The accounting, with the output in production. Output is charged before each access, as it was
+/// produced since the last one, in whole tokens with a carry.
 #[derive(Debug)]
 pub(crate) struct Server {
     accounting: Accounting,
-    /// The accounts of a limit cannot change: a new limit is a new group with the old levels.
+    /// The limits of a group cannot change, so new limits are a new group with the old levels.
     group: String,
     groups: u32,
     burst: Duration,
-    /// An admission that stays open, to charge the output of all.
+    /// An admission that stays open and is charged for all output.
     pump: Option<AdmissionId>,
     streams: u64,
     at: u64,
@@ -46,7 +46,7 @@ impl Server {
         server
     }
 
-    /// Admits a request, or says in how many nanoseconds it could be.
+    /// Admits a request, or returns the nanoseconds until it can be admitted.
     pub(crate) fn admit(&mut self, now: u64, input: u64) -> Result<(), u64> {
         self.catch_up(now);
         let charge = Charge {
@@ -71,12 +71,12 @@ impl Server {
         self.streams -= 1;
     }
 
-    pub(crate) fn gauges(&mut self, now: u64) -> Gauges {
+    pub(crate) fn gauges(&mut self, now: u64) -> GaugeSet {
         self.catch_up(now);
         self.accounting.gauges(now, &self.group)
     }
 
-    /// Other limits from now on; what is there stays, as far as it fits.
+    /// Changes the limits. The levels are kept, up to the new capacity.
     pub(crate) fn change(&mut self, now: u64, quota: Quota) {
         let old = self.gauges(now);
         self.groups += 1;
@@ -105,7 +105,7 @@ impl Server {
         admitted.ok()
     }
 
-    /// Charges what the streams have produced since the last look.
+    /// Charges the output that was produced since the last call.
     fn catch_up(&mut self, now: u64) {
         if now <= self.at {
             return;

@@ -1,4 +1,4 @@
-//! This project's limiter: its own [`Pool`], called as `LocalLimiter` and the layers call it.
+//! Strategy with this project's limiter: its [`Pool`], used like by `LocalLimiter` and the layers.
 
 use std::{
     collections::HashMap,
@@ -13,22 +13,25 @@ use tower_claude_limiter::{
 };
 use tower_claude_wire::{Gauge, RateLimits, Usage};
 
-use super::{Ask, Believed, Head, Io, JobId, Shown, Strategy, Used, parts::PerJob};
+use super::{
+    Action, ActualUse, Head, HeaderGauge, JobId, LevelEstimate, NewRequest, Strategy,
+    job_table::JobTable,
+};
 use crate::{
     units::MS,
     workload::{Class, MOST_OUTPUT, Quota},
 };
 
-/// Output expected before an answer was seen: the default of the layers' own estimate.
+/// Expected output before the first response: the default of the layers' estimate.
 const FIRST_OUTPUT: u64 = 512;
-/// The one place that says how the limiter is set: as by default where a layer reads headers.
+/// Returns the configuration of the limiter: the defaults of a layer that reads headers.
 fn config(sharing: Sharing) -> LimiterConfig {
     LimiterConfig::new()
         .with_initial_concurrency(Some(LimiterConfig::INITIAL_CONCURRENCY))
         .with_sharing(sharing)
 }
 
-/// The one place that says what is asked for a request; all are of one tenant.
+/// Returns the acquire request of a request. All have the same tenant.
 fn pool_ask(estimate: u64, class: Class, arrival: u64) -> PoolRequest {
     let cost = Cost::new(estimate, FIRST_OUTPUT).with_max_output_tokens(Some(MOST_OUTPUT));
     PoolRequest::new(cost, arrival).with_priority(match class {
@@ -37,22 +40,22 @@ fn pool_ask(estimate: u64, class: Class, arrival: u64) -> PoolRequest {
     })
 }
 
-pub(super) struct Ours {
+pub(super) struct ThisLimiter {
     pool: Pool,
     waiting: HashMap<WaiterId, JobId>,
-    jobs: PerJob<Job>,
+    jobs: JobTable<Job>,
     granted: Vec<(WaiterId, ReservationId)>,
     rng: fastrand::Rng,
 }
 
 #[derive(Clone, Copy, Default)]
 struct Job {
-    ask: Option<Ask>,
+    ask: Option<NewRequest>,
     arrival: u64,
     reservation: Option<ReservationId>,
 }
 
-impl Ours {
+impl ThisLimiter {
     pub(super) fn new(told: Quota, sharing: Sharing, rng: fastrand::Rng) -> Self {
         let [requests, input, output] = told.0.map(|limit| NonZeroU64::new(limit.max(1)));
         let mut limits = Limits::new();
@@ -67,13 +70,13 @@ impl Ours {
         Self {
             pool: Pool::new(scope, &limits, config(sharing), 0),
             waiting: HashMap::new(),
-            jobs: PerJob::default(),
+            jobs: JobTable::default(),
             granted: Vec::new(),
             rng,
         }
     }
 
-    fn enqueue(&mut self, now: u64, job: JobId, io: &mut Io) {
+    fn enqueue(&mut self, now: u64, job: JobId, io: &mut Action) {
         let state = self.jobs.get(job);
         let Some(ask) = state.ask else { return };
         let ask = pool_ask(ask.estimate, ask.class, state.arrival);
@@ -90,8 +93,8 @@ impl Ours {
         }
     }
 
-    /// Hands grants out and sets the timer of the head.
-    fn turn(&mut self, now: u64, io: &mut Io) {
+    /// Sends granted requests and sets the timer of the queue head.
+    fn turn(&mut self, now: u64, io: &mut Action) {
         if self.pool.queued() == 0 {
             return;
         }
@@ -103,14 +106,14 @@ impl Ours {
             }
         }
         if let Next::At(at) = next {
-            // As coarse as the runtime's timer.
+            // As coarse as the timer of tokio.
             io.wake_at(at.div_ceil(MS).saturating_mul(MS));
         }
     }
 }
 
-impl Strategy for Ours {
-    fn submit(&mut self, now: u64, ask: Ask, io: &mut Io) {
+impl Strategy for ThisLimiter {
+    fn submit(&mut self, now: u64, ask: NewRequest, io: &mut Action) {
         *self.jobs.get(ask.job) = Job {
             ask: Some(ask),
             arrival: now,
@@ -119,7 +122,7 @@ impl Strategy for Ours {
         self.enqueue(now, ask.job, io);
     }
 
-    fn on_response(&mut self, now: u64, job: JobId, head: &Head, io: &mut Io) {
+    fn on_response(&mut self, now: u64, job: JobId, head: &Head, io: &mut Action) {
         let Some(id) = self.jobs.get(job).reservation else {
             return;
         };
@@ -143,14 +146,14 @@ impl Strategy for Ours {
         self.enqueue(now, job, io);
     }
 
-    fn on_progress(&mut self, now: u64, job: JobId, output: u64, io: &mut Io) {
+    fn on_progress(&mut self, now: u64, job: JobId, output: u64, io: &mut Action) {
         if let Some(id) = self.jobs.get(job).reservation {
             self.pool.produced(now, id, output);
             self.turn(now, io);
         }
     }
 
-    fn on_end(&mut self, now: u64, job: JobId, used: Used, io: &mut Io) {
+    fn on_end(&mut self, now: u64, job: JobId, used: ActualUse, io: &mut Action) {
         if let Some(id) = self.jobs.get(job).reservation.take() {
             let mut usage = Usage::default();
             usage.input_tokens = Some(used.input);
@@ -160,18 +163,18 @@ impl Strategy for Ours {
         }
     }
 
-    fn wake(&mut self, now: u64, io: &mut Io) {
+    fn wake(&mut self, now: u64, io: &mut Action) {
         self.turn(now, io);
     }
 
-    fn levels(&self, now: u64) -> Option<Believed> {
+    fn levels(&self, now: u64) -> Option<LevelEstimate> {
         let snapshot = self.pool.snapshot(now);
         let level = |wanted| {
             let mut all = snapshot.dimensions.iter();
             all.find(|dimension| dimension.dimension == wanted)
                 .map(|dimension| dimension.available)
         };
-        Some(Believed {
+        Some(LevelEstimate {
             levels: [
                 level(Dimension::Requests)?,
                 level(Dimension::InputTokens)?,
@@ -182,9 +185,9 @@ impl Strategy for Ours {
     }
 }
 
-/// As the wire crate would have read the headers.
+/// Returns the headers as the wire crate parses them.
 fn rate_limits(head: &Head) -> RateLimits {
-    let gauge = |shown: Shown| Gauge {
+    let gauge = |shown: HeaderGauge| Gauge {
         limit: Some(shown.limit),
         remaining: Some(shown.remaining),
         reset: Some(wall(shown.reset)),
@@ -196,7 +199,7 @@ fn rate_limits(head: &Head) -> RateLimits {
     limits
 }
 
-/// The server's clock started long ago; ours knows nothing of it.
+/// Converts the server's time. Its clock has another start than the client's.
 fn wall(seconds: i64) -> SystemTime {
     const START: i64 = 1_700_000_000;
     SystemTime::UNIX_EPOCH + Duration::from_secs((START + seconds).max(0) as u64)

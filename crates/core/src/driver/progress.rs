@@ -1,0 +1,130 @@
+//! The progress of one call through its policies.
+
+use std::{
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use http::Request;
+use tokio::time::Instant;
+use tower_service::Service;
+
+use super::{
+    attempt_policy::{AttemptPolicy, Clock},
+    call_policy::{CallPolicy, CallStart},
+    policies::Policies,
+};
+use crate::{call::Call, rejection::Rejection, request_body::RequestBody};
+
+/// The state of one call and of its present attempt.
+pub(super) struct Progress<P: CallPolicy, A: AttemptPolicy> {
+    pub(super) call: Arc<Call>,
+    pub(super) state: P::State,
+    pub(super) attempt: A::Attempt,
+    admitted: bool,
+    /// The request has been given to the inner service, but an inner layer keeps it waiting.
+    unsent: bool,
+}
+
+/// A reason why a request is not sent.
+pub(super) enum NotSent<E> {
+    // Boxed: rare, and the size of every future.
+    Rejected(Box<Rejection>),
+    /// The inner service failed to become ready.
+    Unready(E),
+}
+
+impl<P: CallPolicy, A: AttemptPolicy> Progress<P, A> {
+    #[inline]
+    pub(super) fn start<C>(
+        policies: &Policies<P, A, C>,
+        request: &mut Request<RequestBody>,
+        now: Instant,
+    ) -> Self {
+        request.body_mut().parse();
+        let call = Call::get_or_attach(request, now);
+        let state = policies.call.start(&mut CallStart {
+            request,
+            call: &call,
+            saved: None,
+        });
+        Self {
+            call,
+            state,
+            attempt: A::Attempt::default(),
+            admitted: false,
+            unsent: false,
+        }
+    }
+
+    /// Admits the attempt and waits for the inner service. When this is ready without an error, the
+    /// request must be sent at once.
+    pub(super) fn poll_send<S, C>(
+        &mut self,
+        policies: &Policies<P, A, C>,
+        service: &mut S,
+        request: &mut Request<RequestBody>,
+        clock: &mut Clock,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), NotSent<S::Error>>>
+    where
+        S: Service<Request<RequestBody>>,
+    {
+        let rejected = |rejection| Poll::Ready(Err(NotSent::Rejected(Box::new(rejection))));
+        let attempts = &policies.attempts;
+        if !self.admitted {
+            let admitted = attempts.poll_admit(&mut self.attempt, request, &self.call, clock, cx);
+            if let Err(rejection) = ready!(admitted) {
+                return rejected(rejection);
+            }
+            self.admitted = true;
+        } else if let Some(rejection) = attempts.recheck(&mut self.attempt) {
+            return rejected(rejection);
+        }
+        Poll::Ready(match ready!(service.poll_ready(cx)) {
+            Ok(()) => Ok(()),
+            Err(error) => Err(NotSent::Unready(error)),
+        })
+    }
+
+    /// Records that the inner service has the request.
+    #[inline]
+    pub(super) fn called<C>(&mut self, policies: &Policies<P, A, C>) {
+        self.unsent = self.call.is_held_back();
+        if !self.unsent {
+            policies.attempts.on_sent(&mut self.attempt);
+        }
+    }
+
+    /// Returns a rejection if the request is still waiting in an inner layer and must not be sent.
+    #[inline]
+    pub(super) fn recheck<C>(&mut self, policies: &Policies<P, A, C>) -> Option<Rejection> {
+        if !self.unsent {
+            return None;
+        }
+        policies.attempts.recheck(&mut self.attempt)
+    }
+
+    /// Records that the request is sent if no inner layer keeps it waiting any more.
+    #[inline]
+    pub(super) fn polled<C>(&mut self, policies: &Policies<P, A, C>) {
+        if self.unsent {
+            self.called(policies);
+        }
+    }
+
+    /// Notifies the attempt policies if a timer ended the attempt.
+    #[inline]
+    pub(super) fn report_timeout<C>(&mut self, policies: &Policies<P, A, C>) {
+        if self.call.is_timed_out() && !self.call.is_held_back() {
+            policies.attempts.on_timeout(&mut self.attempt);
+        }
+    }
+
+    /// Drops all that the attempt holds.
+    pub(super) fn release_attempt(&mut self) {
+        self.attempt = A::Attempt::default();
+        self.admitted = false;
+        self.unsent = false;
+    }
+}
