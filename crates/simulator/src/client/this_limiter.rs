@@ -9,7 +9,7 @@ use std::{
 use tower_claude_core::{Cost, Priority, Scope};
 use tower_claude_limiter::{
     Dimension, LimiterConfig, Limits, Pool, Settlement, Sharing,
-    pool::{Enqueued, Next, PoolAsk, ReservationId, Seen, Ticket},
+    pool::{Enqueued, Next, ObservedHead, PoolRequest, ReservationId, WaiterId},
 };
 use tower_claude_wire::{Gauge, RateLimits, Usage};
 
@@ -27,14 +27,14 @@ const FIRST_OUTPUT: u64 = 512;
 /// Returns the configuration of the limiter: the defaults of a layer that reads headers.
 fn config(sharing: Sharing) -> LimiterConfig {
     LimiterConfig::new()
-        .with_slow_start(Some(LimiterConfig::FIRST_REQUESTS))
+        .with_initial_concurrency(Some(LimiterConfig::INITIAL_CONCURRENCY))
         .with_sharing(sharing)
 }
 
 /// Returns the acquire request of a request. All have the same tenant.
-fn pool_ask(estimate: u64, class: Class, arrival: u64) -> PoolAsk {
+fn pool_ask(estimate: u64, class: Class, arrival: u64) -> PoolRequest {
     let cost = Cost::new(estimate, FIRST_OUTPUT).with_max_output_tokens(Some(MOST_OUTPUT));
-    PoolAsk::new(cost, arrival).with_priority(match class {
+    PoolRequest::new(cost, arrival).with_priority(match class {
         Class::Batch => Priority::Batch,
         Class::Interactive => Priority::Interactive,
     })
@@ -42,9 +42,9 @@ fn pool_ask(estimate: u64, class: Class, arrival: u64) -> PoolAsk {
 
 pub(super) struct ThisLimiter {
     pool: Pool,
-    waiting: HashMap<Ticket, JobId>,
+    waiting: HashMap<WaiterId, JobId>,
     jobs: JobTable<Job>,
-    granted: Vec<(Ticket, ReservationId)>,
+    granted: Vec<(WaiterId, ReservationId)>,
     rng: fastrand::Rng,
 }
 
@@ -127,7 +127,8 @@ impl Strategy for ThisLimiter {
             return;
         };
         let limits = rate_limits(head);
-        let seen = Seen::new(&limits, Some(wall(head.date))).with_rejected(head.refused.is_some());
+        let seen =
+            ObservedHead::new(&limits, Some(wall(head.date))).with_rejected(head.refused.is_some());
         let Some(retry_after) = head.refused else {
             self.pool.observe(now, id, &seen);
             self.turn(now, io);
