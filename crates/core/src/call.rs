@@ -1,8 +1,11 @@
 //! What travels with a request from layer to layer.
 
-use std::sync::{
-    Arc, Weak,
-    atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use http::{Extensions, HeaderMap, Request};
@@ -42,7 +45,10 @@ pub struct Tenant(pub Arc<str>);
 #[derive(Debug)]
 pub struct Call {
     first_arrival: Instant,
+    /// The caller's.
     deadline: Option<Instant>,
+    /// The limit that a layer sets, in nanoseconds after the first arrival.
+    deadline_limit: AtomicU64,
     priority: Priority,
     tenant: Option<Tenant>,
     workload: Workload,
@@ -63,6 +69,9 @@ pub struct Call {
 /// Stands for no count.
 const UNCOUNTED: u64 = u64::MAX;
 
+/// Stands for no limit of the deadline.
+const NO_LIMIT: u64 = u64::MAX;
+
 impl Call {
     /// The context of a call that arrived at `now`, with what the caller put into the extensions.
     #[must_use]
@@ -70,6 +79,7 @@ impl Call {
         Self {
             first_arrival: now,
             deadline: extensions.get::<Deadline>().map(|deadline| deadline.0),
+            deadline_limit: AtomicU64::new(NO_LIMIT),
             priority: extensions.get().copied().unwrap_or_default(),
             tenant: extensions.get().cloned(),
             workload: extensions.get().copied().unwrap_or_default(),
@@ -171,9 +181,26 @@ impl Call {
         self.first_arrival
     }
 
-    /// When the caller stops waiting.
-    pub const fn deadline(&self) -> Option<Instant> {
-        self.deadline
+    /// Returns the time at which the caller stops waiting, or a layer ends the call if that is
+    /// earlier.
+    pub fn deadline(&self) -> Option<Instant> {
+        let limit = match self.deadline_limit.load(Ordering::Relaxed) {
+            NO_LIMIT => None,
+            nanos => self.first_arrival.checked_add(Duration::from_nanos(nanos)),
+        };
+        match (self.deadline, limit) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    /// Sets the time at which a layer ends the call, so that inner layers keep to it. `None` removes
+    /// the limit.
+    pub fn limit_deadline(&self, limit: Option<Instant>) {
+        let since_arrival = |at: Instant| at.saturating_duration_since(self.first_arrival);
+        let nanos = limit.and_then(|at| u64::try_from(since_arrival(at).as_nanos()).ok());
+        self.deadline_limit
+            .store(nanos.unwrap_or(NO_LIMIT), Ordering::Relaxed);
     }
 
     /// How much the call matters.
@@ -192,7 +219,8 @@ impl Call {
     pub fn beside(&self, now: Instant) -> Self {
         Self {
             first_arrival: now,
-            deadline: self.deadline,
+            deadline: self.deadline(),
+            deadline_limit: AtomicU64::new(NO_LIMIT),
             priority: self.priority,
             tenant: self.tenant.clone(),
             workload: self.workload,
