@@ -8,8 +8,8 @@ use crate::RetryBudget;
 /// Spends until there is no more; how often that went.
 fn drain(budget: &RetryBudget, now: Instant) -> usize {
     let mut spent = 0;
-    while let Some(mut payment) = budget.withdraw(now) {
-        payment.sent();
+    while let Some(mut permit) = budget.withdraw(now) {
+        permit.mark_sent();
         spent += 1;
     }
     spent
@@ -58,11 +58,11 @@ fn what_was_not_sent_is_given_back_once() {
     drop(budget.withdraw(now));
     assert_eq!(budget.thousandths(now), 2000);
     let mut sent = budget.withdraw(now).expect("two tokens");
-    sent.sent();
+    sent.mark_sent();
     drop(sent);
     assert_eq!(budget.thousandths(now), 1000);
     let mut refused = budget.withdraw(now).expect("one token");
-    refused.sent();
+    refused.mark_sent();
     refused.refund();
     drop(refused);
     assert_eq!(budget.thousandths(now), 1000);
@@ -74,7 +74,7 @@ fn strange_rates_count_as_nothing() {
     let budget = RetryBudget::new()
         .with_initial(0)
         .with_deposit(f64::NAN)
-        .with_trickle(-1.0);
+        .with_refill_per_second(-1.0);
     budget.deposit();
     assert_eq!(budget.thousandths(now), 0);
     assert_eq!(budget.thousandths(now + Duration::from_secs(3600)), 0);

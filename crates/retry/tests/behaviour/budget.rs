@@ -7,7 +7,9 @@ use tower_claude_retry::RetryBudget;
 use crate::api::*;
 
 fn budget(tokens: u32) -> RetryBudget {
-    RetryBudget::new().with_initial(tokens).with_trickle(0.0)
+    RetryBudget::new()
+        .with_initial(tokens)
+        .with_refill_per_second(0.0)
 }
 
 #[tokio::test(start_paused = true)]

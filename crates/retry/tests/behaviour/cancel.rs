@@ -72,7 +72,9 @@ async fn dropped_after(polls: usize, layer: &tower_claude_retry::RetryLayer, api
 async fn dropped_at_any_poll_everything_is_given_back() {
     let mut polls = 0;
     loop {
-        let budget = RetryBudget::new().with_initial(9).with_trickle(0.0);
+        let budget = RetryBudget::new()
+            .with_initial(9)
+            .with_refill_per_second(0.0);
         let (layer, diary) = layer();
         let layer = layer.with_budget(budget.clone());
         let api = Api::new(script());

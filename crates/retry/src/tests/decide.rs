@@ -5,13 +5,13 @@ use tower_claude_core::{Class, Kind};
 
 use crate::{
     Backoff, Jitter, RetryBudget,
-    policy::{Attempt, Decision, Policy, decide},
+    decide::{Attempt, Decision, RetryRules, decide},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
 
-fn policy() -> Policy {
-    Policy {
+fn rules() -> RetryRules {
+    RetryRules {
         max_attempts: NonZeroU32::new(5).expect("not zero"),
         backoff: Backoff::new(SECOND, 60 * SECOND, Jitter::None),
         max_retry_after: 60 * SECOND,
@@ -25,7 +25,7 @@ fn attempt(kind: Kind) -> Attempt {
         spent: 0,
         unanswered: 0,
         replayable: true,
-        paced: None,
+        paused: None,
         last_delay: Duration::ZERO,
         now: Instant::now(),
         deadline: None,
@@ -38,9 +38,9 @@ fn decided(attempt: &Attempt) -> Result<Duration, &'static str> {
 }
 
 fn decided_with(attempt: &Attempt, budget: &RetryBudget) -> Result<Duration, &'static str> {
-    match decide(&policy(), attempt, budget, 0.5) {
-        Decision::Retry { delay, mut payment } => {
-            payment.sent();
+    match decide(&rules(), attempt, budget, 0.5) {
+        Decision::Retry { delay, mut permit } => {
+            permit.mark_sent();
             Ok(delay)
         }
         Decision::Return { because } => Err(because),
@@ -134,11 +134,11 @@ fn retry_after_up_to_its_maximum() {
 fn a_pause_is_left_to_the_limiter_unless_it_is_too_long() {
     let mut attempt = attempt(Kind::RateLimited);
     attempt.class.retry_after = Some(30 * SECOND);
-    attempt.paced = Some(30 * SECOND);
+    attempt.paused = Some(30 * SECOND);
     assert_eq!(decided(&attempt), Ok(Duration::ZERO));
     attempt.deadline = Some(attempt.now + 29 * SECOND);
     assert_eq!(decided(&attempt), Err("deadline"));
-    attempt.paced = Some(61 * SECOND);
+    attempt.paused = Some(61 * SECOND);
     assert_eq!(decided(&attempt), Err("retry_after"));
 }
 
@@ -155,7 +155,9 @@ fn no_wait_passes_the_deadline() {
 
 #[test]
 fn the_budget_pays_for_all_but_rate_limits() {
-    let budget = RetryBudget::new().with_initial(1).with_trickle(0.0);
+    let budget = RetryBudget::new()
+        .with_initial(1)
+        .with_refill_per_second(0.0);
     assert_eq!(
         decided_with(&attempt(Kind::RateLimited), &budget),
         Ok(SECOND)
