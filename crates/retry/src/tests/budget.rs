@@ -5,7 +5,7 @@ use tokio::time::Instant;
 
 use crate::RetryBudget;
 
-/// Spends until there is no more; how often that went.
+/// Withdraws until the budget is empty, and returns the number of permits.
 fn drain(budget: &RetryBudget, now: Instant) -> usize {
     let mut spent = 0;
     while let Some(mut permit) = budget.withdraw(now) {
@@ -16,13 +16,13 @@ fn drain(budget: &RetryBudget, now: Instant) -> usize {
 }
 
 #[test]
-fn ten_retries_at_the_start() {
+fn new_budget_allows_ten_retries() {
     let now = Instant::now();
     assert_eq!(drain(&RetryBudget::new(), now), 10);
 }
 
 #[test]
-fn half_a_token_per_success_up_to_a_hundred() {
+fn success_deposits_half_a_token_up_to_maximum() {
     let now = Instant::now();
     let budget = RetryBudget::new().with_initial(0);
     budget.deposit();
@@ -40,7 +40,7 @@ fn half_a_token_per_success_up_to_a_hundred() {
 }
 
 #[test]
-fn a_tenth_of_a_token_per_second_however_it_is_cut() {
+fn refill_in_small_steps_loses_nothing() {
     let start = Instant::now();
     let budget = RetryBudget::new().with_initial(0);
     assert_eq!(budget.thousandths(start), 0);
@@ -52,7 +52,7 @@ fn a_tenth_of_a_token_per_second_however_it_is_cut() {
 }
 
 #[test]
-fn what_was_not_sent_is_given_back_once() {
+fn unsent_permit_is_refunded_once() {
     let now = Instant::now();
     let budget = RetryBudget::new().with_initial(2);
     drop(budget.withdraw(now));
@@ -69,7 +69,7 @@ fn what_was_not_sent_is_given_back_once() {
 }
 
 #[test]
-fn strange_rates_count_as_nothing() {
+fn invalid_rates_count_as_zero() {
     let now = Instant::now();
     let budget = RetryBudget::new()
         .with_initial(0)
@@ -101,7 +101,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
-    /// In every window: retries ≤ 100 + 0.5 × successes + 0.1 × seconds.
+    /// The bound of every window: retries ≤ 100 + 0.5 × successes + 0.1 × seconds.
     #[test]
     fn retries_in_any_window_are_bounded(steps in steps(), initial in 0..120_u32) {
         let start = Instant::now();
