@@ -62,8 +62,8 @@ impl Backoff {
         }
     }
 
-    /// Returns the wait before retry number `retry` (from 1) for a random number in `[0, 1)`. `last`
-    /// is the last wait, and zero before the first retry.
+    /// Returns the wait before retry number `retry` (from 1) for a random number in `[0, 1)`.
+    /// `last` is the last wait, and zero before the first retry.
     pub(crate) fn delay(&self, retry: u32, last: Duration, random: f64) -> Duration {
         let random = random.clamp(0.0, 1.0);
         let exponential = self.exponential(retry);

@@ -24,8 +24,8 @@ pub(crate) struct RetryRules {
 }
 
 impl RetryRules {
-    /// Returns true if no attempt follows this one. Attempts at other targets count, so that targets
-    /// times attempts never multiply. The first attempt at each target is always made.
+    /// Returns true if no attempt follows this one. Attempts at other targets count, so that
+    /// targets times attempts never multiply. The first attempt at each target is always made.
     pub(crate) const fn is_last(&self, number: u32, spent: u32) -> bool {
         number.saturating_add(spent) >= self.max_attempts.get()
     }

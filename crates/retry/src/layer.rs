@@ -82,8 +82,8 @@ impl Default for RetryLayer {
 }
 
 impl<C> RetryLayer<C> {
-    /// Sets the maximum number of attempts, including the first. 5 by default. With 1, no request is
-    /// sent again.
+    /// Sets the maximum number of attempts, including the first. 5 by default. With 1, no request
+    /// is sent again.
     ///
     /// Attempts that an outer model fallback has made at other models count, so that models and
     /// attempts do not multiply. With 5, a call that failed five times at its first model is sent
@@ -120,15 +120,15 @@ impl<C> RetryLayer<C> {
         self.with(|config| config.observers = EventSink::new(observer))
     }
 
-    /// Sets the number of bytes up to which request bodies are buffered. 32 MiB by default. A longer
-    /// body passes through as a stream and is sent once. In a stack the limit of the outermost layer
-    /// applies.
+    /// Sets the number of bytes up to which request bodies are buffered. 32 MiB by default. A
+    /// longer body passes through as a stream and is sent once. In a stack the limit of the
+    /// outermost layer applies.
     pub fn with_body_limit(self, bytes: usize) -> Self {
         self.with(|config| config.body_limit = bytes)
     }
 
-    /// Sets the classifier of responses and errors. It overrules the class that an inner layer left,
-    /// except for a local rejection.
+    /// Sets the classifier of responses and errors. It overrules the class that an inner layer
+    /// left, except for a local rejection.
     pub fn with_classifier<C2>(self, classifier: C2) -> RetryLayer<C2> {
         let Self { config, .. } = self.with(|config| config.reuses_class = false);
         RetryLayer { config, classifier }

@@ -33,9 +33,9 @@
 //! # What it does
 //!
 //! - It retries failures that waiting can cure, as the [`Class`](tower_claude_core::Class) of the
-//!   response tells: rate limits, overload, 5xx, broken connections, and errors and cuts in a stream
-//!   before its content. It does not retry spend limits and 4xx. An attempt without an answer in
-//!   time is repeated only once, because the server may still work on it and bill it.
+//!   response tells: rate limits, overload, 5xx, broken connections, and errors and cuts in a
+//!   stream before its content. It does not retry spend limits and 4xx. An attempt without an
+//!   answer in time is repeated only once, because the server may still work on it and bill it.
 //! - It waits 1 s, 2 s, 4 s … 60 s with upward jitter ([`Backoff`]), and never less than
 //!   `retry-after`. It does not wait when an inner limiter has paused the scope
 //!   ([`PausedByLimiter`](tower_claude_core::PausedByLimiter)).
@@ -48,9 +48,9 @@
 //!
 //! # Where it goes
 //!
-//! Outside of all layers that must see every attempt (breaker, limiters, client), and inside of cache
-//! and model fallback. A retry layer inside another passes requests through. Retries of the client or
-//! of an SDK should be switched off.
+//! Outside of all layers that must see every attempt (breaker, limiters, client), and inside of
+//! cache and model fallback. A retry layer inside another passes requests through. Retries of the
+//! client or of an SDK should be switched off.
 //!
 //! # Readiness
 //!
@@ -63,22 +63,23 @@
 //!
 //! # Cancellation
 //!
-//! Dropping the future drops all that it holds. A retry that was charged and not sent is refunded. A
-//! failed response is dropped before the wait.
+//! Dropping the future drops all that it holds. A retry that was charged and not sent is refunded.
+//! A failed response is dropped before the wait.
 //!
 //! # Streaming
 //!
 //! A stream is held until its first content event, and a JSON response until it is whole, up to
-//! 64 KiB. Failures before that point are retried, later ones are only recorded. A Claude stream that
-//! is silent for too long, or outlasts the total timeout, ends with an `error` event. Other bodies,
-//! and bodies of known length, have no timers once the caller reads them.
+//! 64 KiB. Failures before that point are retried, later ones are only recorded. A Claude stream
+//! that is silent for too long, or outlasts the total timeout, ends with an `error` event. Other
+//! bodies, and bodies of known length, have no timers once the caller reads them.
 //!
 //! # Limits
 //!
 //! It never retries after content has reached the caller, and never retries a request body that is
 //! too long to buffer. It changes no request and no response, sends no hedged requests, and logs
-//! neither bodies nor keys. It cannot know whether the server carried out a request whose connection
-//! broke. Where doing it twice matters, for example for the creation of a batch, allow one attempt.
+//! neither bodies nor keys. It cannot know whether the server carried out a request whose
+//! connection broke. Where doing it twice matters, for example for the creation of a batch, allow
+//! one attempt.
 #![forbid(unsafe_code)]
 
 mod backoff;

@@ -34,15 +34,16 @@ const RETRY_COUNT: HeaderName = HeaderName::from_static("x-stainless-retry-count
 pub struct RetryPolicy(pub(crate) Arc<Config>);
 
 /// The state of one call across its attempts.
-// A call that is answered at once needs nothing else: no allocation but for the saved request, no lock
-// and no reading of the clock.
+// A call that is answered at once needs nothing else: no allocation but for the saved request, no
+// lock and no reading of the clock.
 pub struct RetryState {
     /// The request of the next attempt. Absent if there can be no other attempt.
     saved: Option<Arc<SavedRequest>>,
     /// True while this layer retries the call. An inner retry layer does not, and passes the call
     /// through.
     is_owner: bool,
-    /// True if an outer limiter has admitted all attempts, so that an inner one does not delay them.
+    /// True if an outer limiter has admitted all attempts, so that an inner one does not delay
+    /// them.
     is_admitted: bool,
     /// The number of the present attempt, from 1.
     number: u32,
@@ -64,7 +65,8 @@ struct AttemptState {
     last_delay: Duration,
     permit: RetryPermit,
     idle: IdleTimer,
-    // Boxed, so that the state need not be pinned. Created when there is first something to wait for.
+    // Boxed, so that the state need not be pinned. Created when there is first something to wait
+    // for.
     timer: Option<Pin<Box<Sleep>>>,
 }
 
@@ -179,13 +181,12 @@ impl CallPolicy for RetryPolicy {
     fn on_success(
         &self,
         state: &mut RetryState,
-        call: &Arc<Call>,
+        _: &Arc<Call>,
         _: &mut Parts,
         _: bool,
     ) -> Option<Class> {
         if state.is_owner {
             self.0.budget.deposit();
-            call.set_committed(true);
         }
         None
     }

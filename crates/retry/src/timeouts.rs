@@ -25,8 +25,8 @@ pub struct Timeouts {
     /// The longest silence after the response head. Each byte restarts it, also that of a `ping`.
     /// 120 s by default. It does not act on an error body that an inner layer reads.
     pub idle: Option<Duration>,
-    /// The limit of all attempts and waits, to the last byte of a stream. Inner layers see it as the
-    /// deadline of the call. None by default. Under a model fallback each target has its own.
+    /// The limit of all attempts and waits, to the last byte of a stream. Inner layers see it as
+    /// the deadline of the call. None by default. Under a model fallback each target has its own.
     pub total: Option<Duration>,
 }
 
@@ -180,8 +180,8 @@ impl StreamTimers {
             let waited = until.saturating_duration_since(self.started_at);
             format!("{LAYER}: the stream did not end within {waited:.1?}")
         } else {
-            // Set before the stream is dropped, so that it counts as a failure of the server and not
-            // as a caller that has lost interest.
+            // Set before the stream is dropped, so that it counts as a failure of the server and
+            // not as a caller that has lost interest.
             self.call.time_out_attempt();
             let waited = idle.unwrap_or_default();
             format!("{LAYER}: the stream was silent for {waited:.1?}")

@@ -95,6 +95,8 @@ impl<P: CallPolicy, A: AttemptPolicy> Progress<P, A> {
         self.update_unsent(policies);
     }
 
+    /// Records that the request is sent, unless an inner layer keeps it waiting.
+    #[inline]
     fn update_unsent<C>(&mut self, policies: &Policies<P, A, C>) {
         self.unsent = self.call.is_held_back();
         if !self.unsent {
