@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Weak,
+        Arc,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
@@ -12,8 +12,8 @@ use http::{Extensions, HeaderMap, Request};
 use tokio::time::Instant;
 
 use crate::{
-    Ledger, LimiterId, RequestBody, ReservationHandle, SavedRequest, Workload,
-    reservations::Reservations, scope::credential,
+    Ledger, LimiterId, RequestBody, ReservationHandle, Workload, reservations::Reservations,
+    scope::credential,
 };
 
 /// When the caller stops waiting. Insert it into the request's extensions; every layer keeps to it.
@@ -52,8 +52,6 @@ pub struct Call {
     priority: Priority,
     tenant: Option<Tenant>,
     workload: Workload,
-    /// Weak: the context lives as long as the answer, and the request need not.
-    original: Weak<SavedRequest>,
     counted_input: AtomicU64,
     /// Of the request, once it was asked for.
     credential: AtomicU64,
@@ -83,7 +81,6 @@ impl Call {
             priority: extensions.get().copied().unwrap_or_default(),
             tenant: extensions.get().cloned(),
             workload: extensions.get().copied().unwrap_or_default(),
-            original: Weak::new(),
             counted_input: AtomicU64::new(UNCOUNTED),
             credential: AtomicU64::new(UNCOUNTED),
             attempts: AtomicU32::new(0),
@@ -160,22 +157,6 @@ impl Call {
         self
     }
 
-    /// The same context for copies of this request, which the layer that made the context keeps. That layer must not
-    /// have put the context into the request that is kept.
-    #[must_use]
-    pub fn with_original(mut self, original: &Arc<SavedRequest>) -> Self {
-        self.original = Arc::downgrade(original);
-        self
-    }
-
-    /// The request that a layer further out keeps, if this one is a copy of it that nobody has changed since. A layer
-    /// that would keep a copy of its own need not.
-    #[must_use]
-    pub fn original_of(&self, request: &Request<RequestBody>) -> Option<Arc<SavedRequest>> {
-        let original = self.original.upgrade()?;
-        original.is_copied_in(request).then_some(original)
-    }
-
     /// When the call first arrived: its place in every queue, kept across attempts.
     pub const fn first_arrival(&self) -> Instant {
         self.first_arrival
@@ -224,7 +205,6 @@ impl Call {
             priority: self.priority,
             tenant: self.tenant.clone(),
             workload: self.workload,
-            original: Weak::new(),
             counted_input: AtomicU64::new(UNCOUNTED),
             credential: AtomicU64::new(UNCOUNTED),
             attempts: AtomicU32::new(0),
