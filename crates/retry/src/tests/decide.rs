@@ -5,13 +5,13 @@ use tower_claude_core::{Class, Kind};
 
 use crate::{
     Backoff, Jitter, RetryBudget,
-    policy::{Attempt, Decision, Policy, decide},
+    decide::{Attempt, Decision, RetryRules, decide},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
 
-fn policy() -> Policy {
-    Policy {
+fn rules() -> RetryRules {
+    RetryRules {
         max_attempts: NonZeroU32::new(5).expect("not zero"),
         backoff: Backoff::new(SECOND, 60 * SECOND, Jitter::None),
         max_retry_after: 60 * SECOND,
@@ -25,22 +25,22 @@ fn attempt(kind: Kind) -> Attempt {
         spent: 0,
         unanswered: 0,
         replayable: true,
-        paced: None,
+        paused: None,
         last_delay: Duration::ZERO,
         now: Instant::now(),
         deadline: None,
     }
 }
 
-/// The wait, or why there is none.
+/// Returns the wait, or the reason why there is none.
 fn decided(attempt: &Attempt) -> Result<Duration, &'static str> {
     decided_with(attempt, &RetryBudget::new())
 }
 
 fn decided_with(attempt: &Attempt, budget: &RetryBudget) -> Result<Duration, &'static str> {
-    match decide(&policy(), attempt, budget, 0.5) {
-        Decision::Retry { delay, mut payment } => {
-            payment.sent();
+    match decide(&rules(), attempt, budget, 0.5) {
+        Decision::Retry { delay, mut permit } => {
+            permit.mark_sent();
             Ok(delay)
         }
         Decision::Return { because } => Err(because),
@@ -48,7 +48,7 @@ fn decided_with(attempt: &Attempt, budget: &RetryBudget) -> Result<Duration, &'s
 }
 
 #[test]
-fn what_waiting_cures_is_retried() {
+fn transient_kinds_are_retried() {
     use Kind::*;
     for kind in [
         RateLimited,
@@ -77,14 +77,14 @@ fn what_waiting_cures_is_retried() {
 }
 
 #[test]
-fn a_local_refusal_is_not_retried() {
+fn local_rejection_is_not_retried() {
     let mut attempt = attempt(Kind::RateLimited);
     attempt.class = attempt.class.into_local().with_should_retry(Some(true));
     assert_eq!(decided(&attempt), Err("not_retryable"));
 }
 
 #[test]
-fn the_servers_word_beats_the_status() {
+fn should_retry_overrules_kind() {
     let mut no = attempt(Kind::Overloaded);
     no.class.should_retry = Some(false);
     assert_eq!(decided(&no), Err("not_retryable"));
@@ -94,7 +94,7 @@ fn the_servers_word_beats_the_status() {
 }
 
 #[test]
-fn the_last_attempt_is_the_last() {
+fn last_attempt_is_not_retried() {
     let mut attempt = attempt(Kind::Overloaded);
     attempt.number = 4;
     assert_eq!(decided(&attempt), Ok(8 * SECOND));
@@ -103,7 +103,7 @@ fn the_last_attempt_is_the_last() {
 }
 
 #[test]
-fn no_answer_in_time_is_retried_once() {
+fn unanswered_attempt_is_retried_once() {
     let mut attempt = attempt(Kind::Timeout);
     attempt.unanswered = 1;
     assert_eq!(decided(&attempt), Ok(SECOND));
@@ -112,14 +112,14 @@ fn no_answer_in_time_is_retried_once() {
 }
 
 #[test]
-fn a_stream_cannot_be_sent_again() {
+fn streamed_request_is_not_retried() {
     let mut attempt = attempt(Kind::Overloaded);
     attempt.replayable = false;
     assert_eq!(decided(&attempt), Err("body"));
 }
 
 #[test]
-fn retry_after_up_to_its_maximum() {
+fn retry_after_over_maximum_is_not_waited_for() {
     let mut attempt = attempt(Kind::RateLimited);
     attempt.class.retry_after = Some(60 * SECOND);
     assert_eq!(decided(&attempt), Ok(60 * SECOND));
@@ -131,19 +131,19 @@ fn retry_after_up_to_its_maximum() {
 }
 
 #[test]
-fn a_pause_is_left_to_the_limiter_unless_it_is_too_long() {
+fn pause_of_limiter_is_not_waited_for_twice() {
     let mut attempt = attempt(Kind::RateLimited);
     attempt.class.retry_after = Some(30 * SECOND);
-    attempt.paced = Some(30 * SECOND);
+    attempt.paused = Some(30 * SECOND);
     assert_eq!(decided(&attempt), Ok(Duration::ZERO));
     attempt.deadline = Some(attempt.now + 29 * SECOND);
     assert_eq!(decided(&attempt), Err("deadline"));
-    attempt.paced = Some(61 * SECOND);
+    attempt.paused = Some(61 * SECOND);
     assert_eq!(decided(&attempt), Err("retry_after"));
 }
 
 #[test]
-fn no_wait_passes_the_deadline() {
+fn wait_past_deadline_gives_up() {
     let mut attempt = attempt(Kind::Overloaded);
     attempt.deadline = Some(attempt.now + SECOND);
     assert_eq!(decided(&attempt), Err("deadline"));
@@ -154,8 +154,10 @@ fn no_wait_passes_the_deadline() {
 }
 
 #[test]
-fn the_budget_pays_for_all_but_rate_limits() {
-    let budget = RetryBudget::new().with_initial(1).with_trickle(0.0);
+fn empty_budget_stops_all_but_rate_limits() {
+    let budget = RetryBudget::new()
+        .with_initial(1)
+        .with_refill_per_second(0.0);
     assert_eq!(
         decided_with(&attempt(Kind::RateLimited), &budget),
         Ok(SECOND)
@@ -179,7 +181,7 @@ fn the_budget_pays_for_all_but_rate_limits() {
 }
 
 #[test]
-fn what_was_spent_at_other_targets_counts() {
+fn attempts_at_other_targets_count() {
     for (spent, number, goes_on) in [
         (0, 4, true),
         (3, 1, true),
