@@ -41,7 +41,9 @@ impl<P: CallPolicy, A: AttemptPolicy> Progress<P, A> {
         request: &mut Request<RequestBody>,
         now: Instant,
     ) -> Self {
-        request.body_mut().parse();
+        if policies.call.reads_request() || policies.attempts.reads_request() {
+            request.body_mut().parse();
+        }
         let call = Call::get_or_attach(request, now);
         let state = policies.call.start(&mut CallStart {
             request,
