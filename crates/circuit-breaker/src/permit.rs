@@ -1,4 +1,4 @@
-//! What an admitted call holds of one circuit.
+//! The permit that an admitted call holds of one circuit.
 
 use std::{
     mem,
@@ -7,91 +7,58 @@ use std::{
 
 use tokio::time::Instant;
 use tower_claude_core::{
-    Call, Class, Kind, RejectReason, Rejection,
-    breaker::{Admission, Generation, Permit, Transition, Verdict, Verdicts},
+    Class, Kind, RejectReason, Rejection,
+    driver::Clock,
     event::{Event, emit},
 };
 
 use crate::{
-    LAYER,
     circuits::{Circuit, is_of_credential},
-    layer::Config,
+    layer::{Config, LAYER},
+    state_machine::{Admission, CircuitOutcome, CircuitOutcomes, Generation, Permit, Transition},
 };
 
-/// A permit of one circuit. Dropped, it says nothing about the server, unless a timer ended the call.
-pub(crate) struct Ticket {
-    config: Arc<Config>,
+/// A permit for one call through a circuit. If it is dropped before an outcome is known, the call was
+/// given up: a probe frees its place, and nothing is counted.
+pub(crate) struct CallPermit {
     circuit: Arc<Circuit>,
-    stage: Stage,
-    /// Tells whether the request waits inside, and whether a timer ended it.
-    pub(crate) context: Option<Arc<Call>>,
+    state: PermitState,
 }
 
-/// How far the call is.
-enum Stage {
-    Held(Permit),
-    /// Settled as a success. A break of its stream would have to name the generation.
+/// The progress of the call.
+enum PermitState {
+    /// The outcome is not known yet.
+    Admitted(Permit),
+    /// Settled as a success at the first content. A failure of the stream names the generation.
     Began(Generation),
     Over,
 }
 
-impl Ticket {
-    /// Asks the circuit.
-    pub(crate) fn claim(config: &Arc<Config>, circuit: Arc<Circuit>) -> Result<Self, Rejection> {
-        let permit = match circuit.calm() {
+impl CallPermit {
+    /// Admits a call. On the fast path of the circuit this takes neither the lock nor the time.
+    pub(crate) fn admit(
+        config: &Config,
+        circuit: Arc<Circuit>,
+        clock: &mut Clock,
+    ) -> Result<Self, Rejection> {
+        let permit = match circuit.fast_path() {
             Some(permit) => permit,
-            None => match ask(config, &circuit) {
-                Ok(permit) => permit,
-                Err(refusal) => return Err(tell(config, &circuit, refusal)),
-            },
+            None => try_admit(config, &circuit, clock.now())?,
         };
         Ok(Self {
-            config: config.clone(),
             circuit,
-            stage: Stage::Held(permit),
-            context: None,
+            state: PermitState::Admitted(permit),
         })
     }
 
-    /// Of a call that has passed a calm circuit.
-    pub(crate) fn calm(
-        config: &Arc<Config>,
-        circuit: Arc<Circuit>,
-        generation: Generation,
-    ) -> Self {
-        Self {
-            config: config.clone(),
-            circuit,
-            stage: Stage::Held(Permit::calm(generation)),
-            context: None,
-        }
-    }
-
-    /// The refusal of a call that waits for the inner service and would be refused by now.
-    pub(crate) fn refusal(config: &Config, circuit: &Circuit) -> Option<Rejection> {
-        if circuit.calm().is_some() {
-            return None;
-        }
-        let refusal = circuit.look(|state| {
-            let retry_after = state.breaker.refuses(Instant::now())?;
-            let reason = RejectReason::CircuitOpen {
-                because: state.because,
-            };
-            Some(Rejection::new(LAYER, reason).with_retry_after(retry_after))
-        })?;
-        Some(tell(config, circuit, refusal))
-    }
-
-    pub(crate) fn is_probe(&self) -> bool {
-        matches!(&self.stage, Stage::Held(permit) if permit.is_probe())
-    }
-
-    /// Counts a probe, and says it.
-    pub(crate) fn say_probe(&self) {
-        if self.is_probe() {
-            self.config.circuits.probes.fetch_add(1, Ordering::Relaxed);
+    /// Counts and reports the call if it is a probe.
+    pub(crate) fn report_probe(&self, config: &Config) {
+        if let PermitState::Admitted(permit) = &self.state
+            && permit.is_probe()
+        {
+            config.circuits.probes.fetch_add(1, Ordering::Relaxed);
             emit(
-                &self.config.observers,
+                &config.observers,
                 &Event::CircuitProbe {
                     layer: LAYER,
                     scope: &self.circuit.scope,
@@ -100,136 +67,146 @@ impl Ticket {
         }
     }
 
-    /// Whether the circuit wants to know when the request is sent.
-    pub(crate) fn is_timed(&self) -> bool {
-        self.is_probe() || self.circuit_times_calls()
-    }
-
-    fn circuit_times_calls(&self) -> bool {
-        self.config.breaker.times_calls()
-    }
-
-    /// The request leaves now.
-    pub(crate) fn sent(&mut self) {
-        if let Stage::Held(permit) = &mut self.stage {
+    /// Records that the request is sent, if the circuit measures the time of the call.
+    pub(crate) fn on_sent(&mut self) {
+        if let PermitState::Admitted(permit) = &mut self.state
+            && (permit.is_probe() || self.circuit.times_calls)
+        {
             let now = Instant::now();
-            self.circuit.with(|state| state.breaker.sent(now, permit));
+            self.circuit.update(|state| state.breaker.sent(now, permit));
         }
     }
 
-    /// Asks anew for a probe that has waited for so long that its place went to another, or the circuit has turned: it may
-    /// have closed. The refusal, if it has not.
-    pub(crate) fn lost(&mut self) -> Option<Rejection> {
-        let Stage::Held(permit) = &self.stage else {
+    /// Admits a waiting call again if its circuit has opened or closed since, or the lease of its
+    /// probe has expired. Returns the rejection if it must not be sent any more.
+    pub(crate) fn revalidate(&mut self, config: &Config) -> Option<Rejection> {
+        let PermitState::Admitted(permit) = &self.state else {
             return None;
         };
-        if self.circuit.look(|state| state.breaker.holds(permit)) {
+        if self.circuit.is_fast_path_of(permit)
+            || self.circuit.read(|state| state.breaker.is_valid(permit))
+        {
             return None;
         }
-        match ask(&self.config, &self.circuit) {
+        let was_probe = permit.is_probe();
+        match try_admit(config, &self.circuit, Instant::now()) {
             Ok(permit) => {
-                self.stage = Stage::Held(permit);
+                self.state = PermitState::Admitted(permit);
+                // A renewed probe was reported before.
+                if !was_probe {
+                    self.report_probe(config);
+                }
                 None
             }
-            Err(refusal) => Some(tell(&self.config, &self.circuit, refusal)),
+            Err(rejection) => Some(rejection),
         }
     }
 
-    /// The content has begun: a success, after which a stream may still break off.
-    pub(crate) fn begin(&mut self) {
-        if let Some(generation) = self.settle(Verdict::Success, Kind::Success) {
-            self.stage = Stage::Began(generation);
+    /// Records the first content, which is the success of the call. A stream may still fail later.
+    #[inline]
+    pub(crate) fn begin(&mut self, config: &Config) {
+        if let PermitState::Admitted(permit) = &self.state {
+            let generation = permit.generation();
+            self.settle(config, CircuitOutcome::Success, Kind::Success, Instant::now);
+            self.state = PermitState::Began(generation);
         }
     }
 
-    /// The answer has ended well.
-    pub(crate) fn complete(&mut self) {
-        self.settle(Verdict::Success, Kind::Success);
-        self.stage = Stage::Over;
-    }
-
-    /// Ends the call, and names its generation.
-    pub(crate) fn settle(&mut self, verdict: Verdict, kind: Kind) -> Option<Generation> {
-        let permit = match mem::replace(&mut self.stage, Stage::Over) {
-            Stage::Held(permit) => permit,
-            stage => {
-                self.stage = stage;
-                return None;
-            }
-        };
-        let generation = permit.generation();
-        if verdict == Verdict::Success && self.circuit.is_calm_for(&permit) {
-            return Some(generation);
-        }
-        let now = Instant::now();
-        let transition = self.circuit.with(|state| {
-            let transition = state.breaker.settle(now, permit, verdict, fastrand::f64());
-            note(&mut state.because, transition, kind);
-            transition
-        });
-        say(&self.config, &self.circuit, transition, kind);
-        Some(generation)
-    }
-
-    /// The answer has failed: before its content, or as a stream that was settled as a success and has broken off.
-    pub(crate) fn broke_off(&mut self, class: Class) {
-        let verdict = self.circuit.verdict(&class);
-        let Stage::Began(generation) = self.stage else {
-            self.settle(verdict, class.kind);
+    /// Records the outcome, unless it is known already.
+    #[inline]
+    pub(crate) fn settle(
+        &mut self,
+        config: &Config,
+        outcome: CircuitOutcome,
+        kind: Kind,
+        now: impl FnOnce() -> Instant,
+    ) {
+        let PermitState::Admitted(permit) = mem::replace(&mut self.state, PermitState::Over) else {
             return;
         };
-        self.stage = Stage::Over;
-        let now = Instant::now();
-        let transition = self.circuit.with(|state| {
+        if outcome == CircuitOutcome::Success && self.circuit.is_fast_path_of(&permit) {
+            return;
+        }
+        settle(config, &self.circuit, permit, outcome, kind, now());
+    }
+
+    /// Records a failure: before the content, or of a stream that has been settled as a success.
+    pub(crate) fn fail(&mut self, config: &Config, class: &Class, now: Instant) {
+        let outcome = CircuitOutcomes::of(class).availability;
+        let PermitState::Began(generation) = self.state else {
+            self.settle(config, outcome, class.kind, || now);
+            return;
+        };
+        self.state = PermitState::Over;
+        let transition = self.circuit.update(|state| {
+            let chance = fastrand::f64();
             let transition = state
                 .breaker
-                .broke_off(now, generation, verdict, fastrand::f64());
-            note(&mut state.because, transition, class.kind);
+                .stream_failed(now, generation, outcome, chance);
+            state.set_cause(transition, class.kind);
             transition
         });
-        say(&self.config, &self.circuit, transition, class.kind);
+        report_transition(config, &self.circuit, transition, class.kind);
     }
 }
 
-impl Drop for Ticket {
+impl Drop for CallPermit {
     fn drop(&mut self) {
-        let timed_out = self
-            .context
-            .as_ref()
-            .is_some_and(|context| context.is_timed_out() && !context.is_held_back());
-        if timed_out {
-            self.broke_off(Class::new(Kind::Timeout));
-        } else {
-            self.settle(Verdict::Ignored, Kind::Timeout);
+        // Only a probe has something to give back.
+        if let PermitState::Admitted(permit) = mem::replace(&mut self.state, PermitState::Over)
+            && permit.is_probe()
+        {
+            let now = Instant::now();
+            self.circuit.update(|state| {
+                // A call that was given up changes no state.
+                let _ = state
+                    .breaker
+                    .settle(now, permit, CircuitOutcome::Ignored, 0.0);
+            });
         }
     }
 }
 
-/// Opens the circuit of a credential that had none when the call was made: if it has opened since, this is old news.
-pub(crate) fn trip(config: &Config, circuit: &Circuit, class: &Class) {
-    let verdict = Verdicts::of(class).credential;
-    let now = Instant::now();
-    let permit = Permit::calm(Generation::from_number(0));
-    let transition = circuit.with(|state| {
-        let transition = state.breaker.settle(now, permit, verdict, fastrand::f64());
-        note(&mut state.because, transition, class.kind);
-        transition
-    });
-    say(config, circuit, transition, class.kind);
+/// Opens the circuit of a credential that had none when the call was made. If the circuit has opened
+/// since, the outcome is out of date and ignored.
+pub(crate) fn open_now(
+    config: &Config,
+    circuit: &Circuit,
+    outcome: CircuitOutcome,
+    kind: Kind,
+    now: Instant,
+) {
+    let permit = Permit::fast_path(Generation::FIRST);
+    settle(config, circuit, permit, outcome, kind, now);
 }
 
-/// Asks a circuit that is not calm.
-fn ask(config: &Config, circuit: &Circuit) -> Result<Permit, Rejection> {
-    let now = Instant::now();
-    let (admission, because) = circuit.with(|state| {
+fn settle(
+    config: &Config,
+    circuit: &Circuit,
+    permit: Permit,
+    outcome: CircuitOutcome,
+    kind: Kind,
+    now: Instant,
+) {
+    let transition = circuit.update(|state| {
+        let transition = state.breaker.settle(now, permit, outcome, fastrand::f64());
+        state.set_cause(transition, kind);
+        transition
+    });
+    report_transition(config, circuit, transition, kind);
+}
+
+/// Admits a call under the lock of the circuit.
+fn try_admit(config: &Config, circuit: &Circuit, now: Instant) -> Result<Permit, Rejection> {
+    let (admission, cause) = circuit.update(|state| {
         let admission = state.breaker.admit(now, fastrand::f64());
-        // That a probe hangs is no news of a credential.
+        // A probe without an outcome is no evidence about a credential, so its cause stays.
         if let Admission::Rejected { transition, .. } = admission
             && !is_of_credential(&circuit.scope)
         {
-            note(&mut state.because, transition, Kind::Timeout);
+            state.set_cause(transition, Kind::Timeout);
         }
-        (admission, state.because)
+        (admission, state.cause)
     });
     match admission {
         Admission::Pass(permit) => Ok(permit),
@@ -237,57 +214,56 @@ fn ask(config: &Config, circuit: &Circuit) -> Result<Permit, Rejection> {
             retry_after,
             transition,
         } => {
-            say(config, circuit, transition, because);
-            let reason = RejectReason::CircuitOpen { because };
-            Err(Rejection::new(LAYER, reason).with_retry_after(retry_after))
+            report_transition(config, circuit, transition, cause);
+            let reason = RejectReason::CircuitOpen { because: cause };
+            let rejection = Rejection::new(LAYER, reason).with_retry_after(retry_after);
+            report_rejection(config, circuit, &rejection);
+            Err(rejection)
         }
     }
 }
 
-/// Counts a refusal, and says it.
-fn tell(config: &Config, circuit: &Circuit, refusal: Rejection) -> Rejection {
-    config.circuits.refused.fetch_add(1, Ordering::Relaxed);
+fn report_rejection(config: &Config, circuit: &Circuit, rejection: &Rejection) {
+    config.circuits.rejected.fetch_add(1, Ordering::Relaxed);
     emit(
         &config.observers,
         &Event::Rejected {
             layer: LAYER,
             scope: Some(&circuit.scope),
-            reason: refusal.reason,
-            class: refusal.class(),
+            reason: rejection.reason,
+            class: rejection.class(),
         },
     );
-    refusal
 }
 
-/// Keeps what opened the circuit.
-fn note(because: &mut Kind, transition: Option<Transition>, kind: Kind) {
-    if let Some(Transition::Opened { .. }) = transition {
-        *because = kind;
-    }
-}
-
-/// Tells of a transition, after the lock.
-fn say(config: &Config, circuit: &Circuit, transition: Option<Transition>, because: Kind) {
+/// Counts and reports a transition. Called without the lock.
+fn report_transition(
+    config: &Config,
+    circuit: &Circuit,
+    transition: Option<Transition>,
+    because: Kind,
+) {
     let scope = &circuit.scope;
-    let event = match transition {
-        Some(Transition::Opened { cool_down, opens }) => {
-            config.circuits.opened.fetch_add(1, Ordering::Relaxed);
+    let (count, event) = match transition {
+        Some(Transition::Opened { cool_down, opens }) => (
+            &config.circuits.opened,
             Event::CircuitOpened {
                 layer: LAYER,
                 scope,
                 because,
                 cool_down,
                 opens,
-            }
-        }
-        Some(_) => {
-            config.circuits.closed.fetch_add(1, Ordering::Relaxed);
+            },
+        ),
+        Some(Transition::Closed) => (
+            &config.circuits.closed,
             Event::CircuitClosed {
                 layer: LAYER,
                 scope,
-            }
-        }
+            },
+        ),
         None => return,
     };
+    count.fetch_add(1, Ordering::Relaxed);
     emit(&config.observers, &event);
 }

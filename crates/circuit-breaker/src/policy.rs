@@ -1,190 +1,231 @@
-//! The breaker as a guard of a driver.
+//! The circuit breaker as a policy of the driver.
 
 use std::{
+    fmt,
     sync::Arc,
     task::{Context, Poll},
 };
 
 use http::{Request, response::Parts};
+use tokio::time::Instant;
 use tower_claude_core::{
-    Call, Class, Kind, Outcome, Rejection, RequestBody, ScopeRef,
-    breaker::{Generation, Permit, Verdicts},
+    Call, Class, Kind, Outcome, Rejection, RequestBody, Scope, ScopeRef,
     driver::{AttemptPolicy, Clock},
 };
 use tower_claude_wire::StreamState;
 
 use crate::{
-    call::{Tickets, claim},
     circuits::Circuit,
     layer::Config,
-    ticket::Ticket,
+    permit::{CallPermit, open_now},
+    state_machine::{CircuitOutcome, CircuitOutcomes},
 };
 
-/// The breaker as a guard of a driver.
-pub struct BreakerPolicy(pub(crate) Arc<Config>);
+/// The attempt policy of a circuit breaker. See [`CircuitBreakerLayer::policy`].
+///
+/// All clones share their circuits.
+///
+/// [`CircuitBreakerLayer::policy`]: crate::CircuitBreakerLayer::policy
+#[derive(Clone)]
+pub struct BreakerPolicy {
+    config: Arc<Config>,
+}
 
-/// What an attempt holds of its circuits.
+/// The permits of one attempt.
+///
+/// An attempt that passes a closed circuit without failures allocates nothing and takes no lock of
+/// the circuit, neither when it is admitted nor when it succeeds.
 #[derive(Default)]
 pub struct BreakerAttempt {
-    /// The ordinary call: it has passed a calm circuit.
-    calm: Option<(Arc<Circuit>, Generation)>,
-    /// Boxed: there are few others.
-    full: Option<Box<Full>>,
-    credential: u64,
-}
-
-#[derive(Default)]
-struct Full {
-    tickets: Tickets,
-    /// A circuit waits to be told that the request has left.
-    unsent: bool,
-}
-
-impl BreakerAttempt {
-    /// As a ticket, where it matters what becomes of the call.
-    fn full(&mut self, config: &Arc<Config>) -> Option<&mut Full> {
-        if let Some((circuit, generation)) = self.calm.take() {
-            let ticket = Ticket::calm(config, circuit, generation);
-            self.full.get_or_insert_default().tickets.model = Some(ticket);
-        }
-        self.full.as_deref_mut()
-    }
-
-    /// Whether a success changes nothing.
-    fn is_calm(&self) -> bool {
-        let calm = |(circuit, generation): &(Arc<Circuit>, Generation)| {
-            circuit.is_calm_for(&Permit::calm(*generation))
-        };
-        self.calm.as_ref().is_some_and(calm)
-    }
+    model: Option<CallPermit>,
+    /// Boxed, because few credentials ever have a circuit.
+    credential: Option<Box<CallPermit>>,
+    /// The keyed hash of the credential, whose circuit a 401 opens. 0 if there is none.
+    credential_hash: u64,
 }
 
 impl BreakerPolicy {
-    /// The ordinary call: no circuit of a credential, and a calm one of the model.
-    fn pass(&self, request: &Request<RequestBody>) -> Option<(Arc<Circuit>, Generation)> {
-        let circuits = &self.0.circuits;
-        if circuits.has_credentials() {
-            return None;
-        }
-        let circuit = match &self.0.scope_of {
-            Some(scope_of) => circuits.get(&scope_of(request))?,
-            None => circuits.get(&ScopeRef::of_model(request)?)?,
+    pub(crate) const fn new(config: Arc<Config>) -> Self {
+        Self { config }
+    }
+
+    /// Passes both circuits. If there is no room for another circuit, the call passes unobserved.
+    fn admit(
+        &self,
+        request: &Request<RequestBody>,
+        credential_hash: u64,
+        clock: &mut Clock,
+    ) -> Result<BreakerAttempt, Rejection> {
+        let config = &*self.config;
+        let credential = match config.circuits.of_credential(credential_hash) {
+            Some(circuit) => Some(Box::new(CallPermit::admit(config, circuit, clock)?)),
+            None => None,
         };
-        let generation = circuit.calm()?.generation();
-        Some((circuit, generation))
+        let model = match self.circuit_of(request, clock) {
+            Some(circuit) => Some(CallPermit::admit(config, circuit, clock)?),
+            None => None,
+        };
+        // Reported only when both circuits let the call pass.
+        for permit in model.iter().chain(credential.as_deref()) {
+            permit.report_probe(config);
+        }
+        Ok(BreakerAttempt {
+            model,
+            credential,
+            credential_hash,
+        })
+    }
+
+    fn circuit_of(
+        &self,
+        request: &Request<RequestBody>,
+        clock: &mut Clock,
+    ) -> Option<Arc<Circuit>> {
+        let Config {
+            circuits, breaker, ..
+        } = &*self.config;
+        let scope = match &self.config.scope_of {
+            Some(scope_of) => scope_of(request),
+            None => {
+                let known = ScopeRef::of_model(request);
+                if let Some(circuit) = known.and_then(|scope| circuits.get(&scope)) {
+                    return Some(circuit);
+                }
+                Scope::of_model(request)
+            }
+        };
+        circuits.get_or_insert(scope, breaker, self.config.most_circuits, || clock.now())
+    }
+
+    /// Settles the circuit of the credential, or opens it at the first fatal outcome.
+    fn settle_credential(&self, attempt: &mut BreakerAttempt, class: &Class, clock: &mut Clock) {
+        let config = &*self.config;
+        let outcome = CircuitOutcomes::of(class).credential;
+        if let Some(mut permit) = attempt.credential.take() {
+            permit.settle(config, outcome, class.kind, || clock.now());
+        } else if attempt.credential_hash != 0 && matches!(outcome, CircuitOutcome::Fatal { .. }) {
+            let now = clock.now();
+            let scope = Scope::of_credential(attempt.credential_hash);
+            let circuit = config.circuits.get_or_insert(
+                scope,
+                &config.credentials,
+                config.most_circuits,
+                || now,
+            );
+            if let Some(circuit) = circuit {
+                open_now(config, &circuit, outcome, class.kind, now);
+            }
+        }
+    }
+
+    fn begin(&self, attempt: &mut BreakerAttempt) {
+        if let Some(permit) = &mut attempt.model {
+            permit.begin(&self.config);
+        }
     }
 }
 
 impl AttemptPolicy for BreakerPolicy {
     type Attempt = BreakerAttempt;
 
+    #[inline]
+    fn reads_request(&self) -> bool {
+        // A function of the user reads what it needs.
+        self.config.scope_of.is_none()
+    }
+
     fn poll_admit(
         &self,
-        held: &mut BreakerAttempt,
+        attempt: &mut BreakerAttempt,
         request: &mut Request<RequestBody>,
-        context: &Arc<Call>,
-        _: &mut Clock,
+        call: &Arc<Call>,
+        clock: &mut Clock,
         _: &mut Context<'_>,
     ) -> Poll<Result<(), Rejection>> {
-        held.credential = match &self.0.credential_of {
+        let credential_hash = match &self.config.credential_of {
             Some(credential_of) => credential_of(request.headers()),
-            None => context.credential_of(request.headers()),
+            None => call.credential_of(request.headers()),
         };
-        // An attempt before may have been given up in a queue.
-        context.set_held_back(false);
-        held.calm = self.pass(request);
-        if held.calm.is_none() {
-            let mut tickets = claim(&self.0, request, held.credential)?;
-            let unsent = tickets.are_timed();
-            tickets.attach(context);
-            held.full = Some(Box::new(Full { tickets, unsent }));
-        }
+        // An attempt before this one may have been given up in a queue.
+        call.set_held_back(false);
+        *attempt = self.admit(request, credential_hash, clock)?;
         Poll::Ready(Ok(()))
     }
 
-    fn recheck(&self, held: &mut BreakerAttempt) -> Option<Rejection> {
-        let full = held.full.as_mut().filter(|full| full.unsent)?;
-        full.tickets.lost()
+    fn recheck(&self, attempt: &mut BreakerAttempt) -> Option<Rejection> {
+        let permits = [attempt.model.as_mut(), attempt.credential.as_deref_mut()];
+        let mut permits = permits.into_iter().flatten();
+        permits.find_map(|permit| permit.revalidate(&self.config))
     }
 
-    fn on_sent(&self, held: &mut BreakerAttempt) {
-        if let Some(full) = &mut held.full
-            && full.unsent
-        {
-            full.unsent = false;
-            full.tickets.sent();
+    fn on_sent(&self, attempt: &mut BreakerAttempt) {
+        let permits = [attempt.model.as_mut(), attempt.credential.as_deref_mut()];
+        for permit in permits.into_iter().flatten() {
+            permit.on_sent();
         }
     }
 
     fn on_response(
         &self,
-        held: &mut BreakerAttempt,
+        attempt: &mut BreakerAttempt,
         class: &Class,
         _: Option<&mut Parts>,
-        _: &mut Clock,
+        clock: &mut Clock,
     ) {
-        if class.kind == Kind::Success && !class.local && held.full.is_none() {
+        let is_success = class.kind == Kind::Success && !class.local;
+        if is_success && attempt.credential.is_none() {
             return;
         }
-        let credential = held.credential;
-        let Some(full) = held.full(&self.0) else {
-            return;
-        };
-        let verdicts = Verdicts::of(class);
-        if (class.kind != Kind::Success || class.local)
-            && let Some(mut ticket) = full.tickets.model.take()
-        {
-            ticket.settle(verdicts.availability, class.kind);
+        // A success of the model is settled with the first content.
+        if !is_success && let Some(mut permit) = attempt.model.take() {
+            let outcome = CircuitOutcomes::of(class).availability;
+            permit.settle(&self.config, outcome, class.kind, || clock.now());
         }
-        full.tickets
-            .settle_credential_of(&self.0, credential, verdicts.credential, class);
+        self.settle_credential(attempt, class, clock);
     }
 
-    fn on_opaque_body(&self, held: &mut BreakerAttempt) {
-        // There is no telling where the content of this begins.
-        if let Some(full) = held.full(&self.0)
-            && let Some(ticket) = &mut full.tickets.model
-        {
-            ticket.begin();
+    fn on_opaque_body(&self, attempt: &mut BreakerAttempt) {
+        // This media type has no recognisable first content, so count success at the head.
+        self.begin(attempt);
+    }
+
+    fn on_progress(&self, attempt: &mut BreakerAttempt, stream: &StreamState) {
+        if stream.has_content() || stream.is_complete() || stream.is_not_claude() {
+            self.begin(attempt);
         }
     }
 
-    fn on_progress(&self, held: &mut BreakerAttempt, stream: &StreamState) {
-        if (stream.has_content() || stream.is_complete() || stream.is_not_claude())
-            && let Some(full) = held.full(&self.0)
-            && let Some(ticket) = &mut full.tickets.model
-        {
-            ticket.begin();
-        }
-    }
-
-    fn on_end(&self, held: &mut BreakerAttempt, outcome: &Outcome, _: &mut Clock) {
-        if let Outcome::Complete { .. } = outcome
-            && held.is_calm()
-        {
-            held.calm = None;
-            return;
-        }
-        let Some(full) = held.full(&self.0) else {
-            return;
-        };
-        let Some(ticket) = &mut full.tickets.model else {
+    fn on_end(&self, attempt: &mut BreakerAttempt, outcome: &Outcome, clock: &mut Clock) {
+        let Some(permit) = &mut attempt.model else {
             return;
         };
         match outcome {
-            Outcome::Complete { .. } => ticket.complete(),
-            Outcome::Failed { class, .. } => ticket.broke_off(*class),
-            // The ticket says what a drop means.
+            Outcome::Complete { .. } => {
+                let success = CircuitOutcome::Success;
+                permit.settle(&self.config, success, Kind::Success, || clock.now());
+            }
+            Outcome::Failed { class, .. } => permit.fail(&self.config, class, clock.now()),
+            // A dropped permit settles itself.
             _ => {}
         }
     }
 
-    fn on_timeout(&self, held: &mut BreakerAttempt) {
-        if held.calm.is_some()
-            && let Some(full) = held.full(&self.0)
-            && let Some(mut ticket) = full.tickets.model.take()
-        {
-            ticket.broke_off(Class::new(Kind::Timeout));
+    fn on_timeout(&self, attempt: &mut BreakerAttempt) {
+        // The circuit of the credential ignores timeouts.
+        if let Some(permit) = &mut attempt.model {
+            permit.fail(&self.config, &Class::new(Kind::Timeout), Instant::now());
         }
+    }
+}
+
+impl fmt::Debug for BreakerPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BreakerPolicy").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for BreakerAttempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BreakerAttempt").finish_non_exhaustive()
     }
 }

@@ -9,12 +9,10 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body::Body;
 use tower::{Layer, ServiceExt};
-use tower_claude_circuit_breaker::{BreakerConfig, CircuitBreakerLayer};
-use tower_claude_core::{
-    Class, Rejected, RequestBody, Scope,
-    breaker::{BreakerSnapshot, BreakerState},
-    event::Event,
+use tower_claude_circuit_breaker::{
+    BreakerConfig, BreakerSnapshot, BreakerState, CircuitBreakerLayer,
 };
+use tower_claude_core::{Class, Rejected, RequestBody, Scope, event::Event};
 use tower_claude_fake_claude::{FakeClaude, GroupLimits};
 use tower_claude_tests::read;
 use tower_service::Service;

@@ -2,8 +2,8 @@
 
 use std::num::NonZeroU32;
 
-use tower_claude_circuit_breaker::{BreakerConfig, CircuitBreakerLayer};
-use tower_claude_core::{Kind, RejectReason, Scope, breaker::BreakerState};
+use tower_claude_circuit_breaker::{BreakerConfig, BreakerState, CircuitBreakerLayer};
+use tower_claude_core::{Kind, RejectReason, Scope};
 use tower_claude_fake_claude::Fault;
 
 use crate::common::{SECOND, SONNET, call, calls, fake, layer, request, scope, state};
@@ -31,7 +31,7 @@ async fn forced_open_and_closed_and_back() {
         (BreakerState::ForcedClosed, 25)
     );
 
-    handle.automatic(&scope(SONNET));
+    handle.resume_automatic(&scope(SONNET));
     fake.inject_times(Fault::Overloaded, 5);
     calls(&layer, &fake, 6).await;
     assert_eq!((state(&layer), fake.log_len()), (BreakerState::Open, 30));
@@ -47,7 +47,7 @@ async fn a_circuit_made_by_hand_has_the_settings_of_its_kind() {
     let (handle, fake) = (layer.handle(), fake());
     let scope = Scope::of(&request(SONNET, false));
     handle.force_open(&scope);
-    handle.automatic(&scope);
+    handle.resume_automatic(&scope);
     fake.inject(Fault::Overloaded);
     calls(&layer, &fake, 1).await;
     let [circuit] = handle.snapshot().circuits.try_into().expect("one circuit");

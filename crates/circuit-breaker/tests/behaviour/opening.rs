@@ -5,10 +5,10 @@ use std::time::Duration;
 use http::StatusCode;
 use tokio::time::sleep;
 use tower::Layer;
-use tower_claude_circuit_breaker::{BreakerConfig, CircuitBreakerLayer, SlowCallRate};
-use tower_claude_core::{
-    Class, ClaudeClassify, Deadline, Kind, REJECTED_BY, RejectReason, Scope, breaker::BreakerState,
+use tower_claude_circuit_breaker::{
+    BreakerConfig, BreakerState, CircuitBreakerLayer, SlowCallRate,
 };
+use tower_claude_core::{Class, ClaudeClassify, Deadline, Kind, REJECTED_BY, RejectReason, Scope};
 use tower_claude_fake_claude::Fault;
 use tower_claude_retry::{RetryLayer, Timeouts};
 use tower_claude_tests::{Readiness, Reply, Script};
@@ -155,7 +155,7 @@ async fn an_open_circuit_refuses_before_the_inner_service_is_ready() {
     layer.handle().force_open(&scope(SONNET));
     let refused = at_once().await;
     assert_eq!((refused.status, refused.was_sent()), (529, false));
-    layer.handle().automatic(&scope(SONNET));
+    layer.handle().resume_automatic(&scope(SONNET));
     let credential = Scope::credential_of(request(SONNET, false).headers());
     layer.handle().force_open(&Scope::of_credential(credential));
     let refused = at_once().await;

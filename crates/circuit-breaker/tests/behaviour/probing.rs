@@ -13,8 +13,8 @@ use futures_util::future::join_all;
 use http::Response;
 use tokio::time::sleep;
 use tower::{Layer, ServiceExt};
-use tower_claude_circuit_breaker::{BreakerConfig, CircuitBreakerLayer};
-use tower_claude_core::{BufferRequest, breaker::BreakerState};
+use tower_claude_circuit_breaker::{BreakerConfig, BreakerState, CircuitBreakerLayer};
+use tower_claude_core::BufferRequest;
 use tower_claude_fake_claude::{FakeClaude, Fault};
 use tower_claude_tests::{FrameBody, read};
 

@@ -6,8 +6,10 @@ use futures_util::future::join_all;
 use http::{HeaderValue, Request, StatusCode};
 use tokio::time::sleep;
 use tower::Layer;
-use tower_claude_circuit_breaker::{BreakerConfig, CircuitBreakerLayer, CircuitSnapshot};
-use tower_claude_core::{Kind, RequestBody, Scope, breaker::BreakerState};
+use tower_claude_circuit_breaker::{
+    BreakerConfig, BreakerState, CircuitBreakerLayer, CircuitSnapshot,
+};
+use tower_claude_core::{Kind, RequestBody, Scope};
 use tower_claude_fake_claude::{FakeClaude, Fault};
 use tower_claude_retry::{RetryLayer, Timeouts};
 use tower_claude_tests::{FrameBody, Reply, Script};
@@ -140,7 +142,7 @@ async fn a_probe_of_a_credential_is_told_only_when_the_model_lets_it_pass() {
     assert!(!diary.lines().iter().any(|line| line.starts_with("probe")));
     layer
         .handle()
-        .automatic(&Scope::of_model(&request(SONNET, false)));
+        .resume_automatic(&Scope::of_model(&request(SONNET, false)));
     calls(&layer, &fake, 1).await;
     assert_eq!(credential(&layer).breaker.state, BreakerState::Closed);
     assert_eq!(layer.handle().snapshot().probes, 1);
