@@ -22,8 +22,10 @@ pub(super) struct Progress<P: CallPolicy, A: AttemptPolicy> {
     pub(super) state: P::State,
     pub(super) attempt: A::Attempt,
     admitted: bool,
-    /// The request has been given to the inner service, but an inner layer keeps it waiting.
-    unsent: bool,
+    /// The inner service has the request, but an inner layer may keep it waiting.
+    called: bool,
+    /// The request is sent.
+    sent: bool,
 }
 
 /// A reason why a request is not sent.
@@ -55,7 +57,8 @@ impl<P: CallPolicy, A: AttemptPolicy> Progress<P, A> {
             state,
             attempt: A::Attempt::default(),
             admitted: false,
-            unsent: false,
+            called: false,
+            sent: false,
         }
     }
 
@@ -92,8 +95,9 @@ impl<P: CallPolicy, A: AttemptPolicy> Progress<P, A> {
     /// Records that the inner service has the request.
     #[inline]
     pub(super) fn called<C>(&mut self, policies: &Policies<P, A, C>) {
-        self.unsent = self.call.is_held_back();
-        if !self.unsent {
+        self.called = true;
+        self.sent = !self.call.is_held_back();
+        if self.sent {
             policies.attempts.on_sent(&mut self.attempt);
         }
     }
@@ -101,7 +105,7 @@ impl<P: CallPolicy, A: AttemptPolicy> Progress<P, A> {
     /// Returns a rejection if the request is still waiting in an inner layer and must not be sent.
     #[inline]
     pub(super) fn recheck<C>(&mut self, policies: &Policies<P, A, C>) -> Option<Rejection> {
-        if !self.unsent {
+        if self.sent || !self.called {
             return None;
         }
         policies.attempts.recheck(&mut self.attempt)
@@ -110,15 +114,16 @@ impl<P: CallPolicy, A: AttemptPolicy> Progress<P, A> {
     /// Records that the request is sent if no inner layer keeps it waiting any more.
     #[inline]
     pub(super) fn polled<C>(&mut self, policies: &Policies<P, A, C>) {
-        if self.unsent {
+        if self.called && !self.sent {
             self.called(policies);
         }
     }
 
-    /// Notifies the attempt policies if a timer ended the attempt.
+    /// Notifies the attempt policies if a timer ended the attempt. An attempt that was never sent is no
+    /// evidence about the server.
     #[inline]
     pub(super) fn report_timeout<C>(&mut self, policies: &Policies<P, A, C>) {
-        if self.call.is_timed_out() && !self.call.is_held_back() {
+        if self.sent && self.call.is_timed_out() && !self.call.is_held_back() {
             policies.attempts.on_timeout(&mut self.attempt);
         }
     }
@@ -127,6 +132,7 @@ impl<P: CallPolicy, A: AttemptPolicy> Progress<P, A> {
     pub(super) fn release_attempt(&mut self) {
         self.attempt = A::Attempt::default();
         self.admitted = false;
-        self.unsent = false;
+        self.called = false;
+        self.sent = false;
     }
 }
