@@ -148,21 +148,27 @@ impl CallPermit {
         });
         report_transition(config, &self.circuit, transition, class.kind);
     }
+
+    /// Frees the place of a probe.
+    #[cold]
+    fn give_up(&mut self) {
+        if let PermitState::Admitted(permit) = mem::replace(&mut self.state, PermitState::Over) {
+            let (now, outcome) = (Instant::now(), CircuitOutcome::Ignored);
+            self.circuit.update(|state| {
+                // A call that was given up changes no state, so no random number is needed.
+                let _ = state.breaker.settle(now, permit, outcome, 0.0);
+            });
+        }
+    }
 }
 
 impl Drop for CallPermit {
     fn drop(&mut self) {
         // Only a probe has something to give back.
-        if let PermitState::Admitted(permit) = mem::replace(&mut self.state, PermitState::Over)
+        if let PermitState::Admitted(permit) = &self.state
             && permit.is_probe()
         {
-            let now = Instant::now();
-            self.circuit.update(|state| {
-                // A call that was given up changes no state.
-                let _ = state
-                    .breaker
-                    .settle(now, permit, CircuitOutcome::Ignored, 0.0);
-            });
+            self.give_up();
         }
     }
 }

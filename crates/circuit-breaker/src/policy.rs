@@ -159,8 +159,10 @@ impl AttemptPolicy for BreakerPolicy {
     }
 
     fn on_sent(&self, attempt: &mut BreakerAttempt) {
-        let permits = [attempt.model.as_mut(), attempt.credential.as_deref_mut()];
-        for permit in permits.into_iter().flatten() {
+        if let Some(permit) = &mut attempt.model {
+            permit.on_sent();
+        }
+        if let Some(permit) = &mut attempt.credential {
             permit.on_sent();
         }
     }
