@@ -10,7 +10,7 @@ use tower_claude_core::{Kind, Scope};
 
 use crate::{
     circuits::{Circuit, is_of_credential},
-    layer::Config,
+    config::Config,
     state_machine::{Breaker, BreakerSnapshot},
 };
 

@@ -16,21 +16,15 @@ use tower_claude_core::{
 use tower_layer::Layer;
 
 use crate::{
-    circuits::CircuitTable, handle::CircuitBreakerHandle, policy::BreakerPolicy,
+    config::Config, handle::CircuitBreakerHandle, policy::BreakerPolicy,
     state_machine::BreakerConfig,
 };
-
-/// The name in events, rejections and logs.
-pub(crate) const LAYER: &str = "circuit-breaker";
 
 // Shorter than the defaults of `BreakerConfig`: another probe costs little, and callers should not
 // wait for minutes after an outage.
 const COOL_DOWN: Duration = Duration::from_secs(10);
 const LONGEST_COOL_DOWN: Duration = Duration::from_secs(20);
 const RAMP: Duration = Duration::from_secs(20);
-
-type ScopeOf = dyn Fn(&Request<RequestBody>) -> Scope + Send + Sync;
-type CredentialOf = dyn Fn(&HeaderMap) -> u64 + Send + Sync;
 
 /// The service that a [`CircuitBreakerLayer`] makes.
 pub type CircuitBreaker<S, C = ClaudeClassify> = Driven<S, (), BreakerPolicy, C>;
@@ -47,21 +41,6 @@ pub type CircuitBreaker<S, C = ClaudeClassify> = Driven<S, (), BreakerPolicy, C>
 pub struct CircuitBreakerLayer<C = ClaudeClassify> {
     config: Arc<Config>,
     classifier: C,
-}
-
-/// The settings and the circuits, shared by all calls.
-#[derive(Clone)]
-pub(crate) struct Config {
-    pub(crate) breaker: BreakerConfig,
-    pub(crate) credentials: BreakerConfig,
-    pub(crate) scope_of: Option<Arc<ScopeOf>>,
-    pub(crate) credential_of: Option<Arc<CredentialOf>>,
-    pub(crate) most_circuits: NonZeroUsize,
-    /// True if the `Class` that an inner layer left stands.
-    reuse_class: bool,
-    pub(crate) observers: EventSink,
-    body_limit: usize,
-    pub(crate) circuits: Arc<CircuitTable>,
 }
 
 impl CircuitBreakerLayer {

@@ -82,6 +82,7 @@
 #![forbid(unsafe_code)]
 
 mod circuits;
+mod config;
 mod handle;
 mod layer;
 mod permit;

@@ -14,7 +14,7 @@ use tower_claude_core::{
 
 use crate::{
     circuits::{Circuit, is_of_credential},
-    layer::{Config, LAYER},
+    config::{Config, LAYER},
     state_machine::{Admission, CircuitOutcome, CircuitOutcomes, Generation, Permit, Transition},
 };
 

@@ -16,7 +16,7 @@ use tower_claude_wire::StreamState;
 
 use crate::{
     circuits::Circuit,
-    layer::Config,
+    config::Config,
     permit::{CallPermit, open_now},
     state_machine::{CircuitOutcome, CircuitOutcomes},
 };
