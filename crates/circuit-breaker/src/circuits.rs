@@ -19,8 +19,8 @@ use crate::state_machine::{Breaker, BreakerConfig, Generation, Permit, Transitio
 /// The value of [`Circuit::fast_path`] while calls must take the lock. No generation is so large.
 const SLOW_PATH: u64 = u64::MAX;
 
-/// A circuit with its lock. On its [fast path](Breaker::fast_path_generation) calls pass without the
-/// lock.
+/// A circuit with its lock. On its [fast path](Breaker::fast_path_generation) calls pass without
+/// the lock.
 #[derive(Debug)]
 pub(crate) struct Circuit {
     pub(crate) scope: Scope,
@@ -96,7 +96,8 @@ impl Circuit {
     }
 }
 
-// Hashed with a random key, because clients name the models. Fast, because every request looks here.
+// Hashed with a random key, because clients name the models. Fast, because every request looks
+// here.
 type Map = HashMap<Scope, Arc<Circuit>, RandomState>;
 
 /// A bounded table of circuits by scope. Idle circuits are evicted when it is full.
@@ -125,8 +126,8 @@ impl CircuitTable {
         self.get(&Scope::of_credential(credential))
     }
 
-    /// Returns the circuit of this scope and creates it if it is missing. Returns `None` if the table is
-    /// full of circuits in use.
+    /// Returns the circuit of this scope and creates it if it is missing. Returns `None` if the
+    /// table is full of circuits in use.
     pub(crate) fn get_or_insert(
         &self,
         scope: Scope,
@@ -150,8 +151,8 @@ impl CircuitTable {
         Some(self.insert(&mut maps, scope, config))
     }
 
-    /// Returns the circuit of this scope and creates it even if the table is full, so that manual control
-    /// always has an effect.
+    /// Returns the circuit of this scope and creates it even if the table is full, so that manual
+    /// control always has an effect.
     pub(crate) fn get_or_insert_unbounded(
         &self,
         scope: &Scope,
@@ -207,8 +208,8 @@ fn evict_idle(maps: &mut [RwLockWriteGuard<'_, Map>], now: Instant) {
     }
 }
 
-/// A map with a replica for each thread, so that readers do not contend for the counter of a lock. A
-/// writer locks all replicas in order.
+/// A map with a replica for each thread, so that readers do not contend for the counter of a lock.
+/// A writer locks all replicas in order.
 #[derive(Debug)]
 struct ReplicatedMap(Box<[Replica]>);
 

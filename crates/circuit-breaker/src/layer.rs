@@ -85,8 +85,8 @@ impl<C> CircuitBreakerLayer<C> {
         self.with(|config| config.credentials = breaker)
     }
 
-    /// Sets the function that maps a request to its circuit. By default [`Scope::of_model`], which is
-    /// its endpoint and its model.
+    /// Sets the function that maps a request to its circuit. By default [`Scope::of_model`], which
+    /// is its endpoint and its model.
     pub fn with_scope(
         self,
         scope_of: impl Fn(&Request<RequestBody>) -> Scope + Send + Sync + 'static,
@@ -94,8 +94,8 @@ impl<C> CircuitBreakerLayer<C> {
         self.with(|config| config.scope_of = Some(Arc::new(scope_of)))
     }
 
-    /// Sets the function that maps the headers of a request to a number for its credential. The number
-    /// must not reveal the secret. A request with 0 has no credential circuit. By default
+    /// Sets the function that maps the headers of a request to a number for its credential. The
+    /// number must not reveal the secret. A request with 0 has no credential circuit. By default
     /// [`Scope::credential_of`].
     pub fn with_credential(
         self,
@@ -104,8 +104,8 @@ impl<C> CircuitBreakerLayer<C> {
         self.with(|config| config.credential_of = Some(Arc::new(credential_of)))
     }
 
-    /// Sets the most circuits that are kept. 1,024 by default. At the limit, idle circuits are evicted.
-    /// If none is idle, calls of further scopes pass unobserved.
+    /// Sets the most circuits that are kept. 1,024 by default. At the limit, idle circuits are
+    /// evicted. If none is idle, calls of further scopes pass unobserved.
     pub fn with_most_circuits(self, most: NonZeroUsize) -> Self {
         self.with(|config| config.most_circuits = most)
     }
@@ -115,14 +115,15 @@ impl<C> CircuitBreakerLayer<C> {
         self.with(|config| config.observers = EventSink::new(observer))
     }
 
-    /// Sets the most bytes of a request body that are buffered. 32 MiB by default. A longer body passes
-    /// through, and its model is not known. In a stack the limit of the outermost layer applies.
+    /// Sets the most bytes of a request body that are buffered. 32 MiB by default. A longer body
+    /// passes through, and its model is not known. In a stack the limit of the outermost layer
+    /// applies.
     pub fn with_body_limit(self, bytes: usize) -> Self {
         self.with(|config| config.body_limit = bytes)
     }
 
-    /// Sets the classifier of responses and errors. It overrules the class that an inner layer left,
-    /// except for a local rejection.
+    /// Sets the classifier of responses and errors. It overrules the class that an inner layer
+    /// left, except for a local rejection.
     pub fn with_classifier<C2>(self, classifier: C2) -> CircuitBreakerLayer<C2> {
         let Self { config, .. } = self.with(|config| config.reuse_class = false);
         CircuitBreakerLayer { config, classifier }

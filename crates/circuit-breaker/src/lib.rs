@@ -35,12 +35,12 @@
 //! - Opens a circuit per endpoint and model after five failures in a row within a minute. Shares of
 //!   failures and of slow calls can be configured as well ([`BreakerConfig`]).
 //! - Opens a circuit per credential at a single 401 or spend limit.
-//! - Rejects calls while a circuit is open. The response is a 529 in Claude's shape (401 or 402 for a
-//!   credential), tagged [`Rejected`](tower_claude_core::Rejected), with the rest of the cool-down as
-//!   `retry-after`.
-//! - Probes an open circuit after 10 s, then after 20 s, and never before the server's `retry-after`
-//!   has passed. There is a single probe at a time. Two successful probes close the circuit, and over
-//!   20 s a growing share of the calls passes.
+//! - Rejects calls while a circuit is open. The response is a 529 in Claude's shape (401 or 402 for
+//!   a credential), tagged [`Rejected`](tower_claude_core::Rejected), with the rest of the
+//!   cool-down as `retry-after`.
+//! - Probes an open circuit after 10 s, then after 20 s, and never before the server's
+//!   `retry-after` has passed. There is a single probe at a time. Two successful probes close the
+//!   circuit, and over 20 s a growing share of the calls passes.
 //! - Offers manual control with the [`CircuitBreakerHandle`].
 //!
 //! | class | circuit of the endpoint and model | circuit of the credential |
@@ -56,12 +56,13 @@
 //!
 //! # Where it goes
 //! Inside the retry layer, so that it sees every attempt, and outside the limiters, so that a
-//! rejected call takes no tokens. The lease of a probe starts when the limiter has let the probe go.
+//! rejected call takes no tokens. The lease of a probe starts when the limiter has let the probe
+//! go.
 //!
 //! # Readiness
 //! The service is always ready. A call waits for the inner service itself. A call that was admitted
-//! and then waits, for readiness or in a limiter, is admitted again if its circuit has changed before
-//! it is sent. An error of the inner service's readiness is not counted.
+//! and then waits, for readiness or in a limiter, is admitted again if its circuit has changed
+//! before it is sent. An error of the inner service's readiness is not counted.
 //!
 //! # Clones
 //! The circuits live in the layer. Its clones and services share them.
@@ -72,9 +73,9 @@
 //!
 //! # Streaming
 //! A stream succeeds with its first content, so a probe that streams for ten minutes closes the
-//! circuit early. A stream that breaks off before has failed, whatever its status was. A break after
-//! the first content, or a silence that the retry layer ends, is a second outcome, which counts as a
-//! failure. A JSON response succeeds with its end.
+//! circuit early. A stream that breaks off before has failed, whatever its status was. A break
+//! after the first content, or a silence that the retry layer ends, is a second outcome, which
+//! counts as a failure. A JSON response succeeds with its end.
 //!
 //! # Limits
 //! At most 1,024 circuits are kept ([`CircuitBreakerLayer::with_most_circuits`]). The layer never

@@ -18,8 +18,8 @@ use crate::{
     state_machine::{Admission, CircuitOutcome, CircuitOutcomes, Generation, Permit, Transition},
 };
 
-/// A permit for one call through a circuit. If it is dropped before an outcome is known, the call was
-/// given up: a probe frees its place, and nothing is counted.
+/// A permit for one call through a circuit. If it is dropped before an outcome is known, the call
+/// was given up: a probe frees its place, and nothing is counted.
 pub(crate) struct CallPermit {
     circuit: Arc<Circuit>,
     state: PermitState,
@@ -173,8 +173,8 @@ impl Drop for CallPermit {
     }
 }
 
-/// Opens the circuit of a credential that had none when the call was made. If the circuit has opened
-/// since, the outcome is out of date and ignored.
+/// Opens the circuit of a credential that had none when the call was made. If the circuit has
+/// opened since, the outcome is out of date and ignored.
 pub(crate) fn open_now(
     config: &Config,
     circuit: &Circuit,

@@ -25,8 +25,8 @@ const ABANDONED: Duration = Duration::from_secs(60);
 /// cool-down is over. Then it is half-open: the next calls are probes, and the others are rejected.
 /// Enough successful probes close it. A failed probe opens it again, for longer.
 ///
-/// A probe holds a lease. The lease ends with an outcome, or without an outcome if the call is given
-/// up ([`CircuitOutcome::Ignored`]). A probe that is sent and does neither within the
+/// A probe holds a lease. The lease ends with an outcome, or without an outcome if the call is
+/// given up ([`CircuitOutcome::Ignored`]). A probe that is sent and does neither within the
 /// [lease](BreakerConfig::with_attempt_timeout) has failed, so a circuit never stays half-open.
 #[derive(Clone, Debug)]
 pub(crate) struct Breaker {
@@ -132,8 +132,9 @@ impl Breaker {
         }
     }
 
-    /// Returns the generation while no call can be rejected and no success changes anything. Callers
-    /// can cache this value, admit calls by [`Permit::fast_path`], and skip the lock for both.
+    /// Returns the generation while no call can be rejected and no success changes anything.
+    /// Callers can cache this value, admit calls by [`Permit::fast_path`], and skip the lock for
+    /// both.
     pub(crate) fn fast_path_generation(&self) -> Option<Generation> {
         let has_rates = self.config.failure_rate.is_some() || self.config.slow_calls.is_some();
         let closed = matches!(self.state, State::Closed { ramp: None, .. });
@@ -163,8 +164,8 @@ impl Breaker {
             }
     }
 
-    /// Records the outcome of a call. Permits of an earlier generation and probes whose lease has run
-    /// out are ignored. `chance` is drawn from `0.0..1.0` and varies the cool-down.
+    /// Records the outcome of a call. Permits of an earlier generation and probes whose lease has
+    /// run out are ignored. `chance` is drawn from `0.0..1.0` and varies the cool-down.
     // By value, because a permit is used once.
     #[allow(clippy::needless_pass_by_value)]
     pub(crate) fn settle(
@@ -361,8 +362,8 @@ impl Breaker {
         now.saturating_duration_since(closed) >= self.config.forget_after
     }
 
-    /// Returns true if the circuit was not used for a long time, even if a closed circuit is forgotten
-    /// at once.
+    /// Returns true if the circuit was not used for a long time, even if a closed circuit is
+    /// forgotten at once.
     fn is_abandoned(&self, due: Instant, now: Instant) -> bool {
         now.saturating_duration_since(due) >= self.config.forget_after.max(ABANDONED)
     }

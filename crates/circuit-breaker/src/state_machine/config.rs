@@ -67,8 +67,8 @@ impl Default for FailureRate {
 }
 
 impl SlowCallRate {
-    /// Creates a rule under which a call is slow from this time on. A share of 0.8 of at least 20 calls
-    /// opens the circuit.
+    /// Creates a rule under which a call is slow from this time on. A share of 0.8 of at least 20
+    /// calls opens the circuit.
     #[must_use]
     pub const fn new(slow: Duration) -> Self {
         Self {
@@ -112,9 +112,9 @@ impl BreakerConfig {
         Self::default()
     }
 
-    /// Opens the circuit after this many failures without a success between them, if the first and the
-    /// last of them are at most `within` apart. 5 within 60 s by default. Values over 1,000 count as
-    /// 1,000.
+    /// Opens the circuit after this many failures without a success between them, if the first and
+    /// the last of them are at most `within` apart. 5 within 60 s by default. Values over 1,000
+    /// count as 1,000.
     #[must_use]
     pub const fn with_failures(mut self, failures: NonZeroU32, within: Duration) -> Self {
         self.failures = match NonZeroU32::new(1000) {
@@ -139,9 +139,9 @@ impl BreakerConfig {
         self
     }
 
-    /// Sets the cool-down before the first probe, and its upper limit. Each failed probe doubles it. From
-    /// 30 s to 300 s by default. Each cool-down varies by up to 20 % either way. The server's
-    /// `retry-after`, up to one hour, is a lower bound.
+    /// Sets the cool-down before the first probe, and its upper limit. Each failed probe doubles
+    /// it. From 30 s to 300 s by default. Each cool-down varies by up to 20 % either way. The
+    /// server's `retry-after`, up to one hour, is a lower bound.
     #[must_use]
     pub const fn with_cool_down(mut self, first: Duration, longest: Duration) -> Self {
         self.cool_down = first;
@@ -149,16 +149,16 @@ impl BreakerConfig {
         self
     }
 
-    /// Sets the time after closing from which the next cool-down is the first again. 5 min by default.
-    /// With zero, every cool-down is the first.
+    /// Sets the time after closing from which the next cool-down is the first again. 5 min by
+    /// default. With zero, every cool-down is the first.
     #[must_use]
     pub const fn with_forget_after(mut self, closed: Duration) -> Self {
         self.forget_after = closed;
         self
     }
 
-    /// Sets the number of probes at once (1 by default), and the number of successful probes that close
-    /// the circuit (2 by default).
+    /// Sets the number of probes at once (1 by default), and the number of successful probes that
+    /// close the circuit (2 by default).
     #[must_use]
     pub const fn with_probes(mut self, at_once: NonZeroU32, successes: NonZeroU32) -> Self {
         self.probes = at_once;
@@ -166,9 +166,9 @@ impl BreakerConfig {
         self
     }
 
-    /// Sets the time that an attempt may take until its first content. 600 s by default, as in the retry
-    /// layer and the SDKs. A probe without an outcome after this time has failed. Values under 60 s count
-    /// as 60 s.
+    /// Sets the time that an attempt may take until its first content. 600 s by default, as in the
+    /// retry layer and the SDKs. A probe without an outcome after this time has failed. Values
+    /// under 60 s count as 60 s.
     #[must_use]
     pub const fn with_attempt_timeout(mut self, timeout: Duration) -> Self {
         self.lease = if timeout.as_nanos() > SHORTEST_LEASE.as_nanos() {
@@ -179,8 +179,9 @@ impl BreakerConfig {
         self
     }
 
-    /// Sets the time after closing in which the share of admitted calls rises from 10 % to 100 %. At least
-    /// one call per second is admitted. 30 s by default. With `None` all calls are admitted at once.
+    /// Sets the time after closing in which the share of admitted calls rises from 10 % to 100 %.
+    /// At least one call per second is admitted. 30 s by default. With `None` all calls are
+    /// admitted at once.
     #[must_use]
     pub const fn with_ramp(mut self, ramp: Option<Duration>) -> Self {
         self.ramp = ramp;

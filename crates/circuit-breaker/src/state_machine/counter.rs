@@ -44,7 +44,8 @@ impl OutcomeCounter {
         in_a_row || self.record_rate(config, now, true, false)
     }
 
-    /// Returns the number of failures since the last success, up to the number that opens the circuit.
+    /// Returns the number of failures since the last success, up to the number that opens the
+    /// circuit.
     pub(super) fn failures(&self) -> usize {
         self.failures.len()
     }

@@ -14,14 +14,14 @@ pub(crate) enum CircuitOutcome {
         /// The wait that the server asks for.
         retry_after: Option<Duration>,
     },
-    /// The server works but has no capacity (429). It does not count while the circuit is closed, and
-    /// it fails a probe.
+    /// The server works but has no capacity (429). It does not count while the circuit is closed,
+    /// and it fails a probe.
     Busy {
         /// The wait that the server asks for.
         retry_after: Option<Duration>,
     },
-    /// The server works but rejected the request. It does not count while the circuit is closed, and
-    /// it is a success of a probe.
+    /// The server works but rejected the request. It does not count while the circuit is closed,
+    /// and it is a success of a probe.
     Alive,
     /// All calls are certain to fail. The circuit opens at once.
     Fatal {

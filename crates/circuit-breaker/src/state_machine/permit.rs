@@ -4,8 +4,8 @@ use std::{num::NonZeroU64, time::Duration};
 
 use tokio::time::Instant;
 
-/// The number of openings and closings of a circuit. The outcome of a call is ignored if the circuit
-/// has changed its generation since the call was admitted.
+/// The number of openings and closings of a circuit. The outcome of a call is ignored if the
+/// circuit has changed its generation since the call was admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Generation(pub(super) u64);
 

@@ -7,8 +7,8 @@ use tokio::time::Instant;
 /// The share of calls that passes at the start of the ramp.
 const START: f64 = 0.1;
 
-/// The longest time without a passed call, so that a program that rarely calls is not rejected after
-/// the outage is over.
+/// The longest time without a passed call, so that a program that rarely calls is not rejected
+/// after the outage is over.
 const FLOOR: Duration = Duration::from_secs(1);
 
 /// A period after closing in which a growing share of the calls passes.

@@ -1,4 +1,5 @@
-//! Tests of each setting, random histories beside a slow reference, and every history of a small circuit.
+//! Tests of each setting, random histories beside a slow reference, and every history of a small
+//! circuit.
 
 mod reference;
 mod search;

@@ -213,7 +213,8 @@ impl Reference {
             && row[0] - row[self.rules.failures - 1] <= self.rules.within
     }
 
-    /// Buckets of 3 s begin with the first call, and again with the first one after 30 s of silence.
+    /// Buckets of 3 s begin with the first call, and again with the first one after 30 s of
+    /// silence.
     fn recent(&self) -> Vec<Note> {
         let mut origin = 0;
         let mut head = None;

@@ -140,7 +140,8 @@ impl Node {
         }
     }
 
-    /// Asserts that the circuit closes if all further calls succeed and the present calls never end.
+    /// Asserts that the circuit closes if all further calls succeed and the present calls never
+    /// end.
     fn heals(&self, probes: u64) {
         let mut breaker = self.breaker.clone();
         let mut now = self.now;

@@ -1,5 +1,5 @@
-//! Random histories of the state machine beside the reference, with calls that overlap, are given up,
-//! and end late.
+//! Random histories of the state machine beside the reference, with calls that overlap, are given
+//! up, and end late.
 
 use std::{num::NonZeroU32, time::Duration};
 
@@ -209,8 +209,8 @@ impl Trace {
         );
     }
 
-    /// Returns the time until all calls pass, if all further calls succeed and the present calls never
-    /// end.
+    /// Returns the time until all calls pass, if all further calls succeed and the present calls
+    /// never end.
     fn heal(&mut self) -> u64 {
         let begin = self.now;
         let until = match self.breaker.snapshot(self.at()).retry_after {
@@ -219,7 +219,8 @@ impl Trace {
         };
         let cool = self.rules.longest.max(self.rules.cool_down) * 12 / 10;
         let ramp = self.rules.ramp.unwrap_or(0);
-        // A cool-down that has begun, a probe that hangs, the one it causes, the ramp; and a few calls.
+        // A cool-down that has begun, a probe that hangs, the one it causes, the ramp; and a few
+        // calls.
         let bound = until.max(cool) + self.rules.lease + cool + ramp + 20_000;
         while self.breaker.snapshot(self.at()).state != BreakerState::Closed {
             assert!(self.now - begin <= bound, "stuck: {:?}", self.breaker);
