@@ -52,28 +52,32 @@ impl BreakerPolicy {
     /// Passes both circuits. If there is no room for another circuit, the call passes unobserved.
     fn admit(
         &self,
+        attempt: &mut BreakerAttempt,
         request: &Request<RequestBody>,
-        credential_hash: u64,
         clock: &mut Clock,
-    ) -> Result<BreakerAttempt, Rejection> {
+    ) -> Result<(), Rejection> {
         let config = &*self.config;
-        let credential = match config.circuits.of_credential(credential_hash) {
-            Some(circuit) => Some(Box::new(CallPermit::admit(config, circuit, clock)?)),
-            None => None,
-        };
-        let model = match self.circuit_of(request, clock) {
-            Some(circuit) => Some(CallPermit::admit(config, circuit, clock)?),
-            None => None,
-        };
+        if let Some(circuit) = config.circuits.of_credential(attempt.credential_hash) {
+            attempt.credential = Some(Box::new(CallPermit::admit(config, circuit, clock)?));
+        }
+        if let Some(circuit) = self.circuit_of(request, clock) {
+            match CallPermit::admit(config, circuit, clock) {
+                Ok(permit) => attempt.model = Some(permit),
+                Err(rejection) => {
+                    // A probe of the credential frees its place at once.
+                    attempt.credential = None;
+                    return Err(rejection);
+                }
+            }
+        }
         // Reported only when both circuits let the call pass.
-        for permit in model.iter().chain(credential.as_deref()) {
+        if let Some(permit) = &attempt.model {
             permit.report_probe(config);
         }
-        Ok(BreakerAttempt {
-            model,
-            credential,
-            credential_hash,
-        })
+        if let Some(permit) = &attempt.credential {
+            permit.report_probe(config);
+        }
+        Ok(())
     }
 
     fn circuit_of(
@@ -142,14 +146,13 @@ impl AttemptPolicy for BreakerPolicy {
         clock: &mut Clock,
         _: &mut Context<'_>,
     ) -> Poll<Result<(), Rejection>> {
-        let credential_hash = match &self.config.credential_of {
+        attempt.credential_hash = match &self.config.credential_of {
             Some(credential_of) => credential_of(request.headers()),
             None => call.credential_of(request.headers()),
         };
         // An attempt before this one may have been given up in a queue.
         call.set_held_back(false);
-        *attempt = self.admit(request, credential_hash, clock)?;
-        Poll::Ready(Ok(()))
+        Poll::Ready(self.admit(attempt, request, clock))
     }
 
     fn recheck(&self, attempt: &mut BreakerAttempt) -> Option<Rejection> {
