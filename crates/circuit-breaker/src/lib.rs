@@ -45,7 +45,7 @@
 //!
 //! | class | circuit of the endpoint and model | circuit of the credential |
 //! |---|---|---|
-//! | success, refusal by the model | success | success |
+//! | success, the model declined | success | success |
 //! | overloaded, server error, timeout, transport, truncated | failure | not counted |
 //! | 429 | not counted, fails a probe | works |
 //! | 401, spend limit | works | opens at once |

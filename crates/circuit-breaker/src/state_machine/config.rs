@@ -2,7 +2,7 @@
 
 use std::{num::NonZeroU32, time::Duration};
 
-/// The longest cool-down that a server's `retry-after` can ask for: one hour.
+/// The upper limit of a server's `retry-after`: one hour.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
 /// The shortest lease of a probe: 60 s.

@@ -11,13 +11,13 @@ pub(crate) enum CircuitOutcome {
     Success,
     /// The call failed.
     Failure {
-        /// The wait that the server asks for.
+        /// The server's `retry-after`.
         retry_after: Option<Duration>,
     },
     /// The server works but has no capacity (429). It does not count while the circuit is closed,
     /// and it fails a probe.
     Busy {
-        /// The wait that the server asks for.
+        /// The server's `retry-after`.
         retry_after: Option<Duration>,
     },
     /// The server works but rejected the request. It does not count while the circuit is closed,
@@ -25,7 +25,7 @@ pub(crate) enum CircuitOutcome {
     Alive,
     /// All calls are certain to fail. The circuit opens at once.
     Fatal {
-        /// The wait that the server asks for.
+        /// The server's `retry-after`.
         retry_after: Option<Duration>,
     },
     /// The call was rejected on this side, or given up.

@@ -289,7 +289,7 @@ impl Reference {
         self.closed_at = None;
     }
 
-    /// Probes whose time is over: those that were sent have failed.
+    /// Ends expired leases. Probes that were sent have failed.
     fn expire(&mut self, now: u64, chance: u64) {
         let lease = self.rules.lease;
         let over = |probe: &Probe| {

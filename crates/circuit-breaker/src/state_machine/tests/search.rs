@@ -21,7 +21,7 @@ const FORGET: u64 = 4;
 const WITHIN: u64 = 2;
 const MOST_STATES: usize = 1_000_000;
 
-/// One state: the breaker, and the calls that are out.
+/// A state: the circuit and the calls in flight.
 struct Node {
     breaker: Breaker,
     calls: Vec<Permit>,
