@@ -274,7 +274,7 @@ where
                     match progress.poll_send(policies, service, request, clock, cx) {
                         Poll::Ready(Ok(())) => {
                             let future = service.call(std::mem::take(request));
-                            progress.called(policies);
+                            progress.called();
                             this.state.set(State::Calling { future });
                             continue;
                         }

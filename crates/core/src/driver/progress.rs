@@ -92,14 +92,11 @@ impl<P: CallPolicy, A: AttemptPolicy> Progress<P, A> {
         })
     }
 
-    /// Records that the inner service has the request.
+    /// Records that the inner service has the request. An inner layer may begin its work, and so keep
+    /// the request waiting, only when its future is polled.
     #[inline]
-    pub(super) fn called<C>(&mut self, policies: &Policies<P, A, C>) {
+    pub(super) const fn called(&mut self) {
         self.called = true;
-        self.sent = !self.call.is_held_back();
-        if self.sent {
-            policies.attempts.on_sent(&mut self.attempt);
-        }
     }
 
     /// Returns a rejection if the request is still waiting in an inner layer and must not be sent.
@@ -114,8 +111,9 @@ impl<P: CallPolicy, A: AttemptPolicy> Progress<P, A> {
     /// Records that the request is sent if no inner layer keeps it waiting any more.
     #[inline]
     pub(super) fn polled<C>(&mut self, policies: &Policies<P, A, C>) {
-        if self.called && !self.sent {
-            self.called(policies);
+        if !self.sent && !self.call.is_held_back() {
+            self.sent = true;
+            policies.attempts.on_sent(&mut self.attempt);
         }
     }
 

@@ -163,7 +163,7 @@ where
         match progress.poll_send(policies, &mut self.inner, &mut request, clock, cx) {
             Poll::Ready(Ok(())) => {
                 let future = self.inner.call(request);
-                progress.called(policies);
+                progress.called();
                 ResponseFuture::calling(shared, progress, future)
             }
             Poll::Ready(Err(reason)) => {
