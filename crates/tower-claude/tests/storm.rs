@@ -14,7 +14,7 @@ use tokio::{
 use tower::ServiceExt;
 use tower_claude::{
     CircuitBreakerLayer, Limits, RequestBody, Tenant, TokenBucketLayer, cache::Cacheable,
-    recommended, vocabulary::breaker::BreakerConfig,
+    circuit_breaker::BreakerConfig, recommended,
 };
 use tower_claude_fake_claude::{FakeClaude, Fault, GroupLimits, Incident};
 use tower_layer::Layer;

@@ -55,6 +55,12 @@ pub trait CallPolicy {
     /// be sent again. True by default, and false for the empty policy `()`.
     const HOLDS_RESPONSE: bool = true;
 
+    /// Returns true if the policy reads the body of requests. See
+    /// [`AttemptPolicy::reads_request`](super::AttemptPolicy::reads_request). True by default.
+    fn reads_request(&self) -> bool {
+        true
+    }
+
     /// Starts a call.
     fn start(&self, start: &mut CallStart<'_>) -> Self::State;
 
@@ -197,6 +203,11 @@ impl CallPolicy for () {
     const HOLDS_RESPONSE: bool = false;
 
     #[inline]
+    fn reads_request(&self) -> bool {
+        false
+    }
+
+    #[inline]
     fn start(&self, _: &mut CallStart<'_>) {}
 
     #[inline]
@@ -224,6 +235,11 @@ impl<A: CallPolicy, B: CallPolicy> CallPolicy for (A, B) {
     type BodyState = (A::BodyState, B::BodyState);
 
     const HOLDS_RESPONSE: bool = A::HOLDS_RESPONSE || B::HOLDS_RESPONSE;
+
+    #[inline]
+    fn reads_request(&self) -> bool {
+        self.0.reads_request() || self.1.reads_request()
+    }
 
     #[inline]
     fn start(&self, start: &mut CallStart<'_>) -> Self::State {

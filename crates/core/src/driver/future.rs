@@ -385,6 +385,13 @@ where
         Some(class) if class.is_success() => {
             report(policies, progress, &class, Some(&mut head), clock);
             let tracker = start_tracking(policies, progress, &head);
+            if !P::HOLDS_RESPONSE && !body.is_end_stream() {
+                let attempt = std::mem::take(&mut progress.attempt);
+                let (state, call) = (&mut progress.state, &progress.call);
+                let body = Body::unread(body, tracker, policies, attempt, state, call);
+                policies.call.finish(state, call);
+                return Next::Answer(Response::from_parts(head, body));
+            }
             let mut body = PeekedBody::new(body, tracker);
             let attempts = &policies.attempts;
             body.report_empty(attempts, &mut progress.attempt, clock);

@@ -1,26 +1,26 @@
-//! Taken in hand.
+//! Tests of manual control.
 
 use std::num::NonZeroU32;
 
-use tower_claude_circuit_breaker::{BreakerConfig, CircuitBreakerLayer};
-use tower_claude_core::{Kind, RejectReason, Scope, breaker::BreakerState};
+use tower_claude_circuit_breaker::{BreakerConfig, BreakerState, CircuitBreakerLayer};
+use tower_claude_core::{Kind, RejectReason, Scope};
 use tower_claude_fake_claude::Fault;
 
 use crate::common::{SECOND, SONNET, call, calls, fake, layer, request, scope, state};
 
 #[tokio::test(start_paused = true)]
-async fn forced_open_and_closed_and_back() {
+async fn manual_control_opens_closes_and_resumes() {
     let (layer, _) = layer();
     let (handle, fake) = (layer.handle(), fake());
     fake.inject_times(Fault::Reset, 5);
     calls(&layer, &fake, 5).await;
     handle.force_open(&scope(SONNET));
     assert_eq!(state(&layer), BreakerState::ForcedOpen);
-    let answer = call(&layer, &fake).await.expect("a refusal");
+    let answer = call(&layer, &fake).await.expect("a rejection");
     let refused = answer.refused.expect("tagged");
     let because = Kind::Overloaded;
     assert_eq!(refused.reason, RejectReason::CircuitOpen { because });
-    assert_eq!(refused.retry_after, None, "nobody knows");
+    assert_eq!(refused.retry_after, None, "the end is unknown");
     assert!(!answer.headers.contains_key("retry-after"));
 
     handle.force_close(&scope(SONNET));
@@ -31,15 +31,15 @@ async fn forced_open_and_closed_and_back() {
         (BreakerState::ForcedClosed, 25)
     );
 
-    handle.automatic(&scope(SONNET));
+    handle.resume_automatic(&scope(SONNET));
     fake.inject_times(Fault::Overloaded, 5);
     calls(&layer, &fake, 6).await;
     assert_eq!((state(&layer), fake.log_len()), (BreakerState::Open, 30));
 }
 
-/// A scope of one's own may name a credential, and is none of a credential.
+/// A scope of the user may contain a credential without being the scope of a credential circuit.
 #[tokio::test(start_paused = true)]
-async fn a_circuit_made_by_hand_has_the_settings_of_its_kind() {
+async fn circuit_created_by_manual_control_has_the_settings_of_its_kind() {
     let config = BreakerConfig::new().with_failures(NonZeroU32::MIN, SECOND);
     let layer = CircuitBreakerLayer::new()
         .with_config(config)
@@ -47,7 +47,7 @@ async fn a_circuit_made_by_hand_has_the_settings_of_its_kind() {
     let (handle, fake) = (layer.handle(), fake());
     let scope = Scope::of(&request(SONNET, false));
     handle.force_open(&scope);
-    handle.automatic(&scope);
+    handle.resume_automatic(&scope);
     fake.inject(Fault::Overloaded);
     calls(&layer, &fake, 1).await;
     let [circuit] = handle.snapshot().circuits.try_into().expect("one circuit");
@@ -55,7 +55,7 @@ async fn a_circuit_made_by_hand_has_the_settings_of_its_kind() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_handle_prints() {
+async fn debug_output_has_no_credential() {
     let (layer, _) = layer();
     let fake = fake();
     calls(&layer, &fake, 1).await;
