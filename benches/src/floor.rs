@@ -1,15 +1,16 @@
-//! What every row does: build a request, call, read the answer to its end.
+//! The common part of all rows: build a request, call, read the response to its end.
 
 use std::{
     convert::Infallible,
     future::{Ready, ready},
-    sync::LazyLock,
+    pin::Pin,
+    sync::{Arc, LazyLock},
     task::{Context, Poll},
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
-use http_body::Body;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header::CONTENT_TYPE};
+use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full};
 use tower::ServiceExt;
 use tower_service::Service;
@@ -92,78 +93,54 @@ impl<B> Service<Request<B>> for Answer {
     }
 }
 
-/// A service whose answer is not there at once, as over a network: head and body come at the second poll each.
-#[derive(Clone, Copy)]
-pub(crate) struct Later;
-
-/// Pending once.
-#[derive(Clone, Default)]
-pub(crate) struct Once(bool);
-
-impl Once {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if std::mem::replace(&mut self.0, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    }
-}
-
-pub(crate) struct LaterAnswer(Once, Option<Response<LaterBody>>);
-
-impl Future for LaterAnswer {
-    type Output = Result<Response<LaterBody>, Infallible>;
-
-    fn poll(mut self: std::pin::Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        std::task::ready!(self.0.poll(cx));
-        Poll::Ready(Ok(self.1.take().expect("once")))
-    }
-}
-
+/// A service whose response is a stream of [`texts::EVENTS`] events, one frame each.
 #[derive(Clone)]
-pub(crate) struct LaterBody(Once, Full<Bytes>);
+pub(crate) struct Streamed(Arc<[Bytes]>);
 
-impl Body for LaterBody {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: std::pin::Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Infallible>>> {
-        std::task::ready!(self.0.poll(cx));
-        std::pin::Pin::new(&mut self.1).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.1.is_end_stream()
+impl Streamed {
+    pub(crate) fn new() -> Self {
+        Self(texts::stream().into())
     }
 }
 
-impl Default for LaterBody {
-    fn default() -> Self {
-        Self(Once(true), Full::default())
-    }
-}
-
-impl<B> Service<Request<B>> for Later {
-    type Response = Response<LaterBody>;
+impl<B> Service<Request<B>> for Streamed {
+    type Response = Response<Chunks>;
     type Error = Infallible;
-    type Future = LaterAnswer;
+    type Future = Ready<Result<Self::Response, Infallible>>;
 
     fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, _request: Request<B>) -> Self::Future {
-        let body = LaterBody(
-            Once::default(),
-            Full::new(Bytes::from_static(texts::MESSAGE)),
-        );
-        let mut response = Response::new(body);
+        let mut response = Response::new(Chunks {
+            chunks: self.0.clone(),
+            next: 0,
+        });
         *response.headers_mut() = ANSWER_HEADERS.clone();
-        LaterAnswer(Once::default(), Some(response))
+        let event_stream = HeaderValue::from_static("text/event-stream; charset=utf-8");
+        response.headers_mut().insert(CONTENT_TYPE, event_stream);
+        ready(Ok(response))
+    }
+}
+
+/// A body of several frames.
+pub(crate) struct Chunks {
+    chunks: Arc<[Bytes]>,
+    next: usize,
+}
+
+impl Body for Chunks {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let chunk = self.chunks.get(self.next).cloned();
+        self.next += 1;
+        Poll::Ready(chunk.map(|chunk| Ok(Frame::data(chunk))))
     }
 }
 
@@ -227,15 +204,25 @@ where
     Box::new(move |calls| {
         runtime.block_on(async {
             for _ in 0..calls {
-                let request = request(body(bytes.clone()));
-                let ready = service.ready().await.expect("always ready");
-                let response = ready.call(request).await.expect("always answered");
-                assert!(response.status().is_success(), "a layer refused");
-                let mut body = std::pin::pin!(response.into_body());
-                while let Some(frame) = body.frame().await {
-                    std::hint::black_box(frame.expect("a whole body"));
-                }
+                one_call(&mut service, request(body(bytes.clone()))).await;
             }
         });
     })
+}
+
+/// Makes one call and reads its response. `walk.sh` finds this function by its name.
+async fn one_call<S, B, R>(service: &mut S, request: Request<B>)
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    S::Error: std::fmt::Debug,
+    R: Body,
+    R::Error: std::fmt::Debug,
+{
+    let ready = service.ready().await.expect("always ready");
+    let response = ready.call(request).await.expect("always answered");
+    assert!(response.status().is_success(), "a layer refused");
+    let mut body = std::pin::pin!(response.into_body());
+    while let Some(frame) = body.frame().await {
+        std::hint::black_box(frame.expect("a whole body"));
+    }
 }

@@ -2,6 +2,8 @@
 
 use std::num::{NonZeroU32, NonZeroU64};
 
+use bytes::Bytes;
+use http_body_util::Full;
 use tower::Layer;
 use tower_claude_circuit_breaker::CircuitBreakerLayer;
 use tower_claude_core::{RequestBody, Scope};
@@ -11,8 +13,9 @@ use tower_claude_retry::RetryLayer;
 use tower_claude_token_bucket::TokenBucketLayer;
 
 use crate::{
-    floor::{Answer, calls},
+    floor::{Answer, Streamed, calls},
     harness::Case,
+    texts,
 };
 
 /// The row that stands for the recommended stack.
@@ -21,11 +24,14 @@ pub(crate) const STACK: &str = "retry + token-bucket + header-budget";
 /// The row of all six layers, as recommended; nothing is cached, nobody waits, nothing fails.
 pub(crate) const SIX: &str = "all six, as recommended";
 
+/// The row of the retry layer alone.
+pub(crate) const RETRY: &str = "retry";
+
 /// The row that is compared with the peer's breaker: one circuit, as the peer has it.
 pub(crate) const BREAKER: &str = "circuit-breaker, one circuit for all";
 
 /// Far above what a loop can use.
-pub(crate) fn limits() -> Limits {
+fn limits() -> Limits {
     let requests = NonZeroU64::new(1_000_000_000_000).expect("not 0");
     let tokens = NonZeroU64::new(1_000_000_000_000_000).expect("not 0");
     Limits::new()
@@ -33,6 +39,20 @@ pub(crate) fn limits() -> Limits {
         .with_input_tokens_per_minute(tokens)
         .with_output_tokens_per_minute(tokens)
         .with_concurrency(NonZeroU32::new(1_000_000).expect("not 0"))
+}
+
+/// The floor and the recommended stack over a stream, per event.
+pub(crate) fn streams() -> [Case; 2] {
+    let streamed = Streamed::new();
+    let six = tower_claude::recommended()
+        .with_limits(limits())
+        .with_fallback(["claude-opus-5-5", "claude-haiku-5-5"])
+        .layer(streamed.clone());
+    [
+        calls("floor, a stream", streamed, Full::<Bytes>::new),
+        calls("all six, a stream", six, RequestBody::from),
+    ]
+    .map(|case| case.with_items(texts::EVENTS).with_probe(5))
 }
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -51,7 +71,7 @@ pub(crate) fn cases() -> Vec<Case> {
             HeaderBudgetLayer::new().layer(Answer),
             RequestBody::from,
         ),
-        calls("retry", RetryLayer::new().layer(Answer), RequestBody::from),
+        calls(RETRY, RetryLayer::new().layer(Answer), RequestBody::from),
         calls(
             "circuit-breaker (reads the model)",
             CircuitBreakerLayer::new().layer(Answer),
@@ -74,31 +94,9 @@ pub(crate) fn cases() -> Vec<Case> {
             RequestBody::from,
         ),
         calls(
-            "floor, later",
-            crate::floor::Later,
-            http_body_util::Full::<bytes::Bytes>::new,
-        ),
-        calls(
-            "all six, later",
-            tower_claude::recommended()
-                .with_limits(limits())
-                .with_fallback(["claude-opus-5-5", "claude-haiku-5-5"])
-                .layer(crate::floor::Later),
-            RequestBody::from,
-        ),
-        calls(
-            "all six, later, no timeouts",
-            tower_claude::recommended()
-                .with_limits(limits())
-                .with_fallback(["claude-opus-5-5", "claude-haiku-5-5"])
-                .with_retry(RetryLayer::new().with_timeouts(tower_claude_retry::Timeouts::NONE))
-                .layer(crate::floor::Later),
-            RequestBody::from,
-        ),
-        calls(
-            "the same, body buffered by the first hall",
+            "the same, body buffered by the outermost layer",
             stack,
-            http_body_util::Full::new,
+            Full::new,
         ),
     ]
 }

@@ -14,7 +14,6 @@ mod limiter;
 mod parsing;
 mod peers;
 mod report;
-mod sizes;
 mod texts;
 
 use std::{process::ExitCode, time::Duration};
@@ -25,7 +24,7 @@ use http_body_util::Full;
 use crate::{
     harness::{Case, Effort},
     instructions::Counter,
-    report::{Report, Row},
+    report::{Goals, Report, Row},
 };
 
 /// Measures and prints, as these arguments say.
@@ -39,19 +38,6 @@ pub fn run(arguments: impl Iterator<Item = String>) -> ExitCode {
     if let Some(name) = value("--case") {
         let calls = value("--calls").and_then(|calls| calls.parse().ok());
         return run_one(name, calls.unwrap_or(1));
-    }
-    if has("--two") {
-        let names: Vec<_> = arguments
-            .iter()
-            .skip_while(|a| *a != "--two")
-            .skip(1)
-            .collect();
-        harness::two(&call_cases(), &names);
-        return ExitCode::SUCCESS;
-    }
-    if has("--sizes") {
-        sizes::print();
-        return ExitCode::SUCCESS;
     }
     if has("--waiting") {
         limiter::count_bytes()
@@ -98,9 +84,13 @@ fn verdict(has: &dyn Fn(&str) -> bool, report: &Report) -> ExitCode {
 }
 
 fn run_one(name: &str, calls: u64) -> ExitCode {
-    let parts: [fn() -> Vec<Case>; 4] = [call_cases, limiter_cases, parsing::all, || {
-        cache::hits().into()
-    }];
+    let parts: [fn() -> Vec<Case>; 5] = [
+        call_cases,
+        limiter_cases,
+        parsing::all,
+        || cache::hits().into(),
+        || layers::streams().into(),
+    ];
     let mut cases = parts.into_iter().flat_map(|cases| cases());
     match cases.find(|case| case.name == name) {
         Some(case) => {
@@ -120,6 +110,7 @@ fn all() -> Vec<Case> {
     cases.extend(limiter_cases());
     cases.extend(parsing::all());
     cases.extend(cache::hits());
+    cases.extend(layers::streams());
     cases
 }
 
@@ -150,25 +141,44 @@ fn per_call(report: &mut Report) {
     report.title("Of which parsing, once per call (the peers parse nothing)");
     parsing.iter().for_each(|row| report.row(row));
     let named = |name| calls.iter().find(|row| row.name == name);
-    if let (Some(ours), Some(theirs)) = (named(layers::BREAKER), named(peers::BREAKER)) {
-        report.ratio(ours, theirs, Some(0.5), Some(0.5));
-        println!();
+    let rows = (
+        named(layers::BREAKER),
+        named(layers::RETRY),
+        named(layers::SIX),
+    );
+    let (Some(breaker), Some(retry), Some(six)) = rows else {
+        return;
+    };
+    let rows = (
+        named(layers::STACK),
+        named(peers::STACK),
+        named(peers::FIVE),
+    );
+    let (Some(three), Some(their_three), Some(their_five)) = rows else {
+        return;
+    };
+    report.instructions(breaker, 1_500.0);
+    report.instructions(retry, 3_400.0);
+    report.instructions(six, 15_500.0);
+    if let Some(theirs) = named(peers::BREAKER) {
+        report.ratio(breaker, theirs, Goals::default());
     }
-    let (Some(ours), Some(theirs)) = (named(layers::STACK), named(peers::STACK)) else {
-        return;
-    };
-    let apart = minus_parsing("three together minus parsing", ours, &parsing);
-    report.row(&apart);
+    let three = minus_parsing("three together minus parsing", three, &parsing);
+    let six = minus_parsing("all six minus parsing", six, &parsing);
     println!();
-    report.ratio(&apart, theirs, Some(1.5), Some(1.0));
-    report.ratio(ours, theirs, None, None);
-    let (Some(ours), Some(theirs)) = (named(layers::SIX), named(peers::FIVE)) else {
-        return;
+    report.row(&three);
+    report.row(&six);
+    let goals = Goals {
+        instructions: Some(1.6),
+        ..Goals::default()
     };
-    let apart = minus_parsing("all six minus parsing", ours, &parsing);
-    report.row(&apart);
-    println!();
-    report.ratio(&apart, theirs, Some(1.0), Some(0.5));
+    report.ratio(&three, their_three, goals);
+    let goals = Goals {
+        one: Some(1.0),
+        two: Some(0.8),
+        instructions: Some(1.05),
+    };
+    report.ratio(&six, their_five, goals);
 }
 
 fn minus_parsing(name: &str, row: &Row, parsing: &[&Row]) -> Row {
@@ -185,7 +195,7 @@ fn reservations(report: &mut Report) {
     let rows = report.measure(&limiter::reservations(), true);
     rows.iter().for_each(|row| report.row(row));
     report.at_most("1 thread, ns", rows[0].one, 400.0);
-    report.ratio(&rows[0], &rows[1], None, None);
+    report.ratio(&rows[0], &rows[1], Goals::default());
 }
 
 /// From the fewest to the most that wait, costs may grow as the logarithm does.
@@ -217,7 +227,13 @@ fn streams(report: &mut Report) {
     report.title("Streams: per event of 150 bytes, one per chunk");
     let rows = report.measure(&parsing::streams(), false);
     rows.iter().for_each(|row| report.row(row));
-    report.ratio(&rows[1], &rows[2], Some(0.25), None);
+    report.ratio(&rows[1], &rows[2], Goals::one(0.25));
+    report.title("Streams: per event of 150 bytes, above the floor");
+    let rows = report.measure(&layers::streams(), false);
+    let six = rows[1].over(&rows[0]);
+    report.row(&rows[0]);
+    report.row(&six);
+    report.instructions(&six, 1_000.0);
 }
 
 fn bodies(report: &mut Report) {
@@ -225,7 +241,7 @@ fn bodies(report: &mut Report) {
     for (_, cases) in parsing::bodies() {
         let rows = report.measure(&cases, false);
         rows.iter().for_each(|row| report.row(row));
-        report.ratio(&rows[0], &rows[1], Some(1.2), None);
+        report.ratio(&rows[0], &rows[1], Goals::one(1.2));
     }
 }
 
@@ -242,12 +258,12 @@ fn hits(report: &mut Report) {
     both.one += hash.one;
     both.two = both.two.zip(hash.two).map(|(a, b)| a + b);
     both.instructions = both.instructions.zip(hash.instructions).map(|(a, b)| a + b);
-    report.ratio(&ours.over(alone), &both, Some(1.3), None);
+    report.ratio(&ours.over(alone), &both, Goals::one(1.3));
 }
 
 /// Prints two rows and their ratio.
 fn pair(report: &mut Report, cases: &[Case; 2]) {
     let rows = report.measure(cases, false);
     rows.iter().for_each(|row| report.row(row));
-    report.ratio(&rows[0], &rows[1], None, None);
+    report.ratio(&rows[0], &rows[1], Goals::default());
 }

@@ -24,7 +24,6 @@ use crate::{
 };
 
 type Body = Full<Bytes>;
-type LaterB = crate::floor::LaterBody;
 type Limited<E> = RateLimiterServiceError<BulkheadServiceError<E>>;
 
 /// Far above what a loop can use.
@@ -59,42 +58,8 @@ fn five() -> Case {
     calls(FIVE, fallback.layer(limiter().layer(inside)), Full::new)
 }
 
-type LaterGuarded = CircuitBreakerError<BulkheadServiceError<Infallible>>;
-
-/// The same over an answer that is not there at once.
-fn five_later() -> Case {
-    let fails = |response: &Response<LaterB>| {
-        response.status().as_u16() == 429 || response.status().is_server_error()
-    };
-    let breaker = CircuitBreakerLayer::builder()
-        .failure_classifier(
-            move |result: &Result<Response<LaterB>, BulkheadServiceError<Infallible>>| {
-                result.as_ref().is_ok_and(fails)
-            },
-        )
-        .build()
-        .expect("a valid configuration");
-    let retry: RetryLayer<Request<Body>, Response<LaterB>, LaterGuarded> = RetryLayer::builder()
-        .max_attempts(5)
-        .exponential_backoff(Duration::from_secs(1))
-        .retry_on_response(fails)
-        .build();
-    let inside = retry.layer(breaker.layer(bulkhead().layer(crate::floor::Later)));
-    let fallback = FallbackLayer::<
-        Request<Body>,
-        Response<LaterB>,
-        RateLimiterServiceError<LaterGuarded>,
-    >::value_fn(|| Response::new(LaterB::default()));
-    calls(
-        "tower-resilience: its stack of five, later",
-        fallback.layer(limiter().layer(inside)),
-        Full::new,
-    )
-}
-
 pub(crate) fn cases() -> Vec<Case> {
     vec![
-        five_later(),
         calls(
             "tower: concurrency_limit",
             tower::limit::ConcurrencyLimitLayer::new(1024).layer(Answer),

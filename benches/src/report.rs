@@ -5,7 +5,7 @@ use crate::{
     instructions::Counter,
 };
 
-/// What was measured of one case.
+/// The measurements of one case.
 pub(crate) struct Row {
     pub(crate) name: String,
     /// Nanoseconds per item on one thread.
@@ -24,7 +24,7 @@ impl Row {
         instructions: Some(0.0),
     };
 
-    /// What this row costs above `floor`.
+    /// Returns the cost of this row above `floor`.
     pub(crate) fn over(&self, floor: &Self) -> Self {
         let minus = |a: Option<f64>, b: Option<f64>| Some(a? - b?);
         Self {
@@ -36,7 +36,26 @@ impl Row {
     }
 }
 
-/// Measures rows, prints tables, and keeps count of the goals.
+/// The goals of a ratio: for the time on one thread, on two threads, and for the instructions.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Goals {
+    pub(crate) one: Option<f64>,
+    pub(crate) two: Option<f64>,
+    pub(crate) instructions: Option<f64>,
+}
+
+impl Goals {
+    /// A goal for the time on one thread only.
+    pub(crate) const fn one(goal: f64) -> Self {
+        Self {
+            one: Some(goal),
+            two: None,
+            instructions: None,
+        }
+    }
+}
+
+/// Measures rows, prints tables, and counts the goals that fall short.
 pub(crate) struct Report {
     effort: Effort,
     counter: Option<Counter>,
@@ -59,7 +78,7 @@ impl Report {
         }
     }
 
-    /// Whether every goal was met.
+    /// Returns true if every goal was met.
     pub(crate) const fn is_good(&self) -> bool {
         self.short == 0
     }
@@ -103,20 +122,28 @@ impl Report {
         );
     }
 
-    /// Prints how two rows compare, and notes when a goal falls short. A goal of `None` is shown only.
-    pub(crate) fn ratio(&mut self, of: &Row, to: &Row, one: Option<f64>, two: Option<f64>) {
+    /// Prints the ratio of two rows beside its goals, and records each goal that falls short.
+    pub(crate) fn ratio(&mut self, of: &Row, to: &Row, goals: Goals) {
         println!("{} / {}:", of.name, to.name);
-        self.goal("1 thread", of.one / to.one, one);
+        self.goal("1 thread", of.one / to.one, goals.one);
         if let (Some(a), Some(b)) = (of.two, to.two) {
-            self.goal("2 threads", a / b, two);
+            self.goal("2 threads", a / b, goals.two);
         }
         if let (Some(a), Some(b)) = (of.instructions, to.instructions) {
-            self.goal("instructions", a / b, None);
+            self.goal("instructions", a / b, goals.instructions);
         }
     }
 
-    /// Prints how the cost grows from `to` to `of`. Instructions are held to the goal; times, in which memory
-    /// that is further away counts too, only where there are none.
+    /// Prints the instructions of a row beside their goal.
+    pub(crate) fn instructions(&mut self, row: &Row, goal: f64) {
+        if let Some(count) = row.instructions {
+            println!("{}:", row.name);
+            self.goal("instructions", count, Some(goal));
+        }
+    }
+
+    /// Prints the growth of the cost from `to` to `of`. The goal applies to instructions, and to times
+    /// only where there are none, because times also include slower memory.
     pub(crate) fn growth(&mut self, of: &Row, to: &Row, goal: f64) {
         println!("{} / {}:", of.name, to.name);
         let counts = of.instructions.zip(to.instructions);
@@ -131,7 +158,7 @@ impl Report {
         }
     }
 
-    /// Prints a figure that is not to be over its goal.
+    /// Prints a figure beside its upper limit.
     pub(crate) fn at_most(&mut self, what: &str, figure: f64, goal: f64) {
         self.goal(what, figure, Some(goal));
     }

@@ -144,3 +144,11 @@ pools of limits learned: 1
 ",
     );
 }
+
+#[test]
+fn own_policy() {
+    prints(
+        "own_policy",
+        "-> 200\n-> 200\n-> 200\n-> 200\n-> 200\n-> 200\npermits free at the end: 2\n",
+    );
+}

@@ -1,4 +1,4 @@
-//! The circuits in use, and one of them behind its lock.
+//! The table of circuits, and a circuit with its lock.
 
 use std::{
     cell::Cell,
@@ -12,110 +12,113 @@ use std::{
 
 use foldhash::fast::RandomState;
 use tokio::time::Instant;
-use tower_claude_core::{
-    AsScope, Class, Kind, Scope,
-    breaker::{Breaker, BreakerConfig, Generation, Permit, Verdict, Verdicts},
-};
+use tower_claude_core::{AsScope, Kind, Scope};
 
-/// Stands for a circuit that is not calm. No circuit has opened so often.
-const UNCALM: u64 = u64::MAX;
+use crate::state_machine::{Breaker, BreakerConfig, Generation, Permit, Transition};
 
-/// One circuit. While it is [calm](Breaker::calm), calls pass without a lock.
+/// The value of [`Circuit::fast_path`] while calls must take the lock. No generation is so large.
+const SLOW_PATH: u64 = u64::MAX;
+
+/// A circuit with its lock. On its [fast path](Breaker::fast_path_generation) calls pass without
+/// the lock.
 #[derive(Debug)]
 pub(crate) struct Circuit {
     pub(crate) scope: Scope,
-    calm: AtomicU64,
-    state: Mutex<Guarded>,
+    /// True if the time of every call matters.
+    pub(crate) times_calls: bool,
+    /// The generation, or [`SLOW_PATH`].
+    fast_path: AtomicU64,
+    state: Mutex<CircuitState>,
 }
 
-/// What the lock guards.
+/// The state behind the lock of a circuit.
 #[derive(Debug)]
-pub(crate) struct Guarded {
+pub(crate) struct CircuitState {
     pub(crate) breaker: Breaker,
-    /// What opened it last.
-    pub(crate) because: Kind,
+    /// The kind of failure that opened the circuit last.
+    pub(crate) cause: Kind,
+}
+
+impl CircuitState {
+    /// Keeps the kind of failure if it has opened the circuit.
+    pub(crate) fn set_cause(&mut self, transition: Option<Transition>, kind: Kind) {
+        if let Some(Transition::Opened { .. }) = transition {
+            self.cause = kind;
+        }
+    }
 }
 
 impl Circuit {
     fn new(scope: Scope, config: BreakerConfig) -> Self {
         let circuit = Self {
             scope,
-            calm: AtomicU64::new(UNCALM),
-            state: Mutex::new(Guarded {
+            times_calls: config.times_calls(),
+            fast_path: AtomicU64::new(SLOW_PATH),
+            state: Mutex::new(CircuitState {
                 breaker: Breaker::new(config),
-                because: Kind::Overloaded,
+                cause: Kind::Overloaded,
             }),
         };
-        circuit.with(|_| ());
+        circuit.update(|_| ());
         circuit
     }
 
-    /// What this outcome means for the circuit.
-    pub(crate) fn verdict(&self, class: &Class) -> Verdict {
-        let verdicts = Verdicts::of(class);
-        if is_of_credential(&self.scope) {
-            verdicts.credential
-        } else {
-            verdicts.availability
-        }
-    }
-
-    /// Does something to the circuit.
-    pub(crate) fn with<T>(&self, change: impl FnOnce(&mut Guarded) -> T) -> T {
+    /// Changes the state under the lock.
+    pub(crate) fn update<T>(&self, change: impl FnOnce(&mut CircuitState) -> T) -> T {
         let mut state = self.lock();
         let result = change(&mut state);
-        let calm = state.breaker.calm().map_or(UNCALM, Generation::number);
-        self.calm.store(calm, Ordering::Release);
+        let generation = state.breaker.fast_path_generation();
+        let generation = generation.map_or(SLOW_PATH, Generation::number);
+        self.fast_path.store(generation, Ordering::Release);
         result
     }
 
-    /// Looks at the circuit.
-    pub(crate) fn look<T>(&self, look: impl FnOnce(&Guarded) -> T) -> T {
-        look(&self.lock())
+    /// Reads the state under the lock.
+    pub(crate) fn read<T>(&self, read: impl FnOnce(&CircuitState) -> T) -> T {
+        read(&self.lock())
     }
 
-    /// The permit of a call that passes without a lock.
-    pub(crate) fn calm(&self) -> Option<Permit> {
-        let calm = self.calm.load(Ordering::Acquire);
-        (calm != UNCALM).then(|| Permit::calm(Generation::from_number(calm)))
+    /// Returns the permit of a call on the fast path, or `None` if the call must take the lock.
+    #[inline]
+    pub(crate) fn fast_path(&self) -> Option<Permit> {
+        let number = self.fast_path.load(Ordering::Acquire);
+        (number != SLOW_PATH).then(|| Permit::fast_path(Generation::from_number(number)))
     }
 
-    /// Whether the success of this call would change nothing.
-    pub(crate) fn is_calm_for(&self, permit: &Permit) -> bool {
-        self.calm.load(Ordering::Acquire) == permit.generation().number()
+    /// Returns true if the success of this call would change nothing.
+    #[inline]
+    pub(crate) fn is_fast_path_of(&self, permit: &Permit) -> bool {
+        self.fast_path.load(Ordering::Acquire) == permit.generation().number()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Guarded> {
+    fn lock(&self) -> MutexGuard<'_, CircuitState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Keyed anew for every map, since a client may name the model; and quick, since every request looks here.
+// Hashed with a random key, because clients name the models. Fast, because every request looks
+// here.
 type Map = HashMap<Scope, Arc<Circuit>, RandomState>;
 
-/// Bounded: over the bound, circuits that hold nothing worth remembering are forgotten.
+/// A bounded table of circuits by scope. Idle circuits are evicted when it is full.
 #[derive(Debug, Default)]
-pub(crate) struct Circuits {
-    map: Copies,
-    /// Whether there ever was a circuit of a credential: most programs never look for one.
+pub(crate) struct CircuitTable {
+    map: ReplicatedMap,
+    /// True if there ever was a circuit of a credential. Most programs never have one.
     has_credentials: AtomicBool,
     pub(crate) opened: AtomicU64,
     pub(crate) closed: AtomicU64,
     pub(crate) probes: AtomicU64,
-    pub(crate) refused: AtomicU64,
+    pub(crate) rejected: AtomicU64,
 }
 
-impl Circuits {
+impl CircuitTable {
+    /// Returns the circuit of this scope.
     pub(crate) fn get(&self, scope: &dyn AsScope) -> Option<Arc<Circuit>> {
         self.map.read().get(scope).cloned()
     }
 
-    /// Whether a credential ever failed.
-    pub(crate) fn has_credentials(&self) -> bool {
-        self.has_credentials.load(Ordering::Acquire)
-    }
-
-    /// The circuit of a credential, if it ever failed.
+    /// Returns the circuit of a credential that has failed before.
     pub(crate) fn of_credential(&self, credential: u64) -> Option<Arc<Circuit>> {
         if credential == 0 || !self.has_credentials.load(Ordering::Acquire) {
             return None;
@@ -123,7 +126,8 @@ impl Circuits {
         self.get(&Scope::of_credential(credential))
     }
 
-    /// The circuit of this scope, made when there is none; `None` when there is no room for it.
+    /// Returns the circuit of this scope and creates it if it is missing. Returns `None` if the
+    /// table is full of circuits in use.
     pub(crate) fn get_or_insert(
         &self,
         scope: Scope,
@@ -139,7 +143,7 @@ impl Circuits {
             return Some(circuit.clone());
         }
         if maps[0].len() >= most.get() {
-            forget(&mut maps, now());
+            evict_idle(&mut maps, now());
             if maps[0].len() >= most.get() {
                 return None;
             }
@@ -147,8 +151,13 @@ impl Circuits {
         Some(self.insert(&mut maps, scope, config))
     }
 
-    /// The same, bound or not: what is forced by hand must hold.
-    pub(crate) fn force(&self, scope: &Scope, config: &BreakerConfig) -> Arc<Circuit> {
+    /// Returns the circuit of this scope and creates it even if the table is full, so that manual
+    /// control always has an effect.
+    pub(crate) fn get_or_insert_unbounded(
+        &self,
+        scope: &Scope,
+        config: &BreakerConfig,
+    ) -> Arc<Circuit> {
         let mut maps = self.map.write();
         match maps[0].get(scope) {
             Some(circuit) => circuit.clone(),
@@ -156,6 +165,7 @@ impl Circuits {
         }
     }
 
+    /// Returns all circuits, in no order.
     pub(crate) fn all(&self) -> Vec<Arc<Circuit>> {
         self.map.read().values().cloned().collect()
     }
@@ -177,17 +187,18 @@ impl Circuits {
     }
 }
 
-/// Whether this is the scope of a credential. One that a user's function makes for a request may name a credential, too.
+/// Returns true if this is the scope of a credential circuit. A scope made by a user's function may
+/// contain a credential as well.
 pub(crate) fn is_of_credential(scope: &Scope) -> bool {
     scope.credential != 0 && *scope == Scope::of_credential(scope.credential)
 }
 
-/// Makes room. What a call holds, and what still counts, stays.
-fn forget(maps: &mut [RwLockWriteGuard<'_, Map>], now: Instant) {
-    // Nobody else holds it, and nobody can get it while the map is locked.
-    let copies = maps.len();
+/// Evicts circuits that no call holds and whose history does not matter any more.
+fn evict_idle(maps: &mut [RwLockWriteGuard<'_, Map>], now: Instant) {
+    // No other reference can appear while all maps are locked.
+    let replicas = maps.len();
     let idle = maps[0].iter().filter(|(_, circuit)| {
-        Arc::strong_count(circuit) == copies && circuit.look(|state| state.breaker.is_idle(now))
+        Arc::strong_count(circuit) == replicas && circuit.read(|state| state.breaker.is_idle(now))
     });
     let idle: Vec<_> = idle.map(|(scope, _)| scope.clone()).collect();
     for map in maps {
@@ -197,42 +208,42 @@ fn forget(maps: &mut [RwLockWriteGuard<'_, Map>], now: Instant) {
     }
 }
 
-/// A copy of the map for each thread, so that readers do not meet in the count of a lock; who changes it locks all of
-/// them, in order.
+/// A map with a replica for each thread, so that readers do not contend for the counter of a lock.
+/// A writer locks all replicas in order.
 #[derive(Debug)]
-struct Copies(Box<[Copy]>);
+struct ReplicatedMap(Box<[Replica]>);
 
-/// In cache lines of its own.
+/// A replica in cache lines of its own.
 #[repr(align(128))]
 #[derive(Debug, Default)]
-struct Copy(RwLock<Map>);
+struct Replica(RwLock<Map>);
 
-/// The most copies; threads beyond it share them.
-const MOST_COPIES: usize = 16;
+/// The most replicas. More threads share them.
+const MOST_REPLICAS: usize = 16;
 
-impl Default for Copies {
+impl Default for ReplicatedMap {
     fn default() -> Self {
         let threads = std::thread::available_parallelism();
-        let copies = threads.map_or(1, |threads| threads.get().min(MOST_COPIES));
-        Self((0..copies).map(|_| Copy::default()).collect())
+        let replicas = threads.map_or(1, |threads| threads.get().min(MOST_REPLICAS));
+        Self((0..replicas).map(|_| Replica::default()).collect())
     }
 }
 
-impl Copies {
+impl ReplicatedMap {
     fn read(&self) -> RwLockReadGuard<'_, Map> {
-        let copy = &self.0[thread() % self.0.len()];
-        copy.0.read().unwrap_or_else(PoisonError::into_inner)
+        let replica = &self.0[thread_number() % self.0.len()];
+        replica.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write(&self) -> Vec<RwLockWriteGuard<'_, Map>> {
-        let all = self.0.iter().map(|copy| copy.0.write());
+        let all = self.0.iter().map(|replica| replica.0.write());
         all.map(|map| map.unwrap_or_else(PoisonError::into_inner))
             .collect()
     }
 }
 
-/// A number of this thread.
-fn thread() -> usize {
+/// Returns a number of this thread.
+fn thread_number() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(1);
     thread_local! {
         static NUMBER: Cell<usize> = const { Cell::new(0) };

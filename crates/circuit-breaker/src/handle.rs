@@ -1,4 +1,4 @@
-//! Looking at a layer from outside, and taking the circuits in hand.
+//! Handle to inspect circuits and to force them open or closed.
 
 use std::{
     fmt,
@@ -6,45 +6,46 @@ use std::{
 };
 
 use tokio::time::Instant;
-use tower_claude_core::{
-    Kind, Scope,
-    breaker::{Breaker, BreakerSnapshot},
+use tower_claude_core::{Kind, Scope};
+
+use crate::{
+    circuits::{Circuit, is_of_credential},
+    config::Config,
+    state_machine::{Breaker, BreakerSnapshot},
 };
 
-use crate::{circuits::is_of_credential, layer::Config};
-
-/// A view of one [`CircuitBreakerLayer`](crate::CircuitBreakerLayer) and all services made from it, and the hand that opens and
-/// closes its circuits. Cheap to clone.
+/// A handle to the circuits of a [`CircuitBreakerLayer`](crate::CircuitBreakerLayer) and of all
+/// services made from it. Cheap to clone.
 #[derive(Clone)]
 pub struct CircuitBreakerHandle {
     config: Arc<Config>,
 }
 
-/// One circuit at one moment.
+/// A circuit at one moment.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct CircuitSnapshot {
-    /// What it is kept for.
+    /// The scope of the circuit.
     pub scope: Scope,
-    /// Its state.
+    /// The state and the counters.
     pub breaker: BreakerSnapshot,
-    /// What opened it last.
+    /// The kind of failure that opened the circuit last.
     pub because: Kind,
 }
 
-/// The state of a layer at one moment. Counts are since the layer was made.
+/// The state of a layer at one moment. Counters start when the layer is created.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct CircuitBreakerSnapshot {
     /// The circuits, in no order.
     pub circuits: Vec<CircuitSnapshot>,
-    /// How often a circuit opened.
+    /// The number of times that a circuit opened.
     pub opened: u64,
-    /// How often a circuit closed.
+    /// The number of times that a circuit closed.
     pub closed: u64,
-    /// Probes let out.
+    /// The number of probes.
     pub probes: u64,
-    /// Calls refused.
+    /// The number of rejected calls.
     pub refused: u64,
 }
 
@@ -53,56 +54,54 @@ impl CircuitBreakerHandle {
         Self { config }
     }
 
-    /// The state now.
+    /// Returns the current state.
     #[must_use]
     pub fn snapshot(&self) -> CircuitBreakerSnapshot {
         let now = Instant::now();
         let circuits = &self.config.circuits;
         let all = circuits.all();
-        let one = |circuit: &Arc<crate::circuits::Circuit>| {
-            circuit.look(|state| CircuitSnapshot {
+        let snapshot_of = |circuit: &Arc<Circuit>| {
+            circuit.read(|state| CircuitSnapshot {
                 scope: circuit.scope.clone(),
                 breaker: state.breaker.snapshot(now),
-                because: state.because,
+                because: state.cause,
             })
         };
         CircuitBreakerSnapshot {
-            circuits: all.iter().map(one).collect(),
+            circuits: all.iter().map(snapshot_of).collect(),
             opened: circuits.opened.load(Ordering::Relaxed),
             closed: circuits.closed.load(Ordering::Relaxed),
             probes: circuits.probes.load(Ordering::Relaxed),
-            refused: circuits.refused.load(Ordering::Relaxed),
+            refused: circuits.rejected.load(Ordering::Relaxed),
         }
     }
 
-    /// Refuses every call of this scope until told otherwise. A scope is what
-    /// [`Scope::of_model`] or [`Scope::of_credential`] makes, or what the layer's own function returns.
+    /// Rejects every call of this scope until the circuit is set again. A scope is the result of
+    /// [`Scope::of_model`], of [`Scope::of_credential`], or of the layer's own function.
     pub fn force_open(&self, scope: &Scope) {
-        self.turn(scope, |breaker| {
-            breaker.force_open();
-        });
+        self.set(scope, Breaker::force_open);
     }
 
-    /// Lets every call of this scope through until told otherwise.
+    /// Admits every call of this scope until the circuit is set again.
     pub fn force_close(&self, scope: &Scope) {
-        self.turn(scope, Breaker::force_close);
+        self.set(scope, Breaker::force_close);
     }
 
-    /// Goes by outcomes again, beginning with a closed circuit.
-    pub fn automatic(&self, scope: &Scope) {
-        self.turn(scope, Breaker::automatic);
+    /// Ends manual control. The circuit is closed and without history.
+    pub fn resume_automatic(&self, scope: &Scope) {
+        self.set(scope, Breaker::resume_automatic);
     }
 
-    fn turn(&self, scope: &Scope, turn: impl FnOnce(&mut Breaker)) {
+    fn set(&self, scope: &Scope, change: impl FnOnce(&mut Breaker)) {
         let config = if is_of_credential(scope) {
             &self.config.credentials
         } else {
             &self.config.breaker
         };
-        let circuit = self.config.circuits.force(scope, config);
-        circuit.with(|state| {
-            state.because = Kind::Overloaded;
-            turn(&mut state.breaker);
+        let circuit = self.config.circuits.get_or_insert_unbounded(scope, config);
+        circuit.update(|state| {
+            state.cause = Kind::Overloaded;
+            change(&mut state.breaker);
         });
     }
 }

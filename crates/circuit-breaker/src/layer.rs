@@ -1,32 +1,41 @@
-//! The layer: configuration and shared state.
+//! The layer: its configuration and its shared state.
 
-use std::{fmt, num::NonZeroUsize, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    num::{NonZeroU32, NonZeroUsize},
+    sync::Arc,
+    time::Duration,
+};
 
 use http::{HeaderMap, Request};
 use tower_claude_core::{
     ClaudeClassify, RequestBody, Scope,
-    breaker::BreakerConfig,
     driver::{Driven, DriverLayer},
     event::{EventSink, Observer},
 };
 use tower_layer::Layer;
 
-use crate::{CircuitBreaker, CircuitBreakerHandle, circuits::Circuits};
+use crate::{
+    config::Config, handle::CircuitBreakerHandle, policy::BreakerPolicy,
+    state_machine::BreakerConfig,
+};
 
-/// Shorter than the automaton's own: a probe more costs little, and after an outage nobody waits for minutes.
+// Shorter than the defaults of `BreakerConfig`: another probe costs little, and callers should not
+// wait for minutes after an outage.
 const COOL_DOWN: Duration = Duration::from_secs(10);
 const LONGEST_COOL_DOWN: Duration = Duration::from_secs(20);
 const RAMP: Duration = Duration::from_secs(20);
 
-type ScopeOf = dyn Fn(&Request<RequestBody>) -> Scope + Send + Sync;
-type CredentialOf = dyn Fn(&HeaderMap) -> u64 + Send + Sync;
+/// The service that a [`CircuitBreakerLayer`] makes.
+pub type CircuitBreaker<S, C = ClaudeClassify> = Driven<S, (), BreakerPolicy, C>;
 
-/// Stops calling what fails. See the [crate documentation](crate).
+/// A layer that stops calls to what fails. See the [crate documentation](crate).
 ///
-/// The default is the recommendation: one circuit per endpoint and model, which opens after five failures in a row within
-/// a minute, for 10 s to 20 s; and one per credential, which a 401 or a spend limit opens at once.
+/// The default is the recommendation. There is a circuit for each endpoint and model, which opens
+/// after five failures in a row within a minute, for 10 s to 20 s. There is a circuit for each
+/// credential, which a 401 or a spend limit opens at once.
 ///
-/// The circuits live here and are shared by every clone and every service made from it.
+/// The circuits live in the layer. All its clones and services share them.
 #[derive(Clone)]
 #[must_use = "a layer does nothing until it wraps a service"]
 pub struct CircuitBreakerLayer<C = ClaudeClassify> {
@@ -34,25 +43,10 @@ pub struct CircuitBreakerLayer<C = ClaudeClassify> {
     classifier: C,
 }
 
-/// What every call needs to know, behind one `Arc`.
-#[derive(Clone)]
-pub(crate) struct Config {
-    pub(crate) breaker: BreakerConfig,
-    pub(crate) credentials: BreakerConfig,
-    pub(crate) scope_of: Option<Arc<ScopeOf>>,
-    pub(crate) credential_of: Option<Arc<CredentialOf>>,
-    pub(crate) most_circuits: NonZeroUsize,
-    /// Whether to take the `Class` that an inner layer left.
-    pub(crate) reuse_class: bool,
-    pub(crate) observers: EventSink,
-    pub(crate) body_limit: usize,
-    pub(crate) circuits: Arc<Circuits>,
-}
-
 impl CircuitBreakerLayer {
-    /// The recommended layer.
+    /// Creates the recommended layer.
     pub fn new() -> Self {
-        let one = std::num::NonZeroU32::MIN;
+        let one = NonZeroU32::MIN;
         Self {
             config: Arc::new(Config {
                 breaker: BreakerConfig::new()
@@ -79,26 +73,20 @@ impl Default for CircuitBreakerLayer {
 }
 
 impl<C> CircuitBreakerLayer<C> {
-    /// This layer as a stage of a driver.
-    #[doc(hidden)]
-    #[must_use]
-    pub fn stage(&self) -> crate::BreakerPolicy {
-        crate::stage::BreakerPolicy(self.config.clone())
-    }
-
-    /// When the circuits of endpoints and models open, and how they close. To be set before the first call: a circuit
-    /// keeps the settings it was made with.
+    /// Sets when the circuits of endpoints and models open, and how they close. A circuit keeps the
+    /// settings with which it was created, so call this before the first request.
     pub fn with_config(self, breaker: BreakerConfig) -> Self {
         self.with(|config| config.breaker = breaker)
     }
 
-    /// The same for the circuits of credentials, which open on a single 401 or spend limit. By default one successful probe
-    /// closes them, without a ramp.
+    /// Sets the same for the circuits of credentials, which open at a single 401 or spend limit. By
+    /// default a single successful probe closes them, without a ramp.
     pub fn with_credential_config(self, breaker: BreakerConfig) -> Self {
         self.with(|config| config.credentials = breaker)
     }
 
-    /// Which circuit a request belongs to. By default [`Scope::of_model`]: its endpoint and its model.
+    /// Sets the function that maps a request to its circuit. By default [`Scope::of_model`], which
+    /// is its endpoint and its model.
     pub fn with_scope(
         self,
         scope_of: impl Fn(&Request<RequestBody>) -> Scope + Send + Sync + 'static,
@@ -106,8 +94,9 @@ impl<C> CircuitBreakerLayer<C> {
         self.with(|config| config.scope_of = Some(Arc::new(scope_of)))
     }
 
-    /// Which credential a request is sent with, as a number that never is the secret itself; 0 for none, and such a request
-    /// has no credential circuit. By default [`Scope::credential_of`].
+    /// Sets the function that maps the headers of a request to a number for its credential. The
+    /// number must not reveal the secret. A request with 0 has no credential circuit. By default
+    /// [`Scope::credential_of`].
     pub fn with_credential(
         self,
         credential_of: impl Fn(&HeaderMap) -> u64 + Send + Sync + 'static,
@@ -115,31 +104,38 @@ impl<C> CircuitBreakerLayer<C> {
         self.with(|config| config.credential_of = Some(Arc::new(credential_of)))
     }
 
-    /// How many circuits are kept: 1,024 by default. Beyond it those that hold nothing worth remembering are forgotten;
-    /// where there are none, calls of further scopes pass unwatched.
+    /// Sets the most circuits that are kept. 1,024 by default. At the limit, idle circuits are
+    /// evicted. If none is idle, calls of further scopes pass unobserved.
     pub fn with_most_circuits(self, most: NonZeroUsize) -> Self {
         self.with(|config| config.most_circuits = most)
     }
 
-    /// Where events go, beside `tracing`.
+    /// Sets an observer that receives the events beside `tracing`.
     pub fn with_observer(self, observer: impl Observer + 'static) -> Self {
         self.with(|config| config.observers = EventSink::new(observer))
     }
 
-    /// Buffers request bodies up to this many bytes (default: 32 MiB); longer ones pass through, and the model they name is
-    /// not seen. In a stack the outermost layer's limit is the one that counts.
+    /// Sets the most bytes of a request body that are buffered. 32 MiB by default. A longer body
+    /// passes through, and its model is not known. In a stack the limit of the outermost layer
+    /// applies.
     pub fn with_body_limit(self, bytes: usize) -> Self {
         self.with(|config| config.body_limit = bytes)
     }
 
-    /// Another reading of responses and errors. It is asked even where an inner layer has left its
-    /// own reading; only a local refusal stays one.
+    /// Sets the classifier of responses and errors. It overrules the class that an inner layer
+    /// left, except for a local rejection.
     pub fn with_classifier<C2>(self, classifier: C2) -> CircuitBreakerLayer<C2> {
         let Self { config, .. } = self.with(|config| config.reuse_class = false);
         CircuitBreakerLayer { config, classifier }
     }
 
-    /// A view of the circuits, and the hand that opens and closes them.
+    /// Returns this layer as a policy, for a driver with several policies.
+    #[must_use]
+    pub fn policy(&self) -> BreakerPolicy {
+        BreakerPolicy::new(self.config.clone())
+    }
+
+    /// Returns a handle to inspect the circuits, and to force them open or closed.
     #[must_use]
     pub fn handle(&self) -> CircuitBreakerHandle {
         CircuitBreakerHandle::new(self.config.clone())
@@ -152,10 +148,10 @@ impl<C> CircuitBreakerLayer<C> {
 }
 
 impl<S: Clone, C: Clone> Layer<S> for CircuitBreakerLayer<C> {
-    type Service = Driven<S, (), crate::BreakerPolicy, C>;
+    type Service = CircuitBreaker<S, C>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        let (policy, classifier) = (self.stage(), self.classifier.clone());
+        let (policy, classifier) = (self.policy(), self.classifier.clone());
         DriverLayer::with_reuse((), policy, classifier, self.config.reuse_class)
             .with_body_limit(self.config.body_limit)
             .layer(inner)

@@ -1,4 +1,4 @@
-//! Stops calling what fails, and finds out by single probes when it works again.
+//! A layer that stops calls to what fails, and finds out by single probes when it works again.
 //!
 //! ```
 //! use std::convert::Infallible;
@@ -24,62 +24,73 @@
 //!     assert!(response.extensions().get::<Rejected>().is_none());
 //! }
 //! let response = service.clone().oneshot(Request::new(RequestBody::from("{}"))).await?;
-//! let refused = response.extensions().get::<Rejected>().expect("by the breaker");
-//! assert!(matches!(refused.reason, RejectReason::CircuitOpen { .. }));
+//! let rejected = response.extensions().get::<Rejected>().expect("rejected by the breaker");
+//! assert!(matches!(rejected.reason, RejectReason::CircuitOpen { .. }));
 //! assert_eq!(layer.handle().snapshot().opened, 1);
 //! # Ok(())
 //! # }
 //! ```
 //!
 //! # What it does
-//! - Opens a circuit per endpoint and model after five failures in a row within a minute; shares of failures and of slow
-//!   calls can be set besides ([`BreakerConfig`]). Overload, 5xx, timeouts and broken connections are failures; a 429 is
-//!   none, but fails a probe; other 4xx count for nothing ([`Verdicts`](tower_claude_core::breaker::Verdicts)).
-//! - Opens a circuit per credential on one 401 or spend limit. A 403 opens nothing.
-//! - Refuses while open: 529 in Claude's shape (401 or 402 for a credential), tagged
-//!   [`Rejected`](tower_claude_core::Rejected), with what remains as `retry-after`.
-//! - After 10 s, then 20 s, never sooner than the server's `retry-after`, lets one call through at a time; two that
-//!   succeed close the circuit, and over 20 s a growing share of the calls passes.
-//! - Can be taken in hand: [`CircuitBreakerHandle`].
+//! - Opens a circuit per endpoint and model after five failures in a row within a minute. Shares of
+//!   failures and of slow calls can be configured as well ([`BreakerConfig`]).
+//! - Opens a circuit per credential at a single 401 or spend limit.
+//! - Rejects calls while a circuit is open. The response is a 529 in Claude's shape (401 or 402 for
+//!   a credential), tagged [`Rejected`](tower_claude_core::Rejected), with the rest of the
+//!   cool-down as `retry-after`.
+//! - Probes an open circuit after 10 s, then after 20 s, and never before the server's
+//!   `retry-after` has passed. There is a single probe at a time. Two successful probes close the
+//!   circuit, and over 20 s a growing share of the calls passes.
+//! - Offers manual control with the [`CircuitBreakerHandle`].
+//!
+//! | class | circuit of the endpoint and model | circuit of the credential |
+//! |---|---|---|
+//! | success, the model declined | success | success |
+//! | overloaded, server error, timeout, transport, truncated | failure | not counted |
+//! | 429 | not counted, fails a probe | works |
+//! | 401, spend limit | works | opens at once |
+//! | 403, 404, 409, 413 and other 4xx | works | works |
+//! | rejected by another layer, given up by the caller | not counted | not counted |
+//!
+//! "Works" does not count while the circuit is closed, and is a success of a probe.
 //!
 //! # Where it goes
-//! Inside retry, so that it sees every attempt, and outside the limiters, so that a refused call takes nothing. A probe that
-//! waits in a limiter's queue is not timed yet: its lease runs from when the limiter lets it go.
+//! Inside the retry layer, so that it sees every attempt, and outside the limiters, so that a
+//! rejected call takes no tokens. The lease of a probe starts when the limiter has let the probe
+//! go.
 //!
-//! # Readiness, clones, cancellation
-//! Always ready; nothing happens before the first poll. A call waits for the inner service itself, and asks the circuit
-//! when that is ready. Circuits live in the layer and are shared by its clones and services. A call that is dropped
-//! says nothing, and a probe gives its place back; but where the retry layer's head or idle timer ended it, it has failed.
-//! An error of readiness says nothing either. A probe that lost its place in a limiter's queue asks the circuit anew.
+//! # Readiness
+//! The service is always ready. A call waits for the inner service itself. A call that was admitted
+//! and then waits, for readiness or in a limiter, is admitted again if its circuit has changed
+//! before it is sent. An error of the inner service's readiness is not counted.
+//!
+//! # Clones
+//! The circuits live in the layer. Its clones and services share them.
+//!
+//! # Cancellation
+//! A dropped call is not counted, and a dropped probe frees its place. If a head or idle timer of
+//! the retry layer has ended the call, it counts as a failure.
 //!
 //! # Streaming
-//! A stream succeeds with its first content event, so a probe that streams for ten minutes closes the circuit at once. If it
-//! breaks off before, the call has failed, whatever its status was; a break afterwards, or a silence that the retry layer
-//! ends, is a failure of its own. A JSON answer succeeds with its end.
+//! A stream succeeds with its first content, so a probe that streams for ten minutes closes the
+//! circuit early. A stream that breaks off before has failed, whatever its status was. A break
+//! after the first content, or a silence that the retry layer ends, is a second outcome, which
+//! counts as a failure. A JSON response succeeds with its end.
 //!
-//! # What it never does
-//! Hold a response back; change a request or a response; wait; count its own refusals or those of other layers; let more
-//! probes out than it was told.
+//! # Limits
+//! At most 1,024 circuits are kept ([`CircuitBreakerLayer::with_most_circuits`]). The layer never
+//! holds a response back, never waits, and changes neither requests nor responses.
 #![forbid(unsafe_code)]
 
-mod body;
-mod call;
 mod circuits;
-mod future;
+mod config;
 mod handle;
 mod layer;
-mod service;
-mod stage;
-mod ticket;
+mod permit;
+mod policy;
+mod state_machine;
 
-/// The name in events, refusals and logs.
-const LAYER: &str = "circuit-breaker";
-
-pub use body::Watcher;
-pub use future::ResponseFuture;
 pub use handle::{CircuitBreakerHandle, CircuitBreakerSnapshot, CircuitSnapshot};
-pub use layer::CircuitBreakerLayer;
-pub use service::CircuitBreaker;
-#[doc(hidden)]
-pub use stage::{BreakerAttempt, BreakerPolicy};
-pub use tower_claude_core::breaker::{BreakerConfig, FailureRate, SlowCallRate};
+pub use layer::{CircuitBreaker, CircuitBreakerLayer};
+pub use policy::{BreakerAttempt, BreakerPolicy};
+pub use state_machine::{BreakerConfig, BreakerSnapshot, BreakerState, FailureRate, SlowCallRate};

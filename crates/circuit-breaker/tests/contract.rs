@@ -1,4 +1,4 @@
-//! The contract of every layer.
+//! The contract tests of every layer.
 
 use tower_claude_circuit_breaker::CircuitBreakerLayer;
 use tower_claude_tests::Reply;

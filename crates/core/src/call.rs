@@ -1,16 +1,19 @@
 //! What travels with a request from layer to layer.
 
-use std::sync::{
-    Arc, Weak,
-    atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use http::{Extensions, HeaderMap, Request};
 use tokio::time::Instant;
 
 use crate::{
-    Ledger, LimiterId, RequestBody, ReservationHandle, SavedRequest, Workload,
-    reservations::Reservations, scope::credential,
+    Ledger, LimiterId, RequestBody, ReservationHandle, Workload, reservations::Reservations,
+    scope::credential,
 };
 
 /// When the caller stops waiting. Insert it into the request's extensions; every layer keeps to it.
@@ -42,12 +45,13 @@ pub struct Tenant(pub Arc<str>);
 #[derive(Debug)]
 pub struct Call {
     first_arrival: Instant,
+    /// The caller's.
     deadline: Option<Instant>,
+    /// The limit that a layer sets, in nanoseconds after the first arrival.
+    deadline_limit: AtomicU64,
     priority: Priority,
     tenant: Option<Tenant>,
     workload: Workload,
-    /// Weak: the context lives as long as the answer, and the request need not.
-    original: Weak<SavedRequest>,
     counted_input: AtomicU64,
     /// Of the request, once it was asked for.
     credential: AtomicU64,
@@ -63,6 +67,9 @@ pub struct Call {
 /// Stands for no count.
 const UNCOUNTED: u64 = u64::MAX;
 
+/// Stands for no limit of the deadline.
+const NO_LIMIT: u64 = u64::MAX;
+
 impl Call {
     /// The context of a call that arrived at `now`, with what the caller put into the extensions.
     #[must_use]
@@ -70,10 +77,10 @@ impl Call {
         Self {
             first_arrival: now,
             deadline: extensions.get::<Deadline>().map(|deadline| deadline.0),
+            deadline_limit: AtomicU64::new(NO_LIMIT),
             priority: extensions.get().copied().unwrap_or_default(),
             tenant: extensions.get().cloned(),
             workload: extensions.get().copied().unwrap_or_default(),
-            original: Weak::new(),
             counted_input: AtomicU64::new(UNCOUNTED),
             credential: AtomicU64::new(UNCOUNTED),
             attempts: AtomicU32::new(0),
@@ -150,30 +157,31 @@ impl Call {
         self
     }
 
-    /// The same context for copies of this request, which the layer that made the context keeps. That layer must not
-    /// have put the context into the request that is kept.
-    #[must_use]
-    pub fn with_original(mut self, original: &Arc<SavedRequest>) -> Self {
-        self.original = Arc::downgrade(original);
-        self
-    }
-
-    /// The request that a layer further out keeps, if this one is a copy of it that nobody has changed since. A layer
-    /// that would keep a copy of its own need not.
-    #[must_use]
-    pub fn original_of(&self, request: &Request<RequestBody>) -> Option<Arc<SavedRequest>> {
-        let original = self.original.upgrade()?;
-        original.is_copied_in(request).then_some(original)
-    }
-
     /// When the call first arrived: its place in every queue, kept across attempts.
     pub const fn first_arrival(&self) -> Instant {
         self.first_arrival
     }
 
-    /// When the caller stops waiting.
-    pub const fn deadline(&self) -> Option<Instant> {
-        self.deadline
+    /// Returns the time at which the caller stops waiting, or a layer ends the call if that is
+    /// earlier.
+    pub fn deadline(&self) -> Option<Instant> {
+        let limit = match self.deadline_limit.load(Ordering::Relaxed) {
+            NO_LIMIT => None,
+            nanos => self.first_arrival.checked_add(Duration::from_nanos(nanos)),
+        };
+        match (self.deadline, limit) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    /// Sets the time at which a layer ends the call, so that inner layers keep to it. `None` removes
+    /// the limit.
+    pub fn limit_deadline(&self, limit: Option<Instant>) {
+        let since_arrival = |at: Instant| at.saturating_duration_since(self.first_arrival);
+        let nanos = limit.and_then(|at| u64::try_from(since_arrival(at).as_nanos()).ok());
+        self.deadline_limit
+            .store(nanos.unwrap_or(NO_LIMIT), Ordering::Relaxed);
     }
 
     /// How much the call matters.
@@ -192,11 +200,11 @@ impl Call {
     pub fn beside(&self, now: Instant) -> Self {
         Self {
             first_arrival: now,
-            deadline: self.deadline,
+            deadline: self.deadline(),
+            deadline_limit: AtomicU64::new(NO_LIMIT),
             priority: self.priority,
             tenant: self.tenant.clone(),
             workload: self.workload,
-            original: Weak::new(),
             counted_input: AtomicU64::new(UNCOUNTED),
             credential: AtomicU64::new(UNCOUNTED),
             attempts: AtomicU32::new(0),

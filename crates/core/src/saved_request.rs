@@ -7,8 +7,7 @@ use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Uri,
 
 use crate::RequestBody;
 
-/// A request as it came, kept for another attempt. Layers that would keep the same one share it, by way of the
-/// [`Call`](crate::Call).
+/// A request as it came, kept for another attempt. Call policies of one driver share it.
 ///
 /// Nearly none is ever sent again, so its headers are kept as one text: to copy a map of them takes more allocations, and
 /// two steps of a counter for each name and value.
@@ -89,22 +88,6 @@ impl SavedRequest {
         }
         copy
     }
-
-    /// Whether `request` is a copy that nobody has changed, but for the context that was put there. A request with
-    /// extensions of the caller's counts as changed, since they cannot be compared; so does one whose body is other memory.
-    pub(crate) fn is_copied_in(&self, request: &Request<RequestBody>) -> bool {
-        let same_body = match (self.body.bytes(), request.body().bytes()) {
-            (Some(a), Some(b)) => std::ptr::eq(&**a, &**b),
-            _ => false,
-        };
-        same_body
-            && self.extensions.is_none()
-            && request.extensions().is_empty()
-            && self.method == request.method()
-            && self.version == request.version()
-            && self.headers.are(request.headers())
-            && self.uri == *request.uri()
-    }
 }
 
 /// Headers as one text: the length of a name, that of a value with a bit for a sensitive one, the name, the value.
@@ -149,20 +132,6 @@ impl Packed {
             at = next;
         }
         headers
-    }
-
-    fn are(&self, headers: &HeaderMap) -> bool {
-        let mut rest = &*self.text;
-        self.count == headers.len()
-            && headers.iter().all(|(name, value)| {
-                let mut take = |part: &[u8]| {
-                    let found = rest.strip_prefix(part);
-                    found.map(|left| rest = left).is_some()
-                };
-                take(&lengths(name, value))
-                    && take(name.as_str().as_bytes())
-                    && take(value.as_bytes())
-            })
     }
 }
 

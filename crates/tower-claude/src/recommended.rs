@@ -204,9 +204,9 @@ impl<S: Clone, C: Clone> Layer<S> for Recommended<C> {
     type Service = Cached<S, C>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        let resends = (self.fallback.policy(), self.retry.stage());
+        let resends = (self.fallback.policy(), self.retry.policy());
         let gates = self.bucket.stage().with_reader(self.budget.stage());
-        let guards = (self.breaker.stage(), gates);
+        let guards = (self.breaker.policy(), gates);
         let driver = DriverLayer::with_reuse(resends, guards, self.classifier.clone(), !self.own);
         self.cache.layer(driver.layer(inner))
     }

@@ -10,8 +10,10 @@ use std::{
 use common::{HAIKU, OPUS, SONNET, Told, assert_idle, cacheable, count, message, send};
 use tokio::time::Instant;
 use tower_claude::{
-    Kind, Limiter, Limits, Recommended, RetryLayer, TokenBucketLayer, recommended,
-    vocabulary::{Dimension, Scope, breaker::BreakerConfig},
+    Kind, Limiter, Limits, Recommended, RetryLayer, TokenBucketLayer,
+    circuit_breaker::BreakerConfig,
+    recommended,
+    vocabulary::{Dimension, Scope},
 };
 use tower_claude_fake_claude::{FakeClaude, Fault, GroupLimits, HeaderFamily, Incident};
 use tower_layer::Layer;
@@ -300,7 +302,7 @@ async fn a_refusal_is_not_stored() {
     let seen = send(&claude, cacheable(false)).await.expect("a refusal");
     assert_eq!(seen.status, 529);
     assert_eq!(layer.cache().handle().snapshot().stored, 0);
-    layer.breaker().handle().automatic(&circuit());
+    layer.breaker().handle().resume_automatic(&circuit());
     let seen = send(&claude, cacheable(false)).await.expect("an answer");
     assert!(seen.is_whole());
     assert_eq!(seen.header("x-tower-claude-cache"), "miss");

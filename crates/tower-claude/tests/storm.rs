@@ -14,7 +14,7 @@ use tokio::{
 use tower::ServiceExt;
 use tower_claude::{
     CircuitBreakerLayer, Limits, RequestBody, Tenant, TokenBucketLayer, cache::Cacheable,
-    recommended, vocabulary::breaker::BreakerConfig,
+    circuit_breaker::BreakerConfig, recommended,
 };
 use tower_claude_fake_claude::{FakeClaude, Fault, GroupLimits, Incident};
 use tower_layer::Layer;
@@ -116,7 +116,7 @@ async fn storm(seed: u64) {
         assert!(!cool_down.is_probed, "seed {seed}: {cool_down:?}");
     }
     let cache = layer.cache().handle().snapshot();
-    assert_eq!(cache.flights, 0, "seed {seed}");
+    assert_eq!(cache.in_flight, 0, "seed {seed}");
     // The storm met everything it was to meet.
     assert!(breaker.opened > 0 && breaker.probes > 0, "{breaker:?}");
     assert!(cache.hits > 0 && cache.joined > 0, "{cache:?}");

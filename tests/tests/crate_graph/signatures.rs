@@ -1,18 +1,18 @@
-//! Which crates the public signatures of a library show.
+//! Foreign crates in the public signatures of a library.
 //!
-//! Syntactic on purpose: it needs no nightly compiler and no rustdoc JSON. A bare `pub` counts as public, because the
-//! `unreachable_pub` lint keeps every other item `pub(crate)`. Paths are followed through imports, re-exports, private
-//! aliases and item macros whose input reads as items; the output of `macro_rules!` is not seen.
+//! The check is syntactic. A bare `pub` counts as public, because the lint `unreachable_pub` keeps
+//! every other item `pub(crate)`. Names are followed through the imports of their own file only.
 
-use syn::punctuated::Punctuated;
+use std::collections::BTreeMap;
+
 use syn::visit::{self, Visit};
-use syn::{Attribute, Fields, ImplItem, Item, Meta, Signature, Token, TraitItem, Type, Visibility};
+use syn::{Block, Field, File, ImplItem, Item, TraitItem, Visibility};
 
-use crate::names::Meaning;
-use crate::source::{Crate, is_test};
+use crate::dependencies::{LIBRARIES, root};
+use crate::source::{flatten, imports, is_test, load};
 
-/// Crates that every public signature may show: each is past 1.0 or as settled as tower's two trait crates.
-pub(crate) const SHOWN_BY_ALL: &[&str] = &[
+/// Crates that every public signature may show: each is past 1.0, or as settled as tower's two traits.
+const COMMON: &[&str] = &[
     "std",
     "core",
     "alloc",
@@ -23,281 +23,174 @@ pub(crate) const SHOWN_BY_ALL: &[&str] = &[
     "tower_service",
 ];
 
-/// The one clock: a type of ours around it would only hide that tests can pause it.
-const CLOCK: &[&str] = &["tokio", "time", "Instant"];
-
-/// Every foreign path in a public signature of the crate; `extra` are the crates this room may show beside the common ones.
-pub(crate) fn check(source: &Crate, extra: &[&str]) -> Vec<String> {
-    let mut problems = Vec::new();
-    for (path, module) in &source.modules {
-        let mut reader = Reader {
-            source,
-            extra,
-            module: path,
-            file: &module.file,
-            item: String::new(),
-            hops: 0,
-            problems: &mut problems,
-        };
-        for (glob, public) in &module.globs {
-            reader.glob(glob, *public);
-        }
-        for item in &module.items {
-            reader.item(item);
-        }
-    }
-    problems.sort();
-    problems.dedup();
-    problems
-}
+/// Crates that the workspace uses and no signature may show. `tokio::time::Instant` is the exception.
+const FOREIGN: &[&str] = &[
+    "axum",
+    "blake3",
+    "fastrand",
+    "foldhash",
+    "futures",
+    "futures_util",
+    "http_body_util",
+    "httpdate",
+    "hyper",
+    "hyper_util",
+    "jiff",
+    "memchr",
+    "quick_cache",
+    "reqwest",
+    "reqwest_middleware",
+    "serde",
+    "serde_json",
+    "tokio",
+    "tower",
+    "tracing",
+];
 
 struct Reader<'a> {
-    source: &'a Crate,
-    extra: &'a [&'a str],
-    module: &'a [String],
-    file: &'a str,
-    /// What is being read, for the message.
+    allowed: &'a [&'a str],
+    imported: BTreeMap<String, Vec<String>>,
     item: String,
-    /// Private aliases followed so far.
-    hops: u8,
-    problems: &'a mut Vec<String>,
+    problems: Vec<String>,
 }
 
-fn is_pub(vis: &Visibility) -> bool {
-    matches!(vis, Visibility::Public(_))
-}
-
-fn segments(path: &syn::Path) -> Vec<String> {
-    let names = path.segments.iter().map(|s| s.ident.to_string());
-    let root = path.leading_colon.map(|_| String::new());
-    root.into_iter().chain(names).collect()
-}
-
-impl Reader<'_> {
-    fn allowed(&self, path: &[String]) -> bool {
-        let root = path.first().map_or("", String::as_str);
-        SHOWN_BY_ALL.contains(&root)
-            || self.extra.contains(&root)
-            || root == "tower_claude"
-            || root.starts_with("tower_claude_")
-            || path == CLOCK
-    }
-
-    fn look_up(&mut self, path: &[String]) {
-        match self.source.meaning(self.module, path) {
-            Meaning::Foreign(full) if !self.allowed(&full) => self.problems.push(format!(
-                "{}: {} shows {}: name a type of ours or of {} instead",
-                self.file,
-                self.item,
-                full.join("::"),
-                SHOWN_BY_ALL.join(", ")
-            )),
-            Meaning::Local(module, name) if self.hops < 8 => {
-                let source = self.source;
-                let Some((path, there)) = source.modules.get_key_value(&module) else {
-                    return;
-                };
-                if let Some(hidden) = there.aliases.get(&name) {
-                    Reader {
-                        module: path,
-                        item: format!("{} (through the alias {name})", self.item),
-                        hops: self.hops + 1,
-                        problems: &mut *self.problems,
-                        ..*self
-                    }
-                    .visit_type(hidden);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn glob(&mut self, path: &[String], public: bool) {
-        let own = path
-            .first()
-            .is_some_and(|root| self.source.is_own(self.module, root));
-        let path = path.strip_prefix(&[String::new()]).unwrap_or(path);
-        if !own && !self.allowed(path) {
-            let how = if public { "pub use" } else { "use" };
-            self.problems.push(format!(
-                "{}: {how} {}::* hides where names come from: import them by name",
-                self.file,
-                path.join("::")
-            ));
-        }
-    }
-
-    /// Reads one item under a name; everything below goes through `visit_path`.
-    fn item(&mut self, item: &Item) {
-        match item {
-            Item::Fn(it) if is_pub(&it.vis) => self.signature("fn", &it.sig),
-            Item::Const(it) if is_pub(&it.vis) => {
-                self.item = format!("const {}", it.ident);
-                self.visit_type(&it.ty);
-            }
-            Item::Static(it) if is_pub(&it.vis) => {
-                self.item = format!("static {}", it.ident);
-                self.visit_type(&it.ty);
-            }
-            Item::Type(it) if is_pub(&it.vis) => {
-                self.item = format!("type {}", it.ident);
-                self.visit_item_type(it);
-            }
-            Item::Struct(it) if is_pub(&it.vis) => {
-                self.item = format!("struct {}", it.ident);
-                self.derives(&it.attrs);
-                self.visit_generics(&it.generics);
-                self.fields(&it.fields, false);
-            }
-            Item::Union(it) if is_pub(&it.vis) => {
-                self.item = format!("union {}", it.ident);
-                self.visit_generics(&it.generics);
-                self.fields(&Fields::Named(it.fields.clone()), false);
-            }
-            Item::Enum(it) if is_pub(&it.vis) => {
-                self.item = format!("enum {}", it.ident);
-                self.derives(&it.attrs);
-                self.visit_generics(&it.generics);
-                for variant in &it.variants {
-                    self.fields(&variant.fields, true);
-                }
-            }
-            Item::Trait(it) if is_pub(&it.vis) => self.trait_items(it),
-            Item::Use(it) if is_pub(&it.vis) => {
-                self.item = "pub use".to_owned();
-                let root = it.leading_colon.map(|_| String::new());
-                self.re_export(&it.tree, root.into_iter().collect());
-            }
-            Item::ExternCrate(it) if is_pub(&it.vis) => {
-                self.item = "pub extern crate".to_owned();
-                self.look_up(&[String::new(), it.ident.to_string()]);
-            }
-            Item::Impl(it) => self.implementation(it),
-            _ => {}
-        }
-    }
-
-    fn signature(&mut self, what: &str, signature: &Signature) {
-        self.item = format!("{what} {}", signature.ident);
-        self.visit_signature(signature);
-    }
-
-    fn fields(&mut self, fields: &Fields, all: bool) {
-        for field in fields.iter().filter(|field| all || is_pub(&field.vis)) {
-            self.visit_type(&field.ty);
-        }
-    }
-
-    /// A derived trait is an implementation that users can call.
-    fn derives(&mut self, attributes: &[Attribute]) {
-        let list = Punctuated::<Meta, Token![,]>::parse_terminated;
-        let mut queue: Vec<Meta> = attributes.iter().map(|a| a.meta.clone()).collect();
-        while let Some(meta) = queue.pop() {
-            let Meta::List(meta) = meta else {
-                continue;
-            };
-            let Ok(inner) = meta.parse_args_with(list) else {
-                continue;
-            };
-            if meta.path.is_ident("cfg_attr") {
-                queue.extend(inner.into_iter().skip(1));
-            } else if meta.path.is_ident("derive") {
-                for derived in &inner {
-                    self.visit_path(derived.path());
-                }
-            }
-        }
-    }
-
-    fn trait_items(&mut self, it: &syn::ItemTrait) {
-        let name = format!("trait {}", it.ident);
-        self.item.clone_from(&name);
-        self.visit_generics(&it.generics);
-        for bound in &it.supertraits {
-            self.visit_type_param_bound(bound);
-        }
-        for item in &it.items {
-            self.item.clone_from(&name);
-            match item {
-                TraitItem::Fn(method) => self.signature(&format!("{name}: fn"), &method.sig),
-                TraitItem::Type(associated) => self.visit_trait_item_type(associated),
-                TraitItem::Const(constant) => self.visit_type(&constant.ty),
-                _ => {}
-            }
-        }
-    }
-
-    fn re_export(&mut self, tree: &syn::UseTree, mut path: Vec<String>) {
-        use syn::UseTree::{Group, Name, Path, Rename};
-        match tree {
-            Path(step) => {
-                path.push(step.ident.to_string());
-                self.re_export(&step.tree, path);
-            }
-            Group(group) => {
-                for branch in &group.items {
-                    self.re_export(branch, path.clone());
-                }
-            }
-            Name(syn::UseName { ident }) | Rename(syn::UseRename { ident, .. }) => {
-                if ident != "self" {
-                    path.push(ident.to_string());
-                }
-                self.look_up(&path);
-            }
-            _ => {} // a glob: see `glob`
-        }
-    }
-
-    fn implementation(&mut self, it: &syn::ItemImpl) {
-        let mut bare = &*it.self_ty;
-        while let Type::Reference(reference) = bare {
-            bare = &reference.elem;
-        }
-        let this = match bare {
-            Type::Path(path) => segments(&path.path),
-            _ => Vec::new(),
-        };
-        let hidden =
-            |reader: &Self, path: &[String]| match reader.source.meaning(reader.module, path) {
-                Meaning::Local(module, name) => !reader.source.is_public(&module, &name),
-                _ => false,
-            };
-        let of = it.trait_.as_ref().map(|(path, _)| segments(path));
-        if hidden(self, &this) || of.as_ref().is_some_and(|path| hidden(self, path)) {
-            return;
-        }
-        let name = format!("impl {}", this.join("::"));
-        self.item.clone_from(&name);
-        self.visit_generics(&it.generics);
-        self.visit_type(&it.self_ty);
-        if let Some((path, _)) = &it.trait_ {
-            self.visit_path(path);
-        }
-        for item in &it.items {
-            self.item.clone_from(&name);
-            match item {
-                // A trait's method signatures are the trait's: what the impl adds are its types.
-                ImplItem::Type(associated) => self.visit_type(&associated.ty),
-                ImplItem::Fn(f) if of.is_none() && is_pub(&f.vis) && !is_test(&f.attrs) => {
-                    self.signature(&format!("{name}: fn"), &f.sig);
-                }
-                ImplItem::Const(c) if of.is_none() && is_pub(&c.vis) => self.visit_type(&c.ty),
-                _ => {}
-            }
-        }
-    }
+fn is_pub(visibility: &Visibility) -> bool {
+    matches!(visibility, Visibility::Public(_))
 }
 
 impl<'ast> Visit<'ast> for Reader<'_> {
     fn visit_path(&mut self, path: &'ast syn::Path) {
-        self.look_up(&segments(path));
+        let mut names: Vec<String> = path.segments.iter().map(|s| s.ident.to_string()).collect();
+        if let Some(full) = names.first().and_then(|first| self.imported.get(first)) {
+            names.splice(..1, full.clone());
+        }
+        let first = names.first().map_or("", String::as_str);
+        let is_clock = names == ["tokio", "time", "Instant"];
+        if FOREIGN.contains(&first) && !self.allowed.contains(&first) && !is_clock {
+            let shown = names.join("::");
+            self.problems.push(format!("{} shows {shown}", self.item));
+        }
         visit::visit_path(self, path);
     }
 
-    // Not part of a signature: attributes, bodies, array lengths and the path inside `pub(in ..)`.
-    fn visit_attribute(&mut self, _: &'ast Attribute) {}
-    fn visit_block(&mut self, _: &'ast syn::Block) {}
-    fn visit_expr(&mut self, _: &'ast syn::Expr) {}
-    fn visit_visibility(&mut self, _: &'ast Visibility) {}
+    fn visit_block(&mut self, _: &'ast Block) {}
+
+    fn visit_attribute(&mut self, _: &'ast syn::Attribute) {}
+
+    fn visit_field(&mut self, field: &'ast Field) {
+        if is_pub(&field.vis) {
+            visit::visit_field(self, field);
+        }
+    }
+}
+
+fn check(file: &File, allowed: &[&str]) -> Vec<String> {
+    let mut imported = BTreeMap::new();
+    for import in imports(file) {
+        flatten(&import.tree, &[], &mut |path, name| {
+            imported.insert(name.to_owned(), path.to_vec());
+        });
+    }
+    let mut reader = Reader {
+        allowed,
+        imported,
+        item: String::new(),
+        problems: Vec::new(),
+    };
+    file.items.iter().for_each(|item| read(&mut reader, item));
+    reader.problems
+}
+
+fn read(reader: &mut Reader<'_>, item: &Item) {
+    match item {
+        Item::Fn(it) if is_pub(&it.vis) && !is_test(&it.attrs) => {
+            reader.item = format!("fn {}", it.sig.ident);
+            reader.visit_signature(&it.sig);
+        }
+        Item::Struct(it) if is_pub(&it.vis) => {
+            reader.item = format!("struct {}", it.ident);
+            reader.visit_generics(&it.generics);
+            it.fields.iter().for_each(|field| reader.visit_field(field));
+        }
+        Item::Enum(it) if is_pub(&it.vis) => {
+            reader.item = format!("enum {}", it.ident);
+            let fields = it.variants.iter().flat_map(|variant| &variant.fields);
+            fields.for_each(|field| reader.visit_type(&field.ty));
+        }
+        Item::Type(it) if is_pub(&it.vis) => {
+            reader.item = format!("type {}", it.ident);
+            reader.visit_type(&it.ty);
+        }
+        Item::Const(it) if is_pub(&it.vis) => {
+            reader.item = format!("const {}", it.ident);
+            reader.visit_type(&it.ty);
+        }
+        Item::Trait(it) if is_pub(&it.vis) => {
+            for part in &it.items {
+                reader.item = format!("trait {}", it.ident);
+                if let TraitItem::Fn(part) = part {
+                    reader.visit_signature(&part.sig);
+                }
+            }
+        }
+        Item::Use(it) if is_pub(&it.vis) => flatten(&it.tree, &[], &mut |path, _| {
+            let first = path.first().map_or("", String::as_str);
+            if FOREIGN.contains(&first) && !reader.allowed.contains(&first) {
+                reader.problems.push(format!("pub use {}", path.join("::")));
+            }
+        }),
+        Item::Impl(it) if it.trait_.is_none() => {
+            for part in &it.items {
+                if let ImplItem::Fn(part) = part
+                    && is_pub(&part.vis)
+                {
+                    reader.item = format!("fn {}", part.sig.ident);
+                    reader.visit_signature(&part.sig);
+                }
+            }
+        }
+        Item::Mod(it) if !is_test(&it.attrs) => {
+            let items = it.content.iter().flat_map(|(_, items)| items);
+            items.for_each(|item| read(reader, item));
+        }
+        _ => {}
+    }
+}
+
+#[test]
+fn public_signatures_show_allowed_crates_only() {
+    assert!(!COMMON.iter().any(|name| FOREIGN.contains(name)));
+    let mut found = Vec::new();
+    for (library, _, allowed) in LIBRARIES {
+        for (path, file) in load(&root().join("crates").join(library).join("src")) {
+            let problems = check(&file, allowed);
+            let place = format!("{library}::{}", path.join("::"));
+            found.extend(problems.iter().map(|problem| format!("{place}: {problem}")));
+        }
+    }
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+#[test]
+fn each_way_to_show_a_foreign_crate_is_found() {
+    let problems = |text: &str| check(&syn::parse_file(text).unwrap(), &[]).len();
+    for text in [
+        "pub fn f(x: serde_json::Value) {}",
+        "use tokio::sync::Mutex; pub struct S { pub lock: Mutex<u8> }",
+        "use tokio::sync::Mutex as M; impl S { pub fn f(&self) -> &M<u8> { todo!() } }",
+        "pub enum E { A(hyper::Error) }",
+        "pub trait T { fn f(&self) -> jiff::Timestamp; }",
+        "pub use serde_json::Value;",
+        "pub fn f(x: impl Fn(tower::BoxError)) {}",
+    ] {
+        assert_eq!(problems(text), 1, "{text}");
+    }
+    for text in [
+        "pub fn f(at: tokio::time::Instant) {}",
+        "use tokio::sync::Mutex; pub struct S { lock: Mutex<u8> }",
+        "fn f(x: serde_json::Value) {}",
+        "pub fn f() -> http::StatusCode { serde_json::json!({}) }",
+    ] {
+        assert_eq!(problems(text), 0, "{text}");
+    }
 }

@@ -12,11 +12,10 @@ use tokio::{
     task::{JoinHandle, yield_now},
     time::{Instant, sleep, timeout},
 };
-use tower_claude_circuit_breaker::{BreakerConfig, CircuitBreakerLayer, SlowCallRate};
-use tower_claude_core::{
-    Call, RequestBody,
-    breaker::{BreakerSnapshot, BreakerState},
+use tower_claude_circuit_breaker::{
+    BreakerConfig, BreakerSnapshot, BreakerState, CircuitBreakerLayer, SlowCallRate,
 };
+use tower_claude_core::{Call, RequestBody};
 use tower_claude_fake_claude::{FakeClaude, Fault};
 use tower_claude_limiter::LocalLimiter;
 use tower_claude_retry::{RetryLayer, Timeouts};

@@ -134,7 +134,7 @@ async fn a_refusal_keeps_no_readiness() {
     let refused = service.clone().oneshot(message(false)).await;
     assert_eq!(refused.expect("a refusal").status(), 529);
     assert_eq!(places.free.load(Ordering::Relaxed), 1);
-    breaker.handle().automatic(&scope);
+    breaker.handle().resume_automatic(&scope);
     let served = service.oneshot(message(false)).await;
     assert_eq!(served.expect("an answer").status(), 200);
     assert_eq!(places.free.load(Ordering::Relaxed), 1);

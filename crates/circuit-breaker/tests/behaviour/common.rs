@@ -1,4 +1,4 @@
-//! Requests, answers, and what the layer says.
+//! Requests, answers and recorded events.
 
 use std::{
     sync::{Arc, Mutex},
@@ -9,12 +9,10 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body::Body;
 use tower::{Layer, ServiceExt};
-use tower_claude_circuit_breaker::{BreakerConfig, CircuitBreakerLayer};
-use tower_claude_core::{
-    Class, Rejected, RequestBody, Scope,
-    breaker::{BreakerSnapshot, BreakerState},
-    event::Event,
+use tower_claude_circuit_breaker::{
+    BreakerConfig, BreakerSnapshot, BreakerState, CircuitBreakerLayer,
 };
+use tower_claude_core::{Class, Rejected, RequestBody, Scope, event::Event};
 use tower_claude_fake_claude::{FakeClaude, GroupLimits};
 use tower_claude_tests::read;
 use tower_service::Service;
@@ -83,7 +81,7 @@ pub(crate) async fn call(layer: &CircuitBreakerLayer, fake: &FakeClaude) -> Opti
     send(&layer.layer(fake.clone()), request(SONNET, false)).await
 }
 
-/// So many calls that bring no answer worth looking at.
+/// A number of calls whose answers do not matter.
 pub(crate) async fn calls(layer: &CircuitBreakerLayer, fake: &FakeClaude, number: usize) {
     for _ in 0..number {
         call(layer, fake).await;
@@ -103,22 +101,22 @@ pub(crate) fn state(layer: &CircuitBreakerLayer) -> BreakerState {
     look(layer, SONNET).state
 }
 
-/// The recommended layer without the ramp, and what it says.
-pub(crate) fn layer() -> (CircuitBreakerLayer, Diary) {
-    let diary = Diary::default();
-    let copy = diary.clone();
+/// The recommended layer without the ramp, and its recorded events.
+pub(crate) fn layer() -> (CircuitBreakerLayer, EventLog) {
+    let events = EventLog::default();
+    let copy = events.clone();
     let layer = CircuitBreakerLayer::new()
         .with_config(BreakerConfig::new().with_ramp(None))
-        .with_observer(move |event: &Event<'_>| copy.note(event));
-    (layer, diary)
+        .with_observer(move |event: &Event<'_>| copy.record(event));
+    (layer, events)
 }
 
 /// The events, one line each.
 #[derive(Clone, Default)]
-pub(crate) struct Diary(Arc<Mutex<Vec<String>>>);
+pub(crate) struct EventLog(Arc<Mutex<Vec<String>>>);
 
-impl Diary {
-    fn note(&self, event: &Event<'_>) {
+impl EventLog {
+    fn record(&self, event: &Event<'_>) {
         let line = match event {
             Event::CircuitOpened {
                 scope,

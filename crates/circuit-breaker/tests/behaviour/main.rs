@@ -1,9 +1,9 @@
-//! What the layer does, against the fake API and in virtual time.
+//! Behaviour tests against the fake API, in virtual time.
 #![forbid(unsafe_code)]
 
 mod common;
 
-mod hands;
+mod manual_control;
 mod opening;
 mod probing;
 mod scopes;

@@ -1,22 +1,28 @@
-//! What opens a circuit, and what the refusals look like.
+//! Tests of the conditions that open a circuit, and of the rejections.
 
-use std::time::Duration;
-
-use http::StatusCode;
-use tokio::time::sleep;
-use tower::Layer;
-use tower_claude_circuit_breaker::{BreakerConfig, CircuitBreakerLayer, SlowCallRate};
-use tower_claude_core::{
-    Class, ClaudeClassify, Deadline, Kind, REJECTED_BY, RejectReason, Scope, breaker::BreakerState,
+use std::{
+    task::{Context, Poll},
+    time::Duration,
 };
-use tower_claude_fake_claude::Fault;
+
+use http::{Request, StatusCode};
+use tokio::time::{Instant, sleep, sleep_until};
+use tower::{Layer, ServiceExt};
+use tower_claude_circuit_breaker::{
+    BreakerConfig, BreakerState, CircuitBreakerLayer, SlowCallRate,
+};
+use tower_claude_core::{
+    Call, Class, ClaudeClassify, Deadline, Kind, REJECTED_BY, RejectReason, RequestBody, Scope,
+};
+use tower_claude_fake_claude::{FakeClaude, Fault};
 use tower_claude_retry::{RetryLayer, Timeouts};
 use tower_claude_tests::{Readiness, Reply, Script};
+use tower_service::Service;
 
 use crate::common::{SECOND, SONNET, call, calls, fake, layer, look, request, scope, send, state};
 
 #[tokio::test(start_paused = true)]
-async fn failures_open_it_and_the_rest_is_refused_at_once() {
+async fn failures_open_the_circuit_and_later_calls_are_rejected_at_once() {
     for fault in [
         Fault::Overloaded,
         Fault::ServerError,
@@ -25,27 +31,27 @@ async fn failures_open_it_and_the_rest_is_refused_at_once() {
         Fault::Reset,
         Fault::NonJson(StatusCode::BAD_GATEWAY),
     ] {
-        let (layer, diary) = layer();
+        let (layer, events) = layer();
         let fake = fake();
         fake.inject_times(fault.clone(), 100);
         calls(&layer, &fake, 5).await;
         assert_eq!(state(&layer), BreakerState::Open, "{fault:?}");
-        let answer = call(&layer, &fake).await.expect("a refusal");
+        let answer = call(&layer, &fake).await.expect("a rejection");
         assert_eq!((answer.status, fake.log_len()), (529, 5), "{fault:?}");
-        let [opened, refused] = diary.lines().try_into().expect("two events");
+        let [opened, refused] = events.lines().try_into().expect("two events");
         assert!(opened.starts_with("opened messages/claude-sonnet-5-5 "));
         assert_eq!(refused, "refused messages/claude-sonnet-5-5 overloaded");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_says_who_why_and_until_when() {
+async fn rejection_names_layer_reason_and_retry_after() {
     let (layer, _) = layer();
     let fake = fake();
     fake.inject_times(Fault::Overloaded, 5);
     calls(&layer, &fake, 5).await;
     let remains = look(&layer, SONNET).retry_after.expect("open");
-    let answer = call(&layer, &fake).await.expect("a refusal");
+    let answer = call(&layer, &fake).await.expect("a rejection");
     let refused = answer.refused.expect("tagged");
     let because = Kind::Overloaded;
     assert_eq!(refused.reason, RejectReason::CircuitOpen { because });
@@ -60,7 +66,7 @@ async fn a_refusal_says_who_why_and_until_when() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_no_failure_of_the_server_opens_nothing() {
+async fn response_that_is_no_server_failure_opens_no_circuit() {
     let wait = Fault::RateLimited {
         retry_after: SECOND,
     };
@@ -76,18 +82,18 @@ async fn what_is_no_failure_of_the_server_opens_nothing() {
         Fault::NonJson(StatusCode::NOT_FOUND),
         Fault::NonJson(StatusCode::CONFLICT),
     ] {
-        let (layer, diary) = layer();
+        let (layer, events) = layer();
         let fake = fake();
         fake.inject_times(fault.clone(), 100);
         calls(&layer, &fake, 20).await;
         assert_eq!(state(&layer), BreakerState::Closed, "{fault:?}");
         assert_eq!(fake.log_len(), 20, "{fault:?}");
-        assert_eq!(diary.lines(), Vec::<String>::new());
+        assert_eq!(events.lines(), Vec::<String>::new());
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_success_between_failures_begins_the_count_anew() {
+async fn success_between_failures_resets_the_count() {
     let (layer, _) = layer();
     let fake = fake();
     for _ in 0..5 {
@@ -98,7 +104,7 @@ async fn a_success_between_failures_begins_the_count_anew() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn refusals_further_in_say_nothing() {
+async fn rejection_by_an_inner_layer_is_not_counted() {
     let (layer, _) = layer();
     let reason = RejectReason::DeadlineWouldPass {
         estimated: SECOND,
@@ -121,7 +127,7 @@ async fn refusals_further_in_say_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_an_inner_layer_has_read_counts_unless_there_is_another_reading() {
+async fn class_of_an_inner_layer_stands_without_a_classifier() {
     let overloaded = Class::new(Kind::Overloaded);
     let script = Script::always(Reply::message().extension(overloaded));
     let (reusing, _) = layer();
@@ -133,7 +139,7 @@ async fn what_an_inner_layer_has_read_counts_unless_there_is_another_reading() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_it_had_to_read_it_leaves_to_others() {
+async fn class_is_left_in_the_response() {
     let (layer, _) = layer();
     let script = Script::always(Reply::claude_error(429, "rate_limit_error"));
     let answer = send(&layer.layer(script), request(SONNET, false)).await;
@@ -141,21 +147,21 @@ async fn what_it_had_to_read_it_leaves_to_others() {
     assert_eq!((class.kind, class.local), (Kind::RateLimited, false));
 }
 
-/// Who waits for an inner service that is not ready is told what he would be told by then.
+/// A call does not wait for the readiness of the inner service if it will be rejected.
 #[tokio::test(start_paused = true)]
-async fn an_open_circuit_refuses_before_the_inner_service_is_ready() {
+async fn open_circuit_rejects_before_the_inner_service_is_ready() {
     let (layer, _) = layer();
     let never = Script::always(Reply::message()).readiness(Readiness::Never);
     let service = layer.layer(never);
     let at_once = async || {
         let call = send(&service, request(SONNET, false));
         let answer = tokio::time::timeout(SECOND, call).await;
-        answer.expect("no wait").expect("a refusal")
+        answer.expect("no wait").expect("a rejection")
     };
     layer.handle().force_open(&scope(SONNET));
     let refused = at_once().await;
     assert_eq!((refused.status, refused.was_sent()), (529, false));
-    layer.handle().automatic(&scope(SONNET));
+    layer.handle().resume_automatic(&scope(SONNET));
     let credential = Scope::credential_of(request(SONNET, false).headers());
     layer.handle().force_open(&Scope::of_credential(credential));
     let refused = at_once().await;
@@ -163,7 +169,7 @@ async fn an_open_circuit_refuses_before_the_inner_service_is_ready() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn by_default_it_is_open_for_ten_seconds_and_ramps_for_twenty() {
+async fn default_circuit_is_open_for_ten_seconds_and_ramps_for_twenty() {
     let (layer, fake) = (CircuitBreakerLayer::new(), fake());
     fake.inject_times(Fault::Overloaded, 6);
     calls(&layer, &fake, 5).await;
@@ -182,7 +188,7 @@ async fn by_default_it_is_open_for_ten_seconds_and_ramps_for_twenty() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn calls_that_are_given_up_say_nothing_but_timers_do() {
+async fn dropped_call_is_not_counted_but_a_timeout_is() {
     let (layer, _) = layer();
     let fake = fake();
     fake.inject_times(Fault::SlowHead(3_000 * SECOND), 100);
@@ -201,8 +207,8 @@ async fn calls_that_are_given_up_say_nothing_but_timers_do() {
     let retry = RetryLayer::new().with_timeouts(timeouts);
     let service = retry.layer(layer.layer(fake.clone()));
     let answer = send(&service, request(SONNET, false)).await;
-    assert_eq!(answer.expect("a refusal").status, 504);
-    assert_eq!(look(&layer, SONNET).failures, 2, "the timers' word");
+    assert_eq!(answer.expect("a rejection").status, 504);
+    assert_eq!(look(&layer, SONNET).failures, 2, "both attempts");
 
     // A caller's deadline is not the server's fault.
     let mut hurried = request(SONNET, false);
@@ -213,7 +219,7 @@ async fn calls_that_are_given_up_say_nothing_but_timers_do() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn slow_calls_open_it_where_they_are_counted() {
+async fn slow_calls_with_a_slow_call_rate_open_the_circuit() {
     let rate = SlowCallRate::new(5 * SECOND).with_share(5.try_into().expect("not 0"), 0.8);
     let config = BreakerConfig::new().with_slow_calls(Some(rate));
     let layer = CircuitBreakerLayer::new().with_config(config);
@@ -227,4 +233,82 @@ async fn slow_calls_open_it_where_they_are_counted() {
     fake.inject_times(Fault::SlowHead(Duration::from_millis(1)), 100);
     calls(&layer, &fake, 20).await;
     assert_eq!(state(&layer), BreakerState::Closed);
+}
+
+/// A service that becomes ready at this instant. The sleep wakes the waiting call.
+#[derive(Clone)]
+struct ReadyAt(Instant, FakeClaude);
+
+impl Service<Request<RequestBody>> for ReadyAt {
+    type Response = <FakeClaude as Service<Request<RequestBody>>>::Response;
+    type Error = <FakeClaude as Service<Request<RequestBody>>>::Error;
+    type Future = <FakeClaude as Service<Request<RequestBody>>>::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        if Instant::now() >= self.0 {
+            return Poll::Ready(Ok(()));
+        }
+        let (until, waker) = (self.0, cx.waker().clone());
+        tokio::spawn(async move {
+            sleep_until(until).await;
+            waker.wake();
+        });
+        Poll::Pending
+    }
+
+    fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
+        self.1.call(request)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn call_that_waits_for_readiness_is_rejected_if_the_circuit_opens() {
+    let (layer, events) = layer();
+    let fake = fake();
+    let service = layer.layer(ReadyAt(Instant::now() + 2 * SECOND, fake.clone()));
+    let open = async {
+        sleep(SECOND).await;
+        assert_eq!(state(&layer), BreakerState::Closed);
+        layer.handle().force_open(&scope(SONNET));
+    };
+    let (answer, ()) = tokio::join!(send(&service, request(SONNET, false)), open);
+    let answer = answer.expect("a rejection");
+    assert_eq!((answer.status, answer.was_sent()), (529, false));
+    assert_eq!((fake.log_len(), events.lines().len()), (0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn call_that_waits_in_an_inner_layer_is_rejected_if_the_circuit_opens() {
+    let (layer, events) = layer();
+    let fake = fake();
+    let waiting = tower::service_fn(|request: Request<RequestBody>| {
+        let (call, fake) = (Call::of(&request).expect("a call").clone(), fake.clone());
+        call.set_held_back(true);
+        async move {
+            sleep(2 * SECOND).await;
+            call.set_held_back(false);
+            fake.oneshot(request).await
+        }
+    });
+    let service = layer.layer(waiting);
+    let open = async {
+        sleep(SECOND).await;
+        layer.handle().force_open(&scope(SONNET));
+    };
+    let (answer, ()) = tokio::join!(send(&service, request(SONNET, false)), open);
+    let answer = answer.expect("a rejection");
+    assert_eq!((answer.status, answer.was_sent()), (529, false));
+    assert_eq!((fake.log_len(), events.lines().len()), (0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn timeout_before_the_inner_service_is_ready_is_not_counted() {
+    let (layer, _) = layer();
+    let never = Script::always(Reply::message()).readiness(Readiness::Never);
+    let timeouts = Timeouts::new().with_head(Some(10 * SECOND));
+    let retry = RetryLayer::new().with_timeouts(timeouts);
+    let service = retry.layer(layer.layer(never));
+    let answer = send(&service, request(SONNET, false)).await;
+    assert_eq!(answer.expect("a rejection").status, 504);
+    assert_eq!(look(&layer, SONNET).failures, 0);
 }

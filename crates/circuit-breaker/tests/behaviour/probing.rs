@@ -1,4 +1,4 @@
-//! The way back: probes, one at a time.
+//! Tests of probes.
 
 use std::{
     convert::Infallible,
@@ -13,30 +13,30 @@ use futures_util::future::join_all;
 use http::Response;
 use tokio::time::sleep;
 use tower::{Layer, ServiceExt};
-use tower_claude_circuit_breaker::{BreakerConfig, CircuitBreakerLayer};
-use tower_claude_core::{BufferRequest, breaker::BreakerState};
+use tower_claude_circuit_breaker::{BreakerConfig, BreakerState, CircuitBreakerLayer};
+use tower_claude_core::BufferRequest;
 use tower_claude_fake_claude::{FakeClaude, Fault};
 use tower_claude_tests::{FrameBody, read};
 
-use crate::common::{Diary, SECOND, SONNET, call, calls, fake, layer, look, request, state};
+use crate::common::{EventLog, SECOND, SONNET, call, calls, fake, layer, look, request, state};
 
-async fn opened() -> (CircuitBreakerLayer, Diary, FakeClaude) {
-    let (layer, diary) = layer();
+async fn opened() -> (CircuitBreakerLayer, EventLog, FakeClaude) {
+    let (layer, events) = layer();
     let fake = fake();
     fake.inject_times(Fault::Overloaded, 5);
     calls(&layer, &fake, 5).await;
-    (layer, diary, fake)
+    (layer, events, fake)
 }
 
-async fn half_open() -> (CircuitBreakerLayer, Diary, FakeClaude) {
-    let (layer, diary, fake) = opened().await;
+async fn half_open() -> (CircuitBreakerLayer, EventLog, FakeClaude) {
+    let (layer, events, fake) = opened().await;
     sleep(36 * SECOND).await;
-    (layer, diary, fake)
+    (layer, events, fake)
 }
 
 #[tokio::test(start_paused = true)]
-async fn two_probes_that_succeed_close_it() {
-    let (layer, diary, fake) = half_open().await;
+async fn two_successful_probes_close_the_circuit() {
+    let (layer, events, fake) = half_open().await;
     calls(&layer, &fake, 3).await;
     assert_eq!(state(&layer), BreakerState::Closed);
     let scope = "messages/claude-sonnet-5-5";
@@ -46,7 +46,7 @@ async fn two_probes_that_succeed_close_it() {
         format!("probe {scope}"),
         format!("closed {scope}"),
     ];
-    assert_eq!(diary.lines(), expected);
+    assert_eq!(events.lines(), expected);
     let told = layer.handle().snapshot();
     assert_eq!(
         (told.opened, told.probes, told.closed, told.refused),
@@ -55,7 +55,7 @@ async fn two_probes_that_succeed_close_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_many_calls_at_once_one_is_the_probe() {
+async fn concurrent_calls_on_a_half_open_circuit_send_a_single_probe() {
     let (layer, _, fake) = half_open().await;
     let before = fake.log_len();
     fake.inject_times(Fault::SlowHead(SECOND), 50);
@@ -68,7 +68,7 @@ async fn of_many_calls_at_once_one_is_the_probe() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_429_fails_a_probe_and_its_wait_is_kept() {
+async fn probe_with_429_opens_the_circuit_for_its_retry_after() {
     let (layer, _, fake) = half_open().await;
     fake.inject(Fault::RateLimited {
         retry_after: 100 * SECOND,
@@ -80,16 +80,16 @@ async fn a_429_fails_a_probe_and_its_wait_is_kept() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn another_4xx_ends_a_probe_well() {
+async fn probe_with_another_4xx_succeeds() {
     let (layer, _, fake) = half_open().await;
     fake.inject_times(Fault::NonJson(http::StatusCode::BAD_REQUEST), 2);
     calls(&layer, &fake, 2).await;
     assert_eq!(state(&layer), BreakerState::Closed);
 }
 
-/// A probe that streams for ten minutes.
+/// The probes stream for ten minutes.
 #[tokio::test(start_paused = true)]
-async fn a_long_stream_succeeds_with_its_first_content() {
+async fn long_stream_succeeds_with_its_first_content() {
     let (layer, _, _) = opened().await;
     sleep(36 * SECOND).await;
     let slow = FakeClaude::builder()
@@ -117,7 +117,7 @@ async fn a_long_stream_succeeds_with_its_first_content() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_probe_that_is_dropped_anywhere_gives_its_place_back() {
+async fn dropped_probe_frees_its_place_before_and_after_the_head() {
     let (layer, _, fake) = half_open().await;
     fake.inject(Fault::SlowHead(100 * SECOND));
     let gone = tokio::time::timeout(SECOND, call(&layer, &fake)).await;
@@ -131,9 +131,9 @@ async fn a_probe_that_is_dropped_anywhere_gives_its_place_back() {
     assert_eq!(state(&layer), BreakerState::HalfOpen);
 }
 
-/// Until the call itself is gone, so that no other probe goes out beside it.
+/// No other probe is sent beside it.
 #[tokio::test(start_paused = true)]
-async fn a_probe_that_is_dropped_keeps_its_place_to_the_last() {
+async fn dropped_probe_keeps_its_place_until_the_inner_call_is_gone() {
     struct Leaving(CircuitBreakerLayer, Arc<AtomicUsize>);
     impl Drop for Leaving {
         fn drop(&mut self) {
@@ -157,7 +157,7 @@ async fn a_probe_that_is_dropped_keeps_its_place_to_the_last() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_probe_that_hangs_is_given_up_after_its_lease() {
+async fn probe_without_a_response_fails_after_its_lease() {
     let config = BreakerConfig::new()
         .with_ramp(None)
         .with_attempt_timeout(60 * SECOND);
@@ -172,11 +172,11 @@ async fn a_probe_that_hangs_is_given_up_after_its_lease() {
         async move { call(&layer, &fake).await }
     });
     sleep(60 * SECOND).await;
-    let answer = call(&layer, &fake).await.expect("a refusal");
+    let answer = call(&layer, &fake).await.expect("a rejection");
     assert!(!answer.was_sent());
     assert_eq!(look(&layer, SONNET).opens, 1);
     sleep(SECOND).await;
-    assert!(!call(&layer, &fake).await.expect("a refusal").was_sent());
+    assert!(!call(&layer, &fake).await.expect("a rejection").was_sent());
     assert_eq!(look(&layer, SONNET).opens, 2, "it has failed");
     sleep(72 * SECOND).await;
     calls(&layer, &fake, 2).await;
@@ -185,7 +185,7 @@ async fn a_probe_that_hangs_is_given_up_after_its_lease() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn answers_from_before_the_trip_are_ignored() {
+async fn response_of_an_older_generation_is_ignored() {
     let (layer, _) = layer();
     let fake = fake();
     fake.inject_times(Fault::SlowHead(50 * SECOND), 20);
@@ -210,9 +210,9 @@ async fn answers_from_before_the_trip_are_ignored() {
     );
 }
 
-/// A layer of others may drop a call that it has made and not polled.
+/// A foreign layer may drop a call that it has made and not polled.
 #[tokio::test(start_paused = true)]
-async fn a_probe_that_is_never_polled_is_given_back() {
+async fn probe_that_is_never_polled_frees_its_place() {
     let (layer, _, fake) = half_open().await;
     let unpolled = tower::service_fn(|request| {
         drop(tower::Service::call(

@@ -1,4 +1,4 @@
-//! Whose circuit is opened by what.
+//! Tests of the scopes of circuits.
 
 use std::num::NonZeroUsize;
 
@@ -6,8 +6,10 @@ use futures_util::future::join_all;
 use http::{HeaderValue, Request, StatusCode};
 use tokio::time::sleep;
 use tower::Layer;
-use tower_claude_circuit_breaker::{BreakerConfig, CircuitBreakerLayer, CircuitSnapshot};
-use tower_claude_core::{Kind, RequestBody, Scope, breaker::BreakerState};
+use tower_claude_circuit_breaker::{
+    BreakerConfig, BreakerState, CircuitBreakerLayer, CircuitSnapshot,
+};
+use tower_claude_core::{Kind, RequestBody, Scope};
 use tower_claude_fake_claude::{FakeClaude, Fault};
 use tower_claude_retry::{RetryLayer, Timeouts};
 use tower_claude_tests::{FrameBody, Reply, Script};
@@ -38,7 +40,7 @@ async fn refused_once(layer: &CircuitBreakerLayer, fake: &FakeClaude) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_model_that_is_down_opens_no_other() {
+async fn model_that_is_down_opens_only_its_own_circuit() {
     let (layer, _) = layer();
     let fake = fake();
     fake.inject_times(Fault::Overloaded, 5);
@@ -56,8 +58,8 @@ async fn a_model_that_is_down_opens_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_401_opens_the_credential_for_all_models() {
-    let (layer, diary) = layer();
+async fn single_401_opens_the_credential_for_all_models() {
+    let (layer, events) = layer();
     let script = Script::new([
         Reply::claude_error(401, "authentication_error"),
         Reply::message(),
@@ -77,20 +79,20 @@ async fn one_401_opens_the_credential_for_all_models() {
         "opened other/credential unauthorized 1",
         "refused other/credential unauthorized",
     ];
-    assert_eq!(diary.lines(), expected);
+    assert_eq!(events.lines(), expected);
 
     // One probe that is accepted is enough.
     sleep(36 * SECOND).await;
     let probe = send(&service, with_key("bad", SONNET)).await.expect("it");
     assert_eq!(probe.status, 200);
     assert_eq!(
-        diary.lines().last().expect("a line"),
+        events.lines().last().expect("a line"),
         "closed other/credential"
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_spend_limit_opens_the_credential_and_no_model() {
+async fn spend_limit_opens_the_credential_and_no_model() {
     for fault in [Fault::SpendCap, Fault::OwnSpendLimit] {
         let (layer, _) = layer();
         let fake = fake();
@@ -107,9 +109,9 @@ async fn a_spend_limit_opens_the_credential_and_no_model() {
     }
 }
 
-/// A 401 from before the circuit opened and closed again.
+/// The 401 belongs to a call from before the circuit opened and closed again.
 #[tokio::test(start_paused = true)]
-async fn a_401_that_comes_late_opens_nothing() {
+async fn late_401_of_an_older_generation_opens_nothing() {
     let (layer, _) = layer();
     let fake = fake();
     let slow = tower::service_fn(|_| async {
@@ -128,8 +130,8 @@ async fn a_401_that_comes_late_opens_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_probe_of_a_credential_is_told_only_when_the_model_lets_it_pass() {
-    let (layer, diary) = layer();
+async fn probe_of_a_credential_is_reported_only_if_the_model_passes() {
+    let (layer, events) = layer();
     let fake = fake();
     refused_once(&layer, &fake).await;
     layer
@@ -137,18 +139,18 @@ async fn a_probe_of_a_credential_is_told_only_when_the_model_lets_it_pass() {
         .force_open(&Scope::of_model(&request(SONNET, false)));
     calls(&layer, &fake, 3).await;
     assert_eq!(layer.handle().snapshot().probes, 0);
-    assert!(!diary.lines().iter().any(|line| line.starts_with("probe")));
+    assert!(!events.lines().iter().any(|line| line.starts_with("probe")));
     layer
         .handle()
-        .automatic(&Scope::of_model(&request(SONNET, false)));
+        .resume_automatic(&Scope::of_model(&request(SONNET, false)));
     calls(&layer, &fake, 1).await;
     assert_eq!(credential(&layer).breaker.state, BreakerState::Closed);
     assert_eq!(layer.handle().snapshot().probes, 1);
 }
 
-/// It was refused before, and nobody knows better since.
+/// A missing response is no evidence about the credential.
 #[tokio::test(start_paused = true)]
-async fn a_probe_of_a_credential_that_hangs_leaves_the_reason() {
+async fn probe_of_a_credential_without_a_response_keeps_the_cause() {
     let (layer, _) = layer();
     let config = BreakerConfig::new().with_attempt_timeout(60 * SECOND);
     let (layer, fake) = (layer.with_credential_config(config), fake());
@@ -166,9 +168,9 @@ async fn a_probe_of_a_credential_that_hangs_leaves_the_reason() {
     hung.abort();
 }
 
-/// An outage says nothing about the credential: its probe gives the place back.
+/// An outage is no evidence about the credential, so its probe frees the place.
 #[tokio::test(start_paused = true)]
-async fn the_circuits_do_not_mix() {
+async fn outage_of_a_model_does_not_affect_the_credential() {
     let (layer, _) = layer();
     let replies = [
         Reply::claude_error(401, "authentication_error"),
@@ -190,9 +192,9 @@ async fn the_circuits_do_not_mix() {
     assert_eq!(script.calls(), 3);
 }
 
-/// A model that answers no call in time says nothing about the credential, and nothing about other models.
+/// A model that answers no call in time is no evidence about the credential or about other models.
 #[tokio::test(start_paused = true)]
-async fn timers_say_nothing_about_a_credential() {
+async fn timeout_is_ignored_by_the_credential() {
     let (layer, _) = layer();
     let fake = fake();
     refused_once(&layer, &fake).await;
@@ -213,7 +215,7 @@ async fn timers_say_nothing_about_a_credential() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_credential_there_is_no_circuit_for_one() {
+async fn request_without_a_credential_has_no_credential_circuit() {
     let (layer, _) = layer();
     let script = Script::always(Reply::claude_error(401, "authentication_error"));
     let service = layer.layer(script.clone());
@@ -226,7 +228,7 @@ async fn without_a_credential_there_is_no_circuit_for_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_403_opens_nothing() {
+async fn response_403_opens_nothing() {
     let (layer, _) = layer();
     let script = Script::always(Reply::claude_error(403, "permission_error"));
     let service = layer.layer(script.clone());
@@ -237,7 +239,7 @@ async fn a_403_opens_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_function_of_the_user_says_what_belongs_together() {
+async fn scope_function_of_the_user_groups_requests() {
     let (layer, _) = layer();
     let layer = layer.with_scope(|_| Scope::named("everything"));
     let fake = fake();
@@ -249,7 +251,7 @@ async fn a_function_of_the_user_says_what_belongs_together() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn circuits_are_bounded_and_those_that_matter_are_kept() {
+async fn full_table_evicts_only_idle_circuits() {
     let (layer, _) = layer();
     let layer = layer.with_most_circuits(NonZeroUsize::new(8).expect("not 0"));
     let fake = fake();
@@ -274,9 +276,9 @@ async fn circuits_are_bounded_and_those_that_matter_are_kept() {
     assert_eq!(script.calls(), 100);
 }
 
-/// One that a call holds, too.
+/// A call in flight keeps its circuit.
 #[tokio::test(start_paused = true)]
-async fn a_circuit_in_use_is_kept() {
+async fn circuit_with_a_call_is_not_evicted() {
     let (layer, _) = layer();
     let layer = layer.with_most_circuits(NonZeroUsize::MIN);
     let late = tower::service_fn(|_| async {

@@ -1,4 +1,4 @@
-//! Streams fail in their own ways.
+//! Tests of streams.
 
 use std::time::Duration;
 
@@ -6,8 +6,8 @@ use http::header::CONTENT_ENCODING;
 use http_body_util::BodyExt;
 use tokio::time::{Instant, sleep};
 use tower::{Layer, ServiceExt};
-use tower_claude_circuit_breaker::CircuitBreakerLayer;
-use tower_claude_core::{Call, Deadline, Kind, RejectReason, breaker::BreakerState};
+use tower_claude_circuit_breaker::{BreakerState, CircuitBreakerLayer};
+use tower_claude_core::{Call, Deadline, Kind, RejectReason};
 use tower_claude_fake_claude::Fault;
 use tower_claude_retry::RetryLayer;
 use tower_claude_tests::{Piece, Reply, Script, read};
@@ -29,7 +29,7 @@ async fn half_open(layer: &CircuitBreakerLayer) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_held_200_that_turns_into_an_error_is_a_failure() {
+async fn stream_that_fails_before_content_is_a_failure() {
     for fault in [Fault::ErrorBeforeContent, Fault::TruncatedBeforeContent] {
         let (layer, _) = layer();
         let fake = fake();
@@ -43,9 +43,9 @@ async fn a_held_200_that_turns_into_an_error_is_a_failure() {
     }
 }
 
-/// Its content was the success that ended the row of failures; then it is the first of the next row.
+/// The content is a success, which resets the count. The failure is then the first of the next row.
 #[tokio::test(start_paused = true)]
-async fn a_break_after_content_is_a_failure_of_its_own() {
+async fn stream_that_fails_after_content_counts_as_a_failure() {
     for fault in [
         Fault::ErrorMidStream { after_tokens: 3 },
         Fault::Truncated { after_tokens: 3 },
@@ -64,8 +64,8 @@ async fn a_break_after_content_is_a_failure_of_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn streams_that_break_side_by_side_open_it() {
-    let (layer, diary) = layer();
+async fn concurrent_streams_that_break_open_the_circuit() {
+    let (layer, events) = layer();
     let fake = fake();
     fake.inject_times(Fault::Cut { after_tokens: 3 }, 5);
     let service = layer.layer(fake.clone());
@@ -73,7 +73,7 @@ async fn streams_that_break_side_by_side_open_it() {
     futures_util::future::join_all(calls).await;
     assert_eq!(state(&layer), BreakerState::Open);
     assert_eq!(
-        diary.lines(),
+        events.lines(),
         ["opened messages/claude-sonnet-5-5 transport 1"]
     );
     let refused = send(&service, request(SONNET, true)).await.expect("it");
@@ -82,9 +82,9 @@ async fn streams_that_break_side_by_side_open_it() {
     assert_eq!(reason, RejectReason::CircuitOpen { because });
 }
 
-/// A compressed stream, or another API's: there is no telling where its content begins.
+/// A compressed stream, or the stream of another API, has no recognisable first content.
 #[tokio::test(start_paused = true)]
-async fn what_cannot_be_read_succeeds_with_its_head_or_first_event() {
+async fn unreadable_stream_succeeds_at_its_head_or_first_event() {
     let (layer, _) = layer();
     let compressed = Reply::stream(["..."]).header(CONTENT_ENCODING, "gzip");
     let foreign = Reply::stream(["data: {\"choices\":[]}\n\n"]);
@@ -107,9 +107,9 @@ async fn what_cannot_be_read_succeeds_with_its_head_or_first_event() {
     }
 }
 
-/// Of one call that a layer of others has sent twice, a timer has ended the other attempt.
+/// A timer has ended another attempt of the same call, which a foreign layer has sent twice.
 #[tokio::test(start_paused = true)]
-async fn what_has_ended_is_not_ended_once_more_by_a_timer() {
+async fn ended_stream_is_not_counted_again_by_a_timer() {
     let fine = [START, CONTENT, STOP].concat();
     let broken = [START, CONTENT, ERROR].concat();
     for (stream, failures) in [(fine, 0), (broken, 1)] {
@@ -124,10 +124,10 @@ async fn what_has_ended_is_not_ended_once_more_by_a_timer() {
     }
 }
 
-/// The retry layer ends it then; a caller's deadline is not the server's fault.
+/// The retry layer ends the stream. A caller's deadline is no failure of the server.
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_falls_silent_after_content_is_a_failure_of_its_own() {
-    let (layer, diary) = layer();
+async fn silent_stream_after_content_counts_as_a_failure() {
+    let (layer, events) = layer();
     let fake = fake();
     let stall = Fault::Stall {
         after_tokens: 3,
@@ -151,7 +151,7 @@ async fn a_stream_that_falls_silent_after_content_is_a_failure_of_its_own() {
     assert_eq!(look(&layer, SONNET).failures, 0);
     streams(None).await;
     assert_eq!(
-        diary.lines(),
+        events.lines(),
         ["opened messages/claude-sonnet-5-5 timeout 1"]
     );
 }

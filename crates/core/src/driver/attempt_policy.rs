@@ -46,6 +46,12 @@ pub trait AttemptPolicy {
     /// a policy of the driver does. False by default.
     const READS_USAGE: bool = false;
 
+    /// Returns true if the policy reads the body of requests. If no policy of the driver does, the
+    /// driver does not parse the body. True by default.
+    fn reads_request(&self) -> bool {
+        true
+    }
+
     /// Admits the attempt, or rejects it.
     ///
     /// The driver polls again until the result is ready, and then does not poll this attempt again.
@@ -116,6 +122,11 @@ impl AttemptPolicy for () {
     type Attempt = ();
 
     #[inline]
+    fn reads_request(&self) -> bool {
+        false
+    }
+
+    #[inline]
     fn poll_admit(
         &self,
         (): &mut (),
@@ -141,6 +152,11 @@ impl<A: AttemptPolicy, B: AttemptPolicy> AttemptPolicy for (A, B) {
     type Attempt = AttemptPair<A::Attempt, B::Attempt>;
 
     const READS_USAGE: bool = A::READS_USAGE || B::READS_USAGE;
+
+    #[inline]
+    fn reads_request(&self) -> bool {
+        self.0.reads_request() || self.1.reads_request()
+    }
 
     #[inline]
     fn poll_admit(

@@ -15,7 +15,7 @@ use super::{
     attempt_policy::{AttemptPolicy, Clock},
     call_policy::CallPolicy,
     peek::{PeekedBody, track},
-    service::Policies,
+    policies::Policies,
 };
 use crate::{
     body_tracker::BodyTracker, call::Call, classify::ClassifyResponse, collect::plus,
@@ -38,7 +38,8 @@ where
     A: AttemptPolicy,
     C: ClassifyResponse,
 {
-    frames: VecDeque<Frame<Bytes>>,
+    /// Absent if nothing was read before the response was handed on.
+    frames: Option<VecDeque<Frame<Bytes>>>,
     error: Option<R::Error>,
     body: Option<R>,
     /// Absent for a failed response, whose outcome is known.
@@ -65,13 +66,13 @@ where
 {
     /// Creates a body that passes the inner one through.
     pub(super) fn untracked(body: R) -> Self {
-        Self::of(VecDeque::new(), None, Some(body), None)
+        Self::of(None, None, Some(body), None)
     }
 
     /// Creates the body of a response that failed while it was held.
     pub(super) fn failed(mut peeked: PeekedBody<R>) -> ResponseBody<Self> {
         let frames = peeked.take_frames();
-        ResponseBody::inner(Self::of(frames, peeked.error, peeked.rest, None))
+        ResponseBody::inner(Self::of(Some(frames), peeked.error, peeked.rest, None))
     }
 
     /// Creates the body of a successful response.
@@ -83,31 +84,28 @@ where
         call: &Arc<Call>,
     ) -> ResponseBody<Self> {
         let frames = peeked.take_frames();
-        let tracker = peeked.tracker;
-        let is_stream = tracker
-            .stream()
-            .is_some_and(|stream| !stream.is_not_claude());
-        // Other data would break the promise of a known length.
-        let has_no_length = peeked
-            .rest
-            .as_ref()
-            .is_some_and(|body| body.size_hint().exact().is_none());
-        let body_state = policies
-            .call
-            .start_body(state, call, is_stream && has_no_length);
-        let tracking = Tracking {
-            tracker,
-            policies: policies.clone(),
-            attempt,
-            body_state,
-            ended: peeked.ended,
-            call: call.clone(),
-        };
-        ResponseBody::inner(Self::of(frames, peeked.error, peeked.rest, Some(tracking)))
+        let body = peeked.rest.as_ref();
+        let mut tracking = Tracking::new(body, peeked.tracker, policies, attempt, state, call);
+        tracking.ended = peeked.ended;
+        let tracking = Some(tracking);
+        ResponseBody::inner(Self::of(Some(frames), peeked.error, peeked.rest, tracking))
+    }
+
+    /// Creates the body of a successful response of which nothing was read.
+    pub(super) fn unread(
+        body: R,
+        tracker: BodyTracker,
+        policies: &Arc<Policies<P, A, C>>,
+        attempt: A::Attempt,
+        state: &mut P::State,
+        call: &Arc<Call>,
+    ) -> ResponseBody<Self> {
+        let tracking = Tracking::new(Some(&body), tracker, policies, attempt, state, call);
+        ResponseBody::inner(Self::of(None, None, Some(body), Some(tracking)))
     }
 
     fn of(
-        frames: VecDeque<Frame<Bytes>>,
+        frames: Option<VecDeque<Frame<Bytes>>>,
         error: Option<R::Error>,
         body: Option<R>,
         tracking: Option<Tracking<P, A, C>>,
@@ -122,6 +120,32 @@ where
 }
 
 impl<P: CallPolicy, A: AttemptPolicy, C: ClassifyResponse> Tracking<P, A, C> {
+    /// Starts to track what is left of a body.
+    fn new<R: HttpBody>(
+        body: Option<&R>,
+        tracker: BodyTracker,
+        policies: &Arc<Policies<P, A, C>>,
+        attempt: A::Attempt,
+        state: &mut P::State,
+        call: &Arc<Call>,
+    ) -> Self {
+        let is_stream = tracker
+            .stream()
+            .is_some_and(|stream| !stream.is_not_claude());
+        // Other data would break the promise of a known length.
+        let can_end_early =
+            is_stream && body.is_some_and(|body| body.size_hint().exact().is_none());
+        let body_state = policies.call.start_body(state, call, can_end_early);
+        Self {
+            tracker,
+            policies: policies.clone(),
+            attempt,
+            body_state,
+            ended: false,
+            call: call.clone(),
+        }
+    }
+
     fn track<E>(&mut self, frame: Option<&Result<Frame<Bytes>, E>>, is_last: bool) {
         if self.ended {
             return;
@@ -143,7 +167,7 @@ impl<P: CallPolicy, A: AttemptPolicy, C: ClassifyResponse> Tracking<P, A, C> {
         if let Some(outcome) = outcome {
             self.end(&outcome);
             if let Outcome::Failed { class, .. } = outcome {
-                self.policies.call.on_body_failure(class);
+                self.policies.call.on_body_failure(&self.body_state, class);
             }
         }
     }
@@ -175,7 +199,7 @@ where
         let Some(rest) = &mut this.0 else {
             return Poll::Ready(None);
         };
-        if let Some(frame) = rest.frames.pop_front() {
+        if let Some(frame) = rest.frames.as_mut().and_then(VecDeque::pop_front) {
             return Poll::Ready(Some(Ok(frame)));
         }
         if let Some(error) = rest.error.take() {
@@ -211,7 +235,7 @@ where
 
     fn is_end_stream(&self) -> bool {
         self.0.as_ref().is_none_or(|rest| {
-            rest.frames.is_empty()
+            rest.frames.as_ref().is_none_or(VecDeque::is_empty)
                 && rest.error.is_none()
                 && rest.body.as_ref().is_none_or(HttpBody::is_end_stream)
         })
@@ -226,7 +250,7 @@ where
         {
             return SizeHint::new();
         }
-        let lengths = rest.frames.iter().filter_map(Frame::data_ref);
+        let lengths = rest.frames.iter().flatten().filter_map(Frame::data_ref);
         let length = lengths.map(|data| data.len() as u64).sum();
         match &rest.body {
             Some(body) => plus(body.size_hint(), length),

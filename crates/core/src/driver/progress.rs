@@ -12,7 +12,7 @@ use tower_service::Service;
 use super::{
     attempt_policy::{AttemptPolicy, Clock},
     call_policy::{CallPolicy, CallStart},
-    service::Policies,
+    policies::Policies,
 };
 use crate::{call::Call, rejection::Rejection, request_body::RequestBody};
 
@@ -22,8 +22,10 @@ pub(super) struct Progress<P: CallPolicy, A: AttemptPolicy> {
     pub(super) state: P::State,
     pub(super) attempt: A::Attempt,
     admitted: bool,
-    /// The request has been given to the inner service, but an inner layer keeps it waiting.
-    unsent: bool,
+    /// The inner service has the request, but an inner layer may keep it waiting.
+    called: bool,
+    /// The request is sent.
+    sent: bool,
 }
 
 /// A reason why a request is not sent.
@@ -41,19 +43,23 @@ impl<P: CallPolicy, A: AttemptPolicy> Progress<P, A> {
         request: &mut Request<RequestBody>,
         now: Instant,
     ) -> Self {
-        request.body_mut().parse();
+        if policies.call.reads_request() || policies.attempts.reads_request() {
+            request.body_mut().parse();
+        }
         let call = Call::get_or_attach(request, now);
         let state = policies.call.start(&mut CallStart {
             request,
             call: &call,
             saved: None,
+            now,
         });
         Self {
             call,
             state,
             attempt: A::Attempt::default(),
             admitted: false,
-            unsent: false,
+            called: false,
+            sent: false,
         }
     }
 
@@ -87,19 +93,18 @@ impl<P: CallPolicy, A: AttemptPolicy> Progress<P, A> {
         })
     }
 
-    /// Records that the inner service has the request.
+    /// Records that the inner service has the request. An inner layer may begin its work, and so keep
+    /// the request waiting, only when its future is polled.
     #[inline]
     pub(super) fn called<C>(&mut self, policies: &Policies<P, A, C>) {
-        self.unsent = self.call.is_held_back();
-        if !self.unsent {
-            policies.attempts.on_sent(&mut self.attempt);
-        }
+        policies.call.on_sent(&mut self.state);
+        self.called = true;
     }
 
     /// Returns a rejection if the request is still waiting in an inner layer and must not be sent.
     #[inline]
     pub(super) fn recheck<C>(&mut self, policies: &Policies<P, A, C>) -> Option<Rejection> {
-        if !self.unsent {
+        if self.sent || !self.called {
             return None;
         }
         policies.attempts.recheck(&mut self.attempt)
@@ -108,15 +113,17 @@ impl<P: CallPolicy, A: AttemptPolicy> Progress<P, A> {
     /// Records that the request is sent if no inner layer keeps it waiting any more.
     #[inline]
     pub(super) fn polled<C>(&mut self, policies: &Policies<P, A, C>) {
-        if self.unsent {
-            self.called(policies);
+        if !self.sent && !self.call.is_held_back() {
+            self.sent = true;
+            policies.attempts.on_sent(&mut self.attempt);
         }
     }
 
-    /// Notifies the attempt policies if a timer ended the attempt.
+    /// Notifies the attempt policies if a timer ended the attempt. An attempt that was never sent is no
+    /// evidence about the server.
     #[inline]
     pub(super) fn report_timeout<C>(&mut self, policies: &Policies<P, A, C>) {
-        if self.call.is_timed_out() && !self.call.is_held_back() {
+        if self.sent && self.call.is_timed_out() && !self.call.is_held_back() {
             policies.attempts.on_timeout(&mut self.attempt);
         }
     }
@@ -125,6 +132,7 @@ impl<P: CallPolicy, A: AttemptPolicy> Progress<P, A> {
     pub(super) fn release_attempt(&mut self) {
         self.attempt = A::Attempt::default();
         self.admitted = false;
-        self.unsent = false;
+        self.called = false;
+        self.sent = false;
     }
 }

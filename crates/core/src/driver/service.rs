@@ -17,6 +17,7 @@ use super::{
     body::Body,
     call_policy::CallPolicy,
     future::ResponseFuture,
+    policies::{Policies, Shared},
     progress::Progress,
 };
 use crate::{
@@ -38,15 +39,6 @@ pub type Driven<S, P, A, C> = BufferRequest<Driver<S, P, A, C>>;
 pub struct DriverLayer<P, A, C> {
     policies: Arc<Policies<P, A, C>>,
     body_limit: usize,
-}
-
-/// The policies of a driver.
-pub(super) struct Policies<P, A, C> {
-    pub(super) call: P,
-    pub(super) attempts: A,
-    pub(super) classifier: C,
-    /// A class that an inner layer left in the response stands.
-    pub(super) reuses_class: bool,
 }
 
 impl<P, A, C> DriverLayer<P, A, C> {
@@ -114,13 +106,6 @@ impl<P, A, C> fmt::Debug for DriverLayer<P, A, C> {
 pub struct Driver<S, P, A, C> {
     inner: S,
     shared: Arc<Shared<S, P, A, C>>,
-}
-
-/// The state that all clones of a driver share.
-pub(super) struct Shared<S, P, A, C> {
-    pub(super) policies: Arc<Policies<P, A, C>>,
-    /// Provides the service for another attempt.
-    pub(super) clone_source: CloneSource<S>,
 }
 
 impl<S, P, A, C> Driver<S, P, A, C> {

@@ -1,0 +1,275 @@
+//! The permit that an admitted call holds of one circuit.
+
+use std::{
+    mem,
+    sync::{Arc, atomic::Ordering},
+};
+
+use tokio::time::Instant;
+use tower_claude_core::{
+    Class, Kind, RejectReason, Rejection,
+    driver::Clock,
+    event::{Event, emit},
+};
+
+use crate::{
+    circuits::{Circuit, is_of_credential},
+    config::{Config, LAYER},
+    state_machine::{Admission, CircuitOutcome, CircuitOutcomes, Generation, Permit, Transition},
+};
+
+/// A permit for one call through a circuit. If it is dropped before an outcome is known, the call
+/// was given up: a probe frees its place, and nothing is counted.
+pub(crate) struct CallPermit {
+    circuit: Arc<Circuit>,
+    state: PermitState,
+}
+
+/// The progress of the call.
+enum PermitState {
+    /// The outcome is not known yet.
+    Admitted(Permit),
+    /// Settled as a success at the first content. A failure of the stream names the generation.
+    Began(Generation),
+    Over,
+}
+
+impl CallPermit {
+    /// Admits a call. On the fast path of the circuit this takes neither the lock nor the time.
+    pub(crate) fn admit(
+        config: &Config,
+        circuit: Arc<Circuit>,
+        clock: &mut Clock,
+    ) -> Result<Self, Rejection> {
+        let permit = match circuit.fast_path() {
+            Some(permit) => permit,
+            None => try_admit(config, &circuit, clock.now())?,
+        };
+        Ok(Self {
+            circuit,
+            state: PermitState::Admitted(permit),
+        })
+    }
+
+    /// Counts and reports the call if it is a probe.
+    pub(crate) fn report_probe(&self, config: &Config) {
+        if let PermitState::Admitted(permit) = &self.state
+            && permit.is_probe()
+        {
+            config.circuits.probes.fetch_add(1, Ordering::Relaxed);
+            emit(
+                &config.observers,
+                &Event::CircuitProbe {
+                    layer: LAYER,
+                    scope: &self.circuit.scope,
+                },
+            );
+        }
+    }
+
+    /// Records that the request is sent, if the circuit measures the time of the call.
+    pub(crate) fn on_sent(&mut self) {
+        if let PermitState::Admitted(permit) = &mut self.state
+            && (permit.is_probe() || self.circuit.times_calls)
+        {
+            let now = Instant::now();
+            self.circuit.update(|state| state.breaker.sent(now, permit));
+        }
+    }
+
+    /// Admits a waiting call again if its circuit has opened or closed since, or the lease of its
+    /// probe has expired. Returns the rejection if it must not be sent any more.
+    pub(crate) fn revalidate(&mut self, config: &Config) -> Option<Rejection> {
+        let PermitState::Admitted(permit) = &self.state else {
+            return None;
+        };
+        if self.circuit.is_fast_path_of(permit)
+            || self.circuit.read(|state| state.breaker.is_valid(permit))
+        {
+            return None;
+        }
+        let was_probe = permit.is_probe();
+        match try_admit(config, &self.circuit, Instant::now()) {
+            Ok(permit) => {
+                self.state = PermitState::Admitted(permit);
+                // A renewed probe was reported before.
+                if !was_probe {
+                    self.report_probe(config);
+                }
+                None
+            }
+            Err(rejection) => Some(rejection),
+        }
+    }
+
+    /// Records the first content, which is the success of the call. A stream may still fail later.
+    #[inline]
+    pub(crate) fn begin(&mut self, config: &Config) {
+        if let PermitState::Admitted(permit) = &self.state {
+            let generation = permit.generation();
+            self.settle(config, CircuitOutcome::Success, Kind::Success, Instant::now);
+            self.state = PermitState::Began(generation);
+        }
+    }
+
+    /// Records the outcome, unless it is known already.
+    #[inline]
+    pub(crate) fn settle(
+        &mut self,
+        config: &Config,
+        outcome: CircuitOutcome,
+        kind: Kind,
+        now: impl FnOnce() -> Instant,
+    ) {
+        let PermitState::Admitted(permit) = mem::replace(&mut self.state, PermitState::Over) else {
+            return;
+        };
+        if outcome == CircuitOutcome::Success && self.circuit.is_fast_path_of(&permit) {
+            return;
+        }
+        settle(config, &self.circuit, permit, outcome, kind, now());
+    }
+
+    /// Records a failure: before the content, or of a stream that has been settled as a success.
+    pub(crate) fn fail(&mut self, config: &Config, class: &Class, now: Instant) {
+        let outcome = CircuitOutcomes::of(class).availability;
+        let PermitState::Began(generation) = self.state else {
+            self.settle(config, outcome, class.kind, || now);
+            return;
+        };
+        self.state = PermitState::Over;
+        let transition = self.circuit.update(|state| {
+            let chance = fastrand::f64();
+            let transition = state
+                .breaker
+                .stream_failed(now, generation, outcome, chance);
+            state.set_cause(transition, class.kind);
+            transition
+        });
+        report_transition(config, &self.circuit, transition, class.kind);
+    }
+
+    /// Frees the place of a probe.
+    #[cold]
+    fn give_up(&mut self) {
+        if let PermitState::Admitted(permit) = mem::replace(&mut self.state, PermitState::Over) {
+            let (now, outcome) = (Instant::now(), CircuitOutcome::Ignored);
+            self.circuit.update(|state| {
+                // A call that was given up changes no state, so no random number is needed.
+                let _ = state.breaker.settle(now, permit, outcome, 0.0);
+            });
+        }
+    }
+}
+
+impl Drop for CallPermit {
+    fn drop(&mut self) {
+        // Only a probe has something to give back.
+        if let PermitState::Admitted(permit) = &self.state
+            && permit.is_probe()
+        {
+            self.give_up();
+        }
+    }
+}
+
+/// Opens the circuit of a credential that had none when the call was made. If the circuit has
+/// opened since, the outcome is out of date and ignored.
+pub(crate) fn open_now(
+    config: &Config,
+    circuit: &Circuit,
+    outcome: CircuitOutcome,
+    kind: Kind,
+    now: Instant,
+) {
+    let permit = Permit::fast_path(Generation::FIRST);
+    settle(config, circuit, permit, outcome, kind, now);
+}
+
+fn settle(
+    config: &Config,
+    circuit: &Circuit,
+    permit: Permit,
+    outcome: CircuitOutcome,
+    kind: Kind,
+    now: Instant,
+) {
+    let transition = circuit.update(|state| {
+        let transition = state.breaker.settle(now, permit, outcome, fastrand::f64());
+        state.set_cause(transition, kind);
+        transition
+    });
+    report_transition(config, circuit, transition, kind);
+}
+
+/// Admits a call under the lock of the circuit.
+fn try_admit(config: &Config, circuit: &Circuit, now: Instant) -> Result<Permit, Rejection> {
+    let (admission, cause) = circuit.update(|state| {
+        let admission = state.breaker.admit(now, fastrand::f64());
+        // A probe without an outcome is no evidence about a credential, so its cause stays.
+        if let Admission::Rejected { transition, .. } = admission
+            && !is_of_credential(&circuit.scope)
+        {
+            state.set_cause(transition, Kind::Timeout);
+        }
+        (admission, state.cause)
+    });
+    match admission {
+        Admission::Pass(permit) => Ok(permit),
+        Admission::Rejected {
+            retry_after,
+            transition,
+        } => {
+            report_transition(config, circuit, transition, cause);
+            let reason = RejectReason::CircuitOpen { because: cause };
+            let rejection = Rejection::new(LAYER, reason).with_retry_after(retry_after);
+            report_rejection(config, circuit, &rejection);
+            Err(rejection)
+        }
+    }
+}
+
+fn report_rejection(config: &Config, circuit: &Circuit, rejection: &Rejection) {
+    config.circuits.rejected.fetch_add(1, Ordering::Relaxed);
+    emit(
+        &config.observers,
+        &Event::Rejected {
+            layer: LAYER,
+            scope: Some(&circuit.scope),
+            reason: rejection.reason,
+            class: rejection.class(),
+        },
+    );
+}
+
+/// Counts and reports a transition. Called without the lock.
+fn report_transition(
+    config: &Config,
+    circuit: &Circuit,
+    transition: Option<Transition>,
+    because: Kind,
+) {
+    let scope = &circuit.scope;
+    let (count, event) = match transition {
+        Some(Transition::Opened { cool_down, opens }) => (
+            &config.circuits.opened,
+            Event::CircuitOpened {
+                layer: LAYER,
+                scope,
+                because,
+                cool_down,
+                opens,
+            },
+        ),
+        Some(Transition::Closed) => (
+            &config.circuits.closed,
+            Event::CircuitClosed {
+                layer: LAYER,
+                scope,
+            },
+        ),
+        None => return,
+    };
+    count.fetch_add(1, Ordering::Relaxed);
+    emit(&config.observers, &event);
+}

@@ -1,0 +1,236 @@
+//! The circuit breaker as a policy of the driver.
+
+use std::{
+    fmt,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use http::{Request, response::Parts};
+use tokio::time::Instant;
+use tower_claude_core::{
+    Call, Class, Kind, Outcome, Rejection, RequestBody, Scope, ScopeRef,
+    driver::{AttemptPolicy, Clock},
+};
+use tower_claude_wire::StreamState;
+
+use crate::{
+    circuits::Circuit,
+    config::Config,
+    permit::{CallPermit, open_now},
+    state_machine::{CircuitOutcome, CircuitOutcomes},
+};
+
+/// The attempt policy of a circuit breaker. See [`CircuitBreakerLayer::policy`].
+///
+/// All clones share their circuits.
+///
+/// [`CircuitBreakerLayer::policy`]: crate::CircuitBreakerLayer::policy
+#[derive(Clone)]
+pub struct BreakerPolicy {
+    config: Arc<Config>,
+}
+
+/// The permits of one attempt.
+///
+/// An attempt that passes a closed circuit without failures allocates nothing and takes no lock of
+/// the circuit, neither when it is admitted nor when it succeeds.
+#[derive(Default)]
+pub struct BreakerAttempt {
+    model: Option<CallPermit>,
+    /// Boxed, because few credentials ever have a circuit.
+    credential: Option<Box<CallPermit>>,
+    /// The keyed hash of the credential, whose circuit a 401 opens. 0 if there is none.
+    credential_hash: u64,
+}
+
+impl BreakerPolicy {
+    pub(crate) const fn new(config: Arc<Config>) -> Self {
+        Self { config }
+    }
+
+    /// Passes both circuits. If there is no room for another circuit, the call passes unobserved.
+    fn admit(
+        &self,
+        attempt: &mut BreakerAttempt,
+        request: &Request<RequestBody>,
+        clock: &mut Clock,
+    ) -> Result<(), Rejection> {
+        let config = &*self.config;
+        if let Some(circuit) = config.circuits.of_credential(attempt.credential_hash) {
+            attempt.credential = Some(Box::new(CallPermit::admit(config, circuit, clock)?));
+        }
+        if let Some(circuit) = self.circuit_of(request, clock) {
+            match CallPermit::admit(config, circuit, clock) {
+                Ok(permit) => attempt.model = Some(permit),
+                Err(rejection) => {
+                    // A probe of the credential frees its place at once.
+                    attempt.credential = None;
+                    return Err(rejection);
+                }
+            }
+        }
+        // Reported only when both circuits let the call pass.
+        if let Some(permit) = &attempt.model {
+            permit.report_probe(config);
+        }
+        if let Some(permit) = &attempt.credential {
+            permit.report_probe(config);
+        }
+        Ok(())
+    }
+
+    fn circuit_of(
+        &self,
+        request: &Request<RequestBody>,
+        clock: &mut Clock,
+    ) -> Option<Arc<Circuit>> {
+        let Config {
+            circuits, breaker, ..
+        } = &*self.config;
+        let scope = match &self.config.scope_of {
+            Some(scope_of) => scope_of(request),
+            None => {
+                let known = ScopeRef::of_model(request);
+                if let Some(circuit) = known.and_then(|scope| circuits.get(&scope)) {
+                    return Some(circuit);
+                }
+                Scope::of_model(request)
+            }
+        };
+        circuits.get_or_insert(scope, breaker, self.config.most_circuits, || clock.now())
+    }
+
+    /// Settles the circuit of the credential, or opens it at the first fatal outcome.
+    fn settle_credential(&self, attempt: &mut BreakerAttempt, class: &Class, clock: &mut Clock) {
+        let config = &*self.config;
+        let outcome = CircuitOutcomes::of(class).credential;
+        if let Some(mut permit) = attempt.credential.take() {
+            permit.settle(config, outcome, class.kind, || clock.now());
+        } else if attempt.credential_hash != 0 && matches!(outcome, CircuitOutcome::Fatal { .. }) {
+            let now = clock.now();
+            let scope = Scope::of_credential(attempt.credential_hash);
+            let circuit = config.circuits.get_or_insert(
+                scope,
+                &config.credentials,
+                config.most_circuits,
+                || now,
+            );
+            if let Some(circuit) = circuit {
+                open_now(config, &circuit, outcome, class.kind, now);
+            }
+        }
+    }
+
+    fn begin(&self, attempt: &mut BreakerAttempt) {
+        if let Some(permit) = &mut attempt.model {
+            permit.begin(&self.config);
+        }
+    }
+}
+
+impl AttemptPolicy for BreakerPolicy {
+    type Attempt = BreakerAttempt;
+
+    #[inline]
+    fn reads_request(&self) -> bool {
+        // A function of the user reads what it needs.
+        self.config.scope_of.is_none()
+    }
+
+    fn poll_admit(
+        &self,
+        attempt: &mut BreakerAttempt,
+        request: &mut Request<RequestBody>,
+        call: &Arc<Call>,
+        clock: &mut Clock,
+        _: &mut Context<'_>,
+    ) -> Poll<Result<(), Rejection>> {
+        attempt.credential_hash = match &self.config.credential_of {
+            Some(credential_of) => credential_of(request.headers()),
+            None => call.credential_of(request.headers()),
+        };
+        // An attempt before this one may have been given up in a queue.
+        call.set_held_back(false);
+        Poll::Ready(self.admit(attempt, request, clock))
+    }
+
+    fn recheck(&self, attempt: &mut BreakerAttempt) -> Option<Rejection> {
+        let permits = [attempt.model.as_mut(), attempt.credential.as_deref_mut()];
+        let mut permits = permits.into_iter().flatten();
+        permits.find_map(|permit| permit.revalidate(&self.config))
+    }
+
+    fn on_sent(&self, attempt: &mut BreakerAttempt) {
+        if let Some(permit) = &mut attempt.model {
+            permit.on_sent();
+        }
+        if let Some(permit) = &mut attempt.credential {
+            permit.on_sent();
+        }
+    }
+
+    fn on_response(
+        &self,
+        attempt: &mut BreakerAttempt,
+        class: &Class,
+        _: Option<&mut Parts>,
+        clock: &mut Clock,
+    ) {
+        let is_success = class.kind == Kind::Success && !class.local;
+        if is_success && attempt.credential.is_none() {
+            return;
+        }
+        // A success of the model is settled with the first content.
+        if !is_success && let Some(mut permit) = attempt.model.take() {
+            let outcome = CircuitOutcomes::of(class).availability;
+            permit.settle(&self.config, outcome, class.kind, || clock.now());
+        }
+        self.settle_credential(attempt, class, clock);
+    }
+
+    fn on_opaque_body(&self, attempt: &mut BreakerAttempt) {
+        // This media type has no recognisable first content, so count success at the head.
+        self.begin(attempt);
+    }
+
+    fn on_progress(&self, attempt: &mut BreakerAttempt, stream: &StreamState) {
+        if stream.has_content() || stream.is_complete() || stream.is_not_claude() {
+            self.begin(attempt);
+        }
+    }
+
+    fn on_end(&self, attempt: &mut BreakerAttempt, outcome: &Outcome, clock: &mut Clock) {
+        let Some(permit) = &mut attempt.model else {
+            return;
+        };
+        match outcome {
+            Outcome::Complete { .. } => {
+                let success = CircuitOutcome::Success;
+                permit.settle(&self.config, success, Kind::Success, || clock.now());
+            }
+            Outcome::Failed { class, .. } => permit.fail(&self.config, class, clock.now()),
+            // A dropped permit settles itself.
+            _ => {}
+        }
+    }
+
+    fn on_timeout(&self, attempt: &mut BreakerAttempt) {
+        // The circuit of the credential ignores timeouts.
+        if let Some(permit) = &mut attempt.model {
+            permit.fail(&self.config, &Class::new(Kind::Timeout), Instant::now());
+        }
+    }
+}
+
+impl fmt::Debug for BreakerPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BreakerPolicy").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for BreakerAttempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BreakerAttempt").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,524 @@
+//! Tests of each setting, random histories beside a slow reference, and every history of a small
+//! circuit.
+
+mod reference;
+mod search;
+mod traces;
+
+use std::{num::NonZeroU32, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{
+    Admission, Breaker, BreakerConfig, BreakerState, CircuitOutcome, CircuitOutcomes, FailureRate,
+    Permit, SlowCallRate, Transition,
+};
+use tower_claude_core::{Class, Kind};
+
+impl CircuitOutcome {
+    /// A failure without a `retry-after`.
+    const FAILURE: Self = Self::Failure { retry_after: None };
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+/// No jitter: exactly the cool-down.
+const MIDDLE: f64 = 0.5;
+
+fn number(number: u32) -> NonZeroU32 {
+    NonZeroU32::new(number).expect("not zero")
+}
+
+/// A breaker and its clock.
+struct Bench {
+    breaker: Breaker,
+    now: Instant,
+}
+
+impl Bench {
+    fn new(config: BreakerConfig) -> Self {
+        Self {
+            breaker: Breaker::new(config),
+            now: Instant::now(),
+        }
+    }
+
+    fn wait(&mut self, time: Duration) {
+        self.now += time;
+    }
+
+    fn permit(&mut self) -> Permit {
+        match self.breaker.admit(self.now, MIDDLE) {
+            Admission::Pass(permit) => permit,
+            Admission::Rejected { retry_after, .. } => panic!("refused for {retry_after:?}"),
+        }
+    }
+
+    fn refused(&mut self) -> Option<Duration> {
+        match self.breaker.admit(self.now, MIDDLE) {
+            Admission::Pass(_) => panic!("let through"),
+            Admission::Rejected { retry_after, .. } => retry_after,
+        }
+    }
+
+    fn settle(&mut self, permit: Permit, outcome: CircuitOutcome) -> Option<Transition> {
+        self.breaker.settle(self.now, permit, outcome, MIDDLE)
+    }
+
+    fn call(&mut self, outcome: CircuitOutcome) -> Option<Transition> {
+        let mut permit = self.permit();
+        self.breaker.sent(self.now, &mut permit);
+        self.settle(permit, outcome)
+    }
+
+    fn fail(&mut self, times: u32) -> Option<Transition> {
+        (0..times)
+            .map(|_| self.call(CircuitOutcome::FAILURE))
+            .last()
+            .flatten()
+    }
+
+    fn state(&self) -> BreakerState {
+        self.breaker.snapshot(self.now).state
+    }
+}
+
+fn default() -> Bench {
+    Bench::new(BreakerConfig::new())
+}
+
+fn without_ramp() -> Bench {
+    Bench::new(BreakerConfig::new().with_ramp(None))
+}
+
+#[test]
+fn five_failures_within_a_minute_open_the_circuit() {
+    let mut bench = default();
+    assert_eq!(bench.fail(4), None);
+    bench.call(CircuitOutcome::Success);
+    assert_eq!(bench.fail(4), None);
+    let opened = Transition::Opened {
+        cool_down: 30 * SECOND,
+        opens: 1,
+    };
+    assert_eq!(bench.fail(1), Some(opened));
+    assert_eq!(bench.refused(), Some(30 * SECOND));
+    bench.wait(12 * SECOND);
+    assert_eq!(bench.refused(), Some(18 * SECOND));
+
+    let mut slow = default();
+    for _ in 0..20 {
+        slow.call(CircuitOutcome::FAILURE);
+        slow.wait(15 * SECOND + Duration::from_millis(1));
+    }
+    assert_eq!(slow.state(), BreakerState::Closed, "never 5 within 60 s");
+    let mut just = default();
+    for _ in 0..5 {
+        just.call(CircuitOutcome::FAILURE);
+        just.wait(15 * SECOND);
+    }
+    assert_eq!(just.state(), BreakerState::Open, "exactly 60 s");
+}
+
+#[test]
+fn rate_limits_and_bad_requests_do_not_count() {
+    for outcome in [
+        CircuitOutcome::Busy { retry_after: None },
+        CircuitOutcome::Alive,
+        CircuitOutcome::Ignored,
+    ] {
+        let mut bench = default();
+        bench.fail(4);
+        for _ in 0..100 {
+            assert_eq!(bench.call(outcome), None);
+        }
+        assert!(bench.fail(1).is_some(), "{outcome:?} broke the row");
+    }
+}
+
+#[test]
+fn failure_rate_over_its_share_opens_the_circuit() {
+    let config = BreakerConfig::new().with_failure_rate(Some(FailureRate::default()));
+    let mut bench = Bench::new(config);
+    // Half of them, but only 19.
+    for round in 0..19 {
+        let outcome = if round % 2 == 0 {
+            CircuitOutcome::Success
+        } else {
+            CircuitOutcome::FAILURE
+        };
+        assert_eq!(bench.call(outcome), None, "{round}");
+    }
+    let mut later = Bench {
+        breaker: bench.breaker.clone(),
+        now: bench.now,
+    };
+    assert!(bench.call(CircuitOutcome::FAILURE).is_some(), "10 of 20");
+    later.wait(30 * SECOND);
+    assert_eq!(
+        later.call(CircuitOutcome::FAILURE),
+        None,
+        "the others are too old"
+    );
+}
+
+#[test]
+fn slow_calls_open_the_circuit_and_a_slow_probe_fails() {
+    let config = BreakerConfig::new().with_slow_calls(Some(
+        SlowCallRate::new(10 * SECOND).with_share(number(5), 0.8),
+    ));
+    let mut bench = Bench::new(config);
+    let slow = |bench: &mut Bench| {
+        let mut permit = bench.permit();
+        // The wait before it is sent does not count.
+        bench.wait(9 * SECOND);
+        bench.breaker.sent(bench.now, &mut permit);
+        bench.wait(10 * SECOND);
+        let now = bench.now;
+        let transition = bench.settle(permit, CircuitOutcome::Success);
+        bench.now = now;
+        transition
+    };
+    // Side by side, so that they fall into one window.
+    let permits: Vec<_> = (0..5).map(|_| bench.permit()).collect();
+    bench.wait(10 * SECOND);
+    let mut last = None;
+    for permit in permits {
+        last = bench.settle(permit, CircuitOutcome::Success);
+    }
+    assert!(matches!(last, Some(Transition::Opened { opens: 1, .. })));
+    bench.wait(30 * SECOND);
+    assert!(matches!(
+        slow(&mut bench),
+        Some(Transition::Opened { opens: 2, .. })
+    ));
+}
+
+#[test]
+fn cool_down_doubles_varies_and_respects_retry_after() {
+    let config = BreakerConfig::new();
+    let cool = |opens, asked, chance| config.cool_down(opens, asked, chance);
+    let seconds = [30, 60, 120, 240, 300, 300];
+    for (opens, expected) in (1..).zip(seconds) {
+        assert_eq!(cool(opens, None, MIDDLE), expected * SECOND);
+    }
+    assert_eq!(cool(1, None, 0.0), 24 * SECOND);
+    assert_eq!(cool(1, None, 1.0), 36 * SECOND);
+    assert_eq!(cool(1, Some(20 * SECOND), 0.0), 24 * SECOND);
+    assert_eq!(cool(1, Some(90 * SECOND), 0.0), 90 * SECOND);
+    assert_eq!(cool(1, Some(Duration::MAX), 0.0), 3600 * SECOND);
+    assert_eq!(cool(u32::MAX, None, MIDDLE), 300 * SECOND);
+    assert_eq!(
+        cool(1, None, f64::NAN.clamp(0.0, 1.0)),
+        cool(1, None, f64::NAN)
+    );
+}
+
+#[test]
+fn half_open_circuit_admits_a_single_probe_and_closes_after_two_successes() {
+    let mut bench = default();
+    bench.fail(5);
+    bench.wait(30 * SECOND);
+    let probe = bench.permit();
+    assert!(probe.is_probe());
+    assert_eq!(bench.refused(), Some(SECOND));
+    assert_eq!(bench.settle(probe, CircuitOutcome::Success), None);
+    let probe = bench.permit();
+    assert_eq!(
+        bench.settle(probe, CircuitOutcome::Alive),
+        Some(Transition::Closed)
+    );
+    assert_eq!(bench.state(), BreakerState::Ramping);
+    bench.wait(30 * SECOND);
+    assert_eq!(bench.state(), BreakerState::Closed);
+    // What opened before that was not forgotten: twice as long.
+    bench.fail(5);
+    assert_eq!(bench.refused(), Some(60 * SECOND));
+    bench.wait(60 * SECOND);
+    for _ in 0..2 {
+        bench.call(CircuitOutcome::Success);
+    }
+    bench.wait(300 * SECOND);
+    bench.fail(5);
+    assert_eq!(bench.refused(), Some(30 * SECOND), "forgotten");
+}
+
+#[test]
+fn probe_with_429_opens_the_circuit() {
+    let mut bench = default();
+    bench.fail(5);
+    bench.wait(30 * SECOND);
+    let outcome = CircuitOutcome::Busy {
+        retry_after: Some(70 * SECOND),
+    };
+    let opened = Transition::Opened {
+        cool_down: 70 * SECOND,
+        opens: 2,
+    };
+    assert_eq!(bench.call(outcome), Some(opened));
+}
+
+#[test]
+fn outcome_of_an_older_generation_is_ignored() {
+    let mut bench = default();
+    let (early, late) = (bench.permit(), bench.permit());
+    bench.fail(5);
+    assert_eq!(bench.settle(early, CircuitOutcome::Success), None);
+    bench.wait(30 * SECOND);
+    let probe = bench.permit();
+    assert_eq!(
+        bench.settle(late, CircuitOutcome::FAILURE),
+        None,
+        "from before"
+    );
+    assert_eq!(bench.state(), BreakerState::HalfOpen);
+    let generation = probe.generation();
+    bench.settle(probe, CircuitOutcome::Success);
+    bench.call(CircuitOutcome::Success);
+    let late_break =
+        bench
+            .breaker
+            .stream_failed(bench.now, generation, CircuitOutcome::FAILURE, MIDDLE);
+    assert_eq!(late_break, None);
+    assert_eq!(bench.breaker.snapshot(bench.now).failures, 0);
+}
+
+#[test]
+fn stream_that_fails_after_its_success_counts_as_a_failure() {
+    let mut bench = default();
+    let generation = bench.permit().generation();
+    for round in 1..=5 {
+        let transition =
+            bench
+                .breaker
+                .stream_failed(bench.now, generation, CircuitOutcome::FAILURE, MIDDLE);
+        assert_eq!(transition.is_some(), round == 5);
+    }
+    bench.wait(30 * SECOND);
+    let probe = bench.permit();
+    let generation = probe.generation();
+    bench.settle(probe, CircuitOutcome::Success);
+    let transition =
+        bench
+            .breaker
+            .stream_failed(bench.now, generation, CircuitOutcome::FAILURE, MIDDLE);
+    assert!(matches!(
+        transition,
+        Some(Transition::Opened { opens: 2, .. })
+    ));
+}
+
+#[test]
+fn probe_that_is_given_up_frees_its_place() {
+    let mut bench = default();
+    bench.fail(5);
+    bench.wait(30 * SECOND);
+    for _ in 0..10 {
+        assert_eq!(bench.call(CircuitOutcome::Ignored), None);
+    }
+    assert_eq!(bench.breaker.snapshot(bench.now).probes, 0);
+}
+
+#[test]
+fn probe_without_an_outcome_fails_at_the_end_of_its_lease() {
+    let mut bench = default();
+    bench.fail(5);
+    bench.wait(30 * SECOND);
+    let mut probe = bench.permit();
+    // In a limiter's queue.
+    bench.wait(300 * SECOND);
+    assert_eq!(bench.refused(), Some(SECOND));
+    bench.breaker.sent(bench.now, &mut probe);
+    bench.wait(600 * SECOND);
+    assert_eq!(bench.refused(), Some(SECOND), "it may still come");
+    bench.wait(Duration::from_nanos(1));
+    match bench.breaker.admit(bench.now, MIDDLE) {
+        Admission::Rejected {
+            retry_after,
+            transition,
+        } => {
+            assert_eq!(retry_after, Some(60 * SECOND));
+            assert!(matches!(
+                transition,
+                Some(Transition::Opened { opens: 2, .. })
+            ));
+        }
+        Admission::Pass(_) => panic!("the probe has failed"),
+    }
+    assert_eq!(
+        bench.settle(probe, CircuitOutcome::Success),
+        None,
+        "too late"
+    );
+    assert_eq!(bench.state(), BreakerState::Open);
+}
+
+#[test]
+fn probe_that_was_not_sent_loses_its_place_without_a_failure() {
+    let mut bench = default();
+    bench.fail(5);
+    bench.wait(30 * SECOND);
+    let probe = bench.permit();
+    assert!(bench.breaker.is_valid(&probe));
+    bench.wait(601 * SECOND);
+    let next = bench.permit();
+    assert!(next.is_probe());
+    assert!(!bench.breaker.is_valid(&probe) && bench.breaker.is_valid(&next));
+    assert_eq!(bench.settle(probe, CircuitOutcome::FAILURE), None);
+    assert_eq!(bench.breaker.snapshot(bench.now).opens, 1);
+}
+
+#[test]
+fn ramp_admits_a_growing_share_of_calls() {
+    let mut bench = default();
+    bench.fail(5);
+    bench.wait(30 * SECOND);
+    bench.call(CircuitOutcome::Success);
+    bench.call(CircuitOutcome::Success);
+    let mut last = 0;
+    for (second, expected) in [(0, 10), (10, 40), (20, 70), (29, 97), (30, 100)] {
+        let mut at = bench.breaker.clone();
+        let now = bench.now + second * SECOND;
+        // One passes by the floor; all others by chance.
+        let _ = at.admit(now, 0.0);
+        let passed = (0..1000)
+            .filter(|draw| {
+                let chance = f64::from(*draw) / 1000.0;
+                matches!(at.admit(now, chance), Admission::Pass(_))
+            })
+            .count();
+        assert!(
+            passed.abs_diff(expected * 10) <= 2,
+            "{passed} at {second} s"
+        );
+        assert!(passed >= last);
+        last = passed;
+    }
+    let wait = |bench: &mut Bench, chance| match bench.breaker.admit(bench.now, chance) {
+        Admission::Rejected { retry_after, .. } => retry_after,
+        Admission::Pass(_) => None,
+    };
+    assert_eq!(
+        wait(&mut bench, 0.55),
+        Some(15 * SECOND),
+        "when the ramp is there"
+    );
+}
+
+#[test]
+fn ramp_admits_a_call_per_second() {
+    let mut bench = default();
+    bench.fail(5);
+    bench.wait(30 * SECOND);
+    bench.call(CircuitOutcome::Success);
+    bench.call(CircuitOutcome::Success);
+    for _ in 0..30 {
+        bench.wait(SECOND);
+        assert!(matches!(
+            bench.breaker.admit(bench.now, 0.999),
+            Admission::Pass(_)
+        ));
+    }
+}
+
+#[test]
+fn manual_control_overrides_outcomes() {
+    let mut bench = without_ramp();
+    let early = bench.permit();
+    bench.breaker.force_open();
+    assert_eq!(bench.refused(), None, "the end is unknown");
+    assert_eq!(bench.settle(early, CircuitOutcome::Success), None);
+    bench.wait(10_000 * SECOND);
+    assert_eq!(bench.state(), BreakerState::ForcedOpen);
+    bench.breaker.force_close();
+    bench.fail(100);
+    assert_eq!(bench.state(), BreakerState::ForcedClosed);
+    bench.breaker.resume_automatic();
+    assert_eq!(bench.state(), BreakerState::Closed);
+    assert!(bench.fail(5).is_some());
+}
+
+#[test]
+fn idle_circuit_is_a_circuit_without_relevant_history() {
+    let mut bench = default();
+    assert!(bench.breaker.is_idle(bench.now));
+    assert!(bench.breaker.fast_path_generation().is_some());
+    bench.fail(1);
+    assert!(!bench.breaker.is_idle(bench.now));
+    assert!(bench.breaker.fast_path_generation().is_none());
+    bench.wait(61 * SECOND);
+    assert!(bench.breaker.is_idle(bench.now));
+    bench.fail(5);
+    bench.wait(30 * SECOND);
+    assert!(!bench.breaker.is_idle(bench.now));
+    let probe = bench.permit();
+    bench.wait(3600 * SECOND);
+    assert!(!bench.breaker.is_idle(bench.now), "a probe is out");
+    bench.settle(probe, CircuitOutcome::Success);
+    bench.call(CircuitOutcome::Success);
+    assert!(!bench.breaker.is_idle(bench.now));
+    bench.wait(300 * SECOND);
+    assert!(bench.breaker.is_idle(bench.now));
+    bench.breaker.force_open();
+    bench.wait(3600 * SECOND);
+    assert!(!bench.breaker.is_idle(bench.now));
+}
+
+#[test]
+fn open_circuit_with_zero_forget_after_is_not_idle() {
+    let config = BreakerConfig::new()
+        .with_ramp(None)
+        .with_forget_after(Duration::ZERO);
+    let mut bench = Bench::new(config);
+    bench.fail(5);
+    assert!(!bench.breaker.is_idle(bench.now), "open");
+    bench.wait(30 * SECOND);
+    bench.call(CircuitOutcome::Success);
+    assert!(!bench.breaker.is_idle(bench.now), "one success of two");
+    bench.call(CircuitOutcome::Success);
+    assert!(bench.breaker.is_idle(bench.now), "closed");
+}
+
+#[test]
+fn class_maps_to_circuit_outcomes() {
+    let wait = Some(7 * SECOND);
+    let of = |kind| {
+        let outcomes = CircuitOutcomes::of(&Class::new(kind).with_retry_after(wait));
+        (outcomes.availability, outcomes.credential)
+    };
+    let failure = (
+        CircuitOutcome::Failure { retry_after: wait },
+        CircuitOutcome::Ignored,
+    );
+    let busy = (
+        CircuitOutcome::Busy { retry_after: wait },
+        CircuitOutcome::Alive,
+    );
+    let barred = (
+        CircuitOutcome::Alive,
+        CircuitOutcome::Fatal { retry_after: wait },
+    );
+    let alive = (CircuitOutcome::Alive, CircuitOutcome::Alive);
+    let success = (CircuitOutcome::Success, CircuitOutcome::Success);
+    for (kind, expected) in [
+        (Kind::Success, success),
+        (Kind::ModelRefusal, success),
+        (Kind::RateLimited, busy),
+        (Kind::RampLimited, busy),
+        (Kind::SpendLimit, barred),
+        (Kind::Unauthorized, barred),
+        (Kind::Overloaded, failure),
+        (Kind::ServerError, failure),
+        (Kind::Timeout, failure),
+        (Kind::Transport, failure),
+        (Kind::Truncated, failure),
+        (Kind::Conflict, alive),
+        (Kind::BadRequest, alive),
+        (Kind::Forbidden, alive),
+        (Kind::NotFound, alive),
+        (Kind::TooLarge, alive),
+    ] {
+        assert_eq!(of(kind), expected, "{kind:?}");
+        let local = CircuitOutcomes::of(&Class::new(kind).into_local());
+        assert_eq!(local, CircuitOutcomes::IGNORED, "{kind:?}");
+    }
+}

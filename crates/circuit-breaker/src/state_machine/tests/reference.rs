@@ -1,0 +1,355 @@
+//! A slow reference of the state machine. It keeps the whole history, counts in milliseconds, and
+//! derives everything anew.
+
+use super::super::{BreakerState, CircuitOutcome};
+
+/// The settings, in milliseconds and thousandths.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rules {
+    pub(super) failures: usize,
+    pub(super) within: u64,
+    /// Least number of calls, and the share.
+    pub(super) failure_rate: Option<(usize, u64)>,
+    /// Slow from, least number of calls, and the share.
+    pub(super) slow_calls: Option<(u64, usize, u64)>,
+    pub(super) cool_down: u64,
+    pub(super) longest: u64,
+    pub(super) forget_after: u64,
+    pub(super) probes: usize,
+    pub(super) successes: usize,
+    pub(super) lease: u64,
+    pub(super) ramp: Option<u64>,
+}
+
+/// A permit for one call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ReferencePermit {
+    pub(super) epoch: usize,
+    pub(super) probe: bool,
+    number: usize,
+    since: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Closed,
+    Open { until: u64 },
+    HalfOpen,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Note {
+    Success { slow: bool },
+    Failure,
+}
+
+#[derive(Debug)]
+struct Probe {
+    number: usize,
+    claimed: u64,
+    sent: Option<u64>,
+    ended: Option<CircuitOutcome>,
+}
+
+#[derive(Debug)]
+pub(super) struct Reference {
+    rules: Rules,
+    epoch: usize,
+    phase: Phase,
+    /// The outcomes of this epoch.
+    notes: Vec<(u64, Note)>,
+    probes: Vec<Probe>,
+    /// The openings since the history was last forgotten.
+    openings: Vec<u64>,
+    closed_at: Option<u64>,
+    passes: Vec<u64>,
+    numbers: usize,
+}
+
+impl Reference {
+    pub(super) fn new(rules: Rules) -> Self {
+        Self {
+            rules,
+            epoch: 0,
+            phase: Phase::Closed,
+            notes: Vec::new(),
+            probes: Vec::new(),
+            openings: Vec::new(),
+            closed_at: None,
+            passes: Vec::new(),
+            numbers: 0,
+        }
+    }
+
+    /// Returns a permit, or the wait.
+    pub(super) fn admit(&mut self, now: u64, chance: u64) -> Result<ReferencePermit, u64> {
+        self.expire(now, chance);
+        if let Phase::Open { until } = self.phase {
+            if now < until {
+                return Err(until - now);
+            }
+            self.phase = Phase::HalfOpen;
+        }
+        if self.phase == Phase::HalfOpen {
+            if self.out() >= self.rules.probes {
+                return Err(1000);
+            }
+            let number = self.number();
+            self.probes.push(Probe {
+                number,
+                claimed: now,
+                sent: None,
+                ended: None,
+            });
+            return Ok(self.permit(number, true, now));
+        }
+        if let (Some(ramp), Some(closed)) = (self.rules.ramp, self.closed_at)
+            && now - closed < ramp
+        {
+            let reached = 900 * (now - closed) >= chance.saturating_sub(100) * ramp;
+            let last = self.passes.last().copied().unwrap_or(closed);
+            if !reached && now - last < 1000 {
+                // Up to a rounding.
+                return Err((chance - 100) * ramp / 900 - (now - closed));
+            }
+            self.passes.push(now);
+        }
+        let number = self.number();
+        Ok(self.permit(number, false, now))
+    }
+
+    pub(super) fn sent(&mut self, now: u64, permit: &mut ReferencePermit) {
+        permit.since = now;
+        if self.counts(permit) {
+            for probe in &mut self.probes {
+                if probe.number == permit.number {
+                    probe.sent = Some(now);
+                }
+            }
+        }
+    }
+
+    pub(super) fn settle(
+        &mut self,
+        now: u64,
+        permit: ReferencePermit,
+        outcome: CircuitOutcome,
+        chance: u64,
+    ) {
+        if !self.counts(&permit) {
+            return;
+        }
+        let took = now - permit.since;
+        let slow = outcome == CircuitOutcome::Success
+            && self.rules.slow_calls.is_some_and(|(slow, ..)| took >= slow);
+        if permit.probe {
+            for probe in &mut self.probes {
+                if probe.number == permit.number {
+                    probe.ended = Some(outcome);
+                }
+            }
+            match outcome {
+                CircuitOutcome::Success | CircuitOutcome::Alive if !slow => {
+                    if self.successes() >= self.rules.successes {
+                        self.begin(Phase::Closed);
+                        self.closed_at = Some(now);
+                    }
+                }
+                CircuitOutcome::Ignored => {}
+                _ => self.open(now, outcome, chance),
+            }
+        } else {
+            self.record(now, outcome, slow, chance);
+        }
+    }
+
+    pub(super) fn stream_failed(&mut self, now: u64, epoch: usize, chance: u64) {
+        if epoch != self.epoch {
+            return;
+        }
+        match self.phase {
+            Phase::Closed => self.record(now, CircuitOutcome::FAILURE, false, chance),
+            Phase::HalfOpen => self.open(now, CircuitOutcome::FAILURE, chance),
+            Phase::Open { .. } => {}
+        }
+    }
+
+    /// State, openings in a row, probes out, probes that succeeded.
+    pub(super) fn looks(&self, now: u64) -> (BreakerState, usize, usize, usize) {
+        let ramps = self
+            .rules
+            .ramp
+            .is_some_and(|ramp| self.closed_at.is_some_and(|closed| now - closed < ramp));
+        let state = match self.phase {
+            Phase::Closed if ramps => BreakerState::Ramping,
+            Phase::Closed => BreakerState::Closed,
+            Phase::Open { until } if now < until => BreakerState::Open,
+            _ => BreakerState::HalfOpen,
+        };
+        (state, self.openings.len(), self.out(), self.successes())
+    }
+
+    fn record(&mut self, now: u64, outcome: CircuitOutcome, slow: bool, chance: u64) {
+        match outcome {
+            CircuitOutcome::Success => self.notes.push((now, Note::Success { slow })),
+            CircuitOutcome::Failure { .. } => self.notes.push((now, Note::Failure)),
+            CircuitOutcome::Fatal { .. } => return self.open(now, outcome, chance),
+            _ => return,
+        }
+        if self.in_a_row() || self.too_many_failed(outcome) || (slow && self.too_many_slow()) {
+            self.open(now, outcome, chance);
+        }
+    }
+
+    fn in_a_row(&self) -> bool {
+        let row: Vec<u64> = self
+            .notes
+            .iter()
+            .rev()
+            .take_while(|(_, note)| matches!(note, Note::Failure))
+            .map(|(at, _)| *at)
+            .collect();
+        row.len() >= self.rules.failures
+            && row[0] - row[self.rules.failures - 1] <= self.rules.within
+    }
+
+    /// Buckets of 3 s begin with the first call, and again with the first one after 30 s of
+    /// silence.
+    fn recent(&self) -> Vec<Note> {
+        let mut origin = 0;
+        let mut head = None;
+        let mut placed: Vec<(u64, Note)> = Vec::new();
+        for (at, note) in &self.notes {
+            let bucket = match head {
+                Some(head) if at - origin < (head + 10) * 3000 => (at - origin) / 3000,
+                _ => {
+                    placed.clear();
+                    origin = *at;
+                    0
+                }
+            };
+            head = Some(bucket);
+            placed.push((bucket, *note));
+        }
+        let newest = head.unwrap_or(0);
+        let recent = placed
+            .into_iter()
+            .filter(|(bucket, _)| bucket + 10 > newest);
+        recent.map(|(_, note)| note).collect()
+    }
+
+    fn too_many_failed(&self, outcome: CircuitOutcome) -> bool {
+        let Some((least, share)) = self.rules.failure_rate else {
+            return false;
+        };
+        let recent = self.recent();
+        let failed = recent.iter().filter(|note| matches!(note, Note::Failure));
+        let failed = failed.count();
+        let speaks = outcome != CircuitOutcome::Success
+            || matches!(recent.last(), Some(Note::Success { slow: true }));
+        speaks && recent.len() >= least && 1000 * failed as u64 >= share * recent.len() as u64
+    }
+
+    fn too_many_slow(&self) -> bool {
+        let Some((_, least, share)) = self.rules.slow_calls else {
+            return false;
+        };
+        let recent = self.recent();
+        let slow = recent
+            .iter()
+            .filter(|note| matches!(note, Note::Success { slow: true }));
+        recent.len() >= least && 1000 * slow.count() as u64 >= share * recent.len() as u64
+    }
+
+    fn open(&mut self, now: u64, outcome: CircuitOutcome, chance: u64) {
+        let asked = match outcome {
+            CircuitOutcome::Failure { retry_after }
+            | CircuitOutcome::Busy { retry_after }
+            | CircuitOutcome::Fatal { retry_after } => {
+                retry_after.map_or(0, |wait| wait.as_millis() as u64)
+            }
+            _ => 0,
+        };
+        if self.phase == Phase::Closed
+            && self
+                .closed_at
+                .is_some_and(|closed| now - closed >= self.rules.forget_after)
+        {
+            self.openings.clear();
+        }
+        self.openings.push(now);
+        let mut cool = self.rules.cool_down;
+        for _ in 1..self.openings.len().min(32) {
+            cool *= 2;
+            cool = cool.min(self.rules.longest);
+        }
+        let varied = cool * (800_000 + 400 * chance) / 1_000_000;
+        let until = now + varied.max(asked.min(3_600_000));
+        self.begin(Phase::Open { until });
+        self.closed_at = None;
+    }
+
+    /// Ends expired leases. Probes that were sent have failed.
+    fn expire(&mut self, now: u64, chance: u64) {
+        let lease = self.rules.lease;
+        let over = |probe: &Probe| {
+            probe.ended.is_none() && now - probe.sent.unwrap_or(probe.claimed) > lease
+        };
+        if self
+            .probes
+            .iter()
+            .any(|probe| over(probe) && probe.sent.is_some())
+        {
+            return self.open(now, CircuitOutcome::FAILURE, chance);
+        }
+        for probe in &mut self.probes {
+            if over(probe) {
+                probe.ended = Some(CircuitOutcome::Ignored);
+            }
+        }
+    }
+
+    fn begin(&mut self, phase: Phase) {
+        self.epoch += 1;
+        self.phase = phase;
+        self.notes.clear();
+        self.probes.clear();
+        self.passes.clear();
+    }
+
+    /// Returns true if the outcome of a permit still counts.
+    fn counts(&self, permit: &ReferencePermit) -> bool {
+        permit.epoch == self.epoch
+            && (!permit.probe
+                || self
+                    .probes
+                    .iter()
+                    .any(|probe| probe.number == permit.number && probe.ended.is_none()))
+    }
+
+    fn out(&self) -> usize {
+        let out = self.probes.iter().filter(|probe| probe.ended.is_none());
+        out.count()
+    }
+
+    fn successes(&self) -> usize {
+        let ended = self.probes.iter().filter_map(|probe| probe.ended);
+        let good = ended
+            .filter(|outcome| matches!(outcome, CircuitOutcome::Success | CircuitOutcome::Alive));
+        good.count()
+    }
+
+    fn number(&mut self) -> usize {
+        self.numbers += 1;
+        self.numbers
+    }
+
+    fn permit(&self, number: usize, probe: bool, now: u64) -> ReferencePermit {
+        ReferencePermit {
+            epoch: self.epoch,
+            probe,
+            number,
+            since: now,
+        }
+    }
+}
