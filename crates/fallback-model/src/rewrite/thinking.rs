@@ -39,19 +39,19 @@ impl RewriteState<'_> {
         let can = &self.to.capabilities;
         let change = match object.asked_text("type").as_deref() {
             Some("adaptive") if !takes(can.thinking_adaptive) => {
-                self.to_enabled(object);
+                self.set_enabled(object);
                 EffortChange::None
             }
-            Some("enabled") if !takes(can.thinking_enabled) => self.to_adaptive(object),
+            Some("enabled") if !takes(can.thinking_enabled) => self.set_adaptive(object),
             Some("enabled") => {
                 self.fit_budget(object);
                 EffortChange::None
             }
             Some("disabled") if !takes(can.thinking_disabled) => {
-                self.to_off("between_tools", can.thinking_between_tools)
+                self.set_off("between_tools", can.thinking_between_tools)
             }
             Some("between_tools") if !takes(can.thinking_between_tools) => {
-                self.to_off("disabled", can.thinking_disabled)
+                self.set_off("disabled", can.thinking_disabled)
             }
             _ => EffortChange::None,
         };
@@ -100,7 +100,7 @@ impl RewriteState<'_> {
     /// Translates adaptive thinking for a model that needs a budget. The effort sets the budget, up
     /// to half of `max_tokens`. Removes it if the forced tool would be lost, or if too little is
     /// left.
-    fn to_enabled(&mut self, mut object: JsonObjectEditor) {
+    fn set_enabled(&mut self, mut object: JsonObjectEditor) {
         let can = &self.to.capabilities;
         let forced = self.forces_tool() && can.forced_tool_choice != Support::Yes;
         let room = self.max_tokens().map_or(u64::MAX, |max| max / 2);
@@ -119,7 +119,7 @@ impl RewriteState<'_> {
     }
 
     /// Translates a budget for a model with adaptive thinking.
-    fn to_adaptive(&mut self, mut object: JsonObjectEditor) -> EffortChange {
+    fn set_adaptive(&mut self, mut object: JsonObjectEditor) -> EffortChange {
         if !takes(self.to.capabilities.thinking_adaptive) {
             self.top.remove("thinking", Why::Unsupported);
             return EffortChange::None;
@@ -153,7 +153,7 @@ impl RewriteState<'_> {
     }
 
     /// Turns thinking off with the other of its two names, or else with the least effort.
-    fn to_off(&mut self, word: &'static str, support: Support) -> EffortChange {
+    fn set_off(&mut self, word: &'static str, support: Support) -> EffortChange {
         if takes(support) && support != Support::Unknown {
             self.top.set("thinking", only_type(word), Why::Translated);
             return EffortChange::None;
