@@ -39,7 +39,10 @@ pub(crate) fn print() {
     println!("Outcome {}", size_of::<tower_claude_core::Outcome>());
     println!("RateLimits {}", size_of::<tower_claude_wire::RateLimits>());
     println!("Call {}", size_of::<tower_claude_core::Call>());
-    println!("Ask {}", size_of::<tower_claude_limiter::Ask>());
+    println!(
+        "AcquireRequest {}",
+        size_of::<tower_claude_limiter::AcquireRequest>()
+    );
     println!(
         "LocalAcquire {}",
         size_of::<tower_claude_limiter::LocalAcquire>()

@@ -21,10 +21,9 @@ use tower_layer::Layer;
 type Bucket<C> = TokenBucketLayer<LocalLimiter, HeuristicCost, C>;
 type Budget<C> = HeaderBudgetLayer<LocalLimiter, HeuristicCost, C>;
 
-type Gate<C> = LimitPolicy<LocalLimiter, HeuristicCost, C>;
-type Guards<C> = (BreakerPolicy, Gate<C>);
+type Attempts = (BreakerPolicy, LimitPolicy<LocalLimiter>);
 type Resends = (FallbackPolicy, RetryPolicy);
-type Cached<S, C> = <CacheLayer as Layer<Driven<S, Resends, Guards<C>, C>>>::Service;
+type Cached<S, C> = <CacheLayer as Layer<Driven<S, Resends, Attempts, C>>>::Service;
 
 /// All six layers in the recommended order. Start from [`recommended`].
 ///
@@ -205,9 +204,10 @@ impl<S: Clone, C: Clone> Layer<S> for Recommended<C> {
 
     fn layer(&self, inner: S) -> Self::Service {
         let resends = (self.fallback.stage(), self.retry.stage());
-        let gates = self.bucket.stage().with_reader(self.budget.stage());
-        let guards = (self.breaker.stage(), gates);
-        let driver = DriverLayer::with_reuse(resends, guards, self.classifier.clone(), !self.own);
+        let limits = self.bucket.policy();
+        let limits = limits.with_header_budget(self.budget.policy());
+        let attempts = (self.breaker.stage(), limits);
+        let driver = DriverLayer::with_reuse(resends, attempts, self.classifier.clone(), !self.own);
         self.cache.layer(driver.layer(inner))
     }
 }
