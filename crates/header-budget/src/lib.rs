@@ -32,13 +32,14 @@
 //!
 //! # What it does
 //!
-//! The layer reads every family of
-//! [rate-limit headers](https://platform.claude.com/docs/en/api/rate-limits) from every response, and
-//! corrects a limiter by them. Limits follow the headers up and down. Levels follow them within the
-//! uncertainty of the requests in flight. Priority and unified headers appear in the headroom event but
-//! do not limit. The `tokens-*` headers show whichever token limit is tightest, and limit only if the
-//! input and output families are absent. A 429 pauses the scope for all requests. Each response emits a
-//! headroom event (DEBUG). A limit that is used to 80 % emits one warning until it has recovered.
+//! The layer reads every family of [rate-limit
+//! headers](https://platform.claude.com/docs/en/api/rate-limits) from every response, and corrects
+//! a limiter by them. Limits follow the headers up and down. Levels follow them within the
+//! uncertainty of the requests in flight. Priority and unified headers appear in the headroom event
+//! but do not limit. The `tokens-*` headers show whichever token limit is tightest, and limit only
+//! if the input and output families are absent. A 429 pauses the scope for all requests. Each
+//! response emits a headroom event (DEBUG). A limit that is used to 80 % emits one warning until it
+//! has recovered.
 //!
 //! Alone, the layer also admits. Until the first headers arrive, it lets out
 //! [8 requests](tower_claude_limiter::LimiterConfig::FIRST_REQUESTS) and twice as many with each
@@ -48,26 +49,27 @@
 //! # Where it goes
 //!
 //! Innermost, around the HTTP client, where it sees every real response. With a `TokenBucketLayer`
-//! around it, both must share the limiter: `HeaderBudgetLayer::over(token_bucket.limiter())`. The outer
-//! layer then admits and settles, and this layer corrects. Over a limiter of its own it always admits
-//! by itself.
+//! around it, both must share the limiter: `HeaderBudgetLayer::over(token_bucket.limiter())`. The
+//! outer layer then admits and settles, and this layer corrects. Over a limiter of its own it
+//! always admits by itself.
 //!
 //! # Readiness
 //!
-//! Always ready, because the cost of a request is not known before the call. An outer `LoadShed` sees
-//! no pressure. The bounded queue and the longest wait take its place. The call admits the request,
-//! waits until the inner service is ready, and then calls it. Nothing happens before its first poll.
+//! Always ready, because the cost of a request is not known before the call. An outer `LoadShed`
+//! sees no pressure. The bounded queue and the longest wait take its place. The call admits the
+//! request, waits until the inner service is ready, and then calls it. Nothing happens before its
+//! first poll.
 //!
 //! # Clone
 //!
-//! The limiter belongs to the layer. Clones of the layer and all its services share it. A second `new`
-//! creates a second limiter.
+//! The limiter belongs to the layer. Clones of the layer and all its services share it. A second
+//! `new` creates a second limiter.
 //!
 //! # Cancellation
 //!
-//! Dropping the future before the request was sent gives everything back. After that, the request and
-//! its input stay charged, because the server has probably counted them, and output not yet produced
-//! is given back. A waiting request that is dropped leaves the queue and wakes the next.
+//! Dropping the future before the request was sent gives everything back. After that, the request
+//! and its input stay charged, because the server has probably counted them, and output not yet
+//! produced is given back. A waiting request that is dropped leaves the queue and wakes the next.
 //!
 //! # Streaming
 //!
@@ -76,10 +78,11 @@
 //!
 //! # Limits
 //!
-//! A limit of 0 and malformed values are ignored. A limit known only from headers holds requests back
-//! for at most 5 minutes. A pause without `retry-after` ends after at most 5 minutes, and one with it,
-//! including its jitter, after at most 1 hour. The layer changes no request or response, does not
-//! retry, returns no error of its own, boxes no future of the inner service and spawns no task.
+//! A limit of 0 and malformed values are ignored. A limit known only from headers holds requests
+//! back for at most 5 minutes. A pause without `retry-after` ends after at most 5 minutes, and one
+//! with it, including its jitter, after at most 1 hour. The layer changes no request or response,
+//! does not retry, returns no error of its own, boxes no future of the inner service and spawns no
+//! task.
 #![forbid(unsafe_code)]
 
 use tower_claude_core::{ClaudeClassify, HeuristicCost, driver::Driven};

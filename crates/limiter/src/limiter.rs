@@ -17,8 +17,8 @@ pub struct AcquireRequest {
     pub scope: Scope,
     /// The estimated cost.
     pub cost: Cost,
-    /// The time of the first arrival of the call, which orders the queue and is kept across attempts.
-    /// `None` is the time of the first poll.
+    /// The time of the first arrival of the call, which orders the queue and is kept across
+    /// attempts. `None` is the time of the first poll.
     pub first_arrival: Option<Instant>,
     /// The time at which the caller stops waiting, `None` if there is none.
     pub deadline: Option<Instant>,
@@ -45,8 +45,8 @@ impl AcquireRequest {
         }
     }
 
-    /// Sets the arrival, deadline, priority and tenant of the call, and its workload if the cost has
-    /// none.
+    /// Sets the arrival, deadline, priority and tenant of the call, and its workload if the cost
+    /// has none.
     #[must_use]
     pub fn with_context(mut self, call: &Call) -> Self {
         self.first_arrival = Some(call.first_arrival());
@@ -120,15 +120,15 @@ pub trait Limiter: Clone {
         None
     }
 
-    /// Returns the place in the queue of a request that has been polled. Returns `None` if it does not
-    /// wait, and by default.
+    /// Returns the place in the queue of a request that has been polled. Returns `None` if it does
+    /// not wait, and by default.
     fn place(&self, acquire: &Self::Acquire) -> Option<QueuePlace> {
         let _ = acquire;
         None
     }
 
-    /// Replaces the cost of a waiting request, except for its workload. The caller polls the request
-    /// afterwards. Does nothing by default.
+    /// Replaces the cost of a waiting request, except for its workload. The caller polls the
+    /// request afterwards. Does nothing by default.
     fn revise(&self, acquire: Pin<&mut Self::Acquire>, cost: Cost) {
         let _ = (acquire, cost);
     }

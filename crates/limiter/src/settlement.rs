@@ -25,8 +25,8 @@ pub enum Settlement {
         /// The usage reported by then, empty if there was none.
         usage: Usage,
     },
-    /// The response is complete. The actual usage replaces the estimate where it is known. A count of
-    /// 2^26 tokens or more is ignored, because it is an underflow in the server's response.
+    /// The response is complete. The actual usage replaces the estimate where it is known. A count
+    /// of 2^26 tokens or more is ignored, because it is an underflow in the server's response.
     Used {
         /// The reported usage, empty if there was none.
         usage: Usage,

@@ -37,8 +37,8 @@
 //!
 //! The layer estimates the cost of a request and waits in a fair queue until every limit of its
 //! [scope](tower_claude_core::Scope) has room for it. It then sends the request, and settles the
-//! reservation by the usage in the response. A 429 pauses the scope for all requests, and the rejected
-//! request gets its reservation back.
+//! reservation by the usage in the response. A 429 pauses the scope for all requests, and the
+//! rejected request gets its reservation back.
 //!
 //! A request is rejected at once, in Claude's own error shape, in these cases:
 //!
@@ -53,45 +53,47 @@
 //! Input tokens are estimated by text length and the tokenizer of the model, images and documents
 //! roughly by the size of their data, less the expected cache reads. The running ratio of actual to
 //! estimated input corrects the estimate. [`CountTokensLayer`] replaces it by the count of the API.
-//! Output tokens are the running mean of actual output, and never `max_tokens`, which
-//! [the API does not count](https://platform.claude.com/docs/en/api/rate-limits). Both are learned by
-//! [`Workload`](tower_claude_core::Workload). A body that is not JSON, names no model or is too long
-//! costs one request.
+//! Output tokens are the running mean of actual output, and never `max_tokens`, which [the API does
+//! not count](https://platform.claude.com/docs/en/api/rate-limits). Both are learned by
+//! [`Workload`](tower_claude_core::Workload). A body that is not JSON, names no model or is too
+//! long costs one request.
 //!
 //! # Where it goes
 //!
-//! Inside a retry layer, so that every attempt is charged. Around `HeaderBudgetLayer`, which corrects
-//! this layer by the rate-limit headers. Both must share the limiter:
-//! `HeaderBudgetLayer::over(token_bucket.limiter())`. Alone, the layer enforces the configured limits.
-//! A hedging layer goes around all of these layers, because copies of one call share a reservation.
+//! Inside a retry layer, so that every attempt is charged. Around `HeaderBudgetLayer`, which
+//! corrects this layer by the rate-limit headers. Both must share the limiter:
+//! `HeaderBudgetLayer::over(token_bucket.limiter())`. Alone, the layer enforces the configured
+//! limits. A hedging layer goes around all of these layers, because copies of one call share a
+//! reservation.
 //!
 //! # Readiness
 //!
-//! Always ready, because the cost of a request is not known before the call. An outer `LoadShed` sees
-//! no pressure. The bounded queue and the longest wait take its place. The call admits the request,
-//! waits until the inner service is ready, and then calls it. Nothing happens before its first poll.
+//! Always ready, because the cost of a request is not known before the call. An outer `LoadShed`
+//! sees no pressure. The bounded queue and the longest wait take its place. The call admits the
+//! request, waits until the inner service is ready, and then calls it. Nothing happens before its
+//! first poll.
 //!
 //! # Clone
 //!
-//! The limiter belongs to the layer. Clones of the layer and all its services share it. A second `new`
-//! creates a second limiter.
+//! The limiter belongs to the layer. Clones of the layer and all its services share it. A second
+//! `new` creates a second limiter.
 //!
 //! # Cancellation
 //!
-//! Dropping the future before the request was sent gives everything back. After that, the request and
-//! its input stay charged, because the server has probably counted them, and output not yet produced
-//! is given back. A waiting request that is dropped wakes the next.
+//! Dropping the future before the request was sent gives everything back. After that, the request
+//! and its input stay charged, because the server has probably counted them, and output not yet
+//! produced is given back. A waiting request that is dropped wakes the next.
 //!
 //! # Streaming
 //!
-//! A reservation ends with the body. The input is corrected at `message_start`, and the output grows
-//! as it is produced. The rest is settled at `message_stop`, at an error, or when the body is dropped.
-//! A compressed body is not parsed, so its estimate stays.
+//! A reservation ends with the body. The input is corrected at `message_start`, and the output
+//! grows as it is produced. The rest is settled at `message_stop`, at an error, or when the body is
+//! dropped. A compressed body is not parsed, so its estimate stays.
 //!
 //! # Limits
 //!
-//! The layer changes no request or response, does not retry, and does not read rate-limit headers. It
-//! returns no error of its own, boxes no future of the inner service, spawns no task, and holds
+//! The layer changes no request or response, does not retry, and does not read rate-limit headers.
+//! It returns no error of its own, boxes no future of the inner service, spawns no task, and holds
 //! nothing for a call that is dropped.
 #![forbid(unsafe_code)]
 

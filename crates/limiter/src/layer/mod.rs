@@ -54,8 +54,8 @@ impl LimitKind for HeaderBudgetKind {
 
 /// A layer that admits requests by a [`Limiter`] and settles them by their actual usage.
 ///
-/// `TokenBucketLayer` and `HeaderBudgetLayer` are its two kinds, and their crate pages describe them. A
-/// [`LimitKind`] of your own gives the layer another name.
+/// `TokenBucketLayer` and `HeaderBudgetLayer` are its two kinds, and their crate pages describe
+/// them. A [`LimitKind`] of your own gives the layer another name.
 #[derive(Clone)]
 #[must_use = "a layer does nothing until it wraps a service"]
 pub struct LimitLayer<K, L = LocalLimiter, E = HeuristicCost, C = ClaudeClassify> {
@@ -115,8 +115,8 @@ impl<K: LimitKind, L: Limiter> LimitLayer<K, L> {
 }
 
 impl<K, L, E, C> LimitLayer<K, L, E, C> {
-    /// Classifies outcomes by `classifier`. The default is [`ClaudeClassify`], which accepts the class
-    /// that an inner layer left in a response. A classifier set here overrules it.
+    /// Classifies outcomes by `classifier`. The default is [`ClaudeClassify`], which accepts the
+    /// class that an inner layer left in a response. A classifier set here overrules it.
     pub fn with_classifier<C2>(self, classifier: C2) -> LimitLayer<K, L, E, C2> {
         LimitLayer {
             settings: self.settings,
@@ -143,8 +143,8 @@ impl<K, L, E, C> LimitLayer<K, L, E, C> {
 }
 
 impl<K, L: Clone, E: Clone, C> LimitLayer<K, L, E, C> {
-    /// Estimates the cost of a request by `estimate`. The default is [`HeuristicCost`]. Not used if an
-    /// outer layer with the same limiter admits.
+    /// Estimates the cost of a request by `estimate`. The default is [`HeuristicCost`]. Not used if
+    /// an outer layer with the same limiter admits.
     pub fn with_estimate<E2>(self, estimate: E2) -> LimitLayer<K, L, E2, C> {
         let settings = Arc::unwrap_or_clone(self.settings).with_estimate(estimate);
         LimitLayer {
@@ -178,15 +178,15 @@ impl<K, L: Clone, E: Clone, C> LimitLayer<K, L, E, C> {
 
     /// Reads the priority of a request from this header: `interactive`, `normal` or `batch`, in any
     /// case. Any other value counts as absent. A [`Priority`](tower_claude_core::Priority) in the
-    /// extensions of the request takes precedence. The header is passed on. By default, no header is
-    /// read.
+    /// extensions of the request takes precedence. The header is passed on. By default, no header
+    /// is read.
     pub fn with_priority_header(self, name: HeaderName) -> Self {
         self.map(|settings| settings.label_headers.priority = Some(name))
     }
 
-    /// Reads the tenant of a request from this header. A [`Tenant`](tower_claude_core::Tenant) in the
-    /// extensions of the request takes precedence. The header is passed on. By default, no header is
-    /// read.
+    /// Reads the tenant of a request from this header. A [`Tenant`](tower_claude_core::Tenant) in
+    /// the extensions of the request takes precedence. The header is passed on. By default, no
+    /// header is read.
     pub fn with_tenant_header(self, name: HeaderName) -> Self {
         self.map(|settings| settings.label_headers.tenant = Some(name))
     }
@@ -209,8 +209,8 @@ impl<K, L: Clone, E: Clone, C> LimitLayer<K, L, E, C> {
         self.settings.limiter.clone()
     }
 
-    /// Returns the handle of the layer, which is its limiter. `handle().snapshot()` shows the levels
-    /// and the queue of each scope.
+    /// Returns the handle of the layer, which is its limiter. `handle().snapshot()` shows the
+    /// levels and the queue of each scope.
     #[must_use]
     pub fn handle(&self) -> L {
         self.limiter()
@@ -218,8 +218,8 @@ impl<K, L: Clone, E: Clone, C> LimitLayer<K, L, E, C> {
 }
 
 impl<L: Clone, E: Clone, C> LimitLayer<HeaderBudgetKind, L, E, C> {
-    /// Warns when this share of a limit is used, in percent from 1 to 100. The default is 80. Values
-    /// out of range are clamped.
+    /// Warns when this share of a limit is used, in percent from 1 to 100. The default is 80.
+    /// Values out of range are clamped.
     pub fn with_warn_percent(self, percent: u8) -> Self {
         self.map(|settings| settings.reporter.warn_percent = percent.clamp(1, 100))
     }

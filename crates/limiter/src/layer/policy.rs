@@ -24,8 +24,8 @@ use crate::{limiter::Limiter, reservation::Reservation, settlement::Settlement};
 /// usage. An event of about 150 bytes carries a few tokens. Only a large overrun must show.
 const DELTA_BYTES_PER_TOKEN: u64 = 40;
 
-/// Output tokens before the first report to the limiter. Each next report comes after a quarter more,
-/// so that short responses never take the lock for it.
+/// Output tokens before the first report to the limiter. Each next report comes after a quarter
+/// more, so that short responses never take the lock for it.
 const FIRST_REPORT: u32 = 256;
 
 /// The policy of a limiter layer: admits an attempt when the limiter does, and settles its
@@ -52,9 +52,9 @@ impl<L, E> LimitPolicy<L, E> {
     /// budget reads the response heads.
     ///
     /// It saves the second policy of the pair `(token_bucket, header_budget)`, which behaves alike
-    /// within one driver. The reservation is then not visible to the layers inside of the driver, and
-    /// another layer over the same limiter would reserve again. If the two have different limiters,
-    /// use the pair.
+    /// within one driver. The reservation is then not visible to the layers inside of the driver,
+    /// and another layer over the same limiter would reserve again. If the two have different
+    /// limiters, use the pair.
     #[must_use]
     pub fn with_header_budget<E2>(mut self, budget: LimitPolicy<L, E2>) -> Self {
         self.header_budget = Some(budget.settings.reporter.clone());
@@ -109,7 +109,8 @@ pub(super) enum Admitted {
 }
 
 impl Admitted {
-    /// Returns the scope of the reservation, which is `kept` only if the reservation does not know it.
+    /// Returns the scope of the reservation, which is `kept` only if the reservation does not know
+    /// it.
     fn scope<'a>(&'a self, kept: &'a Option<Box<Scope>>) -> &'a Scope {
         let of_reservation = || match self {
             Self::Own(reservation) => reservation.scope(),
@@ -136,8 +137,8 @@ impl Admitted {
 }
 
 impl<L: Limiter, E: EstimateCost> LimitPolicy<L, E> {
-    /// Waits for the limiter. The happy path asks it once with a borrowed scope, and neither allocates
-    /// nor makes a future.
+    /// Waits for the limiter. The happy path asks it once with a borrowed scope, and neither
+    /// allocates nor makes a future.
     fn poll_limiter(
         &self,
         attempt: &mut LimitAttempt<L::Acquire>,
@@ -254,8 +255,8 @@ impl<L: Limiter, E: EstimateCost> AttemptPolicy for LimitPolicy<L, E> {
         {
             attempt.input_known = true;
             let now = Instant::now();
-            // The estimator learns first, so that the waiting requests are estimated by it before the
-            // limiter makes room for them.
+            // The estimator learns first, so that the waiting requests are estimated by it before
+            // the limiter makes room for them.
             if let Some(pending) = attempt.pending.take() {
                 pending.give(stream.usage(), now);
             }

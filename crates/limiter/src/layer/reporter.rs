@@ -84,8 +84,8 @@ impl Reporter {
         rejection
     }
 
-    /// Reports the head of a response to the limiter: a 429 pauses the scope, and rate-limit headers
-    /// correct its levels.
+    /// Reports the head of a response to the limiter: a 429 pauses the scope, and rate-limit
+    /// headers correct its levels.
     #[inline]
     pub(super) fn on_head(
         &self,
@@ -98,8 +98,8 @@ impl Reporter {
         if class.local {
             return;
         }
-        // The pause comes first. Learning from a 429 returns the reservation, and no waiting request
-        // may be admitted on it.
+        // The pause comes first. Learning from a 429 returns the reservation, and no waiting
+        // request may be admitted on it.
         if class.is_rate_limit() && head.extensions.get::<PausedByLimiter>().is_none() {
             let pause = admitted.pause(class.retry_after, clock.now());
             let event = Event::Paused {

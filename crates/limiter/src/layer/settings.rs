@@ -80,7 +80,8 @@ impl<L: Limiter, E: EstimateCost> LimitSettings<L, E> {
         Some(handle)
     }
 
-    /// Estimates the cost of a request. `pending` is set if the estimator learns from its actual usage.
+    /// Estimates the cost of a request. `pending` is set if the estimator learns from its actual
+    /// usage.
     #[inline]
     pub(super) fn estimate_cost(
         &self,
@@ -146,7 +147,8 @@ impl<L: Limiter, E: EstimateCost> LimitSettings<L, E> {
             Some(cost) if cost == before => return,
             Some(cost) => with_counted_input(cost, call),
             None => {
-                // Dropped first: an estimator that is full would evict another estimate for the new one.
+                // Dropped first: an estimator that is full would evict another estimate for the new
+                // one.
                 *pending = None;
                 self.estimate_cost(request, call, pending)
             }

@@ -77,18 +77,12 @@ where
     }
 }
 
-/// Starts to count a request. Done at once if the count is known or the request cannot be counted.
-fn start<F, B: Body>(counter: &Counter, message: &mut Request<RequestBody>) -> Count<F, B> {
+/// Starts to count a request. `None` if the count is known or the request cannot be counted.
+fn start<F, B: Body>(counter: &Counter, message: &mut Request<RequestBody>) -> Option<Count<F, B>> {
     if !request::is_countable(message) {
-        return Count::Done;
+        return None;
     }
-    let Some(body) = message
-        .body()
-        .bytes()
-        .and_then(|body| count_tokens_body(body))
-    else {
-        return Count::Done;
-    };
+    let body = count_tokens_body(message.body().bytes()?)?;
     let now = Instant::now();
     let call = Call::get_or_attach(message, now);
     let (prompt, known) = {
@@ -99,25 +93,21 @@ fn start<F, B: Body>(counter: &Counter, message: &mut Request<RequestBody>) -> C
     // Also clears the count of an earlier attempt with another model.
     call.set_counted_input(known);
     if known.is_some() {
-        return Count::Done;
+        return None;
     }
-    let Some(end) = now.checked_add(counter.timeout) else {
-        return Count::Done;
-    };
+    let end = now.checked_add(counter.timeout)?;
     let beside = call.beside(now).with_deadline(Some(end));
-    let Some(request) = request::count_request(message, beside, body) else {
-        return Count::Done;
-    };
+    let request = request::count_request(message, beside, body)?;
     // The outer layers must not take the message for sent yet.
     call.set_held_back(true);
-    Count::Counting {
+    Some(Count::Counting {
         call,
         prompt,
         request: Some(request),
         future: None,
         body: None,
         sleep: sleep_until(end),
-    }
+    })
 }
 
 impl<F, B> Count<F, B>
@@ -198,7 +188,8 @@ where
         }
         let message = this.request.as_mut().expect("polled after completion");
         if matches!(*this.count, Count::New) {
-            this.count.set(start(this.counter, message));
+            let count = start(this.counter, message).unwrap_or(Count::Done);
+            this.count.set(count);
         }
         let counted = ready!(
             this.count
@@ -208,7 +199,8 @@ where
         if let CountProjection::Counting { call, .. } = this.count.as_mut().project() {
             call.set_held_back(false);
         }
-        // The response of the count is dropped before the request is sent, as it may hold a connection.
+        // The response of the count is dropped before the request is sent, as it may hold a
+        // connection.
         this.count.set(Count::Done);
         counted?;
         ready!(this.service.poll_ready(cx))?;

@@ -36,19 +36,21 @@ const GENERATION: usize = 2_048;
 ///
 /// It goes directly around a [`TokenBucketLayer`](crate::TokenBucketLayer), which charges the count
 /// instead of an estimate, less the expected cache reads. For each new prompt, the layer sends one
-/// request to [`count_tokens`](https://docs.claude.com/en/api/messages-count-tokens) through the same
-/// service, with the headers and extensions of the original. This costs a round trip and no tokens.
-/// The endpoint has limits of its own, which the bucket keeps in another scope.
+/// request to [`count_tokens`](https://docs.claude.com/en/api/messages-count-tokens) through the
+/// same service, with the headers and extensions of the original. This costs a round trip and no
+/// tokens. The endpoint has limits of its own, which the bucket keeps in another scope.
 ///
 /// If the count fails (a rejection, an error, a response without a count, or
 /// [a timeout](Self::with_timeout)), the request keeps its estimate and the layer emits
 /// [`Event::Uncounted`].
 ///
-/// Other requests, and bodies too long to be buffered, pass through. The request and its response are
-/// not changed.
+/// Other requests, and bodies too long to be buffered, pass through. The request and its response
+/// are not changed.
 ///
-/// * **Readiness**: always ready. The call waits for the inner service before each of its two requests.
-/// * **Clones** and all services of a layer share the counts of up to 4,096 prompts, kept as hashes.
+/// * **Readiness**: always ready. The call waits for the inner service before each of its two
+///   requests.
+/// * **Clones** and all services of a layer share the counts of up to 4,096 prompts, kept as
+///   hashes.
 /// * **Cancellation**: dropping the future drops the count with it.
 /// * **Streaming**: bodies pass through unchanged.
 #[derive(Clone)]
