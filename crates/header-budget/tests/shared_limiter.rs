@@ -109,7 +109,7 @@ async fn one_driver_with_both_layers_admits_once_and_learns() {
     let fake = FakeClaude::builder()
         .limits(server_limits((50, 30_000, 8_000)))
         .build();
-    let policy = outer.policy().with_header_budget(inner.policy());
+    let policy = outer.policy().with_header_budget(&inner.policy());
     let service = DriverLayer::new((), policy, ClaudeClassify::default()).layer(fake.clone());
     assert_eq!(send(&service, message(1_000, 100)).await.status(), 200);
     let limits = only(&outer.limiter()).dimensions;

@@ -205,7 +205,7 @@ impl<S: Clone, C: Clone> Layer<S> for Recommended<C> {
     fn layer(&self, inner: S) -> Self::Service {
         let resends = (self.fallback.stage(), self.retry.stage());
         let limits = self.bucket.policy();
-        let limits = limits.with_header_budget(self.budget.policy());
+        let limits = limits.with_header_budget(&self.budget.policy());
         let attempts = (self.breaker.stage(), limits);
         let driver = DriverLayer::with_reuse(resends, attempts, self.classifier.clone(), !self.own);
         self.cache.layer(driver.layer(inner))

@@ -56,7 +56,7 @@ impl<L, E> LimitPolicy<L, E> {
     /// and another layer over the same limiter would reserve again. If the two have different
     /// limiters, use the pair.
     #[must_use]
-    pub fn with_header_budget<E2>(mut self, budget: LimitPolicy<L, E2>) -> Self {
+    pub fn with_header_budget<E2>(mut self, budget: &LimitPolicy<L, E2>) -> Self {
         self.header_budget = Some(budget.settings.reporter.clone());
         self
     }
