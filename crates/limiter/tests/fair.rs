@@ -80,7 +80,7 @@ fn run(pool: &mut Pool, mut now: u64, until: u64) -> Vec<(u64, Ticket, Reservati
 
 #[derive(Clone, Debug)]
 enum Step {
-    AcquireRequest {
+    Ask {
         flow: usize,
         tokens: u64,
         early: u64,
@@ -91,7 +91,7 @@ enum Step {
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
-        6 => (0_usize..6, 1_u64..2_000, 0_u64..3).prop_map(|(flow, tokens, early)| Step::AcquireRequest { flow, tokens, early }),
+        6 => (0_usize..6, 1_u64..2_000, 0_u64..3).prop_map(|(flow, tokens, early)| Step::Ask { flow, tokens, early }),
         1 => any::<usize>().prop_map(Step::Cancel),
         3 => (1_u64..3_000).prop_map(Step::Pass),
     ];
@@ -112,7 +112,7 @@ fn play(
     let mut granted = Vec::new();
     for (number, step) in steps.iter().enumerate() {
         match *step {
-            Step::AcquireRequest {
+            Step::Ask {
                 flow: f,
                 tokens,
                 early,
