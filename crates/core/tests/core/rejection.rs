@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::Response;
 use http_body::Body;
 use tower_claude_core::{
-    Class, Dimension, Kind, REJECTED_BY, RejectReason, Rejected, Rejection, ResponseBody,
+    Class, Dimension, Kind, REJECTED_BY, RejectReason, Rejection, ResponseBody,
 };
 use tower_claude_wire::ApiError;
 
@@ -135,10 +135,10 @@ fn every_reason_as_a_response() {
         };
         assert_eq!(refusal.class(), expected, "{reason:?}");
         assert_eq!(response.extensions().get::<Class>(), Some(&expected));
-        let refused = response.extensions().get::<Rejected>().expect("tagged");
+        let refused = response.extensions().get::<Rejection>().expect("tagged");
         assert_eq!(refused.by, "token-bucket");
         assert_eq!(refused.reason, reason);
-        assert_eq!(refused.class, expected);
+        assert_eq!(refused.class(), expected);
         assert_eq!(refused.retry_after, wait);
 
         let length = headers["content-length"]
