@@ -9,8 +9,8 @@ use crate::{
     outcome::Outcome,
 };
 
-/// The longest JSON body that is kept to read its usage: 4 MiB, which is about eight times the longest
-/// response of a model. The usage of a longer body stays unknown.
+/// The longest JSON body that is kept to read its usage: 4 MiB, which is about eight times the
+/// longest response of a model. The usage of a longer body stays unknown.
 const MESSAGE_LIMIT: usize = 4 * 1024 * 1024;
 
 /// A tracker that finds the usage, the errors and the end of a response body.
@@ -160,8 +160,8 @@ impl BodyTracker {
         }
     }
 
-    /// Returns the outcome if it is known before the end of the body, by a `message_stop` or an `error`
-    /// event.
+    /// Returns the outcome if it is known before the end of the body, by a `message_stop` or an
+    /// `error` event.
     pub(crate) fn early(&self, classify: impl FnOnce(&ApiError) -> Class) -> Option<Outcome> {
         let state = self.stream()?;
         if let Some(error) = state.error() {

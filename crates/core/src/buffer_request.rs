@@ -20,15 +20,15 @@ use crate::{
 
 /// A service that buffers request bodies. Every layer wraps its own service in it.
 ///
-/// It accepts `Request<B>` for any body and calls the inner service with a `Request<RequestBody>`. A
-/// body that is already a [`RequestBody`] is forwarded at no cost, so only the outermost layer of a
-/// stack buffers. A body over the limit is forwarded as a stream, which is never an error and is never
-/// sent again.
+/// It accepts `Request<B>` for any body and calls the inner service with a `Request<RequestBody>`.
+/// A body that is already a [`RequestBody`] is forwarded at no cost, so only the outermost layer of
+/// a stack buffers. A body over the limit is forwarded as a stream, which is never an error and is
+/// never sent again.
 ///
 /// The inner service is called when the future is first polled. Further `BufferRequest` services
-/// inside it are called during that poll. They call their own inner service immediately, and so need
-/// neither a clone of it nor a place to store the request. The inner service may therefore assume that
-/// the future it returns is polled immediately.
+/// inside it are called during that poll. They call their own inner service immediately, and so
+/// need neither a clone of it nor a place to store the request. The inner service may therefore
+/// assume that the future it returns is polled immediately.
 #[derive(Clone, Debug)]
 pub struct BufferRequest<S> {
     inner: S,
@@ -192,14 +192,14 @@ where
 
 /// Returns the service unchanged, and checks at compile time that the layers accept it.
 ///
-/// If the service does not fit, the compiler names the missing bound here, and not somewhere inside a
-/// stack of layers.
+/// If the service does not fit, the compiler names the missing bound here, and not somewhere inside
+/// a stack of layers.
 ///
 /// | Missing bound | Remedy |
 /// |---|---|
-/// | `reqwest::Client: Service<http::Request<RequestBody>>` | Wrap it in the adaptor: `HttpService::new(client)`. |
-/// | The same for hyper-util's `Client<_, Full<Bytes>>` | Use the body of the layers: `Client<_, RequestBody>`. |
-/// | `Clone` | Wrap the service in tower's `Buffer`, or in a box that can be cloned (`BoxCloneSyncService`). |
+/// | `Service<..>` for `reqwest::Client` | Wrap it in the adaptor: `HttpService::new(client)` |
+/// | `Service<..>` for hyper-util's `Client<_, Full<Bytes>>` | Use `Client<_, RequestBody>` |
+/// | `Clone` | Wrap the service in tower's `Buffer` or in a `BoxCloneSyncService` |
 ///
 /// ```
 /// use bytes::Bytes;

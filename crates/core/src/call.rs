@@ -45,8 +45,8 @@ pub struct Tenant(pub Arc<str>);
 ///
 /// The outermost layer that needs it creates it and attaches it to the request's body. Inner layers
 /// find it there. Code that converts the body to another type must first call
-/// [`leave_in_extensions`](Self::leave_in_extensions), so that layers behind it find the record in the
-/// extensions.
+/// [`leave_in_extensions`](Self::leave_in_extensions), so that layers behind it find the record in
+/// the extensions.
 #[derive(Debug)]
 pub struct Call {
     first_arrival: Instant,
@@ -222,8 +222,8 @@ impl Call {
         (counted != UNSET).then_some(counted)
     }
 
-    /// Sets the counted input tokens of this attempt for inner layers. `None` removes the count of an
-    /// earlier attempt.
+    /// Sets the counted input tokens of this attempt for inner layers. `None` removes the count of
+    /// an earlier attempt.
     pub fn set_counted_input(&self, tokens: Option<u64>) {
         self.counted_input
             .store(tokens.unwrap_or(UNSET), Ordering::Relaxed);
@@ -234,7 +234,8 @@ impl Call {
         self.workload
     }
 
-    /// Returns the number of attempts that have begun, summed over all layers that send a call again.
+    /// Returns the number of attempts that have begun, summed over all layers that send a call
+    /// again.
     ///
     /// Layers share this number, so that retries and fallbacks do not multiply.
     pub fn attempts(&self) -> u32 {
@@ -266,13 +267,14 @@ impl Call {
         self.probe.store(probe, Ordering::Relaxed);
     }
 
-    /// Returns true while an inner layer keeps the request waiting, in a queue or for a token count.
+    /// Returns true while an inner layer keeps the request waiting, in a queue or for a token
+    /// count.
     pub fn is_held_back(&self) -> bool {
         self.held_back.load(Ordering::Relaxed)
     }
 
-    /// Sets whether an inner layer keeps the request waiting. Outer layers derive from it the time at
-    /// which the request is sent.
+    /// Sets whether an inner layer keeps the request waiting. Outer layers derive from it the time
+    /// at which the request is sent.
     pub fn set_held_back(&self, waits: bool) {
         self.held_back.store(waits, Ordering::Relaxed);
     }
@@ -289,13 +291,14 @@ impl Call {
         self.timed_out.store(true, Ordering::Relaxed);
     }
 
-    /// Returns true if an inner layer has held the response of this attempt until its content began.
+    /// Returns true if an inner layer has held the response of this attempt until its content
+    /// began.
     pub fn is_committed(&self) -> bool {
         self.committed.load(Ordering::Relaxed)
     }
 
-    /// Sets whether the content of the response has begun, or the response is whole. Outer layers then
-    /// do not hold it.
+    /// Sets whether the content of the response has begun, or the response is whole. Outer layers
+    /// then do not hold it.
     pub fn set_committed(&self, committed: bool) {
         self.committed.store(committed, Ordering::Relaxed);
     }
@@ -309,8 +312,8 @@ impl Call {
         !claimed
     }
 
-    /// Releases the claim, so that an outer layer can send the call to another target with retries of
-    /// its own.
+    /// Releases the claim, so that an outer layer can send the call to another target with retries
+    /// of its own.
     pub fn release_retries(&self) {
         self.retries_claimed.store(false, Ordering::Relaxed);
     }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 /// The kind of an outcome.
 ///
-/// One set of kinds covers responses of the server, rejections by a layer, transport errors and errors
-/// inside a stream.
+/// One set of kinds covers responses of the server, rejections by a layer, transport errors and
+/// errors inside a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Kind {
@@ -80,7 +80,8 @@ pub struct Class {
     pub kind: Kind,
     /// The wait that the server, or the layer that rejected the request, asks for.
     pub retry_after: Option<Duration>,
-    /// The value of `x-should-retry`. `None` if the header is absent, or if an `error_code` overrules it.
+    /// The value of `x-should-retry`. `None` if the header is absent, or if an `error_code`
+    /// overrules it.
     pub should_retry: Option<bool>,
     /// True if a layer in this process rejected the request, so it was not sent.
     pub local: bool,
@@ -136,7 +137,8 @@ impl Class {
 
     /// Returns true if the same request may succeed when it is sent again.
     ///
-    /// `x-should-retry` overrules the kind. A local rejection and a spend limit are never retryable.
+    /// `x-should-retry` overrules the kind. A local rejection and a spend limit are never
+    /// retryable.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         if self.local || self.is_success() || matches!(self.kind, Kind::SpendLimit) {

@@ -39,9 +39,9 @@ impl Class {
     ///
     /// The body of a success is never read for this, because that would delay a stream.
     ///
-    /// A class that an inner layer has inserted into the extensions is returned if `reuse` is true. A
-    /// layer with a classifier of its own passes false. A local class is always returned, because no
-    /// classifier can overrule it.
+    /// A class that an inner layer has inserted into the extensions is returned if `reuse` is true.
+    /// A layer with a classifier of its own passes false. A local class is always returned, because
+    /// no classifier can overrule it.
     pub fn by_head<C, B>(classifier: &C, reuse: bool, response: &Response<B>) -> Option<Self>
     where
         C: ClassifyResponse,
@@ -60,9 +60,9 @@ impl Class {
 /// is 402, or if a 400 has a message that the API documents for spend limits and credit balances.
 /// Every other 429 is retryable. Source: <https://platform.claude.com/docs/en/api/errors>.
 ///
-/// An error of the inner service is a [`Kind::Timeout`] if its chain of sources contains a timeout of
-/// tokio, of `std::io` or of tower's `timeout` layer. Any other error is a [`Kind::Transport`]. The
-/// error types of an HTTP client need a classifier of their own, as in the reqwest adaptor.
+/// An error of the inner service is a [`Kind::Timeout`] if its chain of sources contains a timeout
+/// of tokio, of `std::io` or of tower's `timeout` layer. Any other error is a [`Kind::Transport`].
+/// The error types of an HTTP client need a classifier of their own, as in the reqwest adaptor.
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct ClaudeClassify;

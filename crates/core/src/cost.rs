@@ -24,11 +24,11 @@ pub struct Cost {
     pub max_output_tokens: Option<u64>,
     /// The workload of the request. Estimates improve with the responses of the same workload.
     pub workload: Workload,
-    /// True if the input was counted and not estimated. It is then charged as it is, and the limiter
-    /// learns no ratio from it.
+    /// True if the input was counted and not estimated. It is then charged as it is, and the
+    /// limiter learns no ratio from it.
     pub counted: bool,
-    /// The tokens that are expected to be read from the prompt cache, in addition to the input tokens.
-    /// `None` if there is no prediction.
+    /// The tokens that are expected to be read from the prompt cache, in addition to the input
+    /// tokens. `None` if there is no prediction.
     pub cached_tokens: Option<u64>,
     /// An opaque id that the estimator uses to match this estimate with the actual usage.
     pub estimate_id: Option<NonZeroU64>,

@@ -1,20 +1,21 @@
 //! Events: the decisions of layers, for logs and metrics.
 //!
 //! Layers call [`emit`] once for each decision. An event goes to `tracing` with the target
-//! `tower_claude`, and to the user's [`Observer`] if there is one. No event contains a body, a prompt
-//! or a key.
+//! `tower_claude`, and to the user's [`Observer`] if there is one. No event contains a body, a
+//! prompt or a key.
 //!
 //! | Level | `decision` |
 //! |---|---|
 //! | `ERROR` | `unauthorized`, once for each credential |
-//! | `WARN` | `refused`, `paused`, `threshold`, `gave_up`, `circuit_opened`, `fell_back`, `broken` |
+//! | `WARN` | `refused`, `paused`, `threshold`, `gave_up`, `circuit_opened`, `broken` |
+//! | `WARN` | `fell_back`, to another model |
 //! | `INFO` | `retry`, `circuit_probe`, `circuit_closed` |
 //! | `DEBUG` | `headroom` for each response, `queued`, `uncounted`, the decisions of a cache |
 //! | `TRACE` | `admitted`, with the wait |
 //!
-//! Events are emitted while the call or its body is polled, in the caller's span. A span around each
-//! request, for example by tower-http's `TraceLayer` as the outermost layer, shows which lines belong
-//! together. There are three exceptions:
+//! Events are emitted while the call or its body is polled, in the caller's span. A span around
+//! each request, for example by tower-http's `TraceLayer` as the outermost layer, shows which lines
+//! belong together. There are three exceptions:
 //!
 //! - Events of a dropped body have no such span.
 //! - Events of a call that a cache makes `detached()` have none either.
@@ -112,16 +113,16 @@ pub enum Event<'a> {
     GaveUp {
         /// The name of the layer.
         layer: &'static str,
-        /// The model of the request, if the request names one and was saved. A fallback layer reports the
-        /// first model.
+        /// The model of the request, if the request names one and was saved. A fallback layer
+        /// reports the first model.
         model: Option<&'a str>,
         /// The number of attempts.
         attempt: u32,
         /// The class of the last failure.
         class: Class,
-        /// The reason why no attempt follows: `not_retryable`, `attempts`, `unanswered` (two attempts
-        /// timed out and may be billed), `budget`, `deadline`, `retry_after`, `body`, `targets` (no
-        /// other model is left).
+        /// The reason why no attempt follows: `not_retryable`, `attempts`, `unanswered` (two
+        /// attempts timed out and may be billed), `budget`, `deadline`, `retry_after`, `body`,
+        /// `targets` (no other model is left).
         because: &'static str,
     },
     /// A circuit opened. Calls of its scope are rejected until the cool-down is over.
@@ -130,8 +131,8 @@ pub enum Event<'a> {
         layer: &'static str,
         /// The scope of the circuit.
         scope: &'a Scope,
-        /// The kind of the last failure. A probe that did not end counts as a timeout. In the circuit of
-        /// a credential it counts as the failure that had opened the circuit.
+        /// The kind of the last failure. A probe that did not end counts as a timeout. In the
+        /// circuit of a credential it counts as the failure that had opened the circuit.
         because: Kind,
         /// The time until the first probe.
         cool_down: Duration,
@@ -145,8 +146,8 @@ pub enum Event<'a> {
         /// The scope of the circuit.
         scope: &'a Scope,
     },
-    /// A circuit closed, because its probes succeeded. If it ramps up, it still rejects a shrinking share
-    /// of the calls for a while, with the reason `CircuitOpen`.
+    /// A circuit closed, because its probes succeeded. If it ramps up, it still rejects a shrinking
+    /// share of the calls for a while, with the reason `CircuitOpen`.
     CircuitClosed {
         /// The name of the layer.
         layer: &'static str,
@@ -164,8 +165,8 @@ pub enum Event<'a> {
     Uncounted {
         /// The name of the layer.
         layer: &'static str,
-        /// The reason: `refused` (an inner layer rejected the request), `status`, `error`, `answer`,
-        /// `timeout`.
+        /// The reason: `refused` (an inner layer rejected the request), `status`, `error`,
+        /// `answer`, `timeout`.
         because: &'static str,
     },
     /// The request is sent to another model than the requested one.
@@ -178,8 +179,8 @@ pub enum Event<'a> {
         to: &'a str,
         /// The class of the failure of `from`.
         class: Class,
-        /// True if this call was sent to `from` and failed, or was rejected by an inner layer. False if
-        /// `from` was skipped because of earlier calls.
+        /// True if this call was sent to `from` and failed, or was rejected by an inner layer.
+        /// False if `from` was skipped because of earlier calls.
         asked: bool,
     },
     /// A cache decided on a request or a response.
@@ -352,8 +353,10 @@ fn trace(event: &Event<'_>) {
             tracing::debug!(
                 target: "tower_claude", layer, decision = "headroom", %scope, request_id,
                 requests = limits.requests.remaining, requests_limit = limits.requests.limit,
-                input_tokens = limits.input_tokens.remaining, input_tokens_limit = limits.input_tokens.limit,
-                output_tokens = limits.output_tokens.remaining, output_tokens_limit = limits.output_tokens.limit,
+                input_tokens = limits.input_tokens.remaining,
+                input_tokens_limit = limits.input_tokens.limit,
+                output_tokens = limits.output_tokens.remaining,
+                output_tokens_limit = limits.output_tokens.limit,
                 tokens = limits.tokens.remaining, tokens_limit = limits.tokens.limit,
             );
         }

@@ -107,8 +107,8 @@ pub trait Ledger: fmt::Debug + Send + Sync {
 
     /// Returns true if the head of a success at `at` need not be read.
     ///
-    /// That is so if the levels are known, are far from empty, and were updated a moment ago. False by
-    /// default.
+    /// That is so if the levels are known, are far from empty, and were updated a moment ago. False
+    /// by default.
     fn is_calm(&self, at: Instant) -> bool {
         let _ = at;
         false
@@ -116,8 +116,9 @@ pub trait Ledger: fmt::Debug + Send + Sync {
 
     /// Corrects the levels by the response to the request with this reservation.
     ///
-    /// Returns a warning if the used share of a limit has risen above the configured share, once each
-    /// time that it rises. If this holds for several limits, the warning is about the tightest.
+    /// Returns a warning if the used share of a limit has risen above the configured share, once
+    /// each time that it rises. If this holds for several limits, the warning is about the
+    /// tightest.
     fn observe(&self, reservation: u64, observation: &Observation<'_>) -> Option<LimitWarning>;
 
     /// Pauses admissions after a 429, and returns the length of the pause.

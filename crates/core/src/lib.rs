@@ -2,21 +2,21 @@
 //!
 //! # The nouns
 //!
-//! - [`Class`] is the classification of one attempt: success, rate limit, overload, timeout and so on
-//!   ([`Kind`]), with the wait that the server asks for. A [`Classify`] implementation derives it from
-//!   a response or an error. [`ClaudeClassify`] is the default.
+//! - [`Class`] is the classification of one attempt: success, rate limit, overload, timeout and so
+//!   on ([`Kind`]), with the wait that the server asks for. A [`Classify`] implementation derives
+//!   it from a response or an error. [`ClaudeClassify`] is the default.
 //! - [`Cost`] is the estimated use of the rate limits by a request, before it is sent. An
 //!   [`EstimateCost`] implementation computes it. [`HeuristicCost`] is the default.
-//! - [`Outcome`] is the end of a response: complete, failed or dropped by the caller, with the usage
-//!   that the server reported. It is reported exactly once, when the body has ended.
+//! - [`Outcome`] is the end of a response: complete, failed or dropped by the caller, with the
+//!   usage that the server reported. It is reported exactly once, when the body has ended.
 //! - [`Call`] is the record that all layers and attempts of one call share: its deadline, priority,
 //!   number of attempts and reservations.
 //!
 //! # The driver
 //!
 //! A layer is a policy, and the [`driver`] runs it. The driver buffers the request, calls the inner
-//! service, classifies the response, holds it until its first content and tracks its body to the end.
-//! A policy only decides. The driver's page describes the life of a call.
+//! service, classifies the response, holds it until its first content and tracks its body to the
+//! end. A policy only decides. The driver's page describes the life of a call.
 //!
 //! # For users of the layers
 //!
@@ -34,10 +34,10 @@
 //! | Extension | Content |
 //! |---|---|
 //! | [`Class`] | The classification of the response. |
-//! | [`Rejection`] | The layer that rejected the request, and its reason. Absent from responses of the server. |
+//! | [`Rejection`] | The layer that rejected the request, and the reason. |
 //!
-//! [`check`] checks at compile time that the layers accept a service. [`event`] describes the events
-//! that layers emit.
+//! [`check`] checks at compile time that the layers accept a service. [`event`] describes the
+//! events that layers emit.
 //!
 //! ```
 //! use std::{convert::Infallible, time::Duration};
@@ -68,12 +68,14 @@
 //!
 //! # For authors of layers
 //!
-//! Write a policy for the [`driver`]. Its page has an example, and the [`toolkit`] has building blocks
-//! for policies and for layers with a service of their own. Between layers, a request has the body
-//! [`RequestBody`]. State is kept for each [`Scope`], which is a pool of limits at the server. A
-//! rejection is a [`Rejection`], and
-//! [`Rejection::into_response`] makes a response in Claude's own error shape. Decisions are emitted
-//! with [`event::emit`].
+//! Write a policy for the [`driver`]. Its page has an example. The [`toolkit`] has building blocks for
+//! policies, and for layers with a service of their own. All layers follow these conventions:
+//!
+//! - Between layers, a request has the body [`RequestBody`].
+//! - State is kept for each [`Scope`], which is a pool of limits at the server.
+//! - A layer rejects a request with a [`Rejection`]. [`Rejection::into_response`] makes a response of
+//!   it in Claude's own error shape, so the error type of the inner service stays as it is.
+//! - Each decision is emitted as an [`Event`](event::Event), with [`event::emit`].
 #![forbid(unsafe_code)]
 
 mod body_tracker;

@@ -34,8 +34,8 @@ pub enum RejectReason {
     },
     /// The wait would be, or was, longer than `max_wait`.
     WaitTooLong {
-        /// The estimated wait. Zero if there is no estimate, because the wait depends on other calls
-        /// in flight.
+        /// The estimated wait. Zero if there is no estimate, because the wait depends on other
+        /// calls in flight.
         estimated: Duration,
         /// The longest wait allowed.
         max_wait: Duration,
@@ -61,8 +61,8 @@ pub enum RejectReason {
         /// The time that the layer waited.
         after: Duration,
     },
-    /// The circuit is open, so the request was not sent. A circuit that has just closed also rejects
-    /// a share of the calls for a while.
+    /// The circuit is open, so the request was not sent. A circuit that has just closed also
+    /// rejects a share of the calls for a while.
     CircuitOpen {
         /// The kind of failure that opened it. [`Kind::Overloaded`] for a circuit that was forced
         /// open.
@@ -72,8 +72,8 @@ pub enum RejectReason {
 
 /// A request that a layer has rejected. Also the extension on the response that reports it.
 ///
-/// [`into_response`](Self::into_response) makes that response. It looks like an error of the API, so
-/// callers need no error type of their own for it.
+/// [`into_response`](Self::into_response) makes that response. It looks like an error of the API,
+/// so callers need no error type of their own for it.
 ///
 /// ```
 /// use bytes::Bytes;
@@ -97,8 +97,8 @@ pub struct Rejection {
     /// The time after which another attempt makes sense. `None` if it is not known.
     pub retry_after: Option<Duration>,
     /// The position, from 1, that the request would have had among the waiting requests of its
-    /// priority and tenant. `None` if there is no queue, or if the request was queued and then timed
-    /// out.
+    /// priority and tenant. `None` if there is no queue, or if the request was queued and then
+    /// timed out.
     pub queue_position: Option<usize>,
 }
 
@@ -253,7 +253,8 @@ impl fmt::Display for Rejection {
                 max_wait,
             } => write!(
                 f,
-                "the wait for the rate limit is {estimated:.1?}, the longest wait allowed is {max_wait:.1?}"
+                "the wait for the rate limit is {estimated:.1?}, \
+                 the longest wait allowed is {max_wait:.1?}"
             ),
             RejectReason::DeadlineWouldPass {
                 remaining: Duration::ZERO,

@@ -18,11 +18,12 @@ type Stream = Pin<Box<dyn Body<Data = Bytes, Error = BoxError> + Send>>;
 
 /// A request body, either buffered or a stream.
 ///
-/// A buffered body can be read and sent again at no cost. Its JSON is parsed at most once, and clones
-/// share the result ([`peek`](Self::peek)).
+/// A buffered body can be read and sent again at no cost. Its JSON is parsed at most once, and
+/// clones share the result ([`peek`](Self::peek)).
 ///
-/// A stream is a body over the buffer limit, a body with trailers, or a body that failed while it was
-/// read. It is forwarded and never sent again, so [`try_clone`](Self::try_clone) returns `None`.
+/// A stream is a body over the buffer limit, a body with trailers, or a body that failed while it
+/// was read. It is forwarded and never sent again, so [`try_clone`](Self::try_clone) returns
+/// `None`.
 pub struct RequestBody {
     repr: Repr,
     /// True if the only frame of a buffered body was returned.
@@ -77,7 +78,8 @@ impl RequestBody {
     /// The default buffer limit of a layer: 32 MiB, which is the limit of the API.
     pub const DEFAULT_LIMIT: usize = 32 * 1024 * 1024;
 
-    /// Wraps a body without reading it. A body that is already a `RequestBody` is returned unchanged.
+    /// Wraps a body without reading it. A body that is already a `RequestBody` is returned
+    /// unchanged.
     pub fn new<B>(body: B) -> Self
     where
         B: Body + Send + 'static,
@@ -92,8 +94,8 @@ impl RequestBody {
 
     /// Reads a body into memory, up to `limit` bytes.
     ///
-    /// This never fails. A body that is longer, that has trailers or that fails becomes a stream, which
-    /// begins with the bytes that were read.
+    /// This never fails. A body that is longer, that has trailers or that fails becomes a stream,
+    /// which begins with the bytes that were read.
     pub fn collect<B>(body: B, limit: usize) -> Collect<B>
     where
         B: Body + Unpin + Send + 'static,
@@ -124,7 +126,8 @@ impl RequestBody {
         }
     }
 
-    /// Returns the top level of the JSON. `None` for a stream, and for a body that is not a JSON object.
+    /// Returns the top level of the JSON. `None` for a stream, and for a body that is not a JSON
+    /// object.
     ///
     /// The first call parses the body, and later clones share the result.
     #[must_use]
@@ -134,8 +137,8 @@ impl RequestBody {
 
     /// Returns the model that the request names.
     ///
-    /// `None` if the name is longer than 1,024 bytes. Layers keep state for each model, and this bounds
-    /// the memory that a client can make them use.
+    /// `None` if the name is longer than 1,024 bytes. Layers keep state for each model, and this
+    /// bounds the memory that a client can make them use.
     #[must_use]
     pub fn model(&self) -> Option<&str> {
         let parsed = self.parsed()?;

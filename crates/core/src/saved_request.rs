@@ -11,9 +11,9 @@ use crate::request_body::RequestBody;
 ///
 /// Layers that keep the same request share it through the [`Call`](crate::Call).
 ///
-/// Few requests are ever sent again, so this is optimised for cheap copies. The headers are stored as
-/// one text, because a copy of a header map takes more allocations, and two changes of a reference
-/// count for each header.
+/// Few requests are ever sent again, so this is optimised for cheap copies. The headers are stored
+/// as one text, because a copy of a header map takes more allocations, and two changes of a
+/// reference count for each header.
 #[derive(Debug)]
 pub struct SavedRequest {
     method: Method,
@@ -28,7 +28,8 @@ pub struct SavedRequest {
 }
 
 impl SavedRequest {
-    /// Saves a copy of a request. Returns `None` if its body is a stream, which cannot be sent again.
+    /// Saves a copy of a request. Returns `None` if its body is a stream, which cannot be sent
+    /// again.
     #[must_use]
     pub fn of(request: &Request<RequestBody>) -> Option<Arc<Self>> {
         let mut body = request.body().try_clone()?;
@@ -94,8 +95,8 @@ impl SavedRequest {
 
     /// Returns true if `request` is an unchanged copy of this request, apart from its `Call`.
     ///
-    /// A request with extensions counts as changed, because extensions cannot be compared. So does a
-    /// request whose body is in other memory.
+    /// A request with extensions counts as changed, because extensions cannot be compared. So does
+    /// a request whose body is in other memory.
     pub(crate) fn is_copied_in(&self, request: &Request<RequestBody>) -> bool {
         let same_body = match (self.body.bytes(), request.body().bytes()) {
             (Some(a), Some(b)) => std::ptr::eq(&**a, &**b),
@@ -113,8 +114,8 @@ impl SavedRequest {
 
 /// A header map in one allocation.
 ///
-/// Each entry consists of the lengths of its name and value, with a bit for a sensitive value, and of
-/// the name and the value.
+/// Each entry consists of the lengths of its name and value, with a bit for a sensitive value, and
+/// of the name and the value.
 #[derive(Debug)]
 struct PackedHeaders {
     text: Box<[u8]>,
@@ -184,7 +185,8 @@ fn lengths(name: &HeaderName, value: &HeaderValue) -> [u8; LENGTHS] {
     lengths.to_le_bytes()
 }
 
-/// The ranges of a name and a value, the mark of a sensitive value, and the position of the next entry.
+/// The ranges of a name and a value, the mark of a sensitive value, and the position of the next
+/// entry.
 type Entry = (std::ops::Range<usize>, std::ops::Range<usize>, bool, usize);
 
 /// Returns the entry at this position, or `None` at the end.

@@ -92,8 +92,8 @@ pub struct Scope {
     pub credential: u64,
     /// The endpoint family.
     pub endpoint: Endpoint,
-    /// The group of models that share one bucket. Empty if the endpoint has one bucket for all models,
-    /// or if the request names no [model](RequestBody::model).
+    /// The group of models that share one bucket. Empty if the endpoint has one bucket for all
+    /// models, or if the request names no [model](RequestBody::model).
     pub group: Arc<str>,
     /// True for the pool of fast requests (`speed: "fast"`).
     pub fast: bool,
@@ -239,8 +239,8 @@ impl Scope {
 
     /// Returns the scope of the endpoint family and the model, for any credential.
     ///
-    /// Circuits have such a scope. The group is the canonical id of the model. For a model that is not
-    /// in the built-in catalog it is the name in the request.
+    /// Circuits have such a scope. The group is the canonical id of the model. For a model that is
+    /// not in the built-in catalog it is the name in the request.
     #[must_use]
     pub fn of_model(request: &Request<RequestBody>) -> Self {
         let endpoint = Endpoint::of(request.uri().path());
@@ -270,7 +270,8 @@ impl Scope {
         }
     }
 
-    /// Returns a keyed hash of `x-api-key`, or else of `authorization`. Returns 0 if both are absent.
+    /// Returns a keyed hash of `x-api-key`, or else of `authorization`. Returns 0 if both are
+    /// absent.
     ///
     /// The hash of a credential differs in every process.
     #[must_use]
@@ -306,8 +307,8 @@ impl Scope {
 }
 
 impl fmt::Display for Scope {
-    /// Writes for example `messages/sonnet-5.5`, or `messages/sonnet-5.5/fast` for the fast pool. The
-    /// credential is left out.
+    /// Writes for example `messages/sonnet-5.5`, or `messages/sonnet-5.5/fast` for the fast pool.
+    /// The credential is left out.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.endpoint.as_str())?;
         if !self.group.is_empty() {

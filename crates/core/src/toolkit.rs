@@ -10,10 +10,11 @@
 //! | Send a request again | [`SavedRequest`], [`CloneSource`], [`take_ready`] |
 //! | Read a response | [`BodyTracker`], [`ErrorBody`] |
 //! | Look up the state of a scope | [`ScopeRef`], [`AsScope`] |
-//! | Share reservations between limiters | [`Ledger`], [`ReservationHandle`], [`Observation`], [`LimitWarning`], [`LimiterId`] |
+//! | Share reservations | [`Ledger`], [`ReservationHandle`], [`LimiterId`] |
+//! | Correct limits by a response | [`Observation`], [`LimitWarning`] |
 //! | Take over the wait after a 429 | [`PausedByLimiter`] |
 //! | Learn from the actual usage | [`PendingEstimate`], [`UsageListener`] |
-//! | Predict the reads from the prompt cache | [`PrefixMemory`], [`Prefixes`], [`Prefix`], [`CacheReads`] |
+//! | Predict prompt cache reads | [`PrefixMemory`], [`Prefixes`], [`Prefix`], [`CacheReads`] |
 
 pub use crate::body_tracker::BodyTracker;
 pub use crate::buffer_request::{BufferRequest, BufferRequestFuture, HttpInner};

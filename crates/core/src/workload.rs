@@ -6,8 +6,9 @@ use foldhash::quality::FixedState;
 
 /// A label for requests that use about the same number of tokens.
 ///
-/// A workload is, for example, a feature, a prompt template or an agent. Limiters learn the usage of
-/// each workload separately, so their estimates improve. Insert it into the request's extensions.
+/// A workload is, for example, a feature, a prompt template or an agent. Limiters learn the usage
+/// of each workload separately, so their estimates improve. Insert it into the request's
+/// extensions.
 ///
 /// The value is a hash of the label and the same in every process of a build. Two labels with the
 /// same hash share their estimates, which is harmless.

@@ -12,13 +12,14 @@ use crate::request_body::RequestBody;
 /// An estimator of the cost of requests.
 ///
 /// A limiter corrects the estimates. It multiplies the input by the running ratio of actual to
-/// estimated tokens, and replaces the output by the running mean of earlier responses. Both are kept
-/// for each [`Workload`](crate::Workload).
+/// estimated tokens, and replaces the output by the running mean of earlier responses. Both are
+/// kept for each [`Workload`](crate::Workload).
 pub trait EstimateCost {
     /// Returns the estimated cost of a request.
     fn estimate(&self, request: &Request<RequestBody>) -> Cost;
 
-    /// Returns the listener that is notified of the actual usage of this estimate. `None` by default.
+    /// Returns the listener that is notified of the actual usage of this estimate. `None` by
+    /// default.
     fn learner(&self, cost: &Cost) -> Option<Arc<dyn UsageListener>> {
         let _ = cost;
         None
@@ -41,8 +42,8 @@ where
 pub trait UsageListener: Send + Sync {
     /// Records the usage of the request with this estimate.
     ///
-    /// Called at most once for each request, when the response has begun. The input tokens are known
-    /// by then, the output tokens possibly not.
+    /// Called at most once for each request, when the response has begun. The input tokens are
+    /// known by then, the output tokens possibly not.
     fn learn(&self, cost: &Cost, usage: &Usage, now: Instant);
 
     /// Returns the estimate by what is known now, without a second look at the request.
@@ -54,8 +55,8 @@ pub trait UsageListener: Send + Sync {
         None
     }
 
-    /// Discards an estimate without a known usage. The request was rejected, failed, or was estimated
-    /// again. Does nothing by default.
+    /// Discards an estimate without a known usage. The request was rejected, failed, or was
+    /// estimated again. Does nothing by default.
     fn forget(&self, cost: &Cost) {
         let _ = cost;
     }
@@ -71,7 +72,8 @@ pub struct PendingEstimate {
 }
 
 impl PendingEstimate {
-    /// Returns the pending estimate of this cost, or `None` if the estimator has no listener for it.
+    /// Returns the pending estimate of this cost, or `None` if the estimator has no listener for
+    /// it.
     #[must_use]
     pub fn of(estimate: &(impl EstimateCost + ?Sized), cost: &Cost) -> Option<Self> {
         let listener = estimate.learner(cost)?;
@@ -88,7 +90,8 @@ impl PendingEstimate {
         &self.cost
     }
 
-    /// Updates the estimate and returns it, or returns `None` if the request must be estimated again.
+    /// Updates the estimate and returns it, or returns `None` if the request must be estimated
+    /// again.
     pub fn revise(&mut self, now: Instant) -> Option<Cost> {
         self.cost = self.listener.revise(&self.cost, now)?;
         Some(self.cost)

@@ -16,12 +16,12 @@ use crate::{
 /// The default cost estimator.
 ///
 /// It estimates the tokens of text by its bytes and the tokenizer of the model, and the tokens of
-/// images and documents by the size of their data. Tokens that will be read from the prompt cache are
-/// left out.
+/// images and documents by the size of their data. Tokens that will be read from the prompt cache
+/// are left out.
 ///
-/// A body that is not a JSON object, or that names no model, has the cost [`Cost::default`], which is
-/// one request. Clones share their model of the prompt cache. It is used only for requests that ask
-/// for caching.
+/// A body that is not a JSON object, or that names no model, has the cost [`Cost::default`], which
+/// is one request. Clones share their model of the prompt cache. It is used only for requests that
+/// ask for caching.
 ///
 /// Sources: <https://platform.claude.com/docs/en/about-claude/models/overview> (characters per
 /// token), <https://platform.claude.com/docs/en/api/rate-limits> (what counts).

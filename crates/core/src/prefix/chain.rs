@@ -9,8 +9,8 @@ use std::{
 use foldhash::{SharedSeed, quality::SeedableRandomState};
 use tower_claude_wire::{Prompt, PromptPart, non_text_bytes};
 
-/// The key of the hashes. It is random for each process, so the content of a prompt cannot be guessed
-/// from its hash.
+/// The key of the hashes. It is random for each process, so the content of a prompt cannot be
+/// guessed from its hash.
 static HASH_KEY: LazyLock<SeedableRandomState> = LazyLock::new(|| {
     let seed = std::hash::RandomState::new().hash_one("prefix");
     SeedableRandomState::with_seed(seed, SharedSeed::global_random())

@@ -23,8 +23,8 @@ const MAX_PREFIXES: usize = 4_096;
 
 /// The greatest number of requests in flight. Beyond it the oldest is discarded.
 ///
-/// It is greater than the default queue of a limiter (10,000 requests), so that a full queue loses no
-/// request.
+/// It is greater than the default queue of a limiter (10,000 requests), so that a full queue loses
+/// no request.
 const MAX_IN_FLIGHT: usize = 16_384;
 
 /// The prediction of the cache reads of a request.
@@ -104,7 +104,8 @@ impl PrefixMemory {
 
     /// Predicts the cache reads of a prompt that is sent at `now`, and records the request.
     ///
-    /// Returns `None` if the prompt has no breakpoint, because the server then does not use its cache.
+    /// Returns `None` if the prompt has no breakpoint, because the server then does not use its
+    /// cache.
     pub fn expect(&mut self, prompt: &Prefixes, now: Instant) -> Option<CacheReads> {
         let prefixes = prompt.as_slice();
         let marked = || {
@@ -153,7 +154,8 @@ impl PrefixMemory {
         })
     }
 
-    /// Predicts the cache reads of a recorded request that is sent only at `now`, without its prompt.
+    /// Predicts the cache reads of a recorded request that is sent only at `now`, without its
+    /// prompt.
     ///
     /// Returns `None` if the prediction would use another prefix than before, or if the request was
     /// discarded. Its prompt must then be passed to [`expect`](Self::expect) again.
@@ -260,8 +262,8 @@ impl PrefixMemory {
     }
 }
 
-/// Returns the hashes at which the server looks for a cached prefix. `marked` holds the positions of
-/// the breakpoints, with the last one first.
+/// Returns the hashes at which the server looks for a cached prefix. `marked` holds the positions
+/// of the breakpoints, with the last one first.
 fn lookups(prefixes: &[Prefix], marked: impl Iterator<Item = usize>) -> Box<[u64]> {
     let mut hashes = Vec::new();
     let mut end = prefixes.len();

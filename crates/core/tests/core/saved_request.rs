@@ -1,4 +1,4 @@
-//! A request that two layers keep: once for both, as long as nobody has changed it between them.
+//! Saved requests, which two layers share if the request was not changed between them.
 
 use std::sync::Arc;
 
@@ -15,13 +15,13 @@ fn request() -> Request<RequestBody> {
         .expect("a request")
 }
 
-/// What an outer layer keeps, and the copy that it sends inward with a context of its own.
+/// Returns the request that an outer layer saves, and the copy that it sends with a call.
 fn sent(request: Request<RequestBody>) -> (Arc<SavedRequest>, Request<RequestBody>) {
     let original = SavedRequest::of(&request).expect("buffered");
-    let context = Call::new(request.extensions(), Instant::now());
+    let call = Call::new(request.extensions(), Instant::now());
     let mut sent = request;
-    let context = Arc::new(context.with_original(&original));
-    context.attach(&mut sent);
+    let call = Arc::new(call.with_original(&original));
+    call.attach(&mut sent);
     (original, sent)
 }
 
@@ -30,11 +30,11 @@ fn shared(request: &Request<RequestBody>) -> Option<Arc<SavedRequest>> {
 }
 
 #[test]
-fn is_shared_when_nobody_has_changed_it() {
+fn unchanged_copy_shares_the_saved_request() {
     let (original, copy) = sent(request());
     let found = shared(&copy).expect("the same");
     assert!(Arc::ptr_eq(&found, &original));
-    // A value that was moved about is still the same one.
+    // A value in other memory is still equal.
     let (_original, mut copy) = sent(request());
     let headers = std::mem::take(copy.headers_mut());
     *copy.headers_mut() = headers;
@@ -42,7 +42,7 @@ fn is_shared_when_nobody_has_changed_it() {
 }
 
 #[test]
-fn is_not_shared_when_anything_was_changed() {
+fn changed_copy_does_not_share_the_saved_request() {
     type Change = fn(&mut Request<RequestBody>);
     let changes: [(&str, Change); 14] = [
         ("a header more", |request| {
@@ -106,7 +106,7 @@ fn is_not_shared_when_anything_was_changed() {
 }
 
 #[test]
-fn is_not_shared_with_extensions_of_the_callers() {
+fn copy_with_extensions_does_not_share_the_saved_request() {
     let mut request = request();
     request.extensions_mut().insert(Tenant("acme".into()));
     let (_original, copy) = sent(request);
@@ -114,9 +114,9 @@ fn is_not_shared_with_extensions_of_the_callers() {
     assert_eq!(copy.extensions().get(), Some(&Tenant("acme".into())));
 }
 
-/// The context goes with the answer, which may take minutes.
+/// The call lives as long as the response, which may take minutes.
 #[test]
-fn is_not_kept_by_the_context() {
+fn call_does_not_keep_the_saved_request_alive() {
     struct Held(#[allow(dead_code, reason = "counts")] Arc<()>);
     impl AsRef<[u8]> for Held {
         fn as_ref(&self) -> &[u8] {
@@ -126,15 +126,15 @@ fn is_not_kept_by_the_context() {
     let alive = Arc::new(());
     let bytes = bytes::Bytes::from_owner(Held(alive.clone()));
     let (original, copy) = sent(request().map(|_| bytes.into()));
-    let context = Call::of(&copy).cloned();
+    let call = Call::of(&copy).cloned();
     drop(copy);
     assert_eq!(Arc::strong_count(&alive), 2);
     drop(original);
-    assert_eq!(Arc::strong_count(&alive), 1, "kept by {context:?}");
+    assert_eq!(Arc::strong_count(&alive), 1, "kept by {call:?}");
 }
 
 #[test]
-fn a_copy_is_whole_and_the_last_is_none() {
+fn copy_is_complete_and_the_last_is_moved() {
     let mut request = request();
     let key = request.headers_mut().get_mut("x-api-key");
     key.expect("there").set_sensitive(true);
@@ -155,7 +155,7 @@ fn a_copy_is_whole_and_the_last_is_none() {
 }
 
 #[test]
-fn a_stream_comes_back() {
+fn stream_is_not_saved() {
     let stream = http_body_util::StreamBody::new(futures_util::stream::pending::<
         Result<http_body::Frame<bytes::Bytes>, std::io::Error>,
     >());
