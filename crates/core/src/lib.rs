@@ -153,3 +153,8 @@ pub use rejection::Rejected;
 pub use saved_request::SavedRequest;
 #[doc(hidden)]
 pub use scope::{AsScope, ScopeRef};
+
+// Compiles the example of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}
