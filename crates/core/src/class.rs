@@ -78,7 +78,8 @@ impl Kind {
 pub struct Class {
     /// The kind of the outcome.
     pub kind: Kind,
-    /// The wait that the server, or the layer that rejected the request, asks for.
+    /// The wait before another attempt, from the server or from the layer that rejected the
+    /// request.
     pub retry_after: Option<Duration>,
     /// The value of `x-should-retry`. `None` if the header is absent, or if an `error_code`
     /// overrules it.
@@ -102,7 +103,7 @@ impl Class {
     /// The class of a successful attempt.
     pub const SUCCESS: Self = Self::new(Kind::Success);
 
-    /// Sets the wait that the server asks for.
+    /// Sets the wait before another attempt.
     #[must_use]
     pub const fn with_retry_after(mut self, wait: Option<Duration>) -> Self {
         self.retry_after = wait;

@@ -3,7 +3,7 @@
 //! # The nouns
 //!
 //! - [`Class`] is the classification of one attempt: success, rate limit, overload, timeout and so
-//!   on ([`Kind`]), with the wait that the server asks for. A [`Classify`] implementation derives
+//!   on ([`Kind`]), with the server's `retry-after`. A [`Classify`] implementation derives
 //!   it from a response or an error. [`ClaudeClassify`] is the default.
 //! - [`Cost`] is the estimated use of the rate limits by a request, before it is sent. An
 //!   [`EstimateCost`] implementation computes it. [`HeuristicCost`] is the default.
@@ -27,7 +27,7 @@
 //! | [`Deadline`] | No layer waits longer than this. |
 //! | [`Priority`] | Limiters admit requests of a higher priority first. |
 //! | [`Tenant`] | Limiters give each tenant a fair share. |
-//! | [`Workload`] | Limiters learn the token usage of each workload separately. |
+//! | [`Workload`] | Limiters estimate the usage of each workload separately. |
 //!
 //! Find these extensions in a response:
 //!
@@ -68,13 +68,13 @@
 //!
 //! # For authors of layers
 //!
-//! Write a policy for the [`driver`]. Its page has an example. The [`toolkit`] has building blocks for
-//! policies, and for layers with a service of their own. All layers follow these conventions:
+//! Write a policy for the [`driver`]. Its page has an example. The [`toolkit`] has building blocks
+//! for policies, and for layers with a service of their own. All layers follow these conventions:
 //!
 //! - Between layers, a request has the body [`RequestBody`].
 //! - State is kept for each [`Scope`], which is a pool of limits at the server.
-//! - A layer rejects a request with a [`Rejection`]. [`Rejection::into_response`] makes a response of
-//!   it in Claude's own error shape, so the error type of the inner service stays as it is.
+//! - A layer rejects a request with a [`Rejection`]. [`Rejection::into_response`] makes a response
+//!   of it in Claude's own error shape, so the error type of the inner service stays as it is.
 //! - Each decision is emitted as an [`Event`](event::Event), with [`event::emit`].
 #![forbid(unsafe_code)]
 

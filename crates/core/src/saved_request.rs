@@ -59,7 +59,8 @@ impl SavedRequest {
         &self.body
     }
 
-    /// Returns the request for its last attempt. Its parts are moved if no other layer shares them.
+    /// Returns the request for its last attempt. Its extensions are moved if no other
+    /// layer shares the request.
     #[must_use]
     pub fn into_request(self: Arc<Self>) -> Request<RequestBody> {
         match Arc::try_unwrap(self) {
