@@ -3,8 +3,8 @@
 //! # The nouns
 //!
 //! - [`Class`] is the classification of one attempt: success, rate limit, overload, timeout and so
-//!   on ([`Kind`]), with the server's `retry-after`. A [`Classify`] implementation derives
-//!   it from a response or an error. [`ClaudeClassify`] is the default.
+//!   on ([`Kind`]), with the server's `retry-after`. A [`Classify`] implementation derives it from a
+//!   response or an error. [`ClaudeClassify`] is the default.
 //! - [`Cost`] is the estimated use of the rate limits by a request, before it is sent. An
 //!   [`EstimateCost`] implementation computes it. [`HeuristicCost`] is the default.
 //! - [`Outcome`] is the end of a response: complete, failed or dropped by the caller, with the
@@ -25,7 +25,7 @@
 //! | Extension | Effect |
 //! |---|---|
 //! | [`Deadline`] | No layer waits longer than this. |
-//! | [`Priority`] | Limiters admit requests of a higher priority first. |
+//! | [`Priority`] | Limiters give a higher priority a greater share. |
 //! | [`Tenant`] | Limiters give each tenant a fair share. |
 //! | [`Workload`] | Limiters estimate the usage of each workload separately. |
 //!
@@ -33,7 +33,7 @@
 //!
 //! | Extension | Content |
 //! |---|---|
-//! | [`Class`] | The classification of the response. |
+//! | [`Class`] | The classification of a failed response. |
 //! | [`Rejection`] | The layer that rejected the request, and the reason. |
 //!
 //! [`check`] checks at compile time that the layers accept a service. [`event`] describes the
@@ -60,7 +60,7 @@
 //! if let Some(rejection) = response.extensions().get::<Rejection>() {
 //!     println!("rejected: {rejection}");
 //! } else if let Some(class) = response.extensions().get::<Class>() {
-//!     println!("answered: {}", class.kind.as_str());
+//!     println!("failed: {}", class.kind.as_str());
 //! }
 //! # Ok(())
 //! # }
