@@ -30,10 +30,6 @@ pub(crate) fn of_one_call() -> Vec<Case> {
         Case::of("parsing: peek of the 2 KiB request", move || {
             Peek::parse(black_box(body))
         }),
-        Case::of(
-            "parsing: whether the request marks what to cache",
-            move || wire::mentions_cache_control(black_box(body)),
-        ),
     ]
 }
 

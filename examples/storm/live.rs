@@ -45,7 +45,8 @@ async fn send(base: &str, key: &str) -> Result<Vec<ScopeSnapshot>, String> {
         .https_or_http()
         .enable_http1()
         .build();
-    let config = LimiterConfig::new().with_slow_start(Some(LimiterConfig::FIRST_REQUESTS));
+    let config =
+        LimiterConfig::new().with_initial_concurrency(Some(LimiterConfig::INITIAL_CONCURRENCY));
     let layers = Layers::over(
         Client::builder(TokioExecutor::new()).build(https),
         LocalLimiter::with_config(Limits::unlimited(), config),

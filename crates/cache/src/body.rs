@@ -9,15 +9,21 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use pin_project_lite::pin_project;
+use tower_claude_core::ResponseBody;
 use tower_claude_wire::ApiError;
 
-use crate::{Entry, flight::seat::Seat, flight::state::Next};
+use crate::{
+    coalesce::{shared_fetch::Subscriber, state::NextFrame},
+    store::entry::Entry,
+};
 
 pin_project! {
-    /// An inner body that passes through, one that several read, or a stored one.
+    /// The response body of [`Cache`](crate::Cache): an inner body, a shared body, or a stored
+    /// body.
     ///
-    /// Of an inner body that breaks off, one reader gets the error. The others' event stream ends with an `error` event
-    /// (`api_error`), as the API's own would.
+    /// If a shared inner body fails, one reader gets its error. The event stream of the other
+    /// readers ends with an `error` event (`api_error`), as the API itself ends a stream that it
+    /// cannot finish.
     pub struct Body<R> {
         #[pin]
         repr: Repr<R>,
@@ -28,20 +34,44 @@ pin_project! {
     #[project = ReprProjection]
     enum Repr<R> {
         Passing { #[pin] body: R },
-        // Boxed: rare, and else the size of every response that moves through the layer.
+        // Boxed: rare, and it would increase the size of every response that passes through the
+        // layer.
         Shared { reader: Box<Reader> },
         Stored { entry: Entry, index: usize },
     }
 }
 
-/// Reads a flight from its first frame on.
-struct Reader {
-    /// Given up at the end.
-    seat: Option<Seat>,
-    index: usize,
-    /// What the head promised, when it is this reader's own; else a break can be told in the stream.
-    promised: Option<SizeHint>,
-    read: u64,
+/// The body of a response that the cache makes, independent of the type of the inner body.
+pub(crate) enum CacheBody {
+    Full(Bytes),
+    /// A shared body, with the size that the leader's own head promised.
+    Shared(Subscriber, Option<SizeHint>),
+    Stored(Entry),
+}
+
+impl CacheBody {
+    pub(crate) fn into_body<R>(self) -> ResponseBody<Body<R>>
+    where
+        R: HttpBody<Data = Bytes>,
+        R::Error: 'static,
+    {
+        let repr = match self {
+            Self::Full(bytes) => return ResponseBody::full(bytes),
+            Self::Shared(subscriber, promised) => Repr::Shared {
+                reader: Box::new(Reader {
+                    subscriber: Some(subscriber),
+                    index: 0,
+                    promised,
+                    read: 0,
+                }),
+            },
+            Self::Stored(entry) => match &*entry.parts().frames {
+                [only] => return ResponseBody::full(only.clone()),
+                _ => Repr::Stored { entry, index: 0 },
+            },
+        };
+        ResponseBody::inner(Body { repr })
+    }
 }
 
 impl<R> Body<R> {
@@ -50,24 +80,17 @@ impl<R> Body<R> {
             repr: Repr::Passing { body },
         }
     }
+}
 
-    pub(crate) fn shared(seat: Seat, promised: Option<SizeHint>) -> Self {
-        let reader = Box::new(Reader {
-            seat: Some(seat),
-            index: 0,
-            promised,
-            read: 0,
-        });
-        Self {
-            repr: Repr::Shared { reader },
-        }
-    }
-
-    pub(crate) const fn stored(entry: Entry) -> Self {
-        Self {
-            repr: Repr::Stored { entry, index: 0 },
-        }
-    }
+/// A reader of a shared body, from its first frame.
+struct Reader {
+    /// `None` after the end.
+    subscriber: Option<Subscriber>,
+    index: usize,
+    /// The size that the reader's own head promised. With an exact size, no error event can be
+    /// appended.
+    promised: Option<SizeHint>,
+    read: u64,
 }
 
 impl<R> HttpBody for Body<R>
@@ -97,9 +120,9 @@ where
         match &self.repr {
             Repr::Passing { body } => body.is_end_stream(),
             Repr::Shared { reader } => reader
-                .seat
+                .subscriber
                 .as_ref()
-                .is_none_or(|seat| seat.is_at_end(reader.index)),
+                .is_none_or(|subscriber| subscriber.is_at_end(reader.index)),
             Repr::Stored { entry, index } => *index >= entry.parts().frames.len(),
         }
     }
@@ -121,38 +144,35 @@ impl Reader {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, E>>> {
-        let Some(seat) = &self.seat else {
+        let Some(subscriber) = &self.subscriber else {
             return Poll::Ready(None);
         };
-        let next = ready!(seat.poll_next(&mut self.index, cx));
-        if let Next::Frame(frame) = next {
+        let next = ready!(subscriber.poll_next(&mut self.index, cx));
+        if let NextFrame::Frame(frame) = next {
             self.read += frame.data_ref().map_or(0, |data| data.len() as u64);
             return Poll::Ready(Some(Ok(frame)));
         }
-        self.seat = None;
-        match next {
-            Next::End => Poll::Ready(None),
-            Next::Fault(fault) => match fault.downcast() {
-                Ok(error) => Poll::Ready(Some(Err(*error))),
-                // A layer around inner services whose bodies fail in different ways.
-                Err(_) => Poll::Ready(self.last_words()),
+        self.subscriber = None;
+        Poll::Ready(match next {
+            NextFrame::End => None,
+            NextFrame::Error(error) => match error.downcast() {
+                Ok(error) => Some(Err(*error)),
+                // The services that share this layer have different error types.
+                Err(_) => self.error_event(),
             },
-            _ => Poll::Ready(self.last_words()),
-        }
+            _ => self.error_event(),
+        })
     }
 
-    /// The stream is closed as the API closes one that it cannot finish; the blank line ends whatever was begun.
-    fn last_words<E>(&self) -> Option<Result<Frame<Bytes>, E>> {
-        if self
-            .promised
-            .as_ref()
-            .is_some_and(|hint| hint.exact().is_some())
-        {
+    /// Returns the event with which the API ends a stream that it cannot finish.
+    fn error_event<E>(&self) -> Option<Result<Frame<Bytes>, E>> {
+        if (self.promised.as_ref()).is_some_and(|hint| hint.exact().is_some()) {
             return None;
         }
-        let data = ApiError::body("api_error", "the answer broke off", None);
-        let words = format!("\n\nevent: error\ndata: {data}\n\n");
-        Some(Ok(Frame::data(words.into())))
+        let error = ApiError::new("api_error", "the answer broke off");
+        // The blank line ends an incomplete event.
+        let event = format!("\n\n{}", error.to_sse_event());
+        Some(Ok(Frame::data(event.into())))
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -169,7 +189,7 @@ impl Reader {
 }
 
 impl<R> fmt::Debug for Body<R> {
-    /// Never the content.
+    /// Formats without the content.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match &self.repr {
             Repr::Passing { .. } => "Body(passing)",

@@ -1,69 +1,89 @@
-//! What one call knows, and the answers it can be given.
+//! A call that may use the cache: its lookup, and the responses that the cache makes for it.
 
-use std::sync::Arc;
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker, ready},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Request, Response, StatusCode,
     header::{CONTENT_LENGTH, CONTENT_TYPE},
-    response::Parts,
 };
-use http_body::{Body as HttpBody, SizeHint};
 use tokio::time::Instant;
 use tower_claude_core::{
     Call, Class, Deadline, Endpoint, Kind, REJECTED_BY, RejectReason, Rejection, RequestBody,
-    ResponseBody, Tenant,
+    Tenant,
     event::{CacheDecision, Event, emit},
 };
 use tower_claude_wire::ApiError;
 
 use crate::{
-    Body, CACHE, Entry, Freshness, Key, LAYER, Store,
-    answer::head::{is_of_the_moment, jittered},
+    answer::head::{CACHE, is_temporary, jittered},
     answer::rules::Rules,
-    config::Config,
-    flight::seat::Seat,
-    flight::state::{Answer as Landed, Ask},
-    request::{key::Aside, policy::Plan},
+    body::CacheBody,
+    coalesce::shared_fetch::Subscriber,
+    coalesce::state::{FetchParams, SharedResponse},
+    config::{Config, LAYER},
+    request::{
+        key::{Key, UnkeyedFields},
+        policy::Plan,
+    },
+    store::{
+        Store,
+        entry::{Entry, Freshness},
+    },
 };
 
-/// What the caller gets.
-pub(crate) type Answer<R> = Response<ResponseBody<Body<R>>>;
-
-/// The value of the header `x-tower-claude-cache`.
+/// The value of the header [`CACHE`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Said(&'static str);
+pub(crate) enum CacheStatus {
+    Hit,
+    Miss,
+    Stale,
+    Bypass,
+}
 
-pub(crate) const HIT: Said = Said("hit");
-pub(crate) const MISS: Said = Said("miss");
-pub(crate) const STALE: Said = Said("stale");
-pub(crate) const BYPASS: Said = Said("bypass");
+impl CacheStatus {
+    /// Sets the header.
+    pub(crate) fn label(self, headers: &mut HeaderMap) {
+        let value = match self {
+            Self::Hit => "hit",
+            Self::Miss => "miss",
+            Self::Stale => "stale",
+            Self::Bypass => "bypass",
+        };
+        headers.insert(CACHE, HeaderValue::from_static(value));
+    }
+}
 
-/// Put into a request that fills a cache: the same layer further in lets it through, or it would wait for itself.
+/// A request extension with the identity of the layer whose cache the request fills. If the same
+/// layer is also an inner layer, it forwards the request. It would wait for itself otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Fills(usize);
 
-/// One call that may ask for the cache.
-pub(crate) struct CacheCall<T> {
+/// A call whose request carries a cache marker.
+pub(crate) struct CacheableCall<T> {
     pub(crate) config: Arc<Config<T>>,
-    /// Until it is sent on.
-    request: Option<Request<RequestBody>>,
-    /// What sets it apart from those with its key.
-    aside: Aside,
-    ttl: std::time::Duration,
+    /// Set until it is sent.
+    pub(crate) request: Option<Request<RequestBody>>,
+    unkeyed: UnkeyedFields,
+    ttl: Duration,
     started: Instant,
     pub(crate) deadline: Option<Instant>,
-    /// What may be served in place of an error.
+    /// An entry that may be served in place of an error.
     pub(crate) stale: Option<Entry>,
 }
 
-impl<T: Store> CacheCall<T> {
-    pub(crate) fn new(config: Arc<Config<T>>, request: Request<RequestBody>) -> Self {
-        let ttl = config.ttl;
+impl<T: Store> CacheableCall<T> {
+    fn new(config: Arc<Config<T>>, request: Request<RequestBody>) -> Self {
+        let ttl = config.settings.ttl;
         Self {
             config,
             request: Some(request),
-            aside: Aside::default(),
+            unkeyed: UnkeyedFields::default(),
             ttl,
             started: Instant::now(),
             deadline: None,
@@ -71,19 +91,18 @@ impl<T: Store> CacheCall<T> {
         }
     }
 
-    /// What becomes of the request.
-    pub(crate) fn plan(&mut self) -> Plan {
+    /// Decides whether the call uses the cache.
+    fn plan(&mut self) -> Plan {
         let Some(request) = &self.request else {
             return Plan::Pass;
         };
-        let plan = self.config.policy.plan(request);
-        if let Plan::Lookup { aside, ttl, .. } = plan {
-            // This layer further in, in the call that fills it.
-            if request.extensions().get() == Some(&self.mark()) {
+        let plan = self.config.settings.policy.plan(request);
+        if let Plan::Lookup { unkeyed, ttl, .. } = plan {
+            if request.extensions().get() == Some(&self.fills()) {
                 return Plan::Pass;
             }
-            self.aside = aside;
-            self.ttl = ttl.unwrap_or(self.config.ttl);
+            self.unkeyed = unkeyed;
+            self.ttl = ttl.unwrap_or(self.ttl);
             self.deadline = match Call::of(request) {
                 Some(context) => context.deadline(),
                 None => request
@@ -95,17 +114,12 @@ impl<T: Store> CacheCall<T> {
         plan
     }
 
-    fn mark(&self) -> Fills {
+    fn fills(&self) -> Fills {
         Fills(Arc::as_ptr(&self.config.state).addr())
     }
 
-    /// The request goes past the cache.
-    pub(crate) fn bypass(&self, because: &'static str) {
-        self.config.decided(CacheDecision::Bypass, because);
-    }
-
-    /// The stored answer, if it is fresh; one that is stale is kept at hand.
-    pub(crate) fn found(&mut self, key: &Key, entry: Option<Entry>) -> Option<Entry> {
+    /// Returns the entry if it is fresh. Keeps it if it is stale, and removes it if it has expired.
+    fn usable(&mut self, key: &Key, entry: Option<Entry>) -> Option<Entry> {
         let entry = entry?;
         match entry.freshness(self.started) {
             Freshness::Fresh => return Some(entry),
@@ -115,158 +129,192 @@ impl<T: Store> CacheCall<T> {
         None
     }
 
-    /// The request, to be sent as it is.
-    pub(crate) fn request(&mut self) -> Option<Request<RequestBody>> {
-        self.request.take()
-    }
-
-    /// The request, to be sent for all who wait, and what its answer must be to be stored.
-    pub(crate) fn launch(&mut self) -> Option<(Request<RequestBody>, Ask)> {
-        let mut request = self.request()?;
-        let asked = match Endpoint::of(request.uri().path()) {
+    /// Returns the request of the leader's call, and the parameters of the fetch.
+    pub(crate) fn launch(&mut self) -> Option<(Request<RequestBody>, FetchParams)> {
+        let mut request = self.request.take()?;
+        let model = match Endpoint::of(request.uri().path()) {
             Endpoint::Messages => Some(request.body().model().unwrap_or_default().into()),
             _ => None,
         };
-        let ask = Ask {
+        let settings = &self.config.settings;
+        let params = FetchParams {
             rules: Rules {
-                model: asked,
-                tool_use: self.config.tool_use,
+                model,
+                tool_use: settings.tool_use,
             },
-            aside: self.aside,
+            unkeyed: self.unkeyed,
             tenant: request.extensions().get::<Tenant>().cloned(),
             fresh_for: jittered(self.ttl, fastrand::f64()),
-            stale_for: self.config.stale_for,
+            stale_for: settings.stale_for,
         };
-        let mark = self.mark();
-        request.extensions_mut().insert(mark);
-        Some((request, ask))
+        let fills = self.fills();
+        request.extensions_mut().insert(fills);
+        Some((request, params))
     }
 
-    /// The answer in the store.
-    pub(crate) fn stored<R>(&self, entry: Entry, said: Said) -> Answer<R>
-    where
-        R: HttpBody<Data = Bytes>,
-        R::Error: 'static,
-    {
-        // A hit is as old as it was when it was found fresh; a stale one may have waited for an error since.
-        let (decision, now) = if said == HIT {
-            (CacheDecision::Hit, self.started)
-        } else {
-            (CacheDecision::Stale, Instant::now())
-        };
-        self.config.decided(decision, "");
-        let mut headers = entry.headers(now);
-        label(&mut headers, said);
-        let body = match &*entry.parts().frames {
-            [only] => ResponseBody::full(only.clone()),
-            _ => ResponseBody::inner(Body::stored(entry)),
-        };
-        let mut response = Response::new(body);
-        *response.headers_mut() = headers;
-        response
+    /// Returns the response of a fresh entry. Its age is as of the lookup.
+    pub(crate) fn hit(&self, entry: Entry) -> Response<CacheBody> {
+        self.config.record(CacheDecision::Hit, "");
+        stored(entry, self.started, CacheStatus::Hit)
     }
 
-    /// The caller's own answer, which others read too.
-    pub(crate) fn own<R>(&self, mut parts: Parts, promised: SizeHint, seat: Seat) -> Answer<R>
-    where
-        R: HttpBody<Data = Bytes>,
-        R::Error: 'static,
-    {
-        label(&mut parts.headers, MISS);
-        let body = Body::shared(seat, Some(promised));
-        Response::from_parts(parts, ResponseBody::inner(body))
+    /// Returns the response of the stale entry, if there is one.
+    pub(crate) fn stale(&mut self) -> Option<Response<CacheBody>> {
+        let entry = self.stale.take()?;
+        self.config.record(CacheDecision::Stale, "");
+        Some(stored(entry, Instant::now(), CacheStatus::Stale))
     }
 
-    /// Whether it is an error that this call might not get.
-    pub(crate) fn may_do_better(&self, than: &Landed) -> bool {
-        if than.head.status == StatusCode::OK || than.aside == self.aside {
+    /// Returns true if the shared response is an error that this call might not get, because its
+    /// request differs in an unkeyed field.
+    pub(crate) fn may_do_better(&self, than: &SharedResponse) -> bool {
+        if than.head.status == StatusCode::OK || than.unkeyed == self.unkeyed {
             return false;
         }
-        // Other tiers have other capacity; whose request it is does not matter to a server in trouble.
-        than.aside.service_tier != self.aside.service_tier || !is_of_the_moment(&than.head.parts())
+        // Another service tier has another capacity. The metadata does not matter to an overloaded
+        // server.
+        than.unkeyed.service_tier != self.unkeyed.service_tier || !is_temporary(&than.head.parts())
     }
 
-    /// The answer to somebody else's equal request.
-    pub(crate) fn joined<R>(&self, landed: Landed, seat: Seat) -> Answer<R>
-    where
-        R: HttpBody<Data = Bytes>,
-        R::Error: 'static,
-    {
-        self.config.decided(CacheDecision::Joined, "");
-        let mut parts = landed.head.parts();
-        let said = if landed.head.status == StatusCode::OK {
-            HIT
-        } else {
-            MISS
+    /// Returns the response to an equal request.
+    pub(crate) fn joined(
+        &self,
+        response: SharedResponse,
+        subscriber: Subscriber,
+    ) -> Response<CacheBody> {
+        self.config.record(CacheDecision::Joined, "");
+        let mut parts = response.head.parts();
+        let status = match response.head.status {
+            StatusCode::OK => CacheStatus::Hit,
+            _ => CacheStatus::Miss,
         };
-        label(&mut parts.headers, said);
-        let body = match landed.whole {
+        status.label(&mut parts.headers);
+        let body = match response.whole {
             Some(whole) => {
-                parts
-                    .headers
-                    .insert(CONTENT_LENGTH, HeaderValue::from(whole.len()));
-                ResponseBody::full(whole)
+                let length = HeaderValue::from(whole.len());
+                parts.headers.insert(CONTENT_LENGTH, length);
+                CacheBody::Full(whole)
             }
-            None => ResponseBody::inner(Body::shared(seat, None)),
+            None => CacheBody::Shared(subscriber, None),
         };
         Response::from_parts(parts, body)
     }
 
-    /// For those who waited for a call that got an error in place of a response.
-    pub(crate) fn lost<R>(&self, kind: Kind) -> Answer<R>
-    where
-        R: HttpBody<Data = Bytes>,
-        R::Error: 'static,
-    {
-        self.config.decided(CacheDecision::Joined, "lost");
+    /// Returns the response for a subscriber whose leader got an error in place of a response.
+    pub(crate) fn leader_failed(&self, kind: Kind) -> Response<CacheBody> {
+        self.config.record(CacheDecision::Joined, "lost");
         let message = "cache: the request that this one waited for got no answer";
         let body = Bytes::from(ApiError::body("api_error", message, None));
         let length = body.len();
-        let mut response = Response::new(ResponseBody::full(body));
+        let mut response = Response::new(CacheBody::Full(body));
         *response.status_mut() = StatusCode::BAD_GATEWAY;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
         headers.insert(REJECTED_BY, HeaderValue::from_static(LAYER));
-        label(headers, MISS);
+        CacheStatus::Miss.label(headers);
         response.extensions_mut().insert(Class::new(kind));
         response
     }
 
-    /// For those whose time is up.
-    pub(crate) fn too_late<R>(&self) -> Answer<R>
-    where
-        R: HttpBody<Data = Bytes>,
-        R::Error: 'static,
-    {
+    /// Returns the rejection of a call whose deadline has passed.
+    pub(crate) fn timed_out(&self) -> Rejection {
         let after = self.started.elapsed();
-        let refusal = Rejection::new(LAYER, RejectReason::TimedOut { after });
+        let rejection = Rejection::new(LAYER, RejectReason::TimedOut { after });
         let event = Event::Rejected {
             layer: LAYER,
             scope: None,
-            reason: refusal.reason,
-            class: refusal.class(),
+            reason: rejection.reason,
+            class: rejection.class(),
         };
-        emit(&self.config.observers, &event);
-        let mut response: Answer<R> = refusal.into_response();
-        label(response.headers_mut(), MISS);
-        response
+        emit(&self.config.settings.observers, &event);
+        rejection
     }
 }
 
-/// The inner service's own answer; what the caller did not ask for is not said.
-pub(crate) fn passing<R>(response: Response<R>, said: Option<Said>) -> Answer<R>
-where
-    R: HttpBody<Data = Bytes>,
-    R::Error: 'static,
-{
-    let mut answer = response.map(|body| ResponseBody::inner(Body::passing(body)));
-    if let Some(said) = said {
-        label(answer.headers_mut(), said);
-    }
-    answer
+/// Returns the response of an entry, as of `now`.
+fn stored(entry: Entry, now: Instant, status: CacheStatus) -> Response<CacheBody> {
+    let mut headers = entry.headers(now);
+    status.label(&mut headers);
+    let mut response = Response::new(CacheBody::Stored(entry));
+    *response.headers_mut() = headers;
+    response
 }
 
-fn label(headers: &mut HeaderMap, said: Said) {
-    headers.insert(CACHE, HeaderValue::from_static(said.0));
+/// A cacheable call until the source of its response is known.
+pub(crate) struct Lookup<S, D, T: Store> {
+    pub(crate) service: S,
+    pub(crate) call: CacheableCall<T>,
+    pub(crate) detach: D,
+    /// Set by the first poll.
+    get: Option<(Key, T::Get)>,
+}
+
+/// The source of a response.
+pub(crate) enum Found {
+    /// A stored response.
+    Hit(Entry),
+    /// A shared fetch.
+    Fetch(Subscriber),
+    /// The inner service alone. `bypassed` is true if the request carries a cache marker.
+    Inner { bypassed: bool },
+}
+
+impl<S, D, T: Store> Lookup<S, D, T> {
+    pub(crate) fn new(
+        service: S,
+        config: Arc<Config<T>>,
+        request: Request<RequestBody>,
+        detach: D,
+    ) -> Self {
+        Self {
+            service,
+            call: CacheableCall::new(config, request),
+            detach,
+            get: None,
+        }
+    }
+
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Found> {
+        let (key, get) = match &mut self.get {
+            Some(get) => get,
+            None => match self.call.plan() {
+                Plan::Lookup { key, .. } => {
+                    let get = self.call.config.store.get(&key);
+                    self.get.insert((key, get))
+                }
+                Plan::Bypass(because) => return Poll::Ready(self.bypass(because)),
+                Plan::Pass => return Poll::Ready(Found::Inner { bypassed: false }),
+            },
+        };
+        let (key, entry) = (*key, ready!(Pin::new(get).poll(cx)));
+        Poll::Ready(match self.call.usable(&key, entry) {
+            Some(entry) => Found::Hit(entry),
+            None => self.join(key),
+        })
+    }
+
+    fn bypass(&self, because: &'static str) -> Found {
+        self.call.config.record(CacheDecision::Bypass, because);
+        Found::Inner { bypassed: true }
+    }
+
+    /// Joins a shared fetch, unless the response was stored since the lookup.
+    fn join(&mut self, key: Key) -> Found {
+        let call = &mut self.call;
+        let config = call.config.clone();
+        let stored = || {
+            let mut cx = Context::from_waker(Waker::noop());
+            match Pin::new(&mut config.store.get(&key)).poll(&mut cx) {
+                Poll::Ready(entry) => call.usable(&key, entry),
+                Poll::Pending => None,
+            }
+        };
+        let (most, limit) = (config.settings.max_waiters, config.settings.entry_limit);
+        match Subscriber::join(config.clone(), key, most, limit, stored) {
+            Ok(Some(subscriber)) => Found::Fetch(subscriber),
+            Ok(None) => self.bypass("waiters"),
+            Err(entry) => Found::Hit(entry),
+        }
+    }
 }

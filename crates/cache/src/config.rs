@@ -1,18 +1,35 @@
-//! What every call needs to know, behind one `Arc`.
+//! The settings and the shared state of a layer.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use tower_claude_core::event::{CacheDecision, Event, EventSink, emit};
 
 use crate::{
-    Entry, Key, LAYER, Store,
-    flight::seat::{Flights, Home},
-    handle::{Counters, count},
-    request::policy::Policy,
+    coalesce::shared_fetch::{FetchHost, FetchMap},
+    request::{key::Key, policy::Policy},
+    store::{Store, entry::Entry},
 };
 
+/// The layer's name in events and headers.
+pub(crate) const LAYER: &str = "cache";
+
+/// The settings, store and state of a layer, which all its services share.
 #[derive(Clone)]
 pub(crate) struct Config<T> {
+    pub(crate) settings: Settings,
+    pub(crate) store: T,
+    pub(crate) state: Arc<State>,
+}
+
+/// The settings of a layer, without its store.
+#[derive(Clone)]
+pub(crate) struct Settings {
     pub(crate) policy: Policy,
     pub(crate) ttl: Duration,
     pub(crate) stale_for: Duration,
@@ -22,62 +39,71 @@ pub(crate) struct Config<T> {
     pub(crate) entry_limit: usize,
     pub(crate) body_limit: usize,
     pub(crate) observers: EventSink,
-    pub(crate) store: T,
-    pub(crate) state: Arc<State>,
 }
 
-/// What all copies of the configuration share.
+/// The fetches and counters of a layer.
 #[derive(Debug, Default)]
 pub(crate) struct State {
-    pub(crate) flights: Flights,
+    pub(crate) fetches: FetchMap,
     pub(crate) counters: Counters,
 }
 
-impl<T> Config<T> {
-    /// Counts a decision and says it.
-    pub(crate) fn decided(&self, decision: CacheDecision, because: &'static str) {
-        let counters = &self.state.counters;
-        count(match decision {
-            CacheDecision::Hit => &counters.hits,
-            CacheDecision::Miss => &counters.misses,
-            CacheDecision::Stale => &counters.stale,
-            CacheDecision::Joined => &counters.joined,
-            CacheDecision::Stored => &counters.stored,
-            CacheDecision::TakenOver => &counters.takeovers,
-            _ => &counters.bypassed,
-        });
-        self.say(decision, because);
-    }
+/// The counters behind a [`CacheSnapshot`](crate::CacheSnapshot).
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) hits: AtomicU64,
+    pub(crate) misses: AtomicU64,
+    pub(crate) stale: AtomicU64,
+    pub(crate) joined: AtomicU64,
+    pub(crate) stored: AtomicU64,
+    pub(crate) bypassed: AtomicU64,
+    pub(crate) takeovers: AtomicU64,
+    pub(crate) lagged: AtomicU64,
+}
 
-    fn say(&self, decision: CacheDecision, because: &'static str) {
-        let layer = LAYER;
-        emit(
-            &self.observers,
-            &Event::Cache {
-                layer,
-                decision,
-                because,
-            },
-        );
+impl<T> Config<T> {
+    /// Counts a decision and emits its event.
+    pub(crate) fn record(&self, decision: CacheDecision, because: &'static str) {
+        let counters = &self.state.counters;
+        let counter = match decision {
+            CacheDecision::Hit => Some(&counters.hits),
+            CacheDecision::Miss => Some(&counters.misses),
+            CacheDecision::Stale => Some(&counters.stale),
+            CacheDecision::Joined => Some(&counters.joined),
+            CacheDecision::Stored => Some(&counters.stored),
+            CacheDecision::TakenOver => Some(&counters.takeovers),
+            CacheDecision::Bypass => Some(&counters.bypassed),
+            _ => None,
+        };
+        if let Some(counter) = counter {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+        let event = Event::Cache {
+            layer: LAYER,
+            decision,
+            because,
+        };
+        emit(&self.settings.observers, &event);
     }
 }
 
-impl<T: Store> Home for Config<T> {
-    fn flights(&self) -> &Flights {
-        &self.state.flights
+impl<T: Store> FetchHost for Config<T> {
+    fn fetches(&self) -> &FetchMap {
+        &self.state.fetches
     }
 
     fn settled(&self, key: Key, entry: Result<Entry, &'static str>) {
         match entry {
             Ok(entry) => {
                 self.store.insert(key, entry);
-                self.decided(CacheDecision::Stored, "");
+                self.record(CacheDecision::Stored, "");
             }
-            Err(because) => self.say(CacheDecision::NotStored, because),
+            Err(because) => self.record(CacheDecision::NotStored, because),
         }
     }
 
-    fn cut_off(&self) {
-        count(&self.state.counters.cut_off);
+    fn lagged(&self) {
+        let lagged = &self.state.counters.lagged;
+        lagged.fetch_add(1, Ordering::Relaxed);
     }
 }

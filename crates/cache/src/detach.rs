@@ -1,19 +1,25 @@
-//! Who drives a call that several wait for.
+//! Execution of the call that several callers share.
 
-use crate::Fill;
+use http::Request;
+use tower_claude_core::RequestBody;
+use tower_service::Service;
 
-/// Where the call that fills the cache runs. [`Inline`] is the default; [`Spawn`] is what
-/// [`detached`](crate::CacheLayer::detached) chooses. Another executor's spawner fits too.
+use crate::coalesce::leader_call::LeaderCall;
+
+/// A mode of running the call that fills the cache: [`Inline`] by default, [`Spawn`] after
+/// [`detached`](crate::CacheLayer::detached). Implement it for the spawner of another executor.
 pub trait Detach<F> {
-    /// Whether the call goes on when all who wait for it are gone.
+    /// True if the call continues when all its callers are gone.
     const DETACHED: bool;
 
-    /// Runs the call elsewhere, or gives it back, to be driven by the caller that made it.
-    fn detach(&self, fill: F) -> Option<F>;
+    /// Starts the call in a task, or returns it to the caller, which then drives it.
+    fn detach(&self, call: F) -> Option<F>;
 }
 
-/// Within the caller that came first. When it gives up before there is an answer, one of those who wait asks again;
-/// after that, whoever still reads drives the rest.
+/// The mode that runs the call within its first caller.
+///
+/// If the caller is cancelled before the response head, another waiting caller makes a new call.
+/// After the head, the remaining readers drive the body.
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct Inline;
@@ -21,26 +27,28 @@ pub struct Inline;
 impl<F> Detach<F> for Inline {
     const DETACHED: bool = false;
 
-    fn detach(&self, fill: F) -> Option<F> {
-        Some(fill)
+    fn detach(&self, call: F) -> Option<F> {
+        Some(call)
     }
 }
 
-/// In a task of tokio's, which goes on to the end of the answer whoever gives up. Needs a runtime, and that service
-/// and response body are `Send + 'static`.
+/// The mode that runs the call in a tokio task, which continues to the end of the response if
+/// callers are cancelled.
+///
+/// It needs a runtime, and a service and a response body that are `Send + 'static`.
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct Spawn;
 
-impl<S, R> Detach<Fill<S, R>> for Spawn
+impl<S, R> Detach<LeaderCall<S, R>> for Spawn
 where
-    S: tower_service::Service<http::Request<tower_claude_core::RequestBody>>,
-    Fill<S, R>: Future<Output = ()> + Send + 'static,
+    S: Service<Request<RequestBody>>,
+    LeaderCall<S, R>: Future<Output = ()> + Send + 'static,
 {
     const DETACHED: bool = true;
 
-    fn detach(&self, fill: Fill<S, R>) -> Option<Fill<S, R>> {
-        tokio::spawn(fill);
+    fn detach(&self, call: LeaderCall<S, R>) -> Option<LeaderCall<S, R>> {
+        tokio::spawn(call);
         None
     }
 }

@@ -1,4 +1,4 @@
-//! Looking at a layer from outside.
+//! A handle to inspect a layer.
 
 use std::{
     fmt,
@@ -8,52 +8,36 @@ use std::{
     },
 };
 
-use crate::{Store, config::Config};
+use crate::{config::Config, store::Store};
 
-#[derive(Debug, Default)]
-pub(crate) struct Counters {
-    pub(crate) hits: AtomicU64,
-    pub(crate) misses: AtomicU64,
-    pub(crate) stale: AtomicU64,
-    pub(crate) joined: AtomicU64,
-    pub(crate) stored: AtomicU64,
-    pub(crate) bypassed: AtomicU64,
-    pub(crate) takeovers: AtomicU64,
-    pub(crate) cut_off: AtomicU64,
-}
-
-/// Adds one.
-pub(crate) fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
-}
-
-/// A view of one [`CacheLayer`](crate::CacheLayer) and all services made from it. Cheap to clone.
+/// A handle to one [`CacheLayer`](crate::CacheLayer) and all services made from it. Cheap to clone.
 pub struct CacheHandle<T> {
     config: Arc<Config<T>>,
 }
 
-/// The state of a layer at one moment. Counts are since the layer was made.
+/// The state of a layer at one moment. The counters start at zero when the layer is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CacheSnapshot {
-    /// Requests answered from the store while the answer was fresh.
+    /// Requests answered with a fresh stored response.
     pub hits: u64,
-    /// Calls to the inner service made to fill the cache.
+    /// Calls to the inner service that fill the cache.
     pub misses: u64,
-    /// Requests answered by a stored answer past its time, in place of an error.
+    /// Requests answered with a stale stored response in place of an error.
     pub stale: u64,
-    /// Requests that got the answer to another one under way.
+    /// Requests answered with the response to an equal request in flight.
     pub joined: u64,
-    /// Answers stored.
+    /// Responses stored.
     pub stored: u64,
-    /// Requests that asked for the cache and passed it by: `no-store`, a body without a key, too many waiting.
+    /// Requests with a cache marker that could not use the cache, because of `no-store`, a body
+    /// without a key, or too many waiters.
     pub bypassed: u64,
-    /// Calls made because the one who made the first was gone before there was an answer.
+    /// Calls made because the previous leader was cancelled before it got a response.
     pub takeovers: u64,
-    /// Readers that fell so far behind that what they were to read was not kept any more.
-    pub cut_off: u64,
-    /// Calls under way that others may join.
-    pub flights: u64,
+    /// Readers that fell so far behind the fastest reader that their next frame was no longer kept.
+    pub lagged: u64,
+    /// Calls in flight that equal requests may join.
+    pub in_flight: u64,
     /// Bytes stored now, as the store counts them.
     pub bytes: u64,
 }
@@ -63,7 +47,7 @@ impl<T: Store> CacheHandle<T> {
         Self { config }
     }
 
-    /// The state now.
+    /// Returns the current state.
     #[must_use]
     pub fn snapshot(&self) -> CacheSnapshot {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -77,13 +61,13 @@ impl<T: Store> CacheHandle<T> {
             stored: read(&counters.stored),
             bypassed: read(&counters.bypassed),
             takeovers: read(&counters.takeovers),
-            cut_off: read(&counters.cut_off),
-            flights: state.flights.len() as u64,
+            lagged: read(&counters.lagged),
+            in_flight: state.fetches.len() as u64,
             bytes: self.config.store.bytes(),
         }
     }
 
-    /// The store.
+    /// Returns the store.
     #[must_use]
     pub fn store(&self) -> &T {
         &self.config.store
@@ -92,9 +76,8 @@ impl<T: Store> CacheHandle<T> {
 
 impl<T> Clone for CacheHandle<T> {
     fn clone(&self) -> Self {
-        Self {
-            config: self.config.clone(),
-        }
+        let config = self.config.clone();
+        Self { config }
     }
 }
 

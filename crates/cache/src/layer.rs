@@ -1,4 +1,4 @@
-//! The layer: configuration and shared state.
+//! The layer and its settings.
 
 use std::{fmt, num::NonZeroUsize, sync::Arc, time::Duration};
 
@@ -10,13 +10,21 @@ use tower_claude_core::{
 use tower_layer::Layer;
 
 use crate::{
-    Cache, CacheHandle, Cacheable, Inline, MemoryStore, Spawn, Store, config::Config,
-    request::key::Secret, request::policy::Policy,
+    config::{Config, Settings},
+    detach::{Inline, Spawn},
+    handle::CacheHandle,
+    request::{
+        key::Secret,
+        policy::{Cacheable, Policy},
+    },
+    service::Cache,
+    store::{Store, memory::MemoryStore},
 };
 
-/// Answers equal requests once. See the [crate documentation](crate).
+/// A layer that answers equal requests once. See the [crate documentation](crate).
 ///
-/// Store, flights and counters live here and are shared by every clone and every service made from it.
+/// Every clone of the layer and every service made from it share the store, the calls in flight and
+/// the counters.
 #[derive(Clone)]
 #[must_use = "a layer does nothing until it wraps a service"]
 pub struct CacheLayer<D = Inline, T = MemoryStore> {
@@ -25,25 +33,30 @@ pub struct CacheLayer<D = Inline, T = MemoryStore> {
 }
 
 impl CacheLayer {
-    /// Stores answers for so long, ± 10 %, where a request does not say otherwise; serves them for an hour more in
-    /// place of errors; keeps 64 MiB of them in memory.
+    /// Returns a layer whose responses are fresh for `ttl` ± 10 %, unless the request sets its own
+    /// time to live.
+    ///
+    /// They may be served in place of errors for one hour more. The store is in memory and takes up
+    /// to 64 MiB.
     pub fn new(ttl: Duration) -> Self {
         Self {
             config: Arc::new(Config {
-                policy: Policy {
-                    secret: Secret::random(),
-                    header: None,
-                    choose: None,
-                    key_headers: Vec::new(),
-                    count_tokens: false,
+                settings: Settings {
+                    policy: Policy {
+                        secret: Secret::random(),
+                        header: None,
+                        choose: None,
+                        key_headers: Vec::new(),
+                        count_tokens: false,
+                    },
+                    ttl,
+                    stale_for: Duration::from_secs(3_600),
+                    tool_use: false,
+                    max_waiters: 1_024,
+                    entry_limit: 4 * 1024 * 1024,
+                    body_limit: RequestBody::DEFAULT_LIMIT,
+                    observers: EventSink::default(),
                 },
-                ttl,
-                stale_for: Duration::from_secs(3_600),
-                tool_use: false,
-                max_waiters: 1_024,
-                entry_limit: 4 * 1024 * 1024,
-                body_limit: RequestBody::DEFAULT_LIMIT,
-                observers: EventSink::default(),
                 store: MemoryStore::default(),
                 state: Arc::default(),
             }),
@@ -53,104 +66,105 @@ impl CacheLayer {
 }
 
 impl Default for CacheLayer {
-    /// Five minutes.
+    /// Returns a layer with a time to live of five minutes.
     fn default() -> Self {
         Self::new(Duration::from_secs(300))
     }
 }
 
 impl<D, T: Store> CacheLayer<D, T> {
-    /// How long past its time an answer is served in place of a 5xx, a timeout, a broken connection or a local refusal.
-    /// One hour by default; zero never does.
+    /// Sets how long past its time to live a response may be served in place of a 5xx, a timeout, a
+    /// broken connection or a local rejection. Default: one hour. Zero disables it.
     pub fn with_stale_if_error(self, stale_for: Duration) -> Self {
-        self.with(|config| config.stale_for = stale_for)
+        self.with(|settings| settings.stale_for = stale_for)
     }
 
-    /// The header by which callers mark requests, beside the extension [`Cacheable`]: `true`, `1`, or
-    /// `max-age=<seconds>`. It is not taken out of the request.
+    /// Sets a header that marks requests as the extension [`Cacheable`] does. Default: none. Its
+    /// value is `true`, `1`, or `max-age=<seconds>`. The header stays in the request.
     pub fn with_header(self, name: HeaderName) -> Self {
-        self.with(|config| config.policy.header = Some(name))
+        self.with(|settings| settings.policy.header = Some(name))
     }
 
-    /// Decides in place of the callers' marks which requests are cacheable. What can have no key, or says
-    /// `cache-control: no-store`, still is not.
+    /// Sets a function that decides which requests are cacheable. Default: the marks of the
+    /// callers, which the function replaces. A request without a key or with `cache-control:
+    /// no-store` still bypasses the cache.
     pub fn with_policy<F>(self, policy: F) -> Self
     where
         F: Fn(&Request<RequestBody>) -> Option<Cacheable> + Send + Sync + 'static,
     {
-        self.with(|config| config.policy.choose = Some(Arc::new(policy)))
+        self.with(|settings| settings.policy.choose = Some(Arc::new(policy)))
     }
 
-    /// Counts of tokens are cacheable too.
+    /// Caches marked token counts too. Default: off.
     pub fn with_count_tokens(self) -> Self {
-        self.with(|config| config.policy.count_tokens = true)
+        self.with(|settings| settings.policy.count_tokens = true)
     }
 
-    /// Stores answers that call tools of the caller's too. Only where the caller may carry out the same call again.
+    /// Stores responses that call tools of the caller too. Default: off. Use it only if the caller
+    /// may carry out the same tool call again.
     pub fn with_tool_use(self) -> Self {
-        self.with(|config| config.tool_use = true)
+        self.with(|settings| settings.tool_use = true)
     }
 
-    /// What keys are made with: random by default, so that keys mean nothing outside of the process. Several processes
-    /// on one store need the same. Keep it secret: who has it can tell whether a known request was asked.
+    /// Sets the secret that keys are made with. Default: random, so that keys have no meaning
+    /// outside of the process.
+    ///
+    /// Processes that share a store need the same secret. Keep it confidential: with the secret and
+    /// the keys it can be tested whether a known request was made.
     pub fn with_secret(self, secret: [u8; 32]) -> Self {
-        self.with(|config| config.policy.secret = Secret(secret))
+        self.with(|settings| settings.policy.secret = Secret(secret))
     }
 
-    /// One more header whose value tells requests apart: one that says who asks, in a way of your own.
+    /// Adds a header whose value distinguishes requests. Default: none. Use it for headers of your
+    /// own that identify the caller.
     pub fn with_key_header(self, name: HeaderName) -> Self {
-        self.with(|config| config.policy.key_headers.push(name))
+        self.with(|settings| settings.policy.key_headers.push(name))
     }
 
-    /// How many may share one call, the one who makes it included: 1,024 by default. Further ones make their own.
+    /// Sets how many callers may share one call, including its leader. Default: 1,024. Further
+    /// callers make calls of their own.
     pub fn with_max_waiters(self, most: NonZeroUsize) -> Self {
-        self.with(|config| config.max_waiters = most.get())
+        self.with(|settings| settings.max_waiters = most.get())
     }
 
-    /// The most memory, in bytes, that is spent on one answer: 4 MiB by default. Longer ones pass through; who
-    /// is by then further behind the fastest reader than that is cut off.
+    /// Sets the memory limit of one response, in bytes. Default: 4 MiB. Longer responses pass
+    /// through and are not stored, and a reader that is further than this behind the fastest reader
+    /// gets an `error` event.
     pub fn with_entry_limit(self, bytes: usize) -> Self {
-        self.with(|config| config.entry_limit = bytes)
+        self.with(|settings| settings.entry_limit = bytes)
     }
 
-    /// Where events go, beside `tracing`.
+    /// Sets the observer that gets the events. Default: none. They go to `tracing` in any case.
     pub fn with_observer(self, observer: impl Observer + 'static) -> Self {
-        self.with(|config| config.observers = EventSink::new(observer))
+        self.with(|settings| settings.observers = EventSink::new(observer))
     }
 
-    /// Buffers request bodies up to this many bytes (default: 32 MiB); longer ones pass through. In a stack the
-    /// outermost layer's limit is the one that counts.
+    /// Sets up to how many bytes request bodies are buffered. Default: 32 MiB. Longer bodies pass
+    /// through. In a stack the limit of the outermost layer applies.
     pub fn with_body_limit(self, bytes: usize) -> Self {
-        self.with(|config| config.body_limit = bytes)
+        self.with(|settings| settings.body_limit = bytes)
     }
 
-    /// Another store.
+    /// Sets the store. Default: a [`MemoryStore`] of 64 MiB.
     pub fn with_store<U: Store>(self, store: U) -> CacheLayer<D, U> {
-        let old = Arc::unwrap_or_clone(self.config);
+        let config = Config {
+            settings: Arc::unwrap_or_clone(self.config).settings,
+            store,
+            state: Arc::default(),
+        };
         CacheLayer {
-            config: Arc::new(Config {
-                store,
-                policy: old.policy,
-                ttl: old.ttl,
-                stale_for: old.stale_for,
-                tool_use: old.tool_use,
-                max_waiters: old.max_waiters,
-                entry_limit: old.entry_limit,
-                body_limit: old.body_limit,
-                observers: old.observers,
-                state: Arc::default(),
-            }),
+            config: Arc::new(config),
             detach: self.detach,
         }
     }
 
-    /// Calls that fill the cache run in tasks of tokio's, and go on when the callers that wait for them are gone. The
-    /// inner service must be `Send + 'static` then.
+    /// Runs the calls that fill the cache in tokio tasks, which continue when their callers are
+    /// gone. Default: off. The inner service must be `Send + 'static`.
     pub fn detached(self) -> CacheLayer<Spawn, T> {
         self.with_detach(Spawn)
     }
 
-    /// Calls that fill the cache run where this says.
+    /// Sets how the calls that fill the cache are run. Default: [`Inline`].
     pub fn with_detach<D2>(self, detach: D2) -> CacheLayer<D2, T> {
         CacheLayer {
             config: self.config,
@@ -158,14 +172,14 @@ impl<D, T: Store> CacheLayer<D, T> {
         }
     }
 
-    /// A view of what the layer does.
+    /// Returns a handle to inspect the layer.
     #[must_use]
     pub fn handle(&self) -> CacheHandle<T> {
         CacheHandle::new(self.config.clone())
     }
 
-    fn with(mut self, change: impl FnOnce(&mut Config<T>)) -> Self {
-        change(Arc::make_mut(&mut self.config));
+    fn with(mut self, change: impl FnOnce(&mut Settings)) -> Self {
+        change(&mut Arc::make_mut(&mut self.config).settings);
         self
     }
 }
@@ -175,16 +189,17 @@ impl<S, D: Clone, T> Layer<S> for CacheLayer<D, T> {
 
     fn layer(&self, inner: S) -> Self::Service {
         let cache = Cache::new(inner, self.config.clone(), self.detach.clone());
-        BufferRequest::with_limit(cache, self.config.body_limit)
+        BufferRequest::with_limit(cache, self.config.settings.body_limit)
     }
 }
 
 impl<D, T> fmt::Debug for CacheLayer<D, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let settings = &self.config.settings;
         f.debug_struct("CacheLayer")
-            .field("ttl", &self.config.ttl)
-            .field("stale_for", &self.config.stale_for)
-            .field("policy", &self.config.policy)
+            .field("ttl", &settings.ttl)
+            .field("stale_for", &settings.stale_for)
+            .field("policy", &settings.policy)
             .finish_non_exhaustive()
     }
 }

@@ -1,4 +1,4 @@
-//! Answers equal Claude requests once: from memory, or by sharing the call that is under way.
+//! A Tower layer that answers equal Claude requests once, from memory or from a call in flight.
 //!
 //! ```
 //! # use std::convert::Infallible;
@@ -20,71 +20,102 @@
 //! let layer = CacheLayer::new(Duration::from_secs(300));
 //! for expected in ["miss", "hit"] {
 //!     let request = Request::post("https://api.anthropic.com/v1/messages")
-//!         .extension(Cacheable::new()) // what is not marked passes through
+//!         .extension(Cacheable::new()) // without the mark it passes through
 //!         .body(RequestBody::from(r#"{"model":"claude-sonnet-5-5","max_tokens":64,"messages":[]}"#))?;
 //!     let response = layer.layer(api).oneshot(request).await?;
 //!     assert_eq!(response.headers()["x-tower-claude-cache"], expected);
-//!     tower_claude_tests::read(response.into_body()).await; // stored at its end
+//!     tower_claude_tests::read(response.into_body()).await; // stored when it ends
 //! }
 //! assert_eq!(layer.handle().snapshot().hits, 1);
 //! # Ok(())
 //! # }
 //! ```
+//!
 //! # What it does
-//! - Caches the Messages requests that are marked [`Cacheable`], and no others; `no-store` wins. Two are equal when
-//!   tenant, credential, host, URI, `origin`, `anthropic-…` headers, kind of body and its fields are ([`Key`]), all but
-//!   `metadata` and `service_tier`. `stream` counts: a stream is replayed frame for frame, JSON byte for byte. Equal requests
-//!   under way share one call and its outcome, but no error that may be due to those two. [`CACHE`] says what was done.
-//! - Stores whole answers of the asked model that ended with `end_turn` or a stop sequence, for their time ± 10 %, and
-//!   an hour more to serve them, with `age`, in place of 5xx, timeouts, broken connections and local refusals.
+//!
+//! * **Selects.** Only Messages requests that are marked [`Cacheable`] use the cache, and
+//!   `cache-control: no-store` wins over the mark. All other requests pass through. The header
+//!   [`CACHE`] reports what was done.
+//! * **Compares.** Two requests are equal if tenant, credential, host, URI, `origin`, `anthropic-`
+//!   headers, content type and all body fields are equal, except `metadata` and `service_tier`. The
+//!   field `stream` counts too. A [`Key`] is a keyed hash of all that.
+//! * **Coalesces.** Equal requests in flight share one call to the inner service and its outcome.
+//!   An error that `metadata` or `service_tier` may have caused is not shared.
+//! * **Stores.** A complete response of the requested model is stored if it ended with `end_turn`
+//!   or a stop sequence. It is fresh for its time to live ± 10 %.
+//! * **Replays.** JSON is returned byte for byte, and a stream frame by frame, with the header
+//!   `age`.
+//! * **Serves stale responses.** For one hour more, a stored response may be served in place of a
+//!   5xx, a timeout, a broken connection or a local rejection.
 //!
 //! # Where it goes
-//! Outermost: a hit then costs nothing further in.
 //!
-//! # Readiness, clones, cancellation
-//! Always ready; nothing happens before the first poll. A miss waits for the inner service on a clone of its own. Store,
-//! flights and counters live in the layer. A caller that gives up before the head is replaced by the next who waits, with a call of its own; after the head,
-//! whoever still reads drives the same body on. With the last one the call ends, unless the layer is
-//! [`detached`](CacheLayer::detached). Who waits keeps its own deadline. The response body alone must be `'static`.
+//! Outermost. A hit then costs nothing in the inner layers: no limit, no attempt, no tokens.
+//!
+//! # Readiness
+//!
+//! Always ready, because a hit does not need the inner service. A miss waits for the readiness of a
+//! clone of its own. Nothing happens before the future is polled.
+//!
+//! # Clones
+//!
+//! The layer owns the store, the calls in flight and the counters. All its clones and all services
+//! made from it share them. The response body must be `'static`, the inner service need not.
+//!
+//! # Cancellation
+//!
+//! If the leader is cancelled before the response head, the next waiting caller makes a call of its
+//! own. After the head, the remaining readers drive the same body. The call ends with its last
+//! reader, unless the layer is [`detached`](CacheLayer::detached). Every waiting caller keeps its
+//! own deadline.
 //!
 //! # Streaming
-//! Frames go out as they come, at the pace of the fastest reader. One answer takes 4 MiB of memory at most; of longer
-//! ones a window is kept: who falls out of it gets an `error` event, who comes then begins a call anew.
 //!
-//! # What it never does
-//! Store unasked, or errors, refusals, fallbacks, what was cut short or had side effects; tell credential, prompt or
-//! tenant in a key or a log. Who is known by other headers needs a [key header](CacheLayer::with_key_header).
+//! Frames are forwarded as they arrive, at the pace of the fastest reader. If the inner body fails,
+//! one reader gets its error, and the streams of the others end with an `error` event.
+//!
+//! One response takes 4 MiB of memory at most. Longer responses keep a sliding window. A reader
+//! that falls behind it gets an `error` event, and a new caller starts its own call.
+//!
+//! # Limits
+//!
+//! * It never stores errors, refusals, fallbacks, truncated responses, or responses with side
+//!   effects such as web searches.
+//! * It never writes a credential, a prompt or a tenant into a key or a log.
+//! * A caller that is identified by a header of your own needs a [key
+//!   header](CacheLayer::with_key_header). Callers with the same credential share responses
+//!   otherwise.
+//! * Request bodies above 32 MiB and responses in unknown formats pass through.
 #![forbid(unsafe_code)]
 
 mod answer;
 mod body;
 mod call;
+mod coalesce;
 mod config;
 mod detach;
-mod flight;
-mod future;
 mod handle;
 mod layer;
-mod lookup;
 mod request;
 mod service;
 mod store;
 #[cfg(test)]
 mod tests;
 
-const LAYER: &str = "cache";
-
 pub use answer::head::CACHE;
 pub use body::Body;
+pub use coalesce::leader_call::LeaderCall;
 pub use detach::{Detach, Inline, Spawn};
-pub use flight::fill::Fill;
-pub use future::ResponseFuture;
 pub use handle::{CacheHandle, CacheSnapshot};
 pub use layer::CacheLayer;
 pub use request::{key::Key, policy::Cacheable};
-pub use service::Cache;
+pub use service::{Cache, ResponseFuture};
 pub use store::{
     Store,
     entry::{Entry, EntryParts, Freshness},
     memory::MemoryStore,
 };
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

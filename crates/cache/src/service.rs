@@ -1,23 +1,33 @@
-//! The service.
+//! The service and its future.
 
 use std::{
     fmt,
+    pin::Pin,
     sync::Arc,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Waker, ready},
 };
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body as HttpBody;
+use pin_project_lite::pin_project;
 use tower_claude_core::{RequestBody, ResponseBody, take_ready};
 use tower_service::Service;
 
 use crate::{
-    Body, Detach, Fill, Inline, MemoryStore, ResponseFuture, Store, config::Config, lookup::Lookup,
+    body::{Body, CacheBody},
+    call::{CacheStatus, Found, Lookup},
+    coalesce::{
+        fetch_future::{FetchFuture, FetchResult},
+        leader_call::LeaderCall,
+    },
+    config::Config,
+    detach::{Detach, Inline},
+    store::{Store, memory::MemoryStore},
 };
 
-/// Answers equal requests once. Made by [`CacheLayer`](crate::CacheLayer), behind a
-/// [`BufferRequest`](tower_claude_core::BufferRequest) that makes every request body one that can be read.
+/// A service that answers equal requests once. [`CacheLayer`](crate::CacheLayer) makes it, behind a
+/// [`BufferRequest`](tower_claude_core::BufferRequest) that buffers the request bodies.
 #[derive(Clone)]
 pub struct Cache<S, D = Inline, T = MemoryStore> {
     inner: S,
@@ -34,7 +44,7 @@ impl<S, D, T> Cache<S, D, T> {
         }
     }
 
-    /// The service inside.
+    /// Returns the inner service.
     pub const fn get_ref(&self) -> &S {
         &self.inner
     }
@@ -45,40 +55,47 @@ where
     S: Service<Request<RequestBody>, Response = Response<R>> + Clone,
     R: HttpBody<Data = Bytes> + Unpin + Send + 'static,
     R::Error: Send + 'static,
-    D: Detach<Fill<S, R>> + Clone,
+    D: Detach<LeaderCall<S, R>> + Clone,
     T: Store,
 {
     type Response = Response<ResponseBody<Body<R>>>;
     type Error = S::Error;
     type Future = ResponseFuture<S, R, D, T>;
 
-    /// Always ready: a hit needs nothing of the inner service, and a miss waits for it itself.
+    /// Always ready: a hit does not need the inner service, and a miss waits for its readiness in
+    /// the call.
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
-        if !self.config.policy.may_be_asked(&request) {
-            // No waker is needed: the future is polled as soon as it is returned (see `BufferRequest`), and asks again then.
-            return match self
-                .inner
-                .poll_ready(&mut Context::from_waker(Waker::noop()))
-            {
-                Poll::Ready(Ok(())) => ResponseFuture::calling(self.inner.call(request)),
-                Poll::Ready(Err(error)) => {
-                    // A service is not polled again after an error: the next call has a fresh one.
-                    self.inner = self.inner.clone();
-                    ResponseFuture::unready(error)
-                }
-                Poll::Pending => {
-                    let service = take_ready(&mut self.inner);
-                    ResponseFuture::past(service, request)
-                }
-            };
+        if self.config.settings.policy.may_apply(&request) {
+            let (config, detach) = (self.config.clone(), self.detach.clone());
+            let lookup = Lookup::new(self.inner.clone(), config, request, detach);
+            return ResponseFuture::new(State::Lookup {
+                lookup: Some(lookup),
+            });
         }
-        let service = self.inner.clone();
-        let (config, detach) = (self.config.clone(), self.detach.clone());
-        ResponseFuture::looking(Lookup::new(service, config, request, detach))
+        // No waker is needed: `BufferRequest` polls the future immediately, which then polls for
+        // readiness again.
+        let mut cx = Context::from_waker(Waker::noop());
+        ResponseFuture::new(match self.inner.poll_ready(&mut cx) {
+            Poll::Ready(Ok(())) => State::Calling {
+                future: self.inner.call(request),
+                bypassed: false,
+            },
+            Poll::Ready(Err(error)) => {
+                // A service must not be polled again after an error, so the next call gets a new
+                // clone.
+                self.inner = self.inner.clone();
+                State::Unready { error: Some(error) }
+            }
+            Poll::Pending => State::Waiting {
+                service: take_ready(&mut self.inner),
+                request: Some(request),
+                bypassed: false,
+            },
+        })
     }
 }
 
@@ -87,5 +104,155 @@ impl<S: fmt::Debug, D, T> fmt::Debug for Cache<S, D, T> {
         f.debug_struct("Cache")
             .field("inner", &self.inner)
             .finish_non_exhaustive()
+    }
+}
+
+pin_project! {
+    /// The future of [`Cache`].
+    #[must_use = "futures do nothing unless polled"]
+    pub struct ResponseFuture<S, R, D, T>
+    where
+        S: Service<Request<RequestBody>>,
+        T: Store,
+    {
+        #[pin]
+        state: State<S, R, D, T>,
+    }
+}
+
+pin_project! {
+    #[project = StateProjection]
+    enum State<S, R, D, T>
+    where
+        S: Service<Request<RequestBody>>,
+        T: Store,
+    {
+        /// Without the cache: waits for the readiness of the inner service.
+        Waiting { service: S, request: Option<Request<RequestBody>>, bypassed: bool },
+        /// Without the cache: waits for the response head.
+        Calling { #[pin] future: S::Future, bypassed: bool },
+        /// Without the cache: the inner service failed to become ready.
+        Unready { error: Option<S::Error> },
+        /// Waits for the store.
+        Lookup { lookup: Option<Lookup<S, D, T>> },
+        // Boxed: much larger than the states of requests that pass through.
+        /// Waits for a shared fetch.
+        Fetch { fetch: Pin<Box<FetchFuture<S, R, D, T>>> },
+        Done,
+    }
+}
+
+impl<S, R, D, T> ResponseFuture<S, R, D, T>
+where
+    S: Service<Request<RequestBody>>,
+    T: Store,
+{
+    const fn new(state: State<S, R, D, T>) -> Self {
+        Self { state }
+    }
+}
+
+impl<S, R, D, T> Future for ResponseFuture<S, R, D, T>
+where
+    S: Service<Request<RequestBody>, Response = Response<R>>,
+    R: HttpBody<Data = Bytes> + Unpin + Send + 'static,
+    R::Error: Send + 'static,
+    D: Detach<LeaderCall<S, R>>,
+    T: Store,
+{
+    type Output = Result<Response<ResponseBody<Body<R>>>, S::Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.project().state;
+        let result = loop {
+            let next = match state.as_mut().project() {
+                StateProjection::Waiting {
+                    service,
+                    request,
+                    bypassed,
+                } => {
+                    ready!(service.poll_ready(cx))?;
+                    let request = request.take().expect("not called before");
+                    State::Calling {
+                        future: service.call(request),
+                        bypassed: *bypassed,
+                    }
+                }
+                StateProjection::Calling { future, bypassed } => {
+                    let result = ready!(future.poll(cx));
+                    let status = bypassed.then_some(CacheStatus::Bypass);
+                    break result.map(|response| passing(response, status));
+                }
+                StateProjection::Unready { error } => {
+                    break Err(error.take().expect("polled after completion"));
+                }
+                StateProjection::Lookup { lookup: slot } => {
+                    let lookup = slot.as_mut().expect("set in this state");
+                    match ready!(lookup.poll(cx)) {
+                        Found::Hit(entry) => {
+                            break Ok(lookup.call.hit(entry).map(CacheBody::into_body));
+                        }
+                        Found::Fetch(subscriber) => {
+                            let lookup = slot.take().expect("set in this state");
+                            State::Fetch {
+                                fetch: Box::pin(FetchFuture::new(subscriber, lookup)),
+                            }
+                        }
+                        Found::Inner { bypassed } => {
+                            let lookup = slot.take().expect("set in this state");
+                            State::Waiting {
+                                service: lookup.service,
+                                request: lookup.call.request,
+                                bypassed,
+                            }
+                        }
+                    }
+                }
+                StateProjection::Fetch { fetch } => match ready!(fetch.as_mut().poll(cx)) {
+                    FetchResult::Cache(response) => break Ok(response.map(CacheBody::into_body)),
+                    FetchResult::Own(response) => {
+                        break Ok(passing(response, Some(CacheStatus::Miss)));
+                    }
+                    FetchResult::Error(error) => break Err(error),
+                    FetchResult::Rejected(rejection) => {
+                        let mut response = rejection.into_response();
+                        CacheStatus::Miss.label(response.headers_mut());
+                        break Ok(response);
+                    }
+                    FetchResult::Bypass(service, request) => State::Waiting {
+                        service,
+                        request: Some(request),
+                        bypassed: true,
+                    },
+                },
+                StateProjection::Done => panic!("polled after completion"),
+            };
+            state.set(next);
+        };
+        state.set(State::Done);
+        Poll::Ready(result)
+    }
+}
+
+/// Returns the inner service's own response. `status` is `None` if the request carries no marker.
+fn passing<R>(response: Response<R>, status: Option<CacheStatus>) -> Response<ResponseBody<Body<R>>>
+where
+    R: HttpBody<Data = Bytes>,
+    R::Error: 'static,
+{
+    let mut response = response.map(|body| ResponseBody::inner(Body::passing(body)));
+    if let Some(status) = status {
+        status.label(response.headers_mut());
+    }
+    response
+}
+
+impl<S, R, D, T> fmt::Debug for ResponseFuture<S, R, D, T>
+where
+    S: Service<Request<RequestBody>>,
+    T: Store,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
     }
 }

@@ -1,5 +1,5 @@
-//! The contract of every layer: as a layer that caches nothing, which passes everything through, and as one that caches
-//! whatever it can.
+//! The contract of every layer, for a layer that caches nothing and for a layer that caches all it
+//! can.
 
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use tower_claude_tests::contract as suite;
 
 tower_claude_tests::contract!(CacheLayer::new(Duration::from_secs(60)), stateless);
 
-/// Everything that can be cached is. What compares the headers of a response with the inner ones is not run: an answer
-/// that was asked of the cache says so.
+/// Caches all that can be cached. Checks that compare response headers with the inner headers are
+/// left out, because the cache adds its own header.
 macro_rules! cacheable {
     ($name:ident, $layer:expr, $($check:ident)*) => {
         mod $name {

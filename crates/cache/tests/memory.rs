@@ -1,4 +1,4 @@
-//! What recording takes of memory, counted by the allocator.
+//! Memory use of the frame buffer, counted by the allocator.
 #![allow(unsafe_code)] // A global allocator cannot be written without.
 
 use std::{
@@ -26,7 +26,8 @@ static PEAK: AtomicUsize = AtomicUsize::new(0);
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-// SAFETY: every call is handed on to the system's allocator as it is; counting touches atomics only.
+// SAFETY: every call is handed on to the system's allocator as it is; counting touches atomics
+// only.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let live = LIVE.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
@@ -51,7 +52,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// Events without end, each a slice of a buffer of its own that is far larger, as a client's are.
+/// An endless stream of events, each a slice of a much larger buffer, as a client's frames are.
 struct Endless {
     begun: bool,
     left: usize,
@@ -95,7 +96,7 @@ fn marked() -> Request<RequestBody> {
     request
 }
 
-/// The peak of memory over what there was before, while one reader reads everything and another nothing.
+/// Returns the peak memory increase while one reader reads everything and another reader nothing.
 async fn peak(limit: usize, length: usize) -> usize {
     let layer = CacheLayer::new(Duration::from_secs(60)).with_entry_limit(limit);
     let service = layer.layer(service_fn(move |_: Request<RequestBody>| async move {
@@ -122,9 +123,9 @@ async fn peak(limit: usize, length: usize) -> usize {
     peak
 }
 
-/// One test only: the count is of the process.
+/// The only test of this binary, because the count is per process.
 #[tokio::test(start_paused = true)]
-async fn recording_takes_no_more_than_its_limit_and_five_percent() {
+async fn buffering_takes_at_most_its_limit_plus_five_percent() {
     for (limit, length) in [
         (4 << 20, 150),
         (4 << 20, 1_000),
@@ -137,7 +138,7 @@ async fn recording_takes_no_more_than_its_limit_and_five_percent() {
             "events of {length} bytes, limit {limit}: peak {peak}, {:.1} % of the limit",
             100.0 * share
         );
-        // The frame under way comes on top: its buffer is the client's.
+        // Plus the frame in flight, whose buffer is the client's.
         assert!(
             peak <= limit + limit / 20 + length.max(16 * 1024),
             "{:.1} % of the limit",

@@ -1,8 +1,11 @@
 //! The record of a call that all its layers share.
 
-use std::sync::{
-    Arc, Weak,
-    atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use http::{Extensions, HeaderMap, Request};
@@ -13,7 +16,6 @@ use crate::{
     ledger::{Ledger, LimiterId, ReservationHandle},
     request_body::RequestBody,
     reservations::Reservations,
-    saved_request::SavedRequest,
     workload::Workload,
 };
 
@@ -50,12 +52,13 @@ pub struct Tenant(pub Arc<str>);
 #[derive(Debug)]
 pub struct Call {
     first_arrival: Instant,
+    /// The deadline of the caller.
     deadline: Option<Instant>,
+    /// The limit that a layer sets, in nanoseconds after the first arrival, or [`UNSET`].
+    deadline_limit: AtomicU64,
     priority: Priority,
     tenant: Option<Tenant>,
     workload: Workload,
-    /// Weak, because this record lives as long as the response, and the saved request need not.
-    original: Weak<SavedRequest>,
     /// [`UNSET`] if the tokens were not counted.
     counted_input: AtomicU64,
     /// The hash of the credential. [`UNSET`] until it is first needed.
@@ -80,10 +83,10 @@ impl Call {
         Self {
             first_arrival: now,
             deadline: extensions.get::<Deadline>().map(|deadline| deadline.0),
+            deadline_limit: AtomicU64::new(UNSET),
             priority: extensions.get().copied().unwrap_or_default(),
             tenant: extensions.get().cloned(),
             workload: extensions.get().copied().unwrap_or_default(),
-            original: Weak::new(),
             counted_input: AtomicU64::new(UNSET),
             credential: AtomicU64::new(UNSET),
             attempts: AtomicU32::new(0),
@@ -162,33 +165,32 @@ impl Call {
         self
     }
 
-    /// Records that the layer which created this record keeps a saved request.
-    ///
-    /// This record must not be attached to the saved request itself.
-    #[must_use]
-    pub fn with_original(mut self, original: &Arc<SavedRequest>) -> Self {
-        self.original = Arc::downgrade(original);
-        self
-    }
-
-    /// Returns the request that an outer layer keeps, if `request` is an unchanged copy of it.
-    ///
-    /// An inner layer then shares it instead of saving a copy of its own.
-    #[must_use]
-    pub fn original_of(&self, request: &Request<RequestBody>) -> Option<Arc<SavedRequest>> {
-        let original = self.original.upgrade()?;
-        original.is_copied_in(request).then_some(original)
-    }
-
     /// Returns the time at which the call first arrived. It decides the place in queues for all
     /// attempts.
     pub const fn first_arrival(&self) -> Instant {
         self.first_arrival
     }
 
-    /// Returns the time at which the caller stops waiting.
-    pub const fn deadline(&self) -> Option<Instant> {
-        self.deadline
+    /// Returns the time at which the caller stops waiting, or a layer ends the call if that is
+    /// earlier.
+    pub fn deadline(&self) -> Option<Instant> {
+        let limit = match self.deadline_limit.load(Ordering::Relaxed) {
+            UNSET => None,
+            nanos => self.first_arrival.checked_add(Duration::from_nanos(nanos)),
+        };
+        match (self.deadline, limit) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    /// Sets the time at which a layer ends the call, so that inner layers keep to it. `None`
+    /// removes the limit.
+    pub fn limit_deadline(&self, limit: Option<Instant>) {
+        let since_arrival = |at: Instant| at.saturating_duration_since(self.first_arrival);
+        let nanos = limit.and_then(|at| u64::try_from(since_arrival(at).as_nanos()).ok());
+        self.deadline_limit
+            .store(nanos.unwrap_or(UNSET), Ordering::Relaxed);
     }
 
     /// Returns the priority of the call.
@@ -208,7 +210,7 @@ impl Call {
     #[must_use]
     pub fn beside(&self, now: Instant) -> Self {
         Self {
-            deadline: self.deadline,
+            deadline: self.deadline(),
             priority: self.priority,
             tenant: self.tenant.clone(),
             workload: self.workload,

@@ -71,8 +71,8 @@ impl Kind {
 /// The classification of one attempt.
 ///
 /// Retry, circuit breaker, fallback, cache and alerts base their decisions on this value alone, so
-/// they always agree. The innermost layer that classifies a failed response inserts the `Class` into
-/// its extensions, and outer layers reuse it.
+/// they always agree. The innermost layer that classifies a failed response inserts the `Class`
+/// into its extensions, and outer layers reuse it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Class {

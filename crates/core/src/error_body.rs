@@ -60,6 +60,11 @@ impl<B: Body<Data = Bytes> + Unpin> ErrorBody<B> {
         Poll::Ready(())
     }
 
+    /// Returns the number of bytes that were read.
+    pub(crate) const fn length(&self) -> usize {
+        self.length
+    }
+
     /// Returns the bytes that were read.
     pub fn bytes(&self) -> Cow<'_, [u8]> {
         let mut chunks = self.held.iter().filter_map(Frame::data_ref);

@@ -3,8 +3,8 @@
 //! # The nouns
 //!
 //! - [`Class`] is the classification of one attempt: success, rate limit, overload, timeout and so
-//!   on ([`Kind`]), with the server's `retry-after`. A [`Classify`] implementation derives it from a
-//!   response or an error. [`ClaudeClassify`] is the default.
+//!   on ([`Kind`]), with the server's `retry-after`. A [`Classify`] implementation derives it from
+//!   a response or an error. [`ClaudeClassify`] is the default.
 //! - [`Cost`] is the estimated use of the rate limits by a request, before it is sent. An
 //!   [`EstimateCost`] implementation computes it. [`HeuristicCost`] is the default.
 //! - [`Outcome`] is the end of a response: complete, failed or dropped by the caller, with the

@@ -7,9 +7,7 @@ use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Uri,
 
 use crate::request_body::RequestBody;
 
-/// A request that is kept for another attempt.
-///
-/// Layers that keep the same request share it through the [`Call`](crate::Call).
+/// A request that is kept for another attempt. The call policies of one driver share it.
 ///
 /// Few requests are ever sent again, so this is optimised for cheap copies. The headers are stored
 /// as one text, because a copy of a header map takes more allocations, and two changes of a
@@ -93,24 +91,6 @@ impl SavedRequest {
         }
         copy
     }
-
-    /// Returns true if `request` is an unchanged copy of this request, apart from its `Call`.
-    ///
-    /// A request with extensions counts as changed, because extensions cannot be compared. So does
-    /// a request whose body is in other memory.
-    pub(crate) fn is_copied_in(&self, request: &Request<RequestBody>) -> bool {
-        let same_body = match (self.body.bytes(), request.body().bytes()) {
-            (Some(a), Some(b)) => std::ptr::eq(&**a, &**b),
-            _ => false,
-        };
-        same_body
-            && self.extensions.is_none()
-            && request.extensions().is_empty()
-            && self.method == request.method()
-            && self.version == request.version()
-            && self.headers.equals(request.headers())
-            && self.uri == *request.uri()
-    }
 }
 
 /// A header map in one allocation.
@@ -160,21 +140,6 @@ impl PackedHeaders {
             at = next;
         }
         headers
-    }
-
-    /// Returns true if these are the same headers in the same order.
-    fn equals(&self, headers: &HeaderMap) -> bool {
-        let mut rest = &*self.text;
-        self.count == headers.len()
-            && headers.iter().all(|(name, value)| {
-                let mut take = |part: &[u8]| {
-                    let found = rest.strip_prefix(part);
-                    found.map(|left| rest = left).is_some()
-                };
-                take(&lengths(name, value))
-                    && take(name.as_str().as_bytes())
-                    && take(value.as_bytes())
-            })
     }
 }
 

@@ -1,7 +1,7 @@
-//! The body of an answer.
+//! The body of a response.
 
+mod answer;
 mod json;
-mod pace;
 mod sse;
 
 use std::pin::Pin;
@@ -9,31 +9,14 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::error::FakeError;
-use crate::fault::Fault;
-use crate::sse::Message;
-use crate::state::Ticket;
 
+pub(crate) use self::answer::{Answer, FAR, Pace};
 use self::json::JsonAnswer;
-pub(crate) use self::pace::{FAR, Pace};
 use self::sse::SseAnswer;
 
-/// An answer to be given.
-pub(crate) struct Answer {
-    pub(crate) ticket: Ticket,
-    pub(crate) message: Message,
-    pub(crate) tokens: u64,
-    pub(crate) stop_reason: &'static str,
-    pub(crate) fault: Option<Fault>,
-    pub(crate) pace: Pace,
-    pub(crate) per_event: u64,
-    /// When token time began.
-    pub(crate) origin: Instant,
-}
-
-/// Body of an answer of the fake. One frame is one event.
+/// Response body of the fake. One frame is one event.
 #[derive(Default)]
 pub struct FakeBody {
     kind: Kind,
@@ -60,7 +43,7 @@ impl FakeBody {
         }
     }
 
-    /// A JSON message whose output is charged already.
+    /// Creates the body of a JSON message whose output is already charged.
     pub(crate) fn json(answer: Answer) -> Self {
         Self {
             kind: Kind::Json(Box::new(JsonAnswer::new(answer))),
@@ -113,41 +96,4 @@ impl Body for FakeBody {
             Kind::Sse(_) => SizeHint::default(),
         }
     }
-}
-
-/// One timer a body, made when first needed.
-struct Timer(Option<Pin<Box<Sleep>>>);
-
-impl Timer {
-    fn poll(&mut self, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
-        if Instant::now() >= deadline {
-            return Poll::Ready(());
-        }
-        let sleep = self
-            .0
-            .get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-        if sleep.deadline() != deadline {
-            sleep.as_mut().reset(deadline);
-        }
-        sleep.as_mut().poll(cx)
-    }
-}
-
-type Next = Option<Result<Bytes, FakeError>>;
-
-/// After how many tokens a fault of the body's middle strikes.
-fn fault_at(fault: Option<&Fault>) -> Option<u64> {
-    match fault? {
-        Fault::ErrorMidStream { after_tokens }
-        | Fault::Truncated { after_tokens }
-        | Fault::Cut { after_tokens }
-        | Fault::Stall { after_tokens, .. } => Some(*after_tokens),
-        _ => None,
-    }
-}
-
-/// A server drops what it has not written when a body fails: give it one turn to write the frames before.
-fn flush_first(cx: &mut Context<'_>) -> Poll<Next> {
-    cx.waker().wake_by_ref();
-    Poll::Pending
 }

@@ -1,6 +1,4 @@
-//! What a model says to the body of a request.
-
-mod thinking;
+//! Checks of a request body by the rules of a model.
 
 use std::collections::HashMap;
 
@@ -9,7 +7,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::reply::ErrorReply;
-use crate::rules::{Forced, Off, Rules, Sampling, Speed};
+use crate::rules::{Forced, Off, RuleSet, Sampling, Speed};
 
 /// Top-level fields without a beta.
 const FIELDS: &[&str] = &[
@@ -34,7 +32,7 @@ const FIELDS: &[&str] = &[
     "top_k",
     "top_p",
 ];
-/// Those that some `anthropic-beta` allows. Which one, only `fallbacks` is asked for.
+/// Fields that some `anthropic-beta` header allows. Only `fallbacks` requires its own one.
 const BETA_FIELDS: &[&str] = &[
     "billing_policy",
     "context_management",
@@ -45,19 +43,19 @@ const BETA_FIELDS: &[&str] = &[
 ];
 const SAMPLING: [&str; 3] = ["temperature", "top_p", "top_k"];
 
-type Verdict = Result<(), ErrorReply>;
+type CheckResult = Result<(), ErrorReply>;
 type Fields<'a> = HashMap<String, &'a RawValue>;
 
-/// A request body, its messages unread.
+/// A request body whose messages are not parsed.
 pub(crate) struct Body<'a> {
     pub(crate) fields: Fields<'a>,
     betas: String,
-    /// From 2026-10-21 on.
+    /// True for API version 2026-10-21 and later.
     new_version: bool,
 }
 
 impl<'a> Body<'a> {
-    /// `None` when it is not valid JSON.
+    /// Parses the top level. `None` if it is not valid JSON.
     pub(crate) fn read(headers: &HeaderMap, body: &'a [u8]) -> Option<Self> {
         let lines = headers.get_all("anthropic-beta").iter();
         let betas: Vec<&str> = lines.flat_map(|line| line.to_str()).collect();
@@ -77,8 +75,8 @@ impl<'a> Body<'a> {
             .unwrap_or_default()
     }
 
-    /// Fields that nobody knows.
-    pub(crate) fn fields_known(&self) -> Verdict {
+    /// Rejects unknown fields.
+    pub(crate) fn fields_known(&self) -> CheckResult {
         let mut names: Vec<&str> = self.fields.keys().map(String::as_str).collect();
         names.sort_unstable();
         for name in names {
@@ -92,11 +90,11 @@ impl<'a> Body<'a> {
         Ok(())
     }
 
-    /// All that depends on the model, its limits of size aside.
-    pub(crate) fn accepted(&self, name: &str, rules: &Rules, max_tokens: u64) -> Verdict {
+    /// Checks all fields that depend on the model, except the sizes.
+    pub(crate) fn accepted(&self, name: &str, rules: &RuleSet, max_tokens: u64) -> CheckResult {
         let thinking = self.value("thinking");
         let kind = thinking["type"].as_str();
-        thinking::accepted(rules, &thinking, max_tokens)?;
+        check_thinking(rules, &thinking, max_tokens)?;
         self.effort(rules, kind)?;
         self.tool_choice(rules)?;
         let thinks = match kind {
@@ -122,7 +120,7 @@ impl<'a> Body<'a> {
         self.turns(rules, thinks)
     }
 
-    fn effort(&self, rules: &Rules, thinking: Option<&str>) -> Verdict {
+    fn effort(&self, rules: &RuleSet, thinking: Option<&str>) -> CheckResult {
         let config = self.value("output_config");
         let Some(effort) = config["effort"].as_str() else {
             return Ok(());
@@ -150,7 +148,7 @@ impl<'a> Body<'a> {
     }
 
     /// Holds for counting tokens too.
-    pub(crate) fn tool_choice(&self, rules: &Rules) -> Verdict {
+    pub(crate) fn tool_choice(&self, rules: &RuleSet) -> CheckResult {
         let choice = self.value("tool_choice");
         if !matches!(choice["type"].as_str(), Some("any" | "tool")) {
             return Ok(());
@@ -167,7 +165,7 @@ impl<'a> Body<'a> {
         }
     }
 
-    fn sampling(&self, rules: &Rules, thinks: bool) -> Verdict {
+    fn sampling(&self, rules: &RuleSet, thinks: bool) -> CheckResult {
         let [temperature, top_p, top_k] = SAMPLING.map(|name| self.value(name));
         if rules.sampling == Sampling::WithoutThinking && !thinks {
             return Ok(());
@@ -191,7 +189,7 @@ impl<'a> Body<'a> {
         Ok(())
     }
 
-    fn tools(&self, name: &str, rules: &Rules) -> Verdict {
+    fn tools(&self, name: &str, rules: &RuleSet) -> CheckResult {
         if rules.rejected_tools.is_empty() {
             return Ok(());
         }
@@ -213,7 +211,7 @@ impl<'a> Body<'a> {
         ))
     }
 
-    fn turns(&self, rules: &Rules, thinks: bool) -> Verdict {
+    fn turns(&self, rules: &RuleSet, thinks: bool) -> CheckResult {
         let messages = self.fields.get("messages").map_or("", |raw| raw.get());
         let turns: Vec<Fields<'_>> = serde_json::from_str(messages).unwrap_or_default();
         let mut last = None;
@@ -244,6 +242,72 @@ impl<'a> Body<'a> {
     }
 }
 
-fn invalid(message: String) -> Verdict {
+fn invalid(message: String) -> CheckResult {
     Err(ErrorReply::invalid(message))
+}
+
+/// Checks the `thinking` field.
+fn check_thinking(rules: &RuleSet, thinking: &Value, max_tokens: u64) -> CheckResult {
+    let not_here = |kind: &str, advice: &str| {
+        invalid(format!(
+            "\"thinking.type.{kind}\" is not supported for this model.{advice}"
+        ))
+    };
+    let allowed: &[&str] = match thinking["type"].as_str() {
+        None => return Ok(()),
+        Some("adaptive") if !rules.adaptive => {
+            return invalid("adaptive thinking is not supported on this model".to_owned());
+        }
+        Some("adaptive") => &["type", "display", "block_binding"],
+        Some("enabled") if !rules.enabled => {
+            let advice = " Use \"thinking.type.adaptive\" and \"output_config.effort\" to control thinking behavior.";
+            return not_here("enabled", advice);
+        }
+        Some("enabled") => {
+            check_thinking_budget(thinking, max_tokens)?;
+            &["type", "display", "budget_tokens", "block_binding"]
+        }
+        Some("disabled") if rules.disabled == Off::Never => {
+            let advice = if rules.between_tools == Off::Never {
+                ""
+            } else {
+                " To turn thinking off on this model, send \"thinking\": {\"type\": \"between_tools\"} instead of {\"type\": \"disabled\"}."
+            };
+            return not_here("disabled", advice);
+        }
+        Some("between_tools") if rules.between_tools == Off::Never => {
+            return not_here("between_tools", "");
+        }
+        Some("disabled" | "between_tools") => &["type"],
+        Some(other) => {
+            return invalid(format!(
+                "thinking: Input tag '{other}' found using 'type' does not match any of the expected tags"
+            ));
+        }
+    };
+    for key in thinking
+        .as_object()
+        .into_iter()
+        .flat_map(|object| object.keys())
+    {
+        if !allowed.contains(&key.as_str()) {
+            return invalid(format!("thinking.{key}: Extra inputs are not permitted"));
+        }
+    }
+    Ok(())
+}
+
+fn check_thinking_budget(thinking: &Value, max_tokens: u64) -> CheckResult {
+    let Some(budget) = thinking["budget_tokens"].as_u64() else {
+        return invalid("thinking.enabled.budget_tokens: Field required".to_owned());
+    };
+    if budget < 1_024 {
+        let message =
+            "thinking.enabled.budget_tokens: Input should be greater than or equal to 1024";
+        return invalid(message.to_owned());
+    }
+    if budget >= max_tokens {
+        return invalid("`max_tokens` must be greater than `thinking.budget_tokens`.".to_owned());
+    }
+    Ok(())
 }

@@ -1,20 +1,21 @@
-//! How an exchange fails without an answer.
+//! Error of an exchange without a complete response.
 
 use std::error::Error;
 use std::fmt;
 use std::io;
 use std::sync::OnceLock;
 
-/// What a caller in process sees where one on a socket would see its connection break. [`Error::source`] is the
-/// [`io::Error`] of the same kind, for classifiers that look for one.
+/// Error that a caller in process gets where a caller on a socket would get a connection error.
+/// [`Error::source`] is the [`io::Error`] of the same kind, for classifiers that search for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FakeError {
-    /// The connection was reset before any byte of the answer.
+    /// The connection was reset before the first byte of the response.
     Reset,
     /// The connection broke in the middle of the body.
     Cut,
-    /// The request's own body failed before its end; the request was never seen whole and is not in the log.
+    /// The request body failed before its end. The request was not complete, so it is not in the
+    /// log.
     RequestBody,
 }
 

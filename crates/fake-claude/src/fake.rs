@@ -1,4 +1,4 @@
-//! The handle a test holds.
+//! The fake server and its builder.
 
 use std::fmt;
 use std::io;
@@ -6,23 +6,26 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::builder::{Config, FakeClaudeBuilder};
-use crate::fault::Fault;
+use tower_claude_wire::ModelCatalog;
+
+use crate::config::{COUNT_TOKENS, Config, HeaderFamily, HeaderSnapshot, Platform};
+use crate::fault::{Fault, Incident};
 use crate::log::Attempt;
-use crate::model::{Accounting, Gauges};
+use crate::model::{Accounting, GaugeSet, GroupLimits};
 use crate::server::FakeServer;
 use crate::state::{Shared, State};
 
-/// A Claude API in this process. Clones share limits, faults and log.
+/// A fake Claude API in this process. Clones share limits, faults and log.
 ///
-/// It is a [`tower_service::Service`] of HTTP requests, always ready; [`serve`](Self::serve) puts it on a port.
+/// It is a [`tower_service::Service`] of HTTP requests that is always ready. [`serve`](Self::serve)
+/// opens a port.
 #[derive(Clone)]
 pub struct FakeClaude {
     pub(crate) shared: Arc<Shared>,
 }
 
 impl FakeClaude {
-    /// Describes a server.
+    /// Returns a builder with the default settings.
     pub fn builder() -> FakeClaudeBuilder {
         FakeClaudeBuilder::new()
     }
@@ -45,62 +48,64 @@ impl FakeClaude {
         }
     }
 
-    /// The next request meets `fault`; a fault of the kind that befalls admitted requests waits for the next Messages
-    /// request that is admitted. Faults injected earlier come first.
+    /// Applies `fault` to the next request. A fault that applies to admitted requests waits for the
+    /// next admitted Messages request. Faults injected earlier come first.
     pub fn inject(&self, fault: Fault) {
         self.inject_times(fault, 1);
     }
 
-    /// The next `times` requests meet `fault`.
+    /// Applies `fault` to the next `times` requests.
     pub fn inject_times(&self, fault: Fault, times: u64) {
         if times > 0 {
             self.shared.lock().injected.push_back((fault, times));
         }
     }
 
-    /// Forgets injected faults that nobody met yet.
+    /// Removes all injected faults that have not been applied.
     pub fn clear_injected(&self) {
         self.shared.lock().injected.clear();
     }
 
-    /// A copy of the log: every attempt, in order of arrival. It grows as long as the server lives; see
-    /// [`with_log`](Self::with_log) for a look without a copy.
+    /// Returns a copy of the log: every attempt, in order of arrival. The log grows as long as the
+    /// server lives. [`with_log`](Self::with_log) avoids the copy.
     #[must_use]
     pub fn log(&self) -> Vec<Attempt> {
         self.shared.lock().log.clone()
     }
 
-    /// Number of attempts so far.
+    /// Returns the number of attempts so far.
     #[must_use]
     pub fn log_len(&self) -> usize {
         self.shared.lock().log.len()
     }
 
-    /// Looks at the log without copying it. The server stands still meanwhile, and `look` must not call it.
+    /// Calls `look` with the log, without a copy. The server is locked meanwhile, so `look` must
+    /// not call it.
     pub fn with_log<T>(&self, look: impl FnOnce(&[Attempt]) -> T) -> T {
         look(&self.shared.lock().log)
     }
 
-    /// The levels of a rate group now.
+    /// Returns the current levels of a rate group.
     #[must_use]
-    pub fn gauges(&self, group: &str) -> Gauges {
+    pub fn gauges(&self, group: &str) -> GaugeSet {
         let now = self.shared.now().nanos;
         self.shared.lock().accounting.gauges(now, group)
     }
 
-    /// Requests admitted whose answers have not ended.
+    /// Returns the number of admitted requests whose responses have not ended.
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.shared.lock().accounting.in_flight()
     }
 
-    /// Time since the server was made, by tokio's clock: what [`Attempt::at`] and [`Incident`](crate::Incident) count.
+    /// Returns the time since the server was built, by tokio's clock. [`Attempt::at`] and
+    /// [`Incident`] use the same time.
     #[must_use]
     pub fn elapsed(&self) -> Duration {
         self.shared.now().since_start()
     }
 
-    /// Whether any scripted incident covers this instant.
+    /// Returns true if any incident includes this time.
     #[must_use]
     pub fn in_incident_at(&self, at: Duration) -> bool {
         self.shared
@@ -110,11 +115,11 @@ impl FakeClaude {
             .any(|incident| incident.covers(at))
     }
 
-    /// Waits until the log fulfils `condition`, woken by the log's changes and never by the clock.
+    /// Waits until the log meets `condition`, which is checked after every change of the log.
     pub async fn wait_for(&self, mut condition: impl FnMut(&[Attempt]) -> bool) {
         loop {
             let mut changed = std::pin::pin!(self.shared.changed.notified());
-            // Listening before looking: no change falls between the two.
+            // Registered before the check, so that no change in between is missed.
             changed.as_mut().enable();
             if self.with_log(&mut condition) {
                 return;
@@ -123,25 +128,25 @@ impl FakeClaude {
         }
     }
 
-    /// Serves on a free port of 127.0.0.1. Needs a tokio runtime with I/O.
+    /// Opens a free port of 127.0.0.1. Needs a tokio runtime with I/O.
     ///
     /// # Errors
-    /// When the socket cannot be bound.
+    /// Returns the error of the socket if it cannot be bound.
     pub async fn serve(&self) -> io::Result<FakeServer> {
         self.serve_on(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
             .await
     }
 
-    /// Serves on `addr`; one server may be on several ports at once.
+    /// Opens `addr`. One server may have several ports at once.
     ///
     /// # Errors
-    /// When the socket cannot be bound.
+    /// Returns the error of the socket if it cannot be bound.
     pub async fn serve_on(&self, addr: SocketAddr) -> io::Result<FakeServer> {
         FakeServer::bind(self.clone(), addr).await
     }
 }
 
-/// A server with all defaults.
+/// Builds a server with the default settings.
 impl Default for FakeClaude {
     fn default() -> Self {
         Self::builder().build()
@@ -155,5 +160,186 @@ impl fmt::Debug for FakeClaude {
             .field("attempts", &state.log.len())
             .field("in_flight", &state.accounting.in_flight())
             .finish_non_exhaustive()
+    }
+}
+
+/// A builder for [`FakeClaude`]. By default it has the limits of the Start tier, instant responses
+/// and no incidents.
+#[must_use]
+pub struct FakeClaudeBuilder {
+    config: Config,
+    limits: GroupLimits,
+    groups: Vec<(String, GroupLimits)>,
+    priority: Option<GroupLimits>,
+    rejected_costs_request: bool,
+    seed: u64,
+}
+
+impl FakeClaudeBuilder {
+    pub(crate) fn new() -> Self {
+        Self {
+            config: Config {
+                time_to_first_token: Duration::ZERO,
+                tokens_per_second: None,
+                tokens_per_event: 4,
+                output_tokens: 16,
+                api_key: None,
+                snapshot: HeaderSnapshot::default(),
+                family: HeaderFamily::default(),
+                platform: Platform::default(),
+                incidents: Vec::new(),
+                bytes_per_1000_tokens: 3_500,
+                admission_noise: 0.0,
+                catalog: ModelCatalog::builtin().clone(),
+                unknown_models: false,
+            },
+            limits: GroupLimits::default(),
+            groups: vec![(COUNT_TOKENS.to_owned(), GroupLimits::requests_only(2_000))],
+            priority: None,
+            rejected_costs_request: false,
+            seed: 0,
+        }
+    }
+
+    /// Sets the limits of every rate group that has no limits of its own.
+    pub fn limits(mut self, limits: GroupLimits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Sets the limits of one rate group, by its name in the model catalog (`sonnet-5.5`,
+    /// `opus-4.x`, …), by that name with `+fast` for the limits of `speed: "fast"`, or
+    /// `count_tokens`.
+    pub fn group_limits(mut self, group: &str, limits: GroupLimits) -> Self {
+        self.groups.push((group.to_owned(), limits));
+        self
+    }
+
+    /// Sets the time from admission to the first content of a response. Zero by default, at most a
+    /// day.
+    pub fn time_to_first_token(mut self, time: Duration) -> Self {
+        self.config.time_to_first_token = time.min(Duration::from_secs(86_400));
+        self
+    }
+
+    /// Sets the output tokens per second of one response. Any value that is not a positive number
+    /// means all at once, the default.
+    pub fn tokens_per_second(mut self, rate: f64) -> Self {
+        self.config.tokens_per_second = (rate.is_finite() && rate > 0.0).then_some(rate);
+        self
+    }
+
+    /// Sets the output tokens in one stream event. 4 by default, at least 1.
+    pub fn tokens_per_event(mut self, tokens: u64) -> Self {
+        self.config.tokens_per_event = tokens.max(1);
+        self
+    }
+
+    /// Sets the output tokens of a response if the request has no `x-fake-output-tokens`. 16 by
+    /// default.
+    pub fn output_tokens(mut self, tokens: u64) -> Self {
+        self.config.output_tokens = tokens;
+        self
+    }
+
+    /// Sets the only accepted key. By default any key is accepted.
+    pub fn api_key(mut self, key: impl Into<String>) -> Self {
+        self.config.api_key = Some(key.into());
+        self
+    }
+
+    /// Sets the time at which the levels for the headers are read.
+    pub fn header_snapshot(mut self, snapshot: HeaderSnapshot) -> Self {
+        self.config.snapshot = snapshot;
+        self
+    }
+
+    /// Sets the rate-limit headers of all responses.
+    pub fn header_family(mut self, family: HeaderFamily) -> Self {
+        self.config.family = family;
+        self
+    }
+
+    /// Sets the platform that serves the API.
+    pub fn platform(mut self, platform: Platform) -> Self {
+        self.config.platform = platform;
+        self
+    }
+
+    /// If true, a rejected request counts against the requests per minute. The API does not
+    /// document it. Off by default.
+    pub fn rejected_costs_request(mut self, costs: bool) -> Self {
+        self.rejected_costs_request = costs;
+        self
+    }
+
+    /// Adds an incident.
+    pub fn incident(mut self, incident: Incident) -> Self {
+        self.config.incidents.push(incident);
+        self
+    }
+
+    /// Sets the seed of all random decisions (incidents, noise). The same seed and order of
+    /// requests give the same decisions.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// Sets the bytes of prompt per input token in the server's own estimate. 3.5 by default,
+    /// clamped to 0.1 to 100. NaN is ignored.
+    pub fn bytes_per_token(mut self, bytes: f64) -> Self {
+        if !bytes.is_nan() {
+            self.config.bytes_per_1000_tokens = (bytes.clamp(0.1, 100.0) * 1_000.0) as u64;
+        }
+        self
+    }
+
+    /// Sets the maximum relative error of the input estimate at admission, in both directions. 0 to
+    /// 1, 0 by default.
+    pub fn admission_noise(mut self, share: f64) -> Self {
+        self.config.admission_noise = if share.is_nan() {
+            0.0
+        } else {
+            share.clamp(0.0, 1.0)
+        };
+        self
+    }
+
+    /// Sets the available models and their rate groups. The built-in catalog by default.
+    pub fn catalog(mut self, catalog: ModelCatalog) -> Self {
+        self.config.catalog = catalog;
+        self
+    }
+
+    /// If true, accepts models that the catalog does not list, each as its own rate group, instead
+    /// of a 404.
+    pub fn accept_unknown_models(mut self, accept: bool) -> Self {
+        self.config.unknown_models = accept;
+        self
+    }
+
+    /// Adds Priority Tier with these limits. Admitted requests are also charged to them while they
+    /// have room, and the `anthropic-priority-*` headers report them. They never reject a request.
+    pub fn priority_limits(mut self, limits: GroupLimits) -> Self {
+        self.priority = Some(limits);
+        self
+    }
+
+    /// Builds the server. Its time starts now.
+    #[must_use]
+    pub fn build(self) -> FakeClaude {
+        let mut accounting =
+            Accounting::new(self.limits).with_rejected_costs_request(self.rejected_costs_request);
+        for (group, limits) in self.groups {
+            accounting = accounting.with_group(&group, limits);
+        }
+        let rng = fastrand::Rng::with_seed(self.seed);
+        FakeClaude::new(
+            self.config,
+            accounting,
+            self.priority.map(Accounting::new),
+            rng,
+        )
     }
 }

@@ -1,11 +1,11 @@
-//! What can go wrong on script.
+//! Faults that tests can inject or schedule.
 
 use std::time::Duration;
 
 use http::StatusCode;
 
-/// One way to fail. The first group is answered before the request reaches the limits and costs nothing; the second
-/// befalls a request that was admitted and is charged.
+/// A kind of failure. The first group applies before the limits are checked, and the request costs
+/// nothing. The second group applies to an admitted request, which is charged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fault {
@@ -17,12 +17,13 @@ pub enum Fault {
     Unavailable,
     /// 504 `timeout_error`.
     Timeout504,
-    /// 429 `rate_limit_error`, whatever the buckets say.
+    /// 429 `rate_limit_error`, independent of the buckets.
     RateLimited {
         /// Sent in whole seconds, rounded up, at least 1.
         retry_after: Duration,
     },
-    /// 429 `rate_limit_error` without `retry-after` and without rate-limit headers; only `x-should-retry` says what it is.
+    /// 429 `rate_limit_error` with `x-should-retry`, but without `retry-after` and rate-limit
+    /// headers.
     RateLimitedBare,
     /// 429 with `error_code` `ramp_limit_exceeded`.
     Ramp {
@@ -31,20 +32,22 @@ pub enum Fault {
     },
     /// 429 with `error_code` `enforced_spend_limit_reached`, without `retry-after`.
     SpendCap,
-    /// 400 for a spend limit the organization set itself; only the text tells it from other 400s.
+    /// 400 for a spend limit that the organization set itself. It differs from other 400s only in
+    /// its message.
     OwnSpendLimit,
-    /// The connection is reset before any byte of the answer.
+    /// The connection is reset before the first byte of the response.
     Reset,
-    /// A page of HTML with this status, as a proxy in front of the API would send it.
+    /// A page of HTML with this status, as from a proxy.
     NonJson(StatusCode),
 
-    /// The head comes this much later; all else is well.
+    /// The head is delayed by this time.
     SlowHead(Duration),
     /// Stream: `message_start`, `ping`, then an `error` event (`overloaded_error`). JSON: 529.
     ErrorBeforeContent,
-    /// Stream: an `error` event (`overloaded_error`) after so much output. JSON: 500 after producing it.
+    /// Stream: an `error` event (`overloaded_error`) after some output. JSON: 500 after producing
+    /// it.
     ErrorMidStream {
-        /// Output tokens before the error; 0 is just after the first `content_block_start`.
+        /// Output tokens before the error. 0 is just after the first `content_block_start`.
         after_tokens: u64,
     },
     /// The body ends cleanly, but early: no `message_stop`, half a JSON message.
@@ -57,16 +60,16 @@ pub enum Fault {
         /// Output tokens before the break.
         after_tokens: u64,
     },
-    /// Silence in the middle of the body, then it goes on.
+    /// The body stalls in the middle and then continues.
     Stall {
-        /// Output tokens before the silence.
+        /// Output tokens before the stall.
         after_tokens: u64,
-        /// Length of the silence.
+        /// Length of the stall.
         duration: Duration,
     },
     /// The body ends cleanly before any content: after `message_start` in a stream, empty in JSON.
     TruncatedBeforeContent,
-    /// Not a failure but a decline: status 200, `stop_reason` `refusal`.
+    /// Status 200 with the `stop_reason` `refusal`.
     Refusal {
         /// Output tokens before the refusal.
         after_tokens: u64,
@@ -74,7 +77,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// A short name for logs and assertions.
+    /// Returns a short name for logs and assertions.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
@@ -100,7 +103,7 @@ impl Fault {
         }
     }
 
-    /// Whether it befalls only a request that was admitted.
+    /// Returns true if the fault applies to admitted requests only.
     pub(crate) fn needs_admission(&self) -> bool {
         match self {
             Self::Overloaded
@@ -126,27 +129,28 @@ impl Fault {
     }
 }
 
-/// A window of trouble: while it lasts, each matching Messages request meets `fault` with `probability`.
+/// A time window in which `fault` applies to each matching Messages request with `probability`.
 ///
-/// Several may overlap; the first whose die falls that way wins, in the order they were added.
+/// Incidents may overlap. In the order in which they were added, the first that applies is used.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Incident {
-    /// Begin, since the server's start.
+    /// Start, as time since the server's start.
     pub from: Duration,
-    /// End (exclusive), since the server's start.
+    /// End (exclusive), as time since the server's start.
     pub until: Duration,
-    /// 0 never, 1 always.
+    /// Probability of the fault, from 0 (never) to 1 (always).
     pub probability: f64,
-    /// What happens.
+    /// The fault.
     pub fault: Fault,
-    /// Only to requests that ask for a stream.
+    /// True to apply it to streaming requests only.
     pub stream_only: bool,
-    /// Only to requests of this rate group.
+    /// Rate group to which it applies. `None` for all.
     pub group: Option<String>,
 }
 
 impl Incident {
-    /// Every Messages request between `from` and `until` meets `fault`.
+    /// Creates an incident that applies `fault` to every Messages request between `from` and
+    /// `until`.
     #[must_use]
     pub fn new(from: Duration, until: Duration, fault: Fault) -> Self {
         Self {
@@ -159,21 +163,21 @@ impl Incident {
         }
     }
 
-    /// Only this share of the requests, 0 to 1.
+    /// Sets the share of affected requests, 0 to 1. 1 by default.
     #[must_use]
     pub fn with_probability(mut self, probability: f64) -> Self {
         self.probability = probability;
         self
     }
 
-    /// Only streams.
+    /// Limits the incident to streaming requests.
     #[must_use]
     pub fn with_stream_only(mut self) -> Self {
         self.stream_only = true;
         self
     }
 
-    /// Only this rate group.
+    /// Limits the incident to a rate group.
     #[must_use]
     pub fn with_group(mut self, group: impl Into<String>) -> Self {
         self.group = Some(group.into());

@@ -1,21 +1,21 @@
-//! The headers of every answer.
+//! The headers of every response.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::header::{DATE, HeaderMap, HeaderName, HeaderValue};
 
-use crate::builder::{HeaderFamily, Platform};
-use crate::model::{Gauges, Reading};
+use crate::config::{HeaderFamily, Platform};
+use crate::model::{GaugeSet, Reading};
 
 const ORGANIZATION: HeaderValue = HeaderValue::from_static("00000000-0000-4000-8000-000000000000");
 const WORKSPACE: HeaderValue = HeaderValue::from_static("wrkspc_01FakeWorkspace");
 
-/// Names of one gauge's three headers.
-struct Names([HeaderName; 3]);
+/// Names of the three headers of one limit.
+struct HeaderNameSet([HeaderName; 3]);
 
 macro_rules! names {
     ($prefix:literal) => {
-        Names([
+        HeaderNameSet([
             HeaderName::from_static(concat!($prefix, "-limit")),
             HeaderName::from_static(concat!($prefix, "-remaining")),
             HeaderName::from_static(concat!($prefix, "-reset")),
@@ -23,36 +23,37 @@ macro_rules! names {
     };
 }
 
-static REQUESTS: Names = names!("anthropic-ratelimit-requests");
-static TOKENS: Names = names!("anthropic-ratelimit-tokens");
-static INPUT: Names = names!("anthropic-ratelimit-input-tokens");
-static OUTPUT: Names = names!("anthropic-ratelimit-output-tokens");
-static FAST_INPUT: Names = names!("anthropic-fast-input-tokens");
-static FAST_OUTPUT: Names = names!("anthropic-fast-output-tokens");
-static PRIORITY_INPUT: Names = names!("anthropic-priority-input-tokens");
-static PRIORITY_OUTPUT: Names = names!("anthropic-priority-output-tokens");
+static REQUESTS: HeaderNameSet = names!("anthropic-ratelimit-requests");
+static TOKENS: HeaderNameSet = names!("anthropic-ratelimit-tokens");
+static INPUT: HeaderNameSet = names!("anthropic-ratelimit-input-tokens");
+static OUTPUT: HeaderNameSet = names!("anthropic-ratelimit-output-tokens");
+static FAST_INPUT: HeaderNameSet = names!("anthropic-fast-input-tokens");
+static FAST_OUTPUT: HeaderNameSet = names!("anthropic-fast-output-tokens");
+static PRIORITY_INPUT: HeaderNameSet = names!("anthropic-priority-input-tokens");
+static PRIORITY_OUTPUT: HeaderNameSet = names!("anthropic-priority-output-tokens");
 
-/// Whose levels the headers show.
+/// Kind of limits that the headers report.
 #[derive(Clone, Copy)]
-pub(crate) enum Pool {
-    /// A model group.
+pub(crate) enum LimitKind {
+    /// Limits of a model group.
     Standard,
-    /// The pool of `speed: "fast"`.
+    /// Limits of `speed: "fast"`.
     Fast,
-    /// Requests alone.
+    /// Limits with requests only.
     RequestsOnly,
 }
 
-/// Levels to show, read at one instant.
+/// Levels for the headers, read at one time.
 #[derive(Clone, Copy)]
 pub(crate) struct Snapshot {
-    pub(crate) pool: Pool,
-    pub(crate) gauges: Gauges,
-    pub(crate) priority: Option<Gauges>,
+    pub(crate) kind: LimitKind,
+    pub(crate) gauges: GaugeSet,
+    pub(crate) priority: Option<GaugeSet>,
     pub(crate) wall: SystemTime,
 }
 
-/// `request-id` and the platform's own, `date`, organization and, unless the credential was refused, workspace.
+/// Adds `request-id`, the platform's own request id, `date`, the organization and, for a valid
+/// credential, the workspace.
 pub(crate) fn identity(
     headers: &mut HeaderMap,
     platform: Platform,
@@ -78,120 +79,91 @@ pub(crate) fn identity(
     }
 }
 
-/// The rate-limit headers.
+/// Adds the rate-limit headers.
 pub(crate) fn rate_limits(headers: &mut HeaderMap, family: HeaderFamily, snapshot: &Snapshot) {
-    let Snapshot {
-        pool,
-        gauges,
-        priority,
-        wall,
-    } = *snapshot;
-    let mut put = |names: &Names, limit, remaining, full_in| {
-        insert(headers, names, limit, remaining, reset(wall, full_in));
+    let wall = snapshot.wall;
+    let mut put = |names: &HeaderNameSet, (reading, remaining): (Reading, u64)| {
+        let [limit_name, remaining_name, reset_name] = &names.0;
+        headers.insert(limit_name, HeaderValue::from(reading.limit));
+        headers.insert(remaining_name, HeaderValue::from(remaining));
+        headers.insert(reset_name, reset(wall, reading.full_in));
     };
-    let requests = gauges.requests;
-    let (input, output) = (gauges.input_tokens, gauges.output_tokens);
-    if family == HeaderFamily::None {
-        return;
-    }
-    if let Pool::Fast = pool {
-        put(
-            &FAST_INPUT,
-            input.limit,
-            input.remaining_rounded(),
-            input.full_in,
-        );
-        put(
-            &FAST_OUTPUT,
-            output.limit,
-            output.remaining_rounded(),
-            output.full_in,
-        );
-        return;
-    }
-    put(
-        &REQUESTS,
-        requests.limit,
-        requests.remaining(),
-        requests.full_in,
-    );
-    match (pool, family) {
-        (Pool::RequestsOnly, _) => return,
-        (_, HeaderFamily::RequestsAndTokensOnly) => {
-            let tight = tightest(input, output);
-            put(
-                &TOKENS,
-                tight.limit,
-                tight.remaining_rounded(),
-                tight.full_in,
-            );
+    let tokens = |reading: Reading| (reading, reading.remaining_rounded());
+    let requests = snapshot.gauges.requests;
+    let (input, output) = (snapshot.gauges.input_tokens, snapshot.gauges.output_tokens);
+    match (snapshot.kind, family) {
+        (_, HeaderFamily::None) => return,
+        (LimitKind::Fast, _) => {
+            put(&FAST_INPUT, tokens(input));
+            put(&FAST_OUTPUT, tokens(output));
+            return;
         }
+        _ => put(&REQUESTS, (requests, requests.remaining())),
+    }
+    match (snapshot.kind, family) {
+        (LimitKind::RequestsOnly, _) => return,
+        (_, HeaderFamily::RequestsAndTokensOnly) => put(&TOKENS, tokens(tightest(input, output))),
         _ => {
-            put(
-                &INPUT,
-                input.limit,
-                input.remaining_rounded(),
-                input.full_in,
-            );
-            put(
-                &OUTPUT,
-                output.limit,
-                output.remaining_rounded(),
-                output.full_in,
-            );
-            let limit = input.limit.saturating_add(output.limit);
-            let remaining = input
-                .remaining_rounded()
-                .saturating_add(output.remaining_rounded());
-            put(&TOKENS, limit, remaining, input.full_in.max(output.full_in));
+            put(&INPUT, tokens(input));
+            put(&OUTPUT, tokens(output));
+            let sum = Reading {
+                limit: input.limit.saturating_add(output.limit),
+                full_in: input.full_in.max(output.full_in),
+                ..input
+            };
+            let remaining = [input, output].map(|reading| reading.remaining_rounded());
+            put(&TOKENS, (sum, remaining[0].saturating_add(remaining[1])));
         }
     }
-    if let Some(Gauges {
-        input_tokens,
-        output_tokens,
-        ..
-    }) = priority
-    {
-        let (input, output) = (input_tokens, output_tokens);
-        put(
-            &PRIORITY_INPUT,
-            input.limit,
-            input.remaining_rounded(),
-            input.full_in,
-        );
-        put(
-            &PRIORITY_OUTPUT,
-            output.limit,
-            output.remaining_rounded(),
-            output.full_in,
-        );
+    if let Some(priority) = snapshot.priority {
+        put(&PRIORITY_INPUT, tokens(priority.input_tokens));
+        put(&PRIORITY_OUTPUT, tokens(priority.output_tokens));
     }
 }
 
-/// The bucket with the smaller share of its limit left.
+/// Returns the bucket with the smaller remaining share of its limit.
 fn tightest(a: Reading, b: Reading) -> Reading {
     let share = |of: Reading, other: Reading| u128::from(of.remaining()) * u128::from(other.limit);
     if share(b, a) < share(a, b) { b } else { a }
 }
 
-fn insert(headers: &mut HeaderMap, names: &Names, limit: u64, remaining: u64, reset: HeaderValue) {
-    let [limit_name, remaining_name, reset_name] = &names.0;
-    headers.insert(limit_name, HeaderValue::from(limit));
-    headers.insert(remaining_name, HeaderValue::from(remaining));
-    headers.insert(reset_name, reset);
-}
-
-/// RFC 3339 in whole seconds: the second in which the bucket is full, rounded up so that it really is; the current
-/// second for one that is full already.
+/// Returns the time at which the bucket is full, as RFC 3339 in whole seconds. It is rounded up, so
+/// that the bucket is really full then, but not for a bucket that is already full.
 fn reset(wall: SystemTime, full_in: Duration) -> HeaderValue {
     let full = wall.checked_add(full_in).unwrap_or(wall);
     let since = full.duration_since(UNIX_EPOCH).unwrap_or_default();
     let up = u64::from(!full_in.is_zero() && since.subsec_nanos() > 0);
     let seconds = i64::try_from(since.as_secs() + up).unwrap_or(i64::MAX);
-    let stamp = jiff::Timestamp::from_second(seconds).unwrap_or(jiff::Timestamp::MAX);
-    HeaderValue::try_from(stamp.to_string())
+    let timestamp = jiff::Timestamp::from_second(seconds).unwrap_or(jiff::Timestamp::MAX);
+    HeaderValue::try_from(timestamp.to_string())
         .unwrap_or(HeaderValue::from_static("9999-12-30T22:00:00Z"))
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use super::reset;
+
+    #[test]
+    fn reset_is_rounded_up_unless_full_already() {
+        let cases = [
+            // Wall clock and time to full in milliseconds, second shown.
+            (1_500, 0, "1970-01-01T00:00:01Z"),
+            (1_500, 1, "1970-01-01T00:00:02Z"),
+            (1_500, 500, "1970-01-01T00:00:02Z"),
+            (1_500, 60_000, "1970-01-01T00:01:02Z"),
+            (1_000, 1_000, "1970-01-01T00:00:02Z"),
+        ];
+        for (wall, full_in, shown) in cases {
+            let wall = UNIX_EPOCH + Duration::from_millis(wall);
+            assert_eq!(reset(wall, Duration::from_millis(full_in)), shown);
+        }
+    }
+
+    #[test]
+    fn reset_in_the_far_future_is_a_valid_timestamp() {
+        let shown = reset(UNIX_EPOCH, Duration::from_nanos(u64::MAX));
+        assert!(shown.to_str().unwrap().ends_with('Z'));
+    }
+}

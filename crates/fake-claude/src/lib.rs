@@ -1,9 +1,12 @@
-//! A Claude API that enforces its limits and fails on script, in process or on a port, to test against.
+//! Fake server of the Claude API for tests. It enforces rate limits and fails on request, in
+//! process or on a port.
 //!
-//! **What it does.** [`FakeClaude`] answers `POST /v1/messages` (JSON and SSE), `POST /v1/messages/count_tokens`,
-//! `GET /v1/models` and `GET /v1/models/{id}`. It keeps token buckets per rate group and refuses what the API would
-//! refuse, with the API's headers and error bodies; it fails when told to ([`Fault`], [`Incident`]); it remembers every
-//! [`Attempt`]. Its accounting ([`model`]) shares no code with this project's limiter, so that each checks the other.
+//! **What it does.** [`FakeClaude`] answers `POST /v1/messages` (JSON and SSE), `POST
+//! /v1/messages/count_tokens`, `GET /v1/models` and `GET /v1/models/{id}`. It has token buckets per
+//! rate group and rejects requests like the API, with the API's headers and error bodies. Faults
+//! can be injected ([`Fault`]) or scheduled ([`Incident`]). Every request is logged as an
+//! [`Attempt`]. Its accounting ([`model`]) shares no code with this project's limiter, so that each
+//! checks the other.
 //!
 //! ```
 //! use bytes::Bytes;
@@ -17,7 +20,7 @@
 //!     .group_limits("sonnet-5.5", GroupLimits::new().with_requests_per_minute(50))
 //!     .output_tokens(12)
 //!     .build();
-//! // In process it is a tower service. `x-fake-*` headers shape one answer.
+//! // In process it is a tower service. `x-fake-*` headers configure one response.
 //! let request = || {
 //!     http::Request::post("/v1/messages")
 //!         .header("x-api-key", "any")
@@ -40,30 +43,32 @@
 //! # Ok(()) }
 //! ```
 //!
-//! **Headers that shape one request**, all optional: `x-fake-tag` (copied to the log), `x-fake-output-tokens` (length of
-//! the answer, cut by `max_tokens`), `x-fake-input-tokens` (the true size of the prompt), `x-fake-cache-read-tokens` and
-//! `x-fake-cache-creation-tokens` (parts of it; reads are free), `x-fake-estimate-tokens` (what the server believes at
-//! admission). Without them the prompt is measured by its bytes.
+//! **Request headers**, all optional: `x-fake-tag` (copied to the log), `x-fake-output-tokens`
+//! (length of the response, limited by `max_tokens`), `x-fake-input-tokens` (the actual size of the
+//! prompt), `x-fake-cache-read-tokens` and `x-fake-cache-creation-tokens` (parts of it, reads are
+//! free), `x-fake-estimate-tokens` (the server's estimate at admission). Without them the prompt is
+//! measured by its bytes.
 //!
-//! **Readiness, clones.** Always ready; clones and ports share everything. **Time** is tokio's: under a paused clock the
-//! buckets, `date` and incidents stand still with it. Default answers take no time at all.
-//! **Cancellation.** Dropping the future or the body ends the attempt: out of flight, `client_gone`, what was produced
-//! stays charged. **Streaming.** One frame is one event; output is charged when its event is taken.
+//! **Readiness, clones.** The service is always ready. Clones and ports share all state. **Time**
+//! is tokio's: a paused clock also stops the buckets, `date` and incidents. With the default
+//! settings a response takes no time. **Cancellation.** Dropping the future or the body ends the
+//! attempt with `client_gone`. Output that was produced stays charged. **Streaming.** One frame is
+//! one event. Output is charged when its event is polled.
 //!
-//! **What it is not.** It judges sizes, keys, fields and what each model takes of them, by a table of its own, not
-//! conversations: `messages` may be empty or hold anything. The list of models is one page. No batches, no files. What
-//! the API does not publish (ramp thresholds, concurrency, the cost of a refusal) is a setting, no claim about the API.
+//! **Limits.** The server checks sizes, keys, fields and the features of each model, by a table of
+//! its own. It does not check conversations: `messages` may be empty or have any content. The list
+//! of models is one page. Batches and files are missing. Unpublished facts of the API (ramp
+//! thresholds, concurrency, the cost of a rejection) are settings.
 #![forbid(unsafe_code)]
 
-mod answer;
 mod body;
-mod builder;
 mod check;
+mod config;
+mod decide;
 mod error;
 mod fake;
 mod fault;
 mod headers;
-mod judge;
 mod log;
 pub mod model;
 mod models;
@@ -77,11 +82,15 @@ mod state;
 mod validate;
 
 pub use body::FakeBody;
-pub use builder::{FakeClaudeBuilder, HeaderFamily, HeaderSnapshot, Platform};
+pub use config::{HeaderFamily, HeaderSnapshot, Platform};
 pub use error::FakeError;
-pub use fake::FakeClaude;
+pub use fake::{FakeClaude, FakeClaudeBuilder};
 pub use fault::{Fault, Incident};
 pub use log::{Attempt, Endpoint};
-pub use model::{Dimension, Gauges, GroupLimits, Ramp, Reading};
+pub use model::{Dimension, GaugeSet, GroupLimits, Ramp, Reading};
 pub use server::FakeServer;
 pub use service::ResponseFuture;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

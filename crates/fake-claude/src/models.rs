@@ -1,15 +1,15 @@
-//! The Models API, as far as the catalogue knows.
+//! The Models API, from the catalog.
 
 use serde_json::{Value, json};
 use tower_claude_wire::{Lifecycle, Model, ModelCatalog, Support};
 
-/// `GET /v1/models/{id}`.
+/// Returns the body of `GET /v1/models/{id}`.
 pub(crate) fn one(catalog: &ModelCatalog, id: &str) -> Option<String> {
     let model = catalog.lookup(id);
     model.known.then(|| info(&model).to_string())
 }
 
-/// `GET /v1/models`, everything on one page.
+/// Returns the body of `GET /v1/models`, with all models on one page.
 pub(crate) fn all(catalog: &ModelCatalog) -> String {
     let mut models: Vec<&Model> = catalog.models().collect();
     models.sort_by(|a, b| b.id.cmp(&a.id));

@@ -1,4 +1,4 @@
-//! Reading a request body, bounded.
+//! Reader of request bodies with a size limit.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -8,7 +8,7 @@ use http_body::Body;
 
 use crate::error::FakeError;
 
-/// The whole body; `None` when it is longer than `limit`.
+/// Reads the complete body. `None` if it is longer than `limit`.
 pub(crate) async fn read<B: Body>(body: B, limit: usize) -> Result<Option<Bytes>, FakeError> {
     let mut body = pin!(body);
     let mut first = Bytes::new();
@@ -29,7 +29,7 @@ pub(crate) async fn read<B: Body>(body: B, limit: usize) -> Result<Option<Bytes>
         {
             return Ok(None);
         }
-        // One frame is the usual case and is not copied.
+        // A single frame is the usual case, so it is not copied.
         if first.is_empty() {
             first = data.copy_to_bytes(length);
         } else {

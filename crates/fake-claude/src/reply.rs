@@ -1,4 +1,4 @@
-//! Error answers.
+//! Error responses.
 
 use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
@@ -7,12 +7,12 @@ use http::StatusCode;
 use tower_claude_wire::ApiError;
 
 use crate::fault::Fault;
-use crate::model::{Dimension, Gauges, Rejected};
+use crate::model::{Dimension, GaugeSet, Rejected};
 
 /// 529 has no name in the `http` crate.
 pub(crate) const OVERLOADED: u16 = 529;
 
-/// An answer that is an error.
+/// An error response.
 pub(crate) struct ErrorReply {
     pub(crate) status: StatusCode,
     pub(crate) kind: &'static str,
@@ -20,11 +20,11 @@ pub(crate) struct ErrorReply {
     pub(crate) message: Cow<'static, str>,
     pub(crate) retry_after: Option<Duration>,
     pub(crate) should_retry: Option<bool>,
-    /// The method that would have been right, of a 405.
+    /// The allowed method, of a 405.
     pub(crate) allow: Option<&'static str>,
-    /// Whether rate-limit headers go with it.
+    /// True if the response has rate-limit headers.
     pub(crate) rate_headers: bool,
-    /// A page of HTML instead of the API's own body.
+    /// True for a page of HTML instead of the API's own body.
     pub(crate) html: bool,
 }
 
@@ -41,7 +41,7 @@ impl ErrorReply {
             message: message.into(),
             retry_after: None,
             allow: None,
-            // The server says so for what a second try can help; plain 4xx carry no advice.
+            // The API sends it for errors that a retry can solve, and not for most 4xx.
             should_retry: (status == 429 || status >= 500).then_some(true),
             rate_headers: true,
             html: false,
@@ -64,8 +64,8 @@ impl ErrorReply {
         Self::new(500, "api_error", "Internal server error")
     }
 
-    /// What the limits refused.
-    pub(crate) fn rejected(rejected: &Rejected, gauges: &Gauges) -> Self {
+    /// Returns the error for a request that the limits rejected.
+    pub(crate) fn rejected(rejected: &Rejected, gauges: &GaugeSet) -> Self {
         let limit = match rejected.dimension {
             Dimension::Ramp => return Self::ramp(rejected.retry_after),
             Dimension::Concurrency => {
@@ -105,7 +105,7 @@ impl ErrorReply {
         }
     }
 
-    /// The answer a fault is, or `None` for a fault that is no answer of its own.
+    /// Returns the error for a fault before admission. `None` for any other fault, and for a reset.
     pub(crate) fn of_fault(fault: &Fault, wall: SystemTime) -> Option<Self> {
         Some(match fault {
             Fault::Overloaded => Self::overloaded(),
@@ -178,16 +178,16 @@ impl ErrorReply {
     }
 }
 
-/// First day of the month after `wall`, UTC.
+/// Returns the first day of the month after `wall`, in UTC.
 fn next_month(wall: SystemTime) -> String {
     let seconds = wall
         .duration_since(SystemTime::UNIX_EPOCH)
         .map_or(0, |since| since.as_secs());
-    let stamp = i64::try_from(seconds)
+    let timestamp = i64::try_from(seconds)
         .ok()
         .and_then(|seconds| jiff::Timestamp::from_second(seconds).ok())
         .unwrap_or(jiff::Timestamp::UNIX_EPOCH);
-    let today = jiff::tz::Offset::UTC.to_datetime(stamp).date();
+    let today = jiff::tz::Offset::UTC.to_datetime(timestamp).date();
     let (year, month) = if today.month() == 12 {
         (today.year() + 1, 1)
     } else {
@@ -197,4 +197,16 @@ fn next_month(wall: SystemTime) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use super::next_month;
+
+    #[test]
+    fn month_after_december_is_january() {
+        let day = |days: u64| next_month(UNIX_EPOCH + Duration::from_secs(86_400 * days));
+        assert_eq!(day(0), "1970-02-01");
+        assert_eq!(day(364), "1971-01-01");
+        assert_eq!(day(365), "1971-02-01");
+    }
+}

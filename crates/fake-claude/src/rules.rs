@@ -1,7 +1,8 @@
-//! What each model rejects. Written from the documentation (as of 2026-10-08, 5.2 models inferred from 5.1) and apart
-//! from the catalogue that the layers read, so that each checks the other.
+//! Request features that each model rejects, from the documentation as of 2026-10-08. 5.2 models
+//! are inferred from 5.1. The table is independent of the catalog that the layers use, so that each
+//! checks the other.
 
-/// When thinking can be turned off by one of the two words for it.
+/// Conditions under which one of the two thinking types without thinking is accepted.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Off {
     Never,
@@ -10,14 +11,14 @@ pub(crate) enum Off {
     Always,
 }
 
-/// Which sampling parameters are taken under API version 2023-06-01.
+/// Sampling parameters that are accepted under API version 2023-06-01.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sampling {
     /// `temperature` of 1, nothing else.
     DefaultOnly,
     /// `temperature` of 1 or `top_p` of 0.99, not both.
     DefaultEither,
-    /// Anything while thinking is off.
+    /// Any value while thinking is off.
     WithoutThinking,
 }
 
@@ -31,15 +32,15 @@ pub(crate) enum Forced {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Speed {
     Unknown,
-    /// Taken, and answered at the standard speed.
+    /// Accepted and ignored.
     Ignored,
     Fast,
 }
 
-pub(crate) struct Rules {
+pub(crate) struct RuleSet {
     pub(crate) context: u64,
     pub(crate) max_output: u64,
-    /// Whether it thinks unasked.
+    /// True if the model thinks without a `thinking` field.
     pub(crate) thinks: bool,
     pub(crate) adaptive: bool,
     pub(crate) enabled: bool,
@@ -47,7 +48,7 @@ pub(crate) struct Rules {
     pub(crate) disabled: Off,
     pub(crate) efforts: &'static [&'static str],
     pub(crate) forced: Forced,
-    /// Whether a conversation may end with the assistant while thinking is off.
+    /// True if a conversation may end with the assistant while thinking is off.
     pub(crate) prefill: bool,
     pub(crate) sampling: Sampling,
     pub(crate) speed: Speed,
@@ -55,7 +56,7 @@ pub(crate) struct Rules {
     pub(crate) system_turns: bool,
     pub(crate) turn_effort: bool,
     pub(crate) rejected_tools: &'static [&'static str],
-    /// Whether the server falls back from it to a list of models.
+    /// True if the server accepts a list of fallback models for it.
     pub(crate) fallback_list: bool,
 }
 
@@ -64,7 +65,7 @@ const NO_XHIGH: &[&str] = &["low", "medium", "high", "max"];
 const UP_TO_HIGH: &[&str] = &["low", "medium", "high"];
 
 /// Fable 5.1 and 5.2: always thinks, chooses its tools itself.
-const FABLE: Rules = Rules {
+const FABLE: RuleSet = RuleSet {
     context: 1_000_000,
     max_output: 128_000,
     thinks: true,
@@ -83,23 +84,23 @@ const FABLE: Rules = Rules {
     rejected_tools: &[],
     fallback_list: true,
 };
-const FABLE_5: Rules = Rules {
+const FABLE_5: RuleSet = RuleSet {
     forced: Forced::Always,
     turn_effort: false,
     ..FABLE
 };
-const OPUS_5_5: Rules = Rules {
+const OPUS_5_5: RuleSet = RuleSet {
     speed: Speed::Fast,
     rejected_tools: &["computer_20251124"],
     ..FABLE
 };
-const OPUS_5: Rules = Rules {
+const OPUS_5: RuleSet = RuleSet {
     disabled: Off::UpToHigh,
     forced: Forced::Always,
     speed: Speed::Fast,
     ..FABLE
 };
-const OPUS_4_8: Rules = Rules {
+const OPUS_4_8: RuleSet = RuleSet {
     thinks: false,
     disabled: Off::Always,
     forced: Forced::Always,
@@ -107,12 +108,12 @@ const OPUS_4_8: Rules = Rules {
     turn_effort: false,
     ..FABLE
 };
-const OPUS_4_7: Rules = Rules {
+const OPUS_4_7: RuleSet = RuleSet {
     speed: Speed::Unknown,
     system_turns: false,
     ..OPUS_4_8
 };
-const OPUS_4_6: Rules = Rules {
+const OPUS_4_6: RuleSet = RuleSet {
     enabled: true,
     efforts: NO_XHIGH,
     forced: Forced::NotWithEnabled,
@@ -120,22 +121,22 @@ const OPUS_4_6: Rules = Rules {
     speed: Speed::Ignored,
     ..OPUS_4_7
 };
-const SONNET_5_5: Rules = Rules {
+const SONNET_5_5: RuleSet = RuleSet {
     between_tools: Off::UpToHigh,
     ..FABLE
 };
-const SONNET_5: Rules = Rules {
+const SONNET_5: RuleSet = RuleSet {
     disabled: Off::Always,
     forced: Forced::Always,
     system_turns: false,
     turn_effort: false,
     ..FABLE
 };
-const SONNET_4_6: Rules = Rules {
+const SONNET_4_6: RuleSet = RuleSet {
     speed: Speed::Unknown,
     ..OPUS_4_6
 };
-const HAIKU_5_5: Rules = Rules {
+const HAIKU_5_5: RuleSet = RuleSet {
     disabled: Off::UpToHigh,
     forced: Forced::Always,
     sampling: Sampling::DefaultEither,
@@ -143,7 +144,7 @@ const HAIKU_5_5: Rules = Rules {
     ..FABLE
 };
 /// Sonnet and Haiku 4.5.
-const GENERATION_4_5: Rules = Rules {
+const GENERATION_4_5: RuleSet = RuleSet {
     context: 200_000,
     max_output: 64_000,
     adaptive: false,
@@ -152,13 +153,13 @@ const GENERATION_4_5: Rules = Rules {
     geo: false,
     ..SONNET_4_6
 };
-const OPUS_4_5: Rules = Rules {
+const OPUS_4_5: RuleSet = RuleSet {
     efforts: UP_TO_HIGH,
     ..GENERATION_4_5
 };
 
-/// The rules of a model by its plain id; `None` for one that this table does not list.
-pub(crate) fn of(id: &str) -> Option<&'static Rules> {
+/// Returns the rules of a model by its plain id. `None` for a model that is not listed.
+pub(crate) fn of(id: &str) -> Option<&'static RuleSet> {
     Some(match id {
         "claude-fable-5-2" | "claude-fable-5-1" | "claude-mythos-5-2" | "claude-mythos-5-1" => {
             &FABLE
@@ -179,7 +180,8 @@ pub(crate) fn of(id: &str) -> Option<&'static Rules> {
     })
 }
 
-/// Whether the model was served once: everything up to Opus 4.1, Sonnet 4 and Haiku 3.5, and Mythos Preview.
+/// Returns true for a retired model: all models up to Opus 4.1, Sonnet 4 and Haiku 3.5, and Mythos
+/// Preview.
 pub(crate) fn is_retired(id: &str) -> bool {
     let Some(id) = id.strip_prefix("claude-") else {
         return false;

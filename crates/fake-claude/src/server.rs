@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -15,12 +16,12 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
-use tower_service::Service as _;
+use tower_service::Service;
 
+use crate::body::FakeBody;
 use crate::error::FakeError;
-use crate::fake::FakeClaude;
 
-/// A [`FakeClaude`] listening on a port. Dropping it closes the port and every connection.
+/// A server on a port. Dropping it closes the port and every connection.
 #[derive(Debug)]
 #[must_use = "dropping the server stops it"]
 pub struct FakeServer {
@@ -29,22 +30,29 @@ pub struct FakeServer {
 }
 
 impl FakeServer {
-    pub(crate) async fn bind(fake: FakeClaude, addr: SocketAddr) -> io::Result<Self> {
+    pub(crate) async fn bind<S>(service: S, addr: SocketAddr) -> io::Result<Self>
+    where
+        S: Service<Request<Incoming>, Response = Response<FakeBody>, Error = FakeError>
+            + Clone
+            + Send
+            + 'static,
+        S::Future: Send,
+    {
         let listener = TcpListener::bind(addr).await?;
         let addr = listener.local_addr()?;
         Ok(Self {
             addr,
-            task: tokio::spawn(accept(listener, fake)),
+            task: tokio::spawn(accept(listener, service)),
         })
     }
 
-    /// Where it listens.
+    /// Returns the address of the port.
     #[must_use]
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// Its base URL, `http://127.0.0.1:port`, without a slash at the end.
+    /// Returns the base URL, `http://127.0.0.1:port`, without a slash at the end.
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}", self.addr)
@@ -53,7 +61,7 @@ impl FakeServer {
     /// Closes the port and every connection, and waits until they are closed.
     pub async fn shutdown(mut self) {
         self.task.abort();
-        // The only error there can be is the one just asked for.
+        // The only possible error is the cancellation.
         let _ = (&mut self.task).await;
     }
 }
@@ -64,20 +72,27 @@ impl Drop for FakeServer {
     }
 }
 
-/// How long the port rests after it could not take a connection.
+/// Pause after a failed accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
-/// Owns the connections: when it is dropped, so are they.
-async fn accept(listener: TcpListener, fake: FakeClaude) {
+/// Accepts connections and owns them, so that dropping this future closes them.
+async fn accept<S>(listener: TcpListener, service: S)
+where
+    S: Service<Request<Incoming>, Response = Response<FakeBody>, Error = FakeError>
+        + Clone
+        + Send
+        + 'static,
+    S::Future: Send,
+{
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    connections.spawn(serve(stream, fake.clone()));
+                    connections.spawn(serve(stream, service.clone()));
                 }
-                // Out of descriptors, or a caller that left before we looked: the next one may do better. Not at once:
-                // the connections that hold the descriptors need the processor to end.
+                // The process has no free descriptor, or the client has closed the connection. The
+                // pause gives the open connections time to end.
                 Err(error) => {
                     tracing::debug!(%error, "accept failed");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -88,16 +103,23 @@ async fn accept(listener: TcpListener, fake: FakeClaude) {
     }
 }
 
-async fn serve(stream: TcpStream, fake: FakeClaude) {
-    // Events are small; without this they wait for one another's acknowledgement.
+async fn serve<S>(stream: TcpStream, service: S)
+where
+    S: Service<Request<Incoming>, Response = Response<FakeBody>, Error = FakeError>
+        + Clone
+        + Send
+        + 'static,
+    S::Future: Send,
+{
+    // Events are small. With Nagle's algorithm each would wait for the previous acknowledgement.
     let _ = stream.set_nodelay(true);
     let reset = Arc::new(AtomicBool::new(false));
     let connection = Connection {
         stream,
         reset: Arc::clone(&reset),
     };
-    let service = service_fn(move |request: http::Request<Incoming>| {
-        let answer = fake.clone().call(request);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let answer = service.clone().call(request);
         let reset = Arc::clone(&reset);
         async move {
             let answer = answer.await;
@@ -107,13 +129,13 @@ async fn serve(stream: TcpStream, fake: FakeClaude) {
             answer
         }
     });
-    // An error is either one we asked for or a client that left; both are in the log.
+    // An error is either injected or a client that left. Both are in the log.
     let _ = http1::Builder::new()
         .serve_connection(TokioIo::new(connection), service)
         .await;
 }
 
-/// A socket that can be made to end in a reset.
+/// A socket that can end with a reset.
 struct Connection {
     stream: TcpStream,
     reset: Arc<AtomicBool>,

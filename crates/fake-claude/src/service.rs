@@ -1,29 +1,33 @@
-//! The server as a tower service.
+//! The server as a tower service, and the responses.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-use http::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::{Request, Response, StatusCode};
 use http_body::Body;
+use tokio::time::{Instant, sleep_until};
 use tower_service::Service;
 
-use crate::answer::answer;
-use crate::body::FakeBody;
+use crate::body::{Answer, FAR, FakeBody, Pace};
+use crate::config::HeaderSnapshot;
+use crate::decide::{Decision, decide, snapshot};
 use crate::error::FakeError;
 use crate::fake::FakeClaude;
+use crate::fault::Fault;
 use crate::headers::{self, Snapshot};
-use crate::judge::{self, Verdict};
 use crate::log::Endpoint;
 use crate::models;
 use crate::read::read;
 use crate::reply::ErrorReply;
-use crate::state::Shared;
+use crate::sse::Message;
+use crate::state::{AttemptEnd, InFlightAttempt, Shared};
 use crate::validate::{self, Call, MAX_BODY};
 
-/// An answer being made.
+/// Future of a response.
 pub type ResponseFuture =
     Pin<Box<dyn Future<Output = Result<Response<FakeBody>, FakeError>> + Send>>;
 
@@ -57,18 +61,18 @@ async fn exchange(
     call: &Call,
     problem: Option<ErrorReply>,
 ) -> Result<Response<FakeBody>, FakeError> {
-    let (index, verdict) = judge::judge(shared, call, problem);
-    match verdict {
-        Verdict::Reset => Err(FakeError::Reset),
-        Verdict::Refuse(reply, levels) => Ok(refuse(shared, call, index, &reply, levels.as_ref())),
-        Verdict::Serve(levels) => Ok(serve(shared, call, index, levels.as_ref())),
-        Verdict::Answer(ticket, fault, levels) => {
-            Ok(answer(shared, call, ticket, fault, levels).await)
+    let (index, decision) = decide(shared, call, problem);
+    match decision {
+        Decision::Reset => Err(FakeError::Reset),
+        Decision::Refuse(reply, levels) => Ok(refuse(shared, call, index, &reply, levels.as_ref())),
+        Decision::Serve(levels) => Ok(serve(shared, call, index, levels.as_ref())),
+        Decision::Answer(attempt, fault, levels) => {
+            Ok(answer(shared, call, attempt, fault, levels).await)
         }
     }
 }
 
-/// Answers that cost nothing more: `count_tokens` and the Models API.
+/// Builds a response that costs nothing more: `count_tokens` and the Models API.
 fn serve(
     shared: &Shared,
     call: &Call,
@@ -103,7 +107,7 @@ fn serve(
     )
 }
 
-pub(crate) fn refuse(
+fn refuse(
     shared: &Shared,
     call: &Call,
     index: usize,
@@ -135,7 +139,7 @@ pub(crate) fn refuse(
     response
 }
 
-pub(crate) fn head(
+fn head(
     shared: &Shared,
     call: &Call,
     index: usize,
@@ -165,4 +169,122 @@ pub(crate) fn head(
 
 fn request_id(index: usize) -> String {
     format!("req_011Fake{index:017}")
+}
+
+/// Interval at which the output of a JSON response is charged.
+const STEP: Duration = Duration::from_millis(250);
+
+/// Builds a message, as JSON or as a stream.
+async fn answer(
+    shared: &Shared,
+    call: &Call,
+    mut attempt: InFlightAttempt,
+    mut fault: Option<Fault>,
+    levels: Option<Snapshot>,
+) -> Response<FakeBody> {
+    let index = attempt.index;
+    if let Some(Fault::SlowHead(time)) = fault {
+        sleep_until(Instant::now() + time.min(FAR)).await;
+        fault = None;
+    }
+    let config = &shared.config;
+    let pace = Pace {
+        first: config.time_to_first_token,
+        per_second: config.tokens_per_second,
+    };
+    let origin = Instant::now();
+    let mut tokens = call.output.min(call.max_tokens);
+    let mut stop_reason = if call.output > call.max_tokens {
+        "max_tokens"
+    } else {
+        "end_turn"
+    };
+    if call.max_tokens == 0 {
+        stop_reason = "max_tokens";
+    }
+    if let Some(Fault::Refusal { after_tokens }) = fault {
+        (tokens, stop_reason, fault) = (tokens.min(after_tokens), "refusal", None);
+    }
+    let error = if call.stream {
+        None
+    } else {
+        produce(&attempt, fault.as_ref(), pace, origin, tokens).await
+    };
+    let levels = match config.snapshot {
+        HeaderSnapshot::Admission => levels,
+        HeaderSnapshot::Response => snapshot(&mut shared.lock(), call, shared.now()),
+    };
+    if let Some(reply) = error {
+        attempt.error(Some(reply.status.as_u16()), reply.kind);
+        attempt.end(AttemptEnd::Broken);
+        return refuse(shared, call, index, &reply, levels.as_ref());
+    }
+    attempt.head();
+    let message = Message {
+        id: format!("msg_01Fake{index:018}"),
+        model_json: serde_json::Value::from(&*call.model).to_string(),
+        input: call.input - call.cache_read - call.cache_creation,
+        cache_creation: call.cache_creation,
+        cache_read: call.cache_read,
+        speed: if call.fast { "fast" } else { "standard" },
+    };
+    let per_event = config.tokens_per_event;
+    let answer = Answer {
+        attempt,
+        message,
+        tokens,
+        stop_reason,
+        fault,
+        pace,
+        per_event,
+        origin,
+    };
+    let (kind, body) = if call.stream {
+        ("text/event-stream; charset=utf-8", FakeBody::sse(answer))
+    } else {
+        ("application/json", FakeBody::json(answer))
+    };
+    let mut response = head(
+        shared,
+        call,
+        index,
+        StatusCode::OK,
+        kind,
+        levels.as_ref(),
+        body,
+    );
+    if call.stream {
+        response
+            .headers_mut()
+            .insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    }
+    response
+}
+
+/// Waits for the output of a JSON response and charges it. Returns the error with which the fault
+/// ends it.
+async fn produce(
+    attempt: &InFlightAttempt,
+    fault: Option<&Fault>,
+    pace: Pace,
+    origin: Instant,
+    tokens: u64,
+) -> Option<ErrorReply> {
+    let (tokens, reply) = match fault {
+        Some(Fault::ErrorBeforeContent) => return Some(ErrorReply::overloaded()),
+        Some(Fault::ErrorMidStream { after_tokens }) => {
+            (tokens.min(*after_tokens), Some(ErrorReply::server_error()))
+        }
+        _ => (tokens, None),
+    };
+    let end = origin + pace.time_of(tokens);
+    let mut made = 0;
+    while Instant::now() < end {
+        sleep_until(end.min(Instant::now() + STEP)).await;
+        let now = pace.made(origin.elapsed(), tokens);
+        attempt.produce(now - made);
+        made = now;
+    }
+    attempt.produce(tokens - made);
+    reply
 }

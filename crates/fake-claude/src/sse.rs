@@ -1,15 +1,15 @@
-//! The texts of answers: stream events and the JSON message.
+//! The text of responses: stream events and the JSON message.
 
 use std::fmt::Write as _;
 
 use bytes::Bytes;
 use tower_claude_wire::ApiError;
 
-/// What an answer says about itself.
+/// Facts of a response that its text contains.
 #[derive(Clone)]
 pub(crate) struct Message {
     pub(crate) id: String,
-    /// The model as a JSON string, quotes and all.
+    /// The model as a JSON string with its quotes.
     pub(crate) model_json: String,
     pub(crate) input: u64,
     pub(crate) cache_creation: u64,
@@ -17,7 +17,7 @@ pub(crate) struct Message {
     pub(crate) speed: &'static str,
 }
 
-/// One token each; the words carry no meaning.
+/// Words of one token each.
 const WORDS: [&str; 16] = [
     "the", " river", " runs", " down", " to", " a", " quiet", " lake", " and", " rests", " there",
     " until", " morning", " comes", " again", ".",
@@ -40,7 +40,7 @@ impl Message {
         out.into()
     }
 
-    /// `message_delta` with the usage so far.
+    /// Returns `message_delta` with the usage so far.
     pub(crate) fn delta(&self, stop_reason: &str, output: u64) -> Bytes {
         let mut out = String::with_capacity(384);
         out.push_str(
@@ -58,7 +58,7 @@ impl Message {
         out.into()
     }
 
-    /// The whole message as JSON.
+    /// Returns the complete message as JSON.
     pub(crate) fn whole(&self, stop_reason: &str, output: u64) -> Bytes {
         let mut out =
             String::with_capacity(640 + 8 * usize::try_from(output).unwrap_or(0).min(1 << 20));
@@ -94,7 +94,7 @@ impl Message {
     }
 }
 
-/// `count` tokens of text in a `content_block_delta`, the first being token `from`.
+/// Returns a `content_block_delta` with `count` tokens of text, from token `from` on.
 pub(crate) fn text_delta(from: u64, count: u64) -> Bytes {
     let mut out = String::with_capacity(120 + 8 * usize::try_from(count).unwrap_or(0).min(1 << 20));
     out.push_str(
@@ -127,7 +127,7 @@ pub(crate) fn message_stop() -> Bytes {
     Bytes::from_static(b"event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n")
 }
 
-/// An `error` event. Errors inside a stream carry no request id: the head had it.
+/// Returns an `error` event. It has no request id, because the response head has it.
 pub(crate) fn error(kind: &str, message: &str) -> Bytes {
     format!(
         "event: error\ndata: {}\n\n",

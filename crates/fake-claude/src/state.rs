@@ -1,4 +1,4 @@
-//! What all clones of one server share, behind one lock.
+//! State that all clones of one server share, behind one lock.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::builder::Config;
+use crate::config::Config;
 use crate::fault::Fault;
 use crate::log::Attempt;
 use crate::model::{Accounting, AdmissionId};
@@ -17,7 +17,7 @@ pub(crate) struct Shared {
     start: Instant,
     wall: SystemTime,
     state: Mutex<State>,
-    /// Woken after every change of the log.
+    /// Notified after every change of the log.
     pub(crate) changed: Notify,
 }
 
@@ -29,7 +29,7 @@ pub(crate) struct State {
     pub(crate) rng: fastrand::Rng,
 }
 
-/// One instant: nanoseconds since the start, for the accounts, and the wall clock that goes with it.
+/// A point in time: nanoseconds since the start, for the accounting, and the wall clock.
 #[derive(Clone, Copy)]
 pub(crate) struct Now {
     pub(crate) nanos: u64,
@@ -53,7 +53,8 @@ impl Shared {
         }
     }
 
-    /// The wall clock moves with tokio's clock, so that a paused clock pauses `date` too.
+    /// Returns the current time. The wall clock follows tokio's clock, so that a paused clock
+    /// pauses `date` too.
     pub(crate) fn now(&self) -> Now {
         let elapsed = self.start.elapsed();
         Now {
@@ -63,13 +64,14 @@ impl Shared {
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic in a caller's predicate leaves the state whole: nothing is changed while one runs.
+        // A panic in a caller's predicate cannot leave a partial change, since nothing is changed
+        // meanwhile.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl State {
-    /// Appends an attempt and says where it is.
+    /// Appends an attempt and returns its index.
     pub(crate) fn record(&mut self, mut attempt: Attempt) -> usize {
         let index = self.log.len();
         attempt.seq = index as u64;
@@ -78,19 +80,20 @@ impl State {
     }
 }
 
-/// How an admitted request ended.
+/// End of an admitted request.
 #[derive(Clone, Copy)]
-pub(crate) enum Ending {
-    /// A whole successful answer was made.
+pub(crate) enum AttemptEnd {
+    /// The successful response was complete.
     Complete,
-    /// The server broke off, or answered with an error after all.
+    /// The server broke off the response, or ended it with an error.
     Broken,
     /// The caller dropped the future or the body.
     ClientGone,
 }
 
-/// An admitted request. Dropping it ends the attempt: whoever holds it last was left by the caller.
-pub(crate) struct Ticket {
+/// An admitted request. Dropping it ends the attempt, because only the caller can drop it before
+/// its end.
+pub(crate) struct InFlightAttempt {
     pub(crate) shared: Arc<Shared>,
     pub(crate) index: usize,
     pub(crate) id: AdmissionId,
@@ -98,58 +101,58 @@ pub(crate) struct Ticket {
     pub(crate) ended: bool,
 }
 
-impl Ticket {
-    /// Charges output just made.
+impl InFlightAttempt {
+    /// Charges output that was just produced.
     pub(crate) fn produce(&self, tokens: u64) {
         if tokens > 0 && !self.ended {
-            self.update(|ticket, state, now| {
-                state.accounting.produce(now, ticket.id, tokens);
-                if let (Some(pool), Some(id)) = (&mut state.priority, ticket.priority) {
+            self.update(|this, state, now| {
+                state.accounting.produce(now, this.id, tokens);
+                if let (Some(pool), Some(id)) = (&mut state.priority, this.priority) {
                     pool.produce(now, id, tokens);
                 }
-                state.log[ticket.index].charged_output += tokens;
+                state.log[this.index].charged_output += tokens;
             });
         }
     }
 
-    /// Notes that a successful head goes out.
+    /// Records that a successful head is sent.
     pub(crate) fn head(&self) {
-        self.update(|ticket, state, _| state.log[ticket.index].status = 200);
+        self.update(|this, state, _| state.log[this.index].status = 200);
     }
 
-    /// Notes that content went out.
+    /// Records that content is sent.
     pub(crate) fn content(&self) {
-        self.update(|ticket, state, _| state.log[ticket.index].content_sent = true);
+        self.update(|this, state, _| state.log[this.index].content_sent = true);
     }
 
-    /// Notes an error that the answer ends with; the status too where the head is not made yet.
+    /// Records an error at the end of the response, and its status if the head is not sent yet.
     pub(crate) fn error(&self, status: Option<u16>, kind: &'static str) {
-        self.update(|ticket, state, _| {
-            let attempt = &mut state.log[ticket.index];
+        self.update(|this, state, _| {
+            let attempt = &mut state.log[this.index];
             attempt.error_type = Some(kind);
             attempt.status = status.unwrap_or(attempt.status);
         });
     }
 
-    /// Ends the attempt; only the first ending counts.
-    pub(crate) fn end(&mut self, ending: Ending) {
+    /// Ends the attempt. Further calls do nothing.
+    pub(crate) fn end(&mut self, ending: AttemptEnd) {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
-        self.update(|ticket, state, now| {
-            state.accounting.finish(now, ticket.id);
-            if let (Some(pool), Some(id)) = (&mut state.priority, ticket.priority) {
+        self.update(|this, state, now| {
+            state.accounting.finish(now, this.id);
+            if let (Some(pool), Some(id)) = (&mut state.priority, this.priority) {
                 pool.finish(now, id);
             }
-            let attempt = &mut state.log[ticket.index];
+            let attempt = &mut state.log[this.index];
             attempt.finished_at = Some(Duration::from_nanos(now));
             match ending {
-                Ending::Complete => {
+                AttemptEnd::Complete => {
                     attempt.completed = true;
                     attempt.content_sent = true;
                 }
-                Ending::Broken => attempt.broken_after_content = attempt.content_sent,
-                Ending::ClientGone => attempt.client_gone = true,
+                AttemptEnd::Broken => attempt.broken_after_content = attempt.content_sent,
+                AttemptEnd::ClientGone => attempt.client_gone = true,
             }
         });
     }
@@ -162,8 +165,8 @@ impl Ticket {
     }
 }
 
-impl Drop for Ticket {
+impl Drop for InFlightAttempt {
     fn drop(&mut self) {
-        self.end(Ending::ClientGone);
+        self.end(AttemptEnd::ClientGone);
     }
 }

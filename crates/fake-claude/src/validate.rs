@@ -1,4 +1,4 @@
-//! Reading a request as the API would, up to the first thing wrong with it.
+//! Validation of a request like the API does it, up to the first error.
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -7,8 +7,8 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, Method, request};
 use tower_claude_wire::{Model, Peek};
 
-use crate::builder::{COUNT_TOKENS, Config, FAST_SUFFIX};
 use crate::check::Body;
+use crate::config::{COUNT_TOKENS, Config, FAST_SUFFIX};
 use crate::log::Endpoint;
 use crate::reply::ErrorReply;
 use crate::rules;
@@ -16,11 +16,11 @@ use crate::rules;
 /// The API's own limit on request bodies.
 pub(crate) const MAX_BODY: usize = 32 * 1024 * 1024;
 
-/// A request as far as the server understands it.
+/// Facts of a request.
 #[derive(Default)]
 pub(crate) struct Call {
     pub(crate) endpoint: Endpoint,
-    /// What follows `/v1/models/`, if anything.
+    /// The part of the path after `/v1/models/`.
     pub(crate) model_path: Option<String>,
     pub(crate) tag: Option<Arc<str>>,
     pub(crate) retry_count: Option<u32>,
@@ -29,20 +29,21 @@ pub(crate) struct Call {
     pub(crate) stream: bool,
     pub(crate) fast: bool,
     pub(crate) max_tokens: u64,
-    /// Tokens the prompt seems to have, by its bytes.
+    /// Estimated tokens of the prompt, by its bytes.
     pub(crate) estimate: u64,
-    /// Tokens it has.
+    /// Actual tokens of the prompt.
     pub(crate) input: u64,
     /// Part of `input`.
     pub(crate) cache_read: u64,
     /// Part of `input`.
     pub(crate) cache_creation: u64,
-    /// Tokens the answer would have, were `max_tokens` not there.
+    /// Tokens of the response without the limit of `max_tokens`.
     pub(crate) output: u64,
     pub(crate) authenticated: bool,
 }
 
-/// The request, and the error it deserves if it does. `body` is `None` when it was too large to read.
+/// Returns the facts of the request, and an error if it is invalid. `body` is `None` if it was too
+/// large.
 pub(crate) fn read(
     config: &Config,
     parts: &request::Parts,
@@ -68,14 +69,14 @@ fn check(
     call: &mut Call,
 ) -> Result<(), ErrorReply> {
     let Some(body) = body else {
-        // A CDN in front of the API answers this, so nothing further was looked at.
+        // The CDN in front of the API sends this error, so nothing else is checked.
         let message = "Request exceeds the maximum allowed number of bytes.";
         return Err(ErrorReply {
             rate_headers: false,
             ..ErrorReply::new(413, "request_too_large", message)
         });
     };
-    // The model first, so that even a refused attempt is logged with what it was for.
+    // The model first, so that a rejected attempt is logged with its model.
     let peek = if parts.method == Method::POST {
         Peek::parse(body)
     } else {
@@ -182,7 +183,7 @@ fn authenticate(config: &Config, headers: &HeaderMap) -> Result<(), ErrorReply> 
     })
 }
 
-/// Sizes of prompt and answer, from the body and from the headers that replace them.
+/// Sets the sizes of prompt and response, from the body and from the headers that override them.
 fn prompt(config: &Config, parts: &request::Parts, peek: &Peek, call: &mut Call) {
     let headers = &parts.headers;
     call.stream = peek.stream();
@@ -202,12 +203,12 @@ fn prompt(config: &Config, parts: &request::Parts, peek: &Peek, call: &mut Call)
     call.output = number(headers, "x-fake-output-tokens").unwrap_or(config.output_tokens);
 }
 
-/// Sizes, and whether this model takes what the body asks.
+/// Checks the sizes and the features that the body uses.
 fn accepts(model: &Model, body: &Body<'_>, call: &Call) -> Result<(), ErrorReply> {
     let invalid = |message: String| Err(ErrorReply::invalid(message));
     let (name, max_tokens) = (&call.model, call.max_tokens);
     let rules = rules::of(&model.id);
-    // The catalogue tells the sizes of models that the table does not list.
+    // The catalog has the sizes of models that the table does not list.
     let (max_output, context) = rules.map_or((model.max_output, model.context), |rules| {
         (rules.max_output, rules.context)
     });

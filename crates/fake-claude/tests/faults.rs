@@ -42,7 +42,7 @@ async fn events(fake: &FakeClaude) -> Vec<String> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn answers_in_front_of_the_limits() {
+async fn fault_before_admission_has_its_documented_response() {
     let wait = Duration::from_millis(2_500);
     let cases = [
         (
@@ -143,7 +143,7 @@ async fn answers_in_front_of_the_limits() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn own_spend_limit_has_its_known_text_and_html_is_no_json() {
+async fn own_spend_limit_has_its_message_and_html_is_not_json() {
     let fake = fake();
     fake.inject(Fault::OwnSpendLimit);
     let (_, _, body) = send(&fake, false).await;
@@ -157,7 +157,7 @@ async fn own_spend_limit_has_its_known_text_and_html_is_no_json() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn reset_is_an_error_that_looks_like_one() {
+async fn reset_is_an_error_with_io_source() {
     let fake = fake();
     fake.inject_times(Fault::Reset, 2);
     for _ in 0..2 {
@@ -179,7 +179,7 @@ async fn reset_is_an_error_that_looks_like_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn slow_head_is_late_and_whole() {
+async fn slow_head_delays_the_response() {
     let fake = fake();
     fake.inject(Fault::SlowHead(30 * SECOND));
     let (status, _, body) = send(&fake, false).await;
@@ -194,7 +194,7 @@ async fn slow_head_is_late_and_whole() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn error_before_content() {
+async fn error_before_content_ends_the_response() {
     let fake = fake();
     fake.inject_times(Fault::ErrorBeforeContent, 2);
     assert_eq!(events(&fake).await, ["message_start", "ping", "error"]);
@@ -214,7 +214,7 @@ async fn error_before_content() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn error_mid_stream() {
+async fn error_mid_stream_ends_the_stream() {
     let fake = fake();
     fake.inject_times(Fault::ErrorMidStream { after_tokens: 5 }, 2);
     let names = [
@@ -242,7 +242,7 @@ async fn error_mid_stream() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn truncated_ends_cleanly_without_the_end() {
+async fn truncated_body_ends_without_message_stop() {
     let fake = fake();
     fake.inject_times(Fault::Truncated { after_tokens: 0 }, 2);
     assert_eq!(
@@ -268,7 +268,7 @@ async fn truncated_ends_cleanly_without_the_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn cut_is_an_error_of_the_body() {
+async fn cut_body_ends_with_an_error() {
     let fake = fake();
     fake.inject_times(Fault::Cut { after_tokens: 4 }, 2);
     let names = [
@@ -289,7 +289,7 @@ async fn cut_is_an_error_of_the_body() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn stall_is_silence_and_then_the_rest() {
+async fn stalled_body_continues_after_the_stall() {
     let fake = fake();
     let stall = Fault::Stall {
         after_tokens: 8,
@@ -322,7 +322,7 @@ async fn stall_is_silence_and_then_the_rest() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_a_stall_the_pace_is_the_old_one() {
+async fn pace_after_a_stall_is_unchanged() {
     let fake = FakeClaude::builder()
         .tokens_per_second(1.0)
         .tokens_per_event(1)
@@ -339,7 +339,7 @@ async fn after_a_stall_the_pace_is_the_old_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn refusal_is_a_success_that_says_no() {
+async fn refusal_is_a_success_with_stop_reason_refusal() {
     let fake = fake();
     fake.inject(Fault::Refusal { after_tokens: 0 });
     let (status, _, body) = send(&fake, false).await;
@@ -358,7 +358,7 @@ async fn refusal_is_a_success_that_says_no() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fault_of_the_answer_waits_for_an_answer() {
+async fn fault_of_admitted_requests_waits_for_an_admission() {
     let fake = fake();
     fake.inject(Fault::Truncated { after_tokens: 0 });
     let wrong = messages().body(common::full("{}")).unwrap();
@@ -369,7 +369,7 @@ async fn a_fault_of_the_answer_waits_for_an_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn incidents_hit_whom_they_should_while_they_last() {
+async fn incident_applies_to_matching_requests_in_its_window() {
     let fake = FakeClaude::builder()
         .incident(
             Incident::new(
@@ -409,7 +409,7 @@ async fn incidents_hit_whom_they_should_while_they_last() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn incidents_spare_what_is_no_message() {
+async fn incident_does_not_apply_to_other_endpoints() {
     let fake = FakeClaude::builder()
         .incident(Incident::new(
             Duration::ZERO,
@@ -424,7 +424,8 @@ async fn incidents_spare_what_is_no_message() {
         let request = request.body(text(false)).unwrap();
         assert_eq!(fake.clone().oneshot(request).await.unwrap().status(), 200);
     }
-    // An injected fault is for whoever comes next, even without a key; the limits are no business of such a caller.
+    // An injected fault applies to any next request, even without a key. Its response has no
+    // rate-limit headers.
     fake.inject(Fault::Overloaded);
     let request = http::Request::post("/v1/messages").body(text(false));
     let response = fake.clone().oneshot(request.unwrap()).await.unwrap();
@@ -433,7 +434,7 @@ async fn incidents_spare_what_is_no_message() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn wait_for_sees_what_happens_meanwhile() {
+async fn wait_for_returns_after_a_change_of_the_log() {
     let fake = fake();
     let watcher = tokio::spawn({
         let fake = fake.clone();

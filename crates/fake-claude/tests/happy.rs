@@ -14,7 +14,7 @@ use tower_claude_fake_claude::{
 use tower_claude_wire::{Peek, RateLimits, SseScanner, Usage};
 
 #[tokio::test(start_paused = true)]
-async fn json_answer_has_usage_headers_and_a_log_entry() {
+async fn json_response_has_usage_headers_and_log_entry() {
     let fake = fake();
     let request = messages()
         .header("x-fake-tag", "a-1")
@@ -69,7 +69,7 @@ async fn json_answer_has_usage_headers_and_a_log_entry() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn stream_has_the_documented_order_one_event_a_frame() {
+async fn stream_has_the_documented_events_in_one_frame_each() {
     let fake = fake();
     let request = messages()
         .header("x-fake-output-tokens", "10")
@@ -109,7 +109,7 @@ async fn stream_has_the_documented_order_one_event_a_frame() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn tokens_come_at_their_rate_and_are_charged_as_they_come() {
+async fn tokens_are_produced_and_charged_at_their_rate() {
     let fake = FakeClaude::builder()
         .time_to_first_token(Duration::from_secs(2))
         .tokens_per_second(10.0)
@@ -146,7 +146,7 @@ async fn tokens_come_at_their_rate_and_are_charged_as_they_come() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn max_tokens_cuts_the_answer() {
+async fn max_tokens_limits_the_response() {
     let fake = fake();
     let request = messages()
         .header("x-fake-output-tokens", "5000")
@@ -160,7 +160,7 @@ async fn max_tokens_cuts_the_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn snapshot_at_response_shows_the_corrected_level() {
+async fn snapshot_at_response_has_the_corrected_level() {
     for (snapshot, shown) in [
         (HeaderSnapshot::Admission, 1_900_000),
         (HeaderSnapshot::Response, 1_990_000),
@@ -178,7 +178,7 @@ async fn snapshot_at_response_shows_the_corrected_level() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn header_families() {
+async fn header_family_selects_the_headers() {
     let families = [HeaderFamily::RequestsAndTokensOnly, HeaderFamily::None];
     for family in families {
         let fake = FakeClaude::builder().header_family(family).build();
@@ -198,7 +198,7 @@ async fn header_families() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn reset_is_when_the_bucket_is_full_and_never_earlier() {
+async fn reset_is_not_before_the_bucket_is_full() {
     let limits = GroupLimits::new().with_requests_per_minute(60);
     let fake = FakeClaude::builder().limits(limits).build();
     for _ in 0..10 {
@@ -216,7 +216,7 @@ async fn reset_is_when_the_bucket_is_full_and_never_earlier() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn fast_and_priority_pools_have_their_own_headers() {
+async fn fast_and_priority_limits_have_their_own_headers() {
     let fake = FakeClaude::builder()
         .group_limits(
             "opus-5.5+fast",
@@ -245,7 +245,7 @@ async fn fast_and_priority_pools_have_their_own_headers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn count_tokens_has_a_bucket_of_its_own_and_models_none() {
+async fn count_tokens_has_its_own_bucket_and_models_has_none() {
     let limits = GroupLimits::requests_only(1);
     let fake = FakeClaude::builder()
         .group_limits("count_tokens", limits)
@@ -295,7 +295,7 @@ async fn count_tokens_has_a_bucket_of_its_own_and_models_none() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn dropped_answers_are_accounted() {
+async fn dropped_response_stays_charged() {
     let fake = FakeClaude::builder()
         .time_to_first_token(Duration::from_secs(5))
         .build();
@@ -303,7 +303,7 @@ async fn dropped_answers_are_accounted() {
     let pending = fake.clone().oneshot(messages().body(text(false)).unwrap());
     let left = tokio::time::timeout(Duration::from_secs(1), pending).await;
     assert!(left.is_err());
-    // A body nobody read, and one left in the middle.
+    // A body that was not polled, and one dropped in the middle.
     drop(
         fake.clone()
             .oneshot(messages().body(text(true)).unwrap())
@@ -330,7 +330,7 @@ async fn dropped_answers_are_accounted() {
     assert_eq!(log[0].status, 0);
     assert_eq!(log.iter().filter(|attempt| attempt.content_sent).count(), 1);
     assert!(log[2].charged_output > 0);
-    // Whoever drops the body after the last event did not leave early.
+    // A body dropped after its last event is complete.
     let response = fake
         .clone()
         .oneshot(messages().body(text(true)).unwrap())
@@ -344,7 +344,7 @@ async fn dropped_answers_are_accounted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn platforms_add_their_own_request_id() {
+async fn platform_adds_its_own_request_id() {
     let cases = [
         (Platform::Claude, [false, false]),
         (Platform::Aws, [true, false]),

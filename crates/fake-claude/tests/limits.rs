@@ -22,7 +22,7 @@ async fn send(fake: &FakeClaude, request: Request<Full<Bytes>>) -> (u16, HeaderM
 }
 
 #[tokio::test(start_paused = true)]
-async fn input_tokens_refuse_with_a_wait_that_is_enough() {
+async fn rejection_for_input_tokens_has_a_sufficient_retry_after() {
     let limits = GroupLimits::new().with_input_tokens_per_minute(60_000);
     let fake = FakeClaude::builder().limits(limits).build();
     let ask = |tokens: u64| {
@@ -62,7 +62,7 @@ async fn input_tokens_refuse_with_a_wait_that_is_enough() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn other_dimensions() {
+async fn rejection_of_each_other_limit_names_it() {
     let ramp = Ramp {
         window: Duration::from_secs(10),
         growth_percent: 200,
@@ -119,7 +119,7 @@ async fn other_dimensions() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn invalid_requests_are_refused_as_the_api_would() {
+async fn invalid_request_is_rejected_like_by_the_api() {
     let fake = FakeClaude::builder().api_key("sk-right").build();
     let keyed = |builder: http::request::Builder| {
         builder
@@ -273,7 +273,7 @@ async fn invalid_requests_are_refused_as_the_api_would() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn prompt_too_long_and_unknown_models_when_wanted() {
+async fn long_prompt_and_unknown_model_are_rejected_unless_accepted() {
     let request = |model: &str, tokens: u64| {
         messages()
             .header("x-fake-input-tokens", tokens)
@@ -296,7 +296,7 @@ async fn prompt_too_long_and_unknown_models_when_wanted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_estimate_comes_from_the_bytes_and_is_corrected() {
+async fn estimate_is_computed_from_bytes_and_corrected() {
     let fake = FakeClaude::builder()
         .bytes_per_token(2.0)
         .admission_noise(0.5)
@@ -333,7 +333,7 @@ async fn the_estimate_comes_from_the_bytes_and_is_corrected() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_that_fails_is_an_error_and_no_attempt() {
+async fn failed_request_body_is_an_error_without_attempt() {
     let chunks = futures_util::stream::iter([
         Ok(http_body::Frame::data(Bytes::from_static(b"{"))),
         Err(std::io::Error::other("gone")),
@@ -348,7 +348,7 @@ async fn a_body_that_fails_is_an_error_and_no_attempt() {
 }
 
 #[tokio::test]
-async fn a_wrong_method_is_told_the_right_one() {
+async fn wrong_method_is_rejected_with_allow() {
     let fake = fake();
     let cases = [
         (Request::get("/v1/messages"), "POST"),

@@ -41,9 +41,10 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 proptest! {
-    /// Without corrections, what is granted in any time T from a full bucket is at most capacity + rate * T.
+    /// Without corrections, what is granted in any time T from a full bucket is at most capacity +
+    /// rate * T.
     #[test]
-    fn never_grants_more_than_capacity_and_refill(
+    fn admissions_are_at_most_capacity_and_refill(
         requests in 1..500_u64, input in 1..100_000_u64, burst in 1..90 * SECOND,
         steps in prop::collection::vec((0..5 * SECOND, 0..2_000_u64), 1..200),
     ) {
@@ -70,9 +71,9 @@ proptest! {
         }
     }
 
-    /// Whatever happens, no level is above its capacity, and in the end nobody is in flight.
+    /// No level is ever above its capacity, and at the end no request is in flight.
     #[test]
-    fn levels_stay_below_capacity_and_everybody_leaves(
+    fn levels_are_at_most_the_capacity_and_all_requests_finish(
         burst in 1..90 * SECOND, ops in prop::collection::vec(op(), 1..300),
     ) {
         let mut accounting = Accounting::new(limits(600, 60_000, 6_000, burst).with_concurrency(5));
@@ -116,7 +117,7 @@ proptest! {
 
     /// Refill in any slices is exactly refill at once: nothing is lost to rounding.
     #[test]
-    fn refill_is_exact(
+    fn refill_of_any_steps_is_exact(
         rate in 1..10_000_000_u64, slices in prop::collection::vec(0..7 * SECOND, 1..60),
     ) {
         let total: u64 = slices.iter().sum();
@@ -141,7 +142,7 @@ proptest! {
 
     /// In which order requests are corrected does not matter.
     #[test]
-    fn corrections_commute(
+    fn corrections_in_any_order_give_the_same_level(
         pairs in prop::collection::vec((0..1_000_u64, 0..3_000_u64), 1..40), seed in any::<u64>(),
     ) {
         let mut straight = Accounting::new(limits(1_000, 60_000, 1_000, 60 * SECOND));
@@ -165,7 +166,7 @@ proptest! {
 
     /// A refusal's wait is enough, and a nanosecond less is not.
     #[test]
-    fn retry_after_is_the_earliest_instant(
+    fn retry_after_is_the_earliest_admission(
         rate in 1_000..1_000_000_u64, first in 1..1_000_u64, more in 1..1_000_u64,
     ) {
         let mut accounting = Accounting::new(limits(1_000_000, rate, 1_000_000, 60 * SECOND));
@@ -180,7 +181,7 @@ proptest! {
 
     /// Nothing panics at the far ends of the integers.
     #[test]
-    fn extremes_do_not_panic(
+    fn extreme_values_do_not_panic(
         numbers in prop::array::uniform6(prop_oneof![Just(0), Just(1), Just(u64::MAX), any::<u64>()]),
     ) {
         let [requests, input, output, burst, now, tokens] = numbers;
@@ -201,7 +202,7 @@ proptest! {
 }
 
 #[test]
-fn a_refusal_costs_nothing_unless_it_is_said_to() {
+fn rejection_costs_a_request_only_if_configured() {
     let costs = [(false, 59), (true, 58)];
     for (switch, left) in costs {
         let mut accounting =
@@ -221,7 +222,7 @@ fn a_refusal_costs_nothing_unless_it_is_said_to() {
 }
 
 #[test]
-fn output_debt_refuses_the_next_until_it_is_repaid() {
+fn output_debt_rejects_requests_until_it_is_refilled() {
     let mut accounting = Accounting::new(limits(60, 1_000, 600, 60 * SECOND));
     let id = accounting.admit(0, "g", charge(0)).unwrap();
     accounting.produce(0, id, 700);
@@ -232,7 +233,7 @@ fn output_debt_refuses_the_next_until_it_is_repaid() {
 }
 
 #[test]
-fn larger_than_the_burst_waits_for_a_full_bucket_and_larger_than_the_limit_for_ever() {
+fn request_above_the_burst_waits_for_a_full_bucket_and_above_the_limit_forever() {
     let mut accounting = Accounting::new(limits(60, 6_000, 600, SECOND));
     assert_eq!(accounting.gauges(0, "g").input_tokens.capacity, 100);
     accounting.admit(0, "g", charge(50)).unwrap();
@@ -250,7 +251,7 @@ fn larger_than_the_burst_waits_for_a_full_bucket_and_larger_than_the_limit_for_e
 }
 
 #[test]
-fn groups_do_not_share() {
+fn groups_have_separate_buckets() {
     let mut accounting = Accounting::new(limits(1, 100, 100, 60 * SECOND))
         .with_group("b", limits(2, 100, 100, 60 * SECOND));
     assert!(accounting.admit(0, "a", charge(1)).is_ok());
@@ -261,7 +262,7 @@ fn groups_do_not_share() {
 }
 
 #[test]
-fn concurrency_counts_until_finished() {
+fn concurrency_is_counted_until_finish() {
     let mut accounting = Accounting::new(GroupLimits::unlimited().with_concurrency(1));
     let id = accounting.admit(0, "g", charge(1)).unwrap();
     assert_eq!(
@@ -273,7 +274,7 @@ fn concurrency_counts_until_finished() {
 }
 
 #[test]
-fn ramp_lets_traffic_double_and_forgets_after_a_pause() {
+fn ramp_allows_double_traffic_and_restarts_after_a_pause() {
     let ramp = Ramp {
         window: Duration::from_secs(1),
         growth_percent: 200,

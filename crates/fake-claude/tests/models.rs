@@ -10,8 +10,8 @@ use tower_claude_wire::ApiError;
 
 const OLD: &str = "2023-06-01";
 
-/// Status and message; the message is empty for an answer.
-async fn ask(path: &str, version: &str, betas: &str, model: &str, fields: &str) -> (u16, String) {
+/// Returns the status and the error message, which is empty for a success.
+async fn send(path: &str, version: &str, betas: &str, model: &str, fields: &str) -> (u16, String) {
     let messages = if fields.contains("\"messages\"") {
         ""
     } else {
@@ -43,97 +43,97 @@ async fn ask(path: &str, version: &str, betas: &str, model: &str, fields: &str) 
     (status, message)
 }
 
-async fn says(model: &str, fields: &str, message: &str) {
-    let said = ask("/v1/messages", OLD, "", model, fields).await;
+async fn assert_rejected(model: &str, fields: &str, message: &str) {
+    let said = send("/v1/messages", OLD, "", model, fields).await;
     let status = if message.is_empty() { 200 } else { 400 };
     assert_eq!(said, (status, message.to_owned()), "{model}: {fields}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn thinking_and_effort() {
+async fn thinking_and_effort_of_each_model_are_checked() {
     let adaptive = r#","thinking":{"type":"adaptive","display":"omitted"}"#;
-    says(
+    assert_rejected(
         "haiku-4-5",
         adaptive,
         "adaptive thinking is not supported on this model",
     )
     .await;
-    says("opus-4-6", adaptive, "").await;
+    assert_rejected("opus-4-6", adaptive, "").await;
     let enabled = r#","thinking":{"type":"enabled","budget_tokens":1024}"#;
     let advice = "\"thinking.type.enabled\" is not supported for this model. Use \"thinking.type.adaptive\" and \"output_config.effort\" to control thinking behavior.";
-    says("opus-4-7", enabled, advice).await;
-    says("sonnet-4-6", enabled, "").await;
+    assert_rejected("opus-4-7", enabled, advice).await;
+    assert_rejected("sonnet-4-6", enabled, "").await;
     let low = enabled.replace("1024", "1023");
-    says(
+    assert_rejected(
         "sonnet-4-5",
         &low,
         "thinking.enabled.budget_tokens: Input should be greater than or equal to 1024",
     )
     .await;
     let high = enabled.replace("1024", "2000");
-    says(
+    assert_rejected(
         "sonnet-4-5",
         &high,
         "`max_tokens` must be greater than `thinking.budget_tokens`.",
     )
     .await;
     let off = r#","thinking":{"type":"disabled"}"#;
-    says(
+    assert_rejected(
         "fable-5-2",
         off,
         "\"thinking.type.disabled\" is not supported for this model.",
     )
     .await;
-    says("sonnet-5", off, "").await;
+    assert_rejected("sonnet-5", off, "").await;
     let between = r#","thinking":{"type":"between_tools"}"#;
-    says(
+    assert_rejected(
         "haiku-5-5",
         between,
         "\"thinking.type.between_tools\" is not supported for this model.",
     )
     .await;
     let shown = r#","thinking":{"type":"between_tools","display":"omitted"}"#;
-    says(
+    assert_rejected(
         "sonnet-5-5",
         shown,
         "thinking.display: Extra inputs are not permitted",
     )
     .await;
     let effort = |word| format!(r#","output_config":{{"effort":"{word}"}}"#);
-    says(
+    assert_rejected(
         "haiku-4-5",
         &effort("low"),
         "This model does not support the effort parameter.",
     )
     .await;
-    says("opus-4-5", &effort("high"), "").await;
+    assert_rejected("opus-4-5", &effort("high"), "").await;
     let levels = "This model does not support effort level 'xhigh'. Supported levels: low, medium, high, max.";
-    says("opus-4-6", &effort("xhigh"), levels).await;
+    assert_rejected("opus-4-6", &effort("xhigh"), levels).await;
     let capped = "output_config.effort 'max' is not supported when thinking is disabled on this model. Use effort 'high' or below, or enable thinking.";
-    says("opus-5", &format!("{off}{}", effort("max")), capped).await;
-    says("sonnet-5-5", &format!("{between}{}", effort("max")), capped).await;
-    says("opus-4-8", &format!("{off}{}", effort("max")), "").await;
+    assert_rejected("opus-5", &format!("{off}{}", effort("max")), capped).await;
+    assert_rejected("sonnet-5-5", &format!("{between}{}", effort("max")), capped).await;
+    assert_rejected("opus-4-8", &format!("{off}{}", effort("max")), "").await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn sampling_tools_and_turns() {
-    says(
+async fn sampling_tools_and_turns_of_each_model_are_checked() {
+    assert_rejected(
         "opus-4-7",
         r#","temperature":0.5"#,
         "`temperature` is deprecated for this model.",
     )
     .await;
-    says("opus-4-7", r#","temperature":1.0"#, "").await;
-    says("haiku-5-5", r#","top_p":0.99"#, "").await;
-    says(
+    assert_rejected("opus-4-7", r#","temperature":1.0"#, "").await;
+    assert_rejected("haiku-5-5", r#","top_p":0.99"#, "").await;
+    assert_rejected(
         "haiku-5-5",
         r#","top_p":0.99,"temperature":1"#,
         "`top_p` is deprecated for this model.",
     )
     .await;
-    says("sonnet-4-6", r#","top_k":3"#, "").await;
+    assert_rejected("sonnet-4-6", r#","top_k":3"#, "").await;
     let thinks = r#","top_k":3,"thinking":{"type":"adaptive"}"#;
-    says(
+    assert_rejected(
         "sonnet-4-6",
         thinks,
         "`top_k` may only be set to its default when thinking is enabled.",
@@ -141,11 +141,11 @@ async fn sampling_tools_and_turns() {
     .await;
     let forced = r#","tool_choice":{"type":"any"}"#;
     let never = "tool_choice: type \"tool\" and \"any\" are not supported for this model.";
-    says("opus-5-5", forced, never).await;
-    says("haiku-5-5", forced, "").await;
+    assert_rejected("opus-5-5", forced, never).await;
+    assert_rejected("haiku-5-5", forced, "").await;
     let enabled =
         r#","tool_choice":{"type":"any"},"thinking":{"type":"enabled","budget_tokens":1024}"#;
-    says(
+    assert_rejected(
         "opus-4-5",
         enabled,
         "Thinking may not be enabled when tool_choice forces tool use.",
@@ -154,31 +154,31 @@ async fn sampling_tools_and_turns() {
     let prefill =
         r#","messages":[{"role":"user","content":"Hi"},{"role":"assistant","content":"{"}]"#;
     let ends = "This model does not support assistant message prefill. The conversation must end with a user message.";
-    says("opus-4-6", prefill, ends).await;
-    says("opus-4-5", prefill, "").await;
+    assert_rejected("opus-4-6", prefill, ends).await;
+    assert_rejected("opus-4-5", prefill, "").await;
     let system = r#","messages":[{"role":"user","content":"Hi"},{"role":"system","content":"x"}]"#;
-    says(
+    assert_rejected(
         "sonnet-5",
         system,
         "messages.1: role 'system' is not supported on this model",
     )
     .await;
-    says("opus-4-8", system, "").await;
+    assert_rejected("opus-4-8", system, "").await;
     let computer = r#","tools":[{"type":"computer_20251124","name":"computer"}]"#;
-    says(
+    assert_rejected(
         "opus-5-5",
         computer,
         "'claude-opus-5-5' does not support tool types: computer_20251124.",
     )
     .await;
-    says(
+    assert_rejected(
         "sonnet-5",
         r#","speed":"fast""#,
         "claude-sonnet-5 does not support the `speed` parameter.",
     )
     .await;
-    says("opus-4-6", r#","speed":"fast""#, "").await;
-    says(
+    assert_rejected("opus-4-6", r#","speed":"fast""#, "").await;
+    assert_rejected(
         "opus-4-5",
         r#","inference_geo":"us""#,
         "claude-opus-4-5 does not support the `inference_geo` parameter.",
@@ -187,15 +187,15 @@ async fn sampling_tools_and_turns() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn fields_versions_and_lives() {
-    says(
+async fn fields_versions_and_lifecycles_are_checked() {
+    assert_rejected(
         "opus-5",
         r#","foo":1"#,
         "foo: Extra inputs are not permitted",
     )
     .await;
     let fallbacks = r#","fallbacks":[{"model":"claude-opus-5"}]"#;
-    says(
+    assert_rejected(
         "opus-5",
         fallbacks,
         "fallbacks: Extra inputs are not permitted",
@@ -203,25 +203,25 @@ async fn fields_versions_and_lives() {
     .await;
     let beta = "server-side-fallback-2026-07-01";
     let path = "/v1/messages";
-    assert_eq!(ask(path, OLD, beta, "opus-5", fallbacks).await.0, 200);
+    assert_eq!(send(path, OLD, beta, "opus-5", fallbacks).await.0, 200);
     assert_eq!(
-        ask(path, OLD, beta, "haiku-5-5", r#","fallbacks":"default""#)
+        send(path, OLD, beta, "haiku-5-5", r#","fallbacks":"default""#)
             .await
             .0,
         200
     );
-    assert_eq!(ask(path, OLD, beta, "haiku-5-5", fallbacks).await.0, 400);
+    assert_eq!(send(path, OLD, beta, "haiku-5-5", fallbacks).await.0, 400);
     let turn = r#","messages":[{"role":"user","content":"Hi","output_config":{"effort":"low"}}]"#;
-    says(
+    assert_rejected(
         "opus-5",
         turn,
         "messages.0.output_config: Extra inputs are not permitted",
     )
     .await;
-    assert_eq!(ask(path, OLD, "some-beta", "opus-5", turn).await.0, 200);
-    let (_, message) = ask(path, OLD, "some-beta", "fable-5", turn).await;
+    assert_eq!(send(path, OLD, "some-beta", "opus-5", turn).await.0, 200);
+    let (_, message) = send(path, OLD, "some-beta", "fable-5", turn).await;
     assert!(message.contains("per-turn effort"), "{message}");
-    let new = ask(path, "2026-10-21", "", "sonnet-4-6", r#","temperature":1"#).await;
+    let new = send(path, "2026-10-21", "", "sonnet-4-6", r#","temperature":1"#).await;
     assert_eq!(
         new,
         (
@@ -236,14 +236,14 @@ async fn fields_versions_and_lives() {
         "sonnet-4-20250514",
     ] {
         assert_eq!(
-            ask(path, OLD, "", model, "").await,
+            send(path, OLD, "", model, "").await,
             (404, format!("model: claude-{model}"))
         );
     }
-    // Counting tokens knows of the forced tool, and of nothing else here.
+    // `count_tokens` checks the forced tool and no other field here.
     let count = "/v1/messages/count_tokens";
     assert_eq!(
-        ask(
+        send(
             count,
             OLD,
             "",
@@ -255,7 +255,7 @@ async fn fields_versions_and_lives() {
         400
     );
     assert_eq!(
-        ask(
+        send(
             count,
             OLD,
             "",

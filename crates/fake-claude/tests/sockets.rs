@@ -1,4 +1,5 @@
-//! The same over real sockets. Nothing here looks at a clock: every wait is for bytes or for the log.
+//! The same over real sockets. Nothing here looks at a clock: every wait is for bytes or for the
+//! log.
 
 mod common;
 
@@ -48,7 +49,7 @@ async fn read_until(socket: &mut TcpStream, wanted: &str) -> (String, Option<io:
 const LAST_CHUNK: &str = "\r\n0\r\n\r\n";
 
 #[tokio::test]
-async fn connections_are_kept_for_the_next_request() {
+async fn connection_is_reused_for_the_next_request() {
     let fake = FakeClaude::default();
     let server = fake.serve().await.unwrap();
     assert_eq!(server.url(), format!("http://{}", server.addr()));
@@ -65,7 +66,7 @@ async fn connections_are_kept_for_the_next_request() {
 }
 
 #[tokio::test]
-async fn errors_have_their_status_and_headers() {
+async fn error_on_a_socket_has_status_and_headers() {
     let fake = FakeClaude::default();
     let server = fake.serve().await.unwrap();
     let cases = [
@@ -124,7 +125,7 @@ async fn errors_have_their_status_and_headers() {
 }
 
 #[tokio::test]
-async fn reset_is_a_reset_before_any_byte() {
+async fn reset_on_a_socket_is_before_the_first_byte() {
     let fake = FakeClaude::default();
     let server = fake.serve().await.unwrap();
     fake.inject(Fault::Reset);
@@ -140,7 +141,7 @@ async fn reset_is_a_reset_before_any_byte() {
 }
 
 #[tokio::test]
-async fn broken_streams_deliver_what_came_before() {
+async fn broken_stream_delivers_earlier_events() {
     let fake = FakeClaude::default();
     let server = fake.serve().await.unwrap();
     let delta = "event: content_block_delta";
@@ -178,7 +179,7 @@ async fn broken_streams_deliver_what_came_before() {
 }
 
 #[tokio::test]
-async fn broken_json_delivers_what_came_before() {
+async fn broken_json_delivers_earlier_bytes() {
     let fake = FakeClaude::default();
     let server = fake.serve().await.unwrap();
     for (fault, clean) in [
@@ -199,7 +200,7 @@ async fn broken_json_delivers_what_came_before() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_is_noticed_wherever_it_was() {
+async fn closed_connection_ends_the_attempt() {
     let fake = FakeClaude::default();
     let server = fake.serve().await.unwrap();
     // During a silence in the middle of a stream, of a JSON body, and before the head.
@@ -245,7 +246,7 @@ async fn a_client_that_leaves_is_noticed_wherever_it_was() {
 }
 
 #[tokio::test]
-async fn shutdown_closes_port_and_connections() {
+async fn shutdown_closes_port_and_open_connections() {
     let fake = FakeClaude::default();
     let server = fake.serve().await.unwrap();
     let addr = server.addr();

@@ -76,7 +76,7 @@ impl Journey {
             Some(context) => (context.clone(), false),
             None => {
                 let context = Call::new(request.extensions(), Instant::now());
-                (Arc::new(context.with_original(&original)), true)
+                (Arc::new(context), true)
             }
         };
         Some(Self {

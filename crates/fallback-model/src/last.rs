@@ -57,13 +57,12 @@ pub(crate) fn replace(
         error
     });
     error.message = text;
-    let error = error.to_body();
     let body = if streams {
-        Bytes::from(format!("event: error\ndata: {error}\n\n"))
+        Bytes::from(error.to_sse_event())
     } else {
         head.headers
             .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        Bytes::from(error)
+        Bytes::from(error.to_body())
     };
     head.headers.remove(CONTENT_ENCODING);
     head.headers.remove(TRANSFER_ENCODING);

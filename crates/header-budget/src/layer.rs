@@ -37,7 +37,7 @@ impl Default for HeaderBudgetLayer {
 impl<L: Limiter> HeaderBudgetLayer<L> {
     /// Corrects this limiter. A request that an outer layer with the same limiter admitted is not
     /// admitted again. Until the first headers are known few requests are let out
-    /// ([`LimiterConfig::slow_start_requests`](tower_claude_limiter::LimiterConfig::slow_start_requests)).
+    /// ([`LimiterConfig::initial_concurrency`](tower_claude_limiter::LimiterConfig::initial_concurrency)).
     pub fn over(limiter: L) -> Self {
         limiter.expect_headers();
         Self {

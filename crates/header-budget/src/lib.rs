@@ -39,7 +39,7 @@
 //! headroom event (DEBUG); a limit of which 80 % is used makes one warning until it has recovered.
 //!
 //! Alone it also admits: until the first headers it lets
-//! [8 requests](tower_claude_limiter::LimiterConfig::FIRST_REQUESTS) out and doubles that with each answer, then it
+//! [8 requests](tower_claude_limiter::LimiterConfig::INITIAL_CONCURRENCY) out and doubles that with each answer, then it
 //! enforces what it has learned, with the queue and the refusals of `TokenBucketLayer`.
 //!
 //! # Where it goes

@@ -74,7 +74,7 @@ async fn no_429_once_learned(per_minute: (u64, u64, u64), snapshot: HeaderSnapsh
     assert!(last <= Duration::from_secs(165), "too slow: {last:?}");
     let scope = only(&layer.limiter());
     assert_eq!((scope.in_flight, scope.queued), (0, 0));
-    assert_eq!(scope.slow_start, None);
+    assert_eq!(scope.initial_concurrency, None);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,69 +1,75 @@
-//! How a limiter behaves, apart from the limits themselves.
+//! The configuration of a limiter, apart from the limits themselves.
 
 use std::{num::NonZeroU32, time::Duration};
 
-use crate::{Concurrency, FairShares, RampUp, Sharing};
+use crate::{
+    policy::{Sharing, SlowStart},
+    shares::FairShares,
+};
 
-/// How the server counts output tokens.
+/// The server's accounting of output tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OutputAccounting {
-    /// As they are produced; `max_tokens` plays no part. Claude does this.
+    /// Output is counted as it is produced, independent of `max_tokens`. Claude does this.
     #[default]
     AsProduced,
-    /// `max_tokens` is taken at the start and what was not produced is given back at the end.
+    /// `max_tokens` is charged at admission, and the unused part is refunded at the end.
     MaxTokensReserved,
 }
 
-/// How a limiter behaves, apart from the limits themselves. [`Default`] is the recommendation.
+/// The configuration of a limiter, apart from the limits themselves. [`Default`] is the
+/// recommendation.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct LimiterConfig {
-    /// The most requests that may wait in one scope. Default 10,000.
+    /// The most requests that may wait in one scope. Default 10,000. Over it, requests are rejected.
+    /// With 0 no request waits.
     pub queue_limit: usize,
-    /// The longest pause the limiter makes up itself, and the longest time for which a limit that
-    /// only a header named may hold everything back. A wait that the server asked for in
-    /// `retry-after` is kept up to [`MAX_EXPLICIT_PAUSE`](Self::MAX_EXPLICIT_PAUSE), and lengthened to 2 s
-    /// by a second 429 in a row and to 4 s by each after that, where it is shorter. Default 5 minutes.
+    /// The longest pause after a 429 without `retry-after`, and the longest time for which a limit
+    /// that only a header named holds requests back. Default 5 minutes.
+    ///
+    /// An explicit `retry-after` is honoured up to
+    /// [`MAX_EXPLICIT_PAUSE`](Self::MAX_EXPLICIT_PAUSE). It is raised to at least 2 s by a second 429
+    /// in a row, and to 4 s by each after that.
     pub max_pause: Duration,
-    /// Scopes kept at once; over it, idle ones are forgotten: first those whose limits are whole again, the
-    /// longest unused first, then the least spent. One that was forgotten begins anew with whole limits.
-    /// Scopes in use are never forgotten. Default 1,024.
+    /// The most scopes kept. Default 1,024, at least 1. Over it, idle scopes are evicted: first the
+    /// scopes with full limits, the longest unused first, then the least spent. An evicted scope
+    /// begins anew with full limits. Scopes in use are never evicted.
     pub max_scopes: usize,
-    /// Reserve the running mean of output instead of the estimate. Default true.
+    /// Reserves the running mean of output instead of the estimate. Default true.
     pub learn_output: bool,
-    /// Correct input estimates by the running ratio of actual to estimated. Default true.
+    /// Corrects input estimates by the running ratio of actual to estimated tokens. Default true.
     pub calibrate_input: bool,
-    /// Take limits from response headers, up and down. When false, configured limits and their capacity
-    /// stay, and headers correct the level within them, up and down. Default true.
+    /// Takes limits from response headers, up and down. Default true. If false, configured limits and
+    /// capacities stay, and headers only correct the levels.
     pub learn_limits: bool,
-    /// Requests in flight until the first rate-limit headers were seen; doubled with each answer: the
-    /// server may allow less at once than the configured limits say. `None`, the default, is
-    /// [`FIRST_REQUESTS`](Self::FIRST_REQUESTS) where a layer reads headers
-    /// ([`Limiter::expect_headers`](crate::Limiter::expect_headers)) and any number where none does;
-    /// [`NonZeroU32::MAX`] is any number everywhere.
-    pub slow_start_requests: Option<NonZeroU32>,
-    /// How the server counts output tokens. Default as produced.
+    /// The most requests in flight before the first rate-limit headers, doubled with each response.
+    /// The server may allow less at once than the configured limits.
+    ///
+    /// The default `None` is [`INITIAL_CONCURRENCY`](Self::INITIAL_CONCURRENCY) if a layer reads
+    /// headers ([`Limiter::expect_headers`](crate::Limiter::expect_headers)), and unlimited
+    /// otherwise. Values from 4,096 on, like [`NonZeroU32::MAX`], are always unlimited.
+    pub initial_concurrency: Option<NonZeroU32>,
+    /// The server's accounting of output tokens. Default [`OutputAccounting::AsProduced`].
     pub output_accounting: OutputAccounting,
-    /// Who else draws on the limits. Default [`Sharing::Auto`].
+    /// The use of the limits by other processes. Default [`Sharing::Auto`].
     pub sharing: Sharing,
-    /// Requests in flight at once, beside what the limits say. Default [`Concurrency::Unlimited`].
-    pub concurrency: Concurrency,
-    /// A slow start of the pace after rest and after a pause by a 429. Default none.
-    pub ramp_up: Option<RampUp>,
-    /// The weights of priority classes and tenants while requests wait. Default interactive 8, normal 4,
-    /// batch 1, and all tenants alike.
+    /// A slow start of the pace after idling, and after a pause by a 429. Default `None`.
+    pub slow_start: Option<SlowStart>,
+    /// The weights of priority classes and tenants while requests wait. Default interactive 8,
+    /// normal 4, batch 1, and each tenant 1.
     pub shares: FairShares,
 }
 
 impl LimiterConfig {
-    /// Requests let out before the first headers are known.
-    pub const FIRST_REQUESTS: NonZeroU32 = NonZeroU32::new(8).expect("8 is not 0");
+    /// The initial concurrency if a layer reads headers.
+    pub const INITIAL_CONCURRENCY: NonZeroU32 = NonZeroU32::new(8).expect("8 is not 0");
 
     /// The longest `retry-after` that is honoured.
     pub const MAX_EXPLICIT_PAUSE: Duration = Duration::from_secs(3_600);
 
-    /// The recommendation.
+    /// Returns the recommendation.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -73,11 +79,10 @@ impl LimiterConfig {
             learn_output: true,
             calibrate_input: true,
             learn_limits: true,
-            slow_start_requests: None,
+            initial_concurrency: None,
             output_accounting: OutputAccounting::AsProduced,
             sharing: Sharing::Auto,
-            concurrency: Concurrency::Unlimited,
-            ramp_up: None,
+            slow_start: None,
             shares: FairShares::new(),
         }
     }
@@ -124,10 +129,10 @@ impl LimiterConfig {
         self
     }
 
-    /// Sets [`slow_start_requests`](Self::slow_start_requests).
+    /// Sets [`initial_concurrency`](Self::initial_concurrency).
     #[must_use]
-    pub const fn with_slow_start(mut self, requests: Option<NonZeroU32>) -> Self {
-        self.slow_start_requests = requests;
+    pub const fn with_initial_concurrency(mut self, limit: Option<NonZeroU32>) -> Self {
+        self.initial_concurrency = limit;
         self
     }
 
@@ -145,17 +150,10 @@ impl LimiterConfig {
         self
     }
 
-    /// Sets [`concurrency`](Self::concurrency).
+    /// Sets [`slow_start`](Self::slow_start).
     #[must_use]
-    pub const fn with_concurrency(mut self, concurrency: Concurrency) -> Self {
-        self.concurrency = concurrency;
-        self
-    }
-
-    /// Sets [`ramp_up`](Self::ramp_up).
-    #[must_use]
-    pub const fn with_ramp_up(mut self, ramp_up: Option<RampUp>) -> Self {
-        self.ramp_up = ramp_up;
+    pub const fn with_slow_start(mut self, slow_start: Option<SlowStart>) -> Self {
+        self.slow_start = slow_start;
         self
     }
 

@@ -1,16 +1,16 @@
-//! How a limit per day renews.
+//! The renewal of a limit per day.
 
-/// How a limit per day renews.
+/// The renewal of a limit per day.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Day {
-    /// No 24 hours may see more than the limit. What was used counts for 24 hours, rounded up to the
-    /// next quarter of an hour.
+    /// A rolling day: no 24 hours contain more than the limit. Usage counts for 24 hours, rounded up
+    /// to the next quarter of an hour.
     #[default]
     Rolling,
-    /// All of it is there again at this time of each day.
+    /// The whole limit is available again at this time of each day.
     ResetsAt {
-        /// Seconds after midnight UTC; a day and more count as the rest of division by a day.
+        /// Seconds after midnight UTC, modulo a day.
         seconds_after_midnight_utc: u32,
     },
 }

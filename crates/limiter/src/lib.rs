@@ -1,23 +1,22 @@
 //! An exact vector bucket with a fair queue that paces requests and tokens for tower-claude layers.
 //!
-//! One [`LocalLimiter`] keeps a [`Pool`] for every [`Scope`]: levels of requests, input, output and
-//! total tokens, tokens per day, and requests at once. A request takes from all of them or from none. Who
-//! must wait waits in one queue per scope, where only the first may take, so that big requests are not
-//! starved by small ones. Priority classes and their tenants take turns by the work they ask for
-//! ([`FairShares`]); requests of one tenant and class are served in order of arrival. A [`Reservation`] gives
-//! everything back that was not used, whenever and wherever it is dropped.
+//! A [`LocalLimiter`] keeps a [`Pool`] for every [`Scope`], with levels of requests, input, output and
+//! total tokens, tokens per day, and requests in flight. A request takes from all of them or from none.
+//! Requests that must wait form one queue per scope, and only its head may be admitted, so that small
+//! requests do not starve large ones. Priority classes and their tenants share the bottleneck by weight
+//! ([`FairShares`]). The requests of one tenant and class are served in order of arrival. A
+//! [`Reservation`] gives back everything that was not used, whenever it is dropped.
 //!
-//! The levels are exact integers. What the server says in its rate-limit headers bounds them from
-//! both sides (it never overwrites them), so that neither rounding, nor reordering, nor work in
-//! flight moves a level that is right.
+//! The levels are exact integers. The rate-limit headers of the server bound them from both sides but
+//! never overwrite them, so that rounding, reordering and work in flight do not change a correct level.
 //!
-//! * **Waiting** is bounded: a queue limit, a longest wait and a deadline per request. A request that
-//!   would wait too long is refused at once, and one that can never fit the limit is refused with
-//!   both numbers.
-//! * **Cancellation**: dropping a waiting [`LocalAcquire`] gives its place up and wakes the next one;
-//!   dropping a [`Reservation`] returns what the server cannot have counted.
-//! * **Clones** share everything.
-//! * **Time** is tokio's, read by [`LocalLimiter`] only; the [`Pool`] is told what time it is.
+//! * **Waiting** is bounded by a queue limit, a longest wait and a deadline per request. A request whose
+//!   estimated wait is too long is rejected at once. A request that can never fit a limit is rejected
+//!   with both numbers.
+//! * **Cancellation**: dropping a waiting [`LocalAcquire`] removes it from the queue and wakes the next
+//!   request. Dropping a [`Reservation`] returns everything that the server cannot have counted.
+//! * **Clones** share all state.
+//! * **Time** is tokio's, and only [`LocalLimiter`] reads it. A [`Pool`] takes the time as a parameter.
 //!
 //! ```
 //! use std::num::NonZeroU64;
@@ -43,6 +42,7 @@ mod gate;
 mod limiter;
 mod limits;
 mod local;
+mod nanos;
 mod policy;
 pub mod pool;
 mod reservation;
@@ -59,7 +59,7 @@ pub use gate::{GateHeld, LimitPolicy};
 pub use limiter::{Ask, Limiter};
 pub use limits::{Limits, PoolLimits};
 pub use local::{LocalAcquire, LocalLimiter};
-pub use policy::{Concurrency, RampUp, Sharing};
+pub use policy::{Sharing, SlowStart};
 pub use pool::{Pool, QueuePlace};
 pub use reservation::{Books, Reservation};
 pub use settlement::Settlement;

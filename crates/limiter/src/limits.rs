@@ -9,15 +9,15 @@ use std::{
 use tower_claude_core::{Endpoint, Scope};
 use tower_claude_wire::{ModelCatalog, Tier};
 
-use crate::Day;
+use crate::day::Day;
 
-/// The limits of every scope of a limiter. Nothing is limited unless it is set here, or learned from
-/// response headers.
+/// The limits of every scope of a limiter. A dimension without a limit is unlimited until response
+/// headers name its limit.
 ///
-/// A tier preset fills what is not set by hand, and a group's own limits replace all of it. They hold
-/// for the Messages endpoint and for scopes outside of Claude's API; Claude's other endpoints
-/// (`count_tokens`, batches, models, files) have limits of their own and are limited here only by a
-/// group of their name.
+/// A tier preset fills the limits that are not set explicitly, and the limits of a group replace all of
+/// them. They apply to the Messages endpoint and to scopes outside of Claude's API. Claude's other
+/// endpoints (`count_tokens`, batches, models, files) have limits of their own, and are limited only by
+/// a group of their name.
 ///
 /// ```
 /// use std::{num::NonZeroU64, time::Duration};
@@ -38,7 +38,7 @@ pub struct Limits {
     own: PoolLimits,
     tier: Option<Tier>,
     groups: Vec<(Arc<str>, Limits)>,
-    also: Vec<Limits>,
+    additional: Vec<Limits>,
 }
 
 /// The limits of one scope. Rates are per minute; `None` is unlimited.
@@ -53,20 +53,20 @@ pub struct PoolLimits {
     pub output_tokens: Option<NonZeroU64>,
     /// Input and output tokens per minute together.
     pub total_tokens: Option<NonZeroU64>,
-    /// Requests at once.
+    /// Requests in flight.
     pub concurrency: Option<NonZeroU32>,
-    /// How much may be used at once: a bucket holds what is refilled in this time. Default 60 s.
+    /// The capacity of the buckets, as the time in which it is refilled. Default 60 s.
     pub burst: Duration,
     /// Input and output tokens per day together.
     pub tokens_per_day: Option<NonZeroU64>,
-    /// How the limit per day renews.
+    /// The renewal of the limit per day.
     pub day: Day,
-    /// Further limits that hold at the same time.
-    pub also: Vec<Self>,
+    /// Additional limits that apply at the same time.
+    pub additional: Vec<Self>,
 }
 
 impl PoolLimits {
-    /// No limits.
+    /// Returns no limits.
     #[must_use]
     pub const fn unlimited() -> Self {
         Self {
@@ -78,14 +78,14 @@ impl PoolLimits {
             burst: Duration::from_secs(60),
             tokens_per_day: None,
             day: Day::Rolling,
-            also: Vec::new(),
+            additional: Vec::new(),
         }
     }
 
-    /// The least number of requests at once of all limits that hold.
+    /// Returns the lowest limit on requests in flight of all limits that apply.
     pub(crate) fn least_concurrency(&self) -> Option<NonZeroU32> {
-        let also = self.also.iter().filter_map(Self::least_concurrency);
-        also.chain(self.concurrency).min()
+        let additional = self.additional.iter().filter_map(Self::least_concurrency);
+        additional.chain(self.concurrency).min()
     }
 }
 
@@ -96,25 +96,25 @@ impl Default for PoolLimits {
 }
 
 impl Limits {
-    /// No limits yet: set those you know.
+    /// Returns no limits, to be set by the methods below.
     #[must_use]
     pub const fn new() -> Self {
         Self {
             own: PoolLimits::unlimited(),
             tier: None,
             groups: Vec::new(),
-            also: Vec::new(),
+            additional: Vec::new(),
         }
     }
 
-    /// No limits at all, as long as no response header names one.
+    /// Returns no limits. Response headers may name some.
     #[must_use]
     pub const fn unlimited() -> Self {
         Self::new()
     }
 
-    /// The published limits of a usage tier, per rate group of the built-in model catalog. Groups the
-    /// catalog does not know are unlimited until a header names their limits.
+    /// Returns the published limits of a usage tier, by rate group of the built-in model catalog.
+    /// Groups that are not in the catalog are unlimited until a header names their limits.
     ///
     /// Source: <https://platform.claude.com/docs/en/api/rate-limits>.
     #[must_use]
@@ -124,73 +124,74 @@ impl Limits {
         limits
     }
 
-    /// Requests per minute.
+    /// Sets the requests per minute.
     #[must_use]
     pub const fn with_requests_per_minute(mut self, limit: NonZeroU64) -> Self {
         self.own.requests = Some(limit);
         self
     }
 
-    /// Input tokens per minute.
+    /// Sets the input tokens per minute.
     #[must_use]
     pub const fn with_input_tokens_per_minute(mut self, limit: NonZeroU64) -> Self {
         self.own.input_tokens = Some(limit);
         self
     }
 
-    /// Output tokens per minute.
+    /// Sets the output tokens per minute.
     #[must_use]
     pub const fn with_output_tokens_per_minute(mut self, limit: NonZeroU64) -> Self {
         self.own.output_tokens = Some(limit);
         self
     }
 
-    /// Input and output tokens per minute together.
+    /// Sets the sum of input and output tokens per minute.
     #[must_use]
     pub const fn with_total_tokens_per_minute(mut self, limit: NonZeroU64) -> Self {
         self.own.total_tokens = Some(limit);
         self
     }
 
-    /// Requests at once, until the end of their bodies.
+    /// Sets the requests in flight. A request is in flight until the end of its response body.
     #[must_use]
     pub const fn with_concurrency(mut self, limit: NonZeroU32) -> Self {
         self.own.concurrency = Some(limit);
         self
     }
 
-    /// How much may be used at once: a bucket holds what is refilled in this time, and at least one
-    /// request or token. Default 60 s: a whole minute's limit.
+    /// Sets the capacity of the buckets, as the time in which it is refilled. Default 60 s, a whole
+    /// minute's limit. A bucket holds at least one request or token.
     #[must_use]
     pub const fn with_burst(mut self, burst: Duration) -> Self {
         self.own.burst = burst;
         self
     }
 
-    /// Input and output tokens per day together; [`with_day`](Self::with_day) says when a day ends.
+    /// Sets the sum of input and output tokens per day. [`with_day`](Self::with_day) sets the end of a
+    /// day.
     #[must_use]
     pub const fn with_tokens_per_day(mut self, limit: NonZeroU64) -> Self {
         self.own.tokens_per_day = Some(limit);
         self
     }
 
-    /// How the limit per day renews. Default [`Day::Rolling`].
+    /// Sets the renewal of the limit per day. Default [`Day::Rolling`].
     #[must_use]
     pub const fn with_day(mut self, day: Day) -> Self {
         self.own.day = day;
         self
     }
 
-    /// Limits that hold beside these: the organisation's beside the workspace's. A request is let out
-    /// when all have room for it. Response headers correct these, not the further ones; give those here
-    /// that the headers do not speak of.
+    /// Adds limits that apply as well, like those of the organisation beside those of the workspace. A
+    /// request is admitted when all of them have room for it. Response headers correct only the main
+    /// limits, so add the limits that the headers do not show.
     #[must_use]
-    pub fn with_also(mut self, limits: Self) -> Self {
-        self.also.push(limits);
+    pub fn with_additional(mut self, limits: Self) -> Self {
+        self.additional.push(limits);
         self
     }
 
-    /// Other limits for the scopes of this rate group. They replace all of these.
+    /// Sets other limits for the scopes of this rate group. They replace all of these.
     #[must_use]
     pub fn with_group(mut self, group: &str, limits: Self) -> Self {
         self.groups.retain(|(name, _)| &**name != group);
@@ -198,21 +199,25 @@ impl Limits {
         self
     }
 
-    /// The limits of one scope.
+    /// Returns the limits of one scope.
     #[must_use]
     pub fn for_scope(&self, scope: &Scope) -> PoolLimits {
         if let Some((_, limits)) = self.groups.iter().find(|(name, _)| *name == scope.group) {
-            return limits.with_further(scope);
+            return limits.with_additional_of(scope);
         }
         match scope.endpoint {
-            Endpoint::Messages | Endpoint::Other => self.with_further(scope),
+            Endpoint::Messages | Endpoint::Other => self.with_additional_of(scope),
             _ => PoolLimits::unlimited(),
         }
     }
 
-    fn with_further(&self, scope: &Scope) -> PoolLimits {
+    fn with_additional_of(&self, scope: &Scope) -> PoolLimits {
         let mut limits = self.for_group(&scope.group);
-        limits.also = self.also.iter().map(|also| also.for_scope(scope)).collect();
+        limits.additional = self
+            .additional
+            .iter()
+            .map(|additional| additional.for_scope(scope))
+            .collect();
         limits
     }
 

@@ -1,89 +1,57 @@
 //! The limiter of one process.
 
 mod acquire;
-mod desk;
-mod map;
-mod wakes;
+mod scope_limiter;
+mod scope_map;
 
-use std::{
-    fmt,
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{fmt, pin::Pin, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tower_claude_core::{AsScope, Cost, LimiterId, Scope};
 
 pub use acquire::LocalAcquire;
 
-use crate::{Ask, Limiter, LimiterConfig, Limits, QueuePlace, Reservation, ScopeSnapshot, sync};
-use desk::Desk;
-use map::Map;
+use crate::{
+    config::LimiterConfig,
+    limiter::{Ask, Limiter},
+    limits::Limits,
+    local::scope_map::ScopeMap,
+    pool::QueuePlace,
+    reservation::Reservation,
+    snapshot::ScopeSnapshot,
+};
 
-/// The limiter of one process: a [`Pool`](crate::Pool) per scope, driven by tokio's clock. Clones share
-/// everything.
+/// The limiter of one process: a [`Pool`](crate::Pool) per scope, driven by tokio's clock. Clones
+/// share all state.
 ///
-/// Admission without a wait takes one short lock and allocates nothing; only requests that wait need a
-/// tokio runtime with time enabled. A waiting future must be polled when woken or be dropped: the first
-/// of a queue that is kept but not polled holds back those behind it until a response arrives.
+/// Immediate admission takes one short lock and does not allocate. Only requests that wait need a tokio
+/// runtime with time enabled. A waiting future must be polled when it is woken, or dropped. A head of a
+/// queue that is kept but not polled holds back the requests behind it until a response arrives.
 #[derive(Clone)]
 pub struct LocalLimiter {
-    shared: Arc<Shared>,
-}
-
-pub(crate) struct Shared {
-    id: LimiterId,
-    start: Instant,
-    limits: Limits,
-    config: LimiterConfig,
-    /// A layer reads headers.
-    hears: AtomicBool,
-    map: Map,
+    scopes: Arc<ScopeMap>,
 }
 
 impl LocalLimiter {
-    /// A limiter with these limits that starts with full buckets.
+    /// Returns a limiter with these limits and the recommended configuration. It starts with full
+    /// buckets.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
         Self::with_config(limits, LimiterConfig::new())
     }
 
-    /// A limiter with these limits that behaves like this.
+    /// Returns a limiter with these limits and this configuration.
     #[must_use]
     pub fn with_config(limits: Limits, config: LimiterConfig) -> Self {
         Self {
-            shared: Arc::new(Shared {
-                id: LimiterId::unique(),
-                start: sync::now(),
-                limits,
-                hears: AtomicBool::new(false),
-                map: Map::new(config.max_scopes),
-                config,
-            }),
+            scopes: Arc::new(ScopeMap::new(limits, config)),
         }
     }
 
-    /// What is known of one scope; `None` before its first request.
+    /// Returns the state of one scope, or `None` before its first request.
     #[must_use]
     pub fn scope(&self, scope: &Scope) -> Option<ScopeSnapshot> {
-        self.shared.map.get(scope).map(|desk| desk.snapshot())
-    }
-}
-
-impl Shared {
-    fn desk(&self, scope: &Scope) -> Arc<Desk> {
-        self.map.insert(scope, || {
-            let limits = self.limits.for_scope(scope);
-            let mut config = self.config.clone();
-            if config.slow_start_requests.is_none() && self.hears.load(Ordering::Relaxed) {
-                config.slow_start_requests = Some(LimiterConfig::FIRST_REQUESTS);
-            }
-            Desk::new(self.id, self.start, scope.clone(), &limits, config)
-        })
+        self.scopes.get(scope).map(|limiter| limiter.snapshot())
     }
 }
 
@@ -91,7 +59,7 @@ impl Limiter for LocalLimiter {
     type Acquire = LocalAcquire;
 
     fn acquire(&self, ask: Ask) -> LocalAcquire {
-        LocalAcquire::new(&self.shared, ask)
+        LocalAcquire::new(&self.scopes, ask)
     }
 
     fn try_acquire(
@@ -101,9 +69,9 @@ impl Limiter for LocalLimiter {
         deadline: Option<Instant>,
         now: Instant,
     ) -> Option<Reservation> {
-        let desk = self.shared.map.get(scope)?;
-        let id = desk.grant(now, cost, deadline)?;
-        Some(Reservation::new(desk, id.to_bits(), Duration::ZERO))
+        let limiter = self.scopes.get(scope)?;
+        let id = limiter.grant(now, cost, deadline)?;
+        Some(Reservation::new(limiter, id.to_bits(), Duration::ZERO))
     }
 
     fn place(&self, acquire: &LocalAcquire) -> Option<QueuePlace> {
@@ -115,25 +83,25 @@ impl Limiter for LocalLimiter {
     }
 
     fn expect_headers(&self) {
-        self.shared.hears.store(true, Ordering::Relaxed);
+        self.scopes.expect_headers();
     }
 
     fn id(&self) -> LimiterId {
-        self.shared.id
+        self.scopes.id
     }
 
     fn snapshot(&self) -> Vec<ScopeSnapshot> {
-        let desks = self.shared.map.all();
-        desks.iter().map(|desk| desk.snapshot()).collect()
+        let limiters = self.scopes.all();
+        limiters.iter().map(|limiter| limiter.snapshot()).collect()
     }
 }
 
 impl fmt::Debug for LocalLimiter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LocalLimiter")
-            .field("id", &self.shared.id)
-            .field("limits", &self.shared.limits)
-            .field("config", &self.shared.config)
+            .field("id", &self.scopes.id)
+            .field("limits", &self.scopes.limits)
+            .field("config", &self.scopes.config)
             .finish_non_exhaustive()
     }
 }

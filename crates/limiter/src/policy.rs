@@ -1,54 +1,39 @@
-//! Choices of a limiter's behaviour that are more than a number.
+//! Policies of the limiter: sharing and slow start.
 
-use std::{num::NonZeroU32, time::Duration};
+use std::time::Duration;
 
-/// Who else draws on the limits that a limiter keeps.
+/// The use of the same limits by other processes.
 ///
-/// A level that others draw on is held in the middle of its bucket instead of near empty: each process
-/// paces itself by the level that the headers show, a little slower the lower it is, and so all of them
-/// get the same share, nothing is lost to a full bucket and nothing to a 429. Price: a burst is
-/// spread out, at four times the limit's rate at most.
+/// A shared level is held in the middle of its bucket instead of near empty. Each process paces itself
+/// by the level that the headers show, and sends more slowly at a lower level. So all processes get the
+/// same share, and neither full buckets nor 429s waste capacity. The price is that a burst is spread
+/// out, to at most four times the limit's rate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Sharing {
-    /// As [`Exclusive`](Self::Exclusive), until a 429 that the levels did not expect or a level that
-    /// others must have drained; then as [`Shared`](Self::Shared) for ten minutes at least.
+    /// Like [`Exclusive`](Self::Exclusive), until an unexpected 429 or a decrease of a level that own
+    /// use does not explain. Then like [`Shared`](Self::Shared) for at least ten minutes.
     #[default]
     Auto,
-    /// Nobody: everything the levels allow is used at once.
+    /// No other use. All that the levels allow is used at once.
     Exclusive,
-    /// Other processes or users, without a common store.
+    /// Use by other processes or users, without a common store.
     Shared,
 }
 
-/// How many requests may be in flight at once, beside what the limits say.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Concurrency {
-    /// Any number.
-    #[default]
-    Unlimited,
-    /// At most so many.
-    Fixed(NonZeroU32),
-    /// Any number, until a 429 that no level explains: then seven tenths of what was in flight, growing
-    /// by one with each round of answers, slowly once it is back at what the server took. Forgotten
-    /// after ten minutes without such a 429.
-    Adaptive,
-}
-
-/// The slow start after rest: nothing is sent faster than a quarter of the limit's rate at first, and
-/// that doubles until it is all of it. For servers that refuse a sharp rise in use.
+/// A slow start after idling: the pace begins at a quarter of the limit's rate and doubles until it
+/// reaches the limit's rate. For servers that reject a sharp rise in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct RampUp {
-    /// The time in which the pace doubles. Default 5 s: ten seconds in all.
+pub struct SlowStart {
+    /// The time in which the pace doubles. Default 5 s, so a slow start takes 10 s.
     pub doubles_in: Duration,
-    /// How long nothing must have been sent. Default 60 s. A pause after a 429 is rest of any length.
+    /// The idle time before a slow start. Default 60 s. A pause after a 429 always counts as idling.
     pub after_idle: Duration,
 }
 
-impl RampUp {
-    /// The recommendation.
+impl SlowStart {
+    /// Returns the recommendation.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -72,7 +57,7 @@ impl RampUp {
     }
 }
 
-impl Default for RampUp {
+impl Default for SlowStart {
     fn default() -> Self {
         Self::new()
     }

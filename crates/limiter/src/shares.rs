@@ -1,27 +1,28 @@
-//! Who gets how much while requests wait.
+//! The weights of priority classes and tenants.
 
 use std::{collections::HashMap, num::NonZeroU32, sync::Arc};
 
 use tower_claude_core::{Priority, Tenant};
 
-use crate::pool::TenantKey;
+use crate::pool::queue::key::{PRIORITIES, TenantKey, class};
 
 const ONE: NonZeroU32 = NonZeroU32::MIN;
 
-/// Who gets how much while requests wait: the weights of the priority classes, and within each class of
-/// its tenants. A class or tenant of twice the weight gets twice the bottleneck's time as long as both
-/// have requests waiting; what one does not use the others do.
+/// The weights of the priority classes, and of the tenants within each class.
 ///
-/// Defaults: interactive 8, normal 4, batch 1, and all tenants 1.
+/// A class or tenant of twice the weight gets twice the time of the bottleneck while both have requests
+/// waiting. The others use the share that an idle class or tenant leaves.
+///
+/// Defaults: interactive 8, normal 4, batch 1, and each tenant 1.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FairShares {
-    classes: [NonZeroU32; 3],
+    classes: [NonZeroU32; PRIORITIES.len()],
     /// Shared by the pools of a limiter.
     tenants: Option<Arc<HashMap<TenantKey, NonZeroU32>>>,
 }
 
 impl FairShares {
-    /// The defaults.
+    /// Returns the defaults.
     #[must_use]
     pub const fn new() -> Self {
         const EIGHT: NonZeroU32 = NonZeroU32::new(8).expect("8 is not 0");
@@ -32,14 +33,14 @@ impl FairShares {
         }
     }
 
-    /// The weight of a priority class.
+    /// Sets the weight of a priority class.
     #[must_use]
     pub fn with_priority(mut self, priority: Priority, weight: NonZeroU32) -> Self {
         self.classes[class(priority)] = weight;
         self
     }
 
-    /// The weight of a tenant in each class; 1 for those not named.
+    /// Sets the weight of a tenant in each class. The default is 1.
     #[must_use]
     pub fn with_tenant(mut self, tenant: &Tenant, weight: NonZeroU32) -> Self {
         let tenants = self.tenants.get_or_insert_default();
@@ -63,18 +64,5 @@ impl FairShares {
 impl Default for FairShares {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-/// The classes from the least urgent on.
-pub(crate) const PRIORITIES: [Priority; 3] =
-    [Priority::Batch, Priority::Normal, Priority::Interactive];
-
-/// The place of a priority among the classes. One that is not known here is normal.
-pub(crate) const fn class(priority: Priority) -> usize {
-    match priority {
-        Priority::Batch => 0,
-        Priority::Interactive => 2,
-        _ => 1,
     }
 }

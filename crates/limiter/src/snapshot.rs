@@ -1,10 +1,10 @@
-//! What a limiter knows, at one instant.
+//! Snapshots of a limiter's state.
 
 use std::time::Duration;
 
 use tower_claude_core::{Dimension, Priority, Scope};
 
-/// What a limiter knows of one scope, at one instant.
+/// The state of one scope at one instant.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct ScopeSnapshot {
@@ -14,84 +14,83 @@ pub struct ScopeSnapshot {
     pub in_flight: u64,
     /// Requests waiting.
     pub queued: usize,
-    /// How long admissions stay paused after a 429; zero when they are not.
+    /// The remaining pause after a 429, or 0.
     pub paused_for: Duration,
-    /// Output tokens reserved for requests in flight and not settled.
+    /// Output tokens reserved for the requests in flight.
     pub outstanding_output: u64,
-    /// The running mean of output tokens per answer; `None` before the first.
+    /// The running mean of output tokens per response, or `None` before the first.
     pub mean_output: Option<f64>,
-    /// The running ratio of actual to estimated input tokens; 1 before the first.
+    /// The running ratio of actual to estimated input tokens, 1 before the first response.
     pub input_ratio: f64,
-    /// Requests in flight allowed by the slow start; `None` when it is over or was not asked for.
-    pub slow_start: Option<u64>,
-    /// Whether the limits are taken to be shared with others.
+    /// The current limit of
+    /// [`initial_concurrency`](crate::LimiterConfig::initial_concurrency), or `None` if it has ended
+    /// or is unlimited.
+    pub initial_concurrency: Option<u64>,
+    /// True if the limits are taken to be shared with other processes.
     pub shared: bool,
-    /// The cap on requests in flight after a 429 that no level explained; `None` when there is none.
-    pub adaptive_concurrency: Option<u64>,
-    /// The limits known; several of one dimension where several limits hold.
+    /// The known limits. A dimension with additional limits appears several times.
     pub dimensions: Vec<DimensionSnapshot>,
-    /// The priority classes with requests waiting, the most urgent first.
+    /// The priority classes with queued requests, the most urgent first.
     pub classes: Vec<ClassSnapshot>,
 }
 
-/// The queue of one priority class, at one instant.
+/// The queue of one priority class at one instant.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct ClassSnapshot {
     /// The class.
     pub priority: Priority,
-    /// Its requests that wait, of all tenants.
+    /// The number of queued requests, of all tenants.
     pub queued: usize,
-    /// How long a newcomer behind all of them would wait, while the other classes go on waiting.
+    /// The estimated wait of a new request behind them, if the other classes stay busy.
     pub estimated_wait: Duration,
 }
 
 impl ScopeSnapshot {
-    /// The queue of one priority class; `None` when none of it waits.
+    /// Returns the queue of one priority class, or `None` if it is empty.
     #[must_use]
     pub fn class(&self, priority: Priority) -> Option<&ClassSnapshot> {
         self.classes.iter().find(|class| class.priority == priority)
     }
 
-    /// The state of one limit, the first where there are several; `None` when none is known for that
-    /// dimension.
+    /// Returns the state of the first limit of a dimension, or `None` if none is known.
     #[must_use]
     pub fn dimension(&self, dimension: Dimension) -> Option<&DimensionSnapshot> {
         self.dimensions.iter().find(|d| d.dimension == dimension)
     }
 }
 
-/// One limit of a scope, at one instant.
+/// One limit of a scope at one instant.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct DimensionSnapshot {
-    /// What is counted.
+    /// The dimension that is limited.
     pub dimension: Dimension,
-    /// The limit per minute; for [`Dimension::Concurrency`] the most at once, for
-    /// [`Dimension::TokensPerDay`] per day.
+    /// The limit per minute. For [`Dimension::Concurrency`] it is the most at once, for
+    /// [`Dimension::TokensPerDay`] the limit per day.
     pub limit: u64,
     /// The most that can be used at once.
     pub capacity: u64,
-    /// What is left, rounded down; negative in debt.
+    /// The amount left, rounded down. It is negative in debt.
     pub available: i64,
-    /// What is held back because the server's level is not known exactly.
-    pub guard: u64,
-    /// Whether a response header named the limit.
+    /// The amount that is not used, because the server's level is not known exactly.
+    pub safety_margin: u64,
+    /// True if a response header named the limit.
     pub learned: bool,
-    /// For [`Dimension::TokensPerDay`], when all of it is there again without further use.
+    /// For [`Dimension::TokensPerDay`], the time until it is full again without further use.
     pub renews_in: Option<Duration>,
 }
 
 impl DimensionSnapshot {
-    /// Time until everything is available again, without further use. Zero for
+    /// Returns the time until the limit is full again without further use. It is 0 for
     /// [`Dimension::Concurrency`], which time does not refill.
     #[must_use]
     pub fn time_to_full(&self) -> Duration {
         self.time_until(self.capacity).unwrap_or_default()
     }
 
-    /// Time until `amount` is available, without further use; `None` when it never is. For
-    /// [`Dimension::TokensPerDay`] the time until all of it is.
+    /// Returns the time until `amount` is available without further use, or `None` if it never is.
+    /// For [`Dimension::TokensPerDay`] it is the time until the limit is full.
     #[must_use]
     pub fn time_until(&self, amount: u64) -> Option<Duration> {
         if amount > self.capacity {

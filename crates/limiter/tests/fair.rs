@@ -1,4 +1,4 @@
-//! What the fair queue promises: order within a flow, shares between flows.
+//! The fair queue: order within a flow, shares between flows.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use tower_claude_core::{Cost, Priority, RejectReason, Scope, Tenant};
 use tower_claude_limiter::{
     FairShares, LimiterConfig, Limits, Pool, Settlement,
-    pool::{Enqueued, Next, PoolAsk, ReservationId, Ticket},
+    pool::{Enqueued, Next, PoolRequest, ReservationId, WaiterId},
 };
 use tower_claude_wire::Usage;
 
@@ -39,20 +39,20 @@ fn tenant(name: u64) -> Option<Tenant> {
     (name > 0).then(|| Tenant(Arc::from(name.to_string())))
 }
 
-fn ask(priority: Priority, of: u64, tokens: u64, arrival: u64) -> PoolAsk {
-    PoolAsk::new(Cost::new(tokens, 0), arrival)
+fn ask(priority: Priority, of: u64, tokens: u64, arrival: u64) -> PoolRequest {
+    PoolRequest::new(Cost::new(tokens, 0), arrival)
         .with_priority(priority)
         .with_tenant(tenant(of).as_ref())
 }
 
-fn wait(pool: &mut Pool, now: u64, ask: PoolAsk) -> Ticket {
+fn wait(pool: &mut Pool, now: u64, ask: PoolRequest) -> WaiterId {
     match pool.enqueue(now, ask) {
         Ok(Enqueued::Waiting(ticket)) => ticket,
         other => panic!("does not wait: {other:?}"),
     }
 }
 
-/// Empties the bucket, so that whoever comes next waits.
+/// Empties the bucket, so that the next request waits.
 fn empty(pool: &mut Pool) {
     let all = ask(Priority::Normal, 0, 5_000, 0);
     let Ok(Enqueued::Granted(id)) = pool.enqueue(0, all) else {
@@ -61,8 +61,8 @@ fn empty(pool: &mut Pool) {
     pool.settle(0, id, &Settlement::dropped());
 }
 
-/// Everything that is let out from here on until nobody waits or this time, with when.
-fn run(pool: &mut Pool, mut now: u64, until: u64) -> Vec<(u64, Ticket, ReservationId)> {
+/// Returns all admissions with their times, until the queue is empty or this time.
+fn run(pool: &mut Pool, mut now: u64, until: u64) -> Vec<(u64, WaiterId, ReservationId)> {
     let mut all = Vec::new();
     let mut granted = Vec::new();
     loop {
@@ -98,15 +98,15 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..150)
 }
 
-/// Plays the steps, and returns the number of each request that was let out, with when. `flow` says where
-/// the flows of the steps go.
+/// Plays the steps and returns each admitted request with its time. `flow` maps the flows of the steps
+/// to priorities and tenants.
 fn play(
     steps: &[Step],
     flow: impl Fn(usize) -> (Priority, u64),
     mut on_grant: impl FnMut(usize, &BTreeMap<usize, BTreeSet<(u64, usize)>>),
 ) -> Vec<(u64, usize)> {
     let mut pool = pool();
-    let mut waiting: HashMap<Ticket, (usize, u64, usize)> = HashMap::new();
+    let mut waiting: HashMap<WaiterId, (usize, u64, usize)> = HashMap::new();
     let mut queues: BTreeMap<usize, BTreeSet<(u64, usize)>> = BTreeMap::new();
     let (mut now, mut out) = (0, Vec::new());
     let mut granted = Vec::new();
@@ -167,7 +167,7 @@ proptest! {
 
     /// Whatever else waits, comes back early or gives up: within a flow the first to arrive is first.
     #[test]
-    fn first_come_first_served_within_a_flow(steps in steps()) {
+    fn flow_is_served_in_order_of_arrival(steps in steps()) {
         play(
             &steps,
             |flow| (PRIORITIES[flow % 3], flow as u64 / 3),
@@ -181,7 +181,7 @@ proptest! {
 
     /// One flow is one line, whoever it belongs to, and the head of it alone takes.
     #[test]
-    fn one_flow_is_one_line(steps in steps()) {
+    fn single_flow_is_a_plain_queue(steps in steps()) {
         // All steps are one flow here, so that the place is the arrival alone.
         let line = |priority, tenant| {
             let mut line: BTreeSet<(u64, usize)> = BTreeSet::new();
@@ -198,7 +198,7 @@ proptest! {
     /// In no stretch of time in which two flows both wait does one get ahead of the other, by work over
     /// weight, by more than one largest request of each.
     #[test]
-    fn no_flow_gets_ahead_by_more_than_a_request(
+    fn flow_leads_by_at_most_one_request(
         sizes in prop::collection::vec((0_usize..4, 1_u64..4_000), 80..200),
         weights in prop::collection::vec(1_u32..9, 4),
         classes in any::<bool>(),
@@ -300,7 +300,7 @@ fn check_shares(got: &[u64], weights: &[f64]) {
 }
 
 #[test]
-fn classes_keep_their_weights() {
+fn busy_classes_share_by_weight() {
     let flows = [
         (Priority::Interactive, 0, 100),
         (Priority::Normal, 0, 900),
@@ -310,7 +310,7 @@ fn classes_keep_their_weights() {
 }
 
 #[test]
-fn tenants_share_their_class_whatever_the_others_are() {
+fn busy_tenants_share_their_class_by_weight() {
     let shares = FairShares::new().with_tenant(&tenant(2).unwrap(), NonZeroU32::new(3).unwrap());
     // Many urgent tenants leave the batch its thirteenth.
     let mut flows = vec![(Priority::Batch, 1, 4_000), (Priority::Batch, 2, 500)];
@@ -321,13 +321,13 @@ fn tenants_share_their_class_whatever_the_others_are() {
 }
 
 #[test]
-fn who_uses_more_than_said_pays_for_it() {
+fn request_that_uses_more_than_estimated_charges_its_flow() {
     let flows = [(Priority::Normal, 1, 300), (Priority::Normal, 2, 300)];
     check_shares(&saturate(FairShares::new(), &flows, 3), &[1.0, 1.0]);
 }
 
 #[test]
-fn a_person_waits_for_two_requests_of_a_batch_at_most() {
+fn interactive_request_waits_for_at_most_two_batch_requests() {
     let mut pool = pool();
     empty(&mut pool);
     for _ in 0..2_000 {
@@ -378,7 +378,7 @@ fn a_person_waits_for_two_requests_of_a_batch_at_most() {
 }
 
 #[test]
-fn a_refused_attempt_keeps_its_place_and_its_turn() {
+fn rejected_attempt_keeps_its_position_and_its_flow_tag() {
     let mut pool = pool();
     empty(&mut pool);
     let a = wait(&mut pool, 0, ask(Priority::Normal, 1, 1_000, 0));
@@ -405,7 +405,7 @@ fn a_refused_attempt_keeps_its_place_and_its_turn() {
 }
 
 #[test]
-fn nobody_is_refused_for_the_queue_of_another_class() {
+fn request_is_not_rejected_for_the_queue_of_another_class() {
     let mut pool = pool();
     empty(&mut pool);
     for _ in 0..600 {
@@ -448,7 +448,7 @@ fn nobody_is_refused_for_the_queue_of_another_class() {
 }
 
 #[test]
-fn a_flow_that_comes_back_saves_nothing_up() {
+fn returning_flow_has_no_credit() {
     let mut pool = pool();
     empty(&mut pool);
     for _ in 0..100 {
@@ -469,7 +469,7 @@ fn a_flow_that_comes_back_saves_nothing_up() {
 }
 
 #[test]
-fn a_class_that_comes_back_saves_nothing_up() {
+fn returning_class_has_no_credit() {
     let mut pool = pool();
     empty(&mut pool);
     for _ in 0..100 {

@@ -1,6 +1,5 @@
-//! One dimension beside `governor`, which keeps the same limit by another algorithm (GCRA: the time at
-//! which the next cell is due, instead of a level): the same decisions, as long as its interval is a whole
-//! number of nanoseconds.
+//! One dimension compared with `governor`, which keeps the same limit by GCRA. Both decide the same
+//! while GCRA's interval is a whole number of nanoseconds.
 
 use std::{
     num::{NonZeroU32, NonZeroU64},
@@ -11,7 +10,7 @@ use governor::{Quota, RateLimiter, clock::FakeRelativeClock};
 use tower_claude_core::{Cost, Scope};
 use tower_claude_limiter::{
     LimiterConfig, Limits, Pool, Settlement,
-    pool::{Enqueued, PoolAsk},
+    pool::{Enqueued, PoolRequest},
 };
 
 const MINUTE: u64 = 60_000_000_000;
@@ -63,12 +62,12 @@ impl Both {
         self.clock.advance(Duration::from_nanos(nanos));
     }
 
-    /// Whether so many at once are let through now: by governor, by us.
+    /// Returns whether `governor` and the pool admit this many at once.
     fn decide(&mut self, cells: u32) -> (bool, bool) {
         let theirs = self.gcra.check_n(NonZeroU32::new(cells).unwrap());
         let mut cost = Cost::new(0, 0);
         cost.requests = u64::from(cells);
-        let ask = PoolAsk::new(cost, self.now).with_max_wait(Some(0));
+        let ask = PoolRequest::new(cost, self.now).with_max_wait(Some(0));
         let ours = match self.pool.enqueue(self.now, ask) {
             Ok(Enqueued::Granted(id)) => {
                 self.pool.settle(self.now, id, &Settlement::dropped());
@@ -110,7 +109,7 @@ fn equal(limit: u64, burst: u32, seed: u64, operations: u32) -> u32 {
 }
 
 #[test]
-fn the_same_decisions_as_gcra() {
+fn bucket_decides_like_gcra() {
     // Intervals of a whole number of nanoseconds, from 12 s down to 2 ns.
     let limits = [
         (5, 3),
@@ -131,11 +130,10 @@ fn the_same_decisions_as_gcra() {
     }
 }
 
-/// Where a minute does not divide into whole nanoseconds, GCRA in whole nanoseconds is too quick, by up
-/// to one nanosecond an interval: a fifteenth too quick here, and one in 20,000. A level in parts of a
-/// token that suit the minute is exact.
+/// If a minute does not divide into whole nanoseconds, GCRA with a rounded interval is too fast. The pool
+/// is exact.
 #[test]
-fn gcra_drifts_where_its_interval_is_rounded() {
+fn gcra_with_a_rounded_interval_drifts() {
     const ASKS: u64 = 200_000;
     for (limit, cells, least_drift) in [(7_000_000_000, 1_000_000, 6_600), (7_000_003, 1_000, 3)] {
         let mut both = Both::new(limit, cells * 10);

@@ -1,5 +1,5 @@
-//! Whatever a server writes into its headers or claims as used: nothing panics, and nobody who asks for little waits for
-//! longer than the longest pause, or than `retry-after` says and an hour allows.
+//! Hostile headers and usage: nothing panics, and a small request waits no longer than the longest
+//! pause, or than a `retry-after` of at most an hour.
 
 use std::{
     num::{NonZeroU32, NonZeroU64},
@@ -10,15 +10,15 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tower_claude_core::{Cost, RejectReason, Rejection, Scope};
 use tower_claude_limiter::{
-    Concurrency, LimiterConfig, Limits, Pool, RampUp, Settlement, Sharing,
-    pool::{Enqueued, Next, PoolAsk, ReservationId, Seen},
+    LimiterConfig, Limits, Pool, Settlement, Sharing, SlowStart,
+    pool::{Enqueued, Next, ObservedHead, PoolRequest, ReservationId},
 };
 use tower_claude_wire::{self as wire, RateLimits, Usage};
 
 const S: u64 = 1_000_000_000;
 const MAX_PAUSE: u64 = 300 * S;
 const HOUR: u64 = 3_600 * S;
-/// Until a guard has faded, and as fine as timers are.
+/// The time in which a safety margin decays, and the resolution of timers.
 const GRAIN: u64 = S / 10;
 
 const HISTORIES: u64 = if cfg!(debug_assertions) { 400 } else { 4_000 };
@@ -146,13 +146,8 @@ fn pool(seed: u64) -> Pool {
     let config = LimiterConfig::new()
         .with_max_pause(Duration::from_nanos(MAX_PAUSE))
         .with_sharing(sharing[seed as usize / 2 % 3])
-        .with_slow_start(seed.is_multiple_of(5).then_some(NonZeroU32::MIN))
-        .with_ramp_up(seed.is_multiple_of(7).then(RampUp::new));
-    let config = if seed.is_multiple_of(3) {
-        config.with_concurrency(Concurrency::Adaptive)
-    } else {
-        config
-    };
+        .with_initial_concurrency(seed.is_multiple_of(5).then_some(NonZeroU32::MIN))
+        .with_slow_start(seed.is_multiple_of(7).then(SlowStart::new));
     let scope = Scope::named("hostile");
     Pool::new(scope.clone(), &limits.for_scope(&scope), config, 0)
 }
@@ -162,7 +157,7 @@ fn pool(seed: u64) -> Pool {
 fn small(pool: &mut Pool, now: &mut u64) -> (ReservationId, u64) {
     let begin = *now;
     loop {
-        match pool.enqueue(*now, PoolAsk::new(Cost::new(1, 1), *now)) {
+        match pool.enqueue(*now, PoolRequest::new(Cost::new(1, 1), *now)) {
             Ok(Enqueued::Granted(id)) => return (id, *now - begin),
             Ok(Enqueued::Waiting(_)) => break,
             Err(Rejection {
@@ -188,7 +183,7 @@ fn small(pool: &mut Pool, now: &mut u64) -> (ReservationId, u64) {
 }
 
 #[test]
-fn no_header_stalls_a_scope() {
+fn hostile_headers_do_not_stall_a_scope() {
     let (mut waited, mut asked, mut longest) = (0, 0, 0);
     for seed in 0..HISTORIES {
         let mut rng = fastrand::Rng::with_seed(seed);
@@ -206,7 +201,7 @@ fn no_header_stalls_a_scope() {
             let headers = headers(&mut rng);
             let rejected = rng.u8(0..3) == 0;
             let limits = RateLimits::from_headers(&headers);
-            let seen = Seen::new(&limits, wire::date(&headers)).with_rejected(rejected);
+            let seen = ObservedHead::new(&limits, wire::date(&headers)).with_rejected(rejected);
             for _ in 0..rng.u8(1..3) {
                 pool.observe(now, id, &seen);
             }

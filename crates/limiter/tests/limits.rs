@@ -1,4 +1,4 @@
-//! Which limits hold for which scope.
+//! The limits of each scope.
 
 use std::num::NonZeroU64;
 
@@ -24,7 +24,7 @@ fn group() -> &'static str {
 }
 
 #[test]
-fn a_tier_gives_the_published_limits_of_each_group() {
+fn tier_has_the_published_limits_of_each_group() {
     let group = group();
     let published = ModelCatalog::builtin()
         .tier_limits(Tier::Start, group)
@@ -47,7 +47,7 @@ fn a_tier_gives_the_published_limits_of_each_group() {
 }
 
 #[test]
-fn what_is_set_by_hand_beats_the_tier_and_a_group_replaces_all() {
+fn explicit_limit_overrides_the_tier_and_a_group_replaces_all() {
     let five = NonZeroU64::new(5).unwrap();
     let limits = Limits::tier(Tier::Start)
         .with_requests_per_minute(five)
@@ -58,7 +58,7 @@ fn what_is_set_by_hand_beats_the_tier_and_a_group_replaces_all() {
 }
 
 #[test]
-fn claudes_other_endpoints_are_not_limited_by_the_limits_of_messages() {
+fn limits_of_messages_do_not_apply_to_other_endpoints() {
     let limits = Limits::new().with_requests_per_minute(NonZeroU64::MIN);
     for endpoint in [Endpoint::CountTokens, Endpoint::Models, Endpoint::Files] {
         let mut scope = messages("");

@@ -1,4 +1,4 @@
-//! Everyone who waits gets out, and no later than the work ahead of it takes.
+//! Every queued request is admitted, no later than the work ahead of it takes.
 
 use std::{
     collections::HashMap,
@@ -9,7 +9,7 @@ use std::{
 use tower_claude_core::{Cost, Scope, Tenant};
 use tower_claude_limiter::{
     FairShares, LimiterConfig, Limits, Pool, Settlement, Sharing,
-    pool::{Enqueued, Next, PoolAsk, ReservationId, Ticket},
+    pool::{Enqueued, Next, PoolRequest, ReservationId, WaiterId},
 };
 use tower_claude_wire::Usage;
 
@@ -43,7 +43,7 @@ fn pool(shares: FairShares) -> Pool {
     Pool::new(scope.clone(), &limits().for_scope(&scope), config, 0)
 }
 
-/// Nanoseconds of the bottleneck that a request takes.
+/// Returns the nanoseconds of the bottleneck that a request takes.
 fn work(input: u64, output: u64) -> f64 {
     let amounts = [1, input, output, input + output];
     let lanes = amounts.iter().zip(RATES);
@@ -66,20 +66,20 @@ struct Waiting {
     input: u64,
     output: u64,
     work: f64,
-    /// It must be out by then, but for the timer's grain.
+    /// The latest admission, apart from the resolution of timers.
     latest: f64,
-    /// How many had been let out when it came.
+    /// The number of admissions before its arrival.
     after: u64,
 }
 
 struct World {
     pool: Pool,
     now: u64,
-    waiting: HashMap<Ticket, Waiting>,
-    let_out: u64,
-    /// By when all that was let out is paid for, at the latest.
+    waiting: HashMap<WaiterId, Waiting>,
+    admitted: u64,
+    /// An upper bound of the time at which all admitted work is refilled.
     paid: f64,
-    /// How often somebody was out just in time: at nine tenths of the bound or later.
+    /// The number of admissions within the last tenth of their bound.
     close: u32,
 }
 
@@ -89,7 +89,7 @@ impl World {
             pool: pool(shares),
             now: 0,
             waiting: HashMap::new(),
-            let_out: 0,
+            admitted: 0,
             paid: 0.0,
             close: 0,
         }
@@ -108,20 +108,20 @@ impl World {
             output,
             work: own,
             latest: paid + ahead + others(ahead),
-            after: self.let_out,
+            after: self.admitted,
         };
         let tenant = Tenant(flow.to_string().into());
-        let ask = PoolAsk::new(Cost::new(input, output), self.now).with_tenant(Some(&tenant));
+        let ask = PoolRequest::new(Cost::new(input, output), self.now).with_tenant(Some(&tenant));
         match self.pool.enqueue(self.now, ask).unwrap() {
-            Enqueued::Granted(id) => self.let_out(id, &one),
+            Enqueued::Granted(id) => self.on_admitted(id, &one),
             Enqueued::Waiting(ticket) => {
                 self.waiting.insert(ticket, one);
             }
         }
     }
 
-    fn let_out(&mut self, id: ReservationId, one: &Waiting) {
-        let between = self.let_out - one.after + 1;
+    fn on_admitted(&mut self, id: ReservationId, one: &Waiting) {
+        let between = self.admitted - one.after + 1;
         let late = self.now as f64 - one.latest - between as f64 * TICK;
         assert!(late <= 0.0, "{} s late", late / S);
         self.close += u32::from(late > -one.latest / 10.0);
@@ -131,17 +131,17 @@ impl World {
         self.pool.settle(self.now, id, &Settlement::Used { usage });
         // The bottleneck of one may be the leisure of another: the sum is an upper bound.
         self.paid = self.paid.max(self.now as f64) + one.work;
-        self.let_out += 1;
+        self.admitted += 1;
     }
 
-    /// Lets out whoever may go by `until`, at the times the pool names and at no others.
+    /// Admits requests until `until`, only at the times that the pool returns.
     fn run(&mut self, until: u64) {
         let mut granted = Vec::new();
         loop {
             let next = self.pool.poll(self.now, &mut granted);
             for (ticket, id) in granted.drain(..) {
                 let one = self.waiting.remove(&ticket).expect("it waits");
-                self.let_out(id, &one);
+                self.on_admitted(id, &one);
             }
             match next {
                 Next::At(at) if at <= until => self.now = at,
@@ -159,7 +159,7 @@ impl World {
 }
 
 #[test]
-fn no_later_than_the_work_ahead_takes() {
+fn request_is_admitted_no_later_than_the_work_ahead_takes() {
     let mut close = 0;
     for seed in 0..100 {
         let mut rng = fastrand::Rng::with_seed(seed);
@@ -176,7 +176,7 @@ fn no_later_than_the_work_ahead_takes() {
 }
 
 #[test]
-fn no_later_than_its_share_lets_it_however_busy_the_others_are() {
+fn request_is_admitted_no_later_than_its_share_allows_while_others_are_busy() {
     for seed in 0..100 {
         let mut rng = fastrand::Rng::with_seed(seed);
         let weights: Vec<u32> = (0..4).map(|_| rng.u32(1..9)).collect();

@@ -1,4 +1,4 @@
-//! What a [`LocalLimiter`] promises: waiting, expiry, cancellation, scopes.
+//! The behaviour of a [`LocalLimiter`]: waiting, expiry, cancellation, scopes.
 
 use std::{
     future::Future,
@@ -51,14 +51,14 @@ async fn soon(task: JoinHandle<Result<Reservation, Rejection>>) -> Reservation {
 fn is_send_and_sync<T: Send + Sync>() {}
 
 #[test]
-fn everything_travels_between_threads() {
+fn limiter_types_are_send_and_sync() {
     is_send_and_sync::<LocalLimiter>();
     is_send_and_sync::<LocalAcquire>();
     is_send_and_sync::<Reservation>();
 }
 
 #[tokio::test(start_paused = true)]
-async fn waits_as_long_as_it_must_and_says_so() {
+async fn waiting_request_reports_its_wait() {
     let limiter = one_a_second();
     let start = Instant::now();
     for expected in 0..5 {
@@ -71,7 +71,7 @@ async fn waits_as_long_as_it_must_and_says_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn many_wait_in_order_and_all_get_their_turn() {
+async fn many_waiting_requests_are_admitted_in_order() {
     let limiter = one_a_second();
     let start = Instant::now();
     let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
@@ -93,7 +93,7 @@ async fn many_wait_in_order_and_all_get_their_turn() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cancelled_head_wakes_the_next() {
+async fn cancelled_head_wakes_the_next() {
     let limiter = one_at_once();
     let held = limiter.acquire(ask()).await.unwrap();
     let mut head = Box::pin(limiter.acquire(ask()));
@@ -112,7 +112,7 @@ async fn a_cancelled_head_wakes_the_next() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_new_head_keeps_the_time() {
+async fn new_head_is_admitted_in_time() {
     let limiter = one_a_second();
     limiter.acquire(ask()).await.unwrap().sent();
     let start = Instant::now();
@@ -126,7 +126,7 @@ async fn a_new_head_keeps_the_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn leaves_the_queue_when_its_longest_wait_is_over() {
+async fn expired_request_leaves_the_queue() {
     let limiter = one_at_once();
     let held = limiter.acquire(ask()).await.unwrap();
     let wait = Duration::from_secs(3);
@@ -157,7 +157,7 @@ async fn leaves_the_queue_when_its_longest_wait_is_over() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wait_that_would_be_too_long_is_refused_without_waiting() {
+async fn too_long_estimated_wait_is_rejected_at_once() {
     let limiter = one_a_second();
     limiter.acquire(ask()).await.unwrap().sent();
     let start = Instant::now();
@@ -168,7 +168,7 @@ async fn a_wait_that_would_be_too_long_is_refused_without_waiting() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pause_holds_everybody_back() {
+async fn pause_delays_all_requests() {
     let limiter = LocalLimiter::new(Limits::unlimited());
     let mut reservation = limiter.acquire(ask()).await.unwrap();
     reservation.sent();
@@ -182,7 +182,7 @@ async fn a_pause_holds_everybody_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn headers_that_raise_the_limit_wake_the_head_early() {
+async fn raised_limit_wakes_the_head_early() {
     let limiter = one_a_second();
     let mut first = limiter.acquire(ask()).await.unwrap();
     first.sent();
@@ -204,7 +204,7 @@ async fn headers_that_raise_the_limit_wake_the_head_early() {
 
 #[tokio::test]
 #[should_panic(expected = "polled after completion")]
-async fn a_done_future_is_not_polled_again() {
+async fn completed_future_panics_when_polled() {
     let limiter = one_a_second();
     let mut asking = Box::pin(limiter.acquire(ask()));
     asking.as_mut().await.unwrap().sent();
@@ -226,7 +226,7 @@ impl Wake for Woken {
 /// The head is estimated anew when there is something new to know, once for each answer, and not when
 /// requests end that no estimator learns from.
 #[tokio::test(start_paused = true)]
-async fn the_head_wakes_for_answers_that_teach() {
+async fn report_with_a_listener_wakes_the_head() {
     let limits = Limits::new()
         .with_requests_per_minute(n(2))
         .with_concurrency(NonZeroU32::new(9).unwrap());
@@ -254,7 +254,7 @@ async fn the_head_wakes_for_answers_that_teach() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn dropping_a_reservation_keeps_what_the_server_may_have_counted() {
+async fn dropped_reservation_keeps_the_possibly_counted_charge() {
     let limits = Limits::new().with_input_tokens_per_minute(n(1_000));
     let limiter = LocalLimiter::new(limits);
     let ask = Ask::new(Scope::named("test"), Cost::new(400, 0));
@@ -273,7 +273,7 @@ async fn dropping_a_reservation_keeps_what_the_server_may_have_counted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn scopes_do_not_share() {
+async fn scopes_have_separate_levels() {
     let limiter = one_a_second();
     for name in ["a", "b", "c"] {
         let ask = Ask::new(Scope::named(name), Cost::default());
@@ -285,7 +285,7 @@ async fn scopes_do_not_share() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_idle_scopes_are_forgotten_the_longest_unused_first() {
+async fn idle_scopes_are_evicted_longest_unused_first() {
     let config = LimiterConfig::new().with_max_scopes(3);
     let limiter = LocalLimiter::with_config(Limits::unlimited(), config);
     let ask = |name: &str| Ask::new(Scope::named(name), Cost::default());
@@ -300,9 +300,9 @@ async fn only_idle_scopes_are_forgotten_the_longest_unused_first() {
     drop(busy);
 }
 
-/// Who is about to ask has its scope already: forgotten now, there would be two of it.
+/// An unpolled future holds its scope. Evicting the scope would create a second one.
 #[tokio::test(start_paused = true)]
-async fn a_scope_that_somebody_is_about_to_ask_is_in_use() {
+async fn scope_of_an_unpolled_future_is_not_evicted() {
     let limits = Limits::new().with_concurrency(NonZeroU32::MIN);
     let limiter = LocalLimiter::with_config(limits, LimiterConfig::new().with_max_scopes(1));
     drop(limiter.acquire(ask()).await);
@@ -317,7 +317,7 @@ async fn a_scope_that_somebody_is_about_to_ask_is_in_use() {
 
 /// It is the turn of another then, who has room at once and does not know.
 #[tokio::test(start_paused = true)]
-async fn who_becomes_the_first_when_somebody_overtakes_is_woken() {
+async fn new_head_after_an_admission_ahead_is_woken() {
     let config = LimiterConfig::new().with_calibrate_input(false);
     let limits = Limits::new().with_input_tokens_per_minute(n(60_000));
     let limiter = LocalLimiter::with_config(limits, config);
@@ -343,15 +343,15 @@ async fn who_becomes_the_first_when_somebody_overtakes_is_woken() {
     big.abort();
 }
 
-/// What is forgotten begins anew: what was used must not come back by it while others can go.
+/// An evicted scope begins with full limits, so a spent scope must be evicted last.
 #[tokio::test(start_paused = true)]
-async fn a_spent_scope_is_kept_longer_than_a_whole_one() {
+async fn spent_scope_is_kept_longer_than_a_full_one() {
     let config = LimiterConfig::new().with_max_scopes(3);
     let further = Limits::new().with_requests_per_minute(n(2));
     let limits = Limits::new()
         .with_requests_per_minute(n(60))
         .with_tokens_per_day(n(1_000))
-        .with_also(further);
+        .with_additional(further);
     let limiter = LocalLimiter::with_config(limits, config);
     let use_up = async |name: &str, tokens| {
         let ask = Ask::new(Scope::named(name), Cost::new(tokens, 0));
@@ -381,7 +381,7 @@ async fn a_spent_scope_is_kept_longer_than_a_whole_one() {
 
 /// Whoever is new has used a little, and later: that is not what would be given away.
 #[tokio::test(start_paused = true)]
-async fn a_spent_day_is_kept_longer_than_one_that_was_touched() {
+async fn spent_daily_limit_is_kept_longer_than_a_touched_one() {
     let from_midnight = Day::ResetsAt {
         seconds_after_midnight_utc: 0,
     };
@@ -401,7 +401,7 @@ async fn a_spent_day_is_kept_longer_than_one_that_was_touched() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn clones_share_and_others_do_not() {
+async fn clones_share_state_and_other_limiters_do_not() {
     let limiter = one_at_once();
     let held = limiter.acquire(ask()).await.unwrap();
     assert!(held.is_of(limiter.clone().id()));
@@ -412,7 +412,7 @@ async fn clones_share_and_others_do_not() {
 }
 
 #[test]
-fn no_runtime_is_needed_without_a_wait() {
+fn immediate_admission_needs_no_runtime() {
     let limiter = LocalLimiter::new(Limits::unlimited());
     let mut future = std::pin::pin!(limiter.acquire(ask()));
     let mut cx = std::task::Context::from_waker(std::task::Waker::noop());

@@ -1,4 +1,4 @@
-//! What waiting costs, in bytes.
+//! The memory of a waiting request.
 #![allow(unsafe_code)] // a counting allocator
 
 use std::{
@@ -77,7 +77,7 @@ fn bytes(tenants: usize) -> usize {
 
 // One test: they would count each other's.
 #[tokio::test(start_paused = true)]
-async fn a_kibibyte_for_each_that_waits() {
+async fn waiting_request_takes_at_most_a_kibibyte() {
     for tenants in [0, 1_000, WAITERS] {
         let each = bytes(tenants);
         println!("{tenants} tenants: {each} bytes for each that waits");

@@ -1,4 +1,4 @@
-//! What a pool promises, one test each.
+//! The behaviour of a pool, one property per test.
 
 use std::{
     num::{NonZeroU32, NonZeroU64},
@@ -8,8 +8,8 @@ use std::{
 use proptest::prelude::*;
 use tower_claude_core::{Cost, Dimension, RejectReason, Scope};
 use tower_claude_limiter::{
-    Concurrency, DimensionSnapshot, LimiterConfig, Limits, Pool, Settlement,
-    pool::{Enqueued, Next, PoolAsk, ReservationId, Seen, Ticket},
+    DimensionSnapshot, LimiterConfig, Limits, Pool, Settlement,
+    pool::{Enqueued, Next, ObservedHead, PoolRequest, ReservationId, WaiterId},
 };
 use tower_claude_wire::{RateLimits, Usage};
 
@@ -33,21 +33,21 @@ fn input_limit(limit: u64) -> Limits {
     Limits::new().with_input_tokens_per_minute(n(limit))
 }
 
-fn granted(pool: &mut Pool, now: u64, ask: PoolAsk) -> ReservationId {
+fn granted(pool: &mut Pool, now: u64, ask: PoolRequest) -> ReservationId {
     match pool.enqueue(now, ask) {
         Ok(Enqueued::Granted(id)) => id,
         other => panic!("not granted: {other:?}"),
     }
 }
 
-fn waiting(pool: &mut Pool, now: u64, ask: PoolAsk) -> Ticket {
+fn waiting(pool: &mut Pool, now: u64, ask: PoolRequest) -> WaiterId {
     match pool.enqueue(now, ask) {
         Ok(Enqueued::Waiting(ticket)) => ticket,
         other => panic!("does not wait: {other:?}"),
     }
 }
 
-fn poll(pool: &mut Pool, now: u64) -> (Vec<Ticket>, Next) {
+fn poll(pool: &mut Pool, now: u64) -> (Vec<WaiterId>, Next) {
     let mut granted = Vec::new();
     let next = pool.poll(now, &mut granted);
     (
@@ -81,8 +81,8 @@ fn input_header(limit: u64, remaining: u64) -> RateLimits {
     limits
 }
 
-fn ask(input: u64, arrival: u64) -> PoolAsk {
-    PoolAsk::new(Cost::new(input, 0), arrival)
+fn ask(input: u64, arrival: u64) -> PoolRequest {
+    PoolRequest::new(Cost::new(input, 0), arrival)
 }
 
 proptest! {
@@ -129,9 +129,9 @@ proptest! {
             .with_output_tokens_per_minute(n(1_000));
         let (mut with, mut without) = (pool(&limits), pool(&limits));
         for pool in [&mut with, &mut without] {
-            granted(pool, 0, PoolAsk::new(Cost::new(900, 700), 0));
+            granted(pool, 0, PoolRequest::new(Cost::new(900, 700), 0));
         }
-        let extra = PoolAsk::new(Cost::new(input, output), 5);
+        let extra = PoolRequest::new(Cost::new(input, output), 5);
         let extra = if wait { extra } else { extra.with_max_wait(Some(0)) };
         match with.enqueue(S, extra) {
             Ok(Enqueued::Waiting(ticket)) => prop_assert!(with.cancel(ticket)),
@@ -169,7 +169,7 @@ proptest! {
         let before = available(&pool, now);
         for (id, shown) in flying {
             let headers = input_header(limit, shown);
-            pool.observe(now, id, &Seen::new(&headers, None));
+            pool.observe(now, id, &ObservedHead::new(&headers, None));
             prop_assert_eq!(available(&pool, now), before);
         }
     }
@@ -189,7 +189,7 @@ proptest! {
 }
 
 #[test]
-fn exact_for_limits_that_do_not_divide() {
+fn limits_that_do_not_divide_a_minute_are_exact() {
     let mut pool = pool(
         &Limits::new()
             .with_requests_per_minute(n(7))
@@ -204,7 +204,7 @@ fn exact_for_limits_that_do_not_divide() {
 }
 
 #[test]
-fn what_is_bigger_than_the_bucket_waits_for_a_full_one_and_leaves_a_debt() {
+fn request_over_the_capacity_waits_for_a_full_bucket_and_leaves_a_debt() {
     let mut pool = pool(&input_limit(6_000).with_burst(Duration::from_secs(10)));
     granted(&mut pool, 0, ask(100, 0));
     let big = waiting(&mut pool, 0, ask(4_000, 0));
@@ -216,7 +216,7 @@ fn what_is_bigger_than_the_bucket_waits_for_a_full_one_and_leaves_a_debt() {
 }
 
 #[test]
-fn what_never_fits_is_refused_at_once_with_both_numbers() {
+fn request_over_the_limit_is_rejected_with_both_numbers() {
     let mut pool = pool(&input_limit(6_000));
     let refusal = pool.enqueue(0, ask(6_001, 0)).unwrap_err();
     let reason = RejectReason::Oversized {
@@ -229,11 +229,11 @@ fn what_never_fits_is_refused_at_once_with_both_numbers() {
 }
 
 #[test]
-fn an_old_learned_limit_does_not_refuse_nor_hold_for_ever() {
+fn old_learned_limit_neither_rejects_nor_holds_for_ever() {
     let mut pool = pool(&Limits::unlimited());
     let id = granted(&mut pool, 0, ask(1_000, 0));
     let headers = input_header(1, 0);
-    pool.observe(0, id, &Seen::new(&headers, None));
+    pool.observe(0, id, &ObservedHead::new(&headers, None));
     pool.settle(0, id, &used(1_000, 0));
     assert!(matches!(
         pool.enqueue(S, ask(1_000, 0)).unwrap_err().reason,
@@ -249,17 +249,17 @@ fn an_old_learned_limit_does_not_refuse_nor_hold_for_ever() {
 }
 
 #[test]
-fn a_limit_of_zero_is_ignored() {
+fn limit_of_zero_is_ignored() {
     let mut pool = pool(&Limits::unlimited());
     let id = granted(&mut pool, 0, ask(1_000, 0));
     let headers = input_header(0, 0);
-    pool.observe(0, id, &Seen::new(&headers, None));
+    pool.observe(0, id, &ObservedHead::new(&headers, None));
     assert!(pool.snapshot(0).dimensions.is_empty());
     granted(&mut pool, 0, ask(1_000_000, 0));
 }
 
 #[test]
-fn first_come_first_served_and_a_retry_keeps_its_place() {
+fn requests_are_admitted_in_order_of_first_arrival() {
     let mut pool = pool(&Limits::new().with_concurrency(NonZeroU32::MIN));
     let first = granted(&mut pool, 0, ask(5, 10));
     let second = waiting(&mut pool, 1, ask(1, 20));
@@ -279,7 +279,7 @@ fn first_come_first_served_and_a_retry_keeps_its_place() {
 }
 
 #[test]
-fn small_ones_do_not_overtake_a_big_one() {
+fn small_requests_do_not_overtake_a_large_one() {
     let mut pool = pool(&input_limit(60_000).with_burst(Duration::from_secs(10)));
     granted(&mut pool, 0, ask(9_000, 0));
     let big = waiting(&mut pool, 0, ask(8_000, 1));
@@ -290,7 +290,7 @@ fn small_ones_do_not_overtake_a_big_one() {
 }
 
 #[test]
-fn a_wait_that_would_be_too_long_is_refused_with_the_estimate() {
+fn too_long_estimated_wait_is_rejected_with_the_estimate() {
     let mut pool = pool(&input_limit(60_000).with_burst(Duration::from_secs(1)));
     granted(&mut pool, 0, ask(1_000, 0));
     waiting(&mut pool, 0, ask(1_000, 0));
@@ -312,7 +312,7 @@ fn a_wait_that_would_be_too_long_is_refused_with_the_estimate() {
 }
 
 #[test]
-fn a_pause_counts_in_the_estimate() {
+fn estimated_wait_includes_the_pause() {
     let mut pool = pool(&input_limit(60_000).with_burst(Duration::from_secs(1)));
     let id = granted(&mut pool, 0, ask(1_000, 0));
     let pause = pool.rate_limited(0, id, Some(Duration::from_secs(4)), 0.0);
@@ -325,7 +325,7 @@ fn a_pause_counts_in_the_estimate() {
 }
 
 #[test]
-fn the_queue_is_bounded() {
+fn full_queue_rejects() {
     let config = LimiterConfig::new().with_queue_limit(1);
     let mut pool = pool_with(&input_limit(60), config);
     granted(&mut pool, 0, ask(60, 0));
@@ -342,14 +342,14 @@ fn the_queue_is_bounded() {
 }
 
 #[test]
-fn refunds_by_stage() {
+fn settlement_refunds_by_stage() {
     let limits = Limits::new()
         .with_requests_per_minute(n(60))
         .with_input_tokens_per_minute(n(6_000))
         .with_output_tokens_per_minute(n(6_000));
     let left = |settlement: &Settlement| {
         let mut pool = pool(&limits);
-        let id = granted(&mut pool, 0, PoolAsk::new(Cost::new(1_000, 500), 0));
+        let id = granted(&mut pool, 0, PoolRequest::new(Cost::new(1_000, 500), 0));
         pool.produced(0, id, 40);
         pool.settle(0, id, settlement);
         pool.settle(0, id, &Settlement::NotSent); // once only
@@ -373,11 +373,11 @@ fn refunds_by_stage() {
 }
 
 #[test]
-fn long_answers_extend_their_reservation_by_quarters() {
+fn long_response_extends_its_reservation_by_quarters() {
     let limits = Limits::new().with_output_tokens_per_minute(n(6_000));
     let mut pool = pool(&limits);
     let cost = Cost::new(0, 100).with_max_output_tokens(Some(1_000));
-    let id = granted(&mut pool, 0, PoolAsk::new(cost, 0));
+    let id = granted(&mut pool, 0, PoolRequest::new(cost, 0));
     let left = |pool: &Pool| level(pool, 0, Dimension::OutputTokens).available;
     pool.produced(0, id, 100);
     assert_eq!(left(&pool), 5_900);
@@ -390,15 +390,15 @@ fn long_answers_extend_their_reservation_by_quarters() {
 }
 
 #[test]
-fn output_is_reserved_by_the_mean_of_answers_and_never_by_max_tokens() {
+fn output_is_reserved_by_the_mean_of_responses() {
     let limits = Limits::new().with_output_tokens_per_minute(n(60_000));
     let mut pool = pool(&limits);
     let cost = Cost::new(10, 500).with_max_output_tokens(Some(64_000));
     for output in [100, 300] {
-        let id = granted(&mut pool, 0, PoolAsk::new(cost, 0));
+        let id = granted(&mut pool, 0, PoolRequest::new(cost, 0));
         pool.settle(0, id, &used(10, output));
     }
-    granted(&mut pool, 60 * S, PoolAsk::new(cost, 0));
+    granted(&mut pool, 60 * S, PoolRequest::new(cost, 0));
     assert_eq!(
         level(&pool, 60 * S, Dimension::OutputTokens).available,
         59_800
@@ -406,7 +406,7 @@ fn output_is_reserved_by_the_mean_of_answers_and_never_by_max_tokens() {
     granted(
         &mut pool,
         60 * S,
-        PoolAsk::new(cost.with_max_output_tokens(Some(50)), 0),
+        PoolRequest::new(cost.with_max_output_tokens(Some(50)), 0),
     );
     assert_eq!(
         level(&pool, 60 * S, Dimension::OutputTokens).available,
@@ -415,7 +415,7 @@ fn output_is_reserved_by_the_mean_of_answers_and_never_by_max_tokens() {
 }
 
 #[test]
-fn input_estimates_are_corrected_by_what_answers_used() {
+fn input_estimate_is_corrected_by_the_actual_ratio() {
     let mut pool = pool(&input_limit(1_000_000));
     let id = granted(&mut pool, 0, ask(1_000, 0));
     pool.settle(0, id, &used(1_500, 1));
@@ -424,8 +424,8 @@ fn input_estimates_are_corrected_by_what_answers_used() {
 }
 
 #[test]
-fn inferred_pauses_double_for_each_429_in_a_row_and_end_with_a_success() {
-    let config = LimiterConfig::new().with_concurrency(Concurrency::Unlimited);
+fn inferred_pause_doubles_with_each_429_until_a_success() {
+    let config = LimiterConfig::new();
     let mut pool = pool_with(&Limits::unlimited(), config);
     let mut now = 0;
     for seconds in [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300] {
@@ -456,7 +456,7 @@ fn inferred_pauses_double_for_each_429_in_a_row_and_end_with_a_success() {
 }
 
 #[test]
-fn an_explicit_wait_is_kept_up_to_an_hour_and_jitter_only_adds() {
+fn retry_after_is_honoured_up_to_an_hour_and_jitter_only_adds() {
     let mut pool = pool(&Limits::unlimited());
     let id = granted(&mut pool, 0, ask(1, 0));
     let wait = pool.rate_limited(0, id, Some(Duration::from_secs(10)), 1.0);
@@ -474,8 +474,8 @@ fn an_explicit_wait_is_kept_up_to_an_hour_and_jitter_only_adds() {
 }
 
 #[test]
-fn slow_start_doubles_with_answers_and_ends_with_the_first_headers() {
-    let config = LimiterConfig::new().with_slow_start(NonZeroU32::new(2));
+fn initial_concurrency_doubles_with_responses_and_ends_with_the_first_headers() {
+    let config = LimiterConfig::new().with_initial_concurrency(NonZeroU32::new(2));
     let mut pool = pool_with(&Limits::unlimited(), config);
     let one = granted(&mut pool, 0, ask(1, 0));
     let two = granted(&mut pool, 0, ask(1, 0));
@@ -486,23 +486,23 @@ fn slow_start_doubles_with_answers_and_ends_with_the_first_headers() {
     pool.settle(0, one, &used(1, 1));
     assert_eq!(poll(&mut pool, 0).0.len(), 3);
     let headers = input_header(1_000_000, 1_000_000);
-    pool.observe(0, two, &Seen::new(&headers, None));
+    pool.observe(0, two, &ObservedHead::new(&headers, None));
     assert_eq!(poll(&mut pool, 0).0.len(), 7);
 }
 
 #[test]
-fn tokens_are_a_limit_of_their_own_only_without_the_other_families() {
+fn tokens_header_is_a_limit_only_without_the_other_token_headers() {
     let mut pool = pool(&Limits::unlimited());
     let id = granted(&mut pool, 0, ask(1_000, 0));
     let mut headers = RateLimits::default();
     headers.tokens.limit = Some(9_000);
     headers.tokens.remaining = Some(8_000);
-    pool.observe(0, id, &Seen::new(&headers, None));
+    pool.observe(0, id, &ObservedHead::new(&headers, None));
     assert_eq!(level(&pool, 0, Dimension::TotalTokens).limit, 9_000);
     let mut other = pool_with(&Limits::unlimited(), LimiterConfig::new());
     let id = granted(&mut other, 0, ask(1_000, 0));
     headers.input_tokens.limit = Some(5_000);
-    other.observe(0, id, &Seen::new(&headers, None));
+    other.observe(0, id, &ObservedHead::new(&headers, None));
     assert!(
         other
             .snapshot(0)
@@ -512,32 +512,32 @@ fn tokens_are_a_limit_of_their_own_only_without_the_other_families() {
 }
 
 #[test]
-fn headers_lower_and_raise_limits_at_once() {
+fn headers_lower_and_raise_limits() {
     let mut pool = pool(&input_limit(6_000));
     let id = granted(&mut pool, 0, ask(1_000, 0));
     for limit in [3_000, 12_000] {
         let headers = input_header(limit, 2_000);
-        pool.observe(0, id, &Seen::new(&headers, None));
+        pool.observe(0, id, &ObservedHead::new(&headers, None));
         assert_eq!(level(&pool, 0, Dimension::InputTokens).limit, limit);
     }
     let fixed = LimiterConfig::new().with_learn_limits(false);
     let mut pool = pool_with(&input_limit(6_000), fixed);
     let id = granted(&mut pool, 0, ask(1_000, 0));
     let headers = input_header(60_000, 60_000);
-    pool.observe(0, id, &Seen::new(&headers, None));
+    pool.observe(0, id, &ObservedHead::new(&headers, None));
     let seen = level(&pool, 0, Dimension::InputTokens);
     assert_eq!((seen.limit, seen.available), (6_000, 5_000));
 }
 
 #[test]
-fn the_capacity_is_learned_from_the_time_to_full() {
+fn capacity_is_learned_from_the_reset_time() {
     let mut pool = pool(&Limits::unlimited());
     let date = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
     let mut headers = input_header(600_000, 20_000);
     headers.input_tokens.reset = Some(date + Duration::from_secs(3));
     for _ in 0..50 {
         let id = granted(&mut pool, 0, ask(1, 0));
-        pool.observe(0, id, &Seen::new(&headers, Some(date)));
+        pool.observe(0, id, &ObservedHead::new(&headers, Some(date)));
         pool.settle(0, id, &used(1, 1));
     }
     // 20,000 + 3 s of 10,000 a second, a second short because stamps are whole seconds.
@@ -545,54 +545,54 @@ fn the_capacity_is_learned_from_the_time_to_full() {
 }
 
 #[test]
-fn a_level_that_others_drained_falls() {
+fn header_lowers_a_level_used_by_others() {
     let mut pool = pool(&input_limit(600_000));
     let id = granted(&mut pool, 0, ask(1_000, 0));
     let headers = input_header(600_000, 599_000);
-    pool.observe(0, id, &Seen::new(&headers, None));
+    pool.observe(0, id, &ObservedHead::new(&headers, None));
     let id = granted(&mut pool, 0, ask(1_000, 0));
     let headers = input_header(600_000, 100_000);
-    pool.observe(S, id, &Seen::new(&headers, None));
+    pool.observe(S, id, &ObservedHead::new(&headers, None));
     // As high as it can be: what was refilled in that second may be on top of it.
     assert_eq!(available(&pool, S), 110_500);
 }
 
 #[test]
-fn a_first_header_far_below_what_was_told_is_taken_at_its_lowest() {
+fn first_header_far_below_the_configured_level_lowers_it_to_the_minimum() {
     let mut pool = pool(&input_limit(600_000));
     let id = granted(&mut pool, 0, ask(1_000, 0));
     granted(&mut pool, 0, ask(20_000, 0));
     let headers = input_header(600_000, 100_000);
-    pool.observe(S, id, &Seen::new(&headers, None));
+    pool.observe(S, id, &ObservedHead::new(&headers, None));
     assert_eq!(available(&pool, S), 79_500);
 }
 
 #[test]
-fn a_warning_comes_once_per_crossing() {
+fn warning_is_returned_once_per_crossing() {
     let mut pool = pool(&Limits::unlimited());
     let id = granted(&mut pool, 0, ask(1, 0));
     let mut crossings = Vec::new();
     for remaining in [500, 200, 150, 250, 100, 310, 150] {
         let headers = input_header(1_000, remaining);
-        let crossing = pool.observe(0, id, &Seen::new(&headers, None));
+        let crossing = pool.observe(0, id, &ObservedHead::new(&headers, None));
         crossings.extend(crossing.map(|crossing| crossing.remaining));
     }
     assert_eq!(crossings, [200, 150]);
 }
 
 #[test]
-fn what_was_sent_after_the_request_is_not_taken_off_what_its_headers_show() {
+fn later_charge_may_be_in_the_level_of_an_earlier_response() {
     let mut pool = pool(&input_limit(600_000));
     let id = granted(&mut pool, 0, ask(1_000, 0));
     granted(&mut pool, 200 * MS, ask(50_000, 0));
     // The level of the response: the second request is in it.
     let headers = input_header(600_000, 549_000);
-    pool.observe(400 * MS, id, &Seen::new(&headers, None));
+    pool.observe(400 * MS, id, &ObservedHead::new(&headers, None));
     assert_eq!(available(&pool, 400 * MS), 552_000);
 }
 
 #[test]
-fn what_was_never_sent_makes_no_header_unsure() {
+fn unsent_request_makes_no_header_uncertain() {
     let mut pool = pool(&input_limit(600_000));
     let id = granted(&mut pool, 0, ask(500_000, 0));
     pool.settle(0, id, &Settlement::dropped());
@@ -600,29 +600,33 @@ fn what_was_never_sent_makes_no_header_unsure() {
     let unsent = granted(&mut pool, 0, ask(50_000, 0));
     pool.settle(0, unsent, &Settlement::NotSent);
     let headers = input_header(600_000, 500_000);
-    pool.observe(0, id, &Seen::new(&headers, None));
+    pool.observe(0, id, &ObservedHead::new(&headers, None));
     assert_eq!(available(&pool, 0), 499_500);
 }
 
 #[test]
-fn what_was_refused_is_taken_back_once() {
+fn rejected_request_is_refunded_once() {
     let mut pool = pool(&input_limit(600_000));
     let id = granted(&mut pool, 0, ask(500_000, 0));
     pool.settle(0, id, &Settlement::dropped());
     let id = granted(&mut pool, 0, ask(1_000, 0));
     let refused = granted(&mut pool, 0, ask(50_000, 0));
     let nothing = RateLimits::default();
-    pool.observe(0, refused, &Seen::new(&nothing, None).with_rejected(true));
+    pool.observe(
+        0,
+        refused,
+        &ObservedHead::new(&nothing, None).with_rejected(true),
+    );
     pool.settle(0, refused, &Settlement::Rejected);
     // This one may or may not be in what the server shows.
     granted(&mut pool, 0, ask(20_000, 0));
     let headers = input_header(600_000, 500_000);
-    pool.observe(0, id, &Seen::new(&headers, None));
+    pool.observe(0, id, &ObservedHead::new(&headers, None));
     assert_eq!(available(&pool, 0), 479_500);
 }
 
 #[test]
-fn who_has_no_time_left_is_not_sent() {
+fn request_after_its_deadline_is_not_admitted() {
     let mut pool = pool(&Limits::unlimited());
     let at = |deadline| ask(1, 0).with_deadline(Some(deadline));
     assert!(pool.enqueue(S, at(S + 1)).is_ok());
@@ -636,7 +640,7 @@ fn who_has_no_time_left_is_not_sent() {
 }
 
 #[test]
-fn refusals_in_a_row_are_backed_off_from_though_the_server_asks_for_less() {
+fn repeated_429s_raise_a_shorter_retry_after() {
     let mut pool = pool(&Limits::unlimited());
     let (mut now, second) = (0, Duration::from_secs(1));
     for expected in [1, 2, 4, 4] {
@@ -650,13 +654,13 @@ fn refusals_in_a_row_are_backed_off_from_though_the_server_asks_for_less() {
 }
 
 #[test]
-fn a_level_the_server_shows_is_not_used_to_the_last_request() {
+fn observed_request_level_keeps_a_safety_margin() {
     let mut pool = pool(&Limits::unlimited());
     let id = granted(&mut pool, 0, ask(1, 0));
     let mut headers = RateLimits::default();
     headers.requests.limit = Some(60);
     headers.requests.remaining = Some(2);
-    pool.observe(0, id, &Seen::new(&headers, None));
+    pool.observe(0, id, &ObservedHead::new(&headers, None));
     waiting(&mut pool, 0, ask(1, 0));
     // One and a half are held back.
     assert_eq!(poll(&mut pool, 450 * MS).0.len(), 0);

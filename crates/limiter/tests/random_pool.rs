@@ -1,4 +1,4 @@
-//! 10^6 random operations on a pool (10^5 unoptimized): nothing is lost, nobody sleeps while admissible,
+//! 10^6 random operations on a pool (10^5 unoptimized): nothing is lost, no admissible request sleeps,
 //! nothing panics.
 
 use std::{
@@ -9,8 +9,8 @@ use std::{
 
 use tower_claude_core::{Cost, Dimension, Scope};
 use tower_claude_limiter::{
-    LimiterConfig, Limits, Pool, RampUp, Settlement, Sharing,
-    pool::{Enqueued, Next, PoolAsk, ReservationId, Seen, Ticket},
+    LimiterConfig, Limits, Pool, Settlement, Sharing, SlowStart,
+    pool::{Enqueued, Next, ObservedHead, PoolRequest, ReservationId, WaiterId},
 };
 use tower_claude_wire::{Gauge, RateLimits, Usage};
 
@@ -25,9 +25,9 @@ struct Model {
     rng: fastrand::Rng,
     pool: Pool,
     now: u64,
-    waiting: HashSet<Ticket>,
+    waiting: HashSet<WaiterId>,
     flying: Vec<ReservationId>,
-    /// A slow start may hold anything back.
+    /// A slow start may delay any request.
     rising: bool,
     settled: Vec<ReservationId>,
     hostile: bool,
@@ -52,8 +52,8 @@ impl Model {
         let scope = Scope::named("random");
         let config = LimiterConfig::new()
             .with_queue_limit(50)
-            .with_slow_start(NonZeroU32::new(4))
-            .with_ramp_up(seed.is_multiple_of(5).then(RampUp::new))
+            .with_initial_concurrency(NonZeroU32::new(4))
+            .with_slow_start(seed.is_multiple_of(5).then(SlowStart::new))
             .with_sharing([Sharing::Auto, Sharing::Shared, Sharing::Exclusive][seed as usize % 3]);
         Self {
             rng: fastrand::Rng::with_seed(seed),
@@ -89,7 +89,7 @@ impl Model {
     fn ask(&mut self, now: u64) {
         let cost = Cost::new(self.rng.u64(0..6_000), self.rng.u64(0..900))
             .with_max_output_tokens(self.rng.bool().then_some(1_000));
-        let ask = PoolAsk::new(cost, now.saturating_sub(self.rng.u64(0..500) * MS))
+        let ask = PoolRequest::new(cost, now.saturating_sub(self.rng.u64(0..500) * MS))
             .with_max_wait(self.rng.bool().then_some(20_000 * MS));
         match self.pool.enqueue(now, ask) {
             Ok(Enqueued::Granted(id)) => self.flying.push(id),
@@ -100,7 +100,7 @@ impl Model {
 
     fn cancel(&mut self) {
         // The head as often as anybody behind it.
-        let mut waiting: Vec<Ticket> = self.waiting.iter().copied().collect();
+        let mut waiting: Vec<WaiterId> = self.waiting.iter().copied().collect();
         waiting.sort();
         let at = if self.rng.bool() {
             self.rng.usize(0..50)
@@ -129,7 +129,7 @@ impl Model {
         headers.input_tokens = gauge(&mut self.rng, 600_000, date, hostile);
         headers.output_tokens = gauge(&mut self.rng, 120_000, date, hostile);
         let rejected = self.rng.u8(0..10) == 0;
-        let seen = Seen::new(&headers, Some(date)).with_rejected(rejected);
+        let seen = ObservedHead::new(&headers, Some(date)).with_rejected(rejected);
         self.pool.observe(now, id, &seen);
         if rejected {
             let wait = self
@@ -199,26 +199,23 @@ impl Model {
         }
         let full = snapshot.in_flight >= 30
             || snapshot
-                .slow_start
+                .initial_concurrency
                 .is_some_and(|most| snapshot.in_flight >= most);
         match next {
             Next::Idle => assert!(self.waiting.is_empty()),
             Next::OnChange => assert!(full, "asleep without a reason: {snapshot:?}"),
             Next::At(at) => {
                 assert!(at > self.now && !self.waiting.is_empty());
-                // The input ratio makes up to four of one, and what is held back for the error of the first
-                // request's own estimate is at most three of those, and three tenths of the bucket.
-                let guarded = snapshot.dimensions.iter().any(|one| {
+                // The input ratio is at most four. The margin for the error of the next request's
+                // own estimate is at most three times that, and three tenths of the bucket.
+                let margin_holds = snapshot.dimensions.iter().any(|one| {
                     let own = (one.capacity / 10 * 3)
-                        .max(one.guard)
-                        .min(one.guard + 72_000);
+                        .max(one.safety_margin)
+                        .min(one.safety_margin + 72_000);
                     one.dimension != Dimension::Concurrency
                         && one.available < i64::try_from(own).unwrap() + 24_001
                 });
-                let capped = snapshot
-                    .adaptive_concurrency
-                    .is_some_and(|most| snapshot.in_flight >= most);
-                let held = !snapshot.paused_for.is_zero() || guarded || capped;
+                let held = !snapshot.paused_for.is_zero() || margin_holds;
                 assert!(held || snapshot.shared || self.rising, "{snapshot:?}");
                 assert!(at - self.now <= 3_600_000 * MS, "stalled: {snapshot:?}");
             }

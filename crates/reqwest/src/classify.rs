@@ -1,4 +1,4 @@
-//! What reqwest's errors mean.
+//! A classifier of reqwest's errors.
 
 use std::{error::Error, io};
 
@@ -6,26 +6,27 @@ use http::{HeaderMap, StatusCode};
 use tower_claude_core::{BoxError, Class, Classify, ClassifyResponse, ClaudeClassify, Kind};
 use tower_claude_wire::ApiError;
 
-/// Reads the errors of reqwest and reqwest-middleware, and leaves responses to another classifier.
+/// A classifier of the errors of reqwest and reqwest-middleware. Responses are left to another
+/// classifier.
 ///
 /// | error | class |
 /// |---|---|
-/// | no connection (refused, DNS, TLS, connect timeout) | [`Kind::Transport`]: nothing was sent |
-/// | timeout after that | [`Kind::Timeout`]: the work may still go on, and be paid for |
-/// | builder (a wrong URL, say) | [`Kind::BadRequest`], local: nothing was sent, and waiting does not help |
-/// | redirects that lead nowhere | [`Kind::BadRequest`] |
-/// | a status, from `error_for_status` | what the status says |
-/// | request or response broke off, or could not be decoded | [`Kind::Transport`] |
+/// | no connection (refused, DNS, TLS, connect timeout) | [`Kind::Transport`], nothing was sent |
+/// | timeout after connecting | [`Kind::Timeout`], the server may still work on the request and charge it |
+/// | builder (for example an invalid URL) | [`Kind::BadRequest`], local, nothing was sent and a retry does not help |
+/// | too many or circular redirects | [`Kind::BadRequest`] |
+/// | a status, from `error_for_status` | the class of the status |
+/// | broken request or response, or decoding error | [`Kind::Transport`] |
 ///
-/// An error of another middleware or layer is searched for one of these, and for a timer of tokio's; where there is
-/// none, the inner classifier decides.
+/// An error of another middleware or layer is searched for one of these errors, and for an elapsed
+/// tokio timer. If its sources contain none, the inner classifier decides.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ReqwestClassify<C = ClaudeClassify> {
     responses: C,
 }
 
 impl ReqwestClassify {
-    /// Beside [`ClaudeClassify`].
+    /// Returns a classifier that leaves responses to [`ClaudeClassify`].
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -33,7 +34,7 @@ impl ReqwestClassify {
 }
 
 impl<C> ReqwestClassify<C> {
-    /// Beside another classifier of responses.
+    /// Returns a classifier that leaves responses to `responses`.
     #[must_use]
     pub const fn over(responses: C) -> Self {
         Self { responses }
@@ -59,7 +60,7 @@ impl<C: ClassifyResponse> ReqwestClassify<C> {
         })
     }
 
-    /// The class by the first error in a chain of sources that is reqwest's, or a timer's.
+    /// Returns the class of the first error in the chain of sources that is reqwest's or a timer's.
     fn of_chain(&self, error: &(dyn Error + 'static)) -> Option<Class> {
         let mut next = Some(error);
         while let Some(error) = next {
@@ -68,10 +69,10 @@ impl<C: ClassifyResponse> ReqwestClassify<C> {
             }
             #[cfg(feature = "middleware")]
             if let Some(reqwest_middleware::Error::Reqwest(error)) = error.downcast_ref() {
-                // Transparent: its source is already the one behind reqwest's error.
+                // This error is transparent: its `source` skips reqwest's error.
                 return Some(self.of_reqwest(error));
             }
-            // What other middleware, with timers of its own, makes its error of.
+            // The errors of other middleware that has its own timers.
             if error.is::<tokio::time::error::Elapsed>()
                 || error
                     .downcast_ref::<io::Error>()
@@ -105,7 +106,7 @@ impl<C: ClassifyResponse> Classify<reqwest::Error> for ReqwestClassify<C> {
     }
 }
 
-/// Where one of tower's own layers lies between.
+/// For stacks that contain one of tower's own layers.
 impl<C: Classify<BoxError>> Classify<BoxError> for ReqwestClassify<C> {
     fn error(&self, error: &BoxError) -> Class {
         let class = self.of_chain(error.as_ref());

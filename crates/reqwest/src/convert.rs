@@ -1,10 +1,11 @@
-//! From reqwest's types to http's and back, losing nothing.
+//! Lossless conversion between reqwest's types and http's.
 
 use http::{Extensions, Request, Response};
 use reqwest::{Body, ResponseBuilderExt as _, Url};
 use tower_claude_core::{Call, RequestBody};
 
-/// Bytes stay bytes, so that the client can still re-send what a server never took.
+/// Converts a request for the client. A body of bytes stays one, so that the client can send it
+/// again.
 pub(crate) fn outgoing(mut request: Request<RequestBody>) -> Request<Body> {
     Call::leave_in_extensions(&mut request);
     request.map(|body| match body.try_into_bytes() {
@@ -13,7 +14,7 @@ pub(crate) fn outgoing(mut request: Request<RequestBody>) -> Request<Body> {
     })
 }
 
-/// The response with its URL, which reqwest's own conversion drops.
+/// Converts a response of the client, with its URL, which reqwest's own conversion drops.
 pub(crate) fn incoming(response: reqwest::Response) -> Response<Body> {
     let url = response.url().clone();
     let mut response = Response::<Body>::from(response);
@@ -21,7 +22,8 @@ pub(crate) fn incoming(response: reqwest::Response) -> Response<Body> {
     response
 }
 
-/// A response as reqwest's, with `url` where it brings none of its own: a layer has answered.
+/// Converts a response for the caller. A response that a layer made gets `url`, because it has
+/// none.
 #[cfg(feature = "middleware")]
 pub(crate) fn outward<B>(mut response: Response<B>, url: Url) -> reqwest::Response
 where
@@ -35,7 +37,8 @@ where
     response.map(Body::wrap).into()
 }
 
-/// The extension's type is reqwest's secret; a builder makes one.
+/// Returns extensions that contain the URL. Its extension type is private to reqwest, so a builder
+/// makes it.
 fn url_extension(url: Url) -> Extensions {
     let marked = Response::builder().url(url).body(());
     marked.map_or_else(

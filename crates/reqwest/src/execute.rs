@@ -1,4 +1,4 @@
-//! What a client can do.
+//! The trait of clients.
 
 use std::task::{Context, Poll};
 
@@ -8,25 +8,26 @@ use tower_service::Service;
 
 /// A client that sends HTTP requests and answers with reqwest's responses.
 ///
-/// For [`reqwest::Client`] and, with the feature `middleware`, for `reqwest_middleware::ClientWithMiddleware`, whose
-/// middleware finds the request's extensions in its own. Implement it for a client of yours to use it in
-/// [`HttpService`](crate::HttpService).
+/// Implemented for [`reqwest::Client`] and, with the feature `middleware`, for
+/// `reqwest_middleware::ClientWithMiddleware`, whose middleware gets the request's extensions.
+/// Implement it for your own client to use it in [`HttpService`](crate::HttpService).
 pub trait Execute {
-    /// The client's own error.
+    /// The error of the client.
     type Error: From<reqwest::Error>;
-    /// The call under way.
+    /// The future of a call.
     type Future: Future<Output = Result<Response, Self::Error>>;
 
-    /// Whether the client can take a request, by the rules of [`Service::poll_ready`].
+    /// Polls the client for readiness, by the rules of [`Service::poll_ready`].
     ///
     /// # Errors
-    /// The client's.
+    /// Returns the error of the client.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>>;
 
     /// Sends the request.
     ///
     /// # Errors
-    /// When it is no request that reqwest can send: the URI is relative, say.
+    /// Returns an error if reqwest cannot send the request, for example because its URI is
+    /// relative.
     fn execute(&mut self, request: Request<Body>) -> Result<Self::Future, reqwest::Error>;
 }
 
@@ -54,7 +55,7 @@ impl Execute for reqwest_middleware::ClientWithMiddleware {
     }
 
     fn execute(&mut self, request: Request<Body>) -> Result<Self::Future, reqwest::Error> {
-        // Its own `Service` would begin with empty extensions.
+        // The client's own `Service` starts with empty extensions.
         let mut extensions = request.extensions().clone();
         let request = reqwest::Request::try_from(request)?;
         let client = self.clone();

@@ -1,4 +1,4 @@
-//! A reqwest client as the service that layers go around.
+//! A reqwest client as the innermost service.
 
 use std::{
     fmt,
@@ -12,34 +12,35 @@ use reqwest::Body;
 use tower_claude_core::RequestBody;
 use tower_service::Service;
 
-use crate::{Execute, convert};
+use crate::{convert, execute::Execute};
 
-/// A reqwest client as a `Service<http::Request<RequestBody>>`. See the [crate documentation](crate).
+/// A reqwest client as a `Service<http::Request<RequestBody>>`. See the [crate
+/// documentation](crate).
 ///
-/// `C` is a [`reqwest::Client`] or, with the feature `middleware`, a `reqwest_middleware::ClientWithMiddleware`. The
-/// response is the client's: status, headers, extensions and bytes as they came, its URL in the extensions, where
-/// `reqwest::Response::from` finds it.
+/// `C` is a [`reqwest::Client`] or, with the feature `middleware`, a
+/// `reqwest_middleware::ClientWithMiddleware`. Status, headers, extensions and bytes of the
+/// response are unchanged. Its URL is in the extensions, and `reqwest::Response::from` restores it.
 ///
-/// The error type is the client's own. A URI that is no absolute `http` or `https` URL is an error of the kind
-/// [`is_builder`](reqwest::Error::is_builder).
+/// The error type is the client's own. A URI that is not an absolute `http` or `https` URL gives an
+/// error of the kind [`is_builder`](reqwest::Error::is_builder).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct HttpService<C> {
     client: C,
 }
 
 impl<C> HttpService<C> {
-    /// Sends through this client.
+    /// Returns a service that sends requests with `client`.
     #[must_use]
     pub const fn new(client: C) -> Self {
         Self { client }
     }
 
-    /// The client.
+    /// Returns a reference to the client.
     pub const fn get_ref(&self) -> &C {
         &self.client
     }
 
-    /// The client.
+    /// Returns the client.
     pub fn into_inner(self) -> C {
         self.client
     }
@@ -65,7 +66,7 @@ impl<C: Execute> Service<Request<RequestBody>> for HttpService<C> {
 }
 
 pin_project! {
-    /// Future of [`HttpService`].
+    /// The future of [`HttpService`].
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<F> {
         #[pin]

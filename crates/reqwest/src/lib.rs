@@ -1,4 +1,5 @@
-//! Between reqwest and tower: a layer stack around a reqwest client, and a layer stack as a middleware of one.
+//! Adaptors between reqwest and Tower: a layer stack around a reqwest client, or as a middleware of
+//! a client.
 //!
 //! ```
 //! use tower::{ServiceBuilder, ServiceExt};
@@ -20,7 +21,7 @@
 //!         r#"{"model":"claude-sonnet-5-5","max_tokens":64,"messages":[{"role":"user","content":"Hi"}]}"#,
 //!     ))?;
 //! let response = claude.oneshot(request).await?;
-//! // Who wants reqwest's response gets it back; its `url()` is the one that answered.
+//! // The response converts back to reqwest's. Its `url()` is the URL that answered.
 //! let response = reqwest::Response::from(response.map(reqwest::Body::wrap));
 //! assert_eq!(response.status(), 200);
 //! assert!(response.text().await?.contains("claude-sonnet-5-5"));
@@ -29,38 +30,50 @@
 //! ```
 //!
 //! # What it does
-//! - [`HttpService`] makes a `Service<http::Request<RequestBody>>` of a [`reqwest::Client`] or, with the feature
-//!   `middleware`, of a `reqwest_middleware::ClientWithMiddleware`. Any other client: implement [`Execute`].
-//! - `TowerMiddleware` (feature `middleware`) makes a `reqwest_middleware::Middleware` of a layer stack: callers keep
-//!   reqwest's own request builder.
-//! - [`ReqwestClassify`] tells the layers what a client's error means. Without it a timeout and a wrong URL look like
-//!   a broken connection, and are sent again.
+//!
+//! - [`HttpService`] makes a `Service<http::Request<RequestBody>>` of a [`reqwest::Client`] or,
+//!   with the feature `middleware`, of a `reqwest_middleware::ClientWithMiddleware`. Implement
+//!   [`Execute`] for any other client.
+//! - `TowerMiddleware` (feature `middleware`) makes a `reqwest_middleware::Middleware` of a layer
+//!   stack. Callers keep reqwest's own request builder.
+//! - [`ReqwestClassify`] classifies the errors of a client. Without it a timeout or an invalid URL
+//!   is classified as a broken connection, and sent again.
 //!
 //! # Where it goes
-//! `HttpService` is the innermost service; a `ClientWithMiddleware` below it runs its middleware once per attempt.
-//! `TowerMiddleware` goes where attempts shall begin: middleware before it sees one call, middleware after it every attempt.
 //!
-//! Retry in one place: do not combine a retry layer with `reqwest::retry` policies that look at statuses, nor with
-//! reqwest-retry. What a client retries by default, requests that the server never took (protocol NACKs), is fine. A
-//! client's own timeout ends streams too: leave it off, and use the retry layer's `Timeouts`.
+//! `HttpService` is the innermost service. The middleware of a `ClientWithMiddleware` inside of it
+//! runs once per attempt. `TowerMiddleware` goes where attempts start: middleware before it runs
+//! once per call, middleware after it once per attempt.
 //!
-//! Put the API key into each request, or have a layer outside of these do it (tower-http's `SetRequestHeaderLayer`): limits,
-//! circuits and cache entries are kept per credential, and the `default_headers` of a client come after the layers have
-//! looked. With one key only the circuit of a rejected key is lost; clients with different keys under one stack would share
-//! limits and cached answers.
+//! Retry in one place. Do not combine a retry layer with `reqwest::retry` policies that look at
+//! statuses, or with reqwest-retry. The default retries of a client are compatible: they send
+//! requests again that the server never took (protocol NACKs). The timeout of a client ends streams
+//! too, so leave it off and use the retry layer's `Timeouts`.
+//!
+//! Set the API key in each request, or in a layer outside of these (tower-http's
+//! `SetRequestHeaderLayer`). Limits, circuits and cache entries are kept per credential, and the
+//! layers do not see the `default_headers` of a client. With one key, only the circuit of a
+//! rejected key is lost. Clients with different keys under one stack would share limits and cached
+//! responses.
 //!
 //! # Readiness, clones, cancellation
-//! Readiness is the client's. Clones share what its clones share: connections. Dropping a call or a body drops the
-//! client's, which closes the connection when the answer was not read to its end.
+//!
+//! Readiness is the client's. Clones share the client's connections. Dropping a call or a body
+//! drops the client's call or body, which closes the connection if the response was not read to its
+//! end.
 //!
 //! # Streaming
-//! Bytes go out as bytes (with a length, re-sendable by the client), everything else as a stream; answers come in the
-//! pieces that the client reads. `TowerMiddleware` reads a streamed request into memory up to its limit, as layers do.
 //!
-//! # What it never does
-//! Change status, headers or bytes; flatten the client's error type. It switches no feature of reqwest on: TLS, HTTP/2
-//! and proxies are chosen by your own dependency on reqwest 0.13. Without a TLS feature there, `https` URLs fail as
-//! connections do, with "invalid URL, scheme is not http" among the sources of the error.
+//! A request body of bytes is sent with its length, and the client can send it again. Any other
+//! request body is sent as a stream. Response bodies arrive in the chunks that the client reads.
+//! `TowerMiddleware` buffers a streamed request up to its limit, as layers do.
+//!
+//! # Limits
+//!
+//! It never changes status, headers or bytes, and it keeps the client's error type. It enables no
+//! feature of reqwest: TLS, HTTP/2 and proxies are chosen by your own dependency on reqwest 0.13.
+//! Without a TLS feature there, `https` URLs fail as connections do, with "invalid URL, scheme is
+//! not http" among the sources of the error.
 #![forbid(unsafe_code)]
 
 mod classify;
@@ -83,3 +96,7 @@ pub use middleware::TowerMiddleware;
 pub use next::{NextFuture, NextService};
 #[cfg(feature = "middleware")]
 pub use stack::Stack;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,4 +1,4 @@
-//! A layer stack as a middleware.
+//! A layer stack as a reqwest middleware.
 
 use std::{error::Error as StdError, fmt, future::poll_fn, pin::Pin};
 
@@ -8,20 +8,23 @@ use reqwest_middleware::{Error, Middleware, Next, Result};
 use tower_claude_core::{BoxError, RequestBody};
 use tower_service::Service as _;
 
-use crate::{Stack, convert, next::Borrowed};
+use crate::{convert, next::BorrowedExtensions, stack::Stack};
 
 /// A layer, or a stack of layers, as a [`Middleware`]. See the [crate documentation](crate).
 ///
-/// `Layer::layer` runs for each request, around the rest of the chain; the state of this project's layers lives in the
-/// layers and is shared. A layer must accept an inner service with a lifetime: see [`Stack`]. Those that start tasks, a
-/// cache made `detached()` or tower's `buffer`, do not; the compiler then calls `Stack` "not general enough".
+/// `Layer::layer` runs for each request, around the rest of the chain. The state of this project's
+/// layers is in the layers and is shared. A layer must accept an inner service with a lifetime, see
+/// [`Stack`]. Layers that spawn tasks, such as a `detached()` cache or tower's `buffer`, do not.
+/// The compiler then reports that `Stack` is "not general enough".
 ///
-/// The caller's extensions (`RequestBuilder::with_extension`: a deadline, a priority, a tenant) are the request's for
-/// the layers. Each attempt runs the rest of the chain with a clone of them; the caller gets back what the last one
-/// left. What layers add to a request stays between layers.
+/// The layers get the caller's extensions (set by `RequestBuilder::with_extension`, for example a
+/// deadline, a priority or a tenant) as the request's extensions. Each attempt runs the rest of the
+/// chain with a clone of them, and the caller gets the extensions of the last attempt back.
+/// Extensions that layers add to a request stay between the layers.
 ///
-/// A layer's refusal is an ordinary response, tagged in its extensions, with the URL of the request. Errors stay what
-/// they are; an error that only tower knows (its timeout's, say) is wrapped in [`Error::Middleware`].
+/// A rejection by a layer is an ordinary response, tagged in its extensions, with the URL of the
+/// request. Errors keep their type. An error of one of tower's layers (for example of its timeout)
+/// is wrapped in [`Error::Middleware`].
 #[derive(Clone, Debug)]
 pub struct TowerMiddleware<L> {
     layer: L,
@@ -29,15 +32,15 @@ pub struct TowerMiddleware<L> {
 }
 
 impl<L> TowerMiddleware<L> {
-    /// Runs requests through these layers.
+    /// Returns a middleware that runs requests through `layer`.
     #[must_use]
     pub const fn new(layer: L) -> Self {
         let limit = RequestBody::DEFAULT_LIMIT;
         Self { layer, limit }
     }
 
-    /// Reads streamed request bodies into memory up to this many bytes (default: 32 MiB); longer ones pass through
-    /// and are sent once.
+    /// Sets up to how many bytes streamed request bodies are buffered. Default: 32 MiB. Longer
+    /// bodies pass through and are sent once.
     #[must_use]
     pub const fn with_body_limit(mut self, bytes: usize) -> Self {
         self.limit = bytes;
@@ -49,7 +52,7 @@ impl<L> Middleware for TowerMiddleware<L>
 where
     L: for<'a> Stack<'a> + Send + Sync + 'static,
 {
-    // What `async_trait` makes of `async fn handle`.
+    // The signature that `async_trait` generates for `async fn handle`.
     fn handle<'this, 'extensions, 'next, 'future>(
         &'this self,
         request: Request,
@@ -65,24 +68,24 @@ where
         Box::pin(async move {
             let url = request.url().clone();
             let (mut head, body) = http::Request::<reqwest::Body>::try_from(request)?.into_parts();
-            let borrowed = Borrowed::take(extensions);
+            let borrowed = BorrowedExtensions::take(extensions);
             let mut service = self.layer.layer(borrowed.service(next));
-            // The request's own win: they may be newer, left by layers further out.
+            // The request's own extensions win: outer layers may have set them later.
             let mut all = borrowed.given().clone();
             all.extend(std::mem::take(&mut head.extensions));
             head.extensions = all;
             let body = RequestBody::collect(body, self.limit).await;
             let ready = poll_fn(|cx| service.poll_ready(cx)).await;
-            ready.map_err(|error| typed(error.into()))?;
+            ready.map_err(|error| unboxed(error.into()))?;
             let answer = service.call(http::Request::from_parts(head, body)).await;
-            let response = answer.map_err(|error| typed(error.into()))?;
+            let response = answer.map_err(|error| unboxed(error.into()))?;
             Ok(convert::outward(response, url))
         })
     }
 }
 
-/// The error under tower's `BoxError`, as it was.
-fn typed(error: BoxError) -> Error {
+/// Returns the original error inside of tower's `BoxError`.
+fn unboxed(error: BoxError) -> Error {
     match error.downcast::<Error>() {
         Ok(error) => *error,
         Err(error) => match error.downcast::<reqwest::Error>() {
@@ -92,7 +95,7 @@ fn typed(error: BoxError) -> Error {
     }
 }
 
-/// An error of a layer, with its words and its sources.
+/// An error of a layer, with its message and its sources.
 #[derive(Debug)]
 struct LayerError(BoxError);
 
@@ -103,7 +106,7 @@ impl fmt::Display for LayerError {
 }
 
 impl StdError for LayerError {
-    /// The error itself, so that it can be found by its type.
+    /// Returns the error itself, so that it can be found by its type.
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         Some(self.0.as_ref())
     }

@@ -1,4 +1,4 @@
-//! The rest of a chain of middleware as the service that layers go around.
+//! The rest of a middleware chain as the innermost service.
 
 use std::{
     fmt, mem,
@@ -16,33 +16,33 @@ use tower_service::Service;
 use crate::convert;
 
 /// The extensions of one call of the chain.
-pub(crate) struct Shared {
-    /// As the caller gave them: what each attempt begins with.
+pub(crate) struct SharedExtensions {
+    /// The caller's extensions, with which each attempt starts.
     given: Extensions,
-    /// As the last attempt to end left them.
+    /// The extensions of the last attempt that ended.
     left: Mutex<Option<Extensions>>,
 }
 
-impl Shared {
+impl SharedExtensions {
     fn left(&self) -> std::sync::MutexGuard<'_, Option<Extensions>> {
         self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The caller's extensions while they are with the stack. Gives them back when dropped, so that a call that is
-/// cancelled does too.
-pub(crate) struct Borrowed<'a> {
-    home: &'a mut Extensions,
-    shared: Arc<Shared>,
+/// A guard of the caller's extensions while the stack uses them. Its drop gives them back, so that
+/// a cancelled call returns them too.
+pub(crate) struct BorrowedExtensions<'a> {
+    owner: &'a mut Extensions,
+    shared: Arc<SharedExtensions>,
 }
 
-impl<'a> Borrowed<'a> {
-    pub(crate) fn take(home: &'a mut Extensions) -> Self {
-        let shared = Arc::new(Shared {
-            given: mem::take(home),
+impl<'a> BorrowedExtensions<'a> {
+    pub(crate) fn take(owner: &'a mut Extensions) -> Self {
+        let shared = Arc::new(SharedExtensions {
+            given: mem::take(owner),
             left: Mutex::new(None),
         });
-        Self { home, shared }
+        Self { owner, shared }
     }
 
     pub(crate) fn given(&self) -> &Extensions {
@@ -57,22 +57,23 @@ impl<'a> Borrowed<'a> {
     }
 }
 
-impl Drop for Borrowed<'_> {
+impl Drop for BorrowedExtensions<'_> {
     fn drop(&mut self) {
         let left = self.shared.left().take();
-        *self.home = left.unwrap_or_else(|| self.shared.given.clone());
+        *self.owner = left.unwrap_or_else(|| self.shared.given.clone());
     }
 }
 
-/// The rest of a chain of middleware, as a service. Always ready; each call runs the rest once, with a clone of the
-/// extensions that the caller of the chain gave.
+/// A service that runs the rest of a middleware chain. It is always ready. Each call runs the rest
+/// once, with a clone of the caller's extensions.
 #[derive(Clone)]
 pub struct NextService<'a> {
     next: Next<'a>,
-    extensions: Arc<Shared>,
+    extensions: Arc<SharedExtensions>,
 }
 
-/// Future of [`NextService`]: reqwest-middleware boxes, and its extensions must stay beside the call.
+/// The future of [`NextService`]. It is boxed, because reqwest-middleware boxes its futures and
+/// borrows the extensions.
 pub type NextFuture<'a> = Pin<Box<dyn Future<Output = Result<Response<Body>, Error>> + Send + 'a>>;
 
 impl<'a> Service<Request<RequestBody>> for NextService<'a> {

@@ -1,4 +1,4 @@
-//! What a layer stack must be, to be a middleware.
+//! The requirements on a layer stack that is run as a middleware.
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -7,15 +7,15 @@ use tower_claude_core::{BoxError, RequestBody};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::NextService;
+use crate::next::NextService;
 
-/// A layer, or a stack of layers, that [`TowerMiddleware`](crate::TowerMiddleware) can run: an alias, implemented for
-/// every layer that fits.
+/// A trait alias for the layers that [`TowerMiddleware`](crate::TowerMiddleware) can run.
 ///
-/// The service it makes of the rest of a chain of middleware must take a [`RequestBody`], answer with a body that can
-/// be shared, and not need a `'static` inner service: the rest of a chain is borrowed from the client.
+/// The service that the layer makes must take a [`RequestBody`] and return a body that is `Sync`.
+/// It must not need a `'static` inner service, because the rest of the middleware chain is borrowed
+/// from the client.
 pub trait Stack<'a>: Layer<NextService<'a>, Service = Self::Outer> {
-    /// The service.
+    /// The service that the layer makes.
     type Outer: Service<
             Request<RequestBody>,
             Response = Response<Self::Body>,
@@ -26,7 +26,7 @@ pub trait Stack<'a>: Layer<NextService<'a>, Service = Self::Outer> {
     type Future: Future<Output = Result<Response<Self::Body>, Self::Error>> + Send;
     /// Its response body.
     type Body: Body<Data = Bytes, Error: Into<BoxError>> + Send + Sync + 'static;
-    /// Its error: reqwest-middleware's, or what one of tower's own layers makes of it.
+    /// Its error: reqwest-middleware's error, or the error in which one of tower's layers wraps it.
     type Error: Into<BoxError>;
 }
 

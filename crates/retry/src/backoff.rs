@@ -1,19 +1,20 @@
-//! How long to wait when nobody says how long.
+//! Exponential backoff with jitter.
 
 use std::time::Duration;
 
-/// The least wait with [`Jitter::Full`], which otherwise may draw nothing at all.
+/// The shortest wait with [`Jitter::Full`], which could draw zero otherwise.
 const FULL_FLOOR: Duration = Duration::from_millis(100);
 
-/// The most that is added to a wait the server asked for.
+/// The most that is added to a `retry-after`.
 const RETRY_AFTER_SPREAD: Duration = Duration::from_secs(10);
 
-/// No wait is longer, so that no product of waits overflows.
+/// The longest wait, so that no product of waits overflows.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
-/// How the wait before a retry is spread, so that clients which failed together do not return together.
+/// The random part of a wait, so that clients that failed together do not retry together.
 ///
-/// `e` is the envelope: `base` before the first retry, doubled for each further one, at most `cap`.
+/// `e` is the exponential delay: `base` before the first retry, doubled for each further retry, at
+/// most `cap`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Jitter {
@@ -30,7 +31,7 @@ pub enum Jitter {
     None,
 }
 
-/// Exponential backoff: 1 s, doubling up to 60 s, by default.
+/// Exponential backoff, by default from 1 s to 60 s.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backoff {
     base: Duration,
@@ -49,8 +50,8 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// Waits `base` before the first retry and twice as long before each further one, at most
-    /// `cap` (a day at most). A `base` over `cap` counts as `cap`.
+    /// Creates a backoff of `base` before the first retry, doubled for each further retry, at most
+    /// `cap`. `cap` is limited to a day, and a `base` over `cap` counts as `cap`.
     #[must_use]
     pub fn new(base: Duration, cap: Duration, jitter: Jitter) -> Self {
         let cap = cap.min(LONGEST);
@@ -61,16 +62,16 @@ impl Backoff {
         }
     }
 
-    /// The wait before retry number `retry` (from 1), after a wait of `last` (zero before the
-    /// first), for a random number in `[0, 1)`.
+    /// Returns the wait before retry number `retry` (from 1) for a random number in `[0, 1)`.
+    /// `last` is the last wait, and zero before the first retry.
     pub(crate) fn delay(&self, retry: u32, last: Duration, random: f64) -> Duration {
         let random = random.clamp(0.0, 1.0);
-        let envelope = self.envelope(retry);
+        let exponential = self.exponential(retry);
         match self.jitter {
-            Jitter::None => envelope,
-            Jitter::Upward => (envelope + (envelope / 2).mul_f64(random)).min(self.cap),
-            Jitter::Full => envelope.mul_f64(random).max(FULL_FLOOR.min(self.cap)),
-            Jitter::Equal => envelope / 2 + (envelope / 2).mul_f64(random),
+            Jitter::None => exponential,
+            Jitter::Upward => (exponential + (exponential / 2).mul_f64(random)).min(self.cap),
+            Jitter::Full => exponential.mul_f64(random).max(FULL_FLOOR.min(self.cap)),
+            Jitter::Equal => exponential / 2 + (exponential / 2).mul_f64(random),
             Jitter::Decorrelated => {
                 let last = last.clamp(self.base, self.cap);
                 let spread = last * 3 - self.base;
@@ -79,8 +80,8 @@ impl Backoff {
         }
     }
 
-    /// The wait when the server asked for `retry_after`: never less, and up to half as much again
-    /// (10 s at most), since everyone who was turned away got the same number.
+    /// Returns the wait for a `retry-after` of the server: never less, and up to half as much again
+    /// (at most 10 s), because all rejected clients get the same number.
     pub(crate) fn after(&self, retry_after: Duration, random: f64) -> Duration {
         if self.jitter == Jitter::None {
             return retry_after;
@@ -89,7 +90,7 @@ impl Backoff {
         retry_after.saturating_add(spread.mul_f64(random.clamp(0.0, 1.0)))
     }
 
-    fn envelope(&self, retry: u32) -> Duration {
+    fn exponential(&self, retry: u32) -> Duration {
         let factor = 1_u32.checked_shl(retry.saturating_sub(1));
         self.base
             .saturating_mul(factor.unwrap_or(u32::MAX))

@@ -1,4 +1,4 @@
-//! What keeps retries from becoming the outage.
+//! The retry budget, which keeps retries from prolonging an outage.
 
 use std::{
     sync::{
@@ -12,17 +12,18 @@ use tokio::time::Instant;
 
 const NANOS: u128 = 1_000_000_000;
 
-/// What one retry takes, in thousandths of a token.
+/// The price of one retry, in thousandths of a token.
 const RETRY_COST: u64 = 1000;
 
 /// A bucket of tokens that pay for retries, shared by all clones.
 ///
-/// A retry takes one token; each success puts 0.5 back, and each second 0.1; at most 100 are kept,
-/// and 10 are there at the start. So in any window of `T` seconds there are at most
-/// `100 + 0.5 × successes + 0.1 × T` retries: nearly all in a partial outage, almost none in a full
-/// one. A retry after a rate-limit 429 is free, since the limit itself paces it.
+/// A retry takes one token. Each success returns 0.5 tokens, and each second adds 0.1. The bucket
+/// holds at most 100 tokens and starts with 10. So there are at most
+/// `100 + 0.5 × successes + 0.1 × T` retries in any window of `T` seconds. A partial outage is
+/// retried nearly always, a full one almost never. A retry after a rate-limit 429 is not charged,
+/// because the limit itself paces it.
 ///
-/// Give several layers the same budget when they send to the same upstream.
+/// Layers that send to the same upstream should share one budget.
 ///
 /// ```
 /// use tower_claude_retry::{RetryBudget, RetryLayer};
@@ -38,12 +39,12 @@ pub struct RetryBudget(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     rates: Rates,
-    /// Spares the happy path the lock: a full bucket has no use for a deposit.
+    /// True if the bucket is full. A success then adds nothing, and needs no lock.
     full: AtomicBool,
     level: Mutex<Level>,
 }
 
-/// All in thousandths of a token.
+/// The settings of a budget, in thousandths of a token.
 #[derive(Clone, Copy, Debug)]
 struct Rates {
     max: u64,
@@ -55,7 +56,7 @@ struct Rates {
 #[derive(Debug)]
 struct Level {
     tokens: u64,
-    /// Nanoseconds × rate that did not make a whole thousandth yet.
+    /// The refill that is less than a thousandth, as nanoseconds × rate.
     carry: u128,
     at: Option<Instant>,
 }
@@ -72,66 +73,68 @@ impl Default for RetryBudget {
 }
 
 impl RetryBudget {
-    /// The recommended budget: 100 tokens at most, 10 at the start, 0.5 per success, 0.1 per second.
+    /// Creates the recommended budget: at most 100 tokens, 10 at the start, 0.5 per success and 0.1
+    /// per second.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A new budget that keeps at most this many tokens.
+    /// Returns a new budget that holds at most this many tokens. 100 by default. With 0, only rate
+    /// limits are retried.
     #[must_use]
     pub fn with_max(self, tokens: u32) -> Self {
         self.rebuilt(|rates| rates.max = u64::from(tokens) * 1000)
     }
 
-    /// A new budget that begins with this many tokens, at most the maximum.
+    /// Returns a new budget that starts with this many tokens, at most the maximum. 10 by default.
     #[must_use]
     pub fn with_initial(self, tokens: u32) -> Self {
         self.rebuilt(|rates| rates.initial = u64::from(tokens) * 1000)
     }
 
-    /// A new budget to which each success adds this many tokens, to the thousandth. Negative and
-    /// undefined values count as zero.
+    /// Returns a new budget to which each success adds this many tokens, rounded to the thousandth.
+    /// 0.5 by default. Negative values and NaN count as zero.
     #[must_use]
     pub fn with_deposit(self, tokens: f64) -> Self {
         self.rebuilt(|rates| rates.deposit = thousandths(tokens))
     }
 
-    /// A new budget to which each second adds this many tokens, to the thousandth. Negative and
-    /// undefined values count as zero.
+    /// Returns a new budget to which each second adds this many tokens, rounded to the thousandth.
+    /// 0.1 by default. Negative values and NaN count as zero.
     #[must_use]
-    pub fn with_trickle(self, tokens_per_second: f64) -> Self {
+    pub fn with_refill_per_second(self, tokens_per_second: f64) -> Self {
         self.rebuilt(|rates| rates.per_second = thousandths(tokens_per_second))
     }
 
-    /// The tokens there are now.
+    /// Returns the number of tokens.
     #[must_use]
     pub fn tokens(&self) -> f64 {
         self.thousandths(Instant::now()) as f64 / 1000.0
     }
 
-    /// The same in whole thousandths, at `now`.
+    /// Returns the number of thousandths of a token at `now`.
     pub(crate) fn thousandths(&self, now: Instant) -> u64 {
         let mut level = self.level();
         level.refill(&self.0.rates, now);
         level.tokens
     }
 
-    /// Notes a success.
+    /// Records a success.
     pub(crate) fn deposit(&self) {
         if !self.0.full.load(Ordering::Relaxed) {
             self.put(self.0.rates.deposit);
         }
     }
 
-    /// Pays for a retry, if there is enough.
-    pub(crate) fn withdraw(&self, now: Instant) -> Option<Payment> {
+    /// Takes the price of a retry, or returns `None` if there are too few tokens.
+    pub(crate) fn withdraw(&self, now: Instant) -> Option<RetryPermit> {
         let mut level = self.level();
         level.refill(&self.0.rates, now);
         level.tokens = level.tokens.checked_sub(RETRY_COST)?;
         self.0.full.store(false, Ordering::Relaxed);
         drop(level);
-        Some(Payment {
+        Some(RetryPermit {
             budget: Some(self.clone()),
             sent: false,
         })
@@ -172,7 +175,7 @@ impl RetryBudget {
 }
 
 impl Level {
-    /// Adds what time has brought. The clock starts at the first look.
+    /// Adds the refill since the last call. The clock starts at the first call.
     fn refill(&mut self, rates: &Rates, now: Instant) {
         let since = *self.at.get_or_insert(now);
         let elapsed = now.saturating_duration_since(since);
@@ -190,26 +193,27 @@ impl Level {
     }
 }
 
-/// The price of a retry. Dropped before the retry was sent, it goes back. By default, nothing.
+/// A permit for one retry. Its price goes back to the budget if it is dropped before the retry is
+/// sent. The default permit has no price.
 #[derive(Debug, Default)]
-pub(crate) struct Payment {
+pub(crate) struct RetryPermit {
     budget: Option<RetryBudget>,
     sent: bool,
 }
 
-impl Payment {
-    /// A retry that costs nothing.
-    pub(crate) const FREE: Self = Self {
+impl RetryPermit {
+    /// A permit without a price.
+    pub(crate) const UNCHARGED: Self = Self {
         budget: None,
         sent: false,
     };
 
-    /// The retry is on its way; from here on only [`refund`](Self::refund) gives the price back.
-    pub(crate) const fn sent(&mut self) {
+    /// Records that the retry was sent. Only [`refund`](Self::refund) returns the price after that.
+    pub(crate) const fn mark_sent(&mut self) {
         self.sent = true;
     }
 
-    /// The retry never left the process.
+    /// Returns the price, because an inner layer has rejected the retry.
     pub(crate) fn refund(&mut self) {
         if let Some(budget) = self.budget.take() {
             budget.put(RETRY_COST);
@@ -217,7 +221,7 @@ impl Payment {
     }
 }
 
-impl Drop for Payment {
+impl Drop for RetryPermit {
     fn drop(&mut self) {
         if !self.sent {
             self.refund();
@@ -226,6 +230,6 @@ impl Drop for Payment {
 }
 
 fn thousandths(tokens: f64) -> u64 {
-    // `as` saturates, and takes what is not a number for zero.
+    // `as` saturates, and turns NaN into zero.
     (tokens * 1000.0).round() as u64
 }

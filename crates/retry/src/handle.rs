@@ -1,13 +1,13 @@
-//! Looking at a layer from outside.
+//! The handle to observe a layer.
 
 use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering},
 };
 
-use crate::RetryBudget;
+use crate::budget::RetryBudget;
 
-/// What only rare paths count, so that the ordinary one shares nothing.
+/// The counters of a layer. Only rare paths count, so that ordinary calls share no memory.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) retries: AtomicU64,
@@ -21,35 +21,32 @@ pub(crate) fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
-/// A view of one [`RetryLayer`](crate::RetryLayer) and all services made from it. Cheap to clone.
+/// A handle to one [`RetryLayer`](crate::RetryLayer) and all services made from it. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct RetryHandle {
-    budget: RetryBudget,
-    counters: Arc<Counters>,
+    pub(crate) budget: RetryBudget,
+    pub(crate) counters: Arc<Counters>,
 }
 
 /// The state of a layer at one moment. Counts are since the layer was made.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct RetrySnapshot {
-    /// Tokens in the retry budget.
+    /// The tokens in the retry budget.
     pub budget_tokens: f64,
-    /// Retries decided on.
+    /// The number of retries.
     pub retries: u64,
-    /// Calls whose last attempt failed: not retryable, or no attempt, time or budget was left.
+    /// The number of calls whose last attempt failed: the failure was not retryable, or no attempt,
+    /// time or budget was left.
     pub gave_up: u64,
-    /// Attempts and streams that one of the timers ended.
+    /// The number of attempts and streams that a timer ended.
     pub timed_out: u64,
-    /// Responses that broke off after their content had begun.
+    /// The number of responses that failed after their content had begun.
     pub broken: u64,
 }
 
 impl RetryHandle {
-    pub(crate) const fn new(budget: RetryBudget, counters: Arc<Counters>) -> Self {
-        Self { budget, counters }
-    }
-
-    /// The state now.
+    /// Returns the present state.
     #[must_use]
     pub fn snapshot(&self) -> RetrySnapshot {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -62,7 +59,7 @@ impl RetryHandle {
         }
     }
 
-    /// The budget, to share it with another layer.
+    /// Returns the budget, which other layers may share.
     pub const fn budget(&self) -> &RetryBudget {
         &self.budget
     }

@@ -1,4 +1,4 @@
-//! The layer: configuration and shared state.
+//! The layer: its settings, and the state that all its services share.
 
 use std::{fmt, num::NonZeroU32, sync::Arc, time::Duration};
 
@@ -10,50 +10,62 @@ use tower_claude_core::{
 use tower_layer::Layer;
 
 use crate::{
-    Backoff, Retry, RetryBudget, RetryHandle, Timeouts,
-    handle::Counters,
-    policy::{LONGEST_RETRY_AFTER, Policy},
+    backoff::Backoff,
+    budget::RetryBudget,
+    decide::RetryRules,
+    handle::{Counters, RetryHandle},
+    policy::RetryPolicy,
+    timeouts::Timeouts,
 };
 
-/// Sends failed requests again. See the [crate documentation](crate).
+/// The name of the layer in events, rejections and logs.
+pub(crate) const LAYER: &str = "retry";
+
+/// The upper limit of `max_retry_after`. The program that called decides about longer waits.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
+
+/// The service that a [`RetryLayer`] makes.
+pub type Retry<S, C = ClaudeClassify> = Driven<S, RetryPolicy, (), C>;
+
+/// A layer that sends failed requests again. See the [crate documentation](crate).
 ///
-/// The default is the recommendation: five attempts, 1 s doubling to 60 s with upward jitter,
-/// `retry-after` up to 60 s, the default [`RetryBudget`] and [`Timeouts`].
+/// The default is the recommendation: five attempts, waits of 1 s doubling to 60 s with upward
+/// jitter, `retry-after` up to 60 s, the default [`RetryBudget`] and [`Timeouts`].
 ///
-/// Budget and counters live here and are shared by every clone and every service made from it.
+/// The layer owns its budget and its counters. All clones and all services made from it share them.
 #[derive(Clone)]
-#[must_use = "a layer does nothing until it wraps a service"]
+#[must_use = "layers do nothing until they wrap a service"]
 pub struct RetryLayer<C = ClaudeClassify> {
     config: Arc<Config>,
     classifier: C,
 }
 
-/// What every call needs to know, behind one `Arc`.
+/// The settings and the shared state, behind one `Arc`.
 #[derive(Clone)]
 pub(crate) struct Config {
-    pub(crate) policy: Policy,
+    pub(crate) rules: RetryRules,
     pub(crate) budget: RetryBudget,
     pub(crate) timeouts: Timeouts,
-    /// Whether to take the `Class` that an inner layer left.
-    pub(crate) reuse_class: bool,
+    /// True if the `Class` that an inner layer left in the response stands.
+    reuses_class: bool,
     pub(crate) observers: EventSink,
-    pub(crate) body_limit: usize,
+    body_limit: usize,
     pub(crate) counters: Arc<Counters>,
 }
 
 impl RetryLayer {
-    /// The recommended layer.
+    /// Creates the recommended layer.
     pub fn new() -> Self {
         Self {
             config: Arc::new(Config {
-                policy: Policy {
+                rules: RetryRules {
                     max_attempts: const { NonZeroU32::new(5).expect("five is not zero") },
                     backoff: Backoff::default(),
                     max_retry_after: Duration::from_secs(60),
                 },
                 budget: RetryBudget::new(),
                 timeouts: Timeouts::new(),
-                reuse_class: true,
+                reuses_class: true,
                 observers: EventSink::default(),
                 body_limit: RequestBody::DEFAULT_LIMIT,
                 counters: Arc::default(),
@@ -70,65 +82,71 @@ impl Default for RetryLayer {
 }
 
 impl<C> RetryLayer<C> {
-    /// How often a request is sent at most, the first time included. 5 by default; 1 never retries.
+    /// Sets the maximum number of attempts, including the first. 5 by default. With 1, no request
+    /// is sent again.
     ///
-    /// Attempts that a model fallback outside has already spent on the same call count, so that targets and
-    /// attempts do not multiply: with 5, a call that failed five times at its first model is sent once to the
-    /// next. Each target gets one attempt at least, and one that is only probed no more.
+    /// Attempts that an outer model fallback has made at other models count, so that models and
+    /// attempts do not multiply. With 5, a call that failed five times at its first model is sent
+    /// once to the next. Each model gets at least one attempt, and a probe exactly one.
     pub fn with_max_attempts(self, attempts: NonZeroU32) -> Self {
-        self.with(|config| config.policy.max_attempts = attempts)
+        self.with(|config| config.rules.max_attempts = attempts)
     }
 
-    /// The waits where the server names none.
+    /// Sets the waits before retries for which the server gives no `retry-after`. From 1 s doubling
+    /// to 60 s by default.
     pub fn with_backoff(self, backoff: Backoff) -> Self {
-        self.with(|config| config.policy.backoff = backoff)
+        self.with(|config| config.rules.backoff = backoff)
     }
 
-    /// The longest `retry-after` worth waiting for: 60 s by default, at most one hour. A response
-    /// that asks for more goes up as it is.
+    /// Sets the longest `retry-after` that is waited for. 60 s by default, at most one hour. A
+    /// response with a longer one goes to the caller unchanged.
     pub fn with_max_retry_after(self, longest: Duration) -> Self {
-        self.with(|config| config.policy.max_retry_after = longest.min(LONGEST_RETRY_AFTER))
+        self.with(|config| config.rules.max_retry_after = longest.min(LONGEST_RETRY_AFTER))
     }
 
-    /// What pays for retries. Layers with the same upstream may share one.
+    /// Sets the budget that pays for retries. Layers with the same upstream may share one.
     pub fn with_budget(self, budget: RetryBudget) -> Self {
         self.with(|config| config.budget = budget)
     }
 
-    /// How long to wait for the head, through silence, and in all.
+    /// Sets the timeouts for the head, for silence and for the whole call. See [`Timeouts`] for the
+    /// defaults.
     pub fn with_timeouts(self, timeouts: Timeouts) -> Self {
         self.with(|config| config.timeouts = timeouts)
     }
 
-    /// Where events go, beside `tracing`.
+    /// Sets an observer of events. `tracing` gets them as well. None by default.
     pub fn with_observer(self, observer: impl Observer + 'static) -> Self {
         self.with(|config| config.observers = EventSink::new(observer))
     }
 
-    /// Buffers request bodies up to this many bytes (default: 32 MiB); longer ones pass through and
-    /// are sent once. In a stack the outermost layer's limit is the one that counts.
+    /// Sets the number of bytes up to which request bodies are buffered. 32 MiB by default. A
+    /// longer body passes through as a stream and is sent once. In a stack the limit of the
+    /// outermost layer applies.
     pub fn with_body_limit(self, bytes: usize) -> Self {
         self.with(|config| config.body_limit = bytes)
     }
 
-    /// Another reading of responses and errors. It is asked even where an inner layer has left its
-    /// own reading; only a local refusal stays one.
+    /// Sets the classifier of responses and errors. It overrules the class that an inner layer
+    /// left, except for a local rejection.
     pub fn with_classifier<C2>(self, classifier: C2) -> RetryLayer<C2> {
-        let Self { config, .. } = self.with(|config| config.reuse_class = false);
+        let Self { config, .. } = self.with(|config| config.reuses_class = false);
         RetryLayer { config, classifier }
     }
 
-    /// This layer as a stage of a driver.
-    #[doc(hidden)]
+    /// Returns the policy of this layer for a driver that runs several policies.
     #[must_use]
-    pub fn stage(&self) -> crate::RetryPolicy {
-        crate::stage::RetryPolicy(self.config.clone())
+    pub fn policy(&self) -> RetryPolicy {
+        RetryPolicy(self.config.clone())
     }
 
-    /// A view of what the layer does.
+    /// Returns a handle to observe the layer.
     #[must_use]
     pub fn handle(&self) -> RetryHandle {
-        RetryHandle::new(self.config.budget.clone(), self.config.counters.clone())
+        RetryHandle {
+            budget: self.config.budget.clone(),
+            counters: self.config.counters.clone(),
+        }
     }
 
     fn with(mut self, change: impl FnOnce(&mut Config)) -> Self {
@@ -138,11 +156,11 @@ impl<C> RetryLayer<C> {
 }
 
 impl<S: Clone, C: Clone> Layer<S> for RetryLayer<C> {
-    type Service = Driven<S, crate::RetryPolicy, (), C>;
+    type Service = Retry<S, C>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        let (policy, classifier) = (self.stage(), self.classifier.clone());
-        DriverLayer::with_reuse(policy, (), classifier, self.config.reuse_class)
+        let (policy, classifier) = (self.policy(), self.classifier.clone());
+        DriverLayer::with_reuse(policy, (), classifier, self.config.reuses_class)
             .with_body_limit(self.config.body_limit)
             .layer(inner)
     }
@@ -151,7 +169,7 @@ impl<S: Clone, C: Clone> Layer<S> for RetryLayer<C> {
 impl<C> fmt::Debug for RetryLayer<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RetryLayer")
-            .field("policy", &self.config.policy)
+            .field("rules", &self.config.rules)
             .field("timeouts", &self.config.timeouts)
             .finish_non_exhaustive()
     }

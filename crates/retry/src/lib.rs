@@ -1,4 +1,4 @@
-//! Sends failed Claude requests again: at the right time, not too often, and only while that is harmless.
+//! A Tower layer that sends failed Claude requests again, at the right time and within a budget.
 //!
 //! ```
 //! use std::convert::Infallible;
@@ -12,7 +12,8 @@
 //!
 //! # #[tokio::main(flavor = "current_thread", start_paused = true)]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let statuses = [200, 529].to_vec(); // overloaded once, then fine
+//! // Overloaded at the first request, then available.
+//! let statuses = [200, 529].to_vec();
 //! # let statuses = std::sync::Arc::new(std::sync::Mutex::new(statuses));
 //! let api = service_fn(move |_: Request<RequestBody>| {
 //! #   let mut statuses = statuses.lock().expect("not poisoned");
@@ -30,64 +31,70 @@
 //! ```
 //!
 //! # What it does
-//! - Retries what waiting can cure, as the [`Class`](tower_claude_core::Class) tells: rate limits, overload, 5xx, broken
-//!   connections, errors and cuts in a stream before its content. Not spend limits, not 4xx. An attempt without an
-//!   answer in time is repeated only once: its work may still go on, and be paid for.
-//! - Waits 1 s, 2 s, 4 s … 60 s with upward jitter ([`Backoff`]), never less than `retry-after`, and not at all when
-//!   a limiter inside has paused the scope ([`PausedByLimiter`](tower_claude_core::PausedByLimiter)).
-//! - Stops when attempts, the shared [`RetryBudget`] or the [`Deadline`](tower_claude_core::Deadline) run out, or
-//!   `retry-after` is over 60 s. The last response then goes up as it came, with its `Class` in the extensions.
-//! - Owns the head, idle and total [`Timeouts`]: a 504 in Claude's shape, tagged [`Rejected`](tower_claude_core::Rejected).
-//! - Keeps `x-stainless-retry-count` true where the caller sends it.
+//!
+//! - It retries failures that waiting can cure, as the [`Class`](tower_claude_core::Class) of the
+//!   response tells: rate limits, overload, 5xx, broken connections, and errors and cuts in a
+//!   stream before its content. It does not retry spend limits and 4xx. An attempt without an
+//!   answer in time is repeated only once, because the server may still work on it and bill it.
+//! - It waits 1 s, 2 s, 4 s … 60 s with upward jitter ([`Backoff`]), and never less than
+//!   `retry-after`. It does not wait when an inner limiter has paused the scope
+//!   ([`PausedByLimiter`](tower_claude_core::PausedByLimiter)).
+//! - It stops when no attempts are left, when the shared [`RetryBudget`] is empty, when the
+//!   [`Deadline`](tower_claude_core::Deadline) would pass, or when `retry-after` is over 60 s. The
+//!   last response then goes to the caller unchanged, with its `Class` in the extensions.
+//! - It owns the head, idle and total [`Timeouts`]. A call that runs out of time is answered with a
+//!   504 in Claude's error shape, tagged [`Rejected`](tower_claude_core::Rejected).
+//! - It updates `x-stainless-retry-count` if the caller sends it.
 //!
 //! # Where it goes
-//! Outside all that must see every attempt (breaker, limiters, client), inside cache and model fallback. A retry layer
-//! inside another passes requests through. Switch the retries of the client or SDK off.
 //!
-//! # Readiness, clones, cancellation
-//! Always ready, so an outer `LoadShed` sees no pressure; nothing happens before the first poll. Each attempt waits for
-//! the inner service itself, the first on the service that is called, the others on clones. Budget and counters live in
-//! the layer and are shared by its clones and services. A failed response is dropped before the wait. Dropping the
-//! future drops all it holds, and a retry that was paid and not sent is refunded.
+//! Outside of all layers that must see every attempt (breaker, limiters, client), and inside of
+//! cache and model fallback. A retry layer inside another passes requests through. Retries of the
+//! client or of an SDK should be switched off.
+//!
+//! # Readiness
+//!
+//! The service is always ready, so an outer `LoadShed` sees no pressure. Each attempt waits for the
+//! inner service: the first attempt for the service that was called, the others for clones of it.
+//!
+//! # Clones
+//!
+//! Budget and counters belong to the layer. Its clones and all services made from it share them.
+//!
+//! # Cancellation
+//!
+//! Dropping the future drops all that it holds. A retry that was charged and not sent is refunded.
+//! A failed response is dropped before the wait.
 //!
 //! # Streaming
-//! A stream is held until its first content event, a JSON answer until it is whole (64 KiB at most): failures up to
-//! there are retried unseen, and from there on only watched. A Claude stream that falls silent or outlasts the total
-//! timeout ends with an `error` event; other bodies, and those of known length, are not timed once handed on.
 //!
-//! # What it never does
-//! Retry after content has reached the caller, or a request body too long to buffer; change a request or a response;
-//! hedge; log a body or a key. It cannot know whether a request whose connection broke was carried out: where doing it
-//! twice matters (creating a batch, say), allow one attempt.
+//! A stream is held until its first content event, and a JSON response until it is whole, up to
+//! 64 KiB. Failures before that point are retried, later ones are only recorded. A Claude stream
+//! that is silent for too long, or outlasts the total timeout, ends with an `error` event. Other
+//! bodies, and bodies of known length, have no timers once the caller reads them.
+//!
+//! # Limits
+//!
+//! It never retries after content has reached the caller, and never retries a request body that is
+//! too long to buffer. It changes no request and no response, sends no hedged requests, and logs
+//! neither bodies nor keys. It cannot know whether the server carried out a request whose
+//! connection broke. Where doing it twice matters, for example for the creation of a batch, allow
+//! one attempt.
 #![forbid(unsafe_code)]
 
 mod backoff;
-mod body;
 mod budget;
-mod call;
-mod claim;
-mod failure;
-mod future;
+mod decide;
 mod handle;
 mod layer;
 mod policy;
-mod service;
-mod stage;
-mod state;
 #[cfg(test)]
 mod tests;
 mod timeouts;
 
-/// The name in events, refusals and logs.
-const LAYER: &str = "retry";
-
 pub use backoff::{Backoff, Jitter};
-pub use body::Body;
 pub use budget::RetryBudget;
-pub use future::ResponseFuture;
 pub use handle::{RetryHandle, RetrySnapshot};
-pub use layer::RetryLayer;
-pub use service::Retry;
-#[doc(hidden)]
-pub use stage::{RetryBodyState, RetryPolicy, RetryState};
+pub use layer::{Retry, RetryLayer};
+pub use policy::{RetryBodyState, RetryPolicy, RetryState};
 pub use timeouts::Timeouts;

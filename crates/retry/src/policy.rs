@@ -1,119 +1,378 @@
-//! Whether to try again, and when. Pure: time, chance and the budget come in as arguments.
+//! The call policy that sends failed calls again.
 
-use std::{num::NonZeroU32, time::Duration};
+use std::{
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
-use tokio::time::Instant;
-use tower_claude_core::Class;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, Request, response::Parts};
+use tokio::time::{Instant, Sleep};
+use tower_claude_core::{
+    BodyTracker, Call, Class, Kind, RejectReason, Rejection, RequestBody, SavedRequest,
+    driver::{AttemptFailure, CallPolicy, CallStart},
+    event::{Event, emit},
+};
 
-use crate::{Backoff, RetryBudget, budget::Payment};
+use crate::{
+    budget::RetryPermit,
+    decide::{Attempt, Decision, decide},
+    handle::count,
+    layer::{Config, LAYER},
+    timeouts::{IdleTimer, StreamTimers, after, earlier, poll_timer},
+};
 
-/// The longest `max_retry_after`: longer waits are another program's business.
-pub(crate) const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
+/// The SDKs' count of retries. It is updated where the caller sends it.
+const RETRY_COUNT: HeaderName = HeaderName::from_static("x-stainless-retry-count");
 
-/// Attempts that got no answer in time before we stop: the work may be done, and paid for, twice
-/// already.
-const UNANSWERED: u32 = 2;
+/// A call policy that sends failed calls again, made by
+/// [`RetryLayer::policy`](crate::RetryLayer::policy).
+#[derive(Clone)]
+pub struct RetryPolicy(pub(crate) Arc<Config>);
 
-/// The rules.
-#[derive(Clone, Debug)]
-pub(crate) struct Policy {
-    pub(crate) max_attempts: NonZeroU32,
-    pub(crate) backoff: Backoff,
-    pub(crate) max_retry_after: Duration,
+/// The state of one call across its attempts.
+// A call that is answered at once needs nothing else: no allocation but for the saved request, no
+// lock and no reading of the clock.
+pub struct RetryState {
+    /// The request of the next attempt. Absent if there can be no other attempt.
+    saved: Option<Arc<SavedRequest>>,
+    /// True while this layer retries the call. An inner retry layer does not, and passes the call
+    /// through.
+    is_owner: bool,
+    /// True if an outer limiter has admitted all attempts, so that an inner one does not delay
+    /// them.
+    is_admitted: bool,
+    /// The number of the present attempt, from 1.
+    number: u32,
+    /// The attempts that were made at other targets. The maximum for a probe, which is sent once.
+    spent: u32,
+    started_at: Instant,
+    // Boxed, because it moves with the future.
+    attempt: Option<Box<AttemptState>>,
 }
 
-impl Policy {
-    /// Whether no attempt follows this one. What was spent at other targets counts, so that targets
-    /// times attempts never multiply; the first attempt at each is always made.
-    pub(crate) const fn is_last(&self, number: u32, spent: u32) -> bool {
-        number.saturating_add(spent) >= self.max_attempts.get()
+/// The state that is needed once an attempt has failed, or keeps the caller waiting.
+#[derive(Default)]
+struct AttemptState {
+    /// Read while the request is there: the last attempt does not keep it.
+    model: Option<Arc<str>>,
+    /// The start of the second attempt and of those that follow.
+    started_at: Option<Instant>,
+    unanswered: u32,
+    last_delay: Duration,
+    permit: RetryPermit,
+    idle: IdleTimer,
+    // Boxed, so that the state need not be pinned. Created when there is first something to wait
+    // for.
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+/// The state kept for the rest of a body.
+#[derive(Default)]
+pub struct RetryBodyState {
+    /// False in an inner retry layer, whose outer layer reports for both.
+    is_owner: bool,
+    timers: Option<StreamTimers>,
+}
+
+impl RetryPolicy {
+    fn emit(&self, event: &Event<'_>) {
+        emit(&self.0.observers, event);
+    }
+
+    fn report_broken(&self, class: Class) {
+        count(&self.0.counters.broken);
+        let layer = LAYER;
+        self.emit(&Event::Broken { layer, class });
     }
 }
 
-/// The attempt that failed.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Attempt {
-    pub(crate) class: Class,
-    /// From 1.
-    pub(crate) number: u32,
-    /// Attempts that a layer outside has already spent on this call, at other targets.
-    pub(crate) spent: u32,
-    /// Attempts so far, with this one, that got no answer in time.
-    pub(crate) unanswered: u32,
-    /// Whether the request can be sent again.
-    pub(crate) replayable: bool,
-    /// The pause that a limiter inside has taken on.
-    pub(crate) paced: Option<Duration>,
-    /// The wait before this attempt.
-    pub(crate) last_delay: Duration,
-    pub(crate) now: Instant,
-    pub(crate) deadline: Option<Instant>,
+impl CallPolicy for RetryPolicy {
+    type State = RetryState;
+    type BodyState = RetryBodyState;
+
+    #[inline]
+    fn start(&self, start: &mut CallStart<'_>) -> RetryState {
+        let (call, config) = (start.call, &*self.0);
+        let is_owner = call.claim_retries();
+        let mut state = RetryState {
+            saved: None,
+            is_owner,
+            is_admitted: call.is_reserved(),
+            number: 1,
+            spent: if call.is_probe() {
+                u32::MAX
+            } else {
+                call.attempts()
+            },
+            started_at: start.now,
+            attempt: None,
+        };
+        if is_owner {
+            if config.timeouts.total.is_some() {
+                call.limit_deadline(after(start.now, config.timeouts.total));
+            }
+            call.begin_attempt();
+            if !config.rules.is_last(1, state.spent) {
+                let saved = start.saved.take();
+                state.saved = saved.or_else(|| SavedRequest::of(start.request));
+            }
+        }
+        state
+    }
+
+    #[inline]
+    fn check_deadline(&self, state: &mut RetryState, call: &Arc<Call>) -> Option<Rejection> {
+        let has_passed = state.is_owner && call.deadline()? <= state.started_at;
+        has_passed.then(|| {
+            let reason = RejectReason::DeadlineWouldPass {
+                estimated: Duration::ZERO,
+                remaining: Duration::ZERO,
+            };
+            Rejection::new(LAYER, reason)
+        })
+    }
+
+    fn poll_timeout(
+        &self,
+        state: &mut RetryState,
+        call: &Arc<Call>,
+        received: Option<usize>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Rejection> {
+        if !state.is_owner {
+            return Poll::Pending;
+        }
+        let timeouts = &self.0.timeouts;
+        let attempt = state.attempt.get_or_insert_default();
+        let head = after(
+            attempt.started_at.unwrap_or(state.started_at),
+            timeouts.head,
+        );
+        let idle = received
+            .filter(|_| timeouts.idle.is_some())
+            .and_then(|received| after(attempt.idle.since(received), timeouts.idle));
+        let deadline = call.deadline();
+        let Some(until) = earlier(earlier(head, idle), deadline) else {
+            return Poll::Pending;
+        };
+        ready!(poll_timer(&mut attempt.timer, until, cx));
+        count(&self.0.counters.timed_out);
+        let until = Some(until);
+        let waited = if until == deadline {
+            deadline.map(|deadline| deadline.saturating_duration_since(state.started_at))
+        } else {
+            // Unlike the deadline of the caller, a slow server is a failure of the server.
+            call.time_out_attempt();
+            if until == head {
+                timeouts.head
+            } else {
+                timeouts.idle
+            }
+        };
+        let after = waited.unwrap_or_default();
+        Poll::Ready(Rejection::new(LAYER, RejectReason::TimedOut { after }))
+    }
+
+    #[inline]
+    fn on_success(
+        &self,
+        state: &mut RetryState,
+        _: &Arc<Call>,
+        _: &mut Parts,
+        _: bool,
+    ) -> Option<Class> {
+        if state.is_owner {
+            self.0.budget.deposit();
+        }
+        None
+    }
+
+    fn on_failure(
+        &self,
+        state: &mut RetryState,
+        call: &Arc<Call>,
+        failure: &AttemptFailure,
+    ) -> Option<Duration> {
+        if !state.is_owner {
+            return None;
+        }
+        let (config, class, number) = (&*self.0, failure.class, state.number);
+        let attempt = state.attempt.get_or_insert_default();
+        if let Some(model) = state.saved.as_ref().and_then(|saved| saved.body().model()) {
+            attempt.model = Some(Arc::from(model));
+        }
+        if class.local {
+            attempt.permit.refund();
+        }
+        attempt.unanswered += u32::from(failure.unanswered);
+        let failed = Attempt {
+            class,
+            number,
+            spent: state.spent,
+            unanswered: attempt.unanswered,
+            replayable: state.saved.is_some(),
+            paused: failure
+                .paused
+                .filter(|_| !state.is_admitted)
+                .map(|paused| paused.pause),
+            last_delay: attempt.last_delay,
+            now: Instant::now(),
+            deadline: call.deadline(),
+        };
+        let model = attempt.model.as_deref();
+        match decide(&config.rules, &failed, &config.budget, fastrand::f64()) {
+            // The layer that rejected the call has emitted an event.
+            Decision::Return { .. } if class.local && number == 1 => None,
+            Decision::Return { because } => {
+                count(&config.counters.gave_up);
+                self.emit(&Event::GaveUp {
+                    layer: LAYER,
+                    model,
+                    attempt: number,
+                    class,
+                    because,
+                });
+                None
+            }
+            Decision::Retry { delay, permit } => {
+                count(&config.counters.retries);
+                self.emit(&Event::Retry {
+                    layer: LAYER,
+                    model,
+                    attempt: number,
+                    class,
+                    delay,
+                });
+                attempt.permit = permit;
+                attempt.last_delay = delay;
+                Some(delay)
+            }
+        }
+    }
+
+    fn next_request(&self, state: &mut RetryState, call: &Arc<Call>) -> Request<RequestBody> {
+        state.number += 1;
+        let attempt = state.attempt.get_or_insert_default();
+        attempt.started_at = Some(Instant::now());
+        attempt.idle = IdleTimer::default();
+        call.begin_attempt();
+        let request = if self.0.rules.is_last(state.number, state.spent) {
+            state.saved.take().map(SavedRequest::into_request)
+        } else {
+            state.saved.as_ref().map(|saved| saved.copy())
+        };
+        let mut request = request.expect("a retry is decided only while the request is there");
+        call.attach(&mut request);
+        if let Some(before) = retry_count(request.headers()) {
+            let count = before.saturating_add(u64::from(state.number - 1));
+            request.headers_mut().insert(RETRY_COUNT, count.into());
+        }
+        request
+    }
+
+    #[inline]
+    fn on_sent(&self, state: &mut RetryState) {
+        if let Some(attempt) = &mut state.attempt {
+            attempt.permit.mark_sent();
+        }
+    }
+
+    fn on_rejection(&self, rejection: &Rejection) {
+        self.emit(&Event::Rejected {
+            layer: LAYER,
+            scope: None,
+            reason: rejection.reason,
+            class: rejection.class(),
+        });
+    }
+
+    #[inline]
+    fn finish(&self, state: &mut RetryState, call: &Arc<Call>) {
+        // Released once, so that an outer layer may send the call through this layer again.
+        if std::mem::take(&mut state.is_owner) {
+            call.release_retries();
+            if self.0.timeouts.total.is_some() {
+                call.limit_deadline(None);
+            }
+        }
+        state.saved = None;
+        state.attempt = None;
+    }
+
+    fn start_body(
+        &self,
+        state: &mut RetryState,
+        call: &Arc<Call>,
+        can_end_early: bool,
+    ) -> RetryBodyState {
+        let is_owner = state.is_owner;
+        let is_timed = || self.0.timeouts.idle.is_some() || call.deadline().is_some();
+        let timers = (is_owner && can_end_early && is_timed())
+            .then(|| StreamTimers::new(call.clone(), state.started_at));
+        RetryBodyState { is_owner, timers }
+    }
+
+    fn may_end_body(&self, body: &RetryBodyState) -> bool {
+        body.timers.is_some()
+    }
+
+    #[inline]
+    fn on_frame(&self, body: &mut RetryBodyState) {
+        if let Some(timers) = &mut body.timers {
+            timers.on_frame();
+        }
+    }
+
+    fn poll_body_timeout(
+        &self,
+        body: &mut RetryBodyState,
+        tracker: &BodyTracker,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Bytes>> {
+        let Some(timers) = &mut body.timers else {
+            return Poll::Pending;
+        };
+        let message = ready!(timers.poll_timeout(self.0.timeouts.idle, cx));
+        let event = StreamTimers::error_event(tracker, &message);
+        if event.is_some() {
+            count(&self.0.counters.timed_out);
+            self.report_broken(Class::new(Kind::Timeout));
+        }
+        Poll::Ready(event)
+    }
+
+    fn on_body_failure(&self, body: &RetryBodyState, class: Class) {
+        if body.is_owner {
+            self.report_broken(class);
+        }
+    }
 }
 
-/// What follows.
-#[derive(Debug)]
-pub(crate) enum Decision {
-    /// The outcome goes up.
-    Return { because: &'static str },
-    /// Another attempt after `delay`.
-    Retry { delay: Duration, payment: Payment },
+/// Returns the caller's own count of retries, if the request has it.
+fn retry_count(headers: &HeaderMap) -> Option<u64> {
+    headers.get(RETRY_COUNT)?.to_str().ok()?.parse().ok()
 }
 
-impl Decision {
-    const fn stop(because: &'static str) -> Self {
-        Self::Return { because }
+impl fmt::Debug for RetryPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RetryPolicy").finish_non_exhaustive()
     }
 }
 
-/// Decides, for a random number in `[0, 1)`. Takes the price of a retry out of `budget`.
-pub(crate) fn decide(
-    policy: &Policy,
-    attempt: &Attempt,
-    budget: &RetryBudget,
-    random: f64,
-) -> Decision {
-    let class = &attempt.class;
-    if !class.is_retryable() {
-        return Decision::stop("not_retryable");
+impl fmt::Debug for RetryState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RetryState")
+            .field("number", &self.number)
+            .finish_non_exhaustive()
     }
-    if policy.is_last(attempt.number, attempt.spent) {
-        return Decision::stop("attempts");
-    }
-    if attempt.unanswered >= UNANSWERED {
-        return Decision::stop("unanswered");
-    }
-    if !attempt.replayable {
-        return Decision::stop("body");
-    }
-    let asked = class.retry_after.max(attempt.paced).unwrap_or_default();
-    if asked > policy.max_retry_after {
-        return Decision::stop("retry_after");
-    }
-    // `wait` is until the next attempt can be sent, `delay` our own part of it.
-    let (wait, delay) = if attempt.paced.is_some() {
-        (asked, Duration::ZERO)
-    } else if asked > Duration::ZERO {
-        let delay = policy.backoff.after(asked, random);
-        (delay, delay)
-    } else {
-        let delay = policy
-            .backoff
-            .delay(attempt.number, attempt.last_delay, random);
-        (delay, delay)
-    };
-    if attempt
-        .deadline
-        .is_some_and(|deadline| deadline.saturating_duration_since(attempt.now) <= wait)
-    {
-        return Decision::stop("deadline");
-    }
-    let payment = if class.is_rate_limit() {
-        Some(Payment::FREE)
-    } else {
-        budget.withdraw(attempt.now)
-    };
-    match payment {
-        Some(payment) => Decision::Retry { delay, payment },
-        None => Decision::stop("budget"),
+}
+
+impl fmt::Debug for RetryBodyState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RetryBodyState").finish_non_exhaustive()
     }
 }

@@ -1,25 +1,32 @@
-//! The three timers, and the one sleep that serves them.
+//! The timeouts of a call, and the timers that they need.
 
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
+use bytes::Bytes;
 use tokio::time::{Instant, Sleep, sleep_until};
+use tower_claude_core::{BodyTracker, Call};
+use tower_claude_wire::ApiError;
 
-/// How long to wait for what. `None` waits for ever.
+use crate::layer::LAYER;
+
+/// The timeouts of a call. `None` sets no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Timeouts {
-    /// One attempt, from its start (the wait in queues of inner layers counts) until its answer
-    /// is worth handing on: the first content of a stream, the whole of a JSON answer. 600 s by default,
-    /// like the SDKs.
+    /// The limit of one attempt, from its start until its response is ready for the caller. That is
+    /// the first content of a stream, or the whole of a JSON response. Waits in queues of inner
+    /// layers count. 600 s by default, as in the SDKs.
     pub head: Option<Duration>,
-    /// Silence, once the response head is there. Any byte ends it, a `ping` too. 120 s by default. An error body that
-    /// a layer further in reads is not there yet: only `head` bounds that.
+    /// The longest silence after the response head. Each byte restarts it, also that of a `ping`.
+    /// 120 s by default. It does not act on an error body that an inner layer reads.
     pub idle: Option<Duration>,
-    /// The whole call, with all attempts and waits, to the last byte of a stream. None by default.
+    /// The limit of all attempts and waits, to the last byte of a stream. Inner layers see it as
+    /// the deadline of the call. None by default. Under a model fallback each target has its own.
     pub total: Option<Duration>,
 }
 
@@ -34,14 +41,14 @@ impl Default for Timeouts {
 }
 
 impl Timeouts {
-    /// No timeouts at all.
+    /// No timeouts.
     pub const NONE: Self = Self {
         head: None,
         idle: None,
         total: None,
     };
 
-    /// The recommended ones.
+    /// Returns the recommended timeouts.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -69,12 +76,13 @@ impl Timeouts {
     }
 }
 
-/// `timeout` after `since`; never, when that is too far to tell.
+/// Returns the instant `timeout` after `since`, and `None` if there is no timeout or the instant
+/// overflows.
 pub(crate) fn after(since: Instant, timeout: Option<Duration>) -> Option<Instant> {
     since.checked_add(timeout?)
 }
 
-/// The earlier of two instants of which either may be missing.
+/// Returns the earlier of two instants, either of which may be missing.
 pub(crate) fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
     match (a, b) {
         (Some(a), Some(b)) => Some(a.min(b)),
@@ -82,13 +90,16 @@ pub(crate) fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant>
     }
 }
 
-/// Makes a sleep ready at `until`. One that is due earlier is left alone until it fires, so that a
-/// timeout which moves with every byte costs one reset per period and not one per byte.
-pub(crate) fn poll_sleep(
-    mut sleep: Pin<&mut Sleep>,
+/// Polls a timer that is ready at `until`, and creates it if there is none.
+///
+/// A sleep that is due earlier is reset only when it fires. So a timeout that moves with every byte
+/// costs one reset per period and not one per byte.
+pub(crate) fn poll_timer(
+    timer: &mut Option<Pin<Box<Sleep>>>,
     until: Instant,
     cx: &mut Context<'_>,
 ) -> Poll<()> {
+    let sleep = timer.get_or_insert_with(|| Box::pin(sleep_until(until)));
     if sleep.deadline() > until {
         sleep.as_mut().reset(until);
     }
@@ -101,36 +112,91 @@ pub(crate) fn poll_sleep(
     }
 }
 
-/// The same for a sleep that may not have been needed yet.
-pub(crate) fn poll_timer(
-    timer: &mut Option<Pin<Box<Sleep>>>,
-    until: Instant,
-    cx: &mut Context<'_>,
-) -> Poll<()> {
-    let sleep = timer.get_or_insert_with(|| Box::pin(sleep_until(until)));
-    poll_sleep(sleep.as_mut(), until, cx)
-}
-
-/// Since when there has been silence. Looks at the clock only when something has come since.
+/// The start of the present silence. Reads the clock only after more data.
 #[derive(Debug, Default)]
-pub(crate) struct Silence {
+pub(crate) struct IdleTimer {
     since: Option<Instant>,
-    seen: usize,
+    received: usize,
 }
 
-impl Silence {
-    /// The start of the silence, when `seen` bytes have come by now.
-    pub(crate) fn since(&mut self, seen: usize) -> Instant {
+impl IdleTimer {
+    /// Returns the start of the silence. `received` counts the data so far.
+    pub(crate) fn since(&mut self, received: usize) -> Instant {
         match self.since {
-            Some(since) if self.seen == seen => since,
+            Some(since) if self.received == received => since,
             _ => {
-                let now = Instant::now();
-                *self = Self {
-                    since: Some(now),
-                    seen,
-                };
-                now
+                self.received = received;
+                *self.since.insert(Instant::now())
             }
         }
+    }
+}
+
+/// The timers of an event stream that the caller reads.
+///
+/// A Claude stream that is silent for longer than the idle timeout, or goes on past the total one,
+/// ends with an `error` event in Claude's own form. Other bodies have no form for an error, so they
+/// are not timed.
+pub(crate) struct StreamTimers {
+    call: Arc<Call>,
+    started_at: Instant,
+    deadline: Option<Instant>,
+    idle: IdleTimer,
+    frames: usize,
+    // Created when the stream first keeps the caller waiting.
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl StreamTimers {
+    /// Creates the timers of a stream. `started_at` is the start of the call.
+    pub(crate) fn new(call: Arc<Call>, started_at: Instant) -> Self {
+        Self {
+            deadline: call.deadline(),
+            call,
+            started_at,
+            idle: IdleTimer::default(),
+            frames: 0,
+            timer: None,
+        }
+    }
+
+    /// Records another frame, which ends the silence.
+    pub(crate) const fn on_frame(&mut self) {
+        self.frames = self.frames.wrapping_add(1);
+    }
+
+    /// Returns the error message when the stream has been silent, or has gone on, for too long.
+    pub(crate) fn poll_timeout(
+        &mut self,
+        idle: Option<Duration>,
+        cx: &mut Context<'_>,
+    ) -> Poll<String> {
+        let silent = idle.and_then(|_| after(self.idle.since(self.frames), idle));
+        let Some(until) = earlier(silent, self.deadline) else {
+            return Poll::Pending;
+        };
+        ready!(poll_timer(&mut self.timer, until, cx));
+        Poll::Ready(if Some(until) == self.deadline {
+            let waited = until.saturating_duration_since(self.started_at);
+            format!("{LAYER}: the stream did not end within {waited:.1?}")
+        } else {
+            // Set before the stream is dropped, so that it counts as a failure of the server and
+            // not as a caller that has lost interest.
+            self.call.time_out_attempt();
+            let waited = idle.unwrap_or_default();
+            format!("{LAYER}: the stream was silent for {waited:.1?}")
+        })
+    }
+
+    /// Returns an `error` event, or `None` if the stream has reported its end already.
+    pub(crate) fn error_event(tracker: &BodyTracker, message: &str) -> Option<Bytes> {
+        let stream = tracker.stream()?;
+        if stream.is_complete() || stream.error().is_some() {
+            return None;
+        }
+        // A blank line closes the event that was cut in half.
+        let close = if stream.at_boundary() { "" } else { "\n\n" };
+        let data = ApiError::body("timeout_error", message, None);
+        Some(format!("{close}event: error\ndata: {data}\n\n").into())
     }
 }

@@ -1,4 +1,4 @@
-//! The figures for programs.
+//! The results as JSON.
 
 use serde_json::{Value, json};
 
@@ -7,8 +7,8 @@ use crate::{
     report::{Cell, Row},
 };
 
-/// An array of `{id, scenario, strategy, metric, value, goal, pass}`; `goal` and `pass` are null where a
-/// strategy is not held to one.
+/// Returns an array of `{id, scenario, strategy, metric, value, goal, pass}`. `goal` and `pass` are
+/// null for a figure without a goal.
 pub(crate) fn text(rows: &[Row]) -> String {
     let mut all = Vec::new();
     for row in rows {

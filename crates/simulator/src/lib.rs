@@ -1,9 +1,9 @@
 //! A discrete-event simulation of client processes that share one rate limit.
 //!
-//! Each process paces itself by a strategy: this project's limiter (the very `Pool` that
-//! `LocalLimiter` drives), what SDKs and gateways commonly do, and an oracle that knows everything.
-//! They talk to the fake Claude API's own accounting over a network with delays, in virtual time, so
-//! that hours pass in seconds and a seed gives the same run again.
+//! Each process paces its requests by a strategy: this project's limiter (the same `Pool` as in
+//! `LocalLimiter`), common strategies of SDKs and gateways, and an oracle with complete knowledge.
+//! The server is the accounting of the fake Claude API, behind a network with delays. Time is
+//! virtual, so that hours take seconds, and a seed always gives the same run.
 //!
 //! ```no_run
 //! use tower_claude_simulator::{Options, table};
@@ -18,7 +18,7 @@
 #![forbid(unsafe_code)]
 
 mod client;
-mod engine;
+mod event_queue;
 mod json;
 mod metrics;
 mod options;
@@ -27,10 +27,10 @@ mod report;
 mod runner;
 mod scenario;
 mod setup;
+mod simulation;
 mod svg;
 mod units;
 mod workload;
-mod world;
 
 #[cfg(test)]
 mod tests;
@@ -38,7 +38,7 @@ mod tests;
 pub use options::Options;
 pub use svg::picture;
 
-/// All figures of all rows.
+/// The results of all rows.
 #[derive(Clone, Debug)]
 pub struct Table {
     rows: Vec<report::Row>,
@@ -46,11 +46,11 @@ pub struct Table {
     quick: bool,
 }
 
-/// Runs the rows that are wanted, on two threads.
+/// Runs the selected rows on two threads.
 ///
 /// # Errors
 ///
-/// A trace that cannot be read, or an id that no row has.
+/// Returns a message for a trace that cannot be read, and for an unknown row id.
 pub fn table(options: &Options) -> Result<Table, String> {
     let scenarios = scenario::all(options)?;
     if scenarios.is_empty() {
@@ -67,7 +67,7 @@ pub fn table(options: &Options) -> Result<Table, String> {
 }
 
 impl Table {
-    /// The table as aligned text, with the assumptions, the goal beside each figure and a verdict.
+    /// Returns the table as aligned text, with the assumptions and the goal of each figure.
     #[must_use]
     pub fn text(&self) -> String {
         let mut text = format!("{}  seeds       {:?}\n", report::ASSUMPTIONS, self.seeds);
@@ -81,14 +81,14 @@ impl Table {
         text
     }
 
-    /// The figures as a JSON array of objects with `id, scenario, strategy, metric, value, goal, pass`;
-    /// `goal` and `pass` are null where a strategy is not held to a goal.
+    /// Returns the figures as a JSON array of objects with `id, scenario, strategy, metric, value,
+    /// goal, pass`. `goal` and `pass` are null for a figure without a goal.
     #[must_use]
     pub fn json(&self) -> String {
         json::text(&self.rows)
     }
 
-    /// Whether every figure that has a goal meets it.
+    /// Returns true if every figure with a goal meets it.
     #[must_use]
     pub fn passed(&self) -> bool {
         let lines = self.rows.iter().flat_map(|row| &row.lines);

@@ -6,7 +6,8 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Args, Parser, Subcommand};
 use tower_claude_simulator::{Options, picture, table};
 
-/// Client processes that share one rate limit, in virtual time: this project's limiter beside what others do.
+/// Client processes that share one rate limit, in virtual time: this project's limiter beside what
+/// others do.
 #[derive(Debug, Parser)]
 #[command(name = "tower-claude-simulator")]
 struct Cli {
@@ -26,11 +27,11 @@ struct TableArgs {
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
 
-    /// How many seeds; every figure is the worst of them
+    /// Number of seeds. Every figure is the worst of them
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=1_000))]
     seeds: u64,
 
-    /// A sixth of the length and two seeds at most: noisy figures, some of which may miss their goals
+    /// Run a sixth of the length with at most two seeds. Some of the noisy figures may miss their goals
     #[arg(long)]
     quick: bool,
 

@@ -1,6 +1,6 @@
-//! Figures of a run, and what they are measured by.
+//! Metrics of a run, and their goals.
 
-use crate::world::Tally;
+use crate::simulation::Tally;
 
 /// One figure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,7 +15,7 @@ pub(crate) enum Metric {
     Answered,
     /// Use of the binding limit, in percent.
     Use,
-    /// The same, as a share of the oracle's.
+    /// Use of the binding limit, as a share of the oracle's.
     UseOfOracle,
     /// Jain's index over processes, in tokens.
     Jain,
@@ -27,17 +27,19 @@ pub(crate) enum Metric {
     BigAttempts,
     /// Requests given up, per 1,000 successes.
     Failed,
-    /// The most that the local level of requests was off the server's, beyond what was in flight.
+    /// Maximum difference of the local and the server's level of requests that the requests in
+    /// flight do not explain.
     DriftRequests,
-    /// The same of input tokens.
+    /// Like `DriftRequests`, for input tokens.
     DriftInput,
-    /// The same of output tokens.
+    /// Like `DriftRequests`, for output tokens.
     DriftOutput,
     /// The longest time without an admission, in seconds.
     Gap,
-    /// The 99th percentile of interactive waits, as a multiple of that of the work of one request.
+    /// 99th percentile of interactive waits, as a multiple of the 99th percentile of the work of
+    /// one request.
     InteractiveWait,
-    /// The same, as a multiple of the mean work of one request.
+    /// 99th percentile of interactive waits, as a multiple of the mean work of one request.
     InteractiveWaitMean,
     /// The share of batch in the work done, in percent.
     BatchShare,
@@ -45,12 +47,12 @@ pub(crate) enum Metric {
     Wait,
 }
 
-/// What a figure must be.
+/// Goal of a metric.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Goal {
     AtMost(f64),
     AtLeast(f64),
-    /// A value, and how far off at most.
+    /// A value, and its tolerance.
     About(f64, f64),
 }
 
@@ -106,7 +108,7 @@ impl Metric {
         }
     }
 
-    /// The worst of several seeds, by the goal where there is one.
+    /// Returns the worst value of several seeds, in relation to the goal if there is one.
     pub(crate) fn worst(self, values: &[f64], goal: Option<Goal>) -> Option<f64> {
         let badness = |value: f64| match goal {
             Some(Goal::AtLeast(_)) => -value,
@@ -119,7 +121,7 @@ impl Metric {
         values.max_by(|a, b| badness(*a).total_cmp(&badness(*b)))
     }
 
-    /// The figure of one run; `oracle` is the oracle's run of the same seed.
+    /// Returns the value of one run. `oracle` is the oracle's run with the same seed.
     pub(crate) fn of(self, tally: &Tally, oracle: Option<&Tally>) -> Option<f64> {
         let admitted = tally.admitted as f64;
         let per_thousand = |count: u64| (admitted > 0.0).then(|| count as f64 * 1e3 / admitted);
@@ -173,7 +175,7 @@ fn ratio((attempts, successes): (u64, u64)) -> Option<f64> {
     (successes > 0).then(|| attempts as f64 / successes as f64)
 }
 
-/// Jain's fairness index: 1 when all have the same, 1/n when one has all.
+/// Returns Jain's fairness index: 1 for equal shares, 1/n if one client has all.
 fn jain(shares: &[u64]) -> Option<f64> {
     let sum: f64 = shares.iter().map(|share| *share as f64).sum();
     let squares: f64 = shares.iter().map(|share| (*share as f64).powi(2)).sum();

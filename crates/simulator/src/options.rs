@@ -1,20 +1,20 @@
-//! What to run.
+//! Options of a run.
 
 use std::path::PathBuf;
 
-/// What to run. [`Default`] is the whole table.
+/// Selection of rows and seeds. [`Default`] is the whole table.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Options {
     /// The first seed. Default 1.
     pub seed: u64,
-    /// How many seeds, at least one. Default 4.
+    /// Number of seeds, at least one. Default 4.
     pub seeds: u64,
-    /// A sixth of the length and two seeds at most, to look; the figures are noisier. Default false.
+    /// Runs a sixth of the length with at most two seeds, with noisier figures. Default false.
     pub quick: bool,
-    /// Only the rows of this id (`R2`). Default all.
+    /// Id of the rows to run (`R2`). Default all.
     pub only: Option<String>,
-    /// A trace to replay in a row of its own (CSV: `TIMESTAMP,ContextTokens,GeneratedTokens`).
+    /// Trace to replay in its own row (CSV: `TIMESTAMP,ContextTokens,GeneratedTokens`).
     pub trace: Option<PathBuf>,
 }
 

@@ -4,12 +4,12 @@ use std::fmt::Write as _;
 
 use crate::{
     metrics::Goal,
-    runner::Tallies,
+    runner::TallyTable,
     scenario::{Column, Line, Scenario},
-    world::Tally,
+    simulation::Tally,
 };
 
-/// What every figure assumes.
+/// Assumptions of all figures.
 pub(crate) const ASSUMPTIONS: &str = "\
 The model: a server that keeps the documented rules (this project's fake Claude API), clients that share one key, no
 other traffic unless stated. Virtual time, fixed seeds. What it proves it proves about this model, not about the API.
@@ -35,7 +35,7 @@ other traffic unless stated. Virtual time, fixed seeds. What it proves it proves
 pub(crate) struct Cell {
     pub(crate) column: Column,
     pub(crate) value: Option<f64>,
-    /// The goal, where this strategy is held to it.
+    /// The goal, if it applies to this strategy.
     pub(crate) goal: Option<Goal>,
 }
 
@@ -51,16 +51,16 @@ impl Cell {
             .collect();
         Self {
             column,
-            // A seed without a figure is no better than the worst.
+            // A seed without a figure counts as the worst.
             value: column
                 .metric
                 .worst(&values, column.goal)
                 .filter(|_| values.len() == tallies.len()),
-            goal: column.goal.filter(|_| line.held),
+            goal: column.goal.filter(|_| line.has_goals),
         }
     }
 
-    /// Whether the goal is met; `None` without one. A figure that is missing does not meet it.
+    /// Returns true if the goal is met. `None` without a goal. A missing figure does not meet it.
     pub(crate) fn pass(&self) -> Option<bool> {
         let goal = self.goal?;
         Some(self.value.is_some_and(|value| goal.met(value)))
@@ -83,7 +83,7 @@ impl Cell {
 
 /// One strategy in one row.
 #[derive(Clone, Debug)]
-pub(crate) struct Figures {
+pub(crate) struct LineResult {
     pub(crate) label: String,
     pub(crate) cells: Vec<Cell>,
 }
@@ -92,14 +92,14 @@ pub(crate) struct Figures {
 #[derive(Clone, Debug)]
 pub(crate) struct Row {
     pub(crate) title: String,
-    pub(crate) lines: Vec<Figures>,
+    pub(crate) lines: Vec<LineResult>,
 }
 
-pub(crate) fn rows(scenarios: &[Scenario], tallies: &Tallies) -> Vec<Row> {
+pub(crate) fn rows(scenarios: &[Scenario], tallies: &TallyTable) -> Vec<Row> {
     let row = |(scenario, tallies): (&Scenario, &Vec<Vec<Tally>>)| {
         let oracle = scenario.lines.iter().position(|line| line.is_oracle);
         let oracle = oracle.and_then(|index| tallies.get(index));
-        let figures = |(line, tallies): (&Line, &Vec<Tally>)| Figures {
+        let figures = |(line, tallies): (&Line, &Vec<Tally>)| LineResult {
             label: line.label.clone(),
             cells: scenario
                 .columns

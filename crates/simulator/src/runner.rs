@@ -1,4 +1,4 @@
-//! Runs everything on two threads, the longest first.
+//! Runner of all tasks on two threads, the longest first.
 
 use std::{
     cmp::Reverse,
@@ -13,13 +13,13 @@ use crate::{
     client::Kind,
     scenario::Scenario,
     setup::Setup,
-    world::{Tally, World},
+    simulation::{Simulation, Tally},
 };
 
 const THREADS: usize = 2;
 
-/// Tallies by scenario, line and seed.
-pub(crate) type Tallies = Vec<Vec<Vec<Tally>>>;
+/// Tallies, indexed by scenario, line and seed.
+pub(crate) type TallyTable = Vec<Vec<Vec<Tally>>>;
 
 struct Task {
     place: (usize, usize),
@@ -28,7 +28,7 @@ struct Task {
 }
 
 /// Runs every line of every scenario with every seed.
-pub(crate) fn run(scenarios: &[Scenario], seeds: &[u64]) -> Tallies {
+pub(crate) fn run(scenarios: &[Scenario], seeds: &[u64]) -> TallyTable {
     let mut tasks = Vec::new();
     for (row, scenario) in scenarios.iter().enumerate() {
         for (line, wanted) in scenario.lines.iter().enumerate() {
@@ -52,7 +52,7 @@ pub(crate) fn run(scenarios: &[Scenario], seeds: &[u64]) -> Tallies {
         for _ in 0..THREADS {
             scope.spawn(|| {
                 while let Some(index) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let tally = World::new(tasks[*index].setup.clone()).run();
+                    let tally = Simulation::new(tasks[*index].setup.clone()).run();
                     let mut slot = results[*index]
                         .lock()
                         .unwrap_or_else(PoisonError::into_inner);
@@ -61,7 +61,7 @@ pub(crate) fn run(scenarios: &[Scenario], seeds: &[u64]) -> Tallies {
             });
         }
     });
-    let mut all: Tallies = scenarios
+    let mut all: TallyTable = scenarios
         .iter()
         .map(|scenario| vec![Vec::new(); scenario.lines.len()])
         .collect();
@@ -73,9 +73,9 @@ pub(crate) fn run(scenarios: &[Scenario], seeds: &[u64]) -> Tallies {
     all
 }
 
-/// Roughly the work of a run.
+/// Returns an estimate of the work of a run.
 fn weight(setup: &Setup) -> u64 {
-    let attempts = match setup.parties.first().map(|party| party.kind) {
+    let attempts = match setup.clients.first().map(|party| party.kind) {
         Some(Kind::SdkDefault) => 50,
         Some(Kind::HeaderNaive) => 20,
         _ => 5,

@@ -8,24 +8,24 @@ use std::time::Duration;
 use crate::{
     client::Kind,
     metrics::{Goal, Metric},
-    setup::{Party, Setup, Switches},
+    setup::{ClientSpec, ServerOptions, Setup},
+    simulation::{Simulation, Tally},
     units::{HOUR, MINUTE},
     workload::{Quota, Source, When},
-    world::{Tally, World},
 };
 
 pub(crate) use rows::all;
 
-/// Four saturated processes for so many minutes, with a picture of every second.
+/// Runs four saturated processes for `minutes`, with a sample of every second.
 pub(crate) fn sampled(kind: Kind, seed: u64, minutes: u64) -> Tally {
-    let mut setup = Scene::saturated(4, true).setup(kind);
+    let mut setup = ScenarioBuilder::saturated(4, true).setup(kind);
     setup.seed = seed;
     setup.sample = minutes * MINUTE;
     setup.measured = (minutes * MINUTE).saturating_sub(setup.warm_up) + 1;
-    World::new(setup).run()
+    Simulation::new(setup).run()
 }
 
-/// A figure of a row, with its goal.
+/// A metric of a row, with its goal.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Column {
     pub(crate) id: &'static str,
@@ -33,17 +33,17 @@ pub(crate) struct Column {
     pub(crate) goal: Option<Goal>,
 }
 
-/// A strategy in a row.
+/// A strategy in a scenario.
 #[derive(Clone, Debug)]
 pub(crate) struct Line {
     pub(crate) label: String,
-    /// Held to the goals.
-    pub(crate) held: bool,
+    /// True if the goals apply to this strategy.
+    pub(crate) has_goals: bool,
     pub(crate) is_oracle: bool,
     pub(crate) setup: Setup,
 }
 
-/// A situation that all strategies are put in, with the same seeds.
+/// A situation in which all strategies run with the same seeds.
 #[derive(Clone, Debug)]
 pub(crate) struct Scenario {
     pub(crate) title: String,
@@ -51,22 +51,23 @@ pub(crate) struct Scenario {
     pub(crate) lines: Vec<Line>,
 }
 
-/// How a situation is described before a strategy is put into it.
+/// A builder for the setups of a scenario, without the strategy.
 #[derive(Clone, Debug)]
-struct Scene {
+struct ScenarioBuilder {
     base: Setup,
-    /// The limits that clients are told, as a multiple of the true ones.
+    /// Configured limits of the clients, as a multiple of the actual ones.
     told: f64,
-    /// What each client's requests are.
+    /// Request sources of each client.
     clients: Vec<Vec<Source>>,
-    /// Somebody else on the key, who never paces.
+    /// Requests of a foreign client with the same key, which does not pace.
     outsider: Option<Source>,
-    /// Weak strategies run so much shorter.
+    /// Divisor of the duration for weak strategies.
     shorter: u64,
 }
 
-impl Scene {
-    /// So many processes that share 512 workers (1,024 from 32 processes on), saturated.
+impl ScenarioBuilder {
+    /// Creates a saturated scenario. The processes share 512 workers, or 1,024 from 32 processes
+    /// on.
     fn saturated(processes: u32, quick: bool) -> Self {
         let workers = if processes >= 32 { 1_024 } else { 512 };
         let source = Source::batch(When::Closed(workers / processes));
@@ -75,10 +76,10 @@ impl Scene {
                 seed: 0,
                 quota: Quota::USUAL,
                 burst: Duration::from_secs(60),
-                switches: Switches::default(),
+                switches: ServerOptions::default(),
                 warm_up: 5 * MINUTE,
                 measured: if quick { HOUR / 6 } else { HOUR },
-                parties: Vec::new(),
+                clients: Vec::new(),
                 change: None,
                 fault: None,
                 estimate_error: 0.03,
@@ -94,16 +95,16 @@ impl Scene {
 
     fn setup(&self, kind: Kind) -> Setup {
         let mut setup = self.base.clone();
-        let party = |sources: &Vec<Source>| Party {
+        let party = |sources: &Vec<Source>| ClientSpec {
             kind,
             told: setup.quota.times(self.told),
             sources: sources.clone(),
             counted: true,
         };
-        setup.parties = self.clients.iter().map(party).collect();
+        setup.clients = self.clients.iter().map(party).collect();
         if let Some(outsider) = &self.outsider {
-            setup.parties.push(Party {
-                // The oracle's door knows no strangers: it serves them in turn.
+            setup.clients.push(ClientSpec {
+                // The oracle's queue has the requests of all clients.
                 kind: if kind == Kind::Oracle {
                     kind
                 } else {
@@ -120,7 +121,7 @@ impl Scene {
     fn line(&self, kind: Kind) -> Line {
         let mut setup = self.setup(kind);
         let mut label = kind.name().to_owned();
-        let weak = !kind.is_ours() && kind != Kind::Oracle;
+        let weak = !kind.is_this_limiter() && kind != Kind::Oracle;
         if weak && self.shorter > 1 {
             setup.measured = (setup.measured / self.shorter).max(3 * MINUTE);
             setup.warm_up = 3 * MINUTE;
@@ -128,24 +129,24 @@ impl Scene {
         }
         Line {
             label,
-            held: false,
+            has_goals: false,
             is_oracle: kind == Kind::Oracle,
             setup,
         }
     }
 
-    /// The lines of a row: the strategy that is held to the goals, under every switch, then the others.
-    fn lines(&self, held: Kind, others: &[Kind]) -> Vec<Line> {
-        let mut lines = self.switched(Kind::Ours);
-        lines.extend(self.switched(held));
+    /// Returns the lines of a row: the strategy with goals and all server options, then the others.
+    fn lines(&self, kind: Kind, others: &[Kind]) -> Vec<Line> {
+        let mut lines = self.switched(Kind::ThisLimiter);
+        lines.extend(self.switched(kind));
         lines.extend(others.iter().map(|kind| self.line(*kind)));
         lines
     }
 
-    /// One strategy, held to the goals, under every switch.
-    fn switched(&self, held: Kind) -> Vec<Line> {
-        let mut first = self.line(held);
-        first.held = true;
+    /// Returns the lines of one strategy with goals, for all server options.
+    fn switched(&self, kind: Kind) -> Vec<Line> {
+        let mut first = self.line(kind);
+        first.has_goals = true;
         let mut lines = vec![first.clone()];
         let switched = [
             (true, false, "refused cost RPM"),
@@ -153,11 +154,11 @@ impl Scene {
         ];
         for (refused_cost, at_response, name) in switched {
             let mut line = first.clone();
-            line.setup.switches = Switches {
+            line.setup.switches = ServerOptions {
                 refused_cost,
                 at_response,
             };
-            line.label = format!("{} · {name}", held.name());
+            line.label = format!("{} · {name}", kind.name());
             if self.shorter > 1 {
                 line.setup.measured /= 10;
                 line.label.push_str(" (1/10 length)");

@@ -1,4 +1,4 @@
-//! One run: who is there, what the server does, for how long.
+//! Setup of one run: clients, server and duration.
 
 use std::time::Duration;
 
@@ -7,36 +7,36 @@ use crate::{
     workload::{Quota, Source},
 };
 
-/// What the API does not document; both settings are run.
+/// Server behaviour that the API does not document. Both values are simulated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Switches {
-    /// A refused request costs one of the requests per minute.
+pub(crate) struct ServerOptions {
+    /// A rejected request counts against the requests per minute.
     pub(crate) refused_cost: bool,
-    /// Headers show the levels when the response leaves, not when the request was admitted.
+    /// Headers have the levels at the response, not at the admission.
     pub(crate) at_response: bool,
 }
 
 /// A fault of some clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// The server's clock jumps, so many seconds.
+    /// The server's clock jumps by these seconds.
     Date(i64),
-    /// Reset stamps are off by so many seconds; `Date` is not.
+    /// Reset timestamps are wrong by these seconds, but `Date` is correct.
     Reset(i64),
-    /// The first client stands still for so long; what comes for it waits.
+    /// The first client is suspended for this time. Its events are delayed.
     Standstill(u64),
-    /// The same, and its clock stands still with it.
+    /// Like `Standstill`, and its clock stops as well.
     ClockStop(u64),
 }
 
-/// One client process.
+/// Specification of one client process.
 #[derive(Clone, Debug)]
-pub(crate) struct Party {
+pub(crate) struct ClientSpec {
     pub(crate) kind: Kind,
-    /// The limits it was told.
+    /// Configured limits.
     pub(crate) told: Quota,
     pub(crate) sources: Vec<Source>,
-    /// Whether its figures count; those of somebody else's do not.
+    /// True if its requests count in the results. False for a foreign client.
     pub(crate) counted: bool,
 }
 
@@ -45,23 +45,23 @@ pub(crate) struct Party {
 pub(crate) struct Setup {
     pub(crate) seed: u64,
     pub(crate) quota: Quota,
-    /// How long a refill the server's buckets hold.
+    /// Capacity of the server's buckets, as the time of a full refill.
     pub(crate) burst: Duration,
-    pub(crate) switches: Switches,
-    /// Nothing counts before this.
+    pub(crate) switches: ServerOptions,
+    /// Length of the warm-up, which is not measured.
     pub(crate) warm_up: u64,
-    /// How long everything counts after that.
+    /// Length of the measurement after the warm-up.
     pub(crate) measured: u64,
-    pub(crate) parties: Vec<Party>,
-    /// Other limits from a time on.
+    pub(crate) clients: Vec<ClientSpec>,
+    /// Time and values of a change of the limits.
     pub(crate) change: Option<(u64, Quota)>,
-    /// A fault from a time on.
+    /// Time and kind of a fault.
     pub(crate) fault: Option<(u64, Fault)>,
-    /// Standard error of input estimates, relative.
+    /// Relative standard error of input estimates.
     pub(crate) estimate_error: f64,
-    /// Compare the first client's levels with the server's at every answer.
+    /// True to compare the client's levels with the server's at every response.
     pub(crate) probe: bool,
-    /// Keep a picture of so much time from the start.
+    /// Time from the start for which samples are kept.
     pub(crate) sample: u64,
 }
 
@@ -70,12 +70,12 @@ impl Setup {
         self.warm_up + self.measured
     }
 
-    /// Whether requests wait at the server's door.
-    pub(crate) fn has_door(&self) -> bool {
-        self.parties.iter().any(|party| party.kind == Kind::Oracle)
+    /// Returns true if requests wait in the oracle's queue.
+    pub(crate) fn has_oracle_queue(&self) -> bool {
+        self.clients.iter().any(|party| party.kind == Kind::Oracle)
     }
 
-    /// What the limits allow from the end of the warm-up on.
+    /// Returns the requests and tokens that the limits allow during the measurement.
     pub(crate) fn allowance(&self) -> [f64; 3] {
         let (start, end) = (self.warm_up, self.end());
         let (at, after) = self.change.unwrap_or((end, self.quota));

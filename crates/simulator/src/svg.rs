@@ -1,16 +1,16 @@
-//! Pictures: people look before they read.
+//! Charts of the simulation.
 
 use std::fmt::Write as _;
 
 use crate::{
     client::Kind,
     scenario,
-    world::{Sample, Tally},
+    simulation::{Sample, Tally},
 };
 
-/// Minutes shown.
+/// Minutes in a chart.
 const MINUTES: usize = 12;
-/// Seconds of one point.
+/// Seconds per point.
 const STEP: usize = 5;
 
 const WIDTH: f64 = 1_180.0;
@@ -20,8 +20,8 @@ const PLOT: (f64, f64) = (300.0, 74.0);
 const GAP: (f64, f64) = (48.0, 36.0);
 
 const SHOWN: [Kind; 7] = [
-    Kind::Ours,
-    Kind::OursShared,
+    Kind::ThisLimiter,
+    Kind::ThisLimiterShared,
     Kind::SdkDefault,
     Kind::BackoffForever,
     Kind::FixedBucket,
@@ -34,13 +34,14 @@ struct Plot {
     title: &'static str,
     colour: &'static str,
     points: Vec<f64>,
-    /// The top of its scale.
+    /// Maximum of its scale.
     most: f64,
     bars: bool,
 }
 
-/// Draws the level of the server's tightest bucket, the admitted requests and the 429s over the first
-/// minutes of four saturated processes, for a few strategies one below the other, as an SVG document.
+/// Draws the level of the server's tightest bucket, the admitted requests and the 429s over the
+/// first minutes of four saturated processes, for a few strategies one below the other, as an SVG
+/// document.
 #[must_use]
 pub fn picture(seed: u64) -> String {
     let runs: Vec<(Kind, Tally)> = SHOWN
@@ -90,7 +91,7 @@ fn plots(samples: &[Sample]) -> [Plot; 3] {
             .collect()
     };
     let refused = means(|sample| f64::from(sample.refused));
-    // The rush of the first half minute would flatten all the rest.
+    // The peak of the first half minute would make the rest too small.
     let most = refused.iter().skip(30 / STEP).copied().fold(1.0, f64::max);
     [
         Plot {

@@ -5,18 +5,18 @@ use serde_json::Value;
 use crate::{
     Options,
     client::Kind,
-    engine::Agenda,
+    event_queue::EventQueue,
     metrics::{Goal, Metric},
     scenario::{self, Column, Line, Scenario},
-    setup::{Party, Setup, Switches},
+    setup::{ClientSpec, ServerOptions, Setup},
+    simulation::{Server, Simulation, Tally},
     units::{MINUTE, SECOND},
     workload::{Quota, Source, Trace, When},
-    world::{Server, Tally, World},
 };
 
 const KINDS: [Kind; 9] = [
-    Kind::OursShared,
-    Kind::OursAlone,
+    Kind::ThisLimiterShared,
+    Kind::ThisLimiterAlone,
     Kind::SdkDefault,
     Kind::BackoffForever,
     Kind::FixedBucket,
@@ -28,7 +28,7 @@ const KINDS: [Kind; 9] = [
 
 /// Three processes with 120 workers in all, four minutes after a minute of warm-up.
 fn setup(kind: Kind, seed: u64) -> Setup {
-    let party = Party {
+    let party = ClientSpec {
         kind,
         told: Quota::USUAL,
         sources: vec![Source::batch(When::Closed(40))],
@@ -38,10 +38,10 @@ fn setup(kind: Kind, seed: u64) -> Setup {
         seed,
         quota: Quota::USUAL,
         burst: Duration::from_secs(30),
-        switches: Switches::default(),
+        switches: ServerOptions::default(),
         warm_up: MINUTE,
         measured: 4 * MINUTE,
-        parties: vec![party; 3],
+        clients: vec![party; 3],
         change: None,
         fault: None,
         estimate_error: 0.03,
@@ -62,34 +62,34 @@ fn counts(tally: &Tally) -> (u64, u64, u64, Vec<u64>) {
 }
 
 #[test]
-fn events_come_in_order_of_time_then_of_adding() {
-    let mut agenda = Agenda::new();
+fn events_are_in_order_of_time_then_of_insertion() {
+    let mut events = EventQueue::new();
     for (at, event) in [(5, 'c'), (3, 'a'), (5, 'd'), (3, 'b'), (9, 'e')] {
-        agenda.add(at, event);
+        events.add(at, event);
     }
     let mut seen = Vec::new();
-    while let Some(event) = agenda.next(9) {
-        seen.push((agenda.now(), event));
+    while let Some(event) = events.next(9) {
+        seen.push((events.now(), event));
         if event == 'a' {
-            agenda.add(1, 'A'); // too late: it happens now, after those of this instant
+            events.add(1, 'A'); // in the past: it happens now, after the events of this time
         }
     }
     assert_eq!(seen, [(3, 'a'), (3, 'b'), (3, 'A'), (5, 'c'), (5, 'd')]);
 }
 
 #[test]
-fn a_seed_gives_the_same_run_again_and_another_another() {
+fn same_seed_gives_the_same_run() {
     for kind in KINDS {
-        let run = |seed| counts(&World::new(setup(kind, seed)).run());
+        let run = |seed| counts(&Simulation::new(setup(kind, seed)).run());
         assert_eq!(run(7), run(7), "{kind:?}");
         assert_ne!(run(7), run(8), "{kind:?}");
     }
 }
 
 #[test]
-fn nobody_uses_more_than_there_is() {
+fn use_is_at_most_the_allowance() {
     for kind in KINDS {
-        let tally = World::new(setup(kind, 3)).run();
+        let tally = Simulation::new(setup(kind, 3)).run();
         // Half a minute's stock on top of four minutes' refill, and a debt of output at most.
         for used in tally.used {
             assert!(used <= 1.0 + 0.5 / 4.0 + 0.05, "{kind:?}: {:?}", tally.used);
@@ -99,14 +99,14 @@ fn nobody_uses_more_than_there_is() {
 }
 
 #[test]
-fn the_oracle_uses_the_limit_and_is_never_refused() {
+fn oracle_uses_the_limit_without_rejections() {
     for (refused_cost, at_response) in [(false, false), (true, true)] {
         let mut setup = setup(Kind::Oracle, 1);
-        setup.switches = Switches {
+        setup.switches = ServerOptions {
             refused_cost,
             at_response,
         };
-        let tally = World::new(setup).run();
+        let tally = Simulation::new(setup).run();
         assert_eq!(tally.refused + tally.refused_before + tally.failed, 0);
         let used = tally.used.into_iter().fold(0.0, f64::max);
         assert!(used > 0.97, "{:?}", tally.used);
@@ -114,24 +114,24 @@ fn the_oracle_uses_the_limit_and_is_never_refused() {
 }
 
 #[test]
-fn unpaced_clients_are_refused_and_a_static_share_is_not() {
-    let refused = |kind| World::new(setup(kind, 1)).run().refused;
+fn unpaced_client_is_rejected_and_static_share_is_not() {
+    let refused = |kind| Simulation::new(setup(kind, 1)).run().refused;
     assert!(refused(Kind::SdkDefault) > 1_000);
     assert!(refused(Kind::BackoffForever) > 100);
     assert!(refused(Kind::StaticShare) < 20);
 }
 
 #[test]
-fn our_levels_are_compared_with_the_servers() {
-    let mut setup = setup(Kind::OursAlone, 1);
-    setup.parties.truncate(1);
+fn levels_of_this_limiter_are_compared_with_the_server() {
+    let mut setup = setup(Kind::ThisLimiterAlone, 1);
+    setup.clients.truncate(1);
     setup.probe = true;
-    let drift = World::new(setup).run().drift.expect("it has levels");
+    let drift = Simulation::new(setup).run().drift.expect("it has levels");
     assert!(drift[0] <= 1.0, "{drift:?}");
 }
 
 #[test]
-fn other_limits_keep_the_levels_as_far_as_they_fit() {
+fn changed_limits_keep_the_levels_up_to_the_capacity() {
     let burst = Duration::from_secs(60);
     let mut server = Server::new(Quota([100, 60_000, 6_000]), burst, false);
     server.admit(0, 50_000).expect("it fits");
@@ -152,7 +152,7 @@ fn other_limits_keep_the_levels_as_far_as_they_fit() {
 }
 
 #[test]
-fn the_worst_seed_counts() {
+fn figure_is_of_the_worst_seed() {
     let values = [99.0, 100.0, 98.0];
     let least = Some(Goal::AtLeast(99.0));
     assert_eq!(Metric::Use.worst(&values, least), Some(98.0));
@@ -165,7 +165,7 @@ fn the_worst_seed_counts() {
 }
 
 #[test]
-fn fairness_is_measured_in_tokens_of_counted_clients() {
+fn fairness_uses_tokens_of_counted_clients() {
     let even = Tally {
         tokens: vec![5, 5, 5, 5],
         ..Tally::default()
@@ -176,16 +176,16 @@ fn fairness_is_measured_in_tokens_of_counted_clients() {
     };
     assert_eq!(Metric::Jain.of(&even, None), Some(1.0));
     assert_eq!(Metric::Jain.of(&one, None), Some(0.25));
-    let mut setup = setup(Kind::OursShared, 1);
-    setup.parties[2].counted = false;
-    assert_eq!(World::new(setup).run().tokens.len(), 2);
+    let mut setup = setup(Kind::ThisLimiterShared, 1);
+    setup.clients[2].counted = false;
+    assert_eq!(Simulation::new(setup).run().tokens.len(), 2);
 }
 
 #[test]
-fn figures_for_programs_have_goals_only_where_one_is_held_to_them() {
-    let line = |kind, held| Line {
+fn json_has_goals_only_for_lines_with_goals() {
+    let line = |kind, has_goals| Line {
         label: format!("{kind:?}"),
-        held,
+        has_goals,
         is_oracle: false,
         setup: setup(kind, 0),
     };
@@ -215,7 +215,7 @@ fn figures_for_programs_have_goals_only_where_one_is_held_to_them() {
 }
 
 #[test]
-fn every_row_of_the_issue_is_there() {
+fn every_documented_row_exists() {
     let rows = scenario::all(&Options::default()).expect("no trace to read");
     for id in [
         "R1", "R2", "R3", "R5", "R6", "R7", "R8", "R26", "R27", "R28",
@@ -225,7 +225,7 @@ fn every_row_of_the_issue_is_there() {
                 .columns
                 .iter()
                 .any(|column| column.id == id && column.goal.is_some());
-            goal && row.lines.iter().filter(|line| line.held).count() == 6
+            goal && row.lines.iter().filter(|line| line.has_goals).count() == 6
         });
         assert!(held, "{id}");
     }
@@ -237,7 +237,7 @@ fn every_row_of_the_issue_is_there() {
 }
 
 #[test]
-fn a_trace_is_replayed_over_and_over() {
+fn trace_is_replayed_repeatedly() {
     let path = concat!(
         env!("CARGO_MANIFEST_DIR"),
         "/../../examples/data/azure-llm-code-2023.csv"
@@ -256,7 +256,7 @@ fn a_trace_is_replayed_over_and_over() {
 }
 
 #[test]
-fn the_picture_is_whole() {
+fn chart_is_complete_svg() {
     let svg = crate::picture(1);
     assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n"));
     assert!(!svg.contains("NaN") && !svg.contains("inf"));

@@ -1,4 +1,4 @@
-//! Who asks for what, and when.
+//! Request sources, their times and sizes.
 
 use std::{path::Path, sync::Arc};
 
@@ -7,13 +7,13 @@ use crate::{
     units::{MINUTE, SECOND, nanos},
 };
 
-/// Mean tokens of a request and of an answer, and the spread of their logarithms.
+/// Mean tokens of a request and of a response, and the deviations of their logarithms.
 pub(crate) const INPUT: (f64, f64) = (2_200.0, 1.0);
 pub(crate) const OUTPUT: (f64, f64) = (340.0, 0.8);
-/// The longest of both.
+/// Maximum lengths of both.
 pub(crate) const MOST_INPUT: f64 = 30_000.0;
 pub(crate) const MOST_OUTPUT: u64 = 4_096;
-/// A request over this is a big one: five times the median.
+/// A larger request counts as big: five times the median.
 pub(crate) const BIG: u64 = 6_672;
 
 /// Limits per minute: requests, input tokens, output tokens.
@@ -21,14 +21,14 @@ pub(crate) const BIG: u64 = 6_672;
 pub(crate) struct Quota(pub(crate) [u64; 3]);
 
 impl Quota {
-    /// The limits unless stated otherwise.
+    /// The default limits.
     pub(crate) const USUAL: Self = Self([1_000, 450_000, 90_000]);
 
     pub(crate) fn times(self, factor: f64) -> Self {
         Self(self.0.map(|limit| (limit as f64 * factor).round() as u64))
     }
 
-    /// Seconds of the bottleneck that a request of these sizes takes.
+    /// Returns the seconds of the binding limit that a request of these sizes uses.
     pub(crate) fn work(&self, input: u64, output: u64) -> f64 {
         let share = |cost: u64, limit: u64| cost as f64 * 60.0 / limit as f64;
         share(1, self.0[0])
@@ -36,29 +36,29 @@ impl Quota {
             .max(share(output, self.0[2]))
     }
 
-    /// Requests of the usual size that fit in a second.
+    /// Returns the number of requests of mean size per second.
     pub(crate) fn per_second(&self) -> f64 {
         1.0 / self.work(INPUT.0 as u64, OUTPUT.0 as u64)
     }
 }
 
-/// What a request is for. Strategies other than a fair queue take no notice.
+/// Priority class of a request. Only a fair queue uses it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Class {
     Batch,
     Interactive,
 }
 
-/// When requests of one client come.
+/// Arrival process of the requests of one source.
 #[derive(Clone, Debug)]
 pub(crate) enum When {
-    /// So many workers, each of which asks again as soon as it has its answer.
+    /// A closed loop: each worker submits its next request at the end of the response.
     Closed(u32),
-    /// Independent arrivals, so many a second.
+    /// Independent arrivals at a rate per second.
     Poisson(f64),
-    /// As [`Poisson`](Self::Poisson), in the first half of every two minutes only.
+    /// Like [`Poisson`](Self::Poisson), but only in the first half of every two minutes.
     Bursts(f64),
-    /// A recorded trace, over and over, each arrival with its own sizes.
+    /// A recorded trace, repeated, in which each arrival has its own sizes.
     Trace(Arc<Trace>),
 }
 
@@ -84,7 +84,8 @@ impl Source {
         }
     }
 
-    /// When the arrival after the one at `now` comes; `index` counts them. `None` for closed loops.
+    /// Returns the time of arrival `index`, which follows the arrival at `now`. `None` for closed
+    /// loops.
     pub(crate) fn next(&self, now: u64, index: u64, rng: &mut fastrand::Rng) -> Option<u64> {
         match &self.when {
             When::Closed(_) => None,
@@ -103,7 +104,7 @@ impl Source {
     }
 }
 
-/// The true sizes of a request, and what its client believes.
+/// The actual sizes of a request, and the client's estimate.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sizes {
     pub(crate) input: u64,

@@ -204,7 +204,7 @@ impl<S: Clone, C: Clone> Layer<S> for Recommended<C> {
     type Service = Cached<S, C>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        let resends = (self.fallback.stage(), self.retry.stage());
+        let resends = (self.fallback.stage(), self.retry.policy());
         let gates = self.bucket.stage().with_reader(self.budget.stage());
         let guards = (self.breaker.stage(), gates);
         let driver = DriverLayer::with_reuse(resends, guards, self.classifier.clone(), !self.own);

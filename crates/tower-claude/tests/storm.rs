@@ -116,7 +116,7 @@ async fn storm(seed: u64) {
         assert_eq!(circuit.probes, 0, "seed {seed}: {circuit:?}");
     }
     let cache = layer.cache().handle().snapshot();
-    assert_eq!(cache.flights, 0, "seed {seed}");
+    assert_eq!(cache.in_flight, 0, "seed {seed}");
     // The storm met everything it was to meet.
     assert!(breaker.opened > 0 && breaker.probes > 0, "{breaker:?}");
     assert!(cache.hits > 0 && cache.joined > 0, "{cache:?}");

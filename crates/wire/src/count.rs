@@ -1,10 +1,10 @@
-//! Counting the tokens of a prompt by the endpoint that does.
+//! Requests and responses of the `count_tokens` endpoint.
 
-use crate::json::Object;
-use crate::usage::find;
+use crate::json::{Object, find, integer};
 
-/// What [`count_tokens`](https://docs.claude.com/en/api/messages-count-tokens) accepts of a Messages request;
-/// it rejects all else.
+/// Fields of a Messages request that
+/// [`count_tokens`](https://docs.claude.com/en/api/messages-count-tokens) accepts. It rejects all
+/// others.
 const ACCEPTED: [&[u8]; 9] = [
     b"messages",
     b"model",
@@ -17,8 +17,8 @@ const ACCEPTED: [&[u8]; 9] = [
     b"speed",
 ];
 
-/// The body of a `count_tokens` request for the prompt of this Messages request, its values byte for byte.
-/// `None` when it is not a JSON object.
+/// Returns the body of a `count_tokens` request for the prompt of a Messages request. Values are
+/// copied byte for byte. `None` if `body` is not a JSON object.
 ///
 /// ```
 /// use tower_claude_wire::{count_tokens_body, counted_tokens};
@@ -48,8 +48,8 @@ pub fn count_tokens_body(body: &[u8]) -> Option<Vec<u8>> {
     Some(counted)
 }
 
-/// The count in the answer; `None` when it holds none.
+/// Returns the token count of a `count_tokens` response. `None` if it has none.
 #[must_use]
 pub fn counted_tokens(answer: &[u8]) -> Option<u64> {
-    find(answer, b"input_tokens").and_then(crate::json::integer)
+    find(answer, b"input_tokens").and_then(integer)
 }

@@ -7,24 +7,24 @@ use std::{borrow::Cow, time::SystemTime};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::stamp;
+use crate::timestamp::rfc3339;
 
-/// An error as the Claude API words it, in a response body or in an in-stream `error` event.
+/// An error of the Claude API, from a response body or from an `error` event in a stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ApiError {
-    /// `error.type`, e.g. `rate_limit_error`; an open set.
+    /// `error.type`, e.g. `rate_limit_error`. New kinds may appear.
     pub kind: String,
-    /// For people. Never decide by it.
+    /// Text for people. Do not base decisions on it.
     pub message: String,
-    /// `error.details.error_code`, e.g. `ramp_limit_exceeded`; treat an unknown one as the bare kind.
+    /// `error.details.error_code`, e.g. `ramp_limit_exceeded`. Treat an unknown code like no code.
     pub error_code: Option<String>,
     /// `req_…`.
     pub request_id: Option<String>,
 }
 
 impl ApiError {
-    /// An error of this kind with this message.
+    /// Creates an error with a kind and a message.
     #[must_use]
     pub fn new(kind: impl Into<String>, message: impl Into<String>) -> Self {
         Self {
@@ -34,8 +34,8 @@ impl ApiError {
         }
     }
 
-    /// Reads the envelope. `None` when the bytes have another shape: cloud providers' own errors, HTML
-    /// of a proxy, anything cut short.
+    /// Parses the envelope. `None` for any other format: an error of a cloud platform, HTML of a
+    /// proxy, or a truncated body.
     ///
     /// ```
     /// # use tower_claude_wire::ApiError;
@@ -60,23 +60,23 @@ impl ApiError {
         })
     }
 
-    /// When a spending limit lets requests in again, which only the message tells: `You will regain access on 2026-12-01 at
-    /// 00:00 UTC.` A hint for how long to wait; `None` when it has other words.
+    /// Returns the time at which a spending limit ends, from the message: `You will regain access
+    /// on 2026-12-01 at 00:00 UTC.` No other field has it. `None` if the message has another form.
     #[must_use]
     pub fn regains_access(&self) -> Option<SystemTime> {
         let (_, rest) = self.message.split_once("regain access on ")?;
         let (day, rest) = rest.split_once(" at ")?;
         let (time, _) = rest.split_once(" UTC")?;
-        stamp::rfc3339(format!("{day}T{time}:00Z").as_bytes())
+        rfc3339(format!("{day}T{time}:00Z").as_bytes())
     }
 
-    /// Writes the envelope for an error without a code.
+    /// Returns the envelope for an error without a code.
     #[must_use]
     pub fn body(kind: &str, message: &str, request_id: Option<&str>) -> String {
         write(kind, message, None, request_id)
     }
 
-    /// Writes the envelope, `details.error_code` included. [`ApiError::parse`] reads it back.
+    /// Returns the envelope with `details.error_code`. [`ApiError::parse`] accepts it.
     #[must_use]
     pub fn to_body(&self) -> String {
         write(
@@ -85,6 +85,21 @@ impl ApiError {
             self.error_code.as_deref(),
             self.request_id.as_deref(),
         )
+    }
+
+    /// Returns the server-sent `error` event with this error, as the API ends a stream that it cannot finish.
+    ///
+    /// Inside of a stream it must follow a complete event. Write a blank line before it otherwise.
+    ///
+    /// ```
+    /// # use tower_claude_wire::ApiError;
+    /// let event = ApiError::new("api_error", "cut short").to_sse_event();
+    /// let data = r#"{"type":"error","error":{"type":"api_error","message":"cut short"}}"#;
+    /// assert_eq!(event, format!("event: error\ndata: {data}\n\n"));
+    /// ```
+    #[must_use]
+    pub fn to_sse_event(&self) -> String {
+        format!("event: error\ndata: {}\n\n", self.to_body())
     }
 }
 
@@ -96,7 +111,7 @@ impl std::fmt::Display for ApiError {
 
 impl std::error::Error for ApiError {}
 
-// What we can do without is raw, so that a surprise in it does not hide the rest.
+// Optional parts are raw, so that an unexpected type in one does not invalidate the others.
 #[derive(Deserialize)]
 struct Incoming<'a> {
     #[serde(rename = "type", borrow)]

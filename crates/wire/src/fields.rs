@@ -1,30 +1,11 @@
-//! Where the members of a JSON object stand, for those who rewrite one in place.
+//! Positions of the members of a JSON object, for editing in place.
 
 use std::borrow::Cow;
-use std::fmt;
 use std::ops::Range;
 
-use crate::json::{Array, Object, text};
+use crate::json::{InvalidJson, Object, json_text};
 
-/// The text of a raw JSON string, its escapes resolved; `None` for any other value or a string that is not valid.
-#[must_use]
-pub fn json_text(value: &[u8]) -> Option<Cow<'_, str>> {
-    text(value)
-}
-
-/// The text is cut short, is not an object, or has a key that is no JSON string.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct JsonBroken;
-
-impl fmt::Display for JsonBroken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("not a complete JSON object")
-    }
-}
-
-impl std::error::Error for JsonBroken {}
-
-/// One member of a JSON object, by its position.
+/// One member of a JSON object with its position.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Field<'a> {
@@ -32,21 +13,22 @@ pub struct Field<'a> {
     pub name: Cow<'a, str>,
     /// From the first quote of the key to the end of the value.
     pub span: Range<usize>,
-    /// Where the value begins; it ends where `span` does.
+    /// Position of the value, which ends at the end of `span`.
     pub value: usize,
 }
 
 impl Field<'_> {
-    /// The raw value, out of the `json` that the field was read from; empty for any other text that is too short.
+    /// Returns the raw value from the `json` that the field was read from. Empty if `json` is
+    /// another text that is too short.
     #[must_use]
     pub fn value_in<'j>(&self, json: &'j [u8]) -> &'j [u8] {
         json.get(self.value..self.span.end).unwrap_or_default()
     }
 }
 
-/// Walks over the members of one JSON object without looking inside their values.
+/// Iterator over the members of one JSON object. Nested values are not read.
 ///
-/// Only the balance of quotes and brackets is checked. Duplicate keys are handed out as often as they stand there.
+/// Only the balance of quotes and brackets is checked. Every duplicate of a key is returned.
 ///
 /// ```
 /// # use tower_claude_wire::Fields;
@@ -61,7 +43,7 @@ pub struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    /// Starts at the `{`; `None` if the text is not an object.
+    /// Starts at the `{`. `None` if the text is not an object.
     #[must_use]
     pub fn open(json: &'a [u8]) -> Option<Self> {
         let object = Some(Object::open(json)?);
@@ -70,48 +52,28 @@ impl<'a> Fields<'a> {
 }
 
 impl<'a> Iterator for Fields<'a> {
-    type Item = Result<Field<'a>, JsonBroken>;
+    type Item = Result<Field<'a>, InvalidJson>;
 
-    /// The next member. After an error, nothing more.
+    /// Returns the next member. After an error, returns `None`.
     fn next(&mut self) -> Option<Self::Item> {
         let member = match self.object.as_mut()?.next() {
             Ok(Some(member)) => member,
             over => {
                 self.object = None;
-                return over.err().map(|_| Err(JsonBroken));
+                return over.err().map(|_| Err(InvalidJson));
             }
         };
-        // The key is a part of the text, after its first quote.
+        // The key is a part of `json`, after its first quote.
         let quote = member.key.as_ptr().addr() - self.json.as_ptr().addr() - 1;
         let end = member.at + member.value.len();
-        let Some(name) = text(&self.json[quote..quote + member.key.len() + 2]) else {
+        let Some(name) = json_text(&self.json[quote..quote + member.key.len() + 2]) else {
             self.object = None;
-            return Some(Err(JsonBroken));
+            return Some(Err(InvalidJson));
         };
         Some(Ok(Field {
             name,
             span: quote..end,
             value: member.at,
         }))
-    }
-}
-
-/// Walks over the raw elements of one JSON array.
-pub struct Elements<'a>(Array<'a>);
-
-impl<'a> Elements<'a> {
-    /// Starts at the `[`; `None` if the text is not an array.
-    #[must_use]
-    pub fn open(json: &'a [u8]) -> Option<Self> {
-        Array::open(json).map(Self)
-    }
-}
-
-impl<'a> Iterator for Elements<'a> {
-    type Item = &'a [u8];
-
-    /// The next element; `None` after the last one, or where the text breaks.
-    fn next(&mut self) -> Option<&'a [u8]> {
-        self.0.next()
     }
 }

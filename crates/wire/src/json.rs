@@ -1,45 +1,66 @@
-//! Top-level scan of a JSON object: hands out keys and raw values, steps over nested ones without looking inside.
+//! Walk over the members of a JSON object that steps over nested values without reading them.
 //!
-//! Only the balance of quotes and brackets is checked: what the API accepts is the API's to say.
+//! Only the balance of quotes and brackets is checked: the API decides which JSON it accepts.
 
 mod skip;
 
 use std::borrow::Cow;
+use std::fmt;
 
 use memchr::memchr;
 
-pub(crate) use self::skip::skip_space;
-pub(crate) use self::skip::{Notice, find, value_end};
-use self::skip::{string_end, value_end_noticed};
-use crate::headers::digits;
+pub(crate) use self::skip::{StringVisitor, find_byte, skip_space, value_end};
+use self::skip::{string_end, value_end_visiting};
 
-/// The text is no JSON object, or is cut short.
-pub(crate) struct Broken;
+/// Error for text that is cut short, is not an object, or has a key that is not a JSON string.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InvalidJson;
+
+impl fmt::Display for InvalidJson {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("not a complete JSON object")
+    }
+}
+
+impl std::error::Error for InvalidJson {}
+
+/// Returns the index after the closing quote of the JSON string whose content begins at `from`, or
+/// `None` if the string has no end.
+///
+/// ```
+/// # use tower_claude_wire::json_string_end;
+/// assert_eq!(json_string_end(br#""a\"b","#, 1), Some(6));
+/// assert_eq!(json_string_end(br#""a\""#, 1), None);
+/// ```
+#[must_use]
+pub fn json_string_end(json: &[u8], from: usize) -> Option<usize> {
+    string_end(json, from)
+}
 
 /// One `"key": value` of an object, both raw.
 pub(crate) struct Member<'a> {
     /// The key between its quotes, escapes not resolved.
     pub(crate) key: &'a [u8],
-    /// Where `value` begins in the scanned bytes.
+    /// Position of `value` in the JSON text.
     pub(crate) at: usize,
     /// The value as written, without the white space around it.
     pub(crate) value: &'a [u8],
 }
 
-impl<'a> Member<'a> {
-    /// Whether this is the key, with or without escapes; keys nearly never have any.
+impl Member<'_> {
+    /// Returns true if the key is `name`, with or without escapes. Keys hardly ever have any.
     #[inline]
     pub(crate) fn is(&self, name: &[u8]) -> bool {
-        // An escape is longer than what it stands for.
+        // An escape is longer than the character it stands for.
         self.key == name
             || self.key.len() > name.len()
                 && self.unescaped().is_some_and(|key| key.as_bytes() == name)
     }
 
-    /// The key with its escapes resolved; `None` if it has none, or wrong ones.
+    /// Returns the key with its escapes resolved. `None` if it has none, or invalid ones.
     #[inline]
     pub(crate) fn unescaped(&self) -> Option<String> {
-        find(self.key, b'\\')?;
+        find_byte(self.key, b'\\')?;
         let quoted = [b"\"", self.key, b"\""].concat();
         serde_json::from_slice(&quoted).ok()
     }
@@ -47,93 +68,83 @@ impl<'a> Member<'a> {
 
 /// One step of [`Object::next_or_walk`].
 pub(crate) enum Step<'a, T> {
-    Over(Member<'a>),
-    Into(T),
+    /// A member that was stepped over.
+    Member(Member<'a>),
+    /// The result of the walk through a nested object.
+    Walked(T),
 }
 
-/// Walks over the members of one object.
+/// Walk over the members of one object.
 pub(crate) struct Object<'a> {
     json: &'a [u8],
     at: usize,
     first: bool,
-    /// More may follow after its end.
-    inside: bool,
+    /// Other text may follow after the end of the object.
+    nested: bool,
 }
 
 impl<'a> Object<'a> {
-    /// Starts at the `{`; `None` if the text is not an object.
+    /// Starts at the `{`. `None` if the text is not an object.
     pub(crate) fn open(json: &'a [u8]) -> Option<Self> {
         let at = open(json, b'{')?;
         Some(Self {
             json,
             at,
             first: true,
-            inside: false,
+            nested: false,
         })
     }
 
-    /// The members that follow what ends here.
-    pub(crate) const fn rest(json: &'a [u8], at: usize) -> Self {
+    /// Continues after a member that ends at `at`.
+    pub(crate) const fn resume(json: &'a [u8], at: usize) -> Self {
         Self {
             json,
             at,
             first: false,
-            inside: false,
+            nested: false,
         }
     }
 
-    /// The next member; where its key is `name` and its value an object, that one is handed to `walk`,
-    /// which must walk it to its end, and is not stepped over before.
+    /// Returns the next member, or `Ok(None)` after the last one.
+    pub(crate) fn next(&mut self) -> Result<Option<Member<'a>>, InvalidJson> {
+        self.next_visiting(&mut ())
+    }
+
+    /// Like [`Object::next`], and shows the strings inside the value to `visitor`.
+    #[inline]
+    pub(crate) fn next_visiting(
+        &mut self,
+        visitor: &mut impl StringVisitor,
+    ) -> Result<Option<Member<'a>>, InvalidJson> {
+        match self.key().ok_or(InvalidJson)? {
+            Some(key) => self.value(key, visitor).ok_or(InvalidJson).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Like [`Object::next`], but an object whose key is `name` is passed to `walk` instead, which
+    /// must read it to its end. A second pass over the value is saved that way.
     pub(crate) fn next_or_walk<T>(
         &mut self,
         name: &[u8],
-        walk: impl FnOnce(&mut Self) -> Result<T, Broken>,
-    ) -> Result<Option<Step<'a, T>>, Broken> {
-        let Some(key) = self.key().ok_or(Broken)? else {
+        walk: impl FnOnce(&mut Self) -> Result<T, InvalidJson>,
+    ) -> Result<Option<Step<'a, T>>, InvalidJson> {
+        let Some(key) = self.key().ok_or(InvalidJson)? else {
             return Ok(None);
         };
         if key != name || self.json.get(self.at) != Some(&b'{') {
-            let member = self.value(key).ok_or(Broken)?;
-            return Ok(Some(Step::Over(member)));
+            let member = self.value(key, &mut ()).ok_or(InvalidJson)?;
+            return Ok(Some(Step::Member(member)));
         }
         let mut inner = Self {
             json: self.json,
             at: self.at + 1,
             first: true,
-            inside: true,
+            nested: true,
         };
         let walked = walk(&mut inner)?;
         self.at = inner.at;
-        Ok(Some(Step::Into(walked)))
-    }
-
-    /// The next member, or `Ok(None)` after the last one; what is stepped over is shown.
-    pub(crate) fn next_noticed(
-        &mut self,
-        notice: &mut impl Notice,
-    ) -> Result<Option<Member<'a>>, Broken> {
-        let Some(key) = self.key().ok_or(Broken)? else {
-            return Ok(None);
-        };
-        let at = self.at;
-        self.at = value_end_noticed(self.json, at, notice).ok_or(Broken)?;
-        Ok(Some(Member {
-            key,
-            at,
-            value: &self.json[at..self.at],
-        }))
-    }
-
-    /// The next member, or `Ok(None)` after the last one.
-    pub(crate) fn next(&mut self) -> Result<Option<Member<'a>>, Broken> {
-        self.step().ok_or(Broken)
-    }
-
-    fn step(&mut self) -> Option<Option<Member<'a>>> {
-        match self.key()? {
-            Some(key) => Some(Some(self.value(key)?)),
-            None => Some(None),
-        }
+        Ok(Some(Step::Walked(walked)))
     }
 
     /// Steps over the next key and its colon, to its value.
@@ -144,7 +155,7 @@ impl<'a> Object<'a> {
             Next::Item(at) => at,
             Next::End(at) => {
                 self.at = at;
-                return (self.inside || is_over(json, at)).then_some(None);
+                return (self.nested || skip_space(json, at) == json.len()).then_some(None);
             }
         };
         self.first = false;
@@ -162,9 +173,9 @@ impl<'a> Object<'a> {
     }
 
     #[inline]
-    fn value(&mut self, key: &'a [u8]) -> Option<Member<'a>> {
+    fn value(&mut self, key: &'a [u8], visitor: &mut impl StringVisitor) -> Option<Member<'a>> {
         let at = self.at;
-        self.at = value_end(self.json, at)?;
+        self.at = value_end_visiting(self.json, at, visitor)?;
         Some(Member {
             key,
             at,
@@ -173,16 +184,17 @@ impl<'a> Object<'a> {
     }
 }
 
-/// Walks over the elements of one array.
-pub(crate) struct Array<'a> {
+/// Walk over the raw elements of one JSON array.
+pub struct Elements<'a> {
     json: &'a [u8],
     at: usize,
     first: bool,
 }
 
-impl<'a> Array<'a> {
-    /// Starts at the `[`; `None` if the text is not an array.
-    pub(crate) fn open(json: &'a [u8]) -> Option<Self> {
+impl<'a> Elements<'a> {
+    /// Starts at the `[`. `None` if the text is not an array.
+    #[must_use]
+    pub fn open(json: &'a [u8]) -> Option<Self> {
         let at = open(json, b'[')?;
         Some(Self {
             json,
@@ -190,9 +202,13 @@ impl<'a> Array<'a> {
             first: true,
         })
     }
+}
 
-    /// The next element, or `None` after the last one or where the text breaks.
-    pub(crate) fn next(&mut self) -> Option<&'a [u8]> {
+impl<'a> Iterator for Elements<'a> {
+    type Item = &'a [u8];
+
+    /// Returns the next element. `None` after the last one, or where the text is invalid.
+    fn next(&mut self) -> Option<&'a [u8]> {
         let Next::Item(at) = separator(self.json, self.at, b']', self.first)? else {
             return None;
         };
@@ -202,8 +218,23 @@ impl<'a> Array<'a> {
     }
 }
 
-/// The text of a raw JSON string; `None` for any other value or a string that is not valid.
-pub(crate) fn text(value: &[u8]) -> Option<Cow<'_, str>> {
+/// Returns the raw value of a top-level key, the last one of duplicates. `None` if the key is
+/// absent or the object is not complete.
+pub(crate) fn find<'a>(json: &'a [u8], key: &[u8]) -> Option<&'a [u8]> {
+    let mut object = Object::open(json)?;
+    let mut found = None;
+    while let Some(member) = object.next().ok()? {
+        if member.is(key) {
+            found = Some(member.value);
+        }
+    }
+    found
+}
+
+/// Returns the text of a raw JSON string, its escapes resolved. `None` for any other value, and for
+/// an invalid string.
+#[must_use]
+pub fn json_text(value: &[u8]) -> Option<Cow<'_, str>> {
     let inner = value.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
     if memchr(b'\\', inner).is_some() {
         return serde_json::from_slice(value).ok().map(Cow::Owned);
@@ -211,20 +242,27 @@ pub(crate) fn text(value: &[u8]) -> Option<Cow<'_, str>> {
     std::str::from_utf8(inner).ok().map(Cow::Borrowed)
 }
 
-/// A raw JSON number that is a non-negative integer of 64 bits.
+/// Parses a non-negative integer of 64 bits: digits and nothing else, at least one.
 pub(crate) fn integer(value: &[u8]) -> Option<u64> {
-    digits(value)
+    // Nineteen digits always fit, so the usual number needs no checked arithmetic.
+    let (head, tail) = value.split_at(value.len().min(19));
+    let mut sum = 0;
+    for byte in head {
+        sum = sum * 10 + digit(*byte)?;
+    }
+    let add = |sum: u64, byte: &u8| sum.checked_mul(10)?.checked_add(digit(*byte)?);
+    tail.iter().try_fold(sum, add).filter(|_| !value.is_empty())
 }
 
+fn digit(byte: u8) -> Option<u64> {
+    let digit = byte.wrapping_sub(b'0');
+    (digit <= 9).then_some(u64::from(digit))
+}
+
+/// Position of the next item, or after the closing bracket.
 enum Next {
     Item(usize),
-    /// The index after the closing bracket.
     End(usize),
-}
-
-/// Whether nothing but white space follows.
-fn is_over(json: &[u8], at: usize) -> bool {
-    skip_space(json, at) == json.len()
 }
 
 fn open(json: &[u8], bracket: u8) -> Option<usize> {
@@ -243,4 +281,21 @@ fn separator(json: &[u8], at: usize, close: u8, first: bool) -> Option<Next> {
         return Some(Next::Item(at));
     }
     (byte == b',').then(|| Next::Item(skip_space(json, at + 1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::integer;
+
+    proptest! {
+        #[test]
+        fn integer_of_any_text_is_parsed_as_by_the_standard_library(
+            text in prop_oneof![any::<u64>().prop_map(|number| number.to_string()), "[0-9]{0,24}", "[0-9+. -]{0,6}", any::<String>()],
+        ) {
+            let expected = text.parse::<u64>().ok().filter(|_| !text.starts_with('+'));
+            prop_assert_eq!(integer(text.as_bytes()), expected);
+        }
+    }
 }

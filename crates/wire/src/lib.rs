@@ -1,18 +1,18 @@
-//! Pure parsers for what the Claude API sends and accepts: rate-limit headers, errors, request peek, SSE, usage, models.
+//! Parsers for the requests and responses of the Claude API.
 //!
-//! Functions over bytes and header maps: no I/O, no async, no clock of their own, no panic on any
-//! input. What the API may add later (error kinds, models, events, header windows) is kept as open
-//! text; what is malformed counts as absent.
+//! All items are plain functions and types over bytes and header maps. They do no I/O, read no
+//! clock and never panic, whatever the input. Values that the API may extend later (error kinds,
+//! models, events, header windows) are kept as text. A malformed value counts as absent.
 //!
-//! | Question | Answer |
+//! | Input | Parsers |
 //! | --- | --- |
-//! | How much is left, and until when? | [`RateLimits::from_headers`] |
-//! | How long to wait? | [`retry_after`], [`should_retry`] |
-//! | What went wrong? | [`ApiError::parse`] |
-//! | What does this request ask for? | [`Peek::parse`], [`estimate_tokens`], [`non_text_bytes`] |
-//! | Where do its fields stand? | [`Fields`] |
-//! | What did it use? | [`Usage::from_message`], [`StreamState`] |
-//! | Which limits does a model share, what does it take? | [`ModelCatalog::lookup`] |
+//! | Rate-limit headers | [`RateLimits::from_headers`] |
+//! | Advice on retries | [`retry_after`], [`should_retry`] |
+//! | Error body | [`ApiError::parse`] |
+//! | Request body | [`Peek::parse`], [`Prompt::parse`], [`estimate_tokens`], [`non_text_bytes`] |
+//! | Any JSON object or array | [`Fields`], [`Elements`] |
+//! | Response body | [`Usage::from_message`], [`stop_reason`], [`StreamState`] |
+//! | Model id | [`ModelCatalog::lookup`] |
 //!
 //! ```
 //! use tower_claude_wire::{ApiError, ModelCatalog, RateLimits};
@@ -27,7 +27,7 @@
 //!     "message":"slow down","details":{"error_code":"ramp_limit_exceeded"}}}"#).unwrap();
 //! assert_eq!(error.error_code.as_deref(), Some("ramp_limit_exceeded"));
 //!
-//! // Falling back inside one rate group does not escape a 429.
+//! // Models of one rate group share their limits.
 //! let catalog = ModelCatalog::builtin();
 //! let group = |model| catalog.lookup(model).rate_group;
 //! assert_eq!(group("claude-opus-4-8"), group("claude-opus-4-7"));
@@ -42,32 +42,35 @@ mod fields;
 mod headers;
 mod json;
 mod models;
+mod non_text;
 mod peek;
 mod prompt;
 mod retry_after;
 mod sse;
-mod stamp;
 mod stream;
-mod surplus;
-mod unified;
+mod timestamp;
 mod usage;
 
 pub use count::{count_tokens_body, counted_tokens};
 pub use error::ApiError;
-pub use fields::{Elements, Field, Fields, JsonBroken, json_text};
+pub use fields::{Field, Fields};
 pub use headers::{
-    Gauge, Media, RateLimits, date, is_compressed, is_event_stream, is_json, media,
-    organization_id, readable, request_id, should_retry, workspace_id,
+    Gauge, Media, RateLimits, Unified, UnifiedWindow, date, is_compressed, is_event_stream,
+    is_json, media, organization_id, readable, request_id, should_retry, workspace_id,
 };
+pub use json::{Elements, InvalidJson, json_string_end, json_text};
 pub use models::{
     About, Capabilities, CatalogError, Effort, Lifecycle, Model, ModelCatalog, SamplingDefaults,
     Support, Tier, TierLimits, Tokenizer, estimate_tokens,
 };
+pub use non_text::non_text_bytes;
 pub use peek::{Peek, Thinking};
-pub use prompt::{Prompt, PromptBlock, PromptPart, mentions_cache_control};
+pub use prompt::{Prompt, PromptBlock, PromptPart};
 pub use retry_after::{MAX_RETRY_AFTER, retry_after};
 pub use sse::{SseEvent, SseScanner};
 pub use stream::{StreamEvent, StreamState};
-pub use surplus::non_text_bytes;
-pub use unified::{Unified, UnifiedWindow};
 pub use usage::{Usage, stop_reason};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,10 +1,10 @@
-//! What a layer must know of a request body.
+//! Facts of a request body that the layers need.
 
 use std::borrow::Cow;
 use std::ops::Range;
 
-use crate::json::{Array, Member, Notice, Object, integer, text};
-use crate::surplus;
+use crate::json::{Elements, Member, Object, StringVisitor, integer, json_text};
+use crate::non_text;
 
 /// Kind of the request's [`thinking`](https://docs.claude.com/en/api/messages) setting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -18,13 +18,14 @@ pub enum Thinking {
     Disabled,
     /// `between_tools`
     BetweenTools,
-    /// A kind this crate does not know, or none named.
+    /// An unknown kind, or none.
     Other,
 }
 
-/// Top-level facts of a [Messages request](https://docs.claude.com/en/api/messages), read without a DOM.
+/// Top-level facts of a [Messages request](https://docs.claude.com/en/api/messages), read in one
+/// pass.
 ///
-/// It keeps positions in the body, no borrow, so that it can live beside the bytes it describes.
+/// It has positions in the body and does not borrow it, so that both can be stored together.
 ///
 /// ```
 /// use tower_claude_wire::Peek;
@@ -46,24 +47,25 @@ pub struct Peek {
     system_bytes: u32,
     tools_bytes: u32,
     messages_bytes: u32,
-    seen: Seen,
+    strings: StringFindings,
 }
 
-/// What is noticed on the way.
+/// Findings in the strings of the nested values. They are visited anyway, so this saves two more
+/// passes over the body.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Seen {
+struct StringFindings {
     cache_control: bool,
-    surplus: u64,
+    non_text_bytes: u64,
 }
 
-impl Notice for Seen {
+impl StringVisitor for StringFindings {
     #[inline]
-    fn string(&mut self, json: &[u8], from: usize, to: usize) {
+    fn visit(&mut self, json: &[u8], from: usize, to: usize) {
         let length = to - from;
         if length == b"cache_control".len() {
             self.cache_control |= json[from..to] == *b"cache_control";
-        } else if length >= surplus::SHORT {
-            self.surplus += surplus::of_string(json, from, to);
+        } else if length >= non_text::MIN_LENGTH {
+            self.non_text_bytes += non_text::of_string(json, from, to);
         }
     }
 }
@@ -72,23 +74,23 @@ impl Notice for Seen {
 enum Model {
     #[default]
     Absent,
-    /// Position between the quotes.
+    /// Position of the text between the quotes.
     Span(Range<u32>),
     /// The name was written with escapes.
     Owned(Box<str>),
 }
 
 impl Peek {
-    /// Reads the top level of a JSON object in one pass; of duplicate keys the last one wins.
+    /// Reads the top level of a JSON object in one pass. Of duplicate keys the last one wins.
     ///
-    /// Nested values are stepped over: only their quotes and brackets have to balance. `None` when `body` is not
-    /// a JSON object, is cut short, or is longer than 4 GiB.
+    /// In nested values, only the balance of quotes and brackets is checked. `None` if `body` is
+    /// not a JSON object, is cut short, or is longer than 4 GiB.
     #[must_use]
     pub fn parse(body: &[u8]) -> Option<Self> {
         u32::try_from(body.len()).ok()?;
         let mut peek = Self::default();
         let mut object = Object::open(body)?;
-        while let Some(member) = object.next_noticed(&mut peek.seen).ok()? {
+        while let Some(member) = object.next_visiting(&mut peek.strings).ok()? {
             if !peek.take(member.key, &member)
                 && let Some(key) = member.unescaped()
             {
@@ -98,7 +100,7 @@ impl Peek {
         Some(peek)
     }
 
-    /// Whether the key is one of ours.
+    /// Stores the value of a known key. Returns false for any other key.
     #[inline]
     fn take(&mut self, key: &[u8], member: &Member<'_>) -> bool {
         let value = member.value;
@@ -106,21 +108,23 @@ impl Peek {
             b"model" => self.model = Model::read(member.at, value),
             b"max_tokens" => self.max_tokens = integer(value),
             b"stream" => self.stream = value == b"true",
-            b"speed" => self.fast = text(value).is_some_and(|speed| speed == "fast"),
+            b"speed" => self.fast = json_text(value).is_some_and(|speed| speed == "fast"),
             b"thinking" => self.thinking = Thinking::read(value),
             b"tools" => {
-                self.has_tools = Array::open(value).is_some_and(|mut tools| tools.next().is_some());
+                self.has_tools =
+                    Elements::open(value).is_some_and(|mut tools| tools.next().is_some());
                 self.tools_bytes = narrow(value.len());
             }
             b"system" => self.system_bytes = narrow(value.len()),
             b"messages" => self.messages_bytes = narrow(value.len()),
-            b"cache_control" => self.seen.cache_control = true,
+            b"cache_control" => self.strings.cache_control = true,
             _ => return false,
         }
         true
     }
 
-    /// The `model`, out of the same `body` that was parsed; `None` if absent or not a string.
+    /// Returns the `model` from the same `body` that was parsed. `None` if it is absent or not a
+    /// string.
     #[must_use]
     pub fn model<'a>(&'a self, body: &'a [u8]) -> Option<&'a str> {
         match &self.model {
@@ -133,62 +137,63 @@ impl Peek {
         }
     }
 
-    /// The `max_tokens`; `None` if absent or not a non-negative integer.
+    /// Returns the `max_tokens`. `None` if it is absent or not a non-negative integer.
     #[must_use]
     pub fn max_tokens(&self) -> Option<u64> {
         self.max_tokens
     }
 
-    /// Whether `stream` is `true`.
+    /// Returns true if `stream` is `true`.
     #[must_use]
     pub fn stream(&self) -> bool {
         self.stream
     }
 
-    /// Whether `speed` is `"fast"`.
+    /// Returns true if `speed` is `"fast"`.
     #[must_use]
     pub fn fast(&self) -> bool {
         self.fast
     }
 
-    /// Kind of `thinking`; `None` if absent or not an object.
+    /// Returns the kind of `thinking`. `None` if it is absent or not an object.
     #[must_use]
     pub fn thinking(&self) -> Option<Thinking> {
         self.thinking
     }
 
-    /// Whether `tools` is an array with at least one element.
+    /// Returns true if `tools` is an array with at least one element.
     #[must_use]
     pub fn has_tools(&self) -> bool {
         self.has_tools
     }
 
-    /// Whether prompt caching is asked for anywhere.
+    /// Returns true if the request has `cache_control` at any level. A nested string of exactly
+    /// that text counts as well.
     #[must_use]
     pub const fn mentions_cache_control(&self) -> bool {
-        self.seen.cache_control
+        self.strings.cache_control
     }
 
-    /// Bytes of base64 data over the text that would be about as many tokens: see
-    /// [`non_text_bytes`](crate::non_text_bytes).
+    /// Returns the bytes to leave out of a token estimate: see
+    /// [`non_text_bytes`](crate::non_text_bytes). Only data inside nested values is counted.
     #[must_use]
     pub const fn non_text_bytes(&self) -> u64 {
-        self.seen.surplus
+        self.strings.non_text_bytes
     }
 
-    /// Length of the raw JSON value of `system` in bytes, quotes included; 0 if absent.
+    /// Returns the length in bytes of the raw JSON value of `system`, quotes included. 0 if absent.
     #[must_use]
     pub fn system_bytes(&self) -> usize {
         self.system_bytes as usize
     }
 
-    /// Length of the raw JSON value of `tools` in bytes; 0 if absent.
+    /// Returns the length in bytes of the raw JSON value of `tools`. 0 if absent.
     #[must_use]
     pub fn tools_bytes(&self) -> usize {
         self.tools_bytes as usize
     }
 
-    /// Length of the raw JSON value of `messages` in bytes; 0 if absent.
+    /// Returns the length in bytes of the raw JSON value of `messages`. 0 if absent.
     #[must_use]
     pub fn messages_bytes(&self) -> usize {
         self.messages_bytes as usize
@@ -197,7 +202,7 @@ impl Peek {
 
 impl Model {
     fn read(at: usize, value: &[u8]) -> Self {
-        match text(value) {
+        match json_text(value) {
             None => Self::Absent,
             Some(Cow::Borrowed(name)) => Self::Span(narrow(at + 1)..narrow(at + 1 + name.len())),
             Some(Cow::Owned(name)) => Self::Owned(name.into()),
@@ -211,7 +216,7 @@ impl Thinking {
         let mut kind = Self::Other;
         while let Some(member) = object.next().ok()? {
             if member.is(b"type") {
-                kind = match text(member.value).as_deref() {
+                kind = match json_text(member.value).as_deref() {
                     Some("adaptive") => Self::Adaptive,
                     Some("enabled") => Self::Enabled,
                     Some("disabled") => Self::Disabled,
@@ -224,7 +229,7 @@ impl Thinking {
     }
 }
 
-/// `parse` has checked that every position of the body fits.
+/// Converts a position. `parse` has checked that every position of the body fits.
 fn narrow(position: usize) -> u32 {
     u32::try_from(position).unwrap_or(u32::MAX)
 }

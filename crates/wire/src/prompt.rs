@@ -1,31 +1,18 @@
-//! The blocks of a prompt in the order in which the prompt cache takes them.
+//! The blocks of a prompt, in the order of the prompt cache.
 
 use std::hash::Hasher;
-use std::sync::LazyLock;
 use std::time::Duration;
 
-use memchr::memmem::Finder;
+use crate::json::{Elements, Object, find, json_text};
 
-use crate::json::{Array, Object, text};
-use crate::usage::find;
-
-static MARKER: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"cache_control\""));
-
-/// Whether a body asks for prompt caching anywhere. One fast search; a prompt that only quotes the words is
-/// taken for one that does.
-#[must_use]
-pub fn mentions_cache_control(body: &[u8]) -> bool {
-    MARKER.find(body).is_some()
-}
-
-/// What of a [Messages request](https://docs.claude.com/en/docs/build-with-claude/prompt-caching) the prompt
-/// cache looks at, read without a DOM.
+/// The parts of a Messages request that determine its [prompt
+/// cache](https://docs.claude.com/en/docs/build-with-claude/prompt-caching) entries.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Prompt<'a> {
     tools: &'a [u8],
     system: &'a [u8],
     messages: &'a [u8],
-    /// What, when it changes, makes the cached messages worthless: in order of [`SETTINGS`].
+    /// Settings whose change invalidates the cached messages, in the order of [`SETTINGS`].
     settings: [&'a [u8]; SETTINGS.len()],
     fast: bool,
     automatic: Option<Duration>,
@@ -33,7 +20,8 @@ pub struct Prompt<'a> {
 
 const SETTINGS: [&[u8]; 3] = [b"tool_choice", b"thinking", b"output_config"];
 
-/// The part of a prompt that a block belongs to. A change in one makes all after it worthless.
+/// The part of a prompt that a block belongs to. A change in one part invalidates all parts after
+/// it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PromptPart {
     /// Tool definitions come first.
@@ -44,21 +32,21 @@ pub enum PromptPart {
     Messages,
 }
 
-/// One block: a tool, a text of the system prompt, a content block of a message.
+/// One block of a prompt: a tool, a text of the system prompt, or a content block of a message.
 #[derive(Clone, Copy, Debug)]
 pub struct PromptBlock<'a> {
-    /// Where it stands.
+    /// The part of the prompt.
     pub part: PromptPart,
-    /// The raw JSON of the role it speaks in; empty outside of messages.
+    /// The raw JSON of the message's role. Empty outside of messages.
     pub role: &'a [u8],
     /// The raw JSON of the block.
     pub json: &'a [u8],
-    /// How long the cache is asked to keep the prompt up to here; `None` without a breakpoint.
+    /// Requested lifetime of the cache entry that ends here. `None` without a breakpoint.
     pub breakpoint: Option<Duration>,
 }
 
 impl PromptBlock<'_> {
-    /// Hashes what the model reads of the block: all but its breakpoint, which moves on from turn to turn.
+    /// Hashes the block without its breakpoint, because the breakpoint moves with every turn.
     pub fn hash_into(&self, hasher: &mut impl Hasher) {
         let mut feed = |bytes: &[u8]| {
             hasher.write_usize(bytes.len());
@@ -83,7 +71,8 @@ const FIVE_MINUTES: Duration = Duration::from_secs(300);
 const ONE_HOUR: Duration = Duration::from_secs(3_600);
 
 impl<'a> Prompt<'a> {
-    /// Reads the top level; of duplicate keys the last one wins. `None` when `body` is not a JSON object.
+    /// Reads the top level. Of duplicate keys the last one wins. `None` if `body` is not a JSON
+    /// object.
     #[must_use]
     pub fn parse(body: &'a [u8]) -> Option<Self> {
         let mut prompt = Self::default();
@@ -94,7 +83,9 @@ impl<'a> Prompt<'a> {
                 b"system" => prompt.system = member.value,
                 b"messages" => prompt.messages = member.value,
                 CACHE_CONTROL => prompt.automatic = lifetime(member.value),
-                b"speed" => prompt.fast = text(member.value).is_some_and(|speed| speed == "fast"),
+                b"speed" => {
+                    prompt.fast = json_text(member.value).is_some_and(|speed| speed == "fast");
+                }
                 key => {
                     let place = SETTINGS.iter().position(|name| *name == key);
                     if let Some(place) = place {
@@ -106,13 +97,13 @@ impl<'a> Prompt<'a> {
         Some(prompt)
     }
 
-    /// How long automatic caching, asked for at the top level, keeps the whole prompt.
+    /// Returns the lifetime that a top-level `cache_control` requests for the whole prompt.
     #[must_use]
     pub const fn automatic(&self) -> Option<Duration> {
         self.automatic
     }
 
-    /// Whether `speed` is `"fast"`: fast and standard requests share no cache.
+    /// Returns true if `speed` is `"fast"`. Fast and standard requests do not share a cache.
     #[must_use]
     pub const fn is_fast(&self) -> bool {
         self.fast
@@ -126,10 +117,10 @@ impl<'a> Prompt<'a> {
         }
     }
 
-    /// Shows every block in order. What does not parse ends it.
+    /// Calls `show` with every block in order. An element that is not valid JSON ends its list.
     pub fn blocks(&self, mut show: impl FnMut(PromptBlock<'a>)) {
         let mut list = |part, role: &'a [u8], json: &'a [u8]| {
-            let Some(mut array) = Array::open(json) else {
+            let Some(array) = Elements::open(json) else {
                 // A plain string is one block.
                 if !json.is_empty() {
                     show(PromptBlock {
@@ -141,7 +132,7 @@ impl<'a> Prompt<'a> {
                 }
                 return;
             };
-            while let Some(json) = array.next() {
+            for json in array {
                 show(PromptBlock {
                     part,
                     role,
@@ -152,10 +143,10 @@ impl<'a> Prompt<'a> {
         };
         list(PromptPart::Tools, &[], self.tools);
         list(PromptPart::System, &[], self.system);
-        let Some(mut messages) = Array::open(self.messages) else {
+        let Some(messages) = Elements::open(self.messages) else {
             return;
         };
-        while let Some(message) = messages.next() {
+        for message in messages {
             let role = find(message, b"role").unwrap_or_default();
             let content = find(message, b"content").unwrap_or_default();
             list(PromptPart::Messages, role, content);
@@ -163,11 +154,12 @@ impl<'a> Prompt<'a> {
     }
 }
 
-/// Five minutes, unless an hour is asked for; `None` for a marker that is `null`.
+/// Returns one hour if the marker requests it, else five minutes. `None` for a marker that is
+/// `null`.
 fn lifetime(marker: &[u8]) -> Option<Duration> {
     Object::open(marker)?;
     let hour = find(marker, b"ttl")
-        .and_then(text)
+        .and_then(json_text)
         .is_some_and(|ttl| ttl == "1h");
     Some(if hour { ONE_HOUR } else { FIVE_MINUTES })
 }

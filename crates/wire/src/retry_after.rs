@@ -1,23 +1,25 @@
-//! How long the server asks us to wait.
+//! The wait that a response requests.
 
 use std::time::{Duration, SystemTime};
 
 use http::header::RETRY_AFTER;
 use http::{HeaderMap, HeaderName};
 
-use crate::headers::{count, date, http_date};
+use crate::headers::{count, date};
+use crate::timestamp::http_date;
 
 const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
 
-/// Longest wait [`retry_after`] reports, about 136 years: as nanoseconds it still fits an `i64`, and
-/// adding it to a clock does not overflow.
+/// Longest wait that [`retry_after`] returns, about 136 years. In nanoseconds it still fits an
+/// `i64`, and adding it to a clock does not overflow.
 pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(u32::MAX as u64);
 
-/// Reads `retry-after-ms` (milliseconds, a zero is passed over), then `retry-after` (seconds,
-/// fractions allowed, or an HTTP date).
+/// Returns the value of `retry-after-ms` (milliseconds, zero is ignored), else of `retry-after`
+/// (seconds with an optional fraction, or an HTTP date).
 ///
-/// A date counts from the response's own `Date`, or from `now` when it has none; a date in the past
-/// is zero. Negative numbers, `NaN` and garbage are `None`; huge ones are [`MAX_RETRY_AFTER`].
+/// A date is compared with the response's own `Date`, or with `now` if it has none. A date in the
+/// past is zero. Negative numbers, `NaN` and malformed values are `None`. Huge values are
+/// [`MAX_RETRY_AFTER`].
 ///
 /// ```
 /// # use std::time::{Duration, SystemTime};
@@ -42,16 +44,16 @@ pub fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     if let Some(wait) = decimal(bytes, 1.0) {
         return Some(wait);
     }
-    let until = http_date(value)?;
+    let until = http_date(bytes)?;
     let now = date(headers).unwrap_or(now);
     let wait = until.duration_since(now).unwrap_or(Duration::ZERO);
     Some(wait.min(MAX_RETRY_AFTER))
 }
 
-/// A non-negative decimal number of `unit` seconds.
+/// Parses a non-negative decimal number of `unit` seconds.
 fn decimal(bytes: &[u8], unit: f64) -> Option<Duration> {
     let text = std::str::from_utf8(bytes).ok()?.trim();
-    // Rust's float parser also knows signs, `inf` and `nan`.
+    // Rust's float parser also accepts signs, `inf` and `nan`.
     if !text.starts_with(|c: char| c.is_ascii_digit() || c == '.') {
         return None;
     }

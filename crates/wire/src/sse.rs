@@ -1,37 +1,35 @@
-//! Incremental [server-sent events](https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream).
-
-mod line;
+//! Incremental parser for [server-sent
+//! events](https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream).
 
 use std::fmt;
 use std::mem;
 
 use memchr::memchr2;
 
-use self::line::{Field, field};
-
 const BOM: &[u8] = b"\xEF\xBB\xBF";
 const DEFAULT_LIMIT: usize = 1 << 20;
-/// Room for the longest field prefix and every event name there is.
+/// Enough for the longest field prefix and every known event name.
 const LEAST_LIMIT: usize = 64;
-/// Buffers above this are given back after the event that grew them.
+/// Larger buffers are freed after the event that grew them.
 const KEPT_CAPACITY: usize = 64 << 10;
 
-/// One event, borrowed from the chunk when it was whole in it, else from the scanner.
+/// One event, borrowed from the chunk if it is complete in it, else from the scanner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SseEvent<'a> {
-    /// Value of the last `event` field, empty if there was none.
+    /// Value of the last `event` field, or empty.
     pub name: &'a [u8],
     /// The values of the `data` fields, joined by `\n`.
     pub data: &'a [u8],
-    /// The event was longer than the limit: `name` and `data` hold only what fits.
+    /// True if the event was longer than the limit. `name` and `data` are then cut.
     pub overflowed: bool,
 }
 
-/// Splits a byte stream into events. Any chunking of the same bytes gives the same events.
+/// A scanner that splits a byte stream into events. The chunking of the bytes does not matter.
 ///
-/// Knows LF, CR and CRLF, a leading byte order mark, comments and several `data` lines; ignores `id`, `retry` and
-/// unknown fields. Events without `data` are not events, and neither is a last one without its blank line.
-/// An event that is whole in a chunk is neither copied nor does it allocate.
+/// It accepts LF, CR and CRLF, a leading byte order mark, comments and several `data` lines. It
+/// ignores `id`, `retry` and unknown fields. As the standard requires, an event without `data` is
+/// dropped, and so is a last event without its blank line. An event that is complete in one chunk
+/// is not copied.
 ///
 /// ```
 /// use tower_claude_wire::SseScanner;
@@ -42,25 +40,25 @@ pub struct SseEvent<'a> {
 ///     scanner.feed(chunk.as_bytes(), |event| names.push(event.name.to_vec()));
 /// }
 /// assert_eq!(names, [b"ping"]);
-/// assert!(!scanner.at_boundary()); // "eve" is the begin of something
+/// assert!(!scanner.at_boundary()); // "eve" begins an event
 /// ```
 #[derive(Clone)]
 pub struct SseScanner {
     limit: usize,
-    /// Bytes of the byte order mark matched so far; `BOM.len()` once the begin of the stream is behind.
+    /// Bytes of the byte order mark matched so far. `BOM.len()` after the first other byte.
     bom: usize,
-    /// The last chunk ended in CR: an LF at the begin of the next one belongs to it.
+    /// The last chunk ended in CR. An LF at the start of the next chunk belongs to it.
     skip_lf: bool,
-    /// Begin of a line whose end is still to come.
+    /// The start of a line that is not complete.
     line: Vec<u8>,
-    /// `line` lost bytes to the limit.
+    /// `line` was cut at the limit.
     line_cut: bool,
     name: Vec<u8>,
     data: Vec<u8>,
     event: Pending,
 }
 
-/// What the lines since the last blank one amount to.
+/// State of the event whose lines have been read since the last blank line.
 #[derive(Clone, Copy, Default)]
 struct Pending {
     has_field: bool,
@@ -68,7 +66,7 @@ struct Pending {
     overflowed: bool,
 }
 
-/// Fields that lie in the chunk at hand; they hide those in the scanner's own buffers.
+/// Fields in the current chunk. They override the fields in the scanner's own buffers.
 #[derive(Default)]
 struct InChunk<'c> {
     name: Option<&'c [u8]>,
@@ -76,14 +74,15 @@ struct InChunk<'c> {
 }
 
 impl SseScanner {
-    /// A scanner that holds at most 1 MiB per event.
+    /// Creates a scanner with a limit of 1 MiB per event.
     #[must_use]
     pub fn new() -> Self {
         Self::with_limit(DEFAULT_LIMIT)
     }
 
-    /// A scanner with its own limit in bytes, at least 64. It bounds each line and the joined data of an event;
-    /// its buffers hold at most three times that. What is beyond is skipped and reported as `overflowed`.
+    /// Creates a scanner with a limit in bytes, at least 64. It applies to each line and to the
+    /// joined data of an event, so the buffers hold at most three times as much. Further bytes are
+    /// dropped, and the event is marked as `overflowed`.
     #[must_use]
     pub fn with_limit(bytes: usize) -> Self {
         Self {
@@ -132,13 +131,14 @@ impl SseScanner {
         self.keep(&fields);
     }
 
-    /// Whether the bytes so far end between two events, so that something could be inserted here.
+    /// Returns true if the bytes so far end between two events, so that an event could be inserted
+    /// here.
     #[must_use]
     pub fn at_boundary(&self) -> bool {
         !self.event.has_field && self.line.is_empty() && matches!(self.bom, 0 | 3)
     }
 
-    /// Steps over a byte order mark and the second half of a CRLF.
+    /// Skips a byte order mark and the second half of a CRLF.
     fn begin<'c>(&mut self, mut chunk: &'c [u8]) -> &'c [u8] {
         while self.bom < BOM.len()
             && let Some(&byte) = chunk.first()
@@ -158,14 +158,15 @@ impl SseScanner {
         chunk
     }
 
-    /// Keeps the begin of a line, as far as it fits.
+    /// Stores the start of a line up to the limit.
     fn carry(&mut self, part: &[u8]) {
         let kept = part.len().min(self.limit - self.line.len());
         self.line.extend_from_slice(&part[..kept]);
         self.line_cut |= kept < part.len();
     }
 
-    /// A line whose begin came in earlier chunks: the first of its chunk, nothing of which is remembered yet.
+    /// Handles a line that began in an earlier chunk. It is the first of its chunk, so no field of
+    /// this chunk is pending.
     fn carried_line(&mut self, tail: &[u8]) {
         self.carry(tail);
         let mut line = mem::take(&mut self.line);
@@ -186,7 +187,7 @@ impl SseScanner {
         }
     }
 
-    /// A line that is whole in the chunk.
+    /// Handles a line that is complete in the chunk.
     #[inline]
     fn chunk_line<'c>(&mut self, line: &'c [u8], cut: bool, fields: &mut InChunk<'c>) {
         match field(line) {
@@ -212,7 +213,7 @@ impl SseScanner {
         }
     }
 
-    /// A blank line: hands out the event, if there is one, and begins the next.
+    /// Handles a blank line: passes on the event, if there is one, and begins the next.
     #[inline]
     fn dispatch(&mut self, fields: &mut InChunk<'_>, on_event: &mut impl FnMut(SseEvent<'_>)) {
         let event = mem::take(&mut self.event);
@@ -241,7 +242,7 @@ impl SseScanner {
         self.event.overflowed |= cut;
     }
 
-    /// The chunk goes away: what it holds of a half event is copied.
+    /// Copies the fields of an incomplete event, because the chunk is not available later.
     fn keep(&mut self, fields: &InChunk<'_>) {
         if let Some(name) = fields.name {
             replace(&mut self.name, name);
@@ -258,7 +259,7 @@ impl Default for SseScanner {
     }
 }
 
-/// Shows sizes only: an event's bytes are nobody's to log.
+/// Shows sizes only: the content of events must not appear in logs.
 impl fmt::Debug for SseScanner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SseScanner")
@@ -280,5 +281,30 @@ fn clear(buffer: &mut Vec<u8>) {
     buffer.clear();
     if buffer.capacity() > KEPT_CAPACITY {
         *buffer = Vec::new();
+    }
+}
+
+/// Field of one line that is not empty.
+enum Field<'a> {
+    Data(&'a [u8]),
+    Event(&'a [u8]),
+    Comment,
+    Other,
+}
+
+#[inline]
+fn field(line: &[u8]) -> Field<'_> {
+    let value = |rest| <[u8]>::strip_prefix(rest, b" ").unwrap_or(rest);
+    if let Some(rest) = line.strip_prefix(b"data:") {
+        return Field::Data(value(rest));
+    }
+    if let Some(rest) = line.strip_prefix(b"event:") {
+        return Field::Event(value(rest));
+    }
+    match line {
+        [b':', ..] => Field::Comment,
+        b"data" => Field::Data(b""),
+        b"event" => Field::Event(b""),
+        _ => Field::Other,
     }
 }

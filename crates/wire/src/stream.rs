@@ -1,8 +1,9 @@
-//! What a Claude event stream means.
+//! State of a Messages response stream.
 
-use crate::json::{Object, text};
-use crate::usage::find;
-use crate::{ApiError, SseEvent, SseScanner, Usage};
+use crate::error::ApiError;
+use crate::json::{Object, find, json_text};
+use crate::sse::{SseEvent, SseScanner};
+use crate::usage::Usage;
 
 /// Kind of a [stream event](https://docs.claude.com/en/docs/build-with-claude/streaming).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -22,14 +23,14 @@ pub enum StreamEvent {
     MessageStop,
     /// `ping`
     Ping,
-    /// `error`: the answer failed after its status was sent.
+    /// `error`: the response failed after its status was sent.
     Error,
-    /// A kind this crate does not know; new ones may appear at any time.
+    /// An unknown kind. New kinds may appear at any time.
     Other,
 }
 
 impl StreamEvent {
-    /// Kind of an event: by its name, or by the `type` in its data when it has no name.
+    /// Returns the kind of an event, by its name, or by the `type` in its data if it has no name.
     #[must_use]
     #[inline]
     pub fn of(event: &SseEvent<'_>) -> Self {
@@ -54,7 +55,7 @@ impl StreamEvent {
         }
     }
 
-    /// Takes the first `type`, which the API writes first, so that a delta is not walked to its end.
+    /// Reads the first `type` only. The API writes it first, so the rest of a delta is not scanned.
     #[cold]
     fn unnamed(data: &[u8]) -> Self {
         let Some(mut object) = Object::open(data) else {
@@ -62,16 +63,17 @@ impl StreamEvent {
         };
         while let Ok(Some(member)) = object.next() {
             if member.is(b"type") {
-                return text(member.value).map_or(Self::Other, |kind| Self::named(kind.as_bytes()));
+                return json_text(member.value)
+                    .map_or(Self::Other, |kind| Self::named(kind.as_bytes()));
             }
         }
         Self::Other
     }
 }
 
-/// Follows a Messages response stream: how far it got, its usage, how it ended.
+/// State of a Messages response stream: its progress, its usage and its end.
 ///
-/// Deltas are counted, never parsed.
+/// The data of deltas is counted, not parsed.
 ///
 /// ```
 /// use tower_claude_wire::StreamState;
@@ -86,11 +88,11 @@ impl StreamEvent {
 #[derive(Clone, Debug, Default)]
 pub struct StreamState {
     scanner: SseScanner,
-    seen: Seen,
+    facts: StreamFacts,
 }
 
 #[derive(Clone, Debug, Default)]
-struct Seen {
+struct StreamFacts {
     usage: Usage,
     error: Option<Box<ApiError>>,
     stop_reason: Option<Box<str>>,
@@ -98,104 +100,126 @@ struct Seen {
     started: bool,
     has_content: bool,
     complete: bool,
-    foreign: bool,
+    unknown_event: bool,
 }
 
 impl StreamState {
-    /// The state before the first byte. An event is held up to 1 MiB, and only while it is split over chunks.
+    /// Creates the state before the first byte. An event that is split over chunks is buffered, up
+    /// to 1 MiB.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Reads the next chunk, cut anywhere.
+    /// Reads the next chunk. The chunking does not matter.
     #[inline]
     pub fn feed(&mut self, chunk: &[u8]) {
-        let seen = &mut self.seen;
-        self.scanner.feed(chunk, |event| seen.event(&event));
+        self.feed_with(chunk, |_, _| {});
     }
 
-    /// Usage so far; later counts replace earlier ones, as they are cumulative. Empty if the stream told none.
+    /// Reads the next chunk as [`feed`](Self::feed) does, and calls `on_event` with every event that
+    /// ends in it.
+    #[inline]
+    pub fn feed_with(
+        &mut self,
+        chunk: &[u8],
+        mut on_event: impl FnMut(StreamEvent, &SseEvent<'_>),
+    ) {
+        let facts = &mut self.facts;
+        self.scanner.feed(chunk, |event| {
+            let kind = StreamEvent::of(&event);
+            facts.on_event(kind, event.data);
+            on_event(kind, &event);
+        });
+    }
+
+    /// Returns the usage so far. Later counts replace earlier ones, because they are cumulative.
+    /// Empty if the stream has reported none.
     #[must_use]
     pub fn usage(&self) -> &Usage {
-        &self.seen.usage
+        &self.facts.usage
     }
 
-    /// Whether `message_start` was seen.
+    /// Returns true after `message_start`.
     #[must_use]
     pub fn started(&self) -> bool {
-        self.seen.started
+        self.facts.started
     }
 
-    /// Whether the first `content_block_start` was seen.
+    /// Returns true after the first `content_block_start`.
     #[must_use]
     pub fn has_content(&self) -> bool {
-        self.seen.has_content
+        self.facts.has_content
     }
 
-    /// Whether `message_stop` was seen. A stream that ends without it is truncated.
+    /// Returns true after `message_stop`. A stream that ends without it is truncated.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        self.seen.complete
+        self.facts.complete
     }
 
-    /// Whether this is not Claude's kind of stream: an unknown event came, and no `message_start` so far.
+    /// Returns true if this is not a Claude stream: an unknown event was read, and no
+    /// `message_start` so far.
     #[must_use]
     pub fn is_not_claude(&self) -> bool {
-        self.seen.foreign && !self.seen.started
+        self.facts.unknown_event && !self.facts.started
     }
 
-    /// The first in-stream error. One whose data cannot be read counts as an `api_error`.
+    /// Returns the first error in the stream. If its data cannot be parsed, it is an `api_error`.
     #[must_use]
     pub fn error(&self) -> Option<&ApiError> {
-        self.seen.error.as_deref()
+        self.facts.error.as_deref()
     }
 
-    /// Whether the stop reason is `refusal`.
+    /// Returns true if the stop reason is `refusal`.
     #[must_use]
     pub fn is_refusal(&self) -> bool {
         self.stop_reason() == Some("refusal")
     }
 
-    /// The stop reason, once `message_delta` told it.
+    /// Returns the stop reason. `None` before the `message_delta` that has it.
     #[must_use]
     pub fn stop_reason(&self) -> Option<&str> {
-        self.seen.stop_reason.as_deref()
+        self.facts.stop_reason.as_deref()
     }
 
-    /// Bytes of `content_block_delta` data seen: rough progress, for streams that break before their usage.
+    /// Returns the bytes of `content_block_delta` data so far: a rough progress, for streams that
+    /// break before their usage.
     #[must_use]
     pub fn delta_bytes(&self) -> u64 {
-        self.seen.delta_bytes
+        self.facts.delta_bytes
     }
 
-    /// Whether the bytes so far end between two events, so that an event could be inserted here.
+    /// Returns true if the bytes so far end between two events, so that an event could be inserted
+    /// here.
     #[must_use]
     pub fn at_boundary(&self) -> bool {
         self.scanner.at_boundary()
     }
 }
 
-impl Seen {
+impl StreamFacts {
     #[inline]
-    fn event(&mut self, event: &SseEvent<'_>) {
-        match StreamEvent::of(event) {
-            StreamEvent::ContentBlockDelta => self.delta_bytes += event.data.len() as u64,
-            kind => self.rare(kind, event.data),
+    fn on_event(&mut self, kind: StreamEvent, data: &[u8]) {
+        match kind {
+            StreamEvent::ContentBlockDelta => self.delta_bytes += data.len() as u64,
+            kind => self.on_other_event(kind, data),
         }
     }
 
     #[inline(never)]
-    fn rare(&mut self, kind: StreamEvent, data: &[u8]) {
+    fn on_other_event(&mut self, kind: StreamEvent, data: &[u8]) {
         match kind {
             StreamEvent::MessageStart => {
                 self.started = true;
                 if let Some(message) = find(data, b"message") {
-                    self.told(message, message);
+                    self.on_usage(message, message);
                 }
             }
             StreamEvent::ContentBlockStart => self.has_content = true,
-            StreamEvent::MessageDelta => self.told(data, find(data, b"delta").unwrap_or_default()),
+            StreamEvent::MessageDelta => {
+                self.on_usage(data, find(data, b"delta").unwrap_or_default());
+            }
             StreamEvent::MessageStop => self.complete = true,
             StreamEvent::Error if self.error.is_none() => {
                 let error = ApiError::parse(data).unwrap_or_else(|| {
@@ -206,16 +230,16 @@ impl Seen {
                 });
                 self.error = Some(Box::new(error));
             }
-            StreamEvent::Other => self.foreign = true,
+            StreamEvent::Other => self.unknown_event = true,
             _ => {}
         }
     }
 
-    fn told(&mut self, with_usage: &[u8], with_stop_reason: &[u8]) {
+    fn on_usage(&mut self, with_usage: &[u8], with_stop_reason: &[u8]) {
         if let Some(usage) = Usage::from_message(with_usage) {
             self.usage.merge(&usage);
         }
-        if let Some(reason) = find(with_stop_reason, b"stop_reason").and_then(text) {
+        if let Some(reason) = find(with_stop_reason, b"stop_reason").and_then(json_text) {
             self.stop_reason = Some(reason.into());
         }
     }

@@ -4,9 +4,12 @@ use std::borrow::Cow;
 
 use memchr::memrchr;
 
-use crate::json::{Array, Broken, Object, Step, find as find_byte, integer, text, value_end};
+use crate::json::{
+    Elements, InvalidJson, Object, Step, find, find_byte, integer, json_text, value_end,
+};
 
-/// Token counts of a [message](https://docs.claude.com/en/api/messages); every one may be absent or `null` on the wire.
+/// Token counts of a [message](https://docs.claude.com/en/api/messages). Each may be absent or
+/// `null`.
 ///
 /// ```
 /// use tower_claude_wire::Usage;
@@ -19,7 +22,7 @@ use crate::json::{Array, Broken, Object, Step, find as find_byte, integer, text,
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Usage {
-    /// Input tokens after the last cache breakpoint.
+    /// Input tokens that were neither read from the prompt cache nor written to it.
     pub input_tokens: Option<u64>,
     /// Input tokens written to the prompt cache.
     pub cache_creation_input_tokens: Option<u64>,
@@ -27,71 +30,74 @@ pub struct Usage {
     pub cache_read_input_tokens: Option<u64>,
     /// Output tokens, thinking included.
     pub output_tokens: Option<u64>,
-    /// The part of the output tokens that was thinking.
+    /// Thinking tokens, a part of `output_tokens`.
     pub thinking_tokens: Option<u64>,
-    /// Input and cache-creation tokens summed over `iterations` (attempts and compactions), when it is present.
+    /// Sum of input and cache-creation tokens over `iterations` (attempts and compactions), if it
+    /// is present.
     pub iterations_input: Option<u64>,
-    /// Output tokens summed over `iterations`, when it is present.
+    /// Sum of output tokens over `iterations`, if it is present.
     pub iterations_output: Option<u64>,
 }
 
 impl Usage {
-    /// Usage of a whole JSON message. The content is stepped over, not parsed.
+    /// Reads the usage of a complete JSON message. The content is not parsed.
     ///
-    /// `None` when `body` is not a JSON object, is cut short, or has no `usage` object.
+    /// `None` if `body` is not a JSON object, is cut short, or has no `usage` object. Damage before
+    /// the `usage` may remain unnoticed.
     #[must_use]
     pub fn from_message(body: &[u8]) -> Option<Self> {
-        if let Some(usage) = quick(body) {
+        if let Some(usage) = usage_from_end(body) {
             return Some(usage);
         }
-        // What is damaged is looked at once more, the outer object first: an earlier `usage` may be
-        // the damaged one.
-        Self::walk(body).unwrap_or_else(|Broken| Self::from_usage_object(find(body, b"usage")?))
+        // After an error the outer object is read first: only an earlier duplicate of `usage` may
+        // be damaged.
+        Self::walk(body)
+            .unwrap_or_else(|InvalidJson| Self::from_usage_object(find(body, b"usage")?))
     }
 
-    /// One walk over the message and through its usage. Of duplicates the last one stands.
-    fn walk(body: &[u8]) -> Result<Option<Self>, Broken> {
+    /// Reads the message and its usage in one pass. Of duplicate keys the last one wins.
+    fn walk(body: &[u8]) -> Result<Option<Self>, InvalidJson> {
         let mut usage = None;
-        let mut object = Object::open(body).ok_or(Broken)?;
+        let mut object = Object::open(body).ok_or(InvalidJson)?;
         let members = |inner: &mut Object<'_>| Self::members(inner, true);
         while let Some(step) = object.next_or_walk(b"usage", members)? {
             match step {
-                Step::Into(walked) => usage = Some(walked),
-                Step::Over(member) if member.is(b"usage") => {
+                Step::Walked(walked) => usage = Some(walked),
+                Step::Member(member) if member.is(b"usage") => {
                     usage = Self::from_usage_object(member.value);
                 }
-                Step::Over(_) => {}
+                Step::Member(_) => {}
             }
         }
         Ok(usage)
     }
 
-    /// Reads the value of `usage`; `None` if it is not an object. Unknown fields are ignored.
+    /// Reads the value of `usage`. Unknown fields are ignored. `None` if it is not an object.
     #[must_use]
     pub fn from_usage_object(json: &[u8]) -> Option<Self> {
         Self::read(json, true)
     }
 
-    /// `nested` is false inside `iterations`: one level, so that no input can nest calls.
-    fn read(json: &[u8], nested: bool) -> Option<Self> {
-        Self::members(&mut Object::open(json)?, nested).ok()
+    /// `with_iterations` is false inside `iterations`, so that no input can cause deep recursion.
+    fn read(json: &[u8], with_iterations: bool) -> Option<Self> {
+        Self::members(&mut Object::open(json)?, with_iterations).ok()
     }
 
-    fn members(object: &mut Object<'_>, nested: bool) -> Result<Self, Broken> {
+    fn members(object: &mut Object<'_>, with_iterations: bool) -> Result<Self, InvalidJson> {
         let mut usage = Self::default();
         while let Some(member) = object.next()? {
-            if !usage.take(member.key, member.value, nested)
+            if !usage.take(member.key, member.value, with_iterations)
                 && let Some(key) = member.unescaped()
             {
-                usage.take(key.as_bytes(), member.value, nested);
+                usage.take(key.as_bytes(), member.value, with_iterations);
             }
         }
         Ok(usage)
     }
 
-    /// Whether the key is one of ours.
+    /// Stores the value of a known key. Returns false for any other key.
     #[inline]
-    fn take(&mut self, key: &[u8], value: &[u8], nested: bool) -> bool {
+    fn take(&mut self, key: &[u8], value: &[u8], with_iterations: bool) -> bool {
         match key {
             b"input_tokens" => self.input_tokens = integer(value),
             b"cache_creation_input_tokens" => self.cache_creation_input_tokens = integer(value),
@@ -100,7 +106,7 @@ impl Usage {
             b"output_tokens_details" => {
                 self.thinking_tokens = find(value, b"thinking_tokens").and_then(integer);
             }
-            b"iterations" if nested => {
+            b"iterations" if with_iterations => {
                 (self.iterations_input, self.iterations_output) = iterations(value);
             }
             _ => return false,
@@ -108,7 +114,7 @@ impl Usage {
         true
     }
 
-    /// Takes over every count that `later` knows: counts in a stream are cumulative, not increments.
+    /// Replaces every count that is present in `later`. Counts in a stream are cumulative.
     pub fn merge(&mut self, later: &Usage) {
         let take = |count: &mut Option<u64>, later: Option<u64>| *count = later.or(*count);
         take(&mut self.input_tokens, later.input_tokens);
@@ -126,47 +132,54 @@ impl Usage {
         take(&mut self.iterations_output, later.iterations_output);
     }
 
-    /// Input tokens that count against the input rate limit: uncached and cache-creation tokens, of all iterations
-    /// where they are listed (a compaction is not in the top-level counts).
+    /// Returns the input tokens that count against the rate limit: uncached and cache-creation
+    /// tokens. The sum over all iterations is used if they are listed, because the top-level counts
+    /// do not include a compaction.
     #[must_use]
     pub fn limited_input(&self) -> Option<u64> {
-        // An older `iterations` may have been merged with a newer top level, and either holds the final attempt.
+        // The maximum, because an older `iterations` may have been merged with newer top-level
+        // counts.
         add(self.input_tokens, self.cache_creation_input_tokens).max(self.iterations_input)
     }
 
-    /// Output tokens that count against the output rate limit, of all iterations where they are listed.
+    /// Returns the output tokens that count against the rate limit, of all iterations if they are
+    /// listed.
     #[must_use]
     pub fn limited_output(&self) -> Option<u64> {
         self.output_tokens.max(self.iterations_output)
     }
 
-    /// Whether no count is known.
+    /// Returns true if no count is known.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 }
 
-/// The usage of a message as the API writes it: near the end, and without white space. `None` means no more than that the
-/// message must be walked through.
+/// Finds the usage of a message by a search from the end of the body, where the API writes it.
 ///
-/// Looked for from the end. Inside of a string the quotes of `"usage":` would be escaped, so what is found is a key; it
-/// is one of the top level when what follows its value closes one brace and no more.
-fn quick(body: &[u8]) -> Option<Usage> {
+/// Returns `None` where that is not possible: the body must then be walked from its beginning. This
+/// saves more than half of the time, because the content is not walked.
+///
+/// `"usage":{` after a comma or a brace is a key, as the quotes would be escaped inside a string.
+/// It is a top-level key if the members that follow its value end with the object and the body.
+/// Only a body that is cut off exactly there could have it deeper.
+fn usage_from_end(body: &[u8]) -> Option<Usage> {
     const KEY: &[u8; 8] = b"\"usage\":";
     if body.first() != Some(&b'{') {
         return None;
     }
     let mut end = body.len();
     loop {
-        let brace = memrchr(b'{', &body[end.saturating_sub(FAR)..end])? + end.saturating_sub(FAR);
+        let from = end.saturating_sub(MAX_GAP);
+        let brace = from + memrchr(b'{', &body[from..end])?;
         let key = brace.checked_sub(KEY.len())?;
         if body[key..brace] == *KEY && matches!(body[key.checked_sub(1)?], b',' | b'{') {
-            let (usage, after) = quick_members(body, brace + 1)?;
-            if body.get(after) == Some(&b'}') && after + 1 == body.len() {
+            let (usage, after) = dense_members(body, brace + 1)?;
+            if body[after..] == *b"}" {
                 return Some(usage);
             }
-            let mut rest = Object::rest(body, after);
+            let mut rest = Object::resume(body, after);
             while let Some(member) = rest.next().ok()? {
                 if member.is(b"usage") {
                     return None;
@@ -178,11 +191,14 @@ fn quick(body: &[u8]) -> Option<Usage> {
     }
 }
 
-/// A brace that is further from the next than this is not in a usage.
-const FAR: usize = 1_024;
+/// Longest distance between two braces inside a `usage` object, or after it.
+const MAX_GAP: usize = 1_024;
 
-/// The members of a usage, and where it ends.
-fn quick_members(json: &[u8], mut at: usize) -> Option<(Usage, usize)> {
+/// Reads the members of a `usage` object without white space, and returns the index after its end.
+///
+/// Like [`Usage::members`], which takes twice the time because it allows white space and checks
+/// each number twice.
+fn dense_members(json: &[u8], mut at: usize) -> Option<(Usage, usize)> {
     let mut usage = Usage::default();
     loop {
         let text = json.get(at..)?.strip_prefix(b"\"")?;
@@ -200,7 +216,7 @@ fn quick_members(json: &[u8], mut at: usize) -> Option<(Usage, usize)> {
         };
         let end = match count {
             Some(count) => {
-                let (number, end) = quick_number(json, value)?;
+                let (number, end) = dense_count(json, value)?;
                 *count = number;
                 end
             }
@@ -221,9 +237,9 @@ fn quick_members(json: &[u8], mut at: usize) -> Option<(Usage, usize)> {
     }
 }
 
-/// A count or `null`, and where it ends.
+/// Reads a count or `null`, and returns the index after its end.
 #[inline]
-fn quick_number(json: &[u8], at: usize) -> Option<(Option<u64>, usize)> {
+fn dense_count(json: &[u8], at: usize) -> Option<(Option<u64>, usize)> {
     let rest = &json[at..];
     let mut sum = 0_u64;
     for (length, byte) in rest.iter().enumerate().take(19) {
@@ -239,45 +255,34 @@ fn quick_number(json: &[u8], at: usize) -> Option<(Option<u64>, usize)> {
     None
 }
 
-/// Top-level `stop_reason` of a whole JSON message (`"refusal"`, `"end_turn"`, …); `None` if absent or `null`.
+/// Returns the top-level `stop_reason` of a complete JSON message (`"refusal"`, `"end_turn"`, …).
+/// `None` if it is absent or `null`.
 ///
-/// The content is stepped over, not parsed.
+/// The content is not parsed.
 #[must_use]
 pub fn stop_reason(body: &[u8]) -> Option<Cow<'_, str>> {
-    find(body, b"stop_reason").and_then(text)
-}
-
-/// The raw value of a top-level key, the last one of duplicates; `None` if absent or the object is not whole.
-pub(crate) fn find<'a>(json: &'a [u8], key: &[u8]) -> Option<&'a [u8]> {
-    let mut object = Object::open(json)?;
-    let mut found = None;
-    while let Some(member) = object.next().ok()? {
-        if member.is(key) {
-            found = Some(member.value);
-        }
-    }
-    found
+    find(body, b"stop_reason").and_then(json_text)
 }
 
 fn iterations(json: &[u8]) -> (Option<u64>, Option<u64>) {
     let (mut input, mut output) = (None, None);
-    let Some(mut array) = Array::open(json) else {
+    let Some(array) = Elements::open(json) else {
         return (None, None);
     };
-    while let Some(element) = array.next() {
-        let Some(one) = Usage::read(element, false) else {
+    for element in array {
+        let Some(usage) = Usage::read(element, false) else {
             continue;
         };
         input = add(
             input,
-            add(one.input_tokens, one.cache_creation_input_tokens),
+            add(usage.input_tokens, usage.cache_creation_input_tokens),
         );
-        output = add(output, one.output_tokens);
+        output = add(output, usage.output_tokens);
     }
     (input, output)
 }
 
-/// Sum of what is known; `None` only if nothing is.
+/// Returns the sum of the known counts. `None` only if both are unknown.
 fn add(a: Option<u64>, b: Option<u64>) -> Option<u64> {
     match (a, b) {
         (Some(a), Some(b)) => Some(a.saturating_add(b)),

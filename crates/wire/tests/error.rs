@@ -11,7 +11,7 @@ fn parse(name: &str) -> ApiError {
 }
 
 #[test]
-fn every_error_fixture() {
+fn error_fixtures_are_parsed() {
     for (name, kind, code) in [
         ("400_credit_balance.json", "invalid_request_error", None),
         ("400_effort.json", "invalid_request_error", None),
@@ -74,7 +74,7 @@ fn every_error_fixture() {
 }
 
 #[test]
-fn other_shapes_are_none() {
+fn body_of_another_format_is_none() {
     for name in [
         "bedrock_invoke_429.json",
         "vertex_429_LIKELY.json",
@@ -100,7 +100,7 @@ fn other_shapes_are_none() {
 }
 
 #[test]
-fn surprises_do_not_hide_the_rest() {
+fn unexpected_types_of_optional_fields_are_ignored() {
     for details in [
         "null",
         "7",
@@ -127,14 +127,14 @@ fn surprises_do_not_hide_the_rest() {
 }
 
 #[test]
-fn deep_nesting_is_survived() {
+fn deeply_nested_body_does_not_overflow_the_stack() {
     let deep = "[".repeat(200_000);
     let body = format!(r#"{{"type":"error","error":{{"type":"t","details":{deep}"#);
     assert_eq!(ApiError::parse(body.as_bytes()), None);
 }
 
 #[test]
-fn writes_the_documented_envelope() {
+fn written_envelope_is_as_documented() {
     assert_eq!(
         ApiError::body("overloaded_error", "say \"hi\"\n", None),
         r#"{"type":"error","error":{"type":"overloaded_error","message":"say \"hi\"\n"}}"#
@@ -151,12 +151,12 @@ fn writes_the_documented_envelope() {
 
 proptest! {
     #[test]
-    fn any_bytes(body in proptest::collection::vec(any::<u8>(), 0..300)) {
+    fn any_bytes_do_not_panic(body in proptest::collection::vec(any::<u8>(), 0..300)) {
         let _ = ApiError::parse(&body);
     }
 
     #[test]
-    fn damaged_envelopes(at in any::<proptest::sample::Index>(), byte in any::<u8>(), cut in any::<proptest::sample::Index>()) {
+    fn damaged_envelope_does_not_panic(at in any::<proptest::sample::Index>(), byte in any::<u8>(), cut in any::<proptest::sample::Index>()) {
         let mut body = fixture("429_ramp.json");
         let place = at.index(body.len());
         body[place] = byte;
@@ -166,7 +166,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_written_is_read(kind in any::<String>(), message in any::<String>(), code in any::<Option<String>>(), id in any::<Option<String>>()) {
+    fn written_envelope_is_parsed_back(kind in any::<String>(), message in any::<String>(), code in any::<Option<String>>(), id in any::<Option<String>>()) {
         let mut error = ApiError::new(kind, message);
         error.error_code = code;
         error.request_id = id;

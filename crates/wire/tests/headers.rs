@@ -24,7 +24,7 @@ fn gauge(limit: u64, remaining: u64, reset: u64) -> Gauge {
 }
 
 #[test]
-fn standard_family() {
+fn standard_headers_are_parsed() {
     let map = headers("200_headers_standard.txt");
     let limits = RateLimits::from_headers(&map);
     assert_eq!(limits.requests, gauge(1000, 999, TEN + 1));
@@ -44,7 +44,7 @@ fn standard_family() {
 }
 
 #[test]
-fn priority_family() {
+fn priority_headers_are_parsed() {
     let limits = RateLimits::from_headers(&headers("200_headers_priority.txt"));
     assert_eq!(
         limits.priority_input_tokens,
@@ -59,7 +59,7 @@ fn priority_family() {
 }
 
 #[test]
-fn fast_family() {
+fn fast_headers_are_parsed() {
     let limits = RateLimits::from_headers(&headers("200_headers_fast.txt"));
     assert_eq!(limits.fast_input_tokens, gauge(100_000, 98_000, TEN + 2));
     assert_eq!(limits.fast_output_tokens, gauge(20_000, 20_000, TEN));
@@ -67,7 +67,7 @@ fn fast_family() {
 }
 
 #[test]
-fn rejected_for_input_tokens() {
+fn headers_of_a_429_are_parsed() {
     let map = headers("429_headers_input_tokens.txt");
     let limits = RateLimits::from_headers(&map);
     assert_eq!(limits.input_tokens, gauge(2_000_000, 0, TEN + 60));
@@ -80,7 +80,7 @@ fn rejected_for_input_tokens() {
 }
 
 #[test]
-fn unified_family() {
+fn unified_headers_are_parsed() {
     let map = headers("429_headers_unified_subscription_OBSERVED_3P.txt");
     let limits = RateLimits::from_headers(&map);
     let unified = limits.unified.as_deref().expect("the unified family");
@@ -113,7 +113,7 @@ fn unified_family() {
 }
 
 #[test]
-fn unified_oddities() {
+fn unusual_unified_headers_are_parsed_or_ignored() {
     let limits = RateLimits::from_headers(&of(&[
         ("anthropic-ratelimit-unified-reset", "1774472400"),
         ("anthropic-ratelimit-unified-7d_oi-utilization", "1.08"),
@@ -136,7 +136,7 @@ fn unified_oddities() {
 }
 
 #[test]
-fn unified_windows_are_bounded() {
+fn unified_windows_are_limited_in_number() {
     let names: Vec<String> = (0..100)
         .map(|n| format!("anthropic-ratelimit-unified-w{n}-status"))
         .collect();
@@ -146,7 +146,7 @@ fn unified_windows_are_bounded() {
 }
 
 #[test]
-fn requests_and_tokens_only() {
+fn headers_of_requests_and_tokens_only_are_parsed() {
     let limits = RateLimits::from_headers(&of(&[
         ("anthropic-ratelimit-requests-remaining", "3"),
         ("anthropic-ratelimit-tokens-remaining", "4000"),
@@ -157,7 +157,7 @@ fn requests_and_tokens_only() {
 }
 
 #[test]
-fn malformed_values_count_as_absent() {
+fn malformed_value_counts_as_absent() {
     const LIMIT: &str = "anthropic-ratelimit-requests-limit";
     for bad in [
         &b"-1"[..],
@@ -190,7 +190,7 @@ fn malformed_values_count_as_absent() {
 }
 
 #[test]
-fn reset_stamps() {
+fn reset_timestamps_are_parsed() {
     const RESET: &str = "anthropic-ratelimit-requests-reset";
     let reset = |value: &[u8]| {
         RateLimits::from_headers(&of(&[(RESET, value)]))
@@ -198,7 +198,7 @@ fn reset_stamps() {
             .reset
     };
     let ms = Duration::from_millis;
-    for (stamp, expected) in [
+    for (timestamp, expected) in [
         ("2026-11-22T10:00:00Z", at(TEN)),
         ("2026-11-22t10:00:00z", at(TEN)),
         ("2026-11-22T10:00:00.250Z", at(TEN) + ms(250)),
@@ -210,7 +210,7 @@ fn reset_stamps() {
         ("1600-01-01T00:00:00Z", at(0) - ms(11_676_096_000_000)),
         ("9998-12-31T23:59:59Z", at(253_370_764_799)),
     ] {
-        assert_eq!(reset(stamp.as_bytes()), Some(expected), "{stamp}");
+        assert_eq!(reset(timestamp.as_bytes()), Some(expected), "{timestamp}");
     }
     for bad in [
         &b"2026-13-01T00:00:00Z"[..],
@@ -234,7 +234,7 @@ fn reset_stamps() {
 }
 
 #[test]
-fn first_good_value_stands() {
+fn repeated_header_uses_first_well_formed_value() {
     let limits = RateLimits::from_headers(&of(&[
         ("anthropic-ratelimit-requests-limit", "junk"),
         ("anthropic-ratelimit-requests-limit", "5"),
@@ -244,7 +244,7 @@ fn first_good_value_stands() {
 }
 
 #[test]
-fn neighbours_are_not_read() {
+fn similar_header_names_are_ignored() {
     let limits = RateLimits::from_headers(&of(&[
         ("anthropic-ratelimit-limit", "1"),
         ("anthropic-ratelimit-requests", "1"),
@@ -259,17 +259,17 @@ fn neighbours_are_not_read() {
 }
 
 #[test]
-fn verdict_of_the_server() {
-    let verdict = |value: &[u8]| should_retry(&of(&[("x-should-retry", value)]));
-    assert_eq!(verdict(b"true"), Some(true));
-    assert_eq!(verdict(b"False"), Some(false));
-    assert_eq!(verdict(b"1"), None);
-    assert_eq!(verdict(b"\xff"), None);
+fn should_retry_is_true_false_or_none() {
+    let should = |value: &[u8]| should_retry(&of(&[("x-should-retry", value)]));
+    assert_eq!(should(b"true"), Some(true));
+    assert_eq!(should(b"False"), Some(false));
+    assert_eq!(should(b"1"), None);
+    assert_eq!(should(b"\xff"), None);
     assert_eq!(should_retry(&HeaderMap::new()), None);
 }
 
 #[test]
-fn dates_and_ids() {
+fn malformed_dates_and_ids_are_none() {
     let read = |value: &[u8]| date(&of(&[("date", value)]));
     assert_eq!(read(b"Sun, 22 Nov 2026 10:00:00 GMT"), Some(at(TEN)));
     assert_eq!(read(b"yesterday"), None);
@@ -280,7 +280,7 @@ fn dates_and_ids() {
 }
 
 #[test]
-fn content_types() {
+fn content_type_ignores_case_and_parameters() {
     let of_type = |value: &[u8]| of(&[("content-type", value)]);
     assert!(is_event_stream(&of_type(
         b"Text/Event-Stream ; charset=utf-8"
@@ -294,17 +294,17 @@ fn content_types() {
 }
 
 #[test]
-fn content_encodings() {
-    let coded = |value: &[u8]| is_compressed(&of(&[("content-encoding", value)]));
-    assert!(coded(b"gzip"));
-    assert!(coded(b"identity, br"));
-    assert!(!coded(b"Identity"));
-    assert!(!coded(b""));
+fn content_encoding_other_than_identity_is_compressed() {
+    let compressed = |value: &[u8]| is_compressed(&of(&[("content-encoding", value)]));
+    assert!(compressed(b"gzip"));
+    assert!(compressed(b"identity, br"));
+    assert!(!compressed(b"Identity"));
+    assert!(!compressed(b""));
     assert!(!is_compressed(&HeaderMap::new()));
 }
 
 #[test]
-fn what_can_be_read() {
+fn compressed_body_is_not_readable() {
     let read = |kind: &[u8], coding: &[u8]| {
         readable(&of(&[("content-type", kind), ("content-encoding", coding)]))
     };
@@ -348,7 +348,7 @@ fn value() -> impl Strategy<Value = Vec<u8>> {
 
 proptest! {
     #[test]
-    fn no_header_bytes_panic(
+    fn any_header_values_do_not_panic(
         pairs in proptest::collection::vec((proptest::sample::select(NAMES), value()), 0..20),
         odd in "[a-z0-9-]{0,20}",
         now in any::<u32>(),
@@ -373,10 +373,62 @@ proptest! {
         let _ = (is_event_stream(&map), is_json(&map), is_compressed(&map));
     }
 
+    /// A plain reader of one name after the other.
     #[test]
-    fn stamps_survive_the_round_trip(seconds in 0_u64..253_370_764_799, nanos in 0_u32..1_000_000_000) {
-        let stamp = jiff::Timestamp::new(i64::try_from(seconds).unwrap(), nanos.try_into().unwrap()).unwrap();
-        let map = of(&[("anthropic-ratelimit-requests-reset", stamp.to_string())]);
+    fn rate_limits_of_any_headers_agree_with_a_plain_reader(
+        pairs in prop::collection::vec(
+            (
+                prop::sample::select(vec!["ratelimit", "priority", "fast", "other"]),
+                prop::sample::select(vec!["requests", "tokens", "input-tokens", "output-tokens", "web"]),
+                prop::sample::select(vec!["limit", "remaining", "reset", "limits"]),
+                prop_oneof![value(), "[0-9]{1,20}".prop_map(String::into_bytes)],
+            ),
+            0..24,
+        ),
+    ) {
+        let mut map = HeaderMap::new();
+        for (family, dimension, part, value) in pairs {
+            if let Ok(value) = HeaderValue::from_bytes(&value) {
+                let name = format!("anthropic-{family}-{dimension}-{part}");
+                map.append(HeaderName::try_from(name).unwrap(), value);
+            }
+        }
+        let read = |name: &str| {
+            let values = |part: &str| {
+                let values = map.get_all(format!("anthropic-{name}-{part}")).iter();
+                values
+                    .filter_map(|value| Some(std::str::from_utf8(value.as_bytes()).ok()?.to_owned()))
+                    .collect::<Vec<_>>()
+            };
+            let count = |part: &str| {
+                let number = |value: &String| {
+                    let value = value.trim_matches([' ', '\t', '\n', '\r', '\x0c']);
+                    value.parse().ok().filter(|_| !value.starts_with('+'))
+                };
+                values(part).iter().find_map(number)
+            };
+            let timestamp = |value: &String| value.trim().parse::<jiff::Timestamp>().ok();
+            Gauge {
+                limit: count("limit"),
+                remaining: count("remaining"),
+                reset: values("reset").iter().find_map(timestamp).map(SystemTime::from),
+            }
+        };
+        let limits = RateLimits::from_headers(&map);
+        prop_assert_eq!(limits.requests, read("ratelimit-requests"));
+        prop_assert_eq!(limits.tokens, read("ratelimit-tokens"));
+        prop_assert_eq!(limits.input_tokens, read("ratelimit-input-tokens"));
+        prop_assert_eq!(limits.output_tokens, read("ratelimit-output-tokens"));
+        prop_assert_eq!(limits.priority_input_tokens, read("priority-input-tokens"));
+        prop_assert_eq!(limits.priority_output_tokens, read("priority-output-tokens"));
+        prop_assert_eq!(limits.fast_input_tokens, read("fast-input-tokens"));
+        prop_assert_eq!(limits.fast_output_tokens, read("fast-output-tokens"));
+    }
+
+    #[test]
+    fn written_timestamp_is_parsed_back(seconds in 0_u64..253_370_764_799, nanos in 0_u32..1_000_000_000) {
+        let timestamp = jiff::Timestamp::new(i64::try_from(seconds).unwrap(), nanos.try_into().unwrap()).unwrap();
+        let map = of(&[("anthropic-ratelimit-requests-reset", timestamp.to_string())]);
         prop_assert_eq!(
             RateLimits::from_headers(&map).requests.reset,
             Some(at(seconds) + Duration::from_nanos(u64::from(nanos)))

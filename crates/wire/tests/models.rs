@@ -11,7 +11,7 @@ use tower_claude_wire::{
 const TIERS: [Tier; 3] = [Tier::Start, Tier::Build, Tier::Scale];
 
 #[test]
-fn builtin_agrees_with_the_matrix() {
+fn builtin_catalog_agrees_with_the_model_matrix() {
     let matrix: serde_json::Value = serde_json::from_str(&text("model_matrix.json")).unwrap();
     let catalog = ModelCatalog::builtin();
     let bare = |v: &serde_json::Value| v.as_str().unwrap().trim_end_matches('?').to_owned();
@@ -80,7 +80,7 @@ fn builtin_agrees_with_the_matrix() {
 
 /// Facts that the matrix has not: from the same tables, by hand.
 #[test]
-fn what_only_some_models_take() {
+fn features_of_some_models_agree_with_the_documentation() {
     let catalog = ModelCatalog::builtin();
     let with = |is: &dyn Fn(&Model) -> bool| {
         let mut ids: Vec<_> = catalog
@@ -176,7 +176,7 @@ fn what_only_some_models_take() {
 }
 
 #[test]
-fn ids_in_all_dresses() {
+fn id_with_cloud_prefix_date_or_version_is_found() {
     let catalog = ModelCatalog::builtin();
     for (dressed, plain) in [
         ("claude-opus-5-5", "claude-opus-5-5"),
@@ -213,7 +213,7 @@ fn ids_in_all_dresses() {
 }
 
 #[test]
-fn rate_groups() {
+fn models_of_one_rate_group_share_its_name() {
     let catalog = ModelCatalog::builtin();
     let group = |id: &str| catalog.lookup(id).rate_group;
     for shared in [
@@ -249,7 +249,7 @@ fn rate_groups() {
 }
 
 #[test]
-fn tiers() {
+fn tier_limits_are_as_published() {
     let catalog = ModelCatalog::builtin();
     let limits = |tier, group| {
         let l = catalog.tier_limits(tier, group).unwrap();
@@ -271,7 +271,7 @@ fn tiers() {
     assert_eq!(catalog.tier_limits(Tier::Start, "nowhere"), None);
     for model in catalog.models() {
         for tier in TIERS {
-            // Nobody has published numbers for Mythos.
+            // There are no published limits for Mythos.
             let published = !model.rate_group.starts_with("mythos");
             let found = catalog.tier_limits(tier, &model.rate_group).is_some();
             assert_eq!(found, published, "{}", model.id);
@@ -281,7 +281,7 @@ fn tiers() {
 }
 
 #[test]
-fn unknown_models_are_safe() {
+fn unknown_model_gets_the_defaults_of_its_family() {
     let catalog = ModelCatalog::builtin();
     let next = catalog.lookup("us.anthropic.claude-opus-6-20270101-v1:0");
     assert!(!next.known);
@@ -318,7 +318,7 @@ fn unknown_models_are_safe() {
 }
 
 #[test]
-fn overrides() {
+fn added_model_replaces_the_listed_one() {
     let mut mine = Model::new("prod-chat");
     mine.rate_group = "opus-5.5".into();
     mine.context = 7;
@@ -330,7 +330,7 @@ fn overrides() {
 }
 
 #[test]
-fn models_response_refines() {
+fn models_response_updates_only_stated_facts() {
     let mut info: serde_json::Value = serde_json::from_str(&text("model_info.json")).unwrap();
     info["max_tokens"] = 96_000.into();
     info["capabilities"]["effort"]["max"]["supported"] = false.into();
@@ -380,7 +380,7 @@ fn models_response_refines() {
 
 /// The API lists models of the 4.5 generation by their dated names only.
 #[test]
-fn models_response_by_dated_names() {
+fn models_response_with_dated_name_updates_the_plain_name() {
     let page = r#"{"data": [
         {"id": "claude-sonnet-4-5-20250929", "lifecycle": "retired"},
         {"id": "claude-opus-4-5-20250101", "lifecycle": "retired"},
@@ -406,7 +406,7 @@ fn models_response_by_dated_names() {
 
 /// The API lists the newest first.
 #[test]
-fn models_response_with_two_dates_of_one_name() {
+fn models_response_with_two_dates_uses_the_newest_for_the_plain_name() {
     let page = r#"{"data": [
         {"id": "claude-haiku-6-20270601", "lifecycle": "active", "max_tokens": 9},
         {"id": "claude-haiku-6-20270101", "lifecycle": "deprecated", "max_tokens": 5}
@@ -436,7 +436,7 @@ fn models_response_with_two_dates_of_one_name() {
 }
 
 #[test]
-fn rate_limits_response_regroups() {
+fn rate_limits_response_changes_groups_and_limits() {
     let builtin = ModelCatalog::builtin();
     let catalog = builtin
         .clone()
@@ -472,7 +472,8 @@ fn rate_limits_response_regroups() {
     );
     assert_eq!(&*catalog.lookup("claude-opus-5").rate_group, "opus-5");
     assert_eq!(builtin.limits("opus-4.x"), None);
-    // Of two input limits the tighter one, whichever counts cache reads; what has none is not limited.
+    // Of two input limits the tighter one, whichever counts cache reads; what has none is not
+    // limited.
     for (plain, aware) in [(5, 9), (9, 5)] {
         let page = serde_json::json!({"data": [{"group": {"type": "model_group", "id": "g"}, "limits": [
             {"type": "input_tokens_per_minute", "value": plain},
@@ -490,7 +491,7 @@ fn rate_limits_response_regroups() {
 }
 
 #[test]
-fn errors_name_field_and_value() {
+fn invalid_catalog_error_names_field_and_value() {
     let message = |json: &str| ModelCatalog::from_json(json).unwrap_err().to_string();
     let model = |fields: &str| format!(r#"{{"as_of":"x","models":{{"m":{{{fields}}}}}}}"#);
     assert_eq!(message("{}"), "as_of: expected a string, found nothing");
@@ -530,7 +531,7 @@ fn errors_name_field_and_value() {
 }
 
 #[test]
-fn estimates() {
+fn estimate_depends_on_the_tokenizer() {
     assert_eq!(estimate_tokens(0, Tokenizer::New), 0);
     assert_eq!(estimate_tokens(1, Tokenizer::New), 1);
     assert_eq!(estimate_tokens(5, Tokenizer::New), 2);
@@ -541,14 +542,14 @@ fn estimates() {
 
 proptest! {
     #[test]
-    fn estimates_round_up(bytes in any::<u64>()) {
+    fn estimate_is_rounded_up(bytes in any::<u64>()) {
         let wide = u128::from(bytes);
         prop_assert_eq!(u128::from(estimate_tokens(bytes, Tokenizer::New)), (wide * 2).div_ceil(5));
         prop_assert_eq!(u128::from(estimate_tokens(bytes, Tokenizer::Old)), (wide * 2).div_ceil(7));
     }
 
     #[test]
-    fn any_id_is_answered(id in any::<String>(), odd in "(us\\.anthropic\\.|/|@|:|\\[|-v|-[0-9]{8}|claude-|é){0,8}") {
+    fn any_id_does_not_panic(id in any::<String>(), odd in "(us\\.anthropic\\.|/|@|:|\\[|-v|-[0-9]{8}|claude-|é){0,8}") {
         for id in [id, odd] {
             let model = ModelCatalog::builtin().lookup(&id);
             prop_assert!(model.context > 0);
@@ -556,7 +557,7 @@ proptest! {
     }
 
     #[test]
-    fn any_text_is_a_result(json in any::<String>(), at in any::<proptest::sample::Index>(), junk in "[\\[\\]{}:,\"0-9a-z]{0,3}") {
+    fn any_catalog_text_does_not_panic(json in any::<String>(), at in any::<proptest::sample::Index>(), junk in "[\\[\\]{}:,\"0-9a-z]{0,3}") {
         let _ = ModelCatalog::from_json(&json);
         let mut page = text("admin_rate_limits.json");
         page.insert_str(at.index(page.len()), &junk);

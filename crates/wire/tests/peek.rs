@@ -13,7 +13,7 @@ fn model(body: &str) -> Option<String> {
 }
 
 #[test]
-fn reads_a_request() {
+fn request_facts_are_read() {
     let body = r#" {
         "model": "claude-opus-5-5", "max_tokens": 1024, "speed": "fast",
         "thinking": {"budget_tokens": 2048, "type": "enabled"},
@@ -41,14 +41,14 @@ fn reads_a_request() {
 }
 
 #[test]
-fn an_empty_object_says_nothing() {
+fn empty_object_has_no_facts() {
     assert_eq!(peek("{}"), Peek::default());
     assert_eq!(peek(" { } "), Peek::default());
     assert_eq!(peek("{}").model(b"{}"), None);
 }
 
 #[test]
-fn thinking_kinds() {
+fn thinking_kind_is_read() {
     let kind = |value: &str| peek(&format!(r#"{{"thinking":{value}}}"#)).thinking();
     assert_eq!(kind(r#"{"type":"adaptive"}"#), Some(Thinking::Adaptive));
     assert_eq!(kind(r#"{"type":"disabled"}"#), Some(Thinking::Disabled));
@@ -64,7 +64,7 @@ fn thinking_kinds() {
 }
 
 #[test]
-fn escapes_duplicates_and_wrong_types() {
+fn escapes_are_resolved_and_wrong_types_are_absent() {
     assert_eq!(
         model(r#"{"mod\u0065l":"claud\u0065-\ud83d\ude00"}"#).as_deref(),
         Some("claude-😀")
@@ -89,7 +89,7 @@ fn escapes_duplicates_and_wrong_types() {
 }
 
 #[test]
-fn refuses_what_is_no_whole_object() {
+fn invalid_object_is_none() {
     for body in [
         "",
         " ",
@@ -122,7 +122,7 @@ fn refuses_what_is_no_whole_object() {
 }
 
 #[test]
-fn every_prefix_of_a_request_is_cut_short() {
+fn every_prefix_of_a_request_is_none() {
     let body = r#"{"model":"c\"","thinking":{"type":"adaptive"},"tools":[[1,"]"]],"messages":[{"a":"\\"}]}"#;
     for end in 0..body.len() {
         assert_eq!(
@@ -136,14 +136,14 @@ fn every_prefix_of_a_request_is_cut_short() {
 }
 
 #[test]
-fn a_foreign_body_is_no_panic() {
+fn another_body_does_not_panic() {
     let parsed = peek(r#"{"max_tokens":10,"model":"claude-opus-5-5"}"#);
     assert_eq!(parsed.model(b"{}"), None);
     assert_eq!(parsed.model("é".repeat(40).as_bytes()), None);
 }
 
 #[test]
-fn strings_of_every_length_and_end() {
+fn strings_of_every_length_are_read() {
     for len in 0..64 {
         for end in ["", "\\\\", "\\\"", "\\\\\\\"", "\\n", "}]"] {
             for after in ["", "          "] {
@@ -159,7 +159,7 @@ fn strings_of_every_length_and_end() {
 }
 
 #[test]
-fn deep_nesting_takes_no_stack() {
+fn deeply_nested_body_does_not_overflow_the_stack() {
     let deep = 1_000_000;
     let body = format!(
         r#"{{"messages":{}{},"model":"m"}}"#,
@@ -247,7 +247,7 @@ fn write_string(out: &mut String, text: &str, escape: u8) {
 
 proptest! {
     #[test]
-    fn agrees_with_a_full_parser(
+    fn peek_of_any_object_agrees_with_serde_json(
         members in proptest::collection::vec((key(), value(), any::<u8>(), any::<bool>()), 0..12),
         space in proptest::sample::select(vec!["", " ", "\n\t", " \r\n "]),
     ) {
@@ -290,14 +290,25 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_panic(body in proptest::collection::vec(any::<u8>(), 0..200)) {
+    fn cache_control_of_any_object_is_found_as_in_the_parsed_value(
+        key in prop::sample::select(vec!["cache_control", "messages", "x"]),
+        inner in prop::sample::select(vec!["cache_control", "cache_contro", "type", "cache_control2"]),
+        text in prop::sample::select(vec!["cache_control", "\"cache_control\"", "cache_control:", "a"]),
+    ) {
+        let body = serde_json::json!({key: [{inner: [text]}]}).to_string();
+        let expected = [key, inner, text].contains(&"cache_control");
+        prop_assert_eq!(peek(&body).mentions_cache_control(), expected, "{}", body);
+    }
+
+    #[test]
+    fn any_bytes_do_not_panic(body in proptest::collection::vec(any::<u8>(), 0..200)) {
         if let Some(peek) = Peek::parse(&body) {
             let _ = peek.model(&body);
         }
     }
 
     #[test]
-    fn no_json_like_bytes_panic(
+    fn json_like_bytes_do_not_panic(
         parts in proptest::collection::vec(
             proptest::sample::select(vec![
                 "{", "}", "[", "]", "\"", "\\", ":", ",", " ", "\"model\"", "\"thinking\"", "\"tools\"", "1", "true", "null",

@@ -1,11 +1,9 @@
-//! What the prompt cache and the count of a prompt look at.
+//! Blocks of a prompt, and the bodies of `count_tokens`.
 
 use std::time::Duration;
 
 use proptest::prelude::*;
-use tower_claude_wire::{
-    Prompt, PromptPart, count_tokens_body, counted_tokens, mentions_cache_control,
-};
+use tower_claude_wire::{Peek, Prompt, PromptPart, count_tokens_body, counted_tokens};
 
 /// Part, role and JSON of every block, and the seconds of its breakpoint.
 fn blocks(body: &str) -> Vec<(PromptPart, String, String, Option<u64>)> {
@@ -21,7 +19,7 @@ fn blocks(body: &str) -> Vec<(PromptPart, String, String, Option<u64>)> {
 }
 
 #[test]
-fn blocks_come_in_the_order_of_the_cache() {
+fn blocks_are_in_the_order_of_the_cache() {
     let body = r#"{
         "messages": [
             {"content": [{"type":"text","text":"a"}, {"x":1,"cache_control":{"type":"ephemeral"}}], "role": "user"},
@@ -47,7 +45,7 @@ fn blocks_come_in_the_order_of_the_cache() {
 }
 
 #[test]
-fn automatic_caching_is_of_the_top_level() {
+fn automatic_caching_is_read_from_the_top_level() {
     let automatic = |body: &str| {
         Prompt::parse(body.as_bytes())
             .expect("an object")
@@ -57,12 +55,17 @@ fn automatic_caching_is_of_the_top_level() {
     assert_eq!(automatic(hour), Some(Duration::from_secs(3_600)));
     assert_eq!(automatic(r#"{"cache_control":null}"#), None);
     assert_eq!(automatic(r#"{"system":[{"cache_control":{}}]}"#), None);
-    assert!(mentions_cache_control(hour.as_bytes()));
-    assert!(!mentions_cache_control(br#"{"cache":1}"#));
+    let mentions = |body: &str| {
+        Peek::parse(body.as_bytes())
+            .unwrap()
+            .mentions_cache_control()
+    };
+    assert!(mentions(hour));
+    assert!(!mentions(r#"{"cache":1}"#));
 }
 
 #[test]
-fn the_count_has_only_what_it_accepts() {
+fn count_tokens_body_has_only_accepted_fields() {
     let body = br#"{"max_tokens":9,"model":"m","metadata":{},"system":"s","stream":true,"me\u0073sages":[ 1 ],"tools":[],"x":{}}"#;
     let counted = count_tokens_body(body).expect("an object");
     assert_eq!(
@@ -77,7 +80,7 @@ fn the_count_has_only_what_it_accepts() {
 
 proptest! {
     #[test]
-    fn no_bytes_panic(body in prop::collection::vec(any::<u8>(), 0..200)) {
+    fn any_bytes_do_not_panic(body in prop::collection::vec(any::<u8>(), 0..200)) {
         let _ = count_tokens_body(&body);
         let _ = counted_tokens(&body);
         if let Some(prompt) = Prompt::parse(&body) {
@@ -85,9 +88,8 @@ proptest! {
         }
     }
 
-    /// What is left of an object is one, with the same values.
     #[test]
-    fn values_stay_what_they_are(max in any::<u32>(), text in ".*", tools in any::<bool>()) {
+    fn count_tokens_body_has_unchanged_values(max in any::<u32>(), text in ".*", tools in any::<bool>()) {
         let mut body = serde_json::json!({
             "max_tokens": max, "messages": [{"role": "user", "content": text}], "model": text,
         });

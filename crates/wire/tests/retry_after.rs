@@ -1,4 +1,4 @@
-//! Waits the server asks for.
+//! Waits that a response requests.
 
 mod common;
 
@@ -31,7 +31,7 @@ fn seconds() {
 }
 
 #[test]
-fn milliseconds_come_first() {
+fn milliseconds_have_precedence() {
     assert_eq!(both("250", "9"), Some(Duration::from_millis(250)));
     assert_eq!(both("1.5", "9"), Some(Duration::from_micros(1500)));
     for passed_over in ["0", "0.0", "-5", "NaN", "soon", ""] {
@@ -46,7 +46,7 @@ fn milliseconds_come_first() {
 }
 
 #[test]
-fn http_dates() {
+fn http_date_is_relative_to_now() {
     let date = b"Sun, 22 Nov 2026 10:00:30 GMT";
     assert_eq!(wait(date), Some(Duration::from_secs(30)));
     assert_eq!(
@@ -62,7 +62,7 @@ fn http_dates() {
 }
 
 #[test]
-fn the_servers_clock_beats_ours() {
+fn http_date_is_relative_to_the_date_header() {
     let map = of(&[
         ("date", "Sun, 22 Nov 2026 10:00:20 GMT"),
         ("retry-after", "Sun, 22 Nov 2026 10:00:30 GMT"),
@@ -74,7 +74,7 @@ fn the_servers_clock_beats_ours() {
 }
 
 #[test]
-fn garbage_is_none() {
+fn malformed_value_is_none() {
     for bad in [
         &b"-1"[..],
         b"-0.5",
@@ -98,7 +98,7 @@ fn garbage_is_none() {
 }
 
 #[test]
-fn huge_waits_saturate() {
+fn huge_wait_is_capped() {
     for huge in [
         "18446744073709551615",
         "99999999999999999999999999",
@@ -122,7 +122,7 @@ fn huge_waits_saturate() {
 
 proptest! {
     #[test]
-    fn never_panics_and_stays_in_range(
+    fn any_value_does_not_panic_and_is_capped(
         ms in proptest::option::of(proptest::collection::vec(32_u8..=255, 0..30)),
         value in prop_oneof![
             proptest::collection::vec(32_u8..=255, 0..40),

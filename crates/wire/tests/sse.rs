@@ -77,7 +77,7 @@ fn reference(stream: &[u8]) -> Vec<Event> {
 }
 
 #[test]
-fn line_ends_bom_comments_and_unknown_fields() {
+fn line_ends_bom_comments_and_unknown_fields_are_accepted() {
     let expected = pairs(&[("a", "1"), ("", "2\n3")]);
     for end in ["\n", "\r", "\r\n"] {
         let stream = "\u{feff}event: a|data: 1||: comment|id: 7|data:2|retry|what: x|data: 3||"
@@ -87,7 +87,7 @@ fn line_ends_bom_comments_and_unknown_fields() {
 }
 
 #[test]
-fn details_of_the_standard() {
+fn edge_cases_are_as_in_the_standard() {
     assert_eq!(events("data\n\n"), pairs(&[("", "")]));
     assert_eq!(events("data:\ndata:\n\n"), pairs(&[("", "\n")]));
     assert_eq!(
@@ -116,7 +116,7 @@ fn details_of_the_standard() {
 }
 
 #[test]
-fn boundaries() {
+fn boundary_is_between_two_events() {
     let at = |chunks: &[&str]| {
         scan(
             SseScanner::new(),
@@ -143,7 +143,7 @@ fn boundaries() {
 }
 
 #[test]
-fn an_event_over_the_limit_is_cut_and_the_next_is_whole() {
+fn event_over_the_limit_is_cut_and_the_next_is_complete() {
     let long = "x".repeat(500);
     for (stream, data) in [
         (
@@ -171,7 +171,7 @@ fn an_event_over_the_limit_is_cut_and_the_next_is_whole() {
 }
 
 #[test]
-fn at_the_limit_nothing_is_cut() {
+fn event_at_the_limit_is_not_cut() {
     let value = "x".repeat(100 - "data: ".len());
     let (whole, _) = scan(
         SseScanner::with_limit(100),
@@ -186,7 +186,7 @@ fn at_the_limit_nothing_is_cut() {
 }
 
 #[test]
-fn a_long_comment_is_no_overflow() {
+fn long_comment_does_not_overflow() {
     let stream = format!(":{}\ndata: 1\n\n", "x".repeat(500));
     for size in [1, 1000] {
         let (events, _) = scan(SseScanner::with_limit(100), stream.as_bytes().chunks(size));
@@ -195,7 +195,7 @@ fn a_long_comment_is_no_overflow() {
 }
 
 #[test]
-fn whole_events_are_borrowed_from_the_chunk() {
+fn complete_event_is_borrowed_from_the_chunk() {
     let chunk = b"event: a\ndata: 1\n\nevent: b\r\ndata: 2\r\n\r\n";
     let range = chunk.as_ptr_range();
     let mut seen = 0;
@@ -207,7 +207,7 @@ fn whole_events_are_borrowed_from_the_chunk() {
 }
 
 #[test]
-fn debug_shows_no_data() {
+fn debug_output_has_no_event_data() {
     let mut scanner = SseScanner::new();
     scanner.feed(b"event: e\ndata: secret\ndata: sec", |_| {});
     assert!(!format!("{scanner:?}").contains("sec"));
@@ -257,13 +257,13 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1024))]
 
     #[test]
-    fn agrees_with_the_standard(stream in stream()) {
+    fn any_stream_agrees_with_the_reference_parser(stream in stream()) {
         let (events, _) = scan(SseScanner::new(), [stream.as_slice()]);
         prop_assert_eq!(events, reference(&stream));
     }
 
     #[test]
-    fn any_chunking_is_the_same(
+    fn any_chunking_gives_the_same_events(
         stream in stream(),
         cuts in proptest::collection::vec(any::<prop::sample::Index>(), 0..12),
         limit in prop_oneof![Just(64usize), 64usize..200, Just(1 << 20)],
@@ -277,7 +277,7 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_panic(chunks in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..40), 0..8)) {
+    fn any_bytes_do_not_panic(chunks in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..40), 0..8)) {
         let whole = chunks.concat();
         let chunked = scan(SseScanner::with_limit(0), chunks.iter().map(Vec::as_slice));
         prop_assert_eq!(chunked, scan(SseScanner::with_limit(0), [whole.as_slice()]));

@@ -1,4 +1,4 @@
-//! `StreamState` on every stream fixture, cut everywhere.
+//! `StreamState` on every stream fixture, with any chunking.
 
 use proptest::prelude::*;
 use tower_claude_wire::{SseEvent, StreamEvent, StreamState};
@@ -19,9 +19,9 @@ const STREAMS: &[(&str, &str)] = fixtures![
     "truncated_no_message_stop",
 ];
 
-/// All that a stream told.
+/// All facts of a stream.
 #[derive(Debug, PartialEq)]
-struct Told {
+struct Observed {
     usage: tower_claude_wire::Usage,
     started: bool,
     has_content: bool,
@@ -33,12 +33,12 @@ struct Told {
     at_boundary: bool,
 }
 
-fn told<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Told {
+fn observed<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Observed {
     let mut state = StreamState::new();
     for chunk in chunks {
         state.feed(chunk);
     }
-    Told {
+    Observed {
         usage: state.usage().clone(),
         started: state.started(),
         has_content: state.has_content(),
@@ -59,51 +59,59 @@ fn fixture(name: &str) -> &'static str {
         .1
 }
 
-fn of(name: &str) -> Told {
-    told([fixture(name).as_bytes()])
+fn of(name: &str) -> Observed {
+    observed([fixture(name).as_bytes()])
 }
 
 #[test]
-fn a_whole_answer() {
-    let told = of("ok");
-    assert!(told.started && told.has_content && told.complete && told.at_boundary && !told.refusal);
-    assert_eq!(told.error, None);
-    assert_eq!(told.stop_reason.as_deref(), Some("end_turn"));
+fn complete_stream_has_usage_and_stop_reason() {
+    let observed = of("ok");
+    assert!(
+        observed.started
+            && observed.has_content
+            && observed.complete
+            && observed.at_boundary
+            && !observed.refusal
+    );
+    assert_eq!(observed.error, None);
+    assert_eq!(observed.stop_reason.as_deref(), Some("end_turn"));
     assert_eq!(
-        (told.usage.input_tokens, told.usage.output_tokens),
+        (observed.usage.input_tokens, observed.usage.output_tokens),
         (Some(25), Some(15))
     );
-    assert_eq!(told.usage.cache_read_input_tokens, Some(1000));
+    assert_eq!(observed.usage.cache_read_input_tokens, Some(1000));
     let deltas = fixture("ok")
         .lines()
         .filter(|line| line.contains("\"content_block_delta\""));
     assert_eq!(
-        told.delta_bytes,
+        observed.delta_bytes,
         deltas.map(|line| line.len() as u64 - 6).sum::<u64>()
     );
 }
 
 #[test]
 fn errors() {
-    let told = of("error_first_event");
-    assert_eq!(told.error.as_deref(), Some("overloaded_error"));
-    assert!(!told.started && !told.has_content && !told.complete && told.at_boundary);
-    assert!(told.usage.is_empty());
+    let observed = of("error_first_event");
+    assert_eq!(observed.error.as_deref(), Some("overloaded_error"));
+    assert!(
+        !observed.started && !observed.has_content && !observed.complete && observed.at_boundary
+    );
+    assert!(observed.usage.is_empty());
 
-    let told = of("error_before_content");
-    assert_eq!(told.error.as_deref(), Some("overloaded_error"));
-    assert!(told.started && !told.has_content && !told.complete);
-    assert_eq!(told.usage.output_tokens, Some(1));
+    let observed = of("error_before_content");
+    assert_eq!(observed.error.as_deref(), Some("overloaded_error"));
+    assert!(observed.started && !observed.has_content && !observed.complete);
+    assert_eq!(observed.usage.output_tokens, Some(1));
 
-    let told = of("error_midstream");
-    assert_eq!(told.error.as_deref(), Some("overloaded_error"));
-    assert!(told.has_content && !told.complete);
-    assert!(told.delta_bytes > 0);
+    let observed = of("error_midstream");
+    assert_eq!(observed.error.as_deref(), Some("overloaded_error"));
+    assert!(observed.has_content && !observed.complete);
+    assert!(observed.delta_bytes > 0);
 }
 
-/// New events may come at any time, and before `message_start` too.
+/// New events may appear at any time, even before `message_start`.
 #[test]
-fn foreign_until_it_says_that_it_is_claudes() {
+fn unknown_event_is_not_claude_until_message_start() {
     let mut state = StreamState::new();
     state.feed(b"event: new\ndata: {}\n\n");
     assert!(state.is_not_claude());
@@ -114,57 +122,61 @@ fn foreign_until_it_says_that_it_is_claudes() {
 }
 
 #[test]
-fn a_refusal_keeps_the_first_input_count() {
-    let told = of("refusal_midstream");
-    assert!(told.refusal && told.complete);
+fn refusal_keeps_the_first_input_count() {
+    let observed = of("refusal_midstream");
+    assert!(observed.refusal && observed.complete);
     assert_eq!(
-        (told.usage.input_tokens, told.usage.output_tokens),
+        (observed.usage.input_tokens, observed.usage.output_tokens),
         (Some(25), Some(9))
     );
 }
 
 #[test]
-fn no_usage_and_truncated() {
-    let told = of("thinking_omitted_no_usage");
-    assert!(told.complete && told.usage.is_empty());
-    assert_eq!(told.stop_reason.as_deref(), Some("end_turn"));
+fn stream_without_usage_or_end_is_recognized() {
+    let observed = of("thinking_omitted_no_usage");
+    assert!(observed.complete && observed.usage.is_empty());
+    assert_eq!(observed.stop_reason.as_deref(), Some("end_turn"));
 
-    let told = of("truncated_no_message_stop");
-    assert!(told.has_content && !told.complete && told.at_boundary);
-    assert_eq!(told.error, None);
-    assert_eq!(told.stop_reason, None);
+    let observed = of("truncated_no_message_stop");
+    assert!(observed.has_content && !observed.complete && observed.at_boundary);
+    assert_eq!(observed.error, None);
+    assert_eq!(observed.stop_reason, None);
 }
 
 #[test]
-fn cut_at_every_byte_and_with_every_line_end() {
+fn any_chunking_and_line_end_gives_the_same_state() {
     for (name, lf) in STREAMS {
         let whole = of(name);
         for end in ["\n", "\r", "\r\n"] {
             let stream = lf.replace('\n', end).into_bytes();
             for at in 0..=stream.len() {
                 let (a, b) = stream.split_at(at);
-                assert_eq!(told([a, b]), whole, "{name} {end:?} at {at}");
+                assert_eq!(observed([a, b]), whole, "{name} {end:?} at {at}");
             }
             for size in 1..20 {
-                assert_eq!(told(stream.chunks(size)), whole, "{name} {end:?} by {size}");
+                assert_eq!(
+                    observed(stream.chunks(size)),
+                    whole,
+                    "{name} {end:?} by {size}"
+                );
             }
         }
     }
 }
 
 #[test]
-fn without_event_lines_the_data_tells() {
+fn events_without_name_are_recognized_by_their_data() {
     for (name, stream) in STREAMS {
         let unnamed: String = stream
             .split_inclusive('\n')
             .filter(|line| !line.starts_with("event:"))
             .collect();
-        assert_eq!(told([unnamed.as_bytes()]), of(name), "{name}");
+        assert_eq!(observed([unnamed.as_bytes()]), of(name), "{name}");
     }
 }
 
 #[test]
-fn kinds() {
+fn event_kind_is_read_from_name_or_type() {
     let kind = |name: &str, data: &str| {
         StreamEvent::of(&SseEvent {
             name: name.as_bytes(),
@@ -193,7 +205,7 @@ fn kinds() {
 }
 
 #[test]
-fn an_unreadable_error_is_still_an_error() {
+fn unparsable_error_event_is_an_api_error() {
     for data in [
         "",
         "{}",
@@ -202,7 +214,7 @@ fn an_unreadable_error_is_still_an_error() {
     ] {
         let stream = format!("event: error\ndata: {data}\n\n");
         assert_eq!(
-            told([stream.as_bytes()]).error.as_deref(),
+            observed([stream.as_bytes()]).error.as_deref(),
             Some("api_error"),
             "{data}"
         );
@@ -210,7 +222,7 @@ fn an_unreadable_error_is_still_an_error() {
 }
 
 #[test]
-fn the_first_error_stays() {
+fn first_error_is_kept() {
     let mut state = StreamState::new();
     state.feed(fixture("error_first_event").as_bytes());
     state.feed(b"event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"api_error\",\"message\":\"x\"}}\n\n");
@@ -222,24 +234,27 @@ fn the_first_error_stays() {
 }
 
 #[test]
-fn several_message_deltas_are_cumulative() {
+fn later_message_delta_replaces_counts() {
     let stream = "event: message_delta\ndata: {\"delta\":{\"stop_reason\":null},\"usage\":{\"output_tokens\":5}}\n\n\
         event: message_delta\ndata: {\"delta\":{\"stop_reason\":\"max_tokens\"},\"usage\":{\"output_tokens\":9,\
         \"iterations\":[{\"type\":\"compaction\",\"input_tokens\":70,\"output_tokens\":3},\
         {\"type\":\"message\",\"input_tokens\":2,\"output_tokens\":9}]}}\n\n\
         event: message_delta\ndata: {\"delta\":{}}\n\n";
-    let told = told([stream.as_bytes()]);
-    assert_eq!(told.usage.output_tokens, Some(9));
+    let observed = observed([stream.as_bytes()]);
+    assert_eq!(observed.usage.output_tokens, Some(9));
     assert_eq!(
-        (told.usage.limited_input(), told.usage.limited_output()),
+        (
+            observed.usage.limited_input(),
+            observed.usage.limited_output()
+        ),
         (Some(72), Some(12))
     );
-    assert_eq!(told.stop_reason.as_deref(), Some("max_tokens"));
+    assert_eq!(observed.stop_reason.as_deref(), Some("max_tokens"));
 }
 
 proptest! {
     #[test]
-    fn damaged_streams_do_not_panic_and_do_not_depend_on_chunks(
+    fn damaged_stream_does_not_depend_on_chunking(
         which in 0..STREAMS.len(),
         damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
         size in 1usize..300,
@@ -249,6 +264,6 @@ proptest! {
             let at = at.index(stream.len());
             stream[at] = byte;
         }
-        prop_assert_eq!(told(stream.chunks(size)), told([stream.as_slice()]));
+        prop_assert_eq!(observed(stream.chunks(size)), observed([stream.as_slice()]));
     }
 }

@@ -15,7 +15,7 @@ fn of(json: &serde_json::Value) -> Usage {
 }
 
 #[test]
-fn message() {
+fn counts_of_a_message_are_read() {
     let body = fixture!("200_message.json");
     let usage = Usage::from_message(body).expect("usage");
     assert_eq!(usage.input_tokens, Some(50));
@@ -33,7 +33,7 @@ fn message() {
 }
 
 #[test]
-fn refusal() {
+fn counts_of_a_refusal_are_read() {
     let body = fixture!("200_refusal.json");
     let usage = Usage::from_message(body).expect("usage");
     assert_eq!(
@@ -45,7 +45,7 @@ fn refusal() {
 }
 
 #[test]
-fn server_side_fallback_walks_iterations() {
+fn usage_of_server_side_fallback_includes_iterations() {
     let usage = Usage::from_message(fixture!("200_server_fallback.json")).expect("usage");
     assert_eq!(
         (usage.input_tokens, usage.output_tokens),
@@ -58,7 +58,7 @@ fn server_side_fallback_walks_iterations() {
 }
 
 #[test]
-fn compaction_is_only_in_iterations() {
+fn usage_of_a_compaction_is_read_from_iterations() {
     let usage = of(&json!({
         "input_tokens": 23_000, "cache_creation_input_tokens": 7, "output_tokens": 1_000,
         "iterations": [
@@ -74,7 +74,7 @@ fn compaction_is_only_in_iterations() {
 }
 
 #[test]
-fn empty_or_null_iterations_leave_the_top_level() {
+fn empty_or_null_iterations_are_ignored() {
     for iterations in [json!([]), json!(null), json!("x")] {
         let usage = of(&json!({"input_tokens": 5, "output_tokens": 6, "iterations": iterations}));
         assert_eq!(
@@ -89,7 +89,7 @@ fn empty_or_null_iterations_leave_the_top_level() {
 }
 
 #[test]
-fn iterations_do_not_nest() {
+fn nested_iterations_are_ignored() {
     let usage =
         of(&json!({"iterations": [{"input_tokens": 1, "iterations": [{"input_tokens": 100}]}]}));
     assert_eq!(usage.limited_input(), Some(1));
@@ -104,7 +104,7 @@ fn iterations_do_not_nest() {
 }
 
 #[test]
-fn null_and_odd_counts_are_unknown() {
+fn malformed_counts_are_unknown() {
     let usage = of(&json!({
         "input_tokens": null, "cache_creation_input_tokens": -1, "cache_read_input_tokens": "3",
         "output_tokens": 1.5, "output_tokens_details": null, "service_tier": "standard",
@@ -117,7 +117,7 @@ fn null_and_odd_counts_are_unknown() {
 }
 
 #[test]
-fn sums_saturate() {
+fn sums_of_large_counts_saturate() {
     let most = json!({"input_tokens": u64::MAX, "output_tokens": u64::MAX});
     let usage = of(&json!({"iterations": [most, most]}));
     assert_eq!(
@@ -127,7 +127,7 @@ fn sums_saturate() {
 }
 
 #[test]
-fn no_usage() {
+fn message_without_usage_is_none() {
     for body in [
         "",
         "[]",
@@ -154,7 +154,7 @@ fn no_usage() {
 }
 
 #[test]
-fn merge_keeps_what_later_does_not_tell() {
+fn merge_keeps_counts_absent_in_the_later_usage() {
     let mut usage =
         of(&json!({"input_tokens": 25, "cache_read_input_tokens": 1000, "output_tokens": 1}));
     usage.merge(&of(&json!({"output_tokens": 15})));
@@ -170,7 +170,7 @@ fn merge_keeps_what_later_does_not_tell() {
 }
 
 #[test]
-fn early_iterations_do_not_hide_later_output() {
+fn merged_usage_takes_the_maximum_of_top_level_and_iterations() {
     let mut usage =
         of(&json!({"output_tokens": 1, "iterations": [{"type": "message", "output_tokens": 1}]}));
     usage.merge(&of(&json!({"output_tokens": 900})));
@@ -187,7 +187,7 @@ fn by_value(body: &str) -> Option<Usage> {
 }
 
 #[test]
-fn one_walk_finds_what_two_find() {
+fn usage_agrees_with_serde_json() {
     for body in [
         r#"{"usage":{}}"#,
         r#" { "usage" : { "input_tokens" : 1 } , "b" : 2 } "#,
@@ -221,16 +221,76 @@ fn one_walk_finds_what_two_find() {
     assert_eq!(usage.input_tokens, Some(2));
 }
 
+/// Members of messages whose `usage` is easy to confuse with another part.
+fn members() -> impl Strategy<Value = Vec<String>> {
+    let count = prop_oneof![
+        any::<u64>().prop_map(|count| count.to_string()),
+        prop::sample::select(vec![
+            "null",
+            "0",
+            "-1",
+            "1.5",
+            "\"3\"",
+            "18446744073709551616",
+            "{}"
+        ])
+        .prop_map(str::to_owned),
+    ];
+    let key = prop::sample::select(vec![
+        "input_tokens",
+        "cache_read_input_tokens",
+        "output_tokens",
+        "input\\u005ftokens",
+        "other",
+    ]);
+    let counts = prop::collection::vec((key, count), 0..5).prop_map(|counts| {
+        let counts: Vec<_> = counts
+            .iter()
+            .map(|(key, count)| format!("\"{key}\":{count}"))
+            .collect();
+        format!("{{{}}}", counts.join(","))
+    });
+    let usage = prop_oneof![
+        3 => counts.clone(),
+        1 => counts.clone().prop_map(|counts| format!("{{\"iterations\":[{counts},{counts}]}}")),
+        1 => counts.clone().prop_map(|counts| {
+            format!("{{\"output_tokens_details\":{{\"thinking_tokens\":5}},\"x\":{counts},\"output_tokens\":2}}")
+        }),
+        1 => counts.clone().prop_map(|counts| counts.replace(',', " ,\n ")),
+        1 => prop::sample::select(vec!["null", "[]", "{}", " {} "]).prop_map(str::to_owned),
+    ];
+    let member = prop_oneof![
+        3 => usage.clone().prop_map(|usage| format!("\"usage\":{usage}")),
+        1 => usage.clone().prop_map(|usage| format!("\"us\\u0061ge\": {usage}")),
+        2 => usage.clone().prop_map(|usage| format!("\"content\":[{{\"usage\":{usage}}}]")),
+        1 => usage.prop_map(|usage| format!("\"a\":{{\"b\":1,\"usage\":{usage},\"c\":2}}")),
+        1 => Just(r#""text":"{,\"usage\":{\"input_tokens\":7}}""#.to_owned()),
+        1 => (0..1_500_usize).prop_map(|length| format!("\"long\":\"{}\"", "x".repeat(length))),
+    ];
+    prop::collection::vec(member, 0..5)
+}
+
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_048))]
+
     #[test]
-    fn no_bytes_panic(body in proptest::collection::vec(any::<u8>(), 0..200)) {
+    fn usage_of_any_message_agrees_with_serde_json(
+        members in members(),
+        space in prop::sample::select(vec!["", " ", "\n  "]),
+    ) {
+        let body = format!("{{{}}}", members.join(&format!("{space},{space}")));
+        prop_assert_eq!(Usage::from_message(body.as_bytes()), by_value(&body), "{}", body);
+    }
+
+    #[test]
+    fn any_bytes_do_not_panic(body in proptest::collection::vec(any::<u8>(), 0..200)) {
         let _ = Usage::from_message(&body);
         let _ = Usage::from_usage_object(&body);
         let _ = stop_reason(&body);
     }
 
     #[test]
-    fn damaged_messages_do_not_panic(at in 0usize..2000, byte in any::<u8>(), cut in 0usize..2000) {
+    fn damaged_message_does_not_panic(at in 0usize..2000, byte in any::<u8>(), cut in 0usize..2000) {
         for fixture in [fixture!("200_message.json"), fixture!("200_server_fallback.json")] {
             let mut body = fixture.to_vec();
             let at = at % body.len();

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tower_claude_circuit_breaker::CircuitBreakerLayer;
 use tower_claude_fake_claude::{FakeClaude, Fault, GroupLimits, Incident};
 use tower_claude_header_budget::HeaderBudgetLayer;
-use tower_claude_limiter::{LimiterConfig, Limits, LocalLimiter, RampUp};
+use tower_claude_limiter::{LimiterConfig, Limits, LocalLimiter, SlowStart};
 use tower_claude_retry::RetryLayer;
 use tower_claude_token_bucket::TokenBucketLayer;
 use tower_layer::Layer;
@@ -39,7 +39,7 @@ async fn most_at_once(config: LimiterConfig, waiting: u32) -> usize {
         .build();
     let limit = NonZeroU64::new(PER_MINUTE).expect("not 0");
     let limits = Limits::new().with_requests_per_minute(limit);
-    let config = config.with_slow_start(NonZeroU32::new(10_000));
+    let config = config.with_initial_concurrency(NonZeroU32::new(10_000));
     let bucket = TokenBucketLayer::over(LocalLimiter::with_config(limits, config));
     let budget = HeaderBudgetLayer::over(bucket.limiter());
     let inside = bucket.layer(budget.layer(fake.clone()));
@@ -61,7 +61,7 @@ async fn most_at_once(config: LimiterConfig, waiting: u32) -> usize {
 
 #[tokio::test(start_paused = true)]
 async fn nobody_storms_back_after_a_common_429() {
-    let ramp = LimiterConfig::new().with_ramp_up(Some(RampUp::new()));
+    let ramp = LimiterConfig::new().with_slow_start(Some(SlowStart::new()));
     for waiting in [100, 400] {
         let most = most_at_once(ramp.clone(), waiting).await;
         println!(

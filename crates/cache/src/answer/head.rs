@@ -1,4 +1,4 @@
-//! What a response head says to the cache.
+//! The response head: what of it is shared, and what it allows.
 
 use std::time::Duration;
 
@@ -10,73 +10,75 @@ use http::{
 use tower_claude_core::{Class, Kind, REJECTED_BY, Rejected};
 use tower_claude_wire::{Media, readable};
 
-use crate::store::entry::lasting;
+use crate::store::entry::storable_headers;
 
-/// Says what the cache did for a response: `hit` (stored, or shared with an equal request), `stale`, `miss`, or
-/// `bypass`. Absent where the cache was not asked for.
+/// Header that reports what the cache did for a response: `hit` (stored, or shared with an equal
+/// request), `stale`, `miss`, or `bypass`. Absent if the request carries no cache marker.
 pub const CACHE: HeaderName = HeaderName::from_static("x-tower-claude-cache");
 
-/// What layers further in say of an answer that is not simply the API's. All who share it are told, and it is not stored.
-const TOLD: [HeaderName; 5] = [
+/// Headers by which inner layers mark a response that is not simply the API's. They are shared, and
+/// forbid storing.
+const MARKS: [HeaderName; 5] = [
     REJECTED_BY,
     HeaderName::from_static("x-tower-claude-served-model"),
     HeaderName::from_static("x-tower-claude-fallback-reason"),
     HeaderName::from_static("x-tower-claude-fallback-losses"),
     HeaderName::from_static("x-tower-claude-last-message"),
 ];
-/// For those only who get an error now.
-const WHEN: [HeaderName; 2] = [RETRY_AFTER, HeaderName::from_static("x-should-retry")];
+/// Headers that are shared with errors only, because they apply to this moment.
+const RETRY_ADVICE: [HeaderName; 2] = [RETRY_AFTER, HeaderName::from_static("x-should-retry")];
 
-/// The head of an answer, for those who did not ask themselves.
+/// The head of a shared response, as its subscribers get it.
 #[derive(Debug)]
 pub(crate) struct Head {
     pub(crate) status: StatusCode,
     pub(crate) version: Version,
     pub(crate) headers: HeaderMap,
     pub(crate) class: Option<Class>,
-    pub(crate) refused: Option<Rejected>,
-    /// An event stream: worth reading before it is whole.
+    pub(crate) rejected: Option<Rejected>,
+    /// True for an event stream, which is forwarded before it is complete.
     pub(crate) is_stream: bool,
-    /// Whether an answer with this head may be stored, as far as the head goes.
+    /// True if nothing in the head forbids storing the response.
     pub(crate) storable: bool,
-    /// How old it is already.
+    /// Age of a response that another cache has stored.
     pub(crate) age: Duration,
 }
 
 impl Head {
-    /// What others get of this head; `None` when its body cannot be understood, and so not be shared.
-    pub(crate) fn shared(head: &Parts) -> Option<Self> {
+    /// Returns the shared part of a head, or `None` if the body has an unknown format and cannot be
+    /// shared.
+    pub(crate) fn from_parts(head: &Parts) -> Option<Self> {
         let ok = head.status == StatusCode::OK;
         let media = readable(&head.headers);
         if ok && media == Media::Other {
             return None;
         }
-        let mut headers = lasting(&head.headers);
-        let when = if ok { &[][..] } else { &WHEN };
-        for name in TOLD.iter().chain(when) {
+        let mut headers = storable_headers(&head.headers);
+        let advice = if ok { &[][..] } else { &RETRY_ADVICE };
+        for name in MARKS.iter().chain(advice) {
             if let Some(value) = head.headers.get(name) {
                 headers.insert(name, value.clone());
             }
         }
         let class: Option<Class> = head.extensions.get().copied();
-        let refused: Option<Rejected> = head.extensions.get().copied();
-        let untouched = refused.is_none()
+        let rejected: Option<Rejected> = head.extensions.get().copied();
+        let untouched = rejected.is_none()
             && class.is_none_or(|class| class.kind == Kind::Success)
-            && !TOLD.iter().any(|name| head.headers.contains_key(name))
+            && !MARKS.iter().any(|name| head.headers.contains_key(name))
             && !is_stale(&head.headers);
         Some(Self {
             status: head.status,
             version: head.version,
             headers,
             class,
-            refused,
+            rejected,
             is_stream: ok && media == Media::EventStream,
             storable: ok && untouched,
             age: age(&head.headers),
         })
     }
 
-    /// The head again, for a response.
+    /// Returns the head of a new response.
     pub(crate) fn parts(&self) -> Parts {
         let (mut parts, ()) = http::Response::new(()).into_parts();
         parts.status = self.status;
@@ -85,19 +87,19 @@ impl Head {
         if let Some(class) = self.class {
             parts.extensions.insert(class);
         }
-        if let Some(refused) = self.refused {
-            parts.extensions.insert(refused);
+        if let Some(rejected) = self.rejected {
+            parts.extensions.insert(rejected);
         }
         parts
     }
 }
 
-/// Whether another cache further in gave it in place of an error.
+/// Returns true if an inner cache served the response in place of an error.
 fn is_stale(headers: &HeaderMap) -> bool {
-    headers.get(CACHE).is_some_and(|said| said == "stale")
+    headers.get(CACHE).is_some_and(|status| status == "stale")
 }
 
-/// How long ago another cache stored it.
+/// Returns the time since another cache stored the response.
 fn age(headers: &HeaderMap) -> Duration {
     let seconds = headers
         .get(AGE)
@@ -105,8 +107,8 @@ fn age(headers: &HeaderMap) -> Duration {
     Duration::from_secs(seconds.unwrap_or_default())
 }
 
-/// Whether a stored answer is better than this one: the server or the way to it failed, or a layer on this side did
-/// not even ask. Not where the request is wrong, or the caller.
+/// Returns true if a stale response is better than this one: the server or the connection failed,
+/// or a local layer rejected the request. False if the request itself is wrong, or its credential.
 pub(crate) fn calls_for_stale(head: &Parts) -> bool {
     match head.extensions.get::<Class>() {
         Some(class) => class.local || is_outage(class.kind),
@@ -120,8 +122,8 @@ pub(crate) fn calls_for_stale(head: &Parts) -> bool {
     }
 }
 
-/// Whether the error would have met any request just then.
-pub(crate) fn is_of_the_moment(head: &Parts) -> bool {
+/// Returns true if any request at that moment would have got the error.
+pub(crate) fn is_temporary(head: &Parts) -> bool {
     head.status == StatusCode::TOO_MANY_REQUESTS || calls_for_stale(head)
 }
 
@@ -132,7 +134,8 @@ const fn is_outage(kind: Kind) -> bool {
     )
 }
 
-/// Whether it is one caller's own time that ran out: no answer for those who have more.
+/// Returns true if the leader's own deadline passed. Callers with more time must not share the
+/// response.
 pub(crate) fn is_out_of_time(head: &Parts) -> bool {
     head.extensions
         .get::<Class>()
@@ -140,7 +143,8 @@ pub(crate) fn is_out_of_time(head: &Parts) -> bool {
         && head.extensions.get::<Rejected>().is_some()
 }
 
-/// ± 10 %, so that what was stored together does not expire together.
+/// Returns `ttl` ± 10 %, so that responses stored together do not expire together. `random` is from
+/// 0 to 1.
 pub(crate) fn jittered(ttl: Duration, random: f64) -> Duration {
     let factor = 0.9 + 0.2 * random.clamp(0.0, 1.0);
     Duration::try_from_secs_f64(ttl.as_secs_f64() * factor).unwrap_or(ttl)

@@ -1,4 +1,4 @@
-//! Which answers are shared, and which of them are stored.
+//! Rules that decide which responses are shared, and which are stored.
 
 pub(crate) mod head;
 pub(crate) mod rules;

@@ -1,37 +1,28 @@
-//! Which answers may be stored.
+//! Rules that decide which responses may be stored.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, mem};
 
-use serde::Deserialize;
-use serde::de::IgnoredAny;
-use tower_claude_wire::{SseEvent, SseScanner, StreamEvent};
+use serde::{Deserialize, de::IgnoredAny};
+use tower_claude_wire::{SseEvent, StreamEvent, StreamState};
 
-/// What an answer must be to be stored.
+/// Conditions that a response must meet to be stored.
 #[derive(Clone, Debug)]
 pub(crate) struct Rules {
-    /// The model that was asked; `None` for a count of tokens, which no model gives.
+    /// The requested model. `None` for a count of tokens, whose response names no model.
     pub(crate) model: Option<Box<str>>,
-    /// Whether answers that call a tool of the caller's are stored too.
+    /// True if responses that call a tool of the caller are stored too.
     pub(crate) tool_use: bool,
 }
 
-/// Follows an event stream, and knows at its end whether it may be stored. Deltas are counted, never parsed.
+/// A follower of an event stream that checks it against the [`Rules`].
 #[derive(Debug)]
-pub(crate) struct Inspector {
-    scanner: SseScanner,
-    seen: Seen,
-}
-
-#[derive(Debug)]
-struct Seen {
+pub(crate) struct StreamCheck {
     rules: Rules,
-    stop_reason: Option<Box<str>>,
+    stream: StreamState,
     started: bool,
-    has_content: bool,
     complete: bool,
-    failed: bool,
-    /// The first thing that forbids it.
-    forbidden: Option<&'static str>,
+    /// The first reason not to store the response.
+    rejected: Option<&'static str>,
 }
 
 #[derive(Deserialize)]
@@ -40,11 +31,9 @@ struct Message<'a> {
     model: Cow<'a, str>,
     #[serde(borrow, default)]
     content: Vec<Block<'a>>,
-    #[serde(borrow, default)]
+    #[serde(borrow)]
     stop_reason: Option<Cow<'a, str>>,
-    #[serde(default)]
     container: Option<IgnoredAny>,
-    #[serde(default)]
     usage: Option<Usage>,
 }
 
@@ -54,17 +43,14 @@ struct Block<'a> {
     kind: Cow<'a, str>,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Deserialize)]
 struct Usage {
-    #[serde(default)]
     server_tool_use: Option<ServerTools>,
 }
 
 #[derive(Deserialize)]
 struct ServerTools {
-    #[serde(default)]
     web_search_requests: Option<u64>,
-    #[serde(default)]
     web_fetch_requests: Option<u64>,
 }
 
@@ -81,33 +67,29 @@ struct BlockStart<'a> {
 }
 
 #[derive(Deserialize)]
-struct Delta<'a> {
-    #[serde(borrow)]
-    delta: Stop<'a>,
-    #[serde(default)]
+struct Delta {
+    delta: DeltaFields,
     usage: Option<Usage>,
 }
 
 #[derive(Deserialize)]
-struct Stop<'a> {
-    #[serde(borrow, default)]
-    stop_reason: Option<Cow<'a, str>>,
-    #[serde(default)]
+struct DeltaFields {
     container: Option<IgnoredAny>,
 }
 
-/// A count of tokens, and nothing else that has to be known of it.
+/// A count of tokens, of which nothing else matters.
 #[derive(Deserialize)]
 struct Count {
     #[serde(rename = "input_tokens")]
     _input_tokens: u64,
 }
 
+/// `Ok`, or the reason not to store the response.
 type Verdict = Result<(), &'static str>;
 
 impl Rules {
-    /// Whether a whole JSON answer may be stored; else the first reason against it.
-    pub(crate) fn whole(&self, json: &[u8]) -> Verdict {
+    /// Checks a complete JSON response. The error is the first reason not to store it.
+    pub(crate) fn check(&self, json: &[u8]) -> Verdict {
         if self.model.is_none() {
             let count: Result<Count, _> = serde_json::from_slice(json);
             return count.map(|_| ()).map_err(|_| "unreadable");
@@ -128,7 +110,7 @@ impl Rules {
         side_effects(message.container.is_some(), message.usage.as_ref())
     }
 
-    /// What is not known to be plain content may be the trace of something that happened once.
+    /// Rejects unknown kinds of content, because they may be traces of an action.
     fn block(&self, block: &Block<'_>) -> Verdict {
         match &*block.kind {
             "text" | "thinking" | "redacted_thinking" => Ok(()),
@@ -144,6 +126,24 @@ impl Rules {
             _ => Err("stop_reason"),
         }
     }
+
+    /// Checks one event of a stream. Deltas are never parsed.
+    fn event(&self, kind: StreamEvent, event: &SseEvent<'_>) -> Verdict {
+        match kind {
+            StreamEvent::ContentBlockDelta => Ok(()),
+            _ if event.overflowed => Err("unreadable"),
+            StreamEvent::MessageStart => self.message(&read::<Start<'_>>(event.data)?.message),
+            StreamEvent::ContentBlockStart => {
+                self.block(&read::<BlockStart<'_>>(event.data)?.content_block)
+            }
+            StreamEvent::MessageDelta => {
+                let Delta { delta, usage } = read(event.data)?;
+                side_effects(delta.container.is_some(), usage.as_ref())
+            }
+            StreamEvent::Error => Err("error"),
+            _ => Ok(()),
+        }
+    }
 }
 
 fn side_effects(container: bool, usage: Option<&Usage>) -> Verdict {
@@ -156,7 +156,7 @@ fn side_effects(container: bool, usage: Option<&Usage>) -> Verdict {
     Ok(())
 }
 
-/// A model named without a date is answered by the one with the date that it stands for.
+/// Returns true if `served` is the model `asked`, or the dated version that `asked` stands for.
 fn is_same_model(asked: &str, served: &str) -> bool {
     let Some(rest) = served.strip_prefix(asked) else {
         return false;
@@ -165,106 +165,69 @@ fn is_same_model(asked: &str, served: &str) -> bool {
     !asked.is_empty() && (rest.is_empty() || rest.strip_prefix('-').is_some_and(is_date))
 }
 
-impl Inspector {
+impl StreamCheck {
     pub(crate) fn new(rules: Rules) -> Self {
         Self {
-            scanner: SseScanner::new(),
-            seen: Seen {
-                rules,
-                stop_reason: None,
-                started: false,
-                has_content: false,
-                complete: false,
-                failed: false,
-                forbidden: None,
-            },
+            rules,
+            stream: StreamState::new(),
+            started: false,
+            complete: false,
+            rejected: None,
         }
     }
 
     pub(crate) fn feed(&mut self, data: &[u8]) {
-        let seen = &mut self.seen;
-        self.scanner.feed(data, |event| seen.event(&event));
+        let Self {
+            rules,
+            stream,
+            started,
+            complete,
+            rejected,
+        } = self;
+        stream.feed_with(data, |kind, event| {
+            let is_first = kind != StreamEvent::MessageStart || !mem::replace(started, true);
+            let verdict = if *complete && !matches!(kind, StreamEvent::Ping | StreamEvent::Other) {
+                Err("trailing")
+            } else if !is_first {
+                Err("started_twice")
+            } else {
+                rules.event(kind, event)
+            };
+            *complete |= kind == StreamEvent::MessageStop;
+            if let Err(reason) = verdict {
+                rejected.get_or_insert(reason);
+            }
+        });
     }
 
-    /// Whether content has begun, or nothing of the kind can come any more: the stream is worth handing on.
-    pub(crate) const fn has_begun(&self) -> bool {
-        self.seen.has_content || self.seen.complete
+    /// Returns true if content has begun or the stream is complete, so that the response is worth
+    /// forwarding.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.stream.has_content() || self.stream.is_complete()
     }
 
-    /// Whether an `error` event came.
-    pub(crate) const fn has_failed(&self) -> bool {
-        self.seen.failed
+    /// Returns true if an `error` event was received.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.stream.error().is_some()
     }
 
-    /// Whether `message_stop` came.
-    pub(crate) const fn is_complete(&self) -> bool {
-        self.seen.complete
+    /// Returns true if `message_stop` was received.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.stream.is_complete()
     }
 
-    /// Whether the stream, ended here, may be stored; else the first reason against it.
+    /// Checks the stream, if it ends here. The error is the first reason not to store it.
     pub(crate) fn verdict(&self) -> Verdict {
-        let seen = &self.seen;
-        if let Some(reason) = seen.forbidden {
+        if let Some(reason) = self.rejected {
             return Err(reason);
         }
-        if !seen.started || !seen.complete {
+        if !self.stream.started() || !self.stream.is_complete() {
             return Err("incomplete");
         }
-        if !self.scanner.at_boundary() {
+        if !self.stream.at_boundary() {
             return Err("trailing");
         }
-        seen.rules.stop(seen.stop_reason.as_deref())
-    }
-}
-
-impl Seen {
-    fn event(&mut self, event: &SseEvent<'_>) {
-        let kind = StreamEvent::of(event);
-        if self.complete && !matches!(kind, StreamEvent::Ping | StreamEvent::Other) {
-            self.forbidden.get_or_insert("trailing");
-        }
-        if kind == StreamEvent::ContentBlockDelta {
-            return;
-        }
-        if let Err(reason) = self.rare(kind, event) {
-            self.forbidden.get_or_insert(reason);
-        }
-    }
-
-    fn rare(&mut self, kind: StreamEvent, event: &SseEvent<'_>) -> Verdict {
-        if event.overflowed {
-            return Err("unreadable");
-        }
-        match kind {
-            StreamEvent::MessageStart => {
-                if std::mem::replace(&mut self.started, true) {
-                    return Err("started_twice");
-                }
-                let start: Start<'_> = read(event.data)?;
-                self.rules.message(&start.message)
-            }
-            StreamEvent::ContentBlockStart => {
-                self.has_content = true;
-                let start: BlockStart<'_> = read(event.data)?;
-                self.rules.block(&start.content_block)
-            }
-            StreamEvent::MessageDelta => {
-                let delta: Delta<'_> = read(event.data)?;
-                if let Some(reason) = delta.delta.stop_reason {
-                    self.stop_reason = Some(reason.into());
-                }
-                side_effects(delta.delta.container.is_some(), delta.usage.as_ref())
-            }
-            StreamEvent::MessageStop => {
-                self.complete = true;
-                Ok(())
-            }
-            StreamEvent::Error => {
-                self.failed = true;
-                Err("error")
-            }
-            _ => Ok(()),
-        }
+        self.rules.stop(self.stream.stop_reason())
     }
 }
 

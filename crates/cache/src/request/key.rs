@@ -1,4 +1,4 @@
-//! Which requests are the same.
+//! Keys of requests: equal keys mean equal requests.
 
 use std::{
     fmt,
@@ -15,27 +15,28 @@ use tower_claude_core::Tenant;
 
 use crate::request::canonical::Field;
 
-/// What is hashed is written so; a change of it is a new number.
+/// Version of the hashed text. A change of the text needs a new number.
 const SCHEMA: &[u8] = b"tower-claude-cache 2";
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 const BETA: &str = "anthropic-beta";
-/// Every header that says who asks.
+/// Headers that identify the caller.
 const CREDENTIALS: [HeaderName; 4] = [API_KEY, AUTHORIZATION, PROXY_AUTHORIZATION, COOKIE];
-/// Every other one that an answer may depend on: where it goes, from which page it comes, and what its body is.
-const CIRCUMSTANCES: [HeaderName; 4] = [HOST, ORIGIN, CONTENT_TYPE, CONTENT_ENCODING];
-/// They say who is to be billed or told, nothing that the model sees.
-const LEFT_OUT: [&[u8]; 2] = [b"metadata", b"service_tier"];
+/// Other headers that a response may depend on: the host, the page that sends the request, the
+/// format of the body.
+const CONTEXT: [HeaderName; 4] = [HOST, ORIGIN, CONTENT_TYPE, CONTENT_ENCODING];
+/// Fields that the model does not see.
+const UNKEYED: [&str; 2] = ["metadata", "service_tier"];
 
-/// The key of a request: a hash of 256 bits, keyed by the layer's secret.
+/// A key of a request: a hash of 256 bits, keyed by the layer's secret.
 ///
-/// Two different requests have one key with a probability of about 2⁻¹²⁸ per pair even if somebody looks for such a
-/// pair, and nobody outside can look without the secret; so stored answers are compared by the whole key and by
-/// nothing else. It tells nothing about tenant, credential or prompt.
+/// The probability that two different requests have the same key is about 2⁻¹²⁸ per pair, even if
+/// an attacker searches for such a pair, and the search needs the secret. Stored responses are
+/// therefore compared by key only. A key reveals nothing about tenant, credential or prompt.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key([u8; 32]);
 
 impl Key {
-    /// The key as bytes, for stores outside the process.
+    /// Returns the key as bytes, for stores outside the process.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
@@ -49,7 +50,7 @@ impl From<[u8; 32]> for Key {
 }
 
 impl Hash for Key {
-    /// Eight bytes are as random as all.
+    /// Writes the first eight bytes, which are as random as the whole key.
     fn hash<H: Hasher>(&self, state: &mut H) {
         let [a, b, c, d, e, f, g, h, ..] = self.0;
         state.write_u64(u64::from_le_bytes([a, b, c, d, e, f, g, h]));
@@ -66,18 +67,18 @@ impl fmt::Debug for Key {
     }
 }
 
-/// What is no part of the key of a request, and may still be why it fails.
+/// Hashes of the fields that are no part of the key, but may still be the reason of an error.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Aside {
+pub(crate) struct UnkeyedFields {
     pub(crate) metadata: Option<Key>,
     pub(crate) service_tier: Option<Key>,
 }
 
-/// Takes a [`Key`] as the hash that it is.
+/// A hasher that uses a [`Key`] as its own hash.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct AsIs(u64);
+pub(crate) struct IdentityHasher(u64);
 
-impl Hasher for AsIs {
+impl Hasher for IdentityHasher {
     fn finish(&self) -> u64 {
         self.0
     }
@@ -93,7 +94,7 @@ impl Hasher for AsIs {
     }
 }
 
-impl BuildHasher for AsIs {
+impl BuildHasher for IdentityHasher {
     type Hasher = Self;
 
     fn build_hasher(&self) -> Self {
@@ -101,12 +102,13 @@ impl BuildHasher for AsIs {
     }
 }
 
-/// What keys are made with.
+/// The secret that keys are made with.
 #[derive(Clone)]
 pub(crate) struct Secret(pub(crate) [u8; 32]);
 
 impl Secret {
-    /// Of the system's randomness (128 bits of it), by way of the standard library's.
+    /// Returns a random secret, from 128 bits of the randomness that the standard library gets from
+    /// the system.
     pub(crate) fn random() -> Self {
         let state = std::hash::RandomState::new();
         let seed = [state.hash_one(0), state.hash_one(1)].map(u64::to_le_bytes);
@@ -116,23 +118,24 @@ impl Secret {
         ))
     }
 
-    /// The key of a request with these fields. `also` names headers that belong to it beside the usual ones.
+    /// Returns the key of a request with these fields. `also` names headers that are keyed beside
+    /// the usual ones.
     pub(crate) fn key<B>(
         &self,
         request: &Request<B>,
         fields: &[Field<'_>],
         also: &[HeaderName],
     ) -> Key {
-        self.hash(&written(request, fields, also))
+        self.hash(&key_text(request, fields, also))
     }
 
-    /// What the fields say that are no part of the key.
-    pub(crate) fn aside(&self, fields: &[Field<'_>]) -> Aside {
-        let [metadata, service_tier] = LEFT_OUT.map(|name| {
-            let field = fields.iter().find(|field| *field.name == *name)?;
+    /// Returns the hashes of the fields that are no part of the key.
+    pub(crate) fn unkeyed_fields(&self, fields: &[Field<'_>]) -> UnkeyedFields {
+        let [metadata, service_tier] = UNKEYED.map(|name| {
+            let field = fields.iter().find(|field| field.name == name)?;
             Some(self.hash(&field.value))
         });
-        Aside {
+        UnkeyedFields {
             metadata,
             service_tier,
         }
@@ -143,8 +146,9 @@ impl Secret {
     }
 }
 
-/// Everything that makes two requests different, each part behind its length, each list behind its count.
-pub(crate) fn written<B>(
+/// Returns all that distinguishes two requests, each part behind its length, each list behind its
+/// count.
+pub(crate) fn key_text<B>(
     request: &Request<B>,
     fields: &[Field<'_>],
     also: &[HeaderName],
@@ -158,8 +162,8 @@ pub(crate) fn written<B>(
         &mut out,
         tenant.map(|tenant| tenant.0.as_bytes()).as_slice(),
     );
-    for name in CREDENTIALS.iter().chain(&CIRCUMSTANCES).chain(also) {
-        // Layers that share a store need not agree on which are here.
+    for name in CREDENTIALS.iter().chain(&CONTEXT).chain(also) {
+        // With the name, so that layers that share a store may have different key headers.
         part(&mut out, name.as_str().as_bytes());
         values(&mut out, headers, name);
     }
@@ -170,18 +174,18 @@ pub(crate) fn written<B>(
         part(&mut out, text.as_bytes());
     }
     anthropic(&mut out, headers);
-    for field in fields.iter().filter(|field| !is_left_out(field)) {
-        part(&mut out, &field.name);
+    for field in fields.iter().filter(|field| !is_unkeyed(field)) {
+        part(&mut out, field.name.as_bytes());
         part(&mut out, &field.value);
     }
     out
 }
 
-fn is_left_out(field: &Field<'_>) -> bool {
-    LEFT_OUT.contains(&&*field.name)
+fn is_unkeyed(field: &Field<'_>) -> bool {
+    UNKEYED.contains(&&*field.name)
 }
 
-/// The version, the betas in order, and whatever else the API reads of headers.
+/// Appends the betas in order, the version, and all other `anthropic-` headers.
 fn anthropic(out: &mut Vec<u8>, headers: &HeaderMap) {
     let mut betas: Vec<&[u8]> = headers
         .get_all(BETA)

@@ -1,4 +1,4 @@
-//! Which requests are cached, and which of them are the same.
+//! Selection and keys of requests.
 
 pub(crate) mod canonical;
 pub(crate) mod key;

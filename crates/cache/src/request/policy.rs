@@ -1,4 +1,4 @@
-//! Which requests may be answered from the cache.
+//! Selection of the requests that use the cache.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -7,11 +7,13 @@ use tower_claude_core::{Endpoint, RequestBody};
 
 use crate::{
     request::canonical::{Field, fields},
-    request::key::{Aside, Key, Secret},
+    request::key::{Key, Secret, UnkeyedFields},
 };
 
-/// Marks a request whose answer may be stored, and which may be answered from the store. Insert it into the request's
-/// extensions. A request without it (and without the header of [`with_header`](crate::CacheLayer::with_header))
+/// A request extension that marks a request as cacheable: its response may be stored, and it may
+/// get a stored response.
+///
+/// A request without it (and without the header of [`with_header`](crate::CacheLayer::with_header))
 /// passes through.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[must_use]
@@ -20,72 +22,76 @@ pub struct Cacheable {
 }
 
 impl Cacheable {
-    /// For as long as the layer says.
+    /// Returns a mark without a time to live of its own: the layer's applies.
     pub const fn new() -> Self {
         Self { ttl: None }
     }
 
-    /// For so long, ± 10 %. Zero joins calls that are under way, and stores nothing.
+    /// Sets how long the response is fresh, ± 10 %. With zero the request joins calls in flight and
+    /// stores nothing.
     pub const fn with_ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);
         self
     }
 
-    /// How long, when the request says.
+    /// Returns the time to live of this request, if it has its own.
     #[must_use]
     pub const fn ttl(&self) -> Option<Duration> {
         self.ttl
     }
 }
 
-type Choose = dyn Fn(&Request<RequestBody>) -> Option<Cacheable> + Send + Sync;
+type ChooseFn = dyn Fn(&Request<RequestBody>) -> Option<Cacheable> + Send + Sync;
 
+/// The settings that decide which requests use the cache, and under which key.
 #[derive(Clone)]
 pub(crate) struct Policy {
     pub(crate) secret: Secret,
     pub(crate) header: Option<HeaderName>,
-    pub(crate) choose: Option<Arc<Choose>>,
+    pub(crate) choose: Option<Arc<ChooseFn>>,
     pub(crate) key_headers: Vec<HeaderName>,
     pub(crate) count_tokens: bool,
 }
 
-/// What becomes of a request.
+/// The decision about a request.
 #[derive(Debug)]
 pub(crate) enum Plan {
-    /// None of our business.
+    /// The request carries no cache marker, or is not a cacheable kind of request.
     Pass,
-    /// The caller asked for the cache, and it cannot be.
+    /// The request carries a cache marker and cannot use the cache, for this reason.
     Bypass(&'static str),
-    /// To be looked up.
+    /// The request uses the cache.
     Lookup {
         key: Key,
-        aside: Aside,
+        unkeyed: UnkeyedFields,
         ttl: Option<Duration>,
     },
 }
 
 impl Policy {
-    /// Whether it is worth a plan: false for what nobody marked, at the price of a look at its extensions.
-    pub(crate) fn may_be_asked(&self, request: &Request<RequestBody>) -> bool {
+    /// Returns false if the request carries no cache marker. A cheap check, made before
+    /// [`plan`](Self::plan).
+    pub(crate) fn may_apply(&self, request: &Request<RequestBody>) -> bool {
         self.choose.is_some()
             || request.extensions().get::<Cacheable>().is_some()
             || (self.header.as_ref()).is_some_and(|name| request.headers().contains_key(name))
     }
 
+    /// Decides whether the request uses the cache, and computes its key.
     pub(crate) fn plan(&self, request: &Request<RequestBody>) -> Plan {
         let Some(marked) = self.marked(request) else {
             return Plan::Pass;
         };
         let endpoint = Endpoint::of(request.uri().path());
-        let ours = match endpoint {
+        let cacheable = match endpoint {
             Endpoint::Messages => true,
             Endpoint::CountTokens => self.count_tokens,
             _ => false,
         };
-        if !ours || request.method() != Method::POST {
+        if !cacheable || request.method() != Method::POST {
             return Plan::Pass;
         }
-        if says_no_store(request.headers()) {
+        if has_no_store(request.headers()) {
             return Plan::Bypass("no_store");
         }
         let Some(fields) = request.body().bytes().and_then(|bytes| fields(bytes)) else {
@@ -96,7 +102,7 @@ impl Policy {
         }
         Plan::Lookup {
             key: self.secret.key(request, &fields, &self.key_headers),
-            aside: self.secret.aside(&fields),
+            unkeyed: self.secret.unkeyed_fields(&fields),
             ttl: marked.ttl,
         }
     }
@@ -112,7 +118,7 @@ impl Policy {
     }
 }
 
-/// `true`, `1`, or `max-age=<seconds>`.
+/// Parses `true`, `1`, or `max-age=<seconds>`.
 fn by_header(value: &HeaderValue) -> Option<Cacheable> {
     let text = value.to_str().ok()?.trim();
     if let Some(seconds) = text.strip_prefix("max-age=") {
@@ -122,7 +128,7 @@ fn by_header(value: &HeaderValue) -> Option<Cacheable> {
     (text == "1" || text.eq_ignore_ascii_case("true")).then_some(Cacheable::new())
 }
 
-fn says_no_store(headers: &HeaderMap) -> bool {
+fn has_no_store(headers: &HeaderMap) -> bool {
     headers
         .get_all(CACHE_CONTROL)
         .iter()
@@ -130,9 +136,9 @@ fn says_no_store(headers: &HeaderMap) -> bool {
         .any(|word| word.trim_ascii().eq_ignore_ascii_case(b"no-store"))
 }
 
-/// `max_tokens: 0` asks the API to fill its own cache, not for an answer.
+/// Returns true for `max_tokens: 0`, with which the API fills its prompt cache and does not answer.
 fn is_warm_up(fields: &[Field<'_>]) -> bool {
-    let max_tokens = fields.iter().find(|field| &*field.name == b"max_tokens");
+    let max_tokens = fields.iter().find(|field| field.name == "max_tokens");
     max_tokens.is_some_and(|field| {
         let number = std::str::from_utf8(&field.value).ok();
         number.and_then(|text| text.parse::<f64>().ok()) == Some(0.0)

@@ -1,10 +1,6 @@
-//! A stored answer.
+//! A stored response.
 
-use std::{
-    fmt,
-    sync::{Arc, LazyLock},
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{
@@ -14,29 +10,32 @@ use http::{
 use tokio::time::Instant;
 use tower_claude_core::Tenant;
 
-/// What a stored answer takes beside its bytes and the text of its headers, about: its places in tables.
+/// Approximate bytes that an entry takes beside its body and the text of its headers.
 const OVERHEAD: usize = 1024;
-const HANDLE: usize = 32;
+/// Bytes that a frame takes beside its data.
+const FRAME_OVERHEAD: usize = 32;
 
-/// What an [`Entry`] is made of. A store outside the process writes these down and makes an entry of them again.
+/// The contents of an [`Entry`]. A store outside the process saves them, and makes an entry of them
+/// again.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct EntryParts {
-    /// The headers of the answer, without those of one connection or one request.
+    /// Response headers, without the headers of one connection or one request.
     pub headers: HeaderMap,
-    /// The body in the frames it came in: one for JSON.
+    /// Body, in the frames it was received in. A JSON body is one frame.
     pub frames: Box<[Bytes]>,
-    /// Whose answer it is; already part of the key, here for shares of the store.
+    /// Tenant of the request. It is part of the key. Here it serves to limit the share of each
+    /// tenant.
     pub tenant: Option<Tenant>,
-    /// When it was stored.
+    /// Time of storing.
     pub stored_at: Instant,
-    /// How long from then it is fresh.
+    /// Time from `stored_at` for which the response is fresh.
     pub fresh_for: Duration,
-    /// How long after that it may still be served in place of an error.
+    /// Time after that for which the response may be served in place of an error.
     pub stale_for: Duration,
 }
 
-/// A stored answer. Cheap to clone.
+/// A stored response. Cheap to clone.
 #[derive(Clone)]
 pub struct Entry(Arc<Inner>);
 
@@ -45,20 +44,21 @@ struct Inner {
     weight: usize,
 }
 
-/// Whether a stored answer may be used.
+/// Usability of a stored response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Freshness {
-    /// As if it had just been given.
+    /// The response may be used.
     Fresh,
-    /// Only in place of an error.
+    /// The response may be used in place of an error only.
     Stale,
-    /// No more.
+    /// The response must not be used.
     Expired,
 }
 
 impl EntryParts {
-    /// An answer stored now, which is never stale: it expires when it is no longer fresh.
+    /// Returns the parts of a response stored now, for no tenant. It expires when it is no longer
+    /// fresh.
     #[must_use]
     pub fn new(headers: HeaderMap, frames: Box<[Bytes]>, fresh_for: Duration) -> Self {
         Self {
@@ -76,10 +76,10 @@ impl From<EntryParts> for Entry {
     fn from(mut parts: EntryParts) -> Self {
         let length: usize = parts.frames.iter().map(Bytes::len).sum();
         let mut headers = HeaderMap::with_capacity(parts.headers.len() + 3);
-        let mut weight = length + parts.frames.len() * HANDLE + OVERHEAD;
+        let mut weight = length + parts.frames.len() * FRAME_OVERHEAD + OVERHEAD;
         for (name, value) in &parts.headers {
             weight += name.as_str().len() + value.len();
-            headers.append(name.clone(), copied(value));
+            headers.append(name.clone(), compact(value));
         }
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
         parts.headers = headers;
@@ -87,8 +87,8 @@ impl From<EntryParts> for Entry {
     }
 }
 
-/// In memory of its own: a value may be a slice of all that a client read at once.
-fn copied(value: &HeaderValue) -> HeaderValue {
+/// Returns a copy with its own memory, because a value may be a slice of a large read buffer.
+fn compact(value: &HeaderValue) -> HeaderValue {
     let Ok(mut copy) = HeaderValue::from_bytes(value.as_bytes()) else {
         return value.clone();
     };
@@ -97,25 +97,25 @@ fn copied(value: &HeaderValue) -> HeaderValue {
 }
 
 impl Entry {
-    /// What it is made of.
+    /// Returns the contents.
     #[must_use]
     pub fn parts(&self) -> &EntryParts {
         &self.0.parts
     }
 
-    /// The bytes of memory it takes, about.
+    /// Returns the approximate memory use in bytes.
     #[must_use]
     pub fn weight(&self) -> usize {
         self.0.weight
     }
 
-    /// How long it has been stored.
+    /// Returns the time since the response was stored.
     #[must_use]
     pub fn age(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.0.parts.stored_at)
     }
 
-    /// Whether it may be used now.
+    /// Returns the freshness at `now`.
     #[must_use]
     pub fn freshness(&self, now: Instant) -> Freshness {
         let (age, parts) = (self.age(now), &self.0.parts);
@@ -128,7 +128,7 @@ impl Entry {
         }
     }
 
-    /// The headers of a response made of it now.
+    /// Returns the headers of a response served at `now`, with `age`.
     pub(crate) fn headers(&self, now: Instant) -> HeaderMap {
         let mut headers = self.0.parts.headers.clone();
         headers.insert(AGE, HeaderValue::from(self.age(now).as_secs()));
@@ -137,7 +137,7 @@ impl Entry {
 }
 
 impl fmt::Debug for Entry {
-    /// Never the content.
+    /// Formats without the content.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Entry")
             .field("weight", &self.0.weight)
@@ -146,61 +146,35 @@ impl fmt::Debug for Entry {
     }
 }
 
-/// Headers of one hop, of one request or of one moment.
-static PASSING: LazyLock<std::collections::HashSet<&'static str>> = LazyLock::new(|| {
-    [
-        "age",
-        "alt-svc",
-        "authorization",
-        "connection",
-        "content-length",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "proxy-connection",
-        "retry-after",
-        "server-timing",
-        "set-cookie",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        "via",
-        "www-authenticate",
-        "x-should-retry",
-    ]
-    .into()
-});
+/// Headers of one connection, one request or one moment.
+const TRANSIENT: &str = "age alt-svc authorization connection content-length keep-alive \
+    proxy-authenticate proxy-authorization proxy-connection retry-after server-timing set-cookie \
+    te trailer transfer-encoding upgrade via www-authenticate x-should-retry";
+/// Prefixes of such headers.
+const TRANSIENT_PREFIXES: &str = "cf- x-envoy- x-tower-claude- x-amzn- x-b3-";
+/// Parts of the names of such headers.
+const TRANSIENT_PARTS: &str = "ratelimit request-id requestid trace correlation-id \
+    anthropic-fast- anthropic-priority-";
 
-/// The headers that go with an answer to whoever did not ask for it: those that describe it, none of the connection,
-/// of the request or of the limits of the moment.
-pub(crate) fn lasting(headers: &HeaderMap) -> HeaderMap {
+/// Returns the headers that describe the response itself, without the headers of the connection, of
+/// the request, or of the current rate limits.
+pub(crate) fn storable_headers(headers: &HeaderMap) -> HeaderMap {
     let mut kept = HeaderMap::with_capacity(headers.len());
     for (name, value) in headers {
-        if !is_passing(name) && !is_named_by_connection(headers, name) {
+        if !is_transient(name) && !is_named_by_connection(headers, name) {
             kept.append(name.clone(), value.clone());
         }
     }
     kept
 }
 
-fn is_passing(name: &HeaderName) -> bool {
+fn is_transient(name: &HeaderName) -> bool {
     let name = name.as_str();
-    PASSING.contains(name)
-        || ["cf-", "x-envoy-", "x-tower-claude-", "x-amzn-", "x-b3-"]
-            .iter()
-            .any(|family| name.starts_with(family))
-        || [
-            "ratelimit",
-            "request-id",
-            "requestid",
-            "trace",
-            "correlation-id",
-            "anthropic-fast-",
-            "anthropic-priority-",
-        ]
-        .iter()
-        .any(|part| name.contains(part))
+    let mut prefixes = TRANSIENT_PREFIXES.split(' ');
+    let mut parts = TRANSIENT_PARTS.split(' ');
+    TRANSIENT.split(' ').any(|transient| name == transient)
+        || prefixes.any(|prefix| name.starts_with(prefix))
+        || parts.any(|part| name.contains(part))
 }
 
 fn is_named_by_connection(headers: &HeaderMap, name: &HeaderName) -> bool {
@@ -208,8 +182,5 @@ fn is_named_by_connection(headers: &HeaderMap, name: &HeaderName) -> bool {
         .get_all(http::header::CONNECTION)
         .iter()
         .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
-        .any(|word| {
-            word.trim_ascii()
-                .eq_ignore_ascii_case(name.as_str().as_bytes())
-        })
+        .any(|word| (word.trim_ascii()).eq_ignore_ascii_case(name.as_str().as_bytes()))
 }

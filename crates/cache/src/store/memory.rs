@@ -1,7 +1,7 @@
-//! The store in this process.
+//! The store in memory.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     fmt,
     future::{Ready, ready},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -9,18 +9,22 @@ use std::{
 
 use quick_cache::{Lifecycle, OptionsBuilder, Weighter, sync::Cache};
 
-use crate::{Entry, Key, Store, request::key::AsIs};
+use crate::{
+    request::key::{IdentityHasher, Key},
+    store::{Store, entry::Entry},
+};
 
-/// About what an answer weighs.
-const USUAL: u64 = 4 * 1024;
-/// Each part of the store has room for so many entries of the greatest length.
-const LARGEST: u64 = 4 * 4 * 1024 * 1024;
+/// Typical weight of an entry in bytes.
+const TYPICAL_WEIGHT: u64 = 4 * 1024;
+/// Least capacity of a shard in bytes: four entries of the greatest length.
+const SHARD_CAPACITY: u64 = 4 * 4 * 1024 * 1024;
 
-/// Keeps answers in memory, up to a number of bytes in all and for each tenant. Cheap to clone; clones share.
+/// A store in memory, bounded in bytes for all and for each tenant. Cheap to clone. All clones
+/// share the entries.
 ///
-/// What is used again stays longer than what was used once. No tenant takes more than its share, so none can push the
-/// answers of the others out; what the requests without a [`Tenant`](tower_claude_core::Tenant) store counts as one
-/// tenant whose share is everything.
+/// Entries that were used again are kept longer than entries used once. No tenant takes more than
+/// its share, so that no tenant can evict the responses of the others. Requests without a
+/// [`Tenant`](tower_claude_core::Tenant) count as one tenant, whose share is the whole store.
 #[derive(Clone)]
 pub struct MemoryStore {
     shared: Arc<Shared>,
@@ -28,16 +32,16 @@ pub struct MemoryStore {
 }
 
 struct Shared {
-    cache: Cache<Key, Entry, ByWeight, AsIs, Evicted>,
-    tenants: Mutex<HashMap<Arc<str>, Held>>,
+    cache: Cache<Key, Entry, ByWeight, IdentityHasher, CollectEvicted>,
+    tenants: Mutex<TenantTable>,
 }
 
-/// What one tenant has here.
+/// The entries of one tenant.
 #[derive(Default)]
-struct Held {
+struct TenantUse {
     bytes: u64,
     entries: usize,
-    /// Oldest first; some may be gone already.
+    /// Keys, oldest first. Some may be evicted already.
     order: VecDeque<Key>,
 }
 
@@ -50,11 +54,11 @@ impl Weighter<Key, Entry> for ByWeight {
     }
 }
 
-/// Collects what an insertion pushed out.
+/// A listener that collects the entries an insertion evicts.
 #[derive(Clone)]
-struct Evicted;
+struct CollectEvicted;
 
-impl Lifecycle<Key, Entry> for Evicted {
+impl Lifecycle<Key, Entry> for CollectEvicted {
     type RequestState = Vec<Entry>;
 
     fn on_evict(&self, evicted: &mut Vec<Entry>, _: Key, entry: Entry) {
@@ -63,38 +67,40 @@ impl Lifecycle<Key, Entry> for Evicted {
 }
 
 impl MemoryStore {
-    /// Room for so many bytes, a quarter of it at most for one tenant. An answer that weighs more than a part of the
-    /// store (an eighth or more of it) is not kept.
+    /// Returns a store with a capacity in bytes. One tenant gets a quarter of it at most.
+    ///
+    /// The store has up to eight shards. An entry larger than a shard is not stored.
     #[must_use]
     pub fn new(bytes: u64) -> Self {
-        let parts = (bytes / LARGEST).clamp(1, 8);
+        let shards = (bytes / SHARD_CAPACITY).clamp(1, 8);
         let options = OptionsBuilder::new()
             .weight_capacity(bytes)
-            .estimated_items_capacity(
-                usize::try_from(bytes / USUAL)
-                    .unwrap_or(usize::MAX)
-                    .clamp(32, 1 << 20),
-            )
-            .shards(usize::try_from(parts).unwrap_or(1))
+            .estimated_items_capacity((bytes / TYPICAL_WEIGHT).clamp(32, 1 << 20) as usize)
+            .shards(shards as usize)
             .build()
             .expect("both capacities are set");
         Self {
             shared: Arc::new(Shared {
-                cache: Cache::with_options(options, ByWeight, AsIs::default(), Evicted),
+                cache: Cache::with_options(
+                    options,
+                    ByWeight,
+                    IdentityHasher::default(),
+                    CollectEvicted,
+                ),
                 tenants: Mutex::default(),
             }),
             share: bytes / 4,
         }
     }
 
-    /// The most that one tenant may have here, in bytes.
+    /// Sets the capacity for one tenant, in bytes. Default: a quarter of the store.
     #[must_use]
     pub const fn with_tenant_share(mut self, bytes: u64) -> Self {
         self.share = bytes;
         self
     }
 
-    /// Entries kept.
+    /// Returns the number of entries.
     #[must_use]
     pub fn entries(&self) -> usize {
         self.shared.cache.len()
@@ -102,7 +108,7 @@ impl MemoryStore {
 }
 
 impl Default for MemoryStore {
-    /// 64 MiB.
+    /// Returns a store of 64 MiB.
     fn default() -> Self {
         Self::new(64 * 1024 * 1024)
     }
@@ -115,16 +121,16 @@ impl Store for MemoryStore {
         ready(self.shared.cache.get(key))
     }
 
-    /// One at a time, so that the accounts of the tenants are right.
+    /// Inserts under the lock of the tenant table, so that its counts match the entries.
     fn insert(&self, key: Key, entry: Entry) {
         if entry.parts().tenant.is_some() && entry.weight() as u64 > self.share {
-            // It would push out all else of its tenant first, and then itself.
+            // It would evict all other entries of its tenant, and then itself.
             return self.remove(&key);
         }
         let shared = &self.shared;
         let mut tenants = shared.tenants();
         tenants.add(key, &entry);
-        // What it replaces is among them.
+        // Includes the replaced entry.
         let mut evicted = Vec::new();
         shared
             .cache
@@ -137,7 +143,7 @@ impl Store for MemoryStore {
                 removed.push(entry);
             }
         }
-        tenants.tidy(&entry, |key| shared.cache.peek(key));
+        tenants.compact(&entry, |key| shared.cache.peek(key));
         drop(tenants);
         drop((evicted, removed));
     }
@@ -154,16 +160,17 @@ impl Store for MemoryStore {
     }
 }
 
-/// The accounts, locked.
-struct Tenants<'a>(MutexGuard<'a, HashMap<Arc<str>, Held>>);
+/// The entries of each tenant.
+#[derive(Default)]
+struct TenantTable(HashMap<Arc<str>, TenantUse>);
 
 impl Shared {
-    fn tenants(&self) -> Tenants<'_> {
-        Tenants(self.tenants.lock().unwrap_or_else(PoisonError::into_inner))
+    fn tenants(&self) -> MutexGuard<'_, TenantTable> {
+        self.tenants.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Tenants<'_> {
+impl TenantTable {
     fn add(&mut self, key: Key, entry: &Entry) {
         if let Some(tenant) = &entry.parts().tenant {
             let held = self.0.entry(tenant.0.clone()).or_default();
@@ -186,7 +193,8 @@ impl Tenants<'_> {
         }
     }
 
-    /// The oldest key of the tenant of this entry, while it has more than its share.
+    /// Removes and returns the oldest key of the entry's tenant, if the tenant has more than its
+    /// share.
     fn oldest_over(&mut self, entry: &Entry, share: u64) -> Option<Key> {
         let held = self.0.get_mut(&entry.parts().tenant.as_ref()?.0)?;
         (held.bytes > share)
@@ -194,8 +202,8 @@ impl Tenants<'_> {
             .flatten()
     }
 
-    /// Forgets the keys of what is gone, once they are the most.
-    fn tidy(&mut self, entry: &Entry, stored: impl Fn(&Key) -> Option<Entry>) {
+    /// Removes the keys of evicted entries once they are the majority.
+    fn compact(&mut self, entry: &Entry, stored: impl Fn(&Key) -> Option<Entry>) {
         let Some(tenant) = &entry.parts().tenant else {
             return;
         };
@@ -205,14 +213,13 @@ impl Tenants<'_> {
         if held.order.len() <= held.entries * 2 + 16 {
             return;
         }
-        let mut known =
-            std::collections::HashSet::with_capacity_and_hasher(held.entries, AsIs::default());
-        // Of a key that was inserted twice, the later place is the true one.
+        let mut known = HashSet::with_capacity_and_hasher(held.entries, IdentityHasher::default());
+        // A key that was inserted twice keeps its later position.
         let mut order: VecDeque<Key> = VecDeque::with_capacity(held.entries);
         for key in held.order.iter().rev() {
-            let there =
+            let is_stored =
                 stored(key).is_some_and(|entry| entry.parts().tenant.as_ref() == Some(tenant));
-            if there && known.insert(*key) {
+            if is_stored && known.insert(*key) {
                 order.push_front(*key);
             }
         }

@@ -1,29 +1,31 @@
-//! Where answers are kept.
+//! Storage of responses.
 
 pub(crate) mod entry;
 pub(crate) mod memory;
 
-use crate::{Entry, Key};
+use crate::{request::key::Key, store::entry::Entry};
 
-/// Keeps stored answers. [`MemoryStore`](crate::MemoryStore) is one; one over a network fits too: `get` is a future, and
-/// `insert` and `remove` may hand their work to a task of the store's own.
+/// A store of responses, such as [`MemoryStore`](crate::MemoryStore). A store over a network fits
+/// too: `get` is a future, and `insert` and `remove` may leave their work to a task of the store.
 ///
-/// Whether an entry is fresh is not the store's to decide; it may forget any entry at any time. None of its functions
-/// may panic or block for long: `insert` and `remove` run in destructors too.
+/// The layer checks the freshness of entries. The store may evict any entry at any time. Its
+/// functions must not panic or block for long, because `insert` and `remove` also run in
+/// destructors.
 pub trait Store: Clone + Send + Sync + 'static {
-    /// Future of [`get`](Self::get). It is polled once more, and dropped then, just before a call to the inner service.
+    /// Future of [`get`](Self::get). Just before a call to the inner service, the layer calls `get`
+    /// again and polls its future once.
     type Get: Future<Output = Option<Entry>> + Unpin + Send;
 
-    /// The entry of this key, if it is here.
+    /// Returns the entry of this key, if it is stored.
     fn get(&self, key: &Key) -> Self::Get;
 
-    /// Keeps an entry, in place of the one that was there.
+    /// Stores an entry and replaces the previous entry of the key.
     fn insert(&self, key: Key, entry: Entry);
 
-    /// Forgets the entry of this key.
+    /// Removes the entry of this key.
     fn remove(&self, key: &Key);
 
-    /// Bytes kept, if that is known.
+    /// Returns the number of stored bytes, or 0 if the store does not count them.
     fn bytes(&self) -> u64 {
         0
     }

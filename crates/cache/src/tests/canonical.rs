@@ -5,8 +5,8 @@ use serde_json::value::RawValue;
 
 use crate::request::canonical::fields;
 
-/// What two bodies must agree on to be one, by a parser that knows JSON: names and values of the top level, the values
-/// token for token.
+/// Returns the top-level names and the tokens of their values, by a full JSON parser. Equal bodies
+/// must agree in them.
 fn slow(body: &[u8]) -> Option<BTreeMap<String, Vec<String>>> {
     let map: BTreeMap<String, Box<RawValue>> = serde_json::from_slice(body).ok()?;
     Some(
@@ -65,7 +65,7 @@ fn scalar() -> impl Strategy<Value = String> {
     .prop_map(str::to_owned)
 }
 
-/// Few different values, each with any white space.
+/// Generates few different values, each with random white space.
 fn value() -> impl Strategy<Value = String> {
     scalar().prop_recursive(3, 12, 3, |inner| {
         let item = (space(), inner.clone(), space())
@@ -101,7 +101,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(if cfg!(debug_assertions) { 4_000 } else { 100_000 }))]
 
     #[test]
-    fn equal_means_equal(a in object(), b in object()) {
+    fn equal_fields_mean_equal_bodies(a in object(), b in object()) {
         for body in [&a, &b] {
             let json: BTreeMap<String, Box<RawValue>> = serde_json::from_str(body).expect("sound JSON");
             // A parser that keeps the last of repeated names sees fewer of them.
@@ -114,11 +114,11 @@ proptest! {
     }
 
     #[test]
-    fn written_again_nothing_changes(body in object()) {
+    fn canonical_body_is_a_fixed_point(body in object()) {
         let Some(once) = fields(body.as_bytes()) else { return Ok(()); };
         let mut again = String::from("{");
         for field in &once {
-            let name = serde_json::to_string(std::str::from_utf8(&field.name).expect("UTF-8")).expect("a string");
+            let name = serde_json::to_string(&field.name).expect("a string");
             let value = std::str::from_utf8(&field.value).expect("UTF-8");
             let comma = if again.len() > 1 { "," } else { "" };
             again.push_str(&format!("{comma}{name}:{value}"));
@@ -128,14 +128,14 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_panic(bytes in prop::collection::vec(prop::sample::select(b"{}[],:\"\\ a1\xff\n".to_vec()), 0..60)) {
+    fn arbitrary_bytes_do_not_panic(bytes in prop::collection::vec(prop::sample::select(b"{}[],:\"\\ a1\xff\n".to_vec()), 0..60)) {
         let _ = fields(&bytes);
         let _ = fields(&[b"{\"a\":", &*bytes, b"}"].concat());
     }
 }
 
 #[test]
-fn what_only_white_space_keeps_apart_stays_apart() {
+fn tokens_separated_by_white_space_stay_separate() {
     for (a, b) in [
         ("{\"a\":[1 2]}", "{\"a\":[12]}"),
         ("{\"a\":[tr ue]}", "{\"a\":[true]}"),
@@ -148,7 +148,7 @@ fn what_only_white_space_keeps_apart_stays_apart() {
 }
 
 #[test]
-fn only_whole_objects_without_repeated_names() {
+fn invalid_or_ambiguous_object_has_no_fields() {
     for body in [
         "",
         "{",
@@ -164,7 +164,7 @@ fn only_whole_objects_without_repeated_names() {
         "{\"a\":1,\"a\":1}",
         "{\"a\":1,\"\\u0061\":1}",
         "{\"\\x\":1}",
-        // Or it would be the same as the one with the escape, which is sound.
+        // It must not equal the valid name that has the escape.
         "{\"a\nb\":1}",
     ] {
         assert_eq!(fields(body.as_bytes()), None, "{body}");

@@ -6,7 +6,7 @@ use tower_claude_core::Tenant;
 use crate::{
     Key,
     request::canonical::fields,
-    request::key::{Secret, written},
+    request::key::{Secret, key_text},
 };
 
 const BODY: &str =
@@ -55,7 +55,7 @@ fn of(tenant: &str) -> Parts {
 }
 
 #[test]
-fn what_is_the_same_has_one_key() {
+fn equal_requests_have_the_same_key() {
     let body = BODY.replace(
         "\"stream\"",
         "\"metadata\":{\"user_id\":\"u\"},\"service_tier\":\"auto\",\"stream\"",
@@ -81,7 +81,7 @@ fn what_is_the_same_has_one_key() {
 }
 
 #[test]
-fn whatever_differs_makes_another() {
+fn different_requests_have_different_keys() {
     let mut seen = HashMap::new();
     let mut add = |name: &str, key: Key| {
         if let Some(other) = seen.insert(key, name.to_owned()) {
@@ -139,19 +139,19 @@ fn whatever_differs_makes_another() {
 }
 
 #[test]
-fn parts_cannot_run_into_each_other() {
+fn adjacent_key_parts_do_not_merge() {
     let text = |x_api_key: &'static str, authorization: &'static str| {
         let mut head = with("x-api-key", x_api_key);
         head.headers
             .insert("authorization", HeaderValue::from_static(authorization));
-        written(&bare(head.clone()), &[], &[])
+        key_text(&bare(head.clone()), &[], &[])
     };
     assert_ne!(text("ab", "c"), text("a", "bc"));
     assert_ne!(text("", "a"), text("a", ""));
 }
 
 #[test]
-fn a_random_secret_is_a_new_one() {
+fn random_secret_differs_each_time() {
     assert_ne!(Secret::random().0, Secret::random().0);
     let shown = format!("{:?}", key(&head(), BODY));
     assert_eq!(shown.len(), "Key(01234567…)".len());

@@ -8,7 +8,7 @@ use crate::{Entry, EntryParts, Key, MemoryStore, Store};
 
 fn key(number: u64) -> Key {
     let mut bytes = [0; 32];
-    // Spread as a hash is.
+    // Distributed like a hash.
     let spread = number.wrapping_mul(0x9E37_79B9_7F4A_7C15);
     bytes[..8].copy_from_slice(&spread.to_le_bytes());
     bytes[8..16].copy_from_slice(&number.to_le_bytes());
@@ -29,12 +29,12 @@ fn has(store: &MemoryStore, number: u64) -> bool {
 const MIB: u64 = 1024 * 1024;
 
 #[tokio::test(start_paused = true)]
-async fn it_never_holds_more_than_its_bytes() {
+async fn memory_store_never_exceeds_its_capacity() {
     let store = MemoryStore::new(MIB);
     let mut random = fastrand::Rng::with_seed(3);
     for _ in 0..20_000 {
         let tenant = random.bool().then(|| ["a", "b", "c"][random.usize(..3)]);
-        // Keys come again.
+        // Keys repeat.
         store.insert(
             key(random.u64(..4_000)),
             entry(tenant, random.usize(..8_000)),
@@ -45,7 +45,7 @@ async fn it_never_holds_more_than_its_bytes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_tenant_flushes_another() {
+async fn tenant_cannot_evict_entries_of_another_tenant() {
     let store = MemoryStore::new(MIB).with_tenant_share(MIB / 4);
     for number in 0..20 {
         store.insert(key(number), entry(Some("quiet"), 1_000));
@@ -66,7 +66,7 @@ async fn no_tenant_flushes_another() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_removed_or_replaced_leaves_its_share() {
+async fn removed_or_replaced_entry_frees_its_tenant_share() {
     let store = MemoryStore::new(MIB).with_tenant_share(100_000);
     for round in 0..1_000 {
         store.insert(key(1), entry(Some("a"), 60_000));
@@ -82,7 +82,7 @@ async fn what_is_removed_or_replaced_leaves_its_share() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_stored_again_still_counts_for_its_tenant() {
+async fn entry_stored_again_counts_for_its_tenant() {
     let store = MemoryStore::new(MIB).with_tenant_share(MIB / 4);
     store.insert(key(0), entry(Some("quiet"), 1_000));
     let quiet = store.bytes();
@@ -96,7 +96,7 @@ async fn what_is_stored_again_still_counts_for_its_tenant() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_larger_than_a_share_takes_nothing_else_along() {
+async fn entry_larger_than_a_share_evicts_nothing() {
     let store = MemoryStore::new(MIB).with_tenant_share(100_000);
     store.insert(key(1), entry(Some("a"), 1_000));
     store.insert(key(2), entry(Some("a"), 1_000));
@@ -107,8 +107,8 @@ async fn what_is_larger_than_a_share_takes_nothing_else_along() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn headers_weigh_too_and_keep_no_larger_buffer() {
-    // As a client's are: slices of all that it read at once.
+async fn entry_headers_are_weighed_and_copied() {
+    // Slices of one read buffer, as a client's headers are.
     let buffer = Bytes::from(vec![b'x'; 50_000]);
     let value = |part| HeaderValue::from_maybe_shared(buffer.slice(part)).expect("a value");
     let mut headers = HeaderMap::new();

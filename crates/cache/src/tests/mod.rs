@@ -1,4 +1,4 @@
 mod canonical;
+mod frame_buffer;
 mod keys;
 mod memory;
-mod recording;

@@ -1,4 +1,4 @@
-//! A service whose answers the test holds in its hand.
+//! An upstream service whose responses the test scripts.
 
 use std::{
     pin::Pin,
@@ -32,29 +32,29 @@ pub(crate) const STOP: &str = "event: message_stop\ndata: {\"type\":\"message_st
 pub(crate) const ERROR: &str = "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\",\"message\":\"Overloaded\"}}\n\n";
 pub(crate) const STREAM: [&str; 5] = [START, CONTENT, DELTA, END, STOP];
 
-/// What the test says to one call: its head first, then its body.
+/// A scripted response of one call: its head first, then its body.
 pub(crate) struct Script {
     head: tokio::sync::oneshot::Sender<Result<Response<Pipe>, Broken>>,
     alive: Alive,
 }
 
-/// The sending end of a body.
-pub(crate) type Mouth = UnboundedSender<Result<Frame<Bytes>, Broken>>;
+/// The sender of a body.
+pub(crate) type BodySender = UnboundedSender<Result<Frame<Bytes>, Broken>>;
 
 impl Script {
-    /// Answers with this head; the body is what is sent to the mouth.
-    pub(crate) fn head(self, status: u16, headers: &[(&str, &str)]) -> Mouth {
-        let (mouth, frames) = unbounded_channel();
+    /// Answers with this head. The body is what the test feeds to the sender.
+    pub(crate) fn head(self, status: u16, headers: &[(&str, &str)]) -> BodySender {
+        let (sender, frames) = unbounded_channel();
         let mut response = Response::builder().status(status);
         for (name, value) in headers {
             response = response.header(*name, *value);
         }
         let body = Pipe(frames, self.alive.guard());
         let _ = self.head.send(Ok(response.body(body).expect("valid")));
-        mouth
+        sender
     }
 
-    pub(crate) fn stream(self) -> Mouth {
+    pub(crate) fn stream(self) -> BodySender {
         self.head(
             200,
             &[
@@ -64,9 +64,9 @@ impl Script {
         )
     }
 
-    /// A whole answer.
+    /// Answers with a complete body.
     pub(crate) fn json(self, status: u16, text: &str) {
-        say(
+        feed(
             &self.head(status, &[("content-type", "application/json")]),
             text,
         );
@@ -81,8 +81,8 @@ impl Script {
     }
 }
 
-pub(crate) fn say(mouth: &Mouth, text: &str) {
-    let _ = mouth.send(Ok(Frame::data(Bytes::copy_from_slice(text.as_bytes()))));
+pub(crate) fn feed(sender: &BodySender, text: &str) {
+    let _ = sender.send(Ok(Frame::data(Bytes::copy_from_slice(text.as_bytes()))));
 }
 
 /// A body that the test feeds.
@@ -108,7 +108,7 @@ impl Body for Pipe {
     }
 }
 
-/// The service: hands each call to the test.
+/// A service that passes each call to the test.
 #[derive(Clone)]
 pub(crate) struct Upstream {
     calls: Arc<AtomicUsize>,
@@ -142,7 +142,7 @@ pub(crate) fn upstream() -> (Upstream, Scripts) {
 }
 
 impl Scripts {
-    /// The next call, when it comes.
+    /// Returns the next call, when it is made.
     pub(crate) async fn next(&self) -> Script {
         std::future::poll_fn(|cx| self.next.lock().expect("not poisoned").poll_recv(cx))
             .await
@@ -153,7 +153,7 @@ impl Scripts {
         self.calls.load(Ordering::SeqCst)
     }
 
-    /// Calls and bodies alive.
+    /// Returns the number of live calls and bodies.
     pub(crate) fn alive(&self) -> usize {
         self.alive.count()
     }
@@ -202,7 +202,7 @@ pub(crate) fn bare(body: impl Into<RequestBody>) -> Request<RequestBody> {
         .expect("a request")
 }
 
-/// A request that is marked.
+/// Returns a marked request.
 pub(crate) fn marked(text: &str, stream: bool) -> Request<RequestBody> {
     let mut request = bare(body(text, stream));
     request.extensions_mut().insert(Cacheable::new());
@@ -241,7 +241,7 @@ impl Got {
         }
     }
 
-    /// What the cache says it did; nothing where it was not asked.
+    /// The cache status; `None` if the request did not ask for the cache.
     pub(crate) fn said(&self) -> &str {
         self.header(CACHE.as_str())
     }
@@ -253,14 +253,14 @@ impl Got {
     }
 }
 
-/// Lets everything that can run do so.
+/// Runs all tasks that can run.
 pub(crate) async fn settle() {
     for _ in 0..64 {
         tokio::task::yield_now().await;
     }
 }
 
-/// Sends a request and answers the call that it must make with a stored message.
+/// Sends a request, and answers the call that it must make with a message that is stored.
 pub(crate) async fn filled<S, B>(
     service: &S,
     scripts: &Scripts,
@@ -276,7 +276,7 @@ where
     response.expect("an answer")
 }
 
-/// Sends a request and reads the answer to its end.
+/// Sends a request and reads the response to its end.
 pub(crate) async fn call<S, B>(service: &S, request: Request<RequestBody>) -> Result<Got, Broken>
 where
     S: Service<Request<RequestBody>, Response = Response<B>, Error = Broken> + Clone,

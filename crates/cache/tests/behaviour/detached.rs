@@ -1,4 +1,4 @@
-//! Calls that go on when nobody waits any more.
+//! Calls that continue without callers.
 
 use http_body_util::BodyExt;
 use tower::{Layer, ServiceExt};
@@ -7,7 +7,7 @@ use tower_claude_tests::Broken;
 use crate::api::*;
 
 #[tokio::test(start_paused = true)]
-async fn the_fill_goes_on_when_all_are_gone() {
+async fn detached_call_continues_when_all_callers_are_gone() {
     for stream in [false, true] {
         let (upstream, scripts) = upstream();
         let layer = layer().detached();
@@ -19,10 +19,13 @@ async fn the_fill_goes_on_when_all_are_gone() {
         let script = scripts.next().await;
         first.abort();
         settle().await;
-        assert_eq!((scripts.alive(), layer.handle().snapshot().flights), (1, 1));
+        assert_eq!(
+            (scripts.alive(), layer.handle().snapshot().in_flight),
+            (1, 1)
+        );
         if stream {
-            let mouth = script.stream();
-            STREAM.iter().for_each(|part| say(&mouth, part));
+            let sender = script.stream();
+            STREAM.iter().for_each(|part| feed(&sender, part));
         } else {
             script.message();
         }
@@ -36,14 +39,14 @@ async fn the_fill_goes_on_when_all_are_gone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_reads_on_past_slow_readers() {
+async fn detached_call_reads_on_past_slow_readers() {
     let (upstream, scripts) = upstream();
     let service = layer().detached().layer(upstream);
     let slow = service.clone().oneshot(marked("Hi", true));
-    let (slow, mouth) = tokio::join!(slow, async { scripts.next().await.stream() });
+    let (slow, sender) = tokio::join!(slow, async { scripts.next().await.stream() });
     let mut slow = slow.expect("a head").into_body();
-    STREAM.iter().for_each(|part| say(&mouth, part));
-    drop(mouth);
+    STREAM.iter().for_each(|part| feed(&sender, part));
+    drop(sender);
     settle().await;
     assert_eq!(
         scripts.alive(),
@@ -67,7 +70,7 @@ async fn it_reads_on_past_slow_readers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_first_caller_gets_its_own_head_and_error() {
+async fn detached_leader_gets_its_own_head_and_error() {
     let (upstream, scripts) = upstream();
     let service = layer().detached().layer(upstream);
     let (got, ()) = tokio::join!(call(&service, request()), async {
@@ -75,7 +78,7 @@ async fn the_first_caller_gets_its_own_head_and_error() {
             ("content-type", "application/json"),
             ("request-id", "req_7"),
         ];
-        say(&scripts.next().await.head(200, &headers), MESSAGE);
+        feed(&scripts.next().await.head(200, &headers), MESSAGE);
     });
     let got = got.expect("an answer");
     assert_eq!((got.header("request-id"), got.said()), ("req_7", "miss"));
@@ -86,7 +89,7 @@ async fn the_first_caller_gets_its_own_head_and_error() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_task_is_none_of_those_who_may_wait() {
+async fn detached_task_does_not_count_as_a_waiter() {
     let (upstream, scripts) = upstream();
     let two = std::num::NonZeroUsize::new(2).expect("not 0");
     let service = layer().with_max_waiters(two).detached().layer(upstream);

@@ -1,4 +1,4 @@
-//! Against the fake API.
+//! Tests against the fake API.
 
 use tower::{Layer, ServiceExt};
 use tower_claude_fake_claude::{FakeClaude, Fault};
@@ -35,7 +35,7 @@ async fn ask(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_repeated_request_is_answered_once() {
+async fn repeated_request_reaches_the_api_once() {
     for stream in [false, true] {
         let fake = FakeClaude::builder().build();
         let service = layer().layer(fake.clone());
@@ -51,7 +51,7 @@ async fn a_repeated_request_is_answered_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_fault_is_stored() {
+async fn injected_fault_is_not_stored() {
     for fault in [
         Fault::Overloaded,
         Fault::ServerError,

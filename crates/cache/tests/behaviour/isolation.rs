@@ -1,4 +1,5 @@
-//! R19: nobody gets what another tenant, credential or request was answered; no error is kept; nothing secret is told.
+//! R19: no response crosses tenants, credentials or requests, no error is stored, and no secret is
+//! logged.
 
 use std::{
     fmt::Write as _,
@@ -15,14 +16,14 @@ use tower_claude_tests::paused;
 
 use crate::api::TTL;
 
-/// A million in an optimized build.
+/// Number of requests: a million in an optimized build.
 const CASES: usize = if cfg!(debug_assertions) {
     30_000
 } else {
     1_000_000
 };
 
-/// A request of a small world, so that many are equal, with everything that must keep it apart from the others.
+/// A request of few possible values, so that many are equal, with all that must distinguish it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Asked {
     tenant: Option<u8>,
@@ -43,7 +44,7 @@ impl Asked {
         }
     }
 
-    /// Written in one of several ways that mean the same.
+    /// Returns the body in a random equivalent form.
     fn request(&self, random: &mut fastrand::Rng) -> Request<RequestBody> {
         let mut fields = vec![
             r#""model":"claude-sonnet-5-5""#.to_owned(),
@@ -79,7 +80,7 @@ impl Asked {
         request
     }
 
-    /// What the API says: it names who asked what, and whether it is an error.
+    /// Returns status, content type and body of the API response, which contains the request.
     fn answer(&self, failed: bool) -> (u16, &'static str, String) {
         let text = format!("{self:?}").replace('"', "'");
         if failed {
@@ -110,7 +111,7 @@ impl Asked {
 }
 
 #[test]
-fn nobody_gets_what_was_not_for_them() {
+fn response_never_crosses_tenant_credential_or_request() {
     let seed = 7;
     let told = Arc::new(Mutex::new(String::new()));
     let (mut hits, mut errors) = (0, 0);
@@ -118,7 +119,7 @@ fn nobody_gets_what_was_not_for_them() {
         let mut random = fastrand::Rng::with_seed(seed);
         let mut layer = new_layer(&told);
         for case in 0..CASES {
-            // A new cache from time to time, so that there are misses too.
+            // An occasional new cache, so that there are misses too.
             if case % 2_000 == 0 {
                 layer = new_layer(&told);
             }

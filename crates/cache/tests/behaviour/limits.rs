@@ -1,4 +1,4 @@
-//! Memory, and readers of different speed.
+//! Memory limits, and readers of different speed.
 
 use http_body_util::BodyExt;
 use tower::{Layer, ServiceExt};
@@ -19,12 +19,12 @@ where
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_reader_stalls_nobody() {
+async fn slow_reader_does_not_stall_the_others() {
     let (upstream, scripts) = upstream();
     let service = layer().layer(upstream);
-    // The one that asked is the slow one, and does not poll at all.
+    // The leader is the slow reader: it does not poll at all.
     let slow = service.clone().oneshot(marked("Hi", true));
-    let (slow, mouth) = tokio::join!(slow, async { scripts.next().await.stream() });
+    let (slow, sender) = tokio::join!(slow, async { scripts.next().await.stream() });
     let mut slow = slow.expect("a head").into_body();
     let fast = tokio::spawn({
         let service = service.clone();
@@ -32,9 +32,9 @@ async fn a_slow_reader_stalls_nobody() {
     });
     for part in STREAM {
         settle().await;
-        say(&mouth, part);
+        feed(&sender, part);
     }
-    drop(mouth);
+    drop(sender);
     let fast = fast.await.expect("no panic").expect("an answer");
     assert_eq!(fast.text, STREAM.concat());
     assert_eq!(rest(&mut slow).await, STREAM.concat());
@@ -42,16 +42,16 @@ async fn a_slow_reader_stalls_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_json_answer_does_not_wait_for_the_one_that_asked() {
+async fn json_response_does_not_wait_for_its_leader() {
     let (upstream, scripts) = upstream();
     let service = layer().layer(upstream);
     let lead = service.clone().oneshot(request());
     let headers = [("content-type", "application/json")];
-    let (lead, mouth) = tokio::join!(lead, async { scripts.next().await.head(200, &headers) });
+    let (lead, sender) = tokio::join!(lead, async { scripts.next().await.head(200, &headers) });
     let follower = tokio::spawn(async move { call(&service, request()).await });
     settle().await;
-    say(&mouth, MESSAGE);
-    drop(mouth);
+    feed(&sender, MESSAGE);
+    drop(sender);
     assert_eq!(
         follower.await.expect("no panic").expect("an answer").text,
         MESSAGE
@@ -60,7 +60,7 @@ async fn a_json_answer_does_not_wait_for_the_one_that_asked() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_too_long_passes_and_is_not_stored() {
+async fn response_over_the_limit_passes_and_is_not_stored() {
     let layer = layer().with_entry_limit(16 * 1024);
     for stream in [false, true] {
         let (upstream, scripts) = upstream();
@@ -78,10 +78,10 @@ async fn what_is_too_long_passes_and_is_not_stored() {
                 } else {
                     "application/json"
                 };
-                let mouth = script.head(200, &[("content-type", kind)]);
+                let sender = script.head(200, &[("content-type", kind)]);
                 text.as_bytes()
                     .chunks(100)
-                    .for_each(|chunk| say(&mouth, std::str::from_utf8(chunk).expect("ASCII")));
+                    .for_each(|chunk| feed(&sender, std::str::from_utf8(chunk).expect("ASCII")));
             });
             assert!(got.expect("an answer").text == text);
         }
@@ -89,24 +89,24 @@ async fn what_is_too_long_passes_and_is_not_stored() {
     }
 }
 
-/// Those who wait for the whole of an answer that is too long read on for it, and must not take its begin away from the
-/// one that asked.
+/// Waiters for a complete JSON body read ahead, and must not drop frames that the leader has not
+/// read.
 #[tokio::test(start_paused = true)]
-async fn who_asked_loses_nothing_to_those_who_wait() {
+async fn waiters_do_not_drop_frames_the_leader_needs() {
     let text = MESSAGE.replace("Hi", &"Hi".repeat(20_000));
     let (upstream, scripts) = upstream();
     let service = layer().with_entry_limit(16 * 1024).layer(upstream);
     let lead = service.clone().oneshot(request());
     let headers = [("content-type", "application/json")];
-    let (lead, mouth) = tokio::join!(lead, async { scripts.next().await.head(200, &headers) });
+    let (lead, sender) = tokio::join!(lead, async { scripts.next().await.head(200, &headers) });
     let follower = tokio::spawn(async move { call(&service, request()).await });
     settle().await;
     for chunk in text.as_bytes().chunks(300) {
-        say(&mouth, std::str::from_utf8(chunk).expect("ASCII"));
+        feed(&sender, std::str::from_utf8(chunk).expect("ASCII"));
         settle().await;
     }
-    drop(mouth);
-    // It goes alone as soon as the answer is too long.
+    drop(sender);
+    // The waiter makes its own call as soon as the response is too long.
     scripts.next().await.message();
     let follower = follower.await.expect("no panic").expect("an answer");
     assert_eq!(
@@ -118,48 +118,48 @@ async fn who_asked_loses_nothing_to_those_who_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_is_too_far_behind_is_cut_off_and_told() {
+async fn lagged_reader_gets_an_error_event() {
     let layer = layer().with_entry_limit(16 * 1024);
     let (upstream, scripts) = upstream();
     let service = layer.layer(upstream);
     let slow = service.clone().oneshot(marked("Hi", true));
-    let (slow, mouth) = tokio::join!(slow, async { scripts.next().await.stream() });
+    let (slow, sender) = tokio::join!(slow, async { scripts.next().await.stream() });
     let fast = tokio::spawn(async move { call(&service, marked("Hi", true)).await });
     settle().await;
     let text = [START, CONTENT, &DELTA.repeat(2_000), END, STOP].concat();
     for chunk in text.as_bytes().chunks(1_000) {
-        say(&mouth, std::str::from_utf8(chunk).expect("ASCII"));
+        feed(&sender, std::str::from_utf8(chunk).expect("ASCII"));
         settle().await;
     }
-    drop(mouth);
+    drop(sender);
     assert_eq!(fast.await.expect("no panic").expect("an answer").text, text);
     let late = rest(&mut slow.expect("a head").into_body()).await;
     assert!(late.contains("event: error\n") && late.len() < 1_000);
-    assert_eq!(layer.handle().snapshot().cut_off, 1);
+    assert_eq!(layer.handle().snapshot().lagged, 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_comes_when_the_beginning_is_gone_begins_anew() {
+async fn caller_after_dropped_frames_starts_a_new_call() {
     let (upstream, scripts) = upstream();
     let service = layer().with_entry_limit(16 * 1024).layer(upstream);
     let first = service.clone().oneshot(marked("Hi", true));
-    let (first, mouth) = tokio::join!(first, async { scripts.next().await.stream() });
+    let (first, sender) = tokio::join!(first, async { scripts.next().await.stream() });
     let mut first = first.expect("a head").into_body();
     for part in [START, CONTENT].into_iter().chain([DELTA; 1_000]) {
-        say(&mouth, part);
+        feed(&sender, part);
         first.frame().await.expect("a frame").expect("no error");
     }
     let late = || call(&service, marked("Hi", true));
     let (second, third, ()) = tokio::join!(late(), late(), async {
-        let mouth = scripts.next().await.stream();
+        let sender = scripts.next().await.stream();
         settle().await;
-        STREAM.iter().for_each(|part| say(&mouth, part));
+        STREAM.iter().for_each(|part| feed(&sender, part));
     });
     for late in [second, third] {
         assert_eq!(late.expect("an answer").text, STREAM.concat());
     }
-    [END, STOP].iter().for_each(|part| say(&mouth, part));
-    drop(mouth);
+    [END, STOP].iter().for_each(|part| feed(&sender, part));
+    drop(sender);
     assert_eq!(rest(&mut first).await, [END, STOP].concat());
     assert_eq!((scripts.calls(), scripts.alive()), (2, 0));
 }

@@ -1,10 +1,10 @@
-//! What the layer does, one module per behaviour, over scripted services and paused time.
+//! Behaviour of the layer, over scripted services and paused time.
 #![forbid(unsafe_code)]
 
 mod api;
+mod coalescing;
 mod detached;
 mod fake;
-mod flights;
 mod isolation;
 mod limits;
 mod marks;

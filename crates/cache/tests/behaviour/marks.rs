@@ -1,4 +1,4 @@
-//! Which requests are cached.
+//! Marks of cacheable requests.
 
 use http::{HeaderName, HeaderValue, Method, header::CACHE_CONTROL};
 use tower::Layer;
@@ -7,7 +7,7 @@ use tower_claude_core::RequestBody;
 
 use crate::api::*;
 
-/// Sends the same twice. How many calls it took, and what the second answer said.
+/// Sends the same request twice. Returns the number of calls and the status of the second response.
 async fn twice(
     layer: &tower_claude_cache::CacheLayer,
     request: impl Fn() -> http::Request<RequestBody>,
@@ -39,13 +39,13 @@ async fn check(
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_what_is_marked_is_cached() {
+async fn unmarked_request_is_not_cached() {
     check(layer(), HIT, request).await;
     check(layer(), UNASKED, || bare(body("Hi", false))).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_header_marks_too() {
+async fn header_marks_a_request() {
     const CACHE_ME: HeaderName = HeaderName::from_static("x-cache-me");
     let with = |value: &'static str| {
         move || {
@@ -66,7 +66,7 @@ async fn a_header_marks_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_function_decides_in_place_of_marks() {
+async fn policy_function_replaces_marks() {
     let all = || layer().with_policy(|_| Some(Cacheable::new()));
     check(all(), HIT, || bare(body("Hi", false))).await;
     let none = layer().with_policy(|_| None);
@@ -74,7 +74,7 @@ async fn a_function_decides_in_place_of_marks() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_store_wins() {
+async fn no_store_bypasses_the_cache() {
     for value in ["no-store", "no-cache, No-Store"] {
         let request = || {
             let mut request = request();
@@ -94,7 +94,7 @@ async fn no_store_wins() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_can_have_no_key_passes_by() {
+async fn request_without_a_key_bypasses_the_cache() {
     for text in [
         "not json",
         "[1]",
@@ -119,7 +119,7 @@ async fn what_can_have_no_key_passes_by() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_messages_and_counts_where_wished() {
+async fn only_messages_and_enabled_token_counts_are_cached() {
     let to = |method: Method, path: &'static str| {
         move || {
             let mut request = request();
@@ -160,7 +160,7 @@ async fn only_messages_and_counts_where_wished() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cache_inside_itself_does_not_wait_for_itself() {
+async fn nested_cache_of_the_same_layer_does_not_deadlock() {
     let (upstream, scripts) = upstream();
     let layer = layer();
     let service = layer.layer(layer.layer(upstream));

@@ -1,4 +1,4 @@
-//! What a hit looks like.
+//! Replay of stored responses.
 
 use http_body::Body;
 use http_body_util::BodyExt;
@@ -7,15 +7,15 @@ use tower::{Layer, ServiceExt};
 use crate::api::*;
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_comes_again_frame_for_frame() {
+async fn stored_stream_is_replayed_frame_by_frame() {
     let (upstream, scripts) = upstream();
     let service = layer().layer(upstream);
     let text: Vec<String> = STREAM.iter().map(|part| (*part).to_owned()).collect();
     let whole = text.concat();
     let pieces: Vec<&str> = vec![&whole[..3], &whole[3..200], &whole[200..201], &whole[201..]];
     let (first, ()) = tokio::join!(call(&service, marked("Hi", true)), async {
-        let mouth = scripts.next().await.stream();
-        pieces.iter().for_each(|piece| say(&mouth, piece));
+        let sender = scripts.next().await.stream();
+        pieces.iter().for_each(|piece| feed(&sender, piece));
     });
     assert_eq!(first.expect("an answer").text, whole);
     let response = service.oneshot(marked("Hi", true)).await.expect("a hit");
@@ -36,7 +36,7 @@ async fn a_stream_comes_again_frame_for_frame() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn json_comes_again_byte_for_byte_with_its_age() {
+async fn stored_json_is_replayed_byte_for_byte_with_age() {
     let (upstream, scripts) = upstream();
     let service = layer().layer(upstream);
     let first = filled(&service, &scripts, request()).await;
@@ -50,7 +50,7 @@ async fn json_comes_again_byte_for_byte_with_its_age() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn headers_of_the_moment_do_not_come_again() {
+async fn transient_headers_are_not_replayed() {
     const PASSING: [(&str, &str); 19] = [
         ("set-cookie", "a=b"),
         ("request-id", "req_1"),
@@ -86,7 +86,7 @@ async fn headers_of_the_moment_do_not_come_again() {
     let answering = async {
         let script = scripts.next().await;
         settle().await;
-        say(&script.head(200, &headers), MESSAGE);
+        feed(&script.head(200, &headers), MESSAGE);
     };
     let (own, joined, ()) = tokio::join!(
         call(&service, request()),

@@ -1,4 +1,4 @@
-//! Which answers are stored.
+//! Rules of storing.
 
 use http::HeaderValue;
 use tower::Layer;
@@ -8,7 +8,7 @@ use crate::api::*;
 
 const SERVED: &str = "x-tower-claude-served-model";
 
-/// What the second of two equal requests gets, where the first was answered like this.
+/// Returns the cache status of the second of two equal requests, after this response to the first.
 async fn second(
     layer: &CacheLayer,
     stream: bool,
@@ -26,8 +26,8 @@ async fn second(
     let mut all = vec![("content-type", kind)];
     all.extend_from_slice(headers);
     let (first, ()) = tokio::join!(call(&service, marked("Hi", stream)), async {
-        let mouth = scripts.next().await.head(status, &all);
-        parts.iter().for_each(|part| say(&mouth, part));
+        let sender = scripts.next().await.head(status, &all);
+        parts.iter().for_each(|part| feed(&sender, part));
     });
     let first = first.expect("an answer");
     assert_eq!((first.status, first.text), (status, parts.concat()));
@@ -54,7 +54,7 @@ async fn stream(parts: &[&str]) -> &'static str {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whole_answers_are_stored() {
+async fn complete_response_is_stored() {
     assert_eq!(message(MESSAGE).await, "stored");
     assert_eq!(
         message(&MESSAGE.replace("end_turn", "stop_sequence")).await,
@@ -73,7 +73,7 @@ async fn whole_answers_are_stored() {
         .await,
         "stored"
     );
-    // Asked by its name, answered with its date.
+    // Requested without a date, answered with the date.
     let dated = "claude-sonnet-5-5-20261001";
     assert_eq!(
         message(&MESSAGE.replace("claude-sonnet-5-5", dated)).await,
@@ -82,7 +82,7 @@ async fn whole_answers_are_stored() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn other_ends_are_not() {
+async fn response_with_other_stop_reason_is_not_stored() {
     for reason in [
         "max_tokens",
         "pause_turn",
@@ -110,7 +110,7 @@ async fn other_ends_are_not() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn calls_of_tools_are_stored_where_wished() {
+async fn tool_use_is_stored_if_enabled() {
     let used = MESSAGE.replace("end_turn", "tool_use").replace(
         r#"{"type":"text","text":"Hi"}"#,
         r#"{"type":"tool_use","id":"t","name":"n","input":{}}"#,
@@ -123,7 +123,7 @@ async fn calls_of_tools_are_stored_where_wished() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn errors_are_not() {
+async fn error_is_not_stored() {
     let error = r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#;
     for status in [400, 401, 403, 404, 413, 429, 500, 503, 529] {
         assert_eq!(
@@ -132,7 +132,7 @@ async fn errors_are_not() {
             "{status}"
         );
     }
-    // Not even when they look like an answer, or answers that look like errors.
+    // Not even an error that looks like a message, or a message that looks like an error.
     for status in [201, 206, 302, 500] {
         assert_eq!(
             second(&layer(), false, status, &[], &[MESSAGE]).await,
@@ -150,7 +150,7 @@ async fn errors_are_not() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_cut_short_is_not() {
+async fn truncated_response_is_not_stored() {
     let whole = STREAM.concat();
     assert_eq!(stream(&STREAM[..4]).await, "not", "no message_stop");
     for cut in (0..whole.len()).step_by(7) {
@@ -165,7 +165,7 @@ async fn what_is_cut_short_is_not() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_another_model_said_is_not() {
+async fn response_of_another_model_is_not_stored() {
     for model in [
         "claude-haiku-5-5",
         "claude-sonnet-5-5-fast",
@@ -181,7 +181,7 @@ async fn what_another_model_said_is_not() {
             "{model}"
         );
     }
-    // Even where the body does not tell.
+    // Even if the body does not name the model.
     let headers = [(SERVED, "claude-sonnet-5-5")];
     assert_eq!(
         second(&layer(), false, 200, &headers, &[MESSAGE]).await,
@@ -196,7 +196,7 @@ async fn what_another_model_said_is_not() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn traces_of_what_happened_once_are_not() {
+async fn response_with_side_effects_is_not_stored() {
     for kind in [
         "server_tool_use",
         "web_search_tool_result",
@@ -227,7 +227,7 @@ async fn traces_of_what_happened_once_are_not() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_cannot_be_read_is_not() {
+async fn unreadable_response_is_not_stored() {
     let headers = [("content-encoding", "gzip")];
     assert_eq!(
         second(&layer(), false, 200, &headers, &[MESSAGE]).await,
@@ -241,7 +241,7 @@ async fn what_cannot_be_read_is_not() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_that_stops_at_the_last_event_has_seen_all() {
+async fn stream_read_to_its_last_event_is_stored() {
     use http_body_util::BodyExt;
     use tower::ServiceExt;
 
@@ -259,18 +259,18 @@ async fn a_caller_that_stops_at_the_last_event_has_seen_all() {
         }
     };
     let answering = async {
-        let mouth = scripts.next().await.stream();
-        STREAM.iter().for_each(|part| say(&mouth, part));
-        mouth
+        let sender = scripts.next().await.stream();
+        STREAM.iter().for_each(|part| feed(&sender, part));
+        sender
     };
-    let ((), mouth) = tokio::join!(first, answering);
+    let ((), sender) = tokio::join!(first, answering);
     let got = call(&service, marked("Hi", true)).await.expect("an answer");
     assert_eq!((got.said(), &*got.text), ("hit", &*STREAM.concat()));
-    drop(mouth);
+    drop(sender);
 }
 
 #[tokio::test(start_paused = true)]
-async fn marks_of_other_layers_count() {
+async fn response_marked_by_an_inner_layer_is_not_stored() {
     let value = HeaderValue::from_static("1");
     let (upstream, scripts) = upstream();
     let service = layer().layer(tower::util::MapResponse::new(
@@ -287,9 +287,9 @@ async fn marks_of_other_layers_count() {
     assert_eq!((again.said(), scripts.calls()), ("miss", 2));
 }
 
-/// Another cache further in, such as a gateway's.
+/// An inner cache, such as a gateway's.
 #[tokio::test(start_paused = true)]
-async fn an_answer_is_no_younger_for_having_been_stored_elsewhere() {
+async fn age_of_an_inner_cache_counts() {
     let stale = [("x-tower-claude-cache", "stale")];
     assert_eq!(
         second(&layer(), false, 200, &stale, &[MESSAGE]).await,
@@ -303,7 +303,7 @@ async fn an_answer_is_no_younger_for_having_been_stored_elsewhere() {
         ("age", "60"),
     ];
     let (first, ()) = tokio::join!(call(&service, request()), async {
-        say(&scripts.next().await.head(200, &hit), MESSAGE);
+        feed(&scripts.next().await.head(200, &hit), MESSAGE);
     });
     assert_eq!(first.expect("an answer").header("age"), "60");
     tokio::time::advance(20 * SECOND).await;

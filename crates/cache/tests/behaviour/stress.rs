@@ -1,4 +1,4 @@
-//! Ten thousand equal requests, with callers that give up at any time.
+//! Ten thousand equal requests, with callers that are cancelled at any time.
 
 use std::{num::NonZeroUsize, sync::Arc};
 
@@ -9,7 +9,7 @@ use crate::api::*;
 
 const CALLERS: usize = 10_000;
 
-/// Chunks of a stream of some length, cut at odd places.
+/// Returns the chunks of a long stream, cut at arbitrary places.
 fn chunks() -> Vec<String> {
     let text = [START, CONTENT, &DELTA.repeat(200), END, STOP].concat();
     text.as_bytes()
@@ -22,7 +22,8 @@ fn roomy() -> CacheLayer {
     layer().with_max_waiters(NonZeroUsize::new(2 * CALLERS).expect("not 0"))
 }
 
-/// Aborts half of the callers, some between any two chunks; the rest must get every byte. How many calls it took.
+/// Aborts half of the callers, some between any two chunks. The rest must get every byte. Returns
+/// the number of calls.
 macro_rules! storm {
     ($layer:expr, $seed:expr) => {{
         let (upstream, scripts) = upstream();
@@ -62,13 +63,13 @@ macro_rules! storm {
         while let Ok(next) = tokio::time::timeout(SECOND, scripts.next()).await {
             script = next;
         }
-        let mouth = script.stream();
+        let sender = script.stream();
         for chunk in chunks() {
-            say(&mouth, &chunk);
+            feed(&sender, &chunk);
             abort(0.01);
             settle().await;
         }
-        drop(mouth);
+        drop(sender);
         let mut whole_answers = 0;
         for caller in callers {
             match caller.await {
@@ -83,25 +84,25 @@ macro_rules! storm {
             seen.takeovers
         );
         assert!(whole_answers > CALLERS / 4);
-        assert_eq!((seen.flights, seen.stored, scripts.alive()), (0, 1, 0));
+        assert_eq!((seen.in_flight, seen.stored, scripts.alive()), (0, 1, 0));
         assert_eq!(seen.takeovers as usize, scripts.calls() - 1);
         scripts.calls()
     }};
 }
 
 #[tokio::test(start_paused = true)]
-async fn detached_they_make_one_call() {
+async fn detached_storm_makes_one_call() {
     assert_eq!(storm!(roomy().detached(), 1), 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn inline_they_make_one_call_and_one_for_each_leader_that_gave_up_before_the_head() {
+async fn inline_storm_makes_one_call_and_one_per_leader_cancelled_before_the_head() {
     let calls = storm!(roomy(), 2);
     assert!((2..=5).contains(&calls), "{calls} calls");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn on_several_threads_too() {
+async fn storm_on_several_threads_delivers_every_byte() {
     for seed in 0..20 {
         let (upstream, scripts) = upstream();
         let layer = roomy();
@@ -119,9 +120,9 @@ async fn on_several_threads_too() {
             .collect();
         let answering = async {
             loop {
-                let mouth = scripts.next().await.stream();
+                let sender = scripts.next().await.stream();
                 for chunk in chunks() {
-                    say(&mouth, &chunk);
+                    feed(&sender, &chunk);
                     tokio::task::yield_now().await;
                 }
             }
@@ -138,7 +139,10 @@ async fn on_several_threads_too() {
             }
         };
         tokio::select! { () = answering => {}, () = aborting => {} }
-        assert_eq!((layer.handle().snapshot().flights, scripts.alive()), (0, 0));
+        assert_eq!(
+            (layer.handle().snapshot().in_flight, scripts.alive()),
+            (0, 0)
+        );
     }
 }
 

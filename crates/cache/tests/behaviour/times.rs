@@ -1,4 +1,4 @@
-//! How long an answer is fresh, and what is served in place of errors.
+//! Time to live, and stale responses in place of errors.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ fn lasting(ttl: Duration) -> http::Request<tower_claude_core::RequestBody> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn fresh_for_ninety_percent_stale_after_a_hundred_and_ten() {
+async fn ttl_jitter_is_at_most_ten_percent() {
     for _ in 0..50 {
         let (upstream, scripts) = upstream();
         let service = layer().layer(upstream);
@@ -38,7 +38,7 @@ async fn fresh_for_ninety_percent_stale_after_a_hundred_and_ten() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn not_all_expire_together() {
+async fn entries_stored_together_expire_apart() {
     let (upstream, scripts) = upstream();
     let service = layer().layer(upstream);
     for number in 0..40 {
@@ -57,7 +57,7 @@ async fn not_all_expire_together() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_may_say_how_long() {
+async fn request_ttl_overrides_the_layer_ttl() {
     let (upstream, scripts) = upstream();
     let service = layer().layer(upstream);
     filled(&service, &scripts, lasting(10 * MINUTE)).await;
@@ -66,7 +66,7 @@ async fn a_request_may_say_how_long() {
         call(&service, request()).await.expect("a hit").said(),
         "hit"
     );
-    // Nothing is stored for no time.
+    // A TTL of zero stores nothing.
     let none = marked("other", false);
     let (mut none, again) = (none, marked("other", false));
     none.extensions_mut()
@@ -75,7 +75,7 @@ async fn a_request_may_say_how_long() {
     assert_eq!(filled(&service, &scripts, again).await.said(), "miss");
 }
 
-/// Answers once well, waits until that is stale, and asks again.
+/// Stores a response, waits until it is stale, and sends the request again.
 async fn after_an_hour(
     layer: CacheLayer,
     wait: Duration,
@@ -93,7 +93,7 @@ async fn after_an_hour(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stale_answer_is_better_than_an_outage() {
+async fn stale_entry_is_served_in_place_of_an_outage() {
     let half = 30 * MINUTE;
     for status in [500, 502, 503, 504, 529, 408] {
         let got = after_an_hour(layer(), half, |script| script.json(status, "{}")).await;
@@ -108,7 +108,7 @@ async fn a_stale_answer_is_better_than_an_outage() {
     assert_eq!(got.expect("the stale one").said(), "stale");
     let refused = |script: Script| {
         let by = [("x-tower-claude-refused-by", "token-bucket")];
-        say(&script.head(429, &by), "{}");
+        feed(&script.head(429, &by), "{}");
     };
     assert_eq!(
         after_an_hour(layer(), half, refused)
@@ -120,7 +120,7 @@ async fn a_stale_answer_is_better_than_an_outage() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn and_not_better_than_the_truth() {
+async fn stale_entry_is_not_served_in_place_of_a_client_error() {
     let half = 30 * MINUTE;
     for status in [400, 401, 403, 404, 413, 429] {
         let got = after_an_hour(layer(), half, |script| script.json(status, "{}")).await;
@@ -133,7 +133,7 @@ async fn and_not_better_than_the_truth() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn not_for_ever_and_not_where_unwished() {
+async fn stale_entry_expires_and_zero_disables_it() {
     let outage = |script: Script| script.json(529, "{}");
     let day = Duration::from_secs(86_400);
     assert_eq!(
@@ -162,7 +162,7 @@ async fn not_for_ever_and_not_where_unwished() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn all_who_wait_get_the_stale_answer() {
+async fn stale_entry_is_served_to_all_waiters() {
     let (upstream, scripts) = upstream();
     let layer = layer();
     let service = layer.layer(upstream);
@@ -181,7 +181,7 @@ async fn all_who_wait_get_the_stale_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_fails_before_its_content_is_an_outage_too() {
+async fn stream_failed_before_content_counts_as_outage() {
     for (parts, expected) in [
         (&[START, ERROR][..], "stale"),
         (&[START], "stale"),
@@ -194,8 +194,8 @@ async fn a_stream_that_fails_before_its_content_is_an_outage_too() {
         let answer = |parts: &'static [&'static str]| {
             let scripts = &scripts;
             async move {
-                let mouth = scripts.next().await.stream();
-                parts.iter().for_each(|part| say(&mouth, part));
+                let sender = scripts.next().await.stream();
+                parts.iter().for_each(|part| feed(&sender, part));
             }
         };
         let (first, ()) = tokio::join!(call(&service, marked("Hi", true)), answer(&STREAM));
@@ -215,7 +215,7 @@ async fn a_stream_that_fails_before_its_content_is_an_outage_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_class_that_an_inner_layer_left_counts() {
+async fn class_of_an_inner_layer_decides_on_stale() {
     let (upstream, scripts) = upstream();
     let service = layer().layer(tower::util::MapResponse::new(
         upstream,
@@ -235,17 +235,17 @@ async fn the_class_that_an_inner_layer_left_counts() {
     tokio::time::advance(30 * MINUTE).await;
     let (got, ()) = tokio::join!(call(&service, request()), async {
         let headers = [("content-type", "application/json"), ("x-late", "1")];
-        say(&scripts.next().await.head(200, &headers), MESSAGE);
+        feed(&scripts.next().await.head(200, &headers), MESSAGE);
     });
     assert_eq!(got.expect("stale").said(), "stale");
 }
 
 #[tokio::test(start_paused = true)]
-async fn json_that_breaks_off_is_an_outage_too() {
+async fn broken_json_body_counts_as_outage() {
     let begin = |script: Script| {
-        let mouth = script.head(200, &[("content-type", "application/json")]);
-        say(&mouth, "{\"id\":");
-        mouth
+        let sender = script.head(200, &[("content-type", "application/json")]);
+        feed(&sender, "{\"id\":");
+        sender
     };
     let got = after_an_hour(layer(), 30 * MINUTE, |script| {
         let _ = begin(script).send(Err(Broken("reset")));
@@ -253,13 +253,13 @@ async fn json_that_breaks_off_is_an_outage_too() {
     .await
     .expect("the stale one");
     assert_eq!((got.said(), got.text.as_str()), ("stale", MESSAGE));
-    // What is too long to be held goes on to the one that asked.
+    // A body too long to be held is forwarded to the leader.
     let short = layer().with_entry_limit(8 * 1024);
     let long = MESSAGE.replace("Hi", &"Hi".repeat(20_000));
     let got = after_an_hour(short, 30 * MINUTE, |script| {
-        let mouth = script.head(200, &[("content-type", "application/json")]);
+        let sender = script.head(200, &[("content-type", "application/json")]);
         for part in long.split_inclusive("HiHi") {
-            say(&mouth, part);
+            feed(&sender, part);
         }
     })
     .await

@@ -143,7 +143,7 @@ impl<P: CallPolicy, A: AttemptPolicy, C: ClassifyResponse> Tracking<P, A, C> {
         if let Some(outcome) = outcome {
             self.end(&outcome);
             if let Outcome::Failed { class, .. } = outcome {
-                self.policies.call.on_body_failure(class);
+                self.policies.call.on_body_failure(&self.body_state, class);
             }
         }
     }

@@ -8,6 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{Request, response::Parts};
+use tokio::time::Instant;
 
 use crate::{
     body_tracker::BodyTracker, call::Call, class::Class, paused_by_limiter::PausedByLimiter,
@@ -23,6 +24,8 @@ pub struct CallStart<'a> {
     pub call: &'a Arc<Call>,
     /// The request as it is, if an outer policy keeps a copy already.
     pub saved: Option<Arc<SavedRequest>>,
+    /// The time of this start.
+    pub now: Instant,
 }
 
 /// An attempt that failed.
@@ -114,6 +117,12 @@ pub trait CallPolicy {
     /// [`on_failure`](Self::on_failure) has returned.
     fn next_request(&self, state: &mut Self::State, call: &Arc<Call>) -> Request<RequestBody>;
 
+    /// Records that an attempt was admitted and the inner service has its request.
+    #[inline]
+    fn on_sent(&self, state: &mut Self::State) {
+        let _ = state;
+    }
+
     /// Records that a failure goes to the caller. May change its head, and may return another body.
     ///
     /// `body` is the part of the error body that was read.
@@ -175,8 +184,8 @@ pub trait CallPolicy {
     }
 
     /// Records that the body failed after its content had begun.
-    fn on_body_failure(&self, class: Class) {
-        let _ = class;
+    fn on_body_failure(&self, body: &Self::BodyState, class: Class) {
+        let _ = (body, class);
     }
 }
 
@@ -291,8 +300,15 @@ impl<A: CallPolicy, B: CallPolicy> CallPolicy for (A, B) {
             request: &mut request,
             call,
             saved: None,
+            now: Instant::now(),
         });
         request
+    }
+
+    #[inline]
+    fn on_sent(&self, state: &mut Self::State) {
+        self.0.on_sent(&mut state.outer);
+        self.1.on_sent(&mut state.inner);
     }
 
     fn on_give_up(
@@ -352,8 +368,8 @@ impl<A: CallPolicy, B: CallPolicy> CallPolicy for (A, B) {
         }
     }
 
-    fn on_body_failure(&self, class: Class) {
-        self.1.on_body_failure(class);
-        self.0.on_body_failure(class);
+    fn on_body_failure(&self, (outer, inner): &Self::BodyState, class: Class) {
+        self.1.on_body_failure(inner, class);
+        self.0.on_body_failure(outer, class);
     }
 }

@@ -71,8 +71,8 @@ pin_project! {
             this.state.set(State::Done);
             this.progress.report_timeout(policies);
             if let Some(mut held) = held {
-                held.body.rest = None;
-                held.report_dropped(&policies.attempts, &mut this.progress.attempt);
+                let attempt = &mut this.progress.attempt;
+                held.body.report_dropped(&policies.attempts, attempt);
             }
             policies.call.finish(&mut this.progress.state, &this.progress.call);
         }
@@ -108,12 +108,6 @@ pin_project! {
 struct Held<R: HttpBody> {
     head: Parts,
     body: PeekedBody<R>,
-}
-
-impl<R: HttpBody> Held<R> {
-    fn report_dropped<A: AttemptPolicy>(&mut self, attempts: &A, attempt: &mut A::Attempt) {
-        self.body.report_dropped(attempts, attempt);
-    }
 }
 
 /// An attempt that failed, with all that it would hand to the caller.
@@ -264,7 +258,8 @@ where
                     } else {
                         let received = Some(held.body.length);
                         let rejection = ready!(poll_timeout(policies, progress, received, cx));
-                        held.report_dropped(&policies.attempts, &mut progress.attempt);
+                        let attempt = &mut progress.attempt;
+                        held.body.report_dropped(&policies.attempts, attempt);
                         Failure::TimedOut(rejection)
                     }
                 }
@@ -287,18 +282,21 @@ where
                 StateProjection::Reading { response, class } => {
                     let (_, body) = &mut **response.as_mut().expect("polled after completion");
                     if body.poll_read(cx).is_pending() {
-                        Failure::TimedOut(ready!(poll_timeout(policies, progress, None, cx)))
-                    } else {
-                        let (mut head, body) = *response.take().expect("looked at before");
-                        let class = class.take().unwrap_or_else(|| {
-                            let bytes = body.bytes();
-                            policies.classifier.body(head.status, &head.headers, &bytes)
-                        });
-                        let clock = &mut Clock::default();
-                        report(policies, progress, &class, Some(&mut head), clock);
-                        head.extensions.insert(class);
-                        Failure::Response(class, head, FailedBody::Read(body))
+                        // A timer ends the reading and not the attempt. The head is a response, so
+                        // the part of the body that was received decides the class.
+                        let (state, call) = (&mut progress.state, &progress.call);
+                        let received = Some(body.length());
+                        ready!(policies.call.poll_timeout(state, call, received, cx));
                     }
+                    let (mut head, body) = *response.take().expect("looked at before");
+                    let class = class.take().unwrap_or_else(|| {
+                        let bytes = body.bytes();
+                        policies.classifier.body(head.status, &head.headers, &bytes)
+                    });
+                    let clock = &mut Clock::default();
+                    report(policies, progress, &class, Some(&mut head), clock);
+                    head.extensions.insert(class);
+                    Failure::Response(class, head, FailedBody::Read(body))
                 }
                 StateProjection::Sleeping { sleep } => {
                     ready!(sleep.as_mut().poll(cx));
@@ -333,7 +331,7 @@ where
                 return Poll::Ready(output);
             };
             // The failed response goes before the wait: it may keep a connection or a permit.
-            drop(failure);
+            failure.discard(&policies.attempts, &mut progress.attempt);
             this.state.set(State::Done);
             progress.release_attempt();
             this.state.set(match Instant::now().checked_add(wait) {
@@ -533,9 +531,16 @@ where
         }
     }
 
+    /// Drops the failure, and reports that a held response is not read to its end.
+    fn discard<A: AttemptPolicy>(self, attempts: &A, attempt: &mut A::Attempt) {
+        if let Self::Response(_, _, FailedBody::Held(mut body)) = self {
+            body.report_dropped(attempts, attempt);
+        }
+    }
+
     fn into_output<P, A, C>(
         self,
-        policies: &Policies<P, A, C>,
+        policies: &Arc<Policies<P, A, C>>,
         progress: &mut Progress<P, A>,
     ) -> Result<Answer<R, P, A, C>, E>
     where
@@ -563,10 +568,19 @@ where
         let replacement = policies.call.on_give_up(state, &class, &mut head, &read);
         drop(read);
         let body = match (replacement, body) {
+            (Some(bytes), FailedBody::Held(mut body)) => {
+                body.report_dropped(&policies.attempts, &mut progress.attempt);
+                ResponseBody::full(bytes)
+            }
             (Some(bytes), _) => ResponseBody::full(bytes),
             (None, FailedBody::Unread(body)) => ResponseBody::inner(Body::untracked(body)),
             (None, FailedBody::Read(body)) => body.into_body(Body::untracked),
-            (None, FailedBody::Held(body)) => Body::failed(body),
+            (None, FailedBody::Held(body)) if body.ended => Body::failed(body),
+            // The model declined, and the caller reads on to the end of the response.
+            (None, FailedBody::Held(body)) => {
+                let attempt = std::mem::take(&mut progress.attempt);
+                Body::tracked(body, policies, attempt, state, &progress.call)
+            }
         };
         Ok(Response::from_parts(head, body))
     }

@@ -17,7 +17,8 @@
 //!
 //! 1. [`CallPolicy::start`] reads the request and keeps a copy if it may have to send it again.
 //! 2. [`AttemptPolicy::poll_admit`] runs from the outer policy to the inner one. The inner service
-//!    becomes ready, the request is sent, and [`AttemptPolicy::on_sent`] follows.
+//!    becomes ready, the request is sent, and [`CallPolicy::on_sent`] and
+//!    [`AttemptPolicy::on_sent`] follow.
 //! 3. The response head, or the error, becomes a [`Class`](crate::Class). The attempt policies get it
 //!    in [`AttemptPolicy::on_response`], from the inner one to the outer one.
 //! 4. A success is held until its first content. A failure goes to [`CallPolicy::on_failure`], which

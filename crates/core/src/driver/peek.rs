@@ -66,12 +66,15 @@ pub(super) fn track<A: AttemptPolicy>(
 }
 
 impl<R: Body> PeekedBody<R> {
-    /// Reports that the caller does not read the response to its end, unless its end is known.
+    /// Drops the rest of the response, and reports that it is not read to its end unless its end is
+    /// known.
     pub(super) fn report_dropped<A: AttemptPolicy>(
         &mut self,
         attempts: &A,
         attempt: &mut A::Attempt,
     ) {
+        // The inner body must be gone before its end is reported.
+        self.rest = None;
         if !self.ended {
             self.ended = true;
             let usage = self.tracker.usage();

@@ -47,6 +47,7 @@ impl<P: CallPolicy, A: AttemptPolicy> Progress<P, A> {
             request,
             call: &call,
             saved: None,
+            now,
         });
         Self {
             call,
@@ -90,6 +91,13 @@ impl<P: CallPolicy, A: AttemptPolicy> Progress<P, A> {
     /// Records that the inner service has the request.
     #[inline]
     pub(super) fn called<C>(&mut self, policies: &Policies<P, A, C>) {
+        policies.call.on_sent(&mut self.state);
+        self.update_unsent(policies);
+    }
+
+    /// Records that the request is sent, unless an inner layer keeps it waiting.
+    #[inline]
+    fn update_unsent<C>(&mut self, policies: &Policies<P, A, C>) {
         self.unsent = self.call.is_held_back();
         if !self.unsent {
             policies.attempts.on_sent(&mut self.attempt);
@@ -109,7 +117,7 @@ impl<P: CallPolicy, A: AttemptPolicy> Progress<P, A> {
     #[inline]
     pub(super) fn polled<C>(&mut self, policies: &Policies<P, A, C>) {
         if self.unsent {
-            self.called(policies);
+            self.update_unsent(policies);
         }
     }
 

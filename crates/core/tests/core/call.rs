@@ -62,6 +62,26 @@ async fn two_deadlines_keep_the_earlier() {
     assert!(Priority::Batch < Priority::Normal && Priority::Normal < Priority::Interactive);
 }
 
+#[tokio::test(start_paused = true)]
+async fn deadline_limit_shortens_deadline_until_it_is_removed() {
+    let now = Instant::now();
+    let (near, far) = (now + Duration::from_secs(1), now + Duration::from_secs(2));
+    for own in [None, Some(far)] {
+        let call = Call::new(&Extensions::new(), now).with_deadline(own);
+        call.limit_deadline(Some(near));
+        assert_eq!(call.deadline(), Some(near));
+        assert_eq!(call.beside(now).deadline(), Some(near));
+        call.limit_deadline(None);
+        assert_eq!(call.deadline(), own);
+        // A limit before the arrival is due at once.
+        call.limit_deadline(Some(now - Duration::from_nanos(1)));
+        assert_eq!(call.deadline(), Some(now));
+    }
+    let call = Call::new(&Extensions::new(), now).with_deadline(Some(near));
+    call.limit_deadline(Some(far));
+    assert_eq!(call.deadline(), Some(near));
+}
+
 #[tokio::test]
 async fn attempts_are_counted_and_retries_are_claimed_once() {
     let call = Call::new(&Extensions::new(), Instant::now());

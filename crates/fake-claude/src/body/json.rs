@@ -1,4 +1,4 @@
-//! A JSON message: one frame, unless a fault splits it.
+//! Body of a JSON message: one frame, unless a fault splits it.
 
 use std::task::{Context, Poll, ready};
 
@@ -6,10 +6,10 @@ use bytes::Bytes;
 use http_body::SizeHint;
 use tokio::time::Instant;
 
-use super::{Answer, FAR, Next, Timer, fault_at, flush_first};
+use super::answer::{Answer, FAR, Next, Timer, fault_at, flush_first};
 use crate::error::FakeError;
 use crate::fault::Fault;
-use crate::state::Ending;
+use crate::state::AttemptEnd;
 
 pub(super) struct JsonAnswer {
     answer: Answer,
@@ -65,7 +65,7 @@ impl JsonAnswer {
                         };
                         continue;
                     };
-                    answer.ticket.content();
+                    answer.attempt.content();
                     self.stage = JsonStage::Break;
                     return Poll::Ready(Some(Ok(first_part(&mut self.rest, after, answer.tokens))));
                 }
@@ -74,12 +74,12 @@ impl JsonAnswer {
                         self.stage = JsonStage::Silence(Instant::now() + duration.min(FAR));
                     }
                     Some(Fault::Cut { .. }) => {
-                        answer.ticket.end(Ending::Broken);
+                        answer.attempt.end(AttemptEnd::Broken);
                         self.stage = JsonStage::Cut;
                         return flush_first(cx);
                     }
                     _ => {
-                        answer.ticket.end(Ending::Broken);
+                        answer.attempt.end(AttemptEnd::Broken);
                         self.stage = JsonStage::Done;
                     }
                 },
@@ -92,7 +92,7 @@ impl JsonAnswer {
                     return Poll::Ready(Some(Err(FakeError::Cut)));
                 }
                 JsonStage::Rest => {
-                    answer.ticket.end(Ending::Complete);
+                    answer.attempt.end(AttemptEnd::Complete);
                     self.stage = JsonStage::Done;
                     return Poll::Ready(Some(Ok(std::mem::take(&mut self.rest))));
                 }
@@ -102,7 +102,8 @@ impl JsonAnswer {
     }
 }
 
-/// Splits off the share of a JSON message that `after` of `total` tokens are: some of it, not all.
+/// Splits off the part of a JSON message for `after` of `total` tokens. It is neither empty nor the
+/// complete message.
 fn first_part(rest: &mut Bytes, after: u64, total: u64) -> Bytes {
     let length = rest.len() as u64;
     let share = u128::from(length) * u128::from(after.min(total)) / u128::from(total.max(1));

@@ -1,15 +1,15 @@
-//! A stream: one event at a time.
+//! Body of a stream: one event per frame.
 
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::{Answer, FAR, Next, Timer, fault_at, flush_first};
+use super::answer::{Answer, FAR, Next, Timer, fault_at, flush_first};
 use crate::error::FakeError;
 use crate::fault::Fault;
 use crate::sse;
-use crate::state::Ending;
+use crate::state::AttemptEnd;
 
 pub(super) struct SseAnswer {
     answer: Answer,
@@ -64,13 +64,13 @@ impl SseAnswer {
                 },
                 SseStage::EarlyPing => (sse::ping(), SseStage::ErrorEvent),
                 SseStage::ErrorEvent => {
-                    answer.ticket.error(None, "overloaded_error");
-                    answer.ticket.end(Ending::Broken);
+                    answer.attempt.error(None, "overloaded_error");
+                    answer.attempt.end(AttemptEnd::Broken);
                     (sse::error("overloaded_error", "Overloaded"), SseStage::Done)
                 }
                 SseStage::BlockStart => {
                     ready!(self.timer.poll(answer.origin + answer.pace.first, cx));
-                    answer.ticket.content();
+                    answer.attempt.content();
                     (sse::block_start(), SseStage::Ping)
                 }
                 SseStage::Ping => (sse::ping(), SseStage::Deltas),
@@ -99,12 +99,12 @@ impl SseAnswer {
                         continue;
                     }
                     Some(Fault::Cut { .. }) => {
-                        answer.ticket.end(Ending::Broken);
+                        answer.attempt.end(AttemptEnd::Broken);
                         self.stage = SseStage::Cut;
                         return flush_first(cx);
                     }
                     _ => {
-                        answer.ticket.end(Ending::Broken);
+                        answer.attempt.end(AttemptEnd::Broken);
                         self.stage = SseStage::Done;
                         return Poll::Ready(None);
                     }
@@ -124,7 +124,7 @@ impl SseAnswer {
                     SseStage::MessageStop,
                 ),
                 SseStage::MessageStop => {
-                    answer.ticket.end(Ending::Complete);
+                    answer.attempt.end(AttemptEnd::Complete);
                     (sse::message_stop(), SseStage::Done)
                 }
                 SseStage::Done => return Poll::Ready(None),
@@ -134,8 +134,9 @@ impl SseAnswer {
         }
     }
 
-    /// The next delta, once its tokens are made. One that comes late brings what was made meanwhile, up to a few events'
-    /// worth, so that a slow reader does not cost an event a token.
+    /// Returns the next delta when its tokens are produced. A late delta also has the tokens
+    /// produced meanwhile, up to eight events, so that a slow reader does not get one event per
+    /// token.
     fn poll_delta(&mut self, until: u64, cx: &mut Context<'_>) -> Poll<Bytes> {
         let answer = &self.answer;
         let wanted = self.made.saturating_add(answer.per_event).min(until);
@@ -152,7 +153,7 @@ impl SseAnswer {
             );
         }
         let count = target - self.made;
-        answer.ticket.produce(count);
+        answer.attempt.produce(count);
         let event = sse::text_delta(self.made, count);
         self.made = target;
         Poll::Ready(event)

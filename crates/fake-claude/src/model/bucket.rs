@@ -1,15 +1,17 @@
-//! One token bucket in exact integers.
+//! A token bucket with exact integers.
 
 use std::time::Duration;
 
-/// Units per token: with them a limit of `L` per minute refills exactly `L` units each nanosecond.
+/// Units per token. With this unit, a limit of `L` per minute refills exactly `L` units each
+/// nanosecond.
 const UNITS: i128 = 60_000_000_000;
 
-/// What a caller is told to wait for something that can never fit.
+/// Reported wait of a request that can never be admitted.
 const NEVER_NS: u64 = 60_000_000_000;
 
-/// A bucket refilled continuously up to its capacity. The level goes below zero when a correction or production takes
-/// more than there was; the debt is refilled before anyone is admitted again.
+/// A bucket that is refilled continuously up to its capacity. A correction or output can take more
+/// than the level. The level is then negative, and no request is admitted before that debt is
+/// refilled.
 #[derive(Clone, Debug)]
 pub(crate) struct Bucket {
     limit: u64,
@@ -19,7 +21,8 @@ pub(crate) struct Bucket {
 }
 
 impl Bucket {
-    /// A full bucket of `limit` tokens per minute that holds `burst` worth of refill, but at least one token.
+    /// Creates a full bucket of `limit` tokens per minute with a capacity of `burst` times the
+    /// refill rate, but at least one token.
     pub(crate) fn new(limit: u64, burst: Duration, now: u64) -> Self {
         let burst = i128::try_from(burst.as_nanos()).unwrap_or(i128::MAX);
         let floor = if limit == 0 { 0 } else { UNITS };
@@ -32,7 +35,7 @@ impl Bucket {
         }
     }
 
-    /// Brings the level up to `now`. A clock that steps back refills nothing.
+    /// Refills the bucket up to `now`. An earlier `now` than before changes nothing.
     pub(crate) fn refill(&mut self, now: u64) {
         let elapsed = now.saturating_sub(self.at);
         self.at = self.at.max(now);
@@ -40,10 +43,10 @@ impl Bucket {
         self.level = self.level.saturating_add(gain).min(self.capacity);
     }
 
-    /// Nanoseconds until `tokens` can be admitted; 0 is now.
+    /// Returns the nanoseconds until `tokens` can be admitted. 0 is now.
     ///
-    /// More than the capacity but within one minute's limit is admitted when the bucket is full, and leaves a debt;
-    /// more than both never is.
+    /// A request above the capacity but within the limit of one minute is admitted when the bucket
+    /// is full, and leaves a debt. A larger request is never admitted.
     pub(crate) fn wait(&self, tokens: u64) -> u64 {
         let cost = units(tokens);
         if self.limit == 0 || cost > self.capacity.max(units(self.limit)) {
@@ -52,23 +55,23 @@ impl Bucket {
         self.time_to(cost.min(self.capacity))
     }
 
-    /// Takes `tokens`, into debt if need be.
+    /// Takes `tokens`. The level may become negative.
     pub(crate) fn take(&mut self, tokens: u64) {
         self.level = self.level.saturating_sub(units(tokens));
     }
 
-    /// Gives `tokens` back; what does not fit is lost.
+    /// Returns `tokens` to the bucket, up to its capacity.
     pub(crate) fn give(&mut self, tokens: u64) {
         self.level = self.level.saturating_add(units(tokens)).min(self.capacity);
     }
 
-    /// Whole tokens there now, rounded down; negative in debt.
+    /// Returns the tokens in the bucket, rounded down. Negative in debt.
     pub(crate) fn level(&self) -> i64 {
         let tokens = self.level.div_euclid(UNITS);
         i64::try_from(tokens).unwrap_or(if tokens < 0 { i64::MIN } else { i64::MAX })
     }
 
-    /// Whole tokens that fit.
+    /// Returns the capacity in tokens.
     pub(crate) fn capacity(&self) -> u64 {
         u64::try_from(self.capacity / UNITS).unwrap_or(u64::MAX)
     }
@@ -77,7 +80,7 @@ impl Bucket {
         self.limit
     }
 
-    /// Nanoseconds until it is full.
+    /// Returns the nanoseconds until the bucket is full.
     pub(crate) fn full_in(&self) -> u64 {
         if self.limit == 0 {
             0
@@ -86,7 +89,7 @@ impl Bucket {
         }
     }
 
-    /// Nanoseconds until the level is `target` units, rounded up so that waiting them is enough.
+    /// Returns the nanoseconds until the level is `target` units, rounded up.
     fn time_to(&self, target: i128) -> u64 {
         let missing = target.saturating_sub(self.level).max(0);
         let limit = i128::from(self.limit);

@@ -4,13 +4,20 @@ use std::fmt;
 use std::time::Duration;
 
 use super::bucket::Bucket;
+use super::limits::GroupLimits;
 use super::ramp::RampMeter;
-use super::{Charge, GroupLimits};
 
-/// Nobody knows when a running answer ends, so a refusal for concurrency says one second.
+/// The end of a running response is not known, so a rejection for concurrency reports one second.
 const CONCURRENCY_WAIT_NS: u64 = 1_000_000_000;
 
-/// What a request was refused for.
+/// Charge of a request at admission.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Charge {
+    /// Input tokens as the server estimates them.
+    pub input_estimate: u64,
+}
+
+/// Limit that rejected a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Dimension {
@@ -20,7 +27,7 @@ pub enum Dimension {
     InputTokens,
     /// Output tokens per minute.
     OutputTokens,
-    /// Requests answered at once.
+    /// Concurrent requests.
     Concurrency,
     /// The acceleration limit.
     Ramp,
@@ -38,37 +45,37 @@ impl fmt::Display for Dimension {
     }
 }
 
-/// A refusal: the dimension that stays short the longest, and for how long.
+/// A rejection: the limit that is exceeded for the longest time, and that time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rejected {
-    /// What was short.
+    /// The exceeded limit.
     pub dimension: Dimension,
-    /// The earliest time after which the same request could be admitted, were nobody else there. One minute for a
-    /// request larger than the limit, which never is.
+    /// Time until the same request could be admitted if there were no other requests. One minute
+    /// for a request above the limit, which is never admitted.
     pub retry_after: Duration,
 }
 
-/// One bucket, read at one instant.
+/// State of one bucket at one time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reading {
     /// The limit per minute.
     pub limit: u64,
-    /// Whole tokens (or requests) that fit.
+    /// Capacity in tokens (or requests).
     pub capacity: u64,
-    /// Whole tokens (or requests) there, rounded down; negative in debt.
+    /// Tokens (or requests) in the bucket, rounded down. Negative in debt.
     pub level: i64,
     /// Time until the bucket is full.
     pub full_in: Duration,
 }
 
 impl Reading {
-    /// What a `remaining` header of requests says: the level, never below 0.
+    /// Returns the value of a `remaining` header of requests: the level, at least 0.
     #[must_use]
     pub fn remaining(&self) -> u64 {
         u64::try_from(self.level).unwrap_or(0)
     }
 
-    /// What a `remaining` header of tokens says: the level rounded to the nearest 1,000.
+    /// Returns the value of a `remaining` header of tokens: the level rounded to the nearest 1,000.
     #[must_use]
     pub fn remaining_rounded(&self) -> u64 {
         self.remaining().saturating_add(500) / 1_000 * 1_000
@@ -84,16 +91,16 @@ impl Reading {
     }
 }
 
-/// The buckets of one rate group, read at one instant.
+/// State of the buckets of one rate group at one time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Gauges {
+pub struct GaugeSet {
     /// Requests per minute.
     pub requests: Reading,
     /// Input tokens per minute.
     pub input_tokens: Reading,
     /// Output tokens per minute.
     pub output_tokens: Reading,
-    /// Requests being answered.
+    /// Requests in flight.
     pub in_flight: u32,
 }
 
@@ -126,7 +133,7 @@ impl Group {
         self.output.refill(now);
     }
 
-    /// All or nothing.
+    /// Admits a request within all limits, or charges nothing.
     pub(crate) fn admit(&mut self, now: u64, charge: Charge) -> Result<(), Rejected> {
         self.refill(now);
         let full = self
@@ -148,7 +155,7 @@ impl Group {
                 self.ramp.as_mut().map_or(0, |ramp| ramp.wait(now)),
             ),
         ];
-        // The first of equals, so that the answer does not depend on anything but the levels.
+        // Of equal waits the first, so that the result depends on the levels only.
         let mut longest = waits[0];
         for wait in waits {
             if wait.1 > longest.1 {
@@ -170,7 +177,7 @@ impl Group {
         Ok(())
     }
 
-    /// Takes a request for an attempt that was refused, if there is one to take.
+    /// Charges one request for a rejected attempt, if the bucket has one.
     pub(crate) fn charge_rejected(&mut self) {
         if self.requests.level() >= 1 {
             self.requests.take(1);
@@ -195,9 +202,9 @@ impl Group {
         self.in_flight = self.in_flight.saturating_sub(1);
     }
 
-    pub(crate) fn gauges(&mut self, now: u64) -> Gauges {
+    pub(crate) fn gauges(&mut self, now: u64) -> GaugeSet {
         self.refill(now);
-        Gauges {
+        GaugeSet {
             requests: Reading::of(&self.requests),
             input_tokens: Reading::of(&self.input),
             output_tokens: Reading::of(&self.output),

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use super::Ramp;
+use super::ramp::Ramp;
 
-/// The limits of one rate group. The default is the Start tier of most models: 1,000 requests, 2,000,000 input tokens
-/// and 400,000 output tokens per minute, in buckets that hold one minute's refill.
+/// The limits of one rate group. The default is the Start tier of most models: 1,000 requests,
+/// 2,000,000 input tokens and 400,000 output tokens per minute, in buckets that hold one minute's
+/// refill.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupLimits {
     /// Requests per minute (RPM).
@@ -14,12 +15,13 @@ pub struct GroupLimits {
     pub input_tokens_per_minute: u64,
     /// Output tokens per minute (OTPM), counted as they are produced.
     pub output_tokens_per_minute: u64,
-    /// Requests that may be answered at once; `None` is any number.
+    /// Maximum number of concurrent requests. `None` for no limit.
     pub concurrency: Option<u32>,
-    /// How long a refill each bucket holds. 60 s by default; less makes the server enforce a per-minute limit over a
-    /// shorter interval, as the API may. A bucket holds at least one token.
+    /// Capacity of each bucket, as the time of a full refill. 60 s by default. A shorter time
+    /// enforces a per-minute limit over a shorter interval, as the API may do. A bucket has a
+    /// capacity of at least one token.
     pub burst: Duration,
-    /// The acceleration limit, if any.
+    /// The acceleration limit. `None` for no limit.
     pub ramp: Option<Ramp>,
 }
 
@@ -37,19 +39,19 @@ impl Default for GroupLimits {
 }
 
 impl GroupLimits {
-    /// The default limits; same as [`GroupLimits::default`].
+    /// Returns the default limits, like [`GroupLimits::default`].
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Limits so high that nothing reaches them, for tests about something else.
+    /// Returns limits that no test reaches.
     #[must_use]
     pub fn unlimited() -> Self {
         Self::requests_only(1_000_000_000_000)
     }
 
-    /// A limit on requests alone.
+    /// Returns a limit on requests only.
     #[must_use]
     pub fn requests_only(per_minute: u64) -> Self {
         Self {
@@ -81,14 +83,14 @@ impl GroupLimits {
         self
     }
 
-    /// Limits the requests answered at once.
+    /// Sets the maximum number of concurrent requests.
     #[must_use]
     pub fn with_concurrency(mut self, limit: u32) -> Self {
         self.concurrency = Some(limit);
         self
     }
 
-    /// Sets how long a refill each bucket holds.
+    /// Sets the capacity of each bucket, as the time of a full refill.
     #[must_use]
     pub fn with_burst(mut self, burst: Duration) -> Self {
         self.burst = burst;

@@ -1,9 +1,10 @@
-//! The server's accounting without a clock, a runtime or a socket: every call says what time it is, in nanoseconds
-//! since the server's start, so that a simulator can drive it in virtual time. Time never runs backwards in it: a
-//! call with an earlier `now` than one before sees the later one.
+//! The server's accounting without a clock, a runtime or a socket. Every call takes the time in
+//! nanoseconds since the server's start, so that a simulator can use virtual time. An earlier `now`
+//! than in a previous call counts as the later one.
 //!
-//! The rules are those the API documents: continuous refill, all dimensions or none, input estimated at admission and
-//! corrected later, cache reads free, output counted as it is produced.
+//! The rules are as the API documents them: continuous refill, admission within all limits or none,
+//! input estimated at admission and corrected later, free cache reads, output counted as it is
+//! produced.
 
 mod bucket;
 mod group;
@@ -14,28 +15,21 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use self::group::Group;
-pub use self::group::{Dimension, Gauges, Reading, Rejected};
+pub use self::group::{Charge, Dimension, GaugeSet, Reading, Rejected};
 pub use self::limits::GroupLimits;
 pub use self::ramp::Ramp;
 
-/// What a request asks for at admission.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Charge {
-    /// Input tokens, as the server estimates them before it looks closely.
-    pub input_estimate: u64,
-}
-
-/// One admitted request.
+/// Id of an admitted request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AdmissionId(u64);
 
 #[derive(Clone, Copy, Debug)]
-struct Open {
+struct OpenRequest {
     group: usize,
     input: u64,
 }
 
-/// The accounts of every rate group of one server.
+/// Accounting of all rate groups of one server.
 ///
 /// ```
 /// use tower_claude_fake_claude::model::{Accounting, Charge, Dimension, GroupLimits};
@@ -55,13 +49,13 @@ pub struct Accounting {
     limits: HashMap<Arc<str>, GroupLimits>,
     index: HashMap<Arc<str>, usize>,
     groups: Vec<Group>,
-    open: HashMap<AdmissionId, Open>,
+    open: HashMap<AdmissionId, OpenRequest>,
     next: u64,
     rejected_costs_request: bool,
 }
 
 impl Accounting {
-    /// Accounts with these limits for every group; all buckets start full.
+    /// Creates the accounting with the limits of every group. All buckets start full.
     #[must_use]
     pub fn new(limits: GroupLimits) -> Self {
         Self {
@@ -75,25 +69,25 @@ impl Accounting {
         }
     }
 
-    /// Gives one group limits of its own.
+    /// Sets the limits of one group.
     #[must_use]
     pub fn with_group(mut self, group: &str, limits: GroupLimits) -> Self {
         self.limits.insert(Arc::from(group), limits);
         self
     }
 
-    /// Whether a refused request costs one of the requests per minute all the same. The API does not say; off by
-    /// default.
+    /// If true, a rejected request counts against the requests per minute. The API does not
+    /// document it. Off by default.
     #[must_use]
     pub fn with_rejected_costs_request(mut self, costs: bool) -> Self {
         self.rejected_costs_request = costs;
         self
     }
 
-    /// Admits a request in every dimension or in none.
+    /// Admits a request within all limits, or charges nothing.
     ///
     /// # Errors
-    /// What was short and for how long.
+    /// Returns the exceeded limit and the time until it has room.
     pub fn admit(
         &mut self,
         now: u64,
@@ -111,7 +105,7 @@ impl Accounting {
         self.next += 1;
         self.open.insert(
             id,
-            Open {
+            OpenRequest {
                 group: index,
                 input: charge.input_estimate,
             },
@@ -119,8 +113,8 @@ impl Accounting {
         Ok(id)
     }
 
-    /// Replaces what was charged as input by `actual` tokens (cache reads already left out). May be called again; does
-    /// nothing for a finished request.
+    /// Replaces the charged input by `actual` tokens (without cache reads). May be called again.
+    /// Does nothing for a finished request.
     pub fn correct_input(&mut self, now: u64, id: AdmissionId, actual: u64) {
         if let Some(open) = self.open.get_mut(&id) {
             self.groups[open.group].correct_input(now, open.input, actual);
@@ -128,28 +122,28 @@ impl Accounting {
         }
     }
 
-    /// Charges `tokens` more of output. Does nothing for a finished request.
+    /// Charges `tokens` of output. Does nothing for a finished request.
     pub fn produce(&mut self, now: u64, id: AdmissionId, tokens: u64) {
         if let Some(open) = self.open.get(&id) {
             self.groups[open.group].produce(now, tokens);
         }
     }
 
-    /// Ends a request: its place among the concurrent ones is free again, its tokens stay charged. Once is enough;
-    /// again does nothing.
+    /// Ends a request. It no longer counts as concurrent, and its tokens stay charged. Further
+    /// calls do nothing.
     pub fn finish(&mut self, _now: u64, id: AdmissionId) {
         if let Some(open) = self.open.remove(&id) {
             self.groups[open.group].finish();
         }
     }
 
-    /// The levels of a group.
-    pub fn gauges(&mut self, now: u64, group: &str) -> Gauges {
+    /// Returns the levels of a group.
+    pub fn gauges(&mut self, now: u64, group: &str) -> GaugeSet {
         let index = self.group(now, group);
         self.groups[index].gauges(now)
     }
 
-    /// Requests admitted and not finished, over all groups.
+    /// Returns the number of admitted requests that are not finished, over all groups.
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.open.len()

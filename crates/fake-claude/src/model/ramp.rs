@@ -1,18 +1,21 @@
-//! The acceleration limit: traffic may grow only so fast.
+//! The acceleration limit: a maximum growth of the traffic.
 
 use std::time::Duration;
 
-/// An acceleration limit: the requests admitted in one window may be at most `growth_percent` of those of the window
-/// before, and never have to be fewer than `floor`.
+/// An acceleration limit. A window admits at most `growth_percent` of the requests of the previous
+/// window, but at least `floor`.
 ///
-/// The API has such a limit and does not publish its threshold; this one is simple enough to reason about in a test.
+/// The API has such a limit but does not publish its threshold. This one is simple enough for
+/// tests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ramp {
-    /// Length of a window; windows lie end to end from the server's start. Zero counts as one nanosecond.
+    /// Length of a window. The windows are consecutive from the server's start. Zero counts as one
+    /// nanosecond.
     pub window: Duration,
-    /// Allowed size of a window in per cent of the one before: 200 lets traffic double.
+    /// Maximum number of requests in a window, in per cent of the previous window. 200 allows the
+    /// traffic to double.
     pub growth_percent: u32,
-    /// Requests a window may always admit, so that traffic can start at all.
+    /// Number of requests that every window admits, so that traffic can start.
     pub floor: u64,
 }
 
@@ -40,14 +43,14 @@ impl RampMeter {
         }
     }
 
-    /// Nanoseconds until one more request may come; 0 is now.
+    /// Returns the nanoseconds until one more request can be admitted. 0 is now.
     pub(crate) fn wait(&mut self, now: u64) -> u64 {
         self.advance(now);
         let grown = u128::from(self.previous) * u128::from(self.ramp.growth_percent) / 100;
         if u128::from(self.current) < grown.max(u128::from(self.ramp.floor)) {
             return 0;
         }
-        // At least 1: a limit that never lets anything through must not read as "now".
+        // At least 1, because 0 means that the request can be admitted now.
         self.index
             .saturating_add(1)
             .saturating_mul(self.window)
@@ -55,7 +58,7 @@ impl RampMeter {
             .max(1)
     }
 
-    /// Counts one admission in the window that `wait` brought up to date.
+    /// Counts one admission in the window that `wait` has selected.
     pub(crate) fn count(&mut self) {
         self.current += 1;
     }

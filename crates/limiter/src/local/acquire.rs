@@ -1,4 +1,4 @@
-//! The future of one request that asks to be sent.
+//! The future of one admission.
 
 use std::{
     fmt,
@@ -12,43 +12,43 @@ use std::{
 
 use tower_claude_core::{Cost, RejectReason, Rejection};
 
-use super::{
-    Shared,
-    desk::{Desk, Look},
-};
 use crate::{
-    Ask, Reservation,
-    pool::{Enqueued, NAME, QueuePlace, Ticket},
+    limiter::Ask,
+    local::{
+        scope_limiter::{PollOutcome, ScopeLimiter},
+        scope_map::ScopeMap,
+    },
+    nanos::nanos,
+    pool::{Enqueued, QueuePlace, WaiterId, admission::NAME},
+    reservation::Reservation,
     sync::{self, Sleep, sleep_until},
 };
 
-/// Waits until one request may be sent; made by [`LocalLimiter`](crate::LocalLimiter).
+/// Future of an admission by a [`LocalLimiter`](crate::LocalLimiter).
 ///
-/// It does nothing before its first poll, and panics when it is polled after completion. Dropping it gives its place up, or what was granted to it
-/// meanwhile, and wakes whoever comes next.
+/// It does nothing before its first poll, and panics if it is polled after completion. Dropping it
+/// removes the request from the queue, or gives back its reservation, and wakes the next request.
 #[must_use = "futures do nothing unless polled"]
 pub struct LocalAcquire {
-    step: Step,
+    state: State,
 }
 
-enum Step {
-    Ask { whom: Whom, ask: Ask },
-    Wait(Queued),
+enum State {
+    New { target: Target, ask: Ask },
+    Waiting(Queued),
     Done,
 }
 
-enum Whom {
-    /// The first of its scope makes the desk, at its first poll.
-    Nobody(Arc<Shared>),
-    Desk(Arc<Desk>),
-    /// It has been asked.
-    Asked,
+enum Target {
+    /// The first request of a scope creates its limiter, at its first poll.
+    Missing(Arc<ScopeMap>),
+    Found(Arc<ScopeLimiter>),
 }
 
-/// A place in a queue; dropping it gives the place up.
+/// A request in the queue. Dropping it removes the request.
 struct Queued {
-    desk: Arc<Desk>,
-    ticket: Ticket,
+    limiter: Arc<ScopeLimiter>,
+    id: WaiterId,
     since: u64,
     expiry: u64,
     max_wait: Option<Duration>,
@@ -58,38 +58,38 @@ struct Queued {
 }
 
 impl LocalAcquire {
-    pub(super) fn new(shared: &Arc<Shared>, ask: Ask) -> Self {
-        // A desk that is there is all it takes: threads do not meet in the count of `shared` too.
-        let whom = match shared.map.get(&ask.scope) {
-            Some(desk) => Whom::Desk(desk),
-            None => Whom::Nobody(shared.clone()),
+    pub(super) fn new(scopes: &Arc<ScopeMap>, ask: Ask) -> Self {
+        // Most requests find their scope, and do not contend for the reference count of the map.
+        let target = match scopes.get(&ask.scope) {
+            Some(limiter) => Target::Found(limiter),
+            None => Target::Missing(scopes.clone()),
         };
         Self {
-            step: Step::Ask { whom, ask },
+            state: State::New { target, ask },
         }
     }
 
-    /// Replaces the cost of the request, its workload aside, as long as it is not admitted. To be polled
+    /// Replaces the cost of the request, except for its workload, until it is admitted. Poll
     /// afterwards.
     pub fn revise(&mut self, cost: Cost) {
-        match &mut self.step {
-            Step::Ask { ask, .. } => {
+        match &mut self.state {
+            State::New { ask, .. } => {
                 ask.cost = cost.with_workload(ask.cost.workload);
             }
-            Step::Wait(queued) => queued.desk.revise(queued.ticket, cost),
-            Step::Done => {}
+            State::Waiting(queued) => queued.limiter.revise(queued.id, cost),
+            State::Done => {}
         }
     }
 
-    /// Where the request waits; `None` when it does not wait yet, or no more.
+    /// Returns the position in the queue, or `None` if the request does not wait.
     ///
     /// It is counted from the nearer end of the queue of its priority and tenant, under the lock of its
-    /// scope: quick for who has just come or is about to be let out, and linear in the middle.
+    /// scope, so the cost is linear in the middle of a long queue.
     #[must_use]
     pub fn place(&self) -> Option<QueuePlace> {
-        match &self.step {
-            Step::Wait(queued) => queued.desk.place(queued.ticket),
-            Step::Ask { .. } | Step::Done => None,
+        match &self.state {
+            State::Waiting(queued) => queued.limiter.place(queued.id),
+            State::New { .. } | State::Done => None,
         }
     }
 }
@@ -99,44 +99,41 @@ impl Future for LocalAcquire {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
-            let result = match &mut self.step {
-                Step::Ask { whom, ask } => {
-                    let desk = match mem::replace(whom, Whom::Asked) {
-                        Whom::Nobody(shared) => shared.desk(&ask.scope),
-                        Whom::Desk(desk) => desk,
-                        Whom::Asked => panic!("polled after completion"),
-                    };
-                    let now = desk.nanos(sync::now());
-                    match desk.enqueue(now, ask) {
-                        Ok(Enqueued::Granted(id)) => {
-                            Ok(Reservation::new(desk, id.to_bits(), Duration::ZERO))
-                        }
-                        Ok(Enqueued::Waiting(ticket)) => {
-                            self.step = Step::Wait(Queued::new(desk, ticket, now, ask));
-                            continue;
-                        }
-                        Err(refusal) => Err(refusal),
-                    }
-                }
-                Step::Wait(queued) => ready!(queued.poll(cx)),
-                Step::Done => panic!("polled after completion"),
+            if let State::Waiting(queued) = &mut self.state {
+                let result = ready!(queued.poll(cx));
+                self.state = State::Done;
+                return Poll::Ready(result);
+            }
+            let State::New { target, ask } = mem::replace(&mut self.state, State::Done) else {
+                panic!("polled after completion");
             };
-            self.step = Step::Done;
-            return Poll::Ready(result);
+            let limiter = match target {
+                Target::Missing(scopes) => scopes.get_or_create(&ask.scope),
+                Target::Found(limiter) => limiter,
+            };
+            let now = limiter.nanos(sync::now());
+            match limiter.enqueue(now, &ask)? {
+                Enqueued::Granted(id) => {
+                    let reservation = Reservation::new(limiter, id.to_bits(), Duration::ZERO);
+                    return Poll::Ready(Ok(reservation));
+                }
+                Enqueued::Waiting(id) => {
+                    self.state = State::Waiting(Queued::new(limiter, id, now, &ask));
+                }
+            }
         }
     }
 }
 
 impl Queued {
-    fn new(desk: Arc<Desk>, ticket: Ticket, now: u64, ask: &Ask) -> Self {
+    fn new(limiter: Arc<ScopeLimiter>, id: WaiterId, now: u64, ask: &Ask) -> Self {
         let longest = ask
             .max_wait
-            .and_then(|wait| u64::try_from(wait.as_nanos()).ok())
-            .map_or(u64::MAX, |wait| now.saturating_add(wait));
-        let deadline = ask.deadline.map_or(u64::MAX, |at| desk.nanos(at));
+            .map_or(u64::MAX, |wait| now.saturating_add(nanos(wait)));
+        let deadline = ask.deadline.map_or(u64::MAX, |at| limiter.nanos(at));
         Self {
-            desk,
-            ticket,
+            limiter,
+            id,
             since: now,
             expiry: longest.min(deadline),
             max_wait: ask.max_wait,
@@ -148,20 +145,20 @@ impl Queued {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Reservation, Rejection>> {
         loop {
-            let now = self.desk.nanos(sync::now());
-            match self.desk.look(now, self.ticket, self.expiry, cx) {
-                Look::Granted(id) => {
+            let now = self.limiter.nanos(sync::now());
+            match self.limiter.poll(now, self.id, self.expiry, cx) {
+                PollOutcome::Granted(id) => {
                     self.taken = true;
                     let waited = Duration::from_nanos(now.saturating_sub(self.since));
-                    let reservation = Reservation::new(self.desk.clone(), id.to_bits(), waited);
+                    let reservation = Reservation::new(self.limiter.clone(), id.to_bits(), waited);
                     return Poll::Ready(Ok(reservation));
                 }
-                Look::Expired(next) => {
+                PollOutcome::Expired(next) => {
                     self.taken = true;
-                    return Poll::Ready(Err(self.refusal(now, next)));
+                    return Poll::Ready(Err(self.rejection(now, next)));
                 }
-                Look::Wait(at) => {
-                    let Some(at) = self.desk.instant(at).filter(|_| at < u64::MAX) else {
+                PollOutcome::Wait(at) => {
+                    let Some(at) = self.limiter.instant(at).filter(|_| at < u64::MAX) else {
                         self.sleep = None;
                         return Poll::Pending;
                     };
@@ -177,7 +174,7 @@ impl Queued {
         }
     }
 
-    fn refusal(&self, now: u64, next: Option<u64>) -> Rejection {
+    fn rejection(&self, now: u64, next: Option<u64>) -> Rejection {
         let estimated = Duration::from_nanos(now.saturating_sub(self.since));
         let reason = match self.max_wait {
             Some(max_wait) if !self.by_deadline => RejectReason::WaitTooLong {
@@ -197,19 +194,21 @@ impl Queued {
 impl Drop for Queued {
     fn drop(&mut self) {
         if !self.taken {
-            let now = self.desk.nanos(sync::now());
-            self.desk.give_up(now, self.ticket);
+            let now = self.limiter.nanos(sync::now());
+            self.limiter.cancel(now, self.id);
         }
     }
 }
 
 impl fmt::Debug for LocalAcquire {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let step = match self.step {
-            Step::Ask { .. } => "asking",
-            Step::Wait(_) => "waiting",
-            Step::Done => "done",
+        let state = match self.state {
+            State::New { .. } => "new",
+            State::Waiting(_) => "waiting",
+            State::Done => "done",
         };
-        f.debug_struct("LocalAcquire").field("step", &step).finish()
+        f.debug_struct("LocalAcquire")
+            .field("state", &state)
+            .finish()
     }
 }

@@ -1,20 +1,20 @@
-//! Conversions between floats and integers, which are calls of library functions where the processor is
-//! not known to have an instruction for them.
+//! Conversions between floats and integers. Those of the standard library are function calls on
+//! processors without an instruction for them.
 
-/// The nearest whole number, halves away from zero; none below zero.
+/// Returns the nearest whole number, halves away from zero, and 0 below zero.
 pub(crate) fn rounded(x: f64) -> u64 {
-    // A float cast cuts off, and saturates.
+    // A cast of a float truncates and saturates.
     let whole = x as u64;
     whole.saturating_add(u64::from(x - whole as f64 >= 0.5))
 }
 
-/// The next whole number, none below zero.
+/// Returns the next whole number, and 0 below zero.
 pub(crate) fn rounded_up(x: f64) -> u64 {
     let whole = x as u64;
     whole.saturating_add(u64::from(x > whole as f64))
 }
 
-/// Wide integers are seldom wide.
+/// Returns the integer as a float. Most 128-bit integers fit 64 bits.
 pub(crate) fn float(x: i128) -> f64 {
     match i64::try_from(x) {
         Ok(x) => x as f64,
@@ -22,14 +22,14 @@ pub(crate) fn float(x: i128) -> f64 {
     }
 }
 
-// Apart, or the compiler has it called in any case, to save a jump.
+// Out of line, or the compiler calls the conversion unconditionally to save a jump.
 #[cold]
 #[inline(never)]
 fn wide_float(x: i128) -> f64 {
     x as f64
 }
 
-/// The whole part, saturating.
+/// Returns the whole part, saturating.
 pub(crate) fn whole(x: f64) -> i128 {
     if x.abs() < (1_u64 << 63) as f64 {
         return i128::from(x as i64);
@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn are_those_of_the_library() {
+    fn conversions_equal_those_of_the_standard_library() {
         let mut floats = vec![0.0, -0.0, 0.49999999999999994, f64::MIN_POSITIVE, f64::NAN];
         for bits in 0..128 {
             let power = 2_f64.powi(bits);

@@ -1,246 +1,237 @@
-//! One scope without I/O: exact buckets, a queue, the reservations in flight, a pause.
+//! The limits of one scope, without I/O.
 //!
-//! Nothing here reads a clock, sleeps or wakes: every call is told `now`, in whole nanoseconds since
-//! a start of the caller's choosing, and says what to do next. [`LocalLimiter`](crate::LocalLimiter)
-//! drives it in real time, a simulator can in virtual time.
+//! A [`Pool`] consists of parts that own their state: the buckets, the requests in flight, the queue,
+//! the forecast of usage, the pacing, the observer of headers and the detection of external use. Each
+//! part that can delay a request returns the earliest time for a charge, and a request is admitted at
+//! the latest of these times.
+//!
+//! A pool does not read a clock, sleep or wake. Every operation takes `now`, in whole nanoseconds since
+//! a start that the caller chooses. [`LocalLimiter`](crate::LocalLimiter) drives it in real time, and a
+//! simulator in virtual time.
 //!
 //! ```
 //! use std::num::NonZeroU64;
 //! use tower_claude_core::{Cost, Scope};
 //! use tower_claude_limiter::{Limits, Settlement, LimiterConfig, Pool};
-//! use tower_claude_limiter::pool::{Enqueued, Next, PoolAsk};
+//! use tower_claude_limiter::pool::{Enqueued, Next, PoolRequest};
 //!
 //! let limits = Limits::new().with_requests_per_minute(NonZeroU64::new(1).unwrap());
-//! let scope = Scope::named("one a minute");
+//! let scope = Scope::named("one per minute");
 //! let mut pool = Pool::new(scope.clone(), &limits.for_scope(&scope), LimiterConfig::new(), 0);
-//! let ask = PoolAsk::new(Cost::new(0, 0), 0);
-//! let Ok(Enqueued::Granted(first)) = pool.enqueue(0, ask) else { panic!() };
-//! let Ok(Enqueued::Waiting(second)) = pool.enqueue(0, ask) else { panic!() };
-//! pool.settle(5, first, &Settlement::dropped()); // the server has counted it all the same
+//! let request = PoolRequest::new(Cost::new(0, 0), 0);
+//! let Ok(Enqueued::Granted(first)) = pool.enqueue(0, request) else { panic!() };
+//! let Ok(Enqueued::Waiting(second)) = pool.enqueue(0, request) else { panic!() };
+//! pool.settle(5, first, &Settlement::dropped()); // the server has counted it nevertheless
 //! let mut granted = Vec::new();
 //! assert_eq!(pool.poll(5, &mut granted), Next::At(60_000_000_000));
 //! assert_eq!(pool.poll(60_000_000_000, &mut granted), Next::Idle);
 //! assert_eq!(granted[0].0, second);
 //! ```
 
-mod adapt;
-mod admit;
-mod book;
+mod additional;
+pub(crate) mod admission;
 mod bucket;
-mod class;
-mod clock;
-mod day;
-mod drain;
-mod estimate;
-mod extra;
-mod fair;
+mod buckets;
+mod daily;
+mod dimension;
+mod external_use;
 mod float;
-mod guard;
-mod inputs;
-mod kinds;
-mod lane;
-mod observe;
-mod outputs;
-mod pause;
-mod predict;
-mod price;
-mod queue;
-mod ramp;
-mod refused;
-mod settle;
-mod turns;
-mod types;
-mod view;
+mod forecast;
+mod header_observer;
+mod in_flight;
+mod pacing;
+pub(crate) mod queue;
+mod server_clock;
+pub(crate) mod types;
 
 use std::time::{Duration, SystemTime};
 
-use tower_claude_core::{LimitWarning, Scope};
+use tower_claude_core::{Dimension, LimitWarning, Scope};
+use tower_claude_wire::{RateLimits, Usage};
 
-pub(crate) use admit::NAME;
-pub use book::ReservationId;
-pub use queue::{TenantKey, Ticket};
-pub use types::{Enqueued, Next, PoolAsk, QueuePlace, Seen};
+pub use in_flight::ReservationId;
+pub use queue::key::{TenantKey, WaiterId};
+pub use types::{Enqueued, Next, ObservedHead, PoolRequest, QueuePlace};
 
-use crate::{Concurrency, LimiterConfig, OutputAccounting, PoolLimits};
-use book::Book;
-use bucket::Bucket;
-use extra::Extra;
-use lane::{Counted, LANES, Lane};
-use pause::Pause;
-use queue::Queue;
+use crate::{
+    config::LimiterConfig,
+    limits::PoolLimits,
+    pool::{
+        bucket::MAX_CHARGE,
+        buckets::{Buckets, Counted},
+        dimension::{Charge, INPUT, Margins, OUTPUT, TOTAL},
+        external_use::ExternalUse,
+        forecast::{Forecast, margin::margins, plausible},
+        header_observer::HeaderObserver,
+        in_flight::InFlightTable,
+        pacing::Pacing,
+        queue::{Queue, key::FlowTag},
+    },
+    settlement::Settlement,
+    snapshot::{DimensionSnapshot, ScopeSnapshot},
+};
 
-/// One scope without I/O. See the [module](self).
+/// The nanoseconds for which heads of successes can be skipped while all levels are over the half.
+/// Other clients use no more in that time than while a response is under way.
+const SKIP_HEADS_FOR: u64 = 100_000_000;
+
+/// The limits of one scope, without I/O. See the [module](self).
 #[derive(Debug)]
 pub struct Pool {
     scope: Scope,
-    config: LimiterConfig,
-    /// Nanoseconds of refill that a bucket holds as long as nothing better is known.
-    burst: u64,
-    max_pause: u64,
-    concurrency: Option<u64>,
-    lanes: [Lane; LANES],
-    /// Further limits, mostly none.
-    extras: Vec<Extra>,
+    queue_limit: usize,
+    buckets: Buckets,
+    in_flight: InFlightTable,
     queue: Queue,
-    book: Book,
-    pause: Pause,
-    pace: price::Pace,
-    ramp: ramp::Ramp,
-    drains: drain::Drains,
-    adaptive: adapt::Adaptive,
-    clock: clock::ServerClock,
-    slow_start: Option<u64>,
-    output: outputs::Outputs,
-    input: inputs::Input,
-    /// Input in flight that the server has not told its own count of.
-    guessed_input: u64,
-    last_grant: u64,
-    /// Until when heads of successes need not be looked at.
-    calm: u64,
-    /// Time never goes back.
+    forecast: Forecast,
+    pacing: Pacing,
+    observer: HeaderObserver,
+    external_use: ExternalUse,
+    /// The time until which heads of successes can be skipped.
+    skip_heads_until: u64,
+    /// The latest time passed to an operation.
     now: u64,
 }
 
 impl Pool {
-    /// A pool with full buckets.
+    /// Returns a pool with full buckets.
     #[must_use]
     pub fn new(scope: Scope, limits: &PoolLimits, config: LimiterConfig, now: u64) -> Self {
-        let burst = pause::nanos(limits.burst);
-        let counted = match config.output_accounting {
-            OutputAccounting::AsProduced => Counted::AtEnd,
-            OutputAccounting::MaxTokensReserved => Counted::AtHead,
-        };
-        let fixed = match config.concurrency {
-            Concurrency::Fixed(most) => Some(most),
-            _ => None,
-        };
-        let lane = |limit: Option<std::num::NonZeroU64>, counted| {
-            Lane::new(
-                limit.map(|limit| Bucket::full(limit.get(), burst, now)),
-                counted,
-            )
-        };
+        let number = |limit: std::num::NonZeroU32| u64::from(limit.get());
         Self {
-            lanes: [
-                lane(limits.requests, Counted::AtHead),
-                lane(limits.input_tokens, Counted::AtHead),
-                lane(limits.output_tokens, counted),
-                lane(limits.total_tokens, counted),
-            ],
+            queue_limit: config.queue_limit,
+            buckets: Buckets::new(limits, &config, now),
+            in_flight: InFlightTable::new(
+                limits.least_concurrency().map(number),
+                config.initial_concurrency.map(number),
+            ),
+            forecast: Forecast::new(&config),
+            pacing: Pacing::new(&config),
+            observer: HeaderObserver::new(limits, &config, scope.fast),
+            external_use: ExternalUse::new(config.sharing),
+            queue: Queue::new(config.shares),
             scope,
-            burst,
-            max_pause: pause::nanos(config.max_pause),
-            concurrency: [limits.least_concurrency(), fixed]
-                .into_iter()
-                .flatten()
-                .map(|limit| u64::from(limit.get()))
-                .min(),
-            extras: extra::extras(limits, now),
-            queue: Queue::new(config.shares.clone()),
-            book: Book::default(),
-            pause: Pause::default(),
-            pace: price::Pace::default(),
-            ramp: ramp::Ramp::new(config.ramp_up),
-            drains: drain::Drains::default(),
-            adaptive: adapt::Adaptive::new(config.concurrency == Concurrency::Adaptive),
-            clock: clock::ServerClock::default(),
-            slow_start: config
-                .slow_start_requests
-                .map(|start| u64::from(start.get()))
-                .filter(|start| *start < settle::SLOW_START_ENDS),
-            output: outputs::Outputs::default(),
-            input: inputs::Input::default(),
-            guessed_input: 0,
-            last_grant: now,
-            calm: 0,
+            skip_heads_until: 0,
             now,
-            config,
         }
     }
 
-    /// The same pool, told what time it is outside at `now`, for limits per day that reset at a time of
-    /// day. Until it is told, they reset 24 hours after the start.
+    /// Returns the pool with a wall time at `now`, for limits per day that reset at a time of day.
+    /// Without it, they reset 24 hours after the start.
     #[must_use]
     pub fn with_wall_time(mut self, now: u64, wall: SystemTime) -> Self {
         self.set_wall_time(now, wall);
         self
     }
 
-    /// Tells what time it is outside at `now`; the server's clock, where a response tells it
-    /// ([`Seen::server_time`]), does the same.
+    /// Sets the wall time at `now`. A response that carries the server's clock
+    /// ([`ObservedHead::server_time`]) does the same.
     pub fn set_wall_time(&mut self, now: u64, wall: SystemTime) {
         let now = self.advance(now);
-        for extra in &mut self.extras {
-            extra.set_wall_time(now, wall);
-        }
+        self.buckets.set_wall_time(now, wall);
     }
 
-    /// The scope.
+    /// Returns the scope.
     #[must_use]
     pub const fn scope(&self) -> &Scope {
         &self.scope
     }
 
-    /// Requests admitted and not settled.
+    /// Returns the number of requests admitted and not settled.
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        self.book.len()
+        self.in_flight.len()
     }
 
-    /// Requests waiting.
+    /// Returns the number of requests in the queue.
     #[must_use]
     pub fn queued(&self) -> usize {
         self.queue.len()
     }
 
-    /// The first of those that wait: the only one that may take.
+    /// Returns the first request of the queue, the only one that may be admitted.
     #[must_use]
-    pub fn head(&self) -> Option<Ticket> {
-        self.queue.head().map(|(ticket, _)| ticket)
+    pub fn head(&self) -> Option<WaiterId> {
+        self.queue.head().map(|(id, _)| id)
     }
 
-    /// Whether nothing is in flight, waits or is paused: forgetting the pool then loses levels only.
+    /// Returns true if no request is in flight or queued and no pause holds. Evicting the pool then
+    /// loses only its levels and what it has learned.
     #[must_use]
     pub fn is_idle(&self, now: u64) -> bool {
-        self.book.len() == 0 && self.queue.len() == 0 && self.pause.until() <= now
+        self.in_flight() == 0 && self.queued() == 0 && self.pacing.paused_until() <= now
     }
 
-    /// Corrects the levels by the head of the response to `id`; ignored once it is settled. Returns the
-    /// tightest limit that newly crossed the warning share, once per crossing.
+    /// Returns true if the next report for this reservation (its input, or its end) has a listener
+    /// that may change the estimates of queued requests.
+    #[must_use]
+    pub fn has_listener(&self, id: ReservationId) -> bool {
+        let request = self.in_flight.get(id);
+        request.is_some_and(|request| request.cost.estimate_id.is_some())
+    }
+
+    /// Corrects the levels by the head of the response to `id`. Ignored once it is settled. Returns
+    /// the tightest limit that newly crossed the warning threshold, once per crossing.
     pub fn observe(
         &mut self,
         now: u64,
         id: ReservationId,
-        seen: &Seen<'_>,
+        head: &ObservedHead<'_>,
     ) -> Option<LimitWarning> {
         let now = self.advance(now);
-        self.book.get(id)?;
-        if let Some(wall) = seen.server_time.filter(|_| !self.extras.is_empty()) {
-            self.set_wall_time(now, wall);
+        self.in_flight.get(id)?;
+        if let Some(wall) = head.server_time {
+            self.buckets.set_wall_time(now, wall);
         }
-        if seen.rejected {
-            self.refused(now, id, Some(seen.limits));
+        if head.rejected {
+            self.on_rejected(now, id, Some(head.limits));
             self.refund(id);
         } else {
-            self.heard(id);
+            self.on_head(id);
         }
-        // A copy on the stack, so that lanes and book can be borrowed apart.
-        let sent = self.book.get(id)?.sent();
-        let crossing = self.learn(now, &sent, seen);
-        self.calm = self.calm_until().unwrap_or(0);
-        crossing
+        let sent = self.in_flight.get(id)?.sent;
+        let warning = self.observer.observe(
+            now,
+            &sent,
+            head,
+            &mut self.buckets,
+            &self.forecast,
+            &mut self.external_use,
+        );
+        if self.observer.shows_limit(head, &self.buckets) {
+            self.in_flight.end_initial_limit();
+        }
+        let can_skip = self.in_flight.initial_limit().is_none()
+            && !self.external_use.may_be_shared(now)
+            && self.pacing.paused_until() <= now
+            && self.buckets.is_observed()
+            && self.buckets.has_plenty();
+        self.skip_heads_until = if can_skip {
+            now.saturating_add(SKIP_HEADS_FOR)
+        } else {
+            0
+        };
+        warning
     }
 
-    /// Until when heads of successes need not be looked at, as long as every level is over the half.
+    /// Returns the time until which heads of successes need not be observed, as long as
+    /// [`has_plenty`](Self::has_plenty) holds.
     #[must_use]
-    pub const fn calm(&self) -> u64 {
-        self.calm
+    pub const fn skip_heads_until(&self) -> u64 {
+        self.skip_heads_until
     }
 
-    /// Stops admissions after a 429 for `id`, and returns for how long: `retry_after` (at most an hour),
-    /// plus up to half of it (10 s at most) by `jitter` (0..1). By the second 429 in a row it is raised to
-    /// 2 s where it is less, by each after that to 4 s. Without it, or with a zero: 1 s, doubled with every
-    /// 429 in a row, at most the longest pause, jitter included.
+    /// Returns true if every level is over the half.
+    pub(crate) fn has_plenty(&self) -> bool {
+        self.buckets.has_plenty()
+    }
+
+    /// Stops admissions after a 429 for `id`. Returns the remaining pause.
+    ///
+    /// The pause is `retry_after`, at most 1 h, raised to at least 2 s by the second 429 in a row and
+    /// to 4 s by each after that. Without `retry_after`, or with 0, it is 1 s, doubled with every 429 in
+    /// a row, up to [`max_pause`](LimiterConfig::max_pause). `jitter` (0..1) adds up to half of it, at
+    /// most 10 s to a `retry_after`.
     pub fn rate_limited(
         &mut self,
         now: u64,
@@ -249,31 +240,197 @@ impl Pool {
         jitter: f64,
     ) -> Duration {
         let now = self.advance(now);
-        self.calm = 0;
-        let sent = self.book.get_mut(id).map(|record| {
-            record.paused = true;
-            record.sent_at
+        self.skip_heads_until = 0;
+        let sent = self.in_flight.get_mut(id).map(|request| {
+            request.paused = true;
+            request.sent.at
         });
-        let wait = self
-            .pause
-            .rejected(now, sent, retry_after, jitter, self.max_pause);
-        self.ramp.paused(self.pause.until());
-        Duration::from_nanos(wait)
+        Duration::from_nanos(self.pacing.on_rejected(now, sent, retry_after, jitter))
     }
 
-    /// Brings every level up to `now`, which never goes back.
-    fn advance(&mut self, now: u64) -> u64 {
-        if now <= self.now {
-            return self.now;
+    /// Corrects the input of a reservation once the server's count is known.
+    pub fn true_up_input(&mut self, now: u64, id: ReservationId, actual: u64) {
+        self.advance(now);
+        if let Some(request) = self.in_flight.get_mut(id) {
+            request.cost.estimate_id = None;
         }
-        self.now = now;
-        for lane in &mut self.lanes {
-            if let Some(bucket) = &mut lane.bucket {
-                bucket.refill(self.now);
+        self.recharge(id, plausible(Some(actual)), None);
+    }
+
+    /// Records the output produced so far. A response that is longer than expected extends its
+    /// reservation in steps of a quarter, so that the level stays right while it runs.
+    pub fn produced(&mut self, now: u64, id: ReservationId, output: u64) {
+        self.advance(now);
+        let Some(request) = self.in_flight.get_mut(id) else {
+            return;
+        };
+        request.produced = request.produced.max(plausible(Some(output)).unwrap_or(0));
+        let produced = request.produced;
+        if produced > request.charge[OUTPUT] {
+            let max = request.cost.max_output_tokens.unwrap_or(u64::MAX);
+            let extended = (produced + produced / 4).min(max).max(produced);
+            self.recharge(id, None, Some(extended));
+        }
+    }
+
+    /// Ends a reservation. Later calls for the same id are ignored.
+    pub fn settle(&mut self, now: u64, id: ReservationId, settlement: &Settlement) {
+        let now = self.advance(now);
+        let Some(request) = self.in_flight.get(id) else {
+            return;
+        };
+        let produced = request.produced;
+        if *settlement == Settlement::Rejected {
+            self.on_rejected(now, id, None);
+        }
+        self.pacing.on_ended(now);
+        match settlement {
+            Settlement::NotSent | Settlement::Rejected => self.refund(id),
+            Settlement::Invalid => self.recharge(id, Some(0), Some(0)),
+            Settlement::Failed { usage } | Settlement::Dropped { usage } => {
+                let output = plausible(usage.limited_output()).unwrap_or(0);
+                let input = plausible(usage.limited_input());
+                self.recharge(id, input, Some(output.max(produced)));
             }
+            Settlement::Used { usage } => self.on_used(id, usage, produced),
         }
-        for extra in &mut self.extras {
-            extra.advance(self.now);
+        self.close(id);
+    }
+
+    fn on_used(&mut self, id: ReservationId, usage: &Usage, produced: u64) {
+        let input = plausible(usage.limited_input());
+        let output = plausible(usage.limited_output());
+        self.recharge(id, input, output.map(|output| output.max(produced)));
+        if let Some(request) = self.in_flight.get(id) {
+            self.forecast.learn(request, usage);
+        }
+        self.pacing.on_success();
+        self.in_flight.on_answered(id);
+    }
+
+    /// Records a response head: the server has surely counted the request.
+    fn on_head(&mut self, id: ReservationId) {
+        if let Some(request) = self.in_flight.get_mut(id)
+            && !std::mem::replace(&mut request.head_received, true)
+        {
+            self.buckets
+                .mark_seen(&request.sent.counted, Counted::AtHead);
+        }
+    }
+
+    /// Records a 429 for `id`, once. An exhausted level that was known not to be exhausted shows
+    /// external use.
+    fn on_rejected(&mut self, now: u64, id: ReservationId, limits: Option<&RateLimits>) {
+        let Some(request) = self.in_flight.get_mut(id) else {
+            return;
+        };
+        // A rejection that did not pause the scope is a spend limit.
+        if request.rejection_handled || (limits.is_none() && !request.paused) {
+            return;
+        }
+        request.rejection_handled = true;
+        let Some(limits) = limits else { return };
+        let (observer, forecast) = (&self.observer, &self.forecast);
+        let exhausted = observer.exhausted(now, request, limits, &self.buckets, forecast);
+        if let Some(index) = exhausted
+            && !(index == INPUT && forecast.input.has_few_samples())
+        {
+            self.external_use.on_exhausted(now, index, request.sent.at);
+        }
+    }
+
+    /// Gives back everything that a request was charged.
+    fn refund(&mut self, id: ReservationId) {
+        if let Some(request) = self.in_flight.get_mut(id) {
+            let old = self.buckets.refund(request);
+            let (tag, new) = (request.flow_tag, request.charge);
+            self.correct_flow(tag, &old, &new);
+        }
+    }
+
+    /// Replaces the tokens charged for a request, where the actual count is known.
+    fn recharge(&mut self, id: ReservationId, input: Option<u64>, output: Option<u64>) {
+        let Some(request) = self.in_flight.get_mut(id) else {
+            return;
+        };
+        let mut new = request.charge;
+        if let Some(input) = input {
+            new[INPUT] = input.min(MAX_CHARGE);
+            self.forecast.on_input_counted(request);
+        }
+        if let Some(output) = output {
+            new[OUTPUT] = output.min(MAX_CHARGE);
+        }
+        new[TOTAL] = new[INPUT] + new[OUTPUT];
+        let old = self.buckets.recharge(request, new);
+        let tag = request.flow_tag;
+        self.correct_flow(tag, &old, &new);
+    }
+
+    fn correct_flow(&mut self, tag: Option<FlowTag>, old: &Charge, new: &Charge) {
+        if let Some(tag) = tag.filter(|_| old != new) {
+            let (old, new) = (self.buckets.work(old), self.buckets.work(new));
+            self.queue.correct(tag, old, new);
+        }
+    }
+
+    /// Removes a request from the table. From here on all of its charge counts as seen.
+    fn close(&mut self, id: ReservationId) {
+        self.on_head(id);
+        if let Some(request) = self.in_flight.get_mut(id) {
+            self.forecast.on_ended(request);
+            self.buckets
+                .mark_seen(&request.sent.counted, Counted::AtEnd);
+        }
+        self.in_flight.remove(id);
+    }
+
+    fn margins(&self, input: u64) -> Margins {
+        margins(&self.buckets, &self.forecast, input)
+    }
+
+    /// Returns the nanoseconds in which the most spent limit allows as much as is used of it. A limit
+    /// per day counts its used share of a day.
+    pub(crate) fn spent(&self, now: u64) -> u64 {
+        self.buckets.spent(now)
+    }
+
+    /// Returns the state at `now`.
+    #[must_use]
+    pub fn snapshot(&self, now: u64) -> ScopeSnapshot {
+        let now = now.max(self.now);
+        let mut dimensions = self.buckets.snapshot(now, &self.margins(0));
+        let in_flight = self.in_flight() as u64;
+        dimensions.extend(self.in_flight.limit().map(|limit| DimensionSnapshot {
+            dimension: Dimension::Concurrency,
+            limit,
+            capacity: limit,
+            available: i64::try_from(limit.saturating_sub(in_flight)).unwrap_or(i64::MAX),
+            safety_margin: 0,
+            learned: false,
+            renews_in: None,
+        }));
+        let paused_for = self.pacing.paused_until().saturating_sub(now);
+        ScopeSnapshot {
+            scope: self.scope.clone(),
+            in_flight,
+            queued: self.queued(),
+            paused_for: Duration::from_nanos(paused_for),
+            outstanding_output: self.in_flight.charged(OUTPUT),
+            mean_output: self.forecast.output.mean(),
+            input_ratio: self.forecast.input.ratio(),
+            initial_concurrency: self.in_flight.initial_limit(),
+            shared: self.external_use.is_shared(now),
+            dimensions,
+            classes: self.classes(now),
+        }
+    }
+
+    /// Advances all levels to `now`. A clock that steps back stands still.
+    fn advance(&mut self, now: u64) -> u64 {
+        if now > self.now {
+            self.now = now;
+            self.buckets.advance(now);
         }
         self.now
     }

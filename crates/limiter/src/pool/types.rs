@@ -1,32 +1,35 @@
-//! What goes into a pool and what comes out.
+//! The parameters and results of pool operations.
 
 use std::time::{Duration, SystemTime};
 
 use tower_claude_core::{Cost, Priority, Tenant};
 use tower_claude_wire::RateLimits;
 
-use super::{ReservationId, TenantKey, Ticket};
+use crate::pool::{
+    in_flight::ReservationId,
+    queue::key::{TenantKey, WaiterId},
+};
 
-/// What a request asks of a pool. Times are nanoseconds, as everywhere here.
+/// A request for admission by a pool. Times are nanoseconds since the start of the pool's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct PoolAsk {
-    /// What it will use, by estimate.
+pub struct PoolRequest {
+    /// The estimated cost.
     pub cost: Cost,
-    /// When its call first arrived: its place in the queue.
+    /// The first arrival of the call, which orders the queue of its flow.
     pub first_arrival: u64,
-    /// When the caller stops waiting.
+    /// The time at which the caller stops waiting.
     pub deadline: Option<u64>,
-    /// The longest wait from now.
+    /// The longest wait from now, in nanoseconds.
     pub max_wait: Option<u64>,
-    /// How much it matters.
+    /// The priority class.
     pub priority: Priority,
-    /// Whose it is.
+    /// The tenant.
     pub tenant: TenantKey,
 }
 
-impl PoolAsk {
-    /// A request that waits without end.
+impl PoolRequest {
+    /// Returns a request of normal priority without tenant that waits without limit.
     #[must_use]
     pub const fn new(cost: Cost, first_arrival: u64) -> Self {
         Self {
@@ -39,28 +42,28 @@ impl PoolAsk {
         }
     }
 
-    /// The same request with a priority.
+    /// Returns the request with a priority.
     #[must_use]
     pub const fn with_priority(mut self, priority: Priority) -> Self {
         self.priority = priority;
         self
     }
 
-    /// The same request in the name of a tenant.
+    /// Returns the request with a tenant.
     #[must_use]
     pub fn with_tenant(mut self, tenant: Option<&Tenant>) -> Self {
         self.tenant = tenant.map_or(TenantKey::NOBODY, TenantKey::of);
         self
     }
 
-    /// The same request with a deadline.
+    /// Returns the request with a deadline.
     #[must_use]
     pub const fn with_deadline(mut self, deadline: Option<u64>) -> Self {
         self.deadline = deadline;
         self
     }
 
-    /// The same request with a longest wait.
+    /// Returns the request with a longest wait.
     #[must_use]
     pub const fn with_max_wait(mut self, wait: Option<u64>) -> Self {
         self.max_wait = wait;
@@ -68,53 +71,54 @@ impl PoolAsk {
     }
 }
 
-/// What became of an ask.
+/// The result of a request for admission that was not rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Enqueued {
-    /// It may be sent.
+    /// The request is admitted.
     Granted(ReservationId),
-    /// It waits. The caller keeps its expiry.
-    Waiting(Ticket),
+    /// The request is queued. The caller cancels it when its wait or deadline has passed.
+    Waiting(WaiterId),
 }
 
-/// Where a request waits.
+/// The position of a request in the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct QueuePlace {
-    /// Its place among the requests of its priority and tenant, from 1. Exact when it was asked for.
+    /// The position among the requests of the same priority and tenant, from 1.
     pub position: usize,
-    /// How long it will still wait: the work ahead of it, at the share of its priority and tenant while
-    /// the others go on waiting. Waiting for requests in flight to end cannot be foreseen.
+    /// The estimated remaining wait: the work ahead, at the share of the priority and tenant while
+    /// all others stay busy. A wait for requests in flight to end cannot be estimated and counts as
+    /// 0.
     pub estimated_wait: Duration,
 }
 
-/// When to poll again.
+/// The time of the next poll.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
     /// At this time, or after any other call, whichever is first.
     At(u64),
-    /// After another call: time alone changes nothing.
+    /// After another call. Time alone changes nothing.
     OnChange,
-    /// Nothing waits.
+    /// No request is queued.
     Idle,
 }
 
-/// What the head of a response says.
+/// The head of a response, as far as it concerns limits.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
-pub struct Seen<'a> {
+pub struct ObservedHead<'a> {
     /// The rate-limit headers.
     pub limits: &'a RateLimits,
     /// The server's clock (`Date`).
     pub server_time: Option<SystemTime>,
-    /// A 429 for rate: the server took nothing.
+    /// The response is a 429 for rate, so the server charged nothing.
     pub rejected: bool,
-    /// The used share of a limit, in percent, that is worth a warning.
+    /// The used share of a limit, in percent, from which on a warning is returned.
     pub warn_percent: u8,
 }
 
-impl<'a> Seen<'a> {
-    /// An answer with these headers, worth a warning from 80 % on.
+impl<'a> ObservedHead<'a> {
+    /// Returns the head of a response that was not rejected, with a warning threshold of 80 %.
     #[must_use]
     pub const fn new(limits: &'a RateLimits, server_time: Option<SystemTime>) -> Self {
         Self {
@@ -125,14 +129,14 @@ impl<'a> Seen<'a> {
         }
     }
 
-    /// The same, for a 429 or not.
+    /// Returns the head, of a 429 for rate or not.
     #[must_use]
     pub const fn with_rejected(mut self, rejected: bool) -> Self {
         self.rejected = rejected;
         self
     }
 
-    /// The same, with another share worth a warning.
+    /// Returns the head with another warning threshold.
     #[must_use]
     pub const fn with_warn_percent(mut self, percent: u8) -> Self {
         self.warn_percent = percent;

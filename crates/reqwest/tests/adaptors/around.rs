@@ -1,4 +1,4 @@
-//! A stack around a client.
+//! Layer stacks around a client.
 
 use std::{
     future::{Ready, ready},
@@ -24,7 +24,7 @@ use crate::common::{
     HOUR, at_once, bounded, message, middleware, prompt, quiet, statuses, timeless,
 };
 
-/// Status, headers and bytes are those that the client gets by itself.
+/// Status, headers and bytes equal the response that the client gets without the adaptor.
 async fn answers_are_untouched<C: Execute + Clone>(client: C)
 where
     C::Error: std::fmt::Debug,
@@ -59,7 +59,7 @@ where
 }
 
 #[tokio::test]
-async fn answers_of_both_clients_are_untouched() {
+async fn response_of_either_client_is_unchanged() {
     bounded(async {
         answers_are_untouched(Client::new()).await;
         answers_are_untouched(middleware()).await;
@@ -67,7 +67,7 @@ async fn answers_of_both_clients_are_untouched() {
     .await;
 }
 
-/// Through all three layers, with two failures before the answer.
+/// Sends a request through all three layers, with two failures before the response.
 async fn failures_are_retried<C>(client: C)
 where
     C: Execute + Clone,
@@ -101,7 +101,7 @@ where
 }
 
 #[tokio::test]
-async fn failures_are_retried_through_both_clients() {
+async fn failure_is_retried_through_either_client() {
     bounded(async {
         failures_are_retried(Client::new()).await;
         failures_are_retried(middleware()).await;
@@ -110,7 +110,7 @@ async fn failures_are_retried_through_both_clients() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_a_request_is_not_sent_and_not_retried() {
+async fn invalid_request_is_not_sent_and_not_retried() {
     for uri in ["/v1/messages", "ftp://localhost/v1/messages"] {
         let retry = at_once();
         let handle = retry.handle();
@@ -125,9 +125,9 @@ async fn what_cannot_be_a_request_is_not_sent_and_not_retried() {
     }
 }
 
-/// Nothing was sent, so nothing is charged: the only request per minute is still there.
+/// Nothing was sent, so nothing is charged: the only request per minute is still available.
 #[tokio::test]
-async fn what_cannot_be_a_request_costs_nothing() {
+async fn invalid_request_is_not_charged() {
     bounded(async {
         let fake = FakeClaude::builder()
             .header_family(HeaderFamily::None)
@@ -150,7 +150,7 @@ async fn what_cannot_be_a_request_costs_nothing() {
 }
 
 #[tokio::test]
-async fn a_call_that_is_dropped_closes_its_connection() {
+async fn dropped_call_closes_its_connection() {
     bounded(async {
         let fake = quiet();
         let server = fake.serve().await.unwrap();
@@ -165,7 +165,7 @@ async fn a_call_that_is_dropped_closes_its_connection() {
     .await;
 }
 
-/// Keeps the last mark it saw.
+/// A middleware that records the last mark.
 #[derive(Clone, Default)]
 struct Seen(Arc<Mutex<Vec<Option<u8>>>>);
 
@@ -214,7 +214,7 @@ async fn extensions_reach_the_middleware_with_each_attempt() {
     .await;
 }
 
-/// A client that takes one request after it was asked twice, and counts.
+/// A client that is ready at the second poll, and counts.
 #[derive(Clone, Default)]
 struct Slow {
     asked: u32,
@@ -253,7 +253,7 @@ impl Execute for Slow {
 }
 
 #[tokio::test]
-async fn readiness_is_the_clients() {
+async fn readiness_is_forwarded_from_the_client() {
     let mut service = HttpService::new(Slow::default());
     let mut context = Context::from_waker(std::task::Waker::noop());
     assert!(service.poll_ready(&mut context).is_pending());
@@ -267,9 +267,9 @@ async fn readiness_is_the_clients() {
     );
 }
 
-/// As axum's state and as a hyper service want it.
+/// The bounds of axum's state and of a hyper service.
 #[test]
-fn it_can_be_shared() {
+fn http_service_is_clone_send_and_sync() {
     fn shared<S: Clone + Send + Sync + 'static>(service: S) -> S {
         service
     }

@@ -1,4 +1,4 @@
-//! Bodies in pieces, both ways.
+//! Streamed bodies of requests and responses.
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
@@ -22,9 +22,9 @@ const STALL: Fault = Fault::Stall {
     duration: HOUR,
 };
 
-/// The first words of a stream are here while the server still keeps the rest back.
+/// The first chunk of a response arrives before the server sends the rest.
 #[tokio::test]
-async fn answers_come_in_pieces_and_dropping_them_closes_the_connection() {
+async fn response_streams_and_its_drop_closes_the_connection() {
     bounded(async {
         let fake = quiet();
         let server = fake.serve().await.unwrap();
@@ -45,7 +45,7 @@ async fn answers_come_in_pieces_and_dropping_them_closes_the_connection() {
 }
 
 #[tokio::test]
-async fn answers_of_a_middleware_come_in_pieces() {
+async fn response_of_a_middleware_streams() {
     bounded(async {
         let fake = quiet();
         let server = fake.serve().await.unwrap();
@@ -65,7 +65,7 @@ async fn answers_of_a_middleware_come_in_pieces() {
     .await;
 }
 
-/// The server has the first piece of a request before the second exists.
+/// The server gets the first chunk of a request before the second exists.
 async fn requests_go_out_in_pieces<C>(client: C)
 where
     C: Execute,
@@ -108,7 +108,7 @@ where
 }
 
 #[tokio::test]
-async fn requests_of_both_clients_go_out_in_pieces() {
+async fn request_of_either_client_streams() {
     bounded(async {
         requests_go_out_in_pieces(Client::new()).await;
         requests_go_out_in_pieces(middleware()).await;
@@ -116,9 +116,9 @@ async fn requests_of_both_clients_go_out_in_pieces() {
     .await;
 }
 
-/// Bytes keep their length, which decides between `content-length` and chunks.
+/// The length decides between `content-length` and chunked encoding.
 #[tokio::test]
-async fn bytes_go_out_with_their_length() {
+async fn bytes_are_sent_with_their_length() {
     bounded(async {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());

@@ -1,4 +1,4 @@
-//! What these tests share.
+//! Helpers of these tests.
 
 use std::{
     pin::Pin,
@@ -18,21 +18,21 @@ use tower_claude_retry::{Backoff, Jitter, RetryLayer};
 
 pub(crate) const HOUR: Duration = Duration::from_secs(3_600);
 
-/// Far longer than any of these tests takes: a hang is a failure.
+/// A limit much longer than any of these tests takes, so that a hang is a failure.
 pub(crate) async fn bounded<T>(test: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(120), test)
         .await
         .expect("the test hangs")
 }
 
-/// A server whose limits nothing reaches.
+/// Returns a server whose limits are never reached.
 pub(crate) fn quiet() -> FakeClaude {
     FakeClaude::builder()
         .limits(GroupLimits::unlimited())
         .build()
 }
 
-/// Retries that do not wait.
+/// Returns a retry layer that does not wait.
 pub(crate) fn at_once() -> RetryLayer<ReqwestClassify> {
     RetryLayer::new()
         .with_backoff(Backoff::new(Duration::ZERO, Duration::ZERO, Jitter::None))
@@ -43,14 +43,14 @@ pub(crate) fn middleware() -> ClientWithMiddleware {
     ClientBuilder::new(reqwest::Client::new()).build()
 }
 
-/// What a request says, as JSON.
+/// Returns the JSON body of a request.
 pub(crate) fn prompt(stream: bool) -> String {
     format!(
         r#"{{"model":"claude-sonnet-5-5","max_tokens":256,"stream":{stream},"messages":[{{"role":"user","content":"Hi"}}]}}"#
     )
 }
 
-/// A Messages request to this base URL.
+/// Returns a Messages request to this base URL.
 pub(crate) fn message(base: &str, stream: bool) -> Request<RequestBody> {
     message_of(base, prompt(stream).into())
 }
@@ -64,7 +64,7 @@ pub(crate) fn message_of(base: &str, body: RequestBody) -> Request<RequestBody> 
         .expect("a request")
 }
 
-/// The same with reqwest's own builder.
+/// Returns the same request as reqwest's builder.
 pub(crate) fn post(
     client: &ClientWithMiddleware,
     base: &str,
@@ -76,7 +76,7 @@ pub(crate) fn post(
         .header("content-type", "application/json")
 }
 
-/// Headers without what tells the time or numbers the request.
+/// Returns the headers without dates and request ids.
 pub(crate) fn timeless(headers: &HeaderMap) -> Vec<(String, String)> {
     let mut headers: Vec<_> = headers
         .iter()
@@ -91,7 +91,7 @@ pub(crate) fn statuses(fake: &FakeClaude) -> Vec<u16> {
     fake.with_log(|log| log.iter().map(|attempt| attempt.status).collect())
 }
 
-/// A body of what is sent into a channel.
+/// A body of the frames sent into a channel.
 pub(crate) struct ChannelBody(pub(crate) mpsc::UnboundedReceiver<Bytes>);
 
 impl Body for ChannelBody {
@@ -107,7 +107,7 @@ impl Body for ChannelBody {
     }
 }
 
-/// A body in these pieces, of which nobody can make a copy.
+/// Returns a body of these chunks that cannot be cloned.
 pub(crate) fn pieces(pieces: &[&'static str]) -> ChannelBody {
     let (send, receive) = mpsc::unbounded_channel();
     for piece in pieces {

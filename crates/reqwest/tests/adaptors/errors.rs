@@ -1,4 +1,4 @@
-//! What errors mean.
+//! Classes of errors.
 
 use http_body_util::BodyExt;
 use reqwest::{
@@ -12,7 +12,8 @@ use tower_claude_reqwest::{HttpService, ReqwestClassify};
 
 use crate::common::{HOUR, bounded, message, quiet};
 
-/// The same by reqwest's type, boxed, as a middleware's error, and within one.
+/// Checks the class of an error as reqwest's type, boxed, as a middleware's error, and wrapped in
+/// one.
 fn class(error: reqwest::Error) -> Class {
     let classify = ReqwestClassify::new();
     let class = Classify::<reqwest::Error>::error(&classify, &error);
@@ -36,7 +37,7 @@ fn class(error: reqwest::Error) -> Class {
 }
 
 #[tokio::test]
-async fn nobody_listens() {
+async fn refused_connection_is_transport() {
     bounded(async {
         let server = quiet().serve().await.unwrap();
         let url = server.url();
@@ -50,7 +51,7 @@ async fn nobody_listens() {
 }
 
 #[tokio::test]
-async fn a_reset_before_the_answer() {
+async fn reset_before_the_response_is_transport() {
     bounded(async {
         let fake = quiet();
         let server = fake.serve().await.unwrap();
@@ -65,7 +66,7 @@ async fn a_reset_before_the_answer() {
 }
 
 #[tokio::test]
-async fn a_body_that_breaks_off() {
+async fn broken_body_is_transport() {
     bounded(async {
         let fake = quiet();
         let server = fake.serve().await.unwrap();
@@ -79,7 +80,7 @@ async fn a_body_that_breaks_off() {
     .await;
 }
 
-/// Under a paused clock the timeout passes as soon as nothing else is left to do.
+/// With a paused clock the timeout passes as soon as all tasks are idle.
 #[tokio::test(start_paused = true)]
 async fn no_answer_in_time() {
     let fake = quiet();
@@ -93,7 +94,7 @@ async fn no_answer_in_time() {
     assert_eq!(class(error), Class::new(Kind::Timeout));
 }
 
-/// Never finds an address.
+/// A resolver that never finds an address.
 struct Lost;
 
 impl Resolve for Lost {
@@ -102,7 +103,7 @@ impl Resolve for Lost {
     }
 }
 
-/// Late too, but nothing was sent: it may be tried as often as any broken connection.
+/// A timeout too, but nothing was sent, so that it may be retried as any broken connection.
 #[tokio::test(start_paused = true)]
 async fn no_connection_in_time() {
     let client = Client::builder().connect_timeout(HOUR).dns_resolver(Lost);
@@ -114,14 +115,14 @@ async fn no_connection_in_time() {
 }
 
 #[tokio::test]
-async fn no_request_at_all() {
+async fn invalid_request_is_bad_request() {
     let error = Client::new().get("no URL").build().unwrap_err();
     assert_eq!(class(error), Class::new(Kind::BadRequest).into_local());
     assert!(!Class::new(Kind::BadRequest).into_local().is_retryable());
 }
 
 #[tokio::test]
-async fn a_status_made_an_error() {
+async fn status_error_has_the_class_of_its_status() {
     let overloaded = http::Response::builder().status(529).body("");
     let error = reqwest::Response::from(overloaded.unwrap());
     let error = error.error_for_status().unwrap_err();
@@ -133,7 +134,7 @@ async fn a_status_made_an_error() {
 }
 
 #[test]
-fn errors_of_others_are_left_to_the_inner_classifier() {
+fn foreign_error_is_left_to_the_inner_classifier() {
     let classify = ReqwestClassify::over(HttpClassify::default());
     let late = || std::io::Error::from(std::io::ErrorKind::TimedOut);
     let error: BoxError = late().into();
@@ -147,7 +148,7 @@ fn errors_of_others_are_left_to_the_inner_classifier() {
 }
 
 #[test]
-fn responses_are_left_to_the_inner_classifier() {
+fn response_is_left_to_the_inner_classifier() {
     let none = http::HeaderMap::new();
     let status = http::StatusCode::TOO_MANY_REQUESTS;
     assert_eq!(ReqwestClassify::new().head(status, &none), None);

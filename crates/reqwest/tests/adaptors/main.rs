@@ -1,5 +1,6 @@
-//! The adaptors over real sockets. Nothing here looks at a clock: every wait is for bytes, for the server's log or for a
-//! task. Where a client's timeout shall pass, time is paused and so passes at once.
+//! Tests of the adaptors over real sockets. No test depends on real time: every wait is for bytes,
+//! for the server's log or for a task. If a client's timeout must pass, time is paused and so
+//! passes at once.
 
 mod around;
 mod bodies;

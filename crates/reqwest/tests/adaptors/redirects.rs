@@ -1,4 +1,4 @@
-//! A server that sends the client elsewhere.
+//! Redirects.
 
 use reqwest::Client;
 use tokio::{
@@ -11,7 +11,7 @@ use tower_claude_reqwest::{HttpService, ReqwestClassify, TowerMiddleware};
 
 use crate::common::{at_once, bounded, message, post, prompt, quiet, statuses};
 
-/// Tells everybody to ask there instead; with no place to ask, to ask itself again.
+/// Starts a server that redirects every request to `there`, or to itself.
 async fn elsewhere(there: Option<String>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -35,9 +35,9 @@ async fn elsewhere(there: Option<String>) -> String {
     url
 }
 
-/// The client can say the request again elsewhere, since its bytes stay bytes; and the answer tells who gave it.
+/// The client can send a body of bytes again, and the response has the URL that answered.
 #[tokio::test]
-async fn a_redirect_is_followed_and_the_answer_names_the_last_url() {
+async fn redirect_is_followed_and_the_response_has_the_last_url() {
     bounded(async {
         let fake = quiet();
         let server = fake.serve().await.unwrap();
@@ -67,7 +67,7 @@ async fn a_redirect_is_followed_and_the_answer_names_the_last_url() {
 }
 
 #[tokio::test]
-async fn redirects_that_lead_nowhere_are_not_tried_again() {
+async fn circular_redirect_is_not_retried() {
     bounded(async {
         let retry = at_once();
         let handle = retry.handle();

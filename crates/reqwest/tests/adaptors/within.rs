@@ -1,4 +1,4 @@
-//! A stack as a middleware.
+//! Layer stacks as a middleware.
 
 use std::{
     num::NonZeroU64,
@@ -20,15 +20,15 @@ use tower_claude_token_bucket::TokenBucketLayer;
 
 use crate::common::{HOUR, at_once, bounded, message, pieces, post, prompt, quiet, statuses};
 
-/// An extension that its middleware counts up, before and after the rest of the chain.
+/// An extension that a middleware increments before and after the rest of the chain.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Mark(u32);
 
-/// What a middleware saw before and after the rest of the chain ran.
+/// A middleware that records the mark before and after the rest of the chain.
 #[derive(Clone, Default)]
 struct Watch(Arc<Mutex<Vec<Passage>>>);
 
-/// Before and after.
+/// The marks before and after.
 type Passage = (Option<Mark>, Option<Mark>);
 
 impl Watch {
@@ -81,7 +81,7 @@ async fn each_attempt_runs_the_rest_of_the_chain_with_the_callers_extensions() {
         );
         assert!(response.text().await.unwrap().contains("\"usage\""));
         assert_eq!(statuses(&fake), [529, 529, 200]);
-        // Each attempt begins where the caller began, and the last one's marks come back.
+        // Each attempt starts with the caller's mark, and the mark of the last attempt comes back.
         assert_eq!(inner.seen(), [(Some(Mark(8)), Some(Mark(9))); 3]);
         assert_eq!(outer.seen(), [(Some(Mark(7)), Some(Mark(9)))]);
     })
@@ -89,9 +89,9 @@ async fn each_attempt_runs_the_rest_of_the_chain_with_the_callers_extensions() {
 }
 
 #[tokio::test]
-async fn all_layers_at_once_and_a_refusal_is_a_response() {
+async fn rejection_of_a_full_stack_is_a_response() {
     bounded(async {
-        // It does not tell its limits: those set by hand stay what they are.
+        // It sends no limit headers, so that the configured limits stay.
         let fake = FakeClaude::builder()
             .header_family(HeaderFamily::None)
             .build();
@@ -133,7 +133,7 @@ async fn all_layers_at_once_and_a_refusal_is_a_response() {
 }
 
 #[tokio::test]
-async fn what_the_caller_attached_reaches_the_layers() {
+async fn caller_extensions_reach_the_layers() {
     bounded(async {
         let fake = quiet();
         let server = fake.serve().await.unwrap();
@@ -151,7 +151,7 @@ async fn what_the_caller_attached_reaches_the_layers() {
 }
 
 #[tokio::test]
-async fn what_the_request_brings_along_beats_what_the_caller_attached() {
+async fn request_extensions_win_over_caller_extensions() {
     bounded(async {
         let fake = quiet();
         let server = fake.serve().await.unwrap();
@@ -171,7 +171,7 @@ async fn what_the_request_brings_along_beats_what_the_caller_attached() {
 }
 
 #[tokio::test]
-async fn a_body_that_cannot_be_cloned_is_read_once_and_sent_again() {
+async fn body_without_clone_is_buffered_and_sent_again() {
     bounded(async {
         let fake = quiet();
         let server = fake.serve().await.unwrap();
@@ -188,7 +188,7 @@ async fn a_body_that_cannot_be_cloned_is_read_once_and_sent_again() {
         let sent = post(&client, &server.url()).body(body()).send().await;
         assert_eq!(sent.unwrap().status(), 200);
         assert_eq!(statuses(&fake), [529, 529, 200]);
-        // Over the limit: sent once, whole, and what comes back goes up.
+        // Over the limit: it is sent once, complete, and its response is returned.
         let client = ClientBuilder::new(Client::new())
             .with(TowerMiddleware::new(at_once()).with_body_limit(10))
             .build();
@@ -203,7 +203,7 @@ async fn a_body_that_cannot_be_cloned_is_read_once_and_sent_again() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_sent_is_an_error_of_its_type() {
+async fn invalid_request_keeps_its_error_type() {
     let retry = at_once();
     let handle = retry.handle();
     let client = ClientBuilder::new(Client::new())
@@ -219,7 +219,7 @@ async fn what_cannot_be_sent_is_an_error_of_its_type() {
     assert_eq!(handle.snapshot().retries, 0);
 }
 
-/// Under a paused clock the timeout passes as soon as nothing else is left to do.
+/// With a paused clock the timeout passes as soon as all tasks are idle.
 #[tokio::test(start_paused = true)]
 async fn the_timeout_of_one_request_still_acts_and_is_retried_once() {
     let fake = quiet();
@@ -240,7 +240,7 @@ async fn the_timeout_of_one_request_still_acts_and_is_retried_once() {
     assert_eq!(handle.snapshot().retries, 1);
 }
 
-/// With one of tower's own layers the stack's error is a box; callers find in it what they know.
+/// With one of tower's own layers the error of the stack is a box. Callers get the original error.
 #[tokio::test(start_paused = true)]
 async fn errors_of_towers_layers_can_be_found() {
     let fake = quiet();
@@ -264,12 +264,12 @@ async fn errors_of_towers_layers_can_be_found() {
         error.chain().any(<dyn std::error::Error>::is::<Elapsed>),
         "{error:?}"
     );
-    // What the client said comes out of the box again.
+    // The client's error is taken out of the box.
     let error = client.post("ftp://localhost/").send().await.unwrap_err();
     assert!(error.is_builder(), "{error:?}");
 }
 
-/// Polls the rest of the chain once and gives up.
+/// A middleware that polls the rest of the chain once and drops it.
 struct Hasty(Watch);
 
 impl Middleware for Hasty {
@@ -299,7 +299,7 @@ impl Middleware for Hasty {
 }
 
 #[tokio::test]
-async fn a_call_that_is_given_up_gives_the_extensions_back() {
+async fn cancelled_call_gives_the_extensions_back() {
     bounded(async {
         let fake = quiet();
         let server = fake.serve().await.unwrap();

@@ -10,7 +10,7 @@ fn backoff(jitter: Jitter) -> Backoff {
     Backoff::new(SECOND, 60 * SECOND, jitter)
 }
 
-/// 100 000 waits in seconds, sorted, for evenly drawn random numbers.
+/// Returns 100,000 waits in seconds, sorted.
 fn draw(mut wait: impl FnMut(f64) -> Duration) -> Vec<f64> {
     let mut rng = fastrand::Rng::with_seed(7);
     let mut waits: Vec<f64> = (0..100_000)
@@ -20,7 +20,7 @@ fn draw(mut wait: impl FnMut(f64) -> Duration) -> Vec<f64> {
     waits
 }
 
-/// The greatest distance between the drawn distribution and the uniform one (Kolmogorov–Smirnov).
+/// Returns the Kolmogorov–Smirnov distance from the uniform distribution.
 fn distance_from_uniform(waits: &[f64], low: f64, high: f64) -> f64 {
     let count = waits.len() as f64;
     waits
@@ -30,11 +30,11 @@ fn distance_from_uniform(waits: &[f64], low: f64, high: f64) -> f64 {
         .fold(0.0, f64::max)
 }
 
-/// 1.95 / √100 000: a uniform sample is farther off once in a thousand draws; the seed is fixed.
+/// 1.95 / √100,000. A uniform sample exceeds this once in a thousand draws, and the seed is fixed.
 const KS_BOUND: f64 = 0.0062;
 
 #[test]
-fn without_jitter_it_is_the_schedule() {
+fn delay_without_jitter_is_exponential() {
     let waits: Vec<u64> = (1..=9)
         .map(|retry| {
             backoff(Jitter::None)
@@ -46,7 +46,7 @@ fn without_jitter_it_is_the_schedule() {
 }
 
 #[test]
-fn each_jitter_is_uniform_over_its_range() {
+fn jitter_is_uniform_over_its_range() {
     let cases = [
         (Jitter::Upward, 4.0, 6.0),
         (Jitter::Equal, 2.0, 4.0),
@@ -72,7 +72,7 @@ fn full_jitter_is_uniform_above_its_floor() {
 }
 
 #[test]
-fn waits_the_server_asked_for_are_uniform_up_to_half_more() {
+fn retry_after_is_extended_by_up_to_half() {
     let waits = draw(|random| backoff(Jitter::Upward).after(8 * SECOND, random));
     assert!(distance_from_uniform(&waits, 8.0, 12.0) < KS_BOUND);
     // Ten seconds more at most.
@@ -82,7 +82,7 @@ fn waits_the_server_asked_for_are_uniform_up_to_half_more() {
 
 proptest! {
     #[test]
-    fn never_over_the_cap_and_never_a_panic(
+    fn delay_never_exceeds_cap(
         base in any::<Duration>(), cap in any::<Duration>(), last in any::<Duration>(),
         retry in any::<u32>(), random in any::<f64>(),
         jitter in prop::sample::select(vec![
@@ -93,7 +93,7 @@ proptest! {
     }
 
     #[test]
-    fn never_earlier_than_retry_after(millis in 1..3_600_000_u64, random in 0.0..1.0) {
+    fn wait_is_never_shorter_than_retry_after(millis in 1..3_600_000_u64, random in 0.0..1.0) {
         let asked = Duration::from_millis(millis);
         let wait = backoff(Jitter::Upward).after(asked, random);
         prop_assert!(wait >= asked && wait <= asked * 3 / 2, "{:?}", wait);

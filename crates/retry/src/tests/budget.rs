@@ -5,24 +5,24 @@ use tokio::time::Instant;
 
 use crate::RetryBudget;
 
-/// Spends until there is no more; how often that went.
+/// Withdraws until the budget is empty, and returns the number of permits.
 fn drain(budget: &RetryBudget, now: Instant) -> usize {
     let mut spent = 0;
-    while let Some(mut payment) = budget.withdraw(now) {
-        payment.sent();
+    while let Some(mut permit) = budget.withdraw(now) {
+        permit.mark_sent();
         spent += 1;
     }
     spent
 }
 
 #[test]
-fn ten_retries_at_the_start() {
+fn new_budget_allows_ten_retries() {
     let now = Instant::now();
     assert_eq!(drain(&RetryBudget::new(), now), 10);
 }
 
 #[test]
-fn half_a_token_per_success_up_to_a_hundred() {
+fn success_deposits_half_a_token_up_to_maximum() {
     let now = Instant::now();
     let budget = RetryBudget::new().with_initial(0);
     budget.deposit();
@@ -40,7 +40,7 @@ fn half_a_token_per_success_up_to_a_hundred() {
 }
 
 #[test]
-fn a_tenth_of_a_token_per_second_however_it_is_cut() {
+fn refill_in_small_steps_loses_nothing() {
     let start = Instant::now();
     let budget = RetryBudget::new().with_initial(0);
     assert_eq!(budget.thousandths(start), 0);
@@ -52,29 +52,29 @@ fn a_tenth_of_a_token_per_second_however_it_is_cut() {
 }
 
 #[test]
-fn what_was_not_sent_is_given_back_once() {
+fn unsent_permit_is_refunded_once() {
     let now = Instant::now();
     let budget = RetryBudget::new().with_initial(2);
     drop(budget.withdraw(now));
     assert_eq!(budget.thousandths(now), 2000);
     let mut sent = budget.withdraw(now).expect("two tokens");
-    sent.sent();
+    sent.mark_sent();
     drop(sent);
     assert_eq!(budget.thousandths(now), 1000);
     let mut refused = budget.withdraw(now).expect("one token");
-    refused.sent();
+    refused.mark_sent();
     refused.refund();
     drop(refused);
     assert_eq!(budget.thousandths(now), 1000);
 }
 
 #[test]
-fn strange_rates_count_as_nothing() {
+fn invalid_rates_count_as_zero() {
     let now = Instant::now();
     let budget = RetryBudget::new()
         .with_initial(0)
         .with_deposit(f64::NAN)
-        .with_trickle(-1.0);
+        .with_refill_per_second(-1.0);
     budget.deposit();
     assert_eq!(budget.thousandths(now), 0);
     assert_eq!(budget.thousandths(now + Duration::from_secs(3600)), 0);
@@ -101,7 +101,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
-    /// In every window: retries ≤ 100 + 0.5 × successes + 0.1 × seconds.
+    /// The bound of every window: retries ≤ 100 + 0.5 × successes + 0.1 × seconds.
     #[test]
     fn retries_in_any_window_are_bounded(steps in steps(), initial in 0..120_u32) {
         let start = Instant::now();

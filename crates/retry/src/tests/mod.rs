@@ -1,3 +1,3 @@
 mod backoff;
 mod budget;
-mod policy;
+mod decide;

@@ -1,4 +1,4 @@
-//! A scripted API, the recommended layer over it, and what the layer says.
+//! A scripted API, the recommended layer over it, and the events of the layer.
 
 use std::{
     io,
@@ -25,7 +25,7 @@ pub(crate) fn request() -> Request<RequestBody> {
         .expect("a request")
 }
 
-/// One request through this layer.
+/// Sends one request through this layer.
 pub(crate) async fn through<C>(layer: &RetryLayer<C>, api: &Api) -> Answer
 where
     C: Classify<io::Error> + Clone,
@@ -35,21 +35,21 @@ where
         .expect("a response")
 }
 
-/// The recommended layer without chance, and what it says.
-pub(crate) fn layer() -> (RetryLayer, Diary) {
-    let diary = Diary::default();
-    let copy = diary.clone();
+/// Returns the recommended layer without jitter, and its events.
+pub(crate) fn layer() -> (RetryLayer, EventLog) {
+    let events = EventLog::default();
+    let copy = events.clone();
     let layer = RetryLayer::new()
         .with_backoff(Backoff::new(SECOND, 60 * SECOND, Jitter::None))
         .with_observer(move |event: &Event<'_>| copy.note(event));
-    (layer, diary)
+    (layer, events)
 }
 
-/// The events, one line each.
+/// A log of events, with a line for each.
 #[derive(Clone, Default)]
-pub(crate) struct Diary(Arc<Mutex<Vec<String>>>);
+pub(crate) struct EventLog(Arc<Mutex<Vec<String>>>);
 
-impl Diary {
+impl EventLog {
     fn note(&self, event: &Event<'_>) {
         let line = match event {
             Event::Retry {
@@ -66,7 +66,7 @@ impl Diary {
             } => format!("gave up {attempt} {} {because}", class.kind.as_str()),
             Event::Broken { class, .. } => format!("broken {}", class.kind.as_str()),
             Event::Rejected { class, .. } => {
-                format!("refused {} local={}", class.kind.as_str(), class.local)
+                format!("rejected {} local={}", class.kind.as_str(), class.local)
             }
             other => format!("{other:?}"),
         };

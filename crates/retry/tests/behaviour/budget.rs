@@ -1,4 +1,4 @@
-//! What retries cost.
+//! The price of retries.
 
 use tower::{Layer, Service};
 use tower_claude_core::{RejectReason, Rejection};
@@ -7,33 +7,38 @@ use tower_claude_retry::RetryBudget;
 use crate::api::*;
 
 fn budget(tokens: u32) -> RetryBudget {
-    RetryBudget::new().with_initial(tokens).with_trickle(0.0)
+    RetryBudget::new()
+        .with_initial(tokens)
+        .with_refill_per_second(0.0)
 }
 
 #[tokio::test(start_paused = true)]
-async fn exhausted_the_first_response_goes_up() {
-    let (layer, diary) = layer();
+async fn empty_budget_returns_response() {
+    let (layer, events) = layer();
     let layer = layer.with_budget(budget(1));
     let api = Api::new([Reply::overloaded(), Reply::overloaded()]);
     assert_eq!(through(&layer, &api).await.status, 529);
     assert_eq!(api.arrivals(), [0, 1]);
-    assert_eq!(diary.lines().last().unwrap(), "gave up 2 overloaded budget");
+    assert_eq!(
+        events.lines().last().unwrap(),
+        "gave up 2 overloaded budget"
+    );
 }
 
 #[tokio::test(start_paused = true)]
-async fn two_layers_may_share_one() {
+async fn shared_budget_is_charged_by_both_layers() {
     let shared = budget(1);
     let layers = [layer().0, layer().0].map(|layer| layer.with_budget(shared.clone()));
     let api = Api::new([Reply::overloaded(), Reply::fine()]);
     assert_eq!(through(&layers[0], &api).await.status, 200);
-    // The success paid half a token in.
+    // The success deposited half a token.
     assert_eq!(layers[1].handle().snapshot().budget_tokens, 0.5);
     let api = Api::new([Reply::overloaded()]);
     assert_eq!(through(&layers[1], &api).await.status, 529);
 }
 
 #[tokio::test(start_paused = true)]
-async fn rate_limits_are_free() {
+async fn rate_limit_with_empty_budget_is_retried() {
     let (layer, _) = layer();
     let layer = layer.with_budget(budget(0));
     let api = Api::new([Reply::rate_limited("1"), Reply::fine()]);
@@ -41,7 +46,7 @@ async fn rate_limits_are_free() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_retry_refused_on_this_side_gets_its_price_back() {
+async fn locally_rejected_retry_is_refunded() {
     let (layer, _) = layer();
     let layer = layer.with_budget(budget(3));
     let reason = RejectReason::QueueFull {
@@ -55,7 +60,7 @@ async fn a_retry_refused_on_this_side_gets_its_price_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_dropped_in_its_wait_gets_the_price_back() {
+async fn call_dropped_during_wait_is_refunded() {
     let (layer, _) = layer();
     let layer = layer.with_budget(budget(3));
     let api = Api::new([Reply::overloaded(), Reply::never()]);
@@ -63,7 +68,7 @@ async fn a_call_dropped_in_its_wait_gets_the_price_back() {
     let call = service.call(request());
     assert!(tokio::time::timeout(SECOND / 2, call).await.is_err());
     assert_eq!(layer.handle().snapshot().budget_tokens, 3.0);
-    // Once it is sent, it is spent.
+    // A retry that was sent is not refunded.
     let api = Api::new([Reply::overloaded(), Reply::never()]);
     let call = layer.layer(api.clone()).call(request());
     assert!(tokio::time::timeout(5 * SECOND, call).await.is_err());
@@ -72,7 +77,7 @@ async fn a_call_dropped_in_its_wait_gets_the_price_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_deposit_per_call_that_succeeds() {
+async fn successful_call_deposits_once() {
     let (layer, _) = layer();
     let layer = layer.with_budget(budget(0));
     for reply in [
@@ -85,9 +90,9 @@ async fn one_deposit_per_call_that_succeeds() {
     assert_eq!(layer.handle().snapshot().budget_tokens, 1.0);
 }
 
-/// A total outage of a minute at 10 calls a second: hardly more attempts than calls.
+/// The outage lasts a minute, at 10 calls a second.
 #[tokio::test(start_paused = true)]
-async fn a_full_outage_is_not_amplified() {
+async fn full_outage_is_not_amplified() {
     let (layer, _) = layer();
     let api = Api::new((0..3000).map(|_| Reply::overloaded()));
     let mut calls = tokio::task::JoinSet::new();

@@ -1,4 +1,4 @@
-//! A call may be dropped at any time.
+//! Calls that are dropped.
 
 use std::{
     future::poll_fn,
@@ -16,7 +16,7 @@ use tower_claude_retry::RetryBudget;
 
 use crate::api::*;
 
-/// Every kind of wait there is.
+/// Returns a script with every kind of wait.
 fn script() -> Vec<Reply> {
     let wait = || Piece::Wait(SECOND);
     vec![
@@ -35,7 +35,7 @@ fn script() -> Vec<Reply> {
     ]
 }
 
-/// Drives a call and its body for so many polls and drops it then. False when that was its end.
+/// Drops a call or its body after this many polls. Returns false if it had ended before.
 async fn dropped_after(polls: usize, layer: &tower_claude_retry::RetryLayer, api: &Api) -> bool {
     let mut call = Box::pin(layer.layer(api.clone()).oneshot(request()));
     let mut left = polls;
@@ -69,11 +69,13 @@ async fn dropped_after(polls: usize, layer: &tower_claude_retry::RetryLayer, api
 }
 
 #[tokio::test(start_paused = true)]
-async fn dropped_at_any_poll_everything_is_given_back() {
+async fn call_dropped_at_any_poll_releases_everything() {
     let mut polls = 0;
     loop {
-        let budget = RetryBudget::new().with_initial(9).with_trickle(0.0);
-        let (layer, diary) = layer();
+        let budget = RetryBudget::new()
+            .with_initial(9)
+            .with_refill_per_second(0.0);
+        let (layer, events) = layer();
         let layer = layer.with_budget(budget.clone());
         let api = Api::new(script());
         let dropped = dropped_after(polls, &layer, &api).await;
@@ -87,7 +89,7 @@ async fn dropped_at_any_poll_everything_is_given_back() {
         let tokens = budget.tokens();
         let deposit = if tokens.fract() > 0.0 { 0.5 } else { 0.0 };
         assert_eq!(tokens, 9.0 - paid + deposit, "after {polls} polls");
-        assert!(!diary.lines().iter().any(|line| line.starts_with("broken")));
+        assert!(!events.lines().iter().any(|line| line.starts_with("broken")));
         if !dropped {
             break;
         }
@@ -96,9 +98,8 @@ async fn dropped_at_any_poll_everything_is_given_back() {
     assert!(polls > 12, "the script has more waits than {polls}");
 }
 
-/// Nothing of the request is kept once the outcome is known, though the future is still there.
 #[tokio::test(start_paused = true)]
-async fn an_answered_call_keeps_no_request() {
+async fn answered_call_releases_request() {
     struct Held(#[allow(dead_code, reason = "counts")] Arc<()>);
     impl AsRef<[u8]> for Held {
         fn as_ref(&self) -> &[u8] {

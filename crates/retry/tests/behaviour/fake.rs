@@ -1,4 +1,4 @@
-//! Against the fake API, which keeps its own account of what happened.
+//! Faults of the fake API, which counts the attempts itself.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ fn message(stream: bool) -> Request<RequestBody> {
         .expect("a request")
 }
 
-/// Status, body, whether it broke, and how many attempts it took.
+/// Returns the status, the body, true if the body broke, and the number of attempts.
 async fn one(fault: Fault, stream: bool) -> (u16, String, bool, usize) {
     let fake = FakeClaude::builder().build();
     fake.inject(fault);
@@ -35,7 +35,7 @@ async fn one(fault: Fault, stream: bool) -> (u16, String, bool, usize) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn passing_faults_are_not_noticed() {
+async fn transient_fault_is_retried() {
     let second = Duration::from_secs(1);
     let faults = [
         Fault::Overloaded,
@@ -71,7 +71,7 @@ async fn passing_faults_are_not_noticed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn spend_limits_are_asked_once() {
+async fn spend_limit_is_sent_once() {
     for (fault, expected) in [(Fault::SpendCap, 429), (Fault::OwnSpendLimit, 400)] {
         let (status, _, _, attempts) = one(fault, false).await;
         assert_eq!((status, attempts), (expected, 1));
@@ -79,7 +79,7 @@ async fn spend_limits_are_asked_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_has_begun_is_not_begun_again() {
+async fn fault_after_content_is_not_retried() {
     for fault in [
         Fault::ErrorMidStream { after_tokens: 3 },
         Fault::Truncated { after_tokens: 3 },

@@ -1,4 +1,4 @@
-//! What the layer does, one module per behaviour, over a scripted service and paused time.
+//! The behaviour of the layer over a scripted service in paused time.
 #![forbid(unsafe_code)]
 
 mod api;
@@ -6,6 +6,7 @@ mod budget;
 mod cancel;
 mod fake;
 mod nested;
+mod policies;
 mod requests;
 mod streams;
 mod timeouts;

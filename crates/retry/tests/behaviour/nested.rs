@@ -1,4 +1,4 @@
-//! One layer inside another: the inner one stands aside.
+//! A retry layer inside another, which passes calls through.
 
 use std::{
     future::Pending,
@@ -17,7 +17,7 @@ use tower_claude_retry::Timeouts;
 
 use crate::api::*;
 
-/// Has broken before it is asked.
+/// A service that fails to become ready.
 #[derive(Clone)]
 struct Broken(Arc<AtomicU32>);
 
@@ -37,19 +37,19 @@ impl Service<Request<RequestBody>> for Broken {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_nested_layer_does_not_wait_for_readiness_again() {
-    let ((outer, _), (inner, diary)) = (layer(), layer());
+async fn nested_layer_over_unready_service_does_not_retry() {
+    let ((outer, _), (inner, events)) = (layer(), layer());
     let broken = Broken(Arc::default());
     let stack = outer.layer(inner.layer(broken.clone()));
     assert!(send(stack, request()).await.is_err());
     assert_eq!(broken.0.load(Ordering::Relaxed), 5);
     let told = inner.handle().snapshot();
     assert_eq!((told.retries, told.gave_up), (0, 0));
-    assert!(diary.lines().is_empty());
+    assert!(events.lines().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_timers_of_a_nested_layer_stand_still() {
+async fn nested_layer_with_short_head_timeout_does_not_time_out() {
     let ((outer, _), (inner, _)) = (layer(), layer());
     let inner = inner.with_timeouts(Timeouts::NONE.with_head(Some(SECOND)));
     let api = Api::new([Reply::fine().after(5 * SECOND)]);

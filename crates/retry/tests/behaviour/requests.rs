@@ -1,4 +1,4 @@
-//! What is sent, again and again.
+//! The requests of the attempts.
 
 use std::{
     io,
@@ -19,7 +19,7 @@ use tower_claude_wire::ApiError;
 
 use crate::api::*;
 
-/// Counts how often it was cloned.
+/// An extension that counts its clones.
 #[derive(Debug, Default)]
 struct Counted(Arc<AtomicU32>);
 
@@ -30,7 +30,7 @@ impl Clone for Counted {
     }
 }
 
-/// How often a request was copied, for this many attempts allowed, when `failures` of them fail.
+/// Returns the number of copies of a request if `failures` of at most `attempts` attempts fail.
 async fn copies(attempts: u32, failures: usize) -> u32 {
     let (layer, _) = layer();
     let layer = layer.with_max_attempts(NonZeroU32::new(attempts).unwrap());
@@ -44,7 +44,7 @@ async fn copies(attempts: u32, failures: usize) -> u32 {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_last_attempt_is_never_copied() {
+async fn last_attempt_is_not_copied() {
     assert_eq!(copies(1, 0).await, 0);
     assert_eq!(copies(2, 0).await, 1);
     assert_eq!(copies(2, 1).await, 1);
@@ -52,7 +52,7 @@ async fn the_last_attempt_is_never_copied() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_attempt_gets_the_whole_request() {
+async fn every_attempt_sends_whole_request() {
     let (layer, _) = layer();
     let mut request = request();
     request.extensions_mut().insert(Counted::default());
@@ -69,7 +69,7 @@ async fn every_attempt_gets_the_whole_request() {
         assert!(!seen.headers.contains_key("x-stainless-retry-count"));
         assert!(seen.extensions.get::<Counted>().is_some());
     }
-    // One context for all of them.
+    // All attempts share one call.
     let contexts = seen.iter().map(|seen| seen.extensions.get::<Arc<Call>>());
     let contexts: Vec<_> = contexts.map(|context| context.expect("there")).collect();
     assert!(
@@ -81,7 +81,7 @@ async fn every_attempt_gets_the_whole_request() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_sdks_count_stays_true() {
+async fn retry_count_header_is_updated() {
     for (sent, counts) in [
         ("0", ["0", "1", "2"]),
         ("2", ["2", "3", "4"]),
@@ -102,8 +102,8 @@ async fn the_sdks_count_stays_true() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_that_cannot_be_kept_is_sent_once() {
-    let (layer, diary) = layer();
+async fn streamed_request_body_is_sent_once() {
+    let (layer, events) = layer();
     let body = RequestBody::new(Full::new(Bytes::from("too long to keep")));
     let request = request().map(|_| body);
     let api = Api::new([Reply::overloaded()]);
@@ -112,11 +112,11 @@ async fn a_body_that_cannot_be_kept_is_sent_once() {
         (answer.status, &api.seen()[0].body[..]),
         (529, &b"too long to keep"[..])
     );
-    assert_eq!(diary.lines(), ["gave up 1 overloaded body"]);
+    assert_eq!(events.lines(), ["gave up 1 overloaded body"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_body_limit_decides_what_can_be_kept() {
+async fn request_body_over_limit_is_sent_once() {
     for (limit, attempts) in [(16, 2), (15, 1)] {
         let (layer, _) = layer();
         let layer = layer.with_body_limit(limit);
@@ -129,9 +129,9 @@ async fn the_body_limit_decides_what_can_be_kept() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_layer_inside_another_passes_through() {
-    let (outer, outer_diary) = layer();
-    let (inner, inner_diary) = layer();
+async fn nested_layer_passes_through() {
+    let (outer, outer_events) = layer();
+    let (inner, inner_events) = layer();
     let api = Api::new((0..5).map(|_| Reply::overloaded()));
     let stack = ServiceBuilder::new()
         .layer(outer)
@@ -139,15 +139,15 @@ async fn a_layer_inside_another_passes_through() {
         .service(api.clone());
     assert_eq!(send(stack, request()).await.unwrap().status, 529);
     assert_eq!(api.seen().len(), 5);
-    assert_eq!(outer_diary.lines().len(), 5);
-    assert!(inner_diary.lines().is_empty());
+    assert_eq!(outer_events.lines().len(), 5);
+    assert!(inner_events.lines().is_empty());
     let context = api.seen()[4].extensions.get::<Arc<Call>>().cloned();
     assert_eq!(context.unwrap().attempts(), 5);
 }
 
-/// As a fallback outside does for its second target.
+/// An outer fallback does so for its second target.
 #[tokio::test(start_paused = true)]
-async fn the_same_call_may_come_again_later() {
+async fn call_sent_again_by_outer_layer_is_retried() {
     let (layer, _) = layer();
     let mut again = request();
     let context = Call::get_or_insert(again.extensions_mut(), Instant::now());
@@ -166,9 +166,8 @@ async fn the_same_call_may_come_again_later() {
     }
 }
 
-/// Even while the future of the first time is still there.
 #[tokio::test(start_paused = true)]
-async fn an_answered_call_makes_room_for_the_same_call() {
+async fn answered_call_sent_again_is_retried_before_future_is_dropped() {
     let (layer, _) = layer();
     let mut first = request();
     let context = Call::get_or_insert(first.extensions_mut(), Instant::now());
@@ -183,9 +182,9 @@ async fn an_answered_call_makes_room_for_the_same_call() {
     drop(call);
 }
 
-/// Five attempts in all, wherever they were made, and one at least at each target.
+/// At most five attempts in all, and at least one at each target.
 #[tokio::test(start_paused = true)]
-async fn attempts_at_other_targets_count() {
+async fn attempts_at_other_targets_count_towards_maximum() {
     let (layer, _) = layer();
     let mut again = request();
     let context = Call::get_or_insert(again.extensions_mut(), Instant::now());
@@ -202,7 +201,7 @@ async fn attempts_at_other_targets_count() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_probe_is_sent_once() {
+async fn probe_is_sent_once() {
     let (layer, _) = layer();
     let api = Api::new([Reply::overloaded()]);
     let mut request = request();
@@ -212,15 +211,15 @@ async fn a_probe_is_sent_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_inner_layers_class_is_taken() {
+async fn class_of_inner_layer_stands() {
     let (layer, _) = layer();
-    // Says what the status does not.
+    // The class differs from that of the status.
     let told = Reply::new(418).extension(Class::new(Kind::Overloaded));
     let api = Api::new([told, Reply::fine()]);
     assert_eq!(through(&layer, &api).await.status, 200);
 }
 
-/// Everything but 200 is an overload.
+/// A classifier for which every status but 200 is an overload.
 #[derive(Clone)]
 struct Own;
 
@@ -246,8 +245,8 @@ impl Classify<io::Error> for Own {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_own_classifier_beats_what_was_left() {
-    let (layer, diary) = layer();
+async fn own_classifier_overrules_class_of_inner_layer() {
+    let (layer, events) = layer();
     let layer = layer.with_classifier(Own);
     let left = Reply::error(404, "not_found_error").extension(Class::new(Kind::NotFound));
     let api = Api::new([left, Reply::fine()]);
@@ -256,11 +255,11 @@ async fn an_own_classifier_beats_what_was_left() {
     through(&layer, &Api::new([stream])).await;
     let broken = Api::new([Reply::broken(io::ErrorKind::ConnectionReset)]);
     assert!(send(layer.layer(broken), request()).await.is_err());
-    // But a refusal on this side stays one.
+    // A local rejection stands.
     let refused = Reply::new(503).extension(Class::new(Kind::Overloaded).into_local());
     through(&layer, &Api::new([refused])).await;
     assert_eq!(
-        diary.lines(),
+        events.lines(),
         [
             "retry 1 overloaded 1s",
             "gave up 1 bad_request not_retryable",
@@ -270,7 +269,7 @@ async fn an_own_classifier_beats_what_was_left() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn other_services_by_status_alone() {
+async fn http_classifier_retries_by_status() {
     let (layer, _) = layer();
     let layer = layer.with_classifier(HttpClassify::default());
     let api = Api::new([Reply::new(503), Reply::new(200)]);

@@ -1,4 +1,4 @@
-//! What is held, what is retried unseen, and what is only watched.
+//! Responses that are held, and streams that the caller reads.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -22,29 +22,29 @@ fn fine() -> Reply {
 }
 
 #[tokio::test(start_paused = true)]
-async fn failures_before_content_are_retried_unseen() {
+async fn failure_before_content_is_retried() {
     for (failure, kind) in [
         (vec![data(START), data(PING), data(ERROR)], "overloaded"),
         (vec![data(START), data(PING)], "truncated"),
         (vec![], "truncated"),
         (vec![data(START), Piece::Broken], "transport"),
     ] {
-        let (layer, diary) = layer();
+        let (layer, events) = layer();
         let api = Api::new([Reply::stream(failure), fine()]);
         let answer = through(&layer, &api).await;
         assert_eq!(answer.text(), whole());
-        assert_eq!(diary.lines(), [format!("retry 1 {kind} 1s")]);
+        assert_eq!(events.lines(), [format!("retry 1 {kind} 1s")]);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn failures_after_content_are_passed_on_and_told() {
+async fn failure_after_content_is_forwarded_and_recorded() {
     for (rest, text, kind) in [
         (vec![data(ERROR)], ERROR, "overloaded"),
         (vec![], "", "truncated"),
         (vec![data(DELTA), Piece::Broken], DELTA, "transport"),
     ] {
-        let (layer, diary) = layer();
+        let (layer, events) = layer();
         let broken = rest.iter().any(|piece| matches!(piece, Piece::Broken));
         let api = Api::new([Reply::stream(
             [vec![data(START), data(CONTENT)], rest].concat(),
@@ -52,14 +52,14 @@ async fn failures_after_content_are_passed_on_and_told() {
         let answer = through(&layer, &api).await;
         assert_eq!(answer.text(), [START, CONTENT, text].concat());
         assert_eq!(answer.broken, broken);
-        assert_eq!(diary.lines(), [format!("broken {kind}")]);
+        assert_eq!(events.lines(), [format!("broken {kind}")]);
         assert_eq!(layer.handle().snapshot().broken, 1);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_last_failed_stream_goes_up_as_it_came() {
-    let (layer, diary) = layer();
+async fn last_failed_stream_is_returned_unchanged() {
+    let (layer, events) = layer();
     let failure = Reply::stream([data(START), data(ERROR), data(PING)]);
     let api = Api::new(std::iter::repeat_n(failure, 5));
     let answer = through(&layer, &api).await;
@@ -67,26 +67,26 @@ async fn the_last_failed_stream_goes_up_as_it_came() {
     assert_eq!(answer.text(), [START, ERROR, PING].concat());
     assert_eq!(answer.class().kind, Kind::Overloaded);
     assert_eq!(
-        diary.lines().last().unwrap(),
+        events.lines().last().unwrap(),
         "gave up 5 overloaded attempts"
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn any_cut_of_a_stream_comes_out_the_same() {
+async fn stream_split_anywhere_is_forwarded_unchanged() {
     let text = whole();
     for cut in 0..text.len() {
-        let (layer, diary) = layer();
+        let (layer, events) = layer();
         let (a, b) = text.split_at(cut);
         let chunks = [a, b].map(|part| Piece::Data(Bytes::copy_from_slice(part.as_bytes())));
         let api = Api::new([Reply::stream(chunks)]);
         assert_eq!(through(&layer, &api).await.text(), text);
-        assert!(diary.lines().is_empty());
+        assert!(events.lines().is_empty());
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_is_handed_on_at_its_first_content() {
+async fn stream_is_forwarded_at_first_content() {
     let (layer, _) = layer();
     let pieces = [
         data(START),
@@ -102,7 +102,7 @@ async fn a_stream_is_handed_on_at_its_first_content() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_cut_in_half_is_retried() {
+async fn truncated_json_is_retried() {
     let (layer, _) = layer();
     let half = Reply::json(200, "").pieces([data(r#"{"type":"mess"#), Piece::Broken]);
     let api = Api::new([half, Reply::fine()]);
@@ -112,18 +112,18 @@ async fn an_answer_cut_in_half_is_retried() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_longer_than_what_is_held_is_not_retried() {
-    let (layer, diary) = layer();
+async fn json_over_held_limit_is_not_retried() {
+    let (layer, events) = layer();
     let long = Bytes::from(vec![b' '; 65 * 1024]);
     let reply = Reply::json(200, "").pieces([Piece::Data(long.clone()), Piece::Broken]);
     let answer = through(&layer, &Api::new([reply])).await;
     assert!(answer.broken);
     assert_eq!(answer.body, long);
-    assert_eq!(diary.lines(), ["broken transport"]);
+    assert_eq!(events.lines(), ["broken transport"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn other_bodies_are_not_held() {
+async fn opaque_body_is_not_held() {
     let (layer, _) = layer();
     for (name, value) in [("content-type", "text/plain"), ("content-encoding", "gzip")] {
         let reply = Reply::fine().header(name, value).pieces([Piece::Stall]);
@@ -139,9 +139,9 @@ async fn other_bodies_are_not_held() {
 const SILENT: &str = "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"timeout_error\",\"message\":\"retry: the stream was silent for 120.0s\"}}\n\n";
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_stream_ends_with_an_error_event() {
+async fn silent_stream_ends_with_error_event() {
     for (last, close) in [(DELTA, ""), ("event: content_block_del", "\n\n")] {
-        let (layer, diary) = layer();
+        let (layer, events) = layer();
         let pieces = [
             data(START),
             data(CONTENT),
@@ -154,7 +154,7 @@ async fn a_silent_stream_ends_with_an_error_event() {
         let text = [START, CONTENT, last, close, SILENT].concat();
         assert_eq!(text_of(&answer), text_without_request_id(&text));
         assert_eq!(api.elapsed(), 121 * SECOND);
-        assert_eq!(diary.lines(), ["broken timeout"]);
+        assert_eq!(events.lines(), ["broken timeout"]);
         let snapshot = layer.handle().snapshot();
         assert_eq!((snapshot.timed_out, snapshot.broken), (1, 1));
     }
@@ -165,13 +165,13 @@ fn text_of(answer: &Answer) -> String {
     text_without_request_id(answer.text())
 }
 
-/// Whether the envelope spells out a missing request id is not our business here.
+/// Removes a request id of null, which an error event may have or not.
 fn text_without_request_id(text: &str) -> String {
     text.replace(",\"request_id\":null", "")
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_held_after_an_error_event_of_ours() {
+async fn error_event_of_timer_releases_inner_body() {
     let (layer, _) = layer();
     let api = Api::new([Reply::stream([data(START), data(CONTENT), Piece::Stall])]);
     let mut response = layer.layer(api.clone()).oneshot(request()).await.unwrap();
@@ -184,8 +184,8 @@ async fn nothing_is_held_after_an_error_event_of_ours() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_byte_ends_the_silence() {
-    let (layer, diary) = layer();
+async fn every_frame_restarts_idle_timeout() {
+    let (layer, events) = layer();
     let beat = [Piece::Wait(119 * SECOND), data(PING)];
     let pieces = [
         vec![data(START)],
@@ -198,12 +198,12 @@ async fn every_byte_ends_the_silence() {
     let answer = through(&layer, &api).await;
     assert!(answer.text().ends_with(STOP));
     assert_eq!(api.elapsed(), 5 * 119 * SECOND);
-    assert!(diary.lines().is_empty());
+    assert!(events.lines().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_past_the_total_timeout_ends_with_an_error_event() {
-    let (layer, diary) = layer();
+async fn stream_past_total_timeout_ends_with_error_event() {
+    let (layer, events) = layer();
     let layer = layer.with_timeouts(Timeouts::NONE.with_total(Some(10 * SECOND)));
     let beat = std::iter::repeat_n([Piece::Wait(4 * SECOND), data(DELTA)], 9);
     let beat: Vec<_> = beat.flatten().collect();
@@ -218,33 +218,32 @@ async fn a_stream_past_the_total_timeout_ends_with_an_error_event() {
     );
     assert!(answer.text().contains("did not end within 10.0s"));
     assert_eq!(api.elapsed(), 10 * SECOND);
-    assert_eq!(diary.lines(), ["broken timeout"]);
+    assert_eq!(events.lines(), ["broken timeout"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_whole_stream_that_hangs_just_ends() {
-    let (layer, diary) = layer();
+async fn complete_stream_that_stalls_ends_without_event() {
+    let (layer, events) = layer();
     let pieces = [data(START), data(CONTENT), data(STOP), Piece::Stall];
     let api = Api::new([Reply::stream(pieces)]);
     let answer = through(&layer, &api).await;
     assert_eq!(answer.text(), [START, CONTENT, STOP].concat());
     assert_eq!(api.elapsed(), 120 * SECOND);
-    assert!(diary.lines().is_empty());
+    assert!(events.lines().is_empty());
 }
 
-/// It has said already how it ended.
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_hangs_after_its_error_just_ends() {
-    let (layer, diary) = layer();
+async fn failed_stream_that_stalls_ends_without_second_error() {
+    let (layer, events) = layer();
     let pieces = [data(START), data(CONTENT), data(ERROR), Piece::Stall];
     let api = Api::new([Reply::stream(pieces)]);
     let answer = through(&layer, &api).await;
     assert_eq!(answer.text(), [START, CONTENT, ERROR].concat());
-    assert_eq!(diary.lines(), ["broken overloaded"]);
+    assert_eq!(events.lines(), ["broken overloaded"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn other_bodies_are_not_timed() {
+async fn opaque_body_has_no_timers() {
     let (layer, _) = layer();
     let pieces = [Piece::Wait(3600 * SECOND), data("late")];
     let reply = Reply::new(200)
@@ -254,9 +253,9 @@ async fn other_bodies_are_not_timed() {
     assert_eq!(answer.text(), "late");
 }
 
-/// An `error` event would break the length that was promised.
+/// An `error` event would break the length in the head.
 #[tokio::test(start_paused = true)]
-async fn a_stream_of_known_length_is_not_timed() {
+async fn stream_of_known_length_has_no_timers() {
     let (layer, _) = layer();
     let api = service_fn(|_: Request<RequestBody>| async {
         let pieces = [START, CONTENT].map(|text| tower_claude_tests::Piece::Data(text.into()));

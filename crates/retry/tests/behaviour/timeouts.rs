@@ -2,6 +2,7 @@
 
 use std::{
     convert::Infallible,
+    sync::{Arc, Mutex},
     task::{Context, Poll},
     time::Duration,
 };
@@ -16,8 +17,8 @@ use tower_claude_retry::{RetryLayer, Timeouts};
 use crate::api::*;
 
 #[tokio::test(start_paused = true)]
-async fn no_head_in_time_is_retried_once() {
-    let (layer, diary) = layer();
+async fn head_timeout_is_retried_once() {
+    let (layer, events) = layer();
     let api = Api::new([Reply::never(), Reply::never()]);
     let answer = through(&layer, &api).await;
     assert_eq!(api.arrivals(), [0, 601]);
@@ -30,24 +31,24 @@ async fn no_head_in_time_is_retried_once() {
         (refused.by, refused.reason),
         ("retry", RejectReason::TimedOut { after })
     );
-    // It was sent, twice: an outer fallback may act, nobody gets a refund.
+    // The request was sent twice, so an outer fallback may act and nothing is refunded.
     assert_eq!(
         (answer.class().kind, answer.class().local),
         (Kind::Timeout, false)
     );
     assert_eq!(
-        diary.lines(),
+        events.lines(),
         [
             "retry 1 timeout 1s",
             "gave up 2 timeout unanswered",
-            "refused timeout local=false"
+            "rejected timeout local=false"
         ]
     );
     assert_eq!(layer.handle().snapshot().timed_out, 2);
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_head_timeout_lasts_until_the_first_content() {
+async fn head_timeout_ends_at_first_content() {
     let (layer, _) = layer();
     let layer = layer.with_timeouts(Timeouts::NONE.with_head(Some(10 * SECOND)));
     let slow = Reply::stream([data(START), Piece::Wait(6 * SECOND), data(CONTENT)]);
@@ -57,8 +58,8 @@ async fn the_head_timeout_lasts_until_the_first_content() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn silence_while_held_is_a_timeout() {
-    let (layer, diary) = layer();
+async fn silent_held_response_times_out() {
+    let (layer, events) = layer();
     let stalled = Reply::stream([
         data(START),
         Piece::Wait(100 * SECOND),
@@ -71,7 +72,7 @@ async fn silence_while_held_is_a_timeout() {
         assert_eq!(through(&layer, &api).await.status, 200);
         assert_eq!(api.arrivals(), [0, at]);
     }
-    assert_eq!(diary.lines(), ["retry 1 timeout 1s", "retry 1 timeout 1s"]);
+    assert_eq!(events.lines(), ["retry 1 timeout 1s", "retry 1 timeout 1s"]);
     // Silence is due before the head timeout, which runs already.
     let api = Api::new([
         Reply::stream([Piece::Stall]).after(5 * SECOND),
@@ -82,34 +83,43 @@ async fn silence_while_held_is_a_timeout() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_error_body_that_stalls_is_judged_by_what_came() {
-    let (layer, diary) = layer();
+async fn stalled_error_body_is_classified_by_received_part() {
+    let (layer, events) = layer();
     let stalled = Reply::rate_limited("7").pieces([data("{"), Piece::Stall]);
     let api = Api::new([stalled, Reply::fine()]);
     assert_eq!(through(&layer, &api).await.status, 200);
     assert_eq!(api.arrivals(), [0, 127]);
-    assert_eq!(diary.lines(), ["retry 1 rate_limited 7s"]);
+    assert_eq!(events.lines(), ["retry 1 rate_limited 7s"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_total_timeout_covers_attempts_and_waits() {
-    let (layer, diary) = layer();
+async fn total_timeout_covers_attempts_and_waits() {
+    let (layer, events) = layer();
     let layer = layer.with_timeouts(Timeouts::new().with_total(Some(10 * SECOND)));
     // 0..2, wait 1, 3..: cut at 10.
     let api = Api::new([Reply::overloaded().after(2 * SECOND), Reply::never()]);
-    let answer = through(&layer, &api).await;
+    let deadlines = Arc::new(Mutex::new(Vec::new()));
+    let seen = deadlines.clone();
+    let inner = api
+        .clone()
+        .map_request(move |request: Request<RequestBody>| {
+            let call = Call::of(&request).expect("a call");
+            seen.lock().unwrap().push(call.deadline());
+            request
+        });
+    let start = Instant::now();
+    let answer = send(layer.layer(inner), request()).await.unwrap();
     assert_eq!((answer.status, api.elapsed()), (504, 10 * SECOND));
     assert_eq!(api.arrivals(), [0, 3]);
     assert_eq!(
-        diary.lines()[1..],
-        ["gave up 2 timeout deadline", "refused timeout local=false"]
+        events.lines()[1..],
+        ["gave up 2 timeout deadline", "rejected timeout local=false"]
     );
-    // Inner layers know of it.
-    let context = api.seen()[1]
-        .extensions
-        .get::<std::sync::Arc<Call>>()
-        .cloned();
-    assert_eq!(context.unwrap().deadline(), Some(Instant::now()));
+    // Inner layers see it as the deadline of the call while the call lasts.
+    let deadline = Some(start + 10 * SECOND);
+    assert_eq!(*deadlines.lock().unwrap(), [deadline, deadline]);
+    let call = api.seen()[1].extensions.get::<Arc<Call>>().cloned();
+    assert_eq!(call.unwrap().deadline(), None);
 }
 
 fn with_deadline(wait: Duration) -> Request<RequestBody> {
@@ -121,21 +131,21 @@ fn with_deadline(wait: Duration) -> Request<RequestBody> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_wait_passes_the_deadline() {
-    let (layer, diary) = layer();
+async fn wait_past_deadline_gives_up() {
+    let (layer, events) = layer();
     let api = Api::new([Reply::overloaded(), Reply::overloaded()]);
     let answer = send(layer.layer(api.clone()), with_deadline(2 * SECOND))
         .await
         .unwrap();
     assert_eq!((answer.status, api.elapsed()), (529, SECOND));
     assert_eq!(
-        diary.lines().last().unwrap(),
+        events.lines().last().unwrap(),
         "gave up 2 overloaded deadline"
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_deadline_ends_an_attempt() {
+async fn attempt_past_deadline_is_answered_with_504() {
     let (layer, _) = layer();
     let api = Api::new([Reply::never()]);
     let answer = send(layer.layer(api.clone()), with_deadline(2 * SECOND))
@@ -145,8 +155,8 @@ async fn the_deadline_ends_an_attempt() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_past_its_deadline_is_refused_unsent() {
-    let (layer, diary) = layer();
+async fn call_past_deadline_is_rejected_unsent() {
+    let (layer, events) = layer();
     let api = Api::new([]);
     let answer = send(layer.layer(api.clone()), with_deadline(Duration::ZERO))
         .await
@@ -157,10 +167,10 @@ async fn a_call_past_its_deadline_is_refused_unsent() {
         text.contains("the deadline of this request has passed"),
         "{text}"
     );
-    assert_eq!(diary.lines(), ["refused timeout local=true"]);
+    assert_eq!(events.lines(), ["rejected timeout local=true"]);
 }
 
-/// Ready only in its second clone.
+/// A service that becomes ready only in its second clone.
 struct Stuck {
     api: Api,
     clones: u32,
@@ -193,7 +203,7 @@ impl Service<Request<RequestBody>> for Stuck {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_place_in_a_queue_is_given_up() {
+async fn unready_service_is_dropped_after_head_timeout() {
     let (layer, _) = layer();
     let api = Api::new([Reply::fine()]);
     let stuck = Stuck {
@@ -206,9 +216,9 @@ async fn a_place_in_a_queue_is_given_up() {
     assert_eq!(api.arrivals(), [601]);
 }
 
-/// In a runtime without a timer, making one would panic.
+/// Creating a timer would panic in this runtime.
 #[test]
-fn an_instant_answer_makes_no_timer() {
+fn immediate_response_creates_no_timer() {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .unwrap();
@@ -226,11 +236,14 @@ fn an_instant_answer_makes_no_timer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_attempt_has_a_silence_of_its_own() {
-    let (layer, diary) = layer();
+async fn second_attempt_restarts_idle_timeout() {
+    let (layer, events) = layer();
     let slow = |last| Reply::stream([data(START), Piece::Wait(100 * SECOND), data(last)]);
     let api = Api::new([slow(ERROR), slow(CONTENT)]);
     through(&layer, &api).await;
     assert_eq!(api.arrivals(), [0, 101]);
-    assert_eq!(diary.lines(), ["retry 1 overloaded 1s", "broken truncated"]);
+    assert_eq!(
+        events.lines(),
+        ["retry 1 overloaded 1s", "broken truncated"]
+    );
 }

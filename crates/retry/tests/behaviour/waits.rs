@@ -1,4 +1,4 @@
-//! When the next attempt is made, and when none is.
+//! The waits before attempts, and the failures that are returned.
 
 use std::{
     io,
@@ -14,8 +14,8 @@ use tower_claude_retry::RetryLayer;
 use crate::api::*;
 
 #[tokio::test(start_paused = true)]
-async fn the_schedule_and_then_the_last_response_as_it_came() {
-    let (layer, diary) = layer();
+async fn overload_follows_schedule_then_returns_last_response() {
+    let (layer, events) = layer();
     let api = Api::new((0..5).map(|_| Reply::overloaded()));
     let answer = through(&layer, &api).await;
     assert_eq!(api.arrivals(), [0, 1, 3, 7, 15]);
@@ -23,7 +23,7 @@ async fn the_schedule_and_then_the_last_response_as_it_came() {
     assert!(answer.text().contains("scripted"));
     assert_eq!(answer.class().kind, Kind::Overloaded);
     assert_eq!(
-        diary.lines(),
+        events.lines(),
         [
             "retry 1 overloaded 1s",
             "retry 2 overloaded 2s",
@@ -36,9 +36,9 @@ async fn the_schedule_and_then_the_last_response_as_it_came() {
     assert_eq!((snapshot.retries, snapshot.gave_up), (4, 1));
 }
 
-/// The last attempt keeps no request.
+/// The last attempt keeps no request to read the model from.
 #[tokio::test(start_paused = true)]
-async fn each_event_names_the_model() {
+async fn events_have_model() {
     let models = Arc::new(Mutex::new(Vec::new()));
     let seen = models.clone();
     let layer = RetryLayer::new().with_observer(move |event: &Event<'_>| {
@@ -53,7 +53,7 @@ async fn each_event_names_the_model() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn long_runs_stay_at_the_cap() {
+async fn long_run_waits_at_most_the_cap() {
     let (layer, _) = layer();
     let layer = layer.with_max_attempts(NonZeroU32::new(9).unwrap());
     let api = Api::new((0..9).map(|_| Reply::rate_limited("0")));
@@ -62,7 +62,7 @@ async fn long_runs_stay_at_the_cap() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn retry_after_is_a_lower_bound() {
+async fn retry_after_is_shortest_wait() {
     for _ in 0..50 {
         let api = Api::new([Reply::rate_limited("8"), Reply::fine()]);
         assert_eq!(through(&RetryLayer::new(), &api).await.status, 200);
@@ -75,15 +75,15 @@ async fn retry_after_is_a_lower_bound() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn longer_than_allowed_goes_up_at_once() {
-    let (layer, diary) = layer();
+async fn retry_after_over_maximum_returns_response() {
+    let (layer, events) = layer();
     let api = Api::new([Reply::rate_limited("61")]);
     let answer = through(&layer, &api).await;
     assert_eq!((answer.status, api.elapsed()), (429, Duration::ZERO));
     assert_eq!(answer.headers["retry-after"], "61");
     assert_eq!(answer.class().retry_after, Some(61 * SECOND));
-    assert_eq!(diary.lines(), ["gave up 1 rate_limited retry_after"]);
-    // An hour is the most that can be allowed.
+    assert_eq!(events.lines(), ["gave up 1 rate_limited retry_after"]);
+    // The upper limit is one hour.
     let layer = layer.with_max_retry_after(Duration::MAX);
     let api = Api::new([Reply::rate_limited("3601")]);
     assert_eq!(through(&layer, &api).await.status, 429);
@@ -93,11 +93,11 @@ async fn longer_than_allowed_goes_up_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_waiting_does_not_cure_goes_up() {
+async fn permanent_failure_is_returned() {
     let spend = r#"{"type":"error","error":{"type":"rate_limit_error","message":"x","details":{"error_code":"enforced_spend_limit_reached"}}}"#;
     let credit = r#"{"type":"error","error":{"type":"invalid_request_error","message":"Your credit balance is too low to access the API."}}"#;
     for (reply, kind) in [
-        // Not even when the header says so: the code is more exact.
+        // The error code overrules the header.
         (
             Reply::json(429, spend).header("x-should-retry", "true"),
             Kind::SpendLimit,
@@ -115,17 +115,17 @@ async fn what_waiting_does_not_cure_goes_up() {
             Kind::Overloaded,
         ),
     ] {
-        let (layer, diary) = layer();
+        let (layer, events) = layer();
         let api = Api::new([reply]);
         let answer = through(&layer, &api).await;
         assert_eq!(answer.class().kind, kind);
         let line = format!("gave up 1 {} not_retryable", kind.as_str());
-        assert_eq!(diary.lines(), [line]);
+        assert_eq!(events.lines(), [line]);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_servers_word_makes_a_400_retryable() {
+async fn bad_request_with_should_retry_is_retried() {
     let (layer, _) = layer();
     let bad = Reply::error(400, "invalid_request_error").header("x-should-retry", "true");
     let api = Api::new([bad, Reply::fine()]);
@@ -134,20 +134,20 @@ async fn the_servers_word_makes_a_400_retryable() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_limiter_inside_waits_alone() {
+async fn scope_paused_by_limiter_is_retried_without_wait() {
     let (layer, _) = layer();
-    let paced = Reply::rate_limited("30").extension(PausedByLimiter { pause: 30 * SECOND });
-    let api = Api::new([paced, Reply::fine()]);
+    let paused = Reply::rate_limited("30").extension(PausedByLimiter { pause: 30 * SECOND });
+    let api = Api::new([paused, Reply::fine()]);
     assert_eq!(through(&layer, &api).await.status, 200);
     assert_eq!(api.arrivals(), [0, 0]);
-    let paced = Reply::rate_limited("30").extension(PausedByLimiter { pause: 90 * SECOND });
-    let api = Api::new([paced]);
+    let paused = Reply::rate_limited("30").extension(PausedByLimiter { pause: 90 * SECOND });
+    let api = Api::new([paused]);
     assert_eq!(through(&layer, &api).await.status, 429);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_local_refusal_goes_up_at_once() {
-    let (layer, diary) = layer();
+async fn local_rejection_is_returned() {
+    let (layer, events) = layer();
     let reason = RejectReason::QueueFull {
         waiting: 3,
         limit: 3,
@@ -161,12 +161,15 @@ async fn a_local_refusal_goes_up_at_once() {
     let answer = through(&layer, &api).await;
     assert!(answer.class().local);
     assert_eq!(api.elapsed(), Duration::ZERO);
-    assert!(diary.lines().is_empty(), "the refusing layer has said it");
+    assert!(
+        events.lines().is_empty(),
+        "reported by the layer that rejected it"
+    );
 }
 
 #[tokio::test(start_paused = true)]
-async fn errors_of_the_client_are_retried_and_the_last_goes_up() {
-    let (layer, diary) = layer();
+async fn service_error_is_retried_then_returned() {
+    let (layer, events) = layer();
     let api = Api::new([Reply::broken(io::ErrorKind::ConnectionReset), Reply::fine()]);
     assert_eq!(through(&layer, &api).await.status, 200);
     assert_eq!(api.arrivals(), [0, 1]);
@@ -176,28 +179,28 @@ async fn errors_of_the_client_are_retried_and_the_last_goes_up() {
     let error = send(layer.layer(api.clone()), request()).await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
     assert_eq!(
-        diary.lines().last().unwrap(),
+        events.lines().last().unwrap(),
         "gave up 2 transport attempts"
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_timed_out_is_retried_once() {
-    let (layer, diary) = layer();
+async fn service_timeout_is_retried_once() {
+    let (layer, events) = layer();
     let api = Api::new([io::ErrorKind::TimedOut; 2].map(Reply::broken));
     let error = send(layer.layer(api.clone()), request()).await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     assert_eq!(
-        diary.lines().last().unwrap(),
+        events.lines().last().unwrap(),
         "gave up 2 timeout unanswered"
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_held_while_waiting() {
+async fn failed_response_is_dropped_before_wait() {
     let (layer, _) = layer();
     let whole = Reply::overloaded();
-    // Judged by the head alone: the body was never read.
+    // Classified by the head, so the body is not read.
     let unread = Reply::error(503, "api_error").pieces([Piece::Stall]);
     let stream = Reply::stream([data(START), data(ERROR), Piece::Stall]);
     for reply in [whole, unread, stream] {

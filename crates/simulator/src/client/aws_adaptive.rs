@@ -1,12 +1,12 @@
-//! The AWS SDKs' adaptive retry mode: a client rate that grows by a cubic curve and is cut by every
-//! refusal, three attempts, and a retry quota of 500 that a retry costs 5 of.
-//! Constants as in the public Rust and Python clients.
+//! The AWS SDKs' adaptive retry mode: a client rate that grows by a cubic curve and is reduced by
+//! every rejection, three attempts, and a retry quota of 500 of which a retry costs 5. Constants as
+//! in the public Rust and Python clients.
 
 use std::collections::VecDeque;
 
 use super::{
-    Ask, Head, Io, JobId, Strategy, Used,
-    parts::{PerJob, Timers},
+    Action, ActualUse, Head, JobId, NewRequest, Strategy,
+    job_table::{JobTable, TimerQueue},
 };
 use crate::units::{nanos, seconds};
 
@@ -22,7 +22,7 @@ const MOST_BACKOFF: f64 = 20.0;
 #[derive(Debug)]
 pub(super) struct AwsAdaptive {
     enabled: bool,
-    /// Requests a second.
+    /// Requests per second.
     rate: f64,
     capacity: f64,
     level: f64,
@@ -33,9 +33,9 @@ pub(super) struct AwsAdaptive {
     last_max: f64,
     throttled_at: f64,
     quota: u32,
-    attempts: PerJob<u32>,
+    attempts: JobTable<u32>,
     queue: VecDeque<JobId>,
-    timers: Timers,
+    timers: TimerQueue,
     rng: fastrand::Rng,
 }
 
@@ -53,9 +53,9 @@ impl AwsAdaptive {
             last_max: 0.0,
             throttled_at: 0.0,
             quota: QUOTA,
-            attempts: PerJob::default(),
+            attempts: JobTable::default(),
             queue: VecDeque::new(),
-            timers: Timers::default(),
+            timers: TimerQueue::default(),
             rng,
         }
     }
@@ -91,7 +91,7 @@ impl AwsAdaptive {
         self.level = self.level.min(self.capacity);
     }
 
-    /// The rate of responses, in halves of a second.
+    /// Measures the rate of responses in intervals of half a second.
     fn measure(&mut self, time: f64) {
         let half = (time * 2.0).floor() / 2.0;
         self.sent += 1.0;
@@ -105,13 +105,13 @@ impl AwsAdaptive {
 }
 
 impl Strategy for AwsAdaptive {
-    fn submit(&mut self, now: u64, ask: Ask, io: &mut Io) {
+    fn submit(&mut self, now: u64, ask: NewRequest, io: &mut Action) {
         *self.attempts.get(ask.job) = 1;
         self.queue.push_back(ask.job);
         self.wake(now, io);
     }
 
-    fn on_response(&mut self, now: u64, job: JobId, head: &Head, io: &mut Io) {
+    fn on_response(&mut self, now: u64, job: JobId, head: &Head, io: &mut Action) {
         self.learn(now, head.refused.is_some());
         if head.refused.is_some() {
             let attempts = self.attempts.get(job);
@@ -127,7 +127,7 @@ impl Strategy for AwsAdaptive {
         self.wake(now, io);
     }
 
-    fn on_end(&mut self, _now: u64, job: JobId, _used: Used, _io: &mut Io) {
+    fn on_end(&mut self, _now: u64, job: JobId, _used: ActualUse, _io: &mut Action) {
         let gain = if *self.attempts.get(job) > 1 {
             RETRY_COST
         } else {
@@ -136,7 +136,7 @@ impl Strategy for AwsAdaptive {
         self.quota = (self.quota + gain).min(QUOTA);
     }
 
-    fn wake(&mut self, now: u64, io: &mut Io) {
+    fn wake(&mut self, now: u64, io: &mut Action) {
         while let Some(job) = self.timers.due(now) {
             self.queue.push_back(job);
         }

@@ -1,34 +1,35 @@
-//! No pacing; after a refusal exponential backoff with full jitter, 1 s to 60 s, until it works.
+//! Strategy without pacing. After a rejection it uses exponential backoff with full jitter, 1 s to
+//! 60 s, without a limit of attempts.
 
 use super::{
-    Ask, Head, Io, JobId, Strategy,
-    parts::{PerJob, Timers, full_jitter},
+    Action, Head, JobId, NewRequest, Strategy,
+    job_table::{JobTable, TimerQueue, full_jitter},
 };
 
 #[derive(Debug)]
 pub(super) struct BackoffForever {
-    refusals: PerJob<u32>,
-    timers: Timers,
+    refusals: JobTable<u32>,
+    timers: TimerQueue,
     rng: fastrand::Rng,
 }
 
 impl BackoffForever {
     pub(super) fn new(rng: fastrand::Rng) -> Self {
         Self {
-            refusals: PerJob::default(),
-            timers: Timers::default(),
+            refusals: JobTable::default(),
+            timers: TimerQueue::default(),
             rng,
         }
     }
 }
 
 impl Strategy for BackoffForever {
-    fn submit(&mut self, _now: u64, ask: Ask, io: &mut Io) {
+    fn submit(&mut self, _now: u64, ask: NewRequest, io: &mut Action) {
         *self.refusals.get(ask.job) = 0;
         io.send.push(ask.job);
     }
 
-    fn on_response(&mut self, now: u64, job: JobId, head: &Head, io: &mut Io) {
+    fn on_response(&mut self, now: u64, job: JobId, head: &Head, io: &mut Action) {
         if head.refused.is_none() {
             return;
         }
@@ -39,7 +40,7 @@ impl Strategy for BackoffForever {
         io.wake_at(at);
     }
 
-    fn wake(&mut self, now: u64, io: &mut Io) {
+    fn wake(&mut self, now: u64, io: &mut Action) {
         while let Some(job) = self.timers.due(now) {
             io.send.push(job);
         }

@@ -1,19 +1,19 @@
-//! A plain client-side bucket over three limits, as a common limiter library would keep it.
+//! A plain client-side bucket of three limits, like in a common limiter library.
 
 use crate::{
     units::{nanos, seconds},
     workload::Quota,
 };
 
-/// Levels of requests, input tokens and output tokens, each up to a minute's limit.
+/// LevelSet of requests, input tokens and output tokens, each up to a minute's limit.
 #[derive(Debug)]
-pub(super) struct Levels {
+pub(super) struct LevelSet {
     quota: Quota,
     levels: [f64; 3],
     at: u64,
 }
 
-impl Levels {
+impl LevelSet {
     pub(super) fn full(quota: Quota) -> Self {
         Self {
             levels: quota.0.map(|limit| limit as f64),
@@ -22,7 +22,7 @@ impl Levels {
         }
     }
 
-    /// Takes all of it, or says when it could.
+    /// Takes `cost`, or returns the time at which that is possible.
     pub(super) fn take(&mut self, now: u64, cost: [f64; 3]) -> Result<(), u64> {
         self.refill(now);
         let mut wait = 0.0_f64;
@@ -39,7 +39,7 @@ impl Levels {
         Ok(())
     }
 
-    /// Believes what it is told.
+    /// Sets the levels.
     pub(super) fn set(&mut self, now: u64, levels: [f64; 3]) {
         self.refill(now);
         self.levels = levels;

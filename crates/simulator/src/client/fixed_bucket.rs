@@ -1,44 +1,45 @@
-//! A client-side bucket at a fixed limit, by estimated input and mean output, first in, first out. It
-//! reads no headers; a refusal is backed off from as in "backoff for ever", then queues again.
+//! Strategy with a client-side bucket of fixed limits, by estimated input and mean output, first
+//! in, first out. It ignores headers. A rejected request waits like in "backoff for ever" and is
+//! then queued again.
 
 use std::collections::VecDeque;
 
 use super::{
-    Ask, Head, Io, JobId, Strategy,
-    bucket::Levels,
-    parts::{PerJob, Timers, full_jitter},
+    Action, Head, JobId, NewRequest, Strategy,
+    bucket::LevelSet,
+    job_table::{JobTable, TimerQueue, full_jitter},
 };
 use crate::workload::{OUTPUT, Quota};
 
 #[derive(Debug)]
 pub(super) struct FixedBucket {
-    levels: Levels,
+    levels: LevelSet,
     queue: VecDeque<JobId>,
-    jobs: PerJob<(u64, u32)>,
-    timers: Timers,
+    jobs: JobTable<(u64, u32)>,
+    timers: TimerQueue,
     rng: fastrand::Rng,
 }
 
 impl FixedBucket {
     pub(super) fn new(quota: Quota, rng: fastrand::Rng) -> Self {
         Self {
-            levels: Levels::full(quota),
+            levels: LevelSet::full(quota),
             queue: VecDeque::new(),
-            jobs: PerJob::default(),
-            timers: Timers::default(),
+            jobs: JobTable::default(),
+            timers: TimerQueue::default(),
             rng,
         }
     }
 }
 
 impl Strategy for FixedBucket {
-    fn submit(&mut self, now: u64, ask: Ask, io: &mut Io) {
+    fn submit(&mut self, now: u64, ask: NewRequest, io: &mut Action) {
         *self.jobs.get(ask.job) = (ask.estimate, 0);
         self.queue.push_back(ask.job);
         self.wake(now, io);
     }
 
-    fn on_response(&mut self, now: u64, job: JobId, head: &Head, io: &mut Io) {
+    fn on_response(&mut self, now: u64, job: JobId, head: &Head, io: &mut Action) {
         if head.refused.is_none() {
             return;
         }
@@ -49,7 +50,7 @@ impl Strategy for FixedBucket {
         io.wake_at(at);
     }
 
-    fn wake(&mut self, now: u64, io: &mut Io) {
+    fn wake(&mut self, now: u64, io: &mut Action) {
         while let Some(job) = self.timers.due(now) {
             self.queue.push_back(job);
         }

@@ -1,12 +1,12 @@
-//! What most gateways do: the level is what the last header said. Work in flight is invisible to it.
-//! A refusal is retried at once when its `retry-after` has passed.
+//! Strategy of most gateways: the level is the value of the last header, without the requests in
+//! flight. A rejected request is retried after its `retry-after`.
 
 use std::collections::VecDeque;
 
 use super::{
-    Ask, Head, Io, JobId, Strategy,
-    bucket::Levels,
-    parts::{PerJob, Timers},
+    Action, Head, JobId, NewRequest, Strategy,
+    bucket::LevelSet,
+    job_table::{JobTable, TimerQueue},
 };
 use crate::{
     units::SECOND,
@@ -15,31 +15,31 @@ use crate::{
 
 #[derive(Debug)]
 pub(super) struct HeaderNaive {
-    levels: Levels,
+    levels: LevelSet,
     queue: VecDeque<JobId>,
-    estimates: PerJob<u64>,
-    timers: Timers,
+    estimates: JobTable<u64>,
+    timers: TimerQueue,
 }
 
 impl HeaderNaive {
     pub(super) fn new(told: Quota) -> Self {
         Self {
-            levels: Levels::full(told),
+            levels: LevelSet::full(told),
             queue: VecDeque::new(),
-            estimates: PerJob::default(),
-            timers: Timers::default(),
+            estimates: JobTable::default(),
+            timers: TimerQueue::default(),
         }
     }
 }
 
 impl Strategy for HeaderNaive {
-    fn submit(&mut self, now: u64, ask: Ask, io: &mut Io) {
+    fn submit(&mut self, now: u64, ask: NewRequest, io: &mut Action) {
         *self.estimates.get(ask.job) = ask.estimate;
         self.queue.push_back(ask.job);
         self.wake(now, io);
     }
 
-    fn on_response(&mut self, now: u64, job: JobId, head: &Head, io: &mut Io) {
+    fn on_response(&mut self, now: u64, job: JobId, head: &Head, io: &mut Action) {
         self.levels
             .set(now, head.shown.map(|shown| shown.remaining as f64));
         if let Some(seconds) = head.refused {
@@ -48,7 +48,7 @@ impl Strategy for HeaderNaive {
         self.wake(now, io);
     }
 
-    fn wake(&mut self, now: u64, io: &mut Io) {
+    fn wake(&mut self, now: u64, io: &mut Action) {
         while let Some(job) = self.timers.due(now) {
             self.queue.push_front(job);
         }

@@ -1,14 +1,14 @@
-//! Strategies: how one client process paces what it sends.
+//! Strategies by which a client process paces its requests.
 
 mod aws_adaptive;
 mod backoff_forever;
 mod bucket;
 mod fixed_bucket;
 mod header_naive;
+mod job_table;
 mod oracle;
-mod ours;
-mod parts;
 mod sdk_default;
+mod this_limiter;
 
 use tower_claude_limiter::Sharing;
 
@@ -17,98 +17,98 @@ use crate::{
     workload::{Class, Quota},
 };
 
-/// A request by its slot; slots are used again.
+/// Slot of a request. Slots are reused.
 pub(crate) type JobId = u32;
 
-/// A request as its client knows it.
+/// A new request, with the facts that its client has.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Ask {
+pub(crate) struct NewRequest {
     pub(crate) job: JobId,
-    /// Input tokens, by estimate.
+    /// Estimated input tokens.
     pub(crate) estimate: u64,
     pub(crate) class: Class,
 }
 
-/// One limit as the headers show it.
+/// State of one limit in the headers.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Shown {
+pub(crate) struct HeaderGauge {
     pub(crate) limit: u64,
     pub(crate) remaining: u64,
     /// Seconds of the server's clock.
     pub(crate) reset: i64,
 }
 
-/// The head of a response, and what comes with it.
+/// The head of a response, with the input of its first event.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Head {
     /// Requests, input tokens, output tokens.
-    pub(crate) shown: [Shown; 3],
+    pub(crate) shown: [HeaderGauge; 3],
     /// Seconds of the server's clock.
     pub(crate) date: i64,
     /// A 429 with this `retry-after`, in seconds.
     pub(crate) refused: Option<u64>,
-    /// Input tokens, as the first event of the answer tells.
+    /// Input tokens, from the first event of the response.
     pub(crate) input: u64,
 }
 
-/// What a client believes.
+/// A client's own levels.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Believed {
-    /// Left of requests, input and output tokens.
+pub(crate) struct LevelEstimate {
+    /// Remaining requests, input and output tokens.
     pub(crate) levels: [i64; 3],
-    /// Output tokens taken for answers that have not ended.
+    /// Output tokens reserved for responses that have not ended.
     pub(crate) outstanding_output: u64,
 }
 
-/// What an answer used.
+/// Actual use of a response.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Used {
+pub(crate) struct ActualUse {
     pub(crate) input: u64,
     pub(crate) output: u64,
 }
 
-/// What a strategy wants done.
+/// Actions that a strategy requests.
 #[derive(Debug, Default)]
-pub(crate) struct Io {
-    /// To be sent now, first or again.
+pub(crate) struct Action {
+    /// Requests to send now, including retries.
     pub(crate) send: Vec<JobId>,
-    /// Given up.
+    /// Requests that are given up.
     pub(crate) failed: Vec<JobId>,
-    /// When to be woken, at the latest.
+    /// Latest time of the next wake.
     pub(crate) wake: Option<u64>,
 }
 
-impl Io {
+impl Action {
     pub(crate) fn wake_at(&mut self, at: u64) {
         self.wake = Some(self.wake.map_or(at, |wake| wake.min(at)));
     }
 }
 
-/// One client process. Times are those of its own clock.
+/// Strategy of one client process. All times are by its own clock.
 pub(crate) trait Strategy: Send {
-    /// A new request.
-    fn submit(&mut self, now: u64, ask: Ask, io: &mut Io);
-    /// The head of a response: an answer, or a 429, after which the job is the strategy's again.
-    fn on_response(&mut self, now: u64, job: JobId, head: &Head, io: &mut Io);
-    /// Output tokens of an answer seen so far.
-    fn on_progress(&mut self, _now: u64, _job: JobId, _output: u64, _io: &mut Io) {}
-    /// The end of an answer.
-    fn on_end(&mut self, _now: u64, _job: JobId, _used: Used, _io: &mut Io) {}
-    /// The time that was asked for, or earlier.
-    fn wake(&mut self, _now: u64, _io: &mut Io) {}
-    /// What it believes is there, of each limit.
-    fn levels(&self, _now: u64) -> Option<Believed> {
+    /// Handles a new request.
+    fn submit(&mut self, now: u64, ask: NewRequest, io: &mut Action);
+    /// Handles the head of a response. After a 429 the strategy may send the request again.
+    fn on_response(&mut self, now: u64, job: JobId, head: &Head, io: &mut Action);
+    /// Handles the output tokens received so far.
+    fn on_progress(&mut self, _now: u64, _job: JobId, _output: u64, _io: &mut Action) {}
+    /// Handles the end of a response.
+    fn on_end(&mut self, _now: u64, _job: JobId, _used: ActualUse, _io: &mut Action) {}
+    /// Handles the requested wake, or an earlier one.
+    fn wake(&mut self, _now: u64, _io: &mut Action) {}
+    /// Returns the client's own levels, if it has any.
+    fn levels(&self, _now: u64) -> Option<LevelEstimate> {
         None
     }
 }
 
-/// A strategy by name.
+/// Kind of a strategy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// By the default of [`Sharing`]: it finds out itself.
-    Ours,
-    OursShared,
-    OursAlone,
+    /// This limiter with the default of [`Sharing`], which detects other clients.
+    ThisLimiter,
+    ThisLimiterShared,
+    ThisLimiterAlone,
     SdkDefault,
     BackoffForever,
     FixedBucket,
@@ -121,9 +121,9 @@ pub(crate) enum Kind {
 impl Kind {
     pub(crate) const fn name(self) -> &'static str {
         match self {
-            Self::Ours => "ours",
-            Self::OursShared => "ours, shared",
-            Self::OursAlone => "ours, alone",
+            Self::ThisLimiter => "ours",
+            Self::ThisLimiterShared => "ours, shared",
+            Self::ThisLimiterAlone => "ours, alone",
             Self::SdkDefault => "SDK default",
             Self::BackoffForever => "backoff for ever",
             Self::FixedBucket => "fixed bucket",
@@ -134,11 +134,14 @@ impl Kind {
         }
     }
 
-    pub(crate) const fn is_ours(self) -> bool {
-        matches!(self, Self::Ours | Self::OursShared | Self::OursAlone)
+    pub(crate) const fn is_this_limiter(self) -> bool {
+        matches!(
+            self,
+            Self::ThisLimiter | Self::ThisLimiterShared | Self::ThisLimiterAlone
+        )
     }
 
-    /// A client of this kind that was told these limits; one of `clients`.
+    /// Creates the strategy of one of `clients` clients with these configured limits.
     pub(crate) fn start(
         self,
         told: Quota,
@@ -148,9 +151,15 @@ impl Kind {
     ) -> Box<dyn Strategy> {
         let rng = stream(seed, Purpose::Strategy, index);
         match self {
-            Self::Ours => Box::new(ours::Ours::new(told, Sharing::Auto, rng)),
-            Self::OursShared => Box::new(ours::Ours::new(told, Sharing::Shared, rng)),
-            Self::OursAlone => Box::new(ours::Ours::new(told, Sharing::Exclusive, rng)),
+            Self::ThisLimiter => Box::new(this_limiter::ThisLimiter::new(told, Sharing::Auto, rng)),
+            Self::ThisLimiterShared => {
+                Box::new(this_limiter::ThisLimiter::new(told, Sharing::Shared, rng))
+            }
+            Self::ThisLimiterAlone => Box::new(this_limiter::ThisLimiter::new(
+                told,
+                Sharing::Exclusive,
+                rng,
+            )),
             Self::SdkDefault => Box::new(sdk_default::SdkDefault::new(rng)),
             Self::BackoffForever => Box::new(backoff_forever::BackoffForever::new(rng)),
             Self::FixedBucket => Box::new(fixed_bucket::FixedBucket::new(told, rng)),

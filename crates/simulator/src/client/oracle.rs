@@ -1,17 +1,18 @@
-//! Full knowledge: every request waits at the server's own door, first in, first out over all clients,
-//! and is let in at the instant its charge fits, the answer it will get included. The world keeps the door.
+//! Strategy with complete knowledge. Every request waits in one queue at the server, first in,
+//! first out over all clients, and is admitted at the time at which its charge fits, including its
+//! future response. The simulation owns the queue.
 
-use super::{Ask, Head, Io, JobId, Strategy};
+use super::{Action, Head, JobId, NewRequest, Strategy};
 
 #[derive(Debug)]
 pub(super) struct Oracle;
 
 impl Strategy for Oracle {
-    fn submit(&mut self, _now: u64, ask: Ask, io: &mut Io) {
+    fn submit(&mut self, _now: u64, ask: NewRequest, io: &mut Action) {
         io.send.push(ask.job);
     }
 
-    fn on_response(&mut self, _now: u64, job: JobId, head: &Head, io: &mut Io) {
+    fn on_response(&mut self, _now: u64, job: JobId, head: &Head, io: &mut Action) {
         if head.refused.is_some() {
             io.failed.push(job);
         }

@@ -1,9 +1,9 @@
-//! The official SDKs' default: no pacing, two retries, `retry-after` obeyed to the second up to a
-//! minute, else 0.5 s doubling to 8 s with up to a quarter off.
+//! Strategy of the official SDKs: no pacing, and two retries. They wait for `retry-after` up to a
+//! minute, else 0.5 s, doubling to 8 s, less up to a quarter.
 
 use super::{
-    Ask, Head, Io, JobId, Strategy,
-    parts::{PerJob, Timers},
+    Action, Head, JobId, NewRequest, Strategy,
+    job_table::{JobTable, TimerQueue},
 };
 use crate::units::{SECOND, nanos};
 
@@ -11,28 +11,28 @@ const RETRIES: u32 = 2;
 
 #[derive(Debug)]
 pub(super) struct SdkDefault {
-    retries: PerJob<u32>,
-    timers: Timers,
+    retries: JobTable<u32>,
+    timers: TimerQueue,
     rng: fastrand::Rng,
 }
 
 impl SdkDefault {
     pub(super) fn new(rng: fastrand::Rng) -> Self {
         Self {
-            retries: PerJob::default(),
-            timers: Timers::default(),
+            retries: JobTable::default(),
+            timers: TimerQueue::default(),
             rng,
         }
     }
 }
 
 impl Strategy for SdkDefault {
-    fn submit(&mut self, _now: u64, ask: Ask, io: &mut Io) {
+    fn submit(&mut self, _now: u64, ask: NewRequest, io: &mut Action) {
         *self.retries.get(ask.job) = 0;
         io.send.push(ask.job);
     }
 
-    fn on_response(&mut self, now: u64, job: JobId, head: &Head, io: &mut Io) {
+    fn on_response(&mut self, now: u64, job: JobId, head: &Head, io: &mut Action) {
         let Some(retry_after) = head.refused else {
             return;
         };
@@ -52,7 +52,7 @@ impl Strategy for SdkDefault {
         io.wake_at(now + wait);
     }
 
-    fn wake(&mut self, now: u64, io: &mut Io) {
+    fn wake(&mut self, now: u64, io: &mut Action) {
         while let Some(job) = self.timers.due(now) {
             io.send.push(job);
         }

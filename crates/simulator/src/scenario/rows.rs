@@ -1,6 +1,6 @@
-//! Rows by number: alone, many, beside strangers.
+//! Rows with one process, many processes, and foreign clients.
 
-use super::{Column, Scenario, Scene, special};
+use super::{Column, Scenario, ScenarioBuilder, special};
 use crate::{
     client::Kind,
     metrics::{
@@ -12,7 +12,7 @@ use crate::{
     workload::{Quota, Source, When},
 };
 
-/// A million requests in about five hours, bound by input.
+/// Duration of about a million requests, limited by input.
 const LARGE: Quota = Quota([4_000, 7_400_000, 1_500_000]);
 
 pub(super) const BASELINES: [Kind; 6] = [
@@ -24,7 +24,7 @@ pub(super) const BASELINES: [Kind; 6] = [
     Kind::HeaderNaive,
 ];
 
-/// All rows that are wanted.
+/// Returns all selected rows.
 pub(crate) fn all(options: &Options) -> Result<Vec<Scenario>, String> {
     let mut rows = vec![alone(options.quick)];
     rows.extend(alone_bound(options.quick));
@@ -51,12 +51,12 @@ pub(super) fn others(first: Kind, rest: &[Kind]) -> Vec<Kind> {
 }
 
 fn alone(quick: bool) -> Scenario {
-    let mut scene = Scene::saturated(1, quick);
-    scene.base.quota = LARGE;
-    scene.base.measured = if quick { HOUR / 4 } else { 5 * HOUR };
-    scene.base.probe = true;
-    scene.shorter = if quick { 5 } else { 50 };
-    // Alone, its share is the whole.
+    let mut scenario = ScenarioBuilder::saturated(1, quick);
+    scenario.base.quota = LARGE;
+    scenario.base.measured = if quick { HOUR / 4 } else { 5 * HOUR };
+    scenario.base.probe = true;
+    scenario.shorter = if quick { 5 } else { 50 };
+    // A single process has the complete limit.
     let rest: Vec<Kind> = BASELINES
         .into_iter()
         .filter(|kind| *kind != Kind::StaticShare)
@@ -72,17 +72,19 @@ fn alone(quick: bool) -> Scenario {
             column("R1", Metric::Failed, None),
             column("R26", Metric::DriftInput, Some(AtMost(1_000.0))),
         ],
-        lines: scene.lines(Kind::OursAlone, &others(Kind::OursShared, &rest)),
+        lines: scenario.lines(
+            Kind::ThisLimiterAlone,
+            &others(Kind::ThisLimiterShared, &rest),
+        ),
     }
 }
 
-/// The level of the limit that binds is followed exactly; one that others leave full clips what neither
-/// side needs.
+/// The drift of the binding limit is checked exactly. A limit that stays full hides the difference.
 fn alone_bound(quick: bool) -> Vec<Scenario> {
     let row = |(what, quota, metric, most): (&str, [u64; 3], Metric, f64)| {
-        let mut scene = Scene::saturated(1, quick);
-        scene.base.quota = Quota(quota);
-        scene.base.probe = true;
+        let mut scenario = ScenarioBuilder::saturated(1, quick);
+        scenario.base.quota = Quota(quota);
+        scenario.base.probe = true;
         Scenario {
             title: format!("one process, saturated, {what}"),
             columns: vec![
@@ -90,7 +92,10 @@ fn alone_bound(quick: bool) -> Vec<Scenario> {
                 column("R26", Metric::RefusedInAll, Some(AtMost(0.0))),
                 column("R26", Metric::Use, Some(AtLeast(99.0))),
             ],
-            lines: scene.lines(Kind::OursAlone, &others(Kind::OursShared, &[])),
+            lines: scenario.lines(
+                Kind::ThisLimiterAlone,
+                &others(Kind::ThisLimiterShared, &[]),
+            ),
         }
     };
     [
@@ -125,22 +130,22 @@ fn many(quick: bool) -> Vec<Scenario> {
             column(id, Metric::RefusedBefore, None),
         ]
     };
-    let kinds = others(Kind::OursAlone, &BASELINES);
+    let kinds = others(Kind::ThisLimiterAlone, &BASELINES);
     let row = |processes, columns| Scenario {
         title: format!("{processes} processes, no common store, saturated"),
         columns,
-        lines: Scene::saturated(processes, quick).lines(Kind::OursShared, &kinds),
+        lines: ScenarioBuilder::saturated(processes, quick).lines(Kind::ThisLimiterShared, &kinds),
     };
     let bound = |what: &str, quota: Quota| {
-        let mut scene = Scene::saturated(4, quick);
-        scene.base.quota = quota;
+        let mut scenario = ScenarioBuilder::saturated(4, quick);
+        scenario.base.quota = quota;
         Scenario {
             title: format!("4 processes, no common store, saturated, {what}"),
             columns: columns("R2", 0.1, Some(99.0), Some(0.99)),
-            lines: scene.lines(Kind::OursShared, &kinds),
+            lines: scenario.lines(Kind::ThisLimiterShared, &kinds),
         }
     };
-    let mut skewed = Scene::saturated(4, quick);
+    let mut skewed = ScenarioBuilder::saturated(4, quick);
     for client in &mut skewed.clients {
         client.clear();
     }
@@ -160,7 +165,7 @@ fn many(quick: bool) -> Vec<Scenario> {
                 column("R2", Metric::Use, Some(AtLeast(99.0))),
                 column("R2", Metric::Failed, None),
             ],
-            lines: skewed.lines(Kind::OursShared, &kinds),
+            lines: skewed.lines(Kind::ThisLimiterShared, &kinds),
         },
         row(64, columns("R3", 150.0, None, None)),
     ]
@@ -168,9 +173,9 @@ fn many(quick: bool) -> Vec<Scenario> {
 
 fn outsiders(quick: bool) -> Vec<Scenario> {
     let row = |(processes, share): (u32, f64)| {
-        let mut scene = Scene::saturated(processes, quick);
+        let mut scenario = ScenarioBuilder::saturated(processes, quick);
         let rate = Quota::USUAL.per_second() * share;
-        scene.outsider = Some(Source::batch(When::Poisson(rate)));
+        scenario.outsider = Some(Source::batch(When::Poisson(rate)));
         let percent = 100.0 * share;
         let who = if processes == 1 {
             "one process".to_owned()
@@ -186,9 +191,12 @@ fn outsiders(quick: bool) -> Vec<Scenario> {
                 column("R5", Metric::Failed, None),
                 column("R5", Metric::RefusedBefore, None),
             ],
-            lines: scene.lines(
-                Kind::OursShared,
-                &others(Kind::OursAlone, &[Kind::FixedBucket, Kind::AwsAdaptive]),
+            lines: scenario.lines(
+                Kind::ThisLimiterShared,
+                &others(
+                    Kind::ThisLimiterAlone,
+                    &[Kind::FixedBucket, Kind::AwsAdaptive],
+                ),
             ),
         }
     };

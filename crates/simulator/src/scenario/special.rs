@@ -1,9 +1,10 @@
-//! Rows by number: changes, small buckets, clocks, classes; and loads below the limit.
+//! Rows with changed limits, small buckets, faulty clocks, priority classes, and loads below the
+//! limit.
 
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    Scenario, Scene,
+    Scenario, ScenarioBuilder,
     rows::{BASELINES, column, others},
 };
 use crate::{
@@ -18,17 +19,17 @@ use crate::{
     workload::{Quota, Source, Trace, When},
 };
 
-/// By default interactive requests weigh eight times batch; where both want all they can get, batch gets
-/// a ninth.
+/// By default interactive requests have eight times the weight of batch requests. If both are
+/// saturated, batch gets a ninth.
 const BATCH_SHARE: f64 = 100.0 / 9.0;
 
 pub(super) fn changes(quick: bool) -> Vec<Scenario> {
-    let scene = Scene::saturated(1, quick);
-    let middle = scene.base.warm_up + scene.base.measured / 2;
+    let scenario = ScenarioBuilder::saturated(1, quick);
+    let middle = scenario.base.warm_up + scenario.base.measured / 2;
     let row = |title: &str, told: f64, change: Option<f64>| {
-        let mut scene = scene.clone();
-        scene.told = told;
-        scene.base.change = change.map(|factor| (middle, scene.base.quota.times(factor)));
+        let mut scenario = scenario.clone();
+        scenario.told = told;
+        scenario.base.change = change.map(|factor| (middle, scenario.base.quota.times(factor)));
         Scenario {
             title: format!("one process, saturated, {title}"),
             columns: vec![
@@ -37,9 +38,12 @@ pub(super) fn changes(quick: bool) -> Vec<Scenario> {
                 column("R6", Metric::Refused, None),
                 column("R6", Metric::Failed, None),
             ],
-            lines: scene.lines(
-                Kind::OursAlone,
-                &others(Kind::OursShared, &[Kind::FixedBucket, Kind::AwsAdaptive]),
+            lines: scenario.lines(
+                Kind::ThisLimiterAlone,
+                &others(
+                    Kind::ThisLimiterShared,
+                    &[Kind::FixedBucket, Kind::AwsAdaptive],
+                ),
             ),
         }
     };
@@ -52,8 +56,8 @@ pub(super) fn changes(quick: bool) -> Vec<Scenario> {
 }
 
 pub(super) fn small_burst(quick: bool) -> Scenario {
-    let mut scene = Scene::saturated(4, quick);
-    scene.base.burst = Duration::from_secs(6);
+    let mut scenario = ScenarioBuilder::saturated(4, quick);
+    scenario.base.burst = Duration::from_secs(6);
     Scenario {
         title: "4 processes, saturated, buckets hold a tenth of the limit".to_owned(),
         columns: vec![
@@ -63,43 +67,50 @@ pub(super) fn small_burst(quick: bool) -> Scenario {
             column("R7", Metric::BigAttempts, None),
             column("R7", Metric::Failed, None),
         ],
-        lines: scene.lines(Kind::OursShared, &others(Kind::OursAlone, &BASELINES)),
+        lines: scenario.lines(
+            Kind::ThisLimiterShared,
+            &others(Kind::ThisLimiterAlone, &BASELINES),
+        ),
     }
 }
 
 pub(super) fn clocks(quick: bool) -> Vec<Scenario> {
-    let busy = Scene::saturated(1, quick);
-    // Buckets that are full again after every rest: what the stamps say of their size matters then.
+    let busy = ScenarioBuilder::saturated(1, quick);
+    // With short pauses the buckets become full, so the capacity computed from the timestamps
+    // matters.
     let mut resting = busy.clone();
     resting.base.burst = Duration::from_secs(10);
     let rate = Quota::USUAL.per_second() * 1.5;
     resting.clients = vec![vec![Source::batch(When::Bursts(rate))]];
     let day = 24 * 60 * 60;
     let at = busy.base.warm_up + busy.base.measured / 3;
-    let row = |(title, fault): (&str, Fault), scene: &Scene, how: &str| {
-        let mut scene = scene.clone();
-        scene.base.fault = Some((at, fault));
-        // Late stamps tell of buckets that are not there, and nothing contradicts them where the bucket is
-        // small: a known limit of what can be learned, shown without a goal.
-        let fooled = fault == Fault::Reset(30) && scene.base.burst < Duration::from_secs(60);
-        let held = |goal: Goal| (!fooled).then_some(goal);
-        // Who stands still while others would go on loses that time.
+    let row = |(title, fault): (&str, Fault), scenario: &ScenarioBuilder, how: &str| {
+        let mut scenario = scenario.clone();
+        scenario.base.fault = Some((at, fault));
+        // Late timestamps imply larger buckets than there are, and small buckets give no evidence
+        // against it. This is a known limit of the method, so the row has no goal.
+        let fooled = fault == Fault::Reset(30) && scenario.base.burst < Duration::from_secs(60);
+        let goal = |goal: Goal| (!fooled).then_some(goal);
+        // A saturated client loses the time of its suspension.
         let stands = matches!(fault, Fault::Standstill(_) | Fault::ClockStop(_));
-        let busy = scene.base.burst == Duration::from_secs(60);
+        let busy = scenario.base.burst == Duration::from_secs(60);
         let used = AtLeast(99.0);
         Scenario {
             title: format!("one process, {how}, {title}"),
             columns: vec![
-                column("R27", Metric::RefusedInAll, held(AtMost(1.0))),
-                // The longest pause that the limiter makes up.
+                column("R27", Metric::RefusedInAll, goal(AtMost(1.0))),
+                // The longest pause that the limiter can compensate.
                 column("R27", Metric::Gap, Some(AtMost(300.0))),
                 column(
                     "R27",
                     Metric::UseOfOracle,
-                    held(used).filter(|_| !(stands && busy)),
+                    goal(used).filter(|_| !(stands && busy)),
                 ),
             ],
-            lines: scene.lines(Kind::OursAlone, &others(Kind::OursShared, &[])),
+            lines: scenario.lines(
+                Kind::ThisLimiterAlone,
+                &others(Kind::ThisLimiterShared, &[]),
+            ),
         }
     };
     let faults = [
@@ -122,13 +133,13 @@ pub(super) fn clocks(quick: bool) -> Vec<Scenario> {
 }
 
 pub(super) fn classes(quick: bool) -> Vec<Scenario> {
-    let mut light = Scene::saturated(1, quick);
+    let mut light = ScenarioBuilder::saturated(1, quick);
     let rate = Quota::USUAL.per_second() * 0.1;
     light.clients = vec![vec![
         Source::batch(When::Closed(512)),
         Source::interactive(When::Poisson(rate)),
     ]];
-    let mut both = Scene::saturated(1, quick);
+    let mut both = ScenarioBuilder::saturated(1, quick);
     both.clients = vec![vec![
         Source::batch(When::Closed(256)),
         Source::interactive(When::Closed(256)),
@@ -140,7 +151,7 @@ pub(super) fn classes(quick: bool) -> Vec<Scenario> {
             column("R28", Metric::Use, None),
         ]
     };
-    let kinds = others(Kind::OursShared, &[Kind::FixedBucket]);
+    let kinds = others(Kind::ThisLimiterShared, &[Kind::FixedBucket]);
     vec![
         Scenario {
             title: "interactive requests (a tenth of the limit) beside saturated batch".to_owned(),
@@ -149,21 +160,22 @@ pub(super) fn classes(quick: bool) -> Vec<Scenario> {
                 vec![column("R28", Metric::InteractiveWaitMean, None)],
             ]
             .concat(),
-            lines: light.lines(Kind::OursAlone, &kinds),
+            lines: light.lines(Kind::ThisLimiterAlone, &kinds),
         },
         Scenario {
             title: "interactive and batch both saturated, weights 8 to 1".to_owned(),
             columns: columns(Metric::BatchShare, About(BATCH_SHARE, BATCH_SHARE * 0.02)),
-            lines: both.lines(Kind::OursAlone, &kinds),
+            lines: both.lines(Kind::ThisLimiterAlone, &kinds),
         },
     ]
 }
 
-/// Without goals: below the limit nearly every strategy does well, so these only show that ours does.
+/// Rows without goals. Below the limit nearly every strategy does well, so these only show that
+/// this limiter does too.
 pub(super) fn open_loops(options: &Options) -> Result<Vec<Scenario>, String> {
     let row = |title: &str, when: When| {
-        let mut scene = Scene::saturated(4, options.quick);
-        scene.clients = vec![vec![Source::batch(when)]; 4];
+        let mut scenario = ScenarioBuilder::saturated(4, options.quick);
+        scenario.clients = vec![vec![Source::batch(when)]; 4];
         Scenario {
             title: title.to_owned(),
             columns: vec![
@@ -172,7 +184,10 @@ pub(super) fn open_loops(options: &Options) -> Result<Vec<Scenario>, String> {
                 column("open", Metric::Wait, None),
                 column("open", Metric::Failed, None),
             ],
-            lines: scene.lines(Kind::OursShared, &others(Kind::OursAlone, &BASELINES)),
+            lines: scenario.lines(
+                Kind::ThisLimiterShared,
+                &others(Kind::ThisLimiterAlone, &BASELINES),
+            ),
         }
     };
     let rate = Quota::USUAL.per_second() / 4.0;
@@ -190,12 +205,12 @@ pub(super) fn open_loops(options: &Options) -> Result<Vec<Scenario>, String> {
         let trace = Arc::new(Trace::read(path)?);
         let mut traced = row("one process, the trace", When::Trace(trace));
         for line in &mut traced.lines {
-            line.setup.parties.truncate(1);
+            line.setup.clients.truncate(1);
         }
         rows.push(traced);
     }
     for line in rows.iter_mut().flat_map(|row| &mut row.lines) {
-        line.held = false;
+        line.has_goals = false;
     }
     Ok(rows)
 }

@@ -1,17 +1,23 @@
-//! The catalog and its look-up.
+//! The catalog: lookup, reader of the data file, and the API responses that refine it.
 
 use std::collections::{HashMap as StdHashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 
 use foldhash::fast::FixedState;
 
-use super::{CatalogError, Lifecycle, Model, Tier, TierLimits, id, load, responses};
+use super::id;
+use super::model::{
+    About, Capabilities, Effort, Lifecycle, Model, SamplingDefaults, Support, Tier, TierLimits,
+    Tokenizer,
+};
+use super::node::{Node, Result, parse, root};
 
-/// Keys come from data files, never from requests: a fixed hash will do, and one is looked up per call.
-pub(super) type HashMap<K, V> = StdHashMap<K, V, FixedState>;
+/// Keys come from data files, never from requests, so a fixed hash is safe. It is faster, and every
+/// call looks up a model.
+type HashMap<K, V> = StdHashMap<K, V, FixedState>;
 
-/// What is known about models, as of a date. [`ModelCatalog::builtin`] follows the public
-/// documentation; newer or organization-specific facts are laid over it.
+/// Catalog of models as of a date. [`ModelCatalog::builtin`] follows the public documentation.
+/// Newer or organization-specific facts can be merged into it.
 ///
 /// ```
 /// use tower_claude_wire::{ModelCatalog, Tier};
@@ -24,25 +30,25 @@ pub(super) type HashMap<K, V> = StdHashMap<K, V, FixedState>;
 /// ```
 #[derive(Clone, Debug)]
 pub struct ModelCatalog {
-    pub(super) as_of: Arc<str>,
-    pub(super) models: HashMap<Box<str>, Model>,
+    as_of: Arc<str>,
+    models: HashMap<Box<str>, Model>,
     /// Sizes for models not listed, by family name.
-    pub(super) families: HashMap<Box<str>, Sizes>,
-    /// Ids that are known only to be gone.
-    pub(super) retired: HashSet<Box<str>, FixedState>,
-    pub(super) tiers: [HashMap<Box<str>, TierLimits>; 3],
+    families: HashMap<Box<str>, Sizes>,
+    /// Ids of retired models of which no other fact is known.
+    retired: HashSet<Box<str>, FixedState>,
+    tiers: [HashMap<Box<str>, TierLimits>; 3],
     /// The organization's own limits by rate group, from the Rate Limits API.
-    pub(super) limits: HashMap<Box<str>, TierLimits>,
+    limits: HashMap<Box<str>, TierLimits>,
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Sizes {
-    pub(super) context: u64,
-    pub(super) max_output: u64,
+struct Sizes {
+    context: u64,
+    max_output: u64,
 }
 
 impl ModelCatalog {
-    /// The catalog this crate was published with; parsed once.
+    /// Returns the catalog of this version of the crate. It is parsed once.
     #[must_use]
     pub fn builtin() -> &'static Self {
         static BUILTIN: OnceLock<ModelCatalog> = OnceLock::new();
@@ -56,19 +62,19 @@ impl ModelCatalog {
     ///
     /// # Errors
     /// Names the field and the value that do not fit.
-    pub fn from_json(json: &str) -> Result<Self, CatalogError> {
-        load::catalog(json)
+    pub fn from_json(json: &str) -> Result<Self> {
+        read_catalog(json)
     }
 
-    /// Date of the facts, as the data file words it.
+    /// Returns the date of the facts, as the data file has it.
     #[must_use]
     pub fn as_of(&self) -> &str {
         &self.as_of
     }
 
-    /// Finds a model by any of its names: dated, aliased, or dressed for a cloud. A model that is not
-    /// listed gets its family's sizes, the newer tokenizer and a rate group of its own, with
-    /// [`Model::known`] false. Allocates nothing for listed models.
+    /// Returns a model by any of its names: with a date, an alias, or with a cloud prefix. A model
+    /// that is not listed has the sizes of its family, the newer tokenizer and its own rate group,
+    /// and [`Model::known`] is false. Does not allocate for listed models.
     #[must_use]
     pub fn lookup(&self, model: &str) -> Model {
         if let Some(found) = self.get(model) {
@@ -87,15 +93,16 @@ impl ModelCatalog {
         unknown
     }
 
-    /// A listed model, by any of its names. Nothing is cloned, so that threads do not meet in its
-    /// reference counts.
+    /// Returns a listed model by any of its names. It is not cloned, so that threads do not contend
+    /// for its reference counts.
     #[must_use]
     pub fn get(&self, model: &str) -> Option<&Model> {
         let listed = self.models.get(model);
         listed.or_else(|| self.models.get(id::canonical(model)))
     }
 
-    /// The same, with the name itself where it is listed as it is.
+    /// Like [`ModelCatalog::get`]. Also returns the catalog's copy of the name if the exact name is
+    /// listed.
     #[must_use]
     pub fn get_named(&self, model: &str) -> (Option<&str>, Option<&Model>) {
         match self.models.get_key_value(model) {
@@ -104,49 +111,286 @@ impl ModelCatalog {
         }
     }
 
-    /// The listed models, in no order.
+    /// Returns the listed models, in no particular order.
     pub fn models(&self) -> impl Iterator<Item = &Model> {
         self.models.values()
     }
 
-    /// Adds or replaces a model under `id`, an exact name: an alias or a deployment name will do.
+    /// Adds or replaces a model under the exact name `id`, which may be an alias or a deployment
+    /// name.
     #[must_use]
     pub fn with_model(mut self, id: &str, model: Model) -> Self {
         self.models.insert(id.into(), model);
         self
     }
 
-    /// Published limits of a rate group in a tier.
+    /// Returns the published limits of a rate group in a tier.
     #[must_use]
     pub fn tier_limits(&self, tier: Tier, rate_group: &str) -> Option<TierLimits> {
         self.tiers[tier as usize].get(rate_group).copied()
     }
 
-    /// The organization's own limits of a rate group, once
-    /// [`ModelCatalog::merge_rate_limits_response`] has seen them. A dimension the organization has no
-    /// limit for is `u64::MAX`.
+    /// Returns the organization's own limits of a rate group, if
+    /// [`ModelCatalog::merge_rate_limits_response`] has read them. A dimension without a limit is
+    /// `u64::MAX`.
     #[must_use]
     pub fn limits(&self, rate_group: &str) -> Option<TierLimits> {
         self.limits.get(rate_group).copied()
     }
 
-    /// Lays a page of `GET /v1/models` (or one model object) over this catalog: ids, sizes, thinking
-    /// types and efforts. Facts it does not state stay as they are.
+    /// Merges a page of `GET /v1/models` (or one model object) into this catalog: ids, sizes,
+    /// thinking types and efforts. All other facts stay unchanged.
     ///
     /// # Errors
     /// Names the field and the value that do not fit.
-    pub fn merge_models_response(mut self, json: &str) -> Result<Self, CatalogError> {
-        responses::models(&mut self, json)?;
+    pub fn merge_models_response(mut self, json: &str) -> Result<Self> {
+        merge_models(&mut self, json)?;
         Ok(self)
     }
 
-    /// Lays a page of `GET /v1/organizations/rate_limits` over this catalog: which models share a rate
-    /// group in this organization, and the group's limits. Groups take the API's own ids.
+    /// Merges a page of `GET /v1/organizations/rate_limits` into this catalog: the rate groups of
+    /// this organization, their models and their limits. The groups get the API's own ids.
     ///
     /// # Errors
     /// Names the field and the value that do not fit.
-    pub fn merge_rate_limits_response(mut self, json: &str) -> Result<Self, CatalogError> {
-        responses::rate_limits(&mut self, json)?;
+    pub fn merge_rate_limits_response(mut self, json: &str) -> Result<Self> {
+        merge_rate_limits(&mut self, json)?;
         Ok(self)
     }
+}
+
+fn read_catalog(json: &str) -> Result<ModelCatalog> {
+    let value = parse(json)?;
+    let root = root(&value);
+    let mut catalog = ModelCatalog {
+        as_of: root.at("as_of").text()?.into(),
+        models: Default::default(),
+        families: Default::default(),
+        retired: Default::default(),
+        tiers: Default::default(),
+        limits: Default::default(),
+    };
+    for (id, node) in root.at("models").entries()? {
+        catalog.models.insert(id.into(), read_model(id, &node)?);
+    }
+    if let Some(retired) = root.at("retired").optional(Node::texts)? {
+        catalog.retired.extend(retired);
+    }
+    if let Some(families) = root.at("families").optional(Node::entries)? {
+        for (name, node) in families {
+            let sizes = Sizes {
+                context: node.at("context").number()?,
+                max_output: node.at("max_output").number()?,
+            };
+            catalog.families.insert(name.into(), sizes);
+        }
+    }
+    let tiers = root.at("tiers");
+    for (tier, name) in [
+        (Tier::Start, "start"),
+        (Tier::Build, "build"),
+        (Tier::Scale, "scale"),
+    ] {
+        if let Some(groups) = tiers.at(name).optional(Node::entries)? {
+            for (group, node) in groups {
+                let limits = TierLimits {
+                    requests_per_minute: node.at("requests_per_minute").number()?,
+                    input_tokens_per_minute: node.at("input_tokens_per_minute").number()?,
+                    output_tokens_per_minute: node.at("output_tokens_per_minute").number()?,
+                };
+                catalog.tiers[tier as usize].insert(group.into(), limits);
+            }
+        }
+    }
+    Ok(catalog)
+}
+
+fn read_model(id: &str, node: &Node<'_>) -> Result<Model> {
+    let mut model = Model::new(id);
+    if let Some(group) = node.at("rate_group").optional(Node::text)? {
+        model.rate_group = group.into();
+    }
+    model.context = node.at("context").number()?;
+    model.max_output = node.at("max_output").number()?;
+    let tokenizer = node.at("tokenizer");
+    model.tokenizer = match tokenizer.text()? {
+        "old" => Tokenizer::Old,
+        "new" => Tokenizer::New,
+        _ => return Err(tokenizer.bad("\"old\" or \"new\"")),
+    };
+    let thinking = node.at("thinking");
+    let defaults = node.at("sampling_defaults");
+    let texts = |name| Ok(node.at(name).optional(Node::texts)?.unwrap_or_default());
+    model.capabilities = Arc::new(Capabilities {
+        thinks_by_default: node.at("thinks_by_default").optional(Node::flag)?,
+        thinking_adaptive: thinking.at("adaptive").support()?,
+        thinking_enabled: thinking.at("enabled").support()?,
+        thinking_between_tools: thinking.at("between_tools").support()?,
+        thinking_disabled: thinking.at("disabled").support()?,
+        efforts: node
+            .at("efforts")
+            .optional(|n| n.items()?.iter().map(Node::effort).collect())?,
+        default_effort: node.at("default_effort").optional(Node::effort)?,
+        forced_tool_choice: node.at("forced_tool_choice").support()?,
+        prefill: node.at("prefill").support()?,
+        sampling: node.at("sampling").support()?,
+        fast: node.at("fast").support()?,
+        sampling_defaults: SamplingDefaults {
+            temperature: defaults.at("temperature").optional(Node::thousandths)?,
+            top_p: defaults.at("top_p").optional(Node::thousandths)?,
+        },
+        min_cache_tokens: node.at("min_cache_tokens").optional(Node::number)?,
+        inference_geo: node.at("inference_geo").support()?,
+        system_messages: node.at("system_messages").support()?,
+        per_message_effort: node.at("per_message_effort").support()?,
+        tools_rejected: texts("tools_rejected")?,
+        binds_thinking: node.at("binds_thinking").optional(Node::flag)?,
+        binds_thinking_to_account: node.at("binds_thinking_to_account").optional(Node::flag)?,
+    });
+    if let Some(lifecycle) = node.at("lifecycle").optional(Node::lifecycle)? {
+        model.lifecycle = lifecycle;
+    }
+    let text = |name| Ok(node.at(name).optional(Node::text)?.map(Into::into));
+    model.about = Arc::new(About {
+        snapshot: text("snapshot")?,
+        retires_on: text("retires_on")?,
+        retires_not_before: text("retires_not_before")?,
+        uncertain: texts("uncertain")?,
+    });
+    Ok(model)
+}
+
+fn merge_models(catalog: &mut ModelCatalog, json: &str) -> Result<()> {
+    let value = parse(json)?;
+    let root = root(&value);
+    if root.at("id").value.is_some() {
+        return merge_model(catalog, &root);
+    }
+    for node in root.at("data").items()? {
+        merge_model(catalog, &node)?;
+    }
+    Ok(())
+}
+
+fn merge_model(catalog: &mut ModelCatalog, node: &Node<'_>) -> Result<()> {
+    let id = node.at("id").text()?;
+    let mut model = catalog.lookup(id);
+    model.known = true;
+    if let Some(context) = node.at("max_input_tokens").optional(Node::number)? {
+        model.context = context;
+    }
+    if let Some(max_output) = node.at("max_tokens").optional(Node::number)? {
+        model.max_output = max_output;
+    }
+    // An unknown stage may be a new stage, so it is not an error.
+    if let Some(word) = node.at("lifecycle").optional(Node::text)? {
+        model.lifecycle = Lifecycle::parse(word).unwrap_or_default();
+    }
+    if let Some(date) = node.at("retires_at").optional(Node::text)? {
+        Arc::make_mut(&mut model.about).retires_on = Some(date.into());
+    }
+    let capabilities = node.at("capabilities");
+    if capabilities.value.is_some() {
+        let known = Arc::make_mut(&mut model.capabilities);
+        let types = capabilities.at("thinking").at("types");
+        refine(&mut known.thinking_adaptive, &types.at("adaptive"))?;
+        refine(&mut known.thinking_enabled, &types.at("enabled"))?;
+        refine(
+            &mut known.thinking_between_tools,
+            &types.at("between_tools"),
+        )?;
+        refine(&mut known.thinking_disabled, &types.at("disabled"))?;
+        let effort = capabilities.at("effort");
+        if effort.value.is_some() {
+            let mut efforts = Vec::new();
+            for word in ["low", "medium", "high", "xhigh", "max"] {
+                if effort.at(word).at("supported").optional(Node::flag)? == Some(true) {
+                    efforts.extend(Effort::parse(word));
+                }
+            }
+            known.efforts = Some(efforts);
+        }
+    }
+    // A dated name also updates the plain one, unless the plain name refers to another date or is a
+    // snapshot itself. The API lists the newest first, so for a new plain name the first date is
+    // used.
+    let plain = id::canonical(id);
+    if plain != id {
+        if !catalog.models.contains_key(plain) {
+            Arc::make_mut(&mut model.about).snapshot = Some(id.into());
+        }
+        if model.about.snapshot.as_deref() == Some(id) {
+            catalog.models.insert(plain.into(), model.clone());
+        }
+    }
+    catalog.models.insert(id.into(), model);
+    Ok(())
+}
+
+/// The API reports only yes or no. The data file may have a more exact value for a yes.
+fn refine(known: &mut Support, node: &Node<'_>) -> Result<()> {
+    match node.at("supported").optional(Node::flag)? {
+        Some(true) if matches!(known, Support::Unknown | Support::No) => *known = Support::Yes,
+        Some(false) => *known = Support::No,
+        _ => {}
+    }
+    Ok(())
+}
+
+fn merge_rate_limits(catalog: &mut ModelCatalog, json: &str) -> Result<()> {
+    let value = parse(json)?;
+    for node in root(&value).at("data").items()? {
+        let group = node.at("group");
+        if group.at("type").text()? == "model_group" {
+            merge_rate_group(catalog, &node, &group)?;
+        }
+    }
+    Ok(())
+}
+
+fn merge_rate_group(catalog: &mut ModelCatalog, node: &Node<'_>, group: &Node<'_>) -> Result<()> {
+    let name: Arc<str> = group.at("id").text()?.into();
+    if let Some(models) = node.at("models").optional(Node::items)? {
+        for listed in models {
+            let listed = listed.text()?;
+            let mut model = catalog.lookup(listed);
+            // The published limits still apply to models that moved to the organization's group.
+            for tier in &mut catalog.tiers {
+                if let Some(limits) = tier.get(&*model.rate_group).copied() {
+                    tier.entry((*name).into()).or_insert(limits);
+                }
+            }
+            model.rate_group = Arc::clone(&name);
+            model.known = true;
+            // The listed name and the plain one, so that every form of the name finds the group.
+            let canonical = id::canonical(listed);
+            if canonical != listed {
+                catalog.models.insert(canonical.into(), model.clone());
+            }
+            catalog.models.insert(listed.into(), model);
+        }
+    }
+    let mut limits = TierLimits {
+        requests_per_minute: u64::MAX,
+        input_tokens_per_minute: u64::MAX,
+        output_tokens_per_minute: u64::MAX,
+    };
+    let mut plain_input = None;
+    for limit in node.at("limits").items()? {
+        let Some(value) = limit.at("value").optional(Node::number)? else {
+            continue;
+        };
+        match limit.at("type").text()? {
+            "requests_per_minute" => limits.requests_per_minute = value,
+            "input_tokens_per_minute_cache_aware" => limits.input_tokens_per_minute = value,
+            "input_tokens_per_minute" => plain_input = Some(value),
+            "output_tokens_per_minute" => limits.output_tokens_per_minute = value,
+            _ => {}
+        }
+    }
+    if let Some(plain) = plain_input {
+        limits.input_tokens_per_minute = limits.input_tokens_per_minute.min(plain);
+    }
+    catalog.limits.insert((*name).into(), limits);
+    Ok(())
 }

@@ -1,7 +1,7 @@
-//! Model ids in all their dresses.
+//! Model ids with the prefixes and suffixes of cloud platforms.
 
-/// The canonical part of an id, as a slice of it: cloud prefixes (`us.anthropic.`, resource paths),
-/// versions (`-v1:0`), dates (`-20251001`, `@20251001`), `-latest` and `[1m]` are taken off.
+/// Returns the canonical part of an id. Cloud prefixes (`us.anthropic.`, resource paths), versions
+/// (`-v1:0`), dates (`-20251001`, `@20251001`), `-latest` and `[1m]` are removed.
 pub(crate) fn canonical(id: &str) -> &str {
     let id = id.trim();
     let id = id.rsplit_once('/').map_or(id, |(_, last)| last);
@@ -12,8 +12,8 @@ pub(crate) fn canonical(id: &str) -> &str {
     strip_date(id)
 }
 
-/// `opus` of `claude-opus-5-5`. Ids of the older form (`claude-3-opus`) have none: today's sizes are
-/// not theirs.
+/// Returns the family of an id: `opus` of `claude-opus-5-5`. For an id of the older form
+/// (`claude-3-opus`) the result is no family, because the current sizes do not apply to it.
 pub(crate) fn family(canonical: &str) -> Option<&str> {
     canonical.strip_prefix("claude-")?.split('-').next()
 }

@@ -1,20 +1,20 @@
-//! A JSON document that knows where it is, so that errors can name the field.
+//! JSON values with their paths, so that errors can name the field.
 
 use std::fmt;
 
 use serde_json::Value;
 
-use super::{Effort, Lifecycle, Support};
+use super::model::{Effort, Lifecycle, Support};
 
-/// Why catalog data was not accepted.
+/// Error for invalid catalog data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CatalogError {
     /// Path of the field, e.g. `models.claude-opus-5.context`; empty for the whole text.
     pub field: String,
-    /// The value found there, shortened; or `nothing`.
+    /// The value of the field, shortened, or `nothing`.
     pub value: String,
-    /// What was expected.
+    /// Description of the expected value.
     pub expected: &'static str,
 }
 
@@ -37,7 +37,7 @@ impl std::error::Error for CatalogError {}
 
 pub(super) type Result<T> = std::result::Result<T, CatalogError>;
 
-/// A place in the document that knows its path, for error messages.
+/// A value of the document with its path, for error messages.
 pub(super) struct Node<'a> {
     pub(super) path: String,
     pub(super) value: Option<&'a Value>,
@@ -47,7 +47,7 @@ impl<'a> Node<'a> {
     pub(super) fn at(&self, key: &str) -> Node<'a> {
         Node {
             path: join(&self.path, key),
-            // A null says as little as a missing field.
+            // `null` counts as a missing field.
             value: self.value.and_then(|v| v.get(key)).filter(|v| !v.is_null()),
         }
     }
@@ -140,7 +140,7 @@ impl<'a> Node<'a> {
         items.iter().map(|item| Ok(item.text()?.into())).collect()
     }
 
-    /// A number up to 1,000,000, kept as its thousandths.
+    /// Reads a number from 0 to 1,000,000, in thousandths.
     pub(super) fn thousandths(&self) -> Result<u32> {
         let number = self.value.and_then(Value::as_f64);
         let within = number.filter(|number| (0.0..=1_000_000.0).contains(number));

@@ -1,4 +1,4 @@
-//! Who does not get everything takes nothing.
+//! A request that is not sent takes nothing.
 
 use proptest::prelude::*;
 use tower_claude_core::Cost;
@@ -6,14 +6,14 @@ use tower_claude_core::Cost;
 use super::{MS, S, levels, literal, n, pool};
 use crate::{
     Limits, Settlement,
-    pool::{Enqueued, PoolAsk},
+    pool::{Enqueued, PoolRequest},
 };
 
 proptest! {
-    /// Rejected, cancelled while it waits, or let out and never sent: all levels are the same to the last
-    /// unit as those of a pool that never heard of it.
+    /// Rejected, cancelled, or admitted and never sent: all levels equal those of a pool without the
+    /// request, to the last unit.
     #[test]
-    fn whoever_is_not_sent_leaves_no_trace(
+    fn unsent_request_leaves_no_trace(
         input in 0_u64..3_000,
         output in 0_u64..3_000,
         patience in prop::option::of(0_u64..90),
@@ -29,11 +29,11 @@ proptest! {
         let (mut with, mut without) = (pool(&limits, literal()), pool(&limits, literal()));
         for pool in [&mut with, &mut without] {
             for cost in [Cost::new(900, 700), Cost::new(0, 0)].into_iter().chain([Cost::new(1, 1); 20]) {
-                let ask = PoolAsk::new(cost, 0);
+                let ask = PoolRequest::new(cost, 0);
                 prop_assert!(matches!(pool.enqueue(0, ask), Ok(Enqueued::Granted(_))));
             }
         }
-        let ask = PoolAsk::new(Cost::new(input, output), passed)
+        let ask = PoolRequest::new(Cost::new(input, output), passed)
             .with_max_wait(patience.map(|seconds| seconds * S));
         let asked = with.enqueue(passed, ask);
         let later = passed + kept.min(MS);
@@ -52,6 +52,6 @@ proptest! {
         prop_assert_eq!(levels(&with), levels(&without));
         prop_assert_eq!(with.in_flight(), without.in_flight());
         prop_assert_eq!(with.queued(), 0);
-        prop_assert_eq!(with.queue.work(), without.queue.work());
+        prop_assert_eq!(with.queue.total(), without.queue.total());
     }
 }

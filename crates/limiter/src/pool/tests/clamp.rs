@@ -1,9 +1,9 @@
-//! What headers do to a level, beside a server whose level is known exactly.
+//! The effect of headers on a level, compared with a server whose level is known exactly.
 //!
-//! The error is our level minus the server's, less what we have sent and the server has not counted yet.
-//! Honest headers, however late, repeated, out of order or lost, leave an error of zero at zero; any
-//! other they only ever make smaller, and never turn round, but for the very first, which takes a level
-//! that we were told too much of to its lowest.
+//! The error is the pool's level minus the server's, less the charges that the server has not counted
+//! yet. Honest headers, however late, repeated, out of order or lost, do not change a zero error. They
+//! only reduce any other error and keep its sign, except for the first header, which lowers a level that
+//! was configured too high to its minimum.
 
 use std::time::Duration;
 
@@ -14,9 +14,9 @@ use super::{MS, S, literal, n, pool};
 use crate::{
     Limits, Pool, Settlement,
     pool::{
-        Enqueued, PoolAsk, ReservationId, Seen,
+        Enqueued, ObservedHead, PoolRequest, ReservationId,
         bucket::{UNIT, units},
-        lane::{INPUT, OUTPUT},
+        dimension::{INPUT, OUTPUT},
     },
 };
 
@@ -40,15 +40,15 @@ struct Request {
     id: Option<ReservationId>,
     sent: u64,
     arrived: u64,
-    /// When we learn that the server has counted all of it.
+    /// The time at which the pool learns that the server has counted all of it.
     sure: u64,
-    /// What the server showed, in tokens.
+    /// The level that the server showed, in tokens.
     shown: u64,
     /// Still to be taken by the server.
     left: u64,
 }
 
-/// One lane, and which of the two ways of counting it has.
+/// One dimension, which is counted in one of two ways.
 struct World {
     lane: usize,
     pool: Pool,
@@ -62,7 +62,7 @@ struct World {
 }
 
 impl World {
-    /// A server that has `wrong` tokens less than we believe, or more.
+    /// Returns a server whose level differs from the pool's by `wrong` tokens.
     fn new(seed: u64, lane: usize, wrong: i64) -> Self {
         let limits = if lane == INPUT {
             Limits::new().with_input_tokens_per_minute(n(LIMIT))
@@ -71,7 +71,10 @@ impl World {
         };
         // Twice what a minute refills: far from full all the time.
         let mut pool = pool(&limits.with_burst(Duration::from_secs(120)), literal());
-        let bucket = pool.lanes[lane].bucket.as_mut().expect("limited");
+        let bucket = pool.buckets.dimensions[lane]
+            .bucket
+            .as_mut()
+            .expect("limited");
         bucket.take(700_000);
         let server = bucket.level() - i128::from(wrong) * UNIT;
         let mut world = Self {
@@ -133,10 +136,10 @@ impl World {
     }
 
     fn level(&self) -> i128 {
-        self.pool.lanes[self.lane].level()
+        self.pool.buckets.dimensions[self.lane].level()
     }
 
-    /// Our level less the server's, in units, everything that is under way counted as taken.
+    /// Returns the pool's level less the server's, in units, with all requests under way counted.
     fn error(&self) -> i128 {
         let flying = self.requests.iter().filter(|one| one.id.is_some());
         let uncounted: u64 = flying.map(|one| one.left).sum();
@@ -178,13 +181,16 @@ impl World {
         } else {
             Cost::new(0, cost)
         };
-        match self.pool.enqueue(self.now, PoolAsk::new(cost, self.now)) {
+        match self
+            .pool
+            .enqueue(self.now, PoolRequest::new(cost, self.now))
+        {
             Ok(Enqueued::Granted(id)) => self.requests[number].id = Some(id),
             other => panic!("there is plenty: {other:?}"),
         }
     }
 
-    /// The server counts, and writes down what it will show.
+    /// The server counts the request and fixes the level that it will show.
     fn arrive(&mut self, number: usize) {
         if self.lane == INPUT {
             let cost = self.requests[number].cost;
@@ -213,7 +219,8 @@ impl World {
         gauge.limit = Some(LIMIT);
         gauge.remaining = Some(one.shown);
         let id = one.id.expect("sent");
-        self.pool.observe(self.now, id, &Seen::new(&headers, None));
+        self.pool
+            .observe(self.now, id, &ObservedHead::new(&headers, None));
     }
 
     fn end(&mut self, number: usize) {
@@ -231,7 +238,7 @@ impl World {
         self.pool.settle(self.now, id, &Settlement::Used { usage });
     }
 
-    /// The charges that were sent by now and may or may not be in what this head shows.
+    /// Returns the charges sent by now that may or may not be in the level of this head.
     fn unsure(&self, number: usize) -> i128 {
         let this = &self.requests[number];
         let others = self.requests.iter().enumerate().filter(|(at, one)| {
@@ -241,7 +248,7 @@ impl World {
         units(others.map(|(_, one)| one.cost).sum())
     }
 
-    /// What the server counted after it wrote this head, or has yet to count.
+    /// Returns the amount that the server counted after this head, or has yet to count.
     fn later(&self, number: usize) -> i128 {
         let this = &self.requests[number];
         let later =
@@ -252,7 +259,7 @@ impl World {
     }
 }
 
-/// Plays many histories in both ways of counting. Returns how many headers moved a level.
+/// Plays many histories in both ways of counting. Returns the number of headers that moved a level.
 fn worlds(wrong: impl Fn(u64) -> i64, check: impl Fn(&World, usize, i128, i128)) -> usize {
     let mut moved = 0;
     for seed in 0..300 {
@@ -266,7 +273,7 @@ fn worlds(wrong: impl Fn(u64) -> i64, check: impl Fn(&World, usize, i128, i128))
 }
 
 #[test]
-fn a_right_level_stays_right_whatever_arrives_when() {
+fn honest_headers_do_not_change_a_correct_level() {
     let moved = worlds(
         |_| 0,
         |_, _, before, after| assert_eq!((before, after), (0, 0)),
@@ -275,7 +282,7 @@ fn a_right_level_stays_right_whatever_arrives_when() {
 }
 
 #[test]
-fn a_wrong_level_is_brought_within_what_is_not_known_and_never_further_off() {
+fn honest_headers_bound_a_wrong_level_and_never_worsen_it() {
     let wrong = |seed| fastrand::Rng::with_seed(seed).i64(-200_000..200_000);
     let moved = worlds(wrong, |world, number, before, after| {
         if before >= 0 && world.heads > 1 {

@@ -1,4 +1,4 @@
-//! Properties that need levels to the last unit, which snapshots round to tokens.
+//! Properties that need exact levels, which snapshots round to tokens.
 
 mod all_or_nothing;
 mod clamp;
@@ -9,7 +9,7 @@ use std::num::NonZeroU64;
 
 use tower_claude_core::Scope;
 
-use super::Pool;
+use super::{Pool, bucket::Bucket};
 use crate::{LimiterConfig, Limits, Sharing};
 
 const MS: u64 = 1_000_000;
@@ -19,7 +19,7 @@ fn n(value: u64) -> NonZeroU64 {
     NonZeroU64::new(value).expect("not 0")
 }
 
-/// Takes every request at its word.
+/// Charges every request as it is estimated.
 fn literal() -> LimiterConfig {
     LimiterConfig::new()
         .with_learn_output(false)
@@ -32,8 +32,11 @@ fn pool(limits: &Limits, config: LimiterConfig) -> Pool {
     Pool::new(scope.clone(), &limits.for_scope(&scope), config, 0)
 }
 
-/// The levels of the lanes in units; none where nothing is limited.
+/// Returns the levels in units, or `None` for an unlimited dimension.
 fn levels(pool: &Pool) -> Vec<Option<i128>> {
-    let level = |lane: &super::Lane| lane.bucket.as_ref().map(super::Bucket::level);
-    pool.lanes.iter().map(level).collect()
+    let dimensions = pool.buckets.dimensions.iter();
+    let level = |bucket: &Option<Bucket>| bucket.as_ref().map(Bucket::level);
+    dimensions
+        .map(|dimension| level(&dimension.bucket))
+        .collect()
 }

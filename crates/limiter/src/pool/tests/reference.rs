@@ -1,5 +1,5 @@
-//! A pool beside a slow and obvious model of it: the same levels to the last unit after every operation,
-//! the same requests let out in the same order, the same time named for the next.
+//! A pool compared with a slow and obvious model: equal levels to the last unit after every operation,
+//! equal admissions in equal order, and equal times of the next poll.
 
 use std::{num::NonZeroU32, time::Duration};
 
@@ -9,7 +9,7 @@ use tower_claude_wire::Usage;
 use super::{MS, S, literal, n, pool};
 use crate::{
     Limits, Settlement,
-    pool::{Enqueued, Next, Pool, PoolAsk, ReservationId, Ticket, lane::LANES},
+    pool::{Enqueued, Next, Pool, PoolRequest, ReservationId, WaiterId},
 };
 
 const UNIT: i128 = 60_000_000_000;
@@ -17,7 +17,7 @@ const MOST_AT_ONCE: usize = 12;
 const MOST_WAITING: usize = 30;
 
 /// Requests, input, output, both.
-type Amounts = [i128; LANES];
+type Amounts = [i128; 4];
 
 /// One limit: what it counts, how fast it refills, how much it holds.
 struct Limit {
@@ -25,15 +25,15 @@ struct Limit {
     rate: i128,
     capacity: i128,
     level: i128,
-    /// When and how much was taken (or, below zero, given back), and whether that was an admission of
-    /// something that fits.
+    /// Time and amount of each charge (negative for a refund), and whether it was an admission of a
+    /// request that fits.
     log: Vec<(u64, i128, bool)>,
 }
 
 struct Waiting {
     arrival: u64,
     number: usize,
-    ticket: Ticket,
+    ticket: WaiterId,
     cost: Amounts,
 }
 
@@ -51,14 +51,14 @@ struct Model {
     limits: Vec<Limit>,
     waiting: Vec<Waiting>,
     flying: Vec<Flying>,
-    /// What all that has ended took for good, and how many of them.
+    /// The amounts that ended requests used, and their number.
     ended: Amounts,
     endings: usize,
 }
 
 /// No limit divides a minute.
 fn tight() -> Limits {
-    let also = Limits::new()
+    let additional = Limits::new()
         .with_total_tokens_per_minute(n(700_001))
         .with_burst(Duration::from_millis(2_300));
     Limits::new()
@@ -68,23 +68,20 @@ fn tight() -> Limits {
         .with_total_tokens_per_minute(n(900_007))
         .with_concurrency(NonZeroU32::new(MOST_AT_ONCE as u32).expect("not 0"))
         .with_burst(Duration::from_millis(3_700))
-        .with_also(also)
+        .with_additional(additional)
 }
 
 impl Model {
     fn new(seed: u64, limits: &Limits) -> Self {
         let config = literal().with_queue_limit(MOST_WAITING);
         let pool = pool(limits, config);
-        let lanes = pool.lanes.iter().enumerate();
-        let mut found: Vec<(usize, u64, i128)> = lanes
-            .filter_map(|(counts, lane)| {
-                let bucket = lane.bucket.as_ref()?;
-                Some((counts, bucket.limit(), bucket.capacity()))
-            })
+        let known = pool.buckets.known();
+        let mut found: Vec<(usize, u64, i128)> = known
+            .map(|(counts, bucket)| (counts, bucket.limit(), bucket.capacity()))
             .collect();
-        found.extend(pool.extras.iter().map(|extra| {
-            let capacity = extra.bucket().expect("a limit per minute").capacity();
-            (extra.lane(), extra.limit(), capacity)
+        found.extend(pool.buckets.additional().iter().map(|limit| {
+            let capacity = limit.bucket().expect("a limit per minute").capacity();
+            (limit.dimension, limit.limit(), capacity)
         }));
         let limit = |(counts, rate, capacity)| Limit {
             counts,
@@ -101,7 +98,7 @@ impl Model {
             limits: found.into_iter().map(limit).collect(),
             waiting: Vec::new(),
             flying: Vec::new(),
-            ended: [0; LANES],
+            ended: [0; 4],
             endings: 0,
         }
     }
@@ -177,7 +174,7 @@ impl Model {
         let (input, output) = (self.rng.u64(0..3_000) * scale, self.rng.u64(0..900));
         let arrival = self.now - self.rng.u64(0..800 * MS).min(self.now);
         let impatient = self.rng.u8(0..4) == 0;
-        let ask = PoolAsk::new(Cost::new(input, output), arrival)
+        let ask = PoolRequest::new(Cost::new(input, output), arrival)
             .with_max_wait(impatient.then(|| self.rng.u64(0..S)));
         let cost = [1, input, output, input + output].map(i128::from);
         // Of two that arrived at once the one that asked first is first.
@@ -185,7 +182,7 @@ impl Model {
         let admissible = leads && self.wait(&cost) == Some(0);
         match self.pool.enqueue(self.now, ask) {
             Ok(Enqueued::Granted(id)) => {
-                assert!(admissible, "let out too early");
+                assert!(admissible, "admitted too early");
                 self.admit(id, cost);
             }
             Ok(Enqueued::Waiting(ticket)) => {
@@ -263,8 +260,8 @@ impl Model {
         match settlement {
             Settlement::NotSent | Settlement::Rejected => {
                 let old = self.flying[at].charge;
-                self.change(&old, &[0; LANES]);
-                self.flying[at].charge = [0; LANES];
+                self.change(&old, &[0; 4]);
+                self.flying[at].charge = [0; 4];
             }
             Settlement::Invalid => self.recharge(at, Some(0), Some(0)),
             Settlement::Failed { .. } | Settlement::Dropped { .. } => {
@@ -290,7 +287,7 @@ impl Model {
             let first = self.first().expect("somebody waits");
             let first = self.waiting.swap_remove(first);
             assert_eq!(first.ticket, ticket, "not the first");
-            assert_eq!(self.wait(&first.cost), Some(0), "let out too early");
+            assert_eq!(self.wait(&first.cost), Some(0), "admitted too early");
             self.admit(id, first.cost);
         }
         let expected = match self.first() {
@@ -302,10 +299,9 @@ impl Model {
             },
         };
         assert_eq!(next, expected);
-        let lanes = self.pool.lanes.iter();
-        let levels = lanes.filter_map(|lane| Some(lane.bucket.as_ref()?.level()));
-        let extras = self.pool.extras.iter();
-        let levels = levels.chain(extras.filter_map(|extra| Some(extra.bucket()?.level())));
+        let levels = self.pool.buckets.known().map(|(_, bucket)| bucket.level());
+        let additional = self.pool.buckets.additional().iter();
+        let levels = levels.chain(additional.filter_map(|limit| Some(limit.bucket()?.level())));
         assert!(levels.eq(self.limits.iter().map(|limit| limit.level)));
         assert_eq!(self.pool.in_flight(), self.flying.len());
         assert_eq!(self.pool.queued(), self.waiting.len());
@@ -350,7 +346,7 @@ impl Model {
 }
 
 #[test]
-fn the_model_and_the_pool_agree_to_the_last_unit() {
+fn pool_agrees_with_the_reference_model() {
     let operations = if cfg!(debug_assertions) {
         100_000
     } else {
@@ -368,7 +364,7 @@ fn the_model_and_the_pool_agree_to_the_last_unit() {
 }
 
 #[test]
-fn no_window_admits_more_than_the_bucket_and_its_refill() {
+fn window_admits_at_most_the_capacity_and_its_refill() {
     for seed in 0..60 {
         let mut model = Model::new(seed, &tight());
         for _ in 0..400 {
@@ -381,7 +377,7 @@ fn no_window_admits_more_than_the_bucket_and_its_refill() {
 /// A level that never reaches its capacity loses nothing: in the end it is what it was, and what time
 /// refilled, less what the requests used.
 #[test]
-fn what_was_reserved_is_used_or_given_back() {
+fn reserved_tokens_are_used_or_given_back() {
     let limits = Limits::new()
         .with_requests_per_minute(n(5_003))
         .with_input_tokens_per_minute(n(6_000_011))
@@ -393,8 +389,8 @@ fn what_was_reserved_is_used_or_given_back() {
         let mut model = Model::new(seed, &limits);
         // Half of each, so that there is room for what comes back.
         let half = [25_000, 20_000_000, 5_000_000, 25_000_000];
-        for (lane, tokens) in model.pool.lanes.iter_mut().zip(half) {
-            lane.bucket.as_mut().expect("limited").take(tokens);
+        for (dimension, tokens) in model.pool.buckets.dimensions.iter_mut().zip(half) {
+            dimension.bucket.as_mut().expect("limited").take(tokens);
         }
         for limit in &mut model.limits {
             limit.level -= i128::from(half[limit.counts]) * UNIT;

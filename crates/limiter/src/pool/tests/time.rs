@@ -1,4 +1,4 @@
-//! A clock that steps back is a clock that stands still.
+//! A clock that steps back has the effect of a clock that stands still.
 
 use std::time::{Duration, SystemTime};
 
@@ -8,8 +8,8 @@ use tower_claude_wire::{RateLimits, Usage};
 
 use super::{S, n, pool};
 use crate::{
-    LimiterConfig, Limits, Pool, RampUp, Settlement,
-    pool::{Enqueued, PoolAsk, ReservationId, Seen},
+    LimiterConfig, Limits, Pool, Settlement, SlowStart,
+    pool::{Enqueued, ObservedHead, PoolRequest, ReservationId},
 };
 
 /// One thing that happens, at a time that may be any.
@@ -52,7 +52,7 @@ struct Played {
 
 impl Played {
     fn new() -> Self {
-        let config = LimiterConfig::new().with_ramp_up(Some(RampUp::new()));
+        let config = LimiterConfig::new().with_slow_start(Some(SlowStart::new()));
         Self {
             pool: pool(&limits(), config),
             flying: Vec::new(),
@@ -64,7 +64,7 @@ impl Played {
         match (event.what, last) {
             (0..=2, _) | (_, None) => {
                 // The arrival is the caller's, and the same for both.
-                let ask = PoolAsk::new(Cost::new(event.tokens, event.tokens / 9), event.now)
+                let ask = PoolRequest::new(Cost::new(event.tokens, event.tokens / 9), event.now)
                     .with_priority(Priority::Batch)
                     .with_max_wait((event.what == 1).then_some(30 * S));
                 if let Ok(Enqueued::Granted(id)) = self.pool.enqueue(now, ask) {
@@ -78,7 +78,8 @@ impl Played {
                 let server = Duration::from_secs(event.date >> 30);
                 let date = SystemTime::UNIX_EPOCH + server;
                 headers.input_tokens.reset = Some(date + Duration::from_secs(event.tokens % 70));
-                self.pool.observe(now, id, &Seen::new(&headers, Some(date)));
+                self.pool
+                    .observe(now, id, &ObservedHead::new(&headers, Some(date)));
             }
             (4, Some(id)) => {
                 let odd = [f64::NAN, f64::INFINITY, -1.0, 0.5];
@@ -105,10 +106,10 @@ impl Played {
 }
 
 proptest! {
-    /// Everything the pool knows is the same as if the clock had stood still instead, and no level is
-    /// over its capacity, wherever the clock goes.
+    /// The state of the pool is the same as if the clock had stood still, and no level is over its
+    /// capacity.
     #[test]
-    fn stepping_back_is_standing_still(events in events()) {
+    fn clock_that_steps_back_stands_still(events in events()) {
         let (mut jumping, mut steady) = (Played::new(), Played::new());
         let mut latest = 0;
         for event in &events {
@@ -119,7 +120,7 @@ proptest! {
                 format!("{:?}", jumping.pool),
                 format!("{:?}", steady.pool)
             );
-            for bucket in jumping.pool.lanes.iter().filter_map(|lane| lane.bucket.as_ref()) {
+            for bucket in jumping.pool.buckets.known().map(|(_, bucket)| bucket) {
                 prop_assert!(bucket.level() <= bucket.capacity());
             }
         }

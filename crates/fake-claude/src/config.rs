@@ -1,0 +1,69 @@
+//! Configuration of a server.
+
+use std::time::Duration;
+
+use tower_claude_wire::ModelCatalog;
+
+use crate::fault::Incident;
+
+/// Rate group of `count_tokens`, which has its own buckets.
+pub(crate) const COUNT_TOKENS: &str = "count_tokens";
+/// Suffix of the name of the group for `speed: "fast"`.
+pub(crate) const FAST_SUFFIX: &str = "+fast";
+
+/// Time at which the levels for the rate-limit headers are read. The API does not document it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HeaderSnapshot {
+    /// Just after admission: only the estimate is charged.
+    #[default]
+    Admission,
+    /// At the response head: the input is corrected, and for JSON the output is charged.
+    Response,
+}
+
+/// Set of rate-limit headers in a response.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HeaderFamily {
+    /// `requests-*`, `input-tokens-*`, `output-tokens-*`, and `tokens-*` as input and output
+    /// summed.
+    #[default]
+    Standard,
+    /// `requests-*` and `tokens-*` only; `tokens-*` is the token bucket with the smaller share
+    /// left.
+    RequestsAndTokensOnly,
+    /// None, as on cloud platforms that drop them.
+    None,
+}
+
+/// Platform that serves the API. It determines the headers with the request id.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Platform {
+    /// Claude's own API: `request-id`.
+    #[default]
+    Claude,
+    /// Claude Platform on AWS: `x-amzn-requestid` beside it.
+    Aws,
+    /// Microsoft Foundry: `apim-request-id` beside it. Foundry sends no rate-limit headers: use
+    /// [`HeaderFamily::None`] with it.
+    Foundry,
+}
+
+pub(crate) struct Config {
+    pub(crate) time_to_first_token: Duration,
+    /// `None` for all at once.
+    pub(crate) tokens_per_second: Option<f64>,
+    pub(crate) tokens_per_event: u64,
+    pub(crate) output_tokens: u64,
+    pub(crate) api_key: Option<String>,
+    pub(crate) snapshot: HeaderSnapshot,
+    pub(crate) family: HeaderFamily,
+    pub(crate) platform: Platform,
+    pub(crate) incidents: Vec<Incident>,
+    pub(crate) bytes_per_1000_tokens: u64,
+    pub(crate) admission_noise: f64,
+    pub(crate) catalog: ModelCatalog,
+    pub(crate) unknown_models: bool,
+}

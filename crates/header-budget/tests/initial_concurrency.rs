@@ -1,0 +1,122 @@
+//! The initial concurrency before the first headers.
+
+mod common;
+
+use std::sync::Arc;
+
+use common::{gauge, layer, message, only, send, send_all};
+use http::Request;
+use tokio::sync::Semaphore;
+use tower::{Layer, service_fn};
+use tower_claude_core::RequestBody;
+use tower_claude_tests::{Alive, Broken, FrameBody, Reply};
+
+/// Answers when told to, without any rate-limit header.
+fn gated(gate: Arc<Semaphore>, reply: Reply) -> impl GatedService {
+    service_fn(move |_: Request<RequestBody>| {
+        let (gate, reply) = (gate.clone(), reply.clone());
+        async move {
+            gate.acquire().await.expect("open").forget();
+            let alive = Alive::new();
+            reply.response(alive.guard())
+        }
+    })
+}
+
+trait GatedService:
+    tower_service::Service<
+        Request<RequestBody>,
+        Response = http::Response<FrameBody>,
+        Error = Broken,
+        Future: Send,
+    > + Clone
+    + Send
+    + 'static
+{
+}
+
+impl<S> GatedService for S where
+    S: tower_service::Service<
+            Request<RequestBody>,
+            Response = http::Response<FrameBody>,
+            Error = Broken,
+            Future: Send,
+        > + Clone
+        + Send
+        + 'static
+{
+}
+
+async fn settle_down() {
+    for _ in 0..200 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn eight_go_first_then_twice_as_many_with_each_answer() {
+    let gate = Arc::new(Semaphore::new(0));
+    let layer = layer();
+    let service = layer.layer(gated(gate.clone(), Reply::message()));
+    let calls = tokio::spawn(async move {
+        send_all(&service, (0..100).map(|_| message(10, 10)).collect()).await
+    });
+    settle_down().await;
+    let state = || {
+        let scope = only(&layer.limiter());
+        (scope.in_flight, scope.queued)
+    };
+    assert_eq!(state(), (8, 92));
+    gate.add_permits(1);
+    settle_down().await;
+    assert_eq!(state(), (16, 83));
+    gate.add_permits(1);
+    settle_down().await;
+    assert_eq!(state(), (32, 66));
+    gate.add_permits(98);
+    assert_eq!(calls.await.expect("no panic"), [200; 100]);
+    assert_eq!(state(), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn first_headers_end_the_initial_concurrency() {
+    let gate = Arc::new(Semaphore::new(0));
+    let reply = gauge(Reply::message(), "ratelimit-requests", 1_000, 999, 1);
+    let layer = layer();
+    let service = layer.layer(gated(gate.clone(), reply));
+    let calls = tokio::spawn(async move {
+        send_all(&service, (0..100).map(|_| message(10, 10)).collect()).await
+    });
+    settle_down().await;
+    assert_eq!(only(&layer.limiter()).in_flight, 8);
+    gate.add_permits(1);
+    settle_down().await;
+    assert_eq!(only(&layer.limiter()).in_flight, 99);
+    gate.add_permits(99);
+    assert_eq!(calls.await.expect("no panic"), [200; 100]);
+}
+
+/// Each call of the first eight is dropped: the next eight go.
+#[tokio::test(start_paused = true)]
+async fn dropped_calls_do_not_block_the_initial_concurrency() {
+    let gate = Arc::new(Semaphore::new(0));
+    let layer = layer();
+    let service = layer.layer(gated(gate.clone(), Reply::message()));
+    let mut calls: Vec<_> = (0..20)
+        .map(|_| {
+            let service = service.clone();
+            tokio::spawn(async move { send(&service, message(10, 10)).await })
+        })
+        .collect();
+    settle_down().await;
+    let last = calls.split_off(8);
+    for call in calls {
+        call.abort();
+    }
+    settle_down().await;
+    assert_eq!(only(&layer.limiter()).in_flight, 8);
+    gate.add_permits(12);
+    for call in last {
+        assert_eq!(call.await.expect("no panic").status(), 200);
+    }
+}

@@ -1,0 +1,373 @@
+//! The limiter of one scope: its pool behind a lock, and the futures that wait for it.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Waker},
+    time::{Duration, SystemTime},
+};
+
+use foldhash::fast::RandomState;
+use tokio::time::Instant;
+use tower_claude_core::{Cost, Ledger, LimitWarning, LimiterId, Observation, Rejection, Scope};
+
+use crate::{
+    config::LimiterConfig,
+    limiter::Ask,
+    limits::PoolLimits,
+    nanos::nanos,
+    pool::{Enqueued, Next, ObservedHead, Pool, PoolRequest, QueuePlace, ReservationId, WaiterId},
+    reservation::Books,
+    settlement::Settlement,
+    snapshot::ScopeSnapshot,
+    sync::{self, Mutex, MutexGuard},
+};
+
+/// The limiter of one scope.
+pub(super) struct ScopeLimiter {
+    limiter: LimiterId,
+    scope: Scope,
+    start: Instant,
+    /// The time until which response heads need not be read.
+    skip_heads_until: AtomicU64,
+    state: Mutex<State>,
+}
+
+struct State {
+    pool: Pool,
+    waiting: HashMap<WaiterId, Waiting, RandomState>,
+    granted: Vec<(WaiterId, ReservationId)>,
+    used_at: u64,
+}
+
+/// A future that waits.
+struct Waiting {
+    /// Taken when it is woken. A second wake before the next poll is not needed.
+    waker: Option<Waker>,
+    /// The time at which its own timer wakes it.
+    timer_at: u64,
+    granted: Option<ReservationId>,
+}
+
+/// Wakers collected under the lock, to be woken after its release.
+type WakeList = Vec<Waker>;
+
+fn wake_all(list: WakeList) {
+    list.into_iter().for_each(Waker::wake);
+}
+
+/// The result of a poll by a waiting future.
+pub(super) enum PollOutcome {
+    Granted(ReservationId),
+    /// The state cannot change before this time unless another call is made.
+    Wait(u64),
+    /// The wait expired. The time is that of the queue's next admission, if time causes it. The
+    /// position is not computed, since many requests may expire in one pause.
+    Expired(Option<u64>),
+}
+
+impl ScopeLimiter {
+    pub(super) fn new(
+        limiter: LimiterId,
+        start: Instant,
+        scope: Scope,
+        limits: &PoolLimits,
+        config: LimiterConfig,
+    ) -> Self {
+        let now = since(start, sync::now());
+        Self {
+            limiter,
+            scope: scope.clone(),
+            start,
+            skip_heads_until: AtomicU64::new(0),
+            state: Mutex::new(State {
+                pool: Pool::new(scope, limits, config, now).with_wall_time(now, SystemTime::now()),
+                waiting: HashMap::default(),
+                granted: Vec::new(),
+                used_at: now,
+            }),
+        }
+    }
+
+    /// Returns the nanoseconds since the limiter's start, or 0 before it.
+    pub(super) fn nanos(&self, at: Instant) -> u64 {
+        since(self.start, at)
+    }
+
+    /// Returns the instant of a pool time, or `None` if it overflows.
+    pub(super) fn instant(&self, nanos: u64) -> Option<Instant> {
+        self.start.checked_add(Duration::from_nanos(nanos))
+    }
+
+    pub(super) fn enqueue(&self, now: u64, ask: &Ask) -> Result<Enqueued, Rejection> {
+        let arrival = ask.first_arrival.map_or(now, |at| self.nanos(at).min(now));
+        let request = PoolRequest::new(ask.cost, arrival)
+            .with_deadline(ask.deadline.map(|at| self.nanos(at)))
+            .with_max_wait(ask.max_wait.map(nanos))
+            .with_priority(ask.priority)
+            .with_tenant(ask.tenant.as_ref());
+        let mut state = self.lock();
+        state.used_at = state.used_at.max(now);
+        let enqueued = state.pool.enqueue(now, request)?;
+        self.update_skip_heads(now, &state.pool);
+        if let Enqueued::Waiting(id) = enqueued {
+            let waiting = Waiting {
+                waker: None,
+                timer_at: u64::MAX,
+                granted: None,
+            };
+            state.waiting.insert(id, waiting);
+        } else if state.pool.queued() > 0 {
+            // It was admitted ahead of the queue, so that another request may be its head now.
+            let mut wakes = WakeList::new();
+            state.poll_pool(now, &mut wakes);
+            drop(state);
+            wake_all(wakes);
+        }
+        Ok(enqueued)
+    }
+
+    /// Admits a request if no other waits and all levels suffice.
+    pub(super) fn grant(
+        &self,
+        now: Instant,
+        cost: &Cost,
+        deadline: Option<Instant>,
+    ) -> Option<ReservationId> {
+        let now = self.nanos(now);
+        let deadline = deadline.map(|at| self.nanos(at));
+        let mut state = self.lock();
+        let id = state.pool.grant_now(now, cost, deadline)?;
+        state.used_at = state.used_at.max(now);
+        self.update_skip_heads(now, &state.pool);
+        Some(id)
+    }
+
+    fn update_skip_heads(&self, now: u64, pool: &Pool) {
+        if self.skip_heads_until.load(Ordering::Relaxed) > now && !pool.has_plenty() {
+            self.skip_heads_until.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Returns the grant of `id`, or polls the queue and registers the waker.
+    pub(super) fn poll(
+        &self,
+        now: u64,
+        id: WaiterId,
+        expiry: u64,
+        cx: &Context<'_>,
+    ) -> PollOutcome {
+        let mut wakes = WakeList::new();
+        let mut state = self.lock();
+        // A waiter that is being polled does not need to be woken. Its old waker is dropped after
+        // the lock is released, since dropping it may run any code.
+        let waiting = state.waiting.get_mut(&id);
+        let _old = waiting.and_then(|waiting| waiting.waker.take());
+        let next = state.poll_pool(now, &mut wakes);
+        let is_head = state.pool.head() == Some(id);
+        let outcome = match state.waiting.get_mut(&id) {
+            Some(waiting) => {
+                if let Some(reservation) = waiting.granted {
+                    state.waiting.remove(&id);
+                    PollOutcome::Granted(reservation)
+                } else if now >= expiry {
+                    state.leave(now, id, &mut wakes);
+                    PollOutcome::Expired(match next {
+                        Next::At(at) => Some(at),
+                        Next::OnChange | Next::Idle => None,
+                    })
+                } else {
+                    let at = match next {
+                        Next::At(at) if is_head => at.min(expiry),
+                        _ => expiry,
+                    };
+                    waiting.timer_at = at;
+                    waiting.waker = Some(cx.waker().clone());
+                    PollOutcome::Wait(at)
+                }
+            }
+            None => PollOutcome::Expired(None),
+        };
+        drop(state);
+        wake_all(wakes);
+        outcome
+    }
+
+    /// Replaces the cost of a request that waits. The caller polls next.
+    pub(super) fn revise(&self, id: WaiterId, cost: Cost) {
+        self.lock().pool.revise(id, cost);
+    }
+
+    /// Returns the position of a request in the queue.
+    pub(super) fn place(&self, id: WaiterId) -> Option<QueuePlace> {
+        let now = self.nanos(sync::now());
+        self.lock().pool.place(now, id)
+    }
+
+    /// Removes a request from the queue, or gives back its grant.
+    pub(super) fn cancel(&self, now: u64, id: WaiterId) {
+        let mut wakes = WakeList::new();
+        let mut state = self.lock();
+        // Dropped after the lock is released, since dropping a waker may run any code.
+        let _waker = state.leave(now, id, &mut wakes);
+        drop(state);
+        wake_all(wakes);
+    }
+
+    pub(super) fn snapshot(&self) -> ScopeSnapshot {
+        let now = self.nanos(sync::now());
+        self.lock().pool.snapshot(now)
+    }
+
+    /// Returns the spent part of the limits and the time of last use, if the pool is idle.
+    pub(super) fn idle(&self) -> Option<(u64, u64)> {
+        let now = self.nanos(sync::now());
+        let state = self.lock();
+        let idle = state.pool.is_idle(now);
+        idle.then(|| (state.pool.spent(now), state.used_at))
+    }
+
+    /// Changes the pool and wakes the requests that became admissible. If the change is a report for
+    /// `report`, also wakes the head of the queue if its cost estimate may have improved.
+    fn change<T>(
+        &self,
+        now: u64,
+        report: Option<ReservationId>,
+        change: impl FnOnce(&mut Pool) -> T,
+    ) -> T {
+        let mut state = self.lock();
+        let has_listener = report.is_some_and(|id| state.pool.has_listener(id));
+        let result = change(&mut state.pool);
+        if state.pool.queued() == 0 {
+            return result;
+        }
+        let mut wakes = WakeList::new();
+        state.poll_pool(now, &mut wakes);
+        if has_listener
+            && state.pool.head_is_revisable()
+            && let Some(head) = state.pool.head()
+            && let Some(waiting) = state.waiting.get_mut(&head)
+        {
+            wakes.extend(waiting.waker.take());
+        }
+        drop(state);
+        wake_all(wakes);
+        result
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Polls the pool, hands grants to the waiting futures, and ensures that the head wakes in time.
+    fn poll_pool(&mut self, now: u64, wakes: &mut WakeList) -> Next {
+        let next = self.pool.poll(now, &mut self.granted);
+        for (id, reservation) in self.granted.drain(..) {
+            if let Some(waiting) = self.waiting.get_mut(&id) {
+                waiting.granted = Some(reservation);
+                wakes.extend(waiting.waker.take());
+            } else {
+                // Unreachable, but a reservation must not leak.
+                self.pool.settle(now, reservation, &Settlement::NotSent);
+            }
+        }
+        if let (Next::At(at), Some(head)) = (next, self.pool.head())
+            && let Some(waiting) = self.waiting.get_mut(&head)
+            && waiting.timer_at > at
+        {
+            wakes.extend(waiting.waker.take());
+        }
+        next
+    }
+
+    /// Removes a waiting future and returns its waker.
+    fn leave(&mut self, now: u64, id: WaiterId, wakes: &mut WakeList) -> Option<Waker> {
+        let waiting = self.waiting.remove(&id)?;
+        match waiting.granted {
+            Some(reservation) => self.pool.settle(now, reservation, &Settlement::NotSent),
+            None => {
+                self.pool.cancel(id);
+            }
+        }
+        self.poll_pool(now, wakes);
+        waiting.waker
+    }
+}
+
+impl Ledger for ScopeLimiter {
+    fn limiter(&self) -> LimiterId {
+        self.limiter
+    }
+
+    fn scope(&self) -> Option<&Scope> {
+        Some(&self.scope)
+    }
+
+    fn is_calm(&self, at: Instant) -> bool {
+        self.skip_heads_until.load(Ordering::Relaxed) > self.nanos(at)
+    }
+
+    fn observe(&self, reservation: u64, seen: &Observation<'_>) -> Option<LimitWarning> {
+        let now = self.nanos(seen.at);
+        let rejected = seen.class.is_rate_limit() && !seen.class.local;
+        let head = ObservedHead::new(seen.limits, seen.server_time)
+            .with_rejected(rejected)
+            .with_warn_percent(seen.warn_percent);
+        let (warning, skip_heads_until) = self.change(now, None, |pool| {
+            let warning = pool.observe(now, ReservationId::from_bits(reservation), &head);
+            (warning, pool.skip_heads_until())
+        });
+        self.skip_heads_until
+            .store(skip_heads_until, Ordering::Relaxed);
+        warning
+    }
+
+    fn pause(&self, reservation: u64, retry_after: Option<Duration>, now: Instant) -> Duration {
+        let now = self.nanos(now);
+        let id = ReservationId::from_bits(reservation);
+        let jitter = fastrand::f64();
+        self.skip_heads_until.store(0, Ordering::Relaxed);
+        self.lock().pool.rate_limited(now, id, retry_after, jitter)
+    }
+}
+
+impl Books for ScopeLimiter {
+    fn true_up_input(&self, reservation: u64, actual: u64, now: Instant) {
+        let now = self.nanos(now);
+        let id = ReservationId::from_bits(reservation);
+        self.change(now, Some(id), |pool| pool.true_up_input(now, id, actual));
+    }
+
+    fn produced(&self, reservation: u64, output: u64, now: Instant) {
+        let now = self.nanos(now);
+        let id = ReservationId::from_bits(reservation);
+        self.change(now, None, |pool| pool.produced(now, id, output));
+    }
+
+    fn settle(&self, reservation: u64, settlement: Settlement, now: Instant) {
+        let now = self.nanos(now);
+        let id = ReservationId::from_bits(reservation);
+        self.change(now, Some(id), |pool| pool.settle(now, id, &settlement));
+    }
+}
+
+impl fmt::Debug for ScopeLimiter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ScopeLimiter")
+            .field("limiter", &self.limiter)
+            .finish_non_exhaustive()
+    }
+}
+
+fn since(start: Instant, at: Instant) -> u64 {
+    nanos(at.saturating_duration_since(start))
+}
+
+#[cfg(test)]
+mod tests;

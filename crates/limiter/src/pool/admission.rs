@@ -1,0 +1,303 @@
+//! The admission of requests by a pool, and the estimates of their waits.
+
+use std::time::Duration;
+
+use tower_claude_core::{Cost, RejectReason, Rejection};
+
+use crate::{
+    pool::{
+        Pool,
+        dimension::{Charge, INPUT, NO_CHARGE},
+        in_flight::{InFlight, ReservationId, SendSnapshot},
+        pacing::share_pacer,
+        queue::{
+            Waiter,
+            fair::Backlog,
+            key::{FlowKey, FlowTag, PRIORITIES, WaiterId},
+        },
+        types::{Enqueued, Next, PoolRequest, QueuePlace},
+    },
+    snapshot::ClassSnapshot,
+};
+
+/// The name in rejections, until a layer sets its own.
+pub(crate) const NAME: &str = "limiter";
+
+/// The resolution of timers. A shorter wait would spin.
+const MIN_WAIT: u64 = 1_000_000;
+
+impl Pool {
+    /// Admits, queues or rejects a request.
+    ///
+    /// # Errors
+    ///
+    /// * [`RejectReason::Oversized`] if it can never fit a limit.
+    /// * [`RejectReason::QueueFull`] if it must wait and the queue is full.
+    /// * [`RejectReason::WaitTooLong`] or [`RejectReason::DeadlineWouldPass`] if its estimated wait is
+    ///   too long.
+    pub fn enqueue(&mut self, now: u64, request: PoolRequest) -> Result<Enqueued, Rejection> {
+        let now = self.advance(now);
+        let charge = self.forecast.charge(&request.cost);
+        self.buckets
+            .check_size(now, &charge)
+            .map_err(|reason| Rejection::new(NAME, reason))?;
+        self.on_request(now, self.queued() > 0);
+        let flow = FlowKey::of(request.priority, request.tenant);
+        let is_next = self.queue.would_be_next(flow, request.first_arrival);
+        let expired = request.deadline.is_some_and(|deadline| deadline <= now);
+        if is_next && !expired && self.is_admissible(now, &charge) {
+            let tag = self.admit_ahead(flow, &request, charge);
+            return Ok(Enqueued::Granted(self.admit(
+                now,
+                &request.cost,
+                charge,
+                tag,
+            )));
+        }
+        let backlog = if is_next {
+            Backlog::NONE
+        } else {
+            self.queue.fair().backlog(flow)
+        };
+        self.check_wait(now, &request, flow, &charge, &backlog)?;
+        if self.queued() >= self.queue_limit {
+            let reason = RejectReason::QueueFull {
+                waiting: self.queued(),
+                limit: self.queue_limit,
+            };
+            let wait = self.estimate(now, &backlog, &charge);
+            return Err(self.reject(flow, reason, wait));
+        }
+        let waiter = Waiter {
+            cost: request.cost,
+            charge,
+        };
+        let id = self.queue.push(flow, request.first_arrival, waiter);
+        Ok(Enqueued::Waiting(id))
+    }
+
+    /// Admits a request if the queue is empty and all levels suffice. Otherwise returns `None`, and
+    /// the request must be [enqueued](Self::enqueue), which may reject it.
+    pub fn grant_now(
+        &mut self,
+        now: u64,
+        cost: &Cost,
+        deadline: Option<u64>,
+    ) -> Option<ReservationId> {
+        if self.queued() > 0 {
+            return None;
+        }
+        let now = self.advance(now);
+        if deadline.is_some_and(|deadline| deadline <= now) {
+            return None;
+        }
+        let charge = self.forecast.charge(cost);
+        self.buckets.check_size(now, &charge).ok()?;
+        self.on_request(now, false);
+        self.is_admissible(now, &charge)
+            .then(|| self.admit(now, cost, charge, None))
+    }
+
+    /// Admits requests from the head of the queue while the head is admissible, and appends them to
+    /// `granted`. Call it after every other operation and at the time it returns.
+    pub fn poll(&mut self, now: u64, granted: &mut Vec<(WaiterId, ReservationId)>) -> Next {
+        let now = self.advance(now);
+        self.update_pacing(now);
+        loop {
+            let Some((id, waiter)) = self.queue.head() else {
+                return Next::Idle;
+            };
+            let cost = waiter.cost;
+            // The estimate may have changed since the request arrived.
+            let charge = self.forecast.charge(&cost);
+            match self.earliest(now, &charge) {
+                None => return Next::OnChange,
+                Some(at) if at > now => return Next::At(at.max(now.saturating_add(MIN_WAIT))),
+                Some(_) => {}
+            }
+            let tag = self.queue.dequeue(id, self.buckets.work(&charge));
+            granted.push((id, self.admit(now, &cost, charge, Some(tag))));
+        }
+    }
+
+    /// Removes a request from the queue. Returns false if it is not queued: either it was admitted,
+    /// and the caller settles its reservation as [`NotSent`](crate::Settlement::NotSent), or it was
+    /// cancelled before.
+    pub fn cancel(&mut self, id: WaiterId) -> bool {
+        self.queue.remove(id)
+    }
+
+    /// Replaces the cost of a queued request, except for its workload. Poll afterwards.
+    pub fn revise(&mut self, id: WaiterId, cost: Cost) {
+        self.queue.revise(id, cost);
+    }
+
+    /// Returns true if the estimator of the head's cost goes on learning, so that the cost may be
+    /// revised.
+    #[must_use]
+    pub fn head_is_revisable(&self) -> bool {
+        let head = self.queue.head();
+        head.is_some_and(|(_, waiter)| waiter.cost.estimate_id.is_some())
+    }
+
+    /// Returns the position of a queued request, or `None` if it is not queued. It is counted from
+    /// the nearer end of its flow, so the cost is linear in the middle of a long queue.
+    #[must_use]
+    pub fn place(&self, now: u64, id: WaiterId) -> Option<QueuePlace> {
+        let (ahead, backlog) = self.queue.ahead_of(id)?;
+        let charge = self.queue.charge(id)?;
+        Some(QueuePlace {
+            position: ahead + 1,
+            estimated_wait: self.estimate(now.max(self.now), &backlog, &charge),
+        })
+    }
+
+    /// Returns the classes with queued requests, the most urgent first.
+    pub(super) fn classes(&self, now: u64) -> Vec<ClassSnapshot> {
+        let fair = self.queue.fair();
+        let classes = PRIORITIES.into_iter().enumerate().rev();
+        classes
+            .filter(|(class, _)| fair.waiting_in(*class) > 0)
+            .map(|(class, priority)| ClassSnapshot {
+                priority,
+                queued: fair.waiting_in(class),
+                estimated_wait: self.estimate(now, &fair.backlog_in(class), &NO_CHARGE),
+            })
+            .collect()
+    }
+
+    fn on_request(&mut self, now: u64, queued: bool) {
+        self.pacing.on_request(now, queued || self.in_flight() > 0);
+        self.update_pacing(now);
+    }
+
+    fn update_pacing(&mut self, now: u64) {
+        let shared = self.external_use.is_shared(now);
+        let share = shared.then(|| share_pacer::shared_rate(&self.buckets, &self.margins(0)));
+        self.pacing.update(now, share);
+    }
+
+    fn is_admissible(&self, now: u64, charge: &Charge) -> bool {
+        self.earliest(now, charge).is_some_and(|at| at <= now)
+    }
+
+    /// Returns the earliest time at which all of the charge is admissible, or `None` if a request in
+    /// flight must end first.
+    fn earliest(&self, now: u64, charge: &Charge) -> Option<u64> {
+        if self.in_flight.is_full() {
+            return None;
+        }
+        let buckets = self
+            .buckets
+            .earliest(now, charge, || self.margins(charge[INPUT]));
+        let pacing = self.pacing.earliest(now, self.buckets.probe_at());
+        Some(buckets.max(pacing))
+    }
+
+    /// Passes a new request through the queue ahead of the queued ones, so that its flow is charged.
+    fn admit_ahead(
+        &mut self,
+        flow: FlowKey,
+        request: &PoolRequest,
+        charge: Charge,
+    ) -> Option<FlowTag> {
+        if self.queued() == 0 {
+            return None;
+        }
+        let cost = request.cost;
+        let id = self
+            .queue
+            .push(flow, request.first_arrival, Waiter { cost, charge });
+        Some(self.queue.dequeue(id, self.buckets.work(&charge)))
+    }
+
+    fn admit(
+        &mut self,
+        now: u64,
+        cost: &Cost,
+        charge: Charge,
+        flow_tag: Option<FlowTag>,
+    ) -> ReservationId {
+        let seen = self.buckets.charge(now, &charge);
+        let buckets = &self.buckets;
+        self.pacing
+            .on_admitted(now, || share_pacer::work(buckets, &charge));
+        self.in_flight.insert(InFlight {
+            cost: *cost,
+            charge,
+            sent: SendSnapshot {
+                at: now,
+                counted: charge,
+                seen,
+            },
+            uncounted_input: charge[INPUT],
+            head_received: false,
+            paused: false,
+            rejection_handled: false,
+            answered: false,
+            produced: 0,
+            output_slot: self.forecast.on_sent(cost, &charge),
+            flow_tag,
+        })
+    }
+
+    /// Rejects a request whose estimated wait passes its deadline or its longest wait.
+    fn check_wait(
+        &self,
+        now: u64,
+        request: &PoolRequest,
+        flow: FlowKey,
+        charge: &Charge,
+        backlog: &Backlog,
+    ) -> Result<(), Rejection> {
+        if request.deadline.is_none() && request.max_wait.is_none() {
+            return Ok(());
+        }
+        let estimated = self.estimate(now, backlog, charge);
+        let is_too_long = |limit: Duration| limit.is_zero() || estimated > limit;
+        let remaining = request
+            .deadline
+            .map(|deadline| Duration::from_nanos(deadline.saturating_sub(now)));
+        if let Some(remaining) = remaining.filter(|remaining| is_too_long(*remaining)) {
+            let reason = RejectReason::DeadlineWouldPass {
+                estimated,
+                remaining,
+            };
+            return Err(self.reject(flow, reason, estimated));
+        }
+        let max_wait = request.max_wait.map(Duration::from_nanos);
+        if let Some(max_wait) = max_wait.filter(|max_wait| is_too_long(*max_wait)) {
+            let reason = RejectReason::WaitTooLong {
+                estimated,
+                max_wait,
+            };
+            return Err(self.reject(flow, reason, estimated));
+        }
+        Ok(())
+    }
+
+    fn reject(&self, flow: FlowKey, reason: RejectReason, wait: Duration) -> Rejection {
+        // A wait that cannot be estimated is 0. As `retry-after: 0` it would bring all callers back
+        // at once.
+        Rejection::new(NAME, reason)
+            .with_retry_after((!wait.is_zero()).then_some(wait))
+            .with_queue_position(Some(self.queue.fair().waiting(flow) + 1))
+    }
+
+    /// Returns the estimated wait of a request behind this backlog: the pause, then the backlog and
+    /// its own charge at the rate of the tightest dimension. A wait for requests in flight to end
+    /// cannot be estimated and counts as 0.
+    fn estimate(&self, now: u64, backlog: &Backlog, charge: &Charge) -> Duration {
+        let pause = self.pacing.paused_until().saturating_sub(now);
+        let ahead = self.queue.ahead(backlog);
+        let margins = self.margins(charge[INPUT]);
+        let buckets = self
+            .buckets
+            .wait_behind(now, pause, &ahead, charge, &margins);
+        let paced = self
+            .pacing
+            .wait_behind(|| share_pacer::work(&self.buckets, &ahead));
+        let wait = buckets.max(paced.saturating_sub(pause));
+        Duration::from_nanos(pause.saturating_add(wait))
+    }
+}

@@ -1,0 +1,385 @@
+//! The buckets of a pool, one for each counted dimension, and its additional limits.
+
+use std::{num::NonZeroU64, time::SystemTime};
+
+use tower_claude_core::RejectReason;
+
+use crate::{
+    config::{LimiterConfig, OutputAccounting},
+    limits::PoolLimits,
+    nanos::nanos,
+    pool::{
+        additional::AdditionalLimit,
+        bucket::{Bucket, UNIT, refill, tokens, units},
+        dimension::{Charge, DIMENSIONS, INPUT, Margins, NO_CHARGE, OUTPUT, TOTAL},
+        in_flight::{InFlight, SendSnapshot},
+    },
+    snapshot::DimensionSnapshot,
+};
+
+/// The work of a request if no rate is known.
+const EQUAL_WORK: u64 = 1_000_000_000;
+
+/// The point in a response at which the server has surely counted a charge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Counted {
+    AtHead,
+    AtEnd,
+}
+
+/// A counted dimension: its bucket, if a limit is known, and its flow counters.
+#[derive(Debug)]
+pub(crate) struct DimensionState {
+    pub(crate) bucket: Option<Bucket>,
+    counted: Counted,
+    /// The sum of all charges sent. It wraps, since only differences are used.
+    sent: i64,
+    /// The part of `sent` that the server has surely counted.
+    seen: i64,
+    /// A header has shown the server's level.
+    pub(crate) observed: bool,
+    /// The time at which a header last named the limit, if headers did.
+    pub(crate) confirmed: Option<u64>,
+}
+
+impl DimensionState {
+    fn new(limit: Option<NonZeroU64>, burst: u64, counted: Counted, now: u64) -> Self {
+        Self {
+            bucket: limit.map(|limit| Bucket::full(limit.get(), burst, now)),
+            counted,
+            sent: 0,
+            seen: 0,
+            observed: false,
+            confirmed: None,
+        }
+    }
+
+    pub(crate) fn level(&self) -> i128 {
+        self.bucket.as_ref().map_or(0, Bucket::level)
+    }
+
+    /// Returns limit and capacity, once a header has shown the level.
+    pub(crate) fn known(&self) -> Option<(u64, i128)> {
+        let bucket = self.bucket.as_ref().filter(|_| self.observed)?;
+        Some((bucket.limit(), bucket.capacity()))
+    }
+
+    /// Returns the charges sent since the server had counted everything seen at `sent`.
+    pub(crate) fn sent_since(&self, index: usize, sent: &SendSnapshot) -> i64 {
+        self.sent.wrapping_sub(sent.seen[index])
+    }
+
+    /// Returns the charges that may or may not be in the level that a response shows.
+    pub(crate) fn uncertain(&self, index: usize, sent: &SendSnapshot) -> i64 {
+        let all = self.sent_since(index, sent);
+        match self.counted {
+            // The response shows the level after its own request.
+            Counted::AtHead => all.wrapping_sub(sent.counted[index] as i64).max(0),
+            Counted::AtEnd => all.max(0),
+        }
+    }
+
+    fn charge(&mut self, tokens: u64) {
+        if let Some(bucket) = &mut self.bucket {
+            bucket.take(tokens);
+        }
+        self.sent = self.sent.wrapping_add(tokens as i64);
+    }
+
+    fn recharge(&mut self, old: u64, new: u64, counted: &mut u64) {
+        if let Some(bucket) = &mut self.bucket {
+            bucket.recharge(old, new);
+        }
+        if self.counted == Counted::AtEnd {
+            self.sent = self.sent.wrapping_add(new as i64).wrapping_sub(old as i64);
+            *counted = new;
+        }
+    }
+
+    fn refund(&mut self, charge: u64, counted: u64, head_received: bool) {
+        if let Some(bucket) = &mut self.bucket {
+            bucket.give(charge);
+        }
+        self.sent = self.sent.wrapping_sub(counted as i64);
+        if head_received && self.counted == Counted::AtHead {
+            self.seen = self.seen.wrapping_sub(counted as i64);
+        }
+    }
+}
+
+/// The limits of a pool on requests and tokens.
+#[derive(Debug)]
+pub(crate) struct Buckets {
+    pub(crate) dimensions: [DimensionState; DIMENSIONS.len()],
+    additional: Vec<AdditionalLimit>,
+    /// The longest time for which a limit that only a header named holds requests back.
+    max_hold: u64,
+    last_admission: u64,
+}
+
+impl Buckets {
+    /// Returns full buckets.
+    pub(crate) fn new(limits: &PoolLimits, config: &LimiterConfig, now: u64) -> Self {
+        let output = match config.output_accounting {
+            OutputAccounting::AsProduced => Counted::AtEnd,
+            OutputAccounting::MaxTokensReserved => Counted::AtHead,
+        };
+        let new = |limit, counted| DimensionState::new(limit, nanos(limits.burst), counted, now);
+        Self {
+            dimensions: [
+                new(limits.requests, Counted::AtHead),
+                new(limits.input_tokens, Counted::AtHead),
+                new(limits.output_tokens, output),
+                new(limits.total_tokens, output),
+            ],
+            additional: AdditionalLimit::all(limits, now),
+            max_hold: nanos(config.max_pause),
+            last_admission: now,
+        }
+    }
+
+    /// Returns the buckets with their indices.
+    pub(crate) fn known(&self) -> impl Iterator<Item = (usize, &Bucket)> {
+        let dimensions = self.dimensions.iter().enumerate();
+        dimensions.filter_map(|(index, dimension)| Some((index, dimension.bucket.as_ref()?)))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn additional(&self) -> &[AdditionalLimit] {
+        &self.additional
+    }
+
+    pub(crate) fn has_additional(&self) -> bool {
+        !self.additional.is_empty()
+    }
+
+    /// Returns true if the server reserves `max_tokens` when it admits a request.
+    pub(crate) fn reserves_output(&self) -> bool {
+        self.dimensions[OUTPUT].counted == Counted::AtHead
+    }
+
+    /// Returns true if every bucket is more than half full.
+    pub(crate) fn has_plenty(&self) -> bool {
+        self.known().all(|(_, bucket)| bucket.has_plenty(0))
+    }
+
+    /// Returns true if a header has shown the level of a bucket.
+    pub(crate) fn is_observed(&self) -> bool {
+        let mut known = self
+            .dimensions
+            .iter()
+            .filter(|dimension| dimension.bucket.is_some());
+        known.any(|dimension| dimension.observed)
+    }
+
+    /// Returns the time at which one request is admitted although headers would hold it back, to
+    /// find out whether they are still right.
+    pub(crate) const fn probe_at(&self) -> u64 {
+        self.last_admission.saturating_add(self.max_hold)
+    }
+
+    /// Refills up to `now`.
+    pub(crate) fn advance(&mut self, now: u64) {
+        for bucket in self
+            .dimensions
+            .iter_mut()
+            .filter_map(|dimension| dimension.bucket.as_mut())
+        {
+            bucket.refill(now);
+        }
+        for limit in &mut self.additional {
+            limit.advance(now);
+        }
+    }
+
+    /// Records the wall time, for limits per day.
+    pub(crate) fn set_wall_time(&mut self, now: u64, wall: SystemTime) {
+        for limit in &mut self.additional {
+            limit.set_wall_time(now, wall);
+        }
+    }
+
+    /// Returns the rejection of a charge that a limit can never admit.
+    ///
+    /// A limit that only a header named must have been confirmed recently, so that one odd header
+    /// cannot reject for ever. Estimated output never rejects.
+    pub(crate) fn check_size(&self, now: u64, charge: &Charge) -> Result<(), RejectReason> {
+        let certain = |index| match index {
+            OUTPUT if !self.reserves_output() => None,
+            TOTAL if !self.reserves_output() => Some(charge[INPUT]),
+            _ => Some(charge[index]),
+        };
+        let main = self.known().filter(|(index, _)| {
+            let confirmed = self.dimensions[*index].confirmed;
+            confirmed.is_none_or(|at| now.saturating_sub(at) <= self.max_hold)
+        });
+        let main = main.map(|(index, bucket)| (index, DIMENSIONS[index], bucket.limit()));
+        let additional = self.additional.iter();
+        let additional = additional.map(|limit| (limit.dimension, limit.name(), limit.limit()));
+        for (index, dimension, limit) in main.chain(additional) {
+            if let Some(cost) = certain(index).filter(|cost| *cost > limit) {
+                return Err(RejectReason::Oversized {
+                    dimension,
+                    cost,
+                    limit,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the earliest time at which all of the charge is available beside the safety margins.
+    /// The margins are computed only if a bucket is less than half full.
+    pub(crate) fn earliest(&self, now: u64, charge: &Charge, margins: impl Fn() -> Margins) -> u64 {
+        let mut until = now;
+        let mut cached = None;
+        let mut margin = |index: usize| cached.get_or_insert_with(&margins)[index];
+        for limit in &self.additional {
+            let amount = charge[limit.dimension];
+            if !limit.has_plenty(amount) {
+                let wait = limit.wait(now, 0, amount, margin(limit.dimension));
+                until = until.max(now.saturating_add(wait));
+            }
+        }
+        for (index, bucket) in self.known() {
+            if bucket.has_plenty(charge[index]) {
+                continue;
+            }
+            // A charge that never fits is admitted into debt when the bucket is full.
+            let cost = units(charge[index]).min(bucket.capacity());
+            let wait = bucket.wait((cost + margin(index)).min(bucket.capacity()));
+            if wait == 0 {
+                continue;
+            }
+            let mut at = now.saturating_add(wait);
+            if let Some(confirmed) = self.dimensions[index].confirmed {
+                at = at.min(confirmed.saturating_add(self.max_hold).max(self.probe_at()));
+            }
+            until = until.max(at);
+        }
+        until
+    }
+
+    /// Returns the nanoseconds after a pause until the charge is available behind the work `ahead`.
+    pub(crate) fn wait_behind(
+        &self,
+        now: u64,
+        pause: u64,
+        ahead: &Charge,
+        charge: &Charge,
+        margins: &Margins,
+    ) -> u64 {
+        let mut longest = 0;
+        for (index, bucket) in self.known() {
+            let need = units(charge[index])
+                .saturating_add(margins[index])
+                .min(bucket.capacity());
+            // The refill during the pause counts as far as it fits.
+            let level = bucket.level().saturating_add(refill(bucket.limit(), pause));
+            let lacking = bucket.level() - level.min(bucket.capacity());
+            let need = need
+                .saturating_add(units(ahead[index]))
+                .saturating_add(lacking);
+            longest = longest.max(bucket.wait(need));
+        }
+        for limit in &self.additional {
+            let index = limit.dimension;
+            let wait = limit.wait(now, ahead[index], charge[index], margins[index]);
+            longest = longest.max(wait.saturating_sub(pause));
+        }
+        longest
+    }
+
+    /// Returns the time that a charge takes of the tightest rate, in nanoseconds. Without a known
+    /// rate all requests are equal. Limits per day do not count, since they are rarely the
+    /// bottleneck.
+    pub(crate) fn work(&self, charge: &Charge) -> u64 {
+        let main = self.known().map(|(index, bucket)| (index, bucket.limit()));
+        let additional = self.additional.iter();
+        let additional =
+            additional.filter_map(|limit| Some((limit.dimension, limit.bucket()?.limit())));
+        let work = main.chain(additional).map(|(index, limit)| {
+            // A share need not be exact, and division of 128-bit integers is slow.
+            (charge[index] as f64 * (UNIT as f64 / limit.max(1) as f64)) as u64
+        });
+        work.max()
+            .unwrap_or_else(|| if *charge == NO_CHARGE { 0 } else { EQUAL_WORK })
+    }
+
+    /// Returns the nanoseconds in which the most spent limit allows as much as is used of it.
+    pub(crate) fn spent(&self, now: u64) -> u64 {
+        let main = self.known().map(|(_, bucket)| bucket.full_in(now));
+        let additional = self.additional.iter().map(|limit| limit.spent(now));
+        main.chain(additional).max().unwrap_or(0)
+    }
+
+    /// Charges a request that is being admitted. Returns the flow seen so far.
+    pub(crate) fn charge(&mut self, now: u64, charge: &Charge) -> [i64; DIMENSIONS.len()] {
+        let seen = std::array::from_fn(|index| self.dimensions[index].seen);
+        for (dimension, charge) in self.dimensions.iter_mut().zip(charge) {
+            dimension.charge(*charge);
+        }
+        for limit in &mut self.additional {
+            limit.take(charge);
+        }
+        self.last_admission = now;
+        seen
+    }
+
+    /// Replaces the tokens charged for a request. Returns the old charge.
+    pub(crate) fn recharge(&mut self, request: &mut InFlight, new: Charge) -> Charge {
+        let old = std::mem::replace(&mut request.charge, new);
+        for index in [INPUT, OUTPUT, TOTAL] {
+            let counted = &mut request.sent.counted[index];
+            self.dimensions[index].recharge(old[index], new[index], counted);
+        }
+        self.recharge_additional(request.sent.at, &old, &new);
+        old
+    }
+
+    /// Gives back everything that was charged for a request. Returns the old charge.
+    pub(crate) fn refund(&mut self, request: &mut InFlight) -> Charge {
+        let old = std::mem::replace(&mut request.charge, NO_CHARGE);
+        let counted = std::mem::replace(&mut request.sent.counted, NO_CHARGE);
+        for (index, dimension) in self.dimensions.iter_mut().enumerate() {
+            dimension.refund(old[index], counted[index], request.head_received);
+        }
+        self.recharge_additional(request.sent.at, &old, &NO_CHARGE);
+        old
+    }
+
+    fn recharge_additional(&mut self, sent_at: u64, old: &Charge, new: &Charge) {
+        for limit in &mut self.additional {
+            limit.recharge(sent_at, old, new);
+        }
+    }
+
+    /// Records that the server has counted the charges of a request that count at this point.
+    pub(crate) fn mark_seen(&mut self, counted: &Charge, at: Counted) {
+        for (dimension, counted) in self.dimensions.iter_mut().zip(counted) {
+            if dimension.counted == at {
+                dimension.seen = dimension.seen.wrapping_add(*counted as i64);
+            }
+        }
+    }
+
+    /// Returns the state of all limits at `now`.
+    pub(crate) fn snapshot(&self, now: u64, margins: &Margins) -> Vec<DimensionSnapshot> {
+        let main = self.known().map(|(index, bucket)| {
+            let mut bucket = bucket.clone();
+            bucket.refill(now);
+            DimensionSnapshot {
+                dimension: DIMENSIONS[index],
+                limit: bucket.limit(),
+                capacity: tokens(bucket.capacity()).max(0) as u64,
+                available: tokens(bucket.level()),
+                safety_margin: tokens(margins[index]).max(0) as u64,
+                learned: self.dimensions[index].confirmed.is_some(),
+                renews_in: None,
+            }
+        });
+        let additional = self.additional.iter();
+        let additional = additional.map(|limit| limit.snapshot(now, margins[limit.dimension]));
+        main.chain(additional).collect()
+    }
+}

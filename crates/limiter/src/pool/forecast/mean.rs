@@ -1,0 +1,142 @@
+//! Running means, ratios and errors of token counts.
+
+// The weights of a new sample. The first samples weigh their share of all samples.
+const OUTPUT_WEIGHT: f64 = 0.02;
+const INPUT_WEIGHT: f64 = 0.05;
+const ERROR_WEIGHT: f64 = 0.01;
+
+/// The number of samples from which on their share is below each of the weights.
+const MANY: u32 = 100;
+
+/// The number of samples from which on a mean is not blended with that of the whole scope.
+const ENOUGH: u32 = 16;
+
+/// Running mean and variance of the output tokens of a response.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Mean {
+    samples: u32,
+    mean: f64,
+    variance: f64,
+}
+
+impl Mean {
+    pub(crate) fn mean(&self) -> Option<f64> {
+        (self.samples > 0).then_some(self.mean)
+    }
+
+    pub(crate) fn learn(&mut self, tokens: u64) {
+        let sample = tokens as f64;
+        let weight = weight(&mut self.samples, OUTPUT_WEIGHT);
+        let error = sample - self.mean;
+        self.mean += weight * error;
+        self.variance = (1.0 - weight) * (self.variance + weight * error * error);
+    }
+
+    /// Returns true if this mean is used without blending in that of the scope.
+    pub(crate) const fn has_enough_samples(&self) -> bool {
+        self.samples >= ENOUGH
+    }
+
+    /// Returns this mean, blended with that of the scope while it has few samples.
+    pub(crate) fn mean_within(&self, all: &Self) -> Option<f64> {
+        Some(blend(self.samples, self.mean, all.mean()?))
+    }
+
+    /// Returns the variance, blended likewise.
+    pub(crate) fn variance_within(&self, all: &Self) -> f64 {
+        blend(self.samples, self.variance, all.variance)
+    }
+}
+
+/// Running ratio of actual to estimated tokens, weighted by size.
+#[derive(Clone, Debug)]
+pub(crate) struct Ratio {
+    samples: u32,
+    actual: f64,
+    estimated: f64,
+    /// The quotient of the two above, since it is read more often than they change.
+    ratio: f64,
+}
+
+impl Default for Ratio {
+    fn default() -> Self {
+        Self {
+            samples: 0,
+            actual: 0.0,
+            estimated: 0.0,
+            ratio: 1.0,
+        }
+    }
+}
+
+impl Ratio {
+    /// Returns the ratio, 1 before the first sample.
+    pub(crate) const fn ratio(&self) -> f64 {
+        self.ratio
+    }
+
+    /// Returns this ratio, blended with that of the scope while it has few samples.
+    pub(crate) fn ratio_within(&self, all: &Self) -> f64 {
+        blend(self.samples, self.ratio(), all.ratio())
+    }
+
+    pub(crate) fn learn(&mut self, estimate: f64, actual: f64) {
+        let weight = weight(&mut self.samples, INPUT_WEIGHT);
+        self.actual += weight * (actual - self.actual);
+        self.estimated += weight * (estimate - self.estimated);
+        self.ratio = if self.estimated > 0.0 {
+            (self.actual / self.estimated).clamp(0.1, 4.0)
+        } else {
+            1.0
+        };
+    }
+}
+
+/// Running error of estimates, relative to their size.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct RelativeError {
+    samples: u32,
+    error: f64,
+    size: f64,
+    /// The root of the quotient of the two above.
+    relative: Option<f64>,
+}
+
+impl RelativeError {
+    pub(crate) const fn samples(&self) -> u32 {
+        self.samples
+    }
+
+    /// Returns the standard error of one estimate relative to its size, or `None` before the first
+    /// estimate that is not zero.
+    pub(crate) const fn error(&self) -> Option<f64> {
+        self.relative
+    }
+
+    pub(crate) fn learn(&mut self, expected: f64, actual: f64) {
+        // With a heavier weight a few requests would change the error much.
+        let weight = weight(&mut self.samples, ERROR_WEIGHT);
+        let error = actual - expected;
+        // Samples count by their size. Counted by its square, a few large ones would dominate.
+        self.error += weight * (error * error / expected.max(1.0) - self.error);
+        self.size += weight * (expected - self.size);
+        self.relative = (self.size > 0.0).then(|| (self.error / self.size).sqrt().min(1.0));
+    }
+}
+
+/// Returns a value between that of one key and that of the scope.
+fn blend(samples: u32, own: f64, all: f64) -> f64 {
+    if samples >= ENOUGH {
+        return own;
+    }
+    all + (own - all) * f64::from(samples) / f64::from(ENOUGH)
+}
+
+/// Counts a sample and returns its weight.
+fn weight(samples: &mut u32, least: f64) -> f64 {
+    *samples = samples.saturating_add(1);
+    if *samples >= MANY {
+        return least;
+    }
+    (1.0 / f64::from(*samples)).max(least)
+}

@@ -1,0 +1,383 @@
+//! The observer of rate-limit headers: limits, capacities and levels of the server.
+//!
+//! A response to a request that was sent at `t_s` and received at `t_r` shows the server's level at
+//! some time in between, after an unknown part of the charges in flight. So it bounds the level from
+//! both sides, and a level within the bounds is not changed. The exact time (admission or response) is
+//! not documented, so no computation relies on it.
+
+use tower_claude_core::LimitWarning;
+use tower_claude_wire::{Gauge, RateLimits};
+
+use crate::{
+    config::LimiterConfig,
+    limits::PoolLimits,
+    nanos::nanos,
+    pool::{
+        bucket::{Bucket, UNIT, refill, units},
+        buckets::{Buckets, DimensionState},
+        dimension::{DIMENSIONS, INPUT, OUTPUT, REQUESTS, TOTAL},
+        external_use::{ExternalUse, LevelChange},
+        float::whole,
+        forecast::{
+            Forecast,
+            margin::{HALF_ROUNDING, SIGMAS, float_units},
+        },
+        in_flight::{InFlight, SendSnapshot},
+        server_clock::ServerClock,
+        types::ObservedHead,
+    },
+};
+
+const MINUTE: u64 = 60_000_000_000;
+const SECOND: u64 = 1_000_000_000;
+
+/// The weight of a new capacity sample.
+const CAPACITY_WEIGHT: f64 = 0.05;
+
+/// The percentage by which the used share must fall below the threshold before the next warning.
+const HYSTERESIS: u8 = 10;
+
+/// The upper bound of levels and limits, so that hostile numbers cannot overflow.
+const MAX_LEVEL: u64 = 1 << 50;
+
+/// The limits of one response that apply to a pool, by dimension.
+type Gauges<'a> = [Option<&'a Gauge>; DIMENSIONS.len()];
+
+/// The limit of one dimension in one response.
+#[derive(Clone, Copy)]
+struct Reading<'a> {
+    now: u64,
+    index: usize,
+    gauge: &'a Gauge,
+    sent: &'a SendSnapshot,
+}
+
+/// The state that interprets the headers of one scope.
+#[derive(Debug)]
+pub(crate) struct HeaderObserver {
+    /// Nanoseconds of refill that a bucket holds until its capacity is learned.
+    burst: u64,
+    learn_limits: bool,
+    /// The scope has the limits of fast mode.
+    fast: bool,
+    clock: ServerClock,
+    capacities: [CapacityEstimate; DIMENSIONS.len()],
+    /// Dimensions whose used share is over the warning threshold.
+    warned: [bool; DIMENSIONS.len()],
+}
+
+/// The estimate of a bucket's capacity on the server, in units.
+#[derive(Debug, Default)]
+struct CapacityEstimate {
+    mean: Option<f64>,
+    /// The mean less one second of refill.
+    safe: i128,
+    /// The highest level that the server has shown.
+    peak: i128,
+}
+
+impl HeaderObserver {
+    pub(crate) fn new(limits: &PoolLimits, config: &LimiterConfig, fast: bool) -> Self {
+        Self {
+            burst: nanos(limits.burst),
+            learn_limits: config.learn_limits,
+            fast,
+            clock: ServerClock::default(),
+            capacities: Default::default(),
+            warned: Default::default(),
+        }
+    }
+
+    /// Learns from the head of one response. Returns the tightest limit that newly crossed the
+    /// warning threshold.
+    pub(crate) fn observe(
+        &mut self,
+        now: u64,
+        sent: &SendSnapshot,
+        head: &ObservedHead<'_>,
+        buckets: &mut Buckets,
+        forecast: &Forecast,
+        external_use: &mut ExternalUse,
+    ) -> Option<LimitWarning> {
+        let mut tightest: Option<(u64, LimitWarning)> = None;
+        if let Some(date) = head.server_time {
+            self.clock.observe(now, date);
+        }
+        for (index, gauge) in self.gauges(head.limits).into_iter().enumerate() {
+            let Some(gauge) = gauge.filter(|gauge| has_content(gauge)) else {
+                continue;
+            };
+            let reading = Reading {
+                now,
+                index,
+                gauge,
+                sent,
+            };
+            let dimension = &mut buckets.dimensions[index];
+            let (known, level_before) = (dimension.known(), dimension.level());
+            self.learn_limit(reading, dimension);
+            if head.rejected {
+                self.capacities[index].peak = 0;
+            }
+            let ceiling = external_use.capacity_ceiling(index, now);
+            self.learn_capacity(reading, dimension, ceiling);
+            let change = LevelChange {
+                index,
+                sent,
+                known,
+                level_before: dimension.level(),
+            };
+            clamp(reading, level_before, dimension, forecast);
+            let held = external_use.on_level_change(now, &change, dimension, forecast);
+            if let (Some(held), Some(bucket)) = (held, &mut dimension.bucket) {
+                let capacity = bucket.capacity();
+                bucket.set_capacity(held.max(self.capacities[index].peak).min(capacity));
+            }
+            let warning = self.warn(index, gauge, head.warn_percent);
+            if let Some((used, warning)) = warning
+                && tightest.is_none_or(|(most, _)| used > most)
+            {
+                tightest = Some((used, warning));
+            }
+        }
+        tightest.map(|(_, warning)| warning)
+    }
+
+    /// Returns true if the response shows a limit or level of a dimension with a known limit.
+    pub(crate) fn shows_limit(&self, head: &ObservedHead<'_>, buckets: &Buckets) -> bool {
+        let gauges = self.gauges(head.limits).into_iter();
+        gauges
+            .zip(&buckets.dimensions)
+            .any(|(gauge, dimension)| gauge.is_some_and(has_content) && dimension.bucket.is_some())
+    }
+
+    /// Returns the dimension that had too little left for a rejected request, by the headers of its
+    /// 429.
+    pub(crate) fn exhausted(
+        &self,
+        now: u64,
+        request: &InFlight,
+        limits: &RateLimits,
+        buckets: &Buckets,
+        forecast: &Forecast,
+    ) -> Option<usize> {
+        let flight = now.saturating_sub(request.sent.at);
+        self.gauges(limits)
+            .into_iter()
+            .enumerate()
+            .find_map(|(index, gauge)| {
+                let gauge = gauge?;
+                let left = gauge.remaining?;
+                let limit = gauge.limit.unwrap_or(0);
+                let charge = request.charge[index];
+                let (charge, rounding) = match index {
+                    REQUESTS => (charge.max(1), 0),
+                    OUTPUT if !buckets.reserves_output() => (1, HALF_ROUNDING),
+                    _ => {
+                        let error = SIGMAS * forecast.input.error();
+                        let most = (charge as f64 * (1.0 + error)) as u64;
+                        (most.min(limit.max(1)), HALF_ROUNDING)
+                    }
+                };
+                // The level may have been refilled between sending and the response.
+                let needed = units(charge + rounding) + refill(limit, flight);
+                (units(left) < needed).then_some(index)
+            })
+    }
+
+    /// Returns the gauges that apply to this pool. `tokens-*` shows the tightest token limit, so it
+    /// is a limit of its own only if the server names no other.
+    fn gauges<'a>(&self, limits: &'a RateLimits) -> Gauges<'a> {
+        let (input, output) = if self.fast {
+            (&limits.fast_input_tokens, &limits.fast_output_tokens)
+        } else {
+            (&limits.input_tokens, &limits.output_tokens)
+        };
+        let only_tokens = input.is_empty() && output.is_empty() && !self.fast;
+        let some = |gauge: &'a Gauge| (!gauge.is_empty()).then_some(gauge);
+        let mut gauges = [None; DIMENSIONS.len()];
+        gauges[REQUESTS] = some(&limits.requests);
+        gauges[INPUT] = some(input);
+        gauges[OUTPUT] = some(output);
+        gauges[TOTAL] = some(&limits.tokens).filter(|_| only_tokens);
+        gauges
+    }
+
+    fn learn_limit(&mut self, reading: Reading<'_>, dimension: &mut DimensionState) {
+        let Reading {
+            now,
+            index,
+            gauge,
+            sent,
+        } = reading;
+        let Some(limit) = gauge.limit.filter(|limit| *limit > 0 && self.learn_limits) else {
+            return;
+        };
+        let limit = limit.min(MAX_LEVEL);
+        dimension.confirmed = Some(now);
+        if let Some(bucket) = &mut dimension.bucket {
+            if bucket.limit() != limit {
+                bucket.set_limit(limit);
+                bucket.set_capacity(refill(limit, self.burst));
+                self.capacities[index].mean = None;
+                self.capacities[index].peak = 0;
+            }
+            return;
+        }
+        let mut bucket = Bucket::full(limit, self.burst, now);
+        // The first level is the lowest possible one. The next responses raise it.
+        if let Some(level) = gauge.remaining {
+            let uncertain = dimension.uncertain(index, sent);
+            let low = units(level.min(MAX_LEVEL)) - signed_units(uncertain);
+            bucket.clamp(i128::MIN, low);
+        }
+        dimension.bucket = Some(bucket);
+    }
+
+    /// Learns the capacity from the time at which the bucket will be full:
+    /// `remaining + rate x (reset - now)`, both by the server's clock and in whole seconds. A sample
+    /// may be a second off, so the mean less a second is used, or the highest level seen if that is
+    /// more.
+    fn learn_capacity(
+        &mut self,
+        reading: Reading<'_>,
+        dimension: &mut DimensionState,
+        ceiling: i128,
+    ) {
+        let Reading {
+            now,
+            index,
+            gauge,
+            sent,
+        } = reading;
+        let (Some(bucket), Some(level), true) =
+            (&mut dimension.bucket, gauge.remaining, self.learn_limits)
+        else {
+            return;
+        };
+        let estimate = &mut self.capacities[index];
+        let limit = bucket.limit();
+        let level = level.min(limit.max(1));
+        estimate.peak = estimate.peak.max(units(level));
+        if let Some(full) = gauge.reset.and_then(|reset| self.clock.local(reset)) {
+            // The timestamp was made between the request's sending and the response's arrival.
+            let (shortest, longest) = (from_to(now, full), from_to(sent.at, full));
+            // A level that is both empty and full shows nothing.
+            if shortest > 0 || level > 0 {
+                // Products of f64, since 128-bit conversions are slow and no more exact.
+                let rate = limit as f64;
+                let most = rate * MINUTE.max(self.burst) as f64;
+                let left = level as f64 * UNIT as f64;
+                let capacity = |nanos: u64| {
+                    let capacity = left + rate * nanos as f64;
+                    if capacity < most {
+                        capacity.max(most / 100.0)
+                    } else {
+                        most
+                    }
+                };
+                let (least, most) = (capacity(shortest), capacity(longest));
+                let old = estimate.mean.unwrap_or(least);
+                let sample = old.clamp(least, most.max(least));
+                let mean = old + CAPACITY_WEIGHT * (sample - old);
+                if estimate.mean != Some(mean) {
+                    let second = (rate * SECOND as f64).min(mean / 5.0);
+                    estimate.mean = Some(mean);
+                    estimate.safe = whole(mean - second);
+                }
+            }
+        }
+        if estimate.mean.is_some() {
+            bucket.set_capacity(estimate.safe.min(ceiling).max(estimate.peak));
+        } else if bucket.capacity() < estimate.peak {
+            bucket.set_capacity(estimate.peak);
+        }
+    }
+
+    /// Returns a warning, with the used share in ten-thousandths, if the share newly crossed the
+    /// threshold.
+    fn warn(&mut self, index: usize, gauge: &Gauge, percent: u8) -> Option<(u64, LimitWarning)> {
+        let limit = gauge.limit.filter(|limit| *limit > 0)?;
+        let remaining = gauge.remaining?;
+        // Compared as products, since few responses need the share itself.
+        let left = u128::from(remaining.min(limit)) * 10_000;
+        let is_used = |percent: u8| {
+            let spare = 10_001_u128.checked_sub(u128::from(percent) * 100);
+            spare.is_some_and(|spare| left < spare * u128::from(limit))
+        };
+        let warned = &mut self.warned[index];
+        if is_used(percent) {
+            if !std::mem::replace(warned, true) {
+                let used = 10_000 - (left / u128::from(limit)) as u64;
+                return Some((used, LimitWarning::new(DIMENSIONS[index], remaining, limit)));
+            }
+        } else if *warned && !is_used(percent.saturating_sub(HYSTERESIS)) {
+            *warned = false;
+        }
+        None
+    }
+}
+
+/// Bounds the level by a response. `level_before` is the level before it.
+fn clamp(
+    reading: Reading<'_>,
+    level_before: i128,
+    dimension: &mut DimensionState,
+    forecast: &Forecast,
+) {
+    let Reading {
+        now,
+        index,
+        gauge,
+        sent,
+    } = reading;
+    let uncertain = dimension.uncertain(index, sent);
+    let (Some(bucket), Some(level)) = (&mut dimension.bucket, gauge.remaining) else {
+        return;
+    };
+    let first = !std::mem::replace(&mut dimension.observed, true);
+    let rounding = if index == REQUESTS {
+        0
+    } else {
+        units(HALF_ROUNDING)
+    };
+    let level = units(level.min(MAX_LEVEL));
+    // A level of zero is saturated, since the server may be far in debt. And a server that allows
+    // more than the configured limit shows no lower bound.
+    let within = gauge.limit.is_none_or(|limit| limit <= bucket.limit());
+    let low = if level == 0 || !within {
+        i128::MIN
+    } else {
+        let low = level - rounding - signed_units(uncertain);
+        match index {
+            // The server has counted the actual input, this pool the estimate.
+            INPUT | TOTAL => {
+                let error = SIGMAS * forecast.input.error();
+                low - float_units(error * (uncertain as f64 + sent.counted[index] as f64))
+            }
+            _ => low,
+        }
+    };
+    let flight = refill(bucket.limit(), now.saturating_sub(sent.at));
+    let high = (level + rounding).saturating_add(flight);
+    if first && level_before > high && low > i128::MIN {
+        // The configured level was too high. The lowest possible level is used, and the next
+        // responses raise it.
+        bucket.clamp(low, low);
+    }
+    bucket.clamp(low, high);
+}
+
+/// Returns true if the gauge shows a limit or a level.
+fn has_content(gauge: &Gauge) -> bool {
+    gauge.limit.is_some_and(|limit| limit > 0) || gauge.remaining.is_some()
+}
+
+/// Returns the nanoseconds from `now` to `then`, or 0 if it has passed.
+fn from_to(now: u64, then: i128) -> u64 {
+    u64::try_from((then - i128::from(now)).max(0)).unwrap_or(u64::MAX)
+}
+
+fn signed_units(tokens: i64) -> i128 {
+    i128::from(tokens) * UNIT
+}

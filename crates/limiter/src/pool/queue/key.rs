@@ -1,0 +1,106 @@
+//! The keys of the queue: tenants, flows, waiters.
+
+use std::hash::{Hash, Hasher};
+
+use tower_claude_core::{Priority, Tenant};
+
+/// The priority classes, from the least urgent on.
+pub(crate) const PRIORITIES: [Priority; 3] =
+    [Priority::Batch, Priority::Normal, Priority::Interactive];
+
+/// Returns the index of a priority class. An unknown priority is normal.
+pub(crate) const fn class(priority: Priority) -> usize {
+    match priority {
+        Priority::Batch => 0,
+        Priority::Interactive => 2,
+        _ => 1,
+    }
+}
+
+/// The key of a tenant: a hash of its name, the same in every process of one build. The default is
+/// [`NOBODY`](Self::NOBODY).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TenantKey(u64);
+
+impl TenantKey {
+    /// The key of requests without a tenant.
+    pub const NOBODY: Self = Self(0);
+
+    /// Returns the key of this tenant.
+    #[must_use]
+    pub fn of(tenant: &Tenant) -> Self {
+        // The hash keys are fixed. Two names with one hash would only share a queue.
+        let mut hasher = std::hash::DefaultHasher::new();
+        tenant.0.hash(&mut hasher);
+        Self(hasher.finish().max(1))
+    }
+}
+
+/// The requests of one tenant in one priority class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct FlowKey {
+    class: u8,
+    tenant: TenantKey,
+}
+
+impl FlowKey {
+    pub(crate) const fn new(class: usize, tenant: TenantKey) -> Self {
+        Self {
+            class: class as u8,
+            tenant,
+        }
+    }
+
+    pub(crate) const fn of(priority: Priority, tenant: TenantKey) -> Self {
+        Self::new(class(priority), tenant)
+    }
+
+    pub(crate) const fn class(self) -> usize {
+        self.class as usize
+    }
+
+    pub(crate) const fn tenant(self) -> TenantKey {
+        self.tenant
+    }
+}
+
+/// A position in a flow: by first arrival, then by order of enqueuing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Position {
+    pub(crate) arrival: u64,
+    pub(crate) sequence: u64,
+}
+
+impl Position {
+    pub(crate) const FIRST: Self = Self {
+        arrival: 0,
+        sequence: 0,
+    };
+
+    pub(crate) const LAST: Self = Self {
+        arrival: u64::MAX,
+        sequence: u64::MAX,
+    };
+}
+
+/// The id of a request in the queue of one pool. Ids of one flow are ordered by first arrival, then
+/// by order of enqueuing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct WaiterId {
+    pub(crate) position: Position,
+    pub(crate) flow: FlowKey,
+}
+
+impl Hash for WaiterId {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        // Sequence numbers are unique in a pool.
+        self.position.sequence.hash(state);
+    }
+}
+
+/// The flow of an admitted request, whose virtual time is corrected by the request's actual use.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FlowTag {
+    pub(crate) flow: FlowKey,
+    pub(crate) epoch: u32,
+}

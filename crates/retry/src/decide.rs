@@ -1,0 +1,123 @@
+//! The decision to send a failed call again. A pure function: time, chance and the budget are
+//! arguments.
+
+use std::{num::NonZeroU32, time::Duration};
+
+use tokio::time::Instant;
+use tower_claude_core::Class;
+
+use crate::{
+    backoff::Backoff,
+    budget::{RetryBudget, RetryPermit},
+};
+
+/// The number of unanswered attempts after which a call is given up. The server may have done the
+/// work of each, and billed it.
+const UNANSWERED: u32 = 2;
+
+/// The rules of a layer.
+#[derive(Clone, Debug)]
+pub(crate) struct RetryRules {
+    pub(crate) max_attempts: NonZeroU32,
+    pub(crate) backoff: Backoff,
+    pub(crate) max_retry_after: Duration,
+}
+
+impl RetryRules {
+    /// Returns true if no attempt follows this one. Attempts at other targets count, so that
+    /// targets times attempts never multiply. The first attempt at each target is always made.
+    pub(crate) const fn is_last(&self, number: u32, spent: u32) -> bool {
+        number.saturating_add(spent) >= self.max_attempts.get()
+    }
+}
+
+/// An attempt that failed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Attempt {
+    pub(crate) class: Class,
+    /// From 1.
+    pub(crate) number: u32,
+    /// The attempts that an outer layer has made at other targets.
+    pub(crate) spent: u32,
+    /// The attempts so far without an answer in time, including this one.
+    pub(crate) unanswered: u32,
+    /// True if the request can be sent again.
+    pub(crate) replayable: bool,
+    /// The pause that an inner limiter imposes.
+    pub(crate) paused: Option<Duration>,
+    /// The wait before this attempt.
+    pub(crate) last_delay: Duration,
+    pub(crate) now: Instant,
+    pub(crate) deadline: Option<Instant>,
+}
+
+/// The next step of a call.
+#[derive(Debug)]
+pub(crate) enum Decision {
+    /// The failure goes to the caller.
+    Return { because: &'static str },
+    /// Another attempt follows after `delay`.
+    Retry {
+        delay: Duration,
+        permit: RetryPermit,
+    },
+}
+
+impl Decision {
+    const fn stop(because: &'static str) -> Self {
+        Self::Return { because }
+    }
+}
+
+/// Decides for a random number in `[0, 1)`. Takes the price of a retry out of `budget`.
+pub(crate) fn decide(
+    rules: &RetryRules,
+    attempt: &Attempt,
+    budget: &RetryBudget,
+    random: f64,
+) -> Decision {
+    let class = &attempt.class;
+    if !class.is_retryable() {
+        return Decision::stop("not_retryable");
+    }
+    if rules.is_last(attempt.number, attempt.spent) {
+        return Decision::stop("attempts");
+    }
+    if attempt.unanswered >= UNANSWERED {
+        return Decision::stop("unanswered");
+    }
+    if !attempt.replayable {
+        return Decision::stop("body");
+    }
+    let asked = class.retry_after.max(attempt.paused).unwrap_or_default();
+    if asked > rules.max_retry_after {
+        return Decision::stop("retry_after");
+    }
+    // `wait` is the time until the next attempt can be sent, `delay` this layer's part of it.
+    let (wait, delay) = if attempt.paused.is_some() {
+        (asked, Duration::ZERO)
+    } else if asked > Duration::ZERO {
+        let delay = rules.backoff.after(asked, random);
+        (delay, delay)
+    } else {
+        let delay = rules
+            .backoff
+            .delay(attempt.number, attempt.last_delay, random);
+        (delay, delay)
+    };
+    if attempt
+        .deadline
+        .is_some_and(|deadline| deadline.saturating_duration_since(attempt.now) <= wait)
+    {
+        return Decision::stop("deadline");
+    }
+    let permit = if class.is_rate_limit() {
+        Some(RetryPermit::UNCHARGED)
+    } else {
+        budget.withdraw(attempt.now)
+    };
+    match permit {
+        Some(permit) => Decision::Retry { delay, permit },
+        None => Decision::stop("budget"),
+    }
+}

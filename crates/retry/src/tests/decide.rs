@@ -1,0 +1,200 @@
+use std::{num::NonZeroU32, time::Duration};
+
+use tokio::time::Instant;
+use tower_claude_core::{Class, Kind};
+
+use crate::{
+    Backoff, Jitter, RetryBudget,
+    decide::{Attempt, Decision, RetryRules, decide},
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn rules() -> RetryRules {
+    RetryRules {
+        max_attempts: NonZeroU32::new(5).expect("not zero"),
+        backoff: Backoff::new(SECOND, 60 * SECOND, Jitter::None),
+        max_retry_after: 60 * SECOND,
+    }
+}
+
+fn attempt(kind: Kind) -> Attempt {
+    Attempt {
+        class: Class::new(kind),
+        number: 1,
+        spent: 0,
+        unanswered: 0,
+        replayable: true,
+        paused: None,
+        last_delay: Duration::ZERO,
+        now: Instant::now(),
+        deadline: None,
+    }
+}
+
+/// Returns the wait, or the reason why there is none.
+fn decided(attempt: &Attempt) -> Result<Duration, &'static str> {
+    decided_with(attempt, &RetryBudget::new())
+}
+
+fn decided_with(attempt: &Attempt, budget: &RetryBudget) -> Result<Duration, &'static str> {
+    match decide(&rules(), attempt, budget, 0.5) {
+        Decision::Retry { delay, mut permit } => {
+            permit.mark_sent();
+            Ok(delay)
+        }
+        Decision::Return { because } => Err(because),
+    }
+}
+
+#[test]
+fn transient_kinds_are_retried() {
+    use Kind::*;
+    for kind in [
+        RateLimited,
+        RampLimited,
+        Overloaded,
+        ServerError,
+        Timeout,
+        Transport,
+        Conflict,
+        Truncated,
+    ] {
+        assert_eq!(decided(&attempt(kind)), Ok(SECOND), "{kind:?}");
+    }
+    for kind in [
+        Success,
+        SpendLimit,
+        BadRequest,
+        Unauthorized,
+        Forbidden,
+        NotFound,
+        TooLarge,
+        ModelRefusal,
+    ] {
+        assert_eq!(decided(&attempt(kind)), Err("not_retryable"), "{kind:?}");
+    }
+}
+
+#[test]
+fn local_rejection_is_not_retried() {
+    let mut attempt = attempt(Kind::RateLimited);
+    attempt.class = attempt.class.into_local().with_should_retry(Some(true));
+    assert_eq!(decided(&attempt), Err("not_retryable"));
+}
+
+#[test]
+fn should_retry_overrules_kind() {
+    let mut no = attempt(Kind::Overloaded);
+    no.class.should_retry = Some(false);
+    assert_eq!(decided(&no), Err("not_retryable"));
+    let mut yes = attempt(Kind::BadRequest);
+    yes.class.should_retry = Some(true);
+    assert_eq!(decided(&yes), Ok(SECOND));
+}
+
+#[test]
+fn last_attempt_is_not_retried() {
+    let mut attempt = attempt(Kind::Overloaded);
+    attempt.number = 4;
+    assert_eq!(decided(&attempt), Ok(8 * SECOND));
+    attempt.number = 5;
+    assert_eq!(decided(&attempt), Err("attempts"));
+}
+
+#[test]
+fn unanswered_attempt_is_retried_once() {
+    let mut attempt = attempt(Kind::Timeout);
+    attempt.unanswered = 1;
+    assert_eq!(decided(&attempt), Ok(SECOND));
+    attempt.unanswered = 2;
+    assert_eq!(decided(&attempt), Err("unanswered"));
+}
+
+#[test]
+fn streamed_request_is_not_retried() {
+    let mut attempt = attempt(Kind::Overloaded);
+    attempt.replayable = false;
+    assert_eq!(decided(&attempt), Err("body"));
+}
+
+#[test]
+fn retry_after_over_maximum_is_not_waited_for() {
+    let mut attempt = attempt(Kind::RateLimited);
+    attempt.class.retry_after = Some(60 * SECOND);
+    assert_eq!(decided(&attempt), Ok(60 * SECOND));
+    attempt.class.retry_after = Some(61 * SECOND);
+    assert_eq!(decided(&attempt), Err("retry_after"));
+    // Nothing asked for: the schedule.
+    attempt.class.retry_after = Some(Duration::ZERO);
+    assert_eq!(decided(&attempt), Ok(SECOND));
+}
+
+#[test]
+fn pause_of_limiter_is_not_waited_for_twice() {
+    let mut attempt = attempt(Kind::RateLimited);
+    attempt.class.retry_after = Some(30 * SECOND);
+    attempt.paused = Some(30 * SECOND);
+    assert_eq!(decided(&attempt), Ok(Duration::ZERO));
+    attempt.deadline = Some(attempt.now + 29 * SECOND);
+    assert_eq!(decided(&attempt), Err("deadline"));
+    attempt.paused = Some(61 * SECOND);
+    assert_eq!(decided(&attempt), Err("retry_after"));
+}
+
+#[test]
+fn wait_past_deadline_gives_up() {
+    let mut attempt = attempt(Kind::Overloaded);
+    attempt.deadline = Some(attempt.now + SECOND);
+    assert_eq!(decided(&attempt), Err("deadline"));
+    attempt.deadline = Some(attempt.now + SECOND + Duration::from_millis(1));
+    assert_eq!(decided(&attempt), Ok(SECOND));
+    attempt.deadline = Some(attempt.now);
+    assert_eq!(decided(&attempt), Err("deadline"));
+}
+
+#[test]
+fn empty_budget_stops_all_but_rate_limits() {
+    let budget = RetryBudget::new()
+        .with_initial(1)
+        .with_refill_per_second(0.0);
+    assert_eq!(
+        decided_with(&attempt(Kind::RateLimited), &budget),
+        Ok(SECOND)
+    );
+    assert_eq!(
+        decided_with(&attempt(Kind::RampLimited), &budget),
+        Ok(SECOND)
+    );
+    assert_eq!(
+        decided_with(&attempt(Kind::Overloaded), &budget),
+        Ok(SECOND)
+    );
+    assert_eq!(
+        decided_with(&attempt(Kind::Overloaded), &budget),
+        Err("budget")
+    );
+    assert_eq!(
+        decided_with(&attempt(Kind::RateLimited), &budget),
+        Ok(SECOND)
+    );
+}
+
+#[test]
+fn attempts_at_other_targets_count() {
+    for (spent, number, goes_on) in [
+        (0, 4, true),
+        (3, 1, true),
+        (4, 1, false),
+        (9, 1, false),
+        (1, 4, false),
+    ] {
+        let attempt = Attempt {
+            spent,
+            number,
+            ..attempt(Kind::Overloaded)
+        };
+        let expected = if goes_on { None } else { Some("attempts") };
+        assert_eq!(decided(&attempt).err(), expected, "{spent} + {number}");
+    }
+}

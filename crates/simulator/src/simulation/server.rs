@@ -1,0 +1,133 @@
+//! The server: the accounting of the fake Claude API in virtual time.
+
+use std::time::Duration;
+
+use tower_claude_fake_claude::model::{Accounting, AdmissionId, Charge, GaugeSet, GroupLimits};
+
+use crate::{units::SECOND, workload::Quota};
+
+/// Output tokens per second of one response.
+pub(crate) const STREAM: u64 = 80;
+
+/// The accounting, with the output in production. Output is charged before each access, as it was
+/// produced since the last one, in whole tokens with a carry.
+#[derive(Debug)]
+pub(crate) struct Server {
+    accounting: Accounting,
+    /// The limits of a group cannot change, so new limits are a new group with the old levels.
+    group: String,
+    groups: u32,
+    burst: Duration,
+    /// An admission that stays open and is charged for all output.
+    pump: Option<AdmissionId>,
+    streams: u64,
+    at: u64,
+    carry: u64,
+    /// Output tokens produced, ever.
+    pub(crate) produced: u64,
+}
+
+impl Server {
+    pub(crate) fn new(quota: Quota, burst: Duration, refused_cost: bool) -> Self {
+        let accounting =
+            Accounting::new(limits(quota, burst)).with_rejected_costs_request(refused_cost);
+        let mut server = Self {
+            accounting,
+            group: "0".to_owned(),
+            groups: 0,
+            burst,
+            pump: None,
+            streams: 0,
+            at: 0,
+            carry: 0,
+            produced: 0,
+        };
+        server.pump = server.open(0);
+        server
+    }
+
+    /// Admits a request, or returns the nanoseconds until it can be admitted.
+    pub(crate) fn admit(&mut self, now: u64, input: u64) -> Result<(), u64> {
+        self.catch_up(now);
+        let charge = Charge {
+            input_estimate: input,
+        };
+        match self.accounting.admit(now, &self.group, charge) {
+            Ok(id) => {
+                self.accounting.finish(now, id);
+                Ok(())
+            }
+            Err(refused) => Err((refused.retry_after.as_nanos() as u64).max(1)),
+        }
+    }
+
+    pub(crate) fn stream_starts(&mut self, now: u64) {
+        self.catch_up(now);
+        self.streams += 1;
+    }
+
+    pub(crate) fn stream_ends(&mut self, now: u64) {
+        self.catch_up(now);
+        self.streams -= 1;
+    }
+
+    pub(crate) fn gauges(&mut self, now: u64) -> GaugeSet {
+        self.catch_up(now);
+        self.accounting.gauges(now, &self.group)
+    }
+
+    /// Changes the limits. The levels are kept, up to the new capacity.
+    pub(crate) fn change(&mut self, now: u64, quota: Quota) {
+        let old = self.gauges(now);
+        self.groups += 1;
+        self.group = self.groups.to_string();
+        let empty = Accounting::new(limits(quota, self.burst));
+        self.accounting = std::mem::replace(&mut self.accounting, empty)
+            .with_group(&self.group, limits(quota, self.burst));
+        self.pump = self.open(now);
+        let new = self.gauges(now);
+        for _ in old.requests.level..new.requests.level {
+            if let Some(id) = self.open(now) {
+                self.accounting.finish(now, id);
+            }
+        }
+        let surplus = |old: i64, new: i64| (new - old).max(0) as u64;
+        if let Some(pump) = self.pump {
+            let input = surplus(old.input_tokens.level, new.input_tokens.level);
+            self.accounting.correct_input(now, pump, input);
+            let output = surplus(old.output_tokens.level, new.output_tokens.level);
+            self.accounting.produce(now, pump, output);
+        }
+    }
+
+    fn open(&mut self, now: u64) -> Option<AdmissionId> {
+        let admitted = self.accounting.admit(now, &self.group, Charge::default());
+        admitted.ok()
+    }
+
+    /// Charges the output that was produced since the last call.
+    fn catch_up(&mut self, now: u64) {
+        if now <= self.at {
+            return;
+        }
+        self.carry += self.streams * STREAM * (now - self.at);
+        self.at = now;
+        let tokens = self.carry / SECOND;
+        if tokens > 0 {
+            self.carry %= SECOND;
+            self.produced += tokens;
+            if let Some(pump) = self.pump {
+                self.accounting.produce(now, pump, tokens);
+            }
+        }
+    }
+}
+
+fn limits(quota: Quota, burst: Duration) -> GroupLimits {
+    let Quota([requests, input, output]) = quota;
+    GroupLimits::new()
+        .with_requests_per_minute(requests)
+        .with_input_tokens_per_minute(input)
+        .with_output_tokens_per_minute(output)
+        .with_burst(burst)
+}
