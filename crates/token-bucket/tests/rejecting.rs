@@ -26,10 +26,10 @@ fn refused(response: &Response<Vec<u8>>, status: u16, kind: &str) -> Rejected {
     assert_eq!(response.headers()["content-type"], "application/json");
     let refused = *response.extensions().get::<Rejected>().expect("Rejected");
     assert_eq!(refused.by, "token-bucket");
-    assert!(refused.class.local);
+    assert!(refused.class().local);
     assert_eq!(
         response.extensions().get::<Class>(),
-        Some(&refused.class),
+        Some(&refused.class()),
         "outer layers reuse the class"
     );
     let error = ApiError::parse(response.body()).expect("Claude's error shape");
@@ -66,7 +66,7 @@ async fn request_larger_than_a_limit_is_rejected_with_413() {
             limit,
         };
         assert_eq!(refused.reason, oversized);
-        assert_eq!(refused.class.kind, Kind::TooLarge);
+        assert_eq!(refused.class().kind, Kind::TooLarge);
         assert_eq!(response.headers()["x-should-retry"], "false");
         let text = text(&response);
         for part in [&cost.to_string(), &limit.to_string(), dimension.as_str()] {
@@ -140,7 +140,7 @@ async fn wait_longer_than_max_wait_is_rejected_with_429() {
     let response = send(&service, message(30_000, 10)).await;
     assert_eq!(Instant::now(), start, "at once, not after the wait");
     let refused = refused(&response, 429, "rate_limit_error");
-    assert_eq!(refused.class.kind, Kind::RateLimited);
+    assert_eq!(refused.class().kind, Kind::RateLimited);
     let RejectReason::WaitTooLong {
         estimated,
         max_wait,
@@ -203,7 +203,7 @@ async fn wait_past_the_deadline_is_rejected_with_504() {
     let response = send(&service, by(20)).await;
     assert_eq!(Instant::now(), start, "at once, not at the deadline");
     let refused = refused(&response, 504, "timeout_error");
-    assert_eq!(refused.class.kind, Kind::Timeout);
+    assert_eq!(refused.class().kind, Kind::Timeout);
     let RejectReason::DeadlineWouldPass { remaining, .. } = refused.reason else {
         panic!("{:?}", refused.reason);
     };
