@@ -16,7 +16,8 @@ use governor::{
 };
 use tower_claude_core::{Cost, Scope, Tenant};
 use tower_claude_limiter::{
-    Ask, Limiter, LimiterConfig, Limits, LocalAcquire, LocalLimiter, Reservation, Settlement,
+    AcquireRequest, Limiter, LimiterConfig, Limits, LocalAcquire, LocalLimiter, Reservation,
+    Settlement,
 };
 
 use crate::harness::{Case, Worker};
@@ -53,7 +54,7 @@ pub(crate) fn reservations() -> [Case; 3] {
             let scope = scope.clone();
             Box::new(move |calls| {
                 for _ in 0..calls {
-                    let ask = Ask::new(scope.clone(), Cost::new(500, 100));
+                    let ask = AcquireRequest::new(scope.clone(), Cost::new(500, 100));
                     let reservation = limiter.acquire(ask).now_or_never();
                     let mut reservation = reservation
                         .expect("nobody waits")
@@ -173,7 +174,7 @@ impl Queue {
 
     fn asking(&self, number: usize) -> LocalAcquire {
         let tenant = self.tenants[number % TENANTS].clone();
-        let ask = Ask::new(self.scope.clone(), Cost::new(500, 100));
+        let ask = AcquireRequest::new(self.scope.clone(), Cost::new(500, 100));
         self.limiter.acquire(ask.with_tenant(Some(tenant)))
     }
 

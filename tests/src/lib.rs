@@ -16,7 +16,7 @@
 //!
 //! Its parts serve other tests as well: [`Script`] is a scripted inner service, [`Reply`] what it
 //! answers, [`FrameBody`] a body scripted frame by frame, [`Steps`] drives a call poll by poll. [`api`] is a
-//! scripted API for tests in paused time.
+//! scripted API for tests in paused time, and [`limiting`] the harness of the limiter layers.
 //!
 //! What the compiler checks, it refuses. This layer fits an axum router:
 //!
@@ -95,6 +95,7 @@ mod body;
 mod borrowed;
 pub mod contract;
 mod error;
+pub mod limiting;
 mod macros;
 #[cfg(doctest)]
 mod readme;

@@ -1,37 +1,40 @@
-//! What is understood of a response body while it goes by.
+//! The tracker that reads a response body while it is forwarded.
 
 use bytes::Bytes;
 use http::HeaderMap;
 use tower_claude_wire::{self as wire, ApiError, Media, StreamState, Usage};
 
-use crate::{Class, Kind, Outcome};
+use crate::{
+    class::{Class, Kind},
+    outcome::Outcome,
+};
 
-/// The longest JSON answer that is kept to read its usage: 4 MiB, about eight times the longest
-/// answer a model gives. Beyond it the usage stays unknown.
+/// The longest JSON body that is kept to read its usage: 4 MiB, which is about eight times the
+/// longest response of a model. The usage of a longer body stays unknown.
 const MESSAGE_LIMIT: usize = 4 * 1024 * 1024;
 
-/// How a response body is to be understood, and what was understood so far.
-// Small: every response moves with one for each layer that watches it.
+/// A tracker that finds the usage, the errors and the end of a response body.
+// Small, because it is moved with every response.
 #[derive(Debug)]
 pub struct BodyTracker(Tracked);
 
+/// The kind of a body, with its state.
 #[derive(Debug)]
 enum Tracked {
+    /// An event stream.
     Stream(Box<StreamState>),
-    /// JSON, with what was kept of it: nothing of an answer that comes in one piece.
+    /// A JSON document whose text is kept. Nothing is kept of a body that arrives in one frame.
     Message {
         text: Option<Box<JsonText>>,
-        ends: JsonBounds,
+        bounds: JsonBounds,
     },
-    /// JSON whose usage nobody asks for.
-    Unread {
-        ends: JsonBounds,
-    },
-    /// Compressed, or neither a stream nor JSON: only its end is seen.
+    /// A JSON document whose usage is not read.
+    Unread { bounds: JsonBounds },
+    /// A compressed body, or another media type. Only its end is tracked.
     Opaque,
 }
 
-/// What came of a JSON text: one piece as it is, or several in a row.
+/// The text of a JSON document, as one shared frame or as several joined frames.
 #[derive(Debug)]
 enum JsonText {
     Piece(Bytes),
@@ -54,7 +57,7 @@ impl JsonText {
     }
 }
 
-/// The first and the last byte of a JSON text, white space aside; 0 while there is none.
+/// The first and the last byte of a JSON text, without white space. 0 if there is none yet.
 #[derive(Clone, Copy, Debug, Default)]
 struct JsonBounds {
     first: u8,
@@ -72,7 +75,9 @@ impl JsonBounds {
         }
     }
 
-    /// An object or array that was not closed. Cheap, and enough to see a body that just stops.
+    /// Returns true if an object or array is not closed.
+    ///
+    /// This is cheap, and detects a body that ends too early without parsing it.
     const fn are_open(&self) -> bool {
         matches!(self.first, b'{') && !matches!(self.last, b'}')
             || matches!(self.first, b'[') && !matches!(self.last, b']')
@@ -80,36 +85,35 @@ impl JsonBounds {
 }
 
 impl BodyTracker {
-    /// By the response's headers. Compressed bodies are not looked into.
+    /// Creates the tracker for a response with these headers. Compressed bodies are not read.
     #[must_use]
     pub fn of(headers: &HeaderMap) -> Self {
         match wire::readable(headers) {
             Media::Json => Self(Tracked::Message {
                 text: None,
-                ends: JsonBounds::default(),
+                bounds: JsonBounds::default(),
             }),
             Media::EventStream => Self(Tracked::Stream(Box::new(StreamState::new()))),
             _ => Self::opaque(),
         }
     }
 
-    /// The same watch for those who do not ask for the usage of a JSON answer: it is neither kept nor
-    /// parsed.
+    /// Disables the usage of JSON documents, which are then neither kept nor parsed.
     #[must_use]
     pub fn without_usage(self) -> Self {
         match self.0 {
-            Tracked::Message { ends, .. } => Self(Tracked::Unread { ends }),
-            kept => Self(kept),
+            Tracked::Message { bounds, .. } => Self(Tracked::Unread { bounds }),
+            other => Self(other),
         }
     }
 
-    /// Sees only the end.
+    /// Creates a tracker that only detects the end of a body.
     #[must_use]
     pub const fn opaque() -> Self {
         Self(Tracked::Opaque)
     }
 
-    /// The stream, if it is one.
+    /// Returns the state of an event stream. `None` for another body.
     #[must_use]
     pub fn stream(&self) -> Option<&StreamState> {
         match &self.0 {
@@ -118,18 +122,18 @@ impl BodyTracker {
         }
     }
 
-    /// Whether the body is a JSON document.
+    /// Returns true if the body is a JSON document.
     #[must_use]
     pub const fn is_message(&self) -> bool {
         matches!(self.0, Tracked::Message { .. } | Tracked::Unread { .. })
     }
 
-    /// Takes note of more data.
+    /// Reads the data of a frame.
     pub fn feed(&mut self, data: &Bytes) {
         match &mut self.0 {
             Tracked::Stream(state) => state.feed(data),
-            Tracked::Message { text, ends } => {
-                ends.feed(data);
+            Tracked::Message { text, bounds } => {
+                bounds.feed(data);
                 match text {
                     None if data.is_empty() => {}
                     None => *text = Some(Box::new(JsonText::Piece(data.clone()))),
@@ -139,12 +143,12 @@ impl BodyTracker {
                     Some(text) => text.add(data),
                 }
             }
-            Tracked::Unread { ends } => ends.feed(data),
+            Tracked::Unread { bounds } => bounds.feed(data),
             Tracked::Opaque => {}
         }
     }
 
-    /// What was reported as used so far.
+    /// Returns the usage that was reported so far.
     #[must_use]
     pub fn usage(&self) -> Usage {
         match &self.0 {
@@ -156,7 +160,8 @@ impl BodyTracker {
         }
     }
 
-    /// The outcome that is certain before the body ends: `message_stop`, or an `error` event.
+    /// Returns the outcome if it is known before the end of the body, by a `message_stop` or an
+    /// `error` event.
     pub(crate) fn early(&self, classify: impl FnOnce(&ApiError) -> Class) -> Option<Outcome> {
         let state = self.stream()?;
         if let Some(error) = state.error() {
@@ -173,18 +178,20 @@ impl BodyTracker {
         }
     }
 
-    /// What it means when the body ends here, if that is a failure: a Claude stream without
-    /// `message_stop` is cut short, and so is JSON that was not closed.
+    /// Returns the class of the failure if the body is incomplete.
+    ///
+    /// A Claude stream without `message_stop` is incomplete, and so is a JSON document that is not
+    /// closed.
     pub(crate) fn cut_short(&self) -> Option<Class> {
         let cut = match &self.0 {
             Tracked::Stream(state) => !state.is_complete() && !state.is_not_claude(),
-            Tracked::Message { ends, .. } | Tracked::Unread { ends } => ends.are_open(),
+            Tracked::Message { bounds, .. } | Tracked::Unread { bounds } => bounds.are_open(),
             Tracked::Opaque => false,
         };
         cut.then(|| Class::new(Kind::Truncated))
     }
 
-    /// The outcome when the body ends here.
+    /// Returns the outcome of a body that ends here.
     pub(crate) fn ended(&self) -> Outcome {
         self.ended_with(self.usage())
     }
@@ -196,11 +203,11 @@ impl BodyTracker {
         }
     }
 
-    /// The outcome when the body ends with this data, which need not be kept to be read.
+    /// Returns the outcome of a body that ends with this data, which is read without keeping it.
     pub(crate) fn last(&mut self, data: &Bytes) -> Outcome {
         match &mut self.0 {
-            Tracked::Message { text: None, ends } => {
-                ends.feed(data);
+            Tracked::Message { text: None, bounds } => {
+                bounds.feed(data);
                 self.ended_with(Usage::from_message(data).unwrap_or_default())
             }
             _ => {
@@ -210,6 +217,7 @@ impl BodyTracker {
         }
     }
 
+    /// Returns the outcome of a body that fails here.
     pub(crate) fn broken(&self) -> Outcome {
         Outcome::Failed {
             class: Class::new(Kind::Transport),

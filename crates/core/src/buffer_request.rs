@@ -1,4 +1,4 @@
-//! The front hall of every layer.
+//! The service that buffers request bodies.
 
 use std::{
     pin::Pin,
@@ -11,16 +11,24 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use crate::{BoxError, Collect, RequestBody, request_body::take_if_request_body, take_ready};
+use crate::{
+    BoxError,
+    clone_source::take_ready,
+    collect::Collect,
+    request_body::{RequestBody, downcast},
+};
 
-/// Takes `Request<B>` for any `B` and gives `Request<RequestBody>` inward. Costs nothing when the
-/// body is a [`RequestBody`] already, so only the outermost layer of a stack ever buffers.
+/// A service that buffers request bodies. Every layer wraps its own service in it.
 ///
-/// A body over the limit passes through as a stream: never an error, never retried.
+/// It accepts `Request<B>` for any body and calls the inner service with a `Request<RequestBody>`.
+/// A body that is already a [`RequestBody`] is forwarded at no cost, so only the outermost layer of
+/// a stack buffers. A body over the limit is forwarded as a stream, which is never an error and is
+/// never sent again.
 ///
-/// Nothing happens before the future's first poll. Behind the outermost hall of a stack that poll has come:
-/// there a call acts at once, and so needs neither a clone of what it calls nor a place to keep the request.
-/// The service behind a hall may count on it that its future is polled as soon as it is made.
+/// The inner service is called when the future is first polled. Further `BufferRequest` services
+/// inside it are called during that poll. They call their own inner service immediately, and so
+/// need neither a clone of it nor a place to store the request. The inner service may therefore
+/// assume that the future it returns is polled immediately.
 #[derive(Clone, Debug)]
 pub struct BufferRequest<S> {
     inner: S,
@@ -28,29 +36,29 @@ pub struct BufferRequest<S> {
 }
 
 impl<S> BufferRequest<S> {
-    /// Buffers up to [`RequestBody::DEFAULT_LIMIT`] bytes.
+    /// Wraps a service. Bodies up to [`RequestBody::DEFAULT_LIMIT`] bytes are buffered.
     #[must_use]
     pub const fn new(inner: S) -> Self {
         Self::with_limit(inner, RequestBody::DEFAULT_LIMIT)
     }
 
-    /// Buffers up to `limit` bytes.
+    /// Wraps a service. Bodies up to `limit` bytes are buffered.
     #[must_use]
     pub const fn with_limit(inner: S, limit: usize) -> Self {
         Self { inner, limit }
     }
 
-    /// The service behind the hall.
+    /// Returns the inner service.
     pub const fn get_ref(&self) -> &S {
         &self.inner
     }
 
-    /// The service behind the hall.
+    /// Returns the inner service for changes.
     pub const fn get_mut(&mut self) -> &mut S {
         &mut self.inner
     }
 
-    /// The service behind the hall.
+    /// Returns the inner service.
     pub fn into_inner(self) -> S {
         self.inner
     }
@@ -73,9 +81,9 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (head, body) = request.into_parts();
-        match take_if_request_body(body) {
-            // Returned from where it is made, so that the future is not moved once more.
-            Ok(body) if body.is_under_way() => BufferRequestFuture {
+        match downcast(body) {
+            // Built in place, so that the future is not moved once more.
+            Ok(body) if body.is_started() => BufferRequestFuture {
                 state: State::Call {
                     future: self.inner.call(Request::from_parts(head, body)),
                 },
@@ -98,7 +106,7 @@ where
 }
 
 pin_project! {
-    /// Future of [`BufferRequest`].
+    /// The future of [`BufferRequest`].
     #[must_use = "futures do nothing unless polled"]
     pub struct BufferRequestFuture<S, B>
     where
@@ -148,7 +156,7 @@ where
                 }
                 StateProjection::Call { future } => return future.poll(cx),
             };
-            request.body_mut().set_under_way();
+            request.body_mut().set_started();
             let future = service.call(request);
             state.set(State::Call { future });
         }
@@ -165,9 +173,9 @@ where
     }
 }
 
-/// What every layer of this project asks of the service inside it, under one name.
+/// The bounds that every layer of this project puts on its inner service.
 ///
-/// `R` is the response body. See [`check`].
+/// `R` is the response body. The trait is implemented for every service that fits. See [`check`].
 pub trait HttpInner<R>:
     Service<Request<RequestBody>, Response = http::Response<R>> + Clone
 where
@@ -182,14 +190,16 @@ where
 {
 }
 
-/// Returns the service as it is. When it does not fit the layers, the compiler names the missing
-/// bound here instead of failing somewhere inside a stack.
+/// Returns the service unchanged, and checks at compile time that the layers accept it.
 ///
-/// | it says that | then |
+/// If the service does not fit, the compiler names the missing bound here, and not somewhere inside
+/// a stack of layers.
+///
+/// | Missing bound | Remedy |
 /// |---|---|
-/// | `reqwest::Client` is no `Service<http::Request<RequestBody>>` | wrap it in the adaptor: `HttpService::new(client)` |
-/// | hyper-util's `Client<_, Full<Bytes>>` is none | give it the layers' body: `Client<_, RequestBody>` |
-/// | `Clone` is missing | tower's `buffer` around that service, or a box that can be cloned (`BoxCloneSyncService`) |
+/// | `Service<..>` for `reqwest::Client` | Wrap it in the adaptor: `HttpService::new(client)` |
+/// | `Service<..>` for hyper-util's `Client<_, Full<Bytes>>` | Use `Client<_, RequestBody>` |
+/// | `Clone` | Wrap the service in tower's `Buffer` or in a `BoxCloneSyncService` |
 ///
 /// ```
 /// use bytes::Bytes;

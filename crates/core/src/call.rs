@@ -1,4 +1,4 @@
-//! What travels with a request from layer to layer.
+//! The record of a call that all its layers share.
 
 use std::{
     sync::{
@@ -12,51 +12,60 @@ use http::{Extensions, HeaderMap, Request};
 use tokio::time::Instant;
 
 use crate::{
-    Ledger, LimiterId, RequestBody, ReservationHandle, Workload, reservations::Reservations,
-    scope::credential,
+    credential::credential,
+    ledger::{Ledger, LimiterId, ReservationHandle},
+    request_body::RequestBody,
+    reservations::Reservations,
+    workload::Workload,
 };
 
-/// When the caller stops waiting. Insert it into the request's extensions; every layer keeps to it.
+/// The time at which the caller stops waiting.
+///
+/// Insert it into the request's extensions. Every layer respects it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Deadline(pub Instant);
 
-/// How much a request matters. Insert it into the request's extensions.
+/// The priority of a request. Insert it into the request's extensions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Priority {
-    /// Work nobody waits for.
+    /// Background work that no person waits for.
     Batch,
-    /// The default.
+    /// Any other work. The default.
     #[default]
     Normal,
-    /// A person waits.
+    /// Work that a person waits for.
     Interactive,
 }
 
-/// Whose request it is, for fair shares. Insert it into the request's extensions.
+/// The tenant of a request. Limiters give each tenant a fair share. Insert it into the request's
+/// extensions.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Tenant(pub Arc<str>);
 
-/// What travels with one call through the layers, across its attempts: one `Arc` in the request's body,
-/// put there by the outermost layer that needs it.
+/// The record of one call that all its layers and attempts share.
 ///
-/// Where the request changes its type on the way, as in another library, whoever changes it puts the `Arc` into the
-/// extensions ([`leave_in_extensions`](Self::leave_in_extensions)): the next layer finds it there, too.
+/// The outermost layer that needs it creates it and attaches it to the request's body. Inner layers
+/// find it there. Code that converts the body to another type must first call
+/// [`leave_in_extensions`](Self::leave_in_extensions), so that layers behind it find the record in
+/// the extensions.
 #[derive(Debug)]
 pub struct Call {
     first_arrival: Instant,
-    /// The caller's.
+    /// The deadline of the caller.
     deadline: Option<Instant>,
-    /// The limit that a layer sets, in nanoseconds after the first arrival.
+    /// The limit that a layer sets, in nanoseconds after the first arrival, or [`UNSET`].
     deadline_limit: AtomicU64,
     priority: Priority,
     tenant: Option<Tenant>,
     workload: Workload,
+    /// [`UNSET`] if the tokens were not counted.
     counted_input: AtomicU64,
-    /// Of the request, once it was asked for.
+    /// The hash of the credential. [`UNSET`] until it is first needed.
     credential: AtomicU64,
     attempts: AtomicU32,
-    retried: AtomicBool,
+    /// A layer has claimed the retries.
+    retries_claimed: AtomicBool,
     probe: AtomicBool,
     held_back: AtomicBool,
     timed_out: AtomicBool,
@@ -64,27 +73,24 @@ pub struct Call {
     reservations: Reservations,
 }
 
-/// Stands for no count.
-const UNCOUNTED: u64 = u64::MAX;
-
-/// Stands for no limit of the deadline.
-const NO_LIMIT: u64 = u64::MAX;
+/// Marks a number that was not set.
+const UNSET: u64 = u64::MAX;
 
 impl Call {
-    /// The context of a call that arrived at `now`, with what the caller put into the extensions.
+    /// Creates the record of a call that arrived at `now`, with the settings in the extensions.
     #[must_use]
     pub fn new(extensions: &Extensions, now: Instant) -> Self {
         Self {
             first_arrival: now,
             deadline: extensions.get::<Deadline>().map(|deadline| deadline.0),
-            deadline_limit: AtomicU64::new(NO_LIMIT),
+            deadline_limit: AtomicU64::new(UNSET),
             priority: extensions.get().copied().unwrap_or_default(),
             tenant: extensions.get().cloned(),
             workload: extensions.get().copied().unwrap_or_default(),
-            counted_input: AtomicU64::new(UNCOUNTED),
-            credential: AtomicU64::new(UNCOUNTED),
+            counted_input: AtomicU64::new(UNSET),
+            credential: AtomicU64::new(UNSET),
             attempts: AtomicU32::new(0),
-            retried: AtomicBool::new(false),
+            retries_claimed: AtomicBool::new(false),
             probe: AtomicBool::new(false),
             held_back: AtomicBool::new(false),
             timed_out: AtomicBool::new(false),
@@ -93,11 +99,13 @@ impl Call {
         }
     }
 
-    /// The credential of these headers, which are those of the call: hashed once.
+    /// Returns the hash of the credential in the headers of this call.
+    ///
+    /// It is computed once for a call. See [`Scope::credential_of`](crate::Scope::credential_of).
     #[must_use]
     pub fn credential_of(&self, headers: &HeaderMap) -> u64 {
         match self.credential.load(Ordering::Relaxed) {
-            UNCOUNTED => {
+            UNSET => {
                 let credential = credential(headers);
                 self.credential.store(credential, Ordering::Relaxed);
                 credential
@@ -106,48 +114,48 @@ impl Call {
         }
     }
 
-    /// The context of the call that this request belongs to.
+    /// Returns the record of the call that this request belongs to.
     #[must_use]
     pub fn of(request: &Request<RequestBody>) -> Option<&Arc<Self>> {
-        match request.body().context() {
-            Some(context) => Some(context),
+        match request.body().call() {
+            Some(call) => Some(call),
             None => request.extensions().get(),
         }
     }
 
-    /// Puts the context where the layers further in find it.
+    /// Attaches the record to a request, so that inner layers find it.
     pub fn attach(self: &Arc<Self>, request: &mut Request<RequestBody>) {
-        request.body_mut().set_context(self.clone());
+        request.body_mut().set_call(self.clone());
     }
 
-    /// The context of this request; made and put there when there is none.
+    /// Returns the record of a request. Creates and attaches it if the request has none.
     pub fn get_or_attach(request: &mut Request<RequestBody>, now: Instant) -> Arc<Self> {
-        if let Some(context) = Self::of(request) {
-            return context.clone();
+        if let Some(call) = Self::of(request) {
+            return call.clone();
         }
-        let context = Arc::new(Self::new(request.extensions(), now));
-        context.attach(request);
-        context
+        let call = Arc::new(Self::new(request.extensions(), now));
+        call.attach(request);
+        call
     }
 
-    /// Puts the context into the extensions of a request whose body is about to become another type.
+    /// Copies the record into the extensions of a request whose body is about to be converted.
     pub fn leave_in_extensions(request: &mut Request<RequestBody>) {
-        if let Some(context) = request.body().context().cloned() {
-            request.extensions_mut().insert(context);
+        if let Some(call) = request.body().call().cloned() {
+            request.extensions_mut().insert(call);
         }
     }
 
-    /// The context in these extensions; made and put there when there is none.
+    /// Returns the record in these extensions. Creates and inserts it if there is none.
     pub fn get_or_insert(extensions: &mut Extensions, now: Instant) -> Arc<Self> {
-        if let Some(context) = extensions.get::<Arc<Self>>() {
-            return context.clone();
+        if let Some(call) = extensions.get::<Arc<Self>>() {
+            return call.clone();
         }
-        let context = Arc::new(Self::new(extensions, now));
-        extensions.insert(context.clone());
-        context
+        let call = Arc::new(Self::new(extensions, now));
+        extensions.insert(call.clone());
+        call
     }
 
-    /// The same context with a deadline no later than this one.
+    /// Sets the deadline, unless an earlier deadline is set.
     #[must_use]
     pub fn with_deadline(mut self, deadline: Option<Instant>) -> Self {
         self.deadline = match (self.deadline, deadline) {
@@ -157,7 +165,8 @@ impl Call {
         self
     }
 
-    /// When the call first arrived: its place in every queue, kept across attempts.
+    /// Returns the time at which the call first arrived. It decides the place in queues for all
+    /// attempts.
     pub const fn first_arrival(&self) -> Instant {
         self.first_arrival
     }
@@ -166,7 +175,7 @@ impl Call {
     /// earlier.
     pub fn deadline(&self) -> Option<Instant> {
         let limit = match self.deadline_limit.load(Ordering::Relaxed) {
-            NO_LIMIT => None,
+            UNSET => None,
             nanos => self.first_arrival.checked_add(Duration::from_nanos(nanos)),
         };
         match (self.deadline, limit) {
@@ -175,156 +184,158 @@ impl Call {
         }
     }
 
-    /// Sets the time at which a layer ends the call, so that inner layers keep to it. `None` removes
-    /// the limit.
+    /// Sets the time at which a layer ends the call, so that inner layers keep to it. `None`
+    /// removes the limit.
     pub fn limit_deadline(&self, limit: Option<Instant>) {
         let since_arrival = |at: Instant| at.saturating_duration_since(self.first_arrival);
         let nanos = limit.and_then(|at| u64::try_from(since_arrival(at).as_nanos()).ok());
         self.deadline_limit
-            .store(nanos.unwrap_or(NO_LIMIT), Ordering::Relaxed);
+            .store(nanos.unwrap_or(UNSET), Ordering::Relaxed);
     }
 
-    /// How much the call matters.
+    /// Returns the priority of the call.
     pub const fn priority(&self) -> Priority {
         self.priority
     }
 
-    /// Whose call it is.
+    /// Returns the tenant of the call.
     pub const fn tenant(&self) -> Option<&Tenant> {
         self.tenant.as_ref()
     }
 
-    /// The context of a request that a layer sends beside this call, at `now` and in its name: it has the
-    /// same deadline, priority, tenant and workload, but attempts and reservations of its own.
+    /// Creates the record of an additional request that a layer sends for this call at `now`.
+    ///
+    /// It has the same deadline, priority, tenant and workload, but separate attempts and
+    /// reservations.
     #[must_use]
     pub fn beside(&self, now: Instant) -> Self {
         Self {
-            first_arrival: now,
             deadline: self.deadline(),
-            deadline_limit: AtomicU64::new(NO_LIMIT),
             priority: self.priority,
             tenant: self.tenant.clone(),
             workload: self.workload,
-            counted_input: AtomicU64::new(UNCOUNTED),
-            credential: AtomicU64::new(UNCOUNTED),
-            attempts: AtomicU32::new(0),
-            retried: AtomicBool::new(false),
-            probe: AtomicBool::new(false),
-            held_back: AtomicBool::new(false),
-            timed_out: AtomicBool::new(false),
-            committed: AtomicBool::new(false),
-            reservations: Reservations::default(),
+            ..Self::new(&Extensions::new(), now)
         }
     }
 
-    /// The input tokens of this attempt, if a layer had them counted.
+    /// Returns the input tokens of this attempt, if a layer has counted them.
     pub fn counted_input(&self) -> Option<u64> {
         let counted = self.counted_input.load(Ordering::Relaxed);
-        (counted != UNCOUNTED).then_some(counted)
+        (counted != UNSET).then_some(counted)
     }
 
-    /// Leaves the input tokens of this attempt for the layers further in; `None` takes back what was left
-    /// for another.
+    /// Sets the counted input tokens of this attempt for inner layers. `None` removes the count of
+    /// an earlier attempt.
     pub fn set_counted_input(&self, tokens: Option<u64>) {
         self.counted_input
-            .store(tokens.unwrap_or(UNCOUNTED), Ordering::Relaxed);
+            .store(tokens.unwrap_or(UNSET), Ordering::Relaxed);
     }
 
-    /// What kind of request the call is.
+    /// Returns the workload of the call.
     pub const fn workload(&self) -> Workload {
         self.workload
     }
 
-    /// Attempts begun so far, over all layers that re-send: the ledger that keeps retries and
-    /// fallbacks from multiplying.
+    /// Returns the number of attempts that have begun, summed over all layers that send a call
+    /// again.
+    ///
+    /// Layers share this number, so that retries and fallbacks do not multiply.
     pub fn attempts(&self) -> u32 {
         self.attempts.load(Ordering::Relaxed)
     }
 
-    /// Counts a new attempt and returns its number, from 1. What the last one had reserved is
-    /// forgotten when it ends; what a layer further out has reserved holds for all attempts.
+    /// Counts a new attempt and returns its number, from 1.
+    ///
+    /// The state of the last attempt is reset. Its reservations are removed when it ends, and the
+    /// reservations of an outer layer hold for all attempts.
     pub fn begin_attempt(&self) -> u32 {
         self.timed_out.store(false, Ordering::Relaxed);
         self.committed.store(false, Ordering::Relaxed);
         self.held_back.store(false, Ordering::Relaxed);
-        // One attempt of a call begins at a time.
+        // No atomic increment, because the attempts of a call begin one after the other.
         let number = self.attempts.load(Ordering::Relaxed) + 1;
         self.attempts.store(number, Ordering::Relaxed);
         number
     }
 
-    /// Whether the call only finds out if what it is sent to is back, with a stand-in ready: it is sent once.
+    /// Returns true if the call probes whether its target has recovered. It is then sent only once.
     pub fn is_probe(&self) -> bool {
         self.probe.load(Ordering::Relaxed)
     }
 
-    /// Tells the layers further in whether to send the call once only. For a layer that has a stand-in ready.
+    /// Sets whether inner layers must send the call only once, because the outer layer has another
+    /// target ready.
     pub fn set_probe(&self, probe: bool) {
         self.probe.store(probe, Ordering::Relaxed);
     }
 
-    /// Whether a layer further in keeps the request waiting: in its queue, or until its tokens are counted.
+    /// Returns true while an inner layer keeps the request waiting, in a queue or for a token
+    /// count.
     pub fn is_held_back(&self) -> bool {
         self.held_back.load(Ordering::Relaxed)
     }
 
-    /// Tells the layers further out that the request waits inside, or that it goes on. They learn from it
-    /// when it is really sent.
+    /// Sets whether an inner layer keeps the request waiting. Outer layers derive from it the time
+    /// at which the request is sent.
     pub fn set_held_back(&self, waits: bool) {
         self.held_back.store(waits, Ordering::Relaxed);
     }
 
-    /// Whether a timer has ended this attempt.
+    /// Returns true if a timer has ended this attempt.
     pub fn is_timed_out(&self) -> bool {
         self.timed_out.load(Ordering::Relaxed)
     }
 
-    /// Tells the layers further in, before the attempt is dropped, that it took too long. That is a failure, and not
-    /// a caller who lost interest.
+    /// Records that this attempt took too long, before it is dropped.
+    ///
+    /// Inner layers then count the drop as a failure, and not as a caller that went away.
     pub fn time_out_attempt(&self) {
         self.timed_out.store(true, Ordering::Relaxed);
     }
 
-    /// Whether a layer further in has held the answer to this attempt until it was worth handing on.
+    /// Returns true if an inner layer has held the response of this attempt until its content
+    /// began.
     pub fn is_committed(&self) -> bool {
         self.committed.load(Ordering::Relaxed)
     }
 
-    /// Tells the layers further out whether they need not hold the answer: its content has begun, or it is whole.
+    /// Sets whether the content of the response has begun, or the response is whole. Outer layers
+    /// then do not hold it.
     pub fn set_committed(&self, committed: bool) {
         self.committed.store(committed, Ordering::Relaxed);
     }
 
-    /// Claims the retrying of this call. True for the first layer that asks, false for every
-    /// nested one, which then passes requests through.
+    /// Claims the retries of this call, and returns true if no other layer has claimed them.
+    ///
+    /// A nested layer gets false and then forwards requests unchanged.
     pub fn claim_retries(&self) -> bool {
-        let claimed = self.retried.load(Ordering::Relaxed);
-        self.retried.store(true, Ordering::Relaxed);
+        let claimed = self.retries_claimed.load(Ordering::Relaxed);
+        self.retries_claimed.store(true, Ordering::Relaxed);
         !claimed
     }
 
-    /// Gives the claim back, so that a layer outside may send the call through here once more (a
-    /// fallback to the next target is not nested, it comes after).
+    /// Releases the claim, so that an outer layer can send the call to another target with retries
+    /// of its own.
     pub fn release_retries(&self) {
-        self.retried.store(false, Ordering::Relaxed);
+        self.retries_claimed.store(false, Ordering::Relaxed);
     }
 
-    /// Puts the reservation of this attempt where inner layers find it.
+    /// Adds a reservation of this attempt, so that inner layers find it.
     pub fn add_reservation(&self, handle: ReservationHandle) {
         self.reservations.add(handle);
     }
 
-    /// Whether anything is reserved for this call now.
+    /// Returns true if the call has a reservation.
     pub fn is_reserved(&self) -> bool {
         self.reservations.any()
     }
 
-    /// Takes a reservation in this ledger away that has ended, so that another attempt does not join it.
+    /// Removes a reservation that has ended, so that another attempt does not use it.
     pub fn forget_reservation(&self, ledger: &dyn Ledger, reservation: u64) {
         self.reservations.forget(ledger, reservation);
     }
 
-    /// The reservation that this limiter made for this attempt.
+    /// Returns the reservation that this limiter made for this attempt.
     pub fn reservation_of(&self, limiter: LimiterId) -> Option<ReservationHandle> {
         self.reservations.of(limiter)
     }

@@ -1,52 +1,50 @@
-//! What the outcome of one attempt means.
+//! The classification of an attempt.
 
 use std::time::Duration;
 
-use http::Response;
-
-use crate::ClassifyResponse;
-
-/// The kind of outcome, the same for a remote answer, a local refusal, a transport error and an
-/// error inside a stream.
+/// The kind of an outcome.
+///
+/// One set of kinds covers responses of the server, rejections by a layer, transport errors and
+/// errors inside a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Kind {
-    /// Answered. For a stream: so far.
+    /// The server answered. For a stream, this holds for the part that was read.
     Success,
-    /// 429 for requests, tokens or concurrency: the server took nothing, waiting helps.
+    /// 429 for requests, tokens or concurrency. The server charged nothing, and waiting helps.
     RateLimited,
-    /// 429 with `ramp_limit_exceeded`: traffic rose too sharply, waiting helps.
+    /// 429 with `ramp_limit_exceeded`. Traffic rose too sharply, and waiting helps.
     RampLimited,
-    /// A spend cap, a credit balance or another billing stop: waiting does not help.
+    /// A spend limit, an empty credit balance or another billing problem. Waiting does not help.
     SpendLimit,
     /// 529, or `overloaded_error` inside a stream.
     Overloaded,
     /// 500, 502, 503 and other 5xx.
     ServerError,
-    /// 408, 504, or one of our own timers.
+    /// 408, 504, or a timer of a layer.
     Timeout,
     /// The connection failed before or during the response.
     Transport,
-    /// 409: a state conflict, gone when tried again.
+    /// 409. A state conflict that another attempt resolves.
     Conflict,
-    /// 400, 422 and other 4xx: the request itself is wrong.
+    /// 400, 422 and other 4xx. The request itself is invalid.
     BadRequest,
-    /// 401: the credential is wrong or expired.
+    /// 401. The credential is invalid or expired.
     Unauthorized,
     /// 403.
     Forbidden,
-    /// 404: resource or model missing, or the model is retired.
+    /// 404. The resource or the model does not exist, or the model is retired.
     NotFound,
-    /// 413: the body, or what it would cost, can never fit.
+    /// 413. The body, or the cost of the request, exceeds a limit.
     TooLarge,
-    /// 200 with `stop_reason: "refusal"`: the model declined.
+    /// 200 with `stop_reason: "refusal"`. The model declined to answer.
     ModelRefusal,
-    /// A stream that ended without `message_stop`, or a body that broke off.
+    /// A stream that ended without `message_stop`, or an incomplete body.
     Truncated,
 }
 
 impl Kind {
-    /// The name used in logs, metrics and headers: lower case, words joined by `_`.
+    /// Returns the name for logs, metrics and headers, in `snake_case`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -70,26 +68,28 @@ impl Kind {
     }
 }
 
-/// What an outcome means. Retry, breaker, fallback, cache and alerts read this and nothing else,
-/// so they agree by construction.
+/// The classification of one attempt.
 ///
-/// A layer that had to read an error body leaves the `Class` in the response's extensions; outer
-/// layers reuse it.
+/// Retry, circuit breaker, fallback, cache and alerts base their decisions on this value alone, so
+/// they always agree. The innermost layer that classifies a failed response inserts the `Class`
+/// into its extensions, and outer layers reuse it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Class {
-    /// What happened.
+    /// The kind of the outcome.
     pub kind: Kind,
-    /// How long the server (or the refusing layer) asks to wait.
+    /// The wait before another attempt, from the server or from the layer that rejected the
+    /// request.
     pub retry_after: Option<Duration>,
-    /// `x-should-retry`, unless an `error_code` has already decided.
+    /// The value of `x-should-retry`. `None` if the header is absent, or if an `error_code`
+    /// overrules it.
     pub should_retry: Option<bool>,
-    /// Made by a layer on this side: the request was not sent.
+    /// True if a layer in this process rejected the request, so it was not sent.
     pub local: bool,
 }
 
 impl Class {
-    /// A class of this kind, remote, without any advice.
+    /// Creates a class of this kind, without a wait or advice, for a request that was sent.
     #[must_use]
     pub const fn new(kind: Kind) -> Self {
         Self {
@@ -100,61 +100,46 @@ impl Class {
         }
     }
 
-    /// An answered request.
+    /// The class of a successful attempt.
     pub const SUCCESS: Self = Self::new(Kind::Success);
 
-    /// What the head of a response means; `None` when the body must be read first, which that of a success never is:
-    /// to read a whole answer would hold back a stream.
-    ///
-    /// A class that a layer further in has left stands with `reuse`; without it, as for a layer that was given a
-    /// classifier of its own, only where that layer refused on this side: that is a fact.
-    pub fn by_head<C, B>(classifier: &C, reuse: bool, response: &Response<B>) -> Option<Self>
-    where
-        C: ClassifyResponse,
-    {
-        let (status, left) = (response.status(), response.extensions().get::<Self>());
-        left.copied()
-            .filter(|class| class.local || reuse)
-            .or_else(|| classifier.head(status, response.headers()))
-            .or_else(|| status.is_success().then_some(Self::SUCCESS))
-    }
-
-    /// The same class with the server's wait.
+    /// Sets the wait before another attempt.
     #[must_use]
     pub const fn with_retry_after(mut self, wait: Option<Duration>) -> Self {
         self.retry_after = wait;
         self
     }
 
-    /// The same class with the server's word on retrying.
+    /// Sets the server's advice on retrying.
     #[must_use]
     pub const fn with_should_retry(mut self, advice: Option<bool>) -> Self {
         self.should_retry = advice;
         self
     }
 
-    /// The same class, marked as made on this side.
+    /// Marks the class as local, for a request that was not sent.
     #[must_use]
     pub const fn into_local(mut self) -> Self {
         self.local = true;
         self
     }
 
-    /// Whether the attempt got an answer (a refusal by the model is one).
+    /// Returns true if the server answered. A refusal by the model counts as an answer.
     #[must_use]
     pub const fn is_success(&self) -> bool {
         matches!(self.kind, Kind::Success | Kind::ModelRefusal)
     }
 
-    /// Whether a limiter should slow down: a 429 that waiting cures.
+    /// Returns true for a 429 that passes with time. A limiter then slows down.
     #[must_use]
     pub const fn is_rate_limit(&self) -> bool {
         matches!(self.kind, Kind::RateLimited | Kind::RampLimited)
     }
 
-    /// Whether the same request may succeed when sent again.
+    /// Returns true if the same request may succeed when it is sent again.
     ///
-    /// `x-should-retry` beats the status, but never a local refusal or a spend limit.
+    /// `x-should-retry` overrules the kind. A local rejection and a spend limit are never
+    /// retryable.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         if self.local || self.is_success() || matches!(self.kind, Kind::SpendLimit) {
@@ -166,7 +151,7 @@ impl Class {
         }
     }
 
-    /// [`is_retryable`](Self::is_retryable) by kind alone.
+    /// Returns true if the kind alone is retryable. See [`is_retryable`](Self::is_retryable).
     #[must_use]
     pub(crate) const fn kind_is_retryable(&self) -> bool {
         matches!(

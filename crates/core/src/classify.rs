@@ -1,46 +1,74 @@
-//! From response heads, error bodies, stream errors and transport errors to a [`Class`].
+//! Classifiers of responses and errors.
 
 use std::{any::Any, io, time::SystemTime};
 
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, Response, StatusCode};
 use tower_claude_wire::{self as wire, ApiError};
 
-use crate::{BoxError, Class, Kind};
+use crate::{
+    BoxError,
+    class::{Class, Kind},
+};
 
-/// Decides what a response means. With [`Classify`], one classifier serves all layers.
+/// A classifier of responses.
 ///
-/// The body of an error response is read only when [`head`](Self::head) cannot tell.
+/// The body of an error response is read only if [`head`](Self::head) returns `None`.
 pub trait ClassifyResponse {
-    /// The class by status and headers, or `None` when the body must be read first. That of a success is never read:
-    /// there, `None` means success.
+    /// Returns the class by status and headers, or `None` if the body must be read first.
+    ///
+    /// The body of a success is never read for this. For a success, `None` means
+    /// [`Class::SUCCESS`].
     fn head(&self, status: StatusCode, headers: &HeaderMap) -> Option<Class>;
 
-    /// The class by status, headers and (up to 64 KiB of) the body.
+    /// Returns the class by status, headers and the first 64 KiB of the body.
     fn body(&self, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Class;
 
-    /// The class of an `error` event inside a stream.
+    /// Returns the class of an `error` event inside a stream.
     fn stream_error(&self, error: &ApiError) -> Class;
 }
 
-/// Decides what any outcome means: a response, or an error of the inner service.
+/// A classifier of responses and of errors of type `E`.
 pub trait Classify<E>: ClassifyResponse {
-    /// The class of an error of the inner service.
+    /// Returns the class of an error of the inner service.
     fn error(&self, error: &E) -> Class;
 }
 
-/// The default: Claude's statuses, `error.type` and `error.details.error_code`.
+// Here and not beside `Class`, because `class` does not depend on the classifiers.
+impl Class {
+    /// Returns the class of a response by its head, or `None` if the body must be read first.
+    ///
+    /// The body of a success is never read for this, because that would delay a stream.
+    ///
+    /// A class that an inner layer has inserted into the extensions is returned if `reuse` is true.
+    /// A layer with a classifier of its own passes false. A local class is always returned, because
+    /// no classifier can overrule it.
+    pub fn by_head<C, B>(classifier: &C, reuse: bool, response: &Response<B>) -> Option<Self>
+    where
+        C: ClassifyResponse,
+    {
+        let (status, left) = (response.status(), response.extensions().get::<Self>());
+        left.copied()
+            .filter(|class| class.local || reuse)
+            .or_else(|| classifier.head(status, response.headers()))
+            .or_else(|| status.is_success().then_some(Self::SUCCESS))
+    }
+}
+
+/// The default classifier. It reads Claude's statuses, `error.type` and `error.details.error_code`.
 ///
-/// Spend limits are told from rate limits by `error_code`, by status 402, or by the two texts the
-/// API documents for limits of its own 400; every other 429 is retryable.
-/// Source: <https://platform.claude.com/docs/en/api/errors>.
+/// An attempt failed because of a spend limit if the `error_code` names such a limit, if the status
+/// is 402, or if a 400 has a message that the API documents for spend limits and credit balances.
+/// Every other 429 is retryable. Source: <https://platform.claude.com/docs/en/api/errors>.
 ///
-/// An error of the inner service is a timeout where its chain of sources holds one of tokio's, of `std::io`, or of tower's
-/// `timeout` layer, and else a broken connection. What an HTTP client calls its errors, its own classifier knows.
+/// An error of the inner service is a [`Kind::Timeout`] if its chain of sources contains a timeout
+/// of tokio, of `std::io` or of tower's `timeout` layer. Any other error is a [`Kind::Transport`].
+/// The error types of an HTTP client need a classifier of their own, as in the reqwest adaptor.
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct ClaudeClassify;
 
-/// Any other HTTP service: the status and `retry-after` alone.
+/// A classifier for other HTTP services. It reads only the status, `retry-after` and
+/// `x-should-retry`.
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct HttpClassify;
@@ -51,7 +79,7 @@ impl ClassifyResponse for ClaudeClassify {
             return Some(Class::SUCCESS);
         }
         let class = by_status(status, headers);
-        // Spend limits hide behind 429 and 400; and an `error_code` may overrule the header.
+        // Spend limits come with 429 and 400, and an `error_code` may overrule the header.
         let body_decides = matches!(status.as_u16(), 400 | 429)
             || class
                 .should_retry
@@ -66,7 +94,7 @@ impl ClassifyResponse for ClaudeClassify {
         };
         let mut class = by_error(class, &error);
         if class.kind == Kind::SpendLimit && class.retry_after.is_none() {
-            // A date is compared with the server's own clock only.
+            // The date is compared with the server's clock, because the local clock may be wrong.
             let until = error.regains_access().zip(wire::date(headers));
             class.retry_after = until.and_then(|(until, now)| until.duration_since(now).ok());
         }
@@ -85,7 +113,7 @@ impl ClassifyResponse for ClaudeClassify {
             "not_found_error" => Kind::NotFound,
             "request_too_large" => Kind::TooLarge,
             "conflict_error" => Kind::Conflict,
-            // `api_error`, and types not known yet: the server could not finish.
+            // `api_error` and unknown types. The server could not finish.
             _ => Kind::ServerError,
         };
         by_error(Class::new(kind), error)
@@ -118,6 +146,7 @@ impl<E: 'static> Classify<E> for HttpClassify {
     }
 }
 
+/// Returns the class by status and headers.
 fn by_status(status: StatusCode, headers: &HeaderMap) -> Class {
     let kind = match status.as_u16() {
         0..=399 => return Class::SUCCESS,
@@ -133,14 +162,14 @@ fn by_status(status: StatusCode, headers: &HeaderMap) -> Class {
         500.. => Kind::ServerError,
         _ => Kind::BadRequest,
     };
-    // A date is compared with the server's own clock where it sent one.
+    // A date is compared with the server's clock, if the response has one.
     let now = wire::date(headers).unwrap_or_else(SystemTime::now);
     Class::new(kind)
         .with_retry_after(wire::retry_after(headers, now))
         .with_should_retry(wire::should_retry(headers))
 }
 
-/// What the body adds to the status. An `error_code` silences `x-should-retry`.
+/// Refines the class by the error in the body. A known `error_code` overrules `x-should-retry`.
 fn by_error(mut class: Class, error: &ApiError) -> Class {
     let decided = match error.error_code.as_deref() {
         Some(
@@ -164,7 +193,7 @@ fn by_error(mut class: Class, error: &ApiError) -> Class {
     class
 }
 
-/// The two 400s that mean money. Their texts are all the API gives.
+/// Returns true for a 400 that reports a billing problem. The API marks it by its message only.
 fn is_spend_limit_text(class: Class, error: &ApiError) -> bool {
     class.kind == Kind::BadRequest
         && [
@@ -176,7 +205,7 @@ fn is_spend_limit_text(class: Class, error: &ApiError) -> bool {
         .any(|text| error.message.starts_with(text))
 }
 
-/// Looks through the error types that are known without depending on a client.
+/// Returns the class of an error of any client, by the error types of std, tokio and tower.
 fn by_transport_error<E: 'static>(error: &E) -> Class {
     let error: &dyn Any = error;
     let timed_out = if let Some(error) = error.downcast_ref::<io::Error>() {
@@ -193,11 +222,13 @@ fn by_transport_error<E: 'static>(error: &E) -> Class {
     })
 }
 
-/// What tower's own timer says. Its type is tower's, which nothing here depends on: the words are all there is to tell it
-/// from a broken connection, whose work does not go on at the server.
-const TOWERS_TIMEOUT: &str = "request timed out";
+/// The message of the error of tower's `timeout` layer.
+///
+/// This crate does not depend on tower, so the message is compared instead of the type. The
+/// difference matters: after a timeout the server may still be working on the request.
+const TOWER_TIMEOUT: &str = "request timed out";
 
-/// A timeout anywhere in the chain of sources.
+/// Returns true if the error or one of its sources is a timeout.
 fn is_timeout(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
@@ -205,7 +236,7 @@ fn is_timeout(error: &(dyn std::error::Error + 'static)) -> bool {
             || error
                 .downcast_ref::<io::Error>()
                 .is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
-            || error.to_string() == TOWERS_TIMEOUT
+            || error.to_string() == TOWER_TIMEOUT
         {
             return true;
         }

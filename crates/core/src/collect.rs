@@ -1,4 +1,4 @@
-//! Reading a request body into memory, without ever losing it.
+//! The future that reads a request body into memory.
 
 use std::{
     collections::VecDeque,
@@ -10,19 +10,21 @@ use bytes::{Buf, Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 
-use crate::{BoxError, RequestBody};
+use crate::{BoxError, request_body::RequestBody};
 
-/// So many chunks in a row, each shorter than this, become one: to keep them apart takes more memory than they do.
+/// The number of short chunks in a row that are joined into one, because each chunk has a memory
+/// overhead.
 const RUN: usize = 64;
+/// The length in bytes below which a chunk is short.
 const SHORT: usize = 512;
 
-/// Future of [`RequestBody::collect`].
+/// The future of [`RequestBody::collect`].
 #[derive(Debug)]
 #[must_use = "futures do nothing unless polled"]
 pub struct Collect<B> {
     body: Option<B>,
     chunks: VecDeque<Bytes>,
-    /// How many short ones came last.
+    /// The number of short chunks at the end of `chunks`.
     run: usize,
     length: usize,
     limit: usize,
@@ -44,7 +46,7 @@ where
         }
     }
 
-    /// What was read, then the rest.
+    /// Returns a stream of the chunks that were read, followed by the tail.
     fn stream(&mut self, tail: Tail<B>) -> RequestBody {
         RequestBody::new(Prefixed {
             chunks: std::mem::take(&mut self.chunks),
@@ -52,6 +54,7 @@ where
         })
     }
 
+    /// Returns a buffered body of the chunks.
     fn bytes(&mut self) -> RequestBody {
         match self.chunks.len() {
             0 => Bytes::new().into(),
@@ -93,7 +96,7 @@ where
         let mut body = this.body.take().expect("polled after completion");
         let limit = this.limit as u64;
         loop {
-            // Known to be too long: not worth beginning.
+            // A body that is known to be too long is not read.
             if (this.length as u64).saturating_add(body.size_hint().lower()) > limit {
                 return Poll::Ready(this.stream(Tail::Body(body)));
             }
@@ -116,7 +119,7 @@ where
                             return Poll::Ready(this.stream(Tail::Body(body)));
                         }
                     }
-                    // Bytes alone could not carry them.
+                    // A buffered body cannot hold trailers.
                     Err(frame) => {
                         let trailers = frame.into_trailers().ok();
                         return Poll::Ready(this.stream(Tail::Trailers(trailers)));
@@ -127,12 +130,13 @@ where
     }
 }
 
-/// What was read of a body, then what is left of it.
+/// The chunks that were read from a body, followed by its tail.
 struct Prefixed<B> {
     chunks: VecDeque<Bytes>,
     tail: Tail<B>,
 }
 
+/// The part of a body after its first chunks.
 enum Tail<B> {
     Body(B),
     Error(Option<BoxError>),
@@ -186,7 +190,7 @@ where
         let held = self.chunks.iter().map(|chunk| chunk.len() as u64).sum();
         match &self.tail {
             Tail::Body(body) => plus(body.size_hint(), held),
-            // Whoever sends this must not announce a length that an error will belie.
+            // Do not report an exact length, because the body ends with an error.
             Tail::Error(Some(_)) => {
                 let mut hint = SizeHint::new();
                 hint.set_lower(held);
@@ -197,12 +201,12 @@ where
     }
 }
 
-/// A hint with `held` more bytes in front.
-pub(crate) fn plus(rest: SizeHint, held: u64) -> SizeHint {
+/// Returns the size hint of a body that has `prefix` bytes in front of it.
+pub(crate) fn plus(rest: SizeHint, prefix: u64) -> SizeHint {
     let mut hint = SizeHint::new();
     if let Some(upper) = rest.upper() {
-        hint.set_upper(upper.saturating_add(held));
+        hint.set_upper(upper.saturating_add(prefix));
     }
-    hint.set_lower(rest.lower().saturating_add(held));
+    hint.set_lower(rest.lower().saturating_add(prefix));
     hint
 }

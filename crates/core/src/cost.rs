@@ -1,4 +1,4 @@
-//! What a request will use.
+//! The estimated cost of a request.
 
 mod estimate;
 mod heuristic;
@@ -8,33 +8,34 @@ use std::num::NonZeroU64;
 pub use estimate::{EstimateCost, PendingEstimate, UsageListener};
 pub use heuristic::HeuristicCost;
 
-use crate::{CacheReads, Workload};
+use crate::{prefix::CacheReads, workload::Workload};
 
-/// What a request uses of a rate limit, estimated before it is sent.
+/// The estimated use of the rate limits by a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Cost {
-    /// Requests; 1 unless a layer sends several.
+    /// The number of requests. 1, unless a layer sends several.
     pub requests: u64,
-    /// Input tokens that count against the input limit (cache reads do not).
+    /// The input tokens that count against the input limit. Cache reads do not count.
     pub input_tokens: u64,
-    /// Output tokens expected, not the most that are allowed.
+    /// The expected output tokens, which are fewer than the request allows.
     pub output_tokens: u64,
-    /// The most output tokens the request allows (`max_tokens`), if known.
+    /// The greatest number of output tokens that the request allows (`max_tokens`), if known.
     pub max_output_tokens: Option<u64>,
-    /// What kind of request it is: answers of one kind say what the next will use.
+    /// The workload of the request. Estimates improve with the responses of the same workload.
     pub workload: Workload,
-    /// The input was counted, not estimated: it is charged as it is, and no ratio is learned from it.
+    /// True if the input was counted and not estimated. It is then charged as it is, and the
+    /// limiter learns no ratio from it.
     pub counted: bool,
-    /// Tokens expected to be read from the prompt cache, beside the input tokens. `None` where nobody
-    /// foresees them.
+    /// The tokens that are expected to be read from the prompt cache, in addition to the input
+    /// tokens. `None` if there is no prediction.
     pub cached_tokens: Option<u64>,
-    /// By what the estimator knows the request when it learns of its use; its own affair.
+    /// An opaque id that the estimator uses to match this estimate with the actual usage.
     pub estimate_id: Option<NonZeroU64>,
 }
 
 impl Cost {
-    /// One request of this many input tokens and expected output tokens.
+    /// Creates the cost of one request with these input tokens and expected output tokens.
     #[must_use]
     pub const fn new(input_tokens: u64, output_tokens: u64) -> Self {
         Self {
@@ -49,22 +50,21 @@ impl Cost {
         }
     }
 
-    /// The same cost with the most output tokens the request allows.
+    /// Sets the greatest number of output tokens that the request allows.
     #[must_use]
     pub const fn with_max_output_tokens(mut self, max: Option<u64>) -> Self {
         self.max_output_tokens = max;
         self
     }
 
-    /// The same cost of a request of this kind.
+    /// Sets the workload.
     #[must_use]
     pub const fn with_workload(mut self, workload: Workload) -> Self {
         self.workload = workload;
         self
     }
 
-    /// The same cost with a whole input of this many tokens by count; what is expected to be read from the
-    /// prompt cache is taken off.
+    /// Sets the input tokens to a counted number, less the expected cache reads.
     #[must_use]
     pub const fn with_counted_input(mut self, tokens: u64) -> Self {
         let cached = match self.cached_tokens {
@@ -76,7 +76,7 @@ impl Cost {
         self
     }
 
-    /// The same cost with what will be read from the prompt cache. The input tokens are those of the rest.
+    /// Sets the expected cache reads. The input tokens must not include them.
     #[must_use]
     pub const fn with_cache_reads(mut self, reads: CacheReads) -> Self {
         self.cached_tokens = Some(reads.tokens);
@@ -86,7 +86,7 @@ impl Cost {
 }
 
 impl Default for Cost {
-    /// One request of unknown size: no tokens.
+    /// Returns the cost of one request without tokens, for a request of unknown size.
     fn default() -> Self {
         Self::new(0, 0)
     }

@@ -1,8 +1,8 @@
-//! What a limit counts.
+//! The dimensions of rate limits.
 
 use std::fmt;
 
-/// What a limit counts.
+/// The quantity that a limit counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Dimension {
@@ -12,16 +12,16 @@ pub enum Dimension {
     InputTokens,
     /// Output tokens per minute.
     OutputTokens,
-    /// Input and output tokens per minute together.
+    /// The sum of input and output tokens per minute.
     TotalTokens,
-    /// Requests at once.
+    /// Concurrent requests.
     Concurrency,
-    /// Input and output tokens per day together.
+    /// The sum of input and output tokens per day.
     TokensPerDay,
 }
 
 impl Dimension {
-    /// The name used in logs and messages.
+    /// Returns the name for logs and messages.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -1,4 +1,4 @@
-//! Any body as one of bytes and boxed errors.
+//! An adaptor from any body to a body of `Bytes` with boxed errors.
 
 use std::{
     pin::Pin,
@@ -12,8 +12,10 @@ use pin_project_lite::pin_project;
 use crate::BoxError;
 
 pin_project! {
-    /// Like `map_frame` and `map_err`, but keeps the length, which decides between
-    /// `content-length` and chunks when a client sends it.
+    /// A body with its data converted to `Bytes` and its errors boxed.
+    ///
+    /// Unlike `map_frame` and `map_err`, it keeps the size hint. A client then sends
+    /// `content-length` instead of chunks.
     pub(crate) struct Erase<B> {
         #[pin]
         body: B,

@@ -1,4 +1,4 @@
-//! Reading the body of an error response: bounded, and handed on byte for byte.
+//! Reader for the bodies of error responses.
 
 use std::{
     borrow::Cow,
@@ -10,12 +10,14 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame};
 
-use crate::ResponseBody;
+use crate::response_body::ResponseBody;
 
-/// The most that is read of an error body.
+/// The greatest number of bytes that is read of an error body: 64 KiB.
 pub const ERROR_BODY_LIMIT: usize = 64 * 1024;
 
-/// An error body while it is read, up to [`ERROR_BODY_LIMIT`] bytes.
+/// A reader for the body of an error response.
+///
+/// It reads up to [`ERROR_BODY_LIMIT`] bytes and returns the body unchanged.
 #[derive(Debug)]
 pub struct ErrorBody<B: Body> {
     held: VecDeque<Frame<Bytes>>,
@@ -25,7 +27,7 @@ pub struct ErrorBody<B: Body> {
 }
 
 impl<B: Body<Data = Bytes> + Unpin> ErrorBody<B> {
-    /// Nothing read yet.
+    /// Creates a reader for this body.
     pub const fn new(body: B) -> Self {
         Self {
             held: VecDeque::new(),
@@ -35,14 +37,14 @@ impl<B: Body<Data = Bytes> + Unpin> ErrorBody<B> {
         }
     }
 
-    /// Reads on; ready at the end, at an error, or at the limit.
+    /// Reads the body. Ready at its end, at an error, or at the limit.
     pub fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while let Some(body) = &mut self.rest {
             if self.length >= ERROR_BODY_LIMIT {
                 break;
             }
             match ready!(Pin::new(body).poll_frame(cx)) {
-                // Nothing to hold, and nothing that would ever reach the limit.
+                // Dropped, because an endless row of empty frames would never reach the limit.
                 Some(Ok(frame)) if frame.data_ref().is_some_and(Bytes::is_empty) => {}
                 Some(Ok(frame)) => {
                     self.length += frame.data_ref().map_or(0, Bytes::len);
@@ -63,7 +65,7 @@ impl<B: Body<Data = Bytes> + Unpin> ErrorBody<B> {
         self.length
     }
 
-    /// What was read.
+    /// Returns the bytes that were read.
     pub fn bytes(&self) -> Cow<'_, [u8]> {
         let mut chunks = self.held.iter().filter_map(Frame::data_ref);
         match (chunks.next(), chunks.next()) {
@@ -79,7 +81,7 @@ impl<B: Body<Data = Bytes> + Unpin> ErrorBody<B> {
         }
     }
 
-    /// The body as it came, with the rest wrapped by the layer.
+    /// Returns the body with all its bytes. `wrap` is applied to the part that was not read.
     pub fn into_body<W>(self, wrap: impl FnOnce(B) -> W) -> ResponseBody<W>
     where
         W: Body<Data = Bytes, Error = B::Error>,

@@ -1,219 +1,230 @@
-//! Saying what happened: one enum of decisions, one [`emit`].
+//! Events: the decisions of layers, for logs and metrics.
 //!
-//! Layers call [`emit`] once per decision and write no telemetry of their own. Events go to
-//! `tracing` under the target `tower_claude`, and to the user's [`Observer`] if there is one. No
-//! event carries a body, a prompt or a key.
+//! Layers call [`emit`] once for each decision. An event goes to `tracing` with the target
+//! `tower_claude`, and to the user's [`Observer`] if there is one. No event contains a body, a
+//! prompt or a key.
 //!
-//! | level | `decision` |
+//! | Level | `decision` |
 //! |---|---|
-//! | `ERROR` | `unauthorized`, once per credential |
-//! | `WARN` | `refused`, `paused`, `threshold`, `gave_up`, `circuit_opened`, `fell_back`, `broken` |
+//! | `ERROR` | `unauthorized`, once for each credential |
+//! | `WARN` | `refused`, `paused`, `threshold`, `gave_up`, `circuit_opened`, `broken` |
+//! | `WARN` | `fell_back`, to another model |
 //! | `INFO` | `retry`, `circuit_probe`, `circuit_closed` |
-//! | `DEBUG` | `headroom` per response, `queued`, `uncounted`, what a cache did |
-//! | `TRACE` | `admitted`, with its wait |
+//! | `DEBUG` | `headroom` for each response, `queued`, `uncounted`, the decisions of a cache |
+//! | `TRACE` | `admitted`, with the wait |
 //!
-//! Events are said while the call or its body is polled, and so inside the caller's span: a span around each request, by
-//! tower-http's `TraceLayer` outside of the layers for instance, tells which lines belong together. What a dropped body
-//! says has no such span, nor has the call that a cache makes `detached()`; one that several share through a cache speaks in
-//! the span of whoever drives it just then.
+//! Events are emitted while the call or its body is polled, in the caller's span. A span around
+//! each request, for example by tower-http's `TraceLayer` as the outermost layer, shows which lines
+//! belong together. There are three exceptions:
+//!
+//! - Events of a dropped body have no such span.
+//! - Events of a call that a cache makes `detached()` have none either.
+//! - Events of a call shared through the cache have the span of the caller that polls it.
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use tower_claude_wire::RateLimits;
 
-use crate::{Class, Kind, LimitWarning, RejectReason, Scope};
+use crate::{
+    class::{Class, Kind},
+    ledger::LimitWarning,
+    rejection::RejectReason,
+    scope::Scope,
+};
 
-/// One decision of a layer, or one thing it learned.
+/// A decision of a layer, or an observation.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
-    /// A limiter let a request through, at once or when its turn had come.
+    /// A limiter admitted a request, immediately or after a wait.
     Admitted {
-        /// The layer.
+        /// The name of the layer.
         layer: &'static str,
-        /// Its pool of limits.
+        /// The pool of limits.
         scope: &'a Scope,
-        /// How long it waited; mostly not at all.
+        /// The time that the request waited. Usually zero.
         wait: Duration,
     },
-    /// A request waits for its turn.
+    /// A request was queued.
     Queued {
-        /// The layer.
+        /// The name of the layer.
         layer: &'static str,
-        /// Its pool of limits.
+        /// The pool of limits.
         scope: &'a Scope,
-        /// Its place, from 1, among the waiting requests of its priority and tenant.
+        /// The position, from 1, among the waiting requests of its priority and tenant.
         position: usize,
-        /// How long it will probably wait.
+        /// The estimated wait.
         estimated_wait: Duration,
     },
-    /// A layer answered itself.
+    /// A layer rejected a request.
     Rejected {
-        /// The layer.
+        /// The name of the layer.
         layer: &'static str,
-        /// The pool of limits, where there is one.
+        /// The pool of limits, if there is one.
         scope: Option<&'a Scope>,
-        /// Why.
+        /// The reason.
         reason: RejectReason,
-        /// What outer layers see.
+        /// The class that outer layers get.
         class: Class,
     },
-    /// Admissions stop for a while, after a 429.
+    /// A limiter paused admissions after a 429.
     Paused {
-        /// The layer.
+        /// The name of the layer.
         layer: &'static str,
         /// The pool of limits.
         scope: &'a Scope,
-        /// For how long.
+        /// The length of the pause.
         pause: Duration,
     },
-    /// What a response said is left of the limits.
+    /// A response reported the remaining limits.
     Headroom {
-        /// The layer.
+        /// The name of the layer.
         layer: &'static str,
         /// The pool of limits.
         scope: &'a Scope,
-        /// The headers.
+        /// The rate-limit headers.
         limits: &'a RateLimits,
-        /// The response's `request-id`.
+        /// The `request-id` of the response.
         request_id: Option<&'a str>,
     },
-    /// The used share of a limit rose over the share worth a warning.
+    /// The used share of a limit rose above the configured share.
     Threshold {
-        /// The layer.
+        /// The name of the layer.
         layer: &'static str,
         /// The pool of limits.
         scope: &'a Scope,
-        /// Which limit, and what is left.
+        /// The limit, and the remaining amount.
         crossing: LimitWarning,
     },
-    /// An attempt failed and another follows.
+    /// An attempt failed, and another follows.
     Retry {
-        /// The layer.
+        /// The name of the layer.
         layer: &'static str,
-        /// The model of the request, where it names one and was kept to be sent again.
+        /// The model of the request, if the request names one and was saved.
         model: Option<&'a str>,
-        /// The attempt that failed, from 1.
+        /// The number of the failed attempt, from 1.
         attempt: u32,
-        /// Why it failed.
+        /// The class of the failure.
         class: Class,
-        /// The wait before the next.
+        /// The wait before the next attempt.
         delay: Duration,
     },
-    /// An attempt failed and none follows.
+    /// An attempt failed, and no other follows.
     GaveUp {
-        /// The layer.
+        /// The name of the layer.
         layer: &'static str,
-        /// The model of the request, where it names one and was kept to be sent again; to a fallback layer, the one
-        /// asked for first.
+        /// The model of the request, if the request names one and was saved. A fallback layer
+        /// reports the first model.
         model: Option<&'a str>,
-        /// Attempts made.
+        /// The number of attempts.
         attempt: u32,
-        /// Why the last failed.
+        /// The class of the last failure.
         class: Class,
-        /// Why there is no other: `not_retryable`, `attempts`, `unanswered` (two took too long, and may be paid for),
-        /// `budget`, `deadline`, `retry_after`, `body`, `targets` (no other model is left).
+        /// The reason why no attempt follows: `not_retryable`, `attempts`, `unanswered` (two
+        /// attempts timed out and may be billed), `budget`, `deadline`, `retry_after`, `body`,
+        /// `targets` (no other model is left).
         because: &'static str,
     },
-    /// A circuit opened: calls of this scope are refused until the cool-down is over.
+    /// A circuit opened. Calls of its scope are rejected until the cool-down is over.
     CircuitOpened {
-        /// The layer.
+        /// The name of the layer.
         layer: &'static str,
-        /// What the circuit is kept for.
+        /// The scope of the circuit.
         scope: &'a Scope,
-        /// Why the last call failed; a probe that never ended counts as a timeout, or for a credential as what had
-        /// opened it.
+        /// The kind of the last failure. A probe that did not end counts as a timeout. In the
+        /// circuit of a credential it counts as the failure that had opened the circuit.
         because: Kind,
-        /// Until the first probe.
+        /// The time until the first probe.
         cool_down: Duration,
-        /// How often in a row by now.
+        /// The number of times in a row that the circuit has opened.
         opens: u32,
     },
-    /// A call goes out to see whether an open circuit can close.
+    /// A call was sent as a probe, to find out if an open circuit can close.
     CircuitProbe {
-        /// The layer.
+        /// The name of the layer.
         layer: &'static str,
-        /// What the circuit is kept for.
+        /// The scope of the circuit.
         scope: &'a Scope,
     },
-    /// A circuit closed, since its probes succeeded. Where it ramps up, a shrinking share of the calls is
-    /// [`Rejected`](Self::Rejected) for a while yet, with the reason `CircuitOpen`.
+    /// A circuit closed, because its probes succeeded. If it ramps up, it still rejects a shrinking
+    /// share of the calls for a while, with the reason `CircuitOpen`.
     CircuitClosed {
-        /// The layer.
+        /// The name of the layer.
         layer: &'static str,
-        /// What the circuit is kept for.
+        /// The scope of the circuit.
         scope: &'a Scope,
     },
-    /// A response broke off after its content had begun; the caller has seen a part of it.
+    /// A response failed after its content had begun, so the caller has a part of it.
     Broken {
-        /// The layer.
+        /// The name of the layer.
         layer: &'static str,
-        /// How.
+        /// The class of the failure.
         class: Class,
     },
-    /// The tokens of a request could not be counted; they are estimated.
+    /// The tokens of a request could not be counted, so they are estimated.
     Uncounted {
-        /// The layer.
+        /// The name of the layer.
         layer: &'static str,
-        /// Why: `refused` (by a layer further in), `status`, `error`, `answer`, `timeout`.
+        /// The reason: `refused` (an inner layer rejected the request), `status`, `error`,
+        /// `answer`, `timeout`.
         because: &'static str,
     },
-    /// Another model than the one asked for is sent the request.
+    /// The request is sent to another model than the requested one.
     FellBack {
-        /// The layer.
+        /// The name of the layer.
         layer: &'static str,
-        /// The model that failed, or is passed over since it has failed lately.
+        /// The model that failed, or that is skipped because it has recently failed.
         from: &'a str,
-        /// The model that is sent the request.
+        /// The model that gets the request.
         to: &'a str,
-        /// How `from` failed.
+        /// The class of the failure of `from`.
         class: Class,
-        /// Whether this call was sent towards `from` and failed, be it by the refusal of a layer further in. If not, `from`
-        /// was passed over by what earlier calls have shown.
+        /// True if this call was sent to `from` and failed, or was rejected by an inner layer.
+        /// False if `from` was skipped because of earlier calls.
         asked: bool,
     },
-    /// What a cache did with a request or an answer.
+    /// A cache decided on a request or a response.
     Cache {
-        /// The layer.
+        /// The name of the layer.
         layer: &'static str,
-        /// What it did.
+        /// The decision.
         decision: CacheDecision,
-        /// Why it did no better, in a word; empty where there is nothing to say.
+        /// The reason in one word. Empty if there is none.
         because: &'static str,
     },
-    /// The credential was not accepted (401). Said once per credential.
+    /// The server did not accept the credential (401). Emitted once for each credential.
     Unauthorized {
-        /// The layer.
+        /// The name of the layer.
         layer: &'static str,
         /// The pool of limits.
         scope: &'a Scope,
     },
 }
 
-/// What a cache did.
+/// A decision of a cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CacheDecision {
-    /// Answered from the store.
+    /// Returned a stored response.
     Hit,
-    /// Asked the inner service, for all who wait.
+    /// Called the inner service, for all waiting callers.
     Miss,
-    /// Answered from the store past the time, in place of an error.
+    /// Returned a stored response that is past its lifetime, instead of an error.
     Stale,
-    /// Gave the answer to an equal request under way.
+    /// Returned the response of an equal request in flight.
     Joined,
-    /// Let a request through that asked for the cache.
+    /// Forwarded a request that asked for the cache.
     Bypass,
-    /// Asked again for those who wait behind a caller that is gone.
+    /// Called the inner service again for the waiting callers, because the leader has gone away.
     TakenOver,
-    /// Stored an answer.
+    /// Stored a response.
     Stored,
-    /// Did not store an answer.
+    /// Did not store a response.
     NotStored,
 }
 
 impl CacheDecision {
-    /// The name used in logs and metrics.
+    /// Returns the name for logs and metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -229,9 +240,11 @@ impl CacheDecision {
     }
 }
 
-/// Gets every [`Event`]. Runs inside the layers: be quick, and do not panic.
+/// An observer of events.
+///
+/// It runs inside the layers, so it must be fast and must not panic.
 pub trait Observer: Send + Sync {
-    /// One event.
+    /// Records an event.
     fn on_event(&self, event: &Event<'_>);
 }
 
@@ -244,12 +257,14 @@ where
     }
 }
 
-/// Where a layer's events go beside `tracing`. Cheap to clone; nowhere by default.
+/// The destination of a layer's events besides `tracing`.
+///
+/// Cheap to clone. There is none by default.
 #[derive(Clone, Default)]
 pub struct EventSink(Option<Arc<dyn Observer>>);
 
 impl EventSink {
-    /// To this observer.
+    /// Creates a sink for this observer.
     #[must_use]
     pub fn new(observer: impl Observer + 'static) -> Self {
         Self(Some(Arc::new(observer)))
@@ -262,28 +277,39 @@ impl fmt::Debug for EventSink {
     }
 }
 
-/// Whether anybody would hear a `DEBUG` event, so that what it says need not be looked up for nobody.
+/// Returns true if a `DEBUG` event would reach an observer or a subscriber of `tracing`.
+///
+/// A layer can skip the work for an event that would be discarded.
 #[must_use]
-pub fn is_debug_heard(observers: &EventSink) -> bool {
-    observers.0.is_some() || tracing::enabled!(target: "tower_claude", tracing::Level::DEBUG)
+pub fn is_debug_enabled(sink: &EventSink) -> bool {
+    sink.0.is_some() || tracing::enabled!(target: "tower_claude", tracing::Level::DEBUG)
 }
 
-/// Says it: to `tracing`, and to the observer.
-pub fn emit(observers: &EventSink, event: &Event<'_>) {
+/// The former name of [`is_debug_enabled`].
+#[doc(hidden)]
+pub use is_debug_enabled as is_debug_heard;
+
+/// Emits an event to `tracing` and to the observer.
+pub fn emit(sink: &EventSink, event: &Event<'_>) {
     trace(event);
-    if let Some(observer) = &observers.0 {
+    if let Some(observer) = &sink.0 {
         observer.on_event(event);
     }
 }
 
+/// Returns the duration in whole milliseconds.
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// Emits an event to `tracing`.
 fn trace(event: &Event<'_>) {
     match *event {
         Event::Admitted { layer, scope, wait } => {
-            tracing::trace!(target: "tower_claude", layer, decision = "admitted", %scope, wait_ms = millis(wait));
+            tracing::trace!(
+                target: "tower_claude", layer, decision = "admitted", %scope,
+                wait_ms = millis(wait),
+            );
         }
         Event::Queued {
             layer,
@@ -291,7 +317,10 @@ fn trace(event: &Event<'_>) {
             position,
             estimated_wait,
         } => {
-            tracing::debug!(target: "tower_claude", layer, decision = "queued", %scope, position, wait_ms = millis(estimated_wait));
+            tracing::debug!(
+                target: "tower_claude", layer, decision = "queued", %scope, position,
+                wait_ms = millis(estimated_wait),
+            );
         }
         Event::Rejected {
             layer,
@@ -299,14 +328,21 @@ fn trace(event: &Event<'_>) {
             reason,
             class,
         } => {
-            tracing::warn!(target: "tower_claude", layer, decision = "refused", class = class.kind.as_str(), scope = scope.map(tracing::field::display), wait_ms = class.retry_after.map(millis), ?reason);
+            tracing::warn!(
+                target: "tower_claude", layer, decision = "refused", class = class.kind.as_str(),
+                scope = scope.map(tracing::field::display),
+                wait_ms = class.retry_after.map(millis), ?reason,
+            );
         }
         Event::Paused {
             layer,
             scope,
             pause,
         } => {
-            tracing::warn!(target: "tower_claude", layer, decision = "paused", %scope, wait_ms = millis(pause));
+            tracing::warn!(
+                target: "tower_claude", layer, decision = "paused", %scope,
+                wait_ms = millis(pause),
+            );
         }
         Event::Headroom {
             layer,
@@ -317,8 +353,10 @@ fn trace(event: &Event<'_>) {
             tracing::debug!(
                 target: "tower_claude", layer, decision = "headroom", %scope, request_id,
                 requests = limits.requests.remaining, requests_limit = limits.requests.limit,
-                input_tokens = limits.input_tokens.remaining, input_tokens_limit = limits.input_tokens.limit,
-                output_tokens = limits.output_tokens.remaining, output_tokens_limit = limits.output_tokens.limit,
+                input_tokens = limits.input_tokens.remaining,
+                input_tokens_limit = limits.input_tokens.limit,
+                output_tokens = limits.output_tokens.remaining,
+                output_tokens_limit = limits.output_tokens.limit,
                 tokens = limits.tokens.remaining, tokens_limit = limits.tokens.limit,
             );
         }
@@ -327,7 +365,11 @@ fn trace(event: &Event<'_>) {
             scope,
             crossing,
         } => {
-            tracing::warn!(target: "tower_claude", layer, decision = "threshold", %scope, dimension = crossing.dimension.as_str(), remaining = crossing.remaining, limit = crossing.limit);
+            tracing::warn!(
+                target: "tower_claude", layer, decision = "threshold", %scope,
+                dimension = crossing.dimension.as_str(), remaining = crossing.remaining,
+                limit = crossing.limit,
+            );
         }
         Event::Retry {
             layer,
@@ -336,7 +378,10 @@ fn trace(event: &Event<'_>) {
             class,
             delay,
         } => {
-            tracing::info!(target: "tower_claude", layer, decision = "retry", class = class.kind.as_str(), model, attempt, wait_ms = millis(delay));
+            tracing::info!(
+                target: "tower_claude", layer, decision = "retry", class = class.kind.as_str(),
+                model, attempt, wait_ms = millis(delay),
+            );
         }
         Event::GaveUp {
             layer,
@@ -345,7 +390,10 @@ fn trace(event: &Event<'_>) {
             class,
             because,
         } => {
-            tracing::warn!(target: "tower_claude", layer, decision = "gave_up", class = class.kind.as_str(), model, attempt, because);
+            tracing::warn!(
+                target: "tower_claude", layer, decision = "gave_up", class = class.kind.as_str(),
+                model, attempt, because,
+            );
         }
         Event::CircuitOpened {
             layer,
@@ -354,7 +402,10 @@ fn trace(event: &Event<'_>) {
             cool_down,
             opens,
         } => {
-            tracing::warn!(target: "tower_claude", layer, decision = "circuit_opened", class = because.as_str(), %scope, wait_ms = millis(cool_down), opens);
+            tracing::warn!(
+                target: "tower_claude", layer, decision = "circuit_opened",
+                class = because.as_str(), %scope, wait_ms = millis(cool_down), opens,
+            );
         }
         Event::CircuitProbe { layer, scope } => {
             tracing::info!(target: "tower_claude", layer, decision = "circuit_probe", %scope);
@@ -363,7 +414,9 @@ fn trace(event: &Event<'_>) {
             tracing::info!(target: "tower_claude", layer, decision = "circuit_closed", %scope);
         }
         Event::Broken { layer, class } => {
-            tracing::warn!(target: "tower_claude", layer, decision = "broken", class = class.kind.as_str());
+            tracing::warn!(
+                target: "tower_claude", layer, decision = "broken", class = class.kind.as_str(),
+            );
         }
         Event::Uncounted { layer, because } => {
             tracing::debug!(target: "tower_claude", layer, decision = "uncounted", because);
@@ -375,7 +428,10 @@ fn trace(event: &Event<'_>) {
             class,
             asked,
         } => {
-            tracing::warn!(target: "tower_claude", layer, decision = "fell_back", class = class.kind.as_str(), model = to, from, asked);
+            tracing::warn!(
+                target: "tower_claude", layer, decision = "fell_back", class = class.kind.as_str(),
+                model = to, from, asked,
+            );
         }
         Event::Cache {
             layer,

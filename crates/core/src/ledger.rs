@@ -1,4 +1,4 @@
-//! How an inner layer corrects what an outer one reserved.
+//! The interface by which an inner layer corrects the reservations of an outer limiter.
 
 use std::{
     fmt, ptr,
@@ -12,14 +12,14 @@ use std::{
 use tokio::time::Instant;
 use tower_claude_wire::RateLimits;
 
-use crate::{Class, Dimension, Scope};
+use crate::{class::Class, dimension::Dimension, scope::Scope};
 
-/// Which limiter a ledger belongs to.
+/// The id of a limiter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LimiterId(u64);
 
 impl LimiterId {
-    /// An id that no other limiter of this process has.
+    /// Creates an id that no other limiter of this process has.
     #[must_use]
     pub fn unique() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -27,24 +27,24 @@ impl LimiterId {
     }
 }
 
-/// What the head of a response says about the limits.
+/// The information about rate limits in the head of a response.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Observation<'a> {
     /// The rate-limit headers.
     pub limits: &'a RateLimits,
-    /// The server's clock (`Date`), which reset stamps are compared with.
+    /// The server's clock (`Date`). Reset timestamps are compared with it.
     pub server_time: Option<SystemTime>,
-    /// What the head means.
+    /// The class of the response.
     pub class: Class,
-    /// When it arrived.
+    /// The time at which the response arrived.
     pub at: Instant,
-    /// The used share of a limit, in percent, that is worth a warning.
+    /// The used share of a limit, in percent, above which a warning is returned. 80 by default.
     pub warn_percent: u8,
 }
 
 impl<'a> Observation<'a> {
-    /// An observation made at `at`.
+    /// Creates an observation of a response that arrived at `at`.
     #[must_use]
     pub const fn new(
         limits: &'a RateLimits,
@@ -61,7 +61,7 @@ impl<'a> Observation<'a> {
         }
     }
 
-    /// The same observation with another share worth a warning, in percent.
+    /// Sets the used share of a limit, in percent, above which a warning is returned.
     #[must_use]
     pub const fn with_warn_percent(mut self, percent: u8) -> Self {
         self.warn_percent = percent;
@@ -69,20 +69,20 @@ impl<'a> Observation<'a> {
     }
 }
 
-/// A limit whose used share has just risen over the share worth a warning.
+/// A warning about a limit. Its used share has just risen above the configured share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LimitWarning {
-    /// Which limit.
+    /// The dimension of the limit.
     pub dimension: Dimension,
-    /// What is left of it.
+    /// The remaining amount.
     pub remaining: u64,
     /// The limit per minute.
     pub limit: u64,
 }
 
 impl LimitWarning {
-    /// A crossing of this limit.
+    /// Creates a warning about this limit.
     #[must_use]
     pub const fn new(dimension: Dimension, remaining: u64, limit: u64) -> Self {
         Self {
@@ -93,33 +93,43 @@ impl LimitWarning {
     }
 }
 
-/// The books of a limiter for one scope. Synchronous; ids that are settled are ignored.
+/// The reservations of a limiter in one scope.
+///
+/// All methods are synchronous. The ids of settled reservations are ignored.
 pub trait Ledger: fmt::Debug + Send + Sync {
-    /// The limiter these books belong to.
+    /// Returns the id of the limiter.
     fn limiter(&self) -> LimiterId;
 
-    /// The pool of limits these books are of, if the limiter tells.
+    /// Returns the scope, if the limiter reports it. `None` by default.
     fn scope(&self) -> Option<&Scope> {
         None
     }
 
-    /// Whether the head of a success at `at` could tell nothing that matters: the levels are known, far from empty, and
-    /// were looked at a moment ago. It need not be read then.
+    /// Returns true if the head of a success at `at` need not be read.
+    ///
+    /// That is so if the levels are known, are far from empty, and were updated a moment ago. False
+    /// by default.
     fn is_calm(&self, at: Instant) -> bool {
         let _ = at;
         false
     }
 
-    /// Corrects the levels by what the server said in answer to this reservation. Returns the
-    /// tightest limit that newly crossed the warning share, once per crossing.
-    fn observe(&self, reservation: u64, seen: &Observation<'_>) -> Option<LimitWarning>;
+    /// Corrects the levels by the response to the request with this reservation.
+    ///
+    /// Returns a warning if the used share of a limit has risen above the configured share, once
+    /// each time that it rises. If this holds for several limits, the warning is about the
+    /// tightest.
+    fn observe(&self, reservation: u64, observation: &Observation<'_>) -> Option<LimitWarning>;
 
-    /// Stops admissions for a while after a 429, and returns for how long. Without `retry_after`
-    /// the ledger infers a pause, never longer than its documented maximum.
+    /// Pauses admissions after a 429, and returns the length of the pause.
+    ///
+    /// Without `retry_after` the ledger chooses a pause, up to its documented maximum.
     fn pause(&self, reservation: u64, retry_after: Option<Duration>, now: Instant) -> Duration;
 }
 
-/// A cheap handle to a reservation, for layers that did not make it. It keeps nothing reserved.
+/// A handle to a reservation, for layers other than the limiter that made it.
+///
+/// It is cheap to clone, and it does not keep the reservation alive.
 #[derive(Clone)]
 pub struct ReservationHandle {
     ledger: Arc<dyn Ledger>,
@@ -127,43 +137,44 @@ pub struct ReservationHandle {
 }
 
 impl ReservationHandle {
-    /// A handle to reservation `id` in this ledger.
+    /// Creates a handle to reservation `id` in this ledger.
     #[must_use]
     pub fn new(ledger: Arc<dyn Ledger>, id: u64) -> Self {
         Self { ledger, id }
     }
 
-    /// Whether this limiter made the reservation.
+    /// Returns true if this limiter made the reservation.
     #[must_use]
     pub fn is_of(&self, limiter: LimiterId) -> bool {
         self.ledger.limiter() == limiter
     }
 
-    /// Whether it is to this reservation in this very ledger. Another ledger of the same limiter may have
-    /// given out the same id.
+    /// Returns true if the handle refers to this reservation in this ledger.
+    ///
+    /// Another ledger of the same limiter may use the same id, so ledgers are compared by address.
     #[must_use]
     pub fn is_to(&self, ledger: &dyn Ledger, reservation: u64) -> bool {
         self.id == reservation && ptr::addr_eq(Arc::as_ptr(&self.ledger), ledger)
     }
 
-    /// See [`Ledger::scope`].
+    /// Returns the scope. See [`Ledger::scope`].
     #[must_use]
     pub fn scope(&self) -> Option<&Scope> {
         self.ledger.scope()
     }
 
-    /// See [`Ledger::is_calm`].
+    /// Returns true if the head of a success need not be read. See [`Ledger::is_calm`].
     #[must_use]
     pub fn is_calm(&self, at: Instant) -> bool {
         self.ledger.is_calm(at)
     }
 
-    /// See [`Ledger::observe`].
-    pub fn observe(&self, seen: &Observation<'_>) -> Option<LimitWarning> {
-        self.ledger.observe(self.id, seen)
+    /// Corrects the levels by a response. See [`Ledger::observe`].
+    pub fn observe(&self, observation: &Observation<'_>) -> Option<LimitWarning> {
+        self.ledger.observe(self.id, observation)
     }
 
-    /// See [`Ledger::pause`].
+    /// Pauses admissions after a 429. See [`Ledger::pause`].
     pub fn pause(&self, retry_after: Option<Duration>, now: Instant) -> Duration {
         self.ledger.pause(self.id, retry_after, now)
     }

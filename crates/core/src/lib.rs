@@ -1,18 +1,81 @@
-//! The vocabulary that every tower-claude layer shares.
+//! The types and the driver that all tower-claude layers share.
 //!
-//! Three nouns carry the design:
+//! # The nouns
 //!
-//! - [`Class`]: what the outcome of an attempt means, made by one [`Classify`] trait;
-//! - [`Cost`]: what a request will use, estimated before it is sent by [`EstimateCost`];
-//! - [`Outcome`]: how a response ended, reported exactly once by one observing body, [`Observed`].
+//! - [`Class`] is the classification of one attempt: success, rate limit, overload, timeout and so
+//!   on ([`Kind`]), with the server's `retry-after`. A [`Classify`] implementation derives it from
+//!   a response or an error. [`ClaudeClassify`] is the default.
+//! - [`Cost`] is the estimated use of the rate limits by a request, before it is sent. An
+//!   [`EstimateCost`] implementation computes it. [`HeuristicCost`] is the default.
+//! - [`Outcome`] is the end of a response: complete, failed or dropped by the caller, with the
+//!   usage that the server reported. It is reported exactly once, when the body has ended.
+//! - [`Call`] is the record that all layers and attempts of one call share: its deadline, priority,
+//!   number of attempts and reservations.
 //!
-//! Around them: [`RequestBody`] and the front hall [`BufferRequest`] (buffer once), [`ResponseBody`] (one
-//! body for all layers), [`Rejection`] (a layer's own answer, in Claude's error shape), [`Scope`] (which
-//! pool of limits), [`Call`] (what travels with a call) and [`event`] (saying what happened).
+//! # The driver
 //!
-//! Users need this crate for [`check`], for the extensions they put into a request ([`Deadline`],
-//! [`Priority`], [`Tenant`], [`Workload`]) or find in a response ([`Class`], [`Rejected`]), and to write layers of
-//! their own.
+//! A layer is a policy, and the [`driver`] runs it. The driver buffers the request, calls the inner
+//! service, classifies the response, holds it until its first content and tracks its body to the
+//! end. A policy only decides. The driver's page describes the life of a call.
+//!
+//! # For users of the layers
+//!
+//! Insert these extensions into a request:
+//!
+//! | Extension | Effect |
+//! |---|---|
+//! | [`Deadline`] | No layer waits longer than this. |
+//! | [`Priority`] | Limiters give a higher priority a greater share. |
+//! | [`Tenant`] | Limiters give each tenant a fair share. |
+//! | [`Workload`] | Limiters estimate the usage of each workload separately. |
+//!
+//! Find these extensions in a response:
+//!
+//! | Extension | Content |
+//! |---|---|
+//! | [`Class`] | The classification of a failed response. |
+//! | [`Rejection`] | The layer that rejected the request, and the reason. |
+//!
+//! [`check`] checks at compile time that the layers accept a service. [`event`] describes the
+//! events that layers emit.
+//!
+//! ```
+//! use std::{convert::Infallible, time::Duration};
+//! use bytes::Bytes;
+//! use http::{Request, Response};
+//! use http_body_util::Full;
+//! use tokio::time::Instant;
+//! use tower::{Service, ServiceExt};
+//! use tower_claude_core::{Class, Deadline, Priority, Rejection, RequestBody, check};
+//!
+//! # async fn run() -> Result<(), Infallible> {
+//! // The HTTP client. Layers go around it.
+//! let mut service = check(tower::service_fn(|_: Request<RequestBody>| async {
+//!     Ok::<_, Infallible>(Response::new(Full::new(Bytes::from("{}"))))
+//! }));
+//! let mut request = Request::new(RequestBody::from(r#"{"model":"claude-sonnet-5-5"}"#));
+//! request.extensions_mut().insert(Deadline(Instant::now() + Duration::from_secs(30)));
+//! request.extensions_mut().insert(Priority::Interactive);
+//! let response = service.ready().await?.call(request).await?;
+//! if let Some(rejection) = response.extensions().get::<Rejection>() {
+//!     println!("rejected: {rejection}");
+//! } else if let Some(class) = response.extensions().get::<Class>() {
+//!     println!("failed: {}", class.kind.as_str());
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # For authors of layers
+//!
+//! Write a policy for the [`driver`]. Its page has an example. The [`toolkit`] has building blocks
+//! for policies, and for layers with a service of their own. All layers follow these conventions:
+//!
+//! - Between layers, a request has the body [`RequestBody`].
+//! - State is kept for each [`Scope`], which is a pool of limits at the server.
+//! - A layer rejects a request with a [`Rejection`]. [`Rejection::into_response`] makes a response
+//!   of it in Claude's own error shape, so the error type of the inner service stays as it is.
+//! - Each decision is emitted as an [`Event`](event::Event), with [`event::emit`].
 #![forbid(unsafe_code)]
 
 mod body_tracker;
@@ -23,8 +86,8 @@ mod classify;
 mod clone_source;
 mod collect;
 mod cost;
+mod credential;
 mod dimension;
-#[doc(hidden)]
 pub mod driver;
 mod erase;
 mod error_body;
@@ -40,31 +103,54 @@ mod reservations;
 mod response_body;
 mod saved_request;
 mod scope;
+pub mod toolkit;
 mod workload;
 
-/// Any error, as tower spells it.
+/// A boxed error of any type, as in tower.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-pub use body_tracker::BodyTracker;
-pub use buffer_request::{BufferRequest, BufferRequestFuture, HttpInner, check};
+pub use buffer_request::check;
 pub use call::{Call, Deadline, Priority, Tenant};
 pub use class::{Class, Kind};
 pub use classify::{Classify, ClassifyResponse, ClaudeClassify, HttpClassify};
-pub use clone_source::{CloneSource, take_ready};
-pub use collect::Collect;
-pub use cost::{Cost, EstimateCost, HeuristicCost, PendingEstimate, UsageListener};
+pub use cost::{Cost, EstimateCost, HeuristicCost};
 pub use dimension::Dimension;
-pub use error_body::{ERROR_BODY_LIMIT, ErrorBody};
-pub use ledger::{Ledger, LimitWarning, LimiterId, Observation, ReservationHandle};
-pub use observed::{Observe, Observed};
 pub use outcome::Outcome;
-pub use paused_by_limiter::PausedByLimiter;
-pub use prefix::{CacheReads, Prefix, PrefixMemory, Prefixes};
-pub use rejection::{REJECTED_BY, RejectReason, Rejected, Rejection};
+pub use rejection::{REJECTED_BY, RejectReason, Rejection};
 pub use request_body::RequestBody;
 pub use response_body::ResponseBody;
+pub use scope::{Endpoint, Scope};
+pub use workload::Workload;
+
+// The former paths of items that are now in `toolkit`, and of items that the driver replaces.
+#[doc(hidden)]
+pub use body_tracker::BodyTracker;
+#[doc(hidden)]
+pub use buffer_request::{BufferRequest, BufferRequestFuture, HttpInner};
+#[doc(hidden)]
+pub use clone_source::{CloneSource, take_ready};
+#[doc(hidden)]
+pub use collect::Collect;
+#[doc(hidden)]
+pub use cost::{PendingEstimate, UsageListener};
+#[doc(hidden)]
+pub use error_body::{ERROR_BODY_LIMIT, ErrorBody};
+#[doc(hidden)]
+pub use ledger::{Ledger, LimitWarning, LimiterId, Observation, ReservationHandle};
+#[doc(hidden)]
+pub use observed::{Observe, Observed};
+#[doc(hidden)]
+pub use paused_by_limiter::PausedByLimiter;
+#[doc(hidden)]
+pub use prefix::{CacheReads, Prefix, PrefixMemory, Prefixes};
+#[doc(hidden)]
+pub use rejection::Rejected;
+#[doc(hidden)]
 pub use saved_request::SavedRequest;
 #[doc(hidden)]
 pub use scope::{AsScope, ScopeRef};
-pub use scope::{Endpoint, Scope};
-pub use workload::Workload;
+
+// Compiles the example of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

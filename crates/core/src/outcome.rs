@@ -1,34 +1,34 @@
-//! How a response ended.
+//! The end of a response.
 
 use tower_claude_wire::Usage;
 
-use crate::Class;
+use crate::class::Class;
 
-/// How a response ended, reported exactly once, at the end of its body.
+/// The end of a response. It is reported exactly once, when the body has ended.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Outcome {
-    /// The whole answer arrived.
+    /// The whole response arrived.
     Complete {
-        /// What it used; empty when the body did not say.
+        /// The usage in the body. Empty if the body does not report it.
         usage: Usage,
     },
-    /// The body broke off, or carried an error.
+    /// The body failed, was incomplete, or contained an error.
     Failed {
-        /// Why.
+        /// The class of the failure.
         class: Class,
-        /// What had been reported as used by then.
+        /// The usage that was reported until then.
         usage: Usage,
     },
-    /// The caller dropped the body before its end. No verdict on the server.
+    /// The caller dropped the body before its end. This is not a failure of the server.
     Dropped {
-        /// What had been reported as used by then.
+        /// The usage that was reported until then.
         usage: Usage,
     },
 }
 
 impl Outcome {
-    /// What the response reported as used.
+    /// Returns the usage that the response reported.
     #[must_use]
     pub const fn usage(&self) -> &Usage {
         match self {

@@ -1,14 +1,15 @@
-//! A limiter's word to retry layers: the wait is mine.
+//! The response extension by which a limiter takes over a wait.
 
 use std::time::Duration;
 
-/// The extension on a 429 whose wait a limiter inside has already taken on: it has paused the whole
-/// scope, and the next attempt waits there for its turn.
+/// A response extension on a 429. A limiter has already paused the scope, so an outer retry layer
+/// must not sleep as well.
 ///
-/// A retry layer outside then does not sleep itself, so the pause is served once and the waiting
-/// requests are let out one by one. It still gives up when `pause` is longer than it may wait.
+/// The next attempt waits in the limiter instead. The pause is therefore served once, and the
+/// limiter admits the waiting requests one after the other. The retry layer still gives up if
+/// `pause` is longer than it may wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PausedByLimiter {
-    /// How long the limiter lets nothing through, from when the response arrived.
+    /// The time after the arrival of the response during which the limiter admits nothing.
     pub pause: Duration,
 }

@@ -1,4 +1,4 @@
-//! What a layer answers when it does not send a request: a response in Claude's own error shape.
+//! Rejections: responses that a layer makes itself, in Claude's own error shape.
 
 use std::{fmt, time::Duration};
 
@@ -10,27 +10,32 @@ use http::{
 use http_body::Body;
 use tower_claude_wire::ApiError;
 
-use crate::{Class, Dimension, Kind, ResponseBody};
+use crate::{
+    class::{Class, Kind},
+    dimension::Dimension,
+    response_body::ResponseBody,
+};
 
-/// Names the layer that refused. On every response that a layer made itself.
+/// The response header that names the layer which rejected a request.
 pub const REJECTED_BY: HeaderName = HeaderName::from_static("x-tower-claude-refused-by");
 
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
-/// Why a layer refused.
+/// The reason of a rejection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RejectReason {
-    /// More requests wait than the queue holds.
+    /// The queue is full.
     QueueFull {
-        /// Requests waiting.
+        /// The number of waiting requests.
         waiting: usize,
-        /// The most that may wait.
+        /// The greatest number of waiting requests.
         limit: usize,
     },
     /// The wait would be, or was, longer than `max_wait`.
     WaitTooLong {
-        /// The estimated wait; zero where it cannot be foreseen, since requests in flight must end first.
+        /// The estimated wait. Zero if there is no estimate, because the wait depends on other
+        /// calls in flight.
         estimated: Duration,
         /// The longest wait allowed.
         max_wait: Duration,
@@ -44,60 +49,65 @@ pub enum RejectReason {
     },
     /// The request needs more than the limit ever allows.
     Oversized {
-        /// Which limit.
+        /// The dimension of the limit.
         dimension: Dimension,
-        /// What the request needs.
+        /// The amount that the request needs.
         cost: u64,
         /// The limit.
         limit: u64,
     },
-    /// No answer in time.
+    /// The response did not arrive in time.
     TimedOut {
-        /// How long the layer waited.
+        /// The time that the layer waited.
         after: Duration,
     },
-    /// The circuit is open: calls fail, so none is made for a while. Or it closed a moment ago, and does not let all
-    /// calls through yet.
+    /// The circuit is open, so the request was not sent. A circuit that has just closed also
+    /// rejects a share of the calls for a while.
     CircuitOpen {
-        /// What opened it; [`Kind::Overloaded`] when it was opened by hand.
+        /// The kind of failure that opened it. [`Kind::Overloaded`] for a circuit that was forced
+        /// open.
         because: Kind,
     },
 }
 
-/// A layer's own answer in place of the server's.
+/// A request that a layer has rejected. Also the extension on the response that reports it.
+///
+/// [`into_response`](Self::into_response) makes that response. It looks like an error of the API,
+/// so callers need no error type of their own for it.
+///
+/// ```
+/// use bytes::Bytes;
+/// use http_body_util::Full;
+/// use tower_claude_core::{Kind, RejectReason, Rejection};
+///
+/// let rejection = Rejection::new("my-layer", RejectReason::QueueFull { waiting: 9, limit: 9 });
+/// let response = rejection.into_response::<Full<Bytes>>();
+/// assert_eq!(response.status(), 429);
+/// let found = response.extensions().get::<Rejection>().expect("inserted by into_response");
+/// assert_eq!(found.by, "my-layer");
+/// assert_eq!(found.class().kind, Kind::RateLimited);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Rejection {
-    /// The layer, as in `x-tower-claude-refused-by`.
+    /// The name of the layer, as in the header [`REJECTED_BY`].
     pub by: &'static str,
-    /// Why.
+    /// The reason.
     pub reason: RejectReason,
-    /// When asking again makes sense.
+    /// The time after which another attempt makes sense. `None` if it is not known.
     pub retry_after: Option<Duration>,
-    /// The place, from 1, that it would have had among the waiting requests of its priority and tenant, where
-    /// there is a queue that did not take it. Of one that has waited in vain the limiter does not tell it.
+    /// The position, from 1, that the request would have had among the waiting requests of its
+    /// priority and tenant. `None` if there is no queue, or if the request was queued and then
+    /// timed out.
     pub queue_position: Option<usize>,
 }
 
-/// The extension on a response that a layer made itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Rejected {
-    /// The layer.
-    pub by: &'static str,
-    /// What the response means; `local` when the request was not sent.
-    pub class: Class,
-    /// Why the layer refused.
-    pub reason: RejectReason,
-    /// When asking again makes sense.
-    pub retry_after: Option<Duration>,
-    /// The place, from 1, that it would have had among the waiting requests of its priority and tenant, where
-    /// there is a queue that did not take it. Of one that has waited in vain the limiter does not tell it.
-    pub queue_position: Option<usize>,
-}
+/// The former name of the response extension.
+#[doc(hidden)]
+pub type Rejected = Rejection;
 
 impl Rejection {
-    /// A refusal by this layer.
+    /// Creates a rejection by the layer of this name.
     #[must_use]
     pub const fn new(by: &'static str, reason: RejectReason) -> Self {
         Self {
@@ -108,28 +118,28 @@ impl Rejection {
         }
     }
 
-    /// The same refusal with the place in the queue that the request would have had.
+    /// Sets the queue position that the request would have had.
     #[must_use]
     pub const fn with_queue_position(mut self, position: Option<usize>) -> Self {
         self.queue_position = position;
         self
     }
 
-    /// The same refusal with a time after which asking again makes sense.
+    /// Sets the time after which another attempt makes sense.
     #[must_use]
     pub const fn with_retry_after(mut self, wait: Option<Duration>) -> Self {
         self.retry_after = wait;
         self
     }
 
-    /// The same refusal in the name of another layer.
+    /// Replaces the name of the layer.
     #[must_use]
     pub const fn in_name_of(mut self, by: &'static str) -> Self {
         self.by = by;
         self
     }
 
-    /// What the refusal means to outer layers.
+    /// Returns the class of the response. It is `local` if the request was not sent.
     #[must_use]
     pub const fn class(&self) -> Class {
         let class = match self.reason {
@@ -138,12 +148,13 @@ impl Rejection {
             }
             RejectReason::Oversized { .. } => Class::new(Kind::TooLarge),
             RejectReason::DeadlineWouldPass { .. } => Class::new(Kind::Timeout),
-            // Whose credential is not accepted, or not paid for, is not helped by another model.
+            // An invalid or unfunded credential fails for every model, so report 401 or 402 instead
+            // of 529.
             RejectReason::CircuitOpen {
                 because: because @ (Kind::Unauthorized | Kind::SpendLimit),
             } => Class::new(because),
             RejectReason::CircuitOpen { .. } => Class::new(Kind::Overloaded),
-            // The request was sent: whoever pays for it must know.
+            // The request was sent and may be billed, so the class is not local.
             RejectReason::TimedOut { .. } => {
                 return Class::new(Kind::Timeout).with_retry_after(self.retry_after);
             }
@@ -151,7 +162,7 @@ impl Rejection {
         class.with_retry_after(self.retry_after).into_local()
     }
 
-    /// The status and `error.type` that Claude uses for the like.
+    /// Returns the status and the `error.type` that Claude uses for such an error.
     const fn wire(&self) -> (StatusCode, &'static str) {
         match self.reason {
             RejectReason::QueueFull { .. } | RejectReason::WaitTooLong { .. } => {
@@ -171,8 +182,10 @@ impl Rejection {
         }
     }
 
-    /// The refusal as a response: Claude's error shape, `retry-after` in whole seconds rounded up,
-    /// the [`Rejected`] and [`Class`] extensions, and the header [`REJECTED_BY`].
+    /// Returns the response that reports this rejection.
+    ///
+    /// It has Claude's error shape, `retry-after` in whole seconds (rounded up), the header
+    /// [`REJECTED_BY`], and this rejection and its [`Class`] as extensions.
     #[must_use]
     pub fn into_response<B: Body<Data = Bytes>>(self) -> Response<ResponseBody<B>> {
         let (status, kind) = self.wire();
@@ -184,7 +197,8 @@ impl Rejection {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
-        // A name that is no header value is a layer author's slip, not worth a panic.
+        // A name that is not a valid header value is a mistake of the layer's author. It does not
+        // justify a panic.
         let by = HeaderValue::from_str(self.by);
         headers.insert(
             REJECTED_BY,
@@ -198,18 +212,12 @@ impl Rejection {
         }
         let extensions = response.extensions_mut();
         extensions.insert(class);
-        extensions.insert(Rejected {
-            by: self.by,
-            class,
-            reason: self.reason,
-            retry_after: self.retry_after,
-            queue_position: self.queue_position,
-        });
+        extensions.insert(self);
         response
     }
 }
 
-/// 529, which only Claude knows.
+/// Returns status 529, which has no constant because only Claude uses it.
 const fn overloaded() -> StatusCode {
     match StatusCode::from_u16(529) {
         Ok(status) => status,
@@ -217,7 +225,7 @@ const fn overloaded() -> StatusCode {
     }
 }
 
-/// Rounded up: earlier would be too early.
+/// Returns the wait in whole seconds, rounded up so that nothing is sent too early.
 fn whole_seconds(wait: Duration) -> u64 {
     wait.as_secs()
         .saturating_add(u64::from(wait.subsec_nanos() > 0))
@@ -245,7 +253,8 @@ impl fmt::Display for Rejection {
                 max_wait,
             } => write!(
                 f,
-                "the wait for the rate limit is {estimated:.1?}, the longest wait allowed is {max_wait:.1?}"
+                "the wait for the rate limit is {estimated:.1?}, \
+                 the longest wait allowed is {max_wait:.1?}"
             ),
             RejectReason::DeadlineWouldPass {
                 remaining: Duration::ZERO,

@@ -1,4 +1,4 @@
-//! The request body that all layers share: buffered once, read and re-sent for free.
+//! The request body of all layers.
 
 use std::{
     any::Any,
@@ -16,45 +16,51 @@ use crate::{BoxError, Call, Collect, erase::Erase};
 
 type Stream = Pin<Box<dyn Body<Data = Bytes, Error = BoxError> + Send>>;
 
-/// A request body: bytes with one lazy, shared [`Peek`], or a stream that passes through.
+/// A request body, either buffered or a stream.
 ///
-/// A stream (a body over the buffer limit, or one that failed while being read) is never an error
-/// here and never replayed: [`try_clone`](Self::try_clone) answers `None`.
+/// A buffered body can be read and sent again at no cost. Its JSON is parsed at most once, and
+/// clones share the result ([`peek`](Self::peek)).
+///
+/// A stream is a body over the buffer limit, a body with trailers, or a body that failed while it
+/// was read. It is forwarded and never sent again, so [`try_clone`](Self::try_clone) returns
+/// `None`.
 pub struct RequestBody {
     repr: Repr,
-    /// The one frame of the bytes is gone.
+    /// True if the only frame of a buffered body was returned.
     sent: bool,
-    /// The first hall on its way has let it in.
-    under_way: bool,
-    /// Of the call that it belongs to. Here and not in the request's extensions, which take three allocations to begin.
-    context: Option<Arc<Call>>,
+    /// Set once the outermost `BufferRequest` has polled this request.
+    started: bool,
+    /// The record of the call. Stored here because the first extension of a request takes three
+    /// allocations.
+    call: Option<Arc<Call>>,
 }
 
 enum Repr {
     Bytes {
         bytes: Bytes,
-        /// Nothing is allocated for a body that nobody looks into.
-        read: OnceLock<Option<Arc<Read>>>,
+        /// Empty until the body is first read, so that nothing is allocated before.
+        parsed: OnceLock<Option<Arc<Parsed>>>,
     },
-    /// A copy of one that was looked into. To fill another `OnceLock` costs more than the copy.
-    Read {
+    /// A body that was parsed, or a copy of one. Copying this is cheaper than filling another
+    /// `OnceLock`.
+    Parsed {
         bytes: Bytes,
-        read: Option<Arc<Read>>,
+        parsed: Option<Arc<Parsed>>,
     },
-    /// `Sync` through the mutex, which is only ever used by `get_mut`.
+    /// The mutex makes the stream `Sync`. Polling uses `get_mut` and takes no lock.
     Stream(Mutex<Stream>),
 }
 
-/// What the JSON says, read at the first question.
-struct Read {
+/// The parsed JSON of a body.
+struct Parsed {
     peek: Peek,
-    /// By the built-in catalog: every limiter asks twice.
+    /// The entry of the model in the built-in catalog. Kept because limiters read it twice.
     listed: Option<&'static Model>,
-    /// The model's name, where the catalog has the very same.
+    /// The name of the model, if the catalog has the same name.
     name: Option<&'static str>,
 }
 
-impl Read {
+impl Parsed {
     fn new(body: &[u8]) -> Option<Self> {
         let peek = Peek::parse(body)?;
         let (name, listed) = match peek.model(body) {
@@ -65,14 +71,15 @@ impl Read {
     }
 }
 
-/// Longer than any name of a model, those of cloud resources included.
-const LONGEST_NAME: usize = 1_024;
+/// The greatest length of a model name in bytes. The names of cloud resources are shorter, too.
+const MAX_NAME_LENGTH: usize = 1_024;
 
 impl RequestBody {
-    /// The most a layer buffers by default: 32 MiB, the API's own limit.
+    /// The default buffer limit of a layer: 32 MiB, which is the limit of the API.
     pub const DEFAULT_LIMIT: usize = 32 * 1024 * 1024;
 
-    /// Wraps a body without reading it. A body that is a `RequestBody` already stays what it is.
+    /// Wraps a body without reading it. A body that is already a `RequestBody` is returned
+    /// unchanged.
     pub fn new<B>(body: B) -> Self
     where
         B: Body + Send + 'static,
@@ -85,8 +92,10 @@ impl RequestBody {
         }
     }
 
-    /// Reads a body into memory, up to `limit` bytes. Infallible: a longer body, one with
-    /// trailers, or one that fails, becomes a stream that begins with what was read.
+    /// Reads a body into memory, up to `limit` bytes.
+    ///
+    /// This never fails. A body that is longer, that has trailers or that fails becomes a stream,
+    /// which begins with the bytes that were read.
     pub fn collect<B>(body: B, limit: usize) -> Collect<B>
     where
         B: Body + Unpin + Send + 'static,
@@ -96,116 +105,123 @@ impl RequestBody {
         Collect::new(body, limit)
     }
 
-    /// The bytes, or the body itself when it is a stream.
+    /// Returns the bytes of a buffered body.
     ///
     /// # Errors
-    /// Gives the body back when it is not buffered.
+    /// Returns the body itself if it is a stream.
     pub fn try_into_bytes(self) -> Result<Bytes, Self> {
         match self.repr {
             Repr::Stream(_) => Err(self),
             _ if self.sent => Ok(Bytes::new()),
-            Repr::Bytes { bytes, .. } | Repr::Read { bytes, .. } => Ok(bytes),
+            Repr::Bytes { bytes, .. } | Repr::Parsed { bytes, .. } => Ok(bytes),
         }
     }
 
-    /// The bytes, when buffered. Still there after the body was sent.
+    /// Returns the bytes of a buffered body, also after it was sent. `None` for a stream.
     #[must_use]
     pub fn bytes(&self) -> Option<&Bytes> {
         match &self.repr {
-            Repr::Bytes { bytes, .. } | Repr::Read { bytes, .. } => Some(bytes),
+            Repr::Bytes { bytes, .. } | Repr::Parsed { bytes, .. } => Some(bytes),
             Repr::Stream(_) => None,
         }
     }
 
-    /// What the JSON says at its top level; parsed at the first call, shared by all clones made since.
-    /// `None` for a stream and for a body that is not a JSON object.
+    /// Returns the top level of the JSON. `None` for a stream, and for a body that is not a JSON
+    /// object.
+    ///
+    /// The first call parses the body, and later clones share the result.
     #[must_use]
     pub fn peek(&self) -> Option<&Peek> {
-        Some(&self.read()?.peek)
+        Some(&self.parsed()?.peek)
     }
 
-    /// The model the request names. What is over 1,024 bytes is no name: much is kept by model, and a client may name
-    /// anything.
+    /// Returns the model that the request names.
+    ///
+    /// `None` if the name is longer than 1,024 bytes. Layers keep state for each model, and this
+    /// bounds the memory that a client can make them use.
     #[must_use]
     pub fn model(&self) -> Option<&str> {
-        let read = self.read()?;
-        if let Some(name) = read.name {
+        let parsed = self.parsed()?;
+        if let Some(name) = parsed.name {
             return Some(name);
         }
-        let model = read.peek.model(self.bytes()?)?;
-        (model.len() <= LONGEST_NAME).then_some(model)
+        let model = parsed.peek.model(self.bytes()?)?;
+        (model.len() <= MAX_NAME_LENGTH).then_some(model)
     }
 
-    /// The model the request names, if the built-in catalog lists it; looked up with the [`peek`](Self::peek).
+    /// Returns the entry of the requested model in the built-in catalog, if there is one.
     pub(crate) fn listed_model(&self) -> Option<&'static Model> {
-        self.read()?.listed
+        self.parsed()?.listed
     }
 
-    /// Parses the body now, which is cheaper than at the first use.
+    /// Parses the body now, which is cheaper than on first use.
     pub(crate) fn parse(&mut self) {
-        if let Repr::Bytes { bytes, read } = &mut self.repr
-            && read.get().is_none()
+        if let Repr::Bytes { bytes, parsed } = &mut self.repr
+            && parsed.get().is_none()
         {
             let bytes = std::mem::take(bytes);
-            let read = Read::new(&bytes).map(Arc::new);
-            self.repr = Repr::Read { bytes, read };
+            let parsed = Parsed::new(&bytes).map(Arc::new);
+            self.repr = Repr::Parsed { bytes, parsed };
         }
     }
 
-    /// Whether the first hall on its way has let it in.
-    pub(crate) const fn is_under_way(&self) -> bool {
-        self.under_way
+    /// Returns true if the outermost `BufferRequest` has polled this request.
+    pub(crate) const fn is_started(&self) -> bool {
+        self.started
     }
 
-    /// Whoever calls a service with it from now on polls at once.
-    pub(crate) const fn set_under_way(&mut self) {
-        self.under_way = true;
+    /// Marks the request as started. A layer that calls a service with it must then poll the future
+    /// immediately.
+    pub(crate) const fn set_started(&mut self) {
+        self.started = true;
     }
 
-    pub(crate) const fn context(&self) -> Option<&Arc<Call>> {
-        self.context.as_ref()
+    /// Returns the record of the call, if one is attached.
+    pub(crate) const fn call(&self) -> Option<&Arc<Call>> {
+        self.call.as_ref()
     }
 
-    pub(crate) fn set_context(&mut self, context: Arc<Call>) {
-        self.context = Some(context);
+    /// Attaches the record of the call.
+    pub(crate) fn set_call(&mut self, call: Arc<Call>) {
+        self.call = Some(call);
     }
 
-    fn read(&self) -> Option<&Read> {
+    fn parsed(&self) -> Option<&Parsed> {
         match &self.repr {
-            Repr::Bytes { bytes, read, .. } => read
-                .get_or_init(|| Read::new(bytes).map(Arc::new))
+            Repr::Bytes { bytes, parsed, .. } => parsed
+                .get_or_init(|| Parsed::new(bytes).map(Arc::new))
                 .as_deref(),
-            Repr::Read { read, .. } => read.as_deref(),
+            Repr::Parsed { parsed, .. } => parsed.as_deref(),
             Repr::Stream(_) => None,
         }
     }
 
-    /// The same body, to be sent again; `None` when it is a stream.
+    /// Returns a copy of the body to send again, or `None` if it is a stream.
     #[must_use]
     pub fn try_clone(&self) -> Option<Self> {
-        let (bytes, read) = match &self.repr {
-            Repr::Bytes { bytes, read, .. } => (bytes.clone(), read.get()),
-            Repr::Read { bytes, read, .. } => (bytes.clone(), Some(read)),
+        let (bytes, parsed) = match &self.repr {
+            Repr::Bytes { bytes, parsed, .. } => (bytes.clone(), parsed.get()),
+            Repr::Parsed { bytes, parsed, .. } => (bytes.clone(), Some(parsed)),
             Repr::Stream(_) => return None,
         };
-        let repr = match read {
-            Some(read) => {
-                let read = read.clone();
-                Repr::Read { bytes, read }
+        let repr = match parsed {
+            Some(parsed) => {
+                let parsed = parsed.clone();
+                Repr::Parsed { bytes, parsed }
             }
-            None => Repr::unread(bytes),
+            None => Repr::unparsed(bytes),
         };
-        // Not under way: who copies it may keep the copy for long.
+        // Not started, because the copy may be kept for a long time.
         let mut copy: Self = repr.into();
-        copy.context.clone_from(&self.context);
+        copy.call.clone_from(&self.call);
         Some(copy)
     }
 }
 
 impl Repr {
-    const fn unread(bytes: Bytes) -> Self {
-        let read = OnceLock::new();
-        Self::Bytes { bytes, read }
+    const fn unparsed(bytes: Bytes) -> Self {
+        let parsed = OnceLock::new();
+        Self::Bytes { bytes, parsed }
     }
 }
 
@@ -214,14 +230,14 @@ impl From<Repr> for RequestBody {
         Self {
             repr,
             sent: false,
-            under_way: false,
-            context: None,
+            started: false,
+            call: None,
         }
     }
 }
 
-/// Gives the value back as what it is, when it is a `RequestBody`.
-fn downcast<B: 'static>(body: B) -> Result<RequestBody, B> {
+/// Returns the body as a `RequestBody` if it is one, and unchanged if not.
+pub(crate) fn downcast<B: 'static>(body: B) -> Result<RequestBody, B> {
     let mut slot = Some(body);
     let any: &mut dyn Any = &mut slot;
     match any
@@ -233,11 +249,6 @@ fn downcast<B: 'static>(body: B) -> Result<RequestBody, B> {
     }
 }
 
-/// Takes the body out of a place in which it may already be a `RequestBody`.
-pub(crate) fn take_if_request_body<B: 'static>(body: B) -> Result<RequestBody, B> {
-    downcast(body)
-}
-
 impl Default for RequestBody {
     fn default() -> Self {
         Bytes::new().into()
@@ -246,7 +257,7 @@ impl Default for RequestBody {
 
 impl From<Bytes> for RequestBody {
     fn from(bytes: Bytes) -> Self {
-        Repr::unread(bytes).into()
+        Repr::unparsed(bytes).into()
     }
 }
 
@@ -278,7 +289,7 @@ impl Body for RequestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let Self { repr, sent, .. } = self.get_mut();
         match repr {
-            Repr::Bytes { bytes, .. } | Repr::Read { bytes, .. } => {
+            Repr::Bytes { bytes, .. } | Repr::Parsed { bytes, .. } => {
                 if *sent || bytes.is_empty() {
                     return Poll::Ready(None);
                 }
@@ -295,7 +306,7 @@ impl Body for RequestBody {
 
     fn is_end_stream(&self) -> bool {
         match &self.repr {
-            Repr::Bytes { bytes, .. } | Repr::Read { bytes, .. } => self.sent || bytes.is_empty(),
+            Repr::Bytes { bytes, .. } | Repr::Parsed { bytes, .. } => self.sent || bytes.is_empty(),
             Repr::Stream(stream) => stream
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
@@ -305,8 +316,8 @@ impl Body for RequestBody {
 
     fn size_hint(&self) -> SizeHint {
         match &self.repr {
-            Repr::Bytes { .. } | Repr::Read { .. } if self.sent => SizeHint::with_exact(0),
-            Repr::Bytes { bytes, .. } | Repr::Read { bytes, .. } => {
+            Repr::Bytes { .. } | Repr::Parsed { .. } if self.sent => SizeHint::with_exact(0),
+            Repr::Bytes { bytes, .. } | Repr::Parsed { bytes, .. } => {
                 SizeHint::with_exact(bytes.len() as u64)
             }
             Repr::Stream(stream) => stream
@@ -318,10 +329,10 @@ impl Body for RequestBody {
 }
 
 impl fmt::Debug for RequestBody {
-    /// Never the content.
+    /// Writes the length and never the content.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.repr {
-            Repr::Bytes { bytes, .. } | Repr::Read { bytes, .. } => {
+            Repr::Bytes { bytes, .. } | Repr::Parsed { bytes, .. } => {
                 write!(f, "RequestBody({} bytes)", bytes.len())
             }
             Repr::Stream(_) => f.write_str("RequestBody(stream)"),

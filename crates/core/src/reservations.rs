@@ -1,19 +1,23 @@
-//! What is reserved for one call.
+//! The reservations of a call.
 
 use std::sync::{
     Mutex, MutexGuard, OnceLock, PoisonError,
     atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
-use crate::{Ledger, LimiterId, ReservationHandle};
+use crate::ledger::{Ledger, LimiterId, ReservationHandle};
 
-/// Every layer asks here at every call, so nothing but a second reservation takes a lock or allocates. The
-/// handle of the first stays here until the call is over, though its reservation may have ended.
+/// The list of reservations of a call.
+///
+/// Every layer reads it in every call, so only a second reservation takes a lock or allocates. The
+/// handle of the first reservation stays here until the call is over, even if the reservation has
+/// ended.
 #[derive(Debug, Default)]
 pub(crate) struct Reservations {
     first: OnceLock<ReservationHandle>,
     first_ended: AtomicBool,
-    others: AtomicUsize,
+    /// The length of `rest`, which is read without the lock.
+    rest_count: AtomicUsize,
     rest: Mutex<Vec<ReservationHandle>>,
 }
 
@@ -22,12 +26,12 @@ impl Reservations {
         if let Err(handle) = self.first.set(handle) {
             let mut rest = self.rest();
             rest.push(handle);
-            self.others.store(rest.len(), Ordering::Release);
+            self.rest_count.store(rest.len(), Ordering::Release);
         }
     }
 
     pub(crate) fn any(&self) -> bool {
-        self.first().is_some() || self.has_others()
+        self.first().is_some() || self.has_rest()
     }
 
     pub(crate) fn forget(&self, ledger: &dyn Ledger, reservation: u64) {
@@ -35,17 +39,17 @@ impl Reservations {
         if self.first().is_some_and(ended) {
             self.first_ended.store(true, Ordering::Release);
         }
-        if self.has_others() {
+        if self.has_rest() {
             let mut rest = self.rest();
             rest.retain(|handle| !ended(handle));
-            self.others.store(rest.len(), Ordering::Release);
+            self.rest_count.store(rest.len(), Ordering::Release);
         }
     }
 
-    /// The last one of this limiter.
+    /// Returns the last reservation of this limiter.
     pub(crate) fn of(&self, limiter: LimiterId) -> Option<ReservationHandle> {
         let is_of = |handle: &&ReservationHandle| handle.is_of(limiter);
-        if self.has_others()
+        if self.has_rest()
             && let Some(found) = self.rest().iter().rev().find(is_of)
         {
             return Some(found.clone());
@@ -58,8 +62,8 @@ impl Reservations {
         (!self.first_ended.load(Ordering::Acquire)).then_some(first)
     }
 
-    fn has_others(&self) -> bool {
-        self.others.load(Ordering::Acquire) > 0
+    fn has_rest(&self) -> bool {
+        self.rest_count.load(Ordering::Acquire) > 0
     }
 
     fn rest(&self) -> MutexGuard<'_, Vec<ReservationHandle>> {

@@ -1,4 +1,4 @@
-//! The response body of every layer.
+//! The response body of layers.
 
 use std::{
     collections::VecDeque,
@@ -14,8 +14,10 @@ use pin_project_lite::pin_project;
 use crate::collect::plus;
 
 pin_project! {
-    /// The body of a response that passed through a layer: the inner body, what was held of it and
-    /// then the rest, or an answer that the layer made itself.
+    /// The body of a response that a layer returns.
+    ///
+    /// It is the inner body, frames that were read from it followed by its rest, or a response that
+    /// the layer made itself.
     pub struct ResponseBody<B: Body> {
         #[pin]
         repr: Repr<B>,
@@ -26,14 +28,14 @@ pin_project! {
     #[project = ReprProjection]
     enum Repr<B: Body> {
         Inner { #[pin] body: B },
-        // Boxed: rare, and the size of every response that moves through a layer.
+        // Boxed, because it is rare and would enlarge every response that moves through a layer.
         Held { held: Pin<Box<Held<B>>> },
         Full { bytes: Bytes },
     }
 }
 
 pin_project! {
-    /// What was held of a body, the error that came then, and the rest.
+    /// The frames that were read from a body, the error that followed, and the rest of the body.
     struct Held<B: Body> {
         frames: VecDeque<Frame<Bytes>>,
         error: Option<B::Error>,
@@ -43,14 +45,14 @@ pin_project! {
 }
 
 impl<B: Body<Data = Bytes>> ResponseBody<B> {
-    /// The inner body, untouched.
+    /// Creates a body that forwards the inner body unchanged.
     pub const fn inner(body: B) -> Self {
         Self {
             repr: Repr::Inner { body },
         }
     }
 
-    /// An answer of the layer's own.
+    /// Creates the body of a response that a layer made itself.
     pub const fn full(bytes: Bytes) -> Self {
         Self {
             repr: Repr::Full { bytes },
@@ -65,8 +67,7 @@ impl<B: Body<Data = Bytes>> ResponseBody<B> {
         }
     }
 
-    /// What was held of a body; then the error that came while holding, if one did; then the rest,
-    /// if there is one.
+    /// Creates a body of frames that were read, followed by the error or by the rest of the body.
     pub fn held(held: VecDeque<Frame<Bytes>>, error: Option<B::Error>, rest: Option<B>) -> Self {
         let held = Box::pin(Held {
             frames: held,
@@ -149,7 +150,7 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
 }
 
 impl<B: Body> fmt::Debug for ResponseBody<B> {
-    /// Never the content.
+    /// Writes the kind of body and never the content.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match &self.repr {
             Repr::Inner { .. } => "ResponseBody(inner)",

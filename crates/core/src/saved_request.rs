@@ -1,67 +1,70 @@
-//! A request that is kept to be sent again.
+//! Requests that are kept to be sent again.
 
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 
-use crate::RequestBody;
+use crate::request_body::RequestBody;
 
-/// A request as it came, kept for another attempt. Call policies of one driver share it.
+/// A request that is kept for another attempt. The call policies of one driver share it.
 ///
-/// Nearly none is ever sent again, so its headers are kept as one text: to copy a map of them takes more allocations, and
-/// two steps of a counter for each name and value.
+/// Few requests are ever sent again, so this is optimised for cheap copies. The headers are stored
+/// as one text, because a copy of a header map takes more allocations, and two changes of a
+/// reference count for each header.
 #[derive(Debug)]
 pub struct SavedRequest {
     method: Method,
     uri: Uri,
     version: Version,
-    headers: Packed,
-    /// Boxed: few requests bring any.
+    headers: PackedHeaders,
+    /// Boxed, because few requests have extensions.
     extensions: Option<Box<Extensions>>,
     body: RequestBody,
-    /// The same as a request, once somebody asks for it.
+    /// The same request with a header map, created by [`get`](Self::get).
     whole: OnceLock<Box<Request<RequestBody>>>,
 }
 
 impl SavedRequest {
-    /// Keeps a copy of this request; `None` when its body is a stream, which cannot be sent again.
+    /// Saves a copy of a request. Returns `None` if its body is a stream, which cannot be sent
+    /// again.
     #[must_use]
     pub fn of(request: &Request<RequestBody>) -> Option<Arc<Self>> {
         let mut body = request.body().try_clone()?;
-        if request.body().is_under_way() {
-            body.set_under_way();
+        if request.body().is_started() {
+            body.set_started();
         }
         let extensions = request.extensions();
         Some(Arc::new(Self {
             method: request.method().clone(),
             uri: request.uri().clone(),
             version: request.version(),
-            headers: Packed::of(request.headers()),
+            headers: PackedHeaders::of(request.headers()),
             extensions: (!extensions.is_empty()).then(|| Box::new(extensions.clone())),
             body,
             whole: OnceLock::new(),
         }))
     }
 
-    /// The request.
+    /// Returns the request.
     #[must_use]
     pub fn get(&self) -> &Request<RequestBody> {
         self.whole.get_or_init(|| Box::new(self.copy()))
     }
 
-    /// Its body.
+    /// Returns the body of the request.
     pub const fn body(&self) -> &RequestBody {
         &self.body
     }
 
-    /// The request, to be sent for the last time.
+    /// Returns the request for its last attempt. Its extensions are moved if no other
+    /// layer shares the request.
     #[must_use]
     pub fn into_request(self: Arc<Self>) -> Request<RequestBody> {
         match Arc::try_unwrap(self) {
-            Ok(mut own) => {
-                let extensions = own.extensions.take();
-                let mut request = own.copy();
+            Ok(mut saved) => {
+                let extensions = saved.extensions.take();
+                let mut request = saved.copy();
                 if let Some(extensions) = extensions {
                     *request.extensions_mut() = *extensions;
                 }
@@ -71,12 +74,12 @@ impl SavedRequest {
         }
     }
 
-    /// A copy, to be sent.
+    /// Returns a copy of the request to send.
     #[must_use]
     pub fn copy(&self) -> Request<RequestBody> {
         let mut body = self.body.try_clone().unwrap_or_default();
-        if self.body.is_under_way() {
-            body.set_under_way();
+        if self.body.is_started() {
+            body.set_started();
         }
         let mut copy = Request::new(body);
         *copy.method_mut() = self.method.clone();
@@ -90,17 +93,22 @@ impl SavedRequest {
     }
 }
 
-/// Headers as one text: the length of a name, that of a value with a bit for a sensitive one, the name, the value.
+/// A header map in one allocation.
+///
+/// Each entry consists of the lengths of its name and value, with a bit for a sensitive value, and
+/// of the name and the value.
 #[derive(Debug)]
-struct Packed {
+struct PackedHeaders {
     text: Box<[u8]>,
     count: usize,
 }
 
+/// The size of the two lengths in bytes.
 const LENGTHS: usize = 8;
+/// The bit in the length of a value that marks it as sensitive.
 const SENSITIVE: u32 = 1 << 31;
 
-impl Packed {
+impl PackedHeaders {
     fn of(headers: &HeaderMap) -> Self {
         let length = |(name, value): (&HeaderName, &HeaderValue)| {
             LENGTHS + name.as_str().len() + value.len()
@@ -124,7 +132,7 @@ impl Packed {
         while let Some((name, value, sensitive, next)) = entry(&self.text, at) {
             let name = HeaderName::from_bytes(&self.text[name]);
             let found = HeaderValue::from_maybe_shared(all.slice(value));
-            // Both were valid when they came.
+            // Both were valid headers before, so no entry is lost here.
             if let (Ok(name), Ok(mut value)) = (name, found) {
                 value.set_sensitive(sensitive);
                 headers.append(name, value);
@@ -135,16 +143,20 @@ impl Packed {
     }
 }
 
+/// Returns the lengths of a header as stored.
 fn lengths(name: &HeaderName, value: &HeaderValue) -> [u8; LENGTHS] {
-    // No name is longer than 64 KiB, and no value than 2 GiB.
-    let mark = if value.is_sensitive() { SENSITIVE } else { 0 };
-    let of = (name.as_str().len() as u64) << 32 | u64::from(value.len() as u32 | mark);
-    of.to_le_bytes()
+    // A name is at most 64 KiB long, and a value is shorter than 2 GiB.
+    let flag = if value.is_sensitive() { SENSITIVE } else { 0 };
+    let lengths = (name.as_str().len() as u64) << 32 | u64::from(value.len() as u32 | flag);
+    lengths.to_le_bytes()
 }
 
-type Found = (std::ops::Range<usize>, std::ops::Range<usize>, bool, usize);
+/// The ranges of a name and a value, the mark of a sensitive value, and the position of the next
+/// entry.
+type Entry = (std::ops::Range<usize>, std::ops::Range<usize>, bool, usize);
 
-fn entry(text: &[u8], at: usize) -> Option<Found> {
+/// Returns the entry at this position, or `None` at the end.
+fn entry(text: &[u8], at: usize) -> Option<Entry> {
     let lengths = u64::from_le_bytes(*text.get(at..)?.first_chunk()?);
     let name = at + LENGTHS;
     let value = name + (lengths >> 32) as usize;

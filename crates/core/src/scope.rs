@@ -1,18 +1,16 @@
-//! Which pool of limits a request draws on.
+//! Scopes: the pools of limits that requests draw on.
 
 use std::{
     fmt,
-    hash::BuildHasher,
     sync::{Arc, LazyLock},
 };
 
-use foldhash::{SharedSeed, quality::SeedableRandomState};
-use http::{HeaderMap, HeaderName, Request, header::AUTHORIZATION};
+use http::{HeaderMap, Request};
 use tower_claude_wire::{Model, ModelCatalog, Peek};
 
-use crate::{Call, RequestBody};
+use crate::{Call, credential::credential, request_body::RequestBody};
 
-/// A family of endpoints with limits of its own.
+/// A family of endpoints with separate limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Endpoint {
@@ -20,28 +18,29 @@ pub enum Endpoint {
     Messages,
     /// `POST /v1/messages/count_tokens`.
     CountTokens,
-    /// `/v1/messages/batches` and below.
+    /// `/v1/messages/batches` and the paths below it.
     Batches,
     /// `/v1/models`.
     Models,
     /// `/v1/files`.
     Files,
-    /// Anything else.
+    /// Any other path.
     Other,
 }
 
 impl Endpoint {
-    /// The family a path belongs to. A prefix before `/v1/` is allowed.
+    /// Returns the family of a path. The path may have a prefix before `/v1/`.
     #[must_use]
     #[inline]
     pub fn of(path: &str) -> Self {
-        // Nearly every request, and several layers ask.
+        // The fast path: nearly every request, and several layers call this.
         if path == "/v1/messages" {
             return Self::Messages;
         }
         Self::search(path)
     }
 
+    /// Returns the family of a path other than the most common one.
     fn search(path: &str) -> Self {
         let Some(rest) = path
             .strip_prefix("/v1/")
@@ -59,7 +58,7 @@ impl Endpoint {
         }
     }
 
-    /// The name used in logs and metrics.
+    /// Returns the name for logs and metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -73,32 +72,36 @@ impl Endpoint {
     }
 }
 
+/// Returns true if the path is that of the family, or below it.
 fn is_or_below(path: &str, family: &str) -> bool {
     path.strip_prefix(family)
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// One shared pool of limits at the server: a credential, an endpoint family, a group of models
-/// that share a bucket, and whether it is the fast pool.
+/// A pool of limits at the server.
+///
+/// The requests of one scope share their limits. They have the same credential, endpoint family and
+/// group of models, and the same speed.
 ///
 /// Source: <https://platform.claude.com/docs/en/api/rate-limits>.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Scope {
-    /// A keyed hash of the credential: different for every process, so it identifies nothing
-    /// outside of it. 0 when the request carries none.
+    /// A keyed hash of the credential, which differs in every process. 0 for a request without a
+    /// credential.
     pub credential: u64,
     /// The endpoint family.
     pub endpoint: Endpoint,
-    /// The group of models that share one bucket; empty where the endpoint has one for all, or no
-    /// [model](RequestBody::model) is named.
+    /// The group of models that share one bucket. Empty if the endpoint has one bucket for all
+    /// models, or if the request names no [model](RequestBody::model).
     pub group: Arc<str>,
-    /// Whether the request draws on the fast pool (`speed: "fast"`).
+    /// True for the pool of fast requests (`speed: "fast"`).
     pub fast: bool,
 }
 
-/// A scope by its parts, to look it up: to make one takes and gives back a count that all threads share.
-#[doc(hidden)]
+/// A borrowed [`Scope`], to look up a map.
+///
+/// A `Scope` of its own would increment the reference count of its group, which all threads share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ScopeRef<'a> {
     /// See [`Scope::credential`].
@@ -111,10 +114,9 @@ pub struct ScopeRef<'a> {
     pub fast: bool,
 }
 
-/// What a map of scopes is asked by.
-#[doc(hidden)]
+/// A key of a map with [`Scope`] keys, either owned or borrowed.
 pub trait AsScope {
-    /// Its parts.
+    /// Returns the borrowed scope.
     fn as_scope(&self) -> ScopeRef<'_>;
 }
 
@@ -165,9 +167,9 @@ impl PartialEq for dyn AsScope + '_ {
 impl Eq for dyn AsScope + '_ {}
 
 impl<'a> ScopeRef<'a> {
-    /// As [`Scope::of_call`]; `None` for a model that is not listed.
+    /// Returns the same as [`Scope::of_call`], or `None` if the model is not in the catalog.
     #[must_use]
-    pub fn of_call(request: &'a Request<RequestBody>, context: &Call) -> Option<Self> {
+    pub fn of_call(request: &'a Request<RequestBody>, call: &Call) -> Option<Self> {
         let endpoint = Endpoint::of(request.uri().path());
         let messages = endpoint == Endpoint::Messages;
         let group = if messages {
@@ -176,14 +178,14 @@ impl<'a> ScopeRef<'a> {
             ""
         };
         Some(Self {
-            credential: context.credential_of(request.headers()),
+            credential: call.credential_of(request.headers()),
             endpoint,
             group,
             fast: messages && request.body().peek().is_some_and(Peek::fast),
         })
     }
 
-    /// As [`Scope::of_model`]; `None` for a model that is not listed.
+    /// Returns the same as [`Scope::of_model`], or `None` if the model is not in the catalog.
     #[must_use]
     pub fn of_model(request: &'a Request<RequestBody>) -> Option<Self> {
         Some(Self {
@@ -195,18 +197,11 @@ impl<'a> ScopeRef<'a> {
     }
 }
 
-const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
-
 static NO_GROUP: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from(""));
-static CREDENTIAL: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from("credential"));
-/// The key is the system's randomness, by way of the standard library's.
-static HASH_KEY: LazyLock<SeedableRandomState> = LazyLock::new(|| {
-    let seed = std::hash::RandomState::new().hash_one("credential");
-    SeedableRandomState::with_seed(seed, SharedSeed::global_random())
-});
+static CREDENTIAL_GROUP: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from("credential"));
 
 impl Scope {
-    /// A scope named by the caller, for limits that follow other lines than Claude's.
+    /// Creates a scope of this name, for limits that are not split as Claude's are.
     #[must_use]
     pub fn named(name: &str) -> Self {
         Self {
@@ -217,33 +212,35 @@ impl Scope {
         }
     }
 
-    /// The scope Claude keeps for this request, by the built-in model catalog.
+    /// Returns the scope of a request, by the built-in model catalog.
     #[must_use]
     pub fn of(request: &Request<RequestBody>) -> Self {
         let listed = request.body().listed_model();
-        let whose = || credential(request.headers());
-        Self::draws_on(request, ModelCatalog::builtin(), listed, whose)
+        let credential = || credential(request.headers());
+        Self::with_model(request, ModelCatalog::builtin(), listed, credential)
     }
 
-    /// The same, for a request of this call.
+    /// Returns the scope of a request of this call, which hashes the credential only once.
     #[must_use]
-    pub fn of_call(request: &Request<RequestBody>, context: &Call) -> Self {
+    pub fn of_call(request: &Request<RequestBody>, call: &Call) -> Self {
         let listed = request.body().listed_model();
-        let whose = || context.credential_of(request.headers());
-        Self::draws_on(request, ModelCatalog::builtin(), listed, whose)
+        let credential = || call.credential_of(request.headers());
+        Self::with_model(request, ModelCatalog::builtin(), listed, credential)
     }
 
-    /// The scope Claude keeps for this request, by this model catalog.
+    /// Returns the scope of a request, by this model catalog.
     #[must_use]
     pub fn with_catalog(request: &Request<RequestBody>, catalog: &ModelCatalog) -> Self {
         let model = request.body().model();
         let listed = model.and_then(|model| catalog.get(model));
-        let whose = || credential(request.headers());
-        Self::draws_on(request, catalog, listed, whose)
+        let credential = || credential(request.headers());
+        Self::with_model(request, catalog, listed, credential)
     }
 
-    /// What a circuit is kept for: the endpoint family and the model, whatever the credential. The group
-    /// is the model's canonical id; a model that the built-in catalog does not list goes by the name in the request.
+    /// Returns the scope of the endpoint family and the model, for any credential.
+    ///
+    /// Circuits have such a scope. The group is the canonical id of the model. For a model that is
+    /// not in the built-in catalog it is the name in the request.
     #[must_use]
     pub fn of_model(request: &Request<RequestBody>) -> Self {
         let endpoint = Endpoint::of(request.uri().path());
@@ -260,24 +257,30 @@ impl Scope {
         }
     }
 
-    /// The credential alone, whatever is asked with it; given as [`credential_of`](Self::credential_of) has it.
+    /// Returns the scope of a credential, for any endpoint and model.
+    ///
+    /// `credential` is the value of [`credential_of`](Self::credential_of).
     #[must_use]
     pub fn of_credential(credential: u64) -> Self {
         Self {
             credential,
             endpoint: Endpoint::Other,
-            group: CREDENTIAL.clone(),
+            group: CREDENTIAL_GROUP.clone(),
             fast: false,
         }
     }
 
-    /// A keyed hash of `x-api-key`, else of `authorization`; 0 where there is neither. Different for every process.
+    /// Returns a keyed hash of `x-api-key`, or else of `authorization`. Returns 0 if both are
+    /// absent.
+    ///
+    /// The hash of a credential differs in every process.
     #[must_use]
     pub fn credential_of(headers: &HeaderMap) -> u64 {
         credential(headers)
     }
 
-    fn draws_on(
+    /// Returns the scope of a request for a model with this entry in the catalog.
+    fn with_model(
         request: &Request<RequestBody>,
         catalog: &ModelCatalog,
         listed: Option<&Model>,
@@ -303,16 +306,9 @@ impl Scope {
     }
 }
 
-/// `x-api-key`, else `authorization`, hashed with a key of this process.
-pub(crate) fn credential(headers: &HeaderMap) -> u64 {
-    headers
-        .get(&API_KEY)
-        .or_else(|| headers.get(AUTHORIZATION))
-        .map_or(0, |value| HASH_KEY.hash_one(value.as_bytes()))
-}
-
 impl fmt::Display for Scope {
-    /// `messages/sonnet-5.5`, with `/fast` for the fast pool. The credential is left out.
+    /// Writes for example `messages/sonnet-5.5`, or `messages/sonnet-5.5/fast` for the fast pool.
+    /// The credential is left out.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.endpoint.as_str())?;
         if !self.group.is_empty() {

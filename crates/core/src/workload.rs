@@ -1,22 +1,25 @@
-//! What kind of request it is.
+//! Labels for similar requests.
 
 use std::hash::BuildHasher;
 
 use foldhash::quality::FixedState;
 
-/// What kind of request it is, for estimates: requests of one workload (a feature, a prompt template, an
-/// agent) use about as much as each other. Insert it into the request's extensions.
+/// A label for requests that use about the same number of tokens.
 ///
-/// It is a hash of the label, the same in every process of one build. Two labels with one hash share
-/// their estimates, no more.
+/// A workload is, for example, a feature, a prompt template or an agent. Limiters learn the usage
+/// of each workload separately, so their estimates improve. Insert it into the request's
+/// extensions.
+///
+/// The value is a hash of the label and the same in every process of a build. Two labels with the
+/// same hash share their estimates, which is harmless.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Workload(u64);
 
 impl Workload {
-    /// Requests that say nothing.
+    /// The workload of requests without a label. The default.
     pub const NONE: Self = Self(0);
 
-    /// The workload of this name. An empty name is [`NONE`](Self::NONE).
+    /// Returns the workload of this name. An empty name gives [`NONE`](Self::NONE).
     #[must_use]
     pub fn named(name: &str) -> Self {
         if name.is_empty() {
@@ -25,7 +28,7 @@ impl Workload {
         Self(FixedState::with_seed(0).hash_one(name).max(1))
     }
 
-    /// The hash as a number; 0 for [`NONE`](Self::NONE).
+    /// Returns the hash as a number, which is 0 for [`NONE`](Self::NONE).
     #[must_use]
     pub const fn to_bits(self) -> u64 {
         self.0

@@ -1,4 +1,4 @@
-//! Learns from the rate-limit headers of the Claude API what is left, and keeps to it.
+//! A layer that learns from the rate-limit headers of the Claude API and keeps within the limits.
 //!
 //! ```
 //! use http::Request;
@@ -31,54 +31,70 @@
 //! ```
 //!
 //! # What it does
-//! Reads every family of [rate-limit headers](https://platform.claude.com/docs/en/api/rate-limits) from
-//! every response and corrects the books of a limiter by them: limits, up and down, and the level, within
-//! what requests in flight leave certain. Priority and unified headers are shown in the headroom event
-//! and never paced by; `tokens-*`, the tightest token limit of the moment, is paced by only where the
-//! input and output families are absent. A 429 pauses the scope for everybody. Each response makes a
-//! headroom event (DEBUG); a limit of which 80 % is used makes one warning until it has recovered.
 //!
-//! Alone it also admits: until the first headers it lets
-//! [8 requests](tower_claude_limiter::LimiterConfig::INITIAL_CONCURRENCY) out and doubles that with each answer, then it
-//! enforces what it has learned, with the queue and the refusals of `TokenBucketLayer`.
+//! The layer reads every family of [rate-limit
+//! headers](https://platform.claude.com/docs/en/api/rate-limits) from every response, and corrects
+//! a limiter by them. Limits follow the headers up and down. Levels follow them within the
+//! uncertainty of the requests in flight. Priority and unified headers appear in the headroom event
+//! but do not limit. The `tokens-*` headers show whichever token limit is tightest, and limit only
+//! if the input and output families are absent. A 429 pauses the scope for all requests. Each
+//! response emits a headroom event (DEBUG). A limit that is used to 80 % emits one warning until it
+//! has recovered.
+//!
+//! Alone, the layer also admits. Until the first headers arrive, it lets out
+//! [8 requests](tower_claude_limiter::LimiterConfig::INITIAL_CONCURRENCY) and twice as many with each
+//! response. Then it enforces the limits that it has learned, with the queue and the rejections of
+//! `TokenBucketLayer`.
 //!
 //! # Where it goes
-//! Innermost, around the HTTP client: it must see every real response. With a `TokenBucketLayer` around
-//! it, share the limiter: `HeaderBudgetLayer::over(token_bucket.limiter())`. The outer layer then admits
-//! and settles, this one corrects. Over a limiter of its own it admits for itself, wherever it is.
+//!
+//! Innermost, around the HTTP client, where it sees every real response. With a `TokenBucketLayer`
+//! around it, both must share the limiter: `HeaderBudgetLayer::over(token_bucket.limiter())`. The
+//! outer layer then admits and settles, and this layer corrects. Over a limiter of its own it
+//! always admits by itself.
 //!
 //! # Readiness
-//! Always ready: what a request costs is not known before it is there. An outer `LoadShed` therefore
-//! sees no pressure; the bounded queue and `max_wait` take its place. Nothing happens before the first
-//! poll of the future: it admits, then waits until the inner service is ready, then calls it.
+//!
+//! Always ready, because the cost of a request is not known before the call. An outer `LoadShed`
+//! sees no pressure. The bounded queue and the longest wait take its place. The call admits the
+//! request, waits until the inner service is ready, and then calls it. Nothing happens before its
+//! first poll.
 //!
 //! # Clone
-//! The limiter lives in the layer. All services made by a layer, by its clones, and by repeated calls
-//! of `layer()` share it; a second `new` is a second limiter.
+//!
+//! The limiter belongs to the layer. Clones of the layer and all its services share it. A second
+//! `new` creates a second limiter.
 //!
 //! # Cancellation
-//! Dropping the future before the request was sent gives everything back; after that the request
-//! and its input stay paid, since the server has probably counted them, and the output not yet produced
-//! comes back. A waiter that is dropped leaves the queue and wakes the next.
+//!
+//! Dropping the future before the request was sent gives everything back. After that, the request
+//! and its input stay charged, because the server has probably counted them, and output not yet
+//! produced is given back. A waiting request that is dropped leaves the queue and wakes the next.
 //!
 //! # Streaming
-//! Headers come with the head; the body is looked into only where this layer admitted the request, to
-//! settle it at its end.
 //!
-//! # What it never does
-//! Change a request or a response; retry; believe a header beyond reason: a limit of 0 and malformed
-//! values are ignored, a limit that only a header named holds nothing back for longer than 5 minutes, an
-//! inferred pause ends after 5 minutes too, an explicit `retry-after` with its jitter after 1 hour. Nor does
-//! it return an error of its own, box a future or spawn a task.
+//! Headers arrive with the head. The usage in the body is used only if this layer has admitted the
+//! request, to settle it at the end.
+//!
+//! # Limits
+//!
+//! A limit of 0 and malformed values are ignored. A limit known only from headers holds requests
+//! back for at most 5 minutes. A pause without `retry-after` ends after at most 5 minutes, and one
+//! with it, including its jitter, after at most 1 hour. The layer changes no request or response,
+//! does not retry, returns no error of its own, boxes no future of the inner service and spawns no
+//! task.
 #![forbid(unsafe_code)]
 
-mod layer;
+use tower_claude_core::{ClaudeClassify, HeuristicCost, driver::Driven};
+use tower_claude_limiter::{HeaderBudgetKind, LimitKind, LimitLayer, LimitPolicy, LocalLimiter};
 
-pub use layer::HeaderBudgetLayer;
+/// A layer that learns limits and levels from response headers. See the [crate page](crate).
+pub type HeaderBudgetLayer<L = LocalLimiter, E = HeuristicCost, C = ClaudeClassify> =
+    LimitLayer<HeaderBudgetKind, L, E, C>;
 
-/// The service of a [`HeaderBudgetLayer`]: a gate over its limiter.
-pub type HeaderBudget<S, L, E, C> =
-    tower_claude_core::driver::Driven<S, (), tower_claude_limiter::LimitPolicy<L, E, C>, C>;
+/// The service of a [`HeaderBudgetLayer`].
+pub type HeaderBudget<S, L = LocalLimiter, E = HeuristicCost, C = ClaudeClassify> =
+    Driven<S, (), LimitPolicy<L, E>, C>;
 
 /// The name of the layer in events and in `x-tower-claude-refused-by`.
-pub const NAME: &str = "header-budget";
+pub const NAME: &str = HeaderBudgetKind::NAME;

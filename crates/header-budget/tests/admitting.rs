@@ -1,4 +1,4 @@
-//! Alone, the layer admits by what it has learned, and settles as a token bucket does.
+//! Tests of the layer alone, which admits by the learned limits and settles like a token bucket.
 
 mod common;
 
@@ -27,7 +27,7 @@ fn available(layer: &common::TestLayer, dimension: Dimension) -> i64 {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reservation_ends_with_the_body() {
+async fn reservation_ends_with_the_body() {
     let layer = layer();
     let service = layer.layer(fake());
     for request in [message(1_000, 400), stream(1_000, 400)] {
@@ -45,7 +45,7 @@ async fn a_reservation_ends_with_the_body() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_can_never_fit_is_refused() {
+async fn request_larger_than_a_learned_limit_is_rejected() {
     let layer = layer();
     let fake = fake();
     let service = layer.layer(fake.clone());
@@ -71,7 +71,7 @@ async fn what_can_never_fit_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_would_wait_too_long_is_refused() {
+async fn wait_longer_than_max_wait_is_rejected() {
     let empty = gauge(Reply::message(), "ratelimit-requests", 2, 0, 60);
     let events = Events::default();
     let layer = HeaderBudgetLayer::new()
@@ -94,7 +94,7 @@ async fn what_would_wait_too_long_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_429_is_refunded_and_pauses() {
+async fn rate_limit_refunds_and_pauses() {
     let layer = layer();
     let fake = fake();
     let service = layer.layer(fake.clone());
@@ -116,9 +116,9 @@ async fn a_429_is_refunded_and_pauses() {
     assert!(start.elapsed() >= paced);
 }
 
-/// A spend limit says nothing about the rate.
+/// A spend limit is independent of the rate.
 #[tokio::test(start_paused = true)]
-async fn a_spend_limit_does_not_pause() {
+async fn spend_limit_does_not_pause() {
     let layer = layer();
     let fake = fake();
     fake.inject(Fault::SpendCap);

@@ -1,4 +1,4 @@
-//! The contract that every layer keeps.
+//! The contract suite.
 
 use tower_claude_header_budget::HeaderBudgetLayer;
 use tower_claude_limiter::Limiter;

@@ -1,4 +1,4 @@
-//! No header stalls a scope for longer than the documented maxima, and none makes a panic.
+//! Property tests of arbitrary headers: none stalls a scope beyond the documented maxima or panics.
 
 mod common;
 
@@ -43,7 +43,7 @@ const NAMES: [&str; 26] = [
     "content-type",
 ];
 
-/// Numbers, dates and garbage that servers and middleboxes have been seen to send, and worse.
+/// Generates numbers, dates and garbage, some of it seen from servers and middleboxes.
 fn value() -> impl Strategy<Value = Vec<u8>> {
     let odd = proptest::sample::select(vec![
         "0",
@@ -99,8 +99,8 @@ fn reply(status: u16, headers: &[(&'static str, Vec<u8>)]) -> Reply {
     reply
 }
 
-/// The longest that a response may hold the next request back: an explicit wait, or the longest pause
-/// for all that is inferred.
+/// Returns the longest time that a response may hold back the next request: its explicit wait, or
+/// the longest inferred pause.
 fn longest(status: u16, headers: &[(&'static str, Vec<u8>)]) -> Duration {
     let explicit = status == 429 && headers.iter().any(|(name, _)| name.starts_with("retry"));
     if explicit {
@@ -110,10 +110,10 @@ fn longest(status: u16, headers: &[(&'static str, Vec<u8>)]) -> Duration {
     }
 }
 
-/// A patient caller asks every second.
+/// The interval at which a patient caller sends.
 const SLACK: Duration = Duration::from_millis(1_010);
 
-/// Sends until it is let through, as a patient caller would; how long that took.
+/// Sends a request until it is admitted, and returns the time that this took.
 async fn persist<S, R>(service: &S, input: u64) -> Duration
 where
     S: tower_service::Service<
@@ -145,10 +145,10 @@ proptest! {
         ..ProptestConfig::default()
     })]
 
-    /// Up to three hostile responses, then requests that are answered without any header; with limits
-    /// configured and without.
+    /// Up to three hostile responses are followed by responses without headers, with configured
+    /// limits and without.
     #[test]
-    fn no_response_stalls(
+    fn arbitrary_headers_never_stall(
         hostile in proptest::collection::vec(
             (proptest::sample::select(vec![200_u16, 429, 500, 529, 400, 401]), headers()),
             1..=3,
@@ -181,9 +181,9 @@ proptest! {
         })?;
     }
 
-    /// Hostile responses one after the other, to requests side by side.
+    /// Hostile responses in sequence, to concurrent requests.
     #[test]
-    fn many_responses_never_panic_or_leak(
+    fn arbitrary_responses_never_panic_or_leak(
         replies in proptest::collection::vec(
             (proptest::sample::select(vec![200_u16, 429, 500]), headers()),
             1..12,
@@ -210,9 +210,8 @@ proptest! {
     }
 }
 
-/// Every number of seconds that is too long is an hour.
 #[tokio::test(start_paused = true)]
-async fn a_retry_after_beyond_reason_is_an_hour() {
+async fn retry_after_beyond_an_hour_is_clamped() {
     for value in [
         "1000000000000000000",
         "1e30",
@@ -229,9 +228,9 @@ async fn a_retry_after_beyond_reason_is_an_hour() {
     }
 }
 
-/// A limit of 0 and what is no number say nothing.
+/// A limit of 0 counts as malformed.
 #[tokio::test(start_paused = true)]
-async fn nonsense_is_ignored() {
+async fn malformed_headers_are_ignored() {
     let nonsense: [&[u8]; 6] = [b"0", b"-5", b"many", b"\xff\xfe", b"", b"1.5"];
     for value in nonsense {
         let layer = layer();
@@ -250,9 +249,10 @@ async fn nonsense_is_ignored() {
     }
 }
 
-/// The server's clock may be anywhere: a reset in the past is full, one far away is not believed.
+/// The server's clock may be far off. A reset in the past means full, and a far one is not
+/// believed.
 #[tokio::test(start_paused = true)]
-async fn resets_from_nowhere_do_not_stall() {
+async fn reset_stamps_far_from_now_do_not_stall() {
     for reset in [
         "1970-01-01T00:00:00Z",
         "2026-11-22T09:59:59Z",

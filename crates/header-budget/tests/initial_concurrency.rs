@@ -1,18 +1,18 @@
-//! The initial concurrency before the first headers.
+//! Tests of the initial concurrency, which lasts until the first headers.
 
 mod common;
 
 use std::sync::Arc;
 
-use common::{gauge, layer, message, only, send, send_all};
+use common::{ClaudeService, gauge, layer, message, only, send, send_all};
 use http::Request;
 use tokio::sync::Semaphore;
 use tower::{Layer, service_fn};
 use tower_claude_core::RequestBody;
-use tower_claude_tests::{Alive, Broken, FrameBody, Reply};
+use tower_claude_tests::{Alive, Reply};
 
-/// Answers when told to, without any rate-limit header.
-fn gated(gate: Arc<Semaphore>, reply: Reply) -> impl GatedService {
+/// Returns a service that responds once `gate` has a permit.
+fn gated(gate: Arc<Semaphore>, reply: Reply) -> impl ClaudeService {
     service_fn(move |_: Request<RequestBody>| {
         let (gate, reply) = (gate.clone(), reply.clone());
         async move {
@@ -23,30 +23,6 @@ fn gated(gate: Arc<Semaphore>, reply: Reply) -> impl GatedService {
     })
 }
 
-trait GatedService:
-    tower_service::Service<
-        Request<RequestBody>,
-        Response = http::Response<FrameBody>,
-        Error = Broken,
-        Future: Send,
-    > + Clone
-    + Send
-    + 'static
-{
-}
-
-impl<S> GatedService for S where
-    S: tower_service::Service<
-            Request<RequestBody>,
-            Response = http::Response<FrameBody>,
-            Error = Broken,
-            Future: Send,
-        > + Clone
-        + Send
-        + 'static
-{
-}
-
 async fn settle_down() {
     for _ in 0..200 {
         tokio::task::yield_now().await;
@@ -54,7 +30,7 @@ async fn settle_down() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn eight_go_first_then_twice_as_many_with_each_answer() {
+async fn initial_concurrency_doubles_with_each_response() {
     let gate = Arc::new(Semaphore::new(0));
     let layer = layer();
     let service = layer.layer(gated(gate.clone(), Reply::message()));
@@ -96,7 +72,7 @@ async fn first_headers_end_the_initial_concurrency() {
     assert_eq!(calls.await.expect("no panic"), [200; 100]);
 }
 
-/// Each call of the first eight is dropped: the next eight go.
+/// After the first eight calls are dropped, the next eight are sent.
 #[tokio::test(start_paused = true)]
 async fn dropped_calls_do_not_block_the_initial_concurrency() {
     let gate = Arc::new(Semaphore::new(0));

@@ -1,4 +1,4 @@
-//! Limits and levels are learned from headers, and kept to.
+//! Tests of learning limits and levels from headers.
 
 mod common;
 
@@ -17,8 +17,9 @@ use tower_claude_tests::{Reply, Script};
 
 const PLENTY: u64 = 100_000_000;
 
+/// The levels stay full and no time passes between the responses.
 #[tokio::test(start_paused = true)]
-async fn limits_are_learned_up_and_down() {
+async fn changed_limits_are_learned_at_once_far_from_the_limit() {
     let said = |requests, input, output| {
         let reply = gauge(
             Reply::message(),
@@ -39,8 +40,6 @@ async fn limits_are_learned_up_and_down() {
     let layer = layer();
     let service = layer.layer(script);
     for (requests, input, output) in steps {
-        // Of levels over the half the headers are looked at ten times a second.
-        tokio::time::advance(Duration::from_millis(101)).await;
         send(&service, message(10, 10)).await;
         let limiter = layer.limiter();
         assert_eq!(limit(&limiter, Dimension::Requests), Some(requests));
@@ -51,7 +50,7 @@ async fn limits_are_learned_up_and_down() {
     }
 }
 
-/// 200 requests at once against limits it has never heard of.
+/// Sends 200 requests at once against limits that are not known yet.
 async fn no_429_once_learned(per_minute: (u64, u64, u64), snapshot: HeaderSnapshot) {
     let fake = FakeClaude::builder()
         .limits(server_limits(per_minute))
@@ -78,26 +77,26 @@ async fn no_429_once_learned(per_minute: (u64, u64, u64), snapshot: HeaderSnapsh
 }
 
 #[tokio::test(start_paused = true)]
-async fn paced_by_learned_requests() {
+async fn learned_request_limit_is_kept() {
     no_429_once_learned((60, PLENTY, PLENTY), HeaderSnapshot::Admission).await;
     no_429_once_learned((60, PLENTY, PLENTY), HeaderSnapshot::Response).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn paced_by_learned_input_tokens() {
+async fn learned_input_limit_is_kept() {
     no_429_once_learned((100_000, 60_000, PLENTY), HeaderSnapshot::Admission).await;
     no_429_once_learned((100_000, 60_000, PLENTY), HeaderSnapshot::Response).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn paced_by_learned_output_tokens() {
+async fn learned_output_limit_is_kept() {
     no_429_once_learned((100_000, PLENTY, 12_000), HeaderSnapshot::Admission).await;
     no_429_once_learned((100_000, PLENTY, 12_000), HeaderSnapshot::Response).await;
 }
 
-/// Another program has nearly used the limit up: the first requests meet 429s, none after them.
+/// Another client has nearly used up the limit. The first requests get 429s, and none after them.
 #[tokio::test(start_paused = true)]
-async fn a_level_that_others_lowered_is_learned() {
+async fn level_lowered_by_other_clients_is_learned() {
     let fake = FakeClaude::builder()
         .limits(server_limits((60, 600_000, 60_000)))
         .time_to_first_token(Duration::from_millis(400))
@@ -127,7 +126,7 @@ async fn a_level_that_others_lowered_is_learned() {
     for call in calls {
         call.await.expect("an answer in the end");
     }
-    // The server's 429s come at once, so the second eight are out before anything was learned.
+    // The 429s arrive at once, so the second eight are sent before anything was learned.
     let statuses = &statuses(&fake)[57..];
     let refused = statuses.iter().filter(|status| **status == 429).count();
     assert!((1..=8).contains(&refused), "{statuses:?}");
@@ -139,7 +138,7 @@ async fn a_level_that_others_lowered_is_learned() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn requests_and_tokens_headers_alone_are_enough() {
+async fn tokens_headers_without_families_limit() {
     let fake = FakeClaude::builder()
         .limits(server_limits((100_000, 66_000, PLENTY)))
         .header_family(HeaderFamily::RequestsAndTokensOnly)
@@ -159,9 +158,9 @@ async fn requests_and_tokens_headers_alone_are_enough() {
     assert_eq!(limit(&limiter, Dimension::InputTokens), None);
 }
 
-/// `tokens-*` beside the other families is a view of one of them, not a limit of its own.
+/// `tokens-*` beside the other families repeats one of them.
 #[tokio::test(start_paused = true)]
-async fn tokens_headers_are_ignored_beside_the_others() {
+async fn tokens_headers_with_families_are_ignored() {
     let reply = gauge(
         Reply::message(),
         "ratelimit-input-tokens",
@@ -181,7 +180,7 @@ async fn tokens_headers_are_ignored_beside_the_others() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_any_header_nothing_stalls() {
+async fn responses_without_headers_do_not_stall() {
     let fake = FakeClaude::builder()
         .limits(GroupLimits::unlimited())
         .header_family(HeaderFamily::None)
@@ -191,7 +190,7 @@ async fn without_any_header_nothing_stalls() {
     let service = layer.layer(fake.clone());
     let requests = (0..300).map(|_| message(100_000, 10)).collect();
     assert_eq!(send_all(&service, requests).await, [200; 300]);
-    // 8, then all that the answers of those allow.
+    // 8, then as many as their responses allow.
     assert!(
         fake.elapsed() <= Duration::from_secs(3),
         "{:?}",
@@ -200,9 +199,9 @@ async fn without_any_header_nothing_stalls() {
     assert!(only(&layer.limiter()).dimensions.is_empty());
 }
 
-/// Shown, not paced by: Priority Tier and subscription windows.
+/// The headers of Priority Tier and subscription windows are only shown.
 #[tokio::test(start_paused = true)]
-async fn priority_and_unified_headers_never_pace() {
+async fn priority_and_unified_headers_do_not_limit() {
     let reply = gauge(Reply::message(), "priority-input-tokens", 10, 0, 60);
     let mut reply = gauge(reply, "priority-output-tokens", 10, 0, 60);
     for (name, value) in [
@@ -223,7 +222,7 @@ async fn priority_and_unified_headers_never_pace() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn scopes_are_learned_apart() {
+async fn scopes_learn_separate_limits() {
     let fake = FakeClaude::builder()
         .group_limits("haiku-4.5", server_limits((70, PLENTY, PLENTY)))
         .group_limits("sonnet-5.5", server_limits((50, PLENTY, PLENTY)))
@@ -251,9 +250,9 @@ async fn scopes_are_learned_apart() {
     );
 }
 
-/// The pool of `speed: "fast"` is learned from its own headers.
+/// Requests with `speed: "fast"` have headers of their own.
 #[tokio::test(start_paused = true)]
-async fn fast_requests_are_paced_by_fast_headers() {
+async fn fast_requests_are_limited_by_fast_headers() {
     let fake = FakeClaude::builder()
         .group_limits("opus-5.5+fast", server_limits((1_000, 40_000, 9_000)))
         .build();
@@ -269,9 +268,9 @@ async fn fast_requests_are_paced_by_fast_headers() {
     assert_eq!(limit(Dimension::OutputTokens), Some(9_000));
 }
 
-/// What an operator asks: what is left, when is it full, when are so many tokens free.
+/// The snapshot shows the level, the time to full and the time until an amount is available.
 #[tokio::test(start_paused = true)]
-async fn the_snapshot_tells_the_headroom() {
+async fn snapshot_shows_the_headroom() {
     let fake = FakeClaude::builder()
         .limits(server_limits((60, 60_000, 60_000)))
         .build();
@@ -280,7 +279,7 @@ async fn the_snapshot_tells_the_headroom() {
     let scope = only(&layer.handle());
     let input = scope.dimension(Dimension::InputTokens).expect("learned");
     assert_eq!((input.limit, input.available), (60_000, 30_000));
-    // The capacity is learned from whole seconds, and taken a second short.
+    // The capacity is learned from whole seconds, and one second is subtracted.
     assert!((29..=30).contains(&input.time_to_full().as_secs()));
     let until = |tokens| input.time_until(tokens);
     assert_eq!(until(30_000), Some(Duration::ZERO));
@@ -294,9 +293,8 @@ async fn the_snapshot_tells_the_headroom() {
     assert!(scope.dimensions.iter().all(full), "{scope:?}");
 }
 
-/// Alone it admits, and charges each kind of request by what that kind uses.
 #[tokio::test(start_paused = true)]
-async fn routes_are_told_apart_by_header() {
+async fn workload_header_separates_output_estimates() {
     let workload = http::HeaderName::from_static("x-feature");
     let layer = layer().with_workload_header(workload);
     let service = layer.layer(FakeClaude::builder().build());

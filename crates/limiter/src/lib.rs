@@ -21,14 +21,14 @@
 //! ```
 //! use std::num::NonZeroU64;
 //! use tower_claude_core::{Cost, Scope};
-//! use tower_claude_limiter::{Ask, Limiter, Limits, LocalLimiter, Settlement};
+//! use tower_claude_limiter::{AcquireRequest, Limiter, Limits, LocalLimiter, Settlement};
 //!
 //! # #[tokio::main(flavor = "current_thread", start_paused = true)]
 //! # async fn main() {
 //! let limits = Limits::new().with_input_tokens_per_minute(NonZeroU64::new(10_000).unwrap());
 //! let limiter = LocalLimiter::new(limits);
-//! let ask = Ask::new(Scope::named("tokens"), Cost::new(8_000, 200));
-//! let mut reservation = limiter.acquire(ask.clone()).await.unwrap();
+//! let request = AcquireRequest::new(Scope::named("tokens"), Cost::new(8_000, 200));
+//! let mut reservation = limiter.acquire(request).await.unwrap();
 //! reservation.sent();
 //! reservation.settle(Settlement::Rejected); // a 429: the server took nothing
 //! assert_eq!(limiter.snapshot()[0].in_flight, 0);
@@ -38,7 +38,7 @@
 
 mod config;
 mod day;
-mod gate;
+mod layer;
 mod limiter;
 mod limits;
 mod local;
@@ -53,15 +53,15 @@ mod sync;
 
 pub use config::{LimiterConfig, OutputAccounting};
 pub use day::Day;
-pub use gate::{Gate, GateBody, GateFuture, Gated, Settle};
-#[doc(hidden)]
-pub use gate::{GateHeld, LimitPolicy};
-pub use limiter::{Ask, Limiter};
+pub use layer::{
+    HeaderBudgetKind, LimitAttempt, LimitKind, LimitLayer, LimitPolicy, TokenBucketKind,
+};
+pub use limiter::{AcquireRequest, Limiter};
 pub use limits::{Limits, PoolLimits};
 pub use local::{LocalAcquire, LocalLimiter};
 pub use policy::{Sharing, SlowStart};
 pub use pool::{Pool, QueuePlace};
-pub use reservation::{Books, Reservation};
+pub use reservation::{Reservation, ReservationBackend};
 pub use settlement::Settlement;
 pub use shares::FairShares;
 pub use snapshot::{ClassSnapshot, DimensionSnapshot, ScopeSnapshot};

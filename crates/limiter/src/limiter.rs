@@ -1,4 +1,4 @@
-//! What layers ask of a limiter.
+//! The trait of limiters.
 
 use std::{future::Future, pin::Pin, time::Duration};
 
@@ -7,31 +7,31 @@ use tower_claude_core::{
     AsScope, Call, Cost, LimiterId, Priority, Rejection, Scope, Tenant, Workload,
 };
 
-use crate::{QueuePlace, Reservation, ScopeSnapshot};
+use crate::{pool::QueuePlace, reservation::Reservation, snapshot::ScopeSnapshot};
 
-/// What a request asks of a limiter.
+/// A request to a limiter for a [`Reservation`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct Ask {
-    /// The pool it draws on.
+pub struct AcquireRequest {
+    /// The scope whose limits apply.
     pub scope: Scope,
-    /// What it will use, by estimate.
+    /// The estimated cost.
     pub cost: Cost,
-    /// When the call first arrived: its place in the queue, kept across attempts. `None` is when the
-    /// limiter is asked.
+    /// The time of the first arrival of the call, which orders the queue and is kept across
+    /// attempts. `None` is the time of the first poll.
     pub first_arrival: Option<Instant>,
-    /// When the caller stops waiting.
+    /// The time at which the caller stops waiting, `None` if there is none.
     pub deadline: Option<Instant>,
-    /// The longest wait in the queue, from when the limiter is asked. `None` waits without end.
+    /// The longest wait in the queue. `None` waits without end.
     pub max_wait: Option<Duration>,
-    /// How much it matters: its class has a share of its own while requests wait.
+    /// The priority. Its class has a share of its own while requests wait.
     pub priority: Priority,
-    /// Whose request it is: within a class each tenant has a share of its own.
+    /// The tenant. Within a class, each tenant has a share of its own.
     pub tenant: Option<Tenant>,
 }
 
-impl Ask {
-    /// A request that arrives now and waits without end.
+impl AcquireRequest {
+    /// Creates a request that arrives at its first poll and waits without end.
     #[must_use]
     pub const fn new(scope: Scope, cost: Cost) -> Self {
         Self {
@@ -45,49 +45,49 @@ impl Ask {
         }
     }
 
-    /// The same request with the arrival, deadline, priority, tenant and workload of its call. A workload that
-    /// the estimate names stays.
+    /// Sets the arrival, deadline, priority and tenant of the call, and its workload if the cost
+    /// has none.
     #[must_use]
-    pub fn with_context(mut self, context: &Call) -> Self {
-        self.first_arrival = Some(context.first_arrival());
-        self.deadline = context.deadline();
-        self.priority = context.priority();
-        self.tenant = context.tenant().cloned();
+    pub fn with_context(mut self, call: &Call) -> Self {
+        self.first_arrival = Some(call.first_arrival());
+        self.deadline = call.deadline();
+        self.priority = call.priority();
+        self.tenant = call.tenant().cloned();
         if self.cost.workload == Workload::NONE {
-            self.cost.workload = context.workload();
+            self.cost.workload = call.workload();
         }
         self
     }
 
-    /// The same request with another arrival.
+    /// Sets the first arrival.
     #[must_use]
     pub const fn with_first_arrival(mut self, at: Instant) -> Self {
         self.first_arrival = Some(at);
         self
     }
 
-    /// The same request with a deadline.
+    /// Sets the deadline.
     #[must_use]
     pub const fn with_deadline(mut self, deadline: Option<Instant>) -> Self {
         self.deadline = deadline;
         self
     }
 
-    /// The same request with a longest wait.
+    /// Sets the longest wait in the queue.
     #[must_use]
     pub const fn with_max_wait(mut self, wait: Option<Duration>) -> Self {
         self.max_wait = wait;
         self
     }
 
-    /// The same request with a priority.
+    /// Sets the priority.
     #[must_use]
     pub const fn with_priority(mut self, priority: Priority) -> Self {
         self.priority = priority;
         self
     }
 
-    /// The same request with a tenant.
+    /// Sets the tenant.
     #[must_use]
     pub fn with_tenant(mut self, tenant: Option<Tenant>) -> Self {
         self.tenant = tenant;
@@ -95,17 +95,20 @@ impl Ask {
     }
 }
 
-/// Decides when a request may be sent. Clones share everything.
+/// A limiter, which decides when a request may be sent. Clones share all state.
 pub trait Limiter: Clone {
-    /// Waits until the request may be sent. Dropping it gives the place in the queue up.
-    /// Layers move it after its first poll, when that was not the last.
+    /// The future of a reservation. Dropping it gives up the place in the queue. Layers move it
+    /// between polls, so it must be `Unpin`.
     type Acquire: Future<Output = Result<Reservation, Rejection>> + Unpin;
 
-    /// Asks to send one request. Nothing happens before the future is polled.
-    fn acquire(&self, ask: Ask) -> Self::Acquire;
+    /// Returns a future that waits until the request may be sent. It does nothing before its first
+    /// poll.
+    fn acquire(&self, request: AcquireRequest) -> Self::Acquire;
 
-    /// Admits the request at once, where nothing keeps it; `None` where it would have to wait or be refused, or the limiter
-    /// cannot tell: then it is to be [asked](Self::acquire).
+    /// Admits the request at once if it need not wait.
+    ///
+    /// Returns `None` if the request would wait or be rejected, or if the limiter does not support
+    /// this. The caller then uses [`acquire`](Self::acquire). Returns `None` by default.
     fn try_acquire(
         &self,
         scope: &dyn AsScope,
@@ -117,26 +120,26 @@ pub trait Limiter: Clone {
         None
     }
 
-    /// Where a request waits that has been polled; `None` when it does not wait, or the limiter does not
-    /// tell.
+    /// Returns the place in the queue of a request that has been polled. Returns `None` if it does
+    /// not wait, and by default.
     fn place(&self, acquire: &Self::Acquire) -> Option<QueuePlace> {
         let _ = acquire;
         None
     }
 
-    /// Replaces the cost of a request that waits, its workload aside, before it is polled again: more is known
-    /// of it by now. A limiter that cannot keeps the old one.
+    /// Replaces the cost of a waiting request, except for its workload. The caller polls the
+    /// request afterwards. Does nothing by default.
     fn revise(&self, acquire: Pin<&mut Self::Acquire>, cost: Cost) {
         let _ = (acquire, cost);
     }
 
-    /// Says that a layer will tell what the rate-limit headers say, before the first request: until then it
-    /// is careful. A limiter that is never told need not be.
+    /// Announces that a layer will report rate-limit headers. Until the first headers arrive, the
+    /// limiter then admits only a few requests at once. Does nothing by default.
     fn expect_headers(&self) {}
 
-    /// Tells this limiter's reservations from others'.
+    /// Returns the id that all clones of this limiter share.
     fn id(&self) -> LimiterId;
 
-    /// What is known of every scope in use, in no particular order.
+    /// Returns the state of every scope in use, in no particular order.
     fn snapshot(&self) -> Vec<ScopeSnapshot>;
 }

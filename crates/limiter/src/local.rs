@@ -13,7 +13,7 @@ pub use acquire::LocalAcquire;
 
 use crate::{
     config::LimiterConfig,
-    limiter::{Ask, Limiter},
+    limiter::{AcquireRequest, Limiter},
     limits::Limits,
     local::scope_map::ScopeMap,
     pool::QueuePlace,
@@ -58,7 +58,7 @@ impl LocalLimiter {
 impl Limiter for LocalLimiter {
     type Acquire = LocalAcquire;
 
-    fn acquire(&self, ask: Ask) -> LocalAcquire {
+    fn acquire(&self, ask: AcquireRequest) -> LocalAcquire {
         LocalAcquire::new(&self.scopes, ask)
     }
 

@@ -1,4 +1,4 @@
-//! What an admitted request holds.
+//! Reservations of admitted requests.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -7,38 +7,40 @@ use tower_claude_core::{
     Call, Ledger, LimitWarning, LimiterId, Observation, ReservationHandle, Scope,
 };
 
-use crate::{Settlement, sync};
+use crate::{settlement::Settlement, sync};
 
-/// The books behind reservations: a [`Ledger`] that can also settle. Ids that are settled are ignored.
-pub trait Books: Ledger {
-    /// Corrects the input tokens of a reservation once the server's count is known.
+/// A [`Ledger`] that also settles the reservations of its scope. Ids that are settled are ignored.
+pub trait ReservationBackend: Ledger {
+    /// Corrects the input tokens of a reservation to the count of the server.
     fn true_up_input(&self, reservation: u64, actual: u64, now: Instant);
 
-    /// Reports the output tokens produced so far.
+    /// Records the output tokens produced so far.
     fn produced(&self, reservation: u64, output: u64, now: Instant);
 
     /// Ends a reservation.
     fn settle(&self, reservation: u64, settlement: Settlement, now: Instant);
 }
 
-/// What an admitted request holds until it is settled. Dropping it settles: nothing is kept when it
-/// was not [`sent`](Self::sent), else what the server may have counted.
+/// A reservation of one admitted request.
+///
+/// Dropping it settles it. If the request was not [`sent`](Self::sent), everything is given back,
+/// otherwise everything that the server cannot have counted.
 #[must_use = "dropping a reservation gives it back"]
 pub struct Reservation {
-    books: Arc<dyn Books>,
+    backend: Arc<dyn ReservationBackend>,
     id: u64,
     sent: bool,
     settled: bool,
-    /// In nanoseconds: it is moved with the response.
+    /// In nanoseconds, because it is smaller than a `Duration` and moves with the response.
     waited: u64,
     left_in: Option<Arc<Call>>,
 }
 
 impl Reservation {
-    /// Reservation `id` in these books, given after a wait.
-    pub fn new(books: Arc<dyn Books>, id: u64, waited: Duration) -> Self {
+    /// Creates the reservation with this id in `backend`. `waited` is the time in the queue.
+    pub fn new(backend: Arc<dyn ReservationBackend>, id: u64, waited: Duration) -> Self {
         Self {
-            books,
+            backend,
             id,
             sent: false,
             settled: false,
@@ -47,91 +49,81 @@ impl Reservation {
         }
     }
 
-    /// How long the request waited in the queue.
+    /// Returns the time that the request waited in the queue.
     #[must_use]
     pub const fn waited(&self) -> Duration {
         Duration::from_nanos(self.waited)
     }
 
-    /// Whether this limiter made the reservation.
+    /// Returns true if this limiter made the reservation.
     #[must_use]
     pub fn is_of(&self, limiter: LimiterId) -> bool {
-        self.books.limiter() == limiter
+        self.backend.limiter() == limiter
     }
 
-    /// The pool of limits it draws on. See [`Ledger::scope`].
+    /// Returns the scope that it draws on. See [`Ledger::scope`].
     #[must_use]
     pub fn scope(&self) -> Option<&Scope> {
-        self.books.scope()
+        self.backend.scope()
     }
 
-    /// A handle for inner layers. It keeps nothing reserved.
+    /// Returns a handle for inner layers. The handle keeps nothing reserved.
     #[must_use]
     pub fn handle(&self) -> ReservationHandle {
-        let ledger: Arc<dyn Ledger> = self.books.clone();
+        let ledger: Arc<dyn Ledger> = self.backend.clone();
         ReservationHandle::new(ledger, self.id)
     }
 
-    /// Leaves a handle where inner layers find it, until this reservation ends: a request that another
-    /// library sends once more, with the same context, must be admitted once more.
-    pub fn leave_in(&mut self, context: Arc<Call>) {
-        context.add_reservation(self.handle());
-        self.left_in = Some(context);
+    /// Leaves a handle in the call, where inner layers find it until this reservation ends. It ends
+    /// with the attempt, so that a library that sends the request again is admitted again.
+    pub fn leave_in(&mut self, call: Arc<Call>) {
+        call.add_reservation(self.handle());
+        self.left_in = Some(call);
     }
 
-    /// Notes that the request is being handed to the inner service: from now on the server may have
-    /// counted it. Takes no lock.
+    /// Records that the inner service has the request. From now on the server may have counted it.
+    /// Takes no lock.
     pub const fn sent(&mut self) {
         self.sent = true;
     }
 
-    /// Corrects the input tokens once the server's count is known (cache reads excluded).
+    /// Corrects the input tokens to the count of the server, without cache reads.
     pub fn true_up_input(&self, actual: u64, now: Instant) {
-        self.books.true_up_input(self.id, actual, now);
+        self.backend.true_up_input(self.id, actual, now);
     }
 
-    /// Reports the output tokens produced so far; a long answer extends its reservation.
+    /// Records the output tokens produced so far. A long response extends its reservation.
     pub fn produced(&self, output: u64, now: Instant) {
-        self.books.produced(self.id, output, now);
+        self.backend.produced(self.id, output, now);
     }
 
-    /// See [`Ledger::is_calm`].
-    #[must_use]
-    pub fn is_calm(&self, at: Instant) -> bool {
-        self.books.is_calm(at)
-    }
-
-    /// Corrects the levels by what the server said. See [`Ledger::observe`].
-    pub fn observe(&self, seen: &Observation<'_>) -> Option<LimitWarning> {
-        self.books.observe(self.id, seen)
+    /// Corrects the levels by a response head. See [`Ledger::observe`].
+    pub fn observe(&self, observation: &Observation<'_>) -> Option<LimitWarning> {
+        self.backend.observe(self.id, observation)
     }
 
     /// Stops admissions for a while after a 429. See [`Ledger::pause`].
     pub fn pause(&self, retry_after: Option<Duration>, now: Instant) -> Duration {
-        self.books.pause(self.id, retry_after, now)
+        self.backend.pause(self.id, retry_after, now)
     }
 
-    /// Ends the reservation.
+    /// Ends the reservation now.
     pub fn settle(mut self, settlement: Settlement) {
-        self.finish(settlement);
+        self.finish(settlement, sync::now);
     }
 
     /// Ends the reservation at this time.
     pub fn settle_at(mut self, settlement: Settlement, now: Instant) {
-        self.finish_at(settlement, || now);
+        self.finish(settlement, || now);
     }
 
-    fn finish(&mut self, settlement: Settlement) {
-        self.finish_at(settlement, sync::now);
-    }
-
-    fn finish_at(&mut self, settlement: Settlement, now: impl FnOnce() -> Instant) {
+    fn finish(&mut self, settlement: Settlement, now: impl FnOnce() -> Instant) {
         if !self.settled {
             self.settled = true;
-            if let Some(context) = self.left_in.take() {
-                context.forget_reservation(&*self.books, self.id);
+            if let Some(call) = self.left_in.take() {
+                call.forget_reservation(&*self.backend, self.id);
             }
-            self.books.settle(self.id, settlement, now());
+            self.backend.settle(self.id, settlement, now());
         }
     }
 }
@@ -143,7 +135,7 @@ impl Drop for Reservation {
         } else {
             Settlement::NotSent
         };
-        self.finish(settlement);
+        self.finish(settlement, sync::now);
     }
 }
 

@@ -17,8 +17,8 @@ use tokio::{
 };
 use tower_claude_core::{Class, Cost, Kind, Observation, Priority, RejectReason, Scope, Tenant};
 use tower_claude_limiter::{
-    Ask, Day, Limiter, LimiterConfig, Limits, LocalAcquire, LocalLimiter, Rejection, Reservation,
-    Settlement,
+    AcquireRequest, Day, Limiter, LimiterConfig, Limits, LocalAcquire, LocalLimiter, Rejection,
+    Reservation, Settlement,
 };
 use tower_claude_wire::{RateLimits, Usage};
 
@@ -38,8 +38,8 @@ fn one_at_once() -> LocalLimiter {
     LocalLimiter::new(Limits::new().with_concurrency(NonZeroU32::MIN))
 }
 
-fn ask() -> Ask {
-    Ask::new(Scope::named("test"), Cost::default())
+fn ask() -> AcquireRequest {
+    AcquireRequest::new(Scope::named("test"), Cost::default())
 }
 
 /// Fails instead of hanging when nobody wakes it.
@@ -257,7 +257,7 @@ async fn report_with_a_listener_wakes_the_head() {
 async fn dropped_reservation_keeps_the_possibly_counted_charge() {
     let limits = Limits::new().with_input_tokens_per_minute(n(1_000));
     let limiter = LocalLimiter::new(limits);
-    let ask = Ask::new(Scope::named("test"), Cost::new(400, 0));
+    let ask = AcquireRequest::new(Scope::named("test"), Cost::new(400, 0));
     let left = || limiter.snapshot()[0].dimensions[0].available;
     drop(limiter.acquire(ask.clone()).await.unwrap());
     assert_eq!(left(), 1_000);
@@ -276,7 +276,7 @@ async fn dropped_reservation_keeps_the_possibly_counted_charge() {
 async fn scopes_have_separate_levels() {
     let limiter = one_a_second();
     for name in ["a", "b", "c"] {
-        let ask = Ask::new(Scope::named(name), Cost::default());
+        let ask = AcquireRequest::new(Scope::named(name), Cost::default());
         let mut reservation = limiter.acquire(ask).await.unwrap();
         reservation.sent();
         assert_eq!(reservation.waited(), Duration::ZERO);
@@ -288,7 +288,7 @@ async fn scopes_have_separate_levels() {
 async fn idle_scopes_are_evicted_longest_unused_first() {
     let config = LimiterConfig::new().with_max_scopes(3);
     let limiter = LocalLimiter::with_config(Limits::unlimited(), config);
-    let ask = |name: &str| Ask::new(Scope::named(name), Cost::default());
+    let ask = |name: &str| AcquireRequest::new(Scope::named(name), Cost::default());
     let busy = limiter.acquire(ask("busy")).await.unwrap();
     for name in ["old", "used again", "new", "used again", "last"] {
         advance(Duration::from_secs(1)).await;
@@ -307,7 +307,7 @@ async fn scope_of_an_unpolled_future_is_not_evicted() {
     let limiter = LocalLimiter::with_config(limits, LimiterConfig::new().with_max_scopes(1));
     drop(limiter.acquire(ask()).await);
     let about_to = limiter.acquire(ask());
-    let other = Ask::new(Scope::named("other"), Cost::default());
+    let other = AcquireRequest::new(Scope::named("other"), Cost::default());
     drop(limiter.acquire(other).await);
     let held = about_to.await.unwrap();
     let second = limiter.acquire(ask().with_max_wait(Some(Duration::ZERO)));
@@ -322,7 +322,7 @@ async fn new_head_after_an_admission_ahead_is_woken() {
     let limits = Limits::new().with_input_tokens_per_minute(n(60_000));
     let limiter = LocalLimiter::with_config(limits, config);
     let ask = |tokens, priority, tenant: &str| {
-        Ask::new(Scope::named("test"), Cost::new(tokens, 0))
+        AcquireRequest::new(Scope::named("test"), Cost::new(tokens, 0))
             .with_priority(priority)
             .with_tenant(Some(Tenant(Arc::from(tenant))))
     };
@@ -354,7 +354,7 @@ async fn spent_scope_is_kept_longer_than_a_full_one() {
         .with_additional(further);
     let limiter = LocalLimiter::with_config(limits, config);
     let use_up = async |name: &str, tokens| {
-        let ask = Ask::new(Scope::named(name), Cost::new(tokens, 0));
+        let ask = AcquireRequest::new(Scope::named(name), Cost::new(tokens, 0));
         limiter.acquire(ask).await.unwrap().sent();
         advance(Duration::from_secs(1)).await;
     };
@@ -364,7 +364,7 @@ async fn spent_scope_is_kept_longer_than_a_full_one() {
     for name in ["b", "c", "d"] {
         drop(
             limiter
-                .acquire(Ask::new(Scope::named(name), Cost::new(0, 0)))
+                .acquire(AcquireRequest::new(Scope::named(name), Cost::new(0, 0)))
                 .await,
         );
     }
@@ -390,7 +390,7 @@ async fn spent_daily_limit_is_kept_longer_than_a_touched_one() {
         let limits = Limits::new().with_tokens_per_day(n(1_000)).with_day(day);
         let limiter = LocalLimiter::with_config(limits, config);
         for (name, tokens) in [("spent", 1_000), ("a", 1), ("b", 1), ("c", 1), ("d", 1)] {
-            let ask = Ask::new(Scope::named(name), Cost::new(tokens, 0));
+            let ask = AcquireRequest::new(Scope::named(name), Cost::new(tokens, 0));
             limiter.acquire(ask).await.unwrap().sent();
             advance(Duration::from_secs(3_600)).await;
         }

@@ -14,7 +14,9 @@ use std::{
 };
 
 use tower_claude_core::{Cost, Scope, Tenant};
-use tower_claude_limiter::{Ask, Limiter, LimiterConfig, Limits, LocalAcquire, LocalLimiter};
+use tower_claude_limiter::{
+    AcquireRequest, Limiter, LimiterConfig, Limits, LocalAcquire, LocalLimiter,
+};
 
 struct Counting;
 
@@ -45,7 +47,7 @@ fn bytes(tenants: usize) -> usize {
     let limits = Limits::new().with_requests_per_minute(NonZeroU64::MIN);
     let config = LimiterConfig::new().with_queue_limit(2 * WAITERS);
     let limiter = LocalLimiter::with_config(limits, config);
-    let ask = Ask::new(Scope::named("memory"), Cost::new(10, 10));
+    let ask = AcquireRequest::new(Scope::named("memory"), Cost::new(10, 10));
     let names: Vec<_> = (0..tenants)
         .map(|name| Tenant(Arc::from(name.to_string())))
         .collect();

@@ -16,8 +16,8 @@ use std::{
 use tokio::time::{Instant, advance};
 use tower_claude_core::{Class, Cost, Kind, Observation, Priority, Scope, Tenant};
 use tower_claude_limiter::{
-    Ask, Limiter, LimiterConfig, Limits, LocalAcquire, LocalLimiter, Reservation, Settlement,
-    Sharing,
+    AcquireRequest, Limiter, LimiterConfig, Limits, LocalAcquire, LocalLimiter, Reservation,
+    Settlement, Sharing,
 };
 use tower_claude_wire::{RateLimits, Usage};
 
@@ -110,7 +110,7 @@ impl Model {
         // The head changes with whoever comes, and with what its flow turns out to have used.
         let priorities = [Priority::Batch, Priority::Normal, Priority::Interactive];
         let tenant = self.rng.usize(0..4);
-        let mut ask = Ask::new(self.scope.clone(), cost)
+        let mut ask = AcquireRequest::new(self.scope.clone(), cost)
             .with_max_wait(wait)
             .with_priority(priorities[self.rng.usize(0..3)])
             .with_tenant((tenant > 0).then(|| Tenant(Arc::from(["", "a", "b", "c"][tenant]))));

@@ -1,4 +1,4 @@
-//! Paces requests and tokens to the Claude API before it has to refuse them.
+//! A layer that paces requests and tokens to the Claude API, so that the API need not reject them.
 //!
 //! ```
 //! use std::num::NonZeroU64;
@@ -34,58 +34,83 @@
 //! ```
 //!
 //! # What it does
-//! Estimates what a request will cost, waits in a fair queue until every limit of its
-//! [scope](tower_claude_core::Scope) has room for all of it at once, sends it, and settles the reservation by what
-//! the answer says it used. A 429 pauses the scope for everybody; the request that met it gets its reservation
-//! back. A request that would wait longer than [`max_wait`](TokenBucketLayer::with_max_wait) or than its
-//! [`Deadline`](tower_claude_core::Deadline), or for which the queue is full, is refused at once with a 429 or 504
-//! in Claude's own error shape, with `retry-after` where the wait can be foreseen; one that can never fit a limit
-//! with a 413 that names the limit and both numbers.
 //!
-//! The cost: input tokens by text length and tokenizer of the model, images and documents roughly by their data, less
-//! expected cache reads, corrected by the running ratio of actual to estimated, or [counted](CountTokensLayer) by the
-//! API; output tokens by a running mean of what answers use, never `max_tokens`, which [the API does not
-//! count](https://platform.claude.com/docs/en/api/rate-limits); both learned by
-//! [`Workload`](tower_claude_core::Workload). A body that is not JSON, names no model or is too long costs one request.
+//! The layer estimates the cost of a request and waits in a fair queue until every limit of its
+//! [scope](tower_claude_core::Scope) has room for it. It then sends the request, and settles the
+//! reservation by the usage in the response. A 429 pauses the scope for all requests, and the
+//! rejected request gets its reservation back.
+//!
+//! A request is rejected at once, in Claude's own error shape, in these cases:
+//!
+//! | case | status |
+//! |---|---|
+//! | the queue is full, or the wait would exceed [`with_max_wait`](TokenBucketLayer::with_max_wait) | 429 |
+//! | the wait would exceed the [`Deadline`](tower_claude_core::Deadline) | 504 |
+//! | the request can never fit a limit (the message names the limit and both numbers) | 413 |
+//!
+//! `retry-after` is set if the wait can be foreseen.
+//!
+//! Input tokens are estimated by text length and the tokenizer of the model, images and documents
+//! roughly by the size of their data, less the expected cache reads. The running ratio of actual to
+//! estimated input corrects the estimate. [`CountTokensLayer`] replaces it by the count of the API.
+//! Output tokens are the running mean of actual output, and never `max_tokens`, which [the API does
+//! not count](https://platform.claude.com/docs/en/api/rate-limits). Both are learned by
+//! [`Workload`](tower_claude_core::Workload). A body that is not JSON, names no model or is too
+//! long costs one request.
 //!
 //! # Where it goes
-//! Inside a retry layer, so that every attempt pays; around `HeaderBudgetLayer`, which then corrects this layer's
-//! books by what the server says: share the limiter, `HeaderBudgetLayer::over(token_bucket.limiter())`. Alone it
-//! enforces the configured limits. A hedge goes around all of these layers: copies of one call share a reservation.
+//!
+//! Inside a retry layer, so that every attempt is charged. Around `HeaderBudgetLayer`, which
+//! corrects this layer by the rate-limit headers. Both must share the limiter:
+//! `HeaderBudgetLayer::over(token_bucket.limiter())`. Alone, the layer enforces the configured
+//! limits. A hedging layer goes around all of these layers, because copies of one call share a
+//! reservation.
 //!
 //! # Readiness
-//! Always ready: what a request costs is not known before it is there. An outer `LoadShed` therefore sees no
-//! pressure; the bounded queue and `max_wait` take its place. Nothing happens before the first poll of the
-//! future: it admits, then waits until the inner service is ready, then calls it.
+//!
+//! Always ready, because the cost of a request is not known before the call. An outer `LoadShed`
+//! sees no pressure. The bounded queue and the longest wait take its place. The call admits the
+//! request, waits until the inner service is ready, and then calls it. Nothing happens before its
+//! first poll.
 //!
 //! # Clone
-//! The limiter lives in the layer. All services made by a layer, by its clones, and by repeated calls of `layer()`
-//! share it; a second `new` is a second limiter.
+//!
+//! The limiter belongs to the layer. Clones of the layer and all its services share it. A second
+//! `new` creates a second limiter.
 //!
 //! # Cancellation
-//! Dropping the future before the request was sent gives everything back; after that the request and its input
-//! stay paid (the server has probably counted them) and the output not yet produced comes back. A waiter that is
-//! dropped wakes the next.
+//!
+//! Dropping the future before the request was sent gives everything back. After that, the request
+//! and its input stay charged, because the server has probably counted them, and output not yet
+//! produced is given back. A waiting request that is dropped wakes the next.
 //!
 //! # Streaming
-//! A reservation ends with the body, not with the head: the input is trued up at `message_start`, the output grows
-//! with what was produced, and the rest is settled at `message_stop`, at an error, or when the body is dropped.
-//! Compressed bodies are not looked into; their estimate stays.
 //!
-//! # What it never does
-//! Change a request or a response; retry; read rate-limit headers (`HeaderBudgetLayer` does); return an error of
-//! its own; box a future or spawn a task; hold anything while the caller does not poll.
+//! A reservation ends with the body. The input is corrected at `message_start`, and the output
+//! grows as it is produced. The rest is settled at `message_stop`, at an error, or when the body is
+//! dropped. A compressed body is not parsed, so its estimate stays.
+//!
+//! # Limits
+//!
+//! The layer changes no request or response, does not retry, and does not read rate-limit headers.
+//! It returns no error of its own, boxes no future of the inner service, spawns no task, and holds
+//! nothing for a call that is dropped.
 #![forbid(unsafe_code)]
 
-mod count;
-mod layer;
+mod count_tokens;
 
-pub use count::{CountTokens, CountTokensFuture, CountTokensLayer};
-pub use layer::TokenBucketLayer;
+use tower_claude_core::{ClaudeClassify, HeuristicCost, driver::Driven};
+use tower_claude_limiter::{LimitKind, LimitLayer, LimitPolicy, LocalLimiter, TokenBucketKind};
 
-/// The service of a [`TokenBucketLayer`]: a gate over its limiter.
-pub type TokenBucket<S, L, E, C> =
-    tower_claude_core::driver::Driven<S, (), tower_claude_limiter::LimitPolicy<L, E, C>, C>;
+pub use count_tokens::{CountTokens, CountTokensFuture, CountTokensLayer};
+
+/// A layer that paces requests and tokens by configured limits. See the [crate page](crate).
+pub type TokenBucketLayer<L = LocalLimiter, E = HeuristicCost, C = ClaudeClassify> =
+    LimitLayer<TokenBucketKind, L, E, C>;
+
+/// The service of a [`TokenBucketLayer`].
+pub type TokenBucket<S, L = LocalLimiter, E = HeuristicCost, C = ClaudeClassify> =
+    Driven<S, (), LimitPolicy<L, E>, C>;
 
 /// The name of the layer in events and in `x-tower-claude-refused-by`.
-pub const NAME: &str = "token-bucket";
+pub const NAME: &str = TokenBucketKind::NAME;

@@ -1,4 +1,4 @@
-//! What will be read from the prompt cache is not charged.
+//! Tests of expected cache reads, which are not charged.
 
 mod common;
 
@@ -22,19 +22,19 @@ use tower_claude_token_bucket::TokenBucketLayer;
 use tower_claude_wire::Usage;
 
 const PLENTY: u64 = 100_000_000;
-/// The prefix that all requests begin with, and what is left of each.
+/// The tokens of the prefix that all requests share, and of the rest of each.
 const PREFIX: u64 = 20_000;
 const REST: u64 = 200;
 const INPUT_PER_MINUTE: u64 = 120_000;
 const MINUTE: u64 = 60;
 
-/// JSON around a text as long as so many tokens, by the estimate for the model.
+/// Returns JSON around a text of this many tokens, by the estimate for the model.
 fn of_size(tokens: u64, json: impl Fn(&str) -> String) -> String {
     let bytes = tokens as usize * 5 / 2;
     json(&"w".repeat(bytes - json("").len()))
 }
 
-/// A question of 200 tokens behind 20,000 that the server has cached, or has not yet.
+/// Returns a question of 200 tokens after a prefix of 20,000, which the server has cached or not.
 fn question(cached: bool) -> Request<RequestBody> {
     let system = |text: &str| {
         format!(r#"[{{"type":"text","text":"{text}","cache_control":{{"type":"ephemeral"}}}}]"#)
@@ -58,8 +58,8 @@ fn question(cached: bool) -> Request<RequestBody> {
         .expect("a request")
 }
 
-/// The share of the input limit that is used from the second to the sixth minute while 400 callers ask
-/// without end, each answer taking 20 seconds.
+/// Returns the used share of the input limit from the second to the sixth minute, while 400 callers
+/// send requests without pause and each response takes 20 seconds.
 async fn used(estimate: HeuristicCost) -> f64 {
     let per_minute = (PLENTY, INPUT_PER_MINUTE, PLENTY);
     let fake = FakeClaude::builder()
@@ -71,7 +71,7 @@ async fn used(estimate: HeuristicCost) -> f64 {
         .with_max_wait(10 * common::HOUR);
     let service = layer.layer(fake.clone());
     let end = Instant::now() + Duration::from_secs(6 * MINUTE);
-    // The first answer says what is cached.
+    // The first response reports the cached tokens.
     send(&service, question(false)).await;
     let mut callers = JoinSet::new();
     for _ in 0..400 {
@@ -101,7 +101,7 @@ async fn used(estimate: HeuristicCost) -> f64 {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cached_prefix_leaves_the_limit_to_the_rest() {
+async fn cached_prefix_is_not_charged_to_the_input_limit() {
     let with = used(HeuristicCost::default()).await;
     let without = used(HeuristicCost::default().without_cache_reads()).await;
     println!(
@@ -111,10 +111,10 @@ async fn a_cached_prefix_leaves_the_limit_to_the_rest() {
     assert!(without < 0.85, "{without}");
 }
 
-/// 300 callers at once, each for 20,200 tokens of a limit of 120,000 as far as anyone knows: once the first
-/// is answered, those that wait are reckoned anew.
+/// 300 callers at once are estimated at 20,200 tokens each, of a limit of 120,000. After the first
+/// response, the waiting requests are estimated again.
 #[tokio::test(start_paused = true)]
-async fn who_waits_while_the_cache_warms_up_waits_no_longer() {
+async fn waiting_requests_are_revised_once_the_prefix_is_cached() {
     let per_minute = (PLENTY, INPUT_PER_MINUTE, PLENTY);
     let fake = FakeClaude::builder()
         .limits(server_limits(per_minute))
@@ -132,12 +132,13 @@ async fn who_waits_while_the_cache_warms_up_waits_no_longer() {
     }
     assert!(statuses(&fake).iter().all(|status| *status == 200));
     let took = start.elapsed();
-    // One answer of 20 seconds to learn from, and one for all others, some of whom wait for the fifth of the
-    // level that is held back while it is not known what so many read. Each at its full cost: 325 s.
+    // One response of 20 seconds to learn from, and one for all others. Some of these wait for the
+    // fifth of the level that is the safety margin for uncertain estimates. At full cost it would
+    // take 325 s.
     assert!(took < Duration::from_secs(55), "{took:?}");
 }
 
-/// Counts how many of its estimates somebody still holds, and how often it was asked.
+/// An estimator that counts its pending estimates and its calls.
 #[derive(Clone, Debug, Default)]
 struct Counting {
     estimate: HeuristicCost,
@@ -191,9 +192,9 @@ impl UsageListener for Told {
     }
 }
 
-/// Every poll of a request that waits asks whether its estimate still holds; it is not made anew for that.
+/// Every poll of a waiting request revises its estimate without reading the request again.
 #[tokio::test(start_paused = true)]
-async fn who_waits_is_estimated_once_as_long_as_nothing_is_learned() {
+async fn waiting_request_without_news_is_estimated_once() {
     let per_minute = (PLENTY, INPUT_PER_MINUTE, PLENTY);
     let fake = FakeClaude::builder()
         .limits(server_limits(per_minute))
@@ -206,7 +207,7 @@ async fn who_waits_is_estimated_once_as_long_as_nothing_is_learned() {
         .map(|_| Box::pin(send(&service, question(false))))
         .collect();
     for _ in 0..50 {
-        // Five fit, the last one waits.
+        // Five fit, the last request waits.
         for call in &mut asking {
             let polled = poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await;
             assert!(polled.is_pending());
@@ -216,7 +217,7 @@ async fn who_waits_is_estimated_once_as_long_as_nothing_is_learned() {
     assert!(estimate.counts.looked.load(Ordering::Relaxed) >= 49);
 }
 
-/// Callers at once behind one prefix, the first of which writes it. Returns what was counted.
+/// Sends requests of one prefix at once, of which the first writes the cache. Returns the counts.
 async fn counted(callers: usize) -> Arc<Counts> {
     let per_minute = (PLENTY, INPUT_PER_MINUTE, PLENTY);
     let fake = FakeClaude::builder()
@@ -239,10 +240,10 @@ async fn counted(callers: usize) -> Arc<Counts> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_estimate_is_made_anew_where_it_must_be_and_given_up_before() {
+async fn waiting_request_with_stale_estimate_is_estimated_again_after_forgetting_it() {
     let counts = counted(300).await;
     let made = counts.made.load(Ordering::Relaxed);
-    // Those that waited when the prefix was written, once each.
+    // Each request that waited when the prefix was written, once.
     assert!((301..=600).contains(&made), "{made}");
     assert_eq!(counts.most_held.load(Ordering::Relaxed), 300);
     assert_eq!(counts.held.load(Ordering::Relaxed), 0);

@@ -1,4 +1,4 @@
-//! A call dropped at any point gives back what the server cannot have counted.
+//! Tests of dropped calls, which give back everything that the server cannot have counted.
 
 mod common;
 
@@ -26,7 +26,7 @@ use tower_claude_limiter::{Limiter, Limits};
 use tower_claude_tests::{Piece, Readiness, Reply, Script};
 use tower_claude_token_bucket::TokenBucketLayer;
 
-/// One poll, outside of any task.
+/// Polls once, outside of any task.
 fn poll_once<F: Future + ?Sized>(future: Pin<&mut F>) -> Poll<F::Output> {
     future.poll(&mut Context::from_waker(Waker::noop()))
 }
@@ -36,7 +36,7 @@ const FULL: [i64; 3] = [1_000, 100_000, 50_000];
 const SENT: [i64; 3] = [999, 96_000, 50_000];
 
 #[tokio::test(start_paused = true)]
-async fn never_polled() {
+async fn call_dropped_before_first_poll_charges_nothing() {
     let layer = layer(LIMITS);
     let service = layer.layer(FakeClaude::builder().build());
     drop(service.oneshot(message(4_000, 900)));
@@ -45,7 +45,7 @@ async fn never_polled() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn in_the_queue() {
+async fn waiting_call_dropped_leaves_the_queue() {
     let layer = layer((1_000, 10_000, 50_000));
     let service = layer.layer(FakeClaude::builder().build());
     let first = service
@@ -60,7 +60,7 @@ async fn in_the_queue() {
     assert_eq!(only(&layer.limiter()).queued, 2);
     let before = left(&layer.limiter());
     drop(second);
-    // Who is next has room at once, without any time passing.
+    // The next request is admitted without any time passing.
     let third = tokio::time::timeout(Duration::from_nanos(1), third);
     third.await.expect("woken").expect("an answer");
     assert_eq!(only(&layer.limiter()).queued, 0);
@@ -70,9 +70,9 @@ async fn in_the_queue() {
     assert_eq!(only(&layer.limiter()).in_flight, 0);
 }
 
-/// A layer between may give a waiting attempt up and send the call once more: that one is on its way.
+/// A layer in between may drop a waiting attempt and send the call again.
 #[tokio::test(start_paused = true)]
-async fn one_attempt_that_waited_holds_no_other_back() {
+async fn dropped_waiting_attempt_does_not_hold_back_the_next() {
     let layer = TokenBucketLayer::new(Limits::new().with_concurrency(NonZeroU32::MIN));
     let service = layer.layer(FakeClaude::builder().build());
     let first = service.clone().oneshot(message(1, 1)).await;
@@ -91,7 +91,7 @@ async fn one_attempt_that_waited_holds_no_other_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn admitted_but_not_sent() {
+async fn admitted_call_dropped_before_sending_is_refunded() {
     let layer = layer(LIMITS);
     let script = Script::always(Reply::message()).readiness(Readiness::Never);
     let mut call = Box::pin(layer.layer(script.clone()).oneshot(message(4_000, 900)));
@@ -105,7 +105,7 @@ async fn admitted_but_not_sent() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn sent_and_not_answered() {
+async fn sent_call_dropped_keeps_request_and_input() {
     let layer = layer(LIMITS);
     let silent = service_fn(|_: Request<RequestBody>| {
         pending::<Result<http::Response<FakeBody>, Infallible>>()
@@ -118,9 +118,9 @@ async fn sent_and_not_answered() {
     assert_eq!(left(&layer.limiter()), SENT);
 }
 
-/// The place is free only when the call itself is gone, so that no more are out than may be.
+/// The inner future is dropped first, so that the concurrency limit is never exceeded.
 #[tokio::test(start_paused = true)]
-async fn the_place_is_kept_to_the_last() {
+async fn reservation_outlives_the_inner_future() {
     struct Leaving(TestLayer, Arc<AtomicU64>);
     impl Drop for Leaving {
         fn drop(&mut self) {
@@ -145,7 +145,7 @@ async fn the_place_is_kept_to_the_last() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_an_error_body_is_read() {
+async fn call_dropped_while_reading_an_error_body_settles() {
     let layer = layer(LIMITS);
     let reply = Reply::status(400).chunked().data("{").piece(Piece::Stall);
     let mut call = Box::pin(
@@ -161,7 +161,7 @@ async fn while_an_error_body_is_read() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_body_is_never_read() {
+async fn unread_body_dropped_settles() {
     let layer = layer(LIMITS);
     let service = layer.layer(FakeClaude::builder().build());
     let response = service.oneshot(message(4_000, 900)).await.expect("a head");
@@ -172,7 +172,7 @@ async fn the_body_is_never_read() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn in_the_middle_of_a_stream() {
+async fn stream_dropped_midway_refunds_remaining_output() {
     let layer = layer(LIMITS);
     let fake = FakeClaude::builder().build();
     let service = layer.layer(fake.clone());
@@ -194,9 +194,9 @@ async fn in_the_middle_of_a_stream() {
     assert!(kept < 2_000, "output that was not made is given back");
 }
 
-/// Whatever is dropped and whenever: the limiter is empty after it, and still serves.
+/// After a drop at any point the limiter is empty and still admits.
 #[tokio::test(start_paused = true)]
-async fn after_any_number_of_polls() {
+async fn call_dropped_after_any_poll_leaves_nothing_in_flight() {
     let layer = layer(LIMITS);
     for polls in 0..40 {
         let reply = Reply::message().waits(3).slow_body();

@@ -1,4 +1,4 @@
-//! The contract that every layer keeps.
+//! The contract suite.
 
 use std::num::NonZeroU64;
 

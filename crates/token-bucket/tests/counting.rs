@@ -1,4 +1,4 @@
-//! Input tokens counted by the API, and charged as counted.
+//! Tests of input tokens that the API counts.
 
 mod common;
 
@@ -19,10 +19,10 @@ use tower_claude_tests::{Broken, Piece, Readiness, Reply, Script};
 use tower_claude_token_bucket::{CountTokensLayer, TokenBucketLayer};
 
 const LIMITS: common::PerMinute = (1_000, 100_000, 50_000);
-/// Two of a layer's own seconds.
+/// The default timeout of the layer.
 const IN_TIME: Duration = Duration::from_secs(2);
 
-/// The layers, and a fake to put them over.
+/// The layers under test, and their events.
 struct Stack {
     count: CountTokensLayer,
     bucket: TokenBucketLayer,
@@ -39,11 +39,11 @@ impl Stack {
         }
     }
 
-    fn over(&self, fake: &FakeClaude) -> impl common::FakeService {
+    fn over(&self, fake: &FakeClaude) -> impl common::ClaudeService + use<> {
         self.count.layer(self.bucket.layer(fake.clone()))
     }
 
-    /// What the limiter knows of the Messages scope.
+    /// Returns the Messages scope of the limiter.
     fn messages(&self) -> ScopeSnapshot {
         of(
             &self.bucket.limiter(),
@@ -51,7 +51,7 @@ impl Stack {
         )
     }
 
-    /// Why requests were left to their estimates.
+    /// Takes the reasons of the requests that kept their estimates.
     fn uncounted(&self) -> Vec<String> {
         let mut events = self.events.take();
         events.retain(|event| event.contains("Uncounted"));
@@ -98,11 +98,12 @@ const COUNT: (Endpoint, u16) = (Endpoint::CountTokens, 200);
 const MESSAGE: (Endpoint, u16) = (Endpoint::Messages, 200);
 
 #[tokio::test(start_paused = true)]
-async fn the_charge_is_the_servers_own_count() {
+async fn counted_request_is_charged_the_count_of_the_api() {
     let (stack, fake) = (Stack::new(), fake());
     let call = tokio::spawn(send(&stack.over(&fake), question("a")));
     tokio::time::sleep(Duration::from_secs(1)).await;
-    // While it is answered: 7,000 of a text of four bytes, and what flows back in a second.
+    // Before the response ends: 7,000 are charged for a text of four bytes, and a second has
+    // refilled.
     assert_eq!(input_left(&stack.messages()), 100_000 - 7_000 + 1_666);
     assert_eq!(call.await.expect("no panic").status(), 200);
     assert_eq!(endpoints(&fake), [COUNT, MESSAGE]);
@@ -115,13 +116,13 @@ async fn the_charge_is_the_servers_own_count() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_counted_is_not_counted_again() {
+async fn known_prompt_is_not_counted_again() {
     let (stack, fake) = (Stack::new(), fake());
     for text in ["a", "a", "b", "a"] {
-        // Every call makes its services anew.
+        // Every iteration makes new services.
         send(&stack.over(&fake), question(text)).await;
     }
-    // Another model counts otherwise.
+    // Another model has another count.
     let other = message(7_000, 100).map(|_| {
         RequestBody::from(r#"{"model":"claude-haiku-4-5","max_tokens":4000,"messages":[{"role":"user","content":"a"}]}"#)
     });
@@ -133,7 +134,7 @@ async fn what_was_counted_is_not_counted_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whatever_goes_wrong_leaves_the_estimate() {
+async fn failed_count_keeps_the_estimate() {
     let retry_after = Duration::from_secs(30);
     for (fault, status) in [
         (Fault::RateLimited { retry_after }, 429),
@@ -146,20 +147,20 @@ async fn whatever_goes_wrong_leaves_the_estimate() {
         let start = Instant::now();
         let call = tokio::spawn(send(&stack.over(&fake), question("a")));
         tokio::time::sleep(Duration::from_millis(500)).await;
-        // The estimate of a few bytes.
+        // The estimate for a few bytes.
         assert!(input_left(&stack.messages()) > 99_900, "{fault:?}");
         assert_eq!(call.await.expect("no panic").status(), 200);
         assert_eq!(endpoints(&fake), [(Endpoint::CountTokens, status), MESSAGE]);
         assert_eq!(stack.uncounted().len(), 1, "{fault:?}");
-        // A 429 of the one scope is no pause of the other.
+        // A 429 of one scope does not pause the other.
         assert!(start.elapsed() < retry_after, "{fault:?}");
         assert!(stack.messages().paused_for.is_zero());
     }
 }
 
-/// What was counted for one attempt of a call says nothing of another prompt, a fallback's for example.
+/// The count of an earlier attempt must not be used for another prompt, such as a fallback's.
 #[tokio::test(start_paused = true)]
-async fn a_count_that_fails_does_not_leave_the_one_before() {
+async fn failed_count_clears_the_previous_count() {
     let (stack, fake) = (Stack::new(), fake());
     let service = stack.over(&fake);
     let mut first = question("a");
@@ -173,9 +174,9 @@ async fn a_count_that_fails_does_not_leave_the_one_before() {
     assert_eq!(context.counted_input(), None);
 }
 
-/// Nor does it wait for a scope that is paused: the next is left to its estimate at once.
+/// The next request keeps its estimate at once.
 #[tokio::test(start_paused = true)]
-async fn a_paused_count_is_not_waited_for() {
+async fn count_in_a_paused_scope_is_not_waited_for() {
     let (stack, fake) = (Stack::new(), fake());
     let retry_after = Duration::from_secs(30);
     fake.inject(Fault::RateLimited { retry_after });
@@ -191,7 +192,7 @@ async fn a_paused_count_is_not_waited_for() {
     assert!(uncounted[1].contains("refused"), "{uncounted:?}");
 }
 
-/// The layer alone, over a script that answers the count first and the message then.
+/// Sends a message through the layer alone. The script answers the count first, then the message.
 async fn over_script(count: Reply) -> (Script, Events, Duration) {
     let events = Events::default();
     let layer = CountTokensLayer::new().with_observer(events.observer());
@@ -205,7 +206,7 @@ async fn over_script(count: Reply) -> (Script, Events, Duration) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_answer_in_time_leaves_the_estimate() {
+async fn count_timeout_keeps_the_estimate() {
     let stalls = Reply::json("").chunked().piece(Piece::Stall);
     let (_, events, took) = over_script(stalls).await;
     assert!(events.take()[0].contains("timeout"));
@@ -213,7 +214,7 @@ async fn no_answer_in_time_leaves_the_estimate() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_is_no_count_leaves_the_estimate() {
+async fn response_without_count_keeps_the_estimate() {
     for answer in [
         "",
         "{",
@@ -232,7 +233,7 @@ async fn an_answer_that_is_no_count_leaves_the_estimate() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_count_is_asked_in_the_callers_name() {
+async fn count_request_has_the_headers_of_the_message() {
     let script = Script::new([Reply::json(r#"{"input_tokens":7}"#), Reply::message()]);
     let mut request = with(question("a"), "anthropic-beta", "some-beta");
     *request.uri_mut() = "https://h/v1/messages?beta=true".parse().expect("a uri");
@@ -255,9 +256,9 @@ async fn the_count_is_asked_in_the_callers_name() {
     assert_eq!(message.headers["accept-encoding"], "gzip");
 }
 
-/// What the caller put into the extensions is with the count as well; of layers' own each has its own.
+/// The count has the caller's extensions, but a [`Call`] of its own.
 #[tokio::test(start_paused = true)]
-async fn the_count_has_the_callers_extensions() {
+async fn count_request_has_the_extensions_of_the_message() {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let script = Script::new([Reply::json(r#"{"input_tokens":7}"#), Reply::message()]);
     let log = seen.clone();
@@ -281,7 +282,7 @@ async fn the_count_has_the_callers_extensions() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_messages_are_counted() {
+async fn other_endpoints_are_not_counted() {
     for path in [
         "/v1/messages/count_tokens",
         "/v1/messages/batches",
@@ -295,9 +296,9 @@ async fn only_messages_are_counted() {
     }
 }
 
-/// Wherever a call is dropped, nothing of it stays, neither in the service nor in the limiter.
+/// A drop at any point leaves nothing in the service or in the limiter.
 #[tokio::test(start_paused = true)]
-async fn dropped_mid_way_it_leaves_nothing() {
+async fn call_dropped_while_counting_leaves_nothing_in_flight() {
     let stack = Stack::new();
     for polls in 0..20 {
         let count = Reply::json(r#"{"input_tokens":7}"#).waits(2).slow_body();
@@ -324,7 +325,7 @@ async fn dropped_mid_way_it_leaves_nothing() {
     }
 }
 
-/// Polls once; true when it is done.
+/// Polls once, and returns true if the call is done.
 async fn poll_once(call: &mut (impl Future + Unpin)) -> bool {
     std::future::poll_fn(|cx| std::task::Poll::Ready(Pin::new(&mut *call).poll(cx).is_ready()))
         .await

@@ -1,5 +1,5 @@
-//! The contract that every layer keeps, for the one that counts: over a service that answers counts beside
-//! the script, so that the script sees the requests themselves.
+//! The contract suite for `CountTokensLayer`. A service beside the script answers the counts, so
+//! that the script sees the messages only.
 
 use std::{
     pin::Pin,

@@ -1,4 +1,4 @@
-//! Priority and tenant of a request, and where it waits.
+//! Tests of priorities, tenants and queue positions.
 
 mod common;
 
@@ -16,7 +16,7 @@ use tower_claude_fake_claude::FakeClaude;
 const PRIORITY: HeaderName = HeaderName::from_static("x-priority");
 const TENANT: HeaderName = HeaderName::from_static("x-tenant");
 
-/// The order in which requests are let out that came while the limit was used up.
+/// Returns the order in which requests are admitted that arrived while the limit was used up.
 async fn order(requests: Vec<http::Request<tower_claude_core::RequestBody>>) -> Vec<usize> {
     let layer = layer((1_000, 60_000, 1_000_000))
         .with_priority_header(PRIORITY)
@@ -32,7 +32,7 @@ async fn order(requests: Vec<http::Request<tower_claude_core::RequestBody>>) -> 
             out.lock().unwrap().push(number);
             drop(response);
         });
-        // Each asks before the next.
+        // Each enters the queue before the next.
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     tasks.join_all().await;
@@ -40,7 +40,7 @@ async fn order(requests: Vec<http::Request<tower_claude_core::RequestBody>>) -> 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_header_names_the_priority() {
+async fn priority_header_orders_the_queue() {
     let of = |name: &'static str| with(message(1_000, 1), "x-priority", name);
     let requests = vec![
         of("batch"),
@@ -52,7 +52,7 @@ async fn a_header_names_the_priority() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_extension_wins() {
+async fn priority_extension_overrides_the_header() {
     let mut urgent = with(message(1_000, 1), "x-priority", "batch");
     urgent.extensions_mut().insert(Priority::Interactive);
     let mut plain = with(message(1_000, 1), "x-priority", "interactive");
@@ -61,11 +61,11 @@ async fn the_extension_wins() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_header_names_the_tenant() {
+async fn tenant_header_shares_the_limit() {
     let of = |name: &'static str| with(message(1_000, 1), "x-tenant", name);
     let mut b = with(message(1_000, 1), "x-tenant", "a");
     b.extensions_mut().insert(Tenant(Arc::from("b")));
-    // In turn, not in the order of arrival.
+    // Alternating between the tenants, not in the order of arrival.
     assert_eq!(
         order(vec![of("a"), of("a"), of("a"), b, of("b")]).await,
         [0, 3, 1, 4, 2]
@@ -73,7 +73,7 @@ async fn a_header_names_the_tenant() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waits_hears_where_and_who_is_refused_where_it_would_have() {
+async fn waiting_and_rejected_requests_report_their_position() {
     let heard = Arc::new(Mutex::new(Vec::new()));
     let log = heard.clone();
     let layer = layer((1_000, 60_000, 1_000_000))

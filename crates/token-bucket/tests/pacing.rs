@@ -1,4 +1,4 @@
-//! Requests are let out as the limits allow, in the order they came.
+//! Tests of the pace and the order of admission.
 
 mod common;
 
@@ -14,8 +14,8 @@ use tower_claude_limiter::Limiter;
 
 const PLENTY: u64 = 100_000_000;
 
-/// 200 requests at once, 60 of which fit a minute: what does not fit the bucket comes out at one per
-/// second, none of it meets a 429, and nobody overtakes.
+/// Sends 200 requests at once against limits of 60 per minute. Requests beyond the burst leave at
+/// one per second, in order, and none gets a 429.
 async fn all_get_through(per_minute: PerMinute, request: impl Fn(u64) -> Request<RequestBody>) {
     let fake = FakeClaude::builder()
         .limits(server_limits(per_minute))
@@ -42,22 +42,22 @@ async fn all_get_through(per_minute: PerMinute, request: impl Fn(u64) -> Request
 }
 
 #[tokio::test(start_paused = true)]
-async fn by_requests() {
+async fn request_limit_is_kept() {
     all_get_through((60, PLENTY, PLENTY), |_| message(1_000, 100)).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn by_input_tokens() {
+async fn input_limit_is_kept() {
     all_get_through((100_000, 60_000, PLENTY), |_| message(1_000, 100)).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn by_output_tokens() {
+async fn output_limit_is_kept() {
     all_get_through((100_000, PLENTY, 12_000), |_| stream(1_000, 200)).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn big_ones_are_not_overtaken() {
+async fn large_request_is_not_starved_by_small_ones() {
     let sizes = [100, 5_500, 300, 100, 100, 100, 700, 1_100];
     assert_eq!(sizes.iter().sum::<u64>(), 8 * 1_000);
     all_get_through((100_000, 60_000, PLENTY), |number| {
@@ -66,9 +66,9 @@ async fn big_ones_are_not_overtaken() {
     .await;
 }
 
-/// The estimate is far off, one way or the other; the running ratio mends it.
+/// The running ratio corrects an estimate that is far too low or too high.
 #[tokio::test(start_paused = true)]
-async fn wrong_estimates_are_learned() {
+async fn wrong_estimates_are_corrected() {
     for planned in [400, 2_500] {
         let per_minute = (100_000, 60_000, PLENTY);
         let fake = FakeClaude::builder()
@@ -76,7 +76,7 @@ async fn wrong_estimates_are_learned() {
             .build();
         let layer = layer(per_minute);
         let service = over(&layer, &fake);
-        // A few one by one, as an application begins.
+        // A few requests one by one, like an application that starts.
         for _ in 0..10 {
             send(
                 &service,
@@ -97,9 +97,9 @@ async fn wrong_estimates_are_learned() {
     }
 }
 
-/// The default estimate, from the text alone.
+/// The default estimator sees the text alone.
 #[tokio::test(start_paused = true)]
-async fn by_the_text_alone() {
+async fn text_estimate_keeps_the_input_limit() {
     let per_minute = (100_000, 30_000, PLENTY);
     let fake = FakeClaude::builder()
         .limits(server_limits(per_minute))
@@ -131,9 +131,9 @@ async fn by_the_text_alone() {
     assert_eq!(layer.handle().snapshot()[0].in_flight, 0);
 }
 
-/// Requests at once, counted to the end of their bodies.
+/// A request counts until its body has ended.
 #[tokio::test(start_paused = true)]
-async fn by_concurrency() {
+async fn concurrency_limit_is_kept() {
     let fake = FakeClaude::builder()
         .limits(server_limits((PLENTY, PLENTY, PLENTY)).with_concurrency(3))
         .tokens_per_second(100.0)
@@ -151,7 +151,7 @@ async fn by_concurrency() {
         .collect();
     assert_eq!(send_all(&service, requests).await, [200; 20]);
     assert_eq!(statuses(&fake), [200; 20]);
-    // A second each, three at a time.
+    // Each takes a second, and three run at a time.
     let took = fake.elapsed().as_secs_f64();
     assert!((6.5..7.1).contains(&took), "{took} s");
 }

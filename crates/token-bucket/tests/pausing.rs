@@ -1,4 +1,4 @@
-//! A 429 is paced once, for everybody, by the limiter.
+//! Tests of pauses after a 429.
 
 mod common;
 
@@ -26,7 +26,7 @@ fn limited_for(retry_after: Duration) -> (FakeClaude, Fault) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_scope_waits_as_long_as_the_server_asks() {
+async fn rate_limit_with_retry_after_pauses_the_scope() {
     let events = Events::default();
     let (fake, _) = limited_for(SEVEN);
     let layer = layer(LIMITS).with_observer(events.observer());
@@ -55,7 +55,7 @@ async fn the_scope_waits_as_long_as_the_server_asks() {
             "token-bucket paused messages/sonnet-5.5"
         ]
     );
-    // Everybody waits, once.
+    // All requests wait for the same pause.
     let got = send_all(&service, vec![message(100, 10), stream(100, 10)]).await;
     assert_eq!(got, [200, 200]);
     let waited = start.elapsed();
@@ -68,7 +68,7 @@ async fn the_scope_waits_as_long_as_the_server_asks() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_429_without_any_header_pauses_too() {
+async fn rate_limit_without_headers_pauses_longer_each_time() {
     let fake = FakeClaude::builder().build();
     fake.inject_times(Fault::RateLimitedBare, 3);
     let layer = layer(LIMITS);
@@ -94,7 +94,7 @@ async fn a_429_without_any_header_pauses_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_ramp_limit_pauses() {
+async fn ramp_limit_pauses_the_scope() {
     let fake = FakeClaude::builder().build();
     fake.inject(Fault::Ramp { retry_after: SEVEN });
     let layer = layer(LIMITS);
@@ -103,9 +103,9 @@ async fn a_ramp_limit_pauses() {
     assert!(only(&layer.limiter()).paused_for >= SEVEN);
 }
 
-/// Waiting does not help there.
+/// Waiting does not lift a spend limit.
 #[tokio::test(start_paused = true)]
-async fn a_spend_limit_does_not_pause() {
+async fn spend_limit_does_not_pause() {
     for fault in [Fault::SpendCap, Fault::OwnSpendLimit] {
         let fake = FakeClaude::builder().build();
         fake.inject(fault.clone());
@@ -129,9 +129,9 @@ async fn a_spend_limit_does_not_pause() {
     }
 }
 
-/// Whoever had to read the error body says what it means, so that layers outside need not.
+/// The outer layers need not read the error body again.
 #[tokio::test(start_paused = true)]
-async fn the_class_is_left_for_outer_layers() {
+async fn error_response_carries_its_class() {
     for (fault, kind) in [
         (Fault::SpendCap, Kind::SpendLimit),
         (Fault::OwnSpendLimit, Kind::SpendLimit),
@@ -150,9 +150,9 @@ async fn the_class_is_left_for_outer_layers() {
     }
 }
 
-/// Its next attempt goes before those that came later.
+/// The next attempt of the call is admitted before requests that arrived later.
 #[tokio::test(start_paused = true)]
-async fn the_request_that_met_it_keeps_its_place() {
+async fn rejected_request_keeps_its_queue_position() {
     let (fake, _) = limited_for(SEVEN);
     let layer = layer(LIMITS);
     let service = over(&layer, &fake);
@@ -183,9 +183,9 @@ async fn the_request_that_met_it_keeps_its_place() {
     assert_eq!(statuses(&fake), [429, 200, 200, 200, 200]);
 }
 
-/// Ten requests in flight meet it together; it is one pause, as long as the longest.
+/// Ten requests in flight are rejected together, which is one pause.
 #[tokio::test(start_paused = true)]
-async fn many_at_once_are_one_pause() {
+async fn concurrent_rate_limits_are_one_pause() {
     let limited = Reply::claude_error(429, "rate_limit_error").header(RETRY_AFTER, "7");
     let layer = layer(LIMITS);
     let service = layer.layer(Script::always(limited).together(10));
@@ -208,9 +208,9 @@ async fn many_at_once_are_one_pause() {
     assert_eq!(only(&layer.limiter()).in_flight, 0);
 }
 
-/// Longer than anybody may wait: refused at once, not sent into the next 429.
+/// The request is rejected at once, and not sent into the next 429.
 #[tokio::test(start_paused = true)]
-async fn a_pause_longer_than_max_wait_refuses() {
+async fn pause_longer_than_max_wait_rejects_at_once() {
     let (fake, _) = limited_for(Duration::from_secs(600));
     let layer = layer(LIMITS).with_max_wait(Duration::from_secs(60));
     let service = over(&layer, &fake);
@@ -226,9 +226,9 @@ async fn a_pause_longer_than_max_wait_refuses() {
     assert_eq!(fake.log_len(), 1);
 }
 
-/// A refusal further in is not the server's word, whatever a classifier of one's own makes of it.
+/// A rejection by an inner layer is no rate limit of the server, even under a custom classifier.
 #[tokio::test(start_paused = true)]
-async fn a_refusal_on_this_side_pauses_nobody() {
+async fn local_rejection_does_not_pause() {
     let reason = RejectReason::QueueFull {
         waiting: 1,
         limit: 1,

@@ -1,5 +1,5 @@
-//! Pools of limits that are independent at the server are independent here, and all services of a
-//! layer share them.
+//! Tests of scopes: limits that are separate at the server, and are shared by all services of a
+//! layer.
 
 mod common;
 
@@ -29,9 +29,9 @@ fn count_tokens() -> Request<RequestBody> {
     request
 }
 
-/// Two requests per minute of one scope are used up; others still go at once.
+/// After the two requests per minute of one scope are used up, other scopes still admit at once.
 #[tokio::test(start_paused = true)]
-async fn keys_models_and_endpoints_have_their_own() {
+async fn keys_models_and_endpoints_have_separate_limits() {
     let limits = (3, 100_000, 100_000);
     let fake = FakeClaude::builder()
         .limits(GroupLimits::unlimited())
@@ -85,9 +85,8 @@ async fn keys_models_and_endpoints_have_their_own() {
     assert_eq!(endpoints(Endpoint::CountTokens), 1);
 }
 
-/// Models of one rate group share its limits.
 #[tokio::test(start_paused = true)]
-async fn one_rate_group_is_one_pool() {
+async fn models_of_a_rate_group_share_limits() {
     let fake = FakeClaude::builder().build();
     let layer = layer((100, 100_000, 100_000));
     let service = over(&layer, &fake);
@@ -101,7 +100,7 @@ async fn one_rate_group_is_one_pool() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pause_is_of_one_scope() {
+async fn pause_of_a_scope_leaves_other_scopes() {
     let fake = FakeClaude::builder().build();
     let retry_after = Duration::from_secs(30);
     fake.inject(Fault::RateLimited { retry_after });
@@ -120,7 +119,7 @@ async fn a_pause_is_of_one_scope() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn limits_by_rate_group() {
+async fn rate_group_limits_override_the_default() {
     let some = |n| NonZeroU64::new(n).expect("a limit");
     let layer = TokenBucketLayer::new(
         common::limits((100, 100_000, 100_000))
@@ -140,7 +139,7 @@ async fn limits_by_rate_group() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_users_own_scopes() {
+async fn custom_scope_separates_limits() {
     let layer = layer((2, 100_000, 100_000)).with_scope(|request| {
         let tenant = request
             .headers()
@@ -159,9 +158,8 @@ async fn the_users_own_scopes() {
     assert_eq!(layer.handle().snapshot().len(), 2);
 }
 
-/// Two scopes of one limiter are two limits.
 #[tokio::test(start_paused = true)]
-async fn who_passes_two_scopes_of_one_limiter_pays_both() {
+async fn two_scopes_of_one_limiter_are_both_charged() {
     let by_model = layer((10, 100_000, 100_000));
     let all = by_model.clone().with_scope(|_| Scope::named("all"));
     let service = all.layer(by_model.layer(FakeClaude::builder().build()));
@@ -173,10 +171,10 @@ async fn who_passes_two_scopes_of_one_limiter_pays_both() {
     assert_eq!(left.map(|left| left.available).collect::<Vec<_>>(), [9, 9]);
 }
 
-/// What was reserved in another scope for one of the attempts ends with it, and takes nothing along that was
-/// reserved further out.
+/// The reservation of an attempt in another scope ends with the attempt. The outer reservation
+/// stays.
 #[tokio::test(start_paused = true)]
-async fn an_attempt_in_another_scope_leaves_the_outer_reservation() {
+async fn attempt_in_another_scope_keeps_the_outer_reservation() {
     let layer = TokenBucketLayer::new(Limits::new().with_concurrency(NonZeroU32::MIN));
     let inner = layer.layer(FakeClaude::builder().build());
     let falls_back = service_fn(move |request: Request<RequestBody>| {
@@ -197,7 +195,7 @@ async fn an_attempt_in_another_scope_leaves_the_outer_reservation() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn services_of_a_layer_share_its_limits() {
+async fn services_of_a_layer_share_limits() {
     let limits = (4, 100_000, 100_000);
     let fake = FakeClaude::builder().limits(server_limits(limits)).build();
     let layer = layer(limits);
@@ -218,14 +216,14 @@ async fn services_of_a_layer_share_its_limits() {
         "each had its own"
     );
     assert_eq!(layer.handle().snapshot(), layer.limiter().snapshot());
-    // A layer made anew is another limiter.
+    // A second layer has another limiter.
     let other = common::layer(limits);
     assert!(other.limiter().snapshot().is_empty());
     assert_ne!(other.limiter().id(), layer.limiter().id());
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_decision_is_told() {
+async fn every_decision_is_reported() {
     let events = Events::default();
     let fake = FakeClaude::builder().build();
     let layer = layer((100, 1_000, 100_000))

@@ -1,4 +1,4 @@
-//! A reservation is settled by what the answer used.
+//! Tests of settling by the actual usage.
 
 mod common;
 
@@ -16,7 +16,7 @@ fn fake() -> FakeClaude {
 }
 
 #[tokio::test(start_paused = true)]
-async fn by_the_usage_of_a_json_answer() {
+async fn json_response_settles_by_its_usage() {
     let layer = layer(LIMITS);
     let request = with(message(700, 90), "x-planned-input", 4_000);
     let request = with(request, "x-planned-output", 3_000);
@@ -33,7 +33,7 @@ async fn by_the_usage_of_a_json_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn more_than_planned_is_charged_too() {
+async fn usage_above_the_estimate_is_charged() {
     let layer = layer(LIMITS);
     let request = with(message(7_000, 900), "x-planned-input", 10);
     let request = with(request, "x-planned-output", 5);
@@ -42,7 +42,7 @@ async fn more_than_planned_is_charged_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn cache_reads_are_free_and_cache_writes_are_not() {
+async fn cache_reads_are_free_and_cache_writes_are_charged() {
     let layer = layer(LIMITS);
     let request = with(message(9_000, 10), "x-fake-cache-read-tokens", 6_000);
     let request = with(request, "x-fake-cache-creation-tokens", 2_000);
@@ -51,7 +51,7 @@ async fn cache_reads_are_free_and_cache_writes_are_not() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn by_the_usage_of_a_stream_as_it_comes() {
+async fn stream_settles_by_its_usage_as_it_arrives() {
     let layer = layer(LIMITS);
     let request = with(stream(700, 2_000), "x-planned-input", 4_000);
     let request = with(request, "x-planned-output", 100);
@@ -83,7 +83,7 @@ async fn by_the_usage_of_a_stream_as_it_comes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn by_what_a_broken_stream_had_told() {
+async fn broken_stream_settles_by_reported_usage() {
     for fault in [
         Fault::ErrorMidStream { after_tokens: 40 },
         Fault::Truncated { after_tokens: 40 },
@@ -108,9 +108,9 @@ async fn by_what_a_broken_stream_had_told() {
     }
 }
 
-/// The server has probably counted the request and its input, and made no output.
+/// The server has probably counted the request and its input, and produced no output.
 #[tokio::test(start_paused = true)]
-async fn a_failed_attempt_keeps_request_and_input() {
+async fn failed_attempt_keeps_request_and_input() {
     for fault in [
         Fault::Overloaded,
         Fault::ServerError,
@@ -128,9 +128,9 @@ async fn a_failed_attempt_keeps_request_and_input() {
     }
 }
 
-/// No answer was made, so no tokens were used.
+/// An invalid request uses no tokens.
 #[tokio::test(start_paused = true)]
-async fn a_wrong_request_keeps_the_request_only() {
+async fn invalid_request_keeps_the_request_only() {
     let layer = layer(LIMITS);
     let service = over(&layer, &fake());
     let mut request = message(4_000, 900);
@@ -141,9 +141,9 @@ async fn a_wrong_request_keeps_the_request_only() {
     assert_eq!((unlearned.input_ratio, unlearned.mean_output), (1.0, None));
 }
 
-/// A layer further in has not sent it.
+/// The inner layer has not sent the request.
 #[tokio::test(start_paused = true)]
-async fn a_local_refusal_gives_everything_back() {
+async fn local_rejection_refunds_everything() {
     use tower_claude_core::{RejectReason, Rejection};
     let late = RejectReason::DeadlineWouldPass {
         estimated: std::time::Duration::from_secs(9),
@@ -159,7 +159,7 @@ async fn a_local_refusal_gives_everything_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_error_of_the_service_settles_too() {
+async fn service_error_settles() {
     let layer = layer(LIMITS);
     let script = Script::always(Reply::error(Broken("wire cut")));
     let error = layer
@@ -172,9 +172,8 @@ async fn an_error_of_the_service_settles_too() {
     assert_eq!(only(&layer.limiter()).in_flight, 0);
 }
 
-/// What cannot be read leaves the estimate.
 #[tokio::test(start_paused = true)]
-async fn unknown_usage_keeps_the_estimate() {
+async fn response_without_usage_keeps_the_estimate() {
     let html = Reply::status(200)
         .header(http::header::CONTENT_TYPE, "text/html")
         .data("<p>");
@@ -190,7 +189,7 @@ async fn unknown_usage_keeps_the_estimate() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_that_fails_settles_once() {
+async fn failing_body_settles_once() {
     let reply = Reply::message()
         .chunked()
         .piece(Piece::Error(Broken("cut")));
@@ -203,6 +202,6 @@ async fn a_body_that_fails_settles_once() {
     let error = response.into_body().collect().await.expect_err("its error");
     assert_eq!(error, Broken("cut"));
     assert_eq!(only(&layer.limiter()).in_flight, 0);
-    // What the body had told by then: 11 and 7.
+    // The usage reported by then: 11 and 7.
     assert_eq!(left(&layer.limiter()), [999, 99_989, 49_993]);
 }

@@ -11,7 +11,7 @@ use tower::ServiceExt;
 use tower_claude_circuit_breaker::CircuitBreakerLayer;
 use tower_claude_core::{BufferRequest, Cost, RequestBody, Scope};
 use tower_claude_header_budget::HeaderBudgetLayer;
-use tower_claude_limiter::{Ask, Limiter, Limits};
+use tower_claude_limiter::{AcquireRequest, Limiter, Limits};
 use tower_claude_retry::RetryLayer;
 use tower_claude_token_bucket::TokenBucketLayer;
 use tower_layer::Layer;
@@ -63,7 +63,7 @@ async fn a_call_that_is_never_polled_leaves_nothing() {
     assert_idle(&limiter, "a call that was sent and not polled");
     drop(first);
     // The place in the limiter is taken: the next waits in the queue, in vain.
-    let ask = Ask::new(Scope::of(&message(false)), Cost::new(1, 1));
+    let ask = AcquireRequest::new(Scope::of(&message(false)), Cost::new(1, 1));
     let held = limiter.acquire(ask).await.expect("free");
     let second = unpolled();
     let queued = |told: &String| told.starts_with("Queued");

@@ -1,4 +1,4 @@
-//! Who estimates, and what comes back to it.
+//! Cost estimators, and the actual usage that is reported to them.
 
 use std::{fmt, sync::Arc};
 
@@ -7,17 +7,19 @@ use tokio::time::Instant;
 use tower_claude_wire::Usage;
 
 use super::Cost;
-use crate::RequestBody;
+use crate::request_body::RequestBody;
 
-/// Estimates the cost of a request before it is sent.
+/// An estimator of the cost of requests.
 ///
-/// A limiter corrects the estimate: the input by the running ratio of actual to estimated tokens,
-/// the output by the running mean of what answers used, both by [`Workload`](crate::Workload).
+/// A limiter corrects the estimates. It multiplies the input by the running ratio of actual to
+/// estimated tokens, and replaces the output by the running mean of earlier responses. Both are
+/// kept for each [`Workload`](crate::Workload).
 pub trait EstimateCost {
-    /// The cost of this request.
+    /// Returns the estimated cost of a request.
     fn estimate(&self, request: &Request<RequestBody>) -> Cost;
 
-    /// Who is to be told what the request of this estimate used; by default nobody.
+    /// Returns the listener that is notified of the actual usage of this estimate. `None` by
+    /// default.
     fn learner(&self, cost: &Cost) -> Option<Arc<dyn UsageListener>> {
         let _ = cost;
         None
@@ -33,70 +35,79 @@ where
     }
 }
 
-/// Learns what requests really used.
+/// A listener that is notified of the actual usage of requests.
+///
+/// The methods are called inside the layers, possibly in a destructor. They must be fast, and they
+/// must not panic.
 pub trait UsageListener: Send + Sync {
-    /// The answer to the request of this estimate has begun: its input is known, its output perhaps not.
-    /// Called at most once for each request, inside the layers, perhaps in a drop: be quick, and do not
-    /// panic.
+    /// Records the usage of the request with this estimate.
+    ///
+    /// Called at most once for each request, when the response has begun. The input tokens are
+    /// known by then, the output tokens possibly not.
     fn learn(&self, cost: &Cost, usage: &Usage, now: Instant);
 
-    /// The same estimate by what is known now, where that takes no other look at the request: the request
-    /// has waited, and is asked about whenever its place in the queue is looked at. `None`, the default,
-    /// has it estimated anew. Otherwise as [`learn`](Self::learn).
+    /// Returns the estimate by what is known now, without a second look at the request.
+    ///
+    /// Called repeatedly for a request that is waiting in a queue. `None`, the default, makes the
+    /// limiter estimate the request again.
     fn revise(&self, cost: &Cost, now: Instant) -> Option<Cost> {
         let _ = (cost, now);
         None
     }
 
-    /// Nothing will be known of the use of this estimate: it was refused, failed, or made anew. Otherwise as
-    /// [`learn`](Self::learn).
+    /// Discards an estimate without a known usage. The request was rejected, failed, or was
+    /// estimated again. Does nothing by default.
     fn forget(&self, cost: &Cost) {
         let _ = cost;
     }
 }
 
-/// An estimate whose outcome somebody waits for. Dropping it says that there is none.
+/// An estimate with a listener that expects the actual usage.
+///
+/// Dropping it discards the estimate with [`UsageListener::forget`].
 pub struct PendingEstimate {
-    learner: Arc<dyn UsageListener>,
+    listener: Arc<dyn UsageListener>,
     cost: Cost,
-    given: bool,
+    reported: bool,
 }
 
 impl PendingEstimate {
-    /// What `estimate` wants to be told of this cost, if anything.
+    /// Returns the pending estimate of this cost, or `None` if the estimator has no listener for
+    /// it.
     #[must_use]
     pub fn of(estimate: &(impl EstimateCost + ?Sized), cost: &Cost) -> Option<Self> {
-        let learner = estimate.learner(cost)?;
+        let listener = estimate.learner(cost)?;
         Some(Self {
-            learner,
+            listener,
             cost: *cost,
-            given: false,
+            reported: false,
         })
     }
 
-    /// The estimate.
+    /// Returns the estimate.
     #[must_use]
     pub const fn cost(&self) -> &Cost {
         &self.cost
     }
 
-    /// Brings the estimate up to date and returns it; `None` when it must be made anew.
+    /// Updates the estimate and returns it, or returns `None` if the request must be estimated
+    /// again.
     pub fn revise(&mut self, now: Instant) -> Option<Cost> {
-        self.cost = self.learner.revise(&self.cost, now)?;
+        self.cost = self.listener.revise(&self.cost, now)?;
         Some(self.cost)
     }
 
-    /// Tells it.
+    /// Reports the actual usage to the listener.
     pub fn give(mut self, usage: &Usage, now: Instant) {
-        self.given = true;
-        self.learner.learn(&self.cost, usage, now);
+        self.reported = true;
+        self.listener.learn(&self.cost, usage, now);
     }
 }
 
 impl Drop for PendingEstimate {
     fn drop(&mut self) {
-        if !self.given {
-            self.learner.forget(&self.cost);
+        if !self.reported {
+            self.listener.forget(&self.cost);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The default estimate.
+//! The default cost estimator.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -7,13 +7,21 @@ use tokio::time::Instant;
 use tower_claude_wire::{ModelCatalog, Usage, estimate_tokens};
 
 use super::{Cost, EstimateCost, UsageListener};
-use crate::{CacheReads, PrefixMemory, Prefixes, RequestBody, scope::credential};
+use crate::{
+    credential::credential,
+    prefix::{CacheReads, PrefixMemory, Prefixes},
+    request_body::RequestBody,
+};
 
-/// The default estimate: text bytes by the tokenizer generation of the model, images and documents by the size of
-/// their data, less what will be read from the prompt cache.
+/// The default cost estimator.
 ///
-/// A body that is not a JSON object, or names no model, costs [`Cost::default`]: one request. Clones share
-/// what they know of the prompt cache; only requests that ask for caching pay for that.
+/// It estimates the tokens of text by its bytes and the tokenizer of the model, and the tokens of
+/// images and documents by the size of their data. Tokens that will be read from the prompt cache
+/// are left out.
+///
+/// A body that is not a JSON object, or that names no model, has the cost [`Cost::default`], which
+/// is one request. Clones share their model of the prompt cache. It is used only for requests that
+/// ask for caching.
 ///
 /// Sources: <https://platform.claude.com/docs/en/about-claude/models/overview> (characters per
 /// token), <https://platform.claude.com/docs/en/api/rate-limits> (what counts).
@@ -23,15 +31,17 @@ pub struct HeuristicCost {
     cache: Option<Arc<Cache>>,
 }
 
-/// What the prompt cache holds, for all clones.
+/// The model of the prompt cache that all clones share.
 #[derive(Debug, Default)]
 struct Cache(Mutex<PrefixMemory>);
 
 impl HeuristicCost {
-    /// Output tokens expected of the first answers, before a mean is known.
+    /// The expected output tokens of a request before a mean of responses is known.
     pub const DEFAULT_EXPECTED_OUTPUT: u64 = 512;
 
-    /// An estimate that expects this many output tokens until answers have been seen.
+    /// Creates an estimator that expects this number of output tokens until a mean is known.
+    ///
+    /// The default is [`DEFAULT_EXPECTED_OUTPUT`](Self::DEFAULT_EXPECTED_OUTPUT).
     #[must_use]
     pub fn new(expected_output: u64) -> Self {
         Self {
@@ -40,7 +50,7 @@ impl HeuristicCost {
         }
     }
 
-    /// Takes no account of cache reads before they are reported. For limits that count them.
+    /// Disables the prediction of cache reads, for limits that count them.
     #[must_use]
     pub fn without_cache_reads(mut self) -> Self {
         self.cache = None;
@@ -112,7 +122,7 @@ impl UsageListener for Cache {
             usage.cache_read_input_tokens,
             usage.cache_creation_input_tokens,
         ];
-        // An answer that does not tell of its cache says nothing about it.
+        // A usage without cache fields is no evidence about the cache.
         if let (Some(id), [read, written]) = (cost.estimate_id, counts)
             && read.or(written).is_some()
         {

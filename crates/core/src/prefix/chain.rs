@@ -1,4 +1,4 @@
-//! The prefixes of one prompt, each known by a hash of all it holds.
+//! The prefixes of a prompt, identified by the hashes of their content.
 
 use std::{
     hash::{BuildHasher, Hash, Hasher},
@@ -9,7 +9,8 @@ use std::{
 use foldhash::{SharedSeed, quality::SeedableRandomState};
 use tower_claude_wire::{Prompt, PromptPart, non_text_bytes};
 
-/// The key is the system's randomness: what a prompt holds cannot be guessed from its hash.
+/// The key of the hashes. It is random for each process, so the content of a prompt cannot be
+/// guessed from its hash.
 static HASH_KEY: LazyLock<SeedableRandomState> = LazyLock::new(|| {
     let seed = std::hash::RandomState::new().hash_one("prefix");
     SeedableRandomState::with_seed(seed, SharedSeed::global_random())
@@ -18,21 +19,24 @@ static HASH_KEY: LazyLock<SeedableRandomState> = LazyLock::new(|| {
 /// The part of a prompt up to the end of one block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Prefix {
-    /// A hash of all it holds; different in every process.
+    /// A hash of the content, which differs in every process.
     pub hash: u64,
-    /// Bytes of its blocks as JSON, less [surplus](tower_claude_wire::non_text_bytes): a measure of its length.
+    /// The length, as the bytes of its JSON blocks without
+    /// [those that are no text](tower_claude_wire::non_text_bytes).
     pub bytes: u64,
-    /// How long the cache is asked to keep it; `None` where there is no breakpoint.
+    /// The requested lifetime in the cache. `None` if there is no breakpoint at the end.
     pub keep: Option<Duration>,
 }
 
-/// All prefixes of one prompt, the shortest first.
+/// The list of prefixes of a prompt, ordered from the shortest to the longest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Prefixes(Vec<Prefix>);
 
 impl Prefixes {
-    /// The prefixes of a Messages request, for this model and this credential. Their caches are their own,
-    /// and so is that of fast requests (`speed`). `None` when the body is no JSON object.
+    /// Returns the prefixes of a Messages request, or `None` if the body is not a JSON object.
+    ///
+    /// The hashes include the model, the credential and the speed, because the server has separate
+    /// caches for them.
     #[must_use]
     pub fn of(body: &[u8], model: &str, credential: u64) -> Option<Self> {
         let prompt = Prompt::parse(body)?;
@@ -65,13 +69,13 @@ impl Prefixes {
         Some(Self(prefixes))
     }
 
-    /// Prefixes made elsewhere, the shortest first.
+    /// Creates a list of prefixes, which must be ordered from the shortest to the longest.
     #[must_use]
     pub const fn new(prefixes: Vec<Prefix>) -> Self {
         Self(prefixes)
     }
 
-    /// The prefixes, the shortest first.
+    /// Returns the prefixes, ordered from the shortest to the longest.
     #[must_use]
     pub fn as_slice(&self) -> &[Prefix] {
         &self.0

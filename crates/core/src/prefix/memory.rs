@@ -1,4 +1,4 @@
-//! What the prompt cache of the server holds, as far as the answers have shown.
+//! A model of the prompt cache of the server.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -11,43 +11,49 @@ use tokio::time::Instant;
 
 use super::{Prefix, Prefixes};
 
-/// Blocks at which the server looks for something cached, from each breakpoint back, itself included.
+/// The number of blocks, backwards from and including a breakpoint, at which the server looks for a
+/// cached prefix.
 const LOOK_BACK: usize = 20;
 
-/// Breakpoints a request may have.
+/// The greatest number of breakpoints in a request.
 const BREAKPOINTS: usize = 4;
 
-/// Prefixes kept at once.
-const MOST_PREFIXES: usize = 4_096;
+/// The greatest number of prefixes in the model.
+const MAX_PREFIXES: usize = 4_096;
 
-/// Requests under way that can still be learned from; older ones are given up. More than wait in a full
-/// queue of a limiter as it comes (10,000), so that those are not lost who will be asked about next.
-const MOST_UNDER_WAY: usize = 16_384;
+/// The greatest number of requests in flight. Beyond it the oldest is discarded.
+///
+/// It is greater than the default queue of a limiter (10,000 requests), so that a full queue loses
+/// no request.
+const MAX_IN_FLIGHT: usize = 16_384;
 
-/// What will be read from the cache.
+/// The prediction of the cache reads of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CacheReads {
-    /// The request, for [`PrefixMemory::learn`].
+    /// The id of the request, for [`PrefixMemory::learn`].
     pub id: NonZeroU64,
-    /// Tokens that will be read.
+    /// The tokens that will be read.
     pub tokens: u64,
-    /// Length of the prefix that holds them, measured as in [`Prefix::bytes`](super::Prefix::bytes).
+    /// The length of the prefix that will be read, measured as in
+    /// [`Prefix::bytes`](super::Prefix::bytes).
     pub bytes: u64,
 }
 
-/// What the prompt cache of the server holds, as far as the answers have shown. Bounded; synchronous.
+/// A model of the prompt cache of the server, learned from the usage in responses.
 ///
-/// A prefix is taken to be cached once an answer has begun whose request had a breakpoint at its end, and
-/// until its lifetime is over, which each use begins anew. It errs towards nothing being cached.
+/// A prefix counts as cached when a response has begun whose request had a breakpoint at the end of
+/// the prefix. It counts as cached until its lifetime is over, and each use renews the lifetime. In
+/// doubt the model predicts no cache reads. Its size is bounded.
 #[derive(Debug, Default)]
 pub struct PrefixMemory {
     cached: HashMap<u64, Cached, RandomState>,
-    under_way: BTreeMap<NonZeroU64, UnderWay>,
-    /// Requests expected so far.
+    in_flight: BTreeMap<NonZeroU64, InFlight>,
+    /// The number of requests so far, for the next id.
     requests: u64,
 }
 
+/// A cached prefix.
 #[derive(Clone, Copy, Debug)]
 struct Cached {
     tokens: u64,
@@ -55,46 +61,51 @@ struct Cached {
     keep: Duration,
 }
 
+/// A prefix with a breakpoint at its end.
 #[derive(Clone, Copy, Debug, Default)]
-struct Point {
+struct Breakpoint {
     hash: u64,
     bytes: u64,
     keep: Duration,
 }
 
+/// A request whose cache usage is not known yet.
 #[derive(Clone, Debug)]
-struct UnderWay {
-    /// A lifetime counts from the start of the request, which is no earlier.
+struct InFlight {
+    /// The time at which the request was sent. Lifetimes count from this time.
     since: Instant,
-    points: [Point; BREAKPOINTS],
+    /// The breakpoints, ordered from the last to the first. Only the first `count` are used.
+    breakpoints: [Breakpoint; BREAKPOINTS],
     count: usize,
-    /// Where the server looks for something cached, the longest prefix first.
-    reach: Box<[u64]>,
-    /// What is expected to be read.
+    /// The hashes at which the server looks for a cached prefix, with the longest prefix first.
+    lookups: Box<[u64]>,
+    /// The hash and the tokens of the prefix that is expected to be read.
     expected: Option<(u64, u64)>,
 }
 
 impl PrefixMemory {
-    /// Nothing cached.
+    /// Creates a model of an empty cache.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Prefixes known to be cached, or to have been lately.
+    /// Returns the number of prefixes that are, or recently were, cached.
     #[must_use]
     pub fn len(&self) -> usize {
         self.cached.len()
     }
 
-    /// Whether nothing is known to be cached.
+    /// Returns true if no prefix is known.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.cached.is_empty()
     }
 
-    /// What will be read of this prompt when it is sent now. `None` when it has no breakpoint: then it
-    /// neither reads nor writes.
+    /// Predicts the cache reads of a prompt that is sent at `now`, and records the request.
+    ///
+    /// Returns `None` if the prompt has no breakpoint, because the server then does not use its
+    /// cache.
     pub fn expect(&mut self, prompt: &Prefixes, now: Instant) -> Option<CacheReads> {
         let prefixes = prompt.as_slice();
         let marked = || {
@@ -104,10 +115,10 @@ impl PrefixMemory {
                 .rev()
                 .filter_map(|(at, p)| Some((at, p, p.keep?)))
         };
-        let mut points = [Point::default(); BREAKPOINTS];
+        let mut breakpoints = [Breakpoint::default(); BREAKPOINTS];
         let mut count = 0;
-        for ((_, prefix, keep), point) in marked().zip(&mut points) {
-            *point = Point {
+        for ((_, prefix, keep), breakpoint) in marked().zip(&mut breakpoints) {
+            *breakpoint = Breakpoint {
                 hash: prefix.hash,
                 bytes: prefix.bytes,
                 keep,
@@ -117,25 +128,25 @@ impl PrefixMemory {
         if count == 0 {
             return None;
         }
-        let reach = reach(prefixes, marked().take(BREAKPOINTS).map(|(at, ..)| at));
-        let expected = self.longest(&reach, now);
+        let lookups = lookups(prefixes, marked().take(BREAKPOINTS).map(|(at, ..)| at));
+        let expected = self.longest(&lookups, now);
         let bytes = expected.and_then(|(hash, _)| {
             let found = prefixes.iter().rev().find(|prefix| prefix.hash == hash);
             found.map(|prefix| prefix.bytes)
         });
-        if self.under_way.len() >= MOST_UNDER_WAY {
-            self.under_way.pop_first();
+        if self.in_flight.len() >= MAX_IN_FLIGHT {
+            self.in_flight.pop_first();
         }
         let id = NonZeroU64::MIN.saturating_add(self.requests);
         self.requests += 1;
-        let request = UnderWay {
+        let request = InFlight {
             since: now,
-            points,
+            breakpoints,
             count,
-            reach,
+            lookups,
             expected,
         };
-        self.under_way.insert(id, request);
+        self.in_flight.insert(id, request);
         Some(CacheReads {
             id,
             tokens: expected.map_or(0, |(_, tokens)| tokens),
@@ -143,13 +154,14 @@ impl PrefixMemory {
         })
     }
 
-    /// Tokens that will be read when a request that was expected is sent only now, without its prompt: from
-    /// the same prefix as before, or from none as before. `None` when another prefix is cached by now, the
-    /// one of before is no more, or the request was given up: then its prompt is to be
-    /// [expected](Self::expect) anew.
+    /// Predicts the cache reads of a recorded request that is sent only at `now`, without its
+    /// prompt.
+    ///
+    /// Returns `None` if the prediction would use another prefix than before, or if the request was
+    /// discarded. Its prompt must then be passed to [`expect`](Self::expect) again.
     pub fn renew(&mut self, id: NonZeroU64, now: Instant) -> Option<u64> {
-        let found = self.longest(&self.under_way.get(&id)?.reach, now);
-        let request = self.under_way.get_mut(&id)?;
+        let found = self.longest(&self.in_flight.get(&id)?.lookups, now);
+        let request = self.in_flight.get_mut(&id)?;
         if found.map(|(hash, _)| hash) != request.expected.map(|(hash, _)| hash) {
             return None;
         }
@@ -158,47 +170,53 @@ impl PrefixMemory {
         Some(found.map_or(0, |(_, tokens)| tokens))
     }
 
-    /// The answer to a request has begun: so many tokens of it were read from the cache and so many
-    /// written to it. Once for each request; a second time changes nothing.
+    /// Records the tokens of a request that were read from the cache and written to it.
+    ///
+    /// A second call for the same request has no effect.
     pub fn learn(&mut self, id: NonZeroU64, read: u64, written: u64) {
-        let Some(request) = self.under_way.remove(&id) else {
+        let Some(request) = self.in_flight.remove(&id) else {
             return;
         };
         if let Some((hash, tokens)) = request.expected {
             self.confirm(hash, tokens, read, request.since);
         }
-        let points = &request.points[..request.count];
+        let breakpoints = &request.breakpoints[..request.count];
         let total = read.saturating_add(written);
         if total == 0 {
-            // Too short to be cached, or a model that does not.
-            for point in points {
-                self.cached.remove(&point.hash);
+            // The prompt is too short to be cached, or the model has no cache.
+            for breakpoint in breakpoints {
+                self.cached.remove(&breakpoint.hash);
             }
             return;
         }
-        // The last breakpoint comes first, and all that was read or written ends there.
-        let longest = points[0].bytes.max(1);
-        for point in points {
-            let share = u128::from(total) * u128::from(point.bytes) / u128::from(longest);
-            self.keep(point, u64::try_from(share).unwrap_or(total), request.since);
+        // The last breakpoint comes first, and the tokens that were read or written end there. The
+        // tokens of the others are estimated by their share of the bytes.
+        let longest = breakpoints[0].bytes.max(1);
+        for breakpoint in breakpoints {
+            let share = u128::from(total) * u128::from(breakpoint.bytes) / u128::from(longest);
+            self.insert(
+                breakpoint,
+                u64::try_from(share).unwrap_or(total),
+                request.since,
+            );
         }
-        self.make_room(request.since);
+        self.evict(request.since);
     }
 
-    /// Nothing will be learned of a request.
+    /// Discards a request whose usage will not be known.
     pub fn forget(&mut self, id: NonZeroU64) {
-        self.under_way.remove(&id);
+        self.in_flight.remove(&id);
     }
 
-    /// The first of these that is cached, and its tokens.
-    fn longest(&self, reach: &[u64], now: Instant) -> Option<(u64, u64)> {
-        reach.iter().find_map(|hash| {
+    /// Returns the first of these hashes that is cached, with its tokens.
+    fn longest(&self, lookups: &[u64], now: Instant) -> Option<(u64, u64)> {
+        lookups.iter().find_map(|hash| {
             let cached = self.cached.get(hash)?;
             (now < cached.until).then_some((*hash, cached.tokens))
         })
     }
 
-    /// What was expected came, and lives longer now; or it did not come, so that it is gone.
+    /// Renews the prefix that was expected to be read, or removes it if it was not read.
     fn confirm(&mut self, hash: u64, expected: u64, read: u64, since: Instant) {
         let Some(cached) = self.cached.get_mut(&hash) else {
             return;
@@ -213,27 +231,28 @@ impl PrefixMemory {
         cached.until = cached.until.max(since + cached.keep);
     }
 
-    fn keep(&mut self, point: &Point, tokens: u64, since: Instant) {
-        let until = since + point.keep;
+    /// Inserts a prefix, or renews it.
+    fn insert(&mut self, breakpoint: &Breakpoint, tokens: u64, since: Instant) {
+        let until = since + breakpoint.keep;
         let fresh = Cached {
             tokens,
             until,
-            keep: point.keep,
+            keep: breakpoint.keep,
         };
-        let cached = self.cached.entry(point.hash).or_insert(fresh);
+        let cached = self.cached.entry(breakpoint.hash).or_insert(fresh);
         *cached = Cached {
             until: until.max(cached.until),
             ..fresh
         };
     }
 
-    /// Forgets what is over, and if that is not enough, the quarter that is over first.
-    fn make_room(&mut self, now: Instant) {
-        if self.cached.len() <= MOST_PREFIXES {
+    /// Removes expired prefixes if the model is full, and then the quarter that expires first.
+    fn evict(&mut self, now: Instant) {
+        if self.cached.len() <= MAX_PREFIXES {
             return;
         }
         self.cached.retain(|_, cached| now < cached.until);
-        if self.cached.len() <= MOST_PREFIXES {
+        if self.cached.len() <= MAX_PREFIXES {
             return;
         }
         let mut ends: Vec<_> = self.cached.values().map(|cached| cached.until).collect();
@@ -243,13 +262,14 @@ impl PrefixMemory {
     }
 }
 
-/// The hashes of what is within reach of these breakpoints, of which the last comes first.
-fn reach(prefixes: &[Prefix], marked: impl Iterator<Item = usize>) -> Box<[u64]> {
+/// Returns the hashes at which the server looks for a cached prefix. `marked` holds the positions
+/// of the breakpoints, with the last one first.
+fn lookups(prefixes: &[Prefix], marked: impl Iterator<Item = usize>) -> Box<[u64]> {
     let mut hashes = Vec::new();
     let mut end = prefixes.len();
     for at in marked {
         let start = (at + 1).saturating_sub(LOOK_BACK);
-        // What is within reach of two is looked at once.
+        // The ranges of two breakpoints may overlap.
         let fresh = prefixes.get(start..end.min(at + 1)).unwrap_or_default();
         hashes.extend(fresh.iter().rev().map(|prefix| prefix.hash));
         end = end.min(start);

@@ -1,6 +1,6 @@
-//! What of a prompt the server will read from its prompt cache.
+//! Prediction of the part of a prompt that the server will read from its prompt cache.
 //!
-//! Claude does not count cache reads against the input limit, so a request is to be charged for the rest
+//! Claude does not count cache reads against the input limit, so a request is charged for the rest
 //! only. Source: <https://platform.claude.com/docs/en/build-with-claude/prompt-caching>.
 
 mod chain;

@@ -1,4 +1,4 @@
-//! The front hall.
+//! The service that buffers request bodies.
 
 use std::{
     convert::Infallible,
@@ -17,7 +17,7 @@ use tower_claude_core::{BufferRequest, RequestBody, check};
 
 use crate::frames::{Frames, Piece, chunked, data, frames, run};
 
-/// Keeps what it gets; a clone is not ready.
+/// A service that stores the request bodies it gets. A clone of it is not ready.
 #[derive(Default)]
 struct Inner {
     ready: bool,
@@ -66,27 +66,27 @@ fn request<B>(body: B) -> Request<B> {
 }
 
 #[test]
-fn any_body_arrives_buffered() {
+fn any_body_is_buffered() {
     let inner = Inner::default();
-    let hall = BufferRequest::new(check(inner.clone()));
+    let service = BufferRequest::new(check(inner.clone()));
     let chunks = frames([data("ab"), Piece::Wait, data("c")]);
-    run(hall.clone().oneshot(request(chunks))).expect("infallible");
-    run(hall
+    run(service.clone().oneshot(request(chunks))).expect("infallible");
+    run(service
         .clone()
         .oneshot(request(http_body_util::Full::new(Bytes::from("full")))))
     .expect("infallible");
-    run(hall.oneshot(request(String::new()))).expect("infallible");
+    run(service.oneshot(request(String::new()))).expect("infallible");
     let got = inner.got.lock().expect("no panic").clone();
     let expected = ["abc", "full", ""].map(|text| Some(Bytes::from_static(text.as_bytes())));
     assert_eq!(got, expected);
 }
 
 #[test]
-fn over_the_limit_it_arrives_as_a_stream() {
+fn body_over_the_limit_becomes_a_stream() {
     let inner = Inner::default();
     for (limit, buffered) in [(9, false), (10, true)] {
-        let hall = BufferRequest::with_limit(inner.clone(), limit);
-        run(hall.oneshot(request(chunked(b"0123456789", 3)))).expect("infallible");
+        let service = BufferRequest::with_limit(inner.clone(), limit);
+        run(service.oneshot(request(chunked(b"0123456789", 3)))).expect("infallible");
         assert_eq!(
             inner
                 .got
@@ -101,14 +101,14 @@ fn over_the_limit_it_arrives_as_a_stream() {
 }
 
 #[test]
-fn what_is_buffered_is_free() {
+fn buffered_body_is_neither_copied_nor_cloned_for() {
     let inner = Inner::default();
     let bytes = Bytes::from("{}".repeat(9));
     let clones = inner.clones.clone();
-    let mut hall = BufferRequest::new(BufferRequest::new(inner));
+    let mut service = BufferRequest::new(BufferRequest::new(inner));
     run(async {
         for _ in 0..3 {
-            let ready = ServiceExt::<Request<RequestBody>>::ready(&mut hall)
+            let ready = ServiceExt::<Request<RequestBody>>::ready(&mut service)
                 .await
                 .expect("infallible");
             ready
@@ -117,9 +117,9 @@ fn what_is_buffered_is_free() {
                 .expect("infallible");
         }
     });
-    // By the outer hall, which waits for the first poll; not by the inner one.
+    // Cloned by the outer service only, which waits for the first poll.
     assert_eq!(clones.load(Ordering::Relaxed), 3);
-    let got = hall
+    let got = service
         .into_inner()
         .into_inner()
         .got
@@ -136,11 +136,11 @@ fn what_is_buffered_is_free() {
 }
 
 #[test]
-fn nothing_happens_before_the_first_poll() {
+fn unpolled_future_does_not_call_the_inner_service() {
     let inner = Inner::default();
-    let mut hall = BufferRequest::new(BufferRequest::new(inner.clone()));
+    let mut service = BufferRequest::new(BufferRequest::new(inner.clone()));
     run(async {
-        let ready = ServiceExt::<Request<RequestBody>>::ready(&mut hall).await;
+        let ready = ServiceExt::<Request<RequestBody>>::ready(&mut service).await;
         let ready = ready.expect("infallible");
         let call = ready.call(request(RequestBody::from("{}")));
         assert!(inner.got.lock().expect("no panic").is_empty());
@@ -149,9 +149,9 @@ fn nothing_happens_before_the_first_poll() {
     assert_eq!(inner.got.lock().expect("no panic").len(), 1);
 }
 
-/// Somebody further in copies the request and keeps the copy: it is not under way through the stack it enters then.
+/// An inner service may keep a copy and send it through another stack later.
 #[test]
-fn nor_to_a_copy_of_one_that_is_under_way() {
+fn copy_of_a_started_request_is_not_started() {
     let copy = Arc::new(Mutex::new(None));
     let keep = copy.clone();
     let copies = tower::service_fn(move |request: Request<RequestBody>| {
@@ -163,28 +163,28 @@ fn nor_to_a_copy_of_one_that_is_under_way() {
         let call = BufferRequest::new(copies).oneshot(request(RequestBody::from("{}")));
         call.await.expect("infallible");
         let copy = copy.lock().expect("no panic").take().expect("a copy");
-        let mut hall = BufferRequest::new(inner.clone());
-        let ready = ServiceExt::<Request<RequestBody>>::ready(&mut hall).await;
+        let mut service = BufferRequest::new(inner.clone());
+        let ready = ServiceExt::<Request<RequestBody>>::ready(&mut service).await;
         drop(ready.expect("infallible").call(request(copy)));
         assert!(inner.got.lock().expect("no panic").is_empty());
     });
 }
 
 #[test]
-fn the_ready_service_goes_with_the_request() {
-    let mut hall = BufferRequest::new(Inner::default());
+fn ready_instance_is_called_with_the_request() {
+    let mut service = BufferRequest::new(Inner::default());
     run(async {
-        // Two under way at once, each on the service that was polled ready for it.
-        let first = ServiceExt::<Request<Frames>>::ready(&mut hall)
+        // Two concurrent calls, each on the instance that was polled for it.
+        let first = ServiceExt::<Request<Frames>>::ready(&mut service)
             .await
             .expect("infallible")
             .call(request(frames([Piece::Wait])));
-        let second = ServiceExt::<Request<Frames>>::ready(&mut hall)
+        let second = ServiceExt::<Request<Frames>>::ready(&mut service)
             .await
             .expect("infallible")
             .call(request(frames([])));
         second.await.expect("infallible");
         first.await.expect("infallible");
     });
-    assert_eq!(hall.get_mut().got.lock().expect("no panic").len(), 2);
+    assert_eq!(service.get_mut().got.lock().expect("no panic").len(), 2);
 }

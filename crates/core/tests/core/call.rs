@@ -1,4 +1,4 @@
-//! What travels with a call.
+//! The record of a call.
 
 use std::{
     sync::{
@@ -17,7 +17,7 @@ use tower_claude_core::{
 use tower_claude_wire::RateLimits;
 
 #[tokio::test(start_paused = true)]
-async fn what_the_caller_said() {
+async fn new_call_has_the_settings_in_the_extensions() {
     let now = Instant::now();
     let empty = Call::new(&Extensions::new(), now);
     assert_eq!(empty.first_arrival(), now);
@@ -30,21 +30,21 @@ async fn what_the_caller_said() {
     extensions.insert(Deadline(late));
     extensions.insert(Priority::Interactive);
     extensions.insert(Tenant("acme".into()));
-    let context = Call::get_or_insert(&mut extensions, now);
-    assert_eq!(context.deadline(), Some(late));
-    assert_eq!(context.priority(), Priority::Interactive);
-    assert_eq!(context.tenant(), Some(&Tenant("acme".into())));
-    // Later layers, later attempts: the same context, the same place in every queue.
+    let call = Call::get_or_insert(&mut extensions, now);
+    assert_eq!(call.deadline(), Some(late));
+    assert_eq!(call.priority(), Priority::Interactive);
+    assert_eq!(call.tenant(), Some(&Tenant("acme".into())));
+    // Inner layers and later attempts get the same record, with the same place in queues.
     tokio::time::advance(Duration::from_secs(1)).await;
     let again = Call::get_or_insert(&mut extensions, Instant::now());
-    assert!(Arc::ptr_eq(&context, &again));
+    assert!(Arc::ptr_eq(&call, &again));
     let copy = Call::get_or_insert(&mut extensions.clone(), Instant::now());
-    assert!(Arc::ptr_eq(&context, &copy));
+    assert!(Arc::ptr_eq(&call, &copy));
     assert_eq!(again.first_arrival(), now);
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_earlier_deadline_holds() {
+async fn two_deadlines_keep_the_earlier() {
     let now = Instant::now();
     let (near, far) = (now + Duration::from_secs(1), now + Duration::from_secs(2));
     let with = |own: Option<Instant>, more| {
@@ -83,22 +83,22 @@ async fn deadline_limit_shortens_deadline_until_it_is_removed() {
 }
 
 #[tokio::test]
-async fn attempts_and_claims() {
-    let context = Call::new(&Extensions::new(), Instant::now());
-    assert_eq!(context.attempts(), 0);
-    assert_eq!(context.begin_attempt(), 1);
-    assert_eq!(context.begin_attempt(), 2);
-    assert_eq!(context.attempts(), 2);
-    assert!(context.claim_retries());
+async fn attempts_are_counted_and_retries_are_claimed_once() {
+    let call = Call::new(&Extensions::new(), Instant::now());
+    assert_eq!(call.attempts(), 0);
+    assert_eq!(call.begin_attempt(), 1);
+    assert_eq!(call.begin_attempt(), 2);
+    assert_eq!(call.attempts(), 2);
+    assert!(call.claim_retries());
     assert!(
-        !context.claim_retries(),
+        !call.claim_retries(),
         "a nested layer passes requests through"
     );
-    assert!(!context.claim_retries());
-    // A fallback sends the call through once more: not nested, but after.
-    context.release_retries();
-    assert!(context.claim_retries());
-    assert!(!context.claim_retries());
+    assert!(!call.claim_retries());
+    // A fallback sends the call again afterwards, which is not nested.
+    call.release_retries();
+    assert!(call.claim_retries());
+    assert!(!call.claim_retries());
 }
 
 #[derive(Debug)]
@@ -139,20 +139,20 @@ impl Ledger for Books {
 }
 
 #[tokio::test]
-async fn reservations_are_found_by_their_limiter() {
+async fn reservation_is_found_by_its_limiter() {
     let (a, b) = (Books::new(), Books::new());
     assert_ne!(a.limiter, b.limiter);
     let now = Instant::now();
-    let context = Call::new(&Extensions::new(), now);
-    assert!(context.reservation_of(a.limiter).is_none());
-    context.begin_attempt();
-    context.add_reservation(ReservationHandle::new(a.clone(), 1));
-    context.add_reservation(ReservationHandle::new(b.clone(), 2));
+    let call = Call::new(&Extensions::new(), now);
+    assert!(call.reservation_of(a.limiter).is_none());
+    call.begin_attempt();
+    call.add_reservation(ReservationHandle::new(a.clone(), 1));
+    call.add_reservation(ReservationHandle::new(b.clone(), 2));
 
     let limits = RateLimits::default();
     let seen = Observation::new(&limits, None, Class::SUCCESS, now).with_warn_percent(70);
     let id = |limiter| {
-        let handle = context.reservation_of(limiter)?;
+        let handle = call.reservation_of(limiter)?;
         assert!(handle.is_of(limiter));
         handle
             .observe(&seen)
@@ -162,7 +162,7 @@ async fn reservations_are_found_by_their_limiter() {
     assert_eq!(id(b.limiter), Some((2, 70)));
     assert_eq!(id(LimiterId::unique()), None);
 
-    let handle = context.reservation_of(b.limiter).expect("added");
+    let handle = call.reservation_of(b.limiter).expect("added");
     assert_eq!(
         handle.pause(Some(Duration::from_secs(7)), now),
         Duration::from_secs(7)
@@ -171,77 +171,76 @@ async fn reservations_are_found_by_their_limiter() {
     assert_eq!(a.paused.load(Ordering::Relaxed), 0);
     assert!(!handle.is_of(a.limiter));
 
-    // The latest of one limiter counts, until it ends; a new attempt alone ends none.
-    context.add_reservation(ReservationHandle::new(b.clone(), 3));
+    // The last reservation of a limiter is found until it ends. A new attempt does not end it.
+    call.add_reservation(ReservationHandle::new(b.clone(), 3));
     assert_eq!(id(b.limiter), Some((3, 70)));
-    context.begin_attempt();
+    call.begin_attempt();
     assert_eq!(id(b.limiter), Some((3, 70)));
-    context.forget_reservation(&*b, 3);
+    call.forget_reservation(&*b, 3);
     assert_eq!(id(b.limiter), Some((2, 70)));
-    context.forget_reservation(&*b, 2);
-    assert!(context.is_reserved(), "by the other");
-    context.forget_reservation(&*a, 1);
-    assert!(!context.is_reserved());
-    assert!(context.reservation_of(a.limiter).is_none());
-    assert!(context.reservation_of(b.limiter).is_none());
-    context.add_reservation(ReservationHandle::new(b.clone(), 4));
+    call.forget_reservation(&*b, 2);
+    assert!(call.is_reserved(), "by the other");
+    call.forget_reservation(&*a, 1);
+    assert!(!call.is_reserved());
+    assert!(call.reservation_of(a.limiter).is_none());
+    assert!(call.reservation_of(b.limiter).is_none());
+    call.add_reservation(ReservationHandle::new(b.clone(), 4));
     assert_eq!(id(b.limiter), Some((4, 70)));
 }
 
-/// Each ledger of a limiter numbers its own.
+/// Each ledger of a limiter has its own ids.
 #[tokio::test]
-async fn a_reservation_of_the_same_number_in_another_ledger_stays() {
+async fn reservation_with_the_same_id_in_another_ledger_is_kept() {
     let limiter = LimiterId::unique();
     let [outer, inner] = [Books::of(limiter), Books::of(limiter)];
-    let context = Call::new(&Extensions::new(), Instant::now());
-    context.add_reservation(ReservationHandle::new(outer.clone(), 0));
-    context.add_reservation(ReservationHandle::new(inner.clone(), 0));
-    context.forget_reservation(&*inner, 0);
-    let left = context.reservation_of(limiter).expect("the outer one");
+    let call = Call::new(&Extensions::new(), Instant::now());
+    call.add_reservation(ReservationHandle::new(outer.clone(), 0));
+    call.add_reservation(ReservationHandle::new(inner.clone(), 0));
+    call.forget_reservation(&*inner, 0);
+    let left = call.reservation_of(limiter).expect("the outer one");
     assert!(left.is_to(&*outer, 0));
-    context.forget_reservation(&*outer, 0);
-    assert!(!context.is_reserved());
+    call.forget_reservation(&*outer, 0);
+    assert!(!call.is_reserved());
 }
 
-/// A request sent beside a call speaks in its name and holds nothing of it.
+/// An additional request has the settings of the call and none of its state.
 #[tokio::test(start_paused = true)]
-async fn beside_a_call() {
+async fn call_beside_another_shares_settings_and_no_state() {
     let now = Instant::now();
     let mut extensions = Extensions::new();
     extensions.insert(Workload::named("chat"));
     extensions.insert(Priority::Batch);
     extensions.insert(Deadline(now + Duration::from_secs(9)));
-    let context = Call::new(&extensions, now);
-    context.begin_attempt();
-    context.set_counted_input(Some(7));
-    assert_eq!(context.counted_input(), Some(7));
+    let call = Call::new(&extensions, now);
+    call.begin_attempt();
+    call.set_counted_input(Some(7));
+    assert_eq!(call.counted_input(), Some(7));
     let later = now + Duration::from_secs(1);
-    let beside = context.beside(later).with_deadline(Some(later));
+    let beside = call.beside(later).with_deadline(Some(later));
     assert_eq!(beside.first_arrival(), later);
     assert_eq!(beside.deadline(), Some(later));
     assert_eq!(beside.priority(), Priority::Batch);
     assert_eq!(beside.workload(), Workload::named("chat"));
     assert_eq!((beside.attempts(), beside.counted_input()), (0, None));
     assert!(beside.claim_retries());
-    context.set_counted_input(None);
-    assert_eq!(context.counted_input(), None);
+    call.set_counted_input(None);
+    assert_eq!(call.counted_input(), None);
     assert_eq!(Workload::named(""), Workload::NONE);
     assert_ne!(Workload::named("a"), Workload::named("b"));
 }
 
-/// What was said of one attempt is not said of the next.
 #[tokio::test(start_paused = true)]
-async fn each_attempt_begins_without_what_was_said() {
-    let context = Call::new(&Extensions::new(), Instant::now());
+async fn new_attempt_resets_the_state_of_the_last() {
+    let call = Call::new(&Extensions::new(), Instant::now());
     for number in 1..4 {
-        assert_eq!(context.begin_attempt(), number);
-        assert!(!context.is_held_back());
-        assert!(!context.is_timed_out());
-        assert!(!context.is_committed());
-        context.set_held_back(true);
-        context.time_out_attempt();
-        context.set_committed(true);
+        assert_eq!(call.begin_attempt(), number);
+        assert!(!call.is_held_back());
+        assert!(!call.is_timed_out());
+        assert!(!call.is_committed());
+        call.set_held_back(true);
+        call.time_out_attempt();
+        call.set_committed(true);
     }
-    context.set_committed(false);
-    assert!(!context.is_committed());
+    call.set_committed(false);
+    assert!(!call.is_committed());
 }

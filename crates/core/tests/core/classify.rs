@@ -1,4 +1,4 @@
-//! Every kind of answer, through both classifiers.
+//! All kinds of responses and errors, with both classifiers.
 
 use std::{io, time::Duration};
 
@@ -15,7 +15,7 @@ fn status(code: u16) -> StatusCode {
     StatusCode::from_u16(code).expect("a status")
 }
 
-/// As a layer does: the head first, and the body only when the head cannot tell.
+/// Classifies as a layer does, by the head first, and by the body only if that is not enough.
 fn claude(code: u16, headers: &HeaderMap, body: &[u8]) -> Class {
     let classify: &dyn ClassifyResponse = &ClaudeClassify::default();
     classify
@@ -24,7 +24,7 @@ fn claude(code: u16, headers: &HeaderMap, body: &[u8]) -> Class {
 }
 
 #[test]
-fn every_error_fixture() {
+fn error_fixtures_have_the_documented_class() {
     let kind = |name: &str| match name {
         "400_credit_balance.json"
         | "400_own_spend_limit.json"
@@ -57,7 +57,7 @@ fn every_error_fixture() {
         assert_eq!(class.is_retryable(), again, "{name}");
         assert_eq!(class.is_rate_limit(), code == 429 && again, "{name}");
 
-        // The same error inside a stream means the same, where its type says as much.
+        // The same error inside a stream has the same class, if its type allows it.
         let error = ApiError::parse(&fixture(&name)).expect("Claude's shape");
         let classify: &dyn ClassifyResponse = &ClaudeClassify::default();
         assert_eq!(
@@ -69,7 +69,7 @@ fn every_error_fixture() {
 }
 
 #[test]
-fn bodies_of_other_clouds_and_proxies_go_by_status() {
+fn foreign_error_body_is_classified_by_status() {
     for name in ["bedrock_invoke_429.json", "vertex_429_LIKELY.json"] {
         let class = claude(429, &HeaderMap::new(), &fixture(name));
         assert_eq!(class, Class::new(Kind::RateLimited), "{name}");
@@ -78,13 +78,13 @@ fn bodies_of_other_clouds_and_proxies_go_by_status() {
         let class = claude(400, &HeaderMap::new(), body.as_bytes());
         assert_eq!(class, Class::new(Kind::BadRequest), "{body:?}");
     }
-    // The words of a spend limit are believed of a 400 only.
+    // The message of a spend limit counts only with status 400.
     let unpaid = claude(429, &HeaderMap::new(), &fixture("400_credit_balance.json"));
     assert_eq!(unpaid, Class::new(Kind::RateLimited));
 }
 
 #[test]
-fn success_needs_no_body() {
+fn success_is_classified_by_its_head() {
     for code in [100, 200, 201, 204, 299, 302, 304] {
         let head =
             ClassifyResponse::head(&ClaudeClassify::default(), status(code), &HeaderMap::new());
@@ -93,7 +93,7 @@ fn success_needs_no_body() {
 }
 
 #[test]
-fn the_body_is_read_only_where_it_can_decide() {
+fn error_body_is_read_only_if_it_can_decide() {
     let head = |code, headers: &HeaderMap| {
         ClassifyResponse::head(&ClaudeClassify::default(), status(code), headers).is_some()
     };
@@ -108,14 +108,14 @@ fn the_body_is_read_only_where_it_can_decide() {
         let gzip = headers(&[("content-encoding", "gzip")]);
         assert!(head(code, &gzip), "a compressed {code} goes by its head");
     }
-    // A header against the status: an error code may overrule it.
+    // The header contradicts the status, and an error code may overrule it.
     assert!(!head(529, &headers(&[("x-should-retry", "false")])));
     assert!(!head(404, &headers(&[("x-should-retry", "true")])));
     assert!(head(529, &headers(&[("x-should-retry", "true")])));
 }
 
 #[test]
-fn should_retry_beats_the_status() {
+fn should_retry_header_overrules_the_status() {
     let yes = headers(&[("x-should-retry", "true")]);
     let no = headers(&[("x-should-retry", "false")]);
     let body = |kind: &str| ApiError::body(kind, "m", None).into_bytes();
@@ -127,7 +127,7 @@ fn should_retry_beats_the_status() {
 }
 
 #[test]
-fn an_error_code_beats_should_retry() {
+fn error_code_overrules_the_should_retry_header() {
     let yes = headers(&[("x-should-retry", "true")]);
     let no = headers(&[("x-should-retry", "false")]);
     for name in [
@@ -146,7 +146,7 @@ fn an_error_code_beats_should_retry() {
     assert!(ramp.is_retryable());
     let cmek = claude(503, &no, &fixture("503_cmek.json"));
     assert!(cmek.is_retryable());
-    // An unknown code is the bare type.
+    // An unknown code is ignored, and the type counts.
     let mut error = ApiError::new("rate_limit_error", "m");
     error.error_code = Some("x_new_code".into());
     let class = claude(429, &no, error.to_body().as_bytes());
@@ -157,7 +157,7 @@ fn an_error_code_beats_should_retry() {
 }
 
 #[test]
-fn the_wait_is_read_in_all_its_forms() {
+fn retry_after_is_read_in_all_its_forms() {
     let wait = |pairs: &[(&'static str, &str)]| claude(529, &headers(pairs), &[]).retry_after;
     assert_eq!(wait(&[]), None);
     assert_eq!(
@@ -173,7 +173,7 @@ fn the_wait_is_read_in_all_its_forms() {
         Some(Duration::from_millis(250))
     );
     assert_eq!(wait(&[("retry-after", "-3")]), None);
-    // A date counts from the server's clock, however wrong ours is.
+    // A date is compared with the server's clock, not with the local one.
     let date = ("date", "Fri, 01 Jan 1999 00:00:00 GMT");
     assert_eq!(
         wait(&[("retry-after", "Fri, 01 Jan 1999 00:01:30 GMT"), date]),
@@ -201,7 +201,7 @@ fn the_wait_is_read_in_all_its_forms() {
 }
 
 #[test]
-fn a_spend_limit_waits_until_its_date_by_the_servers_clock() {
+fn spend_limit_with_a_date_waits_by_the_clock_of_the_server() {
     let wait = |date: Option<&'static str>, name: &str| {
         let mut headers = HeaderMap::new();
         if let Some(date) = date {
@@ -224,7 +224,7 @@ fn a_spend_limit_waits_until_its_date_by_the_servers_clock() {
 }
 
 #[test]
-fn errors_inside_streams() {
+fn stream_errors_are_classified_by_type() {
     for name in [
         "sse_error_first_event.txt",
         "sse_error_before_content.txt",
@@ -266,7 +266,7 @@ impl std::error::Error for Wrapped {
 }
 
 #[test]
-fn transport_errors() {
+fn io_errors_are_timeouts_or_transport_errors() {
     assert_eq!(
         ClaudeClassify::default().error(&Cut),
         Class::new(Kind::Transport)
@@ -291,7 +291,7 @@ fn transport_errors() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn tokio_timeouts() {
+async fn tokio_timeout_is_a_timeout() {
     let elapsed = tokio::time::timeout(Duration::from_secs(1), std::future::pending::<()>())
         .await
         .expect_err("it never ends");
@@ -303,9 +303,9 @@ async fn tokio_timeouts() {
     assert_eq!(ClaudeClassify::default().error(&boxed).kind, Kind::Timeout);
 }
 
-/// Of tower's own timer only its words are known here.
+/// The error of tower's timer is recognised by its message.
 #[tokio::test(start_paused = true)]
-async fn a_timeout_of_towers() {
+async fn tower_timeout_is_a_timeout() {
     let never = tower::service_fn(|()| std::future::pending::<Result<(), BoxError>>());
     let late = tower::timeout::Timeout::new(never, Duration::from_secs(1));
     let error = late.oneshot(()).await.expect_err("it never ends");
@@ -320,7 +320,7 @@ async fn a_timeout_of_towers() {
 }
 
 #[test]
-fn any_other_service_goes_by_status() {
+fn http_classifier_reads_only_the_head() {
     let classify: &dyn ClassifyResponse = &HttpClassify::default();
     for (code, kind) in [
         (200, Kind::Success),
@@ -338,7 +338,7 @@ fn any_other_service_goes_by_status() {
         let head = classify.head(status(code), &HeaderMap::new());
         assert_eq!(head, Some(Class::new(kind)), "{code}");
     }
-    // Claude's words mean nothing here.
+    // Claude's error codes are ignored.
     let spend = fixture("429_contract_spend.json");
     let class = classify.body(status(429), &headers(&[("retry-after", "5")]), &spend);
     assert!(class.is_retryable());
@@ -346,15 +346,15 @@ fn any_other_service_goes_by_status() {
 }
 
 #[test]
-fn local_is_never_retried() {
+fn local_class_is_not_retryable() {
     let advice = Class::new(Kind::RateLimited).with_should_retry(Some(true));
     assert!(advice.is_retryable());
     assert!(!advice.into_local().is_retryable());
 }
 
-/// Whatever the server says of it.
+/// Even if the server advises a retry.
 #[test]
-fn an_answer_and_a_spent_budget_are_never_retried() {
+fn success_and_spend_limit_are_not_retryable() {
     for kind in [Kind::Success, Kind::ModelRefusal, Kind::SpendLimit] {
         let advice = Class::new(kind).with_should_retry(Some(true));
         assert!(!advice.is_retryable(), "{kind:?}");
@@ -362,7 +362,7 @@ fn an_answer_and_a_spent_budget_are_never_retried() {
 }
 
 #[test]
-fn kinds_have_names_of_their_own() {
+fn kinds_have_distinct_names() {
     let kinds = [
         Kind::Success,
         Kind::RateLimited,
@@ -385,7 +385,7 @@ fn kinds_have_names_of_their_own() {
     assert_eq!(names.len(), kinds.len());
 }
 
-/// A classifier that wants to see every body.
+/// A classifier that wants to read every body.
 struct Curious;
 
 impl ClassifyResponse for Curious {
@@ -403,7 +403,7 @@ impl ClassifyResponse for Curious {
 }
 
 #[test]
-fn the_body_of_a_success_is_never_asked_for() {
+fn success_without_a_class_does_not_read_the_body() {
     let by_head = |code| {
         let response = Response::builder()
             .status(code)
@@ -416,7 +416,7 @@ fn the_body_of_a_success_is_never_asked_for() {
 }
 
 #[test]
-fn a_class_that_was_left_stands_unless_the_layer_has_a_classifier_of_its_own() {
+fn inserted_class_is_reused_unless_the_layer_has_its_own_classifier() {
     let by_head = |reuse, left: Class| {
         let response = Response::builder().status(529).extension(left).body(());
         let response = response.expect("a response");
@@ -425,6 +425,6 @@ fn a_class_that_was_left_stands_unless_the_layer_has_a_classifier_of_its_own() {
     let remote = Class::new(Kind::SpendLimit);
     assert_eq!(by_head(true, remote), Some(Kind::SpendLimit));
     assert_eq!(by_head(false, remote), Some(Kind::Overloaded));
-    // That a layer refused is a fact.
+    // A local class is always reused.
     assert_eq!(by_head(false, remote.into_local()), Some(Kind::SpendLimit));
 }

@@ -1,4 +1,4 @@
-//! Each event reaches the observer, and nothing secret with it.
+//! Events reach the observer, and contain no secrets.
 
 use std::{
     sync::{Arc, Mutex},
@@ -12,7 +12,7 @@ use tower_claude_core::{
 use tower_claude_wire::RateLimits;
 
 #[test]
-fn every_event_reaches_the_observer_once() {
+fn event_reaches_the_observer_once() {
     let scope = Scope::named("pool");
     let limits = RateLimits::default();
     let class = Class::new(Kind::Overloaded);
@@ -118,7 +118,7 @@ fn every_event_reaches_the_observer_once() {
 }
 
 #[test]
-fn without_an_observer_nothing_happens() {
+fn sink_without_an_observer_does_nothing() {
     let observers = EventSink::default();
     emit(
         &observers,

@@ -1,4 +1,4 @@
-//! Bodies by script, and reading them.
+//! Scripted bodies, and helpers to read bodies.
 
 use std::{
     collections::VecDeque,
@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 use http_body::{Body, Frame, SizeHint};
 
-/// An error no classifier knows.
+/// An error that no classifier recognises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Cut;
 
@@ -32,7 +32,7 @@ pub(crate) enum Piece {
     Wait,
 }
 
-/// A body that yields these pieces. When `exact`, it knows its length and its end.
+/// A body that yields these pieces. If `exact` is set, it reports its length and its end.
 #[derive(Clone, Debug)]
 pub(crate) struct Frames {
     pub(crate) pieces: VecDeque<Piece>,
@@ -50,7 +50,7 @@ pub(crate) fn frames(pieces: impl IntoIterator<Item = Piece>) -> Frames {
     }
 }
 
-/// The text cut into chunks of this size.
+/// Returns a body of the text in chunks of this size.
 pub(crate) fn chunked(text: &[u8], size: usize) -> Frames {
     frames(text.chunks(size).map(|part| data(part.to_vec())))
 }
@@ -109,7 +109,7 @@ impl Body for Frames {
     }
 }
 
-/// Polls a future that wakes itself, to its end.
+/// Polls a future that wakes itself until it is ready.
 pub(crate) fn run<F: Future>(future: F) -> F::Output {
     let mut future = std::pin::pin!(future);
     let mut cx = Context::from_waker(Waker::noop());
@@ -121,7 +121,7 @@ pub(crate) fn run<F: Future>(future: F) -> F::Output {
     panic!("the future does not end");
 }
 
-/// Everything a body yields.
+/// Returns all bytes, the trailers and the error of a body.
 pub(crate) fn drain<B>(mut body: B) -> (Vec<u8>, Option<HeaderMap>, Option<B::Error>)
 where
     B: Body<Data = Bytes> + Unpin,
@@ -172,7 +172,7 @@ pub(crate) fn fixture(name: &str) -> Vec<u8> {
     fs::read(fixtures().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-/// The fixtures of error bodies, which begin with their status.
+/// Returns the fixtures of error bodies. Their names begin with the status.
 pub(crate) fn error_fixtures() -> Vec<String> {
     let mut names: Vec<_> = fs::read_dir(fixtures())
         .expect("the fixtures of wire")

@@ -1,4 +1,4 @@
-//! What the layers build on, checked piece by piece.
+//! Tests of the items that layers build on, by module.
 
 mod buffer_request;
 mod call;

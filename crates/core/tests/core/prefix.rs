@@ -1,4 +1,4 @@
-//! What will be read from the prompt cache: the chain of prefixes, the memory, and the estimate.
+//! Predictions of prompt cache reads: the prefixes, the memory and the estimate.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -12,15 +12,17 @@ use tower_claude_wire::Usage;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// The server's rules, as the documentation has them: written at breakpoints, read from the longest of 20
-/// blocks back from each, kept from the start of the request, anew with each use.
+/// A model of the server by the rules in its documentation.
+///
+/// Prefixes are written at breakpoints. The longest of the 20 blocks back from each breakpoint is read.
+/// A lifetime counts from the start of the request, and each use renews it.
 #[derive(Default)]
 struct Server {
     held: HashMap<Vec<u64>, (Instant, Duration)>,
 }
 
 impl Server {
-    /// Tokens read and written; a token is a byte here.
+    /// Returns the tokens that are read and written. A token is one byte here.
     fn serve(&mut self, prompt: &[Prefix], now: Instant) -> (u64, u64) {
         let key = |end: usize| -> Vec<u64> { prompt[..=end].iter().map(|p| p.hash).collect() };
         let marked: Vec<_> = (0..prompt.len())
@@ -45,7 +47,7 @@ impl Server {
         }
         for at in &marked {
             let keep = prompt[*at].keep.expect("marked");
-            // Of two lifetimes asked for, the one that ends later.
+            // The later of two lifetimes holds.
             let held = self.held.entry(key(*at)).or_insert((now, keep));
             *held = (held.0.max(now + keep), keep);
         }
@@ -55,11 +57,11 @@ impl Server {
     }
 }
 
-/// One of a few conversations, so many blocks long, with breakpoints at these blocks.
+/// Returns a conversation of this length in blocks, with breakpoints at the blocks in `marks`.
 fn prompt(conversation: u64, length: usize, marks: &[usize], hour: bool) -> Prefixes {
     let keep = if hour { 60 * MINUTE } else { 5 * MINUTE };
     let prefix = |at: usize| Prefix {
-        // The first three blocks are the same for all.
+        // The first three blocks are the same in all conversations.
         hash: if at < 3 { 0 } else { conversation << 32 } + at as u64,
         bytes: (at as u64 + 1) * 100,
         keep: marks.contains(&at).then_some(keep),
@@ -68,9 +70,9 @@ fn prompt(conversation: u64, length: usize, marks: &[usize], hour: bool) -> Pref
 }
 
 proptest! {
-    /// Whoever is alone with the cache knows exactly what will be read.
+    /// A client that uses the cache alone predicts the reads exactly.
     #[test]
-    fn as_the_server_does(
+    fn prediction_equals_the_reads_of_the_server(
         steps in prop::collection::vec(
             (0_u64..4, 1_usize..60, prop::collection::vec(0_usize..60, 0..4), 0_u64..400, any::<bool>()),
             1..80,
@@ -94,13 +96,12 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_panic(body in prop::collection::vec(any::<u8>(), 0..300)) {
+    fn arbitrary_bytes_do_not_panic(body in prop::collection::vec(any::<u8>(), 0..300)) {
         let _ = Prefixes::of(&body, "model", 1);
     }
 
-    /// Nor do near misses of the real thing.
     #[test]
-    fn no_damage_panics(at in 0_usize..400, byte in any::<u8>()) {
+    fn damaged_json_does_not_panic(at in 0_usize..400, byte in any::<u8>()) {
         let mut body = turn(3, "one").into_bytes();
         let at = at % body.len();
         body[at] = byte;
@@ -109,9 +110,9 @@ proptest! {
     }
 }
 
-/// Whatever an upstream makes of them.
+/// A broken server may report any count.
 #[test]
-fn the_largest_counts_there_are() {
+fn greatest_token_counts_do_not_overflow() {
     let mut memory = PrefixMemory::new();
     let now = Instant::now();
     let prompt = prompt(1, 1, &[0], false);
@@ -123,16 +124,16 @@ fn the_largest_counts_there_are() {
     assert_eq!(expected.tokens, 1);
 }
 
-/// A cache that lost something is known better after one answer.
+/// One response is enough to learn that the server has lost a prefix.
 #[test]
-fn what_was_not_read_is_forgotten_and_learned_again() {
+fn unread_prefix_is_removed_and_learned_again() {
     let mut memory = PrefixMemory::new();
     let now = Instant::now();
     let prompt = prompt(1, 10, &[9], false);
     let mut expect = |now, read, written| {
         let expected = memory.expect(&prompt, now).expect("a breakpoint");
         memory.learn(expected.id, read, written);
-        // The second time says nothing.
+        // A second report of the same request is ignored.
         memory.learn(expected.id, 7, 7);
         expected.tokens
     };
@@ -149,9 +150,9 @@ fn what_was_not_read_is_forgotten_and_learned_again() {
     assert_eq!(expect(now + 13 * MINUTE, 950, 0), 0, "five minutes without");
 }
 
-/// Nobody learns of those that never end, and no number of prompts makes it grow.
+/// Neither requests that never end nor many prompts make the memory grow.
 #[test]
-fn it_is_bounded() {
+fn many_prompts_keep_the_memory_bounded() {
     let mut memory = PrefixMemory::new();
     let mut now = Instant::now();
     for conversation in 0..30_000 {
@@ -170,9 +171,8 @@ fn it_is_bounded() {
     );
 }
 
-/// Of one that has waited it is told without its prompt, as long as it reads from the same prefix.
 #[test]
-fn who_waits_is_looked_at_again() {
+fn waiting_request_is_predicted_again_without_its_prompt() {
     let mut memory = PrefixMemory::new();
     let start = Instant::now();
     let long = prompt(1, 40, &[0, 9, 39], false);
@@ -183,7 +183,7 @@ fn who_waits_is_looked_at_again() {
         let id = memory.expect(&other, start).expect("a breakpoint").id;
         memory.learn(id, 0, tokens);
     };
-    // Out of reach of every breakpoint, and at the very end of one's reach.
+    // Out of reach of every breakpoint, and then at the limit of the reach of one.
     answer(&mut memory, 15, 1_500);
     assert_eq!(memory.renew(waiting, start), Some(0));
     answer(&mut memory, 21, 2_100);
@@ -192,12 +192,12 @@ fn who_waits_is_looked_at_again() {
     assert_eq!((anew.tokens, anew.bytes), (2_100, 2_100));
     let later = start + 4 * MINUTE;
     assert_eq!(memory.renew(anew.id, later), Some(2_100));
-    // A longer one.
+    // A longer prefix is cached.
     answer(&mut memory, 30, 3_000);
     assert_eq!(memory.renew(anew.id, later), None);
     let longer = memory.expect(&long, later).expect("a breakpoint");
     assert_eq!(longer.tokens, 3_000);
-    // The time of what is cached runs out, unless it was used when it was sent last.
+    // The lifetime of a prefix ends, unless the last request has used it.
     assert_eq!(memory.renew(longer.id, start + 5 * MINUTE), None);
     memory.learn(anew.id, 2_100, 1_900);
     assert_eq!(memory.renew(longer.id, later), None);
@@ -205,9 +205,9 @@ fn who_waits_is_looked_at_again() {
     assert_eq!(memory.renew(longer.id, later), None);
 }
 
-/// What it writes lives from when it was sent, and not from when it began to wait.
+/// The lifetime does not count from the time at which the request began to wait.
 #[test]
-fn a_lifetime_counts_from_the_sending() {
+fn lifetime_counts_from_the_time_of_sending() {
     let mut memory = PrefixMemory::new();
     let start = Instant::now();
     let prompt = prompt(1, 5, &[4], false);
@@ -219,9 +219,9 @@ fn a_lifetime_counts_from_the_sending() {
     assert_eq!(tokens(start + 9 * MINUTE), 0);
 }
 
-/// As many as a limiter lets wait are all remembered, and so is the first of them.
+/// The memory holds as many requests as the default queue of a limiter.
 #[test]
-fn a_full_queue_fits() {
+fn full_queue_is_remembered() {
     let mut memory = PrefixMemory::new();
     let now = Instant::now();
     let prompt = prompt(1, 5, &[4], false);
@@ -234,7 +234,7 @@ fn a_full_queue_fits() {
     assert_eq!(last.tokens, 500);
 }
 
-/// A conversation of so many earlier turns, marked at its end as clients do.
+/// Returns a conversation with this number of earlier turns and a breakpoint at its end.
 fn turn(turns: usize, last: &str) -> String {
     let said: String = (0..turns)
         .map(|turn| {
@@ -257,7 +257,7 @@ fn hashes(body: &str) -> Vec<u64> {
         .collect()
 }
 
-/// How many of the first prefixes are the same.
+/// Returns the number of equal prefixes at the start.
 fn shared(a: &str, b: &str) -> usize {
     hashes(a)
         .iter()
@@ -267,8 +267,8 @@ fn shared(a: &str, b: &str) -> usize {
 }
 
 #[test]
-fn breakpoints_that_move_on_change_nothing() {
-    // The last turn of the one is an earlier turn of the other, no longer marked.
+fn moved_breakpoint_keeps_the_hashes() {
+    // The last turn of the short one is an earlier turn of the long one, without a breakpoint.
     let (short, long) = (turn(2, "2"), turn(3, "three"));
     assert_eq!(hashes(&short).len(), 7);
     assert_eq!(shared(&short, &long), 7);
@@ -284,7 +284,7 @@ fn breakpoints_that_move_on_change_nothing() {
 }
 
 #[test]
-fn a_change_spoils_what_comes_after_it() {
+fn change_in_a_block_changes_the_hashes_after_it() {
     let base = turn(2, "x");
     for (from, to, left) in [
         (r#""name":"a""#, r#""name":"b""#, 0),
@@ -303,7 +303,7 @@ fn a_change_spoils_what_comes_after_it() {
             r#""thinking":{"type":"disabled"},"max_tokens":64"#,
             2,
         ),
-        // A cache of its own, and the default by its name.
+        // Fast requests have a separate cache. "standard" is the default.
         (r#""max_tokens":64"#, r#""max_tokens":64,"speed":"fast""#, 0),
         (
             r#""max_tokens":64"#,
@@ -318,7 +318,7 @@ fn a_change_spoils_what_comes_after_it() {
             "{from} to {to}"
         );
     }
-    // The same block, as a tool, in the system prompt and in a message.
+    // The same block as a tool, in the system prompt and in a message.
     let alone = |body: &str| hashes(body)[0];
     let tool = alone(r#"{"tools":[{"a":1}]}"#);
     let system = alone(r#"{"system":[{"a":1}]}"#);
@@ -331,7 +331,7 @@ fn a_change_spoils_what_comes_after_it() {
 }
 
 #[test]
-fn automatic_caching_marks_the_end() {
+fn automatic_caching_sets_a_breakpoint_at_the_end() {
     let body = r#"{"cache_control":{"type":"ephemeral"},"system":"Be brief.","messages":[{"role":"user","content":"Hi"}]}"#;
     let prefixes = Prefixes::of(body.as_bytes(), "m", 1).expect("an object");
     let kept: Vec<_> = prefixes
@@ -357,14 +357,14 @@ fn tell(estimate: &HeuristicCost, cost: &Cost, read: u64, written: u64) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_estimate_leaves_out_what_is_cached() {
+async fn estimate_excludes_cached_tokens() {
     let system = "Be brief. ".repeat(2_000);
     let body = |said: &str| RequestBody::from(turn(0, said).replace("Be brief.", &system));
     let estimate = HeuristicCost::default();
     let cold = estimate.estimate(&asked("a", body("one")));
     assert!(cold.input_tokens > 8_000, "{cold:?}");
     assert_eq!(cold.cached_tokens, Some(0));
-    // A clone knows the same.
+    // Clones share the memory.
     tell(&estimate.clone(), &cold, 0, 8_021);
     let warm = estimate.estimate(&asked("a", body("two")));
     assert!(warm.input_tokens < 60, "{warm:?}");
@@ -374,7 +374,7 @@ async fn the_estimate_leaves_out_what_is_cached() {
     tokio::time::advance(61 * MINUTE).await;
     let late = estimate.estimate(&asked("a", body("two")));
     assert_eq!(late.input_tokens, cold.input_tokens);
-    // Counted: what is cached comes off the count.
+    // The cached tokens are subtracted from a counted input.
     tell(&estimate, &late, 0, 8_000);
     let warm = estimate
         .estimate(&asked("a", body("two")))
@@ -382,9 +382,9 @@ async fn the_estimate_leaves_out_what_is_cached() {
     assert_eq!(warm.input_tokens, 100);
 }
 
-/// Its data is no text: neither in what is sent, nor in what is cached of it.
+/// The data of an image does not count as text.
 #[tokio::test(start_paused = true)]
-async fn an_image_costs_what_images_do() {
+async fn image_is_estimated_by_its_size_with_and_without_cache() {
     let image = |bytes| {
         let data = "A".repeat(bytes);
         format!(
@@ -409,7 +409,7 @@ async fn an_image_costs_what_images_do() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_does_not_ask_for_caching_is_left_alone() {
+async fn request_without_caching_has_no_prediction() {
     let estimate = HeuristicCost::default();
     let plain = turn(1, "one").replace("cache_control", "x");
     let cost = estimate.estimate(&asked("a", RequestBody::from(plain)));
@@ -420,9 +420,8 @@ async fn who_does_not_ask_for_caching_is_left_alone() {
     assert_eq!(cost.cached_tokens, None);
 }
 
-/// A request of which nothing more will be heard is not kept.
 #[tokio::test(start_paused = true)]
-async fn what_is_dropped_is_forgotten() {
+async fn dropped_estimate_is_discarded() {
     let estimate = HeuristicCost::default();
     let body = || RequestBody::from(turn(0, "one"));
     let long = estimate.estimate(&asked("a", body()));
@@ -430,7 +429,7 @@ async fn what_is_dropped_is_forgotten() {
         let dropped = estimate.estimate(&asked("a", body()));
         drop(PendingEstimate::of(&estimate, &dropped));
     }
-    // Had they been kept, the first would have had to go.
+    // If the dropped estimates had been kept, the first would have been discarded.
     tell(&estimate, &long, 0, 1_000);
     let next = estimate.estimate(&asked("a", body()));
     assert_eq!(next.cached_tokens, Some(1_000));

@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::Response;
 use http_body::Body;
 use tower_claude_core::{
-    Class, Dimension, Kind, REJECTED_BY, RejectReason, Rejected, Rejection, ResponseBody,
+    Class, Dimension, Kind, REJECTED_BY, RejectReason, Rejection, ResponseBody,
 };
 use tower_claude_wire::ApiError;
 
@@ -110,7 +110,7 @@ fn reasons() -> [(
 }
 
 #[test]
-fn every_reason_as_a_response() {
+fn every_reason_becomes_a_response_in_the_shape_of_the_api() {
     for (reason, status, kind, class, says) in reasons() {
         let wait = Some(Duration::from_millis(4_001));
         let refusal = Rejection::new("token-bucket", reason).with_retry_after(wait);
@@ -135,10 +135,10 @@ fn every_reason_as_a_response() {
         };
         assert_eq!(refusal.class(), expected, "{reason:?}");
         assert_eq!(response.extensions().get::<Class>(), Some(&expected));
-        let refused = response.extensions().get::<Rejected>().expect("tagged");
+        let refused = response.extensions().get::<Rejection>().expect("tagged");
         assert_eq!(refused.by, "token-bucket");
         assert_eq!(refused.reason, reason);
-        assert_eq!(refused.class, expected);
+        assert_eq!(refused.class(), expected);
         assert_eq!(refused.retry_after, wait);
 
         let length = headers["content-length"]
@@ -164,7 +164,7 @@ fn every_reason_as_a_response() {
 }
 
 #[test]
-fn without_a_wait_there_is_no_header() {
+fn rejection_without_a_wait_has_no_retry_after() {
     let refusal = Rejection::new("retry", RejectReason::TimedOut { after: SECOND });
     let response = refusal.into_response::<Frames>();
     assert!(!response.headers().contains_key("retry-after"));
@@ -172,7 +172,7 @@ fn without_a_wait_there_is_no_header() {
 }
 
 #[test]
-fn every_dimension_is_named() {
+fn oversized_message_names_the_dimension() {
     for dimension in [
         Dimension::Requests,
         Dimension::InputTokens,

@@ -1,4 +1,4 @@
-//! BufferRequest once, for free afterwards.
+//! Request bodies: buffering, streams and clones.
 
 use bytes::Bytes;
 use http_body::Body;
@@ -19,7 +19,7 @@ fn cut(error: Option<BoxError>) -> bool {
 }
 
 #[test]
-fn one_chunk_is_taken_as_it_is() {
+fn single_chunk_is_not_copied() {
     let bytes = Bytes::from(JSON);
     let body = collect(frames([data(bytes.clone())]), JSON.len());
     let held = body.bytes().expect("buffered");
@@ -29,7 +29,7 @@ fn one_chunk_is_taken_as_it_is() {
 }
 
 #[test]
-fn a_request_body_stays_what_it_is() {
+fn request_body_is_not_wrapped_again() {
     let bytes = Bytes::from(JSON);
     let body = RequestBody::from(bytes.clone());
     let peek: *const _ = body.peek().expect("an object");
@@ -41,9 +41,9 @@ fn a_request_body_stays_what_it_is() {
     assert_eq!(copy.bytes().expect("bytes").as_ptr(), bytes.as_ptr());
 }
 
-/// A handle for each byte would take thirty times the memory of the body.
+/// A chunk for each byte would take thirty times the memory of the body.
 #[test]
-fn bytes_that_come_one_by_one_are_kept_together() {
+fn short_chunks_are_joined() {
     let text = vec![b'x'; 10_000];
     let whole = collect(chunked(&text, 1), text.len());
     assert_eq!(whole.bytes().map(|bytes| &**bytes), Some(&*text));
@@ -59,7 +59,7 @@ fn bytes_that_come_one_by_one_are_kept_together() {
 }
 
 #[test]
-fn at_the_limit_and_over_it() {
+fn body_at_the_limit_is_buffered_and_over_it_is_a_stream() {
     for exact in [true, false] {
         for (limit, buffered) in [(JSON.len(), true), (JSON.len() - 1, false), (0, false)] {
             let mut source = chunked(JSON.as_bytes(), 7).then(Piece::Wait);
@@ -76,10 +76,10 @@ fn at_the_limit_and_over_it() {
 }
 
 #[test]
-fn a_long_body_keeps_its_length() {
+fn stream_keeps_its_size_hint() {
     let body = collect(chunked(JSON.as_bytes(), 7).exact(), 10);
     assert_eq!(body.size_hint().exact(), Some(JSON.len() as u64));
-    // Of unknown length: at least what was read.
+    // If the length is unknown, the bytes that were read are the lower bound.
     let body = collect(chunked(JSON.as_bytes(), 7), 10);
     assert_eq!(body.size_hint().lower(), 14);
     assert_eq!(body.size_hint().upper(), None);
@@ -87,7 +87,7 @@ fn a_long_body_keeps_its_length() {
 }
 
 #[test]
-fn trailers_make_it_a_stream() {
+fn body_with_trailers_becomes_a_stream() {
     let body = collect(frames([data("ab"), data("cd"), Piece::Trailers]), 99);
     assert!(body.bytes().is_none());
     assert_eq!(body.size_hint().exact(), Some(4));
@@ -98,7 +98,7 @@ fn trailers_make_it_a_stream() {
 }
 
 #[test]
-fn an_error_comes_after_what_was_read() {
+fn body_error_follows_the_bytes_that_were_read() {
     let body = collect(
         frames([data("ab"), Piece::Wait, data("c"), Piece::Error]),
         99,
@@ -116,17 +116,17 @@ fn an_error_comes_after_what_was_read() {
 }
 
 #[test]
-fn an_error_behind_the_limit_comes_too() {
+fn body_error_after_the_limit_is_forwarded() {
     let body = collect(frames([data("abc"), data("def"), Piece::Error]), 2);
     let (bytes, _, error) = drain(body);
     assert_eq!(bytes, b"abcdef");
     assert!(cut(error));
 }
 
-/// A client that trusts it sends nothing after it.
+/// A client that reads `is_end_stream` sends no more after it.
 #[test]
-fn a_stream_is_at_its_end_when_nothing_is_left() {
-    // It knows its end, and not its length.
+fn exhausted_stream_is_at_its_end() {
+    // The body has a known end and an unknown length.
     let long = Full::new(Bytes::from("abcd")).map_frame(|frame| frame);
     for (mut body, left) in [
         (collect(frames([Piece::Error]), 99), 1),
@@ -143,7 +143,7 @@ fn a_stream_is_at_its_end_when_nothing_is_left() {
 }
 
 #[test]
-fn a_body_is_sent_once_and_kept() {
+fn sent_body_yields_no_frame_and_keeps_its_bytes() {
     let mut body = RequestBody::from("abc");
     let (first, ..) = drain(&mut body);
     assert_eq!(first, b"abc");
@@ -160,7 +160,7 @@ fn a_body_is_sent_once_and_kept() {
 }
 
 #[test]
-fn empty_bodies_are_at_their_end() {
+fn empty_body_is_at_its_end() {
     for body in [
         RequestBody::default(),
         collect(frames([]), 0),
@@ -175,7 +175,7 @@ fn empty_bodies_are_at_their_end() {
 }
 
 #[test]
-fn wrapped_streams_pass_through() {
+fn wrapped_stream_is_forwarded() {
     let body = RequestBody::new(frames([data("ab"), Piece::Wait, Piece::Trailers]));
     assert!(body.bytes().is_none() && body.peek().is_none());
     let body = body.try_into_bytes().expect_err("a stream");
@@ -184,7 +184,7 @@ fn wrapped_streams_pass_through() {
 }
 
 #[test]
-fn debug_shows_no_content() {
+fn debug_output_has_no_content() {
     let secret = RequestBody::from("secret");
     assert_eq!(format!("{secret:?}"), "RequestBody(6 bytes)");
     let stream = RequestBody::new(frames([data("secret")]));
@@ -192,7 +192,7 @@ fn debug_shows_no_content() {
 }
 
 #[test]
-fn sync_for_those_who_ask() {
+fn request_body_is_send_and_sync() {
     const fn sync<T: Send + Sync + Unpin + 'static>() {}
     sync::<RequestBody>();
 }
@@ -214,7 +214,7 @@ fn end() -> impl Strategy<Value = Option<Piece>> {
 
 proptest! {
     #[test]
-    fn nothing_is_ever_lost(
+    fn collected_body_loses_no_byte(
         mut pieces in prop::collection::vec(piece(), 0..12),
         end in end(),
         limit in 0_usize..64,

@@ -1,4 +1,4 @@
-//! One body for all layers.
+//! Response bodies of layers, and error bodies.
 
 use std::collections::VecDeque;
 
@@ -16,7 +16,7 @@ fn held(parts: &[&'static str]) -> VecDeque<Frame<Bytes>> {
 }
 
 #[test]
-fn inner_bodies_speak_for_themselves() {
+fn inner_body_is_forwarded_with_its_hints() {
     let known = ResponseBody::inner(frames([data("abc")]).exact());
     assert_eq!(known.size_hint().exact(), Some(3));
     let unknown = ResponseBody::inner(frames([data("abc")]));
@@ -29,7 +29,7 @@ fn inner_bodies_speak_for_themselves() {
 }
 
 #[test]
-fn own_answers_know_their_length() {
+fn full_body_has_an_exact_length() {
     let mut body = ResponseBody::<Frames>::full(Bytes::from("abc"));
     assert_eq!(body.size_hint().exact(), Some(3));
     assert!(!body.is_end_stream());
@@ -39,7 +39,7 @@ fn own_answers_know_their_length() {
 }
 
 #[test]
-fn held_then_the_rest() {
+fn held_body_yields_its_frames_and_then_the_rest() {
     let rest = frames([data("cd"), Piece::Trailers]).exact();
     let body = ResponseBody::held(held(&["a", "b"]), None, Some(rest));
     assert_eq!(body.size_hint().exact(), Some(4));
@@ -58,7 +58,7 @@ fn held_then_the_rest() {
 }
 
 #[test]
-fn held_then_the_error() {
+fn held_body_yields_its_frames_and_then_the_error() {
     let body = ResponseBody::<Frames>::held(held(&["ab"]), Some(Cut), None);
     assert_eq!(
         (body.size_hint().lower(), body.size_hint().upper()),
@@ -74,7 +74,7 @@ fn held_then_the_error() {
 }
 
 #[test]
-fn held_whole() {
+fn held_body_without_a_rest_has_an_exact_length() {
     let mut body = ResponseBody::<Frames>::held(held(&["ab", "c"]), None, None);
     assert_eq!(body.size_hint().exact(), Some(3));
     assert_eq!(drain(&mut body).0, b"abc");
@@ -93,7 +93,7 @@ fn read(body: Frames) -> ErrorBody<Frames> {
 }
 
 #[test]
-fn error_bodies_are_read_and_handed_on() {
+fn error_body_is_read_and_returned_unchanged() {
     for pieces in [
         vec![],
         vec![data("abc")],
@@ -109,7 +109,7 @@ fn error_bodies_are_read_and_handed_on() {
 }
 
 #[test]
-fn endless_error_bodies_are_read_up_to_the_limit() {
+fn endless_error_body_is_read_up_to_the_limit() {
     let chunk = vec![b'x'; 1000];
     let source = frames((0..200).map(|_| data(chunk.clone())));
     let error = read(source);

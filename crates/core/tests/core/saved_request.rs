@@ -13,7 +13,7 @@ fn request() -> Request<RequestBody> {
 }
 
 #[test]
-fn copy_of_saved_request_is_whole() {
+fn copy_of_saved_request_is_complete() {
     let mut request = request();
     let key = request.headers_mut().get_mut("x-api-key");
     key.expect("there").set_sensitive(true);

@@ -1,4 +1,4 @@
-//! Who shares a pool with whom.
+//! Scopes of requests.
 
 use std::sync::Arc;
 
@@ -32,7 +32,7 @@ fn messages(model: &str) -> Scope {
 }
 
 #[test]
-fn credentials_differ() {
+fn different_credentials_have_different_scopes() {
     let of = |key| scope("/v1/messages", key, "claude-sonnet-5-5", "");
     let a = of(Some(("x-api-key", KEY)));
     assert_eq!(a, of(Some(("x-api-key", KEY))));
@@ -52,7 +52,7 @@ fn credentials_differ() {
 }
 
 #[test]
-fn the_credential_is_never_shown() {
+fn scope_output_does_not_show_the_credential() {
     let scope = messages("claude-sonnet-5-5");
     for text in [scope.to_string(), format!("{scope:?}")] {
         assert!(!text.contains(KEY) && !text.contains("secret"), "{text}");
@@ -62,7 +62,7 @@ fn the_credential_is_never_shown() {
 }
 
 #[test]
-fn endpoints() {
+fn paths_map_to_endpoint_families() {
     for (path, endpoint) in [
         ("/v1/messages", Endpoint::Messages),
         ("/v1/messages/", Endpoint::Messages),
@@ -90,7 +90,7 @@ fn endpoints() {
 }
 
 #[test]
-fn endpoint_families_have_pools_of_their_own() {
+fn endpoint_families_have_separate_scopes() {
     let key = Some(("x-api-key", KEY));
     let of = |path| scope(path, key, "claude-sonnet-5-5", r#","speed":"fast""#);
     let paths = [
@@ -106,19 +106,19 @@ fn endpoint_families_have_pools_of_their_own() {
             assert_ne!(of(path), of(other), "{path} {other}");
         }
     }
-    // One pool for all models, no fast one.
+    // One pool for all models, and no fast pool.
     let count = of("/v1/messages/count_tokens");
     assert!(count.group.is_empty() && !count.fast);
     assert_eq!(
         count,
         scope("/v1/messages/count_tokens", key, "claude-opus-5-5", "")
     );
-    // The query is not part of it.
+    // The query is ignored.
     assert_eq!(of("/v1/messages?beta=true"), of("/v1/messages"));
 }
 
 #[test]
-fn groups_follow_the_catalog() {
+fn group_follows_the_catalog() {
     let catalog = tower_claude_wire::ModelCatalog::builtin();
     for model in [
         "claude-sonnet-5-5",
@@ -139,7 +139,7 @@ fn groups_follow_the_catalog() {
         messages("claude-haiku-4-5"),
         messages("claude-haiku-4-5-20251001")
     );
-    // No model, no JSON: the endpoint's own pool, and no panic.
+    // Without a model or valid JSON, the request is in the pool of the endpoint.
     for text in ["{}", "", "[", r#"{"model":7}"#] {
         let scope = Scope::of(&request("/v1/messages", None, text.into()));
         assert!(scope.group.is_empty() && !scope.fast, "{text}");
@@ -147,9 +147,9 @@ fn groups_follow_the_catalog() {
     }
 }
 
-/// Scopes are kept: what a client may fill them with is bounded.
+/// Layers keep scopes, so the memory that a client can make them use is bounded.
 #[test]
-fn what_is_too_long_for_a_name_is_not_kept() {
+fn too_long_model_name_is_ignored() {
     for (length, kept) in [(1_024, 1_024), (1_025, 0), (1 << 20, 0)] {
         let name = "m".repeat(length);
         assert_eq!(messages(&name).group.len(), kept);
@@ -159,7 +159,7 @@ fn what_is_too_long_for_a_name_is_not_kept() {
 }
 
 #[test]
-fn fast_is_a_pool_of_its_own() {
+fn fast_request_has_a_separate_scope() {
     let key = Some(("x-api-key", KEY));
     let of = |more| scope("/v1/messages", key, "claude-opus-5-5", more);
     let fast = of(r#","speed":"fast""#);
@@ -170,7 +170,7 @@ fn fast_is_a_pool_of_its_own() {
 }
 
 #[test]
-fn named_scopes() {
+fn named_scope_has_only_a_name() {
     let scope = Scope::named("tenant-7");
     assert_eq!(scope.to_string(), "other/tenant-7");
     assert_eq!(scope, Scope::named("tenant-7"));

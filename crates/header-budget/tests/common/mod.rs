@@ -1,35 +1,19 @@
-//! What the tests of this layer share.
-#![allow(dead_code)]
+//! The layer under test, and its limits at both ends.
+#![allow(dead_code, unused_imports)]
 
-use std::{
-    num::NonZeroU64,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{num::NonZeroU64, time::Duration};
 
-use http::{HeaderName, HeaderValue, Request, Response};
-use http_body::Body;
-use http_body_util::BodyExt;
-use tokio::task::JoinSet;
-use tower::ServiceExt;
-use tower_claude_core::{
-    Cost, Dimension, RequestBody,
-    event::{Event, Observer},
-};
+use tower_claude_core::Dimension;
 use tower_claude_fake_claude::{FakeClaude, GroupLimits};
 use tower_claude_header_budget::HeaderBudgetLayer;
 use tower_claude_limiter::{Limiter, Limits, LocalLimiter, ScopeSnapshot};
-use tower_claude_tests::Reply;
-use tower_service::Service;
 
-pub(crate) type BySize = fn(&Request<RequestBody>) -> Cost;
+pub(crate) use tower_claude_tests::limiting::*;
+
 pub(crate) type TestLayer = HeaderBudgetLayer<LocalLimiter, BySize>;
 
 pub(crate) const HOUR: Duration = Duration::from_secs(3_600);
 pub(crate) const MINUTE: Duration = Duration::from_secs(60);
-
-/// Limits per minute: requests, input tokens, output tokens.
-pub(crate) type PerMinute = (u64, u64, u64);
 
 pub(crate) fn limits((requests, input, output): PerMinute) -> Limits {
     let some = |n| NonZeroU64::new(n).expect("a limit");
@@ -46,176 +30,26 @@ pub(crate) fn server_limits((requests, input, output): PerMinute) -> GroupLimits
         .with_output_tokens_per_minute(output)
 }
 
-/// A layer without any limits that knows what each request will use, and waits as long as it takes.
+/// Returns a layer without limits that knows the usage of each request, and waits for up to a day.
 pub(crate) fn layer() -> TestLayer {
     HeaderBudgetLayer::new()
         .with_estimate(by_size as BySize)
         .with_max_wait(24 * HOUR)
 }
 
-/// What the request tells the fake that it uses.
-pub(crate) fn by_size(request: &Request<RequestBody>) -> Cost {
-    let number = |kind: &str| {
-        let value = request.headers().get(format!("x-fake-{kind}-tokens"))?;
-        value.to_str().ok()?.parse().ok()
-    };
-    Cost::new(number("input").unwrap_or(0), number("output").unwrap_or(0))
-}
-
-pub(crate) fn body(model: &str, stream: bool) -> RequestBody {
-    format!(
-        r#"{{"model":"{model}","max_tokens":8192,"stream":{stream},"messages":[{{"role":"user","content":"Hi"}}]}}"#
-    )
-    .into()
-}
-
-/// A request for a message that uses so many input and output tokens.
-pub(crate) fn message(input: u64, output: u64) -> Request<RequestBody> {
-    Request::post("http://localhost/v1/messages")
-        .header("x-api-key", "key-a")
-        .header("anthropic-version", "2023-06-01")
-        .header("content-type", "application/json")
-        .header("x-fake-input-tokens", input)
-        .header("x-fake-estimate-tokens", input)
-        .header("x-fake-output-tokens", output)
-        .body(body("claude-sonnet-5-5", false))
-        .expect("a request")
-}
-
-/// The same as a stream.
-pub(crate) fn stream(input: u64, output: u64) -> Request<RequestBody> {
-    message(input, output).map(|_| body("claude-sonnet-5-5", true))
-}
-
-pub(crate) fn with(
-    mut request: Request<RequestBody>,
-    name: &'static str,
-    value: impl TryInto<HeaderValue, Error: std::fmt::Debug>,
-) -> Request<RequestBody> {
-    let value = value.try_into().expect("a header value");
-    request
-        .headers_mut()
-        .insert(HeaderName::from_static(name), value);
-    request
-}
-
-/// Sends a request and reads its answer to the end.
-pub(crate) fn send<S, R>(
-    service: &S,
-    request: Request<RequestBody>,
-) -> impl Future<Output = Response<Vec<u8>>> + use<S, R>
-where
-    S: Service<Request<RequestBody>, Response = Response<R>> + Clone,
-    S::Error: std::fmt::Debug,
-    R: Body<Data = bytes::Bytes, Error: std::fmt::Debug> + Unpin,
-{
-    let service = service.clone();
-    async move {
-        let response = service.oneshot(request).await.expect("an answer");
-        let (head, body) = response.into_parts();
-        let body = body.collect().await.expect("a whole body").to_bytes();
-        Response::from_parts(head, body.to_vec())
-    }
-}
-
-/// Sends all of them at once, in this order; the statuses in the same order.
-pub(crate) async fn send_all<S, R>(service: &S, requests: Vec<Request<RequestBody>>) -> Vec<u16>
-where
-    S: Service<Request<RequestBody>, Response = Response<R>> + Clone + Send + 'static,
-    S::Error: std::fmt::Debug,
-    S::Future: Send,
-    R: Body<Data = bytes::Bytes, Error: std::fmt::Debug> + Unpin + Send + 'static,
-{
-    let mut calls = JoinSet::new();
-    let mut statuses = vec![0; requests.len()];
-    for (number, request) in requests.into_iter().enumerate() {
-        let service = service.clone();
-        calls.spawn(async move { (number, send(&service, request).await.status().as_u16()) });
-    }
-    while let Some(done) = calls.join_next().await {
-        let (number, status) = done.expect("no panic");
-        statuses[number] = status;
-    }
-    statuses
-}
-
-/// What the limiter knows of the only scope there is.
+/// Returns the only scope of the limiter.
 pub(crate) fn only(limiter: &LocalLimiter) -> ScopeSnapshot {
     let mut scopes = limiter.snapshot();
     assert_eq!(scopes.len(), 1, "{scopes:?}");
     scopes.remove(0)
 }
 
-/// The limit known of a dimension of the only scope there is.
+/// Returns the limit of a dimension of the only scope, if it is known.
 pub(crate) fn limit(limiter: &LocalLimiter, dimension: Dimension) -> Option<u64> {
     Some(only(limiter).dimension(dimension)?.limit)
 }
 
-/// Statuses of all attempts that the fake has seen.
+/// Returns the statuses of all attempts at the fake API.
 pub(crate) fn statuses(fake: &FakeClaude) -> Vec<u16> {
     fake.with_log(|log| log.iter().map(|attempt| attempt.status).collect())
-}
-
-/// An answer that says this of a family of limits: limit, remaining, and full in so many seconds.
-pub(crate) fn gauge(reply: Reply, family: &str, limit: u64, remaining: u64, full_in: u64) -> Reply {
-    let name = |part: &str| {
-        format!("anthropic-{family}-{part}")
-            .parse::<HeaderName>()
-            .expect("a header name")
-    };
-    let reset = format!("2026-11-22T10:{:02}:{:02}Z", full_in / 60, full_in % 60);
-    reply
-        .header(name("limit"), &limit.to_string())
-        .header(name("remaining"), &remaining.to_string())
-        .header(name("reset"), &reset)
-        .header(http::header::DATE, "Sun, 22 Nov 2026 10:00:00 GMT")
-}
-
-/// Keeps the name of every event, with what tells one from another.
-#[derive(Clone, Default)]
-pub(crate) struct Events(Arc<Mutex<Vec<String>>>);
-
-impl Events {
-    pub(crate) fn observer(&self) -> impl Observer + 'static {
-        let events = self.0.clone();
-        move |event: &Event<'_>| {
-            let line = match event {
-                Event::Admitted { layer, .. } => format!("{layer} admitted"),
-                Event::Rejected { layer, class, .. } => {
-                    format!("{layer} refused {}", class.kind.as_str())
-                }
-                Event::Paused { layer, .. } => format!("{layer} paused"),
-                Event::Headroom {
-                    layer,
-                    limits,
-                    request_id,
-                    ..
-                } => format!(
-                    "{layer} headroom {:?} {}",
-                    limits.requests.remaining,
-                    request_id.is_some()
-                ),
-                Event::Threshold {
-                    layer, crossing, ..
-                } => format!(
-                    "{layer} threshold {} {}/{}",
-                    crossing.dimension, crossing.remaining, crossing.limit
-                ),
-                Event::Unauthorized { layer, .. } => format!("{layer} unauthorized"),
-                other => format!("{other:?}"),
-            };
-            events.lock().expect("no panic").push(line);
-        }
-    }
-
-    pub(crate) fn take(&self) -> Vec<String> {
-        std::mem::take(&mut self.0.lock().expect("no panic"))
-    }
-
-    /// Those that contain this, without the others.
-    pub(crate) fn take_of(&self, what: &str) -> Vec<String> {
-        let mut all = self.take();
-        all.retain(|line| line.contains(what));
-        all
-    }
 }

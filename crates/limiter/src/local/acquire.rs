@@ -13,7 +13,7 @@ use std::{
 use tower_claude_core::{Cost, RejectReason, Rejection};
 
 use crate::{
-    limiter::Ask,
+    limiter::AcquireRequest,
     local::{
         scope_limiter::{PollOutcome, ScopeLimiter},
         scope_map::ScopeMap,
@@ -34,7 +34,7 @@ pub struct LocalAcquire {
 }
 
 enum State {
-    New { target: Target, ask: Ask },
+    New { target: Target, ask: AcquireRequest },
     Waiting(Queued),
     Done,
 }
@@ -58,7 +58,7 @@ struct Queued {
 }
 
 impl LocalAcquire {
-    pub(super) fn new(scopes: &Arc<ScopeMap>, ask: Ask) -> Self {
+    pub(super) fn new(scopes: &Arc<ScopeMap>, ask: AcquireRequest) -> Self {
         // Most requests find their scope, and do not contend for the reference count of the map.
         let target = match scopes.get(&ask.scope) {
             Some(limiter) => Target::Found(limiter),
@@ -126,7 +126,7 @@ impl Future for LocalAcquire {
 }
 
 impl Queued {
-    fn new(limiter: Arc<ScopeLimiter>, id: WaiterId, now: u64, ask: &Ask) -> Self {
+    fn new(limiter: Arc<ScopeLimiter>, id: WaiterId, now: u64, ask: &AcquireRequest) -> Self {
         let longest = ask
             .max_wait
             .map_or(u64::MAX, |wait| now.saturating_add(nanos(wait)));

@@ -17,11 +17,11 @@ use tower_claude_core::{Cost, Ledger, LimitWarning, LimiterId, Observation, Reje
 
 use crate::{
     config::LimiterConfig,
-    limiter::Ask,
+    limiter::AcquireRequest,
     limits::PoolLimits,
     nanos::nanos,
     pool::{Enqueued, Next, ObservedHead, Pool, PoolRequest, QueuePlace, ReservationId, WaiterId},
-    reservation::Books,
+    reservation::ReservationBackend,
     settlement::Settlement,
     snapshot::ScopeSnapshot,
     sync::{self, Mutex, MutexGuard},
@@ -103,7 +103,7 @@ impl ScopeLimiter {
         self.start.checked_add(Duration::from_nanos(nanos))
     }
 
-    pub(super) fn enqueue(&self, now: u64, ask: &Ask) -> Result<Enqueued, Rejection> {
+    pub(super) fn enqueue(&self, now: u64, ask: &AcquireRequest) -> Result<Enqueued, Rejection> {
         let arrival = ask.first_arrival.map_or(now, |at| self.nanos(at).min(now));
         let request = PoolRequest::new(ask.cost, arrival)
             .with_deadline(ask.deadline.map(|at| self.nanos(at)))
@@ -337,7 +337,7 @@ impl Ledger for ScopeLimiter {
     }
 }
 
-impl Books for ScopeLimiter {
+impl ReservationBackend for ScopeLimiter {
     fn true_up_input(&self, reservation: u64, actual: u64, now: Instant) {
         let now = self.nanos(now);
         let id = ReservationId::from_bits(reservation);

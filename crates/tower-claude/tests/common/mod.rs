@@ -69,7 +69,8 @@ impl Seen {
 
     /// What it was refused for, and by whom.
     pub(crate) fn refused_by(&self) -> Option<(&'static str, Kind)> {
-        self.refused.map(|refused| (refused.by, refused.class.kind))
+        self.refused
+            .map(|refused| (refused.by, refused.class().kind))
     }
 }
 

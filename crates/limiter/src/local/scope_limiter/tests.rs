@@ -23,8 +23,8 @@ use tower_claude_wire::{RateLimits, Usage};
 
 use super::ScopeLimiter;
 use crate::{
-    Ask, Limiter, LimiterConfig, Limits, LocalAcquire, LocalLimiter, Reservation, Settlement,
-    Sharing, pool::Next, sync::mock as clock,
+    AcquireRequest, Limiter, LimiterConfig, Limits, LocalAcquire, LocalLimiter, Reservation,
+    Settlement, Sharing, pool::Next, sync::mock as clock,
 };
 
 const SCHEDULES: usize = if cfg!(debug_assertions) {
@@ -119,13 +119,13 @@ impl Caller {
         }
     }
 
-    fn ask(&self) -> Ask {
+    fn ask(&self) -> AcquireRequest {
         let mut rng = thread_rng();
         let priorities = [Priority::Batch, Priority::Normal, Priority::Interactive];
         let tenants = [None, Some("a"), Some("b")];
         let cost = Cost::new(rng.gen_range(0..2_000), rng.gen_range(0..300));
         let wait = rng.gen_range(0..3) == 0;
-        Ask::new(Scope::named("explored"), cost)
+        AcquireRequest::new(Scope::named("explored"), cost)
             .with_priority(priorities[rng.gen_range(0..3)])
             .with_tenant(tenants[rng.gen_range(0..3)].map(|name| Tenant(Arc::from(name))))
             .with_max_wait(wait.then(|| Duration::from_millis(rng.gen_range(0..1_500))))
@@ -328,7 +328,7 @@ fn waker_is_not_dropped_under_the_lock() {
         clock::start();
         let limits = Limits::new().with_concurrency(NonZeroU32::MIN);
         let limiter = LocalLimiter::new(limits);
-        let ask = Ask::new(Scope::named("one at once"), Cost::default());
+        let ask = AcquireRequest::new(Scope::named("one at once"), Cost::default());
         let poll = |future: &mut Pin<Box<LocalAcquire>>| {
             let waker = Waker::from(Arc::new(LastReference(limiter.clone())));
             future.as_mut().poll(&mut Context::from_waker(&waker))

@@ -1,4 +1,4 @@
-//! What the layer says: headroom, thresholds, credentials that are not accepted.
+//! Tests of the events: headroom, thresholds, and credentials that are not accepted.
 
 mod common;
 
@@ -8,7 +8,7 @@ use tower_claude_fake_claude::{FakeClaude, Fault};
 use tower_claude_tests::{Reply, Script};
 
 #[tokio::test(start_paused = true)]
-async fn headroom_after_every_response() {
+async fn every_response_reports_headroom() {
     let events = Events::default();
     let layer = layer().with_observer(events.observer());
     let fake = FakeClaude::builder().build();
@@ -25,15 +25,15 @@ async fn headroom_after_every_response() {
             "header-budget headroom Some(998) true",
         ]
     );
-    // No answer, nothing to tell.
+    // An error has no headers.
     fake.inject(Fault::Reset);
     let _ = tower::ServiceExt::oneshot(service, message(10, 10)).await;
     assert!(events.take_of("headroom").is_empty());
 }
 
-/// Once when 80 % are used, again only after it has recovered.
+/// The warning comes at 80 %, and again only after the level has recovered.
 #[tokio::test(start_paused = true)]
-async fn a_threshold_is_told_once() {
+async fn threshold_is_reported_once_until_recovery() {
     let levels = [50, 21, 20, 10, 5, 25, 19, 45, 18, 0];
     let said = levels.map(|left| {
         gauge(
@@ -55,7 +55,7 @@ async fn a_threshold_is_told_once() {
         }
     }
     let told: Vec<_> = told.iter().map(|(at, line)| (*at, line.as_str())).collect();
-    // 25 and then 19 is no recovery; 45 is.
+    // 25 is not yet a recovery, 45 is.
     let expected = |left: u64| {
         (
             left,
@@ -73,7 +73,7 @@ async fn a_threshold_is_told_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_threshold_can_be_set() {
+async fn warn_percent_moves_the_threshold() {
     let said = |left| gauge(Reply::message(), "ratelimit-requests", 100, left, 60);
     let events = Events::default();
     let layer = layer()
@@ -89,7 +89,7 @@ async fn the_threshold_can_be_set() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_401_is_told_once_per_credential() {
+async fn unauthorized_is_reported_once_per_credential() {
     let events = Events::default();
     let layer = layer().with_observer(events.observer());
     let fake = FakeClaude::builder().api_key("key-a").build();
@@ -105,9 +105,8 @@ async fn a_401_is_told_once_per_credential() {
     );
 }
 
-/// What the layer says of itself never has the key in it.
 #[tokio::test(start_paused = true)]
-async fn no_key_is_told() {
+async fn debug_output_contains_no_key() {
     let layer = layer();
     let service = layer.layer(FakeClaude::builder().build());
     send(&service, with(message(1, 1), "x-api-key", "sk-secret")).await;

@@ -1,4 +1,4 @@
-//! The future of the layer: transitions only.
+//! The future of a request whose tokens are counted first.
 
 use std::{
     fmt,
@@ -16,10 +16,10 @@ use tower_claude_core::{Call, ErrorBody, RequestBody};
 use tower_claude_wire::{count_tokens_body, counted_tokens};
 use tower_service::Service;
 
-use super::{layer::Counter, memory::Prompt, request};
+use super::{Counter, PromptHash, request};
 
 pin_project! {
-    /// Future of [`CountTokens`](super::CountTokens).
+    /// The future of [`CountTokens`](super::CountTokens).
     #[must_use = "futures do nothing unless polled"]
     pub struct CountTokensFuture<S, B>
     where
@@ -39,21 +39,21 @@ pin_project! {
 pin_project! {
     #[project = CountProjection]
     enum Count<F, B: Body> {
-        /// Nothing was asked yet.
+        /// Until the first poll.
         New,
-        /// Sending the count, and reading its answer.
-        Asking {
-            context: Arc<Call>,
-            prompt: Prompt,
+        /// Until the response with the count is read.
+        Counting {
+            call: Arc<Call>,
+            prompt: PromptHash,
             request: Option<Request<RequestBody>>,
             #[pin]
             future: Option<F>,
-            answer: Option<ErrorBody<B>>,
+            body: Option<ErrorBody<B>>,
             #[pin]
             sleep: Sleep,
         },
         /// Counted, or left to the estimate.
-        Over,
+        Done,
     }
 }
 
@@ -77,55 +77,46 @@ where
     }
 }
 
-/// What there is to ask: nothing when the count is known, or cannot be had.
-fn begin<F, B: Body>(counter: &Counter, message: &mut Request<RequestBody>) -> Count<F, B> {
+/// Starts to count a request. `None` if the count is known or the request cannot be counted.
+fn start<F, B: Body>(counter: &Counter, message: &mut Request<RequestBody>) -> Option<Count<F, B>> {
     if !request::is_countable(message) {
-        return Count::Over;
+        return None;
     }
-    let Some(body) = message
-        .body()
-        .bytes()
-        .and_then(|body| count_tokens_body(body))
-    else {
-        return Count::Over;
-    };
+    let body = count_tokens_body(message.body().bytes()?)?;
     let now = Instant::now();
-    let context = Call::get_or_attach(message, now);
+    let call = Call::get_or_attach(message, now);
     let (prompt, known) = {
-        let mut memory = counter.memory();
-        let prompt = memory.prompt(&body);
-        (prompt, memory.get(prompt))
+        let mut known = counter.known();
+        let prompt = known.hash(&body);
+        (prompt, known.get(prompt))
     };
-    // Also takes back what was counted for another model, further out in the same call.
-    context.set_counted_input(known);
+    // Also clears the count of an earlier attempt with another model.
+    call.set_counted_input(known);
     if known.is_some() {
-        return Count::Over;
+        return None;
     }
-    let Some(end) = now.checked_add(counter.timeout) else {
-        return Count::Over;
-    };
-    let beside = context.beside(now).with_deadline(Some(end));
-    let Some(request) = request::counting(message, beside, body) else {
-        return Count::Over;
-    };
-    // The layers further out learn that the message itself is not sent yet.
-    context.set_held_back(true);
-    Count::Asking {
-        context,
+    let end = now.checked_add(counter.timeout)?;
+    let beside = call.beside(now).with_deadline(Some(end));
+    let request = request::count_request(message, beside, body)?;
+    // The outer layers must not take the message for sent yet.
+    call.set_held_back(true);
+    Some(Count::Counting {
+        call,
         prompt,
         request: Some(request),
         future: None,
-        answer: None,
+        body: None,
         sleep: sleep_until(end),
-    }
+    })
 }
 
 impl<F, B> Count<F, B>
 where
     B: Body<Data = Bytes> + Unpin,
 {
-    /// Asks; ready when it is counted or not to be had. An error is the service's own want of readiness.
-    fn poll_ask<S>(
+    /// Polls the count. Ready when it is known or has failed. An error means that the inner service
+    /// failed to become ready.
+    fn poll_count<S>(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         counter: &Counter,
@@ -135,19 +126,19 @@ where
         S: Service<Request<RequestBody>, Response = Response<B>, Future = F>,
         F: Future<Output = Result<Response<B>, S::Error>>,
     {
-        let CountProjection::Asking {
-            context,
+        let CountProjection::Counting {
+            call,
             prompt,
             request,
             mut future,
-            answer,
+            body,
             sleep,
         } = self.project()
         else {
             return Poll::Ready(Ok(()));
         };
         let failed = |because| {
-            counter.uncounted(because);
+            counter.report_uncounted(because);
             Poll::Ready(Ok(()))
         };
         if sleep.poll(cx).is_ready() {
@@ -157,25 +148,25 @@ where
             ready!(service.poll_ready(cx))?;
             future.set(request.take().map(|request| service.call(request)));
         }
-        if let Some(asking) = future.as_mut().as_pin_mut() {
-            let response = ready!(asking.poll(cx));
+        if let Some(counting) = future.as_mut().as_pin_mut() {
+            let response = ready!(counting.poll(cx));
             future.set(None);
             let Ok(response) = response else {
                 return failed("error");
             };
-            if let Some(because) = request::fault(&response) {
+            if let Some(because) = request::failure(&response) {
                 return failed(because);
             }
-            *answer = Some(ErrorBody::new(response.into_body()));
+            *body = Some(ErrorBody::new(response.into_body()));
         }
-        let Some(reading) = answer else {
+        let Some(reading) = body else {
             return Poll::Ready(Ok(()));
         };
         ready!(reading.poll_read(cx));
         match counted_tokens(&reading.bytes()) {
             Some(tokens) => {
-                context.set_counted_input(Some(tokens));
-                counter.memory().put(*prompt, tokens);
+                call.set_counted_input(Some(tokens));
+                counter.known().insert(*prompt, tokens);
                 Poll::Ready(Ok(()))
             }
             None => failed("answer"),
@@ -197,17 +188,23 @@ where
         }
         let message = this.request.as_mut().expect("polled after completion");
         if matches!(*this.count, Count::New) {
-            this.count.set(begin(this.counter, message));
+            let count = start(this.counter, message).unwrap_or(Count::Done);
+            this.count.set(count);
         }
-        let asked = ready!(this.count.as_mut().poll_ask(cx, this.counter, this.service));
-        if let CountProjection::Asking { context, .. } = this.count.as_mut().project() {
-            context.set_held_back(false);
+        let counted = ready!(
+            this.count
+                .as_mut()
+                .poll_count(cx, this.counter, this.service)
+        );
+        if let CountProjection::Counting { call, .. } = this.count.as_mut().project() {
+            call.set_held_back(false);
         }
-        // Whatever is left of the count goes before the request itself is sent.
-        this.count.set(Count::Over);
-        asked?;
+        // The response of the count is dropped before the request is sent, as it may hold a
+        // connection.
+        this.count.set(Count::Done);
+        counted?;
         ready!(this.service.poll_ready(cx))?;
-        let message = this.request.take().expect("just there");
+        let message = this.request.take().expect("taken once");
         this.call.set(Some(this.service.call(message)));
         let call = this.call.as_mut().as_pin_mut().expect("just set");
         call.poll(cx)

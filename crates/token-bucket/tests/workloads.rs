@@ -1,4 +1,4 @@
-//! Requests of one kind are charged by what that kind uses.
+//! Tests of estimates by workload.
 
 mod common;
 
@@ -23,7 +23,7 @@ fn extended(mut request: Request<RequestBody>, workload: &str) -> Request<Reques
     request
 }
 
-/// What a request that is under way has reserved of the output, after forty of both kinds.
+/// Returns the output reserved for a request in flight, after forty requests of both kinds.
 async fn reserved(
     chat: impl Fn() -> Request<RequestBody>,
     report: impl Fn() -> Request<RequestBody>,
@@ -50,7 +50,7 @@ async fn reserved(
 }
 
 #[tokio::test(start_paused = true)]
-async fn by_header() {
+async fn workload_header_separates_output_estimates() {
     let named = reserved(
         || with(chat(), "x-feature", "chat"),
         || with(report(), "x-feature", "report"),
@@ -59,7 +59,7 @@ async fn by_header() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn by_extension_which_wins() {
+async fn workload_extension_overrides_the_header() {
     let named = reserved(
         || extended(with(chat(), "x-feature", "all"), "chat"),
         || extended(with(report(), "x-feature", "all"), "report"),
@@ -68,7 +68,7 @@ async fn by_extension_which_wins() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_route_all_are_alike() {
+async fn requests_without_workload_share_one_estimate() {
     let [chat, report] = reserved(chat, || with(report(), "x-feature", "")).await;
     assert!(chat.abs_diff(2_050) < 600, "{chat}");
     assert!(report.abs_diff(2_050) < 600, "{report}");

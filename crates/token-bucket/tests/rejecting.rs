@@ -1,4 +1,4 @@
-//! What can not be sent in time is refused at once, in Claude's own error shape.
+//! Tests of rejections: requests that cannot be sent in time, or never.
 
 mod common;
 
@@ -19,17 +19,17 @@ fn fake() -> FakeClaude {
     FakeClaude::builder().build()
 }
 
-/// The refusal, after checking that all of its forms agree.
+/// Returns the rejection, after checking that all of its forms agree.
 fn refused(response: &Response<Vec<u8>>, status: u16, kind: &str) -> Rejected {
     assert_eq!(response.status(), status);
     assert_eq!(response.headers()[REJECTED_BY], "token-bucket");
     assert_eq!(response.headers()["content-type"], "application/json");
     let refused = *response.extensions().get::<Rejected>().expect("Rejected");
     assert_eq!(refused.by, "token-bucket");
-    assert!(refused.class.local);
+    assert!(refused.class().local);
     assert_eq!(
         response.extensions().get::<Class>(),
-        Some(&refused.class),
+        Some(&refused.class()),
         "outer layers reuse the class"
     );
     let error = ApiError::parse(response.body()).expect("Claude's error shape");
@@ -51,7 +51,7 @@ fn text(response: &Response<Vec<u8>>) -> String {
 }
 
 #[tokio::test(start_paused = true)]
-async fn more_than_a_limit_ever_allows() {
+async fn request_larger_than_a_limit_is_rejected_with_413() {
     let script = Script::always(Reply::message());
     for (request, dimension, cost, limit) in [
         (message(5_001, 10), Dimension::InputTokens, 5_001, 5_000),
@@ -66,7 +66,7 @@ async fn more_than_a_limit_ever_allows() {
             limit,
         };
         assert_eq!(refused.reason, oversized);
-        assert_eq!(refused.class.kind, Kind::TooLarge);
+        assert_eq!(refused.class().kind, Kind::TooLarge);
         assert_eq!(response.headers()["x-should-retry"], "false");
         let text = text(&response);
         for part in [&cost.to_string(), &limit.to_string(), dimension.as_str()] {
@@ -77,9 +77,9 @@ async fn more_than_a_limit_ever_allows() {
     assert_eq!(script.calls(), 0);
 }
 
-/// What will be generated is a guess, and the API counts it only as it comes.
+/// Expected output is a guess, and the API counts output only as it is produced.
 #[tokio::test(start_paused = true)]
-async fn expected_output_is_never_too_much() {
+async fn large_expected_output_is_not_rejected() {
     let fake = FakeClaude::builder()
         .limits(common::server_limits((10, 5_000, 800)))
         .build();
@@ -88,14 +88,14 @@ async fn expected_output_is_never_too_much() {
     let start = Instant::now();
     assert_eq!(send(&service, message(10, 1_600)).await.status(), 200);
     assert_eq!(send(&service, message(10, 10)).await.status(), 200);
-    // The debt is paid before the next.
+    // The debt is paid before the next request.
     assert!(start.elapsed() >= Duration::from_secs(60));
     assert_eq!(common::statuses(&fake), [200, 200]);
 }
 
-/// As much as a whole minute's limit fits, though the bucket holds only a second of it.
+/// A request as large as the limit of a minute is admitted, though the burst is one second.
 #[tokio::test(start_paused = true)]
-async fn more_than_the_bucket_holds_is_not_more_than_the_limit() {
+async fn request_larger_than_the_burst_is_admitted() {
     let limiter = LocalLimiter::new(
         common::limits((1_000, 60_000, 60_000)).with_burst(Duration::from_secs(1)),
     );
@@ -106,15 +106,15 @@ async fn more_than_the_bucket_holds_is_not_more_than_the_limit() {
     let start = Instant::now();
     assert_eq!(send(&service, message(60_000, 10)).await.status(), 200);
     assert_eq!(send(&service, message(10, 10)).await.status(), 200);
-    // The debt is paid before anyone else goes.
+    // The debt is paid before the next request.
     let waited = start.elapsed();
     assert!(waited >= Duration::from_secs(59), "{waited:?}");
     assert!(waited <= Duration::from_secs(61), "{waited:?}");
 }
 
-/// When requests in flight end cannot be foreseen, and "at once" would be wrong.
+/// The end of the requests in flight cannot be foreseen, and `retry-after: 0` would be wrong.
 #[tokio::test(start_paused = true)]
-async fn until_others_end() {
+async fn concurrency_rejection_has_no_retry_after() {
     let limits = Limits::new().with_concurrency(NonZeroU32::MIN);
     let config = LimiterConfig::new().with_queue_limit(0);
     for max_wait in [Duration::ZERO, HOUR] {
@@ -132,7 +132,7 @@ async fn until_others_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn longer_than_max_wait() {
+async fn wait_longer_than_max_wait_is_rejected_with_429() {
     let layer = layer((1_000, 60_000, 60_000)).with_max_wait(Duration::from_secs(20));
     let service = over(&layer, &fake());
     send(&service, message(60_000, 10)).await;
@@ -140,7 +140,7 @@ async fn longer_than_max_wait() {
     let response = send(&service, message(30_000, 10)).await;
     assert_eq!(Instant::now(), start, "at once, not after the wait");
     let refused = refused(&response, 429, "rate_limit_error");
-    assert_eq!(refused.class.kind, Kind::RateLimited);
+    assert_eq!(refused.class().kind, Kind::RateLimited);
     let RejectReason::WaitTooLong {
         estimated,
         max_wait,
@@ -151,16 +151,16 @@ async fn longer_than_max_wait() {
     assert_eq!(max_wait, Duration::from_secs(20));
     assert!(estimated >= Duration::from_secs(30), "{estimated:?}");
     assert!(estimated <= Duration::from_secs(40), "{estimated:?}");
-    // Its word is good: who comes back then is let through.
+    // A request after `retry-after` is admitted.
     tokio::time::advance(refused.retry_after.expect("retry-after")).await;
     assert_eq!(send(&service, message(30_000, 10)).await.status(), 200);
-    // What fits the longest wait waits.
+    // A request that fits the longest wait waits.
     assert_eq!(send(&service, message(15_000, 10)).await.status(), 200);
 }
 
-/// The estimate was right when the request came; then things got worse.
+/// The estimated wait was short enough at arrival and grew later.
 #[tokio::test(start_paused = true)]
-async fn max_wait_holds_for_who_is_waiting_already() {
+async fn waiting_request_is_rejected_after_max_wait() {
     let layer = layer((1_000, 60_000, 60_000)).with_max_wait(Duration::from_secs(20));
     let fake = fake();
     let service = over(&layer, &fake);
@@ -173,7 +173,7 @@ async fn max_wait_holds_for_who_is_waiting_already() {
     });
     tokio::task::yield_now().await;
     assert_eq!(only(&layer.limiter()).queued, 1);
-    // A request that was planned small turns out big.
+    // A request uses more than planned.
     let script = Script::always(Reply::json(
         r#"{"usage":{"input_tokens":50000,"output_tokens":1}}"#,
     ));
@@ -189,7 +189,7 @@ async fn max_wait_holds_for_who_is_waiting_already() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn past_the_deadline() {
+async fn wait_past_the_deadline_is_rejected_with_504() {
     let layer = layer((1_000, 60_000, 60_000));
     let service = over(&layer, &fake());
     let by = |seconds| {
@@ -203,7 +203,7 @@ async fn past_the_deadline() {
     let response = send(&service, by(20)).await;
     assert_eq!(Instant::now(), start, "at once, not at the deadline");
     let refused = refused(&response, 504, "timeout_error");
-    assert_eq!(refused.class.kind, Kind::Timeout);
+    assert_eq!(refused.class().kind, Kind::Timeout);
     let RejectReason::DeadlineWouldPass { remaining, .. } = refused.reason else {
         panic!("{:?}", refused.reason);
     };
@@ -212,7 +212,7 @@ async fn past_the_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn more_than_the_queue_holds() {
+async fn full_queue_is_rejected_with_429() {
     let config = LimiterConfig::new().with_queue_limit(2);
     let layer = layer_with((1_000, 60_000, 60_000), config);
     let fake = fake();
@@ -238,9 +238,9 @@ async fn more_than_the_queue_holds() {
     }
 }
 
-/// Not JSON, no object, no model: one request of unknown size.
+/// A body that is not JSON, no object, or without a model costs one request.
 #[tokio::test(start_paused = true)]
-async fn odd_requests_pass_with_a_default_cost() {
+async fn request_without_model_passes_with_default_cost() {
     let bodies: [&'static str; 5] = ["", "not json", "[1]", "{}", "{\"model\":7}"];
     for body in bodies {
         let layer = TokenBucketLayer::new(common::limits((10, 5_000, 800)));
@@ -253,9 +253,9 @@ async fn odd_requests_pass_with_a_default_cost() {
     }
 }
 
-/// Over the buffer limit: one request of unknown size, whatever it says.
+/// A body over the buffer limit costs one request.
 #[tokio::test(start_paused = true)]
-async fn a_body_over_the_limit_passes() {
+async fn body_over_the_limit_passes() {
     let layer = TokenBucketLayer::new(common::limits((10, 5_000, 800))).with_body_limit(64);
     let script = Script::always(Reply::status(204));
     let text = format!(
@@ -274,9 +274,8 @@ async fn a_body_over_the_limit_passes() {
     assert_eq!(left(&layer.limiter()), [9, 5_000, 800]);
 }
 
-/// Nothing is limited, nothing is refused.
 #[tokio::test(start_paused = true)]
-async fn without_limits_everything_passes() {
+async fn unlimited_layer_admits_everything() {
     let layer = TokenBucketLayer::new(Limits::unlimited()).with_max_wait(Duration::ZERO);
     let service = layer.layer(
         FakeClaude::builder()

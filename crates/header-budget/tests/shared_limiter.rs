@@ -1,4 +1,4 @@
-//! Inside a `TokenBucketLayer`: over the same limiter it corrects, over another it admits itself.
+//! Tests of the layer inside a `TokenBucketLayer`, over the same limiter and over another.
 
 mod common;
 
@@ -15,7 +15,9 @@ use common::{
 };
 use tokio::time::Instant;
 use tower::{Layer, ServiceExt};
-use tower_claude_core::{Call, HttpClassify, PausedByLimiter, RequestBody};
+use tower_claude_core::{
+    Call, ClaudeClassify, HttpClassify, PausedByLimiter, RequestBody, driver::DriverLayer,
+};
 use tower_claude_fake_claude::{FakeClaude, Fault};
 use tower_claude_header_budget::HeaderBudgetLayer;
 use tower_claude_limiter::{Dimension, Limiter, LocalLimiter};
@@ -37,7 +39,7 @@ fn available(limiter: &LocalLimiter, dimension: Dimension) -> i64 {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_reservation_per_request() {
+async fn shared_limiter_reserves_once_per_request() {
     let events = Events::default();
     let outer = outer(LIMITS).with_observer(events.observer());
     let inner = HeaderBudgetLayer::over(outer.limiter()).with_observer(events.observer());
@@ -54,7 +56,7 @@ async fn one_reservation_per_request() {
     assert_eq!(
         events.take(),
         [
-            "token-bucket admitted",
+            "token-bucket admitted messages/sonnet-5.5",
             "header-budget headroom Some(999) true"
         ]
     );
@@ -63,9 +65,9 @@ async fn one_reservation_per_request() {
     assert_eq!(available(&limiter, Dimension::Requests), 999);
 }
 
-/// Other programs draw on the same pool: the level follows what the server says.
+/// Other clients use the same limits, and the level follows the headers.
 #[tokio::test(start_paused = true)]
-async fn the_inner_one_corrects_the_level() {
+async fn inner_layer_corrects_the_level() {
     let fake = FakeClaude::builder().limits(server_limits(LIMITS)).build();
     send(&fake, message(60_000, 10)).await;
     let outer = outer(LIMITS);
@@ -77,7 +79,7 @@ async fn the_inner_one_corrects_the_level() {
         let told = fake.gauges("sonnet-5.5").input_tokens.level;
         assert!((level - told).abs() <= 1_500, "{level} against {told}");
     }
-    // Alone, the outer one would think it had 97,000.
+    // Without correction, the level would be 97,000.
     let start = Instant::now();
     assert_eq!(send(&service, message(90_000, 10)).await.status(), 200);
     assert!(start.elapsed() >= Duration::from_secs(25));
@@ -85,7 +87,7 @@ async fn the_inner_one_corrects_the_level() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_inner_one_corrects_the_limits() {
+async fn inner_layer_corrects_the_limits() {
     let fake = FakeClaude::builder()
         .limits(server_limits((50, 30_000, 8_000)))
         .build();
@@ -98,8 +100,43 @@ async fn the_inner_one_corrects_the_limits() {
     assert_eq!(limits, [50, 30_000, 8_000]);
 }
 
+/// In one driver, the two layers are one policy.
 #[tokio::test(start_paused = true)]
-async fn a_429_pauses_once() {
+async fn one_driver_with_both_layers_admits_once_and_learns() {
+    let events = Events::default();
+    let outer = outer(LIMITS).with_observer(events.observer());
+    let inner = HeaderBudgetLayer::over(outer.limiter()).with_observer(events.observer());
+    let fake = FakeClaude::builder()
+        .limits(server_limits((50, 30_000, 8_000)))
+        .build();
+    let policy = outer.policy().with_header_budget(&inner.policy());
+    let service = DriverLayer::new((), policy, ClaudeClassify::default()).layer(fake.clone());
+    assert_eq!(send(&service, message(1_000, 100)).await.status(), 200);
+    let limits = only(&outer.limiter()).dimensions;
+    let limits: Vec<u64> = limits.iter().map(|dimension| dimension.limit).collect();
+    assert_eq!(limits, [50, 30_000, 8_000]);
+    fake.inject(Fault::RateLimited {
+        retry_after: Duration::from_secs(5),
+    });
+    assert_eq!(send(&service, message(1_000, 100)).await.status(), 429);
+    let events = events.take();
+    let decision = |line: &String| line.split(' ').take(2).collect::<Vec<_>>().join(" ");
+    let events: Vec<_> = events.iter().map(decision).collect();
+    assert_eq!(
+        events,
+        [
+            "token-bucket admitted",
+            "header-budget headroom",
+            "token-bucket admitted",
+            "header-budget paused",
+            "header-budget headroom",
+        ]
+    );
+    assert_eq!(only(&outer.limiter()).in_flight, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn rate_limit_pauses_once() {
     let events = Events::default();
     let fake = FakeClaude::builder().limits(server_limits(LIMITS)).build();
     fake.inject(Fault::RateLimited {
@@ -115,7 +152,10 @@ async fn a_429_pauses_once() {
         .get::<PausedByLimiter>()
         .expect("PausedByLimiter");
     assert_eq!(only(&outer.limiter()).paused_for, paced.pause);
-    assert_eq!(events.take_of("paused"), ["header-budget paused"]);
+    assert_eq!(
+        events.take_of("paused"),
+        ["header-budget paused messages/sonnet-5.5"]
+    );
     assert_eq!(only(&outer.limiter()).in_flight, 0);
     assert_eq!(available(&outer.limiter(), Dimension::InputTokens), 100_000);
     let start = Instant::now();
@@ -123,9 +163,9 @@ async fn a_429_pauses_once() {
     assert!(start.elapsed() >= paced.pause);
 }
 
-/// The class of the inner one is reused, but not against the user's own classifier.
+/// The class of the inner layer is reused unless the user has set a classifier.
 #[tokio::test(start_paused = true)]
-async fn the_users_classifier_beats_the_inner_class() {
+async fn custom_classifier_overrules_the_inner_class() {
     let fake = FakeClaude::builder().limits(server_limits(LIMITS)).build();
     fake.inject_times(Fault::SpendCap, 2);
     let by_claude = outer(LIMITS);
@@ -134,7 +174,7 @@ async fn the_users_classifier_beats_the_inner_class() {
     let response = send(&service, message(10, 10)).await;
     assert!(response.extensions().get::<PausedByLimiter>().is_none());
     assert!(only(&by_claude.limiter()).paused_for.is_zero());
-    // To this one every 429 is a rate limit.
+    // For this classifier, every 429 is a rate limit.
     let by_status = outer(LIMITS).with_classifier(HttpClassify::default());
     let inner = HeaderBudgetLayer::over(by_status.limiter());
     let service = by_status.layer(inner.layer(fake));
@@ -144,7 +184,7 @@ async fn the_users_classifier_beats_the_inner_class() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_retried_429_keeps_its_place() {
+async fn retried_rate_limit_keeps_its_queue_position() {
     let fake = FakeClaude::builder().limits(server_limits(LIMITS)).build();
     fake.inject(Fault::RateLimited {
         retry_after: Duration::from_secs(5),
@@ -173,13 +213,13 @@ async fn a_retried_429_keeps_its_place() {
     assert_eq!(others.await.expect("no panic"), [200; 5]);
     let tags = fake.with_log(|log| log.iter().map(|a| a.tag.clone()).collect::<Vec<_>>());
     assert_eq!(tags[1].as_deref(), Some("first"));
-    // Each attempt is settled by itself: nothing is charged twice, nothing leaks.
+    // Each attempt is settled once.
     assert_eq!(only(&outer.limiter()).in_flight, 0);
 }
 
-/// 300 requests under tight limits: none meets a 429, and little of the limit is left unused.
+/// Of 300 requests under tight limits, none gets a 429, and 95 % of the limit is used.
 #[tokio::test(start_paused = true)]
-async fn no_429_and_no_waste() {
+async fn shared_limiter_avoids_rate_limits_and_waste() {
     let tight = (600, 60_000, 30_000);
     let fake = FakeClaude::builder()
         .limits(server_limits(tight))
@@ -211,9 +251,9 @@ async fn no_429_and_no_waste() {
     assert_eq!(only(&outer.limiter()).in_flight, 0);
 }
 
-/// Over a limiter of its own it is a layer like any other: it admits, learns and settles.
+/// Over a limiter of its own, the inner layer admits, learns and settles by itself.
 #[tokio::test(start_paused = true)]
-async fn over_another_limiter_it_admits_for_itself() {
+async fn separate_limiters_both_admit() {
     let events = Events::default();
     let outer = outer(LIMITS).with_observer(events.observer());
     let inner = HeaderBudgetLayer::new()
@@ -233,8 +273,8 @@ async fn over_another_limiter_it_admits_for_itself() {
     assert_eq!(
         events.take(),
         [
-            "token-bucket admitted",
-            "header-budget admitted",
+            "token-bucket admitted messages/sonnet-5.5",
+            "header-budget admitted messages/sonnet-5.5",
             "header-budget headroom Some(49) true"
         ]
     );
@@ -248,9 +288,9 @@ async fn over_another_limiter_it_admits_for_itself() {
     }
 }
 
-/// What the inner one refuses was not sent: the outer one gives everything back.
+/// The inner layer has not sent the request.
 #[tokio::test(start_paused = true)]
-async fn a_refusal_of_the_inner_one_costs_the_outer_one_nothing() {
+async fn inner_rejection_refunds_the_outer_reservation() {
     let outer = outer(LIMITS);
     let inner = HeaderBudgetLayer::over(LocalLimiter::new(limits((10, 2_000, 2_000))))
         .with_estimate(by_size as BySize);
@@ -265,7 +305,7 @@ async fn a_refusal_of_the_inner_one_costs_the_outer_one_nothing() {
     assert_eq!(available(&outer.limiter(), Dimension::Requests), 1_000);
 }
 
-/// Sends each request twice, as it is, with all its extensions: another library's retry.
+/// A retry of another library, which sends each request twice with all its extensions.
 #[derive(Clone)]
 struct Twice<S>(S);
 
@@ -297,9 +337,9 @@ where
     }
 }
 
-/// The second attempt is admitted like the first, not by the first one's settled reservation.
+/// The second attempt must not join the settled reservation of the first.
 #[tokio::test(start_paused = true)]
-async fn under_the_retry_of_another_library_every_attempt_is_admitted() {
+async fn foreign_retry_reserves_for_every_attempt() {
     let events = Events::default();
     let outer = outer(LIMITS);
     let inner = HeaderBudgetLayer::new()
@@ -311,20 +351,23 @@ async fn under_the_retry_of_another_library_every_attempt_is_admitted() {
     assert_eq!(fake.log_len(), 2);
     assert_eq!(
         events.take_of("admitted"),
-        ["header-budget admitted", "header-budget admitted"]
+        [
+            "header-budget admitted messages/sonnet-5.5",
+            "header-budget admitted messages/sonnet-5.5"
+        ]
     );
     let inner = inner.limiter();
     assert_eq!(available(&inner, Dimension::Requests), 998);
-    // A bucket in its place is no different.
+    // A token bucket in its place behaves alike.
     let bucket = self::outer(LIMITS);
     let service = outer.layer(Twice(bucket.layer(fake)));
     assert_eq!(send(&service, message(100, 10)).await.status(), 200);
     assert_eq!(available(&bucket.limiter(), Dimension::Requests), 998);
 }
 
-/// A call dropped while both hold something.
+/// Both layers hold a reservation.
 #[tokio::test(start_paused = true)]
-async fn dropped_in_flight() {
+async fn call_dropped_in_flight_settles() {
     let fake = FakeClaude::builder()
         .time_to_first_token(Duration::from_secs(5))
         .build();

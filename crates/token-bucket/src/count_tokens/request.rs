@@ -1,4 +1,4 @@
-//! The request that counts, and what its answer says.
+//! The `count_tokens` request of a message.
 
 use std::sync::Arc;
 
@@ -11,8 +11,8 @@ use http::{
 };
 use tower_claude_core::{Call, Endpoint, Rejected, RequestBody};
 
-/// Headers that are about the body or the answer of the request itself, not about who asks.
-const OF_THE_REQUEST: [HeaderName; 7] = [
+/// Headers that belong to the body or the response of the original request, and are not copied.
+const NOT_COPIED: [HeaderName; 7] = [
     ACCEPT,
     ACCEPT_ENCODING,
     CONTENT_ENCODING,
@@ -22,40 +22,41 @@ const OF_THE_REQUEST: [HeaderName; 7] = [
     HeaderName::from_static("idempotency-key"),
 ];
 
-/// Whether the tokens of this request are worth a count: a Messages request that names a model.
+/// Returns true for a Messages request that names a model.
 pub(super) fn is_countable(request: &Request<RequestBody>) -> bool {
     request.method() == Method::POST
         && Endpoint::of(request.uri().path()) == Endpoint::Messages
         && request.body().model().is_some()
 }
 
-/// The same place, credentials, version, betas and extensions, another body and a context of its own. `None` when the URI allows no longer path.
-pub(super) fn counting(
+/// Returns the request that counts the tokens of `message`. It has the same host, headers and
+/// extensions, another body and a call of its own. `None` if the URI cannot take the longer path.
+pub(super) fn count_request(
     message: &Request<RequestBody>,
-    context: Call,
+    call: Call,
     body: Vec<u8>,
 ) -> Option<Request<RequestBody>> {
     let length = body.len();
     let mut request = Request::new(RequestBody::from(body));
     *request.method_mut() = Method::POST;
-    *request.uri_mut() = below(message.uri())?;
+    *request.uri_mut() = count_uri(message.uri())?;
     *request.version_mut() = message.version();
     let headers = request.headers_mut();
     headers.clone_from(message.headers());
-    for name in &OF_THE_REQUEST {
+    for name in &NOT_COPIED {
         headers.remove(name);
     }
     let json = HeaderValue::from_static("application/json");
     headers.insert(CONTENT_TYPE, json);
     headers.insert(CONTENT_LENGTH, length.into());
-    // What a scope of one's own or an inner service goes by.
+    // A custom scope or an inner service may depend on them.
     request.extensions_mut().clone_from(message.extensions());
-    Arc::new(context).attach(&mut request);
+    Arc::new(call).attach(&mut request);
     Some(request)
 }
 
-/// `…/v1/messages` becomes `…/v1/messages/count_tokens`; a query stays.
-fn below(uri: &Uri) -> Option<Uri> {
+/// Appends `/count_tokens` to the path, and keeps the query.
+fn count_uri(uri: &Uri) -> Option<Uri> {
     let path = uri.path().trim_end_matches('/');
     let target = match uri.query() {
         Some(query) => format!("{path}/count_tokens?{query}"),
@@ -66,8 +67,8 @@ fn below(uri: &Uri) -> Option<Uri> {
     Uri::from_parts(parts).ok()
 }
 
-/// Why an answer of this head holds no count.
-pub(super) fn fault<B>(response: &Response<B>) -> Option<&'static str> {
+/// Returns the reason why a response with this head holds no count.
+pub(super) fn failure<B>(response: &Response<B>) -> Option<&'static str> {
     if response.status() == http::StatusCode::OK {
         return None;
     }
@@ -77,10 +78,10 @@ pub(super) fn fault<B>(response: &Response<B>) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use super::below;
+    use super::count_uri;
 
     #[test]
-    fn the_path_grows_and_the_rest_stays() {
+    fn count_uri_appends_to_the_path_and_keeps_the_rest() {
         for (from, to) in [
             ("/v1/messages", "/v1/messages/count_tokens"),
             (
@@ -92,7 +93,7 @@ mod tests {
                 "http://h:8/proxy/v1/messages/count_tokens?beta=true",
             ),
         ] {
-            let uri = below(&from.parse().expect("a uri")).expect("a uri");
+            let uri = count_uri(&from.parse().expect("a uri")).expect("a uri");
             assert_eq!(uri.to_string(), to);
         }
     }

@@ -1,0 +1,29 @@
+//! Building blocks for authors of layers.
+//!
+//! A layer that is a policy of the [`driver`](crate::driver) needs few of them, because the driver
+//! buffers requests, tracks responses and creates rejections. A layer with a service of its own
+//! needs more.
+//!
+//! | Task | Items |
+//! |---|---|
+//! | Accept any request body | [`BufferRequest`], [`HttpInner`], [`Collect`] |
+//! | Send a request again | [`SavedRequest`], [`CloneSource`], [`take_ready`] |
+//! | Read a response | [`BodyTracker`], [`ErrorBody`] |
+//! | Look up the state of a scope | [`ScopeRef`], [`AsScope`] |
+//! | Share reservations | [`Ledger`], [`ReservationHandle`], [`LimiterId`] |
+//! | Correct limits by a response | [`Observation`], [`LimitWarning`] |
+//! | Take over the wait after a 429 | [`PausedByLimiter`] |
+//! | Learn from the actual usage | [`PendingEstimate`], [`UsageListener`] |
+//! | Predict prompt cache reads | [`PrefixMemory`], [`Prefixes`], [`Prefix`], [`CacheReads`] |
+
+pub use crate::body_tracker::BodyTracker;
+pub use crate::buffer_request::{BufferRequest, BufferRequestFuture, HttpInner};
+pub use crate::clone_source::{CloneSource, take_ready};
+pub use crate::collect::Collect;
+pub use crate::cost::{PendingEstimate, UsageListener};
+pub use crate::error_body::{ERROR_BODY_LIMIT, ErrorBody};
+pub use crate::ledger::{Ledger, LimitWarning, LimiterId, Observation, ReservationHandle};
+pub use crate::paused_by_limiter::PausedByLimiter;
+pub use crate::prefix::{CacheReads, Prefix, PrefixMemory, Prefixes};
+pub use crate::saved_request::SavedRequest;
+pub use crate::scope::{AsScope, ScopeRef};

@@ -1,0 +1,284 @@
+//! The attempt policy of the limiter layers.
+
+use std::{
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use http::{Request, response::Parts};
+use tokio::time::Instant;
+use tower_claude_core::{
+    Call, Class, EstimateCost, HeuristicCost, LimitWarning, Observation, Outcome, PendingEstimate,
+    Rejection, RequestBody, ReservationHandle, Scope,
+    driver::{AttemptPolicy, Clock},
+};
+use tower_claude_wire::StreamState;
+
+use super::{reporter::Reporter, settings::LimitSettings};
+use crate::{limiter::Limiter, reservation::Reservation, settlement::Settlement};
+
+/// Bytes of `content_block_delta` data per output token, used while a stream has not reported its
+/// usage. An event of about 150 bytes carries a few tokens. Only a large overrun must show.
+const DELTA_BYTES_PER_TOKEN: u64 = 40;
+
+/// Output tokens before the first report to the limiter. Each next report comes after a quarter
+/// more, so that short responses never take the lock for it.
+const FIRST_REPORT: u32 = 256;
+
+/// The policy of a limiter layer: admits an attempt when the limiter does, and settles its
+/// reservation when the response has ended.
+///
+/// [`LimitLayer::policy`](super::LimitLayer::policy) returns it, for a driver that runs several
+/// policies.
+#[derive(Debug)]
+pub struct LimitPolicy<L, E = HeuristicCost> {
+    settings: Arc<LimitSettings<L, E>>,
+    /// Present if a header budget reads the response heads.
+    header_budget: Option<Reporter>,
+}
+
+impl<L, E> LimitPolicy<L, E> {
+    pub(super) const fn new(settings: Arc<LimitSettings<L, E>>) -> Self {
+        Self {
+            settings,
+            header_budget: None,
+        }
+    }
+
+    /// Adds a header budget over the same limiter. This policy admits and settles, and the header
+    /// budget reads the response heads.
+    ///
+    /// It saves the second policy of the pair `(token_bucket, header_budget)`, which behaves alike
+    /// within one driver. The reservation is then not visible to the layers inside of the driver,
+    /// and another layer over the same limiter would reserve again. If the two have different
+    /// limiters, use the pair.
+    #[must_use]
+    pub fn with_header_budget<E2>(mut self, budget: &LimitPolicy<L, E2>) -> Self {
+        self.header_budget = Some(budget.settings.reporter.clone());
+        self
+    }
+}
+
+/// The state of one attempt under a [`LimitPolicy`].
+///
+/// The fields are dropped in this order: a pending estimate makes room in the estimator before the
+/// reservation wakes the next request.
+pub struct LimitAttempt<A> {
+    /// The wait for the limiter. Boxed, because few attempts wait.
+    acquire: Option<Box<A>>,
+    /// Present only if the estimator learns from the actual usage of this request.
+    pending: Option<Box<PendingEstimate>>,
+    admitted: Option<Admitted>,
+    /// Present only if the reservation does not know its scope.
+    scope: Option<Box<Scope>>,
+    input_known: bool,
+    next_report: u32,
+}
+
+impl<A> Default for LimitAttempt<A> {
+    fn default() -> Self {
+        Self {
+            acquire: None,
+            pending: None,
+            admitted: None,
+            scope: None,
+            input_known: false,
+            next_report: FIRST_REPORT,
+        }
+    }
+}
+
+impl<A> fmt::Debug for LimitAttempt<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LimitAttempt")
+            .field("admitted", &self.admitted)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The reservation under which an attempt is sent.
+#[derive(Debug)]
+pub(super) enum Admitted {
+    /// A reservation of this layer.
+    Own(Reservation),
+    /// The reservation of an outer layer with the same limiter, which also settles it.
+    Joined(ReservationHandle),
+}
+
+impl Admitted {
+    /// Returns the scope of the reservation, which is `kept` only if the reservation does not know
+    /// it.
+    fn scope<'a>(&'a self, kept: &'a Option<Box<Scope>>) -> &'a Scope {
+        let of_reservation = || match self {
+            Self::Own(reservation) => reservation.scope(),
+            Self::Joined(handle) => handle.scope(),
+        };
+        kept.as_deref()
+            .or_else(of_reservation)
+            .expect("kept if the reservation does not know it")
+    }
+
+    pub(super) fn observe(&self, observation: &Observation<'_>) -> Option<LimitWarning> {
+        match self {
+            Self::Own(reservation) => reservation.observe(observation),
+            Self::Joined(handle) => handle.observe(observation),
+        }
+    }
+
+    pub(super) fn pause(&self, retry_after: Option<Duration>, now: Instant) -> Duration {
+        match self {
+            Self::Own(reservation) => reservation.pause(retry_after, now),
+            Self::Joined(handle) => handle.pause(retry_after, now),
+        }
+    }
+}
+
+impl<L: Limiter, E: EstimateCost> LimitPolicy<L, E> {
+    /// Waits for the limiter. The happy path asks it once with a borrowed scope, and neither
+    /// allocates nor makes a future.
+    fn poll_limiter(
+        &self,
+        attempt: &mut LimitAttempt<L::Acquire>,
+        request: &Request<RequestBody>,
+        call: &Arc<Call>,
+        clock: &mut Clock,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Rejection>> {
+        let settings = &*self.settings;
+        let acquired = if let Some(acquire) = &mut attempt.acquire {
+            settings.revise(request, call, Pin::new(acquire), &mut attempt.pending);
+            ready!(Pin::new(acquire).poll(cx))
+        } else {
+            if let Some(handle) = settings.join(request, call, &mut attempt.scope) {
+                attempt.admitted = Some(Admitted::Joined(handle));
+                return Poll::Ready(Ok(()));
+            }
+            let cost = settings.estimate_cost(request, call, &mut attempt.pending);
+            match settings.try_acquire(request, call, &cost, clock.now()) {
+                Some(reservation) => Ok(reservation),
+                None => {
+                    let mut acquire = settings.acquire(request, call, cost);
+                    match Pin::new(&mut acquire).poll(cx) {
+                        Poll::Ready(acquired) => acquired,
+                        Poll::Pending => {
+                            call.set_held_back(true);
+                            if let Some(place) = settings.limiter.place(&acquire) {
+                                let scope = settings.scope(request, call);
+                                settings.reporter.queued(&scope, &place);
+                            }
+                            attempt.acquire = Some(Box::new(acquire));
+                            return Poll::Pending;
+                        }
+                    }
+                }
+            }
+        };
+        // Also needed if an earlier attempt of this call was dropped while it waited.
+        call.set_held_back(false);
+        attempt.acquire = None;
+        let mut reservation = acquired?;
+        if reservation.scope().is_none() {
+            attempt.scope = Some(Box::new(settings.scope(request, call)));
+        }
+        if self.header_budget.is_none() {
+            // An inner layer over the same limiter joins this reservation. A header budget of this
+            // policy needs no handle.
+            reservation.leave_in(call.clone());
+        }
+        let wait = reservation.waited();
+        let admitted = attempt.admitted.insert(Admitted::Own(reservation));
+        let scope = admitted.scope(&attempt.scope);
+        settings.reporter.admitted(scope, wait);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<L: Limiter, E: EstimateCost> AttemptPolicy for LimitPolicy<L, E> {
+    type Attempt = LimitAttempt<L::Acquire>;
+
+    const READS_USAGE: bool = true;
+
+    fn poll_admit(
+        &self,
+        attempt: &mut Self::Attempt,
+        request: &mut Request<RequestBody>,
+        call: &Arc<Call>,
+        clock: &mut Clock,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Rejection>> {
+        let polled = ready!(self.poll_limiter(attempt, request, call, clock, cx));
+        Poll::Ready(polled.map_err(|rejection| {
+            let scope = self.settings.scope(request, call);
+            self.settings.reporter.rejected(&scope, rejection)
+        }))
+    }
+
+    fn on_sent(&self, attempt: &mut Self::Attempt) {
+        if let Some(Admitted::Own(reservation)) = &mut attempt.admitted {
+            reservation.sent();
+        }
+    }
+
+    #[inline]
+    fn on_response(
+        &self,
+        attempt: &mut Self::Attempt,
+        class: &Class,
+        head: Option<&mut Parts>,
+        clock: &mut Clock,
+    ) {
+        let Some(admitted) = &attempt.admitted else {
+            return;
+        };
+        if let Some(head) = head {
+            let reporter = self.header_budget.as_ref();
+            let reporter = reporter.unwrap_or(&self.settings.reporter);
+            let scope = admitted.scope(&attempt.scope);
+            reporter.on_head(head, class, scope, admitted, clock);
+        }
+        if !class.is_success()
+            && let Some(Admitted::Own(reservation)) = attempt.admitted.take()
+        {
+            reservation.settle(Settlement::of_failure(class));
+        }
+    }
+
+    fn on_progress(&self, attempt: &mut Self::Attempt, stream: &StreamState) {
+        let Some(Admitted::Own(reservation)) = &attempt.admitted else {
+            return;
+        };
+        if !attempt.input_known
+            && let Some(input) = stream.usage().limited_input()
+        {
+            attempt.input_known = true;
+            let now = Instant::now();
+            // The estimator learns first, so that the waiting requests are estimated by it before
+            // the limiter makes room for them.
+            if let Some(pending) = attempt.pending.take() {
+                pending.give(stream.usage(), now);
+            }
+            reservation.true_up_input(input, now);
+        }
+        let reported = stream.usage().limited_output().unwrap_or(0);
+        let produced = reported.max(stream.delta_bytes() / DELTA_BYTES_PER_TOKEN);
+        if produced >= u64::from(attempt.next_report) {
+            attempt.next_report = u32::try_from(produced + produced / 4).unwrap_or(u32::MAX);
+            reservation.produced(produced, Instant::now());
+        }
+    }
+
+    #[inline]
+    fn on_end(&self, attempt: &mut Self::Attempt, outcome: &Outcome, clock: &mut Clock) {
+        if let Some(pending) = attempt.pending.take()
+            && outcome.usage().limited_input().is_some()
+        {
+            pending.give(outcome.usage(), clock.now());
+        }
+        if let Some(Admitted::Own(reservation)) = attempt.admitted.take() {
+            reservation.settle_at(Settlement::of(outcome), clock.now());
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! The events of a limiter layer, and its reading of response heads.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use http::{HeaderMap, response::Parts};
+use tokio::time::Instant;
+use tower_claude_core::{
+    Class, Kind, Observation, PausedByLimiter, Rejection, Scope,
+    driver::Clock,
+    event::{Event, EventSink, emit, is_debug_heard},
+};
+use tower_claude_wire::{self as wire, RateLimits};
+
+use super::policy::Admitted;
+use crate::pool::QueuePlace;
+
+/// The largest number of credentials whose 401 is remembered. Further credentials are not reported,
+/// so that memory stays bounded.
+const MAX_UNAUTHORIZED: usize = 1024;
+
+/// Emits the events of one layer, and reports response heads to the limiter.
+#[derive(Clone, Debug)]
+pub(super) struct Reporter {
+    layer: &'static str,
+    reads_headers: bool,
+    pub(super) events: EventSink,
+    pub(super) warn_percent: u8,
+    unauthorized: Arc<Mutex<HashSet<u64>>>,
+}
+
+impl Reporter {
+    pub(super) fn new(layer: &'static str, reads_headers: bool) -> Self {
+        Self {
+            layer,
+            reads_headers,
+            events: EventSink::default(),
+            warn_percent: 80,
+            unauthorized: Arc::default(),
+        }
+    }
+
+    pub(super) const fn layer(&self) -> &'static str {
+        self.layer
+    }
+
+    pub(super) const fn reads_headers(&self) -> bool {
+        self.reads_headers
+    }
+
+    pub(super) fn queued(&self, scope: &Scope, place: &QueuePlace) {
+        let event = Event::Queued {
+            layer: self.layer,
+            scope,
+            position: place.position,
+            estimated_wait: place.estimated_wait,
+        };
+        emit(&self.events, &event);
+    }
+
+    #[inline]
+    pub(super) fn admitted(&self, scope: &Scope, wait: Duration) {
+        let event = Event::Admitted {
+            layer: self.layer,
+            scope,
+            wait,
+        };
+        emit(&self.events, &event);
+    }
+
+    /// Reports a rejection of the limiter, and returns it in the name of the layer.
+    pub(super) fn rejected(&self, scope: &Scope, rejection: Rejection) -> Rejection {
+        let rejection = rejection.in_name_of(self.layer);
+        let event = Event::Rejected {
+            layer: self.layer,
+            scope: Some(scope),
+            reason: rejection.reason,
+            class: rejection.class(),
+        };
+        emit(&self.events, &event);
+        rejection
+    }
+
+    /// Reports the head of a response to the limiter: a 429 pauses the scope, and rate-limit
+    /// headers correct its levels.
+    #[inline]
+    pub(super) fn on_head(
+        &self,
+        head: &mut Parts,
+        class: &Class,
+        scope: &Scope,
+        admitted: &Admitted,
+        clock: &mut Clock,
+    ) {
+        if class.local {
+            return;
+        }
+        // The pause comes first. Learning from a 429 returns the reservation, and no waiting
+        // request may be admitted on it.
+        if class.is_rate_limit() && head.extensions.get::<PausedByLimiter>().is_none() {
+            let pause = admitted.pause(class.retry_after, clock.now());
+            let event = Event::Paused {
+                layer: self.layer,
+                scope,
+                pause,
+            };
+            emit(&self.events, &event);
+            head.extensions.insert(PausedByLimiter { pause });
+        }
+        if self.reads_headers {
+            self.learn(&head.headers, class, scope, admitted, clock.now());
+        }
+    }
+
+    /// Learns from headers that arrived at `at`.
+    ///
+    /// Every response is read, even if the levels are high and were seen a moment ago: a limit that
+    /// the server has changed must hold for the very next request.
+    fn learn(
+        &self,
+        headers: &HeaderMap,
+        class: &Class,
+        scope: &Scope,
+        admitted: &Admitted,
+        at: Instant,
+    ) {
+        let limits = RateLimits::from_headers(headers);
+        let observation = Observation::new(&limits, wire::date(headers), *class, at)
+            .with_warn_percent(self.warn_percent);
+        let warning = admitted.observe(&observation);
+        if is_debug_heard(&self.events) {
+            let event = Event::Headroom {
+                layer: self.layer,
+                scope,
+                limits: &limits,
+                request_id: wire::request_id(headers),
+            };
+            emit(&self.events, &event);
+        }
+        if let Some(crossing) = warning {
+            let event = Event::Threshold {
+                layer: self.layer,
+                scope,
+                crossing,
+            };
+            emit(&self.events, &event);
+        }
+        if class.kind == Kind::Unauthorized && self.first_unauthorized(scope.credential) {
+            let event = Event::Unauthorized {
+                layer: self.layer,
+                scope,
+            };
+            emit(&self.events, &event);
+        }
+    }
+
+    /// Returns true for the first 401 of a credential.
+    fn first_unauthorized(&self, credential: u64) -> bool {
+        let mut reported = self
+            .unauthorized
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        reported.len() < MAX_UNAUTHORIZED && reported.insert(credential)
+    }
+}

@@ -1,0 +1,175 @@
+//! The settings of a limiter layer, and the requests to the limiter that they lead to.
+
+use std::{fmt, pin::Pin, sync::Arc, time::Duration};
+
+use http::Request;
+use tokio::time::Instant;
+use tower_claude_core::{
+    Call, Cost, EstimateCost, PendingEstimate, RequestBody, ReservationHandle, Scope, ScopeRef,
+    Workload,
+};
+
+use super::{label_headers::LabelHeaders, reporter::Reporter};
+use crate::{
+    limiter::{AcquireRequest, Limiter},
+    reservation::Reservation,
+};
+
+pub(super) type ScopeOf = dyn Fn(&Request<RequestBody>) -> Scope + Send + Sync;
+
+/// The settings of a limiter layer.
+#[derive(Clone)]
+pub(super) struct LimitSettings<L, E> {
+    pub(super) limiter: L,
+    pub(super) estimate: E,
+    pub(super) max_wait: Duration,
+    pub(super) scope_of: Option<Arc<ScopeOf>>,
+    pub(super) label_headers: LabelHeaders,
+    pub(super) reporter: Reporter,
+}
+
+impl<L, E> LimitSettings<L, E> {
+    pub(super) fn with_estimate<E2>(self, estimate: E2) -> LimitSettings<L, E2> {
+        LimitSettings {
+            limiter: self.limiter,
+            estimate,
+            max_wait: self.max_wait,
+            scope_of: self.scope_of,
+            label_headers: self.label_headers,
+            reporter: self.reporter,
+        }
+    }
+
+    pub(super) fn scope(&self, request: &Request<RequestBody>, call: &Call) -> Scope {
+        match &self.scope_of {
+            Some(scope_of) => scope_of(request),
+            None => Scope::of_call(request, call),
+        }
+    }
+}
+
+impl<L: Limiter, E: EstimateCost> LimitSettings<L, E> {
+    /// Returns the reservation that an outer layer made with the same limiter, if it serves this
+    /// layer as well. Reserving again would charge the request twice.
+    ///
+    /// Another scope is another limit, so the outer reservation must be in the scope of this layer.
+    /// A layer that reads headers corrects the outer reservation in whichever scope it is.
+    /// `scope` is filled in if the reservation does not know its scope.
+    pub(super) fn join(
+        &self,
+        request: &Request<RequestBody>,
+        call: &Call,
+        scope: &mut Option<Box<Scope>>,
+    ) -> Option<ReservationHandle> {
+        if !call.is_reserved() {
+            return None;
+        }
+        let handle = call.reservation_of(self.limiter.id())?;
+        match handle.scope() {
+            Some(_) if self.reporter.reads_headers() => {}
+            Some(reserved) => {
+                if *reserved != self.scope(request, call) {
+                    return None;
+                }
+            }
+            None if self.reporter.reads_headers() => {
+                *scope = Some(Box::new(self.scope(request, call)));
+            }
+            None => return None,
+        }
+        Some(handle)
+    }
+
+    /// Estimates the cost of a request. `pending` is set if the estimator learns from its actual
+    /// usage.
+    #[inline]
+    pub(super) fn estimate_cost(
+        &self,
+        request: &Request<RequestBody>,
+        call: &Call,
+        pending: &mut Option<Box<PendingEstimate>>,
+    ) -> Cost {
+        let estimate = self.estimate.estimate(request);
+        *pending = PendingEstimate::of(&self.estimate, &estimate).map(Box::new);
+        let mut cost = with_counted_input(estimate, call);
+        if cost.workload == Workload::NONE {
+            cost.workload = call.workload();
+        }
+        self.label_headers.apply_workload(request, &mut cost);
+        cost
+    }
+
+    /// Admits a request at once if it need not wait.
+    #[inline]
+    pub(super) fn try_acquire(
+        &self,
+        request: &Request<RequestBody>,
+        call: &Call,
+        cost: &Cost,
+        now: Instant,
+    ) -> Option<Reservation> {
+        let deadline = call.deadline();
+        if let Some(scope_of) = &self.scope_of {
+            let scope = scope_of(request);
+            return self.limiter.try_acquire(&scope, cost, deadline, now);
+        }
+        // Borrowed from the request, so that the common case allocates no scope.
+        let scope = ScopeRef::of_call(request, call)?;
+        self.limiter.try_acquire(&scope, cost, deadline, now)
+    }
+
+    /// Starts to acquire a reservation for a request.
+    pub(super) fn acquire(
+        &self,
+        request: &Request<RequestBody>,
+        call: &Call,
+        cost: Cost,
+    ) -> L::Acquire {
+        let mut acquire = AcquireRequest::new(self.scope(request, call), cost)
+            .with_context(call)
+            .with_max_wait(Some(self.max_wait));
+        self.label_headers.apply(request, &mut acquire);
+        self.limiter.acquire(acquire)
+    }
+
+    /// Estimates a waiting request again if its estimator is still learning: of many requests that
+    /// arrive at once with one long prefix, only the first writes it to the prompt cache.
+    pub(super) fn revise(
+        &self,
+        request: &Request<RequestBody>,
+        call: &Call,
+        acquire: Pin<&mut L::Acquire>,
+        pending: &mut Option<Box<PendingEstimate>>,
+    ) {
+        let Some(estimate) = pending else { return };
+        let before = *estimate.cost();
+        let cost = match estimate.revise(Instant::now()) {
+            Some(cost) if cost == before => return,
+            Some(cost) => with_counted_input(cost, call),
+            None => {
+                // Dropped first: an estimator that is full would evict another estimate for the new
+                // one.
+                *pending = None;
+                self.estimate_cost(request, call, pending)
+            }
+        };
+        self.limiter.revise(acquire, cost);
+    }
+}
+
+/// Replaces the estimated input with the count of an outer layer, if there is one.
+fn with_counted_input(cost: Cost, call: &Call) -> Cost {
+    match call.counted_input() {
+        Some(tokens) => cost.with_counted_input(tokens),
+        None => cost,
+    }
+}
+
+impl<L: fmt::Debug, E> fmt::Debug for LimitSettings<L, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LimitSettings")
+            .field("limiter", &self.limiter)
+            .field("max_wait", &self.max_wait)
+            .finish_non_exhaustive()
+    }
+}
