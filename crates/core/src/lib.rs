@@ -8,8 +8,8 @@
 //!
 //! Around them: [`RequestBody`] and the front hall [`BufferRequest`] (buffer once), [`ResponseBody`] (one
 //! body for all layers), [`Rejection`] (a layer's own answer, in Claude's error shape), [`Scope`] (which
-//! pool of limits), [`Call`] (what travels with a call), [`breaker`]
-//! (a circuit as a pure automaton) and [`event`] (saying what happened).
+//! pool of limits), [`Call`] (what travels with a call) and [`event`] (saying
+//! what happened).
 //!
 //! Users need this crate for [`check`], for the extensions they put into a request ([`Deadline`],
 //! [`Priority`], [`Tenant`], [`Workload`]) or find in a response ([`Class`], [`Rejected`]), and to write layers of
@@ -17,7 +17,6 @@
 #![forbid(unsafe_code)]
 
 mod body_tracker;
-pub mod breaker;
 mod buffer_request;
 mod call;
 mod class;
