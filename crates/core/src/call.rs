@@ -69,7 +69,6 @@ pub struct Call {
     probe: AtomicBool,
     held_back: AtomicBool,
     timed_out: AtomicBool,
-    committed: AtomicBool,
     reservations: Reservations,
 }
 
@@ -94,7 +93,6 @@ impl Call {
             probe: AtomicBool::new(false),
             held_back: AtomicBool::new(false),
             timed_out: AtomicBool::new(false),
-            committed: AtomicBool::new(false),
             reservations: Reservations::default(),
         }
     }
@@ -250,7 +248,6 @@ impl Call {
     /// reservations of an outer layer hold for all attempts.
     pub fn begin_attempt(&self) -> u32 {
         self.timed_out.store(false, Ordering::Relaxed);
-        self.committed.store(false, Ordering::Relaxed);
         self.held_back.store(false, Ordering::Relaxed);
         // No atomic increment, because the attempts of a call begin one after the other.
         let number = self.attempts.load(Ordering::Relaxed) + 1;
@@ -291,18 +288,6 @@ impl Call {
     /// Inner layers then count the drop as a failure, and not as a caller that went away.
     pub fn time_out_attempt(&self) {
         self.timed_out.store(true, Ordering::Relaxed);
-    }
-
-    /// Returns true if an inner layer has held the response of this attempt until its content
-    /// began.
-    pub fn is_committed(&self) -> bool {
-        self.committed.load(Ordering::Relaxed)
-    }
-
-    /// Sets whether the content of the response has begun, or the response is whole. Outer layers
-    /// then do not hold it.
-    pub fn set_committed(&self, committed: bool) {
-        self.committed.store(committed, Ordering::Relaxed);
     }
 
     /// Claims the retries of this call, and returns true if no other layer has claimed them.

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tower_claude_wire::{Model, ModelCatalog, Peek};
 
-use crate::{BoxError, Call, Collect, erase::Erase};
+use crate::{BoxError, call::Call, collect::Collect, erase::Erase};
 
 type Stream = Pin<Box<dyn Body<Data = Bytes, Error = BoxError> + Send>>;
 

@@ -8,7 +8,7 @@ use std::{
 use http::{HeaderMap, Request};
 use tower_claude_wire::{Model, ModelCatalog, Peek};
 
-use crate::{Call, credential::credential, request_body::RequestBody};
+use crate::{call::Call, credential::credential, request_body::RequestBody};
 
 /// A family of endpoints with separate limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -7,7 +7,10 @@ mod scope_map;
 use std::{fmt, pin::Pin, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
-use tower_claude_core::{AsScope, Cost, LimiterId, Scope};
+use tower_claude_core::{
+    Cost, Scope,
+    toolkit::{AsScope, LimiterId},
+};
 
 pub use acquire::LocalAcquire;
 

@@ -15,7 +15,9 @@ use tokio::{
     task::{JoinHandle, yield_now},
     time::{Instant, advance, timeout},
 };
-use tower_claude_core::{Class, Cost, Kind, Observation, Priority, RejectReason, Scope, Tenant};
+use tower_claude_core::{
+    Class, Cost, Kind, Priority, RejectReason, Scope, Tenant, toolkit::Observation,
+};
 use tower_claude_limiter::{
     AcquireRequest, Day, Limiter, LimiterConfig, Limits, LocalAcquire, LocalLimiter, Rejection,
     Reservation, Settlement,

@@ -14,7 +14,7 @@ use std::{
 };
 
 use tokio::time::{Instant, advance};
-use tower_claude_core::{Class, Cost, Kind, Observation, Priority, Scope, Tenant};
+use tower_claude_core::{Class, Cost, Kind, Priority, Scope, Tenant, toolkit::Observation};
 use tower_claude_limiter::{
     AcquireRequest, Limiter, LimiterConfig, Limits, LocalAcquire, LocalLimiter, Reservation,
     Settlement, Sharing,

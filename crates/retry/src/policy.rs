@@ -12,9 +12,10 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Request, response::Parts};
 use tokio::time::{Instant, Sleep};
 use tower_claude_core::{
-    BodyTracker, Call, Class, Kind, RejectReason, Rejection, RequestBody, SavedRequest,
+    Call, Class, Kind, RejectReason, Rejection, RequestBody,
     driver::{AttemptFailure, CallPolicy, CallStart},
     event::{Event, emit},
+    toolkit::{BodyTracker, SavedRequest},
 };
 
 use crate::{

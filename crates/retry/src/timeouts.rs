@@ -9,7 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use tokio::time::{Instant, Sleep, sleep_until};
-use tower_claude_core::{BodyTracker, Call};
+use tower_claude_core::{Call, toolkit::BodyTracker};
 use tower_claude_wire::ApiError;
 
 use crate::layer::LAYER;

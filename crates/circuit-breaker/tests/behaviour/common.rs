@@ -12,7 +12,7 @@ use tower::{Layer, ServiceExt};
 use tower_claude_circuit_breaker::{
     BreakerConfig, BreakerSnapshot, BreakerState, CircuitBreakerLayer,
 };
-use tower_claude_core::{Class, Rejected, RequestBody, Scope, event::Event};
+use tower_claude_core::{Class, Rejection, RequestBody, Scope, event::Event};
 use tower_claude_fake_claude::{FakeClaude, GroupLimits};
 use tower_claude_tests::read;
 use tower_service::Service;
@@ -49,7 +49,7 @@ pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) headers: HeaderMap,
     pub(crate) class: Option<Class>,
-    pub(crate) refused: Option<Rejected>,
+    pub(crate) refused: Option<Rejection>,
     pub(crate) body: Bytes,
 }
 

@@ -6,7 +6,8 @@ use http::Request;
 use proptest::prelude::*;
 use tokio::time::Instant;
 use tower_claude_core::{
-    Cost, EstimateCost, HeuristicCost, PendingEstimate, Prefix, PrefixMemory, Prefixes, RequestBody,
+    Cost, EstimateCost, HeuristicCost, RequestBody,
+    toolkit::{PendingEstimate, Prefix, PrefixMemory, Prefixes},
 };
 use tower_claude_wire::Usage;
 

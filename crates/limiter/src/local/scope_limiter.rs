@@ -13,7 +13,10 @@ use std::{
 
 use foldhash::fast::RandomState;
 use tokio::time::Instant;
-use tower_claude_core::{Cost, Ledger, LimitWarning, LimiterId, Observation, Rejection, Scope};
+use tower_claude_core::{
+    Cost, Rejection, Scope,
+    toolkit::{Ledger, LimitWarning, LimiterId, Observation},
+};
 
 use crate::{
     config::LimiterConfig,

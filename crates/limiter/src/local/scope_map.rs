@@ -11,7 +11,10 @@ use std::{
 
 use foldhash::fast::RandomState;
 use tokio::time::Instant;
-use tower_claude_core::{AsScope, LimiterId, Scope};
+use tower_claude_core::{
+    Scope,
+    toolkit::{AsScope, LimiterId},
+};
 
 use crate::{
     config::LimiterConfig,

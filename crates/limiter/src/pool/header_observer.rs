@@ -5,7 +5,7 @@
 //! both sides, and a level within the bounds is not changed. The exact time (admission or response) is
 //! not documented, so no computation relies on it.
 
-use tower_claude_core::LimitWarning;
+use tower_claude_core::toolkit::LimitWarning;
 use tower_claude_wire::{Gauge, RateLimits};
 
 use crate::{

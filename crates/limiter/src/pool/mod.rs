@@ -46,7 +46,7 @@ pub(crate) mod types;
 
 use std::time::{Duration, SystemTime};
 
-use tower_claude_core::{Dimension, LimitWarning, Scope};
+use tower_claude_core::{Dimension, Scope, toolkit::LimitWarning};
 use tower_claude_wire::{RateLimits, Usage};
 
 pub use in_flight::ReservationId;

@@ -9,7 +9,7 @@ use http_body::Body;
 use http_body_util::BodyExt;
 use tower::ServiceExt;
 use tower_claude::{
-    Kind, Limiter, LocalLimiter, Rejected, RequestBody, cache::Cacheable, event::Event,
+    Kind, Limiter, LocalLimiter, Rejection, RequestBody, cache::Cacheable, event::Event,
     event::Observer,
 };
 use tower_service::Service;
@@ -48,7 +48,7 @@ pub(crate) fn cacheable(stream: bool) -> Request<RequestBody> {
 pub(crate) struct Seen {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
-    pub(crate) refused: Option<Rejected>,
+    pub(crate) refused: Option<Rejection>,
     pub(crate) text: String,
     pub(crate) broken: bool,
 }

@@ -18,7 +18,9 @@ use shuttle::{
     sync::{Condvar, Mutex},
     thread,
 };
-use tower_claude_core::{Class, Cost, Kind, Observation, Priority, Rejection, Scope, Tenant};
+use tower_claude_core::{
+    Class, Cost, Kind, Priority, Rejection, Scope, Tenant, toolkit::Observation,
+};
 use tower_claude_wire::{RateLimits, Usage};
 
 use super::ScopeLimiter;
