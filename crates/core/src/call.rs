@@ -8,13 +8,12 @@ use std::{
     time::Duration,
 };
 
-use http::{Extensions, HeaderMap, Request};
+use http::{Extensions, HeaderMap};
 use tokio::time::Instant;
 
 use crate::{
     credential::credential,
     ledger::{Ledger, LimiterId, ReservationHandle},
-    request_body::RequestBody,
     reservations::Reservations,
     workload::Workload,
 };
@@ -109,37 +108,6 @@ impl Call {
                 credential
             }
             credential => credential,
-        }
-    }
-
-    /// Returns the record of the call that this request belongs to.
-    #[must_use]
-    pub fn of(request: &Request<RequestBody>) -> Option<&Arc<Self>> {
-        match request.body().call() {
-            Some(call) => Some(call),
-            None => request.extensions().get(),
-        }
-    }
-
-    /// Attaches the record to a request, so that inner layers find it.
-    pub fn attach(self: &Arc<Self>, request: &mut Request<RequestBody>) {
-        request.body_mut().set_call(self.clone());
-    }
-
-    /// Returns the record of a request. Creates and attaches it if the request has none.
-    pub fn get_or_attach(request: &mut Request<RequestBody>, now: Instant) -> Arc<Self> {
-        if let Some(call) = Self::of(request) {
-            return call.clone();
-        }
-        let call = Arc::new(Self::new(request.extensions(), now));
-        call.attach(request);
-        call
-    }
-
-    /// Copies the record into the extensions of a request whose body is about to be converted.
-    pub fn leave_in_extensions(request: &mut Request<RequestBody>) {
-        if let Some(call) = request.body().call().cloned() {
-            request.extensions_mut().insert(call);
         }
     }
 

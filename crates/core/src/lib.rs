@@ -97,6 +97,7 @@ mod outcome;
 mod paused_by_limiter;
 mod prefix;
 mod rejection;
+mod request;
 mod request_body;
 mod reservations;
 mod response_body;
