@@ -125,8 +125,8 @@ fn batch(workers: &mut [Worker], calls: u64) -> Duration {
         worker(calls);
         return start.elapsed();
     }
-    // Spinning, so that all have a processor when they start: two threads that take turns on one do not
-    // meet in anything.
+    // Spinning, so that all have a processor when they start: two threads that take turns on one do
+    // not meet in anything.
     let missing = &AtomicUsize::new(workers.len());
     std::thread::scope(|scope| {
         let threads: Vec<_> = workers

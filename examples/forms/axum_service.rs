@@ -1,5 +1,5 @@
-//! Claude behind an axum service: the layers around the client in the app's state, directly on a route, and beside
-//! tower's timeout.
+//! Claude behind an axum service: the layers around the client in the app's state, directly on a
+//! route, and beside tower's timeout.
 //!
 //! `cargo run --example axum_service`
 #![forbid(unsafe_code)]
@@ -48,7 +48,8 @@ async fn ask(State(app): State<App>) -> Response {
         .unwrap_or_else(|_| StatusCode::BAD_GATEWAY.into_response())
 }
 
-/// Hands a request on to the API; the layers are around this handler. (A real proxy also drops hop-by-hop headers.)
+/// Hands a request on to the API; the layers are around this handler. (A real proxy also drops
+/// hop-by-hop headers.)
 async fn forward(State(app): State<App>, mut request: Request) -> Response {
     let uri = format!("{}{}", app.api, request.uri());
     *request.uri_mut() = Uri::try_from(uri).unwrap_or_default();
@@ -72,7 +73,8 @@ fn router(api: String) -> Router {
         client,
         api,
     };
-    // Our layers keep the error type: `Infallible` for axum. Of tower's timeout `HandleErrorLayer` makes a response.
+    // Our layers keep the error type: `Infallible` for axum. Of tower's timeout `HandleErrorLayer`
+    // makes a response.
     let too_slow = async |_: BoxError| StatusCode::GATEWAY_TIMEOUT;
     let patience = ServiceBuilder::new()
         .layer(HandleErrorLayer::new(too_slow))

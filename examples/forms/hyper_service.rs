@@ -1,4 +1,5 @@
-//! A proxy in front of Claude with hyper alone: the layers around hyper's client, served by hyper's server.
+//! A proxy in front of Claude with hyper alone: the layers around hyper's client, served by hyper's
+//! server.
 //!
 //! `cargo run --example hyper_service`
 #![forbid(unsafe_code)]
@@ -35,8 +36,8 @@ async fn serve(listener: TcpListener, api: Authority) {
     let client: Client<HttpConnector, RequestBody> =
         Client::builder(TokioExecutor::new()).build_http();
     let service = ServiceBuilder::new()
-        // A refusal of a layer is a response already. An API that cannot be reached is an error, of which a server must
-        // make a response.
+        // A refusal of a layer is a response already. An API that cannot be reached is an error, of
+        // which a server must make a response.
         .map_result(|answer: Result<Response<_>, _>| {
             Ok::<_, legacy::Error>(match answer {
                 Ok(answer) => answer.map(BodyExt::boxed_unsync),
@@ -52,7 +53,8 @@ async fn serve(listener: TcpListener, api: Authority) {
         .map_request(move |request| readdress(request, &api))
         .service(client);
     while let Ok((stream, _)) = listener.accept().await {
-        // Each connection gets a clone; budgets, limits and what was learned are shared by all of them.
+        // Each connection gets a clone; budgets, limits and what was learned are shared by all of
+        // them.
         let service = TowerToHyperService::new(service.clone());
         tokio::spawn(async move {
             let io = TokioIo::new(stream);

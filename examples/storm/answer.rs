@@ -30,7 +30,8 @@ impl Ending {
     };
 }
 
-/// Reads the body and judges it: a success is a JSON message with a `stop_reason`, or a stream up to `message_stop`.
+/// Reads the body and judges it: a success is a JSON message with a `stop_reason`, or a stream up
+/// to `message_stop`.
 pub(crate) async fn read<B>(response: Response<B>) -> Ending
 where
     B: Body<Data = Bytes>,

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
 
-/// Replays a real arrival trace against a fake Claude API that enforces its limits: once with a plain client that
-/// retries as the official SDKs do, once through the tower-claude layers. Both run at the same time, each against a
-/// server of its own with the same seed, limits and incidents.
+/// Replays a real arrival trace against a fake Claude API that enforces its limits: once with a
+/// plain client that retries as the official SDKs do, once through the tower-claude layers. Both
+/// run at the same time, each against a server of its own with the same seed, limits and incidents.
 #[derive(Debug, Parser)]
 #[command(name = "storm", after_long_help = EXPLAIN)]
 pub(crate) struct Cli {
@@ -30,7 +30,8 @@ pub(crate) struct Cli {
     #[arg(long)]
     pub(crate) json: bool,
 
-    /// Send three tiny requests to the real API instead (needs `ANTHROPIC_API_KEY`) and print the headroom learned
+    /// Send three tiny requests to the real API instead (needs `ANTHROPIC_API_KEY`) and print the
+    /// headroom learned
     #[arg(long, conflicts_with_all = ["trace", "seconds", "json", "incident"])]
     pub(crate) live: bool,
 }
@@ -40,8 +41,8 @@ pub(crate) struct Cli {
 pub(crate) enum Incident {
     /// Three short windows of 529s, resets and broken streams, against three layers
     Storm,
-    /// The model is down for a third of the run, the first that could stand in has met its spend cap, one question
-    /// in five is an old one; against all six layers
+    /// The model is down for a third of the run, the first that could stand in has met its spend
+    /// cap, one question in five is an old one; against all six layers
     Outage,
 }
 

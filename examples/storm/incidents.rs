@@ -48,7 +48,8 @@ fn storm(run: Duration, seed: u64) -> Vec<Span> {
         .collect()
 }
 
-/// What goes wrong in each window. The first die that falls that way decides, so later shares are of what is left.
+/// What goes wrong in each window. The first die that falls that way decides, so later shares are
+/// of what is left.
 pub(crate) fn script(kind: cli::Incident, windows: &[Span]) -> Vec<Incident> {
     if kind == cli::Incident::Outage {
         return outage(windows);
@@ -74,7 +75,8 @@ pub(crate) fn script(kind: cli::Incident, windows: &[Span]) -> Vec<Incident> {
     script
 }
 
-/// The model is down; the first that could stand in has met its spend cap; and one stream in two hundred breaks.
+/// The model is down; the first that could stand in has met its spend cap; and one stream in two
+/// hundred breaks.
 fn outage(windows: &[Span]) -> Vec<Incident> {
     let at = |window: &Span, fault| Incident::new(window.from, window.until, fault);
     windows

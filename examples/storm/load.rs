@@ -20,7 +20,8 @@ const SERVER_NOISE: f64 = 0.05;
 const MAX_TOKENS: u64 = 4_096;
 /// How long a refill the server's buckets hold.
 pub(crate) const BURST: Duration = Duration::from_secs(5);
-/// Connections of a client at once. Each takes two file descriptors of this process, of which many systems allow 1,024.
+/// Connections of a client at once. Each takes two file descriptors of this process, of which many
+/// systems allow 1,024.
 pub(crate) const CONNECTIONS: u32 = 128;
 /// The model named in every request.
 pub(crate) const MODEL: &str = "claude-sonnet-5-5";
@@ -67,7 +68,8 @@ pub(crate) struct PerMinute {
 }
 
 impl PerMinute {
-    /// Input at 0.9 times the mean of the compressed trace, so that requests must wait; the others far above.
+    /// Input at 0.9 times the mean of the compressed trace, so that requests must wait; the others
+    /// far above.
     fn of(jobs: &[Job], seconds: u64) -> Self {
         let mean = |total: u64| total as f64 * 60.0 / seconds as f64;
         let limit = |rate: f64| (rate as u64).max(1_000);
@@ -89,7 +91,8 @@ impl PerMinute {
     }
 }
 
-/// The last of every five asks what was asked 600 requests earlier, by one whose answer may be kept.
+/// The last of every five asks what was asked 600 requests earlier, by one whose answer may be
+/// kept.
 fn repeat_questions(jobs: &mut [Job]) {
     for index in (REPEATS - 1..jobs.len()).step_by(REPEATS) {
         let at = jobs[index].at;

@@ -1,5 +1,5 @@
-//! Replays a real arrival trace against a fake Claude API that enforces its limits: with a plain client, and through the
-//! layers. `storm --help` explains the numbers.
+//! Replays a real arrival trace against a fake Claude API that enforces its limits: with a plain
+//! client, and through the layers. `storm --help` explains the numbers.
 #![forbid(unsafe_code)]
 
 mod answer;

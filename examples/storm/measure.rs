@@ -61,10 +61,12 @@ impl Bucket {
     }
 }
 
-/// Tokens charged ÷ tokens the bucket could have granted while requests were waiting, outside `closed`.
+/// Tokens charged ÷ tokens the bucket could have granted while requests were waiting, outside
+/// `closed`.
 ///
-/// In each stretch of time with a waiting request the bucket could have granted its level at the start, as far as the
-/// requests waiting in the stretch asked for it, and its rate times the length. 1 when nobody waited.
+/// In each stretch of time with a waiting request the bucket could have granted its level at the
+/// start, as far as the requests waiting in the stretch asked for it, and its rate times the
+/// length. 1 when nobody waited.
 pub(crate) fn utilisation(
     judged: &[Judged],
     waits: &[Wait],
@@ -158,7 +160,8 @@ mod tests {
         Duration::from_millis(ms)
     }
 
-    /// A client that sends each of `count` requests of 100 tokens, all there from the start, `late` after it could.
+    /// A client that sends each of `count` requests of 100 tokens, all there from the start, `late`
+    /// after it could.
     fn run(count: u64, late: Duration) -> (Vec<Judged>, Vec<Wait>) {
         let (mut judged, mut waits) = (Vec::new(), Vec::new());
         let (mut level, mut at) = (500.0_f64, Duration::ZERO);

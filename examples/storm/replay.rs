@@ -34,7 +34,8 @@ pub(crate) struct Done {
     pub(crate) pauses: Vec<Span>,
 }
 
-/// Where a client notes the pauses it makes for one request after failures other than a 429: it asks for nothing then.
+/// Where a client notes the pauses it makes for one request after failures other than a 429: it
+/// asks for nothing then.
 #[derive(Clone)]
 pub(crate) struct Pauses {
     server: FakeClaude,
@@ -72,14 +73,16 @@ where
     B::Data: Send,
 {
     let mut connector = HttpConnector::new();
-    // The body follows the head in a packet of its own; without this it waits for an acknowledgement.
+    // The body follows the head in a packet of its own; without this it waits for an
+    // acknowledgement.
     connector.set_nodelay(true);
     Client::builder(TokioExecutor::new())
         .pool_max_idle_per_host(CONNECTIONS as usize)
         .build(connector)
 }
 
-/// Sends every request of the load at its time to `server` by `send`, and waits for all of them. In order of the trace.
+/// Sends every request of the load at its time to `server` by `send`, and waits for all of them. In
+/// order of the trace.
 pub(crate) async fn replay<F, Fut>(
     load: &Load,
     server: &FakeClaude,

@@ -107,7 +107,8 @@ impl Run {
         self
     }
 
-    /// Whether it lost only what nobody can keep. An answer that breaks may have had several readers.
+    /// Whether it lost only what nobody can keep. An answer that breaks may have had several
+    /// readers.
     pub(crate) fn lost_only_after_content(&self) -> bool {
         self.row.failed == self.row.failed_after_content
     }

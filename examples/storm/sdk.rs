@@ -18,8 +18,9 @@ pub(crate) fn should_retry(status: StatusCode, headers: &HeaderMap) -> bool {
     }
 }
 
-/// How long to wait before retry number `taken + 1`; `random` is from 0 to 1. A wait the server names is taken as it
-/// is, without jitter; otherwise half a second doubles up to eight, less up to a quarter.
+/// How long to wait before retry number `taken + 1`; `random` is from 0 to 1. A wait the server
+/// names is taken as it is, without jitter; otherwise half a second doubles up to eight, less up to
+/// a quarter.
 pub(crate) fn delay(
     headers: Option<&HeaderMap>,
     taken: u32,

@@ -98,8 +98,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..150)
 }
 
-/// Plays the steps and returns each admitted request with its time. `flow` maps the flows of the steps
-/// to priorities and tenants.
+/// Plays the steps and returns each admitted request with its time. `flow` maps the flows of the
+/// steps to priorities and tenants.
 fn play(
     steps: &[Step],
     flow: impl Fn(usize) -> (Priority, u64),
@@ -165,7 +165,8 @@ fn play(
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(150))]
 
-    /// Whatever else waits, comes back early or gives up: within a flow the first to arrive is first.
+    /// Whatever else waits, comes back early or gives up: within a flow the first to arrive is
+    /// first.
     #[test]
     fn flow_is_served_in_order_of_arrival(steps in steps()) {
         play(
@@ -195,8 +196,8 @@ proptest! {
         prop_assert_eq!(&line(Priority::Interactive, 0), &plain);
     }
 
-    /// In no stretch of time in which two flows both wait does one get ahead of the other, by work over
-    /// weight, by more than one largest request of each.
+    /// In no stretch of time in which two flows both wait does one get ahead of the other, by work
+    /// over weight, by more than one largest request of each.
     #[test]
     fn flow_leads_by_at_most_one_request(
         sizes in prop::collection::vec((0_usize..4, 1_u64..4_000), 80..200),

@@ -95,8 +95,8 @@ impl World {
         }
     }
 
-    /// Asks for `flow`; `others` bounds what the other flows get meanwhile, from the work of this flow up
-    /// to and with this one.
+    /// Asks for `flow`; `others` bounds what the other flows get meanwhile, from the work of this
+    /// flow up to and with this one.
     fn ask(&mut self, flow: usize, (input, output): (u64, u64), others: impl Fn(f64) -> f64) {
         let own = work(input, output);
         let of_flow = self.waiting.values().filter(|one| one.flow == flow);
@@ -194,8 +194,8 @@ fn request_is_admitted_no_later_than_its_share_allows_while_others_are_busy() {
             .map(|(_, (input, output))| work(*input, *output));
         let largest = largest.fold(0.0, f64::max);
         for (flow, amounts) in plan {
-            // Of work by weight nobody gets ahead by more than a largest request of both; and one of each
-            // may have been let out just before.
+            // Of work by weight nobody gets ahead by more than a largest request of both; and one
+            // of each may have been let out just before.
             let own = f64::from(weights[flow]);
             let others: f64 = weights.iter().map(|weight| f64::from(*weight)).sum::<f64>() - own;
             world.ask(flow, amounts, |ahead| {

@@ -225,8 +225,8 @@ impl Wake for Woken {
     }
 }
 
-/// The head is estimated anew when there is something new to know, once for each answer, and not when
-/// requests end that no estimator learns from.
+/// The head is estimated anew when there is something new to know, once for each answer, and not
+/// when requests end that no estimator learns from.
 #[tokio::test(start_paused = true)]
 async fn report_with_a_listener_wakes_the_head() {
     let limits = Limits::new()

@@ -1,5 +1,5 @@
-//! 10^6 random operations on a pool (10^5 unoptimized): nothing is lost, no admissible request sleeps,
-//! nothing panics.
+//! 10^6 random operations on a pool (10^5 unoptimized): nothing is lost, no admissible request
+//! sleeps, nothing panics.
 
 use std::{
     collections::HashSet,

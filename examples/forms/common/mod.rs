@@ -1,4 +1,5 @@
-//! What the examples share: the layers, a printer of their decisions, one request, and a line about an answer.
+//! What the examples share: the layers, a printer of their decisions, one request, and a line about
+//! an answer.
 #![allow(dead_code, reason = "each example uses a part")]
 
 use std::time::Duration;

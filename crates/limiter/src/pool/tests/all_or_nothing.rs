@@ -10,8 +10,8 @@ use crate::{
 };
 
 proptest! {
-    /// Rejected, cancelled, or admitted and never sent: all levels equal those of a pool without the
-    /// request, to the last unit.
+    /// Rejected, cancelled, or admitted and never sent: all levels equal those of a pool without
+    /// the request, to the last unit.
     #[test]
     fn unsent_request_leaves_no_trace(
         input in 0_u64..3_000,

@@ -1,9 +1,9 @@
 //! The effect of headers on a level, compared with a server whose level is known exactly.
 //!
-//! The error is the pool's level minus the server's, less the charges that the server has not counted
-//! yet. Honest headers, however late, repeated, out of order or lost, do not change a zero error. They
-//! only reduce any other error and keep its sign, except for the first header, which lowers a level that
-//! was configured too high to its minimum.
+//! The error is the pool's level minus the server's, less the charges that the server has not
+//! counted yet. Honest headers, however late, repeated, out of order or lost, do not change a zero
+//! error. They only reduce any other error and keep its sign, except for the first header, which
+//! lowers a level that was configured too high to its minimum.
 
 use std::time::Duration;
 

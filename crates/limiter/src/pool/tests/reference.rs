@@ -1,5 +1,5 @@
-//! A pool compared with a slow and obvious model: equal levels to the last unit after every operation,
-//! equal admissions in equal order, and equal times of the next poll.
+//! A pool compared with a slow and obvious model: equal levels to the last unit after every
+//! operation, equal admissions in equal order, and equal times of the next poll.
 
 use std::{num::NonZeroU32, time::Duration};
 
@@ -327,9 +327,9 @@ impl Model {
         assert_eq!(snapshot.outstanding_output, 0);
     }
 
-    /// In every window that ends with an admission: taken less given back is at most what the bucket
-    /// holds and the window refills. (What turns out to have taken more than it said may go into debt
-    /// before the next is let out; what is larger than the bucket too.)
+    /// In every window that ends with an admission: taken less given back is at most what the
+    /// bucket holds and the window refills. (What turns out to have taken more than it said may go
+    /// into debt before the next is let out; what is larger than the bucket too.)
     fn check_windows(&self) {
         for limit in &self.limits {
             for from in 0..limit.log.len() {
@@ -374,8 +374,8 @@ fn window_admits_at_most_the_capacity_and_its_refill() {
     }
 }
 
-/// A level that never reaches its capacity loses nothing: in the end it is what it was, and what time
-/// refilled, less what the requests used.
+/// A level that never reaches its capacity loses nothing: in the end it is what it was, and what
+/// time refilled, less what the requests used.
 #[test]
 fn reserved_tokens_are_used_or_given_back() {
     let limits = Limits::new()
