@@ -246,7 +246,8 @@ fn bodies(report: &mut Report) {
     }
 }
 
-/// Ours makes its key of the whole request; the peer's is given one.
+/// Compares cache hits. Our layer derives its key from the complete request, and the peer gets a
+/// key.
 fn hits(report: &mut Report) {
     report.title("A cache hit: a request of 2 KiB with 5 headers, an answer of 800 bytes");
     let rows = report.measure(&cache::hits(), true);

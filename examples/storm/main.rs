@@ -53,9 +53,9 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Both clients at the same time, each against a server of its own.
+/// Runs both clients at the same time, each against a server of its own.
 async fn storm(load: &Load) -> std::io::Result<(Run, Run)> {
-    // Hidden by themselves where standard error is no terminal.
+    // Progress bars are hidden if standard error is no terminal.
     let bars = MultiProgress::new();
     let (plain_bar, layers_bar) = (bar(&bars, "plain", load), bar(&bars, "layers", load));
     let plain = async {

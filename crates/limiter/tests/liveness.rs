@@ -46,8 +46,8 @@ fn pool(shares: FairShares) -> Pool {
 /// Returns the nanoseconds of the bottleneck that a request takes.
 fn work(input: u64, output: u64) -> f64 {
     let amounts = [1, input, output, input + output];
-    let lanes = amounts.iter().zip(RATES);
-    lanes
+    let dimensions = amounts.iter().zip(RATES);
+    dimensions
         .map(|(amount, rate)| *amount as f64 * 60.0 * S / rate as f64)
         .fold(0.0, f64::max)
 }
@@ -114,8 +114,8 @@ impl World {
         let ask = PoolRequest::new(Cost::new(input, output), self.now).with_tenant(Some(&tenant));
         match self.pool.enqueue(self.now, ask).unwrap() {
             Enqueued::Granted(id) => self.on_admitted(id, &one),
-            Enqueued::Waiting(ticket) => {
-                self.waiting.insert(ticket, one);
+            Enqueued::Waiting(waiter) => {
+                self.waiting.insert(waiter, one);
             }
         }
     }
@@ -139,8 +139,8 @@ impl World {
         let mut granted = Vec::new();
         loop {
             let next = self.pool.poll(self.now, &mut granted);
-            for (ticket, id) in granted.drain(..) {
-                let one = self.waiting.remove(&ticket).expect("it waits");
+            for (waiter, id) in granted.drain(..) {
+                let one = self.waiting.remove(&waiter).expect("it waits");
                 self.on_admitted(id, &one);
             }
             match next {

@@ -33,7 +33,7 @@ struct Limit {
 struct Waiting {
     arrival: u64,
     number: usize,
-    ticket: WaiterId,
+    waiter: WaiterId,
     cost: Amounts,
 }
 
@@ -185,12 +185,12 @@ impl Model {
                 assert!(admissible, "admitted too early");
                 self.admit(id, cost);
             }
-            Ok(Enqueued::Waiting(ticket)) => {
+            Ok(Enqueued::Waiting(waiter)) => {
                 assert!(!admissible, "kept waiting");
                 self.waiting.push(Waiting {
                     arrival,
                     number: self.number,
-                    ticket,
+                    waiter,
                     cost,
                 });
                 assert!(self.waiting.len() <= MOST_WAITING);
@@ -212,8 +212,8 @@ impl Model {
         }
         let at = self.rng.usize(0..self.waiting.len());
         let gone = self.waiting.swap_remove(at);
-        assert!(self.pool.cancel(gone.ticket));
-        assert!(!self.pool.cancel(gone.ticket), "twice");
+        assert!(self.pool.cancel(gone.waiter));
+        assert!(!self.pool.cancel(gone.waiter), "twice");
     }
 
     fn one(&mut self) -> Option<usize> {
@@ -283,10 +283,10 @@ impl Model {
     fn check(&mut self) {
         let mut granted = Vec::new();
         let next = self.pool.poll(self.now, &mut granted);
-        for (ticket, id) in granted {
+        for (waiter, id) in granted {
             let first = self.first().expect("somebody waits");
             let first = self.waiting.swap_remove(first);
-            assert_eq!(first.ticket, ticket, "not the first");
+            assert_eq!(first.waiter, waiter, "not the first");
             assert_eq!(self.wait(&first.cost), Some(0), "admitted too early");
             self.admit(id, first.cost);
         }
