@@ -7,7 +7,7 @@ use http::header::{CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER};
 use tower_claude_core::{Class, Dimension, REJECTED_BY, RejectReason, Rejection};
 
 use super::{Subject, answer, assert_nothing_alive, request};
-use crate::{Broken, Piece, Reply, Script, paused, seen::pairs};
+use crate::{Broken, Piece, Reply, Script, paused, received::pairs};
 
 /// The inner service's error value is the error of the call, whether at once or after every
 /// attempt met it.
@@ -95,9 +95,9 @@ pub fn error_responses_come_through<L: Subject>(layer: impl Fn() -> L) {
 }
 
 /// What the caller would get without any layer.
-pub(crate) async fn bare(reply: &Reply) -> crate::Answer {
+pub(crate) async fn bare(reply: &Reply) -> crate::Received<Broken> {
     let guard = crate::Alive::new().guard();
-    crate::Answer::of(reply.response(guard).expect("a reply with a head")).await
+    crate::Received::read(reply.response(guard).expect("a reply with a head")).await
 }
 
 /// The refusal of a layer further in comes out untouched, extensions and all.
