@@ -1,5 +1,5 @@
-//! A scripted API in paused time. Where a [`Script`](crate::Script) is driven poll by poll, this one takes its time:
-//! it answers after a while, sends its body piece by piece, and keeps what it was asked.
+//! A scripted API in paused time. A [`Script`](crate::Script) is driven poll by poll. This API
+//! answers after a delay, sends its body piece by piece, and records the requests.
 
 mod reply;
 pub mod sse;
@@ -15,22 +15,20 @@ use std::{
 
 use bytes::Bytes;
 use http::{Extensions, HeaderMap, Request, Response};
-use http_body::Body as HttpBody;
 use tokio::time::{Instant, sleep};
-use tower::ServiceExt;
-use tower_claude_core::{Call, Class, RequestBody};
+use tower_claude_core::{Call, RequestBody};
 use tower_service::Service;
 
 use crate::{Alive, read};
 
 pub use reply::{Body, Piece, Reply};
 
-/// A request as it arrived.
+/// A request that an [`Api`] received.
 #[derive(Clone, Debug)]
 pub struct Seen {
-    /// Since the API was made.
+    /// The time since the API was made.
     pub at: Duration,
-    /// The model that was asked for; empty for none.
+    /// The model in the body, or an empty text.
     pub model: String,
     /// The headers.
     pub headers: HeaderMap,
@@ -54,7 +52,7 @@ struct Shared {
 }
 
 impl Api {
-    /// Answers these, one after the other. One request more is a panic.
+    /// Returns an API that answers with these replies in order, and panics at a further request.
     pub fn new(replies: impl IntoIterator<Item = Reply>) -> Self {
         let mut replies: VecDeque<_> = replies.into_iter().collect();
         Self::by_model(move |_| {
@@ -63,7 +61,7 @@ impl Api {
         })
     }
 
-    /// Answers what the script says for the model that is asked.
+    /// Returns an API whose script chooses the reply by the model.
     pub fn by_model(script: impl FnMut(&str) -> Reply + Send + 'static) -> Self {
         Self(Arc::new(Shared {
             start: Instant::now(),
@@ -73,43 +71,43 @@ impl Api {
         }))
     }
 
-    /// Since it was made.
+    /// Returns the time since the API was made.
     #[must_use]
     pub fn elapsed(&self) -> Duration {
         self.0.start.elapsed()
     }
 
-    /// All requests.
+    /// Returns all requests.
     #[must_use]
     pub fn seen(&self) -> Vec<Seen> {
         lock(&self.0.seen).clone()
     }
 
-    /// When each request arrived, in whole seconds.
+    /// Returns the time of each request, in whole seconds.
     #[must_use]
     pub fn arrivals(&self) -> Vec<u64> {
         self.seen().iter().map(|seen| seen.at.as_secs()).collect()
     }
 
-    /// Which models were asked, in order.
+    /// Returns the models of the requests in order.
     #[must_use]
     pub fn models(&self) -> Vec<String> {
         self.seen().into_iter().map(|seen| seen.model).collect()
     }
 
-    /// Forgets the requests so far.
+    /// Removes the recorded requests.
     pub fn forget(&self) {
         lock(&self.0.seen).clear();
     }
 
-    /// Calls and bodies that were not dropped yet.
+    /// Returns the number of live calls and bodies.
     #[must_use]
     pub fn alive(&self) -> usize {
         self.0.alive.count()
     }
 }
 
-/// A script may panic: that is its test's failure, not the next reader's.
+/// Locks a mutex. A panic of the script fails its own test, not the next reader.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -148,59 +146,4 @@ impl Service<Request<RequestBody>> for Api {
             reply.into_response(guard)
         })
     }
-}
-
-/// A response, read to its end.
-#[derive(Debug)]
-pub struct Answer {
-    /// The status.
-    pub status: u16,
-    /// The headers.
-    pub headers: HeaderMap,
-    /// The extensions.
-    pub extensions: Extensions,
-    /// What came of the body.
-    pub body: Bytes,
-    /// Whether the body ended in an error.
-    pub broken: bool,
-}
-
-impl Answer {
-    /// The body as text.
-    ///
-    /// # Panics
-    /// When it is none.
-    #[must_use]
-    pub fn text(&self) -> &str {
-        std::str::from_utf8(&self.body).expect("text")
-    }
-
-    /// What a layer says it means.
-    ///
-    /// # Panics
-    /// When none does.
-    #[must_use]
-    pub fn class(&self) -> Class {
-        *self.extensions.get().expect("a class")
-    }
-}
-
-/// One whole call.
-///
-/// # Errors
-/// The service's own.
-pub async fn send<S, B>(service: S, request: Request<RequestBody>) -> io::Result<Answer>
-where
-    S: Service<Request<RequestBody>, Response = Response<B>, Error = io::Error>,
-    B: HttpBody<Data = Bytes, Error = io::Error> + Unpin,
-{
-    let (head, body) = service.oneshot(request).await?.into_parts();
-    let (body, _, error) = read(body).await;
-    Ok(Answer {
-        status: head.status.as_u16(),
-        headers: head.headers,
-        extensions: head.extensions,
-        body,
-        broken: error.is_some(),
-    })
 }

@@ -14,11 +14,20 @@
 //! tower_claude_tests::contract!(RetryLayer::new(), observe = |layer| layer.handle().snapshot());
 //! ```
 //!
-//! Its parts serve other tests as well: [`Script`] is a scripted inner service, [`Reply`] what it
-//! answers, [`FrameBody`] a body scripted frame by frame, [`Steps`] drives a call poll by poll. [`api`] is a
-//! scripted API for tests in paused time, and [`limiting`] the harness of the limiter layers.
+//! The same parts serve all other tests:
 //!
-//! What the compiler checks, it refuses. This layer fits an axum router:
+//! | Part | Items |
+//! |---|---|
+//! | requests | [`request`], [`request_to`], [`request_with`], [`post`], [`prompt`], [`with`] |
+//! | calls | [`send`], [`send_ok`], [`Received`], [`read`] |
+//! | events | [`EventLog`] |
+//! | paused time | [`paused`], [`settle`], [`SECOND`], [`MINUTE`], [`HOUR`] |
+//! | inner services | [`Script`] by poll, [`api::Api`] by time, [`Borrowed`] with a lifetime |
+//! | bodies | [`FrameBody`], [`api::Body`] |
+//! | leaks | [`Alive`] |
+//! | limiter layers | [`limiting`] |
+//!
+//! The compiler does some of the checks. This layer fits an axum router:
 //!
 //! ```
 //! # use http::{Request, Response};
@@ -93,24 +102,30 @@ mod alive;
 pub mod api;
 mod body;
 mod borrowed;
+mod clock;
 pub mod contract;
 mod error;
+mod event_log;
 pub mod limiting;
 mod macros;
 #[cfg(doctest)]
 mod readme;
+mod received;
 mod reply;
-mod run;
+mod request;
 mod script;
-mod seen;
 mod steps;
 
 pub use alive::{Alive, Guard};
 pub use body::{FrameBody, Piece};
 pub use borrowed::Borrowed;
+pub use clock::{HOUR, MINUTE, SECOND, paused, serve, settle};
 pub use error::Broken;
+pub use event_log::{EventLog, LineOf, summary};
+pub use received::{Received, read, send, send_ok};
 pub use reply::{Marker, Reply};
-pub use run::{paused, serve};
-pub use script::{Readiness, Script};
-pub use seen::{Answer, Seen, read};
+pub use request::{
+    BASE, HAIKU, OPUS, SONNET, post, prompt, prompt_with, request, request_to, request_with, with,
+};
+pub use script::{Readiness, Script, Seen};
 pub use steps::Steps;

@@ -2,24 +2,16 @@
 //!
 //! The headers `x-fake-*` of the requests set what the fake API uses for them.
 
-use std::{
-    fmt::Debug,
-    sync::{Arc, Mutex},
-};
+use std::fmt::Debug;
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Request, Response};
+use http::{HeaderName, Request, Response};
 use http_body::Body;
-use http_body_util::BodyExt;
 use tokio::task::JoinSet;
-use tower::ServiceExt;
-use tower_claude_core::{
-    Cost, RequestBody,
-    event::{Event, Observer},
-};
+use tower_claude_core::{Cost, RequestBody, event::Event};
 use tower_service::Service;
 
-use crate::Reply;
+use crate::{BASE, EventLog, Reply, SONNET, post, prompt_with, send_ok, summary, with};
 
 /// An estimator that reads the cost from the request's headers.
 pub type BySize = fn(&Request<RequestBody>) -> Cost;
@@ -72,50 +64,25 @@ pub fn by_size(request: &Request<RequestBody>) -> Cost {
 /// Returns the body of a short request to this model.
 #[must_use]
 pub fn body(model: &str, stream: bool) -> RequestBody {
-    format!(
-        r#"{{"model":"{model}","max_tokens":8192,"stream":{stream},"messages":[{{"role":"user","content":"Hi"}}]}}"#
-    )
-    .into()
+    prompt_with(model, &format!(r#","max_tokens":8192,"stream":{stream}"#)).into()
 }
 
 /// Returns a request for a message that uses this many input and output tokens.
-///
-/// # Panics
-///
-/// Never.
 #[must_use]
 pub fn message(input: u64, output: u64) -> Request<RequestBody> {
-    Request::post("http://localhost/v1/messages")
-        .header("x-api-key", "key-a")
-        .header("anthropic-version", "2023-06-01")
-        .header("content-type", "application/json")
-        .header("x-fake-input-tokens", input)
-        .header("x-fake-estimate-tokens", input)
-        .header("x-fake-output-tokens", output)
-        .body(body("claude-sonnet-5-5", false))
-        .expect("a request")
+    let request = with(
+        post(BASE, body(SONNET, false)),
+        "x-fake-input-tokens",
+        input,
+    );
+    let request = with(request, "x-fake-estimate-tokens", input);
+    with(request, "x-fake-output-tokens", output)
 }
 
 /// Returns a request for a stream that uses this many input and output tokens.
 #[must_use]
 pub fn stream(input: u64, output: u64) -> Request<RequestBody> {
-    message(input, output).map(|_| body("claude-sonnet-5-5", true))
-}
-
-/// Sets a header of a request.
-///
-/// # Panics
-///
-/// If the value is no header value.
-pub fn with(
-    mut request: Request<RequestBody>,
-    name: &'static str,
-    value: impl TryInto<HeaderValue, Error: Debug>,
-) -> Request<RequestBody> {
-    let value = value.try_into().expect("a header value");
-    let name = HeaderName::from_static(name);
-    request.headers_mut().insert(name, value);
-    request
+    message(input, output).map(|_| body(SONNET, true))
 }
 
 /// Adds the headers of one limit to a reply: limit, remaining, and a reset after `full_in` seconds.
@@ -137,29 +104,6 @@ pub fn gauge(reply: Reply, family: &str, limit: u64, remaining: u64, full_in: u6
         .header(http::header::DATE, "Sun, 22 Nov 2026 10:00:00 GMT")
 }
 
-/// Sends a request and reads its response to the end.
-///
-/// # Panics
-///
-/// If the service or the body fails.
-pub fn send<S, R>(
-    service: &S,
-    request: Request<RequestBody>,
-) -> impl Future<Output = Response<Vec<u8>>> + use<S, R>
-where
-    S: Service<Request<RequestBody>, Response = Response<R>> + Clone,
-    S::Error: Debug,
-    R: Body<Data = Bytes, Error: Debug> + Unpin,
-{
-    let service = service.clone();
-    async move {
-        let response = service.oneshot(request).await.expect("an answer");
-        let (head, body) = response.into_parts();
-        let body = body.collect().await.expect("a whole body").to_bytes();
-        Response::from_parts(head, body.to_vec())
-    }
-}
-
 /// Sends all requests at once in this order, tagged with their index, and returns the statuses in
 /// the same order.
 ///
@@ -174,7 +118,7 @@ pub async fn send_all(
     let mut statuses = vec![0; requests.len()];
     for (number, request) in requests.into_iter().enumerate() {
         let (service, request) = (service.clone(), with(request, "x-fake-tag", number));
-        calls.spawn(async move { (number, send(&service, request).await.status().as_u16()) });
+        calls.spawn(async move { (number, send_ok(&service, request).await.status) });
     }
     while let Some(done) = calls.join_next().await {
         let (number, status) = done.expect("no panic");
@@ -183,59 +127,34 @@ pub async fn send_all(
     statuses
 }
 
-/// A log of events, one line for each.
-#[derive(Clone, Debug, Default)]
-pub struct Events(Arc<Mutex<Vec<String>>>);
+/// Returns the line of an event, with its scope.
+fn line_of(event: &Event<'_>) -> Option<String> {
+    Some(match event {
+        Event::Admitted { layer, scope, .. } => format!("{layer} admitted {scope}"),
+        Event::Rejected { layer, class, .. } => format!("{layer} refused {}", class.kind.as_str()),
+        Event::Paused { layer, scope, .. } => format!("{layer} paused {scope}"),
+        Event::Headroom {
+            layer,
+            limits,
+            request_id,
+            ..
+        } => format!(
+            "{layer} headroom {:?} {}",
+            limits.requests.remaining,
+            request_id.is_some()
+        ),
+        Event::Threshold {
+            layer, crossing, ..
+        } => format!(
+            "{layer} threshold {} {}/{}",
+            crossing.dimension, crossing.remaining, crossing.limit
+        ),
+        other => return summary(other),
+    })
+}
 
-impl Events {
-    /// Returns an observer that writes to this log.
-    pub fn observer(&self) -> impl Observer + 'static {
-        let events = self.0.clone();
-        move |event: &Event<'_>| {
-            let line = match event {
-                Event::Admitted { layer, scope, .. } => format!("{layer} admitted {scope}"),
-                Event::Rejected { layer, class, .. } => {
-                    format!("{layer} refused {}", class.kind.as_str())
-                }
-                Event::Paused { layer, scope, .. } => format!("{layer} paused {scope}"),
-                Event::Headroom {
-                    layer,
-                    limits,
-                    request_id,
-                    ..
-                } => format!(
-                    "{layer} headroom {:?} {}",
-                    limits.requests.remaining,
-                    request_id.is_some()
-                ),
-                Event::Threshold {
-                    layer, crossing, ..
-                } => format!(
-                    "{layer} threshold {} {}/{}",
-                    crossing.dimension, crossing.remaining, crossing.limit
-                ),
-                Event::Unauthorized { layer, .. } => format!("{layer} unauthorized"),
-                other => format!("{other:?}"),
-            };
-            events.lock().expect("no panic").push(line);
-        }
-    }
-
-    /// Takes all lines.
-    ///
-    /// # Panics
-    ///
-    /// If an observer panicked.
-    #[must_use]
-    pub fn take(&self) -> Vec<String> {
-        std::mem::take(&mut self.0.lock().expect("no panic"))
-    }
-
-    /// Takes all lines, and returns those that contain `part`.
-    #[must_use]
-    pub fn take_of(&self, part: &str) -> Vec<String> {
-        let mut all = self.take();
-        all.retain(|line| line.contains(part));
-        all
-    }
+/// Returns a log of events with their scopes.
+#[must_use]
+pub fn event_log() -> EventLog {
+    EventLog::new(line_of)
 }

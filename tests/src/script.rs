@@ -8,13 +8,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderMap, Method, Request, Response, Uri, Version};
 use http_body::Body;
 use http_body_util::BodyExt;
 use tower_claude_core::BoxError;
 use tower_service::Service;
 
-use crate::{Alive, Broken, FrameBody, Guard, Marker, Reply, Seen, read};
+use crate::{Alive, Broken, FrameBody, Guard, Marker, Reply, read};
 
 /// How a [`Script`] answers `poll_ready`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +27,27 @@ pub enum Readiness {
     Never,
     /// With this error, always.
     Error(Broken),
+}
+
+/// A request that a [`Script`] received.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// The method.
+    pub method: Method,
+    /// The URI.
+    pub uri: Uri,
+    /// The version.
+    pub version: Version,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The [`Marker`] in the extensions.
+    pub marker: Option<Marker>,
+    /// The body's data.
+    pub body: Bytes,
+    /// The body's trailers.
+    pub trailers: Option<HeaderMap>,
+    /// The body's error, if it is a [`Broken`]. `Broken("?")` stands for any other error.
+    pub error: Option<Broken>,
 }
 
 /// An inner service that answers by script, keeps what it received, counts what is alive, and

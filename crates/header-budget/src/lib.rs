@@ -41,8 +41,8 @@
 //! response emits a headroom event (DEBUG). A limit that is used to 80 % emits one warning until it
 //! has recovered.
 //!
-//! Alone, the layer also admits. Until the first headers arrive, it lets out
-//! [8 requests](tower_claude_limiter::LimiterConfig::INITIAL_CONCURRENCY) and twice as many with each
+//! Alone, the layer also admits. Until the first headers arrive, it lets out [8
+//! requests](tower_claude_limiter::LimiterConfig::INITIAL_CONCURRENCY) and twice as many with each
 //! response. Then it enforces the limits that it has learned, with the queue and the rejections of
 //! `TokenBucketLayer`.
 //!

@@ -4,11 +4,11 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Events, gauge, layer, message, only, send, server_limits, stream};
+use common::{event_log, gauge, layer, message, only, send_ok, server_limits, stream};
 use http_body_util::BodyExt;
 use tokio::time::Instant;
 use tower::{Layer, ServiceExt};
-use tower_claude_core::{Deadline, Kind, PausedByLimiter, RejectReason, Rejected};
+use tower_claude_core::{Deadline, Kind, RejectReason, Rejection, toolkit::PausedByLimiter};
 use tower_claude_fake_claude::{FakeClaude, Fault};
 use tower_claude_header_budget::HeaderBudgetLayer;
 use tower_claude_limiter::Dimension;
@@ -49,14 +49,14 @@ async fn request_larger_than_a_learned_limit_is_rejected() {
     let layer = layer();
     let fake = fake();
     let service = layer.layer(fake.clone());
-    assert_eq!(send(&service, message(10, 10)).await.status(), 200);
-    let response = send(&service, message(100_001, 10)).await;
-    assert_eq!(response.status(), 413);
+    assert_eq!(send_ok(&service, message(10, 10)).await.status, 200);
+    let response = send_ok(&service, message(100_001, 10)).await;
+    assert_eq!(response.status, 413);
     assert_eq!(
-        response.headers()["x-tower-claude-refused-by"],
+        response.headers["x-tower-claude-refused-by"],
         "header-budget"
     );
-    let refused = response.extensions().get::<Rejected>().expect("Rejected");
+    let refused = response.extensions.get::<Rejection>().expect("Rejection");
     assert_eq!(
         refused.reason,
         RejectReason::Oversized {
@@ -65,7 +65,7 @@ async fn request_larger_than_a_learned_limit_is_rejected() {
             limit: 100_000
         }
     );
-    let text = ApiError::parse(response.body()).expect("an error").message;
+    let text = ApiError::parse(&response.body).expect("an error").message;
     assert!(text.contains("100001 input tokens"), "{text}");
     assert_eq!(fake.log_len(), 1);
 }
@@ -73,20 +73,20 @@ async fn request_larger_than_a_learned_limit_is_rejected() {
 #[tokio::test(start_paused = true)]
 async fn wait_longer_than_max_wait_is_rejected() {
     let empty = gauge(Reply::message(), "ratelimit-requests", 2, 0, 60);
-    let events = Events::default();
+    let events = event_log();
     let layer = HeaderBudgetLayer::new()
         .with_max_wait(Duration::from_secs(10))
-        .with_observer(events.observer());
+        .with_observer(events.clone());
     let service = layer.layer(Script::always(empty));
-    send(&service, message(1, 1)).await;
+    send_ok(&service, message(1, 1)).await;
     let start = Instant::now();
-    let response = send(&service, message(1, 1)).await;
-    assert_eq!(response.status(), 429);
-    assert!(response.headers().contains_key("retry-after"));
+    let response = send_ok(&service, message(1, 1)).await;
+    assert_eq!(response.status, 429);
+    assert!(response.headers.contains_key("retry-after"));
     let mut request = message(1, 1);
     let soon = Deadline(start + Duration::from_secs(5));
     request.extensions_mut().insert(soon);
-    assert_eq!(send(&service, request).await.status(), 504);
+    assert_eq!(send_ok(&service, request).await.status, 504);
     assert_eq!(start.elapsed(), Duration::ZERO);
     let expected = [Kind::RateLimited, Kind::Timeout]
         .map(|kind| format!("header-budget refused {}", kind.as_str()));
@@ -98,21 +98,21 @@ async fn rate_limit_refunds_and_pauses() {
     let layer = layer();
     let fake = fake();
     let service = layer.layer(fake.clone());
-    send(&service, message(1_000, 10)).await;
+    send_ok(&service, message(1_000, 10)).await;
     let before = available(&layer, Dimension::InputTokens);
     let retry_after = Duration::from_secs(4);
     fake.inject(Fault::RateLimited { retry_after });
-    let response = send(&service, message(50_000, 10)).await;
-    assert_eq!(response.status(), 429);
+    let response = send_ok(&service, message(50_000, 10)).await;
+    assert_eq!(response.status, 429);
     let paced = response
-        .extensions()
+        .extensions
         .get::<PausedByLimiter>()
         .expect("PausedByLimiter")
         .pause;
     assert!(paced >= retry_after && paced <= retry_after * 3 / 2);
     assert_eq!(available(&layer, Dimension::InputTokens), before);
     let start = Instant::now();
-    assert_eq!(send(&service, message(1_000, 10)).await.status(), 200);
+    assert_eq!(send_ok(&service, message(1_000, 10)).await.status, 200);
     assert!(start.elapsed() >= paced);
 }
 
@@ -124,9 +124,9 @@ async fn spend_limit_does_not_pause() {
     fake.inject(Fault::SpendCap);
     let service = layer.layer(fake);
     let start = Instant::now();
-    let response = send(&service, message(1_000, 10)).await;
-    assert_eq!(response.status(), 429);
-    assert!(response.extensions().get::<PausedByLimiter>().is_none());
-    assert_eq!(send(&service, message(1_000, 10)).await.status(), 200);
+    let response = send_ok(&service, message(1_000, 10)).await;
+    assert_eq!(response.status, 429);
+    assert!(response.extensions.get::<PausedByLimiter>().is_none());
+    assert_eq!(send_ok(&service, message(1_000, 10)).await.status, 200);
     assert_eq!(start.elapsed(), Duration::ZERO);
 }

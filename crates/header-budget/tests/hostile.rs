@@ -4,12 +4,12 @@ mod common;
 
 use std::{sync::Arc, time::Duration};
 
-use common::{HOUR, MINUTE, layer, limits, message, only, send};
+use common::{HOUR, MINUTE, layer, limits, message, only, send_ok};
 use http::{HeaderName, HeaderValue};
 use proptest::prelude::*;
 use tokio::time::Instant;
 use tower::Layer;
-use tower_claude_core::Rejected;
+use tower_claude_core::Rejection;
 use tower_claude_header_budget::HeaderBudgetLayer;
 use tower_claude_limiter::{LimiterConfig, LocalLimiter};
 use tower_claude_tests::{Reply, Script, paused};
@@ -125,8 +125,8 @@ where
 {
     let start = Instant::now();
     loop {
-        let response = send(service, message(input, 10)).await;
-        if response.extensions().get::<Rejected>().is_none() {
+        let response = send_ok(service, message(input, 10)).await;
+        if response.extensions.get::<Rejection>().is_none() {
             return start.elapsed();
         }
         assert!(
@@ -196,7 +196,7 @@ proptest! {
             let calls: Vec<_> = (0..12)
                 .map(|_| {
                     let service = service.clone();
-                    tokio::spawn(async move { send(&*service, message(100, 10)).await })
+                    tokio::spawn(async move { send_ok(&*service, message(100, 10)).await })
                 })
                 .collect();
             for call in calls {
@@ -221,7 +221,7 @@ async fn retry_after_beyond_an_hour_is_clamped() {
         let limited =
             Reply::claude_error(429, "rate_limit_error").header(http::header::RETRY_AFTER, value);
         let service = layer.layer(Script::new([limited, Reply::message()]));
-        send(&service, message(10, 10)).await;
+        send_ok(&service, message(10, 10)).await;
         let waited = persist(&service, 10).await;
         assert!(waited >= HOUR - MINUTE, "{value}: {waited:?}");
         assert!(waited <= HOUR + MINUTE, "{value}: {waited:?}");
@@ -242,7 +242,7 @@ async fn malformed_headers_are_ignored() {
         let service = layer.layer(Script::always(reply(200, &hostile)));
         let start = Instant::now();
         for _ in 0..20 {
-            send(&service, message(1_000, 10)).await;
+            send_ok(&service, message(1_000, 10)).await;
         }
         assert_eq!(start.elapsed(), Duration::ZERO, "{value:?}");
         assert!(only(&layer.limiter()).dimensions.is_empty(), "{value:?}");
@@ -266,7 +266,7 @@ async fn reset_stamps_far_from_now_do_not_stall() {
             ("date", b"Sun, 22 Nov 2026 10:00:00 GMT".to_vec()),
         ];
         let service = layer.layer(Script::new([reply(200, &said), Reply::message()]));
-        send(&service, message(10, 10)).await;
+        send_ok(&service, message(10, 10)).await;
         let waited = persist(&service, 10).await;
         assert!(waited <= MINUTE, "{reset}: {waited:?}");
     }

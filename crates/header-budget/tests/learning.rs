@@ -5,7 +5,7 @@ mod common;
 use std::{sync::Arc, time::Duration};
 
 use common::{
-    MINUTE, gauge, layer, limit, message, only, send, send_all, server_limits, statuses, stream,
+    MINUTE, gauge, layer, limit, message, only, send_all, send_ok, server_limits, statuses, stream,
     with,
 };
 use tokio::time::Instant;
@@ -40,7 +40,7 @@ async fn changed_limits_are_learned_at_once_far_from_the_limit() {
     let layer = layer();
     let service = layer.layer(script);
     for (requests, input, output) in steps {
-        send(&service, message(10, 10)).await;
+        send_ok(&service, message(10, 10)).await;
         let limiter = layer.limiter();
         assert_eq!(limit(&limiter, Dimension::Requests), Some(requests));
         assert_eq!(limit(&limiter, Dimension::InputTokens), Some(input));
@@ -115,7 +115,7 @@ async fn level_lowered_by_other_clients_is_learned() {
                     let mut request = message(1_000, 10);
                     context.begin_attempt();
                     request.extensions_mut().insert(context.clone());
-                    if send(&service, request).await.status() == 200 {
+                    if send_ok(&service, request).await.status == 200 {
                         return;
                     }
                 }
@@ -173,7 +173,7 @@ async fn tokens_headers_with_families_are_ignored() {
     let service = layer.layer(Script::always(reply));
     let start = Instant::now();
     for _ in 0..5 {
-        send(&service, message(10, 10)).await;
+        send_ok(&service, message(10, 10)).await;
     }
     assert_eq!(limit(&layer.limiter(), Dimension::TotalTokens), None);
     assert_eq!(start.elapsed(), Duration::ZERO);
@@ -215,7 +215,7 @@ async fn priority_and_unified_headers_do_not_limit() {
     let service = layer.layer(Script::always(reply));
     let start = Instant::now();
     for _ in 0..50 {
-        assert_eq!(send(&service, message(1_000, 10)).await.status(), 200);
+        assert_eq!(send_ok(&service, message(1_000, 10)).await.status, 200);
     }
     assert_eq!(start.elapsed(), Duration::ZERO);
     assert!(only(&layer.limiter()).dimensions.is_empty());
@@ -229,10 +229,10 @@ async fn scopes_learn_separate_limits() {
         .build();
     let layer = layer();
     let service = layer.layer(fake);
-    send(&service, message(10, 10)).await;
+    send_ok(&service, message(10, 10)).await;
     let haiku = message(10, 10).map(|_| common::body("claude-haiku-4-5", false));
-    send(&service, haiku).await;
-    send(&service, with(message(10, 10), "x-api-key", "key-b")).await;
+    send_ok(&service, haiku).await;
+    send_ok(&service, with(message(10, 10), "x-api-key", "key-b")).await;
     let mut limits: Vec<_> = layer
         .handle()
         .snapshot()
@@ -260,7 +260,7 @@ async fn fast_requests_are_limited_by_fast_headers() {
     let service = layer.layer(fake);
     let body = r#"{"model":"claude-opus-5-5","max_tokens":64,"speed":"fast","messages":[{"role":"user","content":"Hi"}]}"#;
     let request = message(1_000, 10).map(|_| RequestBody::from(body));
-    assert_eq!(send(&service, request).await.status(), 200);
+    assert_eq!(send_ok(&service, request).await.status, 200);
     let scope = only(&layer.limiter());
     assert!(scope.scope.fast);
     let limit = |dimension| scope.dimension(dimension).map(|found| found.limit);
@@ -275,7 +275,7 @@ async fn snapshot_shows_the_headroom() {
         .limits(server_limits((60, 60_000, 60_000)))
         .build();
     let layer = layer();
-    send(&layer.layer(fake), message(30_000, 6_000)).await;
+    send_ok(&layer.layer(fake), message(30_000, 6_000)).await;
     let scope = only(&layer.handle());
     let input = scope.dimension(Dimension::InputTokens).expect("learned");
     assert_eq!((input.limit, input.available), (60_000, 30_000));
@@ -301,8 +301,8 @@ async fn workload_header_separates_output_estimates() {
     let chat = || with(message(100, 10), "x-feature", "chat");
     let report = || with(message(100, 900), "x-feature", "report");
     for _ in 0..30 {
-        send(&service, chat()).await;
-        send(&service, report()).await;
+        send_ok(&service, chat()).await;
+        send_ok(&service, report()).await;
     }
     for (request, expected) in [(chat(), 10), (report(), 900)] {
         let response = tower::ServiceExt::oneshot(service.clone(), request).await;

@@ -2,21 +2,21 @@
 
 mod common;
 
-use common::{Events, gauge, layer, message, send, stream, with};
+use common::{event_log, gauge, layer, message, send_ok, stream, with};
 use tower::Layer;
 use tower_claude_fake_claude::{FakeClaude, Fault};
 use tower_claude_tests::{Reply, Script};
 
 #[tokio::test(start_paused = true)]
 async fn every_response_reports_headroom() {
-    let events = Events::default();
-    let layer = layer().with_observer(events.observer());
+    let events = event_log();
+    let layer = layer().with_observer(events.clone());
     let fake = FakeClaude::builder().build();
     let service = layer.layer(fake.clone());
-    send(&service, message(10, 10)).await;
-    send(&service, stream(10, 10)).await;
+    send_ok(&service, message(10, 10)).await;
+    send_ok(&service, stream(10, 10)).await;
     fake.inject(Fault::Overloaded);
-    assert_eq!(send(&service, message(10, 10)).await.status(), 529);
+    assert_eq!(send_ok(&service, message(10, 10)).await.status, 529);
     assert_eq!(
         events.take_of("headroom"),
         [
@@ -44,12 +44,12 @@ async fn threshold_is_reported_once_until_recovery() {
             60,
         )
     });
-    let events = Events::default();
-    let layer = layer().with_observer(events.observer());
+    let events = event_log();
+    let layer = layer().with_observer(events.clone());
     let service = layer.layer(Script::new(said));
     let mut told = Vec::new();
     for left in levels {
-        send(&service, message(1, 1)).await;
+        send_ok(&service, message(1, 1)).await;
         for line in events.take_of("threshold") {
             told.push((left, line));
         }
@@ -75,14 +75,12 @@ async fn threshold_is_reported_once_until_recovery() {
 #[tokio::test(start_paused = true)]
 async fn warn_percent_moves_the_threshold() {
     let said = |left| gauge(Reply::message(), "ratelimit-requests", 100, left, 60);
-    let events = Events::default();
-    let layer = layer()
-        .with_warn_percent(50)
-        .with_observer(events.observer());
+    let events = event_log();
+    let layer = layer().with_warn_percent(50).with_observer(events.clone());
     let service = layer.layer(Script::new([said(51), said(50), said(49)]));
     let mut told = Vec::new();
     for _ in 0..3 {
-        send(&service, message(1, 1)).await;
+        send_ok(&service, message(1, 1)).await;
         told.push(events.take_of("threshold").len());
     }
     assert_eq!(told, [0, 1, 0]);
@@ -90,14 +88,14 @@ async fn warn_percent_moves_the_threshold() {
 
 #[tokio::test(start_paused = true)]
 async fn unauthorized_is_reported_once_per_credential() {
-    let events = Events::default();
-    let layer = layer().with_observer(events.observer());
+    let events = event_log();
+    let layer = layer().with_observer(events.clone());
     let fake = FakeClaude::builder().api_key("key-a").build();
     let service = layer.layer(fake);
     let again = layer.layer(FakeClaude::builder().api_key("key-a").build());
     for key in ["key-x", "key-x", "key-y", "key-a", "key-y"] {
-        send(&service, with(message(1, 1), "x-api-key", key)).await;
-        send(&again, with(message(1, 1), "x-api-key", key)).await;
+        send_ok(&service, with(message(1, 1), "x-api-key", key)).await;
+        send_ok(&again, with(message(1, 1), "x-api-key", key)).await;
     }
     assert_eq!(
         events.take_of("unauthorized"),
@@ -109,7 +107,7 @@ async fn unauthorized_is_reported_once_per_credential() {
 async fn debug_output_contains_no_key() {
     let layer = layer();
     let service = layer.layer(FakeClaude::builder().build());
-    send(&service, with(message(1, 1), "x-api-key", "sk-secret")).await;
+    send_ok(&service, with(message(1, 1), "x-api-key", "sk-secret")).await;
     let said = format!("{layer:?} {:?} {service:?}", layer.handle());
     assert!(!said.contains("sk-secret"), "{said}");
 }

@@ -10,13 +10,13 @@ use std::{
 };
 
 use common::{
-    BySize, Events, HOUR, by_size, limits, message, only, send, send_all, server_limits, statuses,
-    stream, with,
+    BySize, HOUR, by_size, event_log, limits, message, only, send_all, send_ok, server_limits,
+    statuses, stream, with,
 };
 use tokio::time::Instant;
 use tower::{Layer, ServiceExt};
 use tower_claude_core::{
-    Call, ClaudeClassify, HttpClassify, PausedByLimiter, RequestBody, driver::DriverLayer,
+    Call, ClaudeClassify, HttpClassify, RequestBody, driver::DriverLayer, toolkit::PausedByLimiter,
 };
 use tower_claude_fake_claude::{FakeClaude, Fault};
 use tower_claude_header_budget::HeaderBudgetLayer;
@@ -40,9 +40,9 @@ fn available(limiter: &LocalLimiter, dimension: Dimension) -> i64 {
 
 #[tokio::test(start_paused = true)]
 async fn shared_limiter_reserves_once_per_request() {
-    let events = Events::default();
-    let outer = outer(LIMITS).with_observer(events.observer());
-    let inner = HeaderBudgetLayer::over(outer.limiter()).with_observer(events.observer());
+    let events = event_log();
+    let outer = outer(LIMITS).with_observer(events.clone());
+    let inner = HeaderBudgetLayer::over(outer.limiter()).with_observer(events.clone());
     let fake = FakeClaude::builder().limits(server_limits(LIMITS)).build();
     let service = outer.layer(inner.layer(fake));
     let response = service
@@ -69,19 +69,19 @@ async fn shared_limiter_reserves_once_per_request() {
 #[tokio::test(start_paused = true)]
 async fn inner_layer_corrects_the_level() {
     let fake = FakeClaude::builder().limits(server_limits(LIMITS)).build();
-    send(&fake, message(60_000, 10)).await;
+    send_ok(&fake, message(60_000, 10)).await;
     let outer = outer(LIMITS);
     let inner = HeaderBudgetLayer::over(outer.limiter());
     let service = outer.layer(inner.layer(fake.clone()));
     for _ in 0..3 {
-        send(&service, message(1_000, 100)).await;
+        send_ok(&service, message(1_000, 100)).await;
         let level = available(&outer.limiter(), Dimension::InputTokens);
         let told = fake.gauges("sonnet-5.5").input_tokens.level;
         assert!((level - told).abs() <= 1_500, "{level} against {told}");
     }
     // Without correction, the level would be 97,000.
     let start = Instant::now();
-    assert_eq!(send(&service, message(90_000, 10)).await.status(), 200);
+    assert_eq!(send_ok(&service, message(90_000, 10)).await.status, 200);
     assert!(start.elapsed() >= Duration::from_secs(25));
     assert_eq!(statuses(&fake), [200; 5]);
 }
@@ -94,7 +94,7 @@ async fn inner_layer_corrects_the_limits() {
     let outer = outer(LIMITS);
     let inner = HeaderBudgetLayer::over(outer.limiter());
     let service = outer.layer(inner.layer(fake));
-    send(&service, message(100, 100)).await;
+    send_ok(&service, message(100, 100)).await;
     let limits = only(&outer.limiter()).dimensions;
     let limits: Vec<u64> = limits.iter().map(|dimension| dimension.limit).collect();
     assert_eq!(limits, [50, 30_000, 8_000]);
@@ -103,22 +103,22 @@ async fn inner_layer_corrects_the_limits() {
 /// In one driver, the two layers are one policy.
 #[tokio::test(start_paused = true)]
 async fn one_driver_with_both_layers_admits_once_and_learns() {
-    let events = Events::default();
-    let outer = outer(LIMITS).with_observer(events.observer());
-    let inner = HeaderBudgetLayer::over(outer.limiter()).with_observer(events.observer());
+    let events = event_log();
+    let outer = outer(LIMITS).with_observer(events.clone());
+    let inner = HeaderBudgetLayer::over(outer.limiter()).with_observer(events.clone());
     let fake = FakeClaude::builder()
         .limits(server_limits((50, 30_000, 8_000)))
         .build();
     let policy = outer.policy().with_header_budget(&inner.policy());
     let service = DriverLayer::new((), policy, ClaudeClassify::default()).layer(fake.clone());
-    assert_eq!(send(&service, message(1_000, 100)).await.status(), 200);
+    assert_eq!(send_ok(&service, message(1_000, 100)).await.status, 200);
     let limits = only(&outer.limiter()).dimensions;
     let limits: Vec<u64> = limits.iter().map(|dimension| dimension.limit).collect();
     assert_eq!(limits, [50, 30_000, 8_000]);
     fake.inject(Fault::RateLimited {
         retry_after: Duration::from_secs(5),
     });
-    assert_eq!(send(&service, message(1_000, 100)).await.status(), 429);
+    assert_eq!(send_ok(&service, message(1_000, 100)).await.status, 429);
     let events = events.take();
     let decision = |line: &String| line.split(' ').take(2).collect::<Vec<_>>().join(" ");
     let events: Vec<_> = events.iter().map(decision).collect();
@@ -137,18 +137,18 @@ async fn one_driver_with_both_layers_admits_once_and_learns() {
 
 #[tokio::test(start_paused = true)]
 async fn rate_limit_pauses_once() {
-    let events = Events::default();
+    let events = event_log();
     let fake = FakeClaude::builder().limits(server_limits(LIMITS)).build();
     fake.inject(Fault::RateLimited {
         retry_after: Duration::from_secs(5),
     });
-    let outer = outer(LIMITS).with_observer(events.observer());
-    let inner = HeaderBudgetLayer::over(outer.limiter()).with_observer(events.observer());
+    let outer = outer(LIMITS).with_observer(events.clone());
+    let inner = HeaderBudgetLayer::over(outer.limiter()).with_observer(events.clone());
     let service = outer.layer(inner.layer(fake.clone()));
-    let response = send(&service, message(4_000, 900)).await;
-    assert_eq!(response.status(), 429);
+    let response = send_ok(&service, message(4_000, 900)).await;
+    assert_eq!(response.status, 429);
     let paced = *response
-        .extensions()
+        .extensions
         .get::<PausedByLimiter>()
         .expect("PausedByLimiter");
     assert_eq!(only(&outer.limiter()).paused_for, paced.pause);
@@ -159,7 +159,7 @@ async fn rate_limit_pauses_once() {
     assert_eq!(only(&outer.limiter()).in_flight, 0);
     assert_eq!(available(&outer.limiter(), Dimension::InputTokens), 100_000);
     let start = Instant::now();
-    assert_eq!(send(&service, message(10, 10)).await.status(), 200);
+    assert_eq!(send_ok(&service, message(10, 10)).await.status, 200);
     assert!(start.elapsed() >= paced.pause);
 }
 
@@ -171,15 +171,15 @@ async fn custom_classifier_overrules_the_inner_class() {
     let by_claude = outer(LIMITS);
     let inner = HeaderBudgetLayer::over(by_claude.limiter());
     let service = by_claude.layer(inner.layer(fake.clone()));
-    let response = send(&service, message(10, 10)).await;
-    assert!(response.extensions().get::<PausedByLimiter>().is_none());
+    let response = send_ok(&service, message(10, 10)).await;
+    assert!(response.extensions.get::<PausedByLimiter>().is_none());
     assert!(only(&by_claude.limiter()).paused_for.is_zero());
     // For this classifier, every 429 is a rate limit.
     let by_status = outer(LIMITS).with_classifier(HttpClassify::default());
     let inner = HeaderBudgetLayer::over(by_status.limiter());
     let service = by_status.layer(inner.layer(fake));
-    let response = send(&service, message(10, 10)).await;
-    assert!(response.extensions().get::<PausedByLimiter>().is_some());
+    let response = send_ok(&service, message(10, 10)).await;
+    assert!(response.extensions.get::<PausedByLimiter>().is_some());
     assert!(!only(&by_status.limiter()).paused_for.is_zero());
 }
 
@@ -199,7 +199,7 @@ async fn retried_rate_limit_keeps_its_queue_position() {
         request.extensions_mut().insert(context.clone());
         request
     };
-    assert_eq!(send(&service, attempt()).await.status(), 429);
+    assert_eq!(send_ok(&service, attempt()).await.status, 429);
     tokio::time::advance(Duration::from_secs(1)).await;
     let others = tokio::spawn({
         let service = service.clone();
@@ -209,7 +209,7 @@ async fn retried_rate_limit_keeps_its_queue_position() {
         tokio::task::yield_now().await;
     }
     assert_eq!(only(&outer.limiter()).queued, 5);
-    assert_eq!(send(&service, attempt()).await.status(), 200);
+    assert_eq!(send_ok(&service, attempt()).await.status, 200);
     assert_eq!(others.await.expect("no panic"), [200; 5]);
     let tags = fake.with_log(|log| log.iter().map(|a| a.tag.clone()).collect::<Vec<_>>());
     assert_eq!(tags[1].as_deref(), Some("first"));
@@ -254,11 +254,11 @@ async fn shared_limiter_avoids_rate_limits_and_waste() {
 /// Over a limiter of its own, the inner layer admits, learns and settles by itself.
 #[tokio::test(start_paused = true)]
 async fn separate_limiters_both_admit() {
-    let events = Events::default();
-    let outer = outer(LIMITS).with_observer(events.observer());
+    let events = event_log();
+    let outer = outer(LIMITS).with_observer(events.clone());
     let inner = HeaderBudgetLayer::new()
         .with_estimate(by_size as BySize)
-        .with_observer(events.observer());
+        .with_observer(events.clone());
     let fake = FakeClaude::builder()
         .limits(server_limits((50, 30_000, 8_000)))
         .build();
@@ -295,10 +295,10 @@ async fn inner_rejection_refunds_the_outer_reservation() {
     let inner = HeaderBudgetLayer::over(LocalLimiter::new(limits((10, 2_000, 2_000))))
         .with_estimate(by_size as BySize);
     let service = outer.layer(inner.layer(FakeClaude::builder().build()));
-    let response = send(&service, message(5_000, 10)).await;
-    assert_eq!(response.status(), 413);
+    let response = send_ok(&service, message(5_000, 10)).await;
+    assert_eq!(response.status, 413);
     assert_eq!(
-        response.headers()["x-tower-claude-refused-by"],
+        response.headers["x-tower-claude-refused-by"],
         "header-budget"
     );
     assert_eq!(available(&outer.limiter(), Dimension::InputTokens), 100_000);
@@ -340,14 +340,14 @@ where
 /// The second attempt must not join the settled reservation of the first.
 #[tokio::test(start_paused = true)]
 async fn foreign_retry_reserves_for_every_attempt() {
-    let events = Events::default();
+    let events = event_log();
     let outer = outer(LIMITS);
     let inner = HeaderBudgetLayer::new()
         .with_estimate(by_size as BySize)
-        .with_observer(events.observer());
+        .with_observer(events.clone());
     let fake = FakeClaude::builder().limits(server_limits(LIMITS)).build();
     let service = outer.layer(Twice(inner.layer(fake.clone())));
-    assert_eq!(send(&service, message(100, 10)).await.status(), 200);
+    assert_eq!(send_ok(&service, message(100, 10)).await.status, 200);
     assert_eq!(fake.log_len(), 2);
     assert_eq!(
         events.take_of("admitted"),
@@ -361,7 +361,7 @@ async fn foreign_retry_reserves_for_every_attempt() {
     // A token bucket in its place behaves alike.
     let bucket = self::outer(LIMITS);
     let service = outer.layer(Twice(bucket.layer(fake)));
-    assert_eq!(send(&service, message(100, 10)).await.status(), 200);
+    assert_eq!(send_ok(&service, message(100, 10)).await.status, 200);
     assert_eq!(available(&bucket.limiter(), Dimension::Requests), 998);
 }
 

@@ -4,7 +4,8 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tower_claude_core::{
-    Call, Ledger, LimitWarning, LimiterId, Observation, ReservationHandle, Scope,
+    Call, Scope,
+    toolkit::{Ledger, LimitWarning, LimiterId, Observation, ReservationHandle},
 };
 
 use crate::{settlement::Settlement, sync};

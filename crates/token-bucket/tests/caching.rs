@@ -12,11 +12,11 @@ use std::{
     time::Duration,
 };
 
-use common::{limits, only, send, server_limits, statuses};
+use common::{limits, only, send_ok, server_limits, statuses};
 use http::Request;
 use tokio::{task::JoinSet, time::Instant};
 use tower::Layer;
-use tower_claude_core::{Cost, EstimateCost, HeuristicCost, RequestBody, UsageListener};
+use tower_claude_core::{Cost, EstimateCost, HeuristicCost, RequestBody, toolkit::UsageListener};
 use tower_claude_fake_claude::FakeClaude;
 use tower_claude_token_bucket::TokenBucketLayer;
 use tower_claude_wire::Usage;
@@ -72,14 +72,14 @@ async fn used(estimate: HeuristicCost) -> f64 {
     let service = layer.layer(fake.clone());
     let end = Instant::now() + Duration::from_secs(6 * MINUTE);
     // The first response reports the cached tokens.
-    send(&service, question(false)).await;
+    send_ok(&service, question(false)).await;
     let mut callers = JoinSet::new();
     for _ in 0..400 {
         let service = service.clone();
         callers.spawn(async move {
             while Instant::now() < end {
-                let answer = send(&service, question(true)).await;
-                assert_eq!(answer.status(), 200);
+                let answer = send_ok(&service, question(true)).await;
+                assert_eq!(answer.status, 200);
             }
         });
     }
@@ -125,10 +125,10 @@ async fn waiting_requests_are_revised_once_the_prefix_is_cached() {
     let start = Instant::now();
     let mut callers = JoinSet::new();
     for number in 0..300 {
-        callers.spawn(send(&service, question(number > 0)));
+        callers.spawn(send_ok(&service, question(number > 0)));
     }
     while let Some(answer) = callers.join_next().await {
-        assert_eq!(answer.expect("no panic").status(), 200);
+        assert_eq!(answer.expect("no panic").status, 200);
     }
     assert!(statuses(&fake).iter().all(|status| *status == 200));
     let took = start.elapsed();
@@ -204,7 +204,7 @@ async fn waiting_request_without_news_is_estimated_once() {
     let layer = TokenBucketLayer::new(limits(per_minute)).with_estimate(estimate.clone());
     let service = layer.layer(fake);
     let mut asking: Vec<_> = (0..6)
-        .map(|_| Box::pin(send(&service, question(false))))
+        .map(|_| Box::pin(send_ok(&service, question(false))))
         .collect();
     for _ in 0..50 {
         // Five fit, the last request waits.
@@ -231,10 +231,10 @@ async fn counted(callers: usize) -> Arc<Counts> {
     let service = layer.layer(fake.clone());
     let mut asking = JoinSet::new();
     for number in 0..callers {
-        asking.spawn(send(&service, question(number > 0)));
+        asking.spawn(send_ok(&service, question(number > 0)));
     }
     while let Some(answer) = asking.join_next().await {
-        assert_eq!(answer.expect("no panic").status(), 200);
+        assert_eq!(answer.expect("no panic").status, 200);
     }
     estimate.counts
 }

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use common::{Events, limits, message, send, with};
+use common::{EventLog, event_log, limits, message, send_ok, with};
 use http::Request;
 use tokio::time::Instant;
 use tower::Layer;
@@ -26,14 +26,14 @@ const IN_TIME: Duration = Duration::from_secs(2);
 struct Stack {
     count: CountTokensLayer,
     bucket: TokenBucketLayer,
-    events: Events,
+    events: EventLog,
 }
 
 impl Stack {
     fn new() -> Self {
-        let events = Events::default();
+        let events = event_log();
         Self {
-            count: CountTokensLayer::new().with_observer(events.observer()),
+            count: CountTokensLayer::new().with_observer(events.clone()),
             bucket: TokenBucketLayer::new(limits(LIMITS)).with_max_wait(common::HOUR),
             events,
         }
@@ -100,12 +100,12 @@ const MESSAGE: (Endpoint, u16) = (Endpoint::Messages, 200);
 #[tokio::test(start_paused = true)]
 async fn counted_request_is_charged_the_count_of_the_api() {
     let (stack, fake) = (Stack::new(), fake());
-    let call = tokio::spawn(send(&stack.over(&fake), question("a")));
+    let call = tokio::spawn(send_ok(&stack.over(&fake), question("a")));
     tokio::time::sleep(Duration::from_secs(1)).await;
     // Before the response ends: 7,000 are charged for a text of four bytes, and a second has
     // refilled.
     assert_eq!(input_left(&stack.messages()), 100_000 - 7_000 + 1_666);
-    assert_eq!(call.await.expect("no panic").status(), 200);
+    assert_eq!(call.await.expect("no panic").status, 200);
     assert_eq!(endpoints(&fake), [COUNT, MESSAGE]);
     assert_eq!(
         stack.messages().input_ratio,
@@ -120,13 +120,13 @@ async fn known_prompt_is_not_counted_again() {
     let (stack, fake) = (Stack::new(), fake());
     for text in ["a", "a", "b", "a"] {
         // Every iteration makes new services.
-        send(&stack.over(&fake), question(text)).await;
+        send_ok(&stack.over(&fake), question(text)).await;
     }
     // Another model has another count.
     let other = message(7_000, 100).map(|_| {
         RequestBody::from(r#"{"model":"claude-haiku-4-5","max_tokens":4000,"messages":[{"role":"user","content":"a"}]}"#)
     });
-    send(&stack.over(&fake), other).await;
+    send_ok(&stack.over(&fake), other).await;
     let expected = [
         COUNT, MESSAGE, MESSAGE, COUNT, MESSAGE, MESSAGE, COUNT, MESSAGE,
     ];
@@ -145,11 +145,11 @@ async fn failed_count_keeps_the_estimate() {
         let (stack, fake) = (Stack::new(), fake());
         fake.inject(fault.clone());
         let start = Instant::now();
-        let call = tokio::spawn(send(&stack.over(&fake), question("a")));
+        let call = tokio::spawn(send_ok(&stack.over(&fake), question("a")));
         tokio::time::sleep(Duration::from_millis(500)).await;
         // The estimate for a few bytes.
         assert!(input_left(&stack.messages()) > 99_900, "{fault:?}");
-        assert_eq!(call.await.expect("no panic").status(), 200);
+        assert_eq!(call.await.expect("no panic").status, 200);
         assert_eq!(endpoints(&fake), [(Endpoint::CountTokens, status), MESSAGE]);
         assert_eq!(stack.uncounted().len(), 1, "{fault:?}");
         // A 429 of one scope does not pause the other.
@@ -167,10 +167,10 @@ async fn failed_count_clears_the_previous_count() {
     let context = Call::get_or_insert(first.extensions_mut(), Instant::now());
     let mut second = question("b");
     second.extensions_mut().clone_from(first.extensions());
-    send(&service, first).await;
+    send_ok(&service, first).await;
     assert_eq!(context.counted_input(), Some(7_000));
     fake.inject(Fault::ServerError);
-    send(&service, second).await;
+    send_ok(&service, second).await;
     assert_eq!(context.counted_input(), None);
 }
 
@@ -180,9 +180,9 @@ async fn count_in_a_paused_scope_is_not_waited_for() {
     let (stack, fake) = (Stack::new(), fake());
     let retry_after = Duration::from_secs(30);
     fake.inject(Fault::RateLimited { retry_after });
-    send(&stack.over(&fake), question("a")).await;
+    send_ok(&stack.over(&fake), question("a")).await;
     let start = Instant::now();
-    send(&stack.over(&fake), question("b")).await;
+    send_ok(&stack.over(&fake), question("b")).await;
     assert!(
         start.elapsed() < Duration::from_secs(11),
         "10 s are its answer"
@@ -193,13 +193,13 @@ async fn count_in_a_paused_scope_is_not_waited_for() {
 }
 
 /// Sends a message through the layer alone. The script answers the count first, then the message.
-async fn over_script(count: Reply) -> (Script, Events, Duration) {
-    let events = Events::default();
-    let layer = CountTokensLayer::new().with_observer(events.observer());
+async fn over_script(count: Reply) -> (Script, EventLog, Duration) {
+    let events = event_log();
+    let layer = CountTokensLayer::new().with_observer(events.clone());
     let script = Script::new([count, Reply::message()]);
     let start = Instant::now();
-    let answer = send(&layer.layer(script.clone()), question("a")).await;
-    assert_eq!(answer.status(), 200);
+    let answer = send_ok(&layer.layer(script.clone()), question("a")).await;
+    assert_eq!(answer.status, 200);
     assert_eq!(script.calls(), 2);
     assert_eq!(script.alive(), 0);
     (script, events, start.elapsed())
@@ -238,7 +238,7 @@ async fn count_request_has_the_headers_of_the_message() {
     let mut request = with(question("a"), "anthropic-beta", "some-beta");
     *request.uri_mut() = "https://h/v1/messages?beta=true".parse().expect("a uri");
     let request = with(request, "accept-encoding", "gzip");
-    send(&CountTokensLayer::new().layer(script.clone()), request).await;
+    send_ok(&CountTokensLayer::new().layer(script.clone()), request).await;
     let [count, message] = script.seen().try_into().expect("two requests");
     assert_eq!(count.uri, "https://h/v1/messages/count_tokens?beta=true");
     let body = r#"{"model":"claude-sonnet-5-5","messages":[{"role":"user","content":"a"}]}"#;
@@ -271,7 +271,7 @@ async fn count_request_has_the_extensions_of_the_message() {
     });
     let mut request = question("a");
     request.extensions_mut().insert("an account");
-    send(&CountTokensLayer::new().layer(noting), request).await;
+    send_ok(&CountTokensLayer::new().layer(noting), request).await;
     let seen = seen.lock().expect("no panic");
     let [(count, own), (message, context)] = seen.as_slice() else {
         panic!("not two requests");
@@ -291,7 +291,7 @@ async fn other_endpoints_are_not_counted() {
         let script = Script::always(Reply::json("{}"));
         let mut request = question("a");
         *request.uri_mut() = path.parse().expect("a uri");
-        send(&CountTokensLayer::new().layer(script.clone()), request).await;
+        send_ok(&CountTokensLayer::new().layer(script.clone()), request).await;
         assert_eq!(script.calls(), 1, "{path}");
     }
 }
@@ -305,7 +305,7 @@ async fn call_dropped_while_counting_leaves_nothing_in_flight() {
         let message = Reply::message().waits(2).slow_body();
         let script = Script::new([count, message]).readiness(Readiness::After(1));
         let service = stack.count.layer(stack.bucket.layer(script.clone()));
-        let mut call = Box::pin(send(&service, question(&polls.to_string())));
+        let mut call = Box::pin(send_ok(&service, question(&polls.to_string())));
         drop(service);
         for _ in 0..polls {
             if poll_once(&mut call).await {

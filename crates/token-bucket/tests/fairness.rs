@@ -10,7 +10,7 @@ use std::{
 use common::{layer, message, with};
 use http::HeaderName;
 use tower::{Layer, ServiceExt};
-use tower_claude_core::{Priority, Rejected, Tenant, event::Event};
+use tower_claude_core::{Priority, Rejection, Tenant, event::Event};
 use tower_claude_fake_claude::FakeClaude;
 
 const PRIORITY: HeaderName = HeaderName::from_static("x-priority");
@@ -103,7 +103,7 @@ async fn waiting_and_rejected_requests_report_their_position() {
         [("token-bucket", 1, 2_000), ("token-bucket", 2, 4_000)]
     );
     let response = service.oneshot(message(2_000, 1)).await.unwrap();
-    let refused = response.extensions().get::<Rejected>().unwrap();
+    let refused = response.extensions().get::<Rejection>().unwrap();
     assert_eq!(refused.queue_position, Some(3));
     assert_eq!(heard.lock().unwrap().len(), 2, "once each");
 }

@@ -5,7 +5,7 @@ mod common;
 use std::time::Duration;
 
 use common::{
-    PerMinute, layer, message, only, over, send, send_all, server_limits, statuses, stream, with,
+    PerMinute, layer, message, only, over, send_all, send_ok, server_limits, statuses, stream, with,
 };
 use http::Request;
 use tower_claude_core::RequestBody;
@@ -78,7 +78,7 @@ async fn wrong_estimates_are_corrected() {
         let service = over(&layer, &fake);
         // A few requests one by one, like an application that starts.
         for _ in 0..10 {
-            send(
+            send_ok(
                 &service,
                 with(message(1_000, 10), "x-planned-input", planned),
             )
@@ -117,7 +117,7 @@ async fn text_estimate_keeps_the_input_limit() {
         request
     };
     for _ in 0..5 {
-        send(&service, request()).await;
+        send_ok(&service, request()).await;
     }
     assert_eq!(
         send_all(&service, (0..100).map(|_| request()).collect()).await,

@@ -4,12 +4,14 @@ mod common;
 
 use std::{sync::Arc, time::Duration};
 
-use common::{Events, layer, left, message, only, over, send, send_all, statuses, stream, with};
+use common::{
+    event_log, layer, left, message, only, over, send_all, send_ok, statuses, stream, with,
+};
 use http::header::RETRY_AFTER;
 use tokio::time::Instant;
 use tower::Layer;
 use tower_claude_core::{
-    Call, Class, HttpClassify, Kind, PausedByLimiter, RejectReason, Rejection,
+    Call, Class, HttpClassify, Kind, RejectReason, Rejection, toolkit::PausedByLimiter,
 };
 use tower_claude_fake_claude::{FakeClaude, Fault};
 use tower_claude_tests::{Reply, Script};
@@ -27,16 +29,16 @@ fn limited_for(retry_after: Duration) -> (FakeClaude, Fault) {
 
 #[tokio::test(start_paused = true)]
 async fn rate_limit_with_retry_after_pauses_the_scope() {
-    let events = Events::default();
+    let events = event_log();
     let (fake, _) = limited_for(SEVEN);
-    let layer = layer(LIMITS).with_observer(events.observer());
+    let layer = layer(LIMITS).with_observer(events.clone());
     let service = over(&layer, &fake);
     let start = Instant::now();
-    let response = send(&service, message(4_000, 900)).await;
-    assert_eq!(response.status(), 429);
-    assert_eq!(response.headers()["retry-after"], "7");
+    let response = send_ok(&service, message(4_000, 900)).await;
+    assert_eq!(response.status, 429);
+    assert_eq!(response.headers["retry-after"], "7");
     let paced = *response
-        .extensions()
+        .extensions
         .get::<PausedByLimiter>()
         .expect("PausedByLimiter");
     assert!(paced.pause >= SEVEN, "{paced:?}");
@@ -75,11 +77,11 @@ async fn rate_limit_without_headers_pauses_longer_each_time() {
     let service = over(&layer, &fake);
     let mut pauses = Vec::new();
     for _ in 0..3 {
-        let response = send(&service, message(100, 10)).await;
-        assert_eq!(response.status(), 429);
+        let response = send_ok(&service, message(100, 10)).await;
+        assert_eq!(response.status, 429);
         pauses.push(
             response
-                .extensions()
+                .extensions
                 .get::<PausedByLimiter>()
                 .expect("PausedByLimiter")
                 .pause,
@@ -90,7 +92,7 @@ async fn rate_limit_without_headers_pauses_longer_each_time() {
         pauses[2] >= Duration::from_secs(4),
         "each is longer: {pauses:?}"
     );
-    assert_eq!(send(&service, message(100, 10)).await.status(), 200);
+    assert_eq!(send_ok(&service, message(100, 10)).await.status, 200);
 }
 
 #[tokio::test(start_paused = true)]
@@ -98,8 +100,8 @@ async fn ramp_limit_pauses_the_scope() {
     let fake = FakeClaude::builder().build();
     fake.inject(Fault::Ramp { retry_after: SEVEN });
     let layer = layer(LIMITS);
-    let response = send(&over(&layer, &fake), message(100, 10)).await;
-    assert_eq!(response.status(), 429);
+    let response = send_ok(&over(&layer, &fake), message(100, 10)).await;
+    assert_eq!(response.status, 429);
     assert!(only(&layer.limiter()).paused_for >= SEVEN);
 }
 
@@ -112,10 +114,10 @@ async fn spend_limit_does_not_pause() {
         let layer = layer(LIMITS);
         let service = over(&layer, &fake);
         let start = Instant::now();
-        let response = send(&service, message(4_000, 900)).await;
-        assert!(response.status().is_client_error());
+        let response = send_ok(&service, message(4_000, 900)).await;
+        assert!((400..500).contains(&response.status));
         assert!(
-            response.extensions().get::<PausedByLimiter>().is_none(),
+            response.extensions.get::<PausedByLimiter>().is_none(),
             "{fault:?}"
         );
         assert!(only(&layer.limiter()).paused_for.is_zero(), "{fault:?}");
@@ -124,7 +126,7 @@ async fn spend_limit_does_not_pause() {
             [1_000, 100_000, 50_000],
             "{fault:?}"
         );
-        assert_eq!(send(&service, message(4_000, 900)).await.status(), 200);
+        assert_eq!(send_ok(&service, message(4_000, 900)).await.status, 200);
         assert_eq!(start.elapsed(), Duration::ZERO);
     }
 }
@@ -140,11 +142,11 @@ async fn error_response_carries_its_class() {
     ] {
         let fake = FakeClaude::builder().build();
         fake.inject(fault.clone());
-        let response = send(&over(&layer(LIMITS), &fake), message(100, 10)).await;
-        let class = response.extensions().get::<Class>().expect("a class");
+        let response = send_ok(&over(&layer(LIMITS), &fake), message(100, 10)).await;
+        let class = response.extensions.get::<Class>().expect("a class");
         assert_eq!(class.kind, kind, "{fault:?}");
         assert!(!class.local);
-        let error = ApiError::parse(response.body()).expect("the whole body");
+        let error = ApiError::parse(&response.body).expect("the whole body");
         let code = fake.with_log(|log| log[0].error_code);
         assert_eq!(error.error_code.as_deref(), code);
     }
@@ -163,19 +165,19 @@ async fn rejected_request_keeps_its_queue_position() {
         request.extensions_mut().insert(context.clone());
         request
     };
-    assert_eq!(send(&service, attempt()).await.status(), 429);
+    assert_eq!(send_ok(&service, attempt()).await.status, 429);
     tokio::time::advance(Duration::from_secs(1)).await;
     let others: Vec<_> = (0..3)
         .map(|_| {
             let service = service.clone();
-            tokio::spawn(async move { send(&service, message(100, 10)).await })
+            tokio::spawn(async move { send_ok(&service, message(100, 10)).await })
         })
         .collect();
     tokio::task::yield_now().await;
     assert_eq!(only(&layer.limiter()).queued, 3);
-    assert_eq!(send(&service, attempt()).await.status(), 200);
+    assert_eq!(send_ok(&service, attempt()).await.status, 200);
     for other in others {
-        assert_eq!(other.await.expect("no panic").status(), 200);
+        assert_eq!(other.await.expect("no panic").status, 200);
     }
     let tags = fake.with_log(|log| log.iter().map(|a| a.tag.clone()).collect::<Vec<_>>());
     assert_eq!(tags.len(), 5);
@@ -193,16 +195,16 @@ async fn concurrent_rate_limits_are_one_pause() {
     let calls: Vec<_> = (0..10)
         .map(|_| {
             let service = service.clone();
-            tokio::spawn(async move { send(&service, message(100, 10)).await })
+            tokio::spawn(async move { send_ok(&service, message(100, 10)).await })
         })
         .collect();
     for call in calls {
         let response = call.await.expect("no panic");
-        assert!(response.extensions().get::<PausedByLimiter>().is_some());
+        assert!(response.extensions.get::<PausedByLimiter>().is_some());
     }
     assert_eq!(start.elapsed(), Duration::ZERO);
     let service = layer.layer(Script::always(Reply::message()));
-    assert_eq!(send(&service, message(100, 10)).await.status(), 200);
+    assert_eq!(send_ok(&service, message(100, 10)).await.status, 200);
     assert!(start.elapsed() >= SEVEN);
     assert!(start.elapsed() <= SEVEN * 3 / 2 + Duration::from_millis(10));
     assert_eq!(only(&layer.limiter()).in_flight, 0);
@@ -214,14 +216,11 @@ async fn pause_longer_than_max_wait_rejects_at_once() {
     let (fake, _) = limited_for(Duration::from_secs(600));
     let layer = layer(LIMITS).with_max_wait(Duration::from_secs(60));
     let service = over(&layer, &fake);
-    send(&service, message(100, 10)).await;
+    send_ok(&service, message(100, 10)).await;
     let start = Instant::now();
-    let refused = send(&service, message(100, 10)).await;
-    assert_eq!(refused.status(), 429);
-    assert_eq!(
-        refused.headers()["x-tower-claude-refused-by"],
-        "token-bucket"
-    );
+    let refused = send_ok(&service, message(100, 10)).await;
+    assert_eq!(refused.status, 429);
+    assert_eq!(refused.headers["x-tower-claude-refused-by"], "token-bucket");
     assert_eq!(start.elapsed(), Duration::ZERO);
     assert_eq!(fake.log_len(), 1);
 }
@@ -240,12 +239,12 @@ async fn local_rejection_does_not_pause() {
         layer(LIMITS).with_classifier(HttpClassify::default()),
     );
     assert_eq!(
-        send(&plain.layer(script.clone()), message(1, 1))
+        send_ok(&plain.layer(script.clone()), message(1, 1))
             .await
-            .status(),
+            .status,
         429
     );
-    assert_eq!(send(&own.layer(script), message(1, 1)).await.status(), 429);
+    assert_eq!(send_ok(&own.layer(script), message(1, 1)).await.status, 429);
     for limiter in [plain.limiter(), own.limiter()] {
         assert_eq!(only(&limiter).paused_for, Duration::ZERO);
         assert_eq!(left(&limiter), [1_000, 100_000, 50_000]);

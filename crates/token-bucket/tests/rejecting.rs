@@ -4,14 +4,14 @@ mod common;
 
 use std::{num::NonZeroU32, time::Duration};
 
-use common::{HOUR, layer, layer_with, left, message, only, over, send, stream};
-use http::{Request, Response};
+use common::{HOUR, layer, layer_with, left, message, only, over, send_ok, stream};
+use http::Request;
 use tokio::time::Instant;
 use tower::{Layer, ServiceExt};
-use tower_claude_core::{Class, Deadline, Kind, REJECTED_BY, RejectReason, Rejected, RequestBody};
+use tower_claude_core::{Deadline, Kind, REJECTED_BY, RejectReason, Rejection, RequestBody};
 use tower_claude_fake_claude::{FakeClaude, GroupLimits};
 use tower_claude_limiter::{Dimension, Limiter, LimiterConfig, Limits, LocalLimiter};
-use tower_claude_tests::{Reply, Script};
+use tower_claude_tests::{Received, Reply, Script};
 use tower_claude_token_bucket::TokenBucketLayer;
 use tower_claude_wire::ApiError;
 
@@ -20,22 +20,19 @@ fn fake() -> FakeClaude {
 }
 
 /// Returns the rejection, after checking that all of its forms agree.
-fn refused(response: &Response<Vec<u8>>, status: u16, kind: &str) -> Rejected {
-    assert_eq!(response.status(), status);
-    assert_eq!(response.headers()[REJECTED_BY], "token-bucket");
-    assert_eq!(response.headers()["content-type"], "application/json");
-    let refused = *response.extensions().get::<Rejected>().expect("Rejected");
+fn refused<E>(response: &Received<E>, status: u16, kind: &str) -> Rejection {
+    assert_eq!(response.status, status);
+    assert_eq!(response.headers[REJECTED_BY], "token-bucket");
+    assert_eq!(response.headers["content-type"], "application/json");
+    let refused = response.rejected().expect("Rejection");
     assert_eq!(refused.by, "token-bucket");
     assert!(refused.class().local);
-    assert_eq!(
-        response.extensions().get::<Class>(),
-        Some(&refused.class()),
-        "outer layers reuse the class"
-    );
-    let error = ApiError::parse(response.body()).expect("Claude's error shape");
+    let class = response.class();
+    assert_eq!(class, refused.class(), "outer layers reuse the class");
+    let error = ApiError::parse(&response.body).expect("Claude's error shape");
     assert_eq!(error.kind, kind);
     let seconds = response
-        .headers()
+        .headers
         .get("retry-after")
         .map(|value| value.to_str().expect("text").parse::<u64>());
     let rounded_up = |wait: Duration| wait.as_nanos().div_ceil(1_000_000_000) as u64;
@@ -46,8 +43,8 @@ fn refused(response: &Response<Vec<u8>>, status: u16, kind: &str) -> Rejected {
     refused
 }
 
-fn text(response: &Response<Vec<u8>>) -> String {
-    ApiError::parse(response.body()).expect("an error").message
+fn text<E>(response: &Received<E>) -> String {
+    ApiError::parse(&response.body).expect("an error").message
 }
 
 #[tokio::test(start_paused = true)]
@@ -58,7 +55,7 @@ async fn request_larger_than_a_limit_is_rejected_with_413() {
         (stream(9_999, 10), Dimension::InputTokens, 9_999, 5_000),
     ] {
         let layer = layer((10, 5_000, 800));
-        let response = send(&layer.layer(script.clone()), request).await;
+        let response = send_ok(&layer.layer(script.clone()), request).await;
         let refused = refused(&response, 413, "request_too_large");
         let oversized = RejectReason::Oversized {
             dimension,
@@ -67,7 +64,7 @@ async fn request_larger_than_a_limit_is_rejected_with_413() {
         };
         assert_eq!(refused.reason, oversized);
         assert_eq!(refused.class().kind, Kind::TooLarge);
-        assert_eq!(response.headers()["x-should-retry"], "false");
+        assert_eq!(response.headers["x-should-retry"], "false");
         let text = text(&response);
         for part in [&cost.to_string(), &limit.to_string(), dimension.as_str()] {
             assert!(text.contains(part), "{part} is missing in {text:?}");
@@ -86,8 +83,8 @@ async fn large_expected_output_is_not_rejected() {
     let layer = layer((10, 5_000, 800));
     let service = over(&layer, &fake);
     let start = Instant::now();
-    assert_eq!(send(&service, message(10, 1_600)).await.status(), 200);
-    assert_eq!(send(&service, message(10, 10)).await.status(), 200);
+    assert_eq!(send_ok(&service, message(10, 1_600)).await.status, 200);
+    assert_eq!(send_ok(&service, message(10, 10)).await.status, 200);
     // The debt is paid before the next request.
     assert!(start.elapsed() >= Duration::from_secs(60));
     assert_eq!(common::statuses(&fake), [200, 200]);
@@ -104,8 +101,8 @@ async fn request_larger_than_the_burst_is_admitted() {
         .with_max_wait(HOUR);
     let service = layer.layer(fake());
     let start = Instant::now();
-    assert_eq!(send(&service, message(60_000, 10)).await.status(), 200);
-    assert_eq!(send(&service, message(10, 10)).await.status(), 200);
+    assert_eq!(send_ok(&service, message(60_000, 10)).await.status, 200);
+    assert_eq!(send_ok(&service, message(10, 10)).await.status, 200);
     // The debt is paid before the next request.
     let waited = start.elapsed();
     assert!(waited >= Duration::from_secs(59), "{waited:?}");
@@ -122,7 +119,7 @@ async fn concurrency_rejection_has_no_retry_after() {
         let layer = TokenBucketLayer::over(limiter).with_max_wait(max_wait);
         let service = layer.layer(fake());
         let held = service.clone().oneshot(message(10, 10)).await;
-        let response = send(&service, message(10, 10)).await;
+        let response = send_ok(&service, message(10, 10)).await;
         let refused = refused(&response, 429, "rate_limit_error");
         assert_eq!(refused.retry_after, None);
         let text = text(&response);
@@ -135,9 +132,9 @@ async fn concurrency_rejection_has_no_retry_after() {
 async fn wait_longer_than_max_wait_is_rejected_with_429() {
     let layer = layer((1_000, 60_000, 60_000)).with_max_wait(Duration::from_secs(20));
     let service = over(&layer, &fake());
-    send(&service, message(60_000, 10)).await;
+    send_ok(&service, message(60_000, 10)).await;
     let start = Instant::now();
-    let response = send(&service, message(30_000, 10)).await;
+    let response = send_ok(&service, message(30_000, 10)).await;
     assert_eq!(Instant::now(), start, "at once, not after the wait");
     let refused = refused(&response, 429, "rate_limit_error");
     assert_eq!(refused.class().kind, Kind::RateLimited);
@@ -153,9 +150,9 @@ async fn wait_longer_than_max_wait_is_rejected_with_429() {
     assert!(estimated <= Duration::from_secs(40), "{estimated:?}");
     // A request after `retry-after` is admitted.
     tokio::time::advance(refused.retry_after.expect("retry-after")).await;
-    assert_eq!(send(&service, message(30_000, 10)).await.status(), 200);
+    assert_eq!(send_ok(&service, message(30_000, 10)).await.status, 200);
     // A request that fits the longest wait waits.
-    assert_eq!(send(&service, message(15_000, 10)).await.status(), 200);
+    assert_eq!(send_ok(&service, message(15_000, 10)).await.status, 200);
 }
 
 /// The estimated wait was short enough at arrival and grew later.
@@ -164,12 +161,12 @@ async fn waiting_request_is_rejected_after_max_wait() {
     let layer = layer((1_000, 60_000, 60_000)).with_max_wait(Duration::from_secs(20));
     let fake = fake();
     let service = over(&layer, &fake);
-    send(&service, message(60_000, 10)).await;
+    send_ok(&service, message(60_000, 10)).await;
     tokio::time::advance(Duration::from_secs(1)).await;
     let start = Instant::now();
     let waiting = tokio::spawn({
         let service = service.clone();
-        async move { send(&service, message(10_000, 10)).await }
+        async move { send_ok(&service, message(10_000, 10)).await }
     });
     tokio::task::yield_now().await;
     assert_eq!(only(&layer.limiter()).queued, 1);
@@ -180,7 +177,7 @@ async fn waiting_request_is_rejected_after_max_wait() {
     let early = tower_claude_core::Call::new(&http::Extensions::new(), start - HOUR);
     let mut small = message(1, 1);
     small.extensions_mut().insert(std::sync::Arc::new(early));
-    send(&layer.layer(script), small).await;
+    send_ok(&layer.layer(script), small).await;
     let response = waiting.await.expect("no panic");
     refused(&response, 429, "rate_limit_error");
     let waited = start.elapsed();
@@ -198,9 +195,9 @@ async fn wait_past_the_deadline_is_rejected_with_504() {
         request.extensions_mut().insert(deadline);
         request
     };
-    send(&service, message(60_000, 10)).await;
+    send_ok(&service, message(60_000, 10)).await;
     let start = Instant::now();
-    let response = send(&service, by(20)).await;
+    let response = send_ok(&service, by(20)).await;
     assert_eq!(Instant::now(), start, "at once, not at the deadline");
     let refused = refused(&response, 504, "timeout_error");
     assert_eq!(refused.class().kind, Kind::Timeout);
@@ -208,7 +205,7 @@ async fn wait_past_the_deadline_is_rejected_with_504() {
         panic!("{:?}", refused.reason);
     };
     assert_eq!(remaining, Duration::from_secs(20));
-    assert_eq!(send(&service, by(45)).await.status(), 200);
+    assert_eq!(send_ok(&service, by(45)).await.status, 200);
 }
 
 #[tokio::test(start_paused = true)]
@@ -217,16 +214,16 @@ async fn full_queue_is_rejected_with_429() {
     let layer = layer_with((1_000, 60_000, 60_000), config);
     let fake = fake();
     let service = over(&layer, &fake);
-    send(&service, message(60_000, 10)).await;
+    send_ok(&service, message(60_000, 10)).await;
     let waiting: Vec<_> = (0..2)
         .map(|_| {
             let service = service.clone();
-            tokio::spawn(async move { send(&service, message(1_000, 10)).await })
+            tokio::spawn(async move { send_ok(&service, message(1_000, 10)).await })
         })
         .collect();
     tokio::task::yield_now().await;
     assert_eq!(only(&layer.limiter()).queued, 2);
-    let response = send(&service, message(1_000, 10)).await;
+    let response = send_ok(&service, message(1_000, 10)).await;
     let refused = refused(&response, 429, "rate_limit_error");
     let full = RejectReason::QueueFull {
         waiting: 2,
@@ -234,7 +231,7 @@ async fn full_queue_is_rejected_with_429() {
     };
     assert_eq!(refused.reason, full);
     for call in waiting {
-        assert_eq!(call.await.expect("no panic").status(), 200);
+        assert_eq!(call.await.expect("no panic").status, 200);
     }
 }
 
@@ -246,8 +243,8 @@ async fn request_without_model_passes_with_default_cost() {
         let layer = TokenBucketLayer::new(common::limits((10, 5_000, 800)));
         let script = Script::always(Reply::status(204));
         let request = message(1, 1).map(|_| RequestBody::from(body));
-        let response = send(&layer.layer(script.clone()), request).await;
-        assert_eq!(response.status(), 204);
+        let response = send_ok(&layer.layer(script.clone()), request).await;
+        assert_eq!(response.status, 204);
         assert_eq!(script.seen()[0].body, body);
         assert_eq!(left(&layer.limiter()), [9, 5_000, 800], "{body:?}");
     }
@@ -283,7 +280,7 @@ async fn unlimited_layer_admits_everything() {
             .build(),
     );
     for _ in 0..100 {
-        assert_eq!(send(&service, message(100_000, 10)).await.status(), 200);
+        assert_eq!(send_ok(&service, message(100_000, 10)).await.status, 200);
     }
     assert_eq!(layer.handle().snapshot()[0].in_flight, 0);
 }

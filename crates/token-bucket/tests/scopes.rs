@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use common::{Events, body, layer, message, over, send, server_limits, with};
+use common::{body, event_log, layer, message, over, send_ok, server_limits, with};
 use http::Request;
 use tokio::time::Instant;
 use tower::{Layer, ServiceExt, service_fn};
@@ -52,24 +52,24 @@ async fn keys_models_and_endpoints_have_separate_limits() {
         assert!(!queued.is_empty(), "{name}");
     };
     for _ in 0..3 {
-        send(&service, of_model("claude-sonnet-5-5")).await;
+        send_ok(&service, of_model("claude-sonnet-5-5")).await;
     }
     used_up("sonnet");
     for _ in 0..3 {
-        send(&service, of_model("claude-haiku-4-5")).await;
-        send(
+        send_ok(&service, of_model("claude-haiku-4-5")).await;
+        send_ok(
             &service,
             with(of_model("claude-sonnet-5-5"), "x-api-key", "key-b"),
         )
         .await;
-        send(&service, count_tokens()).await;
+        send_ok(&service, count_tokens()).await;
     }
     assert_eq!(
         start.elapsed(),
         Duration::ZERO,
         "somebody waited for another's limit"
     );
-    send(&service, of_model("claude-sonnet-5-5")).await;
+    send_ok(&service, of_model("claude-sonnet-5-5")).await;
     assert!(
         start.elapsed() >= Duration::from_secs(10),
         "nothing was limited"
@@ -91,7 +91,7 @@ async fn models_of_a_rate_group_share_limits() {
     let layer = layer((100, 100_000, 100_000));
     let service = over(&layer, &fake);
     for model in ["claude-opus-4-8", "claude-opus-4-7"] {
-        assert_eq!(send(&service, of_model(model)).await.status(), 200);
+        assert_eq!(send_ok(&service, of_model(model)).await.status, 200);
     }
     let scopes = layer.limiter().snapshot();
     assert_eq!(scopes.len(), 1);
@@ -107,13 +107,13 @@ async fn pause_of_a_scope_leaves_other_scopes() {
     let layer = layer((100, 100_000, 100_000));
     let service = over(&layer, &fake);
     let start = Instant::now();
-    assert_eq!(send(&service, message(100, 10)).await.status(), 429);
+    assert_eq!(send_ok(&service, message(100, 10)).await.status, 429);
     for other in [
         of_model("claude-haiku-4-5"),
         with(message(100, 10), "x-api-key", "key-b"),
         count_tokens(),
     ] {
-        assert_eq!(send(&service, other).await.status(), 200);
+        assert_eq!(send_ok(&service, other).await.status, 200);
     }
     assert_eq!(start.elapsed(), Duration::ZERO);
 }
@@ -126,8 +126,8 @@ async fn rate_group_limits_override_the_default() {
             .with_group("haiku-4.5", Limits::new().with_requests_per_minute(some(7))),
     );
     let service = layer.layer(FakeClaude::builder().build());
-    send(&service, of_model("claude-haiku-4-5")).await;
-    send(&service, of_model("claude-sonnet-5-5")).await;
+    send_ok(&service, of_model("claude-haiku-4-5")).await;
+    send_ok(&service, of_model("claude-sonnet-5-5")).await;
     let limit = |group: &str| {
         let scopes = layer.handle().snapshot();
         let scope = scopes.iter().find(|scope| &*scope.scope.group == group);
@@ -150,10 +150,10 @@ async fn custom_scope_separates_limits() {
     let service = over(&layer, &FakeClaude::builder().build());
     let start = Instant::now();
     for tenant in ["a", "b", "a", "b"] {
-        send(&service, with(message(1, 1), "x-tenant", tenant)).await;
+        send_ok(&service, with(message(1, 1), "x-tenant", tenant)).await;
     }
     assert_eq!(start.elapsed(), Duration::ZERO);
-    send(&service, with(message(1, 1), "x-tenant", "a")).await;
+    send_ok(&service, with(message(1, 1), "x-tenant", "a")).await;
     assert!(start.elapsed() > Duration::ZERO);
     assert_eq!(layer.handle().snapshot().len(), 2);
 }
@@ -163,7 +163,7 @@ async fn two_scopes_of_one_limiter_are_both_charged() {
     let by_model = layer((10, 100_000, 100_000));
     let all = by_model.clone().with_scope(|_| Scope::named("all"));
     let service = all.layer(by_model.layer(FakeClaude::builder().build()));
-    assert_eq!(send(&service, message(100, 10)).await.status(), 200);
+    assert_eq!(send_ok(&service, message(100, 10)).await.status, 200);
     let scopes = by_model.limiter().snapshot();
     let left = scopes
         .iter()
@@ -184,14 +184,14 @@ async fn attempt_in_another_scope_keeps_the_outer_reservation() {
             for model in models {
                 let mut attempt = of_model(model);
                 Call::of(&request).unwrap().attach(&mut attempt);
-                assert_eq!(send(&inner, attempt).await.status(), 200, "{model}");
+                assert_eq!(send_ok(&inner, attempt).await.status, 200, "{model}");
             }
             inner.oneshot(request).await
         }
     });
     let service = layer.layer(falls_back);
-    let answer = send(&service, of_model("claude-sonnet-5-5")).await;
-    assert_eq!(answer.status(), 200);
+    let answer = send_ok(&service, of_model("claude-sonnet-5-5")).await;
+    assert_eq!(answer.status, 200);
 }
 
 #[tokio::test(start_paused = true)]
@@ -209,7 +209,7 @@ async fn services_of_a_layer_share_limits() {
     ];
     let start = Instant::now();
     for service in services {
-        assert_eq!(send(&service, message(100, 10)).await.status(), 200);
+        assert_eq!(send_ok(&service, message(100, 10)).await.status, 200);
     }
     assert!(
         start.elapsed() >= Duration::from_secs(14),
@@ -224,15 +224,15 @@ async fn services_of_a_layer_share_limits() {
 
 #[tokio::test(start_paused = true)]
 async fn every_decision_is_reported() {
-    let events = Events::default();
+    let events = event_log();
     let fake = FakeClaude::builder().build();
     let layer = layer((100, 1_000, 100_000))
         .with_max_wait(Duration::from_secs(1))
-        .with_observer(events.observer());
+        .with_observer(events.clone());
     let service = over(&layer, &fake);
-    send(&service, message(1_000, 10)).await;
-    send(&service, message(1_001, 10)).await;
-    send(&service, message(900, 10)).await;
+    send_ok(&service, message(1_000, 10)).await;
+    send_ok(&service, message(1_001, 10)).await;
+    send_ok(&service, message(900, 10)).await;
     let all = events.take();
     assert_eq!(
         all,

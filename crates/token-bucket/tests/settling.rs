@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{layer, left, message, only, over, send, stream, with};
+use common::{layer, left, message, only, over, send_ok, stream, with};
 use http_body_util::BodyExt;
 use tower::{Layer, ServiceExt};
 use tower_claude_fake_claude::{FakeClaude, Fault};
@@ -37,7 +37,7 @@ async fn usage_above_the_estimate_is_charged() {
     let layer = layer(LIMITS);
     let request = with(message(7_000, 900), "x-planned-input", 10);
     let request = with(request, "x-planned-output", 5);
-    send(&over(&layer, &fake()), request).await;
+    send_ok(&over(&layer, &fake()), request).await;
     assert_eq!(left(&layer.limiter()), [999, 93_000, 49_100]);
 }
 
@@ -46,7 +46,7 @@ async fn cache_reads_are_free_and_cache_writes_are_charged() {
     let layer = layer(LIMITS);
     let request = with(message(9_000, 10), "x-fake-cache-read-tokens", 6_000);
     let request = with(request, "x-fake-cache-creation-tokens", 2_000);
-    send(&over(&layer, &fake()), request).await;
+    send_ok(&over(&layer, &fake()), request).await;
     assert_eq!(left(&layer.limiter())[1], 97_000);
 }
 
@@ -135,7 +135,7 @@ async fn invalid_request_keeps_the_request_only() {
     let service = over(&layer, &fake());
     let mut request = message(4_000, 900);
     request.headers_mut().remove("anthropic-version");
-    assert_eq!(send(&service, request).await.status(), 400);
+    assert_eq!(send_ok(&service, request).await.status, 400);
     assert_eq!(left(&layer.limiter()), [999, 100_000, 50_000]);
     let unlearned = only(&layer.limiter());
     assert_eq!((unlearned.input_ratio, unlearned.mean_output), (1.0, None));
@@ -151,9 +151,9 @@ async fn local_rejection_refunds_everything() {
     };
     let script = Script::always(Reply::refusal(Rejection::new("inner", late)));
     let layer = layer(LIMITS);
-    let answer = send(&layer.layer(script), message(4_000, 900)).await;
-    assert_eq!(answer.status(), 504);
-    assert_eq!(answer.headers()["x-tower-claude-refused-by"], "inner");
+    let answer = send_ok(&layer.layer(script), message(4_000, 900)).await;
+    assert_eq!(answer.status, 504);
+    assert_eq!(answer.headers["x-tower-claude-refused-by"], "inner");
     assert_eq!(left(&layer.limiter()), [1_000, 100_000, 50_000]);
     assert!(only(&layer.limiter()).paused_for.is_zero());
 }
@@ -182,7 +182,7 @@ async fn response_without_usage_keeps_the_estimate() {
     let empty = Reply::status(204);
     for reply in [html, gzip, other, empty] {
         let layer = layer(LIMITS);
-        send(&layer.layer(Script::always(reply)), message(4_000, 900)).await;
+        send_ok(&layer.layer(Script::always(reply)), message(4_000, 900)).await;
         assert_eq!(left(&layer.limiter()), [999, 96_000, 49_100]);
         assert_eq!(only(&layer.limiter()).in_flight, 0);
     }

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{left, message, over, send, with};
+use common::{left, message, over, send_ok, with};
 use http::{HeaderName, Request};
 use tower_claude_core::{RequestBody, Workload};
 use tower_claude_fake_claude::{FakeClaude, GroupLimits};
@@ -34,8 +34,8 @@ async fn reserved(
     let layer = common::layer(LIMITS).with_workload_header(ROUTE);
     let service = over(&layer, &fake);
     for _ in 0..40 {
-        send(&service, chat()).await;
-        send(&service, report()).await;
+        send_ok(&service, chat()).await;
+        send_ok(&service, report()).await;
     }
     let mut reserved = [0; 2];
     for (request, reserved) in [chat(), report()].into_iter().zip(&mut reserved) {

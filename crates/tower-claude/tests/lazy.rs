@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use common::{HAIKU, Told, cacheable, message};
+use common::{EventLog, HAIKU, SONNET, cacheable, event_log, request};
 use http::{Request, Response};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full};
@@ -69,18 +69,18 @@ impl Service<Request<RequestBody>> for Api {
     }
 }
 
-fn layers() -> (Recommended, Told) {
-    let told = Told::default();
+fn layers() -> (Recommended, EventLog) {
+    let told = event_log();
     let layers = recommended().with_fallback([HAIKU]);
     (layers.with_observer(told.clone()), told)
 }
 
 /// The call that this makes does nothing, and then all at once.
-async fn is_lazy<S, B, R>(mut service: S, api: &Api, told: &Told, request: Request<B>)
+async fn is_lazy<S, B, R>(mut service: S, api: &Api, told: &EventLog, request: Request<B>)
 where
     S: Service<Request<B>, Response = Response<R>, Error = Infallible>,
 {
-    told.take();
+    let _ = told.take();
     let before = api.calls();
     let ready = service.ready().await.expect("infallible");
     let call = ready.call(request);
@@ -95,35 +95,35 @@ async fn nothing_happens_before_the_first_poll() {
     let (layers, told) = layers();
     let api = Api::default();
     let stack = || layers.layer(api.clone());
-    is_lazy(stack(), &api, &told, message(true)).await;
+    is_lazy(stack(), &api, &told, request(SONNET, true)).await;
     assert!(!told.take().is_empty());
     is_lazy(stack(), &api, &told, cacheable(true)).await;
     // One that has to be collected.
     let full = |request: Request<RequestBody>| {
         request.map(|body| Full::new(body.try_into_bytes().expect("buffered")))
     };
-    is_lazy(stack(), &api, &told, full(message(true))).await;
+    is_lazy(stack(), &api, &told, full(request(SONNET, true))).await;
     // Behind a layer of others, and with one in the middle.
     let outermost = ServiceBuilder::new()
         .map_request(|request: Request<RequestBody>| request)
         .service(stack());
-    is_lazy(outermost, &api, &told, message(true)).await;
+    is_lazy(outermost, &api, &told, request(SONNET, true)).await;
     let within = layers.retry().layer(layers.breaker().layer(api.clone()));
     let between = ServiceBuilder::new()
         .layer(layers.fallback().clone())
         .map_request(|request: Request<RequestBody>| request)
         .service(within);
-    is_lazy(between, &api, &told, message(true)).await;
+    is_lazy(between, &api, &told, request(SONNET, true)).await;
     // Each layer for itself.
     let (cache, fallback, retry) = (layers.cache(), layers.fallback(), layers.retry());
     let (breaker, bucket, budget) = (layers.breaker(), layers.bucket(), layers.budget());
     drop(cache.layer(api.clone()).call(cacheable(true)));
-    drop(cache.layer(api.clone()).call(message(true)));
-    drop(fallback.layer(api.clone()).call(message(true)));
-    drop(retry.layer(api.clone()).call(message(true)));
-    drop(breaker.layer(api.clone()).call(message(true)));
-    drop(bucket.layer(api.clone()).call(message(true)));
-    drop(budget.layer(api.clone()).call(message(true)));
+    drop(cache.layer(api.clone()).call(request(SONNET, true)));
+    drop(fallback.layer(api.clone()).call(request(SONNET, true)));
+    drop(retry.layer(api.clone()).call(request(SONNET, true)));
+    drop(breaker.layer(api.clone()).call(request(SONNET, true)));
+    drop(bucket.layer(api.clone()).call(request(SONNET, true)));
+    drop(budget.layer(api.clone()).call(request(SONNET, true)));
     assert_eq!(api.calls(), 5);
     assert!(told.take().is_empty());
 }
@@ -141,7 +141,7 @@ impl AsRef<[u8]> for Held {
 async fn the_request_is_let_go_while_its_answer_streams() {
     let (layers, _) = layers();
     let alive = Arc::new(());
-    for request in [message(true), cacheable(true)] {
+    for request in [request(SONNET, true), cacheable(true)] {
         let request = request.map(|body| {
             let bytes = body.try_into_bytes().expect("buffered");
             RequestBody::from(Bytes::from_owner(Held(alive.clone(), bytes)))

@@ -7,19 +7,19 @@ use std::{
     time::Duration,
 };
 
-use common::{HAIKU, OPUS, SONNET, Told, assert_idle, cacheable, count, message, send};
+use common::{
+    EventLog, HAIKU, HOUR, OPUS, SECOND, SONNET, assert_idle, cacheable, count, event_log, request,
+    send,
+};
 use tokio::time::Instant;
 use tower_claude::{
     Kind, Limiter, Limits, Recommended, RetryLayer, TokenBucketLayer,
     circuit_breaker::BreakerConfig,
+    core::{Dimension, Scope},
     recommended,
-    vocabulary::{Dimension, Scope},
 };
 use tower_claude_fake_claude::{FakeClaude, Fault, GroupLimits, HeaderFamily, Incident};
 use tower_layer::Layer;
-
-const SECOND: Duration = Duration::from_secs(1);
-const HOUR: Duration = Duration::from_secs(3_600);
 
 const ADMITTED: &str = "token-bucket admitted";
 const HEADROOM: &str = "header-budget headroom";
@@ -46,8 +46,8 @@ fn silent() -> FakeClaude {
         .build()
 }
 
-fn observed(layer: Recommended) -> (Recommended, Told) {
-    let told = Told::default();
+fn observed(layer: Recommended) -> (Recommended, EventLog) {
+    let told = event_log();
     (layer.with_observer(told.clone()), told)
 }
 
@@ -57,7 +57,7 @@ fn rpm(limit: u64) -> Limits {
 
 /// What the circuit of the model asked for goes by.
 fn circuit() -> Scope {
-    Scope::of_model(&message(false))
+    Scope::of_model(&request(SONNET, false))
 }
 
 /// Statuses and models, as the server saw them.
@@ -76,7 +76,7 @@ async fn a_hit_reaches_nothing_inside() {
         let (layer, told) = observed(recommended().with_limits(rpm(1)).with_fallback([HAIKU]));
         let claude = layer.layer(fake.clone());
         let first = send(&claude, cacheable(stream)).await.expect("an answer");
-        assert!(first.is_whole());
+        assert!(first.is_complete(stream));
         assert_eq!(count(&told.take(), ADMITTED), 1);
         let limiter = layer.bucket().handle();
         // Everything inside would refuse, or wait: the circuit is open, the only request of the minute is spent.
@@ -92,7 +92,7 @@ async fn a_hit_reaches_nothing_inside() {
         let (before, start) = (inside(), Instant::now());
         for _ in 0..20 {
             let hit = send(&claude, cacheable(stream)).await.expect("an answer");
-            assert_eq!(hit.text, first.text);
+            assert_eq!(hit.text(), first.text());
             assert_eq!(hit.header("x-tower-claude-cache"), "hit");
         }
         assert_eq!(start.elapsed(), Duration::ZERO);
@@ -107,9 +107,9 @@ async fn a_fallback_waits_until_retries_are_exhausted() {
     for stream in [false, true] {
         let fake = sonnet_out(Fault::ServerError);
         let (layer, told) = observed(recommended().with_fallback([HAIKU]));
-        let seen = send(&layer.layer(fake.clone()), message(stream)).await;
+        let seen = send(&layer.layer(fake.clone()), request(SONNET, stream)).await;
         let seen = seen.expect("an answer");
-        assert!(seen.is_whole());
+        assert!(seen.is_complete(stream));
         assert_eq!(seen.header("x-tower-claude-served-model"), HAIKU);
         let mut expected = vec![(500, SONNET.to_owned()); 5];
         expected.push((200, HAIKU.to_owned()));
@@ -131,7 +131,9 @@ async fn a_fallback_does_not_wait_for_an_open_circuit() {
     layer.breaker().handle().force_open(&circuit());
     let start = Instant::now();
     for _ in 0..20 {
-        let seen = send(&claude, message(false)).await.expect("an answer");
+        let seen = send(&claude, request(SONNET, false))
+            .await
+            .expect("an answer");
         assert_eq!(seen.header("x-tower-claude-served-model"), HAIKU);
     }
     assert_eq!(start.elapsed(), Duration::ZERO);
@@ -150,9 +152,13 @@ async fn a_fallback_does_not_wait_for_a_long_queue() {
     let layer = recommended().with_bucket(bucket).with_fallback([HAIKU]);
     let (layer, told) = observed(layer);
     let claude = layer.layer(fake.clone());
-    send(&claude, message(false)).await.expect("an answer");
+    send(&claude, request(SONNET, false))
+        .await
+        .expect("an answer");
     let start = Instant::now();
-    let seen = send(&claude, message(false)).await.expect("an answer");
+    let seen = send(&claude, request(SONNET, false))
+        .await
+        .expect("an answer");
     assert_eq!(start.elapsed(), Duration::ZERO);
     assert_eq!(seen.header("x-tower-claude-served-model"), HAIKU);
     assert_eq!(
@@ -173,8 +179,10 @@ async fn every_attempt_is_seen_by_the_breaker_and_pays_the_bucket() {
         let fake = sonnet_out(Fault::Overloaded);
         let (layer, told) = observed(recommended());
         let claude = layer.layer(fake.clone());
-        let seen = send(&claude, message(stream)).await.expect("an answer");
-        assert_eq!((seen.status.as_u16(), seen.refused), (529, None));
+        let seen = send(&claude, request(SONNET, stream))
+            .await
+            .expect("an answer");
+        assert_eq!((seen.status, seen.rejected()), (529, None));
         let told = told.take();
         assert_eq!(fake.log_len(), 5);
         assert_eq!(count(&told, ADMITTED), 5);
@@ -191,8 +199,10 @@ async fn retries_wait_for_tokens_like_anybody() {
     fake.inject_times(Fault::ServerError, 3);
     let layer = recommended().with_limits(rpm(3));
     let claude = layer.layer(fake.clone());
-    let seen = send(&claude, message(false)).await.expect("an answer");
-    assert!(seen.is_whole());
+    let seen = send(&claude, request(SONNET, false))
+        .await
+        .expect("an answer");
+    assert!(seen.is_complete(false));
     let log = fake.log();
     assert_eq!(log.len(), 4);
     let limiter = layer.bucket().handle();
@@ -212,12 +222,17 @@ async fn an_open_circuit_spends_no_tokens_and_waits_for_none() {
     let fake = silent();
     let layer = recommended().with_limits(rpm(1));
     let claude = layer.layer(fake.clone());
-    send(&claude, message(false)).await.expect("an answer");
+    send(&claude, request(SONNET, false))
+        .await
+        .expect("an answer");
     layer.breaker().handle().force_open(&circuit());
     let (before, start) = (layer.bucket().handle().snapshot(), Instant::now());
-    let seen = send(&claude, message(false)).await.expect("an answer");
+    let seen = send(&claude, request(SONNET, false))
+        .await
+        .expect("an answer");
     assert_eq!(
-        seen.refused_by(),
+        seen.rejected()
+            .map(|rejected| (rejected.by, rejected.class().kind)),
         Some(("circuit-breaker", Kind::Overloaded))
     );
     assert_eq!(start.elapsed(), Duration::ZERO);
@@ -240,18 +255,24 @@ async fn the_budget_sees_every_response_and_no_refusal() {
         Fault::ErrorBeforeContent,
     ] {
         fake.inject(fault);
-        let seen = send(&claude, message(true)).await.expect("an answer");
-        assert!(seen.is_whole());
+        let seen = send(&claude, request(SONNET, true))
+            .await
+            .expect("an answer");
+        assert!(seen.is_complete(true));
     }
     assert_eq!(fake.log_len(), 8);
     assert_eq!(count(&told.take(), HEADROOM), 8);
     // A connection that breaks is no response.
     fake.inject(Fault::Reset);
-    send(&claude, message(false)).await.expect("an answer");
+    send(&claude, request(SONNET, false))
+        .await
+        .expect("an answer");
     assert_eq!(count(&told.take(), HEADROOM), 1);
     // Nor is a refusal, by the breaker or by the bucket.
     layer.breaker().handle().force_open(&circuit());
-    send(&claude, message(false)).await.expect("a refusal");
+    send(&claude, request(SONNET, false))
+        .await
+        .expect("a refusal");
     let told = told.take();
     assert_eq!(count(&told, "circuit-breaker refused"), 1, "{told:?}");
     assert_eq!(count(&told, HEADROOM), 0, "{told:?}");
@@ -285,10 +306,10 @@ async fn a_stand_in_is_not_stored_as_the_model_asked() {
         let own = send(&claude, cacheable(stream)).await.expect("an answer");
         assert_eq!(own.header("x-tower-claude-served-model"), "");
         assert_eq!(own.header("x-tower-claude-cache"), "miss");
-        assert!(own.is_whole() && own.text.contains(SONNET));
+        assert!(own.is_complete(stream) && own.contains(SONNET));
         let hit = send(&claude, cacheable(stream)).await.expect("an answer");
         assert_eq!(hit.header("x-tower-claude-cache"), "hit");
-        assert_eq!(hit.text, own.text);
+        assert_eq!(hit.text(), own.text());
     }
 }
 
@@ -304,7 +325,7 @@ async fn a_refusal_is_not_stored() {
     assert_eq!(layer.cache().handle().snapshot().stored, 0);
     layer.breaker().handle().resume_automatic(&circuit());
     let seen = send(&claude, cacheable(false)).await.expect("an answer");
-    assert!(seen.is_whole());
+    assert!(seen.is_complete(false));
     assert_eq!(seen.header("x-tower-claude-cache"), "miss");
 }
 
@@ -318,7 +339,9 @@ async fn attempts_never_multiply() {
             .build();
         let layer = recommended().with_fallback([OPUS, HAIKU]);
         let claude = layer.layer(fake.clone());
-        send(&claude, message(stream)).await.expect("an error");
+        send(&claude, request(SONNET, stream))
+            .await
+            .expect("an error");
         let mut expected = vec![(500, SONNET.to_owned()); 5];
         expected.extend([(500, OPUS.to_owned()), (500, HAIKU.to_owned())]);
         assert_eq!(asked(&fake), expected);
@@ -335,7 +358,7 @@ async fn a_retry_outside_adds_nothing() {
         recommended().with_breaker(tower_claude::CircuitBreakerLayer::new().with_config(most));
     let outside = RetryLayer::new();
     let claude = outside.layer(layer.layer(fake.clone()));
-    let mut request = message(false);
+    let mut request = request(SONNET, false);
     let headers = request.headers_mut();
     headers.insert("x-stainless-retry-count", "0".parse().expect("a value"));
     let seen = send(&claude, request).await.expect("an error");

@@ -5,7 +5,7 @@ mod common;
 use std::{num::NonZeroU64, time::Duration};
 
 use bytes::Bytes;
-use common::{assert_idle, message, send};
+use common::{SECOND, SONNET, assert_idle, request, send};
 use http::{Request, Response};
 use http_body::Body;
 use tokio::{
@@ -20,7 +20,6 @@ use tower_claude_fake_claude::{FakeClaude, Fault, GroupLimits, Incident};
 use tower_layer::Layer;
 use tower_service::Service;
 
-const SECOND: Duration = Duration::from_secs(1);
 /// Trouble begins when the stack has found its pace.
 const BEGIN: Duration = Duration::from_secs(60);
 const LENGTH: Duration = Duration::from_secs(300);
@@ -102,7 +101,7 @@ where
     S: Service<Request<RequestBody>, Response = Response<R>> + Clone + Send + Sync + 'static,
     S::Future: Send,
     S::Error: Send,
-    R: Body<Data = Bytes> + Unpin + Send,
+    R: Body<Data = Bytes, Error: Send> + Unpin + Send,
 {
     let start = Instant::now();
     let mut calls = JoinSet::new();
@@ -113,11 +112,11 @@ where
         let stream = number.is_multiple_of(2);
         calls.spawn(async move {
             let at = fake.elapsed();
-            let seen = send(&service, message(stream)).await;
+            let seen = send(&service, request(SONNET, stream)).await;
             Call {
                 at,
                 took: fake.elapsed() - at,
-                good: seen.is_ok_and(|seen| seen.is_whole()),
+                good: seen.is_ok_and(|seen| seen.is_complete(stream)),
             }
         });
         number += 1;

@@ -4,7 +4,7 @@ mod common;
 
 use std::{num::NonZeroU64, time::Duration};
 
-use common::{HAIKU, OPUS, SONNET, assert_idle, message_to};
+use common::{HAIKU, HOUR, OPUS, SECOND, SONNET, assert_idle};
 use http::Request;
 use http_body_util::BodyExt;
 use tokio::{
@@ -19,14 +19,12 @@ use tower_claude::{
 use tower_claude_fake_claude::{FakeClaude, Fault, GroupLimits, Incident};
 use tower_layer::Layer;
 
-const SECOND: Duration = Duration::from_secs(1);
-const HOUR: Duration = Duration::from_secs(3_600);
 const CALLS: u64 = 1_000;
 
 /// One call in two may be answered from the cache; of these, several ask the same.
 fn request(number: u64) -> Request<RequestBody> {
     let model = [SONNET, OPUS, HAIKU][usize::try_from(number % 3).expect("small")];
-    let mut request = message_to(model, number.is_multiple_of(2));
+    let mut request = common::request(model, number.is_multiple_of(2));
     if number % 4 < 2 {
         request.extensions_mut().insert(Cacheable::new());
         let tenant = Tenant(format!("tenant-{}", number / 240).into());
@@ -135,9 +133,9 @@ async fn storm(seed: u64) {
     sleep(2 * HOUR).await;
     for model in [SONNET, OPUS, HAIKU] {
         for _ in 0..8 {
-            let seen = common::send(&claude, message_to(model, true)).await;
+            let seen = common::send(&claude, common::request(model, true)).await;
             let seen = seen.expect("an answer");
-            assert!(seen.is_whole(), "seed {seed}, {model}: {seen:?}");
+            assert!(seen.is_complete(true), "seed {seed}, {model}: {seen:?}");
             assert_eq!(
                 seen.header("x-tower-claude-served-model"),
                 "",

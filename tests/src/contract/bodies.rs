@@ -6,7 +6,7 @@ use http::{
 };
 
 use super::{Subject, answer, assert_nothing_alive, failures::bare, request};
-use crate::{Broken, FrameBody, Piece, Reply, Script, paused, seen::pairs};
+use crate::{Broken, FrameBody, Piece, Reply, Script, paused, received::pairs};
 
 fn trailers() -> HeaderMap {
     let mut map = HeaderMap::new();

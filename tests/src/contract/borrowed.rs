@@ -8,7 +8,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::request;
-use crate::{Answer, Borrowed, Broken, FrameBody, Reply, Script, paused, run::in_time};
+use crate::{Borrowed, Broken, FrameBody, Received, Reply, Script, clock::in_time, paused};
 
 /// The layer serves an inner service with a lifetime, for every lifetime: this bound is what a
 /// `reqwest_middleware::Middleware` made of a layer needs.
@@ -29,7 +29,7 @@ where
             let name = number.to_string();
             let next = Borrowed::new(script.clone(), &name);
             let response = in_time(layer.layer(next).oneshot(request())).await;
-            let answer = in_time(Answer::of(response.expect("served"))).await;
+            let answer = in_time(Received::read(response.expect("served"))).await;
             assert_eq!(answer.status, 200);
             assert_eq!(script.calls(), 1);
         }

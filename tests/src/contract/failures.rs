@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER};
-use tower_claude_core::{Class, Dimension, REJECTED_BY, RejectReason, Rejected, Rejection};
+use tower_claude_core::{Class, Dimension, REJECTED_BY, RejectReason, Rejection};
 
 use super::{Subject, answer, assert_nothing_alive, request};
-use crate::{Broken, Piece, Reply, Script, paused, seen::pairs};
+use crate::{Broken, Piece, Reply, Script, paused, received::pairs};
 
 /// The inner service's error value is the error of the call, whether at once or after every
 /// attempt met it.
@@ -95,9 +95,9 @@ pub fn error_responses_come_through<L: Subject>(layer: impl Fn() -> L) {
 }
 
 /// What the caller would get without any layer.
-pub(crate) async fn bare(reply: &Reply) -> crate::Answer {
+pub(crate) async fn bare(reply: &Reply) -> crate::Received<Broken> {
     let guard = crate::Alive::new().guard();
-    crate::Answer::of(reply.response(guard).expect("a reply with a head")).await
+    crate::Received::read(reply.response(guard).expect("a reply with a head")).await
 }
 
 /// The refusal of a layer further in comes out untouched, extensions and all.
@@ -145,11 +145,11 @@ pub fn inner_refusals_come_through<L: Subject>(layer: impl Fn() -> L) {
                 got.body, bare.body,
                 "the body of an inner refusal was changed"
             );
-            let refused = got.extensions.get::<Rejected>();
+            let refused = got.extensions.get::<Rejection>();
             assert_eq!(
                 refused,
-                bare.extensions.get::<Rejected>(),
-                "the Rejected extension of an inner refusal was changed"
+                bare.extensions.get::<Rejection>(),
+                "the Rejection extension of an inner refusal was changed"
             );
             assert_eq!(
                 got.extensions.get::<Class>(),

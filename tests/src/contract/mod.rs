@@ -38,12 +38,12 @@ pub use waiting::{content_is_not_held_back, sleeping_holds_nothing};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
-use http::{Request, Response, header::CONTENT_TYPE};
+use http::{Request, Response};
 use http_body::Body;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::{Answer, Broken, FrameBody, Script, serve};
+use crate::{Broken, FrameBody, Received, Script, serve};
 
 /// What the compiler checks of a layer: it can be shared between threads and cloned, its service
 /// can, its future can move between threads, and the error is the inner service's own.
@@ -95,12 +95,7 @@ pub(crate) fn request() -> Request<FrameBody> {
 }
 
 pub(crate) fn request_of(body: FrameBody) -> Request<FrameBody> {
-    Request::post("https://api.anthropic.com/v1/messages")
-        .header("x-api-key", "key-of-the-contract-suite")
-        .header("anthropic-version", "2023-06-01")
-        .header(CONTENT_TYPE, "application/json")
-        .body(body)
-        .expect("a valid request")
+    crate::post(crate::BASE, body)
 }
 
 /// Serves a request over this script, and reads the answer to its end.
@@ -108,10 +103,10 @@ pub(crate) async fn answer<L: Subject>(
     layer: &L,
     script: &Script,
     request: Request<FrameBody>,
-) -> Result<Answer, Broken> {
+) -> Result<Received<Broken>, Broken> {
     let service = layer.layer(script.clone());
     let response = serve(&service, request).await?;
-    Ok(crate::run::in_time(Answer::of(response)).await)
+    Ok(crate::clock::in_time(Received::read(response)).await)
 }
 
 /// The layer still serves, and nothing of earlier calls is alive.

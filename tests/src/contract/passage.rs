@@ -7,7 +7,7 @@ use http::{
 };
 
 use super::{Subject, answer, assert_nothing_alive, failures::bare, prompt, request_of};
-use crate::{FrameBody, Marker, Piece, Reply, Script, paused, seen::pairs};
+use crate::{FrameBody, Marker, Piece, Reply, Script, paused, received::pairs};
 
 fn odd_headers() -> Vec<(HeaderName, HeaderValue)> {
     let value = |bytes: &[u8]| HeaderValue::from_bytes(bytes).expect("a valid header value");

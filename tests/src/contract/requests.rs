@@ -9,7 +9,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{Subject, answer, assert_nothing_alive, prompt, request_of};
-use crate::{Broken, FrameBody, Piece, Reply, Script, paused, run::in_time};
+use crate::{Broken, FrameBody, Piece, Reply, Script, clock::in_time, paused};
 
 const MIB: usize = 1024 * 1024;
 /// One more than the default limit of the front hall.

@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use futures_util::future::join_all;
 
 use super::{Subject, request};
-use crate::{Answer, Reply, Script, paused, run::in_time, serve};
+use crate::{Received, Reply, Script, clock::in_time, paused, serve};
 
 /// Checked by the compiler; see [`Subject`].
 pub fn auto_traits<L: Subject>(layer: impl Fn() -> L) {
@@ -46,7 +46,7 @@ where
         for (name, service) in services {
             let before = observe(&layer);
             if let Ok(response) = serve(&service, request()).await {
-                let _ = in_time(Answer::of(response)).await;
+                let _ = in_time(Received::read(response)).await;
             }
             let after = observe(&layer);
             assert_ne!(

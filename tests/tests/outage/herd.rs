@@ -15,7 +15,7 @@ use tower_claude_token_bucket::TokenBucketLayer;
 use tower_layer::Layer;
 
 use crate::{
-    common::{message, send},
+    common::{SONNET, request, send},
     world::{SECOND, arrivals, most_within},
 };
 
@@ -48,8 +48,10 @@ async fn most_at_once(config: LimiterConfig, waiting: u32) -> usize {
     for _ in 0..waiting {
         let service = service.clone();
         calls.spawn(async move {
-            let seen = send(&service, message(false)).await.expect("an answer");
-            seen.is_whole(false)
+            let seen = send(&service, request(SONNET, false))
+                .await
+                .expect("an answer");
+            seen.is_complete(false)
         });
     }
     let good = calls.join_all().await.into_iter().filter(|good| *good);

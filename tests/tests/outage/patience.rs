@@ -15,7 +15,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
-    common::{message, send},
+    common::{SONNET, request, send},
     world::SECOND,
 };
 
@@ -28,7 +28,7 @@ const CALLS: u64 = if cfg!(debug_assertions) {
 const ROUND: u64 = 500;
 
 fn tagged(number: u64) -> Request<RequestBody> {
-    let mut request = message(false);
+    let mut request = request(SONNET, false);
     let headers = request.headers_mut();
     let tag = HeaderValue::from_str(&number.to_string()).expect("digits");
     headers.insert("x-fake-tag", tag);
@@ -62,7 +62,7 @@ where
             let service = service.clone();
             calls.spawn(async move {
                 let seen = send(&service, tagged(number)).await;
-                assert!(seen.is_ok_and(|seen| seen.is_whole(false)), "{number}");
+                assert!(seen.is_ok_and(|seen| seen.is_complete(false)), "{number}");
             });
         }
         calls.join_all().await;

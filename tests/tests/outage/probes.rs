@@ -24,7 +24,7 @@ use tower_claude_token_bucket::{CountTokensLayer, TokenBucketLayer};
 use tower_layer::Layer;
 
 use crate::{
-    common::{at_once, message, quiet, send, with},
+    common::{SONNET, at_once, quiet, request, send, with},
     world::SECOND,
 };
 
@@ -64,7 +64,7 @@ impl Narrow {
     async fn fail(&self) {
         self.fake.inject_times(Fault::Overloaded, 5);
         for _ in 0..5 {
-            self.call(message(false)).await;
+            self.call(request(SONNET, false)).await;
         }
         assert_eq!(self.look().state, BreakerState::Open);
         sleep(36 * SECOND).await;
@@ -74,7 +74,7 @@ impl Narrow {
     async fn call(&self, request: Request<RequestBody>) -> u16 {
         let service = self.breaker.layer(self.bucket.layer(self.fake.clone()));
         let answer = send(&service, request).await.expect("an answer");
-        answer.status.as_u16()
+        answer.status
     }
 
     /// The same beside the test, with an answer that takes so long.
@@ -90,7 +90,7 @@ impl Narrow {
     async fn occupy(&self, length: Duration) {
         self.fake.inject(Fault::SlowHead(length));
         let other = self.bucket.layer(self.fake.clone());
-        tokio::spawn(async move { send(&other, message(false)).await.is_ok() });
+        tokio::spawn(async move { send(&other, request(SONNET, false)).await.is_ok() });
         yield_now().await;
     }
 
@@ -107,9 +107,9 @@ async fn the_lease_begins_when_the_request_is_sent() {
     let narrow = Narrow::half_open(1).await;
     narrow.occupy(50 * SECOND).await;
     // The probe then takes 50 s of its own: more than its lease in all, less from when it was sent.
-    let probe = narrow.start(50 * SECOND, message(false)).await;
+    let probe = narrow.start(50 * SECOND, request(SONNET, false)).await;
     sleep(90 * SECOND).await;
-    assert_eq!(narrow.call(message(false)).await, 529);
+    assert_eq!(narrow.call(request(SONNET, false)).await, 529);
     let seen = narrow.look();
     assert_eq!((seen.state, seen.opens), (BreakerState::HalfOpen, 1));
     assert_eq!(probe.await.expect("no panic"), 200);
@@ -121,9 +121,9 @@ async fn the_lease_begins_when_the_request_is_sent() {
 async fn a_probe_whose_place_went_to_another_is_not_sent() {
     let narrow = Narrow::half_open(1).await;
     narrow.occupy(100 * SECOND).await;
-    let lost = narrow.start(SECOND, message(false)).await;
+    let lost = narrow.start(SECOND, request(SONNET, false)).await;
     sleep(61 * SECOND).await;
-    let next = narrow.start(SECOND, message(false)).await;
+    let next = narrow.start(SECOND, request(SONNET, false)).await;
     assert_eq!(lost.await.expect("no panic"), 529);
     let seen = narrow.look();
     assert_eq!((seen.state, seen.probes), (BreakerState::HalfOpen, 1));
@@ -137,8 +137,8 @@ async fn a_probe_whose_place_went_to_another_is_not_sent() {
 async fn a_probe_whose_circuit_has_closed_is_sent() {
     let narrow = Narrow::half_open(2).await;
     narrow.occupy(100 * SECOND).await;
-    let waiting = narrow.start(SECOND, message(false)).await;
-    let other = with(message(false), "x-api-key", "key-b");
+    let waiting = narrow.start(SECOND, request(SONNET, false)).await;
+    let other = with(request(SONNET, false), "x-api-key", "key-b");
     assert_eq!(narrow.call(other).await, 200);
     assert_eq!(narrow.look().state, BreakerState::Closed);
     assert_eq!(waiting.await.expect("no panic"), 200);
@@ -152,18 +152,18 @@ async fn a_credential_is_probed_in_the_same_way() {
         .with_most_circuits(NonZeroUsize::MIN)
         .with_credential_config(config(1));
     narrow.fake.inject(Fault::NonJson(StatusCode::UNAUTHORIZED));
-    assert_eq!(narrow.call(message(false)).await, 401);
+    assert_eq!(narrow.call(request(SONNET, false)).await, 401);
     assert_eq!(narrow.look().state, BreakerState::Open);
     sleep(36 * SECOND).await;
     narrow.occupy(100 * SECOND).await;
-    let lost = narrow.start(50 * SECOND, message(false)).await;
+    let lost = narrow.start(50 * SECOND, request(SONNET, false)).await;
     sleep(61 * SECOND).await;
-    let next = narrow.start(50 * SECOND, message(false)).await;
+    let next = narrow.start(50 * SECOND, request(SONNET, false)).await;
     assert_eq!(lost.await.expect("no panic"), 401);
     assert_eq!(narrow.fake.log_len(), 3);
     sleep(40 * SECOND).await;
     // A lease after it was claimed, less from when it was sent.
-    assert_eq!(narrow.call(message(false)).await, 401);
+    assert_eq!(narrow.call(request(SONNET, false)).await, 401);
     assert_eq!(next.await.expect("no panic"), 200);
     assert_eq!(narrow.look().opens, 1);
     assert_eq!(narrow.look().state, BreakerState::Closed);
@@ -180,7 +180,9 @@ async fn timers_that_end_a_wait_in_the_queue_blame_nobody() {
         .with_timeouts(timeouts)
         .layer(narrow.breaker.layer(inside));
     for _ in 0..3 {
-        let answer = send(&service, message(false)).await.expect("an answer");
+        let answer = send(&service, request(SONNET, false))
+            .await
+            .expect("an answer");
         assert_eq!(answer.status, 504);
     }
     assert_eq!(narrow.look().failures, 0);
@@ -192,19 +194,19 @@ async fn timers_that_end_a_wait_in_the_queue_blame_nobody() {
 async fn a_probe_does_not_wait_in_the_queue_of_an_attempt_before() {
     let narrow = Narrow::new(1);
     let context = Arc::new(Call::new(&Default::default(), Instant::now()));
-    let request = || {
-        let mut request = message(false);
+    let watched = || {
+        let mut request = request(SONNET, false);
         request.extensions_mut().insert(context.clone());
         request
     };
     narrow.occupy(10 * SECOND).await;
-    let given_up = timeout(SECOND, narrow.call(request())).await;
+    let given_up = timeout(SECOND, narrow.call(watched())).await;
     assert!(given_up.is_err() && context.is_held_back());
     sleep(10 * SECOND).await;
     narrow.fail().await;
-    let hung = narrow.start(3_000 * SECOND, request()).await;
+    let hung = narrow.start(3_000 * SECOND, watched()).await;
     sleep(61 * SECOND).await;
-    assert_eq!(narrow.call(message(false)).await, 529);
+    assert_eq!(narrow.call(request(SONNET, false)).await, 529);
     assert_eq!(narrow.look().opens, 2, "it was sent, and has failed");
     hung.abort();
 }
@@ -228,7 +230,7 @@ async fn a_call_that_waits_for_its_count_and_its_turn_is_not_slow() {
     let bucket = TokenBucketLayer::over(LocalLimiter::new(at_once(1)));
     let counted = CountTokensLayer::new().layer(bucket.layer(api));
     let service = breaker.layer(counted);
-    let calls = (0..8).map(|_| send(&service, message(false)));
+    let calls = (0..8).map(|_| send(&service, request(SONNET, false)));
     for answer in futures_util::future::join_all(calls).await {
         assert_eq!(answer.expect("an answer").status, 200);
     }

@@ -17,7 +17,7 @@ use tower_claude_token_bucket::TokenBucketLayer;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::common::{message, send};
+use crate::common::{SONNET, request, send};
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
@@ -81,11 +81,11 @@ where
         let stream = number.is_multiple_of(2);
         calls.spawn(async move {
             let begun = fake.elapsed();
-            let seen = send(&service, message(stream)).await;
+            let seen = send(&service, request(SONNET, stream)).await;
             Call {
                 at: begun,
                 took: fake.elapsed() - begun,
-                good: seen.is_ok_and(|seen| seen.is_whole(stream)),
+                good: seen.is_ok_and(|seen| seen.is_complete(stream)),
             }
         });
         while let Some(call) = calls.try_join_next() {

@@ -13,7 +13,7 @@ use tower::{ServiceExt, service_fn};
 use tower_claude_core::RequestBody;
 use tower_claude_limiter::Limits;
 
-use crate::common::{Stack, message, send};
+use crate::common::{SONNET, Stack, request, send};
 
 /// So many empty frames, then this text.
 struct Padded {
@@ -62,7 +62,7 @@ async fn empty_frames_are_not_hoarded() {
             std::future::ready(Ok::<_, Infallible>(response.body(body).expect("valid")))
         });
         let stack = Stack::new(inner, Limits::new());
-        let response = stack.service.clone().oneshot(message(false)).await;
+        let response = stack.service.clone().oneshot(request(SONNET, false)).await;
         let mut body = response.expect("an answer").into_body();
         let mut frames = 0;
         let mut data = Vec::new();
@@ -87,7 +87,7 @@ async fn answers_that_are_no_json_objects_pass() {
             std::future::ready(Ok::<_, Infallible>(response.body(body).expect("valid")))
         });
         let stack = Stack::new(inner, Limits::new());
-        let seen = send(&stack.service, message(false))
+        let seen = send(&stack.service, request(SONNET, false))
             .await
             .expect("an answer");
         assert_eq!(seen.text(), text);

@@ -13,10 +13,7 @@ use tower_claude_limiter::Limits;
 use tower_claude_retry::RetryLayer;
 use tower_claude_token_bucket::TokenBucketLayer;
 
-use crate::common::{Stack, at_once, message, quiet, rpm, send, sized};
-
-const SECOND: Duration = Duration::from_secs(1);
-const HOUR: Duration = Duration::from_secs(3_600);
+use crate::common::{HOUR, SECOND, SONNET, Stack, at_once, quiet, request, rpm, send, sized};
 
 #[tokio::test(start_paused = true)]
 async fn at_random_points_of_two_thousand() {
@@ -100,7 +97,11 @@ async fn after_any_number_of_polls() {
             fake.inject(Fault::ErrorBeforeContent);
             let ended = {
                 let mut call = pin!(async {
-                    let response = stack.service.clone().oneshot(message(stream)).await?;
+                    let response = stack
+                        .service
+                        .clone()
+                        .oneshot(request(SONNET, stream))
+                        .await?;
                     response.into_body().collect().await
                 });
                 let mut left = polls;
@@ -117,8 +118,12 @@ async fn after_any_number_of_polls() {
             assert_eq!(fake.in_flight(), 0, "{polls} polls");
             // Whoever comes next is served.
             fake.clear_injected();
-            let next = timeout(100 * SECOND, send(&stack.service, message(stream))).await;
-            assert!(next.expect("no wait").expect("an answer").is_whole(stream));
+            let next = timeout(100 * SECOND, send(&stack.service, request(SONNET, stream))).await;
+            assert!(
+                next.expect("no wait")
+                    .expect("an answer")
+                    .is_complete(stream)
+            );
         }
     }
 }
@@ -134,12 +139,12 @@ async fn a_body_dropped_mid_stream_frees_its_place() {
     let response = stack
         .service
         .clone()
-        .oneshot(message(true))
+        .oneshot(request(SONNET, true))
         .await
         .expect("an answer");
     let waiting = tokio::spawn({
         let service = stack.service.clone();
-        async move { send(&service, message(true)).await }
+        async move { send(&service, request(SONNET, true)).await }
     });
     let mut body = response.into_body();
     for _ in 0..5 {
@@ -148,7 +153,7 @@ async fn a_body_dropped_mid_stream_frees_its_place() {
     assert_eq!(fake.in_flight(), 1, "one at once");
     drop(body);
     let seen = waiting.await.expect("no panic").expect("an answer");
-    assert!(seen.is_whole(true));
+    assert!(seen.is_complete(true));
     assert!(fake.log()[0].client_gone);
     assert_eq!(fake.in_flight(), 0);
     stack.assert_idle("a body dropped mid-stream");
@@ -160,7 +165,7 @@ async fn a_body_that_is_never_read_frees_its_place() {
         let fake = quiet();
         let stack = Stack::new(fake.clone(), at_once(1));
         for _ in 0..3 {
-            let response = stack.service.clone().oneshot(message(stream)).await;
+            let response = stack.service.clone().oneshot(request(SONNET, stream)).await;
             drop(response.expect("an answer"));
         }
         assert_eq!((fake.log_len(), fake.in_flight()), (3, 0));
@@ -173,7 +178,10 @@ async fn a_call_that_is_never_polled_is_nothing() {
     let fake = quiet();
     let stack = Stack::new(fake.clone(), at_once(1));
     let mut service = stack.service.clone();
-    drop(tower_service::Service::call(&mut service, message(false)));
+    drop(tower_service::Service::call(
+        &mut service,
+        request(SONNET, false),
+    ));
     assert_eq!(fake.log_len(), 0);
     stack.assert_idle("a call that was never polled");
 }
@@ -186,7 +194,7 @@ async fn leaving_between_two_attempts_costs_no_budget() {
     let before = stack.retry.snapshot().budget_tokens;
     for _ in 0..20 {
         fake.inject(Fault::Overloaded);
-        let call = send(&stack.service, message(false));
+        let call = send(&stack.service, request(SONNET, false));
         assert!(timeout(SECOND / 2, call).await.is_err(), "it waits");
     }
     let after = stack.retry.snapshot().budget_tokens;

@@ -7,9 +7,7 @@ use tower_claude_core::Kind;
 use tower_claude_fake_claude::{FakeError, Fault};
 use tower_claude_limiter::Limits;
 
-use crate::common::{Seen, Stack, message, quiet, send, statuses};
-
-const SECOND: Duration = Duration::from_secs(1);
+use crate::common::{Received, SECOND, SONNET, Stack, quiet, request, send, statuses};
 
 /// What a caller should see.
 #[derive(Clone, Copy, Debug)]
@@ -32,14 +30,16 @@ async fn meet(fault: Fault, stream: bool, attempts: usize, wait: Duration, sees:
     let fake = quiet();
     let stack = Stack::new(fake.clone(), Limits::new());
     fake.inject(fault);
-    let seen = send(&stack.service, message(stream))
+    let seen = send(&stack.service, request(SONNET, stream))
         .await
         .unwrap_or_else(|error| panic!("{what}: {error}"));
     let right = match sees {
-        Sees::Whole => seen.is_whole(stream),
+        Sees::Whole => seen.is_complete(stream),
         Sees::Rejected(status, kind) => seen.status == status && seen.kind() == Some(kind),
-        Sees::ErrorEvent(kind) => begun(&seen) && seen.has("event: error") && seen.has(kind),
-        Sees::Beginning => begun(&seen) && !seen.has("message_stop") && seen.error.is_none(),
+        Sees::ErrorEvent(kind) => {
+            begun(&seen) && seen.contains("event: error") && seen.contains(kind)
+        }
+        Sees::Beginning => begun(&seen) && !seen.contains("message_stop") && seen.error.is_none(),
         Sees::Cut => begun(&seen) && seen.error == Some(FakeError::Cut),
     };
     assert!(right, "{what}: wanted {sees:?}, saw {seen:?}");
@@ -53,8 +53,8 @@ async fn meet(fault: Fault, stream: bool, attempts: usize, wait: Duration, sees:
     stack.assert_idle(&what);
 }
 
-fn begun(seen: &Seen<FakeError>) -> bool {
-    seen.status == 200 && seen.has("content_block_start")
+fn begun(seen: &Received<FakeError>) -> bool {
+    seen.status == 200 && seen.contains("content_block_start")
 }
 
 /// The same for JSON and streams.
@@ -211,11 +211,14 @@ async fn lasting_trouble_goes_up_after_five_attempts() {
         let fake = quiet();
         let stack = Stack::new(fake.clone(), Limits::new());
         fake.inject_times(fault.clone(), 100);
-        let seen = send(&stack.service, message(true))
+        let seen = send(&stack.service, request(SONNET, true))
             .await
             .expect("an answer");
         assert_eq!(seen.status, status, "{fault:?}");
-        assert!(seen.has("request_id"), "the server's own words: {seen:?}");
+        assert!(
+            seen.contains("request_id"),
+            "the server's own words: {seen:?}"
+        );
         assert_eq!(statuses(&fake.log()), [status; 5], "{fault:?}");
         stack.assert_idle("lasting trouble");
     }
@@ -226,7 +229,7 @@ async fn a_lasting_transport_error_goes_up_unchanged() {
     let fake = quiet();
     let stack = Stack::new(fake.clone(), Limits::new());
     fake.inject_times(Fault::Reset, 100);
-    let error = send(&stack.service, message(false))
+    let error = send(&stack.service, request(SONNET, false))
         .await
         .expect_err("nobody answers");
     assert_eq!(error, FakeError::Reset);
@@ -243,12 +246,12 @@ async fn retry_counts_stay_true_where_they_are_sent() {
     let fake = quiet();
     let stack = Stack::new(fake.clone(), Limits::new());
     fake.inject_times(Fault::Overloaded, 2);
-    let request = crate::common::with(message(false), "x-stainless-retry-count", "0");
-    send(&stack.service, request).await.expect("an answer");
+    let counted = crate::common::with(request(SONNET, false), "x-stainless-retry-count", "0");
+    send(&stack.service, counted).await.expect("an answer");
     let counts: Vec<_> = fake.log().iter().map(|a| a.retry_count).collect();
     assert_eq!(counts, [Some(0), Some(1), Some(2)]);
     fake.inject(Fault::Overloaded);
-    send(&stack.service, message(false))
+    send(&stack.service, request(SONNET, false))
         .await
         .expect("an answer");
     assert!(fake.log()[3..].iter().all(|a| a.retry_count.is_none()));

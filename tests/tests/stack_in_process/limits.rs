@@ -20,13 +20,11 @@ use tower_claude_token_bucket::TokenBucketLayer;
 use tower_layer::Layer;
 
 use crate::common::{
-    Layers, Seen, Stack, at_once, message, quiet, rpm, send, silent, sized, statuses,
+    HOUR, Layers, Received, SECOND, SONNET, Stack, at_once, quiet, request, rpm, send, silent,
+    sized, statuses,
 };
 
-const SECOND: Duration = Duration::from_secs(1);
-const HOUR: Duration = Duration::from_secs(3_600);
-
-type Answers = Vec<Seen<tower_claude_fake_claude::FakeError>>;
+type Answers = Vec<Received<tower_claude_fake_claude::FakeError>>;
 
 /// Sends so many requests, half of them streams, one every `gap`; all of the answers.
 async fn many(service: &Layers<FakeClaude>, number: u32, gap: Duration) -> Answers {
@@ -43,7 +41,7 @@ async fn many(service: &Layers<FakeClaude>, number: u32, gap: Duration) -> Answe
 }
 
 fn failed(answers: &Answers) -> Vec<String> {
-    let whole = |seen: &&Seen<_>| !seen.is_whole(true) && !seen.is_whole(false);
+    let whole = |seen: &&Received<_>| !seen.is_complete(true) && !seen.is_complete(false);
     let failed = answers.iter().filter(whole);
     failed
         .map(|seen| format!("{} {}", seen.status, seen.text()))
@@ -63,7 +61,7 @@ fn input_tokens(limit: u64) -> Limits {
 /// A request of about so many tokens of text.
 fn long(tokens: usize) -> Request<RequestBody> {
     let text = "word ".repeat(tokens);
-    message(false).map(|_| {
+    request(SONNET, false).map(|_| {
         format!(
             r#"{{"model":"claude-sonnet-5-5","max_tokens":9,"messages":[{{"role":"user","content":"{text}"}}]}}"#
         )
@@ -211,26 +209,26 @@ async fn a_spend_cap_goes_up_at_once_and_stops_nobody_else() {
         .build();
     let stack = Stack::new(fake.clone(), Limits::new());
     let start = Instant::now();
-    let opus: Request<RequestBody> = message(false).map(|_| {
+    let opus: Request<RequestBody> = request(SONNET, false).map(|_| {
         r#"{"model":"claude-opus-4-6","max_tokens":9,"messages":[{"role":"user","content":"Hi"}]}"#.into()
     });
     let seen = send(&stack.service, opus).await.expect("an answer");
     assert_eq!(
-        (seen.status.as_u16(), seen.kind()),
+        (seen.status, seen.kind()),
         (429, Some(Kind::SpendLimit)),
         "{seen:?}"
     );
-    assert!(seen.has("enforced_spend_limit_reached"));
+    assert!(seen.contains("enforced_spend_limit_reached"));
     fake.inject(Fault::SpendCap);
-    let capped = send(&stack.service, message(false))
+    let capped = send(&stack.service, request(SONNET, false))
         .await
         .expect("an answer");
     assert_eq!(capped.kind(), Some(Kind::SpendLimit));
     for stream in [false, true] {
-        let seen = send(&stack.service, message(stream))
+        let seen = send(&stack.service, request(SONNET, stream))
             .await
             .expect("an answer");
-        assert!(seen.is_whole(stream), "{seen:?}");
+        assert!(seen.is_complete(stream), "{seen:?}");
     }
     assert_eq!(start.elapsed(), Duration::ZERO, "nobody waited");
     assert_eq!(fake.log_len(), 4);
@@ -294,7 +292,7 @@ async fn what_can_never_fit_is_refused_unsent() {
     assert_eq!(seen.headers["x-should-retry"], "false");
     assert_eq!(seen.headers["x-tower-claude-refused-by"], "token-bucket");
     assert!(
-        seen.has("request_too_large") && seen.has("1000") && seen.has("input"),
+        seen.contains("request_too_large") && seen.contains("1000") && seen.contains("input"),
         "{seen:?}"
     );
     assert_eq!(fake.log_len(), 0);
@@ -306,11 +304,11 @@ async fn a_deadline_ends_every_wait() {
     // In the queue.
     let fake = silent();
     let stack = Stack::new(fake.clone(), rpm(1));
-    send(&stack.service, message(false))
+    send(&stack.service, request(SONNET, false))
         .await
         .expect("an answer");
     let by = |wait: Duration| {
-        let mut request = message(false);
+        let mut request = request(SONNET, false);
         request
             .extensions_mut()
             .insert(Deadline(Instant::now() + wait));
@@ -321,7 +319,7 @@ async fn a_deadline_ends_every_wait() {
         .await
         .expect("an answer");
     assert_eq!(seen.status, 504, "{seen:?}");
-    assert!(seen.class.is_some_and(|class| class.local));
+    assert!(seen.class().local);
     assert_eq!(start.elapsed(), Duration::ZERO, "known at once");
     assert_eq!(fake.log_len(), 1);
     stack.assert_idle("a deadline in the queue");
@@ -335,7 +333,7 @@ async fn a_deadline_ends_every_wait() {
         .await
         .expect("an answer");
     assert_eq!(seen.status, 504, "{seen:?}");
-    assert!(seen.class.is_some_and(|class| !class.local), "it was sent");
+    assert!(!seen.class().local, "it was sent");
     assert!(start.elapsed() < 6 * SECOND);
     assert_eq!((fake.log_len(), fake.in_flight()), (1, 0));
     stack.assert_idle("a deadline while calling");
@@ -353,7 +351,7 @@ async fn a_deadline_ends_every_wait() {
 
     // In the past.
     let before = fake.log_len();
-    let mut late = message(false);
+    let mut late = request(SONNET, false);
     late.extensions_mut().insert(Deadline(Instant::now()));
     let seen = send(&stack.service, late).await.expect("an answer");
     assert_eq!(seen.status, 504);
@@ -365,9 +363,13 @@ async fn a_deadline_ends_every_wait() {
         duration: HOUR,
     });
     let start = Instant::now();
-    let request: Request<RequestBody> = by(5 * SECOND).map(|_| crate::common::prompt(true).into());
+    let request: Request<RequestBody> =
+        by(5 * SECOND).map(|_| crate::common::prompt(SONNET, true).into());
     let seen = send(&stack.service, request).await.expect("an answer");
-    assert!(seen.status == 200 && seen.has("timeout_error"), "{seen:?}");
+    assert!(
+        seen.status == 200 && seen.contains("timeout_error"),
+        "{seen:?}"
+    );
     assert!(start.elapsed() < 6 * SECOND);
     assert_eq!(fake.in_flight(), 0);
     stack.assert_idle("a deadline mid-stream");
@@ -378,10 +380,10 @@ async fn a_deadline_ends_every_wait() {
 async fn a_bucket_alone_keeps_to_a_deadline_too() {
     let fake = quiet();
     let service = TokenBucketLayer::new(rpm(60)).layer(fake.clone());
-    let mut late = message(false);
+    let mut late = request(SONNET, false);
     late.extensions_mut().insert(Deadline(Instant::now()));
     let seen = send(&service, late).await.expect("an answer");
-    assert_eq!((seen.status.as_u16(), fake.log_len()), (504, 0));
+    assert_eq!((seen.status, fake.log_len()), (504, 0));
 }
 
 /// `retry-after: 0`, or a date in the past, is no word on how long to wait.
@@ -402,7 +404,7 @@ async fn a_retry_after_of_nothing_is_no_reason_to_hammer() {
             ))
         });
         let stack = Stack::new(api, Limits::new());
-        let seen = send(&stack.service, message(false))
+        let seen = send(&stack.service, request(SONNET, false))
             .await
             .expect("an answer");
         assert_eq!(seen.status, 429);

@@ -1,6 +1,6 @@
 //! Layers alone, in pairs, and in odd orders: nothing is charged twice, nothing waits for itself.
 
-use std::{num::NonZeroU64, time::Duration};
+use std::num::NonZeroU64;
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -15,9 +15,7 @@ use tower_claude_token_bucket::TokenBucketLayer;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::common::{assert_idle, at_once, message, rpm, send, silent};
-
-const SECOND: Duration = Duration::from_secs(1);
+use crate::common::{SECOND, SONNET, assert_idle, at_once, request, rpm, send, silent};
 
 /// Sends trouble of every kind through, then ten requests at once, and expects whole answers, soon.
 async fn works<S, R>(what: &str, service: &S, fake: &FakeClaude, limiters: &[&LocalLimiter])
@@ -38,9 +36,9 @@ where
         for stream in [false, true] {
             fake.inject(fault.clone());
             let before = fake.log_len();
-            let seen = send(service, message(stream)).await;
+            let seen = send(service, request(SONNET, stream)).await;
             let seen = seen.unwrap_or_else(|error| panic!("{what}, {fault:?}: {error}"));
-            assert!(seen.is_whole(stream), "{what}, {fault:?}: {seen:?}");
+            assert!(seen.is_complete(stream), "{what}, {fault:?}: {seen:?}");
             let log = fake.log();
             assert_eq!(log.len(), before + 2, "{what}, {fault:?}");
             let gap = log[before + 1].at - log[before].at;
@@ -58,7 +56,7 @@ where
     let mut tasks = JoinSet::new();
     for index in 0..10 {
         let service = service.clone();
-        tasks.spawn(async move { send(&service, message(index % 2 == 0)).await });
+        tasks.spawn(async move { send(&service, request(SONNET, index % 2 == 0)).await });
     }
     let start = Instant::now();
     for seen in tasks.join_all().await {
@@ -156,7 +154,9 @@ async fn the_same_retry_twice() {
     // Five attempts in all, not five times five.
     let before = fake.log_len();
     fake.inject_times(Fault::Overloaded, 100);
-    let seen = send(&service, message(false)).await.expect("an answer");
+    let seen = send(&service, request(SONNET, false))
+        .await
+        .expect("an answer");
     assert_eq!(seen.status, 529);
     assert_eq!(fake.log_len() - before, 5);
 }
@@ -174,7 +174,9 @@ async fn two_retries_with_a_bucket_between() {
     .await;
     let before = fake.log_len();
     fake.inject_times(Fault::Overloaded, 100);
-    let seen = send(&service, message(false)).await.expect("an answer");
+    let seen = send(&service, request(SONNET, false))
+        .await
+        .expect("an answer");
     assert_eq!(seen.status, 529);
     assert_eq!(fake.log_len() - before, 5);
 }
@@ -216,7 +218,7 @@ async fn nothing_is_charged_twice_on_one_limiter() {
     let bucket = || TokenBucketLayer::new(limits());
 
     let alone = bucket();
-    send(&alone.layer(fake.clone()), message(false))
+    send(&alone.layer(fake.clone()), request(SONNET, false))
         .await
         .expect("an answer");
     let once = levels(&alone.limiter());
@@ -224,19 +226,25 @@ async fn nothing_is_charged_twice_on_one_limiter() {
 
     let layer = bucket();
     let twice = layer.layer(layer.layer(fake.clone()));
-    send(&twice, message(false)).await.expect("an answer");
+    send(&twice, request(SONNET, false))
+        .await
+        .expect("an answer");
     assert_eq!(levels(&layer.limiter()), once, "a bucket twice");
 
     let layer = bucket();
     let budget = HeaderBudgetLayer::over(layer.limiter());
     let service = layer.layer(budget.layer(fake.clone()));
-    send(&service, message(false)).await.expect("an answer");
+    send(&service, request(SONNET, false))
+        .await
+        .expect("an answer");
     assert_eq!(levels(&layer.limiter()), once, "bucket, budget");
 
     let layer = bucket();
     let budget = HeaderBudgetLayer::over(layer.limiter());
     let service = budget.layer(layer.layer(fake.clone()));
-    send(&service, message(false)).await.expect("an answer");
+    send(&service, request(SONNET, false))
+        .await
+        .expect("an answer");
     assert_eq!(levels(&layer.limiter()), once, "budget, bucket");
 }
 
@@ -250,7 +258,9 @@ async fn one_limiter_with_two_scopes_is_two_limits() {
             .with_scope(move |_| tower_claude_core::Scope::named(name))
     };
     let service = named("tenant").layer(named("all").layer(fake.clone()));
-    send(&service, message(false)).await.expect("an answer");
+    send(&service, request(SONNET, false))
+        .await
+        .expect("an answer");
     let mut scopes = limiter.snapshot();
     scopes.sort_by_key(|scope| scope.scope.to_string());
     let left: Vec<_> = scopes

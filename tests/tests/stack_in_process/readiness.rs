@@ -16,7 +16,7 @@ use http_body_util::Full;
 use tower::ServiceExt;
 use tower_claude::cache::CacheLayer;
 use tower_claude_circuit_breaker::CircuitBreakerLayer;
-use tower_claude_core::{BufferRequest, RequestBody, Scope};
+use tower_claude_core::{RequestBody, Scope, toolkit::BufferRequest};
 use tower_claude_fallback_model::FallbackModelLayer;
 use tower_claude_header_budget::HeaderBudgetLayer;
 use tower_claude_limiter::Limits;
@@ -25,7 +25,7 @@ use tower_claude_token_bucket::TokenBucketLayer;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::common::message;
+use crate::common::{SONNET, request};
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -128,14 +128,14 @@ fn answer() -> Response<Full<Bytes>> {
 async fn a_refusal_keeps_no_readiness() {
     let places = Places::new(1);
     let breaker = CircuitBreakerLayer::new();
-    let scope = Scope::of_model(&message(false));
+    let scope = Scope::of_model(&request(SONNET, false));
     breaker.handle().force_open(&scope);
     let service = BufferRequest::new(Worker::new(breaker.layer(places.clone())));
-    let refused = service.clone().oneshot(message(false)).await;
+    let refused = service.clone().oneshot(request(SONNET, false)).await;
     assert_eq!(refused.expect("a refusal").status(), 529);
     assert_eq!(places.free.load(Ordering::Relaxed), 1);
     breaker.handle().resume_automatic(&scope);
-    let served = service.oneshot(message(false)).await;
+    let served = service.oneshot(request(SONNET, false)).await;
     assert_eq!(served.expect("an answer").status(), 200);
     assert_eq!(places.free.load(Ordering::Relaxed), 1);
 }
@@ -186,8 +186,8 @@ where
         broken: false,
     };
     let service = BufferRequest::new(Worker::new(layer.layer(frail)));
-    let _ = service.clone().oneshot(message(false)).await;
-    assert!(service.oneshot(message(false)).await.is_ok());
+    let _ = service.clone().oneshot(request(SONNET, false)).await;
+    assert!(service.oneshot(request(SONNET, false)).await.is_ok());
 }
 
 #[tokio::test(start_paused = true)]
@@ -247,7 +247,7 @@ where
     let queue = Queue::default();
     let service = BufferRequest::new(Worker::new(layer.layer(queue.clone())));
     for calls in 1..3 {
-        let answer = service.clone().oneshot(message(false)).await;
+        let answer = service.clone().oneshot(request(SONNET, false)).await;
         assert!(answer.is_ok());
         assert_eq!(queue.places.load(Ordering::Relaxed), calls);
     }

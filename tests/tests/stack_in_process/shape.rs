@@ -10,7 +10,7 @@ use tower_claude_fake_claude::{FakeClaude, FakeError};
 use tower_claude_limiter::Limits;
 use tower_service::Service;
 
-use crate::common::{Stack, message, quiet, send};
+use crate::common::{SONNET, Stack, quiet, request, send};
 
 /// axum asks this of a service, hyper of its future and body.
 fn fits<S, R>(service: &S)
@@ -38,7 +38,7 @@ async fn futures_stay_small() {
         )))
     });
     let mut service = Stack::new(inner, Limits::new()).service;
-    let call = Service::call(&mut service, message(false));
+    let call = Service::call(&mut service, request(SONNET, false));
     let size = size_of_val(&call);
     assert!(
         size <= 2 * 1024,
@@ -54,16 +54,17 @@ async fn futures_stay_small() {
 async fn any_body_goes_in() {
     let fake = quiet();
     let stack = Stack::new(fake.clone(), Limits::new());
-    let text = crate::common::prompt(false);
-    let full = message(false).map(|_| http_body_util::Full::new(bytes::Bytes::from(text.clone())));
+    let text = crate::common::prompt(SONNET, false);
+    let full =
+        request(SONNET, false).map(|_| http_body_util::Full::new(bytes::Bytes::from(text.clone())));
     let seen = send(&stack.service, full).await.expect("an answer");
-    assert!(seen.is_whole(false));
-    let boxed = message(false).map(|_| {
+    assert!(seen.is_complete(false));
+    let boxed = request(SONNET, false).map(|_| {
         use http_body_util::BodyExt;
         http_body_util::Full::new(bytes::Bytes::from(text)).boxed()
     });
     let seen = send(&stack.service, boxed).await.expect("an answer");
-    assert!(seen.is_whole(false));
+    assert!(seen.is_complete(false));
 }
 
 /// A limiter's own error is no error of the service, even when the service is never ready.
@@ -86,7 +87,7 @@ async fn an_inner_service_that_is_never_ready_is_given_up() {
         }
     }
     let stack = Stack::new(NeverReady, crate::common::at_once(1));
-    let response = stack.service.clone().oneshot(message(false)).await;
+    let response = stack.service.clone().oneshot(request(SONNET, false)).await;
     assert_eq!(response.expect("a refusal").status(), 504);
     stack.assert_idle("a service that is never ready");
 }

@@ -1,13 +1,9 @@
 //! What an observer of all three layers is told, and in which order.
 
-use std::time::Duration;
-
 use tower_claude_fake_claude::{FakeClaude, Fault, GroupLimits};
 use tower_claude_limiter::Limits;
 
-use crate::common::{Stack, message, quiet, rpm, send, silent};
-
-const SECOND: Duration = Duration::from_secs(1);
+use crate::common::{SECOND, SONNET, Stack, quiet, request, rpm, send, silent};
 
 async fn told(fault: Option<Fault>, stream: bool) -> Vec<String> {
     let fake = quiet();
@@ -15,10 +11,10 @@ async fn told(fault: Option<Fault>, stream: bool) -> Vec<String> {
     if let Some(fault) = fault {
         fake.inject(fault);
     }
-    send(&stack.service, message(stream))
+    send(&stack.service, request(SONNET, stream))
         .await
         .expect("an answer");
-    stack.told.all()
+    stack.events.lines()
 }
 
 const ADMITTED: &str = "token-bucket admitted";
@@ -72,24 +68,24 @@ async fn giving_up() {
     let fake = silent();
     let stack = Stack::new(fake.clone(), Limits::new());
     fake.inject(Fault::SpendCap);
-    send(&stack.service, message(false))
+    send(&stack.service, request(SONNET, false))
         .await
         .expect("an answer");
-    let told = stack.told.all();
+    let told = stack.events.lines();
     assert_eq!(
         told.last().map(String::as_str),
         Some("retry gave up: not_retryable")
     );
     fake.inject_times(Fault::Overloaded, 5);
-    send(&stack.service, message(false))
+    send(&stack.service, request(SONNET, false))
         .await
         .expect("an answer");
-    let told = stack.told.all();
+    let told = stack.events.lines();
     assert_eq!(
         told.last().map(String::as_str),
         Some("retry gave up: attempts")
     );
-    assert_eq!(stack.told.count("retry retry overloaded"), 4);
+    assert_eq!(stack.events.count("retry retry overloaded"), 4);
     assert_eq!(stack.retry.snapshot().gave_up, 2);
 }
 
@@ -122,15 +118,15 @@ async fn a_refusal_is_told_once() {
     let bucket = tower_claude_token_bucket::TokenBucketLayer::new(rpm(1));
     let bucket = bucket.with_max_wait(SECOND);
     let stack = Stack::with(fake, tower_claude_retry::RetryLayer::new(), bucket);
-    send(&stack.service, message(false))
+    send(&stack.service, request(SONNET, false))
         .await
         .expect("an answer");
-    let before = stack.told.all().len();
-    let seen = send(&stack.service, message(false))
+    let before = stack.events.lines().len();
+    let seen = send(&stack.service, request(SONNET, false))
         .await
         .expect("an answer");
     assert_eq!(seen.status, 429);
-    assert_eq!(stack.told.all()[before..], ["token-bucket refused"]);
+    assert_eq!(stack.events.lines()[before..], ["token-bucket refused"]);
     assert_eq!(stack.retry.snapshot().gave_up, 0);
 }
 
@@ -142,12 +138,12 @@ async fn a_wrong_key_is_told_once() {
         .build();
     let stack = Stack::new(fake, Limits::new());
     for _ in 0..3 {
-        let seen = send(&stack.service, message(true))
+        let seen = send(&stack.service, request(SONNET, true))
             .await
             .expect("an answer");
         assert_eq!(seen.status, 401);
     }
-    assert_eq!(stack.told.count("header-budget unauthorized"), 1);
+    assert_eq!(stack.events.count("header-budget unauthorized"), 1);
     stack.assert_idle("a wrong key");
 }
 
@@ -157,11 +153,17 @@ async fn neither_prompts_nor_keys_are_told() {
     let fake = quiet();
     let stack = Stack::new(fake.clone(), Limits::new());
     fake.inject(Fault::OwnSpendLimit);
-    let request = crate::common::with(message(false), "x-api-key", "key-of-the-vault");
+    let request = crate::common::with(request(SONNET, false), "x-api-key", "key-of-the-vault");
     send(&stack.service, request).await.expect("an answer");
     let debug = format!("{:?} {:?} {:?}", stack.service, stack.limiter, stack.retry);
     for secret in ["key-of-the-vault", "\"Hi\""] {
         assert!(!debug.contains(secret), "{debug}");
-        assert!(stack.told.all().iter().all(|told| !told.contains(secret)));
+        assert!(
+            stack
+                .events
+                .lines()
+                .iter()
+                .all(|told| !told.contains(secret))
+        );
     }
 }

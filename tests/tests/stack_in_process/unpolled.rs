@@ -9,7 +9,7 @@ use std::{
 use http::Request;
 use tower::ServiceExt;
 use tower_claude_circuit_breaker::CircuitBreakerLayer;
-use tower_claude_core::{BufferRequest, Cost, RequestBody, Scope};
+use tower_claude_core::{Cost, RequestBody, Scope, toolkit::BufferRequest};
 use tower_claude_header_budget::HeaderBudgetLayer;
 use tower_claude_limiter::{AcquireRequest, Limiter, Limits};
 use tower_claude_retry::RetryLayer;
@@ -18,7 +18,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
-    common::{Told, assert_idle, message},
+    common::{EventLog, SONNET, assert_idle, request},
     readiness::Places,
 };
 
@@ -46,14 +46,14 @@ impl<S: Service<Request<RequestBody>>> Service<Request<RequestBody>> for Unpolle
 #[tokio::test(start_paused = true)]
 async fn a_call_that_is_never_polled_leaves_nothing() {
     let one = Limits::new().with_concurrency(NonZeroU32::MIN);
-    let told = Told::default();
+    let told = EventLog::default();
     let bucket = TokenBucketLayer::new(one).with_observer(told.clone());
     let (limiter, breaker) = (bucket.limiter(), CircuitBreakerLayer::new());
     let places = Places::new(1);
     let paced = bucket.layer(HeaderBudgetLayer::over(limiter.clone()).layer(places.clone()));
     let ours = RetryLayer::new().layer(breaker.layer(paced));
     let unpolled = || {
-        let call = BufferRequest::new(Unpolled(ours.clone())).oneshot(message(false));
+        let call = BufferRequest::new(Unpolled(ours.clone())).oneshot(request(SONNET, false));
         let mut call = Box::pin(call);
         let cx = &mut Context::from_waker(Waker::noop());
         assert!(call.as_mut().poll(cx).is_pending());
@@ -63,15 +63,18 @@ async fn a_call_that_is_never_polled_leaves_nothing() {
     assert_idle(&limiter, "a call that was sent and not polled");
     drop(first);
     // The place in the limiter is taken: the next waits in the queue, in vain.
-    let ask = AcquireRequest::new(Scope::of(&message(false)), Cost::new(1, 1));
+    let ask = AcquireRequest::new(Scope::of(&request(SONNET, false)), Cost::new(1, 1));
     let held = limiter.acquire(ask).await.expect("free");
     let second = unpolled();
     let queued = |told: &String| told.starts_with("Queued");
-    assert_eq!(told.all().iter().filter(|told| queued(told)).count(), 1);
+    assert_eq!(told.lines().iter().filter(|told| queued(told)).count(), 1);
     drop(held);
     assert_idle(&limiter, "a call that was queued and not polled");
     drop(second);
     assert_eq!(places.free.load(Ordering::Relaxed), 1);
-    let served = ours.oneshot(message(false)).await.expect("an answer");
+    let served = ours
+        .oneshot(request(SONNET, false))
+        .await
+        .expect("an answer");
     assert_eq!(served.status(), 200);
 }

@@ -30,7 +30,7 @@ use tower_layer::Layer;
 
 use crate::{
     bounded,
-    common::{assert_idle, message_to, rpm, send},
+    common::{SONNET, assert_idle, request_to, rpm, send},
 };
 
 /// Fails every other time.
@@ -114,25 +114,25 @@ async fn layers_made_per_request_share_their_state() {
         let (limiter, handle) = (bucket.limiter(), retry.handle());
         let (url, server) = serve(retry, bucket, handler.clone()).await;
         for _ in 0..5 {
-            let seen = send(&client(), message_to(&url, false))
+            let seen = send(&client(), request_to(&url, SONNET, false))
                 .await
                 .expect("an answer");
             assert_eq!(seen.status, 200, "{seen:?}");
             assert!(
-                seen.has("claude-sonnet-5-5"),
+                seen.contains("claude-sonnet-5-5"),
                 "the handler saw the body: {seen:?}"
             );
             assert_eq!(seen.headers["content-type"], "application/json");
         }
         assert_eq!(handler.calls.load(Ordering::Relaxed), 10);
         assert_eq!(handle.snapshot().retries, 5);
-        let seen = send(&client(), message_to(&url, false))
+        let seen = send(&client(), request_to(&url, SONNET, false))
             .await
             .expect("an answer");
         assert_eq!(seen.status, 429, "{seen:?}");
         assert_eq!(seen.headers["x-tower-claude-refused-by"], "token-bucket");
         assert!(seen.headers.contains_key("retry-after"));
-        assert!(seen.has("rate_limit_error"));
+        assert!(seen.contains("rate_limit_error"));
         assert_eq!(handler.calls.load(Ordering::Relaxed), 10);
         assert_eq!(limiter.snapshot().len(), 1);
         assert_idle(&limiter, "a handler");
@@ -153,7 +153,7 @@ async fn what_is_refused_by_size_never_reaches_the_handler() {
         let body = format!(
             r#"{{"model":"claude-sonnet-5-5","max_tokens":9,"messages":[{{"role":"user","content":"{text}"}}]}}"#
         );
-        let request = message_to(&url, false).map(|_| RequestBody::from(body));
+        let request = request_to(&url, SONNET, false).map(|_| RequestBody::from(body));
         let seen = send(&client(), request).await.expect("an answer");
         assert_eq!(seen.status, 413, "{seen:?}");
         assert_eq!(handler.calls.load(Ordering::Relaxed), 0);

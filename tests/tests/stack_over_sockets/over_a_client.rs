@@ -24,12 +24,10 @@ use tower_claude_token_bucket::TokenBucketLayer;
 
 use crate::{
     bounded,
-    common::{Stack, at_once, message_to, quiet, send, statuses},
+    common::{HOUR, SONNET, Stack, at_once, quiet, request_to, send, statuses},
 };
 
 type Http = Client<HttpConnector, RequestBody>;
-
-const HOUR: Duration = Duration::from_secs(3_600);
 
 fn client() -> Http {
     Client::builder(TokioExecutor::new()).build_http()
@@ -65,12 +63,12 @@ async fn answers_are_the_same_with_and_without_layers() {
             let (one, other) = (served(&plain).await, served(&layered).await);
             let stack = stack(Limits::new());
             for _ in 0..3 {
-                let request = || message_to(&one.url(), stream);
+                let request = || request_to(&one.url(), SONNET, stream);
                 let bare = send(&client(), request()).await.expect("an answer");
-                let request = message_to(&other.url(), stream);
+                let request = request_to(&other.url(), SONNET, stream);
                 let seen = send(&stack.service, request).await.expect("an answer");
-                assert!(seen.is_whole(stream), "{seen:?}");
-                assert_eq!(seen.data, bare.data);
+                assert!(seen.is_complete(stream), "{seen:?}");
+                assert_eq!(seen.body, bare.body);
                 assert_eq!(seen.status, bare.status);
                 assert_eq!(timeless(&seen.headers), timeless(&bare.headers));
             }
@@ -103,9 +101,9 @@ async fn what_breaks_before_content_is_sent_again() {
         ] {
             let before = fake.log_len();
             fake.inject(fault.clone());
-            let seen = send(&stack.service, message_to(&server.url(), stream)).await;
+            let seen = send(&stack.service, request_to(&server.url(), SONNET, stream)).await;
             let seen = seen.expect("an answer");
-            assert!(seen.is_whole(stream), "{fault:?}: {seen:?}");
+            assert!(seen.is_complete(stream), "{fault:?}: {seen:?}");
             assert_eq!(fake.log_len() - before, 2, "{fault:?}");
             stack.assert_idle(fault.name());
         }
@@ -120,7 +118,7 @@ async fn lasting_resets_go_up_as_the_clients_error() {
         let server = served(&fake).await;
         let stack = stack(Limits::new());
         fake.inject_times(Fault::Reset, 100);
-        let sent = send(&stack.service, message_to(&server.url(), false)).await;
+        let sent = send(&stack.service, request_to(&server.url(), SONNET, false)).await;
         let error: hyper_util::client::legacy::Error = sent.expect_err("nobody answers");
         assert!(!error.is_connect(), "{error:?}");
         assert_eq!(statuses(&fake.log()), [0; 5]);
@@ -136,7 +134,7 @@ async fn nobody_listens() {
         let url = server.url();
         server.shutdown().await;
         let stack = stack(Limits::new());
-        let sent = send(&stack.service, message_to(&url, false)).await;
+        let sent = send(&stack.service, request_to(&url, SONNET, false)).await;
         assert!(sent.expect_err("nobody listens").is_connect());
         assert_eq!(stack.retry.snapshot().retries, 4);
         stack.assert_idle("nobody");
@@ -158,19 +156,19 @@ async fn what_breaks_after_content_is_handed_on_as_it_is() {
         ] {
             let before = fake.log_len();
             fake.inject(fault.clone());
-            let seen = send(&stack.service, message_to(&server.url(), true)).await;
+            let seen = send(&stack.service, request_to(&server.url(), SONNET, true)).await;
             let seen = seen.expect("an answer");
             assert_eq!(seen.status, 200);
-            assert!(seen.has("content_block_delta"), "{fault:?}: {seen:?}");
-            assert!(!seen.has("message_stop"), "{fault:?}: {seen:?}");
+            assert!(seen.contains("content_block_delta"), "{fault:?}: {seen:?}");
+            assert!(!seen.contains("message_stop"), "{fault:?}: {seen:?}");
             assert_eq!(seen.error.is_some(), breaks, "{fault:?}: {seen:?}");
             assert_eq!(fake.log_len() - before, 1, "{fault:?}");
             stack.assert_idle(fault.name());
         }
         assert_eq!(stack.retry.snapshot().broken, 3);
-        assert_eq!(stack.told.count("retry broken truncated"), 1);
-        assert_eq!(stack.told.count("retry broken transport"), 1);
-        assert_eq!(stack.told.count("retry broken overloaded"), 1);
+        assert_eq!(stack.events.count("retry broken truncated"), 1);
+        assert_eq!(stack.events.count("retry broken transport"), 1);
+        assert_eq!(stack.events.count("retry broken overloaded"), 1);
     })
     .await;
 }
@@ -182,16 +180,13 @@ async fn refusals_of_the_server_arrive_byte_for_byte() {
         let server = served(&fake).await;
         let stack = stack(Limits::new());
         fake.inject(Fault::SpendCap);
-        let seen = send(&stack.service, message_to(&server.url(), true)).await;
+        let seen = send(&stack.service, request_to(&server.url(), SONNET, true)).await;
         let seen = seen.expect("an answer");
-        assert_eq!(
-            (seen.status.as_u16(), seen.kind()),
-            (429, Some(Kind::SpendLimit))
-        );
+        assert_eq!((seen.status, seen.kind()), (429, Some(Kind::SpendLimit)));
         let length = seen.headers.get("content-length").expect("a length");
         assert_eq!(
             length.to_str().ok(),
-            Some(seen.data.len().to_string().as_str())
+            Some(seen.body.len().to_string().as_str())
         );
         let wrong = Request::post(format!("{}/v1/messages", server.url()))
             .header("x-api-key", "key-a")
@@ -200,11 +195,8 @@ async fn refusals_of_the_server_arrive_byte_for_byte() {
             .body(RequestBody::from("no JSON at all"))
             .expect("a request");
         let seen = send(&stack.service, wrong).await.expect("an answer");
-        assert_eq!(
-            (seen.status.as_u16(), seen.kind()),
-            (400, Some(Kind::BadRequest))
-        );
-        assert!(seen.has("invalid_request_error"));
+        assert_eq!((seen.status, seen.kind()), (400, Some(Kind::BadRequest)));
+        assert!(seen.contains("invalid_request_error"));
         assert_eq!(fake.log_len(), 2);
         stack.assert_idle("refusals");
     })
@@ -220,18 +212,21 @@ async fn a_caller_that_does_not_wait_for_a_slow_head() {
         fake.inject(Fault::SlowHead(HOUR));
         let call = tokio::spawn({
             let (service, url) = (stack.service.clone(), server.url());
-            async move { send(&service, message_to(&url, true)).await }
+            async move { send(&service, request_to(&url, SONNET, true)).await }
         });
         fake.wait_for(|log| log.len() == 1).await;
         let queued = tokio::spawn({
             let (service, url) = (stack.service.clone(), server.url());
-            async move { send(&service, message_to(&url, true)).await }
+            async move { send(&service, request_to(&url, SONNET, true)).await }
         });
         call.abort();
         assert!(call.await.expect_err("it left").is_cancelled());
         fake.wait_for(|log| log[0].client_gone).await;
         let seen = queued.await.expect("no panic").expect("an answer");
-        assert!(seen.is_whole(true), "its place went to the next: {seen:?}");
+        assert!(
+            seen.is_complete(true),
+            "its place went to the next: {seen:?}"
+        );
         fake.wait_for(|log| log.iter().all(|a| a.finished_at.is_some()))
             .await;
         assert_eq!(fake.in_flight(), 0);
@@ -257,8 +252,8 @@ async fn connections_are_used_again() {
         let stack = Stack::new(client, Limits::new());
         for index in 0..40 {
             let stream = index % 2 == 0;
-            let seen = send(&stack.service, message_to(&server.url(), stream)).await;
-            assert!(seen.expect("an answer").is_whole(stream));
+            let seen = send(&stack.service, request_to(&server.url(), SONNET, stream)).await;
+            assert!(seen.expect("an answer").is_complete(stream));
         }
         // The client takes a connection back a moment after its answer has ended: now and then too late.
         let opened = opened.load(Ordering::Relaxed);
@@ -284,7 +279,7 @@ async fn a_hundred_streams_dropped_midway() {
         for index in 0..100 {
             let (service, url) = (stack.service.clone(), server.url());
             tasks.spawn(async move {
-                let response = service.oneshot(message_to(&url, true)).await;
+                let response = service.oneshot(request_to(&url, SONNET, true)).await;
                 let mut body = response.expect("an answer").into_body();
                 for _ in 0..index % 4 {
                     body.frame().await.expect("a frame").expect("no error");
@@ -301,8 +296,8 @@ async fn a_hundred_streams_dropped_midway() {
         fake.wait_for(|log| log.len() == 100 && log.iter().all(|a| a.client_gone))
             .await;
         assert_eq!(fake.in_flight(), 0);
-        let seen = send(&stack.service, message_to(&server.url(), true)).await;
-        assert!(seen.expect("an answer").is_whole(true));
+        let seen = send(&stack.service, request_to(&server.url(), SONNET, true)).await;
+        assert!(seen.expect("an answer").is_complete(true));
     })
     .await;
 }
@@ -319,8 +314,8 @@ async fn many_at_once_on_two_threads() {
             let (service, url) = (stack.service.clone(), server.url());
             tasks.spawn(async move {
                 let stream = index % 2 == 0;
-                let seen = send(&service, message_to(&url, stream)).await;
-                seen.expect("an answer").is_whole(stream)
+                let seen = send(&service, request_to(&url, SONNET, stream)).await;
+                seen.expect("an answer").is_complete(stream)
             });
         }
         let whole = tasks.join_all().await;

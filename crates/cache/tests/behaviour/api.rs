@@ -11,15 +11,16 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response};
+use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tower_claude_cache::{CACHE, CacheLayer, Cacheable};
 use tower_claude_core::RequestBody;
-use tower_claude_tests::{Alive, Broken, Guard, read};
+use tower_claude_tests::{Alive, BASE, Broken, Guard, Received, post, with};
 use tower_service::Service;
 
-pub(crate) const SECOND: Duration = Duration::from_secs(1);
+pub(crate) use tower_claude_tests::{MINUTE, SECOND, send, settle};
+
 pub(crate) const TTL: Duration = Duration::from_secs(100);
 
 pub(crate) const MESSAGE: &str = r#"{"id":"msg_1","type":"message","role":"assistant","model":"claude-sonnet-5-5","content":[{"type":"text","text":"Hi"}],"stop_reason":"end_turn","stop_sequence":null,"usage":{"input_tokens":11,"output_tokens":7}}"#;
@@ -194,12 +195,7 @@ pub(crate) fn body(text: &str, stream: bool) -> String {
 }
 
 pub(crate) fn bare(body: impl Into<RequestBody>) -> Request<RequestBody> {
-    Request::post("https://api.anthropic.com/v1/messages")
-        .header("x-api-key", "sk-ant-secret-key")
-        .header("anthropic-version", "2023-06-01")
-        .header("content-type", "application/json")
-        .body(body.into())
-        .expect("a request")
+    with(post(BASE, body), "x-api-key", "sk-ant-secret-key")
 }
 
 /// Returns a marked request.
@@ -217,46 +213,16 @@ pub(crate) fn layer() -> CacheLayer {
     CacheLayer::new(TTL)
 }
 
-/// A response, read to its end.
-#[derive(Debug)]
-pub(crate) struct Got {
-    pub(crate) status: u16,
-    pub(crate) headers: HeaderMap,
-    pub(crate) text: String,
-    pub(crate) error: Option<Broken>,
+pub(crate) type Got = Received<Broken>;
+
+/// The cache status of a response, or an empty text if the request did not ask for the cache.
+pub(crate) trait CacheStatus {
+    fn cache_status(&self) -> &str;
 }
 
-impl Got {
-    pub(crate) async fn of<B>(response: Response<B>) -> Self
-    where
-        B: Body<Data = Bytes, Error = Broken> + Unpin,
-    {
-        let (head, body) = response.into_parts();
-        let (data, _, error) = read(body).await;
-        Self {
-            status: head.status.as_u16(),
-            headers: head.headers,
-            text: String::from_utf8_lossy(&data).into_owned(),
-            error,
-        }
-    }
-
-    /// The cache status; `None` if the request did not ask for the cache.
-    pub(crate) fn said(&self) -> &str {
+impl<E> CacheStatus for Received<E> {
+    fn cache_status(&self) -> &str {
         self.header(CACHE.as_str())
-    }
-
-    pub(crate) fn header(&self, name: &str) -> &str {
-        self.headers
-            .get(name)
-            .map_or("", |value| value.to_str().expect("text"))
-    }
-}
-
-/// Runs all tasks that can run.
-pub(crate) async fn settle() {
-    for _ in 0..64 {
-        tokio::task::yield_now().await;
     }
 }
 
@@ -270,18 +236,8 @@ where
     S: Service<Request<RequestBody>, Response = Response<B>, Error = Broken> + Clone,
     B: Body<Data = Bytes, Error = Broken> + Unpin,
 {
-    let (response, ()) = tokio::join!(call(service, request), async {
+    let (response, ()) = tokio::join!(send(service, request), async {
         scripts.next().await.message();
     });
     response.expect("an answer")
-}
-
-/// Sends a request and reads the response to its end.
-pub(crate) async fn call<S, B>(service: &S, request: Request<RequestBody>) -> Result<Got, Broken>
-where
-    S: Service<Request<RequestBody>, Response = Response<B>, Error = Broken> + Clone,
-    B: Body<Data = Bytes, Error = Broken> + Unpin,
-{
-    let response = tower::ServiceExt::oneshot(service.clone(), request).await?;
-    Ok(Got::of(response).await)
 }

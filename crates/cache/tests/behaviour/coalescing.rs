@@ -11,6 +11,7 @@ use futures_util::future::join_all;
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use tower::{Layer, ServiceExt};
+use tower_claude_core::RequestBody;
 use tower_claude_core::{
     Class, Deadline, Kind,
     event::{CacheDecision, Event},
@@ -28,7 +29,7 @@ async fn equal_requests_in_flight_share_one_call() {
     for stream in [false, true] {
         let calls = (0..20).map(|number| {
             let service = if number % 2 == 0 { &service } else { &other };
-            call(service, marked("Hi", stream))
+            send(service, marked("Hi", stream))
         });
         let answering = async {
             let script = scripts.next().await;
@@ -50,7 +51,7 @@ async fn equal_requests_in_flight_share_one_call() {
             } else {
                 MESSAGE.to_owned()
             };
-            assert_eq!(got.expect("an answer").text, text);
+            assert_eq!(got.expect("an answer").text(), text);
         }
     }
     let seen = layer.handle().snapshot();
@@ -64,13 +65,13 @@ async fn late_subscriber_reads_from_the_start() {
     let service = layer().layer(upstream);
     let first = tokio::spawn({
         let service = service.clone();
-        async move { call(&service, marked("Hi", true)).await }
+        async move { send(&service, marked("Hi", true)).await }
     });
     let sender = scripts.next().await.stream();
     feed(&sender, START);
     feed(&sender, CONTENT);
     settle().await;
-    let second = tokio::spawn(async move { call(&service, marked("Hi", true)).await });
+    let second = tokio::spawn(async move { send(&service, marked("Hi", true)).await });
     settle().await;
     [DELTA, END, STOP]
         .iter()
@@ -78,7 +79,7 @@ async fn late_subscriber_reads_from_the_start() {
     drop(sender);
     for got in [first, second] {
         assert_eq!(
-            got.await.expect("no panic").expect("an answer").text,
+            got.await.expect("no panic").expect("an answer").text(),
             STREAM.concat()
         );
     }
@@ -93,7 +94,7 @@ async fn leader_cancelled_before_the_head_is_replaced() {
     let mut calls: Vec<_> = (0..5)
         .map(|_| {
             let service = service.clone();
-            tokio::spawn(async move { call(&service, request()).await })
+            tokio::spawn(async move { send(&service, request()).await })
         })
         .collect();
     let mut old = Vec::new();
@@ -105,7 +106,7 @@ async fn leader_cancelled_before_the_head_is_replaced() {
     }
     scripts.next().await.message();
     let last = calls.remove(0).await.expect("no panic").expect("an answer");
-    assert_eq!((last.text.as_str(), scripts.calls()), (MESSAGE, 5));
+    assert_eq!((last.text(), scripts.calls()), (MESSAGE, 5));
     let seen = layer.handle().snapshot();
     assert_eq!((seen.takeovers, seen.in_flight, seen.stored), (4, 0, 1));
 }
@@ -118,7 +119,7 @@ async fn leader_cancelled_after_the_head_leaves_the_body_to_the_others() {
         let lead = service.clone().oneshot(marked("Hi", true));
         let (lead, sender) = tokio::join!(lead, async { scripts.next().await.stream() });
         let mut lead = lead.expect("a head").into_body();
-        let follower = tokio::spawn(async move { call(&service, marked("Hi", true)).await });
+        let follower = tokio::spawn(async move { send(&service, marked("Hi", true)).await });
         for part in &STREAM[..frames] {
             feed(&sender, part);
             lead.frame().await.expect("a frame").expect("no error");
@@ -131,7 +132,7 @@ async fn leader_cancelled_after_the_head_leaves_the_body_to_the_others() {
         }
         drop(sender);
         let got = follower.await.expect("no panic").expect("an answer");
-        assert_eq!((got.text, scripts.calls()), (STREAM.concat(), 1));
+        assert_eq!((got.text(), scripts.calls()), (&*STREAM.concat(), 1));
         assert_eq!(scripts.alive(), 0);
     }
 }
@@ -167,7 +168,7 @@ async fn error_is_shared_with_waiters_only() {
     let (upstream, scripts) = upstream();
     let service = layer().layer(upstream);
     let error = r#"{"type":"error","error":{"type":"rate_limit_error","message":"slow down"}}"#;
-    let calls = join_all((0..3).map(|_| call(&service, request())));
+    let calls = join_all((0..3).map(|_| send(&service, request())));
     let (all, ()) = tokio::join!(calls, async {
         let script = scripts.next().await;
         settle().await;
@@ -181,12 +182,15 @@ async fn error_is_shared_with_waiters_only() {
     for got in &all {
         let got = got.as_ref().expect("the error");
         assert_eq!(
-            (got.status, got.text.as_str(), got.said()),
+            (got.status, got.text(), got.cache_status()),
             (429, error, "miss")
         );
         assert_eq!(got.header("retry-after"), "3");
     }
-    assert_eq!(filled(&service, &scripts, request()).await.said(), "miss");
+    assert_eq!(
+        filled(&service, &scripts, request()).await.cache_status(),
+        "miss"
+    );
     assert_eq!(scripts.calls(), 2);
 }
 
@@ -217,8 +221,8 @@ async fn broken_body_gives_one_reader_the_error_and_the_others_an_event() {
     let (upstream, scripts) = upstream();
     let service = layer().layer(upstream);
     let (a, b, ()) = tokio::join!(
-        call(&service, marked("Hi", true)),
-        call(&service, marked("Hi", true)),
+        send(&service, marked("Hi", true)),
+        send(&service, marked("Hi", true)),
         async {
             let script = scripts.next().await;
             settle().await;
@@ -233,13 +237,13 @@ async fn broken_body_gives_one_reader_the_error_and_the_others_an_event() {
     let (with, without) = if a.error.is_some() { (a, b) } else { (b, a) };
     let begun = format!("{START}{}", &CONTENT[..20]);
     assert_eq!(
-        (with.error, with.text),
-        (Some(Broken("reset")), begun.clone())
+        (with.error, with.text()),
+        (Some(Broken("reset")), begun.as_str())
     );
     assert_eq!(without.error, None);
-    let words = without.text.strip_prefix(&begun).expect("the same begin");
+    let words = without.text().strip_prefix(&begun).expect("the same begin");
     let mut state = tower_claude_wire::StreamState::new();
-    state.feed(without.text.as_bytes());
+    state.feed(&without.body);
     assert_eq!(
         state.error().expect("an error event").kind,
         "api_error",
@@ -252,8 +256,8 @@ async fn broken_json_body_fails_for_waiters() {
     let (upstream, scripts) = upstream();
     let service = layer().layer(upstream);
     let (own, other, ()) = tokio::join!(
-        call(&service, request()),
-        call(&service, request()),
+        send(&service, request()),
+        send(&service, request()),
         async {
             let script = scripts.next().await;
             settle().await;
@@ -263,14 +267,14 @@ async fn broken_json_body_fails_for_waiters() {
         }
     );
     assert_eq!(other.expect("a response").status, 502);
-    assert_eq!(own.expect("a head").text, "{\"id\":");
+    assert_eq!(own.expect("a head").text(), "{\"id\":");
 }
 
 #[tokio::test(start_paused = true)]
 async fn unreadable_response_is_not_shared() {
     let (upstream, scripts) = upstream();
     let service = layer().layer(upstream);
-    let calls = join_all((0..3).map(|_| call(&service, request())));
+    let calls = join_all((0..3).map(|_| send(&service, request())));
     let (all, ()) = tokio::join!(calls, async {
         let headers = [
             ("content-type", "application/json"),
@@ -284,7 +288,7 @@ async fn unreadable_response_is_not_shared() {
     });
     let mut texts: Vec<_> = all
         .into_iter()
-        .map(|got| got.expect("an answer").text)
+        .map(|got| got.expect("an answer").body)
         .collect();
     texts.sort();
     assert_eq!(texts, ["0", "1", "2"]);
@@ -295,7 +299,7 @@ async fn caller_over_max_waiters_makes_its_own_call() {
     let (upstream, scripts) = upstream();
     let layer = layer().with_max_waiters(NonZeroUsize::new(2).expect("not 0"));
     let service = layer.layer(upstream);
-    let calls = join_all((0..4).map(|_| call(&service, request())));
+    let calls = join_all((0..4).map(|_| send(&service, request())));
     let (all, ()) = tokio::join!(calls, async {
         settle().await;
         for _ in 0..3 {
@@ -304,7 +308,7 @@ async fn caller_over_max_waiters_makes_its_own_call() {
     });
     let said: Vec<_> = all
         .iter()
-        .map(|got| got.as_ref().expect("an answer").said())
+        .map(|got| got.as_ref().expect("an answer").cache_status())
         .collect();
     assert_eq!(said, ["miss", "hit", "bypass", "bypass"]);
     assert_eq!(layer.handle().snapshot().bypassed, 2);
@@ -316,7 +320,7 @@ async fn waiter_keeps_its_own_deadline() {
     let service = layer().layer(upstream);
     let lead = tokio::spawn({
         let service = service.clone();
-        async move { call(&service, request()).await }
+        async move { send(&service, request()).await }
     });
     let script = scripts.next().await;
     let mut hurried = request();
@@ -366,18 +370,18 @@ async fn leader_past_its_deadline_does_not_fail_the_waiters() {
         let (own, other, third) = if detached {
             let service = layer.detached().layer(timed.clone());
             let (own, other, third, ()) = tokio::join!(
-                call(&service, hurried),
-                call(&service, request()),
-                call(&service, request()),
+                send(&service, hurried),
+                send(&service, request()),
+                send(&service, request()),
                 answering
             );
             (own, other, third)
         } else {
             let service = layer.layer(timed.clone());
             let (own, other, third, ()) = tokio::join!(
-                call(&service, hurried),
-                call(&service, request()),
-                call(&service, request()),
+                send(&service, hurried),
+                send(&service, request()),
+                send(&service, request()),
                 answering
             );
             (own, other, third)
@@ -385,9 +389,9 @@ async fn leader_past_its_deadline_does_not_fail_the_waiters() {
         assert_eq!(own.expect("a refusal").status, 504);
         // One of the waiters makes a call for all of them.
         let (other, third) = (other.expect("an answer"), third.expect("an answer"));
-        let mut said = [other.said(), third.said()];
+        let mut said = [other.cache_status(), third.cache_status()];
         said.sort_unstable();
-        assert_eq!((said, &*other.text), (["hit", "miss"], MESSAGE));
+        assert_eq!((said, other.text()), (["hit", "miss"], MESSAGE));
     }
 }
 
@@ -403,11 +407,11 @@ async fn caller_after_an_error_event_starts_a_new_call() {
         feed(&sender, part);
         first.frame().await.expect("a frame").expect("no error");
     }
-    let (second, ()) = tokio::join!(call(&service, marked("Hi", true)), async {
+    let (second, ()) = tokio::join!(send(&service, marked("Hi", true)), async {
         let sender = scripts.next().await.stream();
         STREAM.iter().for_each(|part| feed(&sender, part));
     });
-    assert_eq!(second.expect("an answer").text, STREAM.concat());
+    assert_eq!(second.expect("an answer").text(), STREAM.concat());
     drop((first, sender));
     let seen = layer.handle().snapshot();
     assert_eq!((seen.in_flight, seen.stored, scripts.calls()), (0, 1, 2));
@@ -424,8 +428,8 @@ async fn waiter_sees_fallback_headers() {
         ("x-tower-claude-last-message", "fallback-model"),
     ];
     let (own, other, ()) = tokio::join!(
-        call(&service, request()),
-        call(&service, request()),
+        send(&service, request()),
+        send(&service, request()),
         async {
             let script = scripts.next().await;
             settle().await;
@@ -474,7 +478,7 @@ async fn caller_joining_as_the_last_one_leaves_starts_a_new_call() {
         assert!(lead.as_mut().poll(&mut cx).is_pending());
         let script = scripts.next().await;
         let again = service.clone();
-        let coming: Late = Box::pin(async move { call(&again, marked("Hi", true)).await });
+        let coming: Late = Box::pin(async move { send(&again, marked("Hi", true)).await });
         if has_head {
             let _sender = script.stream();
             let response = lead.await.expect("a head");
@@ -488,7 +492,7 @@ async fn caller_joining_as_the_last_one_leaves_starts_a_new_call() {
         STREAM.iter().for_each(|part| feed(&sender, part));
         drop(sender);
         let late = late.lock().expect("not poisoned").take().expect("it came");
-        assert_eq!(late.await.expect("an answer").text, STREAM.concat());
+        assert_eq!(late.await.expect("an answer").text(), STREAM.concat());
     }
 }
 
@@ -502,9 +506,9 @@ async fn error_is_not_shared_with_different_unkeyed_fields() {
             r#""stream""#,
             &format!(r#""metadata":{{"user_id":{user}}},"stream""#),
         );
-        request().map(|_| body.into())
+        request().map(|_| RequestBody::from(body))
     };
-    let asking = |user: &str| call(&service, of(user));
+    let asking = |user: &str| send(&service, of(user));
     let (wrong, same, right, ()) = tokio::join!(asking("1"), asking("1"), asking("\"u\""), async {
         let first = scripts.next().await;
         settle().await;
@@ -519,7 +523,7 @@ async fn error_is_not_shared_with_different_unkeyed_fields() {
         settle().await;
         script.message();
     });
-    let said = [first, second].map(|got| got.expect("an answer").said().to_owned());
+    let said = [first, second].map(|got| got.expect("an answer").cache_status().to_owned());
     assert_eq!((said, scripts.calls()), (["miss".into(), "hit".into()], 3));
 }
 
@@ -531,7 +535,7 @@ async fn temporary_error_is_shared_with_different_metadata() {
         let service = layer().layer(upstream);
         let asking = |aside: &str| {
             let body = body("Hi", false).replace(r#""stream""#, &format!(r#"{aside},"stream""#));
-            call(&service, request().map(|_| body.into()))
+            send(&service, request().map(|_| RequestBody::from(body)))
         };
         let users =
             ["a", "b", "c"].map(|user| asking(&format!(r#""metadata":{{"user_id":"{user}"}}"#)));
@@ -570,7 +574,7 @@ async fn panicking_body_is_broken_for_the_others() {
     let service = layer().layer(panicking);
     let calls = [(); 2].map(|()| {
         let service = service.clone();
-        tokio::spawn(async move { call(&service, marked("Hi", true)).await })
+        tokio::spawn(async move { send(&service, marked("Hi", true)).await })
     });
     let sender = scripts.next().await.stream();
     feed(&sender, START);
@@ -581,7 +585,7 @@ async fn panicking_body_is_broken_for_the_others() {
         [a.await, b.await].into_iter().partition(Result::is_err);
     assert_eq!((panicked.len(), scripts.alive()), (1, 0));
     for told in told.into_iter().flatten() {
-        assert!(told.expect("a head").text.contains("event: error\n"));
+        assert!(told.expect("a head").text().contains("event: error\n"));
     }
 }
 
@@ -650,8 +654,8 @@ async fn server_timeout_is_shared_with_all_waiters() {
         response
     }));
     let (a, b, ()) = tokio::join!(
-        call(&service, request()),
-        call(&service, request()),
+        send(&service, request()),
+        send(&service, request()),
         async {
             let script = scripts.next().await;
             settle().await;

@@ -14,7 +14,7 @@ async fn detached_call_continues_when_all_callers_are_gone() {
         let service = layer.layer(upstream);
         let first = tokio::spawn({
             let service = service.clone();
-            async move { call(&service, marked("Hi", stream)).await }
+            async move { send(&service, marked("Hi", stream)).await }
         });
         let script = scripts.next().await;
         first.abort();
@@ -30,9 +30,9 @@ async fn detached_call_continues_when_all_callers_are_gone() {
             script.message();
         }
         settle().await;
-        let again = call(&service, marked("Hi", stream)).await.expect("a hit");
+        let again = send(&service, marked("Hi", stream)).await.expect("a hit");
         assert_eq!(
-            (again.said(), scripts.calls(), scripts.alive()),
+            (again.cache_status(), scripts.calls(), scripts.alive()),
             ("hit", 1, 0)
         );
     }
@@ -54,10 +54,10 @@ async fn detached_call_reads_on_past_slow_readers() {
         "nobody has read a frame, and all is recorded"
     );
     assert_eq!(
-        call(&service, marked("Hi", true))
+        send(&service, marked("Hi", true))
             .await
             .expect("a hit")
-            .said(),
+            .cache_status(),
         "hit"
     );
     let mut text = String::new();
@@ -73,7 +73,7 @@ async fn detached_call_reads_on_past_slow_readers() {
 async fn detached_leader_gets_its_own_head_and_error() {
     let (upstream, scripts) = upstream();
     let service = layer().detached().layer(upstream);
-    let (got, ()) = tokio::join!(call(&service, request()), async {
+    let (got, ()) = tokio::join!(send(&service, request()), async {
         let headers = [
             ("content-type", "application/json"),
             ("request-id", "req_7"),
@@ -81,8 +81,11 @@ async fn detached_leader_gets_its_own_head_and_error() {
         feed(&scripts.next().await.head(200, &headers), MESSAGE);
     });
     let got = got.expect("an answer");
-    assert_eq!((got.header("request-id"), got.said()), ("req_7", "miss"));
-    let (got, ()) = tokio::join!(call(&service, marked("other", false)), async {
+    assert_eq!(
+        (got.header("request-id"), got.cache_status()),
+        ("req_7", "miss")
+    );
+    let (got, ()) = tokio::join!(send(&service, marked("other", false)), async {
         scripts.next().await.error(Broken("reset"));
     });
     assert_eq!(got.expect_err("the error itself"), Broken("reset"));
@@ -94,14 +97,14 @@ async fn detached_task_does_not_count_as_a_waiter() {
     let two = std::num::NonZeroUsize::new(2).expect("not 0");
     let service = layer().with_max_waiters(two).detached().layer(upstream);
     let (first, second, ()) = tokio::join!(
-        call(&service, request()),
-        call(&service, request()),
+        send(&service, request()),
+        send(&service, request()),
         async {
             let script = scripts.next().await;
             settle().await;
             script.message();
         }
     );
-    let said = [first, second].map(|got| got.expect("an answer").said().to_owned());
+    let said = [first, second].map(|got| got.expect("an answer").cache_status().to_owned());
     assert_eq!(said, ["miss", "hit"]);
 }

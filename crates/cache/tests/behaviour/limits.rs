@@ -28,7 +28,7 @@ async fn slow_reader_does_not_stall_the_others() {
     let mut slow = slow.expect("a head").into_body();
     let fast = tokio::spawn({
         let service = service.clone();
-        async move { call(&service, marked("Hi", true)).await }
+        async move { send(&service, marked("Hi", true)).await }
     });
     for part in STREAM {
         settle().await;
@@ -36,7 +36,7 @@ async fn slow_reader_does_not_stall_the_others() {
     }
     drop(sender);
     let fast = fast.await.expect("no panic").expect("an answer");
-    assert_eq!(fast.text, STREAM.concat());
+    assert_eq!(fast.text(), STREAM.concat());
     assert_eq!(rest(&mut slow).await, STREAM.concat());
     assert_eq!(scripts.calls(), 1);
 }
@@ -48,12 +48,12 @@ async fn json_response_does_not_wait_for_its_leader() {
     let lead = service.clone().oneshot(request());
     let headers = [("content-type", "application/json")];
     let (lead, sender) = tokio::join!(lead, async { scripts.next().await.head(200, &headers) });
-    let follower = tokio::spawn(async move { call(&service, request()).await });
+    let follower = tokio::spawn(async move { send(&service, request()).await });
     settle().await;
     feed(&sender, MESSAGE);
     drop(sender);
     assert_eq!(
-        follower.await.expect("no panic").expect("an answer").text,
+        follower.await.expect("no panic").expect("an answer").text(),
         MESSAGE
     );
     assert_eq!(rest(&mut lead.expect("a head").into_body()).await, MESSAGE);
@@ -71,7 +71,7 @@ async fn response_over_the_limit_passes_and_is_not_stored() {
             MESSAGE.replace("Hi", &"Hi".repeat(100_000))
         };
         for _ in 0..2 {
-            let (got, ()) = tokio::join!(call(&service, marked("Hi", stream)), async {
+            let (got, ()) = tokio::join!(send(&service, marked("Hi", stream)), async {
                 let script = scripts.next().await;
                 let kind = if stream {
                     "text/event-stream"
@@ -83,7 +83,7 @@ async fn response_over_the_limit_passes_and_is_not_stored() {
                     .chunks(100)
                     .for_each(|chunk| feed(&sender, std::str::from_utf8(chunk).expect("ASCII")));
             });
-            assert!(got.expect("an answer").text == text);
+            assert!(got.expect("an answer").text() == text);
         }
         assert_eq!((scripts.calls(), layer.handle().snapshot().stored), (2, 0));
     }
@@ -99,7 +99,7 @@ async fn waiters_do_not_drop_frames_the_leader_needs() {
     let lead = service.clone().oneshot(request());
     let headers = [("content-type", "application/json")];
     let (lead, sender) = tokio::join!(lead, async { scripts.next().await.head(200, &headers) });
-    let follower = tokio::spawn(async move { call(&service, request()).await });
+    let follower = tokio::spawn(async move { send(&service, request()).await });
     settle().await;
     for chunk in text.as_bytes().chunks(300) {
         feed(&sender, std::str::from_utf8(chunk).expect("ASCII"));
@@ -110,7 +110,7 @@ async fn waiters_do_not_drop_frames_the_leader_needs() {
     scripts.next().await.message();
     let follower = follower.await.expect("no panic").expect("an answer");
     assert_eq!(
-        (follower.text.as_str(), follower.said()),
+        (follower.text(), follower.cache_status()),
         (MESSAGE, "bypass")
     );
     let read = rest(&mut lead.expect("a head").into_body()).await;
@@ -124,7 +124,7 @@ async fn lagged_reader_gets_an_error_event() {
     let service = layer.layer(upstream);
     let slow = service.clone().oneshot(marked("Hi", true));
     let (slow, sender) = tokio::join!(slow, async { scripts.next().await.stream() });
-    let fast = tokio::spawn(async move { call(&service, marked("Hi", true)).await });
+    let fast = tokio::spawn(async move { send(&service, marked("Hi", true)).await });
     settle().await;
     let text = [START, CONTENT, &DELTA.repeat(2_000), END, STOP].concat();
     for chunk in text.as_bytes().chunks(1_000) {
@@ -132,7 +132,10 @@ async fn lagged_reader_gets_an_error_event() {
         settle().await;
     }
     drop(sender);
-    assert_eq!(fast.await.expect("no panic").expect("an answer").text, text);
+    assert_eq!(
+        fast.await.expect("no panic").expect("an answer").text(),
+        text
+    );
     let late = rest(&mut slow.expect("a head").into_body()).await;
     assert!(late.contains("event: error\n") && late.len() < 1_000);
     assert_eq!(layer.handle().snapshot().lagged, 1);
@@ -149,14 +152,14 @@ async fn caller_after_dropped_frames_starts_a_new_call() {
         feed(&sender, part);
         first.frame().await.expect("a frame").expect("no error");
     }
-    let late = || call(&service, marked("Hi", true));
+    let late = || send(&service, marked("Hi", true));
     let (second, third, ()) = tokio::join!(late(), late(), async {
         let sender = scripts.next().await.stream();
         settle().await;
         STREAM.iter().for_each(|part| feed(&sender, part));
     });
     for late in [second, third] {
-        assert_eq!(late.expect("an answer").text, STREAM.concat());
+        assert_eq!(late.expect("an answer").text(), STREAM.concat());
     }
     [END, STOP].iter().for_each(|part| feed(&sender, part));
     drop(sender);

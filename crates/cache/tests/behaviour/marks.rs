@@ -16,13 +16,13 @@ async fn twice(
     let service = layer.layer(upstream);
     filled(&service, &scripts, request()).await;
     let second = tokio::select! {
-        got = call(&service, request()) => got.expect("an answer"),
+        got = send(&service, request()) => got.expect("an answer"),
         script = scripts.next() => {
             drop(script);
             filled(&service, &scripts, request()).await
         }
     };
-    (scripts.calls().min(2), second.said().to_owned())
+    (scripts.calls().min(2), second.cache_status().to_owned())
 }
 
 const HIT: (usize, &str) = (1, "hit");
@@ -145,16 +145,19 @@ async fn only_messages_and_enabled_token_counts_are_cached() {
     let (upstream, scripts) = upstream();
     let service = layer().with_count_tokens().layer(upstream);
     let count = to(Method::POST, "/v1/messages/count_tokens");
-    let (first, ()) = tokio::join!(call(&service, count()), async {
+    let (first, ()) = tokio::join!(send(&service, count()), async {
         scripts.next().await.json(200, r#"{"input_tokens":14}"#);
     });
-    let second = call(&service, count()).await.expect("an answer");
+    let second = send(&service, count()).await.expect("an answer");
     assert_eq!(
-        (first.expect("an answer").said(), second.said()),
+        (
+            first.expect("an answer").cache_status(),
+            second.cache_status()
+        ),
         ("miss", "hit")
     );
     assert_eq!(
-        (second.text.as_str(), scripts.calls()),
+        (second.text(), scripts.calls()),
         (r#"{"input_tokens":14}"#, 1)
     );
 }
@@ -165,5 +168,5 @@ async fn nested_cache_of_the_same_layer_does_not_deadlock() {
     let layer = layer();
     let service = layer.layer(layer.layer(upstream));
     let got = filled(&service, &scripts, request()).await;
-    assert_eq!((got.text.as_str(), scripts.calls()), (MESSAGE, 1));
+    assert_eq!((got.text(), scripts.calls()), (MESSAGE, 1));
 }

@@ -13,11 +13,11 @@ async fn stored_stream_is_replayed_frame_by_frame() {
     let text: Vec<String> = STREAM.iter().map(|part| (*part).to_owned()).collect();
     let whole = text.concat();
     let pieces: Vec<&str> = vec![&whole[..3], &whole[3..200], &whole[200..201], &whole[201..]];
-    let (first, ()) = tokio::join!(call(&service, marked("Hi", true)), async {
+    let (first, ()) = tokio::join!(send(&service, marked("Hi", true)), async {
         let sender = scripts.next().await.stream();
         pieces.iter().for_each(|piece| feed(&sender, piece));
     });
-    assert_eq!(first.expect("an answer").text, whole);
+    assert_eq!(first.expect("an answer").text(), whole);
     let response = service.oneshot(marked("Hi", true)).await.expect("a hit");
     assert_eq!(
         response.headers()["content-length"],
@@ -40,11 +40,11 @@ async fn stored_json_is_replayed_byte_for_byte_with_age() {
     let (upstream, scripts) = upstream();
     let service = layer().layer(upstream);
     let first = filled(&service, &scripts, request()).await;
-    assert_eq!((first.said(), first.header("age")), ("miss", ""));
+    assert_eq!((first.cache_status(), first.header("age")), ("miss", ""));
     tokio::time::advance(7 * SECOND).await;
-    let second = call(&service, request()).await.expect("a hit");
-    assert_eq!((second.said(), second.header("age")), ("hit", "7"));
-    assert_eq!((second.status, second.text.as_str()), (200, MESSAGE));
+    let second = send(&service, request()).await.expect("a hit");
+    assert_eq!((second.cache_status(), second.header("age")), ("hit", "7"));
+    assert_eq!((second.status, second.text()), (200, MESSAGE));
     assert_eq!(second.header("content-length"), MESSAGE.len().to_string());
     assert_eq!(second.header("content-type"), "application/json");
 }
@@ -89,11 +89,11 @@ async fn transient_headers_are_not_replayed() {
         feed(&script.head(200, &headers), MESSAGE);
     };
     let (own, joined, ()) = tokio::join!(
-        call(&service, request()),
-        call(&service, request()),
+        send(&service, request()),
+        send(&service, request()),
         answering
     );
-    let hit = call(&service, request()).await.expect("a hit");
+    let hit = send(&service, request()).await.expect("a hit");
     assert_eq!(scripts.calls(), 1);
     let (own, joined) = (own.expect("an answer"), joined.expect("an answer"));
     for (name, value) in PASSING {
@@ -109,7 +109,11 @@ async fn transient_headers_are_not_replayed() {
         assert_eq!((joined.header(name), hit.header(name)), (value, value));
     }
     assert_eq!(
-        (own.said(), joined.said(), hit.said()),
+        (
+            own.cache_status(),
+            joined.cache_status(),
+            hit.cache_status()
+        ),
         ("miss", "hit", "hit")
     );
 }

@@ -25,17 +25,17 @@ async fn second(
     };
     let mut all = vec![("content-type", kind)];
     all.extend_from_slice(headers);
-    let (first, ()) = tokio::join!(call(&service, marked("Hi", stream)), async {
+    let (first, ()) = tokio::join!(send(&service, marked("Hi", stream)), async {
         let sender = scripts.next().await.head(status, &all);
         parts.iter().for_each(|part| feed(&sender, part));
     });
     let first = first.expect("an answer");
-    assert_eq!((first.status, first.text), (status, parts.concat()));
+    assert_eq!((first.status, first.text()), (status, &*parts.concat()));
     let stored = layer.handle().snapshot().stored;
     tokio::select! {
-        got = call(&service, marked("Hi", stream)) => {
+        got = send(&service, marked("Hi", stream)) => {
             let got = got.expect("an answer");
-            assert_eq!((got.text, stored), (parts.concat(), 1));
+            assert_eq!((got.text(), stored), (&*parts.concat(), 1));
             "stored"
         }
         _ = scripts.next() => {
@@ -264,8 +264,8 @@ async fn stream_read_to_its_last_event_is_stored() {
         sender
     };
     let ((), sender) = tokio::join!(first, answering);
-    let got = call(&service, marked("Hi", true)).await.expect("an answer");
-    assert_eq!((got.said(), &*got.text), ("hit", &*STREAM.concat()));
+    let got = send(&service, marked("Hi", true)).await.expect("an answer");
+    assert_eq!((got.cache_status(), got.text()), ("hit", &*STREAM.concat()));
     drop(sender);
 }
 
@@ -284,7 +284,7 @@ async fn response_marked_by_an_inner_layer_is_not_stored() {
     ));
     filled(&service, &scripts, request()).await;
     let again = filled(&service, &scripts, request()).await;
-    assert_eq!((again.said(), scripts.calls()), ("miss", 2));
+    assert_eq!((again.cache_status(), scripts.calls()), ("miss", 2));
 }
 
 /// An inner cache, such as a gateway's.
@@ -302,13 +302,16 @@ async fn age_of_an_inner_cache_counts() {
         ("x-tower-claude-cache", "hit"),
         ("age", "60"),
     ];
-    let (first, ()) = tokio::join!(call(&service, request()), async {
+    let (first, ()) = tokio::join!(send(&service, request()), async {
         feed(&scripts.next().await.head(200, &hit), MESSAGE);
     });
     assert_eq!(first.expect("an answer").header("age"), "60");
     tokio::time::advance(20 * SECOND).await;
-    let again = call(&service, request()).await.expect("a hit");
-    assert_eq!((again.said(), again.header("age")), ("hit", "80"));
+    let again = send(&service, request()).await.expect("a hit");
+    assert_eq!((again.cache_status(), again.header("age")), ("hit", "80"));
     tokio::time::advance(40 * SECOND).await;
-    assert_eq!(filled(&service, &scripts, request()).await.said(), "miss");
+    assert_eq!(
+        filled(&service, &scripts, request()).await.cache_status(),
+        "miss"
+    );
 }

@@ -35,9 +35,9 @@ macro_rules! storm {
             .map(|_| {
                 let (service, whole) = (service.clone(), whole.clone());
                 tokio::spawn(async move {
-                    let got = call(&service, marked("Hi", true)).await.expect("an answer");
+                    let got = send(&service, marked("Hi", true)).await.expect("an answer");
                     assert!(
-                        got.error.is_none() && got.text == *whole,
+                        got.error.is_none() && got.text() == *whole,
                         "not the same bytes"
                     );
                 })
@@ -113,8 +113,8 @@ async fn storm_on_several_threads_delivers_every_byte() {
             .map(|_| {
                 let (service, whole) = (service.clone(), whole.clone());
                 tokio::spawn(async move {
-                    let got = call(&service, marked("Hi", true)).await.expect("an answer");
-                    assert!(got.text == *whole, "not the same bytes");
+                    let got = send(&service, marked("Hi", true)).await.expect("an answer");
+                    assert!(got.text() == *whole, "not the same bytes");
                 })
             })
             .collect();

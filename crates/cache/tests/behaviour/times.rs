@@ -10,8 +10,6 @@ use tower_claude_tests::Broken;
 
 use crate::api::*;
 
-const MINUTE: Duration = Duration::from_secs(60);
-
 fn lasting(ttl: Duration) -> http::Request<tower_claude_core::RequestBody> {
     let mut request = bare(body("Hi", false));
     request
@@ -28,12 +26,15 @@ async fn ttl_jitter_is_at_most_ten_percent() {
         filled(&service, &scripts, request()).await;
         tokio::time::advance(89 * SECOND).await;
         assert_eq!(
-            call(&service, request()).await.expect("a hit").said(),
+            send(&service, request())
+                .await
+                .expect("a hit")
+                .cache_status(),
             "hit"
         );
         tokio::time::advance(22 * SECOND).await;
         let late = filled(&service, &scripts, request()).await;
-        assert_eq!((late.said(), scripts.calls()), ("miss", 2));
+        assert_eq!((late.cache_status(), scripts.calls()), ("miss", 2));
     }
 }
 
@@ -49,7 +50,7 @@ async fn entries_stored_together_expire_apart() {
     for number in 0..40 {
         tokio::select! {
             biased;
-            _ = call(&service, marked(&number.to_string(), false)) => hits += 1,
+            _ = send(&service, marked(&number.to_string(), false)) => hits += 1,
             () = settle() => {}
         }
     }
@@ -63,7 +64,10 @@ async fn request_ttl_overrides_the_layer_ttl() {
     filled(&service, &scripts, lasting(10 * MINUTE)).await;
     tokio::time::advance(8 * MINUTE).await;
     assert_eq!(
-        call(&service, request()).await.expect("a hit").said(),
+        send(&service, request())
+            .await
+            .expect("a hit")
+            .cache_status(),
         "hit"
     );
     // A TTL of zero stores nothing.
@@ -72,7 +76,10 @@ async fn request_ttl_overrides_the_layer_ttl() {
     none.extensions_mut()
         .insert(Cacheable::new().with_ttl(Duration::ZERO));
     filled(&service, &scripts, none).await;
-    assert_eq!(filled(&service, &scripts, again).await.said(), "miss");
+    assert_eq!(
+        filled(&service, &scripts, again).await.cache_status(),
+        "miss"
+    );
 }
 
 /// Stores a response, waits until it is stale, and sends the request again.
@@ -85,7 +92,7 @@ async fn after_an_hour(
     let service = layer.layer(upstream);
     filled(&service, &scripts, request()).await;
     tokio::time::advance(wait).await;
-    let (got, ()) = tokio::join!(call(&service, request()), async {
+    let (got, ()) = tokio::join!(send(&service, request()), async {
         answer(scripts.next().await);
     });
     assert_eq!(scripts.calls(), 2);
@@ -99,13 +106,13 @@ async fn stale_entry_is_served_in_place_of_an_outage() {
         let got = after_an_hour(layer(), half, |script| script.json(status, "{}")).await;
         let got = got.expect("the stale one");
         assert_eq!(
-            (got.status, got.said(), got.text.as_str()),
+            (got.status, got.cache_status(), got.text()),
             (200, "stale", MESSAGE)
         );
         assert_eq!(got.header("age"), "1800");
     }
     let got = after_an_hour(layer(), half, |script| script.error(Broken("reset"))).await;
-    assert_eq!(got.expect("the stale one").said(), "stale");
+    assert_eq!(got.expect("the stale one").cache_status(), "stale");
     let refused = |script: Script| {
         let by = [("x-tower-claude-refused-by", "token-bucket")];
         feed(&script.head(429, &by), "{}");
@@ -114,7 +121,7 @@ async fn stale_entry_is_served_in_place_of_an_outage() {
         after_an_hour(layer(), half, refused)
             .await
             .expect("stale")
-            .said(),
+            .cache_status(),
         "stale"
     );
 }
@@ -129,7 +136,7 @@ async fn stale_entry_is_not_served_in_place_of_a_client_error() {
     let got = after_an_hour(layer(), half, Script::message)
         .await
         .expect("an answer");
-    assert_eq!((got.said(), got.header("age")), ("miss", ""));
+    assert_eq!((got.cache_status(), got.header("age")), ("miss", ""));
 }
 
 #[tokio::test(start_paused = true)]
@@ -156,7 +163,7 @@ async fn stale_entry_expires_and_zero_disables_it() {
         after_an_hour(long, day, outage)
             .await
             .expect("stale")
-            .said(),
+            .cache_status(),
         "stale"
     );
 }
@@ -168,14 +175,14 @@ async fn stale_entry_is_served_to_all_waiters() {
     let service = layer.layer(upstream);
     filled(&service, &scripts, request()).await;
     tokio::time::advance(30 * MINUTE).await;
-    let asking = || call(&service, request());
+    let asking = || send(&service, request());
     let (a, b, c, ()) = tokio::join!(asking(), asking(), asking(), async {
         let script = scripts.next().await;
         settle().await;
         script.json(529, "{}");
     });
     for got in [a, b, c] {
-        assert_eq!(got.expect("stale").said(), "stale");
+        assert_eq!(got.expect("stale").cache_status(), "stale");
     }
     assert_eq!((scripts.calls(), layer.handle().snapshot().stale), (2, 3));
 }
@@ -198,19 +205,19 @@ async fn stream_failed_before_content_counts_as_outage() {
                 parts.iter().for_each(|part| feed(&sender, part));
             }
         };
-        let (first, ()) = tokio::join!(call(&service, marked("Hi", true)), answer(&STREAM));
-        assert_eq!(first.expect("an answer").text, STREAM.concat());
+        let (first, ()) = tokio::join!(send(&service, marked("Hi", true)), answer(&STREAM));
+        assert_eq!(first.expect("an answer").text(), STREAM.concat());
         tokio::time::advance(30 * MINUTE).await;
         let parts: &'static [&'static str] = Box::leak(parts.to_vec().into_boxed_slice());
-        let (second, ()) = tokio::join!(call(&service, marked("Hi", true)), answer(parts));
+        let (second, ()) = tokio::join!(send(&service, marked("Hi", true)), answer(parts));
         let second = second.expect("an answer");
-        assert_eq!(second.said(), expected, "{parts:?}");
+        assert_eq!(second.cache_status(), expected, "{parts:?}");
         let text = if expected == "stale" {
             STREAM.concat()
         } else {
             parts.concat()
         };
-        assert_eq!(second.text, text);
+        assert_eq!(second.text(), text);
     }
 }
 
@@ -233,11 +240,11 @@ async fn class_of_an_inner_layer_decides_on_stale() {
     ));
     filled(&service, &scripts, request()).await;
     tokio::time::advance(30 * MINUTE).await;
-    let (got, ()) = tokio::join!(call(&service, request()), async {
+    let (got, ()) = tokio::join!(send(&service, request()), async {
         let headers = [("content-type", "application/json"), ("x-late", "1")];
         feed(&scripts.next().await.head(200, &headers), MESSAGE);
     });
-    assert_eq!(got.expect("stale").said(), "stale");
+    assert_eq!(got.expect("stale").cache_status(), "stale");
 }
 
 #[tokio::test(start_paused = true)]
@@ -252,7 +259,7 @@ async fn broken_json_body_counts_as_outage() {
     })
     .await
     .expect("the stale one");
-    assert_eq!((got.said(), got.text.as_str()), ("stale", MESSAGE));
+    assert_eq!((got.cache_status(), got.text()), ("stale", MESSAGE));
     // A body too long to be held is forwarded to the leader.
     let short = layer().with_entry_limit(8 * 1024);
     let long = MESSAGE.replace("Hi", &"Hi".repeat(20_000));
@@ -264,5 +271,5 @@ async fn broken_json_body_counts_as_outage() {
     })
     .await
     .expect("an answer");
-    assert!(got.said() == "miss" && got.text == long);
+    assert!(got.cache_status() == "miss" && got.text() == long);
 }

@@ -17,7 +17,7 @@ async fn manual_control_opens_closes_and_resumes() {
     handle.force_open(&scope(SONNET));
     assert_eq!(state(&layer), BreakerState::ForcedOpen);
     let answer = call(&layer, &fake).await.expect("a rejection");
-    let refused = answer.refused.expect("tagged");
+    let refused = answer.rejected().expect("tagged");
     let because = Kind::Overloaded;
     assert_eq!(refused.reason, RejectReason::CircuitOpen { because });
     assert_eq!(refused.retry_after, None, "the end is unknown");

@@ -66,10 +66,10 @@ async fn single_401_opens_the_credential_for_all_models() {
     ]);
     let service = layer.layer(script.clone());
     let first = send(&service, with_key("bad", SONNET)).await.expect("it");
-    assert!(first.was_sent());
+    assert!(!first.is_rejected());
     let answer = send(&service, with_key("bad", HAIKU)).await.expect("it");
-    assert_eq!((answer.status, answer.was_sent()), (401, false));
-    let class = answer.class.expect("a class");
+    assert_eq!((answer.status, answer.is_rejected()), (401, true));
+    let class = answer.class();
     assert_eq!((class.kind, class.local), (Kind::Unauthorized, true));
     let text = String::from_utf8_lossy(&answer.body).into_owned();
     assert!(text.contains("authentication_error"), "{text}");
@@ -102,7 +102,7 @@ async fn spend_limit_opens_the_credential_and_no_model() {
         assert_eq!(look(&layer, SONNET).state, BreakerState::Closed);
         let service = layer.layer(fake.clone());
         let refused = send(&service, request(SONNET, false)).await.expect("it");
-        let kind = refused.class.map(|class| class.kind);
+        let kind = refused.kind();
         assert_eq!((refused.status, kind), (402, Some(Kind::SpendLimit)));
         let other = send(&service, with_key("another", SONNET)).await;
         assert_eq!(other.expect("it").status, 200);
@@ -163,7 +163,7 @@ async fn probe_of_a_credential_without_a_response_keeps_the_cause() {
     });
     sleep(61 * SECOND).await;
     let refused = send(&service, request(HAIKU, false)).await.expect("it");
-    assert_eq!((refused.status, refused.was_sent()), (401, false));
+    assert_eq!((refused.status, refused.is_rejected()), (401, true));
     assert_eq!(credential(&layer).because, Kind::Unauthorized);
     hung.abort();
 }
@@ -179,10 +179,10 @@ async fn outage_of_a_model_does_not_affect_the_credential() {
     ];
     let script = Script::new(replies);
     let service = layer.layer(script.clone());
-    send(&service, request(SONNET, false)).await;
+    let _ = send(&service, request(SONNET, false)).await;
     sleep(36 * SECOND).await;
     for _ in 0..2 {
-        send(&service, request(SONNET, false)).await;
+        let _ = send(&service, request(SONNET, false)).await;
     }
     let credential = credential(&layer).breaker;
     assert_eq!(
@@ -206,7 +206,7 @@ async fn timeout_is_ignored_by_the_credential() {
         .with_timeouts(timeouts)
         .layer(layer.layer(fake.clone()));
     for _ in 0..3 {
-        send(&service, request(SONNET, false)).await;
+        let _ = send(&service, request(SONNET, false)).await;
     }
     assert_eq!(look(&layer, SONNET).state, BreakerState::Open);
     fake.clear_injected();
@@ -222,7 +222,7 @@ async fn request_without_a_credential_has_no_credential_circuit() {
     for _ in 0..20 {
         let mut bare = request(SONNET, false);
         bare.headers_mut().remove("x-api-key");
-        send(&service, bare).await;
+        let _ = send(&service, bare).await;
     }
     assert_eq!(script.calls(), 20);
 }
@@ -233,7 +233,7 @@ async fn response_403_opens_nothing() {
     let script = Script::always(Reply::claude_error(403, "permission_error"));
     let service = layer.layer(script.clone());
     for _ in 0..20 {
-        send(&service, request(SONNET, false)).await;
+        let _ = send(&service, request(SONNET, false)).await;
     }
     assert_eq!(script.calls(), 20);
 }
@@ -247,7 +247,7 @@ async fn scope_function_of_the_user_groups_requests() {
     calls(&layer, &fake, 5).await;
     let service = layer.layer(fake.clone());
     let other = send(&service, request(HAIKU, false)).await.expect("it");
-    assert_eq!((other.status, other.was_sent()), (529, false));
+    assert_eq!((other.status, other.is_rejected()), (529, true));
 }
 
 #[tokio::test(start_paused = true)]
@@ -260,7 +260,7 @@ async fn full_table_evicts_only_idle_circuits() {
     let script = Script::always(Reply::claude_error(404, "not_found_error"));
     let service = layer.layer(script.clone());
     for name in 0..1_000 {
-        send(&service, request(&format!("claude-nonsense-{name}"), false)).await;
+        let _ = send(&service, request(&format!("claude-nonsense-{name}"), false)).await;
         assert!(layer.handle().snapshot().circuits.len() <= 8);
     }
     assert_eq!(script.calls(), 1_000);
@@ -270,7 +270,7 @@ async fn full_table_evicts_only_idle_circuits() {
     let script = Script::always(Reply::claude_error(529, "overloaded_error"));
     let service = layer.layer(script.clone());
     for name in 0..100 {
-        send(&service, request(&format!("claude-nonsense-{name}"), false)).await;
+        let _ = send(&service, request(&format!("claude-nonsense-{name}"), false)).await;
         assert!(layer.handle().snapshot().circuits.len() <= 8);
     }
     assert_eq!(script.calls(), 100);
@@ -293,7 +293,7 @@ async fn circuit_with_a_call_is_not_evicted() {
     let other = layer.layer(fake.clone());
     tokio::join!(down, async {
         sleep(SECOND / 2).await;
-        send(&other, request(HAIKU, false)).await;
+        let _ = send(&other, request(HAIKU, false)).await;
     });
     assert_eq!(look(&layer, SONNET).state, BreakerState::Open);
 }

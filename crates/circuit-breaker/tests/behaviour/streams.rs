@@ -78,7 +78,7 @@ async fn concurrent_streams_that_break_open_the_circuit() {
     );
     let refused = send(&service, request(SONNET, true)).await.expect("it");
     let because = Kind::Transport;
-    let reason = refused.refused.expect("tagged").reason;
+    let reason = refused.rejected().expect("tagged").reason;
     assert_eq!(reason, RejectReason::CircuitOpen { because });
 }
 

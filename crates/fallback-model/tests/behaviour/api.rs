@@ -1,19 +1,18 @@
 //! A scripted API, the layer over it, and the events of the layer.
 
-use std::{
-    io,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::io;
 
 use http::Request;
 use tower::Layer;
 use tower_claude_core::{Classify, RequestBody, event::Event};
 use tower_claude_fallback_model::{FallbackModelLayer, SERVED_MODEL, ServedBy};
+use tower_claude_tests::{EventLog, Received, request_with, summary};
 
-pub(crate) use tower_claude_tests::api::{Answer, Api, Piece, Reply, Seen, send, sse::*};
-
-pub(crate) const SECOND: Duration = Duration::from_secs(1);
+pub(crate) use tower_claude_tests::{
+    HAIKU, HOUR, OPUS, SECOND, SONNET,
+    api::{Api, Piece, Reply, Seen, sse::*},
+    send,
+};
 
 pub(crate) fn data(text: &'static str) -> Piece {
     Piece::data(text)
@@ -40,20 +39,15 @@ pub(crate) trait Served {
     fn by(&self) -> &str;
 }
 
-impl Served for Answer {
+impl<E> Served for Received<E> {
     fn served(&self) -> Option<&ServedBy> {
         self.extensions.get()
     }
 
     fn by(&self) -> &str {
-        let by = self.headers.get(SERVED_MODEL);
-        by.map_or("", |by| by.to_str().expect("text"))
+        self.header(SERVED_MODEL.as_str())
     }
 }
-
-pub(crate) const OPUS: &str = "claude-opus-5-5";
-pub(crate) const SONNET: &str = "claude-sonnet-5-5";
-pub(crate) const HAIKU: &str = "claude-haiku-5-5";
 
 pub(crate) fn request() -> Request<RequestBody> {
     asking(OPUS, "")
@@ -61,77 +55,56 @@ pub(crate) fn request() -> Request<RequestBody> {
 
 /// Returns a request for this model with more fields.
 pub(crate) fn asking(model: &str, more: &str) -> Request<RequestBody> {
-    let body = format!(
-        r#"{{"model":"{model}","max_tokens":64{more},"messages":[{{"role":"user","content":"Hi"}}]}}"#
-    );
-    Request::post("https://api.anthropic.com/v1/messages")
-        .header("x-api-key", "key")
-        .header("anthropic-version", "2023-06-01")
-        .header("content-type", "application/json")
-        .body(RequestBody::from(body))
-        .expect("a request")
+    request_with(model, &format!(r#","max_tokens":64{more}"#))
 }
 
 /// Sends one request through this layer.
-pub(crate) async fn through<C>(layer: &FallbackModelLayer<C>, api: &Api) -> Answer
+pub(crate) async fn through<C>(layer: &FallbackModelLayer<C>, api: &Api) -> Received<io::Error>
 where
     C: Classify<io::Error> + Clone,
 {
-    send(layer.layer(api.clone()), request())
-        .await
-        .expect("a response")
+    let call = send(&layer.layer(api.clone()), request());
+    call.await.expect("a response")
 }
 
 /// Returns a layer with Sonnet and Haiku as stand-ins, and its events.
 pub(crate) fn layer() -> (FallbackModelLayer, EventLog) {
-    let events = EventLog::default();
-    let copy = events.clone();
-    let layer = FallbackModelLayer::new([SONNET, HAIKU])
-        .with_observer(move |event: &Event<'_>| copy.record(event));
+    let events = EventLog::new(line_of);
+    let layer = FallbackModelLayer::new([SONNET, HAIKU]).with_observer(events.clone());
     (layer, events)
 }
 
-/// The events, with a line for each.
-#[derive(Clone, Default)]
-pub(crate) struct EventLog(Arc<Mutex<Vec<String>>>);
-
-impl EventLog {
-    fn record(&self, event: &Event<'_>) {
-        let short = |model: &str| model.split('-').nth(1).unwrap_or(model).to_owned();
-        let line = match event {
-            Event::FellBack {
-                from,
-                to,
-                class,
-                asked,
-                ..
-            } => {
-                let (from, to) = (short(from), short(to));
-                let how = if *asked { "" } else { " unasked" };
-                format!("{from} -> {to} {}{how}", class.kind.as_str())
-            }
-            Event::GaveUp {
-                model: Some(model),
-                attempt,
-                class,
-                because,
-                ..
-            } => format!(
-                "{} gave up {attempt} {} {because}",
-                short(model),
-                class.kind.as_str()
-            ),
-            Event::CircuitOpened { scope, because, .. } => {
-                format!("opened {scope} {}", because.as_str())
-            }
-            Event::CircuitProbe { scope, .. } => format!("probe {scope}"),
-            Event::CircuitClosed { scope, .. } => format!("closed {scope}"),
-            other => format!("{other:?}"),
-        };
-        self.0.lock().unwrap().push(line);
-    }
-
-    pub(crate) fn lines(&self) -> Vec<String> {
-        self.0.lock().unwrap().clone()
-    }
+/// Returns the line of an event of the layer, with short names of models.
+fn line_of(event: &Event<'_>) -> Option<String> {
+    let short = |model: &str| model.split('-').nth(1).unwrap_or(model).to_owned();
+    Some(match event {
+        Event::FellBack {
+            from,
+            to,
+            class,
+            asked,
+            ..
+        } => {
+            let (from, to) = (short(from), short(to));
+            let how = if *asked { "" } else { " unasked" };
+            format!("{from} -> {to} {}{how}", class.kind.as_str())
+        }
+        Event::GaveUp {
+            model: Some(model),
+            attempt,
+            class,
+            because,
+            ..
+        } => format!(
+            "{} gave up {attempt} {} {because}",
+            short(model),
+            class.kind.as_str()
+        ),
+        Event::CircuitOpened { scope, because, .. } => {
+            format!("opened {scope} {}", because.as_str())
+        }
+        Event::CircuitProbe { scope, .. } => format!("probe {scope}"),
+        Event::CircuitClosed { scope, .. } => format!("closed {scope}"),
+        other => return summary(other),
+    })
 }

@@ -21,7 +21,7 @@ async fn retry_attempts_are_counted_over_all_models() {
             .layer(layer().0)
             .layer(retry(attempts))
             .service(api.clone());
-        assert_eq!(send(stack, request()).await.unwrap().status, 529);
+        assert_eq!(send(&stack, request()).await.unwrap().status, 529);
         let count = |model| api.models().iter().filter(|asked| *asked == model).count();
         assert_eq!([OPUS, SONNET, HAIKU].map(count), expected);
     }
@@ -37,7 +37,7 @@ async fn retry_attempts_are_counted_over_all_models() {
         .layer(FallbackTo::sonnet())
         .layer(retry(3))
         .service(api.clone());
-    send(stack, request()).await.unwrap();
+    send(&stack, request()).await.unwrap();
     assert_eq!(api.models(), [OPUS, SONNET, SONNET]);
 }
 
@@ -53,7 +53,9 @@ impl FallbackTo {
 #[tokio::test(start_paused = true)]
 async fn attempts_without_retry_are_counted_once() {
     let api = both(Reply::overloaded(), Reply::overloaded());
-    send(layer().0.layer(api.clone()), request()).await.unwrap();
+    send(&layer().0.layer(api.clone()), request())
+        .await
+        .unwrap();
     let seen = api.seen();
     let context = seen[2].extensions.get::<Arc<Call>>().unwrap();
     assert_eq!(context.attempts(), 3);

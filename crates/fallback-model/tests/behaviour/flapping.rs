@@ -9,13 +9,12 @@ use std::{
 };
 
 use tokio::{task::JoinSet, time::sleep};
-use tower::{Layer, ServiceExt};
+use tower::Layer;
 use tower_claude_core::event::Event;
 use tower_claude_fake_claude::{FakeClaude, Fault, GroupLimits, Incident};
 use tower_claude_fallback_model::{FallbackModelLayer, SERVED_MODEL, TargetSnapshot};
-use tower_claude_tests::read;
 
-use crate::api::{OPUS, SONNET, asking};
+use crate::api::{OPUS, SONNET, asking, send};
 
 /// The number of requests. A debug build takes ten times as long for each.
 const REQUESTS: u32 = if cfg!(debug_assertions) {
@@ -84,14 +83,11 @@ async fn flapping_primary_causes_no_errors_and_one_probe_per_cool_down() {
     for number in 0..REQUESTS {
         let stream = number % 2 == 0;
         let more = if stream { r#","stream":true"# } else { "" };
-        let call = service.clone().oneshot(asking(OPUS, more));
+        let call = send(&service, asking(OPUS, more));
         calls.spawn(async move {
-            let (head, body) = call.await.ok()?.into_parts();
-            let (body, _, error) = read(body).await;
-            let whole = if stream { "message_stop" } else { "end_turn" };
-            let text = std::str::from_utf8(&body).ok()?;
-            let fine = head.status == 200 && error.is_none() && text.contains(whole);
-            fine.then(|| head.headers.contains_key(SERVED_MODEL))
+            let response = call.await.ok()?;
+            let is_complete = response.is_complete(stream);
+            is_complete.then(|| response.headers.contains_key(SERVED_MODEL))
         });
         sleep(pause).await;
         while let Some(outcome) = calls.try_join_next() {

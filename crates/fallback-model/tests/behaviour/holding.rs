@@ -89,7 +89,7 @@ async fn each_response_is_held_separately() {
     });
     let fallback = FallbackModelLayer::new([SONNET, HAIKU]).with_classifier(ByHeader);
     let stack = fallback.layer(ByModel(retry().layer(api.clone()), api.clone()));
-    let answer = send(stack, request()).await.unwrap();
+    let answer = send(&stack, request()).await.unwrap();
     assert_eq!(api.models(), [OPUS, SONNET, HAIKU]);
     assert_eq!((answer.status, answer.by()), (200, HAIKU));
 }
@@ -103,7 +103,7 @@ async fn inactive_retry_layer_leaves_holding_to_the_fallback() {
         .layer(FallbackModelLayer::new([SONNET]))
         .layer(retry())
         .service(api.clone());
-    let answer = send(stack, request()).await.unwrap();
+    let answer = send(&stack, request()).await.unwrap();
     assert_eq!((answer.status, answer.by()), (200, SONNET));
     assert_eq!(api.models(), [OPUS, SONNET]);
 }
@@ -117,6 +117,6 @@ async fn refusal_forwarded_by_retry_leads_to_fallback() {
     for (falls_back, by) in [(true, SONNET), (false, "")] {
         let fallback = fallback.clone().with_refusals(falls_back);
         let stack = fallback.layer(retry().layer(api.clone()));
-        assert_eq!(send(stack, request()).await.unwrap().by(), by);
+        assert_eq!(send(&stack, request()).await.unwrap().by(), by);
     }
 }

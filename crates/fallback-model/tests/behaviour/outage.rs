@@ -110,7 +110,7 @@ async fn response_for_a_skipped_model_names_the_reason() {
     let served = answer.served().unwrap();
     assert_eq!((served.why.kind, served.hops), (Kind::Overloaded, 1));
     // Requests for another model are not affected.
-    let answer = send(layer.layer(api.clone()), asking(HAIKU, ""))
+    let answer = send(&layer.layer(api.clone()), asking(HAIKU, ""))
         .await
         .unwrap();
     assert_eq!(answer.by(), "");
@@ -151,7 +151,7 @@ async fn probe_is_marked_only_if_another_model_can_take_over() {
         }
         let slow = Reply::overloaded().after(60 * SECOND);
         let api = both(Reply::fine(), slow);
-        let answer = send(layer.layer(api.clone()), asking(OPUS, more)).await;
+        let answer = send(&layer.layer(api.clone()), asking(OPUS, more)).await;
         assert_eq!(answer.unwrap().by(), "");
         assert_eq!(api.models(), [SONNET, OPUS]);
         let seen = &api.seen()[1];
@@ -178,7 +178,7 @@ async fn rate_limit_counts_for_one_credential() {
     other
         .headers_mut()
         .insert("x-api-key", "other".parse().unwrap());
-    send(layer.layer(api.clone()), other).await.unwrap();
+    send(&layer.layer(api.clone()), other).await.unwrap();
     assert_eq!(api.models(), [SONNET, OPUS, SONNET]);
 }
 
@@ -195,13 +195,13 @@ async fn fast_stand_in_uses_the_limits_of_its_fast_mode() {
     let service = layer.layer(api.clone());
     let fast = || asking(OPUS, r#","speed":"fast""#);
     for _ in 0..4 {
-        send(service.clone(), fast()).await.unwrap();
+        send(&service.clone(), fast()).await.unwrap();
     }
     api.forget();
-    send(service.clone(), fast()).await.unwrap();
+    send(&service.clone(), fast()).await.unwrap();
     assert_eq!(api.models(), [HAIKU]);
     api.forget();
-    send(service.clone(), asking(second, "")).await.unwrap();
+    send(&service.clone(), asking(second, "")).await.unwrap();
     assert_eq!(api.models()[0], second);
     // Haiku has no fast mode, and the request does not ask for it.
     let limited = Api::by_model(|model| match model {
@@ -209,11 +209,11 @@ async fn fast_stand_in_uses_the_limits_of_its_fast_mode() {
         _ => Reply::overloaded(),
     });
     for _ in 0..4 {
-        let answer = send(layer.layer(limited.clone()), fast()).await;
+        let answer = send(&layer.layer(limited.clone()), fast()).await;
         assert!(answer.unwrap().status >= 429);
     }
     api.forget();
-    send(service, asking(HAIKU, "")).await.unwrap();
+    send(&service, asking(HAIKU, "")).await.unwrap();
     assert_eq!(
         api.models(),
         [SONNET],
@@ -252,7 +252,7 @@ async fn not_found_on_a_probe_frees_the_shared_rate_group() {
     let layer = FallbackModelLayer::new([next]);
     let limited = Api::by_model(|_| Reply::rate_limited("5"));
     for _ in 0..3 {
-        let answer = send(layer.layer(limited.clone()), asking(gone, "")).await;
+        let answer = send(&layer.layer(limited.clone()), asking(gone, "")).await;
         assert_eq!(answer.unwrap().status, 429);
     }
     sleep(60 * SECOND).await;
@@ -260,7 +260,7 @@ async fn not_found_on_a_probe_frees_the_shared_rate_group() {
         model if model == gone => Reply::error(404, "not_found_error"),
         _ => Reply::fine(),
     });
-    let answer = send(layer.layer(api.clone()), asking(gone, "")).await;
+    let answer = send(&layer.layer(api.clone()), asking(gone, "")).await;
     assert_eq!(answer.unwrap().by(), next);
     assert_eq!(api.models(), [gone, next]);
 }
@@ -275,7 +275,7 @@ async fn model_name_over_1024_bytes_is_not_kept() {
     });
     for (length, status) in [(1_024, 200), (1_025, 404)] {
         let request = asking(&"x".repeat(length), "");
-        let answer = send(layer.layer(api.clone()), request).await.unwrap();
+        let answer = send(&layer.layer(api.clone()), request).await.unwrap();
         assert_eq!(answer.status, status);
     }
     let targets = layer.handle().snapshot().targets;

@@ -15,7 +15,7 @@ async fn fallback_is_reported_by_headers_events_and_snapshot() {
     let layer = layer.with_chain(OPUS, ["claude-haiku-4-5"]);
     let service = layer.layer(api.clone());
     let more = r#","output_config":{"effort":"low"}"#;
-    let answer = send(service, asking(OPUS, more)).await.unwrap();
+    let answer = send(&service, asking(OPUS, more)).await.unwrap();
     let served = answer.served().unwrap();
     assert_eq!((&*served.model, &*served.asked), ("claude-haiku-4-5", OPUS));
     assert_eq!((served.why.kind, served.hops), (Kind::Overloaded, 2));
@@ -63,7 +63,7 @@ async fn innermost_of_two_layers_names_the_serving_model() {
     let inner = FallbackModelLayer::new([HAIKU]).without_fallback(OPUS);
     let outer = FallbackModelLayer::new([SONNET]);
     let service = outer.layer(inner.layer(api.clone()));
-    let answer = send(service, request()).await.unwrap();
+    let answer = send(&service, request()).await.unwrap();
     assert_eq!(api.models(), [OPUS, SONNET, HAIKU]);
     assert_eq!(answer.by(), HAIKU);
     let served = answer.served().unwrap();
@@ -71,7 +71,7 @@ async fn innermost_of_two_layers_names_the_serving_model() {
     // A response from another process has headers only.
     let gateway = Reply::fine().header("x-tower-claude-served-model", HAIKU);
     let api = both(Reply::overloaded(), gateway);
-    let answer = send(outer.layer(api), request()).await.unwrap();
+    let answer = send(&outer.layer(api), request()).await.unwrap();
     assert_eq!(
         (answer.by(), &*answer.served().unwrap().model),
         (HAIKU, HAIKU)
@@ -115,7 +115,7 @@ async fn local_rejection_is_not_reported_again() {
         let (layer, events) = layer();
         let layer = layer.with_chain("claude-opus-4-8", ["claude-opus-4-7"]);
         let request = asking("claude-opus-4-8", "");
-        send(layer.layer(api), request).await.unwrap();
+        send(&layer.layer(api), request).await.unwrap();
         assert_eq!(events.lines(), said);
     }
 }

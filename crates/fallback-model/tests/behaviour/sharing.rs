@@ -11,7 +11,7 @@ use http::{HeaderValue, Request, Response, Version};
 use http_body_util::BodyExt;
 use tokio::time::Instant;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
-use tower_claude_core::{BufferRequest, Call, RequestBody, Tenant};
+use tower_claude_core::{Call, RequestBody, Tenant, toolkit::BufferRequest};
 use tower_claude_fallback_model::FallbackModelLayer;
 use tower_claude_retry::{Backoff, Jitter, RetryLayer, Timeouts};
 
@@ -44,7 +44,7 @@ async fn changed(
         .map_request(change)
         .layer(retry())
         .service(api.clone());
-    assert_eq!(send(stack, request()).await.unwrap().status, 200);
+    assert_eq!(send(&stack, request()).await.unwrap().status, 200);
     assert_eq!(api.models(), [OPUS, OPUS, OPUS]);
     api.seen()
 }
@@ -115,7 +115,7 @@ async fn token_count_of_one_model_is_not_used_for_the_next() {
     });
     // And a prompt that was counted is not sent to a model whose window it does not fit.
     let layer = FallbackModelLayer::new(["claude-haiku-4-5", SONNET]);
-    let answer = send(layer.layer(counting), request()).await;
+    let answer = send(&layer.layer(counting), request()).await;
     assert_eq!(answer.unwrap().by(), SONNET);
     assert_eq!(*counts.lock().unwrap(), [None, None]);
 }
@@ -128,7 +128,7 @@ async fn every_attempt_has_the_call_record_and_the_retry_count() {
         .layer(FallbackModelLayer::new([SONNET]))
         .layer(retry())
         .service(api.clone());
-    assert_eq!(send(stack, sent_before()).await.unwrap().status, 200);
+    assert_eq!(send(&stack, sent_before()).await.unwrap().status, 200);
     let context = |seen: &Seen| seen.extensions.get::<Arc<Call>>().cloned();
     let seen = api.seen();
     let first = context(&seen[0]).expect("a context");
@@ -147,7 +147,7 @@ async fn next_model_gets_the_original_request() {
         .layer(FallbackModelLayer::new([SONNET]))
         .layer(retry())
         .service(api.clone());
-    assert_eq!(send(stack, sent_before()).await.unwrap().by(), SONNET);
+    assert_eq!(send(&stack, sent_before()).await.unwrap().by(), SONNET);
     let seen = api.seen();
     assert_eq!(seen.len(), 6);
     assert_eq!(seen[4].headers["x-stainless-retry-count"], "7");
@@ -171,7 +171,7 @@ async fn next_model_gets_the_same_uri_version_and_extensions() {
         .parse()
         .unwrap();
     request.extensions_mut().insert(Tenant("acme".into()));
-    let answer = send(FallbackModelLayer::new([SONNET]).layer(looking), request);
+    let answer = send(&FallbackModelLayer::new([SONNET]).layer(looking), request);
     assert_eq!(answer.await.unwrap().by(), SONNET);
     let heads = heads.lock().unwrap();
     assert_eq!((heads.len(), heads[0].1), (2, Version::HTTP_2));
@@ -228,7 +228,7 @@ async fn head_timeout_applies_to_each_attempt() {
             .layer(retry().with_timeouts(head))
             .service(api.clone());
         let start = Instant::now();
-        assert_eq!(send(stack, request()).await.unwrap().status, 200);
+        assert_eq!(send(&stack, request()).await.unwrap().status, 200);
         // One that fails, then two that are cut, with waits between them; then the other model.
         let took = after * SECOND + 2 * (SECOND + 10 * SECOND);
         assert_eq!(start.elapsed(), took, "{after}");

@@ -1,19 +1,16 @@
 //! The layer under test, and its limits at both ends.
 #![allow(dead_code, unused_imports)]
 
-use std::{num::NonZeroU64, time::Duration};
+use std::num::NonZeroU64;
 
 use tower_claude_core::Dimension;
 use tower_claude_fake_claude::{FakeClaude, GroupLimits};
 use tower_claude_header_budget::HeaderBudgetLayer;
 use tower_claude_limiter::{Limiter, Limits, LocalLimiter, ScopeSnapshot};
 
-pub(crate) use tower_claude_tests::limiting::*;
+pub(crate) use tower_claude_tests::{EventLog, HOUR, MINUTE, limiting::*, send_ok, with};
 
 pub(crate) type TestLayer = HeaderBudgetLayer<LocalLimiter, BySize>;
-
-pub(crate) const HOUR: Duration = Duration::from_secs(3_600);
-pub(crate) const MINUTE: Duration = Duration::from_secs(60);
 
 pub(crate) fn limits((requests, input, output): PerMinute) -> Limits {
     let some = |n| NonZeroU64::new(n).expect("a limit");

@@ -11,9 +11,9 @@ use std::{
 use http::{Request, response::Parts};
 use tokio::time::Instant;
 use tower_claude_core::{
-    Call, Class, EstimateCost, HeuristicCost, LimitWarning, Observation, Outcome, PendingEstimate,
-    Rejection, RequestBody, ReservationHandle, Scope,
+    Call, Class, EstimateCost, HeuristicCost, Outcome, Rejection, RequestBody, Scope,
     driver::{AttemptPolicy, Clock},
+    toolkit::{LimitWarning, Observation, PendingEstimate, ReservationHandle},
 };
 use tower_claude_wire::StreamState;
 

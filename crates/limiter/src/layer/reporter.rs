@@ -9,9 +9,10 @@ use std::{
 use http::{HeaderMap, response::Parts};
 use tokio::time::Instant;
 use tower_claude_core::{
-    Class, Kind, Observation, PausedByLimiter, Rejection, Scope,
+    Class, Kind, Rejection, Scope,
     driver::Clock,
-    event::{Event, EventSink, emit, is_debug_heard},
+    event::{Event, EventSink, emit, is_debug_enabled},
+    toolkit::{Observation, PausedByLimiter},
 };
 use tower_claude_wire::{self as wire, RateLimits};
 
@@ -131,7 +132,7 @@ impl Reporter {
         let observation = Observation::new(&limits, wire::date(headers), *class, at)
             .with_warn_percent(self.warn_percent);
         let warning = admitted.observe(&observation);
-        if is_debug_heard(&self.events) {
+        if is_debug_enabled(&self.events) {
             let event = Event::Headroom {
                 layer: self.layer,
                 scope,

@@ -21,7 +21,7 @@ use tower_claude_reqwest::{Execute, HttpService, ReqwestClassify};
 use tower_claude_token_bucket::TokenBucketLayer;
 
 use crate::common::{
-    HOUR, at_once, bounded, message, middleware, prompt, quiet, statuses, timeless,
+    HOUR, SONNET, at_once, bounded, middleware, prompt, quiet, request_to, statuses, timeless,
 };
 
 /// Status, headers and bytes equal the response that the client gets without the adaptor.
@@ -41,11 +41,11 @@ where
             .header("x-api-key", "key-a")
             .header("anthropic-version", "2023-06-01")
             .header("content-type", "application/json")
-            .body(prompt(stream));
+            .body(prompt(SONNET, stream));
         let bare = bare.send().await.unwrap();
         let service = check(HttpService::new(client.clone()));
         let seen = service
-            .oneshot(message(&other.url(), stream))
+            .oneshot(request_to(&other.url(), SONNET, stream))
             .await
             .unwrap();
         assert_eq!(seen.status(), bare.status());
@@ -87,7 +87,10 @@ where
     for (stream, end) in [(false, "\"usage\""), (true, "event: message_stop")] {
         fake.inject(Fault::Overloaded);
         fake.inject(Fault::Reset);
-        let response = claude.clone().oneshot(message(&server.url(), stream)).await;
+        let response = claude
+            .clone()
+            .oneshot(request_to(&server.url(), SONNET, stream))
+            .await;
         let response = Response::from(response.unwrap().map(Body::wrap));
         assert_eq!(response.status(), 200);
         assert_eq!(
@@ -138,10 +141,12 @@ async fn invalid_request_is_not_charged() {
             .with_max_wait(Duration::ZERO)
             .with_classifier(ReqwestClassify::new());
         let service = bucket.layer(HttpService::new(Client::new()));
-        let wrong = message("ftp://localhost", false);
+        let wrong = request_to("ftp://localhost", SONNET, false);
         assert!(service.clone().oneshot(wrong).await.is_err());
         for status in [200, 429] {
-            let sent = service.clone().oneshot(message(&server.url(), false));
+            let sent = service
+                .clone()
+                .oneshot(request_to(&server.url(), SONNET, false));
             assert_eq!(sent.await.unwrap().status(), status);
         }
         assert_eq!(statuses(&fake), [200]);
@@ -156,7 +161,7 @@ async fn dropped_call_closes_its_connection() {
         let server = fake.serve().await.unwrap();
         let service = at_once().layer(HttpService::new(middleware()));
         fake.inject(Fault::SlowHead(HOUR));
-        let call = tokio::spawn(service.oneshot(message(&server.url(), true)));
+        let call = tokio::spawn(service.oneshot(request_to(&server.url(), SONNET, true)));
         fake.wait_for(|log| log.len() == 1).await;
         call.abort();
         assert!(call.await.unwrap_err().is_cancelled());
@@ -201,7 +206,7 @@ async fn extensions_reach_the_middleware_with_each_attempt() {
         let client = ClientBuilder::new(Client::new()).with(seen.clone()).build();
         let service = at_once().layer(HttpService::new(client));
         fake.inject(Fault::Overloaded);
-        let mut request = message(&server.url(), false);
+        let mut request = request_to(&server.url(), SONNET, false);
         request.extensions_mut().insert(Mark(7));
         let response = service.oneshot(request).await.unwrap();
         assert_eq!(response.status(), 200);

@@ -14,7 +14,7 @@ use tower_claude_fake_claude::Fault;
 use tower_claude_reqwest::{Execute, HttpService, TowerMiddleware};
 
 use crate::common::{
-    ChannelBody, HOUR, at_once, bounded, message, message_of, middleware, post, prompt, quiet,
+    ChannelBody, HOUR, SONNET, at_once, bounded, middleware, post, prompt, quiet, request_to,
 };
 
 const STALL: Fault = Fault::Stall {
@@ -30,7 +30,10 @@ async fn response_streams_and_its_drop_closes_the_connection() {
         let server = fake.serve().await.unwrap();
         fake.inject(STALL);
         let service = at_once().layer(HttpService::new(Client::new()));
-        let response = service.oneshot(message(&server.url(), true)).await.unwrap();
+        let response = service
+            .oneshot(request_to(&server.url(), SONNET, true))
+            .await
+            .unwrap();
         let mut body = response.into_body();
         let mut text = String::new();
         while !text.contains("content_block_delta") {
@@ -53,7 +56,10 @@ async fn response_of_a_middleware_streams() {
         let client = reqwest_middleware::ClientBuilder::new(Client::new())
             .with(TowerMiddleware::new(at_once()))
             .build();
-        let sent = post(&client, &server.url()).body(prompt(true)).send().await;
+        let sent = post(&client, &server.url())
+            .body(prompt(SONNET, true))
+            .send()
+            .await;
         let mut response = sent.unwrap();
         let mut text = Vec::new();
         while !String::from_utf8_lossy(&text).contains("content_block_delta") {
@@ -80,7 +86,10 @@ where
     std::future::poll_fn(|cx| tower::Service::poll_ready(&mut service, cx))
         .await
         .unwrap();
-    let call = tokio::spawn(tower::Service::call(&mut service, message_of(&url, body)));
+    let call = tokio::spawn(tower::Service::call(
+        &mut service,
+        tower_claude_tests::post::<RequestBody>(&url, body),
+    ));
     let (mut socket, _) = listener.accept().await.unwrap();
     let mut text = String::new();
     for piece in ["first", "second"] {
@@ -123,7 +132,10 @@ async fn bytes_are_sent_with_their_length() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let service = HttpService::new(Client::new());
-        let call = tokio::spawn(service.oneshot(message_of(&url, "{\"some\":1}".into())));
+        let call = tokio::spawn(service.oneshot(tower_claude_tests::post::<RequestBody>(
+            &url,
+            "{\"some\":1}",
+        )));
         let (mut socket, _) = listener.accept().await.unwrap();
         let mut text = String::new();
         while !text.ends_with('}') {

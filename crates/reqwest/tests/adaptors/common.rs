@@ -7,16 +7,15 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Request};
+use http::HeaderMap;
 use http_body::{Body, Frame};
 use reqwest_middleware::{ClientBuilder, ClientWithMiddleware};
 use tokio::sync::mpsc;
-use tower_claude_core::RequestBody;
 use tower_claude_fake_claude::{FakeClaude, GroupLimits};
 use tower_claude_reqwest::ReqwestClassify;
 use tower_claude_retry::{Backoff, Jitter, RetryLayer};
 
-pub(crate) const HOUR: Duration = Duration::from_secs(3_600);
+pub(crate) use tower_claude_tests::{HOUR, SONNET, prompt, request_to};
 
 /// A limit much longer than any of these tests takes, so that a hang is a failure.
 pub(crate) async fn bounded<T>(test: impl Future<Output = T>) -> T {
@@ -43,37 +42,13 @@ pub(crate) fn middleware() -> ClientWithMiddleware {
     ClientBuilder::new(reqwest::Client::new()).build()
 }
 
-/// Returns the JSON body of a request.
-pub(crate) fn prompt(stream: bool) -> String {
-    format!(
-        r#"{{"model":"claude-sonnet-5-5","max_tokens":256,"stream":{stream},"messages":[{{"role":"user","content":"Hi"}}]}}"#
-    )
-}
-
-/// Returns a Messages request to this base URL.
-pub(crate) fn message(base: &str, stream: bool) -> Request<RequestBody> {
-    message_of(base, prompt(stream).into())
-}
-
-pub(crate) fn message_of(base: &str, body: RequestBody) -> Request<RequestBody> {
-    Request::post(format!("{base}/v1/messages"))
-        .header("x-api-key", "key-a")
-        .header("anthropic-version", "2023-06-01")
-        .header("content-type", "application/json")
-        .body(body)
-        .expect("a request")
-}
-
-/// Returns the same request as reqwest's builder.
+/// Returns a Messages request without a body as reqwest's builder.
 pub(crate) fn post(
     client: &ClientWithMiddleware,
     base: &str,
 ) -> reqwest_middleware::RequestBuilder {
-    client
-        .post(format!("{base}/v1/messages"))
-        .header("x-api-key", "key-a")
-        .header("anthropic-version", "2023-06-01")
-        .header("content-type", "application/json")
+    let (head, _) = tower_claude_tests::post::<String>(base, "").into_parts();
+    client.post(head.uri.to_string()).headers(head.headers)
 }
 
 /// Returns the headers without dates and request ids.

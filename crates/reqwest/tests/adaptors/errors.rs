@@ -10,7 +10,7 @@ use tower_claude_core::{BoxError, Class, Classify, ClassifyResponse, HttpClassif
 use tower_claude_fake_claude::Fault;
 use tower_claude_reqwest::{HttpService, ReqwestClassify};
 
-use crate::common::{HOUR, bounded, message, quiet};
+use crate::common::{HOUR, SONNET, bounded, quiet, request_to};
 
 /// Checks the class of an error as reqwest's type, boxed, as a middleware's error, and wrapped in
 /// one.
@@ -43,7 +43,10 @@ async fn refused_connection_is_transport() {
         let url = server.url();
         server.shutdown().await;
         let service = HttpService::new(Client::new());
-        let error = service.oneshot(message(&url, false)).await.unwrap_err();
+        let error = service
+            .oneshot(request_to(&url, SONNET, false))
+            .await
+            .unwrap_err();
         assert!(error.is_connect());
         assert_eq!(class(error), Class::new(Kind::Transport));
     })
@@ -57,7 +60,9 @@ async fn reset_before_the_response_is_transport() {
         let server = fake.serve().await.unwrap();
         fake.inject(Fault::Reset);
         let service = HttpService::new(Client::new());
-        let error = service.oneshot(message(&server.url(), false)).await;
+        let error = service
+            .oneshot(request_to(&server.url(), SONNET, false))
+            .await;
         let error = error.unwrap_err();
         assert!(error.is_request() && !error.is_connect());
         assert_eq!(class(error), Class::new(Kind::Transport));
@@ -72,7 +77,10 @@ async fn broken_body_is_transport() {
         let server = fake.serve().await.unwrap();
         fake.inject(Fault::Cut { after_tokens: 4 });
         let service = HttpService::new(Client::new());
-        let response = service.oneshot(message(&server.url(), true)).await.unwrap();
+        let response = service
+            .oneshot(request_to(&server.url(), SONNET, true))
+            .await
+            .unwrap();
         let error = response.into_body().collect().await.unwrap_err();
         assert!(error.is_body());
         assert_eq!(class(error), Class::new(Kind::Transport));
@@ -88,7 +96,9 @@ async fn no_answer_in_time() {
     fake.inject(Fault::SlowHead(24 * HOUR));
     let client = Client::builder().timeout(HOUR).build().unwrap();
     let service = HttpService::new(client);
-    let error = service.oneshot(message(&server.url(), false)).await;
+    let error = service
+        .oneshot(request_to(&server.url(), SONNET, false))
+        .await;
     let error = error.unwrap_err();
     assert!(error.is_timeout());
     assert_eq!(class(error), Class::new(Kind::Timeout));
@@ -108,7 +118,7 @@ impl Resolve for Lost {
 async fn no_connection_in_time() {
     let client = Client::builder().connect_timeout(HOUR).dns_resolver(Lost);
     let service = HttpService::new(client.build().unwrap());
-    let error = service.oneshot(message("http://nowhere.invalid", false));
+    let error = service.oneshot(request_to("http://nowhere.invalid", SONNET, false));
     let error = error.await.unwrap_err();
     assert!(error.is_timeout() && error.is_connect(), "{error:?}");
     assert_eq!(class(error), Class::new(Kind::Transport));

@@ -9,7 +9,7 @@ use tower::{Layer, ServiceExt};
 use tower_claude_core::{Class, Classify, Kind};
 use tower_claude_reqwest::{HttpService, ReqwestClassify, TowerMiddleware};
 
-use crate::common::{at_once, bounded, message, post, prompt, quiet, statuses};
+use crate::common::{SONNET, at_once, bounded, post, prompt, quiet, request_to, statuses};
 
 /// Starts a server that redirects every request to `there`, or to itself.
 async fn elsewhere(there: Option<String>) -> String {
@@ -46,7 +46,10 @@ async fn redirect_is_followed_and_the_response_has_the_last_url() {
             format!("{}/v1/messages", server.url()),
         );
         let service = at_once().layer(HttpService::new(Client::new()));
-        let answer = service.oneshot(message(&first, false)).await.unwrap();
+        let answer = service
+            .oneshot(request_to(&first, SONNET, false))
+            .await
+            .unwrap();
         let answer = reqwest::Response::from(answer.map(reqwest::Body::wrap));
         assert_eq!(
             (answer.status().as_u16(), answer.url().as_str()),
@@ -55,7 +58,10 @@ async fn redirect_is_followed_and_the_response_has_the_last_url() {
         let client = reqwest_middleware::ClientBuilder::new(Client::new())
             .with(TowerMiddleware::new(at_once()))
             .build();
-        let sent = post(&client, &first).body(prompt(false)).send().await;
+        let sent = post(&client, &first)
+            .body(prompt(SONNET, false))
+            .send()
+            .await;
         let answer = sent.unwrap();
         assert_eq!(
             (answer.status().as_u16(), answer.url().as_str()),
@@ -72,7 +78,7 @@ async fn circular_redirect_is_not_retried() {
         let retry = at_once();
         let handle = retry.handle();
         let service = retry.layer(HttpService::new(Client::new()));
-        let round = message(&elsewhere(None).await, false);
+        let round = request_to(&elsewhere(None).await, SONNET, false);
         let error = service.oneshot(round).await.unwrap_err();
         assert!(error.is_redirect(), "{error:?}");
         let class = ReqwestClassify::new().error(&error);

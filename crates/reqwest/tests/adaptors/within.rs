@@ -11,14 +11,16 @@ use http::Extensions;
 use reqwest::{Body, Client, Request, Response};
 use reqwest_middleware::{ClientBuilder, Error, Middleware, Next, Result};
 use tower::{ServiceBuilder, timeout::TimeoutLayer, timeout::error::Elapsed};
-use tower_claude_core::{Deadline, Rejected};
+use tower_claude_core::{Deadline, Rejection};
 use tower_claude_fake_claude::{FakeClaude, Fault, HeaderFamily};
 use tower_claude_header_budget::HeaderBudgetLayer;
 use tower_claude_limiter::Limits;
 use tower_claude_reqwest::TowerMiddleware;
 use tower_claude_token_bucket::TokenBucketLayer;
 
-use crate::common::{HOUR, at_once, bounded, message, pieces, post, prompt, quiet, statuses};
+use crate::common::{
+    HOUR, SONNET, at_once, bounded, pieces, post, prompt, quiet, request_to, statuses,
+};
 
 /// An extension that a middleware increments before and after the rest of the chain.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -72,7 +74,7 @@ async fn each_attempt_runs_the_rest_of_the_chain_with_the_callers_extensions() {
             .with(inner.clone())
             .build();
         fake.inject_times(Fault::Overloaded, 2);
-        let request = post(&client, &server.url()).body(prompt(false));
+        let request = post(&client, &server.url()).body(prompt(SONNET, false));
         let response = request.with_extension(Mark(7)).send().await.unwrap();
         assert_eq!(response.status(), 200);
         assert_eq!(
@@ -108,7 +110,11 @@ async fn rejection_of_a_full_stack_is_a_response() {
         let client = ClientBuilder::new(Client::new())
             .with(TowerMiddleware::new(stack))
             .build();
-        let send = || post(&client, &server.url()).body(prompt(true)).send();
+        let send = || {
+            post(&client, &server.url())
+                .body(prompt(SONNET, true))
+                .send()
+        };
         let text = send().await.unwrap().text().await.unwrap();
         assert!(text.contains("event: message_stop"));
         let refused = send().await.unwrap();
@@ -123,7 +129,7 @@ async fn rejection_of_a_full_stack_is_a_response() {
         );
         let by = refused
             .extensions()
-            .get::<Rejected>()
+            .get::<Rejection>()
             .map(|refused| refused.by);
         assert_eq!(by, Some("token-bucket"));
         assert!(refused.text().await.unwrap().contains("rate_limit_error"));
@@ -141,10 +147,10 @@ async fn caller_extensions_reach_the_layers() {
             .with(TowerMiddleware::new(at_once()))
             .build();
         let late = Deadline(tokio::time::Instant::now());
-        let request = post(&client, &server.url()).body(prompt(false));
+        let request = post(&client, &server.url()).body(prompt(SONNET, false));
         let response = request.with_extension(late).send().await.unwrap();
         assert_eq!(response.status(), 504);
-        assert!(response.extensions().get::<Rejected>().is_some());
+        assert!(response.extensions().get::<Rejection>().is_some());
         assert_eq!(fake.log_len(), 0);
     })
     .await;
@@ -158,7 +164,8 @@ async fn request_extensions_win_over_caller_extensions() {
         let client = ClientBuilder::new(Client::new())
             .with(TowerMiddleware::new(at_once()))
             .build();
-        let (mut request, mut attached) = (message(&server.url(), false), Extensions::new());
+        let (mut request, mut attached) =
+            (request_to(&server.url(), SONNET, false), Extensions::new());
         let now = tokio::time::Instant::now();
         attached.insert(Deadline(now + HOUR));
         request.extensions_mut().insert(Deadline(now));
@@ -230,7 +237,7 @@ async fn the_timeout_of_one_request_still_acts_and_is_retried_once() {
         .with(TowerMiddleware::new(retry))
         .build();
     fake.inject_times(Fault::SlowHead(HOUR), 9);
-    let request = post(&client, &server.url()).body(prompt(false));
+    let request = post(&client, &server.url()).body(prompt(SONNET, false));
     let error = request
         .timeout(Duration::from_secs(5))
         .send()
@@ -254,7 +261,7 @@ async fn errors_of_towers_layers_can_be_found() {
         .build();
     fake.inject(Fault::SlowHead(HOUR));
     let sent = post(&client, &server.url())
-        .body(prompt(false))
+        .body(prompt(SONNET, false))
         .send()
         .await;
     let Err(Error::Middleware(error)) = sent else {
@@ -308,7 +315,7 @@ async fn cancelled_call_gives_the_extensions_back() {
             .with(Hasty(watch.clone()))
             .with(TowerMiddleware::new(at_once()))
             .build();
-        let request = post(&client, &server.url()).body(prompt(false));
+        let request = post(&client, &server.url()).body(prompt(SONNET, false));
         let response = request.with_extension(Mark(7)).send().await.unwrap();
         assert_eq!(response.status(), 200);
         assert_eq!(watch.seen(), [(Some(Mark(7)), None)]);

@@ -41,7 +41,7 @@ async fn nested_layer_over_unready_service_does_not_retry() {
     let ((outer, _), (inner, events)) = (layer(), layer());
     let broken = Broken(Arc::default());
     let stack = outer.layer(inner.layer(broken.clone()));
-    assert!(send(stack, request()).await.is_err());
+    assert!(send(&stack, request()).await.is_err());
     assert_eq!(broken.0.load(Ordering::Relaxed), 5);
     let told = inner.handle().snapshot();
     assert_eq!((told.retries, told.gave_up), (0, 0));
@@ -54,6 +54,6 @@ async fn nested_layer_with_short_head_timeout_does_not_time_out() {
     let inner = inner.with_timeouts(Timeouts::NONE.with_head(Some(SECOND)));
     let api = Api::new([Reply::fine().after(5 * SECOND)]);
     let stack = outer.layer(inner.layer(api.clone()));
-    assert_eq!(send(stack, request()).await.unwrap().status, 200);
+    assert_eq!(send(&stack, request()).await.unwrap().status, 200);
     assert_eq!(inner.handle().snapshot().timed_out, 0);
 }

@@ -115,7 +115,7 @@ async fn held_response_that_times_out_reports_its_usage_once() {
     let stalled = Reply::stream([data(START), Piece::Stall]);
     let api = Api::new([stalled, Reply::overloaded(), Reply::fine()]);
     let service = driver(policy(idle()), &recorder).layer(api.clone());
-    assert_eq!(send(service, request()).await.unwrap().status, 200);
+    assert_eq!(send(&service, request()).await.unwrap().status, 200);
     assert_eq!(api.arrivals(), [0, 11, 13]);
     let log = [
         "success",
@@ -152,7 +152,7 @@ async fn total_timeout_ends_wait_for_admission() {
     recorder.admits = false;
     let api = Api::new([]);
     let service = driver(policy(total()), &recorder).layer(api.clone());
-    let answer = send(service, request()).await.unwrap();
+    let answer = send(&service, request()).await.unwrap();
     assert_eq!((answer.status, api.elapsed()), (504, 10 * SECOND));
 }
 
@@ -171,7 +171,7 @@ async fn total_timeout_ends_wait_for_head_and_held_response() {
     for reply in [Reply::never(), Reply::stream([data(START), Piece::Stall])] {
         let api = Api::new([reply]);
         let service = driver(policy(total()), &Recorder::new()).layer(api.clone());
-        let answer = send(service, request()).await.unwrap();
+        let answer = send(&service, request()).await.unwrap();
         assert_eq!((answer.status, api.elapsed()), (504, 10 * SECOND));
     }
 }
@@ -201,7 +201,7 @@ async fn timeouts_end_stream_and_report_its_usage_once() {
         let pieces = [data(START), data(CONTENT), Piece::Stall];
         let api = Api::new([Reply::stream(pieces)]);
         let service = driver(policy(timeouts), &recorder).layer(api.clone());
-        let answer = send(service, request()).await.unwrap();
+        let answer = send(&service, request()).await.unwrap();
         assert!(answer.text().contains("event: error"));
         assert_eq!((api.elapsed(), api.alive()), (10 * SECOND, 0));
         assert_eq!(recorder.take(), log);
@@ -282,11 +282,14 @@ async fn held_response_that_policy_rejects_reports_its_end_once() {
     let recorder = Recorder::new();
     let layer = driver(RejectUnwanted { repeats: true }, &recorder);
     let api = Api::new([unwanted(), Reply::fine()]);
-    assert_eq!(send(layer.layer(api), request()).await.unwrap().status, 200);
+    assert_eq!(
+        send(&layer.layer(api), request()).await.unwrap().status,
+        200
+    );
     let log = ["success", "dropped Some(3)", "success", "complete None"];
     assert_eq!(recorder.take(), log);
     let layer = driver(RejectUnwanted { repeats: false }, &recorder);
-    let answer = send(layer.layer(Api::new([unwanted()])), request())
+    let answer = send(&layer.layer(Api::new([unwanted()])), request())
         .await
         .unwrap();
     assert_eq!(answer.text(), [START, CONTENT, STOP].concat());

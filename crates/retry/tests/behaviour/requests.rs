@@ -15,6 +15,7 @@ use http_body_util::Full;
 use tokio::time::Instant;
 use tower::{Layer, ServiceBuilder, ServiceExt};
 use tower_claude_core::{Call, Class, Classify, ClassifyResponse, HttpClassify, Kind, RequestBody};
+use tower_claude_tests::{SONNET, prompt};
 use tower_claude_wire::ApiError;
 
 use crate::api::*;
@@ -39,7 +40,7 @@ async fn copies(attempts: u32, failures: usize) -> u32 {
     request.extensions_mut().insert(Counted(counted.0.clone()));
     let script = std::iter::repeat_n(Reply::overloaded(), failures).chain([Reply::fine()]);
     let api = Api::new(script);
-    send(layer.layer(api.clone()), request).await.unwrap();
+    send(&layer.layer(api.clone()), request).await.unwrap();
     counted.0.load(Ordering::Relaxed)
 }
 
@@ -60,11 +61,11 @@ async fn every_attempt_sends_whole_request() {
         .headers_mut()
         .insert("x-api-key", "k".parse().unwrap());
     let api = Api::new([Reply::overloaded(), Reply::overloaded(), Reply::fine()]);
-    send(layer.layer(api.clone()), request).await.unwrap();
+    send(&layer.layer(api.clone()), request).await.unwrap();
     let seen = api.seen();
     assert_eq!(seen.len(), 3);
     for seen in &seen {
-        assert_eq!(seen.body, r#"{"model":"claude-sonnet-5-5"}"#);
+        assert_eq!(seen.body, prompt(SONNET, false));
         assert_eq!(seen.headers["x-api-key"], "k");
         assert!(!seen.headers.contains_key("x-stainless-retry-count"));
         assert!(seen.extensions.get::<Counted>().is_some());
@@ -92,7 +93,7 @@ async fn retry_count_header_is_updated() {
         let headers = request.headers_mut();
         headers.insert("x-stainless-retry-count", sent.parse().unwrap());
         let api = Api::new([Reply::overloaded(), Reply::overloaded(), Reply::fine()]);
-        send(layer.layer(api.clone()), request).await.unwrap();
+        send(&layer.layer(api.clone()), request).await.unwrap();
         let seen = api.seen();
         let seen = seen
             .iter()
@@ -107,7 +108,7 @@ async fn streamed_request_body_is_sent_once() {
     let body = RequestBody::new(Full::new(Bytes::from("too long to keep")));
     let request = request().map(|_| body);
     let api = Api::new([Reply::overloaded()]);
-    let answer = send(layer.layer(api.clone()), request).await.unwrap();
+    let answer = send(&layer.layer(api.clone()), request).await.unwrap();
     assert_eq!(
         (answer.status, &api.seen()[0].body[..]),
         (529, &b"too long to keep"[..])
@@ -137,7 +138,7 @@ async fn nested_layer_passes_through() {
         .layer(outer)
         .layer(inner)
         .service(api.clone());
-    assert_eq!(send(stack, request()).await.unwrap().status, 529);
+    assert_eq!(send(&stack, request()).await.unwrap().status, 529);
     assert_eq!(api.seen().len(), 5);
     assert_eq!(outer_events.lines().len(), 5);
     assert!(inner_events.lines().is_empty());
@@ -156,7 +157,7 @@ async fn call_sent_again_by_outer_layer_is_retried() {
         let mut request = request();
         request.extensions_mut().insert(context.clone());
         assert_eq!(
-            send(layer.layer(api.clone()), request)
+            send(&layer.layer(api.clone()), request)
                 .await
                 .unwrap()
                 .status,
@@ -177,7 +178,7 @@ async fn answered_call_sent_again_is_retried_before_future_is_dropped() {
     let api = Api::new([Reply::overloaded(), Reply::fine()]);
     let mut again = request();
     again.extensions_mut().insert(context);
-    let answer = send(layer.layer(api.clone()), again).await.unwrap();
+    let answer = send(&layer.layer(api.clone()), again).await.unwrap();
     assert_eq!(answer.status, 200);
     drop(call);
 }
@@ -195,7 +196,7 @@ async fn attempts_at_other_targets_count_towards_maximum() {
         let api = Api::new((0..5).map(|_| Reply::overloaded()));
         let mut request = request();
         request.extensions_mut().insert(context.clone());
-        let answer = send(layer.layer(api.clone()), request).await.unwrap();
+        let answer = send(&layer.layer(api.clone()), request).await.unwrap();
         assert_eq!((answer.status, api.seen().len()), (529, expected));
     }
 }
@@ -206,7 +207,7 @@ async fn probe_is_sent_once() {
     let api = Api::new([Reply::overloaded()]);
     let mut request = request();
     Call::get_or_insert(request.extensions_mut(), Instant::now()).set_probe(true);
-    let answer = send(layer.layer(api.clone()), request).await.unwrap();
+    let answer = send(&layer.layer(api.clone()), request).await.unwrap();
     assert_eq!((answer.status, api.seen().len()), (529, 1));
 }
 
@@ -254,7 +255,7 @@ async fn own_classifier_overrules_class_of_inner_layer() {
     let stream = Reply::stream([data(START), data(ERROR)]);
     through(&layer, &Api::new([stream])).await;
     let broken = Api::new([Reply::broken(io::ErrorKind::ConnectionReset)]);
-    assert!(send(layer.layer(broken), request()).await.is_err());
+    assert!(send(&layer.layer(broken), request()).await.is_err());
     // A local rejection stands.
     let refused = Reply::new(503).extension(Class::new(Kind::Overloaded).into_local());
     through(&layer, &Api::new([refused])).await;

@@ -1,6 +1,6 @@
 //! Responses that are held, and streams that the caller reads.
 
-use std::{convert::Infallible, time::Duration};
+use std::{convert::Infallible, io, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_claude_core::{Kind, RequestBody};
 use tower_claude_retry::Timeouts;
-use tower_claude_tests::FrameBody;
+use tower_claude_tests::{FrameBody, Received};
 
 use crate::api::*;
 
@@ -51,7 +51,7 @@ async fn failure_after_content_is_forwarded_and_recorded() {
         )]);
         let answer = through(&layer, &api).await;
         assert_eq!(answer.text(), [START, CONTENT, text].concat());
-        assert_eq!(answer.broken, broken);
+        assert_eq!(answer.error.is_some(), broken);
         assert_eq!(events.lines(), [format!("broken {kind}")]);
         assert_eq!(layer.handle().snapshot().broken, 1);
     }
@@ -117,7 +117,7 @@ async fn json_over_held_limit_is_not_retried() {
     let long = Bytes::from(vec![b' '; 65 * 1024]);
     let reply = Reply::json(200, "").pieces([Piece::Data(long.clone()), Piece::Broken]);
     let answer = through(&layer, &Api::new([reply])).await;
-    assert!(answer.broken);
+    assert!(answer.error.is_some());
     assert_eq!(answer.body, long);
     assert_eq!(events.lines(), ["broken transport"]);
 }
@@ -160,8 +160,8 @@ async fn silent_stream_ends_with_error_event() {
     }
 }
 
-fn text_of(answer: &Answer) -> String {
-    assert!(!answer.broken);
+fn text_of(answer: &Received<io::Error>) -> String {
+    assert!(answer.error.is_none());
     text_without_request_id(answer.text())
 }
 
@@ -265,6 +265,6 @@ async fn stream_of_known_length_has_no_timers() {
         Ok::<_, Infallible>(response.body(body).unwrap())
     });
     let response = layer.layer(api).oneshot(request()).await.unwrap();
-    let reading = tower_claude_tests::read(response.into_body());
+    let reading = read(response.into_body());
     assert!(timeout(3600 * SECOND, reading).await.is_err());
 }

@@ -11,7 +11,7 @@ use http::{Request, Response};
 use http_body_util::Full;
 use tokio::time::Instant;
 use tower::{Layer, Service, ServiceExt, service_fn};
-use tower_claude_core::{Call, Deadline, Kind, RejectReason, Rejected, RequestBody};
+use tower_claude_core::{Call, Deadline, Kind, RejectReason, Rejection, RequestBody};
 use tower_claude_retry::{RetryLayer, Timeouts};
 
 use crate::api::*;
@@ -25,7 +25,7 @@ async fn head_timeout_is_retried_once() {
     assert_eq!(api.elapsed(), 1201 * SECOND);
     assert_eq!((answer.status, api.alive()), (504, 0));
     assert!(answer.text().contains("timeout_error"));
-    let refused = answer.extensions.get::<Rejected>().expect("tagged");
+    let refused = answer.extensions.get::<Rejection>().expect("tagged");
     let after = 600 * SECOND;
     assert_eq!(
         (refused.by, refused.reason),
@@ -108,7 +108,7 @@ async fn total_timeout_covers_attempts_and_waits() {
             request
         });
     let start = Instant::now();
-    let answer = send(layer.layer(inner), request()).await.unwrap();
+    let answer = send(&layer.layer(inner), request()).await.unwrap();
     assert_eq!((answer.status, api.elapsed()), (504, 10 * SECOND));
     assert_eq!(api.arrivals(), [0, 3]);
     assert_eq!(
@@ -134,7 +134,7 @@ fn with_deadline(wait: Duration) -> Request<RequestBody> {
 async fn wait_past_deadline_gives_up() {
     let (layer, events) = layer();
     let api = Api::new([Reply::overloaded(), Reply::overloaded()]);
-    let answer = send(layer.layer(api.clone()), with_deadline(2 * SECOND))
+    let answer = send(&layer.layer(api.clone()), with_deadline(2 * SECOND))
         .await
         .unwrap();
     assert_eq!((answer.status, api.elapsed()), (529, SECOND));
@@ -148,7 +148,7 @@ async fn wait_past_deadline_gives_up() {
 async fn attempt_past_deadline_is_answered_with_504() {
     let (layer, _) = layer();
     let api = Api::new([Reply::never()]);
-    let answer = send(layer.layer(api.clone()), with_deadline(2 * SECOND))
+    let answer = send(&layer.layer(api.clone()), with_deadline(2 * SECOND))
         .await
         .unwrap();
     assert_eq!((answer.status, api.elapsed()), (504, 2 * SECOND));
@@ -158,7 +158,7 @@ async fn attempt_past_deadline_is_answered_with_504() {
 async fn call_past_deadline_is_rejected_unsent() {
     let (layer, events) = layer();
     let api = Api::new([]);
-    let answer = send(layer.layer(api.clone()), with_deadline(Duration::ZERO))
+    let answer = send(&layer.layer(api.clone()), with_deadline(Duration::ZERO))
         .await
         .unwrap();
     assert_eq!((answer.status, answer.class().local), (504, true));
@@ -211,7 +211,7 @@ async fn unready_service_is_dropped_after_head_timeout() {
         clones: 0,
     };
     // `oneshot` uses the service as it is; the layer clones it once per call, and once more.
-    let answer = send(layer.layer(stuck), request()).await.unwrap();
+    let answer = send(&layer.layer(stuck), request()).await.unwrap();
     assert_eq!(answer.status, 200);
     assert_eq!(api.arrivals(), [601]);
 }
@@ -230,7 +230,7 @@ fn immediate_response_creates_no_timer() {
     });
     let response = runtime.block_on(async {
         let response = layer.layer(api).oneshot(request()).await.unwrap();
-        tower_claude_tests::read(response.into_body()).await.0
+        read(response.into_body()).await.0
     });
     assert!(response.ends_with(STOP.as_bytes()));
 }

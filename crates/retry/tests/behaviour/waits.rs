@@ -8,7 +8,7 @@ use std::{
 };
 
 use tower::{Layer, ServiceExt};
-use tower_claude_core::{Kind, PausedByLimiter, RejectReason, Rejected, Rejection, event::Event};
+use tower_claude_core::{Kind, RejectReason, Rejection, event::Event, toolkit::PausedByLimiter};
 use tower_claude_retry::RetryLayer;
 
 use crate::api::*;
@@ -156,7 +156,7 @@ async fn local_rejection_is_returned() {
     let refused = refusal.into_response::<Body>();
     let mut reply = Reply::rate_limited("1").header("x-tower-claude-refused-by", "limiter");
     reply = reply.extension(refusal.class());
-    reply = reply.extension(*refused.extensions().get::<Rejected>().unwrap());
+    reply = reply.extension(*refused.extensions().get::<Rejection>().unwrap());
     let api = Api::new([reply]);
     let answer = through(&layer, &api).await;
     assert!(answer.class().local);
@@ -176,7 +176,9 @@ async fn service_error_is_retried_then_returned() {
     let layer = layer.with_max_attempts(NonZeroU32::new(2).unwrap());
     let kinds = [io::ErrorKind::ConnectionReset, io::ErrorKind::BrokenPipe];
     let api = Api::new(kinds.map(Reply::broken));
-    let error = send(layer.layer(api.clone()), request()).await.unwrap_err();
+    let error = send(&layer.layer(api.clone()), request())
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
     assert_eq!(
         events.lines().last().unwrap(),
@@ -188,7 +190,9 @@ async fn service_error_is_retried_then_returned() {
 async fn service_timeout_is_retried_once() {
     let (layer, events) = layer();
     let api = Api::new([io::ErrorKind::TimedOut; 2].map(Reply::broken));
-    let error = send(layer.layer(api.clone()), request()).await.unwrap_err();
+    let error = send(&layer.layer(api.clone()), request())
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     assert_eq!(
         events.lines().last().unwrap(),

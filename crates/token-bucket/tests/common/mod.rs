@@ -1,7 +1,7 @@
 //! The layer under test, and its limits at both ends.
 #![allow(dead_code, unused_imports)]
 
-use std::{num::NonZeroU64, time::Duration};
+use std::num::NonZeroU64;
 
 use tower::Layer;
 use tower_claude_core::Dimension;
@@ -9,11 +9,9 @@ use tower_claude_fake_claude::{FakeClaude, GroupLimits};
 use tower_claude_limiter::{Limiter, LimiterConfig, Limits, LocalLimiter, ScopeSnapshot};
 use tower_claude_token_bucket::TokenBucketLayer;
 
-pub(crate) use tower_claude_tests::limiting::*;
+pub(crate) use tower_claude_tests::{EventLog, HOUR, limiting::*, send_ok, with};
 
 pub(crate) type TestLayer = TokenBucketLayer<LocalLimiter, BySize>;
-
-pub(crate) const HOUR: Duration = Duration::from_secs(3_600);
 
 pub(crate) fn limits((requests, input, output): PerMinute) -> Limits {
     let some = |n| NonZeroU64::new(n).expect("a limit");

@@ -1,4 +1,4 @@
-//! Running calls in paused time.
+//! Paused time.
 
 use std::time::Duration;
 
@@ -9,10 +9,17 @@ use tower_service::Service;
 
 use crate::{Broken, FrameBody};
 
+/// A second.
+pub const SECOND: Duration = Duration::from_secs(1);
+/// A minute.
+pub const MINUTE: Duration = Duration::from_secs(60);
+/// An hour.
+pub const HOUR: Duration = Duration::from_secs(3_600);
+
 /// Runs a test on one thread in paused time.
 ///
 /// # Panics
-/// When no runtime can be made.
+/// If the runtime cannot be built.
 pub fn paused<F: Future>(test: F) -> F::Output {
     tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -22,13 +29,20 @@ pub fn paused<F: Future>(test: F) -> F::Output {
         .block_on(test)
 }
 
-/// Serves one request on a clone of the service, as hyper and axum do.
+/// Runs all tasks that can run without the clock moving.
+pub async fn settle() {
+    for _ in 0..64 {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Sends a request on a clone of the service, as hyper and axum do.
 ///
 /// # Errors
-/// The service's.
+/// The error of the service.
 ///
 /// # Panics
-/// When a day passes without an answer: in paused time, that is a deadlock.
+/// If there is no response within a day. In paused time, this is a deadlock.
 pub async fn serve<S, R>(service: &S, request: Request<FrameBody>) -> Result<Response<R>, Broken>
 where
     S: Service<Request<FrameBody>, Response = Response<R>, Error = Broken> + Clone,
@@ -37,10 +51,13 @@ where
     in_time(service.clone().oneshot(request)).await
 }
 
-/// Panics when a day of paused time passes.
+/// Returns the output of a future.
+///
+/// # Panics
+/// If a day of paused time passes.
 pub(crate) async fn in_time<F: Future>(future: F) -> F::Output {
-    match tokio::time::timeout(Duration::from_secs(24 * 3600), future).await {
+    match tokio::time::timeout(24 * HOUR, future).await {
         Ok(output) => output,
-        Err(_) => panic!("no answer within a day: nothing will wake this call"),
+        Err(_) => panic!("no response within a day: nothing will wake this call"),
     }
 }
