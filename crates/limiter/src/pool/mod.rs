@@ -217,7 +217,7 @@ impl Pool {
     }
 
     /// Returns the time until which heads of successes need not be observed, as long as
-    /// [`has_plenty`](Self::has_plenty) holds.
+    /// `has_plenty` holds.
     #[must_use]
     pub const fn skip_heads_until(&self) -> u64 {
         self.skip_heads_until
