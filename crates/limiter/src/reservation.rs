@@ -98,6 +98,12 @@ impl Reservation {
         self.backend.produced(self.id, output, now);
     }
 
+    /// Returns true if the head of a success need not be read. See [`Ledger::can_skip_head`].
+    #[must_use]
+    pub fn can_skip_head(&self, at: Instant) -> bool {
+        self.backend.can_skip_head(at)
+    }
+
     /// Corrects the levels by a response head. See [`Ledger::observe`].
     pub fn observe(&self, observation: &Observation<'_>) -> Option<LimitWarning> {
         self.backend.observe(self.id, observation)

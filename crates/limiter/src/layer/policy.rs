@@ -121,6 +121,13 @@ impl Admitted {
             .expect("kept if the reservation does not know it")
     }
 
+    pub(super) fn can_skip_head(&self, at: Instant) -> bool {
+        match self {
+            Self::Own(reservation) => reservation.can_skip_head(at),
+            Self::Joined(handle) => handle.can_skip_head(at),
+        }
+    }
+
     pub(super) fn observe(&self, observation: &Observation<'_>) -> Option<LimitWarning> {
         match self {
             Self::Own(reservation) => reservation.observe(observation),

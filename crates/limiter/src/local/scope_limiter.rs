@@ -313,7 +313,7 @@ impl Ledger for ScopeLimiter {
         Some(&self.scope)
     }
 
-    fn is_calm(&self, at: Instant) -> bool {
+    fn can_skip_head(&self, at: Instant) -> bool {
         self.skip_heads_until.load(Ordering::Relaxed) > self.nanos(at)
     }
 

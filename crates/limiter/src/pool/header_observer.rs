@@ -151,6 +151,14 @@ impl HeaderObserver {
             .any(|(gauge, dimension)| gauge.is_some_and(has_content) && dimension.bucket.is_some())
     }
 
+    /// Returns true if the response shows levels, all at least half of their limits.
+    pub(crate) fn shows_plenty(&self, head: &ObservedHead<'_>) -> bool {
+        let levels = self.gauges(head.limits).into_iter().flatten();
+        let mut levels = levels.filter_map(|gauge| Some((gauge.remaining?, gauge.limit?)));
+        let is_high = |(level, limit): (u64, u64)| level >= limit.div_ceil(2);
+        levels.next().is_some_and(is_high) && levels.all(is_high)
+    }
+
     /// Returns the dimension that had too little left for a rejected request, by the headers of its
     /// 429.
     pub(crate) fn exhausted(

@@ -71,8 +71,9 @@ use crate::{
     snapshot::{DimensionSnapshot, ScopeSnapshot},
 };
 
-/// The nanoseconds for which heads of successes can be skipped while all levels are over the half.
-/// Other clients use no more in that time than while a response is under way.
+/// The nanoseconds for which heads of successes can be skipped after a head that showed all levels
+/// over the half: 100 ms. Other clients use no more in that time than while a response is under
+/// way.
 const SKIP_HEADS_FOR: u64 = 100_000_000;
 
 /// The limits of one scope, without I/O. See the [module](self).
@@ -201,7 +202,8 @@ impl Pool {
         if self.observer.shows_limit(head, &self.buckets) {
             self.in_flight.end_initial_limit();
         }
-        let can_skip = self.in_flight.initial_limit().is_none()
+        let can_skip = self.observer.shows_plenty(head)
+            && self.in_flight.initial_limit().is_none()
             && !self.external_use.may_be_shared(now)
             && self.pacing.paused_until() <= now
             && self.buckets.is_observed()
