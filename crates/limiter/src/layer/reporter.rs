@@ -16,7 +16,7 @@ use tower_claude_core::{
 };
 use tower_claude_wire::{self as wire, RateLimits};
 
-use super::policy::Admitted;
+use super::admitted::Admitted;
 use crate::pool::QueuePlace;
 
 /// The largest number of credentials whose 401 is remembered. Further credentials are not reported,
@@ -115,8 +115,9 @@ impl Reporter {
         // and its levels were above half of their limits. A changed limit is then learned at most
         // 100 ms later. Reading a head takes about 6,000 instructions, a third of all layers
         // together. An observer of headroom events gets every head.
-        let is_skipped =
-            |at| class.is_success() && admitted.can_skip_head(at) && !is_debug_enabled(&self.events);
+        let is_skipped = |at| {
+            class.is_success() && admitted.can_skip_head(at) && !is_debug_enabled(&self.events)
+        };
         if self.reads_headers && !is_skipped(clock.now()) {
             self.learn(&head.headers, class, scope, admitted, clock.now());
         }
