@@ -130,16 +130,16 @@ impl CircuitTable {
     /// table is full of circuits in use.
     pub(crate) fn get_or_insert(
         &self,
-        scope: Scope,
+        scope: &Scope,
         config: &BreakerConfig,
         most: NonZeroUsize,
         now: impl FnOnce() -> Instant,
     ) -> Option<Arc<Circuit>> {
-        if let Some(circuit) = self.get(&scope) {
+        if let Some(circuit) = self.get(scope) {
             return Some(circuit);
         }
         let mut maps = self.map.write();
-        if let Some(circuit) = maps[0].get(&scope) {
+        if let Some(circuit) = maps[0].get(scope) {
             return Some(circuit.clone());
         }
         if maps[0].len() >= most.get() {
@@ -161,7 +161,7 @@ impl CircuitTable {
         let mut maps = self.map.write();
         match maps[0].get(scope) {
             Some(circuit) => circuit.clone(),
-            None => self.insert(&mut maps, scope.clone(), config),
+            None => self.insert(&mut maps, scope, config),
         }
     }
 
@@ -173,10 +173,10 @@ impl CircuitTable {
     fn insert(
         &self,
         maps: &mut [RwLockWriteGuard<'_, CircuitMap>],
-        scope: Scope,
+        scope: &Scope,
         config: &BreakerConfig,
     ) -> Arc<Circuit> {
-        if is_of_credential(&scope) {
+        if is_of_credential(scope) {
             self.has_credentials.store(true, Ordering::Release);
         }
         let circuit = Arc::new(Circuit::new(scope.clone(), *config));

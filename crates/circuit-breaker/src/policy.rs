@@ -99,7 +99,7 @@ impl BreakerPolicy {
                 Scope::of_model(request)
             }
         };
-        circuits.get_or_insert(scope, breaker, self.config.most_circuits, || clock.now())
+        circuits.get_or_insert(&scope, breaker, self.config.most_circuits, || clock.now())
     }
 
     /// Settles the circuit of the credential, or opens it at the first fatal outcome.
@@ -112,7 +112,7 @@ impl BreakerPolicy {
             let now = clock.now();
             let scope = Scope::of_credential(attempt.credential_hash);
             let circuit = config.circuits.get_or_insert(
-                scope,
+                &scope,
                 &config.credentials,
                 config.most_circuits,
                 || now,

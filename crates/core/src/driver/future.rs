@@ -469,6 +469,10 @@ where
 }
 
 /// Hands a held response on, or returns it as a failure.
+#[expect(
+    clippy::result_large_err,
+    reason = "a failure is rare, and a box would cost every call that has one an allocation"
+)]
 fn on_peeked<R, P, A, C, E>(
     policies: &Arc<Policies<P, A, C>>,
     progress: &mut Progress<P, A>,

@@ -22,6 +22,7 @@ use crate::{
 const HELD_LIMIT: usize = 64 * 1024;
 
 /// The result of holding a response.
+#[derive(Clone, Copy)]
 pub(super) enum Peeked {
     /// Content has begun, the response is whole, or the limit is reached.
     Forward,

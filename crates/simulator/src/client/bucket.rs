@@ -5,7 +5,7 @@ use crate::{
     workload::Quota,
 };
 
-/// LevelSet of requests, input tokens and output tokens, each up to a minute's limit.
+/// The levels of requests, input tokens and output tokens, each up to a minute's limit.
 #[derive(Debug)]
 pub(super) struct LevelSet {
     quota: Quota,
