@@ -23,7 +23,7 @@ impl Alive {
         Guard(self.clone())
     }
 
-    /// How many are alive.
+    /// Returns the number of values that are alive.
     #[must_use]
     pub fn count(&self) -> usize {
         self.0.load(Ordering::Relaxed)

@@ -1,4 +1,4 @@
-//! An error type that nobody else knows.
+//! An error type that no layer knows.
 
 use std::fmt;
 

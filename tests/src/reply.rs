@@ -1,4 +1,4 @@
-//! What a scripted service answers.
+//! The responses of a scripted service.
 
 use bytes::Bytes;
 use http::{
@@ -98,7 +98,7 @@ impl Reply {
         reply
     }
 
-    /// The answer of a layer further in that refused.
+    /// The response of an inner layer that rejected the request.
     #[must_use]
     pub fn refusal(refusal: Rejection) -> Self {
         let (head, mut body) = refusal.into_response::<FrameBody>().into_parts();
@@ -120,7 +120,7 @@ impl Reply {
         reply
     }
 
-    /// The same answer with one more header; a name may come more than once.
+    /// Adds a header. A name may occur more than once.
     ///
     /// # Panics
     /// When the value is not a header value.
@@ -130,7 +130,7 @@ impl Reply {
         self.raw_header(name, value)
     }
 
-    /// The same answer with one more header of any bytes.
+    /// Adds a header. A name may occur more than once.
     #[must_use]
     pub fn raw_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         if let Ok(head) = &mut self.result {

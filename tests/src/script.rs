@@ -16,7 +16,7 @@ use tower_service::Service;
 
 use crate::{Alive, Broken, FrameBody, Guard, Marker, Reply, read};
 
-/// How a [`Script`] answers `poll_ready`.
+/// The results of `poll_ready` of a [`Script`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Readiness {
     /// At once.

@@ -74,7 +74,7 @@ where
         }
     }
 
-    /// Whether the head (or an error in its place) has arrived.
+    /// Returns true if the head has arrived, or an error in its place.
     pub const fn has_head(&self) -> bool {
         !matches!(self.stage, Stage::Call(_))
     }

@@ -1,4 +1,4 @@
-//! What a call allocates on its way through the layers, and what parsing must not.
+//! Allocations of a call through the layers, and of parsing.
 #![allow(unsafe_code)] // A global allocator cannot be written without.
 
 use std::{
@@ -224,7 +224,7 @@ fn a_call_through_all_three_layers() {
     within("three together", of_one_call(&answer, stack), THREE);
 }
 
-/// Nothing is cached, nobody waits, nothing fails.
+/// Nothing is cached, no call waits and none fails.
 #[test]
 fn a_call_through_all_six_layers() {
     let answer = Answer::new();

@@ -98,7 +98,7 @@ impl Circuit {
 
 // Hashed with a random key, because clients name the models. Fast, because every request looks
 // here.
-type Map = HashMap<Scope, Arc<Circuit>, RandomState>;
+type CircuitMap = HashMap<Scope, Arc<Circuit>, RandomState>;
 
 /// A bounded table of circuits by scope. Idle circuits are evicted when it is full.
 #[derive(Debug, Default)]
@@ -172,7 +172,7 @@ impl CircuitTable {
 
     fn insert(
         &self,
-        maps: &mut [RwLockWriteGuard<'_, Map>],
+        maps: &mut [RwLockWriteGuard<'_, CircuitMap>],
         scope: &Scope,
         config: &BreakerConfig,
     ) -> Arc<Circuit> {
@@ -194,7 +194,7 @@ pub(crate) fn is_of_credential(scope: &Scope) -> bool {
 }
 
 /// Evicts circuits that no call holds and whose history does not matter any more.
-fn evict_idle(maps: &mut [RwLockWriteGuard<'_, Map>], now: Instant) {
+fn evict_idle(maps: &mut [RwLockWriteGuard<'_, CircuitMap>], now: Instant) {
     // No other reference can appear while all maps are locked.
     let replicas = maps.len();
     let idle = maps[0].iter().filter(|(_, circuit)| {
@@ -216,7 +216,7 @@ struct ReplicatedMap(Box<[Replica]>);
 /// A replica in cache lines of its own.
 #[repr(align(128))]
 #[derive(Debug, Default)]
-struct Replica(RwLock<Map>);
+struct Replica(RwLock<CircuitMap>);
 
 /// The most replicas. More threads share them.
 const MOST_REPLICAS: usize = 16;
@@ -230,12 +230,12 @@ impl Default for ReplicatedMap {
 }
 
 impl ReplicatedMap {
-    fn read(&self) -> RwLockReadGuard<'_, Map> {
+    fn read(&self) -> RwLockReadGuard<'_, CircuitMap> {
         let replica = &self.0[thread_number() % self.0.len()];
         replica.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> Vec<RwLockWriteGuard<'_, Map>> {
+    fn write(&self) -> Vec<RwLockWriteGuard<'_, CircuitMap>> {
         let all = self.0.iter().map(|replica| replica.0.write());
         all.map(|map| map.unwrap_or_else(PoisonError::into_inner))
             .collect()

@@ -19,11 +19,11 @@ use self::sse::SseAnswer;
 /// Response body of the fake. One frame is one event.
 #[derive(Default)]
 pub struct FakeBody {
-    kind: Kind,
+    kind: BodyKind,
 }
 
 #[derive(Default)]
-enum Kind {
+enum BodyKind {
     #[default]
     Done,
     Full(Bytes),
@@ -36,9 +36,9 @@ impl FakeBody {
         let bytes = bytes.into();
         Self {
             kind: if bytes.is_empty() {
-                Kind::Done
+                BodyKind::Done
             } else {
-                Kind::Full(bytes)
+                BodyKind::Full(bytes)
             },
         }
     }
@@ -46,13 +46,13 @@ impl FakeBody {
     /// Creates the body of a JSON message whose output is already charged.
     pub(crate) fn json(answer: Answer) -> Self {
         Self {
-            kind: Kind::Json(Box::new(JsonAnswer::new(answer))),
+            kind: BodyKind::Json(Box::new(JsonAnswer::new(answer))),
         }
     }
 
     pub(crate) fn sse(answer: Answer) -> Self {
         Self {
-            kind: Kind::Sse(Box::new(SseAnswer::new(answer))),
+            kind: BodyKind::Sse(Box::new(SseAnswer::new(answer))),
         }
     }
 }
@@ -67,33 +67,33 @@ impl Body for FakeBody {
     ) -> Poll<Option<Result<Frame<Bytes>, FakeError>>> {
         let this = self.get_mut();
         let next = match &mut this.kind {
-            Kind::Done => None,
-            Kind::Full(bytes) => {
+            BodyKind::Done => None,
+            BodyKind::Full(bytes) => {
                 let bytes = std::mem::take(bytes);
-                this.kind = Kind::Done;
+                this.kind = BodyKind::Done;
                 Some(Ok(bytes))
             }
-            Kind::Json(answer) => ready!(answer.poll(cx)),
-            Kind::Sse(answer) => ready!(answer.poll(cx)),
+            BodyKind::Json(answer) => ready!(answer.poll(cx)),
+            BodyKind::Sse(answer) => ready!(answer.poll(cx)),
         };
         Poll::Ready(next.map(|bytes| bytes.map(Frame::data)))
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
-            Kind::Done => true,
-            Kind::Full(_) => false,
-            Kind::Json(answer) => answer.is_done(),
-            Kind::Sse(answer) => answer.is_done(),
+            BodyKind::Done => true,
+            BodyKind::Full(_) => false,
+            BodyKind::Json(answer) => answer.is_done(),
+            BodyKind::Sse(answer) => answer.is_done(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
-            Kind::Done => SizeHint::with_exact(0),
-            Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Kind::Json(answer) => answer.size_hint(),
-            Kind::Sse(_) => SizeHint::default(),
+            BodyKind::Done => SizeHint::with_exact(0),
+            BodyKind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            BodyKind::Json(answer) => answer.size_hint(),
+            BodyKind::Sse(_) => SizeHint::default(),
         }
     }
 }

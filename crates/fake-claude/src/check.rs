@@ -44,11 +44,11 @@ const BETA_FIELDS: &[&str] = &[
 const SAMPLING: [&str; 3] = ["temperature", "top_p", "top_k"];
 
 type CheckResult = Result<(), ErrorReply>;
-type Fields<'a> = HashMap<String, &'a RawValue>;
+type JsonFields<'a> = HashMap<String, &'a RawValue>;
 
 /// A request body whose messages are not parsed.
 pub(crate) struct Body<'a> {
-    pub(crate) fields: Fields<'a>,
+    pub(crate) fields: JsonFields<'a>,
     betas: String,
     /// True for API version 2026-10-21 and later.
     new_version: bool,
@@ -213,7 +213,7 @@ impl<'a> Body<'a> {
 
     fn turns(&self, rules: &RuleSet, thinks: bool) -> CheckResult {
         let messages = self.fields.get("messages").map_or("", |raw| raw.get());
-        let turns: Vec<Fields<'_>> = serde_json::from_str(messages).unwrap_or_default();
+        let turns: Vec<JsonFields<'_>> = serde_json::from_str(messages).unwrap_or_default();
         let mut last = None;
         for (index, turn) in turns.iter().enumerate() {
             let role = turn.get("role").map(|raw| raw.get());

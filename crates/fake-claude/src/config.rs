@@ -30,7 +30,7 @@ pub enum HeaderFamily {
     /// summed.
     #[default]
     Standard,
-    /// `requests-*` and `tokens-*` only; `tokens-*` is the token bucket with the smaller share
+    /// `requests-*` and `tokens-*` only. `tokens-*` is the token bucket with the smaller share
     /// left.
     RequestsAndTokensOnly,
     /// None, as on cloud platforms that drop them.

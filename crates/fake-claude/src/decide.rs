@@ -6,12 +6,12 @@ use http::StatusCode;
 
 use crate::config::{Config, HeaderSnapshot};
 use crate::fault::Fault;
-use crate::headers::{LimitKind, Snapshot};
+use crate::headers::{PoolKind, Snapshot};
 use crate::log::{Attempt, Endpoint};
 use crate::model::Charge;
 use crate::reply::ErrorReply;
 use crate::state::{InFlightAttempt, Now, Shared, State};
-use crate::validate::Call;
+use crate::validate::ValidCall;
 
 /// Kind of response to a request.
 pub(crate) enum Decision {
@@ -28,7 +28,7 @@ pub(crate) enum Decision {
 /// Logs the attempt and decides about the response.
 pub(crate) fn decide(
     shared: &Arc<Shared>,
-    call: &Call,
+    call: &ValidCall,
     problem: Option<ErrorReply>,
 ) -> (usize, Decision) {
     let mut state = shared.lock();
@@ -59,7 +59,7 @@ pub(crate) fn decide(
     (index, decision)
 }
 
-fn entry(config: &Config, call: &Call, now: Now) -> Attempt {
+fn entry(config: &Config, call: &ValidCall, now: Now) -> Attempt {
     let at = now.since_start();
     Attempt {
         tag: call.tag.clone(),
@@ -77,7 +77,7 @@ fn entry(config: &Config, call: &Call, now: Now) -> Attempt {
 fn outcome(
     shared: &Arc<Shared>,
     state: &mut State,
-    call: &Call,
+    call: &ValidCall,
     problem: Option<ErrorReply>,
     now: Now,
     index: usize,
@@ -155,7 +155,7 @@ fn outcome(
     Decision::Answer(attempt, fault, levels)
 }
 
-fn count(state: &mut State, call: &Call, now: Now, index: usize) -> Decision {
+fn count(state: &mut State, call: &ValidCall, now: Now, index: usize) -> Decision {
     let admitted = state
         .accounting
         .admit(now.nanos, &call.group, Charge::default());
@@ -174,7 +174,12 @@ fn count(state: &mut State, call: &Call, now: Now, index: usize) -> Decision {
 }
 
 /// Returns the fault that applies to this request, and true if it was injected.
-fn next_fault(config: &Config, state: &mut State, call: &Call, now: Now) -> Option<(Fault, bool)> {
+fn next_fault(
+    config: &Config,
+    state: &mut State,
+    call: &ValidCall,
+    now: Now,
+) -> Option<(Fault, bool)> {
     if let Some((fault, _)) = state.injected.front() {
         return Some((fault.clone(), true));
     }
@@ -211,11 +216,11 @@ fn with_noise(estimate: u64, share: f64, rng: &mut fastrand::Rng) -> u64 {
 }
 
 /// Returns the levels for the headers of this request. `None` if the request has no rate group.
-pub(crate) fn snapshot(state: &mut State, call: &Call, now: Now) -> Option<Snapshot> {
+pub(crate) fn snapshot(state: &mut State, call: &ValidCall, now: Now) -> Option<Snapshot> {
     let kind = match call.endpoint {
-        Endpoint::Messages if call.fast => LimitKind::Fast,
-        Endpoint::Messages => LimitKind::Standard,
-        Endpoint::CountTokens => LimitKind::RequestsOnly,
+        Endpoint::Messages if call.fast => PoolKind::Fast,
+        Endpoint::Messages => PoolKind::Standard,
+        Endpoint::CountTokens => PoolKind::RequestsOnly,
         _ => return None,
     };
     if call.group.is_empty() || !call.authenticated {

@@ -34,7 +34,7 @@ static PRIORITY_OUTPUT: HeaderNameSet = names!("anthropic-priority-output-tokens
 
 /// Kind of limits that the headers report.
 #[derive(Clone, Copy)]
-pub(crate) enum LimitKind {
+pub(crate) enum PoolKind {
     /// Limits of a model group.
     Standard,
     /// Limits of `speed: "fast"`.
@@ -46,7 +46,7 @@ pub(crate) enum LimitKind {
 /// Levels for the headers, read at one time.
 #[derive(Clone, Copy)]
 pub(crate) struct Snapshot {
-    pub(crate) kind: LimitKind,
+    pub(crate) kind: PoolKind,
     pub(crate) gauges: GaugeSet,
     pub(crate) priority: Option<GaugeSet>,
     pub(crate) wall: SystemTime,
@@ -93,7 +93,7 @@ pub(crate) fn rate_limits(headers: &mut HeaderMap, family: HeaderFamily, snapsho
     let (input, output) = (snapshot.gauges.input_tokens, snapshot.gauges.output_tokens);
     match (snapshot.kind, family) {
         (_, HeaderFamily::None) => return,
-        (LimitKind::Fast, _) => {
+        (PoolKind::Fast, _) => {
             put(&FAST_INPUT, tokens(input));
             put(&FAST_OUTPUT, tokens(output));
             return;
@@ -101,7 +101,7 @@ pub(crate) fn rate_limits(headers: &mut HeaderMap, family: HeaderFamily, snapsho
         _ => put(&REQUESTS, (requests, requests.remaining())),
     }
     match (snapshot.kind, family) {
-        (LimitKind::RequestsOnly, _) => return,
+        (PoolKind::RequestsOnly, _) => return,
         (_, HeaderFamily::RequestsAndTokensOnly) => put(&TOKENS, tokens(tightest(input, output))),
         _ => {
             put(&INPUT, tokens(input));

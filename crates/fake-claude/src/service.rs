@@ -23,9 +23,9 @@ use crate::log::Endpoint;
 use crate::models;
 use crate::read::read;
 use crate::reply::ErrorReply;
-use crate::sse::Message;
+use crate::sse::ReplyMessage;
 use crate::state::{AttemptEnd, InFlightAttempt, Shared};
-use crate::validate::{self, Call, MAX_BODY};
+use crate::validate::{self, MAX_BODY, ValidCall};
 
 /// Future of a response.
 pub type ResponseFuture =
@@ -58,7 +58,7 @@ where
 
 async fn exchange(
     shared: &Arc<Shared>,
-    call: &Call,
+    call: &ValidCall,
     problem: Option<ErrorReply>,
 ) -> Result<Response<FakeBody>, FakeError> {
     let (index, decision) = decide(shared, call, problem);
@@ -75,7 +75,7 @@ async fn exchange(
 /// Builds a response that costs nothing more: `count_tokens` and the Models API.
 fn serve(
     shared: &Shared,
-    call: &Call,
+    call: &ValidCall,
     index: usize,
     levels: Option<&Snapshot>,
 ) -> Response<FakeBody> {
@@ -109,7 +109,7 @@ fn serve(
 
 fn refuse(
     shared: &Shared,
-    call: &Call,
+    call: &ValidCall,
     index: usize,
     reply: &ErrorReply,
     levels: Option<&Snapshot>,
@@ -141,7 +141,7 @@ fn refuse(
 
 fn head(
     shared: &Shared,
-    call: &Call,
+    call: &ValidCall,
     index: usize,
     status: StatusCode,
     kind: &'static str,
@@ -177,7 +177,7 @@ const STEP: Duration = Duration::from_millis(250);
 /// Builds a message, as JSON or as a stream.
 async fn answer(
     shared: &Shared,
-    call: &Call,
+    call: &ValidCall,
     mut attempt: InFlightAttempt,
     mut fault: Option<Fault>,
     levels: Option<Snapshot>,
@@ -220,7 +220,7 @@ async fn answer(
         return refuse(shared, call, index, &reply, levels.as_ref());
     }
     attempt.head();
-    let message = Message {
+    let message = ReplyMessage {
         id: format!("msg_01Fake{index:018}"),
         model_json: serde_json::Value::from(&*call.model).to_string(),
         input: call.input - call.cache_read - call.cache_creation,

@@ -7,7 +7,7 @@ use tower_claude_wire::ApiError;
 
 /// Facts of a response that its text contains.
 #[derive(Clone)]
-pub(crate) struct Message {
+pub(crate) struct ReplyMessage {
     pub(crate) id: String,
     /// The model as a JSON string with its quotes.
     pub(crate) model_json: String,
@@ -23,7 +23,7 @@ const WORDS: [&str; 16] = [
     " until", " morning", " comes", " again", ".",
 ];
 
-impl Message {
+impl ReplyMessage {
     pub(crate) fn start(&self) -> Bytes {
         let mut out = String::with_capacity(512);
         out.push_str(

@@ -18,7 +18,7 @@ pub(crate) const MAX_BODY: usize = 32 * 1024 * 1024;
 
 /// Facts of a request.
 #[derive(Default)]
-pub(crate) struct Call {
+pub(crate) struct ValidCall {
     pub(crate) endpoint: Endpoint,
     /// The part of the path after `/v1/models/`.
     pub(crate) model_path: Option<String>,
@@ -48,15 +48,15 @@ pub(crate) fn read(
     config: &Config,
     parts: &request::Parts,
     body: Option<&[u8]>,
-) -> (Call, Option<ErrorReply>) {
-    let mut call = Call {
+) -> (ValidCall, Option<ErrorReply>) {
+    let mut call = ValidCall {
         tag: parts
             .headers
             .get("x-fake-tag")
             .and_then(|tag| tag.to_str().ok())
             .map(Arc::from),
         retry_count: number(&parts.headers, "x-stainless-retry-count"),
-        ..Call::default()
+        ..ValidCall::default()
     };
     let problem = check(config, parts, body, &mut call).err();
     (call, problem)
@@ -66,7 +66,7 @@ fn check(
     config: &Config,
     parts: &request::Parts,
     body: Option<&[u8]>,
-    call: &mut Call,
+    call: &mut ValidCall,
 ) -> Result<(), ErrorReply> {
     let Some(body) = body else {
         // The CDN in front of the API sends this error, so nothing else is checked.
@@ -129,7 +129,7 @@ fn check(
     accepts(&model, &body, call)
 }
 
-fn route(parts: &request::Parts, call: &mut Call) -> Result<(), ErrorReply> {
+fn route(parts: &request::Parts, call: &mut ValidCall) -> Result<(), ErrorReply> {
     let path = parts.uri.path();
     let (endpoint, method) = match path {
         "/v1/messages" => (Endpoint::Messages, "POST"),
@@ -184,7 +184,7 @@ fn authenticate(config: &Config, headers: &HeaderMap) -> Result<(), ErrorReply> 
 }
 
 /// Sets the sizes of prompt and response, from the body and from the headers that override them.
-fn prompt(config: &Config, parts: &request::Parts, peek: &Peek, call: &mut Call) {
+fn prompt(config: &Config, parts: &request::Parts, peek: &Peek, call: &mut ValidCall) {
     let headers = &parts.headers;
     call.stream = peek.stream();
     call.fast = peek.fast();
@@ -204,7 +204,7 @@ fn prompt(config: &Config, parts: &request::Parts, peek: &Peek, call: &mut Call)
 }
 
 /// Checks the sizes and the features that the body uses.
-fn accepts(model: &Model, body: &Body<'_>, call: &Call) -> Result<(), ErrorReply> {
+fn accepts(model: &Model, body: &Body<'_>, call: &ValidCall) -> Result<(), ErrorReply> {
     let invalid = |message: String| Err(ErrorReply::invalid(message));
     let (name, max_tokens) = (&call.model, call.max_tokens);
     let rules = rules::of(&model.id);

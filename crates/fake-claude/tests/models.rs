@@ -1,4 +1,4 @@
-//! What each model rejects, in Claude's words.
+//! The requests that each model rejects, in Claude's words.
 
 mod common;
 

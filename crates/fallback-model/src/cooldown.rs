@@ -103,7 +103,7 @@ pub(crate) enum Signal {
 
 /// A change that an outcome made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Change {
+pub(crate) enum CoolDownChange {
     /// A cool-down started.
     Started {
         /// Its length.
@@ -127,7 +127,7 @@ pub(crate) struct Unavailable {
 /// A table of keys that failed lately.
 #[derive(Debug, Default)]
 pub(crate) struct CoolDownTable<K> {
-    entries: Mutex<HashMap<K, Entry>>,
+    entries: Mutex<HashMap<K, CoolDownEntry>>,
     /// The number of entries, readable without the lock.
     len: AtomicUsize,
     /// The last generation that was given to an entry.
@@ -136,7 +136,7 @@ pub(crate) struct CoolDownTable<K> {
 
 /// The state of one key.
 #[derive(Debug)]
-struct Entry {
+struct CoolDownEntry {
     /// A permit of another generation has no effect. Changes with each cool-down and each probe.
     generation: u64,
     /// The last failures, at most as many as start a cool-down.
@@ -150,7 +150,7 @@ struct Entry {
     why: Class,
 }
 
-impl Entry {
+impl CoolDownEntry {
     const fn new(generation: u64, why: Class) -> Self {
         Self {
             generation,
@@ -264,7 +264,7 @@ impl<K: Clone + Eq + Hash> CoolDownTable<K> {
         self.generation.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<K, Entry>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<K, CoolDownEntry>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -315,7 +315,7 @@ impl<K: Clone + Eq + Hash> Permit<K> {
         config: &CoolDown,
         now: Instant,
         chance: f64,
-    ) -> Option<Change> {
+    ) -> Option<CoolDownChange> {
         let held = self.generation.take();
         let failed = matches!(signal, Signal::Failure { .. });
         if held.is_none() && !failed {
@@ -330,7 +330,7 @@ impl<K: Clone + Eq + Hash> Permit<K> {
             // So many keys in a minute are noise. A key that is not in the table is never cooled
             // down.
             if entries.len() < MAX_KEYS {
-                let entry = Entry::new(table.next_generation(), why);
+                let entry = CoolDownEntry::new(table.next_generation(), why);
                 entries.insert(self.key.clone(), entry);
             }
         }
@@ -347,8 +347,8 @@ impl<K: Clone + Eq + Hash> Permit<K> {
             entry.why = why;
         }
         let (change, keep) = match signal {
-            Signal::Success => (is_cooling.then_some(Change::Cleared), false),
-            Signal::Reachable if is_cooling => (Some(Change::Cleared), false),
+            Signal::Success => (is_cooling.then_some(CoolDownChange::Cleared), false),
+            Signal::Reachable if is_cooling => (Some(CoolDownChange::Cleared), false),
             Signal::None if is_cooling => {
                 entry.probe = None;
                 (None, true)
@@ -361,7 +361,7 @@ impl<K: Clone + Eq + Hash> Permit<K> {
                 let cool_down = config.length(entry.count, retry_after, chance);
                 entry.start_cool_down(cool_down, table.next_generation(), now);
                 let count = entry.count;
-                (Some(Change::Started { cool_down, count }), true)
+                (Some(CoolDownChange::Started { cool_down, count }), true)
             }
             _ => (None, true),
         };

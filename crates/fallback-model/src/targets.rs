@@ -13,7 +13,7 @@ use tower_claude_wire::Peek;
 use crate::{
     chains::{ChainId, RateGroup, Target},
     config::{Config, LAYER},
-    cooldown::{Change, Permit, Signal, Unavailable},
+    cooldown::{CoolDownChange, Permit, Signal, Unavailable},
     selection::Targets,
 };
 
@@ -180,7 +180,7 @@ pub(crate) fn settle<K: TargetKey>(
     let change = permit.settle(signal, *class, &config.cool_down, now, fastrand::f64())?;
     let (layer, scope) = (LAYER, &key.scope());
     match change {
-        Change::Started { cool_down, count } => {
+        CoolDownChange::Started { cool_down, count } => {
             let event = Event::CircuitOpened {
                 layer,
                 scope,
@@ -191,7 +191,7 @@ pub(crate) fn settle<K: TargetKey>(
             emit(&config.events, &event);
             now.checked_add(cool_down)
         }
-        Change::Cleared => {
+        CoolDownChange::Cleared => {
             emit(&config.events, &Event::CircuitClosed { layer, scope });
             None
         }

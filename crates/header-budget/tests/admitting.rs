@@ -56,7 +56,7 @@ async fn request_larger_than_a_learned_limit_is_rejected() {
         response.headers["x-tower-claude-refused-by"],
         "header-budget"
     );
-    let refused = response.extensions.get::<Rejection>().expect("Rejection");
+    let refused = response.extensions.get::<Rejection>().expect("rejected");
     assert_eq!(
         refused.reason,
         RejectReason::Oversized {

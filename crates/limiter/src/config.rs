@@ -136,13 +136,6 @@ impl LimiterConfig {
         self
     }
 
-    /// Sets [`output_accounting`](Self::output_accounting).
-    #[must_use]
-    pub const fn with_output_accounting(mut self, accounting: OutputAccounting) -> Self {
-        self.output_accounting = accounting;
-        self
-    }
-
     /// Sets [`sharing`](Self::sharing).
     #[must_use]
     pub const fn with_sharing(mut self, sharing: Sharing) -> Self {

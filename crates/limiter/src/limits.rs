@@ -41,7 +41,7 @@ pub struct Limits {
     additional: Vec<Limits>,
 }
 
-/// The limits of one scope. Rates are per minute; `None` is unlimited.
+/// The limits of one scope. Rates are per minute. `None` is unlimited.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct PoolLimits {

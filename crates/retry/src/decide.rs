@@ -33,7 +33,7 @@ impl RetryRules {
 
 /// An attempt that failed.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Attempt {
+pub(crate) struct FailedAttempt {
     pub(crate) class: Class,
     /// From 1.
     pub(crate) number: u32,
@@ -72,7 +72,7 @@ impl Decision {
 /// Decides for a random number in `[0, 1)`. Takes the price of a retry out of `budget`.
 pub(crate) fn decide(
     rules: &RetryRules,
-    attempt: &Attempt,
+    attempt: &FailedAttempt,
     budget: &RetryBudget,
     random: f64,
 ) -> Decision {

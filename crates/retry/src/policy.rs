@@ -20,7 +20,7 @@ use tower_claude_core::{
 
 use crate::{
     budget::{RetryBudget, RetryPermit},
-    decide::{Attempt, Decision, RetryRules, decide},
+    decide::{Decision, FailedAttempt, RetryRules, decide},
     handle::{Counters, count},
     timeouts::{IdleTimer, StreamTimers, Timeouts, after, earlier, poll_timer},
 };
@@ -225,7 +225,7 @@ impl CallPolicy for RetryPolicy {
             attempt.permit.refund();
         }
         attempt.unanswered += u32::from(failure.unanswered);
-        let failed = Attempt {
+        let failed = FailedAttempt {
             class,
             number,
             spent: state.spent,

@@ -17,7 +17,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run all rows and print every figure beside its goal; exit code 1 when one falls short
+    /// Run all rows and print every figure beside its goal, with exit code 1 if one falls short
     Table(TableArgs),
 }
 

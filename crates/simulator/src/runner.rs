@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::{
-    client::Kind,
+    client::StrategyKind,
     scenario::Scenario,
     setup::Setup,
     simulation::{Simulation, Tally},
@@ -76,8 +76,8 @@ pub(crate) fn run(scenarios: &[Scenario], seeds: &[u64]) -> TallyTable {
 /// Returns an estimate of the work of a run.
 fn weight(setup: &Setup) -> u64 {
     let attempts = match setup.clients.first().map(|party| party.kind) {
-        Some(Kind::SdkDefault) => 50,
-        Some(Kind::HeaderNaive) => 20,
+        Some(StrategyKind::SdkDefault) => 50,
+        Some(StrategyKind::HeaderNaive) => 20,
         _ => 5,
     };
     setup.end() / 1_000_000_000 * setup.quota.0[1] / 1_000 * attempts

@@ -6,7 +6,7 @@ mod special;
 use std::time::Duration;
 
 use crate::{
-    client::Kind,
+    client::StrategyKind,
     metrics::{Goal, Metric},
     setup::{ClientSpec, ServerOptions, Setup},
     simulation::{Simulation, Tally},
@@ -15,17 +15,17 @@ use crate::{
 };
 
 /// The strategies to compare with.
-const BASELINES: [Kind; 6] = [
-    Kind::SdkDefault,
-    Kind::BackoffForever,
-    Kind::FixedBucket,
-    Kind::StaticShare,
-    Kind::AwsAdaptive,
-    Kind::HeaderNaive,
+const BASELINES: [StrategyKind; 6] = [
+    StrategyKind::SdkDefault,
+    StrategyKind::BackoffForever,
+    StrategyKind::FixedBucket,
+    StrategyKind::StaticShare,
+    StrategyKind::AwsAdaptive,
+    StrategyKind::HeaderNaive,
 ];
 
 /// Runs four saturated processes for `minutes`, with a sample of every second.
-pub(crate) fn sampled(kind: Kind, seed: u64, minutes: u64) -> Tally {
+pub(crate) fn sampled(kind: StrategyKind, seed: u64, minutes: u64) -> Tally {
     let mut setup = ScenarioBuilder::saturated(4, true).setup(kind);
     setup.seed = seed;
     setup.sample = minutes * MINUTE;
@@ -46,10 +46,10 @@ fn column(id: &'static str, metric: Metric, goal: Option<Goal>) -> Column {
 }
 
 /// Returns the strategies beside this limiter: the first, the rest and the oracle.
-fn others(first: Kind, rest: &[Kind]) -> Vec<Kind> {
+fn others(first: StrategyKind, rest: &[StrategyKind]) -> Vec<StrategyKind> {
     let mut kinds = vec![first];
     kinds.extend(rest);
-    kinds.push(Kind::Oracle);
+    kinds.push(StrategyKind::Oracle);
     kinds
 }
 
@@ -113,7 +113,7 @@ impl ScenarioBuilder {
         }
     }
 
-    fn setup(&self, kind: Kind) -> Setup {
+    fn setup(&self, kind: StrategyKind) -> Setup {
         let mut setup = self.base.clone();
         let party = |sources: &Vec<Source>| ClientSpec {
             kind,
@@ -125,10 +125,10 @@ impl ScenarioBuilder {
         if let Some(outsider) = &self.outsider {
             setup.clients.push(ClientSpec {
                 // The oracle's queue has the requests of all clients.
-                kind: if kind == Kind::Oracle {
+                kind: if kind == StrategyKind::Oracle {
                     kind
                 } else {
-                    Kind::SdkDefault
+                    StrategyKind::SdkDefault
                 },
                 told: setup.quota,
                 sources: vec![outsider.clone()],
@@ -138,10 +138,10 @@ impl ScenarioBuilder {
         setup
     }
 
-    fn line(&self, kind: Kind) -> Line {
+    fn line(&self, kind: StrategyKind) -> Line {
         let mut setup = self.setup(kind);
         let mut label = kind.name().to_owned();
-        let weak = !kind.is_this_limiter() && kind != Kind::Oracle;
+        let weak = !kind.is_this_limiter() && kind != StrategyKind::Oracle;
         if weak && self.shorter > 1 {
             setup.measured = (setup.measured / self.shorter).max(3 * MINUTE);
             setup.warm_up = 3 * MINUTE;
@@ -150,21 +150,21 @@ impl ScenarioBuilder {
         Line {
             label,
             has_goals: false,
-            is_oracle: kind == Kind::Oracle,
+            is_oracle: kind == StrategyKind::Oracle,
             setup,
         }
     }
 
     /// Returns the lines of a row: the strategy with goals and all server options, then the others.
-    fn lines(&self, kind: Kind, others: &[Kind]) -> Vec<Line> {
-        let mut lines = self.switched(Kind::ThisLimiter);
+    fn lines(&self, kind: StrategyKind, others: &[StrategyKind]) -> Vec<Line> {
+        let mut lines = self.switched(StrategyKind::ThisLimiter);
         lines.extend(self.switched(kind));
         lines.extend(others.iter().map(|kind| self.line(*kind)));
         lines
     }
 
     /// Returns the lines of one strategy with goals, for all server options.
-    fn switched(&self, kind: Kind) -> Vec<Line> {
+    fn switched(&self, kind: StrategyKind) -> Vec<Line> {
         let mut first = self.line(kind);
         first.has_goals = true;
         let mut lines = vec![first.clone()];

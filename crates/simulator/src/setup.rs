@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    client::Kind,
+    client::StrategyKind,
     workload::{Quota, Source},
 };
 
@@ -18,7 +18,7 @@ pub(crate) struct ServerOptions {
 
 /// A fault of some clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fault {
+pub(crate) enum ClockFault {
     /// The server's clock jumps by these seconds.
     Date(i64),
     /// Reset timestamps are wrong by these seconds, but `Date` is correct.
@@ -32,7 +32,7 @@ pub(crate) enum Fault {
 /// Specification of one client process.
 #[derive(Clone, Debug)]
 pub(crate) struct ClientSpec {
-    pub(crate) kind: Kind,
+    pub(crate) kind: StrategyKind,
     /// Configured limits.
     pub(crate) told: Quota,
     pub(crate) sources: Vec<Source>,
@@ -56,7 +56,7 @@ pub(crate) struct Setup {
     /// Time and values of a change of the limits.
     pub(crate) change: Option<(u64, Quota)>,
     /// Time and kind of a fault.
-    pub(crate) fault: Option<(u64, Fault)>,
+    pub(crate) fault: Option<(u64, ClockFault)>,
     /// Relative standard error of input estimates.
     pub(crate) estimate_error: f64,
     /// True to compare the client's levels with the server's at every response.
@@ -72,7 +72,9 @@ impl Setup {
 
     /// Returns true if requests wait in the oracle's queue.
     pub(crate) fn has_oracle_queue(&self) -> bool {
-        self.clients.iter().any(|party| party.kind == Kind::Oracle)
+        self.clients
+            .iter()
+            .any(|party| party.kind == StrategyKind::Oracle)
     }
 
     /// Returns the requests and tokens that the limits allow during the measurement.

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::{
-    client::Kind,
+    client::StrategyKind,
     scenario,
     simulation::{Sample, Tally},
 };
@@ -19,14 +19,14 @@ const TOP: f64 = 92.0;
 const PLOT: (f64, f64) = (300.0, 74.0);
 const GAP: (f64, f64) = (48.0, 36.0);
 
-const SHOWN: [Kind; 7] = [
-    Kind::ThisLimiter,
-    Kind::ThisLimiterShared,
-    Kind::SdkDefault,
-    Kind::BackoffForever,
-    Kind::FixedBucket,
-    Kind::AwsAdaptive,
-    Kind::Oracle,
+const SHOWN: [StrategyKind; 7] = [
+    StrategyKind::ThisLimiter,
+    StrategyKind::ThisLimiterShared,
+    StrategyKind::SdkDefault,
+    StrategyKind::BackoffForever,
+    StrategyKind::FixedBucket,
+    StrategyKind::AwsAdaptive,
+    StrategyKind::Oracle,
 ];
 
 /// One of the three plots of a strategy.
@@ -44,14 +44,14 @@ struct Plot {
 /// document.
 #[must_use]
 pub fn picture(seed: u64) -> String {
-    let runs: Vec<(Kind, Tally)> = SHOWN
+    let runs: Vec<(StrategyKind, Tally)> = SHOWN
         .into_iter()
         .map(|kind| (kind, scenario::sampled(kind, seed, MINUTES as u64)))
         .collect();
     draw(&runs, seed)
 }
 
-fn draw(runs: &[(Kind, Tally)], seed: u64) -> String {
+fn draw(runs: &[(StrategyKind, Tally)], seed: u64) -> String {
     let height = TOP + runs.len() as f64 * (PLOT.1 + GAP.1) + 30.0;
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" height=\"{height}\" \

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::{
     Options,
-    client::Kind,
+    client::StrategyKind,
     event_queue::EventQueue,
     metrics::{Goal, Metric},
     scenario::{self, Column, Line, Scenario},
@@ -14,20 +14,20 @@ use crate::{
     workload::{Quota, Source, Trace, When},
 };
 
-const KINDS: [Kind; 9] = [
-    Kind::ThisLimiterShared,
-    Kind::ThisLimiterAlone,
-    Kind::SdkDefault,
-    Kind::BackoffForever,
-    Kind::FixedBucket,
-    Kind::StaticShare,
-    Kind::AwsAdaptive,
-    Kind::HeaderNaive,
-    Kind::Oracle,
+const KINDS: [StrategyKind; 9] = [
+    StrategyKind::ThisLimiterShared,
+    StrategyKind::ThisLimiterAlone,
+    StrategyKind::SdkDefault,
+    StrategyKind::BackoffForever,
+    StrategyKind::FixedBucket,
+    StrategyKind::StaticShare,
+    StrategyKind::AwsAdaptive,
+    StrategyKind::HeaderNaive,
+    StrategyKind::Oracle,
 ];
 
 /// Three processes with 120 workers in all, four minutes after a minute of warm-up.
-fn setup(kind: Kind, seed: u64) -> Setup {
+fn setup(kind: StrategyKind, seed: u64) -> Setup {
     let party = ClientSpec {
         kind,
         told: Quota::USUAL,
@@ -101,7 +101,7 @@ fn use_is_at_most_the_allowance() {
 #[test]
 fn oracle_uses_the_limit_without_rejections() {
     for (refused_cost, at_response) in [(false, false), (true, true)] {
-        let mut setup = setup(Kind::Oracle, 1);
+        let mut setup = setup(StrategyKind::Oracle, 1);
         setup.switches = ServerOptions {
             refused_cost,
             at_response,
@@ -116,14 +116,14 @@ fn oracle_uses_the_limit_without_rejections() {
 #[test]
 fn unpaced_client_is_rejected_and_static_share_is_not() {
     let refused = |kind| Simulation::new(setup(kind, 1)).run().refused;
-    assert!(refused(Kind::SdkDefault) > 1_000);
-    assert!(refused(Kind::BackoffForever) > 100);
-    assert!(refused(Kind::StaticShare) < 20);
+    assert!(refused(StrategyKind::SdkDefault) > 1_000);
+    assert!(refused(StrategyKind::BackoffForever) > 100);
+    assert!(refused(StrategyKind::StaticShare) < 20);
 }
 
 #[test]
 fn levels_of_this_limiter_are_compared_with_the_server() {
-    let mut setup = setup(Kind::ThisLimiterAlone, 1);
+    let mut setup = setup(StrategyKind::ThisLimiterAlone, 1);
     setup.clients.truncate(1);
     setup.probe = true;
     let drift = Simulation::new(setup).run().drift.expect("it has levels");
@@ -176,7 +176,7 @@ fn fairness_uses_tokens_of_counted_clients() {
     };
     assert_eq!(Metric::Jain.of(&even, None), Some(1.0));
     assert_eq!(Metric::Jain.of(&one, None), Some(0.25));
-    let mut setup = setup(Kind::ThisLimiterShared, 1);
+    let mut setup = setup(StrategyKind::ThisLimiterShared, 1);
     setup.clients[2].counted = false;
     assert_eq!(Simulation::new(setup).run().tokens.len(), 2);
 }
@@ -196,7 +196,10 @@ fn json_has_goals_only_for_lines_with_goals() {
             metric: Metric::Use,
             goal: Some(Goal::AtLeast(1_000.0)),
         }],
-        lines: vec![line(Kind::Oracle, true), line(Kind::FixedBucket, false)],
+        lines: vec![
+            line(StrategyKind::Oracle, true),
+            line(StrategyKind::FixedBucket, false),
+        ],
     }];
     let tallies = crate::runner::run(&scenarios, &[1, 2]);
     let table = crate::Table {

@@ -44,7 +44,7 @@ impl Quota {
 
 /// Priority class of a request. Only a fair queue uses it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Class {
+pub(crate) enum RequestClass {
     Batch,
     Interactive,
 }
@@ -66,21 +66,21 @@ pub(crate) enum When {
 #[derive(Clone, Debug)]
 pub(crate) struct Source {
     pub(crate) when: When,
-    pub(crate) class: Class,
+    pub(crate) class: RequestClass,
 }
 
 impl Source {
     pub(crate) const fn batch(when: When) -> Self {
         Self {
             when,
-            class: Class::Batch,
+            class: RequestClass::Batch,
         }
     }
 
     pub(crate) const fn interactive(when: When) -> Self {
         Self {
             when,
-            class: Class::Interactive,
+            class: RequestClass::Interactive,
         }
     }
 

@@ -24,7 +24,7 @@ fn refused<E>(response: &Received<E>, status: u16, kind: &str) -> Rejection {
     assert_eq!(response.status, status);
     assert_eq!(response.headers[REJECTED_BY], "token-bucket");
     assert_eq!(response.headers["content-type"], "application/json");
-    let refused = response.rejected().expect("Rejection");
+    let refused = response.rejected().expect("rejected");
     assert_eq!(refused.by, "token-bucket");
     assert!(refused.class().local);
     let class = response.class();

@@ -16,46 +16,73 @@ mod sealed {
     impl<L> Sealed for tower::ServiceBuilder<L> {}
 }
 
-/// Adds layers with their recommended settings to a [`ServiceBuilder`]. For a layer with other
-/// settings, or one whose handle is wanted, build it first and add it with
-/// [`ServiceBuilder::layer`].
+/// Adds layers with their recommended settings to a [`ServiceBuilder`].
 ///
-/// As always with that builder, what is added first is outermost.
+/// The layer that is added first is the outermost. For other settings, or to get the handle of a
+/// layer, create the layer first and add it with [`ServiceBuilder::layer`].
 pub trait ServiceBuilderExt<L>: sealed::Sealed + Sized {
-    /// Answers from a cache what the caller has marked, for five minutes.
+    /// Adds all six layers in the recommended order, as [`recommended`](crate::recommended) does.
+    ///
+    /// They have no limits but the limits learned from response headers, no fallback models, and a
+    /// cache for requests that are marked cacheable. Five of them run in one
+    /// [driver](crate::driver), so this costs less than six separate layers.
+    #[cfg(all(
+        feature = "cache",
+        feature = "circuit-breaker",
+        feature = "fallback-model",
+        feature = "header-budget",
+        feature = "retry",
+        feature = "token-bucket"
+    ))]
+    fn claude_recommended(self) -> ServiceBuilder<Stack<crate::Recommended, L>>;
+
+    /// Adds a cache, which keeps responses to requests that are marked cacheable for five minutes.
     #[cfg(feature = "cache")]
     fn claude_cache(self) -> ServiceBuilder<Stack<crate::CacheLayer, L>>;
 
-    /// Sends a request to these models, in this order, when the one asked for cannot serve.
+    /// Adds fallback models, which are used in this order while the requested model is down.
     #[cfg(feature = "fallback-model")]
     fn claude_fallback<M: AsRef<str>>(
         self,
         models: impl IntoIterator<Item = M>,
     ) -> ServiceBuilder<Stack<crate::FallbackModelLayer, L>>;
 
-    /// Sends failed requests again.
+    /// Adds retries of failed requests.
     #[cfg(feature = "retry")]
     fn claude_retry(self) -> ServiceBuilder<Stack<crate::RetryLayer, L>>;
 
-    /// Stops sending to a model that is down.
+    /// Adds a circuit breaker, which stops calls to a model that is down.
     #[cfg(feature = "circuit-breaker")]
     fn claude_circuit_breaker(self) -> ServiceBuilder<Stack<crate::CircuitBreakerLayer, L>>;
 
-    /// Paces requests and tokens by these limits.
+    /// Adds a token bucket, which delays requests that would exceed these limits.
     #[cfg(feature = "token-bucket")]
     fn claude_token_bucket(
         self,
         limits: crate::Limits,
     ) -> ServiceBuilder<Stack<crate::TokenBucketLayer, L>>;
 
-    /// Learns limits from response headers and keeps to them. To correct a token bucket instead of
-    /// keeping a ledger of its own, add [`HeaderBudgetLayer::over`](crate::HeaderBudgetLayer::over)
-    /// the bucket's limiter.
+    /// Adds a header budget, which learns the limits from response headers and keeps to them.
+    ///
+    /// It has a limiter of its own. To correct the limiter of a token bucket instead, add
+    /// [`HeaderBudgetLayer::over`](crate::HeaderBudgetLayer::over) with that limiter.
     #[cfg(feature = "header-budget")]
     fn claude_header_budget(self) -> ServiceBuilder<Stack<crate::HeaderBudgetLayer, L>>;
 }
 
 impl<L> ServiceBuilderExt<L> for ServiceBuilder<L> {
+    #[cfg(all(
+        feature = "cache",
+        feature = "circuit-breaker",
+        feature = "fallback-model",
+        feature = "header-budget",
+        feature = "retry",
+        feature = "token-bucket"
+    ))]
+    fn claude_recommended(self) -> ServiceBuilder<Stack<crate::Recommended, L>> {
+        self.layer(crate::recommended())
+    }
+
     #[cfg(feature = "cache")]
     fn claude_cache(self) -> ServiceBuilder<Stack<crate::CacheLayer, L>> {
         self.layer(crate::CacheLayer::default())

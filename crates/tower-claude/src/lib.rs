@@ -1,7 +1,7 @@
 //! Tower layers that keep a Claude integration inside its rate limits and alive through errors.
 //!
-//! This crate is the door: it re-exports the six layers, each behind a feature of its own (all on
-//! by default), and their shared vocabulary, and stacks them as recommended.
+//! This is the facade crate. It re-exports six layers, each behind a feature of its own, and stacks
+//! them as recommended. All features are on by default.
 #![cfg_attr(
     all(
         feature = "cache",
@@ -13,22 +13,34 @@
     ),
     doc = include_str!("example.md")
 )]
-//! # Which layer does what
+//! # The layers
 //!
-//! From the outside in, as `recommended()` stacks them:
+//! From the outer to the inner layer, as [`recommended`] stacks them:
 //!
-//! | layer | module | what it does |
+//! | Layer | Feature | Task |
 //! |---|---|---|
-//! | `CacheLayer` | `cache` | answers what was answered before, where the caller allows it |
-//! | `FallbackModelLayer` | `fallback_model` | another model for the duration of an outage |
-//! | `RetryLayer` | `retry` | sends failed requests again: at the right time, within a budget, never after content |
-//! | `CircuitBreakerLayer` | `circuit_breaker` | spares a server that is down, and everyone the wait |
-//! | `TokenBucketLayer` | `token_bucket` | waits before the API has to refuse |
-//! | `HeaderBudgetLayer` | `header_budget` | learns the real headroom from the API's headers |
+//! | [`CacheLayer`] | `cache` | Answers repeated requests, if the caller allows it. |
+//! | [`FallbackModelLayer`] | `fallback-model` | Uses another model while a model is down. |
+//! | [`RetryLayer`] | `retry` | Sends failed requests again, within a budget. |
+//! | [`CircuitBreakerLayer`] | `circuit-breaker` | Stops calls to a model that is down. |
+//! | [`TokenBucketLayer`] | `token-bucket` | Delays requests before the API rejects them. |
+//! | [`HeaderBudgetLayer`] | `header-budget` | Learns the actual limits from response headers. |
 //!
-//! Each works alone, in any stack, over any HTTP client that is a `Service<http::Request<_>>`;
-//! [`ServiceBuilderExt`] adds them to a [`tower::ServiceBuilder`]. Every layer says on its page
-//! what it does, where it goes, and how it treats readiness, clones, cancellation and streams.
+//! Each layer also works alone, in any stack, over any HTTP client that is a
+//! `Service<http::Request<_>>`. The page of each layer's module describes its readiness, clones,
+//! cancellation and streams: [`cache`], [`fallback_model`], [`retry`], [`circuit_breaker`],
+//! [`token_bucket`], [`header_budget`].
+//!
+//! [`ServiceBuilderExt`] adds the layers to a [`tower::ServiceBuilder`].
+//!
+//! # Requests and responses
+//!
+//! A caller can insert a [`Deadline`], a [`Priority`], a [`Tenant`] or a [`Workload`] into the
+//! extensions of a request. A response that a layer made has a [`Rejection`] in its extensions. A
+//! failed response has a [`Class`].
+//!
+//! [`check`] checks at compile time that the layers accept a service. [`event`] describes the
+//! events that layers emit, and [`driver`] is for authors of layers.
 #![forbid(unsafe_code)]
 
 mod builder;

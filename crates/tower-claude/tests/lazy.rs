@@ -1,4 +1,5 @@
-//! Nothing happens before the first poll, and nothing of a request is kept once it is answered: over all six layers.
+//! All six layers start nothing before the first poll, and keep nothing of a request that is
+//! answered.
 
 mod common;
 

@@ -55,7 +55,7 @@ fn rpm(limit: u64) -> Limits {
     Limits::new().with_requests_per_minute(NonZeroU64::new(limit).expect("not 0"))
 }
 
-/// What the circuit of the model asked for goes by.
+/// Returns the scope of the circuit of the requested model.
 fn circuit() -> Scope {
     Scope::of_model(&request(SONNET, false))
 }
@@ -313,7 +313,7 @@ async fn a_stand_in_is_not_stored_as_the_model_asked() {
     }
 }
 
-/// What the layers say themselves is not stored either.
+/// Responses of the layers themselves are not stored either.
 #[tokio::test(start_paused = true)]
 async fn a_refusal_is_not_stored() {
     let fake = quiet();

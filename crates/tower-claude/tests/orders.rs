@@ -1,4 +1,5 @@
-//! What other orders of the same layers cost: `cargo test -p tower-claude --test orders -- --nocapture` prints a table.
+//! The costs of other orders of the same layers. `cargo test -p tower-claude --test orders --
+//! --nocapture` prints a table.
 
 mod common;
 
@@ -23,7 +24,8 @@ use tower_service::Service;
 /// Trouble begins when the stack has found its pace.
 const BEGIN: Duration = Duration::from_secs(60);
 const LENGTH: Duration = Duration::from_secs(300);
-/// The server's limit, of which its bucket holds five seconds. A tenth more is asked for, so that a queue grows.
+/// The limit of the server, whose bucket holds five seconds. The demand is a tenth higher, so that
+/// a queue grows.
 const PER_MINUTE: u64 = 200;
 const BURST: Duration = Duration::from_secs(5);
 const GAP: Duration = Duration::from_millis(270);
@@ -42,7 +44,7 @@ const ORDERS: [(Order, &str); 3] = [
     (Order::BucketInsideBudget, "bucket inside the budget"),
 ];
 
-/// What happens, and until when.
+/// An incident and its end.
 fn incidents() -> [(&'static str, Fault, Duration, f64); 5] {
     let retry_after = 20 * SECOND;
     [
@@ -72,14 +74,14 @@ struct Call {
     good: bool,
 }
 
-/// What an order came to, over all seeds.
+/// The results of an order, over all seeds.
 #[derive(Debug, Default)]
 struct Figures {
     requests: usize,
     attempts: usize,
     limited: usize,
     errors: usize,
-    /// How long those waited that came during the trouble, sorted.
+    /// The sorted waits of requests that arrived during the incident.
     waits: Vec<Duration>,
     /// The longest, of all seeds.
     back_after: Duration,

@@ -21,7 +21,7 @@ use tower_layer::Layer;
 
 const CALLS: u64 = 1_000;
 
-/// One call in two may be answered from the cache; of these, several ask the same.
+/// The cache may answer one call in two. Several of these calls are equal.
 fn request(number: u64) -> Request<RequestBody> {
     let model = [SONNET, OPUS, HAIKU][usize::try_from(number % 3).expect("small")];
     let mut request = common::request(model, number.is_multiple_of(2));

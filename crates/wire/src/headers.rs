@@ -37,7 +37,7 @@ pub struct RateLimits {
     pub requests: Gauge,
     /// The most restrictive token limit at the moment. It repeats one of the other limits.
     pub tokens: Gauge,
-    /// Input tokens per minute; cache reads do not count.
+    /// Input tokens per minute. Cache reads do not count.
     pub input_tokens: Gauge,
     /// Output tokens per minute, counted as they are generated.
     pub output_tokens: Gauge,
@@ -124,7 +124,7 @@ pub struct Unified {
     pub reset: Option<SystemTime>,
     /// Name of the window that is decisive at the moment, e.g. `five_hour`.
     pub representative_claim: Option<String>,
-    /// The windows, in header order; at most [`Unified::MAX_WINDOWS`].
+    /// The windows, in header order, at most [`Unified::MAX_WINDOWS`].
     pub windows: Vec<UnifiedWindow>,
     /// Used share of the limit above which a cheaper model is suggested.
     pub fallback_percentage: Option<f64>,

@@ -1,4 +1,4 @@
-//! What the API answers to one request.
+//! The response of the API to one request.
 
 use std::{
     collections::VecDeque,
@@ -36,7 +36,7 @@ impl Piece {
     }
 }
 
-/// What the API answers to one request.
+/// The response of the API to one request.
 #[derive(Clone, Debug)]
 pub struct Reply {
     /// None: never.

@@ -1,4 +1,4 @@
-//! What fails further in comes out as it was.
+//! Failures of the inner service, which the layer forwards unchanged.
 
 use std::time::Duration;
 
@@ -94,13 +94,13 @@ pub fn error_responses_come_through<L: Subject>(layer: impl Fn() -> L) {
     });
 }
 
-/// What the caller would get without any layer.
+/// Returns the result that the caller gets without any layer.
 pub(crate) async fn bare(reply: &Reply) -> crate::Received<Broken> {
     let guard = crate::Alive::new().guard();
     crate::Received::read(reply.response(guard).expect("a reply with a head")).await
 }
 
-/// The refusal of a layer further in comes out untouched, extensions and all.
+/// The rejection of an inner layer is forwarded unchanged, with its extensions.
 ///
 /// # Panics
 /// When the layer breaks this point of the contract.

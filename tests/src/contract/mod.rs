@@ -45,8 +45,8 @@ use tower_service::Service;
 
 use crate::{Broken, FrameBody, Received, Script, serve};
 
-/// What the compiler checks of a layer: it can be shared between threads and cloned, its service
-/// can, its future can move between threads, and the error is the inner service's own.
+/// A layer whose types the compiler checks. The layer and its service can be cloned and shared
+/// between threads, the future can move between threads, and the error is the inner service's own.
 pub trait Subject: Layer<Script, Service = Self::Outer> + Clone + Send + Sync + 'static {
     /// The service it makes.
     type Outer: Service<

@@ -1,4 +1,4 @@
-//! What a layer has no business with passes through untouched.
+//! Requests and responses that do not concern the layer, which it forwards unchanged.
 
 use bytes::Bytes;
 use http::{
@@ -178,7 +178,7 @@ pub fn streams_are_untouched<L: Subject>(layer: impl Fn() -> L) {
     });
 }
 
-/// A compressed body is nobody's business.
+/// A compressed body is forwarded unchanged.
 ///
 /// # Panics
 /// When the layer breaks this point of the contract.

@@ -12,10 +12,10 @@ pub fn auto_traits<L: Subject>(layer: impl Fn() -> L) {
     drop(layer);
 }
 
-/// What `observe` reads of the layer changes with a call through any service of the layer or of
-/// its clones: axum makes services again and again, per route and per request.
+/// Checks that clones and services of the layer share the state that `observe` reads. axum makes a
+/// service for each route and each request.
 ///
-/// `reply` is what the inner service answers; each must change the state.
+/// `reply` is the response of the inner service. Each response must change the state.
 ///
 /// # Panics
 /// When the layer breaks this point of the contract.

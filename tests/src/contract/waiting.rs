@@ -1,4 +1,4 @@
-//! What is held while the layer waits, and what makes the caller wait.
+//! Resources that are held while the layer waits, and causes of waits.
 
 use std::{
     pin::Pin,

@@ -92,7 +92,7 @@ impl<S: Service<Request<RequestBody>>> SampleFuture<S> {
         self.service.call(Request::from_parts(head, body))
     }
 
-    /// Whether to try again, and when.
+    /// Returns the wait before the next attempt, or `None`.
     fn again(&self) -> Option<Duration> {
         if self.fault == Fault::RetriesForEver {
             return Some(Duration::from_secs(3600));

@@ -77,7 +77,7 @@ async fn empty_frames_are_not_hoarded() {
     }
 }
 
-/// What is no JSON object is none of our business, whatever the header says of it.
+/// A body that is no JSON object is forwarded unchanged, even if the header claims JSON.
 #[tokio::test(start_paused = true)]
 async fn answers_that_are_no_json_objects_pass() {
     for text in ["", " ", "null", "plain words", "{\"a\":1}\n\n", " {} "] {

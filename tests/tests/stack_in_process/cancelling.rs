@@ -116,7 +116,7 @@ async fn after_any_number_of_polls() {
             };
             stack.assert_idle(&format!("{polls} polls, ended: {ended}"));
             assert_eq!(fake.in_flight(), 0, "{polls} polls");
-            // Whoever comes next is served.
+            // The next call is served.
             fake.clear_injected();
             let next = timeout(100 * SECOND, send(&stack.service, request(SONNET, stream))).await;
             assert!(
@@ -186,7 +186,7 @@ async fn a_call_that_is_never_polled_is_nothing() {
     stack.assert_idle("a call that was never polled");
 }
 
-/// What a retry paid that was never sent comes back.
+/// The budget that a retry paid is returned if the retry was never sent.
 #[tokio::test(start_paused = true)]
 async fn leaving_between_two_attempts_costs_no_budget() {
     let fake = quiet();

@@ -9,7 +9,7 @@ use tower_claude_limiter::Limits;
 
 use crate::common::{Received, SECOND, SONNET, Stack, quiet, request, send, statuses};
 
-/// What a caller should see.
+/// The expected result for a caller.
 #[derive(Clone, Copy, Debug)]
 enum Sees {
     /// The whole answer.

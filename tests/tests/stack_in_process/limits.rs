@@ -416,8 +416,8 @@ async fn a_retry_after_of_nothing_is_no_reason_to_hammer() {
     }
 }
 
-/// What the server asks for is waited for by all whom it asked, wherever the jitter of the pause
-/// falls: by default the retry layer and the bucket both wait for a minute.
+/// The retry layer and the bucket both wait for a minute by default, wherever the jitter of the
+/// pause falls.
 #[tokio::test(start_paused = true)]
 async fn a_long_retry_after_is_waited_for() {
     let fake = quiet();

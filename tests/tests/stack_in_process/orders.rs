@@ -199,7 +199,7 @@ async fn a_budget_with_a_limiter_of_its_own_under_a_bucket() {
     works("bucket, own budget", &service, &fake, &limiters).await;
 }
 
-/// What a request takes is taken once, however often the limiter stands in its way.
+/// A request is charged once, however often the limiter is in the stack.
 #[tokio::test(start_paused = true)]
 async fn nothing_is_charged_twice_on_one_limiter() {
     let minute = NonZeroU64::new(1_000).expect("a limit");

@@ -238,7 +238,7 @@ impl Service<Request<RequestBody>> for Queue {
     }
 }
 
-/// Who was asked and is not ready is asked again, and then called: no place is taken twice.
+/// A service that is not ready is polled again and then called. No place is taken twice.
 async fn waits_once<L>(layer: L)
 where
     L: Layer<Queue>,

@@ -1,4 +1,4 @@
-//! What the compiler and a ruler say about the stack.
+//! The type and the size of the stack.
 
 use std::{future::ready, mem::size_of_val};
 

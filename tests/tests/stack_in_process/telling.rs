@@ -1,4 +1,4 @@
-//! What an observer of all three layers is told, and in which order.
+//! The events of all three layers, and their order.
 
 use tower_claude_fake_claude::{FakeClaude, Fault, GroupLimits};
 use tower_claude_limiter::Limits;
@@ -147,7 +147,7 @@ async fn a_wrong_key_is_told_once() {
     stack.assert_idle("a wrong key");
 }
 
-/// Nothing a user sends shows in what is told.
+/// No event contains data of the user.
 #[tokio::test(start_paused = true)]
 async fn neither_prompts_nor_keys_are_told() {
     let fake = quiet();

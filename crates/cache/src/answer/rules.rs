@@ -26,7 +26,7 @@ pub(crate) struct StreamCheck {
 }
 
 #[derive(Deserialize)]
-struct Message<'a> {
+struct MessageJson<'a> {
     #[serde(borrow)]
     model: Cow<'a, str>,
     #[serde(borrow, default)]
@@ -57,7 +57,7 @@ struct ServerTools {
 #[derive(Deserialize)]
 struct Start<'a> {
     #[serde(borrow)]
-    message: Message<'a>,
+    message: MessageJson<'a>,
 }
 
 #[derive(Deserialize)]
@@ -94,12 +94,12 @@ impl Rules {
             let count: Result<Count, _> = serde_json::from_slice(json);
             return count.map(|_| ()).map_err(|_| "unreadable");
         }
-        let message: Message<'_> = serde_json::from_slice(json).map_err(|_| "unreadable")?;
+        let message: MessageJson<'_> = serde_json::from_slice(json).map_err(|_| "unreadable")?;
         self.message(&message)?;
         self.stop(message.stop_reason.as_deref())
     }
 
-    fn message(&self, message: &Message<'_>) -> Verdict {
+    fn message(&self, message: &MessageJson<'_>) -> Verdict {
         let asked = self.model.as_deref().unwrap_or_default();
         if !is_same_model(asked, &message.model) {
             return Err("model");

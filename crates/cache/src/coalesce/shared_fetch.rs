@@ -19,12 +19,12 @@ use crate::{
     store::entry::Entry,
 };
 
-type Map = HashMap<Key, Arc<SharedFetch>, IdentityHasher>;
+type FetchTable = HashMap<Key, Arc<SharedFetch>, IdentityHasher>;
 
 /// The fetches of one layer that new callers may join.
 #[derive(Debug, Default)]
 pub(crate) struct FetchMap {
-    map: Mutex<Map>,
+    map: Mutex<FetchTable>,
 }
 
 /// The layer that owns the fetches.
@@ -37,7 +37,7 @@ pub(crate) trait FetchHost: Send + Sync {
 }
 
 impl FetchMap {
-    fn lock(&self) -> MutexGuard<'_, Map> {
+    fn lock(&self) -> MutexGuard<'_, FetchTable> {
         self.map.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -28,12 +28,12 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct HeuristicCost {
     expected_output: u64,
-    cache: Option<Arc<Cache>>,
+    cache: Option<Arc<PromptCache>>,
 }
 
 /// The model of the prompt cache that all clones share.
 #[derive(Debug, Default)]
-struct Cache(Mutex<PrefixMemory>);
+struct PromptCache(Mutex<PrefixMemory>);
 
 impl HeuristicCost {
     /// The expected output tokens of a request before a mean of responses is known.
@@ -110,13 +110,13 @@ impl EstimateCost for HeuristicCost {
     }
 }
 
-impl Cache {
+impl PromptCache {
     fn memory(&self) -> MutexGuard<'_, PrefixMemory> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl UsageListener for Cache {
+impl UsageListener for PromptCache {
     fn learn(&self, cost: &Cost, usage: &Usage, _now: Instant) {
         let counts = [
             usage.cache_read_input_tokens,

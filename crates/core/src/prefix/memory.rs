@@ -48,7 +48,7 @@ pub struct CacheReads {
 #[derive(Debug, Default)]
 pub struct PrefixMemory {
     cached: HashMap<u64, Cached, RandomState>,
-    in_flight: BTreeMap<NonZeroU64, InFlight>,
+    in_flight: BTreeMap<NonZeroU64, PendingPrompt>,
     /// The number of requests so far, for the next id.
     requests: u64,
 }
@@ -71,7 +71,7 @@ struct Breakpoint {
 
 /// A request whose cache usage is not known yet.
 #[derive(Clone, Debug)]
-struct InFlight {
+struct PendingPrompt {
     /// The time at which the request was sent. Lifetimes count from this time.
     since: Instant,
     /// The breakpoints, ordered from the last to the first. Only the first `count` are used.
@@ -139,7 +139,7 @@ impl PrefixMemory {
         }
         let id = NonZeroU64::MIN.saturating_add(self.requests);
         self.requests += 1;
-        let request = InFlight {
+        let request = PendingPrompt {
             since: now,
             breakpoints,
             count,

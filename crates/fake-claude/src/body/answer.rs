@@ -10,13 +10,13 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::error::FakeError;
 use crate::fault::Fault;
-use crate::sse::Message;
+use crate::sse::ReplyMessage;
 use crate::state::InFlightAttempt;
 
 /// A response with content.
 pub(crate) struct Answer {
     pub(crate) attempt: InFlightAttempt,
-    pub(crate) message: Message,
+    pub(crate) message: ReplyMessage,
     pub(crate) tokens: u64,
     pub(crate) stop_reason: &'static str,
     pub(crate) fault: Option<Fault>,

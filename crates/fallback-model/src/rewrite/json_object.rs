@@ -14,19 +14,19 @@ mod tests;
 /// accessible.
 pub(super) struct JsonObjectEditor {
     json: Bytes,
-    members: Vec<Member>,
+    members: Vec<ObjectMember>,
     added: Vec<(&'static str, Bytes, Why)>,
 }
 
-struct Member {
+struct ObjectMember {
     /// `None` for a run of members that are not accessible.
     name: Option<&'static str>,
     span: Range<usize>,
     value: usize,
-    change: Option<Change>,
+    change: Option<MemberChange>,
 }
 
-struct Change {
+struct MemberChange {
     /// `None` removes the member.
     sent: Option<Bytes>,
     why: Why,
@@ -40,7 +40,7 @@ impl JsonObjectEditor {
         field: &'static str,
     ) -> Result<Self, Unportable> {
         let broken = || Unportable::new(field, "not a complete JSON object");
-        let mut members: Vec<Member> = Vec::new();
+        let mut members: Vec<ObjectMember> = Vec::new();
         for member in Fields::open(&json).ok_or_else(broken)? {
             let Field {
                 name, span, value, ..
@@ -64,7 +64,7 @@ impl JsonObjectEditor {
                 last.span.end = span.end;
                 continue;
             }
-            members.push(Member {
+            members.push(ObjectMember {
                 name,
                 span,
                 value,
@@ -107,7 +107,7 @@ impl JsonObjectEditor {
         let value = value.into();
         match self.members.iter_mut().find(|m| m.name == Some(name)) {
             Some(member) => {
-                member.change = Some(Change {
+                member.change = Some(MemberChange {
                     sent: Some(value),
                     why,
                 });
@@ -123,7 +123,7 @@ impl JsonObjectEditor {
     pub(super) fn remove(&mut self, name: &'static str, why: Why) {
         self.added.retain(|(added, ..)| *added != name);
         if let Some(member) = self.members.iter_mut().find(|m| m.name == Some(name)) {
-            member.change = Some(Change { sent: None, why });
+            member.change = Some(MemberChange { sent: None, why });
         }
     }
 
@@ -131,7 +131,7 @@ impl JsonObjectEditor {
     pub(super) fn keep_only(&mut self, names: &[&'static str]) {
         for member in &mut self.members {
             if member.name.is_none_or(|name| !names.contains(&name)) {
-                member.change = Some(Change {
+                member.change = Some(MemberChange {
                     sent: None,
                     why: Why::Unsupported,
                 });
@@ -141,7 +141,7 @@ impl JsonObjectEditor {
 
     /// Returns true if no member is left.
     pub(super) fn is_empty(&self) -> bool {
-        self.added.is_empty() && !self.members.iter().any(Member::is_kept)
+        self.added.is_empty() && !self.members.iter().any(ObjectMember::is_kept)
     }
 
     /// Returns the reason for which a member was changed, if it was.
@@ -212,7 +212,7 @@ impl JsonObjectEditor {
     }
 }
 
-impl Member {
+impl ObjectMember {
     fn is_kept(&self) -> bool {
         self.change
             .as_ref()

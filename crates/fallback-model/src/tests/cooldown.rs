@@ -6,7 +6,9 @@ use proptest::prelude::*;
 use tokio::time::Instant;
 use tower_claude_core::{Class, Kind};
 
-use crate::cooldown::{Change, CoolDown, CoolDownTable, MAX_KEYS, PROBE_TIMEOUT, Permit, Signal};
+use crate::cooldown::{
+    CoolDown, CoolDownChange, CoolDownTable, MAX_KEYS, PROBE_TIMEOUT, Permit, Signal,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 const FAILURE: Signal = Signal::Failure { retry_after: None };
@@ -33,11 +35,11 @@ impl Bench {
         self.table.admit(&key, self.now).ok()
     }
 
-    fn settle(&self, permit: Permit<u32>, signal: Signal) -> Option<Change> {
+    fn settle(&self, permit: Permit<u32>, signal: Signal) -> Option<CoolDownChange> {
         permit.settle(signal, WHY, &self.config, self.now, 0.5)
     }
 
-    fn call(&self, key: u32, signal: Signal) -> Option<Change> {
+    fn call(&self, key: u32, signal: Signal) -> Option<CoolDownChange> {
         let permit = self.admit(key).expect("available");
         self.settle(permit, signal)
     }
@@ -52,8 +54,8 @@ impl Bench {
     }
 }
 
-fn started(seconds: u64, count: u32) -> Option<Change> {
-    Some(Change::Started {
+fn started(seconds: u64, count: u32) -> Option<CoolDownChange> {
+    Some(CoolDownChange::Started {
         cool_down: Duration::from_secs(seconds),
         count,
     })
@@ -72,7 +74,10 @@ fn key_with_enough_failures_cools_down_and_probe_success_clears_it() {
     let probe = bench.admit(1).unwrap();
     assert!(probe.is_probe());
     assert!(bench.admit(1).is_none(), "one probe at a time");
-    assert_eq!(bench.settle(probe, Signal::Success), Some(Change::Cleared));
+    assert_eq!(
+        bench.settle(probe, Signal::Success),
+        Some(CoolDownChange::Cleared)
+    );
     assert!(bench.table.is_empty());
 }
 
@@ -120,7 +125,7 @@ fn probe_of_a_busy_key_fails_and_of_a_reachable_key_succeeds() {
     let busy = Signal::Busy { retry_after };
     assert_eq!(Bench::cooled_down().call(1, busy), started(90, 2));
     let reachable = Bench::cooled_down().call(1, Signal::Reachable);
-    assert_eq!(reachable, Some(Change::Cleared));
+    assert_eq!(reachable, Some(CoolDownChange::Cleared));
     // Neither counts while calls pass.
     let bench = Bench::new();
     bench.call(1, FAILURE);
@@ -199,7 +204,10 @@ fn full_table_evicts_idle_keys_only() {
     for key in 1..3000 {
         bench.call(key, FAILURE);
     }
-    assert_eq!(bench.settle(probe, Signal::Success), Some(Change::Cleared));
+    assert_eq!(
+        bench.settle(probe, Signal::Success),
+        Some(CoolDownChange::Cleared)
+    );
 }
 
 #[test]
@@ -214,7 +222,7 @@ fn extreme_settings_neither_panic_nor_block_for_ever() {
     for _ in 0..100 {
         assert!(matches!(
             bench.call(1, FAILURE),
-            Some(Change::Started { .. })
+            Some(CoolDownChange::Started { .. })
         ));
     }
 }
@@ -280,13 +288,13 @@ proptest! {
                     let key = *permit.key() as usize;
                     let change = permit.settle(signal, WHY, &bench.config, bench.now, chance);
                     match change {
-                        Some(Change::Started { cool_down, count }) => {
+                        Some(CoolDownChange::Started { cool_down, count }) => {
                             let base = 30 * SECOND * (1 << (count - 1).min(10));
                             let least = base.min(300 * SECOND).mul_f64(0.799);
                             prop_assert!(cool_down >= least && cool_down <= 3600 * SECOND);
                             until[key] = bench.now + cool_down;
                         }
-                        Some(Change::Cleared) => until[key] = bench.now,
+                        Some(CoolDownChange::Cleared) => until[key] = bench.now,
                         None => {}
                     }
                 }

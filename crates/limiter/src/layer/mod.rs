@@ -1,5 +1,6 @@
 //! The limiter layers: one layer type for token bucket and header budget.
 
+mod admitted;
 mod label_headers;
 mod policy;
 mod reporter;

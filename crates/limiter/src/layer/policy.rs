@@ -5,7 +5,6 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use http::{Request, response::Parts};
@@ -13,12 +12,12 @@ use tokio::time::Instant;
 use tower_claude_core::{
     Call, Class, EstimateCost, HeuristicCost, Outcome, Rejection, RequestBody, Scope,
     driver::{AttemptPolicy, Clock},
-    toolkit::{LimitWarning, Observation, PendingEstimate, ReservationHandle},
+    toolkit::PendingEstimate,
 };
 use tower_claude_wire::StreamState;
 
-use super::{reporter::Reporter, settings::LimitSettings};
-use crate::{limiter::Limiter, reservation::Reservation, settlement::Settlement};
+use super::{admitted::Admitted, reporter::Reporter, settings::LimitSettings};
+use crate::{limiter::Limiter, settlement::Settlement};
 
 /// Bytes of `content_block_delta` data per output token, used while a stream has not reported its
 /// usage. An event of about 150 bytes carries a few tokens. Only a large overrun must show.
@@ -96,50 +95,6 @@ impl<A> fmt::Debug for LimitAttempt<A> {
         f.debug_struct("LimitAttempt")
             .field("admitted", &self.admitted)
             .finish_non_exhaustive()
-    }
-}
-
-/// The reservation under which an attempt is sent.
-#[derive(Debug)]
-pub(super) enum Admitted {
-    /// A reservation of this layer.
-    Own(Reservation),
-    /// The reservation of an outer layer with the same limiter, which also settles it.
-    Joined(ReservationHandle),
-}
-
-impl Admitted {
-    /// Returns the scope of the reservation, which is `kept` only if the reservation does not know
-    /// it.
-    fn scope<'a>(&'a self, kept: &'a Option<Box<Scope>>) -> &'a Scope {
-        let of_reservation = || match self {
-            Self::Own(reservation) => reservation.scope(),
-            Self::Joined(handle) => handle.scope(),
-        };
-        kept.as_deref()
-            .or_else(of_reservation)
-            .expect("kept if the reservation does not know it")
-    }
-
-    pub(super) fn can_skip_head(&self, at: Instant) -> bool {
-        match self {
-            Self::Own(reservation) => reservation.can_skip_head(at),
-            Self::Joined(handle) => handle.can_skip_head(at),
-        }
-    }
-
-    pub(super) fn observe(&self, observation: &Observation<'_>) -> Option<LimitWarning> {
-        match self {
-            Self::Own(reservation) => reservation.observe(observation),
-            Self::Joined(handle) => handle.observe(observation),
-        }
-    }
-
-    pub(super) fn pause(&self, retry_after: Option<Duration>, now: Instant) -> Duration {
-        match self {
-            Self::Own(reservation) => reservation.pause(retry_after, now),
-            Self::Joined(handle) => handle.pause(retry_after, now),
-        }
     }
 }
 

@@ -16,7 +16,7 @@ use tower_claude_core::{
 };
 use tower_claude_wire::{self as wire, RateLimits};
 
-use super::policy::Admitted;
+use super::admitted::Admitted;
 use crate::pool::QueuePlace;
 
 /// The largest number of credentials whose 401 is remembered. Further credentials are not reported,

@@ -19,11 +19,11 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct AdditionalLimit {
     pub(crate) dimension: usize,
-    kind: Kind,
+    kind: AdditionalBucket,
 }
 
 #[derive(Debug)]
-enum Kind {
+enum AdditionalBucket {
     Minute(Bucket),
     Day(Box<DailyLimit>),
 }
@@ -39,45 +39,45 @@ impl AdditionalLimit {
     /// Returns the limit per minute or day.
     pub(crate) const fn limit(&self) -> u64 {
         match &self.kind {
-            Kind::Minute(bucket) => bucket.limit(),
-            Kind::Day(day) => day.limit(),
+            AdditionalBucket::Minute(bucket) => bucket.limit(),
+            AdditionalBucket::Day(day) => day.limit(),
         }
     }
 
     /// Returns the name of the limit in snapshots and rejections.
     pub(crate) const fn name(&self) -> Dimension {
         match self.kind {
-            Kind::Minute(_) => DIMENSIONS[self.dimension],
-            Kind::Day(_) => Dimension::TokensPerDay,
+            AdditionalBucket::Minute(_) => DIMENSIONS[self.dimension],
+            AdditionalBucket::Day(_) => Dimension::TokensPerDay,
         }
     }
 
     /// Returns the bucket of a limit per minute.
     pub(crate) const fn bucket(&self) -> Option<&Bucket> {
         match &self.kind {
-            Kind::Minute(bucket) => Some(bucket),
-            Kind::Day(_) => None,
+            AdditionalBucket::Minute(bucket) => Some(bucket),
+            AdditionalBucket::Day(_) => None,
         }
     }
 
     pub(crate) fn advance(&mut self, now: u64) {
         match &mut self.kind {
-            Kind::Minute(bucket) => bucket.refill(now),
-            Kind::Day(day) => day.advance(now),
+            AdditionalBucket::Minute(bucket) => bucket.refill(now),
+            AdditionalBucket::Day(day) => day.advance(now),
         }
     }
 
     /// Records the wall time, which a day that resets at a time of day follows.
     pub(crate) fn set_wall_time(&mut self, now: u64, wall: SystemTime) {
-        if let Kind::Day(day) = &mut self.kind {
+        if let AdditionalBucket::Day(day) = &mut self.kind {
             day.set_wall_time(now, wall);
         }
     }
 
     pub(crate) fn take(&mut self, charge: &Charge) {
         match &mut self.kind {
-            Kind::Minute(bucket) => bucket.take(charge[self.dimension]),
-            Kind::Day(day) => day.take(charge[self.dimension]),
+            AdditionalBucket::Minute(bucket) => bucket.take(charge[self.dimension]),
+            AdditionalBucket::Day(day) => day.take(charge[self.dimension]),
         }
     }
 
@@ -85,8 +85,8 @@ impl AdditionalLimit {
     pub(crate) fn recharge(&mut self, sent_at: u64, old: &Charge, new: &Charge) {
         let (old, new) = (old[self.dimension], new[self.dimension]);
         match &mut self.kind {
-            Kind::Minute(bucket) => bucket.recharge(old, new),
-            Kind::Day(day) => day.recharge(sent_at, old, new),
+            AdditionalBucket::Minute(bucket) => bucket.recharge(old, new),
+            AdditionalBucket::Day(day) => day.recharge(sent_at, old, new),
         }
     }
 
@@ -107,32 +107,32 @@ impl AdditionalLimit {
     /// taken. An amount over the capacity is admitted into debt when the limit is full.
     pub(crate) fn wait(&self, now: u64, ahead: u64, amount: u64, margin: i128) -> u64 {
         match &self.kind {
-            Kind::Minute(bucket) => {
+            AdditionalBucket::Minute(bucket) => {
                 let need = units(amount).saturating_add(self.margin(margin));
                 bucket.wait(units(ahead).saturating_add(need.min(bucket.capacity())))
             }
-            Kind::Day(day) => day.wait_behind(now, ahead, amount),
+            AdditionalBucket::Day(day) => day.wait_behind(now, ahead, amount),
         }
     }
 
     /// Returns the nanoseconds in which the limit allows as much as is used of it.
     pub(crate) fn spent(&self, now: u64) -> u64 {
         match &self.kind {
-            Kind::Minute(bucket) => bucket.full_in(now),
-            Kind::Day(day) => day.spent(now),
+            AdditionalBucket::Minute(bucket) => bucket.full_in(now),
+            AdditionalBucket::Day(day) => day.spent(now),
         }
     }
 
     /// Returns the state at `now`, given the safety margin of its dimension.
     pub(crate) fn snapshot(&self, now: u64, margin: i128) -> DimensionSnapshot {
         let (capacity, available, renews_in) = match &self.kind {
-            Kind::Minute(bucket) => {
+            AdditionalBucket::Minute(bucket) => {
                 let mut bucket = bucket.clone();
                 bucket.refill(now);
                 let capacity = tokens(bucket.capacity()).max(0) as u64;
                 (capacity, tokens(bucket.level()), None)
             }
-            Kind::Day(day) => {
+            AdditionalBucket::Day(day) => {
                 let mut day = day.clone();
                 day.advance(now);
                 (day.limit(), day.left(), Some(day.renews_in(now)))
@@ -161,12 +161,12 @@ fn collect(limits: &PoolLimits, now: u64, main: bool, into: &mut Vec<AdditionalL
     for (dimension, limit) in rates.into_iter().filter(|_| !main) {
         into.extend(limit.map(|limit| AdditionalLimit {
             dimension,
-            kind: Kind::Minute(Bucket::full(limit.get(), nanos(limits.burst), now)),
+            kind: AdditionalBucket::Minute(Bucket::full(limit.get(), nanos(limits.burst), now)),
         }));
     }
     into.extend(limits.tokens_per_day.map(|limit| AdditionalLimit {
         dimension: TOTAL,
-        kind: Kind::Day(Box::new(DailyLimit::new(limit.get(), limits.day, now))),
+        kind: AdditionalBucket::Day(Box::new(DailyLimit::new(limit.get(), limits.day, now))),
     }));
     for limits in &limits.additional {
         collect(limits, now, false, into);

@@ -5,7 +5,7 @@ use tower_claude_core::{Class, Kind};
 
 use crate::{
     Backoff, Jitter, RetryBudget,
-    decide::{Attempt, Decision, RetryRules, decide},
+    decide::{Decision, FailedAttempt, RetryRules, decide},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -18,8 +18,8 @@ fn rules() -> RetryRules {
     }
 }
 
-fn attempt(kind: Kind) -> Attempt {
-    Attempt {
+fn attempt(kind: Kind) -> FailedAttempt {
+    FailedAttempt {
         class: Class::new(kind),
         number: 1,
         spent: 0,
@@ -33,11 +33,11 @@ fn attempt(kind: Kind) -> Attempt {
 }
 
 /// Returns the wait, or the reason why there is none.
-fn decided(attempt: &Attempt) -> Result<Duration, &'static str> {
+fn decided(attempt: &FailedAttempt) -> Result<Duration, &'static str> {
     decided_with(attempt, &RetryBudget::new())
 }
 
-fn decided_with(attempt: &Attempt, budget: &RetryBudget) -> Result<Duration, &'static str> {
+fn decided_with(attempt: &FailedAttempt, budget: &RetryBudget) -> Result<Duration, &'static str> {
     match decide(&rules(), attempt, budget, 0.5) {
         Decision::Retry { delay, mut permit } => {
             permit.mark_sent();
@@ -189,7 +189,7 @@ fn attempts_at_other_targets_count() {
         (9, 1, false),
         (1, 4, false),
     ] {
-        let attempt = Attempt {
+        let attempt = FailedAttempt {
             spent,
             number,
             ..attempt(Kind::Overloaded)

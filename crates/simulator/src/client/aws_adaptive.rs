@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 
 use super::{
-    Action, ActualUse, Head, JobId, NewRequest, Strategy,
+    Action, ActualUse, JobId, NewRequest, ResponseHead, Strategy,
     job_table::{JobTable, TimerQueue},
 };
 use crate::units::{nanos, seconds};
@@ -111,7 +111,7 @@ impl Strategy for AwsAdaptive {
         self.wake(now, io);
     }
 
-    fn on_response(&mut self, now: u64, job: JobId, head: &Head, io: &mut Action) {
+    fn on_response(&mut self, now: u64, job: JobId, head: &ResponseHead, io: &mut Action) {
         self.learn(now, head.refused.is_some());
         if head.refused.is_some() {
             let attempts = self.attempts.get(job);

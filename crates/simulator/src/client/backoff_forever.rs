@@ -2,7 +2,7 @@
 //! 60 s, without a limit of attempts.
 
 use super::{
-    Action, Head, JobId, NewRequest, Strategy,
+    Action, JobId, NewRequest, ResponseHead, Strategy,
     job_table::{JobTable, TimerQueue, full_jitter},
 };
 
@@ -29,7 +29,7 @@ impl Strategy for BackoffForever {
         io.send.push(ask.job);
     }
 
-    fn on_response(&mut self, now: u64, job: JobId, head: &Head, io: &mut Action) {
+    fn on_response(&mut self, now: u64, job: JobId, head: &ResponseHead, io: &mut Action) {
         if head.refused.is_none() {
             return;
         }

@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 
 use super::{
-    Action, Head, JobId, NewRequest, Strategy,
+    Action, JobId, NewRequest, ResponseHead, Strategy,
     bucket::LevelSet,
     job_table::{JobTable, TimerQueue, full_jitter},
 };
@@ -39,7 +39,7 @@ impl Strategy for FixedBucket {
         self.wake(now, io);
     }
 
-    fn on_response(&mut self, now: u64, job: JobId, head: &Head, io: &mut Action) {
+    fn on_response(&mut self, now: u64, job: JobId, head: &ResponseHead, io: &mut Action) {
         if head.refused.is_none() {
             return;
         }

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use super::{
-    Action, Head, JobId, NewRequest, Strategy,
+    Action, JobId, NewRequest, ResponseHead, Strategy,
     bucket::LevelSet,
     job_table::{JobTable, TimerQueue},
 };
@@ -39,7 +39,7 @@ impl Strategy for HeaderNaive {
         self.wake(now, io);
     }
 
-    fn on_response(&mut self, now: u64, job: JobId, head: &Head, io: &mut Action) {
+    fn on_response(&mut self, now: u64, job: JobId, head: &ResponseHead, io: &mut Action) {
         self.levels
             .set(now, head.shown.map(|shown| shown.remaining as f64));
         if let Some(seconds) = head.refused {

@@ -14,7 +14,7 @@ use tower_claude_limiter::Sharing;
 
 use crate::{
     random::{Purpose, stream},
-    workload::{Class, Quota},
+    workload::{Quota, RequestClass},
 };
 
 /// Slot of a request. Slots are reused.
@@ -26,7 +26,7 @@ pub(crate) struct NewRequest {
     pub(crate) job: JobId,
     /// Estimated input tokens.
     pub(crate) estimate: u64,
-    pub(crate) class: Class,
+    pub(crate) class: RequestClass,
 }
 
 /// State of one limit in the headers.
@@ -40,7 +40,7 @@ pub(crate) struct HeaderGauge {
 
 /// The head of a response, with the input of its first event.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Head {
+pub(crate) struct ResponseHead {
     /// Requests, input tokens, output tokens.
     pub(crate) shown: [HeaderGauge; 3],
     /// Seconds of the server's clock.
@@ -89,7 +89,7 @@ pub(crate) trait Strategy: Send {
     /// Handles a new request.
     fn submit(&mut self, now: u64, ask: NewRequest, io: &mut Action);
     /// Handles the head of a response. After a 429 the strategy may send the request again.
-    fn on_response(&mut self, now: u64, job: JobId, head: &Head, io: &mut Action);
+    fn on_response(&mut self, now: u64, job: JobId, head: &ResponseHead, io: &mut Action);
     /// Handles the output tokens received so far.
     fn on_progress(&mut self, _now: u64, _job: JobId, _output: u64, _io: &mut Action) {}
     /// Handles the end of a response.
@@ -102,9 +102,9 @@ pub(crate) trait Strategy: Send {
     }
 }
 
-/// Kind of a strategy.
+/// A strategy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum StrategyKind {
     /// This limiter with the default of [`Sharing`], which detects other clients.
     ThisLimiter,
     ThisLimiterShared,
@@ -118,7 +118,7 @@ pub(crate) enum Kind {
     Oracle,
 }
 
-impl Kind {
+impl StrategyKind {
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::ThisLimiter => "ours",

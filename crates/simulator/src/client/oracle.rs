@@ -2,7 +2,7 @@
 //! first out over all clients, and is admitted at the time at which its charge fits, including its
 //! future response. The simulation owns the queue.
 
-use super::{Action, Head, JobId, NewRequest, Strategy};
+use super::{Action, JobId, NewRequest, ResponseHead, Strategy};
 
 #[derive(Debug)]
 pub(super) struct Oracle;
@@ -12,7 +12,7 @@ impl Strategy for Oracle {
         io.send.push(ask.job);
     }
 
-    fn on_response(&mut self, _now: u64, job: JobId, head: &Head, io: &mut Action) {
+    fn on_response(&mut self, _now: u64, job: JobId, head: &ResponseHead, io: &mut Action) {
         if head.refused.is_some() {
             io.failed.push(job);
         }

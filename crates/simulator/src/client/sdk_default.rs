@@ -2,7 +2,7 @@
 //! minute, else 0.5 s, doubling to 8 s, less up to a quarter.
 
 use super::{
-    Action, Head, JobId, NewRequest, Strategy,
+    Action, JobId, NewRequest, ResponseHead, Strategy,
     job_table::{JobTable, TimerQueue},
 };
 use crate::units::{SECOND, nanos};
@@ -32,7 +32,7 @@ impl Strategy for SdkDefault {
         io.send.push(ask.job);
     }
 
-    fn on_response(&mut self, now: u64, job: JobId, head: &Head, io: &mut Action) {
+    fn on_response(&mut self, now: u64, job: JobId, head: &ResponseHead, io: &mut Action) {
         let Some(retry_after) = head.refused else {
             return;
         };

@@ -14,12 +14,12 @@ use tower_claude_limiter::{
 use tower_claude_wire::{Gauge, RateLimits, Usage};
 
 use super::{
-    Action, ActualUse, Head, HeaderGauge, JobId, LevelEstimate, NewRequest, Strategy,
+    Action, ActualUse, HeaderGauge, JobId, LevelEstimate, NewRequest, ResponseHead, Strategy,
     job_table::JobTable,
 };
 use crate::{
     units::MS,
-    workload::{Class, MOST_OUTPUT, Quota},
+    workload::{MOST_OUTPUT, Quota, RequestClass},
 };
 
 /// Expected output before the first response: the default of the layers' estimate.
@@ -32,24 +32,24 @@ fn config(sharing: Sharing) -> LimiterConfig {
 }
 
 /// Returns the acquire request of a request. All have the same tenant.
-fn pool_ask(estimate: u64, class: Class, arrival: u64) -> PoolRequest {
+fn pool_ask(estimate: u64, class: RequestClass, arrival: u64) -> PoolRequest {
     let cost = Cost::new(estimate, FIRST_OUTPUT).with_max_output_tokens(Some(MOST_OUTPUT));
     PoolRequest::new(cost, arrival).with_priority(match class {
-        Class::Batch => Priority::Batch,
-        Class::Interactive => Priority::Interactive,
+        RequestClass::Batch => Priority::Batch,
+        RequestClass::Interactive => Priority::Interactive,
     })
 }
 
 pub(super) struct ThisLimiter {
     pool: Pool,
     waiting: HashMap<WaiterId, JobId>,
-    jobs: JobTable<Job>,
+    jobs: JobTable<LimitedJob>,
     granted: Vec<(WaiterId, ReservationId)>,
     rng: fastrand::Rng,
 }
 
 #[derive(Clone, Copy, Default)]
-struct Job {
+struct LimitedJob {
     ask: Option<NewRequest>,
     arrival: u64,
     reservation: Option<ReservationId>,
@@ -114,7 +114,7 @@ impl ThisLimiter {
 
 impl Strategy for ThisLimiter {
     fn submit(&mut self, now: u64, ask: NewRequest, io: &mut Action) {
-        *self.jobs.get(ask.job) = Job {
+        *self.jobs.get(ask.job) = LimitedJob {
             ask: Some(ask),
             arrival: now,
             reservation: None,
@@ -122,7 +122,7 @@ impl Strategy for ThisLimiter {
         self.enqueue(now, ask.job, io);
     }
 
-    fn on_response(&mut self, now: u64, job: JobId, head: &Head, io: &mut Action) {
+    fn on_response(&mut self, now: u64, job: JobId, head: &ResponseHead, io: &mut Action) {
         let Some(id) = self.jobs.get(job).reservation else {
             return;
         };
@@ -186,7 +186,7 @@ impl Strategy for ThisLimiter {
 }
 
 /// Returns the headers as the wire crate parses them.
-fn rate_limits(head: &Head) -> RateLimits {
+fn rate_limits(head: &ResponseHead) -> RateLimits {
     let gauge = |shown: HeaderGauge| Gauge {
         limit: Some(shown.limit),
         remaining: Some(shown.remaining),

@@ -2,7 +2,7 @@
 
 use super::{BASELINES, Scenario, ScenarioBuilder, column, others, special};
 use crate::{
-    client::Kind,
+    client::StrategyKind,
     metrics::{
         Goal::{AtLeast, AtMost},
         Metric,
@@ -37,9 +37,9 @@ fn alone(quick: bool) -> Scenario {
     scenario.base.probe = true;
     scenario.shorter = if quick { 5 } else { 50 };
     // A single process has the complete limit.
-    let rest: Vec<Kind> = BASELINES
+    let rest: Vec<StrategyKind> = BASELINES
         .into_iter()
-        .filter(|kind| *kind != Kind::StaticShare)
+        .filter(|kind| *kind != StrategyKind::StaticShare)
         .collect();
     Scenario {
         title: "one process, saturated, RPM 4000 / ITPM 7.4M / OTPM 1.5M".to_owned(),
@@ -53,8 +53,8 @@ fn alone(quick: bool) -> Scenario {
             column("R26", Metric::DriftInput, Some(AtMost(1_000.0))),
         ],
         lines: scenario.lines(
-            Kind::ThisLimiterAlone,
-            &others(Kind::ThisLimiterShared, &rest),
+            StrategyKind::ThisLimiterAlone,
+            &others(StrategyKind::ThisLimiterShared, &rest),
         ),
     }
 }
@@ -73,8 +73,8 @@ fn alone_bound(quick: bool) -> Vec<Scenario> {
                 column("R26", Metric::Use, Some(AtLeast(99.0))),
             ],
             lines: scenario.lines(
-                Kind::ThisLimiterAlone,
-                &others(Kind::ThisLimiterShared, &[]),
+                StrategyKind::ThisLimiterAlone,
+                &others(StrategyKind::ThisLimiterShared, &[]),
             ),
         }
     };
@@ -110,11 +110,12 @@ fn many(quick: bool) -> Vec<Scenario> {
             column(id, Metric::RefusedBefore, None),
         ]
     };
-    let kinds = others(Kind::ThisLimiterAlone, &BASELINES);
+    let kinds = others(StrategyKind::ThisLimiterAlone, &BASELINES);
     let row = |processes, columns| Scenario {
         title: format!("{processes} processes, no common store, saturated"),
         columns,
-        lines: ScenarioBuilder::saturated(processes, quick).lines(Kind::ThisLimiterShared, &kinds),
+        lines: ScenarioBuilder::saturated(processes, quick)
+            .lines(StrategyKind::ThisLimiterShared, &kinds),
     };
     let bound = |what: &str, quota: Quota| {
         let mut scenario = ScenarioBuilder::saturated(4, quick);
@@ -122,7 +123,7 @@ fn many(quick: bool) -> Vec<Scenario> {
         Scenario {
             title: format!("4 processes, no common store, saturated, {what}"),
             columns: columns("R2", 0.1, Some(99.0), Some(0.99)),
-            lines: scenario.lines(Kind::ThisLimiterShared, &kinds),
+            lines: scenario.lines(StrategyKind::ThisLimiterShared, &kinds),
         }
     };
     let mut skewed = ScenarioBuilder::saturated(4, quick);
@@ -145,7 +146,7 @@ fn many(quick: bool) -> Vec<Scenario> {
                 column("R2", Metric::Use, Some(AtLeast(99.0))),
                 column("R2", Metric::Failed, None),
             ],
-            lines: skewed.lines(Kind::ThisLimiterShared, &kinds),
+            lines: skewed.lines(StrategyKind::ThisLimiterShared, &kinds),
         },
         row(64, columns("R3", 150.0, None, None)),
     ]
@@ -172,10 +173,10 @@ fn outsiders(quick: bool) -> Vec<Scenario> {
                 column("R5", Metric::RefusedBefore, None),
             ],
             lines: scenario.lines(
-                Kind::ThisLimiterShared,
+                StrategyKind::ThisLimiterShared,
                 &others(
-                    Kind::ThisLimiterAlone,
-                    &[Kind::FixedBucket, Kind::AwsAdaptive],
+                    StrategyKind::ThisLimiterAlone,
+                    &[StrategyKind::FixedBucket, StrategyKind::AwsAdaptive],
                 ),
             ),
         }

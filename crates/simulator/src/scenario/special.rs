@@ -5,13 +5,13 @@ use std::{sync::Arc, time::Duration};
 
 use super::{BASELINES, Scenario, ScenarioBuilder, column, others};
 use crate::{
-    client::Kind,
+    client::StrategyKind,
     metrics::{
         Goal::{self, About, AtLeast, AtMost},
         Metric,
     },
     options::Options,
-    setup::Fault,
+    setup::ClockFault,
     units::MINUTE,
     workload::{Quota, Source, Trace, When},
 };
@@ -36,10 +36,10 @@ pub(super) fn changes(quick: bool) -> Vec<Scenario> {
                 column("R6", Metric::Failed, None),
             ],
             lines: scenario.lines(
-                Kind::ThisLimiterAlone,
+                StrategyKind::ThisLimiterAlone,
                 &others(
-                    Kind::ThisLimiterShared,
-                    &[Kind::FixedBucket, Kind::AwsAdaptive],
+                    StrategyKind::ThisLimiterShared,
+                    &[StrategyKind::FixedBucket, StrategyKind::AwsAdaptive],
                 ),
             ),
         }
@@ -65,8 +65,8 @@ pub(super) fn small_burst(quick: bool) -> Scenario {
             column("R7", Metric::Failed, None),
         ],
         lines: scenario.lines(
-            Kind::ThisLimiterShared,
-            &others(Kind::ThisLimiterAlone, &BASELINES),
+            StrategyKind::ThisLimiterShared,
+            &others(StrategyKind::ThisLimiterAlone, &BASELINES),
         ),
     }
 }
@@ -81,15 +81,16 @@ pub(super) fn clocks(quick: bool) -> Vec<Scenario> {
     resting.clients = vec![vec![Source::batch(When::Bursts(rate))]];
     let day = 24 * 60 * 60;
     let at = busy.base.warm_up + busy.base.measured / 3;
-    let row = |(title, fault): (&str, Fault), scenario: &ScenarioBuilder, how: &str| {
+    let row = |(title, fault): (&str, ClockFault), scenario: &ScenarioBuilder, how: &str| {
         let mut scenario = scenario.clone();
         scenario.base.fault = Some((at, fault));
         // Late timestamps imply larger buckets than there are, and small buckets give no evidence
         // against it. This is a known limit of the method, so the row has no goal.
-        let fooled = fault == Fault::Reset(30) && scenario.base.burst < Duration::from_secs(60);
+        let fooled =
+            fault == ClockFault::Reset(30) && scenario.base.burst < Duration::from_secs(60);
         let goal = |goal: Goal| (!fooled).then_some(goal);
         // A saturated client loses the time of its suspension.
-        let stands = matches!(fault, Fault::Standstill(_) | Fault::ClockStop(_));
+        let stands = matches!(fault, ClockFault::Standstill(_) | ClockFault::ClockStop(_));
         let busy = scenario.base.burst == Duration::from_secs(60);
         let used = AtLeast(99.0);
         Scenario {
@@ -105,23 +106,29 @@ pub(super) fn clocks(quick: bool) -> Vec<Scenario> {
                 ),
             ],
             lines: scenario.lines(
-                Kind::ThisLimiterAlone,
-                &others(Kind::ThisLimiterShared, &[]),
+                StrategyKind::ThisLimiterAlone,
+                &others(StrategyKind::ThisLimiterShared, &[]),
             ),
         }
     };
     let faults = [
-        ("the server's clock jumps a day ahead", Fault::Date(day)),
-        ("the server's clock jumps a day back", Fault::Date(-day)),
-        ("reset stamps 30 s late", Fault::Reset(30)),
-        ("reset stamps 30 s early", Fault::Reset(-30)),
+        (
+            "the server's clock jumps a day ahead",
+            ClockFault::Date(day),
+        ),
+        (
+            "the server's clock jumps a day back",
+            ClockFault::Date(-day),
+        ),
+        ("reset stamps 30 s late", ClockFault::Reset(30)),
+        ("reset stamps 30 s early", ClockFault::Reset(-30)),
         (
             "the process stands still for 10 minutes",
-            Fault::Standstill(10 * MINUTE),
+            ClockFault::Standstill(10 * MINUTE),
         ),
         (
             "the process and its clock stand still for 10 minutes",
-            Fault::ClockStop(10 * MINUTE),
+            ClockFault::ClockStop(10 * MINUTE),
         ),
     ];
     let saturated = faults.map(|fault| row(fault, &busy, "saturated"));
@@ -148,7 +155,10 @@ pub(super) fn classes(quick: bool) -> Vec<Scenario> {
             column("R28", Metric::Use, None),
         ]
     };
-    let kinds = others(Kind::ThisLimiterShared, &[Kind::FixedBucket]);
+    let kinds = others(
+        StrategyKind::ThisLimiterShared,
+        &[StrategyKind::FixedBucket],
+    );
     vec![
         Scenario {
             title: "interactive requests (a tenth of the limit) beside saturated batch".to_owned(),
@@ -157,12 +167,12 @@ pub(super) fn classes(quick: bool) -> Vec<Scenario> {
                 vec![column("R28", Metric::InteractiveWaitMean, None)],
             ]
             .concat(),
-            lines: light.lines(Kind::ThisLimiterAlone, &kinds),
+            lines: light.lines(StrategyKind::ThisLimiterAlone, &kinds),
         },
         Scenario {
             title: "interactive and batch both saturated, weights 8 to 1".to_owned(),
             columns: columns(Metric::BatchShare, About(BATCH_SHARE, BATCH_SHARE * 0.02)),
-            lines: both.lines(Kind::ThisLimiterAlone, &kinds),
+            lines: both.lines(StrategyKind::ThisLimiterAlone, &kinds),
         },
     ]
 }
@@ -182,8 +192,8 @@ pub(super) fn open_loops(options: &Options) -> Result<Vec<Scenario>, String> {
                 column("open", Metric::Failed, None),
             ],
             lines: scenario.lines(
-                Kind::ThisLimiterShared,
-                &others(Kind::ThisLimiterAlone, &BASELINES),
+                StrategyKind::ThisLimiterShared,
+                &others(StrategyKind::ThisLimiterAlone, &BASELINES),
             ),
         }
     };

@@ -8,15 +8,15 @@ mod tally;
 use std::collections::VecDeque;
 
 use crate::{
-    client::{Action, ActualUse, Head, JobId, NewRequest},
+    client::{Action, ActualUse, JobId, NewRequest, ResponseHead},
     event_queue::EventQueue,
     random::{Purpose, exponential, stream},
-    setup::{Fault, Setup},
+    setup::{ClockFault, Setup},
     units::{MS, SECOND, nanos, seconds},
     workload::{BIG, Sizes, When},
 };
 use in_flight_cost::InFlightCost;
-use parts::{Client, Event, Job};
+use parts::{Client, Job, SimulationEvent};
 
 pub(crate) use server::{STREAM, Server};
 pub(crate) use tally::{Sample, Tally};
@@ -28,7 +28,7 @@ const FIRST_REPORT: u64 = 256;
 /// The complete state of one run.
 pub(crate) struct Simulation {
     setup: Setup,
-    events: EventQueue<Event>,
+    events: EventQueue<SimulationEvent>,
     server: Server,
     clients: Vec<Client>,
     jobs: Vec<Job>,
@@ -110,7 +110,7 @@ impl Simulation {
         for index in 0..self.clients.len() {
             let client = &mut self.clients[index];
             for (number, source) in client.sources.iter().enumerate() {
-                let event = Event::Submit {
+                let event = SimulationEvent::Submit {
                     client: index as u32,
                     source: number as u32,
                 };
@@ -128,24 +128,25 @@ impl Simulation {
                 }
             }
         }
-        self.events.add(self.setup.warm_up, Event::WarmUpEnd);
+        self.events
+            .add(self.setup.warm_up, SimulationEvent::WarmUpEnd);
         if let Some((at, _)) = self.setup.change {
-            self.events.add(at, Event::Change);
+            self.events.add(at, SimulationEvent::Change);
         }
         if let Some((at, _)) = self.setup.fault {
-            self.events.add(at, Event::Fault);
+            self.events.add(at, SimulationEvent::Fault);
         }
         if self.setup.sample > 0 {
-            self.events.add(SECOND, Event::Sample);
+            self.events.add(SECOND, SimulationEvent::Sample);
         }
     }
 
-    fn handle(&mut self, event: Event) {
+    fn handle(&mut self, event: SimulationEvent) {
         let client = match event {
-            Event::Submit { client, .. } | Event::Wake(client) => Some(client),
-            Event::Deliver(job) | Event::Progress(job) | Event::Done(job) => {
-                Some(self.jobs[job as usize].client)
-            }
+            SimulationEvent::Submit { client, .. } | SimulationEvent::Wake(client) => Some(client),
+            SimulationEvent::Deliver(job)
+            | SimulationEvent::Progress(job)
+            | SimulationEvent::Done(job) => Some(self.jobs[job as usize].client),
             _ => None,
         };
         if let Some(client) = client {
@@ -156,27 +157,27 @@ impl Simulation {
             }
         }
         match event {
-            Event::Submit { client, source } => self.submit(client, source),
-            Event::Arrive(job) => self.arrive(job),
-            Event::Stream(job) => self.stream(job),
-            Event::Deliver(job) => self.deliver(job),
-            Event::Progress(job) => self.progress(job),
-            Event::Finish(job) => self.finish(job),
-            Event::Done(job) => self.done(job),
-            Event::Wake(client) => self.wake(client),
-            Event::OracleQueue => self.advance_oracle_queue(),
-            Event::WarmUpEnd => {
+            SimulationEvent::Submit { client, source } => self.submit(client, source),
+            SimulationEvent::Arrive(job) => self.arrive(job),
+            SimulationEvent::Stream(job) => self.stream(job),
+            SimulationEvent::Deliver(job) => self.deliver(job),
+            SimulationEvent::Progress(job) => self.progress(job),
+            SimulationEvent::Finish(job) => self.finish(job),
+            SimulationEvent::Done(job) => self.done(job),
+            SimulationEvent::Wake(client) => self.wake(client),
+            SimulationEvent::OracleQueue => self.advance_oracle_queue(),
+            SimulationEvent::WarmUpEnd => {
                 self.measuring = true;
                 self.server.gauges(self.events.now());
                 self.charged = [0, 0, self.server.produced];
             }
-            Event::Change => {
+            SimulationEvent::Change => {
                 if let Some((at, quota)) = self.setup.change {
                     self.server.change(at, quota);
                 }
             }
-            Event::Fault => self.fault(),
-            Event::Sample => self.sample(),
+            SimulationEvent::Fault => self.fault(),
+            SimulationEvent::Sample => self.sample(),
         }
     }
 
@@ -191,7 +192,8 @@ impl Simulation {
             _ => None,
         };
         if let Some(at) = kind.next(now, index + 1, &mut from.arrivals) {
-            self.events.add(at, Event::Submit { client, source });
+            self.events
+                .add(at, SimulationEvent::Submit { client, source });
         }
         let sizes = Sizes::draw(&mut from.sizes, self.setup.estimate_error, of);
         let job = Job {
@@ -207,7 +209,7 @@ impl Simulation {
             delivered: 0,
             attempts: 0,
             report: FIRST_REPORT,
-            head: Head::default(),
+            head: ResponseHead::default(),
         };
         let ask = |id| NewRequest {
             job: id,
@@ -239,7 +241,7 @@ impl Simulation {
             let at = at.saturating_add(from.behind).max(now);
             if at < from.armed {
                 from.armed = at;
-                self.events.add(at, Event::Wake(client));
+                self.events.add(at, SimulationEvent::Wake(client));
             }
         }
         while let Some(job) = self.io.failed.pop() {
@@ -257,7 +259,7 @@ impl Simulation {
         job.attempts += 1;
         self.flight.sent += 1.0;
         self.flight.asked += job.sizes.estimate as f64;
-        self.events.add(now + up, Event::Arrive(id));
+        self.events.add(now + up, SimulationEvent::Arrive(id));
     }
 
     /// Frees the slot. In a closed loop, the worker submits the next request.
@@ -268,7 +270,8 @@ impl Simulation {
         let kind = &self.clients[client as usize].sources[source as usize];
         if matches!(kind.when, When::Closed(_)) {
             let now = self.events.now();
-            self.events.add(now, Event::Submit { client, source });
+            self.events
+                .add(now, SimulationEvent::Submit { client, source });
         }
     }
 
@@ -314,7 +317,7 @@ impl Simulation {
             let down = job.delivered - job.streaming;
             let at = job.streaming + job.report * SECOND / STREAM + down;
             if at > self.events.now() {
-                self.events.add(at, Event::Progress(id));
+                self.events.add(at, SimulationEvent::Progress(id));
             }
         }
     }
@@ -380,7 +383,7 @@ impl Simulation {
                         self.tally.refused_before += 1;
                     }
                 }
-                self.events.add(now + down, Event::Deliver(id));
+                self.events.add(now + down, SimulationEvent::Deliver(id));
             }
         }
     }
@@ -403,7 +406,8 @@ impl Simulation {
                     self.admitted(id);
                 }
                 Err(wait) => {
-                    self.events.add(now + wait.max(MS / 10), Event::OracleQueue);
+                    self.events
+                        .add(now + wait.max(MS / 10), SimulationEvent::OracleQueue);
                     return;
                 }
             }
@@ -438,7 +442,7 @@ impl Simulation {
             self.jobs[id as usize].head = self.server.head(now);
         }
         let think = self.jobs[id as usize].think;
-        self.events.add(now + think, Event::Stream(id));
+        self.events.add(now + think, SimulationEvent::Stream(id));
     }
 
     fn count_admission(&mut self, now: u64, id: JobId) {
@@ -493,8 +497,8 @@ impl Simulation {
         job.streaming = now;
         job.delivered = now + down;
         let length = job.sizes.output * SECOND / STREAM;
-        self.events.add(job.delivered, Event::Deliver(id));
-        self.events.add(now + length, Event::Finish(id));
+        self.events.add(job.delivered, SimulationEvent::Deliver(id));
+        self.events.add(now + length, SimulationEvent::Finish(id));
     }
 
     fn finish(&mut self, id: JobId) {
@@ -503,7 +507,7 @@ impl Simulation {
         let job = &self.jobs[id as usize];
         let down = job.delivered - job.streaming;
         // After the last report, even if both have the same time.
-        self.events.add(now + down + 1, Event::Done(id));
+        self.events.add(now + down + 1, SimulationEvent::Done(id));
     }
 
     fn sample(&mut self) {
@@ -516,7 +520,7 @@ impl Simulation {
             refused,
         });
         if now < self.setup.sample {
-            self.events.add(now + SECOND, Event::Sample);
+            self.events.add(now + SECOND, SimulationEvent::Sample);
         }
     }
 
@@ -543,10 +547,10 @@ impl Simulation {
     fn fault(&mut self) {
         let now = self.events.now();
         match self.setup.fault {
-            Some((_, Fault::Date(seconds))) => self.server.date_off = seconds,
-            Some((_, Fault::Reset(seconds))) => self.server.reset_off = seconds,
-            Some((_, Fault::Standstill(time))) => self.stand_still(now + time),
-            Some((_, Fault::ClockStop(time))) => {
+            Some((_, ClockFault::Date(seconds))) => self.server.date_off = seconds,
+            Some((_, ClockFault::Reset(seconds))) => self.server.reset_off = seconds,
+            Some((_, ClockFault::Standstill(time))) => self.stand_still(now + time),
+            Some((_, ClockFault::ClockStop(time))) => {
                 self.clients[0].behind = time;
                 self.stand_still(now + time);
             }
@@ -560,7 +564,7 @@ impl Simulation {
         // A timer that expires meanwhile fires at the end of the suspension.
         if first.armed < u64::MAX {
             first.armed = until;
-            self.events.add(until, Event::Wake(0));
+            self.events.add(until, SimulationEvent::Wake(0));
         }
         self.last_admission = until;
     }

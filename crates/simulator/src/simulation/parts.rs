@@ -1,15 +1,15 @@
 //! The events, requests and clients of a simulation.
 
 use crate::{
-    client::{Head, JobId, Strategy},
+    client::{JobId, ResponseHead, Strategy},
     random::{Purpose, stream},
     setup::ClientSpec,
-    workload::{Class, Sizes, Source},
+    workload::{RequestClass, Sizes, Source},
 };
 
 /// An event of the simulation. A server event causes the client's event after a network delay.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Event {
+pub(super) enum SimulationEvent {
     /// A client has a new request from one of its sources.
     Submit { client: u32, source: u32 },
     /// A request reaches the server.
@@ -43,7 +43,7 @@ pub(super) enum Event {
 pub(super) struct Job {
     pub(super) client: u32,
     pub(super) source: u32,
-    pub(super) class: Class,
+    pub(super) class: RequestClass,
     pub(super) sizes: Sizes,
     /// Time from admission to the first output.
     pub(super) think: u64,
@@ -55,7 +55,7 @@ pub(super) struct Job {
     pub(super) attempts: u32,
     /// Count of output tokens at which the client reports next.
     pub(super) report: u64,
-    pub(super) head: Head,
+    pub(super) head: ResponseHead,
 }
 
 pub(super) struct Client {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tower_claude_fake_claude::model::{Accounting, AdmissionId, Charge, GaugeSet, GroupLimits};
 
 use crate::{
-    client::{Head, HeaderGauge},
+    client::{HeaderGauge, ResponseHead},
     units::SECOND,
     workload::Quota,
 };
@@ -95,7 +95,7 @@ impl Server {
     }
 
     /// Returns the headers of a response at `now`.
-    pub(crate) fn head(&mut self, now: u64) -> Head {
+    pub(crate) fn head(&mut self, now: u64) -> ResponseHead {
         let gauges = self.gauges(now);
         let shown = |limit, remaining, full_in: Duration| {
             // The second at which the bucket is full, rounded up like in the fake server's headers.
@@ -113,7 +113,7 @@ impl Server {
         };
         let (requests, input) = (gauges.requests, gauges.input_tokens);
         let output = gauges.output_tokens;
-        Head {
+        ResponseHead {
             shown: [
                 shown(requests.limit, requests.remaining(), requests.full_in),
                 shown(input.limit, input.remaining_rounded(), input.full_in),

@@ -1,6 +1,6 @@
 //! Results of one run.
 
-use crate::workload::Class;
+use crate::workload::RequestClass;
 
 /// Sample of one second.
 #[derive(Clone, Copy, Debug)]
@@ -42,10 +42,10 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    pub(crate) const fn class(class: Class) -> usize {
+    pub(crate) const fn class(class: RequestClass) -> usize {
         match class {
-            Class::Batch => 0,
-            Class::Interactive => 1,
+            RequestClass::Batch => 0,
+            RequestClass::Interactive => 1,
         }
     }
 }

@@ -10,7 +10,7 @@ use super::model::{Effort, Lifecycle, Support};
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CatalogError {
-    /// Path of the field, e.g. `models.claude-opus-5.context`; empty for the whole text.
+    /// Path of the field, e.g. `models.claude-opus-5.context`. Empty for the whole text.
     pub field: String,
     /// The value of the field, shortened, or `nothing`.
     pub value: String,

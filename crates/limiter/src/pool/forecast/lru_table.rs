@@ -6,12 +6,12 @@ const MAX_ENTRIES: usize = 64;
 /// A table of values by key. It is scanned, not hashed, since it usually has one entry.
 #[derive(Debug)]
 pub(crate) struct LruTable<V> {
-    entries: Vec<Entry<V>>,
+    entries: Vec<LruEntry<V>>,
     uses: u64,
 }
 
 #[derive(Debug)]
-struct Entry<V> {
+struct LruEntry<V> {
     key: u64,
     last_used: u64,
     value: V,
@@ -41,7 +41,7 @@ impl<V: Default> LruTable<V> {
             self.entries[slot].last_used = last_used;
             return Some(slot);
         }
-        let entry = Entry {
+        let entry = LruEntry {
             key,
             last_used,
             value: V::default(),
