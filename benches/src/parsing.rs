@@ -14,13 +14,16 @@ use crate::{
     texts,
 };
 
+/// The row of the response head.
+pub(crate) const HEAD: &str = "parsing: the head (all rate limits, and the date)";
+
 /// What the three layers parse of one call: once each, on exactly the inputs of the call rows. Of the
 /// head that is the rate limits and the date; the looks at content type, encoding and request id stay
 /// with the layers that make them.
 pub(crate) fn of_one_call() -> Vec<Case> {
     let body: &'static [u8] = &REQUEST_BODY;
     vec![
-        Case::of("parsing: the head (all rate limits, and the date)", || {
+        Case::of(HEAD, || {
             let headers = black_box(&*ANSWER_HEADERS);
             (RateLimits::from_headers(headers), wire::date(headers))
         }),
