@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use tower::Layer;
 use tower_claude_circuit_breaker::CircuitBreakerLayer;
-use tower_claude_core::{RequestBody, Scope};
+use tower_claude_core::{ClaudeClassify, RequestBody, Scope, driver::DriverLayer};
 use tower_claude_header_budget::HeaderBudgetLayer;
 use tower_claude_limiter::Limits;
 use tower_claude_retry::RetryLayer;
@@ -18,8 +18,12 @@ use crate::{
     texts,
 };
 
-/// The row that stands for the recommended stack.
-pub(crate) const STACK: &str = "retry + token-bucket + header-budget";
+/// The row that stands for a stack of three: their policies in one driver. The goal applies to it,
+/// because [`NESTED`] has three drivers.
+pub(crate) const STACK: &str = "retry + token-bucket + header-budget, one driver";
+
+/// The same three as separate layers, each with a driver of its own.
+pub(crate) const NESTED: &str = "retry + token-bucket + header-budget";
 
 /// The row of all six layers, as recommended. Nothing is cached, no call waits and none fails.
 pub(crate) const SIX: &str = "all six, as recommended";
@@ -58,7 +62,10 @@ pub(crate) fn streams() -> [Case; 2] {
 pub(crate) fn cases() -> Vec<Case> {
     let bucket = TokenBucketLayer::new(limits());
     let budget = HeaderBudgetLayer::over(bucket.limiter());
-    let stack = RetryLayer::new().layer(bucket.layer(budget.layer(Answer)));
+    let nested = RetryLayer::new().layer(bucket.layer(budget.layer(Answer)));
+    let limits_policy = bucket.policy().with_header_budget(&budget.policy());
+    let retry = RetryLayer::new();
+    let one = DriverLayer::new(retry.policy(), limits_policy, ClaudeClassify::default());
     let all = Scope::named("all");
     vec![
         calls(
@@ -84,7 +91,8 @@ pub(crate) fn cases() -> Vec<Case> {
                 .layer(Answer),
             RequestBody::from,
         ),
-        calls(STACK, stack.clone(), RequestBody::from),
+        calls(STACK, one.layer(Answer), RequestBody::from),
+        calls(NESTED, nested.clone(), RequestBody::from),
         calls(
             SIX,
             tower_claude::recommended()
@@ -95,7 +103,7 @@ pub(crate) fn cases() -> Vec<Case> {
         ),
         calls(
             "the same, body buffered by the outermost layer",
-            stack,
+            nested,
             Full::new,
         ),
     ]

@@ -14,13 +14,16 @@ use crate::{
     texts,
 };
 
+/// The row of the response head.
+pub(crate) const HEAD: &str = "parsing: the head (all rate limits, and the date)";
+
 /// Returns the parsing of one call by the three layers: once each, on exactly the inputs of the
 /// call rows. Of the head these are the rate limits and the date. Content type, encoding and
 /// request id are measured with their layers.
 pub(crate) fn of_one_call() -> Vec<Case> {
     let body: &'static [u8] = &REQUEST_BODY;
     vec![
-        Case::of("parsing: the head (all rate limits, and the date)", || {
+        Case::of(HEAD, || {
             let headers = black_box(&*ANSWER_HEADERS);
             (RateLimits::from_headers(headers), wire::date(headers))
         }),

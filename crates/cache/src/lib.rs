@@ -55,7 +55,7 @@
 //! # Readiness
 //!
 //! Always ready, because a hit does not need the inner service. A miss waits for the readiness of a
-//! clone of its own. Nothing happens before the future is polled.
+//! clone of its own. A request that may be cached does nothing before its future is polled.
 //!
 //! # Clones
 //!

@@ -76,8 +76,7 @@ where
                 lookup: Some(lookup),
             });
         }
-        // No waker is needed: `BufferRequest` polls the future immediately, which then polls for
-        // readiness again.
+        // No waker is needed, because the future polls for readiness again.
         let mut cx = Context::from_waker(Waker::noop());
         ResponseFuture::new(match self.inner.poll_ready(&mut cx) {
             Poll::Ready(Ok(())) => State::Calling {
@@ -179,9 +178,14 @@ where
                     }
                 }
                 StateProjection::Calling { future, bypassed } => {
-                    let result = ready!(future.poll(cx));
+                    let response = ready!(future.poll(cx));
                     let status = bypassed.then_some(CacheStatus::Bypass);
-                    break result.map(|response| passing(response, status));
+                    state.set(State::Done);
+                    // Returned from here, so that the response is moved only once.
+                    return Poll::Ready(match response {
+                        Ok(response) => Ok(passing(response, status)),
+                        Err(error) => Err(error),
+                    });
                 }
                 StateProjection::Unready { error } => {
                     break Err(error.take().expect("polled after completion"));

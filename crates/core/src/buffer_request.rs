@@ -25,10 +25,9 @@ use crate::{
 /// a stack buffers. A body over the limit is forwarded as a stream, which is never an error and is
 /// never sent again.
 ///
-/// The inner service is called when the future is first polled. Further `BufferRequest` services
-/// inside it are called during that poll. They call their own inner service immediately, and so
-/// need neither a clone of it nor a place to store the request. The inner service may therefore
-/// assume that the future it returns is polled immediately.
+/// With a `RequestBody`, the inner service is called immediately, as by the middleware of tower. That
+/// needs neither a clone of the service nor a place to store the request. With another body, it is
+/// called when the body is read.
 #[derive(Clone, Debug)]
 pub struct BufferRequest<S> {
     inner: S,
@@ -79,28 +78,26 @@ where
         self.inner.poll_ready(cx)
     }
 
+    #[inline]
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let (head, body) = request.into_parts();
-        match downcast(body) {
+        // The whole request, since taking it apart and together again would move it twice.
+        match downcast(request) {
             // Built in place, so that the future is not moved once more.
-            Ok(body) if body.is_started() => BufferRequestFuture {
+            Ok(request) => BufferRequestFuture {
                 state: State::Call {
-                    future: self.inner.call(Request::from_parts(head, body)),
+                    future: self.inner.call(request),
                 },
             },
-            Ok(body) => BufferRequestFuture {
-                state: State::Start {
-                    request: Some(Request::from_parts(head, body)),
-                    service: take_ready(&mut self.inner),
-                },
-            },
-            Err(body) => BufferRequestFuture {
-                state: State::Collect {
-                    collect: Collect::new(body, self.limit),
-                    head: Some(head),
-                    service: take_ready(&mut self.inner),
-                },
-            },
+            Err(request) => {
+                let (head, body) = request.into_parts();
+                BufferRequestFuture {
+                    state: State::Collect {
+                        collect: Collect::new(body, self.limit),
+                        head: Some(head),
+                        service: take_ready(&mut self.inner),
+                    },
+                }
+            }
         }
     }
 }
@@ -123,7 +120,6 @@ pin_project! {
     where
         S: Service<Request<RequestBody>>,
     {
-        Start { request: Option<Request<RequestBody>>, service: S },
         Collect { collect: Collect<B>, head: Option<Parts>, service: S },
         Call { #[pin] future: S::Future },
     }
@@ -141,10 +137,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.project().state;
         loop {
-            let (mut request, service) = match state.as_mut().project() {
-                StateProjection::Start { request, service } => {
-                    (request.take().expect("polled after completion"), service)
-                }
+            let (request, service) = match state.as_mut().project() {
                 StateProjection::Collect {
                     collect,
                     head,
@@ -156,7 +149,6 @@ where
                 }
                 StateProjection::Call { future } => return future.poll(cx),
             };
-            request.body_mut().set_started();
             let future = service.call(request);
             state.set(State::Call { future });
         }

@@ -28,8 +28,6 @@ pub struct RequestBody {
     repr: Repr,
     /// True if the only frame of a buffered body was returned.
     sent: bool,
-    /// Set once the outermost `BufferRequest` has polled this request.
-    started: bool,
     /// The record of the call. Stored here because the first extension of a request takes three
     /// allocations.
     call: Option<Arc<Call>>,
@@ -152,17 +150,6 @@ impl RequestBody {
         }
     }
 
-    /// Returns true if the outermost `BufferRequest` has polled this request.
-    pub(crate) const fn is_started(&self) -> bool {
-        self.started
-    }
-
-    /// Marks the request as started. A layer that calls a service with it must then poll the future
-    /// immediately.
-    pub(crate) const fn set_started(&mut self) {
-        self.started = true;
-    }
-
     /// Returns the record of the call, if one is attached.
     pub(crate) const fn call(&self) -> Option<&Arc<Call>> {
         self.call.as_ref()
@@ -198,7 +185,6 @@ impl RequestBody {
             }
             None => Repr::unparsed(bytes),
         };
-        // Not started, because the copy may be kept for a long time.
         let mut copy: Self = repr.into();
         copy.call.clone_from(&self.call);
         Some(copy)
@@ -217,22 +203,19 @@ impl From<Repr> for RequestBody {
         Self {
             repr,
             sent: false,
-            started: false,
             call: None,
         }
     }
 }
 
-/// Returns the body as a `RequestBody` if it is one, and unchanged if not.
-pub(crate) fn downcast<B: 'static>(body: B) -> Result<RequestBody, B> {
-    let mut slot = Some(body);
+/// Returns the value as a `U` if its type is `U`, and unchanged if not.
+#[inline]
+pub(crate) fn downcast<T: 'static, U: 'static>(value: T) -> Result<U, T> {
+    let mut slot = Some(value);
     let any: &mut dyn Any = &mut slot;
-    match any
-        .downcast_mut::<Option<RequestBody>>()
-        .and_then(Option::take)
-    {
-        Some(body) => Ok(body),
-        None => Err(slot.expect("taken only when it is a RequestBody")),
+    match any.downcast_mut::<Option<U>>().and_then(Option::take) {
+        Some(value) => Ok(value),
+        None => Err(slot.expect("taken only if the type is `U`")),
     }
 }
 

@@ -110,6 +110,12 @@ impl CallPolicy for RetryPolicy {
     type State = RetryState;
     type BodyState = RetryBodyState;
 
+    /// Only events name the model, so the body is parsed after a failure and not before.
+    #[inline]
+    fn reads_request(&self) -> bool {
+        false
+    }
+
     #[inline]
     fn start(&self, start: &mut CallStart<'_>) -> RetryState {
         let (call, config) = (start.call, &*self.0);

@@ -70,8 +70,7 @@
 //!
 //! Always ready, because the cost of a request is not known before the call. An outer `LoadShed`
 //! sees no pressure. The bounded queue and the longest wait take its place. The call admits the
-//! request, waits until the inner service is ready, and then calls it. Nothing happens before its
-//! first poll.
+//! request, waits until the inner service is ready, and then calls it.
 //!
 //! # Clone
 //!

@@ -1,5 +1,4 @@
-//! All six layers start nothing before the first poll, and keep nothing of a request that is
-//! answered.
+//! Tests of all six layers with calls that are not polled, and with requests that are answered.
 
 mod common;
 
@@ -17,9 +16,9 @@ use bytes::Bytes;
 use common::{EventLog, HAIKU, SONNET, cacheable, event_log, request};
 use http::{Request, Response};
 use http_body::{Body, Frame};
-use http_body_util::{BodyExt, Full};
-use tower::{Service, ServiceBuilder, ServiceExt};
-use tower_claude::{Recommended, RequestBody, recommended};
+use http_body_util::BodyExt;
+use tower::{Service, ServiceExt};
+use tower_claude::{Limiter, Recommended, RequestBody, recommended};
 use tower_layer::Layer;
 
 /// Begins a stream and never ends it.
@@ -76,57 +75,38 @@ fn layers() -> (Recommended, EventLog) {
     (layers.with_observer(told.clone()), told)
 }
 
-/// The call that this makes does nothing, and then all at once.
-async fn is_lazy<S, B, R>(mut service: S, api: &Api, told: &EventLog, request: Request<B>)
-where
-    S: Service<Request<B>, Response = Response<R>, Error = Infallible>,
-{
-    let _ = told.take();
-    let before = api.calls();
-    let ready = service.ready().await.expect("infallible");
-    let call = ready.call(request);
-    assert_eq!(api.calls(), before);
-    assert!(told.take().is_empty());
-    assert_eq!(call.await.expect("infallible").status(), 200);
-    assert_eq!(api.calls(), before + 1);
-}
-
+/// A call that is never polled must not keep later calls of its key waiting.
 #[tokio::test(start_paused = true)]
-async fn nothing_happens_before_the_first_poll() {
+async fn cacheable_call_does_nothing_before_the_first_poll() {
     let (layers, told) = layers();
     let api = Api::default();
-    let stack = || layers.layer(api.clone());
-    is_lazy(stack(), &api, &told, request(SONNET, true)).await;
-    assert!(!told.take().is_empty());
-    is_lazy(stack(), &api, &told, cacheable(true)).await;
-    // One that has to be collected.
-    let full = |request: Request<RequestBody>| {
-        request.map(|body| Full::new(body.try_into_bytes().expect("buffered")))
-    };
-    is_lazy(stack(), &api, &told, full(request(SONNET, true))).await;
-    // Behind a layer of others, and with one in the middle.
-    let outermost = ServiceBuilder::new()
-        .map_request(|request: Request<RequestBody>| request)
-        .service(stack());
-    is_lazy(outermost, &api, &told, request(SONNET, true)).await;
-    let within = layers.retry().layer(layers.breaker().layer(api.clone()));
-    let between = ServiceBuilder::new()
-        .layer(layers.fallback().clone())
-        .map_request(|request: Request<RequestBody>| request)
-        .service(within);
-    is_lazy(between, &api, &told, request(SONNET, true)).await;
-    // Each layer for itself.
-    let (cache, fallback, retry) = (layers.cache(), layers.fallback(), layers.retry());
-    let (breaker, bucket, budget) = (layers.breaker(), layers.bucket(), layers.budget());
-    drop(cache.layer(api.clone()).call(cacheable(true)));
-    drop(cache.layer(api.clone()).call(request(SONNET, true)));
-    drop(fallback.layer(api.clone()).call(request(SONNET, true)));
-    drop(retry.layer(api.clone()).call(request(SONNET, true)));
-    drop(breaker.layer(api.clone()).call(request(SONNET, true)));
-    drop(bucket.layer(api.clone()).call(request(SONNET, true)));
-    drop(budget.layer(api.clone()).call(request(SONNET, true)));
-    assert_eq!(api.calls(), 5);
+    let mut service = layers.layer(api.clone());
+    let unpolled = service.call(cacheable(true));
+    assert_eq!(api.calls(), 0);
     assert!(told.take().is_empty());
+    let ready = ServiceExt::<Request<RequestBody>>::ready(&mut service).await;
+    let answer = ready.expect("infallible").call(cacheable(true));
+    assert_eq!(answer.await.expect("infallible").status(), 200);
+    assert_eq!(api.calls(), 1);
+    drop(unpolled);
+}
+
+/// A call that is dropped before its first poll returns all that its layers took for it.
+#[tokio::test(start_paused = true)]
+async fn unpolled_call_releases_everything_when_dropped() {
+    let (layers, _) = layers();
+    let api = Api::default();
+    drop(layers.layer(api.clone()).call(request(SONNET, true)));
+    let scopes = layers.bucket().limiter().snapshot();
+    assert!(
+        scopes.iter().all(|scope| scope.in_flight == 0),
+        "{scopes:?}"
+    );
+    let answer = layers
+        .layer(api.clone())
+        .oneshot(request(SONNET, true))
+        .await;
+    assert_eq!(answer.expect("infallible").status(), 200);
 }
 
 struct Held(#[allow(dead_code, reason = "counts")] Arc<()>, Bytes);

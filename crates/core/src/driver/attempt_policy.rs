@@ -42,14 +42,18 @@ pub trait AttemptPolicy {
     /// attempt that was given up.
     type Attempt: Default;
 
-    /// True if the policy reads [`Outcome::usage`]. A JSON response is parsed for its usage only if
-    /// a policy of the driver does. False by default.
-    const READS_USAGE: bool = false;
-
     /// Returns true if the policy reads the body of requests. If no policy of the driver does, the
     /// driver does not parse the body. True by default.
     fn reads_request(&self) -> bool {
         true
+    }
+
+    /// Returns true if the policy reads [`Outcome::usage`] of this attempt. A JSON response is parsed
+    /// for its usage only if a policy of the driver does. Called after
+    /// [`on_response`](Self::on_response) with a success. False by default.
+    fn reads_usage(&self, attempt: &Self::Attempt) -> bool {
+        let _ = attempt;
+        false
     }
 
     /// Admits the attempt, or rejects it.
@@ -151,11 +155,14 @@ pub struct AttemptPair<A, B> {
 impl<A: AttemptPolicy, B: AttemptPolicy> AttemptPolicy for (A, B) {
     type Attempt = AttemptPair<A::Attempt, B::Attempt>;
 
-    const READS_USAGE: bool = A::READS_USAGE || B::READS_USAGE;
-
     #[inline]
     fn reads_request(&self) -> bool {
         self.0.reads_request() || self.1.reads_request()
+    }
+
+    #[inline]
+    fn reads_usage(&self, attempt: &Self::Attempt) -> bool {
+        self.0.reads_usage(&attempt.outer) || self.1.reads_usage(&attempt.inner)
     }
 
     #[inline]

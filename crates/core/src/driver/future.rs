@@ -438,7 +438,7 @@ fn start_tracking<P: CallPolicy, A: AttemptPolicy, C>(
     if tracker.stream().is_none() && !tracker.is_message() {
         policies.attempts.on_opaque_body(&mut progress.attempt);
     }
-    if A::READS_USAGE {
+    if policies.attempts.reads_usage(&progress.attempt) {
         tracker
     } else {
         tracker.without_usage()

@@ -131,6 +131,7 @@ where
         Poll::Ready(Ok(()))
     }
 
+    #[inline]
     fn call(&mut self, mut request: Request<RequestBody>) -> Self::Future {
         let shared = self.shared.clone();
         let policies = &*shared.policies;

@@ -35,7 +35,9 @@ struct Reports {
 impl AttemptPolicy for Log {
     type Attempt = ();
 
-    const READS_USAGE: bool = true;
+    fn reads_usage(&self, (): &()) -> bool {
+        true
+    }
 
     fn poll_admit(
         &self,

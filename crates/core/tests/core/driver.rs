@@ -97,7 +97,9 @@ impl CallPolicy for Recorder {
 impl AttemptPolicy for Recorder {
     type Attempt = ();
 
-    const READS_USAGE: bool = true;
+    fn reads_usage(&self, _: &Self::Attempt) -> bool {
+        true
+    }
 
     fn poll_admit(
         &self,

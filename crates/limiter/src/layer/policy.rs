@@ -161,7 +161,11 @@ impl<L: Limiter, E: EstimateCost> LimitPolicy<L, E> {
 impl<L: Limiter, E: EstimateCost> AttemptPolicy for LimitPolicy<L, E> {
     type Attempt = LimitAttempt<L::Acquire>;
 
-    const READS_USAGE: bool = true;
+    /// Not under the reservation of an outer layer, which settles it and reads the usage itself.
+    #[inline]
+    fn reads_usage(&self, attempt: &Self::Attempt) -> bool {
+        matches!(attempt.admitted, Some(Admitted::Own(_)))
+    }
 
     fn poll_admit(
         &self,

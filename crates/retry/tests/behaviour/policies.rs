@@ -45,7 +45,9 @@ impl Recorder {
 
 impl AttemptPolicy for Recorder {
     type Attempt = ();
-    const READS_USAGE: bool = true;
+    fn reads_usage(&self, _: &Self::Attempt) -> bool {
+        true
+    }
 
     fn poll_admit(
         &self,
