@@ -1,4 +1,4 @@
-//! What a call allocates on its way through the layers, and what parsing must not.
+//! Allocations of a call through the layers, and of parsing.
 #![allow(unsafe_code)] // A global allocator cannot be written without.
 
 use std::{
@@ -209,7 +209,7 @@ fn limits() -> Limits {
 }
 
 #[test]
-fn the_floor_allocates_nothing() {
+fn bare_service_allocates_nothing() {
     let answer = Answer::new();
     within("floor", of_one_call(&answer, answer.clone()), 0);
 }

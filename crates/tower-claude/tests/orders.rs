@@ -1,4 +1,6 @@
-//! What other orders of the same layers cost: `cargo test -p tower-claude --test orders -- --nocapture` prints a table.
+//! The cost of other orders of the same layers.
+//!
+//! `cargo test -p tower-claude --test orders -- --nocapture` prints a table.
 
 mod common;
 
@@ -42,7 +44,7 @@ const ORDERS: [(Order, &str); 3] = [
     (Order::BucketInsideBudget, "bucket inside the budget"),
 ];
 
-/// What happens, and until when.
+/// The incidents: name, fault, length and share.
 fn incidents() -> [(&'static str, Fault, Duration, f64); 5] {
     let retry_after = 20 * SECOND;
     [
@@ -72,14 +74,14 @@ struct Call {
     good: bool,
 }
 
-/// What an order came to, over all seeds.
+/// The figures of an order over all seeds.
 #[derive(Debug, Default)]
 struct Figures {
     requests: usize,
     attempts: usize,
     limited: usize,
     errors: usize,
-    /// How long those waited that came during the trouble, sorted.
+    /// The waits of the calls during the incident, sorted.
     waits: Vec<Duration>,
     /// The longest, of all seeds.
     back_after: Duration,
@@ -182,7 +184,7 @@ async fn run(order: Order, seed: u64, incident: &Incident, figures: &mut Figures
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_other_orders_cost() {
+async fn orders_recover_from_an_overload_within_a_minute() {
     println!(
         "| incident | order | attempts per request | 429s | errors seen | p50 wait | p99 wait | good again after |\n\
          |---|---|---|---|---|---|---|---|"

@@ -18,7 +18,7 @@ use tower_service::Service;
 
 use crate::{body::SampleBody, future::SampleFuture};
 
-/// What a [`Sample`] does wrong.
+/// A fault of a [`Sample`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     None,

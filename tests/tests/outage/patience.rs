@@ -86,7 +86,7 @@ where
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_asks_again_before_the_server_said() {
+async fn no_call_is_retried_before_its_retry_after() {
     let fake = FakeClaude::builder()
         .limits(GroupLimits::unlimited())
         .build();

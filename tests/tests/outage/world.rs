@@ -24,14 +24,14 @@ pub(crate) const SECOND: Duration = Duration::from_secs(1);
 /// One call as its caller saw it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Call {
-    /// When it was made, since the server's start.
+    /// The time of the call since the server's start.
     pub(crate) at: Duration,
-    /// How long it took.
+    /// The duration of the call.
     pub(crate) took: Duration,
     pub(crate) good: bool,
 }
 
-/// Whether there is a breaker, and which.
+/// The breaker of the stack.
 #[derive(Clone)]
 pub(crate) enum Fuse {
     Without,
@@ -107,7 +107,7 @@ pub(crate) fn most_within(times: &[Duration], span: Duration) -> usize {
     (0..times.len()).map(first_after).max().unwrap_or(0)
 }
 
-/// When each attempt arrived.
+/// Returns the time of each attempt.
 pub(crate) fn arrivals(log: &[Attempt], from: Duration) -> Vec<Duration> {
     let after = log
         .iter()
