@@ -24,12 +24,13 @@ use tower_service::Service;
 
 /// Trouble begins when the stack has found its pace.
 const BEGIN: Duration = Duration::from_secs(60);
-const LENGTH: Duration = Duration::from_secs(300);
+/// The length and the number of runs. A debug build takes ten times as long for each call.
+const LENGTH: Duration = Duration::from_secs(if cfg!(debug_assertions) { 200 } else { 300 });
 /// The server's limit, of which its bucket holds five seconds. A tenth more is asked for, so that a queue grows.
 const PER_MINUTE: u64 = 200;
 const BURST: Duration = Duration::from_secs(5);
 const GAP: Duration = Duration::from_millis(270);
-const SEEDS: u64 = 2;
+const SEEDS: u64 = if cfg!(debug_assertions) { 1 } else { 2 };
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Order {
