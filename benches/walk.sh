@@ -7,29 +7,57 @@ row="${1:-all six, as recommended}"
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 
-bench=$(CARGO_PROFILE_DEV_DEBUG=1 cargo build -p tower-claude-benches --bench overhead --message-format json-render-diagnostics |
+bench=$(cargo build -p tower-claude-benches --bench overhead --message-format json-render-diagnostics |
     sed -n 's/.*"executable":"\([^"]*overhead[^"]*\)".*/\1/p' | tail -n 1)
-# The first calls warm up: they fill the maps and learn the first headers.
-valgrind --tool=callgrind --callgrind-out-file="$out/calls" --toggle-collect='*one_call*' \
-    "$bench" --case "$row" --calls 20 >/dev/null 2>&1
 
-# "fl", "fi" and "fe" lines name a file and "fn" lines a function, each as "(number) name" the first
-# time and as "(number)" after that.
+# Prints "instructions file function" for a number of calls.
+profile() {
+    valgrind --tool=callgrind --callgrind-out-file="$out/calls" --toggle-collect='*one_call*' \
+        "$bench" --case "$row" --calls "$1" >/dev/null 2>&1
+    # "fl", "fi" and "fe" lines name a file and "fn" lines a function, each as "(number) name" the
+    # first time and as "(number)" after that. The line after "calls=" is the cost of the callee.
+    awk '
+        function name(line, table) {
+            sub(/^[a-z]+=/, "", line)
+            id = line; sub(/\).*/, ")", id)
+            sub(/^\([0-9]+\) ?/, "", line)
+            if (line != "") table[id] = line
+            return table[id]
+        }
+        /^(fl|fi|fe)=/ { here = name($0, file); next }
+        /^fn=/ { now = name($0, fun); next }
+        /^cf[il]=/ { name($0, file); next }
+        /^cfn=/ { name($0, fun); next }
+        /^calls=/ { skip = 1; next }
+        /^[0-9+*-]/ {
+            if (!skip && here ~ /(^|\/)crates\// && here !~ /core_arch/) {
+                path = here; sub(/.*crates\//, "crates/", path)
+                cost[path " " now] += $NF
+            }
+            skip = 0
+        }
+        END { for (key in cost) print cost[key], key }
+    ' "$out/calls" | sort -k 2
+}
+
+profile 5 >"$out/few"
+profile 45 >"$out/many"
+# The first calls fill maps and learn limits. Later calls execute only what grows with their number.
 awk '
-    /^f[lie]=/ { id = $0; sub(/^f[lie]=/, "", id); name = id; sub(/^\([0-9]+\) ?/, "", name)
-                 sub(/\).*/, ")", id); if (name != "") file[id] = name; here = file[id]; next }
-    /^fn=/     { id = $0; sub(/^fn=/, "", id); name = id; sub(/^\([0-9]+\) ?/, "", name)
-                 sub(/\).*/, ")", id); if (name != "") fun[id] = name; now = fun[id]; next }
-    /^c[a-z]+=/ { if ($0 ~ /^cfn=/) { id = $0; sub(/^cfn=/, "", id); name = id
-                  sub(/^\([0-9]+\) ?/, "", name); sub(/\).*/, ")", id); if (name != "") fun[id] = name }
-                  else if ($0 ~ /^cf[il]=/) { id = $0; sub(/^cf[il]=/, "", id); name = id
-                  sub(/^\([0-9]+\) ?/, "", name); sub(/\).*/, ")", id); if (name != "") file[id] = name }
-                  next }
-    /^[0-9+*-]/ { if (here ~ /(^|\/)crates\//) { sub(/.*crates\//, "crates/", here); files[here] = 1
-                  plain = now; gsub(/<[^<>]*>/, "", plain); gsub(/<[^<>]*>/, "", plain)
-                  gsub(/<[^<>]*>/, "", plain); functions[plain " " here] = 1
-                  if (match(now, /[A-Za-z_0-9:]*::[A-Z][A-Za-z0-9_]*/)) types[substr(now, RSTART, RLENGTH)] = 1 } }
-    END { for (f in files) { n++; print "  " f | "sort" } close("sort")
-          for (f in functions) m++; for (t in types) k++
-          printf "files %d, functions %d, types %d\n", n, m, k }
-' "$out/calls"
+    NR == FNR { few[substr($0, index($0, " ") + 1)] = $1; next }
+    {
+        key = substr($0, index($0, " ") + 1)
+        if ($1 - few[key] < 40) next
+        split(key, part, " ")
+        files[part[1]] += ($1 - few[key]) / 40
+        functions[key] = 1
+        if (match(key, /[A-Za-z_0-9:]*::[A-Z][A-Za-z0-9_]*/)) types[substr(key, RSTART, RLENGTH)] = 1
+    }
+    END {
+        for (f in files) { n++; printf "%8d %s\n", files[f], f | "sort -rn" }
+        close("sort -rn")
+        for (f in functions) m++
+        for (t in types) k++
+        printf "files %d, functions %d, types %d\n", n, m, k
+    }
+' "$out/few" "$out/many"

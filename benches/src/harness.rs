@@ -10,12 +10,12 @@ use tokio::time::Instant;
 /// Runs this many calls in a row.
 pub(crate) type Worker = Box<dyn FnMut(u64) + Send>;
 
-/// Something to measure.
+/// A case to measure.
 pub(crate) struct Case {
     pub(crate) name: String,
     /// Items that one call handles, e.g. events of a stream.
     pub(crate) items: u64,
-    /// Calls that are enough to count instructions; none are counted at zero.
+    /// The number of calls that are enough to count instructions. At zero none are counted.
     pub(crate) probe: u64,
     make: Box<dyn Fn() -> Worker>,
 }
@@ -61,7 +61,7 @@ impl Case {
     }
 }
 
-/// How long to measure.
+/// The duration of a measurement.
 #[derive(Clone, Copy)]
 pub(crate) struct Effort {
     pub(crate) rounds: usize,
@@ -111,7 +111,8 @@ impl Running {
         self.nanos.push(elapsed.as_nanos() as f64 / items as f64);
     }
 
-    /// On a quiet machine next to the median; on a busy one still near what the call itself takes.
+    /// Returns the lower quartile. On a quiet machine it is close to the median. On a busy machine
+    /// it is still close to the cost of the call itself.
     fn lower_quartile(mut self) -> f64 {
         self.nanos.sort_by(f64::total_cmp);
         self.nanos[self.nanos.len() / 4]
@@ -125,8 +126,8 @@ fn batch(workers: &mut [Worker], calls: u64) -> Duration {
         worker(calls);
         return start.elapsed();
     }
-    // Spinning, so that all have a processor when they start: two threads that take turns on one do not
-    // meet in anything.
+    // Spinning, so that all have a processor when they start: two threads that take turns on one do
+    // not meet in anything.
     let missing = &AtomicUsize::new(workers.len());
     std::thread::scope(|scope| {
         let threads: Vec<_> = workers

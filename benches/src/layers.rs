@@ -21,7 +21,7 @@ use crate::{
 /// The row that stands for the recommended stack.
 pub(crate) const STACK: &str = "retry + token-bucket + header-budget";
 
-/// The row of all six layers, as recommended; nothing is cached, nobody waits, nothing fails.
+/// The row of all six layers, as recommended. Nothing is cached, no call waits and none fails.
 pub(crate) const SIX: &str = "all six, as recommended";
 
 /// The row of the retry layer alone.

@@ -1,8 +1,9 @@
 //! Per-call overhead of the layers beside floors and peers.
 //!
-//! `cargo bench -p tower-claude-benches` prints everything in about a minute and a half. Options, after `--`:
-//! `--check` exits with 1 when a goal falls short (nearly all goals are ratios), `--no-instructions` leaves
-//! valgrind out, `--case NAME --calls N` runs one row only, for a profiler, `--limiter` and `--cache` their sections only.
+//! `cargo bench -p tower-claude-benches` prints everything in about a minute and a half. Options,
+//! after `--`: `--check` exits with 1 when a goal falls short (nearly all goals are ratios),
+//! `--no-instructions` leaves valgrind out, `--case NAME --calls N` runs one row only, for a
+//! profiler, `--limiter` and `--cache` their sections only.
 #![forbid(unsafe_code)]
 
 mod cache;
@@ -245,7 +246,8 @@ fn bodies(report: &mut Report) {
     }
 }
 
-/// Ours makes its key of the whole request; the peer's is given one.
+/// Compares cache hits. Our layer derives its key from the complete request, and the peer gets a
+/// key.
 fn hits(report: &mut Report) {
     report.title("A cache hit: a request of 2 KiB with 5 headers, an answer of 800 bytes");
     let rows = report.measure(&cache::hits(), true);

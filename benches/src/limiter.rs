@@ -22,19 +22,19 @@ use tower_claude_limiter::{
 
 use crate::harness::{Case, Worker};
 
-/// How many wait, from few to many.
+/// The numbers of waiting calls.
 pub(crate) const QUEUES: [usize; 3] = [1_000, 10_000, 100_000];
 
 const TENANTS: usize = 100;
 
-/// To make a long queue takes many instructions, and never quite the same number: so many calls that this
-/// does not show.
+/// Returns the number of calls to count. Building a long queue takes many instructions, and their
+/// number varies, so many calls are needed.
 fn probe(waiting: usize) -> u64 {
     (waiting as u64 / 2).max(10_000)
 }
 
-/// One reservation from beginning to end over all dimensions, and one question of a peer that has one.
-/// Nobody waits.
+/// One reservation from beginning to end over all dimensions, and one check of a peer that has only
+/// one. No call waits.
 pub(crate) fn reservations() -> [Case; 3] {
     let requests = NonZeroU64::new(1_000_000_000_000).expect("not 0");
     let tokens = NonZeroU64::new(1_000_000_000_000_000).expect("not 0");
@@ -65,7 +65,8 @@ pub(crate) fn reservations() -> [Case; 3] {
             })
         }),
         governed("governor: check, one limit", || MonotonicClock),
-        // It finds out first how fast its own clock is, in another number of instructions each time.
+        // It finds out first how fast its own clock is, in another number of instructions each
+        // time.
         governed(
             "governor: check, one limit, by its own clock",
             DefaultClock::default,
@@ -112,7 +113,7 @@ pub(crate) fn queue(waiting: usize) -> [Case; 2] {
     ]
 }
 
-/// Notes the number of whoever is woken.
+/// A waker that records its number.
 struct Bell {
     number: usize,
     woken: Arc<Mutex<Vec<usize>>>,
@@ -216,8 +217,8 @@ impl Queue {
     }
 }
 
-/// Bytes of memory for each of the most that wait, as the system counts them, by this program started anew
-/// with `--waiting`: `None` where the system does not tell.
+/// Bytes of memory for each of the most that wait, as the system counts them, by this program
+/// started anew with `--waiting`: `None` where the system does not tell.
 pub(crate) fn bytes() -> Option<f64> {
     let program = std::env::current_exe().ok()?;
     let output = Command::new(program).arg("--waiting").output().ok()?;
@@ -225,10 +226,11 @@ pub(crate) fn bytes() -> Option<f64> {
     text.trim().parse().ok()
 }
 
-/// What `--waiting` prints.
+/// Returns the number that `--waiting` prints.
 pub(crate) fn count_bytes() -> Option<f64> {
     let most = QUEUES[QUEUES.len() - 1];
-    // What is made once, and what the limiter is not to blame for: the futures are, the wakers are not.
+    // What is made once, and what the limiter is not to blame for: the futures are, the wakers are
+    // not.
     drop(Queue::new(10));
     let mut queue = Queue::new(0);
     queue.limiter = LocalLimiter::with_config(

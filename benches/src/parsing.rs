@@ -14,9 +14,9 @@ use crate::{
     texts,
 };
 
-/// What the three layers parse of one call: once each, on exactly the inputs of the call rows. Of the
-/// head that is the rate limits and the date; the looks at content type, encoding and request id stay
-/// with the layers that make them.
+/// Returns the parsing of one call by the three layers: once each, on exactly the inputs of the
+/// call rows. Of the head these are the rate limits and the date. Content type, encoding and
+/// request id are measured with their layers.
 pub(crate) fn of_one_call() -> Vec<Case> {
     let body: &'static [u8] = &REQUEST_BODY;
     vec![

@@ -1,4 +1,4 @@
-//! What others' layers cost in the same loop.
+//! The costs of other layers in the same loop.
 
 use std::{
     convert::Infallible,

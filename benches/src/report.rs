@@ -142,8 +142,8 @@ impl Report {
         }
     }
 
-    /// Prints the growth of the cost from `to` to `of`. The goal applies to instructions, and to times
-    /// only where there are none, because times also include slower memory.
+    /// Prints the growth of the cost from `to` to `of`. The goal applies to instructions, and to
+    /// times only where there are none, because times also include slower memory.
     pub(crate) fn growth(&mut self, of: &Row, to: &Row, goal: f64) {
         println!("{} / {}:", of.name, to.name);
         let counts = of.instructions.zip(to.instructions);

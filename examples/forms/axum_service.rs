@@ -1,5 +1,5 @@
-//! Claude behind an axum service: the layers around the client in the app's state, directly on a route, and beside
-//! tower's timeout.
+//! Claude behind an axum service: the layers around the client in the app's state, directly on a
+//! route, and beside tower's timeout.
 //!
 //! `cargo run --example axum_service`
 #![forbid(unsafe_code)]
@@ -30,7 +30,7 @@ use common::{Error, LIMITED, describe, message, recommended, saw};
 
 type Client = legacy::Client<HttpConnector, RequestBody>;
 
-/// The stack has a long type. Where a struct holds it, one box hides it.
+/// The stack has a long type. A box hides it in the struct.
 type Claude = BoxCloneSyncService<http::Request<RequestBody>, Response, legacy::Error>;
 
 #[derive(Clone)]
@@ -48,7 +48,8 @@ async fn ask(State(app): State<App>) -> Response {
         .unwrap_or_else(|_| StatusCode::BAD_GATEWAY.into_response())
 }
 
-/// Hands a request on to the API; the layers are around this handler. (A real proxy also drops hop-by-hop headers.)
+/// Forwards a request to the API. The layers are around this handler. (A real proxy also drops
+/// hop-by-hop headers.)
 async fn forward(State(app): State<App>, mut request: Request) -> Response {
     let uri = format!("{}{}", app.api, request.uri());
     *request.uri_mut() = Uri::try_from(uri).unwrap_or_default();
@@ -72,7 +73,8 @@ fn router(api: String) -> Router {
         client,
         api,
     };
-    // Our layers keep the error type: `Infallible` for axum. Of tower's timeout `HandleErrorLayer` makes a response.
+    // Our layers keep the error type, which is `Infallible` for axum. `HandleErrorLayer` turns the
+    // error of tower's timeout into a response.
     let too_slow = async |_: BoxError| StatusCode::GATEWAY_TIMEOUT;
     let patience = ServiceBuilder::new()
         .layer(HandleErrorLayer::new(too_slow))
@@ -111,7 +113,7 @@ async fn main() -> Result<(), Error> {
     println!("POST /ask/quickly, while the API is slow");
     fake.inject(Fault::SlowHead(Duration::from_secs(60)));
     call("/ask/quickly", false).await?;
-    // The slow attempt was given up by its caller: no answer, 0.
+    // The caller gave up the slow attempt, so it has no response: 0.
     fake.wait_for(|log| log.iter().all(|attempt| attempt.finished_at.is_some()))
         .await;
     println!("the API saw: {}", saw(&fake));

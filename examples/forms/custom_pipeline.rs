@@ -38,7 +38,8 @@ async fn main() -> Result<(), Error> {
     let budget = HeaderBudgetLayer::new();
     let learned = budget.handle();
 
-    // From the outside in. Should a part not fit, `check` makes the compiler name what is missing, and where.
+    // From the outside in. Should a part not fit, `check` makes the compiler name what is missing,
+    // and where.
     let pipeline = check(
         ServiceBuilder::new()
             .layer(
@@ -50,14 +51,15 @@ async fn main() -> Result<(), Error> {
                         println!("  trace: {}", answer.status().as_u16());
                     }),
             )
-            // Layers of this project are always ready: what shall be shed is counted outside of them.
+            // Layers of this project are always ready: what shall be shed is counted outside of
+            // them.
             .load_shed()
             .concurrency_limit(2)
             .layer(retry)
             // Alone it needs no configuration: it learns the limits from the API's headers.
             .layer(budget)
-            // Of one attempt. It answers 504 instead of failing, so that the error type stays the client's; for that its
-            // inner body must have a default, as reqwest's has.
+            // Of one attempt. It answers 504 instead of failing, so that the error type stays the
+            // client's; for that its inner body must have a default, as reqwest's has.
             .layer(TimeoutLayer::with_status_code(
                 StatusCode::GATEWAY_TIMEOUT,
                 Duration::from_secs(1),

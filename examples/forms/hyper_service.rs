@@ -1,4 +1,5 @@
-//! A proxy in front of Claude with hyper alone: the layers around hyper's client, served by hyper's server.
+//! A proxy in front of Claude with hyper alone: the layers around hyper's client, served by hyper's
+//! server.
 //!
 //! `cargo run --example hyper_service`
 #![forbid(unsafe_code)]
@@ -20,7 +21,7 @@ use tower_claude_fake_claude::{FakeClaude, Fault};
 
 use common::{Error, LIMITED, describe, message, recommended, saw};
 
-/// Where to, as the client wants it. (A real proxy also drops hop-by-hop headers.)
+/// Returns the target as hyper's client expects it. (A real proxy also drops hop-by-hop headers.)
 fn readdress(mut request: Request<RequestBody>, api: &Authority) -> Request<RequestBody> {
     let mut uri = std::mem::take(request.uri_mut()).into_parts();
     uri.scheme = Some(http::uri::Scheme::HTTP);
@@ -30,13 +31,13 @@ fn readdress(mut request: Request<RequestBody>, api: &Authority) -> Request<Requ
     request
 }
 
-/// Serves until it is dropped.
+/// A server that runs until it is dropped.
 async fn serve(listener: TcpListener, api: Authority) {
     let client: Client<HttpConnector, RequestBody> =
         Client::builder(TokioExecutor::new()).build_http();
     let service = ServiceBuilder::new()
-        // A refusal of a layer is a response already. An API that cannot be reached is an error, of which a server must
-        // make a response.
+        // A rejection by a layer is a response already. An API that cannot be reached is an error,
+        // and the server must turn it into a response.
         .map_result(|answer: Result<Response<_>, _>| {
             Ok::<_, legacy::Error>(match answer {
                 Ok(answer) => answer.map(BodyExt::boxed_unsync),
@@ -52,11 +53,12 @@ async fn serve(listener: TcpListener, api: Authority) {
         .map_request(move |request| readdress(request, &api))
         .service(client);
     while let Ok((stream, _)) = listener.accept().await {
-        // Each connection gets a clone; budgets, limits and what was learned are shared by all of them.
+        // Each connection gets a clone. All of them share budgets, limits and what the layers have
+        // learned.
         let service = TowerToHyperService::new(service.clone());
         tokio::spawn(async move {
             let io = TokioIo::new(stream);
-            // An error is a caller that left, or that spoke no HTTP.
+            // The caller has disconnected, or did not send HTTP.
             let _ = http1::Builder::new().serve_connection(io, service).await;
         });
     }

@@ -1,4 +1,5 @@
-//! The layers as a middleware of reqwest-middleware: callers keep its request builder and see nothing of tower.
+//! The layers as a middleware of reqwest-middleware: callers keep its request builder and see
+//! nothing of tower.
 //!
 //! `cargo run --example reqwest_middleware`
 #![forbid(unsafe_code)]

@@ -1,4 +1,4 @@
-//! Reading an answer to its end, as an application would.
+//! Reads responses to their end, as an application does.
 
 use std::pin::pin;
 
@@ -8,29 +8,30 @@ use http_body::Body;
 use http_body_util::BodyExt as _;
 use tower_claude_wire::{self as wire, StreamState};
 
-/// How a request ended for its caller.
+/// The end of a request, as its caller saw it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
-    /// The whole answer arrived.
+    /// The complete response arrived.
     Whole,
-    /// It did not.
+    /// The response failed.
     Failed {
-        /// Of the last answer; `None` when the connection failed before one.
+        /// The status of the last response. `None` if the connection failed before it.
         status: Option<StatusCode>,
-        /// Whether content had arrived.
+        /// True if content had arrived.
         after_content: bool,
     },
 }
 
 impl Ending {
-    /// There was no answer.
+    /// There was no response.
     pub(crate) const NO_ANSWER: Self = Self::Failed {
         status: None,
         after_content: false,
     };
 }
 
-/// Reads the body and judges it: a success is a JSON message with a `stop_reason`, or a stream up to `message_stop`.
+/// Reads the body and checks it: a success is a JSON message with a `stop_reason`, or a stream up
+/// to `message_stop`.
 pub(crate) async fn read<B>(response: Response<B>) -> Ending
 where
     B: Body<Data = Bytes>,

@@ -1,4 +1,4 @@
-//! The bad moments of a run.
+//! The incidents of a run.
 
 use std::time::Duration;
 
@@ -10,18 +10,18 @@ use crate::cli;
 const SHARE: f64 = 0.045;
 const WINDOWS: u32 = 3;
 
-/// A stretch of time since the server's start; the end is not part of it.
+/// A range of time since the start of the server, without its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Span {
     pub(crate) from: Duration,
     pub(crate) until: Duration,
 }
 
-/// Rate groups of the model that is asked, and of the first that could stand in.
+/// Rate groups of the requested model and of the first fallback model.
 const MAIN: &str = "sonnet-5.5";
 const SPENT: &str = "opus-5.5";
 
-/// When the server is in trouble.
+/// Returns the windows in which the server fails.
 pub(crate) fn windows(kind: cli::Incident, run: Duration, seed: u64) -> Vec<Span> {
     match kind {
         cli::Incident::Storm => storm(run, seed),
@@ -32,7 +32,7 @@ pub(crate) fn windows(kind: cli::Incident, run: Duration, seed: u64) -> Vec<Span
     }
 }
 
-/// One window somewhere in each third of the run.
+/// Returns one window at a random place in each third of the run.
 fn storm(run: Duration, seed: u64) -> Vec<Span> {
     let mut rng = fastrand::Rng::with_seed(seed ^ 0x1c1d);
     let third = run / WINDOWS;
@@ -48,7 +48,8 @@ fn storm(run: Duration, seed: u64) -> Vec<Span> {
         .collect()
 }
 
-/// What goes wrong in each window. The first die that falls that way decides, so later shares are of what is left.
+/// Returns the faults of each window. The first fault that matches decides, so later shares apply
+/// to the remaining requests.
 pub(crate) fn script(kind: cli::Incident, windows: &[Span]) -> Vec<Incident> {
     if kind == cli::Incident::Outage {
         return outage(windows);
@@ -66,7 +67,8 @@ pub(crate) fn script(kind: cli::Incident, windows: &[Span]) -> Vec<Incident> {
         add(0.25, Fault::Overloaded, false);
         add(0.04, Fault::Reset, false);
         add(0.04, Fault::ErrorBeforeContent, false);
-        // After content nobody may send again: these requests are lost to every client.
+        // After content no client may send a request again, so these requests are lost for every
+        // client.
         add(0.01, Fault::ErrorMidStream { after_tokens: 2 }, true);
         add(0.01, Fault::Cut { after_tokens: 1 }, true);
         add(0.005, Fault::Truncated { after_tokens: 1 }, true);
@@ -74,7 +76,8 @@ pub(crate) fn script(kind: cli::Incident, windows: &[Span]) -> Vec<Incident> {
     script
 }
 
-/// The model is down; the first that could stand in has met its spend cap; and one stream in two hundred breaks.
+/// Returns the faults of an outage: the model is down, the first fallback model has met its spend
+/// cap, and one stream in two hundred breaks.
 fn outage(windows: &[Span]) -> Vec<Incident> {
     let at = |window: &Span, fault| Incident::new(window.from, window.until, fault);
     windows

@@ -23,10 +23,10 @@ use crate::answer::{self, Ending};
 use crate::load::{BURST, CONNECTIONS, Load};
 use crate::replay::Pauses;
 
-/// How long a request may wait for its turn: a replay is a batch job and has time.
+/// The longest wait of a request in the queue. A replay is a batch job and has time.
 pub(crate) const MAX_WAIT: Duration = Duration::from_secs(600);
 
-/// A client under the layers. State lives in the layers: clones share it.
+/// A client with the layers around it. Clones share the state of the layers.
 #[derive(Clone)]
 pub(crate) struct Layers<C = HttpConnector> {
     client: Client<C, RequestBody>,
@@ -36,7 +36,7 @@ pub(crate) struct Layers<C = HttpConnector> {
 }
 
 impl Layers {
-    /// For a replay, with limits as one who knows them would configure them.
+    /// Creates a client for a replay, with the limits of the server.
     pub(crate) fn new(load: &Load) -> Self {
         let config = LimiterConfig::new().with_queue_limit(load.jobs.len());
         let limiter = LocalLimiter::with_config(limits(load), config);
@@ -45,7 +45,7 @@ impl Layers {
 }
 
 impl<C: Connect + Clone + Send + Sync + 'static> Layers<C> {
-    /// The three layers over one limiter.
+    /// Creates the three layers over one limiter.
     pub(crate) fn over(client: Client<C, RequestBody>, limiter: LocalLimiter) -> Self {
         Self {
             client,
@@ -55,7 +55,7 @@ impl<C: Connect + Clone + Send + Sync + 'static> Layers<C> {
         }
     }
 
-    /// Sends through all layers: from the outside in, retry, token bucket, header budget.
+    /// Sends a request through retry, token bucket and header budget, the outer layer first.
     pub(crate) async fn call(
         &self,
         request: Request<Bytes>,
@@ -68,7 +68,8 @@ impl<C: Connect + Clone + Send + Sync + 'static> Layers<C> {
         service.oneshot(request.map(RequestBody::from)).await
     }
 
-    /// Sends and reads the answer to its end. The observer of one request sees its pauses.
+    /// Sends a request and reads the response to its end. The observer of the request records its
+    /// pauses.
     pub(crate) async fn send(&self, request: Request<Bytes>, pauses: Pauses) -> Ending {
         let mut layers = self.clone();
         layers.retry = layers.retry.with_observer(move |event: &Event<'_>| {
@@ -84,13 +85,13 @@ impl<C: Connect + Clone + Send + Sync + 'static> Layers<C> {
         }
     }
 
-    /// What the limiter has learned.
+    /// Returns the state that the limiter has learned.
     pub(crate) fn snapshot(&self) -> Vec<ScopeSnapshot> {
         self.budget.handle().snapshot()
     }
 }
 
-/// The server's limits, as one tells the layers.
+/// Returns the limits of the server in the type of the layers.
 pub(crate) fn limits(load: &Load) -> Limits {
     let limit = |per_minute| NonZeroU64::new(per_minute).unwrap_or(NonZeroU64::MIN);
     Limits::new()

@@ -15,7 +15,7 @@ use crate::layers::Layers;
 const REQUESTS: usize = 3;
 const MODEL: &str = "claude-haiku-4-5";
 
-/// Sends them with the key of the environment, to `ANTHROPIC_BASE_URL` where that is set.
+/// Sends them with the key of the environment, to `ANTHROPIC_BASE_URL` if that is set.
 pub(crate) async fn run() -> ExitCode {
     let Some(key) = env::var("ANTHROPIC_API_KEY")
         .ok()
@@ -38,7 +38,7 @@ pub(crate) async fn run() -> ExitCode {
     }
 }
 
-/// What was learned after all requests, or why one got no answer.
+/// Returns the limits that were learned, or the reason why a request failed.
 async fn send(base: &str, key: &str) -> Result<Vec<ScopeSnapshot>, String> {
     let https = HttpsConnectorBuilder::new()
         .with_webpki_roots()
@@ -78,7 +78,7 @@ fn request(base: &str, key: &str) -> Result<Request<Bytes>, String> {
         .header("anthropic-version", "2023-06-01")
         .header("content-type", "application/json")
         .body(body.into())
-        // The error would name neither, and the key must not be shown.
+        // The error names neither, and the key must not be shown.
         .map_err(|_| "the key or the base URL holds characters that no request may".to_owned())
 }
 
@@ -99,7 +99,7 @@ fn headroom(scopes: &[ScopeSnapshot]) -> String {
     out
 }
 
-/// An error and what caused it.
+/// Formats an error and its causes.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut out = error.to_string();
     let mut next = error.source();

@@ -1,4 +1,4 @@
-//! What is sent, when, and against which limits; the same for both clients.
+//! The requests, their times and the limits, which are the same for both clients.
 
 use std::time::Duration;
 
@@ -12,42 +12,43 @@ use crate::trace::Entry;
 
 /// Characters of text per token of this model's tokenizer.
 const CHARS_PER_TOKEN: f64 = 2.5;
-/// How far a text may be from that, either way: no estimate made from a text's length is exact.
+/// The relative error of that number, because an estimate from the length of a text is never exact.
 const NOISE: f64 = 0.10;
-/// How far the server's own first estimate may be from ours.
+/// The relative error of the server's own first estimate.
 const SERVER_NOISE: f64 = 0.05;
-/// Above what any answer of the trace needs, as clients set it.
+/// More than any response of the trace needs, as clients set it.
 const MAX_TOKENS: u64 = 4_096;
-/// How long a refill the server's buckets hold.
+/// The duration of a refill that the buckets of the server hold.
 pub(crate) const BURST: Duration = Duration::from_secs(5);
-/// Connections of a client at once. Each takes two file descriptors of this process, of which many systems allow 1,024.
+/// Connections of a client at once. Each takes two file descriptors of this process, and many
+/// systems allow 1,024.
 pub(crate) const CONNECTIONS: u32 = 128;
 /// The model named in every request.
 pub(crate) const MODEL: &str = "claude-sonnet-5-5";
-/// Says whether an old answer will do.
+/// A header that allows an older response.
 pub(crate) const CACHEABLE: HeaderName = HeaderName::from_static("x-storm-cacheable");
-/// Of so many requests in a row the last asks again what one of those before it has asked.
+/// The last of this many requests repeats one of an earlier group.
 const REPEATS: usize = 5;
-/// How far back: long enough for the answer to be there, mostly.
+/// The distance of the repeated request, so that its response has mostly arrived.
 const BACK: usize = 600;
-/// The JSON around a text that the server counts as prompt.
+/// The JSON around a text, which the server counts as prompt.
 const AROUND: usize = r#"[{"role":"user","content":""}]"#.len();
 
 /// One request to send.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Job {
-    /// When, since the start of the run.
+    /// The time since the start of the run.
     pub(crate) at: Duration,
     pub(crate) input: u64,
     pub(crate) output: u64,
     /// Length of its text in bytes.
     pub(crate) text: usize,
     pub(crate) stream: bool,
-    /// Its caller takes an old answer.
+    /// True if the caller accepts an older response.
     pub(crate) cacheable: bool,
 }
 
-/// A whole run.
+/// All requests of a run.
 #[derive(Debug)]
 pub(crate) struct Load {
     pub(crate) jobs: Vec<Job>,
@@ -67,7 +68,8 @@ pub(crate) struct PerMinute {
 }
 
 impl PerMinute {
-    /// Input at 0.9 times the mean of the compressed trace, so that requests must wait; the others far above.
+    /// Returns limits with input at 0.9 times the mean of the compressed trace, so that requests
+    /// must wait. The other limits are much higher.
     fn of(jobs: &[Job], seconds: u64) -> Self {
         let mean = |total: u64| total as f64 * 60.0 / seconds as f64;
         let limit = |rate: f64| (rate as u64).max(1_000);
@@ -78,18 +80,18 @@ impl PerMinute {
         }
     }
 
-    /// Input tokens refilled in a second.
+    /// Returns the input tokens that are refilled in a second.
     pub(crate) fn input_per_second(self) -> f64 {
         self.input as f64 / 60.0
     }
 
-    /// Input tokens the bucket holds.
+    /// Returns the capacity of the input bucket in tokens.
     pub(crate) fn input_capacity(self) -> f64 {
         self.input_per_second() * BURST.as_secs_f64()
     }
 }
 
-/// The last of every five asks what was asked 600 requests earlier, by one whose answer may be kept.
+/// The last of every five requests repeats the request 600 before it, whose response may be stored.
 fn repeat_questions(jobs: &mut [Job]) {
     for index in (REPEATS - 1..jobs.len()).step_by(REPEATS) {
         let at = jobs[index].at;
@@ -104,7 +106,7 @@ fn repeat_questions(jobs: &mut [Job]) {
 }
 
 impl Load {
-    /// The trace, compressed into so many seconds.
+    /// Creates the load of the trace, compressed into this many seconds.
     pub(crate) fn new(trace: &[Entry], seconds: u64, seed: u64, incident: Incident) -> Self {
         let run = Duration::from_secs(seconds);
         let span = trace.last().map_or(0.0, |entry| entry.at.as_secs_f64());
@@ -144,7 +146,7 @@ impl Load {
         }
     }
 
-    /// A fresh server with this run's limits and incidents.
+    /// Starts a server with the limits and incidents of this run.
     pub(crate) fn server(&self) -> FakeClaude {
         let limits = GroupLimits::new()
             .with_requests_per_minute(self.per_minute.requests)
@@ -164,7 +166,8 @@ impl Load {
         server.build()
     }
 
-    /// The request of one job. Its true sizes travel in headers that only the fake reads.
+    /// Creates the request of one job. Its actual sizes are in headers that only the fake server
+    /// reads.
     pub(crate) fn request(&self, index: usize, base: &str) -> Request<Bytes> {
         let job = &self.jobs[index];
         let stream = if job.stream { r#""stream":true,"# } else { "" };

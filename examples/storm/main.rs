@@ -1,5 +1,5 @@
-//! Replays a real arrival trace against a fake Claude API that enforces its limits: with a plain client, and through the
-//! layers. `storm --help` explains the numbers.
+//! Replays a real arrival trace against a fake Claude API that enforces its limits: with a plain
+//! client, and through the layers. `storm --help` explains the numbers.
 #![forbid(unsafe_code)]
 
 mod answer;
@@ -53,9 +53,9 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Both clients at the same time, each against a server of its own.
+/// Runs both clients at the same time, each against a server of its own.
 async fn storm(load: &Load) -> std::io::Result<(Run, Run)> {
-    // Hidden by themselves where standard error is no terminal.
+    // Progress bars are hidden if standard error is no terminal.
     let bars = MultiProgress::new();
     let (plain_bar, layers_bar) = (bar(&bars, "plain", load), bar(&bars, "layers", load));
     let plain = async {

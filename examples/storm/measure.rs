@@ -1,10 +1,10 @@
-//! What a run was worth, from the server's log and the clients' own.
+//! The quality of a run, from the log of the server and the logs of the clients.
 
 use std::{collections::HashMap, time::Duration};
 
 use crate::incidents::Span;
 
-/// Waits up to this are the way to the server and not a wait for its limit.
+/// Shorter waits are the time to the server, and not a wait for its limit.
 const GRACE: Duration = Duration::from_millis(50);
 
 /// A request waiting to be admitted.
@@ -17,7 +17,7 @@ pub(crate) struct Wait {
 }
 
 impl Wait {
-    /// What is left of it when its client pauses for other reasons meanwhile.
+    /// Returns the rest of the wait, without the time in which its client pauses for other reasons.
     pub(crate) fn without(self, pauses: &[Span]) -> impl Iterator<Item = Self> {
         let whole = Span {
             from: self.from,
@@ -32,13 +32,13 @@ impl Wait {
     }
 }
 
-/// An attempt that the server's bucket judged.
+/// An attempt that the bucket of the server admitted or rejected.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Judged {
     pub(crate) at: Duration,
-    /// In the bucket just before.
+    /// The level just before the attempt.
     pub(crate) level: i64,
-    /// What it took; 0 when it was refused.
+    /// The tokens charged. 0 if the attempt was rejected.
     pub(crate) charged: u64,
 }
 
@@ -50,7 +50,7 @@ pub(crate) struct Bucket {
 }
 
 impl Bucket {
-    /// Its level at `at`, full at the start. `judged` is in order of time.
+    /// Returns the level at `at`. The bucket is full at the start. `judged` is in order of time.
     fn level(self, judged: &[Judged], at: Duration) -> f64 {
         let before = judged.partition_point(|attempt| attempt.at < at);
         let Some(last) = before.checked_sub(1).map(|index| judged[index]) else {
@@ -61,10 +61,12 @@ impl Bucket {
     }
 }
 
-/// Tokens charged ÷ tokens the bucket could have granted while requests were waiting, outside `closed`.
+/// Returns the tokens charged, divided by the tokens that the bucket could have granted while
+/// requests were waiting, outside of `closed`.
 ///
-/// In each stretch of time with a waiting request the bucket could have granted its level at the start, as far as the
-/// requests waiting in the stretch asked for it, and its rate times the length. 1 when nobody waited.
+/// In each range of time with a waiting request, the bucket could have granted its level at the
+/// start, up to the tokens of the waiting requests, and its rate times the length. Returns 1 if no
+/// request waited.
 pub(crate) fn utilisation(
     judged: &[Judged],
     waits: &[Wait],
@@ -77,7 +79,7 @@ pub(crate) fn utilisation(
         .collect();
     let (mut charged, mut grantable) = (0.0, 0.0);
     for stretch in without(union(long), closed) {
-        // Short waits are demand too; a request that waits twice is so once.
+        // Short waits are demand too, and a request that waits twice counts once.
         let wanted: HashMap<usize, u64> = waits
             .iter()
             .filter(|wait| wait.from < stretch.until && wait.until >= stretch.from)
@@ -87,7 +89,7 @@ pub(crate) fn utilisation(
         let level = bucket.level(judged, stretch.from).max(0.0);
         let length = (stretch.until - stretch.from).as_secs_f64();
         grantable += level.min(demand as f64) + bucket.per_second * length;
-        // The admission that ends a stretch is part of it.
+        // The admission that ends a range is part of it.
         let first = judged.partition_point(|attempt| attempt.at < stretch.from);
         let end = judged.partition_point(|attempt| attempt.at <= stretch.until);
         let taken: u64 = judged[first..end]
@@ -103,7 +105,7 @@ pub(crate) fn utilisation(
     }
 }
 
-/// The times at which anybody waited.
+/// Returns the times at which any request waited.
 fn union(mut waits: Vec<&Wait>) -> Vec<Span> {
     waits.sort_by_key(|wait| wait.from);
     let mut spans: Vec<Span> = Vec::new();
@@ -119,7 +121,7 @@ fn union(mut waits: Vec<&Wait>) -> Vec<Span> {
     spans
 }
 
-/// What of `spans` lies outside `closed`.
+/// Returns the part of `spans` outside of `closed`.
 fn without(spans: Vec<Span>, closed: &[Span]) -> Vec<Span> {
     closed.iter().fold(spans, |spans, closed| {
         let pieces = spans.into_iter().flat_map(|span| {
@@ -137,7 +139,7 @@ fn without(spans: Vec<Span>, closed: &[Span]) -> Vec<Span> {
     })
 }
 
-/// The value below which this share of `sorted` lies, in milliseconds; 0 of nothing.
+/// Returns the value in milliseconds below which this share of `sorted` lies. 0 if it is empty.
 pub(crate) fn percentile_ms(sorted: &[Duration], share: f64) -> f64 {
     let rank = (sorted.len() as f64 * share).ceil() as usize;
     let value = sorted.get(rank.saturating_sub(1)).copied();
@@ -158,7 +160,8 @@ mod tests {
         Duration::from_millis(ms)
     }
 
-    /// A client that sends each of `count` requests of 100 tokens, all there from the start, `late` after it could.
+    /// A client that sends each of `count` requests of 100 tokens `late` after the time at which it
+    /// could. All are there from the start.
     fn run(count: u64, late: Duration) -> (Vec<Judged>, Vec<Wait>) {
         let (mut judged, mut waits) = (Vec::new(), Vec::new());
         let (mut level, mut at) = (500.0_f64, Duration::ZERO);
@@ -193,7 +196,7 @@ mod tests {
     fn a_client_that_idles_loses_what_it_could_have_had() {
         let (judged, waits) = run(50, ms(1_000));
         let used = utilisation(&judged, &waits, &[], BUCKET);
-        // 5,000 tokens in 50 s, where 500 + 50 × 100 were to be had.
+        // 5,000 tokens in 50 s, while 500 + 50 × 100 were available.
         assert!((used - 5_000.0 / 5_500.0).abs() < 0.01, "{used}");
         let (judged, waits) = run(50, ms(3_000));
         let used = utilisation(&judged, &waits, &[], BUCKET);
@@ -202,7 +205,7 @@ mod tests {
 
     #[test]
     fn a_client_that_keeps_a_reserve_pays_for_it_once() {
-        // Never lets the level fall below 200 of 500, with the queue always full.
+        // The level never falls below 200 of 500, and the queue is always full.
         let judged: Vec<Judged> = (0..100)
             .map(|index| Judged {
                 at: ms(1_000 * index),

@@ -29,7 +29,8 @@ impl Plain {
         }
     }
 
-    /// Sends until there is an answer to keep. Retries end with its head: what breaks later stays broken.
+    /// Sends until there is an answer to keep. Retries end with its head: what breaks later stays
+    /// broken.
     pub(crate) async fn send(&self, request: Request<Bytes>, pauses: &Pauses) -> Ending {
         let (head, body) = request.into_parts();
         let mut taken = 0;

@@ -1,4 +1,4 @@
-//! What is printed.
+//! The printed output.
 
 use std::{collections::BTreeSet, process::ExitCode};
 
@@ -8,7 +8,7 @@ use crate::cli::{Cli, Incident};
 use crate::load::{BURST, Load};
 use crate::report::{Row, Run};
 
-/// Says what is about to happen: without a terminal nothing more is heard until the end.
+/// Announces the run, since without a terminal nothing else is printed until the end.
 pub(crate) fn announce(cli: &Cli, load: &Load) {
     let limit = load.per_minute;
     println!(
@@ -31,7 +31,7 @@ pub(crate) fn announce(cli: &Cli, load: &Load) {
     println!("incidents at {}\n", windows.collect::<Vec<_>>().join(", "));
 }
 
-/// Prints the runs and says what they are worth.
+/// Prints the runs and their comparison.
 pub(crate) fn results(cli: &Cli, plain: &Run, layers: &Run) -> ExitCode {
     println!("{}", table(&plain.row, &layers.row));
     for (name, count) in &layers.extras {
@@ -57,7 +57,7 @@ pub(crate) fn results(cli: &Cli, plain: &Run, layers: &Run) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// An answer that broke may have had several readers, so that only the callers' side is compared.
+/// Several readers may have had a response that broke, so only the callers' side is compared.
 fn outage(cli: &Cli, plain: &Run, layers: &Run) -> ExitCode {
     let good = layers.lost_only_after_content();
     if good {
@@ -88,7 +88,7 @@ struct Rows<'a> {
     layers: &'a Row,
 }
 
-/// Both runs side by side.
+/// Prints both runs side by side.
 fn table(plain: &Row, layers: &Row) -> String {
     let percent = |share: f64| format!("{:.2} %", share * 100.0);
     let ms = |ms: f64| format!("{ms:.0} ms");
@@ -121,7 +121,7 @@ fn table(plain: &Row, layers: &Row) -> String {
     .concat()
 }
 
-/// Thousands apart, as people read them.
+/// Formats a number with separated thousands.
 fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut out = String::with_capacity(digits.len() + digits.len() / 3);
@@ -134,7 +134,7 @@ fn grouped(number: u64) -> String {
     out
 }
 
-/// Request numbers in a line, or a word for none.
+/// Formats request numbers in a line, or a word for none.
 fn listed(ids: &BTreeSet<usize>) -> String {
     if ids.is_empty() {
         return "none".to_owned();

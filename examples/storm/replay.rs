@@ -1,4 +1,4 @@
-//! Sending the requests of a load at their times.
+//! Sends the requests of a load at their times.
 
 use std::{
     future::Future,
@@ -24,7 +24,7 @@ use crate::answer::Ending;
 use crate::incidents::Span;
 use crate::load::{CONNECTIONS, Load};
 
-/// What became of one request. Times are since the server's start.
+/// The result of one request. Times are since the start of the server.
 #[derive(Clone, Debug)]
 pub(crate) struct Done {
     pub(crate) index: usize,
@@ -34,7 +34,8 @@ pub(crate) struct Done {
     pub(crate) pauses: Vec<Span>,
 }
 
-/// Where a client notes the pauses it makes for one request after failures other than a 429: it asks for nothing then.
+/// The pauses that a client makes for one request after failures other than a 429. The request then
+/// has no demand.
 #[derive(Clone)]
 pub(crate) struct Pauses {
     server: FakeClaude,
@@ -49,7 +50,7 @@ impl Pauses {
         }
     }
 
-    /// A pause of this length begins now.
+    /// Records a pause of this length that begins now.
     pub(crate) fn note(&self, length: Duration) {
         let from = self.server.elapsed();
         let until = from + length;
@@ -72,14 +73,16 @@ where
     B::Data: Send,
 {
     let mut connector = HttpConnector::new();
-    // The body follows the head in a packet of its own; without this it waits for an acknowledgement.
+    // The body follows the head in a packet of its own; without this it waits for an
+    // acknowledgement.
     connector.set_nodelay(true);
     Client::builder(TokioExecutor::new())
         .pool_max_idle_per_host(CONNECTIONS as usize)
         .build(connector)
 }
 
-/// Sends every request of the load at its time to `server` by `send`, and waits for all of them. In order of the trace.
+/// Sends every request of the load at its time to `server` by `send`, and waits for all of them.
+/// Returns the results in order of the trace.
 pub(crate) async fn replay<F, Fut>(
     load: &Load,
     server: &FakeClaude,

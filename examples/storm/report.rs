@@ -1,4 +1,4 @@
-//! What each run came to, from what the client saw and what the server wrote down.
+//! The results of each run, from the client and from the log of the server.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::load::Load;
 use crate::measure::{self, Bucket, Judged, Wait};
 use crate::replay::Done;
 
-/// One client's run, as `--json` shows it.
+/// The run of one client, as `--json` prints it.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Row {
     pub(crate) requests: usize,
@@ -30,20 +30,20 @@ pub(crate) struct Row {
     pub(crate) p99_ms: f64,
 }
 
-/// A row, and the requests by number behind two of its columns.
+/// A row, and the numbers of the requests in two of its columns.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Run {
     pub(crate) row: Row,
-    /// Those that failed for their caller.
+    /// Requests that failed for their caller.
     pub(crate) failed: BTreeSet<usize>,
-    /// Those the server says it broke after content.
+    /// Requests whose response the server broke after content.
     pub(crate) broken: BTreeSet<usize>,
-    /// What only this client does, by name.
+    /// Figures that only this client has, by name.
     pub(crate) extras: Vec<(String, u64)>,
 }
 
 impl Run {
-    /// Puts together what the client saw and what the server wrote down.
+    /// Combines the client's results with the log of the server.
     pub(crate) fn new(load: &Load, done: &[Done], log: &[Attempt]) -> Self {
         let tagged: Vec<(usize, &Attempt)> = log
             .iter()
@@ -107,7 +107,8 @@ impl Run {
         self
     }
 
-    /// Whether it lost only what nobody can keep. An answer that breaks may have had several readers.
+    /// Returns true if the client lost only requests that no client can save. Several readers may
+    /// have had a response that broke.
     pub(crate) fn lost_only_after_content(&self) -> bool {
         self.row.failed == self.row.failed_after_content
     }
@@ -132,7 +133,7 @@ fn used(load: &Load, done: &[Done], tagged: &[(usize, &Attempt)]) -> f64 {
             whole.without(&done.pauses)
         })
         .collect();
-    // What met trouble in front of the bucket says nothing about its level.
+    // A request that failed before the bucket has no information about its level.
     let judged: Vec<Judged> = tagged
         .iter()
         .filter(|(_, attempt)| attempt.charged_input > 0 || attempt.dimension.is_some())

@@ -1,15 +1,15 @@
-//! When and how long the official SDKs wait before they try again (Python 2.12, TypeScript 1.12).
+//! The waits of the official SDKs before a retry (Python 2.12, TypeScript 1.12).
 
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, StatusCode};
 
-/// Retries after the first attempt.
+/// The number of retries after the first attempt.
 pub(crate) const MAX_RETRIES: u32 = 2;
-/// The longest wait the SDKs can express; about 49.7 days.
+/// The longest wait that the SDKs can express, about 49.7 days.
 const LONGEST: f64 = 4_294_967.0;
 
-/// Whether an answer with an error status is tried again.
+/// Returns true if a response with this error status is retried.
 pub(crate) fn should_retry(status: StatusCode, headers: &HeaderMap) -> bool {
     match text(headers, "x-should-retry") {
         Some("true") => true,
@@ -18,8 +18,10 @@ pub(crate) fn should_retry(status: StatusCode, headers: &HeaderMap) -> bool {
     }
 }
 
-/// How long to wait before retry number `taken + 1`; `random` is from 0 to 1. A wait the server names is taken as it
-/// is, without jitter; otherwise half a second doubles up to eight, less up to a quarter.
+/// Returns the wait before retry number `taken + 1`. `random` is from 0 to 1.
+///
+/// A wait from the server is used unchanged, without jitter. Otherwise the wait is half a second,
+/// doubled up to eight seconds, less up to a quarter.
 pub(crate) fn delay(
     headers: Option<&HeaderMap>,
     taken: u32,
@@ -99,7 +101,7 @@ mod tests {
             wait(&[("retry-after", "Sun, 06 Nov 1994 08:49:47 GMT")]),
             ms(10_000)
         );
-        // Neither the past, nor zero, nor nonsense is a wait.
+        // A past time, zero and invalid text are no wait.
         for odd in [
             "Sun, 06 Nov 1994 08:49:27 GMT",
             "0",

@@ -1,27 +1,27 @@
-//! Reading a trace of requests.
+//! Reads a trace of requests.
 
 use std::{fmt, path::Path, time::Duration};
 
 use jiff::civil::DateTime;
 
-/// The trace that comes with the program; `data/README.md` says where it is from.
+/// The built-in trace. `data/README.md` names its source.
 const BUILT_IN: &str = include_str!("../data/azure-llm-code-2023.csv");
 const BUILT_IN_NAME: &str = "azure-llm-code-2023.csv";
 const HEADER: &str = "TIMESTAMP,ContextTokens,GeneratedTokens";
-/// What the largest models take and give; more is a mistake in the file.
+/// The limits of the largest models. A larger number is a mistake in the file.
 const MOST_INPUT: u64 = 1_000_000;
 const MOST_OUTPUT: u64 = 64_000;
 
 /// One request of a trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
-    /// Since the first request.
+    /// The time since the first request.
     pub(crate) at: Duration,
     pub(crate) input: u64,
     pub(crate) output: u64,
 }
 
-/// A file, a line in it where there is one, and what is wrong there.
+/// An error with the file, the line if there is one, and the reason.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct TraceError {
     file: String,
@@ -39,7 +39,7 @@ impl fmt::Display for TraceError {
     }
 }
 
-/// The trace in this file, or the built-in one; in order of arrival.
+/// Reads the trace in this file, or the built-in one, in order of arrival.
 pub(crate) fn load(file: Option<&Path>) -> Result<Vec<Entry>, TraceError> {
     let Some(file) = file else {
         return parse(BUILT_IN_NAME, BUILT_IN);
@@ -51,7 +51,7 @@ pub(crate) fn load(file: Option<&Path>) -> Result<Vec<Entry>, TraceError> {
         problem,
     };
     let bytes = std::fs::read(file).map_err(|error| failed(error.to_string()))?;
-    // Not `read_to_string`: it could not say in which line the bad byte is.
+    // Not `read_to_string`, which cannot name the line of an invalid byte.
     parse(&name, &String::from_utf8_lossy(&bytes))
 }
 

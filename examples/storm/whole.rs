@@ -16,10 +16,10 @@ use crate::layers::{self, MAX_WAIT};
 use crate::load::{CACHEABLE, Load};
 use crate::replay::Pauses;
 
-/// Who stands in for the model, in this order; the first has met its spend cap.
+/// The fallback models in order. The first has met its spend cap.
 const STAND_INS: [&str; 2] = ["claude-opus-5-5", "claude-haiku-5-5"];
 
-/// A client under the recommended stack.
+/// A client with the recommended stack around it.
 #[derive(Clone)]
 pub(crate) struct Whole {
     client: Client<HttpConnector, RequestBody>,
@@ -30,7 +30,7 @@ impl Whole {
     pub(crate) fn new(load: &Load) -> Self {
         let config = LimiterConfig::new().with_queue_limit(load.jobs.len());
         let limiter = LocalLimiter::with_config(layers::limits(load), config);
-        // The cap is one model's here, so that it is neither the credential's nor everybody's.
+        // The cap belongs to one model here, and not to the credential or the account.
         let fallback = FallbackModelLayer::new(STAND_INS).with_spend_limits(true);
         let breaker = CircuitBreakerLayer::new().with_credential(|_| 0);
         let cache = CacheLayer::new(Duration::from_secs(600)).with_header(CACHEABLE);
@@ -44,7 +44,7 @@ impl Whole {
         }
     }
 
-    /// Sends and reads the answer to its end.
+    /// Sends a request and reads the response to its end.
     pub(crate) async fn send(&self, request: Request<Bytes>, pauses: Pauses) -> Ending {
         let retry = self.layers.retry().clone();
         let retry = retry.with_observer(move |event: &Event<'_>| {
@@ -65,7 +65,7 @@ impl Whole {
         }
     }
 
-    /// What only this stack does.
+    /// Figures that only this stack has.
     pub(crate) fn extras(&self) -> Vec<(String, u64)> {
         let cache = self.layers.cache().handle().snapshot();
         let fallback = self.layers.fallback().handle().snapshot();

@@ -2,7 +2,8 @@
 
 use std::process::Command;
 
-/// Runs an example to its end. Cargo builds the examples of a package before its tests, next to them (not with `--test`).
+/// Runs an example to its end. Cargo builds the examples of a package before its tests, next to
+/// them (not with `--test`).
 fn prints(example: &str, expected: &str) {
     let mut path = std::env::current_exe().expect("the path of this test");
     path.pop();

@@ -1,4 +1,5 @@
-//! The unit tests inside the parts of `storm`. Cargo builds an example either to run or to be tested, and `cli.rs` runs it.
+//! The unit tests inside the parts of `storm`. Cargo builds an example either to run or to be
+//! tested, and `cli.rs` runs it.
 #![allow(dead_code)]
 
 #[path = "../storm/answer.rs"]

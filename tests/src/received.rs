@@ -7,7 +7,7 @@ use http::{Extensions, HeaderMap, Request, Response, Version};
 use http_body::Body;
 use http_body_util::BodyExt;
 use tower::ServiceExt;
-use tower_claude_core::{Class, Kind, Rejected};
+use tower_claude_core::{Class, Kind, Rejection};
 use tower_service::Service;
 
 /// A response that was read until its body ended or failed.
@@ -94,7 +94,7 @@ impl<E> Received<E> {
 
     /// Returns the rejection in the extensions, if a layer rejected the request.
     #[must_use]
-    pub fn rejected(&self) -> Option<Rejected> {
+    pub fn rejected(&self) -> Option<Rejection> {
         self.extensions.get().copied()
     }
 

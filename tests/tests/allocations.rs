@@ -161,8 +161,9 @@ fn request() -> Request<()> {
     request
 }
 
-/// The allocations of one call and its whole answer, warmed up. Request and answer are built outside, all but
-/// the `RequestBody`: what it allocates, then or when it is first looked into, is the layers' doing.
+/// The allocations of one call and its whole answer, warmed up. Request and answer are built
+/// outside, all but the `RequestBody`: what it allocates, then or when it is first looked into, is
+/// the layers' doing.
 fn of_one_call<S, B>(answer: &Answer, mut service: S) -> u64
 where
     S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible>,

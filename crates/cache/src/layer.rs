@@ -4,8 +4,9 @@ use std::{fmt, num::NonZeroUsize, sync::Arc, time::Duration};
 
 use http::{HeaderName, Request};
 use tower_claude_core::{
-    BufferRequest, RequestBody,
+    RequestBody,
     event::{EventSink, Observer},
+    toolkit::BufferRequest,
 };
 use tower_layer::Layer;
 

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body as HttpBody;
 use pin_project_lite::pin_project;
-use tower_claude_core::{RequestBody, ResponseBody, take_ready};
+use tower_claude_core::{RequestBody, ResponseBody, toolkit::take_ready};
 use tower_service::Service;
 
 use crate::{
@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// A service that answers equal requests once. [`CacheLayer`](crate::CacheLayer) makes it, behind a
-/// [`BufferRequest`](tower_claude_core::BufferRequest) that buffers the request bodies.
+/// [`BufferRequest`](tower_claude_core::toolkit::BufferRequest) that buffers the request bodies.
 #[derive(Clone)]
 pub struct Cache<S, D = Inline, T = MemoryStore> {
     inner: S,

@@ -12,7 +12,7 @@ use std::{
 
 use foldhash::fast::RandomState;
 use tokio::time::Instant;
-use tower_claude_core::{AsScope, Kind, Scope};
+use tower_claude_core::{Kind, Scope, toolkit::AsScope};
 
 use crate::state_machine::{Breaker, BreakerConfig, Generation, Permit, Transition};
 

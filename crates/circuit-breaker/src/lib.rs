@@ -8,7 +8,7 @@
 //! use http_body_util::Full;
 //! use tower::{Layer, ServiceExt, service_fn};
 //! use tower_claude_circuit_breaker::CircuitBreakerLayer;
-//! use tower_claude_core::{RejectReason, Rejected, RequestBody};
+//! use tower_claude_core::{RejectReason, Rejection, RequestBody};
 //!
 //! # #[tokio::main(flavor = "current_thread", start_paused = true)]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -21,10 +21,10 @@
 //! let service = layer.layer(down);
 //! for _ in 0..5 {
 //!     let response = service.clone().oneshot(Request::new(RequestBody::from("{}"))).await?;
-//!     assert!(response.extensions().get::<Rejected>().is_none());
+//!     assert!(response.extensions().get::<Rejection>().is_none());
 //! }
 //! let response = service.clone().oneshot(Request::new(RequestBody::from("{}"))).await?;
-//! let rejected = response.extensions().get::<Rejected>().expect("rejected by the breaker");
+//! let rejected = response.extensions().get::<Rejection>().expect("rejected by the breaker");
 //! assert!(matches!(rejected.reason, RejectReason::CircuitOpen { .. }));
 //! assert_eq!(layer.handle().snapshot().opened, 1);
 //! # Ok(())
@@ -36,7 +36,7 @@
 //!   failures and of slow calls can be configured as well ([`BreakerConfig`]).
 //! - Opens a circuit per credential at a single 401 or spend limit.
 //! - Rejects calls while a circuit is open. The response is a 529 in Claude's shape (401 or 402 for
-//!   a credential), tagged [`Rejected`](tower_claude_core::Rejected), with the rest of the
+//!   a credential), tagged [`Rejection`](tower_claude_core::Rejection), with the rest of the
 //!   cool-down as `retry-after`.
 //! - Probes an open circuit after 10 s, then after 20 s, and never before the server's
 //!   `retry-after` has passed. There is a single probe at a time. Two successful probes close the

@@ -9,8 +9,9 @@ use std::{
 use http::{Request, response::Parts};
 use tokio::time::Instant;
 use tower_claude_core::{
-    Call, Class, Kind, Outcome, Rejection, RequestBody, Scope, ScopeRef,
+    Call, Class, Kind, Outcome, Rejection, RequestBody, Scope,
     driver::{AttemptPolicy, Clock},
+    toolkit::ScopeRef,
 };
 use tower_claude_wire::StreamState;
 

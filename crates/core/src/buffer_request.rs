@@ -96,7 +96,7 @@ where
             },
             Err(body) => BufferRequestFuture {
                 state: State::Collect {
-                    collect: RequestBody::collect(body, self.limit),
+                    collect: Collect::new(body, self.limit),
                     head: Some(head),
                     service: take_ready(&mut self.inner),
                 },

@@ -8,13 +8,12 @@ use std::{
     time::Duration,
 };
 
-use http::{Extensions, HeaderMap, Request};
+use http::{Extensions, HeaderMap};
 use tokio::time::Instant;
 
 use crate::{
     credential::credential,
     ledger::{Ledger, LimiterId, ReservationHandle},
-    request_body::RequestBody,
     reservations::Reservations,
     workload::Workload,
 };
@@ -69,7 +68,6 @@ pub struct Call {
     probe: AtomicBool,
     held_back: AtomicBool,
     timed_out: AtomicBool,
-    committed: AtomicBool,
     reservations: Reservations,
 }
 
@@ -94,7 +92,6 @@ impl Call {
             probe: AtomicBool::new(false),
             held_back: AtomicBool::new(false),
             timed_out: AtomicBool::new(false),
-            committed: AtomicBool::new(false),
             reservations: Reservations::default(),
         }
     }
@@ -111,37 +108,6 @@ impl Call {
                 credential
             }
             credential => credential,
-        }
-    }
-
-    /// Returns the record of the call that this request belongs to.
-    #[must_use]
-    pub fn of(request: &Request<RequestBody>) -> Option<&Arc<Self>> {
-        match request.body().call() {
-            Some(call) => Some(call),
-            None => request.extensions().get(),
-        }
-    }
-
-    /// Attaches the record to a request, so that inner layers find it.
-    pub fn attach(self: &Arc<Self>, request: &mut Request<RequestBody>) {
-        request.body_mut().set_call(self.clone());
-    }
-
-    /// Returns the record of a request. Creates and attaches it if the request has none.
-    pub fn get_or_attach(request: &mut Request<RequestBody>, now: Instant) -> Arc<Self> {
-        if let Some(call) = Self::of(request) {
-            return call.clone();
-        }
-        let call = Arc::new(Self::new(request.extensions(), now));
-        call.attach(request);
-        call
-    }
-
-    /// Copies the record into the extensions of a request whose body is about to be converted.
-    pub fn leave_in_extensions(request: &mut Request<RequestBody>) {
-        if let Some(call) = request.body().call().cloned() {
-            request.extensions_mut().insert(call);
         }
     }
 
@@ -250,7 +216,6 @@ impl Call {
     /// reservations of an outer layer hold for all attempts.
     pub fn begin_attempt(&self) -> u32 {
         self.timed_out.store(false, Ordering::Relaxed);
-        self.committed.store(false, Ordering::Relaxed);
         self.held_back.store(false, Ordering::Relaxed);
         // No atomic increment, because the attempts of a call begin one after the other.
         let number = self.attempts.load(Ordering::Relaxed) + 1;
@@ -291,18 +256,6 @@ impl Call {
     /// Inner layers then count the drop as a failure, and not as a caller that went away.
     pub fn time_out_attempt(&self) {
         self.timed_out.store(true, Ordering::Relaxed);
-    }
-
-    /// Returns true if an inner layer has held the response of this attempt until its content
-    /// began.
-    pub fn is_committed(&self) -> bool {
-        self.committed.load(Ordering::Relaxed)
-    }
-
-    /// Sets whether the content of the response has begun, or the response is whole. Outer layers
-    /// then do not hold it.
-    pub fn set_committed(&self, committed: bool) {
-        self.committed.store(committed, Ordering::Relaxed);
     }
 
     /// Claims the retries of this call, and returns true if no other layer has claimed them.

@@ -18,7 +18,10 @@ const RUN: usize = 64;
 /// The length in bytes below which a chunk is short.
 const SHORT: usize = 512;
 
-/// The future of [`RequestBody::collect`].
+/// A future that reads a body into memory.
+///
+/// It never fails. A body that is longer than the limit, that has trailers or that fails becomes a
+/// stream, which begins with the bytes that were read.
 #[derive(Debug)]
 #[must_use = "futures do nothing unless polled"]
 pub struct Collect<B> {
@@ -36,7 +39,8 @@ where
     B::Data: Send,
     B::Error: Into<BoxError>,
 {
-    pub(crate) fn new(body: B, limit: usize) -> Self {
+    /// Reads up to `limit` bytes of a body into memory.
+    pub fn new(body: B, limit: usize) -> Self {
         Self {
             body: Some(body),
             chunks: VecDeque::new(),

@@ -285,10 +285,6 @@ pub fn is_debug_enabled(sink: &EventSink) -> bool {
     sink.0.is_some() || tracing::enabled!(target: "tower_claude", tracing::Level::DEBUG)
 }
 
-/// The former name of [`is_debug_enabled`].
-#[doc(hidden)]
-pub use is_debug_enabled as is_debug_heard;
-
 /// Emits an event to `tracing` and to the observer.
 pub fn emit(sink: &EventSink, event: &Event<'_>) {
     trace(event);

@@ -107,9 +107,9 @@ pub trait Ledger: fmt::Debug + Send + Sync {
 
     /// Returns true if the head of a success at `at` need not be read.
     ///
-    /// That is so if the levels are known, are far from empty, and were updated a moment ago. False
-    /// by default.
-    fn is_calm(&self, at: Instant) -> bool {
+    /// That is so if the last head that was read is less than 100 ms old and all levels are at least
+    /// half of their limits. False by default.
+    fn can_skip_head(&self, at: Instant) -> bool {
         let _ = at;
         false
     }
@@ -163,10 +163,10 @@ impl ReservationHandle {
         self.ledger.scope()
     }
 
-    /// Returns true if the head of a success need not be read. See [`Ledger::is_calm`].
+    /// Returns true if the head of a success need not be read. See [`Ledger::can_skip_head`].
     #[must_use]
-    pub fn is_calm(&self, at: Instant) -> bool {
-        self.ledger.is_calm(at)
+    pub fn can_skip_head(&self, at: Instant) -> bool {
+        self.ledger.can_skip_head(at)
     }
 
     /// Corrects the levels by a response. See [`Ledger::observe`].

@@ -93,11 +93,11 @@ mod erase;
 mod error_body;
 pub mod event;
 mod ledger;
-mod observed;
 mod outcome;
 mod paused_by_limiter;
 mod prefix;
 mod rejection;
+mod request;
 mod request_body;
 mod reservations;
 mod response_body;
@@ -121,34 +121,6 @@ pub use request_body::RequestBody;
 pub use response_body::ResponseBody;
 pub use scope::{Endpoint, Scope};
 pub use workload::Workload;
-
-// The former paths of items that are now in `toolkit`, and of items that the driver replaces.
-#[doc(hidden)]
-pub use body_tracker::BodyTracker;
-#[doc(hidden)]
-pub use buffer_request::{BufferRequest, BufferRequestFuture, HttpInner};
-#[doc(hidden)]
-pub use clone_source::{CloneSource, take_ready};
-#[doc(hidden)]
-pub use collect::Collect;
-#[doc(hidden)]
-pub use cost::{PendingEstimate, UsageListener};
-#[doc(hidden)]
-pub use error_body::{ERROR_BODY_LIMIT, ErrorBody};
-#[doc(hidden)]
-pub use ledger::{Ledger, LimitWarning, LimiterId, Observation, ReservationHandle};
-#[doc(hidden)]
-pub use observed::{Observe, Observed};
-#[doc(hidden)]
-pub use paused_by_limiter::PausedByLimiter;
-#[doc(hidden)]
-pub use prefix::{CacheReads, Prefix, PrefixMemory, Prefixes};
-#[doc(hidden)]
-pub use rejection::Rejected;
-#[doc(hidden)]
-pub use saved_request::SavedRequest;
-#[doc(hidden)]
-pub use scope::{AsScope, ScopeRef};
 
 // Compiles the example of the README.
 #[cfg(doctest)]

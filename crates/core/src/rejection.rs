@@ -102,10 +102,6 @@ pub struct Rejection {
     pub queue_position: Option<usize>,
 }
 
-/// The former name of the response extension.
-#[doc(hidden)]
-pub type Rejected = Rejection;
-
 impl Rejection {
     /// Creates a rejection by the layer of this name.
     #[must_use]

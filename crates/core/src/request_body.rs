@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tower_claude_wire::{Model, ModelCatalog, Peek};
 
-use crate::{BoxError, Call, Collect, erase::Erase};
+use crate::{BoxError, call::Call, erase::Erase};
 
 type Stream = Pin<Box<dyn Body<Data = Bytes, Error = BoxError> + Send>>;
 
@@ -90,19 +90,6 @@ impl RequestBody {
             Ok(body) => body,
             Err(body) => Repr::Stream(Mutex::new(Box::pin(Erase::new(body)))).into(),
         }
-    }
-
-    /// Reads a body into memory, up to `limit` bytes.
-    ///
-    /// This never fails. A body that is longer, that has trailers or that fails becomes a stream,
-    /// which begins with the bytes that were read.
-    pub fn collect<B>(body: B, limit: usize) -> Collect<B>
-    where
-        B: Body + Unpin + Send + 'static,
-        B::Data: Send,
-        B::Error: Into<BoxError>,
-    {
-        Collect::new(body, limit)
     }
 
     /// Returns the bytes of a buffered body.

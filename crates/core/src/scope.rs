@@ -5,10 +5,9 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
-use http::{HeaderMap, Request};
-use tower_claude_wire::{Model, ModelCatalog, Peek};
+use http::HeaderMap;
 
-use crate::{Call, credential::credential, request_body::RequestBody};
+use crate::credential::credential;
 
 /// A family of endpoints with separate limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -93,7 +92,7 @@ pub struct Scope {
     /// The endpoint family.
     pub endpoint: Endpoint,
     /// The group of models that share one bucket. Empty if the endpoint has one bucket for all
-    /// models, or if the request names no [model](RequestBody::model).
+    /// models, or if the request names no [model](crate::RequestBody::model).
     pub group: Arc<str>,
     /// True for the pool of fast requests (`speed: "fast"`).
     pub fast: bool,
@@ -166,38 +165,6 @@ impl PartialEq for dyn AsScope + '_ {
 
 impl Eq for dyn AsScope + '_ {}
 
-impl<'a> ScopeRef<'a> {
-    /// Returns the same as [`Scope::of_call`], or `None` if the model is not in the catalog.
-    #[must_use]
-    pub fn of_call(request: &'a Request<RequestBody>, call: &Call) -> Option<Self> {
-        let endpoint = Endpoint::of(request.uri().path());
-        let messages = endpoint == Endpoint::Messages;
-        let group = if messages {
-            &*request.body().listed_model()?.rate_group
-        } else {
-            ""
-        };
-        Some(Self {
-            credential: call.credential_of(request.headers()),
-            endpoint,
-            group,
-            fast: messages && request.body().peek().is_some_and(Peek::fast),
-        })
-    }
-
-    /// Returns the same as [`Scope::of_model`], or `None` if the model is not in the catalog.
-    #[must_use]
-    pub fn of_model(request: &'a Request<RequestBody>) -> Option<Self> {
-        Some(Self {
-            credential: 0,
-            endpoint: Endpoint::of(request.uri().path()),
-            group: &request.body().listed_model()?.id,
-            fast: false,
-        })
-    }
-}
-
-static NO_GROUP: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from(""));
 static CREDENTIAL_GROUP: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from("credential"));
 
 impl Scope {
@@ -208,51 +175,6 @@ impl Scope {
             credential: 0,
             endpoint: Endpoint::Other,
             group: Arc::from(name),
-            fast: false,
-        }
-    }
-
-    /// Returns the scope of a request, by the built-in model catalog.
-    #[must_use]
-    pub fn of(request: &Request<RequestBody>) -> Self {
-        let listed = request.body().listed_model();
-        let credential = || credential(request.headers());
-        Self::with_model(request, ModelCatalog::builtin(), listed, credential)
-    }
-
-    /// Returns the scope of a request of this call, which hashes the credential only once.
-    #[must_use]
-    pub fn of_call(request: &Request<RequestBody>, call: &Call) -> Self {
-        let listed = request.body().listed_model();
-        let credential = || call.credential_of(request.headers());
-        Self::with_model(request, ModelCatalog::builtin(), listed, credential)
-    }
-
-    /// Returns the scope of a request, by this model catalog.
-    #[must_use]
-    pub fn with_catalog(request: &Request<RequestBody>, catalog: &ModelCatalog) -> Self {
-        let model = request.body().model();
-        let listed = model.and_then(|model| catalog.get(model));
-        let credential = || credential(request.headers());
-        Self::with_model(request, catalog, listed, credential)
-    }
-
-    /// Returns the scope of the endpoint family and the model, for any credential.
-    ///
-    /// Circuits have such a scope. The group is the canonical id of the model. For a model that is
-    /// not in the built-in catalog it is the name in the request.
-    #[must_use]
-    pub fn of_model(request: &Request<RequestBody>) -> Self {
-        let endpoint = Endpoint::of(request.uri().path());
-        let body = request.body();
-        let group = match body.listed_model() {
-            Some(model) => model.id.clone(),
-            None => body.model().map_or_else(|| NO_GROUP.clone(), Arc::from),
-        };
-        Self {
-            credential: 0,
-            endpoint,
-            group,
             fast: false,
         }
     }
@@ -277,32 +199,6 @@ impl Scope {
     #[must_use]
     pub fn credential_of(headers: &HeaderMap) -> u64 {
         credential(headers)
-    }
-
-    /// Returns the scope of a request for a model with this entry in the catalog.
-    fn with_model(
-        request: &Request<RequestBody>,
-        catalog: &ModelCatalog,
-        listed: Option<&Model>,
-        credential: impl FnOnce() -> u64,
-    ) -> Self {
-        let endpoint = Endpoint::of(request.uri().path());
-        let body = request.body();
-        let messages = endpoint == Endpoint::Messages;
-        let group = match listed {
-            _ if !messages => NO_GROUP.clone(),
-            Some(model) => model.rate_group.clone(),
-            None => body.model().map_or_else(
-                || NO_GROUP.clone(),
-                |model| catalog.lookup(model).rate_group,
-            ),
-        };
-        Self {
-            credential: credential(),
-            endpoint,
-            group,
-            fast: messages && body.peek().is_some_and(Peek::fast),
-        }
     }
 }
 

@@ -327,7 +327,8 @@ impl<K: Clone + Eq + Hash> Permit<K> {
             if entries.len() >= MAX_KEYS {
                 entries.retain(|_, entry| !entry.is_idle(config.within, now));
             }
-            // So many keys in a minute are noise. A key that is not in the table is never cooled down.
+            // So many keys in a minute are noise. A key that is not in the table is never cooled
+            // down.
             if entries.len() < MAX_KEYS {
                 let entry = Entry::new(table.next_generation(), why);
                 entries.insert(self.key.clone(), entry);

@@ -6,9 +6,10 @@ use bytes::Bytes;
 use http::{Method, Request, response::Parts};
 use tokio::time::Instant;
 use tower_claude_core::{
-    Call, Class, Endpoint, Kind, RequestBody, SavedRequest,
+    Call, Class, Endpoint, Kind, RequestBody,
     driver::{AttemptFailure, CallPolicy, CallStart},
     event::{Event, emit},
+    toolkit::SavedRequest,
 };
 use tower_claude_wire::is_event_stream;
 
@@ -149,9 +150,8 @@ impl FallbackCall {
         if next.is_none() {
             self.report_gave_up(config, call, class, now);
         } else {
-            // Another model counts its tokens differently, and its response is not held yet.
+            // Another model counts its tokens differently.
             call.set_counted_input(None);
-            call.set_committed(false);
         }
         next
     }

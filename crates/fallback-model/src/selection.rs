@@ -63,8 +63,8 @@ impl Triggers {
         }
     }
 
-    /// Returns the signals that an outcome gives about its target. A local rejection gives none: the layer
-    /// that rejected decides when the next request passes, and another try costs nothing.
+    /// Returns the signals that an outcome gives about its target. A local rejection gives none:
+    /// the layer that rejected decides when the next request passes, and another try costs nothing.
     pub(crate) const fn signals(self, class: &Class) -> SignalPair {
         if class.local {
             return SignalPair::NONE;

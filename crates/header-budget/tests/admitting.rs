@@ -8,7 +8,7 @@ use common::{event_log, gauge, layer, message, only, send_ok, server_limits, str
 use http_body_util::BodyExt;
 use tokio::time::Instant;
 use tower::{Layer, ServiceExt};
-use tower_claude_core::{Deadline, Kind, PausedByLimiter, RejectReason, Rejected};
+use tower_claude_core::{Deadline, Kind, RejectReason, Rejection, toolkit::PausedByLimiter};
 use tower_claude_fake_claude::{FakeClaude, Fault};
 use tower_claude_header_budget::HeaderBudgetLayer;
 use tower_claude_limiter::Dimension;
@@ -56,7 +56,7 @@ async fn request_larger_than_a_learned_limit_is_rejected() {
         response.headers["x-tower-claude-refused-by"],
         "header-budget"
     );
-    let refused = response.extensions.get::<Rejected>().expect("Rejected");
+    let refused = response.extensions.get::<Rejection>().expect("Rejection");
     assert_eq!(
         refused.reason,
         RejectReason::Oversized {

@@ -9,7 +9,7 @@ use http::{HeaderName, HeaderValue};
 use proptest::prelude::*;
 use tokio::time::Instant;
 use tower::Layer;
-use tower_claude_core::Rejected;
+use tower_claude_core::Rejection;
 use tower_claude_header_budget::HeaderBudgetLayer;
 use tower_claude_limiter::{LimiterConfig, LocalLimiter};
 use tower_claude_tests::{Reply, Script, paused};
@@ -126,7 +126,7 @@ where
     let start = Instant::now();
     loop {
         let response = send_ok(service, message(input, 10)).await;
-        if response.extensions.get::<Rejected>().is_none() {
+        if response.extensions.get::<Rejection>().is_none() {
             return start.elapsed();
         }
         assert!(

@@ -12,42 +12,84 @@ use tokio::time::Instant;
 use tower::Layer;
 use tower_claude_core::{Call, RequestBody};
 use tower_claude_fake_claude::{FakeClaude, GroupLimits, HeaderFamily, HeaderSnapshot};
-use tower_claude_limiter::{Dimension, Limiter};
+use tower_claude_limiter::{Dimension, Limiter, LocalLimiter};
 use tower_claude_tests::{Reply, Script};
 
 const PLENTY: u64 = 100_000_000;
 
-/// The levels stay full and no time passes between the responses.
+/// Returns a reply with these limits, of which this share is left.
+fn reply_with_limits((requests, input, output): common::PerMinute, percent: u64) -> Reply {
+    let left = |limit: u64| limit * percent / 100;
+    let reply = Reply::message();
+    let reply = gauge(reply, "ratelimit-requests", requests, left(requests), 0);
+    let reply = gauge(reply, "ratelimit-input-tokens", input, left(input), 0);
+    gauge(reply, "ratelimit-output-tokens", output, left(output), 0)
+}
+
+/// Asserts the three known limits.
+fn assert_limits(limiter: &LocalLimiter, (requests, input, output): common::PerMinute) {
+    assert_eq!(limit(limiter, Dimension::Requests), Some(requests));
+    assert_eq!(limit(limiter, Dimension::InputTokens), Some(input));
+    assert_eq!(limit(limiter, Dimension::OutputTokens), Some(output));
+    assert_eq!(limit(limiter, Dimension::TotalTokens), None);
+    assert!(only(limiter).dimensions.iter().all(|d| d.learned));
+}
+
+const CHANGES: [common::PerMinute; 3] = [
+    (1_000, 80_000, 16_000),
+    (50, 30_000, 8_000),
+    (4_000, 400_000, 90_000),
+];
+
+/// The levels stay full, so that heads are skipped in between.
 #[tokio::test(start_paused = true)]
-async fn changed_limits_are_learned_at_once_far_from_the_limit() {
-    let said = |requests, input, output| {
-        let reply = gauge(
-            Reply::message(),
-            "ratelimit-requests",
-            requests,
-            requests,
-            0,
-        );
-        let reply = gauge(reply, "ratelimit-input-tokens", input, input, 0);
-        gauge(reply, "ratelimit-output-tokens", output, output, 0)
-    };
-    let steps = [
-        (1_000, 80_000, 16_000),
-        (50, 30_000, 8_000),
-        (4_000, 400_000, 90_000),
-    ];
-    let script = Script::new(steps.map(|(a, b, c)| said(a, b, c)));
+async fn changed_limits_are_learned_within_100_ms_far_from_the_limit() {
+    let replies = CHANGES.map(|limits| [(); 2].map(|()| reply_with_limits(limits, 100)));
     let layer = layer();
-    let service = layer.layer(script);
-    for (requests, input, output) in steps {
+    let service = layer.layer(Script::new(replies.into_iter().flatten()));
+    for limits in CHANGES {
         send_ok(&service, message(10, 10)).await;
-        let limiter = layer.limiter();
-        assert_eq!(limit(&limiter, Dimension::Requests), Some(requests));
-        assert_eq!(limit(&limiter, Dimension::InputTokens), Some(input));
-        assert_eq!(limit(&limiter, Dimension::OutputTokens), Some(output));
-        assert_eq!(limit(&limiter, Dimension::TotalTokens), None);
-        assert!(only(&limiter).dimensions.iter().all(|d| d.learned));
+        tokio::time::advance(Duration::from_millis(100)).await;
+        send_ok(&service, message(10, 10)).await;
+        assert_limits(&layer.limiter(), limits);
     }
+}
+
+/// No time passes between the responses.
+#[tokio::test(start_paused = true)]
+async fn changed_limits_are_learned_at_once_below_half_of_a_limit() {
+    let replies = CHANGES.map(|limits| reply_with_limits(limits, 40));
+    let layer = layer();
+    let service = layer.layer(Script::new(replies));
+    for limits in CHANGES {
+        send_ok(&service, message(10, 10)).await;
+        assert_limits(&layer.limiter(), limits);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn limit_below_the_use_is_learned_by_the_first_head_after_100_ms() {
+    let full = reply_with_limits((1_000, 80_000, 16_000), 100);
+    let fallen = reply_with_limits((10, 80_000, 16_000), 0);
+    let replies = [vec![full; 21], vec![fallen; 2]].concat();
+    let layer = layer();
+    let service = layer.layer(Script::new(replies));
+    for _ in 0..21 {
+        send_ok(&service, message(10, 10)).await;
+    }
+    send_ok(&service, message(10, 10)).await;
+    let limiter = layer.limiter();
+    assert_eq!(limit(&limiter, Dimension::Requests), Some(1_000));
+    tokio::time::advance(Duration::from_millis(100)).await;
+    send_ok(&service, message(10, 10)).await;
+    assert_eq!(limit(&limiter, Dimension::Requests), Some(10));
+    let requests = only(&limiter)
+        .dimension(Dimension::Requests)
+        .map(|d| d.available);
+    assert!(
+        requests.is_some_and(|available| available <= 0),
+        "{requests:?}"
+    );
 }
 
 /// Sends 200 requests at once against limits that are not known yet.

@@ -16,7 +16,7 @@ use common::{
 use tokio::time::Instant;
 use tower::{Layer, ServiceExt};
 use tower_claude_core::{
-    Call, ClaudeClassify, HttpClassify, PausedByLimiter, RequestBody, driver::DriverLayer,
+    Call, ClaudeClassify, HttpClassify, RequestBody, driver::DriverLayer, toolkit::PausedByLimiter,
 };
 use tower_claude_fake_claude::{FakeClaude, Fault};
 use tower_claude_header_budget::HeaderBudgetLayer;

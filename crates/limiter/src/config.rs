@@ -23,15 +23,15 @@ pub enum OutputAccounting {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct LimiterConfig {
-    /// The most requests that may wait in one scope. Default 10,000. Over it, requests are rejected.
-    /// With 0 no request waits.
+    /// The most requests that may wait in one scope. Default 10,000. Over it, requests are
+    /// rejected. With 0 no request waits.
     pub queue_limit: usize,
     /// The longest pause after a 429 without `retry-after`, and the longest time for which a limit
     /// that only a header named holds requests back. Default 5 minutes.
     ///
     /// An explicit `retry-after` is honoured up to
-    /// [`MAX_EXPLICIT_PAUSE`](Self::MAX_EXPLICIT_PAUSE). It is raised to at least 2 s by a second 429
-    /// in a row, and to 4 s by each after that.
+    /// [`MAX_EXPLICIT_PAUSE`](Self::MAX_EXPLICIT_PAUSE). It is raised to at least 2 s by a second
+    /// 429 in a row, and to 4 s by each after that.
     pub max_pause: Duration,
     /// The most scopes kept. Default 1,024, at least 1. Over it, idle scopes are evicted: first the
     /// scopes with full limits, the longest unused first, then the least spent. An evicted scope
@@ -41,8 +41,8 @@ pub struct LimiterConfig {
     pub learn_output: bool,
     /// Corrects input estimates by the running ratio of actual to estimated tokens. Default true.
     pub calibrate_input: bool,
-    /// Takes limits from response headers, up and down. Default true. If false, configured limits and
-    /// capacities stay, and headers only correct the levels.
+    /// Takes limits from response headers, up and down. Default true. If false, configured limits
+    /// and capacities stay, and headers only correct the levels.
     pub learn_limits: bool,
     /// The most requests in flight before the first rate-limit headers, doubled with each response.
     /// The server may allow less at once than the configured limits.

@@ -4,8 +4,8 @@
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Day {
-    /// A rolling day: no 24 hours contain more than the limit. Usage counts for 24 hours, rounded up
-    /// to the next quarter of an hour.
+    /// A rolling day: no 24 hours contain more than the limit. Usage counts for 24 hours, rounded
+    /// up to the next quarter of an hour.
     #[default]
     Rolling,
     /// The whole limit is available again at this time of each day.

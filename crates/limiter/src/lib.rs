@@ -1,22 +1,25 @@
 //! An exact vector bucket with a fair queue that paces requests and tokens for tower-claude layers.
 //!
-//! A [`LocalLimiter`] keeps a [`Pool`] for every [`Scope`], with levels of requests, input, output and
-//! total tokens, tokens per day, and requests in flight. A request takes from all of them or from none.
-//! Requests that must wait form one queue per scope, and only its head may be admitted, so that small
-//! requests do not starve large ones. Priority classes and their tenants share the bottleneck by weight
-//! ([`FairShares`]). The requests of one tenant and class are served in order of arrival. A
-//! [`Reservation`] gives back everything that was not used, whenever it is dropped.
+//! A [`LocalLimiter`] keeps a [`Pool`] for every [`Scope`], with levels of requests, input, output
+//! and total tokens, tokens per day, and requests in flight. A request takes from all of them or
+//! from none. Requests that must wait form one queue per scope, and only its head may be admitted,
+//! so that small requests do not starve large ones. Priority classes and their tenants share the
+//! bottleneck by weight ([`FairShares`]). The requests of one tenant and class are served in order
+//! of arrival. A [`Reservation`] gives back everything that was not used, whenever it is dropped.
 //!
-//! The levels are exact integers. The rate-limit headers of the server bound them from both sides but
-//! never overwrite them, so that rounding, reordering and work in flight do not change a correct level.
+//! The levels are exact integers. The rate-limit headers of the server bound them from both sides
+//! but never overwrite them, so that rounding, reordering and work in flight do not change a
+//! correct level.
 //!
-//! * **Waiting** is bounded by a queue limit, a longest wait and a deadline per request. A request whose
-//!   estimated wait is too long is rejected at once. A request that can never fit a limit is rejected
-//!   with both numbers.
-//! * **Cancellation**: dropping a waiting [`LocalAcquire`] removes it from the queue and wakes the next
-//!   request. Dropping a [`Reservation`] returns everything that the server cannot have counted.
+//! * **Waiting** is bounded by a queue limit, a longest wait and a deadline per request. A request
+//!   whose estimated wait is too long is rejected at once. A request that can never fit a limit is
+//!   rejected with both numbers.
+//! * **Cancellation**: dropping a waiting [`LocalAcquire`] removes it from the queue and wakes the
+//!   next request. Dropping a [`Reservation`] returns everything that the server cannot have
+//!   counted.
 //! * **Clones** share all state.
-//! * **Time** is tokio's, and only [`LocalLimiter`] reads it. A [`Pool`] takes the time as a parameter.
+//! * **Time** is tokio's, and only [`LocalLimiter`] reads it. A [`Pool`] takes the time as a
+//!   parameter.
 //!
 //! ```
 //! use std::num::NonZeroU64;

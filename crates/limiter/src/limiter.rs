@@ -4,7 +4,8 @@ use std::{future::Future, pin::Pin, time::Duration};
 
 use tokio::time::Instant;
 use tower_claude_core::{
-    AsScope, Call, Cost, LimiterId, Priority, Rejection, Scope, Tenant, Workload,
+    Call, Cost, Priority, Rejection, Scope, Tenant, Workload,
+    toolkit::{AsScope, LimiterId},
 };
 
 use crate::{pool::QueuePlace, reservation::Reservation, snapshot::ScopeSnapshot};

@@ -14,10 +14,10 @@ use crate::day::Day;
 /// The limits of every scope of a limiter. A dimension without a limit is unlimited until response
 /// headers name its limit.
 ///
-/// A tier preset fills the limits that are not set explicitly, and the limits of a group replace all of
-/// them. They apply to the Messages endpoint and to scopes outside of Claude's API. Claude's other
-/// endpoints (`count_tokens`, batches, models, files) have limits of their own, and are limited only by
-/// a group of their name.
+/// A tier preset fills the limits that are not set explicitly, and the limits of a group replace
+/// all of them. They apply to the Messages endpoint and to scopes outside of Claude's API. Claude's
+/// other endpoints (`count_tokens`, batches, models, files) have limits of their own, and are
+/// limited only by a group of their name.
 ///
 /// ```
 /// use std::{num::NonZeroU64, time::Duration};
@@ -167,8 +167,8 @@ impl Limits {
         self
     }
 
-    /// Sets the sum of input and output tokens per day. [`with_day`](Self::with_day) sets the end of a
-    /// day.
+    /// Sets the sum of input and output tokens per day. [`with_day`](Self::with_day) sets the end
+    /// of a day.
     #[must_use]
     pub const fn with_tokens_per_day(mut self, limit: NonZeroU64) -> Self {
         self.own.tokens_per_day = Some(limit);
@@ -182,9 +182,9 @@ impl Limits {
         self
     }
 
-    /// Adds limits that apply as well, like those of the organisation beside those of the workspace. A
-    /// request is admitted when all of them have room for it. Response headers correct only the main
-    /// limits, so add the limits that the headers do not show.
+    /// Adds limits that apply as well, like those of the organisation beside those of the
+    /// workspace. A request is admitted when all of them have room for it. Response headers correct
+    /// only the main limits, so add the limits that the headers do not show.
     #[must_use]
     pub fn with_additional(mut self, limits: Self) -> Self {
         self.additional.push(limits);

@@ -7,7 +7,10 @@ mod scope_map;
 use std::{fmt, pin::Pin, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
-use tower_claude_core::{AsScope, Cost, LimiterId, Scope};
+use tower_claude_core::{
+    Cost, Scope,
+    toolkit::{AsScope, LimiterId},
+};
 
 pub use acquire::LocalAcquire;
 
@@ -24,9 +27,10 @@ use crate::{
 /// The limiter of one process: a [`Pool`](crate::Pool) per scope, driven by tokio's clock. Clones
 /// share all state.
 ///
-/// Immediate admission takes one short lock and does not allocate. Only requests that wait need a tokio
-/// runtime with time enabled. A waiting future must be polled when it is woken, or dropped. A head of a
-/// queue that is kept but not polled holds back the requests behind it until a response arrives.
+/// Immediate admission takes one short lock and does not allocate. Only requests that wait need a
+/// tokio runtime with time enabled. A waiting future must be polled when it is woken, or dropped. A
+/// head of a queue that is kept but not polled holds back the requests behind it until a response
+/// arrives.
 #[derive(Clone)]
 pub struct LocalLimiter {
     scopes: Arc<ScopeMap>,

@@ -4,15 +4,15 @@ use std::time::Duration;
 
 /// The use of the same limits by other processes.
 ///
-/// A shared level is held in the middle of its bucket instead of near empty. Each process paces itself
-/// by the level that the headers show, and sends more slowly at a lower level. So all processes get the
-/// same share, and neither full buckets nor 429s waste capacity. The price is that a burst is spread
-/// out, to at most four times the limit's rate.
+/// A shared level is held in the middle of its bucket instead of near empty. Each process paces
+/// itself by the level that the headers show, and sends more slowly at a lower level. So all
+/// processes get the same share, and neither full buckets nor 429s waste capacity. The price is
+/// that a burst is spread out, to at most four times the limit's rate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Sharing {
-    /// Like [`Exclusive`](Self::Exclusive), until an unexpected 429 or a decrease of a level that own
-    /// use does not explain. Then like [`Shared`](Self::Shared) for at least ten minutes.
+    /// Like [`Exclusive`](Self::Exclusive), until an unexpected 429 or a decrease of a level that
+    /// own use does not explain. Then like [`Shared`](Self::Shared) for at least ten minutes.
     #[default]
     Auto,
     /// No other use. All that the levels allow is used at once.
@@ -28,7 +28,8 @@ pub enum Sharing {
 pub struct SlowStart {
     /// The time in which the pace doubles. Default 5 s, so a slow start takes 10 s.
     pub doubles_in: Duration,
-    /// The idle time before a slow start. Default 60 s. A pause after a 429 always counts as idling.
+    /// The idle time before a slow start. Default 60 s. A pause after a 429 always counts as
+    /// idling.
     pub after_idle: Duration,
 }
 

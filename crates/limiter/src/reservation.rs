@@ -4,7 +4,8 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tower_claude_core::{
-    Call, Ledger, LimitWarning, LimiterId, Observation, ReservationHandle, Scope,
+    Call, Scope,
+    toolkit::{Ledger, LimitWarning, LimiterId, Observation, ReservationHandle},
 };
 
 use crate::{settlement::Settlement, sync};
@@ -95,6 +96,12 @@ impl Reservation {
     /// Records the output tokens produced so far. A long response extends its reservation.
     pub fn produced(&self, output: u64, now: Instant) {
         self.backend.produced(self.id, output, now);
+    }
+
+    /// Returns true if the head of a success need not be read. See [`Ledger::can_skip_head`].
+    #[must_use]
+    pub fn can_skip_head(&self, at: Instant) -> bool {
+        self.backend.can_skip_head(at)
     }
 
     /// Corrects the levels by a response head. See [`Ledger::observe`].

@@ -10,8 +10,8 @@ const ONE: NonZeroU32 = NonZeroU32::MIN;
 
 /// The weights of the priority classes, and of the tenants within each class.
 ///
-/// A class or tenant of twice the weight gets twice the time of the bottleneck while both have requests
-/// waiting. The others use the share that an idle class or tenant leaves.
+/// A class or tenant of twice the weight gets twice the time of the bottleneck while both have
+/// requests waiting. The others use the share that an idle class or tenant leaves.
 ///
 /// Defaults: interactive 8, normal 4, batch 1, and each tenant 1.
 #[derive(Clone, Debug, PartialEq)]

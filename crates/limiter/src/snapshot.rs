@@ -22,9 +22,8 @@ pub struct ScopeSnapshot {
     pub mean_output: Option<f64>,
     /// The running ratio of actual to estimated input tokens, 1 before the first response.
     pub input_ratio: f64,
-    /// The current limit of
-    /// [`initial_concurrency`](crate::LimiterConfig::initial_concurrency), or `None` if it has ended
-    /// or is unlimited.
+    /// The current limit of [`initial_concurrency`](crate::LimiterConfig::initial_concurrency), or
+    /// `None` if it has ended or is unlimited.
     pub initial_concurrency: Option<u64>,
     /// True if the limits are taken to be shared with other processes.
     pub shared: bool,

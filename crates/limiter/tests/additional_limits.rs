@@ -41,13 +41,13 @@ fn granted(pool: &mut Pool, now: u64, ask: PoolRequest) -> ReservationId {
 }
 
 fn waits_until(pool: &mut Pool, now: u64, ask: PoolRequest) -> u64 {
-    let Ok(Enqueued::Waiting(ticket)) = pool.enqueue(now, ask) else {
+    let Ok(Enqueued::Waiting(waiter)) = pool.enqueue(now, ask) else {
         panic!("does not wait")
     };
     let Next::At(at) = pool.poll(now, &mut Vec::new()) else {
         panic!("no time")
     };
-    assert!(pool.cancel(ticket));
+    assert!(pool.cancel(waiter));
     at
 }
 

@@ -47,7 +47,7 @@ fn ask(priority: Priority, of: u64, tokens: u64, arrival: u64) -> PoolRequest {
 
 fn wait(pool: &mut Pool, now: u64, ask: PoolRequest) -> WaiterId {
     match pool.enqueue(now, ask) {
-        Ok(Enqueued::Waiting(ticket)) => ticket,
+        Ok(Enqueued::Waiting(waiter)) => waiter,
         other => panic!("does not wait: {other:?}"),
     }
 }
@@ -67,9 +67,9 @@ fn run(pool: &mut Pool, mut now: u64, until: u64) -> Vec<(u64, WaiterId, Reserva
     let mut granted = Vec::new();
     loop {
         let next = pool.poll(now, &mut granted);
-        for (ticket, id) in granted.drain(..) {
+        for (waiter, id) in granted.drain(..) {
             pool.settle(now, id, &Settlement::dropped());
-            all.push((now, ticket, id));
+            all.push((now, waiter, id));
         }
         match next {
             Next::At(at) if at <= until => now = at,
@@ -98,8 +98,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..150)
 }
 
-/// Plays the steps and returns each admitted request with its time. `flow` maps the flows of the steps
-/// to priorities and tenants.
+/// Plays the steps and returns each admitted request with its time. `flow` maps the flows of the
+/// steps to priorities and tenants.
 fn play(
     steps: &[Step],
     flow: impl Fn(usize) -> (Priority, u64),
@@ -130,27 +130,27 @@ fn play(
                         out.push((now, number));
                         pool.settle(now, id, &Settlement::dropped());
                     }
-                    Enqueued::Waiting(ticket) => {
-                        waiting.insert(ticket, (number, arrival, f));
+                    Enqueued::Waiting(waiter) => {
+                        waiting.insert(waiter, (number, arrival, f));
                         queues.entry(f).or_default().insert((arrival, number));
                     }
                 }
             }
             Step::Cancel(which) => {
-                let mut tickets: Vec<_> = waiting.keys().copied().collect();
-                tickets.sort();
-                if !tickets.is_empty() {
-                    let ticket = tickets[which % tickets.len()];
-                    assert!(pool.cancel(ticket) && !pool.cancel(ticket));
-                    let (number, arrival, f) = waiting.remove(&ticket).unwrap();
+                let mut waiters: Vec<_> = waiting.keys().copied().collect();
+                waiters.sort();
+                if !waiters.is_empty() {
+                    let waiter = waiters[which % waiters.len()];
+                    assert!(pool.cancel(waiter) && !pool.cancel(waiter));
+                    let (number, arrival, f) = waiting.remove(&waiter).unwrap();
                     queues.get_mut(&f).unwrap().remove(&(arrival, number));
                 }
             }
             Step::Pass(ms) => now += ms * MS,
         }
         pool.poll(now, &mut granted);
-        for (ticket, id) in granted.drain(..) {
-            let (number, arrival, f) = waiting.remove(&ticket).expect("waits");
+        for (waiter, id) in granted.drain(..) {
+            let (number, arrival, f) = waiting.remove(&waiter).expect("waits");
             on_grant(number, &queues);
             queues.get_mut(&f).unwrap().remove(&(arrival, number));
             out.push((now, number));
@@ -165,7 +165,8 @@ fn play(
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(150))]
 
-    /// Whatever else waits, comes back early or gives up: within a flow the first to arrive is first.
+    /// Whatever else waits, comes back early or gives up: within a flow the first to arrive is
+    /// first.
     #[test]
     fn flow_is_served_in_order_of_arrival(steps in steps()) {
         play(
@@ -195,8 +196,8 @@ proptest! {
         prop_assert_eq!(&line(Priority::Interactive, 0), &plain);
     }
 
-    /// In no stretch of time in which two flows both wait does one get ahead of the other, by work over
-    /// weight, by more than one largest request of each.
+    /// In no stretch of time in which two flows both wait does one get ahead of the other, by work
+    /// over weight, by more than one largest request of each.
     #[test]
     fn flow_leads_by_at_most_one_request(
         sizes in prop::collection::vec((0_usize..4, 1_u64..4_000), 80..200),
@@ -223,16 +224,16 @@ proptest! {
         for (flow, tokens) in sizes {
             let flow = flow % flows;
             let (priority, of) = if classes { (PRIORITIES[flow], 0) } else { (Priority::Normal, flow as u64 + 1) };
-            let ticket = wait(&mut pool, 0, ask(priority, of, tokens, 0));
-            owner.insert(ticket, (flow, tokens));
+            let waiter = wait(&mut pool, 0, ask(priority, of, tokens, 0));
+            owner.insert(waiter, (flow, tokens));
             left[flow] += 1;
             most[flow] = most[flow].max(tokens);
         }
         let mut got = vec![0.0_f64; flows];
         // The least and greatest lead of each over each so far.
         let mut leads = vec![(0.0_f64, 0.0_f64); flows * flows];
-        for (_, ticket, _) in run(&mut pool, 0, u64::MAX) {
-            let (flow, tokens) = owner[&ticket];
+        for (_, waiter, _) in run(&mut pool, 0, u64::MAX) {
+            let (flow, tokens) = owner[&waiter];
             got[flow] += tokens as f64 / weight(flow);
             for a in 0..flows {
                 for b in 0..flows {
@@ -274,8 +275,8 @@ fn saturate(shares: FairShares, flows: &[(Priority, u64, u64)], actual: u64) -> 
     let (mut now, mut granted) = (0, Vec::new());
     while now < 10_000 * S {
         let next = pool.poll(now, &mut granted);
-        for (ticket, id) in granted.drain(..) {
-            let (flow, tokens) = owner.remove(&ticket).unwrap();
+        for (waiter, id) in granted.drain(..) {
+            let (flow, tokens) = owner.remove(&waiter).unwrap();
             // The first flow uses more than it said.
             let tokens = if flow == 0 { tokens * actual } else { tokens };
             got[flow] += tokens;
@@ -343,8 +344,8 @@ fn interactive_request_waits_for_at_most_two_batch_requests() {
                 .enqueue(now, ask(Priority::Interactive, 0, 200, now))
                 .unwrap()
             {
-                Enqueued::Waiting(ticket) => {
-                    people.insert(ticket, now);
+                Enqueued::Waiting(waiter) => {
+                    people.insert(waiter, now);
                 }
                 Enqueued::Granted(id) => {
                     pool.settle(now, id, &Settlement::dropped());
@@ -355,8 +356,8 @@ fn interactive_request_waits_for_at_most_two_batch_requests() {
             comes = now + rng.u64(500..1_500) * MS;
         }
         let next = pool.poll(now, &mut granted);
-        for (ticket, id) in granted.drain(..) {
-            match people.remove(&ticket) {
+        for (waiter, id) in granted.drain(..) {
+            match people.remove(&waiter) {
                 Some(came) => waits.push((now - came) / MS),
                 None => batch += 1_000,
             }
@@ -399,7 +400,7 @@ fn rejected_attempt_keeps_its_position_and_its_flow_tag() {
     pool.settle(S, again, &Settlement::dropped());
     let rest: Vec<_> = run(&mut pool, S, u64::MAX)
         .into_iter()
-        .map(|(_, ticket, _)| ticket)
+        .map(|(_, waiter, _)| waiter)
         .collect();
     assert_eq!(rest, [other, later]);
 }
@@ -418,16 +419,16 @@ fn request_is_not_rejected_for_the_queue_of_another_class() {
     assert!(matches!(refusal.reason, RejectReason::WaitTooLong { .. }));
     assert_eq!(refusal.queue_position, Some(601));
     assert!(refusal.retry_after.unwrap() >= Duration::from_secs(600));
-    let ticket = wait(
+    let waiter = wait(
         &mut pool,
         0,
         ask(Priority::Interactive, 0, 1_000, 1).with_max_wait(minute),
     );
-    assert_eq!(pool.head(), Some(ticket));
+    assert_eq!(pool.head(), Some(waiter));
     // Nine eighths of its own work: the batch goes on.
     for position in 2..=5 {
-        let ticket = wait(&mut pool, 0, ask(Priority::Interactive, 0, 1_000, position));
-        let place = pool.place(0, ticket).unwrap();
+        let waiter = wait(&mut pool, 0, ask(Priority::Interactive, 0, 1_000, position));
+        let place = pool.place(0, waiter).unwrap();
         assert_eq!(place.position as u64, position);
         let expected = (position - 1) * 1_125 + 1_000;
         assert_eq!(place.estimated_wait, Duration::from_millis(expected));
@@ -463,7 +464,7 @@ fn returning_flow_has_no_credit() {
     let next = run(&mut pool, 5 * S, 10 * S);
     let its = next
         .iter()
-        .filter(|(_, ticket, _)| owners.contains(ticket))
+        .filter(|(_, waiter, _)| owners.contains(waiter))
         .count();
     assert!((24..=26).contains(&its), "{its}");
 }

@@ -135,8 +135,8 @@ fn bucket_decides_like_gcra() {
     }
 }
 
-/// If a minute does not divide into whole nanoseconds, GCRA with a rounded interval is too fast. The pool
-/// is exact.
+/// If a minute does not divide into whole nanoseconds, GCRA with a rounded interval is too fast.
+/// The pool is exact.
 #[test]
 fn gcra_with_a_rounded_interval_drifts() {
     const ASKS: u64 = 200_000;

@@ -152,8 +152,8 @@ fn pool(seed: u64) -> Pool {
     Pool::new(scope.clone(), &limits.for_scope(&scope), config, 0)
 }
 
-/// Lets a small request out when nothing is in flight, and returns how long that took. One that is refused
-/// for its size, since a header has named a limit that is smaller still, asks again.
+/// Lets a small request out when nothing is in flight, and returns how long that took. One that is
+/// refused for its size, since a header has named a limit that is smaller still, asks again.
 fn small(pool: &mut Pool, now: &mut u64) -> (ReservationId, u64) {
     let begin = *now;
     loop {

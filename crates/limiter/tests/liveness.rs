@@ -46,8 +46,8 @@ fn pool(shares: FairShares) -> Pool {
 /// Returns the nanoseconds of the bottleneck that a request takes.
 fn work(input: u64, output: u64) -> f64 {
     let amounts = [1, input, output, input + output];
-    let lanes = amounts.iter().zip(RATES);
-    lanes
+    let dimensions = amounts.iter().zip(RATES);
+    dimensions
         .map(|(amount, rate)| *amount as f64 * 60.0 * S / rate as f64)
         .fold(0.0, f64::max)
 }
@@ -95,8 +95,8 @@ impl World {
         }
     }
 
-    /// Asks for `flow`; `others` bounds what the other flows get meanwhile, from the work of this flow up
-    /// to and with this one.
+    /// Asks for `flow`; `others` bounds what the other flows get meanwhile, from the work of this
+    /// flow up to and with this one.
     fn ask(&mut self, flow: usize, (input, output): (u64, u64), others: impl Fn(f64) -> f64) {
         let own = work(input, output);
         let of_flow = self.waiting.values().filter(|one| one.flow == flow);
@@ -114,8 +114,8 @@ impl World {
         let ask = PoolRequest::new(Cost::new(input, output), self.now).with_tenant(Some(&tenant));
         match self.pool.enqueue(self.now, ask).unwrap() {
             Enqueued::Granted(id) => self.on_admitted(id, &one),
-            Enqueued::Waiting(ticket) => {
-                self.waiting.insert(ticket, one);
+            Enqueued::Waiting(waiter) => {
+                self.waiting.insert(waiter, one);
             }
         }
     }
@@ -139,8 +139,8 @@ impl World {
         let mut granted = Vec::new();
         loop {
             let next = self.pool.poll(self.now, &mut granted);
-            for (ticket, id) in granted.drain(..) {
-                let one = self.waiting.remove(&ticket).expect("it waits");
+            for (waiter, id) in granted.drain(..) {
+                let one = self.waiting.remove(&waiter).expect("it waits");
                 self.on_admitted(id, &one);
             }
             match next {
@@ -194,8 +194,8 @@ fn request_is_admitted_no_later_than_its_share_allows_while_others_are_busy() {
             .map(|(_, (input, output))| work(*input, *output));
         let largest = largest.fold(0.0, f64::max);
         for (flow, amounts) in plan {
-            // Of work by weight nobody gets ahead by more than a largest request of both; and one of each
-            // may have been let out just before.
+            // Of work by weight nobody gets ahead by more than a largest request of both; and one
+            // of each may have been let out just before.
             let own = f64::from(weights[flow]);
             let others: f64 = weights.iter().map(|weight| f64::from(*weight)).sum::<f64>() - own;
             world.ask(flow, amounts, |ahead| {

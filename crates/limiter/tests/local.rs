@@ -15,7 +15,9 @@ use tokio::{
     task::{JoinHandle, yield_now},
     time::{Instant, advance, timeout},
 };
-use tower_claude_core::{Class, Cost, Kind, Observation, Priority, RejectReason, Scope, Tenant};
+use tower_claude_core::{
+    Class, Cost, Kind, Priority, RejectReason, Scope, Tenant, toolkit::Observation,
+};
 use tower_claude_limiter::{
     AcquireRequest, Day, Limiter, LimiterConfig, Limits, LocalAcquire, LocalLimiter, Rejection,
     Reservation, Settlement,
@@ -223,8 +225,8 @@ impl Wake for Woken {
     }
 }
 
-/// The head is estimated anew when there is something new to know, once for each answer, and not when
-/// requests end that no estimator learns from.
+/// The head is estimated anew when there is something new to know, once for each answer, and not
+/// when requests end that no estimator learns from.
 #[tokio::test(start_paused = true)]
 async fn report_with_a_listener_wakes_the_head() {
     let limits = Limits::new()

@@ -45,7 +45,8 @@ fn full_shared_level_is_used_at_four_times_the_rate() {
     let mut pool = pool(LimiterConfig::new().with_sharing(Sharing::Shared));
     assert!(ask(&mut pool, 0, 1_000).is_none(), "no credit yet");
     assert_eq!(poll(&mut pool, 0), (0, Next::At(2 * MS)));
-    // A second's work, of which 8 ms are earned: 992 ms at four times the rate, looked at in between.
+    // A second's work, of which 8 ms are earned: 992 ms at four times the rate, looked at in
+    // between.
     assert_eq!(poll(&mut pool, 2 * MS), (1, Next::Idle));
     assert!(ask(&mut pool, 2 * MS, 1_000).is_none());
     assert_eq!(poll(&mut pool, 2 * MS), (0, Next::At(250 * MS)));
@@ -59,8 +60,8 @@ fn pace_falls_with_the_shared_level() {
     assert!(ask(&mut pool, 0, 30_000).is_none());
     assert_eq!(poll(&mut pool, S).0, 1, "the first costs half of it");
     assert!(ask(&mut pool, S, 1).is_none());
-    // 29 s of work are owed. At half full it goes at 1/e of the rate, and e times faster each 6 s that
-    // refill a tenth: the integral is 29 s after 16.
+    // 29 s of work are owed. At half full it goes at 1/e of the rate, and e times faster each 6 s
+    // that refill a tenth: the integral is 29 s after 16.
     let mut now = S;
     while let (0, Next::At(at)) = poll(&mut pool, now) {
         assert!((2 * MS..=250 * MS).contains(&(at - now)));
@@ -136,8 +137,8 @@ fn unexpected_429_makes_limits_shared() {
     assert!(pool.snapshot(20 * S).shared);
 }
 
-/// The server counts a request when it is sent, estimates are up to a fifth off, and twenty requests
-/// overlap.
+/// The server counts a request when it is sent, estimates are up to a fifth off, and twenty
+/// requests overlap.
 #[test]
 fn estimation_errors_do_not_make_limits_shared() {
     for seed in 0..8 {

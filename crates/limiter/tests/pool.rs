@@ -42,7 +42,7 @@ fn granted(pool: &mut Pool, now: u64, ask: PoolRequest) -> ReservationId {
 
 fn waiting(pool: &mut Pool, now: u64, ask: PoolRequest) -> WaiterId {
     match pool.enqueue(now, ask) {
-        Ok(Enqueued::Waiting(ticket)) => ticket,
+        Ok(Enqueued::Waiting(waiter)) => waiter,
         other => panic!("does not wait: {other:?}"),
     }
 }
@@ -51,7 +51,7 @@ fn poll(pool: &mut Pool, now: u64) -> (Vec<WaiterId>, Next) {
     let mut granted = Vec::new();
     let next = pool.poll(now, &mut granted);
     (
-        granted.into_iter().map(|(ticket, _)| ticket).collect(),
+        granted.into_iter().map(|(waiter, _)| waiter).collect(),
         next,
     )
 }
@@ -134,7 +134,7 @@ proptest! {
         let extra = PoolRequest::new(Cost::new(input, output), 5);
         let extra = if wait { extra } else { extra.with_max_wait(Some(0)) };
         match with.enqueue(S, extra) {
-            Ok(Enqueued::Waiting(ticket)) => prop_assert!(with.cancel(ticket)),
+            Ok(Enqueued::Waiting(waiter)) => prop_assert!(with.cancel(waiter)),
             Ok(Enqueued::Granted(id)) => with.settle(S, id, &Settlement::NotSent),
             Err(_) => {}
         }
@@ -196,11 +196,11 @@ fn limits_that_do_not_divide_a_minute_are_exact() {
             .with_burst(Duration::ZERO),
     );
     granted(&mut pool, 0, ask(0, 0));
-    let ticket = waiting(&mut pool, 0, ask(0, 0));
+    let waiter = waiting(&mut pool, 0, ask(0, 0));
     let wait = (60 * S).div_ceil(7);
     assert_eq!(poll(&mut pool, 0), (vec![], Next::At(wait)));
     assert_eq!(poll(&mut pool, wait - 1).0, vec![]);
-    assert_eq!(poll(&mut pool, wait), (vec![ticket], Next::Idle));
+    assert_eq!(poll(&mut pool, wait), (vec![waiter], Next::Idle));
 }
 
 #[test]
@@ -243,9 +243,9 @@ fn old_learned_limit_neither_rejects_nor_holds_for_ever() {
     let patient = ask(1_000, 0).with_max_wait(Some(S));
     granted(&mut pool, later, patient);
     // One finds out; the others wait for it, but no longer than the longest pause.
-    let ticket = waiting(&mut pool, later, ask(1_000, 0));
+    let waiter = waiting(&mut pool, later, ask(1_000, 0));
     assert_eq!(poll(&mut pool, later), (vec![], Next::At(later + 300 * S)));
-    assert_eq!(poll(&mut pool, later + 300 * S).0, vec![ticket]);
+    assert_eq!(poll(&mut pool, later + 300 * S).0, vec![waiter]);
 }
 
 #[test]
@@ -271,8 +271,8 @@ fn requests_are_admitted_in_order_of_first_arrival() {
     for _ in 0..3 {
         let mut out = Vec::new();
         pool.poll(5, &mut out);
-        let (ticket, id) = out[0];
-        order.push(ticket);
+        let (waiter, id) = out[0];
+        order.push(waiter);
         pool.settle(5, id, &used(1, 1));
     }
     assert_eq!(order, [again, second, third]);

@@ -1,5 +1,5 @@
-//! 10^6 random operations on a [`LocalLimiter`] (10^5 unoptimized): every admissible request is woken,
-//! and in the end nothing is in flight, reserved or queued.
+//! 10^6 random operations on a [`LocalLimiter`] (10^5 unoptimized): every admissible request is
+//! woken, and in the end nothing is in flight, reserved or queued.
 
 use std::{
     future::Future,
@@ -14,7 +14,7 @@ use std::{
 };
 
 use tokio::time::{Instant, advance};
-use tower_claude_core::{Class, Cost, Kind, Observation, Priority, Scope, Tenant};
+use tower_claude_core::{Class, Cost, Kind, Priority, Scope, Tenant, toolkit::Observation};
 use tower_claude_limiter::{
     AcquireRequest, Limiter, LimiterConfig, Limits, LocalAcquire, LocalLimiter, Reservation,
     Settlement, Sharing,
@@ -71,8 +71,8 @@ impl Model {
             .with_output_tokens_per_minute(per_minute(120_000))
             .with_concurrency(NonZeroU32::new(12).unwrap())
             .with_burst(Duration::from_secs(5));
-        // Without learning no safety margin decays and no pace changes, so that only events and timers
-        // make a request admissible.
+        // Without learning no safety margin decays and no pace changes, so that only events and
+        // timers make a request admissible.
         let sharing = if learn {
             Sharing::Auto
         } else {

@@ -1,5 +1,5 @@
-//! 10^6 random operations on a pool (10^5 unoptimized): nothing is lost, no admissible request sleeps,
-//! nothing panics.
+//! 10^6 random operations on a pool (10^5 unoptimized): nothing is lost, no admissible request
+//! sleeps, nothing panics.
 
 use std::{
     collections::HashSet,
@@ -93,7 +93,7 @@ impl Model {
             .with_max_wait(self.rng.bool().then_some(20_000 * MS));
         match self.pool.enqueue(now, ask) {
             Ok(Enqueued::Granted(id)) => self.flying.push(id),
-            Ok(Enqueued::Waiting(ticket)) => assert!(self.waiting.insert(ticket)),
+            Ok(Enqueued::Waiting(waiter)) => assert!(self.waiting.insert(waiter)),
             Err(_) => {}
         }
     }
@@ -107,10 +107,10 @@ impl Model {
         } else {
             0
         };
-        if let Some(ticket) = waiting.get(at % waiting.len().max(1)).copied() {
-            assert!(self.pool.cancel(ticket));
-            assert!(!self.pool.cancel(ticket), "twice");
-            self.waiting.remove(&ticket);
+        if let Some(waiter) = waiting.get(at % waiting.len().max(1)).copied() {
+            assert!(self.pool.cancel(waiter));
+            assert!(!self.pool.cancel(waiter), "twice");
+            self.waiting.remove(&waiter);
         }
     }
 
@@ -180,8 +180,8 @@ impl Model {
     fn poll(&mut self) -> Next {
         let mut granted = Vec::new();
         let next = self.pool.poll(self.now, &mut granted);
-        for (ticket, id) in granted {
-            assert!(self.waiting.remove(&ticket), "granted twice or cancelled");
+        for (waiter, id) in granted {
+            assert!(self.waiting.remove(&waiter), "granted twice or cancelled");
             self.flying.push(id);
         }
         next

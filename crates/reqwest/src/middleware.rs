@@ -5,7 +5,7 @@ use std::{error::Error as StdError, fmt, future::poll_fn, pin::Pin};
 use http::Extensions;
 use reqwest::{Request, Response};
 use reqwest_middleware::{Error, Middleware, Next, Result};
-use tower_claude_core::{BoxError, RequestBody};
+use tower_claude_core::{BoxError, RequestBody, toolkit::Collect};
 use tower_service::Service as _;
 
 use crate::{convert, next::BorrowedExtensions, stack::Stack};
@@ -74,7 +74,7 @@ where
             let mut all = borrowed.given().clone();
             all.extend(std::mem::take(&mut head.extensions));
             head.extensions = all;
-            let body = RequestBody::collect(body, self.limit).await;
+            let body = Collect::new(body, self.limit).await;
             let ready = poll_fn(|cx| service.poll_ready(cx)).await;
             ready.map_err(|error| unboxed(error.into()))?;
             let answer = service.call(http::Request::from_parts(head, body)).await;

@@ -13,13 +13,10 @@ use crate::{
     backoff::Backoff,
     budget::RetryBudget,
     decide::RetryRules,
-    handle::{Counters, RetryHandle},
-    policy::RetryPolicy,
+    handle::RetryHandle,
+    policy::{Config, RetryPolicy},
     timeouts::Timeouts,
 };
-
-/// The name of the layer in events, rejections and logs.
-pub(crate) const LAYER: &str = "retry";
 
 /// The upper limit of `max_retry_after`. The program that called decides about longer waits.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
@@ -38,19 +35,6 @@ pub type Retry<S, C = ClaudeClassify> = Driven<S, RetryPolicy, (), C>;
 pub struct RetryLayer<C = ClaudeClassify> {
     config: Arc<Config>,
     classifier: C,
-}
-
-/// The settings and the shared state, behind one `Arc`.
-#[derive(Clone)]
-pub(crate) struct Config {
-    pub(crate) rules: RetryRules,
-    pub(crate) budget: RetryBudget,
-    pub(crate) timeouts: Timeouts,
-    /// True if the `Class` that an inner layer left in the response stands.
-    reuses_class: bool,
-    pub(crate) observers: EventSink,
-    body_limit: usize,
-    pub(crate) counters: Arc<Counters>,
 }
 
 impl RetryLayer {

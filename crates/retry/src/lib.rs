@@ -38,12 +38,12 @@
 //!   answer in time is repeated only once, because the server may still work on it and bill it.
 //! - It waits 1 s, 2 s, 4 s … 60 s with upward jitter ([`Backoff`]), and never less than
 //!   `retry-after`. It does not wait when an inner limiter has paused the scope
-//!   ([`PausedByLimiter`](tower_claude_core::PausedByLimiter)).
+//!   ([`PausedByLimiter`](tower_claude_core::toolkit::PausedByLimiter)).
 //! - It stops when no attempts are left, when the shared [`RetryBudget`] is empty, when the
 //!   [`Deadline`](tower_claude_core::Deadline) would pass, or when `retry-after` is over 60 s. The
 //!   last response then goes to the caller unchanged, with its `Class` in the extensions.
 //! - It owns the head, idle and total [`Timeouts`]. A call that runs out of time is answered with a
-//!   504 in Claude's error shape, tagged [`Rejected`](tower_claude_core::Rejected).
+//!   504 in Claude's error shape, tagged [`Rejection`](tower_claude_core::Rejection).
 //! - It updates `x-stainless-retry-count` if the caller sends it.
 //!
 //! # Where it goes

@@ -12,21 +12,37 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Request, response::Parts};
 use tokio::time::{Instant, Sleep};
 use tower_claude_core::{
-    BodyTracker, Call, Class, Kind, RejectReason, Rejection, RequestBody, SavedRequest,
+    Call, Class, Kind, RejectReason, Rejection, RequestBody,
     driver::{AttemptFailure, CallPolicy, CallStart},
-    event::{Event, emit},
+    event::{Event, EventSink, emit},
+    toolkit::{BodyTracker, SavedRequest},
 };
 
 use crate::{
-    budget::RetryPermit,
-    decide::{Attempt, Decision, decide},
-    handle::count,
-    layer::{Config, LAYER},
-    timeouts::{IdleTimer, StreamTimers, after, earlier, poll_timer},
+    budget::{RetryBudget, RetryPermit},
+    decide::{Attempt, Decision, RetryRules, decide},
+    handle::{Counters, count},
+    timeouts::{IdleTimer, StreamTimers, Timeouts, after, earlier, poll_timer},
 };
 
 /// The SDKs' count of retries. It is updated where the caller sends it.
 const RETRY_COUNT: HeaderName = HeaderName::from_static("x-stainless-retry-count");
+
+/// The name of the layer in events, rejections and logs.
+pub(crate) const LAYER: &str = "retry";
+
+/// The settings and the shared state, behind one `Arc`.
+#[derive(Clone)]
+pub(crate) struct Config {
+    pub(crate) rules: RetryRules,
+    pub(crate) budget: RetryBudget,
+    pub(crate) timeouts: Timeouts,
+    /// True if the `Class` that an inner layer left in the response stands.
+    pub(crate) reuses_class: bool,
+    pub(crate) observers: EventSink,
+    pub(crate) body_limit: usize,
+    pub(crate) counters: Arc<Counters>,
+}
 
 /// A call policy that sends failed calls again, made by
 /// [`RetryLayer::policy`](crate::RetryLayer::policy).
@@ -336,7 +352,8 @@ impl CallPolicy for RetryPolicy {
         let Some(timers) = &mut body.timers else {
             return Poll::Pending;
         };
-        let message = ready!(timers.poll_timeout(self.0.timeouts.idle, cx));
+        let timeout = ready!(timers.poll_timeout(self.0.timeouts.idle, cx));
+        let message = format!("{LAYER}: {timeout}");
         let event = StreamTimers::error_event(tracker, &message);
         if event.is_some() {
             count(&self.0.counters.timed_out);

@@ -9,10 +9,8 @@ use std::{
 
 use bytes::Bytes;
 use tokio::time::{Instant, Sleep, sleep_until};
-use tower_claude_core::{BodyTracker, Call};
+use tower_claude_core::{Call, toolkit::BodyTracker};
 use tower_claude_wire::ApiError;
-
-use crate::layer::LAYER;
 
 /// The timeouts of a call. `None` sets no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,13 +176,13 @@ impl StreamTimers {
         ready!(poll_timer(&mut self.timer, until, cx));
         Poll::Ready(if Some(until) == self.deadline {
             let waited = until.saturating_duration_since(self.started_at);
-            format!("{LAYER}: the stream did not end within {waited:.1?}")
+            format!("the stream did not end within {waited:.1?}")
         } else {
             // Set before the stream is dropped, so that it counts as a failure of the server and
             // not as a caller that has lost interest.
             self.call.time_out_attempt();
             let waited = idle.unwrap_or_default();
-            format!("{LAYER}: the stream was silent for {waited:.1?}")
+            format!("the stream was silent for {waited:.1?}")
         })
     }
 

@@ -52,7 +52,7 @@ pub struct Table {
 ///
 /// Returns a message for a trace that cannot be read, and for an unknown row id.
 pub fn table(options: &Options) -> Result<Table, String> {
-    let scenarios = scenario::all(options)?;
+    let scenarios = scenario::rows::all(options)?;
     if scenarios.is_empty() {
         let id = options.only.as_deref().unwrap_or_default();
         return Err(format!("no row has the id {id:?}"));

@@ -31,7 +31,8 @@ struct TableArgs {
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=1_000))]
     seeds: u64,
 
-    /// Run a sixth of the length with at most two seeds. Some of the noisy figures may miss their goals
+    /// Run a sixth of the length with at most two seeds. Some of the noisy figures may miss their
+    /// goals
     #[arg(long)]
     quick: bool,
 

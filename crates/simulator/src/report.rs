@@ -27,7 +27,7 @@ other traffic unless stated. Virtual time, fixed seeds. What it proves it proves
               processes on), each of which asks again as soon as it has its answer
   not documented by the API, so both settings are run: does a refused request cost RPM; do headers show the levels at
   admission or at response. A figure is the worst of all seeds. A 429 counts as avoidable whenever the oracle (first
-  in, first out at the server's own door, with the length of each answer known) gets none, and it never gets one.
+  in, first out at the server itself, with the length of each answer known) gets none, and it never gets one.
 ";
 
 /// One figure of the table.

@@ -1,6 +1,6 @@
 //! The rows of the table.
 
-mod rows;
+pub(crate) mod rows;
 mod special;
 
 use std::time::Duration;
@@ -14,7 +14,15 @@ use crate::{
     workload::{Quota, Source, When},
 };
 
-pub(crate) use rows::all;
+/// The strategies to compare with.
+const BASELINES: [Kind; 6] = [
+    Kind::SdkDefault,
+    Kind::BackoffForever,
+    Kind::FixedBucket,
+    Kind::StaticShare,
+    Kind::AwsAdaptive,
+    Kind::HeaderNaive,
+];
 
 /// Runs four saturated processes for `minutes`, with a sample of every second.
 pub(crate) fn sampled(kind: Kind, seed: u64, minutes: u64) -> Tally {
@@ -31,6 +39,18 @@ pub(crate) struct Column {
     pub(crate) id: &'static str,
     pub(crate) metric: Metric,
     pub(crate) goal: Option<Goal>,
+}
+
+fn column(id: &'static str, metric: Metric, goal: Option<Goal>) -> Column {
+    Column { id, metric, goal }
+}
+
+/// Returns the strategies beside this limiter: the first, the rest and the oracle.
+fn others(first: Kind, rest: &[Kind]) -> Vec<Kind> {
+    let mut kinds = vec![first];
+    kinds.extend(rest);
+    kinds.push(Kind::Oracle);
+    kinds
 }
 
 /// A strategy in a scenario.

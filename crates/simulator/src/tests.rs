@@ -216,7 +216,7 @@ fn json_has_goals_only_for_lines_with_goals() {
 
 #[test]
 fn every_documented_row_exists() {
-    let rows = scenario::all(&Options::default()).expect("no trace to read");
+    let rows = scenario::rows::all(&Options::default()).expect("no trace to read");
     for id in [
         "R1", "R2", "R3", "R5", "R6", "R7", "R8", "R26", "R27", "R28",
     ] {

@@ -16,7 +16,7 @@ use common::{limits, only, send_ok, server_limits, statuses};
 use http::Request;
 use tokio::{task::JoinSet, time::Instant};
 use tower::Layer;
-use tower_claude_core::{Cost, EstimateCost, HeuristicCost, RequestBody, UsageListener};
+use tower_claude_core::{Cost, EstimateCost, HeuristicCost, RequestBody, toolkit::UsageListener};
 use tower_claude_fake_claude::FakeClaude;
 use tower_claude_tests::{BASE, post, with};
 use tower_claude_token_bucket::TokenBucketLayer;

@@ -10,7 +10,7 @@ use std::{
 use common::{EventLog, layer, message, with};
 use http::HeaderName;
 use tower::{Layer, ServiceExt};
-use tower_claude_core::{Priority, Rejected, Tenant, event::Event};
+use tower_claude_core::{Priority, Rejection, Tenant, event::Event};
 use tower_claude_fake_claude::FakeClaude;
 
 const PRIORITY: HeaderName = HeaderName::from_static("x-priority");
@@ -95,7 +95,7 @@ async fn waiting_and_rejected_requests_report_their_position() {
     }
     assert_eq!(queued.lines(), ["token-bucket 1 2s", "token-bucket 2 4s"]);
     let response = service.oneshot(message(2_000, 1)).await.unwrap();
-    let refused = response.extensions().get::<Rejected>().unwrap();
+    let refused = response.extensions().get::<Rejection>().unwrap();
     assert_eq!(refused.queue_position, Some(3));
     assert_eq!(queued.lines().len(), 2, "once each");
 }

@@ -11,7 +11,7 @@ use http::header::RETRY_AFTER;
 use tokio::time::Instant;
 use tower::Layer;
 use tower_claude_core::{
-    Call, Class, HttpClassify, Kind, PausedByLimiter, RejectReason, Rejection,
+    Call, Class, HttpClassify, Kind, RejectReason, Rejection, toolkit::PausedByLimiter,
 };
 use tower_claude_fake_claude::{FakeClaude, Fault};
 use tower_claude_tests::{Reply, Script};

@@ -8,7 +8,7 @@ use common::{HOUR, layer, layer_with, left, message, only, over, send_ok, stream
 use http::Request;
 use tokio::time::Instant;
 use tower::{Layer, ServiceExt};
-use tower_claude_core::{Deadline, Kind, REJECTED_BY, RejectReason, Rejected, RequestBody};
+use tower_claude_core::{Deadline, Kind, REJECTED_BY, RejectReason, Rejection, RequestBody};
 use tower_claude_fake_claude::{FakeClaude, GroupLimits};
 use tower_claude_limiter::{Dimension, Limiter, LimiterConfig, Limits, LocalLimiter};
 use tower_claude_tests::{Received, Reply, Script};
@@ -20,11 +20,11 @@ fn fake() -> FakeClaude {
 }
 
 /// Returns the rejection, after checking that all of its forms agree.
-fn refused<E>(response: &Received<E>, status: u16, kind: &str) -> Rejected {
+fn refused<E>(response: &Received<E>, status: u16, kind: &str) -> Rejection {
     assert_eq!(response.status, status);
     assert_eq!(response.headers[REJECTED_BY], "token-bucket");
     assert_eq!(response.headers["content-type"], "application/json");
-    let refused = response.rejected().expect("Rejected");
+    let refused = response.rejected().expect("Rejection");
     assert_eq!(refused.by, "token-bucket");
     assert!(refused.class().local);
     let class = response.class();

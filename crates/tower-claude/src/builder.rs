@@ -16,8 +16,9 @@ mod sealed {
     impl<L> Sealed for tower::ServiceBuilder<L> {}
 }
 
-/// Adds layers with their recommended settings to a [`ServiceBuilder`]. For a layer with other settings, or one whose
-/// handle is wanted, build it first and add it with [`ServiceBuilder::layer`].
+/// Adds layers with their recommended settings to a [`ServiceBuilder`]. For a layer with other
+/// settings, or one whose handle is wanted, build it first and add it with
+/// [`ServiceBuilder::layer`].
 ///
 /// As always with that builder, what is added first is outermost.
 pub trait ServiceBuilderExt<L>: sealed::Sealed + Sized {
@@ -47,8 +48,9 @@ pub trait ServiceBuilderExt<L>: sealed::Sealed + Sized {
         limits: crate::Limits,
     ) -> ServiceBuilder<Stack<crate::TokenBucketLayer, L>>;
 
-    /// Learns limits from response headers and keeps to them. To correct a token bucket instead of keeping a ledger of
-    /// its own, add [`HeaderBudgetLayer::over`](crate::HeaderBudgetLayer::over) the bucket's limiter.
+    /// Learns limits from response headers and keeps to them. To correct a token bucket instead of
+    /// keeping a ledger of its own, add [`HeaderBudgetLayer::over`](crate::HeaderBudgetLayer::over)
+    /// the bucket's limiter.
     #[cfg(feature = "header-budget")]
     fn claude_header_budget(self) -> ServiceBuilder<Stack<crate::HeaderBudgetLayer, L>>;
 }

@@ -1,7 +1,7 @@
 //! Tower layers that keep a Claude integration inside its rate limits and alive through errors.
 //!
-//! This crate is the door: it re-exports the six layers, each behind a feature of its own (all on by default), and their
-//! shared vocabulary, and stacks them as recommended.
+//! This crate is the door: it re-exports the six layers, each behind a feature of its own (all on
+//! by default), and their shared vocabulary, and stacks them as recommended.
 #![cfg_attr(
     all(
         feature = "cache",
@@ -26,9 +26,9 @@
 //! | `TokenBucketLayer` | `token_bucket` | waits before the API has to refuse |
 //! | `HeaderBudgetLayer` | `header_budget` | learns the real headroom from the API's headers |
 //!
-//! Each works alone, in any stack, over any HTTP client that is a `Service<http::Request<_>>`; [`ServiceBuilderExt`] adds
-//! them to a [`tower::ServiceBuilder`]. Every layer says on its page what it does, where it goes, and how it treats
-//! readiness, clones, cancellation and streams.
+//! Each works alone, in any stack, over any HTTP client that is a `Service<http::Request<_>>`;
+//! [`ServiceBuilderExt`] adds them to a [`tower::ServiceBuilder`]. Every layer says on its page
+//! what it does, where it goes, and how it treats readiness, clones, cancellation and streams.
 #![forbid(unsafe_code)]
 
 mod builder;
@@ -69,7 +69,7 @@ pub use tower_claude_retry::{self as retry, RetryLayer};
 pub use tower_claude_token_bucket::{self as token_bucket, TokenBucketLayer};
 
 pub use tower_claude_core::{
-    self as vocabulary, Class, Deadline, Kind, Priority, Rejected, Rejection, RequestBody, Tenant,
-    Workload, check, event,
+    self as core, Class, Deadline, Kind, Priority, RejectReason, Rejection, RequestBody, Tenant,
+    Workload, check, driver, event,
 };
 pub use tower_claude_wire as wire;

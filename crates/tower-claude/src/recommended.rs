@@ -33,20 +33,21 @@ type Inner<S, C> = Driven<S, CallPolicies, AttemptPolicies, C>;
 ///
 /// From the outer to the inner layer, each attempt passes:
 ///
-/// 1. **Cache.** A hit costs nothing further: no token, no wait, no probe. The cache stores no response
-///    of another model or of a layer, so it can be outermost.
-/// 2. **Fallback.** It acts on failures that retries could not mend, and at once on a rejection by an
-///    inner layer: an open circuit or a queue that is too long costs no second.
+/// 1. **Cache.** A hit costs nothing further: no token, no wait, no probe. The cache stores no
+///    response of another model or of a layer, so it can be outermost.
+/// 2. **Fallback.** It acts on failures that retries could not mend, and at once on a rejection by
+///    an inner layer: an open circuit or a queue that is too long costs no second.
 /// 3. **Retry.** All layers inside see every attempt.
-/// 4. **Circuit breaker.** Outside the bucket, so that an open circuit rejects a call before it waits
-///    for tokens. It ignores rejections of inner layers, and the time that a probe may take begins when
-///    the probe is sent.
+/// 4. **Circuit breaker.** Outside the bucket, so that an open circuit rejects a call before it
+///    waits for tokens. It ignores rejections of inner layers, and the time that a probe may take
+///    begins when the probe is sent.
 /// 5. **Token bucket.** Every attempt pays.
-/// 6. **Header budget.** Innermost: it sees every real response and nothing else. Both use one limiter.
+/// 6. **Header budget.** Innermost: it sees every real response and nothing else. Both use one
+///    limiter.
 ///
-/// Other orders work, since no layer needs another. Minimum and maximum of seven runs through the same
-/// incidents, at a tenth over the limit and without fallback models
-/// (`cargo test -p tower-claude --test orders -- --nocapture` prints one run):
+/// Other orders work, since no layer needs another. Minimum and maximum of seven runs through the
+/// same incidents, at a tenth over the limit and without fallback models (`cargo test -p
+/// tower-claude --test orders -- --nocapture` prints one run):
 ///
 /// | incident | order | attempts per request | errors seen | p99 wait | good again after |
 /// |---|---|---|---|---|---|
@@ -57,13 +58,13 @@ type Inner<S, C> = Driven<S, CallPolicies, AttemptPolicies, C>;
 /// | half reset, 60 s | breaker inside the bucket | 0.75 to 0.84 | 472 to 585 | 4.2 to 17.3 s | 31 to 32 s |
 /// | half reset, 60 s | bucket inside the budget | 0.75 to 0.78 | 554 to 602 | 4.4 to 4.8 s | 33 s |
 ///
-/// In a clean outage the order hardly matters. Where half of the connections are reset, a breaker inside
-/// the bucket mostly opens later, because its calls come more slowly: fewer errors and longer waits, but
-/// not in every run. In the recommended order, a call that will be rejected does not wait first, so that
-/// a fallback model can act at once.
+/// In a clean outage the order hardly matters. Where half of the connections are reset, a breaker
+/// inside the bucket mostly opens later, because its calls come more slowly: fewer errors and
+/// longer waits, but not in every run. In the recommended order, a call that will be rejected does
+/// not wait first, so that a fallback model can act at once.
 ///
-/// The layers are made once, here. Clones, and the services of every call to [`Layer::layer`], share
-/// their state.
+/// The layers are made once, here. Clones, and the services of every call to [`Layer::layer`],
+/// share their state.
 #[derive(Clone)]
 #[must_use = "layers do nothing until they wrap a service"]
 pub struct Recommended<C = ClaudeClassify> {
@@ -78,8 +79,9 @@ pub struct Recommended<C = ClaudeClassify> {
     is_own_classifier: bool,
 }
 
-/// Returns all six layers as recommended: no limits but those learned from the API's headers, no other
-/// models, and a cache for requests that are marked cacheable. See [`Recommended`] for the order.
+/// Returns all six layers as recommended: no limits but those learned from the API's headers, no
+/// other models, and a cache for requests that are marked cacheable. See [`Recommended`] for the
+/// order.
 pub fn recommended() -> Recommended {
     let limiter = LocalLimiter::new(Limits::unlimited());
     Recommended {
@@ -119,7 +121,8 @@ impl<C> Recommended<C> {
         self
     }
 
-    /// Replaces the fallback, for instance to set chains for single models or a message for end users.
+    /// Replaces the fallback, for instance to set chains for single models or a message for end
+    /// users.
     pub fn with_fallback_layer(mut self, layer: FallbackModelLayer) -> Self {
         self.fallback = layer;
         self
@@ -144,8 +147,8 @@ impl<C> Recommended<C> {
         self
     }
 
-    /// Replaces the classifier of responses and errors in all layers but the cache, which uses none.
-    /// For instance, the classifier of your HTTP client knows its errors.
+    /// Replaces the classifier of responses and errors in all layers but the cache, which uses
+    /// none. For instance, the classifier of your HTTP client knows its errors.
     pub fn with_classifier<C2>(self, classifier: C2) -> Recommended<C2> {
         Recommended {
             cache: self.cache,
@@ -159,8 +162,8 @@ impl<C> Recommended<C> {
         }
     }
 
-    /// Reports every decision of every layer to this observer, beside `tracing`. Layers that are set
-    /// after this have their own observer.
+    /// Reports every decision of every layer to this observer, beside `tracing`. Layers that are
+    /// set after this have their own observer.
     pub fn with_observer(mut self, observer: impl Observer + Clone + 'static) -> Self {
         self.cache = self.cache.with_observer(observer.clone());
         self.fallback = self.fallback.with_observer(observer.clone());

@@ -15,8 +15,8 @@ use tokio::time::Instant;
 use tower_claude::{
     Kind, Limiter, Limits, Recommended, RetryLayer, TokenBucketLayer,
     circuit_breaker::BreakerConfig,
+    core::{Dimension, Scope},
     recommended,
-    vocabulary::{Dimension, Scope},
 };
 use tower_claude_fake_claude::{FakeClaude, Fault, GroupLimits, HeaderFamily, Incident};
 use tower_layer::Layer;

@@ -87,7 +87,8 @@ impl ApiError {
         )
     }
 
-    /// Returns the server-sent `error` event with this error, as the API ends a stream that it cannot finish.
+    /// Returns the server-sent `error` event with this error, as the API ends a stream that it
+    /// cannot finish.
     ///
     /// Inside of a stream it must follow a complete event. Write a blank line before it otherwise.
     ///

@@ -117,8 +117,8 @@ impl StreamState {
         self.feed_with(chunk, |_, _| {});
     }
 
-    /// Reads the next chunk as [`feed`](Self::feed) does, and calls `on_event` with every event that
-    /// ends in it.
+    /// Reads the next chunk as [`feed`](Self::feed) does, and calls `on_event` with every event
+    /// that ends in it.
     #[inline]
     pub fn feed_with(
         &mut self,

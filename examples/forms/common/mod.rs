@@ -1,4 +1,5 @@
-//! What the examples share: the layers, a printer of their decisions, one request, and a line about an answer.
+//! Code that the examples share: the layers, a printer of their decisions, one request, and a line
+//! about a response.
 #![allow(dead_code, reason = "each example uses a part")]
 
 use std::time::Duration;
@@ -14,14 +15,14 @@ use tower_claude_wire::Tier;
 /// Any error.
 pub(crate) type Error = Box<dyn std::error::Error + Send + Sync>;
 
-/// The API limits the rate, and names the shortest wait it can.
+/// A response with status 429 and the shortest possible `retry-after`.
 pub(crate) const LIMITED: Fault = Fault::RateLimited {
     retry_after: Duration::from_secs(1),
 };
 
 /// All six layers in the recommended order. `classifier` reads the errors of the client below.
 pub(crate) fn recommended<C: Clone>(classifier: C) -> Recommended<C> {
-    // By default retries wait 1 s, 2 s, 4 s …; an example has no patience.
+    // By default retries wait 1 s, 2 s, 4 s and so on. The example is shorter.
     let backoff = Backoff::new(
         Duration::from_millis(20),
         Duration::from_secs(1),
@@ -70,7 +71,7 @@ pub(crate) fn message(base: &str, stream: bool) -> Request<RequestBody> {
         .expect("a base URL")
 }
 
-/// An answer in one line.
+/// Describes a response in one line.
 pub(crate) fn describe(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> String {
     let status = status.as_u16();
     let text = String::from_utf8_lossy(body);
@@ -99,7 +100,7 @@ pub(crate) fn describe(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> 
     }
 }
 
-/// The statuses that the API gave, in order.
+/// Returns the statuses that the API sent, in order.
 pub(crate) fn saw(fake: &FakeClaude) -> String {
     let log = fake.log();
     let statuses: Vec<_> = log

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER};
-use tower_claude_core::{Class, Dimension, REJECTED_BY, RejectReason, Rejected, Rejection};
+use tower_claude_core::{Class, Dimension, REJECTED_BY, RejectReason, Rejection};
 
 use super::{Subject, answer, assert_nothing_alive, request};
 use crate::{Broken, Piece, Reply, Script, paused, received::pairs};
@@ -145,11 +145,11 @@ pub fn inner_refusals_come_through<L: Subject>(layer: impl Fn() -> L) {
                 got.body, bare.body,
                 "the body of an inner refusal was changed"
             );
-            let refused = got.extensions.get::<Rejected>();
+            let refused = got.extensions.get::<Rejection>();
             assert_eq!(
                 refused,
-                bare.extensions.get::<Rejected>(),
-                "the Rejected extension of an inner refusal was changed"
+                bare.extensions.get::<Rejection>(),
+                "the Rejection extension of an inner refusal was changed"
             );
             assert_eq!(
                 got.extensions.get::<Class>(),

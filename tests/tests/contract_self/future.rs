@@ -14,7 +14,7 @@ use http::{
 };
 use http_body::Body;
 use tokio::{sync::OwnedSemaphorePermit, time::Sleep};
-use tower_claude_core::{Rejected, RequestBody};
+use tower_claude_core::{Rejection, RequestBody};
 use tower_service::Service;
 
 use crate::{
@@ -189,7 +189,7 @@ where
                     let result = ready!(Pin::new(call).poll(cx));
                     let failed = match &result {
                         Ok(response) => {
-                            let refused = response.extensions().get::<Rejected>().is_some()
+                            let refused = response.extensions().get::<Rejection>().is_some()
                                 && this.fault != Fault::RetriesForEver;
                             let twice = this.fault == Fault::SendsTwice && this.attempt == 1;
                             let bad = matches!(response.status().as_u16(), 429 | 500..);

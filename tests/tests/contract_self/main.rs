@@ -54,7 +54,7 @@ caught! {
     error_made_a_response: service_error_comes_through, AnswersErrors, "the error must come out";
     error_body_lost: error_responses_come_through, LosesErrorBody, "was changed";
     error_body_cut: error_responses_come_through, CutsErrorBody, "was changed";
-    refusal_extension_lost: inner_refusals_come_through, LosesResponseExtensions, "Rejected extension";
+    refusal_extension_lost: inner_refusals_come_through, LosesResponseExtensions, "Rejection extension";
     refusal_retried: inner_refusals_come_through, RetriesForEver, "no response within a day";
     not_json_refused: other_request_bodies_come_through, RefusesOtherBodies, "refused";
     request_copied: buffered_request_is_not_copied, CopiesRequest, "a buffered body was copied";

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use tokio::sync::Semaphore;
-use tower_claude_core::{BufferRequest, RequestBody};
+use tower_claude_core::{RequestBody, toolkit::BufferRequest};
 use tower_layer::Layer;
 use tower_service::Service;
 

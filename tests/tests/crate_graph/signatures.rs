@@ -11,7 +11,8 @@ use syn::{Block, Field, File, ImplItem, Item, TraitItem, Visibility};
 use crate::dependencies::{LIBRARIES, root};
 use crate::source::{flatten, imports, is_test, load};
 
-/// Crates that every public signature may show: each is past 1.0, or as settled as tower's two traits.
+/// Crates that every public signature may show: each is past 1.0, or as settled as tower's two
+/// traits.
 const COMMON: &[&str] = &[
     "std",
     "core",
@@ -23,7 +24,8 @@ const COMMON: &[&str] = &[
     "tower_service",
 ];
 
-/// Crates that the workspace uses and no signature may show. `tokio::time::Instant` is the exception.
+/// Crates that the workspace uses and no signature may show. `tokio::time::Instant` is the
+/// exception.
 const FOREIGN: &[&str] = &[
     "axum",
     "blake3",

@@ -15,7 +15,8 @@ const LENGTH: Duration = Duration::from_secs(720);
 const GAP: Duration = Duration::from_nanos(66_666_667);
 
 struct Seen {
-    /// From the end of the outage until 99 of 100 calls are good, in every ten seconds from then on.
+    /// From the end of the outage until 99 of 100 calls are good, in every ten seconds from then
+    /// on.
     back_after: Duration,
     limited: usize,
     longest_good: Duration,
@@ -79,7 +80,8 @@ async fn service_recovers_soon_after_two_minutes_of_outage() {
     assert!(default.back_after <= 60 * SECOND);
     assert_eq!(default.limited, 0);
 
-    // The automaton's own cool-downs may be in the third, of 2 min and a fifth, when the outage ends.
+    // The automaton's own cool-downs may be in the third, of 2 min and a fifth, when the outage
+    // ends.
     let patient = recover(&Fuse::new(BreakerConfig::new())).await;
     say("with cool-downs of 30 s to 5 min", &patient);
     assert!(patient.back_after <= (144 + 2 + 30) * SECOND);

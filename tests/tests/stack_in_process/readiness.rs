@@ -16,7 +16,7 @@ use http_body_util::Full;
 use tower::ServiceExt;
 use tower_claude::cache::CacheLayer;
 use tower_claude_circuit_breaker::CircuitBreakerLayer;
-use tower_claude_core::{BufferRequest, RequestBody, Scope};
+use tower_claude_core::{RequestBody, Scope, toolkit::BufferRequest};
 use tower_claude_fallback_model::FallbackModelLayer;
 use tower_claude_header_budget::HeaderBudgetLayer;
 use tower_claude_limiter::Limits;

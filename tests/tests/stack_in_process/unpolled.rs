@@ -9,7 +9,7 @@ use std::{
 use http::Request;
 use tower::ServiceExt;
 use tower_claude_circuit_breaker::CircuitBreakerLayer;
-use tower_claude_core::{BufferRequest, Cost, RequestBody, Scope};
+use tower_claude_core::{Cost, RequestBody, Scope, toolkit::BufferRequest};
 use tower_claude_header_budget::HeaderBudgetLayer;
 use tower_claude_limiter::{AcquireRequest, Limiter, Limits};
 use tower_claude_retry::RetryLayer;

@@ -7,7 +7,7 @@ use http::{
     header::{AGE, RETRY_AFTER},
     response::Parts,
 };
-use tower_claude_core::{Class, Kind, REJECTED_BY, Rejected};
+use tower_claude_core::{Class, Kind, REJECTED_BY, Rejection};
 use tower_claude_wire::{Media, readable};
 
 use crate::store::entry::storable_headers;
@@ -35,7 +35,7 @@ pub(crate) struct Head {
     pub(crate) version: Version,
     pub(crate) headers: HeaderMap,
     pub(crate) class: Option<Class>,
-    pub(crate) rejected: Option<Rejected>,
+    pub(crate) rejected: Option<Rejection>,
     /// True for an event stream, which is forwarded before it is complete.
     pub(crate) is_stream: bool,
     /// True if nothing in the head forbids storing the response.
@@ -61,7 +61,7 @@ impl Head {
             }
         }
         let class: Option<Class> = head.extensions.get().copied();
-        let rejected: Option<Rejected> = head.extensions.get().copied();
+        let rejected: Option<Rejection> = head.extensions.get().copied();
         let untouched = rejected.is_none()
             && class.is_none_or(|class| class.kind == Kind::Success)
             && !MARKS.iter().any(|name| head.headers.contains_key(name))
@@ -113,7 +113,7 @@ pub(crate) fn calls_for_stale(head: &Parts) -> bool {
     match head.extensions.get::<Class>() {
         Some(class) => class.local || is_outage(class.kind),
         None => {
-            head.extensions.get::<Rejected>().is_some()
+            head.extensions.get::<Rejection>().is_some()
                 || head.headers.contains_key(REJECTED_BY)
                 || head.status.is_server_error()
                 || head.status == StatusCode::REQUEST_TIMEOUT
@@ -140,7 +140,7 @@ pub(crate) fn is_out_of_time(head: &Parts) -> bool {
     head.extensions
         .get::<Class>()
         .is_some_and(|class| class.kind == Kind::Timeout)
-        && head.extensions.get::<Rejected>().is_some()
+        && head.extensions.get::<Rejection>().is_some()
 }
 
 /// Returns `ttl` ± 10 %, so that responses stored together do not expire together. `random` is from

@@ -14,7 +14,7 @@ use http::Response;
 use tokio::time::sleep;
 use tower::{Layer, ServiceExt};
 use tower_claude_circuit_breaker::{BreakerConfig, BreakerState, CircuitBreakerLayer};
-use tower_claude_core::BufferRequest;
+use tower_claude_core::toolkit::BufferRequest;
 use tower_claude_fake_claude::{FakeClaude, Fault};
 use tower_claude_tests::{EventLog, FrameBody, read};
 

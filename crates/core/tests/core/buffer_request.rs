@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response};
 use tower::{Service, ServiceExt};
-use tower_claude_core::{BufferRequest, RequestBody, check};
+use tower_claude_core::{RequestBody, check, toolkit::BufferRequest};
 
 use crate::frames::{Frames, Piece, chunked, data, frames, run};
 

@@ -11,8 +11,8 @@ use std::{
 use http::Extensions;
 use tokio::time::Instant;
 use tower_claude_core::{
-    Call, Class, Deadline, Ledger, LimitWarning, LimiterId, Observation, Priority,
-    ReservationHandle, Tenant, Workload,
+    Call, Class, Deadline, Priority, Tenant, Workload,
+    toolkit::{Ledger, LimitWarning, LimiterId, Observation, ReservationHandle},
 };
 use tower_claude_wire::RateLimits;
 
@@ -236,11 +236,7 @@ async fn new_attempt_resets_the_state_of_the_last() {
         assert_eq!(call.begin_attempt(), number);
         assert!(!call.is_held_back());
         assert!(!call.is_timed_out());
-        assert!(!call.is_committed());
         call.set_held_back(true);
         call.time_out_attempt();
-        call.set_committed(true);
     }
-    call.set_committed(false);
-    assert!(!call.is_committed());
 }

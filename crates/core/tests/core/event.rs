@@ -6,8 +6,9 @@ use std::{
 };
 
 use tower_claude_core::{
-    Class, Dimension, Kind, LimitWarning, RejectReason, Scope,
+    Class, Dimension, Kind, RejectReason, Scope,
     event::{Event, EventSink, emit},
+    toolkit::LimitWarning,
 };
 use tower_claude_wire::RateLimits;
 

@@ -1,12 +1,12 @@
 //! Tests of the items that layers build on, by module.
 
+mod body_end;
 mod buffer_request;
 mod call;
 mod classify;
 mod driver;
 mod event;
 mod frames;
-mod observed;
 mod prefix;
 mod rejection;
 mod request_body;

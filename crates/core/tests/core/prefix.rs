@@ -6,7 +6,8 @@ use http::Request;
 use proptest::prelude::*;
 use tokio::time::Instant;
 use tower_claude_core::{
-    Cost, EstimateCost, HeuristicCost, PendingEstimate, Prefix, PrefixMemory, Prefixes, RequestBody,
+    Cost, EstimateCost, HeuristicCost, RequestBody,
+    toolkit::{PendingEstimate, Prefix, PrefixMemory, Prefixes},
 };
 use tower_claude_wire::Usage;
 
@@ -14,8 +15,8 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 /// A model of the server by the rules in its documentation.
 ///
-/// Prefixes are written at breakpoints. The longest of the 20 blocks back from each breakpoint is read.
-/// A lifetime counts from the start of the request, and each use renews it.
+/// Prefixes are written at breakpoints. The longest of the 20 blocks back from each breakpoint is
+/// read. A lifetime counts from the start of the request, and each use renews it.
 #[derive(Default)]
 struct Server {
     held: HashMap<Vec<u64>, (Instant, Duration)>,

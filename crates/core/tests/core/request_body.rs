@@ -4,14 +4,14 @@ use bytes::Bytes;
 use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use proptest::prelude::*;
-use tower_claude_core::{BoxError, RequestBody};
+use tower_claude_core::{BoxError, RequestBody, toolkit::Collect};
 
 use crate::frames::{Cut, Frames, Piece, chunked, data, drain, frames, run, trailers};
 
 const JSON: &str = r#"{"model":"claude-sonnet-5-5","max_tokens":9,"messages":[]}"#;
 
 fn collect(body: Frames, limit: usize) -> RequestBody {
-    run(RequestBody::collect(body, limit))
+    run(Collect::new(body, limit))
 }
 
 fn cut(error: Option<BoxError>) -> bool {
@@ -132,7 +132,7 @@ fn exhausted_stream_is_at_its_end() {
         (collect(frames([Piece::Error]), 99), 1),
         (collect(frames([data("ab"), Piece::Error]), 99), 2),
         (collect(frames([data("ab"), Piece::Trailers]), 99), 2),
-        (run(RequestBody::collect(long, 3)), 1),
+        (run(Collect::new(long, 3)), 1),
     ] {
         for _ in 0..left {
             assert!(!body.is_end_stream());

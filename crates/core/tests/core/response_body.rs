@@ -4,7 +4,10 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use http_body::{Body, Frame};
-use tower_claude_core::{ERROR_BODY_LIMIT, ErrorBody, ResponseBody};
+use tower_claude_core::{
+    ResponseBody,
+    toolkit::{ERROR_BODY_LIMIT, ErrorBody},
+};
 
 use crate::frames::{Cut, Frames, Piece, data, drain, frames, run, trailers};
 

@@ -1,7 +1,7 @@
 //! Requests that are kept for another attempt.
 
 use http::{Method, Request, Version};
-use tower_claude_core::{RequestBody, SavedRequest, Tenant};
+use tower_claude_core::{RequestBody, Tenant, toolkit::SavedRequest};
 
 fn request() -> Request<RequestBody> {
     Request::post("https://api.anthropic.com/v1/messages?beta=true")

@@ -11,7 +11,7 @@ use http::{HeaderValue, Request, Response, Version};
 use http_body_util::BodyExt;
 use tokio::time::Instant;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
-use tower_claude_core::{BufferRequest, Call, RequestBody, Tenant};
+use tower_claude_core::{Call, RequestBody, Tenant, toolkit::BufferRequest};
 use tower_claude_fallback_model::FallbackModelLayer;
 use tower_claude_retry::{Backoff, Jitter, RetryLayer, Timeouts};
 

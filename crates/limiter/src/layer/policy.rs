@@ -11,9 +11,9 @@ use std::{
 use http::{Request, response::Parts};
 use tokio::time::Instant;
 use tower_claude_core::{
-    Call, Class, EstimateCost, HeuristicCost, LimitWarning, Observation, Outcome, PendingEstimate,
-    Rejection, RequestBody, ReservationHandle, Scope,
+    Call, Class, EstimateCost, HeuristicCost, Outcome, Rejection, RequestBody, Scope,
     driver::{AttemptPolicy, Clock},
+    toolkit::{LimitWarning, Observation, PendingEstimate, ReservationHandle},
 };
 use tower_claude_wire::StreamState;
 
@@ -119,6 +119,13 @@ impl Admitted {
         kept.as_deref()
             .or_else(of_reservation)
             .expect("kept if the reservation does not know it")
+    }
+
+    pub(super) fn can_skip_head(&self, at: Instant) -> bool {
+        match self {
+            Self::Own(reservation) => reservation.can_skip_head(at),
+            Self::Joined(handle) => handle.can_skip_head(at),
+        }
     }
 
     pub(super) fn observe(&self, observation: &Observation<'_>) -> Option<LimitWarning> {

@@ -5,8 +5,8 @@ use std::{fmt, pin::Pin, sync::Arc, time::Duration};
 use http::Request;
 use tokio::time::Instant;
 use tower_claude_core::{
-    Call, Cost, EstimateCost, PendingEstimate, RequestBody, ReservationHandle, Scope, ScopeRef,
-    Workload,
+    Call, Cost, EstimateCost, RequestBody, Scope, Workload,
+    toolkit::{PendingEstimate, ReservationHandle, ScopeRef},
 };
 
 use super::{label_headers::LabelHeaders, reporter::Reporter};

@@ -83,8 +83,8 @@ impl LocalAcquire {
 
     /// Returns the position in the queue, or `None` if the request does not wait.
     ///
-    /// It is counted from the nearer end of the queue of its priority and tenant, under the lock of its
-    /// scope, so the cost is linear in the middle of a long queue.
+    /// It is counted from the nearer end of the queue of its priority and tenant, under the lock of
+    /// its scope, so the cost is linear in the middle of a long queue.
     #[must_use]
     pub fn place(&self) -> Option<QueuePlace> {
         match &self.state {

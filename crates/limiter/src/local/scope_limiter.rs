@@ -13,7 +13,10 @@ use std::{
 
 use foldhash::fast::RandomState;
 use tokio::time::Instant;
-use tower_claude_core::{Cost, Ledger, LimitWarning, LimiterId, Observation, Rejection, Scope};
+use tower_claude_core::{
+    Cost, Rejection, Scope,
+    toolkit::{Ledger, LimitWarning, LimiterId, Observation},
+};
 
 use crate::{
     config::LimiterConfig,
@@ -231,8 +234,8 @@ impl ScopeLimiter {
         idle.then(|| (state.pool.spent(now), state.used_at))
     }
 
-    /// Changes the pool and wakes the requests that became admissible. If the change is a report for
-    /// `report`, also wakes the head of the queue if its cost estimate may have improved.
+    /// Changes the pool and wakes the requests that became admissible. If the change is a report
+    /// for `report`, also wakes the head of the queue if its cost estimate may have improved.
     fn change<T>(
         &self,
         now: u64,
@@ -265,7 +268,8 @@ impl ScopeLimiter {
 }
 
 impl State {
-    /// Polls the pool, hands grants to the waiting futures, and ensures that the head wakes in time.
+    /// Polls the pool, hands grants to the waiting futures, and ensures that the head wakes in
+    /// time.
     fn poll_pool(&mut self, now: u64, wakes: &mut WakeList) -> Next {
         let next = self.pool.poll(now, &mut self.granted);
         for (id, reservation) in self.granted.drain(..) {
@@ -309,7 +313,7 @@ impl Ledger for ScopeLimiter {
         Some(&self.scope)
     }
 
-    fn is_calm(&self, at: Instant) -> bool {
+    fn can_skip_head(&self, at: Instant) -> bool {
         self.skip_heads_until.load(Ordering::Relaxed) > self.nanos(at)
     }
 

@@ -11,7 +11,10 @@ use std::{
 
 use foldhash::fast::RandomState;
 use tokio::time::Instant;
-use tower_claude_core::{AsScope, LimiterId, Scope};
+use tower_claude_core::{
+    Scope,
+    toolkit::{AsScope, LimiterId},
+};
 
 use crate::{
     config::LimiterConfig,
@@ -20,8 +23,8 @@ use crate::{
     sync::{self, RwLock},
 };
 
-/// The limiters by scope. The hash keys are random for every map, since a client may choose the name
-/// of a rate group. The hash is fast, since every request looks its scope up once.
+/// The limiters by scope. The hash keys are random for every map, since a client may choose the
+/// name of a rate group. The hash is fast, since every request looks its scope up once.
 type Limiters = HashMap<Scope, Arc<ScopeLimiter>, RandomState>;
 
 /// One copy of the map, in cache lines of its own.
@@ -32,11 +35,11 @@ struct Copy(RwLock<Limiters>);
 /// The most copies. Further threads share them.
 const MAX_COPIES: usize = 16;
 
-/// A bounded map of scopes. Over the bound, idle scopes are evicted: first those whose limits are the
-/// least spent, since a scope that returns begins with full limits, then the longest unused.
+/// A bounded map of scopes. Over the bound, idle scopes are evicted: first those whose limits are
+/// the least spent, since a scope that returns begins with full limits, then the longest unused.
 ///
-/// Every thread reads its own copy of the map, so that readers do not contend for one lock. A change
-/// locks all copies, in order.
+/// Every thread reads its own copy of the map, so that readers do not contend for one lock. A
+/// change locks all copies, in order.
 pub(super) struct ScopeMap {
     pub(super) id: LimiterId,
     pub(super) limits: Limits,

@@ -33,8 +33,8 @@ impl Pool {
     ///
     /// * [`RejectReason::Oversized`] if it can never fit a limit.
     /// * [`RejectReason::QueueFull`] if it must wait and the queue is full.
-    /// * [`RejectReason::WaitTooLong`] or [`RejectReason::DeadlineWouldPass`] if its estimated wait is
-    ///   too long.
+    /// * [`RejectReason::WaitTooLong`] or [`RejectReason::DeadlineWouldPass`] if its estimated wait
+    ///   is too long.
     pub fn enqueue(&mut self, now: u64, request: PoolRequest) -> Result<Enqueued, Rejection> {
         let now = self.advance(now);
         let charge = self.forecast.charge(&request.cost);
@@ -181,8 +181,8 @@ impl Pool {
         self.earliest(now, charge).is_some_and(|at| at <= now)
     }
 
-    /// Returns the earliest time at which all of the charge is admissible, or `None` if a request in
-    /// flight must end first.
+    /// Returns the earliest time at which all of the charge is admissible, or `None` if a request
+    /// in flight must end first.
     fn earliest(&self, now: u64, charge: &Charge) -> Option<u64> {
         if self.in_flight.is_full() {
             return None;
@@ -194,7 +194,8 @@ impl Pool {
         Some(buckets.max(pacing))
     }
 
-    /// Passes a new request through the queue ahead of the queued ones, so that its flow is charged.
+    /// Passes a new request through the queue ahead of the queued ones, so that its flow is
+    /// charged.
     fn admit_ahead(
         &mut self,
         flow: FlowKey,

@@ -136,8 +136,8 @@ impl DailyLimit {
         }
     }
 
-    /// Corrects an amount that was taken at `sent_at`. A decrease of an amount that was taken before
-    /// the day began does not change the current day.
+    /// Corrects an amount that was taken at `sent_at`. A decrease of an amount that was taken
+    /// before the day began does not change the current day.
     pub(crate) fn recharge(&mut self, sent_at: u64, old: u64, new: u64) {
         if old == new {
             return;
@@ -160,8 +160,8 @@ impl DailyLimit {
         self.used = self.used.saturating_add(change);
     }
 
-    /// Returns the nanoseconds until this amount is left. An amount over the limit waits until nothing
-    /// is used.
+    /// Returns the nanoseconds until this amount is left. An amount over the limit waits until
+    /// nothing is used.
     pub(crate) fn wait(&self, now: u64, amount: u64) -> u64 {
         let missing = signed(amount.min(self.limit)).saturating_sub(self.left());
         if missing <= 0 {

@@ -1,5 +1,5 @@
-//! The detection of external use: decreases of the server's levels that this pool's own use does not
-//! explain.
+//! The detection of external use: decreases of the server's levels that this pool's own use does
+//! not explain.
 
 use crate::{
     policy::Sharing,
@@ -15,7 +15,8 @@ use crate::{
 
 const SECOND: u64 = 1_000_000_000;
 
-/// The time within which a second sign confirms the first, and the time constant of unexplained use.
+/// The time within which a second sign confirms the first, and the time constant of unexplained
+/// use.
 const CONFIRMED_WITHIN: u64 = 10 * SECOND;
 
 /// The time for which limits are taken to be shared after the last sign.
@@ -33,8 +34,8 @@ pub(crate) struct ExternalUse {
     unexplained: [UnexplainedUse; DIMENSIONS.len()],
 }
 
-/// The unexplained use of one level: decreases by headers minus increases, decaying. A wrong estimate
-/// causes a decrease and an increase, while external use only causes decreases.
+/// The unexplained use of one level: decreases by headers minus increases, decaying. A wrong
+/// estimate causes a decrease and an increase, while external use only causes decreases.
 #[derive(Debug)]
 struct UnexplainedUse {
     /// In units.

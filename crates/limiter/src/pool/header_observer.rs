@@ -1,11 +1,11 @@
 //! The observer of rate-limit headers: limits, capacities and levels of the server.
 //!
 //! A response to a request that was sent at `t_s` and received at `t_r` shows the server's level at
-//! some time in between, after an unknown part of the charges in flight. So it bounds the level from
-//! both sides, and a level within the bounds is not changed. The exact time (admission or response) is
-//! not documented, so no computation relies on it.
+//! some time in between, after an unknown part of the charges in flight. So it bounds the level
+//! from both sides, and a level within the bounds is not changed. The exact time (admission or
+//! response) is not documented, so no computation relies on it.
 
-use tower_claude_core::LimitWarning;
+use tower_claude_core::toolkit::LimitWarning;
 use tower_claude_wire::{Gauge, RateLimits};
 
 use crate::{
@@ -151,6 +151,14 @@ impl HeaderObserver {
             .any(|(gauge, dimension)| gauge.is_some_and(has_content) && dimension.bucket.is_some())
     }
 
+    /// Returns true if the response shows levels, all at least half of their limits.
+    pub(crate) fn shows_plenty(&self, head: &ObservedHead<'_>) -> bool {
+        let levels = self.gauges(head.limits).into_iter().flatten();
+        let mut levels = levels.filter_map(|gauge| Some((gauge.remaining?, gauge.limit?)));
+        let is_high = |(level, limit): (u64, u64)| level >= limit.div_ceil(2);
+        levels.next().is_some_and(is_high) && levels.all(is_high)
+    }
+
     /// Returns the dimension that had too little left for a rejected request, by the headers of its
     /// 429.
     pub(crate) fn exhausted(
@@ -234,10 +242,9 @@ impl HeaderObserver {
         dimension.bucket = Some(bucket);
     }
 
-    /// Learns the capacity from the time at which the bucket will be full:
-    /// `remaining + rate x (reset - now)`, both by the server's clock and in whole seconds. A sample
-    /// may be a second off, so the mean less a second is used, or the highest level seen if that is
-    /// more.
+    /// Learns the capacity from the time at which the bucket will be full: `remaining + rate x
+    /// (reset - now)`, both by the server's clock and in whole seconds. A sample may be a second
+    /// off, so the mean less a second is used, or the highest level seen if that is more.
     fn learn_capacity(
         &mut self,
         reading: Reading<'_>,

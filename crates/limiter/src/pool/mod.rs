@@ -1,13 +1,13 @@
 //! The limits of one scope, without I/O.
 //!
-//! A [`Pool`] consists of parts that own their state: the buckets, the requests in flight, the queue,
-//! the forecast of usage, the pacing, the observer of headers and the detection of external use. Each
-//! part that can delay a request returns the earliest time for a charge, and a request is admitted at
-//! the latest of these times.
+//! A [`Pool`] consists of parts that own their state: the buckets, the requests in flight, the
+//! queue, the forecast of usage, the pacing, the observer of headers and the detection of external
+//! use. Each part that can delay a request returns the earliest time for a charge, and a request is
+//! admitted at the latest of these times.
 //!
-//! A pool does not read a clock, sleep or wake. Every operation takes `now`, in whole nanoseconds since
-//! a start that the caller chooses. [`LocalLimiter`](crate::LocalLimiter) drives it in real time, and a
-//! simulator in virtual time.
+//! A pool does not read a clock, sleep or wake. Every operation takes `now`, in whole nanoseconds
+//! since a start that the caller chooses. [`LocalLimiter`](crate::LocalLimiter) drives it in real
+//! time, and a simulator in virtual time.
 //!
 //! ```
 //! use std::num::NonZeroU64;
@@ -46,7 +46,7 @@ pub(crate) mod types;
 
 use std::time::{Duration, SystemTime};
 
-use tower_claude_core::{Dimension, LimitWarning, Scope};
+use tower_claude_core::{Dimension, Scope, toolkit::LimitWarning};
 use tower_claude_wire::{RateLimits, Usage};
 
 pub use in_flight::ReservationId;
@@ -71,8 +71,9 @@ use crate::{
     snapshot::{DimensionSnapshot, ScopeSnapshot},
 };
 
-/// The nanoseconds for which heads of successes can be skipped while all levels are over the half.
-/// Other clients use no more in that time than while a response is under way.
+/// The nanoseconds for which heads of successes can be skipped after a head that showed all levels
+/// over the half: 100 ms. Other clients use no more in that time than while a response is under
+/// way.
 const SKIP_HEADS_FOR: u64 = 100_000_000;
 
 /// The limits of one scope, without I/O. See the [module](self).
@@ -201,7 +202,8 @@ impl Pool {
         if self.observer.shows_limit(head, &self.buckets) {
             self.in_flight.end_initial_limit();
         }
-        let can_skip = self.in_flight.initial_limit().is_none()
+        let can_skip = self.observer.shows_plenty(head)
+            && self.in_flight.initial_limit().is_none()
             && !self.external_use.may_be_shared(now)
             && self.pacing.paused_until() <= now
             && self.buckets.is_observed()
@@ -228,10 +230,10 @@ impl Pool {
 
     /// Stops admissions after a 429 for `id`. Returns the remaining pause.
     ///
-    /// The pause is `retry_after`, at most 1 h, raised to at least 2 s by the second 429 in a row and
-    /// to 4 s by each after that. Without `retry_after`, or with 0, it is 1 s, doubled with every 429 in
-    /// a row, up to [`max_pause`](LimiterConfig::max_pause). `jitter` (0..1) adds up to half of it, at
-    /// most 10 s to a `retry_after`.
+    /// The pause is `retry_after`, at most 1 h, raised to at least 2 s by the second 429 in a row
+    /// and to 4 s by each after that. Without `retry_after`, or with 0, it is 1 s, doubled with
+    /// every 429 in a row, up to [`max_pause`](LimiterConfig::max_pause). `jitter` (0..1) adds up
+    /// to half of it, at most 10 s to a `retry_after`.
     pub fn rate_limited(
         &mut self,
         now: u64,
@@ -389,8 +391,8 @@ impl Pool {
         margins(&self.buckets, &self.forecast, input)
     }
 
-    /// Returns the nanoseconds in which the most spent limit allows as much as is used of it. A limit
-    /// per day counts its used share of a day.
+    /// Returns the nanoseconds in which the most spent limit allows as much as is used of it. A
+    /// limit per day counts its used share of a day.
     pub(crate) fn spent(&self, now: u64) -> u64 {
         self.buckets.spent(now)
     }

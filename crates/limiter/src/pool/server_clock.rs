@@ -1,8 +1,8 @@
 //! The server's clock, as an offset to local time learned from `Date` headers.
 //!
-//! A `Date` is rounded to whole seconds and delayed by the response's way. Local time minus `Date` is
-//! therefore too small only by the rounding, and its minimum over some minutes is right to a fraction
-//! of a second. The local wall clock plays no part.
+//! A `Date` is rounded to whole seconds and delayed by the response's way. Local time minus `Date`
+//! is therefore too small only by the rounding, and its minimum over some minutes is right to a
+//! fraction of a second. The local wall clock plays no part.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -38,7 +38,7 @@ impl PoolRequest {
             deadline: None,
             max_wait: None,
             priority: Priority::Normal,
-            tenant: TenantKey::NOBODY,
+            tenant: TenantKey::NONE,
         }
     }
 
@@ -52,7 +52,7 @@ impl PoolRequest {
     /// Returns the request with a tenant.
     #[must_use]
     pub fn with_tenant(mut self, tenant: Option<&Tenant>) -> Self {
-        self.tenant = tenant.map_or(TenantKey::NOBODY, TenantKey::of);
+        self.tenant = tenant.map_or(TenantKey::NONE, TenantKey::of);
         self
     }
 

@@ -11,7 +11,7 @@ use http::Extensions;
 use reqwest::{Body, Client, Request, Response};
 use reqwest_middleware::{ClientBuilder, Error, Middleware, Next, Result};
 use tower::{ServiceBuilder, timeout::TimeoutLayer, timeout::error::Elapsed};
-use tower_claude_core::{Deadline, Rejected};
+use tower_claude_core::{Deadline, Rejection};
 use tower_claude_fake_claude::{FakeClaude, Fault, HeaderFamily};
 use tower_claude_header_budget::HeaderBudgetLayer;
 use tower_claude_limiter::Limits;
@@ -129,7 +129,7 @@ async fn rejection_of_a_full_stack_is_a_response() {
         );
         let by = refused
             .extensions()
-            .get::<Rejected>()
+            .get::<Rejection>()
             .map(|refused| refused.by);
         assert_eq!(by, Some("token-bucket"));
         assert!(refused.text().await.unwrap().contains("rate_limit_error"));
@@ -150,7 +150,7 @@ async fn caller_extensions_reach_the_layers() {
         let request = post(&client, &server.url()).body(prompt(SONNET, false));
         let response = request.with_extension(late).send().await.unwrap();
         assert_eq!(response.status(), 504);
-        assert!(response.extensions().get::<Rejected>().is_some());
+        assert!(response.extensions().get::<Rejection>().is_some());
         assert_eq!(fake.log_len(), 0);
     })
     .await;

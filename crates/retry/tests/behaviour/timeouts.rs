@@ -11,7 +11,7 @@ use http::{Request, Response};
 use http_body_util::Full;
 use tokio::time::Instant;
 use tower::{Layer, Service, ServiceExt, service_fn};
-use tower_claude_core::{Call, Deadline, Kind, RejectReason, Rejected, RequestBody};
+use tower_claude_core::{Call, Deadline, Kind, RejectReason, Rejection, RequestBody};
 use tower_claude_retry::{RetryLayer, Timeouts};
 
 use crate::api::*;
@@ -25,7 +25,7 @@ async fn head_timeout_is_retried_once() {
     assert_eq!(api.elapsed(), 1201 * SECOND);
     assert_eq!((answer.status, api.alive()), (504, 0));
     assert!(answer.text().contains("timeout_error"));
-    let refused = answer.extensions.get::<Rejected>().expect("tagged");
+    let refused = answer.extensions.get::<Rejection>().expect("tagged");
     let after = 600 * SECOND;
     assert_eq!(
         (refused.by, refused.reason),

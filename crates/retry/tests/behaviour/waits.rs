@@ -3,7 +3,7 @@
 use std::{io, num::NonZeroU32, time::Duration};
 
 use tower::{Layer, ServiceExt};
-use tower_claude_core::{Kind, PausedByLimiter, RejectReason, Rejected, Rejection, event::Event};
+use tower_claude_core::{Kind, RejectReason, Rejection, event::Event, toolkit::PausedByLimiter};
 use tower_claude_retry::RetryLayer;
 use tower_claude_tests::EventLog;
 
@@ -149,7 +149,7 @@ async fn local_rejection_is_returned() {
     let refused = refusal.into_response::<Body>();
     let mut reply = Reply::rate_limited("1").header("x-tower-claude-refused-by", "limiter");
     reply = reply.extension(refusal.class());
-    reply = reply.extension(*refused.extensions().get::<Rejected>().unwrap());
+    reply = reply.extension(*refused.extensions().get::<Rejection>().unwrap());
     let api = Api::new([reply]);
     let answer = through(&layer, &api).await;
     assert!(answer.class().local);

@@ -85,8 +85,8 @@ impl ThisLimiter {
                 state.reservation = Some(id);
                 io.send.push(job);
             }
-            Ok(Enqueued::Waiting(ticket)) => {
-                self.waiting.insert(ticket, job);
+            Ok(Enqueued::Waiting(waiter)) => {
+                self.waiting.insert(waiter, job);
                 self.turn(now, io);
             }
             Err(_) => io.failed.push(job),
@@ -99,8 +99,8 @@ impl ThisLimiter {
             return;
         }
         let next = self.pool.poll(now, &mut self.granted);
-        for (ticket, id) in self.granted.drain(..) {
-            if let Some(job) = self.waiting.remove(&ticket) {
+        for (waiter, id) in self.granted.drain(..) {
+            if let Some(job) = self.waiting.remove(&waiter) {
                 self.jobs.get(job).reservation = Some(id);
                 io.send.push(job);
             }

@@ -1,10 +1,10 @@
 //! Rows with one process, many processes, and foreign clients.
 
-use super::{Column, Scenario, ScenarioBuilder, special};
+use super::{BASELINES, Scenario, ScenarioBuilder, column, others, special};
 use crate::{
     client::Kind,
     metrics::{
-        Goal::{self, AtLeast, AtMost},
+        Goal::{AtLeast, AtMost},
         Metric,
     },
     options::Options,
@@ -14,15 +14,6 @@ use crate::{
 
 /// Duration of about a million requests, limited by input.
 const LARGE: Quota = Quota([4_000, 7_400_000, 1_500_000]);
-
-pub(super) const BASELINES: [Kind; 6] = [
-    Kind::SdkDefault,
-    Kind::BackoffForever,
-    Kind::FixedBucket,
-    Kind::StaticShare,
-    Kind::AwsAdaptive,
-    Kind::HeaderNaive,
-];
 
 /// Returns all selected rows.
 pub(crate) fn all(options: &Options) -> Result<Vec<Scenario>, String> {
@@ -37,17 +28,6 @@ pub(crate) fn all(options: &Options) -> Result<Vec<Scenario>, String> {
     rows.extend(special::open_loops(options)?);
     rows.retain(|row| row.columns.iter().any(|column| options.wants(column.id)));
     Ok(rows)
-}
-
-pub(super) fn column(id: &'static str, metric: Metric, goal: Option<Goal>) -> Column {
-    Column { id, metric, goal }
-}
-
-pub(super) fn others(first: Kind, rest: &[Kind]) -> Vec<Kind> {
-    let mut kinds = vec![first];
-    kinds.extend(rest);
-    kinds.push(Kind::Oracle);
-    kinds
 }
 
 fn alone(quick: bool) -> Scenario {

@@ -3,10 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{
-    Scenario, ScenarioBuilder,
-    rows::{BASELINES, column, others},
-};
+use super::{BASELINES, Scenario, ScenarioBuilder, column, others};
 use crate::{
     client::Kind,
     metrics::{

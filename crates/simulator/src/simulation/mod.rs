@@ -1,91 +1,29 @@
 //! The simulation of clients, network and server in virtual time.
 
-mod at_server;
-mod events;
+mod in_flight_cost;
+mod parts;
 mod server;
 mod tally;
-mod watch;
 
 use std::collections::VecDeque;
 
 use crate::{
-    client::{Action, Head, JobId, Strategy},
+    client::{Action, ActualUse, Head, JobId, NewRequest},
     event_queue::EventQueue,
-    random::{Purpose, stream},
-    setup::Setup,
-    units::SECOND,
-    workload::{Class, Sizes, Source, When},
+    random::{Purpose, exponential, stream},
+    setup::{Fault, Setup},
+    units::{MS, SECOND, nanos, seconds},
+    workload::{BIG, Sizes, When},
 };
+use in_flight_cost::InFlightCost;
+use parts::{Client, Event, Job};
 
 pub(crate) use server::{STREAM, Server};
 pub(crate) use tally::{Sample, Tally};
 
-/// An event of the simulation. A server event causes the client's event after a network delay.
-#[derive(Clone, Copy, Debug)]
-enum Event {
-    /// A client has a new request from one of its sources.
-    Submit { client: u32, source: u32 },
-    /// A request reaches the server.
-    Arrive(JobId),
-    /// The server starts the response.
-    Stream(JobId),
-    /// The response head reaches the client.
-    Deliver(JobId),
-    /// The client reports its received output.
-    Progress(JobId),
-    /// The server has produced the complete response.
-    Finish(JobId),
-    /// The end of a response reaches the client.
-    Done(JobId),
-    /// The timer of a client expires.
-    Wake(u32),
-    /// The first request of the oracle's queue may be admitted.
-    OracleQueue,
-    /// The warm-up ends.
-    WarmUpEnd,
-    /// The limits change.
-    Change,
-    /// A clock fails.
-    Fault,
-    /// A sample is taken.
-    Sample,
-}
-
-/// A request with all its attempts.
-#[derive(Debug)]
-struct Job {
-    client: u32,
-    source: u32,
-    class: Class,
-    sizes: Sizes,
-    /// Time from admission to the first output.
-    think: u64,
-    submitted: u64,
-    sent: u64,
-    arrived: u64,
-    streaming: u64,
-    delivered: u64,
-    attempts: u32,
-    /// Count of output tokens at which the client reports next.
-    report: u64,
-    head: Head,
-}
-
-struct Client {
-    strategy: Box<dyn Strategy>,
-    sources: Vec<Source>,
-    /// Number of requests of each source so far.
-    counts: Vec<u64>,
-    sizes: fastrand::Rng,
-    arrivals: fastrand::Rng,
-    counted: bool,
-    /// Time of the earliest wake event in the queue.
-    armed: u64,
-    /// Time by which its clock is late.
-    behind: u64,
-    /// End of its suspension.
-    asleep_until: u64,
-}
+/// The limiter's layers report output from this count on, and then after every increase by a
+/// quarter.
+const FIRST_REPORT: u64 = 256;
 
 /// The complete state of one run.
 pub(crate) struct Simulation {
@@ -102,13 +40,11 @@ pub(crate) struct Simulation {
     promised: u64,
     has_oracle_queue: bool,
     measuring: bool,
-    date_off: i64,
-    reset_off: i64,
     tally: Tally,
     /// Requests, input tokens admitted and output tokens produced since the warm-up.
     charged: [u64; 3],
     /// Requests in flight, and the output of responses whose end has reached the client.
-    flight: watch::Flight,
+    flight: InFlightCost,
     settled: u64,
     last_admission: u64,
     second: (u32, u32),
@@ -117,18 +53,8 @@ pub(crate) struct Simulation {
 impl Simulation {
     pub(crate) fn new(setup: Setup) -> Self {
         let seed = setup.seed;
-        let parties = setup.clients.len();
-        let client = |(index, party): (usize, &crate::setup::ClientSpec)| Client {
-            strategy: party.kind.start(party.told, parties, seed, index),
-            counts: vec![0; party.sources.len()],
-            sources: party.sources.clone(),
-            sizes: stream(seed, Purpose::Sizes, index),
-            arrivals: stream(seed, Purpose::Arrivals, index),
-            counted: party.counted,
-            armed: u64::MAX,
-            behind: 0,
-            asleep_until: 0,
-        };
+        let count = setup.clients.len();
+        let client = |(index, spec)| Client::new(spec, seed, index, count);
         Self {
             clients: setup.clients.iter().enumerate().map(client).collect(),
             // The oracle's queue only tests for admission, so a failed test must not cost a
@@ -147,14 +73,12 @@ impl Simulation {
             promised: 0,
             has_oracle_queue: setup.has_oracle_queue(),
             measuring: false,
-            date_off: 0,
-            reset_off: 0,
             tally: Tally {
-                tokens: vec![0; parties],
+                tokens: vec![0; count],
                 ..Tally::default()
             },
             charged: [0; 3],
-            flight: watch::Flight::default(),
+            flight: InFlightCost::default(),
             settled: 0,
             last_admission: 0,
             second: (0, 0),
@@ -214,5 +138,430 @@ impl Simulation {
         if self.setup.sample > 0 {
             self.events.add(SECOND, Event::Sample);
         }
+    }
+
+    fn handle(&mut self, event: Event) {
+        let client = match event {
+            Event::Submit { client, .. } | Event::Wake(client) => Some(client),
+            Event::Deliver(job) | Event::Progress(job) | Event::Done(job) => {
+                Some(self.jobs[job as usize].client)
+            }
+            _ => None,
+        };
+        if let Some(client) = client {
+            let until = self.clients[client as usize].asleep_until;
+            if until > self.events.now() {
+                self.events.add(until, event);
+                return;
+            }
+        }
+        match event {
+            Event::Submit { client, source } => self.submit(client, source),
+            Event::Arrive(job) => self.arrive(job),
+            Event::Stream(job) => self.stream(job),
+            Event::Deliver(job) => self.deliver(job),
+            Event::Progress(job) => self.progress(job),
+            Event::Finish(job) => self.finish(job),
+            Event::Done(job) => self.done(job),
+            Event::Wake(client) => self.wake(client),
+            Event::OracleQueue => self.advance_oracle_queue(),
+            Event::WarmUpEnd => {
+                self.measuring = true;
+                self.server.gauges(self.events.now());
+                self.charged = [0, 0, self.server.produced];
+            }
+            Event::Change => {
+                if let Some((at, quota)) = self.setup.change {
+                    self.server.change(at, quota);
+                }
+            }
+            Event::Fault => self.fault(),
+            Event::Sample => self.sample(),
+        }
+    }
+
+    fn submit(&mut self, client: u32, source: u32) {
+        let now = self.events.now();
+        let from = &mut self.clients[client as usize];
+        let kind = &from.sources[source as usize];
+        let index = from.counts[source as usize];
+        from.counts[source as usize] += 1;
+        let of = match &kind.when {
+            When::Trace(trace) => Some(trace.sizes(index)),
+            _ => None,
+        };
+        if let Some(at) = kind.next(now, index + 1, &mut from.arrivals) {
+            self.events.add(at, Event::Submit { client, source });
+        }
+        let sizes = Sizes::draw(&mut from.sizes, self.setup.estimate_error, of);
+        let job = Job {
+            client,
+            source,
+            class: kind.class,
+            sizes,
+            think: nanos(0.4 + exponential(&mut from.sizes, 0.3)),
+            submitted: now,
+            sent: 0,
+            arrived: 0,
+            streaming: 0,
+            delivered: 0,
+            attempts: 0,
+            report: FIRST_REPORT,
+            head: Head::default(),
+        };
+        let ask = |id| NewRequest {
+            job: id,
+            estimate: sizes.estimate,
+            class: kind.class,
+        };
+        let ask = if let Some(id) = self.free.pop() {
+            self.jobs[id as usize] = job;
+            ask(id)
+        } else {
+            self.jobs.push(job);
+            ask((self.jobs.len() - 1) as JobId)
+        };
+        let local = now - from.behind;
+        from.strategy.submit(local, ask, &mut self.io);
+        self.act(client);
+    }
+
+    /// Executes the actions of a strategy.
+    fn act(&mut self, client: u32) {
+        let now = self.events.now();
+        let mut send = std::mem::take(&mut self.io.send);
+        for job in send.drain(..) {
+            self.send(now, job);
+        }
+        self.io.send = send;
+        let from = &mut self.clients[client as usize];
+        if let Some(at) = self.io.wake.take() {
+            let at = at.saturating_add(from.behind).max(now);
+            if at < from.armed {
+                from.armed = at;
+                self.events.add(at, Event::Wake(client));
+            }
+        }
+        while let Some(job) = self.io.failed.pop() {
+            if self.measuring && self.clients[client as usize].counted {
+                self.tally.failed += 1;
+            }
+            self.close(job);
+        }
+    }
+
+    fn send(&mut self, now: u64, id: JobId) {
+        let up = self.delay();
+        let job = &mut self.jobs[id as usize];
+        job.sent = now;
+        job.attempts += 1;
+        self.flight.sent += 1.0;
+        self.flight.asked += job.sizes.estimate as f64;
+        self.events.add(now + up, Event::Arrive(id));
+    }
+
+    /// Frees the slot. In a closed loop, the worker submits the next request.
+    fn close(&mut self, id: JobId) {
+        let job = &self.jobs[id as usize];
+        let (client, source) = (job.client, job.source);
+        self.free.push(id);
+        let kind = &self.clients[client as usize].sources[source as usize];
+        if matches!(kind.when, When::Closed(_)) {
+            let now = self.events.now();
+            self.events.add(now, Event::Submit { client, source });
+        }
+    }
+
+    fn deliver(&mut self, id: JobId) {
+        let now = self.events.now();
+        let job = &self.jobs[id as usize];
+        let (client, head, sizes, attempts) = (job.client, job.head, job.sizes, job.attempts);
+        let refused = head.refused.is_some();
+        if refused {
+            self.flight.sent -= 1.0;
+            self.flight.asked -= sizes.estimate as f64;
+        } else {
+            self.flight.charged -= sizes.estimate as f64;
+            self.flight.counted -= sizes.input as f64;
+            self.next_report(id);
+        }
+        let to = &mut self.clients[client as usize];
+        let local = now - to.behind;
+        to.strategy.on_response(local, id, &head, &mut self.io);
+        if self.setup.probe && self.measuring && !refused && attempts > 0 {
+            self.probe(now, client);
+        }
+        self.act(client);
+    }
+
+    fn progress(&mut self, id: JobId) {
+        let now = self.events.now();
+        let job = &mut self.jobs[id as usize];
+        let (client, output) = (job.client, job.report);
+        job.report += job.report / 4;
+        self.next_report(id);
+        let to = &mut self.clients[client as usize];
+        let local = now - to.behind;
+        to.strategy.on_progress(local, id, output, &mut self.io);
+        self.act(client);
+    }
+
+    fn next_report(&mut self, id: JobId) {
+        let job = &self.jobs[id as usize];
+        if job.report < job.sizes.output {
+            // A suspended client gets late reports at the end. All events of one response have the
+            // same delay.
+            let down = job.delivered - job.streaming;
+            let at = job.streaming + job.report * SECOND / STREAM + down;
+            if at > self.events.now() {
+                self.events.add(at, Event::Progress(id));
+            }
+        }
+    }
+
+    fn done(&mut self, id: JobId) {
+        let now = self.events.now();
+        let job = &self.jobs[id as usize];
+        let (client, sizes) = (job.client, job.sizes);
+        self.settled += sizes.output;
+        let used = ActualUse {
+            input: sizes.input,
+            output: sizes.output,
+        };
+        let to = &mut self.clients[client as usize];
+        let local = now - to.behind;
+        to.strategy.on_end(local, id, used, &mut self.io);
+        self.close(id);
+        self.act(client);
+    }
+
+    fn wake(&mut self, client: u32) {
+        let now = self.events.now();
+        let to = &mut self.clients[client as usize];
+        if to.armed > now {
+            return; // of an earlier time
+        }
+        to.armed = u64::MAX;
+        let local = now - to.behind;
+        to.strategy.wake(local, &mut self.io);
+        self.act(client);
+    }
+
+    /// Returns the delay of one direction of the network.
+    fn delay(&mut self) -> u64 {
+        20 * MS + nanos(exponential(&mut self.network, 0.02))
+    }
+
+    // At the server.
+
+    fn arrive(&mut self, id: JobId) {
+        let now = self.events.now();
+        self.jobs[id as usize].arrived = now;
+        if self.has_oracle_queue {
+            self.oracle_queue.push_back(id);
+            if self.oracle_queue.len() == 1 {
+                self.advance_oracle_queue();
+            }
+            return;
+        }
+        match self.server.admit(now, self.jobs[id as usize].sizes.input) {
+            Ok(()) => self.admitted(id),
+            Err(wait) => {
+                let mut head = self.server.head(now);
+                head.refused = Some(wait.div_ceil(SECOND).max(1));
+                let down = self.delay();
+                let job = &mut self.jobs[id as usize];
+                job.head = head;
+                self.second.1 += 1;
+                if self.clients[job.client as usize].counted {
+                    if self.measuring {
+                        self.tally.refused += 1;
+                    } else {
+                        self.tally.refused_before += 1;
+                    }
+                }
+                self.events.add(now + down, Event::Deliver(id));
+            }
+        }
+    }
+
+    /// Admits queued requests, first in, first out, each at the time at which it fits.
+    fn advance_oracle_queue(&mut self) {
+        let now = self.events.now();
+        while let Some(id) = self.oracle_queue.front().copied() {
+            let Sizes { input, output, .. } = self.jobs[id as usize].sizes;
+            let wait = self.until_produced(output);
+            let admitted = if wait > 0 {
+                Err(wait)
+            } else {
+                self.server.admit(now, input)
+            };
+            match admitted {
+                Ok(()) => {
+                    self.oracle_queue.pop_front();
+                    self.promised += output;
+                    self.admitted(id);
+                }
+                Err(wait) => {
+                    self.events.add(now + wait.max(MS / 10), Event::OracleQueue);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Returns the nanoseconds until this response fits after all output that is still to be
+    /// produced. The oracle knows the length of every response, while the server only checks that
+    /// there are tokens.
+    fn until_produced(&mut self, output: u64) -> u64 {
+        let gauge = self.server.gauges(self.events.now()).output_tokens;
+        let ahead = self.promised - self.server.produced;
+        let missing = (ahead + output) as i64 - gauge.level;
+        if missing <= 0 || ahead == 0 {
+            return 0;
+        }
+        (missing as u64).saturating_mul(60 * SECOND) / gauge.limit.max(1)
+    }
+
+    fn admitted(&mut self, id: JobId) {
+        let now = self.events.now();
+        let Sizes {
+            input, estimate, ..
+        } = self.jobs[id as usize].sizes;
+        self.flight.sent -= 1.0;
+        self.flight.asked -= estimate as f64;
+        self.flight.charged += estimate as f64;
+        self.flight.counted += input as f64;
+        self.count_admission(now, id);
+        let at_response = self.setup.switches.at_response;
+        if !at_response {
+            self.jobs[id as usize].head = self.server.head(now);
+        }
+        let think = self.jobs[id as usize].think;
+        self.events.add(now + think, Event::Stream(id));
+    }
+
+    fn count_admission(&mut self, now: u64, id: JobId) {
+        let job = &self.jobs[id as usize];
+        let Sizes { input, output, .. } = job.sizes;
+        self.second.0 += 1;
+        if self.measuring {
+            self.charged[0] += 1;
+            self.charged[1] += input;
+        }
+        let tally = &mut self.tally;
+        if !self.clients[job.client as usize].counted {
+            return;
+        }
+        let gap = now.saturating_sub(self.last_admission);
+        tally.longest_gap = tally.longest_gap.max(gap);
+        self.last_admission = self.last_admission.max(now);
+        if !self.measuring {
+            tally.admitted_before += 1;
+            return;
+        }
+        let wait = if self.has_oracle_queue {
+            now - job.arrived
+        } else {
+            job.sent - job.submitted
+        };
+        let wait = seconds(wait) as f32;
+        let class = Tally::class(job.class);
+        tally.admitted += 1;
+        tally.tokens[job.client as usize] += input + output;
+        tally.waits[class].push(wait);
+        let work = self.setup.quota.work(input, output);
+        tally.works[class].push(work as f32);
+        tally.attempts.0 += u64::from(job.attempts);
+        tally.attempts.1 += 1;
+        if input > BIG {
+            tally.big_waits.push(wait);
+            tally.big_attempts.0 += u64::from(job.attempts);
+            tally.big_attempts.1 += 1;
+        }
+    }
+
+    fn stream(&mut self, id: JobId) {
+        let now = self.events.now();
+        if self.setup.switches.at_response {
+            self.jobs[id as usize].head = self.server.head(now);
+        }
+        self.server.stream_starts(now);
+        let down = self.delay();
+        let job = &mut self.jobs[id as usize];
+        job.head.input = job.sizes.input;
+        job.streaming = now;
+        job.delivered = now + down;
+        let length = job.sizes.output * SECOND / STREAM;
+        self.events.add(job.delivered, Event::Deliver(id));
+        self.events.add(now + length, Event::Finish(id));
+    }
+
+    fn finish(&mut self, id: JobId) {
+        let now = self.events.now();
+        self.server.stream_ends(now);
+        let job = &self.jobs[id as usize];
+        let down = job.delivered - job.streaming;
+        // After the last report, even if both have the same time.
+        self.events.add(now + down + 1, Event::Done(id));
+    }
+
+    fn sample(&mut self) {
+        let now = self.events.now();
+        let level = self.server.level(now);
+        let (admitted, refused) = std::mem::take(&mut self.second);
+        self.tally.samples.push(Sample {
+            level,
+            admitted,
+            refused,
+        });
+        if now < self.setup.sample {
+            self.events.add(now + SECOND, Event::Sample);
+        }
+    }
+
+    /// Compares the client's levels with the server's.
+    fn probe(&mut self, now: u64, client: u32) {
+        let client = &self.clients[client as usize];
+        let Some(believed) = client.strategy.levels(now - client.behind) else {
+            return;
+        };
+        // Requests that the client has just admitted and the simulation has not sent.
+        let mut flight = self.flight;
+        for job in &self.io.send {
+            flight.sent += 1.0;
+            flight.asked += self.jobs[*job as usize].sizes.estimate as f64;
+        }
+        let produced = (self.server.produced - self.settled) as f64;
+        let drift = flight.drift(&self.server.gauges(now), produced, &believed);
+        let most = self.tally.drift.get_or_insert([f64::NEG_INFINITY; 3]);
+        for (most, drift) in most.iter_mut().zip(drift) {
+            *most = most.max(drift);
+        }
+    }
+
+    fn fault(&mut self) {
+        let now = self.events.now();
+        match self.setup.fault {
+            Some((_, Fault::Date(seconds))) => self.server.date_off = seconds,
+            Some((_, Fault::Reset(seconds))) => self.server.reset_off = seconds,
+            Some((_, Fault::Standstill(time))) => self.stand_still(now + time),
+            Some((_, Fault::ClockStop(time))) => {
+                self.clients[0].behind = time;
+                self.stand_still(now + time);
+            }
+            None => {}
+        }
+    }
+
+    fn stand_still(&mut self, until: u64) {
+        let first = &mut self.clients[0];
+        first.asleep_until = until;
+        // A timer that expires meanwhile fires at the end of the suspension.
+        if first.armed < u64::MAX {
+            first.armed = until;
+            self.events.add(until, Event::Wake(0));
+        }
+        self.last_admission = until;
     }
 }

@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use tower_claude_fake_claude::model::{Accounting, AdmissionId, Charge, GaugeSet, GroupLimits};
 
-use crate::{units::SECOND, workload::Quota};
+use crate::{
+    client::{Head, HeaderGauge},
+    units::SECOND,
+    workload::Quota,
+};
 
 /// Output tokens per second of one response.
 pub(crate) const STREAM: u64 = 80;
@@ -25,6 +29,10 @@ pub(crate) struct Server {
     carry: u64,
     /// Output tokens produced, ever.
     pub(crate) produced: u64,
+    /// Seconds by which its `date` header is ahead.
+    pub(crate) date_off: i64,
+    /// Seconds by which its reset times are ahead, beside those of the date.
+    pub(crate) reset_off: i64,
 }
 
 impl Server {
@@ -41,6 +49,8 @@ impl Server {
             at: 0,
             carry: 0,
             produced: 0,
+            date_off: 0,
+            reset_off: 0,
         };
         server.pump = server.open(0);
         server
@@ -74,6 +84,45 @@ impl Server {
     pub(crate) fn gauges(&mut self, now: u64) -> GaugeSet {
         self.catch_up(now);
         self.accounting.gauges(now, &self.group)
+    }
+
+    /// Returns the lowest level of all limits, as a share of the capacity.
+    pub(crate) fn level(&mut self, now: u64) -> f64 {
+        let gauges = self.gauges(now);
+        let readings = [gauges.requests, gauges.input_tokens, gauges.output_tokens];
+        let shares = readings.map(|reading| reading.level as f64 / reading.capacity.max(1) as f64);
+        shares.into_iter().fold(1.0, f64::min).max(0.0)
+    }
+
+    /// Returns the headers of a response at `now`.
+    pub(crate) fn head(&mut self, now: u64) -> Head {
+        let gauges = self.gauges(now);
+        let shown = |limit, remaining, full_in: Duration| {
+            // The second at which the bucket is full, rounded up like in the fake server's headers.
+            let full = now + full_in.as_nanos() as u64;
+            let full = if full_in.is_zero() {
+                full / SECOND
+            } else {
+                full.div_ceil(SECOND)
+            };
+            HeaderGauge {
+                limit,
+                remaining,
+                reset: full as i64 + self.date_off + self.reset_off,
+            }
+        };
+        let (requests, input) = (gauges.requests, gauges.input_tokens);
+        let output = gauges.output_tokens;
+        Head {
+            shown: [
+                shown(requests.limit, requests.remaining(), requests.full_in),
+                shown(input.limit, input.remaining_rounded(), input.full_in),
+                shown(output.limit, output.remaining_rounded(), output.full_in),
+            ],
+            date: (now / SECOND) as i64 + self.date_off,
+            refused: None,
+            input: 0,
+        }
     }
 
     /// Changes the limits. The levels are kept, up to the new capacity.

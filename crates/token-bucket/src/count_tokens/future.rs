@@ -12,7 +12,7 @@ use http::{Request, Response};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
-use tower_claude_core::{Call, ErrorBody, RequestBody};
+use tower_claude_core::{Call, RequestBody, toolkit::ErrorBody};
 use tower_claude_wire::{count_tokens_body, counted_tokens};
 use tower_service::Service;
 

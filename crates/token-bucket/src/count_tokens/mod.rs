@@ -17,8 +17,9 @@ use foldhash::quality::RandomState;
 use http::{Request, Response};
 use http_body::Body;
 use tower_claude_core::{
-    BufferRequest, RequestBody,
+    RequestBody,
     event::{Event, EventSink, Observer, emit},
+    toolkit::BufferRequest,
 };
 use tower_layer::Layer;
 use tower_service::Service;

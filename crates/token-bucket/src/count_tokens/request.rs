@@ -9,7 +9,7 @@ use http::{
         TRANSFER_ENCODING,
     },
 };
-use tower_claude_core::{Call, Endpoint, Rejected, RequestBody};
+use tower_claude_core::{Call, Endpoint, Rejection, RequestBody};
 
 /// Headers that belong to the body or the response of the original request, and are not copied.
 const NOT_COPIED: [HeaderName; 7] = [
@@ -72,7 +72,7 @@ pub(super) fn failure<B>(response: &Response<B>) -> Option<&'static str> {
     if response.status() == http::StatusCode::OK {
         return None;
     }
-    let local = response.extensions().get::<Rejected>().is_some();
+    let local = response.extensions().get::<Rejection>().is_some();
     Some(if local { "refused" } else { "status" })
 }
 

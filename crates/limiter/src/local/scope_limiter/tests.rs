@@ -1,6 +1,6 @@
-//! Threads that acquire, cancel, use, observe, pause and settle, in very many schedules. Whenever all
-//! threads sleep, no request is admissible or expired and the head wakes in time. In the end nothing is
-//! in flight, queued or armed.
+//! Threads that acquire, cancel, use, observe, pause and settle, in very many schedules. Whenever
+//! all threads sleep, no request is admissible or expired and the head wakes in time. In the end
+//! nothing is in flight, queued or armed.
 
 use std::{
     future::Future,
@@ -18,7 +18,9 @@ use shuttle::{
     sync::{Condvar, Mutex},
     thread,
 };
-use tower_claude_core::{Class, Cost, Kind, Observation, Priority, Rejection, Scope, Tenant};
+use tower_claude_core::{
+    Class, Cost, Kind, Priority, Rejection, Scope, Tenant, toolkit::Observation,
+};
 use tower_claude_wire::{RateLimits, Usage};
 
 use super::ScopeLimiter;
@@ -308,8 +310,8 @@ fn admissible_request_does_not_sleep_in_schedules_with_few_preemptions() {
     explore(PctScheduler::new(4, SCHEDULES));
 }
 
-/// A waker that holds the last reference to a task. Dropping it may drop anything, even another call in
-/// the same queue.
+/// A waker that holds the last reference to a task. Dropping it may drop anything, even another
+/// call in the same queue.
 struct LastReference(LocalLimiter);
 
 impl Wake for LastReference {

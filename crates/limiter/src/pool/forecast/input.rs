@@ -74,8 +74,8 @@ impl InputEstimator {
         self.error.learn(estimate * self.ratio_of(workload), actual);
     }
 
-    /// Learns only the error of an estimate that no ratio corrects, or that was wrong altogether. It
-    /// counts as at most twice its size, so that it does not hide all other errors.
+    /// Learns only the error of an estimate that no ratio corrects, or that was wrong altogether.
+    /// It counts as at most twice its size, so that it does not hide all other errors.
     pub(crate) fn learn_outlier(&mut self, expected: u64, actual: u64) {
         if expected > 0 {
             let actual = actual.min(expected.saturating_mul(2));

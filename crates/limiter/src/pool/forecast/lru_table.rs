@@ -32,8 +32,8 @@ impl<V: Default> LruTable<V> {
         Some(&entries.find(|entry| entry.key == key)?.value)
     }
 
-    /// Returns the slot of this key, which is added if it is missing. Returns `None` if the table is
-    /// full of values that may not be evicted.
+    /// Returns the slot of this key, which is added if it is missing. Returns `None` if the table
+    /// is full of values that may not be evicted.
     pub(crate) fn claim(&mut self, key: u64, may_evict: impl Fn(&V) -> bool) -> Option<usize> {
         self.uses += 1;
         let last_used = self.uses;

@@ -7,8 +7,8 @@ use crate::{config::LimiterConfig, nanos::nanos};
 /// The first inferred pause.
 const FIRST_INFERRED: u64 = 1_000_000_000;
 
-/// The most that jitter adds to an explicit `retry-after`, as in the retry layer. A caller that waits
-/// for a minute must be served by most pauses of a minute.
+/// The most that jitter adds to an explicit `retry-after`, as in the retry layer. A caller that
+/// waits for a minute must be served by most pauses of a minute.
 const MAX_SPREAD: u64 = 10_000_000_000;
 
 /// The most that 429s in a row extend a shorter `retry-after`. The server's value does not consider

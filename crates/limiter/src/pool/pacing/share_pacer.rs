@@ -1,9 +1,9 @@
 //! The share pacer: processes that do not communicate share a level fairly.
 //!
-//! Tokens are wasted only when the bucket is full, and requests are rejected only when it is empty. In
-//! between, the level can be used as a shared signal: each process sends at `f(z)` times the limit's
-//! rate, where `z` is the fill of the tightest bucket. `N` processes settle where `N f(z) = 1`, all at
-//! the same rate.
+//! Tokens are wasted only when the bucket is full, and requests are rejected only when it is empty.
+//! In between, the level can be used as a shared signal: each process sends at `f(z)` times the
+//! limit's rate, where `z` is the fill of the tightest bucket. `N` processes settle where `N f(z) =
+//! 1`, all at the same rate.
 
 use crate::pool::{
     bucket::UNIT,
@@ -17,8 +17,8 @@ const STEEPNESS: f64 = 10.0;
 /// The level at which one process alone sends at the limit's rate.
 const TARGET_LEVEL: f64 = 0.6;
 
-/// The target level of a bucket so small that a single large request takes most of it. The level must
-/// be high for such a request to fit.
+/// The target level of a bucket so small that a single large request takes most of it. The level
+/// must be high for such a request to fit.
 const HIGH_TARGET_LEVEL: f64 = 0.85;
 
 /// The capacities, in nanoseconds of refill, between which the target level falls.

@@ -1,7 +1,7 @@
 //! Slow start after idling: the pace begins at a quarter of the limit's rate and doubles regularly.
 //!
-//! A server may reject a sharp rise in use whatever its levels are. The requests that waited for the
-//! end of a pause are such a rise.
+//! A server may reject a sharp rise in use whatever its levels are. The requests that waited for
+//! the end of a pause are such a rise.
 
 use crate::{nanos::nanos, policy::SlowStart};
 

@@ -13,8 +13,8 @@ use crate::{
     shares::FairShares,
 };
 
-/// The most idle flows that are kept. A flow is kept until virtual time has passed its tag. Over the
-/// bound, the flows with the lowest tags are forgotten.
+/// The most idle flows that are kept. A flow is kept until virtual time has passed its tag. Over
+/// the bound, the flows with the lowest tags are forgotten.
 const MAX_IDLE: usize = 1_024;
 
 /// The binary digits of virtual time below a nanosecond, so that weights divide it well.

@@ -1,9 +1,9 @@
 //! Start-time fair queuing, first between priority classes, then between the tenants of a class.
 //!
-//! Virtual time is work divided by weight. Each flow has one tag: the start of its next request while
-//! it has requests queued, and the end of its last one otherwise. The lowest tag is next, and virtual
-//! time is the tag of the flow that was served last. An idle flow resumes no earlier than virtual time,
-//! so that idling earns no credit.
+//! Virtual time is work divided by weight. Each flow has one tag: the start of its next request
+//! while it has requests queued, and the end of its last one otherwise. The lowest tag is next, and
+//! virtual time is the tag of the flow that was served last. An idle flow resumes no earlier than
+//! virtual time, so that idling earns no credit.
 
 use crate::{
     pool::{
@@ -87,8 +87,8 @@ impl FairQueue {
         self.waiting += 1;
     }
 
-    /// Records that a request left the queue. `next` is then the first of its flow. `work` is set if
-    /// it was the head and was admitted.
+    /// Records that a request left the queue. `next` is then the first of its flow. `work` is set
+    /// if it was the head and was admitted.
     pub(crate) fn on_removed(
         &mut self,
         key: FlowKey,

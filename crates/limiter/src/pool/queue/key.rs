@@ -18,13 +18,13 @@ pub(crate) const fn class(priority: Priority) -> usize {
 }
 
 /// The key of a tenant: a hash of its name, the same in every process of one build. The default is
-/// [`NOBODY`](Self::NOBODY).
+/// [`NONE`](Self::NONE).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TenantKey(u64);
 
 impl TenantKey {
     /// The key of requests without a tenant.
-    pub const NOBODY: Self = Self(0);
+    pub const NONE: Self = Self(0);
 
     /// Returns the key of this tenant.
     #[must_use]

@@ -10,8 +10,8 @@ use crate::{
 };
 
 proptest! {
-    /// Rejected, cancelled, or admitted and never sent: all levels equal those of a pool without the
-    /// request, to the last unit.
+    /// Rejected, cancelled, or admitted and never sent: all levels equal those of a pool without
+    /// the request, to the last unit.
     #[test]
     fn unsent_request_leaves_no_trace(
         input in 0_u64..3_000,
@@ -39,10 +39,10 @@ proptest! {
         let later = passed + kept.min(MS);
         without.advance(later);
         match asked {
-            Ok(Enqueued::Waiting(ticket)) => {
+            Ok(Enqueued::Waiting(waiter)) => {
                 with.advance(later);
                 prop_assert_eq!(levels(&with), levels(&without), "while it waits");
-                prop_assert!(with.cancel(ticket));
+                prop_assert!(with.cancel(waiter));
             }
             Ok(Enqueued::Granted(id)) => with.settle(later, id, &Settlement::NotSent),
             Err(_) => {

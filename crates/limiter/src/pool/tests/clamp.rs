@@ -1,9 +1,9 @@
 //! The effect of headers on a level, compared with a server whose level is known exactly.
 //!
-//! The error is the pool's level minus the server's, less the charges that the server has not counted
-//! yet. Honest headers, however late, repeated, out of order or lost, do not change a zero error. They
-//! only reduce any other error and keep its sign, except for the first header, which lowers a level that
-//! was configured too high to its minimum.
+//! The error is the pool's level minus the server's, less the charges that the server has not
+//! counted yet. Honest headers, however late, repeated, out of order or lost, do not change a zero
+//! error. They only reduce any other error and keep its sign, except for the first header, which
+//! lowers a level that was configured too high to its minimum.
 
 use std::time::Duration;
 
@@ -50,7 +50,7 @@ struct Request {
 
 /// One dimension, which is counted in one of two ways.
 struct World {
-    lane: usize,
+    dimension: usize,
     pool: Pool,
     now: u64,
     server: i128,
@@ -63,22 +63,22 @@ struct World {
 
 impl World {
     /// Returns a server whose level differs from the pool's by `wrong` tokens.
-    fn new(seed: u64, lane: usize, wrong: i64) -> Self {
-        let limits = if lane == INPUT {
+    fn new(seed: u64, dimension: usize, wrong: i64) -> Self {
+        let limits = if dimension == INPUT {
             Limits::new().with_input_tokens_per_minute(n(LIMIT))
         } else {
             Limits::new().with_output_tokens_per_minute(n(LIMIT))
         };
         // Twice what a minute refills: far from full all the time.
         let mut pool = pool(&limits.with_burst(Duration::from_secs(120)), literal());
-        let bucket = pool.buckets.dimensions[lane]
+        let bucket = pool.buckets.dimensions[dimension]
             .bucket
             .as_mut()
             .expect("limited");
         bucket.take(700_000);
         let server = bucket.level() - i128::from(wrong) * UNIT;
         let mut world = Self {
-            lane,
+            dimension,
             pool,
             now: 0,
             server,
@@ -111,7 +111,7 @@ impl World {
                     events.push((rng.u64(head..end), What::Repeat));
                 }
             }
-            if self.lane == OUTPUT {
+            if self.dimension == OUTPUT {
                 for _ in 0..4 {
                     events.push((rng.u64(arrived..end), What::Produce));
                 }
@@ -123,7 +123,7 @@ impl World {
                 id: None,
                 sent,
                 arrived,
-                sure: if lost || self.lane == OUTPUT {
+                sure: if lost || self.dimension == OUTPUT {
                     end
                 } else {
                     head
@@ -136,7 +136,7 @@ impl World {
     }
 
     fn level(&self) -> i128 {
-        self.pool.buckets.dimensions[self.lane].level()
+        self.pool.buckets.dimensions[self.dimension].level()
     }
 
     /// Returns the pool's level less the server's, in units, with all requests under way counted.
@@ -176,7 +176,7 @@ impl World {
 
     fn send(&mut self, number: usize) {
         let cost = self.requests[number].cost;
-        let cost = if self.lane == INPUT {
+        let cost = if self.dimension == INPUT {
             Cost::new(cost, 0)
         } else {
             Cost::new(0, cost)
@@ -192,7 +192,7 @@ impl World {
 
     /// The server counts the request and fixes the level that it will show.
     fn arrive(&mut self, number: usize) {
-        if self.lane == INPUT {
+        if self.dimension == INPUT {
             let cost = self.requests[number].cost;
             self.count(number, cost);
         }
@@ -210,7 +210,7 @@ impl World {
     fn observe(&mut self, number: usize) {
         let one = &self.requests[number];
         let mut headers = RateLimits::default();
-        let gauge = if self.lane == INPUT {
+        let gauge = if self.dimension == INPUT {
             &mut headers.input_tokens
         } else {
             &mut headers.output_tokens
@@ -229,7 +229,7 @@ impl World {
         let id = self.requests[number].id.expect("sent");
         // The estimate was right.
         let mut usage = Usage::default();
-        let count = if self.lane == INPUT {
+        let count = if self.dimension == INPUT {
             &mut usage.input_tokens
         } else {
             &mut usage.output_tokens
@@ -242,7 +242,7 @@ impl World {
     fn unsure(&self, number: usize) -> i128 {
         let this = &self.requests[number];
         let others = self.requests.iter().enumerate().filter(|(at, one)| {
-            let own = *at == number && self.lane == INPUT;
+            let own = *at == number && self.dimension == INPUT;
             one.id.is_some() && !own && one.sure >= this.sent
         });
         units(others.map(|(_, one)| one.cost).sum())
@@ -263,8 +263,8 @@ impl World {
 fn worlds(wrong: impl Fn(u64) -> i64, check: impl Fn(&World, usize, i128, i128)) -> usize {
     let mut moved = 0;
     for seed in 0..300 {
-        for lane in [INPUT, OUTPUT] {
-            let mut world = World::new(seed, lane, wrong(seed));
+        for dimension in [INPUT, OUTPUT] {
+            let mut world = World::new(seed, dimension, wrong(seed));
             world.run(&check);
             moved += world.moved;
         }
@@ -296,7 +296,7 @@ fn honest_headers_bound_a_wrong_level_and_never_worsen_it() {
         let least = -(QUANTUM + world.unsure(number) + under_way);
         assert!(after >= least, "{after} is under {least}");
         // A level of output says nothing of what is still to be produced.
-        let later = if world.lane == INPUT {
+        let later = if world.dimension == INPUT {
             world.later(number)
         } else {
             world.unsure(number)

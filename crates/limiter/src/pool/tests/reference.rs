@@ -1,5 +1,5 @@
-//! A pool compared with a slow and obvious model: equal levels to the last unit after every operation,
-//! equal admissions in equal order, and equal times of the next poll.
+//! A pool compared with a slow and obvious model: equal levels to the last unit after every
+//! operation, equal admissions in equal order, and equal times of the next poll.
 
 use std::{num::NonZeroU32, time::Duration};
 
@@ -33,7 +33,7 @@ struct Limit {
 struct Waiting {
     arrival: u64,
     number: usize,
-    ticket: WaiterId,
+    waiter: WaiterId,
     cost: Amounts,
 }
 
@@ -185,12 +185,12 @@ impl Model {
                 assert!(admissible, "admitted too early");
                 self.admit(id, cost);
             }
-            Ok(Enqueued::Waiting(ticket)) => {
+            Ok(Enqueued::Waiting(waiter)) => {
                 assert!(!admissible, "kept waiting");
                 self.waiting.push(Waiting {
                     arrival,
                     number: self.number,
-                    ticket,
+                    waiter,
                     cost,
                 });
                 assert!(self.waiting.len() <= MOST_WAITING);
@@ -212,8 +212,8 @@ impl Model {
         }
         let at = self.rng.usize(0..self.waiting.len());
         let gone = self.waiting.swap_remove(at);
-        assert!(self.pool.cancel(gone.ticket));
-        assert!(!self.pool.cancel(gone.ticket), "twice");
+        assert!(self.pool.cancel(gone.waiter));
+        assert!(!self.pool.cancel(gone.waiter), "twice");
     }
 
     fn one(&mut self) -> Option<usize> {
@@ -283,10 +283,10 @@ impl Model {
     fn check(&mut self) {
         let mut granted = Vec::new();
         let next = self.pool.poll(self.now, &mut granted);
-        for (ticket, id) in granted {
+        for (waiter, id) in granted {
             let first = self.first().expect("somebody waits");
             let first = self.waiting.swap_remove(first);
-            assert_eq!(first.ticket, ticket, "not the first");
+            assert_eq!(first.waiter, waiter, "not the first");
             assert_eq!(self.wait(&first.cost), Some(0), "admitted too early");
             self.admit(id, first.cost);
         }
@@ -327,9 +327,9 @@ impl Model {
         assert_eq!(snapshot.outstanding_output, 0);
     }
 
-    /// In every window that ends with an admission: taken less given back is at most what the bucket
-    /// holds and the window refills. (What turns out to have taken more than it said may go into debt
-    /// before the next is let out; what is larger than the bucket too.)
+    /// In every window that ends with an admission: taken less given back is at most what the
+    /// bucket holds and the window refills. (What turns out to have taken more than it said may go
+    /// into debt before the next is let out; what is larger than the bucket too.)
     fn check_windows(&self) {
         for limit in &self.limits {
             for from in 0..limit.log.len() {
@@ -374,8 +374,8 @@ fn window_admits_at_most_the_capacity_and_its_refill() {
     }
 }
 
-/// A level that never reaches its capacity loses nothing: in the end it is what it was, and what time
-/// refilled, less what the requests used.
+/// A level that never reaches its capacity loses nothing: in the end it is what it was, and what
+/// time refilled, less what the requests used.
 #[test]
 fn reserved_tokens_are_used_or_given_back() {
     let limits = Limits::new()

@@ -1,62 +1,106 @@
-//! Every way to end is told, once.
+//! The driver: the end of each successful response is reported exactly once.
 
-use std::{cell::RefCell, rc::Rc};
+use std::{
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard},
+    task::{Context, Poll, Waker},
+};
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, Request, Response};
 use http_body::Body;
 use proptest::prelude::*;
+use tower::{Layer, ServiceExt, service_fn};
 use tower_claude_core::{
-    BodyTracker, Class, ClassifyResponse, ClaudeClassify, Kind, Observe, Observed, Outcome,
+    Call, ClaudeClassify, Kind, Outcome, Rejection, RequestBody, ResponseBody,
+    driver::{self, AttemptPolicy, Clock, DriverLayer},
+    toolkit::BodyTracker,
 };
-use tower_claude_wire::{ApiError, StreamState};
+use tower_claude_wire::StreamState;
 
 use crate::frames::{
-    Cut, Frames, Piece, chunked, data, drain, fixture, frames, headers, json, sse,
+    Cut, Frames, Piece, chunked, data, drain, fixture, frames, headers, json, run, sse,
 };
 
+/// An attempt policy that records the progress and the end of responses.
 #[derive(Clone, Default)]
-struct Log {
-    ends: Rc<RefCell<Vec<Outcome>>>,
-    content: Rc<RefCell<Vec<bool>>>,
+struct Log(Arc<Mutex<Reports>>);
+
+#[derive(Default)]
+struct Reports {
+    ends: Vec<Outcome>,
+    content: Vec<bool>,
 }
 
-impl Observe for Log {
-    fn stream_error(&self, error: &ApiError) -> Class {
-        ClassifyResponse::stream_error(&ClaudeClassify::default(), error)
+impl AttemptPolicy for Log {
+    type Attempt = ();
+
+    const READS_USAGE: bool = true;
+
+    fn poll_admit(
+        &self,
+        (): &mut (),
+        _: &mut Request<RequestBody>,
+        _: &Arc<Call>,
+        _: &mut Clock,
+        _: &mut Context<'_>,
+    ) -> Poll<Result<(), Rejection>> {
+        Poll::Ready(Ok(()))
     }
 
-    fn progress(&mut self, stream: &StreamState) {
-        self.content.borrow_mut().push(stream.has_content());
+    fn on_progress(&self, (): &mut (), stream: &StreamState) {
+        self.reports().content.push(stream.has_content());
     }
 
-    fn end(self, outcome: Outcome) {
-        self.ends.borrow_mut().push(outcome);
+    fn on_end(&self, (): &mut (), outcome: &Outcome, _: &mut Clock) {
+        self.reports().ends.push(outcome.clone());
     }
 }
 
 impl Log {
-    /// The one outcome there was.
-    fn told(&self) -> Outcome {
-        let ends = self.ends.borrow();
-        assert_eq!(ends.len(), 1, "told once: {ends:?}");
-        ends[0].clone()
+    fn reports(&self) -> MutexGuard<'_, Reports> {
+        self.0.lock().expect("no panic under the lock")
+    }
+
+    /// Returns the only outcome.
+    fn outcome(&self) -> Outcome {
+        let reports = self.reports();
+        assert_eq!(reports.ends.len(), 1, "one outcome: {:?}", reports.ends);
+        reports.ends[0].clone()
     }
 }
 
-fn observe(headers: &HeaderMap, body: Frames) -> (Observed<Frames, Log>, Log) {
+type Tracked<B> = ResponseBody<driver::Body<B, (), Log, ClaudeClassify>>;
+
+/// Sends a request through a driver that holds no response. Returns the body of the response.
+fn track<B>(headers: &HeaderMap, body: B) -> (Tracked<B>, Log)
+where
+    B: Body<Data = Bytes, Error = Cut> + Unpin + Send + 'static,
+{
     let log = Log::default();
-    (
-        Observed::new(body, BodyTracker::of(headers), log.clone()),
-        log,
-    )
+    let mut response = Response::new(body);
+    response.headers_mut().clone_from(headers);
+    let layer = DriverLayer::new((), log.clone(), ClaudeClassify::default());
+    let response = Arc::new(Mutex::new(Some(response)));
+    let service = layer.layer(service_fn(move |_: Request<RequestBody>| {
+        let response = response.lock().expect("no panic under the lock").take();
+        std::future::ready(Ok::<_, Cut>(response.expect("only one request")))
+    }));
+    let request = Request::new(RequestBody::from("{}"));
+    let response = run(service.oneshot(request)).expect("a response");
+    (response.into_body(), log)
 }
 
-/// The outcome when the caller reads to the end and then drops the body.
+fn poll_once<B: Body + Unpin>(body: &mut B) -> bool {
+    let mut cx = Context::from_waker(Waker::noop());
+    Pin::new(body).poll_frame(&mut cx).is_ready()
+}
+
+/// Returns the outcome of a response that the caller reads to its end and then drops.
 fn outcome(headers: &HeaderMap, body: Frames) -> Outcome {
-    let (observed, log) = observe(headers, body.clone());
-    assert_eq!(drain(observed), drain(body), "bytes were changed");
-    log.told()
+    let (tracked, log) = track(headers, body.clone());
+    assert_eq!(drain(tracked), drain(body), "bytes were changed");
+    log.outcome()
 }
 
 fn used(outcome: &Outcome) -> (Option<u64>, Option<u64>) {
@@ -71,7 +115,7 @@ fn failed(outcome: &Outcome) -> Option<Kind> {
 }
 
 #[test]
-fn a_whole_stream() {
+fn whole_stream_is_complete() {
     let text = fixture("sse_ok.txt");
     for size in [1, 13, 100_000] {
         let end = outcome(&sse(), chunked(&text, size));
@@ -85,32 +129,27 @@ fn a_whole_stream() {
 }
 
 #[test]
-fn message_stop_is_the_end() {
+fn message_stop_completes_a_stream_before_its_end() {
     let text = fixture("sse_ok.txt");
-    let (mut observed, log) = observe(&sse(), frames([data(text), Piece::Wait]));
-    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-    assert!(
-        std::pin::Pin::new(&mut observed)
-            .poll_frame(&mut cx)
-            .is_ready()
-    );
-    assert!(matches!(log.told(), Outcome::Complete { .. }));
-    // What comes later, and the drop, say no more.
-    drop(observed);
-    log.told();
+    let (mut body, log) = track(&sse(), frames([data(text), Piece::Wait]));
+    assert!(poll_once(&mut body));
+    assert!(matches!(log.outcome(), Outcome::Complete { .. }));
+    // Later frames and the drop are not reported.
+    drop(body);
+    log.outcome();
 }
 
 #[test]
-fn progress_is_told_until_the_end() {
-    let (observed, log) = observe(&sse(), chunked(&fixture("sse_ok.txt"), 64));
-    drain(observed);
-    let content = log.content.borrow();
+fn progress_of_a_stream_is_reported() {
+    let (body, log) = track(&sse(), chunked(&fixture("sse_ok.txt"), 64));
+    drain(body);
+    let content = &log.reports().content;
     assert!(content.contains(&false) && content.contains(&true));
-    assert!(content.is_sorted(), "content does not go away");
+    assert!(content.is_sorted(), "content stays");
 }
 
 #[test]
-fn an_error_event() {
+fn error_event_fails_a_stream() {
     for name in [
         "sse_error_first_event.txt",
         "sse_error_before_content.txt",
@@ -122,31 +161,30 @@ fn an_error_event() {
         }
     }
     let end = outcome(&sse(), chunked(&fixture("sse_error_midstream.txt"), 9));
-    assert_eq!(used(&end).0, Some(25), "what was used is told");
+    assert_eq!(used(&end).0, Some(25), "the usage is reported");
 }
 
 #[test]
-fn a_stream_cut_short() {
+fn stream_without_message_stop_is_truncated() {
     let text = fixture("sse_truncated_no_message_stop.txt");
     for text in [&text[..], b""] {
         let end = outcome(&sse(), chunked(text, 20));
         assert_eq!(failed(&end), Some(Kind::Truncated));
     }
-    // An event that nobody knows yet makes no other kind of stream of it.
+    // An unknown event does not make it a stream of another API.
     let new = [&b"event: new\ndata: {}\n\n"[..], &text[..]].concat();
     assert_eq!(
         failed(&outcome(&sse(), chunked(&new, 20))),
         Some(Kind::Truncated)
     );
-    // One that says that it is at its end, and is not polled again.
-    let (mut observed, log) = observe(&sse(), frames([data(text)]).exact());
-    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-    let _ = std::pin::Pin::new(&mut observed).poll_frame(&mut cx);
-    assert_eq!(failed(&log.told()), Some(Kind::Truncated));
+    // A body that reports its end, and is not polled again.
+    let (mut body, log) = track(&sse(), frames([data(text)]).exact());
+    poll_once(&mut body);
+    assert_eq!(failed(&log.outcome()), Some(Kind::Truncated));
 }
 
 #[test]
-fn a_foreign_stream_ends_without_message_stop() {
+fn stream_of_another_api_is_complete_without_message_stop() {
     let text = b"event: x\ndata: {\"choices\":[]}\n\ndata: [DONE]\n\n";
     let end = outcome(&sse(), chunked(text, 5));
     assert!(matches!(end, Outcome::Complete { .. }), "{end:?}");
@@ -154,7 +192,7 @@ fn a_foreign_stream_ends_without_message_stop() {
 }
 
 #[test]
-fn a_body_error() {
+fn body_error_fails_a_response_before_its_end() {
     let text = fixture("sse_truncated_no_message_stop.txt");
     for headers in [sse(), json(), HeaderMap::new()] {
         let end = outcome(&headers, chunked(&text, 30).then(Piece::Error));
@@ -169,7 +207,7 @@ fn a_body_error() {
 }
 
 #[test]
-fn a_dropped_body() {
+fn dropped_body_ends_as_dropped() {
     let text = fixture("sse_error_midstream.txt");
     let start = text
         .split(|&byte| byte == b'\n')
@@ -179,46 +217,48 @@ fn a_dropped_body() {
         + 3;
     for read in [0, 1] {
         let body = frames([data(text[..start].to_vec()), data(text[start..].to_vec())]);
-        let (mut observed, log) = observe(&sse(), body);
-        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        let (mut body, log) = track(&sse(), body);
         for _ in 0..read {
-            let _ = std::pin::Pin::new(&mut observed).poll_frame(&mut cx);
+            poll_once(&mut body);
         }
-        assert!(log.ends.borrow().is_empty(), "told too early");
-        drop(observed);
-        let end = log.told();
+        assert!(log.reports().ends.is_empty(), "reported too early");
+        drop(body);
+        let end = log.outcome();
         assert!(matches!(end, Outcome::Dropped { .. }), "{end:?}");
         assert_eq!(used(&end).0, (read == 1).then_some(25));
     }
 }
 
-/// A place in a limit is free when the connection is, and no sooner.
+/// A permit is released only after the connection.
 #[test]
-fn a_dropped_body_is_gone_before_its_end_is_told() {
-    struct Gone(Log);
+fn dropped_body_is_gone_before_its_end_is_reported() {
+    struct Gone(Arc<Mutex<Option<Log>>>);
     impl Drop for Gone {
         fn drop(&mut self) {
-            assert!(self.0.ends.borrow().is_empty(), "told too early");
+            let log = self.0.lock().unwrap().take().unwrap();
+            assert!(log.reports().ends.is_empty(), "reported too early");
         }
     }
     impl Body for Gone {
         type Data = Bytes;
-        type Error = std::io::Error;
+        type Error = Cut;
         fn poll_frame(
-            self: std::pin::Pin<&mut Self>,
-            _: &mut std::task::Context<'_>,
-        ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, std::io::Error>>> {
-            std::task::Poll::Pending
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<http_body::Frame<Bytes>, Cut>>> {
+            Poll::Pending
         }
     }
-    let log = Log::default();
-    let watch = BodyTracker::of(&sse());
-    drop(Observed::new(Gone(log.clone()), watch, log.clone()));
-    assert!(matches!(log.told(), Outcome::Dropped { .. }));
+    let slot = Arc::new(Mutex::new(None));
+    let (body, log) = track(&sse(), Gone(slot.clone()));
+    *slot.lock().unwrap() = Some(log.clone());
+    drop(body);
+    assert!(matches!(log.outcome(), Outcome::Dropped { .. }));
+    assert!(slot.lock().unwrap().is_none(), "the body was dropped");
 }
 
 #[test]
-fn a_message_in_any_frames() {
+fn message_in_any_frames_is_complete() {
     let text = fixture("200_message.json");
     let whole = outcome(&json(), frames([data(text.clone())]).exact());
     assert!(matches!(whole, Outcome::Complete { .. }));
@@ -233,7 +273,7 @@ fn a_message_in_any_frames() {
 }
 
 #[test]
-fn a_message_that_is_none() {
+fn json_that_is_no_message_is_complete_without_usage() {
     for text in [&b"[1,2]"[..], b"null", b"\xff", b"{}", b" {} \n", b""] {
         let end = outcome(&json(), chunked(text, 2));
         assert!(matches!(end, Outcome::Complete { .. }));
@@ -242,7 +282,7 @@ fn a_message_that_is_none() {
 }
 
 #[test]
-fn a_message_that_just_stops() {
+fn message_that_stops_inside_is_truncated() {
     for text in [&b"[1,2"[..], b"{", b"{\"a\":1,", b" [ \n"] {
         let end = outcome(&json(), chunked(text, 2));
         assert!(
@@ -253,7 +293,7 @@ fn a_message_that_just_stops() {
 }
 
 #[test]
-fn an_endless_message_is_not_kept() {
+fn message_over_the_limit_is_complete_without_usage() {
     let chunk = Bytes::from(vec![b' '; 1024 * 1024]);
     let mut pieces: Vec<_> = (0..6).map(|_| data(chunk.clone())).collect();
     pieces.push(data(fixture("200_message.json")));
@@ -267,29 +307,28 @@ fn an_endless_message_is_not_kept() {
 }
 
 #[test]
-fn bodies_without_frames_end_at_once() {
+fn empty_body_ends_with_the_head() {
     for headers in [HeaderMap::new(), json()] {
-        let (observed, log) = observe(&headers, frames([]).exact());
-        assert!(matches!(log.told(), Outcome::Complete { .. }));
-        assert!(observed.is_end_stream());
-        drop(observed);
-        log.told();
+        let (body, log) = track(&headers, frames([]).exact());
+        assert!(matches!(log.outcome(), Outcome::Complete { .. }));
+        assert!(body.is_end_stream());
+        drop(body);
+        log.outcome();
     }
 }
 
 #[test]
-fn the_last_frame_is_the_end_when_it_says_so() {
-    let (mut observed, log) = observe(&HeaderMap::new(), frames([data("a"), data("b")]).exact());
-    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-    let _ = std::pin::Pin::new(&mut observed).poll_frame(&mut cx);
-    assert!(log.ends.borrow().is_empty());
-    assert_eq!(observed.size_hint().exact(), Some(1));
-    let _ = std::pin::Pin::new(&mut observed).poll_frame(&mut cx);
-    assert!(matches!(log.told(), Outcome::Complete { .. }));
+fn last_frame_of_a_body_of_known_length_is_its_end() {
+    let (mut body, log) = track(&HeaderMap::new(), frames([data("a"), data("b")]).exact());
+    poll_once(&mut body);
+    assert!(log.reports().ends.is_empty());
+    assert_eq!(body.size_hint().exact(), Some(1));
+    poll_once(&mut body);
+    assert!(matches!(log.outcome(), Outcome::Complete { .. }));
 }
 
 #[test]
-fn compressed_bodies_are_not_looked_into() {
+fn compressed_body_is_complete_without_usage() {
     for kind in ["application/json", "text/event-stream"] {
         let headers = headers(&[("content-type", kind), ("content-encoding", "gzip")]);
         let text = fixture("sse_error_first_event.txt");
@@ -304,18 +343,7 @@ fn compressed_bodies_are_not_looked_into() {
 }
 
 #[test]
-fn a_watch_that_saw_the_end_tells_it_at_once() {
-    let mut watch = BodyTracker::of(&sse());
-    watch.feed(&Bytes::from(fixture("sse_ok.txt")));
-    let log = Log::default();
-    let observed = Observed::new(frames([]), watch, log.clone());
-    assert!(matches!(log.told(), Outcome::Complete { .. }));
-    drop(observed);
-    log.told();
-}
-
-#[test]
-fn usage_is_kept_only_for_those_who_ask() {
+fn tracker_without_usage_reads_usage_of_streams_only() {
     let mut watch = BodyTracker::of(&json()).without_usage();
     assert!(watch.is_message());
     watch.feed(&Bytes::from(fixture("200_message.json")));
@@ -326,30 +354,10 @@ fn usage_is_kept_only_for_those_who_ask() {
     assert!(!watch.usage().is_empty());
 }
 
-#[test]
-fn what_was_understood_can_be_read() {
-    let (mut observed, _log) = observe(&sse(), frames([data(fixture("sse_ok.txt"))]));
-    let content = |observed: &Observed<Frames, Log>| {
-        observed
-            .watch()
-            .stream()
-            .is_some_and(StreamState::has_content)
-    };
-    assert!(!content(&observed));
-    drain(&mut observed);
-    assert!(content(&observed));
-}
-
-#[test]
-fn off_tells_nothing() {
-    let observed = Observed::<_, Log>::off(frames([data("abc"), Piece::Error]));
-    assert_eq!(drain(observed), (b"abc".to_vec(), None, Some(Cut)));
-}
-
 proptest! {
-    /// Any pieces, read to any point: told once, bytes as they were.
+    /// A response in any pieces, read up to any point, has one outcome.
     #[test]
-    fn told_once(
+    fn outcome_is_reported_once(
         cuts in prop::collection::vec(1_usize..200, 1..20),
         name in prop::sample::select(vec![
             "sse_ok.txt", "sse_error_midstream.txt", "sse_truncated_no_message_stop.txt",
@@ -371,13 +379,12 @@ proptest! {
         if ending == 2 { body = body.then(Piece::Trailers); }
         body.exact = exact;
         let headers = if name.starts_with("sse") { sse() } else { json() };
-        let (mut observed, log) = observe(&headers, body);
-        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        let (mut body, log) = track(&headers, body);
         for _ in 0..reads {
-            let _ = std::pin::Pin::new(&mut observed).poll_frame(&mut cx);
-            prop_assert!(log.ends.borrow().len() <= 1);
+            poll_once(&mut body);
+            prop_assert!(log.reports().ends.len() <= 1);
         }
-        drop(observed);
-        prop_assert_eq!(log.ends.borrow().len(), 1);
+        drop(body);
+        prop_assert_eq!(log.reports().ends.len(), 1);
     }
 }
