@@ -28,13 +28,8 @@ const PREFIX: u64 = 20_000;
 const REST: u64 = 200;
 const INPUT_PER_MINUTE: u64 = 120_000;
 const MINUTE: u64 = 60;
-/// The number of callers and the minutes of a long run. A debug build takes ten times as long for
-/// each request.
-const LOAD: (u64, u64) = if cfg!(debug_assertions) {
-    (250, 4)
-} else {
-    (400, 6)
-};
+/// The number of callers and the minutes of a long run.
+const LOAD: (u64, u64) = (400, 6);
 
 /// Returns JSON around a text of this many tokens, by the estimate for the model.
 fn of_size(tokens: u64, json: impl Fn(&str) -> String) -> String {

@@ -21,7 +21,7 @@ use crate::{
 
 /// The goal's number, where the compiler has done its work.
 const CALLS: u64 = if cfg!(debug_assertions) {
-    10_000
+    4_000
 } else {
     100_000
 };
