@@ -1,36 +1,36 @@
-//! Counting what is alive.
+//! A counter of live values.
 
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},
 };
 
-/// Counts guards that are alive.
+/// A counter of live guards.
 #[derive(Clone, Debug, Default)]
 pub struct Alive(Arc<AtomicUsize>);
 
 impl Alive {
-    /// Nothing alive yet.
+    /// Returns a counter without guards.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Counts one more until the guard is dropped.
+    /// Returns a guard, which counts until it is dropped.
     #[must_use]
     pub fn guard(&self) -> Guard {
         self.0.fetch_add(1, Ordering::Relaxed);
         Guard(self.clone())
     }
 
-    /// Returns the number of values that are alive.
+    /// Returns the number of live guards.
     #[must_use]
     pub fn count(&self) -> usize {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// Alive until dropped. A clone counts as one more.
+/// A guard that counts until it is dropped. A clone is a guard of its own.
 #[derive(Debug)]
 pub struct Guard(Alive);
 

@@ -19,15 +19,15 @@ pub enum Piece {
     Data(Bytes),
     /// A trailers frame.
     Trailers(HeaderMap),
-    /// An error, after which nothing comes.
+    /// An error, which is the last step.
     Error(Broken),
-    /// Pending once; wakes itself.
+    /// Pending once, with a wake-up.
     Wait,
-    /// Pending for ever.
+    /// Pending forever.
     Stall,
 }
 
-/// A body that does what its script says. Counts as alive while it is, when it is given a guard.
+/// A body of scripted frames. It may hold a guard that counts it.
 #[derive(Debug, Default)]
 pub struct FrameBody {
     pieces: VecDeque<Piece>,
@@ -36,8 +36,8 @@ pub struct FrameBody {
 }
 
 impl FrameBody {
-    /// A body of these pieces. Like a chunked body it has no size hint, and its end is seen only
-    /// by polling past the last frame; see [`exact`](Self::exact).
+    /// Returns a body of these pieces. It has no size hint, like a chunked body, and reports its
+    /// end only when it is polled past the last frame.
     pub fn new(pieces: impl IntoIterator<Item = Piece>) -> Self {
         Self {
             pieces: pieces.into_iter().collect(),
@@ -45,20 +45,20 @@ impl FrameBody {
         }
     }
 
-    /// A body of one data frame, of known length.
+    /// Returns a body of one data frame, with a known length.
     pub fn full(data: impl Into<Bytes>) -> Self {
         Self::new([Piece::Data(data.into())]).exact()
     }
 
-    /// The same body with a known length, like one with `content-length`: it says that it is at
-    /// its end as soon as it is.
+    /// Makes the length known, as `content-length` does. The body then reports its end with the
+    /// last frame.
     #[must_use]
     pub const fn exact(mut self) -> Self {
         self.exact = true;
         self
     }
 
-    /// The same body, counted as alive until it is dropped.
+    /// Adds a guard, which the body drops with itself.
     #[must_use]
     pub fn guarded(mut self, guard: Guard) -> Self {
         self._guard = Some(guard);

@@ -21,7 +21,7 @@ pub struct Borrowed<'a> {
 }
 
 impl<'a> Borrowed<'a> {
-    /// Borrows something that does not live for ever.
+    /// Returns a service that borrows `name`.
     #[must_use]
     pub const fn new(script: Script, name: &'a str) -> Self {
         Self {

@@ -1,9 +1,8 @@
-//! An error type that no layer knows.
+//! An error type that no layer depends on.
 
 use std::fmt;
 
-/// The error of the scripted services and bodies: a type that no layer knows, with a name to tell
-/// one from another.
+/// The error of the scripted services and bodies, with a name. No layer depends on this type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Broken(pub &'static str);
 

@@ -1,14 +1,13 @@
-//! The macro that makes a test of every check.
+//! The macro that makes a test of each check.
 
-/// Runs the contract suite over a layer: a module `contract` with one test per check.
+/// Defines a module `contract` with a test of a layer for each check.
 ///
-/// The expression is evaluated for every test, so that each begins with a fresh layer. The layer
-/// should let a few dozen small requests through without refusing them: generous limits, a
-/// threshold that a handful of failures does not reach.
+/// The expression is evaluated for each test, so that each starts with a fresh layer. The layer
+/// must admit a few dozen small requests and bear a few failures. Give it generous limits.
 ///
-/// The second argument says how to see the layer's state, so that the suite can tell whether it is
-/// shared: `observe = |layer| …`, or `stateless`. `observe_over = reply` names the reply that
-/// changes it, where a success does not.
+/// The second argument is `observe = |layer| …`, which reads the layer's state to check that it
+/// is shared, or `stateless`. `observe_over = reply` is a reply that changes the state if a
+/// success does not.
 #[macro_export]
 macro_rules! contract {
     ($layer:expr, stateless $(,)?) => {

@@ -1,4 +1,4 @@
-//! The responses of a scripted service.
+//! Responses of a scripted service.
 
 use bytes::Bytes;
 use http::{
@@ -14,7 +14,7 @@ use crate::{Broken, FrameBody, Guard, Piece};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Marker(pub u32);
 
-/// One answer of a [`Script`](crate::Script).
+/// A response of a [`Script`](crate::Script).
 #[derive(Clone, Debug)]
 pub struct Reply {
     pub(crate) waits: usize,
@@ -32,7 +32,7 @@ pub(crate) struct Head {
 }
 
 impl Reply {
-    /// An answer of this status without headers or body.
+    /// Returns a response of this status without headers or body.
     #[must_use]
     pub fn status(status: u16) -> Self {
         Self {
@@ -48,7 +48,7 @@ impl Reply {
         }
     }
 
-    /// An error of the service.
+    /// Returns an error in place of a response.
     #[must_use]
     pub fn error(error: Broken) -> Self {
         Self {
@@ -57,7 +57,7 @@ impl Reply {
         }
     }
 
-    /// A 200 with this JSON, and its length.
+    /// Returns a 200 with this JSON and its length.
     #[must_use]
     pub fn json(body: impl Into<Bytes>) -> Self {
         let body = body.into();
@@ -67,13 +67,13 @@ impl Reply {
             .data(body)
     }
 
-    /// A message as Claude sends it, with usage.
+    /// Returns a message of Claude, with usage.
     #[must_use]
     pub fn message() -> Self {
         Self::json(MESSAGE)
     }
 
-    /// A 200 event stream of these chunks.
+    /// Returns a 200 with an event stream of these chunks.
     #[must_use]
     pub fn stream<C: Into<Bytes>>(chunks: impl IntoIterator<Item = C>) -> Self {
         let mut reply = Self::status(200)
@@ -85,7 +85,7 @@ impl Reply {
         reply
     }
 
-    /// An error answer in Claude's shape.
+    /// Returns an error response in Claude's format.
     #[must_use]
     pub fn claude_error(status: u16, kind: &str) -> Self {
         let body = format!(
@@ -98,7 +98,7 @@ impl Reply {
         reply
     }
 
-    /// The response of an inner layer that rejected the request.
+    /// Returns the rejection by an inner layer.
     #[must_use]
     pub fn refusal(refusal: Rejection) -> Self {
         let (head, mut body) = refusal.into_response::<FrameBody>().into_parts();
@@ -123,14 +123,14 @@ impl Reply {
     /// Adds a header. A name may occur more than once.
     ///
     /// # Panics
-    /// When the value is not a header value.
+    /// If the value is not a header value.
     #[must_use]
     pub fn header(self, name: HeaderName, value: &str) -> Self {
         let value = HeaderValue::from_bytes(value.as_bytes()).expect("a valid header value");
         self.raw_header(name, value)
     }
 
-    /// Adds a header. A name may occur more than once.
+    /// Adds a header of any bytes.
     #[must_use]
     pub fn raw_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         if let Ok(head) = &mut self.result {
@@ -139,7 +139,7 @@ impl Reply {
         self
     }
 
-    /// The same answer with one more extension.
+    /// Adds an extension.
     #[must_use]
     pub fn extension<T: Clone + Send + Sync + 'static>(mut self, value: T) -> Self {
         if let Ok(head) = &mut self.result {
@@ -148,34 +148,34 @@ impl Reply {
         self
     }
 
-    /// The same answer with one more data frame.
+    /// Adds a data frame.
     #[must_use]
     pub fn data(self, data: impl Into<Bytes>) -> Self {
         self.piece(Piece::Data(data.into()))
     }
 
-    /// The same answer with one more piece of body.
+    /// Adds a piece of the body.
     #[must_use]
     pub fn piece(mut self, piece: Piece) -> Self {
         self.pieces.push(piece);
         self
     }
 
-    /// The same answer, its body of unknown length.
+    /// Makes the length of the body unknown.
     #[must_use]
     pub const fn chunked(mut self) -> Self {
         self.exact = false;
         self
     }
 
-    /// The same answer, Pending this many times before the head comes.
+    /// Makes the call pending this many times before the head.
     #[must_use]
     pub const fn waits(mut self, times: usize) -> Self {
         self.waits = times;
         self
     }
 
-    /// The same answer, Pending once before each piece of its body and before its end.
+    /// Makes the body pending once before each piece and before its end.
     #[must_use]
     pub fn slow_body(mut self) -> Self {
         self.pieces = self
@@ -187,7 +187,7 @@ impl Reply {
         self.piece(Piece::Wait)
     }
 
-    /// The response, whose body counts as alive through this guard.
+    /// Returns the response. The guard counts its body.
     ///
     /// # Errors
     /// The scripted error.

@@ -16,16 +16,16 @@ use tower_service::Service;
 
 use crate::{Alive, Broken, FrameBody, Guard, Marker, Reply, read};
 
-/// The results of `poll_ready` of a [`Script`].
+/// The result of a [`Script`]'s `poll_ready`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Readiness {
-    /// At once.
+    /// Ready at once.
     Ready,
-    /// Each clone is Pending this many times before each call; wakes itself.
+    /// Pending this many times before each call, with a wake-up, for each clone.
     After(usize),
-    /// Never.
+    /// Pending forever.
     Never,
-    /// With this error, always.
+    /// This error, always.
     Error(Broken),
 }
 
@@ -50,10 +50,10 @@ pub struct Seen {
     pub error: Option<Broken>,
 }
 
-/// An inner service that answers by script, keeps what it received, counts what is alive, and
-/// panics when it is called without having been polled ready.
+/// An inner service with scripted responses. It records the requests, counts its live calls and
+/// bodies, and panics if it is called before it was polled ready.
 ///
-/// Clones share the script. A clone is not ready, whatever the original was.
+/// Clones share the script. A clone is never ready at first.
 #[derive(Debug)]
 pub struct Script {
     shared: Arc<Shared>,
@@ -78,10 +78,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Script {
-    /// Answers these replies in order, and the last of them from then on.
+    /// Returns a service with these replies in order. The last reply repeats.
     ///
     /// # Panics
-    /// Without any reply.
+    /// If there is no reply.
     pub fn new(replies: impl IntoIterator<Item = Reply>) -> Self {
         let replies: VecDeque<_> = replies.into_iter().collect();
         assert!(!replies.is_empty(), "a script needs a reply");
@@ -102,26 +102,26 @@ impl Script {
         }
     }
 
-    /// Answers this for ever.
+    /// Returns a service with this reply to each request.
     #[must_use]
     pub fn always(reply: Reply) -> Self {
         Self::new([reply])
     }
 
-    /// The same script with another readiness.
+    /// Sets the readiness.
     ///
     /// # Panics
-    /// When it was cloned already.
+    /// If the service was cloned already.
     #[must_use]
     pub fn readiness(mut self, readiness: Readiness) -> Self {
         self.shared_mut().readiness = readiness;
         self
     }
 
-    /// The same script, answering only when this many requests are under way.
+    /// Withholds all responses until this number of requests is in flight.
     ///
     /// # Panics
-    /// When it was cloned already.
+    /// If the service was cloned already.
     #[must_use]
     pub fn together(mut self, requests: usize) -> Self {
         self.shared_mut().arrivals = Some(tokio::sync::Barrier::new(requests));
@@ -132,31 +132,31 @@ impl Script {
         Arc::get_mut(&mut self.shared).expect("set up before it is cloned")
     }
 
-    /// The requests received so far.
+    /// Returns the requests received so far.
     #[must_use]
     pub fn seen(&self) -> Vec<Seen> {
         lock(&self.shared.seen).clone()
     }
 
-    /// Requests received so far.
+    /// Returns the number of requests received so far.
     #[must_use]
     pub fn calls(&self) -> usize {
         lock(&self.shared.seen).len()
     }
 
-    /// Calls and response bodies alive now.
+    /// Returns the number of live calls and response bodies.
     #[must_use]
     pub fn alive(&self) -> usize {
         self.shared.calls.count() + self.shared.bodies.count()
     }
 
-    /// Response bodies alive now.
+    /// Returns the number of live response bodies.
     #[must_use]
     pub fn bodies_alive(&self) -> usize {
         self.shared.bodies.count()
     }
 
-    /// Clones of this service alive now, beside this one.
+    /// Returns the number of live clones of this service, without this one.
     #[must_use]
     pub fn clones_alive(&self) -> usize {
         self.shared.services.count() - 1
@@ -256,7 +256,7 @@ where
     }
 }
 
-/// Pending once; wakes itself.
+/// Waits for a second poll, with a wake-up.
 pub(crate) async fn pending_once() {
     let mut waited = false;
     std::future::poll_fn(|cx| {

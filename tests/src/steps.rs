@@ -1,4 +1,4 @@
-//! Driving a call poll by poll.
+//! A call that a test drives poll by poll.
 
 use std::{
     pin::Pin,
@@ -11,7 +11,7 @@ use http_body::Body;
 
 use crate::Broken;
 
-/// A call and then its body, driven one poll at a time, so that it can be dropped between any two.
+/// A call and then its body, driven by single polls, so that a test can drop it between any two.
 #[derive(Debug)]
 pub struct Steps<F, B> {
     stage: Stage<F, B>,
@@ -29,14 +29,14 @@ where
     F: Future<Output = Result<Response<B>, Broken>>,
     B: Body<Data = Bytes, Error = Broken> + Unpin,
 {
-    /// A call that is not polled yet.
+    /// Returns a call that was not polled yet.
     pub fn new(call: F) -> Self {
         Self {
             stage: Stage::Call(Box::pin(call)),
         }
     }
 
-    /// One poll: of the call, or of its body for one frame. False when there is nothing left.
+    /// Polls the call, or its body for a frame. Returns false at the end.
     pub fn step(&mut self) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
         match &mut self.stage {
@@ -54,8 +54,8 @@ where
         true
     }
 
-    /// The same as [`step`](Self::step), as often as told; with no time passing, a call that is
-    /// not at its head or end afterwards can only be waiting for the clock or for the script.
+    /// Polls this often at most, until the head or the end. No time passes. A call that is not
+    /// finished afterwards waits for the clock or for the script.
     pub async fn settle(&mut self, polls: usize) {
         for _ in 0..polls {
             if self.has_head() || !self.step() {
@@ -66,7 +66,7 @@ where
         }
     }
 
-    /// The body, once the head has arrived.
+    /// Returns the body, if the head has arrived.
     pub fn into_body(self) -> Option<B> {
         match self.stage {
             Stage::Body(body) => Some(body),
@@ -74,7 +74,7 @@ where
         }
     }
 
-    /// Returns true if the head has arrived, or an error in its place.
+    /// Returns true if the head or an error has arrived.
     pub const fn has_head(&self) -> bool {
         !matches!(self.stage, Stage::Call(_))
     }

@@ -210,7 +210,7 @@ fn limits() -> Limits {
 }
 
 #[test]
-fn the_floor_allocates_nothing() {
+fn bare_service_allocates_nothing() {
     let answer = Answer::new();
     within("floor", of_one_call(&answer, answer.clone()), 0);
 }

@@ -18,6 +18,7 @@ use tokio::{task::JoinSet, time::Instant};
 use tower::Layer;
 use tower_claude_core::{Cost, EstimateCost, HeuristicCost, RequestBody, toolkit::UsageListener};
 use tower_claude_fake_claude::FakeClaude;
+use tower_claude_tests::{BASE, post, with};
 use tower_claude_token_bucket::TokenBucketLayer;
 use tower_claude_wire::Usage;
 
@@ -27,6 +28,8 @@ const PREFIX: u64 = 20_000;
 const REST: u64 = 200;
 const INPUT_PER_MINUTE: u64 = 120_000;
 const MINUTE: u64 = 60;
+/// The number of callers and the minutes of a long run.
+const LOAD: (u64, u64) = (400, 6);
 
 /// Returns JSON around a text of this many tokens, by the estimate for the model.
 fn of_size(tokens: u64, json: impl Fn(&str) -> String) -> String {
@@ -45,17 +48,12 @@ fn question(cached: bool) -> Request<RequestBody> {
         r#"{{"model":"claude-sonnet-5-5","max_tokens":800,"system":{system},"messages":{messages}}}"#
     );
     let (read, written) = if cached { (PREFIX, 0) } else { (0, PREFIX) };
-    Request::post("http://localhost/v1/messages")
-        .header("x-api-key", "key-a")
-        .header("anthropic-version", "2023-06-01")
-        .header("content-type", "application/json")
-        .header("x-fake-input-tokens", PREFIX + REST)
-        .header("x-fake-estimate-tokens", REST + written)
-        .header("x-fake-cache-read-tokens", read)
-        .header("x-fake-cache-creation-tokens", written)
-        .header("x-fake-output-tokens", 400)
-        .body(body.into())
-        .expect("a request")
+    let request = post(BASE, body);
+    let request = with(request, "x-fake-input-tokens", PREFIX + REST);
+    let request = with(request, "x-fake-estimate-tokens", REST + written);
+    let request = with(request, "x-fake-cache-read-tokens", read);
+    let request = with(request, "x-fake-cache-creation-tokens", written);
+    with(request, "x-fake-output-tokens", 400)
 }
 
 /// Returns the used share of the input limit from the second to the sixth minute, while 400 callers
@@ -70,13 +68,14 @@ async fn used(estimate: HeuristicCost) -> f64 {
         .with_estimate(estimate)
         .with_max_wait(10 * common::HOUR);
     let service = layer.layer(fake.clone());
-    let end = Instant::now() + Duration::from_secs(6 * MINUTE);
+    let (callers, minutes) = LOAD;
+    let end = Instant::now() + Duration::from_secs(minutes * MINUTE);
     // The first response reports the cached tokens.
     send_ok(&service, question(false)).await;
-    let mut callers = JoinSet::new();
-    for _ in 0..400 {
+    let mut tasks = JoinSet::new();
+    for _ in 0..callers {
         let service = service.clone();
-        callers.spawn(async move {
+        tasks.spawn(async move {
             while Instant::now() < end {
                 let answer = send_ok(&service, question(true)).await;
                 assert_eq!(answer.status, 200);
@@ -84,20 +83,20 @@ async fn used(estimate: HeuristicCost) -> f64 {
         });
     }
     tokio::time::sleep_until(end).await;
-    callers.abort_all();
-    while callers.join_next().await.is_some() {}
+    tasks.abort_all();
+    while tasks.join_next().await.is_some() {}
     assert!(
         statuses(&fake)
             .iter()
             .all(|status| *status == 200 || *status == 0)
     );
     assert_eq!(only(&layer.limiter()).in_flight, 0);
-    let window = Duration::from_secs(2 * MINUTE)..Duration::from_secs(6 * MINUTE);
+    let window = Duration::from_secs(2 * MINUTE)..Duration::from_secs(minutes * MINUTE);
     let charged: u64 = fake.with_log(|log| {
         let within = log.iter().filter(|attempt| window.contains(&attempt.at));
         within.map(|attempt| attempt.charged_input).sum()
     });
-    charged as f64 / (INPUT_PER_MINUTE * 4) as f64
+    charged as f64 / (INPUT_PER_MINUTE * (minutes - 2)) as f64
 }
 
 #[tokio::test(start_paused = true)]
@@ -153,7 +152,8 @@ struct Counts {
     looked: AtomicUsize,
 }
 
-struct Told {
+/// A listener that counts its calls.
+struct CountingListener {
     learner: Arc<dyn UsageListener>,
     counts: Arc<Counts>,
 }
@@ -168,14 +168,14 @@ impl EstimateCost for Counting {
     }
 
     fn learner(&self, cost: &Cost) -> Option<Arc<dyn UsageListener>> {
-        Some(Arc::new(Told {
+        Some(Arc::new(CountingListener {
             learner: self.estimate.learner(cost)?,
             counts: self.counts.clone(),
         }))
     }
 }
 
-impl UsageListener for Told {
+impl UsageListener for CountingListener {
     fn learn(&self, cost: &Cost, usage: &Usage, now: Instant) {
         self.counts.held.fetch_sub(1, Ordering::Relaxed);
         self.learner.learn(cost, usage, now);

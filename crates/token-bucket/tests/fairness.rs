@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use common::{layer, message, with};
+use common::{EventLog, layer, message, with};
 use http::HeaderName;
 use tower::{Layer, ServiceExt};
 use tower_claude_core::{Priority, Rejection, Tenant, event::Event};
@@ -74,23 +74,18 @@ async fn tenant_header_shares_the_limit() {
 
 #[tokio::test(start_paused = true)]
 async fn waiting_and_rejected_requests_report_their_position() {
-    let heard = Arc::new(Mutex::new(Vec::new()));
-    let log = heard.clone();
+    let queued = EventLog::new(|event| match event {
+        Event::Queued {
+            layer,
+            position,
+            estimated_wait,
+            ..
+        } => Some(format!("{layer} {position} {estimated_wait:?}")),
+        _ => None,
+    });
     let layer = layer((1_000, 60_000, 1_000_000))
         .with_max_wait(Duration::from_secs(5))
-        .with_observer(move |event: &Event<'_>| {
-            if let Event::Queued {
-                layer,
-                position,
-                estimated_wait,
-                ..
-            } = event
-            {
-                log.lock()
-                    .unwrap()
-                    .push((*layer, *position, estimated_wait.as_millis()));
-            }
-        });
+        .with_observer(queued.clone());
     let service = layer.layer(FakeClaude::builder().build());
     drop(service.clone().oneshot(message(60_000, 1)).await.unwrap());
     let mut tasks = tokio::task::JoinSet::new();
@@ -98,12 +93,9 @@ async fn waiting_and_rejected_requests_report_their_position() {
         tasks.spawn(service.clone().oneshot(message(2_000, 1)));
         tokio::task::yield_now().await;
     }
-    assert_eq!(
-        *heard.lock().unwrap(),
-        [("token-bucket", 1, 2_000), ("token-bucket", 2, 4_000)]
-    );
+    assert_eq!(queued.lines(), ["token-bucket 1 2s", "token-bucket 2 4s"]);
     let response = service.oneshot(message(2_000, 1)).await.unwrap();
     let refused = response.extensions().get::<Rejection>().unwrap();
     assert_eq!(refused.queue_position, Some(3));
-    assert_eq!(heard.lock().unwrap().len(), 2, "once each");
+    assert_eq!(queued.lines().len(), 2, "once each");
 }

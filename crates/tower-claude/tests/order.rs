@@ -1,4 +1,4 @@
-//! The order of the recommended stack: who sees what.
+//! The order of the recommended stack.
 
 mod common;
 
@@ -30,7 +30,7 @@ fn quiet() -> FakeClaude {
         .build()
 }
 
-/// Sonnet fails for an hour, everything else is well.
+/// Returns a server on which only Sonnet fails, for an hour.
 fn sonnet_out(fault: Fault) -> FakeClaude {
     FakeClaude::builder()
         .limits(GroupLimits::unlimited())
@@ -38,7 +38,7 @@ fn sonnet_out(fault: Fault) -> FakeClaude {
         .build()
 }
 
-/// The same server behind a cloud that drops headers: limits set by hand stay what they are.
+/// Returns a server without headers of limits, so that limits set by hand stay.
 fn silent() -> FakeClaude {
     FakeClaude::builder()
         .limits(GroupLimits::unlimited())
@@ -55,12 +55,12 @@ fn rpm(limit: u64) -> Limits {
     Limits::new().with_requests_per_minute(NonZeroU64::new(limit).expect("not 0"))
 }
 
-/// Returns the scope of the circuit of the requested model.
+/// Returns the scope of Sonnet's circuit.
 fn circuit() -> Scope {
     Scope::of_model(&request(SONNET, false))
 }
 
-/// Statuses and models, as the server saw them.
+/// Returns the statuses and models of all attempts.
 fn asked(fake: &FakeClaude) -> Vec<(u16, String)> {
     let log = fake.log();
     let one = |attempt: &tower_claude_fake_claude::Attempt| {
@@ -70,7 +70,7 @@ fn asked(fake: &FakeClaude) -> Vec<(u16, String)> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hit_reaches_nothing_inside() {
+async fn cache_hit_reaches_no_inner_layer() {
     for stream in [false, true] {
         let fake = quiet();
         let (layer, told) = observed(recommended().with_limits(rpm(1)).with_fallback([HAIKU]));
@@ -103,7 +103,7 @@ async fn a_hit_reaches_nothing_inside() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fallback_waits_until_retries_are_exhausted() {
+async fn fallback_waits_for_exhausted_retries() {
     for stream in [false, true] {
         let fake = sonnet_out(Fault::ServerError);
         let (layer, told) = observed(recommended().with_fallback([HAIKU]));
@@ -124,7 +124,7 @@ async fn a_fallback_waits_until_retries_are_exhausted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fallback_does_not_wait_for_an_open_circuit() {
+async fn fallback_does_not_wait_for_an_open_circuit() {
     let fake = quiet();
     let (layer, told) = observed(recommended().with_fallback([HAIKU]));
     let claude = layer.layer(fake.clone());
@@ -144,7 +144,7 @@ async fn a_fallback_does_not_wait_for_an_open_circuit() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fallback_does_not_wait_for_a_long_queue() {
+async fn fallback_does_not_wait_for_a_long_queue() {
     let fake = silent();
     // One request a minute of Sonnet, plenty of the others.
     let limits = Limits::new().with_group("sonnet-5.5", rpm(1));
@@ -168,13 +168,13 @@ async fn a_fallback_does_not_wait_for_a_long_queue() {
     let told = told.take();
     assert_eq!(count(&told, "token-bucket refused"), 1);
     assert!(told.iter().all(|line| !line.starts_with("retry")));
-    // What a layer on this side refused says nothing about the server.
+    // A local rejection is no failure of the server.
     assert_eq!(layer.breaker().handle().snapshot().opened, 0);
     assert_idle(&layer.bucket().handle(), "a refusal");
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_attempt_is_seen_by_the_breaker_and_pays_the_bucket() {
+async fn every_attempt_is_counted_by_the_breaker_and_charged_by_the_bucket() {
     for stream in [false, true] {
         let fake = sonnet_out(Fault::Overloaded);
         let (layer, told) = observed(recommended());
@@ -194,7 +194,7 @@ async fn every_attempt_is_seen_by_the_breaker_and_pays_the_bucket() {
 
 /// A bucket of three, refilled so slowly that the fourth attempt must wait for its token.
 #[tokio::test(start_paused = true)]
-async fn retries_wait_for_tokens_like_anybody() {
+async fn retry_waits_for_its_tokens() {
     let fake = silent();
     fake.inject_times(Fault::ServerError, 3);
     let layer = recommended().with_limits(rpm(3));
@@ -218,7 +218,7 @@ async fn retries_wait_for_tokens_like_anybody() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_open_circuit_spends_no_tokens_and_waits_for_none() {
+async fn open_circuit_spends_no_tokens_and_waits_for_none() {
     let fake = silent();
     let layer = recommended().with_limits(rpm(1));
     let claude = layer.layer(fake.clone());
@@ -241,7 +241,7 @@ async fn an_open_circuit_spends_no_tokens_and_waits_for_none() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_budget_sees_every_response_and_no_refusal() {
+async fn budget_records_every_response_and_no_rejection() {
     let fake = FakeClaude::builder()
         .limits(GroupLimits::requests_only(1_000))
         .build();
@@ -279,7 +279,7 @@ async fn the_budget_sees_every_response_and_no_refusal() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stand_in_is_not_stored_as_the_model_asked() {
+async fn response_of_a_stand_in_is_not_stored() {
     for stream in [false, true] {
         let outage = Incident::new(Duration::ZERO, 60 * SECOND, Fault::Overloaded);
         let fake = FakeClaude::builder()
@@ -313,9 +313,9 @@ async fn a_stand_in_is_not_stored_as_the_model_asked() {
     }
 }
 
-/// Responses of the layers themselves are not stored either.
+/// The cache does not store rejections by the layers.
 #[tokio::test(start_paused = true)]
-async fn a_refusal_is_not_stored() {
+async fn rejection_is_not_stored() {
     let fake = quiet();
     let layer = recommended();
     let claude = layer.layer(fake.clone());
@@ -329,9 +329,9 @@ async fn a_refusal_is_not_stored() {
     assert_eq!(seen.header("x-tower-claude-cache"), "miss");
 }
 
-/// Five attempts, and one for each model more: never five for each.
+/// Five attempts, and a single one for each further model.
 #[tokio::test(start_paused = true)]
-async fn attempts_never_multiply() {
+async fn attempts_of_fallback_and_retry_do_not_multiply() {
     for stream in [false, true] {
         let fake = FakeClaude::builder()
             .limits(GroupLimits::unlimited())
@@ -348,9 +348,9 @@ async fn attempts_never_multiply() {
     }
 }
 
-/// The ledger is the call's, not the layer's: a retry of the caller's own does not begin anew.
+/// The call record counts the attempts, so that an outer retry layer does not start anew.
 #[tokio::test(start_paused = true)]
-async fn a_retry_outside_adds_nothing() {
+async fn outer_retry_layer_adds_no_attempts() {
     let fake = sonnet_out(Fault::ServerError);
     let twenty = NonZeroU32::new(20).expect("not 0");
     let most = BreakerConfig::new().with_failures(twenty, HOUR);

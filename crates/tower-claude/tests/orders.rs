@@ -1,5 +1,6 @@
-//! The costs of other orders of the same layers. `cargo test -p tower-claude --test orders --
-//! --nocapture` prints a table.
+//! The cost of other orders of the same layers.
+//!
+//! `cargo test -p tower-claude --test orders -- --nocapture` prints a table.
 
 mod common;
 
@@ -23,13 +24,13 @@ use tower_service::Service;
 
 /// Trouble begins when the stack has found its pace.
 const BEGIN: Duration = Duration::from_secs(60);
-const LENGTH: Duration = Duration::from_secs(300);
-/// The limit of the server, whose bucket holds five seconds. The demand is a tenth higher, so that
-/// a queue grows.
+/// The length and the number of runs. A debug build takes ten times as long for each call.
+const LENGTH: Duration = Duration::from_secs(if cfg!(debug_assertions) { 200 } else { 300 });
+/// The server's limit, of which its bucket holds five seconds. A tenth more is asked for, so that a queue grows.
 const PER_MINUTE: u64 = 200;
 const BURST: Duration = Duration::from_secs(5);
 const GAP: Duration = Duration::from_millis(270);
-const SEEDS: u64 = 2;
+const SEEDS: u64 = if cfg!(debug_assertions) { 1 } else { 2 };
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Order {
@@ -44,7 +45,7 @@ const ORDERS: [(Order, &str); 3] = [
     (Order::BucketInsideBudget, "bucket inside the budget"),
 ];
 
-/// An incident and its end.
+/// The incidents: name, fault, length and share.
 fn incidents() -> [(&'static str, Fault, Duration, f64); 5] {
     let retry_after = 20 * SECOND;
     [
@@ -74,14 +75,14 @@ struct Call {
     good: bool,
 }
 
-/// The results of an order, over all seeds.
+/// The figures of an order over all seeds.
 #[derive(Debug, Default)]
 struct Figures {
     requests: usize,
     attempts: usize,
     limited: usize,
     errors: usize,
-    /// The sorted waits of requests that arrived during the incident.
+    /// The waits of the calls during the incident, sorted.
     waits: Vec<Duration>,
     /// The longest, of all seeds.
     back_after: Duration,
@@ -184,7 +185,7 @@ async fn run(order: Order, seed: u64, incident: &Incident, figures: &mut Figures
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_other_orders_cost() {
+async fn orders_recover_from_an_overload_within_a_minute() {
     println!(
         "| incident | order | attempts per request | 429s | errors seen | p50 wait | p99 wait | good again after |\n\
          |---|---|---|---|---|---|---|---|"

@@ -1,4 +1,4 @@
-//! Callers that leave, at any point, through the whole stack.
+//! Calls dropped at any point of the whole stack.
 
 mod common;
 
@@ -129,7 +129,7 @@ async fn storm(seed: u64) {
         breaker.probes
     );
 
-    // Whoever comes after the storm is served, by every model.
+    // Calls after the storm are served by every model.
     sleep(2 * HOUR).await;
     for model in [SONNET, OPUS, HAIKU] {
         for _ in 0..8 {
@@ -147,7 +147,7 @@ async fn storm(seed: u64) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_left_of_a_thousand_calls() {
+async fn storm_of_dropped_calls_leaves_nothing() {
     for seed in [1, 2, 3, 4] {
         storm(seed).await;
     }

@@ -1,4 +1,4 @@
-//! The response of the API to one request.
+//! Responses of the scripted API.
 
 use std::{
     collections::VecDeque,
@@ -20,26 +20,26 @@ use crate::Guard;
 pub enum Piece {
     /// A data frame.
     Data(Bytes),
-    /// Silence, then the next.
+    /// A pause.
     Wait(Duration),
-    /// The connection is reset.
+    /// A reset of the connection.
     Broken,
-    /// Silence for ever.
+    /// An endless pause.
     Stall,
 }
 
 impl Piece {
-    /// A data frame of this text.
+    /// Returns a data frame of this text.
     #[must_use]
     pub const fn data(text: &'static str) -> Self {
         Self::Data(Bytes::from_static(text.as_bytes()))
     }
 }
 
-/// The response of the API to one request.
+/// A response of the API, or an error in its place.
 #[derive(Clone, Debug)]
 pub struct Reply {
-    /// None: never.
+    /// The delay before the head. `None` means forever.
     pub(super) after: Option<Duration>,
     broken: Option<io::ErrorKind>,
     status: u16,
@@ -49,7 +49,7 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// This status, without headers or body.
+    /// Returns a response of this status, without headers or body.
     #[must_use]
     pub fn new(status: u16) -> Self {
         Self {
@@ -62,7 +62,7 @@ impl Reply {
         }
     }
 
-    /// JSON with this status.
+    /// Returns JSON with this status.
     #[must_use]
     pub fn json(status: u16, body: impl Into<Bytes>) -> Self {
         Self::new(status)
@@ -70,13 +70,13 @@ impl Reply {
             .pieces([Piece::Data(body.into())])
     }
 
-    /// A whole message.
+    /// Returns a whole message.
     #[must_use]
     pub fn fine() -> Self {
         Self::json(200, r#"{"type":"message","content":[]}"#)
     }
 
-    /// An error of this type.
+    /// Returns an error of this type.
     #[must_use]
     pub fn error(status: u16, kind: &str) -> Self {
         Self::json(
@@ -85,19 +85,19 @@ impl Reply {
         )
     }
 
-    /// A 529.
+    /// Returns a 529.
     #[must_use]
     pub fn overloaded() -> Self {
         Self::error(529, "overloaded_error")
     }
 
-    /// A 429 with this `retry-after`.
+    /// Returns a 429 with this `retry-after`.
     #[must_use]
     pub fn rate_limited(retry_after: &str) -> Self {
         Self::error(429, "rate_limit_error").header("retry-after", retry_after)
     }
 
-    /// A stream.
+    /// Returns a stream.
     #[must_use]
     pub fn stream(pieces: impl IntoIterator<Item = Piece>) -> Self {
         Self::new(200)
@@ -105,7 +105,7 @@ impl Reply {
             .pieces(pieces)
     }
 
-    /// No response: the client fails.
+    /// Returns a failure of the client.
     #[must_use]
     pub fn broken(kind: io::ErrorKind) -> Self {
         Self {
@@ -114,7 +114,7 @@ impl Reply {
         }
     }
 
-    /// No response, ever.
+    /// Returns a call that never ends.
     #[must_use]
     pub fn never() -> Self {
         Self {
@@ -123,17 +123,17 @@ impl Reply {
         }
     }
 
-    /// The same, after a while.
+    /// Sets the delay before the head.
     #[must_use]
     pub const fn after(mut self, wait: Duration) -> Self {
         self.after = Some(wait);
         self
     }
 
-    /// The same with this header.
+    /// Sets a header.
     ///
     /// # Panics
-    /// When the value is not one.
+    /// If the value is not a header value.
     #[must_use]
     pub fn header(mut self, name: &'static str, value: &str) -> Self {
         let value = HeaderValue::from_str(value).expect("a header value");
@@ -141,14 +141,14 @@ impl Reply {
         self
     }
 
-    /// The same with this extension.
+    /// Sets an extension.
     #[must_use]
     pub fn extension<T: Clone + Send + Sync + 'static>(mut self, value: T) -> Self {
         self.extensions.insert(value);
         self
     }
 
-    /// The same with this body.
+    /// Sets the body.
     #[must_use]
     pub fn pieces(mut self, pieces: impl IntoIterator<Item = Piece>) -> Self {
         self.body = pieces.into_iter().collect();
@@ -171,7 +171,7 @@ impl Reply {
     }
 }
 
-/// A body that comes piece by piece.
+/// A body that is sent piece by piece.
 #[derive(Debug)]
 pub struct Body {
     pieces: VecDeque<Piece>,

@@ -8,9 +8,9 @@ macro_rules! events {
 }
 
 events! {
-    /// The begin, with usage.
+    /// The start, with usage.
     START = "message_start", r#"{"type":"message_start","message":{"id":"m","usage":{"input_tokens":3,"output_tokens":1}}}"#;
-    /// Nothing yet.
+    /// A ping.
     PING = "ping", r#"{"type":"ping"}"#;
     /// The first content.
     CONTENT = "content_block_start", r#"{"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}"#;

@@ -1,4 +1,4 @@
-//! Bodies that are not plain data.
+//! Bodies with trailers, without frames and with errors.
 
 use http::{
     HeaderMap, HeaderValue, Method, Request,
@@ -16,10 +16,10 @@ fn trailers() -> HeaderMap {
     map
 }
 
-/// The trailers of a response come through.
+/// Checks that the trailers of a response pass through.
 ///
 /// # Panics
-/// When the layer breaks this point of the contract.
+/// If the layer breaks this point of the contract.
 pub fn trailers_come_through<L: Subject>(layer: impl Fn() -> L) {
     paused(async {
         let end = || Piece::Trailers(trailers());
@@ -43,10 +43,10 @@ pub fn trailers_come_through<L: Subject>(layer: impl Fn() -> L) {
     });
 }
 
-/// HEAD, 204, 304 and empty bodies come through, `content-length` and all.
+/// Checks that responses to HEAD, 204, 304 and empty bodies pass through with `content-length`.
 ///
 /// # Panics
-/// When the layer breaks this point of the contract.
+/// If the layer breaks this point of the contract.
 pub fn bodies_without_frames<L: Subject>(layer: impl Fn() -> L) {
     paused(async {
         let of_head = Reply::status(200)
@@ -80,10 +80,10 @@ pub fn bodies_without_frames<L: Subject>(layer: impl Fn() -> L) {
     });
 }
 
-/// An error in the middle of a body comes out where it was, as it was.
+/// Checks that an error in the middle of a body passes through unchanged and in its place.
 ///
 /// # Panics
-/// When the layer breaks this point of the contract.
+/// If the layer breaks this point of the contract.
 pub fn body_error_comes_through<L: Subject>(layer: impl Fn() -> L) {
     paused(async {
         let error = Broken("connection reset");

@@ -1,4 +1,4 @@
-//! A layer asks for no `'static`.
+//! Inner services with a lifetime.
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -10,11 +10,11 @@ use tower_service::Service;
 use super::request;
 use crate::{Borrowed, Broken, FrameBody, Received, Reply, Script, clock::in_time, paused};
 
-/// The layer serves an inner service with a lifetime, for every lifetime: this bound is what a
-/// `reqwest_middleware::Middleware` made of a layer needs.
+/// Checks that the layer accepts an inner service of any lifetime. A
+/// `reqwest_middleware::Middleware` made of a layer needs this bound.
 ///
 /// # Panics
-/// When the layer breaks this point of the contract.
+/// If the layer breaks this point of the contract.
 pub fn serves_a_borrowed_service<L, R>(layer: impl Fn() -> L)
 where
     L: for<'a> Layer<Borrowed<'a>>,

@@ -1,4 +1,4 @@
-//! Whatever is dropped, whenever it is, releases all it held.
+//! Dropped calls and bodies release all that they held.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use tower_service::Service;
 use super::{Subject, assert_nothing_alive, request, request_of, still_serves};
 use crate::{Broken, FrameBody, Piece, Readiness, Reply, Script, Steps, paused, serve};
 
-/// More polls than any call needs.
+/// A number of polls that no call needs.
 const ENOUGH: usize = 2_000;
 
-/// A scripted life of one call, Pending once at every stage: readiness, head, each frame.
+/// A scripted call that is pending once at each stage: readiness, head and each frame.
 struct Scene {
     name: &'static str,
     script: fn() -> Script,
@@ -100,11 +100,11 @@ fn scenes() -> Vec<Scene> {
     ]
 }
 
-/// The call is dropped after 0, 1, 2 … polls, until it would have ended; then nothing inner is
-/// alive, and the layer serves the next call.
+/// Drops the call after 0, 1, 2 … polls, until it would have ended. Checks that nothing inner is
+/// alive then, and that the layer serves the next call.
 ///
 /// # Panics
-/// When the layer breaks this point of the contract.
+/// If the layer breaks this point of the contract.
 pub fn dropped_at_any_poll<L: Subject>(layer: impl Fn() -> L) {
     paused(async {
         for scene in scenes() {
@@ -133,7 +133,7 @@ pub fn dropped_at_any_poll<L: Subject>(layer: impl Fn() -> L) {
     });
 }
 
-/// Polls this often; true when the call had ended before.
+/// Polls this often. Returns true if the call had ended before.
 async fn drive<F, B>(steps: &mut Steps<F, B>, script: &Script, polls: usize) -> bool
 where
     F: Future<Output = Result<http::Response<B>, Broken>>,
@@ -152,10 +152,10 @@ where
     false
 }
 
-/// The body is dropped after 0, 1, 2 … frames were read, as a caller does that has seen enough.
+/// Drops the body after 0, 1, 2 … frames.
 ///
 /// # Panics
-/// When the layer breaks this point of the contract.
+/// If the layer breaks this point of the contract.
 pub fn body_dropped_at_any_frame<L: Subject>(layer: impl Fn() -> L) {
     paused(async {
         for frames in 0..6 {
@@ -180,10 +180,10 @@ pub fn body_dropped_at_any_frame<L: Subject>(layer: impl Fn() -> L) {
     });
 }
 
-/// Calls that will never get an answer can be dropped, many of them, and hold up nothing.
+/// Checks that many calls without a response can be dropped, and block no other call.
 ///
 /// # Panics
-/// When the layer breaks this point of the contract.
+/// If the layer breaks this point of the contract.
 pub fn stalled_calls_can_be_dropped<L: Subject>(layer: impl Fn() -> L) {
     paused(async {
         let layer = layer();

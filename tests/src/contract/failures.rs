@@ -1,4 +1,4 @@
-//! Failures of the inner service, which the layer forwards unchanged.
+//! Failures of the inner service pass through unchanged.
 
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ use tower_claude_core::{Class, Dimension, REJECTED_BY, RejectReason, Rejection};
 use super::{Subject, answer, assert_nothing_alive, request};
 use crate::{Broken, Piece, Reply, Script, paused, received::pairs};
 
-/// The inner service's error value is the error of the call, whether at once or after every
-/// attempt met it.
+/// Checks that the inner service's error value is the error of the call, at once or after all
+/// attempts.
 ///
 /// # Panics
-/// When the layer breaks this point of the contract.
+/// If the layer breaks this point of the contract.
 pub fn service_error_comes_through<L: Subject>(layer: impl Fn() -> L) {
     paused(async {
         let error = Broken("connection refused");
@@ -31,11 +31,11 @@ pub fn service_error_comes_through<L: Subject>(layer: impl Fn() -> L) {
     });
 }
 
-/// An error answer comes out byte for byte: at once, or when every attempt met it. A layer may
-/// add headers to one, and takes none away.
+/// Checks that an error response keeps its bytes, at once or after all attempts. A layer may add
+/// headers, and removes none.
 ///
 /// # Panics
-/// When the layer breaks this point of the contract.
+/// If the layer breaks this point of the contract.
 pub fn error_responses_come_through<L: Subject>(layer: impl Fn() -> L) {
     paused(async {
         let huge = Bytes::from(vec![b'x'; 200 * 1024]);
@@ -94,16 +94,16 @@ pub fn error_responses_come_through<L: Subject>(layer: impl Fn() -> L) {
     });
 }
 
-/// Returns the result that the caller gets without any layer.
+/// Returns the response without any layer.
 pub(crate) async fn bare(reply: &Reply) -> crate::Received<Broken> {
     let guard = crate::Alive::new().guard();
     crate::Received::read(reply.response(guard).expect("a reply with a head")).await
 }
 
-/// The rejection of an inner layer is forwarded unchanged, with its extensions.
+/// Checks that the rejection by an inner layer passes through unchanged, with its extensions.
 ///
 /// # Panics
-/// When the layer breaks this point of the contract.
+/// If the layer breaks this point of the contract.
 pub fn inner_refusals_come_through<L: Subject>(layer: impl Fn() -> L) {
     paused(async {
         let reasons = [

@@ -1,8 +1,8 @@
-//! The checks. Each takes a closure that makes a fresh layer, and panics when the layer breaks
-//! the contract; [`contract!`](crate::contract!) makes a test of each.
+//! Checks of a layer. Each takes a closure that makes a fresh layer, and panics if the layer breaks
+//! the contract. [`contract!`](crate::contract!) makes a test of each.
 //!
-//! A layer may re-send, wait or answer itself: where that could be, the scripted service behind it
-//! repeats itself, and the caller must get what it would have got without the layer.
+//! A layer may send a request again, wait or answer itself. In such a check, the scripted service
+//! repeats itself, and the caller must get the same response as without the layer.
 
 mod bodies;
 mod borrowed;
@@ -45,10 +45,10 @@ use tower_service::Service;
 
 use crate::{Broken, FrameBody, Received, Script, serve};
 
-/// A layer whose types the compiler checks. The layer and its service can be cloned and shared
-/// between threads, the future can move between threads, and the error is the inner service's own.
+/// A layer that can be shared between threads and cloned, as its service can. Its future can move
+/// between threads, and its error is the error of the inner service.
 pub trait Subject: Layer<Script, Service = Self::Outer> + Clone + Send + Sync + 'static {
-    /// The service it makes.
+    /// The service that the layer makes.
     type Outer: Service<
             Request<FrameBody>,
             Response = Response<Self::Body>,
@@ -58,9 +58,9 @@ pub trait Subject: Layer<Script, Service = Self::Outer> + Clone + Send + Sync + 
         + Send
         + Sync
         + 'static;
-    /// Its future.
+    /// The future of the service.
     type Call: Future<Output = Result<Response<Self::Body>, Broken>> + Send + 'static;
-    /// Its response body.
+    /// The response body of the service.
     type Body: Body<Data = Bytes, Error = Broken> + Unpin + Send + 'static;
 }
 
@@ -80,7 +80,7 @@ where
     type Body = R;
 }
 
-/// A Messages request like no other before it, so that no cache can answer it.
+/// Returns the JSON of a new Messages request, which no cache can answer.
 pub(crate) fn prompt() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -89,7 +89,7 @@ pub(crate) fn prompt() -> String {
     )
 }
 
-/// The request of [`prompt`], with a body of known length.
+/// Returns the request of [`prompt`], with a body of known length.
 pub(crate) fn request() -> Request<FrameBody> {
     request_of(FrameBody::full(prompt()))
 }
@@ -98,7 +98,7 @@ pub(crate) fn request_of(body: FrameBody) -> Request<FrameBody> {
     crate::post(crate::BASE, body)
 }
 
-/// Serves a request over this script, and reads the answer to its end.
+/// Sends a request to this script, and reads the response to its end.
 pub(crate) async fn answer<L: Subject>(
     layer: &L,
     script: &Script,
@@ -109,7 +109,7 @@ pub(crate) async fn answer<L: Subject>(
     Ok(crate::clock::in_time(Received::read(response)).await)
 }
 
-/// The layer still serves, and nothing of earlier calls is alive.
+/// Asserts that the layer still serves, and that no earlier call is alive.
 pub(crate) async fn still_serves<L: Subject>(layer: &L, after: &str) {
     let script = Script::always(crate::Reply::message());
     let answer = answer(layer, &script, request()).await;

@@ -1,4 +1,4 @@
-//! Requests and responses that do not concern the layer, which it forwards unchanged.
+//! Requests, responses and streams pass through unchanged.
 
 use bytes::Bytes;
 use http::{
@@ -25,10 +25,11 @@ fn odd_headers() -> Vec<(HeaderName, HeaderValue)> {
     .collect()
 }
 
-/// Method, URI, version, headers (in their order per name), extensions and bytes of the request.
+/// Checks method, URI, version, headers, extensions and bytes of the request. The headers of a name
+/// keep their order.
 ///
 /// # Panics
-/// When the layer breaks this point of the contract.
+/// If the layer breaks this point of the contract.
 pub fn request_is_untouched<L: Subject>(layer: impl Fn() -> L) {
     paused(async {
         let body = prompt();
@@ -72,10 +73,11 @@ pub fn request_is_untouched<L: Subject>(layer: impl Fn() -> L) {
     });
 }
 
-/// Status, version, headers (in their order per name), extensions and bytes of the response.
+/// Checks status, version, headers, extensions and bytes of the response. The headers of a name
+/// keep their order.
 ///
 /// # Panics
-/// When the layer breaks this point of the contract.
+/// If the layer breaks this point of the contract.
 pub fn response_is_untouched<L: Subject>(layer: impl Fn() -> L) {
     paused(async {
         let split = Reply::status(200)
@@ -124,11 +126,11 @@ pub fn response_is_untouched<L: Subject>(layer: impl Fn() -> L) {
     });
 }
 
-/// Event streams: whole, foreign, cut short, with an error before or after content, with unknown
-/// events and comments; in any chunks.
+/// Checks event streams in any chunks: whole, foreign or truncated, with an error before or after
+/// content, with unknown events and comments.
 ///
 /// # Panics
-/// When the layer breaks this point of the contract.
+/// If the layer breaks this point of the contract.
 pub fn streams_are_untouched<L: Subject>(layer: impl Fn() -> L) {
     const START: &str = "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"id\":\"msg_1\",\"usage\":{\"input_tokens\":5,\"output_tokens\":1}}}\n\n";
     const PING: &str = ": comment\r\nevent: ping\r\ndata: {\"type\": \"ping\"}\r\n\r\n";
@@ -178,10 +180,10 @@ pub fn streams_are_untouched<L: Subject>(layer: impl Fn() -> L) {
     });
 }
 
-/// A compressed body is forwarded unchanged.
+/// Checks that a compressed body passes through unchanged.
 ///
 /// # Panics
-/// When the layer breaks this point of the contract.
+/// If the layer breaks this point of the contract.
 pub fn compressed_body_is_untouched<L: Subject>(layer: impl Fn() -> L) {
     paused(async {
         let bytes = b"\x1f\x8b\x08\0\0event: error\ndata: {}\n\n";

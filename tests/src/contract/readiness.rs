@@ -1,4 +1,4 @@
-//! `poll_ready` never admits; the future does.
+//! The future admits a request, and `poll_ready` never does.
 
 use std::{
     pin::pin,
@@ -15,10 +15,10 @@ fn poll_ready<S: Service<Request<FrameBody>>>(service: &mut S) -> Poll<Result<()
     service.poll_ready(&mut Context::from_waker(Waker::noop()))
 }
 
-/// The layer is ready whatever the inner service says, and so is every clone.
+/// Checks that the layer and its clones are ready even if the inner service is not.
 ///
 /// # Panics
-/// When the layer breaks this point of the contract.
+/// If the layer breaks this point of the contract.
 pub fn poll_ready_is_always_ready<L: Subject>(layer: impl Fn() -> L) {
     paused(async {
         for readiness in [
@@ -44,11 +44,11 @@ pub fn poll_ready_is_always_ready<L: Subject>(layer: impl Fn() -> L) {
     });
 }
 
-/// The inner service is polled ready inside the future, on the very handle that is then called
-/// ([`Script`] panics otherwise), and the call waits for it.
+/// Checks that the future polls the same handle of the inner service ready that it calls, and waits
+/// for it. [`Script`] panics otherwise.
 ///
 /// # Panics
-/// When the layer breaks this point of the contract.
+/// If the layer breaks this point of the contract.
 pub fn inner_is_readied_inside_the_future<L: Subject>(layer: impl Fn() -> L) {
     paused(async {
         for waits in [1, 3] {
@@ -86,10 +86,10 @@ pub fn inner_is_readied_inside_the_future<L: Subject>(layer: impl Fn() -> L) {
     });
 }
 
-/// An error of the inner service's `poll_ready` is the error of the call.
+/// Checks that an error of the inner service's `poll_ready` is the error of the call.
 ///
 /// # Panics
-/// When the layer breaks this point of the contract.
+/// If the layer breaks this point of the contract.
 pub fn readiness_error_is_the_service_error<L: Subject>(layer: impl Fn() -> L) {
     paused(async {
         let error = Broken("readiness failed");

@@ -1,4 +1,4 @@
-//! Requests that are not a small JSON document.
+//! Requests other than a small JSON document.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response};
@@ -12,13 +12,13 @@ use super::{Subject, answer, assert_nothing_alive, prompt, request_of};
 use crate::{Broken, FrameBody, Piece, Reply, Script, clock::in_time, paused};
 
 const MIB: usize = 1024 * 1024;
-/// One more than the default limit of the front hall.
+/// A length that exceeds the default limit of the request buffer by one.
 const CHUNKS: usize = RequestBody::DEFAULT_LIMIT / MIB + 1;
 
-/// Bodies that are no JSON object, and empty ones.
+/// Checks empty bodies, and bodies that are not a JSON object.
 ///
 /// # Panics
-/// When the layer breaks this point of the contract.
+/// If the layer breaks this point of the contract.
 pub fn other_request_bodies_come_through<L: Subject>(layer: impl Fn() -> L) {
     paused(async {
         let bodies: [&'static [u8]; 7] = [
@@ -49,10 +49,10 @@ pub fn other_request_bodies_come_through<L: Subject>(layer: impl Fn() -> L) {
     });
 }
 
-/// A body that an outer layer has buffered is passed on, not copied.
+/// Checks that a body that an outer layer has buffered is not copied.
 ///
 /// # Panics
-/// When the layer breaks this point of the contract.
+/// If the layer breaks this point of the contract.
 pub fn buffered_request_is_not_copied<L, R>(layer: impl Fn() -> L)
 where
     L: Layer<Script>,
@@ -73,10 +73,11 @@ where
     });
 }
 
-/// A body over the buffer limit passes through as a stream, with its length known or not.
+/// Checks that a body over the buffer limit passes through as a stream, with a known length or
+/// without.
 ///
 /// # Panics
-/// When the layer breaks this point of the contract.
+/// If the layer breaks this point of the contract.
 pub fn request_over_the_limit_streams<L: Subject>(layer: impl Fn() -> L) {
     paused(async {
         let pieces = || (0..CHUNKS).map(|i| Piece::Data(chunk(i)));
@@ -103,16 +104,16 @@ pub fn request_over_the_limit_streams<L: Subject>(layer: impl Fn() -> L) {
     });
 }
 
-/// A MiB of one byte, another one for every place.
+/// Returns a MiB of a byte that depends on the place.
 fn chunk(i: usize) -> Bytes {
     vec![u8::try_from(i % 251).unwrap_or_default(); MIB].into()
 }
 
-/// A body that fails while it is read: the inner service gets what was read, then the error, and
-/// its own error comes out.
+/// Checks a body that fails while it is read. The inner service gets the data before the error and
+/// then the error, and its own error is the error of the call.
 ///
 /// # Panics
-/// When the layer breaks this point of the contract.
+/// If the layer breaks this point of the contract.
 pub fn request_that_fails_while_read<L: Subject>(layer: impl Fn() -> L) {
     paused(async {
         let error = Broken("upload cut");
@@ -152,10 +153,10 @@ pub fn request_that_fails_while_read<L: Subject>(layer: impl Fn() -> L) {
     });
 }
 
-/// The trailers of a request come through.
+/// Checks that the trailers of a request pass through.
 ///
 /// # Panics
-/// When the layer breaks this point of the contract.
+/// If the layer breaks this point of the contract.
 pub fn request_trailers_come_through<L: Subject>(layer: impl Fn() -> L) {
     paused(async {
         let mut trailers = HeaderMap::new();

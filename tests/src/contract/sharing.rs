@@ -1,4 +1,4 @@
-//! State lives in the layer, and nothing is locked while a call is under way.
+//! State is shared by all services of a layer, and no call blocks another.
 
 use std::fmt::Debug;
 
@@ -7,18 +7,18 @@ use futures_util::future::join_all;
 use super::{Subject, request};
 use crate::{Received, Reply, Script, clock::in_time, paused, serve};
 
-/// Checked by the compiler; see [`Subject`].
+/// Checks at compile time that the layer is a [`Subject`].
 pub fn auto_traits<L: Subject>(layer: impl Fn() -> L) {
     drop(layer);
 }
 
-/// Checks that clones and services of the layer share the state that `observe` reads. axum makes a
-/// service for each route and each request.
+/// Checks that each call changes the result of `observe`, through any service of the layer or of
+/// its clones. axum makes services again and again, per route and per request.
 ///
-/// `reply` is the response of the inner service. Each response must change the state.
+/// `reply` is the response of the inner service, and must change the state.
 ///
 /// # Panics
-/// When the layer breaks this point of the contract.
+/// If the layer breaks this point of the contract.
 pub fn state_is_shared<L, T>(layer: impl Fn() -> L, observe: impl Fn(&L) -> T, reply: &Reply)
 where
     L: Subject,
@@ -59,7 +59,7 @@ where
     });
 }
 
-/// The reply with rate-limit headers that differ from call to call.
+/// Adds rate-limit headers that differ from call to call.
 fn with_headroom(reply: &Reply, call: u32) -> Reply {
     let mut reply = reply.clone();
     for (name, limit) in [
@@ -83,11 +83,11 @@ fn with_headroom(reply: &Reply, call: u32) -> Reply {
     reply.header(http::header::DATE, "Sun, 22 Nov 2026 10:00:00 GMT")
 }
 
-/// Four calls are under way at once: none waits for another, since the inner service answers only
-/// when all four have arrived.
+/// Checks that four calls run at the same time. The inner service answers only after all four have
+/// arrived.
 ///
 /// # Panics
-/// When the layer breaks this point of the contract.
+/// If the layer breaks this point of the contract.
 pub fn calls_run_side_by_side<L: Subject>(layer: impl Fn() -> L) {
     paused(async {
         let layer = layer();

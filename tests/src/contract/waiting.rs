@@ -1,4 +1,4 @@
-//! Resources that are held while the layer waits, and causes of waits.
+//! Waits of the layer, and waits of the caller.
 
 use std::{
     pin::Pin,
@@ -13,14 +13,14 @@ use tower_service::Service;
 use super::{Subject, request};
 use crate::{Broken, Piece, Reply, Script, Steps, paused};
 
-/// More polls than the stages of any call.
+/// A number of polls that exceeds the stages of any call.
 const ENOUGH: usize = 200;
 
-/// A layer that sleeps (before it re-sends, say) has dropped the response that made it: a held
-/// response is a held connection, and a held permit of the layers further in.
+/// Checks that a layer drops a response before it sleeps, for example before a retry. A response
+/// holds a connection, and a permit of the inner layers.
 ///
 /// # Panics
-/// When the layer breaks this point of the contract.
+/// If the layer breaks this point of the contract.
 pub fn sleeping_holds_nothing<L: Subject>(layer: impl Fn() -> L) {
     paused(async {
         let error = "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\",\"message\":\"\"}}\n\n";
@@ -58,11 +58,11 @@ pub fn sleeping_holds_nothing<L: Subject>(layer: impl Fn() -> L) {
     });
 }
 
-/// Content goes to the caller as it comes: neither the head nor a frame waits for what is behind
-/// it, of a Claude stream from its first content on, of any other body from its first frame.
+/// Checks that the caller gets the head and each frame at once. This holds for a Claude stream from
+/// its first content, and for any other body from its first frame.
 ///
 /// # Panics
-/// When the layer breaks this point of the contract.
+/// If the layer breaks this point of the contract.
 pub fn content_is_not_held_back<L: Subject>(layer: impl Fn() -> L) {
     paused(async {
         let start = "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{}}\n\n";

@@ -92,7 +92,7 @@ impl<S: Service<Request<RequestBody>>> SampleFuture<S> {
         self.service.call(Request::from_parts(head, body))
     }
 
-    /// Returns the wait before the next attempt, or `None`.
+    /// The decision to try again, with its delay.
     fn again(&self) -> Option<Duration> {
         if self.fault == Fault::RetriesForEver {
             return Some(Duration::from_secs(3600));

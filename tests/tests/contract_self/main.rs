@@ -38,8 +38,8 @@ macro_rules! caught {
 caught! {
     readiness_forwarded: poll_ready_is_always_ready, ForwardsReadiness, "poll_ready is not ready";
     clone_called_unready: inner_is_readied_inside_the_future, CallsUnready, "without having been polled ready";
-    readiness_error_hidden: readiness_error_is_the_service_error, RetriesForEver, "no answer within a day";
-    one_at_a_time: calls_run_side_by_side, OneAtATime, "no answer within a day";
+    readiness_error_hidden: readiness_error_is_the_service_error, RetriesForEver, "no response within a day";
+    one_at_a_time: calls_run_side_by_side, OneAtATime, "no response within a day";
     request_header_added: request_is_untouched, AddsRequestHeader, "request headers were changed";
     request_extensions_lost: request_is_untouched, LosesRequestExtensions, "request's extensions were lost";
     request_sent_twice: request_is_untouched, SendsTwice, "one request must be sent once";
@@ -55,14 +55,14 @@ caught! {
     error_body_lost: error_responses_come_through, LosesErrorBody, "was changed";
     error_body_cut: error_responses_come_through, CutsErrorBody, "was changed";
     refusal_extension_lost: inner_refusals_come_through, LosesResponseExtensions, "Rejection extension";
-    refusal_retried: inner_refusals_come_through, RetriesForEver, "no answer within a day";
+    refusal_retried: inner_refusals_come_through, RetriesForEver, "no response within a day";
     not_json_refused: other_request_bodies_come_through, RefusesOtherBodies, "refused";
     request_copied: buffered_request_is_not_copied, CopiesRequest, "a buffered body was copied";
     long_request_refused: request_over_the_limit_streams, RefusesOtherBodies, "was refused";
     long_request_lost: request_over_the_limit_streams, LosesStreams, "was cut";
     broken_request_hidden: request_that_fails_while_read, LosesStreams, "did not get the error";
     request_trailers_lost: request_trailers_come_through, LosesStreams, "assertion";
-    permit_lost_by_drop: dropped_at_any_poll, CountsByHand, "no answer within a day";
+    permit_lost_by_drop: dropped_at_any_poll, CountsByHand, "no response within a day";
     body_leaked: dropped_at_any_poll, LeaksBody, "alive after";
     body_leaked_by_reader: body_dropped_at_any_frame, LeaksBody, "alive after";
     response_held_while_sleeping: sleeping_holds_nothing, SleepsOnResponse, "is held while the layer sleeps";

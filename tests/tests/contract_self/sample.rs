@@ -18,7 +18,7 @@ use tower_service::Service;
 
 use crate::{body::SampleBody, future::SampleFuture};
 
-/// The fault of a [`Sample`].
+/// A fault of a [`Sample`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     None,

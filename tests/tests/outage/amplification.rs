@@ -24,7 +24,7 @@ async fn attempts_per_request(fuse: &Fuse) -> f64 {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_full_outage_is_not_made_worse() {
+async fn full_outage_is_not_amplified() {
     let without = attempts_per_request(&Fuse::Without).await;
     let with = attempts_per_request(&Fuse::new(BreakerConfig::new())).await;
     println!(

@@ -62,7 +62,7 @@ async fn most_at_once(config: LimiterConfig, waiting: u32) -> usize {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_storms_back_after_a_common_429() {
+async fn calls_after_a_shared_429_are_spread() {
     let ramp = LimiterConfig::new().with_slow_start(Some(SlowStart::new()));
     for waiting in [100, 400] {
         let most = most_at_once(ramp.clone(), waiting).await;

@@ -21,7 +21,7 @@ use crate::{
 
 /// The goal's number, where the compiler has done its work.
 const CALLS: u64 = if cfg!(debug_assertions) {
-    10_000
+    4_000
 } else {
     100_000
 };
@@ -86,7 +86,7 @@ where
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_asks_again_before_the_server_said() {
+async fn no_call_is_retried_before_its_retry_after() {
     let fake = FakeClaude::builder()
         .limits(GroupLimits::unlimited())
         .build();

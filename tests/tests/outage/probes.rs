@@ -103,7 +103,7 @@ impl Narrow {
 /// Its lease begins when the limiter lets it go: a wait in the queue that is longer than the lease is no failure of the
 /// server, and what is found out is what the probe says.
 #[tokio::test(start_paused = true)]
-async fn the_lease_begins_when_the_request_is_sent() {
+async fn lease_of_a_probe_begins_when_the_request_is_sent() {
     let narrow = Narrow::half_open(1).await;
     narrow.occupy(50 * SECOND).await;
     // The probe then takes 50 s of its own: more than its lease in all, less from when it was sent.
@@ -118,7 +118,7 @@ async fn the_lease_begins_when_the_request_is_sent() {
 
 /// After a lease in the queue the next call is the probe, and there is no second one beside it.
 #[tokio::test(start_paused = true)]
-async fn a_probe_whose_place_went_to_another_is_not_sent() {
+async fn probe_that_lost_its_place_is_not_sent() {
     let narrow = Narrow::half_open(1).await;
     narrow.occupy(100 * SECOND).await;
     let lost = narrow.start(SECOND, request(SONNET, false)).await;
@@ -134,7 +134,7 @@ async fn a_probe_whose_place_went_to_another_is_not_sent() {
 
 /// Another probe had no queue before it, and has closed the circuit.
 #[tokio::test(start_paused = true)]
-async fn a_probe_whose_circuit_has_closed_is_sent() {
+async fn probe_is_sent_after_its_circuit_has_closed() {
     let narrow = Narrow::half_open(2).await;
     narrow.occupy(100 * SECOND).await;
     let waiting = narrow.start(SECOND, request(SONNET, false)).await;
@@ -146,7 +146,7 @@ async fn a_probe_whose_circuit_has_closed_is_sent() {
 
 /// The same where the circuit is that of a credential, and there is no room for one of the model.
 #[tokio::test(start_paused = true)]
-async fn a_credential_is_probed_in_the_same_way() {
+async fn probe_of_a_credential_has_the_same_lease() {
     let mut narrow = Narrow::new(1);
     narrow.breaker = CircuitBreakerLayer::new()
         .with_most_circuits(NonZeroUsize::MIN)
@@ -171,7 +171,7 @@ async fn a_credential_is_probed_in_the_same_way() {
 
 /// An attempt that takes too long in the queue is no failure of the server.
 #[tokio::test(start_paused = true)]
-async fn timers_that_end_a_wait_in_the_queue_blame_nobody() {
+async fn timeout_in_the_queue_is_not_counted() {
     let narrow = Narrow::new(1);
     narrow.occupy(1_000 * SECOND).await;
     let timeouts = Timeouts::new().with_head(Some(10 * SECOND));
@@ -191,7 +191,7 @@ async fn timers_that_end_a_wait_in_the_queue_blame_nobody() {
 
 /// A layer of others has given one attempt up in the queue, and sends the request again as it is.
 #[tokio::test(start_paused = true)]
-async fn a_probe_does_not_wait_in_the_queue_of_an_attempt_before() {
+async fn probe_does_not_inherit_the_queue_of_an_earlier_attempt() {
     let narrow = Narrow::new(1);
     let context = Arc::new(Call::new(&Default::default(), Instant::now()));
     let watched = || {
@@ -213,7 +213,7 @@ async fn a_probe_does_not_wait_in_the_queue_of_an_attempt_before() {
 
 /// From sending to the first content: neither the count nor the queue makes a call slow.
 #[tokio::test(start_paused = true)]
-async fn a_call_that_waits_for_its_count_and_its_turn_is_not_slow() {
+async fn call_that_waits_for_its_count_and_its_turn_is_not_slow() {
     let api = tower::service_fn(|request: Request<RequestBody>| async move {
         let counts = request.uri().path().ends_with("count_tokens");
         sleep(SECOND).await;

@@ -68,7 +68,7 @@ fn say(what: &str, seen: &Seen) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_two_minutes_of_outage_it_is_soon_over() {
+async fn service_recovers_soon_after_two_minutes_of_outage() {
     let without = recover(&Fuse::Without).await;
     say("without a breaker", &without);
     assert!(without.back_after <= 60 * SECOND);

@@ -24,14 +24,14 @@ pub(crate) const SECOND: Duration = Duration::from_secs(1);
 /// One call as its caller saw it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Call {
-    /// The time since the start of the server.
+    /// The time of the call since the server's start.
     pub(crate) at: Duration,
     /// The duration of the call.
     pub(crate) took: Duration,
     pub(crate) good: bool,
 }
 
-/// The circuit breaker, if there is one.
+/// The breaker of the stack.
 #[derive(Clone)]
 pub(crate) enum Fuse {
     Without,
@@ -107,7 +107,7 @@ pub(crate) fn most_within(times: &[Duration], span: Duration) -> usize {
     (0..times.len()).map(first_after).max().unwrap_or(0)
 }
 
-/// Returns the arrival times of the attempts.
+/// Returns the time of each attempt.
 pub(crate) fn arrivals(log: &[Attempt], from: Duration) -> Vec<Duration> {
     let after = log
         .iter()

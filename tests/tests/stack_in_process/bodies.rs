@@ -40,7 +40,7 @@ impl Body for Padded {
 
 /// Frames without data are not kept while an answer is held: they never fill the hold.
 #[tokio::test(start_paused = true)]
-async fn empty_frames_are_not_hoarded() {
+async fn empty_frames_are_not_buffered() {
     for (status, text) in [
         (
             200,
@@ -77,9 +77,9 @@ async fn empty_frames_are_not_hoarded() {
     }
 }
 
-/// A body that is no JSON object is forwarded unchanged, even if the header claims JSON.
+/// A body other than a JSON object passes, with any `content-type`.
 #[tokio::test(start_paused = true)]
-async fn answers_that_are_no_json_objects_pass() {
+async fn response_other_than_a_json_object_passes() {
     for text in ["", " ", "null", "plain words", "{\"a\":1}\n\n", " {} "] {
         let inner = service_fn(move |_: Request<RequestBody>| {
             let body = http_body_util::Full::new(Bytes::from_static(text.as_bytes()));

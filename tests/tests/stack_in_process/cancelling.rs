@@ -16,7 +16,7 @@ use tower_claude_token_bucket::TokenBucketLayer;
 use crate::common::{HOUR, SECOND, SONNET, Stack, at_once, quiet, request, rpm, send, sized};
 
 #[tokio::test(start_paused = true)]
-async fn at_random_points_of_two_thousand() {
+async fn calls_dropped_at_random_points_leave_nothing() {
     let trouble = |fault, share| Incident::new(Duration::ZERO, HOUR, fault).with_probability(share);
     let retry_after = SECOND;
     let fake = FakeClaude::builder()
@@ -82,7 +82,7 @@ fn fastrand_like(mut state: u64) -> impl FnMut() -> u64 {
 
 /// Polls a call so many times, each time that it is woken, then drops it.
 #[tokio::test(start_paused = true)]
-async fn after_any_number_of_polls() {
+async fn call_dropped_after_any_poll_leaves_nothing() {
     for stream in [false, true] {
         for polls in 0..60 {
             let fake = FakeClaude::builder()
@@ -129,7 +129,7 @@ async fn after_any_number_of_polls() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_dropped_mid_stream_frees_its_place() {
+async fn body_dropped_mid_stream_frees_its_place() {
     let fake = FakeClaude::builder()
         .limits(GroupLimits::unlimited())
         .tokens_per_second(1.0)
@@ -160,7 +160,7 @@ async fn a_body_dropped_mid_stream_frees_its_place() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_that_is_never_read_frees_its_place() {
+async fn unread_body_dropped_frees_its_place() {
     for stream in [false, true] {
         let fake = quiet();
         let stack = Stack::new(fake.clone(), at_once(1));
@@ -173,22 +173,9 @@ async fn a_body_that_is_never_read_frees_its_place() {
     }
 }
 
+/// A retry that was never sent refunds its tokens.
 #[tokio::test(start_paused = true)]
-async fn a_call_that_is_never_polled_is_nothing() {
-    let fake = quiet();
-    let stack = Stack::new(fake.clone(), at_once(1));
-    let mut service = stack.service.clone();
-    drop(tower_service::Service::call(
-        &mut service,
-        request(SONNET, false),
-    ));
-    assert_eq!(fake.log_len(), 0);
-    stack.assert_idle("a call that was never polled");
-}
-
-/// The budget that a retry paid is returned if the retry was never sent.
-#[tokio::test(start_paused = true)]
-async fn leaving_between_two_attempts_costs_no_budget() {
+async fn call_dropped_between_attempts_costs_no_retry_budget() {
     let fake = quiet();
     let stack = Stack::new(fake.clone(), Limits::new());
     let before = stack.retry.snapshot().budget_tokens;

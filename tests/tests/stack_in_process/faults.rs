@@ -9,7 +9,7 @@ use tower_claude_limiter::Limits;
 
 use crate::common::{Received, SECOND, SONNET, Stack, quiet, request, send, statuses};
 
-/// The expected result for a caller.
+/// The expected response.
 #[derive(Clone, Copy, Debug)]
 enum Sees {
     /// The whole answer.
@@ -64,7 +64,7 @@ async fn both(fault: Fault, attempts: usize, wait: Duration, sees: Sees) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn passing_trouble_is_waited_out() {
+async fn temporary_fault_is_retried() {
     for fault in [
         Fault::Overloaded,
         Fault::ServerError,
@@ -81,7 +81,7 @@ async fn passing_trouble_is_waited_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn never_before_retry_after() {
+async fn retry_waits_for_retry_after() {
     for seconds in [1, 7, 30] {
         let retry_after = Duration::from_secs(seconds);
         both(
@@ -96,7 +96,7 @@ async fn never_before_retry_after() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_waiting_does_not_cure_goes_up_at_once() {
+async fn permanent_error_is_returned_at_once() {
     both(
         Fault::SpendCap,
         1,
@@ -130,13 +130,13 @@ async fn what_waiting_does_not_cure_goes_up_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn slow_heads() {
+async fn slow_head_is_retried_after_the_head_timeout() {
     both(Fault::SlowHead(30 * SECOND), 1, SECOND, Sees::Whole).await;
     both(Fault::SlowHead(700 * SECOND), 2, 600 * SECOND, Sees::Whole).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_fails_after_content_is_handed_on_as_it_is() {
+async fn stream_that_fails_after_content_is_forwarded_unchanged() {
     let after_tokens = 4;
     for (fault, sees) in [
         (
@@ -158,12 +158,12 @@ async fn a_stream_that_fails_after_content_is_handed_on_as_it_is() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_fails_before_content_is_sent_again() {
+async fn stream_that_fails_before_content_is_retried() {
     meet(Fault::TruncatedBeforeContent, true, 2, SECOND, Sees::Whole).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_json_answer_that_fails_on_the_way_is_sent_again() {
+async fn broken_json_response_is_retried() {
     let after_tokens = 4;
     for fault in [
         Fault::ErrorMidStream { after_tokens },
@@ -179,7 +179,7 @@ async fn a_json_answer_that_fails_on_the_way_is_sent_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn short_silences_and_refusals_of_the_model_are_answers() {
+async fn short_silence_and_refusal_of_the_model_are_responses() {
     let after_tokens = 4;
     let duration = 60 * SECOND;
     both(
@@ -196,7 +196,7 @@ async fn short_silences_and_refusals_of_the_model_are_answers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lasting_trouble_goes_up_after_five_attempts() {
+async fn lasting_error_is_returned_after_five_attempts() {
     for (fault, status) in [
         (Fault::Overloaded, 529),
         (
@@ -225,7 +225,7 @@ async fn lasting_trouble_goes_up_after_five_attempts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lasting_transport_error_goes_up_unchanged() {
+async fn lasting_transport_error_is_returned_unchanged() {
     let fake = quiet();
     let stack = Stack::new(fake.clone(), Limits::new());
     fake.inject_times(Fault::Reset, 100);
@@ -242,7 +242,7 @@ async fn a_lasting_transport_error_goes_up_unchanged() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn retry_counts_stay_true_where_they_are_sent() {
+async fn retry_count_header_is_updated_only_if_present() {
     let fake = quiet();
     let stack = Stack::new(fake.clone(), Limits::new());
     fake.inject_times(Fault::Overloaded, 2);

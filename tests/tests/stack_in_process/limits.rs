@@ -74,7 +74,7 @@ fn refused(log: &[Attempt]) -> usize {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_storm_over_part_of_a_run_fails_nobody() {
+async fn overload_in_part_of_a_run_fails_no_call() {
     let fake = FakeClaude::builder()
         .limits(GroupLimits::new().with_requests_per_minute(1_000))
         .incident(Incident::new(20 * SECOND, 35 * SECOND, Fault::Overloaded).with_probability(0.25))
@@ -90,7 +90,7 @@ async fn a_storm_over_part_of_a_run_fails_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_backlog_is_sent_without_a_429() {
+async fn backlog_is_sent_without_a_429() {
     let limits = GroupLimits::new()
         .with_requests_per_minute(600)
         .with_input_tokens_per_minute(50_000);
@@ -109,7 +109,7 @@ async fn a_backlog_is_sent_without_a_429() {
 
 /// The server stops everyone for 10 s while others still wait in the queue.
 #[tokio::test(start_paused = true)]
-async fn nobody_is_sent_while_the_scope_is_paused() {
+async fn paused_scope_sends_nothing() {
     let fake = silent();
     let bucket = TokenBucketLayer::new(rpm(60).with_burst(SECOND)).with_max_wait(HOUR);
     let stack = Stack::with(fake.clone(), RetryLayer::new(), bucket);
@@ -133,7 +133,7 @@ async fn nobody_is_sent_while_the_scope_is_paused() {
 /// A 429 gives back what its request had taken; that must not let the next one out, ahead of the
 /// pause.
 #[tokio::test(start_paused = true)]
-async fn what_a_429_gives_back_is_not_spent_before_its_pause() {
+async fn refund_of_a_429_is_not_spent_during_its_pause() {
     let fake = silent();
     let far = {
         let fake = fake.clone();
@@ -167,7 +167,7 @@ async fn what_a_429_gives_back_is_not_spent_before_its_pause() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_429_common_to_many_is_paced_after() {
+async fn shared_429_is_followed_by_paced_requests() {
     let fake = FakeClaude::builder()
         .limits(
             GroupLimits::new()
@@ -202,7 +202,7 @@ async fn a_429_common_to_many_is_paced_after() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_spend_cap_goes_up_at_once_and_stops_nobody_else() {
+async fn spend_limit_is_returned_at_once_and_pauses_no_other_call() {
     let fake = FakeClaude::builder()
         .limits(GroupLimits::unlimited())
         .incident(Incident::new(Duration::ZERO, HOUR, Fault::SpendCap).with_group("opus-4.x"))
@@ -239,7 +239,7 @@ async fn a_spend_cap_goes_up_at_once_and_stops_nobody_else() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_ramp_limit_is_climbed() {
+async fn ramp_limit_delays_but_fails_no_call() {
     let ramp = Ramp {
         window: 10 * SECOND,
         growth_percent: 200,
@@ -255,7 +255,7 @@ async fn a_ramp_limit_is_climbed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_known_concurrency_limit_is_never_met() {
+async fn known_concurrency_limit_is_kept() {
     let fake = FakeClaude::builder()
         .limits(GroupLimits::unlimited().with_concurrency(4))
         .time_to_first_token(SECOND)
@@ -271,7 +271,7 @@ async fn a_known_concurrency_limit_is_never_met() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_unknown_concurrency_limit_is_survived() {
+async fn unknown_concurrency_limit_fails_no_call() {
     let fake = FakeClaude::builder()
         .limits(GroupLimits::unlimited().with_concurrency(4))
         .time_to_first_token(SECOND)
@@ -283,7 +283,7 @@ async fn an_unknown_concurrency_limit_is_survived() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_can_never_fit_is_refused_unsent() {
+async fn request_larger_than_a_limit_is_rejected_unsent() {
     let fake = quiet();
     let stack = Stack::new(fake.clone(), input_tokens(1_000));
     let request = long(5_000);
@@ -300,7 +300,7 @@ async fn what_can_never_fit_is_refused_unsent() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_deadline_ends_every_wait() {
+async fn deadline_ends_every_wait() {
     // In the queue.
     let fake = silent();
     let stack = Stack::new(fake.clone(), rpm(1));
@@ -377,7 +377,7 @@ async fn a_deadline_ends_every_wait() {
 
 /// Without a retry layer to look at the deadline first.
 #[tokio::test(start_paused = true)]
-async fn a_bucket_alone_keeps_to_a_deadline_too() {
+async fn bucket_without_retry_keeps_the_deadline() {
     let fake = quiet();
     let service = TokenBucketLayer::new(rpm(60)).layer(fake.clone());
     let mut late = request(SONNET, false);
@@ -388,7 +388,7 @@ async fn a_bucket_alone_keeps_to_a_deadline_too() {
 
 /// `retry-after: 0`, or a date in the past, is no word on how long to wait.
 #[tokio::test(start_paused = true)]
-async fn a_retry_after_of_nothing_is_no_reason_to_hammer() {
+async fn retry_after_of_zero_is_retried_with_backoff() {
     for value in ["0", "0.0", "Thu, 01 Jan 1970 00:00:00 GMT"] {
         let started = Instant::now();
         let times = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
@@ -416,10 +416,10 @@ async fn a_retry_after_of_nothing_is_no_reason_to_hammer() {
     }
 }
 
-/// The retry layer and the bucket both wait for a minute by default, wherever the jitter of the
-/// pause falls.
+/// A `retry-after` up to a minute is waited for with any jitter. By default, retry layer and bucket
+/// wait for a minute.
 #[tokio::test(start_paused = true)]
-async fn a_long_retry_after_is_waited_for() {
+async fn long_retry_after_is_waited_for() {
     let fake = quiet();
     let stack = Stack::new(fake.clone(), Limits::new());
     let retry_after = 45 * SECOND;
@@ -431,7 +431,7 @@ async fn a_long_retry_after_is_waited_for() {
 
 /// More wait than the queue holds: refused at once, and the others are served.
 #[tokio::test(start_paused = true)]
-async fn a_full_queue_refuses() {
+async fn full_queue_rejects() {
     let fake = quiet();
     let config = LimiterConfig::new().with_queue_limit(10);
     let limiter =

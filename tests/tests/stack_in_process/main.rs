@@ -1,15 +1,15 @@
-//! The whole stack over a fake Claude in this process, in virtual time: what the caller sees, what
-//! the server sees, and that nothing is left behind.
+//! The whole stack over a fake Claude in this process, in paused time. The tests check the
+//! responses, the requests at the server, and that no call leaves anything behind.
 
 #[path = "../common/mod.rs"]
 mod common;
 
 mod bodies;
 mod cancelling;
+mod events;
 mod faults;
 mod limits;
 mod orders;
 mod readiness;
 mod shape;
-mod telling;
 mod unpolled;

@@ -79,27 +79,27 @@ fn bucket() -> TokenBucketLayer {
 }
 
 #[tokio::test(start_paused = true)]
-async fn retry_alone() {
+async fn retry_alone_serves_every_fault() {
     let fake = silent();
     works("retry", &RetryLayer::new().layer(fake.clone()), &fake, &[]).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn retry_over_a_bucket() {
+async fn retry_over_bucket_serves_every_fault() {
     let (fake, bucket) = (silent(), bucket());
     let service = RetryLayer::new().layer(bucket.layer(fake.clone()));
     works("retry, bucket", &service, &fake, &[&bucket.limiter()]).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn retry_over_a_budget() {
+async fn retry_over_budget_serves_every_fault() {
     let (fake, budget) = (silent(), HeaderBudgetLayer::new());
     let service = RetryLayer::new().layer(budget.layer(fake.clone()));
     works("retry, budget", &service, &fake, &[&budget.limiter()]).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn as_recommended() {
+async fn recommended_order_serves_every_fault() {
     let (fake, bucket) = (silent(), bucket());
     let budget = HeaderBudgetLayer::over(bucket.limiter());
     let service = RetryLayer::new().layer(bucket.layer(budget.layer(fake.clone())));
@@ -107,7 +107,7 @@ async fn as_recommended() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_budget_outside_the_bucket() {
+async fn budget_over_bucket_serves_every_fault() {
     let (fake, bucket) = (silent(), bucket());
     let budget = HeaderBudgetLayer::over(bucket.limiter());
     let service = RetryLayer::new().layer(budget.layer(bucket.layer(fake.clone())));
@@ -199,7 +199,7 @@ async fn a_budget_with_a_limiter_of_its_own_under_a_bucket() {
     works("bucket, own budget", &service, &fake, &limiters).await;
 }
 
-/// A request is charged once, however often the limiter is in the stack.
+/// A request is charged once, even if several layers use the limiter.
 #[tokio::test(start_paused = true)]
 async fn nothing_is_charged_twice_on_one_limiter() {
     let minute = NonZeroU64::new(1_000).expect("a limit");

@@ -125,7 +125,7 @@ fn answer() -> Response<Full<Bytes>> {
 
 /// A circuit that is open takes nothing of a service that others want to use.
 #[tokio::test(start_paused = true)]
-async fn a_refusal_keeps_no_readiness() {
+async fn rejection_releases_the_readiness() {
     let places = Places::new(1);
     let breaker = CircuitBreakerLayer::new();
     let scope = Scope::of_model(&request(SONNET, false));
@@ -191,7 +191,7 @@ where
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_broken_service_is_not_asked_again() {
+async fn service_that_fails_to_become_ready_is_not_polled_again() {
     twice(CacheLayer::default()).await;
     twice(FallbackModelLayer::new(["claude-haiku-5-5"])).await;
     twice(FallbackModelLayer::new::<&str>([])).await;
@@ -238,7 +238,8 @@ impl Service<Request<RequestBody>> for Queue {
     }
 }
 
-/// A service that is not ready is polled again and then called. No place is taken twice.
+/// The handle that was polled and was not ready is polled again and then called. No place is
+/// taken twice.
 async fn waits_once<L>(layer: L)
 where
     L: Layer<Queue>,
@@ -254,7 +255,7 @@ where
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_place_in_a_queue_is_kept() {
+async fn place_in_a_readiness_queue_is_kept() {
     waits_once(CacheLayer::default()).await;
     waits_once(FallbackModelLayer::new(["claude-haiku-5-5"])).await;
     waits_once(FallbackModelLayer::new::<&str>([])).await;

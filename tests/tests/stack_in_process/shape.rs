@@ -1,4 +1,4 @@
-//! The type and the size of the stack.
+//! The auto traits of the stack, and its size.
 
 use std::{future::ready, mem::size_of_val};
 
@@ -31,7 +31,7 @@ fn the_stack_is_send_and_sync_and_keeps_the_error_type() {
 /// Moving a future costs by its size, and each layer keeps a few. More than this is a sign that a
 /// rare state has come to lie inline.
 #[tokio::test]
-async fn futures_stay_small() {
+async fn futures_of_the_stack_stay_small() {
     let inner = service_fn(|_: Request<RequestBody>| {
         ready(Ok::<_, FakeError>(http::Response::new(
             http_body_util::Full::new(bytes::Bytes::from_static(b"{}")),
@@ -51,7 +51,7 @@ async fn futures_stay_small() {
 
 /// The layers take what hyper or axum give them: any body.
 #[tokio::test(start_paused = true)]
-async fn any_body_goes_in() {
+async fn stack_accepts_any_request_body() {
     let fake = quiet();
     let stack = Stack::new(fake.clone(), Limits::new());
     let text = crate::common::prompt(SONNET, false);
@@ -69,7 +69,7 @@ async fn any_body_goes_in() {
 
 /// A limiter's own error is no error of the service, even when the service is never ready.
 #[tokio::test(start_paused = true)]
-async fn an_inner_service_that_is_never_ready_is_given_up() {
+async fn service_that_is_never_ready_ends_with_a_timeout() {
     #[derive(Clone)]
     struct NeverReady;
     impl Service<Request<RequestBody>> for NeverReady {

@@ -143,7 +143,7 @@ async fn layers_made_per_request_share_their_state() {
 
 /// A body that is longer than the handler's layers will hold is streamed to it.
 #[tokio::test]
-async fn what_is_refused_by_size_never_reaches_the_handler() {
+async fn oversized_request_does_not_reach_the_handler() {
     bounded(async {
         let handler = Handler::default();
         let limits = Limits::new()

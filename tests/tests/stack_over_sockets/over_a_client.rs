@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderMap, Request, Uri};
+use http::{HeaderMap, Uri};
 use http_body_util::BodyExt;
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
@@ -85,7 +85,7 @@ async fn answers_are_the_same_with_and_without_layers() {
 }
 
 #[tokio::test]
-async fn what_breaks_before_content_is_sent_again() {
+async fn failure_before_content_is_retried() {
     bounded(async {
         let fake = quiet();
         let server = served(&fake).await;
@@ -112,7 +112,7 @@ async fn what_breaks_before_content_is_sent_again() {
 }
 
 #[tokio::test]
-async fn lasting_resets_go_up_as_the_clients_error() {
+async fn lasting_resets_are_returned_as_the_error_of_the_client() {
     bounded(async {
         let fake = quiet();
         let server = served(&fake).await;
@@ -128,7 +128,7 @@ async fn lasting_resets_go_up_as_the_clients_error() {
 }
 
 #[tokio::test]
-async fn nobody_listens() {
+async fn refused_connection_is_returned_as_the_error_of_the_client() {
     bounded(async {
         let server = served(&quiet()).await;
         let url = server.url();
@@ -143,7 +143,7 @@ async fn nobody_listens() {
 }
 
 #[tokio::test]
-async fn what_breaks_after_content_is_handed_on_as_it_is() {
+async fn failure_after_content_is_forwarded_unchanged() {
     bounded(async {
         let fake = quiet();
         let server = served(&fake).await;
@@ -174,7 +174,7 @@ async fn what_breaks_after_content_is_handed_on_as_it_is() {
 }
 
 #[tokio::test]
-async fn refusals_of_the_server_arrive_byte_for_byte() {
+async fn error_response_of_the_server_keeps_its_bytes() {
     bounded(async {
         let fake = quiet();
         let server = served(&fake).await;
@@ -188,12 +188,7 @@ async fn refusals_of_the_server_arrive_byte_for_byte() {
             length.to_str().ok(),
             Some(seen.body.len().to_string().as_str())
         );
-        let wrong = Request::post(format!("{}/v1/messages", server.url()))
-            .header("x-api-key", "key-a")
-            .header("anthropic-version", "2023-06-01")
-            .header("content-type", "application/json")
-            .body(RequestBody::from("no JSON at all"))
-            .expect("a request");
+        let wrong = tower_claude_tests::post::<RequestBody>(&server.url(), "no JSON at all");
         let seen = send(&stack.service, wrong).await.expect("an answer");
         assert_eq!((seen.status, seen.kind()), (400, Some(Kind::BadRequest)));
         assert!(seen.contains("invalid_request_error"));
@@ -204,7 +199,7 @@ async fn refusals_of_the_server_arrive_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn a_caller_that_does_not_wait_for_a_slow_head() {
+async fn call_dropped_before_a_slow_head_frees_its_place() {
     bounded(async {
         let fake = quiet();
         let server = served(&fake).await;
@@ -236,7 +231,7 @@ async fn a_caller_that_does_not_wait_for_a_slow_head() {
 }
 
 #[tokio::test]
-async fn connections_are_used_again() {
+async fn connections_are_reused() {
     bounded(async {
         let fake = quiet();
         let server = served(&fake).await;
@@ -263,7 +258,7 @@ async fn connections_are_used_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hundred_streams_dropped_midway() {
+async fn streams_dropped_midway_leave_nothing() {
     bounded(async {
         let fake = quiet();
         let server = served(&fake).await;
@@ -303,7 +298,7 @@ async fn a_hundred_streams_dropped_midway() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_at_once_on_two_threads() {
+async fn concurrent_calls_on_two_threads_are_served() {
     bounded(async {
         let fake = quiet();
         let server = served(&fake).await;

@@ -120,7 +120,7 @@ fn one() -> impl Strategy<Value = One> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(20_000))]
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(debug_assertions) { 2_000 } else { 20_000 }))]
 
     #[test]
     fn selection_of_any_targets_follows_the_rules(

@@ -305,7 +305,7 @@ async fn each_target_gets_a_rewrite_of_the_original_request() {
     );
     assert!(!bodies[2].contains("effort"), "{bodies:?}");
     for seen in api.seen() {
-        assert_eq!(seen.headers["x-api-key"], "key");
+        assert_eq!(seen.headers["x-api-key"], "key-a");
         let length = seen.body.len().to_string();
         assert_eq!(seen.headers["content-length"], length, "{}", seen.model);
     }

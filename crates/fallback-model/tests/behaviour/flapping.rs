@@ -18,7 +18,7 @@ use crate::api::{OPUS, SONNET, asking, send};
 
 /// The number of requests. A debug build takes ten times as long for each.
 const REQUESTS: u32 = if cfg!(debug_assertions) {
-    12_000
+    4_000
 } else {
     100_000
 };

@@ -319,5 +319,9 @@ async fn every_parameter_alone_is_rewritten_exactly() {
 
 #[tokio::test(start_paused = true)]
 async fn every_combination_of_interacting_parameters_is_rewritten_exactly() {
-    prove("together", &cases::together()).await;
+    // A debug build takes ten times as long for each case. No parameter has a multiple of five
+    // values, so that all values occur.
+    let step = if cfg!(debug_assertions) { 5 } else { 1 };
+    let cases: Vec<_> = cases::together().into_iter().step_by(step).collect();
+    prove("together", &cases).await;
 }

@@ -1,15 +1,11 @@
 //! The waits before attempts, and the failures that are returned.
 
-use std::{
-    io,
-    num::NonZeroU32,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{io, num::NonZeroU32, time::Duration};
 
 use tower::{Layer, ServiceExt};
 use tower_claude_core::{Kind, RejectReason, Rejection, event::Event, toolkit::PausedByLimiter};
 use tower_claude_retry::RetryLayer;
+use tower_claude_tests::EventLog;
 
 use crate::api::*;
 
@@ -39,17 +35,14 @@ async fn overload_follows_schedule_then_returns_last_response() {
 /// The last attempt keeps no request to read the model from.
 #[tokio::test(start_paused = true)]
 async fn events_have_model() {
-    let models = Arc::new(Mutex::new(Vec::new()));
-    let seen = models.clone();
-    let layer = RetryLayer::new().with_observer(move |event: &Event<'_>| {
-        if let Event::Retry { model, .. } | Event::GaveUp { model, .. } = event {
-            let model = model.expect("a model").to_owned();
-            seen.lock().unwrap().push(model);
-        }
+    let models = EventLog::new(|event| match event {
+        Event::Retry { model, .. } | Event::GaveUp { model, .. } => model.map(str::to_owned),
+        _ => None,
     });
+    let layer = RetryLayer::new().with_observer(models.clone());
     let api = Api::new((0..5).map(|_| Reply::overloaded()));
     through(&layer, &api).await;
-    assert_eq!(*models.lock().unwrap(), ["claude-sonnet-5-5"; 5]);
+    assert_eq!(models.lines(), ["claude-sonnet-5-5"; 5]);
 }
 
 #[tokio::test(start_paused = true)]

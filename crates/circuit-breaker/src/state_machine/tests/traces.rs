@@ -13,7 +13,12 @@ use super::{
     reference::{Reference, ReferencePermit, Rules},
 };
 
-const TRACES: u64 = 100_000;
+/// The number of histories. A debug build takes ten times as long for each.
+const TRACES: u64 = if cfg!(debug_assertions) {
+    10_000
+} else {
+    100_000
+};
 const STEPS: u64 = 48;
 /// Chances in thousandths. None of them meets the ramp or the end of a cool-down on a millisecond.
 const CHANCES: [u64; 6] = [3, 51, 317, 533, 771, 999];

@@ -1,11 +1,11 @@
-//! The events of all three layers, and their order.
+//! The events of the stack, and their order.
 
 use tower_claude_fake_claude::{FakeClaude, Fault, GroupLimits};
 use tower_claude_limiter::Limits;
 
 use crate::common::{SECOND, SONNET, Stack, quiet, request, rpm, send, silent};
 
-async fn told(fault: Option<Fault>, stream: bool) -> Vec<String> {
+async fn events(fault: Option<Fault>, stream: bool) -> Vec<String> {
     let fake = quiet();
     let stack = Stack::new(fake.clone(), Limits::new());
     if let Some(fault) = fault {
@@ -21,17 +21,17 @@ const ADMITTED: &str = "token-bucket admitted";
 const HEADROOM: &str = "header-budget headroom";
 
 #[tokio::test(start_paused = true)]
-async fn an_answer() {
+async fn response_emits_admitted_and_headroom() {
     for stream in [false, true] {
-        assert_eq!(told(None, stream).await, [ADMITTED, HEADROOM]);
+        assert_eq!(events(None, stream).await, [ADMITTED, HEADROOM]);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_second_attempt() {
+async fn retried_call_emits_the_events_of_both_attempts() {
     for stream in [false, true] {
         assert_eq!(
-            told(Some(Fault::Overloaded), stream).await,
+            events(Some(Fault::Overloaded), stream).await,
             [
                 ADMITTED,
                 HEADROOM,
@@ -41,48 +41,48 @@ async fn a_second_attempt() {
             ],
         );
         assert_eq!(
-            told(Some(Fault::Reset), stream).await,
+            events(Some(Fault::Reset), stream).await,
             [ADMITTED, "retry retry transport", ADMITTED, HEADROOM],
         );
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_429_is_one_pause() {
+async fn rate_limit_emits_one_pause() {
     let fault = Fault::RateLimited {
         retry_after: SECOND,
     };
-    let told = told(Some(fault), false).await;
-    let pauses = told.iter().filter(|told| told.ends_with("paused")).count();
-    assert_eq!(pauses, 1, "{told:?}");
-    let place = |what: &str| told.iter().position(|told| told == what);
+    let lines = events(Some(fault), false).await;
+    let pauses = lines.iter().filter(|line| line.ends_with("paused")).count();
+    assert_eq!(pauses, 1, "{lines:?}");
+    let place = |what: &str| lines.iter().position(|line| line == what);
     assert!(
         place("header-budget paused") < place("retry retry rate_limited"),
-        "{told:?}"
+        "{lines:?}"
     );
-    assert_eq!(told.last().map(String::as_str), Some(HEADROOM));
+    assert_eq!(lines.last().map(String::as_str), Some(HEADROOM));
 }
 
 #[tokio::test(start_paused = true)]
-async fn giving_up() {
+async fn exhausted_call_emits_gave_up() {
     let fake = silent();
     let stack = Stack::new(fake.clone(), Limits::new());
     fake.inject(Fault::SpendCap);
     send(&stack.service, request(SONNET, false))
         .await
         .expect("an answer");
-    let told = stack.events.lines();
+    let lines = stack.events.lines();
     assert_eq!(
-        told.last().map(String::as_str),
+        lines.last().map(String::as_str),
         Some("retry gave up: not_retryable")
     );
     fake.inject_times(Fault::Overloaded, 5);
     send(&stack.service, request(SONNET, false))
         .await
         .expect("an answer");
-    let told = stack.events.lines();
+    let lines = stack.events.lines();
     assert_eq!(
-        told.last().map(String::as_str),
+        lines.last().map(String::as_str),
         Some("retry gave up: attempts")
     );
     assert_eq!(stack.events.count("retry retry overloaded"), 4);
@@ -90,7 +90,7 @@ async fn giving_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_break_after_content() {
+async fn stream_broken_after_content_emits_broken() {
     let after_tokens = 4;
     for (fault, how) in [
         (Fault::Cut { after_tokens }, "retry broken transport"),
@@ -107,13 +107,13 @@ async fn a_break_after_content() {
             "retry broken timeout",
         ),
     ] {
-        assert_eq!(told(Some(fault), true).await, [ADMITTED, HEADROOM, how]);
+        assert_eq!(events(Some(fault), true).await, [ADMITTED, HEADROOM, how]);
     }
 }
 
 /// A local refusal is the news of the layer that refused, and of no other.
 #[tokio::test(start_paused = true)]
-async fn a_refusal_is_told_once() {
+async fn rejection_is_emitted_once() {
     let fake = silent();
     let bucket = tower_claude_token_bucket::TokenBucketLayer::new(rpm(1));
     let bucket = bucket.with_max_wait(SECOND);
@@ -131,7 +131,7 @@ async fn a_refusal_is_told_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wrong_key_is_told_once() {
+async fn unauthorized_is_emitted_once() {
     let fake = FakeClaude::builder()
         .limits(GroupLimits::unlimited())
         .api_key("another")
@@ -147,9 +147,9 @@ async fn a_wrong_key_is_told_once() {
     stack.assert_idle("a wrong key");
 }
 
-/// No event contains data of the user.
+/// Neither events nor debug output contain what the user sends.
 #[tokio::test(start_paused = true)]
-async fn neither_prompts_nor_keys_are_told() {
+async fn events_and_debug_output_have_no_prompt_or_key() {
     let fake = quiet();
     let stack = Stack::new(fake.clone(), Limits::new());
     fake.inject(Fault::OwnSpendLimit);
@@ -163,7 +163,7 @@ async fn neither_prompts_nor_keys_are_told() {
                 .events
                 .lines()
                 .iter()
-                .all(|told| !told.contains(secret))
+                .all(|line| !line.contains(secret))
         );
     }
 }
