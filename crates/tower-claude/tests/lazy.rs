@@ -77,7 +77,7 @@ fn layers() -> (Recommended, EventLog) {
 
 /// A call that is never polled must not keep later calls of its key waiting.
 #[tokio::test(start_paused = true)]
-async fn call_before_its_first_poll_does_nothing() {
+async fn cacheable_call_does_nothing_before_the_first_poll() {
     let (layers, told) = layers();
     let api = Api::default();
     let mut service = layers.layer(api.clone());
@@ -119,7 +119,7 @@ impl AsRef<[u8]> for Held {
 
 /// A stream may take minutes, and its prompt may be long.
 #[tokio::test(start_paused = true)]
-async fn streaming_response_does_not_hold_the_request() {
+async fn the_request_is_let_go_while_its_answer_streams() {
     let (layers, _) = layers();
     let alive = Arc::new(());
     for request in [request(SONNET, true), cacheable(true)] {
