@@ -30,6 +30,7 @@ struct Counting;
 
 thread_local! {
     static COUNT: Cell<u64> = const { Cell::new(0) };
+    static BYTES: Cell<usize> = const { Cell::new(0) };
 }
 
 #[global_allocator]
@@ -39,7 +40,7 @@ static ALLOCATOR: Counting = Counting;
 // this thread and never allocates.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        tally();
+        tally(layout.size());
         // SAFETY: the caller keeps the contract of `alloc`.
         unsafe { System.alloc(layout) }
     }
@@ -50,13 +51,14 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        tally();
+        tally(size);
         // SAFETY: the caller keeps the contract of `realloc`.
         unsafe { System.realloc(memory, layout, size) }
     }
 }
 
-fn tally() {
+fn tally(size: usize) {
+    let _ = BYTES.try_with(|bytes| bytes.set(bytes.get() + size));
     // A thread that ends has no cell any more.
     let _ = COUNT.try_with(|count| count.set(count.get() + 1));
 }
@@ -251,7 +253,8 @@ fn a_call_through_each_layer_alone() {
         RETRY + KEPT,
     );
     let none = FallbackModelLayer::new(["claude-sonnet-5-5"]).layer(answer.clone());
-    within("fallback-model, nobody else", of_one_call(&answer, none), 1);
+    // The parsed request and the record of the call.
+    within("fallback-model, nobody else", of_one_call(&answer, none), 2);
 }
 
 #[test]
@@ -266,8 +269,129 @@ fn fallback_around_retry() {
     );
 }
 
-const SIX: u64 = 16;
-const THREE: u64 = 12;
+/// An event stream of this many deltas, in frames that are there already.
+#[derive(Clone)]
+struct Events(u64);
+
+impl Body for Events {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Infallible>>> {
+        const START: &str = "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"usage\":{\"input_tokens\":3,\"output_tokens\":1}}}\n\nevent: content_block_start\ndata: {}\n\n";
+        const DELTA: &str =
+            "event: content_block_delta\ndata: {\"delta\":{\"text\":\"lantern\"}}\n\n";
+        let text = if self.0 % 2 == 1 { START } else { DELTA };
+        // Odd only before the start.
+        match self.0 {
+            0 => return Poll::Ready(None),
+            n if n % 2 == 1 => self.0 -= 1,
+            _ => self.0 -= 2,
+        }
+        Poll::Ready(Some(Ok(http_body::Frame::data(Bytes::from_static(
+            text.as_bytes(),
+        )))))
+    }
+}
+
+/// Frames are handed on and nothing of them is kept.
+#[test]
+fn stream_through_all_six_layers_allocates_nothing_per_event() {
+    let of_events = |events: u64| {
+        let api = tower::service_fn(move |_: Request<RequestBody>| {
+            let response = Response::builder().header("content-type", "text/event-stream");
+            ready(Ok::<_, Infallible>(
+                response.body(Events(events * 2 + 1)).expect("a response"),
+            ))
+        });
+        let mut stack = tower_claude::recommended()
+            .with_limits(limits())
+            .with_fallback(["claude-opus-5-5", "claude-haiku-5-5"])
+            .layer(api);
+        let request = request().map(|()| RequestBody::from(REQUEST));
+        let response = stack.call(request).now_or_never().expect("nothing waits");
+        let Ok(response) = response;
+        let mut body = pin!(response.into_body());
+        // The frames that were held and the first report to the limiter.
+        for _ in 0..100 {
+            body.frame().now_or_never().expect("nothing waits");
+        }
+        let mut frames = 0;
+        let count = allocations(|| {
+            while let Some(Some(_)) = body.frame().now_or_never() {
+                frames += 1;
+            }
+        });
+        assert!(frames + 110 > events, "{frames}");
+        count
+    };
+    of_events(1_000);
+    within("a stream of 100,000 events", of_events(100_000), 8);
+}
+
+/// A JSON response of 32 MiB in one frame is parsed where it is, and in many frames the first 4 MiB
+/// are kept for its usage.
+#[test]
+fn long_json_response_through_all_six_layers_is_not_copied_as_a_whole() {
+    const LENGTH: usize = 32 << 20;
+    const MIB: usize = 1 << 20;
+    let text = "a".repeat(LENGTH);
+    let text = format!(r#"{{"content":[{{"type":"text","text":"{text}"}}],"usage":{{}}}}"#);
+    let whole = Bytes::from(text);
+    for (frame, most) in [(whole.len(), MIB), (64 << 10, 16 * MIB)] {
+        let whole = whole.clone();
+        let api = tower::service_fn(move |_: Request<RequestBody>| {
+            let response = Response::builder().header("content-type", "application/json");
+            let rest = Pieces(whole.clone(), frame);
+            ready(Ok::<_, Infallible>(
+                response.body(rest).expect("a response"),
+            ))
+        });
+        let mut stack = tower_claude::recommended()
+            .with_limits(limits())
+            .with_fallback(["claude-opus-5-5", "claude-haiku-5-5"])
+            .layer(api);
+        let request = request().map(|()| RequestBody::from(REQUEST));
+        let before = BYTES.get();
+        let Ok(response) = stack.call(request).now_or_never().expect("nothing waits");
+        let mut body = pin!(response.into_body());
+        let mut length = 0;
+        while let Some(Some(Ok(frame))) = body.frame().now_or_never() {
+            length += frame.data_ref().map_or(0, Bytes::len);
+        }
+        assert!(length > LENGTH, "{length}");
+        let bytes = BYTES.get() - before;
+        println!("32 MiB in frames of {frame}: {bytes} bytes");
+        assert!(bytes <= most, "{bytes} bytes in frames of {frame}");
+    }
+}
+
+/// A body in frames of this length at most.
+struct Pieces(Bytes, usize);
+
+impl Body for Pieces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Infallible>>> {
+        let length = self.1.min(self.0.len());
+        let frame = self.0.split_to(length);
+        Poll::Ready((length > 0).then(|| Ok(http_body::Frame::data(frame))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+const SIX: u64 = 8;
+const THREE: u64 = 8;
 const LIMITER: u64 = 5;
 const RETRY: u64 = 9;
 /// A second copy of the request.

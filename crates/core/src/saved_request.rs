@@ -107,21 +107,11 @@ impl PackedHeaders {
         let length = |(name, value): (&HeaderName, &HeaderValue)| {
             LENGTHS + name.as_str().len() + value.len()
         };
-        let length = headers.iter().map(length).sum();
-        // Filled with slices of the exact length, since a vector would check its capacity three times
-        // for each header. Not with zeros, because memory of zeros takes the allocator longer.
-        let mut text = Vec::with_capacity(length);
-        text.resize(length, b' ');
-        let mut rest = &mut *text;
+        let mut text = Vec::with_capacity(headers.iter().map(length).sum());
         for (name, value) in headers {
-            let bytes = name.as_str().as_bytes();
-            let (of_lengths, after) = rest.split_at_mut(LENGTHS);
-            let (of_name, after) = after.split_at_mut(bytes.len());
-            let (of_value, after) = after.split_at_mut(value.len());
-            of_lengths.copy_from_slice(&lengths(name, value));
-            of_name.copy_from_slice(bytes);
-            of_value.copy_from_slice(value.as_bytes());
-            rest = after;
+            text.extend_from_slice(&lengths(name, value));
+            text.extend_from_slice(name.as_str().as_bytes());
+            text.extend_from_slice(value.as_bytes());
         }
         Self {
             text: text.into_boxed_slice(),
