@@ -93,9 +93,12 @@ impl SavedRequest {
 /// of the name and the value.
 #[derive(Debug)]
 struct PackedHeaders {
-    text: Box<[u8]>,
+    text: Vec<u8>,
     count: usize,
 }
+
+/// The size of a typical header with its two lengths, in bytes.
+const TYPICAL_ENTRY: usize = 64;
 
 /// The size of the two lengths in bytes.
 const LENGTHS: usize = 8;
@@ -104,17 +107,16 @@ const SENSITIVE: u32 = 1 << 31;
 
 impl PackedHeaders {
     fn of(headers: &HeaderMap) -> Self {
-        let length = |(name, value): (&HeaderName, &HeaderValue)| {
-            LENGTHS + name.as_str().len() + value.len()
-        };
-        let mut text = Vec::with_capacity(headers.iter().map(length).sum());
+        // A guess instead of the exact size, which would take a pass of its own.
+        let mut text = Vec::with_capacity(headers.len() * TYPICAL_ENTRY);
         for (name, value) in headers {
+            let name = name.as_str();
             text.extend_from_slice(&lengths(name, value));
-            text.extend_from_slice(name.as_str().as_bytes());
+            text.extend_from_slice(name.as_bytes());
             text.extend_from_slice(value.as_bytes());
         }
         Self {
-            text: text.into_boxed_slice(),
+            text,
             count: headers.len(),
         }
     }
@@ -138,10 +140,10 @@ impl PackedHeaders {
 }
 
 /// Returns the lengths of a header as stored.
-fn lengths(name: &HeaderName, value: &HeaderValue) -> [u8; LENGTHS] {
+fn lengths(name: &str, value: &HeaderValue) -> [u8; LENGTHS] {
     // A name is at most 64 KiB long, and a value is shorter than 2 GiB.
     let flag = if value.is_sensitive() { SENSITIVE } else { 0 };
-    let lengths = (name.as_str().len() as u64) << 32 | u64::from(value.len() as u32 | flag);
+    let lengths = (name.len() as u64) << 32 | u64::from(value.len() as u32 | flag);
     lengths.to_le_bytes()
 }
 

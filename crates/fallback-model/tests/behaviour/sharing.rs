@@ -235,21 +235,3 @@ async fn head_timeout_applies_to_each_attempt() {
         assert_eq!(api.seen().len(), 4);
     }
 }
-
-/// A future that is never polled sends nothing, behind one request buffer.
-#[tokio::test(start_paused = true)]
-async fn future_that_is_not_polled_sends_nothing() {
-    let asked = Arc::new(Mutex::new(0));
-    let count = asked.clone();
-    let api = tower::service_fn(move |_: Request<RequestBody>| {
-        *count.lock().unwrap() += 1;
-        std::future::ready(Ok::<_, io::Error>(Response::new(http_body_util::Full::<
-            Bytes,
-        >::default())))
-    });
-    let stack = BufferRequest::new(FallbackModelLayer::new([SONNET]).layer(retry().layer(api)));
-    drop(stack.clone().call(request()));
-    assert_eq!(*asked.lock().unwrap(), 0);
-    stack.oneshot(request()).await.expect("an answer");
-    assert_eq!(*asked.lock().unwrap(), 1);
-}
