@@ -10,7 +10,7 @@ use tower_claude_tests::{EventLog, Received, request_with, summary};
 
 pub(crate) use tower_claude_tests::{
     HAIKU, HOUR, OPUS, SECOND, SONNET,
-    api::{Api, Piece, Reply, sse::*},
+    api::{Api, Piece, Reply, Seen, sse::*},
     send,
 };
 

@@ -10,8 +10,8 @@ use futures_util::StreamExt;
 use http::{HeaderValue, Request, Response, Version};
 use http_body_util::BodyExt;
 use tokio::time::Instant;
-use tower::{Layer, Service, ServiceBuilder, ServiceExt};
-use tower_claude_core::{Call, RequestBody, Tenant, toolkit::BufferRequest};
+use tower::{Layer, ServiceBuilder, ServiceExt};
+use tower_claude_core::{Call, RequestBody, Tenant};
 use tower_claude_fallback_model::FallbackModelLayer;
 use tower_claude_retry::{Backoff, Jitter, RetryLayer, Timeouts};
 
