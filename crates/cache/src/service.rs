@@ -78,23 +78,26 @@ where
         }
         // No waker is needed, because the future polls for readiness again.
         let mut cx = Context::from_waker(Waker::noop());
-        ResponseFuture::new(match self.inner.poll_ready(&mut cx) {
-            Poll::Ready(Ok(())) => State::Calling {
-                future: self.inner.call(request),
-                bypassed: false,
+        match self.inner.poll_ready(&mut cx) {
+            // Built in place, so that the inner future is not moved once more.
+            Poll::Ready(Ok(())) => ResponseFuture {
+                state: State::Calling {
+                    future: self.inner.call(request),
+                    bypassed: false,
+                },
             },
             Poll::Ready(Err(error)) => {
                 // A service must not be polled again after an error, so the next call gets a new
                 // clone.
                 self.inner = self.inner.clone();
-                State::Unready { error: Some(error) }
+                ResponseFuture::new(State::Unready { error: Some(error) })
             }
-            Poll::Pending => State::Waiting {
+            Poll::Pending => ResponseFuture::new(State::Waiting {
                 service: take_ready(&mut self.inner),
                 request: Some(request),
                 bypassed: false,
-            },
-        })
+            }),
+        }
     }
 }
 
