@@ -536,8 +536,10 @@ impl Simulation {
             flight.sent += 1.0;
             flight.asked += self.jobs[*job as usize].sizes.estimate as f64;
         }
+        // The gauges come first: reading them advances the output that the server has produced.
+        let gauges = self.server.gauges(now);
         let produced = (self.server.produced - self.settled) as f64;
-        let drift = flight.drift(&self.server.gauges(now), produced, &believed);
+        let drift = flight.drift(&gauges, produced, &believed);
         let most = self.tally.drift.get_or_insert([f64::NEG_INFINITY; 3]);
         for (most, drift) in most.iter_mut().zip(drift) {
             *most = most.max(drift);
