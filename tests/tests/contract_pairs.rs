@@ -1,11 +1,16 @@
-//! The contract of all ordered pairs of layers, each in a driver of its own.
+//! The contract of all ordered pairs of layers, each layer with its own driver or service.
 
+use tower_claude::CacheLayer;
 use tower_claude_circuit_breaker::CircuitBreakerLayer;
 use tower_claude_fallback_model::FallbackModelLayer;
 use tower_claude_header_budget::HeaderBudgetLayer;
 use tower_claude_limiter::Limits;
 use tower_claude_retry::RetryLayer;
 use tower_claude_token_bucket::TokenBucketLayer;
+
+fn cache() -> CacheLayer {
+    CacheLayer::default()
+}
 
 fn retry() -> RetryLayer {
     RetryLayer::new()
@@ -44,9 +49,10 @@ macro_rules! pairs {
 }
 
 pairs! {
-    retry: fallback breaker bucket budget;
-    fallback: retry breaker bucket budget;
-    breaker: retry fallback bucket budget;
-    bucket: retry fallback breaker budget;
-    budget: retry fallback breaker bucket;
+    cache: fallback retry breaker bucket budget;
+    fallback: cache retry breaker bucket budget;
+    retry: cache fallback breaker bucket budget;
+    breaker: cache fallback retry bucket budget;
+    bucket: cache fallback retry breaker budget;
+    budget: cache fallback retry breaker bucket;
 }
