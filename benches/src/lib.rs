@@ -1,6 +1,6 @@
 //! Per-call overhead of the layers beside floors and peers.
 //!
-//! `cargo bench -p tower-claude-benches` prints everything in about a minute and a half. Options,
+//! `cargo bench -p tower-claude-benches` prints everything in some minutes. Options,
 //! after `--`: `--check` exits with 1 when a goal falls short (nearly all goals are ratios),
 //! `--no-instructions` leaves valgrind out, `--case NAME --calls N` runs one row only, for a
 //! profiler, `--limiter` and `--cache` their sections only.
