@@ -112,8 +112,8 @@ impl Reporter {
             head.extensions.insert(PausedByLimiter { pause });
         }
         // The head of a success is skipped while the last head that was read is at most 100 ms old
-        // and its levels were at least half of their limits. A changed limit is then learned at most
-        // 100 ms later. Reading a head takes about 6,000 instructions, a third of all layers
+        // and its levels were at least half of their limits. A changed limit is then learned at
+        // most 100 ms later. Reading a head takes about 6,000 instructions, a third of all layers
         // together. An observer of headroom events gets every head.
         let is_skipped = |at| {
             class.is_success() && admitted.can_skip_head(at) && !is_debug_enabled(&self.events)
