@@ -66,6 +66,58 @@ impl Kind {
             Self::Truncated => "truncated",
         }
     }
+
+    /// Returns the extent of a failure of this kind, unless the response says otherwise.
+    const fn reach(self) -> Reach {
+        match self {
+            Self::RateLimited | Self::RampLimited => Reach::Group,
+            Self::SpendLimit | Self::Unauthorized => Reach::Credential,
+            Self::Overloaded
+            | Self::ServerError
+            | Self::Timeout
+            | Self::Transport
+            | Self::Truncated => Reach::Model,
+            Self::Success
+            | Self::Conflict
+            | Self::BadRequest
+            | Self::Forbidden
+            | Self::NotFound
+            | Self::TooLarge
+            | Self::ModelRefusal => Reach::Request,
+        }
+    }
+
+    /// Returns true if a server that answers with this kind has not processed the request.
+    const fn is_unprocessed(self) -> bool {
+        matches!(
+            self,
+            Self::RateLimited
+                | Self::RampLimited
+                | Self::SpendLimit
+                | Self::Overloaded
+                | Self::BadRequest
+                | Self::Unauthorized
+                | Self::Forbidden
+                | Self::NotFound
+                | Self::TooLarge
+        )
+    }
+}
+
+/// The extent of a failure: the requests that fail for the same reason at the same time.
+///
+/// Each value includes the ones before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Reach {
+    /// This request only. No layer may delay or reject another request because of it.
+    Request,
+    /// The requests to this model, at this endpoint and host.
+    Model,
+    /// The requests of this credential to the models that share a rate limit with this one.
+    Group,
+    /// All requests of this credential. Another model does not help.
+    Credential,
 }
 
 /// The classification of one attempt.
@@ -86,10 +138,17 @@ pub struct Class {
     pub should_retry: Option<bool>,
     /// True if a layer in this process rejected the request, so it was not sent.
     pub local: bool,
+    /// The extent of the failure.
+    pub reach: Reach,
+    /// True if the server has certainly not processed the request. Such a request may be sent again
+    /// even if it creates something. False if the server may have processed it.
+    pub unprocessed: bool,
 }
 
 impl Class {
     /// Creates a class of this kind, without a wait or advice, for a request that was sent.
+    ///
+    /// The kind determines the reach and whether the request was processed.
     #[must_use]
     pub const fn new(kind: Kind) -> Self {
         Self {
@@ -97,6 +156,8 @@ impl Class {
             retry_after: None,
             should_retry: None,
             local: false,
+            reach: kind.reach(),
+            unprocessed: kind.is_unprocessed(),
         }
     }
 
@@ -117,10 +178,25 @@ impl Class {
         self
     }
 
+    /// Sets the extent of the failure.
+    #[must_use]
+    pub const fn with_reach(mut self, reach: Reach) -> Self {
+        self.reach = reach;
+        self
+    }
+
+    /// Marks the request as one that the server has not processed.
+    #[must_use]
+    pub const fn into_unprocessed(mut self) -> Self {
+        self.unprocessed = true;
+        self
+    }
+
     /// Marks the class as local, for a request that was not sent.
     #[must_use]
     pub const fn into_local(mut self) -> Self {
         self.local = true;
+        self.unprocessed = true;
         self
     }
 

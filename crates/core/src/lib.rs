@@ -111,7 +111,7 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 pub use buffer_request::check;
 pub use call::{Call, Deadline, Priority, Tenant};
-pub use class::{Class, Kind};
+pub use class::{Class, Kind, Reach};
 pub use classify::{Classify, ClassifyResponse, ClaudeClassify, HttpClassify};
 pub use cost::{Cost, EstimateCost, HeuristicCost};
 pub use dimension::Dimension;
