@@ -24,7 +24,7 @@
 //!
 //! | Extension | Effect |
 //! |---|---|
-//! | [`Deadline`] | No layer waits longer than this. |
+//! | [`Deadline`] | No layer waits longer than this. [`DeadlineLayer`] sets it for all calls. |
 //! | [`Priority`] | Limiters give a higher priority a greater share. |
 //! | [`Tenant`] | Limiters give each tenant a fair share. |
 //! | [`Workload`] | Limiters estimate the usage of each workload separately. |
@@ -87,6 +87,7 @@ mod clone_source;
 mod collect;
 mod cost;
 mod credential;
+mod deadline_layer;
 mod dimension;
 pub mod driver;
 mod erase;
@@ -114,6 +115,7 @@ pub use call::{Call, Deadline, Priority, Tenant};
 pub use class::{Class, Kind, Reach};
 pub use classify::{Classify, ClassifyResponse, ClaudeClassify, HttpClassify};
 pub use cost::{Cost, EstimateCost, HeuristicCost};
+pub use deadline_layer::{DeadlineLayer, SetDeadline};
 pub use dimension::Dimension;
 pub use outcome::Outcome;
 pub use rejection::{REJECTED_BY, RejectReason, Rejection};

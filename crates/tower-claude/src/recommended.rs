@@ -1,17 +1,18 @@
 //! The recommended stack.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
-use tower_claude_cache::CacheLayer;
+use http::{HeaderName, Request};
+use tower_claude_cache::{CacheLayer, Store};
 use tower_claude_circuit_breaker::{BreakerPolicy, CircuitBreakerLayer};
 use tower_claude_core::{
-    ClaudeClassify,
+    ClaudeClassify, DeadlineLayer, HeuristicCost, RequestBody, Scope, SetDeadline,
     driver::{Driven, DriverLayer},
     event::Observer,
 };
 use tower_claude_fallback_model::{FallbackModelLayer, FallbackPolicy};
 use tower_claude_header_budget::HeaderBudgetLayer;
-use tower_claude_limiter::{LimitPolicy, Limits, LocalLimiter};
+use tower_claude_limiter::{LimitPolicy, Limiter, Limits, LocalLimiter};
 use tower_claude_retry::{RetryLayer, RetryPolicy};
 use tower_claude_token_bucket::TokenBucketLayer;
 use tower_layer::Layer;
@@ -21,9 +22,9 @@ type CallPolicies = (FallbackPolicy, RetryPolicy);
 
 /// The policies that admit an attempt. One limit policy does the work of token bucket and header
 /// budget.
-type AttemptPolicies = (BreakerPolicy, LimitPolicy<LocalLimiter>);
+type AttemptPolicies<L, E> = (BreakerPolicy, LimitPolicy<L, E>);
 
-type Inner<S, C> = Driven<S, CallPolicies, AttemptPolicies, C>;
+type Inner<S, C, L, E> = Driven<S, CallPolicies, AttemptPolicies<L, E>, C>;
 
 /// All six layers in the recommended order. Start from [`recommended`].
 ///
@@ -65,15 +66,35 @@ type Inner<S, C> = Driven<S, CallPolicies, AttemptPolicies, C>;
 ///
 /// The layers are made once, here. Clones, and the services of every call to [`Layer::layer`],
 /// share their state.
+///
+/// # Type parameters
+///
+/// Each has a default, and the setter that replaces the part changes it: `C` is the classifier, `H`
+/// the cache layer, `L` the limiter, and `E` the estimate of the cost.
+///
+/// # On incoming routes
+///
+/// The layers may also wrap a route or a whole axum service. Then note:
+///
+/// - The credential must be in the request before it reaches the layers, because each credential
+///   has limits of its own. If the handler adds the key, put a `SetRequestHeaderLayer` outside of
+///   the layers instead, and remove the `authorization` header of the callers there.
+/// - A request body of up to 32 MiB is buffered before the handler runs. Put a
+///   `RequestBodyLimitLayer` outside for a lower limit.
+/// - Browsers send `accept-encoding`. A compressed response is classified by its status only, so
+///   remove this header, and compress outside of the layers.
+/// - A response that asks for a retry calls the handler again. Use the layers on routes that
+///   forward to the API, not on the whole router.
 #[derive(Clone)]
 #[must_use = "layers do nothing until they wrap a service"]
-pub struct Recommended<C = ClaudeClassify> {
-    cache: CacheLayer,
+pub struct Recommended<C = ClaudeClassify, H = CacheLayer, L = LocalLimiter, E = HeuristicCost> {
+    deadline: DeadlineLayer,
+    cache: H,
     fallback: FallbackModelLayer,
     retry: RetryLayer,
     breaker: CircuitBreakerLayer,
-    bucket: TokenBucketLayer,
-    budget: HeaderBudgetLayer,
+    bucket: TokenBucketLayer<L, E>,
+    budget: HeaderBudgetLayer<L>,
     classifier: C,
     /// True if the classifier is the user's, and so overrules the class of an inner layer.
     is_own_classifier: bool,
@@ -85,6 +106,7 @@ pub struct Recommended<C = ClaudeClassify> {
 pub fn recommended() -> Recommended {
     let limiter = LocalLimiter::new(Limits::unlimited());
     Recommended {
+        deadline: DeadlineLayer::disabled(),
         cache: CacheLayer::default(),
         fallback: FallbackModelLayer::new::<&str>([]),
         retry: RetryLayer::new(),
@@ -96,29 +118,62 @@ pub fn recommended() -> Recommended {
     }
 }
 
-impl<C> Recommended<C> {
+impl<C, H, L, E> Recommended<C, H, L, E> {
+    /// Gives each call this much time, from the arrival of its request. Default: no limit.
+    ///
+    /// A request with an earlier [`Deadline`](crate::Deadline) keeps it. See [`DeadlineLayer`].
+    pub const fn with_deadline(mut self, time: Duration) -> Self {
+        self.deadline = DeadlineLayer::new(time);
+        self
+    }
+
     /// Paces calls by these limits from the first request on. Headers still correct them.
-    pub fn with_limits(self, limits: Limits) -> Self {
+    pub fn with_limits(self, limits: Limits) -> Recommended<C, H> {
         self.with_limiter(LocalLimiter::new(limits))
     }
 
     /// Paces calls by this limiter, which other stacks may share. Replaces token bucket and header
     /// budget.
-    pub fn with_limiter(mut self, limiter: LocalLimiter) -> Self {
-        self.bucket = TokenBucketLayer::over(limiter.clone());
-        self.budget = HeaderBudgetLayer::over(limiter);
-        self
+    pub fn with_limiter<L2: Limiter>(self, limiter: L2) -> Recommended<C, H, L2> {
+        self.with_bucket(TokenBucketLayer::over(limiter))
+    }
+
+    /// Replaces the token bucket. The header budget then works on the limiter of this one.
+    pub fn with_bucket<L2: Limiter, E2: Clone>(
+        self,
+        layer: TokenBucketLayer<L2, E2>,
+    ) -> Recommended<C, H, L2, E2> {
+        Recommended {
+            deadline: self.deadline,
+            cache: self.cache,
+            fallback: self.fallback,
+            retry: self.retry,
+            breaker: self.breaker,
+            budget: HeaderBudgetLayer::over(layer.limiter()),
+            bucket: layer,
+            classifier: self.classifier,
+            is_own_classifier: self.is_own_classifier,
+        }
+    }
+
+    /// Replaces the cache, for instance by a larger one, a detached one or one with another store.
+    pub fn with_cache<H2>(self, layer: H2) -> Recommended<C, H2, L, E> {
+        Recommended {
+            deadline: self.deadline,
+            cache: layer,
+            fallback: self.fallback,
+            retry: self.retry,
+            breaker: self.breaker,
+            bucket: self.bucket,
+            budget: self.budget,
+            classifier: self.classifier,
+            is_own_classifier: self.is_own_classifier,
+        }
     }
 
     /// Replaces the models that are asked, in this order, while the model of a request is down.
     pub fn with_fallback<M: AsRef<str>>(self, models: impl IntoIterator<Item = M>) -> Self {
         self.with_fallback_layer(FallbackModelLayer::new(models))
-    }
-
-    /// Replaces the cache, for instance by a larger one.
-    pub fn with_cache(mut self, layer: CacheLayer) -> Self {
-        self.cache = layer;
-        self
     }
 
     /// Replaces the fallback, for instance to set chains for single models or a message for end
@@ -140,17 +195,11 @@ impl<C> Recommended<C> {
         self
     }
 
-    /// Replaces the token bucket. The header budget then works on the limiter of this one.
-    pub fn with_bucket(mut self, layer: TokenBucketLayer) -> Self {
-        self.budget = HeaderBudgetLayer::over(layer.limiter());
-        self.bucket = layer;
-        self
-    }
-
     /// Replaces the classifier of responses and errors in all layers but the cache, which uses
     /// none. For instance, the classifier of your HTTP client knows its errors.
-    pub fn with_classifier<C2>(self, classifier: C2) -> Recommended<C2> {
+    pub fn with_classifier<C2>(self, classifier: C2) -> Recommended<C2, H, L, E> {
         Recommended {
+            deadline: self.deadline,
             cache: self.cache,
             fallback: self.fallback,
             retry: self.retry,
@@ -162,20 +211,8 @@ impl<C> Recommended<C> {
         }
     }
 
-    /// Reports every decision of every layer to this observer, beside `tracing`. Layers that are
-    /// set after this have their own observer.
-    pub fn with_observer(mut self, observer: impl Observer + Clone + 'static) -> Self {
-        self.cache = self.cache.with_observer(observer.clone());
-        self.fallback = self.fallback.with_observer(observer.clone());
-        self.retry = self.retry.with_observer(observer.clone());
-        self.breaker = self.breaker.with_observer(observer.clone());
-        self.bucket = self.bucket.with_observer(observer.clone());
-        self.budget = self.budget.with_observer(observer);
-        self
-    }
-
     /// Returns the cache. Its `handle()` counts hits and misses.
-    pub const fn cache(&self) -> &CacheLayer {
+    pub const fn cache(&self) -> &H {
         &self.cache
     }
 
@@ -197,18 +234,68 @@ impl<C> Recommended<C> {
 
     /// Returns the token bucket. Its `handle()` is the limiter, whose `snapshot()` shows levels and
     /// queues (a method of the trait [`Limiter`](tower_claude_limiter::Limiter)).
-    pub const fn bucket(&self) -> &TokenBucketLayer {
+    pub const fn bucket(&self) -> &TokenBucketLayer<L, E> {
         &self.bucket
     }
 
     /// Returns the header budget, which uses the limiter of the token bucket.
-    pub const fn budget(&self) -> &HeaderBudgetLayer {
+    pub const fn budget(&self) -> &HeaderBudgetLayer<L> {
         &self.budget
     }
 }
 
-impl<S: Clone, C: Clone> Layer<S> for Recommended<C> {
-    type Service = <CacheLayer as Layer<Inner<S, C>>>::Service;
+impl<C, H, L: Clone, E: Clone> Recommended<C, H, L, E> {
+    /// Finds the scope of a request by this function, and so the limits that it draws on. Default:
+    /// [`Scope::of`]. Set it after the limiter or the token bucket.
+    pub fn with_scope(
+        mut self,
+        scope_of: impl Fn(&Request<RequestBody>) -> Scope + Clone + Send + Sync + 'static,
+    ) -> Self {
+        self.bucket = self.bucket.with_scope(scope_of.clone());
+        self.budget = self.budget.with_scope(scope_of);
+        self
+    }
+
+    /// Reads the tenant of a request from this header. Default: none. Set it after the limiter or
+    /// the token bucket. See [`Tenant`](crate::Tenant).
+    pub fn with_tenant_header(mut self, name: HeaderName) -> Self {
+        self.bucket = self.bucket.with_tenant_header(name.clone());
+        self.budget = self.budget.with_tenant_header(name);
+        self
+    }
+
+    /// Reads the priority of a request from this header: `interactive`, `normal` or `batch`.
+    /// Default: none. Set it after the limiter or the token bucket. See
+    /// [`Priority`](crate::Priority).
+    pub fn with_priority_header(mut self, name: HeaderName) -> Self {
+        self.bucket = self.bucket.with_priority_header(name.clone());
+        self.budget = self.budget.with_priority_header(name);
+        self
+    }
+}
+
+impl<C, D, T: Store, L: Clone, E: Clone> Recommended<C, CacheLayer<D, T>, L, E> {
+    /// Reports every decision of every layer to this observer, beside `tracing`. Layers that are
+    /// set after this have their own observer.
+    pub fn with_observer(mut self, observer: impl Observer + Clone + 'static) -> Self {
+        self.cache = self.cache.with_observer(observer.clone());
+        self.fallback = self.fallback.with_observer(observer.clone());
+        self.retry = self.retry.with_observer(observer.clone());
+        self.breaker = self.breaker.with_observer(observer.clone());
+        self.bucket = self.bucket.with_observer(observer.clone());
+        self.budget = self.budget.with_observer(observer);
+        self
+    }
+}
+
+impl<S, C, H, L, E> Layer<S> for Recommended<C, H, L, E>
+where
+    S: Clone,
+    C: Clone,
+    H: Layer<Inner<S, C, L, E>>,
+    L: Clone,
+{
+    type Service = SetDeadline<H::Service>;
 
     fn layer(&self, inner: S) -> Self::Service {
         let calls = (self.fallback.policy(), self.retry.policy());
@@ -218,11 +305,11 @@ impl<S: Clone, C: Clone> Layer<S> for Recommended<C> {
         let reuses_class = !self.is_own_classifier;
         let driver =
             DriverLayer::with_reuse(calls, attempts, self.classifier.clone(), reuses_class);
-        self.cache.layer(driver.layer(inner))
+        self.deadline.layer(self.cache.layer(driver.layer(inner)))
     }
 }
 
-impl<C> fmt::Debug for Recommended<C> {
+impl<C, H: fmt::Debug, L: fmt::Debug, E> fmt::Debug for Recommended<C, H, L, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Recommended")
             .field("cache", &self.cache)
