@@ -5,6 +5,7 @@ use std::time::Duration;
 use tower_claude_wire::ModelCatalog;
 
 use crate::fault::Incident;
+use crate::script::SelectReply;
 
 /// Rate group of `count_tokens`, which has its own buckets.
 pub(crate) const COUNT_TOKENS: &str = "count_tokens";
@@ -66,4 +67,6 @@ pub(crate) struct Config {
     pub(crate) admission_noise: f64,
     pub(crate) catalog: ModelCatalog,
     pub(crate) unknown_models: bool,
+    pub(crate) kept_requests: usize,
+    pub(crate) select_reply: Option<SelectReply>,
 }

@@ -34,7 +34,7 @@ pub(crate) fn decide(
     let mut state = shared.lock();
     // Read under the lock, so that the log is in the order of time.
     let now = shared.now();
-    let index = state.record(entry(&shared.config, call, now));
+    let index = state.record(entry(&shared.config, call, now), &shared.config);
     let decision = outcome(shared, &mut state, call, problem, now, index);
     let attempt = &mut state.log[index];
     match &decision {
@@ -69,6 +69,7 @@ fn entry(config: &Config, call: &ValidCall, now: Now) -> Attempt {
         model: Arc::clone(&call.model),
         stream: call.stream,
         retry_count: call.retry_count,
+        request: Some(Arc::clone(&call.request)),
         in_incident: config.incidents.iter().any(|incident| incident.covers(at)),
         ..Attempt::default()
     }

@@ -12,6 +12,7 @@ use crate::config::{COUNT_TOKENS, Config, HeaderFamily, HeaderSnapshot, Platform
 use crate::fault::{Fault, Incident};
 use crate::log::Attempt;
 use crate::model::{Accounting, GaugeSet, GroupLimits};
+use crate::script::{ReceivedRequest, Reply};
 use crate::server::FakeServer;
 use crate::state::{Shared, State};
 
@@ -41,6 +42,9 @@ impl FakeClaude {
             priority,
             log: Vec::new(),
             injected: Default::default(),
+            replies: Default::default(),
+            oldest_request: 0,
+            request_bytes: 0,
             rng,
         };
         Self {
@@ -61,9 +65,18 @@ impl FakeClaude {
         }
     }
 
-    /// Removes all injected faults that have not been applied.
+    /// Answers the next admitted Messages request with this content. Replies set earlier come first.
+    ///
+    /// A fault applies to a scripted reply as to any other.
+    pub fn reply(&self, reply: Reply) {
+        self.shared.lock().replies.push_back(reply);
+    }
+
+    /// Removes all faults and replies that have not been used.
     pub fn clear_injected(&self) {
-        self.shared.lock().injected.clear();
+        let mut state = self.shared.lock();
+        state.injected.clear();
+        state.replies.clear();
     }
 
     /// Returns a copy of the log: every attempt, in order of arrival. The log grows as long as the
@@ -192,6 +205,8 @@ impl FakeClaudeBuilder {
                 admission_noise: 0.0,
                 catalog: ModelCatalog::builtin().clone(),
                 unknown_models: false,
+                kept_requests: 1_000,
+                select_reply: None,
             },
             limits: GroupLimits::default(),
             groups: vec![(COUNT_TOKENS.to_owned(), GroupLimits::requests_only(2_000))],
@@ -316,6 +331,23 @@ impl FakeClaudeBuilder {
     /// of a 404.
     pub fn accept_unknown_models(mut self, accept: bool) -> Self {
         self.config.unknown_models = accept;
+        self
+    }
+
+    /// Selects the content of each response by its request. `None` stands for the fake's own text,
+    /// the default. Replies set by [`FakeClaude::reply`] come first.
+    pub fn reply_with(
+        mut self,
+        select: impl Fn(&ReceivedRequest) -> Option<Reply> + Send + Sync + 'static,
+    ) -> Self {
+        self.config.select_reply = Some(Arc::new(select));
+        self
+    }
+
+    /// Sets the number of latest requests that the log keeps with their headers and bodies
+    /// ([`Attempt::request`]). 1,000 by default. Their bodies take up to 64 MiB in all.
+    pub fn keep_requests(mut self, count: usize) -> Self {
+        self.config.kept_requests = count;
         self
     }
 

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use http::StatusCode;
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, StatusCode};
 
 /// A kind of failure. The first group applies before the limits are checked, and the request costs
 /// nothing. The second group applies to an admitted request, which is charged.
@@ -39,6 +40,15 @@ pub enum Fault {
     Reset,
     /// A page of HTML with this status, as from a proxy.
     NonJson(StatusCode),
+    /// A response with this status, these headers and this body.
+    Custom {
+        /// The status.
+        status: StatusCode,
+        /// Replace the headers of the same names.
+        headers: Vec<(HeaderName, HeaderValue)>,
+        /// The body, as it is.
+        body: Bytes,
+    },
 
     /// The head is delayed by this time.
     SlowHead(Duration),
@@ -92,6 +102,7 @@ impl Fault {
             Self::OwnSpendLimit => "own_spend_limit",
             Self::Reset => "reset",
             Self::NonJson(_) => "non_json",
+            Self::Custom { .. } => "custom",
             Self::SlowHead(_) => "slow_head",
             Self::ErrorBeforeContent => "error_before_content",
             Self::ErrorMidStream { .. } => "error_mid_stream",
@@ -116,7 +127,8 @@ impl Fault {
             | Self::SpendCap
             | Self::OwnSpendLimit
             | Self::Reset
-            | Self::NonJson(_) => false,
+            | Self::NonJson(_)
+            | Self::Custom { .. } => false,
             Self::SlowHead(_)
             | Self::ErrorBeforeContent
             | Self::ErrorMidStream { .. }

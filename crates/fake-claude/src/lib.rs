@@ -49,6 +49,21 @@
 //! free), `x-fake-estimate-tokens` (the server's estimate at admission). Without them the prompt is
 //! measured by its bytes.
 //!
+//! **Content.** [`FakeClaude::reply`] sets the content of the next message, and
+//! [`FakeClaudeBuilder::reply_with`] selects it by the request. [`Attempt::request`] has the request
+//! as it was received. [`Fault::Custom`] is a response with any status, headers and body.
+//!
+//! **Control over HTTP**, for programs in other languages. The binary `fake-claude` (feature `cli`)
+//! opens a port, and every port has these endpoints:
+//!
+//! | Endpoint | Body | Effect |
+//! |---|---|---|
+//! | `POST /fake/replies` | a string, or `{"text": …}` or `{"content": […]}`, and `stop_reason` | content of the next message |
+//! | `POST /fake/faults` | `{"fault": "overloaded", "times": 3}`, with the names of [`Fault::name`] and their numbers: `retry_after` and `duration` in seconds, `after_tokens` | injects a fault |
+//! | `POST /fake/faults` | `{"fault": "custom", "status": 418, "headers": {…}, "body": …}` | injects a response |
+//! | `GET /fake/log` | | all attempts, with their requests but without credentials |
+//! | `DELETE /fake/` | | removes the faults and replies that were not used |
+//!
 //! **Readiness, clones.** The service is always ready. Clones and ports share all state. **Time**
 //! is tokio's: a paused clock also stops the buckets, `date` and incidents. With the default
 //! settings a response takes no time. **Cancellation.** Dropping the future or the body ends the
@@ -64,6 +79,7 @@
 mod body;
 mod check;
 mod config;
+mod control;
 mod decide;
 mod error;
 mod fake;
@@ -75,6 +91,7 @@ mod models;
 mod read;
 mod reply;
 mod rules;
+mod script;
 mod server;
 mod service;
 mod sse;
@@ -88,6 +105,7 @@ pub use fake::{FakeClaude, FakeClaudeBuilder};
 pub use fault::{Fault, Incident};
 pub use log::{Attempt, Endpoint};
 pub use model::{Dimension, GaugeSet, GroupLimits, Ramp, Reading};
+pub use script::{ReceivedRequest, Reply};
 pub use server::FakeServer;
 pub use service::ResponseFuture;
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::Dimension;
+use crate::script::ReceivedRequest;
 
 /// Endpoint of a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -69,6 +70,9 @@ pub struct Attempt {
     pub broken_after_content: bool,
     /// True if the caller dropped the future or the body before the end.
     pub client_gone: bool,
+    /// The request, as it was received. `None` for older attempts (see
+    /// [`FakeClaudeBuilder::keep_requests`](crate::FakeClaudeBuilder::keep_requests)).
+    pub request: Option<Arc<ReceivedRequest>>,
     /// True if the request came during any incident, even if its fault was not applied.
     pub in_incident: bool,
 }

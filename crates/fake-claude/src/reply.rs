@@ -3,7 +3,9 @@
 use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
 
-use http::StatusCode;
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderName, HeaderValue, StatusCode};
 use tower_claude_wire::ApiError;
 
 use crate::fault::Fault;
@@ -24,8 +26,15 @@ pub(crate) struct ErrorReply {
     pub(crate) allow: Option<&'static str>,
     /// True if the response has rate-limit headers.
     pub(crate) rate_headers: bool,
-    /// True for a page of HTML instead of the API's own body.
-    pub(crate) html: bool,
+    /// The response, if it is not the API's own.
+    pub(crate) custom: Option<Box<CustomResponse>>,
+}
+
+/// The headers and the body of a response that is not the API's own.
+pub(crate) struct CustomResponse {
+    /// Replace the headers of the same names.
+    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
+    pub(crate) body: Bytes,
 }
 
 impl ErrorReply {
@@ -44,7 +53,7 @@ impl ErrorReply {
             // The API sends it for errors that a retry can solve, and not for most 4xx.
             should_retry: (status == 429 || status >= 500).then_some(true),
             rate_headers: true,
-            html: false,
+            custom: None,
         }
     }
 
@@ -157,24 +166,40 @@ impl ErrorReply {
                 status: *status,
                 should_retry: None,
                 rate_headers: false,
-                html: true,
+                custom: Some(Box::new(CustomResponse {
+                    headers: vec![(CONTENT_TYPE, HeaderValue::from_static("text/html"))],
+                    body: format!(
+                        "<html>\r\n<head><title>{status}</title></head>\r\n<body><h1>{status}</h1></body>\r\n</html>\r\n"
+                    )
+                    .into(),
+                })),
+                ..Self::new(status.as_u16(), "", "")
+            },
+            Fault::Custom {
+                status,
+                headers,
+                body,
+            } => Self {
+                status: *status,
+                should_retry: None,
+                custom: Some(Box::new(CustomResponse {
+                    headers: headers.clone(),
+                    body: body.clone(),
+                })),
                 ..Self::new(status.as_u16(), "", "")
             },
             _ => return None,
         })
     }
 
-    pub(crate) fn body(&self, request_id: &str) -> String {
-        if self.html {
-            let status = self.status;
-            return format!(
-                "<html>\r\n<head><title>{status}</title></head>\r\n<body><h1>{status}</h1></body>\r\n</html>\r\n"
-            );
+    pub(crate) fn body(&self, request_id: &str) -> Bytes {
+        if let Some(custom) = &self.custom {
+            return custom.body.clone();
         }
         let mut error = ApiError::new(self.kind, &*self.message);
         error.error_code = self.code.map(str::to_owned);
         error.request_id = Some(request_id.to_owned());
-        error.to_body()
+        error.to_body().into()
     }
 }
 

@@ -1,5 +1,6 @@
 //! The server as a tower service, and the responses.
 
+use std::borrow::Cow;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use tower_service::Service;
 
 use crate::body::{Answer, FAR, FakeBody, Pace};
 use crate::config::HeaderSnapshot;
+use crate::control;
 use crate::decide::{Decision, decide, snapshot};
 use crate::error::FakeError;
 use crate::fake::FakeClaude;
@@ -23,6 +25,7 @@ use crate::log::Endpoint;
 use crate::models;
 use crate::read::read;
 use crate::reply::ErrorReply;
+use crate::script::ReceivedRequest;
 use crate::sse::ReplyMessage;
 use crate::state::{AttemptEnd, InFlightAttempt, Shared};
 use crate::validate::{self, MAX_BODY, ValidCall};
@@ -45,12 +48,21 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> ResponseFuture {
-        let shared = Arc::clone(&self.shared);
+        let fake = self.clone();
         let (parts, body) = request.into_parts();
         Box::pin(async move {
             let body = read(body, MAX_BODY).await?;
-            let (call, problem) = validate::read(&shared.config, &parts, body.as_deref());
-            drop(body);
+            if parts.uri.path().starts_with(control::PREFIX) {
+                return Ok(control::respond(&fake, &parts, body.as_ref()));
+            }
+            let shared = fake.shared;
+            let (mut call, problem) = validate::read(&shared.config, &parts, body.as_deref());
+            call.request = Arc::new(ReceivedRequest {
+                method: parts.method,
+                uri: parts.uri,
+                headers: parts.headers,
+                body: body.unwrap_or_default(),
+            });
             exchange(&shared, &call, problem).await
         })
     }
@@ -115,13 +127,16 @@ fn refuse(
     levels: Option<&Snapshot>,
 ) -> Response<FakeBody> {
     let body = FakeBody::full(reply.body(&request_id(index)));
-    let kind = if reply.html {
-        "text/html"
-    } else {
-        "application/json"
-    };
     let levels = levels.filter(|_| reply.rate_headers);
-    let mut response = head(shared, call, index, reply.status, kind, levels, body);
+    let mut response = head(
+        shared,
+        call,
+        index,
+        reply.status,
+        "application/json",
+        levels,
+        body,
+    );
     let headers = response.headers_mut();
     if let Some(wait) = reply.retry_after {
         let seconds = wait
@@ -135,6 +150,14 @@ fn refuse(
     }
     if let Some(method) = reply.allow {
         headers.insert(ALLOW, HeaderValue::from_static(method));
+    }
+    if let Some(custom) = &reply.custom {
+        for (name, _) in &custom.headers {
+            headers.remove(name);
+        }
+        for (name, value) in &custom.headers {
+            headers.append(name, value.clone());
+        }
     }
     response
 }
@@ -193,17 +216,28 @@ async fn answer(
         per_second: config.tokens_per_second,
     };
     let origin = Instant::now();
+    let mut script = shared.lock().replies.pop_front();
+    if let (None, Some(select)) = (&script, &config.select_reply) {
+        // Not under the lock, because the function is the user's.
+        script = select(&call.request);
+    }
     let mut tokens = call.output.min(call.max_tokens);
-    let mut stop_reason = if call.output > call.max_tokens {
+    let mut stop_reason = Cow::Borrowed(if call.output > call.max_tokens {
         "max_tokens"
     } else {
         "end_turn"
-    };
+    });
     if call.max_tokens == 0 {
-        stop_reason = "max_tokens";
+        (stop_reason, script) = ("max_tokens".into(), None);
+    }
+    if let Some(reply) = &script {
+        let events = reply.events(config.tokens_per_event);
+        tokens = events.iter().map(|event| event.tokens).sum();
+        stop_reason = reply.stop_reason().to_owned().into();
     }
     if let Some(Fault::Refusal { after_tokens }) = fault {
-        (tokens, stop_reason, fault) = (tokens.min(after_tokens), "refusal", None);
+        (tokens, stop_reason) = (tokens.min(after_tokens), "refusal".into());
+        (script, fault) = (None, None);
     }
     let error = if call.stream {
         None
@@ -234,6 +268,7 @@ async fn answer(
         message,
         tokens,
         stop_reason,
+        script,
         fault,
         pace,
         per_event,

@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 use bytes::Bytes;
 use tower_claude_wire::ApiError;
 
+use crate::script::Reply;
+
 /// Facts of a response that its text contains.
 #[derive(Clone)]
 pub(crate) struct ReplyMessage {
@@ -59,20 +61,24 @@ impl ReplyMessage {
     }
 
     /// Returns the complete message as JSON.
-    pub(crate) fn whole(&self, stop_reason: &str, output: u64) -> Bytes {
+    pub(crate) fn whole(&self, script: Option<&Reply>, stop_reason: &str, output: u64) -> Bytes {
         let mut out =
             String::with_capacity(640 + 8 * usize::try_from(output).unwrap_or(0).min(1 << 20));
         out.push_str("{\"id\":\"");
         out.push_str(&self.id);
         out.push_str("\",\"type\":\"message\",\"role\":\"assistant\",\"model\":");
         out.push_str(&self.model_json);
-        out.push_str(",\"content\":[");
-        if output > 0 {
-            out.push_str("{\"type\":\"text\",\"text\":\"");
-            text(&mut out, 0, output);
-            out.push_str("\"}");
+        out.push_str(",\"content\":");
+        match script {
+            Some(reply) => out.push_str(&reply.content()),
+            None if output > 0 => {
+                out.push_str("[{\"type\":\"text\",\"text\":\"");
+                text(&mut out, 0, output);
+                out.push_str("\"}]");
+            }
+            None => out.push_str("[]"),
         }
-        out.push_str("],\"stop_reason\":\"");
+        out.push_str(",\"stop_reason\":\"");
         out.push_str(stop_reason);
         out.push_str("\",\"stop_sequence\":null,\"stop_details\":");
         out.push_str(stop_details(stop_reason));

@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::fault::Fault;
 use crate::log::Attempt;
 use crate::model::{Accounting, AdmissionId};
+use crate::script::Reply;
 
 pub(crate) struct Shared {
     pub(crate) config: Config,
@@ -26,6 +27,11 @@ pub(crate) struct State {
     pub(crate) priority: Option<Accounting>,
     pub(crate) log: Vec<Attempt>,
     pub(crate) injected: VecDeque<(Fault, u64)>,
+    pub(crate) replies: VecDeque<Reply>,
+    /// The index of the oldest attempt whose request is kept.
+    pub(crate) oldest_request: usize,
+    /// The size of the bodies of the kept requests.
+    pub(crate) request_bytes: usize,
     pub(crate) rng: fastrand::Rng,
 }
 
@@ -71,13 +77,33 @@ impl Shared {
 }
 
 impl State {
-    /// Appends an attempt and returns its index.
-    pub(crate) fn record(&mut self, mut attempt: Attempt) -> usize {
+    /// Appends an attempt and returns its index. Drops the oldest requests over the limits.
+    pub(crate) fn record(&mut self, mut attempt: Attempt, config: &Config) -> usize {
         let index = self.log.len();
         attempt.seq = index as u64;
+        self.request_bytes += body_bytes(&attempt);
         self.log.push(attempt);
+        while self.oldest_request < self.log.len()
+            && (self.log.len() - self.oldest_request > config.kept_requests
+                || self.request_bytes > KEPT_BYTES)
+        {
+            let oldest = &mut self.log[self.oldest_request];
+            self.request_bytes -= body_bytes(oldest);
+            oldest.request = None;
+            self.oldest_request += 1;
+        }
         index
     }
+}
+
+/// The maximum size of the bodies of all kept requests.
+const KEPT_BYTES: usize = 64 * 1024 * 1024;
+
+fn body_bytes(attempt: &Attempt) -> usize {
+    attempt
+        .request
+        .as_ref()
+        .map_or(0, |request| request.body.len())
 }
 
 /// End of an admitted request.

@@ -12,6 +12,7 @@ use crate::config::{COUNT_TOKENS, Config, FAST_SUFFIX};
 use crate::log::Endpoint;
 use crate::reply::ErrorReply;
 use crate::rules;
+use crate::script::ReceivedRequest;
 
 /// The API's own limit on request bodies.
 pub(crate) const MAX_BODY: usize = 32 * 1024 * 1024;
@@ -40,6 +41,7 @@ pub(crate) struct ValidCall {
     /// Tokens of the response without the limit of `max_tokens`.
     pub(crate) output: u64,
     pub(crate) authenticated: bool,
+    pub(crate) request: Arc<ReceivedRequest>,
 }
 
 /// Returns the facts of the request, and an error if it is invalid. `body` is `None` if it was too

@@ -1,5 +1,6 @@
 //! A response with content, and its pace.
 
+use std::borrow::Cow;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -10,6 +11,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::error::FakeError;
 use crate::fault::Fault;
+use crate::script::Reply;
 use crate::sse::ReplyMessage;
 use crate::state::InFlightAttempt;
 
@@ -18,7 +20,9 @@ pub(crate) struct Answer {
     pub(crate) attempt: InFlightAttempt,
     pub(crate) message: ReplyMessage,
     pub(crate) tokens: u64,
-    pub(crate) stop_reason: &'static str,
+    pub(crate) stop_reason: Cow<'static, str>,
+    /// The content. `None` for the fake's own text.
+    pub(crate) script: Option<Reply>,
     pub(crate) fault: Option<Fault>,
     pub(crate) pace: Pace,
     pub(crate) per_event: u64,

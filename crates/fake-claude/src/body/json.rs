@@ -30,7 +30,10 @@ pub(super) enum JsonStage {
 
 impl JsonAnswer {
     pub(super) fn new(answer: Answer) -> Self {
-        let rest = answer.message.whole(answer.stop_reason, answer.tokens);
+        let script = answer.script.as_ref();
+        let rest = answer
+            .message
+            .whole(script, &answer.stop_reason, answer.tokens);
         Self {
             answer,
             rest,

@@ -1,5 +1,6 @@
 //! Body of a stream: one event per frame.
 
+use std::collections::VecDeque;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -8,11 +9,14 @@ use tokio::time::Instant;
 use super::answer::{Answer, FAR, Next, Timer, fault_at, flush_first};
 use crate::error::FakeError;
 use crate::fault::Fault;
+use crate::script::ScriptEvent;
 use crate::sse;
 use crate::state::AttemptEnd;
 
 pub(super) struct SseAnswer {
     answer: Answer,
+    /// The events of a scripted reply that are not sent yet.
+    script: Option<VecDeque<ScriptEvent>>,
     made: u64,
     stage: SseStage,
     timer: Timer,
@@ -37,7 +41,10 @@ pub(super) enum SseStage {
 
 impl SseAnswer {
     pub(super) fn new(answer: Answer) -> Self {
+        let per_event = answer.per_event;
+        let script = answer.script.as_ref();
         Self {
+            script: script.map(|reply| reply.events(per_event).into()),
             answer,
             made: 0,
             stage: SseStage::Start,
@@ -70,22 +77,47 @@ impl SseAnswer {
                 }
                 SseStage::BlockStart => {
                     ready!(self.timer.poll(answer.origin + answer.pace.first, cx));
+                    let frame = match &mut self.script {
+                        None => sse::block_start(),
+                        Some(events) => match events.pop_front() {
+                            Some(event) => {
+                                answer.attempt.produce(event.tokens);
+                                self.made += event.tokens;
+                                event.frame
+                            }
+                            None => {
+                                self.stage = SseStage::MessageDelta;
+                                continue;
+                            }
+                        },
+                    };
                     answer.attempt.content();
-                    (sse::block_start(), SseStage::Ping)
+                    (frame, SseStage::Ping)
                 }
                 SseStage::Ping => (sse::ping(), SseStage::Deltas),
                 SseStage::Deltas => {
                     let fault_at = fault_at(answer.fault.as_ref());
                     let until = fault_at.unwrap_or(u64::MAX).min(answer.tokens);
-                    if self.made >= until {
-                        self.stage = if fault_at.is_some() {
-                            SseStage::Break
-                        } else {
-                            SseStage::BlockStop
+                    let is_over = match &self.script {
+                        // The stop of the last block charges nothing.
+                        Some(events) => {
+                            events.is_empty() || fault_at.is_some() && self.made >= until
+                        }
+                        None => self.made >= until,
+                    };
+                    if is_over {
+                        self.stage = match (fault_at, &self.script) {
+                            (Some(_), _) => SseStage::Break,
+                            (None, Some(_)) => SseStage::MessageDelta,
+                            (None, None) => SseStage::BlockStop,
                         };
                         continue;
                     }
-                    (ready!(self.poll_delta(until, cx)), SseStage::Deltas)
+                    let event = match self.script.is_some() {
+                        true => self.poll_scripted(cx),
+                        false => self.poll_delta(until, cx),
+                    };
+                    (ready!(event), SseStage::Deltas)
                 }
                 SseStage::Break => match answer.fault.take() {
                     Some(Fault::Stall { duration, .. }) => {
@@ -120,7 +152,7 @@ impl SseAnswer {
                 }
                 SseStage::BlockStop => (sse::block_stop(), SseStage::MessageDelta),
                 SseStage::MessageDelta => (
-                    answer.message.delta(answer.stop_reason, self.made),
+                    answer.message.delta(&answer.stop_reason, self.made),
                     SseStage::MessageStop,
                 ),
                 SseStage::MessageStop => {
@@ -132,6 +164,21 @@ impl SseAnswer {
             self.stage = next;
             return Poll::Ready(Some(Ok(event)));
         }
+    }
+
+    /// Returns the next event of a scripted reply when its tokens are produced.
+    fn poll_scripted(&mut self, cx: &mut Context<'_>) -> Poll<Bytes> {
+        let events = self.script.iter().flatten();
+        let tokens = events.map(|event| event.tokens).next().unwrap_or_default();
+        let answer = &self.answer;
+        if answer.pace.per_second.is_some() {
+            let at = answer.origin + answer.pace.time_of(self.made + tokens);
+            ready!(self.timer.poll(at, cx));
+        }
+        answer.attempt.produce(tokens);
+        self.made += tokens;
+        let event = self.script.as_mut().and_then(VecDeque::pop_front);
+        Poll::Ready(event.map(|event| event.frame).unwrap_or_default())
     }
 
     /// Returns the next delta when its tokens are produced. A late delta also has the tokens

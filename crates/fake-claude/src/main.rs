@@ -1,0 +1,46 @@
+//! The fake on a port, for tests of programs in any language.
+
+use std::net::SocketAddr;
+
+use clap::Parser;
+use tower_claude_fake_claude::{FakeClaude, GroupLimits};
+
+/// A fake Claude API that enforces rate limits and fails on request.
+///
+/// Control it over HTTP: `POST /fake/replies`, `POST /fake/faults`, `GET /fake/log`, `DELETE /fake/`.
+#[derive(Parser)]
+struct Args {
+    /// Address to listen on.
+    #[arg(long, default_value = "127.0.0.1:8787")]
+    listen: SocketAddr,
+    /// Requests per minute of each rate group. Default: the Start tier.
+    #[arg(long)]
+    requests_per_minute: Option<u64>,
+    /// Output tokens of a response without a scripted reply.
+    #[arg(long, default_value_t = 16)]
+    output_tokens: u64,
+    /// Output tokens per second. Default: all at once.
+    #[arg(long)]
+    tokens_per_second: Option<f64>,
+    /// The only accepted key. Default: any.
+    #[arg(long)]
+    api_key: Option<String>,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> std::io::Result<()> {
+    let args = Args::parse();
+    let mut builder = FakeClaude::builder().output_tokens(args.output_tokens);
+    if let Some(requests) = args.requests_per_minute {
+        builder = builder.limits(GroupLimits::new().with_requests_per_minute(requests));
+    }
+    if let Some(rate) = args.tokens_per_second {
+        builder = builder.tokens_per_second(rate);
+    }
+    if let Some(key) = args.api_key {
+        builder = builder.api_key(key);
+    }
+    let server = builder.build().serve_on(args.listen).await?;
+    println!("{}", server.url());
+    std::future::pending().await
+}
