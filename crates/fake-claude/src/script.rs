@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 /// use tower_claude_fake_claude::{FakeClaude, Reply};
 ///
 /// let fake = FakeClaude::default();
-/// fake.reply(Reply::text("Let me look.").with_tool_use("weather", json!({"city": "Bern"})));
+/// fake.reply(Reply::text("Let me look.").with_tool_use("weather", &json!({"city": "Bern"})));
 /// fake.reply(Reply::json(&json!({"degrees": 21})));
 /// ```
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -53,7 +53,7 @@ impl Reply {
 
     /// Adds a call of a tool. The `stop_reason` is then `tool_use`.
     #[must_use]
-    pub fn with_tool_use(self, name: &str, input: Value) -> Self {
+    pub fn with_tool_use(self, name: &str, input: &Value) -> Self {
         let id = format!("toolu_01Fake{:015}", self.blocks.len());
         self.with_block(json!({"type": "tool_use", "id": id, "name": name, "input": input}))
     }

@@ -54,9 +54,9 @@ fn assemble(stream: &[u8]) -> (Vec<Value>, Value) {
 async fn scripted_reply_as_stream_and_json_has_same_content() {
     let fake = FakeClaude::builder().tokens_per_second(50.0).build();
     let reply = Reply::text("Größe: let me look at the weather there, please wait.")
-        .with_tool_use("weather", json!({"city": "Zürich", "days": [1, 2, 3]}))
+        .with_tool_use("weather", &json!({"city": "Zürich", "days": [1, 2, 3]}))
         .with_block(json!({"type": "web_search_tool_result", "tool_use_id": "a", "content": []}))
-        .with_tool_use("empty", json!({}));
+        .with_tool_use("empty", &json!({}));
     let mut contents = Vec::new();
     for stream in [false, true] {
         fake.reply(reply.clone());
