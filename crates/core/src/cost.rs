@@ -5,7 +5,7 @@ mod heuristic;
 
 use std::num::NonZeroU64;
 
-pub use estimate::{EstimateCost, PendingEstimate, UsageListener};
+pub use estimate::{EstimateCost, PendingEstimate, UsageListener, estimate_fn};
 pub use heuristic::HeuristicCost;
 
 use crate::{prefix::CacheReads, workload::Workload};

@@ -257,6 +257,21 @@ where
     }
 }
 
+/// Returns the closure, whose argument then needs no type annotation.
+///
+/// ```
+/// use tower_claude_core::event::observer_fn;
+///
+/// let observer = observer_fn(|event| println!("{event:?}"));
+/// # let _ = observer;
+/// ```
+pub const fn observer_fn<F>(observe: F) -> F
+where
+    F: Fn(&Event<'_>) + Send + Sync,
+{
+    observe
+}
+
 /// The destination of a layer's events besides `tracing`.
 ///
 /// Cheap to clone. There is none by default.

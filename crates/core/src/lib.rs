@@ -114,7 +114,7 @@ pub use buffer_request::check;
 pub use call::{Call, Deadline, Priority, Tenant};
 pub use class::{Class, Kind, Reach};
 pub use classify::{Classify, ClassifyResponse, ClaudeClassify, HttpClassify};
-pub use cost::{Cost, EstimateCost, HeuristicCost};
+pub use cost::{Cost, EstimateCost, HeuristicCost, estimate_fn};
 pub use deadline_layer::{DeadlineLayer, SetDeadline};
 pub use dimension::Dimension;
 pub use outcome::Outcome;

@@ -29,6 +29,7 @@ pub(crate) fn recommended<C: Clone>(classifier: C) -> Recommended<C> {
         Jitter::Upward,
     );
     tower_claude::recommended()
+        .with_deadline(Duration::from_secs(30))
         .with_limits(Limits::tier(Tier::Build))
         .with_retry(RetryLayer::new().with_backoff(backoff))
         .with_classifier(classifier)

@@ -35,6 +35,23 @@ where
     }
 }
 
+/// Returns the closure, whose argument then needs no type annotation.
+///
+/// ```
+/// use tower_claude_core::{Cost, estimate_fn};
+///
+/// let estimate = estimate_fn(|request| {
+///     Cost::new(request.headers().len() as u64, 100)
+/// });
+/// # let _ = estimate;
+/// ```
+pub const fn estimate_fn<F>(estimate: F) -> F
+where
+    F: Fn(&Request<RequestBody>) -> Cost,
+{
+    estimate
+}
+
 /// A listener that is notified of the actual usage of requests.
 ///
 /// The methods are called inside the layers, possibly in a destructor. They must be fast, and they
