@@ -40,33 +40,24 @@
 #![forbid(unsafe_code)]
 
 mod config;
-mod day;
 mod layer;
 mod limiter;
 mod limits;
 mod local;
-mod nanos;
-mod policy;
 pub mod pool;
 mod reservation;
-mod settlement;
-mod shares;
 mod snapshot;
 mod sync;
 
-pub use config::{LimiterConfig, OutputAccounting};
-pub use day::Day;
+pub use config::{LimiterConfig, OutputAccounting, Sharing, SlowStart};
 pub use layer::{
     HeaderBudgetKind, LimitAttempt, LimitKind, LimitLayer, LimitPolicy, TokenBucketKind,
 };
 pub use limiter::{AcquireRequest, Limiter};
-pub use limits::{Limits, PoolLimits};
+pub use limits::{Day, Limits, PoolLimits};
 pub use local::{LocalAcquire, LocalLimiter};
-pub use policy::{Sharing, SlowStart};
-pub use pool::{Pool, QueuePlace};
-pub use reservation::{Reservation, ReservationBackend};
-pub use settlement::Settlement;
-pub use shares::FairShares;
+pub use pool::{Pool, QueuePlace, queue::flow::FairShares};
+pub use reservation::{Reservation, ReservationBackend, Settlement};
 pub use snapshot::{ClassSnapshot, DimensionSnapshot, ScopeSnapshot};
 #[doc(no_inline)]
 pub use tower_claude_core::{Cost, Dimension, Rejection, Scope};

@@ -8,7 +8,7 @@ use tower_claude_core::{
     toolkit::{AsScope, LimiterId},
 };
 
-use crate::{pool::QueuePlace, reservation::Reservation, snapshot::ScopeSnapshot};
+use crate::{pool::request::QueuePlace, reservation::Reservation, snapshot::ScopeSnapshot};
 
 /// A request to a limiter for a [`Reservation`].
 #[derive(Clone, Debug)]

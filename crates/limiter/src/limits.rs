@@ -9,8 +9,6 @@ use std::{
 use tower_claude_core::{Endpoint, Scope};
 use tower_claude_wire::{ModelCatalog, Tier};
 
-use crate::day::Day;
-
 /// The limits of every scope of a limiter. A dimension without a limit is unlimited until response
 /// headers name its limit.
 ///
@@ -39,6 +37,21 @@ pub struct Limits {
     tier: Option<Tier>,
     groups: Vec<(Arc<str>, Limits)>,
     additional: Vec<Limits>,
+}
+
+/// The renewal of a limit per day.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Day {
+    /// A rolling day: no 24 hours contain more than the limit. Usage counts for 24 hours, rounded
+    /// up to the next quarter of an hour.
+    #[default]
+    Rolling,
+    /// The whole limit is available again at this time of each day.
+    ResetsAt {
+        /// Seconds after midnight UTC, modulo a day.
+        seconds_after_midnight_utc: u32,
+    },
 }
 
 /// The limits of one scope. Rates are per minute. `None` is unlimited.

@@ -1,14 +1,15 @@
-//! Reservations of admitted requests.
+//! Reservations of admitted requests, and their ends.
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tower_claude_core::{
-    Call, Scope,
+    Call, Class, Kind, Outcome, Scope,
     toolkit::{Ledger, LimitWarning, LimiterId, Observation, ReservationHandle},
 };
+use tower_claude_wire::Usage;
 
-use crate::{settlement::Settlement, sync};
+use crate::sync;
 
 /// A [`Ledger`] that also settles the reservations of its scope. Ids that are settled are ignored.
 pub trait ReservationBackend: Ledger {
@@ -153,5 +154,123 @@ impl fmt::Debug for Reservation {
             .field("sent", &self.sent)
             .field("waited", &self.waited())
             .finish_non_exhaustive()
+    }
+}
+
+/// The end of a reservation, which decides what is given back.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Settlement {
+    /// The request was not sent. Everything is given back.
+    NotSent,
+    /// The server answered 429 and counted nothing. Everything is given back.
+    Rejected,
+    /// The server answered that the request is invalid. The request counts, its tokens do not, and
+    /// nothing is learned from it.
+    Invalid,
+    /// The attempt failed after it was sent. The server has probably counted the request and its
+    /// input, so both stay. Output that was not produced is given back.
+    Failed {
+        /// The usage reported by then, empty if there was none.
+        usage: Usage,
+    },
+    /// The caller dropped the response. Settled like [`Failed`](Self::Failed).
+    Dropped {
+        /// The usage reported by then, empty if there was none.
+        usage: Usage,
+    },
+    /// The response is complete. The actual usage replaces the estimate where it is known. A count
+    /// of 2^26 tokens or more is ignored, because it is an underflow in the server's response.
+    Used {
+        /// The reported usage, empty if there was none.
+        usage: Usage,
+    },
+}
+
+impl Settlement {
+    /// Returns the settlement of a successful response that ended like this.
+    #[must_use]
+    pub fn of(outcome: &Outcome) -> Self {
+        let usage = outcome.usage().clone();
+        match outcome {
+            Outcome::Complete { .. } => Self::Used { usage },
+            Outcome::Failed { .. } => Self::Failed { usage },
+            // Any other outcome keeps what the server may have counted.
+            _ => Self::Dropped { usage },
+        }
+    }
+
+    /// Returns the settlement of an attempt that failed with this class.
+    #[must_use]
+    pub fn of_failure(class: &Class) -> Self {
+        if class.local {
+            return Self::NotSent;
+        }
+        match class.kind {
+            Kind::RateLimited | Kind::RampLimited | Kind::SpendLimit => Self::Rejected,
+            Kind::BadRequest
+            | Kind::Unauthorized
+            | Kind::Forbidden
+            | Kind::NotFound
+            | Kind::TooLarge => Self::Invalid,
+            _ => Self::Failed {
+                usage: Usage::default(),
+            },
+        }
+    }
+
+    /// Returns the settlement of a dropped attempt without reported usage.
+    #[must_use]
+    pub fn dropped() -> Self {
+        Self::Dropped {
+            usage: Usage::default(),
+        }
+    }
+}
+
+/// The reservation under which an attempt is sent.
+#[derive(Debug)]
+pub(crate) enum Admitted {
+    /// A reservation of this layer.
+    Own(Reservation),
+    /// The reservation of an outer layer with the same limiter, which also settles it.
+    Joined(ReservationHandle),
+}
+
+impl Admitted {
+    /// Returns the scope of the reservation, which is `kept` only if the reservation does not know
+    /// it.
+    pub(crate) fn scope<'a>(&'a self, kept: &'a Option<Box<Scope>>) -> &'a Scope {
+        let of_reservation = || match self {
+            Self::Own(reservation) => reservation.scope(),
+            Self::Joined(handle) => handle.scope(),
+        };
+        kept.as_deref()
+            .or_else(of_reservation)
+            .expect("kept if the reservation does not know it")
+    }
+
+    /// Returns true if the head of a success at `at` has nothing new for the limiter.
+    pub(crate) fn can_skip_head(&self, at: Instant) -> bool {
+        match self {
+            Self::Own(reservation) => reservation.can_skip_head(at),
+            Self::Joined(handle) => handle.can_skip_head(at),
+        }
+    }
+
+    /// Corrects the limits by the headers of a response.
+    pub(crate) fn observe(&self, observation: &Observation<'_>) -> Option<LimitWarning> {
+        match self {
+            Self::Own(reservation) => reservation.observe(observation),
+            Self::Joined(handle) => handle.observe(observation),
+        }
+    }
+
+    /// Pauses the scope, and returns the duration of the pause.
+    pub(crate) fn pause(&self, retry_after: Option<Duration>, now: Instant) -> Duration {
+        match self {
+            Self::Own(reservation) => reservation.pause(retry_after, now),
+            Self::Joined(handle) => handle.pause(retry_after, now),
+        }
     }
 }

@@ -1,7 +1,5 @@
 //! The limiter layers: one layer type for token bucket and header budget.
 
-mod admitted;
-mod label_headers;
 mod policy;
 mod reporter;
 mod settings;
@@ -19,9 +17,8 @@ use tower_layer::Layer;
 pub use policy::{LimitAttempt, LimitPolicy};
 
 use crate::{limiter::Limiter, limits::Limits, local::LocalLimiter};
-use label_headers::LabelHeaders;
 use reporter::Reporter;
-use settings::LimitSettings;
+use settings::{LabelHeaders, LimitSettings};
 
 /// The longest wait in the queue by default.
 const DEFAULT_MAX_WAIT: Duration = Duration::from_secs(60);

@@ -16,8 +16,11 @@ use tower_claude_core::{
 };
 use tower_claude_wire::StreamState;
 
-use super::{admitted::Admitted, reporter::Reporter, settings::LimitSettings};
-use crate::{limiter::Limiter, settlement::Settlement};
+use super::{reporter::Reporter, settings::LimitSettings};
+use crate::{
+    limiter::Limiter,
+    reservation::{Admitted, Settlement},
+};
 
 /// Bytes of `content_block_delta` data per output token, used while a stream has not reported its
 /// usage. An event of about 150 bytes carries a few tokens. Only a large overrun must show.

@@ -16,8 +16,7 @@ use tower_claude_core::{
 };
 use tower_claude_wire::{self as wire, RateLimits};
 
-use super::admitted::Admitted;
-use crate::pool::QueuePlace;
+use crate::{pool::request::QueuePlace, reservation::Admitted};
 
 /// The largest number of credentials whose 401 is remembered. Further credentials are not reported,
 /// so that memory stays bounded.

@@ -22,16 +22,21 @@ use crate::{
     config::LimiterConfig,
     limiter::AcquireRequest,
     limits::PoolLimits,
-    nanos::nanos,
-    pool::{Enqueued, Next, ObservedHead, Pool, PoolRequest, QueuePlace, ReservationId, WaiterId},
-    reservation::ReservationBackend,
-    settlement::Settlement,
+    pool::{
+        Pool,
+        bucket::nanos,
+        header_observer::ObservedHead,
+        in_flight::ReservationId,
+        queue::flow::WaiterId,
+        request::{Enqueued, Next, PoolRequest, QueuePlace},
+    },
+    reservation::{ReservationBackend, Settlement},
     snapshot::ScopeSnapshot,
     sync::{self, Mutex, MutexGuard},
 };
 
 /// The limiter of one scope.
-pub(super) struct ScopeLimiter {
+pub(crate) struct ScopeLimiter {
     limiter: LimiterId,
     scope: Scope,
     start: Instant,
@@ -64,7 +69,7 @@ fn wake_all(list: WakeList) {
 }
 
 /// The result of a poll by a waiting future.
-pub(super) enum PollOutcome {
+pub(crate) enum PollOutcome {
     Granted(ReservationId),
     /// The state cannot change before this time unless another call is made.
     Wait(u64),
@@ -74,7 +79,7 @@ pub(super) enum PollOutcome {
 }
 
 impl ScopeLimiter {
-    pub(super) fn new(
+    pub(crate) fn new(
         limiter: LimiterId,
         start: Instant,
         scope: Scope,
@@ -97,16 +102,16 @@ impl ScopeLimiter {
     }
 
     /// Returns the nanoseconds since the limiter's start, or 0 before it.
-    pub(super) fn nanos(&self, at: Instant) -> u64 {
+    pub(crate) fn nanos(&self, at: Instant) -> u64 {
         since(self.start, at)
     }
 
     /// Returns the instant of a pool time, or `None` if it overflows.
-    pub(super) fn instant(&self, nanos: u64) -> Option<Instant> {
+    pub(crate) fn instant(&self, nanos: u64) -> Option<Instant> {
         self.start.checked_add(Duration::from_nanos(nanos))
     }
 
-    pub(super) fn enqueue(&self, now: u64, ask: &AcquireRequest) -> Result<Enqueued, Rejection> {
+    pub(crate) fn enqueue(&self, now: u64, ask: &AcquireRequest) -> Result<Enqueued, Rejection> {
         let arrival = ask.first_arrival.map_or(now, |at| self.nanos(at).min(now));
         let request = PoolRequest::new(ask.cost, arrival)
             .with_deadline(ask.deadline.map(|at| self.nanos(at)))
@@ -135,7 +140,7 @@ impl ScopeLimiter {
     }
 
     /// Admits a request if no other waits and all levels suffice.
-    pub(super) fn grant(
+    pub(crate) fn grant(
         &self,
         now: Instant,
         cost: &Cost,
@@ -157,7 +162,7 @@ impl ScopeLimiter {
     }
 
     /// Returns the grant of `id`, or polls the queue and registers the waker.
-    pub(super) fn poll(
+    pub(crate) fn poll(
         &self,
         now: u64,
         id: WaiterId,
@@ -201,18 +206,18 @@ impl ScopeLimiter {
     }
 
     /// Replaces the cost of a request that waits. The caller polls next.
-    pub(super) fn revise(&self, id: WaiterId, cost: Cost) {
+    pub(crate) fn revise(&self, id: WaiterId, cost: Cost) {
         self.lock().pool.revise(id, cost);
     }
 
     /// Returns the position of a request in the queue.
-    pub(super) fn place(&self, id: WaiterId) -> Option<QueuePlace> {
+    pub(crate) fn place(&self, id: WaiterId) -> Option<QueuePlace> {
         let now = self.nanos(sync::now());
         self.lock().pool.place(now, id)
     }
 
     /// Removes a request from the queue, or gives back its grant.
-    pub(super) fn cancel(&self, now: u64, id: WaiterId) {
+    pub(crate) fn cancel(&self, now: u64, id: WaiterId) {
         let mut wakes = WakeList::new();
         let mut state = self.lock();
         // Dropped after the lock is released, since dropping a waker may run any code.
@@ -221,13 +226,13 @@ impl ScopeLimiter {
         wake_all(wakes);
     }
 
-    pub(super) fn snapshot(&self) -> ScopeSnapshot {
+    pub(crate) fn snapshot(&self) -> ScopeSnapshot {
         let now = self.nanos(sync::now());
         self.lock().pool.snapshot(now)
     }
 
     /// Returns the spent part of the limits and the time of last use, if the pool is idle.
-    pub(super) fn idle(&self) -> Option<(u64, u64)> {
+    pub(crate) fn idle(&self) -> Option<(u64, u64)> {
         let now = self.nanos(sync::now());
         let state = self.lock();
         let idle = state.pool.is_idle(now);

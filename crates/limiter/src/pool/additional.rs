@@ -1,16 +1,16 @@
-//! Limits beside the main one of a dimension: further rates, and limits per day.
+//! Limits beside the main one of a dimension: further rates, and limits per day in whole tokens.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    collections::VecDeque,
+    time::{Duration, SystemTime},
+};
 
 use tower_claude_core::Dimension;
 
 use crate::{
-    limits::PoolLimits,
-    nanos::nanos,
-    pool::{
-        bucket::{Bucket, tokens, units},
-        daily::DailyLimit,
-        dimension::{Charge, DIMENSIONS, INPUT, OUTPUT, REQUESTS, TOTAL},
+    limits::{Day, PoolLimits},
+    pool::bucket::{
+        Bucket, Charge, DIMENSIONS, INPUT, OUTPUT, REQUESTS, TOTAL, nanos, tokens, units,
     },
     snapshot::DimensionSnapshot,
 };
@@ -172,3 +172,228 @@ fn collect(limits: &PoolLimits, now: u64, main: bool, into: &mut Vec<AdditionalL
         collect(limits, now, false, into);
     }
 }
+
+const DAY: u64 = 86_400_000_000_000;
+
+/// The step in which a rolling day forgets usage.
+const QUARTER: u64 = DAY / 96;
+
+/// The shortest day. Clocks that step back and forth around the reset begin one new day only.
+const LEAST_DAY: u64 = DAY / 2;
+
+/// A limit per day.
+#[derive(Clone, Debug)]
+pub(crate) struct DailyLimit {
+    limit: u64,
+    used: i64,
+    renewal: Renewal,
+}
+
+#[derive(Clone, Debug)]
+enum Renewal {
+    /// The usage in each quarter of an hour of the last day, by its number, oldest first.
+    Rolling(VecDeque<(u64, i64)>),
+    Resets {
+        /// Nanoseconds after midnight UTC.
+        offset: u64,
+        /// Days since 1970 that begin at the offset, once the wall time is known.
+        number: Option<u64>,
+        /// The beginning of the current day.
+        began: Option<u64>,
+        next: u64,
+    },
+}
+
+impl DailyLimit {
+    pub(crate) fn new(limit: u64, day: Day, now: u64) -> Self {
+        let renewal = match day {
+            Day::Rolling => Renewal::Rolling(VecDeque::from([(now / QUARTER, 0)])),
+            Day::ResetsAt {
+                seconds_after_midnight_utc: seconds,
+            } => Renewal::Resets {
+                offset: u64::from(seconds) * 1_000_000_000 % DAY,
+                number: None,
+                began: None,
+                next: now.saturating_add(DAY),
+            },
+        };
+        Self {
+            limit,
+            used: 0,
+            renewal,
+        }
+    }
+
+    pub(crate) const fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    pub(crate) fn left(&self) -> i64 {
+        i64::try_from(self.limit)
+            .unwrap_or(i64::MAX)
+            .saturating_sub(self.used)
+    }
+
+    pub(crate) fn advance(&mut self, now: u64) {
+        match &mut self.renewal {
+            Renewal::Rolling(quarters) => {
+                let current = now / QUARTER;
+                while let Some((quarter, taken)) = quarters.front().copied()
+                    && gone_at(quarter) <= now
+                {
+                    quarters.pop_front();
+                    self.used -= taken;
+                }
+                if quarters.back().is_none_or(|(last, _)| *last < current) {
+                    quarters.push_back((current, 0));
+                }
+            }
+            Renewal::Resets {
+                number,
+                began,
+                next,
+                ..
+            } if now >= *next => {
+                let days = 1 + (now - *next) / DAY;
+                *number = number.map(|number| number.saturating_add(days));
+                *began = Some(next.saturating_add((days - 1).saturating_mul(DAY)));
+                *next = next.saturating_add(days.saturating_mul(DAY));
+                self.used = 0;
+            }
+            Renewal::Resets { .. } => {}
+        }
+    }
+
+    /// Records the wall time at `at`. The wall clock may be set, and two clocks may disagree about
+    /// the day, so the next reset is moved, and a new day begins unless one has just begun.
+    pub(crate) fn set_wall_time(&mut self, at: u64, wall: SystemTime) {
+        let Renewal::Resets {
+            offset,
+            number,
+            began,
+            next,
+        } = &mut self.renewal
+        else {
+            return;
+        };
+        let wall = wall
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .map_or(0, |since| u128::from(nanos(since)));
+        // A day early, so that nothing is negative.
+        let since = wall + u128::from(DAY - *offset);
+        let today = (since / u128::from(DAY)) as u64;
+        let into = (since % u128::from(DAY)) as u64;
+        let just_began = |at: u64| began.is_some_and(|began| at.saturating_sub(began) < LEAST_DAY);
+        *next = at.saturating_add(DAY - into);
+        if just_began(*next) {
+            *next = next.saturating_add(DAY);
+        }
+        if number.is_some_and(|number| today > number) && !just_began(at) {
+            self.used = 0;
+            *began = Some(at);
+        }
+        *number = Some(today);
+    }
+
+    pub(crate) fn take(&mut self, amount: u64) {
+        let amount = signed(amount);
+        self.used = self.used.saturating_add(amount);
+        if let Renewal::Rolling(quarters) = &mut self.renewal
+            && let Some((_, taken)) = quarters.back_mut()
+        {
+            *taken = taken.saturating_add(amount);
+        }
+    }
+
+    /// Corrects an amount that was taken at `sent_at`. A decrease of an amount that was taken
+    /// before the day began does not change the current day.
+    pub(crate) fn recharge(&mut self, sent_at: u64, old: u64, new: u64) {
+        if old == new {
+            return;
+        }
+        let change = signed(new) - signed(old);
+        match &mut self.renewal {
+            Renewal::Rolling(quarters) => {
+                let quarter = sent_at / QUARTER;
+                let Ok(at) = quarters.binary_search_by_key(&quarter, |(quarter, _)| *quarter)
+                else {
+                    return;
+                };
+                quarters[at].1 += change;
+            }
+            Renewal::Resets {
+                began: Some(began), ..
+            } if change < 0 && sent_at < *began => return,
+            Renewal::Resets { .. } => {}
+        }
+        self.used = self.used.saturating_add(change);
+    }
+
+    /// Returns the nanoseconds until this amount is left. An amount over the limit waits until
+    /// nothing is used.
+    pub(crate) fn wait(&self, now: u64, amount: u64) -> u64 {
+        let missing = signed(amount.min(self.limit)).saturating_sub(self.left());
+        if missing <= 0 {
+            return 0;
+        }
+        match &self.renewal {
+            Renewal::Rolling(quarters) => {
+                let mut freed = 0_i64;
+                let at = quarters.iter().find(|(_, taken)| {
+                    freed = freed.saturating_add(*taken);
+                    freed >= missing
+                });
+                let at = at.or(quarters.back());
+                at.map_or(0, |(quarter, _)| {
+                    gone_at(*quarter).saturating_sub(now).max(1)
+                })
+            }
+            Renewal::Resets { next, .. } => next.saturating_sub(now).max(1),
+        }
+    }
+
+    /// Returns the wait for an amount after `ahead` was taken, which may take whole days.
+    pub(crate) fn wait_behind(&self, now: u64, ahead: u64, amount: u64) -> u64 {
+        let all = ahead.saturating_add(amount.min(self.limit));
+        let days = all.saturating_sub(1) / self.limit.max(1);
+        let rest = all - days * self.limit;
+        self.wait(now, rest)
+            .saturating_add(days.saturating_mul(DAY))
+    }
+
+    /// Returns the nanoseconds until the whole limit is available without further use.
+    pub(crate) fn renews_in(&self, now: u64) -> u64 {
+        if self.used <= 0 {
+            return 0;
+        }
+        match &self.renewal {
+            Renewal::Rolling(quarters) => {
+                let last = quarters.iter().rev().find(|(_, taken)| *taken > 0);
+                last.map_or(0, |(quarter, _)| gone_at(*quarter).saturating_sub(now))
+            }
+            Renewal::Resets { next, .. } => next.saturating_sub(now),
+        }
+    }
+
+    /// Returns the used share as a part of a day, at most the time until it renews.
+    pub(crate) fn spent(&self, now: u64) -> u64 {
+        let used = u128::from(self.used.max(0).unsigned_abs());
+        let share = used * u128::from(DAY) / u128::from(self.limit.max(1));
+        u64::try_from(share)
+            .unwrap_or(u64::MAX)
+            .min(self.renews_in(now))
+    }
+}
+
+/// Returns the time at which all of this quarter is a day old.
+const fn gone_at(quarter: u64) -> u64 {
+    (quarter + 1).saturating_mul(QUARTER).saturating_add(DAY)
+}
+
+/// Returns the amount as a signed one. Only configured limits can be over the bound.
+fn signed(amount: u64) -> i64 {
+    i64::try_from(amount).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -7,15 +7,15 @@ use tower_claude_core::{Cost, RejectReason, Rejection};
 use crate::{
     pool::{
         Pool,
-        dimension::{Charge, INPUT, NO_CHARGE},
+        bucket::{Charge, INPUT, NO_CHARGE},
         in_flight::{InFlight, ReservationId, SendSnapshot},
-        pacing::share_pacer,
+        pacing,
         queue::{
             Waiter,
             fair::Backlog,
-            key::{FlowKey, FlowTag, PRIORITIES, WaiterId},
+            flow::{FlowKey, FlowTag, PRIORITIES, WaiterId},
         },
-        types::{Enqueued, Next, PoolRequest, QueuePlace},
+        request::{Enqueued, Next, PoolRequest, QueuePlace},
     },
     snapshot::ClassSnapshot,
 };
@@ -173,7 +173,7 @@ impl Pool {
 
     fn update_pacing(&mut self, now: u64) {
         let shared = self.external_use.is_shared(now);
-        let share = shared.then(|| share_pacer::shared_rate(&self.buckets, &self.margins(0)));
+        let share = shared.then(|| pacing::shared_rate(&self.buckets, &self.margins(0)));
         self.pacing.update(now, share);
     }
 
@@ -222,7 +222,7 @@ impl Pool {
         let seen = self.buckets.charge(now, &charge);
         let buckets = &self.buckets;
         self.pacing
-            .on_admitted(now, || share_pacer::work(buckets, &charge));
+            .on_admitted(now, || pacing::work(buckets, &charge));
         self.in_flight.insert(InFlight {
             cost: *cost,
             charge,
@@ -297,7 +297,7 @@ impl Pool {
             .wait_behind(now, pause, &ahead, charge, &margins);
         let paced = self
             .pacing
-            .wait_behind(|| share_pacer::work(&self.buckets, &ahead));
+            .wait_behind(|| pacing::work(&self.buckets, &ahead));
         let wait = buckets.max(paced.saturating_sub(pause));
         Duration::from_nanos(pause.saturating_add(wait))
     }

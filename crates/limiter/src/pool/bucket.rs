@@ -1,4 +1,30 @@
-//! A token bucket in exact integers.
+//! Token buckets in exact integers, and the amounts that they count by dimension.
+
+use std::time::Duration;
+
+use tower_claude_core::Dimension;
+
+/// The counted dimensions, in the order of their indices.
+pub(crate) const DIMENSIONS: [Dimension; 4] = [
+    Dimension::Requests,
+    Dimension::InputTokens,
+    Dimension::OutputTokens,
+    Dimension::TotalTokens,
+];
+
+pub(crate) const REQUESTS: usize = 0;
+pub(crate) const INPUT: usize = 1;
+pub(crate) const OUTPUT: usize = 2;
+pub(crate) const TOTAL: usize = 3;
+
+/// Amounts by dimension.
+pub(crate) type Charge = [u64; DIMENSIONS.len()];
+
+/// The charge of nothing.
+pub(crate) const NO_CHARGE: Charge = [0; DIMENSIONS.len()];
+
+/// Units held back by dimension, because the server's level is not known exactly.
+pub(crate) type Margins = [i128; DIMENSIONS.len()];
 
 /// Units of one token: the nanoseconds of a minute. A limit of `L` per minute then refills exactly
 /// `L` units each nanosecond, for every `L`.
@@ -122,4 +148,68 @@ pub(crate) fn units(tokens: u64) -> i128 {
 pub(crate) fn tokens(units: i128) -> i64 {
     let tokens = units.div_euclid(UNIT);
     i64::try_from(tokens).unwrap_or(if tokens < 0 { i64::MIN } else { i64::MAX })
+}
+
+/// Returns the duration in nanoseconds, at most `u64::MAX` (584 years).
+pub(crate) fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Returns the nearest whole number, halves away from zero, and 0 below zero.
+pub(crate) fn rounded(x: f64) -> u64 {
+    // A cast of a float truncates and saturates.
+    let whole = x as u64;
+    whole.saturating_add(u64::from(x - whole as f64 >= 0.5))
+}
+
+/// Returns the next whole number, and 0 below zero.
+pub(crate) fn rounded_up(x: f64) -> u64 {
+    let whole = x as u64;
+    whole.saturating_add(u64::from(x > whole as f64))
+}
+
+/// Returns the integer as a float. Most 128-bit integers fit 64 bits.
+pub(crate) fn float(x: i128) -> f64 {
+    match i64::try_from(x) {
+        Ok(x) => x as f64,
+        Err(_) => wide_float(x),
+    }
+}
+
+// Out of line, or the compiler calls the conversion unconditionally to save a jump.
+#[cold]
+#[inline(never)]
+fn wide_float(x: i128) -> f64 {
+    x as f64
+}
+
+/// Returns the whole part, saturating.
+pub(crate) fn whole(x: f64) -> i128 {
+    if x.abs() < (1_u64 << 63) as f64 {
+        return i128::from(x as i64);
+    }
+    x as i128
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conversions_equal_those_of_the_standard_library() {
+        let mut floats = vec![0.0, -0.0, 0.49999999999999994, f64::MIN_POSITIVE, f64::NAN];
+        for bits in 0..128 {
+            let power = 2_f64.powi(bits);
+            floats.extend([power, power.next_up(), power.next_down(), power + 0.5]);
+            floats.extend([power / 3.0, power + 1.5, 1.0 / power]);
+        }
+        floats.extend([f64::MAX, f64::INFINITY]);
+        for x in floats.into_iter().flat_map(|x| [x, -x]) {
+            assert_eq!(rounded(x), x.round() as u64, "{x:?}");
+            assert_eq!(rounded_up(x), x.ceil() as u64, "{x:?}");
+            assert_eq!(whole(x), x as i128, "{x:?}");
+            let wide = x as i128;
+            assert_eq!(float(wide), wide as f64, "{x:?}");
+        }
+    }
 }

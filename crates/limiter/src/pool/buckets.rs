@@ -7,11 +7,12 @@ use tower_claude_core::RejectReason;
 use crate::{
     config::{LimiterConfig, OutputAccounting},
     limits::PoolLimits,
-    nanos::nanos,
     pool::{
         additional::AdditionalLimit,
-        bucket::{Bucket, UNIT, refill, tokens, units},
-        dimension::{Charge, DIMENSIONS, INPUT, Margins, NO_CHARGE, OUTPUT, TOTAL},
+        bucket::{
+            Bucket, Charge, DIMENSIONS, INPUT, Margins, NO_CHARGE, OUTPUT, TOTAL, UNIT, nanos,
+            refill, tokens, units,
+        },
         in_flight::{InFlight, SendSnapshot},
     },
     snapshot::DimensionSnapshot,

@@ -2,13 +2,11 @@
 //! not explain.
 
 use crate::{
-    policy::Sharing,
+    config::Sharing,
     pool::{
-        bucket::{UNIT, units},
+        bucket::{DIMENSIONS, INPUT, OUTPUT, REQUESTS, TOTAL, UNIT, float, units},
         buckets::DimensionState,
-        dimension::{DIMENSIONS, INPUT, OUTPUT, REQUESTS, TOTAL},
-        float::float,
-        forecast::{Forecast, margin::SIGMAS},
+        forecast::{Forecast, SIGMAS},
         in_flight::SendSnapshot,
     },
 };

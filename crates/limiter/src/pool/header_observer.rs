@@ -5,26 +5,23 @@
 //! from both sides, and a level within the bounds is not changed. The exact time (admission or
 //! response) is not documented, so no computation relies on it.
 
+use std::time::SystemTime;
+
 use tower_claude_core::toolkit::LimitWarning;
 use tower_claude_wire::{Gauge, RateLimits};
 
 use crate::{
     config::LimiterConfig,
     limits::PoolLimits,
-    nanos::nanos,
     pool::{
-        bucket::{Bucket, UNIT, refill, units},
-        buckets::{Buckets, DimensionState},
-        dimension::{DIMENSIONS, INPUT, OUTPUT, REQUESTS, TOTAL},
-        external_use::{ExternalUse, LevelChange},
-        float::whole,
-        forecast::{
-            Forecast,
-            margin::{HALF_ROUNDING, SIGMAS, float_units},
+        bucket::{
+            Bucket, DIMENSIONS, INPUT, OUTPUT, REQUESTS, TOTAL, UNIT, nanos, refill, units, whole,
         },
+        buckets::{Buckets, DimensionState},
+        external_use::{ExternalUse, LevelChange},
+        forecast::{Forecast, HALF_ROUNDING, SIGMAS, float_units},
         in_flight::{InFlight, SendSnapshot},
         server_clock::ServerClock,
-        types::ObservedHead,
     },
 };
 
@@ -39,6 +36,47 @@ const HYSTERESIS: u8 = 10;
 
 /// The upper bound of levels and limits, so that hostile numbers cannot overflow.
 const MAX_LEVEL: u64 = 1 << 50;
+
+/// The head of a response, as far as it concerns limits.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct ObservedHead<'a> {
+    /// The rate-limit headers.
+    pub limits: &'a RateLimits,
+    /// The server's clock (`Date`).
+    pub server_time: Option<SystemTime>,
+    /// The response is a 429 for rate, so the server charged nothing.
+    pub rejected: bool,
+    /// The used share of a limit, in percent, from which on a warning is returned.
+    pub warn_percent: u8,
+}
+
+impl<'a> ObservedHead<'a> {
+    /// Returns the head of a response that was not rejected, with a warning threshold of 80 %.
+    #[must_use]
+    pub const fn new(limits: &'a RateLimits, server_time: Option<SystemTime>) -> Self {
+        Self {
+            limits,
+            server_time,
+            rejected: false,
+            warn_percent: 80,
+        }
+    }
+
+    /// Returns the head, of a 429 for rate or not.
+    #[must_use]
+    pub const fn with_rejected(mut self, rejected: bool) -> Self {
+        self.rejected = rejected;
+        self
+    }
+
+    /// Returns the head with another warning threshold.
+    #[must_use]
+    pub const fn with_warn_percent(mut self, percent: u8) -> Self {
+        self.warn_percent = percent;
+        self
+    }
+}
 
 /// The limits of one response that apply to a pool, by dimension.
 type Gauges<'a> = [Option<&'a Gauge>; DIMENSIONS.len()];

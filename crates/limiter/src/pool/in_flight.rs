@@ -3,9 +3,8 @@
 use tower_claude_core::Cost;
 
 use crate::pool::{
-    dimension::{Charge, DIMENSIONS},
-    forecast::output::OutputSlot,
-    queue::key::FlowTag,
+    bucket::{Charge, DIMENSIONS},
+    queue::flow::FlowTag,
 };
 
 /// From this many requests on, the initial limit ends.
@@ -37,6 +36,10 @@ impl ReservationId {
         self.0 as u32 as usize
     }
 }
+
+/// The slot of the output statistics that counts a request in flight. `None` is the shared slot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct OutputSlot(pub(crate) Option<u8>);
 
 /// A request in flight, with its charge and the state at its sending.
 #[derive(Clone, Debug)]

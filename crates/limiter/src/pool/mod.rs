@@ -30,44 +30,42 @@
 
 mod additional;
 pub(crate) mod admission;
-mod bucket;
+pub(crate) mod bucket;
 mod buckets;
-mod daily;
-mod dimension;
 mod external_use;
-mod float;
 mod forecast;
-mod header_observer;
-mod in_flight;
+pub(crate) mod header_observer;
+pub(crate) mod in_flight;
 mod pacing;
 pub(crate) mod queue;
+pub(crate) mod request;
 mod server_clock;
-pub(crate) mod types;
+mod statistics;
 
 use std::time::{Duration, SystemTime};
 
 use tower_claude_core::{Dimension, Scope, toolkit::LimitWarning};
 use tower_claude_wire::{RateLimits, Usage};
 
+pub use header_observer::ObservedHead;
 pub use in_flight::ReservationId;
-pub use queue::key::{TenantKey, WaiterId};
-pub use types::{Enqueued, Next, ObservedHead, PoolRequest, QueuePlace};
+pub use queue::flow::{TenantKey, WaiterId};
+pub use request::{Enqueued, Next, PoolRequest, QueuePlace};
 
 use crate::{
     config::LimiterConfig,
     limits::PoolLimits,
     pool::{
-        bucket::MAX_CHARGE,
+        bucket::{Charge, INPUT, MAX_CHARGE, Margins, OUTPUT, TOTAL},
         buckets::{Buckets, Counted},
-        dimension::{Charge, INPUT, Margins, OUTPUT, TOTAL},
         external_use::ExternalUse,
-        forecast::{Forecast, margin::margins, plausible},
+        forecast::{Forecast, margins, plausible},
         header_observer::HeaderObserver,
         in_flight::InFlightTable,
         pacing::Pacing,
-        queue::{Queue, key::FlowTag},
+        queue::{Queue, flow::FlowTag},
     },
-    settlement::Settlement,
+    reservation::Settlement,
     snapshot::{DimensionSnapshot, ScopeSnapshot},
 };
 

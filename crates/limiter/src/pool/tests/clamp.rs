@@ -15,8 +15,7 @@ use crate::{
     Limits, Pool, Settlement,
     pool::{
         Enqueued, ObservedHead, PoolRequest, ReservationId,
-        bucket::{UNIT, units},
-        dimension::{INPUT, OUTPUT},
+        bucket::{INPUT, OUTPUT, UNIT, units},
     },
 };
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tower_claude_core::{Cost, Priority, Tenant};
 
 use super::*;
-use crate::pool::queue::{Queue, Waiter, key::TenantKey};
+use crate::pool::queue::{Queue, Waiter};
 
 fn key(priority: Priority, name: usize) -> FlowKey {
     FlowKey::of(

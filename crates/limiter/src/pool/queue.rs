@@ -1,22 +1,18 @@
 //! The queue of a pool.
 
-pub(crate) mod class;
 pub(crate) mod fair;
-pub(crate) mod key;
+pub(crate) mod flow;
 
 use std::collections::BTreeMap;
 
 use tower_claude_core::Cost;
 
-use crate::{
-    pool::{
-        dimension::{Charge, DIMENSIONS},
-        queue::{
-            fair::{Backlog, FairQueue},
-            key::{FlowKey, FlowTag, Position, WaiterId},
-        },
+use crate::pool::{
+    bucket::{Charge, DIMENSIONS},
+    queue::{
+        fair::{Backlog, FairQueue},
+        flow::{FairShares, FlowKey, FlowTag, Position, WaiterId},
     },
-    shares::FairShares,
 };
 
 /// A request in the queue.

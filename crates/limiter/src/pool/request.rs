@@ -1,13 +1,12 @@
-//! The parameters and results of pool operations.
+//! A request for admission by a pool, and its answers.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tower_claude_core::{Cost, Priority, Tenant};
-use tower_claude_wire::RateLimits;
 
 use crate::pool::{
     in_flight::ReservationId,
-    queue::key::{TenantKey, WaiterId},
+    queue::flow::{TenantKey, WaiterId},
 };
 
 /// A request for admission by a pool. Times are nanoseconds since the start of the pool's clock.
@@ -101,45 +100,4 @@ pub enum Next {
     OnChange,
     /// No request is queued.
     Idle,
-}
-
-/// The head of a response, as far as it concerns limits.
-#[derive(Clone, Copy, Debug)]
-#[non_exhaustive]
-pub struct ObservedHead<'a> {
-    /// The rate-limit headers.
-    pub limits: &'a RateLimits,
-    /// The server's clock (`Date`).
-    pub server_time: Option<SystemTime>,
-    /// The response is a 429 for rate, so the server charged nothing.
-    pub rejected: bool,
-    /// The used share of a limit, in percent, from which on a warning is returned.
-    pub warn_percent: u8,
-}
-
-impl<'a> ObservedHead<'a> {
-    /// Returns the head of a response that was not rejected, with a warning threshold of 80 %.
-    #[must_use]
-    pub const fn new(limits: &'a RateLimits, server_time: Option<SystemTime>) -> Self {
-        Self {
-            limits,
-            server_time,
-            rejected: false,
-            warn_percent: 80,
-        }
-    }
-
-    /// Returns the head, of a 429 for rate or not.
-    #[must_use]
-    pub const fn with_rejected(mut self, rejected: bool) -> Self {
-        self.rejected = rejected;
-        self
-    }
-
-    /// Returns the head with another warning threshold.
-    #[must_use]
-    pub const fn with_warn_percent(mut self, percent: u8) -> Self {
-        self.warn_percent = percent;
-        self
-    }
 }

@@ -1,0 +1,373 @@
+//! The forecast of what requests use, learned from responses, and the safety margins for its error.
+
+use tower_claude_core::{Cost, Workload};
+use tower_claude_wire::Usage;
+
+use crate::{
+    config::{LimiterConfig, OutputAccounting},
+    pool::{
+        bucket::{
+            Charge, DIMENSIONS, INPUT, MAX_CHARGE, Margins, NO_CHARGE, OUTPUT, REQUESTS, TOTAL,
+            UNIT, rounded, rounded_up, units,
+        },
+        buckets::Buckets,
+        in_flight::{InFlight, OutputSlot},
+        statistics::{LruTable, Mean, Ratio, RelativeError},
+    },
+};
+
+/// The bound of plausible token counts. A higher count is an underflow in the server's response,
+/// and charging it would block the scope for hours.
+const MAX_PLAUSIBLE: u64 = 1 << 26;
+
+/// Returns a reported token count if it is plausible.
+pub(crate) fn plausible(tokens: Option<u64>) -> Option<u64> {
+    tokens.filter(|tokens| *tokens < MAX_PLAUSIBLE)
+}
+
+/// The estimators of input and output.
+#[derive(Debug)]
+pub(crate) struct Forecast {
+    pub(crate) input: InputEstimator,
+    pub(crate) output: OutputEstimator,
+    calibrate_input: bool,
+    learn_output: bool,
+    accounting: OutputAccounting,
+}
+
+impl Forecast {
+    pub(crate) fn new(config: &LimiterConfig) -> Self {
+        Self {
+            input: InputEstimator::default(),
+            output: OutputEstimator::default(),
+            calibrate_input: config.calibrate_input,
+            learn_output: config.learn_output,
+            accounting: config.output_accounting,
+        }
+    }
+
+    /// Returns the charge of a request, by the current estimates.
+    pub(crate) fn charge(&self, cost: &Cost) -> Charge {
+        let input = if self.calibrate_input && !cost.counted {
+            rounded(cost.input_tokens as f64 * self.input.ratio_of(cost.workload))
+        } else {
+            cost.input_tokens
+        };
+        let max = cost.max_output_tokens.unwrap_or(u64::MAX);
+        let mean = self.output.mean_of(OutputKey::of(cost));
+        let expected = match (self.accounting, mean) {
+            (OutputAccounting::MaxTokensReserved, _) if max < u64::MAX => max,
+            (OutputAccounting::AsProduced, Some(mean)) if self.learn_output => rounded(mean),
+            _ => cost.output_tokens,
+        };
+        let input = input.min(MAX_CHARGE);
+        let output = expected.min(max).min(MAX_CHARGE);
+        let mut charge = NO_CHARGE;
+        charge[REQUESTS] = cost.requests.min(MAX_CHARGE);
+        charge[INPUT] = input;
+        charge[OUTPUT] = output;
+        charge[TOTAL] = input + output;
+        charge
+    }
+
+    /// Records that a request is in flight. Returns the slot of its output statistics.
+    pub(crate) fn on_sent(&mut self, cost: &Cost, charge: &Charge) -> OutputSlot {
+        self.input.add_uncounted(charge[INPUT]);
+        self.output.on_sent(OutputKey::of(cost))
+    }
+
+    /// Records that the server's input count of a request is known.
+    pub(crate) fn on_input_counted(&mut self, request: &mut InFlight) {
+        let counted = std::mem::take(&mut request.uncounted_input);
+        self.input.remove_uncounted(counted);
+    }
+
+    /// Records that a request is no longer in flight.
+    pub(crate) fn on_ended(&mut self, request: &mut InFlight) {
+        self.on_input_counted(request);
+        self.output.on_ended(request.output_slot);
+    }
+
+    /// Learns from the usage of a successful request.
+    pub(crate) fn learn(&mut self, request: &InFlight, usage: &Usage) {
+        if let Some(output) = plausible(usage.limited_output()).filter(|_| self.learn_output) {
+            self.output.learn(request.output_slot, output);
+        }
+        if let Some(input) = plausible(usage.limited_input()).filter(|_| self.calibrate_input) {
+            let cost = &request.cost;
+            let read = usage.cache_read_input_tokens.unwrap_or(0);
+            let cached = cost.cached_tokens.unwrap_or(read);
+            if cost.counted {
+                self.input.learn_outlier(cost.input_tokens, input);
+            } else if is_about(cached, read) {
+                self.input.learn(cost.workload, cost.input_tokens, input);
+            } else if read < cached {
+                // A missing cache read shows nothing about the text, so only the error is learned.
+                // An unexpected read is no error that a margin must cover.
+                let expected = cost.input_tokens as f64 * self.input.ratio_of(cost.workload);
+                self.input.learn_outlier(rounded(expected), input);
+            }
+        }
+    }
+}
+
+/// Returns true if an expected cache read occurred, up to the error of its own token estimate.
+const fn is_about(expected: u64, actual: u64) -> bool {
+    let larger = if expected > actual { expected } else { actual };
+    expected.abs_diff(actual) <= larger / 8
+}
+
+/// Below this many responses the error is taken to be at least [`PRIOR_ERROR`].
+const FEW: u32 = 32;
+const PRIOR_ERROR: f64 = 0.1;
+
+/// Running ratios of actual to estimated input tokens, and the relative error that remains.
+#[derive(Debug, Default)]
+pub(crate) struct InputEstimator {
+    all: Ratio,
+    workloads: LruTable<Ratio>,
+    error: RelativeError,
+    /// Input in flight that the server's count of is not known yet.
+    uncounted: u64,
+}
+
+impl InputEstimator {
+    /// Returns the ratio of the whole scope.
+    pub(crate) fn ratio(&self) -> f64 {
+        self.all.ratio()
+    }
+
+    /// Returns the ratio of one workload.
+    pub(crate) fn ratio_of(&self, workload: Workload) -> f64 {
+        match self.workloads.get(workload.to_bits()) {
+            Some(ratio) => ratio.ratio_within(&self.all),
+            None => self.all.ratio(),
+        }
+    }
+
+    pub(crate) const fn uncounted(&self) -> u64 {
+        self.uncounted
+    }
+
+    pub(crate) const fn add_uncounted(&mut self, tokens: u64) {
+        self.uncounted += tokens;
+    }
+
+    pub(crate) const fn remove_uncounted(&mut self, tokens: u64) {
+        self.uncounted -= tokens;
+    }
+
+    pub(crate) const fn has_few_samples(&self) -> bool {
+        self.error.samples() < FEW
+    }
+
+    /// Returns the standard error of one corrected estimate, relative to its size.
+    pub(crate) fn error(&self) -> f64 {
+        match self.error.error() {
+            Some(error) if self.has_few_samples() => error.max(PRIOR_ERROR),
+            Some(error) => error,
+            None if self.error.samples() == 0 => 0.0,
+            None => PRIOR_ERROR,
+        }
+    }
+
+    pub(crate) fn learn(&mut self, workload: Workload, estimate: u64, actual: u64) {
+        if estimate == 0 {
+            return;
+        }
+        let (estimate, actual) = (estimate as f64, actual as f64);
+        self.all.learn(estimate, actual);
+        let slot = self.workloads.claim(workload.to_bits(), |_| true);
+        if let Some(own) = slot.and_then(|slot| self.workloads.at(slot)) {
+            own.learn(estimate, actual);
+        }
+        self.error.learn(estimate * self.ratio_of(workload), actual);
+    }
+
+    /// Learns only the error of an estimate that no ratio corrects, or that was wrong altogether.
+    /// It counts as at most twice its size, so that it does not hide all other errors.
+    pub(crate) fn learn_outlier(&mut self, expected: u64, actual: u64) {
+        if expected > 0 {
+            let actual = actual.min(expected.saturating_mul(2));
+            self.error.learn(expected as f64, actual as f64);
+        }
+    }
+}
+
+/// The upper bound of one response's variance, so that no sum overflows.
+const MAX_VARIANCE: f64 = (1_u64 << 40) as f64;
+
+/// The key of requests with a mean of their own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct OutputKey(u64);
+
+impl OutputKey {
+    /// Returns the key of the workload and of `max_tokens` by powers of four, since callers choose
+    /// among few values.
+    pub(crate) const fn of(cost: &Cost) -> Self {
+        let band = match cost.max_output_tokens {
+            None => 0,
+            Some(0) => 1,
+            Some(max) => 2 + max.ilog2() as u64 / 2,
+        };
+        Self(cost.workload.to_bits() << 6 | band)
+    }
+}
+
+/// The mean of one key, and its requests in flight.
+#[derive(Debug, Default)]
+struct OutputStats {
+    mean: Mean,
+    in_flight: u64,
+    /// The variance of one request, in whole square tokens, so that the sum stays exact.
+    variance: u64,
+}
+
+impl OutputStats {
+    fn update_variance(&mut self, all: &Mean) {
+        let variance = self.mean.variance_within(all);
+        self.variance = rounded_up(variance.min(MAX_VARIANCE));
+    }
+}
+
+/// Means by key, and the variance of all requests in flight.
+#[derive(Debug, Default)]
+pub(crate) struct OutputEstimator {
+    all: Mean,
+    keys: LruTable<OutputStats>,
+    /// Requests in flight that found no slot of their own.
+    others: OutputStats,
+    /// The sum of the variances of the requests in flight, in square tokens.
+    variance: u64,
+}
+
+impl OutputEstimator {
+    /// Returns the mean of the whole scope.
+    pub(crate) fn mean(&self) -> Option<f64> {
+        self.all.mean()
+    }
+
+    /// Returns the mean of one key.
+    pub(crate) fn mean_of(&self, key: OutputKey) -> Option<f64> {
+        match self.keys.get(key.0) {
+            Some(stats) => stats.mean.mean_within(&self.all),
+            None => self.all.mean(),
+        }
+    }
+
+    /// Returns the variance of the sum that the requests in flight will use.
+    pub(crate) const fn variance(&self) -> f64 {
+        self.variance as f64
+    }
+
+    /// Records that a request is in flight.
+    pub(crate) fn on_sent(&mut self, key: OutputKey) -> OutputSlot {
+        let slot = self.keys.claim(key.0, |stats| stats.in_flight == 0);
+        let slot = OutputSlot(slot.and_then(|slot| u8::try_from(slot).ok()));
+        self.count(slot, |in_flight| in_flight + 1);
+        slot
+    }
+
+    /// Records that a request is no longer in flight.
+    pub(crate) fn on_ended(&mut self, slot: OutputSlot) {
+        self.count(slot, |in_flight| in_flight.saturating_sub(1));
+    }
+
+    /// Learns from the output of a response.
+    pub(crate) fn learn(&mut self, slot: OutputSlot, tokens: u64) {
+        self.all.learn(tokens);
+        self.change(slot, |stats, all| {
+            stats.mean.learn(tokens);
+            stats.update_variance(all);
+        });
+    }
+
+    fn count(&mut self, slot: OutputSlot, change: impl FnOnce(u64) -> u64) {
+        self.change(slot, |stats, all| {
+            stats.in_flight = change(stats.in_flight);
+            // A key with few samples is blended with the scope's mean, which has learned since.
+            if !stats.mean.has_enough_samples() {
+                stats.update_variance(all);
+            }
+        });
+    }
+
+    /// Changes the statistics of a slot and keeps the sum of variances up to date.
+    fn change(&mut self, slot: OutputSlot, change: impl FnOnce(&mut OutputStats, &Mean)) {
+        let own = slot.0.and_then(|slot| self.keys.at(slot.into()));
+        let stats = own.unwrap_or(&mut self.others);
+        self.variance -= stats.in_flight * stats.variance;
+        change(stats, &self.all);
+        self.variance += stats.in_flight * stats.variance;
+    }
+}
+
+/// Half of the 1,000 tokens that counts in headers are rounded to.
+pub(crate) const HALF_ROUNDING: u64 = 500;
+
+/// The number of standard errors in a margin.
+pub(crate) const SIGMAS: f64 = 3.0;
+
+/// Returns the safety margins, in units, for a request of this input. A configured limit that no
+/// header has shown has none, so it is used to the last token.
+pub(crate) fn margins(buckets: &Buckets, forecast: &Forecast, input: u64) -> Margins {
+    let input = input_error(forecast, input);
+    let output = output_error(forecast);
+    let mut margins = [0; DIMENSIONS.len()];
+    for (index, margin) in margins.iter_mut().enumerate() {
+        let dimension = &buckets.dimensions[index];
+        let capacity = match &dimension.bucket {
+            Some(bucket) => bucket.capacity(),
+            // Additional limits bound the margin by their own capacity.
+            None if buckets.has_additional() => i128::MAX,
+            None => continue,
+        };
+        let observed = dimension.observed;
+        let rounding = if observed { units(HALF_ROUNDING) } else { 0 };
+        let (wanted, tenths) = match index {
+            REQUESTS if observed => (UNIT * 3 / 2, 1),
+            // One ratio applies to a whole first burst, so its error does not average out.
+            INPUT if forecast.input.has_few_samples() => (rounding + input, 2),
+            INPUT => (rounding + input, 1),
+            OUTPUT => (rounding + output, 3),
+            TOTAL => (rounding + input + output, 3),
+            _ => continue,
+        };
+        *margin = at_most_tenths(wanted, capacity, tenths);
+    }
+    margins
+}
+
+/// Returns the error of the input that the server has not counted yet, with that of the next
+/// request.
+fn input_error(forecast: &Forecast, input: u64) -> i128 {
+    let error = forecast.input.error();
+    if error <= 0.0 {
+        return 0;
+    }
+    let tokens = forecast.input.uncounted().saturating_add(input);
+    float_units(SIGMAS * error * tokens as f64)
+}
+
+/// Returns the error of the output in flight. It grows with the root of the number of responses.
+fn output_error(forecast: &Forecast) -> i128 {
+    let variance = forecast.output.variance();
+    if variance <= 0.0 {
+        return 0;
+    }
+    float_units(SIGMAS * variance.sqrt())
+}
+
+/// Returns at most this many tenths of a capacity. Up to a sixteenth needs no division.
+fn at_most_tenths(wanted: i128, capacity: i128, tenths: i128) -> i128 {
+    if wanted <= capacity >> 4 {
+        return wanted;
+    }
+    wanted.min(capacity / 10 * tenths)
+}
+
+/// Returns whole tokens, rounded up, in units.
+pub(crate) fn float_units(tokens: f64) -> i128 {
+    // The callers cap higher values.
+    units(rounded_up(tokens.min(1e12)))
+}
