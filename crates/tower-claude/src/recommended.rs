@@ -207,7 +207,10 @@ impl<C> Recommended<C> {
     }
 }
 
-impl<S: Clone, C: Clone> Layer<S> for Recommended<C> {
+impl<S: Clone, C: Clone> Layer<S> for Recommended<C>
+where
+    CacheLayer: Layer<Inner<S, C>>,
+{
     type Service = <CacheLayer as Layer<Inner<S, C>>>::Service;
 
     fn layer(&self, inner: S) -> Self::Service {
