@@ -60,7 +60,7 @@ impl CacheBody {
             Self::Shared(subscriber, promised) => Repr::Shared {
                 reader: Box::new(Reader {
                     subscriber: Some(subscriber),
-                    index: 0,
+                    position: 0,
                     promised,
                     read: 0,
                 }),
@@ -86,7 +86,7 @@ impl<R> Body<R> {
 struct Reader {
     /// `None` after the end.
     subscriber: Option<Subscriber>,
-    index: usize,
+    position: u64,
     /// The size that the reader's own head promised. With an exact size, no error event can be
     /// appended.
     promised: Option<SizeHint>,
@@ -122,7 +122,7 @@ where
             Repr::Shared { reader } => reader
                 .subscriber
                 .as_ref()
-                .is_none_or(|subscriber| subscriber.is_at_end(reader.index)),
+                .is_none_or(|subscriber| subscriber.is_at_end(reader.position)),
             Repr::Stored { entry, index } => *index >= entry.parts().frames.len(),
         }
     }
@@ -147,7 +147,7 @@ impl Reader {
         let Some(subscriber) = &self.subscriber else {
             return Poll::Ready(None);
         };
-        let next = ready!(subscriber.poll_next(&mut self.index, cx));
+        let next = ready!(subscriber.poll_next(&mut self.position, cx));
         if let NextFrame::Frame(frame) = next {
             self.read += frame.data_ref().map_or(0, |data| data.len() as u64);
             return Poll::Ready(Some(Ok(frame)));

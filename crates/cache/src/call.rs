@@ -10,22 +10,26 @@ use std::{
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Request, Response, StatusCode,
-    header::{CONTENT_LENGTH, CONTENT_TYPE},
+    header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE},
 };
 use tokio::time::Instant;
 use tower_claude_core::{
-    Call, Class, Deadline, Endpoint, Kind, REJECTED_BY, RejectReason, Rejection, RequestBody,
-    Tenant,
+    Call, Class, Deadline, Endpoint, Kind, Priority, REJECTED_BY, RejectReason, Rejection,
+    RequestBody, Tenant,
     event::{CacheDecision, Event, emit},
 };
 use tower_claude_wire::ApiError;
+use tower_service::Service;
 
 use crate::{
     answer::head::{CACHE, is_temporary, jittered},
     answer::rules::Rules,
     body::CacheBody,
-    coalesce::shared_fetch::Subscriber,
-    coalesce::state::{FetchParams, SharedResponse},
+    coalesce::{
+        leader_call::CallTable,
+        shared_fetch::{FetchLimits, Subscriber},
+        state::{FetchParams, SharedResponse},
+    },
     config::{Config, LAYER},
     request::{
         key::{Key, UnkeyedFields},
@@ -69,7 +73,10 @@ pub(crate) struct CacheableCall<T> {
     pub(crate) config: Arc<Config<T>>,
     /// Set until it is sent.
     pub(crate) request: Option<Request<RequestBody>>,
-    unkeyed: UnkeyedFields,
+    /// Set by the plan.
+    key: Option<Key>,
+    pub(crate) unkeyed: UnkeyedFields,
+    priority: Priority,
     ttl: Duration,
     started: Instant,
     pub(crate) deadline: Option<Instant>,
@@ -83,7 +90,9 @@ impl<T: Store> CacheableCall<T> {
         Self {
             config,
             request: Some(request),
+            key: None,
             unkeyed: UnkeyedFields::default(),
+            priority: Priority::default(),
             ttl,
             started: Instant::now(),
             deadline: None,
@@ -97,18 +106,20 @@ impl<T: Store> CacheableCall<T> {
             return Plan::Pass;
         };
         let plan = self.config.settings.policy.plan(request);
-        if let Plan::Lookup { unkeyed, ttl, .. } = plan {
+        if let Plan::Lookup { key, unkeyed, ttl } = plan {
             if request.extensions().get() == Some(&self.fills()) {
                 return Plan::Pass;
             }
+            self.key = Some(key);
             self.unkeyed = unkeyed;
             self.ttl = ttl.unwrap_or(self.ttl);
-            self.deadline = match Call::of(request) {
-                Some(context) => context.deadline(),
-                None => request
-                    .extensions()
-                    .get::<Deadline>()
-                    .map(|deadline| deadline.0),
+            let extensions = request.extensions();
+            (self.deadline, self.priority) = match Call::of(request) {
+                Some(call) => (call.deadline(), call.priority()),
+                None => (
+                    extensions.get::<Deadline>().map(|deadline| deadline.0),
+                    extensions.get().copied().unwrap_or_default(),
+                ),
             };
         }
         plan
@@ -129,6 +140,28 @@ impl<T: Store> CacheableCall<T> {
         None
     }
 
+    /// Returns the fresh entry of the store, if the store has it at once.
+    pub(crate) fn stored(&mut self) -> Option<Entry> {
+        let key = self.key?;
+        let mut get = self.config.store.get(&key);
+        let mut cx = Context::from_waker(Waker::noop());
+        match Pin::new(&mut get).poll(&mut cx) {
+            Poll::Ready(entry) => self.usable(&key, entry),
+            Poll::Pending => None,
+        }
+    }
+
+    /// Joins a shared fetch. `None` if too many callers share it already.
+    pub(crate) fn join(&self) -> Option<Subscriber> {
+        let settings = &self.config.settings;
+        let limits = FetchLimits {
+            waiters: settings.max_waiters,
+            bytes: settings.entry_limit,
+            idle: settings.idle_timeout,
+        };
+        Subscriber::join(self.config.clone(), self.key?, limits, self.priority)
+    }
+
     /// Returns the request of the leader's call, and the parameters of the fetch.
     pub(crate) fn launch(&mut self) -> Option<(Request<RequestBody>, FetchParams)> {
         let mut request = self.request.take()?;
@@ -147,6 +180,7 @@ impl<T: Store> CacheableCall<T> {
             fresh_for: jittered(self.ttl, fastrand::f64()),
             stale_for: settings.stale_for,
         };
+        Call::get_or_attach(&mut request, self.started);
         let fills = self.fills();
         request.extensions_mut().insert(fills);
         Some((request, params))
@@ -166,10 +200,15 @@ impl<T: Store> CacheableCall<T> {
     }
 
     /// Returns true if the shared response is an error that this call might not get, because its
-    /// request differs in an unkeyed field.
+    /// request differs in an unkeyed field or header.
     pub(crate) fn may_do_better(&self, than: &SharedResponse) -> bool {
         if than.head.status == StatusCode::OK || than.unkeyed == self.unkeyed {
             return false;
+        }
+        if than.unkeyed.accept_encoding != self.unkeyed.accept_encoding
+            && than.head.headers.contains_key(CONTENT_ENCODING)
+        {
+            return true;
         }
         // Another service tier has another capacity. The metadata does not matter to an overloaded
         // server.
@@ -191,7 +230,9 @@ impl<T: Store> CacheableCall<T> {
         status.label(&mut parts.headers);
         let body = match response.whole {
             Some(whole) => {
-                let length = HeaderValue::from(whole.len());
+                // Not the length of what was received, so that a cut is noticed.
+                let length = (response.head.length).unwrap_or(whole.len() as u64);
+                let length = HeaderValue::from(length);
                 parts.headers.insert(CONTENT_LENGTH, length);
                 CacheBody::Full(whole)
             }
@@ -242,8 +283,13 @@ fn stored(entry: Entry, now: Instant, status: CacheStatus) -> Response<CacheBody
 }
 
 /// A cacheable call until the source of its response is known.
-pub(crate) struct Lookup<S, D, T: Store> {
+pub(crate) struct Lookup<S, D, T>
+where
+    S: Service<Request<RequestBody>>,
+    T: Store,
+{
     pub(crate) service: S,
+    pub(crate) calls: Arc<CallTable<S>>,
     pub(crate) call: CacheableCall<T>,
     pub(crate) detach: D,
     /// Set by the first poll.
@@ -260,15 +306,21 @@ pub(crate) enum Found {
     Inner { bypassed: bool },
 }
 
-impl<S, D, T: Store> Lookup<S, D, T> {
+impl<S, D, T> Lookup<S, D, T>
+where
+    S: Service<Request<RequestBody>>,
+    T: Store,
+{
     pub(crate) fn new(
         service: S,
+        calls: Arc<CallTable<S>>,
         config: Arc<Config<T>>,
         request: Request<RequestBody>,
         detach: D,
     ) -> Self {
         Self {
             service,
+            calls,
             call: CacheableCall::new(config, request),
             detach,
             get: None,
@@ -290,31 +342,15 @@ impl<S, D, T: Store> Lookup<S, D, T> {
         let (key, entry) = (*key, ready!(Pin::new(get).poll(cx)));
         Poll::Ready(match self.call.usable(&key, entry) {
             Some(entry) => Found::Hit(entry),
-            None => self.join(key),
+            None => match self.call.join() {
+                Some(subscriber) => Found::Fetch(subscriber),
+                None => self.bypass("waiters"),
+            },
         })
     }
 
     fn bypass(&self, because: &'static str) -> Found {
         self.call.config.record(CacheDecision::Bypass, because);
         Found::Inner { bypassed: true }
-    }
-
-    /// Joins a shared fetch, unless the response was stored since the lookup.
-    fn join(&mut self, key: Key) -> Found {
-        let call = &mut self.call;
-        let config = call.config.clone();
-        let stored = || {
-            let mut cx = Context::from_waker(Waker::noop());
-            match Pin::new(&mut config.store.get(&key)).poll(&mut cx) {
-                Poll::Ready(entry) => call.usable(&key, entry),
-                Poll::Pending => None,
-            }
-        };
-        let (most, limit) = (config.settings.max_waiters, config.settings.entry_limit);
-        match Subscriber::join(config.clone(), key, most, limit, stored) {
-            Ok(Some(subscriber)) => Found::Fetch(subscriber),
-            Ok(None) => self.bypass("waiters"),
-            Err(entry) => Found::Hit(entry),
-        }
     }
 }

@@ -38,6 +38,7 @@ pub(crate) struct Settings {
     pub(crate) max_waiters: usize,
     pub(crate) entry_limit: usize,
     pub(crate) body_limit: usize,
+    pub(crate) idle_timeout: Duration,
     pub(crate) observers: EventSink,
 }
 

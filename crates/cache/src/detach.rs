@@ -18,8 +18,9 @@ pub trait Detach<F> {
 
 /// The mode that runs the call within its first caller.
 ///
-/// If the caller is cancelled before the response head, another waiting caller makes a new call.
-/// After the head, the remaining readers drive the body.
+/// If the caller is cancelled or not polled before the response head, the other callers of the same
+/// service drive its call. Callers of another service of the layer make a new call. After the head,
+/// the remaining readers drive the body.
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct Inline;
@@ -33,21 +34,22 @@ impl<F> Detach<F> for Inline {
 }
 
 /// The mode that runs the call in a tokio task, which continues to the end of the response if
-/// callers are cancelled.
+/// callers are cancelled, or until it makes no progress for the
+/// [idle timeout](crate::CacheLayer::with_idle_timeout).
 ///
 /// It needs a runtime, and a service and a response body that are `Send + 'static`.
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct Spawn;
 
-impl<S, R> Detach<LeaderCall<S, R>> for Spawn
+impl<S> Detach<LeaderCall<S>> for Spawn
 where
     S: Service<Request<RequestBody>>,
-    LeaderCall<S, R>: Future<Output = ()> + Send + 'static,
+    LeaderCall<S>: Future<Output = ()> + Send + 'static,
 {
     const DETACHED: bool = true;
 
-    fn detach(&self, call: LeaderCall<S, R>) -> Option<LeaderCall<S, R>> {
+    fn detach(&self, call: LeaderCall<S>) -> Option<LeaderCall<S>> {
         tokio::spawn(call);
         None
     }

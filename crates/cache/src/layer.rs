@@ -9,6 +9,7 @@ use tower_claude_core::{
     toolkit::BufferRequest,
 };
 use tower_layer::Layer;
+use tower_service::Service;
 
 use crate::{
     config::{Config, Settings},
@@ -56,6 +57,7 @@ impl CacheLayer {
                     max_waiters: 1_024,
                     entry_limit: 4 * 1024 * 1024,
                     body_limit: RequestBody::DEFAULT_LIMIT,
+                    idle_timeout: Duration::from_secs(600),
                     observers: EventSink::default(),
                 },
                 store: MemoryStore::default(),
@@ -135,6 +137,16 @@ impl<D, T: Store> CacheLayer<D, T> {
         self.with(|settings| settings.entry_limit = bytes)
     }
 
+    /// Sets how long a shared call may make no progress, which is a head or a frame. Default: ten
+    /// minutes.
+    ///
+    /// After it, the callers that still wait for the response share a new call, and a
+    /// [detached](Self::detached) call ends. Its readers get an `error` event. A call that only its
+    /// own caller waits for is left to the timers of that caller and of the inner layers.
+    pub fn with_idle_timeout(self, timeout: Duration) -> Self {
+        self.with(|settings| settings.idle_timeout = timeout)
+    }
+
     /// Sets the observer that gets the events. Default: none. They go to `tracing` in any case.
     pub fn with_observer(self, observer: impl Observer + 'static) -> Self {
         self.with(|settings| settings.observers = EventSink::new(observer))
@@ -160,7 +172,8 @@ impl<D, T: Store> CacheLayer<D, T> {
     }
 
     /// Runs the calls that fill the cache in tokio tasks, which continue when their callers are
-    /// gone. Default: off. The inner service must be `Send + 'static`.
+    /// gone, until they make no progress for the [idle timeout](Self::with_idle_timeout). Default:
+    /// off. The inner service must be `Send + 'static`.
     pub fn detached(self) -> CacheLayer<Spawn, T> {
         self.with_detach(Spawn)
     }
@@ -185,7 +198,10 @@ impl<D, T: Store> CacheLayer<D, T> {
     }
 }
 
-impl<S, D: Clone, T> Layer<S> for CacheLayer<D, T> {
+impl<S, D: Clone, T> Layer<S> for CacheLayer<D, T>
+where
+    S: Service<Request<RequestBody>>,
+{
     type Service = BufferRequest<Cache<S, D, T>>;
 
     fn layer(&self, inner: S) -> Self::Service {

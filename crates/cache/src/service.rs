@@ -19,7 +19,7 @@ use crate::{
     call::{CacheStatus, Found, Lookup},
     coalesce::{
         fetch_future::{FetchFuture, FetchResult},
-        leader_call::LeaderCall,
+        leader_call::{CallTable, LeaderCall},
     },
     config::Config,
     detach::{Detach, Inline},
@@ -28,17 +28,24 @@ use crate::{
 
 /// A service that answers equal requests once. [`CacheLayer`](crate::CacheLayer) makes it, behind a
 /// [`BufferRequest`](tower_claude_core::toolkit::BufferRequest) that buffers the request bodies.
-#[derive(Clone)]
-pub struct Cache<S, D = Inline, T = MemoryStore> {
+pub struct Cache<S, D = Inline, T = MemoryStore>
+where
+    S: Service<Request<RequestBody>>,
+{
     inner: S,
+    calls: Arc<CallTable<S>>,
     config: Arc<Config<T>>,
     detach: D,
 }
 
-impl<S, D, T> Cache<S, D, T> {
-    pub(crate) const fn new(inner: S, config: Arc<Config<T>>, detach: D) -> Self {
+impl<S, D, T> Cache<S, D, T>
+where
+    S: Service<Request<RequestBody>>,
+{
+    pub(crate) fn new(inner: S, config: Arc<Config<T>>, detach: D) -> Self {
         Self {
             inner,
+            calls: Arc::default(),
             config,
             detach,
         }
@@ -55,12 +62,12 @@ where
     S: Service<Request<RequestBody>, Response = Response<R>> + Clone,
     R: HttpBody<Data = Bytes> + Unpin + Send + 'static,
     R::Error: Send + 'static,
-    D: Detach<LeaderCall<S, R>> + Clone,
+    D: Detach<LeaderCall<S>> + Clone,
     T: Store,
 {
     type Response = Response<ResponseBody<Body<R>>>;
     type Error = S::Error;
-    type Future = ResponseFuture<S, R, D, T>;
+    type Future = ResponseFuture<S, D, T>;
 
     /// Always ready: a hit does not need the inner service, and a miss waits for its readiness in
     /// the call.
@@ -71,7 +78,8 @@ where
     fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
         if self.config.settings.policy.may_apply(&request) {
             let (config, detach) = (self.config.clone(), self.detach.clone());
-            let lookup = Lookup::new(self.inner.clone(), config, request, detach);
+            let (service, calls) = (self.inner.clone(), self.calls.clone());
+            let lookup = Lookup::new(service, calls, config, request, detach);
             return ResponseFuture::new(State::Lookup {
                 lookup: Some(lookup),
             });
@@ -101,7 +109,25 @@ where
     }
 }
 
-impl<S: fmt::Debug, D, T> fmt::Debug for Cache<S, D, T> {
+impl<S, D, T> Clone for Cache<S, D, T>
+where
+    S: Service<Request<RequestBody>> + Clone,
+    D: Clone,
+{
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            calls: self.calls.clone(),
+            config: self.config.clone(),
+            detach: self.detach.clone(),
+        }
+    }
+}
+
+impl<S, D, T> fmt::Debug for Cache<S, D, T>
+where
+    S: Service<Request<RequestBody>> + fmt::Debug,
+{
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Cache")
             .field("inner", &self.inner)
@@ -112,19 +138,19 @@ impl<S: fmt::Debug, D, T> fmt::Debug for Cache<S, D, T> {
 pin_project! {
     /// The future of [`Cache`].
     #[must_use = "futures do nothing unless polled"]
-    pub struct ResponseFuture<S, R, D, T>
+    pub struct ResponseFuture<S, D, T>
     where
         S: Service<Request<RequestBody>>,
         T: Store,
     {
         #[pin]
-        state: State<S, R, D, T>,
+        state: State<S, D, T>,
     }
 }
 
 pin_project! {
     #[project = StateProjection]
-    enum State<S, R, D, T>
+    enum State<S, D, T>
     where
         S: Service<Request<RequestBody>>,
         T: Store,
@@ -139,27 +165,27 @@ pin_project! {
         Lookup { lookup: Option<Lookup<S, D, T>> },
         // Boxed: much larger than the states of requests that pass through.
         /// Waits for a shared fetch.
-        Fetch { fetch: Pin<Box<FetchFuture<S, R, D, T>>> },
+        Fetch { fetch: Pin<Box<FetchFuture<S, D, T>>> },
         Done,
     }
 }
 
-impl<S, R, D, T> ResponseFuture<S, R, D, T>
+impl<S, D, T> ResponseFuture<S, D, T>
 where
     S: Service<Request<RequestBody>>,
     T: Store,
 {
-    const fn new(state: State<S, R, D, T>) -> Self {
+    const fn new(state: State<S, D, T>) -> Self {
         Self { state }
     }
 }
 
-impl<S, R, D, T> Future for ResponseFuture<S, R, D, T>
+impl<S, R, D, T> Future for ResponseFuture<S, D, T>
 where
     S: Service<Request<RequestBody>, Response = Response<R>>,
     R: HttpBody<Data = Bytes> + Unpin + Send + 'static,
     R::Error: Send + 'static,
-    D: Detach<LeaderCall<S, R>>,
+    D: Detach<LeaderCall<S>>,
     T: Store,
 {
     type Output = Result<Response<ResponseBody<Body<R>>>, S::Error>;
@@ -254,7 +280,7 @@ where
     response
 }
 
-impl<S, R, D, T> fmt::Debug for ResponseFuture<S, R, D, T>
+impl<S, D, T> fmt::Debug for ResponseFuture<S, D, T>
 where
     S: Service<Request<RequestBody>>,
     T: Store,

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -55,7 +55,8 @@ pub struct Call {
     deadline: Option<Instant>,
     /// The limit that a layer sets, in nanoseconds after the first arrival, or [`UNSET`].
     deadline_limit: AtomicU64,
-    priority: Priority,
+    /// A [`Priority`] as a number, which is only raised.
+    priority: AtomicU8,
     tenant: Option<Tenant>,
     workload: Workload,
     /// [`UNSET`] if the tokens were not counted.
@@ -82,7 +83,7 @@ impl Call {
             first_arrival: now,
             deadline: extensions.get::<Deadline>().map(|deadline| deadline.0),
             deadline_limit: AtomicU64::new(UNSET),
-            priority: extensions.get().copied().unwrap_or_default(),
+            priority: AtomicU8::new(extensions.get().copied().unwrap_or(Priority::Normal) as u8),
             tenant: extensions.get().cloned(),
             workload: extensions.get().copied().unwrap_or_default(),
             counted_input: AtomicU64::new(UNSET),
@@ -159,9 +160,20 @@ impl Call {
             .store(nanos.unwrap_or(UNSET), Ordering::Relaxed);
     }
 
-    /// Returns the priority of the call.
-    pub const fn priority(&self) -> Priority {
-        self.priority
+    /// Returns the priority of the call. A layer that keeps the call waiting reads it again with
+    /// each poll, because it may be raised.
+    pub fn priority(&self) -> Priority {
+        match self.priority.load(Ordering::Relaxed) {
+            0 => Priority::Batch,
+            1 => Priority::Normal,
+            _ => Priority::Interactive,
+        }
+    }
+
+    /// Raises the priority to at least this one, because a more urgent caller waits for the same
+    /// response. The caller of this function then wakes the task that polls the call.
+    pub fn raise_priority(&self, priority: Priority) {
+        self.priority.fetch_max(priority as u8, Ordering::Relaxed);
     }
 
     /// Returns the tenant of the call.
@@ -177,7 +189,7 @@ impl Call {
     pub fn beside(&self, now: Instant) -> Self {
         Self {
             deadline: self.deadline(),
-            priority: self.priority,
+            priority: AtomicU8::new(self.priority() as u8),
             tenant: self.tenant.clone(),
             workload: self.workload,
             ..Self::new(&Extensions::new(), now)

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::{
     HeaderMap, HeaderName, StatusCode, Version,
-    header::{AGE, RETRY_AFTER},
+    header::{AGE, CONTENT_LENGTH, RETRY_AFTER},
     response::Parts,
 };
 use tower_claude_core::{Class, Kind, REJECTED_BY, Rejection};
@@ -40,6 +40,8 @@ pub(crate) struct Head {
     pub(crate) is_stream: bool,
     /// True if nothing in the head forbids storing the response.
     pub(crate) storable: bool,
+    /// The length of the body in bytes, if the head has it.
+    pub(crate) length: Option<u64>,
     /// Age of a response that another cache has stored.
     pub(crate) age: Duration,
 }
@@ -74,7 +76,8 @@ impl Head {
             rejected,
             is_stream: ok && media == Media::EventStream,
             storable: ok && untouched,
-            age: age(&head.headers),
+            length: number(&head.headers, CONTENT_LENGTH),
+            age: Duration::from_secs(number(&head.headers, AGE).unwrap_or_default()),
         })
     }
 
@@ -99,12 +102,8 @@ fn is_stale(headers: &HeaderMap) -> bool {
     headers.get(CACHE).is_some_and(|status| status == "stale")
 }
 
-/// Returns the time since another cache stored the response.
-fn age(headers: &HeaderMap) -> Duration {
-    let seconds = headers
-        .get(AGE)
-        .and_then(|age| age.to_str().ok()?.parse().ok());
-    Duration::from_secs(seconds.unwrap_or_default())
+fn number(headers: &HeaderMap, name: HeaderName) -> Option<u64> {
+    headers.get(name)?.to_str().ok()?.parse().ok()
 }
 
 /// Returns true if a stale response is better than this one: the server or the connection failed,

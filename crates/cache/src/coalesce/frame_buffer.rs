@@ -6,7 +6,11 @@ use bytes::{Bytes, BytesMut};
 
 /// Bytes of memory a frame takes beside its data: its handle, spare room in the queue, and its
 /// reference count.
-const FRAME_OVERHEAD: usize = 96;
+const FRAME_OVERHEAD: usize = 112;
+/// The number of tiny frames in a row that are joined into one, because each frame has an overhead.
+const RUN: usize = 64;
+/// The length in bytes below which a frame is tiny.
+const TINY: usize = 64;
 /// Bytes of the first block. Each block doubles the size of the one before, up to the last.
 const FIRST_BLOCK: usize = 1024;
 const LAST_BLOCK: usize = 64 * 1024;
@@ -14,16 +18,19 @@ const LAST_BLOCK: usize = 64 * 1024;
 /// stays unused.
 const OWN_MEMORY_FRACTION: usize = 32;
 
-/// An append-only buffer of frames by index. Frames are copied into blocks of the buffer, because a
-/// frame may be a slice of a much larger read buffer.
+/// An append-only buffer of frames by the position of their bytes. Frames are copied into blocks of
+/// the buffer, because a frame may be a slice of a much larger read buffer.
 ///
 /// Once the frames would weigh more than `limit`, the first frames are dropped. What remains is a
 /// sliding window for readers that are close together, and the response is no longer complete.
 #[derive(Debug)]
 pub(crate) struct FrameBuffer {
-    frames: VecDeque<Bytes>,
-    /// The index of the first frame in `frames`.
-    base: usize,
+    /// The frames, each with the position of its first byte.
+    frames: VecDeque<(u64, Bytes)>,
+    /// The position after the last frame.
+    end: u64,
+    /// The number of tiny frames at the end.
+    run: usize,
     block: BytesMut,
     next_block: usize,
     last_block: usize,
@@ -36,7 +43,8 @@ impl FrameBuffer {
     pub(crate) fn new(limit: usize) -> Self {
         Self {
             frames: VecDeque::new(),
-            base: 0,
+            end: 0,
+            run: 0,
             block: BytesMut::new(),
             next_block: FIRST_BLOCK,
             // A block is freed with its last frame, so a moving window holds up to one block more
@@ -53,15 +61,27 @@ impl FrameBuffer {
         self.is_over
     }
 
-    /// Returns the index of the next frame to be pushed.
-    pub(crate) fn end(&self) -> usize {
-        self.base + self.frames.len()
+    /// Returns the position of the next frame to be pushed.
+    pub(crate) const fn end(&self) -> u64 {
+        self.end
     }
 
-    /// Returns the frame at `index`, or `None` if it was not received yet.
-    pub(crate) fn get(&self, index: usize) -> Result<Option<&Bytes>, Lagged> {
-        let at = index.checked_sub(self.base).ok_or(Lagged)?;
-        Ok(self.frames.get(at))
+    /// Returns the frame at `position`, or the rest of it if the position is within a frame. `None`
+    /// if it was not received yet.
+    pub(crate) fn get(&self, position: u64) -> Result<Option<Bytes>, Lagged> {
+        if position >= self.end {
+            return Ok(None);
+        }
+        // Most readers are at the last frame.
+        let index = match self.frames.back() {
+            Some((start, _)) if *start <= position => self.frames.len(),
+            _ => self.frames.partition_point(|(start, _)| *start <= position),
+        };
+        let frame = index
+            .checked_sub(1)
+            .and_then(|index| self.frames.get(index));
+        let (start, frame) = frame.ok_or(Lagged)?;
+        Ok(Some(frame.slice((position - start) as usize..)))
     }
 
     pub(crate) fn push(&mut self, data: &Bytes) {
@@ -81,14 +101,14 @@ impl FrameBuffer {
                 } else {
                     self.in_block(data, more)
                 };
-                self.frames.push_back(frame);
-                return;
+                self.append(frame);
+                return self.join_run();
             }
             // Nothing is dropped yet: a detached task stops reading here, and must not drop frames
             // that readers still need.
             self.is_over = true;
             self.block = BytesMut::new();
-            self.weight = self.frames.iter().map(weight).sum();
+            self.weight = self.frames.iter().map(|(_, frame)| weight(frame)).sum();
         } else {
             while self.weight + data.len() + FRAME_OVERHEAD > self.limit && !self.frames.is_empty()
             {
@@ -97,7 +117,29 @@ impl FrameBuffer {
         }
         let frame = Bytes::copy_from_slice(data);
         self.weight += weight(&frame);
-        self.frames.push_back(frame);
+        self.append(frame);
+    }
+
+    fn append(&mut self, frame: Bytes) {
+        self.run = if frame.len() < TINY { self.run + 1 } else { 0 };
+        let start = self.end;
+        self.end += frame.len() as u64;
+        self.frames.push_back((start, frame));
+    }
+
+    /// Joins the tiny frames at the end, once they are many.
+    fn join_run(&mut self) {
+        if self.run < RUN {
+            return;
+        }
+        let run = self.frames.split_off(self.frames.len() - RUN);
+        if let Some((start, _)) = run.front() {
+            let frame = joined(&run, length(&run));
+            self.weight += weight(&frame);
+            self.weight -= RUN * FRAME_OVERHEAD;
+            self.frames.push_back((*start, frame));
+        }
+        self.run = 0;
     }
 
     fn in_block(&mut self, data: &Bytes, more: usize) -> Bytes {
@@ -109,58 +151,50 @@ impl FrameBuffer {
         self.block.split().freeze()
     }
 
-    /// Drops the frames before `index`, if the response is too long to be kept anyway.
-    pub(crate) fn drop_before(&mut self, index: usize) {
-        while self.is_over && self.base < index && !self.frames.is_empty() {
+    /// Drops the frames before `position`, if the response is too long to be kept anyway.
+    pub(crate) fn drop_before(&mut self, position: u64) {
+        let is_read = |(start, frame): &(u64, Bytes)| start + frame.len() as u64 <= position;
+        while self.is_over && self.frames.front().is_some_and(is_read) {
             self.drop_first();
         }
     }
 
     fn drop_first(&mut self) {
-        if let Some(frame) = self.frames.pop_front() {
+        if let Some((_, frame)) = self.frames.pop_front() {
             self.weight -= weight(&frame);
-            self.base += 1;
         }
     }
 
     /// Returns all frames joined, or `None` if frames were dropped or there is no room for a second
     /// copy.
     pub(crate) fn whole(&mut self) -> Option<Bytes> {
-        if self.is_over || self.base > 0 {
+        let length = length(&self.frames);
+        if self.is_over {
             return None;
         }
-        match self.frames.len() {
-            0 => Some(Bytes::new()),
-            1 => self.frames.front().cloned(),
-            _ => {
-                let length = self.length();
-                if self.weight + length > self.limit {
-                    return None;
-                }
-                let whole = joined(&self.frames, length);
-                self.weight += length;
-                Some(whole)
-            }
+        if let (1, Some((_, only))) = (self.frames.len(), self.frames.front()) {
+            return Some(only.clone());
         }
+        if length > 0 && self.weight + length > self.limit {
+            return None;
+        }
+        self.weight += length;
+        Some(joined(&self.frames, length))
     }
 
     /// Returns all frames, or `None` if frames were dropped. Frames of a short response share one
     /// block of exact size.
     pub(crate) fn frames(&self) -> Option<Box<[Bytes]>> {
-        if self.is_over || self.base > 0 {
+        if self.is_over {
             return None;
         }
-        let length = self.length();
+        let frames = self.frames.iter().map(|(_, frame)| frame);
+        let length = length(&self.frames);
         if length > LAST_BLOCK {
-            return Some(self.frames.iter().cloned().collect());
+            return Some(frames.cloned().collect());
         }
         let mut whole = joined(&self.frames, length);
-        let lengths = self.frames.iter().map(Bytes::len);
-        Some(lengths.map(|length| whole.split_to(length)).collect())
-    }
-
-    fn length(&self) -> usize {
-        self.frames.iter().map(Bytes::len).sum()
+        Some(frames.map(|frame| whole.split_to(frame.len())).collect())
     }
 
     /// Returns an upper bound of the memory use in bytes.
@@ -178,10 +212,14 @@ fn weight(frame: &Bytes) -> usize {
     frame.len() + FRAME_OVERHEAD
 }
 
-fn joined(frames: &VecDeque<Bytes>, length: usize) -> Bytes {
+fn length(frames: &VecDeque<(u64, Bytes)>) -> usize {
+    frames.iter().map(|(_, frame)| frame.len()).sum()
+}
+
+fn joined(frames: &VecDeque<(u64, Bytes)>, length: usize) -> Bytes {
     let mut whole = Vec::with_capacity(length);
-    frames
-        .iter()
-        .for_each(|frame| whole.extend_from_slice(frame));
+    for (_, frame) in frames {
+        whole.extend_from_slice(frame);
+    }
     whole.into()
 }

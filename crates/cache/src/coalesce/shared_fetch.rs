@@ -1,19 +1,28 @@
-//! A fetch that several callers share: its subscribers, and the leader among them.
+//! A fetch that several callers share: its lock, its subscribers, and the leader among them.
+//!
+//! No inner body, waker, store or observer runs while a lock is held, because each of them may call
+//! back into the layer.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, Waker, ready},
+    collections::{BTreeMap, HashMap},
+    mem,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
+    time::Duration,
 };
 
 use http_body::Frame;
+use tokio::time::Instant;
+use tower_claude_core::{Call, Priority};
 
 use crate::{
     answer::head::Head,
     coalesce::{
         frame_buffer::Lagged,
-        state::{ErasedBody, FetchEnd, FetchParams, FetchState, NextFrame, Phase, Update},
-        waker_set::WakerSet,
+        state::{FetchEnd, FetchParams, FetchState, NextFrame, Phase, Source, Update},
     },
     request::key::{IdentityHasher, Key},
     store::entry::Entry,
@@ -36,13 +45,109 @@ pub(crate) trait FetchHost: Send + Sync {
     fn lagged(&self);
 }
 
+/// The limits of a fetch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FetchLimits {
+    /// The number of callers.
+    pub(crate) waiters: usize,
+    /// The bytes of one response.
+    pub(crate) bytes: usize,
+    /// The time without progress.
+    pub(crate) idle: Duration,
+}
+
 impl FetchMap {
     fn lock(&self) -> MutexGuard<'_, FetchTable> {
-        self.map.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.map)
     }
 
     pub(crate) fn len(&self) -> usize {
         self.lock().len()
+    }
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The wakers of all subscribers of one fetch. They act as one waker, which the call or the inner
+/// body gets, because the subscriber that polled it last may be gone when it wakes.
+#[derive(Debug)]
+pub(crate) struct WakerSet {
+    /// The number of times that the call or body has woken, doubled. Odd if it was not polled since.
+    wakes: AtomicU64,
+    /// By subscriber id, so that the earliest subscriber is woken first.
+    waiting: Mutex<BTreeMap<u64, Waker>>,
+}
+
+impl Default for WakerSet {
+    fn default() -> Self {
+        Self {
+            wakes: AtomicU64::new(1),
+            waiting: Mutex::default(),
+        }
+    }
+}
+
+impl WakerSet {
+    /// Registers a waker. It is woken once.
+    fn add(&self, id: u64, waker: &Waker) {
+        let known = lock(&self.waiting);
+        if known.get(&id).is_some_and(|known| known.will_wake(waker)) {
+            return;
+        }
+        drop(known);
+        // Cloned before the lock and dropped after it, because both may run foreign code.
+        let waker = waker.clone();
+        let old = lock(&self.waiting).insert(id, waker);
+        drop(old);
+    }
+
+    fn remove(&self, id: u64) {
+        let waker = lock(&self.waiting).remove(&id);
+        drop(waker);
+    }
+
+    pub(crate) fn wake_all(&self) {
+        let waiting = mem::take(&mut *lock(&self.waiting));
+        waiting.into_values().for_each(Waker::wake);
+    }
+
+    /// Returns true if the call or body must be polled, and records that it is. Call it after
+    /// [`add`](Self::add), so that no wake-up is lost in between.
+    pub(crate) fn take_woken(&self) -> bool {
+        // Only an odd number changes, to the even number above it.
+        let next = |wakes: u64| (wakes % 2 == 1).then_some(wakes + 1);
+        self.update_wakes(next).is_ok()
+    }
+
+    /// Records that the call or body must be polled.
+    fn set_woken(&self) {
+        let next = |wakes: u64| (wakes % 2 == 0).then_some(wakes + 1);
+        // An error means that the number is odd already.
+        let _ = self.update_wakes(next);
+    }
+
+    fn update_wakes(&self, next: impl FnMut(u64) -> Option<u64>) -> Result<u64, u64> {
+        self.wakes
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, next)
+    }
+
+    /// Returns the number of the wake-up after which the call or body was not polled.
+    pub(crate) fn woken(&self) -> Option<u64> {
+        let wakes = self.wakes.load(Ordering::Acquire);
+        (wakes % 2 == 1).then_some(wakes)
+    }
+}
+
+impl Wake for WakerSet {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.set_woken();
+        self.wake_all();
     }
 }
 
@@ -56,110 +161,118 @@ struct SharedFetch {
 
 impl SharedFetch {
     fn lock(&self) -> MutexGuard<'_, FetchState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// Changes the state, and wakes all subscribers.
-    fn change(&self, change: impl FnOnce(&mut FetchState)) {
-        change(&mut self.lock());
+    fn change<T>(&self, change: impl FnOnce(&mut FetchState) -> T) {
+        let garbage = change(&mut self.lock());
+        drop(garbage);
+        self.wakers.set_woken();
         self.wakers.wake_all();
     }
 
     /// Stores the entry of a fetch that has ended, and removes the fetch from the map afterwards.
     /// A caller that comes in between joins the fetch.
     fn settle(self: &Arc<Self>, host: &dyn FetchHost) {
-        let settled = self.lock().settle();
+        let mut state = self.lock();
+        let (settled, calls) = (state.settle(), state.calls);
+        drop(state);
         let Some(entry) = settled else {
             return;
         };
-        host.settled(self.key, entry);
+        if calls > 0 {
+            host.settled(self.key, entry);
+        }
         let mut map = host.fetches().lock();
-        if (map.get(&self.key)).is_some_and(|known| Arc::ptr_eq(known, self)) {
-            map.remove(&self.key);
-        }
+        let known = map.get(&self.key);
+        let known = known.is_some_and(|known| Arc::ptr_eq(known, self));
+        let removed = known.then(|| map.remove(&self.key));
+        drop(map);
+        drop(removed);
     }
 
-    /// Waits for the next update. With `until_content`, a stream must have begun its content.
-    fn poll_update(&self, id: u64, until_content: bool, cx: &mut Context<'_>) -> Poll<Update> {
-        let mut state = self.lock();
+    /// Checks the state, and polls the inner body until the check succeeds.
+    fn poll<T>(
+        &self,
+        id: u64,
+        cx: &mut Context<'_>,
+        mut check: impl FnMut(&mut FetchState) -> Option<T>,
+    ) -> Poll<T> {
+        let mut registered = false;
         loop {
-            match state.phase {
-                Phase::Over(FetchEnd::LeaderFailed(kind)) => {
-                    return Poll::Ready(Update::LeaderFailed(kind));
-                }
-                Phase::Over(FetchEnd::NotShareable) => return Poll::Ready(Update::NotShareable),
-                Phase::NoLeader => {
-                    let again = state.lead();
-                    return Poll::Ready(Update::Lead { again });
-                }
-                Phase::Fetching => {
-                    self.wakers.add(id, cx.waker());
-                    return Poll::Pending;
-                }
-                Phase::Open | Phase::Over(_) => {}
+            let mut state = self.lock();
+            if let Some(result) = check(&mut state) {
+                return Poll::Ready(result);
             }
-            if let Some(update) = state.update(until_content) {
-                return Poll::Ready(update);
+            if !registered {
+                drop(state);
+                self.wakers.add(id, cx.waker());
+                registered = true;
+                continue;
             }
-            ready!(self.poll_source(&mut state, id, cx));
-        }
-    }
-
-    /// Waits for the frame at `index`.
-    fn poll_next(&self, id: u64, index: &mut usize, cx: &mut Context<'_>) -> Poll<NextFrame> {
-        let mut state = self.lock();
-        loop {
-            match state.frames.get(*index) {
-                Err(Lagged) => return Poll::Ready(NextFrame::Lagged),
-                Ok(Some(frame)) => {
-                    let frame = Frame::data(frame.clone());
-                    *index += 1;
-                    if state.subscribers == 1 {
-                        state.frames.drop_before(*index);
-                    }
-                    return Poll::Ready(NextFrame::Frame(frame));
-                }
-                Ok(None) => {}
+            // Without a body, there is no head yet, or another subscriber polls the body.
+            let Some(source) = state.take_source() else {
+                return Poll::Pending;
+            };
+            if !self.wakers.take_woken() {
+                state.put_source(source);
+                return Poll::Pending;
             }
-            if let Phase::Over(end) = state.phase {
-                return Poll::Ready(state.last(end, index));
+            drop(state);
+            if !self.poll_source(source) {
+                return Poll::Pending;
             }
-            ready!(self.poll_source(&mut state, id, cx));
-        }
-    }
-
-    /// Reads the inner body to its end, or until it no longer fits the buffer.
-    fn poll_drain(&self, id: u64, cx: &mut Context<'_>) -> Poll<()> {
-        let mut state = self.lock();
-        while state.phase == Phase::Open && !state.frames.is_over() {
-            ready!(self.poll_source(&mut state, id, cx));
-        }
-        Poll::Ready(())
-    }
-
-    /// Polls the inner body for all subscribers. Ready when the state has changed.
-    fn poll_source(&self, state: &mut FetchState, id: u64, cx: &mut Context<'_>) -> Poll<()> {
-        self.wakers.add(id, cx.waker());
-        let Some(mut source) = state.source.take() else {
-            // The body panicked while another subscriber polled it.
-            state.end(FetchEnd::Broken);
+            self.wakers.remove(id);
             self.wakers.wake_all();
-            return Poll::Ready(());
-        };
-        if !self.wakers.take_poll_pending() {
-            state.source = Some(source);
-            return Poll::Pending;
+            registered = false;
         }
+    }
+
+    /// Polls the inner body for all subscribers. Returns true if the state has changed.
+    fn poll_source(&self, source: Source) -> bool {
+        let mut polled = PolledSource {
+            fetch: self,
+            source: Some(source),
+        };
+        let Some(source) = &mut polled.source else {
+            return false;
+        };
         let waker = Waker::from(self.wakers.clone());
         let frame = source.poll(&mut Context::from_waker(&waker));
-        let is_end = source.is_end();
-        state.source = Some(source);
-        let frame = ready!(frame);
-        self.wakers.set_poll_pending();
-        state.record(frame, is_end);
-        self.wakers.remove(id);
-        self.wakers.wake_all();
-        Poll::Ready(())
+        let is_end = frame.is_ready() && source.is_end();
+        let now = Instant::now();
+        let mut state = self.lock();
+        let received = match frame {
+            Poll::Ready(frame) => Some(state.record(frame, is_end, now)),
+            Poll::Pending => None,
+        };
+        let source = polled.source.take();
+        let rest = source.and_then(|source| state.put_source(source));
+        drop(state);
+        let is_changed = received.is_some();
+        drop((received, rest));
+        if is_changed {
+            self.wakers.set_woken();
+        } else if self.wakers.woken().is_some() {
+            // A subscriber that was woken in between could not poll.
+            self.wakers.wake_all();
+        }
+        is_changed
+    }
+}
+
+/// An inner body that is polled. If it panics, the fetch is broken.
+struct PolledSource<'a> {
+    fetch: &'a SharedFetch,
+    source: Option<Source>,
+}
+
+impl Drop for PolledSource<'_> {
+    fn drop(&mut self) {
+        if self.source.is_some() {
+            self.fetch.change(|state| state.end(FetchEnd::Broken));
+        }
     }
 }
 
@@ -169,43 +282,54 @@ pub(crate) struct Subscriber {
     host: Arc<dyn FetchHost>,
     fetch: Arc<SharedFetch>,
     id: u64,
+    idle: Duration,
+    /// True for the subscriber of a detached task.
+    is_task: bool,
 }
 
 impl Subscriber {
-    /// Subscribes to the fetch of this key, or to a new fetch if there is none and `stored` finds
-    /// no entry. Returns `None` if `most` callers share the fetch already.
-    pub(crate) fn join<E>(
+    /// Subscribes to the fetch of this key, or to a new fetch. `None` if too many callers share the
+    /// fetch already.
+    pub(crate) fn join(
         host: Arc<dyn FetchHost>,
         key: Key,
-        most: usize,
-        limit: usize,
-        stored: impl FnOnce() -> Option<E>,
-    ) -> Result<Option<Self>, E> {
+        limits: FetchLimits,
+        priority: Priority,
+    ) -> Option<Self> {
+        let now = Instant::now();
         let mut map = host.fetches().lock();
-        let fetch = match map.get(&key) {
-            Some(fetch) if fetch.lock().is_joinable() => fetch.clone(),
-            _ => {
-                // A fetch may have ended since the caller looked into the store.
-                if let Some(stored) = stored() {
-                    return Err(stored);
-                }
-                let fetch = Arc::new(SharedFetch {
-                    key,
-                    wakers: Arc::default(),
-                    state: Mutex::new(FetchState::new(limit)),
-                });
-                map.insert(key, fetch.clone());
-                fetch
-            }
-        };
-        let mut state = fetch.lock();
-        if state.is_full(most) {
-            return Ok(None);
+        let mut fetch = map.get(&key).cloned();
+        let mut joined = (fetch.as_ref()).and_then(|fetch| {
+            fetch
+                .lock()
+                .join(limits.waiters, limits.idle, priority, now)
+        });
+        let mut replaced = None;
+        if joined.is_none() {
+            let mut state = FetchState::new(limits.bytes, now);
+            joined = state.join(limits.waiters, limits.idle, priority, now);
+            let new = Arc::new(SharedFetch {
+                key,
+                wakers: Arc::default(),
+                state: Mutex::new(state),
+            });
+            replaced = map.insert(key, new.clone());
+            fetch = Some(new);
         }
-        let id = state.subscribe();
-        drop(state);
         drop(map);
-        Ok(Some(Self { host, fetch, id }))
+        drop(replaced);
+        let (fetch, joined) = (fetch?, joined?);
+        if joined.is_raised {
+            // The call reads its priority again when it is polled.
+            fetch.wakers.wake_by_ref();
+        }
+        Some(Self {
+            host,
+            fetch,
+            id: joined.id?,
+            idle: limits.idle,
+            is_task: false,
+        })
     }
 
     /// Returns another subscriber of the same fetch, for the detached task that makes the call.
@@ -214,19 +338,65 @@ impl Subscriber {
             host: self.host.clone(),
             fetch: self.fetch.clone(),
             id: self.fetch.lock().subscribe_task(),
+            idle: self.idle,
+            is_task: true,
         }
+    }
+
+    pub(crate) const fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Returns a number that no other live fetch has.
+    pub(crate) fn fetch_id(&self) -> usize {
+        Arc::as_ptr(&self.fetch).addr()
+    }
+
+    /// Returns the wakers that a call of this fetch wakes.
+    pub(crate) fn wakers(&self) -> &Arc<WakerSet> {
+        &self.fetch.wakers
+    }
+
+    /// Registers the waker of a task that makes the call.
+    pub(crate) fn register(&self, waker: &Waker) {
+        self.fetch.wakers.add(self.id, waker);
     }
 
     /// Waits for the next update. With `until_content`, a stream must have begun its content.
     pub(crate) fn poll_update(&self, until_content: bool, cx: &mut Context<'_>) -> Poll<Update> {
-        let update = self.fetch.poll_update(self.id, until_content, cx);
+        let update = self.fetch.poll(self.id, cx, |state| match state.phase {
+            Phase::Over(FetchEnd::LeaderFailed(kind)) => Some(Update::LeaderFailed(kind)),
+            Phase::Over(FetchEnd::NotShareable) => Some(Update::NotShareable),
+            Phase::NoLeader => {
+                let again = state.lead(Instant::now());
+                Some(Update::Lead { again })
+            }
+            Phase::Fetching => None,
+            Phase::Open | Phase::Over(_) => state.update(until_content),
+        });
         self.fetch.settle(&*self.host);
         update
     }
 
-    /// Waits for the frame at `index`, and advances `index`.
-    pub(crate) fn poll_next(&self, index: &mut usize, cx: &mut Context<'_>) -> Poll<NextFrame> {
-        let next = self.fetch.poll_next(self.id, index, cx);
+    /// Waits for the frame at `position`, and advances `position`.
+    pub(crate) fn poll_next(&self, position: &mut u64, cx: &mut Context<'_>) -> Poll<NextFrame> {
+        let next = self.fetch.poll(self.id, cx, |state| {
+            let frame = match state.frames.get(*position) {
+                Err(Lagged) => return Some(NextFrame::Lagged),
+                Ok(Some(frame)) => frame,
+                Ok(None) => {
+                    let Phase::Over(end) = state.phase else {
+                        return None;
+                    };
+                    return Some(state.last(end, position));
+                }
+            };
+            *position += frame.len() as u64;
+            if state.subscribers == 1 {
+                state.frames.drop_before(*position);
+            }
+            Some(NextFrame::Frame(Frame::data(frame)))
+        });
         self.fetch.settle(&*self.host);
         if matches!(next, Poll::Ready(NextFrame::Lagged)) {
             self.host.lagged();
@@ -236,16 +406,53 @@ impl Subscriber {
 
     /// Reads the inner body to its end, or until it no longer fits the buffer.
     pub(crate) fn poll_drain(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let end = self.fetch.poll_drain(self.id, cx);
+        let end = self.fetch.poll(self.id, cx, |state| {
+            (state.phase != Phase::Open || state.frames.is_over()).then_some(())
+        });
         self.fetch.settle(&*self.host);
         end
     }
 
-    /// Returns true if a reader at `index` has read the complete body.
-    pub(crate) fn is_at_end(&self, index: usize) -> bool {
+    /// Returns the time at which the fetch has made no progress for too long. `None` if it has
+    /// ended, or if the time overflows.
+    pub(crate) fn stalls_at(&self) -> Option<Instant> {
+        let state = self.fetch.lock();
+        let progress_at = (!state.is_over()).then_some(state.progress_at)?;
+        progress_at.checked_add(self.idle)
+    }
+
+    /// Ends a fetch whose body makes no progress.
+    pub(crate) fn stall(&self) {
+        self.fetch.change(|state| state.end(FetchEnd::Stalled));
+        self.fetch.settle(&*self.host);
+    }
+
+    /// Returns the number of the wake-up after which no caller has polled the call that the leader
+    /// makes.
+    pub(crate) fn unpolled(&self) -> Option<u64> {
+        let state = self.fetch.lock();
+        let is_leaders = state.phase == Phase::Fetching && !state.has_task;
+        is_leaders.then(|| self.fetch.wakers.woken()).flatten()
+    }
+
+    /// Makes this subscriber the leader, if the call was still not polled after that wake-up.
+    pub(crate) fn take_over(&self, unpolled: u64) -> Option<Update> {
+        let mut state = self.fetch.lock();
+        let wakers = &self.fetch.wakers;
+        if state.phase != Phase::Fetching || wakers.woken() != Some(unpolled) {
+            return None;
+        }
+        // Another number, so that no other subscriber takes over at once.
+        wakers.wakes.fetch_add(2, Ordering::AcqRel);
+        let again = state.lead(Instant::now());
+        Some(Update::Lead { again })
+    }
+
+    /// Returns true if a reader at `position` has read the complete body.
+    pub(crate) fn is_at_end(&self, position: u64) -> bool {
         let state = self.fetch.lock();
         matches!(state.phase, Phase::Over(FetchEnd::Complete))
-            && index >= state.frames.end() + usize::from(state.trailers.is_some())
+            && position >= state.frames.end() + u64::from(state.trailers.is_some())
     }
 
     /// Returns the guard of the leader, which [`Update::Lead`] made this subscriber.
@@ -253,19 +460,18 @@ impl Subscriber {
         LeaderGuard {
             host: self.host.clone(),
             fetch: self.fetch.clone(),
+            call: self.fetch.lock().calls,
         }
     }
 }
 
 impl Drop for Subscriber {
     fn drop(&mut self) {
-        // No caller can join while the map is locked.
-        let map = self.host.fetches().lock();
         let mut state = self.fetch.lock();
         let was_over = state.is_over();
-        let source = state.unsubscribe();
+        let source = state.unsubscribe(self.is_task);
         let ended = state.is_over() && !was_over;
-        drop((state, map));
+        drop(state);
         self.fetch.wakers.remove(self.id);
         drop(source);
         if ended {
@@ -280,18 +486,44 @@ impl Drop for Subscriber {
 pub(crate) struct LeaderGuard {
     host: Arc<dyn FetchHost>,
     fetch: Arc<SharedFetch>,
+    /// The number of the call.
+    call: u64,
 }
 
 impl LeaderGuard {
+    /// Returns false if another subscriber has taken over.
+    pub(crate) fn is_current(&self) -> bool {
+        self.leads(&self.fetch.lock())
+    }
+
+    fn leads(&self, state: &FetchState) -> bool {
+        state.phase == Phase::Fetching && state.calls == self.call
+    }
+
+    /// Records the call that is made.
+    pub(crate) fn launch(&self, call: Arc<Call>) {
+        let garbage = self.fetch.lock().launch(call);
+        drop(garbage);
+    }
+
     /// Publishes the head, and hands the body over to the fetch.
-    pub(crate) fn open(self, head: Head, params: FetchParams, source: Box<dyn ErasedBody>) {
-        self.fetch.change(|state| state.open(head, params, source));
+    pub(crate) fn open(self, head: Head, params: FetchParams, source: Source) {
+        let is_end = source.is_end();
+        let now = Instant::now();
+        self.fetch.change(|state| {
+            if self.leads(state) {
+                Ok(state.open(head, params, source, is_end, now))
+            } else {
+                Err((head, params, source))
+            }
+        });
         self.fetch.settle(&*self.host);
     }
 
     /// Ends the fetch without a head.
     pub(crate) fn fail(self, end: FetchEnd) {
-        self.fetch.change(|state| state.end(end));
+        self.fetch
+            .change(|state| self.leads(state).then(|| state.end(end)));
         self.fetch.settle(&*self.host);
     }
 }
@@ -299,9 +531,10 @@ impl LeaderGuard {
 impl Drop for LeaderGuard {
     fn drop(&mut self) {
         let mut state = self.fetch.lock();
-        if state.phase == Phase::Fetching {
+        if self.leads(&state) {
             state.phase = Phase::NoLeader;
             drop(state);
+            self.fetch.wakers.set_woken();
             self.fetch.wakers.wake_all();
         }
     }

@@ -11,10 +11,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 use http_body::{Body, Frame};
+use serde::de::IgnoredAny;
 use tokio::time::Instant;
-use tower_claude_core::{Kind, Tenant};
+use tower_claude_core::{Call, Kind, Priority, Tenant};
 
 use crate::{
     answer::head::Head,
@@ -28,6 +29,9 @@ use crate::{
 pub(crate) type BodyError = Box<dyn Any + Send>;
 
 /// An inner body of any type.
+pub(crate) type Source = Box<dyn ErasedBody>;
+
+/// The functions of an inner body of any type.
 pub(crate) trait ErasedBody: Send {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>>;
     fn is_end(&self) -> bool;
@@ -60,24 +64,37 @@ pub(crate) struct FetchParams {
 }
 
 /// The state of a shared fetch, with the part of the response received so far.
+///
+/// It is changed under a lock. Functions that remove an inner body or received data from it return
+/// them, so that their destructors run after the release of the lock.
 pub(crate) struct FetchState {
     pub(super) subscribers: usize,
     next_id: u64,
     /// True if one of the subscribers is a detached task.
-    has_task: bool,
+    pub(super) has_task: bool,
     pub(super) phase: Phase,
-    had_leader: bool,
+    /// The number of calls that were made. A leader of an earlier call has no effect.
+    pub(super) calls: u64,
+    /// The record of the last call.
+    call: Option<Arc<Call>>,
+    /// The highest priority of all subscribers.
+    priority: Priority,
+    /// The time of the last call, head or frame.
+    pub(super) progress_at: Instant,
     head: Option<Arc<Head>>,
     params: Option<FetchParams>,
     pub(super) frames: FrameBuffer,
     /// For event streams only.
     stream: Option<StreamCheck>,
-    pub(super) source: Option<Box<dyn ErasedBody>>,
+    /// The inner body, while no subscriber polls it.
+    source: Option<Source>,
     /// The inner body's error, until a subscriber has taken it.
     error: Option<BodyError>,
     pub(super) trailers: Option<HeaderMap>,
     /// The complete body, unless it is a stream.
     whole: Option<Bytes>,
+    /// True if `whole` was cut off. `None` until a subscriber asks for it.
+    is_cut: Option<bool>,
     settled: bool,
 }
 
@@ -99,6 +116,8 @@ pub(crate) enum FetchEnd {
     Complete,
     /// The body failed or was dropped.
     Broken,
+    /// The body made no progress for too long.
+    Stalled,
     /// The leader got an error in place of a head.
     LeaderFailed(Kind),
     /// The response cannot be shared.
@@ -108,10 +127,12 @@ pub(crate) enum FetchEnd {
 /// A change of a shared fetch that a waiting subscriber acts on.
 #[derive(Debug)]
 pub(crate) enum Update {
-    /// The subscriber is the leader now. `again` is true if an earlier leader was cancelled.
+    /// The subscriber is the leader now. `again` is true if an earlier call was cancelled.
     Lead {
         again: bool,
     },
+    /// The fetch came to nothing. The subscriber must join another fetch.
+    Again,
     Response(SharedResponse),
     LeaderFailed(Kind),
     /// The subscriber must make a call of its own.
@@ -130,6 +151,15 @@ pub(crate) struct SharedResponse {
     pub(crate) failed: bool,
 }
 
+/// The result of joining a fetch.
+#[derive(Debug, Default)]
+pub(super) struct Joined {
+    /// The id of the subscriber. `None` if too many callers share the fetch.
+    pub(super) id: Option<u64>,
+    /// True if the priority of the call was raised.
+    pub(super) is_raised: bool,
+}
+
 /// The next item of a shared body.
 pub(crate) enum NextFrame {
     Frame(Frame<Bytes>),
@@ -143,13 +173,16 @@ pub(crate) enum NextFrame {
 }
 
 impl FetchState {
-    pub(super) fn new(limit: usize) -> Self {
+    pub(super) fn new(limit: usize, now: Instant) -> Self {
         Self {
             subscribers: 0,
             next_id: 0,
             has_task: false,
             phase: Phase::NoLeader,
-            had_leader: false,
+            calls: 0,
+            call: None,
+            priority: Priority::Batch,
+            progress_at: now,
             head: None,
             params: None,
             frames: FrameBuffer::new(limit),
@@ -158,12 +191,33 @@ impl FetchState {
             error: None,
             trailers: None,
             whole: None,
+            is_cut: None,
             settled: false,
         }
     }
 
-    /// Adds a subscriber and returns its id.
-    pub(super) fn subscribe(&mut self) -> u64 {
+    /// Adds a subscriber, unless too many callers share the fetch. `None` if a new subscriber cannot
+    /// get the whole response, or if nothing has happened for `idle`.
+    pub(super) fn join(
+        &mut self,
+        most: usize,
+        idle: Duration,
+        priority: Priority,
+        now: Instant,
+    ) -> Option<Joined> {
+        if !self.is_joinable(now, idle) {
+            return None;
+        }
+        if self.subscribers >= most.saturating_add(usize::from(self.has_task)) {
+            return Some(Joined::default());
+        }
+        Some(Joined {
+            id: Some(self.subscribe()),
+            is_raised: self.raise_priority(priority),
+        })
+    }
+
+    fn subscribe(&mut self) -> u64 {
         self.subscribers += 1;
         self.next_id += 1;
         self.next_id
@@ -175,39 +229,48 @@ impl FetchState {
         self.subscribe()
     }
 
-    /// Returns true if `most` callers share the fetch.
-    pub(super) fn is_full(&self, most: usize) -> bool {
-        self.subscribers >= most.saturating_add(usize::from(self.has_task))
+    /// Raises the priority of the call to that of a subscriber. Returns true if it was lower and the
+    /// call has no head yet.
+    fn raise_priority(&mut self, priority: Priority) -> bool {
+        self.priority = self.priority.max(priority);
+        let call = (self.call.as_ref()).filter(|call| call.priority() < priority);
+        if let Some(call) = call {
+            call.raise_priority(priority);
+        }
+        call.is_some() && self.phase == Phase::Fetching
     }
 
-    /// Removes a subscriber. The caller must drop the returned body after it has released all
-    /// locks.
-    pub(super) fn unsubscribe(&mut self) -> Option<Box<dyn ErasedBody>> {
+    /// Records the call that the leader makes. Returns the record of the call before.
+    pub(super) fn launch(&mut self, call: Arc<Call>) -> Option<Arc<Call>> {
+        call.raise_priority(self.priority);
+        self.call.replace(call)
+    }
+
+    /// Removes a subscriber. Returns the inner body if it was the last.
+    pub(super) fn unsubscribe(&mut self, is_task: bool) -> Option<Source> {
         self.subscribers -= 1;
-        let panicked = self.phase == Phase::Open && self.source.is_none();
-        if panicked {
-            self.end(FetchEnd::Broken);
-        }
+        self.has_task &= !is_task;
         if self.subscribers > 0 || self.is_over() {
             return None;
         }
-        let source = self.source.take();
         // Many callers stop reading at the last event.
         let complete = self.stream.as_ref().is_some_and(StreamCheck::is_complete);
         self.end(if complete {
             FetchEnd::Complete
         } else {
             FetchEnd::Broken
-        });
-        source
+        })
     }
 
     /// Returns true if a new subscriber can get the whole response. False if frames were dropped or
-    /// must be dropped, or if the response has failed.
-    pub(super) fn is_joinable(&self) -> bool {
+    /// must be dropped, if the response has failed, or if nothing has happened for `idle`.
+    fn is_joinable(&self, now: Instant, idle: Duration) -> bool {
         let failed = match self.phase {
             Phase::Over(end) => end != FetchEnd::Complete,
-            _ => self.stream.as_ref().is_some_and(StreamCheck::has_failed),
+            _ => {
+                now.saturating_duration_since(self.progress_at) >= idle
+                    || self.stream.as_ref().is_some_and(StreamCheck::has_failed)
+            }
         };
         !failed && !self.frames.is_over()
     }
@@ -217,94 +280,141 @@ impl FetchState {
     }
 
     /// Makes the caller the leader. Returns true if there was an earlier leader.
-    pub(super) fn lead(&mut self) -> bool {
+    pub(super) fn lead(&mut self, now: Instant) -> bool {
         self.phase = Phase::Fetching;
-        mem::replace(&mut self.had_leader, true)
+        self.progress_at = now;
+        self.calls += 1;
+        self.calls > 1
     }
 
-    /// Records the head and takes over the body.
-    pub(super) fn open(&mut self, head: Head, params: FetchParams, source: Box<dyn ErasedBody>) {
+    /// Records the head and takes over the body. `is_end` is true if it has no frames. Returns a
+    /// body that is no longer needed.
+    pub(super) fn open(
+        &mut self,
+        head: Head,
+        params: FetchParams,
+        source: Source,
+        is_end: bool,
+        now: Instant,
+    ) -> Option<Source> {
         self.stream = head
             .is_stream
             .then(|| StreamCheck::new(params.rules.clone()));
         self.head = Some(Arc::new(head));
         self.params = Some(params);
         self.phase = Phase::Open;
-        let is_end = source.is_end();
+        self.progress_at = now;
         self.source = Some(source);
-        if is_end {
-            self.end(FetchEnd::Complete);
-        }
+        is_end.then(|| self.end(FetchEnd::Complete)).flatten()
     }
 
-    pub(super) fn end(&mut self, end: FetchEnd) {
+    /// Ends the fetch, unless it has ended. Returns the inner body.
+    pub(super) fn end(&mut self, end: FetchEnd) -> Option<Source> {
         if self.is_over() {
-            return;
+            return None;
         }
         let open = self.phase == Phase::Open;
         self.phase = Phase::Over(end);
-        self.source = None;
         if open && end == FetchEnd::Complete && self.stream.is_none() {
             self.whole = self.frames.whole();
         }
+        self.source.take()
     }
 
-    /// Records a frame of the inner body. `is_end` is true if the body has no more frames.
-    pub(super) fn record(&mut self, frame: Option<Result<Frame<Bytes>, BodyError>>, is_end: bool) {
+    /// Returns the inner body to poll it without the lock. `None` if another subscriber polls it.
+    pub(super) fn take_source(&mut self) -> Option<Source> {
+        self.source.take()
+    }
+
+    /// Takes the inner body back. Returns it if it is no longer needed.
+    pub(super) fn put_source(&mut self, source: Source) -> Option<Source> {
+        if self.is_over() {
+            return Some(source);
+        }
+        self.source.replace(source)
+    }
+
+    /// Records a frame of the inner body. `is_end` is true if the body has no more frames. Returns
+    /// the received data, which was copied.
+    pub(super) fn record(
+        &mut self,
+        frame: Option<Result<Frame<Bytes>, BodyError>>,
+        is_end: bool,
+        now: Instant,
+    ) -> Option<Bytes> {
+        let mut received = None;
+        self.progress_at = now;
         match frame {
-            None => return self.end(FetchEnd::Complete),
+            None => drop(self.end(FetchEnd::Complete)),
             Some(Err(error)) => {
                 self.error = Some(error);
-                return self.end(FetchEnd::Broken);
+                drop(self.end(FetchEnd::Broken));
             }
             Some(Ok(frame)) => match frame.into_data() {
-                Ok(data) if data.is_empty() => {}
                 Ok(data) => {
-                    if let Some(stream) = &mut self.stream {
-                        stream.feed(&data);
+                    if !data.is_empty() {
+                        if let Some(stream) = &mut self.stream {
+                            stream.feed(&data);
+                        }
+                        self.frames.push(&data);
                     }
-                    self.frames.push(&data);
+                    received = Some(data);
                 }
                 Err(frame) => self.trailers = frame.into_trailers().ok(),
             },
         }
         if is_end {
-            self.end(FetchEnd::Complete);
+            drop(self.end(FetchEnd::Complete));
         }
+        received
     }
 
     /// Returns the update for a waiting subscriber, once the head and enough of the body were
     /// received. With `until_content`, a stream must have begun its content or have failed.
-    pub(super) fn update(&self, until_content: bool) -> Option<Update> {
-        let response = |whole, failed| {
-            Some(Update::Response(SharedResponse {
-                head: self.head.clone()?,
-                unkeyed: self.params.as_ref()?.unkeyed,
-                whole,
-                failed,
-            }))
-        };
+    pub(super) fn update(&mut self, until_content: bool) -> Option<Update> {
         if let Some(stream) = &self.stream {
             let failed = !stream.has_begun() && (stream.has_failed() || self.is_over());
             let enough = !until_content || failed || stream.has_begun() || self.frames.is_over();
-            return enough.then(|| response(None, failed)).flatten();
+            return enough.then(|| self.response(None, failed)).flatten();
         }
         match self.phase {
-            Phase::Over(FetchEnd::Complete) => match &self.whole {
-                Some(whole) => response(Some(whole.clone()), false),
+            Phase::Over(FetchEnd::Complete) => match self.whole.clone() {
+                Some(_) if self.is_cut() => Some(Update::LeaderFailed(Kind::Truncated)),
+                Some(whole) => self.response(Some(whole), false),
                 None => Some(Update::NotShareable),
             },
+            Phase::Over(FetchEnd::Stalled) => Some(Update::Again),
             Phase::Over(_) => Some(Update::LeaderFailed(Kind::Transport)),
             _ => self.frames.is_over().then_some(Update::NotShareable),
         }
     }
 
+    fn response(&self, whole: Option<Bytes>, failed: bool) -> Option<Update> {
+        Some(Update::Response(SharedResponse {
+            head: self.head.clone()?,
+            unkeyed: self.params.as_ref()?.unkeyed,
+            whole,
+            failed,
+        }))
+    }
+
+    /// Returns true if a successful JSON body is not complete, although its end was no error. A
+    /// subscriber could not notice it, because its head has no length of its own.
+    fn is_cut(&mut self) -> bool {
+        if let (None, Some(head), Some(whole)) = (self.is_cut, &self.head, &self.whole) {
+            let is_short = (head.length).is_some_and(|length| length != whole.len() as u64);
+            let is_json = || serde_json::from_slice::<IgnoredAny>(whole).is_ok();
+            self.is_cut = Some(head.status == StatusCode::OK && (is_short || !is_json()));
+        }
+        self.is_cut == Some(true)
+    }
+
     /// Returns the item after the last data frame.
-    pub(super) fn last(&mut self, end: FetchEnd, index: &mut usize) -> NextFrame {
+    pub(super) fn last(&mut self, end: FetchEnd, position: &mut u64) -> NextFrame {
         match (&self.trailers, self.error.take()) {
             (_, Some(error)) => NextFrame::Error(error),
-            (Some(trailers), None) if *index == self.frames.end() => {
-                *index += 1;
+            (Some(trailers), None) if *position == self.frames.end() => {
+                *position += 1;
                 NextFrame::Frame(Frame::trailers(trailers.clone()))
             }
             _ if end == FetchEnd::Complete => NextFrame::End,

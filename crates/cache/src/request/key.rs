@@ -8,7 +8,8 @@ use std::{
 use http::{
     HeaderMap, HeaderName, Request,
     header::{
-        AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, COOKIE, HOST, ORIGIN, PROXY_AUTHORIZATION,
+        ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, COOKIE, HOST, ORIGIN,
+        PROXY_AUTHORIZATION,
     },
 };
 use tower_claude_core::Tenant;
@@ -67,11 +68,13 @@ impl fmt::Debug for Key {
     }
 }
 
-/// Hashes of the fields that are no part of the key, but may still be the reason of an error.
+/// Hashes of the fields that are no part of the key, but may still be the reason of an error, or of
+/// the coding of an error.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct UnkeyedFields {
     pub(crate) metadata: Option<Key>,
     pub(crate) service_tier: Option<Key>,
+    pub(crate) accept_encoding: Option<Key>,
 }
 
 /// A hasher that uses a [`Key`] as its own hash.
@@ -130,14 +133,24 @@ impl Secret {
     }
 
     /// Returns the hashes of the fields that are no part of the key.
-    pub(crate) fn unkeyed_fields(&self, fields: &[Field<'_>]) -> UnkeyedFields {
+    pub(crate) fn unkeyed_fields(
+        &self,
+        headers: &HeaderMap,
+        fields: &[Field<'_>],
+    ) -> UnkeyedFields {
         let [metadata, service_tier] = UNKEYED.map(|name| {
             let field = fields.iter().find(|field| field.name == name)?;
             Some(self.hash(&field.value))
         });
+        let accept_encoding = headers.contains_key(ACCEPT_ENCODING).then(|| {
+            let mut text = Vec::new();
+            values(&mut text, headers, &ACCEPT_ENCODING);
+            self.hash(&text)
+        });
         UnkeyedFields {
             metadata,
             service_tier,
+            accept_encoding,
         }
     }
 

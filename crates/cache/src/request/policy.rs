@@ -100,9 +100,12 @@ impl Policy {
         if is_warm_up(&fields) {
             return Plan::Bypass("max_tokens");
         }
+        if fields.iter().any(|field| field.name == "thread") {
+            return Plan::Bypass("thread");
+        }
         Plan::Lookup {
             key: self.secret.key(request, &fields, &self.key_headers),
-            unkeyed: self.secret.unkeyed_fields(&fields),
+            unkeyed: self.secret.unkeyed_fields(request.headers(), &fields),
             ttl: marked.ttl,
         }
     }

@@ -17,7 +17,7 @@ const FRAME_OVERHEAD: usize = 32;
 
 /// The contents of an [`Entry`]. A store outside the process saves them, and makes an entry of them
 /// again.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct EntryParts {
     /// Response headers, without the headers of one connection or one request.
@@ -69,6 +69,18 @@ impl EntryParts {
             fresh_for,
             stale_for: Duration::ZERO,
         }
+    }
+}
+
+impl fmt::Debug for EntryParts {
+    /// Formats without headers, content and tenant.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EntryParts")
+            .field("frames", &self.frames.len())
+            .field("stored_at", &self.stored_at)
+            .field("fresh_for", &self.fresh_for)
+            .field("stale_for", &self.stale_for)
+            .finish_non_exhaustive()
     }
 }
 

@@ -136,6 +136,7 @@ impl Store for MemoryStore {
             .cache
             .insert_with_lifecycle(key, entry.clone(), &mut evicted);
         evicted.iter().for_each(|entry| tenants.subtract(entry));
+        // Dropped after the lock, because the memory of a body may have a foreign destructor.
         let mut removed = Vec::new();
         while let Some(oldest) = tenants.oldest_over(&entry, self.share) {
             if let Some((_, entry)) = shared.cache.remove(&oldest) {
@@ -143,16 +144,23 @@ impl Store for MemoryStore {
                 removed.push(entry);
             }
         }
-        tenants.compact(&entry, |key| shared.cache.peek(key));
+        tenants.compact(&entry, |key| {
+            let stored = shared.cache.peek(key)?;
+            removed.push(stored.clone());
+            Some(stored)
+        });
         drop(tenants);
         drop((evicted, removed));
     }
 
     fn remove(&self, key: &Key) {
         let mut tenants = self.shared.tenants();
-        if let Some((_, entry)) = self.shared.cache.remove(key) {
-            tenants.subtract(&entry);
+        let removed = self.shared.cache.remove(key);
+        if let Some((_, entry)) = &removed {
+            tenants.subtract(entry);
         }
+        drop(tenants);
+        drop(removed);
     }
 
     fn bytes(&self) -> u64 {
@@ -203,7 +211,7 @@ impl TenantTable {
     }
 
     /// Removes the keys of evicted entries once they are the majority.
-    fn compact(&mut self, entry: &Entry, stored: impl Fn(&Key) -> Option<Entry>) {
+    fn compact(&mut self, entry: &Entry, mut stored: impl FnMut(&Key) -> Option<Entry>) {
         let Some(tenant) = &entry.parts().tenant else {
             return;
         };

@@ -23,7 +23,7 @@ fn frame_buffer_weighs_at_most_its_limit_plus_one_frame() {
             buffer.push(&frame(number, length));
             held = held.max(buffer.weight());
             assert!(
-                buffer.weight() <= limit + length + 96, // with the frame that was too much
+                buffer.weight() <= limit + length + 112, // with the frame that was too much
                 "{} of {limit}",
                 buffer.weight()
             );
@@ -41,15 +41,38 @@ fn buffered_frame_is_unchanged_until_dropped() {
     let mut buffer = FrameBuffer::new(64 << 10);
     for number in 0..2_000 {
         buffer.push(&frame(number, 100));
-        if let Ok(Some(old)) = buffer.get(number / 2) {
-            assert_eq!(*old, frame(number / 2, 100));
+        if let Ok(Some(old)) = buffer.get(number as u64 / 2 * 100) {
+            assert_eq!(old, frame(number / 2, 100));
         }
     }
     assert_eq!(buffer.get(0), Err(Lagged));
-    assert_eq!(buffer.get(1_999), Ok(Some(&frame(1_999, 100))));
-    assert_eq!(buffer.get(2_000), Ok(None));
-    buffer.drop_before(2_000);
-    assert_eq!((buffer.weight(), buffer.end()), (0, 2_000));
+    assert_eq!(buffer.get(199_900), Ok(Some(frame(1_999, 100))));
+    assert_eq!(buffer.get(200_000), Ok(None));
+    buffer.drop_before(200_000);
+    assert_eq!((buffer.weight(), buffer.end()), (0, 200_000));
+}
+
+#[test]
+fn tiny_frames_take_hardly_more_memory_than_their_bytes() {
+    let text: Vec<u8> = (0..65_000u32).map(|number| number as u8).collect();
+    let mut buffer = FrameBuffer::new(4 << 20);
+    // Readers are at any position while frames are joined.
+    let (mut near, mut far) = (Vec::new(), Vec::new());
+    for (number, byte) in text.iter().enumerate() {
+        buffer.push(&Bytes::copy_from_slice(&[*byte]));
+        near.extend(buffer.get(near.len() as u64).unwrap().unwrap());
+        if number % 100 == 0 {
+            far.extend(buffer.get(far.len() as u64).unwrap().unwrap());
+        }
+    }
+    while let Some(frame) = buffer.get(far.len() as u64).unwrap() {
+        far.extend(frame);
+    }
+    assert!(near == text && far == text);
+    assert!(buffer.weight() < 6 * text.len(), "{}", buffer.weight());
+    let frames = buffer.frames().expect("all frames");
+    assert!(frames.len() < 1_100 && frames.concat() == text);
+    assert!(buffer.whole().expect("room for a copy") == text);
 }
 
 #[test]

@@ -43,6 +43,23 @@ async fn new_call_has_the_settings_in_the_extensions() {
     assert_eq!(again.first_arrival(), now);
 }
 
+#[test]
+fn raised_priority_is_never_lowered() {
+    let call = Call::new(&Extensions::new(), Instant::now());
+    for (raised, expected) in [
+        (Priority::Batch, Priority::Normal),
+        (Priority::Interactive, Priority::Interactive),
+        (Priority::Normal, Priority::Interactive),
+    ] {
+        call.raise_priority(raised);
+        assert_eq!(call.priority(), expected);
+    }
+    assert_eq!(
+        call.beside(Instant::now()).priority(),
+        Priority::Interactive
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn two_deadlines_keep_the_earlier() {
     let now = Instant::now();
