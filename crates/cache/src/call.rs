@@ -17,6 +17,7 @@ use tower_claude_core::{
     Call, Class, Deadline, Endpoint, Kind, Priority, REJECTED_BY, RejectReason, Rejection,
     RequestBody, Tenant,
     event::{CacheDecision, Event, emit},
+    toolkit::requested_model,
 };
 use tower_claude_wire::ApiError;
 use tower_service::Service;
@@ -166,7 +167,7 @@ impl<T: Store> CacheableCall<T> {
     pub(crate) fn launch(&mut self) -> Option<(Request<RequestBody>, FetchParams)> {
         let mut request = self.request.take()?;
         let model = match Endpoint::of(request.uri().path()) {
-            Endpoint::Messages => Some(request.body().model().unwrap_or_default().into()),
+            Endpoint::Messages => Some((*requested_model(&request).unwrap_or_default()).into()),
             _ => None,
         };
         let settings = &self.config.settings;
@@ -350,7 +351,7 @@ where
     }
 
     fn bypass(&self, because: &'static str) -> Found {
-        self.call.config.record(CacheDecision::Bypass, because);
+        self.call.config.bypass(because);
         Found::Inner { bypassed: true }
     }
 }

@@ -8,11 +8,14 @@ use std::{
     time::Duration,
 };
 
-use tower_claude_core::event::{CacheDecision, Event, EventSink, emit};
+use tower_claude_core::event::{CacheDecision, Event, EventSink, InactiveNotice, emit};
 
 use crate::{
     coalesce::shared_fetch::{FetchHost, FetchMap},
-    request::{key::Key, policy::Policy},
+    request::{
+        key::Key,
+        policy::{NO_CREDENTIAL, NO_ENDPOINT, Policy},
+    },
     store::{Store, entry::Entry},
 };
 
@@ -47,6 +50,10 @@ pub(crate) struct Settings {
 pub(crate) struct State {
     pub(crate) fetches: FetchMap,
     pub(crate) counters: Counters,
+    /// Emitted if a request asks for the cache at an unknown endpoint.
+    pub(crate) other_endpoint: InactiveNotice,
+    /// Emitted if a request asks for the cache without a known credential.
+    pub(crate) no_credential: InactiveNotice,
 }
 
 /// The counters behind a [`CacheSnapshot`](crate::CacheSnapshot).
@@ -63,6 +70,17 @@ pub(crate) struct Counters {
 }
 
 impl<T> Config<T> {
+    /// Counts a bypass and emits its event, with a notice if the cause is the set-up of the caller.
+    pub(crate) fn bypass(&self, because: &'static str) {
+        self.record(CacheDecision::Bypass, because);
+        let notice = match because {
+            NO_ENDPOINT => &self.state.other_endpoint,
+            NO_CREDENTIAL => &self.state.no_credential,
+            _ => return,
+        };
+        notice.emit(&self.settings.observers, LAYER, because);
+    }
+
     /// Counts a decision and emits its event.
     pub(crate) fn record(&self, decision: CacheDecision, because: &'static str) {
         let counters = &self.state.counters;

@@ -50,6 +50,7 @@ impl CacheLayer {
                         choose: None,
                         key_headers: Vec::new(),
                         count_tokens: false,
+                        anonymous: false,
                     },
                     ttl,
                     stale_for: Duration::from_secs(3_600),
@@ -119,9 +120,24 @@ impl<D, T: Store> CacheLayer<D, T> {
     }
 
     /// Adds a header whose value distinguishes requests. Default: none. Use it for headers of your
-    /// own that identify the caller.
+    /// own that identify the caller, such as the key of a gateway. For a caller whose token changes,
+    /// see [`CredentialId`](tower_claude_core::CredentialId).
     pub fn with_key_header(self, name: HeaderName) -> Self {
         self.with(|settings| settings.policy.key_headers.push(name))
+    }
+
+    /// Shares responses among requests without a known credential too. Default: off, and such
+    /// requests bypass the cache. Use it where an inner layer or the client adds the credential,
+    /// and all callers have the same rights.
+    ///
+    /// Known are `x-api-key`, `authorization`, `api-key`, `x-goog-api-key`, `cf-aig-authorization`,
+    /// AWS signatures, and the extensions [`CredentialId`] and [`Tenant`]. A header of
+    /// [`with_key_header`](Self::with_key_header) counts as well.
+    ///
+    /// [`CredentialId`]: tower_claude_core::CredentialId
+    /// [`Tenant`]: tower_claude_core::Tenant
+    pub fn with_anonymous(self) -> Self {
+        self.with(|settings| settings.policy.anonymous = true)
     }
 
     /// Sets how many callers may share one call, including its leader. Default: 1,024. Further

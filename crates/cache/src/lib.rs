@@ -20,6 +20,7 @@
 //! let layer = CacheLayer::new(Duration::from_secs(300));
 //! for expected in ["miss", "hit"] {
 //!     let request = Request::post("https://api.anthropic.com/v1/messages")
+//!         .header("x-api-key", "key") // callers with other keys get other responses
 //!         .extension(Cacheable::new()) // without the mark it passes through
 //!         .body(RequestBody::from(r#"{"model":"claude-sonnet-5-5","max_tokens":64,"messages":[]}"#))?;
 //!     let response = layer.layer(api).oneshot(request).await?;
@@ -34,9 +35,10 @@
 //! # What it does
 //!
 //! * **Selects.** Only Messages requests that are marked [`Cacheable`] use the cache, and
-//!   `cache-control: no-store` wins over the mark. All other requests pass through. The header
+//!   `cache-control: no-store` wins over the mark. A marked request without a known credential
+//!   [bypasses](CacheLayer::with_anonymous) the cache. All other requests pass through. The header
 //!   [`CACHE`] reports what was done.
-//! * **Compares.** Two requests are equal if tenant, credential, host, URI, `origin`, `anthropic-`
+//! * **Compares.** Two requests are equal if tenant, [credential](tower_claude_core::Scope::credential_of), host, URI, `origin`, `anthropic-`
 //!   headers, content type and all body fields are equal, except `metadata` and `service_tier`. The
 //!   field `stream` counts too. A [`Key`] is a keyed hash of all that.
 //! * **Coalesces.** Equal requests in flight share one call to the inner service and its outcome.
@@ -85,6 +87,8 @@
 //! * A caller that is identified by a header of your own needs a [key
 //!   header](CacheLayer::with_key_header). Callers with the same credential share responses
 //!   otherwise.
+//! * It verifies no credential. Of an AWS signature only the key id, the region and the service are
+//!   compared, so a hit does not prove that the caller has the secret.
 //! * Request bodies above 32 MiB and responses in unknown formats pass through.
 #![forbid(unsafe_code)]
 

@@ -31,9 +31,9 @@ pub type CircuitBreaker<S, C = ClaudeClassify> = Driven<S, (), BreakerPolicy, C>
 
 /// A layer that stops calls to what fails. See the [crate documentation](crate).
 ///
-/// The default is the recommendation. There is a circuit for each endpoint and model, which opens
-/// after five failures in a row within a minute, for 10 s to 20 s. There is a circuit for each
-/// credential, which a 401 or a spend limit opens at once.
+/// The default is the recommendation. There is a circuit for each host, endpoint and model, which
+/// opens after five failures in a row within a minute, for 10 s to 20 s. There is a circuit for each
+/// credential at each host, which a 401 or a spend limit opens at once.
 ///
 /// The circuits live in the layer. All its clones and services share them.
 #[derive(Clone)]
@@ -86,7 +86,7 @@ impl<C> CircuitBreakerLayer<C> {
     }
 
     /// Sets the function that maps a request to its circuit. By default [`Scope::of_model`], which
-    /// is its endpoint and its model.
+    /// is its host, its endpoint and its model.
     pub fn with_scope(
         self,
         scope_of: impl Fn(&Request<RequestBody>) -> Scope + Send + Sync + 'static,
@@ -96,7 +96,9 @@ impl<C> CircuitBreakerLayer<C> {
 
     /// Sets the function that maps the headers of a request to a number for its credential. The
     /// number must not reveal the secret. A request with 0 has no credential circuit. By default
-    /// [`Scope::credential_of`].
+    /// [`Scope::credential_of`], which a [`CredentialId`] in the extensions replaces for all layers.
+    ///
+    /// [`CredentialId`]: tower_claude_core::CredentialId
     pub fn with_credential(
         self,
         credential_of: impl Fn(&HeaderMap) -> u64 + Send + Sync + 'static,

@@ -32,9 +32,9 @@
 //! ```
 //!
 //! # What it does
-//! - Opens a circuit per endpoint and model after five failures in a row within a minute. Shares of
-//!   failures and of slow calls can be configured as well ([`BreakerConfig`]).
-//! - Opens a circuit per credential at a single 401 or spend limit.
+//! - Opens a circuit per host, endpoint and model after five failures in a row within a minute.
+//!   Shares of failures and of slow calls can be configured as well ([`BreakerConfig`]).
+//! - Opens a circuit per credential and host at a single 401 or spend limit.
 //! - Rejects calls while a circuit is open. The response is a 529 in Claude's shape (401 or 402 for
 //!   a credential), tagged [`Rejection`](tower_claude_core::Rejection), with the rest of the
 //!   cool-down as `retry-after`.

@@ -149,7 +149,7 @@ impl AttemptPolicy for BreakerPolicy {
     ) -> Poll<Result<(), Rejection>> {
         attempt.credential_hash = match &self.config.credential_of {
             Some(credential_of) => credential_of(request.headers()),
-            None => call.credential_of(request.headers()),
+            None => call.credential_of(request),
         };
         // An attempt before this one may have been given up in a queue.
         call.set_held_back(false);

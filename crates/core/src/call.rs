@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use http::{Extensions, HeaderMap};
+use http::{Extensions, Request};
 use tokio::time::Instant;
 
 use crate::{
@@ -97,14 +97,14 @@ impl Call {
         }
     }
 
-    /// Returns the hash of the credential in the headers of this call.
+    /// Returns the hash of the credential of a request of this call, at its host.
     ///
     /// It is computed once for a call. See [`Scope::credential_of`](crate::Scope::credential_of).
     #[must_use]
-    pub fn credential_of(&self, headers: &HeaderMap) -> u64 {
+    pub fn credential_of<B>(&self, request: &Request<B>) -> u64 {
         match self.credential.load(Ordering::Relaxed) {
             UNSET => {
-                let credential = credential(headers);
+                let credential = credential(request);
                 self.credential.store(credential, Ordering::Relaxed);
                 credential
             }

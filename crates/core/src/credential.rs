@@ -1,11 +1,27 @@
-//! The hash that identifies a credential.
+//! The identity of the credential of a request.
 
-use std::{hash::BuildHasher, sync::LazyLock};
+use std::{
+    borrow::Cow,
+    fmt,
+    hash::BuildHasher,
+    sync::{Arc, LazyLock},
+};
 
 use foldhash::{SharedSeed, quality::SeedableRandomState};
-use http::{HeaderMap, HeaderName, header::AUTHORIZATION};
+use http::{HeaderName, Request, header::AUTHORIZATION};
 
-const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+use crate::{host::host, percent};
+
+/// The headers that hold a credential. Of several, the first counts, so a key wins over a token.
+static HEADERS: [HeaderName; 5] = [
+    HeaderName::from_static("x-api-key"),
+    HeaderName::from_static("api-key"),
+    HeaderName::from_static("x-goog-api-key"),
+    AUTHORIZATION,
+    HeaderName::from_static("cf-aig-authorization"),
+];
+
+static WORKSPACE: HeaderName = HeaderName::from_static("anthropic-workspace-id");
 
 /// The key of the hash. It is random for each process, so a hash identifies nothing outside of it.
 static HASH_KEY: LazyLock<SeedableRandomState> = LazyLock::new(|| {
@@ -13,10 +29,201 @@ static HASH_KEY: LazyLock<SeedableRandomState> = LazyLock::new(|| {
     SeedableRandomState::with_seed(seed, SharedSeed::global_random())
 });
 
-/// Returns the keyed hash of `x-api-key`, or else of `authorization`. Returns 0 if both are absent.
-pub(crate) fn credential(headers: &HeaderMap) -> u64 {
-    headers
-        .get(&API_KEY)
-        .or_else(|| headers.get(AUTHORIZATION))
-        .map_or(0, |value| HASH_KEY.hash_one(value.as_bytes()))
+/// The name of the credential of a request, for credentials that change by themselves.
+///
+/// Insert it into the extensions of a request whose credential cannot be recognized: a token that
+/// is renewed (OAuth, Entra, temporary keys of AWS), or a header that only a gateway knows. Limits,
+/// circuits, fallbacks and cache entries then belong to this name, and the credential in the
+/// request is not read. Insert it outside of the outermost layer.
+///
+/// All requests with one name share their cached responses, so give two callers with different
+/// rights different names. The name is hashed and never logged.
+///
+/// ```
+/// use http::Request;
+/// use tower::{ServiceBuilder, ServiceExt, service_fn};
+/// use tower_claude_core::{CredentialId, Scope};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let service = ServiceBuilder::new()
+///     .map_request(|mut request: Request<()>| {
+///         request.extensions_mut().insert(CredentialId::new("project-7"));
+///         request
+///     })
+///     .service(service_fn(|request: Request<()>| async move {
+///         Ok::<_, std::convert::Infallible>(Scope::credential_of(&request))
+///     }));
+/// let with = |token: &str| Request::get("/").header("authorization", token).body(()).unwrap();
+/// let first = service.clone().oneshot(with("Bearer token-1")).await;
+/// assert_eq!(first, service.oneshot(with("Bearer token-2")).await);
+/// # }
+/// ```
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct CredentialId(Arc<str>);
+
+impl CredentialId {
+    /// Creates the identity of this name.
+    #[must_use]
+    pub fn new(name: impl Into<Arc<str>>) -> Self {
+        Self(name.into())
+    }
+}
+
+impl fmt::Debug for CredentialId {
+    /// Leaves the name out.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CredentialId")
+    }
+}
+
+/// The stable part of a credential.
+///
+/// Equal values are one credential, wherever it stands in a request. It has no `Debug`, because it
+/// is the secret itself.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub enum Credential<'a> {
+    /// The name in a [`CredentialId`].
+    Named(&'a str),
+    /// A key or token without its scheme.
+    Key(Cow<'a, [u8]>),
+    /// An AWS signature.
+    Signature {
+        /// The access key id.
+        key_id: Cow<'a, [u8]>,
+        /// The part after the date: region and service.
+        area: Cow<'a, [u8]>,
+    },
+    /// The project, location and workspace in the path, in place of a Google OAuth token.
+    Google(&'a str),
+}
+
+impl<'a> Credential<'a> {
+    /// Returns all credentials of a request without duplicates, the one that counts first.
+    #[must_use]
+    pub fn all<B>(request: &'a Request<B>) -> Vec<Self> {
+        if let Some(name) = request.extensions().get::<CredentialId>() {
+            return vec![Self::Named(&name.0)];
+        }
+        let values = HEADERS
+            .iter()
+            .flat_map(|name| request.headers().get_all(name));
+        let mut all = Vec::with_capacity(1);
+        for credential in values.filter_map(|value| Self::read(value.as_bytes())) {
+            if !all.contains(&credential) {
+                all.push(credential);
+            }
+        }
+        all.extend(Self::in_query(request).filter(|found| !all.contains(found)));
+        all
+    }
+
+    /// Returns the credential that counts.
+    fn first<B>(request: &'a Request<B>) -> Option<Self> {
+        if let Some(name) = request.extensions().get::<CredentialId>() {
+            return Some(Self::Named(&name.0));
+        }
+        let mut values = HEADERS
+            .iter()
+            .flat_map(|name| request.headers().get_all(name));
+        let found = values.find_map(|value| Self::read(value.as_bytes()));
+        found.or_else(|| Self::in_query(request))
+    }
+
+    /// Reads the value of a header.
+    fn read(value: &'a [u8]) -> Option<Self> {
+        let value = value.trim_ascii();
+        if has_prefix(value, b"AWS4-")
+            && let Some(signature) = Self::in_signature(value)
+        {
+            return Some(signature);
+        }
+        let key = match value.get(6..) {
+            _ if !has_prefix(value, b"bearer") => value,
+            Some([b' ' | b'\t', key @ ..]) => key.trim_ascii(),
+            Some([]) => b"",
+            _ => value,
+        };
+        (!key.is_empty()).then_some(Self::Key(Cow::Borrowed(key)))
+    }
+
+    /// Reads `Credential=AKID/date/region/service/aws4_request` in the header of a signature.
+    fn in_signature(value: &'a [u8]) -> Option<Self> {
+        const NAME: &[u8] = b"Credential=";
+        let at = value.windows(NAME.len()).position(|part| part == NAME)?;
+        let value = &value[at + NAME.len()..];
+        let is_end = |byte: &u8| *byte == b',' || byte.is_ascii_whitespace();
+        let value = value.split(is_end).next()?;
+        let mut parts = value.splitn(3, |byte| *byte == b'/');
+        let (key_id, _date, area) = (parts.next()?, parts.next()?, parts.next()?);
+        Some(Self::Signature {
+            key_id: key_id.into(),
+            area: area.into(),
+        })
+    }
+
+    /// Reads the query: the signature of a presigned URL, or a Google API key.
+    fn in_query<B>(request: &'a Request<B>) -> Option<Self> {
+        let query = request.uri().query()?;
+        let value = |name: &str| {
+            let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+            let (_, value) = pairs.find(|(key, value)| *key == name && !value.is_empty())?;
+            percent::decode(value)
+        };
+        if let Some(signed) = value("X-Amz-Credential") {
+            let mut parts = signed.splitn(3, '/');
+            let (key_id, _date, area) = (parts.next()?, parts.next()?, parts.next()?);
+            return Some(Self::Signature {
+                key_id: key_id.as_bytes().to_vec().into(),
+                area: area.as_bytes().to_vec().into(),
+            });
+        }
+        Some(Self::Key(match value("key")? {
+            Cow::Borrowed(key) => key.as_bytes().into(),
+            Cow::Owned(key) => key.into_bytes().into(),
+        }))
+    }
+
+    /// Returns the project in the path if this is a Google OAuth token, which is renewed each hour.
+    fn without_google_token(self, path: &'a str) -> Self {
+        match &self {
+            Self::Key(token) if token.starts_with(b"ya29.") => {
+                google_project(path).map_or(self, Self::Google)
+            }
+            _ => self,
+        }
+    }
+}
+
+/// Returns the project, location and workspace of a path of Google Cloud.
+fn google_project(path: &str) -> Option<&str> {
+    let project = path.rfind("/projects/")?;
+    let rest = &path[project + 1..];
+    let mut end = 0;
+    for name in ["projects/", "locations/", "workspaces/"] {
+        let Some(value) = rest[end..].strip_prefix(name) else {
+            break;
+        };
+        let length = value.find('/').map_or(value.len(), |slash| slash + 1);
+        end += name.len() + length;
+    }
+    Some(&rest[..end])
+}
+
+fn has_prefix(value: &[u8], prefix: &[u8]) -> bool {
+    let start = value.get(..prefix.len());
+    start.is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+}
+
+/// Returns the keyed hash of the credential of a request at its host. Returns 0 if there is none.
+pub(crate) fn credential<B>(request: &Request<B>) -> u64 {
+    let Some(credential) = Credential::first(request) else {
+        return 0;
+    };
+    let (uri, headers) = (request.uri(), request.headers());
+    let credential = credential.without_google_token(uri.path());
+    let workspace = headers.get(&WORKSPACE).map(|value| value.as_bytes());
+    HASH_KEY
+        .hash_one((credential, workspace, host(uri, headers)))
+        .max(1)
 }

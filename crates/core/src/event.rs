@@ -9,6 +9,7 @@
 //! | `ERROR` | `unauthorized`, once for each credential |
 //! | `WARN` | `refused`, `paused`, `threshold`, `gave_up`, `circuit_opened`, `broken` |
 //! | `WARN` | `fell_back`, to another model |
+//! | `WARN` | `inactive`, once for each layer and reason |
 //! | `INFO` | `retry`, `circuit_probe`, `circuit_closed` |
 //! | `DEBUG` | `headroom` for each response, `queued`, `uncounted`, the decisions of a cache |
 //! | `TRACE` | `admitted`, with the wait |
@@ -21,7 +22,14 @@
 //! - Events of a call that a cache makes `detached()` have none either.
 //! - Events of a call shared through the cache have the span of the caller that polls it.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use tower_claude_wire::RateLimits;
 
@@ -183,6 +191,15 @@ pub enum Event<'a> {
         /// False if `from` was skipped because of earlier calls.
         asked: bool,
     },
+    /// A layer gets requests that ask for it, and on which it cannot act. Emitted once for each
+    /// layer and reason.
+    Inactive {
+        /// The name of the layer.
+        layer: &'static str,
+        /// The reason: `endpoint` (the path leads to no known endpoint of the API), `credential`
+        /// (a cache does not share responses to requests without a known credential).
+        because: &'static str,
+    },
     /// A cache decided on a request or a response.
     Cache {
         /// The name of the layer.
@@ -289,6 +306,19 @@ impl EventSink {
 impl fmt::Debug for EventSink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("EventSink").field(&self.0.is_some()).finish()
+    }
+}
+
+/// A notice that a layer cannot act on the requests that ask for it. It is emitted once.
+#[derive(Debug, Default)]
+pub struct InactiveNotice(AtomicBool);
+
+impl InactiveNotice {
+    /// Emits [`Event::Inactive`], unless this was done before.
+    pub fn emit(&self, sink: &EventSink, layer: &'static str, because: &'static str) {
+        if !self.0.swap(true, Ordering::Relaxed) {
+            emit(sink, &Event::Inactive { layer, because });
+        }
     }
 }
 
@@ -443,6 +473,9 @@ fn trace(event: &Event<'_>) {
                 target: "tower_claude", layer, decision = "fell_back", class = class.kind.as_str(),
                 model = to, from, asked,
             );
+        }
+        Event::Inactive { layer, because } => {
+            tracing::warn!(target: "tower_claude", layer, decision = "inactive", because);
         }
         Event::Cache {
             layer,

@@ -28,6 +28,7 @@
 //! | [`Priority`] | Limiters give a higher priority a greater share. |
 //! | [`Tenant`] | Limiters give each tenant a fair share. |
 //! | [`Workload`] | Limiters estimate the usage of each workload separately. |
+//! | [`CredentialId`] | All layers know the caller by this name, and not by a token that changes. |
 //!
 //! Find these extensions in a response:
 //!
@@ -90,12 +91,15 @@ mod credential;
 mod deadline_layer;
 mod dimension;
 pub mod driver;
+mod endpoint;
 mod erase;
 mod error_body;
 pub mod event;
+mod host;
 mod ledger;
 mod outcome;
 mod paused_by_limiter;
+mod percent;
 mod prefix;
 mod rejection;
 mod request;
@@ -115,13 +119,15 @@ pub use call::{Call, Deadline, Priority, Tenant};
 pub use class::{Class, Kind, Reach};
 pub use classify::{Classify, ClassifyResponse, ClaudeClassify, HttpClassify};
 pub use cost::{Cost, EstimateCost, HeuristicCost, estimate_fn};
+pub use credential::CredentialId;
 pub use deadline_layer::{DeadlineLayer, SetDeadline};
 pub use dimension::Dimension;
+pub use endpoint::Endpoint;
 pub use outcome::Outcome;
 pub use rejection::{REJECTED_BY, RejectReason, Rejection};
 pub use request_body::RequestBody;
 pub use response_body::ResponseBody;
-pub use scope::{Endpoint, Scope};
+pub use scope::Scope;
 pub use workload::Workload;
 
 // Compiles the example of the README.

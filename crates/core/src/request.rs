@@ -4,20 +4,26 @@
 //! scopes. The functions that read all of them from a request are therefore in a module of their
 //! own.
 
-use std::sync::{Arc, LazyLock};
+use std::{
+    borrow::Cow,
+    sync::{Arc, LazyLock},
+};
 
-use http::Request;
+use http::{Request, Uri};
 use tokio::time::Instant;
 use tower_claude_wire::{Model, ModelCatalog, Peek};
 
 use crate::{
     call::Call,
     credential::credential,
-    request_body::RequestBody,
-    scope::{Endpoint, Scope, ScopeRef},
+    endpoint::{ApiPath, Endpoint},
+    host::host,
+    request_body::{MAX_NAME_LENGTH, RequestBody},
+    scope::{Scope, ScopeRef},
 };
 
-static NO_GROUP: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from(""));
+static EMPTY: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from(""));
+
 impl Call {
     /// Returns the record of the call that this request belongs to.
     #[must_use]
@@ -51,34 +57,93 @@ impl Call {
     }
 }
 
+/// Returns the model that a request names, in its path or else in its body.
+///
+/// `None` if the name is longer than 1,024 bytes. See [`RequestBody::model`].
+#[must_use]
+#[inline]
+pub fn requested_model(request: &Request<RequestBody>) -> Option<Cow<'_, str>> {
+    model(request.uri(), request.body())
+}
+
+/// Returns true if a request asks for a stream, by its path or by its body.
+#[must_use]
+pub fn requests_stream(request: &Request<RequestBody>) -> bool {
+    ApiPath::parse(request.uri().path()).streams || request.body().peek().is_some_and(Peek::stream)
+}
+
+/// Returns the model that a URI or else a body names.
+#[inline]
+pub(crate) fn model<'a>(uri: &'a Uri, body: &'a RequestBody) -> Option<Cow<'a, str>> {
+    let path = ApiPath::parse(uri.path());
+    if path.form.is_none() {
+        return body.model().map(Cow::Borrowed);
+    }
+    path.model().filter(|model| model.len() <= MAX_NAME_LENGTH)
+}
+
+/// Returns the entry of the requested model in the built-in catalog, if there is one.
+#[inline]
+pub(crate) fn listed_model(request: &Request<RequestBody>) -> Option<&'static Model> {
+    listed_at(ApiPath::parse(request.uri().path()), request)
+}
+
+#[inline]
+fn listed_at(path: ApiPath<'_>, request: &Request<RequestBody>) -> Option<&'static Model> {
+    if path.form.is_none() {
+        return request.body().listed_model();
+    }
+    ModelCatalog::builtin().get(&path.model()?)
+}
+
 impl<'a> ScopeRef<'a> {
-    /// Returns the same as [`Scope::of_call`], or `None` if the model is not in the catalog.
+    /// Returns the same as [`Scope::of_call`], or `None` if the model is not in the catalog or the
+    /// host cannot be borrowed.
     #[must_use]
     pub fn of_call(request: &'a Request<RequestBody>, call: &Call) -> Option<Self> {
-        let endpoint = Endpoint::of(request.uri().path());
-        let messages = endpoint == Endpoint::Messages;
+        let path = ApiPath::parse(request.uri().path());
+        let messages = path.endpoint == Endpoint::Messages;
         let group = if messages {
-            &*request.body().listed_model()?.rate_group
+            &*listed_at(path, request)?.rate_group
         } else {
             ""
         };
         Some(Self {
-            credential: call.credential_of(request.headers()),
-            endpoint,
+            credential: call.credential_of(request),
+            host: borrowed_host(request)?,
+            endpoint: path.endpoint,
             group,
             fast: messages && request.body().peek().is_some_and(Peek::fast),
         })
     }
 
-    /// Returns the same as [`Scope::of_model`], or `None` if the model is not in the catalog.
+    /// Returns the same as [`Scope::of_model`], or `None` if the model is not in the catalog or the
+    /// host cannot be borrowed.
     #[must_use]
     pub fn of_model(request: &'a Request<RequestBody>) -> Option<Self> {
+        let path = ApiPath::parse(request.uri().path());
         Some(Self {
             credential: 0,
-            endpoint: Endpoint::of(request.uri().path()),
-            group: &request.body().listed_model()?.id,
+            host: borrowed_host(request)?,
+            endpoint: path.endpoint,
+            group: &listed_at(path, request)?.id,
             fast: false,
         })
+    }
+}
+
+fn borrowed_host(request: &Request<RequestBody>) -> Option<&str> {
+    match host(request.uri(), request.headers()) {
+        Cow::Borrowed(host) => Some(host),
+        Cow::Owned(_) => None,
+    }
+}
+
+/// Returns the host of a request as [`Scope::host`] has it.
+fn shared_host(request: &Request<RequestBody>) -> Arc<str> {
+    match &*host(request.uri(), request.headers()) {
+        "" => EMPTY.clone(),
+        host => Arc::from(host),
     }
 }
 
@@ -86,43 +151,48 @@ impl Scope {
     /// Returns the scope of a request, by the built-in model catalog.
     #[must_use]
     pub fn of(request: &Request<RequestBody>) -> Self {
-        let listed = request.body().listed_model();
-        let credential = || credential(request.headers());
-        Self::with_model(request, ModelCatalog::builtin(), listed, credential)
+        Self::with_model(
+            request,
+            ModelCatalog::builtin(),
+            listed_model(request),
+            credential,
+        )
     }
 
     /// Returns the scope of a request of this call, which hashes the credential only once.
     #[must_use]
     pub fn of_call(request: &Request<RequestBody>, call: &Call) -> Self {
-        let listed = request.body().listed_model();
-        let credential = || call.credential_of(request.headers());
-        Self::with_model(request, ModelCatalog::builtin(), listed, credential)
+        let credential = |request: &_| call.credential_of(request);
+        Self::with_model(
+            request,
+            ModelCatalog::builtin(),
+            listed_model(request),
+            credential,
+        )
     }
 
     /// Returns the scope of a request, by this model catalog.
     #[must_use]
     pub fn with_catalog(request: &Request<RequestBody>, catalog: &ModelCatalog) -> Self {
-        let model = request.body().model();
-        let listed = model.and_then(|model| catalog.get(model));
-        let credential = || credential(request.headers());
+        let model = requested_model(request);
+        let listed = model.and_then(|model| catalog.get(&model));
         Self::with_model(request, catalog, listed, credential)
     }
 
-    /// Returns the scope of the endpoint family and the model, for any credential.
+    /// Returns the scope of the host, the endpoint family and the model, for any credential.
     ///
     /// Circuits have such a scope. The group is the canonical id of the model. For a model that is
     /// not in the built-in catalog it is the name in the request.
     #[must_use]
     pub fn of_model(request: &Request<RequestBody>) -> Self {
-        let endpoint = Endpoint::of(request.uri().path());
-        let body = request.body();
-        let group = match body.listed_model() {
+        let group = match listed_model(request) {
             Some(model) => model.id.clone(),
-            None => body.model().map_or_else(|| NO_GROUP.clone(), Arc::from),
+            None => requested_model(request).map_or_else(|| EMPTY.clone(), Arc::from),
         };
         Self {
             credential: 0,
-            endpoint,
+            host: shared_host(request),
+            endpoint: Endpoint::of(request.uri().path()),
             group,
             fast: false,
         }
@@ -133,24 +203,22 @@ impl Scope {
         request: &Request<RequestBody>,
         catalog: &ModelCatalog,
         listed: Option<&Model>,
-        credential: impl FnOnce() -> u64,
+        credential: impl FnOnce(&Request<RequestBody>) -> u64,
     ) -> Self {
         let endpoint = Endpoint::of(request.uri().path());
-        let body = request.body();
         let messages = endpoint == Endpoint::Messages;
         let group = match listed {
-            _ if !messages => NO_GROUP.clone(),
+            _ if !messages => EMPTY.clone(),
             Some(model) => model.rate_group.clone(),
-            None => body.model().map_or_else(
-                || NO_GROUP.clone(),
-                |model| catalog.lookup(model).rate_group,
-            ),
+            None => requested_model(request)
+                .map_or_else(|| EMPTY.clone(), |model| catalog.lookup(&model).rate_group),
         };
         Self {
-            credential: credential(),
+            credential: credential(request),
+            host: shared_host(request),
             endpoint,
             group,
-            fast: messages && body.peek().is_some_and(Peek::fast),
+            fast: messages && request.body().peek().is_some_and(Peek::fast),
         }
     }
 }

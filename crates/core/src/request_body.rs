@@ -70,7 +70,7 @@ impl Parsed {
 }
 
 /// The greatest length of a model name in bytes. The names of cloud resources are shorter, too.
-const MAX_NAME_LENGTH: usize = 1_024;
+pub(crate) const MAX_NAME_LENGTH: usize = 1_024;
 
 impl RequestBody {
     /// The default buffer limit of a layer: 32 MiB, which is the limit of the API.
@@ -120,7 +120,10 @@ impl RequestBody {
         Some(&self.parsed()?.peek)
     }
 
-    /// Returns the model that the request names.
+    /// Returns the model that the body names.
+    ///
+    /// The paths of some clouds name the model. See
+    /// [`requested_model`](crate::toolkit::requested_model).
     ///
     /// `None` if the name is longer than 1,024 bytes. Layers keep state for each model, and this
     /// bounds the memory that a client can make them use.
@@ -134,7 +137,7 @@ impl RequestBody {
         (model.len() <= MAX_NAME_LENGTH).then_some(model)
     }
 
-    /// Returns the entry of the requested model in the built-in catalog, if there is one.
+    /// Returns the entry of this model in the built-in catalog, if there is one.
     pub(crate) fn listed_model(&self) -> Option<&'static Model> {
         self.parsed()?.listed
     }

@@ -1,11 +1,14 @@
 //! Requests that are kept to be sent again.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    borrow::Cow,
+    sync::{Arc, OnceLock},
+};
 
 use bytes::Bytes;
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 
-use crate::request_body::RequestBody;
+use crate::{request::model, request_body::RequestBody};
 
 /// A request that is kept for another attempt. The call policies of one driver share it.
 ///
@@ -47,6 +50,13 @@ impl SavedRequest {
     #[must_use]
     pub fn get(&self) -> &Request<RequestBody> {
         self.whole.get_or_init(|| Box::new(self.copy()))
+    }
+
+    /// Returns the model that the request names. See
+    /// [`requested_model`](crate::toolkit::requested_model).
+    #[must_use]
+    pub fn model(&self) -> Option<Cow<'_, str>> {
+        model(&self.uri, &self.body)
     }
 
     /// Returns the body of the request.

@@ -5,94 +5,29 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
-use http::HeaderMap;
+use http::Request;
 
-use crate::credential::credential;
-
-/// A family of endpoints with separate limits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Endpoint {
-    /// `POST /v1/messages`.
-    Messages,
-    /// `POST /v1/messages/count_tokens`.
-    CountTokens,
-    /// `/v1/messages/batches` and the paths below it.
-    Batches,
-    /// `/v1/models`.
-    Models,
-    /// `/v1/files`.
-    Files,
-    /// Any other path.
-    Other,
-}
-
-impl Endpoint {
-    /// Returns the family of a path. The path may have a prefix before `/v1/`.
-    #[must_use]
-    #[inline]
-    pub fn of(path: &str) -> Self {
-        // The fast path: nearly every request, and several layers call this.
-        if path == "/v1/messages" {
-            return Self::Messages;
-        }
-        Self::search(path)
-    }
-
-    /// Returns the family of a path other than the most common one.
-    fn search(path: &str) -> Self {
-        let Some(rest) = path
-            .strip_prefix("/v1/")
-            .or_else(|| Some(path.split_once("/v1/")?.1))
-        else {
-            return Self::Other;
-        };
-        match rest.trim_end_matches('/') {
-            "messages" => Self::Messages,
-            "messages/count_tokens" => Self::CountTokens,
-            rest if is_or_below(rest, "messages/batches") => Self::Batches,
-            rest if is_or_below(rest, "models") => Self::Models,
-            rest if is_or_below(rest, "files") => Self::Files,
-            _ => Self::Other,
-        }
-    }
-
-    /// Returns the name for logs and metrics.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Messages => "messages",
-            Self::CountTokens => "count_tokens",
-            Self::Batches => "batches",
-            Self::Models => "models",
-            Self::Files => "files",
-            Self::Other => "other",
-        }
-    }
-}
-
-/// Returns true if the path is that of the family, or below it.
-fn is_or_below(path: &str, family: &str) -> bool {
-    path.strip_prefix(family)
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-}
+use crate::{credential::credential, endpoint::Endpoint};
 
 /// A pool of limits at the server.
 ///
-/// The requests of one scope share their limits. They have the same credential, endpoint family and
-/// group of models, and the same speed.
+/// The requests of one scope share their limits. They have the same credential, host, endpoint
+/// family and group of models, and the same speed. Requests that name no host share one.
 ///
 /// Source: <https://platform.claude.com/docs/en/api/rate-limits>.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Scope {
-    /// A keyed hash of the credential, which differs in every process. 0 for a request without a
-    /// credential.
+    /// The value of [`credential_of`](Self::credential_of): a keyed hash of the credential at its
+    /// host, which differs in every process. 0 for a request without a credential.
     pub credential: u64,
+    /// The host that the URI or else the `host` header names, in lower case and without a default
+    /// port. Empty if the request names none.
+    pub host: Arc<str>,
     /// The endpoint family.
     pub endpoint: Endpoint,
     /// The group of models that share one bucket. Empty if the endpoint has one bucket for all
-    /// models, or if the request names no [model](crate::RequestBody::model).
+    /// models, or if the request names no [model](crate::toolkit::requested_model).
     pub group: Arc<str>,
     /// True for the pool of fast requests (`speed: "fast"`).
     pub fast: bool,
@@ -105,6 +40,8 @@ pub struct Scope {
 pub struct ScopeRef<'a> {
     /// See [`Scope::credential`].
     pub credential: u64,
+    /// See [`Scope::host`].
+    pub host: &'a str,
     /// See [`Scope::endpoint`].
     pub endpoint: Endpoint,
     /// See [`Scope::group`].
@@ -123,6 +60,7 @@ impl AsScope for Scope {
     fn as_scope(&self) -> ScopeRef<'_> {
         ScopeRef {
             credential: self.credential,
+            host: &self.host,
             endpoint: self.endpoint,
             group: &self.group,
             fast: self.fast,
@@ -146,6 +84,10 @@ impl std::hash::Hash for dyn AsScope + '_ {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
         let scope = self.as_scope();
         state.write_u64(scope.credential ^ (scope.endpoint as u64) << 1 ^ u64::from(scope.fast));
+        // A hash of a credential contains the host.
+        if scope.credential == 0 {
+            state.write(scope.host.as_bytes());
+        }
         state.write(scope.group.as_bytes());
     }
 }
@@ -166,6 +108,7 @@ impl PartialEq for dyn AsScope + '_ {
 impl Eq for dyn AsScope + '_ {}
 
 static CREDENTIAL_GROUP: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from("credential"));
+static NO_HOST: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from(""));
 
 impl Scope {
     /// Creates a scope of this name, for limits that are not split as Claude's are.
@@ -173,6 +116,7 @@ impl Scope {
     pub fn named(name: &str) -> Self {
         Self {
             credential: 0,
+            host: NO_HOST.clone(),
             endpoint: Endpoint::Other,
             group: Arc::from(name),
             fast: false,
@@ -186,25 +130,36 @@ impl Scope {
     pub fn of_credential(credential: u64) -> Self {
         Self {
             credential,
+            host: NO_HOST.clone(),
             endpoint: Endpoint::Other,
             group: CREDENTIAL_GROUP.clone(),
             fast: false,
         }
     }
 
-    /// Returns a keyed hash of `x-api-key`, or else of `authorization`. Returns 0 if both are
-    /// absent.
+    /// Returns a keyed hash of the credential at its host, or 0 for a request without a credential.
+    ///
+    /// The same key has one hash wherever it stands: in `x-api-key`, `api-key`, `x-goog-api-key`,
+    /// `cf-aig-authorization`, or in `authorization` with or without the scheme `Bearer`. Of
+    /// several, the first in this order counts, so a key wins over a token. An AWS signature counts
+    /// as its access key id, region and service, in the header or in the query. A Google OAuth
+    /// token counts as the project, location and workspace in the path. The header
+    /// `anthropic-workspace-id` is a part of the credential. A [`CredentialId`] in the extensions
+    /// replaces all of them but the workspace.
     ///
     /// The hash of a credential differs in every process.
+    ///
+    /// [`CredentialId`]: crate::CredentialId
     #[must_use]
-    pub fn credential_of(headers: &HeaderMap) -> u64 {
-        credential(headers)
+    pub fn credential_of<B>(request: &Request<B>) -> u64 {
+        credential(request)
     }
 }
 
 impl fmt::Display for Scope {
     /// Writes for example `messages/sonnet-5.5`, or `messages/sonnet-5.5/fast` for the fast pool.
-    /// The credential is left out.
+    /// The credential is left out, and the host as well, unless the alternate form `{:#}` is used:
+    /// `messages/sonnet-5.5 at api.anthropic.com`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.endpoint.as_str())?;
         if !self.group.is_empty() {
@@ -212,6 +167,9 @@ impl fmt::Display for Scope {
         }
         if self.fast {
             f.write_str("/fast")?;
+        }
+        if f.alternate() && !self.host.is_empty() {
+            write!(f, " at {}", self.host)?;
         }
         Ok(())
     }

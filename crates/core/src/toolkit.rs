@@ -9,6 +9,7 @@
 //! | Accept any request body | [`BufferRequest`], [`HttpInner`], [`Collect`] |
 //! | Send a request again | [`SavedRequest`], [`CloneSource`], [`take_ready`] |
 //! | Read a response | [`BodyTracker`], [`ErrorBody`] |
+//! | Read a request | [`ApiPath`], [`requested_model`], [`requests_stream`], [`Credential`] |
 //! | Look up the state of a scope | [`ScopeRef`], [`AsScope`] |
 //! | Share reservations | [`Ledger`], [`ReservationHandle`], [`LimiterId`] |
 //! | Correct limits by a response | [`Observation`], [`LimitWarning`] |
@@ -21,9 +22,12 @@ pub use crate::buffer_request::{BufferRequest, BufferRequestFuture, HttpInner};
 pub use crate::clone_source::{CloneSource, take_ready};
 pub use crate::collect::Collect;
 pub use crate::cost::{PendingEstimate, UsageListener};
+pub use crate::credential::Credential;
+pub use crate::endpoint::{ApiPath, PathForm};
 pub use crate::error_body::{ERROR_BODY_LIMIT, ErrorBody};
 pub use crate::ledger::{Ledger, LimitWarning, LimiterId, Observation, ReservationHandle};
 pub use crate::paused_by_limiter::PausedByLimiter;
 pub use crate::prefix::{CacheReads, Prefix, PrefixMemory, Prefixes};
+pub use crate::request::{requested_model, requests_stream};
 pub use crate::saved_request::SavedRequest;
 pub use crate::scope::{AsScope, ScopeRef};

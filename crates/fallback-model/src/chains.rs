@@ -42,11 +42,20 @@ impl Target {
     }
 }
 
-/// The rate group of one credential.
+/// A model at one host.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct HostModel {
+    pub(crate) host: Arc<str>,
+    /// The canonical id.
+    pub(crate) id: Arc<str>,
+}
+
+/// The rate group of one credential at one host.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct RateGroup {
     /// The hash of the credential.
     pub(crate) credential: u64,
+    pub(crate) host: Arc<str>,
     pub(crate) group: Arc<str>,
     /// True for the limits of the fast mode.
     pub(crate) fast: bool,

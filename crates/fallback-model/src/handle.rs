@@ -7,20 +7,22 @@ use std::{
 };
 
 use tokio::time::Instant;
-use tower_claude_core::Class;
+use tower_claude_core::{Class, event::InactiveNotice};
 
 use crate::{
-    chains::RateGroup,
+    chains::{HostModel, RateGroup},
     cooldown::{CoolDownSnapshot, CoolDownTable},
 };
 
 /// The state that all clones of a layer share.
 #[derive(Debug, Default)]
 pub(crate) struct SharedState {
-    /// The models that failed lately, by canonical id.
-    pub(crate) models: Arc<CoolDownTable<Arc<str>>>,
+    /// The models that failed lately, by host.
+    pub(crate) models: Arc<CoolDownTable<HostModel>>,
     /// The rate groups that answered with 429 lately.
     pub(crate) groups: Arc<CoolDownTable<RateGroup>>,
+    /// Emitted if a model is requested at an endpoint without fallback.
+    pub(crate) inactive: InactiveNotice,
     tallies: Mutex<TallyTable>,
 }
 
@@ -96,7 +98,8 @@ pub struct FallbackHandle {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct FallbackSnapshot {
-    /// All stand-ins, and all other models that failed lately, by name.
+    /// All stand-ins, and all other models that failed lately, by name. A model that failed at
+    /// several hosts has an entry for each.
     pub targets: Vec<TargetSnapshot>,
     /// The rate groups that answered with 429 lately, with an entry for each credential.
     pub pools: Vec<PoolSnapshot>,
@@ -110,6 +113,9 @@ pub struct FallbackSnapshot {
 pub struct TargetSnapshot {
     /// The canonical id.
     pub model: Arc<str>,
+    /// The host at which the model has failed. Empty if it has not failed lately, or if the
+    /// requests name no host.
+    pub host: Arc<str>,
     /// The cool-down. `None` if the model has not failed lately.
     pub cool_down: Option<CoolDownSnapshot>,
     /// The last failure, if the model has failed lately.
@@ -135,6 +141,8 @@ impl TargetSnapshot {
 pub struct PoolSnapshot {
     /// The rate group.
     pub group: Arc<str>,
+    /// The host. Empty if the requests name none.
+    pub host: Arc<str>,
     /// The cool-down.
     pub cool_down: CoolDownSnapshot,
 }
@@ -154,20 +162,25 @@ impl FallbackHandle {
         let failed = self.shared.models.snapshot(now);
         let pools = self.shared.groups.snapshot(now).into_iter();
         let tallies = self.shared.tallies();
-        let mut models: Vec<Arc<str>> = self.stand_ins.to_vec();
-        models.extend(failed.iter().map(|(model, ..)| model.clone()));
-        models.extend(tallies.models.keys().cloned());
-        models.sort_unstable();
-        models.dedup();
-        let targets = models.into_iter().map(|model| {
-            let state = failed.iter().find(|(of, ..)| *of == model);
+        let healthy = self.stand_ins.iter().chain(tallies.models.keys());
+        let healthy = healthy.filter(|id| failed.iter().all(|(key, ..)| key.id != **id));
+        let mut models: Vec<_> = healthy
+            .map(|id| (id.clone(), Arc::default(), None))
+            .collect();
+        models.extend(failed.iter().map(|(key, cool_down, why)| {
+            (key.id.clone(), key.host.clone(), Some((*cool_down, *why)))
+        }));
+        models.sort_unstable_by(|a, b| (&a.0, &a.1).cmp(&(&b.0, &b.1)));
+        models.dedup_by(|a, b| (&a.0, &a.1) == (&b.0, &b.1));
+        let targets = models.into_iter().map(|(model, host, state)| {
             let tally = tallies.models.get(&model).copied().unwrap_or_default();
             TargetSnapshot {
-                cool_down: state.map(|(_, cool_down, _)| *cool_down),
-                why: state.map(|(.., why)| *why),
+                cool_down: state.map(|(cool_down, _)| cool_down),
+                why: state.map(|(_, why)| why),
                 served: tally.served,
                 failed: tally.failed,
                 model,
+                host,
             }
         });
         FallbackSnapshot {
@@ -175,6 +188,7 @@ impl FallbackHandle {
             pools: pools
                 .map(|(key, cool_down, _)| PoolSnapshot {
                     group: key.group,
+                    host: key.host,
                     cool_down,
                 })
                 .collect(),

@@ -39,12 +39,15 @@
 //!   their content, retired models (404), and local rejections of inner layers. After a 429, it
 //!   falls back to another rate group only. Responses in which the model declined, and spend
 //!   limits, are optional. Other 4xx errors and credentials are no reason, but a stand-in may
-//!   reject what the next accepts. Only Messages requests are sent to another model.
+//!   reject what the next accepts. Only Messages requests are sent to another model. If a model is
+//!   requested at another endpoint, a single `Inactive` event is emitted.
 //! - [Rewrites](fn@rewrite) the original request for each model, and skips models for which the
-//!   request cannot be rewritten.
+//!   request cannot be rewritten. Where the path names the model (Bedrock, Vertex), the path is
+//!   rewritten as well, and stand-ins need the names of that platform.
 //! - Stays with the stand-in for the duration of an outage. After three failures, requests go
 //!   straight to the stand-in. After each cool-down, one real request probes the model, with a
 //!   stand-in ready. A 429 counts against the credential and the rate group, not against the model.
+//!   All of this is kept for each host: an outage at one host leaves the others alone.
 //! - Tries the model that is available the soonest if all are out. Skips a stand-in that is known
 //!   to be too slow for the deadline.
 //! - Reports the serving model, the reason and the losses: [`ServedBy`] and three headers,
@@ -91,6 +94,7 @@ mod cooldown;
 mod handle;
 mod layer;
 mod message;
+mod path_model;
 mod policy;
 mod rewrite;
 mod selection;

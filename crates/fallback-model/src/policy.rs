@@ -9,15 +9,15 @@ use tower_claude_core::{
     Call, Class, Endpoint, Kind, RequestBody,
     driver::{AttemptFailure, CallPolicy, CallStart},
     event::{Event, emit},
-    toolkit::SavedRequest,
+    toolkit::{ApiPath, SavedRequest, requested_model},
 };
 use tower_claude_wire::is_event_stream;
 
 use crate::{
-    chains::ChainId,
+    chains::{ChainId, HostModel},
     config::{Config, LAYER},
     cooldown::Permit,
-    message,
+    message, path_model,
     rewrite::{Loss, Unportable},
     selection::{FallbackScope, Selection, TriedTargets, select},
     served::{SERVED_MODEL, ServedBy},
@@ -67,7 +67,7 @@ struct FallbackCall {
     permit: Option<TargetPermit>,
     /// The models that returned 404. The request may name something else that is missing, so a 404
     /// counts against a model only after another model has served the request.
-    not_found: Vec<Permit<Arc<str>>>,
+    not_found: Vec<Permit<HostModel>>,
     /// The failure of the model asked for.
     why: Option<Class>,
     losses: Vec<Loss>,
@@ -251,16 +251,23 @@ impl FallbackCall {
             counted => options.with_input_tokens(counted),
         };
         let original = self.original.get();
-        let rewritten = options.rewrite(
-            original.headers(),
-            original.body().bytes().unwrap_or(&Bytes::new()),
-            original.body().model().unwrap_or_default(),
-            &self.targets.target(config, number).model,
-            config.catalog(),
-        )?;
+        let (uri, to) = (original.uri(), &self.targets.target(config, number).model);
+        let catalog = config.catalog();
+        let (rewritten, uri) = if ApiPath::parse(uri.path()).form.is_some() {
+            path_model::rewrite(&options, original, to, catalog)?
+        } else {
+            let body = original.body();
+            let from = body.model().unwrap_or_default();
+            let bytes = body.bytes().cloned().unwrap_or_default();
+            let headers = original.headers();
+            (
+                options.rewrite(headers, &bytes, from, to, catalog)?,
+                uri.clone(),
+            )
+        };
         let mut request = Request::new(RequestBody::from(rewritten.body));
         *request.method_mut() = original.method().clone();
-        *request.uri_mut() = original.uri().clone();
+        *request.uri_mut() = uri;
         *request.version_mut() = original.version();
         *request.headers_mut() = rewritten.headers;
         *request.extensions_mut() = original.extensions().clone();
@@ -317,9 +324,10 @@ impl FallbackCall {
         if class.local && self.hops <= 1 {
             return;
         }
+        let model = self.original.model();
         let event = Event::GaveUp {
             layer: LAYER,
-            model: self.original.body().model(),
+            model: model.as_deref(),
             attempt: self.hops,
             class: *class,
             because: match call.deadline() {
@@ -352,10 +360,21 @@ impl FallbackState {
 impl FallbackPolicy {
     /// Returns the chain of the stand-ins that could serve this request.
     fn chain_of(&self, request: &Request<RequestBody>) -> Option<ChainId> {
-        let is_messages = request.method() == Method::POST
-            && Endpoint::of(request.uri().path()) == Endpoint::Messages;
-        let model = request.body().model().filter(|_| is_messages)?;
-        self.0.chains.of(model, self.0.catalog())
+        let endpoint = Endpoint::of(request.uri().path());
+        let is_other = endpoint == Endpoint::Other;
+        if request.method() != Method::POST || endpoint != Endpoint::Messages && !is_other {
+            return None;
+        }
+        let chain = self
+            .0
+            .chains
+            .of(&requested_model(request)?, self.0.catalog())?;
+        if is_other {
+            let inactive = &self.0.shared.inactive;
+            inactive.emit(&self.0.events, LAYER, "endpoint");
+            return None;
+        }
+        Some(chain)
     }
 }
 

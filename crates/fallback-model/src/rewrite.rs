@@ -58,8 +58,8 @@ pub struct Rewritten {
 /// | 15 | `fallbacks` | Always removed: this layer falls back. Other betas stay. |
 /// | 16 | prompt caches | Caches are per model: the whole prompt is paid once more. |
 ///
-/// Bodies without a model (Bedrock's `InvokeModel`, Vertex) are Unportable, because the model is in
-/// the path. So are compressed bodies, bodies with a duplicate field, and requests signed for AWS.
+/// Bodies without a model (Bedrock's `InvokeModel`, Vertex) are Unportable here, because the model
+/// is in the path, which the layer rewrites. So are compressed bodies, bodies with a duplicate field, and requests signed for AWS.
 /// Sign in an inner layer.
 ///
 /// ```

@@ -7,21 +7,22 @@ use tokio::time::Instant;
 use tower_claude_core::{
     Class, Endpoint, RequestBody, Scope,
     event::{Event, emit},
+    toolkit::{requested_model, requests_stream},
 };
-use tower_claude_wire::Peek;
 
 use crate::{
-    chains::{ChainId, RateGroup, Target},
+    chains::{ChainId, HostModel, RateGroup, Target},
     config::{Config, LAYER},
     cooldown::{CoolDownChange, Permit, Signal, Unavailable},
     selection::Targets,
 };
 
-/// The targets of one call, and the credential that it uses. Made only after a failure.
+/// The targets of one call, and the credential and host that it uses. Made only after a failure.
 pub(crate) struct CallTargets {
     requested: Target,
     chain: ChainId,
     credential: u64,
+    host: Arc<str>,
     /// True if the request asks for the fast mode.
     fast: bool,
     pub(crate) streams: bool,
@@ -30,13 +31,14 @@ pub(crate) struct CallTargets {
 impl CallTargets {
     pub(crate) fn of(config: &Config, chain: ChainId, request: &Request<RequestBody>) -> Self {
         let scope = Scope::of(request);
-        let body = request.body();
+        let model = requested_model(request).unwrap_or_default();
         Self {
-            requested: Target::new(body.model().unwrap_or_default(), config.catalog()),
+            requested: Target::new(&model, config.catalog()),
             chain,
             credential: scope.credential,
+            host: scope.host,
             fast: scope.fast,
-            streams: body.peek().is_some_and(Peek::stream),
+            streams: requests_stream(request),
         }
     }
 
@@ -56,8 +58,15 @@ impl CallTargets {
     pub(crate) fn permit(&self, config: &Config, number: usize) -> TargetPermit {
         let shared = &config.shared;
         TargetPermit {
-            model: shared.models.permit(&self.target(config, number).id),
+            model: shared.models.permit(&self.host_model(config, number)),
             group: shared.groups.permit(&self.rate_group(config, number)),
+        }
+    }
+
+    fn host_model(&self, config: &Config, number: usize) -> HostModel {
+        HostModel {
+            host: self.host.clone(),
+            id: self.target(config, number).id.clone(),
         }
     }
 
@@ -65,6 +74,7 @@ impl CallTargets {
         let target = self.target(config, number);
         RateGroup {
             credential: self.credential,
+            host: self.host.clone(),
             group: target.group.clone(),
             // A stand-in without a fast mode is not asked for it.
             fast: self.fast && (number == 0 || target.has_fast),
@@ -99,12 +109,12 @@ impl Targets for TargetView<'_> {
     }
 
     fn admit(&mut self, target: usize) -> Result<TargetPermit, Unavailable> {
-        let id = &self.targets.target(self.config, target).id;
+        let model = self.targets.host_model(self.config, target);
         let group = self.targets.rate_group(self.config, target);
         let shared = &self.config.shared;
         let admit = || {
             let group = shared.groups.admit(&group, self.now)?;
-            let model = shared.models.admit(id, self.now)?;
+            let model = shared.models.admit(&model, self.now)?;
             Ok(TargetPermit { model, group })
         };
         admit().inspect_err(|unavailable: &Unavailable| {
@@ -115,7 +125,7 @@ impl Targets for TargetView<'_> {
 
 /// A permit for one call to one target. Dropped unsettled, it gives a probe back.
 pub(crate) struct TargetPermit {
-    pub(crate) model: Permit<Arc<str>>,
+    pub(crate) model: Permit<HostModel>,
     pub(crate) group: Permit<RateGroup>,
 }
 
@@ -149,9 +159,10 @@ pub(crate) trait TargetKey: Clone + Eq + Hash {
     fn scope(&self) -> Scope;
 }
 
-impl TargetKey for Arc<str> {
+impl TargetKey for HostModel {
     fn scope(&self) -> Scope {
-        let mut scope = Scope::named(self);
+        let mut scope = Scope::named(&self.id);
+        scope.host = self.host.clone();
         scope.endpoint = Endpoint::Messages;
         scope
     }
@@ -162,6 +173,7 @@ impl TargetKey for RateGroup {
         let mut scope = Scope::named(&self.group);
         scope.endpoint = Endpoint::Messages;
         scope.credential = self.credential;
+        scope.host = self.host.clone();
         scope.fast = self.fast;
         scope
     }

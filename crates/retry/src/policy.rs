@@ -224,7 +224,7 @@ impl CallPolicy for RetryPolicy {
         }
         let (config, class, number) = (&*self.0, failure.class, state.number);
         let attempt = state.attempt.get_or_insert_default();
-        if let Some(model) = state.saved.as_ref().and_then(|saved| saved.body().model()) {
+        if let Some(model) = state.saved.as_ref().and_then(|saved| saved.model()) {
             attempt.model = Some(Arc::from(model));
         }
         if class.local {

@@ -65,7 +65,7 @@ pub use models::{
 };
 pub use non_text::non_text_bytes;
 pub use peek::{Peek, Thinking};
-pub use prompt::{Prompt, PromptBlock, PromptPart};
+pub use prompt::{InnerBreakpoint, Prompt, PromptBlock, PromptPart};
 pub use retry_after::{MAX_RETRY_AFTER, retry_after};
 pub use sse::{SseEvent, SseScanner};
 pub use stream::{StreamEvent, StreamState};

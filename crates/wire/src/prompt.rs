@@ -1,5 +1,7 @@
 //! The blocks of a prompt, in the order of the prompt cache.
 
+mod canonical;
+
 use std::hash::Hasher;
 use std::time::Duration;
 
@@ -34,6 +36,7 @@ pub enum PromptPart {
 
 /// One block of a prompt: a tool, a text of the system prompt, or a content block of a message.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct PromptBlock<'a> {
     /// The part of the prompt.
     pub part: PromptPart,
@@ -43,26 +46,47 @@ pub struct PromptBlock<'a> {
     pub json: &'a [u8],
     /// Requested lifetime of the cache entry that ends here. `None` without a breakpoint.
     pub breakpoint: Option<Duration>,
+    /// The end of the prefix within the block, if the breakpoint is in the content of a tool result
+    /// and not at its end. The whole block follows.
+    pub inner: Option<InnerBreakpoint>,
+}
+
+/// A breakpoint inside of the content of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InnerBreakpoint {
+    /// The number of elements of the content before the breakpoint.
+    pub elements: usize,
+    /// The number of bytes of the block before the breakpoint.
+    pub bytes: usize,
 }
 
 impl PromptBlock<'_> {
-    /// Hashes the block without its breakpoint, because the breakpoint moves with every turn.
+    /// Returns the length in bytes of the role and the block, up to its end or its inner breakpoint.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.role.len() + self.inner.map_or(self.json.len(), |inner| inner.bytes)
+    }
+
+    /// Returns true if the block has no bytes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Hashes the block as the API reads it.
+    ///
+    /// These do not change the hash: a breakpoint (which moves with every turn), white space between
+    /// tokens, escapes, the order of the members of a block, members that are `null` or have their
+    /// default, and a text that is written as a string or as one block. Order, `null` and defaults
+    /// do count inside of tool input and schemas, which the model reads as they are written.
+    ///
+    /// Of the line with which Claude Code attributes a request (`x-anthropic-billing-header: …`) the
+    /// value `cch` does not count. It differs in every request of a conversation, whose prefix the
+    /// API nevertheless reads from the cache.
     pub fn hash_into(&self, hasher: &mut impl Hasher) {
-        let mut feed = |bytes: &[u8]| {
-            hasher.write_usize(bytes.len());
-            hasher.write(bytes);
-        };
-        feed(self.role);
-        let Some(mut object) = Object::open(self.json) else {
-            feed(self.json);
-            return;
-        };
-        while let Ok(Some(member)) = object.next() {
-            if member.key != CACHE_CONTROL {
-                feed(member.key);
-                feed(member.value);
-            }
-        }
+        canonical::tokens(self.role, hasher);
+        let elements = self.inner.map_or(usize::MAX, |inner| inner.elements);
+        canonical::block(self.json, elements, hasher);
     }
 }
 
@@ -78,7 +102,8 @@ impl<'a> Prompt<'a> {
         let mut prompt = Self::default();
         let mut object = Object::open(body)?;
         while let Some(member) = object.next().ok()? {
-            match member.key {
+            let unescaped = member.unescaped();
+            match unescaped.as_deref().map_or(member.key, str::as_bytes) {
                 b"tools" => prompt.tools = member.value,
                 b"system" => prompt.system = member.value,
                 b"messages" => prompt.messages = member.value,
@@ -109,36 +134,48 @@ impl<'a> Prompt<'a> {
         self.fast
     }
 
-    /// Hashes the settings that the cached messages depend on.
-    pub fn hash_settings_into(&self, hasher: &mut impl Hasher) {
+    /// Returns true if a tool runs at the server. It writes to the cache by itself.
+    #[must_use]
+    pub fn has_server_tools(&self) -> bool {
+        const CLIENT: [&str; 5] = ["custom", "bash_", "text_editor_", "computer_", "memory_"];
+        let is_server = |tool: &[u8]| {
+            let kind = find(tool, b"type").and_then(json_text);
+            kind.is_some_and(|kind| !CLIENT.iter().any(|client| kind.starts_with(client)))
+        };
+        Elements::open(self.tools).is_some_and(|mut tools| tools.any(is_server))
+    }
+
+    /// Hashes the settings that the cached messages depend on. A setting that is `null` or empty, a
+    /// `tool_choice` of `auto`, and an effort that is the default count as absent.
+    pub fn hash_settings_into(&self, default_effort: Option<&str>, hasher: &mut impl Hasher) {
         for value in self.settings {
-            hasher.write_usize(value.len());
-            hasher.write(value);
+            canonical::setting(value, default_effort, hasher);
         }
     }
 
     /// Calls `show` with every block in order. An element that is not valid JSON ends its list.
     pub fn blocks(&self, mut show: impl FnMut(PromptBlock<'a>)) {
         let mut list = |part, role: &'a [u8], json: &'a [u8]| {
+            let block = |json| PromptBlock {
+                part,
+                role,
+                json,
+                breakpoint: find(json, CACHE_CONTROL).and_then(lifetime),
+                inner: None,
+            };
             let Some(array) = Elements::open(json) else {
                 // A plain string is one block.
-                if !json.is_empty() {
-                    show(PromptBlock {
-                        part,
-                        role,
-                        json,
-                        breakpoint: None,
-                    });
+                if json.len() > 2 && json[0] == b'"' {
+                    show(block(json));
                 }
                 return;
             };
             for json in array {
-                show(PromptBlock {
-                    part,
-                    role,
-                    json,
-                    breakpoint: find(json, CACHE_CONTROL).and_then(lifetime),
-                });
+                let mut block = block(json);
+                if part == PromptPart::Messages {
+                    inner_breakpoints(&mut block, &mut show);
+                }
+                show(block);
             }
         };
         list(PromptPart::Tools, &[], self.tools);
@@ -151,6 +188,34 @@ impl<'a> Prompt<'a> {
             let content = find(message, b"content").unwrap_or_default();
             list(PromptPart::Messages, role, content);
         }
+    }
+}
+
+/// Shows the breakpoints in the content of a tool result. A breakpoint at the end of the content is
+/// that of the block.
+fn inner_breakpoints<'a>(block: &mut PromptBlock<'a>, show: &mut impl FnMut(PromptBlock<'a>)) {
+    let Some(content) = find(block.json, b"content").and_then(Elements::open) else {
+        return;
+    };
+    let begin = block.json.as_ptr().addr();
+    let mut content = content.enumerate().peekable();
+    while let Some((index, element)) = content.next() {
+        let Some(keep) = find(element, CACHE_CONTROL).and_then(lifetime) else {
+            continue;
+        };
+        if content.peek().is_none() {
+            block.breakpoint.get_or_insert(keep);
+            return;
+        }
+        let inner = InnerBreakpoint {
+            elements: index + 1,
+            bytes: element.as_ptr().addr() - begin + element.len(),
+        };
+        show(PromptBlock {
+            breakpoint: Some(keep),
+            inner: Some(inner),
+            ..*block
+        });
     }
 }
 

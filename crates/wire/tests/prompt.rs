@@ -1,6 +1,9 @@
 //! Blocks of a prompt, and the bodies of `count_tokens`.
 
-use std::time::Duration;
+use std::{
+    hash::{DefaultHasher, Hasher},
+    time::Duration,
+};
 
 use proptest::prelude::*;
 use tower_claude_wire::{Peek, Prompt, PromptPart, count_tokens_body, counted_tokens};
@@ -78,14 +81,229 @@ fn count_tokens_body_has_only_accepted_fields() {
     assert_eq!(counted_tokens(br#"{"input_tokens":null}"#), None);
 }
 
+/// Returns the hashes of all blocks and of the settings.
+fn hashes(body: &str) -> Vec<u64> {
+    let prompt = Prompt::parse(body.as_bytes()).expect("an object");
+    let mut settings = DefaultHasher::new();
+    prompt.hash_settings_into(Some("high"), &mut settings);
+    let mut hashes = vec![settings.finish()];
+    prompt.blocks(|block| {
+        let mut hasher = DefaultHasher::new();
+        block.hash_into(&mut hasher);
+        hashes.push(hasher.finish());
+    });
+    hashes
+}
+
+/// Returns a body whose only message has this content.
+fn content(content: &str) -> String {
+    format!(r#"{{"messages":[{{"role":"user","content":{content}}}]}}"#)
+}
+
+fn result(members: &str) -> String {
+    content(&format!(
+        r#"[{{"type":"tool_result","tool_use_id":"t"{members}}}]"#
+    ))
+}
+
+#[test]
+fn prompts_that_the_api_reads_as_equal_have_equal_hashes() {
+    let text = |text: &str| content(&format!(r#"[{{"type":"text","text":{text}}}]"#));
+    let system = |system: &str| format!(r#"{{"system":{system},"messages":[]}}"#);
+    let tool = |tool: &str| format!(r#"{{"tools":[{tool}]}}"#);
+    let with = |setting: &str| format!(r#"{{{setting}"messages":[]}}"#);
+    let billed = |nonce: &str| {
+        system(&format!(
+            r#"[{{"type":"text","text":"x-anthropic-billing-header: cc_version=2.1.3; cch={nonce};"}}]"#
+        ))
+    };
+    for (one, other) in [
+        (content(r#""a b""#), text(r#""a b""#)),
+        (system(r#""s""#), system(r#"[{"type":"text","text":"s"}]"#)),
+        (system("null"), system("[]")),
+        (
+            result(r#","content":"c""#),
+            result(r#","content":[{"type":"text","text":"c"}]"#),
+        ),
+        (result(r#","content":[]"#), result(r#","content":null"#)),
+        (
+            result(r#","content":"c""#),
+            result(r#","is_error":false,"content":"c""#),
+        ),
+        (
+            text(r#""a""#),
+            content(r#"[{"text":"a","cache_control":{"type":"ephemeral"},"type":"text"}]"#),
+        ),
+        (
+            text(r#""a""#),
+            content(r#"[ {"type" : "text",  "citations": null, "text":"a" } ]"#),
+        ),
+        (text(r#""é / \n""#), text(r#""\u00E9 \/ \u000a""#)),
+        (text(r#""😀""#), text(r#""\ud83d\ude00""#)),
+        (
+            text(r#""a""#),
+            content(r#"[{"typ\u0065":"text","text":"\u0061"}]"#),
+        ),
+        (
+            content(r#"[{"type":"image","source":{"type":"url","url":"u"}}]"#),
+            content(r#"[{"source":{"url":"u","type":"url"},"type":"image"}]"#),
+        ),
+        (
+            content(r#"[{"type":"document","title":"d"}]"#),
+            content(
+                r#"[{"type":"document","title":"d","citations": {"enabled" :false},"context":null}]"#,
+            ),
+        ),
+        (
+            content(r#"[{"type":"tool_use","id":"t","name":"n","input":{"a":[1,2]}}]"#),
+            content(r#"[{"id":"t","input":{ "\u0061": [1, 2] },"name":"n","type":"tool_use"}]"#),
+        ),
+        (
+            tool(r#"{"name":"n","input_schema":{"type":"object"}}"#),
+            tool(
+                r#"{"type":"custom","strict":false,"input_schema":{"type": "object"},"name":"n","description":null}"#,
+            ),
+        ),
+        (with(""), with(r#""thinking":null,"#)),
+        (
+            with(""),
+            with(r#""output_config":{},"tool_choice":{"type": "auto"},"#),
+        ),
+        (
+            with(""),
+            with(r#""output_config":{"effort":"high","format":null},"#),
+        ),
+        (
+            with(r#""thinking":{"type":"enabled","budget_tokens":9},"#),
+            with(r#""thinking":{"budget_tokens":9, "type":"enabled"},"#),
+        ),
+        (billed("a1b2c"), billed("00000")),
+    ] {
+        assert_eq!(hashes(&one), hashes(&other), "{one} {other}");
+    }
+}
+
+#[test]
+fn prompts_that_the_model_reads_as_different_have_different_hashes() {
+    let used = |input: &str| content(&format!(r#"[{{"type":"tool_use","input":{input}}}]"#));
+    let schema = |schema: &str| format!(r#"{{"tools":[{{"input_schema":{schema}}}]}}"#);
+    let system = |text: &str| format!(r#"{{"system":"{text}"}}"#);
+    let with = |setting: &str| format!(r#"{{{setting}"messages":[]}}"#);
+    for (one, other) in [
+        (content(r#""a b""#), content(r#""a  b""#)),
+        (content(r#""a""#), content(r#""A""#)),
+        (content(r#""1""#), content("1")),
+        (used(r#"{"a":1,"b":2}"#), used(r#"{"b":2,"a":1}"#)),
+        (used(r#"{"a":null}"#), used("{}")),
+        (used(r#"{"is_error":false}"#), used("{}")),
+        (used(r#"{"a":"1"}"#), used(r#"{"a":1}"#)),
+        (used(r#"["a","b"]"#), used(r#"["a,b"]"#)),
+        (used(r#"["ab","c"]"#), used(r#"["a","bc"]"#)),
+        (used(r#"[[1],2]"#), used(r#"[1,[2]]"#)),
+        (used("[1, 2]"), used("[12]")),
+        (schema(r#"{"a":1,"b":2}"#), schema(r#"{"b":2,"a":1}"#)),
+        (result(r#","is_error":true"#), result("")),
+        (
+            result(r#","content":[{"type":"text","text":"a"},{"type":"text","text":"b"}]"#),
+            result(r#","content":[{"type":"text","text":"b"},{"type":"text","text":"a"}]"#),
+        ),
+        (result(r#","content":"a""#), content(r#""a""#)),
+        (
+            system("x-anthropic-billing-header: cc_version=1; cch=a;"),
+            system("x-anthropic-billing-header: cc_version=2; cch=a;"),
+        ),
+        (system("cch=a;"), system("cch=b;")),
+        (with(""), with(r#""tool_choice":{"type":"any"},"#)),
+        (
+            with(""),
+            with(r#""tool_choice":{"type":"auto","disable_parallel_tool_use":true},"#),
+        ),
+        (with(""), with(r#""output_config":{"effort":"low"},"#)),
+        (with(""), with(r#""thinking":{"type":"disabled"},"#)),
+        (
+            content(r#""a""#),
+            content(r#""a""#).replace("user", "assistant"),
+        ),
+    ] {
+        assert_ne!(hashes(&one), hashes(&other), "{one} {other}");
+    }
+}
+
+#[test]
+fn marker_in_the_content_of_a_tool_result_is_a_breakpoint() {
+    let text = |text: &str, marked: bool| {
+        let mark = r#","cache_control":{"type":"ephemeral"}"#;
+        format!(
+            r#"{{"type":"text","text":"{text}"{}}}"#,
+            if marked { mark } else { "" }
+        )
+    };
+    let body = |one, two| {
+        let content = [text("a", one), text("b", two)].join(",");
+        result(&format!(r#","content":[{content}],"is_error":false"#))
+    };
+    let kept = |body: &str| {
+        blocks(body)
+            .into_iter()
+            .map(|block| block.3)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(kept(&body(false, false)), [None]);
+    assert_eq!(kept(&body(false, true)), [Some(300)]);
+    assert_eq!(kept(&body(true, false)), [Some(300), None]);
+    assert_eq!(kept(&body(true, true)), [Some(300), Some(300)]);
+    // The prefix up to the first text is a prompt of its own, and the whole has one hash.
+    let [plain, last, both] =
+        [(false, false), (false, true), (true, true)].map(|(one, two)| hashes(&body(one, two)));
+    assert_eq!(plain, last);
+    assert_eq!((both[0], both[2]), (plain[0], plain[1]));
+    let first = hashes(&result(r#","content":"a""#));
+    assert_eq!(both[1], first[1]);
+}
+
+#[test]
+fn server_tool_is_recognized_by_its_type() {
+    let has = |tools: &str| {
+        let body = format!(r#"{{"tools":{tools}}}"#);
+        Prompt::parse(body.as_bytes())
+            .expect("an object")
+            .has_server_tools()
+    };
+    assert!(has(
+        r#"[{"name":"a"},{"type":"web_search_20260209","name":"web_search"}]"#
+    ));
+    assert!(!has(
+        r#"[{"name":"a"},{"type":"custom"},{"type":"bash_20250124"}]"#
+    ));
+    assert!(!has("null"));
+}
+
 proptest! {
     #[test]
     fn any_bytes_do_not_panic(body in prop::collection::vec(any::<u8>(), 0..200)) {
         let _ = count_tokens_body(&body);
         let _ = counted_tokens(&body);
         if let Some(prompt) = Prompt::parse(&body) {
-            prompt.blocks(|_| {});
+            let mut hasher = DefaultHasher::new();
+            prompt.blocks(|block| block.hash_into(&mut hasher));
+            prompt.hash_settings_into(None, &mut hasher);
         }
+    }
+
+    /// Arbitrary depth is hashed without recursion.
+    #[test]
+    fn damaged_and_nested_blocks_do_not_panic(
+        depth in 0_usize..100_000,
+        text in r#"[\[{}\]",:a0\\ ]{0,40}"#,
+        object in any::<bool>(),
+    ) {
+        let open = if object { r#"{"a":"# } else { "[" };
+        let damaged = content(&format!("[{}{text}", open.repeat(depth)));
+        if Prompt::parse(damaged.as_bytes()).is_some() {
+            hashes(&damaged);
+        }
+        let body = content(&format!(r#"[{{"content":{}1{}}}]"#, "[".repeat(depth), "]".repeat(depth)));
+        hashes(&body);
     }
 
     #[test]

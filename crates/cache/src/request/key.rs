@@ -8,23 +8,26 @@ use std::{
 use http::{
     HeaderMap, HeaderName, Request,
     header::{
-        ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, COOKIE, HOST, ORIGIN,
-        PROXY_AUTHORIZATION,
+        ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, COOKIE, HOST, ORIGIN, PROXY_AUTHORIZATION,
     },
 };
-use tower_claude_core::Tenant;
+use tower_claude_core::{Tenant, toolkit::Credential};
 
 use crate::request::canonical::Field;
 
 /// Version of the hashed text. A change of the text needs a new number.
-const SCHEMA: &[u8] = b"tower-claude-cache 2";
-const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+const SCHEMA: &[u8] = b"tower-claude-cache 3";
 const BETA: &str = "anthropic-beta";
-/// Headers that identify the caller.
-const CREDENTIALS: [HeaderName; 4] = [API_KEY, AUTHORIZATION, PROXY_AUTHORIZATION, COOKIE];
-/// Other headers that a response may depend on: the host, the page that sends the request, the
-/// format of the body.
-const CONTEXT: [HeaderName; 4] = [HOST, ORIGIN, CONTENT_TYPE, CONTENT_ENCODING];
+/// Headers that a response may depend on, beside the credential: other marks of the caller, the
+/// host, the page that sends the request, the format of the body.
+const CONTEXT: [HeaderName; 6] = [
+    PROXY_AUTHORIZATION,
+    COOKIE,
+    HOST,
+    ORIGIN,
+    CONTENT_TYPE,
+    CONTENT_ENCODING,
+];
 /// Fields that the model does not see.
 const UNKEYED: [&str; 2] = ["metadata", "service_tier"];
 
@@ -121,15 +124,16 @@ impl Secret {
         ))
     }
 
-    /// Returns the key of a request with these fields. `also` names headers that are keyed beside
-    /// the usual ones.
+    /// Returns the key of a request with these credentials and fields. `also` names headers that are
+    /// keyed beside the usual ones.
     pub(crate) fn key<B>(
         &self,
         request: &Request<B>,
+        credentials: &[Credential<'_>],
         fields: &[Field<'_>],
         also: &[HeaderName],
     ) -> Key {
-        self.hash(&key_text(request, fields, also))
+        self.hash(&key_text(request, credentials, fields, also))
     }
 
     /// Returns the hashes of the fields that are no part of the key.
@@ -163,6 +167,7 @@ impl Secret {
 /// count.
 pub(crate) fn key_text<B>(
     request: &Request<B>,
+    credentials: &[Credential<'_>],
     fields: &[Field<'_>],
     also: &[HeaderName],
 ) -> Vec<u8> {
@@ -175,23 +180,47 @@ pub(crate) fn key_text<B>(
         &mut out,
         tenant.map(|tenant| tenant.0.as_bytes()).as_slice(),
     );
-    for name in CREDENTIALS.iter().chain(&CONTEXT).chain(also) {
+    count(&mut out, credentials.len());
+    for credential in credentials {
+        credential_text(&mut out, credential);
+    }
+    for name in CONTEXT.iter().chain(also) {
         // With the name, so that layers that share a store may have different key headers.
         part(&mut out, name.as_str().as_bytes());
         values(&mut out, headers, name);
     }
     let scheme = uri.scheme_str().unwrap_or_default();
     let authority = uri.authority().map_or("", |authority| authority.as_str());
-    let path = uri.path_and_query().map_or("", |path| path.as_str());
-    for text in [scheme, authority, path] {
+    for text in [scheme, authority, uri.path()] {
         part(&mut out, text.as_bytes());
     }
+    // The signature of a presigned URL is a credential, and another one for each request.
+    let query: Vec<_> = uri
+        .query()
+        .into_iter()
+        .flat_map(|query| query.split('&'))
+        .collect();
+    let query = query.iter().filter(|pair| !pair.starts_with("X-Amz-"));
+    list(
+        &mut out,
+        &query.map(|pair| pair.as_bytes()).collect::<Vec<_>>(),
+    );
     anthropic(&mut out, headers);
     for field in fields.iter().filter(|field| !is_unkeyed(field)) {
         part(&mut out, field.name.as_bytes());
         part(&mut out, &field.value);
     }
     out
+}
+
+/// Appends a credential, with its kind.
+fn credential_text(out: &mut Vec<u8>, credential: &Credential<'_>) {
+    match credential {
+        Credential::Named(name) => list(out, &[b"name", name.as_bytes()]),
+        Credential::Key(key) => list(out, &[b"key", key]),
+        Credential::Signature { key_id, area } => list(out, &[b"signature", key_id, area]),
+        Credential::Google(project) => list(out, &[b"google", project.as_bytes()]),
+    }
 }
 
 fn is_unkeyed(field: &Field<'_>) -> bool {

@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, header::CACHE_CONTROL};
-use tower_claude_core::{Endpoint, RequestBody};
+use tower_claude_core::{Endpoint, RequestBody, Tenant, toolkit::Credential};
 
 use crate::{
     request::canonical::{Field, fields},
@@ -41,6 +41,11 @@ impl Cacheable {
     }
 }
 
+/// The reason to bypass a request to a path that is no known endpoint.
+pub(crate) const NO_ENDPOINT: &str = "endpoint";
+/// The reason to bypass a request without a known credential.
+pub(crate) const NO_CREDENTIAL: &str = "credential";
+
 type ChooseFn = dyn Fn(&Request<RequestBody>) -> Option<Cacheable> + Send + Sync;
 
 /// The settings that decide which requests use the cache, and under which key.
@@ -51,6 +56,8 @@ pub(crate) struct Policy {
     pub(crate) choose: Option<Arc<ChooseFn>>,
     pub(crate) key_headers: Vec<HeaderName>,
     pub(crate) count_tokens: bool,
+    /// True if requests without a known credential share responses.
+    pub(crate) anonymous: bool,
 }
 
 /// The decision about a request.
@@ -88,11 +95,21 @@ impl Policy {
             Endpoint::CountTokens => self.count_tokens,
             _ => false,
         };
-        if !cacheable || request.method() != Method::POST {
+        if request.method() != Method::POST {
+            return Plan::Pass;
+        }
+        if endpoint == Endpoint::Other {
+            return Plan::Bypass(NO_ENDPOINT);
+        }
+        if !cacheable {
             return Plan::Pass;
         }
         if has_no_store(request.headers()) {
             return Plan::Bypass("no_store");
+        }
+        let credentials = Credential::all(request);
+        if credentials.is_empty() && !self.knows_caller(request) {
+            return Plan::Bypass(NO_CREDENTIAL);
         }
         let Some(fields) = request.body().bytes().and_then(|bytes| fields(bytes)) else {
             return Plan::Bypass("body");
@@ -104,10 +121,23 @@ impl Policy {
             return Plan::Bypass("thread");
         }
         Plan::Lookup {
-            key: self.secret.key(request, &fields, &self.key_headers),
+            key: self
+                .secret
+                .key(request, &credentials, &fields, &self.key_headers),
             unkeyed: self.secret.unkeyed_fields(request.headers(), &fields),
             ttl: marked.ttl,
         }
+    }
+
+    /// Returns true if a request without a known credential may share responses: the caller is
+    /// known by other means, or the layer is set so.
+    fn knows_caller(&self, request: &Request<RequestBody>) -> bool {
+        self.anonymous
+            || request.extensions().get::<Tenant>().is_some()
+            || self
+                .key_headers
+                .iter()
+                .any(|name| request.headers().contains_key(name))
     }
 
     fn marked(&self, request: &Request<RequestBody>) -> Option<Cacheable> {

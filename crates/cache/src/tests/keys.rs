@@ -1,7 +1,7 @@
 use std::collections::HashMap;
 
 use http::{HeaderName, HeaderValue, Request, request::Parts};
-use tower_claude_core::Tenant;
+use tower_claude_core::{CredentialId, Tenant, toolkit::Credential};
 
 use crate::{
     Key,
@@ -35,11 +35,9 @@ fn bare(head: Parts) -> Request<()> {
 }
 
 fn key(head: &Parts, body: &str) -> Key {
-    Secret([7; 32]).key(
-        &bare(head.clone()),
-        &fields(body.as_bytes()).expect("an object"),
-        &[],
-    )
+    let request = bare(head.clone());
+    let fields = fields(body.as_bytes()).expect("an object");
+    Secret([7; 32]).key(&request, &Credential::all(&request), &fields, &[])
 }
 
 fn at(uri: &str) -> Parts {
@@ -129,12 +127,16 @@ fn different_requests_have_different_keys() {
     let fields = fields(BODY.as_bytes()).expect("an object");
     add(
         "another secret",
-        Secret([8; 32]).key(&bare(head()), &fields, &[]),
+        Secret([8; 32]).key(&bare(head()), &Credential::all(&bare(head())), &fields, &[]),
     );
     for more in ["user-agent", "x-user", "x-other-user"] {
         let head = bare(with("user-agent", "other"));
         let also = [HeaderName::from_static(more)];
-        add(more, Secret([7; 32]).key(&head, &fields, &also));
+        let credentials = Credential::all(&head);
+        add(
+            more,
+            Secret([7; 32]).key(&head, &credentials, &fields, &also),
+        );
     }
 }
 
@@ -144,10 +146,11 @@ fn adjacent_key_parts_do_not_merge() {
         let mut head = with("x-api-key", x_api_key);
         head.headers
             .insert("authorization", HeaderValue::from_static(authorization));
-        key_text(&bare(head.clone()), &[], &[])
+        let request = bare(head);
+        key_text(&request, &Credential::all(&request), &[], &[])
     };
     assert_ne!(text("ab", "c"), text("a", "bc"));
-    assert_ne!(text("", "a"), text("a", ""));
+    assert_ne!(text("a", "b"), text("b", "a"));
 }
 
 #[test]

@@ -162,7 +162,7 @@ async fn open_circuit_rejects_before_the_inner_service_is_ready() {
     let refused = at_once().await;
     assert_eq!((refused.status, refused.is_rejected()), (529, true));
     layer.handle().resume_automatic(&scope(SONNET));
-    let credential = Scope::credential_of(request(SONNET, false).headers());
+    let credential = Scope::credential_of(&request(SONNET, false));
     layer.handle().force_open(&Scope::of_credential(credential));
     let refused = at_once().await;
     assert_eq!((refused.status, refused.is_rejected()), (529, true));

@@ -10,6 +10,7 @@ use super::{Cost, EstimateCost, UsageListener};
 use crate::{
     credential::credential,
     prefix::{CacheReads, PrefixMemory, Prefixes},
+    request::{listed_model, requested_model},
     request_body::RequestBody,
 };
 
@@ -63,8 +64,8 @@ impl HeuristicCost {
         if !body.peek()?.mentions_cache_control() {
             return None;
         }
-        let (bytes, model) = (body.bytes()?, body.model()?);
-        let prefixes = Prefixes::of(bytes, model, credential(request.headers()))?;
+        let (bytes, model) = (body.bytes()?, requested_model(request)?);
+        let prefixes = Prefixes::of(bytes, &model, credential(request))?;
         cache.memory().expect(&prefixes, Instant::now())
     }
 }
@@ -81,10 +82,10 @@ impl EstimateCost for HeuristicCost {
         let Some(peek) = body.peek() else {
             return Cost::default();
         };
-        let tokenizer = match body.listed_model() {
+        let tokenizer = match listed_model(request) {
             Some(listed) => listed.tokenizer,
-            None => match body.model() {
-                Some(model) => ModelCatalog::builtin().lookup(model).tokenizer,
+            None => match requested_model(request) {
+                Some(model) => ModelCatalog::builtin().lookup(&model).tokenizer,
                 None => return Cost::default(),
             },
         };

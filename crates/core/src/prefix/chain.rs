@@ -7,7 +7,7 @@ use std::{
 };
 
 use foldhash::{SharedSeed, quality::SeedableRandomState};
-use tower_claude_wire::{Prompt, PromptPart, non_text_bytes};
+use tower_claude_wire::{Effort, ModelCatalog, Prompt, PromptPart, non_text_bytes};
 
 /// The key of the hashes. It is random for each process, so the content of a prompt cannot be
 /// guessed from its hash.
@@ -30,13 +30,17 @@ pub struct Prefix {
 
 /// The list of prefixes of a prompt, ordered from the shortest to the longest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Prefixes(Vec<Prefix>);
+pub struct Prefixes {
+    list: Vec<Prefix>,
+    has_server_tools: bool,
+}
 
 impl Prefixes {
     /// Returns the prefixes of a Messages request, or `None` if the body is not a JSON object.
     ///
     /// The hashes include the model, the credential and the speed, because the server has separate
-    /// caches for them.
+    /// caches for them. Prompts that the API reads as equal have equal hashes: see
+    /// [`PromptBlock::hash_into`](tower_claude_wire::PromptBlock::hash_into).
     #[must_use]
     pub fn of(body: &[u8], model: &str, credential: u64) -> Option<Self> {
         let prompt = Prompt::parse(body)?;
@@ -51,33 +55,53 @@ impl Prefixes {
                 part = block.part;
                 part.hash(&mut hasher);
                 if part == PromptPart::Messages {
-                    prompt.hash_settings_into(&mut hasher);
+                    let listed = ModelCatalog::builtin().get(model);
+                    let effort = listed.and_then(|model| model.capabilities.default_effort);
+                    prompt.hash_settings_into(effort.map(Effort::as_str), &mut hasher);
                 }
             }
             block.hash_into(&mut hasher);
-            hash = hasher.finish();
-            bytes += (block.role.len() + block.json.len()) as u64 - non_text_bytes(block.json);
-            prefixes.push(Prefix {
-                hash,
-                bytes,
+            let length = block.len() - block.role.len();
+            let text = block.len() as u64 - non_text_bytes(&block.json[..length]);
+            let prefix = Prefix {
+                hash: hasher.finish(),
+                bytes: bytes + text,
                 keep: block.breakpoint,
-            });
+            };
+            prefixes.push(prefix);
+            // After an inner breakpoint the whole block follows.
+            if block.inner.is_none() {
+                Prefix { hash, bytes, .. } = prefix;
+            }
         });
         if let (Some(keep), Some(last)) = (prompt.automatic(), prefixes.last_mut()) {
             last.keep.get_or_insert(keep);
         }
-        Some(Self(prefixes))
+        Some(Self {
+            list: prefixes,
+            has_server_tools: prompt.has_server_tools(),
+        })
     }
 
     /// Creates a list of prefixes, which must be ordered from the shortest to the longest.
     #[must_use]
     pub const fn new(prefixes: Vec<Prefix>) -> Self {
-        Self(prefixes)
+        Self {
+            list: prefixes,
+            has_server_tools: false,
+        }
     }
 
     /// Returns the prefixes, ordered from the shortest to the longest.
     #[must_use]
     pub fn as_slice(&self) -> &[Prefix] {
-        &self.0
+        &self.list
+    }
+
+    /// Returns true if the request has tools that run at the server. Their results are written to
+    /// the cache as well.
+    #[must_use]
+    pub const fn has_server_tools(&self) -> bool {
+        self.has_server_tools
     }
 }

@@ -18,6 +18,9 @@ const LOOK_BACK: usize = 20;
 /// The greatest number of breakpoints in a request.
 const BREAKPOINTS: usize = 4;
 
+/// The bytes of text per token that are assumed where the tokens of a prompt are not known.
+const LEAST_BYTES_PER_TOKEN: u64 = 3;
+
 /// The greatest number of prefixes in the model.
 const MAX_PREFIXES: usize = 4_096;
 
@@ -81,6 +84,8 @@ struct PendingPrompt {
     lookups: Box<[u64]>,
     /// The hash and the tokens of the prefix that is expected to be read.
     expected: Option<(u64, u64)>,
+    /// The usage includes the results of tools that ran at the server.
+    has_server_tools: bool,
 }
 
 impl PrefixMemory {
@@ -145,6 +150,7 @@ impl PrefixMemory {
             count,
             lookups,
             expected,
+            has_server_tools: prompt.has_server_tools(),
         };
         self.in_flight.insert(id, request);
         Some(CacheReads {
@@ -192,13 +198,20 @@ impl PrefixMemory {
         // The last breakpoint comes first, and the tokens that were read or written end there. The
         // tokens of the others are estimated by their share of the bytes.
         let longest = breakpoints[0].bytes.max(1);
+        // The writes of server tools lie behind the prompt, and their share is not known.
+        let total = match request.has_server_tools {
+            true => total.min(longest / LEAST_BYTES_PER_TOKEN),
+            false => total,
+        };
         for breakpoint in breakpoints {
             let share = u128::from(total) * u128::from(breakpoint.bytes) / u128::from(longest);
-            self.insert(
-                breakpoint,
-                u64::try_from(share).unwrap_or(total),
-                request.since,
-            );
+            let share = u64::try_from(share).unwrap_or(total);
+            let known = self.cached.get(&breakpoint.hash);
+            let tokens = match known.filter(|_| request.has_server_tools) {
+                Some(known) => known.tokens,
+                None => share,
+            };
+            self.insert(breakpoint, tokens, request.since);
         }
         self.evict(request.since);
     }

@@ -343,6 +343,103 @@ fn automatic_caching_sets_a_breakpoint_at_the_end() {
     assert_eq!(kept, [None, Some(5 * MINUTE)]);
 }
 
+/// The API takes a string for one text block. Turn 2 marks the block, and turn 3 has the same turn
+/// as a plain string. `second` is also the first prompt in other words.
+#[tokio::test(start_paused = true)]
+async fn prefix_in_other_words_is_read_from_the_cache() {
+    let long = "meadow tariff \\\"violet\\\" signal\\n".repeat(900);
+    let mark = r#","cache_control":{"type":"ephemeral"}"#;
+    let body = |before: String| {
+        let last =
+            format!(r#"{{"role":"user","content":[{{"type":"text","text":"and now?"{mark}}}]}}"#);
+        let answer = r#"{"role":"assistant","content":"so"}"#;
+        let head = r#"{"model":"claude-opus-5-5","max_tokens":512,"#;
+        let (system, messages) = before.split_once('|').expect("two parts");
+        let user = format!(r#"{{"role":"user","content":{messages}}}"#);
+        RequestBody::from(format!(
+            r#"{head}{system}"messages":[{user},{answer},{last}]}}"#
+        ))
+    };
+    let first = |before: String| {
+        let head = r#"{"model":"claude-opus-5-5","max_tokens":512,"#;
+        let (system, messages) = before.split_once('|').expect("two parts");
+        let user = format!(r#"{{"role":"user","content":{messages}}}"#);
+        RequestBody::from(format!(r#"{head}{system}"messages":[{user}]}}"#))
+    };
+    let escaped = long.replace('e', "\\u0065");
+    let result = |rest: &str| format!(r#"[{{"type":"tool_result","tool_use_id":"t"{rest}}}]"#);
+    for (name, one, other) in [
+        (
+            "string",
+            format!(r#"|[{{"type":"text","text":"{long}"{mark}}}]"#),
+            format!(r#"|"{long}""#),
+        ),
+        (
+            "system",
+            format!(r#""system":[{{"type":"text","text":"{long}"{mark}}}],|"Hi""#),
+            format!(r#""system":"{long}",|"Hi""#),
+        ),
+        (
+            "result",
+            format!("|{}", result(&format!(r#","content":"{long}"{mark}"#))),
+            format!(
+                "|{}",
+                result(&format!(
+                    r#","content":[{{"type":"text","text":"{long}"}}],"is_error":false"#
+                ))
+            ),
+        ),
+        (
+            "inner marker",
+            format!(
+                "|{}",
+                result(&format!(
+                    r#","content":[{{"type":"text","text":"{long}"{mark}}}]"#
+                ))
+            ),
+            format!("|{}", result(&format!(r#","content":"{long}""#))),
+        ),
+        (
+            "order and null",
+            format!(r#"|[{{"type":"text","text":"{long}"{mark}}}]"#),
+            format!(r#"|[{{"text":"{long}","citations":null,"type":"text"}}]"#),
+        ),
+        (
+            "escapes",
+            format!(r#"|[{{"type":"text","text":"{long}"{mark}}}]"#),
+            format!(r#"|[{{"type":"text","text":"{escaped}"}}]"#),
+        ),
+    ] {
+        let estimate = HeuristicCost::default();
+        let cold = estimate.estimate(&asked("a", first(one)));
+        assert_eq!(cold.cached_tokens, Some(0), "{name}");
+        tell(&estimate, &cold, 0, 9_000);
+        let warm = estimate.estimate(&asked("a", body(other)));
+        assert_eq!(warm.cached_tokens, Some(9_000), "{name}");
+        assert!(warm.input_tokens < 100, "{name}: {warm:?}");
+    }
+}
+
+/// The results of a search are written to the cache as well, but they are no part of the prompt.
+#[tokio::test(start_paused = true)]
+async fn writes_of_a_server_tool_are_not_expected_to_be_read() {
+    let tools = r#""tools":[{"type":"web_search_20260209","name":"web_search"}],"system""#;
+    let system = "Be brief. ".repeat(1_200);
+    let plain = turn(0, "one").replace("Be brief.", &system);
+    let searching = plain.replace(r#""tools":[{"name":"a"}],"system""#, tools);
+    assert_ne!(plain, searching);
+    let read = |body: &str, written| {
+        let estimate = HeuristicCost::default();
+        let ask = || asked("a", RequestBody::from(body.to_owned()));
+        let cold = estimate.estimate(&ask());
+        tell(&estimate, &cold, 0, written);
+        estimate.estimate(&ask()).cached_tokens.expect("foreseen")
+    };
+    assert_eq!(read(&plain, 3_000), 3_000);
+    assert_eq!(read(&searching, 3_000), 3_000);
+    assert!(read(&searching, 60_000) < 4_500);
+}
+
 fn asked(key: &str, body: RequestBody) -> Request<RequestBody> {
     let request = Request::post("/v1/messages").header("x-api-key", key);
     request.body(body).expect("a request")

@@ -82,7 +82,7 @@ pub struct Unportable {
 }
 
 impl Unportable {
-    pub(super) fn new(field: &'static str, why: &'static str) -> Self {
+    pub(crate) fn new(field: &'static str, why: &'static str) -> Self {
         Self {
             field: field.into(),
             why,

@@ -6,7 +6,7 @@ use http::{HeaderName, Request};
 use tokio::time::Instant;
 use tower_claude_core::{
     Call, Cost, EstimateCost, Priority, RequestBody, Scope, Tenant, Workload,
-    toolkit::{PendingEstimate, ReservationHandle, ScopeRef},
+    toolkit::{AsScope, PendingEstimate, ReservationHandle, ScopeRef},
 };
 
 use super::reporter::Reporter;
@@ -68,7 +68,15 @@ impl<L: Limiter, E: EstimateCost> LimitSettings<L, E> {
         match handle.scope() {
             Some(_) if self.reporter.reads_headers() => {}
             Some(reserved) => {
-                if *reserved != self.scope(request, call) {
+                let known = match self.scope_of {
+                    Some(_) => None,
+                    None => ScopeRef::of_call(request, call),
+                };
+                let is_same = match known {
+                    Some(known) => reserved.as_scope() == known,
+                    None => *reserved == self.scope(request, call),
+                };
+                if !is_same {
                     return None;
                 }
             }

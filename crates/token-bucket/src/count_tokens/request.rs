@@ -9,7 +9,7 @@ use http::{
         TRANSFER_ENCODING,
     },
 };
-use tower_claude_core::{Call, Endpoint, Rejection, RequestBody};
+use tower_claude_core::{Call, Endpoint, Rejection, RequestBody, toolkit::ApiPath};
 
 /// Headers that belong to the body or the response of the original request, and are not copied.
 const NOT_COPIED: [HeaderName; 7] = [
@@ -22,10 +22,13 @@ const NOT_COPIED: [HeaderName; 7] = [
     HeaderName::from_static("idempotency-key"),
 ];
 
-/// Returns true for a Messages request that names a model.
+/// Returns true for a Messages request with the model in its body. The clouds that name it in the
+/// path count at other paths, or not at all.
 pub(super) fn is_countable(request: &Request<RequestBody>) -> bool {
+    let path = ApiPath::parse(request.uri().path());
     request.method() == Method::POST
-        && Endpoint::of(request.uri().path()) == Endpoint::Messages
+        && path.endpoint == Endpoint::Messages
+        && path.form.is_none()
         && request.body().model().is_some()
 }
 
