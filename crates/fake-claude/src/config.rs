@@ -66,4 +66,6 @@ pub(crate) struct Config {
     pub(crate) admission_noise: f64,
     pub(crate) catalog: ModelCatalog,
     pub(crate) unknown_models: bool,
+    /// The day on which models are alive or retired, e.g. `2026-11-30`.
+    pub(crate) today: String,
 }

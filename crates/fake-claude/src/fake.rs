@@ -12,6 +12,7 @@ use crate::config::{COUNT_TOKENS, Config, HeaderFamily, HeaderSnapshot, Platform
 use crate::fault::{Fault, Incident};
 use crate::log::Attempt;
 use crate::model::{Accounting, GaugeSet, GroupLimits};
+use crate::rules::TODAY;
 use crate::server::FakeServer;
 use crate::state::{Shared, State};
 
@@ -192,6 +193,7 @@ impl FakeClaudeBuilder {
                 admission_noise: 0.0,
                 catalog: ModelCatalog::builtin().clone(),
                 unknown_models: false,
+                today: TODAY.to_owned(),
             },
             limits: GroupLimits::default(),
             groups: vec![(COUNT_TOKENS.to_owned(), GroupLimits::requests_only(2_000))],
@@ -316,6 +318,13 @@ impl FakeClaudeBuilder {
     /// of a 404.
     pub fn accept_unknown_models(mut self, accept: bool) -> Self {
         self.config.unknown_models = accept;
+        self
+    }
+
+    /// Sets the day, e.g. `2026-11-30`. Models and fast modes that have ended by then are rejected.
+    /// By default the day of the rules, so that a test does not depend on the date.
+    pub fn today(mut self, day: impl Into<String>) -> Self {
+        self.config.today = day.into();
         self
     }
 
