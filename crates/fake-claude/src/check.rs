@@ -151,7 +151,14 @@ impl<'a> Body<'a> {
     }
 
     /// Checks all fields that depend on the model, except the sizes.
-    pub(crate) fn accepted(&self, name: &str, rules: &RuleSet, max_tokens: u64) -> CheckResult {
+    pub(crate) fn accepted(
+        &self,
+        name: &str,
+        rules: &RuleSet,
+        max_tokens: u64,
+        config: &Config,
+    ) -> CheckResult {
+        self.speed(name, rules, config)?;
         let thinking = self.value("thinking");
         let kind = thinking["type"].as_str();
         check_thinking(rules, &thinking, max_tokens)?;
@@ -175,18 +182,18 @@ impl<'a> Body<'a> {
                 "fallbacks: {name} does not support a list of models."
             ));
         }
-        self.tools(name, rules)?;
+        self.tools(name, rules, config.platform)?;
         self.turns(rules, thinks)
     }
 
     /// Checks the fast mode, which only the Claude API has.
-    pub(crate) fn speed(&self, name: &str, rules: &RuleSet, config: &Config) -> CheckResult {
+    fn speed(&self, name: &str, rules: &RuleSet, config: &Config) -> CheckResult {
         let speed = self.value("speed");
-        let here = config.platform == Platform::Claude && rules.speed.is_fast(&config.today);
-        if speed.is_null() || rules.speed == Speed::Ignored {
+        if speed.is_null() {
             return Ok(());
         }
-        if !here {
+        let takes = rules.speed == Speed::Ignored || rules.speed.is_fast(&config.today);
+        if !takes || config.platform != Platform::Claude {
             return invalid(format!("'{name}' does not support the `speed` parameter"));
         }
         let needs_beta = matches!(rules.speed, Speed::WithBeta | Speed::Ending);
@@ -312,11 +319,11 @@ impl<'a> Body<'a> {
         Ok(())
     }
 
-    fn tools(&self, name: &str, rules: &RuleSet) -> CheckResult {
+    fn tools(&self, name: &str, rules: &RuleSet, platform: Platform) -> CheckResult {
         let tools = self.tools_list();
         let kind = |tool: &Value| tool["type"].as_str().unwrap_or_default().to_owned();
         let mut rejected: Vec<String> = tools.iter().map(kind).collect();
-        rejected.retain(|kind| rules.rejected_tools.contains(&&**kind));
+        rejected.retain(|kind| rules.rejects_tool(kind, platform));
         if !rejected.is_empty() {
             let rejected = rejected.join(", ");
             return invalid(format!("'{name}' does not support tool types: {rejected}."));

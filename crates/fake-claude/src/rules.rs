@@ -1,6 +1,8 @@
 //! Request features that each model rejects, from the documentation as of 2026-11-29. The table is
 //! independent of the catalog that the layers use, so that each checks the other.
 
+use crate::config::Platform;
+
 /// The day of the table, on which the server lives unless it is told otherwise.
 pub(crate) const TODAY: &str = "2026-11-29";
 /// The first day without fast mode on Opus 4.8.
@@ -92,7 +94,10 @@ pub(crate) struct RuleSet {
     pub(crate) geo: bool,
     pub(crate) system_turns: bool,
     pub(crate) turn_effort: bool,
-    pub(crate) rejected_tools: &'static [&'static str],
+    /// Tools that the Claude API rejects.
+    rejected_tools: &'static [&'static str],
+    /// Tools that the other platforms reject.
+    rejected_elsewhere: &'static [&'static str],
     /// True if code may call tools.
     pub(crate) code_calls: bool,
     /// The number of the [`ADVISORS`] that the model may call.
@@ -111,6 +116,12 @@ const UP_TO_HIGH: &[&str] = &["low", "medium", "high"];
 /// The computer tools before the toolset.
 const COMPUTERS: &[&str] = &["computer_20250124", "computer_20251124"];
 const TOOLSETS: &[&str] = &["browser_toolset_20260801", "computer_toolset_20260801"];
+/// The tools that are newer than Sonnet and Haiku 4.5.
+const NEWER_TOOLS: &[&str] = &[
+    "browser_toolset_20260801",
+    "computer_20251124",
+    "computer_toolset_20260801",
+];
 
 /// Fable 5.1: always thinks, chooses its tools itself.
 const FABLE: RuleSet = RuleSet {
@@ -130,6 +141,7 @@ const FABLE: RuleSet = RuleSet {
     system_turns: true,
     turn_effort: true,
     rejected_tools: &[],
+    rejected_elsewhere: &[],
     code_calls: true,
     advisors: 5,
     compaction: true,
@@ -140,6 +152,7 @@ const FABLE: RuleSet = RuleSet {
 const FABLE_5_2: RuleSet = RuleSet {
     speed: Speed::Fast,
     rejected_tools: COMPUTERS,
+    rejected_elsewhere: COMPUTERS,
     advisors: 2,
     ..FABLE
 };
@@ -151,7 +164,6 @@ const FABLE_5: RuleSet = RuleSet {
 };
 /// Mythos Preview, of which little is known.
 const PREVIEW: RuleSet = RuleSet {
-    thinks: false,
     enabled: true,
     disabled: Off::Always,
     forced: Forced::NotWithEnabled,
@@ -185,6 +197,7 @@ const OPUS_4_7: RuleSet = RuleSet {
     speed: Speed::Unknown,
     system_turns: false,
     rejected_tools: TOOLSETS,
+    rejected_elsewhere: TOOLSETS,
     ..OPUS_4_8
 };
 const OPUS_4_6: RuleSet = RuleSet {
@@ -201,6 +214,7 @@ const OPUS_4_6: RuleSet = RuleSet {
 const SONNET_5_5: RuleSet = RuleSet {
     between_tools: Off::UpToHigh,
     rejected_tools: COMPUTERS,
+    rejected_elsewhere: &["computer_20250124"],
     advisors: 9,
     ..FABLE
 };
@@ -223,6 +237,7 @@ const HAIKU_5_5: RuleSet = RuleSet {
     forced: Forced::Always,
     sampling: Sampling::DefaultEither,
     rejected_tools: COMPUTERS,
+    rejected_elsewhere: &["computer_20250124"],
     advisors: 12,
     fallback_list: false,
     ..FABLE
@@ -234,11 +249,8 @@ const SONNET_4_5: RuleSet = RuleSet {
     efforts: &[],
     prefill: true,
     geo: false,
-    rejected_tools: &[
-        "browser_toolset_20260801",
-        "computer_20251124",
-        "computer_toolset_20260801",
-    ],
+    rejected_tools: NEWER_TOOLS,
+    rejected_elsewhere: NEWER_TOOLS,
     advisors: 0,
     compaction: false,
     ..SONNET_4_6
@@ -251,6 +263,7 @@ const HAIKU_4_5: RuleSet = RuleSet {
 const OPUS_4_5: RuleSet = RuleSet {
     efforts: UP_TO_HIGH,
     rejected_tools: TOOLSETS,
+    rejected_elsewhere: TOOLSETS,
     ..SONNET_4_5
 };
 
@@ -278,6 +291,15 @@ pub(crate) fn of(id: &str) -> Option<&'static RuleSet> {
 }
 
 impl RuleSet {
+    /// Returns true if the model rejects this type of tool.
+    pub(crate) fn rejects_tool(&self, kind: &str, platform: Platform) -> bool {
+        let rejected = match platform {
+            Platform::Claude => self.rejected_tools,
+            _ => self.rejected_elsewhere,
+        };
+        rejected.contains(&kind)
+    }
+
     /// Returns true if the model may call this advisor.
     pub(crate) fn takes_advisor(&self, model: &str) -> bool {
         ADVISORS[..self.advisors].contains(&model)

@@ -244,10 +244,7 @@ fn accepts(
     }
     body.fields_known()?;
     match rules {
-        Some(rules) => {
-            body.speed(name, rules, config)?;
-            body.accepted(name, rules, max_tokens)
-        }
+        Some(rules) => body.accepted(name, rules, max_tokens, config),
         None => Ok(()),
     }
 }
