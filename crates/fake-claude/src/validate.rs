@@ -7,11 +7,11 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, Method, request};
 use tower_claude_wire::{Model, Peek};
 
-use crate::check::Body;
+use crate::check::{Body, Media};
 use crate::config::{COUNT_TOKENS, Config, FAST_SUFFIX};
 use crate::log::Endpoint;
 use crate::reply::ErrorReply;
-use crate::rules;
+use crate::rules::{self, Speed};
 use crate::script::ReceivedRequest;
 
 /// The API's own limit on request bodies.
@@ -102,7 +102,8 @@ fn check(
     let (Some(peek), Some(body)) = (peek, Body::read(&parts.headers, body)) else {
         return Err(ErrorReply::invalid("The request body is not valid JSON"));
     };
-    prompt(config, parts, &peek, call);
+    let rules = model.as_ref().and_then(|model| rules::of(&model.id));
+    prompt(config, parts, &peek, body.media(rules), call);
     if call.endpoint == Endpoint::Messages {
         call.max_tokens = peek.max_tokens().ok_or_else(|| {
             ErrorReply::invalid(if body.fields.contains_key("max_tokens") {
@@ -118,17 +119,19 @@ fn check(
     let Some(model) = model else {
         return Err(ErrorReply::invalid("model: Field required"));
     };
-    if rules::is_retired(&model.id) || !model.known && !config.unknown_models {
+    if rules::is_retired(&model.id, &config.today) || !model.known && !config.unknown_models {
         return Err(ErrorReply::not_found(format!("model: {}", call.model)));
     }
     if call.endpoint == Endpoint::CountTokens {
         call.group = Arc::from(COUNT_TOKENS);
-        return rules::of(&model.id).map_or(Ok(()), |rules| body.tool_choice(rules));
+        body.countable()?;
+        return rules.map_or(Ok(()), |rules| body.tool_choice(rules));
     }
+    call.fast &= rules.is_none_or(|rules| rules.speed != Speed::Ignored);
     if call.fast {
         call.group = Arc::from(format!("{}{FAST_SUFFIX}", model.rate_group));
     }
-    accepts(&model, &body, call)
+    accepts(config, &model, &body, call)
 }
 
 fn route(parts: &request::Parts, call: &mut ValidCall) -> Result<(), ErrorReply> {
@@ -186,14 +189,22 @@ fn authenticate(config: &Config, headers: &HeaderMap) -> Result<(), ErrorReply> 
 }
 
 /// Sets the sizes of prompt and response, from the body and from the headers that override them.
-fn prompt(config: &Config, parts: &request::Parts, peek: &Peek, call: &mut ValidCall) {
+fn prompt(
+    config: &Config,
+    parts: &request::Parts,
+    peek: &Peek,
+    media: Media,
+    call: &mut ValidCall,
+) {
     let headers = &parts.headers;
     call.stream = peek.stream();
     call.fast = peek.fast();
     let bytes = (peek.system_bytes() + peek.tools_bytes() + peek.messages_bytes()) as u64;
-    let counted = bytes
+    let text = bytes.saturating_sub(media.bytes);
+    let text = text
         .saturating_mul(1_000)
         .div_ceil(config.bytes_per_1000_tokens.max(1));
+    let counted = text + media.tokens;
     call.estimate = number(headers, "x-fake-estimate-tokens").unwrap_or(counted);
     call.input = number(headers, "x-fake-input-tokens").unwrap_or(counted);
     call.cache_read = number(headers, "x-fake-cache-read-tokens")
@@ -206,7 +217,12 @@ fn prompt(config: &Config, parts: &request::Parts, peek: &Peek, call: &mut Valid
 }
 
 /// Checks the sizes and the features that the body uses.
-fn accepts(model: &Model, body: &Body<'_>, call: &ValidCall) -> Result<(), ErrorReply> {
+fn accepts(
+    config: &Config,
+    model: &Model,
+    body: &Body<'_>,
+    call: &ValidCall,
+) -> Result<(), ErrorReply> {
     let invalid = |message: String| Err(ErrorReply::invalid(message));
     let (name, max_tokens) = (&call.model, call.max_tokens);
     let rules = rules::of(&model.id);
@@ -230,7 +246,7 @@ fn accepts(model: &Model, body: &Body<'_>, call: &ValidCall) -> Result<(), Error
     }
     body.fields_known()?;
     match rules {
-        Some(rules) => body.accepted(name, rules, max_tokens),
+        Some(rules) => body.accepted(name, rules, max_tokens, config),
         None => Ok(()),
     }
 }

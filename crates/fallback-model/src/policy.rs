@@ -246,6 +246,9 @@ impl FallbackCall {
         number: usize,
     ) -> Result<(Request<RequestBody>, Vec<Loss>), Unportable> {
         let options = config.rewrite.clone();
+        let options = options
+            .with_platform(self.targets.platform)
+            .with_now(self.targets.date);
         let options = match call.counted_input() {
             None => options,
             counted => options.with_input_tokens(counted),

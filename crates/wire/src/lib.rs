@@ -13,6 +13,7 @@
 //! | Any JSON object or array | [`Fields`], [`Elements`] |
 //! | Response body | [`Usage::from_message`], [`stop_reason`], [`StreamState`] |
 //! | Model id | [`ModelCatalog::lookup`] |
+//! | Host | [`Platform::of_host`] |
 //!
 //! ```
 //! use tower_claude_wire::{ApiError, ModelCatalog, RateLimits};
@@ -60,8 +61,8 @@ pub use headers::{
 };
 pub use json::{Elements, InvalidJson, json_string_end, json_text};
 pub use models::{
-    About, Capabilities, CatalogError, Effort, Lifecycle, Model, ModelCatalog, SamplingDefaults,
-    Support, Tier, TierLimits, Tokenizer, estimate_tokens,
+    About, Capabilities, CatalogError, Effort, Lifecycle, Model, ModelCatalog, Platform, Prices,
+    RateCard, SamplingDefaults, Support, Tier, TierLimits, Tokenizer, estimate_tokens,
 };
 pub use non_text::non_text_bytes;
 pub use peek::{Peek, Thinking};

@@ -1,9 +1,11 @@
-//! Catalog of models: rate group, tokenizer generation, sizes and capabilities.
+//! Catalog of models: rate group, tokenizer generation, sizes, capabilities, dates and prices.
 
 mod catalog;
 mod id;
 mod model;
 mod node;
+mod platform;
+mod price;
 
 pub use catalog::ModelCatalog;
 pub use model::{
@@ -11,3 +13,5 @@ pub use model::{
     Tokenizer, estimate_tokens,
 };
 pub use node::CatalogError;
+pub use platform::Platform;
+pub use price::{Prices, RateCard};
