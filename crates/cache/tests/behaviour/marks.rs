@@ -170,3 +170,19 @@ async fn nested_cache_of_the_same_layer_does_not_deadlock() {
     let got = filled(&service, &scripts, request()).await;
     assert_eq!((got.text(), scripts.calls()), (MESSAGE, 1));
 }
+
+/// The id of its response can be continued once only.
+#[tokio::test(start_paused = true)]
+async fn request_with_a_thread_bypasses_the_cache() {
+    for thread in [
+        r#"{"type":"create"}"#,
+        r#"{"type":"continue","previous_message_id":"msg_1"}"#,
+    ] {
+        let body = body("Hi", false);
+        let body = body.replace(r#""stream""#, &format!(r#""thread":{thread},"stream""#));
+        check(layer(), BYPASS, || {
+            request().map(|_| RequestBody::from(body.clone()))
+        })
+        .await;
+    }
+}
