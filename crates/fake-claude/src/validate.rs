@@ -135,7 +135,9 @@ fn check(
 }
 
 fn route(parts: &request::Parts, call: &mut ValidCall) -> Result<(), ErrorReply> {
-    let path = parts.uri.path();
+    // Clouds and gateways put a prefix before the path, which may contain `/v1/` as well.
+    let path = parts.uri.path().trim_end_matches('/');
+    let path = path.rfind("/v1/").map_or(path, |prefix| &path[prefix..]);
     let (endpoint, method) = match path {
         "/v1/messages" => (Endpoint::Messages, "POST"),
         "/v1/messages/count_tokens" => (Endpoint::CountTokens, "POST"),
@@ -168,15 +170,14 @@ fn route(parts: &request::Parts, call: &mut ValidCall) -> Result<(), ErrorReply>
 
 fn authenticate(config: &Config, headers: &HeaderMap) -> Result<(), ErrorReply> {
     let bearer = || {
-        let value = headers.get(AUTHORIZATION)?.as_bytes();
-        value
-            .strip_prefix(b"Bearer ")
-            .or_else(|| value.strip_prefix(b"bearer "))
+        let (scheme, key) = headers.get(AUTHORIZATION)?.as_bytes().split_at_checked(7)?;
+        scheme
+            .eq_ignore_ascii_case(b"Bearer ")
+            .then(|| key.trim_ascii())
     };
-    let key = headers
-        .get("x-api-key")
-        .map(http::HeaderValue::as_bytes)
-        .or_else(bearer);
+    let names = ["x-api-key", "api-key"].into_iter();
+    let mut keys = names.filter_map(|name| headers.get(name));
+    let key = keys.next().map(http::HeaderValue::as_bytes).or_else(bearer);
     let message = match (key, &config.api_key) {
         (None | Some(b""), _) => "x-api-key header is required",
         (Some(key), Some(wanted)) if key != wanted.as_bytes() => "invalid x-api-key",

@@ -10,6 +10,7 @@ mod events;
 mod faults;
 mod limits;
 mod orders;
+mod places;
 mod readiness;
 mod shape;
 mod unpolled;
