@@ -9,6 +9,7 @@
 //! | Accept any request body | [`BufferRequest`], [`HttpInner`], [`Collect`] |
 //! | Send a request again | [`SavedRequest`], [`CloneSource`], [`take_ready`] |
 //! | Read a response | [`BodyTracker`], [`ErrorBody`] |
+//! | Classify the errors of clients | [`classify_client_error`] |
 //! | Look up the state of a scope | [`ScopeRef`], [`AsScope`] |
 //! | Share reservations | [`Ledger`], [`ReservationHandle`], [`LimiterId`] |
 //! | Correct limits by a response | [`Observation`], [`LimitWarning`] |
@@ -27,3 +28,4 @@ pub use crate::paused_by_limiter::PausedByLimiter;
 pub use crate::prefix::{CacheReads, Prefix, PrefixMemory, Prefixes};
 pub use crate::saved_request::SavedRequest;
 pub use crate::scope::{AsScope, ScopeRef};
+pub use crate::transport_error::classify_client_error;

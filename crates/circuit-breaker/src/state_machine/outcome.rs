@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tower_claude_core::{Class, Kind};
+use tower_claude_core::{Class, Kind, Reach};
 
 /// The outcome of a call as a circuit counts it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +14,9 @@ pub(crate) enum CircuitOutcome {
         /// The server's `retry-after`.
         retry_after: Option<Duration>,
     },
+    /// The connection failed. As a failure, but calls that fail together count once for the rates,
+    /// too.
+    Broken,
     /// The server works but has no capacity (429). It does not count while the circuit is closed,
     /// and it fails a probe.
     Busy {
@@ -25,6 +28,11 @@ pub(crate) enum CircuitOutcome {
     Alive,
     /// All calls are certain to fail. The circuit opens at once.
     Fatal {
+        /// The server's `retry-after`.
+        retry_after: Option<Duration>,
+    },
+    /// A 401 of a key that has worked. The second in a row opens the circuit.
+    Doubtful {
         /// The server's `retry-after`.
         retry_after: Option<Duration>,
     },
@@ -54,31 +62,42 @@ impl CircuitOutcomes {
             return Self::IGNORED;
         }
         let retry_after = class.retry_after;
-        let (availability, credential) = match class.kind {
-            Kind::Success | Kind::ModelRefusal => {
-                (CircuitOutcome::Success, CircuitOutcome::Success)
-            }
-            Kind::RateLimited | Kind::RampLimited => {
-                (CircuitOutcome::Busy { retry_after }, CircuitOutcome::Alive)
-            }
-            Kind::SpendLimit | Kind::Unauthorized => {
-                (CircuitOutcome::Alive, CircuitOutcome::Fatal { retry_after })
+        let is_own = matches!(class.reach, Reach::Request);
+        let availability = match class.kind {
+            Kind::Success | Kind::ModelRefusal => CircuitOutcome::Success,
+            Kind::RateLimited | Kind::RampLimited if !is_own => {
+                CircuitOutcome::Busy { retry_after }
             }
             Kind::Overloaded
             | Kind::ServerError
             | Kind::Timeout
             | Kind::Transport
-            | Kind::Truncated => (
-                CircuitOutcome::Failure { retry_after },
-                CircuitOutcome::Ignored,
-            ),
-            Kind::Conflict
+            | Kind::Truncated
+                if is_own =>
+            {
+                CircuitOutcome::Ignored
+            }
+            Kind::Transport => CircuitOutcome::Broken,
+            Kind::Overloaded | Kind::ServerError | Kind::Timeout | Kind::Truncated => {
+                CircuitOutcome::Failure { retry_after }
+            }
+            Kind::RateLimited
+            | Kind::RampLimited
+            | Kind::SpendLimit
+            | Kind::Unauthorized
+            | Kind::Conflict
             | Kind::BadRequest
             | Kind::Forbidden
             | Kind::NotFound
-            | Kind::TooLarge => (CircuitOutcome::Alive, CircuitOutcome::Alive),
+            | Kind::TooLarge => CircuitOutcome::Alive,
             // `Kind` is non-exhaustive: a kind without an entry counts for nothing.
-            _ => (CircuitOutcome::Ignored, CircuitOutcome::Ignored),
+            _ => CircuitOutcome::Ignored,
+        };
+        let credential = match availability {
+            CircuitOutcome::Success => CircuitOutcome::Success,
+            _ if matches!(class.reach, Reach::Credential) => CircuitOutcome::Fatal { retry_after },
+            CircuitOutcome::Busy { .. } | CircuitOutcome::Alive => CircuitOutcome::Alive,
+            _ => CircuitOutcome::Ignored,
         };
         Self {
             availability,
