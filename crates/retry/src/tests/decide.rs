@@ -22,11 +22,14 @@ fn attempt(kind: Kind) -> FailedAttempt {
     FailedAttempt {
         class: Class::new(kind),
         number: 1,
+        not_taken: 0,
         spent: 0,
         unanswered: 0,
         replayable: true,
+        creates: false,
         paused: None,
         last_delay: Duration::ZERO,
+        started_at: Instant::now(),
         now: Instant::now(),
         deadline: None,
     }
@@ -39,7 +42,9 @@ fn decided(attempt: &FailedAttempt) -> Result<Duration, &'static str> {
 
 fn decided_with(attempt: &FailedAttempt, budget: &RetryBudget) -> Result<Duration, &'static str> {
     match decide(&rules(), attempt, budget, 0.5) {
-        Decision::Retry { delay, mut permit } => {
+        Decision::Retry {
+            delay, mut permit, ..
+        } => {
             permit.mark_sent();
             Ok(delay)
         }
@@ -197,4 +202,77 @@ fn attempts_at_other_targets_count() {
         let expected = if goes_on { None } else { Some("attempts") };
         assert_eq!(decided(&attempt).err(), expected, "{spent} + {number}");
     }
+}
+
+#[test]
+fn attempt_that_was_not_taken_is_sent_again_at_once_and_free() {
+    let empty = RetryBudget::new()
+        .with_initial(0)
+        .with_refill_per_second(0.0);
+    let mut attempt = attempt(Kind::Transport);
+    attempt.class = Class::NOT_TAKEN;
+    attempt.creates = true;
+    for not_taken in 0..3 {
+        attempt.not_taken = not_taken;
+        assert_eq!(decided_with(&attempt, &empty), Ok(Duration::ZERO));
+    }
+    attempt.not_taken = 3;
+    assert_eq!(decided(&attempt), Ok(SECOND), "as any other failure");
+    assert_eq!(decided_with(&attempt, &empty), Err("budget"));
+    attempt.not_taken = 0;
+    attempt.deadline = Some(attempt.now);
+    assert_eq!(decided(&attempt), Err("deadline"));
+    attempt.deadline = None;
+    attempt.replayable = false;
+    assert_eq!(decided(&attempt), Err("body"));
+}
+
+#[test]
+fn request_that_creates_is_retried_only_if_it_was_not_processed() {
+    use Kind::*;
+    for kind in [ServerError, Timeout, Transport, Conflict, Truncated] {
+        let mut attempt = attempt(kind);
+        attempt.creates = true;
+        assert_eq!(decided(&attempt), Err("creates"), "{kind:?}");
+        attempt.class = attempt.class.into_unprocessed();
+        assert_eq!(decided(&attempt), Ok(SECOND), "{kind:?}");
+    }
+    for kind in [RateLimited, RampLimited, Overloaded] {
+        let mut attempt = attempt(kind);
+        attempt.creates = true;
+        assert_eq!(decided(&attempt), Ok(SECOND), "{kind:?}");
+    }
+}
+
+#[test]
+fn connections_lost_together_are_charged_once() {
+    let budget = RetryBudget::new().with_refill_per_second(0.0);
+    let start = Instant::now();
+    let lost = |started_at, now, number| FailedAttempt {
+        started_at,
+        now,
+        number,
+        ..attempt(Kind::Transport)
+    };
+    let later = start + SECOND;
+    for _ in 0..40 {
+        assert_eq!(decided_with(&lost(start, later, 1), &budget), Ok(SECOND));
+    }
+    assert_eq!(budget.thousandths(later), 9000);
+    // Sent after the loss was known, lost much later, and a second retry: each pays.
+    let much_later = later + SECOND;
+    for (started_at, now, number) in [(later, later, 1), (start, much_later, 1), (start, later, 2)]
+    {
+        decided_with(&lost(started_at, now, number), &budget).expect("a retry");
+    }
+    assert_eq!(budget.thousandths(much_later), 6000);
+    // Other failures that come together.
+    for _ in 0..6 {
+        decided_with(&attempt(Kind::Overloaded), &budget).expect("a retry");
+    }
+    assert_eq!(budget.thousandths(much_later), 0);
+    assert_eq!(
+        decided_with(&lost(start, much_later + SECOND, 1), &budget),
+        Err("budget")
+    );
 }
