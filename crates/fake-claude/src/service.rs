@@ -1,6 +1,6 @@
 //! The server as a tower service, and the responses.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -19,6 +19,7 @@ use crate::error::FakeError;
 use crate::fake::FakeClaude;
 use crate::fault::Fault;
 use crate::headers::{self, Snapshot};
+use crate::line::Line;
 use crate::log::Endpoint;
 use crate::models;
 use crate::read::read;
@@ -48,10 +49,11 @@ where
         let shared = Arc::clone(&self.shared);
         let (parts, body) = request.into_parts();
         Box::pin(async move {
+            let line = parts.extensions.get::<Line>().cloned();
             let body = read(body, MAX_BODY).await?;
             let (call, problem) = validate::read(&shared.config, &parts, body.as_deref());
             drop(body);
-            exchange(&shared, &call, problem).await
+            exchange(&shared, &call, problem, line).await
         })
     }
 }
@@ -60,14 +62,18 @@ async fn exchange(
     shared: &Arc<Shared>,
     call: &ValidCall,
     problem: Option<ErrorReply>,
+    line: Option<Line>,
 ) -> Result<Response<FakeBody>, FakeError> {
     let (index, decision) = decide(shared, call, problem);
     match decision {
-        Decision::Reset => Err(FakeError::Reset),
+        Decision::Break(end) => {
+            let broken = poll_fn(|_| end.poll_break(line.as_ref(), FakeError::Reset));
+            Err(broken.await)
+        }
         Decision::Refuse(reply, levels) => Ok(refuse(shared, call, index, &reply, levels.as_ref())),
         Decision::Serve(levels) => Ok(serve(shared, call, index, levels.as_ref())),
         Decision::Answer(attempt, fault, levels) => {
-            Ok(answer(shared, call, attempt, fault, levels).await)
+            Ok(answer(shared, call, attempt, fault, levels, line).await)
         }
     }
 }
@@ -181,6 +187,7 @@ async fn answer(
     mut attempt: InFlightAttempt,
     mut fault: Option<Fault>,
     levels: Option<Snapshot>,
+    line: Option<Line>,
 ) -> Response<FakeBody> {
     let index = attempt.index;
     if let Some(Fault::SlowHead(time)) = fault {
@@ -238,6 +245,7 @@ async fn answer(
         pace,
         per_event,
         origin,
+        line,
     };
     let (kind, body) = if call.stream {
         ("text/event-stream; charset=utf-8", FakeBody::sse(answer))
