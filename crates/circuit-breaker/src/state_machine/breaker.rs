@@ -377,7 +377,7 @@ impl Breaker {
                 return None;
             }
         };
-        let count = counter.failure(config, now, origin.position, rule);
+        let count = counter.failure(config, now, origin.position, outcome.is_incident(), rule);
         let is_same_break = count.is_same && outcome == CircuitOutcome::Broken;
         let over_rate = !is_same_break && counter.failure_rate(config, now);
         (count.in_a_row || over_rate).then(|| self.open(now, retry_after, chance))

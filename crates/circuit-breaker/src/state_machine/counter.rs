@@ -4,6 +4,8 @@ use std::{collections::VecDeque, time::Duration};
 
 use tokio::time::Instant;
 
+#[cfg(doc)]
+use super::outcome::CircuitOutcome;
 use super::{config::BreakerConfig, window::Window};
 
 /// The time after a counted failure in which the failures of calls that were sent before it count
@@ -16,6 +18,9 @@ const MOMENT: Duration = Duration::from_secs(1);
 /// sent, not in that in which they ended: a failure is counted if its call was sent after the last
 /// counted failure was known. So the calls that fail together, as on one lost connection, count
 /// once, and a few quick failures among many calls that take longer are no row.
+///
+/// A burst of calls is not sent in one instant, and the first may fail before the last is sent. So
+/// among calls that overlap, [incidents](CircuitOutcome::is_incident) count once in a second.
 #[derive(Clone, Debug)]
 pub(super) struct OutcomeCounter {
     /// The instants of the last counted failures of the row.
@@ -37,6 +42,8 @@ struct Row {
     failed: u32,
     /// The number of calls that were sent since the first failure and have no outcome yet.
     pending: u32,
+    /// True if calls have failed together.
+    overlaps: bool,
 }
 
 impl OutcomeCounter {
@@ -48,6 +55,7 @@ impl OutcomeCounter {
                 start: None,
                 failed: 0,
                 pending: 0,
+                overlaps: false,
             },
             window: None,
         }
@@ -88,11 +96,15 @@ impl OutcomeCounter {
         config: &BreakerConfig,
         now: Instant,
         position: u64,
+        is_incident: bool,
         (most, within): (u32, Duration),
     ) -> FailureCount {
         let since = |at: Instant| now.saturating_duration_since(at);
-        let last = self.failures.back();
-        let is_same = position < self.position && last.is_some_and(|last| since(*last) < MOMENT);
+        let is_recent = |last: &Instant| since(*last) < MOMENT;
+        let overlaps =
+            position < self.position || is_incident && (self.row.overlaps || self.row.pending > 0);
+        let is_same = overlaps && self.failures.back().is_some_and(is_recent);
+        self.row.overlaps |= is_same;
         if !is_same {
             if self.failures.len() >= most as usize {
                 self.failures.pop_front();
@@ -120,14 +132,20 @@ impl OutcomeCounter {
         self.failures.len()
     }
 
-    /// Returns the age of each failure and of the row, and how many calls have failed and are
-    /// pending.
+    /// Returns the age of each failure and of the row, how many calls have failed and are pending,
+    /// and true if calls have failed together.
     #[cfg(test)]
-    pub(super) fn look(&self, now: Instant) -> (Vec<Duration>, Option<Duration>, u32, u32) {
+    pub(super) fn look(&self, now: Instant) -> (Vec<Duration>, Option<Duration>, u32, u32, bool) {
         let age = |at: &Instant| now.saturating_duration_since(*at);
         let ages = self.failures.iter().map(age).collect();
         let row = self.row.start.map(|(start, _)| age(&start));
-        (ages, row, self.row.failed, self.row.pending)
+        (
+            ages,
+            row,
+            self.row.failed,
+            self.row.pending,
+            self.row.overlaps,
+        )
     }
 
     /// Returns true if a call at this position was sent before the row, and true if it was sent

@@ -40,6 +40,13 @@ pub(crate) enum CircuitOutcome {
     Ignored,
 }
 
+impl CircuitOutcome {
+    /// Returns true if the outcome of one call is likely that of all calls at the same time.
+    pub(super) const fn is_incident(self) -> bool {
+        matches!(self, Self::Broken | Self::Doubtful { .. })
+    }
+}
+
 /// The outcome of a call for each of its two circuits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CircuitOutcomes {

@@ -583,6 +583,31 @@ fn calls_that_fail_together_count_as_one_failure() {
     }
 }
 
+/// The first calls of a burst fail before the last are sent.
+#[test]
+fn burst_whose_connections_break_while_it_is_sent_counts_once() {
+    let doubtful = CircuitOutcome::Doubtful { retry_after: None };
+    for outcome in [CircuitOutcome::Broken, doubtful] {
+        let mut bench = default();
+        let mut calls = std::collections::VecDeque::new();
+        for _ in 0..64 {
+            bench.wait(Duration::from_millis(1));
+            calls.push_back(bench.permit());
+            if calls.len() == 3 {
+                let first = calls.pop_front().expect("a call");
+                assert_eq!(bench.settle(first, outcome), None);
+            }
+        }
+        assert_eq!(bench.breaker.snapshot(bench.now).failures, 1);
+    }
+    // Calls one after the other are no burst.
+    let mut bench = default();
+    for _ in 0..4 {
+        assert_eq!(bench.call(CircuitOutcome::Broken), None);
+    }
+    assert!(bench.call(CircuitOutcome::Broken).is_some());
+}
+
 #[test]
 fn streams_that_break_together_count_as_one_failure() {
     let mut bench = default();

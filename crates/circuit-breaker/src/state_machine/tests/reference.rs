@@ -216,7 +216,7 @@ impl Reference {
         match outcome {
             CircuitOutcome::Success => self.notes.push((now, Note::Success { slow })),
             CircuitOutcome::Failure { .. } | CircuitOutcome::Broken => {
-                let counted = !self.fails_together(now, order);
+                let counted = !self.fails_together(now, order, outcome);
                 let rated = counted || outcome != CircuitOutcome::Broken;
                 self.notes.push((now, Note::Failure { counted, rated }));
             }
@@ -242,10 +242,20 @@ impl Reference {
         found.map(|(index, (at, _))| (index, *at)).collect()
     }
 
-    /// Returns true if a call fails within a second of a counted failure that it did not know.
-    fn fails_together(&self, now: u64, order: usize) -> bool {
-        let last = self.counted().last().copied();
-        last.is_some_and(|(index, at)| index >= order && now - at < 1000)
+    /// The calls without an outcome that were sent after the first failure of the row.
+    fn pending(&self) -> usize {
+        let first = self.row();
+        self.live.iter().filter(|(_, order)| *order > first).count()
+    }
+
+    /// Returns true if a call fails within a second of a counted failure that it did not know, or
+    /// by a lost connection while other calls overlap.
+    fn fails_together(&self, now: u64, order: usize, outcome: CircuitOutcome) -> bool {
+        let counted = self.counted();
+        let overlaps = counted.len() < self.notes.len() - self.row() || self.pending() > 0;
+        counted.last().is_some_and(|(index, at)| {
+            now - at < 1000 && (*index >= order || outcome == CircuitOutcome::Broken && overlaps)
+        })
     }
 
     fn in_a_row(&self, now: u64) -> bool {
@@ -254,7 +264,7 @@ impl Reference {
         let Some((start, _)) = self.notes.get(first) else {
             return false;
         };
-        let pending = self.live.iter().filter(|(_, order)| *order > first).count();
+        let pending = self.pending();
         let counted = self.counted();
         let ends = counted.len().checked_sub(self.rules.failures);
         ends.is_some_and(|oldest| now - counted[oldest].1 <= self.rules.within)

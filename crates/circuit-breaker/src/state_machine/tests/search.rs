@@ -35,8 +35,8 @@ struct Node {
 struct Key {
     phase: (u8, u64, u32),
     failures: Vec<u64>,
-    /// The age of the row, and how many of its calls have failed and are pending.
-    row: (Option<u64>, u32, u32),
+    /// The age of the row, and how many of its calls have failed and are pending, and if they overlap.
+    row: (Option<u64>, u32, u32, bool),
     opens: u32,
     leases: Vec<(u64, bool)>,
     /// The index of its lease, and its place in the row. Absent if its outcome does not count.
@@ -95,12 +95,17 @@ impl Node {
             })
             .collect();
         calls.sort_unstable();
-        let (ages, row, failed, pending) = breaker.counter.look(self.now);
+        let (ages, row, failed, pending, overlaps) = breaker.counter.look(self.now);
         let cut = |age: &Duration| age.as_secs().min(WITHIN + 1);
         Key {
             phase,
             failures: ages.iter().map(cut).collect(),
-            row: (row.as_ref().map(cut), failed.min(MOST_CALLS), pending),
+            row: (
+                row.as_ref().map(cut),
+                failed.min(MOST_CALLS),
+                pending,
+                overlaps,
+            ),
             opens: breaker.opens.min(3),
             leases: held
                 .iter()
@@ -132,6 +137,7 @@ impl Node {
             for outcome in [
                 CircuitOutcome::Success,
                 CircuitOutcome::FAILURE,
+                CircuitOutcome::Broken,
                 CircuitOutcome::Busy { retry_after: None },
                 CircuitOutcome::Ignored,
             ] {
