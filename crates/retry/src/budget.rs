@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 const NANOS: u128 = 1_000_000_000;
 
-/// The time after a lost connection in which other calls that were under way count as lost with it.
+/// The time after a charged retry in which the first retries of other lost calls are not charged.
 const MOMENT: Duration = Duration::from_secs(1);
 
 /// The price of one retry, in thousandths of a token.
@@ -24,8 +24,9 @@ const RETRY_COST: u64 = 1000;
 /// holds at most 100 tokens and starts with 10. So there are at most
 /// `100 + 0.5 × successes + 0.1 × T` retries in any window of `T` seconds. A partial outage is
 /// retried nearly always, a full one almost never. A retry after a rate-limit 429 is not charged,
-/// because the limit itself paces it. Calls whose connections are lost at the same time, such as
-/// all calls on one HTTP/2 connection, take one token together for their first retry.
+/// because the limit itself paces it. Calls that lose their connections within a second, such as all
+/// calls on one HTTP/2 connection, take one token together for their first retry. In an outage of
+/// the connections that is at most one such second for each token.
 ///
 /// Layers that send to the same upstream should share one budget.
 ///
@@ -138,12 +139,11 @@ impl RetryBudget {
         self.withdraw_from(&mut self.level(), now)
     }
 
-    /// Takes the price of the first retry after a lost connection, for a call that was sent at
-    /// `sent`. Calls that were under way at the last such failure, at most a second ago, were paid
-    /// for with it.
-    pub(crate) fn withdraw_together(&self, now: Instant, sent: Instant) -> Option<RetryPermit> {
+    /// Takes the price of the first retry of a call whose connection was lost, together with the
+    /// other calls that lose theirs within a second.
+    pub(crate) fn withdraw_together(&self, now: Instant) -> Option<RetryPermit> {
         let mut level = self.level();
-        let is_same = |at: Instant| sent < at && now.saturating_duration_since(at) < MOMENT;
+        let is_same = |at: Instant| now.saturating_duration_since(at) < MOMENT;
         if level.lost_at.is_some_and(is_same) {
             return Some(RetryPermit::UNCHARGED);
         }

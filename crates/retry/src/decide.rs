@@ -55,7 +55,6 @@ pub(crate) struct FailedAttempt {
     pub(crate) paused: Option<Duration>,
     /// The wait before this attempt.
     pub(crate) last_delay: Duration,
-    pub(crate) started_at: Instant,
     pub(crate) now: Instant,
     pub(crate) deadline: Option<Instant>,
 }
@@ -138,8 +137,8 @@ pub(crate) fn decide(
     }
     let permit = if class.is_rate_limit() {
         Some(RetryPermit::UNCHARGED)
-    } else if class.kind == Kind::Transport && attempt.number == 1 {
-        budget.withdraw_together(attempt.now, attempt.started_at)
+    } else if is_lost(class) && attempt.number == 1 {
+        budget.withdraw_together(attempt.now)
     } else {
         budget.withdraw(attempt.now)
     };
@@ -151,4 +150,9 @@ pub(crate) fn decide(
         },
         None => Decision::stop("budget"),
     }
+}
+
+/// Returns true if the connection was lost, possibly with other calls on it.
+const fn is_lost(class: &Class) -> bool {
+    matches!(class.kind, Kind::Transport | Kind::Truncated)
 }

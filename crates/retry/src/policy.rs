@@ -262,7 +262,6 @@ impl CallPolicy for RetryPolicy {
                 .filter(|_| !state.is_admitted)
                 .map(|paused| paused.pause),
             last_delay: attempt.last_delay,
-            started_at: attempt.started_at.unwrap_or(state.started_at),
             now: Instant::now(),
             deadline: call.deadline(),
         };

@@ -14,8 +14,8 @@ pub(crate) enum CircuitOutcome {
         /// The server's `retry-after`.
         retry_after: Option<Duration>,
     },
-    /// The connection failed. As a failure, but calls that fail together count once for the rates,
-    /// too.
+    /// The connection failed, or the body was cut. As a failure, but calls that fail together count
+    /// once for the rates, too.
     Broken,
     /// The server works but has no capacity (429). It does not count while the circuit is closed,
     /// and it fails a probe.
@@ -84,8 +84,8 @@ impl CircuitOutcomes {
             {
                 CircuitOutcome::Ignored
             }
-            Kind::Transport => CircuitOutcome::Broken,
-            Kind::Overloaded | Kind::ServerError | Kind::Timeout | Kind::Truncated => {
+            Kind::Transport | Kind::Truncated => CircuitOutcome::Broken,
+            Kind::Overloaded | Kind::ServerError | Kind::Timeout => {
                 CircuitOutcome::Failure { retry_after }
             }
             Kind::RateLimited

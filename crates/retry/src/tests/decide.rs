@@ -29,7 +29,6 @@ fn attempt(kind: Kind) -> FailedAttempt {
         creates: false,
         paused: None,
         last_delay: Duration::ZERO,
-        started_at: Instant::now(),
         now: Instant::now(),
         deadline: None,
     }
@@ -248,31 +247,28 @@ fn request_that_creates_is_retried_only_if_it_was_not_processed() {
 fn connections_lost_together_are_charged_once() {
     let budget = RetryBudget::new().with_refill_per_second(0.0);
     let start = Instant::now();
-    let lost = |started_at, now, number| FailedAttempt {
-        started_at,
+    let lost = |kind, now, number| FailedAttempt {
         now,
         number,
-        ..attempt(Kind::Transport)
+        ..attempt(kind)
     };
+    for kind in [Kind::Transport, Kind::Truncated] {
+        for _ in 0..40 {
+            decided_with(&lost(kind, start, 1), &budget).expect("a retry");
+        }
+    }
+    assert_eq!(budget.thousandths(start), 9000);
+    // Lost later, and a second retry: each pays.
     let later = start + SECOND;
-    for _ in 0..40 {
-        assert_eq!(decided_with(&lost(start, later, 1), &budget), Ok(SECOND));
+    for (now, number) in [(later, 1), (later, 2)] {
+        decided_with(&lost(Kind::Transport, now, number), &budget).expect("a retry");
     }
-    assert_eq!(budget.thousandths(later), 9000);
-    // Sent after the loss was known, lost much later, and a second retry: each pays.
-    let much_later = later + SECOND;
-    for (started_at, now, number) in [(later, later, 1), (start, much_later, 1), (start, later, 2)]
-    {
-        decided_with(&lost(started_at, now, number), &budget).expect("a retry");
-    }
-    assert_eq!(budget.thousandths(much_later), 6000);
+    assert_eq!(budget.thousandths(later), 7000);
     // Other failures that come together.
-    for _ in 0..6 {
+    for _ in 0..7 {
         decided_with(&attempt(Kind::Overloaded), &budget).expect("a retry");
     }
-    assert_eq!(budget.thousandths(much_later), 0);
-    assert_eq!(
-        decided_with(&lost(start, much_later + SECOND, 1), &budget),
-        Err("budget")
-    );
+    assert_eq!(budget.thousandths(later), 0);
+    let much_later = lost(Kind::Transport, later + SECOND, 1);
+    assert_eq!(decided_with(&much_later, &budget), Err("budget"));
 }

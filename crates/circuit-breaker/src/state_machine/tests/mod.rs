@@ -491,6 +491,7 @@ fn class_maps_to_circuit_outcomes() {
         CircuitOutcome::Failure { retry_after: wait },
         CircuitOutcome::Ignored,
     );
+    let broken = (CircuitOutcome::Broken, CircuitOutcome::Ignored);
     let busy = (
         CircuitOutcome::Busy { retry_after: wait },
         CircuitOutcome::Alive,
@@ -511,11 +512,8 @@ fn class_maps_to_circuit_outcomes() {
         (Kind::Overloaded, failure),
         (Kind::ServerError, failure),
         (Kind::Timeout, failure),
-        (
-            Kind::Transport,
-            (CircuitOutcome::Broken, CircuitOutcome::Ignored),
-        ),
-        (Kind::Truncated, failure),
+        (Kind::Transport, broken),
+        (Kind::Truncated, broken),
         (Kind::Conflict, alive),
         (Kind::BadRequest, alive),
         (Kind::Forbidden, alive),
