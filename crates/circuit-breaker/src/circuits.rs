@@ -100,10 +100,16 @@ impl Circuit {
 // here.
 type CircuitMap = HashMap<Scope, Arc<Circuit>, RandomState>;
 
+/// The number of places for credentials that have worked. Credentials with the same place replace
+/// each other, and then a single 401 opens the circuit.
+const WORKED: usize = 256;
+
 /// A bounded table of circuits by scope. Idle circuits are evicted when it is full.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct CircuitTable {
     map: ReplicatedMap,
+    /// The hashes of credentials that have worked.
+    worked: Box<[AtomicU64]>,
     /// True if there ever was a circuit of a credential. Most programs never have one.
     has_credentials: AtomicBool,
     pub(crate) opened: AtomicU64,
@@ -112,7 +118,38 @@ pub(crate) struct CircuitTable {
     pub(crate) rejected: AtomicU64,
 }
 
+impl Default for CircuitTable {
+    fn default() -> Self {
+        Self {
+            map: ReplicatedMap::default(),
+            worked: std::iter::repeat_with(AtomicU64::default)
+                .take(WORKED)
+                .collect(),
+            has_credentials: AtomicBool::new(false),
+            opened: AtomicU64::new(0),
+            closed: AtomicU64::new(0),
+            probes: AtomicU64::new(0),
+            rejected: AtomicU64::new(0),
+        }
+    }
+}
+
 impl CircuitTable {
+    /// Records a success of this credential. Mostly that is a read of memory that no one writes.
+    #[inline]
+    pub(crate) fn set_worked(&self, credential: u64) {
+        let place = &self.worked[credential as usize % WORKED];
+        if place.load(Ordering::Relaxed) != credential {
+            place.store(credential, Ordering::Relaxed);
+        }
+    }
+
+    /// Returns true if this credential has worked.
+    pub(crate) fn has_worked(&self, credential: u64) -> bool {
+        credential != 0
+            && self.worked[credential as usize % WORKED].load(Ordering::Relaxed) == credential
+    }
+
     /// Returns the circuit of this scope.
     pub(crate) fn get(&self, scope: &dyn AsScope) -> Option<Arc<Circuit>> {
         self.map.read().get(scope).cloned()

@@ -33,7 +33,8 @@ pub type CircuitBreaker<S, C = ClaudeClassify> = Driven<S, (), BreakerPolicy, C>
 ///
 /// The default is the recommendation. There is a circuit for each host, endpoint and model, which
 /// opens after five failures in a row within a minute, for 10 s to 20 s. There is a circuit for each
-/// credential at each host, which a 401 or a spend limit opens at once.
+/// credential at each host, which a spend limit or a 401 opens at once, and the second 401 in a row
+/// if the credential has worked.
 ///
 /// The circuits live in the layer. All its clones and services share them.
 #[derive(Clone)]
@@ -79,8 +80,8 @@ impl<C> CircuitBreakerLayer<C> {
         self.with(|config| config.breaker = breaker)
     }
 
-    /// Sets the same for the circuits of credentials, which open at a single 401 or spend limit. By
-    /// default a single successful probe closes them, without a ramp.
+    /// Sets the same for the circuits of credentials, which open at a single spend limit, and at the
+    /// first or second 401. By default a single successful probe closes them, without a ramp.
     pub fn with_credential_config(self, breaker: BreakerConfig) -> Self {
         self.with(|config| config.credentials = breaker)
     }

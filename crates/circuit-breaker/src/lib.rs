@@ -34,7 +34,12 @@
 //! # What it does
 //! - Opens a circuit per host, endpoint and model after five failures in a row within a minute.
 //!   Shares of failures and of slow calls can be configured as well ([`BreakerConfig`]).
-//! - Opens a circuit per credential and host at a single 401 or spend limit.
+//! - Counts failures by when their calls were sent. What fails together, such as all calls on one
+//!   lost connection, is one failure: a failure continues the row if its call was sent after the
+//!   last failure was known, or if it comes more than a second later. The circuit does not open
+//!   while more calls are pending than have failed since the row began, for up to half a minute.
+//! - Opens a circuit per credential and host at a single spend limit or 401. If the credential has worked
+//!   before, a 401 may be a mistake of the server, and the second in a row opens the circuit.
 //! - Rejects calls while a circuit is open. The response is a 529 in Claude's shape (401 or 402 for
 //!   a credential), tagged [`Rejection`](tower_claude_core::Rejection), with the rest of the
 //!   cool-down as `retry-after`.
@@ -47,8 +52,9 @@
 //! |---|---|---|
 //! | success, the model declined | success | success |
 //! | overloaded, server error, timeout, transport, truncated | failure | not counted |
+//! | the same, but for a reason of this request only, or not taken by the server | not counted | not counted |
 //! | 429 | not counted, fails a probe | works |
-//! | 401, spend limit | works | opens at once |
+//! | 401, spend limit, account on hold | works | opens at once, or at the second 401 |
 //! | 403, 404, 409, 413 and other 4xx | works | works |
 //! | rejected by another layer, given up by the caller | not counted | not counted |
 //!

@@ -15,7 +15,9 @@ use tower_claude_core::{
 use crate::{
     circuits::{Circuit, is_of_credential},
     config::{Config, LAYER},
-    state_machine::{Admission, CircuitOutcome, CircuitOutcomes, Generation, Permit, Transition},
+    state_machine::{
+        Admission, CircuitOutcome, CircuitOutcomes, Generation, Origin, Permit, Transition,
+    },
 };
 
 /// A permit for one call through a circuit. If it is dropped before an outcome is known, the call
@@ -29,8 +31,8 @@ pub(crate) struct CallPermit {
 enum PermitState {
     /// The outcome is not known yet.
     Admitted(Permit),
-    /// Settled as a success at the first content. A failure of the stream names the generation.
-    Began(Generation),
+    /// Settled as a success at the first content. A failure of the stream names the origin.
+    Began(Origin),
     Over,
 }
 
@@ -67,10 +69,13 @@ impl CallPermit {
         }
     }
 
-    /// Records that the request is sent, if the circuit measures the time of the call.
+    /// Records that the request is sent, if the circuit measures the time of the call or has
+    /// counted failures.
     pub(crate) fn on_sent(&mut self) {
         if let PermitState::Admitted(permit) = &mut self.state
-            && (permit.is_probe() || self.circuit.times_calls)
+            && (permit.is_probe()
+                || self.circuit.times_calls
+                || !self.circuit.is_fast_path_of(permit))
         {
             let now = Instant::now();
             self.circuit.update(|state| state.breaker.sent(now, permit));
@@ -106,9 +111,9 @@ impl CallPermit {
     #[inline]
     pub(crate) fn begin(&mut self, config: &Config) {
         if let PermitState::Admitted(permit) = &self.state {
-            let generation = permit.generation();
+            let origin = permit.origin();
             self.settle(config, CircuitOutcome::Success, Kind::Success, Instant::now);
-            self.state = PermitState::Began(generation);
+            self.state = PermitState::Began(origin);
         }
     }
 
@@ -133,23 +138,21 @@ impl CallPermit {
     /// Records a failure: before the content, or of a stream that has been settled as a success.
     pub(crate) fn fail(&mut self, config: &Config, class: &Class, now: Instant) {
         let outcome = CircuitOutcomes::of(class).availability;
-        let PermitState::Began(generation) = self.state else {
+        let PermitState::Began(origin) = self.state else {
             self.settle(config, outcome, class.kind, || now);
             return;
         };
         self.state = PermitState::Over;
         let transition = self.circuit.update(|state| {
             let chance = fastrand::f64();
-            let transition = state
-                .breaker
-                .stream_failed(now, generation, outcome, chance);
+            let transition = state.breaker.stream_failed(now, origin, outcome, chance);
             state.set_cause(transition, class.kind);
             transition
         });
         report_transition(config, &self.circuit, transition, class.kind);
     }
 
-    /// Frees the place of a probe.
+    /// Frees the place of a probe, or the place among the pending calls of a row of failures.
     #[cold]
     fn give_up(&mut self) {
         if let PermitState::Admitted(permit) = mem::replace(&mut self.state, PermitState::Over) {
@@ -164,18 +167,18 @@ impl CallPermit {
 
 impl Drop for CallPermit {
     fn drop(&mut self) {
-        // Only a probe has something to give back.
+        // A call on the fast path has nothing to give back.
         if let PermitState::Admitted(permit) = &self.state
-            && permit.is_probe()
+            && permit.is_awaited()
         {
             self.give_up();
         }
     }
 }
 
-/// Opens the circuit of a credential that had none when the call was made. If the circuit has
+/// Settles a call of a credential that had no circuit when the call was made. If the circuit has
 /// opened since, the outcome is out of date and ignored.
-pub(crate) fn open_now(
+pub(crate) fn settle_now(
     config: &Config,
     circuit: &Circuit,
     outcome: CircuitOutcome,

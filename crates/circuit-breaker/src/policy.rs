@@ -18,7 +18,7 @@ use tower_claude_wire::StreamState;
 use crate::{
     circuits::Circuit,
     config::Config,
-    permit::{CallPermit, open_now},
+    permit::{CallPermit, settle_now},
     state_machine::{CircuitOutcome, CircuitOutcomes},
 };
 
@@ -102,13 +102,27 @@ impl BreakerPolicy {
         circuits.get_or_insert(&scope, breaker, self.config.most_circuits, || clock.now())
     }
 
-    /// Settles the circuit of the credential, or opens it at the first fatal outcome.
+    /// Settles the circuit of the credential. Without a circuit, a fatal outcome creates it.
+    ///
+    /// A 401 of a key that has worked may be a mistake of the server, so the second in a row is
+    /// fatal.
     fn settle_credential(&self, attempt: &mut BreakerAttempt, class: &Class, clock: &mut Clock) {
         let config = &*self.config;
-        let outcome = CircuitOutcomes::of(class).credential;
+        let mut outcome = CircuitOutcomes::of(class).credential;
+        if let CircuitOutcome::Fatal { retry_after } = outcome
+            && class.kind == Kind::Unauthorized
+            && config.circuits.has_worked(attempt.credential_hash)
+        {
+            outcome = CircuitOutcome::Doubtful { retry_after };
+        }
         if let Some(mut permit) = attempt.credential.take() {
             permit.settle(config, outcome, class.kind, || clock.now());
-        } else if attempt.credential_hash != 0 && matches!(outcome, CircuitOutcome::Fatal { .. }) {
+        } else if attempt.credential_hash != 0
+            && matches!(
+                outcome,
+                CircuitOutcome::Fatal { .. } | CircuitOutcome::Doubtful { .. }
+            )
+        {
             let now = clock.now();
             let scope = Scope::of_credential(attempt.credential_hash);
             let circuit = config.circuits.get_or_insert(
@@ -118,7 +132,7 @@ impl BreakerPolicy {
                 || now,
             );
             if let Some(circuit) = circuit {
-                open_now(config, &circuit, outcome, class.kind, now);
+                settle_now(config, &circuit, outcome, class.kind, now);
             }
         }
     }
@@ -179,6 +193,9 @@ impl AttemptPolicy for BreakerPolicy {
         clock: &mut Clock,
     ) {
         let is_success = class.kind == Kind::Success && !class.local;
+        if is_success {
+            self.config.circuits.set_worked(attempt.credential_hash);
+        }
         if is_success && attempt.credential.is_none() {
             return;
         }

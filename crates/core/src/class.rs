@@ -164,6 +164,12 @@ impl Class {
     /// The class of a successful attempt.
     pub const SUCCESS: Self = Self::new(Kind::Success);
 
+    /// The class of an attempt that the server did not take, because its connection or stream was
+    /// going away. Another attempt may follow at once, and the server is not to blame.
+    pub const NOT_TAKEN: Self = Self::new(Kind::Transport)
+        .into_unprocessed()
+        .with_reach(Reach::Request);
+
     /// Sets the wait before another attempt.
     #[must_use]
     pub const fn with_retry_after(mut self, wait: Option<Duration>) -> Self {
@@ -204,6 +210,17 @@ impl Class {
     #[must_use]
     pub const fn is_success(&self) -> bool {
         matches!(self.kind, Kind::Success | Kind::ModelRefusal)
+    }
+
+    /// Returns true if the server did not take the request, for a reason that concerns no other
+    /// request. See [`NOT_TAKEN`](Self::NOT_TAKEN).
+    #[must_use]
+    pub const fn is_not_taken(&self) -> bool {
+        self.unprocessed
+            && !self.local
+            && self.retry_after.is_none()
+            && matches!(self.kind, Kind::Transport)
+            && matches!(self.reach, Reach::Request)
     }
 
     /// Returns true for a 429 that passes with time. A limiter then slows down.

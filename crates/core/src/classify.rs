@@ -1,13 +1,13 @@
 //! Classifiers of responses and errors.
 
-use std::{any::Any, io, time::SystemTime};
+use std::time::SystemTime;
 
 use http::{HeaderMap, Response, StatusCode};
 use tower_claude_wire::{self as wire, ApiError};
 
 use crate::{
-    BoxError,
     class::{Class, Kind},
+    transport_error::{as_error, classify_client_error},
 };
 
 /// A classifier of responses.
@@ -60,9 +60,9 @@ impl Class {
 /// is 402, or if a 400 has a message that the API documents for spend limits and credit balances.
 /// Every other 429 is retryable. Source: <https://platform.claude.com/docs/en/api/errors>.
 ///
-/// An error of the inner service is a [`Kind::Timeout`] if its chain of sources contains a timeout
-/// of tokio, of `std::io` or of tower's `timeout` layer. Any other error is a [`Kind::Transport`].
-/// The error types of an HTTP client need a classifier of their own, as in the reqwest adaptor.
+/// Errors of the inner service are classified by
+/// [`classify_client_error`](crate::toolkit::classify_client_error), which recognises the errors of
+/// hyper, hyper-util and reqwest. Any other error is a [`Kind::Transport`].
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct ClaudeClassify;
@@ -122,7 +122,7 @@ impl ClassifyResponse for ClaudeClassify {
 
 impl<E: 'static> Classify<E> for ClaudeClassify {
     fn error(&self, error: &E) -> Class {
-        by_transport_error(error)
+        by_client_error(self, error)
     }
 }
 
@@ -142,7 +142,7 @@ impl ClassifyResponse for HttpClassify {
 
 impl<E: 'static> Classify<E> for HttpClassify {
     fn error(&self, error: &E) -> Class {
-        by_transport_error(error)
+        by_client_error(self, error)
     }
 }
 
@@ -187,8 +187,7 @@ fn by_error(mut class: Class, error: &ApiError) -> Class {
         _ => None,
     };
     if let Some(kind) = decided {
-        class.kind = kind;
-        class.should_retry = None;
+        class = Class::new(kind).with_retry_after(class.retry_after);
     }
     class
 }
@@ -205,42 +204,14 @@ fn is_spend_limit_text(class: Class, error: &ApiError) -> bool {
         .any(|text| error.message.starts_with(text))
 }
 
-/// Returns the class of an error of any client, by the error types of std, tokio and tower.
-fn by_transport_error<E: 'static>(error: &E) -> Class {
-    let error: &dyn Any = error;
-    let timed_out = if let Some(error) = error.downcast_ref::<io::Error>() {
-        is_timeout(error)
-    } else if let Some(error) = error.downcast_ref::<BoxError>() {
-        is_timeout(error.as_ref())
-    } else {
-        error.is::<tokio::time::error::Elapsed>()
+/// Returns the class of an error of any client.
+fn by_client_error<E: 'static>(responses: &dyn ClassifyResponse, error: &E) -> Class {
+    let by_status = |status| {
+        let none = HeaderMap::new();
+        let class = responses.head(status, &none);
+        class.unwrap_or_else(|| responses.body(status, &none, &[]))
     };
-    Class::new(if timed_out {
-        Kind::Timeout
-    } else {
-        Kind::Transport
-    })
-}
-
-/// The message of the error of tower's `timeout` layer.
-///
-/// This crate does not depend on tower, so the message is compared instead of the type. The
-/// difference matters: after a timeout the server may still be working on the request.
-const TOWER_TIMEOUT: &str = "request timed out";
-
-/// Returns true if the error or one of its sources is a timeout.
-fn is_timeout(error: &(dyn std::error::Error + 'static)) -> bool {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if error.is::<tokio::time::error::Elapsed>()
-            || error
-                .downcast_ref::<io::Error>()
-                .is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
-            || error.to_string() == TOWER_TIMEOUT
-        {
-            return true;
-        }
-        next = error.source();
-    }
-    false
+    as_error(error)
+        .and_then(|error| classify_client_error(error, &by_status))
+        .unwrap_or(Class::new(Kind::Transport))
 }

@@ -109,6 +109,7 @@ mod response_body;
 mod saved_request;
 mod scope;
 pub mod toolkit;
+mod transport_error;
 mod workload;
 
 /// A boxed error of any type, as in tower.

@@ -59,6 +59,16 @@ impl SavedRequest {
         model(&self.uri, &self.body)
     }
 
+    /// Returns the method of the request.
+    pub const fn method(&self) -> &Method {
+        &self.method
+    }
+
+    /// Returns the URI of the request.
+    pub const fn uri(&self) -> &Uri {
+        &self.uri
+    }
+
     /// Returns the body of the request.
     pub const fn body(&self) -> &RequestBody {
         &self.body

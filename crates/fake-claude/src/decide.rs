@@ -7,6 +7,7 @@ use http::StatusCode;
 use crate::config::{Config, HeaderSnapshot};
 use crate::fault::Fault;
 use crate::headers::{PoolKind, Snapshot};
+use crate::line::LineEnd;
 use crate::log::{Attempt, Endpoint};
 use crate::model::Charge;
 use crate::reply::ErrorReply;
@@ -17,8 +18,8 @@ use crate::validate::ValidCall;
 pub(crate) enum Decision {
     /// An error, with the levels if they are known.
     Refuse(ErrorReply, Option<Snapshot>),
-    /// No response: the connection is reset.
-    Reset,
+    /// No response: the connection fails.
+    Break(LineEnd),
     /// A message.
     Answer(InFlightAttempt, Option<Fault>, Option<Snapshot>),
     /// A small response that costs nothing more.
@@ -44,7 +45,7 @@ pub(crate) fn decide(
             attempt.error_code = reply.code;
             attempt.finished_at = Some(now.since_start());
         }
-        Decision::Reset => attempt.finished_at = Some(now.since_start()),
+        Decision::Break(_) => attempt.finished_at = Some(now.since_start()),
         Decision::Serve(_) => {
             attempt.status = StatusCode::OK.as_u16();
             attempt.finished_at = Some(now.since_start());
@@ -96,7 +97,7 @@ fn outcome(
                 let levels = snapshot(state, call, now);
                 Decision::Refuse(reply, levels)
             }
-            None => Decision::Reset,
+            None => Decision::Break(LineEnd::of(fault)),
         };
     }
     if let Some(problem) = problem {

@@ -49,6 +49,14 @@ pub enum Fault {
         /// The body, as it is.
         body: Bytes,
     },
+    /// The connection or its HTTP/2 stream fails. Before the head it applies before the limits are
+    /// checked, later to an admitted request.
+    Break {
+        /// Kind of failure.
+        how: BreakKind,
+        /// Point of the response at which it fails.
+        at: BreakPoint,
+    },
 
     /// The head is delayed by this time.
     SlowHead(Duration),
@@ -86,6 +94,35 @@ pub enum Fault {
     },
 }
 
+/// Kind of a failure of the connection. In process, and over HTTP/1 where it has no meaning there,
+/// each is a closed connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BreakKind {
+    /// The connection is closed, with all its streams.
+    Close,
+    /// HTTP/2: a `GOAWAY` that excludes all streams, so that the server has taken none of them. Then
+    /// the connection is closed.
+    GoAwayUntaken,
+    /// HTTP/2: a `GOAWAY` that includes all streams. Then the connection is closed.
+    GoAwayTaken,
+    /// HTTP/2: `RST_STREAM` with this error code from 0 to 13: 0 is `NO_ERROR`, 2 `INTERNAL_ERROR`,
+    /// 7 `REFUSED_STREAM`. A larger code counts as 13.
+    ResetStream(u32),
+}
+
+/// Point of a response at which a connection fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BreakPoint {
+    /// Before the response head.
+    BeforeHead,
+    /// After the head and before the body.
+    AfterHead,
+    /// After this many output tokens.
+    AfterTokens(u64),
+}
+
 impl Fault {
     /// Returns a short name for logs and assertions.
     #[must_use]
@@ -103,6 +140,7 @@ impl Fault {
             Self::Reset => "reset",
             Self::NonJson(_) => "non_json",
             Self::Custom { .. } => "custom",
+            Self::Break { .. } => "break",
             Self::SlowHead(_) => "slow_head",
             Self::ErrorBeforeContent => "error_before_content",
             Self::ErrorMidStream { .. } => "error_mid_stream",
@@ -129,6 +167,7 @@ impl Fault {
             | Self::Reset
             | Self::NonJson(_)
             | Self::Custom { .. } => false,
+            Self::Break { at, .. } => *at != BreakPoint::BeforeHead,
             Self::SlowHead(_)
             | Self::ErrorBeforeContent
             | Self::ErrorMidStream { .. }

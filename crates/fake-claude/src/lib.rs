@@ -5,6 +5,7 @@
 //! /v1/messages/count_tokens`, `GET /v1/models` and `GET /v1/models/{id}`, also behind the prefix of
 //! a gateway. A key is accepted in `x-api-key`, `api-key` or as Bearer. It has token buckets per
 //! rate group and rejects requests like the API, with the API's headers and error bodies. Faults
+//! On a port it speaks HTTP/1 and HTTP/2 without TLS (prior knowledge). Faults
 //! can be injected ([`Fault`]) or scheduled ([`Incident`]). Every request is logged as an
 //! [`Attempt`]. Its accounting ([`model`]) shares no code with this project's limiter, so that each
 //! checks the other.
@@ -86,6 +87,7 @@ mod error;
 mod fake;
 mod fault;
 mod headers;
+mod line;
 mod log;
 pub mod model;
 mod models;
@@ -103,7 +105,7 @@ pub use body::FakeBody;
 pub use config::{HeaderFamily, HeaderSnapshot, Platform};
 pub use error::FakeError;
 pub use fake::{FakeClaude, FakeClaudeBuilder};
-pub use fault::{Fault, Incident};
+pub use fault::{BreakKind, BreakPoint, Fault, Incident};
 pub use log::{Attempt, Endpoint};
 pub use model::{Dimension, GaugeSet, GroupLimits, Ramp, Reading};
 pub use script::{ReceivedRequest, Reply};

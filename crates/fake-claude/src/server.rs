@@ -2,24 +2,20 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 use tower_service::Service;
 
 use crate::body::FakeBody;
 use crate::error::FakeError;
+use crate::line::{Connection, Line};
 
 /// A server on a port. Dropping it closes the port and every connection.
 #[derive(Debug)]
@@ -36,7 +32,7 @@ impl FakeServer {
             + Clone
             + Send
             + 'static,
-        S::Future: Send,
+        S::Future: Send + 'static,
     {
         let listener = TcpListener::bind(addr).await?;
         let addr = listener.local_addr()?;
@@ -82,7 +78,7 @@ where
         + Clone
         + Send
         + 'static,
-    S::Future: Send,
+    S::Future: Send + 'static,
 {
     let mut connections = JoinSet::new();
     loop {
@@ -109,83 +105,22 @@ where
         + Clone
         + Send
         + 'static,
-    S::Future: Send,
+    S::Future: Send + 'static,
 {
     // Events are small. With Nagle's algorithm each would wait for the previous acknowledgement.
     let _ = stream.set_nodelay(true);
-    let reset = Arc::new(AtomicBool::new(false));
+    let line = Line::default();
     let connection = Connection {
         stream,
-        reset: Arc::clone(&reset),
+        line: line.clone(),
     };
-    let service = service_fn(move |request: Request<Incoming>| {
-        let answer = service.clone().call(request);
-        let reset = Arc::clone(&reset);
-        async move {
-            let answer = answer.await;
-            if let Err(FakeError::Reset) = answer {
-                reset.store(true, Ordering::Relaxed);
-            }
-            answer
-        }
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        line.set_http2(request.version() == Version::HTTP_2);
+        request.extensions_mut().insert(line.clone());
+        service.clone().call(request)
     });
     // An error is either injected or a client that left. Both are in the log.
-    let _ = http1::Builder::new()
+    let _ = auto::Builder::new(TokioExecutor::new())
         .serve_connection(TokioIo::new(connection), service)
         .await;
-}
-
-/// A socket that can end with a reset.
-struct Connection {
-    stream: TcpStream,
-    reset: Arc<AtomicBool>,
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        if self.reset.load(Ordering::Relaxed) {
-            // Closing a socket that lingers for zero seconds sends RST instead of FIN.
-            let _ = self.stream.set_zero_linger();
-        }
-    }
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
 }

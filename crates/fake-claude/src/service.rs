@@ -1,7 +1,7 @@
 //! The server as a tower service, and the responses.
 
 use std::borrow::Cow;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -21,6 +21,7 @@ use crate::error::FakeError;
 use crate::fake::FakeClaude;
 use crate::fault::Fault;
 use crate::headers::{self, Snapshot};
+use crate::line::Line;
 use crate::log::Endpoint;
 use crate::models;
 use crate::read::read;
@@ -51,6 +52,7 @@ where
         let fake = self.clone();
         let (parts, body) = request.into_parts();
         Box::pin(async move {
+            let line = parts.extensions.get::<Line>().cloned();
             let body = read(body, MAX_BODY).await?;
             if parts.uri.path().starts_with(control::PREFIX) {
                 return Ok(control::respond(&fake, &parts, body.as_ref()));
@@ -63,7 +65,7 @@ where
                 headers: parts.headers,
                 body: body.unwrap_or_default(),
             });
-            exchange(&shared, &call, problem).await
+            exchange(&shared, &call, problem, line).await
         })
     }
 }
@@ -72,14 +74,18 @@ async fn exchange(
     shared: &Arc<Shared>,
     call: &ValidCall,
     problem: Option<ErrorReply>,
+    line: Option<Line>,
 ) -> Result<Response<FakeBody>, FakeError> {
     let (index, decision) = decide(shared, call, problem);
     match decision {
-        Decision::Reset => Err(FakeError::Reset),
+        Decision::Break(end) => {
+            let broken = poll_fn(|_| end.poll_break(line.as_ref(), FakeError::Reset));
+            Err(broken.await)
+        }
         Decision::Refuse(reply, levels) => Ok(refuse(shared, call, index, &reply, levels.as_ref())),
         Decision::Serve(levels) => Ok(serve(shared, call, index, levels.as_ref())),
         Decision::Answer(attempt, fault, levels) => {
-            Ok(answer(shared, call, attempt, fault, levels).await)
+            Ok(answer(shared, call, attempt, fault, levels, line).await)
         }
     }
 }
@@ -204,6 +210,7 @@ async fn answer(
     mut attempt: InFlightAttempt,
     mut fault: Option<Fault>,
     levels: Option<Snapshot>,
+    line: Option<Line>,
 ) -> Response<FakeBody> {
     let index = attempt.index;
     if let Some(Fault::SlowHead(time)) = fault {
@@ -273,6 +280,7 @@ async fn answer(
         pace,
         per_event,
         origin,
+        line,
     };
     let (kind, body) = if call.stream {
         ("text/event-stream; charset=utf-8", FakeBody::sse(answer))

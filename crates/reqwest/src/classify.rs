@@ -1,25 +1,20 @@
 //! A classifier of reqwest's errors.
 
-use std::{error::Error, io};
+use std::error::Error;
 
 use http::{HeaderMap, StatusCode};
-use tower_claude_core::{BoxError, Class, Classify, ClassifyResponse, ClaudeClassify, Kind};
+use tower_claude_core::{
+    BoxError, Class, Classify, ClassifyResponse, ClaudeClassify, Kind,
+    toolkit::classify_client_error,
+};
 use tower_claude_wire::ApiError;
 
 /// A classifier of the errors of reqwest and reqwest-middleware. Responses are left to another
 /// classifier.
 ///
-/// | error | class |
-/// |---|---|
-/// | no connection (refused, DNS, TLS, connect timeout) | [`Kind::Transport`], nothing was sent |
-/// | timeout after connecting | [`Kind::Timeout`], the server may still work on the request and charge it |
-/// | builder (for example an invalid URL) | [`Kind::BadRequest`], local, nothing was sent and a retry does not help |
-/// | too many or circular redirects | [`Kind::BadRequest`] |
-/// | a status, from `error_for_status` | the class of the status |
-/// | broken request or response, or decoding error | [`Kind::Transport`] |
-///
-/// An error of another middleware or layer is searched for one of these errors, and for an elapsed
-/// tokio timer. If its sources contain none, the inner classifier decides.
+/// [`ClaudeClassify`], the default of every layer, classifies these errors in the same way, by
+/// [`classify_client_error`]. Use this type to combine them with [`over`](Self::over) another
+/// classifier of responses.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ReqwestClassify<C = ClaudeClassify> {
     responses: C,
@@ -42,47 +37,12 @@ impl<C> ReqwestClassify<C> {
 }
 
 impl<C: ClassifyResponse> ReqwestClassify<C> {
-    fn of_reqwest(&self, error: &reqwest::Error) -> Class {
-        if error.is_builder() {
-            return Class::new(Kind::BadRequest).into_local();
-        }
-        if let Some(status) = error.status() {
+    fn of_chain(&self, error: &(dyn Error + 'static)) -> Option<Class> {
+        classify_client_error(error, &|status| {
             let none = HeaderMap::new();
             let class = self.responses.head(status, &none);
-            return class.unwrap_or_else(|| self.responses.body(status, &none, &[]));
-        }
-        Class::new(if error.is_redirect() {
-            Kind::BadRequest
-        } else if error.is_timeout() && !error.is_connect() {
-            Kind::Timeout
-        } else {
-            Kind::Transport
+            class.unwrap_or_else(|| self.responses.body(status, &none, &[]))
         })
-    }
-
-    /// Returns the class of the first error in the chain of sources that is reqwest's or a timer's.
-    fn of_chain(&self, error: &(dyn Error + 'static)) -> Option<Class> {
-        let mut next = Some(error);
-        while let Some(error) = next {
-            if let Some(error) = error.downcast_ref::<reqwest::Error>() {
-                return Some(self.of_reqwest(error));
-            }
-            #[cfg(feature = "middleware")]
-            if let Some(reqwest_middleware::Error::Reqwest(error)) = error.downcast_ref() {
-                // This error is transparent: its `source` skips reqwest's error.
-                return Some(self.of_reqwest(error));
-            }
-            // The errors of other middleware that has its own timers.
-            if error.is::<tokio::time::error::Elapsed>()
-                || error
-                    .downcast_ref::<io::Error>()
-                    .is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
-            {
-                return Some(Class::new(Kind::Timeout));
-            }
-            next = error.source();
-        }
-        None
     }
 }
 
@@ -102,7 +62,8 @@ impl<C: ClassifyResponse> ClassifyResponse for ReqwestClassify<C> {
 
 impl<C: ClassifyResponse> Classify<reqwest::Error> for ReqwestClassify<C> {
     fn error(&self, error: &reqwest::Error) -> Class {
-        self.of_reqwest(error)
+        let class = self.of_chain(error);
+        class.unwrap_or(Class::new(Kind::Transport))
     }
 }
 
@@ -119,11 +80,7 @@ impl<C: Classify<reqwest_middleware::Error>> Classify<reqwest_middleware::Error>
     for ReqwestClassify<C>
 {
     fn error(&self, error: &reqwest_middleware::Error) -> Class {
-        use reqwest_middleware::Error::{Middleware, Reqwest};
-        let class = match error {
-            Reqwest(error) => Some(self.of_reqwest(error)),
-            Middleware(error) => self.of_chain(error.as_ref()),
-        };
+        let class = self.of_chain(error);
         class.unwrap_or_else(|| self.responses.error(error))
     }
 }

@@ -6,7 +6,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use pin_project_lite::pin_project;
 use reqwest::Body;
 use tower_claude_core::RequestBody;
@@ -20,6 +20,7 @@ use crate::{convert, execute::Execute};
 /// `C` is a [`reqwest::Client`] or, with the feature `middleware`, a
 /// `reqwest_middleware::ClientWithMiddleware`. Status, headers, extensions and bytes of the
 /// response are unchanged. Its URL is in the extensions, and `reqwest::Response::from` restores it.
+/// The HTTP version of the request is ignored, because the client chooses it.
 ///
 /// The error type is the client's own. A URI that is not an absolute `http` or `https` URL gives an
 /// error of the kind [`is_builder`](reqwest::Error::is_builder).
@@ -55,7 +56,10 @@ impl<C: Execute> Service<Request<RequestBody>> for HttpService<C> {
         self.client.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
+    fn call(&mut self, mut request: Request<RequestBody>) -> Self::Future {
+        // The client chooses the version. That of an incoming request may differ from the version of
+        // the connection, and the client would refuse to send the request.
+        *request.version_mut() = Version::default();
         ResponseFuture {
             state: match self.client.execute(convert::outgoing(request)) {
                 Ok(future) => State::Sent { future },

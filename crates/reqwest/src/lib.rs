@@ -5,14 +5,13 @@
 //! use tower::{ServiceBuilder, ServiceExt};
 //! use tower_claude_core::{RequestBody, check};
 //! use tower_claude_fake_claude::FakeClaude;
-//! use tower_claude_reqwest::{HttpService, ReqwestClassify};
+//! use tower_claude_reqwest::HttpService;
 //! use tower_claude_retry::RetryLayer;
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let server = FakeClaude::default().serve().await?;
-//! let retry = RetryLayer::new().with_classifier(ReqwestClassify::new());
-//! let claude = check(ServiceBuilder::new().layer(retry).service(HttpService::new(reqwest::Client::new())));
+//! let claude = check(ServiceBuilder::new().layer(RetryLayer::new()).service(HttpService::new(reqwest::Client::new())));
 //!
 //! let request = http::Request::post(format!("{}/v1/messages", server.url()))
 //!     .header("x-api-key", "key")
@@ -36,8 +35,8 @@
 //!   [`Execute`] for any other client.
 //! - `TowerMiddleware` (feature `middleware`) makes a `reqwest_middleware::Middleware` of a layer
 //!   stack. Callers keep reqwest's own request builder.
-//! - [`ReqwestClassify`] classifies the errors of a client. Without it a timeout or an invalid URL
-//!   is classified as a broken connection, and sent again.
+//! - With this crate, the default classifier of the layers recognises reqwest's errors.
+//!   [`ReqwestClassify`] combines that with another classifier of responses.
 //!
 //! # Where it goes
 //!

@@ -12,6 +12,9 @@ use tokio::time::Instant;
 
 const NANOS: u128 = 1_000_000_000;
 
+/// The time after a charged retry in which the first retries of other lost calls are not charged.
+const MOMENT: Duration = Duration::from_secs(1);
+
 /// The price of one retry, in thousandths of a token.
 const RETRY_COST: u64 = 1000;
 
@@ -21,7 +24,9 @@ const RETRY_COST: u64 = 1000;
 /// holds at most 100 tokens and starts with 10. So there are at most
 /// `100 + 0.5 × successes + 0.1 × T` retries in any window of `T` seconds. A partial outage is
 /// retried nearly always, a full one almost never. A retry after a rate-limit 429 is not charged,
-/// because the limit itself paces it.
+/// because the limit itself paces it. Calls that lose their connections within a second, such as all
+/// calls on one HTTP/2 connection, take one token together for their first retry. In an outage of
+/// the connections that is at most one such second for each token.
 ///
 /// Layers that send to the same upstream should share one budget.
 ///
@@ -59,6 +64,8 @@ struct Level {
     /// The refill that is less than a thousandth, as nanoseconds × rate.
     carry: u128,
     at: Option<Instant>,
+    /// The last charged retry after a lost connection.
+    lost_at: Option<Instant>,
 }
 
 impl Default for RetryBudget {
@@ -129,11 +136,26 @@ impl RetryBudget {
 
     /// Takes the price of a retry, or returns `None` if there are too few tokens.
     pub(crate) fn withdraw(&self, now: Instant) -> Option<RetryPermit> {
+        self.withdraw_from(&mut self.level(), now)
+    }
+
+    /// Takes the price of the first retry of a call whose connection was lost, together with the
+    /// other calls that lose theirs within a second.
+    pub(crate) fn withdraw_together(&self, now: Instant) -> Option<RetryPermit> {
         let mut level = self.level();
+        let is_same = |at: Instant| now.saturating_duration_since(at) < MOMENT;
+        if level.lost_at.is_some_and(is_same) {
+            return Some(RetryPermit::UNCHARGED);
+        }
+        let permit = self.withdraw_from(&mut level, now)?;
+        level.lost_at = Some(now);
+        Some(permit)
+    }
+
+    fn withdraw_from(&self, level: &mut Level, now: Instant) -> Option<RetryPermit> {
         level.refill(&self.0.rates, now);
         level.tokens = level.tokens.checked_sub(RETRY_COST)?;
         self.0.full.store(false, Ordering::Relaxed);
-        drop(level);
         Some(RetryPermit {
             budget: Some(self.clone()),
             sent: false,
@@ -159,6 +181,7 @@ impl RetryBudget {
                 tokens,
                 carry: 0,
                 at: None,
+                lost_at: None,
             }),
         }))
     }

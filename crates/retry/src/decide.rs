@@ -4,7 +4,7 @@
 use std::{num::NonZeroU32, time::Duration};
 
 use tokio::time::Instant;
-use tower_claude_core::Class;
+use tower_claude_core::{Class, Kind};
 
 use crate::{
     backoff::Backoff,
@@ -14,6 +14,10 @@ use crate::{
 /// The number of unanswered attempts after which a call is given up. The server may have done the
 /// work of each, and billed it.
 const UNANSWERED: u32 = 2;
+
+/// The most attempts of a call that do not count because the server did not take them. A server
+/// that takes nothing does not keep a call for ever.
+pub(crate) const MOST_NOT_TAKEN: u32 = 3;
 
 /// The rules of a layer.
 #[derive(Clone, Debug)]
@@ -35,14 +39,18 @@ impl RetryRules {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct FailedAttempt {
     pub(crate) class: Class,
-    /// From 1.
+    /// From 1, without the attempts that the server did not take.
     pub(crate) number: u32,
+    /// The attempts before this one that the server did not take.
+    pub(crate) not_taken: u32,
     /// The attempts that an outer layer has made at other targets.
     pub(crate) spent: u32,
     /// The attempts so far without an answer in time, including this one.
     pub(crate) unanswered: u32,
     /// True if the request can be sent again.
     pub(crate) replayable: bool,
+    /// True if the request may create something, so that it must not be processed twice.
+    pub(crate) creates: bool,
     /// The pause that an inner limiter imposes.
     pub(crate) paused: Option<Duration>,
     /// The wait before this attempt.
@@ -60,6 +68,8 @@ pub(crate) enum Decision {
     Retry {
         delay: Duration,
         permit: RetryPermit,
+        /// True if the attempt that failed does not count.
+        is_free: bool,
     },
 }
 
@@ -79,6 +89,23 @@ pub(crate) fn decide(
     let class = &attempt.class;
     if !class.is_retryable() {
         return Decision::stop("not_retryable");
+    }
+    if attempt.creates && !class.unprocessed {
+        return Decision::stop("creates");
+    }
+    let left = attempt
+        .deadline
+        .map(|deadline| deadline.saturating_duration_since(attempt.now));
+    if class.is_not_taken()
+        && attempt.not_taken < MOST_NOT_TAKEN
+        && attempt.replayable
+        && left != Some(Duration::ZERO)
+    {
+        return Decision::Retry {
+            delay: Duration::ZERO,
+            permit: RetryPermit::UNCHARGED,
+            is_free: true,
+        };
     }
     if rules.is_last(attempt.number, attempt.spent) {
         return Decision::stop("attempts");
@@ -105,19 +132,27 @@ pub(crate) fn decide(
             .delay(attempt.number, attempt.last_delay, random);
         (delay, delay)
     };
-    if attempt
-        .deadline
-        .is_some_and(|deadline| deadline.saturating_duration_since(attempt.now) <= wait)
-    {
+    if left.is_some_and(|left| left <= wait) {
         return Decision::stop("deadline");
     }
     let permit = if class.is_rate_limit() {
         Some(RetryPermit::UNCHARGED)
+    } else if is_lost(class) && attempt.number == 1 {
+        budget.withdraw_together(attempt.now)
     } else {
         budget.withdraw(attempt.now)
     };
     match permit {
-        Some(permit) => Decision::Retry { delay, permit },
+        Some(permit) => Decision::Retry {
+            delay,
+            permit,
+            is_free: false,
+        },
         None => Decision::stop("budget"),
     }
+}
+
+/// Returns true if the connection was lost, possibly with other calls on it.
+const fn is_lost(class: &Class) -> bool {
+    matches!(class.kind, Kind::Transport | Kind::Truncated)
 }

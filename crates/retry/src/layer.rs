@@ -2,6 +2,7 @@
 
 use std::{fmt, num::NonZeroU32, sync::Arc, time::Duration};
 
+use http::Request;
 use tower_claude_core::{
     ClaudeClassify, RequestBody,
     driver::{Driven, DriverLayer},
@@ -49,6 +50,7 @@ impl RetryLayer {
                 },
                 budget: RetryBudget::new(),
                 timeouts: Timeouts::new(),
+                is_repeatable: None,
                 reuses_class: true,
                 observers: EventSink::default(),
                 body_limit: RequestBody::DEFAULT_LIMIT,
@@ -71,7 +73,8 @@ impl<C> RetryLayer<C> {
     ///
     /// Attempts that an outer model fallback has made at other models count, so that models and
     /// attempts do not multiply. With 5, a call that failed five times at its first model is sent
-    /// once to the next. Each model gets at least one attempt, and a probe exactly one.
+    /// once to the next. Each model gets at least one attempt, and a probe exactly one. Up to three
+    /// attempts that the server did not take do not count, unless they are the last.
     pub fn with_max_attempts(self, attempts: NonZeroU32) -> Self {
         self.with(|config| config.rules.max_attempts = attempts)
     }
@@ -91,6 +94,25 @@ impl<C> RetryLayer<C> {
     /// Sets the budget that pays for retries. Layers with the same upstream may share one.
     pub fn with_budget(self, budget: RetryBudget) -> Self {
         self.with(|config| config.budget = budget)
+    }
+
+    /// Sets the function that returns true for a request that may be processed twice. Other requests
+    /// are sent again only if the server has certainly not processed them: it refused the
+    /// connection, the stream or the request. By default all methods but POST and PATCH may be, and
+    /// POST to the Messages and `count_tokens` endpoints.
+    ///
+    /// ```
+    /// use tower_claude_retry::RetryLayer;
+    ///
+    /// // A service whose requests only read.
+    /// let layer = RetryLayer::new().with_repeatable(|_| true);
+    /// # let _ = layer;
+    /// ```
+    pub fn with_repeatable(
+        self,
+        is_repeatable: impl Fn(&Request<RequestBody>) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.with(|config| config.is_repeatable = Some(Arc::new(is_repeatable)))
     }
 
     /// Sets the timeouts for the head, for silence and for the whole call. See [`Timeouts`] for the

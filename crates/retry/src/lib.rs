@@ -36,6 +36,13 @@
 //!   response tells: rate limits, overload, 5xx, broken connections, and errors and cuts in a
 //!   stream before its content. It does not retry spend limits and 4xx. An attempt without an
 //!   answer in time is repeated only once, because the server may still work on it and bill it.
+//! - It sends a request that the server did not take (`REFUSED_STREAM`, a stream beyond `GOAWAY`, a
+//!   connection that closed before the request was written) again at once and free of charge, up to
+//!   three times.
+//! - It never risks that something is created twice: a POST other than to the Messages and
+//!   `count_tokens` endpoints is sent again only if the server has certainly not processed it
+//!   ([`RetryLayer::with_repeatable`]). A request with the extension [`NoRetry`], or the header
+//!   `x-tower-claude-no-retry`, is sent once.
 //! - It waits 1 s, 2 s, 4 s … 60 s with upward jitter ([`Backoff`]), and never less than
 //!   `retry-after`. It does not wait when an inner limiter has paused the scope
 //!   ([`PausedByLimiter`](tower_claude_core::toolkit::PausedByLimiter)).
@@ -77,9 +84,8 @@
 //!
 //! It never retries after content has reached the caller, and never retries a request body that is
 //! too long to buffer. It changes no request and no response, sends no hedged requests, and logs
-//! neither bodies nor keys. It cannot know whether the server carried out a request whose
-//! connection broke. Where doing it twice matters, for example for the creation of a batch, allow
-//! one attempt.
+//! neither bodies nor keys. It cannot know whether the server carried out a Messages request whose
+//! connection broke, which may then be billed twice.
 #![forbid(unsafe_code)]
 
 mod backoff;
@@ -96,5 +102,5 @@ pub use backoff::{Backoff, Jitter};
 pub use budget::RetryBudget;
 pub use handle::{RetryHandle, RetrySnapshot};
 pub use layer::{Retry, RetryLayer};
-pub use policy::{RetryBodyState, RetryPolicy, RetryState};
+pub use policy::{NO_RETRY, NoRetry, RetryBodyState, RetryPolicy, RetryState};
 pub use timeouts::Timeouts;

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Request, response::Parts};
 use tokio::time::{Instant, Sleep};
 use tower_claude_core::{
-    Call, Class, Kind, RejectReason, Rejection, RequestBody,
+    Call, Class, Endpoint, Kind, RejectReason, Rejection, RequestBody,
     driver::{AttemptFailure, CallPolicy, CallStart},
     event::{Event, EventSink, emit},
     toolkit::{BodyTracker, SavedRequest},
@@ -28,8 +28,19 @@ use crate::{
 /// The SDKs' count of retries. It is updated where the caller sends it.
 const RETRY_COUNT: HeaderName = HeaderName::from_static("x-stainless-retry-count");
 
+/// Set this request header to send the request only once, as [`NoRetry`] does. Any value counts.
+/// The layer removes it.
+pub const NO_RETRY: HeaderName = HeaderName::from_static("x-tower-claude-no-retry");
+
+/// A request that is sent only once. Insert it into the request's extensions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NoRetry;
+
 /// The name of the layer in events, rejections and logs.
 pub(crate) const LAYER: &str = "retry";
+
+/// Returns true if a request may be processed twice.
+pub(crate) type IsRepeatable = dyn Fn(&Request<RequestBody>) -> bool + Send + Sync;
 
 /// The settings and the shared state, behind one `Arc`.
 #[derive(Clone)]
@@ -37,6 +48,7 @@ pub(crate) struct Config {
     pub(crate) rules: RetryRules,
     pub(crate) budget: RetryBudget,
     pub(crate) timeouts: Timeouts,
+    pub(crate) is_repeatable: Option<Arc<IsRepeatable>>,
     /// True if the `Class` that an inner layer left in the response stands.
     pub(crate) reuses_class: bool,
     pub(crate) observers: EventSink,
@@ -78,6 +90,8 @@ struct AttemptState {
     /// The start of the second attempt and of those that follow.
     started_at: Option<Instant>,
     unanswered: u32,
+    /// The attempts that do not count, because the server did not take them.
+    not_taken: u32,
     last_delay: Duration,
     permit: RetryPermit,
     idle: IdleTimer,
@@ -125,7 +139,7 @@ impl CallPolicy for RetryPolicy {
             is_owner,
             is_admitted: call.is_reserved(),
             number: 1,
-            spent: if call.is_probe() {
+            spent: if call.is_probe() || is_single(start.request) {
                 u32::MAX
             } else {
                 call.attempts()
@@ -231,12 +245,18 @@ impl CallPolicy for RetryPolicy {
             attempt.permit.refund();
         }
         attempt.unanswered += u32::from(failure.unanswered);
+        let creates = |saved: &Arc<SavedRequest>| match &config.is_repeatable {
+            Some(is_repeatable) => !is_repeatable(saved.get()),
+            None => creates(saved),
+        };
         let failed = FailedAttempt {
             class,
-            number,
+            number: number - attempt.not_taken,
+            not_taken: attempt.not_taken,
             spent: state.spent,
             unanswered: attempt.unanswered,
             replayable: state.saved.is_some(),
+            creates: state.saved.as_ref().is_some_and(creates),
             paused: failure
                 .paused
                 .filter(|_| !state.is_admitted)
@@ -260,7 +280,11 @@ impl CallPolicy for RetryPolicy {
                 });
                 None
             }
-            Decision::Retry { delay, permit } => {
+            Decision::Retry {
+                delay,
+                permit,
+                is_free,
+            } => {
                 count(&config.counters.retries);
                 self.emit(&Event::Retry {
                     layer: LAYER,
@@ -270,6 +294,7 @@ impl CallPolicy for RetryPolicy {
                     delay,
                 });
                 attempt.permit = permit;
+                attempt.not_taken += u32::from(is_free);
                 attempt.last_delay = delay;
                 Some(delay)
             }
@@ -282,7 +307,8 @@ impl CallPolicy for RetryPolicy {
         attempt.started_at = Some(Instant::now());
         attempt.idle = IdleTimer::default();
         call.begin_attempt();
-        let request = if self.0.rules.is_last(state.number, state.spent) {
+        let number = state.number - attempt.not_taken;
+        let request = if self.0.rules.is_last(number, state.spent) {
             state.saved.take().map(SavedRequest::into_request)
         } else {
             state.saved.as_ref().map(|saved| saved.copy())
@@ -373,6 +399,21 @@ impl CallPolicy for RetryPolicy {
             self.report_broken(class);
         }
     }
+}
+
+/// Returns true if the caller wants the request to be sent only once. Removes the header.
+fn is_single(request: &mut Request<RequestBody>) -> bool {
+    request.headers_mut().remove(NO_RETRY).is_some()
+        || request.extensions().get::<NoRetry>().is_some()
+}
+
+/// Returns true if the request may create something: any POST but for messages and token counts.
+fn creates(saved: &Arc<SavedRequest>) -> bool {
+    !saved.method().is_idempotent()
+        && !matches!(
+            Endpoint::of(saved.uri().path()),
+            Endpoint::Messages | Endpoint::CountTokens
+        )
 }
 
 /// Returns the caller's own count of retries, if the request has it.

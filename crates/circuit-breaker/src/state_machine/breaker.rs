@@ -8,13 +8,16 @@ use super::{
     config::BreakerConfig,
     counter::OutcomeCounter,
     outcome::CircuitOutcome,
-    permit::{Admission, Generation, Permit, Transition},
+    permit::{Admission, Generation, Origin, Permit, Transition},
     ramp::Ramp,
     snapshot::{BreakerSnapshot, BreakerState},
 };
 
 /// The `retry-after` while all probes are out. Probes mostly take seconds.
 const PROBE_WAIT: Duration = Duration::from_secs(1);
+
+/// The number of 401s in a row that open the circuit of a key that has worked.
+const DOUBTS: u32 = 2;
 
 /// The shortest time for which an unused circuit that is not closed is kept.
 const ABANDONED: Duration = Duration::from_secs(60);
@@ -145,6 +148,10 @@ impl Breaker {
     /// because a request may wait in the queue of a limiter before.
     pub(crate) fn sent(&mut self, now: Instant, permit: &mut Permit) {
         permit.since = Some(now);
+        if permit.generation() == self.generation {
+            self.counter.leave(permit.origin.position);
+            permit.origin.position = self.counter.enter();
+        }
         if let Some(lease) = self.lease_of(permit) {
             lease.since = now;
             lease.sent = true;
@@ -155,7 +162,7 @@ impl Breaker {
     /// probe's lease expired, or the circuit changed its generation, while the call was queued. Not
     /// counted as a failure.
     pub(crate) fn is_valid(&self, permit: &Permit) -> bool {
-        permit.generation == self.generation
+        permit.generation() == self.generation
             && match &self.state {
                 State::HalfOpen { leases, .. } => {
                     leases.iter().any(|lease| Some(lease.id) == permit.probe)
@@ -175,7 +182,7 @@ impl Breaker {
         outcome: CircuitOutcome,
         chance: f64,
     ) -> Option<Transition> {
-        if permit.generation != self.generation {
+        if permit.generation() != self.generation {
             return None;
         }
         let slow = self.config.slow_calls.is_some_and(|rate| {
@@ -184,8 +191,9 @@ impl Breaker {
                 .map(|since| now.saturating_duration_since(since));
             outcome == CircuitOutcome::Success && took.is_some_and(|took| took >= rate.slow)
         });
+        self.counter.leave(permit.origin.position);
         match &mut self.state {
-            State::Closed { .. } => self.count(now, outcome, slow, chance),
+            State::Closed { .. } => self.count(now, permit.origin, outcome, slow, chance),
             State::HalfOpen {
                 successes, leases, ..
             } => {
@@ -204,9 +212,11 @@ impl Breaker {
                     }
                     CircuitOutcome::Failure { retry_after }
                     | CircuitOutcome::Busy { retry_after }
-                    | CircuitOutcome::Fatal { retry_after } => {
+                    | CircuitOutcome::Fatal { retry_after }
+                    | CircuitOutcome::Doubtful { retry_after } => {
                         Some(self.open(now, retry_after, chance))
                     }
+                    CircuitOutcome::Broken => Some(self.open(now, None, chance)),
                     CircuitOutcome::Ignored => None,
                 }
             }
@@ -214,27 +224,28 @@ impl Breaker {
         }
     }
 
-    /// Records that a stream of this generation failed after its content had begun. The call was
+    /// Records that a stream of this origin failed after its content had begun. The call was
     /// settled as a success before, so this is a second outcome.
     pub(crate) fn stream_failed(
         &mut self,
         now: Instant,
-        generation: Generation,
+        origin: Origin,
         outcome: CircuitOutcome,
         chance: f64,
     ) -> Option<Transition> {
-        if generation != self.generation {
+        if origin.generation != self.generation {
             return None;
         }
-        match (&self.state, outcome) {
-            (
-                State::Closed { .. },
-                CircuitOutcome::Failure { .. } | CircuitOutcome::Fatal { .. },
-            ) => self.count(now, outcome, false, chance),
-            (
-                State::HalfOpen { .. },
-                CircuitOutcome::Failure { retry_after } | CircuitOutcome::Fatal { retry_after },
-            ) => Some(self.open(now, retry_after, chance)),
+        let retry_after = match outcome {
+            CircuitOutcome::Failure { retry_after } | CircuitOutcome::Fatal { retry_after } => {
+                retry_after
+            }
+            CircuitOutcome::Broken => None,
+            _ => return None,
+        };
+        match self.state {
+            State::Closed { .. } => self.count(now, origin, outcome, false, chance),
+            State::HalfOpen { .. } => Some(self.open(now, retry_after, chance)),
             _ => None,
         }
     }
@@ -299,9 +310,12 @@ impl Breaker {
         }
     }
 
-    const fn pass(&self, now: Instant, probe: Option<NonZeroU64>) -> Admission {
+    fn pass(&mut self, now: Instant, probe: Option<NonZeroU64>) -> Admission {
         Admission::Pass(Permit {
-            generation: self.generation,
+            origin: Origin {
+                generation: self.generation,
+                position: self.counter.enter(),
+            },
             probe,
             since: Some(now),
         })
@@ -330,7 +344,7 @@ impl Breaker {
 
     fn lease_of(&mut self, permit: &Permit) -> Option<&mut Lease> {
         match &mut self.state {
-            State::HalfOpen { leases, .. } if permit.generation == self.generation => leases
+            State::HalfOpen { leases, .. } if permit.generation() == self.generation => leases
                 .iter_mut()
                 .find(|lease| Some(lease.id) == permit.probe),
             _ => None,
@@ -341,21 +355,32 @@ impl Breaker {
     fn count(
         &mut self,
         now: Instant,
+        origin: Origin,
         outcome: CircuitOutcome,
         slow: bool,
         chance: f64,
     ) -> Option<Transition> {
-        let (opens, retry_after) = match outcome {
-            CircuitOutcome::Success => (self.counter.success(&self.config, now, slow), None),
-            CircuitOutcome::Failure { retry_after } => {
-                (self.counter.failure(&self.config, now), retry_after)
+        let (config, counter) = (&self.config, &mut self.counter);
+        let rule = (config.failures.get(), config.within);
+        let (rule, retry_after) = match outcome {
+            CircuitOutcome::Success => {
+                let opens = counter.success(config, now, slow);
+                return opens.then(|| self.open(now, None, chance));
             }
-            CircuitOutcome::Fatal { retry_after } => (true, retry_after),
+            CircuitOutcome::Failure { retry_after } => (rule, retry_after),
+            CircuitOutcome::Broken => (rule, None),
+            CircuitOutcome::Doubtful { retry_after } => ((DOUBTS, Duration::MAX), retry_after),
+            CircuitOutcome::Fatal { retry_after } => {
+                return Some(self.open(now, retry_after, chance));
+            }
             CircuitOutcome::Busy { .. } | CircuitOutcome::Alive | CircuitOutcome::Ignored => {
-                (false, None)
+                return None;
             }
         };
-        opens.then(|| self.open(now, retry_after, chance))
+        let count = counter.failure(config, now, origin.position, outcome.is_incident(), rule);
+        let is_same_break = count.is_same && outcome == CircuitOutcome::Broken;
+        let over_rate = !is_same_break && counter.failure_rate(config, now);
+        (count.in_a_row || over_rate).then(|| self.open(now, retry_after, chance))
     }
 
     fn is_forgotten(&self, closed: Instant, now: Instant) -> bool {

@@ -115,6 +115,9 @@ impl BreakerConfig {
     /// Opens the circuit after this many failures without a success between them, if the first and
     /// the last of them are at most `within` apart. 5 within 60 s by default. Values over 1,000
     /// count as 1,000.
+    ///
+    /// Failures of calls that were under way together count once. While more calls are pending than
+    /// have failed since the first failure, the circuit stays closed for up to half of `within`.
     #[must_use]
     pub const fn with_failures(mut self, failures: NonZeroU32, within: Duration) -> Self {
         self.failures = match NonZeroU32::new(1000) {

@@ -22,5 +22,5 @@ mod window;
 pub(crate) use breaker::Breaker;
 pub use config::{BreakerConfig, FailureRate, SlowCallRate};
 pub(crate) use outcome::{CircuitOutcome, CircuitOutcomes};
-pub(crate) use permit::{Admission, Generation, Permit, Transition};
+pub(crate) use permit::{Admission, Generation, Origin, Permit, Transition};
 pub use snapshot::{BreakerSnapshot, BreakerState};

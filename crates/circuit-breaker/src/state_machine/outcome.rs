@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tower_claude_core::{Class, Kind};
+use tower_claude_core::{Class, Kind, Reach};
 
 /// The outcome of a call as a circuit counts it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +14,9 @@ pub(crate) enum CircuitOutcome {
         /// The server's `retry-after`.
         retry_after: Option<Duration>,
     },
+    /// The connection failed, or the body was cut. As a failure, but calls that fail together count
+    /// once for the rates, too.
+    Broken,
     /// The server works but has no capacity (429). It does not count while the circuit is closed,
     /// and it fails a probe.
     Busy {
@@ -28,8 +31,20 @@ pub(crate) enum CircuitOutcome {
         /// The server's `retry-after`.
         retry_after: Option<Duration>,
     },
+    /// A 401 of a key that has worked. The second in a row opens the circuit.
+    Doubtful {
+        /// The server's `retry-after`.
+        retry_after: Option<Duration>,
+    },
     /// The call was rejected on this side, or given up.
     Ignored,
+}
+
+impl CircuitOutcome {
+    /// Returns true if the outcome of one call is likely that of all calls at the same time.
+    pub(super) const fn is_incident(self) -> bool {
+        matches!(self, Self::Broken | Self::Doubtful { .. })
+    }
 }
 
 /// The outcome of a call for each of its two circuits.
@@ -54,31 +69,42 @@ impl CircuitOutcomes {
             return Self::IGNORED;
         }
         let retry_after = class.retry_after;
-        let (availability, credential) = match class.kind {
-            Kind::Success | Kind::ModelRefusal => {
-                (CircuitOutcome::Success, CircuitOutcome::Success)
-            }
-            Kind::RateLimited | Kind::RampLimited => {
-                (CircuitOutcome::Busy { retry_after }, CircuitOutcome::Alive)
-            }
-            Kind::SpendLimit | Kind::Unauthorized => {
-                (CircuitOutcome::Alive, CircuitOutcome::Fatal { retry_after })
+        let is_own = matches!(class.reach, Reach::Request);
+        let availability = match class.kind {
+            Kind::Success | Kind::ModelRefusal => CircuitOutcome::Success,
+            Kind::RateLimited | Kind::RampLimited if !is_own => {
+                CircuitOutcome::Busy { retry_after }
             }
             Kind::Overloaded
             | Kind::ServerError
             | Kind::Timeout
             | Kind::Transport
-            | Kind::Truncated => (
-                CircuitOutcome::Failure { retry_after },
-                CircuitOutcome::Ignored,
-            ),
-            Kind::Conflict
+            | Kind::Truncated
+                if is_own =>
+            {
+                CircuitOutcome::Ignored
+            }
+            Kind::Transport | Kind::Truncated => CircuitOutcome::Broken,
+            Kind::Overloaded | Kind::ServerError | Kind::Timeout => {
+                CircuitOutcome::Failure { retry_after }
+            }
+            Kind::RateLimited
+            | Kind::RampLimited
+            | Kind::SpendLimit
+            | Kind::Unauthorized
+            | Kind::Conflict
             | Kind::BadRequest
             | Kind::Forbidden
             | Kind::NotFound
-            | Kind::TooLarge => (CircuitOutcome::Alive, CircuitOutcome::Alive),
+            | Kind::TooLarge => CircuitOutcome::Alive,
             // `Kind` is non-exhaustive: a kind without an entry counts for nothing.
-            _ => (CircuitOutcome::Ignored, CircuitOutcome::Ignored),
+            _ => CircuitOutcome::Ignored,
+        };
+        let credential = match availability {
+            CircuitOutcome::Success => CircuitOutcome::Success,
+            _ if matches!(class.reach, Reach::Credential) => CircuitOutcome::Fatal { retry_after },
+            CircuitOutcome::Busy { .. } | CircuitOutcome::Alive => CircuitOutcome::Alive,
+            _ => CircuitOutcome::Ignored,
         };
         Self {
             availability,

@@ -24,12 +24,21 @@ impl Generation {
     }
 }
 
+/// The state of the circuit when a call was sent, to compare it with the failures since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Origin {
+    pub(super) generation: Generation,
+    /// The position in the counter. See [`OutcomeCounter`](super::counter::OutcomeCounter). 0 on
+    /// the fast path, where no failure is counted.
+    pub(super) position: u64,
+}
+
 /// A permit for one call. It must be [settled](super::Breaker::settle), with
 /// [`CircuitOutcome::Ignored`](super::CircuitOutcome::Ignored) if the call was given up.
 #[derive(Debug)]
 #[must_use = "a permit that is not settled keeps a probe's place until its lease ends"]
 pub(crate) struct Permit {
-    pub(super) generation: Generation,
+    pub(super) origin: Origin,
     /// The number of the lease if the call is a probe.
     pub(super) probe: Option<NonZeroU64>,
     /// The instant at which the call was admitted, or sent. Absent on the fast path.
@@ -41,7 +50,10 @@ impl Permit {
     /// [fast path](super::Breaker::fast_path_generation).
     pub(crate) const fn fast_path(generation: Generation) -> Self {
         Self {
-            generation,
+            origin: Origin {
+                generation,
+                position: 0,
+            },
             probe: None,
             since: None,
         }
@@ -52,10 +64,19 @@ impl Permit {
         self.probe.is_some()
     }
 
-    /// Returns the generation, which a stream that fails later must name. See
-    /// [`Breaker::stream_failed`](super::Breaker::stream_failed).
+    /// Returns true if the circuit waits for the outcome of the call, or for its drop.
+    pub(crate) const fn is_awaited(&self) -> bool {
+        self.probe.is_some() || self.origin.position > 0
+    }
+
     pub(crate) const fn generation(&self) -> Generation {
-        self.generation
+        self.origin.generation
+    }
+
+    /// Returns the origin, which a stream that fails later must name. See
+    /// [`Breaker::stream_failed`](super::Breaker::stream_failed).
+    pub(crate) const fn origin(&self) -> Origin {
+        self.origin
     }
 }
 

@@ -91,6 +91,44 @@ async fn single_401_opens_the_credential_for_all_models() {
     );
 }
 
+/// A gateway with a stale cache of keys answers with a single 401.
+#[tokio::test(start_paused = true)]
+async fn single_401_of_a_key_that_has_worked_opens_nothing() {
+    let refusal = || Reply::claude_error(401, "authentication_error");
+    let (layer, events) = layer();
+    let replies = [Reply::message(), refusal(), Reply::message(), refusal()];
+    let script = Script::new(replies.into_iter().chain([refusal()]));
+    let service = layer.layer(script.clone());
+    for status in [200, 401, 200, 401] {
+        let answer = send(&service, with_key("good", SONNET)).await.expect("it");
+        assert_eq!((answer.status, answer.is_rejected()), (status, false));
+    }
+    assert!(events.lines().is_empty(), "{:?}", events.lines());
+    // The second in a row, for another model.
+    send(&service, with_key("good", HAIKU)).await.expect("it");
+    assert_eq!(events.lines(), ["opened other/credential unauthorized 1"]);
+    let refused = send(&service, with_key("good", SONNET)).await.expect("it");
+    assert_eq!((refused.status, refused.is_rejected()), (401, true));
+}
+
+/// All calls under way get the 401 of one incident.
+#[tokio::test(start_paused = true)]
+async fn simultaneous_401s_of_a_key_that_has_worked_count_once() {
+    let (layer, events) = layer();
+    let fake = fake();
+    let service = layer.layer(fake.clone());
+    send(&service, with_key("good", SONNET)).await.expect("it");
+    let refused = layer.layer(tower::service_fn(|_| async {
+        sleep(SECOND).await;
+        let answer = http::Response::builder().status(401);
+        let body = FrameBody::full("{}");
+        Ok::<_, std::convert::Infallible>(answer.body(body).expect("valid"))
+    }));
+    join_all((0..8).map(|_| send(&refused, with_key("good", SONNET)))).await;
+    let next = send(&service, with_key("good", SONNET)).await.expect("it");
+    assert_eq!((next.status, events.lines().len()), (200, 0));
+}
+
 #[tokio::test(start_paused = true)]
 async fn spend_limit_opens_the_credential_and_no_model() {
     for fault in [Fault::SpendCap, Fault::OwnSpendLimit] {
@@ -295,5 +333,6 @@ async fn circuit_with_a_call_is_not_evicted() {
         sleep(SECOND / 2).await;
         let _ = send(&other, request(HAIKU, false)).await;
     });
-    assert_eq!(look(&layer, SONNET).state, BreakerState::Open);
+    // The five failed together, so they count once.
+    assert_eq!(look(&layer, SONNET).failures, 1);
 }

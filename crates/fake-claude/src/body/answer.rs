@@ -10,7 +10,8 @@ use bytes::Bytes;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::error::FakeError;
-use crate::fault::Fault;
+use crate::fault::{BreakPoint, Fault};
+use crate::line::Line;
 use crate::script::Reply;
 use crate::sse::ReplyMessage;
 use crate::state::InFlightAttempt;
@@ -28,6 +29,8 @@ pub(crate) struct Answer {
     pub(crate) per_event: u64,
     /// Time at which the pace starts.
     pub(crate) origin: Instant,
+    /// Connection of the request. `None` in process.
+    pub(crate) line: Option<Line>,
 }
 
 /// Times at which the tokens of a response are produced.
@@ -93,7 +96,11 @@ pub(super) fn fault_at(fault: Option<&Fault>) -> Option<u64> {
         Fault::ErrorMidStream { after_tokens }
         | Fault::Truncated { after_tokens }
         | Fault::Cut { after_tokens }
-        | Fault::Stall { after_tokens, .. } => Some(*after_tokens),
+        | Fault::Stall { after_tokens, .. }
+        | Fault::Break {
+            at: BreakPoint::AfterTokens(after_tokens),
+            ..
+        } => Some(*after_tokens),
         _ => None,
     }
 }

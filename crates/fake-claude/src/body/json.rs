@@ -8,7 +8,8 @@ use tokio::time::Instant;
 
 use super::answer::{Answer, FAR, Next, Timer, fault_at, flush_first};
 use crate::error::FakeError;
-use crate::fault::Fault;
+use crate::fault::{BreakPoint, Fault};
+use crate::line::LineEnd;
 use crate::state::AttemptEnd;
 
 pub(super) struct JsonAnswer {
@@ -23,7 +24,7 @@ pub(super) enum JsonStage {
     Start,
     Break,
     Silence(Instant),
-    Cut,
+    Cut(LineEnd),
     Rest,
     Done,
 }
@@ -63,7 +64,13 @@ impl JsonAnswer {
                 JsonStage::Start => {
                     let Some(after) = fault_at(answer.fault.as_ref()) else {
                         self.stage = match answer.fault {
-                            Some(Fault::TruncatedBeforeContent) => JsonStage::Break,
+                            Some(
+                                Fault::TruncatedBeforeContent
+                                | Fault::Break {
+                                    at: BreakPoint::AfterHead,
+                                    ..
+                                },
+                            ) => JsonStage::Break,
                             _ => JsonStage::Rest,
                         };
                         continue;
@@ -76,9 +83,9 @@ impl JsonAnswer {
                     Some(Fault::Stall { duration, .. }) => {
                         self.stage = JsonStage::Silence(Instant::now() + duration.min(FAR));
                     }
-                    Some(Fault::Cut { .. }) => {
+                    Some(fault @ (Fault::Cut { .. } | Fault::Break { .. })) => {
                         answer.attempt.end(AttemptEnd::Broken);
-                        self.stage = JsonStage::Cut;
+                        self.stage = JsonStage::Cut(LineEnd::of(&fault));
                         return flush_first(cx);
                     }
                     _ => {
@@ -90,9 +97,10 @@ impl JsonAnswer {
                     ready!(self.timer.poll(until, cx));
                     self.stage = JsonStage::Rest;
                 }
-                JsonStage::Cut => {
+                JsonStage::Cut(end) => {
+                    let error = ready!(end.poll_break(answer.line.as_ref(), FakeError::Cut));
                     self.stage = JsonStage::Done;
-                    return Poll::Ready(Some(Err(FakeError::Cut)));
+                    return Poll::Ready(Some(Err(error)));
                 }
                 JsonStage::Rest => {
                     answer.attempt.end(AttemptEnd::Complete);

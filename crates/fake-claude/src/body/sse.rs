@@ -8,7 +8,8 @@ use tokio::time::Instant;
 
 use super::answer::{Answer, FAR, Next, Timer, fault_at, flush_first};
 use crate::error::FakeError;
-use crate::fault::Fault;
+use crate::fault::{BreakPoint, Fault};
+use crate::line::LineEnd;
 use crate::script::ScriptEvent;
 use crate::sse;
 use crate::state::AttemptEnd;
@@ -32,7 +33,7 @@ pub(super) enum SseStage {
     Deltas,
     Break,
     Silence(Instant),
-    Cut,
+    Cut(LineEnd),
     BlockStop,
     MessageDelta,
     MessageStop,
@@ -63,6 +64,13 @@ impl SseAnswer {
                 SseStage::Start => match answer.fault {
                     Some(Fault::ErrorBeforeContent) => {
                         (answer.message.start(), SseStage::EarlyPing)
+                    }
+                    Some(Fault::Break {
+                        at: BreakPoint::AfterHead,
+                        ..
+                    }) => {
+                        self.stage = SseStage::Break;
+                        continue;
                     }
                     Some(Fault::TruncatedBeforeContent) => {
                         (answer.message.start(), SseStage::Break)
@@ -130,9 +138,9 @@ impl SseAnswer {
                         self.stage = SseStage::ErrorEvent;
                         continue;
                     }
-                    Some(Fault::Cut { .. }) => {
+                    Some(fault @ (Fault::Cut { .. } | Fault::Break { .. })) => {
                         answer.attempt.end(AttemptEnd::Broken);
-                        self.stage = SseStage::Cut;
+                        self.stage = SseStage::Cut(LineEnd::of(&fault));
                         return flush_first(cx);
                     }
                     _ => {
@@ -146,9 +154,10 @@ impl SseAnswer {
                     self.stage = SseStage::Deltas;
                     continue;
                 }
-                SseStage::Cut => {
+                SseStage::Cut(end) => {
+                    let error = ready!(end.poll_break(answer.line.as_ref(), FakeError::Cut));
                     self.stage = SseStage::Done;
-                    return Poll::Ready(Some(Err(FakeError::Cut)));
+                    return Poll::Ready(Some(Err(error)));
                 }
                 SseStage::BlockStop => (sse::block_stop(), SseStage::MessageDelta),
                 SseStage::MessageDelta => (

@@ -22,9 +22,11 @@ fn attempt(kind: Kind) -> FailedAttempt {
     FailedAttempt {
         class: Class::new(kind),
         number: 1,
+        not_taken: 0,
         spent: 0,
         unanswered: 0,
         replayable: true,
+        creates: false,
         paused: None,
         last_delay: Duration::ZERO,
         now: Instant::now(),
@@ -39,7 +41,9 @@ fn decided(attempt: &FailedAttempt) -> Result<Duration, &'static str> {
 
 fn decided_with(attempt: &FailedAttempt, budget: &RetryBudget) -> Result<Duration, &'static str> {
     match decide(&rules(), attempt, budget, 0.5) {
-        Decision::Retry { delay, mut permit } => {
+        Decision::Retry {
+            delay, mut permit, ..
+        } => {
             permit.mark_sent();
             Ok(delay)
         }
@@ -197,4 +201,74 @@ fn attempts_at_other_targets_count() {
         let expected = if goes_on { None } else { Some("attempts") };
         assert_eq!(decided(&attempt).err(), expected, "{spent} + {number}");
     }
+}
+
+#[test]
+fn attempt_that_was_not_taken_is_sent_again_at_once_and_free() {
+    let empty = RetryBudget::new()
+        .with_initial(0)
+        .with_refill_per_second(0.0);
+    let mut attempt = attempt(Kind::Transport);
+    attempt.class = Class::NOT_TAKEN;
+    attempt.creates = true;
+    for not_taken in 0..3 {
+        attempt.not_taken = not_taken;
+        assert_eq!(decided_with(&attempt, &empty), Ok(Duration::ZERO));
+    }
+    attempt.not_taken = 3;
+    assert_eq!(decided(&attempt), Ok(SECOND), "as any other failure");
+    assert_eq!(decided_with(&attempt, &empty), Err("budget"));
+    attempt.not_taken = 0;
+    attempt.deadline = Some(attempt.now);
+    assert_eq!(decided(&attempt), Err("deadline"));
+    attempt.deadline = None;
+    attempt.replayable = false;
+    assert_eq!(decided(&attempt), Err("body"));
+}
+
+#[test]
+fn request_that_creates_is_retried_only_if_it_was_not_processed() {
+    use Kind::*;
+    for kind in [ServerError, Timeout, Transport, Conflict, Truncated] {
+        let mut attempt = attempt(kind);
+        attempt.creates = true;
+        assert_eq!(decided(&attempt), Err("creates"), "{kind:?}");
+        attempt.class = attempt.class.into_unprocessed();
+        assert_eq!(decided(&attempt), Ok(SECOND), "{kind:?}");
+    }
+    for kind in [RateLimited, RampLimited, Overloaded] {
+        let mut attempt = attempt(kind);
+        attempt.creates = true;
+        assert_eq!(decided(&attempt), Ok(SECOND), "{kind:?}");
+    }
+}
+
+#[test]
+fn connections_lost_together_are_charged_once() {
+    let budget = RetryBudget::new().with_refill_per_second(0.0);
+    let start = Instant::now();
+    let lost = |kind, now, number| FailedAttempt {
+        now,
+        number,
+        ..attempt(kind)
+    };
+    for kind in [Kind::Transport, Kind::Truncated] {
+        for _ in 0..40 {
+            decided_with(&lost(kind, start, 1), &budget).expect("a retry");
+        }
+    }
+    assert_eq!(budget.thousandths(start), 9000);
+    // Lost later, and a second retry: each pays.
+    let later = start + SECOND;
+    for (now, number) in [(later, 1), (later, 2)] {
+        decided_with(&lost(Kind::Transport, now, number), &budget).expect("a retry");
+    }
+    assert_eq!(budget.thousandths(later), 7000);
+    // Other failures that come together.
+    for _ in 0..7 {
+        decided_with(&attempt(Kind::Overloaded), &budget).expect("a retry");
+    }
+    assert_eq!(budget.thousandths(later), 0);
+    let much_later = lost(Kind::Transport, later + SECOND, 1);
+    assert_eq!(decided_with(&much_later, &budget), Err("budget"));
 }

@@ -10,11 +10,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use http_body_util::Full;
 use tokio::time::Instant;
 use tower::{Layer, ServiceBuilder, ServiceExt};
 use tower_claude_core::{Call, Class, Classify, ClassifyResponse, HttpClassify, Kind, RequestBody};
+use tower_claude_retry::{NO_RETRY, NoRetry};
 use tower_claude_tests::{SONNET, prompt};
 use tower_claude_wire::ApiError;
 
@@ -276,4 +277,76 @@ async fn http_classifier_retries_by_status() {
     let api = Api::new([Reply::new(503), Reply::new(200)]);
     assert_eq!(through(&layer, &api).await.status, 200);
     assert_eq!(api.arrivals(), [0, 1]);
+}
+
+/// Sends a POST to this path that fails with `reply`, and returns the number of attempts.
+async fn attempts_at(path: &str, reply: Reply) -> usize {
+    let (layer, _) = layer();
+    let mut request = request();
+    *request.uri_mut() = format!("http://localhost{path}").parse().unwrap();
+    let api = Api::new([reply, Reply::fine()]);
+    let _ = send(&layer.layer(api.clone()), request).await;
+    api.seen().len()
+}
+
+#[tokio::test(start_paused = true)]
+async fn post_that_creates_is_repeated_only_if_it_was_not_processed() {
+    for (path, repeats) in [
+        ("/v1/messages", true),
+        ("/gateway/v1/messages/count_tokens", true),
+        ("/v1/messages/batches", false),
+        ("/v1/files", false),
+        ("/v1/skills", false),
+        ("/orders", false),
+    ] {
+        for status in [500, 502, 503, 504, 408] {
+            let reply = Reply::error(status, "api_error");
+            assert_eq!(
+                attempts_at(path, reply).await,
+                1 + usize::from(repeats),
+                "{path}"
+            );
+        }
+        for reply in [Reply::overloaded(), Reply::rate_limited("1")] {
+            assert_eq!(attempts_at(path, reply).await, 2, "{path}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn idempotent_method_and_repeatable_request_are_repeated() {
+    for (method, repeatable, expected) in [
+        (Method::GET, false, 2),
+        (Method::DELETE, false, 2),
+        (Method::POST, false, 1),
+        (Method::POST, true, 2),
+    ] {
+        let (mut layer, _) = layer();
+        if repeatable {
+            layer = layer.with_repeatable(|request| request.method() == Method::POST);
+        }
+        let mut request = request();
+        *request.method_mut() = method;
+        *request.uri_mut() = "http://localhost/v1/files/f".parse().unwrap();
+        let api = Api::new([Reply::error(500, "api_error"), Reply::fine()]);
+        send(&layer.layer(api.clone()), request).await.unwrap();
+        assert_eq!(api.seen().len(), expected);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn request_with_no_retry_is_sent_once() {
+    for by_header in [true, false] {
+        let (layer, _) = layer();
+        let mut request = request();
+        if by_header {
+            request.headers_mut().insert(NO_RETRY, "1".parse().unwrap());
+        } else {
+            request.extensions_mut().insert(NoRetry);
+        }
+        let api = Api::new([Reply::overloaded(), Reply::fine()]);
+        let answer = send(&layer.layer(api.clone()), request).await.unwrap();
+        assert_eq!((answer.status, api.seen().len()), (529, 1));
+        assert!(!api.seen()[0].headers.contains_key(NO_RETRY));
+    }
 }

@@ -13,7 +13,7 @@ use super::{
     Admission, Breaker, BreakerConfig, BreakerState, CircuitOutcome, CircuitOutcomes, FailureRate,
     Permit, SlowCallRate, Transition,
 };
-use tower_claude_core::{Class, Kind};
+use tower_claude_core::{Class, Kind, Reach};
 
 impl CircuitOutcome {
     /// A failure without a `retry-after`.
@@ -271,13 +271,13 @@ fn outcome_of_an_older_generation_is_ignored() {
         "from before"
     );
     assert_eq!(bench.state(), BreakerState::HalfOpen);
-    let generation = probe.generation();
+    let origin = probe.origin();
     bench.settle(probe, CircuitOutcome::Success);
     bench.call(CircuitOutcome::Success);
     let late_break =
         bench
             .breaker
-            .stream_failed(bench.now, generation, CircuitOutcome::FAILURE, MIDDLE);
+            .stream_failed(bench.now, origin, CircuitOutcome::FAILURE, MIDDLE);
     assert_eq!(late_break, None);
     assert_eq!(bench.breaker.snapshot(bench.now).failures, 0);
 }
@@ -285,22 +285,24 @@ fn outcome_of_an_older_generation_is_ignored() {
 #[test]
 fn stream_that_fails_after_its_success_counts_as_a_failure() {
     let mut bench = default();
-    let generation = bench.permit().generation();
     for round in 1..=5 {
+        // The next stream begins when the last failure is known.
+        let origin = bench.permit().origin();
+        bench.wait(SECOND);
         let transition =
             bench
                 .breaker
-                .stream_failed(bench.now, generation, CircuitOutcome::FAILURE, MIDDLE);
+                .stream_failed(bench.now, origin, CircuitOutcome::FAILURE, MIDDLE);
         assert_eq!(transition.is_some(), round == 5);
     }
     bench.wait(30 * SECOND);
     let probe = bench.permit();
-    let generation = probe.generation();
+    let origin = probe.origin();
     bench.settle(probe, CircuitOutcome::Success);
     let transition =
         bench
             .breaker
-            .stream_failed(bench.now, generation, CircuitOutcome::FAILURE, MIDDLE);
+            .stream_failed(bench.now, origin, CircuitOutcome::FAILURE, MIDDLE);
     assert!(matches!(
         transition,
         Some(Transition::Opened { opens: 2, .. })
@@ -489,6 +491,7 @@ fn class_maps_to_circuit_outcomes() {
         CircuitOutcome::Failure { retry_after: wait },
         CircuitOutcome::Ignored,
     );
+    let broken = (CircuitOutcome::Broken, CircuitOutcome::Ignored);
     let busy = (
         CircuitOutcome::Busy { retry_after: wait },
         CircuitOutcome::Alive,
@@ -509,8 +512,8 @@ fn class_maps_to_circuit_outcomes() {
         (Kind::Overloaded, failure),
         (Kind::ServerError, failure),
         (Kind::Timeout, failure),
-        (Kind::Transport, failure),
-        (Kind::Truncated, failure),
+        (Kind::Transport, broken),
+        (Kind::Truncated, broken),
         (Kind::Conflict, alive),
         (Kind::BadRequest, alive),
         (Kind::Forbidden, alive),
@@ -521,4 +524,166 @@ fn class_maps_to_circuit_outcomes() {
         let local = CircuitOutcomes::of(&Class::new(kind).into_local());
         assert_eq!(local, CircuitOutcomes::IGNORED, "{kind:?}");
     }
+}
+
+#[test]
+fn class_of_one_request_blames_no_circuit() {
+    for kind in [
+        Kind::Overloaded,
+        Kind::ServerError,
+        Kind::Timeout,
+        Kind::Transport,
+    ] {
+        let outcomes = CircuitOutcomes::of(&Class::new(kind).with_reach(Reach::Request));
+        assert_eq!(outcomes, CircuitOutcomes::IGNORED, "{kind:?}");
+    }
+    assert_eq!(
+        CircuitOutcomes::of(&Class::NOT_TAKEN),
+        CircuitOutcomes::IGNORED
+    );
+    for kind in [Kind::RateLimited, Kind::SpendLimit, Kind::Unauthorized] {
+        let outcomes = CircuitOutcomes::of(&Class::new(kind).with_reach(Reach::Request));
+        let alive = CircuitOutcome::Alive;
+        assert_eq!(
+            (outcomes.availability, outcomes.credential),
+            (alive, alive),
+            "{kind:?}"
+        );
+    }
+    // An account on hold is reported with 403.
+    let hold = Class::new(Kind::Forbidden).with_reach(Reach::Credential);
+    let fatal = CircuitOutcome::Fatal { retry_after: None };
+    assert_eq!(CircuitOutcomes::of(&hold).credential, fatal);
+}
+
+/// Sends `calls` at once, and settles them in this order, with `outcome` of each index.
+fn burst(bench: &mut Bench, calls: usize, outcome: impl Fn(usize) -> CircuitOutcome) -> u32 {
+    let permits: Vec<_> = (0..calls).map(|_| bench.permit()).collect();
+    let mut opened = 0;
+    for (index, permit) in permits.into_iter().enumerate() {
+        opened += u32::from(bench.settle(permit, outcome(index)).is_some());
+    }
+    opened
+}
+
+#[test]
+fn calls_that_fail_together_count_as_one_failure() {
+    for outcome in [CircuitOutcome::FAILURE, CircuitOutcome::Broken] {
+        for calls in [2, 8, 64] {
+            let mut bench = default();
+            for wave in 1..=4 {
+                assert_eq!(burst(&mut bench, calls, |_| outcome), 0, "{calls}");
+                assert_eq!(bench.breaker.snapshot(bench.now).failures, wave);
+                bench.wait(SECOND);
+            }
+            assert_eq!(burst(&mut bench, calls, |_| outcome), 1, "the fifth wave");
+        }
+    }
+}
+
+/// The first calls of a burst fail before the last are sent.
+#[test]
+fn burst_whose_connections_break_while_it_is_sent_counts_once() {
+    let doubtful = CircuitOutcome::Doubtful { retry_after: None };
+    for outcome in [CircuitOutcome::Broken, doubtful] {
+        let mut bench = default();
+        let mut calls = std::collections::VecDeque::new();
+        for _ in 0..64 {
+            bench.wait(Duration::from_millis(1));
+            calls.push_back(bench.permit());
+            if calls.len() == 3 {
+                let first = calls.pop_front().expect("a call");
+                assert_eq!(bench.settle(first, outcome), None);
+            }
+        }
+        assert_eq!(bench.breaker.snapshot(bench.now).failures, 1);
+    }
+    // Calls one after the other are no burst.
+    let mut bench = default();
+    for _ in 0..4 {
+        assert_eq!(bench.call(CircuitOutcome::Broken), None);
+    }
+    assert!(bench.call(CircuitOutcome::Broken).is_some());
+}
+
+#[test]
+fn streams_that_break_together_count_as_one_failure() {
+    let mut bench = default();
+    let origins: Vec<_> = (0..8).map(|_| bench.permit().origin()).collect();
+    for origin in origins {
+        let (now, broken) = (bench.now, CircuitOutcome::Broken);
+        let transition = bench.breaker.stream_failed(now, origin, broken, MIDDLE);
+        assert_eq!(transition, None);
+    }
+    assert_eq!(bench.breaker.snapshot(bench.now).failures, 1);
+}
+
+#[test]
+fn connection_lost_with_many_calls_counts_once_for_the_failure_rate() {
+    let config = BreakerConfig::new().with_failure_rate(Some(FailureRate::default()));
+    let mut bench = Bench::new(config);
+    assert_eq!(burst(&mut bench, 40, |_| CircuitOutcome::Broken), 0);
+    // Statuses are not of one connection, so each counts for the rate.
+    assert_eq!(burst(&mut bench, 40, |_| CircuitOutcome::FAILURE), 1);
+}
+
+#[test]
+fn quick_failures_of_a_burst_whose_successes_are_slow_do_not_open_the_circuit() {
+    let mut bench = default();
+    let mut slow: Vec<_> = (0..1000).map(|_| bench.permit()).collect();
+    for failed in slow.split_off(990) {
+        assert_eq!(bench.settle(failed, CircuitOutcome::FAILURE), None);
+        bench.wait(Duration::from_millis(2));
+    }
+    // The same for calls that are sent one after the other, while those before are pending.
+    let mut pending = Vec::new();
+    for call in 0..200 {
+        let permit = bench.permit();
+        bench.wait(Duration::from_millis(5));
+        if call % 10 == 0 {
+            assert_eq!(bench.settle(permit, CircuitOutcome::FAILURE), None);
+        } else {
+            pending.push(permit);
+        }
+    }
+    for permit in slow.into_iter().chain(pending) {
+        bench.settle(permit, CircuitOutcome::Success);
+    }
+    assert_eq!(bench.state(), BreakerState::Closed);
+    assert_eq!(bench.breaker.snapshot(bench.now).failures, 0);
+}
+
+#[test]
+fn calls_that_hang_and_fail_one_by_one_open_the_circuit() {
+    let mut bench = default();
+    let permits: Vec<_> = (0..5).map(|_| bench.permit()).collect();
+    bench.wait(600 * SECOND);
+    let mut opened = 0;
+    for permit in permits {
+        opened += u32::from(bench.settle(permit, CircuitOutcome::FAILURE).is_some());
+        bench.wait(SECOND);
+    }
+    assert_eq!(opened, 1);
+}
+
+#[test]
+fn pending_calls_delay_the_opening_for_half_the_time_of_the_row() {
+    let mut bench = default();
+    bench.fail(1);
+    let hung: Vec<_> = (0..100).map(|_| bench.permit()).collect();
+    assert_eq!(bench.fail(20), None);
+    bench.wait(30 * SECOND);
+    assert!(bench.fail(1).is_some(), "half a minute after the first");
+    drop(hung);
+}
+
+#[test]
+fn second_doubtful_401_in_a_row_opens_the_circuit() {
+    let doubtful = CircuitOutcome::Doubtful { retry_after: None };
+    let mut bench = default();
+    assert_eq!(burst(&mut bench, 8, |_| doubtful), 0, "together");
+    bench.call(CircuitOutcome::Success);
+    assert_eq!(bench.call(doubtful), None, "not in a row");
+    bench.wait(600 * SECOND);
+    assert!(bench.call(doubtful).is_some(), "in a row, however late");
 }

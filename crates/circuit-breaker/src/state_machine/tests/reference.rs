@@ -28,6 +28,8 @@ pub(super) struct ReferencePermit {
     pub(super) probe: bool,
     number: usize,
     since: u64,
+    /// The number of notes when it was sent.
+    pub(super) order: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,8 +41,14 @@ enum Phase {
 
 #[derive(Clone, Copy, Debug)]
 enum Note {
-    Success { slow: bool },
-    Failure,
+    Success {
+        slow: bool,
+    },
+    /// `counted` in the row, and `rated` in the window.
+    Failure {
+        counted: bool,
+        rated: bool,
+    },
 }
 
 #[derive(Debug)]
@@ -64,6 +72,8 @@ pub(super) struct Reference {
     closed_at: Option<u64>,
     passes: Vec<u64>,
     numbers: usize,
+    /// The number and the order of each call without an outcome.
+    live: Vec<(usize, usize)>,
 }
 
 impl Reference {
@@ -78,6 +88,7 @@ impl Reference {
             closed_at: None,
             passes: Vec::new(),
             numbers: 0,
+            live: Vec::new(),
         }
     }
 
@@ -120,6 +131,11 @@ impl Reference {
 
     pub(super) fn sent(&mut self, now: u64, permit: &mut ReferencePermit) {
         permit.since = now;
+        if permit.epoch == self.epoch {
+            permit.order = self.notes.len();
+            self.live.retain(|(number, _)| *number != permit.number);
+            self.live.push((permit.number, permit.order));
+        }
         if self.counts(permit) {
             for probe in &mut self.probes {
                 if probe.number == permit.number {
@@ -139,6 +155,7 @@ impl Reference {
         if !self.counts(&permit) {
             return;
         }
+        self.live.retain(|(number, _)| *number != permit.number);
         let took = now - permit.since;
         let slow = outcome == CircuitOutcome::Success
             && self.rules.slow_calls.is_some_and(|(slow, ..)| took >= slow);
@@ -159,17 +176,23 @@ impl Reference {
                 _ => self.open(now, outcome, chance),
             }
         } else {
-            self.record(now, outcome, slow, chance);
+            self.record(now, permit.order, outcome, slow, chance);
         }
     }
 
-    pub(super) fn stream_failed(&mut self, now: u64, epoch: usize, chance: u64) {
-        if epoch != self.epoch {
+    pub(super) fn stream_failed(
+        &mut self,
+        now: u64,
+        permit: ReferencePermit,
+        outcome: CircuitOutcome,
+        chance: u64,
+    ) {
+        if permit.epoch != self.epoch {
             return;
         }
         match self.phase {
-            Phase::Closed => self.record(now, CircuitOutcome::FAILURE, false, chance),
-            Phase::HalfOpen => self.open(now, CircuitOutcome::FAILURE, chance),
+            Phase::Closed => self.record(now, permit.order, outcome, false, chance),
+            Phase::HalfOpen => self.open(now, outcome, chance),
             Phase::Open { .. } => {}
         }
     }
@@ -189,28 +212,63 @@ impl Reference {
         (state, self.openings.len(), self.out(), self.successes())
     }
 
-    fn record(&mut self, now: u64, outcome: CircuitOutcome, slow: bool, chance: u64) {
+    fn record(&mut self, now: u64, order: usize, outcome: CircuitOutcome, slow: bool, chance: u64) {
         match outcome {
             CircuitOutcome::Success => self.notes.push((now, Note::Success { slow })),
-            CircuitOutcome::Failure { .. } => self.notes.push((now, Note::Failure)),
+            CircuitOutcome::Failure { .. } | CircuitOutcome::Broken => {
+                let counted = !self.fails_together(now, order, outcome);
+                let rated = counted || outcome != CircuitOutcome::Broken;
+                self.notes.push((now, Note::Failure { counted, rated }));
+            }
             CircuitOutcome::Fatal { .. } => return self.open(now, outcome, chance),
             _ => return,
         }
-        if self.in_a_row() || self.too_many_failed(outcome) || (slow && self.too_many_slow()) {
+        if self.in_a_row(now) || self.too_many_failed() || (slow && self.too_many_slow()) {
             self.open(now, outcome, chance);
         }
     }
 
-    fn in_a_row(&self) -> bool {
-        let row: Vec<u64> = self
-            .notes
-            .iter()
-            .rev()
-            .take_while(|(_, note)| matches!(note, Note::Failure))
-            .map(|(at, _)| *at)
-            .collect();
-        row.len() >= self.rules.failures
-            && row[0] - row[self.rules.failures - 1] <= self.rules.within
+    /// The index of the first failure after the last success.
+    fn row(&self) -> usize {
+        let success = |(_, note): &(u64, Note)| matches!(note, Note::Success { .. });
+        self.notes.iter().rposition(success).map_or(0, |at| at + 1)
+    }
+
+    /// The index and the time of each counted failure of the row.
+    fn counted(&self) -> Vec<(usize, u64)> {
+        let counted = |note: &Note| matches!(note, Note::Failure { counted: true, .. });
+        let notes = self.notes.iter().enumerate().skip(self.row());
+        let found = notes.filter(|(_, (_, note))| counted(note));
+        found.map(|(index, (at, _))| (index, *at)).collect()
+    }
+
+    /// The calls without an outcome that were sent after the first failure of the row.
+    fn pending(&self) -> usize {
+        let first = self.row();
+        self.live.iter().filter(|(_, order)| *order > first).count()
+    }
+
+    /// Returns true if a call fails within a second of a counted failure that it did not know, or
+    /// by a lost connection while other calls overlap.
+    fn fails_together(&self, now: u64, order: usize, outcome: CircuitOutcome) -> bool {
+        let counted = self.counted();
+        let overlaps = counted.len() < self.notes.len() - self.row() || self.pending() > 0;
+        counted.last().is_some_and(|(index, at)| {
+            now - at < 1000 && (*index >= order || outcome == CircuitOutcome::Broken && overlaps)
+        })
+    }
+
+    fn in_a_row(&self, now: u64) -> bool {
+        let first = self.row();
+        let failed = self.notes.len() - first;
+        let Some((start, _)) = self.notes.get(first) else {
+            return false;
+        };
+        let pending = self.pending();
+        let counted = self.counted();
+        let ends = counted.len().checked_sub(self.rules.failures);
+        ends.is_some_and(|oldest| now - counted[oldest].1 <= self.rules.within)
+            && (pending <= failed || now - start >= self.rules.within / 2)
     }
 
     /// Buckets of 3 s begin with the first call, and again with the first one after 30 s of
@@ -220,6 +278,9 @@ impl Reference {
         let mut head = None;
         let mut placed: Vec<(u64, Note)> = Vec::new();
         for (at, note) in &self.notes {
+            if let Note::Failure { rated: false, .. } = note {
+                continue;
+            }
             let bucket = match head {
                 Some(head) if at - origin < (head + 10) * 3000 => (at - origin) / 3000,
                 _ => {
@@ -238,15 +299,20 @@ impl Reference {
         recent.map(|(_, note)| note).collect()
     }
 
-    fn too_many_failed(&self, outcome: CircuitOutcome) -> bool {
+    fn too_many_failed(&self) -> bool {
         let Some((least, share)) = self.rules.failure_rate else {
             return false;
         };
         let recent = self.recent();
-        let failed = recent.iter().filter(|note| matches!(note, Note::Failure));
+        let failed = recent
+            .iter()
+            .filter(|note| matches!(note, Note::Failure { .. }));
         let failed = failed.count();
-        let speaks = outcome != CircuitOutcome::Success
-            || matches!(recent.last(), Some(Note::Success { slow: true }));
+        let speaks = match self.notes.last() {
+            Some((_, Note::Failure { rated, .. })) => *rated,
+            Some((_, Note::Success { slow })) => *slow,
+            None => false,
+        };
         speaks && recent.len() >= least && 1000 * failed as u64 >= share * recent.len() as u64
     }
 
@@ -313,6 +379,7 @@ impl Reference {
         self.epoch += 1;
         self.phase = phase;
         self.notes.clear();
+        self.live.clear();
         self.probes.clear();
         self.passes.clear();
     }
@@ -344,12 +411,15 @@ impl Reference {
         self.numbers
     }
 
-    fn permit(&self, number: usize, probe: bool, now: u64) -> ReferencePermit {
+    fn permit(&mut self, number: usize, probe: bool, now: u64) -> ReferencePermit {
+        let order = self.notes.len();
+        self.live.push((number, order));
         ReferencePermit {
             epoch: self.epoch,
             probe,
             number,
             since: now,
+            order,
         }
     }
 }

@@ -19,6 +19,8 @@ const LEASE: u64 = 2;
 const COOL: u64 = 3;
 const FORGET: u64 = 4;
 const WITHIN: u64 = 2;
+/// No more calls are pending at once.
+const MOST_CALLS: u32 = 4;
 const MOST_STATES: usize = 1_000_000;
 
 /// A state: the circuit and the calls in flight.
@@ -33,15 +35,17 @@ struct Node {
 struct Key {
     phase: (u8, u64, u32),
     failures: Vec<u64>,
+    /// The age of the row, and how many of its calls have failed and are pending, and if they overlap.
+    row: (Option<u64>, u32, u32, bool),
     opens: u32,
     leases: Vec<(u64, bool)>,
-    /// True if its outcome counts, and the index of its lease.
-    calls: Vec<(bool, Option<usize>)>,
+    /// The index of its lease, and its place in the row. Absent if its outcome does not count.
+    calls: Vec<Option<(Option<usize>, (bool, bool))>>,
 }
 
 fn copy(permit: &Permit) -> Permit {
     Permit {
-        generation: permit.generation,
+        origin: permit.origin,
         probe: permit.probe,
         since: permit.since,
     }
@@ -85,19 +89,23 @@ impl Node {
             .calls
             .iter()
             .map(|call| {
-                let place = held.iter().position(|lease| Some(lease.id) == call.probe);
-                (call.generation == breaker.generation, place)
+                let lease = held.iter().position(|lease| Some(lease.id) == call.probe);
+                let place = breaker.counter.place(call.origin.position);
+                (call.generation() == breaker.generation).then_some((lease, place))
             })
             .collect();
         calls.sort_unstable();
+        let (ages, row, failed, pending, overlaps) = breaker.counter.look(self.now);
+        let cut = |age: &Duration| age.as_secs().min(WITHIN + 1);
         Key {
             phase,
-            failures: breaker
-                .counter
-                .ages(self.now)
-                .iter()
-                .map(|age| age.as_secs().min(WITHIN + 1))
-                .collect(),
+            failures: ages.iter().map(cut).collect(),
+            row: (
+                row.as_ref().map(cut),
+                failed.min(MOST_CALLS),
+                pending,
+                overlaps,
+            ),
             opens: breaker.opens.min(3),
             leases: held
                 .iter()
@@ -129,6 +137,7 @@ impl Node {
             for outcome in [
                 CircuitOutcome::Success,
                 CircuitOutcome::FAILURE,
+                CircuitOutcome::Broken,
                 CircuitOutcome::Busy { retry_after: None },
                 CircuitOutcome::Ignored,
             ] {

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{
     super::{
-        Admission, Breaker, BreakerConfig, BreakerState, CircuitOutcome, FailureRate, Generation,
+        Admission, Breaker, BreakerConfig, BreakerState, CircuitOutcome, FailureRate, Origin,
         Permit, SlowCallRate,
     },
     reference::{Reference, ReferencePermit, Rules},
@@ -94,7 +94,7 @@ struct Trace {
     breaker: Breaker,
     reference: Reference,
     calls: Vec<(Permit, ReferencePermit)>,
-    streams: Vec<(Generation, usize)>,
+    streams: Vec<(Origin, ReferencePermit)>,
     probes: u64,
     openings: u64,
 }
@@ -125,7 +125,8 @@ impl Trace {
         let retry_after = self.dice.of(&[None, None, Some(millis(50_000))]);
         match self.dice.roll(20) {
             0..=6 => CircuitOutcome::Success,
-            7..=14 => CircuitOutcome::Failure { retry_after },
+            7..=11 => CircuitOutcome::Failure { retry_after },
+            12..=14 => CircuitOutcome::Broken,
             15 => CircuitOutcome::Busy { retry_after },
             16 => CircuitOutcome::Alive,
             17 if self.dice.roll(4) == 0 => CircuitOutcome::Fatal { retry_after },
@@ -152,7 +153,7 @@ impl Trace {
                 let (permit, expected) = self.calls.swap_remove(call);
                 let outcome = self.outcome();
                 if outcome == CircuitOutcome::Success {
-                    self.streams.push((permit.generation(), expected.epoch));
+                    self.streams.push((permit.origin(), expected));
                 }
                 self.breaker
                     .settle(self.at(), permit, outcome, share(chance));
@@ -160,11 +161,15 @@ impl Trace {
             }
             15 if !self.streams.is_empty() => {
                 let stream = self.dice.roll(self.streams.len() as u64) as usize;
-                let (generation, epoch) = self.streams.swap_remove(stream);
+                let (origin, expected) = self.streams.swap_remove(stream);
                 let at = self.at();
+                let outcome = self
+                    .dice
+                    .of(&[CircuitOutcome::FAILURE, CircuitOutcome::Broken]);
                 self.breaker
-                    .stream_failed(at, generation, CircuitOutcome::FAILURE, share(chance));
-                self.reference.stream_failed(self.now, epoch, chance);
+                    .stream_failed(at, origin, outcome, share(chance));
+                self.reference
+                    .stream_failed(self.now, expected, outcome, chance);
             }
             _ => {}
         }
