@@ -1,7 +1,7 @@
 //! Scopes: the pools of limits that requests draw on.
 
 use std::{
-    fmt,
+    fmt::{self, Write as _},
     sync::{Arc, LazyLock},
 };
 
@@ -163,7 +163,14 @@ impl fmt::Display for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.endpoint.as_str())?;
         if !self.group.is_empty() {
-            write!(f, "/{}", self.group)?;
+            // A client may have named the model, so that a line break would forge a line of a log.
+            f.write_str("/")?;
+            for char in self.group.chars() {
+                match char.is_control() {
+                    true => write!(f, "{}", char.escape_default())?,
+                    false => f.write_char(char)?,
+                }
+            }
         }
         if self.fast {
             f.write_str("/fast")?;

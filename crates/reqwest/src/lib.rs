@@ -51,9 +51,9 @@
 //!
 //! Set the API key in each request, or in a layer outside of these (tower-http's
 //! `SetRequestHeaderLayer`). Limits, circuits and cache entries are kept per credential, and the
-//! layers do not see the `default_headers` of a client. With one key, only the circuit of a
-//! rejected key is lost. Clients with different keys under one stack would share limits and cached
-//! responses.
+//! layers do not see the `default_headers` of a client. With one key, the circuit of a rejected key
+//! is lost, and marked requests bypass the cache unless it is set to share them. Clients with
+//! different keys under one stack would share limits.
 //!
 //! # Readiness, clones, cancellation
 //!

@@ -480,6 +480,32 @@ async fn estimate_excludes_cached_tokens() {
     assert_eq!(warm.input_tokens, 100);
 }
 
+/// The paths of some clouds name the model, and the body does not.
+#[tokio::test(start_paused = true)]
+async fn estimate_reads_the_model_in_the_path() {
+    let text = turn(3, &"word ".repeat(2_000));
+    let estimate = |path: &str, body: &str| {
+        let request = Request::post(path).body(RequestBody::from(body.to_owned()));
+        HeuristicCost::default().estimate(&request.expect("a request"))
+    };
+    for model in ["claude-sonnet-5-5", "claude-opus-4-5"] {
+        let body = text.replace("claude-sonnet-5-5", model);
+        let expected = estimate("/v1/messages", &body);
+        assert!(expected.input_tokens > 2_000 && expected.cached_tokens == Some(0));
+        let bare = body.replace(&format!(r#""model":"{model}","#), "");
+        assert_ne!(bare, body);
+        assert_eq!(estimate("/v1/messages", &bare), Cost::default());
+        for path in [
+            format!("/model/us.anthropic.{model}-v1%3A0/invoke"),
+            format!("/publishers/anthropic/models/{model}:rawPredict"),
+        ] {
+            let cost = estimate(&path, &bare);
+            assert_eq!(cost.input_tokens, expected.input_tokens, "{path}");
+            assert_eq!(cost.cached_tokens, Some(0), "{path}");
+        }
+    }
+}
+
 /// The data of an image does not count as text.
 #[tokio::test(start_paused = true)]
 async fn image_is_estimated_by_its_size_with_and_without_cache() {

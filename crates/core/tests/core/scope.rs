@@ -573,6 +573,13 @@ fn fast_request_has_a_separate_scope() {
 }
 
 #[test]
+fn line_break_in_the_name_of_a_model_is_escaped_in_logs() {
+    let scope = messages(r"claude\nERROR\u0085 forged");
+    assert_eq!(&*scope.group, "claude\nERROR\u{85} forged");
+    assert_eq!(scope.to_string(), r"messages/claude\nERROR\u{85} forged");
+}
+
+#[test]
 fn named_scope_has_only_a_name() {
     let scope = Scope::named("tenant-7");
     assert_eq!(scope.to_string(), "other/tenant-7");

@@ -166,7 +166,7 @@ impl<K, L: Clone, E: Clone, C> LimitLayer<K, L, E, C> {
     }
 
     /// Finds the scope of a request by `scope_of`, and so the limits it draws on. The default is
-    /// [`Scope::of`].
+    /// [`Scope::of`]: the limits count for each credential, host and rate group.
     pub fn with_scope(
         self,
         scope_of: impl Fn(&Request<RequestBody>) -> Scope + Send + Sync + 'static,
