@@ -58,10 +58,18 @@ type Handles = (
 struct Back(Arc<OnceLock<Handles>>);
 
 impl Back {
+    /// Reads the state of one layer, whose locks it takes.
     fn call(&self) {
-        if let Some((a, b, c, d, e, f)) = self.0.get() {
-            let (_, _, _, _) = (a.snapshot(), b.snapshot(), c.snapshot(), d.snapshot());
-            let (_, _) = (e.snapshot(), f.snapshot());
+        let Some((outer, inner, fallback, retry, breaker, limiter)) = self.0.get() else {
+            return;
+        };
+        match fastrand::u32(..6) {
+            0 => _ = outer.snapshot(),
+            1 => _ = inner.snapshot(),
+            2 => _ = fallback.snapshot(),
+            3 => _ = retry.snapshot(),
+            4 => _ = breaker.snapshot(),
+            _ => _ = limiter.snapshot(),
         }
     }
 }

@@ -12,7 +12,7 @@ use http::{
     HeaderMap, HeaderValue, Request, Response, StatusCode,
     header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE},
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep_until};
 use tower_claude_core::{
     Call, Class, Deadline, Endpoint, Kind, Priority, REJECTED_BY, RejectReason, Rejection,
     RequestBody, Tenant,
@@ -139,6 +139,13 @@ impl<T: Store> CacheableCall<T> {
             Freshness::Expired => self.config.store.remove(key),
         }
         None
+    }
+
+    /// Returns the time at which the call no longer waits for the store.
+    fn store_ends_at(&self) -> Instant {
+        let timeout = self.config.settings.store_timeout;
+        let at = self.started.checked_add(timeout).unwrap_or(self.started);
+        self.deadline.map_or(at, |deadline| deadline.min(at))
     }
 
     /// Returns the fresh entry of the store, if the store has it at once.
@@ -295,6 +302,8 @@ where
     pub(crate) detach: D,
     /// Set by the first poll.
     get: Option<(Key, T::Get)>,
+    /// Set while the store is pending.
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
 /// The source of a response.
@@ -325,6 +334,7 @@ where
             call: CacheableCall::new(config, request),
             detach,
             get: None,
+            timer: None,
         }
     }
 
@@ -340,7 +350,18 @@ where
                 Plan::Pass => return Poll::Ready(Found::Inner { bypassed: false }),
             },
         };
-        let (key, entry) = (*key, ready!(Pin::new(get).poll(cx)));
+        let key = *key;
+        let entry = match Pin::new(get).poll(cx) {
+            Poll::Ready(entry) => entry,
+            Poll::Pending => {
+                let ends_at = self.call.store_ends_at();
+                let timer = self
+                    .timer
+                    .get_or_insert_with(|| Box::pin(sleep_until(ends_at)));
+                ready!(timer.as_mut().poll(cx));
+                None
+            }
+        };
         Poll::Ready(match self.call.usable(&key, entry) {
             Some(entry) => Found::Hit(entry),
             None => match self.call.join() {

@@ -42,11 +42,12 @@ pub(crate) struct Settings {
     pub(crate) entry_limit: usize,
     pub(crate) body_limit: usize,
     pub(crate) idle_timeout: Duration,
+    pub(crate) store_timeout: Duration,
     pub(crate) observers: EventSink,
 }
 
 /// The fetches and counters of a layer.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct State {
     pub(crate) fetches: FetchMap,
     pub(crate) counters: Counters,

@@ -59,6 +59,7 @@ impl CacheLayer {
                     entry_limit: 4 * 1024 * 1024,
                     body_limit: RequestBody::DEFAULT_LIMIT,
                     idle_timeout: Duration::from_secs(600),
+                    store_timeout: Duration::from_secs(1),
                     observers: EventSink::default(),
                 },
                 store: MemoryStore::default(),
@@ -160,6 +161,12 @@ impl<D, T: Store> CacheLayer<D, T> {
     /// own caller waits for is left to the timers of that caller and of the inner layers.
     pub fn with_idle_timeout(self, timeout: Duration) -> Self {
         self.with(|settings| settings.idle_timeout = timeout)
+    }
+
+    /// Sets how long a call waits for [`Store::get`], but no longer than to its deadline. Default:
+    /// one second. After it the call is a miss. [`MemoryStore`] answers at once.
+    pub fn with_store_timeout(self, timeout: Duration) -> Self {
+        self.with(|settings| settings.store_timeout = timeout)
     }
 
     /// Sets the observer that gets the events. Default: none. They go to `tracing` in any case.

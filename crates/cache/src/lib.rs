@@ -42,7 +42,9 @@
 //!   headers, content type and all body fields are equal, except `metadata` and `service_tier`. The
 //!   field `stream` counts too. A [`Key`] is a keyed hash of all that.
 //! * **Coalesces.** Equal requests in flight share one call to the inner service and its outcome.
-//!   An error that `metadata` or `service_tier` may have caused is not shared.
+//!   An error that `metadata` or `service_tier` may have caused is not shared, nor an error in a
+//!   coding that the other request did not accept. The call gets the highest priority of all its
+//!   callers.
 //! * **Stores.** A complete response of the requested model is stored if it ended with `end_turn`
 //!   or a stop sequence. It is fresh for its time to live ± 10 %.
 //! * **Replays.** JSON is returned byte for byte, and a stream frame by frame, with the header
@@ -66,10 +68,17 @@
 //!
 //! # Cancellation
 //!
-//! If the leader is cancelled before the response head, the next waiting caller makes a call of its
-//! own. After the head, the remaining readers drive the same body. The call ends with its last
-//! reader, unless the layer is [`detached`](CacheLayer::detached). Every waiting caller keeps its
-//! own deadline.
+//! All callers of a service and its clones drive the call that they share. A leader that is
+//! cancelled or not polled therefore does not delay the others. The call ends with its last caller,
+//! unless the layer is [`detached`](CacheLayer::detached). Every waiting caller keeps its own
+//! deadline.
+//!
+//! Callers of different services of one layer share calls, too, but drive only their own before the
+//! response head. If the leader is cancelled, or its call has woken and was not polled for a second,
+//! the next waiting caller makes a new call.
+//!
+//! A shared call that makes no progress for [ten minutes](CacheLayer::with_idle_timeout) is
+//! replaced, and a detached call then ends.
 //!
 //! # Streaming
 //!
@@ -81,8 +90,11 @@
 //!
 //! # Limits
 //!
+//! * It forwards requests with a `thread`, whose response can be continued once only.
 //! * It never stores errors, refusals, fallbacks, truncated responses, or responses with side
 //!   effects such as web searches.
+//! * It runs no inner body, waker, store or observer under a lock, so all of them may use the
+//!   [`handle`](CacheLayer::handle).
 //! * It never writes a credential, a prompt or a tenant into a key or a log.
 //! * A caller that is identified by a header of your own needs a [key
 //!   header](CacheLayer::with_key_header). Callers with the same credential share responses

@@ -94,7 +94,9 @@ impl<'a> Service<Request<RequestBody>> for NextService<'a> {
         Box::pin(async move {
             let mut extensions = shared.given.clone();
             let answer = next.run(request?, &mut extensions).await;
-            *shared.left() = Some(extensions);
+            // Dropped after the lock, because extensions run foreign destructors.
+            let last = shared.left().replace(extensions);
+            drop(last);
             answer.map(convert::incoming)
         })
     }

@@ -19,8 +19,9 @@ use tower_service::Service;
 use crate::{
     answer::head::{Head, is_out_of_time},
     coalesce::{
-        shared_fetch::{LeaderGuard, Subscriber, WakerSet, lock},
+        shared_fetch::{LeaderGuard, Subscriber},
         state::{FetchEnd, FetchParams},
+        waker_set::{WakerSet, lock},
     },
     request::key::UnkeyedFields,
 };
@@ -168,19 +169,15 @@ impl<S: Service<Request<RequestBody>>> Member<S> {
         if !call.is_current() {
             return false;
         }
-        let is_woken = wakers.take_woken();
-        if is_woken {
+        if wakers.take_woken() {
             let waker = Waker::from(wakers.clone());
-            if call
-                .as_mut()
-                .poll(&mut Context::from_waker(&waker))
-                .is_ready()
-            {
+            let mut cx = Context::from_waker(&waker);
+            if call.as_mut().poll(&mut cx).is_ready() {
                 return true;
             }
         }
         self.keep(call);
-        if is_woken && wakers.woken().is_some() {
+        if wakers.woken().is_some() {
             // A member that was woken in between could not poll.
             wakers.wake_all();
         }

@@ -9,3 +9,4 @@ pub(crate) mod frame_buffer;
 pub(crate) mod leader_call;
 pub(crate) mod shared_fetch;
 pub(crate) mod state;
+mod waker_set;

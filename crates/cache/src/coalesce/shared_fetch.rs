@@ -4,12 +4,8 @@
 //! back into the layer.
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    mem,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard},
     task::{Context, Poll, Wake, Waker},
     time::Duration,
 };
@@ -23,6 +19,7 @@ use crate::{
     coalesce::{
         frame_buffer::Lagged,
         state::{FetchEnd, FetchParams, FetchState, NextFrame, Phase, Source, Update},
+        waker_set::{WakerSet, lock},
     },
     request::key::{IdentityHasher, Key},
     store::entry::Entry,
@@ -31,7 +28,7 @@ use crate::{
 type FetchTable = HashMap<Key, Arc<SharedFetch>, IdentityHasher>;
 
 /// The fetches of one layer that new callers may join.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct FetchMap {
     map: Mutex<FetchTable>,
 }
@@ -66,93 +63,7 @@ impl FetchMap {
     }
 }
 
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The wakers of all subscribers of one fetch. They act as one waker, which the call or the inner
-/// body gets, because the subscriber that polled it last may be gone when it wakes.
-#[derive(Debug)]
-pub(crate) struct WakerSet {
-    /// The number of times that the call or body has woken, doubled. Odd if it was not polled since.
-    wakes: AtomicU64,
-    /// By subscriber id, so that the earliest subscriber is woken first.
-    waiting: Mutex<BTreeMap<u64, Waker>>,
-}
-
-impl Default for WakerSet {
-    fn default() -> Self {
-        Self {
-            wakes: AtomicU64::new(1),
-            waiting: Mutex::default(),
-        }
-    }
-}
-
-impl WakerSet {
-    /// Registers a waker. It is woken once.
-    fn add(&self, id: u64, waker: &Waker) {
-        let known = lock(&self.waiting);
-        if known.get(&id).is_some_and(|known| known.will_wake(waker)) {
-            return;
-        }
-        drop(known);
-        // Cloned before the lock and dropped after it, because both may run foreign code.
-        let waker = waker.clone();
-        let old = lock(&self.waiting).insert(id, waker);
-        drop(old);
-    }
-
-    fn remove(&self, id: u64) {
-        let waker = lock(&self.waiting).remove(&id);
-        drop(waker);
-    }
-
-    pub(crate) fn wake_all(&self) {
-        let waiting = mem::take(&mut *lock(&self.waiting));
-        waiting.into_values().for_each(Waker::wake);
-    }
-
-    /// Returns true if the call or body must be polled, and records that it is. Call it after
-    /// [`add`](Self::add), so that no wake-up is lost in between.
-    pub(crate) fn take_woken(&self) -> bool {
-        // Only an odd number changes, to the even number above it.
-        let next = |wakes: u64| (wakes % 2 == 1).then_some(wakes + 1);
-        self.update_wakes(next).is_ok()
-    }
-
-    /// Records that the call or body must be polled.
-    fn set_woken(&self) {
-        let next = |wakes: u64| (wakes % 2 == 0).then_some(wakes + 1);
-        // An error means that the number is odd already.
-        let _ = self.update_wakes(next);
-    }
-
-    fn update_wakes(&self, next: impl FnMut(u64) -> Option<u64>) -> Result<u64, u64> {
-        self.wakes
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, next)
-    }
-
-    /// Returns the number of the wake-up after which the call or body was not polled.
-    pub(crate) fn woken(&self) -> Option<u64> {
-        let wakes = self.wakes.load(Ordering::Acquire);
-        (wakes % 2 == 1).then_some(wakes)
-    }
-}
-
-impl Wake for WakerSet {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.set_woken();
-        self.wake_all();
-    }
-}
-
 /// A call to the inner service that several callers share.
-#[derive(Debug)]
 struct SharedFetch {
     key: Key,
     wakers: Arc<WakerSet>,
@@ -190,43 +101,6 @@ impl SharedFetch {
         let removed = known.then(|| map.remove(&self.key));
         drop(map);
         drop(removed);
-    }
-
-    /// Checks the state, and polls the inner body until the check succeeds.
-    fn poll<T>(
-        &self,
-        id: u64,
-        cx: &mut Context<'_>,
-        mut check: impl FnMut(&mut FetchState) -> Option<T>,
-    ) -> Poll<T> {
-        let mut registered = false;
-        loop {
-            let mut state = self.lock();
-            if let Some(result) = check(&mut state) {
-                return Poll::Ready(result);
-            }
-            if !registered {
-                drop(state);
-                self.wakers.add(id, cx.waker());
-                registered = true;
-                continue;
-            }
-            // Without a body, there is no head yet, or another subscriber polls the body.
-            let Some(source) = state.take_source() else {
-                return Poll::Pending;
-            };
-            if !self.wakers.take_woken() {
-                state.put_source(source);
-                return Poll::Pending;
-            }
-            drop(state);
-            if !self.poll_source(source) {
-                return Poll::Pending;
-            }
-            self.wakers.remove(id);
-            self.wakers.wake_all();
-            registered = false;
-        }
     }
 
     /// Polls the inner body for all subscribers. Returns true if the state has changed.
@@ -362,9 +236,56 @@ impl Subscriber {
         self.fetch.wakers.add(self.id, waker);
     }
 
+    /// Polls the inner body until the check of the state succeeds, and stores the response if the
+    /// fetch has ended.
+    fn poll<T>(
+        &self,
+        cx: &mut Context<'_>,
+        check: impl FnMut(&mut FetchState) -> Option<T>,
+    ) -> Poll<T> {
+        let result = self.poll_state(cx, check);
+        self.fetch.settle(&*self.host);
+        result
+    }
+
+    fn poll_state<T>(
+        &self,
+        cx: &mut Context<'_>,
+        mut check: impl FnMut(&mut FetchState) -> Option<T>,
+    ) -> Poll<T> {
+        let mut registered = false;
+        loop {
+            let mut state = self.fetch.lock();
+            if let Some(result) = check(&mut state) {
+                return Poll::Ready(result);
+            }
+            if !registered {
+                drop(state);
+                self.fetch.wakers.add(self.id, cx.waker());
+                registered = true;
+                continue;
+            }
+            // Without a body, there is no head yet, or another subscriber polls the body.
+            let Some(source) = state.take_source() else {
+                return Poll::Pending;
+            };
+            if !self.fetch.wakers.take_woken() {
+                state.put_source(source);
+                return Poll::Pending;
+            }
+            drop(state);
+            if !self.fetch.poll_source(source) {
+                return Poll::Pending;
+            }
+            self.fetch.wakers.remove(self.id);
+            self.fetch.wakers.wake_all();
+            registered = false;
+        }
+    }
+
     /// Waits for the next update. With `until_content`, a stream must have begun its content.
     pub(crate) fn poll_update(&self, until_content: bool, cx: &mut Context<'_>) -> Poll<Update> {
-        let update = self.fetch.poll(self.id, cx, |state| match state.phase {
+        self.poll(cx, |state| match state.phase {
             Phase::Over(FetchEnd::LeaderFailed(kind)) => Some(Update::LeaderFailed(kind)),
             Phase::Over(FetchEnd::NotShareable) => Some(Update::NotShareable),
             Phase::NoLeader => {
@@ -373,14 +294,12 @@ impl Subscriber {
             }
             Phase::Fetching => None,
             Phase::Open | Phase::Over(_) => state.update(until_content),
-        });
-        self.fetch.settle(&*self.host);
-        update
+        })
     }
 
     /// Waits for the frame at `position`, and advances `position`.
     pub(crate) fn poll_next(&self, position: &mut u64, cx: &mut Context<'_>) -> Poll<NextFrame> {
-        let next = self.fetch.poll(self.id, cx, |state| {
+        let next = self.poll(cx, |state| {
             let frame = match state.frames.get(*position) {
                 Err(Lagged) => return Some(NextFrame::Lagged),
                 Ok(Some(frame)) => frame,
@@ -397,7 +316,6 @@ impl Subscriber {
             }
             Some(NextFrame::Frame(Frame::data(frame)))
         });
-        self.fetch.settle(&*self.host);
         if matches!(next, Poll::Ready(NextFrame::Lagged)) {
             self.host.lagged();
         }
@@ -406,11 +324,9 @@ impl Subscriber {
 
     /// Reads the inner body to its end, or until it no longer fits the buffer.
     pub(crate) fn poll_drain(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let end = self.fetch.poll(self.id, cx, |state| {
+        self.poll(cx, |state| {
             (state.phase != Phase::Open || state.frames.is_over()).then_some(())
-        });
-        self.fetch.settle(&*self.host);
-        end
+        })
     }
 
     /// Returns the time at which the fetch has made no progress for too long. `None` if it has
@@ -438,12 +354,10 @@ impl Subscriber {
     /// Makes this subscriber the leader, if the call was still not polled after that wake-up.
     pub(crate) fn take_over(&self, unpolled: u64) -> Option<Update> {
         let mut state = self.fetch.lock();
-        let wakers = &self.fetch.wakers;
-        if state.phase != Phase::Fetching || wakers.woken() != Some(unpolled) {
+        // Renewed, so that no other subscriber takes over at once.
+        if state.phase != Phase::Fetching || !self.fetch.wakers.renew(unpolled) {
             return None;
         }
-        // Another number, so that no other subscriber takes over at once.
-        wakers.wakes.fetch_add(2, Ordering::AcqRel);
         let again = state.lead(Instant::now());
         Some(Update::Lead { again })
     }

@@ -3,7 +3,7 @@
 
 use std::{
     any::Any,
-    fmt, mem,
+    mem,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -465,14 +465,5 @@ impl FetchState {
             stale_for: params.stale_for,
         }
         .into())
-    }
-}
-
-impl fmt::Debug for FetchState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FetchState")
-            .field("subscribers", &self.subscribers)
-            .field("phase", &self.phase)
-            .finish_non_exhaustive()
     }
 }

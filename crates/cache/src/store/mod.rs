@@ -10,13 +10,14 @@ use crate::{request::key::Key, store::entry::Entry};
 ///
 /// The layer checks the freshness of entries. The store may evict any entry at any time. Its
 /// functions must not panic or block for long, because `insert` and `remove` also run in
-/// destructors.
+/// destructors. They may use the layer's [handle](crate::CacheHandle).
 pub trait Store: Clone + Send + Sync + 'static {
     /// Future of [`get`](Self::get). Just before a call to the inner service, the layer calls `get`
     /// again and polls its future once.
     type Get: Future<Output = Option<Entry>> + Unpin + Send;
 
-    /// Returns the entry of this key, if it is stored.
+    /// Returns the entry of this key, if it is stored. The layer waits for it for a
+    /// [limited time](crate::CacheLayer::with_store_timeout).
     fn get(&self, key: &Key) -> Self::Get;
 
     /// Stores an entry and replaces the previous entry of the key.

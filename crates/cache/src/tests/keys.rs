@@ -1,7 +1,7 @@
 use std::collections::HashMap;
 
 use http::{HeaderName, HeaderValue, Request, request::Parts};
-use tower_claude_core::{Tenant, toolkit::Credential};
+use tower_claude_core::{CredentialId, Tenant, toolkit::Credential};
 
 use crate::{
     Key,

@@ -2,7 +2,7 @@
 
 use std::{
     convert::Infallible,
-    future::{pending, poll_fn},
+    future::{Pending, pending, poll_fn},
     pin::Pin,
     sync::{
         Arc, Mutex,
@@ -21,8 +21,8 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use tower::{Layer, ServiceExt, service_fn};
-use tower_claude_cache::CacheLayer;
-use tower_claude_core::{Call, Priority, RequestBody};
+use tower_claude_cache::{CacheLayer, Entry, Key, Store};
+use tower_claude_core::{Call, Deadline, Priority, RequestBody};
 use tower_service::Service;
 
 use crate::api::*;
@@ -426,4 +426,41 @@ async fn urgent_follower_raises_the_priority_of_the_call() {
             check!(layer.layer(inner));
         }
     }
+}
+
+/// A store whose `get` hangs.
+#[derive(Clone)]
+struct Hanging;
+
+impl Store for Hanging {
+    type Get = Pending<Option<Entry>>;
+
+    fn get(&self, _: &Key) -> Self::Get {
+        pending()
+    }
+
+    fn insert(&self, _: Key, _: Entry) {}
+
+    fn remove(&self, _: &Key) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn hanging_store_is_a_miss_after_its_timeout() {
+    let (inner, calls) = slow(Duration::ZERO);
+    for (layer, deadline, after) in [
+        (layer(), None, SECOND),
+        (layer().with_store_timeout(3 * SECOND), None, 3 * SECOND),
+        (layer(), Some(SECOND / 2), SECOND / 2),
+    ] {
+        let before = Instant::now();
+        let mut request = request();
+        if let Some(deadline) = deadline {
+            request.extensions_mut().insert(Deadline(before + deadline));
+        }
+        let service = layer.with_store(Hanging).layer(inner.clone());
+        let got = send(&service, request).await.expect("an answer");
+        let elapsed = before.elapsed().as_millis() as u64;
+        assert_eq!((got.text(), elapsed), (MESSAGE, after.as_millis() as u64));
+    }
+    assert_eq!(calls.load(Ordering::SeqCst), 3);
 }
