@@ -54,7 +54,7 @@ pub struct Rewritten {
 /// | 11 | system messages or an effort between turns | Unportable. |
 /// | 12 | thinking blocks in the history | Sent unchanged: the API drops blocks that the target cannot read. |
 /// | 13 | tools | Unportable if the type is known to be rejected, if the target has no programmatic tool calls, or if it is no executor for the advisor. |
-/// | 14 | `context_management`, `compaction` | An edit of thinking is removed if the target does not think, and compaction if the target has none. `output_config.format` is sent unchanged. |
+/// | 14 | `context_management`, `compaction` | An edit of thinking is removed if the target does not think, and compaction if the target has none. A history that was compacted is then Unportable. `output_config.format` is sent unchanged. |
 /// | 15 | `fallbacks`, `fallback_credit_token` | Always removed: this layer falls back. A beta is removed with its field. Other betas stay. |
 /// | 16 | prompt caches | Caches are per model: the whole prompt is paid once more. |
 /// | 17 | `thread` | Unportable if it continues. |
