@@ -39,6 +39,7 @@ impl Platform {
             sub.is_some_and(|sub| sub.is_empty() || sub.ends_with(['.', '-']))
         };
         let is_amazon = is_below("api.aws") || host.contains(".amazonaws.com");
+        let is_invoke = path.contains("/model/") && path.contains("/invoke");
         let is_google = is_below("aiplatform.googleapis.com") || is_below("rep.googleapis.com");
         if is_below("claude.googleapis.com") || path.contains("/invoke/v1/") {
             Self::GoogleAnthropic
@@ -48,7 +49,7 @@ impl Platform {
             Self::Foundry
         } else if host.starts_with("aws-external-anthropic.") {
             Self::AwsPlatform
-        } else if is_amazon && host.starts_with("bedrock-") || path.contains("/model/") {
+        } else if is_amazon && host.starts_with("bedrock-") || is_invoke {
             Self::Bedrock
         } else {
             Self::ClaudeApi
