@@ -77,3 +77,37 @@ fn a_small_trace_runs_to_its_end() {
     }
     assert_eq!(rows["layers"]["http_529_seen"], 0, "{last}");
 }
+
+#[test]
+fn models_prints_the_age_and_what_a_file_changes() {
+    let file = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("models.json");
+    let text = r#"{"data":[{"id":"claude-opus-5","lifecycle":"deprecated","retires_at":"2020-01-01T00:00:00Z"},{"id":"claude-quill-6","max_tokens":7}]}"#;
+    std::fs::write(&file, text).unwrap();
+    let program = storm().get_program().to_owned();
+    let program =
+        PathBuf::from(program).with_file_name(format!("models{}", std::env::consts::EXE_SUFFIX));
+    let output = Command::new(&program)
+        .arg("--models")
+        .arg(&file)
+        .output()
+        .unwrap();
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert!(stdout.starts_with("The facts are of 20"), "{stdout}");
+    let line = |id: &str| {
+        stdout
+            .lines()
+            .find(|line| line.contains(id))
+            .unwrap()
+            .to_owned()
+    };
+    assert!(
+        line("claude-opus-5 ").starts_with('*') && line("claude-opus-5 ").ends_with(" retired")
+    );
+    assert!(line("claude-quill-6").contains("7 output"));
+    assert!(line("claude-fable-5-2").starts_with(' '));
+    let output = Command::new(program)
+        .args(["--models", "missing.json"])
+        .output()
+        .unwrap();
+    fails_with(&output, 1, "No such file");
+}

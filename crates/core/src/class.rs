@@ -35,7 +35,8 @@ pub enum Kind {
     Forbidden,
     /// 404. The resource or the model does not exist, or the model is retired.
     NotFound,
-    /// 413. The body, or the cost of the request, exceeds a limit.
+    /// 413, or a prompt that is longer than the context window. The body, or the cost of the
+    /// request, exceeds a limit.
     TooLarge,
     /// 200 with `stop_reason: "refusal"`. The model declined to answer.
     ModelRefusal,

@@ -184,6 +184,9 @@ fn by_error(mut class: Class, error: &ApiError) -> Class {
         _ if error.kind == "billing_error" || is_spend_limit_text(class, error) => {
             Some(Kind::SpendLimit)
         }
+        _ if class.kind == Kind::BadRequest && error.message.starts_with("prompt is too long") => {
+            Some(Kind::TooLarge)
+        }
         _ => None,
     };
     if let Some(kind) = decided {

@@ -362,6 +362,15 @@ impl<'a> Body<'a> {
         let mut last = None;
         for (index, turn) in turns.iter().enumerate() {
             let role = turn.get("role").map(|raw| raw.get());
+            let content = turn.get("content").map_or("", |raw| raw.get());
+            if !rules.compaction && content.contains("\"compaction\"") {
+                let blocks: Vec<Value> = serde_json::from_str(content).unwrap_or_default();
+                if blocks.iter().any(|block| block["type"] == "compaction") {
+                    return invalid(format!(
+                        "messages.{index}.content: compaction blocks are not supported on this model"
+                    ));
+                }
+            }
             if role == Some("\"system\"") && !rules.system_turns {
                 return invalid(format!(
                     "messages.{index}: role 'system' is not supported on this model"

@@ -410,3 +410,41 @@ async fn count_of_what_the_endpoint_rejects_fails() {
         );
     }
 }
+
+/// Valid bodies with features that other checks might take for mistakes.
+#[tokio::test(start_paused = true)]
+async fn valid_bodies_are_accepted() {
+    let content = |blocks: &str| format!(r#","messages":[{{"role":"user","content":[{blocks}]}}]"#);
+    let source =
+        |kind: &str, source: &str| content(&format!(r#"{{"type":"{kind}","source":{source}}}"#));
+    let later = r#","messages":[{"role":"user","content":"Hi"},{"role":"assistant","content":"Hi"},{"role":"user","content":"Go"},{"role":"system","content":"Be brief."}]"#;
+    for (betas, fields) in [
+        ("prompt-caching-2024-07-31,pdfs-2024-09-25, token-counting-2024-11-01", String::new()),
+        ("extended-cache-ttl-2025-04-11,cache-diagnosis-2026-04-07", String::new()),
+        ("token-efficient-tools-2025-02-19, message-batches-2024-09-24", String::new()),
+        ("", r#","cache_control":{"type":"ephemeral","ttl":"1h"}"#.to_owned()),
+        ("", r#","system":[{"type":"text","text":"a","cache_control":{"type":"ephemeral"}}]"#.to_owned()),
+        ("", r#","service_tier":"standard_only","metadata":{"user_id":"u"},"stop_sequences":["a"]"#.to_owned()),
+        ("", r#","diagnostics":{"previous_message_id":"msg_1"},"container":"c_1""#.to_owned()),
+        ("", r#","output_config":{"format":{"type":"json_schema","schema":{}},"effort":"max"}"#.to_owned()),
+        ("", later.to_owned()),
+        ("", source("document", r#"{"type":"base64","media_type":"application/pdf","data":"JVBER"}"#)),
+        ("", source("document", r#"{"type":"text","media_type":"text/plain","data":"a"}"#)),
+        ("", source("document", r#"{"type":"content","content":[{"type":"text","text":"a"}]}"#)),
+        ("", source("document", r#"{"type":"url","url":"https://a.example/a.pdf"}"#)),
+        ("files-api-2025-04-14", source("document", r#"{"type":"file","file_id":"file_1"}"#)),
+        ("", source("image", r#"{"type":"url","url":"https://a.example/a.png"}"#)),
+        ("", content(r#"{"type":"search_result","source":"a","title":"b","content":[]}"#)),
+        ("message-threads-2026-08-12", r#","thread":{"type":"create"}"#.to_owned()),
+        ("server-side-fallback-2026-07-01", r#","fallbacks":"default""#.to_owned()),
+        ("fallback-credit-2026-07-01", r#","fallback_credit_token":"t""#.to_owned()),
+        ("compact-2026-01-12", r#","compaction":{}"#.to_owned()),
+        (
+            "thinking-binding-controls-2026-08-01",
+            r#","thinking":{"type":"adaptive","block_binding":{"prefix_mismatch_behavior":"drop_block"}}"#.to_owned(),
+        ),
+    ] {
+        let answer = send("/v1/messages", OLD, betas, "opus-5", &fields).await;
+        assert_eq!(answer, (200, String::new()), "{betas}: {fields}");
+    }
+}

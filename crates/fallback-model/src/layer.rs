@@ -93,6 +93,13 @@ impl<C> FallbackModelLayer<C> {
         self.with(|config| config.triggers.spend_limits = fall_back)
     }
 
+    /// Sets whether a prompt that is too long for the model asked for is sent to a stand-in with a
+    /// larger context window. Off by default: the caller gets the 400 of the API. Smaller models are
+    /// skipped, and the failure does not count against the model.
+    pub fn with_larger_windows(self, fall_back: bool) -> Self {
+        self.with(|config| config.triggers.long_prompts = fall_back)
+    }
+
     /// Sets the number of failures, without a success between them, after which a model or a rate
     /// group is out, and the time between the first and the last of them. 3 within 60 s by default,
     /// at most 1,000. Failures further apart than `within` never lead to a cool-down.

@@ -14,7 +14,7 @@ use tower_claude_core::{
 use tower_claude_wire::is_event_stream;
 
 use crate::{
-    chains::{ChainId, HostModel},
+    chains::{ChainId, HostModel, Target},
     config::{Config, LAYER},
     cooldown::Permit,
     message, path_model,
@@ -143,7 +143,14 @@ impl FallbackCall {
         };
         match scope {
             FallbackScope::None => return None,
-            FallbackScope::OtherRateGroup => self.exclude_rate_group(config),
+            FallbackScope::OtherRateGroup => {
+                self.exclude_like(config, |target, failed| target.group == failed.group);
+            }
+            FallbackScope::LargerWindow => {
+                let is_no_larger =
+                    |target: &Target, failed: &Target| target.facts.context <= failed.facts.context;
+                self.exclude_like(config, is_no_larger);
+            }
             FallbackScope::AnyOther => {}
         }
         let next = self.select(config, call, Some(class));
@@ -278,11 +285,11 @@ impl FallbackCall {
         Ok((request, rewritten.losses))
     }
 
-    /// Excludes all targets that draw on the same limits as the present one.
-    fn exclude_rate_group(&mut self, config: &Config) {
-        let group = |number| &self.targets.target(config, number).group;
+    /// Excludes all targets that would fail as the present one has.
+    fn exclude_like(&mut self, config: &Config, fails: impl Fn(&Target, &Target) -> bool) {
+        let failed = self.targets.target(config, self.at);
         for number in 0..self.targets.count(config) {
-            if group(number) == group(self.at) {
+            if fails(self.targets.target(config, number), failed) {
                 self.tried.exclude(number);
             }
         }

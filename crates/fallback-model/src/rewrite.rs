@@ -9,7 +9,7 @@ mod thinking;
 
 use bytes::Bytes;
 use http::HeaderMap;
-use tower_claude_wire::ModelCatalog;
+use tower_claude_wire::{ModelCatalog, Platform};
 
 use state::RewriteState;
 
@@ -41,7 +41,7 @@ pub struct Rewritten {
 ///
 /// | | Field | Result if the target rejects it |
 /// | --- | --- | --- |
-/// | 1 | `model` | `to`. A target that is retired on the [platform](RewriteOptions::with_platform) at the [time](RewriteOptions::with_now) is [`Unportable`]. The layer checks the rate group. |
+/// | 1 | `model` | `to`. A target that is retired on the [platform](RewriteOptions::with_platform) at the [time](RewriteOptions::with_now) is [`Unportable`], and so is a name without `anthropic.` on Amazon Bedrock. The layer checks the rate group. |
 /// | 2 | `max_tokens` | Lowered to the target's limit, never raised. Between 4.6 and 4.7 the same number holds about 30 % less or more text, and no rule corrects that. |
 /// | 3 | prompt | Unportable if over the context window, estimated from the bytes of its text or set by [`RewriteOptions::with_input_tokens`]. |
 /// | 4 | `thinking` | `disabled` and `between_tools` replace each other, else the least effort is used. A budget becomes an effort, and an effort a budget, unless a tool result is being answered. `display` stays only with thinking. |
@@ -54,7 +54,7 @@ pub struct Rewritten {
 /// | 11 | system messages or an effort between turns | Unportable. |
 /// | 12 | thinking blocks in the history | Sent unchanged: the API drops blocks that the target cannot read. |
 /// | 13 | tools | Unportable if the type is known to be rejected, if the target has no programmatic tool calls, or if it is no executor for the advisor. |
-/// | 14 | `context_management`, `compaction` | An edit of thinking is removed if the target does not think, and compaction if the target has none. `output_config.format` is sent unchanged. |
+/// | 14 | `context_management`, `compaction` | An edit of thinking is removed if the target does not think, and compaction if the target has none. A history that was compacted is then Unportable. `output_config.format` is sent unchanged. |
 /// | 15 | `fallbacks`, `fallback_credit_token` | Always removed: this layer falls back. A beta is removed with its field. Other betas stay. |
 /// | 16 | prompt caches | Caches are per model: the whole prompt is paid once more. |
 /// | 17 | `thread` | Unportable if it continues. |
@@ -67,7 +67,7 @@ pub struct Rewritten {
 /// # use bytes::Bytes;
 /// # use http::HeaderMap;
 /// # use tower_claude_fallback_model::rewrite;
-/// # use tower_claude_wire::ModelCatalog;
+/// # use tower_claude_wire::{ModelCatalog, Platform};
 /// let body = Bytes::from_static(br#"{"model": "claude-sonnet-4-6", "max_tokens": 90000, "temperature": 0.2}"#);
 /// let catalog = ModelCatalog::builtin();
 /// let new = rewrite(&HeaderMap::new(), &body, "claude-sonnet-4-6", "claude-haiku-4-5", catalog)?;
@@ -105,6 +105,10 @@ impl RewriteOptions {
         let now = self.now.unwrap_or_else(|| catalog.as_of_time());
         if target.is_retired(self.platform, now) {
             return Err(Unportable::new("model", "retired"));
+        }
+        let is_bedrock_id = to.contains("anthropic.") || to.starts_with("arn:");
+        if self.platform == Platform::Bedrock && !is_bedrock_id {
+            return Err(Unportable::new("model", "no id of Amazon Bedrock"));
         }
         if headers::is_signed(headers) {
             let why = "signs the body: another would be rejected";

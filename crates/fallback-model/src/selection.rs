@@ -16,6 +16,8 @@ pub(crate) struct Triggers {
     pub(crate) refusals: bool,
     /// A spend limit.
     pub(crate) spend_limits: bool,
+    /// A prompt that is longer than the context window.
+    pub(crate) long_prompts: bool,
 }
 
 /// The set of models that may do better after a failure.
@@ -25,6 +27,8 @@ pub(crate) enum FallbackScope {
     None,
     /// Models of another rate group.
     OtherRateGroup,
+    /// Models with a larger context window.
+    LargerWindow,
     /// Any other model.
     AnyOther,
 }
@@ -44,6 +48,7 @@ impl Triggers {
             | Kind::Transport
             | Kind::Truncated
             | Kind::NotFound => FallbackScope::AnyOther,
+            Kind::TooLarge if self.long_prompts && !class.local => FallbackScope::LargerWindow,
             Kind::ModelRefusal if self.refusals => FallbackScope::AnyOther,
             Kind::SpendLimit if self.spend_limits => FallbackScope::AnyOther,
             _ => FallbackScope::None,

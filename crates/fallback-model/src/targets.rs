@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use http::{Request, header::HOST};
+use http::Request;
 use tokio::time::Instant;
 use tower_claude_core::{
     Class, Endpoint, RequestBody, Scope,
@@ -45,10 +45,10 @@ impl CallTargets {
             requested: Target::new(&model, config.catalog()),
             chain,
             credential: scope.credential,
+            platform: Platform::of(&scope.host, request.uri().path()),
             host: scope.host,
             fast: scope.fast,
             streams: requests_stream(request),
-            platform: platform(request),
             date: SystemTime::now(),
         }
     }
@@ -92,13 +92,6 @@ impl CallTargets {
             fast: self.fast && (number == 0 || has_fast()),
         }
     }
-}
-
-/// Returns the platform that a request is sent to.
-fn platform(request: &Request<RequestBody>) -> Platform {
-    let header = || request.headers().get(HOST)?.to_str().ok();
-    let host = request.uri().host().or_else(header);
-    Platform::of_host(host.unwrap_or_default())
 }
 
 /// The targets of a call at one moment.

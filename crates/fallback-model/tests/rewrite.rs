@@ -803,7 +803,12 @@ fn fast_mode_depends_on_the_platform_and_the_day() {
             "2026-11-29",
             Some(None),
         ),
-        ("claude-opus-5-5", Platform::Bedrock, "2026-11-29", None),
+        (
+            "anthropic.claude-opus-5-5",
+            Platform::Bedrock,
+            "2026-11-29",
+            None,
+        ),
         (
             "claude-fable-5-2",
             Platform::ClaudeApi,
@@ -871,7 +876,18 @@ fn fast_mode_depends_on_the_platform_and_the_day() {
             "2027-01-22",
             Some("model"),
         ),
-        ("claude-opus-4-5", Platform::Bedrock, "2027-01-22", None),
+        (
+            "anthropic.claude-opus-4-5",
+            Platform::Bedrock,
+            "2027-01-22",
+            None,
+        ),
+        (
+            "claude-opus-4-5",
+            Platform::Bedrock,
+            "2027-01-22",
+            Some("model"),
+        ),
     ] {
         let options = RewriteOptions::new()
             .with_platform(platform)
@@ -893,7 +909,7 @@ fn fast_mode_depends_on_the_platform_and_the_day() {
             &headers(),
             &forced,
             "claude-opus-5",
-            "claude-sonnet-5",
+            "anthropic.claude-sonnet-5",
             ModelCatalog::builtin(),
         );
         assert_eq!(new.is_ok(), is_portable, "{platform:?}");

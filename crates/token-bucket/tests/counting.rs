@@ -134,6 +134,66 @@ async fn known_prompt_is_not_counted_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn prompt_that_the_endpoint_rejects_is_not_counted() {
+    let image = |source: &str| {
+        format!(
+            r#""messages":[{{"role":"user","content":[{{"type":"tool_result","content":[{{"type":"image","source":{{"type":"{source}"}}}}]}}]}}]"#
+        )
+    };
+    let hi = r#""messages":[{"role":"user","content":"\"source\": {\"type\":\"url\"}"}]"#;
+    let tool = |kind: &str| format!(r#"{hi},"tools":[{{"name":"f"}},{{"type":"{kind}"}}]"#);
+    for (fields, is_counted) in [
+        (hi.to_owned(), true),
+        (tool("bash_20250124"), true),
+        (tool("advisor_20260301"), true),
+        (tool("computer_toolset_20260801"), true),
+        (tool("web_search_20260318"), false),
+        (tool("web_fetch_20250910"), false),
+        (tool("code_execution_20260120"), false),
+        (tool("tool_search_tool_bm25_20251119"), false),
+        (tool("mcp_toolset"), false),
+        (
+            format!(r#"{hi},"mcp_servers":[{{"type":"url","name":"crm"}}]"#),
+            false,
+        ),
+        (format!(r#"{hi},"thread":{{"type":"create"}}"#), false),
+        (image("base64"), true),
+        (image("url"), false),
+        (image("file"), false),
+    ] {
+        let script = Script::always(Reply::message());
+        let request = message(7_000, 100).map(|_| {
+            RequestBody::from(format!(
+                r#"{{"model":"claude-opus-5","max_tokens":9,{fields}}}"#
+            ))
+        });
+        send_ok(&CountTokensLayer::new().layer(script.clone()), request).await;
+        assert_eq!(script.calls(), 1 + usize::from(is_counted), "{fields}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn prompt_that_was_rejected_is_not_counted_again() {
+    let (stack, fake) = (Stack::new(), fake());
+    // The rule is one of the API alone: the tool is forced, which the model rejects.
+    let forced = || {
+        message(7_000, 100).map(|_| {
+            RequestBody::from(r#"{"model":"claude-opus-5-5","max_tokens":9,"tool_choice":{"type":"any"},"messages":[{"role":"user","content":"a"}]}"#)
+        })
+    };
+    for _ in 0..2 {
+        send_ok(&stack.over(&fake), forced()).await;
+    }
+    let rejected = |endpoint| (endpoint, 400);
+    let expected = [
+        Endpoint::CountTokens,
+        Endpoint::Messages,
+        Endpoint::Messages,
+    ];
+    assert_eq!(endpoints(&fake), expected.map(rejected));
+}
+
+#[tokio::test(start_paused = true)]
 async fn failed_count_keeps_the_estimate() {
     let retry_after = Duration::from_secs(30);
     for (fault, status) in [

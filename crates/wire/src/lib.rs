@@ -13,7 +13,7 @@
 //! | Any JSON object or array | [`Fields`], [`Elements`] |
 //! | Response body | [`Usage::from_message`], [`stop_reason`], [`StreamState`] |
 //! | Model id | [`ModelCatalog::lookup`] |
-//! | Host | [`Platform::of_host`] |
+//! | Host and path | [`Platform::of`] |
 //!
 //! ```
 //! use tower_claude_wire::{ApiError, ModelCatalog, RateLimits};

@@ -342,7 +342,7 @@ fn retirement_depends_on_the_day_and_the_platform() {
 }
 
 #[test]
-fn platform_is_found_by_host() {
+fn platform_is_found_by_host_and_path() {
     for (host, expected) in [
         ("api.anthropic.com", Platform::ClaudeApi),
         ("gateway.example.com:8443", Platform::ClaudeApi),
@@ -365,7 +365,26 @@ fn platform_is_found_by_host() {
         ("My-Resource.services.ai.azure.com", Platform::Foundry),
         ("notazure.com", Platform::ClaudeApi),
     ] {
-        assert_eq!(Platform::of_host(host), expected, "{host}");
+        assert_eq!(Platform::of(host, "/v1/messages"), expected, "{host}");
+    }
+    for (path, expected) in [
+        ("/model/anthropic.claude-opus-5-5/invoke", Platform::Bedrock),
+        (
+            "/v1/projects/p/locations/l/publishers/anthropic/models/claude-opus-5-5:rawPredict",
+            Platform::Vertex,
+        ),
+        (
+            "/v1/projects/p/locations/global/workspaces/w/invoke/v1/messages",
+            Platform::GoogleAnthropic,
+        ),
+        ("/anthropic/v1/messages", Platform::ClaudeApi),
+        ("/v1/models/claude-opus-5-5", Platform::ClaudeApi),
+    ] {
+        assert_eq!(
+            Platform::of("gateway.example.com", path),
+            expected,
+            "{path}"
+        );
     }
 }
 

@@ -77,6 +77,18 @@ fn count_tokens_body_has_only_accepted_fields() {
     );
     assert_eq!(count_tokens_body(b"{}").as_deref(), Some(&b"{}"[..]));
     assert_eq!(count_tokens_body(b"[]"), None);
+    let beta = br#"{"context_management":{"edits":[]},"output_format":{},"mcp_servers":[],"thread":null,"messages":[]}"#;
+    let sent = br#"{"context_management":{"edits":[]},"output_format":{},"messages":[]}"#;
+    assert_eq!(count_tokens_body(beta).as_deref(), Some(&sent[..]));
+    for rejected in [
+        r#"{"tools":[{"name":"f"},{"ty\u0070e":"web_search_20250305"}]}"#,
+        r#"{"tools":[{"type":"mcp_toolset","mcp_server_name":"crm"}],"messages":[]}"#,
+        r#"{"mcp_servers":[{"name":"crm"}]}"#,
+        r#"{"thread":{"type":"create"}}"#,
+        r#"{"messages":[{"content":[{"type":"image", "source" : { "url":"u", "type":"url" } }]}]}"#,
+    ] {
+        assert_eq!(count_tokens_body(rejected.as_bytes()), None, "{rejected}");
+    }
     assert_eq!(counted_tokens(br#"{"a":0,"input_tokens":7}"#), Some(7));
     assert_eq!(counted_tokens(br#"{"input_tokens":null}"#), None);
 }

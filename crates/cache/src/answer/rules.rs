@@ -3,7 +3,7 @@
 use std::{borrow::Cow, mem};
 
 use serde::{Deserialize, de::IgnoredAny};
-use tower_claude_wire::{SseEvent, StreamEvent, StreamState};
+use tower_claude_wire::{ModelCatalog, SseEvent, StreamEvent, StreamState};
 
 /// Conditions that a response must meet to be stored.
 #[derive(Clone, Debug)]
@@ -101,7 +101,7 @@ impl Rules {
 
     fn message(&self, message: &MessageJson<'_>) -> Verdict {
         let asked = self.model.as_deref().unwrap_or_default();
-        if !is_same_model(asked, &message.model) {
+        if !ModelCatalog::builtin().is_answer(asked, &message.model) {
             return Err("model");
         }
         for block in &message.content {
@@ -154,15 +154,6 @@ fn side_effects(container: bool, usage: Option<&Usage>) -> Verdict {
         return Err("side_effects");
     }
     Ok(())
-}
-
-/// Returns true if `served` is the model `asked`, or the dated version that `asked` stands for.
-fn is_same_model(asked: &str, served: &str) -> bool {
-    let Some(rest) = served.strip_prefix(asked) else {
-        return false;
-    };
-    let is_date = |text: &str| text.len() == 8 && text.bytes().all(|b| b.is_ascii_digit());
-    !asked.is_empty() && (rest.is_empty() || rest.strip_prefix('-').is_some_and(is_date))
 }
 
 impl StreamCheck {

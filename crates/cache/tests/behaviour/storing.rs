@@ -195,6 +195,74 @@ async fn response_of_another_model_is_not_stored() {
     );
 }
 
+/// Returns the cache status of the second of two requests for `asked`, which `served` answers.
+async fn named(asked: &str, served: &str, streams: bool) -> String {
+    let (service, (upstream, scripts)) = (layer(), upstream());
+    let service = service.layer(upstream);
+    let request = || {
+        let mut request = marked("Hi", streams);
+        let body = String::from_utf8(request.body().bytes().expect("buffered").to_vec());
+        let body = body.expect("text").replace("claude-sonnet-5-5", asked);
+        *request.body_mut() = body.into();
+        request
+    };
+    let respond = async || {
+        let kind = if streams {
+            "text/event-stream"
+        } else {
+            "application/json"
+        };
+        let sender = scripts.next().await.head(200, &[("content-type", kind)]);
+        let whole = STREAM.concat();
+        let text = if streams { &whole } else { MESSAGE };
+        feed(&sender, &text.replace("claude-sonnet-5-5", served));
+    };
+    let (first, ()) = tokio::join!(send(&service, request()), respond());
+    assert_eq!(first.expect("an answer").cache_status(), "miss");
+    tokio::select! {
+        got = send(&service, request()) => got.expect("an answer").cache_status().to_owned(),
+        _ = scripts.next() => "miss".to_owned(),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn response_of_the_model_in_another_dress_is_stored() {
+    for (asked, served, expected) in [
+        ("anthropic.claude-opus-5-5", "claude-opus-5-5", "hit"),
+        (
+            "us.anthropic.claude-haiku-4-5-20251001-v1:0",
+            "claude-haiku-4-5-20251001",
+            "hit",
+        ),
+        ("claude-opus-5-5[1m]", "claude-opus-5-5", "hit"),
+        (
+            "claude-haiku-4-5-latest",
+            "claude-haiku-4-5-20251001",
+            "hit",
+        ),
+        ("claude-sonnet-4-0", "claude-sonnet-4-20250514", "hit"),
+        (
+            "claude-haiku-4-5@20251001",
+            "claude-haiku-4-5-20251001",
+            "hit",
+        ),
+        ("anthropic/claude-opus-4.8", "claude-opus-4-8", "hit"),
+        ("my-foundry-deployment", "claude-opus-5-5", "hit"),
+        (
+            "claude-haiku-4-5-20251001",
+            "claude-haiku-4-5-20260101",
+            "miss",
+        ),
+        ("claude-opus-5", "claude-opus-5-5", "miss"),
+        ("claude-opus-9", "claude-opus-5-5", "miss"),
+    ] {
+        for streams in [false, true] {
+            let status = named(asked, served, streams).await;
+            assert_eq!(status, expected, "{asked}: {served}, streams: {streams}");
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn response_with_side_effects_is_not_stored() {
     for kind in [

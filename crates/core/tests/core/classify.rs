@@ -32,6 +32,7 @@ fn error_fixtures_have_the_documented_class() {
         | "429_contract_spend.json"
         | "429_tier_spend_cap_NO_RETRY_AFTER.json" => Kind::SpendLimit,
         "429_ramp.json" => Kind::RampLimited,
+        "400_prompt_too_long.json" => Kind::TooLarge,
         name => match &name[..3] {
             "400" => Kind::BadRequest,
             "401" => Kind::Unauthorized,

@@ -66,7 +66,7 @@ impl RewriteOptions {
     }
 
     /// Sets the platform, on which the target's dates, fast mode and tools depend. The Claude API by
-    /// default. The layer sets it by the host of the request.
+    /// default. The layer finds it by host and path.
     pub fn with_platform(mut self, platform: Platform) -> Self {
         self.platform = platform;
         self

@@ -143,10 +143,7 @@ impl<'a> RewriteState<'a> {
         };
         let last = Elements::open(&messages).into_iter().flatten().last();
         let content = last.and_then(|message| member(message, "content"));
-        let blocks = content.into_iter().filter_map(Elements::open).flatten();
-        blocks
-            .filter_map(|block| member(block, "type"))
-            .any(|kind| is_text(kind, "tool_result"))
+        content.is_some_and(|content| has_block(content, "tool_result"))
     }
 
     fn platform(&self) -> Platform {
@@ -277,7 +274,8 @@ impl<'a> RewriteState<'a> {
         let thinking = kind(self.top.sent("thinking"));
         let is_off = matches!(thinking.as_deref(), Some("disabled" | "between_tools"));
         let no_effort = is_off || !takes(can.per_message_effort);
-        if !(no_prefill || no_system || no_effort) {
+        let no_compaction = !takes(can.compaction);
+        if !(no_prefill || no_system || no_effort || no_compaction) {
             return Ok(());
         }
         let Some(messages) = self.top.asked("messages") else {
@@ -291,6 +289,10 @@ impl<'a> RewriteState<'a> {
                 match &*field.name {
                     "role" if no_system && is_text(value, "system") => {
                         let why = "a system message inside the conversation is rejected";
+                        return Err(Unportable::new("messages", why));
+                    }
+                    "content" if no_compaction && has_block(value, "compaction") => {
+                        let why = "a compacted conversation is rejected";
                         return Err(Unportable::new("messages", why));
                     }
                     "role" => ends_with_assistant = is_text(value, "assistant"),
@@ -531,6 +533,12 @@ fn is_programmatic(kind: &str, callers: Option<&[u8]>) -> bool {
         return version.is_some_and(|version| version >= DYNAMIC_FILTERING);
     }
     callers.any(|caller| !is_text(caller, "direct"))
+}
+
+/// Returns true if the content of a message has a block of this type.
+fn has_block(content: &[u8], kind: &str) -> bool {
+    let mut blocks = Elements::open(content).into_iter().flatten();
+    blocks.any(|block| member(block, "type").is_some_and(|of| is_text(of, kind)))
 }
 
 /// Returns true if an assistant message ends with a server tool, which the request continues.

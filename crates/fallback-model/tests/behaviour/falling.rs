@@ -16,7 +16,7 @@ use http::{Method, Request, Response};
 use http_body_util::Full;
 use tower::{Layer, Service, ServiceExt};
 use tower_claude_core::{Deadline, Dimension, Kind, RejectReason, Rejection, RequestBody};
-use tower_claude_fallback_model::FallbackModelLayer;
+use tower_claude_fallback_model::{FallbackModelLayer, RewriteOptions};
 
 use crate::api::*;
 
@@ -484,4 +484,51 @@ async fn model_at_an_unknown_endpoint_is_reported_once() {
     *request.uri_mut() = "https://gateway/v2/chat".parse().unwrap();
     send(&silent.layer(api), request).await.unwrap();
     assert_eq!(events.lines().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn prompt_too_long_for_the_model_goes_to_a_larger_window_if_allowed() {
+    const SMALL: &str = "claude-haiku-4-5";
+    let too_long = r#"{"type":"error","error":{"type":"invalid_request_error","message":"prompt is too long: 210000 tokens > 200000 maximum"}}"#;
+    let api = || {
+        Api::by_model(move |model| match model {
+            SMALL => Reply::json(400, too_long),
+            _ => Reply::fine(),
+        })
+    };
+    let layer = FallbackModelLayer::new(["claude-opus-4-5", SONNET]);
+    for (allowed, served) in [(false, ""), (true, SONNET)] {
+        let (layer, api) = (layer.clone().with_larger_windows(allowed), api());
+        for _ in 0..5 {
+            let answer = send(&layer.layer(api.clone()), asking(SMALL, ""))
+                .await
+                .unwrap();
+            assert_eq!((answer.by(), answer.status == 200), (served, allowed));
+        }
+        // The model itself stays in use.
+        let asked = |model: &str| api.seen().iter().filter(|seen| seen.model == model).count();
+        assert_eq!((asked(SMALL), asked("claude-opus-4-5")), (5, 0));
+    }
+    // Another invalid request stays invalid.
+    let api = Api::by_model(|_| Reply::error(400, "invalid_request_error"));
+    let layer = layer.with_larger_windows(true);
+    let answer = send(&layer.layer(api.clone()), asking(SMALL, ""))
+        .await
+        .unwrap();
+    assert_eq!((answer.status, api.seen().len()), (400, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn settings_of_the_rewrite_allow_the_loss_of_a_forced_tool() {
+    let forced = || asking("claude-sonnet-5", r#","tool_choice":{"type":"any"}"#);
+    for (lose, served) in [(false, HAIKU), (true, SONNET)] {
+        let api = Api::by_model(|model| match model {
+            "claude-sonnet-5" => Reply::overloaded(),
+            _ => Reply::fine(),
+        });
+        let options = RewriteOptions::new().with_forced_tool_choice_lost(lose);
+        let layer = FallbackModelLayer::new([SONNET, HAIKU]).with_rewrite(options);
+        let answer = send(&layer.layer(api), forced()).await.unwrap();
+        assert_eq!(answer.by(), served);
+    }
 }

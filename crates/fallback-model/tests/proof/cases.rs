@@ -31,6 +31,8 @@ const PAUSED: &str = r#"[{"role":"user","content":"Hi"},{"role":"assistant","con
 const LOOP: &str = r#"[{"role":"user","content":"Hi"},{"role":"assistant","content":[{"type":"tool_use","id":"t","name":"f","input":{}}]},{"role":"user","content":[{"type":"tool_result","tool_use_id":"t"}]}]"#;
 const THOUGHT_LOOP: &str = r#"[{"role":"user","content":"Hi"},{"role":"assistant","content":[{"type":"thinking","thinking":"","signature":"x"},{"type":"tool_use","id":"t","name":"f","input":{}}]},{"role":"user","content":[{"type":"tool_result","tool_use_id":"t"}]}]"#;
 
+const COMPACTED: &str = r#"[{"role":"user","content":"Hi"},{"role":"assistant","content":[{"type":"compaction","content":"So far."}]},{"role":"user","content":"Go on"}]"#;
+
 /// Every type of tool, each alone, and what makes a tool callable from code.
 const TYPED_TOOLS: &[&str] = &[
     r#"{"type":"computer_20250124"}"#,
@@ -252,6 +254,7 @@ pub(crate) fn alone() -> Vec<Case> {
             ("thread", r#"{"type":"create"}"#),
             ("billing_policy", "{}"),
             ("messages", TURN_EFFORT),
+            ("messages", COMPACTED),
         ] {
             cases.push(betas.with(name, value));
         }

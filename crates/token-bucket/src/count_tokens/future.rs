@@ -82,16 +82,19 @@ fn start<F, B: Body>(counter: &Counter, message: &mut Request<RequestBody>) -> O
     if !request::is_countable(message) {
         return None;
     }
-    let body = count_tokens_body(message.body().bytes()?)?;
     let now = Instant::now();
     let call = Call::get_or_attach(message, now);
+    let Some(body) = count_tokens_body(message.body().bytes()?) else {
+        call.set_counted_input(None);
+        return None;
+    };
     let (prompt, known) = {
         let mut known = counter.known();
         let prompt = known.hash(&body);
         (prompt, known.get(prompt))
     };
     // Also clears the count of an earlier attempt with another model.
-    call.set_counted_input(known);
+    call.set_counted_input(known.flatten());
     if known.is_some() {
         return None;
     }
@@ -155,6 +158,9 @@ where
                 return failed("error");
             };
             if let Some(because) = request::failure(&response) {
+                if request::is_permanent(response.status()) {
+                    counter.known().insert(*prompt, None);
+                }
                 return failed(because);
             }
             *body = Some(ErrorBody::new(response.into_body()));
@@ -166,7 +172,7 @@ where
         match counted_tokens(&reading.bytes()) {
             Some(tokens) => {
                 call.set_counted_input(Some(tokens));
-                counter.known().insert(*prompt, tokens);
+                counter.known().insert(*prompt, Some(tokens));
                 Poll::Ready(Ok(()))
             }
             None => failed("answer"),

@@ -43,7 +43,9 @@ const GENERATION: usize = 2_048;
 ///
 /// If the count fails (a rejection, an error, a response without a count, or
 /// [a timeout](Self::with_timeout)), the request keeps its estimate and the layer emits
-/// [`Event::Uncounted`].
+/// [`Event::Uncounted`]. A prompt that the endpoint rejects is not counted again. A prompt that is
+/// known to be rejected keeps its estimate without a request: with server tools other than the
+/// advisor, the MCP connector, images or documents by URL or file, or a thread.
 ///
 /// Other requests, and bodies too long to be buffered, pass through. The request and its response
 /// are not changed.
@@ -184,12 +186,12 @@ impl Counter {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct PromptHash(u64);
 
-/// A bounded map of the counts by prompt.
+/// A bounded map of the counts by prompt. A prompt that the endpoint rejects has none.
 #[derive(Debug, Default)]
 struct KnownCounts {
     key: RandomState,
-    young: HashMap<PromptHash, u64, RandomState>,
-    old: HashMap<PromptHash, u64, RandomState>,
+    young: HashMap<PromptHash, Option<u64>, RandomState>,
+    old: HashMap<PromptHash, Option<u64>, RandomState>,
 }
 
 impl KnownCounts {
@@ -197,8 +199,8 @@ impl KnownCounts {
         PromptHash(self.key.hash_one(body))
     }
 
-    /// Returns the count of a prompt, and keeps it in the younger generation.
-    fn get(&mut self, prompt: PromptHash) -> Option<u64> {
+    /// Returns the result for a prompt, and keeps it in the younger generation.
+    fn get(&mut self, prompt: PromptHash) -> Option<Option<u64>> {
         if let Some(tokens) = self.young.get(&prompt) {
             return Some(*tokens);
         }
@@ -207,7 +209,7 @@ impl KnownCounts {
         Some(tokens)
     }
 
-    fn insert(&mut self, prompt: PromptHash, tokens: u64) {
+    fn insert(&mut self, prompt: PromptHash, tokens: Option<u64>) {
         if self.young.len() >= GENERATION {
             self.old = std::mem::take(&mut self.young);
         }
@@ -224,12 +226,12 @@ mod tests {
         let mut known = KnownCounts::default();
         let used = known.hash(b"used");
         let unused = known.hash(b"unused");
-        known.insert(used, 7);
-        known.insert(unused, 8);
+        known.insert(used, Some(7));
+        known.insert(unused, None);
         for number in 0..10 * GENERATION as u64 {
             let prompt = known.hash(&number.to_le_bytes());
-            known.insert(prompt, number);
-            assert_eq!(known.get(used), Some(7));
+            known.insert(prompt, Some(number));
+            assert_eq!(known.get(used), Some(Some(7)));
             assert!(known.young.len() + known.old.len() <= 2 * GENERATION);
         }
         assert_eq!(known.get(unused), None);

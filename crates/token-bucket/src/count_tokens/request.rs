@@ -79,6 +79,11 @@ pub(super) fn failure<B>(response: &Response<B>) -> Option<&'static str> {
     Some(if local { "refused" } else { "status" })
 }
 
+/// Returns true for a status with which the same count fails again.
+pub(super) const fn is_permanent(status: http::StatusCode) -> bool {
+    matches!(status.as_u16(), 400 | 404 | 405 | 413 | 422)
+}
+
 #[cfg(test)]
 mod tests {
     use super::count_uri;

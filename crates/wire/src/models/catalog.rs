@@ -148,6 +148,9 @@ impl ModelCatalog {
         {
             return false;
         }
+        if served.ends_with("-fast") && !asked.ends_with("-fast") {
+            return false;
+        }
         let model = self.lookup(asked);
         model.id == self.lookup(served).id || !model.known && !model.id.starts_with("claude-")
     }
