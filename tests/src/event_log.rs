@@ -77,7 +77,6 @@ pub fn summary(event: &Event<'_>) -> Option<String> {
         Event::Queued { layer, .. } => format!("{layer} queued"),
         Event::Rejected { layer, .. } => format!("{layer} refused"),
         Event::Paused { layer, .. } => format!("{layer} paused"),
-        Event::Inactive { layer, because } => format!("{layer} inactive {because}"),
         Event::Headroom { layer, .. } => format!("{layer} headroom"),
         Event::Threshold { layer, .. } => format!("{layer} threshold"),
         Event::Retry { layer, class, .. } => format!("{layer} retry {}", class.kind.as_str()),

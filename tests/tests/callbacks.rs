@@ -33,7 +33,7 @@ use tower_claude::{
     event::Event,
     fallback_model::FallbackHandle,
     recommended,
-    retry::{Backoff, Jitter, RetryHandle, RetryLayer},
+    retry::RetryHandle,
 };
 use tower_claude_core::RequestBody;
 use tower_claude_tests::{BASE, Broken, SONNET, post, with};
@@ -299,9 +299,7 @@ async fn calls(calls: usize, ended: mpsc::Sender<()>) {
     let cache = CacheLayer::default().with_observer(observer.clone());
     let cache = cache.with_stale_if_error(Duration::ZERO);
     // The inner cache is reached by the outer cache's misses.
-    let backoff = Backoff::new(Duration::ZERO, Duration::ZERO, Jitter::None);
     let stack = recommended()
-        .with_retry(RetryLayer::new().with_backoff(backoff))
         .with_limits(limits)
         .with_fallback(["claude-haiku-4-5"])
         .with_cache(cache.clone())

@@ -131,10 +131,11 @@ impl<D, T: Store> CacheLayer<D, T> {
     /// and all callers have the same rights.
     ///
     /// Known are `x-api-key`, `authorization`, `api-key`, `x-goog-api-key`, `cf-aig-authorization`,
-    /// AWS signatures, and the extension [`CredentialId`]. A header of
+    /// AWS signatures, and the extensions [`CredentialId`] and [`Tenant`]. A header of
     /// [`with_key_header`](Self::with_key_header) counts as well.
     ///
     /// [`CredentialId`]: tower_claude_core::CredentialId
+    /// [`Tenant`]: tower_claude_core::Tenant
     pub fn with_anonymous(self) -> Self {
         self.with(|settings| settings.policy.anonymous = true)
     }

@@ -90,7 +90,6 @@ impl Body for Endless {
 fn marked() -> Request<RequestBody> {
     let body = r#"{"model":"claude-sonnet-5-5","stream":true,"messages":[]}"#;
     let mut request = Request::post("/v1/messages")
-        .header("x-api-key", "key")
         .body(RequestBody::from(body))
         .expect("a request");
     request.extensions_mut().insert(Cacheable::new());

@@ -6,7 +6,6 @@ use http::HeaderMap;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::config::{Config, Platform};
 use crate::reply::ErrorReply;
 use crate::rules::{Forced, Off, RuleSet, Sampling, Speed};
 
@@ -33,29 +32,15 @@ const FIELDS: &[&str] = &[
     "top_k",
     "top_p",
 ];
-/// Fields that need a beta, with the prefixes of the betas that allow them. Without a prefix, any
-/// beta does.
-const BETA_FIELDS: [(&str, &[&str]); 8] = [
-    ("billing_policy", &[""]),
-    ("compaction", &["compact"]),
-    ("context_management", &["context-management-", "compact-"]),
-    ("fallback_credit_token", &["fallback-credit-"]),
-    ("fallbacks", &["server-side-fallback-"]),
-    ("mcp_servers", &["mcp-client-"]),
-    ("output_format", &["structured-outputs-"]),
-    ("thread", &["message-threads-"]),
+/// Fields that some `anthropic-beta` header allows. Only `fallbacks` requires its own one.
+const BETA_FIELDS: &[&str] = &[
+    "billing_policy",
+    "context_management",
+    "fallback_credit_token",
+    "fallbacks",
+    "mcp_servers",
+    "thread",
 ];
-/// Tools that the server executes. `count_tokens` rejects them.
-const SERVER_TOOLS: [&str; 5] = [
-    "code_execution",
-    "mcp_toolset",
-    "tool_search_tool",
-    "web_fetch",
-    "web_search",
-];
-/// Web tools that run no code.
-const BASIC_WEB_TOOLS: [&str; 2] = ["web_fetch_20250910", "web_search_20250305"];
-const FAST_BETA: &str = "fast-mode-2026-02-01";
 const SAMPLING: [&str; 3] = ["temperature", "top_p", "top_k"];
 
 type CheckResult = Result<(), ErrorReply>;
@@ -64,7 +49,7 @@ type JsonFields<'a> = HashMap<String, &'a RawValue>;
 /// A request body whose messages are not parsed.
 pub(crate) struct Body<'a> {
     pub(crate) fields: JsonFields<'a>,
-    betas: Vec<String>,
+    betas: String,
     /// True for API version 2026-10-21 and later.
     new_version: bool,
 }
@@ -73,16 +58,13 @@ impl<'a> Body<'a> {
     /// Parses the top level. `None` if it is not valid JSON.
     pub(crate) fn read(headers: &HeaderMap, body: &'a [u8]) -> Option<Self> {
         let lines = headers.get_all("anthropic-beta").iter();
-        let lines = lines.flat_map(|line| line.to_str());
-        let betas = lines
-            .flat_map(|line| line.split(','))
-            .map(|beta| beta.trim().to_owned());
+        let betas: Vec<&str> = lines.flat_map(|line| line.to_str()).collect();
         let version = headers
             .get("anthropic-version")
             .map(http::HeaderValue::as_bytes);
         Some(Self {
             fields: serde_json::from_slice(body).ok()?,
-            betas: betas.filter(|beta| !beta.is_empty()).collect(),
+            betas: betas.join(","),
             new_version: version.is_some_and(|version| version >= &b"2026-10-21"[..]),
         })
     }
@@ -93,56 +75,14 @@ impl<'a> Body<'a> {
             .unwrap_or_default()
     }
 
-    fn has_beta(&self, prefixes: &[&str]) -> bool {
-        let is = |beta: &String| prefixes.iter().any(|prefix| beta.starts_with(prefix));
-        self.betas.iter().any(is)
-    }
-
-    /// Returns the images and documents that are sent as data.
-    pub(crate) fn media(&self, rules: Option<&RuleSet>) -> Media {
-        let mut media = Media::default();
-        let most = rules.map_or(4_784, |rules| rules.image_tokens);
-        let messages = self.fields.get("messages").map_or("", |raw| raw.get());
-        if messages.contains("\"base64\"") {
-            media.add(&self.value("messages"), most);
-        }
-        media
-    }
-
-    /// Rejects what cannot be counted.
-    pub(crate) fn countable(&self) -> CheckResult {
-        for name in ["mcp_servers", "thread"] {
-            if !self.value(name).is_null() {
-                return invalid(format!("{name}: Extra inputs are not permitted"));
-            }
-        }
-        for (index, tool) in self.tools_list().iter().enumerate() {
-            let kind = tool["type"].as_str().unwrap_or_default();
-            if SERVER_TOOLS.iter().any(|server| kind.starts_with(server)) {
-                return invalid(format!("tools.{index}: server tools are not supported"));
-            }
-        }
-        if has_reference(&self.value("messages")) {
-            return invalid("messages: url and file sources are not supported".to_owned());
-        }
-        Ok(())
-    }
-
-    fn tools_list(&self) -> Vec<Value> {
-        match self.value("tools") {
-            Value::Array(tools) => tools,
-            _ => Vec::new(),
-        }
-    }
-
     /// Rejects unknown fields.
     pub(crate) fn fields_known(&self) -> CheckResult {
         let mut names: Vec<&str> = self.fields.keys().map(String::as_str).collect();
         names.sort_unstable();
         for name in names {
-            let beta = BETA_FIELDS.iter().find(|(field, _)| *field == name);
             let known = FIELDS.contains(&name) && !(self.new_version && SAMPLING.contains(&name))
-                || beta.is_some_and(|(_, prefixes)| self.has_beta(prefixes));
+                || name == "fallbacks" && self.betas.contains("server-side-fallback-")
+                || name != "fallbacks" && BETA_FIELDS.contains(&name) && !self.betas.is_empty();
             if !known {
                 return invalid(format!("{name}: Extra inputs are not permitted"));
             }
@@ -151,19 +91,11 @@ impl<'a> Body<'a> {
     }
 
     /// Checks all fields that depend on the model, except the sizes.
-    pub(crate) fn accepted(
-        &self,
-        name: &str,
-        rules: &RuleSet,
-        max_tokens: u64,
-        config: &Config,
-    ) -> CheckResult {
-        self.speed(name, rules, config)?;
+    pub(crate) fn accepted(&self, name: &str, rules: &RuleSet, max_tokens: u64) -> CheckResult {
         let thinking = self.value("thinking");
         let kind = thinking["type"].as_str();
         check_thinking(rules, &thinking, max_tokens)?;
         self.effort(rules, kind)?;
-        self.task_budget(rules)?;
         self.tool_choice(rules)?;
         let thinks = match kind {
             Some("adaptive" | "enabled") => true,
@@ -171,7 +103,9 @@ impl<'a> Body<'a> {
             None => rules.thinks,
         };
         self.sampling(rules, thinks)?;
-        self.context_edits(rules, thinks)?;
+        if !self.value("speed").is_null() && rules.speed == Speed::Unknown {
+            return invalid(format!("{name} does not support the `speed` parameter."));
+        }
         if !self.value("inference_geo").is_null() && !rules.geo {
             return invalid(format!(
                 "{name} does not support the `inference_geo` parameter."
@@ -182,68 +116,8 @@ impl<'a> Body<'a> {
                 "fallbacks: {name} does not support a list of models."
             ));
         }
-        self.tools(name, rules, config.platform)?;
+        self.tools(name, rules)?;
         self.turns(rules, thinks)
-    }
-
-    /// Checks the fast mode, which only the Claude API has.
-    fn speed(&self, name: &str, rules: &RuleSet, config: &Config) -> CheckResult {
-        let speed = self.value("speed");
-        if speed.is_null() {
-            return Ok(());
-        }
-        let takes = rules.speed == Speed::Ignored || rules.speed.is_fast(&config.today);
-        if !takes || config.platform != Platform::Claude {
-            return invalid(format!("'{name}' does not support the `speed` parameter"));
-        }
-        let needs_beta = matches!(rules.speed, Speed::WithBeta | Speed::Ending);
-        if needs_beta && speed == "fast" && !self.has_beta(&[FAST_BETA]) {
-            return invalid(format!(
-                "Fast mode is not enabled without the beta {FAST_BETA}."
-            ));
-        }
-        Ok(())
-    }
-
-    fn task_budget(&self, rules: &RuleSet) -> CheckResult {
-        if self.value("output_config")["task_budget"].is_null() {
-            return Ok(());
-        }
-        if !self.has_beta(&["task-budgets-"]) {
-            let message = "output_config.task_budget: Extra inputs are not permitted";
-            return invalid(message.to_owned());
-        }
-        if !rules.task_budget {
-            return invalid("This model does not support task budgets.".to_owned());
-        }
-        Ok(())
-    }
-
-    fn context_edits(&self, rules: &RuleSet, thinks: bool) -> CheckResult {
-        if !self.value("compaction").is_null() && !rules.compaction {
-            return invalid("compaction is not supported on this model".to_owned());
-        }
-        let context = self.value("context_management");
-        let edits = context["edits"].as_array().into_iter().flatten();
-        for (index, edit) in edits.enumerate() {
-            let problem = match edit["type"].as_str().unwrap_or_default() {
-                "clear_tool_uses_20250919" if self.has_beta(&["context-management-"]) => continue,
-                "clear_thinking_20251015" if !thinks => {
-                    "strategy requires `thinking` to be enabled or adaptive"
-                }
-                "clear_thinking_20251015" if self.has_beta(&["context-management-"]) => continue,
-                "compact_20260112" if !rules.compaction => {
-                    "strategy is not supported on this model"
-                }
-                "compact_20260112" if self.has_beta(&["compact-"]) => continue,
-                _ => "Input tag does not match any of the expected tags",
-            };
-            let kind = &edit["type"];
-            return invalid(format!(
-                "context_management.edits.{index}: {kind} {problem}"
-            ));
-        }
-        Ok(())
     }
 
     fn effort(&self, rules: &RuleSet, thinking: Option<&str>) -> CheckResult {
@@ -294,10 +168,6 @@ impl<'a> Body<'a> {
     fn sampling(&self, rules: &RuleSet, thinks: bool) -> CheckResult {
         let [temperature, top_p, top_k] = SAMPLING.map(|name| self.value(name));
         if rules.sampling == Sampling::WithoutThinking && !thinks {
-            if !temperature.is_null() && !top_p.is_null() {
-                let message = "`temperature` and `top_p` cannot both be specified for this model. Please use only one.";
-                return invalid(message.to_owned());
-            }
             return Ok(());
         }
         let refuse = |name: &str| match rules.sampling {
@@ -319,41 +189,26 @@ impl<'a> Body<'a> {
         Ok(())
     }
 
-    fn tools(&self, name: &str, rules: &RuleSet, platform: Platform) -> CheckResult {
-        let tools = self.tools_list();
-        let kind = |tool: &Value| tool["type"].as_str().unwrap_or_default().to_owned();
-        let mut rejected: Vec<String> = tools.iter().map(kind).collect();
-        rejected.retain(|kind| rules.rejects_tool(kind, platform));
-        if !rejected.is_empty() {
-            let rejected = rejected.join(", ");
-            return invalid(format!("'{name}' does not support tool types: {rejected}."));
+    fn tools(&self, name: &str, rules: &RuleSet) -> CheckResult {
+        if rules.rejected_tools.is_empty() {
+            return Ok(());
         }
-        for tool in &tools {
-            let kind = kind(tool);
-            let is_web = kind.starts_with("web_") && !BASIC_WEB_TOOLS.contains(&&*kind);
-            let from_code = match tool["allowed_callers"].as_array() {
-                Some(callers) if !callers.is_empty() => callers.iter().any(|c| c != "direct"),
-                _ => is_web,
-            };
-            if from_code && !rules.code_calls {
-                return invalid(format!(
-                    "'{name}' does not support programmatic tool calling."
-                ));
-            }
-            let advisor = tool["model"].as_str().unwrap_or_default();
-            if kind.starts_with("advisor_") && !rules.takes_advisor(advisor) {
-                return invalid(format!(
-                    "tools: '{name}' cannot use '{advisor}' as an advisor."
-                ));
-            }
-            let server = &tool["mcp_server_name"];
-            let servers = self.value("mcp_servers");
-            let mut servers = servers.as_array().into_iter().flatten();
-            if kind == "mcp_toolset" && !servers.any(|known| known["name"] == *server) {
-                return invalid(format!("tools: no MCP server is named {server}."));
-            }
+        let tools = self.value("tools");
+        let kinds = tools
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|tool| tool["type"].as_str());
+        let rejected: Vec<&str> = kinds
+            .filter(|kind| rules.rejected_tools.contains(kind))
+            .collect();
+        if rejected.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        invalid(format!(
+            "'{name}' does not support tool types: {}.",
+            rejected.join(", ")
+        ))
     }
 
     fn turns(&self, rules: &RuleSet, thinks: bool) -> CheckResult {
@@ -368,16 +223,9 @@ impl<'a> Body<'a> {
                 ));
             }
             if turn.contains_key("output_config") {
-                if !self.has_beta(&["mid-conversation-output-config-"]) {
+                if self.betas.is_empty() {
                     return invalid(format!(
                         "messages.{index}.output_config: Extra inputs are not permitted"
-                    ));
-                }
-                let thinking = self.value("thinking");
-                let is_off = thinking["type"] == "disabled" || thinking["type"] == "between_tools";
-                if rules.turn_effort && is_off {
-                    return invalid(format!(
-                        "messages.{index}: output_config.effort differs from the effort in effect before it"
                     ));
                 }
                 if !rules.turn_effort {
@@ -387,83 +235,11 @@ impl<'a> Body<'a> {
             }
             last = role;
         }
-        let content = |turn: Option<&JsonFields<'_>>| -> Vec<Value> {
-            let raw = turn
-                .and_then(|turn| turn.get("content"))
-                .map_or("", |raw| raw.get());
-            serde_json::from_str(raw).unwrap_or_default()
-        };
-        if last == Some("\"assistant\"") {
-            let content = content(turns.last());
-            let end = content.last().and_then(|block| block["type"].as_str());
-            let end = end.unwrap_or_default();
-            // After `pause_turn` the request continues the turn.
-            if end.ends_with("server_tool_use") || end.ends_with("tool_result") {
-                return Ok(());
-            }
-        }
-        let answers = |block: &Value| block["type"] == "tool_result";
-        if self.value("thinking")["type"] == "enabled"
-            && content(turns.last()).iter().any(answers)
-            && let Some(before) = turns.len().checked_sub(2)
-        {
-            let call = content(turns.get(before));
-            let first = call.first().map_or(&Value::Null, |block| &block["type"]);
-            if first != "thinking" && first != "redacted_thinking" {
-                return invalid(format!(
-                    "messages.{before}.content.0.type: Expected `thinking` or `redacted_thinking`, but found {first}. When `thinking` is enabled, a final `assistant` message must start with a thinking block."
-                ));
-            }
-        }
         if last == Some("\"assistant\"") && (!rules.prefill || thinks) {
             return invalid("This model does not support assistant message prefill. The conversation must end with a user message.".to_owned());
         }
         Ok(())
     }
-}
-
-/// The images and documents of a prompt that are sent as data.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Media {
-    /// The bytes of the data.
-    pub(crate) bytes: u64,
-    /// About the tokens that they cost.
-    pub(crate) tokens: u64,
-}
-
-impl Media {
-    fn add(&mut self, value: &Value, most: u64) {
-        let source = &value["source"];
-        if source["type"] == "base64"
-            && let Some(data) = source["data"].as_str()
-        {
-            let bytes = data.len() as u64;
-            self.bytes += bytes;
-            self.tokens += match value["type"].as_str() {
-                Some("image") => (bytes / 100).clamp(1, most),
-                _ => bytes / 20,
-            };
-            return;
-        }
-        parts(value).for_each(|part| self.add(part, most));
-    }
-}
-
-/// Returns true if a block refers to its content by URL or file.
-fn has_reference(value: &Value) -> bool {
-    let source = &value["source"]["type"];
-    source == "url" || source == "file" || parts(value).any(has_reference)
-}
-
-/// Returns the values inside an array or object.
-fn parts(value: &Value) -> impl Iterator<Item = &Value> {
-    let items = value.as_array().into_iter().flatten();
-    items.chain(
-        value
-            .as_object()
-            .into_iter()
-            .flat_map(|object| object.values()),
-    )
 }
 
 fn invalid(message: String) -> CheckResult {

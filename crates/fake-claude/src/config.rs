@@ -69,6 +69,4 @@ pub(crate) struct Config {
     pub(crate) unknown_models: bool,
     pub(crate) kept_requests: usize,
     pub(crate) select_reply: Option<SelectReply>,
-    /// The day on which models are alive or retired, e.g. `2026-11-30`.
-    pub(crate) today: String,
 }

@@ -12,7 +12,6 @@ use crate::config::{COUNT_TOKENS, Config, HeaderFamily, HeaderSnapshot, Platform
 use crate::fault::{Fault, Incident};
 use crate::log::Attempt;
 use crate::model::{Accounting, GaugeSet, GroupLimits};
-use crate::rules::TODAY;
 use crate::script::{ReceivedRequest, Reply};
 use crate::server::FakeServer;
 use crate::state::{Shared, State};
@@ -208,7 +207,6 @@ impl FakeClaudeBuilder {
                 unknown_models: false,
                 kept_requests: 1_000,
                 select_reply: None,
-                today: TODAY.to_owned(),
             },
             limits: GroupLimits::default(),
             groups: vec![(COUNT_TOKENS.to_owned(), GroupLimits::requests_only(2_000))],
@@ -350,13 +348,6 @@ impl FakeClaudeBuilder {
     /// ([`Attempt::request`]). 1,000 by default. Their bodies take up to 64 MiB in all.
     pub fn keep_requests(mut self, count: usize) -> Self {
         self.config.kept_requests = count;
-        self
-    }
-
-    /// Sets the day, e.g. `2026-11-30`. Models and fast modes that have ended by then are rejected.
-    /// By default the day of the rules, so that a test does not depend on the date.
-    pub fn today(mut self, day: impl Into<String>) -> Self {
-        self.config.today = day.into();
         self
     }
 

@@ -2,8 +2,7 @@
 //! process or on a port.
 //!
 //! **What it does.** [`FakeClaude`] answers `POST /v1/messages` (JSON and SSE), `POST
-//! /v1/messages/count_tokens`, `GET /v1/models` and `GET /v1/models/{id}`, also behind the prefix of
-//! a gateway. A key is accepted in `x-api-key`, `api-key` or as Bearer. It has token buckets per
+//! /v1/messages/count_tokens`, `GET /v1/models` and `GET /v1/models/{id}`. It has token buckets per
 //! rate group and rejects requests like the API, with the API's headers and error bodies. Faults
 //! On a port it speaks HTTP/1 and HTTP/2 without TLS (prior knowledge). Faults
 //! can be injected ([`Fault`]) or scheduled ([`Incident`]). Every request is logged as an

@@ -1,30 +1,6 @@
-//! Request features that each model rejects, from the documentation as of 2026-11-29. The table is
-//! independent of the catalog that the layers use, so that each checks the other.
-
-use crate::config::Platform;
-
-/// The day of the table, on which the server lives unless it is told otherwise.
-pub(crate) const TODAY: &str = "2026-11-29";
-/// The first day without fast mode on Opus 4.8.
-const FAST_OPUS_4_8_ENDS: &str = "2026-11-30";
-
-/// Models of the advisor tool, the most capable first. A model may call those at the beginning.
-const ADVISORS: [&str; 14] = [
-    "claude-fable-5-2",
-    "claude-mythos-5-2",
-    "claude-fable-5-1",
-    "claude-mythos-5-1",
-    "claude-opus-5-5",
-    "claude-fable-5",
-    "claude-mythos-5",
-    "claude-opus-5",
-    "claude-sonnet-5-5",
-    "claude-opus-4-8",
-    "claude-opus-4-7",
-    "claude-sonnet-5",
-    "claude-opus-4-6",
-    "claude-sonnet-4-6",
-];
+//! Request features that each model rejects, from the documentation as of 2026-10-08. 5.2 models
+//! are inferred from 5.1. The table is independent of the catalog that the layers use, so that each
+//! checks the other.
 
 /// Conditions under which one of the two thinking types without thinking is accepted.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -59,21 +35,6 @@ pub(crate) enum Speed {
     /// Accepted and ignored.
     Ignored,
     Fast,
-    /// Accepted with the beta of the fast mode.
-    WithBeta,
-    /// The same, until the fast mode of the model ends.
-    Ending,
-}
-
-impl Speed {
-    /// Returns true if the model has a fast mode on this day.
-    pub(crate) fn is_fast(self, today: &str) -> bool {
-        match self {
-            Self::Unknown | Self::Ignored => false,
-            Self::Fast | Self::WithBeta => true,
-            Self::Ending => today < FAST_OPUS_4_8_ENDS,
-        }
-    }
 }
 
 pub(crate) struct RuleSet {
@@ -94,18 +55,7 @@ pub(crate) struct RuleSet {
     pub(crate) geo: bool,
     pub(crate) system_turns: bool,
     pub(crate) turn_effort: bool,
-    /// Tools that the Claude API rejects.
-    rejected_tools: &'static [&'static str],
-    /// Tools that the other platforms reject.
-    rejected_elsewhere: &'static [&'static str],
-    /// True if code may call tools.
-    pub(crate) code_calls: bool,
-    /// The number of the [`ADVISORS`] that the model may call.
-    advisors: usize,
-    pub(crate) compaction: bool,
-    pub(crate) task_budget: bool,
-    /// The most tokens of one image.
-    pub(crate) image_tokens: u64,
+    pub(crate) rejected_tools: &'static [&'static str],
     /// True if the server accepts a list of fallback models for it.
     pub(crate) fallback_list: bool,
 }
@@ -113,17 +63,8 @@ pub(crate) struct RuleSet {
 const ALL: &[&str] = &["low", "medium", "high", "xhigh", "max"];
 const NO_XHIGH: &[&str] = &["low", "medium", "high", "max"];
 const UP_TO_HIGH: &[&str] = &["low", "medium", "high"];
-/// The computer tools before the toolset.
-const COMPUTERS: &[&str] = &["computer_20250124", "computer_20251124"];
-const TOOLSETS: &[&str] = &["browser_toolset_20260801", "computer_toolset_20260801"];
-/// The tools that are newer than Sonnet and Haiku 4.5.
-const NEWER_TOOLS: &[&str] = &[
-    "browser_toolset_20260801",
-    "computer_20251124",
-    "computer_toolset_20260801",
-];
 
-/// Fable 5.1: always thinks, chooses its tools itself.
+/// Fable 5.1 and 5.2: always thinks, chooses its tools itself.
 const FABLE: RuleSet = RuleSet {
     context: 1_000_000,
     max_output: 128_000,
@@ -141,63 +82,35 @@ const FABLE: RuleSet = RuleSet {
     system_turns: true,
     turn_effort: true,
     rejected_tools: &[],
-    rejected_elsewhere: &[],
-    code_calls: true,
-    advisors: 5,
-    compaction: true,
-    task_budget: true,
-    image_tokens: 4_784,
     fallback_list: true,
-};
-const FABLE_5_2: RuleSet = RuleSet {
-    speed: Speed::Fast,
-    rejected_tools: COMPUTERS,
-    rejected_elsewhere: COMPUTERS,
-    advisors: 2,
-    ..FABLE
 };
 const FABLE_5: RuleSet = RuleSet {
     forced: Forced::Always,
     turn_effort: false,
-    advisors: 9,
-    ..FABLE
-};
-/// Mythos Preview, of which little is known.
-const PREVIEW: RuleSet = RuleSet {
-    enabled: true,
-    disabled: Off::Always,
-    forced: Forced::NotWithEnabled,
-    system_turns: false,
-    turn_effort: false,
-    advisors: 0,
     ..FABLE
 };
 const OPUS_5_5: RuleSet = RuleSet {
     speed: Speed::Fast,
-    rejected_tools: COMPUTERS,
+    rejected_tools: &["computer_20251124"],
     ..FABLE
 };
 const OPUS_5: RuleSet = RuleSet {
     disabled: Off::UpToHigh,
     forced: Forced::Always,
-    speed: Speed::WithBeta,
-    advisors: 9,
+    speed: Speed::Fast,
     ..FABLE
 };
 const OPUS_4_8: RuleSet = RuleSet {
     thinks: false,
     disabled: Off::Always,
     forced: Forced::Always,
-    speed: Speed::Ending,
+    speed: Speed::Fast,
     turn_effort: false,
-    advisors: 11,
     ..FABLE
 };
 const OPUS_4_7: RuleSet = RuleSet {
     speed: Speed::Unknown,
     system_turns: false,
-    rejected_tools: TOOLSETS,
-    rejected_elsewhere: TOOLSETS,
     ..OPUS_4_8
 };
 const OPUS_4_6: RuleSet = RuleSet {
@@ -206,16 +119,10 @@ const OPUS_4_6: RuleSet = RuleSet {
     forced: Forced::NotWithEnabled,
     sampling: Sampling::WithoutThinking,
     speed: Speed::Ignored,
-    advisors: 13,
-    task_budget: false,
-    image_tokens: 1_600,
     ..OPUS_4_7
 };
 const SONNET_5_5: RuleSet = RuleSet {
     between_tools: Off::UpToHigh,
-    rejected_tools: COMPUTERS,
-    rejected_elsewhere: &["computer_20250124"],
-    advisors: 9,
     ..FABLE
 };
 const SONNET_5: RuleSet = RuleSet {
@@ -223,55 +130,40 @@ const SONNET_5: RuleSet = RuleSet {
     forced: Forced::Always,
     system_turns: false,
     turn_effort: false,
-    advisors: 12,
-    task_budget: false,
     ..FABLE
 };
 const SONNET_4_6: RuleSet = RuleSet {
     speed: Speed::Unknown,
-    advisors: 14,
     ..OPUS_4_6
 };
 const HAIKU_5_5: RuleSet = RuleSet {
     disabled: Off::UpToHigh,
     forced: Forced::Always,
     sampling: Sampling::DefaultEither,
-    rejected_tools: COMPUTERS,
-    rejected_elsewhere: &["computer_20250124"],
-    advisors: 12,
     fallback_list: false,
     ..FABLE
 };
-const SONNET_4_5: RuleSet = RuleSet {
+/// Sonnet and Haiku 4.5.
+const GENERATION_4_5: RuleSet = RuleSet {
     context: 200_000,
     max_output: 64_000,
     adaptive: false,
     efforts: &[],
     prefill: true,
     geo: false,
-    rejected_tools: NEWER_TOOLS,
-    rejected_elsewhere: NEWER_TOOLS,
-    advisors: 0,
-    compaction: false,
     ..SONNET_4_6
-};
-const HAIKU_4_5: RuleSet = RuleSet {
-    code_calls: false,
-    advisors: 14,
-    ..SONNET_4_5
 };
 const OPUS_4_5: RuleSet = RuleSet {
     efforts: UP_TO_HIGH,
-    rejected_tools: TOOLSETS,
-    rejected_elsewhere: TOOLSETS,
-    ..SONNET_4_5
+    ..GENERATION_4_5
 };
 
 /// Returns the rules of a model by its plain id. `None` for a model that is not listed.
 pub(crate) fn of(id: &str) -> Option<&'static RuleSet> {
     Some(match id {
-        "claude-fable-5-2" | "claude-mythos-5-2" => &FABLE_5_2,
-        "claude-fable-5-1" | "claude-mythos-5-1" => &FABLE,
+        "claude-fable-5-2" | "claude-fable-5-1" | "claude-mythos-5-2" | "claude-mythos-5-1" => {
+            &FABLE
+        }
         "claude-fable-5" | "claude-mythos-5" => &FABLE_5,
         "claude-opus-5-5" => &OPUS_5_5,
         "claude-opus-5" => &OPUS_5,
@@ -282,44 +174,22 @@ pub(crate) fn of(id: &str) -> Option<&'static RuleSet> {
         "claude-sonnet-5-5" => &SONNET_5_5,
         "claude-sonnet-5" => &SONNET_5,
         "claude-sonnet-4-6" => &SONNET_4_6,
-        "claude-sonnet-4-5" => &SONNET_4_5,
-        "claude-haiku-4-5" => &HAIKU_4_5,
-        "claude-mythos-preview" => &PREVIEW,
+        "claude-sonnet-4-5" | "claude-haiku-4-5" => &GENERATION_4_5,
         "claude-haiku-5-5" => &HAIKU_5_5,
         _ => return None,
     })
 }
 
-impl RuleSet {
-    /// Returns true if the model rejects this type of tool.
-    pub(crate) fn rejects_tool(&self, kind: &str, platform: Platform) -> bool {
-        let rejected = match platform {
-            Platform::Claude => self.rejected_tools,
-            _ => self.rejected_elsewhere,
-        };
-        rejected.contains(&kind)
-    }
-
-    /// Returns true if the model may call this advisor.
-    pub(crate) fn takes_advisor(&self, model: &str) -> bool {
-        ADVISORS[..self.advisors].contains(&model)
-    }
-}
-
-/// Returns true for a model that is retired on this day: all models up to Opus 4.1, Sonnet 4 and
-/// Haiku 3.5, and models of the 4.5 generation from their last day on.
-pub(crate) fn is_retired(id: &str, today: &str) -> bool {
+/// Returns true for a retired model: all models up to Opus 4.1, Sonnet 4 and Haiku 3.5, and Mythos
+/// Preview.
+pub(crate) fn is_retired(id: &str) -> bool {
     let Some(id) = id.strip_prefix("claude-") else {
         return false;
     };
+    let old = ["1", "2", "3", "instant", "mythos-preview"];
     let is = |name: &&str| {
         id.strip_prefix(*name)
             .is_some_and(|rest| rest.is_empty() || rest.starts_with(['-', '.']))
     };
-    match id {
-        "sonnet-4-5" => today >= "2026-11-30",
-        "opus-4-5" => today >= "2027-01-22",
-        "opus-4" | "opus-4-0" | "opus-4-1" | "sonnet-4" | "sonnet-4-0" => true,
-        _ => ["1", "2", "3", "instant"].iter().any(is),
-    }
+    old.iter().any(is) || ["opus-4", "opus-4-0", "opus-4-1", "sonnet-4", "sonnet-4-0"].contains(&id)
 }

@@ -7,11 +7,11 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, Method, request};
 use tower_claude_wire::{Model, Peek};
 
-use crate::check::{Body, Media};
+use crate::check::Body;
 use crate::config::{COUNT_TOKENS, Config, FAST_SUFFIX};
 use crate::log::Endpoint;
 use crate::reply::ErrorReply;
-use crate::rules::{self, Speed};
+use crate::rules;
 use crate::script::ReceivedRequest;
 
 /// The API's own limit on request bodies.
@@ -102,8 +102,7 @@ fn check(
     let (Some(peek), Some(body)) = (peek, Body::read(&parts.headers, body)) else {
         return Err(ErrorReply::invalid("The request body is not valid JSON"));
     };
-    let rules = model.as_ref().and_then(|model| rules::of(&model.id));
-    prompt(config, parts, &peek, body.media(rules), call);
+    prompt(config, parts, &peek, call);
     if call.endpoint == Endpoint::Messages {
         call.max_tokens = peek.max_tokens().ok_or_else(|| {
             ErrorReply::invalid(if body.fields.contains_key("max_tokens") {
@@ -119,25 +118,21 @@ fn check(
     let Some(model) = model else {
         return Err(ErrorReply::invalid("model: Field required"));
     };
-    if rules::is_retired(&model.id, &config.today) || !model.known && !config.unknown_models {
+    if rules::is_retired(&model.id) || !model.known && !config.unknown_models {
         return Err(ErrorReply::not_found(format!("model: {}", call.model)));
     }
     if call.endpoint == Endpoint::CountTokens {
         call.group = Arc::from(COUNT_TOKENS);
-        body.countable()?;
-        return rules.map_or(Ok(()), |rules| body.tool_choice(rules));
+        return rules::of(&model.id).map_or(Ok(()), |rules| body.tool_choice(rules));
     }
-    call.fast &= rules.is_none_or(|rules| rules.speed != Speed::Ignored);
     if call.fast {
         call.group = Arc::from(format!("{}{FAST_SUFFIX}", model.rate_group));
     }
-    accepts(config, &model, &body, call)
+    accepts(&model, &body, call)
 }
 
 fn route(parts: &request::Parts, call: &mut ValidCall) -> Result<(), ErrorReply> {
-    // Clouds and gateways put a prefix before the path, which may contain `/v1/` as well.
-    let path = parts.uri.path().trim_end_matches('/');
-    let path = path.rfind("/v1/").map_or(path, |prefix| &path[prefix..]);
+    let path = parts.uri.path();
     let (endpoint, method) = match path {
         "/v1/messages" => (Endpoint::Messages, "POST"),
         "/v1/messages/count_tokens" => (Endpoint::CountTokens, "POST"),
@@ -170,14 +165,15 @@ fn route(parts: &request::Parts, call: &mut ValidCall) -> Result<(), ErrorReply>
 
 fn authenticate(config: &Config, headers: &HeaderMap) -> Result<(), ErrorReply> {
     let bearer = || {
-        let (scheme, key) = headers.get(AUTHORIZATION)?.as_bytes().split_at_checked(7)?;
-        scheme
-            .eq_ignore_ascii_case(b"Bearer ")
-            .then(|| key.trim_ascii())
+        let value = headers.get(AUTHORIZATION)?.as_bytes();
+        value
+            .strip_prefix(b"Bearer ")
+            .or_else(|| value.strip_prefix(b"bearer "))
     };
-    let names = ["x-api-key", "api-key"].into_iter();
-    let mut keys = names.filter_map(|name| headers.get(name));
-    let key = keys.next().map(http::HeaderValue::as_bytes).or_else(bearer);
+    let key = headers
+        .get("x-api-key")
+        .map(http::HeaderValue::as_bytes)
+        .or_else(bearer);
     let message = match (key, &config.api_key) {
         (None | Some(b""), _) => "x-api-key header is required",
         (Some(key), Some(wanted)) if key != wanted.as_bytes() => "invalid x-api-key",
@@ -190,22 +186,14 @@ fn authenticate(config: &Config, headers: &HeaderMap) -> Result<(), ErrorReply> 
 }
 
 /// Sets the sizes of prompt and response, from the body and from the headers that override them.
-fn prompt(
-    config: &Config,
-    parts: &request::Parts,
-    peek: &Peek,
-    media: Media,
-    call: &mut ValidCall,
-) {
+fn prompt(config: &Config, parts: &request::Parts, peek: &Peek, call: &mut ValidCall) {
     let headers = &parts.headers;
     call.stream = peek.stream();
     call.fast = peek.fast();
     let bytes = (peek.system_bytes() + peek.tools_bytes() + peek.messages_bytes()) as u64;
-    let text = bytes.saturating_sub(media.bytes);
-    let text = text
+    let counted = bytes
         .saturating_mul(1_000)
         .div_ceil(config.bytes_per_1000_tokens.max(1));
-    let counted = text + media.tokens;
     call.estimate = number(headers, "x-fake-estimate-tokens").unwrap_or(counted);
     call.input = number(headers, "x-fake-input-tokens").unwrap_or(counted);
     call.cache_read = number(headers, "x-fake-cache-read-tokens")
@@ -218,12 +206,7 @@ fn prompt(
 }
 
 /// Checks the sizes and the features that the body uses.
-fn accepts(
-    config: &Config,
-    model: &Model,
-    body: &Body<'_>,
-    call: &ValidCall,
-) -> Result<(), ErrorReply> {
+fn accepts(model: &Model, body: &Body<'_>, call: &ValidCall) -> Result<(), ErrorReply> {
     let invalid = |message: String| Err(ErrorReply::invalid(message));
     let (name, max_tokens) = (&call.model, call.max_tokens);
     let rules = rules::of(&model.id);
@@ -247,7 +230,7 @@ fn accepts(
     }
     body.fields_known()?;
     match rules {
-        Some(rules) => body.accepted(name, rules, max_tokens, config),
+        Some(rules) => body.accepted(name, rules, max_tokens),
         None => Ok(()),
     }
 }

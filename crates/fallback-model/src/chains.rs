@@ -2,12 +2,12 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use tower_claude_wire::{Model, ModelCatalog};
+use tower_claude_wire::{Model, ModelCatalog, Support};
 
 use crate::selection::MAX_TARGETS;
 
 /// A model that a request can be sent to.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Target {
     /// The name that is sent.
     pub(crate) model: Arc<str>,
@@ -15,14 +15,18 @@ pub(crate) struct Target {
     pub(crate) id: Arc<str>,
     /// The rate group.
     pub(crate) group: Arc<str>,
-    /// The facts of the model.
-    pub(crate) facts: Model,
+    /// True if the model has a fast mode, which has limits of its own.
+    pub(crate) has_fast: bool,
 }
 
 impl Target {
     pub(crate) fn new(model: &str, catalog: &ModelCatalog) -> Self {
-        let facts = catalog.lookup(model);
-        let id = facts.id.clone();
+        let Model {
+            id,
+            rate_group,
+            capabilities,
+            ..
+        } = catalog.lookup(model);
         // Most names are the canonical id.
         let sent = if *model == *id {
             id.clone()
@@ -32,8 +36,8 @@ impl Target {
         Self {
             model: sent,
             id,
-            group: facts.rate_group.clone(),
-            facts,
+            group: rate_group,
+            has_fast: capabilities.fast == Support::Yes,
         }
     }
 }

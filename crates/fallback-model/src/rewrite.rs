@@ -9,7 +9,7 @@ mod thinking;
 
 use bytes::Bytes;
 use http::HeaderMap;
-use tower_claude_wire::ModelCatalog;
+use tower_claude_wire::{Lifecycle, ModelCatalog};
 
 use state::RewriteState;
 
@@ -41,23 +41,22 @@ pub struct Rewritten {
 ///
 /// | | Field | Result if the target rejects it |
 /// | --- | --- | --- |
-/// | 1 | `model` | `to`. A target that is retired on the [platform](RewriteOptions::with_platform) at the [time](RewriteOptions::with_now) is [`Unportable`]. The layer checks the rate group. |
+/// | 1 | `model` | `to`. A retired target is [`Unportable`]. The layer checks the rate group. |
 /// | 2 | `max_tokens` | Lowered to the target's limit, never raised. Between 4.6 and 4.7 the same number holds about 30 % less or more text, and no rule corrects that. |
-/// | 3 | prompt | Unportable if over the context window, estimated from the bytes of its text or set by [`RewriteOptions::with_input_tokens`]. |
-/// | 4 | `thinking` | `disabled` and `between_tools` replace each other, else the least effort is used. A budget becomes an effort, and an effort a budget, unless a tool result is being answered. `display` stays only with thinking. |
-/// | 5 | `output_config` | `effort`: the highest that the target accepts. Removed if there is none. A default that differs is made explicit. `task_budget`: removed. |
+/// | 3 | prompt | Unportable if over the context window, estimated from bytes or set by [`RewriteOptions::with_input_tokens`]. |
+/// | 4 | `thinking` | `disabled` and `between_tools` replace each other, else the least effort is used. A budget becomes an effort, and an effort a budget. `display` stays only with thinking. |
+/// | 5 | `output_config.effort` | The highest that the target accepts. Removed if there is none. A default that differs is made explicit. |
 /// | 6 | `temperature`, `top_p`, `top_k` | Removed unless they are the default, and always with API version 2026-10-21. |
 /// | 7 | `tool_choice` of `any`, `tool` | Unportable, or `auto` if [allowed](RewriteOptions::with_forced_tool_choice_lost). |
-/// | 8 | last turn is the assistant's | Unportable, except for a continuation after `pause_turn`, which ends with a server tool. |
-/// | 9 | `speed` | Removed. A beta that the target needs for it is added. |
+/// | 8 | last turn is the assistant's | Unportable. So is a continuation after `pause_turn`, which looks the same. |
+/// | 9 | `speed` | Removed. |
 /// | 10 | `inference_geo` | `global` is removed. A place is Unportable, or removed if [allowed](RewriteOptions::with_inference_geo_lost). |
 /// | 11 | system messages or an effort between turns | Unportable. |
 /// | 12 | thinking blocks in the history | Sent unchanged: the API drops blocks that the target cannot read. |
-/// | 13 | tools | Unportable if the type is known to be rejected, if the target has no programmatic tool calls, or if it is no executor for the advisor. |
-/// | 14 | `context_management`, `compaction` | An edit of thinking is removed if the target does not think, and compaction if the target has none. `output_config.format` is sent unchanged. |
-/// | 15 | `fallbacks`, `fallback_credit_token` | Always removed: this layer falls back. A beta is removed with its field. Other betas stay. |
+/// | 13 | types of tools | Unportable if known to be rejected. Most are not known. |
+/// | 14 | `output_config.format` | Sent unchanged. |
+/// | 15 | `fallbacks` | Always removed: this layer falls back. Other betas stay. |
 /// | 16 | prompt caches | Caches are per model: the whole prompt is paid once more. |
-/// | 17 | `thread` | Unportable if it continues. |
 ///
 /// Bodies without a model (Bedrock's `InvokeModel`, Vertex) are Unportable here, because the model
 /// is in the path, which the layer rewrites. So are compressed bodies, bodies with a duplicate field, and requests signed for AWS.
@@ -102,8 +101,7 @@ impl RewriteOptions {
         catalog: &ModelCatalog,
     ) -> Result<Rewritten, Unportable> {
         let (from, target) = (catalog.lookup(from), catalog.lookup(to));
-        let now = self.now.unwrap_or_else(|| catalog.as_of_time());
-        if target.is_retired(self.platform, now) {
+        if target.lifecycle == Lifecycle::Retired {
             return Err(Unportable::new("model", "retired"));
         }
         if headers::is_signed(headers) {
@@ -113,24 +111,20 @@ impl RewriteOptions {
         let new_version = headers::is_new_version(headers);
         let mut state = RewriteState::new(self, body, &from, &target, new_version)?;
         state.model(to)?;
-        state.thread()?;
         state.context()?;
-        state.tools(catalog)?;
+        state.tools()?;
         state.max_tokens_within();
-        // The next five depend on the result.
+        // The next four depend on the result.
         let effort = state.thinking()?;
         state.turns()?;
         state.tool_choice()?;
         state.effort(effort);
         state.sampling();
-        state.context_edits()?;
-        state.task_budget();
-        state.speed(now);
+        state.speed();
         state.inference_geo()?;
         state.fallbacks();
-        let betas = state.beta_changes();
         let (body, mut losses) = state.finish();
-        let headers = headers::rewrite(headers, &body, betas, &mut losses);
+        let headers = headers::rewrite(headers, &body, &mut losses);
         Ok(Rewritten {
             headers,
             body,

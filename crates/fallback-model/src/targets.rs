@@ -1,19 +1,14 @@
 //! The targets of one call: the model asked for, then its stand-ins.
 
-use std::{
-    hash::Hash,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{hash::Hash, sync::Arc, time::Duration};
 
-use http::{Request, header::HOST};
+use http::Request;
 use tokio::time::Instant;
 use tower_claude_core::{
     Class, Endpoint, RequestBody, Scope,
     event::{Event, emit},
     toolkit::{requested_model, requests_stream},
 };
-use tower_claude_wire::{Platform, Support};
 
 use crate::{
     chains::{ChainId, HostModel, RateGroup, Target},
@@ -31,10 +26,6 @@ pub(crate) struct CallTargets {
     /// True if the request asks for the fast mode.
     fast: bool,
     pub(crate) streams: bool,
-    /// The platform, which is the same for all targets.
-    pub(crate) platform: Platform,
-    /// The time at which the dates of models are looked at.
-    pub(crate) date: SystemTime,
 }
 
 impl CallTargets {
@@ -48,8 +39,6 @@ impl CallTargets {
             host: scope.host,
             fast: scope.fast,
             streams: requests_stream(request),
-            platform: platform(request),
-            date: SystemTime::now(),
         }
     }
 
@@ -83,22 +72,14 @@ impl CallTargets {
 
     fn rate_group(&self, config: &Config, number: usize) -> RateGroup {
         let target = self.target(config, number);
-        let has_fast = || target.facts.fast_on(self.platform, self.date) == Support::Yes;
         RateGroup {
             credential: self.credential,
             host: self.host.clone(),
             group: target.group.clone(),
             // A stand-in without a fast mode is not asked for it.
-            fast: self.fast && (number == 0 || has_fast()),
+            fast: self.fast && (number == 0 || target.has_fast),
         }
     }
-}
-
-/// Returns the platform that a request is sent to.
-fn platform(request: &Request<RequestBody>) -> Platform {
-    let header = || request.headers().get(HOST)?.to_str().ok();
-    let host = request.uri().host().or_else(header);
-    Platform::of_host(host.unwrap_or_default())
 }
 
 /// The targets of a call at one moment.

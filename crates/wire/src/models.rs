@@ -1,11 +1,9 @@
-//! Catalog of models: rate group, tokenizer generation, sizes, capabilities, dates and prices.
+//! Catalog of models: rate group, tokenizer generation, sizes and capabilities.
 
 mod catalog;
 mod id;
 mod model;
 mod node;
-mod platform;
-mod price;
 
 pub use catalog::ModelCatalog;
 pub use model::{
@@ -13,5 +11,3 @@ pub use model::{
     Tokenizer, estimate_tokens,
 };
 pub use node::CatalogError;
-pub use platform::Platform;
-pub use price::{Prices, RateCard};

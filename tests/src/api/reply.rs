@@ -85,6 +85,13 @@ impl Reply {
         )
     }
 
+    /// Returns the 404 of a model that does not exist, or not for this account.
+    #[must_use]
+    pub fn no_model() -> Self {
+        let error = r#"{"type":"not_found_error","message":"model: gone"}"#;
+        Self::json(404, format!(r#"{{"type":"error","error":{error}}}"#))
+    }
+
     /// Returns a 529.
     #[must_use]
     pub fn overloaded() -> Self {

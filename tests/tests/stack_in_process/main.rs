@@ -10,7 +10,6 @@ mod events;
 mod faults;
 mod limits;
 mod orders;
-mod places;
 mod readiness;
 mod shape;
 mod unpolled;

@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, header::CACHE_CONTROL};
-use tower_claude_core::{Endpoint, RequestBody, toolkit::Credential};
+use tower_claude_core::{Endpoint, RequestBody, Tenant, toolkit::Credential};
 
 use crate::{
     request::canonical::{Field, fields},
@@ -133,6 +133,7 @@ impl Policy {
     /// known by other means, or the layer is set so.
     fn knows_caller(&self, request: &Request<RequestBody>) -> bool {
         self.anonymous
+            || request.extensions().get::<Tenant>().is_some()
             || self
                 .key_headers
                 .iter()

@@ -16,7 +16,7 @@ use tower_claude_core::{
     Class, Deadline, Kind,
     event::{CacheDecision, Event},
 };
-use tower_claude_tests::{Broken, with};
+use tower_claude_tests::Broken;
 
 use crate::api::*;
 
@@ -84,6 +84,31 @@ async fn late_subscriber_reads_from_the_start() {
         );
     }
     assert_eq!(scripts.calls(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn leader_cancelled_before_the_head_is_replaced() {
+    let (upstream, scripts) = upstream();
+    let layer = layer();
+    let service = layer.layer(upstream);
+    let mut calls: Vec<_> = (0..5)
+        .map(|_| {
+            let service = service.clone();
+            tokio::spawn(async move { send(&service, request()).await })
+        })
+        .collect();
+    let mut old = Vec::new();
+    for number in 1..5 {
+        old.push(scripts.next().await);
+        settle().await;
+        assert_eq!(scripts.calls(), number);
+        calls.remove(0).abort();
+    }
+    scripts.next().await.message();
+    let last = calls.remove(0).await.expect("no panic").expect("an answer");
+    assert_eq!((last.text(), scripts.calls()), (MESSAGE, 5));
+    let seen = layer.handle().snapshot();
+    assert_eq!((seen.takeovers, seen.in_flight, seen.stored), (4, 0, 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -500,84 +525,6 @@ async fn error_is_not_shared_with_different_unkeyed_fields() {
     });
     let said = [first, second].map(|got| got.expect("an answer").cache_status().to_owned());
     assert_eq!((said, scripts.calls()), (["miss".into(), "hit".into()], 3));
-}
-
-/// A caller must not get a coding that its request did not accept.
-#[tokio::test(start_paused = true)]
-async fn encoded_error_is_shared_with_the_same_accept_encoding_only() {
-    for status in [400, 529] {
-        let (upstream, scripts) = upstream();
-        let service = layer().layer(upstream);
-        let of = |coding: &'static str| with(request(), "accept-encoding", coding);
-        let answering = async {
-            let first = scripts.next().await;
-            settle().await;
-            let headers = [
-                ("content-type", "application/json"),
-                ("content-encoding", "gzip"),
-            ];
-            feed(&first.head(status, &headers), "zipped");
-            for _ in 0..2 {
-                scripts.next().await.json(status, "{}");
-            }
-        };
-        let (first, same, other, none, ()) = tokio::join!(
-            send(&service, of("gzip")),
-            send(&service, of("gzip")),
-            send(&service, of("br")),
-            send(&service, request()),
-            answering
-        );
-        let texts = [first, same, other, none].map(|got| got.expect("an answer").text().to_owned());
-        assert_eq!(texts, ["zipped", "zipped", "{}", "{}"]);
-        assert_eq!(scripts.calls(), 3);
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn cut_json_body_fails_for_waiters() {
-    let length = MESSAGE.len().to_string();
-    // An inner object ends there.
-    let at = MESSAGE.find("}]").expect("in the message") + 1;
-    for length in [Some(&*length), None] {
-        let (upstream, scripts) = upstream();
-        let layer = layer();
-        let service = layer.layer(upstream);
-        let (own, other, ()) = tokio::join!(
-            send(&service, request()),
-            send(&service, request()),
-            async {
-                let script = scripts.next().await;
-                settle().await;
-                let mut headers = vec![("content-type", "application/json")];
-                headers.extend(length.map(|length| ("content-length", length)));
-                feed(&script.head(200, &headers), &MESSAGE[..at]);
-            }
-        );
-        let other = other.expect("a response");
-        assert_eq!(other.status, 502);
-        assert_eq!(own.expect("a head").text(), &MESSAGE[..at]);
-        assert_eq!(layer.handle().snapshot().stored, 0);
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn cut_error_body_keeps_its_content_length() {
-    let (upstream, scripts) = upstream();
-    let service = layer().layer(upstream);
-    let calls = join_all((0..2).map(|_| send(&service, request())));
-    let (all, ()) = tokio::join!(calls, async {
-        let script = scripts.next().await;
-        settle().await;
-        let headers = [
-            ("content-type", "application/json"),
-            ("content-length", "99"),
-        ];
-        feed(&script.head(400, &headers), "{");
-    });
-    for got in all {
-        assert_eq!(got.expect("an answer").header("content-length"), "99");
-    }
 }
 
 /// The metadata does not matter then, and an overloaded server must not get a call per waiter.

@@ -8,7 +8,6 @@ mod fake;
 mod isolation;
 mod limits;
 mod marks;
-mod progress;
 mod replay;
 mod storing;
 mod stress;

@@ -3,8 +3,7 @@
 use http::{HeaderName, HeaderValue, Method, header::CACHE_CONTROL};
 use tower::Layer;
 use tower_claude_cache::Cacheable;
-use tower_claude_core::{CredentialId, RequestBody, Tenant};
-use tower_claude_tests::EventLog;
+use tower_claude_core::RequestBody;
 
 use crate::api::*;
 
@@ -170,106 +169,4 @@ async fn nested_cache_of_the_same_layer_does_not_deadlock() {
     let service = layer.layer(layer.layer(upstream));
     let got = filled(&service, &scripts, request()).await;
     assert_eq!((got.text(), scripts.calls()), (MESSAGE, 1));
-}
-
-/// The id of its response can be continued once only.
-#[tokio::test(start_paused = true)]
-async fn request_with_a_thread_bypasses_the_cache() {
-    for thread in [
-        r#"{"type":"create"}"#,
-        r#"{"type":"continue","previous_message_id":"msg_1"}"#,
-    ] {
-        let body = body("Hi", false);
-        let body = body.replace(r#""stream""#, &format!(r#""thread":{thread},"stream""#));
-        check(layer(), BYPASS, || {
-            request().map(|_| RequestBody::from(body.clone()))
-        })
-        .await;
-    }
-}
-
-/// Returns a marked request without any known credential.
-fn anonymous() -> http::Request<RequestBody> {
-    let mut request = request();
-    request.headers_mut().remove("x-api-key");
-    request
-}
-
-#[tokio::test(start_paused = true)]
-async fn request_without_a_known_credential_is_shared_only_on_demand() {
-    const USER: HeaderName = HeaderName::from_static("x-user");
-    let user = || {
-        let mut request = anonymous();
-        request
-            .headers_mut()
-            .insert(USER, HeaderValue::from_static("a"));
-        request.extensions_mut().insert(Tenant("t".into()));
-        request
-    };
-    check(layer(), BYPASS, anonymous).await;
-    check(layer(), BYPASS, user).await;
-    check(
-        layer().with_policy(|_| Some(Cacheable::new())),
-        BYPASS,
-        anonymous,
-    )
-    .await;
-    check(layer().with_key_header(USER), BYPASS, anonymous).await;
-    check(layer().with_key_header(USER), HIT, user).await;
-    check(layer().with_anonymous(), HIT, anonymous).await;
-    check(layer(), HIT, || {
-        let mut request = anonymous();
-        request.extensions_mut().insert(CredentialId::new("a"));
-        request
-    })
-    .await;
-    for name in [
-        "api-key",
-        "x-goog-api-key",
-        "authorization",
-        "cf-aig-authorization",
-    ] {
-        check(layer(), HIT, || {
-            let mut request = anonymous();
-            let value = HeaderValue::from_static("Bearer k");
-            request.headers_mut().insert(name, value);
-            request
-        })
-        .await;
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn mark_without_effect_is_reported_once() {
-    let elsewhere = || {
-        let mut request = request();
-        *request.uri_mut() = "/v2/chat".parse().expect("a URI");
-        request
-    };
-    let events = EventLog::default();
-    let layer = layer().with_observer(events.clone());
-    for _ in 0..3 {
-        check(layer.clone(), BYPASS, elsewhere).await;
-        check(layer.clone(), BYPASS, anonymous).await;
-    }
-    assert_eq!(events.count("cache inactive endpoint"), 1);
-    assert_eq!(events.count("cache inactive credential"), 1);
-}
-
-#[tokio::test(start_paused = true)]
-async fn path_of_a_gateway_or_cloud_is_cached() {
-    for path in [
-        "/v1/acct0/gw/anthropic/v1/messages",
-        "/v1/projects/p/locations/global/workspaces/w/invoke/v1/messages",
-        "/api/v1/proxy/v1/messages/",
-        "/publishers/anthropic/models/claude-sonnet-5-5:rawPredict",
-        "/model/claude-sonnet-5-5/invoke",
-    ] {
-        check(layer(), HIT, || {
-            let mut request = request();
-            *request.uri_mut() = path.parse().expect("a URI");
-            request
-        })
-        .await;
-    }
 }

@@ -24,53 +24,42 @@ pub(super) fn is_signed(headers: &HeaderMap) -> bool {
     signature.is_some_and(|value| value.as_bytes().starts_with(b"AWS4-"))
 }
 
-/// The betas that follow from the changes of the body, by the prefixes of their names.
-#[derive(Default)]
-pub(super) struct BetaChanges {
-    /// The betas whose fields were removed.
-    pub(super) removed: Vec<&'static str>,
-    /// The beta that a field needs for the target.
-    pub(super) added: Option<Box<str>>,
-}
-
-/// Returns the headers for `body`.
-pub(super) fn rewrite(
-    headers: &HeaderMap,
-    body: &Bytes,
-    changes: BetaChanges,
-    losses: &mut Losses,
-) -> HeaderMap {
+/// Returns the headers for `body`. Betas stay, except for betas whose only field was removed.
+pub(super) fn rewrite(headers: &HeaderMap, body: &Bytes, losses: &mut Losses) -> HeaderMap {
     let mut headers = headers.clone();
     // With the old length, the server would truncate the body or wait for more.
     headers.remove(TRANSFER_ENCODING);
     headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
-    let asked: Vec<HeaderValue> = headers.get_all(BETA).iter().cloned().collect();
-    let kept = asked
-        .iter()
-        .filter_map(|line| without(line, &changes.removed));
-    let mut sent: Vec<HeaderValue> = kept.collect();
-    let mut why = Why::Pointless;
-    if let Some(beta) = changes.added
-        && !sent.iter().any(|line| has(line, &beta))
-        && let Ok(line) = HeaderValue::from_str(&beta)
-    {
-        sent.push(line);
-        why = Why::Translated;
+    let gone: Vec<&str> = [
+        ("fallbacks", "server-side-fallback-"),
+        ("speed", "fast-mode-"),
+    ]
+    .into_iter()
+    .filter(|(field, _)| losses.iter().any(|l| l.field == *field && l.sent.is_none()))
+    .map(|(_, beta)| beta)
+    .collect();
+    if gone.is_empty() {
+        return headers;
     }
+    let asked: Vec<HeaderValue> = headers.get_all(BETA).iter().cloned().collect();
+    let sent: Vec<HeaderValue> = asked
+        .iter()
+        .filter_map(|line| without(line, &gone))
+        .collect();
     if asked != sent {
         headers.remove(BETA);
         for line in &sent {
             headers.append(BETA, line.clone());
         }
-        push(losses, "anthropic-beta", joined(&asked), joined(&sent), why);
+        push(
+            losses,
+            "anthropic-beta",
+            joined(&asked),
+            joined(&sent),
+            Why::Pointless,
+        );
     }
     headers
-}
-
-/// Returns true if the line contains this beta.
-fn has(line: &HeaderValue, beta: &str) -> bool {
-    let text = line.to_str().unwrap_or_default();
-    text.split(',').any(|name| name.trim() == beta)
 }
 
 /// Returns the line without these betas, or `None` if nothing is left of it. Another line is

@@ -1,9 +1,5 @@
 //! The settings of a rewrite.
 
-use std::time::SystemTime;
-
-use tower_claude_wire::Platform;
-
 /// The settings of a rewrite: how far a request may be changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
@@ -12,8 +8,6 @@ pub struct RewriteOptions {
     pub(super) lose_inference_geo: bool,
     pub(super) keep_defaults: bool,
     pub(super) input_tokens: Option<u64>,
-    pub(super) platform: Platform,
-    pub(super) now: Option<SystemTime>,
 }
 
 impl Default for RewriteOptions {
@@ -23,8 +17,6 @@ impl Default for RewriteOptions {
             lose_inference_geo: false,
             keep_defaults: true,
             input_tokens: None,
-            platform: Platform::ClaudeApi,
-            now: None,
         }
     }
 }
@@ -62,20 +54,6 @@ impl RewriteOptions {
     /// Estimated from the size by default.
     pub fn with_input_tokens(mut self, tokens: Option<u64>) -> Self {
         self.input_tokens = tokens;
-        self
-    }
-
-    /// Sets the platform, on which the target's dates, fast mode and tools depend. The Claude API by
-    /// default. The layer sets it by the host of the request.
-    pub fn with_platform(mut self, platform: Platform) -> Self {
-        self.platform = platform;
-        self
-    }
-
-    /// Sets the time with which the dates of the catalogue are compared. The date of the catalogue
-    /// by default. The layer sets the present time.
-    pub fn with_now(mut self, now: SystemTime) -> Self {
-        self.now = Some(now);
         self
     }
 }

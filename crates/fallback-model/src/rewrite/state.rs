@@ -1,22 +1,16 @@
 //! The state of a rewrite, and the rules that do not concern thinking.
 
-use std::time::SystemTime;
-
 use bytes::Bytes;
-use tower_claude_wire::{
-    Effort, Elements, Fields, Model, ModelCatalog, Platform, Support, estimate_tokens, json_text,
-    non_text_bytes,
-};
+use tower_claude_wire::{Effort, Elements, Fields, Model, Support, estimate_tokens, json_text};
 
 use super::{
-    headers::BetaChanges,
     json_object::{JsonObjectEditor, string},
     losses::{Losses, Unportable, Why, push},
     options::RewriteOptions,
 };
 
 /// The top-level fields that a rule reads. All others are skipped.
-const TOP: [&str; 18] = [
+const TOP: [&str; 14] = [
     "model",
     "max_tokens",
     "thinking",
@@ -28,23 +22,10 @@ const TOP: [&str; 18] = [
     "speed",
     "inference_geo",
     "fallbacks",
-    "fallback_credit_token",
-    "context_management",
-    "compaction",
-    "thread",
     "messages",
     "system",
     "tools",
 ];
-
-/// The members of `output_config` that a rule reads, and their names in losses.
-const CONFIG: [(&str, &str); 2] = [
-    ("effort", "output_config.effort"),
-    ("task_budget", "output_config.task_budget"),
-];
-
-/// The first version of the web tools with dynamic filtering.
-const DYNAMIC_FILTERING: &str = "20260209";
 
 /// The request while the rules change it.
 pub(super) struct RewriteState<'a> {
@@ -69,8 +50,7 @@ impl<'a> RewriteState<'a> {
         let top = JsonObjectEditor::parse(body.clone(), &TOP, "")?;
         let config = match top.asked("output_config") {
             Some(json) if json.starts_with(b"{") => {
-                let names = CONFIG.map(|(name, _)| name);
-                Some(JsonObjectEditor::parse(json, &names, "output_config")?)
+                Some(JsonObjectEditor::parse(json, &["effort"], "output_config")?)
             }
             _ => None,
         };
@@ -124,33 +104,11 @@ impl<'a> RewriteState<'a> {
 
     /// Returns true if the target will think, as far as the request and its default show.
     pub(super) fn will_think(&self) -> bool {
-        self.thinks() == Some(true)
-    }
-
-    /// Returns `None` if the request leaves it to a default that is not known.
-    fn thinks(&self) -> Option<bool> {
         match kind(self.top.sent("thinking")).as_deref() {
-            Some("adaptive" | "enabled") => Some(true),
-            Some("disabled" | "between_tools") => Some(false),
-            _ => self.to.capabilities.thinks_by_default,
+            Some("adaptive" | "enabled") => true,
+            Some("disabled" | "between_tools") => false,
+            _ => self.to.capabilities.thinks_by_default == Some(true),
         }
-    }
-
-    /// Returns true if the request answers a call of a tool.
-    pub(super) fn answers_tool(&self) -> bool {
-        let Some(messages) = self.top.asked("messages") else {
-            return false;
-        };
-        let last = Elements::open(&messages).into_iter().flatten().last();
-        let content = last.and_then(|message| member(message, "content"));
-        let blocks = content.into_iter().filter_map(Elements::open).flatten();
-        blocks
-            .filter_map(|block| member(block, "type"))
-            .any(|kind| is_text(kind, "tool_result"))
-    }
-
-    fn platform(&self) -> Platform {
-        self.options.platform
     }
 
     /// Applies rule 1: the model.
@@ -171,18 +129,8 @@ impl<'a> RewriteState<'a> {
         }
     }
 
-    /// Applies rule 17: a thread belongs to its model.
-    pub(super) fn thread(&self) -> Result<(), Unportable> {
-        let thread = self.top.asked("thread");
-        if is_given(thread.as_ref()) && kind(thread).as_deref() != Some("create") {
-            let why = "continues a thread of another model";
-            return Err(Unportable::new("thread", why));
-        }
-        Ok(())
-    }
-
     /// Applies rule 3: the context window. An estimate from bytes is used only if the window is
-    /// smaller than the original's. Of images and documents, it counts about their tokens.
+    /// smaller than the original's, and never for images.
     pub(super) fn context(&self) -> Result<(), Unportable> {
         let fits = |tokens: u64| tokens <= self.to.context;
         let too_long = match self.options.input_tokens {
@@ -190,9 +138,9 @@ impl<'a> RewriteState<'a> {
             None if self.to.context >= self.from.context => false,
             None => {
                 let parts = ["messages", "system", "tools"].map(|name| self.top.asked(name));
-                let text = |json: &Bytes| (json.len() as u64).saturating_sub(non_text_bytes(json));
-                let bytes: u64 = parts.iter().flatten().map(text).sum();
-                !fits(estimate_tokens(bytes, self.to.tokenizer))
+                let bytes: usize = parts.iter().flatten().map(Bytes::len).sum();
+                !fits(estimate_tokens(bytes as u64, self.to.tokenizer))
+                    && !parts.iter().flatten().any(|json| has_binary(json))
             }
         };
         if too_long {
@@ -236,12 +184,10 @@ impl<'a> RewriteState<'a> {
 
     /// Applies rule 7: a forced tool. Runs after `thinking`.
     pub(super) fn tool_choice(&mut self) -> Result<(), Unportable> {
-        let thinking = kind(self.top.sent("thinking"));
-        let can = &self.to.capabilities;
-        let rejected = match can.forced_tool_choice(self.platform()) {
+        let enabled = || kind(self.top.sent("thinking")).as_deref() == Some("enabled");
+        let rejected = match self.to.capabilities.forced_tool_choice {
             Support::No => true,
-            Support::NotWithEnabledThinking => thinking.as_deref() == Some("enabled"),
-            Support::ThinkingOff => thinking.as_deref() != Some("disabled"),
+            Support::NotWithEnabledThinking => enabled(),
             _ => false,
         };
         let Some(asked) = self
@@ -274,18 +220,16 @@ impl<'a> RewriteState<'a> {
             _ => false,
         };
         let no_system = !takes(can.system_messages);
-        let thinking = kind(self.top.sent("thinking"));
-        let is_off = matches!(thinking.as_deref(), Some("disabled" | "between_tools"));
-        let no_effort = is_off || !takes(can.per_message_effort);
+        let no_effort = !takes(can.per_message_effort);
         if !(no_prefill || no_system || no_effort) {
             return Ok(());
         }
         let Some(messages) = self.top.asked("messages") else {
             return Ok(());
         };
-        let (mut ends_with_assistant, mut last) = (false, &[][..]);
+        let mut ends_with_assistant = false;
         for message in Elements::open(&messages).into_iter().flatten() {
-            (ends_with_assistant, last) = (false, message);
+            ends_with_assistant = false;
             for field in Fields::open(message).into_iter().flatten().flatten() {
                 let value = field.value_in(message);
                 match &*field.name {
@@ -302,7 +246,7 @@ impl<'a> RewriteState<'a> {
                 }
             }
         }
-        if no_prefill && ends_with_assistant && !is_paused(last) {
+        if no_prefill && ends_with_assistant {
             let why = "a conversation that ends with the assistant's turn is rejected";
             return Err(Unportable::new("messages", why));
         }
@@ -311,12 +255,12 @@ impl<'a> RewriteState<'a> {
 
     /// Applies rule 9: `speed`. Removed instead of set to `standard`, because models without a fast
     /// mode reject the field.
-    pub(super) fn speed(&mut self, now: SystemTime) {
+    pub(super) fn speed(&mut self) {
         let Some(asked) = self.top.asked("speed").filter(|json| is_given(Some(json))) else {
             return;
         };
         let fast = is_text(&asked, "fast");
-        match self.to.fast_on(self.platform(), now) {
+        match self.to.capabilities.fast {
             Support::Yes | Support::Ignored => {}
             Support::Unknown if !fast => {}
             _ if fast => self.top.remove("speed", Why::Unsupported),
@@ -344,140 +288,33 @@ impl<'a> RewriteState<'a> {
         Ok(())
     }
 
-    /// Applies rule 13: tools that are known to be rejected.
-    pub(super) fn tools(&self, catalog: &ModelCatalog) -> Result<(), Unportable> {
-        let Some(tools) = self.top.asked("tools") else {
+    /// Applies rule 13: types of tools that are known to be rejected.
+    pub(super) fn tools(&self) -> Result<(), Unportable> {
+        let rejected = &self.to.capabilities.tools_rejected;
+        let Some(tools) = self.top.asked("tools").filter(|_| !rejected.is_empty()) else {
             return Ok(());
         };
-        let can = &self.to.capabilities;
         for tool in Elements::open(&tools).into_iter().flatten() {
-            let [mut kind, mut callers, mut model] = [None; 3];
             for field in Fields::open(tool).into_iter().flatten().flatten() {
-                let value = Some(field.value_in(tool));
-                match &*field.name {
-                    "type" => kind = value,
-                    "allowed_callers" => callers = value,
-                    "model" => model = value,
-                    _ => {}
+                let value = json_text(field.value_in(tool));
+                if field.name == "type"
+                    && let Some(kind) = value
+                    && rejected.iter().any(|rejected| **rejected == *kind)
+                {
+                    return Err(Unportable::new(
+                        "tools",
+                        "a tool of a type that is rejected",
+                    ));
                 }
             }
-            let kind = kind.and_then(json_text).unwrap_or_default();
-            let model = model.and_then(json_text).unwrap_or_default();
-            let why = if can.rejects_tool(&kind, self.platform()) {
-                "a tool of a type that is rejected"
-            } else if !takes(can.programmatic_tools) && is_programmatic(&kind, callers) {
-                "a tool that is called from code, which is rejected"
-            } else if kind.starts_with("advisor_") && !self.takes_advisor(&model, catalog) {
-                "an advisor that this model may not call"
-            } else {
-                continue;
-            };
-            return Err(Unportable::new("tools", why));
         }
         Ok(())
     }
 
-    /// Returns true if the target may call this advisor. The advisor must not rank below it.
-    fn takes_advisor(&self, advisor: &str, catalog: &ModelCatalog) -> bool {
-        let advisor = catalog.lookup(advisor).capabilities.advisor_rank;
-        match (self.to.capabilities.advisor_rank, advisor) {
-            (Some(own), Some(advisor)) => own <= advisor,
-            (own, _) => own.is_some() || !self.to.known,
-        }
-    }
-
-    /// Applies rule 14: edits of the context. Runs after `thinking`.
-    pub(super) fn context_edits(&mut self) -> Result<(), Unportable> {
-        let compacts = takes(self.to.capabilities.compaction);
-        let thinks = self.thinks() != Some(false);
-        if !compacts && is_given(self.top.asked("compaction").as_ref()) {
-            self.top.remove("compaction", Why::Unsupported);
-        }
-        let asked = self.top.asked("context_management");
-        let Some(asked) = asked.filter(|json| json.starts_with(b"{") && !(compacts && thinks))
-        else {
-            return Ok(());
-        };
-        let mut object = JsonObjectEditor::parse(asked, &["edits"], "context_management")?;
-        let Some(edits) = object.asked("edits") else {
-            return Ok(());
-        };
-        let all: Vec<&[u8]> = Elements::open(&edits).into_iter().flatten().collect();
-        let mut kept = all.clone();
-        kept.retain(|edit| {
-            let kind = member(edit, "type").and_then(json_text).unwrap_or_default();
-            (compacts || !kind.starts_with("compact_"))
-                && (thinks || !kind.starts_with("clear_thinking_"))
-        });
-        if kept.len() == all.len() {
-            return Ok(());
-        }
-        if kept.is_empty() {
-            object.remove("edits", Why::Unsupported);
-        } else {
-            let edits = [b"[", &kept.join(&b","[..])[..], b"]"].concat();
-            object.set("edits", edits, Why::Unsupported);
-        }
-        if object.is_empty() {
-            self.top.remove("context_management", Why::Unsupported);
-        } else {
-            self.top
-                .set("context_management", object.render(), Why::Unsupported);
-        }
-        Ok(())
-    }
-
-    /// Applies rule 5 to the task budget.
-    pub(super) fn task_budget(&mut self) {
-        let rejects = !takes(self.to.capabilities.task_budget);
-        if let Some(config) = self.config.as_mut().filter(|_| rejects) {
-            config.remove("task_budget", Why::Unsupported);
-        }
-    }
-
-    /// Applies rule 15: the server's own fallback must not start from a stand-in, and its credit is
-    /// for another model.
+    /// Applies rule 15: the server's own fallback must not start from a stand-in.
     pub(super) fn fallbacks(&mut self) {
-        for name in ["fallbacks", "fallback_credit_token"] {
-            if is_given(self.top.asked(name).as_ref()) {
-                self.top.remove(name, Why::Pointless);
-            }
-        }
-    }
-
-    /// Returns the betas that follow from the changes so far.
-    pub(super) fn beta_changes(&self) -> BetaChanges {
-        let is_gone = |name: &str| self.top.asked(name).is_some() && self.top.sent(name).is_none();
-        let (asked, sent) = (
-            |name: &str| self.top.asked(name),
-            |name: &str| self.top.sent(name),
-        );
-        let loses = |name: &str, inner: &str| {
-            let has = |json: Option<Bytes>| json.is_some_and(|json| mentions(&json, inner));
-            has(asked(name)) && !has(sent(name))
-        };
-        let budget = |c: &JsonObjectEditor| c.asked("task_budget") != c.sent("task_budget");
-        let compacts = || sent("compaction").is_some();
-        let removed = [
-            (is_gone("fallbacks"), "server-side-fallback-"),
-            (is_gone("fallback_credit_token"), "fallback-credit-"),
-            (is_gone("speed"), "fast-mode-"),
-            (is_gone("context_management"), "context-management-"),
-            (
-                (is_gone("compaction") || loses("context_management", "\"compact_")) && !compacts(),
-                "compact-",
-            ),
-            (self.config.as_ref().is_some_and(budget), "task-budgets-"),
-            (
-                loses("thinking", "\"block_binding\""),
-                "thinking-binding-controls-",
-            ),
-        ];
-        let removed = removed.into_iter().filter(|(gone, _)| *gone);
-        let is_fast = sent("speed").is_some_and(|speed| is_text(&speed, "fast"));
-        BetaChanges {
-            removed: removed.map(|(_, beta)| beta).collect(),
-            added: self.to.capabilities.fast_beta.clone().filter(|_| is_fast),
+        if is_given(self.top.asked("fallbacks").as_ref()) {
+            self.top.remove("fallbacks", Why::Pointless);
         }
     }
 
@@ -504,14 +341,11 @@ impl<'a> RewriteState<'a> {
 
     fn finish_config(&mut self, losses: &mut Losses) {
         let Some(config) = &self.config else { return };
-        let mut reason = None;
-        for (name, field) in CONFIG {
-            if let Some(why) = config.why(name) {
-                push(losses, field, config.asked(name), config.sent(name), why);
-                reason = Some(why);
-            }
-        }
-        let Some(why) = reason else { return };
+        let Some(why) = config.why("effort") else {
+            return;
+        };
+        let (asked, sent) = (config.asked("effort"), config.sent("effort"));
+        push(losses, "output_config.effort", asked, sent, why);
         if config.is_empty() {
             self.top.remove("output_config", why);
         } else {
@@ -520,49 +354,17 @@ impl<'a> RewriteState<'a> {
     }
 }
 
-/// Returns true if code may call the tool. The newer web tools run code by default.
-fn is_programmatic(kind: &str, callers: Option<&[u8]>) -> bool {
-    let callers = callers.and_then(Elements::open);
-    let mut callers = callers.into_iter().flatten().peekable();
-    let version = kind
-        .strip_prefix("web_search_")
-        .or_else(|| kind.strip_prefix("web_fetch_"));
-    if callers.peek().is_none() {
-        return version.is_some_and(|version| version >= DYNAMIC_FILTERING);
-    }
-    callers.any(|caller| !is_text(caller, "direct"))
-}
-
-/// Returns true if an assistant message ends with a server tool, which the request continues.
-fn is_paused(message: &[u8]) -> bool {
-    let blocks = member(message, "content").and_then(Elements::open);
-    let last = blocks.into_iter().flatten().last();
-    let kind = last
-        .and_then(|block| member(block, "type"))
-        .and_then(json_text);
-    kind.is_some_and(|kind| {
-        matches!(&*kind, "server_tool_use" | "mcp_tool_use") || kind.ends_with("_tool_result")
-    })
-}
-
-/// Returns true if the JSON contains a text.
-fn mentions(json: &[u8], text: &str) -> bool {
-    json.windows(text.len())
-        .any(|window| window == text.as_bytes())
-}
-
-/// Returns the value of a member of an object.
-fn member<'a>(object: &'a [u8], name: &str) -> Option<&'a [u8]> {
-    let mut fields = Fields::open(object)?.flatten();
-    let field = fields.find(|field| field.name == name)?;
-    Some(field.value_in(object))
-}
-
 fn is_thousandths(json: &[u8], thousandths: u32) -> bool {
     let number = std::str::from_utf8(json)
         .ok()
         .and_then(|text| text.parse::<f64>().ok());
     number == Some(f64::from(thousandths) / 1_000.0)
+}
+
+/// Returns true if the JSON contains images or documents, whose tokens cannot be estimated from
+/// bytes.
+fn has_binary(json: &[u8]) -> bool {
+    json.windows(8).any(|window| window == b"\"base64\"")
 }
 
 /// Returns the `type` of an object.

@@ -98,15 +98,13 @@ impl RewriteState<'_> {
     }
 
     /// Translates adaptive thinking for a model that needs a budget. The effort sets the budget, up
-    /// to half of `max_tokens`. Removes it if the forced tool would be lost, if too little is left,
-    /// or if the request answers a tool: the call must then follow a thinking block that the target
-    /// can read.
+    /// to half of `max_tokens`. Removes it if the forced tool would be lost, or if too little is
+    /// left.
     fn set_enabled(&mut self, mut object: JsonObjectEditor) {
         let can = &self.to.capabilities;
-        let forced =
-            self.forces_tool() && can.forced_tool_choice(self.options.platform) != Support::Yes;
+        let forced = self.forces_tool() && can.forced_tool_choice != Support::Yes;
         let room = self.max_tokens().map_or(u64::MAX, |max| max / 2);
-        if !takes(can.thinking_enabled) || forced || room < MIN_BUDGET || self.answers_tool() {
+        if !takes(can.thinking_enabled) || forced || room < MIN_BUDGET {
             self.top.remove("thinking", Why::Unsupported);
             return;
         }

@@ -39,7 +39,7 @@ async fn failure_that_another_model_may_avoid_leads_to_fallback() {
         Reply::overloaded(),
         Reply::error(500, "api_error"),
         Reply::error(504, "timeout_error"),
-        Reply::error(404, "not_found_error"),
+        Reply::no_model(),
         Reply::rate_limited("5"),
         Reply::stream([data(START), data(ERROR)]),
         Reply::stream([data(START), data(PING)]),
@@ -393,95 +393,4 @@ async fn failed_response_is_dropped_before_the_next_request() {
     let answer = send(&layer().0.layer(service), request()).await.unwrap();
     assert_eq!(answer.status, 200);
     assert_eq!(*alive.lock().unwrap(), [0, 0]);
-}
-
-/// Returns the statuses and the URIs of a call whose path names the model, with this body and chain.
-async fn in_path<const N: usize>(path: &str, body: &str, chain: [&str; N]) -> (u16, Vec<String>) {
-    let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
-    let log = seen.clone();
-    let api = tower::service_fn(move |request: Request<RequestBody>| {
-        let body = String::from_utf8(request.body().bytes().expect("buffered").to_vec()).unwrap();
-        let length = request.headers().get("content-length").cloned();
-        assert!(length.is_none_or(|length| length == body.len().to_string()));
-        let uri = request.uri().to_string();
-        let status = if uri.contains("opus") { 529 } else { 200 };
-        log.lock().unwrap().push(format!("{uri} {body}"));
-        async move {
-            let response = http::Response::builder().status(status);
-            Ok::<_, std::io::Error>(response.body(Full::new(bytes::Bytes::from("ok"))).unwrap())
-        }
-    });
-    let request = Request::post(path)
-        .header("authorization", "Bearer k")
-        .body(RequestBody::from(body.to_owned()))
-        .unwrap();
-    let service = FallbackModelLayer::new(chain).layer(api);
-    let status = send(&service, request).await.unwrap().status;
-    let seen = seen.lock().unwrap().clone();
-    (status, seen)
-}
-
-#[tokio::test(start_paused = true)]
-async fn model_in_the_path_is_replaced_where_the_platform_allows() {
-    let vertex = "https://h/v1/projects/p/locations/l/publishers/anthropic/models";
-    let body = r#"{ "anthropic_version":"vertex-2023-10-16","max_tokens":9,"messages":[]}"#;
-    let (status, seen) = in_path(
-        &format!("{vertex}/claude-opus-5-5:streamRawPredict?alt=sse"),
-        body,
-        [SONNET],
-    )
-    .await;
-    assert_eq!(status, 200);
-    // The rewrite adds fields behind those of the original, and no model remains.
-    let is_sent = |seen: &[String], uri: &str, body: &str| {
-        let fields = body.strip_suffix('}').unwrap();
-        let last = seen.last().unwrap();
-        last.starts_with(&format!("{uri} {fields}")) && !last.contains("\"model\"")
-    };
-    let uri = format!("{vertex}/{SONNET}:streamRawPredict?alt=sse");
-    assert!(is_sent(&seen, &uri, body), "{seen:?}");
-    let bedrock = r#"{"anthropic_version":"bedrock-2023-05-31","max_tokens":9,"messages":[]}"#;
-    let opus = "https://h/model/us.anthropic.claude-opus-4-5-20251101-v1%3A0/invoke";
-    let stand_in = "us.anthropic.claude-sonnet-4-6";
-    let (status, seen) = in_path(opus, bedrock, [stand_in]).await;
-    assert_eq!(status, 200);
-    let uri = format!("https://h/model/{stand_in}/invoke");
-    assert!(is_sent(&seen, &uri, bedrock), "{seen:?}");
-    // Names of another platform, a version that older models reject, and a signed URI.
-    for (path, body, stand_in) in [
-        (opus, bedrock, SONNET),
-        (opus, body, stand_in),
-        (&format!("{opus}?X-Amz-Signature=0"), bedrock, stand_in),
-        (
-            &format!("{vertex}/claude-opus-5-5:rawPredict"),
-            body,
-            stand_in,
-        ),
-        (
-            &format!("{vertex}/claude-opus-5-5:rawPredict"),
-            "no json",
-            SONNET,
-        ),
-    ] {
-        let (status, seen) = in_path(path, body, [stand_in]).await;
-        assert_eq!((status, seen.len()), (529, 1), "{path} {stand_in}");
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn model_at_an_unknown_endpoint_is_reported_once() {
-    let api = Api::by_model(|_| Reply::overloaded());
-    let (layer, events) = layer();
-    for _ in 0..3 {
-        let mut request = request();
-        *request.uri_mut() = "https://gateway/v2/chat".parse().unwrap();
-        let answer = send(&layer.layer(api.clone()), request).await.unwrap();
-        assert_eq!(answer.status, 529);
-    }
-    assert_eq!(events.lines(), ["fallback-model inactive endpoint"]);
-    let silent = FallbackModelLayer::new::<&str>([]).with_observer(events.clone());
-    let mut request = request();
-    *request.uri_mut() = "https://gateway/v2/chat".parse().unwrap();
-    send(&silent.layer(api), request).await.unwrap();
-    assert_eq!(events.lines().len(), 1);
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body_util::{BodyExt, Full};
 use tower::ServiceExt;
-use tower_claude_fake_claude::{FakeClaude, GroupLimits, Platform};
+use tower_claude_fake_claude::{FakeClaude, GroupLimits};
 
 pub(crate) struct Judge {
     fake: FakeClaude,
@@ -16,19 +16,11 @@ pub(crate) struct Judge {
 }
 
 impl Judge {
-    /// Creates a judge of this day, on the Claude API or on the Claude Platform on AWS.
-    pub(crate) fn new(day: &str, on_aws: bool) -> Self {
+    pub(crate) fn new() -> Self {
         let limits = GroupLimits::unlimited();
-        let platform = if on_aws {
-            Platform::Aws
-        } else {
-            Platform::Claude
-        };
         Self {
             fake: FakeClaude::builder()
                 .limits(limits)
-                .today(day)
-                .platform(platform)
                 .output_tokens(1)
                 .build(),
             known: HashMap::new(),

@@ -1,19 +1,16 @@
 //! The catalog: lookup, reader of the data file, and the API responses that refine it.
 
-use std::collections::HashMap as StdHashMap;
+use std::collections::{HashMap as StdHashMap, HashSet};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime};
 
 use foldhash::fast::FixedState;
 
 use super::id;
 use super::model::{
     About, Capabilities, Effort, Lifecycle, Model, SamplingDefaults, Support, Tier, TierLimits,
-    Tokenizer, instant,
+    Tokenizer,
 };
 use super::node::{Node, Result, parse, root};
-use super::platform::Platform;
-use super::price::Prices;
 
 /// Keys come from data files, never from requests, so a fixed hash is safe. It is faster, and every
 /// call looks up a model.
@@ -37,10 +34,8 @@ pub struct ModelCatalog {
     models: HashMap<Box<str>, Model>,
     /// Sizes for models not listed, by family name.
     families: HashMap<Box<str>, Sizes>,
-    /// Dates of retired models, of which no other fact is kept.
-    retired: HashMap<Box<str>, Arc<About>>,
-    /// Canonical ids by other names of theirs.
-    aliases: HashMap<Box<str>, Box<str>>,
+    /// Ids of retired models of which no other fact is known.
+    retired: HashSet<Box<str>, FixedState>,
     tiers: [HashMap<Box<str>, TierLimits>; 3],
     /// The organization's own limits by rate group, from the Rate Limits API.
     limits: HashMap<Box<str>, TierLimits>,
@@ -77,35 +72,19 @@ impl ModelCatalog {
         &self.as_of
     }
 
-    /// Returns the age of the facts.
-    #[must_use]
-    pub fn age(&self, now: SystemTime) -> Option<Duration> {
-        let age = now.duration_since(instant(&self.as_of)?);
-        Some(age.unwrap_or_default())
-    }
-
-    /// Returns the begin of the date of the facts, or the epoch if it is not a date.
-    #[must_use]
-    pub fn as_of_time(&self) -> SystemTime {
-        instant(&self.as_of).unwrap_or(SystemTime::UNIX_EPOCH)
-    }
-
-    /// Returns a model by any of its names: with a date, an alias, with a cloud prefix, or with dots
-    /// (`anthropic/claude-opus-4.8`). A model that is not listed has the sizes of its family, the
-    /// newer tokenizer and its own rate group, and [`Model::known`] is false. Does not allocate for
-    /// listed models in the spelling of the API.
+    /// Returns a model by any of its names: with a date, an alias, or with a cloud prefix. A model
+    /// that is not listed has the sizes of its family, the newer tokenizer and its own rate group,
+    /// and [`Model::known`] is false. Does not allocate for listed models.
     #[must_use]
     pub fn lookup(&self, model: &str) -> Model {
         if let Some(found) = self.get(model) {
             return found.clone();
         }
-        let spelled = id::spelled(id::canonical(model));
-        let canonical = self.aliases.get(&*spelled).map_or(&*spelled, |id| id);
+        let canonical = id::canonical(model);
         let mut unknown = Model::new(canonical);
         unknown.known = false;
-        if let Some(about) = self.retired.get(canonical) {
+        if self.retired.contains(canonical) {
             unknown.lifecycle = Lifecycle::Retired;
-            unknown.about = Arc::clone(about);
         }
         if let Some(sizes) = id::family(canonical).and_then(|name| self.families.get(name)) {
             unknown.context = sizes.context;
@@ -119,37 +98,7 @@ impl ModelCatalog {
     #[must_use]
     pub fn get(&self, model: &str) -> Option<&Model> {
         let listed = self.models.get(model);
-        listed.or_else(|| self.get_canonical(id::canonical(model)))
-    }
-
-    fn get_canonical(&self, canonical: &str) -> Option<&Model> {
-        let listed = self.models.get(canonical);
-        listed.or_else(|| self.models.get(&*id::spelled(canonical)))
-    }
-
-    /// Returns true if a response of the model `served` answers a request for `asked`: both are
-    /// names of one model, and of one date if both have a date. A name of one's own, such as that
-    /// of a deployment, may stand for any model.
-    ///
-    /// ```
-    /// # use tower_claude_wire::ModelCatalog;
-    /// let catalog = ModelCatalog::builtin();
-    /// let served = "claude-haiku-4-5-20251001";
-    /// assert!(catalog.is_answer("us.anthropic.claude-haiku-4-5-20251001-v1:0", served));
-    /// assert!(!catalog.is_answer("claude-haiku-5-5", served));
-    /// ```
-    #[must_use]
-    pub fn is_answer(&self, asked: &str, served: &str) -> bool {
-        if asked == served || asked.is_empty() || served.is_empty() {
-            return asked == served && !asked.is_empty();
-        }
-        if let (Some(asked), Some(served)) = (id::date(asked), id::date(served))
-            && asked != served
-        {
-            return false;
-        }
-        let model = self.lookup(asked);
-        model.id == self.lookup(served).id || !model.known && !model.id.starts_with("claude-")
+        listed.or_else(|| self.models.get(id::canonical(model)))
     }
 
     /// Like [`ModelCatalog::get`]. Also returns the catalog's copy of the name if the exact name is
@@ -158,7 +107,7 @@ impl ModelCatalog {
     pub fn get_named(&self, model: &str) -> (Option<&str>, Option<&Model>) {
         match self.models.get_key_value(model) {
             Some((name, listed)) => (Some(name), Some(listed)),
-            None => (None, self.get_canonical(id::canonical(model))),
+            None => (None, self.models.get(id::canonical(model))),
         }
     }
 
@@ -218,28 +167,14 @@ fn read_catalog(json: &str) -> Result<ModelCatalog> {
         models: Default::default(),
         families: Default::default(),
         retired: Default::default(),
-        aliases: Default::default(),
         tiers: Default::default(),
         limits: Default::default(),
     };
     for (id, node) in root.at("models").entries()? {
         catalog.models.insert(id.into(), read_model(id, &node)?);
     }
-    for (id, node) in root
-        .at("retired")
-        .optional(Node::entries)?
-        .unwrap_or_default()
-    {
-        catalog
-            .retired
-            .insert(id.into(), Arc::new(read_about(&node)?));
-    }
-    for (name, node) in root
-        .at("aliases")
-        .optional(Node::entries)?
-        .unwrap_or_default()
-    {
-        catalog.aliases.insert(name.into(), node.text()?.into());
+    if let Some(retired) = root.at("retired").optional(Node::texts)? {
+        catalog.retired.extend(retired);
     }
     if let Some(families) = root.at("families").optional(Node::entries)? {
         for (name, node) in families {
@@ -285,13 +220,7 @@ fn read_model(id: &str, node: &Node<'_>) -> Result<Model> {
     };
     let thinking = node.at("thinking");
     let defaults = node.at("sampling_defaults");
-    let text = |name| Ok(node.at(name).optional(Node::text)?.map(Into::into));
-    let forced = node
-        .at("forced_tool_choice_on")
-        .by_platform(Node::support)?;
-    let forced = forced
-        .into_iter()
-        .filter_map(|(on, support)| Some((on?, support)));
+    let texts = |name| Ok(node.at(name).optional(Node::texts)?.unwrap_or_default());
     model.capabilities = Arc::new(Capabilities {
         thinks_by_default: node.at("thinks_by_default").optional(Node::flag)?,
         thinking_adaptive: thinking.at("adaptive").support()?,
@@ -303,13 +232,9 @@ fn read_model(id: &str, node: &Node<'_>) -> Result<Model> {
             .optional(|n| n.items()?.iter().map(Node::effort).collect())?,
         default_effort: node.at("default_effort").optional(Node::effort)?,
         forced_tool_choice: node.at("forced_tool_choice").support()?,
-        forced_tool_choice_on: forced.collect(),
         prefill: node.at("prefill").support()?,
         sampling: node.at("sampling").support()?,
         fast: node.at("fast").support()?,
-        fast_platforms: read_platforms(node, "fast_platforms")?,
-        fast_beta: text("fast_beta")?,
-        fast_ends: text("fast_ends")?,
         sampling_defaults: SamplingDefaults {
             temperature: defaults.at("temperature").optional(Node::thousandths)?,
             top_p: defaults.at("top_p").optional(Node::thousandths)?,
@@ -318,53 +243,21 @@ fn read_model(id: &str, node: &Node<'_>) -> Result<Model> {
         inference_geo: node.at("inference_geo").support()?,
         system_messages: node.at("system_messages").support()?,
         per_message_effort: node.at("per_message_effort").support()?,
-        tools_rejected: node.at("tools_rejected").by_platform(Node::texts)?,
-        programmatic_tools: node.at("programmatic_tools").support()?,
-        advisor_rank: node.at("advisor_rank").optional(Node::number)?,
-        compaction: node.at("compaction").support()?,
-        task_budget: node.at("task_budget").support()?,
-        priority_tier: node.at("priority_tier").support()?,
-        needs_retention: node.at("needs_retention").optional(Node::flag)?,
+        tools_rejected: texts("tools_rejected")?,
         binds_thinking: node.at("binds_thinking").optional(Node::flag)?,
         binds_thinking_to_account: node.at("binds_thinking_to_account").optional(Node::flag)?,
     });
     if let Some(lifecycle) = node.at("lifecycle").optional(Node::lifecycle)? {
         model.lifecycle = lifecycle;
     }
-    model.about = Arc::new(read_about(node)?);
-    Ok(model)
-}
-
-fn read_about(node: &Node<'_>) -> Result<About> {
     let text = |name| Ok(node.at(name).optional(Node::text)?.map(Into::into));
-    let uncertain = node.at("uncertain").optional(Node::texts)?;
-    Ok(About {
+    model.about = Arc::new(About {
         snapshot: text("snapshot")?,
         retires_on: text("retires_on")?,
         retires_not_before: text("retires_not_before")?,
-        own_schedule: read_platforms(node, "own_schedule")?,
-        prices: node.at("price").optional(read_prices)?,
-        uncertain: uncertain.unwrap_or_default(),
-    })
-}
-
-fn read_platforms(node: &Node<'_>, name: &str) -> Result<Vec<Platform>> {
-    let platforms = node.at(name).optional(Node::platforms)?;
-    Ok(platforms.unwrap_or_default())
-}
-
-fn read_prices(node: &Node<'_>) -> Result<Prices> {
-    let base = node.rate_card(None)?;
-    let long = |node: &Node<'_>| Ok((node.at("above").number()?, node.rate_card(None)?));
-    let us = node.at("us_geo").optional(Node::thousandths)?;
-    Ok(Prices {
-        base,
-        fast: node
-            .at("fast")
-            .optional(|node| node.rate_card(Some(base)))?,
-        long_prompt: node.at("long_prompt").optional(long)?,
-        us_percent: us.map_or(100, |thousandths| u64::from(thousandths) / 10),
-    })
+        uncertain: texts("uncertain")?,
+    });
+    Ok(model)
 }
 
 fn merge_models(catalog: &mut ModelCatalog, json: &str) -> Result<()> {
@@ -393,10 +286,8 @@ fn merge_model(catalog: &mut ModelCatalog, node: &Node<'_>) -> Result<()> {
     if let Some(word) = node.at("lifecycle").optional(Node::text)? {
         model.lifecycle = Lifecycle::parse(word).unwrap_or_default();
     }
-    let date = node.at("retires_at").optional(Node::text)?;
-    // The date of an active model has been withdrawn if the response has none.
-    if date.is_some() || model.lifecycle == Lifecycle::Active {
-        Arc::make_mut(&mut model.about).retires_on = date.map(Into::into);
+    if let Some(date) = node.at("retires_at").optional(Node::text)? {
+        Arc::make_mut(&mut model.about).retires_on = Some(date.into());
     }
     let capabilities = node.at("capabilities");
     if capabilities.value.is_some() {

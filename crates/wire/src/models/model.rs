@@ -1,11 +1,6 @@
 //! A model: its sizes, its rate group, and its capabilities by the documented tables.
 
 use std::sync::Arc;
-use std::time::SystemTime;
-
-use super::platform::Platform;
-use super::price::Prices;
-use crate::timestamp::rfc3339;
 
 /// Tokenizer generation. The newer tokenizer produces about 30 % more tokens for the same text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -56,7 +51,7 @@ pub struct Model {
     pub lifecycle: Lifecycle,
     /// Features that a request may use.
     pub capabilities: Arc<Capabilities>,
-    /// Dates, prices, and the names of uncertain facts.
+    /// Dates, and the names of uncertain facts.
     pub about: Arc<About>,
 }
 
@@ -78,44 +73,6 @@ impl Model {
             capabilities: Arc::default(),
             about: Arc::default(),
         }
-    }
-
-    /// Returns true if requests for the model fail on this platform, because it is retired. The
-    /// dates of the catalog do not hold on a platform with a schedule of its own.
-    #[must_use]
-    pub fn is_retired(&self, platform: Platform, now: SystemTime) -> bool {
-        let retires_on = self.about.retires_on.as_deref();
-        !self.about.own_schedule.contains(&platform)
-            && (self.lifecycle == Lifecycle::Retired
-                || retires_on.is_some_and(|date| has_come(date, now)))
-    }
-
-    /// Returns the support of `speed: "fast"` on a platform. A model with fast mode elsewhere only
-    /// rejects the field.
-    #[must_use]
-    pub fn fast_on(&self, platform: Platform, now: SystemTime) -> Support {
-        let can = &self.capabilities;
-        match can.fast {
-            Support::Unknown => Support::Unknown,
-            support if can.fast_platforms.contains(&platform) => match can.fast_ends.as_deref() {
-                Some(date) if has_come(date, now) => Support::No,
-                _ => support,
-            },
-            _ => Support::No,
-        }
-    }
-}
-
-/// Returns true if a date (`2026-11-30`) or a timestamp has come. A day begins at midnight UTC.
-fn has_come(date: &str, now: SystemTime) -> bool {
-    instant(date).is_some_and(|at| at <= now)
-}
-
-/// Returns the begin of a day, or the instant of a timestamp.
-pub(super) fn instant(date: &str) -> Option<SystemTime> {
-    match date.len() {
-        10 => rfc3339(format!("{date}T00:00:00Z").as_bytes()),
-        _ => rfc3339(date.as_bytes()),
     }
 }
 
@@ -199,8 +156,6 @@ pub enum Support {
     UpToHighEffort,
     /// Accepted while thinking is off.
     ThinkingOff,
-    /// Accepted unless the request turns thinking off.
-    ThinkingOn,
     /// Accepted unless thinking is `enabled`.
     NotWithEnabledThinking,
     /// Accepted and without effect.
@@ -229,8 +184,6 @@ pub struct Capabilities {
     pub default_effort: Option<Effort>,
     /// `tool_choice` of type `any` or `tool`.
     pub forced_tool_choice: Support,
-    /// The same for the platforms on which it differs.
-    pub forced_tool_choice_on: Vec<(Platform, Support)>,
     /// A conversation that ends with an assistant turn.
     pub prefill: Support,
     /// `temperature`, `top_p`, `top_k` other than the default (always rejected under API version
@@ -238,15 +191,8 @@ pub struct Capabilities {
     pub sampling: Support,
     /// Values that are accepted although `sampling` is rejected.
     pub sampling_defaults: SamplingDefaults,
-    /// `speed: "fast"`, on the platforms below. See [`Model::fast_on`].
+    /// `speed: "fast"`.
     pub fast: Support,
-    /// Platforms that accept `speed: "fast"`. Microsoft Foundry has a deployment of its own for it
-    /// instead.
-    pub fast_platforms: Vec<Platform>,
-    /// The `anthropic-beta` that `speed: "fast"` needs.
-    pub fast_beta: Option<Box<str>>,
-    /// Day from which `speed: "fast"` is rejected.
-    pub fast_ends: Option<Box<str>>,
     /// Length of the shortest prompt that is cached, in tokens.
     pub min_cache_tokens: Option<u64>,
     /// `inference_geo`.
@@ -255,53 +201,14 @@ pub struct Capabilities {
     pub system_messages: Support,
     /// `output_config` with an effort inside a message.
     pub per_message_effort: Support,
-    /// Tool types known to be rejected, by platform, and with `None` for all other platforms. See
-    /// [`Capabilities::rejects_tool`].
-    pub tools_rejected: Vec<(Option<Platform>, Vec<Box<str>>)>,
-    /// Calls of tools from executed code: `allowed_callers`, and web search and fetch with dynamic
-    /// filtering.
-    pub programmatic_tools: Support,
-    /// Rank among the models of the advisor tool. The advisor must have the same rank or a higher
-    /// one. `None` if the model cannot call an advisor.
-    pub advisor_rank: Option<u64>,
-    /// Compaction of the context by the server.
-    pub compaction: Support,
-    /// `output_config.task_budget`.
-    pub task_budget: Support,
-    /// Priority Tier, with an existing contract.
-    pub priority_tier: Support,
-    /// True if the model rejects accounts without data retention.
-    pub needs_retention: Option<bool>,
+    /// Tool types known to be rejected, e.g. `computer_20251124`. Other tool types may be rejected
+    /// too.
+    pub tools_rejected: Vec<Box<str>>,
     /// True if thinking blocks are bound to the preceding context: a changed `system`, `tools` or
     /// earlier message is then rejected with 400.
     pub binds_thinking: Option<bool>,
     /// True if thinking blocks are bound to the account as well.
     pub binds_thinking_to_account: Option<bool>,
-}
-
-impl Capabilities {
-    /// Returns true if this type of tool is known to be rejected on a platform. Other types may be
-    /// rejected too.
-    #[must_use]
-    pub fn rejects_tool(&self, kind: &str, platform: Platform) -> bool {
-        let of = |wanted| {
-            self.tools_rejected
-                .iter()
-                .find(move |(on, _)| *on == wanted)
-        };
-        let list = of(Some(platform)).or_else(|| of(None));
-        list.is_some_and(|(_, kinds)| kinds.iter().any(|rejected| **rejected == *kind))
-    }
-
-    /// Returns the support of a forced `tool_choice` on a platform.
-    #[must_use]
-    pub fn forced_tool_choice(&self, platform: Platform) -> Support {
-        let exception = self
-            .forced_tool_choice_on
-            .iter()
-            .find(|(on, _)| *on == platform);
-        exception.map_or(self.forced_tool_choice, |(_, support)| *support)
-    }
 }
 
 /// Values of sampling parameters that a model accepts although it rejects all others. A request
@@ -343,22 +250,17 @@ impl Lifecycle {
     }
 }
 
-/// Dates and prices of a model, and notes on uncertain facts.
+/// Dates of a model, and notes on uncertain facts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct About {
     /// The dated id that the plain id refers to. `None` if the plain id is itself the snapshot
     /// (from 4.6 on).
     pub snapshot: Option<Box<str>>,
-    /// Date of retirement, as the API writes it (`2026-11-30`, or a full timestamp). See
-    /// [`Model::is_retired`].
+    /// Date of retirement, as the API writes it (`2026-11-30`, or a full timestamp).
     pub retires_on: Option<Box<str>>,
-    /// Platforms for which no date is known, since they have a schedule of their own.
-    pub own_schedule: Vec<Platform>,
     /// Earliest date of retirement, if no date is fixed.
     pub retires_not_before: Option<Box<str>>,
-    /// Prices. `None` if they are not published.
-    pub prices: Option<Prices>,
     /// Names of fields that are inferred or whose sources disagree, e.g. `forced_tool_choice`.
     pub uncertain: Vec<Box<str>>,
 }

@@ -5,8 +5,6 @@ use std::fmt;
 use serde_json::Value;
 
 use super::model::{Effort, Lifecycle, Support};
-use super::platform::Platform;
-use super::price::RateCard;
 
 /// Error for invalid catalog data.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -130,7 +128,6 @@ impl<'a> Node<'a> {
             Some("deprecated") => Support::Deprecated,
             Some("up_to_high_effort") => Support::UpToHighEffort,
             Some("thinking_off") => Support::ThinkingOff,
-            Some("thinking_on") => Support::ThinkingOn,
             Some("not_with_enabled_thinking") => Support::NotWithEnabledThinking,
             Some("ignored") => Support::Ignored,
             Some("no") => Support::No,
@@ -149,49 +146,6 @@ impl<'a> Node<'a> {
         let within = number.filter(|number| (0.0..=1_000_000.0).contains(number));
         let number = within.ok_or_else(|| self.bad("a number from 0 to 1,000,000"))?;
         Ok((number * 1_000.0).round() as u32)
-    }
-
-    /// Reads a price in USD per million tokens as nano-dollars per token, which is the same number
-    /// of thousandths.
-    fn price(&self) -> Result<u64> {
-        Ok(u64::from(self.thousandths()?))
-    }
-
-    /// Reads the base price, and the prices of the cache if `cache` is `None`.
-    pub(super) fn rate_card(&self, cache: Option<RateCard>) -> Result<RateCard> {
-        let (input, output) = (self.at("input").price()?, self.at("output").price()?);
-        if let Some(card) = cache {
-            return Ok(card.with_base(input, output));
-        }
-        Ok(RateCard {
-            input,
-            output,
-            cache_write_5m: self.at("cache_write_5m").price()?,
-            cache_write_1h: self.at("cache_write_1h").price()?,
-            cache_read: self.at("cache_read").price()?,
-        })
-    }
-
-    pub(super) fn platforms(&self) -> Result<Vec<Platform>> {
-        let read =
-            |item: &Self| Platform::parse(item.text()?).ok_or_else(|| item.bad("a platform"));
-        self.items()?.iter().map(read).collect()
-    }
-
-    /// Reads an object by platform. `*` stands for all others.
-    pub(super) fn by_platform<T>(
-        &self,
-        read: impl Fn(&Self) -> Result<T>,
-    ) -> Result<Vec<(Option<Platform>, T)>> {
-        let mut entries = Vec::new();
-        for (name, node) in self.optional(Self::entries)?.unwrap_or_default() {
-            let platform = Platform::parse(name);
-            if platform.is_none() && name != "*" {
-                return Err(node.bad("the value of a platform"));
-            }
-            entries.push((platform, read(&node)?));
-        }
-        Ok(entries)
     }
 
     pub(super) fn lifecycle(&self) -> Result<Lifecycle> {
