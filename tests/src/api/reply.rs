@@ -130,6 +130,13 @@ impl Reply {
         }
     }
 
+    /// Replaces the status.
+    #[must_use]
+    pub const fn into_status(mut self, status: u16) -> Self {
+        self.status = status;
+        self
+    }
+
     /// Sets the delay before the head.
     #[must_use]
     pub const fn after(mut self, wait: Duration) -> Self {

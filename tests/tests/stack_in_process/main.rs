@@ -13,3 +13,4 @@ mod orders;
 mod readiness;
 mod shape;
 mod unpolled;
+mod verdicts;
