@@ -1,219 +1,328 @@
 //! The tracker that reads a response body while it is forwarded.
 
 use bytes::Bytes;
-use http::HeaderMap;
-use tower_claude_wire::{self as wire, ApiError, Media, StreamState, Usage};
+use http::{HeaderMap, Method, Request, StatusCode, header::CONTENT_LENGTH};
+use tower_claude_wire::{
+    self as wire, ApiError, JsonResponse, JsonScanner, Media, StreamState, Usage,
+};
 
 use crate::{
     class::{Class, Kind},
+    endpoint::Endpoint,
     outcome::Outcome,
 };
 
-/// The longest JSON body that is kept to read its usage: 4 MiB, which is about eight times the
-/// longest response of a model. The usage of a longer body stays unknown.
-const MESSAGE_LIMIT: usize = 4 * 1024 * 1024;
+const BOM: &[u8] = b"\xEF\xBB\xBF";
+
+/// The body that a successful response to a request must have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ExpectedBody {
+    /// No body, which answers a HEAD request.
+    Nothing,
+    /// A message, as one JSON document or as an event stream.
+    Message,
+    /// A count of tokens.
+    TokenCount,
+    /// A JSON document of any content, but no error and no page.
+    Json,
+    /// Any body that is not cut.
+    Any,
+}
+
+impl ExpectedBody {
+    /// Returns the body that answers this request.
+    #[must_use]
+    pub fn of<B>(request: &Request<B>) -> Self {
+        let path = request.uri().path();
+        let is_post = *request.method() == Method::POST;
+        match Endpoint::of(path) {
+            _ if *request.method() == Method::HEAD => Self::Nothing,
+            Endpoint::Messages if is_post => Self::Message,
+            Endpoint::CountTokens if is_post => Self::TokenCount,
+            // The content of a file, and results in lines of JSON.
+            Endpoint::Files | Endpoint::Batches
+                if path.ends_with("/content") || path.ends_with("/results") =>
+            {
+                Self::Any
+            }
+            Endpoint::Files | Endpoint::Batches | Endpoint::Models => Self::Json,
+            _ => Self::Any,
+        }
+    }
+
+    /// Returns the body that any other service may return to the same request.
+    pub(crate) const fn or_any(self) -> Self {
+        match self {
+            Self::Nothing => Self::Nothing,
+            _ => Self::Any,
+        }
+    }
+
+    /// Returns true if the body is read whatever its media type says.
+    const fn is_judged(self) -> bool {
+        matches!(self, Self::Message | Self::TokenCount)
+    }
+}
 
 /// A tracker that finds the usage, the errors and the end of a response body.
 // Small, because it is moved with every response.
 #[derive(Debug)]
-pub struct BodyTracker(Tracked);
+pub struct BodyTracker {
+    tracked: Tracked,
+    expected: ExpectedBody,
+    /// The format is not known by the first byte yet.
+    is_unsniffed: bool,
+    reads_usage: bool,
+    /// The part of `content-length` that has not arrived. 0 without the header.
+    missing: u64,
+}
 
-/// The kind of a body, with its state.
+/// The format of a body, with its state.
 #[derive(Debug)]
 enum Tracked {
     /// An event stream.
     Stream(Box<StreamState>),
-    /// A JSON document whose text is kept. Nothing is kept of a body that arrives in one frame.
-    Message {
-        text: Option<Box<JsonText>>,
-        bounds: JsonBounds,
-    },
-    /// A JSON document whose usage is not read.
-    Unread { bounds: JsonBounds },
+    /// A JSON document, or a text whose format is not known yet. Nothing is kept of a body that
+    /// arrives in one frame.
+    Json(Option<Box<JsonScanner>>),
+    /// A page, or another text, in place of the expected body.
+    Page,
     /// A compressed body, or another media type. Only its end is tracked.
     Opaque,
 }
 
-/// The text of a JSON document, as one shared frame or as several joined frames.
-#[derive(Debug)]
-enum JsonText {
-    Piece(Bytes),
-    Pieces(Vec<u8>),
-}
-
-impl JsonText {
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Self::Piece(piece) => piece,
-            Self::Pieces(pieces) => pieces,
-        }
-    }
-
-    fn add(&mut self, data: &[u8]) {
-        match self {
-            Self::Piece(piece) => *self = Self::Pieces([piece, data].concat()),
-            Self::Pieces(pieces) => pieces.extend_from_slice(data),
-        }
-    }
-}
-
-/// The first and the last byte of a JSON text, without white space. 0 if there is none yet.
-#[derive(Clone, Copy, Debug, Default)]
-struct JsonBounds {
-    first: u8,
-    last: u8,
-}
-
-impl JsonBounds {
-    fn feed(&mut self, data: &[u8]) {
-        let data = data.trim_ascii();
-        if let (Some(first), Some(last)) = (data.first(), data.last()) {
-            if self.first == 0 {
-                self.first = *first;
-            }
-            self.last = *last;
-        }
-    }
-
-    /// Returns true if an object or array is not closed.
-    ///
-    /// This is cheap, and detects a body that ends too early without parsing it.
-    const fn are_open(&self) -> bool {
-        matches!(self.first, b'{') && !matches!(self.last, b'}')
-            || matches!(self.first, b'[') && !matches!(self.last, b']')
-    }
-}
-
 impl BodyTracker {
-    /// Creates the tracker for a response with these headers. Compressed bodies are not read.
+    /// Creates the tracker for a response with this head. Compressed bodies are not read.
     #[must_use]
-    pub fn of(headers: &HeaderMap) -> Self {
-        match wire::readable(headers) {
-            Media::Json => Self(Tracked::Message {
-                text: None,
-                bounds: JsonBounds::default(),
-            }),
-            Media::EventStream => Self(Tracked::Stream(Box::new(StreamState::new()))),
-            _ => Self::opaque(),
+    pub fn of(expected: ExpectedBody, status: StatusCode, headers: &HeaderMap) -> Self {
+        let code = status.as_u16();
+        let has_body =
+            expected != ExpectedBody::Nothing && code >= 200 && !matches!(code, 204 | 205 | 304);
+        if !has_body {
+            return Self::opaque();
+        }
+        // A redirect has no message, and an error was classified before.
+        let expected = if status.is_success() {
+            expected
+        } else {
+            ExpectedBody::Any
+        };
+        let is_page = || expected != ExpectedBody::Any && wire::is_page(headers);
+        let media = wire::media(headers);
+        let is_compressed = wire::is_compressed(headers);
+        let tracked = match media {
+            Media::Other if is_page() => Tracked::Page,
+            _ if is_compressed => Tracked::Opaque,
+            Media::Json => Tracked::Json(None),
+            Media::EventStream => Tracked::Stream(Box::new(StreamState::new())),
+            _ if expected.is_judged() && wire::is_text(headers) => Tracked::Json(None),
+            _ => Tracked::Opaque,
+        };
+        // With a coding, an inner layer may have decoded the body.
+        let missing = if is_compressed {
+            None
+        } else {
+            headers.get(CONTENT_LENGTH)
+        };
+        let missing = missing.and_then(|length| length.to_str().ok()?.parse().ok());
+        Self {
+            tracked,
+            expected,
+            is_unsniffed: expected.is_judged(),
+            reads_usage: true,
+            missing: missing.unwrap_or(0),
         }
     }
 
-    /// Disables the usage of JSON documents, which are then neither kept nor parsed.
+    /// Disables the usage of JSON documents, which are then not parsed for it.
     #[must_use]
-    pub fn without_usage(self) -> Self {
-        match self.0 {
-            Tracked::Message { bounds, .. } => Self(Tracked::Unread { bounds }),
-            other => Self(other),
-        }
+    pub const fn without_usage(mut self) -> Self {
+        self.reads_usage = false;
+        self
     }
 
     /// Creates a tracker that only detects the end of a body.
     #[must_use]
     pub const fn opaque() -> Self {
-        Self(Tracked::Opaque)
+        Self {
+            tracked: Tracked::Opaque,
+            expected: ExpectedBody::Any,
+            is_unsniffed: false,
+            reads_usage: false,
+            missing: 0,
+        }
     }
 
     /// Returns the state of an event stream. `None` for another body.
     #[must_use]
     pub fn stream(&self) -> Option<&StreamState> {
-        match &self.0 {
+        match &self.tracked {
             Tracked::Stream(state) => Some(state),
             _ => None,
         }
     }
 
-    /// Returns true if the body is a JSON document.
+    /// Returns true if the body is a JSON document, or a text whose format is not known yet.
     #[must_use]
-    pub const fn is_message(&self) -> bool {
-        matches!(self.0, Tracked::Message { .. } | Tracked::Unread { .. })
+    pub const fn is_json(&self) -> bool {
+        matches!(self.tracked, Tracked::Json(_))
+    }
+
+    /// Returns true if only the end of the body is tracked.
+    #[must_use]
+    pub const fn is_opaque(&self) -> bool {
+        matches!(self.tracked, Tracked::Opaque)
+    }
+
+    /// Returns true if the response is worth forwarding before its end: content has begun, or the
+    /// body is not read.
+    pub(crate) fn has_begun(&self) -> bool {
+        match &self.tracked {
+            Tracked::Stream(state) => {
+                state.has_content() || state.is_complete() || state.is_not_claude()
+            }
+            Tracked::Opaque => true,
+            Tracked::Json(_) | Tracked::Page => false,
+        }
     }
 
     /// Reads the data of a frame.
     pub fn feed(&mut self, data: &Bytes) {
-        match &mut self.0 {
+        self.count(data);
+        match &mut self.tracked {
             Tracked::Stream(state) => state.feed(data),
-            Tracked::Message { text, bounds } => {
-                bounds.feed(data);
-                match text {
-                    None if data.is_empty() => {}
-                    None => *text = Some(Box::new(JsonText::Piece(data.clone()))),
-                    Some(text) if text.bytes().len() + data.len() > MESSAGE_LIMIT => {
-                        self.0 = Tracked::Opaque;
-                    }
-                    Some(text) => text.add(data),
-                }
-            }
-            Tracked::Unread { bounds } => bounds.feed(data),
-            Tracked::Opaque => {}
+            Tracked::Json(scanner) => scanner.get_or_insert_default().feed(data),
+            Tracked::Page | Tracked::Opaque => {}
         }
+    }
+
+    /// Counts the data, and recognizes the format by its first byte.
+    #[inline]
+    fn count(&mut self, data: &[u8]) {
+        self.missing = self.missing.saturating_sub(data.len() as u64);
+        if self.is_unsniffed {
+            self.sniff(data);
+        }
+    }
+
+    /// Recognizes a stream that is labelled as JSON, JSON that is labelled as a stream, and other
+    /// text.
+    fn sniff(&mut self, data: &[u8]) {
+        let text = data.strip_prefix(BOM).unwrap_or(data).trim_ascii_start();
+        let Some(first) = text.first() else {
+            return;
+        };
+        self.is_unsniffed = false;
+        let (is_json, is_stream) = (self.is_json(), self.stream().is_some());
+        self.tracked = match first {
+            b'<' if is_json || is_stream => Tracked::Page,
+            b'{' | b'[' if is_stream => Tracked::Json(None),
+            b'{' | b'[' => return,
+            // A comment, or the field `data`, `event`, `id` or `retry`.
+            b':' | b'd' | b'e' | b'i' | b'r' if is_json => {
+                Tracked::Stream(Box::new(StreamState::new()))
+            }
+            // A coding or a binary format that the head does not name.
+            0..b'\t' | 0x0E..b' ' if is_json => Tracked::Opaque,
+            _ if is_json => Tracked::Page,
+            _ => return,
+        };
     }
 
     /// Returns the usage that was reported so far.
     #[must_use]
     pub fn usage(&self) -> Usage {
-        match &self.0 {
+        match &self.tracked {
             Tracked::Stream(state) => state.usage().clone(),
-            Tracked::Message {
-                text: Some(text), ..
-            } => Usage::from_message(text.bytes()).unwrap_or_default(),
+            Tracked::Json(Some(scanner)) if self.reads_usage => {
+                Usage::from_message(scanner.outline()).unwrap_or_default()
+            }
             _ => Usage::default(),
         }
     }
 
-    /// Returns the outcome if it is known before the end of the body, by a `message_stop` or an
-    /// `error` event.
+    /// Returns the outcome if it is known before the end of the body: by a `message_stop`, an
+    /// `error` event, or a page.
     pub(crate) fn early(&self, classify: impl FnOnce(&ApiError) -> Class) -> Option<Outcome> {
-        let state = self.stream()?;
-        if let Some(error) = state.error() {
-            Some(Outcome::Failed {
-                class: classify(error),
-                usage: state.usage().clone(),
-            })
-        } else if state.is_complete() {
-            Some(Outcome::Complete {
-                usage: state.usage().clone(),
-            })
-        } else {
-            None
+        let usage = || self.usage();
+        match &self.tracked {
+            Tracked::Stream(state) => match state.error() {
+                Some(error) => Some(Outcome::Failed {
+                    class: classify(error),
+                    usage: usage(),
+                }),
+                None if state.is_complete() => Some(Outcome::Complete { usage: usage() }),
+                None => None,
+            },
+            Tracked::Page => Some(Outcome::Failed {
+                class: Class::new(Kind::ServerError),
+                usage: usage(),
+            }),
+            _ => None,
         }
-    }
-
-    /// Returns the class of the failure if the body is incomplete.
-    ///
-    /// A Claude stream without `message_stop` is incomplete, and so is a JSON document that is not
-    /// closed.
-    pub(crate) fn cut_short(&self) -> Option<Class> {
-        let cut = match &self.0 {
-            Tracked::Stream(state) => !state.is_complete() && !state.is_not_claude(),
-            Tracked::Message { bounds, .. } | Tracked::Unread { bounds } => bounds.are_open(),
-            Tracked::Opaque => false,
-        };
-        cut.then(|| Class::new(Kind::Truncated))
     }
 
     /// Returns the outcome of a body that ends here.
-    pub(crate) fn ended(&self) -> Outcome {
-        self.ended_with(self.usage())
-    }
-
-    fn ended_with(&self, usage: Usage) -> Outcome {
-        match self.cut_short() {
-            Some(class) => Outcome::Failed { class, usage },
-            None => Outcome::Complete { usage },
-        }
+    pub(crate) fn ended(&mut self, classify: impl FnOnce(&ApiError) -> Class) -> Outcome {
+        let truncated = || Some(Class::new(Kind::Truncated));
+        let failure = match &mut self.tracked {
+            Tracked::Stream(state) => {
+                state.finish();
+                match state.error() {
+                    Some(error) => Some(classify(error)),
+                    None if state.is_whole() => None,
+                    // A stream of another kind may end without a stop reason.
+                    None if self.expected == ExpectedBody::Message
+                        || state.started()
+                        || self.missing > 0 =>
+                    {
+                        truncated()
+                    }
+                    None => None,
+                }
+            }
+            Tracked::Json(Some(scanner)) => {
+                let is_cut = scanner.is_cut() || self.missing > 0;
+                failure_of_json(self.expected, scanner.outline(), is_cut, classify)
+            }
+            Tracked::Json(None) if self.expected.is_judged() || self.missing > 0 => truncated(),
+            Tracked::Page => Some(Class::new(Kind::ServerError)),
+            Tracked::Opaque if self.missing > 0 => truncated(),
+            Tracked::Json(None) | Tracked::Opaque => None,
+        };
+        Self::outcome(failure, self.usage())
     }
 
     /// Returns the outcome of a body that ends with this data, which is read without keeping it.
-    pub(crate) fn last(&mut self, data: &Bytes) -> Outcome {
-        match &mut self.0 {
-            Tracked::Message { text: None, bounds } => {
-                bounds.feed(data);
-                self.ended_with(Usage::from_message(data).unwrap_or_default())
+    pub(crate) fn last(
+        &mut self,
+        data: &Bytes,
+        classify: impl FnOnce(&ApiError) -> Class,
+    ) -> Outcome {
+        self.count(data);
+        match &mut self.tracked {
+            Tracked::Json(None) if !data.is_empty() => {
+                let text = data.strip_prefix(BOM).unwrap_or(data);
+                let usage = self
+                    .reads_usage
+                    .then(|| Usage::from_message(text))
+                    .flatten();
+                let is_cut = self.missing > 0 || wire::is_cut_json(text);
+                let failure = failure_of_json(self.expected, text, is_cut, classify);
+                return Self::outcome(failure, usage.unwrap_or_default());
             }
-            _ => {
-                self.feed(data);
-                self.ended()
-            }
+            Tracked::Stream(state) => state.feed(data),
+            Tracked::Json(Some(scanner)) => scanner.feed(data),
+            Tracked::Json(None) | Tracked::Page | Tracked::Opaque => {}
+        }
+        self.ended(classify)
+    }
+
+    fn outcome(failure: Option<Class>, usage: Usage) -> Outcome {
+        match failure {
+            Some(class) => Outcome::Failed { class, usage },
+            None => Outcome::Complete { usage },
         }
     }
 
@@ -223,5 +332,29 @@ impl BodyTracker {
             class: Class::new(Kind::Transport),
             usage: self.usage(),
         }
+    }
+}
+
+/// Returns the class of the failure if a JSON document is cut, or not the expected one.
+fn failure_of_json(
+    expected: ExpectedBody,
+    text: &[u8],
+    is_cut: bool,
+    classify: impl FnOnce(&ApiError) -> Class,
+) -> Option<Class> {
+    if is_cut {
+        return Some(Class::new(Kind::Truncated));
+    }
+    if matches!(expected, ExpectedBody::Any | ExpectedBody::Nothing) {
+        return None;
+    }
+    match (expected, JsonResponse::of(text)) {
+        (ExpectedBody::Message, JsonResponse::Message)
+        | (ExpectedBody::TokenCount, JsonResponse::TokenCount) => None,
+        (_, JsonResponse::Error(error)) => Some(classify(&error)),
+        (ExpectedBody::Json, _) => None,
+        // White space is no more than an empty body.
+        _ if text.trim_ascii().is_empty() => Some(Class::new(Kind::Truncated)),
+        _ => Some(Class::new(Kind::ServerError)),
     }
 }

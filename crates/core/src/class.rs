@@ -17,13 +17,13 @@ pub enum Kind {
     RampLimited,
     /// A spend limit, an empty credit balance or another billing problem. Waiting does not help.
     SpendLimit,
-    /// 529, or `overloaded_error` inside a stream.
+    /// 529, or `overloaded_error` with any status or inside a stream.
     Overloaded,
-    /// 500, 502, 503 and other 5xx.
+    /// 500, 502, 503 and other 5xx, 424, or a 200 that is not the expected response.
     ServerError,
-    /// 408, 504, or a timer of a layer.
+    /// 408, 504, 524, or a timer of a layer.
     Timeout,
-    /// The connection failed before or during the response.
+    /// The connection failed before or during the response, or was the wrong one (421, 425).
     Transport,
     /// 409. A state conflict that another attempt resolves.
     Conflict,
@@ -31,7 +31,7 @@ pub enum Kind {
     BadRequest,
     /// 401. The credential is invalid or expired.
     Unauthorized,
-    /// 403.
+    /// 403, or an account on hold.
     Forbidden,
     /// 404. The resource or the model does not exist, or the model is retired.
     NotFound,
@@ -40,7 +40,7 @@ pub enum Kind {
     TooLarge,
     /// 200 with `stop_reason: "refusal"`. The model declined to answer.
     ModelRefusal,
-    /// A stream that ended without `message_stop`, or an incomplete body.
+    /// A stream that ended without stop reason and `message_stop`, or an empty or incomplete body.
     Truncated,
 }
 
@@ -171,6 +171,14 @@ impl Class {
         .into_unprocessed()
         .with_reach(Reach::Request);
 
+    /// Replaces the kind, and what it determines. The wait and the advice of the server stay.
+    #[must_use]
+    pub(crate) const fn with_kind(self, kind: Kind) -> Self {
+        Self::new(kind)
+            .with_retry_after(self.retry_after)
+            .with_should_retry(self.should_retry)
+    }
+
     /// Sets the wait before another attempt.
     #[must_use]
     pub const fn with_retry_after(mut self, wait: Option<Duration>) -> Self {
@@ -224,10 +232,12 @@ impl Class {
             && matches!(self.reach, Reach::Request)
     }
 
-    /// Returns true for a 429 that passes with time. A limiter then slows down.
+    /// Returns true for a 429 that passes with time and reaches other requests. A limiter then slows
+    /// down.
     #[must_use]
     pub const fn is_rate_limit(&self) -> bool {
         matches!(self.kind, Kind::RateLimited | Kind::RampLimited)
+            && !matches!(self.reach, Reach::Request)
     }
 
     /// Returns true if the same request may succeed when it is sent again.

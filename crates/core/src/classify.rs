@@ -2,11 +2,11 @@
 
 use std::time::SystemTime;
 
-use http::{HeaderMap, Response, StatusCode};
+use http::{HeaderMap, HeaderName, Response, StatusCode};
 use tower_claude_wire::{self as wire, ApiError};
 
 use crate::{
-    class::{Class, Kind},
+    class::{Class, Kind, Reach},
     transport_error::{as_error, classify_client_error},
 };
 
@@ -23,8 +23,14 @@ pub trait ClassifyResponse {
     /// Returns the class by status, headers and the first 64 KiB of the body.
     fn body(&self, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Class;
 
-    /// Returns the class of an `error` event inside a stream.
+    /// Returns the class of an `error` event inside a stream, or of an error with status 200.
     fn stream_error(&self, error: &ApiError) -> Class;
+
+    /// Returns true if a success must have the body that Claude's endpoint returns. A 200 to a
+    /// Messages request that has no message is then a failure. True by default.
+    fn expects_claude(&self) -> bool {
+        true
+    }
 }
 
 /// A classifier of responses and of errors of type `E`.
@@ -54,11 +60,14 @@ impl Class {
     }
 }
 
-/// The default classifier. It reads Claude's statuses, `error.type` and `error.details.error_code`.
+/// The default classifier. It reads the status, `x-should-retry`, and the error in the body: first
+/// its `error_code`, then its type, then a few texts that the API has no code for.
 ///
-/// An attempt failed because of a spend limit if the `error_code` names such a limit, if the status
-/// is 402, or if a 400 has a message that the API documents for spend limits and credit balances.
-/// Every other 429 is retryable. Source: <https://platform.claude.com/docs/en/api/errors>.
+/// The formats of Bedrock (`x-amzn-errortype`) and Google are read as well. The subscription headers
+/// `anthropic-ratelimit-unified-*` of a rejected request are a wait. Every 429 that names no spend
+/// limit is retryable, unless `x-should-retry` is `false`. A verdict that no wait changes has
+/// [`Reach::Request`], so that it delays no other request.
+/// Source: <https://platform.claude.com/docs/en/api/errors>.
 ///
 /// Errors of the inner service are classified by
 /// [`classify_client_error`](crate::toolkit::classify_client_error), which recognises the errors of
@@ -78,45 +87,50 @@ impl ClassifyResponse for ClaudeClassify {
         if status.is_success() || status.is_redirection() || status.is_informational() {
             return Some(Class::SUCCESS);
         }
-        let class = by_status(status, headers);
-        // Spend limits come with 429 and 400, and an `error_code` may overrule the header.
-        let body_decides = matches!(status.as_u16(), 400 | 429)
-            || class
-                .should_retry
-                .is_some_and(|advice| advice != class.kind_is_retryable());
-        (!body_decides || wire::is_compressed(headers)).then_some(class)
+        // Any other error may be an overload, and many codes and texts overrule the status.
+        let decided = status.as_u16() == 529 && wire::should_retry(headers) != Some(false);
+        (decided || wire::is_compressed(headers)).then(|| self.body(status, headers, &[]))
     }
 
     fn body(&self, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Class {
-        let class = by_status(status, headers);
-        let Some(error) = ApiError::parse(body) else {
-            return class;
-        };
-        let mut class = by_error(class, &error);
+        let mut class = by_status(status, headers);
+        let now = wire::date(headers).unwrap_or_else(SystemTime::now);
+        let mut error = ApiError::parse_any(body).unwrap_or_default();
+        if let Some(exception) = headers
+            .get(AMAZON_ERROR)
+            .and_then(|name| name.to_str().ok())
+        {
+            exception.clone_into(&mut error.kind);
+        }
+        if let Some(kind) = kind_of_type(&error.kind).filter(|kind| is_specific(*kind)) {
+            class = class.with_kind(kind);
+        }
+        class = by_error(class, &error, headers);
         if class.kind == Kind::SpendLimit && class.retry_after.is_none() {
             // The date is compared with the server's clock, because the local clock may be wrong.
             let until = error.regains_access().zip(wire::date(headers));
             class.retry_after = until.and_then(|(until, now)| until.duration_since(now).ok());
         }
+        if class.kind == Kind::RateLimited {
+            if let Some(wait) = wire::unified_wait(headers, now) {
+                class.retry_after = class.retry_after.max(Some(wait));
+            } else if class.should_retry == Some(false) {
+                class.reach = Reach::Request;
+            }
+        }
         class
     }
 
     fn stream_error(&self, error: &ApiError) -> Class {
-        let kind = match error.kind.as_str() {
-            "rate_limit_error" => Kind::RateLimited,
-            "overloaded_error" => Kind::Overloaded,
-            "timeout_error" => Kind::Timeout,
-            "invalid_request_error" => Kind::BadRequest,
-            "authentication_error" => Kind::Unauthorized,
-            "billing_error" => Kind::SpendLimit,
-            "permission_error" => Kind::Forbidden,
-            "not_found_error" => Kind::NotFound,
-            "request_too_large" => Kind::TooLarge,
-            "conflict_error" => Kind::Conflict,
-            // `api_error` and unknown types. The server could not finish.
-            _ => Kind::ServerError,
-        };
-        by_error(Class::new(kind), error)
+        let by_code = || error.status.and_then(kind_of_status);
+        // `api_error` and unknown types: the server could not finish.
+        let kind = kind_of_type(&error.kind)
+            .or_else(by_code)
+            .unwrap_or(Kind::ServerError);
+        let mut class = by_error(Class::new(kind), error, &HeaderMap::new());
+        // The server has begun to work on the request.
+        class.unprocessed = false;
+        class
     }
 }
 
@@ -138,6 +152,10 @@ impl ClassifyResponse for HttpClassify {
     fn stream_error(&self, _error: &ApiError) -> Class {
         Class::new(Kind::ServerError)
     }
+
+    fn expects_claude(&self) -> bool {
+        false
+    }
 }
 
 impl<E: 'static> Classify<E> for HttpClassify {
@@ -146,65 +164,226 @@ impl<E: 'static> Classify<E> for HttpClassify {
     }
 }
 
+/// The header with the name of an exception of Bedrock. A colon and a URL may follow the name.
+const AMAZON_ERROR: HeaderName = HeaderName::from_static("x-amzn-errortype");
+
 /// Returns the class by status and headers.
 fn by_status(status: StatusCode, headers: &HeaderMap) -> Class {
-    let kind = match status.as_u16() {
-        0..=399 => return Class::SUCCESS,
-        401 => Kind::Unauthorized,
-        402 => Kind::SpendLimit,
-        403 => Kind::Forbidden,
-        404 | 410 => Kind::NotFound,
-        408 | 504 => Kind::Timeout,
-        409 => Kind::Conflict,
-        413 => Kind::TooLarge,
-        429 => Kind::RateLimited,
-        529 => Kind::Overloaded,
-        500.. => Kind::ServerError,
-        _ => Kind::BadRequest,
+    let code = status.as_u16();
+    let Some(kind) = kind_of_status(code) else {
+        return Class::SUCCESS;
     };
+    let mut class = Class::new(kind);
+    match code {
+        // The request came over the wrong connection, or too early. Any model would answer so.
+        421 | 425 => class = class.with_reach(Reach::Request).into_unprocessed(),
+        // A proxy had no connection to the server.
+        521 | 523 | 525 | 526 => class = class.into_unprocessed(),
+        _ => {}
+    }
     // A date is compared with the server's clock, if the response has one.
     let now = wire::date(headers).unwrap_or_else(SystemTime::now);
-    Class::new(kind)
+    class
         .with_retry_after(wire::retry_after(headers, now))
         .with_should_retry(wire::should_retry(headers))
 }
 
-/// Refines the class by the error in the body. A known `error_code` overrules `x-should-retry`.
-fn by_error(mut class: Class, error: &ApiError) -> Class {
-    let decided = match error.error_code.as_deref() {
-        Some(
-            "enforced_spend_limit_reached"
-            | "contract_spend_limit_reached"
-            | "linked_organization_spend_limit_reached"
-            | "linked_organization_billing_unavailable",
-        ) => Some(Kind::SpendLimit),
-        Some("ramp_limit_exceeded") => Some(Kind::RampLimited),
-        Some("compaction_unavailable") => Some(Kind::Overloaded),
-        Some("cmek_context_unavailable" | "cmek_key_unreachable") => Some(Kind::ServerError),
-        _ if error.kind == "billing_error" || is_spend_limit_text(class, error) => {
-            Some(Kind::SpendLimit)
-        }
-        _ if class.kind == Kind::BadRequest && error.message.starts_with("prompt is too long") => {
-            Some(Kind::TooLarge)
-        }
-        _ => None,
-    };
-    if let Some(kind) = decided {
-        class = Class::new(kind).with_retry_after(class.retry_after);
-    }
-    class
+/// Returns the kind of a failure by its status. `None` for a success.
+const fn kind_of_status(code: u16) -> Option<Kind> {
+    Some(match code {
+        0..=399 => return None,
+        401 => Kind::Unauthorized,
+        402 => Kind::SpendLimit,
+        403 => Kind::Forbidden,
+        404 | 410 => Kind::NotFound,
+        408 | 504 | 524 => Kind::Timeout,
+        409 => Kind::Conflict,
+        413 => Kind::TooLarge,
+        421 | 425 => Kind::Transport,
+        429 => Kind::RateLimited,
+        529 => Kind::Overloaded,
+        // A model of Bedrock failed.
+        424 | 500.. => Kind::ServerError,
+        _ => Kind::BadRequest,
+    })
 }
 
-/// Returns true for a 400 that reports a billing problem. The API marks it by its message only.
-fn is_spend_limit_text(class: Class, error: &ApiError) -> bool {
-    class.kind == Kind::BadRequest
-        && [
-            "You have reached your specified API usage limits",
-            "You have reached your specified workspace API usage limits",
-            "Your credit balance is too low",
-        ]
-        .iter()
-        .any(|text| error.message.starts_with(text))
+/// Returns the kind of an error by its type: of Claude, of a gateway, of Google, or the exception
+/// of Bedrock.
+fn kind_of_type(name: &str) -> Option<Kind> {
+    // `com.amazon.coral.service#ThrottlingException:http://…`
+    let name = name.split(':').next().unwrap_or_default();
+    let name = name.rsplit('#').next().unwrap_or_default().trim();
+    Some(match name.to_ascii_lowercase().as_str() {
+        "rate_limit_error"
+        | "rate_limit_exceeded"
+        | "resource_exhausted"
+        | "throttlingexception"
+        | "toomanyrequestsexception" => Kind::RateLimited,
+        "overloaded_error"
+        | "unavailable"
+        | "serviceunavailableexception"
+        | "modelnotreadyexception" => Kind::Overloaded,
+        "timeout_error" | "deadline_exceeded" | "modeltimeoutexception" => Kind::Timeout,
+        "authentication_error" | "unauthenticated" => Kind::Unauthorized,
+        "billing_error" | "insufficient_quota" => Kind::SpendLimit,
+        "permission_error" | "permission_denied" => Kind::Forbidden,
+        "not_found_error" | "not_found" | "resourcenotfoundexception" => Kind::NotFound,
+        "request_too_large" => Kind::TooLarge,
+        "conflict_error" | "aborted" => Kind::Conflict,
+        "invalid_request_error"
+        | "invalid_argument"
+        | "failed_precondition"
+        | "out_of_range"
+        | "validationexception" => Kind::BadRequest,
+        "api_error"
+        | "internal"
+        | "server_error"
+        | "internalserverexception"
+        | "modelerrorexception"
+        | "modelstreamerrorexception" => Kind::ServerError,
+        // Exceptions with and without a suffix.
+        name if name.starts_with("accessdenied") || name.starts_with("ftuformnotfilled") => {
+            Kind::Forbidden
+        }
+        _ => return None,
+    })
+}
+
+/// Returns true if a type of this kind overrules the status. The API uses the two general types
+/// with many statuses.
+const fn is_specific(kind: Kind) -> bool {
+    !matches!(kind, Kind::BadRequest | Kind::ServerError)
+}
+
+/// Refines the class by the error in the body. A known code or text overrules `x-should-retry`.
+fn by_error(class: Class, error: &ApiError, headers: &HeaderMap) -> Class {
+    let decided = match error.error_code.as_deref() {
+        Some(code) => by_code(code, headers),
+        None => None,
+    };
+    let decided = decided.or_else(|| by_text(class.kind, error));
+    let Some(decided) = decided else {
+        return class;
+    };
+    Class {
+        retry_after: class.retry_after,
+        ..decided
+    }
+}
+
+/// Returns the class of an `error_code`. `None` for a code that changes nothing.
+fn by_code(code: &str, headers: &HeaderMap) -> Option<Class> {
+    let (kind, reach) = match code {
+        "enforced_spend_limit_reached"
+        | "contract_spend_limit_reached"
+        | "service_spend_limit_reached"
+        | "linked_organization_spend_limit_reached"
+        | "linked_organization_billing_unavailable" => (Kind::SpendLimit, Reach::Credential),
+        // The price of a subscription's further use could not be settled just now.
+        "credits_required" if is_overage_unsettled(headers) => return None,
+        // Another billing helps, and its owner may switch to it at any time.
+        "credits_required" => (Kind::SpendLimit, Reach::Request),
+        "ramp_limit_exceeded" => (Kind::RampLimited, Reach::Group),
+        "compaction_unavailable" => (Kind::Overloaded, Reach::Model),
+        "cmek_context_unavailable" | "cmek_key_unreachable" => {
+            (Kind::ServerError, Reach::Credential)
+        }
+        "organization_on_hold" | "cmek_key_disabled" | "cmek_key_network_blocked" => {
+            (Kind::Forbidden, Reach::Credential)
+        }
+        "model_access_suspended" => (Kind::Forbidden, Reach::Model),
+        "program_use_case_not_held" | "claude_code_version_too_old" => {
+            (Kind::BadRequest, Reach::Model)
+        }
+        "thread_not_found" | "file_expired" => (Kind::NotFound, Reach::Request),
+        "request_body_timeout" => {
+            let class = Class::new(Kind::Timeout).with_reach(Reach::Request);
+            return Some(class.into_unprocessed());
+        }
+        "authorization_check_unavailable" => {
+            let class = Class::new(Kind::ServerError).with_reach(Reach::Request);
+            return Some(class.into_unprocessed());
+        }
+        // An identical request repeats no part that was saved.
+        "change_outcome_unknown" => {
+            let class = Class::new(Kind::ServerError).with_reach(Reach::Request);
+            return Some(class.with_should_retry(Some(true)));
+        }
+        // The workspace exists, and another request would create a second one.
+        "workspace_created_incomplete" => {
+            let class = Class::new(Kind::ServerError).with_reach(Reach::Request);
+            return Some(class.with_should_retry(Some(false)));
+        }
+        thread if thread.starts_with("thread_") => (Kind::BadRequest, Reach::Request),
+        _ => return None,
+    };
+    Some(Class::new(kind).with_reach(reach))
+}
+
+/// Returns true if paid use beyond a subscription is off for a reason that passes by itself.
+fn is_overage_unsettled(headers: &HeaderMap) -> bool {
+    let reason = headers.get("anthropic-ratelimit-unified-overage-disabled-reason");
+    reason.is_some_and(|reason| reason == "fetch_error" || reason == "org_level_disabled_until")
+}
+
+/// Returns the class of an error that the API marks by its message only.
+fn by_text(kind: Kind, error: &ApiError) -> Option<Class> {
+    let message = &*error.message;
+    let contains = |text: &str| message.to_ascii_lowercase().contains(text);
+    let (kind, reach) = match kind {
+        Kind::BadRequest if is_spend_limit_text(message) => (Kind::SpendLimit, Reach::Credential),
+        // A model with a larger window may answer.
+        Kind::BadRequest if message.starts_with("prompt is too long") => {
+            (Kind::TooLarge, Reach::Request)
+        }
+        Kind::BadRequest if contains("must have data retention enabled") => {
+            (Kind::BadRequest, Reach::Model)
+        }
+        Kind::RateLimited if contains("service_spend_limit_reached") => {
+            (Kind::SpendLimit, Reach::Credential)
+        }
+        // A model with another window, or with another price for long prompts, may answer.
+        Kind::RateLimited | Kind::BadRequest
+            if contains("long context") && contains("required") =>
+        {
+            (Kind::SpendLimit, Reach::Model)
+        }
+        // The limit of a gateway, for one user or key, which its operator may raise at any time.
+        Kind::RateLimited | Kind::Forbidden if contains("spend limit reached") => {
+            (Kind::SpendLimit, Reach::Request)
+        }
+        Kind::Forbidden if names_model(message) => (kind, Reach::Model),
+        // The form must be filled in once for the whole account.
+        Kind::Forbidden if error.kind.starts_with("FTUFormNotFilled") => (kind, Reach::Credential),
+        Kind::NotFound if message.starts_with("model: ") => (kind, Reach::Model),
+        // The clouds have the model in the path.
+        Kind::NotFound if is_cloud(error) && names_model(message) => (kind, Reach::Model),
+        _ => return None,
+    };
+    Some(Class::new(kind).with_reach(reach))
+}
+
+/// Returns true for the texts of a 400 that reports a billing problem.
+fn is_spend_limit_text(message: &str) -> bool {
+    [
+        "You have reached your specified API usage limits",
+        "You have reached your specified workspace API usage limits",
+        "Your credit balance is too low",
+    ]
+    .iter()
+    .any(|text| message.starts_with(text))
+}
+
+/// Returns true if the message is about a model, or about the access to one.
+fn names_model(message: &str) -> bool {
+    let mut words = message.split(|letter: char| !letter.is_ascii_alphanumeric());
+    words.any(|word| word.eq_ignore_ascii_case("model") || word.eq_ignore_ascii_case("claude"))
+}
+
+/// Returns true for an error of Bedrock or Google.
+fn is_cloud(error: &ApiError) -> bool {
+    error.kind.contains("Exception") || error.kind == "NOT_FOUND"
 }
 
 /// Returns the class of an error of any client.

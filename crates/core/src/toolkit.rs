@@ -8,7 +8,7 @@
 //! |---|---|
 //! | Accept any request body | [`BufferRequest`], [`HttpInner`], [`Collect`] |
 //! | Send a request again | [`SavedRequest`], [`CloneSource`], [`take_ready`] |
-//! | Read a response | [`BodyTracker`], [`ErrorBody`] |
+//! | Read a response | [`BodyTracker`], [`ExpectedBody`], [`ErrorBody`] |
 //! | Read a request | [`ApiPath`], [`requested_model`], [`requests_stream`], [`Credential`] |
 //! | Classify the errors of clients | [`classify_client_error`] |
 //! | Look up the state of a scope | [`ScopeRef`], [`AsScope`] |
@@ -18,7 +18,7 @@
 //! | Learn from the actual usage | [`PendingEstimate`], [`UsageListener`] |
 //! | Predict prompt cache reads | [`PrefixMemory`], [`Prefixes`], [`Prefix`], [`CacheReads`] |
 
-pub use crate::body_tracker::BodyTracker;
+pub use crate::body_tracker::{BodyTracker, ExpectedBody};
 pub use crate::buffer_request::{BufferRequest, BufferRequestFuture, HttpInner};
 pub use crate::clone_source::{CloneSource, take_ready};
 pub use crate::collect::Collect;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{Method, Request, response::Parts};
 use tokio::time::Instant;
 use tower_claude_core::{
-    Call, Class, Endpoint, Kind, RequestBody,
+    Call, Class, Endpoint, Kind, Reach, RequestBody,
     driver::{AttemptFailure, CallPolicy, CallStart},
     event::{Event, emit},
     toolkit::{ApiPath, SavedRequest, requested_model},
@@ -170,7 +170,7 @@ impl FallbackCall {
         if let Some(permit) = self.permit.take() {
             permit.settle(config, &Class::SUCCESS, now);
         }
-        let not_found = Class::new(Kind::NotFound);
+        let not_found = Class::new(Kind::NotFound).with_reach(Reach::Model);
         for permit in self.not_found.drain(..) {
             let signal = config.triggers.signals(&not_found).model;
             settle(permit, config, signal, &not_found, now);

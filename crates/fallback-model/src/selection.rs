@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tower_claude_core::{Class, Kind};
+use tower_claude_core::{Class, Kind, Reach};
 
 use crate::cooldown::{Signal, Unavailable};
 
@@ -35,7 +35,8 @@ pub(crate) enum FallbackScope {
 
 impl Triggers {
     /// Returns the scope of the fallback after the model asked for failed. An invalid request stays
-    /// invalid for every model, and credentials and money are the same for all.
+    /// invalid for every model, and credentials and money are the same for all. Another model helps
+    /// if the failure reaches the model, and no further.
     pub(crate) const fn scope(self, class: &Class) -> FallbackScope {
         match class.kind {
             Kind::RateLimited | Kind::RampLimited => FallbackScope::OtherRateGroup,
@@ -47,8 +48,23 @@ impl Triggers {
             | Kind::Timeout
             | Kind::Transport
             | Kind::Truncated
-            | Kind::NotFound => FallbackScope::AnyOther,
+                if !matches!(class.reach, Reach::Request | Reach::Credential) =>
+            {
+                FallbackScope::AnyOther
+            }
+            // Another request takes another stream or connection.
+            Kind::Transport if class.is_not_taken() => FallbackScope::AnyOther,
             Kind::TooLarge if self.long_prompts && !class.local => FallbackScope::LargerWindow,
+            // The model is missing, closed to this account, or cannot take this request.
+            Kind::NotFound
+            | Kind::Forbidden
+            | Kind::BadRequest
+            | Kind::TooLarge
+            | Kind::SpendLimit
+                if matches!(class.reach, Reach::Model) =>
+            {
+                FallbackScope::AnyOther
+            }
             Kind::ModelRefusal if self.refusals => FallbackScope::AnyOther,
             Kind::SpendLimit if self.spend_limits => FallbackScope::AnyOther,
             _ => FallbackScope::None,
@@ -78,15 +94,26 @@ impl Triggers {
         let failure = Signal::Failure { retry_after };
         let (model, group) = match class.kind {
             Kind::Success | Kind::ModelRefusal => (Signal::Success, Signal::Success),
-            Kind::RateLimited | Kind::RampLimited => (Signal::Busy { retry_after }, failure),
-            // A retired model stays retired. Each request that tries it first loses time.
-            Kind::NotFound => (failure, Signal::Reachable),
+            Kind::RateLimited | Kind::RampLimited if !matches!(class.reach, Reach::Request) => {
+                (Signal::Busy { retry_after }, failure)
+            }
+            // A retired or closed model stays so. Each request that tries it first loses time.
+            Kind::NotFound | Kind::Forbidden | Kind::BadRequest
+                if matches!(class.reach, Reach::Model) =>
+            {
+                (failure, Signal::Reachable)
+            }
             Kind::Overloaded
             | Kind::ServerError
             | Kind::Timeout
             | Kind::Transport
-            | Kind::Truncated => (failure, Signal::None),
-            Kind::SpendLimit if self.spend_limits => (failure, Signal::None),
+            | Kind::Truncated => match class.reach {
+                Reach::Request | Reach::Credential => (Signal::None, Signal::None),
+                _ => (failure, Signal::None),
+            },
+            Kind::SpendLimit if self.spend_limits && matches!(class.reach, Reach::Credential) => {
+                (failure, Signal::None)
+            }
             _ => (Signal::Reachable, Signal::Reachable),
         };
         SignalPair { model, group }

@@ -58,6 +58,10 @@ impl<C: ClassifyResponse> ClassifyResponse for ReqwestClassify<C> {
     fn stream_error(&self, error: &ApiError) -> Class {
         self.responses.stream_error(error)
     }
+
+    fn expects_claude(&self) -> bool {
+        self.responses.expects_claude()
+    }
 }
 
 impl<C: ClassifyResponse> Classify<reqwest::Error> for ReqwestClassify<C> {

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use memchr::memmem::Finder;
 
-use crate::json::{Elements, Object, find, integer, json_text, skip_space, value_end};
+use crate::json::{Elements, Object, find, json_text, skip_space, value_end, whole_number};
 
 /// Fields of a Messages request that
 /// [`count_tokens`](https://docs.claude.com/en/api/messages-count-tokens) accepts, the last two with
@@ -109,5 +109,5 @@ fn has_reference(messages: &[u8]) -> bool {
 /// Returns the token count of a `count_tokens` response. `None` if it has none.
 #[must_use]
 pub fn counted_tokens(answer: &[u8]) -> Option<u64> {
-    find(answer, b"input_tokens").and_then(integer)
+    find(answer, b"input_tokens").and_then(whole_number)
 }

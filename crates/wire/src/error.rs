@@ -7,6 +7,7 @@ use std::{borrow::Cow, time::SystemTime};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::json::{Elements, find, json_text, whole_number};
 use crate::timestamp::rfc3339;
 
 /// An error of the Claude API, from a response body or from an `error` event in a stream.
@@ -21,6 +22,8 @@ pub struct ApiError {
     pub error_code: Option<String>,
     /// `req_…`.
     pub request_id: Option<String>,
+    /// The HTTP status that the error of another platform has as its `code`.
+    pub status: Option<u16>,
 }
 
 impl ApiError {
@@ -57,7 +60,71 @@ impl ApiError {
                 details.error_code.and_then(string)
             }),
             request_id: envelope.request_id.and_then(string),
+            status: None,
         })
+    }
+
+    /// Parses an error in Claude's format, or in that of a cloud platform or a gateway.
+    ///
+    /// | Format | `kind` |
+    /// |---|---|
+    /// | `{"error":{"type","message","code"}}` | the type, else the code |
+    /// | `{"error":{"code","message","status"}}` of Google, also in an array | the status |
+    /// | `{"__type","message"}` of AWS | the exception |
+    /// | `{"message"}` of AWS, `{"error":"…"}`, `{"detail":"…"}` | empty |
+    ///
+    /// `None` for any other text.
+    ///
+    /// ```
+    /// # use tower_claude_wire::ApiError;
+    /// let body = br#"{"error":{"code":429,"message":"Quota","status":"RESOURCE_EXHAUSTED"}}"#;
+    /// let error = ApiError::parse_any(body).unwrap();
+    /// assert_eq!((error.kind.as_str(), error.status), ("RESOURCE_EXHAUSTED", Some(429)));
+    /// ```
+    #[must_use]
+    pub fn parse_any(body: &[u8]) -> Option<Self> {
+        if let Some(error) = Self::parse(body) {
+            return Some(error);
+        }
+        let body = Elements::open(body).map_or(Some(body), |mut items| items.next())?;
+        let text = |object, key: &str| {
+            let text = find(object, key.as_bytes()).and_then(json_text);
+            text.map(std::borrow::Cow::into_owned)
+        };
+        let message = |object| {
+            let keys = ["message", "Message", "detail", "error_message"];
+            keys.iter().find_map(|key| text(object, key))
+        };
+        let mut error = Self::new(text(body, "__type").unwrap_or_default(), "");
+        let mut found = !error.kind.is_empty();
+        error.request_id = text(body, "request_id");
+        match find(body, b"error").filter(|inner| *inner != b"null") {
+            Some(inner) if inner.first() == Some(&b'{') => {
+                let code = text(inner, "code");
+                let number = find(inner, b"code").and_then(whole_number);
+                error.status = number
+                    .and_then(|code| code.try_into().ok())
+                    .or_else(|| code.as_ref()?.parse().ok());
+                error.kind = text(inner, "type")
+                    .or_else(|| text(inner, "status"))
+                    .or_else(|| code.clone())
+                    .unwrap_or_default();
+                error.error_code = code;
+                error.message = message(inner).unwrap_or_default();
+                found = true;
+            }
+            Some(inner) => {
+                error.message = json_text(inner)?.into_owned();
+                found = true;
+            }
+            None => {
+                if let Some(message) = message(body) {
+                    error.message = message;
+                    found = true;
+                }
+            }
+        }
+        found.then_some(error)
     }
 
     /// Returns the time at which a spending limit ends, from the message: `You will regain access

@@ -138,7 +138,7 @@ pub struct Unified {
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct UnifiedWindow {
-    /// `5h`, `7d`, `7d_oi` or something newer.
+    /// A time: `5h`, `7d`, `7d_oi` or something newer.
     pub name: String,
     /// As [`Unified::status`], for this window.
     pub status: Option<String>,
@@ -168,7 +168,9 @@ impl Unified {
                 let Some((window, part)) = name.rsplit_once('-') else {
                     return;
                 };
-                if window == "overage" || !matches!(part, "status" | "reset" | "utilization") {
+                // Names such as `overage`, `grace` and `slow` are no windows.
+                let is_window = window.starts_with(|first: char| first.is_ascii_digit());
+                if !is_window || !matches!(part, "status" | "reset" | "utilization") {
                     return;
                 }
                 let Some(window) = self.window(window) else {
@@ -214,6 +216,7 @@ fn share(value: &HeaderValue) -> Option<f64> {
 }
 
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+const UNIFIED_STATUS: HeaderName = HeaderName::from_static("anthropic-ratelimit-unified-status");
 const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 const WORKSPACE_ID: HeaderName = HeaderName::from_static("anthropic-workspace-id");
 const ORGANIZATION_ID: HeaderName = HeaderName::from_static("anthropic-organization-id");
@@ -229,6 +232,28 @@ pub fn should_retry(headers: &HeaderMap) -> Option<bool> {
     } else {
         None
     }
+}
+
+/// Returns the wait until a subscription may be used again, if the unified headers reject the
+/// request: `anthropic-ratelimit-unified-status: rejected`, and the end of the window in `-reset`.
+///
+/// Without an end of its own, the latest end of a rejected window counts. A time in the past, and
+/// a time of more than 31 days, is `None`.
+#[must_use]
+pub fn unified_wait(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    const MOST: Duration = Duration::from_secs(31 * 86_400);
+    let rejects = |value: &[u8]| value.trim_ascii().eq_ignore_ascii_case(b"rejected");
+    headers
+        .get(UNIFIED_STATUS)
+        .filter(|value| rejects(value.as_bytes()))?;
+    let unified = RateLimits::from_headers(headers).unified?;
+    let windows = unified.windows.iter().filter(|window| {
+        let status = window.status.as_ref();
+        status.is_some_and(|status| rejects(status.as_bytes()))
+    });
+    let ends = windows.filter_map(|window| window.reset).max();
+    let wait = unified.reset.or(ends)?.duration_since(now).ok()?;
+    (wait <= MOST).then_some(wait)
 }
 
 /// Returns the server's time of the response (`Date`).
@@ -281,13 +306,8 @@ pub fn media(headers: &HeaderMap) -> Media {
 }
 
 fn parse_media(value: &[u8]) -> Media {
-    let end = memchr::memchr(b';', value).unwrap_or(value.len());
-    let name = value[..end].trim_ascii();
-    let ends = |end: &[u8]| {
-        let from = name.len().checked_sub(end.len());
-        from.is_some_and(|from| name[from..].eq_ignore_ascii_case(end))
-    };
-    if name.eq_ignore_ascii_case(b"application/json") || ends(b"+json") {
+    let name = media_name(value);
+    if name.eq_ignore_ascii_case(b"application/json") || ends_with(name, b"+json") {
         Media::Json
     } else if name.eq_ignore_ascii_case(b"text/event-stream") {
         Media::EventStream
@@ -317,6 +337,44 @@ pub fn is_event_stream(headers: &HeaderMap) -> bool {
 #[must_use]
 pub fn is_json(headers: &HeaderMap) -> bool {
     media(headers) == Media::Json
+}
+
+/// Returns true if the body may be text of any format: `text/…`, HTML, XML, `octet-stream`, or no
+/// `content-type`.
+#[must_use]
+pub fn is_text(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_none_or(|kind| {
+        let name = media_name(kind.as_bytes());
+        let begins = |start: &[u8]| {
+            let first = name.get(..start.len());
+            first.is_some_and(|first| first.eq_ignore_ascii_case(start))
+        };
+        begins(b"text/") || begins(b"application/octet-stream") || is_markup(name)
+    })
+}
+
+/// Returns true if the body is a page: HTML or XML.
+#[must_use]
+pub fn is_page(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE);
+    kind.is_some_and(|kind| is_markup(media_name(kind.as_bytes())))
+}
+
+fn is_markup(name: &[u8]) -> bool {
+    [&b"/html"[..], b"/xml", b"+xml"]
+        .iter()
+        .any(|end| ends_with(name, end))
+}
+
+fn ends_with(name: &[u8], end: &[u8]) -> bool {
+    let from = name.len().checked_sub(end.len());
+    from.is_some_and(|from| name[from..].eq_ignore_ascii_case(end))
+}
+
+/// Returns the media type without its parameters.
+fn media_name(value: &[u8]) -> &[u8] {
+    let end = memchr::memchr(b';', value).unwrap_or(value.len());
+    value[..end].trim_ascii()
 }
 
 /// Returns true if the body is compressed.

@@ -147,9 +147,14 @@ impl<'a> Object<'a> {
         Ok(Some(Step::Walked(walked)))
     }
 
+    /// Returns true if the next value begins with this bracket. Called after [`Object::key`].
+    pub(crate) fn value_begins_with(&self, bracket: u8) -> bool {
+        self.json.get(self.at) == Some(&bracket)
+    }
+
     /// Steps over the next key and its colon, to its value.
     #[inline]
-    fn key(&mut self) -> Option<Option<&'a [u8]>> {
+    pub(crate) fn key(&mut self) -> Option<Option<&'a [u8]>> {
         let json = self.json;
         let at = match separator(json, self.at, b'}', self.first)? {
             Next::Item(at) => at,
@@ -172,8 +177,13 @@ impl<'a> Object<'a> {
         Some(Some(key))
     }
 
+    /// Steps over the value of a key.
     #[inline]
-    fn value(&mut self, key: &'a [u8], visitor: &mut impl StringVisitor) -> Option<Member<'a>> {
+    pub(crate) fn value(
+        &mut self,
+        key: &'a [u8],
+        visitor: &mut impl StringVisitor,
+    ) -> Option<Member<'a>> {
         let at = self.at;
         self.at = value_end_visiting(self.json, at, visitor)?;
         Some(Member {
@@ -254,6 +264,23 @@ pub(crate) fn integer(value: &[u8]) -> Option<u64> {
     tail.iter().try_fold(sum, add).filter(|_| !value.is_empty())
 }
 
+/// Parses a non-negative whole number in any notation of JSON: `2700`, `2700.0` or `2.7e3`.
+pub(crate) fn whole_number(value: &[u8]) -> Option<u64> {
+    integer(value).or_else(|| decimal(value))
+}
+
+#[cold]
+fn decimal(value: &[u8]) -> Option<u64> {
+    /// Up to here, every whole number has an exact `f64`.
+    const EXACT: f64 = (1_u64 << 53) as f64;
+    // Rust's parser also accepts signs, `inf` and `nan`.
+    if !value.first().is_some_and(u8::is_ascii_digit) {
+        return None;
+    }
+    let number: f64 = std::str::from_utf8(value).ok()?.parse().ok()?;
+    (number <= EXACT && number.fract() == 0.0).then_some(number as u64)
+}
+
 fn digit(byte: u8) -> Option<u64> {
     let digit = byte.wrapping_sub(b'0');
     (digit <= 9).then_some(u64::from(digit))
@@ -287,7 +314,28 @@ fn separator(json: &[u8], at: usize, close: u8, first: bool) -> Option<Next> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::integer;
+    use super::{integer, whole_number};
+
+    #[test]
+    fn whole_number_in_any_notation_is_parsed() {
+        for (text, number) in [
+            ("0", 0),
+            ("2700", 2_700),
+            ("2700.0", 2_700),
+            ("2.7e3", 2_700),
+            ("27E+2", 2_700),
+            ("27000e-1", 2_700),
+            ("9007199254740992.0", 1 << 53),
+        ] {
+            assert_eq!(whole_number(text.as_bytes()), Some(number), "{text}");
+        }
+        for text in [
+            "", "-1", "-0.5", "1.5", "1e99", "1e999", "null", "\"3\"", "inf", "nan", "+1", ".5",
+            "1 2", "{}",
+        ] {
+            assert_eq!(whole_number(text.as_bytes()), None, "{text}");
+        }
+    }
 
     proptest! {
         #[test]

@@ -8,10 +8,11 @@
 //! | --- | --- |
 //! | Rate-limit headers | [`RateLimits::from_headers`] |
 //! | Advice on retries | [`retry_after`], [`should_retry`] |
-//! | Error body | [`ApiError::parse`] |
+//! | Error body | [`ApiError::parse`], [`ApiError::parse_any`] |
 //! | Request body | [`Peek::parse`], [`Prompt::parse`], [`estimate_tokens`], [`non_text_bytes`] |
 //! | Any JSON object or array | [`Fields`], [`Elements`] |
-//! | Response body | [`Usage::from_message`], [`stop_reason`], [`StreamState`] |
+//! | Response body | [`JsonResponse::of`], [`Usage::from_message`], [`stop_reason`], [`StreamState`] |
+//! | JSON in pieces | [`JsonScanner`] |
 //! | Model id | [`ModelCatalog::lookup`] |
 //! | Host and path | [`Platform::of`] |
 //!
@@ -46,6 +47,7 @@ mod models;
 mod non_text;
 mod peek;
 mod prompt;
+mod response;
 mod retry_after;
 mod sse;
 mod stream;
@@ -57,7 +59,8 @@ pub use error::ApiError;
 pub use fields::{Field, Fields};
 pub use headers::{
     Gauge, Media, RateLimits, Unified, UnifiedWindow, date, is_compressed, is_event_stream,
-    is_json, media, organization_id, readable, request_id, should_retry, workspace_id,
+    is_json, is_page, is_text, media, organization_id, readable, request_id, should_retry,
+    unified_wait, workspace_id,
 };
 pub use json::{Elements, InvalidJson, json_string_end, json_text};
 pub use models::{
@@ -67,6 +70,7 @@ pub use models::{
 pub use non_text::non_text_bytes;
 pub use peek::{Peek, Thinking};
 pub use prompt::{InnerBreakpoint, Prompt, PromptBlock, PromptPart};
+pub use response::{JsonResponse, JsonScanner, is_cut_json};
 pub use retry_after::{MAX_RETRY_AFTER, retry_after};
 pub use sse::{SseEvent, SseScanner};
 pub use stream::{StreamEvent, StreamState};

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use crate::json::{Elements, Member, Object, StringVisitor, integer, json_text};
+use crate::json::{Elements, Member, Object, StringVisitor, json_text, whole_number};
 use crate::non_text;
 
 /// Kind of the request's [`thinking`](https://docs.claude.com/en/api/messages) setting.
@@ -106,7 +106,7 @@ impl Peek {
         let value = member.value;
         match key {
             b"model" => self.model = Model::read(member.at, value),
-            b"max_tokens" => self.max_tokens = integer(value),
+            b"max_tokens" => self.max_tokens = whole_number(value),
             b"stream" => self.stream = value == b"true",
             b"speed" => self.fast = json_text(value).is_some_and(|speed| speed == "fast"),
             b"thinking" => self.thinking = Thinking::read(value),
@@ -137,7 +137,8 @@ impl Peek {
         }
     }
 
-    /// Returns the `max_tokens`. `None` if it is absent or not a non-negative integer.
+    /// Returns the `max_tokens`. `None` if it is absent or not a non-negative whole
+    /// number.
     #[must_use]
     pub fn max_tokens(&self) -> Option<u64> {
         self.max_tokens

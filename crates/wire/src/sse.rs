@@ -28,8 +28,8 @@ pub struct SseEvent<'a> {
 ///
 /// It accepts LF, CR and CRLF, a leading byte order mark, comments and several `data` lines. It
 /// ignores `id`, `retry` and unknown fields. As the standard requires, an event without `data` is
-/// dropped, and so is a last event without its blank line. An event that is complete in one chunk
-/// is not copied.
+/// dropped, and so is a last event without its blank line, unless [`finish`](Self::finish) is
+/// called. An event that is complete in one chunk is not copied.
 ///
 /// ```
 /// use tower_claude_wire::SseScanner;
@@ -129,6 +129,16 @@ impl SseScanner {
             }
         }
         self.keep(&fields);
+    }
+
+    /// Ends the stream, and calls `on_event` for a last event without its blank line.
+    ///
+    /// The standard drops such an event, because it may be cut. The caller must check its data.
+    pub fn finish(&mut self, mut on_event: impl FnMut(SseEvent<'_>)) {
+        if !self.line.is_empty() {
+            self.carried_line(b"");
+        }
+        self.dispatch(&mut InChunk::default(), &mut on_event);
     }
 
     /// Returns true if the bytes so far end between two events, so that an event could be inserted

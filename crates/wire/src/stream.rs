@@ -1,7 +1,7 @@
 //! State of a Messages response stream.
 
 use crate::error::ApiError;
-use crate::json::{Object, find, json_text};
+use crate::json::{Object, find, json_text, value_end};
 use crate::sse::{SseEvent, SseScanner};
 use crate::usage::Usage;
 
@@ -23,18 +23,21 @@ pub enum StreamEvent {
     MessageStop,
     /// `ping`
     Ping,
-    /// `error`: the response failed after its status was sent.
+    /// `error`, or an exception of a cloud platform: the response failed after its status was sent.
     Error,
     /// An unknown kind. New kinds may appear at any time.
     Other,
 }
 
 impl StreamEvent {
-    /// Returns the kind of an event, by its name, or by the `type` in its data if it has no name.
+    /// Returns the kind of an event, by its name, or by its data if it has no name.
+    ///
+    /// The data has a `type`, or the `error` of a gateway. `message` is the name that the standard
+    /// gives to events without a name.
     #[must_use]
     #[inline]
     pub fn of(event: &SseEvent<'_>) -> Self {
-        if event.name.is_empty() {
+        if event.name.is_empty() || event.name == b"message" {
             return Self::unnamed(event.data);
         }
         Self::named(event.name)
@@ -51,6 +54,8 @@ impl StreamEvent {
             b"message_stop" => Self::MessageStop,
             b"ping" => Self::Ping,
             b"error" => Self::Error,
+            // Bedrock: `throttlingException`, `exception`.
+            name if name.to_ascii_lowercase().ends_with(b"exception") => Self::Error,
             _ => Self::Other,
         }
     }
@@ -65,6 +70,9 @@ impl StreamEvent {
             if member.is(b"type") {
                 return json_text(member.value)
                     .map_or(Self::Other, |kind| Self::named(kind.as_bytes()));
+            }
+            if member.is(b"error") && member.value != b"null" {
+                return Self::Error;
             }
         }
         Self::Other
@@ -100,7 +108,7 @@ struct StreamFacts {
     started: bool,
     has_content: bool,
     complete: bool,
-    unknown_event: bool,
+    foreign_event: bool,
 }
 
 impl StreamState {
@@ -128,13 +136,23 @@ impl StreamState {
         let facts = &mut self.facts;
         self.scanner.feed(chunk, |event| {
             let kind = StreamEvent::of(&event);
-            facts.on_event(kind, event.data);
+            facts.on_event(kind, &event);
             on_event(kind, &event);
         });
     }
 
-    /// Returns the usage so far. Later counts replace earlier ones, because they are cumulative.
-    /// Empty if the stream has reported none.
+    /// Ends the stream. A last event without its blank line is read if its data is whole.
+    pub fn finish(&mut self) {
+        let facts = &mut self.facts;
+        self.scanner.finish(|event| {
+            if value_end(event.data, 0) == Some(event.data.len()) {
+                facts.on_event(StreamEvent::of(&event), &event);
+            }
+        });
+    }
+
+    /// Returns the usage so far. Counts are cumulative, so the greatest of each is kept. Empty if
+    /// the stream has reported none.
     #[must_use]
     pub fn usage(&self) -> &Usage {
         &self.facts.usage
@@ -146,26 +164,34 @@ impl StreamState {
         self.facts.started
     }
 
-    /// Returns true after the first `content_block_start`.
+    /// Returns true after the first `content_block_start` or `content_block_delta`.
     #[must_use]
     pub fn has_content(&self) -> bool {
         self.facts.has_content
     }
 
-    /// Returns true after `message_stop`. A stream that ends without it is truncated.
+    /// Returns true after the `message_stop` of a message that has begun.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.facts.complete
     }
 
-    /// Returns true if this is not a Claude stream: an unknown event was read, and no
-    /// `message_start` so far.
+    /// Returns true if nothing of the message is missing when the stream ends here: after
+    /// `message_stop`, or after a stop reason. Any other stream is truncated.
     #[must_use]
-    pub fn is_not_claude(&self) -> bool {
-        self.facts.unknown_event && !self.facts.started
+    pub fn is_whole(&self) -> bool {
+        self.facts.complete || self.facts.stop_reason.is_some()
     }
 
-    /// Returns the first error in the stream. If its data cannot be parsed, it is an `api_error`.
+    /// Returns true if this is the stream of another API: an event without a `type` was read, and
+    /// no `message_start` so far.
+    #[must_use]
+    pub fn is_not_claude(&self) -> bool {
+        self.facts.foreign_event && !self.facts.started
+    }
+
+    /// Returns the first error in the stream, in the format of any platform. If its data has no
+    /// type, it is an `api_error`.
     #[must_use]
     pub fn error(&self) -> Option<&ApiError> {
         self.facts.error.as_deref()
@@ -200,15 +226,19 @@ impl StreamState {
 
 impl StreamFacts {
     #[inline]
-    fn on_event(&mut self, kind: StreamEvent, data: &[u8]) {
+    fn on_event(&mut self, kind: StreamEvent, event: &SseEvent<'_>) {
         match kind {
-            StreamEvent::ContentBlockDelta => self.delta_bytes += data.len() as u64,
-            kind => self.on_other_event(kind, data),
+            StreamEvent::ContentBlockDelta => {
+                self.has_content = true;
+                self.delta_bytes += event.data.len() as u64;
+            }
+            kind => self.on_other_event(kind, event),
         }
     }
 
     #[inline(never)]
-    fn on_other_event(&mut self, kind: StreamEvent, data: &[u8]) {
+    fn on_other_event(&mut self, kind: StreamEvent, event: &SseEvent<'_>) {
+        let data = event.data;
         match kind {
             StreamEvent::MessageStart => {
                 self.started = true;
@@ -220,17 +250,26 @@ impl StreamFacts {
             StreamEvent::MessageDelta => {
                 self.on_usage(data, find(data, b"delta").unwrap_or_default());
             }
-            StreamEvent::MessageStop => self.complete = true,
+            StreamEvent::MessageStop => {
+                self.complete = self.started || self.has_content || self.stop_reason.is_some();
+            }
             StreamEvent::Error if self.error.is_none() => {
-                let error = ApiError::parse(data).unwrap_or_else(|| {
-                    ApiError::new(
-                        "api_error",
-                        "the stream sent an error that could not be read",
-                    )
+                let mut error = ApiError::parse_any(data).unwrap_or_else(|| {
+                    ApiError::new("", "the stream sent an error that could not be read")
                 });
+                if error.kind.is_empty() && error.status.is_none() {
+                    error.kind = match event.name {
+                        b"" | b"message" | b"error" | b"exception" => "api_error".into(),
+                        exception => String::from_utf8_lossy(exception).into_owned(),
+                    };
+                }
                 self.error = Some(Box::new(error));
             }
-            StreamEvent::Other => self.unknown_event = true,
+            // New types may appear at any time. `[DONE]` is no content of any API.
+            StreamEvent::Other => {
+                let is_object = Object::open(data).is_some();
+                self.foreign_event |= is_object && find(data, b"type").is_none();
+            }
             _ => {}
         }
     }

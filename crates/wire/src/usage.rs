@@ -5,11 +5,11 @@ use std::borrow::Cow;
 use memchr::memrchr;
 
 use crate::json::{
-    Elements, InvalidJson, Object, Step, find, find_byte, integer, json_text, value_end,
+    Elements, InvalidJson, Object, Step, find, find_byte, json_text, value_end, whole_number,
 };
 
 /// Token counts of a [message](https://docs.claude.com/en/api/messages). Each may be absent or
-/// `null`.
+/// `null`. A count of 2^26 or more is ignored, because no message has so many tokens.
 ///
 /// ```
 /// use tower_claude_wire::Usage;
@@ -99,12 +99,12 @@ impl Usage {
     #[inline]
     fn take(&mut self, key: &[u8], value: &[u8], with_iterations: bool) -> bool {
         match key {
-            b"input_tokens" => self.input_tokens = integer(value),
-            b"cache_creation_input_tokens" => self.cache_creation_input_tokens = integer(value),
-            b"cache_read_input_tokens" => self.cache_read_input_tokens = integer(value),
-            b"output_tokens" => self.output_tokens = integer(value),
+            b"input_tokens" => self.input_tokens = count(value),
+            b"cache_creation_input_tokens" => self.cache_creation_input_tokens = count(value),
+            b"cache_read_input_tokens" => self.cache_read_input_tokens = count(value),
+            b"output_tokens" => self.output_tokens = count(value),
             b"output_tokens_details" => {
-                self.thinking_tokens = find(value, b"thinking_tokens").and_then(integer);
+                self.thinking_tokens = find(value, b"thinking_tokens").and_then(count);
             }
             b"iterations" if with_iterations => {
                 (self.iterations_input, self.iterations_output) = iterations(value);
@@ -114,9 +114,10 @@ impl Usage {
         true
     }
 
-    /// Replaces every count that is present in `later`. Counts in a stream are cumulative.
+    /// Raises every count to that in `later`. Counts in a stream are cumulative, so a smaller one
+    /// is no news.
     pub fn merge(&mut self, later: &Usage) {
-        let take = |count: &mut Option<u64>, later: Option<u64>| *count = later.or(*count);
+        let take = |count: &mut Option<u64>, later: Option<u64>| *count = later.max(*count);
         take(&mut self.input_tokens, later.input_tokens);
         take(
             &mut self.cache_creation_input_tokens,
@@ -237,6 +238,14 @@ fn dense_members(json: &[u8], mut at: usize) -> Option<(Usage, usize)> {
     }
 }
 
+/// The least number that is an underflow of the server and no count.
+const LEAST_ABSURD: u64 = 1 << 26;
+
+/// Parses a count of tokens. `None` if it is absurd.
+fn count(value: &[u8]) -> Option<u64> {
+    whole_number(value).filter(|count| *count < LEAST_ABSURD)
+}
+
 /// Reads a count or `null`, and returns the index after its end.
 #[inline]
 fn dense_count(json: &[u8], at: usize) -> Option<(Option<u64>, usize)> {
@@ -246,7 +255,7 @@ fn dense_count(json: &[u8], at: usize) -> Option<(Option<u64>, usize)> {
         let digit = byte.wrapping_sub(b'0');
         if digit > 9 {
             if length > 0 {
-                return Some((Some(sum), at + length));
+                return Some(((sum < LEAST_ABSURD).then_some(sum), at + length));
             }
             return rest.starts_with(b"null").then_some((None, at + 4));
         }

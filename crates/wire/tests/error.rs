@@ -100,6 +100,82 @@ fn body_of_another_format_is_none() {
 }
 
 #[test]
+fn error_of_another_platform_is_parsed() {
+    let parsed = |body: &str| {
+        let error = ApiError::parse_any(body.as_bytes())?;
+        Some((error.kind, error.message, error.error_code, error.status))
+    };
+    let error = |kind: &str, message: &str, code: Option<&str>, status| {
+        Some((
+            kind.to_owned(),
+            message.to_owned(),
+            code.map(str::to_owned),
+            status,
+        ))
+    };
+    for (body, expected) in [
+        (r#"{"message":"m"}"#, error("", "m", None, None)),
+        (r#"{"Message":"m"}"#, error("", "m", None, None)),
+        (r#"{"detail":"m"}"#, error("", "m", None, None)),
+        (r#"{"error":"m"}"#, error("", "m", None, None)),
+        (
+            r#"{"type":"error","error":{"message":"m"}}"#,
+            error("", "m", None, None),
+        ),
+        (
+            r#"{"__type":"com.amazon.coral.service#ThrottlingException","message":"m"}"#,
+            error(
+                "com.amazon.coral.service#ThrottlingException",
+                "m",
+                None,
+                None,
+            ),
+        ),
+        (
+            r#"{"error":{"code":503,"message":"m","status":"UNAVAILABLE","details":[{}]}}"#,
+            error("UNAVAILABLE", "m", None, Some(503)),
+        ),
+        (
+            r#"[{"error":{"code":429,"message":"m","status":"RESOURCE_EXHAUSTED"}}]"#,
+            error("RESOURCE_EXHAUSTED", "m", None, Some(429)),
+        ),
+        (
+            r#"{"error":{"message":"m","type":"server_error","param":null,"code":null}}"#,
+            error("server_error", "m", None, None),
+        ),
+        (
+            r#"{"error":{"message":"m","type":null,"code":"rate_limit_exceeded"}}"#,
+            error(
+                "rate_limit_exceeded",
+                "m",
+                Some("rate_limit_exceeded"),
+                None,
+            ),
+        ),
+        (
+            r#"{"error":{"message":"m","code":"429"}}"#,
+            error("429", "m", Some("429"), Some(429)),
+        ),
+    ] {
+        assert_eq!(parsed(body), expected, "{body}");
+    }
+    for body in [
+        "",
+        "null",
+        "[]",
+        "{}",
+        "<html>",
+        r#"{"error":null}"#,
+        r#"{"error":5}"#,
+        "[[[[",
+    ] {
+        assert_eq!(parsed(body), None, "{body}");
+    }
+    let claude = fixture("429_ramp.json");
+    assert_eq!(ApiError::parse_any(&claude), ApiError::parse(&claude));
+}
+
+#[test]
 fn unexpected_types_of_optional_fields_are_ignored() {
     for details in [
         "null",
@@ -152,7 +228,7 @@ fn written_envelope_is_as_documented() {
 proptest! {
     #[test]
     fn any_bytes_do_not_panic(body in proptest::collection::vec(any::<u8>(), 0..300)) {
-        let _ = ApiError::parse(&body);
+        let _ = ApiError::parse_any(&body);
     }
 
     #[test]

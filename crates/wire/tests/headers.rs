@@ -8,8 +8,9 @@ use common::{at, headers, of};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use proptest::prelude::*;
 use tower_claude_wire::{
-    Gauge, Media, RateLimits, Unified, date, is_compressed, is_event_stream, is_json,
-    organization_id, readable, request_id, retry_after, should_retry, workspace_id,
+    Gauge, Media, RateLimits, Unified, date, is_compressed, is_event_stream, is_json, is_page,
+    is_text, organization_id, readable, request_id, retry_after, should_retry, unified_wait,
+    workspace_id,
 };
 
 /// 2026-11-22T10:00:00Z
@@ -138,11 +139,101 @@ fn unusual_unified_headers_are_parsed_or_ignored() {
 #[test]
 fn unified_windows_are_limited_in_number() {
     let names: Vec<String> = (0..100)
-        .map(|n| format!("anthropic-ratelimit-unified-w{n}-status"))
+        .map(|n| format!("anthropic-ratelimit-unified-{n}h-status"))
         .collect();
     let pairs: Vec<_> = names.iter().map(|n| (n.as_str(), "allowed")).collect();
     let unified = RateLimits::from_headers(&of(&pairs)).unified.unwrap();
     assert_eq!(unified.windows.len(), Unified::MAX_WINDOWS);
+}
+
+#[test]
+fn unified_field_groups_that_are_no_windows_are_ignored() {
+    let limits = RateLimits::from_headers(&of(&[
+        ("anthropic-ratelimit-unified-7d-status", "allowed"),
+        ("anthropic-ratelimit-unified-overage-status", "rejected"),
+        ("anthropic-ratelimit-unified-overage-reset", "1774472400"),
+        (
+            "anthropic-ratelimit-unified-overage-period-monthly-utilization",
+            "0.5",
+        ),
+        (
+            "anthropic-ratelimit-unified-overage-period-channel-utilization",
+            "0.5",
+        ),
+        ("anthropic-ratelimit-unified-grace-status", "allowed"),
+        ("anthropic-ratelimit-unified-grace-5h-utilization", "0.5"),
+        ("anthropic-ratelimit-unified-slow-status", "allowed"),
+        (
+            "anthropic-ratelimit-unified-slow-budget-reset",
+            "1774472400",
+        ),
+    ]));
+    let windows = limits.unified.expect("the unified family").windows;
+    let names: Vec<_> = windows.iter().map(|window| &*window.name).collect();
+    assert_eq!(names, ["7d"]);
+}
+
+#[test]
+fn unified_wait_is_the_end_of_the_rejected_window() {
+    const STATUS: &str = "anthropic-ratelimit-unified-status";
+    const RESET: &str = "anthropic-ratelimit-unified-reset";
+    let wait = |pairs: &[(&'static str, &str)]| unified_wait(&of(pairs), at(1_774_470_000));
+    let seconds = |seconds| Some(Duration::from_secs(seconds));
+    assert_eq!(
+        wait(&[(STATUS, "rejected"), (RESET, "1774472400")]),
+        seconds(2_400)
+    );
+    for status in ["allowed", "allowed_warning", ""] {
+        assert_eq!(
+            wait(&[(STATUS, status), (RESET, "1774472400")]),
+            None,
+            "{status}"
+        );
+    }
+    assert_eq!(wait(&[(RESET, "1774472400")]), None);
+    assert_eq!(wait(&[(STATUS, "rejected")]), None);
+    // In the past, in milliseconds, or no number.
+    for reset in ["1774460000", "1774472400000", "2026-03-25T21:00:00Z", "-1"] {
+        assert_eq!(
+            wait(&[(STATUS, "rejected"), (RESET, reset)]),
+            None,
+            "{reset}"
+        );
+    }
+    let windows = [
+        (STATUS, "rejected"),
+        ("anthropic-ratelimit-unified-5h-status", "rejected"),
+        ("anthropic-ratelimit-unified-5h-reset", "1774470060"),
+        ("anthropic-ratelimit-unified-7d-status", "allowed"),
+        ("anthropic-ratelimit-unified-7d-reset", "1774472400"),
+        ("anthropic-ratelimit-unified-overage-status", "rejected"),
+        ("anthropic-ratelimit-unified-overage-reset", "1774490000"),
+    ];
+    assert_eq!(wait(&windows), seconds(60));
+}
+
+#[test]
+fn text_and_pages_are_recognized_by_media_type() {
+    let of_type = |value: &str| of(&[("content-type", value)]);
+    for kind in [
+        "text/html",
+        "text/plain; charset=utf-8",
+        "Application/XML",
+        "application/xhtml+xml",
+        "application/octet-stream",
+    ] {
+        assert!(is_text(&of_type(kind)), "{kind}");
+    }
+    assert!(is_text(&HeaderMap::new()));
+    for kind in [
+        "application/vnd.amazon.eventstream",
+        "image/png",
+        "application/jsonl",
+    ] {
+        assert!(!is_text(&of_type(kind)), "{kind}");
+    }
+    assert!(is_page(&of_type("text/html; charset=utf-8")) && is_page(&of_type("text/xml")));
+    assert!(!is_page(&of_type("text/plain")) && !is_page(&HeaderMap::new()));
 }
 
 #[test]

@@ -81,7 +81,8 @@ fn escapes_are_resolved_and_wrong_types_are_absent() {
         peek(r#"{"max_tokens":18446744073709551616}"#).max_tokens(),
         None
     );
-    assert_eq!(peek(r#"{"max_tokens":1.0}"#).max_tokens(), None);
+    assert_eq!(peek(r#"{"max_tokens":4096.0}"#).max_tokens(), Some(4_096));
+    assert_eq!(peek(r#"{"max_tokens":1.5}"#).max_tokens(), None);
     assert!(!peek(r#"{"stream":true,"stream":false}"#).stream());
     assert!(!peek(r#"{"stream":"true"}"#).stream());
     assert!(!peek(r#"{"tools":[ ]}"#).has_tools());

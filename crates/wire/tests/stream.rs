@@ -17,6 +17,10 @@ const STREAMS: &[(&str, &str)] = fixtures![
     "refusal_midstream",
     "thinking_omitted_no_usage",
     "truncated_no_message_stop",
+    "counts_fall",
+    "output_falls_to_zero",
+    "float_counts",
+    "deltas_without_start",
 ];
 
 /// All facts of a stream.
@@ -115,6 +119,14 @@ fn unknown_event_is_not_claude_until_message_start() {
     let mut state = StreamState::new();
     state.feed(b"event: new\ndata: {}\n\n");
     assert!(state.is_not_claude());
+    for claude in [
+        "event: new\ndata: {\"type\":\"new\"}\n\n",
+        "data: [DONE]\n\n",
+    ] {
+        let mut state = StreamState::new();
+        state.feed(claude.as_bytes());
+        assert!(!state.is_not_claude(), "{claude}");
+    }
     state.feed(fixture("truncated_no_message_stop").as_bytes());
     assert!(state.started() && !state.is_not_claude());
     state.feed(b"event: new\ndata: {}\n\n");
@@ -219,6 +231,120 @@ fn unparsable_error_event_is_an_api_error() {
             "{data}"
         );
     }
+}
+
+#[test]
+fn counts_of_a_stream_never_fall() {
+    let used = |name| {
+        let usage = of(name).usage;
+        (
+            usage.limited_input(),
+            usage.cache_read_input_tokens,
+            usage.output_tokens,
+        )
+    };
+    assert_eq!(used("counts_fall"), (Some(270_000), Some(100), Some(37)));
+    assert_eq!(used("output_falls_to_zero"), (Some(2_700), None, Some(37)));
+    assert_eq!(used("float_counts"), (Some(2_700), None, Some(37)));
+    // An absurd count does not stay either.
+    let observed = observed([&b"event: message_delta\ndata: {\"delta\":{},\"usage\":{\"input_tokens\":18446744073709551615,\"output_tokens\":-1}}\n\n\
+        event: message_delta\ndata: {\"delta\":{},\"usage\":{\"input_tokens\":7,\"output_tokens\":null}}\n\n"[..]]);
+    assert_eq!(
+        (observed.usage.input_tokens, observed.usage.output_tokens),
+        (Some(7), None)
+    );
+}
+
+#[test]
+fn delta_without_block_start_is_content() {
+    let text = fixture("deltas_without_start");
+    let delta = text.find("event: content_block_delta").expect("a delta");
+    assert!(!observed([&text.as_bytes()[..delta]]).has_content);
+    let end = delta + text[delta..].find("\n\n").expect("its end") + 2;
+    assert!(observed([&text.as_bytes()[..end]]).has_content);
+}
+
+#[test]
+fn error_in_any_shape_is_an_error() {
+    for (stream, kind) in [
+        (
+            "data: {\"error\":{\"message\":\"m\",\"type\":\"server_error\"}}\n\n",
+            "server_error",
+        ),
+        (
+            "data: {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\",\"message\":\"m\"}}\n\n",
+            "overloaded_error",
+        ),
+        (
+            "event: message\ndata: {\"error\":{\"type\":\"overloaded_error\",\"message\":\"m\"}}\n\n",
+            "overloaded_error",
+        ),
+        ("data: {\"error\":\"overloaded\"}\n\n", "api_error"),
+        (
+            "data: {\"error\":{\"code\":429,\"status\":\"RESOURCE_EXHAUSTED\",\"message\":\"m\"}}\n\n",
+            "RESOURCE_EXHAUSTED",
+        ),
+        ("event: error\ndata: {\"message\":\"m\"}\n\n", "api_error"),
+        (
+            "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"throttlingException\",\"message\":\"m\"}}\n\n",
+            "throttlingException",
+        ),
+        (
+            "event: throttlingException\ndata: {\"message\":\"m\"}\n\n",
+            "throttlingException",
+        ),
+        (
+            "event: ModelStreamErrorException\ndata: {\"message\":\"m\"}\n\n",
+            "ModelStreamErrorException",
+        ),
+        ("event: exception\ndata: {}\n\n", "api_error"),
+    ] {
+        assert_eq!(
+            observed([stream.as_bytes()]).error.as_deref(),
+            Some(kind),
+            "{stream}"
+        );
+    }
+    let chunk = b"data: {\"choices\":[],\"error\":null}\n\ndata: [DONE]\n\n";
+    assert_eq!(observed([&chunk[..]]).error, None);
+}
+
+#[test]
+fn stream_is_whole_after_its_stop_reason() {
+    let finished = |stream: &str| {
+        let mut state = StreamState::new();
+        state.feed(stream.as_bytes());
+        state.finish();
+        (state.is_complete(), state.is_whole())
+    };
+    let text = fixture("ok");
+    assert_eq!(finished(text), (true, true));
+    // The last blank line, and the last line end, are missing.
+    assert_eq!(finished(text.trim_end()), (true, true));
+    assert_eq!(finished(&format!("{}\n", text.trim_end())), (true, true));
+    let stop = text.find("event: message_stop").expect("the end");
+    for end in [stop, stop + 8, stop + 20, stop + 30] {
+        assert_eq!(finished(&text[..end]), (false, true), "{end}");
+    }
+    let delta = text.find("event: message_delta").expect("the stop reason");
+    for end in [0, 10, delta, delta + 20, delta + 50] {
+        assert_eq!(finished(&text[..end]), (false, false), "{end}");
+    }
+    // No message has begun.
+    assert_eq!(
+        finished("event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n"),
+        (false, false)
+    );
+    assert_eq!(finished("data: [DONE]\n\n"), (false, false));
+}
+
+#[test]
+fn last_event_of_a_stream_without_its_blank_line_is_read() {
+    let mut state = StreamState::new();
+    state.feed(fixture("error_first_event").trim_end().as_bytes());
+    assert!(state.error().is_none());
+    state.finish();
+    assert_eq!(state.error().expect("an error").kind, "overloaded_error");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use serde_json::json;
-use tower_claude_wire::{Usage, stop_reason};
+use tower_claude_wire::{Usage, counted_tokens, stop_reason};
 
 macro_rules! fixture {
     ($name:literal) => {
@@ -116,14 +116,43 @@ fn malformed_counts_are_unknown() {
     );
 }
 
+/// A subtraction below zero on the server, in 64 and in 32 bits.
 #[test]
-fn sums_of_large_counts_saturate() {
-    let most = json!({"input_tokens": u64::MAX, "output_tokens": u64::MAX});
-    let usage = of(&json!({"iterations": [most, most]}));
+fn absurd_counts_are_unknown() {
+    for absurd in [u64::MAX, u64::from(u32::MAX), 1 << 26] {
+        let counts = json!({"input_tokens": absurd, "output_tokens": absurd});
+        assert!(of(&counts).is_empty(), "{absurd}");
+        let usage = of(&json!({"iterations": [counts, {"input_tokens": 3, "output_tokens": 4}]}));
+        assert_eq!(
+            (usage.limited_input(), usage.limited_output()),
+            (Some(3), Some(4))
+        );
+        let body = format!(r#"{{"content":[],"usage":{counts}}}"#);
+        assert_eq!(
+            Usage::from_message(body.as_bytes()),
+            Some(Usage::default()),
+            "{absurd}"
+        );
+    }
     assert_eq!(
-        (usage.limited_input(), usage.limited_output()),
-        (Some(u64::MAX), Some(u64::MAX))
+        of(&json!({"input_tokens": (1 << 26) - 1})).input_tokens,
+        Some((1 << 26) - 1)
     );
+}
+
+#[test]
+fn whole_numbers_in_any_notation_are_read() {
+    for number in ["2700", "2700.0", "2.7e3", "27E2"] {
+        let body = format!(r#"{{"usage":{{"input_tokens":{number},"output_tokens":1.0}}}}"#);
+        let usage = Usage::from_message(body.as_bytes()).expect("usage");
+        assert_eq!(
+            (usage.input_tokens, usage.output_tokens),
+            (Some(2_700), Some(1)),
+            "{number}"
+        );
+        let count = format!(r#"{{"input_tokens":{number}}}"#);
+        assert_eq!(counted_tokens(count.as_bytes()), Some(2_700), "{number}");
+    }
 }
 
 #[test]
@@ -166,6 +195,15 @@ fn merge_keeps_counts_absent_in_the_later_usage() {
     assert_eq!(usage.output_tokens, Some(40));
     assert_eq!(usage.thinking_tokens, Some(9));
     usage.merge(&Usage::default());
+    assert_eq!(usage.output_tokens, Some(40));
+    // Counts are cumulative, so a smaller one is no news.
+    usage.merge(&of(
+        &json!({"input_tokens": 0, "cache_read_input_tokens": 0, "output_tokens": 0}),
+    ));
+    assert_eq!(
+        (usage.input_tokens, usage.cache_read_input_tokens),
+        (Some(25), Some(1000))
+    );
     assert_eq!(usage.output_tokens, Some(40));
 }
 

@@ -85,6 +85,13 @@ impl Reply {
         )
     }
 
+    /// Returns the 404 of a model that does not exist, or not for this account.
+    #[must_use]
+    pub fn no_model() -> Self {
+        let error = r#"{"type":"not_found_error","message":"model: gone"}"#;
+        Self::json(404, format!(r#"{{"type":"error","error":{error}}}"#))
+    }
+
     /// Returns a 529.
     #[must_use]
     pub fn overloaded() -> Self {
@@ -121,6 +128,13 @@ impl Reply {
             after: None,
             ..Self::new(200)
         }
+    }
+
+    /// Replaces the status.
+    #[must_use]
+    pub const fn into_status(mut self, status: u16) -> Self {
+        self.status = status;
+        self
     }
 
     /// Sets the delay before the head.

@@ -59,7 +59,7 @@ pub fn sleeping_holds_nothing<L: Subject>(layer: impl Fn() -> L) {
 }
 
 /// Checks that the caller gets the head and each frame at once. This holds for a Claude stream from
-/// its first content, and for any other body from its first frame.
+/// its first content, and for a body that is neither text nor JSON from its first frame.
 ///
 /// # Panics
 /// If the layer breaks this point of the contract.
@@ -76,7 +76,7 @@ pub fn content_is_not_held_back<L: Subject>(layer: impl Fn() -> L) {
         ] {
             let mut reply = match frames[0] {
                 "plain" => Reply::status(200)
-                    .header(CONTENT_TYPE, "text/plain")
+                    .header(CONTENT_TYPE, "application/x-ndjson")
                     .chunked(),
                 _ => Reply::stream::<&str>([]),
             };

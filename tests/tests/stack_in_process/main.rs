@@ -14,3 +14,4 @@ mod places;
 mod readiness;
 mod shape;
 mod unpolled;
+mod verdicts;

@@ -20,6 +20,8 @@ pub(crate) struct StreamCheck {
     rules: Rules,
     stream: StreamState,
     started: bool,
+    /// A content block has begun, so that the kind of the content is known.
+    has_block: bool,
     complete: bool,
     /// The first reason not to store the response.
     rejected: Option<&'static str>,
@@ -50,8 +52,9 @@ struct Usage {
 
 #[derive(Deserialize)]
 struct ServerTools {
-    web_search_requests: Option<u64>,
-    web_fetch_requests: Option<u64>,
+    // Some gateways write whole numbers as `0.0`.
+    web_search_requests: Option<f64>,
+    web_fetch_requests: Option<f64>,
 }
 
 #[derive(Deserialize)]
@@ -81,7 +84,7 @@ struct DeltaFields {
 #[derive(Deserialize)]
 struct Count {
     #[serde(rename = "input_tokens")]
-    _input_tokens: u64,
+    _input_tokens: f64,
 }
 
 /// `Ok`, or the reason not to store the response.
@@ -148,7 +151,7 @@ impl Rules {
 
 fn side_effects(container: bool, usage: Option<&Usage>) -> Verdict {
     let tools = usage.and_then(|usage| usage.server_tool_use.as_ref());
-    let used = |count: Option<u64>| count.is_some_and(|count| count > 0);
+    let used = |count: Option<f64>| count.is_some_and(|count| count > 0.0);
     let ran = tools.is_some_and(|t| used(t.web_search_requests) || used(t.web_fetch_requests));
     if container || ran {
         return Err("side_effects");
@@ -162,6 +165,7 @@ impl StreamCheck {
             rules,
             stream: StreamState::new(),
             started: false,
+            has_block: false,
             complete: false,
             rejected: None,
         }
@@ -172,15 +176,19 @@ impl StreamCheck {
             rules,
             stream,
             started,
+            has_block,
             complete,
             rejected,
         } = self;
         stream.feed_with(data, |kind, event| {
             let is_first = kind != StreamEvent::MessageStart || !mem::replace(started, true);
+            *has_block |= kind == StreamEvent::ContentBlockStart;
             let verdict = if *complete && !matches!(kind, StreamEvent::Ping | StreamEvent::Other) {
                 Err("trailing")
             } else if !is_first {
                 Err("started_twice")
+            } else if kind == StreamEvent::ContentBlockDelta && !*has_block {
+                Err("content")
             } else {
                 rules.event(kind, event)
             };

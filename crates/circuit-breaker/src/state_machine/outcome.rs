@@ -70,6 +70,7 @@ impl CircuitOutcomes {
         }
         let retry_after = class.retry_after;
         let is_own = matches!(class.reach, Reach::Request);
+        let is_account = matches!(class.reach, Reach::Credential);
         let availability = match class.kind {
             Kind::Success | Kind::ModelRefusal => CircuitOutcome::Success,
             Kind::RateLimited | Kind::RampLimited if !is_own => {
@@ -80,7 +81,7 @@ impl CircuitOutcomes {
             | Kind::Timeout
             | Kind::Transport
             | Kind::Truncated
-                if is_own =>
+                if is_own || is_account =>
             {
                 CircuitOutcome::Ignored
             }
@@ -102,7 +103,9 @@ impl CircuitOutcomes {
         };
         let credential = match availability {
             CircuitOutcome::Success => CircuitOutcome::Success,
-            _ if matches!(class.reach, Reach::Credential) => CircuitOutcome::Fatal { retry_after },
+            // Trouble of the server that passes by itself, such as that of a key service.
+            CircuitOutcome::Ignored => CircuitOutcome::Ignored,
+            _ if is_account => CircuitOutcome::Fatal { retry_after },
             CircuitOutcome::Busy { .. } | CircuitOutcome::Alive => CircuitOutcome::Alive,
             _ => CircuitOutcome::Ignored,
         };

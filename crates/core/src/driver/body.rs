@@ -152,7 +152,10 @@ impl<P: CallPolicy, A: AttemptPolicy, C: ClassifyResponse> Tracking<P, A, C> {
         }
         let policies = &*self.policies;
         let outcome = match frame {
-            None => Some(self.tracker.ended()),
+            None => {
+                let classify = |error: &_| policies.classifier.stream_error(error);
+                Some(self.tracker.ended(classify))
+            }
             Some(Err(_)) => Some(self.tracker.broken()),
             // The caller may never poll past the last frame.
             Some(Ok(frame)) => track(

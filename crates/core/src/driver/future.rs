@@ -394,11 +394,11 @@ where
             }
             let mut body = PeekedBody::new(body, tracker);
             let attempts = &policies.attempts;
-            body.report_empty(attempts, &mut progress.attempt, clock);
+            let classifier = &policies.classifier;
+            body.report_empty(attempts, &mut progress.attempt, classifier, clock);
             if !P::HOLDS_RESPONSE {
                 return Next::Answer(into_answer(policies, progress, head, body));
             }
-            let classifier = &policies.classifier;
             match body.poll_peek(attempts, &mut progress.attempt, classifier, clock, cx) {
                 Poll::Ready(peeked) => match on_peeked(policies, progress, head, body, peeked) {
                     Ok(answer) => Next::Answer(answer),
@@ -429,13 +429,18 @@ fn report<P: CallPolicy, A: AttemptPolicy, C>(
         .on_response(&mut progress.attempt, class, head, clock);
 }
 
-fn start_tracking<P: CallPolicy, A: AttemptPolicy, C>(
+fn start_tracking<P: CallPolicy, A: AttemptPolicy, C: ClassifyResponse>(
     policies: &Policies<P, A, C>,
     progress: &mut Progress<P, A>,
     head: &Parts,
 ) -> BodyTracker {
-    let tracker = BodyTracker::of(&head.headers);
-    if tracker.stream().is_none() && !tracker.is_message() {
+    let expected = if policies.classifier.expects_claude() {
+        progress.expected
+    } else {
+        progress.expected.or_any()
+    };
+    let tracker = BodyTracker::of(expected, head.status, &head.headers);
+    if tracker.is_opaque() {
         policies.attempts.on_opaque_body(&mut progress.attempt);
     }
     if policies.attempts.reads_usage(&progress.attempt) {

@@ -8,14 +8,11 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body, Frame};
-use tower_claude_wire::stop_reason;
+use tower_claude_wire::{StreamState, stop_reason};
 
 use super::attempt_policy::{AttemptPolicy, Clock};
 use crate::{
-    body_tracker::BodyTracker,
-    class::{Class, Kind},
-    classify::ClassifyResponse,
-    outcome::Outcome,
+    body_tracker::BodyTracker, class::Class, classify::ClassifyResponse, outcome::Outcome,
 };
 
 /// The most that is held of a response: 64 KiB.
@@ -39,6 +36,8 @@ pub(super) struct PeekedBody<R: Body> {
     pub(super) length: usize,
     pub(super) error: Option<R::Error>,
     pub(super) rest: Option<R>,
+    /// The response failed, so far as it was read.
+    failed: Option<Class>,
     /// The attempt policies know how the response ended.
     pub(super) ended: bool,
 }
@@ -53,17 +52,19 @@ pub(super) fn track<A: AttemptPolicy>(
     frame: &Frame<Bytes>,
     is_last: bool,
 ) -> Option<Outcome> {
+    let classify = |error: &_| classifier.stream_error(error);
     let Some(data) = frame.data_ref() else {
-        return is_last.then(|| tracker.ended());
+        return is_last.then(|| tracker.ended(classify));
     };
     if tracker.stream().is_none() && is_last {
-        return Some(tracker.last(data));
+        return Some(tracker.last(data, classify));
     }
     tracker.feed(data);
-    attempts.on_progress(attempt, tracker.stream()?);
-    tracker
-        .early(|error| classifier.stream_error(error))
-        .or_else(|| is_last.then(|| tracker.ended()))
+    if let Some(stream) = tracker.stream() {
+        attempts.on_progress(attempt, stream);
+    }
+    let early = tracker.early(classify);
+    early.or_else(|| is_last.then(|| tracker.ended(classify)))
 }
 
 impl<R: Body> PeekedBody<R> {
@@ -93,6 +94,7 @@ impl<R: Body<Data = Bytes> + Unpin> PeekedBody<R> {
             length: 0,
             error: None,
             rest: Some(body),
+            failed: None,
             ended: false,
         }
     }
@@ -102,12 +104,28 @@ impl<R: Body<Data = Bytes> + Unpin> PeekedBody<R> {
         &mut self,
         attempts: &A,
         attempt: &mut A::Attempt,
+        classifier: &impl ClassifyResponse,
         clock: &mut Clock,
     ) {
         if self.rest.as_ref().is_some_and(Body::is_end_stream) {
-            self.ended = true;
-            attempts.on_end(attempt, &self.tracker.ended(), clock);
+            let outcome = self.tracker.ended(|error| classifier.stream_error(error));
+            self.end(attempts, attempt, &outcome, clock);
         }
+    }
+
+    /// Reports the outcome.
+    fn end<A: AttemptPolicy>(
+        &mut self,
+        attempts: &A,
+        attempt: &mut A::Attempt,
+        outcome: &Outcome,
+        clock: &mut Clock,
+    ) {
+        self.ended = true;
+        if let Outcome::Failed { class, .. } = outcome {
+            self.failed = Some(*class);
+        }
+        attempts.on_end(attempt, outcome, clock);
     }
 
     /// Reads on until the response is ready for the caller or has failed, and reports to the attempt
@@ -121,7 +139,7 @@ impl<R: Body<Data = Bytes> + Unpin> PeekedBody<R> {
         cx: &mut Context<'_>,
     ) -> Poll<Peeked> {
         loop {
-            if let Some(peeked) = self.peeked(classifier) {
+            if let Some(peeked) = self.peeked() {
                 return Poll::Ready(peeked);
             }
             let Some(body) = &mut self.rest else {
@@ -146,11 +164,10 @@ impl<R: Body<Data = Bytes> + Unpin> PeekedBody<R> {
                     )
                 }
                 Some(Err(_)) => Some(self.tracker.broken()),
-                None => Some(self.tracker.ended()),
+                None => Some(self.tracker.ended(|error| classifier.stream_error(error))),
             };
             if let Some(outcome) = outcome {
-                self.ended = true;
-                attempts.on_end(attempt, &outcome, clock);
+                self.end(attempts, attempt, &outcome, clock);
             }
             match frame {
                 Some(Ok(frame)) => self.keep(frame),
@@ -177,30 +194,14 @@ impl<R: Body<Data = Bytes> + Unpin> PeekedBody<R> {
         }
     }
 
-    fn peeked(&self, classifier: &impl ClassifyResponse) -> Option<Peeked> {
-        if let Some(stream) = self.tracker.stream() {
-            if let Some(error) = stream.error()
-                && !stream.has_content()
-            {
-                return Some(Peeked::Failed(classifier.stream_error(error)));
-            }
-            if stream.has_content() || stream.is_complete() || stream.is_not_claude() {
-                return Some(Peeked::Forward);
-            }
-        } else if !self.tracker.is_message() {
-            return Some(Peeked::Forward);
+    fn peeked(&self) -> Option<Peeked> {
+        let has_content = self.tracker.stream().is_some_and(StreamState::has_content);
+        if let Some(class) = self.failed.filter(|_| !has_content) {
+            return Some(Peeked::Failed(class));
         }
-        if self.length >= HELD_LIMIT {
-            return Some(Peeked::Forward);
-        }
-        match (&self.rest, &self.error) {
-            (Some(body), _) if !body.is_end_stream() => None,
-            (_, Some(_)) => Some(Peeked::Failed(Class::new(Kind::Transport))),
-            _ => Some(match self.tracker.cut_short() {
-                Some(class) => Peeked::Failed(class),
-                None => Peeked::Forward,
-            }),
-        }
+        let is_over = self.rest.as_ref().is_none_or(Body::is_end_stream);
+        let forwards = self.tracker.has_begun() || is_over || self.length >= HELD_LIMIT;
+        forwards.then_some(Peeked::Forward)
     }
 
     /// Returns true if the model declined before any content of a stream, or in a whole JSON response.
@@ -209,7 +210,7 @@ impl<R: Body<Data = Bytes> + Unpin> PeekedBody<R> {
             return stream.is_refusal() && !stream.has_content();
         }
         let is_over = self.rest.as_ref().is_none_or(Body::is_end_stream);
-        if !self.tracker.is_message() || !is_over {
+        if !self.tracker.is_json() || !is_over {
             return false;
         }
         let declined = |body: &[u8]| stop_reason(body).as_deref() == Some("refusal");
@@ -229,7 +230,7 @@ impl<R: Body<Data = Bytes> + Unpin> PeekedBody<R> {
             && self.more.is_empty()
             && self.error.is_none()
             && match &self.rest {
-                Some(body) => self.tracker.is_message() && body.is_end_stream(),
+                Some(body) => self.tracker.is_json() && body.is_end_stream(),
                 None => true,
             }
     }

@@ -14,7 +14,9 @@ use super::{
     call_policy::{CallPolicy, CallStart},
     policies::Policies,
 };
-use crate::{call::Call, rejection::Rejection, request_body::RequestBody};
+use crate::{
+    body_tracker::ExpectedBody, call::Call, rejection::Rejection, request_body::RequestBody,
+};
 
 /// The state of one call and of its present attempt.
 pub(super) struct Progress<P: CallPolicy, A: AttemptPolicy> {
@@ -26,6 +28,8 @@ pub(super) struct Progress<P: CallPolicy, A: AttemptPolicy> {
     called: bool,
     /// The request is sent.
     sent: bool,
+    /// The body that a response must have.
+    pub(super) expected: ExpectedBody,
 }
 
 /// A reason why a request is not sent.
@@ -46,6 +50,7 @@ impl<P: CallPolicy, A: AttemptPolicy> Progress<P, A> {
         if policies.call.reads_request() || policies.attempts.reads_request() {
             request.body_mut().parse();
         }
+        let expected = ExpectedBody::of(request);
         let call = Call::get_or_attach(request, now);
         let state = policies.call.start(&mut CallStart {
             request,
@@ -60,6 +65,7 @@ impl<P: CallPolicy, A: AttemptPolicy> Progress<P, A> {
             admitted: false,
             called: false,
             sent: false,
+            expected,
         }
     }
 

@@ -7,14 +7,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, Request, Response, StatusCode};
 use http_body::Body;
 use proptest::prelude::*;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_claude_core::{
     Call, ClaudeClassify, Kind, Outcome, Rejection, RequestBody, ResponseBody,
     driver::{self, AttemptPolicy, Clock, DriverLayer},
-    toolkit::BodyTracker,
+    toolkit::{BodyTracker, ExpectedBody},
 };
 use tower_claude_wire::StreamState;
 
@@ -74,13 +74,28 @@ impl Log {
 
 type Tracked<B> = ResponseBody<driver::Body<B, (), Log, ClaudeClassify>>;
 
-/// Sends a request through a driver that holds no response. Returns the body of the response.
+/// Sends a Messages request through a driver that holds no response. Returns the body of the
+/// response.
 fn track<B>(headers: &HeaderMap, body: B) -> (Tracked<B>, Log)
+where
+    B: Body<Data = Bytes, Error = Cut> + Unpin + Send + 'static,
+{
+    track_request("POST", "/v1/messages", 200, headers, body)
+}
+
+fn track_request<B>(
+    method: &str,
+    path: &str,
+    status: u16,
+    headers: &HeaderMap,
+    body: B,
+) -> (Tracked<B>, Log)
 where
     B: Body<Data = Bytes, Error = Cut> + Unpin + Send + 'static,
 {
     let log = Log::default();
     let mut response = Response::new(body);
+    *response.status_mut() = status.try_into().expect("a status");
     response.headers_mut().clone_from(headers);
     let layer = DriverLayer::new((), log.clone(), ClaudeClassify::default());
     let response = Arc::new(Mutex::new(Some(response)));
@@ -88,7 +103,8 @@ where
         let response = response.lock().expect("no panic under the lock").take();
         std::future::ready(Ok::<_, Cut>(response.expect("only one request")))
     }));
-    let request = Request::new(RequestBody::from("{}"));
+    let request = Request::builder().method(method).uri(path);
+    let request = request.body(RequestBody::from("{}")).expect("a request");
     let response = run(service.oneshot(request)).expect("a response");
     (response.into_body(), log)
 }
@@ -103,6 +119,18 @@ fn outcome(headers: &HeaderMap, body: Frames) -> Outcome {
     let (tracked, log) = track(headers, body.clone());
     assert_eq!(drain(tracked), drain(body), "bytes were changed");
     log.outcome()
+}
+
+/// Returns the outcome of a response to another request, in one piece and in small ones.
+fn outcome_of(method: &str, path: &str, status: u16, headers: &HeaderMap, text: &[u8]) -> Outcome {
+    let of = |body| {
+        let (tracked, log) = track_request(method, path, status, headers, body);
+        drain(tracked);
+        log.outcome()
+    };
+    let whole = of(chunked(text, text.len().max(1)).exact());
+    assert_eq!(whole, of(chunked(text, 3)), "{path} {text:?}");
+    whole
 }
 
 fn used(outcome: &Outcome) -> (Option<u64>, Option<u64>) {
@@ -188,9 +216,251 @@ fn stream_without_message_stop_is_truncated() {
 #[test]
 fn stream_of_another_api_is_complete_without_message_stop() {
     let text = b"event: x\ndata: {\"choices\":[]}\n\ndata: [DONE]\n\n";
-    let end = outcome(&sse(), chunked(text, 5));
+    let end = outcome_of("POST", "/v1/chat/completions", 200, &sse(), text);
     assert!(matches!(end, Outcome::Complete { .. }), "{end:?}");
     assert!(end.usage().is_empty());
+    // It does not answer a Messages request.
+    let end = outcome(&sse(), chunked(text, 5));
+    assert_eq!(failed(&end), Some(Kind::Truncated));
+}
+
+#[test]
+fn stream_with_a_stop_reason_is_complete() {
+    let text = fixture("sse_ok.txt");
+    let text = text.trim_ascii_end();
+    let stop = text
+        .windows(12)
+        .rposition(|word| word == b"message_stop")
+        .expect("the end");
+    // Without the last blank line, and without the whole last event.
+    for end in [text.len(), stop - 36, stop] {
+        let end = outcome(&sse(), chunked(&text[..end], 30));
+        assert!(matches!(end, Outcome::Complete { .. }), "{end:?}");
+        assert_eq!(used(&end).0, Some(25));
+    }
+}
+
+#[test]
+fn counts_of_a_stream_never_fall() {
+    let end = outcome(&sse(), chunked(&fixture("sse_counts_fall.txt"), 64));
+    assert_eq!(used(&end), (Some(270_000), Some(37)));
+    assert_eq!(end.usage().cache_read_input_tokens, Some(100));
+    let end = outcome(
+        &sse(),
+        chunked(&fixture("sse_output_falls_to_zero.txt"), 64),
+    );
+    assert_eq!(used(&end), (Some(2_700), Some(37)));
+    let end = outcome(&sse(), chunked(&fixture("sse_float_counts.txt"), 64));
+    assert_eq!(used(&end), (Some(2_700), Some(37)));
+}
+
+#[test]
+fn mislabelled_body_is_read_by_its_content() {
+    let stream = fixture("sse_ok.txt");
+    let message = fixture("200_message.json");
+    let plain = headers(&[("content-type", "text/plain")]);
+    for labels in [json(), plain.clone(), HeaderMap::new()] {
+        for size in [1, 20, 100_000] {
+            let end = outcome(&labels, chunked(&stream, size));
+            assert!(matches!(end, Outcome::Complete { .. }), "{end:?}");
+            assert_eq!(used(&end).0, Some(25));
+        }
+    }
+    for labels in [sse(), plain, HeaderMap::new()] {
+        for size in [1, 20, 100_000] {
+            let end = outcome(&labels, chunked(&message, size));
+            assert!(matches!(end, Outcome::Complete { .. }), "{end:?}");
+            assert_eq!(used(&end).0, Some(50));
+        }
+    }
+    let end = outcome(&json(), chunked(&fixture("sse_error_midstream.txt"), 20));
+    assert_eq!(failed(&end), Some(Kind::Overloaded));
+}
+
+#[test]
+fn success_without_a_message_is_a_failure() {
+    let html = headers(&[("content-type", "text/html; charset=utf-8")]);
+    let text = headers(&[("content-type", "text/plain")]);
+    let of = |headers: &HeaderMap, text: &[u8]| {
+        let end = outcome_of("POST", "/v1/messages", 200, headers, text);
+        assert!(end.usage().is_empty());
+        failed(&end)
+    };
+    for (name, kind) in [
+        ("empty.json", Kind::Truncated),
+        ("braces.json", Kind::ServerError),
+        ("null.json", Kind::ServerError),
+        ("error.json", Kind::Overloaded),
+        ("page.html", Kind::ServerError),
+    ] {
+        let body = fixture(&format!("200_not_message_{name}"));
+        for headers in [json(), text.clone(), HeaderMap::new()] {
+            assert_eq!(of(&headers, &body), Some(kind), "{name} {headers:?}");
+        }
+        assert!(of(&sse(), &body).is_some(), "{name} as a stream");
+    }
+    assert_eq!(
+        of(&html, &fixture("200_not_message_page.html")),
+        Some(Kind::ServerError)
+    );
+    let gzip = headers(&[("content-type", "text/html"), ("content-encoding", "gzip")]);
+    assert_eq!(of(&gzip, b"\x1f\x8b"), Some(Kind::ServerError));
+    let done = fixture("200_not_message_done.txt");
+    assert_eq!(of(&sse(), &done), Some(Kind::Truncated));
+    assert_eq!(of(&json(), &done), Some(Kind::Truncated));
+    for body in [
+        "[]",
+        "7",
+        "\"ok\"",
+        " \n",
+        "ok",
+        "Not found",
+        "\u{dc}berlast",
+        "{\"choices\":[]}",
+        "{\"type\":\"message\"}",
+        "{\"input_tokens\":3}",
+        "{\"data\":[]}",
+    ] {
+        for headers in [json(), text.clone(), sse(), HeaderMap::new()] {
+            assert!(
+                of(&headers, body.as_bytes()).is_some(),
+                "{body} {headers:?}"
+            );
+        }
+    }
+    for (body, kind) in [
+        (
+            r#"{"error":{"type":"rate_limit_error","message":"m"}}"#,
+            Kind::RateLimited,
+        ),
+        (
+            r#"{"error":{"code":503,"status":"UNAVAILABLE","message":"m"}}"#,
+            Kind::Overloaded,
+        ),
+        (
+            r#"{"error":{"code":"429","message":"m"}}"#,
+            Kind::RateLimited,
+        ),
+        (r#"{"error":"out of order"}"#, Kind::ServerError),
+        (
+            r#"{"type":"error","error":{"type":"invalid_request_error","message":"m"}}"#,
+            Kind::BadRequest,
+        ),
+    ] {
+        for headers in [json(), sse(), HeaderMap::new()] {
+            assert_eq!(
+                of(&headers, body.as_bytes()),
+                Some(kind),
+                "{body} {headers:?}"
+            );
+        }
+        let data = format!("data: {body}\n\n");
+        assert_eq!(of(&sse(), data.as_bytes()), Some(kind), "{data}");
+    }
+}
+
+#[test]
+fn response_without_a_body_is_complete() {
+    let length = headers(&[
+        ("content-type", "application/json"),
+        ("content-length", "1234"),
+    ]);
+    let gzip = headers(&[
+        ("content-type", "application/json"),
+        ("content-encoding", "gzip"),
+    ]);
+    let html = headers(&[("content-type", "text/html")]);
+    for headers in [sse(), json(), length, gzip, html] {
+        for (method, status) in [
+            ("HEAD", 200),
+            ("POST", 204),
+            ("POST", 205),
+            ("GET", 304),
+            ("POST", 304),
+        ] {
+            let end = outcome_of(method, "/v1/messages", status, &headers, b"");
+            assert!(
+                matches!(end, Outcome::Complete { .. }),
+                "{method} {status} {headers:?}"
+            );
+        }
+    }
+    let end = outcome_of("POST", "/v1/messages", 302, &HeaderMap::new(), b"<html>");
+    assert!(matches!(end, Outcome::Complete { .. }));
+}
+
+#[test]
+fn other_endpoint_is_not_judged_as_messages() {
+    let jsonl = headers(&[("content-type", "application/x-jsonl")]);
+    let html = headers(&[("content-type", "text/html")]);
+    let ok = |method: &str, path: &str, headers: &HeaderMap, text: &str| {
+        let end = outcome_of(method, path, 200, headers, text.as_bytes());
+        assert_eq!(failed(&end), None, "{path} {text}");
+    };
+    let bad = |method: &str, path: &str, headers: &HeaderMap, text: &str, kind| {
+        let end = outcome_of(method, path, 200, headers, text.as_bytes());
+        assert_eq!(failed(&end), Some(kind), "{path} {text}");
+    };
+    const COUNT: &str = "/v1/messages/count_tokens";
+    ok("POST", COUNT, &json(), r#"{"input_tokens":12.0}"#);
+    bad("POST", COUNT, &json(), "{}", Kind::ServerError);
+    bad("POST", COUNT, &json(), "", Kind::Truncated);
+    bad(
+        "POST",
+        COUNT,
+        &json(),
+        r#"{"type":"message","content":[]}"#,
+        Kind::ServerError,
+    );
+    bad("POST", COUNT, &html, "<html>", Kind::ServerError);
+    for (method, path) in [
+        ("POST", "/v1/messages/batches"),
+        ("GET", "/v1/messages/batches/msgbatch_1"),
+        ("GET", "/v1/files"),
+        ("POST", "/v1/files"),
+        ("DELETE", "/v1/files/file_1"),
+        ("GET", "/v1/models"),
+    ] {
+        for text in [
+            "{}",
+            "",
+            r#"{"data":[]}"#,
+            r#"{"id":"x","type":"file"}"#,
+            "null",
+        ] {
+            ok(method, path, &json(), text);
+        }
+        let error = r#"{"type":"error","error":{"type":"overloaded_error","message":"m"}}"#;
+        bad(method, path, &json(), error, Kind::Overloaded);
+        bad(method, path, &html, "<html>", Kind::ServerError);
+        bad(method, path, &json(), r#"{"data":["#, Kind::Truncated);
+    }
+    for path in [
+        "/v1/files/file_1/content",
+        "/v1/messages/batches/msgbatch_1/results",
+    ] {
+        ok("GET", path, &html, "<html>");
+        ok(
+            "GET",
+            path,
+            &jsonl,
+            "{\"custom_id\":\"a\"}\n{\"custom_id\":\"b\"}\n",
+        );
+        ok(
+            "GET",
+            path,
+            &json(),
+            r#"{"type":"error","error":{"type":"api_error","message":"m"}}"#,
+        );
+        let short = headers(&[("content-length", "9")]);
+        bad("GET", path, &short, "12345678", Kind::Truncated);
+    }
+    for text in ["", "ok", "{}", "[]", r#"{"error":1}"#] {
+        ok("POST", "/v1/other", &json(), text);
+        ok("GET", "/health", &HeaderMap::new(), text);
+    }
+    ok("GET", "/v1/events", &sse(), "");
+    ok("GET", "/v1/events", &sse(), "event: x\ndata: {}\n\n");
 }
 
 #[test]
@@ -275,18 +545,45 @@ fn message_in_any_frames_is_complete() {
 }
 
 #[test]
-fn json_that_is_no_message_is_complete_without_usage() {
+fn json_of_another_endpoint_is_complete_without_usage() {
     for text in [&b"[1,2]"[..], b"null", b"\xff", b"{}", b" {} \n", b""] {
-        let end = outcome(&json(), chunked(text, 2));
+        let end = outcome_of("POST", "/v1/other", 200, &json(), text);
         assert!(matches!(end, Outcome::Complete { .. }));
         assert!(end.usage().is_empty());
     }
 }
 
 #[test]
-fn message_that_stops_inside_is_truncated() {
+fn message_that_is_cut_anywhere_is_truncated() {
+    let whole = br#"{"id":"msg_1","type":"message","role":"assistant","content":[{"type":"tool_use","id":"t","name":"f","input":{"a":{"b":1}}},{"type":"text","text":"done}"}],"stop_reason":"tool_use","usage":{"input_tokens":10,"output_tokens":5}}"#;
+    let length = whole.len().to_string();
+    let with_length = headers(&[
+        ("content-type", "application/json"),
+        ("content-length", &length),
+    ]);
+    for at in 0..whole.len() {
+        for headers in [json(), with_length.clone()] {
+            for size in [7, 1_000] {
+                let end = outcome(&headers, chunked(&whole[..at], size));
+                assert_eq!(failed(&end), Some(Kind::Truncated), "at {at}");
+            }
+        }
+    }
+    let end = outcome(&with_length, chunked(whole, 7));
+    assert_eq!((failed(&end), used(&end)), (None, (Some(10), Some(5))));
+    // With a coding, the length is that of another text.
+    let coded = headers(&[
+        ("content-type", "application/json"),
+        ("content-length", "999"),
+        ("content-encoding", "gzip"),
+    ]);
+    assert_eq!(failed(&outcome(&coded, chunked(whole, 7))), None);
+}
+
+#[test]
+fn json_of_any_endpoint_that_is_cut_is_truncated() {
     for text in [&b"[1,2"[..], b"{", b"{\"a\":1,", b" [ \n"] {
-        let end = outcome(&json(), chunked(text, 2));
+        let end = outcome_of("POST", "/v1/other", 200, &json(), text);
         assert!(
             matches!(end, Outcome::Failed { class, .. } if class.kind == Kind::Truncated),
             "{text:?}"
@@ -295,24 +592,23 @@ fn message_that_stops_inside_is_truncated() {
 }
 
 #[test]
-fn message_over_the_limit_is_complete_without_usage() {
-    let chunk = Bytes::from(vec![b' '; 1024 * 1024]);
-    let mut pieces: Vec<_> = (0..6).map(|_| data(chunk.clone())).collect();
-    pieces.push(data(fixture("200_message.json")));
+fn message_of_any_length_is_complete_with_usage() {
+    let chunk = Bytes::from("word ".repeat(200 * 1024));
+    let mut pieces = vec![data(
+        r#"{"type":"message","content":[{"type":"text","text":""#,
+    )];
+    pieces.extend((0..12).map(|_| data(chunk.clone())));
+    pieces.push(data(r#""}],"usage":{"input_tokens":5,"output_tokens":6}}"#));
     let end = outcome(&json(), frames(pieces));
-    assert_eq!(
-        end,
-        Outcome::Complete {
-            usage: Default::default()
-        }
-    );
+    assert!(matches!(end, Outcome::Complete { .. }));
+    assert_eq!(used(&end), (Some(5), Some(6)));
 }
 
 #[test]
 fn empty_body_ends_with_the_head() {
     for headers in [HeaderMap::new(), json()] {
         let (body, log) = track(&headers, frames([]).exact());
-        assert!(matches!(log.outcome(), Outcome::Complete { .. }));
+        assert_eq!(failed(&log.outcome()), Some(Kind::Truncated));
         assert!(body.is_end_stream());
         drop(body);
         log.outcome();
@@ -321,7 +617,8 @@ fn empty_body_ends_with_the_head() {
 
 #[test]
 fn last_frame_of_a_body_of_known_length_is_its_end() {
-    let (mut body, log) = track(&HeaderMap::new(), frames([data("a"), data("b")]).exact());
+    let message = [data(r#"{"content":[]"#), data("}")];
+    let (mut body, log) = track(&HeaderMap::new(), frames(message).exact());
     poll_once(&mut body);
     assert!(log.reports().ends.is_empty());
     assert_eq!(body.size_hint().exact(), Some(1));
@@ -346,12 +643,14 @@ fn compressed_body_is_complete_without_usage() {
 
 #[test]
 fn tracker_without_usage_reads_usage_of_streams_only() {
-    let mut watch = BodyTracker::of(&json()).without_usage();
-    assert!(watch.is_message());
+    let tracker =
+        |headers: &HeaderMap| BodyTracker::of(ExpectedBody::Message, StatusCode::OK, headers);
+    let mut watch = tracker(&json()).without_usage();
+    assert!(watch.is_json());
     watch.feed(&Bytes::from(fixture("200_message.json")));
     assert!(watch.usage().is_empty());
     // A stream is read for its events anyway.
-    let mut watch = BodyTracker::of(&sse()).without_usage();
+    let mut watch = tracker(&sse()).without_usage();
     watch.feed(&Bytes::from(fixture("sse_ok.txt")));
     assert!(!watch.usage().is_empty());
 }

@@ -5,7 +5,7 @@ use std::{io, time::Duration};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use tower::ServiceExt as _;
 use tower_claude_core::{
-    BoxError, Class, Classify, ClassifyResponse, ClaudeClassify, HttpClassify, Kind,
+    BoxError, Class, Classify, ClassifyResponse, ClaudeClassify, HttpClassify, Kind, Reach,
 };
 use tower_claude_wire::{ApiError, StreamState};
 
@@ -30,6 +30,7 @@ fn error_fixtures_have_the_documented_class() {
         | "400_own_spend_limit.json"
         | "402_linked_org_spend.json"
         | "429_contract_spend.json"
+        | "429_long_context.json"
         | "429_tier_spend_cap_NO_RETRY_AFTER.json" => Kind::SpendLimit,
         "429_ramp.json" => Kind::RampLimited,
         "400_prompt_too_long.json" => Kind::TooLarge,
@@ -53,7 +54,12 @@ fn error_fixtures_have_the_documented_class() {
         let code = name[..3].parse().expect("a status");
         let class = claude(code, &HeaderMap::new(), &fixture(&name));
         let kind = kind(&name);
-        assert_eq!(class, Class::new(kind), "{name}");
+        let reach = match &*name {
+            "503_cmek.json" => Reach::Credential,
+            "429_long_context.json" => Reach::Model,
+            _ => Class::new(kind).reach,
+        };
+        assert_eq!(class, Class::new(kind).with_reach(reach), "{name}");
         let again = !matches!(code, 400..=404 | 413) && kind != Kind::SpendLimit;
         assert_eq!(class.is_retryable(), again, "{name}");
         assert_eq!(class.is_rate_limit(), code == 429 && again, "{name}");
@@ -99,12 +105,11 @@ fn error_body_is_read_only_if_it_can_decide() {
         ClassifyResponse::head(&ClaudeClassify::default(), status(code), headers).is_some()
     };
     let none = HeaderMap::new();
+    assert!(head(529, &none));
+    // An overload comes with any status, and a code may overrule it.
     for code in [
-        401, 402, 403, 404, 408, 409, 413, 422, 500, 502, 503, 504, 529,
+        400, 401, 402, 403, 404, 408, 409, 413, 422, 429, 500, 502, 503, 504,
     ] {
-        assert!(head(code, &none), "{code}");
-    }
-    for code in [400, 429] {
         assert!(!head(code, &none), "{code}");
         let gzip = headers(&[("content-encoding", "gzip")]);
         assert!(head(code, &gzip), "a compressed {code} goes by its head");
@@ -122,7 +127,11 @@ fn should_retry_header_overrules_the_status() {
     let body = |kind: &str| ApiError::body(kind, "m", None).into_bytes();
     assert!(claude(404, &yes, &body("not_found_error")).is_retryable());
     assert!(!claude(529, &no, &body("overloaded_error")).is_retryable());
-    assert!(!claude(429, &no, &body("rate_limit_error")).is_retryable());
+    let limited = claude(429, &no, &body("rate_limit_error"));
+    assert!(!limited.is_retryable());
+    // No wait changes it, so it delays no other request.
+    assert!(!limited.is_rate_limit());
+    assert_eq!(limited.reach, Reach::Request);
     let odd = headers(&[("x-should-retry", "maybe")]);
     assert!(claude(529, &odd, &[]).is_retryable());
 }
@@ -235,7 +244,8 @@ fn stream_errors_are_classified_by_type() {
         state.feed(&fixture(name));
         let class =
             ClassifyResponse::stream_error(&ClaudeClassify::default(), state.error().expect(name));
-        assert_eq!(class, Class::new(Kind::Overloaded), "{name}");
+        assert_eq!(class.kind, Kind::Overloaded, "{name}");
+        assert!(!class.unprocessed, "{name}");
     }
     for (kind, expected) in [
         ("rate_limit_error", Kind::RateLimited),

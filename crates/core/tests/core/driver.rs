@@ -148,8 +148,13 @@ impl Body for Counted {
 
 type Answer = ResponseBody<driver::Body<Counted, Recorder, Recorder, ClaudeClassify>>;
 
-/// Sends a request through a driver. Returns the result of holding the response, and its body.
+/// Sends a Messages request through a driver. Returns the result of holding the response, and its
+/// body.
 fn hold(headers: &HeaderMap, body: Frames) -> (Held, Answer, Recorder) {
+    hold_at("/v1/messages", headers, body)
+}
+
+fn hold_at(path: &str, headers: &HeaderMap, body: Frames) -> (Held, Answer, Recorder) {
     let recorder = Recorder::default();
     let policies = (recorder.clone(), recorder.clone());
     let layer = DriverLayer::new(policies.0, policies.1, ClaudeClassify::default());
@@ -158,7 +163,8 @@ fn hold(headers: &HeaderMap, body: Frames) -> (Held, Answer, Recorder) {
     let service = layer.layer(service_fn(move |_: Request<RequestBody>| {
         std::future::ready(Ok::<_, Cut>(response.clone()))
     }));
-    let request = Request::new(RequestBody::from("{}"));
+    let request = Request::post(path).body(RequestBody::from("{}"));
+    let request = request.expect("a request");
     let body = run(service.oneshot(request))
         .expect("a response")
         .into_body();
@@ -178,10 +184,15 @@ impl Recorder {
 
 #[test]
 fn stream_is_held_until_content_or_failure() {
+    // The server has begun to work, so the request may have been processed.
+    let mut class = Class::new(Kind::Overloaded);
+    class.unprocessed = false;
+    let overloaded = Held::Failed(class);
     for (name, expected) in [
         ("sse_ok.txt", FORWARD),
-        ("sse_error_first_event.txt", failed(Kind::Overloaded)),
-        ("sse_error_before_content.txt", failed(Kind::Overloaded)),
+        ("sse_error_first_event.txt", overloaded),
+        ("sse_error_before_content.txt", overloaded),
+        ("sse_deltas_without_start.txt", FORWARD),
         ("sse_error_midstream.txt", FORWARD),
         ("sse_truncated_no_message_stop.txt", FORWARD),
         ("sse_refusal_midstream.txt", FORWARD),
@@ -234,10 +245,49 @@ fn stream_that_ends_before_content_fails() {
 #[test]
 fn stream_of_another_api_is_not_held() {
     let text = b"event: chunk\ndata: {\"choices\":[]}\n\n".repeat(9);
-    let (held, _body, recorder) = hold(&sse(), chunked(&text, 40).then(Piece::Wait));
+    for path in ["/v1/messages", "/v1/events"] {
+        let body = chunked(&text, 40).then(Piece::Wait);
+        let (held, _body, recorder) = hold_at(path, &sse(), body);
+        assert_eq!(held, FORWARD);
+        assert_eq!(recorder.outcomes(), []);
+        assert!(recorder.read() <= 80, "held on for too long");
+    }
+    let (held, ..) = hold(&sse(), chunked(b"data: [DONE]\n\n", 40));
+    assert_eq!(held, failed(Kind::Truncated));
+}
+
+#[test]
+fn delta_without_block_start_ends_the_holding() {
+    let text = fixture("sse_deltas_without_start.txt");
+    let (held, _body, recorder) = hold(&sse(), chunked(&text, 1));
     assert_eq!(held, FORWARD);
-    assert_eq!(recorder.outcomes(), []);
-    assert!(recorder.read() <= 80, "held on for too long");
+    let held = String::from_utf8_lossy(&text[..recorder.read()]).into_owned();
+    assert!(held.contains("Once") && !held.contains("upon"), "{held}");
+}
+
+#[test]
+fn success_without_a_message_fails_before_it_is_forwarded() {
+    let html = headers(&[("content-type", "text/html")]);
+    let page = fixture("200_not_message_page.html");
+    for size in [1, 100_000] {
+        for headers in [&html, &json(), &sse()] {
+            let (held, body, _) = hold(headers, chunked(&page, size));
+            assert_eq!(held, failed(Kind::ServerError), "{headers:?}");
+            assert_eq!(drain(body).0, page, "bytes were changed");
+        }
+        for text in ["{}", "null", "[]"] {
+            let (held, ..) = hold(&json(), chunked(text.as_bytes(), size));
+            assert_eq!(held, failed(Kind::ServerError), "{text}");
+        }
+    }
+    // A page or text is not read to its end.
+    let text = headers(&[("content-type", "text/plain")]);
+    for (headers, body) in [(&html, &page[..]), (&text, b"sorry"), (&json(), b"null")] {
+        let (held, _body, recorder) = hold(headers, chunked(body, 1).then(Piece::Wait));
+        assert_eq!((held, recorder.read()), (failed(Kind::ServerError), 1));
+    }
+    let (held, ..) = hold(&json(), frames([]).exact());
+    assert_eq!(held, failed(Kind::Truncated));
 }
 
 #[test]
@@ -246,12 +296,13 @@ fn body_of_another_media_type_is_not_read() {
         ("content-type", "text/event-stream"),
         ("content-encoding", "gzip"),
     ]);
-    for headers in [HeaderMap::new(), gzip] {
+    let image = headers(&[("content-type", "image/png")]);
+    for headers in [image.clone(), gzip] {
         let (held, body, recorder) = hold(&headers, frames([data("ab"), Piece::Error]));
         assert_eq!((held, recorder.read()), (FORWARD, 0));
         assert_eq!(drain(body), (b"ab".to_vec(), None, Some(Cut)));
     }
-    let (_, body, _) = hold(&HeaderMap::new(), frames([data("a")]).exact());
+    let (_, body, _) = hold(&image, frames([data("a")]).exact());
     assert_eq!(body.size_hint().exact(), Some(1));
 }
 
@@ -279,8 +330,6 @@ fn message_is_held_until_it_is_whole() {
         chunked(&text, 20),
         chunked(&text, 20).exact(),
         chunked(&text, 20).then(Piece::Trailers),
-        frames([]).exact(),
-        frames([]),
     ] {
         let (held, body, _) = hold(&json(), frames.clone());
         assert_eq!(held, FORWARD);
@@ -314,7 +363,8 @@ fn response_over_the_limit_is_forwarded() {
 
 #[test]
 fn empty_frames_of_a_message_are_not_kept() {
-    let body = frames([data(""), data(""), data("{}"), data("")]);
+    let message = data(r#"{"content":[]}"#);
+    let body = frames([data(""), data(""), message, data("")]);
     let (held, body, _) = hold(&json(), body);
     assert_eq!(held, FORWARD);
     assert_eq!(format!("{body:?}"), "ResponseBody(full)");

@@ -13,3 +13,4 @@ mod request_body;
 mod response_body;
 mod saved_request;
 mod scope;
+mod verdicts;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tower_claude_core::{Class, Kind};
+use tower_claude_core::{Class, Kind, Reach};
 
 use crate::{
     cooldown::Signal,
@@ -41,11 +41,44 @@ fn failure_that_another_model_may_avoid_leads_to_fallback() {
             | Kind::ServerError
             | Kind::Timeout
             | Kind::Transport
-            | Kind::NotFound
             | Kind::Truncated => FallbackScope::AnyOther,
             _ => FallbackScope::None,
         };
         assert_eq!(scope(Class::new(*kind)), expected, "{kind:?}");
+    }
+    // The model is missing, closed to this account, or unfit for the request.
+    let client_errors = [
+        Kind::NotFound,
+        Kind::Forbidden,
+        Kind::BadRequest,
+        Kind::SpendLimit,
+    ];
+    for class in client_errors.map(|kind| Class::new(kind).with_reach(Reach::Model)) {
+        assert_eq!(scope(class), FallbackScope::AnyOther, "{class:?}");
+    }
+    // The request, or the account, is to blame.
+    for kind in [Kind::Transport, Kind::Timeout, Kind::ServerError] {
+        for reach in [Reach::Request, Reach::Credential] {
+            let class = Class::new(kind).with_reach(reach);
+            assert_eq!(scope(class), FallbackScope::None, "{class:?}");
+            assert_eq!(
+                Triggers::default().signals(&class),
+                SignalPair::NONE,
+                "{class:?}"
+            );
+        }
+    }
+    // A verdict on one request cools nothing down.
+    for class in [
+        Class::new(Kind::RateLimited).with_reach(Reach::Request),
+        Class::new(Kind::SpendLimit).with_reach(Reach::Model),
+        Class::new(Kind::NotFound),
+    ] {
+        let signals = Triggers::default().signals(&class);
+        assert_eq!(
+            (signals.model, signals.group),
+            (Signal::Reachable, Signal::Reachable)
+        );
     }
     let with_refusals = Triggers {
         refusals: true,

@@ -28,7 +28,7 @@ async fn retry_attempts_are_counted_over_all_models() {
     // The second model gets the attempts that the first did not use.
     let api = Api::by_model(|model| {
         if model == OPUS {
-            Reply::error(404, "not_found_error")
+            Reply::no_model()
         } else {
             Reply::overloaded()
         }

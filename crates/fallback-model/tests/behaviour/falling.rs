@@ -39,7 +39,7 @@ async fn failure_that_another_model_may_avoid_leads_to_fallback() {
         Reply::overloaded(),
         Reply::error(500, "api_error"),
         Reply::error(504, "timeout_error"),
-        Reply::error(404, "not_found_error"),
+        Reply::no_model(),
         Reply::rate_limited("5"),
         Reply::stream([data(START), data(ERROR)]),
         Reply::stream([data(START), data(PING)]),

@@ -225,16 +225,13 @@ async fn fast_stand_in_uses_the_limits_of_its_fast_mode() {
 #[tokio::test(start_paused = true)]
 async fn not_found_counts_only_after_another_model_served() {
     let (layer, _) = layer();
-    let missing = Api::by_model(|_| Reply::error(404, "not_found_error"));
+    let missing = Api::by_model(|_| Reply::no_model());
     for _ in 0..5 {
         let answer = through(&layer, &missing).await;
         assert_eq!((answer.status, answer.by()), (404, HAIKU));
     }
     assert_eq!(missing.models().len(), 15);
-    let retired = both(
-        Reply::error(404, "not_found_error"),
-        Reply::error(404, "not_found_error"),
-    );
+    let retired = both(Reply::no_model(), Reply::no_model());
     for _ in 0..4 {
         assert_eq!(through(&layer, &retired).await.by(), HAIKU);
     }
@@ -257,7 +254,7 @@ async fn not_found_on_a_probe_frees_the_shared_rate_group() {
     }
     sleep(60 * SECOND).await;
     let api = Api::by_model(move |model| match model {
-        model if model == gone => Reply::error(404, "not_found_error"),
+        model if model == gone => Reply::no_model(),
         _ => Reply::fine(),
     });
     let answer = send(&layer.layer(api.clone()), asking(gone, "")).await;
@@ -271,7 +268,7 @@ async fn model_name_over_1024_bytes_is_not_kept() {
     let (layer, _) = layer();
     let api = Api::by_model(|model| match model {
         SONNET => Reply::fine(),
-        _ => Reply::error(404, "not_found_error"),
+        _ => Reply::no_model(),
     });
     for (length, status) in [(1_024, 200), (1_025, 404)] {
         let request = asking(&"x".repeat(length), "");

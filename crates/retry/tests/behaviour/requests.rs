@@ -284,7 +284,12 @@ async fn attempts_at(path: &str, reply: Reply) -> usize {
     let (layer, _) = layer();
     let mut request = request();
     *request.uri_mut() = format!("http://localhost{path}").parse().unwrap();
-    let api = Api::new([reply, Reply::fine()]);
+    let fine = if path.ends_with("count_tokens") {
+        Reply::json(200, r#"{"input_tokens":1}"#)
+    } else {
+        Reply::fine()
+    };
+    let api = Api::new([reply, fine]);
     let _ = send(&layer.layer(api.clone()), request).await;
     api.seen().len()
 }

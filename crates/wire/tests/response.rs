@@ -1,0 +1,134 @@
+//! JSON responses, whole and in pieces.
+
+mod common;
+
+use common::fixture;
+use proptest::prelude::*;
+use tower_claude_wire::{JsonResponse, JsonScanner, Usage, is_cut_json};
+
+fn scanned<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> JsonScanner {
+    let mut scanner = JsonScanner::default();
+    pieces.into_iter().for_each(|piece| scanner.feed(piece));
+    scanner
+}
+
+#[test]
+fn content_of_a_response_is_recognized() {
+    for name in [
+        "200_message.json",
+        "200_refusal.json",
+        "200_server_fallback.json",
+    ] {
+        assert_eq!(
+            JsonResponse::of(&fixture(name)),
+            JsonResponse::Message,
+            "{name}"
+        );
+    }
+    assert_eq!(
+        JsonResponse::of(&fixture("count_tokens.json")),
+        JsonResponse::TokenCount
+    );
+    for text in [
+        "",
+        "{}",
+        "null",
+        "[]",
+        "12",
+        "\"text\"",
+        "<html>",
+        "{\"type\":\"message\"}",
+        "{\"content\":null}",
+        "{\"content\":\"text\"}",
+        "{\"input_tokens\":null}",
+        "{\"type\":\"message_batch\",\"content\":[]}",
+        "{\"choices\":[]}",
+        "[{}]",
+        "{\"error\":null}",
+    ] {
+        assert_eq!(
+            JsonResponse::of(text.as_bytes()),
+            JsonResponse::Other,
+            "{text}"
+        );
+    }
+    for (text, kind) in [
+        (
+            "{\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\",\"message\":\"m\"}}",
+            "overloaded_error",
+        ),
+        ("{\"error\":{\"type\":\"server_error\"}}", "server_error"),
+        ("[{\"error\":{\"status\":\"UNAVAILABLE\"}}]", "UNAVAILABLE"),
+        ("{\"error\":7}", "api_error"),
+        ("{\"type\":\"error\"}", "api_error"),
+    ] {
+        let JsonResponse::Error(error) = JsonResponse::of(text.as_bytes()) else {
+            panic!("no error: {text}");
+        };
+        assert_eq!(error.kind, kind, "{text}");
+    }
+}
+
+#[test]
+fn message_that_is_cut_anywhere_is_cut() {
+    let whole = fixture("200_message.json");
+    let whole = whole.trim_ascii_end();
+    for at in 1..whole.len() {
+        let cut = &whole[..at];
+        assert!(is_cut_json(cut), "at {at}");
+        assert!(
+            scanned([cut]).is_cut() && scanned(cut.chunks(7)).is_cut(),
+            "at {at}"
+        );
+    }
+    assert!(!is_cut_json(whole) && !scanned([whole]).is_cut());
+    for text in ["", " ", "null", "hello", "<html>"] {
+        assert!(!is_cut_json(text.as_bytes()), "{text}");
+    }
+}
+
+#[test]
+fn outline_of_a_long_message_has_its_usage() {
+    let text = "word \\\" } ] ".repeat(1_000_000);
+    let message = serde_json::json!({
+        "type": "message", "content": [{"type": "text", "text": text}, {"input": {"usage": {}}}],
+        "stop_reason": "end_turn", "usage": {"input_tokens": 5, "iterations": [{"input_tokens": 9}]},
+    });
+    let message = message.to_string();
+    let scanner = scanned(message.as_bytes().chunks(16 * 1024));
+    assert!(!scanner.is_cut());
+    assert!(scanner.outline().len() < 200);
+    assert_eq!(JsonResponse::of(scanner.outline()), JsonResponse::Message);
+    let usage = Usage::from_message(scanner.outline()).expect("usage");
+    assert_eq!(
+        (usage.input_tokens, usage.iterations_input),
+        (Some(5), Some(9))
+    );
+}
+
+#[test]
+fn outline_is_limited() {
+    let mut scanner = JsonScanner::default();
+    for _ in 0..100 {
+        scanner.feed("{\"a\":\"b\"}".repeat(1_000).as_bytes());
+    }
+    assert_eq!(scanner.outline().len(), 64 * 1024);
+}
+
+proptest! {
+    #[test]
+    fn scanner_of_any_pieces_agrees_with_the_whole_text(
+        text in "[\\[\\]{}\":,a\\\\ ]{0,60}",
+        size in 1_usize..9,
+    ) {
+        let (whole, pieces) = (scanned([text.as_bytes()]), scanned(text.as_bytes().chunks(size)));
+        prop_assert_eq!(whole.is_cut(), pieces.is_cut());
+        prop_assert_eq!(whole.outline(), pieces.outline());
+    }
+
+    #[test]
+    fn any_bytes_do_not_panic(body in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _ = (JsonResponse::of(&body), is_cut_json(&body));
+        let _ = scanned(body.chunks(3)).is_cut();
+    }
+}
