@@ -13,6 +13,7 @@ use tower_claude_circuit_breaker::{
 };
 use tower_claude_core::{
     Call, Class, ClaudeClassify, Deadline, Kind, REJECTED_BY, RejectReason, RequestBody, Scope,
+    driver::DriverLayer,
 };
 use tower_claude_fake_claude::{FakeClaude, Fault};
 use tower_claude_retry::{RetryLayer, Timeouts};
@@ -311,4 +312,32 @@ async fn timeout_before_the_inner_service_is_ready_is_not_counted() {
     let answer = send(&service, request(SONNET, false)).await;
     assert_eq!(answer.expect("a rejection").status, 504);
     assert_eq!(look(&layer, SONNET).failures, 0);
+}
+
+/// A call under way when others open the circuit does not wait for an attempt that is rejected.
+#[tokio::test(start_paused = true)]
+async fn retry_does_not_sleep_into_an_open_circuit() {
+    for one_driver in [true, false] {
+        let (layer, _) = layer();
+        let fake = fake();
+        fake.inject_times(Fault::Overloaded, 5);
+        let retry = RetryLayer::new();
+        let start = Instant::now();
+        calls(&layer, &fake, 4).await;
+        let answer = if one_driver {
+            let classifier = ClaudeClassify::default();
+            let driver = DriverLayer::new(retry.policy(), layer.policy(), classifier);
+            send(&driver.layer(fake.clone()), request(SONNET, false)).await
+        } else {
+            send(
+                &retry.layer(layer.layer(fake.clone())),
+                request(SONNET, false),
+            )
+            .await
+        };
+        let answer = answer.expect("a response");
+        assert_eq!((answer.status, answer.is_rejected()), (529, false));
+        assert_eq!((fake.log_len(), start.elapsed()), (5, Duration::ZERO));
+        assert_eq!(state(&layer), BreakerState::Open);
+    }
 }
