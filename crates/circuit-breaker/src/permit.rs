@@ -152,6 +152,12 @@ impl CallPermit {
         report_transition(config, &self.circuit, transition, class.kind);
     }
 
+    /// Returns the end of the cool-down if the circuit is open.
+    pub(crate) fn open_until(&self, now: Instant) -> Option<Instant> {
+        let snapshot = self.circuit.read(|state| state.breaker.snapshot(now));
+        now.checked_add(snapshot.retry_after?)
+    }
+
     /// Frees the place of a probe, or the place among the pending calls of a row of failures.
     #[cold]
     fn give_up(&mut self) {

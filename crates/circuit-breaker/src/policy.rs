@@ -41,6 +41,8 @@ pub struct BreakerAttempt {
     model: Option<CallPermit>,
     /// Boxed, because few credentials ever have a circuit.
     credential: Option<Box<CallPermit>>,
+    /// The end of the cool-down, if the circuit of the model is open after a failure.
+    open_until: Option<Instant>,
     /// The keyed hash of the credential, whose circuit a 401 opens. 0 if there is none.
     credential_hash: u64,
 }
@@ -203,8 +205,13 @@ impl AttemptPolicy for BreakerPolicy {
         if !is_success && let Some(mut permit) = attempt.model.take() {
             let outcome = CircuitOutcomes::of(class).availability;
             permit.settle(&self.config, outcome, class.kind, || clock.now());
+            attempt.open_until = permit.open_until(clock.now());
         }
         self.settle_credential(attempt, class, clock);
+    }
+
+    fn blocked_until(&self, attempt: &BreakerAttempt) -> Option<Instant> {
+        attempt.open_until
     }
 
     fn on_opaque_body(&self, attempt: &mut BreakerAttempt) {
@@ -227,7 +234,10 @@ impl AttemptPolicy for BreakerPolicy {
                 let success = CircuitOutcome::Success;
                 permit.settle(&self.config, success, Kind::Success, || clock.now());
             }
-            Outcome::Failed { class, .. } => permit.fail(&self.config, class, clock.now()),
+            Outcome::Failed { class, .. } => {
+                permit.fail(&self.config, class, clock.now());
+                attempt.open_until = permit.open_until(clock.now());
+            }
             // A dropped permit settles itself.
             _ => {}
         }

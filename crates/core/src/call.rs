@@ -63,6 +63,8 @@ pub struct Call {
     counted_input: AtomicU64,
     /// The hash of the credential. [`UNSET`] until it is first needed.
     credential: AtomicU64,
+    /// The end of a rejection of further attempts, as `deadline_limit`.
+    blocked_until: AtomicU64,
     attempts: AtomicU32,
     /// A layer has claimed the retries.
     retries_claimed: AtomicBool,
@@ -88,6 +90,7 @@ impl Call {
             workload: extensions.get().copied().unwrap_or_default(),
             counted_input: AtomicU64::new(UNSET),
             credential: AtomicU64::new(UNSET),
+            blocked_until: AtomicU64::new(UNSET),
             attempts: AtomicU32::new(0),
             retries_claimed: AtomicBool::new(false),
             probe: AtomicBool::new(false),
@@ -141,11 +144,7 @@ impl Call {
     /// Returns the time at which the caller stops waiting, or a layer ends the call if that is
     /// earlier.
     pub fn deadline(&self) -> Option<Instant> {
-        let limit = match self.deadline_limit.load(Ordering::Relaxed) {
-            UNSET => None,
-            nanos => self.first_arrival.checked_add(Duration::from_nanos(nanos)),
-        };
-        match (self.deadline, limit) {
+        match (self.deadline, self.load(&self.deadline_limit)) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         }
@@ -154,10 +153,32 @@ impl Call {
     /// Sets the time at which a layer ends the call, so that inner layers keep to it. `None`
     /// removes the limit.
     pub fn limit_deadline(&self, limit: Option<Instant>) {
+        self.store(&self.deadline_limit, limit);
+    }
+
+    /// Returns the time until which an inner layer would reject another attempt, as known at the end
+    /// of this one.
+    pub fn blocked_until(&self) -> Option<Instant> {
+        self.load(&self.blocked_until)
+    }
+
+    /// Sets the time until which another attempt would be rejected, so that outer layers do not wait
+    /// for an attempt before that.
+    pub fn block_until(&self, until: Option<Instant>) {
+        self.store(&self.blocked_until, until);
+    }
+
+    fn load(&self, nanos: &AtomicU64) -> Option<Instant> {
+        match nanos.load(Ordering::Relaxed) {
+            UNSET => None,
+            nanos => self.first_arrival.checked_add(Duration::from_nanos(nanos)),
+        }
+    }
+
+    fn store(&self, nanos: &AtomicU64, at: Option<Instant>) {
         let since_arrival = |at: Instant| at.saturating_duration_since(self.first_arrival);
-        let nanos = limit.and_then(|at| u64::try_from(since_arrival(at).as_nanos()).ok());
-        self.deadline_limit
-            .store(nanos.unwrap_or(UNSET), Ordering::Relaxed);
+        let since = at.and_then(|at| u64::try_from(since_arrival(at).as_nanos()).ok());
+        nanos.store(since.unwrap_or(UNSET), Ordering::Relaxed);
     }
 
     /// Returns the priority of the call. A layer that keeps the call waiting reads it again with
@@ -229,6 +250,7 @@ impl Call {
     pub fn begin_attempt(&self) -> u32 {
         self.timed_out.store(false, Ordering::Relaxed);
         self.held_back.store(false, Ordering::Relaxed);
+        self.block_until(None);
         // No atomic increment, because the attempts of a call begin one after the other.
         let number = self.attempts.load(Ordering::Relaxed) + 1;
         self.attempts.store(number, Ordering::Relaxed);

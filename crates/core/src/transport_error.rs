@@ -41,9 +41,12 @@ pub fn classify_client_error(
         }
         next = error.source();
         #[cfg(feature = "reqwest-middleware")]
-        if let Some(reqwest_middleware::Error::Reqwest(inner)) = error.downcast_ref() {
-            // This error is transparent: its `source` skips reqwest's error.
-            next = Some(inner);
+        if let Some(error) = error.downcast_ref() {
+            // This error is transparent: its `source` skips the error inside of it.
+            next = Some(match error {
+                reqwest_middleware::Error::Reqwest(inner) => inner,
+                reqwest_middleware::Error::Middleware(inner) => inner.as_ref(),
+            });
         }
     }
     known

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tower_claude_fake_claude::{FakeClaude, FakeServer, Fault};
+use tower_claude_fake_claude::{BreakKind, BreakPoint, FakeClaude, FakeServer, Fault};
 
 const FOREVER: Duration = Duration::from_secs(86_400);
 
@@ -261,4 +261,65 @@ async fn shutdown_closes_port_and_open_connections() {
     assert!(read_until(&mut socket, "").await.1.is_some());
     assert!(TcpStream::connect(addr).await.is_err());
     assert_eq!(fake.in_flight(), 0);
+}
+
+/// Sends one request over HTTP/2, and returns its status and body.
+async fn over_http2(server: &FakeServer) -> Result<(u16, Vec<u8>), h2::Error> {
+    let socket = TcpStream::connect(server.addr()).await.unwrap();
+    let (client, connection) = h2::client::handshake(socket).await?;
+    let connection = tokio::spawn(connection);
+    let request = http::Request::post(format!("{}/v1/messages", server.url()))
+        .header("x-api-key", "k")
+        .header("anthropic-version", "2023-06-01")
+        .body(())
+        .unwrap();
+    let (response, mut body) = client.ready().await?.send_request(request, false)?;
+    body.send_data(common::json(true).into(), true)?;
+    let response = response.await?;
+    let (status, mut data) = (response.status().as_u16(), response.into_body());
+    let mut bytes = Vec::new();
+    while let Some(part) = data.data().await {
+        let part = part?;
+        data.flow_control().release_capacity(part.len())?;
+        bytes.extend_from_slice(&part);
+    }
+    connection.abort();
+    Ok((status, bytes))
+}
+
+#[tokio::test]
+async fn http2_is_answered_and_broken_as_asked() {
+    let fake = FakeClaude::default();
+    let server = fake.serve().await.unwrap();
+    let (status, body) = over_http2(&server).await.unwrap();
+    assert_eq!(status, 200);
+    assert!(
+        String::from_utf8(body)
+            .unwrap()
+            .contains("event: message_stop")
+    );
+    for at in [
+        BreakPoint::BeforeHead,
+        BreakPoint::AfterHead,
+        BreakPoint::AfterTokens(2),
+    ] {
+        let fail = async |how| {
+            fake.inject(Fault::Break { how, at });
+            over_http2(&server).await
+        };
+        for code in [2, 7] {
+            let error = fail(BreakKind::ResetStream(code)).await.unwrap_err();
+            assert!(error.is_reset() && error.is_remote(), "{at:?}: {error}");
+            assert_eq!(error.reason(), Some(code.into()));
+        }
+        let error = fail(BreakKind::GoAwayUntaken).await.unwrap_err();
+        assert!(error.is_go_away() && error.is_remote(), "{at:?}: {error}");
+        assert_eq!(error.reason(), Some(h2::Reason::NO_ERROR));
+        for how in [BreakKind::Close, BreakKind::GoAwayTaken] {
+            let error = fail(how).await.unwrap_err();
+            assert!(error.is_io(), "{at:?}: {error}");
+        }
+    }
+    // Only what was injected.
+    assert_eq!(over_http2(&server).await.unwrap().0, 200);
 }

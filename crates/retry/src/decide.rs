@@ -57,6 +57,8 @@ pub(crate) struct FailedAttempt {
     pub(crate) last_delay: Duration,
     pub(crate) now: Instant,
     pub(crate) deadline: Option<Instant>,
+    /// The time until which an inner layer would reject another attempt.
+    pub(crate) blocked_until: Option<Instant>,
 }
 
 /// The next step of a call.
@@ -96,7 +98,11 @@ pub(crate) fn decide(
     let left = attempt
         .deadline
         .map(|deadline| deadline.saturating_duration_since(attempt.now));
+    let blocked = attempt.blocked_until.map_or(Duration::ZERO, |until| {
+        until.saturating_duration_since(attempt.now)
+    });
     if class.is_not_taken()
+        && blocked == Duration::ZERO
         && attempt.not_taken < MOST_NOT_TAKEN
         && attempt.replayable
         && left != Some(Duration::ZERO)
@@ -132,6 +138,9 @@ pub(crate) fn decide(
             .delay(attempt.number, attempt.last_delay, random);
         (delay, delay)
     };
+    if wait < blocked {
+        return Decision::stop("circuit");
+    }
     if left.is_some_and(|left| left <= wait) {
         return Decision::stop("deadline");
     }

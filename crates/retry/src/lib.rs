@@ -47,7 +47,8 @@
 //!   `retry-after`. It does not wait when an inner limiter has paused the scope
 //!   ([`PausedByLimiter`](tower_claude_core::toolkit::PausedByLimiter)).
 //! - It stops when no attempts are left, when the shared [`RetryBudget`] is empty, when the
-//!   [`Deadline`](tower_claude_core::Deadline) would pass, or when `retry-after` is over 60 s. The
+//!   [`Deadline`](tower_claude_core::Deadline) would pass, when an inner circuit is open for longer
+//!   than the wait, or when `retry-after` is over 60 s. The
 //!   last response then goes to the caller unchanged, with its `Class` in the extensions.
 //! - It owns the head, idle and total [`Timeouts`]. A call that runs out of time is answered with a
 //!   504 in Claude's error shape, tagged [`Rejection`](tower_claude_core::Rejection).

@@ -264,6 +264,7 @@ impl CallPolicy for RetryPolicy {
             last_delay: attempt.last_delay,
             now: Instant::now(),
             deadline: call.deadline(),
+            blocked_until: call.blocked_until(),
         };
         let model = attempt.model.as_deref();
         match decide(&config.rules, &failed, &config.budget, fastrand::f64()) {

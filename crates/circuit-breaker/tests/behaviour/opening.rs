@@ -1,6 +1,7 @@
 //! Tests of the conditions that open a circuit, and of the rejections.
 
 use std::{
+    sync::atomic::{AtomicU64, Ordering},
     task::{Context, Poll},
     time::Duration,
 };
@@ -13,10 +14,11 @@ use tower_claude_circuit_breaker::{
 };
 use tower_claude_core::{
     Call, Class, ClaudeClassify, Deadline, Kind, REJECTED_BY, RejectReason, RequestBody, Scope,
+    driver::DriverLayer,
 };
 use tower_claude_fake_claude::{FakeClaude, Fault};
 use tower_claude_retry::{RetryLayer, Timeouts};
-use tower_claude_tests::{Readiness, Reply, Script};
+use tower_claude_tests::{FrameBody, Readiness, Reply, Script};
 use tower_service::Service;
 
 use crate::common::{SECOND, SONNET, call, calls, fake, layer, look, request, scope, send, state};
@@ -311,4 +313,84 @@ async fn timeout_before_the_inner_service_is_ready_is_not_counted() {
     let answer = send(&service, request(SONNET, false)).await;
     assert_eq!(answer.expect("a rejection").status, 504);
     assert_eq!(look(&layer, SONNET).failures, 0);
+}
+
+/// A call under way when others open the circuit does not wait for an attempt that is rejected.
+#[tokio::test(start_paused = true)]
+async fn retry_does_not_sleep_into_an_open_circuit() {
+    for one_driver in [true, false] {
+        let (layer, _) = layer();
+        let fake = fake();
+        fake.inject_times(Fault::Overloaded, 5);
+        let retry = RetryLayer::new();
+        let start = Instant::now();
+        calls(&layer, &fake, 4).await;
+        let answer = if one_driver {
+            let classifier = ClaudeClassify::default();
+            let driver = DriverLayer::new(retry.policy(), layer.policy(), classifier);
+            send(&driver.layer(fake.clone()), request(SONNET, false)).await
+        } else {
+            send(
+                &retry.layer(layer.layer(fake.clone())),
+                request(SONNET, false),
+            )
+            .await
+        };
+        let answer = answer.expect("a response");
+        assert_eq!((answer.status, answer.is_rejected()), (529, false));
+        assert_eq!((fake.log_len(), start.elapsed()), (5, Duration::ZERO));
+        assert_eq!(state(&layer), BreakerState::Open);
+    }
+}
+
+/// A burst of 100 calls. Some fail when all are under way, or every tenth while it is sent. The
+/// others succeed after a second.
+#[tokio::test(start_paused = true)]
+async fn burst_with_quick_failures_and_slow_successes_opens_nothing() {
+    for (failures, every, delay) in [(1, 1, 5), (5, 1, 5), (10, 1, 5), (10, 10, 0)] {
+        let (layer, events) = layer();
+        let sent = AtomicU64::new(0);
+        let service = layer.layer(tower::service_fn(|_| {
+            let number = sent.fetch_add(1, Ordering::Relaxed);
+            let fails = number % every == 0 && number / every < failures;
+            async move {
+                let wait = if fails { delay } else { 1000 };
+                if wait > 0 {
+                    sleep(Duration::from_millis(wait)).await;
+                }
+                let status = if fails { 529 } else { 200 };
+                let answer = http::Response::builder().status(status);
+                let answer = answer.body(FrameBody::full("{}"));
+                Ok::<_, std::convert::Infallible>(answer.expect("valid"))
+            }
+        }));
+        let burst = (0..100).map(|_| send(&service, request(SONNET, false)));
+        let answers = futures_util::future::join_all(burst).await;
+        assert!(answers.iter().all(|answer| {
+            let answer = answer.as_ref().expect("a response");
+            !answer.is_rejected()
+        }));
+        assert!(
+            events.lines().is_empty(),
+            "{failures}: {:?}",
+            events.lines()
+        );
+    }
+}
+
+/// Calls one after the other, and pairs of calls.
+#[tokio::test(start_paused = true)]
+async fn model_that_fails_for_good_opens_within_ten_calls() {
+    for fault in [Fault::Overloaded, Fault::ServerError, Fault::Reset] {
+        for at_once in [1, 2] {
+            let (layer, _) = layer();
+            let fake = fake();
+            fake.inject_times(fault.clone(), 1000);
+            for _ in 0..10 / at_once {
+                let wave = (0..at_once).map(|_| call(&layer, &fake));
+                futures_util::future::join_all(wave).await;
+            }
+            assert_eq!(state(&layer), BreakerState::Open, "{fault:?} {at_once}");
+        }
+    }
 }

@@ -97,6 +97,13 @@ pub trait AttemptPolicy {
         let _ = (attempt, class, head, clock);
     }
 
+    /// Returns the time until which the policy would reject another attempt. Called after a failure.
+    /// `None` by default.
+    fn blocked_until(&self, attempt: &Self::Attempt) -> Option<Instant> {
+        let _ = attempt;
+        None
+    }
+
     /// Records that the body of a success is neither JSON nor an event stream, so that only its end
     /// will be seen.
     fn on_opaque_body(&self, attempt: &mut Self::Attempt) {
@@ -211,6 +218,11 @@ impl<A: AttemptPolicy, B: AttemptPolicy> AttemptPolicy for (A, B) {
         self.1
             .on_response(&mut attempt.inner, class, head.as_deref_mut(), clock);
         self.0.on_response(&mut attempt.outer, class, head, clock);
+    }
+
+    fn blocked_until(&self, attempt: &Self::Attempt) -> Option<Instant> {
+        let inner = self.1.blocked_until(&attempt.inner);
+        self.0.blocked_until(&attempt.outer).max(inner)
     }
 
     fn on_opaque_body(&self, attempt: &mut Self::Attempt) {

@@ -318,6 +318,9 @@ where
                 }
                 StateProjection::Done => panic!("polled after completion"),
             };
+            if let Some(until) = policies.attempts.blocked_until(&progress.attempt) {
+                progress.call.block_until(Some(until));
+            }
             let wait =
                 policies
                     .call

@@ -6,7 +6,9 @@ use reqwest::{
     dns::{Name, Resolve, Resolving},
 };
 use tower::ServiceExt;
-use tower_claude_core::{BoxError, Class, Classify, ClassifyResponse, HttpClassify, Kind};
+use tower_claude_core::{
+    BoxError, Class, Classify, ClassifyResponse, ClaudeClassify, HttpClassify, Kind,
+};
 use tower_claude_fake_claude::Fault;
 use tower_claude_reqwest::{HttpService, ReqwestClassify};
 
@@ -17,6 +19,8 @@ use crate::common::{HOUR, SONNET, bounded, quiet, request_to};
 fn class(error: reqwest::Error) -> Class {
     let classify = ReqwestClassify::new();
     let class = Classify::<reqwest::Error>::error(&classify, &error);
+    // The default of the layers.
+    assert_eq!(ClaudeClassify::default().error(&error), class);
     let error: BoxError = error.into();
     assert_eq!(Classify::<BoxError>::error(&classify, &error), class);
     let error = *error.downcast::<reqwest::Error>().unwrap();
@@ -33,6 +37,7 @@ fn class(error: reqwest::Error) -> Class {
         Classify::<reqwest_middleware::Error>::error(&classify, &error),
         class
     );
+    assert_eq!(ClaudeClassify::default().error(&error), class);
     class
 }
 
@@ -48,7 +53,8 @@ async fn refused_connection_is_transport() {
             .await
             .unwrap_err();
         assert!(error.is_connect());
-        assert_eq!(class(error), Class::new(Kind::Transport));
+        let unprocessed = Class::new(Kind::Transport).into_unprocessed();
+        assert_eq!(class(error), unprocessed);
     })
     .await;
 }
@@ -121,7 +127,8 @@ async fn no_connection_in_time() {
     let error = service.oneshot(request_to("http://nowhere.invalid", SONNET, false));
     let error = error.await.unwrap_err();
     assert!(error.is_timeout() && error.is_connect(), "{error:?}");
-    assert_eq!(class(error), Class::new(Kind::Transport));
+    let unprocessed = Class::new(Kind::Transport).into_unprocessed();
+    assert_eq!(class(error), unprocessed);
 }
 
 #[tokio::test]

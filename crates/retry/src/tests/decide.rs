@@ -31,6 +31,7 @@ fn attempt(kind: Kind) -> FailedAttempt {
         last_delay: Duration::ZERO,
         now: Instant::now(),
         deadline: None,
+        blocked_until: None,
     }
 }
 
@@ -271,4 +272,16 @@ fn connections_lost_together_are_charged_once() {
     assert_eq!(budget.thousandths(later), 0);
     let much_later = lost(Kind::Transport, later + SECOND, 1);
     assert_eq!(decided_with(&much_later, &budget), Err("budget"));
+}
+
+#[test]
+fn open_circuit_is_not_waited_for_in_vain() {
+    for class in [Class::new(Kind::Overloaded), Class::NOT_TAKEN] {
+        let mut attempt = attempt(Kind::Overloaded);
+        attempt.class = class;
+        attempt.blocked_until = Some(attempt.now + 10 * SECOND);
+        assert_eq!(decided(&attempt), Err("circuit"));
+        attempt.blocked_until = Some(attempt.now + SECOND);
+        assert_eq!(decided(&attempt), Ok(SECOND), "it is over by then");
+    }
 }
