@@ -33,6 +33,7 @@ const FOREIGN: &[&str] = &[
     "foldhash",
     "futures",
     "futures_util",
+    "h2",
     "http_body_util",
     "httpdate",
     "hyper",

@@ -355,3 +355,19 @@ async fn request_with_no_retry_is_sent_once() {
         assert!(!api.seen()[0].headers.contains_key(NO_RETRY));
     }
 }
+
+/// The wrong connection, and too early: nothing was processed, whatever the method.
+#[tokio::test(start_paused = true)]
+async fn misdirected_and_early_requests_are_repeated_at_once() {
+    for status in [421, 425] {
+        for path in ["/v1/messages", "/v1/messages/batches"] {
+            let now = Instant::now();
+            assert_eq!(
+                attempts_at(path, Reply::error(status, "")).await,
+                2,
+                "{path}"
+            );
+            assert!(now.elapsed().is_zero());
+        }
+    }
+}
