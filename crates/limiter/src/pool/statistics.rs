@@ -13,10 +13,10 @@ const ENOUGH: u32 = 16;
 
 /// The factor from the median from which on a sample is clipped. For the first sample, it is the
 /// factor from the estimate.
-const CLIP: f64 = 3.0;
+const CLIP: f64 = 5.0;
 const FIRST_CLIP: f64 = 2.0;
 
-/// The clipped samples in a row that make the sums begin anew.
+/// The clipped samples in a row from which on the sums begin anew.
 const CLIPPED_RESTARTS: u32 = 3;
 
 /// The relative steps of a median.
@@ -66,10 +66,10 @@ impl Mean {
 
 /// Running ratio of actual to estimated tokens, weighted by size.
 ///
-/// A sample counts as at most three times or a third of the running median of the samples, and then
-/// with a quarter of its weight, so that one odd response changes little. The median moves by steps that do not depend on the size of a sample.
-/// The steps grow while the samples are on one side of it, so that a ratio that is wrong by a
-/// hundred times is corrected within ten samples.
+/// A sample counts as at most five times or a fifth of the running median of the samples, and then
+/// with a quarter of its weight, so that one odd response changes little. The median moves by steps
+/// that do not depend on the size of a sample. The steps grow while the samples are on one side of
+/// it, so that a ratio that is wrong by a hundred times is corrected within ten samples.
 #[derive(Clone, Debug)]
 pub(crate) struct Ratio {
     samples: u32,
@@ -119,14 +119,16 @@ impl Ratio {
         let clip = if self.samples == 0 { FIRST_CLIP } else { CLIP };
         let expected = self.median * estimate;
         let within = actual.clamp(expected / clip, expected * clip);
-        self.clipped = if within == actual {
+        let clipped = if within == actual {
             0
         } else {
             self.clipped + 1
         };
-        if self.clipped >= CLIPPED_RESTARTS {
+        let holds_only_clipped = self.clipped > 0 && self.clipped >= self.summed;
+        if holds_only_clipped || clipped >= CLIPPED_RESTARTS {
             self.summed = 0;
         }
+        self.clipped = clipped;
         let is_above = actual > expected;
         if self.samples == 0 {
             self.median = within / estimate;
