@@ -24,6 +24,9 @@ pub struct Cost {
     pub max_output_tokens: Option<u64>,
     /// The workload of the request. Estimates improve with the responses of the same workload.
     pub workload: Workload,
+    /// The variant of the prompt within its workload, like its tokenizer or the presence of images.
+    /// Estimates of different variants are wrong by different ratios. 0 if there is only one.
+    pub variant: u8,
     /// True if the input was counted and not estimated. It is then charged as it is, and the
     /// limiter learns no ratio from it.
     pub counted: bool,
@@ -44,6 +47,7 @@ impl Cost {
             output_tokens,
             max_output_tokens: None,
             workload: Workload::NONE,
+            variant: 0,
             counted: false,
             cached_tokens: None,
             estimate_id: None,
@@ -61,6 +65,13 @@ impl Cost {
     #[must_use]
     pub const fn with_workload(mut self, workload: Workload) -> Self {
         self.workload = workload;
+        self
+    }
+
+    /// Sets the variant of the prompt within its workload.
+    #[must_use]
+    pub const fn with_variant(mut self, variant: u8) -> Self {
+        self.variant = variant;
         self
     }
 

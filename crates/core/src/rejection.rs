@@ -32,6 +32,13 @@ pub enum RejectReason {
         /// The greatest number of waiting requests.
         limit: usize,
     },
+    /// The waiting requests hold too many bytes.
+    QueueBytesFull {
+        /// The bytes that the waiting requests and this request hold.
+        bytes: u64,
+        /// The greatest number of bytes.
+        limit: u64,
+    },
     /// The wait would be, or was, longer than `max_wait`.
     WaitTooLong {
         /// The estimated wait. Zero if there is no estimate, because the wait depends on other
@@ -47,7 +54,7 @@ pub enum RejectReason {
         /// The time left.
         remaining: Duration,
     },
-    /// The request needs more than the limit ever allows.
+    /// The request is known to need more than the limit ever allows. An estimate is not enough.
     Oversized {
         /// The dimension of the limit.
         dimension: Dimension,
@@ -139,9 +146,9 @@ impl Rejection {
     #[must_use]
     pub const fn class(&self) -> Class {
         let class = match self.reason {
-            RejectReason::QueueFull { .. } | RejectReason::WaitTooLong { .. } => {
-                Class::new(Kind::RateLimited)
-            }
+            RejectReason::QueueFull { .. }
+            | RejectReason::QueueBytesFull { .. }
+            | RejectReason::WaitTooLong { .. } => Class::new(Kind::RateLimited),
             RejectReason::Oversized { .. } => Class::new(Kind::TooLarge),
             RejectReason::DeadlineWouldPass { .. } => Class::new(Kind::Timeout),
             // An invalid or unfunded credential fails for every model, so report 401 or 402 instead
@@ -161,7 +168,9 @@ impl Rejection {
     /// Returns the status and the `error.type` that Claude uses for such an error.
     const fn wire(&self) -> (StatusCode, &'static str) {
         match self.reason {
-            RejectReason::QueueFull { .. } | RejectReason::WaitTooLong { .. } => {
+            RejectReason::QueueFull { .. }
+            | RejectReason::QueueBytesFull { .. }
+            | RejectReason::WaitTooLong { .. } => {
                 (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error")
             }
             RejectReason::Oversized { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "request_too_large"),
@@ -237,6 +246,10 @@ impl fmt::Display for Rejection {
                     "{waiting} requests wait already, the queue holds {limit}"
                 )
             }
+            RejectReason::QueueBytesFull { bytes, limit } => write!(
+                f,
+                "this and the waiting requests hold {bytes} bytes, the queue holds {limit}"
+            ),
             RejectReason::WaitTooLong {
                 estimated,
                 max_wait,
@@ -269,7 +282,8 @@ impl fmt::Display for Rejection {
                 limit,
             } => write!(
                 f,
-                "this request needs {cost} {dimension}, the limit is {limit}: it can never be sent"
+                "this request needs {cost} {dimension}, the limit is {limit}: shorten it, raise the \
+                 limit, or use a model with a higher limit"
             ),
             RejectReason::TimedOut { after } => write!(f, "no answer within {after:.1?}"),
             RejectReason::CircuitOpen { because } => {

@@ -5,10 +5,13 @@ mod common;
 use std::time::Duration;
 
 use common::{event_log, gauge, layer, message, only, send_ok, server_limits, stream};
+use http::Request;
 use http_body_util::BodyExt;
 use tokio::time::Instant;
 use tower::{Layer, ServiceExt};
-use tower_claude_core::{Deadline, Kind, RejectReason, Rejection, toolkit::PausedByLimiter};
+use tower_claude_core::{
+    Deadline, Kind, RejectReason, Rejection, RequestBody, toolkit::PausedByLimiter,
+};
 use tower_claude_fake_claude::{FakeClaude, Fault};
 use tower_claude_header_budget::HeaderBudgetLayer;
 use tower_claude_limiter::Dimension;
@@ -45,8 +48,11 @@ async fn reservation_ends_with_the_body() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn request_larger_than_a_learned_limit_is_rejected() {
-    let layer = layer();
+async fn counted_request_larger_than_a_learned_limit_is_rejected() {
+    let layer = layer().with_estimate(|request: &Request<RequestBody>| {
+        let cost = common::by_size(request);
+        cost.with_counted_input(cost.input_tokens)
+    });
     let fake = fake();
     let service = layer.layer(fake.clone());
     assert_eq!(send_ok(&service, message(10, 10)).await.status, 200);

@@ -2,13 +2,26 @@
 
 mod common;
 
-use std::sync::Arc;
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
-use common::{ClaudeService, gauge, layer, message, only, send_all, send_ok};
-use http::Request;
-use tokio::sync::Semaphore;
-use tower::{Layer, service_fn};
+use bytes::Bytes;
+use common::{ClaudeService, gauge, layer, message, only, send_all, send_ok, stream};
+use http::{Request, Response};
+use http_body::{Body, Frame};
+use http_body_util::BodyExt;
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, Sleep},
+};
+use tower::{Layer, ServiceExt, service_fn};
 use tower_claude_core::RequestBody;
+use tower_claude_header_budget::HeaderBudgetLayer;
 use tower_claude_tests::{Alive, Reply};
 
 /// Returns a service that responds once `gate` has a permit.
@@ -94,5 +107,123 @@ async fn dropped_calls_do_not_block_the_initial_concurrency() {
     gate.add_permits(12);
     for call in last {
         assert_eq!(call.await.expect("no panic").status, 200);
+    }
+}
+
+const BEGIN: &str = concat!(
+    "event: message_start\n",
+    r#"data: {"type":"message_start","message":{"id":"msg_1","type":"message","role":"assistant","#,
+    r#""model":"claude-opus-5-5","content":[],"usage":{"input_tokens":20,"output_tokens":1}}}"#,
+    "\n\nevent: content_block_start\n",
+    r#"data: {"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}"#,
+    "\n\nevent: content_block_delta\n",
+    r#"data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"hello"}}"#,
+    "\n\n",
+);
+const WITHOUT_MESSAGE_STOP: &str = concat!(
+    "event: message_delta\n",
+    r#"data: {"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":3}}"#,
+    "\n\n",
+);
+const ERROR_EVENT: &str = concat!(
+    "event: error\n",
+    r#"data: {"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#,
+    "\n\n",
+);
+
+/// A body whose last part comes five seconds after the first.
+struct LastingBody {
+    parts: Vec<&'static str>,
+    pause: Pin<Box<Sleep>>,
+}
+
+impl Body for LastingBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if self.parts.len() == 1 {
+            ready!(self.pause.as_mut().poll(cx));
+        }
+        let part = self
+            .parts
+            .pop()
+            .map(|part| Bytes::from_static(part.as_bytes()));
+        Poll::Ready(part.map(|part| Ok(Frame::data(part))))
+    }
+}
+
+/// Sends 400 streams at once to a server without rate-limit headers, and returns the virtual time
+/// until all have ended. If `drops`, the callers drop the body after the first content.
+async fn time_of_400(status: u16, begin: &'static str, end: &'static str, drops: bool) -> Duration {
+    let start = Instant::now();
+    let service =
+        HeaderBudgetLayer::new().layer(service_fn(move |_: Request<RequestBody>| async move {
+            if begin.is_empty() {
+                tokio::time::sleep(Duration::from_secs(5)).await;
+            }
+            let kind = if status == 200 && !begin.is_empty() {
+                "text/event-stream"
+            } else {
+                "application/json"
+            };
+            let body = LastingBody {
+                parts: vec![end, begin],
+                pause: Box::pin(tokio::time::sleep(Duration::from_secs(5))),
+            };
+            let response = Response::builder()
+                .status(status)
+                .header("content-type", kind);
+            Ok::<_, Infallible>(response.body(body).expect("a response"))
+        }));
+    let calls: Vec<_> = (0..400)
+        .map(|_| {
+            let service = service.clone();
+            tokio::spawn(async move {
+                let response = service.oneshot(stream(20, 3)).await.expect("a response");
+                assert_eq!(response.status(), status);
+                let mut body = response.into_body();
+                while let Some(frame) = body.frame().await {
+                    if frame.is_err() || drops {
+                        tokio::time::sleep(Duration::from_secs(u64::from(drops) * 5)).await;
+                        break;
+                    }
+                }
+            })
+        })
+        .collect();
+    for call in calls {
+        call.await.expect("answered");
+    }
+    start.elapsed()
+}
+
+#[tokio::test(start_paused = true)]
+async fn streams_that_never_end_ideally_open_the_initial_concurrency() {
+    const INVALID: &str =
+        r#"{"type":"error","error":{"type":"invalid_request_error","message":"no"}}"#;
+    for (name, status, begin, end, drops) in [
+        (
+            "without message_stop",
+            200,
+            BEGIN,
+            WITHOUT_MESSAGE_STOP,
+            false,
+        ),
+        ("error after content", 200, BEGIN, ERROR_EVENT, false),
+        (
+            "dropped after content",
+            200,
+            BEGIN,
+            WITHOUT_MESSAGE_STOP,
+            true,
+        ),
+        ("invalid requests", 400, "", INVALID, false),
+    ] {
+        let time = time_of_400(status, begin, end, drops).await;
+        assert!(time <= Duration::from_secs(60), "{name}: {time:?}");
     }
 }

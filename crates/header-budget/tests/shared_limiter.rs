@@ -13,6 +13,7 @@ use common::{
     BySize, HOUR, by_size, event_log, limits, message, only, send_all, send_ok, server_limits,
     statuses, stream, with,
 };
+use http::Request;
 use tokio::time::Instant;
 use tower::{Layer, ServiceExt};
 use tower_claude_core::{
@@ -293,7 +294,10 @@ async fn separate_limiters_both_admit() {
 async fn inner_rejection_refunds_the_outer_reservation() {
     let outer = outer(LIMITS);
     let inner = HeaderBudgetLayer::over(LocalLimiter::new(limits((10, 2_000, 2_000))))
-        .with_estimate(by_size as BySize);
+        .with_estimate(|request: &Request<RequestBody>| {
+            let cost = by_size(request);
+            cost.with_counted_input(cost.input_tokens)
+        });
     let service = outer.layer(inner.layer(FakeClaude::builder().build()));
     let response = send_ok(&service, message(5_000, 10)).await;
     assert_eq!(response.status, 413);

@@ -78,6 +78,9 @@ pub struct LimiterConfig {
     /// The most requests that may wait in one scope. Default 10,000. Over it, requests are
     /// rejected. With 0 no request waits.
     pub queue_limit: usize,
+    /// The most bytes of request bodies that may wait in one scope. Default 256 MiB. Over it,
+    /// requests are rejected. A request may always wait alone, whatever its size is.
+    pub queue_bytes: u64,
     /// The longest pause after a 429 without `retry-after`, and the longest time for which a limit
     /// that only a header named holds requests back. Default 5 minutes.
     ///
@@ -126,6 +129,7 @@ impl LimiterConfig {
     pub const fn new() -> Self {
         Self {
             queue_limit: 10_000,
+            queue_bytes: 256 << 20,
             max_pause: Duration::from_secs(300),
             max_scopes: 1_024,
             learn_output: true,
@@ -143,6 +147,13 @@ impl LimiterConfig {
     #[must_use]
     pub const fn with_queue_limit(mut self, limit: usize) -> Self {
         self.queue_limit = limit;
+        self
+    }
+
+    /// Sets [`queue_bytes`](Self::queue_bytes).
+    #[must_use]
+    pub const fn with_queue_bytes(mut self, bytes: u64) -> Self {
+        self.queue_bytes = bytes;
         self
     }
 

@@ -11,9 +11,10 @@
 //! but never overwrite them, so that rounding, reordering and work in flight do not change a
 //! correct level.
 //!
-//! * **Waiting** is bounded by a queue limit, a longest wait and a deadline per request. A request
-//!   whose estimated wait is too long is rejected at once. A request that can never fit a limit is
-//!   rejected with both numbers.
+//! * **Waiting** is bounded by a number of requests and of bytes, a longest wait and a deadline per
+//!   request. A request whose estimated wait is too long is rejected at once.
+//! * **Guesses** never reject for good. A request whose counted size is over a limit is rejected with
+//!   both numbers. An estimate over a limit is tried when the limit is unused.
 //! * **Cancellation**: dropping a waiting [`LocalAcquire`] removes it from the queue and wakes the
 //!   next request. Dropping a [`Reservation`] returns everything that the server cannot have
 //!   counted.

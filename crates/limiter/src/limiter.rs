@@ -29,6 +29,8 @@ pub struct AcquireRequest {
     pub priority: Priority,
     /// The tenant. Within a class, each tenant has a share of its own.
     pub tenant: Option<Tenant>,
+    /// The bytes that the request holds while it waits.
+    pub bytes: usize,
 }
 
 impl AcquireRequest {
@@ -43,6 +45,7 @@ impl AcquireRequest {
             max_wait: None,
             priority: Priority::Normal,
             tenant: None,
+            bytes: 0,
         }
     }
 
@@ -94,6 +97,13 @@ impl AcquireRequest {
         self.tenant = tenant;
         self
     }
+
+    /// Sets the bytes that the request holds while it waits.
+    #[must_use]
+    pub const fn with_bytes(mut self, bytes: usize) -> Self {
+        self.bytes = bytes;
+        self
+    }
 }
 
 /// A limiter, which decides when a request may be sent. Clones share all state.
@@ -132,6 +142,12 @@ pub trait Limiter: Clone {
     /// request afterwards. Does nothing by default.
     fn revise(&self, acquire: Pin<&mut Self::Acquire>, cost: Cost) {
         let _ = (acquire, cost);
+    }
+
+    /// Raises the priority of a waiting request, which keeps its arrival. A lower priority than its
+    /// own changes nothing. The caller polls the request afterwards. Does nothing by default.
+    fn raise_priority(&self, acquire: Pin<&mut Self::Acquire>, priority: Priority) {
+        let _ = (acquire, priority);
     }
 
     /// Announces that a layer will report rate-limit headers. Until the first headers arrive, the

@@ -20,7 +20,7 @@ use std::{
 use foldhash::fast::RandomState;
 use tokio::time::Instant;
 use tower_claude_core::{
-    Cost, RejectReason, Rejection, Scope,
+    Cost, Priority, RejectReason, Rejection, Scope,
     toolkit::{AsScope, LimiterId},
 };
 
@@ -102,6 +102,10 @@ impl Limiter for LocalLimiter {
         acquire.get_mut().revise(cost);
     }
 
+    fn raise_priority(&self, acquire: Pin<&mut LocalAcquire>, priority: Priority) {
+        acquire.get_mut().raise_priority(priority);
+    }
+
     fn expect_headers(&self) {
         self.scopes.expect_headers();
     }
@@ -179,6 +183,18 @@ impl LocalAcquire {
                 ask.cost = cost.with_workload(ask.cost.workload);
             }
             State::Waiting(queued) => queued.limiter.revise(queued.id, cost),
+            State::Done => {}
+        }
+    }
+
+    /// Raises the priority of the request until it is admitted. A lower priority than its own
+    /// changes nothing. Poll afterwards.
+    pub fn raise_priority(&mut self, priority: Priority) {
+        match &mut self.state {
+            State::New { ask, .. } => ask.priority = ask.priority.max(priority),
+            State::Waiting(queued) => {
+                queued.id = queued.limiter.raise_priority(queued.id, priority);
+            }
             State::Done => {}
         }
     }

@@ -116,10 +116,11 @@ fn additional_limit_has_a_safety_margin_with_and_without_a_main_limit() {
 }
 
 #[test]
-fn cost_over_an_additional_limit_is_rejected_with_both_numbers() {
+fn counted_cost_over_an_additional_limit_is_rejected_with_both_numbers() {
     let mut pool =
         pool(&Limits::new().with_additional(Limits::new().with_input_tokens_per_minute(n(100))));
-    let refusal = pool.enqueue(0, ask(101, 0)).unwrap_err();
+    let counted = PoolRequest::new(Cost::new(1, 0).with_counted_input(101), 0);
+    let refusal = pool.enqueue(0, counted).unwrap_err();
     let expected = RejectReason::Oversized {
         dimension: Dimension::InputTokens,
         cost: 101,
@@ -209,7 +210,8 @@ fn rolling_day_frees_usage_after_a_day() {
         waits_until(&mut pool, 13 * HOUR, ask(61, 0)),
         36 * HOUR + quarter
     );
-    let refusal = pool.enqueue(13 * HOUR, ask(101, 0)).unwrap_err();
+    let counted = PoolRequest::new(Cost::new(1, 0).with_counted_input(101), 0);
+    let refusal = pool.enqueue(13 * HOUR, counted).unwrap_err();
     assert!(matches!(
         refusal.reason,
         RejectReason::Oversized {

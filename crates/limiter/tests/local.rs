@@ -8,7 +8,7 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Wake, Waker},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use tokio::{
@@ -419,4 +419,151 @@ fn immediate_admission_needs_no_runtime() {
     let mut future = std::pin::pin!(limiter.acquire(ask()));
     let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
     assert!(future.as_mut().poll(&mut cx).is_ready());
+}
+
+#[tokio::test(start_paused = true)]
+async fn raised_priority_moves_a_waiting_request_to_the_front() {
+    let limiter = one_a_second();
+    limiter.acquire(ask()).await.unwrap().sent();
+    let start = Instant::now();
+    let others: Vec<_> = (0..20)
+        .map(|_| tokio::spawn(limiter.acquire(ask())))
+        .collect();
+    yield_now().await;
+    let mut late = limiter.acquire(ask().with_priority(Priority::Batch));
+    assert!(timeout(Duration::ZERO, &mut late).await.is_err());
+    limiter.raise_priority(std::pin::Pin::new(&mut late), Priority::Normal);
+    assert_eq!(limiter.place(&late).map(|place| place.position), Some(21));
+    limiter.raise_priority(std::pin::Pin::new(&mut late), Priority::Interactive);
+    assert_eq!(limiter.place(&late).map(|place| place.position), Some(1));
+    limiter.raise_priority(std::pin::Pin::new(&mut late), Priority::Batch);
+    late.await.unwrap().sent();
+    assert!(
+        start.elapsed() <= Duration::from_secs(2),
+        "{:?}",
+        start.elapsed()
+    );
+    drop(others);
+}
+
+#[tokio::test(start_paused = true)]
+async fn queue_is_bounded_in_bytes() {
+    let config = LimiterConfig::new().with_queue_bytes(1_000);
+    let limits = Limits::new().with_concurrency(NonZeroU32::MIN);
+    let limiter = LocalLimiter::with_config(limits, config);
+    let held = limiter.acquire(ask()).await.unwrap();
+    // A request may wait alone, whatever its size is.
+    let alone = tokio::spawn(limiter.acquire(ask().with_bytes(5_000)));
+    yield_now().await;
+    let rejection = limiter.acquire(ask().with_bytes(1)).await.unwrap_err();
+    assert_eq!(
+        rejection.reason,
+        RejectReason::QueueBytesFull {
+            bytes: 5_001,
+            limit: 1_000
+        }
+    );
+    alone.abort();
+    yield_now().await;
+    let waiting: Vec<_> = (0..2)
+        .map(|_| tokio::spawn(limiter.acquire(ask().with_bytes(500))))
+        .collect();
+    yield_now().await;
+    assert!(limiter.acquire(ask().with_bytes(1)).await.is_err());
+    assert_eq!(limiter.snapshot()[0].queued, 2);
+    drop(held);
+    for task in waiting {
+        drop(soon(task).await);
+    }
+}
+
+/// A waker that calls back into the limiter when it is woken and when it is dropped.
+struct CallsBack(LocalLimiter);
+
+impl Wake for CallsBack {
+    fn wake(self: Arc<Self>) {
+        self.0.snapshot();
+    }
+}
+
+impl Drop for CallsBack {
+    fn drop(&mut self) {
+        self.0.snapshot();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn wakers_that_call_back_do_not_deadlock() {
+    let limiter = one_at_once();
+    let poll = |acquire: &mut LocalAcquire| {
+        let waker = Waker::from(Arc::new(CallsBack(limiter.clone())));
+        let mut cx = Context::from_waker(&waker);
+        std::pin::Pin::new(acquire).poll(&mut cx)
+    };
+    for round in 0..4 {
+        let held = limiter.acquire(ask()).await.unwrap();
+        let mut first = limiter.acquire(ask());
+        let mut second = limiter.acquire(ask().with_max_wait(Some(Duration::from_secs(1))));
+        assert!(poll(&mut first).is_pending());
+        assert!(poll(&mut second).is_pending());
+        assert!(poll(&mut first).is_pending());
+        first.raise_priority(Priority::Interactive);
+        match round {
+            0 => drop(first),
+            1 => drop(held),
+            2 => {
+                advance(Duration::from_secs(2)).await;
+                assert!(poll(&mut second).is_ready());
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(limiter.snapshot()[0].queued, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn day_long_jump_of_the_clock_delays_nothing() {
+    let day = Duration::from_secs(86_400);
+    let limits = Limits::new()
+        .with_requests_per_minute(n(60))
+        .with_tokens_per_day(n(100_000))
+        .with_day(Day::ResetsAt {
+            seconds_after_midnight_utc: 0,
+        });
+    let limiter = LocalLimiter::new(limits);
+    let date = |offset: Duration| SystemTime::now() + offset;
+    let class = Class::new(Kind::Success);
+    let none = RateLimits::default();
+    for jumps in 1..=4 {
+        let mut in_flight = limiter.acquire(ask()).await.unwrap();
+        in_flight.sent();
+        let mut rejected = limiter.acquire(ask()).await.unwrap();
+        rejected.sent();
+        rejected.pause(Some(Duration::from_secs(3_600)), Instant::now());
+        rejected.settle(Settlement::Rejected);
+        let waiting = tokio::spawn(limiter.acquire(ask()));
+        yield_now().await;
+        advance(day).await;
+        let start = Instant::now();
+        // The server's clock jumps forth and back as well.
+        let offset = day * if jumps % 2 == 0 { 400 } else { 0 };
+        let head = Observation::new(&none, Some(date(offset)), class, Instant::now());
+        in_flight.observe(&head);
+        in_flight.settle(Settlement::Used {
+            usage: Usage::default(),
+        });
+        soon(waiting).await.sent();
+        for _ in 0..20 {
+            let mut reservation = limiter.acquire(ask()).await.unwrap();
+            reservation.sent();
+            reservation.settle(Settlement::Used {
+                usage: Usage::default(),
+            });
+        }
+        assert!(
+            start.elapsed() < Duration::from_secs(1),
+            "{:?}",
+            start.elapsed()
+        );
+    }
 }

@@ -216,9 +216,10 @@ fn request_over_the_capacity_waits_for_a_full_bucket_and_leaves_a_debt() {
 }
 
 #[test]
-fn request_over_the_limit_is_rejected_with_both_numbers() {
+fn counted_request_over_the_limit_is_rejected_with_both_numbers() {
     let mut pool = pool(&input_limit(6_000));
-    let refusal = pool.enqueue(0, ask(6_001, 0)).unwrap_err();
+    let counted = PoolRequest::new(Cost::new(1, 0).with_counted_input(6_001), 0);
+    let refusal = pool.enqueue(0, counted).unwrap_err();
     let reason = RejectReason::Oversized {
         dimension: Dimension::InputTokens,
         cost: 6_001,
@@ -235,8 +236,9 @@ fn old_learned_limit_neither_rejects_nor_holds_for_ever() {
     let headers = input_header(1, 0);
     pool.observe(0, id, &ObservedHead::new(&headers, None));
     pool.settle(0, id, &used(1_000, 0));
+    let counted = PoolRequest::new(Cost::new(1, 0).with_counted_input(1_000), 0);
     assert!(matches!(
-        pool.enqueue(S, ask(1_000, 0)).unwrap_err().reason,
+        pool.enqueue(S, counted).unwrap_err().reason,
         RejectReason::Oversized { .. }
     ));
     let later = 300 * S + 1;

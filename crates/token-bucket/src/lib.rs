@@ -44,15 +44,21 @@
 //!
 //! | case | status |
 //! |---|---|
-//! | the queue is full, or the wait would exceed [`with_max_wait`](TokenBucketLayer::with_max_wait) | 429 |
+//! | the queue is full (by number or bytes), or the wait would exceed [`with_max_wait`](TokenBucketLayer::with_max_wait) | 429 |
 //! | the wait would exceed the [`Deadline`](tower_claude_core::Deadline) | 504 |
-//! | the request can never fit a limit (the message names the limit and both numbers) | 413 |
+//! | the counted size is over a limit (the message names both numbers and the way out) | 413 |
 //!
 //! `retry-after` is set if the wait can be foreseen.
 //!
+//! An estimate never rejects for good. A request whose estimate is over a limit waits until the
+//! limit is unused, and is sent. If the server refuses that size twice in a row, it is rejected for
+//! 5 minutes before it is tried again.
+//!
 //! Input tokens are estimated by text length and the tokenizer of the model, images and documents
 //! roughly by the size of their data, less the expected cache reads. The running ratio of actual to
-//! estimated input corrects the estimate. [`CountTokensLayer`] replaces it by the count of the API.
+//! estimated input corrects the estimate. It is learned by workload, tokenizer and presence of
+//! images, and one odd response hardly changes it. `docs/measurements.md` has the errors that
+//! remain. [`CountTokensLayer`] replaces the estimate by the count of the API.
 //! Output tokens are the running mean of actual output, and never `max_tokens`, which [the API does
 //! not count](https://platform.claude.com/docs/en/api/rate-limits). Both are learned by
 //! [`Workload`](tower_claude_core::Workload). A body that is not JSON, names no model or is too

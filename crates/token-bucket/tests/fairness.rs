@@ -9,8 +9,9 @@ use std::{
 
 use common::{EventLog, layer, message, with};
 use http::HeaderName;
+use tokio::time::Instant;
 use tower::{Layer, ServiceExt};
-use tower_claude_core::{Priority, Rejection, Tenant, event::Event};
+use tower_claude_core::{Call, Priority, Rejection, Tenant, event::Event};
 use tower_claude_fake_claude::FakeClaude;
 
 const PRIORITY: HeaderName = HeaderName::from_static("x-priority");
@@ -98,4 +99,32 @@ async fn waiting_and_rejected_requests_report_their_position() {
     let refused = response.extensions().get::<Rejection>().unwrap();
     assert_eq!(refused.queue_position, Some(3));
     assert_eq!(queued.lines().len(), 2, "once each");
+}
+
+/// A caller of high priority that joins a waiting call lifts it.
+#[tokio::test(start_paused = true)]
+async fn raised_priority_of_a_call_moves_it_in_the_queue() {
+    let layer = layer((1_000, 60_000, 1_000_000)).with_priority_header(PRIORITY);
+    let service = layer.layer(FakeClaude::builder().build());
+    drop(service.clone().oneshot(message(60_000, 1)).await.unwrap());
+    let start = Instant::now();
+    let mut others = tokio::task::JoinSet::new();
+    for _ in 0..20 {
+        others.spawn(service.clone().oneshot(message(1_000, 1)));
+    }
+    tokio::task::yield_now().await;
+    let mut lifted = message(1_000, 1);
+    lifted.extensions_mut().insert(Priority::Batch);
+    let call = Call::get_or_insert(lifted.extensions_mut(), start);
+    let mut lifted = Box::pin(service.oneshot(lifted));
+    let soon = Duration::from_millis(500);
+    assert!(tokio::time::timeout(soon, &mut lifted).await.is_err());
+    call.raise_priority(Priority::Interactive);
+    lifted.await.unwrap();
+    assert!(
+        start.elapsed() <= Duration::from_secs(2),
+        "{:?}",
+        start.elapsed()
+    );
+    others.join_all().await;
 }

@@ -11,7 +11,7 @@ use http::header::RETRY_AFTER;
 use tokio::time::Instant;
 use tower::Layer;
 use tower_claude_core::{
-    Call, Class, HttpClassify, Kind, RejectReason, Rejection, toolkit::PausedByLimiter,
+    Call, Class, HttpClassify, Kind, Reach, RejectReason, Rejection, toolkit::PausedByLimiter,
 };
 use tower_claude_fake_claude::{FakeClaude, Fault};
 use tower_claude_tests::{Reply, Script};
@@ -249,4 +249,25 @@ async fn local_rejection_does_not_pause() {
         assert_eq!(only(&limiter).paused_for, Duration::ZERO);
         assert_eq!(left(&limiter), [1_000, 100_000, 50_000]);
     }
+}
+
+/// A 429 that concerns only its own request, like one for credits that a feature needs.
+#[tokio::test(start_paused = true)]
+async fn rate_limit_that_reaches_only_its_request_pauses_nothing() {
+    let class = Class::new(Kind::RateLimited)
+        .with_retry_after(Some(SEVEN))
+        .with_reach(Reach::Request);
+    let rejected = Reply::claude_error(429, "rate_limit_error")
+        .header(RETRY_AFTER, "7")
+        .extension(class);
+    let script = Script::new([rejected, Reply::message()]);
+    let layer = layer(LIMITS);
+    let service = layer.layer(script);
+    let response = send_ok(&service, message(4_000, 900)).await;
+    assert_eq!(response.status, 429);
+    assert!(response.extensions.get::<PausedByLimiter>().is_none());
+    assert!(only(&layer.limiter()).paused_for.is_zero());
+    let start = Instant::now();
+    assert_eq!(send_ok(&service, message(100, 10)).await.status, 200);
+    assert_eq!(start.elapsed(), Duration::ZERO);
 }

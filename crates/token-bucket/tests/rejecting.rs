@@ -2,16 +2,19 @@
 
 mod common;
 
-use std::{num::NonZeroU32, time::Duration};
+use std::{
+    num::{NonZeroU32, NonZeroU64},
+    time::Duration,
+};
 
 use common::{HOUR, layer, layer_with, left, message, only, over, send_ok, stream};
 use http::Request;
 use tokio::time::Instant;
 use tower::{Layer, ServiceExt};
-use tower_claude_core::{Deadline, Kind, REJECTED_BY, RejectReason, Rejection, RequestBody};
+use tower_claude_core::{Cost, Deadline, Kind, REJECTED_BY, RejectReason, Rejection, RequestBody};
 use tower_claude_fake_claude::{FakeClaude, GroupLimits};
 use tower_claude_limiter::{Dimension, Limiter, LimiterConfig, Limits, LocalLimiter};
-use tower_claude_tests::{Received, Reply, Script};
+use tower_claude_tests::{BASE, Received, Reply, Script, post};
 use tower_claude_token_bucket::TokenBucketLayer;
 use tower_claude_wire::ApiError;
 
@@ -48,13 +51,13 @@ fn text<E>(response: &Received<E>) -> String {
 }
 
 #[tokio::test(start_paused = true)]
-async fn request_larger_than_a_limit_is_rejected_with_413() {
+async fn counted_request_larger_than_a_limit_is_rejected_with_413() {
     let script = Script::always(Reply::message());
     for (request, dimension, cost, limit) in [
         (message(5_001, 10), Dimension::InputTokens, 5_001, 5_000),
         (stream(9_999, 10), Dimension::InputTokens, 9_999, 5_000),
     ] {
-        let layer = layer((10, 5_000, 800));
+        let layer = layer((10, 5_000, 800)).with_estimate(counted);
         let response = send_ok(&layer.layer(script.clone()), request).await;
         let refused = refused(&response, 413, "request_too_large");
         let oversized = RejectReason::Oversized {
@@ -72,6 +75,37 @@ async fn request_larger_than_a_limit_is_rejected_with_413() {
         assert_eq!(left(&layer.limiter()), [10, 5_000, 800], "it costs nothing");
     }
     assert_eq!(script.calls(), 0);
+}
+
+/// Returns the cost of a request, with input that was counted.
+fn counted(request: &Request<RequestBody>) -> Cost {
+    let cost = common::by_size(request);
+    cost.with_counted_input(cost.input_tokens)
+}
+
+/// The prompt has about 20,700 tokens, and its estimate is over the limit.
+#[tokio::test(start_paused = true)]
+async fn estimate_larger_than_a_limit_is_sent() {
+    let prompt = "In the quiet harbour the morning light fell across the water, and the old ferry \
+                  waited. "
+        .repeat(1_270);
+    let body = format!(
+        r#"{{"model":"claude-sonnet-4-6","max_tokens":64,"messages":[{{"role":"user","content":"{prompt}"}}]}}"#
+    );
+    let limit = |n| NonZeroU64::new(n).expect("not 0");
+    let lanes = [
+        Limits::new().with_input_tokens_per_minute(limit(30_000)),
+        Limits::new().with_total_tokens_per_minute(limit(30_000)),
+        Limits::new().with_tokens_per_day(limit(30_000)),
+        Limits::new().with_additional(Limits::new().with_input_tokens_per_minute(limit(30_000))),
+    ];
+    for limits in lanes {
+        let script = Script::always(Reply::message());
+        let layer = TokenBucketLayer::new(limits);
+        let request: Request<RequestBody> = post(BASE, body.clone());
+        let response = send_ok(&layer.layer(script.clone()), request).await;
+        assert_eq!((response.status, script.calls()), (200, 1));
+    }
 }
 
 /// Expected output is a guess, and the API counts output only as it is produced.

@@ -227,9 +227,13 @@ async fn every_decision_is_reported() {
     let events = event_log();
     let fake = FakeClaude::builder().build();
     let layer = layer((100, 1_000, 100_000))
+        .with_estimate(|request: &Request<RequestBody>| {
+            let cost = common::by_size(request);
+            cost.with_counted_input(cost.input_tokens)
+        })
         .with_max_wait(Duration::from_secs(1))
         .with_observer(events.clone());
-    let service = over(&layer, &fake);
+    let service = layer.layer(fake);
     send_ok(&service, message(1_000, 10)).await;
     send_ok(&service, message(1_001, 10)).await;
     send_ok(&service, message(900, 10)).await;

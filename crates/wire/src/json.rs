@@ -9,8 +9,8 @@ use std::fmt;
 
 use memchr::memchr;
 
-pub(crate) use self::skip::{StringVisitor, find_byte, skip_space, value_end};
-use self::skip::{string_end, value_end_visiting};
+use self::skip::string_end;
+pub(crate) use self::skip::{StringVisitor, find_byte, skip_space, value_end, value_end_visiting};
 
 /// Error for text that is cut short, is not an object, or has a key that is not a JSON string.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

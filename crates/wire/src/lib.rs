@@ -9,7 +9,7 @@
 //! | Rate-limit headers | [`RateLimits::from_headers`] |
 //! | Advice on retries | [`retry_after`], [`should_retry`] |
 //! | Error body | [`ApiError::parse`], [`ApiError::parse_any`] |
-//! | Request body | [`Peek::parse`], [`Prompt::parse`], [`estimate_tokens`], [`non_text_bytes`] |
+//! | Request body | [`Peek::parse`], [`Prompt::parse`], [`estimate_tokens`], [`text_bytes`] |
 //! | Any JSON object or array | [`Fields`], [`Elements`] |
 //! | Response body | [`JsonResponse::of`], [`Usage::from_message`], [`stop_reason`], [`StreamState`] |
 //! | JSON in pieces | [`JsonScanner`] |
@@ -44,13 +44,13 @@ mod fields;
 mod headers;
 mod json;
 mod models;
-mod non_text;
 mod peek;
 mod prompt;
 mod response;
 mod retry_after;
 mod sse;
 mod stream;
+mod text_bytes;
 mod timestamp;
 mod usage;
 
@@ -67,13 +67,13 @@ pub use models::{
     About, Capabilities, CatalogError, Effort, Lifecycle, Model, ModelCatalog, Platform, Prices,
     RateCard, SamplingDefaults, Support, Tier, TierLimits, Tokenizer, estimate_tokens,
 };
-pub use non_text::non_text_bytes;
 pub use peek::{Peek, Thinking};
 pub use prompt::{InnerBreakpoint, Prompt, PromptBlock, PromptPart};
 pub use response::{JsonResponse, JsonScanner, is_cut_json};
 pub use retry_after::{MAX_RETRY_AFTER, retry_after};
 pub use sse::{SseEvent, SseScanner};
 pub use stream::{StreamEvent, StreamState};
+pub use text_bytes::text_bytes;
 pub use usage::{Usage, stop_reason};
 
 #[cfg(doctest)]

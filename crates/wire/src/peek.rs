@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use crate::json::{Elements, Member, Object, StringVisitor, json_text, whole_number};
-use crate::non_text;
+use crate::text_bytes::StringFindings;
 
 /// Kind of the request's [`thinking`](https://docs.claude.com/en/api/messages) setting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -47,27 +47,10 @@ pub struct Peek {
     system_bytes: u32,
     tools_bytes: u32,
     messages_bytes: u32,
-    strings: StringFindings,
-}
-
-/// Findings in the strings of the nested values. They are visited anyway, so this saves two more
-/// passes over the body.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct StringFindings {
-    cache_control: bool,
-    non_text_bytes: u64,
-}
-
-impl StringVisitor for StringFindings {
-    #[inline]
-    fn visit(&mut self, json: &[u8], from: usize, to: usize) {
-        let length = to - from;
-        if length == b"cache_control".len() {
-            self.cache_control |= json[from..to] == *b"cache_control";
-        } else if length >= non_text::MIN_LENGTH {
-            self.non_text_bytes += non_text::of_string(json, from, to);
-        }
-    }
+    /// The text of system, tools and messages.
+    text_bytes: [u32; 3],
+    mentions_cache_control: bool,
+    has_media: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -89,21 +72,33 @@ impl Peek {
     pub fn parse(body: &[u8]) -> Option<Self> {
         u32::try_from(body.len()).ok()?;
         let mut peek = Self::default();
+        let mut strings = StringFindings::default();
         let mut object = Object::open(body)?;
-        while let Some(member) = object.next_visiting(&mut peek.strings).ok()? {
-            if !peek.take(member.key, &member)
+        while let Some(member) = object.next_visiting(&mut strings).ok()? {
+            if !peek.take(member.key, &member, &mut strings)
                 && let Some(key) = member.unescaped()
             {
-                peek.take(key.as_bytes(), &member);
+                peek.take(key.as_bytes(), &member, &mut strings);
             }
+            strings.text_of(0);
         }
+        peek.mentions_cache_control |= strings.cache_control;
+        peek.has_media = strings.media;
         Some(peek)
     }
 
     /// Stores the value of a known key. Returns false for any other key.
     #[inline]
-    fn take(&mut self, key: &[u8], member: &Member<'_>) -> bool {
+    fn take(&mut self, key: &[u8], member: &Member<'_>, strings: &mut StringFindings) -> bool {
         let value = member.value;
+        let mut measure = |part: usize, bytes: &mut u32| {
+            *bytes = narrow(value.len());
+            if value.starts_with(b"\"") {
+                strings.visit(value, 1, value.len() - 1);
+            }
+            let text = strings.text_of(value.len());
+            self.text_bytes[part] = u32::try_from(text).unwrap_or(u32::MAX);
+        };
         match key {
             b"model" => self.model = Model::read(member.at, value),
             b"max_tokens" => self.max_tokens = whole_number(value),
@@ -113,11 +108,11 @@ impl Peek {
             b"tools" => {
                 self.has_tools =
                     Elements::open(value).is_some_and(|mut tools| tools.next().is_some());
-                self.tools_bytes = narrow(value.len());
+                measure(1, &mut self.tools_bytes);
             }
-            b"system" => self.system_bytes = narrow(value.len()),
-            b"messages" => self.messages_bytes = narrow(value.len()),
-            b"cache_control" => self.strings.cache_control = true,
+            b"system" => measure(0, &mut self.system_bytes),
+            b"messages" => measure(2, &mut self.messages_bytes),
+            b"cache_control" => self.mentions_cache_control = true,
             _ => return false,
         }
         true
@@ -172,14 +167,20 @@ impl Peek {
     /// that text counts as well.
     #[must_use]
     pub const fn mentions_cache_control(&self) -> bool {
-        self.strings.cache_control
+        self.mentions_cache_control
     }
 
-    /// Returns the bytes to leave out of a token estimate: see
-    /// [`non_text_bytes`](crate::non_text_bytes). Only data inside nested values is counted.
+    /// Returns the length of a text with about as many tokens as system, tools and messages: see
+    /// [`text_bytes`](crate::text_bytes).
     #[must_use]
-    pub const fn non_text_bytes(&self) -> u64 {
-        self.strings.non_text_bytes
+    pub fn text_bytes(&self) -> u64 {
+        self.text_bytes.iter().map(|bytes| u64::from(*bytes)).sum()
+    }
+
+    /// Returns true if the request has an image or a document, as data or by reference.
+    #[must_use]
+    pub const fn has_media(&self) -> bool {
+        self.has_media
     }
 
     /// Returns the length in bytes of the raw JSON value of `system`, quotes included. 0 if absent.

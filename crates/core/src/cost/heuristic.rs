@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::Request;
 use tokio::time::Instant;
-use tower_claude_wire::{ModelCatalog, Usage, estimate_tokens};
+use tower_claude_wire::{ModelCatalog, Tokenizer, Usage, estimate_tokens};
 
 use super::{Cost, EstimateCost, UsageListener};
 use crate::{
@@ -16,9 +16,10 @@ use crate::{
 
 /// The default cost estimator.
 ///
-/// It estimates the tokens of text by its bytes and the tokenizer of the model, and the tokens of
-/// images and documents by the size of their data. Tokens that will be read from the prompt cache
-/// are left out.
+/// It estimates the tokens of text by its [bytes](tower_claude_wire::text_bytes) and the tokenizer
+/// of the model, the tokens of images and documents by the size of their data, and adds the system
+/// prompt that the API writes for tools. Tokens that will be read from the prompt cache are left
+/// out.
 ///
 /// A body that is not a JSON object, or that names no model, has the cost [`Cost::default`], which
 /// is one request. Clones share their model of the prompt cache. It is used only for requests that
@@ -30,6 +31,30 @@ use crate::{
 pub struct HeuristicCost {
     expected_output: u64,
     cache: Option<Arc<PromptCache>>,
+}
+
+/// The tokens of the system prompt that the API adds for tools, by model.
+///
+/// Source: <https://platform.claude.com/docs/en/agents-and-tools/tool-use/overview> (`tool_choice`
+/// `auto`).
+const TOOL_PROMPTS: [(&str, u64); 9] = [
+    ("claude-opus-5-5", 286),
+    ("claude-opus-5", 286),
+    ("claude-opus-4-8", 290),
+    ("claude-opus-4-7", 675),
+    ("claude-opus-4-6", 497),
+    ("claude-sonnet-5-5", 286),
+    ("claude-sonnet-5", 354),
+    ("claude-sonnet-4-6", 497),
+    ("claude-haiku-5-5", 286),
+];
+
+/// The same for a model that is not in the table, most of which are older.
+const OTHER_TOOL_PROMPT: u64 = 496;
+
+fn tool_prompt(model: &str) -> u64 {
+    let known = TOOL_PROMPTS.iter().find(|(id, _)| *id == model);
+    known.map_or(OTHER_TOOL_PROMPT, |(_, tokens)| *tokens)
 }
 
 /// The model of the prompt cache that all clones share.
@@ -89,15 +114,22 @@ impl EstimateCost for HeuristicCost {
                 None => return Cost::default(),
             },
         };
-        let bytes = (peek.system_bytes() + peek.tools_bytes() + peek.messages_bytes()) as u64;
-        let bytes = bytes.saturating_sub(peek.non_text_bytes());
         let expected = peek
             .max_tokens()
             .map_or(self.expected_output, |max| max.min(self.expected_output));
         let reads = self.cache_reads(request);
-        let rest = bytes.saturating_sub(reads.map_or(0, |reads| reads.bytes));
-        let cost = Cost::new(estimate_tokens(rest, tokenizer), expected)
-            .with_max_output_tokens(peek.max_tokens());
+        let rest = peek
+            .text_bytes()
+            .saturating_sub(reads.map_or(0, |reads| reads.bytes));
+        let mut tokens = estimate_tokens(rest, tokenizer);
+        // The system prompt for tools is before the tools, so it is read from the cache with them.
+        if peek.has_tools() && reads.is_none_or(|reads| reads.bytes == 0) {
+            tokens += tool_prompt(body.listed_model().map_or("", |listed| &listed.id));
+        }
+        let variant = 1 + u8::from(tokenizer == Tokenizer::Old) + 2 * u8::from(peek.has_media());
+        let cost = Cost::new(tokens, expected)
+            .with_max_output_tokens(peek.max_tokens())
+            .with_variant(variant);
         match reads {
             Some(reads) => cost.with_cache_reads(reads),
             None => cost,

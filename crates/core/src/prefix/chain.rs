@@ -7,7 +7,7 @@ use std::{
 };
 
 use foldhash::{SharedSeed, quality::SeedableRandomState};
-use tower_claude_wire::{Effort, ModelCatalog, Prompt, PromptPart, non_text_bytes};
+use tower_claude_wire::{Effort, ModelCatalog, Prompt, PromptPart, text_bytes};
 
 /// The key of the hashes. It is random for each process, so the content of a prompt cannot be
 /// guessed from its hash.
@@ -62,7 +62,7 @@ impl Prefixes {
             }
             block.hash_into(&mut hasher);
             let length = block.len() - block.role.len();
-            let text = block.len() as u64 - non_text_bytes(&block.json[..length]);
+            let text = block.role.len() as u64 + text_bytes(&block.json[..length]);
             let prefix = Prefix {
                 hash: hasher.finish(),
                 bytes: bytes + text,

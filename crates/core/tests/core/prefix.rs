@@ -437,7 +437,8 @@ async fn writes_of_a_server_tool_are_not_expected_to_be_read() {
     };
     assert_eq!(read(&plain, 3_000), 3_000);
     assert_eq!(read(&searching, 3_000), 3_000);
-    assert!(read(&searching, 60_000) < 4_500);
+    // The prompt includes the definition that the server has of its tool.
+    assert!(read(&searching, 60_000) < 5_000);
 }
 
 fn asked(key: &str, body: RequestBody) -> Request<RequestBody> {

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use tower_claude_wire::{
     Effort, Elements, Fields, Model, ModelCatalog, Platform, Support, estimate_tokens, json_text,
-    non_text_bytes,
+    text_bytes,
 };
 
 use super::{
@@ -187,7 +187,7 @@ impl<'a> RewriteState<'a> {
             None if self.to.context >= self.from.context => false,
             None => {
                 let parts = ["messages", "system", "tools"].map(|name| self.top.asked(name));
-                let text = |json: &Bytes| (json.len() as u64).saturating_sub(non_text_bytes(json));
+                let text = |json: &Bytes| text_bytes(json);
                 let bytes: u64 = parts.iter().flatten().map(text).sum();
                 !fits(estimate_tokens(bytes, self.to.tokenizer))
             }

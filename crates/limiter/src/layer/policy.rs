@@ -10,7 +10,7 @@ use std::{
 use http::{Request, response::Parts};
 use tokio::time::Instant;
 use tower_claude_core::{
-    Call, Class, EstimateCost, HeuristicCost, Outcome, Rejection, RequestBody, Scope,
+    Call, Class, EstimateCost, HeuristicCost, Outcome, Priority, Rejection, RequestBody, Scope,
     driver::{AttemptPolicy, Clock},
     toolkit::PendingEstimate,
 };
@@ -76,7 +76,13 @@ pub struct LimitAttempt<A> {
     admitted: Option<Admitted>,
     /// Present only if the reservation does not know its scope.
     scope: Option<Box<Scope>>,
+    /// The priority of the call that the limiter knows, while the attempt waits.
+    priority: Priority,
     input_known: bool,
+    /// The response is a success so far.
+    answered: bool,
+    /// Output tokens so far.
+    produced: u64,
     next_report: u32,
 }
 
@@ -87,7 +93,10 @@ impl<A> Default for LimitAttempt<A> {
             pending: None,
             admitted: None,
             scope: None,
+            priority: Priority::Normal,
             input_known: false,
+            answered: false,
+            produced: 0,
             next_report: FIRST_REPORT,
         }
     }
@@ -114,6 +123,11 @@ impl<L: Limiter, E: EstimateCost> LimitPolicy<L, E> {
     ) -> Poll<Result<(), Rejection>> {
         let settings = &*self.settings;
         let acquired = if let Some(acquire) = &mut attempt.acquire {
+            if call.priority() > attempt.priority {
+                attempt.priority = call.priority();
+                let acquire = Pin::new(&mut **acquire);
+                settings.limiter.raise_priority(acquire, call.priority());
+            }
             settings.revise(request, call, Pin::new(acquire), &mut attempt.pending);
             ready!(Pin::new(acquire).poll(cx))
         } else {
@@ -125,6 +139,7 @@ impl<L: Limiter, E: EstimateCost> LimitPolicy<L, E> {
             match settings.try_acquire(request, call, &cost, clock.now()) {
                 Some(reservation) => Ok(reservation),
                 None => {
+                    attempt.priority = call.priority();
                     let mut acquire = settings.acquire(request, call, cost);
                     match Pin::new(&mut acquire).poll(cx) {
                         Poll::Ready(acquired) => acquired,
@@ -208,7 +223,8 @@ impl<L: Limiter, E: EstimateCost> AttemptPolicy for LimitPolicy<L, E> {
             let scope = admitted.scope(&attempt.scope);
             reporter.on_head(head, class, scope, admitted, clock);
         }
-        if !class.is_success()
+        attempt.answered = class.is_success();
+        if !attempt.answered
             && let Some(Admitted::Own(reservation)) = attempt.admitted.take()
         {
             reservation.settle(Settlement::of_failure(class));
@@ -233,6 +249,7 @@ impl<L: Limiter, E: EstimateCost> AttemptPolicy for LimitPolicy<L, E> {
         }
         let reported = stream.usage().limited_output().unwrap_or(0);
         let produced = reported.max(stream.delta_bytes() / DELTA_BYTES_PER_TOKEN);
+        attempt.produced = produced;
         if produced >= u64::from(attempt.next_report) {
             attempt.next_report = u32::try_from(produced + produced / 4).unwrap_or(u32::MAX);
             reservation.produced(produced, Instant::now());
@@ -247,6 +264,11 @@ impl<L: Limiter, E: EstimateCost> AttemptPolicy for LimitPolicy<L, E> {
             pending.give(outcome.usage(), clock.now());
         }
         if let Some(Admitted::Own(reservation)) = attempt.admitted.take() {
+            // A response that broke or was dropped reports no final usage, but the server took the
+            // request and produced this much.
+            if attempt.answered && !matches!(outcome, Outcome::Complete { .. }) {
+                reservation.produced(attempt.produced, clock.now());
+            }
             reservation.settle_at(Settlement::of(outcome), clock.now());
         }
     }

@@ -9,7 +9,7 @@ use std::{
 use http::{HeaderMap, response::Parts};
 use tokio::time::Instant;
 use tower_claude_core::{
-    Class, Kind, Rejection, Scope,
+    Class, Kind, Reach, Rejection, Scope,
     driver::Clock,
     event::{Event, EventSink, emit, is_debug_enabled},
     toolkit::{Observation, PausedByLimiter},
@@ -84,8 +84,8 @@ impl Reporter {
         rejection
     }
 
-    /// Reports the head of a response to the limiter: a 429 pauses the scope, and rate-limit
-    /// headers correct its levels.
+    /// Reports the head of a response to the limiter: a 429 pauses the scope unless it concerns
+    /// only its own request, and rate-limit headers correct its levels.
     #[inline]
     pub(super) fn on_head(
         &self,
@@ -100,7 +100,10 @@ impl Reporter {
         }
         // The pause comes first. Learning from a 429 returns the reservation, and no waiting
         // request may be admitted on it.
-        if class.is_rate_limit() && head.extensions.get::<PausedByLimiter>().is_none() {
+        if class.is_rate_limit()
+            && class.reach > Reach::Request
+            && head.extensions.get::<PausedByLimiter>().is_none()
+        {
             let pause = admitted.pause(class.retry_after, clock.now());
             let event = Event::Paused {
                 layer: self.layer,

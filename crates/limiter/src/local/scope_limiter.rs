@@ -14,7 +14,7 @@ use std::{
 use foldhash::fast::RandomState;
 use tokio::time::Instant;
 use tower_claude_core::{
-    Cost, Rejection, Scope,
+    Cost, Priority, Reach, Rejection, Scope,
     toolkit::{Ledger, LimitWarning, LimiterId, Observation},
 };
 
@@ -117,7 +117,8 @@ impl ScopeLimiter {
             .with_deadline(ask.deadline.map(|at| self.nanos(at)))
             .with_max_wait(ask.max_wait.map(nanos))
             .with_priority(ask.priority)
-            .with_tenant(ask.tenant.as_ref());
+            .with_tenant(ask.tenant.as_ref())
+            .with_bytes(ask.bytes as u64);
         let mut state = self.lock();
         state.used_at = state.used_at.max(now);
         let enqueued = state.pool.enqueue(now, request)?;
@@ -170,9 +171,11 @@ impl ScopeLimiter {
         cx: &Context<'_>,
     ) -> PollOutcome {
         let mut wakes = WakeList::new();
+        // Wakers are cloned before the lock is taken and dropped after it is released, since both
+        // may run any code.
+        let mut waker = Some(cx.waker().clone());
         let mut state = self.lock();
-        // A waiter that is being polled does not need to be woken. Its old waker is dropped after
-        // the lock is released, since dropping it may run any code.
+        // A waiter that is being polled does not need to be woken.
         let waiting = state.waiting.get_mut(&id);
         let _old = waiting.and_then(|waiting| waiting.waker.take());
         let next = state.poll_pool(now, &mut wakes);
@@ -194,7 +197,7 @@ impl ScopeLimiter {
                         _ => expiry,
                     };
                     waiting.timer_at = at;
-                    waiting.waker = Some(cx.waker().clone());
+                    waiting.waker = waker.take();
                     PollOutcome::Wait(at)
                 }
             }
@@ -208,6 +211,18 @@ impl ScopeLimiter {
     /// Replaces the cost of a request that waits. The caller polls next.
     pub(crate) fn revise(&self, id: WaiterId, cost: Cost) {
         self.lock().pool.revise(id, cost);
+    }
+
+    /// Raises the priority of a request that waits, and returns its new id. The caller polls next.
+    pub(crate) fn raise_priority(&self, id: WaiterId, priority: Priority) -> WaiterId {
+        let mut state = self.lock();
+        let Some(raised) = state.pool.raise_priority(id, priority) else {
+            return id;
+        };
+        if let Some(waiting) = state.waiting.remove(&id) {
+            state.waiting.insert(raised, waiting);
+        }
+        raised
     }
 
     /// Returns the position of a request in the queue.
@@ -324,8 +339,10 @@ impl Ledger for ScopeLimiter {
 
     fn observe(&self, reservation: u64, seen: &Observation<'_>) -> Option<LimitWarning> {
         let now = self.nanos(seen.at);
-        let rejected = seen.class.is_rate_limit() && !seen.class.local;
+        let class = &seen.class;
+        let rejected = class.is_rate_limit() && !class.local && class.reach > Reach::Request;
         let head = ObservedHead::new(seen.limits, seen.server_time)
+            .with_accepted(class.is_success())
             .with_rejected(rejected)
             .with_warn_percent(seen.warn_percent);
         let (warning, skip_heads_until) = self.change(now, None, |pool| {

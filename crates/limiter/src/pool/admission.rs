@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tower_claude_core::{Cost, RejectReason, Rejection};
+use tower_claude_core::{Cost, Priority, RejectReason, Rejection};
 
 use crate::{
     pool::{
@@ -31,15 +31,17 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// * [`RejectReason::Oversized`] if it can never fit a limit.
-    /// * [`RejectReason::QueueFull`] if it must wait and the queue is full.
+    /// * [`RejectReason::Oversized`] if it can never fit a limit. An estimate over a limit is tried
+    ///   when the limit is unused.
+    /// * [`RejectReason::QueueFull`] or [`RejectReason::QueueBytesFull`] if it must wait and the
+    ///   queue is full.
     /// * [`RejectReason::WaitTooLong`] or [`RejectReason::DeadlineWouldPass`] if its estimated wait
     ///   is too long.
     pub fn enqueue(&mut self, now: u64, request: PoolRequest) -> Result<Enqueued, Rejection> {
         let now = self.advance(now);
         let charge = self.forecast.charge(&request.cost);
         self.buckets
-            .check_size(now, &charge)
+            .check_size(now, &request.cost, &charge)
             .map_err(|reason| Rejection::new(NAME, reason))?;
         self.on_request(now, self.queued() > 0);
         let flow = FlowKey::of(request.priority, request.tenant);
@@ -60,17 +62,14 @@ impl Pool {
             self.queue.fair().backlog(flow)
         };
         self.check_wait(now, &request, flow, &charge, &backlog)?;
-        if self.queued() >= self.queue_limit {
-            let reason = RejectReason::QueueFull {
-                waiting: self.queued(),
-                limit: self.queue_limit,
-            };
+        if let Some(reason) = self.full(request.bytes) {
             let wait = self.estimate(now, &backlog, &charge);
             return Err(self.reject(flow, reason, wait));
         }
         let waiter = Waiter {
             cost: request.cost,
             charge,
+            bytes: request.bytes,
         };
         let id = self.queue.push(flow, request.first_arrival, waiter);
         Ok(Enqueued::Waiting(id))
@@ -92,7 +91,7 @@ impl Pool {
             return None;
         }
         let charge = self.forecast.charge(cost);
-        self.buckets.check_size(now, &charge).ok()?;
+        self.buckets.check_size(now, cost, &charge).ok()?;
         self.on_request(now, false);
         self.is_admissible(now, &charge)
             .then(|| self.admit(now, cost, charge, None))
@@ -130,6 +129,12 @@ impl Pool {
     /// Replaces the cost of a queued request, except for its workload. Poll afterwards.
     pub fn revise(&mut self, id: WaiterId, cost: Cost) {
         self.queue.revise(id, cost);
+    }
+
+    /// Raises the priority of a queued request, which keeps its arrival. Returns its new id, or
+    /// `None` if it is not queued or its priority is as high. Poll afterwards.
+    pub fn raise_priority(&mut self, id: WaiterId, priority: Priority) -> Option<WaiterId> {
+        self.queue.raise_priority(id, priority)
     }
 
     /// Returns true if the estimator of the head's cost goes on learning, so that the cost may be
@@ -189,7 +194,9 @@ impl Pool {
         }
         let buckets = self
             .buckets
-            .earliest(now, charge, || self.margins(charge[INPUT]));
+            .earliest(now, charge, self.external_use.is_shared(now), || {
+                self.margins(charge[INPUT])
+            });
         let pacing = self.pacing.earliest(now, self.buckets.probe_at());
         Some(buckets.max(pacing))
     }
@@ -205,10 +212,12 @@ impl Pool {
         if self.queued() == 0 {
             return None;
         }
-        let cost = request.cost;
-        let id = self
-            .queue
-            .push(flow, request.first_arrival, Waiter { cost, charge });
+        let waiter = Waiter {
+            cost: request.cost,
+            charge,
+            bytes: 0,
+        };
+        let id = self.queue.push(flow, request.first_arrival, waiter);
         Some(self.queue.dequeue(id, self.buckets.work(&charge)))
     }
 
@@ -233,9 +242,9 @@ impl Pool {
             },
             uncounted_input: charge[INPUT],
             head_received: false,
+            accepted: false,
             paused: false,
             rejection_handled: false,
-            answered: false,
             produced: 0,
             output_slot: self.forecast.on_sent(cost, &charge),
             flow_tag,
@@ -275,6 +284,17 @@ impl Pool {
             return Err(self.reject(flow, reason, estimated));
         }
         Ok(())
+    }
+
+    /// Returns the reason why a request that holds these bytes cannot be queued, if there is one.
+    fn full(&self, bytes: u64) -> Option<RejectReason> {
+        let (waiting, limit) = (self.queued(), self.queue_limit);
+        if waiting >= limit {
+            return Some(RejectReason::QueueFull { waiting, limit });
+        }
+        let (bytes, limit) = (self.queue.bytes().saturating_add(bytes), self.queue_bytes);
+        // A request that is longer than all that may wait can still wait alone.
+        (waiting > 0 && bytes > limit).then_some(RejectReason::QueueBytesFull { bytes, limit })
     }
 
     fn reject(&self, flow: FlowKey, reason: RejectReason, wait: Duration) -> Rejection {

@@ -2,7 +2,7 @@
 
 use std::{num::NonZeroU64, time::SystemTime};
 
-use tower_claude_core::RejectReason;
+use tower_claude_core::{Cost, RejectReason};
 
 use crate::{
     config::{LimiterConfig, OutputAccounting},
@@ -10,8 +10,8 @@ use crate::{
     pool::{
         additional::AdditionalLimit,
         bucket::{
-            Bucket, Charge, DIMENSIONS, INPUT, Margins, NO_CHARGE, OUTPUT, TOTAL, UNIT, nanos,
-            refill, tokens, units,
+            Bucket, Charge, DIMENSIONS, INPUT, Margins, NO_CHARGE, OUTPUT, REQUESTS, TOTAL, UNIT,
+            nanos, refill, tokens, units,
         },
         in_flight::{InFlight, SendSnapshot},
     },
@@ -20,6 +20,9 @@ use crate::{
 
 /// The work of a request if no rate is known.
 const EQUAL_WORK: u64 = 1_000_000_000;
+
+/// The time for which a size that the server has refused is not tried again: 5 minutes.
+const REFUSED_FOR: u64 = 300_000_000_000;
 
 /// The point in a response at which the server has surely counted a charge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +44,17 @@ pub(crate) struct DimensionState {
     pub(crate) observed: bool,
     /// The time at which a header last named the limit, if headers did.
     pub(crate) confirmed: Option<u64>,
+    /// The smallest charge over the limit that the server has refused, and the last time at which
+    /// it did.
+    refused: Option<Refused>,
+}
+
+/// A charge over the limit that the server has refused.
+#[derive(Debug)]
+struct Refused {
+    charge: u64,
+    at: u64,
+    times: u32,
 }
 
 impl DimensionState {
@@ -52,7 +66,16 @@ impl DimensionState {
             seen: 0,
             observed: false,
             confirmed: None,
+            refused: None,
         }
+    }
+
+    /// Returns true if the server has recently refused a charge of this size twice in a row.
+    fn is_refused(&self, now: u64, charge: u64) -> bool {
+        self.refused.as_ref().is_some_and(|refused| {
+            let is_recent = now.saturating_sub(refused.at) <= REFUSED_FOR;
+            refused.times >= 2 && charge >= refused.charge && is_recent
+        })
     }
 
     pub(crate) fn level(&self) -> i128 {
@@ -202,13 +225,25 @@ impl Buckets {
 
     /// Returns the rejection of a charge that a limit can never admit.
     ///
-    /// A limit that only a header named must have been confirmed recently, so that one odd header
-    /// cannot reject for ever. Estimated output never rejects.
-    pub(crate) fn check_size(&self, now: u64, charge: &Charge) -> Result<(), RejectReason> {
-        let certain = |index| match index {
-            OUTPUT if !self.reserves_output() => None,
-            TOTAL if !self.reserves_output() => Some(charge[INPUT]),
-            _ => Some(charge[index]),
+    /// Only what is known rejects: a number of requests, counted input, a reserved `max_tokens`, or
+    /// an estimate of a size that the server has refused. Any other estimate is tried when the
+    /// bucket is full. A limit that only a header named must have been confirmed recently, so that
+    /// one odd header cannot reject for ever.
+    pub(crate) fn check_size(
+        &self,
+        now: u64,
+        cost: &Cost,
+        charge: &Charge,
+    ) -> Result<(), RejectReason> {
+        // An expected cache read is a guess, so the rest of a count is a guess as well.
+        let knows_input = cost.counted && cost.cached_tokens.is_none();
+        let knows_output = self.reserves_output() && cost.max_output_tokens.is_some();
+        let input = if knows_input { charge[INPUT] } else { 0 };
+        let output = if knows_output { charge[OUTPUT] } else { 0 };
+        let known = [charge[REQUESTS], input, output, input + output];
+        let certain = |index: usize| {
+            let refused = self.dimensions[index].is_refused(now, charge[index]);
+            if refused { charge[index] } else { known[index] }
         };
         let main = self.known().filter(|(index, _)| {
             let confirmed = self.dimensions[*index].confirmed;
@@ -218,7 +253,8 @@ impl Buckets {
         let additional = self.additional.iter();
         let additional = additional.map(|limit| (limit.dimension, limit.name(), limit.limit()));
         for (index, dimension, limit) in main.chain(additional) {
-            if let Some(cost) = certain(index).filter(|cost| *cost > limit) {
+            let cost = certain(index);
+            if cost > limit {
                 return Err(RejectReason::Oversized {
                     dimension,
                     cost,
@@ -229,9 +265,52 @@ impl Buckets {
         Ok(())
     }
 
+    /// Records that the server answered a request with a 429. If its charge was over a limit, the
+    /// limit may not admit it at all.
+    pub(crate) fn on_rejected(&mut self, now: u64, charge: &Charge) {
+        for index in [INPUT, TOTAL] {
+            let dimension = &mut self.dimensions[index];
+            let limit = dimension.bucket.as_ref().map_or(u64::MAX, Bucket::limit);
+            if charge[index] <= limit {
+                continue;
+            }
+            let times = match &dimension.refused {
+                Some(refused) if charge[index] >= refused.charge => refused.times + 1,
+                _ => 1,
+            };
+            dimension.refused = Some(Refused {
+                charge: charge[index],
+                at: now,
+                times,
+            });
+        }
+    }
+
+    /// Records that the server took a request of this charge.
+    pub(crate) fn on_accepted(&mut self, charge: &Charge) {
+        for (dimension, charge) in self.dimensions.iter_mut().zip(charge) {
+            if dimension
+                .refused
+                .as_ref()
+                .is_some_and(|refused| *charge >= refused.charge)
+            {
+                dimension.refused = None;
+            }
+        }
+    }
+
     /// Returns the earliest time at which all of the charge is available beside the safety margins.
     /// The margins are computed only if a bucket is less than half full.
-    pub(crate) fn earliest(&self, now: u64, charge: &Charge, margins: impl Fn() -> Margins) -> u64 {
+    ///
+    /// A charge over the capacity is admitted into debt when the bucket is full. A `shared` bucket
+    /// may never be full, so half of it must do.
+    pub(crate) fn earliest(
+        &self,
+        now: u64,
+        charge: &Charge,
+        shared: bool,
+        margins: impl Fn() -> Margins,
+    ) -> u64 {
         let mut until = now;
         let mut cached = None;
         let mut margin = |index: usize| cached.get_or_insert_with(&margins)[index];
@@ -246,9 +325,13 @@ impl Buckets {
             if bucket.has_plenty(charge[index]) {
                 continue;
             }
-            // A charge that never fits is admitted into debt when the bucket is full.
-            let cost = units(charge[index]).min(bucket.capacity());
-            let wait = bucket.wait((cost + margin(index)).min(bucket.capacity()));
+            let need = units(charge[index]).saturating_add(margin(index));
+            let most = if shared && units(charge[index]) > bucket.capacity() {
+                bucket.capacity() / 2
+            } else {
+                bucket.capacity()
+            };
+            let wait = bucket.wait(need.min(most));
             if wait == 0 {
                 continue;
             }

@@ -1,7 +1,6 @@
 //! The forecast of what requests use, learned from responses, and the safety margins for its error.
 
-use tower_claude_core::{Cost, Workload};
-use tower_claude_wire::Usage;
+use tower_claude_core::Cost;
 
 use crate::{
     config::{LimiterConfig, OutputAccounting},
@@ -49,7 +48,7 @@ impl Forecast {
     /// Returns the charge of a request, by the current estimates.
     pub(crate) fn charge(&self, cost: &Cost) -> Charge {
         let input = if self.calibrate_input && !cost.counted {
-            rounded(cost.input_tokens as f64 * self.input.ratio_of(cost.workload))
+            rounded(cost.input_tokens as f64 * self.input.ratio_of(InputKey::of(cost)))
         } else {
             cost.input_tokens
         };
@@ -88,23 +87,30 @@ impl Forecast {
         self.output.on_ended(request.output_slot);
     }
 
-    /// Learns from the usage of a successful request.
-    pub(crate) fn learn(&mut self, request: &InFlight, usage: &Usage) {
-        if let Some(output) = plausible(usage.limited_output()).filter(|_| self.learn_output) {
+    /// Learns from the usage of a request that the server took. `read` is the input that it read
+    /// from the prompt cache.
+    pub(crate) fn learn(
+        &mut self,
+        request: &InFlight,
+        input: Option<u64>,
+        output: Option<u64>,
+        read: u64,
+    ) {
+        if let Some(output) = output.filter(|_| self.learn_output) {
             self.output.learn(request.output_slot, output);
         }
-        if let Some(input) = plausible(usage.limited_input()).filter(|_| self.calibrate_input) {
+        if let Some(input) = input.filter(|_| self.calibrate_input) {
             let cost = &request.cost;
-            let read = usage.cache_read_input_tokens.unwrap_or(0);
             let cached = cost.cached_tokens.unwrap_or(read);
             if cost.counted {
                 self.input.learn_outlier(cost.input_tokens, input);
             } else if is_about(cached, read) {
-                self.input.learn(cost.workload, cost.input_tokens, input);
+                self.input
+                    .learn(InputKey::of(cost), cost.input_tokens, input);
             } else if read < cached {
                 // A missing cache read shows nothing about the text, so only the error is learned.
                 // An unexpected read is no error that a margin must cover.
-                let expected = cost.input_tokens as f64 * self.input.ratio_of(cost.workload);
+                let expected = cost.input_tokens as f64 * self.input.ratio_of(InputKey::of(cost));
                 self.input.learn_outlier(rounded(expected), input);
             }
         }
@@ -121,11 +127,21 @@ const fn is_about(expected: u64, actual: u64) -> bool {
 const FEW: u32 = 32;
 const PRIOR_ERROR: f64 = 0.1;
 
+/// The key of requests with a ratio of their own: their workload, and the variant of their prompt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct InputKey(u64);
+
+impl InputKey {
+    const fn of(cost: &Cost) -> Self {
+        Self(cost.workload.to_bits() << 8 | cost.variant as u64)
+    }
+}
+
 /// Running ratios of actual to estimated input tokens, and the relative error that remains.
 #[derive(Debug, Default)]
 pub(crate) struct InputEstimator {
     all: Ratio,
-    workloads: LruTable<Ratio>,
+    keys: LruTable<Ratio>,
     error: RelativeError,
     /// Input in flight that the server's count of is not known yet.
     uncounted: u64,
@@ -137,9 +153,9 @@ impl InputEstimator {
         self.all.ratio()
     }
 
-    /// Returns the ratio of one workload.
-    pub(crate) fn ratio_of(&self, workload: Workload) -> f64 {
-        match self.workloads.get(workload.to_bits()) {
+    /// Returns the ratio of one key.
+    pub(crate) fn ratio_of(&self, key: InputKey) -> f64 {
+        match self.keys.get(key.0) {
             Some(ratio) => ratio.ratio_within(&self.all),
             None => self.all.ratio(),
         }
@@ -171,24 +187,22 @@ impl InputEstimator {
         }
     }
 
-    pub(crate) fn learn(&mut self, workload: Workload, estimate: u64, actual: u64) {
+    pub(crate) fn learn(&mut self, key: InputKey, estimate: u64, actual: u64) {
         if estimate == 0 {
             return;
         }
         let (estimate, actual) = (estimate as f64, actual as f64);
         self.all.learn(estimate, actual);
-        let slot = self.workloads.claim(workload.to_bits(), |_| true);
-        if let Some(own) = slot.and_then(|slot| self.workloads.at(slot)) {
+        let slot = self.keys.claim(key.0, |_| true);
+        if let Some(own) = slot.and_then(|slot| self.keys.at(slot)) {
             own.learn(estimate, actual);
         }
-        self.error.learn(estimate * self.ratio_of(workload), actual);
+        self.error.learn(estimate * self.ratio_of(key), actual);
     }
 
     /// Learns only the error of an estimate that no ratio corrects, or that was wrong altogether.
-    /// It counts as at most twice its size, so that it does not hide all other errors.
     pub(crate) fn learn_outlier(&mut self, expected: u64, actual: u64) {
         if expected > 0 {
-            let actual = actual.min(expected.saturating_mul(2));
             self.error.learn(expected as f64, actual as f64);
         }
     }

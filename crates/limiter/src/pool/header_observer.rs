@@ -47,18 +47,21 @@ pub struct ObservedHead<'a> {
     pub server_time: Option<SystemTime>,
     /// The response is a 429 for rate, so the server charged nothing.
     pub rejected: bool,
+    /// The response is a success, so the server took the request.
+    pub accepted: bool,
     /// The used share of a limit, in percent, from which on a warning is returned.
     pub warn_percent: u8,
 }
 
 impl<'a> ObservedHead<'a> {
-    /// Returns the head of a response that was not rejected, with a warning threshold of 80 %.
+    /// Returns the head of a success, with a warning threshold of 80 %.
     #[must_use]
     pub const fn new(limits: &'a RateLimits, server_time: Option<SystemTime>) -> Self {
         Self {
             limits,
             server_time,
             rejected: false,
+            accepted: true,
             warn_percent: 80,
         }
     }
@@ -67,6 +70,14 @@ impl<'a> ObservedHead<'a> {
     #[must_use]
     pub const fn with_rejected(mut self, rejected: bool) -> Self {
         self.rejected = rejected;
+        self.accepted &= !rejected;
+        self
+    }
+
+    /// Returns the head, of a success or not.
+    #[must_use]
+    pub const fn with_accepted(mut self, accepted: bool) -> Self {
+        self.accepted = accepted;
         self
     }
 

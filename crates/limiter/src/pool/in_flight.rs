@@ -53,12 +53,12 @@ pub(crate) struct InFlight {
     /// The input charged, until the server's count is known.
     pub(crate) uncounted_input: u64,
     pub(crate) head_received: bool,
+    /// The server took the request.
+    pub(crate) accepted: bool,
     /// The response was a 429 that paused the scope.
     pub(crate) paused: bool,
     /// The cause of the 429 was determined.
     pub(crate) rejection_handled: bool,
-    /// The response was counted by the initial limit.
-    pub(crate) answered: bool,
     /// Output tokens reported so far.
     pub(crate) produced: u64,
     /// The slot of the output statistics.
@@ -136,18 +136,10 @@ impl InFlightTable {
         self.initial_limit = None;
     }
 
-    /// Doubles the initial limit for the first response to `id`.
-    pub(crate) fn on_answered(&mut self, id: ReservationId) {
-        let Some(limit) = self.initial_limit else {
-            return;
-        };
-        let Some(request) = self.get_mut(id) else {
-            return;
-        };
-        if !std::mem::replace(&mut request.answered, true) {
-            let limit = limit.saturating_mul(2);
-            self.initial_limit = (limit < INITIAL_LIMIT_ENDS).then_some(limit);
-        }
+    /// Doubles the initial limit for the first response to a request.
+    pub(crate) fn on_answered(&mut self) {
+        let doubled = self.initial_limit.map(|limit| limit.saturating_mul(2));
+        self.initial_limit = doubled.filter(|limit| *limit < INITIAL_LIMIT_ENDS);
     }
 
     pub(crate) fn insert(&mut self, request: InFlight) -> ReservationId {

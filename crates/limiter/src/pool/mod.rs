@@ -79,6 +79,7 @@ const SKIP_HEADS_FOR: u64 = 100_000_000;
 pub struct Pool {
     scope: Scope,
     queue_limit: usize,
+    queue_bytes: u64,
     buckets: Buckets,
     in_flight: InFlightTable,
     queue: Queue,
@@ -99,6 +100,7 @@ impl Pool {
         let number = |limit: std::num::NonZeroU32| u64::from(limit.get());
         Self {
             queue_limit: config.queue_limit,
+            queue_bytes: config.queue_bytes,
             buckets: Buckets::new(limits, &config, now),
             in_flight: InFlightTable::new(
                 limits.least_concurrency().map(number),
@@ -187,6 +189,9 @@ impl Pool {
             self.refund(id);
         } else {
             self.on_head(id);
+            if head.accepted {
+                self.on_accepted(id);
+            }
         }
         let sent = self.in_flight.get(id)?.sent;
         let warning = self.observer.observe(
@@ -243,6 +248,7 @@ impl Pool {
         self.skip_heads_until = 0;
         let sent = self.in_flight.get_mut(id).map(|request| {
             request.paused = true;
+            self.buckets.on_rejected(now, &request.charge);
             request.sent.at
         });
         Duration::from_nanos(self.pacing.on_rejected(now, sent, retry_after, jitter))
@@ -251,6 +257,7 @@ impl Pool {
     /// Corrects the input of a reservation once the server's count is known.
     pub fn true_up_input(&mut self, now: u64, id: ReservationId, actual: u64) {
         self.advance(now);
+        self.on_accepted(id);
         if let Some(request) = self.in_flight.get_mut(id) {
             request.cost.estimate_id = None;
         }
@@ -261,6 +268,7 @@ impl Pool {
     /// reservation in steps of a quarter, so that the level stays right while it runs.
     pub fn produced(&mut self, now: u64, id: ReservationId, output: u64) {
         self.advance(now);
+        self.on_accepted(id);
         let Some(request) = self.in_flight.get_mut(id) else {
             return;
         };
@@ -286,26 +294,53 @@ impl Pool {
         self.pacing.on_ended(now);
         match settlement {
             Settlement::NotSent | Settlement::Rejected => self.refund(id),
-            Settlement::Invalid => self.recharge(id, Some(0), Some(0)),
-            Settlement::Failed { usage } | Settlement::Dropped { usage } => {
-                let output = plausible(usage.limited_output()).unwrap_or(0);
-                let input = plausible(usage.limited_input());
-                self.recharge(id, input, Some(output.max(produced)));
+            Settlement::Invalid => {
+                self.in_flight.on_answered();
+                self.recharge(id, Some(0), Some(0));
             }
-            Settlement::Used { usage } => self.on_used(id, usage, produced),
+            Settlement::Failed { usage } | Settlement::Dropped { usage } => {
+                let output = plausible(usage.limited_output()).unwrap_or(0).max(produced);
+                self.on_usage(id, usage, Some(output), output > 0);
+            }
+            Settlement::Used { usage } => {
+                let output = plausible(usage.limited_output());
+                self.on_usage(id, usage, output.map(|output| output.max(produced)), true);
+            }
         }
         self.close(id);
     }
 
-    fn on_used(&mut self, id: ReservationId, usage: &Usage, produced: u64) {
-        let input = plausible(usage.limited_input());
-        let output = plausible(usage.limited_output());
-        self.recharge(id, input, output.map(|output| output.max(produced)));
-        if let Some(request) = self.in_flight.get(id) {
-            self.forecast.learn(request, usage);
+    /// Charges the usage of a request, and learns from it if the server took the request. What a
+    /// response that broke or was dropped has produced is what such a request uses.
+    fn on_usage(
+        &mut self,
+        id: ReservationId,
+        usage: &Usage,
+        output: Option<u64>,
+        was_accepted: bool,
+    ) {
+        if was_accepted {
+            self.on_accepted(id);
         }
-        self.pacing.on_success();
-        self.in_flight.on_answered(id);
+        let input = plausible(usage.limited_input());
+        self.recharge(id, input, output);
+        if let Some(request) = self.in_flight.get(id).filter(|request| request.accepted) {
+            let read = usage.cache_read_input_tokens.unwrap_or(0);
+            self.forecast
+                .learn(request, input, output.filter(|_| was_accepted), read);
+        }
+    }
+
+    /// Records, once, that the server took a request: the head of a success, its content, or its
+    /// usage shows it. Nothing may depend on a response that goes on to its ideal end.
+    fn on_accepted(&mut self, id: ReservationId) {
+        if let Some(request) = self.in_flight.get_mut(id)
+            && !std::mem::replace(&mut request.accepted, true)
+        {
+            self.buckets.on_accepted(&request.charge);
+            self.pacing.on_success();
+            self.in_flight.on_answered();
+        }
     }
 
     /// Records a response head: the server has surely counted the request.

@@ -5,7 +5,7 @@ pub(crate) mod flow;
 
 use std::collections::BTreeMap;
 
-use tower_claude_core::Cost;
+use tower_claude_core::{Cost, Priority};
 
 use crate::pool::{
     bucket::{Charge, DIMENSIONS},
@@ -21,6 +21,8 @@ pub(crate) struct Waiter {
     pub(crate) cost: Cost,
     /// The estimated charge at its arrival, so that the sums stay exact.
     pub(crate) charge: Charge,
+    /// The bytes that it holds.
+    pub(crate) bytes: u64,
 }
 
 /// The requests that wait, in fair order, with running sums of their charges.
@@ -29,6 +31,8 @@ pub(crate) struct Queue {
     waiters: BTreeMap<(FlowKey, Position), Waiter>,
     fair: FairQueue,
     total: [u128; DIMENSIONS.len()],
+    /// The sum of the bytes that the requests hold.
+    bytes: u64,
     sequence: u64,
 }
 
@@ -38,12 +42,18 @@ impl Queue {
             waiters: BTreeMap::new(),
             fair: FairQueue::new(shares),
             total: [0; DIMENSIONS.len()],
+            bytes: 0,
             sequence: 0,
         }
     }
 
     pub(crate) fn len(&self) -> usize {
         self.waiters.len()
+    }
+
+    /// Returns the bytes that the queued requests hold.
+    pub(crate) const fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     pub(crate) const fn fair(&self) -> &FairQueue {
@@ -71,6 +81,7 @@ impl Queue {
         for (total, charge) in self.total.iter_mut().zip(waiter.charge) {
             *total += u128::from(charge);
         }
+        self.bytes = self.bytes.saturating_add(waiter.bytes);
         self.fair.on_enqueued(flow, position, &waiter.charge);
         self.waiters.insert((flow, position), waiter);
         WaiterId { position, flow }
@@ -99,6 +110,7 @@ impl Queue {
         for (total, charge) in self.total.iter_mut().zip(waiter.charge) {
             *total -= u128::from(charge);
         }
+        self.bytes = self.bytes.saturating_sub(waiter.bytes);
         let next = self.of(flow).next().map(|(position, _)| position);
         self.fair.on_removed(flow, &waiter.charge, next, work);
         true
@@ -107,6 +119,18 @@ impl Queue {
     /// Corrects the virtual time of a flow by the actual work of an admitted request.
     pub(crate) fn correct(&mut self, tag: FlowTag, old: u64, new: u64) {
         self.fair.correct(tag, old, new);
+    }
+
+    /// Moves a request to a class of higher priority. It keeps its arrival and gets another id.
+    /// Returns `None` if it is not queued or its priority is as high.
+    pub(crate) fn raise_priority(&mut self, id: WaiterId, priority: Priority) -> Option<WaiterId> {
+        let flow = FlowKey::of(priority, id.flow.tenant());
+        if flow.class() <= id.flow.class() {
+            return None;
+        }
+        let waiter = *self.waiters.get(&(id.flow, id.position))?;
+        self.remove(id);
+        Some(self.push(flow, id.position.arrival, waiter))
     }
 
     /// Replaces the cost of a request, except for its workload and the charge at its arrival.

@@ -25,6 +25,8 @@ pub struct PoolRequest {
     pub priority: Priority,
     /// The tenant.
     pub tenant: TenantKey,
+    /// The bytes that the request holds while it waits.
+    pub bytes: u64,
 }
 
 impl PoolRequest {
@@ -38,7 +40,15 @@ impl PoolRequest {
             max_wait: None,
             priority: Priority::Normal,
             tenant: TenantKey::NONE,
+            bytes: 0,
         }
+    }
+
+    /// Returns the request with the bytes that it holds while it waits.
+    #[must_use]
+    pub const fn with_bytes(mut self, bytes: u64) -> Self {
+        self.bytes = bytes;
+        self
     }
 
     /// Returns the request with a priority.

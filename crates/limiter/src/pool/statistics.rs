@@ -11,6 +11,22 @@ const MANY: u32 = 100;
 /// The number of samples from which on a mean is not blended with that of the whole scope.
 const ENOUGH: u32 = 16;
 
+/// The factor from the median from which on a sample is clipped. For the first sample, it is the
+/// factor from the estimate.
+const CLIP: f64 = 5.0;
+const FIRST_CLIP: f64 = 2.0;
+
+/// The clipped samples in a row from which on the sums begin anew.
+const CLIPPED_RESTARTS: u32 = 3;
+
+/// The relative steps of a median.
+const FIRST_STEP: f64 = 0.1;
+const MIN_STEP: f64 = 0.02;
+const MAX_STEP: f64 = 2.0;
+
+/// The bound of a median, so that no product overflows.
+const MAX_RATIO: f64 = 1e6;
+
 /// Running mean and variance of the output tokens of a response.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Mean {
@@ -49,9 +65,22 @@ impl Mean {
 }
 
 /// Running ratio of actual to estimated tokens, weighted by size.
+///
+/// A sample counts as at most five times or a fifth of the running median of the samples, and then
+/// with a quarter of its weight, so that one odd response changes little. The median moves by steps
+/// that do not depend on the size of a sample. The steps grow while the samples are on one side of
+/// it, so that a ratio that is wrong by a hundred times is corrected within ten samples.
 #[derive(Clone, Debug)]
 pub(crate) struct Ratio {
     samples: u32,
+    median: f64,
+    /// The relative size of the next step of the median.
+    step: f64,
+    was_above: bool,
+    /// Samples in a row that were clipped.
+    clipped: u32,
+    /// The samples in the two sums below.
+    summed: u32,
     actual: f64,
     estimated: f64,
     /// The quotient of the two above, since it is read more often than they change.
@@ -62,6 +91,11 @@ impl Default for Ratio {
     fn default() -> Self {
         Self {
             samples: 0,
+            median: 1.0,
+            step: FIRST_STEP,
+            was_above: false,
+            clipped: 0,
+            summed: 0,
             actual: 0.0,
             estimated: 0.0,
             ratio: 1.0,
@@ -80,15 +114,51 @@ impl Ratio {
         blend(self.samples, self.ratio(), all.ratio())
     }
 
+    /// Learns from an estimate over 0.
     pub(crate) fn learn(&mut self, estimate: f64, actual: f64) {
-        let weight = weight(&mut self.samples, INPUT_WEIGHT);
-        self.actual += weight * (actual - self.actual);
-        self.estimated += weight * (estimate - self.estimated);
-        self.ratio = if self.estimated > 0.0 {
-            (self.actual / self.estimated).clamp(0.1, 4.0)
+        let clip = if self.samples == 0 { FIRST_CLIP } else { CLIP };
+        let expected = self.median * estimate;
+        let within = actual.clamp(expected / clip, expected * clip);
+        let clipped = if within == actual {
+            0
         } else {
-            1.0
+            self.clipped + 1
         };
+        let holds_only_clipped = self.clipped > 0 && self.clipped >= self.summed;
+        if holds_only_clipped || clipped >= CLIPPED_RESTARTS {
+            self.summed = 0;
+        }
+        self.clipped = clipped;
+        let is_above = actual > expected;
+        if self.samples == 0 {
+            self.median = within / estimate;
+            self.was_above = is_above;
+        } else {
+            self.move_median(is_above);
+        }
+        self.samples = self.samples.saturating_add(1);
+        let mut weight = weight(&mut self.summed, INPUT_WEIGHT);
+        if self.clipped > 0 && self.summed > 1 {
+            weight /= 4.0;
+        }
+        self.actual += weight * (within - self.actual);
+        self.estimated += weight * (estimate - self.estimated);
+        self.ratio = self.actual / self.estimated;
+    }
+
+    fn move_median(&mut self, above: bool) {
+        self.step = if above == self.was_above {
+            (self.step * 2.0).min(MAX_STEP)
+        } else {
+            (self.step / 4.0).max(MIN_STEP)
+        };
+        self.was_above = above;
+        let median = if above {
+            self.median * (1.0 + self.step)
+        } else {
+            self.median / (1.0 + self.step)
+        };
+        self.median = median.clamp(1.0 / MAX_RATIO, MAX_RATIO);
     }
 }
 
@@ -113,7 +183,10 @@ impl RelativeError {
         self.relative
     }
 
+    /// Learns from one estimate. It counts as wrong by at most its size, so that one odd response
+    /// does not hide all other errors.
     pub(crate) fn learn(&mut self, expected: f64, actual: f64) {
+        let actual = actual.min(2.0 * expected);
         // With a heavier weight a few requests would change the error much.
         let weight = weight(&mut self.samples, ERROR_WEIGHT);
         let error = actual - expected;

@@ -9,10 +9,16 @@ pub(crate) fn skip_space(json: &[u8], mut at: usize) -> usize {
     at
 }
 
-/// A visitor of the strings that are stepped over.
+/// A visitor of the strings and the white space that are stepped over.
 pub(crate) trait StringVisitor {
     /// Visits a key or a string inside of an object or array. Its text is `json[from..to]`.
     fn visit(&mut self, json: &[u8], from: usize, to: usize);
+
+    /// Records white space inside of an object or array, outside of strings.
+    #[inline]
+    fn skip(&mut self, spaces: usize) {
+        let _ = spaces;
+    }
 }
 
 impl StringVisitor for () {
@@ -129,10 +135,13 @@ fn nested_end(json: &[u8], mut at: usize, visitor: &mut impl StringVisitor) -> O
             }
             // Indentation, eight spaces at once.
             b'\n' => {
+                let newline = at - 1;
                 while json[at..].first_chunk() == Some(SPACES) {
                     at += 8;
                 }
+                visitor.skip(at - newline);
             }
+            b' ' | b'\t' | b'\r' => visitor.skip(1),
             _ => {}
         }
     }

@@ -18,6 +18,7 @@ fn waiter() -> Waiter {
     Waiter {
         cost: Cost::new(1, 0),
         charge: [1; 4],
+        bytes: 0,
     }
 }
 
