@@ -77,7 +77,8 @@ async fn empty_frames_are_not_buffered() {
     }
 }
 
-/// A body other than a JSON object passes, with any `content-type`.
+/// A body other than a JSON object passes, with any `content-type`. It is retried if it answers a
+/// Messages request.
 #[tokio::test(start_paused = true)]
 async fn response_other_than_a_json_object_passes() {
     for text in ["", " ", "null", "plain words", "{\"a\":1}\n\n", " {} "] {
@@ -87,10 +88,12 @@ async fn response_other_than_a_json_object_passes() {
             std::future::ready(Ok::<_, Infallible>(response.body(body).expect("valid")))
         });
         let stack = Stack::new(inner, Limits::new());
-        let seen = send(&stack.service, request(SONNET, false))
-            .await
-            .expect("an answer");
-        assert_eq!(seen.text(), text);
-        assert_eq!(stack.retry.snapshot().retries, 0, "{text:?}");
+        for (path, retries) in [("/v1/other", 0), ("/v1/messages", 4)] {
+            let mut request = request(SONNET, false);
+            *request.uri_mut() = path.parse().expect("a path");
+            let seen = send(&stack.service, request).await.expect("an answer");
+            assert_eq!(seen.text(), text);
+            assert_eq!(stack.retry.snapshot().retries, retries, "{text:?}");
+        }
     }
 }

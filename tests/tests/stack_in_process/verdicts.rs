@@ -143,7 +143,7 @@ async fn response_without_a_body_is_no_failure() {
             let api = Api::by_model(move |_| reply.clone().header("content-length", "1234"));
             for _ in 0..6 {
                 let answer = send(&stack.layer(api.clone()), head(method.clone())).await;
-                assert_eq!(answer.expect("an answer").status.as_u16(), status, "{what}");
+                assert_eq!(answer.expect("an answer").status, status, "{what}");
             }
             assert_calm(&stack, &what);
         }
@@ -241,7 +241,7 @@ async fn error_of_the_request_leads_to_no_other_model() {
         let api =
             Api::by_model(move |_| error(status, "invalid_request_error", "File not found", code));
         let answer = send(&stack.layer(api.clone()), request(SONNET, false)).await;
-        assert_eq!(answer.expect("an answer").status.as_u16(), status, "{code}");
+        assert_eq!(answer.expect("an answer").status, status, "{code}");
         assert_eq!(api.models(), [SONNET], "{code}");
     }
     for (status, message, code) in [
