@@ -321,7 +321,7 @@ async fn prefix_of_a_gateway_changes_nothing() {
     }
 }
 
-/// Where no layer can act, two of them say so, once.
+/// At an unknown endpoint, the two layers that were asked for emit an event each, once.
 #[tokio::test(start_paused = true)]
 async fn layers_that_cannot_act_report_it_once() {
     let inactive = |event: &Event<'_>| summary(event).filter(|line| line.contains("inactive"));
