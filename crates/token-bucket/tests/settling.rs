@@ -178,12 +178,20 @@ async fn response_without_usage_keeps_the_estimate() {
         .header(http::header::CONTENT_TYPE, "text/html")
         .data("<p>");
     let gzip = Reply::message().header(http::header::CONTENT_ENCODING, "gzip");
+    let unread = Reply::json(r#"{"content":[]}"#);
     let other = Reply::json(r#"{"data":[]}"#);
     let empty = Reply::status(204);
-    for reply in [html, gzip, other, empty] {
+    // What is no message is a failure, whose output is given back.
+    for (reply, output) in [
+        (html, 50_000),
+        (gzip, 49_100),
+        (unread, 49_100),
+        (other, 50_000),
+        (empty, 49_100),
+    ] {
         let layer = layer(LIMITS);
         send_ok(&layer.layer(Script::always(reply)), message(4_000, 900)).await;
-        assert_eq!(left(&layer.limiter()), [999, 96_000, 49_100]);
+        assert_eq!(left(&layer.limiter()), [999, 96_000, output]);
         assert_eq!(only(&layer.limiter()).in_flight, 0);
     }
 }
