@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body as HttpBody;
 use pin_project_lite::pin_project;
-use tower_claude_core::{RequestBody, ResponseBody, toolkit::take_ready};
+use tower_claude_core::{Rejection, RequestBody, ResponseBody, toolkit::take_ready};
 use tower_service::Service;
 
 use crate::{
@@ -76,6 +76,10 @@ where
     }
 
     fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
+        if let Some(rejection) = request.body().rejection() {
+            let rejection = Some(Box::new(rejection));
+            return ResponseFuture::new(State::Rejected { rejection });
+        }
         if self.config.settings.policy.may_apply(&request) {
             let (config, detach) = (self.config.clone(), self.detach.clone());
             let (service, calls) = (self.inner.clone(), self.calls.clone());
@@ -161,6 +165,8 @@ pin_project! {
         Calling { #[pin] future: S::Future, bypassed: bool },
         /// Without the cache: the inner service failed to become ready.
         Unready { error: Option<S::Error> },
+        /// The body of the request failed while it was read.
+        Rejected { rejection: Option<Box<Rejection>> },
         /// Waits for the store.
         Lookup { lookup: Option<Lookup<S, D, T>> },
         // Boxed: much larger than the states of requests that pass through.
@@ -218,6 +224,10 @@ where
                 }
                 StateProjection::Unready { error } => {
                     break Err(error.take().expect("polled after completion"));
+                }
+                StateProjection::Rejected { rejection } => {
+                    let rejection = rejection.take().expect("polled after completion");
+                    break Ok(rejection.into_response());
                 }
                 StateProjection::Lookup { lookup: slot } => {
                     let lookup = slot.as_mut().expect("set in this state");

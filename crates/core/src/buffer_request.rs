@@ -1,21 +1,26 @@
 //! The service that buffers request bodies.
 
 use std::{
+    any::Any,
     pin::Pin,
-    task::{Context, Poll, ready},
+    sync::Arc,
+    task::{Context, Poll, Waker, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use http::{Request, request::Parts};
 use http_body::Body;
 use pin_project_lite::pin_project;
+use tokio::time::{Instant, Sleep, sleep_until};
 use tower_service::Service;
 
 use crate::{
     BoxError,
+    call::{Call, RequestTimeout},
     clone_source::take_ready,
     collect::Collect,
-    request_body::{RequestBody, downcast},
+    request_body::RequestBody,
 };
 
 /// A service that buffers request bodies. Every layer wraps its own service in it.
@@ -25,13 +30,18 @@ use crate::{
 /// a stack buffers. A body over the limit is forwarded as a stream, which is never an error and is
 /// never sent again.
 ///
-/// With a `RequestBody`, the inner service is called immediately, as by the middleware of tower. That
-/// needs neither a clone of the service nor a place to store the request. With another body, it is
+/// Reading ends at the [`Deadline`](crate::Deadline) of the request and after the
+/// [timeout](Self::with_timeout). The inner service then gets a body with a
+/// [`rejection`](RequestBody::rejection), as for a body that ends with an error.
+///
+/// If the body is there, the inner service is called immediately, as by the middleware of tower.
+/// That needs neither a clone of the service nor a place to store the request. Otherwise it is
 /// called when the body is read.
 #[derive(Clone, Debug)]
 pub struct BufferRequest<S> {
     inner: S,
     limit: usize,
+    timeout: Option<Duration>,
 }
 
 impl<S> BufferRequest<S> {
@@ -44,7 +54,18 @@ impl<S> BufferRequest<S> {
     /// Wraps a service. Bodies up to `limit` bytes are buffered.
     #[must_use]
     pub const fn with_limit(inner: S, limit: usize) -> Self {
-        Self { inner, limit }
+        Self {
+            inner,
+            limit,
+            timeout: None,
+        }
+    }
+
+    /// Sets the longest time to read a body. `None` sets no limit, which is the default.
+    #[must_use]
+    pub const fn with_timeout(mut self, timeout: Option<Duration>) -> Self {
+        self.timeout = timeout;
+        self
     }
 
     /// Returns the inner service.
@@ -66,13 +87,13 @@ impl<S> BufferRequest<S> {
 impl<S, B> Service<Request<B>> for BufferRequest<S>
 where
     S: Service<Request<RequestBody>> + Clone,
-    B: Body + Unpin + Send + 'static,
+    B: Body + Send + 'static,
     B::Data: Send,
     B::Error: Into<BoxError>,
 {
     type Response = S::Response;
     type Error = S::Error;
-    type Future = BufferRequestFuture<S, B>;
+    type Future = BufferRequestFuture<S>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
@@ -80,82 +101,141 @@ where
 
     #[inline]
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        // The whole request, since taking it apart and together again would move it twice.
-        match downcast(request) {
-            // Built in place, so that the future is not moved once more.
-            Ok(request) => BufferRequestFuture {
+        // Taken from the slot and built in place, because each move of a request costs time.
+        let mut slot = Some(request);
+        let any: &mut dyn Any = &mut slot;
+        match any.downcast_mut::<Option<Request<RequestBody>>>() {
+            Some(buffered) => BufferRequestFuture {
                 state: State::Call {
-                    future: self.inner.call(request),
+                    future: self.inner.call(buffered.take().expect("set above")),
                 },
             },
-            Err(request) => {
-                let (head, body) = request.into_parts();
-                BufferRequestFuture {
-                    state: State::Collect {
-                        collect: Collect::new(body, self.limit),
-                        head: Some(head),
+            None => self.collect(slot.expect("set above")),
+        }
+    }
+}
+
+impl<S> BufferRequest<S>
+where
+    S: Service<Request<RequestBody>> + Clone,
+{
+    /// Reads the body of a request from outside of the layers.
+    fn collect<B>(&mut self, request: Request<B>) -> BufferRequestFuture<S>
+    where
+        B: Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<BoxError>,
+    {
+        let (head, body) = request.into_parts();
+        let mut collect = Collect::new(body, self.limit);
+        // If the body is pending, the future polls it again with the waker of its task.
+        let cx = &mut Context::from_waker(Waker::noop());
+        let state = match Pin::new(&mut collect).poll(cx) {
+            Poll::Ready(body) => State::Call {
+                future: self.inner.call(Request::from_parts(head, body)),
+            },
+            Poll::Pending => {
+                let now = Instant::now();
+                let left = head.extensions.get::<Arc<Call>>().cloned();
+                let call = left.unwrap_or_else(|| Arc::new(Call::new(&head.extensions, now)));
+                let outer = head.extensions.get::<RequestTimeout>();
+                let timeouts = self.timeout.into_iter().chain(outer.map(|outer| outer.0));
+                let timeout = timeouts.min().and_then(|timeout| now.checked_add(timeout));
+                let until = call.deadline().into_iter().chain(timeout).min();
+                State::Collect {
+                    pending: Box::new(Pending {
+                        collect,
+                        until,
+                        timer: None,
+                        request: Some((head, call)),
                         service: take_ready(&mut self.inner),
-                    },
+                    }),
                 }
             }
-        }
+        };
+        BufferRequestFuture { state }
+    }
+}
+
+/// A request whose body is being read.
+struct Pending<S> {
+    collect: Collect,
+    /// The end of the time to read the body.
+    until: Option<Instant>,
+    timer: Option<Pin<Box<Sleep>>>,
+    request: Option<(Parts, Arc<Call>)>,
+    service: S,
+}
+
+impl<S> Pending<S> {
+    /// Returns the request when its body was read, has failed or was not read in time.
+    fn poll_request(&mut self, cx: &mut Context<'_>) -> Poll<Request<RequestBody>> {
+        let mut body = match Pin::new(&mut self.collect).poll(cx) {
+            Poll::Ready(body) => body,
+            Poll::Pending => {
+                let Some(until) = self.until else {
+                    return Poll::Pending;
+                };
+                let timer = self
+                    .timer
+                    .get_or_insert_with(|| Box::pin(sleep_until(until)));
+                ready!(timer.as_mut().poll(cx));
+                RequestBody::timed_out()
+            }
+        };
+        let (head, call) = self.request.take().expect("polled after completion");
+        call.set_read_since_arrival();
+        body.set_call(call);
+        Poll::Ready(Request::from_parts(head, body))
     }
 }
 
 pin_project! {
     /// The future of [`BufferRequest`].
     #[must_use = "futures do nothing unless polled"]
-    pub struct BufferRequestFuture<S, B>
+    pub struct BufferRequestFuture<S>
     where
         S: Service<Request<RequestBody>>,
     {
         #[pin]
-        state: State<S, B>,
+        state: State<S>,
     }
 }
 
 pin_project! {
     #[project = StateProjection]
-    enum State<S, B>
+    enum State<S>
     where
         S: Service<Request<RequestBody>>,
     {
-        Collect { collect: Collect<B>, head: Option<Parts>, service: S },
+        // Boxed, because most bodies are there and this would enlarge every future.
+        Collect { pending: Box<Pending<S>> },
         Call { #[pin] future: S::Future },
     }
 }
 
-impl<S, B> Future for BufferRequestFuture<S, B>
+impl<S> Future for BufferRequestFuture<S>
 where
     S: Service<Request<RequestBody>>,
-    B: Body + Unpin + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<BoxError>,
 {
     type Output = Result<S::Response, S::Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.project().state;
         loop {
-            let (request, service) = match state.as_mut().project() {
-                StateProjection::Collect {
-                    collect,
-                    head,
-                    service,
-                } => {
-                    let body = ready!(Pin::new(collect).poll(cx));
-                    let head = head.take().expect("polled after completion");
-                    (Request::from_parts(head, body), service)
+            let future = match state.as_mut().project() {
+                StateProjection::Collect { pending } => {
+                    let request = ready!(pending.poll_request(cx));
+                    pending.service.call(request)
                 }
                 StateProjection::Call { future } => return future.poll(cx),
             };
-            let future = service.call(request);
             state.set(State::Call { future });
         }
     }
 }
 
-impl<S, B> std::fmt::Debug for BufferRequestFuture<S, B>
+impl<S> std::fmt::Debug for BufferRequestFuture<S>
 where
     S: Service<Request<RequestBody>>,
 {
@@ -171,14 +251,14 @@ where
 pub trait HttpInner<R>:
     Service<Request<RequestBody>, Response = http::Response<R>> + Clone
 where
-    R: Body<Data = Bytes>,
+    R: Body<Data = Bytes> + Unpin,
 {
 }
 
 impl<S, R> HttpInner<R> for S
 where
     S: Service<Request<RequestBody>, Response = http::Response<R>> + Clone,
-    R: Body<Data = Bytes>,
+    R: Body<Data = Bytes> + Unpin,
 {
 }
 
@@ -192,6 +272,9 @@ where
 /// | `Service<..>` for `reqwest::Client` | Wrap it in the adaptor: `HttpService::new(client)` |
 /// | `Service<..>` for hyper-util's `Client<_, Full<Bytes>>` | Use `Client<_, RequestBody>` |
 /// | `Clone` | Wrap the service in tower's `Buffer` or in a `BoxCloneSyncService` |
+/// | `Unpin` for the response body, as of tower-http's `ResponseBodyTimeoutLayer` | Box the body: `.map_response(\|response: http::Response<_>\| response.map(Box::pin))` |
+///
+/// The request body of the outermost layer may be any body, and need not be `Unpin`.
 ///
 /// ```
 /// use bytes::Bytes;
@@ -207,7 +290,7 @@ where
 pub const fn check<S, R>(service: S) -> S
 where
     S: HttpInner<R>,
-    R: Body<Data = Bytes>,
+    R: Body<Data = Bytes> + Unpin,
 {
     service
 }

@@ -12,6 +12,7 @@ use http::{Extensions, Request};
 use tokio::time::Instant;
 
 use crate::{
+    body_failure::BodyFailure,
     credential::credential,
     ledger::{Ledger, LimiterId, ReservationHandle},
     reservations::Reservations,
@@ -23,6 +24,10 @@ use crate::{
 /// Insert it into the request's extensions. Every layer respects it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Deadline(pub Instant);
+
+/// The longest time in which the body of a request must arrive. Absent for a body that is there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RequestTimeout(pub(crate) Duration);
 
 /// The priority of a request. Insert it into the request's extensions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -71,7 +76,43 @@ pub struct Call {
     probe: AtomicBool,
     held_back: AtomicBool,
     timed_out: AtomicBool,
+    /// The body arrived after the request, and no driver has started the call since.
+    read_since_arrival: AtomicBool,
+    /// The state of a streamed body, as an [`Upload`].
+    upload: AtomicU8,
     reservations: Reservations,
+}
+
+/// The state of a request body that is sent as a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Upload {
+    /// The caller keeps up, or the body has ended. Also the state of a buffered body.
+    Flows,
+    /// The client waits for more data from the caller.
+    Waits,
+    Failed(BodyFailure),
+}
+
+impl Upload {
+    const fn to_u8(self) -> u8 {
+        match self {
+            Self::Flows => 0,
+            Self::Waits => 1,
+            Self::Failed(BodyFailure::Broken) => 2,
+            Self::Failed(BodyFailure::TooLong) => 3,
+            Self::Failed(BodyFailure::TimedOut) => 4,
+        }
+    }
+
+    const fn from_u8(number: u8) -> Self {
+        match number {
+            0 => Self::Flows,
+            1 => Self::Waits,
+            2 => Self::Failed(BodyFailure::Broken),
+            3 => Self::Failed(BodyFailure::TooLong),
+            _ => Self::Failed(BodyFailure::TimedOut),
+        }
+    }
 }
 
 /// Marks a number that was not set.
@@ -96,6 +137,8 @@ impl Call {
             probe: AtomicBool::new(false),
             held_back: AtomicBool::new(false),
             timed_out: AtomicBool::new(false),
+            read_since_arrival: AtomicBool::new(false),
+            upload: AtomicU8::new(Upload::Flows.to_u8()),
             reservations: Reservations::default(),
         }
     }
@@ -290,6 +333,45 @@ impl Call {
     /// Inner layers then count the drop as a failure, and not as a caller that went away.
     pub fn time_out_attempt(&self) {
         self.timed_out.store(true, Ordering::Relaxed);
+    }
+
+    /// Records that the body of the request arrived after [`first_arrival`](Self::first_arrival).
+    pub(crate) fn set_read_since_arrival(&self) {
+        self.read_since_arrival.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns the time at which the timeouts of the call begin. That is its arrival if the body
+    /// was read since, and `now` if not.
+    pub(crate) fn begin(&self, now: Instant) -> Instant {
+        if self.read_since_arrival.load(Ordering::Relaxed) {
+            self.read_since_arrival.store(false, Ordering::Relaxed);
+            return self.first_arrival;
+        }
+        now
+    }
+
+    /// Returns the failure of a body that was being sent as a stream. Layers then do not blame the
+    /// server for the end of the attempt.
+    pub fn body_failure(&self) -> Option<BodyFailure> {
+        match Upload::from_u8(self.upload.load(Ordering::Relaxed)) {
+            Upload::Failed(failure) => Some(failure),
+            _ => None,
+        }
+    }
+
+    /// Returns the failure of the body, or a timeout if the client waits for the caller to send
+    /// more of it. Layers do not blame the server if the attempt ends at this time.
+    pub(crate) fn unfinished_body(&self) -> Option<BodyFailure> {
+        match Upload::from_u8(self.upload.load(Ordering::Relaxed)) {
+            Upload::Flows => None,
+            Upload::Waits => Some(BodyFailure::TimedOut),
+            Upload::Failed(failure) => Some(failure),
+        }
+    }
+
+    /// Records the state of a body that is sent as a stream.
+    pub(crate) fn set_upload(&self, upload: Upload) {
+        self.upload.store(upload.to_u8(), Ordering::Relaxed);
     }
 
     /// Claims the retries of this call, and returns true if no other layer has claimed them.

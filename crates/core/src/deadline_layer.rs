@@ -1,6 +1,7 @@
 //! A layer that sets the deadline of each call.
 
 use std::{
+    any::TypeId,
     task::{Context, Poll},
     time::Duration,
 };
@@ -10,7 +11,10 @@ use tokio::time::Instant;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::call::Deadline;
+use crate::{
+    call::{Deadline, RequestTimeout},
+    request_body::RequestBody,
+};
 
 /// A layer that gives each request a [`Deadline`].
 ///
@@ -40,6 +44,7 @@ use crate::call::Deadline;
 #[must_use = "a layer does nothing until it wraps a service"]
 pub struct DeadlineLayer {
     time: Option<Duration>,
+    request_timeout: Option<Duration>,
 }
 
 impl DeadlineLayer {
@@ -48,12 +53,25 @@ impl DeadlineLayer {
     /// With zero, every call that would have to wait is rejected. A time that is too long for an
     /// instant to represent sets no deadline.
     pub const fn new(time: Duration) -> Self {
-        Self { time: Some(time) }
+        Self {
+            time: Some(time),
+            request_timeout: None,
+        }
     }
 
     /// Creates a layer that sets no deadline.
     pub const fn disabled() -> Self {
-        Self { time: None }
+        Self {
+            time: None,
+            request_timeout: None,
+        }
+    }
+
+    /// Sets the longest time in which the body of a request must arrive, where the layers inside
+    /// read it. `None` by default, which leaves it to these layers.
+    pub const fn with_request_timeout(mut self, timeout: Option<Duration>) -> Self {
+        self.request_timeout = timeout;
+        self
     }
 }
 
@@ -63,7 +81,7 @@ impl<S> Layer<S> for DeadlineLayer {
     fn layer(&self, inner: S) -> Self::Service {
         SetDeadline {
             inner,
-            time: self.time,
+            layer: *self,
         }
     }
 }
@@ -72,12 +90,13 @@ impl<S> Layer<S> for DeadlineLayer {
 #[derive(Clone, Copy, Debug)]
 pub struct SetDeadline<S> {
     inner: S,
-    time: Option<Duration>,
+    layer: DeadlineLayer,
 }
 
 impl<S, B> Service<Request<B>> for SetDeadline<S>
 where
     S: Service<Request<B>>,
+    B: 'static,
 {
     type Response = S::Response;
     type Error = S::Error;
@@ -88,12 +107,21 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> S::Future {
-        if let Some(deadline) = self.time.and_then(|time| Instant::now().checked_add(time)) {
+        if let Some(deadline) = self
+            .layer
+            .time
+            .and_then(|time| Instant::now().checked_add(time))
+        {
             let extensions = request.extensions_mut();
             let earlier = extensions
                 .get::<Deadline>()
                 .map_or(deadline, |given| given.0.min(deadline));
             extensions.insert(Deadline(earlier));
+        }
+        if let Some(timeout) = self.layer.request_timeout
+            && TypeId::of::<B>() != TypeId::of::<RequestBody>()
+        {
+            request.extensions_mut().insert(RequestTimeout(timeout));
         }
         self.inner.call(request)
     }

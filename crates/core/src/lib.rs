@@ -37,6 +37,10 @@
 //! | [`Class`] | The classification of a failed response. |
 //! | [`Rejection`] | The layer that rejected the request, and the reason. |
 //!
+//! A request body that breaks off, is over a limit outside of the layers or does not arrive before
+//! the deadline is the fault of the caller. The outermost layer answers with 400, 413 or 504 and
+//! sends nothing ([`BodyFailure`]).
+//!
 //! [`check`] checks at compile time that the layers accept a service. [`event`] describes the
 //! events that layers emit.
 //!
@@ -79,9 +83,11 @@
 //! - Each decision is emitted as an [`Event`](event::Event), with [`event::emit`].
 #![forbid(unsafe_code)]
 
+mod body_failure;
 mod body_tracker;
 mod buffer_request;
 mod call;
+mod chunks;
 mod class;
 mod classify;
 mod clone_source;
@@ -95,6 +101,7 @@ mod endpoint;
 mod erase;
 mod error_body;
 pub mod event;
+mod held_body;
 mod host;
 mod ledger;
 mod outcome;
@@ -115,6 +122,7 @@ mod workload;
 /// A boxed error of any type, as in tower.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
+pub use body_failure::BodyFailure;
 pub use buffer_request::check;
 pub use call::{Call, Deadline, Priority, Tenant};
 pub use class::{Class, Kind, Reach};

@@ -11,6 +11,7 @@ use http_body::Body;
 use tower_claude_wire::ApiError;
 
 use crate::{
+    body_failure::BodyFailure,
     class::{Class, Kind},
     dimension::Dimension,
     response_body::ResponseBody,
@@ -62,6 +63,11 @@ pub enum RejectReason {
         cost: u64,
         /// The limit.
         limit: u64,
+    },
+    /// The body of the request failed while it was read, so the request was not sent.
+    Body {
+        /// The failure.
+        failure: BodyFailure,
     },
     /// The response did not arrive in time.
     TimedOut {
@@ -150,6 +156,7 @@ impl Rejection {
             | RejectReason::QueueBytesFull { .. }
             | RejectReason::WaitTooLong { .. } => Class::new(Kind::RateLimited),
             RejectReason::Oversized { .. } => Class::new(Kind::TooLarge),
+            RejectReason::Body { failure } => failure.class(),
             RejectReason::DeadlineWouldPass { .. } => Class::new(Kind::Timeout),
             // An invalid or unfunded credential fails for every model, so report 401 or 402 instead
             // of 529.
@@ -173,10 +180,18 @@ impl Rejection {
             | RejectReason::WaitTooLong { .. } => {
                 (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error")
             }
-            RejectReason::Oversized { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "request_too_large"),
-            RejectReason::DeadlineWouldPass { .. } | RejectReason::TimedOut { .. } => {
-                (StatusCode::GATEWAY_TIMEOUT, "timeout_error")
-            }
+            RejectReason::Oversized { .. }
+            | RejectReason::Body {
+                failure: BodyFailure::TooLong,
+            } => (StatusCode::PAYLOAD_TOO_LARGE, "request_too_large"),
+            RejectReason::Body {
+                failure: BodyFailure::Broken,
+            } => (StatusCode::BAD_REQUEST, "invalid_request_error"),
+            RejectReason::DeadlineWouldPass { .. }
+            | RejectReason::TimedOut { .. }
+            | RejectReason::Body {
+                failure: BodyFailure::TimedOut,
+            } => (StatusCode::GATEWAY_TIMEOUT, "timeout_error"),
             RejectReason::CircuitOpen {
                 because: Kind::Unauthorized,
             } => (StatusCode::UNAUTHORIZED, "authentication_error"),
@@ -212,7 +227,7 @@ impl Rejection {
         if let Some(wait) = self.retry_after {
             headers.insert(RETRY_AFTER, HeaderValue::from(whole_seconds(wait)));
         }
-        if matches!(self.reason, RejectReason::Oversized { .. }) {
+        if status == StatusCode::PAYLOAD_TOO_LARGE {
             headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
         }
         let extensions = response.extensions_mut();
@@ -285,6 +300,7 @@ impl fmt::Display for Rejection {
                 "this request needs {cost} {dimension}, the limit is {limit}: shorten it, raise the \
                  limit, or use a model with a higher limit"
             ),
+            RejectReason::Body { failure } => f.write_str(failure.message()),
             RejectReason::TimedOut { after } => write!(f, "no answer within {after:.1?}"),
             RejectReason::CircuitOpen { because } => {
                 let because = because.as_str();

@@ -12,7 +12,14 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tower_claude_wire::{Model, ModelCatalog, Peek};
 
-use crate::{BoxError, call::Call, erase::Erase};
+use crate::{
+    BoxError,
+    body_failure::BodyFailure,
+    call::{Call, Upload},
+    erase::Erase,
+    held_body::HeldBody,
+    rejection::{RejectReason, Rejection},
+};
 
 type Stream = Pin<Box<dyn Body<Data = Bytes, Error = BoxError> + Send>>;
 
@@ -22,8 +29,8 @@ type Stream = Pin<Box<dyn Body<Data = Bytes, Error = BoxError> + Send>>;
 /// clones share the result ([`peek`](Self::peek)).
 ///
 /// A stream is a body over the buffer limit, a body with trailers, or a body that failed while it
-/// was read. It is forwarded and never sent again, so [`try_clone`](Self::try_clone) returns
-/// `None`.
+/// was read. It is never sent again, so [`try_clone`](Self::try_clone) returns `None`. A body that
+/// failed is not sent at all: the layers answer with its [`rejection`](Self::rejection).
 pub struct RequestBody {
     repr: Repr,
     /// True if the only frame of a buffered body was returned.
@@ -45,8 +52,11 @@ enum Repr {
         bytes: Bytes,
         parsed: Option<Arc<Parsed>>,
     },
-    /// The mutex makes the stream `Sync`. Polling uses `get_mut` and takes no lock.
-    Stream(Mutex<Stream>),
+    Stream {
+        /// The mutex makes the stream `Sync`. Polling uses `get_mut` and takes no lock.
+        stream: Mutex<Stream>,
+        failure: Option<BodyFailure>,
+    },
 }
 
 /// The parsed JSON of a body.
@@ -69,6 +79,9 @@ impl Parsed {
     }
 }
 
+/// The name in rejections of requests whose body failed.
+const REJECTED_BY: &str = "request-body";
+
 /// The greatest length of a model name in bytes. The names of cloud resources are shorter, too.
 pub(crate) const MAX_NAME_LENGTH: usize = 1_024;
 
@@ -86,7 +99,45 @@ impl RequestBody {
     {
         match downcast(body) {
             Ok(body) => body,
-            Err(body) => Repr::Stream(Mutex::new(Box::pin(Erase::new(body)))).into(),
+            Err(body) => Self::stream(Erase::new(body), None),
+        }
+    }
+
+    /// Creates a body that has failed. It yields what was read, and then the error.
+    pub(crate) fn failed<B>(held: B, failure: BodyFailure) -> Self
+    where
+        B: Body<Data = Bytes, Error = BoxError> + Send + 'static,
+    {
+        Self::stream(held, Some(failure))
+    }
+
+    /// Creates a body that was not read in time. It yields an error.
+    pub(crate) fn timed_out() -> Self {
+        let failure = BodyFailure::TimedOut;
+        let error = HeldBody::<Self>::failed(failure.message().into());
+        Self::failed(error, failure)
+    }
+
+    fn stream<B>(body: B, failure: Option<BodyFailure>) -> Self
+    where
+        B: Body<Data = Bytes, Error = BoxError> + Send + 'static,
+    {
+        let stream = Mutex::new(Box::pin(body) as Stream);
+        Repr::Stream { stream, failure }.into()
+    }
+
+    /// Returns the rejection of the request if its body failed while it was buffered.
+    ///
+    /// The driver and the cache answer with it. A layer with a service of its own that neither
+    /// sends the request nor has a driver inside should do the same.
+    #[must_use]
+    pub fn rejection(&self) -> Option<Rejection> {
+        match self.repr {
+            Repr::Stream {
+                failure: Some(failure),
+                ..
+            } => Some(Rejection::new(REJECTED_BY, RejectReason::Body { failure })),
+            _ => None,
         }
     }
 
@@ -96,7 +147,7 @@ impl RequestBody {
     /// Returns the body itself if it is a stream.
     pub fn try_into_bytes(self) -> Result<Bytes, Self> {
         match self.repr {
-            Repr::Stream(_) => Err(self),
+            Repr::Stream { .. } => Err(self),
             _ if self.sent => Ok(Bytes::new()),
             Repr::Bytes { bytes, .. } | Repr::Parsed { bytes, .. } => Ok(bytes),
         }
@@ -107,7 +158,7 @@ impl RequestBody {
     pub fn bytes(&self) -> Option<&Bytes> {
         match &self.repr {
             Repr::Bytes { bytes, .. } | Repr::Parsed { bytes, .. } => Some(bytes),
-            Repr::Stream(_) => None,
+            Repr::Stream { .. } => None,
         }
     }
 
@@ -169,7 +220,7 @@ impl RequestBody {
                 .get_or_init(|| Parsed::new(bytes).map(Arc::new))
                 .as_deref(),
             Repr::Parsed { parsed, .. } => parsed.as_deref(),
-            Repr::Stream(_) => None,
+            Repr::Stream { .. } => None,
         }
     }
 
@@ -179,7 +230,7 @@ impl RequestBody {
         let (bytes, parsed) = match &self.repr {
             Repr::Bytes { bytes, parsed, .. } => (bytes.clone(), parsed.get()),
             Repr::Parsed { bytes, parsed, .. } => (bytes.clone(), Some(parsed)),
-            Repr::Stream(_) => return None,
+            Repr::Stream { .. } => return None,
         };
         let repr = match parsed {
             Some(parsed) => {
@@ -260,7 +311,7 @@ impl Body for RequestBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let Self { repr, sent, .. } = self.get_mut();
+        let Self { repr, sent, call } = self.get_mut();
         match repr {
             Repr::Bytes { bytes, .. } | Repr::Parsed { bytes, .. } => {
                 if *sent || bytes.is_empty() {
@@ -269,18 +320,25 @@ impl Body for RequestBody {
                 *sent = true;
                 Poll::Ready(Some(Ok(Frame::data(bytes.clone()))))
             }
-            Repr::Stream(stream) => stream
-                .get_mut()
-                .unwrap_or_else(PoisonError::into_inner)
-                .as_mut()
-                .poll_frame(cx),
+            Repr::Stream { stream, .. } => {
+                let stream = stream.get_mut().unwrap_or_else(PoisonError::into_inner);
+                let frame = stream.as_mut().poll_frame(cx);
+                if let Some(call) = call {
+                    call.set_upload(match &frame {
+                        Poll::Pending => Upload::Waits,
+                        Poll::Ready(Some(Err(error))) => Upload::Failed(BodyFailure::of(error)),
+                        Poll::Ready(_) => Upload::Flows,
+                    });
+                }
+                frame
+            }
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.repr {
             Repr::Bytes { bytes, .. } | Repr::Parsed { bytes, .. } => self.sent || bytes.is_empty(),
-            Repr::Stream(stream) => stream
+            Repr::Stream { stream, .. } => stream
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .is_end_stream(),
@@ -293,7 +351,7 @@ impl Body for RequestBody {
             Repr::Bytes { bytes, .. } | Repr::Parsed { bytes, .. } => {
                 SizeHint::with_exact(bytes.len() as u64)
             }
-            Repr::Stream(stream) => stream
+            Repr::Stream { stream, .. } => stream
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .size_hint(),
@@ -308,7 +366,7 @@ impl fmt::Debug for RequestBody {
             Repr::Bytes { bytes, .. } | Repr::Parsed { bytes, .. } => {
                 write!(f, "RequestBody({} bytes)", bytes.len())
             }
-            Repr::Stream(_) => f.write_str("RequestBody(stream)"),
+            Repr::Stream { .. } => f.write_str("RequestBody(stream)"),
         }
     }
 }

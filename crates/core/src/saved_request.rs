@@ -2,6 +2,7 @@
 
 use std::{
     borrow::Cow,
+    fmt,
     sync::{Arc, OnceLock},
 };
 
@@ -15,7 +16,6 @@ use crate::{request::model, request_body::RequestBody};
 /// Few requests are ever sent again, so this is optimised for cheap copies. The headers are stored
 /// as one text, because a copy of a header map takes more allocations, and two changes of a
 /// reference count for each header.
-#[derive(Debug)]
 pub struct SavedRequest {
     method: Method,
     uri: Uri,
@@ -107,11 +107,20 @@ impl SavedRequest {
     }
 }
 
+impl fmt::Debug for SavedRequest {
+    /// Leaves the headers, the query and the body out, because they hold keys and prompts.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SavedRequest")
+            .field("method", &self.method)
+            .field("path", &self.uri.path())
+            .finish_non_exhaustive()
+    }
+}
+
 /// A header map in one allocation.
 ///
 /// Each entry consists of the lengths of its name and value, with a bit for a sensitive value, and
 /// of the name and the value.
-#[derive(Debug)]
 struct PackedHeaders {
     text: Vec<u8>,
     count: usize,

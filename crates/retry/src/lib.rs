@@ -50,8 +50,9 @@
 //!   [`Deadline`](tower_claude_core::Deadline) would pass, when an inner circuit is open for longer
 //!   than the wait, or when `retry-after` is over 60 s. The
 //!   last response then goes to the caller unchanged, with its `Class` in the extensions.
-//! - It owns the head, idle and total [`Timeouts`]. A call that runs out of time is answered with a
-//!   504 in Claude's error shape, tagged [`Rejection`](tower_claude_core::Rejection).
+//! - It owns the head, idle, content and total [`Timeouts`]. A call that runs out of time is answered
+//!   with a 504 in Claude's error shape, tagged [`Rejection`](tower_claude_core::Rejection). The time
+//!   to read the body of the request counts.
 //! - It updates `x-stainless-retry-count` if the caller sends it.
 //!
 //! # Where it goes
@@ -78,8 +79,9 @@
 //!
 //! A stream is held until its first content event, and a JSON response until it is whole, up to
 //! 64 KiB. Failures before that point are retried, later ones are only recorded. A Claude stream
-//! that is silent for too long, or outlasts the total timeout, ends with an `error` event. Other
-//! bodies, and bodies of known length, have no timers once the caller reads them.
+//! that is silent for too long, yields only pings for too long or outlasts the total timeout ends
+//! with an `error` event. Other bodies, and bodies of known length, have no timers once the caller
+//! reads them.
 //!
 //! # Limits
 //!

@@ -18,6 +18,8 @@ use tower_claude_core::{
     toolkit::{BodyTracker, SavedRequest},
 };
 
+use tower_claude_wire::StreamState;
+
 use crate::{
     budget::{RetryBudget, RetryPermit},
     decide::{Decision, FailedAttempt, RetryRules, decide},
@@ -158,6 +160,11 @@ impl CallPolicy for RetryPolicy {
             }
         }
         state
+    }
+
+    fn request_timeout(&self) -> Option<Duration> {
+        let timeouts = &self.0.timeouts;
+        timeouts.head.into_iter().chain(timeouts.total).min()
     }
 
     #[inline]
@@ -332,7 +339,7 @@ impl CallPolicy for RetryPolicy {
 
     fn on_rejection(&self, rejection: &Rejection) {
         self.emit(&Event::Rejected {
-            layer: LAYER,
+            layer: rejection.by,
             scope: None,
             reason: rejection.reason,
             class: rejection.class(),
@@ -359,7 +366,9 @@ impl CallPolicy for RetryPolicy {
         can_end_early: bool,
     ) -> RetryBodyState {
         let is_owner = state.is_owner;
-        let is_timed = || self.0.timeouts.idle.is_some() || call.deadline().is_some();
+        let timeouts = &self.0.timeouts;
+        let is_silent = timeouts.idle.is_some() || timeouts.content.is_some();
+        let is_timed = || is_silent || call.deadline().is_some();
         let timers = (is_owner && can_end_early && is_timed())
             .then(|| StreamTimers::new(call.clone(), state.started_at));
         RetryBodyState { is_owner, timers }
@@ -385,7 +394,8 @@ impl CallPolicy for RetryPolicy {
         let Some(timers) = &mut body.timers else {
             return Poll::Pending;
         };
-        let timeout = ready!(timers.poll_timeout(self.0.timeouts.idle, cx));
+        let progress = tracker.stream().map_or(0, StreamState::events);
+        let timeout = ready!(timers.poll_timeout(&self.0.timeouts, progress, cx));
         let message = format!("{LAYER}: {timeout}");
         let event = StreamTimers::error_event(tracker, &message);
         if event.is_some() {

@@ -23,6 +23,10 @@ pub struct Timeouts {
     /// The longest silence after the response head. Each byte restarts it, also that of a `ping`.
     /// 120 s by default. It does not act on an error body that an inner layer reads.
     pub idle: Option<Duration>,
+    /// The longest time without an event other than `ping` in a stream whose content has begun. It
+    /// ends a stream that only keeps the connection alive. 600 s by default. A model may think for
+    /// minutes between two events, so shorter limits than the default break healthy streams.
+    pub content: Option<Duration>,
     /// The limit of all attempts and waits, to the last byte of a stream. Inner layers see it as
     /// the deadline of the call. None by default. Under a model fallback each target has its own.
     pub total: Option<Duration>,
@@ -33,6 +37,7 @@ impl Default for Timeouts {
         Self {
             head: Some(Duration::from_secs(600)),
             idle: Some(Duration::from_secs(120)),
+            content: Some(Duration::from_secs(600)),
             total: None,
         }
     }
@@ -43,6 +48,7 @@ impl Timeouts {
     pub const NONE: Self = Self {
         head: None,
         idle: None,
+        content: None,
         total: None,
     };
 
@@ -63,6 +69,13 @@ impl Timeouts {
     #[must_use]
     pub const fn with_idle(mut self, timeout: Option<Duration>) -> Self {
         self.idle = timeout;
+        self
+    }
+
+    /// Sets [`content`](Self::content).
+    #[must_use]
+    pub const fn with_content(mut self, timeout: Option<Duration>) -> Self {
+        self.content = timeout;
         self
     }
 
@@ -140,6 +153,8 @@ pub(crate) struct StreamTimers {
     started_at: Instant,
     deadline: Option<Instant>,
     idle: IdleTimer,
+    /// The silence of everything but `ping`.
+    content: IdleTimer,
     frames: usize,
     // Created when the stream first keeps the caller waiting.
     timer: Option<Pin<Box<Sleep>>>,
@@ -153,6 +168,7 @@ impl StreamTimers {
             call,
             started_at,
             idle: IdleTimer::default(),
+            content: IdleTimer::default(),
             frames: 0,
             timer: None,
         }
@@ -164,25 +180,37 @@ impl StreamTimers {
     }
 
     /// Returns the error message when the stream has been silent, or has gone on, for too long.
+    ///
+    /// `events` counts the events other than `ping` so far.
     pub(crate) fn poll_timeout(
         &mut self,
-        idle: Option<Duration>,
+        timeouts: &Timeouts,
+        events: usize,
         cx: &mut Context<'_>,
     ) -> Poll<String> {
+        let (idle, content) = (timeouts.idle, timeouts.content);
         let silent = idle.and_then(|_| after(self.idle.since(self.frames), idle));
-        let Some(until) = earlier(silent, self.deadline) else {
+        let empty = content.and_then(|_| after(self.content.since(events), content));
+        let Some(until) = earlier(earlier(silent, empty), self.deadline) else {
             return Poll::Pending;
         };
         ready!(poll_timer(&mut self.timer, until, cx));
-        Poll::Ready(if Some(until) == self.deadline {
-            let waited = until.saturating_duration_since(self.started_at);
-            format!("the stream did not end within {waited:.1?}")
-        } else {
-            // Set before the stream is dropped, so that it counts as a failure of the server and
-            // not as a caller that has lost interest.
-            self.call.time_out_attempt();
+        let until = Some(until);
+        if until == self.deadline {
+            let waited = self.deadline.map_or(Duration::ZERO, |deadline| {
+                deadline.saturating_duration_since(self.started_at)
+            });
+            return Poll::Ready(format!("the stream did not end within {waited:.1?}"));
+        }
+        // Set before the stream is dropped, so that it counts as a failure of the server and not as
+        // a caller that has lost interest.
+        self.call.time_out_attempt();
+        Poll::Ready(if until == silent {
             let waited = idle.unwrap_or_default();
             format!("the stream was silent for {waited:.1?}")
+        } else {
+            let waited = content.unwrap_or_default();
+            format!("the stream had no content for {waited:.1?}")
         })
     }
 

@@ -9,7 +9,7 @@ use std::{
 use http::{Request, Response};
 use pin_project_lite::pin_project;
 use tower::Layer;
-use tower_claude_core::{Endpoint, RequestBody};
+use tower_claude_core::{ClaudeClassify, Endpoint, RequestBody, driver::DriverLayer};
 use tower_claude_tests::{Broken, FrameBody};
 use tower_claude_token_bucket::CountTokensLayer;
 use tower_service::Service;
@@ -27,11 +27,15 @@ pin_project! {
     }
 }
 
-impl<S> Layer<S> for Layered {
-    type Service = <CountTokensLayer as Layer<Counts<S>>>::Service;
+/// A driver without policies. As in every use of the layer, a driver is inside of it.
+type Inner = DriverLayer<(), (), ClaudeClassify>;
+
+impl<S: Clone> Layer<S> for Layered {
+    type Service = <CountTokensLayer as Layer<<Inner as Layer<Counts<S>>>::Service>>::Service;
 
     fn layer(&self, inner: S) -> Self::Service {
-        self.0.layer(Counts(inner))
+        let driver = Inner::new((), (), ClaudeClassify::default());
+        self.0.layer(driver.layer(Counts(inner)))
     }
 }
 

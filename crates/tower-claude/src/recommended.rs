@@ -7,7 +7,7 @@ use tower_claude_cache::{CacheLayer, Store};
 use tower_claude_circuit_breaker::{BreakerPolicy, CircuitBreakerLayer};
 use tower_claude_core::{
     ClaudeClassify, DeadlineLayer, HeuristicCost, RequestBody, Scope, SetDeadline,
-    driver::{Driven, DriverLayer},
+    driver::{CallPolicy, Driven, DriverLayer},
     event::Observer,
 };
 use tower_claude_fallback_model::{FallbackModelLayer, FallbackPolicy};
@@ -299,13 +299,16 @@ where
 
     fn layer(&self, inner: S) -> Self::Service {
         let calls = (self.fallback.policy(), self.retry.policy());
+        let timeout = calls.request_timeout();
         let limits = self.bucket.policy();
         let limits = limits.with_header_budget(&self.budget.policy());
         let attempts = (self.breaker.policy(), limits);
         let reuses_class = !self.is_own_classifier;
         let driver =
             DriverLayer::with_reuse(calls, attempts, self.classifier.clone(), reuses_class);
-        self.deadline.layer(self.cache.layer(driver.layer(inner)))
+        // The cache reads the request, and the retry layer owns the timeouts.
+        let deadline = self.deadline.with_request_timeout(timeout);
+        deadline.layer(self.cache.layer(driver.layer(inner)))
     }
 }
 

@@ -105,6 +105,8 @@ struct StreamFacts {
     error: Option<Box<ApiError>>,
     stop_reason: Option<Box<str>>,
     delta_bytes: u64,
+    /// The number of events other than `ping`.
+    events: usize,
     started: bool,
     has_content: bool,
     complete: bool,
@@ -216,6 +218,13 @@ impl StreamState {
         self.facts.delta_bytes
     }
 
+    /// Returns the number of events so far, without `ping`. It grows while the stream makes
+    /// progress.
+    #[must_use]
+    pub fn events(&self) -> usize {
+        self.facts.events
+    }
+
     /// Returns true if the bytes so far end between two events, so that an event could be inserted
     /// here.
     #[must_use]
@@ -227,6 +236,7 @@ impl StreamState {
 impl StreamFacts {
     #[inline]
     fn on_event(&mut self, kind: StreamEvent, event: &SseEvent<'_>) {
+        self.events += usize::from(kind != StreamEvent::Ping);
         match kind {
             StreamEvent::ContentBlockDelta => {
                 self.has_content = true;

@@ -155,6 +155,12 @@ where
         loop {
             match &mut this.stage {
                 Stage::Admit(admit) => {
+                    let body = this.request.as_ref().map(Request::body);
+                    if let Some(rejection) = body.and_then(RequestBody::rejection) {
+                        let (head, _) = rejection.into_response::<R>().into_parts();
+                        let body = SampleBody::new(None, this.fault, false);
+                        return Poll::Ready(Ok(Response::from_parts(head, body)));
+                    }
                     if let Some(admit) = admit {
                         let permit = ready!(admit.as_mut().poll(cx));
                         match this.fault {

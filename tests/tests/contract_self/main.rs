@@ -60,7 +60,7 @@ caught! {
     request_copied: buffered_request_is_not_copied, CopiesRequest, "a buffered body was copied";
     long_request_refused: request_over_the_limit_streams, RefusesOtherBodies, "was refused";
     long_request_lost: request_over_the_limit_streams, LosesStreams, "was cut";
-    broken_request_hidden: request_that_fails_while_read, LosesStreams, "did not get the error";
+    broken_request_hidden: request_that_fails_while_read, LosesStreams, "without its end was sent";
     request_trailers_lost: request_trailers_come_through, LosesStreams, "assertion";
     permit_lost_by_drop: dropped_at_any_poll, CountsByHand, "no response within a day";
     body_leaked: dropped_at_any_poll, LeaksBody, "alive after";

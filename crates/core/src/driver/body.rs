@@ -1,7 +1,6 @@
 //! The body of a response that a driver has handed on.
 
 use std::{
-    collections::VecDeque,
     fmt,
     pin::Pin,
     sync::Arc,
@@ -18,7 +17,7 @@ use super::{
     policies::Policies,
 };
 use crate::{
-    body_tracker::BodyTracker, call::Call, classify::ClassifyResponse, collect::plus,
+    body_tracker::BodyTracker, call::Call, classify::ClassifyResponse, held_body::HeldBody,
     outcome::Outcome, response_body::ResponseBody,
 };
 
@@ -38,10 +37,7 @@ where
     A: AttemptPolicy,
     C: ClassifyResponse,
 {
-    /// Absent if nothing was read before the response was handed on.
-    frames: Option<VecDeque<Frame<Bytes>>>,
-    error: Option<R::Error>,
-    body: Option<R>,
+    held: HeldBody<R>,
     /// Absent for a failed response, whose outcome is known.
     tracking: Option<Tracking<P, A, C>>,
 }
@@ -64,58 +60,33 @@ where
     A: AttemptPolicy,
     C: ClassifyResponse,
 {
-    /// Creates a body that passes the inner one through.
-    pub(super) fn untracked(body: R) -> Self {
-        Self::of(None, None, Some(body), None)
-    }
-
-    /// Creates the body of a response that failed while it was held.
-    pub(super) fn failed(mut peeked: PeekedBody<R>) -> ResponseBody<Self> {
-        let frames = peeked.take_frames();
-        ResponseBody::inner(Self::of(Some(frames), peeked.error, peeked.rest, None))
+    /// Creates the body of a failed response.
+    pub(super) fn untracked(held: HeldBody<R>) -> ResponseBody<Self> {
+        ResponseBody::inner(Self(Some(Box::new(Rest {
+            held,
+            tracking: None,
+        }))))
     }
 
     /// Creates the body of a successful response.
     pub(super) fn tracked(
-        mut peeked: PeekedBody<R>,
+        peeked: PeekedBody<R>,
         policies: &Arc<Policies<P, A, C>>,
         attempt: A::Attempt,
         state: &mut P::State,
         call: &Arc<Call>,
     ) -> ResponseBody<Self> {
-        let frames = peeked.take_frames();
-        let body = peeked.rest.as_ref();
-        let mut tracking = Tracking::new(body, peeked.tracker, policies, attempt, state, call);
-        tracking.ended = peeked.ended;
+        let PeekedBody {
+            tracker,
+            held,
+            ended,
+            ..
+        } = peeked;
+        let mut tracking =
+            Tracking::new(held.rest.as_ref(), tracker, policies, attempt, state, call);
+        tracking.ended = ended;
         let tracking = Some(tracking);
-        ResponseBody::inner(Self::of(Some(frames), peeked.error, peeked.rest, tracking))
-    }
-
-    /// Creates the body of a successful response of which nothing was read.
-    pub(super) fn unread(
-        body: R,
-        tracker: BodyTracker,
-        policies: &Arc<Policies<P, A, C>>,
-        attempt: A::Attempt,
-        state: &mut P::State,
-        call: &Arc<Call>,
-    ) -> ResponseBody<Self> {
-        let tracking = Tracking::new(Some(&body), tracker, policies, attempt, state, call);
-        ResponseBody::inner(Self::of(None, None, Some(body), Some(tracking)))
-    }
-
-    fn of(
-        frames: Option<VecDeque<Frame<Bytes>>>,
-        error: Option<R::Error>,
-        body: Option<R>,
-        tracking: Option<Tracking<P, A, C>>,
-    ) -> Self {
-        Self(Some(Box::new(Rest {
-            frames,
-            error,
-            body,
-            tracking,
-        })))
+        ResponseBody::inner(Self(Some(Box::new(Rest { held, tracking }))))
     }
 }
 
@@ -202,18 +173,15 @@ where
         let Some(rest) = &mut this.0 else {
             return Poll::Ready(None);
         };
-        if let Some(frame) = rest.frames.as_mut().and_then(VecDeque::pop_front) {
-            return Poll::Ready(Some(Ok(frame)));
+        if let Some(frame) = rest.held.pop() {
+            return Poll::Ready(Some(frame));
         }
-        if let Some(error) = rest.error.take() {
-            return Poll::Ready(Some(Err(error)));
-        }
-        let Some(body) = &mut rest.body else {
+        if rest.held.rest.is_none() {
             return Poll::Ready(None);
-        };
-        if let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(cx) {
+        }
+        if let Poll::Ready(frame) = rest.held.poll_rest(cx) {
             if let Some(tracking) = &mut rest.tracking {
-                tracking.track(frame.as_ref(), body.is_end_stream());
+                tracking.track(frame.as_ref(), rest.held.is_read());
                 match &frame {
                     Some(Ok(_)) => tracking.policies.call.on_frame(&mut tracking.body_state),
                     _ => tracking.body_state = P::BodyState::default(),
@@ -237,11 +205,7 @@ where
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(|rest| {
-            rest.frames.as_ref().is_none_or(VecDeque::is_empty)
-                && rest.error.is_none()
-                && rest.body.as_ref().is_none_or(HttpBody::is_end_stream)
-        })
+        self.0.as_ref().is_none_or(|rest| rest.held.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -253,17 +217,7 @@ where
         {
             return SizeHint::new();
         }
-        let lengths = rest.frames.iter().flatten().filter_map(Frame::data_ref);
-        let length = lengths.map(|data| data.len() as u64).sum();
-        match &rest.body {
-            Some(body) => plus(body.size_hint(), length),
-            None if rest.error.is_none() => SizeHint::with_exact(length),
-            None => {
-                let mut hint = SizeHint::new();
-                hint.set_lower(length);
-                hint
-            }
-        }
+        rest.held.size_hint()
     }
 }
 
@@ -276,7 +230,7 @@ where
 {
     fn drop(&mut self) {
         // The inner body must be gone before its end is reported.
-        self.body = None;
+        self.held.rest = None;
         if let Some(tracking) = &mut self.tracking
             && !tracking.ended
         {

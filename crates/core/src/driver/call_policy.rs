@@ -1,6 +1,7 @@
 //! Policies that send a call again.
 
 use std::{
+    fmt,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -16,7 +17,6 @@ use crate::{
 };
 
 /// The beginning of a call, or of its next stage under an outer call policy.
-#[derive(Debug)]
 pub struct CallStart<'a> {
     /// The request. A policy may replace it.
     pub request: &'a mut Request<RequestBody>,
@@ -24,8 +24,18 @@ pub struct CallStart<'a> {
     pub call: &'a Arc<Call>,
     /// The request as it is, if an outer policy keeps a copy already.
     pub saved: Option<Arc<SavedRequest>>,
-    /// The time of this start.
+    /// The time of this start. If the body of the request had to be awaited, it is the arrival of
+    /// the request.
     pub now: Instant,
+}
+
+impl fmt::Debug for CallStart<'_> {
+    /// Leaves the request out, because it holds a key and a prompt.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CallStart")
+            .field("now", &self.now)
+            .finish_non_exhaustive()
+    }
 }
 
 /// An attempt that failed.
@@ -63,6 +73,12 @@ pub trait CallPolicy {
 
     /// Starts a call.
     fn start(&self, start: &mut CallStart<'_>) -> Self::State;
+
+    /// Returns the longest time in which the body of a request must arrive. `None` by default, which
+    /// sets no limit.
+    fn request_timeout(&self) -> Option<Duration> {
+        None
+    }
 
     /// Returns a rejection if the deadline of the call has passed before its first attempt.
     fn check_deadline(&self, state: &mut Self::State, call: &Arc<Call>) -> Option<Rejection> {
@@ -250,6 +266,11 @@ impl<A: CallPolicy, B: CallPolicy> CallPolicy for (A, B) {
             inner,
             outer_is_next: false,
         }
+    }
+
+    fn request_timeout(&self) -> Option<Duration> {
+        let timeouts = [self.0.request_timeout(), self.1.request_timeout()];
+        timeouts.into_iter().flatten().min()
     }
 
     #[inline]

@@ -19,7 +19,7 @@ use super::{
     attempt_policy::{AttemptPolicy, Clock},
     body::Body,
     call_policy::{AttemptFailure, CallPolicy},
-    peek::{Peeked, PeekedBody},
+    peek::{Peeked, PeekedBody, is_refusal},
     policies::{Policies, Shared},
     progress::{NotSent, Progress},
 };
@@ -28,8 +28,10 @@ use crate::{
     class::{Class, Kind},
     classify::{Classify, ClassifyResponse},
     error_body::ErrorBody,
+    held_body::HeldBody,
+    outcome::Outcome,
     paused_by_limiter::PausedByLimiter,
-    rejection::Rejection,
+    rejection::{RejectReason, Rejection},
     request_body::RequestBody,
     response_body::ResponseBody,
 };
@@ -64,12 +66,13 @@ pin_project! {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
             let policies = &this.shared.policies;
-            let held = match this.state.as_mut().project() {
-                StateProjection::Holding { response } => response.take(),
-                _ => None,
+            let (held, answered) = match this.state.as_mut().project() {
+                StateProjection::Holding { response } => (response.take(), true),
+                StateProjection::Calling { .. } => (None, false),
+                _ => (None, true),
             };
             this.state.set(State::Done);
-            this.progress.report_timeout(policies);
+            this.progress.report_unfinished(policies, answered);
             if let Some(mut held) = held {
                 let attempt = &mut this.progress.attempt;
                 held.body.report_dropped(&policies.attempts, attempt);
@@ -90,16 +93,16 @@ pin_project! {
         Waiting { waiting: Box<(S, Request<RequestBody>)> },
         /// Until the response head.
         Calling { #[pin] future: F },
-        /// Until the body of an error response is read. `class` is present if the head has told it.
-        Reading { response: Option<Box<(Parts, ErrorBody<R>)>>, class: Option<Class> },
+        /// Until the body of an error response is read.
+        Reading { response: Option<Box<Failed<R>>> },
         /// Until the first content of a successful response.
         Holding { response: Option<Box<Held<R>>> },
         /// Until the next attempt.
         Sleeping { sleep: Pin<Box<Sleep>> },
         /// The first attempt is not sent.
         NotSent { reason: Option<NotSent<E>> },
-        /// The deadline had passed before the first attempt.
-        DeadlinePassed { rejection: Option<Box<Rejection>> },
+        /// The call is rejected before the first attempt.
+        Rejected { rejection: Option<Box<Rejection>> },
         Done,
     }
 }
@@ -108,6 +111,28 @@ pin_project! {
 struct Held<R: HttpBody> {
     head: Parts,
     body: PeekedBody<R>,
+}
+
+/// A failed response whose body is read.
+struct Failed<R: HttpBody> {
+    head: Parts,
+    body: ErrorBody<R>,
+    /// Absent if the body decides it.
+    class: Option<Class>,
+    /// Ends the reading at the deadline of the call.
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl<R: HttpBody<Data = Bytes> + Unpin> Failed<R> {
+    fn poll_deadline(&mut self, deadline: Option<Instant>, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(until) = deadline else {
+            return Poll::Pending;
+        };
+        let timer = self
+            .timer
+            .get_or_insert_with(|| Box::pin(sleep_until(until)));
+        timer.as_mut().poll(cx)
+    }
 }
 
 /// An attempt that failed, with all that it would hand to the caller.
@@ -120,8 +145,9 @@ enum Failure<R: HttpBody<Data = Bytes>, E> {
 
 /// The body of a failed response.
 enum FailedBody<R: HttpBody<Data = Bytes>> {
-    Unread(R),
-    Read(ErrorBody<R>),
+    /// Read in part or not at all.
+    Error(ErrorBody<R>),
+    /// A success that failed while it was held.
     Held(PeekedBody<R>),
 }
 
@@ -160,13 +186,13 @@ where
         Self::of(shared, progress, State::NotSent { reason })
     }
 
-    pub(super) fn deadline_passed(
+    pub(super) fn rejected(
         shared: Arc<Shared<S, P, A, C>>,
         progress: Progress<P, A>,
         rejection: Rejection,
     ) -> Self {
         let rejection = Some(Box::new(rejection));
-        Self::of(shared, progress, State::DeadlinePassed { rejection })
+        Self::of(shared, progress, State::Rejected { rejection })
     }
 
     #[inline]
@@ -218,34 +244,31 @@ where
                                         this.state.set(State::Holding { response });
                                         continue;
                                     }
-                                    Next::Read(response, class) => {
+                                    Next::Read(response) => {
                                         let response = Some(response);
-                                        this.state.set(State::Reading { response, class });
+                                        this.state.set(State::Reading { response });
                                         continue;
                                     }
                                     Next::Fail(failure) => failure,
                                 }
                             }
                             Poll::Ready(Err(error)) => {
-                                let class = policies.classifier.error(&error);
+                                // The client only passes on that the caller's body failed.
+                                let class = match progress.call.body_failure() {
+                                    Some(failure) => failure.class(),
+                                    None => policies.classifier.error(&error),
+                                };
                                 report(policies, progress, &class, None, &mut Clock::default());
                                 Failure::Error(class, error)
                             }
-                            Poll::Pending => Failure::TimedOut(ready!(poll_timeout(
-                                policies, progress, None, cx
-                            ))),
+                            Poll::Pending => ready!(poll_timeout(policies, progress, None, cx)),
                         }
                     }
                 }
                 StateProjection::Holding { response } => {
                     let held = response.as_mut().expect("polled after completion");
-                    let peeked = held.body.poll_peek(
-                        &policies.attempts,
-                        &mut progress.attempt,
-                        &policies.classifier,
-                        &mut Clock::default(),
-                        cx,
-                    );
+                    let (attempt, clock) = (&mut progress.attempt, &mut Clock::default());
+                    let peeked = held.body.poll_peek(policies, attempt, clock, cx);
                     if let Poll::Ready(peeked) = peeked {
                         let held = *response.take().expect("looked at before");
                         match on_peeked(policies, progress, held.head, held.body, peeked) {
@@ -256,11 +279,11 @@ where
                             Err(failure) => failure,
                         }
                     } else {
-                        let received = Some(held.body.length);
-                        let rejection = ready!(poll_timeout(policies, progress, received, cx));
+                        let received = Some(held.body.held.chunks.len());
+                        let failure = ready!(poll_timeout(policies, progress, received, cx));
                         let attempt = &mut progress.attempt;
                         held.body.report_dropped(&policies.attempts, attempt);
-                        Failure::TimedOut(rejection)
+                        failure
                     }
                 }
                 StateProjection::Waiting { waiting } => {
@@ -274,29 +297,35 @@ where
                             continue;
                         }
                         Poll::Ready(Err(reason)) => not_sent(policies, reason),
-                        Poll::Pending => {
-                            Failure::TimedOut(ready!(poll_timeout(policies, progress, None, cx)))
-                        }
+                        Poll::Pending => ready!(poll_timeout(policies, progress, None, cx)),
                     }
                 }
-                StateProjection::Reading { response, class } => {
-                    let (_, body) = &mut **response.as_mut().expect("polled after completion");
-                    if body.poll_read(cx).is_pending() {
+                StateProjection::Reading { response } => {
+                    let failed = response.as_mut().expect("polled after completion");
+                    if failed.body.poll_read(cx).is_pending() {
                         // A timer ends the reading and not the attempt. The head is a response, so
                         // the part of the body that was received decides the class.
                         let (state, call) = (&mut progress.state, &progress.call);
-                        let received = Some(body.length());
-                        ready!(policies.call.poll_timeout(state, call, received, cx));
+                        let received = Some(failed.body.length());
+                        let timeout = policies.call.poll_timeout(state, call, received, cx);
+                        if timeout.is_pending() {
+                            ready!(failed.poll_deadline(call.deadline(), cx));
+                        }
                     }
-                    let (mut head, body) = *response.take().expect("looked at before");
-                    let class = class.take().unwrap_or_else(|| {
+                    let Failed {
+                        mut head,
+                        body,
+                        class,
+                        ..
+                    } = *response.take().expect("looked at before");
+                    let class = class.unwrap_or_else(|| {
                         let bytes = body.bytes();
                         policies.classifier.body(head.status, &head.headers, &bytes)
                     });
                     let clock = &mut Clock::default();
                     report(policies, progress, &class, Some(&mut head), clock);
                     head.extensions.insert(class);
-                    Failure::Response(class, head, FailedBody::Read(body))
+                    Failure::Response(class, head, FailedBody::Error(body))
                 }
                 StateProjection::Sleeping { sleep } => {
                     ready!(sleep.as_mut().poll(cx));
@@ -310,7 +339,7 @@ where
                 StateProjection::NotSent { reason } => {
                     not_sent(policies, reason.take().expect("polled after completion"))
                 }
-                StateProjection::DeadlinePassed { rejection } => {
+                StateProjection::Rejected { rejection } => {
                     let rejection = *rejection.take().expect("polled after completion");
                     this.state.set(State::Done);
                     policies.call.on_rejection(&rejection);
@@ -363,7 +392,7 @@ where
 {
     Answer(Answer<R, P, A, C>),
     Hold(Box<Held<R>>),
-    Read(Box<(Parts, ErrorBody<R>)>, Option<Class>),
+    Read(Box<Failed<R>>),
     Fail(Failure<R, E>),
 }
 
@@ -383,39 +412,112 @@ where
 {
     let class = Class::by_head(&policies.classifier, policies.reuses_class, &response);
     let (mut head, body) = response.into_parts();
-    let clock = &mut Clock::default();
     match class {
         Some(class) if class.is_success() => {
+            let clock = &mut Clock::default();
             report(policies, progress, &class, Some(&mut head), clock);
-            let tracker = start_tracking(policies, progress, &head);
-            if !P::HOLDS_RESPONSE && !body.is_end_stream() {
-                let attempt = std::mem::take(&mut progress.attempt);
-                let (state, call) = (&mut progress.state, &progress.call);
-                let body = Body::unread(body, tracker, policies, attempt, state, call);
-                policies.call.finish(state, call);
-                return Next::Answer(Response::from_parts(head, body));
-            }
-            let mut body = PeekedBody::new(body, tracker);
-            let attempts = &policies.attempts;
-            let classifier = &policies.classifier;
-            body.report_empty(attempts, &mut progress.attempt, classifier, clock);
-            if !P::HOLDS_RESPONSE {
-                return Next::Answer(into_answer(policies, progress, head, body));
-            }
-            match body.poll_peek(attempts, &mut progress.attempt, classifier, clock, cx) {
-                Poll::Ready(peeked) => match on_peeked(policies, progress, head, body, peeked) {
-                    Ok(answer) => Next::Answer(answer),
-                    Err(failure) => Next::Fail(failure),
-                },
-                Poll::Pending => Next::Hold(Box::new(Held { head, body })),
-            }
+            on_success(policies, progress, head, body, clock, cx)
         }
         Some(class) if !policies.call.reads_error_body(&class) => {
+            let clock = &mut Clock::default();
             report(policies, progress, &class, Some(&mut head), clock);
-            Next::Fail(Failure::Response(class, head, FailedBody::Unread(body)))
+            let body = FailedBody::Error(ErrorBody::new(body));
+            Next::Fail(Failure::Response(class, head, body))
         }
-        class => Next::Read(Box::new((head, ErrorBody::new(body))), class),
+        class => Next::Read(Box::new(Failed {
+            head,
+            body: ErrorBody::new(body),
+            class,
+            timer: None,
+        })),
     }
+}
+
+/// Hands a successful response on, or holds it until its first content.
+#[inline]
+fn on_success<R, P, A, C, E>(
+    policies: &Arc<Policies<P, A, C>>,
+    progress: &mut Progress<P, A>,
+    head: Parts,
+    mut body: R,
+    clock: &mut Clock,
+    cx: &mut Context<'_>,
+) -> Next<R, P, A, C, E>
+where
+    R: HttpBody<Data = Bytes> + Unpin,
+    P: CallPolicy,
+    A: AttemptPolicy,
+    C: ClassifyResponse,
+{
+    let mut tracker = start_tracking(policies, progress, &head);
+    let mut first = None;
+    if P::HOLDS_RESPONSE && tracker.is_json() && !body.is_end_stream() {
+        match Pin::new(&mut body).poll_frame(cx) {
+            // An ordinary JSON response is there as a whole, and needs no body that is tracked.
+            Poll::Ready(Some(Ok(frame))) if frame.is_data() && body.is_end_stream() => {
+                let data = frame.into_data().unwrap_or_default();
+                let classify = |error: &_| policies.classifier.stream_error(error);
+                let outcome = tracker.last(&data, classify);
+                let attempts = &policies.attempts;
+                attempts.on_end(&mut progress.attempt, &outcome, clock);
+                let peeked = match outcome {
+                    Outcome::Failed { class, .. } => Peeked::Failed(class),
+                    _ => Peeked::Forward,
+                };
+                return on_whole(policies, progress, head, data, tracker, peeked);
+            }
+            Poll::Ready(frame) => first = Some(frame),
+            Poll::Pending => {}
+        }
+    }
+    let mut body = PeekedBody::new(body, tracker);
+    let attempt = &mut progress.attempt;
+    match first {
+        Some(first) => body.add(first, policies, attempt, clock),
+        None => body.report_empty(policies, attempt, clock),
+    }
+    if !P::HOLDS_RESPONSE {
+        return Next::Answer(into_answer(policies, progress, head, body));
+    }
+    match body.poll_peek(policies, &mut progress.attempt, clock, cx) {
+        Poll::Ready(peeked) => match on_peeked(policies, progress, head, body, peeked) {
+            Ok(answer) => Next::Answer(answer),
+            Err(failure) => Next::Fail(failure),
+        },
+        Poll::Pending => Next::Hold(Box::new(Held { head, body })),
+    }
+}
+
+/// Hands on a response whose only frame has arrived.
+#[inline]
+fn on_whole<R, P, A, C, E>(
+    policies: &Policies<P, A, C>,
+    progress: &mut Progress<P, A>,
+    mut head: Parts,
+    data: Bytes,
+    tracker: BodyTracker,
+    peeked: Peeked,
+) -> Next<R, P, A, C, E>
+where
+    R: HttpBody<Data = Bytes> + Unpin,
+    P: CallPolicy,
+    A: AttemptPolicy,
+    C: ClassifyResponse,
+{
+    let (state, call) = (&mut progress.state, &progress.call);
+    let failed = match peeked {
+        Peeked::Failed(class) => Some(class),
+        Peeked::Forward => {
+            let refused = policies.call.detects_refusal() && is_refusal(&data);
+            policies.call.on_success(state, call, &mut head, refused)
+        }
+    };
+    if let Some(class) = failed {
+        let body = FailedBody::Held(PeekedBody::whole(data, tracker));
+        return Next::Fail(Failure::Response(class, head, body));
+    }
+    policies.call.finish(state, call);
+    Next::Answer(Response::from_parts(head, ResponseBody::full(data)))
 }
 
 /// Reports the class of an attempt to the attempt policies.
@@ -453,16 +555,31 @@ fn start_tracking<P: CallPolicy, A: AttemptPolicy, C: ClassifyResponse>(
     }
 }
 
-fn poll_timeout<P: CallPolicy, A: AttemptPolicy, C>(
+/// Returns a failure when a timer of the call policy ends the attempt.
+fn poll_timeout<R, E, P, A, C>(
     policies: &Policies<P, A, C>,
     progress: &mut Progress<P, A>,
     received: Option<usize>,
     cx: &mut Context<'_>,
-) -> Poll<Rejection> {
+) -> Poll<Failure<R, E>>
+where
+    R: HttpBody<Data = Bytes>,
+    P: CallPolicy,
+    A: AttemptPolicy,
+{
     let (state, call) = (&mut progress.state, &progress.call);
-    let rejection = ready!(policies.call.poll_timeout(state, call, received, cx));
-    progress.report_timeout(policies);
-    Poll::Ready(rejection)
+    let mut rejection = ready!(policies.call.poll_timeout(state, call, received, cx));
+    progress.report_unfinished(policies, received.is_some());
+    let body = progress.call.unfinished_body();
+    Poll::Ready(match body.filter(|_| received.is_none()) {
+        // The caller kept the server waiting, and not the other way round.
+        Some(failure) => {
+            rejection.reason = RejectReason::Body { failure };
+            policies.call.on_rejection(&rejection);
+            Failure::Rejected(Box::new(rejection))
+        }
+        None => Failure::TimedOut(rejection),
+    })
 }
 
 fn not_sent<R, E, P, A, C>(policies: &Policies<P, A, C>, reason: NotSent<E>) -> Failure<R, E>
@@ -519,7 +636,7 @@ where
     C: ClassifyResponse,
 {
     let body = if body.is_whole() {
-        ResponseBody::full(body.first)
+        ResponseBody::full(body.held.chunks.into_bytes())
     } else {
         let attempt = std::mem::take(&mut progress.attempt);
         let (state, call) = (&mut progress.state, &progress.call);
@@ -527,6 +644,21 @@ where
     };
     policies.call.finish(&mut progress.state, &progress.call);
     Response::from_parts(head, body)
+}
+
+impl<R: HttpBody<Data = Bytes> + Unpin> FailedBody<R> {
+    /// Drops the body, and reports that a held response is not read to its end.
+    fn discard<A: AttemptPolicy>(self, attempts: &A, attempt: &mut A::Attempt) {
+        match self {
+            Self::Error(body) => body.into_held().drain(),
+            Self::Held(mut body) => {
+                if let Some(rest) = body.held.rest.take() {
+                    HeldBody::new(rest).drain();
+                }
+                body.report_dropped(attempts, attempt);
+            }
+        }
+    }
 }
 
 impl<R, E> Failure<R, E>
@@ -550,10 +682,10 @@ where
         }
     }
 
-    /// Drops the failure, and reports that a held response is not read to its end.
+    /// Drops the failure.
     fn discard<A: AttemptPolicy>(self, attempts: &A, attempt: &mut A::Attempt) {
-        if let Self::Response(_, _, FailedBody::Held(mut body)) = self {
-            body.report_dropped(attempts, attempt);
+        if let Self::Response(_, _, body) = self {
+            body.discard(attempts, attempt);
         }
     }
 
@@ -580,21 +712,19 @@ where
         };
         head.extensions.insert(class);
         let read = match &body {
-            FailedBody::Read(body) => body.bytes(),
-            _ => Default::default(),
+            FailedBody::Error(body) => body.bytes(),
+            FailedBody::Held(_) => Default::default(),
         };
         let state = &mut progress.state;
         let replacement = policies.call.on_give_up(state, &class, &mut head, &read);
         drop(read);
         let body = match (replacement, body) {
-            (Some(bytes), FailedBody::Held(mut body)) => {
-                body.report_dropped(&policies.attempts, &mut progress.attempt);
+            (Some(bytes), body) => {
+                body.discard(&policies.attempts, &mut progress.attempt);
                 ResponseBody::full(bytes)
             }
-            (Some(bytes), _) => ResponseBody::full(bytes),
-            (None, FailedBody::Unread(body)) => ResponseBody::inner(Body::untracked(body)),
-            (None, FailedBody::Read(body)) => body.into_body(Body::untracked),
-            (None, FailedBody::Held(body)) if body.ended => Body::failed(body),
+            (None, FailedBody::Error(body)) => Body::untracked(body.into_held()),
+            (None, FailedBody::Held(body)) if body.ended => Body::untracked(body.held),
             // The model declined, and the caller reads on to the end of the response.
             (None, FailedBody::Held(body)) => {
                 let attempt = std::mem::take(&mut progress.attempt);

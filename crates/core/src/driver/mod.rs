@@ -15,16 +15,20 @@
 //!
 //! # The life of a call
 //!
-//! 1. [`CallPolicy::start`] reads the request and keeps a copy if it may have to send it again.
-//! 2. [`AttemptPolicy::poll_admit`] runs from the outer policy to the inner one. The inner service
+//! 1. The body of the request is buffered, within [`CallPolicy::request_timeout`] and the deadline of
+//!    the caller. If it fails, breaks a limit or is late, the caller gets a 400, 413 or 504 and no
+//!    policy counts the call. A body over the buffer limit is not awaited.
+//! 2. [`CallPolicy::start`] reads the request and keeps a copy if it may have to send it again.
+//! 3. [`AttemptPolicy::poll_admit`] runs from the outer policy to the inner one. The inner service
 //!    becomes ready, the request is sent, and [`CallPolicy::on_sent`] and
 //!    [`AttemptPolicy::on_sent`] follow.
-//! 3. The response head, or the error, becomes a [`Class`](crate::Class). The attempt policies get it
+//! 4. The response head, or the error, becomes a [`Class`](crate::Class). The attempt policies get it
 //!    in [`AttemptPolicy::on_response`], from the inner one to the outer one.
-//! 4. A success is held until its first content. A failure goes to [`CallPolicy::on_failure`], which
+//! 5. A success is held until its first content. A failure goes to [`CallPolicy::on_failure`], which
 //!    may ask for another attempt. The failed response and all that the attempt holds are dropped
-//!    before the wait.
-//! 5. The caller gets the response. Its body reports progress to the attempt policies and ends with
+//!    before the wait. What has arrived of its body is read before, so that the connection stays
+//!    usable.
+//! 6. The caller gets the response. Its body reports progress to the attempt policies and ends with
 //!    exactly one [`AttemptPolicy::on_end`].
 //!
 //! # A policy of your own

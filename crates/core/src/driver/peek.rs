@@ -1,18 +1,18 @@
 //! A successful response until it is ready for the caller.
 
-use std::{
-    collections::VecDeque,
-    pin::Pin,
-    task::{Context, Poll},
-};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body, Frame};
 use tower_claude_wire::{StreamState, stop_reason};
 
-use super::attempt_policy::{AttemptPolicy, Clock};
+use super::{
+    attempt_policy::{AttemptPolicy, Clock},
+    policies::Policies,
+};
 use crate::{
-    body_tracker::BodyTracker, class::Class, classify::ClassifyResponse, outcome::Outcome,
+    body_tracker::BodyTracker, class::Class, classify::ClassifyResponse, held_body::HeldBody,
+    outcome::Outcome,
 };
 
 /// The most that is held of a response: 64 KiB.
@@ -30,12 +30,7 @@ pub(super) enum Peeked {
 /// The body of a successful response with the frames that were read of it.
 pub(super) struct PeekedBody<R: Body> {
     pub(super) tracker: BodyTracker,
-    /// The first data, which is all of an ordinary JSON response. Empty if there is none.
-    pub(super) first: Bytes,
-    pub(super) more: VecDeque<Frame<Bytes>>,
-    pub(super) length: usize,
-    pub(super) error: Option<R::Error>,
-    pub(super) rest: Option<R>,
+    pub(super) held: HeldBody<R>,
     /// The response failed, so far as it was read.
     failed: Option<Class>,
     /// The attempt policies know how the response ended.
@@ -67,7 +62,31 @@ pub(super) fn track<A: AttemptPolicy>(
     early.or_else(|| is_last.then(|| tracker.ended(classify)))
 }
 
-impl<R: Body> PeekedBody<R> {
+/// Returns true if the model declined in this whole JSON response.
+pub(super) fn is_refusal(body: &[u8]) -> bool {
+    stop_reason(body).as_deref() == Some("refusal")
+}
+
+impl<R: Body<Data = Bytes>> PeekedBody<R> {
+    pub(super) const fn new(body: R, tracker: BodyTracker) -> Self {
+        Self {
+            tracker,
+            held: HeldBody::new(body),
+            failed: None,
+            ended: false,
+        }
+    }
+
+    /// Creates the body of a response that consists of this data, and whose outcome was reported.
+    pub(super) fn whole(data: Bytes, tracker: BodyTracker) -> Self {
+        Self {
+            tracker,
+            held: HeldBody::whole(data),
+            failed: None,
+            ended: true,
+        }
+    }
+
     /// Drops the rest of the response, and reports that it is not read to its end unless its end is
     /// known.
     pub(super) fn report_dropped<A: AttemptPolicy>(
@@ -76,40 +95,25 @@ impl<R: Body> PeekedBody<R> {
         attempt: &mut A::Attempt,
     ) {
         // The inner body must be gone before its end is reported.
-        self.rest = None;
+        self.held.rest = None;
         if !self.ended {
             self.ended = true;
             let usage = self.tracker.usage();
             attempts.on_end(attempt, &Outcome::Dropped { usage }, &mut Clock::default());
         }
     }
-}
-
-impl<R: Body<Data = Bytes> + Unpin> PeekedBody<R> {
-    pub(super) const fn new(body: R, tracker: BodyTracker) -> Self {
-        Self {
-            tracker,
-            first: Bytes::new(),
-            more: VecDeque::new(),
-            length: 0,
-            error: None,
-            rest: Some(body),
-            failed: None,
-            ended: false,
-        }
-    }
 
     /// Reports the end of a response that has no frames, such as the answer to a HEAD request.
-    pub(super) fn report_empty<A: AttemptPolicy>(
+    pub(super) fn report_empty<P, A: AttemptPolicy, C: ClassifyResponse>(
         &mut self,
-        attempts: &A,
+        policies: &Policies<P, A, C>,
         attempt: &mut A::Attempt,
-        classifier: &impl ClassifyResponse,
         clock: &mut Clock,
     ) {
-        if self.rest.as_ref().is_some_and(Body::is_end_stream) {
-            let outcome = self.tracker.ended(|error| classifier.stream_error(error));
-            self.end(attempts, attempt, &outcome, clock);
+        if self.held.chunks.len() == 0 && self.held.is_read() {
+            let classify = |error: &_| policies.classifier.stream_error(error);
+            let outcome = self.tracker.ended(classify);
+            self.end(&policies.attempts, attempt, &outcome, clock);
         }
     }
 
@@ -128,70 +132,22 @@ impl<R: Body<Data = Bytes> + Unpin> PeekedBody<R> {
         attempts.on_end(attempt, outcome, clock);
     }
 
-    /// Reads on until the response is ready for the caller or has failed, and reports to the attempt
-    /// policies.
-    pub(super) fn poll_peek<A: AttemptPolicy>(
-        &mut self,
-        attempts: &A,
-        attempt: &mut A::Attempt,
-        classifier: &impl ClassifyResponse,
-        clock: &mut Clock,
-        cx: &mut Context<'_>,
-    ) -> Poll<Peeked> {
-        loop {
-            if let Some(peeked) = self.peeked() {
-                return Poll::Ready(peeked);
-            }
-            let Some(body) = &mut self.rest else {
-                return Poll::Ready(Peeked::Forward);
-            };
-            let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(cx) else {
-                return Poll::Pending;
-            };
-            let outcome = match &frame {
-                // An empty frame would never fill the limit.
-                Some(Ok(frame)) if frame.data_ref().is_some_and(Bytes::is_empty) => continue,
-                _ if self.ended => None,
-                Some(Ok(frame)) => {
-                    let is_last = body.is_end_stream();
-                    track(
-                        &mut self.tracker,
-                        attempts,
-                        attempt,
-                        classifier,
-                        frame,
-                        is_last,
-                    )
-                }
-                Some(Err(_)) => Some(self.tracker.broken()),
-                None => Some(self.tracker.ended(|error| classifier.stream_error(error))),
-            };
-            if let Some(outcome) = outcome {
-                self.end(attempts, attempt, &outcome, clock);
-            }
-            match frame {
-                Some(Ok(frame)) => self.keep(frame),
-                Some(Err(error)) => {
-                    self.error = Some(error);
-                    self.rest = None;
-                }
-                None => self.rest = None,
-            }
+    /// Returns true if the model declined before any content of a stream, or in a whole JSON response.
+    pub(super) fn is_refusal(&self) -> bool {
+        if let Some(stream) = self.tracker.stream() {
+            return stream.is_refusal() && !stream.has_content();
         }
+        self.tracker.is_json() && self.held.is_read() && is_refusal(&self.held.chunks.bytes())
     }
 
-    fn keep(&mut self, frame: Frame<Bytes>) {
-        if let Some(data) = frame.data_ref() {
-            self.length += data.len();
-        }
-        if self.first.is_empty() && self.more.is_empty() {
-            match frame.into_data() {
-                Ok(data) => self.first = data,
-                Err(frame) => self.more.push_back(frame),
+    /// Returns true if the response is one frame at most, and nothing is left that could fail.
+    pub(super) fn is_whole(&self) -> bool {
+        self.ended
+            && self.held.is_single()
+            && match &self.held.rest {
+                Some(body) => self.tracker.is_json() && body.is_end_stream(),
+                None => true,
             }
-        } else {
-            self.more.push_back(frame);
-        }
     }
 
     fn peeked(&self) -> Option<Peeked> {
@@ -199,48 +155,58 @@ impl<R: Body<Data = Bytes> + Unpin> PeekedBody<R> {
         if let Some(class) = self.failed.filter(|_| !has_content) {
             return Some(Peeked::Failed(class));
         }
-        let is_over = self.rest.as_ref().is_none_or(Body::is_end_stream);
-        let forwards = self.tracker.has_begun() || is_over || self.length >= HELD_LIMIT;
+        let is_long = self.held.chunks.len() >= HELD_LIMIT;
+        let forwards = self.tracker.has_begun() || self.held.is_read() || is_long;
         forwards.then_some(Peeked::Forward)
     }
+}
 
-    /// Returns true if the model declined before any content of a stream, or in a whole JSON response.
-    pub(super) fn is_refusal(&self) -> bool {
-        if let Some(stream) = self.tracker.stream() {
-            return stream.is_refusal() && !stream.has_content();
-        }
-        let is_over = self.rest.as_ref().is_none_or(Body::is_end_stream);
-        if !self.tracker.is_json() || !is_over {
-            return false;
-        }
-        let declined = |body: &[u8]| stop_reason(body).as_deref() == Some("refusal");
-        if self.more.is_empty() {
-            return declined(&self.first);
-        }
-        let mut whole = self.first.to_vec();
-        for data in self.more.iter().filter_map(Frame::data_ref) {
-            whole.extend_from_slice(data);
-        }
-        declined(&whole)
-    }
-
-    /// Returns true if the response is one frame at most, and nothing is left that could fail.
-    pub(super) fn is_whole(&self) -> bool {
-        self.ended
-            && self.more.is_empty()
-            && self.error.is_none()
-            && match &self.rest {
-                Some(body) => self.tracker.is_json() && body.is_end_stream(),
-                None => true,
+impl<R: Body<Data = Bytes> + Unpin> PeekedBody<R> {
+    /// Reads on until the response is ready for the caller or has failed, and reports to the attempt
+    /// policies.
+    pub(super) fn poll_peek<P, A: AttemptPolicy, C: ClassifyResponse>(
+        &mut self,
+        policies: &Policies<P, A, C>,
+        attempt: &mut A::Attempt,
+        clock: &mut Clock,
+        cx: &mut Context<'_>,
+    ) -> Poll<Peeked> {
+        loop {
+            if let Some(peeked) = self.peeked() {
+                return Poll::Ready(peeked);
             }
+            let Poll::Ready(frame) = self.held.poll_rest(cx) else {
+                return Poll::Pending;
+            };
+            self.add(frame, policies, attempt, clock);
+        }
     }
 
-    /// Returns the frames that were read, in order.
-    pub(super) fn take_frames(&mut self) -> VecDeque<Frame<Bytes>> {
-        let mut frames = std::mem::take(&mut self.more);
-        if !self.first.is_empty() {
-            frames.push_front(Frame::data(std::mem::take(&mut self.first)));
+    /// Tracks what the body has yielded, keeps it, and reports to the attempt policies.
+    pub(super) fn add<P, A: AttemptPolicy, C: ClassifyResponse>(
+        &mut self,
+        frame: Option<Result<Frame<Bytes>, R::Error>>,
+        policies: &Policies<P, A, C>,
+        attempt: &mut A::Attempt,
+        clock: &mut Clock,
+    ) {
+        let outcome = match &frame {
+            _ if self.ended => None,
+            Some(Ok(frame)) => {
+                let (attempts, classifier) = (&policies.attempts, &policies.classifier);
+                let is_last = self.held.is_read();
+                let tracker = &mut self.tracker;
+                track(tracker, attempts, attempt, classifier, frame, is_last)
+            }
+            Some(Err(_)) => Some(self.tracker.broken()),
+            None => {
+                let classify = |error: &_| policies.classifier.stream_error(error);
+                Some(self.tracker.ended(classify))
+            }
+        };
+        if let Some(outcome) = outcome {
+            self.end(&policies.attempts, attempt, &outcome, clock);
         }
-        frames
+        self.held.keep(frame);
     }
 }

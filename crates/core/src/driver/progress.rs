@@ -56,7 +56,7 @@ impl<P: CallPolicy, A: AttemptPolicy> Progress<P, A> {
             request,
             call: &call,
             saved: None,
-            now,
+            now: call.begin(now),
         });
         Self {
             call,
@@ -125,12 +125,22 @@ impl<P: CallPolicy, A: AttemptPolicy> Progress<P, A> {
         }
     }
 
-    /// Notifies the attempt policies if a timer ended the attempt. An attempt that was never sent is no
-    /// evidence about the server.
-    #[inline]
-    pub(super) fn report_timeout<C>(&mut self, policies: &Policies<P, A, C>) {
-        if self.sent && self.call.is_timed_out() && !self.call.is_held_back() {
-            policies.attempts.on_timeout(&mut self.attempt);
+    /// Notifies the attempt policies of an attempt that ends before its outcome is known.
+    ///
+    /// It is a timeout of the server if a timer has ended the attempt. An attempt that was never
+    /// sent is no evidence about the server. If there is no answer and the caller has not sent the
+    /// whole body, the caller is at fault and nothing was processed.
+    pub(super) fn report_unfinished<C>(&mut self, policies: &Policies<P, A, C>, answered: bool) {
+        if !self.sent || self.call.is_held_back() {
+            return;
+        }
+        let attempts = &policies.attempts;
+        let body = self.call.unfinished_body().filter(|_| !answered);
+        if let Some(failure) = body {
+            let class = failure.class();
+            attempts.on_response(&mut self.attempt, &class, None, &mut Clock::default());
+        } else if self.call.is_timed_out() {
+            attempts.on_timeout(&mut self.attempt);
         }
     }
 

@@ -70,7 +70,7 @@ impl<P, A, C> DriverLayer<P, A, C> {
     }
 }
 
-impl<S: Clone, P, A, C> Layer<S> for DriverLayer<P, A, C> {
+impl<S: Clone, P: CallPolicy, A, C> Layer<S> for DriverLayer<P, A, C> {
     type Service = Driven<S, P, A, C>;
 
     fn layer(&self, inner: S) -> Self::Service {
@@ -80,7 +80,8 @@ impl<S: Clone, P, A, C> Layer<S> for DriverLayer<P, A, C> {
             policies,
             clone_source,
         });
-        BufferRequest::with_limit(Driver { inner, shared }, self.body_limit)
+        let timeout = shared.policies.call.request_timeout();
+        BufferRequest::with_limit(Driver { inner, shared }, self.body_limit).with_timeout(timeout)
     }
 }
 
@@ -137,11 +138,12 @@ where
         let policies = &*shared.policies;
         let now = Instant::now();
         let mut progress = Progress::start(policies, &mut request, now);
-        let rejection = policies
-            .call
-            .check_deadline(&mut progress.state, &progress.call);
+        let rejection = request.body().rejection().or_else(|| {
+            let (state, call) = (&mut progress.state, &progress.call);
+            policies.call.check_deadline(state, call)
+        });
         if let Some(rejection) = rejection {
-            return ResponseFuture::deadline_passed(shared, progress, rejection);
+            return ResponseFuture::rejected(shared, progress, rejection);
         }
         // If anything is pending, the future polls it again with the waker of its task.
         let cx = &mut Context::from_waker(Waker::noop());

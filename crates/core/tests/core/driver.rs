@@ -13,8 +13,9 @@ use http_body::{Body, Frame, SizeHint};
 use proptest::prelude::*;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_claude_core::{
-    Call, Class, ClaudeClassify, Kind, Outcome, Rejection, RequestBody, ResponseBody,
+    Call, Class, ClaudeClassify, Deadline, Kind, Outcome, Rejection, RequestBody, ResponseBody,
     driver::{self, AttemptFailure, AttemptPolicy, CallPolicy, CallStart, Clock, DriverLayer},
+    toolkit::{Collect, ErrorBody, SavedRequest},
 };
 
 use crate::frames::{
@@ -450,4 +451,148 @@ fn refusal_before_content_is_detected() {
         event: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"refusal\"}}\n\n\
         event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n";
     assert_eq!(hold(&sse(), chunked(early.as_bytes(), 7)).0, refused);
+}
+
+/// A call policy that sends a failed call once more, without a wait.
+#[derive(Clone)]
+struct Again;
+
+impl CallPolicy for Again {
+    type State = bool;
+    type BodyState = ();
+
+    fn start(&self, _: &mut CallStart<'_>) -> bool {
+        false
+    }
+
+    fn on_failure(&self, again: &mut bool, _: &Arc<Call>, _: &AttemptFailure) -> Option<Duration> {
+        (!std::mem::replace(again, true)).then_some(Duration::ZERO)
+    }
+
+    fn next_request(&self, _: &mut bool, _: &Arc<Call>) -> Request<RequestBody> {
+        Request::new(RequestBody::from("{}"))
+    }
+}
+
+/// A client uses an HTTP/1 connection again only if the response was read to its end.
+#[test]
+fn rest_of_a_failed_response_is_read_before_it_is_dropped() {
+    const LONG: usize = 1 << 20;
+    for (body, read) in [
+        (frames([data("ab"), data("cd")]), 4),
+        // Nothing waits for the rest.
+        (frames([data("ab"), Piece::Wait, data("cd")]), 2),
+        // A body that is known to be long is not read.
+        (frames([data(vec![b'x'; LONG])]).exact(), 0),
+        // An endless body is read in part only.
+        (chunked(&vec![b'x'; LONG], 1024), 64 * 1024),
+    ] {
+        let recorder = Recorder::default();
+        let failed = Arc::new(Mutex::new(Some(Counted(body, recorder.clone()))));
+        let layer = DriverLayer::new(Again, (), ClaudeClassify::default());
+        let service = layer.layer(service_fn(move |_: Request<RequestBody>| {
+            let failed = failed.lock().unwrap().take();
+            let status = if failed.is_some() { 529 } else { 200 };
+            let body = failed.unwrap_or_else(|| Counted(frames([]), Recorder::default()));
+            let response = Response::builder().status(status).body(body);
+            std::future::ready(Ok::<_, Cut>(response.expect("a response")))
+        }));
+        let request = Request::new(RequestBody::from("{}"));
+        let response = run(service.oneshot(request)).expect("a response");
+        assert_eq!(response.status(), 200);
+        assert_eq!(recorder.read(), read);
+    }
+}
+
+/// Without this, a server that stalls in an error body would hold the call for ever.
+#[tokio::test(start_paused = true)]
+async fn error_body_is_read_until_the_deadline() {
+    let layer = DriverLayer::new((), (), ClaudeClassify::default());
+    let service = layer.layer(service_fn(|_: Request<RequestBody>| {
+        let body = http_body_util::StreamBody::new(futures_util::stream::pending::<
+            Result<Frame<Bytes>, Cut>,
+        >());
+        let response = Response::builder().status(429).body(body);
+        std::future::ready(Ok::<_, Cut>(response.expect("a response")))
+    }));
+    let mut request = Request::new(RequestBody::from("{}"));
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(5);
+    request.extensions_mut().insert(Deadline(deadline));
+    let response = service.oneshot(request).await.expect("a response");
+    assert_eq!(tokio::time::Instant::now(), deadline);
+    assert_eq!(response.status(), 429);
+    let class: Option<&Class> = response.extensions().get();
+    assert_eq!(class.expect("inserted").kind, Kind::RateLimited);
+}
+
+/// A frame for each byte would take a hundred times the memory of the body.
+#[test]
+fn tiny_frames_are_joined_while_they_are_held() {
+    const LENGTH: usize = 60_000;
+    let text = vec![b'x'; LENGTH];
+    let count = |mut body: Pin<Box<dyn Body<Data = Bytes, Error = Cut>>>| {
+        let (mut count, mut length) = (0, 0);
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        while let Poll::Ready(Some(Ok(frame))) = body.as_mut().poll_frame(&mut cx) {
+            count += 1;
+            length += frame.data_ref().map_or(0, Bytes::len);
+        }
+        assert_eq!(length, LENGTH);
+        count
+    };
+    let mut error = ErrorBody::new(chunked(&text, 1));
+    run(std::future::poll_fn(|cx| error.poll_read(cx)));
+    let frames = count(Box::pin(error.into_body()));
+    assert!(frames < 200, "{frames}");
+    let mut json_text = text.clone();
+    json_text[0] = b'{';
+    json_text[LENGTH - 1] = b'}';
+    for (headers, text) in [(sse(), &text), (json(), &json_text)] {
+        let (_, body, _) = hold(&headers, chunked(text, 1));
+        let frames = count(Box::pin(body));
+        assert!(frames < 200, "{frames}");
+    }
+}
+
+/// Keys, prompts and answers must not reach a log.
+#[test]
+fn debug_output_contains_no_content() {
+    const SECRET: &str = "sk-ant-secret";
+    let request = || {
+        Request::post("https://api.example/v1/messages?key=sk-ant-secret")
+            .header("x-api-key", SECRET)
+            .body(RequestBody::from(format!("{{\"prompt\":\"{SECRET}\"}}")))
+            .expect("a request")
+    };
+    let saved = SavedRequest::of(&request()).expect("buffered");
+    let _ = saved.get();
+    let body = || frames([data(SECRET), Piece::Wait]);
+    let mut cx = Context::from_waker(std::task::Waker::noop());
+    let mut error = ErrorBody::new(body());
+    let _ = error.poll_read(&mut cx);
+    let mut collect = Collect::new(body(), 1024);
+    let _ = Pin::new(&mut collect).poll(&mut cx);
+    let (_, held, _) = hold(&json(), frames([data(SECRET)]));
+    let mut sent = request();
+    let call = Call::get_or_attach(&mut sent, tokio::time::Instant::now());
+    let start = CallStart {
+        request: &mut sent,
+        call: &call,
+        saved: Some(saved.clone()),
+        now: tokio::time::Instant::now(),
+    };
+    let texts = [
+        format!("{saved:?}"),
+        format!("{error:?}"),
+        format!("{collect:?}"),
+        format!("{held:?}"),
+        format!("{start:?}"),
+        format!("{call:?}"),
+        format!("{:?}", request().body()),
+    ];
+    for text in texts {
+        let bytes = SECRET.as_bytes().iter().map(|byte| byte.to_string());
+        let bytes = bytes.collect::<Vec<_>>().join(", ");
+        assert!(!text.contains(SECRET) && !text.contains(&bytes), "{text}");
+    }
 }

@@ -13,4 +13,5 @@ mod request_body;
 mod response_body;
 mod saved_request;
 mod scope;
+mod upload;
 mod verdicts;

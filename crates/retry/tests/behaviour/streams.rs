@@ -268,3 +268,48 @@ async fn stream_of_known_length_has_no_timers() {
     let reading = read(response.into_body());
     assert!(timeout(3600 * SECOND, reading).await.is_err());
 }
+
+/// The stream of the report: one delta, and then only signs of life.
+fn alive(beat: &'static str, every: Duration, times: usize, rest: &[Piece]) -> Reply {
+    let beats = std::iter::repeat_n([Piece::Wait(every), data(beat)], times);
+    let start = vec![data(START), data(CONTENT), data(DELTA)];
+    Reply::stream([start, beats.flatten().collect(), rest.to_vec()].concat())
+}
+
+#[tokio::test(start_paused = true)]
+async fn stream_without_content_ends_after_content_timeout() {
+    const HOURS: usize = 2_000;
+    // A ping, a comment, and an event that never ends.
+    for beat in [PING, ": keepalive\n\n", "x"] {
+        let (layer, events) = layer();
+        let api = Api::new([alive(beat, 15 * SECOND, HOURS, &[])]);
+        let answer = through(&layer, &api).await;
+        assert_eq!(api.elapsed(), 600 * SECOND, "{beat}");
+        assert!(answer.error.is_none());
+        assert!(
+            answer
+                .text()
+                .contains("the stream had no content for 600.0s")
+        );
+        assert_eq!(events.lines(), ["broken timeout"]);
+        assert_eq!((api.alive(), layer.handle().snapshot().timed_out), (0, 1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn pings_for_less_than_the_content_timeout_are_not_cut() {
+    let rest = [data(DELTA), data(STOP)];
+    let slow = alive(PING, 15 * SECOND, 39, &rest);
+    // Each event begins a new silence.
+    let thinking = alive(DELTA, 100 * SECOND, 20, &rest);
+    for reply in [slow, thinking] {
+        let (layer, events) = layer();
+        let api = Api::new([reply]);
+        assert!(through(&layer, &api).await.text().ends_with(STOP));
+        assert!(events.lines().is_empty());
+    }
+    let (layer, _) = layer();
+    let layer = layer.with_timeouts(Timeouts::new().with_content(None));
+    let api = Api::new([alive(PING, 15 * SECOND, 1_000, &rest)]);
+    assert!(through(&layer, &api).await.text().ends_with(STOP));
+}

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_claude_core::{Call, Deadline, Kind, RejectReason, Rejection, RequestBody};
 use tower_claude_retry::{RetryLayer, Timeouts};
+use tower_claude_tests::FrameBody;
 
 use crate::api::*;
 
@@ -246,4 +247,80 @@ async fn second_attempt_restarts_idle_timeout() {
         events.lines(),
         ["retry 1 overloaded 1s", "broken truncated"]
     );
+}
+
+/// An upload that begins and never ends.
+fn stalled(deadline: Option<Deadline>) -> Request<FrameBody> {
+    let begin = tower_claude_tests::Piece::Data("{\"model\":".into());
+    let mut request = Request::post("http://x/v1/messages")
+        .body(FrameBody::new([begin, tower_claude_tests::Piece::Stall]))
+        .expect("a request");
+    if let Some(deadline) = deadline {
+        request.extensions_mut().insert(deadline);
+    }
+    request
+}
+
+#[tokio::test(start_paused = true)]
+async fn upload_that_stalls_ends_at_any_timeout() {
+    let none = Timeouts::NONE;
+    for (timeouts, deadline) in [
+        (none.with_total(Some(SECOND)), None),
+        (none.with_head(Some(SECOND)), None),
+        (none, Some(SECOND)),
+        (Timeouts::new(), Some(SECOND)),
+    ] {
+        let (layer, events) = layer();
+        let layer = layer.with_timeouts(timeouts);
+        let api = Api::new([]);
+        let start = Instant::now();
+        let request = stalled(deadline.map(|wait| Deadline(start + wait)));
+        let answer = send(&layer.layer(api.clone()), request).await.unwrap();
+        assert_eq!((answer.status, start.elapsed()), (504, SECOND));
+        assert!(answer.text().contains("timeout_error"));
+        assert_eq!(answer.rejected().expect("tagged").by, "request-body");
+        assert_eq!(events.lines(), ["rejected timeout local=true"]);
+        assert!(api.arrivals().is_empty(), "nothing was sent");
+    }
+}
+
+/// The server waits for the caller, so the server is not blamed and nothing is sent again.
+#[tokio::test(start_paused = true)]
+async fn head_timeout_while_a_streamed_upload_stalls_is_local() {
+    let (layer, events) = layer();
+    let layer = layer
+        .with_timeouts(Timeouts::NONE.with_head(Some(SECOND)))
+        .with_body_limit(1);
+    let client = service_fn(|request: Request<RequestBody>| async {
+        let _ = read(request.into_body()).await;
+        Ok::<_, Infallible>(Response::new(Full::new(bytes::Bytes::from("{}"))))
+    });
+    let answer = send(&layer.layer(client), stalled(None)).await.unwrap();
+    assert_eq!((answer.status, answer.class().local), (504, true));
+    assert_eq!(events.lines(), ["rejected timeout local=true"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn total_timeout_covers_the_upload() {
+    struct Slow(std::pin::Pin<Box<tokio::time::Sleep>>, bool);
+    impl http_body::Body for Slow {
+        type Data = bytes::Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: std::pin::Pin<&mut Self>,
+            cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<http_body::Frame<bytes::Bytes>, Infallible>>> {
+            std::task::ready!(self.0.as_mut().poll(cx));
+            let sent = std::mem::replace(&mut self.1, true);
+            Poll::Ready((!sent).then(|| Ok(http_body::Frame::data("{}".into()))))
+        }
+    }
+    let (layer, _) = layer();
+    let layer = layer.with_timeouts(Timeouts::NONE.with_total(Some(10 * SECOND)));
+    let api = Api::new([Reply::never()]);
+    let slow = Slow(Box::pin(tokio::time::sleep(6 * SECOND)), false);
+    let answer = send(&layer.layer(api.clone()), Request::new(slow)).await;
+    assert_eq!((answer.unwrap().status, api.elapsed()), (504, 10 * SECOND));
+    assert_eq!(api.arrivals(), [6]);
 }
