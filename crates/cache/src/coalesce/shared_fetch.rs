@@ -424,13 +424,13 @@ impl LeaderGuard {
     pub(crate) fn open(self, head: Head, params: FetchParams, source: Source) {
         let is_end = source.is_end();
         let now = Instant::now();
+        // Dropped after the lock, if another subscriber has taken over.
+        let mut opened = Some((head, params, source));
         self.fetch.change(|state| {
-            if self.leads(state) {
-                Ok(state.open(head, params, source, is_end, now))
-            } else {
-                Err((head, params, source))
-            }
+            let (head, params, source) = opened.take_if(|_| self.leads(state))?;
+            state.open(head, params, source, is_end, now)
         });
+        drop(opened);
         self.fetch.settle(&*self.host);
     }
 

@@ -62,7 +62,7 @@ impl WakerSet {
 
     /// Records that the call or body must be polled.
     pub(crate) fn set_woken(&self) {
-        let next = |wakes: u64| (wakes % 2 == 0).then_some(wakes + 1);
+        let next = |wakes: u64| wakes.is_multiple_of(2).then_some(wakes + 1);
         // An error means that the number is odd already.
         let _ = self.update_wakes(next);
     }
