@@ -360,7 +360,8 @@ async fn burst_with_quick_failures_and_slow_successes_opens_nothing() {
                 }
                 let status = if fails { 529 } else { 200 };
                 let answer = http::Response::builder().status(status);
-                let answer = answer.body(FrameBody::full("{}"));
+                let message = r#"{"type":"message","content":[],"stop_reason":"end_turn"}"#;
+                let answer = answer.body(FrameBody::full(message));
                 Ok::<_, std::convert::Infallible>(answer.expect("valid"))
             }
         }));

@@ -107,13 +107,18 @@ impl EstimateCost for HeuristicCost {
         let Some(peek) = body.peek() else {
             return Cost::default();
         };
-        let tokenizer = match listed_model(request) {
-            Some(listed) => listed.tokenizer,
+        let unlisted;
+        let model = match listed_model(request) {
+            Some(listed) => listed,
             None => match requested_model(request) {
-                Some(model) => ModelCatalog::builtin().lookup(&model).tokenizer,
+                Some(name) => {
+                    unlisted = ModelCatalog::builtin().lookup(&name);
+                    &unlisted
+                }
                 None => return Cost::default(),
             },
         };
+        let tokenizer = model.tokenizer;
         let expected = peek
             .max_tokens()
             .map_or(self.expected_output, |max| max.min(self.expected_output));
@@ -124,7 +129,7 @@ impl EstimateCost for HeuristicCost {
         let mut tokens = estimate_tokens(rest, tokenizer);
         // The system prompt for tools is before the tools, so it is read from the cache with them.
         if peek.has_tools() && reads.is_none_or(|reads| reads.bytes == 0) {
-            tokens += tool_prompt(body.listed_model().map_or("", |listed| &listed.id));
+            tokens += tool_prompt(&model.id);
         }
         let variant = 1 + u8::from(tokenizer == Tokenizer::Old) + 2 * u8::from(peek.has_media());
         let cost = Cost::new(tokens, expected)
