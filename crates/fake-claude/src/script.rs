@@ -12,13 +12,16 @@ use serde_json::{Value, json};
 /// A reply is sent as JSON or as a stream, as the request asks. Its output is measured by its
 /// bytes. `max_tokens` does not shorten it.
 ///
+/// The methods take JSON as a text, or as a value that is displayed as JSON, such as
+/// `serde_json::Value`. Any other text is sent as a JSON string.
+///
 /// ```
 /// use serde_json::json;
 /// use tower_claude_fake_claude::{FakeClaude, Reply};
 ///
 /// let fake = FakeClaude::default();
-/// fake.reply(Reply::text("Let me look.").with_tool_use("weather", &json!({"city": "Bern"})));
-/// fake.reply(Reply::json(&json!({"degrees": 21})));
+/// fake.reply(Reply::text("Let me look.").with_tool_use("weather", json!({"city": "Bern"})));
+/// fake.reply(Reply::json(json!({"degrees": 21})));
 /// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Reply {
@@ -41,7 +44,7 @@ impl Reply {
 
     /// Creates a reply whose text is this JSON value, as a structured output is.
     #[must_use]
-    pub fn json(value: &Value) -> Self {
+    pub fn json(value: impl fmt::Display) -> Self {
         Self::text(value.to_string())
     }
 
@@ -53,9 +56,9 @@ impl Reply {
 
     /// Adds a call of a tool. The `stop_reason` is then `tool_use`.
     #[must_use]
-    pub fn with_tool_use(self, name: &str, input: &Value) -> Self {
+    pub fn with_tool_use(self, name: &str, input: impl fmt::Display) -> Self {
         let id = format!("toolu_01Fake{:015}", self.blocks.len());
-        self.with_block(json!({"type": "tool_use", "id": id, "name": name, "input": input}))
+        self.with_block(json!({"type": "tool_use", "id": id, "name": name, "input": parse(&input)}))
     }
 
     /// Adds a content block of any type, in the form of a JSON message.
@@ -63,8 +66,8 @@ impl Reply {
     /// In a stream, text, tool input and thinking are sent as deltas. A block of another type is
     /// sent with its start.
     #[must_use]
-    pub fn with_block(mut self, block: Value) -> Self {
-        self.blocks.push(block);
+    pub fn with_block(mut self, block: impl fmt::Display) -> Self {
+        self.blocks.push(parse(&block));
         self
     }
 
@@ -162,6 +165,11 @@ impl Reply {
     }
 }
 
+fn parse(text: &impl fmt::Display) -> Value {
+    let text = text.to_string();
+    serde_json::from_str(&text).unwrap_or(Value::String(text))
+}
+
 /// A stream event of a scripted reply.
 pub(crate) struct ScriptEvent {
     pub(crate) frame: Bytes,
@@ -219,8 +227,7 @@ pub struct ReceivedRequest {
 
 impl ReceivedRequest {
     /// Returns the body as JSON, or `null` if it is none.
-    #[must_use]
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_default()
     }
 }

@@ -54,9 +54,9 @@ fn assemble(stream: &[u8]) -> (Vec<Value>, Value) {
 async fn scripted_reply_as_stream_and_json_has_same_content() {
     let fake = FakeClaude::builder().tokens_per_second(50.0).build();
     let reply = Reply::text("Größe: let me look at the weather there, please wait.")
-        .with_tool_use("weather", &json!({"city": "Zürich", "days": [1, 2, 3]}))
+        .with_tool_use("weather", json!({"city": "Zürich", "days": [1, 2, 3]}))
         .with_block(json!({"type": "web_search_tool_result", "tool_use_id": "a", "content": []}))
-        .with_tool_use("empty", &json!({}));
+        .with_tool_use("empty", json!({}));
     let mut contents = Vec::new();
     for stream in [false, true] {
         fake.reply(reply.clone());
@@ -94,8 +94,10 @@ async fn empty_reply_is_message_without_content() {
 async fn selected_reply_depends_on_request_and_queued_reply_comes_first() {
     let fake = FakeClaude::builder()
         .reply_with(|request| {
-            let asked = request.json()["messages"][0]["content"].clone();
-            Some(Reply::json(&json!({"asked": asked})))
+            let body: Value = serde_json::from_slice(&request.body).expect("JSON");
+            Some(Reply::json(
+                json!({"asked": body["messages"][0]["content"]}),
+            ))
         })
         .build();
     fake.reply(Reply::text("first"));
@@ -163,7 +165,8 @@ async fn log_keeps_latest_requests_only() {
     let request = log[2].request.as_ref().expect("the latest request");
     assert_eq!(request.uri.path(), "/v1/messages");
     assert_eq!(request.headers["x-api-key"], "secret");
-    assert_eq!(request.json()["model"], "claude-sonnet-5-5");
+    let body: Value = serde_json::from_slice(&request.body).expect("JSON");
+    assert_eq!(body["model"], "claude-sonnet-5-5");
     let debug = format!("{log:?}");
     assert!(
         !debug.contains("secret") && !debug.contains("Hi"),

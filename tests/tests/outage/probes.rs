@@ -220,7 +220,7 @@ async fn call_that_waits_for_its_count_and_its_turn_is_not_slow() {
         let body = if counts {
             r#"{"input_tokens":3}"#
         } else {
-            "{}"
+            r#"{"type":"message","content":[],"stop_reason":"end_turn"}"#
         };
         Ok::<_, Infallible>(Response::new(FrameBody::full(body)))
     });
