@@ -17,7 +17,8 @@
 //!     // Opus is overloaded, the other models work.
 //!     let status = if request.body().model() == Some("claude-opus-5-5") { 529 } else { 200 };
 //!     let response = Response::builder().status(status);
-//!     Ok::<_, Infallible>(response.body(Full::new(Bytes::from("{}"))).expect("valid"))
+//!     let message = Bytes::from(r#"{"type":"message","content":[]}"#);
+//!     Ok::<_, Infallible>(response.body(Full::new(message)).expect("valid"))
 //! });
 //!
 //! let layer = FallbackModelLayer::new(["claude-sonnet-5-5", "claude-haiku-5-5"]);

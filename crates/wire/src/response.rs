@@ -17,7 +17,7 @@ use crate::json::{Object, json_text, skip_space, value_end, whole_number};
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum JsonResponse {
-    /// A message: an object with a `content` array, and with no `type` but `message` before it.
+    /// A message: an object of the type `message`, or one without a type and with a `content` array.
     Message,
     /// A count of tokens: an object with a number in `input_tokens`.
     TokenCount,
@@ -32,7 +32,8 @@ impl JsonResponse {
     /// damage in it remains unnoticed: see [`is_cut_json`].
     #[must_use]
     pub fn of(body: &[u8]) -> Self {
-        let (mut is_error, mut is_count, mut is_other_type) = (false, false, false);
+        let (mut is_error, mut is_count) = (false, false);
+        let (mut is_message, mut is_other_type) = (false, false);
         if let Some(mut object) = Object::open(body) {
             while let Some(Some(key)) = object.key() {
                 if key == b"content" && object.value_begins_with(b'[') && !is_other_type {
@@ -45,7 +46,8 @@ impl JsonResponse {
                     b"type" => {
                         let kind = json_text(member.value);
                         is_error = kind.as_deref() == Some("error");
-                        is_other_type = kind.as_deref() != Some("message");
+                        is_message = kind.as_deref() == Some("message");
+                        is_other_type = !is_message;
                     }
                     b"error" => is_error |= member.value != b"null",
                     b"input_tokens" => is_count = whole_number(member.value).is_some(),
@@ -66,7 +68,9 @@ impl JsonResponse {
                 None => {}
             }
         }
-        if is_count {
+        if is_message {
+            Self::Message
+        } else if is_count {
             Self::TokenCount
         } else {
             Self::Other

@@ -141,9 +141,9 @@ async fn layers_made_per_request_share_their_state() {
     .await;
 }
 
-/// A body that is longer than the handler's layers will hold is streamed to it.
+/// An estimate over a limit is tried while the limit is unused. It then delays the retry too long.
 #[tokio::test]
-async fn oversized_request_does_not_reach_the_handler() {
+async fn request_estimated_over_a_limit_reaches_the_handler_once() {
     bounded(async {
         let handler = Handler::default();
         let limits = Limits::new()
@@ -155,8 +155,9 @@ async fn oversized_request_does_not_reach_the_handler() {
         );
         let request = request_to(&url, SONNET, false).map(|_| RequestBody::from(body));
         let seen = send(&client(), request).await.expect("an answer");
-        assert_eq!(seen.status, 413, "{seen:?}");
-        assert_eq!(handler.calls.load(Ordering::Relaxed), 0);
+        assert_eq!(seen.status, 429, "{seen:?}");
+        assert_eq!(seen.headers["x-tower-claude-refused-by"], "token-bucket");
+        assert_eq!(handler.calls.load(Ordering::Relaxed), 1);
         server.abort();
     })
     .await;

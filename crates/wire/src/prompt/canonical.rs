@@ -188,5 +188,5 @@ fn text(json: &[u8], hasher: &mut impl Hasher) {
     };
     let end = after.find(|char: char| !char.is_ascii_alphanumeric());
     bytes(before.as_bytes(), hasher);
-    bytes(after[end.unwrap_or(after.len())..].as_bytes(), hasher);
+    bytes(&after.as_bytes()[end.unwrap_or(after.len())..], hasher);
 }
