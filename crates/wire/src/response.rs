@@ -3,7 +3,7 @@
 use memchr::memchr;
 
 use crate::error::ApiError;
-use crate::json::{Object, json_text, skip_space, value_end, whole_number};
+use crate::json::{Object, json_text, nested_end, skip_space, value_end, whole_number};
 
 /// The content of a JSON response, by the members of its outermost object.
 ///
@@ -32,11 +32,29 @@ impl JsonResponse {
     /// damage in it remains unnoticed: see [`is_cut_json`].
     #[must_use]
     pub fn of(body: &[u8]) -> Self {
+        match Self::read(body) {
+            Ok(_) => Self::Message,
+            Err(other) => other,
+        }
+    }
+
+    /// Reads a body to its end. Returns `None` if it is cut: see [`is_cut_json`].
+    #[must_use]
+    pub fn of_whole(body: &[u8]) -> Option<Self> {
+        match Self::read(body) {
+            // The walk has stopped inside of the outermost object, so it goes on from there.
+            Ok(content) => nested_end(body, content, &mut ()).map(|_| Self::Message),
+            Err(other) => (!is_cut_json(body)).then_some(other),
+        }
+    }
+
+    /// Returns the position of the content if the body is a message.
+    fn read(body: &[u8]) -> Result<usize, Self> {
         let (mut is_error, mut is_count, mut is_other_type) = (false, false, false);
         if let Some(mut object) = Object::open(body) {
             while let Some(Some(key)) = object.key() {
                 if key == b"content" && object.value_begins_with(b'[') && !is_other_type {
-                    return Self::Message;
+                    return Ok(object.at());
                 }
                 let Some(member) = object.value(key, &mut ()) else {
                     break;
@@ -58,19 +76,19 @@ impl JsonResponse {
         }
         if is_error {
             match ApiError::parse_any(body) {
-                Some(error) => return Self::Error(Box::new(error)),
+                Some(error) => return Err(Self::Error(Box::new(error))),
                 None if body.trim_ascii_start().first() == Some(&b'{') => {
                     let unread = ApiError::new("api_error", "an error that could not be read");
-                    return Self::Error(Box::new(unread));
+                    return Err(Self::Error(Box::new(unread)));
                 }
                 None => {}
             }
         }
-        if is_count {
+        Err(if is_count {
             Self::TokenCount
         } else {
             Self::Other
-        }
+        })
     }
 }
 
