@@ -306,12 +306,16 @@ impl BodyTracker {
         match &mut self.tracked {
             Tracked::Json(None) if !data.is_empty() => {
                 let text = data.strip_prefix(BOM).unwrap_or(data);
-                let usage = self
-                    .reads_usage
-                    .then(|| Usage::from_message(text))
-                    .flatten();
-                let is_whole = self.missing == 0;
-                let response = is_whole.then(|| JsonResponse::of_whole(text)).flatten();
+                let whole = match (self.missing, self.reads_usage) {
+                    (0, true) => JsonResponse::with_usage(text),
+                    (0, false) => JsonResponse::of_whole(text).map(|response| (response, None)),
+                    _ => None,
+                };
+                let (response, usage) = match whole {
+                    Some((response, usage)) => (Some(response), usage),
+                    None if self.reads_usage => (None, Usage::from_message(text)),
+                    None => (None, None),
+                };
                 let failure = failure_of_json(self.expected, text, response, classify);
                 return Self::outcome(failure, usage.unwrap_or_default());
             }

@@ -4,6 +4,7 @@ use memchr::memchr;
 
 use crate::error::ApiError;
 use crate::json::{Object, json_text, nested_end, skip_space, value_end, whole_number};
+use crate::usage::Usage;
 
 /// The content of a JSON response, by the members of its outermost object.
 ///
@@ -48,6 +49,23 @@ impl JsonResponse {
         }
     }
 
+    /// Reads a body to its end, with its usage. The same as [`of_whole`](Self::of_whole) and
+    /// [`Usage::from_message`], in one pass over a message whose usage follows the content.
+    #[must_use]
+    pub fn with_usage(body: &[u8]) -> Option<(Self, Option<Usage>)> {
+        let usage = || Usage::from_message(body);
+        match Self::read(body) {
+            Ok(content) => {
+                let rest = value_end(body, content).and_then(|end| Usage::in_rest(body, end));
+                if let Some(usage) = rest {
+                    return Some((Self::Message, Some(usage)));
+                }
+                nested_end(body, content, &mut ()).map(|_| (Self::Message, usage()))
+            }
+            Err(other) => (!is_cut_json(body)).then(|| (other, usage())),
+        }
+    }
+
     /// Returns the position of the content if the body is a message.
     fn read(body: &[u8]) -> Result<usize, Self> {
         let (mut is_error, mut is_count, mut is_other_type) = (false, false, false);
@@ -60,6 +78,9 @@ impl JsonResponse {
                     break;
                 };
                 match key {
+                    b"type" if member.value == b"\"message\"" => {
+                        (is_error, is_other_type) = (false, false);
+                    }
                     b"type" => {
                         let kind = json_text(member.value);
                         is_error = kind.as_deref() == Some("error");

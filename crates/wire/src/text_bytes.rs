@@ -173,7 +173,7 @@ fn surplus_of_escapes(text: &[u8]) -> usize {
             surplus += escape - character;
             at += escape;
         }
-        match text.get(at..).and_then(|rest| memchr(b'\\', rest)) {
+        match text.get(at..).and_then(|rest| find_byte(rest, b'\\')) {
             Some(found) => at += found,
             None => return surplus,
         }

@@ -19,14 +19,18 @@ proptest! {
             prop::sample::select(vec![
                 "{", "}", "[", "]", ",", ":", "\"", "\\\"", "\\", " ", "null", "12",
                 "\"type\":\"message\",", "\"content\":[", "\"error\":{\"type\":\"a\"}",
-                "\"input_tokens\":3", "\"text of more than sixteen bytes\"",
+                "\"input_tokens\":3", "\"text of more than thirty-two bytes\"", "\"usage\":{\"output_tokens\":3}",
+                "\"usage\":null", "{\"type\":\"message\",\"content\":[],",
             ]),
             0..12,
         ),
     ) {
         let text = format!("{{{}", parts.concat());
         let expected = (!is_cut_json(text.as_bytes())).then(|| JsonResponse::of(text.as_bytes()));
-        prop_assert_eq!(JsonResponse::of_whole(text.as_bytes()), expected);
+        prop_assert_eq!(JsonResponse::of_whole(text.as_bytes()), expected.clone());
+        let usage = || Usage::from_message(text.as_bytes());
+        let expected = expected.map(|response| (response, usage()));
+        prop_assert_eq!(JsonResponse::with_usage(text.as_bytes()), expected);
     }
 }
 

@@ -105,7 +105,7 @@ fn escape_and_end(json: &[u8], from: usize) -> Option<(usize, usize)> {
 }
 
 /// Bytes that are searched before `memchr` is called.
-const SHORT: usize = 16;
+const SHORT: usize = 32;
 
 /// Returns the index of the first `byte`. The call of `memchr` costs more than the search in a
 /// short string, and most strings are keys, roles and types, so these are searched here.
