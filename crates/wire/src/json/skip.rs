@@ -2,11 +2,20 @@
 
 use memchr::{memchr, memchr2};
 
-pub(crate) fn skip_space(json: &[u8], mut at: usize) -> usize {
-    while let Some(b' ' | b'\n' | b'\r' | b'\t') = json.get(at) {
-        at += 1;
+#[inline]
+pub(crate) fn skip_space(json: &[u8], at: usize) -> usize {
+    #[cold]
+    fn skip(json: &[u8], mut at: usize) -> usize {
+        while let Some(b' ' | b'\n' | b'\r' | b'\t') = json.get(at) {
+            at += 1;
+        }
+        at
     }
-    at
+    // Machines write no space.
+    match json.get(at) {
+        Some(..=b' ') => skip(json, at),
+        _ => at,
+    }
 }
 
 /// A visitor of the strings and the white space that are stepped over.
@@ -38,6 +47,7 @@ pub(crate) fn value_end(json: &[u8], at: usize) -> Option<usize> {
 }
 
 /// Like [`value_end`], and shows the strings inside the value to `visitor`.
+#[inline]
 pub(crate) fn value_end_visiting(
     json: &[u8],
     at: usize,
@@ -45,6 +55,13 @@ pub(crate) fn value_end_visiting(
 ) -> Option<usize> {
     match json.get(at)? {
         b'"' => string_end(json, at + 1),
+        _ => other_end(json, at, visitor),
+    }
+}
+
+/// Returns the index after the value that begins at `at` and is no string.
+fn other_end(json: &[u8], at: usize, visitor: &mut impl StringVisitor) -> Option<usize> {
+    match json.get(at)? {
         b'{' | b'[' => nested_end(json, at + 1, visitor),
         b'-' | b'0'..=b'9' => {
             let number = json[at..].iter().take_while(|b| is_number(**b)).count();
