@@ -6,7 +6,7 @@ use bytes::Bytes;
 use eventsource_stream::Eventsource;
 use futures_util::{FutureExt, Stream, StreamExt};
 use serde::Deserialize;
-use tower_claude_wire::{self as wire, Peek, RateLimits, StreamState, Usage};
+use tower_claude_wire::{self as wire, JsonResponse, Peek, RateLimits, StreamState, Usage};
 
 use crate::{
     floor::{ANSWER_HEADERS, REQUEST_BODY},
@@ -27,8 +27,8 @@ pub(crate) fn of_one_call() -> Vec<Case> {
             let headers = black_box(&*ANSWER_HEADERS);
             (RateLimits::from_headers(headers), wire::date(headers))
         }),
-        Case::of("parsing: usage of the answer", || {
-            Usage::from_message(black_box(texts::MESSAGE))
+        Case::of("parsing: check and usage of the answer", || {
+            JsonResponse::with_usage(black_box(texts::MESSAGE))
         }),
         Case::of("parsing: peek of the 2 KiB request", move || {
             Peek::parse(black_box(body))

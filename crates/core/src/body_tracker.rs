@@ -283,8 +283,10 @@ impl BodyTracker {
                 }
             }
             Tracked::Json(Some(scanner)) => {
+                let text = scanner.outline();
                 let is_cut = scanner.is_cut() || self.missing > 0;
-                failure_of_json(self.expected, scanner.outline(), is_cut, classify)
+                let response = (!is_cut).then(|| JsonResponse::of(text));
+                failure_of_json(self.expected, text, response, classify)
             }
             Tracked::Json(None) if self.expected.is_judged() || self.missing > 0 => truncated(),
             Tracked::Page => Some(Class::new(Kind::ServerError)),
@@ -304,12 +306,17 @@ impl BodyTracker {
         match &mut self.tracked {
             Tracked::Json(None) if !data.is_empty() => {
                 let text = data.strip_prefix(BOM).unwrap_or(data);
-                let usage = self
-                    .reads_usage
-                    .then(|| Usage::from_message(text))
-                    .flatten();
-                let is_cut = self.missing > 0 || wire::is_cut_json(text);
-                let failure = failure_of_json(self.expected, text, is_cut, classify);
+                let whole = match (self.missing, self.reads_usage) {
+                    (0, true) => JsonResponse::with_usage(text),
+                    (0, false) => JsonResponse::of_whole(text).map(|response| (response, None)),
+                    _ => None,
+                };
+                let (response, usage) = match whole {
+                    Some((response, usage)) => (Some(response), usage),
+                    None if self.reads_usage => (None, Usage::from_message(text)),
+                    None => (None, None),
+                };
+                let failure = failure_of_json(self.expected, text, response, classify);
                 return Self::outcome(failure, usage.unwrap_or_default());
             }
             Tracked::Stream(state) => state.feed(data),
@@ -335,20 +342,22 @@ impl BodyTracker {
     }
 }
 
-/// Returns the class of the failure if a JSON document is cut, or not the expected one.
+/// Returns the class of the failure if a JSON document is not the expected one. `response` is `None`
+/// if the document is cut.
+#[inline]
 fn failure_of_json(
     expected: ExpectedBody,
     text: &[u8],
-    is_cut: bool,
+    response: Option<JsonResponse>,
     classify: impl FnOnce(&ApiError) -> Class,
 ) -> Option<Class> {
-    if is_cut {
+    let Some(response) = response else {
         return Some(Class::new(Kind::Truncated));
-    }
+    };
     if matches!(expected, ExpectedBody::Any | ExpectedBody::Nothing) {
         return None;
     }
-    match (expected, JsonResponse::of(text)) {
+    match (expected, response) {
         (ExpectedBody::Message, JsonResponse::Message)
         | (ExpectedBody::TokenCount, JsonResponse::TokenCount) => None,
         (_, JsonResponse::Error(error)) => Some(classify(&error)),

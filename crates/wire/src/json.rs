@@ -10,7 +10,9 @@ use std::fmt;
 use memchr::memchr;
 
 use self::skip::string_end;
-pub(crate) use self::skip::{StringVisitor, find_byte, skip_space, value_end, value_end_visiting};
+pub(crate) use self::skip::{
+    StringVisitor, find_byte, nested_end, skip_space, value_end, value_end_visiting,
+};
 
 /// Error for text that is cut short, is not an object, or has a key that is not a JSON string.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,6 +149,11 @@ impl<'a> Object<'a> {
         Ok(Some(Step::Walked(walked)))
     }
 
+    /// Returns the position of the next key, or of the value after [`Object::key`].
+    pub(crate) const fn at(&self) -> usize {
+        self.at
+    }
+
     /// Returns true if the next value begins with this bracket. Called after [`Object::key`].
     pub(crate) fn value_begins_with(&self, bracket: u8) -> bool {
         self.json.get(self.at) == Some(&bracket)
@@ -211,6 +218,13 @@ impl<'a> Elements<'a> {
             at,
             first: true,
         })
+    }
+}
+
+impl Elements<'_> {
+    /// Returns true if the next byte is this bracket.
+    pub(crate) fn begins_with(&self, bracket: u8) -> bool {
+        self.json.get(self.at) == Some(&bracket)
     }
 }
 

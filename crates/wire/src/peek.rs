@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use crate::json::{Elements, Member, Object, StringVisitor, json_text, whole_number};
+use crate::json::{Elements, Member, Object, json_text, whole_number};
 use crate::text_bytes::StringFindings;
 
 /// Kind of the request's [`thinking`](https://docs.claude.com/en/api/messages) setting.
@@ -94,7 +94,7 @@ impl Peek {
         let mut measure = |part: usize, bytes: &mut u32| {
             *bytes = narrow(value.len());
             if value.starts_with(b"\"") {
-                strings.visit(value, 1, value.len() - 1);
+                strings.visit_value(value);
             }
             let text = strings.text_of(value.len());
             self.text_bytes[part] = u32::try_from(text).unwrap_or(u32::MAX);
@@ -106,8 +106,9 @@ impl Peek {
             b"speed" => self.fast = json_text(value).is_some_and(|speed| speed == "fast"),
             b"thinking" => self.thinking = Thinking::read(value),
             b"tools" => {
-                self.has_tools =
-                    Elements::open(value).is_some_and(|mut tools| tools.next().is_some());
+                // An object was stepped over already, so it need not be read again.
+                self.has_tools = Elements::open(value)
+                    .is_some_and(|mut tools| tools.begins_with(b'{') || tools.next().is_some());
                 measure(1, &mut self.tools_bytes);
             }
             b"system" => measure(0, &mut self.system_bytes),

@@ -3,7 +3,8 @@
 use memchr::memchr;
 
 use crate::error::ApiError;
-use crate::json::{Object, json_text, skip_space, value_end, whole_number};
+use crate::json::{Object, json_text, nested_end, skip_space, value_end, whole_number};
+use crate::usage::Usage;
 
 /// The content of a JSON response, by the members of its outermost object.
 ///
@@ -32,17 +33,55 @@ impl JsonResponse {
     /// damage in it remains unnoticed: see [`is_cut_json`].
     #[must_use]
     pub fn of(body: &[u8]) -> Self {
+        match Self::read(body) {
+            Ok(_) => Self::Message,
+            Err(other) => other,
+        }
+    }
+
+    /// Reads a body to its end. Returns `None` if it is cut: see [`is_cut_json`].
+    #[must_use]
+    pub fn of_whole(body: &[u8]) -> Option<Self> {
+        match Self::read(body) {
+            // The walk has stopped inside of the outermost object, so it goes on from there.
+            Ok(content) => nested_end(body, content, &mut ()).map(|_| Self::Message),
+            Err(other) => (!is_cut_json(body)).then_some(other),
+        }
+    }
+
+    /// Reads a body to its end, with its usage. The same as [`of_whole`](Self::of_whole) and
+    /// [`Usage::from_message`], in one pass over a message whose usage follows the content.
+    #[must_use]
+    pub fn with_usage(body: &[u8]) -> Option<(Self, Option<Usage>)> {
+        let usage = || Usage::from_message(body);
+        match Self::read(body) {
+            Ok(content) => {
+                let rest = value_end(body, content).and_then(|end| Usage::in_rest(body, end));
+                if let Some(usage) = rest {
+                    return Some((Self::Message, Some(usage)));
+                }
+                nested_end(body, content, &mut ()).map(|_| (Self::Message, usage()))
+            }
+            Err(other) => (!is_cut_json(body)).then(|| (other, usage())),
+        }
+    }
+
+    /// Returns the position of the content if the body is a message.
+    fn read(body: &[u8]) -> Result<usize, Self> {
         let (mut is_error, mut is_count) = (false, false);
         let (mut is_message, mut is_other_type) = (false, false);
         if let Some(mut object) = Object::open(body) {
             while let Some(Some(key)) = object.key() {
                 if key == b"content" && object.value_begins_with(b'[') && !is_other_type {
-                    return Self::Message;
+                    return Ok(object.at());
                 }
                 let Some(member) = object.value(key, &mut ()) else {
                     break;
                 };
                 match key {
+                    b"type" if member.value == b"\"message\"" => {
+                        (is_error, is_message, is_other_type) = (false, true, false);
+                    }
                     b"type" => {
                         let kind = json_text(member.value);
                         is_error = kind.as_deref() == Some("error");
@@ -60,21 +99,22 @@ impl JsonResponse {
         }
         if is_error {
             match ApiError::parse_any(body) {
-                Some(error) => return Self::Error(Box::new(error)),
+                Some(error) => return Err(Self::Error(Box::new(error))),
                 None if body.trim_ascii_start().first() == Some(&b'{') => {
                     let unread = ApiError::new("api_error", "an error that could not be read");
-                    return Self::Error(Box::new(unread));
+                    return Err(Self::Error(Box::new(unread)));
                 }
                 None => {}
             }
         }
-        if is_message {
+        Err(if is_message {
+            // Without content.
             Self::Message
         } else if is_count {
             Self::TokenCount
         } else {
             Self::Other
-        }
+        })
     }
 }
 

@@ -73,7 +73,7 @@ pub fn text_bytes(json: &[u8]) -> u64 {
     if let Some(end) = value_end_visiting(json, 0, &mut strings)
         && json[0] == b'"'
     {
-        strings.visit(json, 1, end - 1);
+        strings.visit_value(&json[..end]);
     }
     strings.text_of(json.len())
 }
@@ -95,23 +95,32 @@ impl StringFindings {
         (length as u64).saturating_add_signed(surplus.saturating_neg())
     }
 
+    /// Visits a value that is a string itself, with its quotes.
+    pub(crate) fn visit_value(&mut self, value: &[u8]) {
+        let to = value.len() - 1;
+        let escape = find_byte(&value[1..to], b'\\').map_or(to, |found| 1 + found);
+        self.visit(value, 1, escape, to);
+    }
+
     /// Measures a string that is long enough for escapes or data.
     #[inline]
-    fn measure(&mut self, json: &[u8], from: usize, to: usize) {
+    fn measure(&mut self, json: &[u8], from: usize, escape: usize, to: usize) {
         if to - from >= MIN_DATA
             && let Some(surplus) = surplus_of_data(json, from, to)
         {
             self.media = true;
             self.surplus += surplus as i64;
-        } else if let Some(first) = find_byte(&json[from..to], b'\\') {
-            self.surplus += surplus_of_escapes(&json[from + first..to]) as i64;
+        } else if escape < to {
+            self.surplus += surplus_of_escapes(&json[escape..to]) as i64;
         }
     }
 }
 
 impl StringVisitor for StringFindings {
+    const READS_ESCAPES: bool = true;
+
     #[inline]
-    fn visit(&mut self, json: &[u8], from: usize, to: usize) {
+    fn visit(&mut self, json: &[u8], from: usize, escape: usize, to: usize) {
         let text = &json[from..to];
         match text.len() {
             4 if text == b"role" => self.surplus += MESSAGE_FRAME,
@@ -126,7 +135,7 @@ impl StringVisitor for StringFindings {
                     self.surplus -= SERVER_TOOL_TEXT;
                 }
                 self.cache_control |= text == b"cache_control";
-                self.measure(json, from, to);
+                self.measure(json, from, escape, to);
             }
             _ => {}
         }
@@ -164,7 +173,7 @@ fn surplus_of_escapes(text: &[u8]) -> usize {
             surplus += escape - character;
             at += escape;
         }
-        match text.get(at..).and_then(|rest| memchr(b'\\', rest)) {
+        match text.get(at..).and_then(|rest| find_byte(rest, b'\\')) {
             Some(found) => at += found,
             None => return surplus,
         }

@@ -72,6 +72,23 @@ impl Usage {
         Ok(usage)
     }
 
+    /// Reads the usage among the members that follow `at`, up to the end of the body. `None` if it is
+    /// not there or the members are not plain.
+    pub(crate) fn in_rest(body: &[u8], at: usize) -> Option<Self> {
+        let mut usage = None;
+        let mut object = Object::resume(body, at);
+        while let Some(key) = object.key()? {
+            if key == b"usage" && object.value_begins_with(b'{') {
+                let (read, end) = dense_members(body, object.at() + 1)?;
+                usage = Some(read);
+                object = Object::resume(body, end);
+            } else if object.value(key, &mut ())?.is(b"usage") {
+                return None;
+            }
+        }
+        usage
+    }
+
     /// Reads the value of `usage`. Unknown fields are ignored. `None` if it is not an object.
     #[must_use]
     pub fn from_usage_object(json: &[u8]) -> Option<Self> {

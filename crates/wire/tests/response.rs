@@ -12,6 +12,28 @@ fn scanned<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> JsonScanner {
     scanner
 }
 
+proptest! {
+    #[test]
+    fn whole_response_of_any_text_agrees_with_two_passes(
+        parts in prop::collection::vec(
+            prop::sample::select(vec![
+                "{", "}", "[", "]", ",", ":", "\"", "\\\"", "\\", " ", "null", "12",
+                "\"type\":\"message\",", "\"content\":[", "\"error\":{\"type\":\"a\"}",
+                "\"input_tokens\":3", "\"text of more than thirty-two bytes\"", "\"usage\":{\"output_tokens\":3}",
+                "\"usage\":null", "{\"type\":\"message\",\"content\":[],",
+            ]),
+            0..12,
+        ),
+    ) {
+        let text = format!("{{{}", parts.concat());
+        let expected = (!is_cut_json(text.as_bytes())).then(|| JsonResponse::of(text.as_bytes()));
+        prop_assert_eq!(JsonResponse::of_whole(text.as_bytes()), expected.clone());
+        let usage = || Usage::from_message(text.as_bytes());
+        let expected = expected.map(|response| (response, usage()));
+        prop_assert_eq!(JsonResponse::with_usage(text.as_bytes()), expected);
+    }
+}
+
 #[test]
 fn content_of_a_response_is_recognized() {
     for name in [

@@ -1,18 +1,31 @@
 //! Steps over JSON values by their quotes and brackets. Most of the parsing time is spent here.
 
-use memchr::memchr;
+use memchr::{memchr, memchr2};
 
-pub(crate) fn skip_space(json: &[u8], mut at: usize) -> usize {
-    while let Some(b' ' | b'\n' | b'\r' | b'\t') = json.get(at) {
-        at += 1;
+#[inline]
+pub(crate) fn skip_space(json: &[u8], at: usize) -> usize {
+    #[cold]
+    fn skip(json: &[u8], mut at: usize) -> usize {
+        while let Some(b' ' | b'\n' | b'\r' | b'\t') = json.get(at) {
+            at += 1;
+        }
+        at
     }
-    at
+    // Machines write no space.
+    match json.get(at) {
+        Some(..=b' ') => skip(json, at),
+        _ => at,
+    }
 }
 
 /// A visitor of the strings and the white space that are stepped over.
 pub(crate) trait StringVisitor {
-    /// Visits a key or a string inside of an object or array. Its text is `json[from..to]`.
-    fn visit(&mut self, json: &[u8], from: usize, to: usize);
+    /// True if the visitor reads the position of escapes, which takes a little longer to find.
+    const READS_ESCAPES: bool;
+
+    /// Visits a key or a string inside of an object or array. Its text is `json[from..to]`. The first
+    /// escape is at `escape`, which is `to` if there is none or the visitor does not read it.
+    fn visit(&mut self, json: &[u8], from: usize, escape: usize, to: usize);
 
     /// Records white space inside of an object or array, outside of strings.
     #[inline]
@@ -22,8 +35,10 @@ pub(crate) trait StringVisitor {
 }
 
 impl StringVisitor for () {
+    const READS_ESCAPES: bool = false;
+
     #[inline]
-    fn visit(&mut self, _: &[u8], _: usize, _: usize) {}
+    fn visit(&mut self, _: &[u8], _: usize, _: usize, _: usize) {}
 }
 
 /// Returns the index after the value that begins at `at`.
@@ -32,6 +47,7 @@ pub(crate) fn value_end(json: &[u8], at: usize) -> Option<usize> {
 }
 
 /// Like [`value_end`], and shows the strings inside the value to `visitor`.
+#[inline]
 pub(crate) fn value_end_visiting(
     json: &[u8],
     at: usize,
@@ -39,6 +55,13 @@ pub(crate) fn value_end_visiting(
 ) -> Option<usize> {
     match json.get(at)? {
         b'"' => string_end(json, at + 1),
+        _ => other_end(json, at, visitor),
+    }
+}
+
+/// Returns the index after the value that begins at `at` and is no string.
+fn other_end(json: &[u8], at: usize, visitor: &mut impl StringVisitor) -> Option<usize> {
+    match json.get(at)? {
         b'{' | b'[' => nested_end(json, at + 1, visitor),
         b'-' | b'0'..=b'9' => {
             let number = json[at..].iter().take_while(|b| is_number(**b)).count();
@@ -70,38 +93,70 @@ pub(crate) fn string_end(json: &[u8], from: usize) -> Option<usize> {
     let mut at = from;
     loop {
         let quote = at + find_byte(json.get(at..)?, b'"')?;
-        let escapes = json[from..quote]
-            .iter()
-            .rev()
-            .take_while(|b| **b == b'\\')
-            .count();
         at = quote + 1;
-        if escapes % 2 == 0 {
+        if !is_escaped(json, from, quote) {
             return Some(at);
         }
     }
 }
 
+/// Returns true if an odd number of backslashes ends at `quote`, in a string that begins at `from`.
+#[inline]
+fn is_escaped(json: &[u8], from: usize, quote: usize) -> bool {
+    #[cold]
+    fn is_odd(text: &[u8]) -> bool {
+        text.iter().rev().take_while(|b| **b == b'\\').count() % 2 == 1
+    }
+    quote > from && json[quote - 1] == b'\\' && is_odd(&json[from..quote])
+}
+
+/// Returns the position of the first escape of the string whose content begins at `from`, or of its
+/// closing quote if there is none, and the index after the closing quote.
+#[inline]
+fn escape_and_end(json: &[u8], from: usize) -> Option<(usize, usize)> {
+    let escape = from + find_quote_or_escape(json.get(from..)?)?;
+    if json[escape] == b'"' {
+        return Some((escape, escape + 1));
+    }
+    Some((escape, string_end(json, escape)?))
+}
+
+/// Bytes that are searched before `memchr` is called.
+const SHORT: usize = 32;
+
 /// Returns the index of the first `byte`. The call of `memchr` costs more than the search in a
 /// short string, and most strings are keys, roles and types, so these are searched here.
 #[inline]
 pub(crate) fn find_byte(text: &[u8], byte: u8) -> Option<usize> {
-    let (words, tail) = text.as_chunks::<8>();
-    for (index, word) in words.iter().take(SHORT_WORDS).enumerate() {
-        let found = bytes_equal(u64::from_le_bytes(*word), byte);
+    let Some(start) = text.first_chunk::<SHORT>() else {
+        return text.iter().position(|b| *b == byte);
+    };
+    let find = |word| bytes_equal(word, byte);
+    find_in_words(start, find).or_else(|| Some(SHORT + memchr(byte, &text[SHORT..])?))
+}
+
+/// Returns the index of the first quote or backslash.
+#[inline]
+fn find_quote_or_escape(text: &[u8]) -> Option<usize> {
+    let Some(start) = text.first_chunk::<SHORT>() else {
+        return text.iter().position(|b| matches!(b, b'"' | b'\\'));
+    };
+    let find = |word| bytes_equal(word, b'"') | bytes_equal(word, b'\\');
+    find_in_words(start, find).or_else(|| Some(SHORT + memchr2(b'"', b'\\', &text[SHORT..])?))
+}
+
+/// Returns the index of the first byte that `find` marks with the high bit of its byte.
+#[inline]
+fn find_in_words(text: &[u8; SHORT], find: impl Fn(u64) -> u64) -> Option<usize> {
+    let (words, _) = text.as_chunks::<8>();
+    for (index, word) in words.iter().enumerate() {
+        let found = find(u64::from_le_bytes(*word));
         if found != 0 {
             return Some(index * 8 + found.trailing_zeros() as usize / 8);
         }
     }
-    if words.len() < SHORT_WORDS {
-        let at = text.len() - tail.len();
-        return tail.iter().position(|b| *b == byte).map(|found| at + found);
-    }
-    memchr(byte, &text[SHORT_WORDS * 8..]).map(|found| SHORT_WORDS * 8 + found)
+    None
 }
-
-/// Words of eight bytes that are searched before `memchr` is called.
-const SHORT_WORDS: usize = 2;
 
 /// Returns a word with the high bit set in each byte of `word` that equals `byte`. Exact up to the
 /// lowest such byte.
@@ -114,18 +169,25 @@ fn bytes_equal(word: u64, byte: u8) -> u64 {
 
 /// Returns the index after the bracket that closes the object or array whose content begins at
 /// `at`.
-fn nested_end(json: &[u8], mut at: usize, visitor: &mut impl StringVisitor) -> Option<usize> {
+pub(crate) fn nested_end(
+    json: &[u8],
+    mut at: usize,
+    visitor: &mut impl StringVisitor,
+) -> Option<usize> {
     const SPACES: &[u8; 8] = &[b' '; 8];
     let mut depth = 1usize;
     loop {
         let byte = *json.get(at)?;
         at += 1;
-        match byte {
-            b'"' => {
-                let end = string_end(json, at)?;
-                visitor.visit(json, at, end - 1);
-                at = end;
+        // The most common byte first, then what follows a string.
+        if byte == b'"' {
+            at = visit_string(json, at, visitor)?;
+            if let Some(b':' | b',') = json.get(at) {
+                at += 1;
             }
+            continue;
+        }
+        match byte {
             b'{' | b'[' => depth += 1,
             b'}' | b']' => {
                 depth -= 1;
@@ -147,11 +209,25 @@ fn nested_end(json: &[u8], mut at: usize, visitor: &mut impl StringVisitor) -> O
     }
 }
 
+/// Shows the string whose content begins at `from` to the visitor, and returns the index after its
+/// closing quote.
+#[inline]
+fn visit_string<V: StringVisitor>(json: &[u8], from: usize, visitor: &mut V) -> Option<usize> {
+    let (escape, end) = if V::READS_ESCAPES {
+        escape_and_end(json, from)?
+    } else {
+        let end = string_end(json, from)?;
+        (end - 1, end)
+    };
+    visitor.visit(json, from, escape, end - 1);
+    Some(end)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
-    use super::{find_byte, string_end};
+    use super::{escape_and_end, find_byte, string_end};
 
     proptest! {
         #[test]
@@ -171,6 +247,11 @@ mod tests {
                 closes
             });
             prop_assert_eq!(string_end(text.as_bytes(), 0), end.map(|quote| quote + 1));
+            let both = end.map(|quote| {
+                let escape = memchr::memchr(b'\\', &text.as_bytes()[..quote]);
+                (escape.unwrap_or(quote), quote + 1)
+            });
+            prop_assert_eq!(escape_and_end(text.as_bytes(), 0), both);
         }
     }
 }
