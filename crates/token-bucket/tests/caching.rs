@@ -18,7 +18,6 @@ use tokio::{task::JoinSet, time::Instant};
 use tower::Layer;
 use tower_claude_core::{Cost, EstimateCost, HeuristicCost, RequestBody, toolkit::UsageListener};
 use tower_claude_fake_claude::FakeClaude;
-use tower_claude_limiter::{LimiterConfig, LocalLimiter};
 use tower_claude_tests::{BASE, post, with};
 use tower_claude_token_bucket::TokenBucketLayer;
 use tower_claude_wire::Usage;
@@ -59,13 +58,13 @@ fn question(cached: bool) -> Request<RequestBody> {
 
 /// Returns the used share of the input limit from the second to the sixth minute, while 400 callers
 /// send requests without pause and each response takes 20 seconds.
-async fn used(estimate: HeuristicCost, config: LimiterConfig) -> f64 {
+async fn used(estimate: HeuristicCost) -> f64 {
     let per_minute = (PLENTY, INPUT_PER_MINUTE, PLENTY);
     let fake = FakeClaude::builder()
         .limits(server_limits(per_minute))
         .tokens_per_second(20.0)
         .build();
-    let layer = TokenBucketLayer::over(LocalLimiter::with_config(limits(per_minute), config))
+    let layer = TokenBucketLayer::new(limits(per_minute))
         .with_estimate(estimate)
         .with_max_wait(10 * common::HOUR);
     let service = layer.layer(fake.clone());
@@ -102,10 +101,8 @@ async fn used(estimate: HeuristicCost, config: LimiterConfig) -> f64 {
 
 #[tokio::test(start_paused = true)]
 async fn cached_prefix_is_not_charged_to_the_input_limit() {
-    let with = used(HeuristicCost::default(), LimiterConfig::new()).await;
-    // A learned ratio would correct the estimates as well.
-    let literal = LimiterConfig::new().with_calibrate_input(false);
-    let without = used(HeuristicCost::default().without_cache_reads(), literal).await;
+    let with = used(HeuristicCost::default()).await;
+    let without = used(HeuristicCost::default().without_cache_reads()).await;
     println!(
         "used of the input limit: {with:.4} with expected reads taken off, {without:.4} without"
     );

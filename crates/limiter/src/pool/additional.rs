@@ -9,8 +9,11 @@ use tower_claude_core::Dimension;
 
 use crate::{
     limits::{Day, PoolLimits},
-    pool::bucket::{
-        Bucket, Charge, DIMENSIONS, INPUT, OUTPUT, REQUESTS, TOTAL, nanos, tokens, units,
+    pool::{
+        bucket::{
+            Bucket, Charge, DIMENSIONS, INPUT, OUTPUT, REQUESTS, TOTAL, nanos, tokens, units,
+        },
+        in_flight::SendSnapshot,
     },
     snapshot::DimensionSnapshot,
 };
@@ -74,19 +77,20 @@ impl AdditionalLimit {
         }
     }
 
-    pub(crate) fn take(&mut self, charge: &Charge) {
+    /// Takes the charge of this number.
+    pub(crate) fn take(&mut self, number: u64, charge: &Charge) {
         match &mut self.kind {
-            AdditionalBucket::Minute(bucket) => bucket.take(charge[self.dimension]),
+            AdditionalBucket::Minute(bucket) => bucket.take(number, charge[self.dimension]),
             AdditionalBucket::Day(day) => day.take(charge[self.dimension]),
         }
     }
 
-    /// Replaces the charge of a request that was sent at `sent_at`.
-    pub(crate) fn recharge(&mut self, sent_at: u64, old: &Charge, new: &Charge) {
+    /// Replaces the charge of a request.
+    pub(crate) fn recharge(&mut self, sent: &SendSnapshot, old: &Charge, new: &Charge) {
         let (old, new) = (old[self.dimension], new[self.dimension]);
         match &mut self.kind {
-            AdditionalBucket::Minute(bucket) => bucket.recharge(old, new),
-            AdditionalBucket::Day(day) => day.recharge(sent_at, old, new),
+            AdditionalBucket::Minute(bucket) => bucket.recharge(sent.number, old, new),
+            AdditionalBucket::Day(day) => day.recharge(sent.at, old, new),
         }
     }
 
@@ -127,10 +131,8 @@ impl AdditionalLimit {
     pub(crate) fn snapshot(&self, now: u64, margin: i128) -> DimensionSnapshot {
         let (capacity, available, renews_in) = match &self.kind {
             AdditionalBucket::Minute(bucket) => {
-                let mut bucket = bucket.clone();
-                bucket.refill(now);
                 let capacity = tokens(bucket.capacity()).max(0) as u64;
-                (capacity, tokens(bucket.level()), None)
+                (capacity, tokens(bucket.level_at(now)), None)
             }
             AdditionalBucket::Day(day) => {
                 let mut day = day.clone();

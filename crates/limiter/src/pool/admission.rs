@@ -8,7 +8,7 @@ use crate::{
     pool::{
         Pool,
         bucket::{Charge, INPUT, NO_CHARGE},
-        in_flight::{InFlight, ReservationId, SendSnapshot},
+        in_flight::{InFlight, ReservationId},
         pacing,
         queue::{
             Waiter,
@@ -228,18 +228,14 @@ impl Pool {
         charge: Charge,
         flow_tag: Option<FlowTag>,
     ) -> ReservationId {
-        let seen = self.buckets.charge(now, &charge);
+        let sent = self.buckets.charge(now, &charge);
         let buckets = &self.buckets;
         self.pacing
             .on_admitted(now, || pacing::work(buckets, &charge));
         self.in_flight.insert(InFlight {
             cost: *cost,
             charge,
-            sent: SendSnapshot {
-                at: now,
-                counted: charge,
-                seen,
-            },
+            sent,
             uncounted_input: charge[INPUT],
             head_received: false,
             accepted: false,

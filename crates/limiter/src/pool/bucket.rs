@@ -1,6 +1,12 @@
 //! Token buckets in exact integers, and the amounts that they count by dimension.
+//!
+//! A charge is an estimate, and its correction arrives later. The corrected level must be what it
+//! would be if the actual amount had been charged from the start. A bucket that was full in the
+//! meantime would have been full with the smaller charge as well, so a refund of `x` raises the
+//! level by the least of `x` and the room below the capacity, at every time since the charge. The
+//! highest levels since each charge are kept for this.
 
-use std::time::Duration;
+use std::{cmp::Reverse, time::Duration};
 
 use tower_claude_core::Dimension;
 
@@ -33,6 +39,16 @@ pub(crate) const UNIT: i128 = 60_000_000_000;
 /// The upper bound of one request's charge: far over any limit, far under overflow.
 pub(crate) const MAX_CHARGE: u64 = 1 << 40;
 
+/// The most peaks of a bucket. Over it, the two with the least difference are merged.
+const MAX_PEAKS: usize = 128;
+
+/// The highest level since a charge, and since all earlier charges after the previous peak.
+#[derive(Clone, Copy, Debug)]
+struct Peak {
+    charge: u64,
+    level: i128,
+}
+
 /// A bucket that refills continuously up to its capacity. A level below zero is a debt.
 #[derive(Clone, Debug)]
 pub(crate) struct Bucket {
@@ -40,6 +56,10 @@ pub(crate) struct Bucket {
     capacity: i128,
     level: i128,
     at: u64,
+    /// The number of the last charge.
+    charge: u64,
+    /// The highest levels since each charge. Numbers ascend, and levels descend.
+    peaks: Vec<Peak>,
 }
 
 impl Bucket {
@@ -52,6 +72,8 @@ impl Bucket {
             capacity,
             level: capacity,
             at: now,
+            charge: 0,
+            peaks: Vec::new(),
         }
     }
 
@@ -67,31 +89,84 @@ impl Bucket {
         self.level
     }
 
-    /// Refills up to `now`. A clock that steps back refills nothing.
+    /// Returns the level at `now`. A clock that steps back refills nothing.
+    pub(crate) fn level_at(&self, now: u64) -> i128 {
+        let gain = refill(self.limit, now.saturating_sub(self.at));
+        self.level.saturating_add(gain).min(self.capacity)
+    }
+
+    /// Refills up to `now`.
     pub(crate) fn refill(&mut self, now: u64) {
         if now > self.at {
-            let gain = refill(self.limit, now - self.at);
-            self.level = self.level.saturating_add(gain).min(self.capacity);
+            self.level = self.level_at(now);
             self.at = now;
+            self.record_peak(self.level);
         }
     }
 
-    /// Takes `tokens`, into debt if necessary.
-    pub(crate) fn take(&mut self, tokens: u64) {
+    /// Takes `tokens` for the charge of this number, into debt if necessary. Numbers ascend from 1.
+    pub(crate) fn take(&mut self, charge: u64, tokens: u64) {
         self.level = self.level.saturating_sub(units(tokens));
+        self.charge = charge;
+        self.record_peak(self.level);
     }
 
-    /// Returns `tokens` to the bucket, up to its capacity.
-    pub(crate) fn give(&mut self, tokens: u64) {
-        self.level = self.level.saturating_add(units(tokens)).min(self.capacity);
+    /// Changes the amount of the charge of this number from `old` to `new`. An increase is taken
+    /// in full, and a decrease is given back as far as there was always room for it.
+    pub(crate) fn recharge(&mut self, charge: u64, old: u64, new: u64) {
+        if old == new {
+            return;
+        }
+        let after = self.peaks.partition_point(|peak| peak.charge < charge);
+        let first = after.min(self.peaks.len().saturating_sub(1));
+        let peak = self.peaks.get(first).map_or(self.level, |peak| peak.level);
+        let room = (self.capacity - peak).max(0);
+        let change = (units(old) - units(new)).min(room);
+        let mut since = first;
+        if change < 0 && after < self.peaks.len() {
+            // Earlier charges keep their peak.
+            let charge = charge.saturating_sub(1);
+            self.peaks.insert(
+                first,
+                Peak {
+                    charge,
+                    level: peak,
+                },
+            );
+            since += 1;
+        }
+        self.level = self.level.saturating_add(change);
+        for peak in &mut self.peaks[since..] {
+            peak.level = peak.level.saturating_add(change);
+        }
+        let earlier = &self.peaks[..first];
+        let higher = earlier.partition_point(|earlier| earlier.level > peak.saturating_add(change));
+        self.peaks.drain(higher..first);
+        self.merge_peaks();
     }
 
-    /// Changes the amount of a charge from `old` to `new`.
-    pub(crate) fn recharge(&mut self, old: u64, new: u64) {
-        if new > old {
-            self.take(new - old);
-        } else {
-            self.give(old - new);
+    /// Records a level, or the highest level that the current one can stand for.
+    fn record_peak(&mut self, level: i128) {
+        while self.peaks.last().is_some_and(|last| last.level <= level) {
+            self.peaks.pop();
+        }
+        let charge = self.charge;
+        if self.peaks.last().is_none_or(|last| last.charge < charge) {
+            self.peaks.push(Peak { charge, level });
+            self.merge_peaks();
+        }
+    }
+
+    fn merge_peaks(&mut self) {
+        if self.peaks.len() <= MAX_PEAKS {
+            return;
+        }
+        // The later of equal differences is merged, because its peak is farther from the capacity.
+        let difference = |index: &usize| self.peaks[*index].level - self.peaks[*index + 1].level;
+        let pairs = 0..self.peaks.len() - 1;
+        if let Some(index) = pairs.min_by_key(|index| (difference(index), Reverse(*index))) {
+            let later = self.peaks.remove(index + 1);
+            self.peaks[index].charge = later.charge;
         }
     }
 
@@ -121,6 +196,15 @@ impl Bucket {
     /// Bounds the level. The upper bound wins if the bounds contradict each other.
     pub(crate) fn clamp(&mut self, low: i128, high: i128) {
         self.level = self.level.max(low).min(high).min(self.capacity);
+        self.record_peak(self.level);
+    }
+
+    /// Bounds the level by one that the server has shown. With all charges as they are in truth,
+    /// the level is at most `high` as well, so earlier charges give back no more than that.
+    pub(crate) fn bound(&mut self, low: i128, high: i128) {
+        self.clamp(low, high);
+        let room = high.min(self.capacity).saturating_sub(self.level);
+        self.record_peak(self.capacity - room);
     }
 
     pub(crate) fn set_limit(&mut self, limit: u64) {
@@ -194,6 +278,121 @@ pub(crate) fn whole(x: f64) -> i128 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const CAPACITY: i128 = 1_000 * UNIT;
+
+    struct Charged {
+        at: u64,
+        tokens: u64,
+        actual: u64,
+        open: bool,
+    }
+
+    /// Returns the level of a bucket that took these amounts from the start.
+    fn replayed(charges: &[Charged], now: u64) -> i128 {
+        let (mut level, mut at) = (CAPACITY, 0);
+        for charge in charges {
+            level = CAPACITY.min(level + refill(1_000, charge.at - at)) - units(charge.tokens);
+            at = charge.at;
+        }
+        CAPACITY.min(level + refill(1_000, now - at))
+    }
+
+    /// Charges estimates at random times and corrects them in random order. `check` gets the level
+    /// and that of the replay after each step.
+    fn correct(
+        seed: u64,
+        most_open: usize,
+        actual: impl Fn(&mut fastrand::Rng, u64) -> u64,
+        check: impl Fn(i128, i128),
+    ) {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut bucket = Bucket::full(1_000, 60_000_000_000, 0);
+        let mut charges: Vec<Charged> = Vec::new();
+        let most = if rng.bool() {
+            300
+        } else {
+            4_000 / most_open as u64
+        };
+        let mut now = 0;
+        for _ in 0..600 {
+            if rng.bool() {
+                now += rng.u64(0..6_000_000_000);
+                bucket.refill(now);
+            }
+            let open = charges.iter().filter(|charge| charge.open).count();
+            if open < most_open && rng.u8(0..3) > 0 {
+                let tokens = rng.u64(0..=most);
+                bucket.take(charges.len() as u64 + 1, tokens);
+                charges.push(Charged {
+                    at: now,
+                    tokens,
+                    actual: actual(&mut rng, tokens),
+                    open: true,
+                });
+            } else if open > 0 {
+                let open = (1..).zip(&mut charges).filter(|(_, charge)| charge.open);
+                let (number, charge) = rng.choice(open.collect::<Vec<_>>()).expect("open");
+                bucket.recharge(number, charge.tokens, charge.actual);
+                (charge.tokens, charge.open) = (charge.actual, false);
+            }
+            assert!(bucket.peaks.len() <= MAX_PEAKS);
+            check(bucket.level(), replayed(&charges, now));
+        }
+    }
+
+    #[test]
+    fn corrected_level_equals_that_of_actual_charges_from_the_start() {
+        for seed in 0..40 {
+            let less = |rng: &mut fastrand::Rng, tokens| rng.u64(0..=tokens);
+            correct(seed, 60, less, |level, replayed| {
+                assert_eq!(level, replayed, "{seed}")
+            });
+        }
+    }
+
+    #[test]
+    fn level_corrected_upwards_is_at_most_that_of_actual_charges() {
+        for seed in 0..40 {
+            let any = |rng: &mut fastrand::Rng, tokens| rng.u64(0..=tokens * 2);
+            correct(seed, 60, any, |level, replayed| {
+                assert!(level <= replayed, "{seed}")
+            });
+        }
+    }
+
+    #[test]
+    fn level_with_more_open_charges_than_peaks_is_little_below_that_of_actual_charges() {
+        for seed in 0..40 {
+            let less = |rng: &mut fastrand::Rng, tokens| rng.u64(0..=tokens);
+            correct(seed, 400, less, |level, replayed| {
+                assert!(level <= replayed, "{seed}");
+                assert!(level >= replayed - CAPACITY / 16, "{seed}");
+            });
+        }
+    }
+
+    #[test]
+    fn refund_after_a_refill_is_lost_as_the_refill_would_have_been() {
+        let mut bucket = Bucket::full(1_000, 60_000_000_000, 0);
+        bucket.take(1, 800);
+        bucket.refill(48_000_000_000);
+        assert_eq!(bucket.level(), CAPACITY);
+        bucket.take(2, 500);
+        bucket.recharge(1, 800, 10);
+        assert_eq!(bucket.level(), CAPACITY / 2);
+        bucket.recharge(2, 500, 10);
+        assert_eq!(bucket.level(), units(990));
+    }
+
+    #[test]
+    fn refund_after_a_shown_level_is_at_most_the_shown_level() {
+        let mut bucket = Bucket::full(1_000, 60_000_000_000, 0);
+        bucket.take(1, 800);
+        bucket.bound(i128::MIN, units(300));
+        bucket.recharge(1, 800, 10);
+        assert_eq!(bucket.level(), units(300));
+    }
 
     #[test]
     fn conversions_equal_those_of_the_standard_library() {

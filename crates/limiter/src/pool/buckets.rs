@@ -103,16 +103,16 @@ impl DimensionState {
         }
     }
 
-    fn charge(&mut self, tokens: u64) {
+    fn charge(&mut self, number: u64, tokens: u64) {
         if let Some(bucket) = &mut self.bucket {
-            bucket.take(tokens);
+            bucket.take(number, tokens);
         }
         self.sent = self.sent.wrapping_add(tokens as i64);
     }
 
-    fn recharge(&mut self, old: u64, new: u64, counted: &mut u64) {
+    fn recharge(&mut self, number: u64, old: u64, new: u64, counted: &mut u64) {
         if let Some(bucket) = &mut self.bucket {
-            bucket.recharge(old, new);
+            bucket.recharge(number, old, new);
         }
         if self.counted == Counted::AtEnd {
             self.sent = self.sent.wrapping_add(new as i64).wrapping_sub(old as i64);
@@ -120,9 +120,9 @@ impl DimensionState {
         }
     }
 
-    fn refund(&mut self, charge: u64, counted: u64, head_received: bool) {
+    fn refund(&mut self, number: u64, charge: u64, counted: u64, head_received: bool) {
         if let Some(bucket) = &mut self.bucket {
-            bucket.give(charge);
+            bucket.recharge(number, charge, 0);
         }
         self.sent = self.sent.wrapping_sub(counted as i64);
         if head_received && self.counted == Counted::AtHead {
@@ -139,6 +139,8 @@ pub(crate) struct Buckets {
     /// The longest time for which a limit that only a header named holds requests back.
     max_hold: u64,
     last_admission: u64,
+    /// The number of charges so far.
+    charges: u64,
 }
 
 impl Buckets {
@@ -159,6 +161,7 @@ impl Buckets {
             additional: AdditionalLimit::all(limits, now),
             max_hold: nanos(config.max_pause),
             last_admission: now,
+            charges: 0,
         }
     }
 
@@ -397,17 +400,24 @@ impl Buckets {
         main.chain(additional).max().unwrap_or(0)
     }
 
-    /// Charges a request that is being admitted. Returns the flow seen so far.
-    pub(crate) fn charge(&mut self, now: u64, charge: &Charge) -> [i64; DIMENSIONS.len()] {
+    /// Charges a request that is being admitted.
+    pub(crate) fn charge(&mut self, now: u64, charge: &Charge) -> SendSnapshot {
+        self.charges += 1;
+        let number = self.charges;
         let seen = std::array::from_fn(|index| self.dimensions[index].seen);
         for (dimension, charge) in self.dimensions.iter_mut().zip(charge) {
-            dimension.charge(*charge);
+            dimension.charge(number, *charge);
         }
         for limit in &mut self.additional {
-            limit.take(charge);
+            limit.take(number, charge);
         }
         self.last_admission = now;
-        seen
+        SendSnapshot {
+            at: now,
+            number,
+            counted: *charge,
+            seen,
+        }
     }
 
     /// Replaces the tokens charged for a request. Returns the old charge.
@@ -415,9 +425,9 @@ impl Buckets {
         let old = std::mem::replace(&mut request.charge, new);
         for index in [INPUT, OUTPUT, TOTAL] {
             let counted = &mut request.sent.counted[index];
-            self.dimensions[index].recharge(old[index], new[index], counted);
+            self.dimensions[index].recharge(request.sent.number, old[index], new[index], counted);
         }
-        self.recharge_additional(request.sent.at, &old, &new);
+        self.recharge_additional(&request.sent, &old, &new);
         old
     }
 
@@ -426,15 +436,16 @@ impl Buckets {
         let old = std::mem::replace(&mut request.charge, NO_CHARGE);
         let counted = std::mem::replace(&mut request.sent.counted, NO_CHARGE);
         for (index, dimension) in self.dimensions.iter_mut().enumerate() {
-            dimension.refund(old[index], counted[index], request.head_received);
+            let number = request.sent.number;
+            dimension.refund(number, old[index], counted[index], request.head_received);
         }
-        self.recharge_additional(request.sent.at, &old, &NO_CHARGE);
+        self.recharge_additional(&request.sent, &old, &NO_CHARGE);
         old
     }
 
-    fn recharge_additional(&mut self, sent_at: u64, old: &Charge, new: &Charge) {
+    fn recharge_additional(&mut self, sent: &SendSnapshot, old: &Charge, new: &Charge) {
         for limit in &mut self.additional {
-            limit.recharge(sent_at, old, new);
+            limit.recharge(sent, old, new);
         }
     }
 
@@ -449,18 +460,14 @@ impl Buckets {
 
     /// Returns the state of all limits at `now`.
     pub(crate) fn snapshot(&self, now: u64, margins: &Margins) -> Vec<DimensionSnapshot> {
-        let main = self.known().map(|(index, bucket)| {
-            let mut bucket = bucket.clone();
-            bucket.refill(now);
-            DimensionSnapshot {
-                dimension: DIMENSIONS[index],
-                limit: bucket.limit(),
-                capacity: tokens(bucket.capacity()).max(0) as u64,
-                available: tokens(bucket.level()),
-                safety_margin: tokens(margins[index]).max(0) as u64,
-                learned: self.dimensions[index].confirmed.is_some(),
-                renews_in: None,
-            }
+        let main = self.known().map(|(index, bucket)| DimensionSnapshot {
+            dimension: DIMENSIONS[index],
+            limit: bucket.limit(),
+            capacity: tokens(bucket.capacity()).max(0) as u64,
+            available: tokens(bucket.level_at(now)),
+            safety_margin: tokens(margins[index]).max(0) as u64,
+            learned: self.dimensions[index].confirmed.is_some(),
+            renews_in: None,
         });
         let additional = self.additional.iter();
         let additional = additional.map(|limit| limit.snapshot(now, margins[limit.dimension]));

@@ -421,7 +421,7 @@ fn clamp(
         // responses raise it.
         bucket.clamp(low, low);
     }
-    bucket.clamp(low, high);
+    bucket.bound(low, high);
 }
 
 /// Returns true if the gauge shows a limit or a level.

@@ -71,6 +71,8 @@ pub(crate) struct InFlight {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SendSnapshot {
     pub(crate) at: u64,
+    /// The number of the charge.
+    pub(crate) number: u64,
     /// The part of the charge that the flow counters contain.
     pub(crate) counted: Charge,
     /// The flow that the server had surely counted by then.

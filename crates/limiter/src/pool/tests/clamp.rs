@@ -74,7 +74,7 @@ impl World {
             .bucket
             .as_mut()
             .expect("limited");
-        bucket.take(700_000);
+        bucket.take(0, 700_000);
         let server = bucket.level() - i128::from(wrong) * UNIT;
         let mut world = Self {
             dimension,

@@ -41,6 +41,9 @@ struct Flying {
     id: ReservationId,
     charge: Amounts,
     produced: i128,
+    /// The number of the charge, and the highest level of each limit since.
+    number: usize,
+    peaks: Vec<i128>,
 }
 
 struct Model {
@@ -48,6 +51,7 @@ struct Model {
     pool: Pool,
     now: u64,
     number: usize,
+    admitted: usize,
     limits: Vec<Limit>,
     waiting: Vec<Waiting>,
     flying: Vec<Flying>,
@@ -95,6 +99,7 @@ impl Model {
             pool,
             now: 0,
             number: 0,
+            admitted: 0,
             limits: found.into_iter().map(limit).collect(),
             waiting: Vec::new(),
             flying: Vec::new(),
@@ -107,6 +112,11 @@ impl Model {
         self.now += nanos;
         for limit in &mut self.limits {
             limit.level = (limit.level + limit.rate * i128::from(nanos)).min(limit.capacity);
+        }
+        for flying in &mut self.flying {
+            for (peak, limit) in flying.peaks.iter_mut().zip(&self.limits) {
+                *peak = limit.level.max(*peak);
+            }
         }
     }
 
@@ -129,10 +139,13 @@ impl Model {
             limit.level -= taken;
             limit.log.push((self.now, taken, taken <= limit.capacity));
         }
+        self.admitted += 1;
         self.flying.push(Flying {
             id,
             charge: cost,
             produced: 0,
+            number: self.admitted,
+            peaks: self.limits.iter().map(|limit| limit.level).collect(),
         });
     }
 
@@ -143,14 +156,25 @@ impl Model {
         let output = output.unwrap_or(old[2]);
         let new = [old[0], input, output, input + output];
         flying.charge = new;
-        self.change(&old, &new);
+        self.change(at, &old, &new);
     }
 
-    fn change(&mut self, old: &Amounts, new: &Amounts) {
-        for limit in &mut self.limits {
-            let more = (new[limit.counts] - old[limit.counts]) * UNIT;
-            limit.level = (limit.level - more).min(limit.capacity);
-            limit.log.push((self.now, more, false));
+    /// A decrease raises the levels since the charge, as far as there was room for it at all times.
+    fn change(&mut self, at: usize, old: &Amounts, new: &Amounts) {
+        let number = self.flying[at].number;
+        for (index, limit) in self.limits.iter_mut().enumerate() {
+            let less = (old[limit.counts] - new[limit.counts]) * UNIT;
+            let peak = self.flying[at].peaks[index];
+            let less = less.min(limit.capacity - peak);
+            limit.level += less;
+            limit.log.push((self.now, -less, false));
+            for other in &mut self.flying {
+                if other.number >= number {
+                    other.peaks[index] += less;
+                } else {
+                    other.peaks[index] = other.peaks[index].max(peak + less);
+                }
+            }
         }
     }
 
@@ -260,7 +284,7 @@ impl Model {
         match settlement {
             Settlement::NotSent | Settlement::Rejected => {
                 let old = self.flying[at].charge;
-                self.change(&old, &[0; 4]);
+                self.change(at, &old, &[0; 4]);
                 self.flying[at].charge = [0; 4];
             }
             Settlement::Invalid => self.recharge(at, Some(0), Some(0)),
@@ -390,7 +414,7 @@ fn reserved_tokens_are_used_or_given_back() {
         // Half of each, so that there is room for what comes back.
         let half = [25_000, 20_000_000, 5_000_000, 25_000_000];
         for (dimension, tokens) in model.pool.buckets.dimensions.iter_mut().zip(half) {
-            dimension.bucket.as_mut().expect("limited").take(tokens);
+            dimension.bucket.as_mut().expect("limited").take(0, tokens);
         }
         for limit in &mut model.limits {
             limit.level -= i128::from(half[limit.counts]) * UNIT;
