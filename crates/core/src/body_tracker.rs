@@ -74,7 +74,8 @@ pub struct BodyTracker {
     /// The format is not known by the first byte yet.
     is_unsniffed: bool,
     reads_usage: bool,
-    /// The part of `content-length` that has not arrived. 0 without the header.
+    /// The part of `content-length` that has not arrived. Without the header, 1 until the first byte
+    /// of a message, and 0 otherwise.
     missing: u64,
 }
 
@@ -125,13 +126,15 @@ impl BodyTracker {
         } else {
             headers.get(CONTENT_LENGTH)
         };
-        let missing = missing.and_then(|length| length.to_str().ok()?.parse().ok());
+        let missing: Option<u64> = missing.and_then(|length| length.to_str().ok()?.parse().ok());
+        // A message in any coding is longer than this.
+        let least = u64::from(expected.is_judged());
         Self {
             tracked,
             expected,
             is_unsniffed: expected.is_judged(),
             reads_usage: true,
-            missing: missing.unwrap_or(0),
+            missing: missing.unwrap_or(0).max(least),
         }
     }
 
@@ -209,8 +212,9 @@ impl BodyTracker {
     /// Recognizes a stream that is labelled as JSON, JSON that is labelled as a stream, and other
     /// text.
     fn sniff(&mut self, data: &[u8]) {
-        let text = data.strip_prefix(BOM).unwrap_or(data).trim_ascii_start();
-        let Some(first) = text.first() else {
+        // A byte order mark may be split.
+        let is_text = |byte: &&u8| !byte.is_ascii_whitespace() && !BOM.contains(byte);
+        let Some(first) = data.iter().find(is_text) else {
             return;
         };
         self.is_unsniffed = false;

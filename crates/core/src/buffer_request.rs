@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, request::Parts};
+use http::{Request, header::CONTENT_LENGTH, request::Parts};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -17,6 +17,7 @@ use tower_service::Service;
 
 use crate::{
     BoxError,
+    body_failure::BodyFailure,
     call::{Call, RequestTimeout},
     clone_source::take_ready,
     collect::Collect,
@@ -131,9 +132,12 @@ where
         // If the body is pending, the future polls it again with the waker of its task.
         let cx = &mut Context::from_waker(Waker::noop());
         let state = match Pin::new(&mut collect).poll(cx) {
-            Poll::Ready(body) => State::Call {
-                future: self.inner.call(Request::from_parts(head, body)),
-            },
+            Poll::Ready(body) => {
+                let body = whole(body, &head);
+                State::Call {
+                    future: self.inner.call(Request::from_parts(head, body)),
+                }
+            }
             Poll::Pending => {
                 let now = Instant::now();
                 let left = head.extensions.get::<Arc<Call>>().cloned();
@@ -155,6 +159,18 @@ where
         };
         BufferRequestFuture { state }
     }
+}
+
+/// Returns the body, or a failed one if it is shorter than its `content-length`. A client cannot
+/// send such a body, and the server would wait for the rest of it.
+fn whole(body: RequestBody, head: &Parts) -> RequestBody {
+    let length = head.headers.get(CONTENT_LENGTH);
+    let length = length.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    let is_short = |length| body.bytes().is_some_and(|bytes| bytes.len() < length);
+    if length.is_some_and(is_short) {
+        return RequestBody::unread(BodyFailure::Broken);
+    }
+    body
 }
 
 /// A request whose body is being read.
@@ -180,11 +196,12 @@ impl<S> Pending<S> {
                     .timer
                     .get_or_insert_with(|| Box::pin(sleep_until(until)));
                 ready!(timer.as_mut().poll(cx));
-                RequestBody::timed_out()
+                RequestBody::unread(BodyFailure::TimedOut)
             }
         };
         let (head, call) = self.request.take().expect("polled after completion");
         call.set_read_since_arrival();
+        body = whole(body, &head);
         body.set_call(call);
         Poll::Ready(Request::from_parts(head, body))
     }

@@ -345,17 +345,22 @@ fn by_text(kind: Kind, error: &ApiError) -> Option<Class> {
         }
         // A model with another window, or with another price for long prompts, may answer.
         Kind::RateLimited | Kind::BadRequest
-            if contains("long context") && contains("required") =>
+            if contains("long context")
+                && ["required", "not yet available", "not available"]
+                    .iter()
+                    .any(|text| contains(text)) =>
         {
             (Kind::SpendLimit, Reach::Model)
         }
         // The limit of a gateway, for one user or key, which its operator may raise at any time.
-        Kind::RateLimited | Kind::Forbidden if contains("spend limit reached") => {
+        Kind::RateLimited | Kind::BadRequest | Kind::Forbidden
+            if contains("spend limit reached") || error.kind == "budget_exceeded" =>
+        {
             (Kind::SpendLimit, Reach::Request)
         }
-        Kind::Forbidden if names_model(message) => (kind, Reach::Model),
         // The form must be filled in once for the whole account.
-        Kind::Forbidden if error.kind.starts_with("FTUFormNotFilled") => (kind, Reach::Credential),
+        Kind::Forbidden if has_prefix(&error.kind, "FTUFormNotFilled") => (kind, Reach::Credential),
+        Kind::Forbidden if names_model(message) && !is_of_user(error) => (kind, Reach::Model),
         Kind::NotFound if message.starts_with("model: ") => (kind, Reach::Model),
         // The clouds have the model in the path.
         Kind::NotFound if is_cloud(error) && names_model(message) => (kind, Reach::Model),
@@ -379,6 +384,20 @@ fn is_spend_limit_text(message: &str) -> bool {
 fn names_model(message: &str) -> bool {
     let mut words = message.split(|letter: char| !letter.is_ascii_alphanumeric());
     words.any(|word| word.eq_ignore_ascii_case("model") || word.eq_ignore_ascii_case("claude"))
+}
+
+/// Returns true for a verdict on the user of the request, whatever the model is.
+fn is_of_user(error: &ApiError) -> bool {
+    let code = error.error_code.as_deref();
+    code.is_some_and(|code| {
+        code.starts_with("user_profile_") || code == "sandbox_egress_restricted"
+    })
+}
+
+/// Returns true if the name begins so, in any case.
+fn has_prefix(name: &str, prefix: &str) -> bool {
+    let start = name.get(..prefix.len());
+    start.is_some_and(|start| start.eq_ignore_ascii_case(prefix))
 }
 
 /// Returns true for an error of Bedrock or Google.

@@ -158,10 +158,10 @@ impl Rejection {
             RejectReason::Oversized { .. } => Class::new(Kind::TooLarge),
             RejectReason::Body { failure } => failure.class(),
             RejectReason::DeadlineWouldPass { .. } => Class::new(Kind::Timeout),
-            // An invalid or unfunded credential fails for every model, so report 401 or 402 instead
-            // of 529.
+            // An invalid or unfunded credential, or an account on hold, fails for every model, so
+            // report 401, 402 or 403 instead of 529.
             RejectReason::CircuitOpen {
-                because: because @ (Kind::Unauthorized | Kind::SpendLimit),
+                because: because @ (Kind::Unauthorized | Kind::SpendLimit | Kind::Forbidden),
             } => Class::new(because),
             RejectReason::CircuitOpen { .. } => Class::new(Kind::Overloaded),
             // The request was sent and may be billed, so the class is not local.
@@ -198,6 +198,9 @@ impl Rejection {
             RejectReason::CircuitOpen {
                 because: Kind::SpendLimit,
             } => (StatusCode::PAYMENT_REQUIRED, "billing_error"),
+            RejectReason::CircuitOpen {
+                because: Kind::Forbidden,
+            } => (StatusCode::FORBIDDEN, "permission_error"),
             RejectReason::CircuitOpen { .. } => (overloaded(), "overloaded_error"),
         }
     }

@@ -111,9 +111,8 @@ impl RequestBody {
         Self::stream(held, Some(failure))
     }
 
-    /// Creates a body that was not read in time. It yields an error.
-    pub(crate) fn timed_out() -> Self {
-        let failure = BodyFailure::TimedOut;
+    /// Creates a body of which nothing can be sent. It yields an error.
+    pub(crate) fn unread(failure: BodyFailure) -> Self {
         let error = HeldBody::<Self>::failed(failure.message().into());
         Self::failed(error, failure)
     }

@@ -4,6 +4,7 @@ use memchr::memchr;
 
 use crate::error::ApiError;
 use crate::json::{Object, json_text, nested_end, skip_space, value_end, whole_number};
+use crate::sse::BOM;
 use crate::usage::Usage;
 
 /// The content of a JSON response, by the members of its outermost object.
@@ -207,10 +208,13 @@ impl JsonScanner {
         self.depth > 0 || self.in_string
     }
 
-    /// Returns the text without the items of the arrays in its outermost object, up to 64 KiB.
+    /// Returns the text without the items of the arrays in its outermost object and without a byte
+    /// order mark, up to 64 KiB.
     #[must_use]
     pub fn outline(&self) -> &[u8] {
-        &self.outline
+        // Part of the mark may have been read as another format.
+        let text = self.outline.iter().position(|byte| !BOM.contains(byte));
+        &self.outline[text.unwrap_or_default()..]
     }
 
     fn keep(&mut self, text: &[u8]) {

@@ -6,7 +6,7 @@ use std::mem;
 
 use memchr::memchr2;
 
-const BOM: &[u8] = b"\xEF\xBB\xBF";
+pub(crate) const BOM: &[u8] = b"\xEF\xBB\xBF";
 const DEFAULT_LIMIT: usize = 1 << 20;
 /// Enough for the longest field prefix and every known event name.
 const LEAST_LIMIT: usize = 64;

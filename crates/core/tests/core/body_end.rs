@@ -278,6 +278,46 @@ fn mislabelled_body_is_read_by_its_content() {
 }
 
 #[test]
+fn byte_order_mark_in_any_pieces_is_no_part_of_a_message() {
+    let mark = "\u{feff}";
+    let message = [mark.as_bytes(), &fixture("200_message.json")].concat();
+    let stream = [mark.as_bytes(), &fixture("sse_ok.txt")].concat();
+    for size in [1, 2, 3, 20, 100_000] {
+        for headers in [json(), sse(), HeaderMap::new()] {
+            for (body, used_input) in [(&message, 50), (&stream, 25)] {
+                let end = outcome(&headers, chunked(body, size));
+                let found = (failed(&end), used(&end).0);
+                assert_eq!(found, (None, Some(used_input)), "{size} {headers:?}");
+            }
+            let end = outcome(&headers, chunked(mark.as_bytes(), size));
+            assert!(failed(&end).is_some(), "a mark alone");
+        }
+    }
+}
+
+#[test]
+fn empty_message_in_any_coding_or_media_type_is_truncated() {
+    for labels in [
+        &[
+            ("content-encoding", "gzip"),
+            ("content-type", "application/json"),
+        ][..],
+        &[
+            ("content-encoding", "br"),
+            ("content-type", "text/event-stream"),
+        ],
+        &[("content-encoding", "gzip"), ("content-length", "0")],
+        &[("content-type", "image/png")],
+    ] {
+        let headers = headers(labels);
+        let end = outcome_of("POST", "/v1/messages", 200, &headers, b"");
+        assert_eq!(failed(&end), Some(Kind::Truncated), "{labels:?}");
+        let end = outcome_of("POST", "/v1/other", 200, &headers, b"");
+        assert_eq!(failed(&end), None, "{labels:?} of another endpoint");
+    }
+}
+
+#[test]
 fn success_without_a_message_is_a_failure() {
     let html = headers(&[("content-type", "text/html; charset=utf-8")]);
     let text = headers(&[("content-type", "text/plain")]);

@@ -19,7 +19,7 @@ fn reasons() -> [(
     &'static str,
     Kind,
     &'static [&'static str],
-); 9] {
+); 10] {
     [
         (
             RejectReason::QueueFull {
@@ -105,6 +105,15 @@ fn reasons() -> [(
             "billing_error",
             Kind::SpendLimit,
             &["spend_limit"],
+        ),
+        (
+            RejectReason::CircuitOpen {
+                because: Kind::Forbidden,
+            },
+            403,
+            "permission_error",
+            Kind::Forbidden,
+            &["forbidden"],
         ),
     ]
 }

@@ -204,7 +204,21 @@ async fn broken_upload_is_answered_without_a_call() {
     let long = || Limited::new(Full::new(Bytes::from("12345")), 3);
     let recorder = Recorder::default();
     let broken = frames([data("{"), Piece::Wait, Piece::Error]);
+    let short = |pieces: &[Piece]| {
+        let request = Request::post("/v1/messages").header("content-length", "3");
+        request.body(frames(pieces.iter().cloned())).expect("valid")
+    };
     for (response, status, failure) in [
+        (
+            answer(&recorder, short(&[data("{}")])).await,
+            400,
+            BodyFailure::Broken,
+        ),
+        (
+            answer(&recorder, short(&[data("{"), Piece::Wait, data("}")])).await,
+            400,
+            BodyFailure::Broken,
+        ),
         (
             answer(&recorder, Request::new(broken)).await,
             400,

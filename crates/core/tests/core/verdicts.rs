@@ -183,7 +183,10 @@ fn text_decides_where_the_api_has_no_code() {
         (429, LIMIT, "service_spend_limit_reached: try another service", (SpendLimit, Credential, false, true)),
         (429, LIMIT, "Extra usage is required for long context requests.", (SpendLimit, Model, false, true)),
         (429, LIMIT, "Usage credits are required for long context requests", (SpendLimit, Model, false, true)),
+        (429, LIMIT, "The long context beta is not yet available for this subscription.", (SpendLimit, Model, false, true)),
         (429, LIMIT, "spend limit reached (daily; resets at midnight)", (SpendLimit, Request, false, true)),
+        (400, "budget_exceeded", "Budget has been exceeded! Current cost: 2, max budget: 1", (SpendLimit, Request, false, true)),
+        (429, "budget_exceeded", "Budget has been exceeded! Current cost: 2, max budget: 1", (SpendLimit, Request, false, true)),
         (429, LIMIT, "Spend limit reached for this key", (SpendLimit, Request, false, true)),
         (429, LIMIT, "This would exceed your rate limit for long context requests", (RateLimited, Group, true, true)),
         (400, INVALID, "Organization must have data retention enabled to use this", (BadRequest, Model, false, true)),
@@ -199,6 +202,11 @@ fn text_decides_where_the_api_has_no_code() {
     for (status, kind, message, expected) in table {
         let class = class(*status, &HeaderMap::new(), &envelope(kind, message, ""));
         assert_eq!(verdict(class), *expected, "{status} {message}");
+    }
+    for code in ["user_profile_not_allowed", "sandbox_egress_restricted"] {
+        let body = envelope(PERMISSION, "Not allowed to use a model", code);
+        let class = class(403, &HeaderMap::new(), &body);
+        assert_eq!(verdict(class), (Forbidden, Request, false, true), "{code}");
     }
     let long = class(429, &HeaderMap::new(), &fixture("429_long_context.json"));
     assert_eq!(verdict(long), (SpendLimit, Model, false, true));
@@ -252,6 +260,11 @@ fn error_of_a_cloud_is_classified_by_its_own_names() {
             }
         }
     }
+    // The form is for the account, though its text names the model.
+    let form = headers(&[("x-amzn-errortype", "FTUFormNotFilledException:")]);
+    let text = br#"{"message":"Model use case details have not been submitted for this account."}"#;
+    let form = class(404, &form, text);
+    assert_eq!(verdict(form), (Forbidden, Credential, false, true));
     let denied = headers(&[("x-amzn-errortype", "AccessDeniedException")]);
     let model = br#"{"message":"You don't have access to the model with the specified model ID."}"#;
     assert_eq!(class(403, &denied, model).reach, Model);

@@ -21,7 +21,8 @@ pub(super) fn is_new_version(headers: &HeaderMap) -> bool {
 /// Returns true if the credential signs the body (AWS `SigV4`), so that no other body is accepted.
 pub(super) fn is_signed(headers: &HeaderMap) -> bool {
     let signature = headers.get(AUTHORIZATION);
-    signature.is_some_and(|value| value.as_bytes().starts_with(b"AWS4-"))
+    let scheme = signature.and_then(|value| value.as_bytes().trim_ascii().get(..5));
+    scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"AWS4-"))
 }
 
 /// The betas that follow from the changes of the body, by the prefixes of their names.

@@ -579,13 +579,18 @@ pub(super) fn kind(json: Option<Bytes>) -> Option<String> {
     object.asked_text("type")
 }
 
-/// Returns a whole number, or `u64::MAX` if it is too large for 64 bits.
+/// Returns a whole number in any notation, or `u64::MAX` if it is too large for 64 bits.
 pub(super) fn number(json: &[u8]) -> Option<u64> {
-    if json.is_empty() || !json.iter().all(u8::is_ascii_digit) {
+    // Rust's parsers also accept signs, `inf` and `nan`.
+    if !json.first()?.is_ascii_digit() {
         return None;
     }
     let text = std::str::from_utf8(json).ok()?;
-    Some(text.parse().unwrap_or(u64::MAX))
+    text.parse().ok().or_else(|| {
+        let number: f64 = text.parse().ok()?;
+        // The conversion saturates.
+        (number.fract() == 0.0 || number.is_infinite()).then_some(number as u64)
+    })
 }
 
 /// Returns true if the value is present and not `null`.
