@@ -8,7 +8,7 @@ use std::{
 };
 
 use foldhash::{SharedSeed, quality::SeedableRandomState};
-use http::{HeaderName, Request, header::AUTHORIZATION};
+use http::{HeaderName, HeaderValue, Request, header::AUTHORIZATION};
 
 use crate::{host::host, percent};
 
@@ -222,7 +222,7 @@ pub(crate) fn credential<B>(request: &Request<B>) -> u64 {
     };
     let (uri, headers) = (request.uri(), request.headers());
     let credential = credential.without_google_token(uri.path());
-    let workspace = headers.get(&WORKSPACE).map(|value| value.as_bytes());
+    let workspace = headers.get(&WORKSPACE).map(HeaderValue::as_bytes);
     HASH_KEY
         .hash_one((credential, workspace, host(uri, headers)))
         .max(1)

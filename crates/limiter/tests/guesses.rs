@@ -201,7 +201,7 @@ fn any_taken_request_opens_the_initial_concurrency() {
         ("input", |pool, id| pool.true_up_input(0, id, 20)),
         ("content", |pool, id| pool.produced(0, id, 3)),
         ("invalid", |pool, id| {
-            pool.settle(0, id, &Settlement::Invalid)
+            pool.settle(0, id, &Settlement::Invalid);
         }),
         ("dropped", |pool, id| {
             let usage = usage(20, 3);

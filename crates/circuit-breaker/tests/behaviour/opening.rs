@@ -352,7 +352,7 @@ async fn burst_with_quick_failures_and_slow_successes_opens_nothing() {
         let sent = AtomicU64::new(0);
         let service = layer.layer(tower::service_fn(|_| {
             let number = sent.fetch_add(1, Ordering::Relaxed);
-            let fails = number % every == 0 && number / every < failures;
+            let fails = number.is_multiple_of(every) && number / every < failures;
             async move {
                 let wait = if fails { delay } else { 1000 };
                 if wait > 0 {

@@ -591,7 +591,7 @@ fn debug_output_contains_no_content() {
         format!("{:?}", request().body()),
     ];
     for text in texts {
-        let bytes = SECRET.as_bytes().iter().map(|byte| byte.to_string());
+        let bytes = SECRET.as_bytes().iter().map(ToString::to_string);
         let bytes = bytes.collect::<Vec<_>>().join(", ");
         assert!(!text.contains(SECRET) && !text.contains(&bytes), "{text}");
     }

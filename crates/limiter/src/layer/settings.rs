@@ -137,7 +137,7 @@ impl<L: Limiter, E: EstimateCost> LimitSettings<L, E> {
         let mut acquire = AcquireRequest::new(self.scope(request, call), cost)
             .with_context(call)
             // A body that was too long to be buffered holds as much as a buffer may.
-            .with_bytes(body.map_or(RequestBody::DEFAULT_LIMIT, |body| body.len()))
+            .with_bytes(body.map_or(RequestBody::DEFAULT_LIMIT, bytes::Bytes::len))
             .with_max_wait(Some(self.max_wait));
         self.label_headers.apply(request, &mut acquire);
         self.limiter.acquire(acquire)

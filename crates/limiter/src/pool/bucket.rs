@@ -346,7 +346,7 @@ mod tests {
         for seed in 0..40 {
             let less = |rng: &mut fastrand::Rng, tokens| rng.u64(0..=tokens);
             correct(seed, 60, less, |level, replayed| {
-                assert_eq!(level, replayed, "{seed}")
+                assert_eq!(level, replayed, "{seed}");
             });
         }
     }
@@ -356,7 +356,7 @@ mod tests {
         for seed in 0..40 {
             let any = |rng: &mut fastrand::Rng, tokens| rng.u64(0..=tokens * 2);
             correct(seed, 60, any, |level, replayed| {
-                assert!(level <= replayed, "{seed}")
+                assert!(level <= replayed, "{seed}");
             });
         }
     }

@@ -40,8 +40,10 @@ struct Key {
     opens: u32,
     leases: Vec<(u64, bool)>,
     /// The index of its lease, and its place in the row. Absent if its outcome does not count.
-    calls: Vec<Option<(Option<usize>, (bool, bool))>>,
+    calls: Vec<Option<CallKey>>,
 }
+
+type CallKey = (Option<usize>, (bool, bool));
 
 fn copy(permit: &Permit) -> Permit {
     Permit {
