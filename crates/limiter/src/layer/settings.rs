@@ -133,11 +133,14 @@ impl<L: Limiter, E: EstimateCost> LimitSettings<L, E> {
         call: &Call,
         cost: Cost,
     ) -> L::Acquire {
-        let body = request.body().bytes();
+        // A body that was too long to be buffered holds as much as a buffer may.
+        let held = match request.body().bytes() {
+            Some(body) => body.len(),
+            None => RequestBody::DEFAULT_LIMIT,
+        };
         let mut acquire = AcquireRequest::new(self.scope(request, call), cost)
             .with_context(call)
-            // A body that was too long to be buffered holds as much as a buffer may.
-            .with_bytes(body.map_or(RequestBody::DEFAULT_LIMIT, bytes::Bytes::len))
+            .with_bytes(held)
             .with_max_wait(Some(self.max_wait));
         self.label_headers.apply(request, &mut acquire);
         self.limiter.acquire(acquire)
