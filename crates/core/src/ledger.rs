@@ -118,8 +118,8 @@ pub trait Ledger: fmt::Debug + Send + Sync {
 
     /// Returns true if the head of a success at `at` need not be read.
     ///
-    /// That is so if the last head that was read is less than 100 ms old and all levels are at least
-    /// half of their limits. False by default.
+    /// That is so if the last head that was read is less than 100 ms old and all levels are at
+    /// least half of their limits. False by default.
     fn can_skip_head(&self, at: Instant) -> bool {
         let _ = at;
         false

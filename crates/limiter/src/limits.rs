@@ -15,12 +15,12 @@ use crate::pool::bucket::{DIMENSIONS, INPUT, OUTPUT, REQUESTS, TOTAL};
 /// headers name its limit.
 ///
 /// A limit that is set here is a cap. If headers name a lower limit, the lower one holds, and if
-/// they name a higher one, this one holds. The first difference of each dimension is a `WARN` event.
-/// [`LimiterConfig::with_limits_as_hint`](crate::LimiterConfig::with_limits_as_hint) makes the limit
-/// of the server hold instead.
+/// they name a higher one, this one holds. The first difference of each dimension is a `WARN`
+/// event. The limit of the server holds instead with
+/// [`with_limits_as_hint`](crate::LimiterConfig::with_limits_as_hint).
 ///
-/// A tier preset is no cap. It holds until headers name the limits, and it fills the limits that are not set explicitly, and the limits of a group replace
-/// all of them. They apply to the Messages endpoint and to scopes outside of Claude's API. Claude's
+/// A tier preset is no cap. It fills the limits that are not set explicitly, until headers name
+/// them. The limits of a group replace all of them. They apply to the Messages endpoint and to scopes outside of Claude's API. Claude's
 /// other endpoints (`count_tokens`, batches, models, files) have limits of their own, and are
 /// limited only by a group of their name.
 ///

@@ -64,8 +64,8 @@
 //! [`Workload`](tower_claude_core::Workload). A body that is not JSON, names no model or is too
 //! long costs one request.
 //!
-//! The cost of a [closure](TokenBucketLayer::with_estimate) is in units of its own. It is charged as
-//! it is, and no usage in the response changes it.
+//! The cost of a [closure](TokenBucketLayer::with_estimate) is in units of its own. It is charged
+//! as it is, and no usage in the response changes it.
 //!
 //! # Where it goes
 //!

@@ -56,6 +56,8 @@ async fn own_cost_is_not_settled_by_usage_unless_asked_for() {
     };
     let layer = layer(LIMITS).with_estimate(own);
     let service = layer.layer(fake());
+    send_ok(&service, message(500, 90)).await;
+    assert_eq!(left(&layer.limiter()), [999, 99_990, 49_998]);
     let charged = async |request: Request<RequestBody>, query: &str| {
         let before = left(&layer.limiter());
         let (mut parts, body) = request.into_parts();
