@@ -314,7 +314,9 @@ async fn configured_limit_below_that_of_the_server_is_kept_and_reported_once() {
     let requests = (0..50).map(|_| message(10, 10)).collect();
     let statuses = send_all(&service, requests).await;
     let sent = statuses.iter().filter(|status| **status == 200).count();
-    assert_eq!((sent, common::statuses(&fake).len()), (5, 5));
+    assert_eq!(sent, common::statuses(&fake).len());
+    // The safety margin is at most a tenth of the limit.
+    assert!((4..=5).contains(&sent), "{sent}");
     let differences = differences.lock().expect("no panic");
     assert_eq!(*differences, [(Dimension::Requests, 5, 1_000)]);
 }
