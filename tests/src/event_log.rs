@@ -80,6 +80,7 @@ pub fn summary(event: &Event<'_>) -> Option<String> {
         Event::Inactive { layer, because } => format!("{layer} inactive {because}"),
         Event::Headroom { layer, .. } => format!("{layer} headroom"),
         Event::Threshold { layer, .. } => format!("{layer} threshold"),
+        Event::LimitDiffers { layer, .. } => format!("{layer} limit_differs"),
         Event::Retry { layer, class, .. } => format!("{layer} retry {}", class.kind.as_str()),
         Event::GaveUp { layer, because, .. } => format!("{layer} gave up: {because}"),
         Event::Broken { layer, class } => format!("{layer} broken {}", class.kind.as_str()),

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::{HeaderName, Request, Response};
 use http_body::Body;
 use tokio::task::JoinSet;
-use tower_claude_core::{Cost, RequestBody, event::Event};
+use tower_claude_core::{Cost, RequestBody, Settle, event::Event};
 use tower_service::Service;
 
 use crate::{BASE, EventLog, Reply, SONNET, post, prompt_with, send_ok, summary, with};
@@ -59,6 +59,7 @@ pub fn by_size(request: &Request<RequestBody>) -> Cost {
         value.to_str().ok()?.parse().ok()
     };
     Cost::new(number("input").unwrap_or(0), number("output").unwrap_or(0))
+        .with_settle(Settle::ByUsage)
 }
 
 /// Returns the body of a short request to this model.

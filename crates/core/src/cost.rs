@@ -10,6 +10,18 @@ pub use heuristic::HeuristicCost;
 
 use crate::{prefix::CacheReads, workload::Workload};
 
+/// The settlement of a cost when the response reports its usage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Settle {
+    /// The usage replaces the estimate, and later estimates are corrected by it.
+    ByUsage,
+    /// The input stays as charged. The usage replaces and corrects the output.
+    OutputByUsage,
+    /// The cost stays as charged, and nothing is learned. For units other than Claude's tokens.
+    AsCharged,
+}
+
 /// The estimated use of the rate limits by a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -28,13 +40,18 @@ pub struct Cost {
     /// Estimates of different variants are wrong by different ratios. 0 if there is only one.
     pub variant: u8,
     /// True if the input was counted and not estimated. It is then charged as it is, and the
-    /// limiter learns no ratio from it.
+    /// limiter learns no ratio from it. A count of `CountTokensLayer` includes what the prompt
+    /// cache will provide, so the usage settles it. Any other count stays as charged.
     pub counted: bool,
     /// The tokens that are expected to be read from the prompt cache, in addition to the input
     /// tokens. `None` if there is no prediction.
     pub cached_tokens: Option<u64>,
     /// An opaque id that the estimator uses to match this estimate with the actual usage.
     pub estimate_id: Option<NonZeroU64>,
+    /// The settlement. `None`, the default, is [`Settle::AsCharged`] for the cost of a closure,
+    /// [`Settle::OutputByUsage`] for input that an estimator has counted, and [`Settle::ByUsage`]
+    /// otherwise.
+    pub settle: Option<Settle>,
 }
 
 impl Cost {
@@ -51,6 +68,7 @@ impl Cost {
             counted: false,
             cached_tokens: None,
             estimate_id: None,
+            settle: None,
         }
     }
 
@@ -85,6 +103,25 @@ impl Cost {
         self.input_tokens = tokens.saturating_sub(cached);
         self.counted = true;
         self
+    }
+
+    /// Sets the settlement, for example [`Settle::ByUsage`] for a closure that estimates tokens.
+    #[must_use]
+    pub const fn with_settle(mut self, settle: Settle) -> Self {
+        self.settle = Some(settle);
+        self
+    }
+
+    /// Returns true if the reported usage replaces the input.
+    #[must_use]
+    pub const fn settles_input(&self) -> bool {
+        matches!(self.settle, None | Some(Settle::ByUsage))
+    }
+
+    /// Returns true if the reported usage replaces the output.
+    #[must_use]
+    pub const fn settles_output(&self) -> bool {
+        !matches!(self.settle, Some(Settle::AsCharged))
     }
 
     /// Sets the expected cache reads. The input tokens must not include them.

@@ -9,6 +9,7 @@
 //! | `ERROR` | `unauthorized`, once for each credential |
 //! | `WARN` | `refused`, `paused`, `threshold`, `gave_up`, `circuit_opened`, `broken` |
 //! | `WARN` | `fell_back`, to another model |
+//! | `WARN` | `limit_differs` from the configured one, once for each pool and dimension |
 //! | `WARN` | `inactive`, once for each layer and reason |
 //! | `INFO` | `retry`, `circuit_probe`, `circuit_closed` |
 //! | `DEBUG` | `headroom` for each response, `queued`, `uncounted`, the decisions of a cache |
@@ -35,6 +36,7 @@ use tower_claude_wire::RateLimits;
 
 use crate::{
     class::{Class, Kind},
+    dimension::Dimension,
     ledger::LimitWarning,
     rejection::RejectReason,
     scope::Scope,
@@ -103,6 +105,20 @@ pub enum Event<'a> {
         scope: &'a Scope,
         /// The limit, and the remaining amount.
         crossing: LimitWarning,
+    },
+    /// The server has another limit than the configured one. The smaller of both holds. Emitted
+    /// once for each pool and dimension.
+    LimitDiffers {
+        /// The name of the layer.
+        layer: &'static str,
+        /// The pool of limits.
+        scope: &'a Scope,
+        /// The dimension of the limit.
+        dimension: Dimension,
+        /// The configured limit per minute.
+        configured: u64,
+        /// The limit per minute of the server.
+        server: u64,
     },
     /// An attempt failed, and another follows.
     Retry {
@@ -410,6 +426,18 @@ fn trace(event: &Event<'_>) {
                 target: "tower_claude", layer, decision = "threshold", %scope,
                 dimension = crossing.dimension.as_str(), remaining = crossing.remaining,
                 limit = crossing.limit,
+            );
+        }
+        Event::LimitDiffers {
+            layer,
+            scope,
+            dimension,
+            configured,
+            server,
+        } => {
+            tracing::warn!(
+                target: "tower_claude", layer, decision = "limit_differs", %scope,
+                dimension = dimension.as_str(), configured, server,
             );
         }
         Event::Retry {

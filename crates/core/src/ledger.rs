@@ -69,7 +69,8 @@ impl<'a> Observation<'a> {
     }
 }
 
-/// A warning about a limit. Its used share has just risen above the configured share.
+/// A warning about a limit. Its used share has just risen above the configured share, or it differs
+/// from the configured limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LimitWarning {
@@ -79,6 +80,8 @@ pub struct LimitWarning {
     pub remaining: u64,
     /// The limit per minute.
     pub limit: u64,
+    /// The configured limit, if the warning is that the server has another one.
+    pub configured: Option<u64>,
 }
 
 impl LimitWarning {
@@ -89,7 +92,15 @@ impl LimitWarning {
             dimension,
             remaining,
             limit,
+            configured: None,
         }
+    }
+
+    /// Makes it the warning that the server's limit differs from this configured limit.
+    #[must_use]
+    pub const fn with_configured(mut self, limit: u64) -> Self {
+        self.configured = Some(limit);
+        self
     }
 }
 
@@ -107,8 +118,8 @@ pub trait Ledger: fmt::Debug + Send + Sync {
 
     /// Returns true if the head of a success at `at` need not be read.
     ///
-    /// That is so if the last head that was read is less than 100 ms old and all levels are at least
-    /// half of their limits. False by default.
+    /// That is so if the last head that was read is less than 100 ms old and all levels are at
+    /// least half of their limits. False by default.
     fn can_skip_head(&self, at: Instant) -> bool {
         let _ = at;
         false

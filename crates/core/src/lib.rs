@@ -127,7 +127,7 @@ pub use buffer_request::check;
 pub use call::{Call, Deadline, Priority, Tenant};
 pub use class::{Class, Kind, Reach};
 pub use classify::{Classify, ClassifyResponse, ClaudeClassify, HttpClassify};
-pub use cost::{Cost, EstimateCost, HeuristicCost, estimate_fn};
+pub use cost::{Cost, EstimateCost, HeuristicCost, Settle, estimate_fn};
 pub use credential::CredentialId;
 pub use deadline_layer::{DeadlineLayer, SetDeadline};
 pub use dimension::Dimension;

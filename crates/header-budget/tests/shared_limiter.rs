@@ -4,7 +4,7 @@ mod common;
 
 use std::{
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex},
     task::{Context, Poll},
     time::Duration,
 };
@@ -17,7 +17,8 @@ use http::Request;
 use tokio::time::Instant;
 use tower::{Layer, ServiceExt};
 use tower_claude_core::{
-    Call, ClaudeClassify, HttpClassify, RequestBody, driver::DriverLayer, toolkit::PausedByLimiter,
+    Call, ClaudeClassify, HttpClassify, RequestBody, driver::DriverLayer, event::Event,
+    toolkit::PausedByLimiter,
 };
 use tower_claude_fake_claude::{FakeClaude, Fault};
 use tower_claude_header_budget::HeaderBudgetLayer;
@@ -128,6 +129,7 @@ async fn one_driver_with_both_layers_admits_once_and_learns() {
         [
             "token-bucket admitted",
             "header-budget headroom",
+            "header-budget limit_differs",
             "token-bucket admitted",
             "header-budget paused",
             "header-budget headroom",
@@ -287,6 +289,36 @@ async fn separate_limiters_both_admit() {
         assert_eq!(only(&limiter).in_flight, 0);
         assert_eq!(only(&limiter).outstanding_output, 0);
     }
+}
+
+/// The server allows 1,000 requests per minute, of which this service is to use 5.
+#[tokio::test(start_paused = true)]
+async fn configured_limit_below_that_of_the_server_is_kept_and_reported_once() {
+    let differences = Arc::new(Mutex::new(Vec::new()));
+    let seen = differences.clone();
+    let outer = outer((5, 100_000, 50_000)).with_max_wait(Duration::from_secs(1));
+    let inner = HeaderBudgetLayer::over(outer.limiter()).with_observer(move |event: &Event<'_>| {
+        if let Event::LimitDiffers {
+            dimension,
+            configured,
+            server,
+            ..
+        } = event
+        {
+            let difference = (*dimension, *configured, *server);
+            seen.lock().expect("no panic").push(difference);
+        }
+    });
+    let fake = FakeClaude::builder().limits(server_limits(LIMITS)).build();
+    let service = outer.layer(inner.layer(fake.clone()));
+    let requests = (0..50).map(|_| message(10, 10)).collect();
+    let statuses = send_all(&service, requests).await;
+    let sent = statuses.iter().filter(|status| **status == 200).count();
+    assert_eq!(sent, common::statuses(&fake).len());
+    // The safety margin is at most a tenth of the limit.
+    assert!((4..=5).contains(&sent), "{sent}");
+    let differences = differences.lock().expect("no panic");
+    assert_eq!(*differences, [(Dimension::Requests, 5, 1_000)]);
 }
 
 /// The inner layer has not sent the request.

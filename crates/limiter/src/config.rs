@@ -96,9 +96,13 @@ pub struct LimiterConfig {
     pub learn_output: bool,
     /// Corrects input estimates by the running ratio of actual to estimated tokens. Default true.
     pub calibrate_input: bool,
-    /// Takes limits from response headers, up and down. Default true. If false, configured limits
-    /// and capacities stay, and headers only correct the levels.
+    /// Takes limits from response headers, up and down. Default true. A configured limit is a cap:
+    /// the smaller of it and the limit in the headers holds. If false, configured limits and
+    /// capacities stay, and headers only correct the levels.
     pub learn_limits: bool,
+    /// Uses configured limits only until headers name the limits of the server, which may be
+    /// higher. Default false. The limits of a [tier](crate::Limits::tier) are always used so.
+    pub limits_as_hint: bool,
     /// The most requests in flight before the first rate-limit headers, doubled with each response.
     /// The server may allow less at once than the configured limits.
     ///
@@ -135,6 +139,7 @@ impl LimiterConfig {
             learn_output: true,
             calibrate_input: true,
             learn_limits: true,
+            limits_as_hint: false,
             initial_concurrency: None,
             output_accounting: OutputAccounting::AsProduced,
             sharing: Sharing::Auto,
@@ -189,6 +194,13 @@ impl LimiterConfig {
     #[must_use]
     pub const fn with_learn_limits(mut self, learn: bool) -> Self {
         self.learn_limits = learn;
+        self
+    }
+
+    /// Sets [`limits_as_hint`](Self::limits_as_hint).
+    #[must_use]
+    pub const fn with_limits_as_hint(mut self, hint: bool) -> Self {
+        self.limits_as_hint = hint;
         self
     }
 

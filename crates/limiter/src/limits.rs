@@ -9,11 +9,18 @@ use std::{
 use tower_claude_core::{Endpoint, Scope};
 use tower_claude_wire::{ModelCatalog, Tier};
 
+use crate::pool::bucket::{DIMENSIONS, INPUT, OUTPUT, REQUESTS, TOTAL};
+
 /// The limits of every scope of a limiter. A dimension without a limit is unlimited until response
 /// headers name its limit.
 ///
-/// A tier preset fills the limits that are not set explicitly, and the limits of a group replace
-/// all of them. They apply to the Messages endpoint and to scopes outside of Claude's API. Claude's
+/// A limit that is set here is a cap. If headers name a lower limit, the lower one holds, and if
+/// they name a higher one, this one holds. The first difference of each dimension is a `WARN`
+/// event. The limit of the server holds instead with
+/// [`with_limits_as_hint`](crate::LimiterConfig::with_limits_as_hint).
+///
+/// A tier preset is no cap. It fills the limits that are not set explicitly, until headers name
+/// them. The limits of a group replace all of them. They apply to the Messages endpoint and to scopes outside of Claude's API. Claude's
 /// other endpoints (`count_tokens`, batches, models, files) have limits of their own, and are
 /// limited only by a group of their name.
 ///
@@ -76,6 +83,8 @@ pub struct PoolLimits {
     pub day: Day,
     /// Additional limits that apply at the same time.
     pub additional: Vec<Self>,
+    /// The requests, input and output come from a tier preset, so they are no caps.
+    pub(crate) is_preset: [bool; 3],
 }
 
 impl PoolLimits {
@@ -92,7 +101,22 @@ impl PoolLimits {
             tokens_per_day: None,
             day: Day::Rolling,
             additional: Vec::new(),
+            is_preset: [false; 3],
         }
+    }
+
+    /// Returns the limits that cap what headers name, by the index of their dimension.
+    pub(crate) fn caps(&self) -> [Option<u64>; DIMENSIONS.len()] {
+        let cap = |index: usize, limit: Option<NonZeroU64>| {
+            let is_preset = self.is_preset.get(index).is_some_and(|preset| *preset);
+            limit.filter(|_| !is_preset).map(NonZeroU64::get)
+        };
+        [
+            cap(REQUESTS, self.requests),
+            cap(INPUT, self.input_tokens),
+            cap(OUTPUT, self.output_tokens),
+            cap(TOTAL, self.total_tokens),
+        ]
     }
 
     /// Returns the lowest limit on requests in flight of all limits that apply.
@@ -127,7 +151,8 @@ impl Limits {
     }
 
     /// Returns the published limits of a usage tier, by rate group of the built-in model catalog.
-    /// Groups that are not in the catalog are unlimited until a header names their limits.
+    /// Groups that are not in the catalog are unlimited until a header names their limits. A header
+    /// that names another limit than the published one is right.
     ///
     /// Source: <https://platform.claude.com/docs/en/api/rate-limits>.
     #[must_use]
@@ -240,6 +265,8 @@ impl Limits {
             .tier
             .and_then(|tier| ModelCatalog::builtin().tier_limits(tier, group));
         if let Some(preset) = preset {
+            let own = [limits.requests, limits.input_tokens, limits.output_tokens];
+            limits.is_preset = own.map(|limit| limit.is_none());
             let or = |own: Option<NonZeroU64>, preset| own.or(NonZeroU64::new(preset));
             limits.requests = or(limits.requests, preset.requests_per_minute);
             limits.input_tokens = or(limits.input_tokens, preset.input_tokens_per_minute);

@@ -29,11 +29,14 @@ fn n(value: u64) -> NonZeroU64 {
 }
 
 /// One request a second, one at once.
-fn one_a_second() -> LocalLimiter {
-    let limits = Limits::new()
+fn one_a_second_limits() -> Limits {
+    Limits::new()
         .with_requests_per_minute(n(60))
-        .with_burst(Duration::from_secs(1));
-    LocalLimiter::new(limits)
+        .with_burst(Duration::from_secs(1))
+}
+
+fn one_a_second() -> LocalLimiter {
+    LocalLimiter::new(one_a_second_limits())
 }
 
 fn one_at_once() -> LocalLimiter {
@@ -185,7 +188,9 @@ async fn pause_delays_all_requests() {
 
 #[tokio::test(start_paused = true)]
 async fn raised_limit_wakes_the_head_early() {
-    let limiter = one_a_second();
+    // Configured limits would cap it.
+    let config = LimiterConfig::new().with_limits_as_hint(true);
+    let limiter = LocalLimiter::with_config(one_a_second_limits(), config);
     let mut first = limiter.acquire(ask()).await.unwrap();
     first.sent();
     let start = Instant::now();

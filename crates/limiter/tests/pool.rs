@@ -6,12 +6,12 @@ use std::{
 };
 
 use proptest::prelude::*;
-use tower_claude_core::{Cost, Dimension, RejectReason, Scope};
+use tower_claude_core::{Cost, Dimension, Endpoint, RejectReason, Scope, Settle};
 use tower_claude_limiter::{
     DimensionSnapshot, LimiterConfig, Limits, Pool, Settlement,
     pool::{Enqueued, Next, ObservedHead, PoolRequest, ReservationId, WaiterId},
 };
-use tower_claude_wire::{RateLimits, Usage};
+use tower_claude_wire::{RateLimits, Tier, Usage};
 
 const S: u64 = 1_000_000_000;
 const MS: u64 = 1_000_000;
@@ -514,14 +514,83 @@ fn tokens_header_is_a_limit_only_without_the_other_token_headers() {
 }
 
 #[test]
-fn headers_lower_and_raise_limits() {
-    let mut pool = pool(&input_limit(6_000));
-    let id = granted(&mut pool, 0, ask(1_000, 0));
-    for limit in [3_000, 12_000] {
-        let headers = input_header(limit, 2_000);
-        pool.observe(0, id, &ObservedHead::new(&headers, None));
-        assert_eq!(level(&pool, 0, Dimension::InputTokens).limit, limit);
+fn configured_limit_caps_what_headers_name_unless_it_is_a_hint() {
+    let hint = LimiterConfig::new().with_limits_as_hint(true);
+    for (config, raised, warnings) in [(LimiterConfig::new(), 6_000, 1), (hint, 12_000, 0)] {
+        let mut pool = pool_with(&input_limit(6_000), config);
+        let id = granted(&mut pool, 0, ask(1_000, 0));
+        let mut differing = Vec::new();
+        for (named, holds) in [(3_000, 3_000), (12_000, raised), (6_000, 6_000)] {
+            let headers = input_header(named, 2_000);
+            let warning = pool.observe(0, id, &ObservedHead::new(&headers, None));
+            let configured = warning.filter(|warning| warning.configured.is_some());
+            differing.extend(configured.map(|warning| (warning.configured, warning.limit)));
+            assert_eq!(level(&pool, 0, Dimension::InputTokens).limit, holds);
+        }
+        let expected = [(Some(6_000), 3_000)];
+        assert_eq!(differing, expected[..warnings]);
     }
+}
+
+/// The longest time for which an unconfirmed limit holds is over.
+#[test]
+fn cap_below_the_limit_of_the_server_holds_without_headers() {
+    let mut pool = pool(&input_limit(6_000));
+    let id = granted(&mut pool, 0, ask(6_000, 0));
+    let mut headers = input_header(1_000_000, 1_000_000);
+    headers.input_tokens.reset = Some(SystemTime::UNIX_EPOCH);
+    let server_time = Some(SystemTime::UNIX_EPOCH);
+    pool.observe(0, id, &ObservedHead::new(&headers, server_time));
+    pool.settle(0, id, &used(6_000, 1));
+    assert_eq!(available(&pool, 0), 0);
+    let seen = level(&pool, 600 * S, Dimension::InputTokens);
+    assert_eq!(
+        (seen.limit, seen.capacity, seen.learned),
+        (6_000, 6_000, false)
+    );
+    let id = granted(&mut pool, 600 * S, ask(6_000, 0));
+    pool.settle(600 * S, id, &used(6_000, 1));
+    assert!(
+        pool.grant_now(601 * S, &Cost::new(1_000, 0), None)
+            .is_none()
+    );
+}
+
+#[test]
+fn preset_of_a_tier_does_not_cap_what_headers_name() {
+    let mut scope = Scope::named("sonnet-5.5");
+    scope.endpoint = Endpoint::Messages;
+    let limits = Limits::tier(Tier::Start).for_scope(&scope);
+    let preset = limits.input_tokens.expect("published").get();
+    let mut pool = Pool::new(scope, &limits, LimiterConfig::new(), 0);
+    let id = granted(&mut pool, 0, ask(1, 0));
+    let headers = input_header(preset * 2, preset * 2);
+    pool.observe(0, id, &ObservedHead::new(&headers, None));
+    assert_eq!(level(&pool, 0, Dimension::InputTokens).limit, preset * 2);
+}
+
+#[test]
+fn usage_settles_what_the_cost_asks_for() {
+    let settled = |settle: Settle| {
+        let mut pool = pool(&input_limit(6_000).with_output_tokens_per_minute(n(6_000)));
+        let cost = Cost::new(10, 10).with_settle(settle);
+        let id = granted(&mut pool, 0, PoolRequest::new(cost, 0));
+        pool.true_up_input(0, id, 500);
+        pool.produced(0, id, 400);
+        pool.settle(0, id, &used(500, 400));
+        let next = granted(&mut pool, 0, PoolRequest::new(cost, 0));
+        pool.settle(0, next, &Settlement::dropped());
+        let used = [Dimension::InputTokens, Dimension::OutputTokens];
+        used.map(|dimension| 6_000 - level(&pool, 0, dimension).available)
+    };
+    assert_eq!(settled(Settle::AsCharged), [20, 20]);
+    // A dropped request without usage keeps its input, and gives its output back.
+    assert_eq!(settled(Settle::OutputByUsage), [20, 400]);
+    assert!(settled(Settle::ByUsage)[0] > 500);
+}
+
+#[test]
+fn headers_do_not_change_fixed_limits() {
     let fixed = LimiterConfig::new().with_learn_limits(false);
     let mut pool = pool_with(&input_limit(6_000), fixed);
     let id = granted(&mut pool, 0, ask(1_000, 0));

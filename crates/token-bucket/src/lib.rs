@@ -64,12 +64,16 @@
 //! [`Workload`](tower_claude_core::Workload). A body that is not JSON, names no model or is too
 //! long costs one request.
 //!
+//! The cost of a [closure](TokenBucketLayer::with_estimate) is in units of its own. It is charged
+//! as it is, and no usage in the response changes it.
+//!
 //! # Where it goes
 //!
 //! Inside a retry layer, so that every attempt is charged. Around `HeaderBudgetLayer`, which
 //! corrects this layer by the rate-limit headers. Both must share the limiter:
 //! `HeaderBudgetLayer::over(token_bucket.limiter())`. Alone, the layer enforces the configured
-//! limits. A hedging layer goes around all of these layers, because copies of one call share a
+//! limits. With a header budget, the smaller of the configured limit and that of the server holds.
+//! A hedging layer goes around all of these layers, because copies of one call share a
 //! reservation.
 //!
 //! # Readiness

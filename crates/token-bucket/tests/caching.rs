@@ -18,6 +18,7 @@ use tokio::{task::JoinSet, time::Instant};
 use tower::Layer;
 use tower_claude_core::{Cost, EstimateCost, HeuristicCost, RequestBody, toolkit::UsageListener};
 use tower_claude_fake_claude::FakeClaude;
+use tower_claude_limiter::{LimiterConfig, LocalLimiter};
 use tower_claude_tests::{BASE, post, with};
 use tower_claude_token_bucket::TokenBucketLayer;
 use tower_claude_wire::Usage;
@@ -58,13 +59,13 @@ fn question(cached: bool) -> Request<RequestBody> {
 
 /// Returns the used share of the input limit from the second to the sixth minute, while 400 callers
 /// send requests without pause and each response takes 20 seconds.
-async fn used(estimate: HeuristicCost) -> f64 {
+async fn used(estimate: HeuristicCost, config: LimiterConfig) -> f64 {
     let per_minute = (PLENTY, INPUT_PER_MINUTE, PLENTY);
     let fake = FakeClaude::builder()
         .limits(server_limits(per_minute))
         .tokens_per_second(20.0)
         .build();
-    let layer = TokenBucketLayer::new(limits(per_minute))
+    let layer = TokenBucketLayer::over(LocalLimiter::with_config(limits(per_minute), config))
         .with_estimate(estimate)
         .with_max_wait(10 * common::HOUR);
     let service = layer.layer(fake.clone());
@@ -101,13 +102,20 @@ async fn used(estimate: HeuristicCost) -> f64 {
 
 #[tokio::test(start_paused = true)]
 async fn cached_prefix_is_not_charged_to_the_input_limit() {
-    let with = used(HeuristicCost::default()).await;
-    let without = used(HeuristicCost::default().without_cache_reads()).await;
+    let calibrated = LimiterConfig::new();
+    let with = used(HeuristicCost::default(), calibrated.clone()).await;
+    // The learned ratio falls to a hundredth at once, while full reservations are in flight.
+    let unexpected = HeuristicCost::default().without_cache_reads();
+    let without = used(unexpected.clone(), calibrated).await;
+    let literal = LimiterConfig::new().with_calibrate_input(false);
+    let literal = used(unexpected, literal).await;
     println!(
-        "used of the input limit: {with:.4} with expected reads taken off, {without:.4} without"
+        "used of the input limit: {with:.4} with expected reads taken off, {without:.4} without, \
+         and {literal:.4} without a learned ratio"
     );
     assert!((0.99..1.01).contains(&with), "{with}");
-    assert!(without < 0.85, "{without}");
+    assert!((0.99..1.01).contains(&without), "{without}");
+    assert!(literal < 0.85, "{literal}");
 }
 
 /// 300 callers at once are estimated at 20,200 tokens each, of a limit of 120,000. After the first

@@ -3,8 +3,10 @@
 mod common;
 
 use common::{layer, left, message, only, over, send_ok, stream, with};
+use http::Request;
 use http_body_util::BodyExt;
 use tower::{Layer, ServiceExt};
+use tower_claude_core::{Cost, RequestBody, Settle};
 use tower_claude_fake_claude::{FakeClaude, Fault};
 use tower_claude_tests::{Broken, Piece, Reply, Script};
 use tower_claude_wire::StreamState;
@@ -39,6 +41,47 @@ async fn usage_above_the_estimate_is_charged() {
     let request = with(request, "x-planned-output", 5);
     send_ok(&over(&layer, &fake()), request).await;
     assert_eq!(left(&layer.limiter()), [999, 93_000, 49_100]);
+}
+
+/// A service of another kind reports usage in an object of the same name.
+#[tokio::test(start_paused = true)]
+async fn own_cost_is_not_settled_by_usage_unless_asked_for() {
+    let own = |request: &Request<RequestBody>| {
+        let cost = Cost::new(10, 2);
+        match request.uri().query() {
+            Some("counted") => cost.with_counted_input(10),
+            Some("usage") => cost.with_settle(Settle::ByUsage),
+            _ => cost,
+        }
+    };
+    let layer = layer(LIMITS).with_estimate(own);
+    let service = layer.layer(fake());
+    send_ok(&service, message(500, 90)).await;
+    assert_eq!(left(&layer.limiter()), [999, 99_990, 49_998]);
+    let charged = async |request: Request<RequestBody>, query: &str| {
+        let before = left(&layer.limiter());
+        let (mut parts, body) = request.into_parts();
+        let uri = format!("{}?{query}", parts.uri);
+        parts.uri = uri.parse().expect("a URI");
+        send_ok(&service, Request::from_parts(parts, body)).await;
+        let after = left(&layer.limiter());
+        [0, 1, 2].map(|index| before[index] - after[index])
+    };
+    for query in ["", "counted"] {
+        assert_eq!(
+            charged(message(500, 90), query).await,
+            [1, 10, 2],
+            "{query}"
+        );
+        assert_eq!(
+            charged(stream(500, 2_000), query).await,
+            [1, 10, 2],
+            "{query}"
+        );
+    }
+    let ratio = only(&layer.limiter()).input_ratio;
+    assert_eq!(ratio, 1.0);
+    assert_eq!(charged(message(500, 90), "usage").await, [1, 500, 90]);
 }
 
 #[tokio::test(start_paused = true)]

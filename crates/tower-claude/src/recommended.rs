@@ -127,7 +127,9 @@ impl<C, H, L, E> Recommended<C, H, L, E> {
         self
     }
 
-    /// Paces calls by these limits from the first request on. Headers still correct them.
+    /// Paces calls by these limits from the first request on. They are caps: headers may lower
+    /// them, and raise them up to this again. For limits that headers may also raise, use
+    /// [`LimiterConfig::with_limits_as_hint`](crate::LimiterConfig::with_limits_as_hint).
     pub fn with_limits(self, limits: Limits) -> Recommended<C, H> {
         self.with_limiter(LocalLimiter::new(limits))
     }

@@ -6,14 +6,30 @@ use http::Request;
 use tokio::time::Instant;
 use tower_claude_wire::Usage;
 
-use super::Cost;
+use super::{Cost, Settle};
 use crate::request_body::RequestBody;
 
 /// An estimator of the cost of requests.
 ///
 /// A limiter corrects the estimates. It multiplies the input by the running ratio of actual to
 /// estimated tokens, and replaces the output by the running mean of earlier responses. Both are
-/// kept for each [`Workload`](crate::Workload).
+/// kept for each [`Workload`](crate::Workload). When the response reports its usage, the usage
+/// replaces the estimate.
+///
+/// The cost of a closure is in units of its own: it is charged as it is, and no usage in the
+/// response changes it. A closure that estimates Claude's tokens sets [`Settle::ByUsage`]:
+///
+/// ```
+/// use http::Request;
+/// use tower_claude_core::{Cost, RequestBody, Settle, estimate_fn};
+///
+/// let credits = estimate_fn(|_| Cost::new(10, 0));
+/// let tokens = estimate_fn(|request| {
+///     let bytes = request.body().bytes().map_or(0, |body| body.len() as u64);
+///     Cost::new(bytes / 3, 500).with_settle(Settle::ByUsage)
+/// });
+/// # let _ = (credits, tokens);
+/// ```
 pub trait EstimateCost {
     /// Returns the estimated cost of a request.
     fn estimate(&self, request: &Request<RequestBody>) -> Cost;
@@ -31,7 +47,9 @@ where
     F: Fn(&Request<RequestBody>) -> Cost,
 {
     fn estimate(&self, request: &Request<RequestBody>) -> Cost {
-        self(request)
+        let mut cost = self(request);
+        cost.settle.get_or_insert(Settle::AsCharged);
+        cost
     }
 }
 

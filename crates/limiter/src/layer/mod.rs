@@ -66,7 +66,8 @@ pub struct LimitLayer<K, L = LocalLimiter, E = HeuristicCost, C = ClaudeClassify
 }
 
 impl LimitLayer<TokenBucketKind> {
-    /// Creates a token bucket that enforces these limits in this process.
+    /// Creates a token bucket that enforces these limits in this process. A header budget over the
+    /// same limiter may lower them, and does not raise them.
     pub fn new(limits: Limits) -> Self {
         Self::over(LocalLimiter::new(limits))
     }
@@ -143,6 +144,10 @@ impl<K, L, E, C> LimitLayer<K, L, E, C> {
 impl<K, L: Clone, E: Clone, C> LimitLayer<K, L, E, C> {
     /// Estimates the cost of a request by `estimate`. The default is [`HeuristicCost`]. Not used if
     /// an outer layer with the same limiter admits.
+    ///
+    /// The cost of a closure is charged as it is, in units of its own, and no usage in the response
+    /// changes it. A closure that estimates Claude's tokens asks for it with
+    /// [`Cost::with_settle`](tower_claude_core::Cost::with_settle)`(Settle::ByUsage)`.
     pub fn with_estimate<E2>(self, estimate: E2) -> LimitLayer<K, L, E2, C> {
         let settings = Arc::unwrap_or_clone(self.settings).with_estimate(estimate);
         LimitLayer {

@@ -148,10 +148,20 @@ impl Reporter {
             emit(&self.events, &event);
         }
         if let Some(crossing) = warning {
-            let event = Event::Threshold {
-                layer: self.layer,
-                scope,
-                crossing,
+            let layer = self.layer;
+            let event = match crossing.configured {
+                Some(configured) => Event::LimitDiffers {
+                    layer,
+                    scope,
+                    dimension: crossing.dimension,
+                    configured,
+                    server: crossing.limit,
+                },
+                None => Event::Threshold {
+                    layer,
+                    scope,
+                    crossing,
+                },
             };
             emit(&self.events, &event);
         }

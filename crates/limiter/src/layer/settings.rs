@@ -5,7 +5,7 @@ use std::{fmt, pin::Pin, sync::Arc, time::Duration};
 use http::{HeaderName, Request};
 use tokio::time::Instant;
 use tower_claude_core::{
-    Call, Cost, EstimateCost, Priority, RequestBody, Scope, Tenant, Workload,
+    Call, Cost, EstimateCost, Priority, RequestBody, Scope, Settle, Tenant, Workload,
     toolkit::{AsScope, PendingEstimate, ReservationHandle, ScopeRef},
 };
 
@@ -171,11 +171,15 @@ impl<L: Limiter, E: EstimateCost> LimitSettings<L, E> {
     }
 }
 
-/// Replaces the estimated input with the count of an outer layer, if there is one.
-fn with_counted_input(cost: Cost, call: &Call) -> Cost {
+/// Replaces the estimated input with the count of an outer layer, if there is one. The estimator's
+/// own count, and a cost in other units than tokens, stay.
+fn with_counted_input(mut cost: Cost, call: &Call) -> Cost {
+    if cost.counted {
+        cost.settle.get_or_insert(Settle::OutputByUsage);
+    }
     match call.counted_input() {
-        Some(tokens) => cost.with_counted_input(tokens),
-        None => cost,
+        Some(tokens) if cost.settles_input() => cost.with_counted_input(tokens),
+        _ => cost,
     }
 }
 

@@ -47,7 +47,7 @@ impl Forecast {
 
     /// Returns the charge of a request, by the current estimates.
     pub(crate) fn charge(&self, cost: &Cost) -> Charge {
-        let input = if self.calibrate_input && !cost.counted {
+        let input = if self.calibrate_input && !cost.counted && cost.settles_input() {
             rounded(cost.input_tokens as f64 * self.input.ratio_of(InputKey::of(cost)))
         } else {
             cost.input_tokens
@@ -55,6 +55,7 @@ impl Forecast {
         let max = cost.max_output_tokens.unwrap_or(u64::MAX);
         let mean = self.output.mean_of(OutputKey::of(cost));
         let expected = match (self.accounting, mean) {
+            _ if !cost.settles_output() => cost.output_tokens,
             (OutputAccounting::MaxTokensReserved, _) if max < u64::MAX => max,
             (OutputAccounting::AsProduced, Some(mean)) if self.learn_output => rounded(mean),
             _ => cost.output_tokens,

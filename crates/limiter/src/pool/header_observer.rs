@@ -107,6 +107,10 @@ pub(crate) struct HeaderObserver {
     /// Nanoseconds of refill that a bucket holds until its capacity is learned.
     burst: u64,
     learn_limits: bool,
+    /// The configured limits, unless they are hints.
+    caps: [Option<u64>; DIMENSIONS.len()],
+    /// Dimensions whose configured limit was reported to differ from that of the server.
+    differs: [bool; DIMENSIONS.len()],
     /// The scope has the limits of fast mode.
     fast: bool,
     clock: ServerClock,
@@ -130,6 +134,12 @@ impl HeaderObserver {
         Self {
             burst: nanos(limits.burst),
             learn_limits: config.learn_limits,
+            caps: if config.limits_as_hint {
+                Default::default()
+            } else {
+                limits.caps()
+            },
+            differs: Default::default(),
             fast,
             clock: ServerClock::default(),
             capacities: Default::default(),
@@ -182,7 +192,11 @@ impl HeaderObserver {
                 let capacity = bucket.capacity();
                 bucket.set_capacity(held.max(self.capacities[index].peak).min(capacity));
             }
-            let warning = self.warn(index, gauge, head.warn_percent);
+            let warning = match self.difference(index, gauge) {
+                // More urgent than any share.
+                Some(warning) => Some((u64::MAX, warning)),
+                None => self.warn(index, gauge, head.warn_percent),
+            };
             if let Some((used, warning)) = warning
                 && tightest.is_none_or(|(most, _)| used > most)
             {
@@ -270,8 +284,10 @@ impl HeaderObserver {
         let Some(limit) = gauge.limit.filter(|limit| *limit > 0 && self.learn_limits) else {
             return;
         };
-        let limit = limit.min(MAX_LEVEL);
-        dimension.confirmed = Some(now);
+        let cap = self.caps[index].unwrap_or(u64::MAX);
+        // A cap holds although no header confirms it.
+        dimension.confirmed = (limit <= cap).then_some(now);
+        let limit = limit.min(MAX_LEVEL).min(cap);
         if let Some(bucket) = &mut dimension.bucket {
             if bucket.limit() != limit {
                 bucket.set_limit(limit);
@@ -306,8 +322,10 @@ impl HeaderObserver {
             gauge,
             sent,
         } = reading;
-        let (Some(bucket), Some(level), true) =
-            (&mut dimension.bucket, gauge.remaining, self.learn_limits)
+        // Level and reset time of a higher limit show nothing about the bucket of a cap.
+        let is_capped = self.caps[index].is_some_and(|cap| gauge.limit.is_some_and(|l| l > cap));
+        let learns = self.learn_limits && !is_capped;
+        let (Some(bucket), Some(level), true) = (&mut dimension.bucket, gauge.remaining, learns)
         else {
             return;
         };
@@ -348,6 +366,17 @@ impl HeaderObserver {
         } else if bucket.capacity() < estimate.peak {
             bucket.set_capacity(estimate.peak);
         }
+    }
+
+    /// Returns a warning, once, if the server has another limit than the configured one.
+    fn difference(&mut self, index: usize, gauge: &Gauge) -> Option<LimitWarning> {
+        let cap = self.caps[index].filter(|_| self.learn_limits)?;
+        let limit = gauge.limit.filter(|limit| *limit > 0 && *limit != cap)?;
+        if std::mem::replace(&mut self.differs[index], true) {
+            return None;
+        }
+        let remaining = gauge.remaining.unwrap_or(limit);
+        Some(LimitWarning::new(DIMENSIONS[index], remaining, limit).with_configured(cap))
     }
 
     /// Returns a warning, with the used share in ten-thousandths, if the share newly crossed the

@@ -258,10 +258,13 @@ impl Pool {
     pub fn true_up_input(&mut self, now: u64, id: ReservationId, actual: u64) {
         self.advance(now);
         self.on_accepted(id);
-        if let Some(request) = self.in_flight.get_mut(id) {
-            request.cost.estimate_id = None;
+        let Some(request) = self.in_flight.get_mut(id) else {
+            return;
+        };
+        request.cost.estimate_id = None;
+        if request.cost.settles_input() {
+            self.recharge(id, plausible(Some(actual)), None);
         }
-        self.recharge(id, plausible(Some(actual)), None);
     }
 
     /// Records the output produced so far. A response that is longer than expected extends its
@@ -274,7 +277,7 @@ impl Pool {
         };
         request.produced = request.produced.max(plausible(Some(output)).unwrap_or(0));
         let produced = request.produced;
-        if produced > request.charge[OUTPUT] {
+        if produced > request.charge[OUTPUT] && request.cost.settles_output() {
             let max = request.cost.max_output_tokens.unwrap_or(u64::MAX);
             let extended = (produced + produced / 4).min(max).max(produced);
             self.recharge(id, None, Some(extended));
@@ -322,7 +325,12 @@ impl Pool {
         if was_accepted {
             self.on_accepted(id);
         }
-        let input = plausible(usage.limited_input());
+        let Some(request) = self.in_flight.get(id) else {
+            return;
+        };
+        let cost = request.cost;
+        let input = plausible(usage.limited_input()).filter(|_| cost.settles_input());
+        let output = output.filter(|_| cost.settles_output());
         self.recharge(id, input, output);
         if let Some(request) = self.in_flight.get(id).filter(|request| request.accepted) {
             let read = usage.cache_read_input_tokens.unwrap_or(0);

@@ -29,6 +29,8 @@ fn config(sharing: Sharing) -> LimiterConfig {
     LimiterConfig::new()
         .with_initial_concurrency(Some(LimiterConfig::INITIAL_CONCURRENCY))
         .with_sharing(sharing)
+        // Some clients are configured with a wrong limit.
+        .with_limits_as_hint(true)
 }
 
 /// Returns the acquire request of a request. All have the same tenant.
