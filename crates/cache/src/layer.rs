@@ -121,8 +121,8 @@ impl<D, T: Store> CacheLayer<D, T> {
     }
 
     /// Adds a header whose value distinguishes requests. Default: none. Use it for headers of your
-    /// own that identify the caller, such as the key of a gateway. For a caller whose token changes,
-    /// see [`CredentialId`](tower_claude_core::CredentialId).
+    /// own that identify the caller, such as the key of a gateway. For a caller whose token
+    /// changes, see [`CredentialId`](tower_claude_core::CredentialId).
     pub fn with_key_header(self, name: HeaderName) -> Self {
         self.with(|settings| settings.policy.key_headers.push(name))
     }

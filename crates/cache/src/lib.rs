@@ -38,7 +38,8 @@
 //!   `cache-control: no-store` wins over the mark. A marked request without a known credential
 //!   [bypasses](CacheLayer::with_anonymous) the cache. All other requests pass through. The header
 //!   [`CACHE`] reports what was done.
-//! * **Compares.** Two requests are equal if tenant, [credential](tower_claude_core::Scope::credential_of), host, URI, `origin`, `anthropic-`
+//! * **Compares.** Two requests are equal if tenant,
+//!   [credential](tower_claude_core::Scope::credential_of), host, URI, `origin`, `anthropic-`
 //!   headers, content type and all body fields are equal, except `metadata` and `service_tier`. The
 //!   field `stream` counts too. A [`Key`] is a keyed hash of all that.
 //! * **Coalesces.** Equal requests in flight share one call to the inner service and its outcome.
@@ -74,8 +75,8 @@
 //! deadline.
 //!
 //! Callers of different services of one layer share calls, too, but drive only their own before the
-//! response head. If the leader is cancelled, or its call has woken and was not polled for a second,
-//! the next waiting caller makes a new call.
+//! response head. If the leader is cancelled, or its call has woken and was not polled for a
+//! second, the next waiting caller makes a new call.
 //!
 //! A shared call that makes no progress for [ten minutes](CacheLayer::with_idle_timeout) is
 //! replaced, and a detached call then ends.

@@ -32,9 +32,9 @@ pub type CircuitBreaker<S, C = ClaudeClassify> = Driven<S, (), BreakerPolicy, C>
 /// A layer that stops calls to what fails. See the [crate documentation](crate).
 ///
 /// The default is the recommendation. There is a circuit for each host, endpoint and model, which
-/// opens after five failures in a row within a minute, for 10 s to 20 s. There is a circuit for each
-/// credential at each host, which a spend limit or a 401 opens at once, and the second 401 in a row
-/// if the credential has worked.
+/// opens after five failures in a row within a minute, for 10 s to 20 s. There is a circuit for
+/// each credential at each host, which a spend limit or a 401 opens at once, and the second 401 in
+/// a row if the credential has worked.
 ///
 /// The circuits live in the layer. All its clones and services share them.
 #[derive(Clone)]
@@ -80,8 +80,8 @@ impl<C> CircuitBreakerLayer<C> {
         self.with(|config| config.breaker = breaker)
     }
 
-    /// Sets the same for the circuits of credentials, which open at a single spend limit, and at the
-    /// first or second 401. By default a single successful probe closes them, without a ramp.
+    /// Sets the same for the circuits of credentials, which open at a single spend limit, and at
+    /// the first or second 401. By default a single successful probe closes them, without a ramp.
     pub fn with_credential_config(self, breaker: BreakerConfig) -> Self {
         self.with(|config| config.credentials = breaker)
     }
@@ -97,7 +97,8 @@ impl<C> CircuitBreakerLayer<C> {
 
     /// Sets the function that maps the headers of a request to a number for its credential. The
     /// number must not reveal the secret. A request with 0 has no credential circuit. By default
-    /// [`Scope::credential_of`], which a [`CredentialId`] in the extensions replaces for all layers.
+    /// [`Scope::credential_of`], which a [`CredentialId`] in the extensions replaces for all
+    /// layers.
     ///
     /// [`CredentialId`]: tower_claude_core::CredentialId
     pub fn with_credential(

@@ -74,8 +74,8 @@ pub struct BodyTracker {
     /// The format is not known by the first byte yet.
     is_unsniffed: bool,
     reads_usage: bool,
-    /// The part of `content-length` that has not arrived. Without the header, 1 until the first byte
-    /// of a message, and 0 otherwise.
+    /// The part of `content-length` that has not arrived. Without the header, 1 until the first
+    /// byte of a message, and 0 otherwise.
     missing: u64,
 }
 
@@ -346,8 +346,8 @@ impl BodyTracker {
     }
 }
 
-/// Returns the class of the failure if a JSON document is not the expected one. `response` is `None`
-/// if the document is cut.
+/// Returns the class of the failure if a JSON document is not the expected one. `response` is
+/// `None` if the document is cut.
 #[inline]
 fn failure_of_json(
     expected: ExpectedBody,

@@ -199,14 +199,14 @@ impl Call {
         self.store(&self.deadline_limit, limit);
     }
 
-    /// Returns the time until which an inner layer would reject another attempt, as known at the end
-    /// of this one.
+    /// Returns the time until which an inner layer would reject another attempt, as known at the
+    /// end of this one.
     pub fn blocked_until(&self) -> Option<Instant> {
         self.load(&self.blocked_until)
     }
 
-    /// Sets the time until which another attempt would be rejected, so that outer layers do not wait
-    /// for an attempt before that.
+    /// Sets the time until which another attempt would be rejected, so that outer layers do not
+    /// wait for an attempt before that.
     pub fn block_until(&self, until: Option<Instant>) {
         self.store(&self.blocked_until, until);
     }

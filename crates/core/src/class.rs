@@ -232,8 +232,8 @@ impl Class {
             && matches!(self.reach, Reach::Request)
     }
 
-    /// Returns true for a 429 that passes with time and reaches other requests. A limiter then slows
-    /// down.
+    /// Returns true for a 429 that passes with time and reaches other requests. A limiter then
+    /// slows down.
     #[must_use]
     pub const fn is_rate_limit(&self) -> bool {
         matches!(self.kind, Kind::RateLimited | Kind::RampLimited)

@@ -63,11 +63,11 @@ impl Class {
 /// The default classifier. It reads the status, `x-should-retry`, and the error in the body: first
 /// its `error_code`, then its type, then a few texts that the API has no code for.
 ///
-/// The formats of Bedrock (`x-amzn-errortype`) and Google are read as well. The subscription headers
-/// `anthropic-ratelimit-unified-*` of a rejected request are a wait. Every 429 that names no spend
-/// limit is retryable, unless `x-should-retry` is `false`. A verdict that no wait changes has
-/// [`Reach::Request`], so that it delays no other request.
-/// Source: <https://platform.claude.com/docs/en/api/errors>.
+/// The formats of Bedrock (`x-amzn-errortype`) and Google are read as well. The subscription
+/// headers `anthropic-ratelimit-unified-*` of a rejected request are a wait. Every 429 that names
+/// no spend limit is retryable, unless `x-should-retry` is `false`. A verdict that no wait changes
+/// has [`Reach::Request`], so that it delays no other request. Source:
+/// <https://platform.claude.com/docs/en/api/errors>.
 ///
 /// Errors of the inner service are classified by
 /// [`classify_client_error`](crate::toolkit::classify_client_error), which recognises the errors of

@@ -66,7 +66,8 @@ impl FakeClaude {
         }
     }
 
-    /// Answers the next admitted Messages request with this content. Replies set earlier come first.
+    /// Answers the next admitted Messages request with this content. Replies set earlier come
+    /// first.
     ///
     /// A fault applies to a scripted reply as to any other.
     pub fn reply(&self, reply: Reply) {

@@ -101,8 +101,8 @@ pub enum Fault {
 pub enum BreakKind {
     /// The connection is closed, with all its streams.
     Close,
-    /// HTTP/2: a `GOAWAY` that excludes all streams, so that the server has taken none of them. Then
-    /// the connection is closed.
+    /// HTTP/2: a `GOAWAY` that excludes all streams, so that the server has taken none of them.
+    /// Then the connection is closed.
     GoAwayUntaken,
     /// HTTP/2: a `GOAWAY` that includes all streams. Then the connection is closed.
     GoAwayTaken,

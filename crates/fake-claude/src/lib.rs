@@ -2,13 +2,13 @@
 //! process or on a port.
 //!
 //! **What it does.** [`FakeClaude`] answers `POST /v1/messages` (JSON and SSE), `POST
-//! /v1/messages/count_tokens`, `GET /v1/models` and `GET /v1/models/{id}`, also behind the prefix of
-//! a gateway. A key is accepted in `x-api-key`, `api-key` or as Bearer. It has token buckets per
-//! rate group and rejects requests like the API, with the API's headers and error bodies. Faults
-//! On a port it speaks HTTP/1 and HTTP/2 without TLS (prior knowledge). Faults
-//! can be injected ([`Fault`]) or scheduled ([`Incident`]). Every request is logged as an
-//! [`Attempt`]. Its accounting ([`model`]) shares no code with this project's limiter, so that each
-//! checks the other.
+//! /v1/messages/count_tokens`, `GET /v1/models` and `GET /v1/models/{id}`, also behind the prefix
+//! of a gateway. A key is accepted in `x-api-key`, `api-key` or as Bearer. It has token buckets per
+//! rate group and rejects requests like the API, with the API's headers and error bodies. Faults On
+//! a port it speaks HTTP/1 and HTTP/2 without TLS (prior knowledge). Faults can be injected
+//! ([`Fault`]) or scheduled ([`Incident`]). Every request is logged as an [`Attempt`]. Its
+//! accounting ([`model`]) shares no code with this project's limiter, so that each checks the
+//! other.
 //!
 //! ```
 //! use bytes::Bytes;
@@ -52,8 +52,8 @@
 //! measured by its bytes.
 //!
 //! **Content.** [`FakeClaude::reply`] sets the content of the next message, and
-//! [`FakeClaudeBuilder::reply_with`] selects it by the request. [`Attempt::request`] has the request
-//! as it was received. [`Fault::Custom`] is a response with any status, headers and body.
+//! [`FakeClaudeBuilder::reply_with`] selects it by the request. [`Attempt::request`] has the
+//! request as it was received. [`Fault::Custom`] is a response with any status, headers and body.
 //!
 //! **Control over HTTP**, for programs in other languages. The binary `fake-claude` (feature `cli`)
 //! opens a port, and every port has these endpoints:

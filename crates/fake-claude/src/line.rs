@@ -46,8 +46,8 @@ impl LineEnd {
         }
     }
 
-    /// Returns the error with which the response ends. Never ready if the end of the connection ends
-    /// it. `in_process` is the error of a caller without a connection.
+    /// Returns the error with which the response ends. Never ready if the end of the connection
+    /// ends it. `in_process` is the error of a caller without a connection.
     pub(crate) fn poll_break(self, line: Option<&Line>, in_process: FakeError) -> Poll<FakeError> {
         match (self, line) {
             (Self::Error, _) | (_, None) => Poll::Ready(in_process),

@@ -7,7 +7,8 @@ use tower_claude_fake_claude::{FakeClaude, GroupLimits};
 
 /// A fake Claude API that enforces rate limits and fails on request.
 ///
-/// Control it over HTTP: `POST /fake/replies`, `POST /fake/faults`, `GET /fake/log`, `DELETE /fake/`.
+/// Control it over HTTP: `POST /fake/replies`, `POST /fake/faults`, `GET /fake/log`, `DELETE
+/// /fake/`.
 #[derive(Parser)]
 struct Args {
     /// Address to listen on.

@@ -94,8 +94,8 @@ impl<C> FallbackModelLayer<C> {
     }
 
     /// Sets whether a prompt that is too long for the model asked for is sent to a stand-in with a
-    /// larger context window. Off by default: the caller gets the 400 of the API. Smaller models are
-    /// skipped, and the failure does not count against the model.
+    /// larger context window. Off by default: the caller gets the 400 of the API. Smaller models
+    /// are skipped, and the failure does not count against the model.
     pub fn with_larger_windows(self, fall_back: bool) -> Self {
         self.with(|config| config.triggers.long_prompts = fall_back)
     }

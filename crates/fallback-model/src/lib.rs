@@ -39,12 +39,13 @@
 //! - Falls back after overload, 5xx errors, timeouts, broken connections, streams that end before
 //!   their content, retired models (404), and local rejections of inner layers. After a 429, it
 //!   falls back to another rate group only. Responses in which the model declined, spend limits and
-//!   prompts that are too long are optional. Other 4xx errors and credentials are no reason, but a stand-in may
-//!   reject what the next accepts. Only Messages requests are sent to another model. If a model is
-//!   requested at another endpoint, a single `Inactive` event is emitted.
+//!   prompts that are too long are optional. Other 4xx errors and credentials are no reason, but a
+//!   stand-in may reject what the next accepts. Only Messages requests are sent to another model.
+//!   If a model is requested at another endpoint, a single `Inactive` event is emitted.
 //! - [Rewrites](fn@rewrite) the original request for each model, and skips models for which the
-//!   request cannot be rewritten, and models that are retired on the platform of the request. Where the path names the model (Bedrock, Vertex), the path is
-//!   rewritten as well, and stand-ins need the names of that platform.
+//!   request cannot be rewritten, and models that are retired on the platform of the request. Where
+//!   the path names the model (Bedrock, Vertex), the path is rewritten as well, and stand-ins need
+//!   the names of that platform.
 //! - Stays with the stand-in for the duration of an outage. After three failures, requests go
 //!   straight to the stand-in. After each cool-down, one real request probes the model, with a
 //!   stand-in ready. A 429 counts against the credential and the rate group, not against the model.

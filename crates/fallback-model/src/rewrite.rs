@@ -60,8 +60,8 @@ pub struct Rewritten {
 /// | 17 | `thread` | Unportable if it continues. |
 ///
 /// Bodies without a model (Bedrock's `InvokeModel`, Vertex) are Unportable here, because the model
-/// is in the path, which the layer rewrites. So are compressed bodies, bodies with a duplicate field, and requests signed for AWS.
-/// Sign in an inner layer.
+/// is in the path, which the layer rewrites. So are compressed bodies, bodies with a duplicate
+/// field, and requests signed for AWS. Sign in an inner layer.
 ///
 /// ```
 /// # use bytes::Bytes;

@@ -35,17 +35,18 @@
 //! The layer reads every family of [rate-limit
 //! headers](https://platform.claude.com/docs/en/api/rate-limits) from responses, and corrects a
 //! limiter by them. A success is skipped if the last head that was read is less than 100 ms old and
-//! its levels were all at least half of their limits. A changed limit is then learned at most 100 ms
-//! later. All other responses are read, and every response if headroom events are enabled. Limits follow the headers up and down. Levels follow them within the
-//! uncertainty of the requests in flight. Priority and unified headers appear in the headroom event
-//! but do not limit. The `tokens-*` headers show whichever token limit is tightest, and limit only
-//! if the input and output families are absent. A 429 pauses the scope for all requests. Each
-//! response emits a headroom event (DEBUG). A limit that is used to 80 % emits one warning until it
-//! has recovered.
+//! its levels were all at least half of their limits. A changed limit is then learned at most 100
+//! ms later. All other responses are read, and every response if headroom events are enabled.
+//! Limits follow the headers up and down. Levels follow them within the uncertainty of the requests
+//! in flight. Priority and unified headers appear in the headroom event but do not limit. The
+//! `tokens-*` headers show whichever token limit is tightest, and limit only if the input and
+//! output families are absent. A 429 pauses the scope for all requests. Each response emits a
+//! headroom event (DEBUG). A limit that is used to 80 % emits one warning until it has recovered.
 //!
 //! Alone, the layer also admits. Until the first headers arrive, it lets out [8
 //! requests](tower_claude_limiter::LimiterConfig::INITIAL_CONCURRENCY) and twice as many with each
-//! response that shows that the server took its request: the head of a success, or a 400. Then it enforces the limits that it has learned, with the queue and the rejections of
+//! response that shows that the server took its request: the head of a success, or a 400. Then it
+//! enforces the limits that it has learned, with the queue and the rejections of
 //! `TokenBucketLayer`.
 //!
 //! # Where it goes

@@ -13,8 +13,8 @@
 //!
 //! * **Waiting** is bounded by a number of requests and of bytes, a longest wait and a deadline per
 //!   request. A request whose estimated wait is too long is rejected at once.
-//! * **Guesses** never reject for good. A request whose counted size is over a limit is rejected with
-//!   both numbers. An estimate over a limit is tried when the limit is unused.
+//! * **Guesses** never reject for good. A request whose counted size is over a limit is rejected
+//!   with both numbers. An estimate over a limit is tried when the limit is unused.
 //! * **Cancellation**: dropping a waiting [`LocalAcquire`] removes it from the queue and wakes the
 //!   next request. Dropping a [`Reservation`] returns everything that the server cannot have
 //!   counted.

@@ -20,9 +20,9 @@ use crate::pool::bucket::{DIMENSIONS, INPUT, OUTPUT, REQUESTS, TOTAL};
 /// [`with_limits_as_hint`](crate::LimiterConfig::with_limits_as_hint).
 ///
 /// A tier preset is no cap. It fills the limits that are not set explicitly, until headers name
-/// them. The limits of a group replace all of them. They apply to the Messages endpoint and to scopes outside of Claude's API. Claude's
-/// other endpoints (`count_tokens`, batches, models, files) have limits of their own, and are
-/// limited only by a group of their name.
+/// them. The limits of a group replace all of them. They apply to the Messages endpoint and to
+/// scopes outside of Claude's API. Claude's other endpoints (`count_tokens`, batches, models,
+/// files) have limits of their own, and are limited only by a group of their name.
 ///
 /// ```
 /// use std::{num::NonZeroU64, time::Duration};

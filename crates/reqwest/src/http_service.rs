@@ -57,8 +57,8 @@ impl<C: Execute> Service<Request<RequestBody>> for HttpService<C> {
     }
 
     fn call(&mut self, mut request: Request<RequestBody>) -> Self::Future {
-        // The client chooses the version. That of an incoming request may differ from the version of
-        // the connection, and the client would refuse to send the request.
+        // The client chooses the version. That of an incoming request may differ from the version
+        // of the connection, and the client would refuse to send the request.
         *request.version_mut() = Version::default();
         ResponseFuture {
             state: match self.client.execute(convert::outgoing(request)) {

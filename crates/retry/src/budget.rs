@@ -21,12 +21,12 @@ const RETRY_COST: u64 = 1000;
 /// A bucket of tokens that pay for retries, shared by all clones.
 ///
 /// A retry takes one token. Each success returns 0.5 tokens, and each second adds 0.1. The bucket
-/// holds at most 100 tokens and starts with 10. So there are at most
-/// `100 + 0.5 × successes + 0.1 × T` retries in any window of `T` seconds. A partial outage is
-/// retried nearly always, a full one almost never. A retry after a rate-limit 429 is not charged,
-/// because the limit itself paces it. Calls that lose their connections within a second, such as all
-/// calls on one HTTP/2 connection, take one token together for their first retry. In an outage of
-/// the connections that is at most one such second for each token.
+/// holds at most 100 tokens and starts with 10. So there are at most `100 + 0.5 × successes + 0.1 ×
+/// T` retries in any window of `T` seconds. A partial outage is retried nearly always, a full one
+/// almost never. A retry after a rate-limit 429 is not charged, because the limit itself paces it.
+/// Calls that lose their connections within a second, such as all calls on one HTTP/2 connection,
+/// take one token together for their first retry. In an outage of the connections that is at most
+/// one such second for each token.
 ///
 /// Layers that send to the same upstream should share one budget.
 ///

@@ -96,8 +96,8 @@ impl<C> RetryLayer<C> {
         self.with(|config| config.budget = budget)
     }
 
-    /// Sets the function that returns true for a request that may be processed twice. Other requests
-    /// are sent again only if the server has certainly not processed them: it refused the
+    /// Sets the function that returns true for a request that may be processed twice. Other
+    /// requests are sent again only if the server has certainly not processed them: it refused the
     /// connection, the stream or the request. By default all methods but POST and PATCH may be, and
     /// POST to the Messages and `count_tokens` endpoints.
     ///

@@ -50,9 +50,9 @@
 //!   [`Deadline`](tower_claude_core::Deadline) would pass, when an inner circuit is open for longer
 //!   than the wait, or when `retry-after` is over 60 s. The
 //!   last response then goes to the caller unchanged, with its `Class` in the extensions.
-//! - It owns the head, idle, content and total [`Timeouts`]. A call that runs out of time is answered
-//!   with a 504 in Claude's error shape, tagged [`Rejection`](tower_claude_core::Rejection). The time
-//!   to read the body of the request counts.
+//! - It owns the head, idle, content and total [`Timeouts`]. A call that runs out of time is
+//!   answered with a 504 in Claude's error shape, tagged
+//!   [`Rejection`](tower_claude_core::Rejection). The time to read the body of the request counts.
 //! - It updates `x-stainless-retry-count` if the caller sends it.
 //!
 //! # Where it goes

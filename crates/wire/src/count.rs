@@ -7,8 +7,8 @@ use memchr::memmem::Finder;
 use crate::json::{Elements, Object, find, json_text, skip_space, value_end, whole_number};
 
 /// Fields of a Messages request that
-/// [`count_tokens`](https://docs.claude.com/en/api/messages-count-tokens) accepts, the last two with
-/// the beta that the message needs for them too. It rejects all others.
+/// [`count_tokens`](https://docs.claude.com/en/api/messages-count-tokens) accepts, the last two
+/// with the beta that the message needs for them too. It rejects all others.
 const ACCEPTED: [&[u8]; 11] = [
     b"messages",
     b"model",
@@ -41,7 +41,8 @@ static SOURCE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"sour
 /// copied byte for byte.
 ///
 /// `None` if `body` is not a JSON object, or if the endpoint rejects such a request: with server
-/// tools other than the advisor, the MCP connector, images or documents by URL or file, or a thread.
+/// tools other than the advisor, the MCP connector, images or documents by URL or file, or a
+/// thread.
 ///
 /// ```
 /// use tower_claude_wire::{count_tokens_body, counted_tokens};

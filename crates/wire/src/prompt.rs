@@ -61,7 +61,8 @@ pub struct InnerBreakpoint {
 }
 
 impl PromptBlock<'_> {
-    /// Returns the length in bytes of the role and the block, up to its end or its inner breakpoint.
+    /// Returns the length in bytes of the role and the block, up to its end or its inner
+    /// breakpoint.
     #[must_use]
     pub fn len(&self) -> usize {
         self.role.len() + self.inner.map_or(self.json.len(), |inner| inner.bytes)
@@ -75,14 +76,15 @@ impl PromptBlock<'_> {
 
     /// Hashes the block as the API reads it.
     ///
-    /// These do not change the hash: a breakpoint (which moves with every turn), white space between
-    /// tokens, escapes, the order of the members of a block, members that are `null` or have their
-    /// default, and a text that is written as a string or as one block. Order, `null` and defaults
-    /// do count inside of tool input and schemas, which the model reads as they are written.
+    /// These do not change the hash: a breakpoint (which moves with every turn), white space
+    /// between tokens, escapes, the order of the members of a block, members that are `null` or
+    /// have their default, and a text that is written as a string or as one block. Order, `null`
+    /// and defaults do count inside of tool input and schemas, which the model reads as they are
+    /// written.
     ///
-    /// Of the line with which Claude Code attributes a request (`x-anthropic-billing-header: …`) the
-    /// value `cch` does not count. It differs in every request of a conversation, whose prefix the
-    /// API nevertheless reads from the cache.
+    /// Of the line with which Claude Code attributes a request (`x-anthropic-billing-header: …`)
+    /// the value `cch` does not count. It differs in every request of a conversation, whose prefix
+    /// the API nevertheless reads from the cache.
     pub fn hash_into(&self, hasher: &mut impl Hasher) {
         canonical::tokens(self.role, hasher);
         let elements = self.inner.map_or(usize::MAX, |inner| inner.elements);

@@ -19,7 +19,8 @@ use crate::usage::Usage;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum JsonResponse {
-    /// A message: an object of the type `message`, or one without a type and with a `content` array.
+    /// A message: an object of the type `message`, or one without a type and with a `content`
+    /// array.
     Message,
     /// A count of tokens: an object with a number in `input_tokens`.
     TokenCount,

@@ -50,8 +50,9 @@ const SERVER_TOOL_TEXT: i64 = 1_750;
 /// of one. Pass it to [`estimate_tokens`](crate::estimate_tokens).
 ///
 /// An escape counts as the character that it stands for. White space between JSON tokens and the
-/// frames of messages and text blocks hardly count. Images and documents count by the size of their base64 data, or as one of common size
-/// if the request only refers to them. A tool of the server counts with its definition.
+/// frames of messages and text blocks hardly count. Images and documents count by the size of their
+/// base64 data, or as one of common size if the request only refers to them. A tool of the server
+/// counts with its definition.
 ///
 /// This is a rough estimate, since neither pixels nor pages are counted. Sources:
 /// <https://platform.claude.com/docs/en/build-with-claude/vision>,

@@ -42,7 +42,8 @@ fn wait(number: u64) -> Duration {
     Duration::from_secs(1 + number * 7 % 41)
 }
 
-/// Every call is told once to wait, each for another time. How many asked again, and how many too early.
+/// Every call is told once to wait, each for another time. How many asked again, and how many too
+/// early.
 async fn ask_again<S, R>(fake: &FakeClaude, service: S) -> (usize, usize)
 where
     S: Service<Request<RequestBody>, Response = http::Response<R>> + Clone + Send + Sync + 'static,

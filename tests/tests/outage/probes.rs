@@ -100,8 +100,8 @@ impl Narrow {
     }
 }
 
-/// Its lease begins when the limiter lets it go: a wait in the queue that is longer than the lease is no failure of the
-/// server, and what is found out is what the probe says.
+/// Its lease begins when the limiter lets it go: a wait in the queue that is longer than the lease
+/// is no failure of the server, and what is found out is what the probe says.
 #[tokio::test(start_paused = true)]
 async fn lease_of_a_probe_begins_when_the_request_is_sent() {
     let narrow = Narrow::half_open(1).await;

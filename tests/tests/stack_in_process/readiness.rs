@@ -1,4 +1,5 @@
-//! Layers of others between ours that call one service for many requests: what becomes of its readiness.
+//! Layers of others between ours that call one service for many requests: what becomes of its
+//! readiness.
 
 use std::{
     convert::Infallible,

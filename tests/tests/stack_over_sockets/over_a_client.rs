@@ -250,7 +250,8 @@ async fn connections_are_reused() {
             let seen = send(&stack.service, request_to(&server.url(), SONNET, stream)).await;
             assert!(seen.expect("an answer").is_complete(stream));
         }
-        // The client takes a connection back a moment after its answer has ended: now and then too late.
+        // The client takes a connection back a moment after its answer has ended: now and then too
+        // late.
         let opened = opened.load(Ordering::Relaxed);
         assert!(opened < 20, "{opened} connections for 40 requests");
     })

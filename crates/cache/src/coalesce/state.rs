@@ -196,8 +196,8 @@ impl FetchState {
         }
     }
 
-    /// Adds a subscriber, unless too many callers share the fetch. `None` if a new subscriber cannot
-    /// get the whole response, or if nothing has happened for `idle`.
+    /// Adds a subscriber, unless too many callers share the fetch. `None` if a new subscriber
+    /// cannot get the whole response, or if nothing has happened for `idle`.
     pub(super) fn join(
         &mut self,
         most: usize,
@@ -229,8 +229,8 @@ impl FetchState {
         self.subscribe()
     }
 
-    /// Raises the priority of the call to that of a subscriber. Returns true if it was lower and the
-    /// call has no head yet.
+    /// Raises the priority of the call to that of a subscriber. Returns true if it was lower and
+    /// the call has no head yet.
     fn raise_priority(&mut self, priority: Priority) -> bool {
         self.priority = self.priority.max(priority);
         let call = (self.call.as_ref()).filter(|call| call.priority() < priority);

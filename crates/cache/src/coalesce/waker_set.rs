@@ -13,7 +13,8 @@ use std::{
 /// The wakers of all subscribers of one fetch. They act as one waker, which the call or the inner
 /// body gets, because the subscriber that polled it last may be gone when it wakes.
 pub(crate) struct WakerSet {
-    /// The number of times that the call or body has woken, doubled. Odd if it was not polled since.
+    /// The number of times that the call or body has woken, doubled. Odd if it was not polled
+    /// since.
     wakes: AtomicU64,
     /// By subscriber id, so that the earliest subscriber is woken first.
     waiting: Mutex<BTreeMap<u64, Waker>>,

@@ -124,8 +124,8 @@ impl Secret {
         ))
     }
 
-    /// Returns the key of a request with these credentials and fields. `also` names headers that are
-    /// keyed beside the usual ones.
+    /// Returns the key of a request with these credentials and fields. `also` names headers that
+    /// are keyed beside the usual ones.
     pub(crate) fn key<B>(
         &self,
         request: &Request<B>,

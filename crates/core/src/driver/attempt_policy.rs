@@ -38,8 +38,8 @@ impl Clock {
 /// [`on_end`](Self::on_end), after a failure, or when the caller drops the call or the body.
 /// Resources of an attempt are therefore held as values that release themselves when dropped.
 pub trait AttemptPolicy {
-    /// The state of one attempt. A value that is dropped before an outcome was reported belongs to an
-    /// attempt that was given up.
+    /// The state of one attempt. A value that is dropped before an outcome was reported belongs to
+    /// an attempt that was given up.
     type Attempt: Default;
 
     /// Returns true if the policy reads the body of requests. If no policy of the driver does, the
@@ -48,8 +48,8 @@ pub trait AttemptPolicy {
         true
     }
 
-    /// Returns true if the policy reads [`Outcome::usage`] of this attempt. A JSON response is parsed
-    /// for its usage only if a policy of the driver does. Called after
+    /// Returns true if the policy reads [`Outcome::usage`] of this attempt. A JSON response is
+    /// parsed for its usage only if a policy of the driver does. Called after
     /// [`on_response`](Self::on_response) with a success. False by default.
     fn reads_usage(&self, attempt: &Self::Attempt) -> bool {
         let _ = attempt;
@@ -85,8 +85,8 @@ pub trait AttemptPolicy {
 
     /// Records the class of the attempt.
     ///
-    /// `head` is the head of the response, and `None` if the inner service returned an error. After a
-    /// success, [`on_end`](Self::on_end) follows. After any other class the attempt is over.
+    /// `head` is the head of the response, and `None` if the inner service returned an error. After
+    /// a success, [`on_end`](Self::on_end) follows. After any other class the attempt is over.
     fn on_response(
         &self,
         attempt: &mut Self::Attempt,
@@ -97,8 +97,8 @@ pub trait AttemptPolicy {
         let _ = (attempt, class, head, clock);
     }
 
-    /// Returns the time until which the policy would reject another attempt. Called after a failure.
-    /// `None` by default.
+    /// Returns the time until which the policy would reject another attempt. Called after a
+    /// failure. `None` by default.
     fn blocked_until(&self, attempt: &Self::Attempt) -> Option<Instant> {
         let _ = attempt;
         None
@@ -115,14 +115,14 @@ pub trait AttemptPolicy {
         let _ = (attempt, stream);
     }
 
-    /// Records how a successful response ended. Called exactly once, possibly in a destructor, so it
-    /// must not panic.
+    /// Records how a successful response ended. Called exactly once, possibly in a destructor, so
+    /// it must not panic.
     fn on_end(&self, attempt: &mut Self::Attempt, outcome: &Outcome, clock: &mut Clock) {
         let _ = (attempt, outcome, clock);
     }
 
-    /// Records that a timer of a [`CallPolicy`](super::CallPolicy) ends the attempt, which the driver
-    /// then drops.
+    /// Records that a timer of a [`CallPolicy`](super::CallPolicy) ends the attempt, which the
+    /// driver then drops.
     fn on_timeout(&self, attempt: &mut Self::Attempt) {
         let _ = attempt;
     }

@@ -61,8 +61,8 @@ pub trait CallPolicy {
     /// The state kept for the rest of a body that the caller reads.
     type BodyState: Default;
 
-    /// True if a successful response is held until its first content, so that a failure before it can
-    /// be sent again. True by default, and false for the empty policy `()`.
+    /// True if a successful response is held until its first content, so that a failure before it
+    /// can be sent again. True by default, and false for the empty policy `()`.
     const HOLDS_RESPONSE: bool = true;
 
     /// Returns true if the policy reads the body of requests. See
@@ -74,8 +74,8 @@ pub trait CallPolicy {
     /// Starts a call.
     fn start(&self, start: &mut CallStart<'_>) -> Self::State;
 
-    /// Returns the longest time in which the body of a request must arrive. `None` by default, which
-    /// sets no limit.
+    /// Returns the longest time in which the body of a request must arrive. `None` by default,
+    /// which sets no limit.
     fn request_timeout(&self) -> Option<Duration> {
         None
     }
@@ -113,9 +113,9 @@ pub trait CallPolicy {
         false
     }
 
-    /// Records a response that is ready for the caller, or returns the class under which it counts as
-    /// a failure. `refused` is true if the model declined and [`detects_refusal`](Self::detects_refusal)
-    /// is true.
+    /// Records a response that is ready for the caller, or returns the class under which it counts
+    /// as a failure. `refused` is true if the model declined and
+    /// [`detects_refusal`](Self::detects_refusal) is true.
     fn on_success(
         &self,
         state: &mut Self::State,
@@ -164,8 +164,8 @@ pub trait CallPolicy {
         let _ = rejection;
     }
 
-    /// Releases what the state holds for further attempts. Called when the call is answered, and when
-    /// it is dropped.
+    /// Releases what the state holds for further attempts. Called when the call is answered, and
+    /// when it is dropped.
     fn finish(&self, state: &mut Self::State, call: &Arc<Call>) {
         let _ = (state, call);
     }

@@ -2,11 +2,11 @@
 //!
 //! A layer is one of two kinds of policy:
 //!
-//! - An [`AttemptPolicy`] admits an attempt or rejects it, and is notified when the request is sent,
-//!   when the outcome is known, while a stream goes on and when the body has ended. The circuit
-//!   breaker and the limiters are attempt policies.
-//! - A [`CallPolicy`] decides whether a failed call is sent again, and as which request. It also owns
-//!   the timers of a call. Retry and fallback are call policies.
+//! - An [`AttemptPolicy`] admits an attempt or rejects it, and is notified when the request is
+//!   sent, when the outcome is known, while a stream goes on and when the body has ended. The
+//!   circuit breaker and the limiters are attempt policies.
+//! - A [`CallPolicy`] decides whether a failed call is sent again, and as which request. It also
+//!   owns the timers of a call. Retry and fallback are call policies.
 //!
 //! A policy never sees futures or bodies. [`Driver`] calls the inner service, classifies each
 //! response once, reads error bodies, holds a response until its first content, tracks the body to
@@ -15,19 +15,19 @@
 //!
 //! # The life of a call
 //!
-//! 1. The body of the request is buffered, within [`CallPolicy::request_timeout`] and the deadline of
-//!    the caller. If it fails, breaks a limit or is late, the caller gets a 400, 413 or 504 and no
-//!    policy counts the call. A body over the buffer limit is not awaited.
+//! 1. The body of the request is buffered, within [`CallPolicy::request_timeout`] and the deadline
+//!    of the caller. If it fails, breaks a limit or is late, the caller gets a 400, 413 or 504 and
+//!    no policy counts the call. A body over the buffer limit is not awaited.
 //! 2. [`CallPolicy::start`] reads the request and keeps a copy if it may have to send it again.
 //! 3. [`AttemptPolicy::poll_admit`] runs from the outer policy to the inner one. The inner service
 //!    becomes ready, the request is sent, and [`CallPolicy::on_sent`] and
 //!    [`AttemptPolicy::on_sent`] follow.
-//! 4. The response head, or the error, becomes a [`Class`](crate::Class). The attempt policies get it
-//!    in [`AttemptPolicy::on_response`], from the inner one to the outer one.
-//! 5. A success is held until its first content. A failure goes to [`CallPolicy::on_failure`], which
-//!    may ask for another attempt. The failed response and all that the attempt holds are dropped
-//!    before the wait. What has arrived of its body is read before, so that the connection stays
-//!    usable.
+//! 4. The response head, or the error, becomes a [`Class`](crate::Class). The attempt policies get
+//!    it in [`AttemptPolicy::on_response`], from the inner one to the outer one.
+//! 5. A success is held until its first content. A failure goes to [`CallPolicy::on_failure`],
+//!    which may ask for another attempt. The failed response and all that the attempt holds are
+//!    dropped before the wait. What has arrived of its body is read before, so that the connection
+//!    stays usable.
 //! 6. The caller gets the response. Its body reports progress to the attempt policies and ends with
 //!    exactly one [`AttemptPolicy::on_end`].
 //!

@@ -132,7 +132,8 @@ impl<R: Body<Data = Bytes>> PeekedBody<R> {
         attempts.on_end(attempt, outcome, clock);
     }
 
-    /// Returns true if the model declined before any content of a stream, or in a whole JSON response.
+    /// Returns true if the model declined before any content of a stream, or in a whole JSON
+    /// response.
     pub(super) fn is_refusal(&self) -> bool {
         if let Some(stream) = self.tracker.stream() {
             return stream.is_refusal() && !stream.has_content();
@@ -162,8 +163,8 @@ impl<R: Body<Data = Bytes>> PeekedBody<R> {
 }
 
 impl<R: Body<Data = Bytes> + Unpin> PeekedBody<R> {
-    /// Reads on until the response is ready for the caller or has failed, and reports to the attempt
-    /// policies.
+    /// Reads on until the response is ready for the caller or has failed, and reports to the
+    /// attempt policies.
     pub(super) fn poll_peek<P, A: AttemptPolicy, C: ClassifyResponse>(
         &mut self,
         policies: &Policies<P, A, C>,

@@ -99,8 +99,8 @@ impl<P: CallPolicy, A: AttemptPolicy> Progress<P, A> {
         })
     }
 
-    /// Records that the inner service has the request. An inner layer may begin its work, and so keep
-    /// the request waiting, only when its future is polled.
+    /// Records that the inner service has the request. An inner layer may begin its work, and so
+    /// keep the request waiting, only when its future is polled.
     #[inline]
     pub(super) fn called<C>(&mut self, policies: &Policies<P, A, C>) {
         policies.call.on_sent(&mut self.state);

@@ -28,13 +28,14 @@ use crate::{
     response_body::ResponseBody,
 };
 
-/// The service that a [`DriverLayer`] makes: buffers the request, then drives it through the policies.
+/// The service that a [`DriverLayer`] makes: buffers the request, then drives it through the
+/// policies.
 pub type Driven<S, P, A, C> = BufferRequest<Driver<S, P, A, C>>;
 
 /// A layer of a call policy, an attempt policy and the classifier that both read.
 ///
-/// Use `()` for a policy that is not needed, and a pair for two, the outer one first. All services of
-/// a layer and of its clones share the policies.
+/// Use `()` for a policy that is not needed, and a pair for two, the outer one first. All services
+/// of a layer and of its clones share the policies.
 #[must_use = "layers do nothing until they wrap a service"]
 pub struct DriverLayer<P, A, C> {
     policies: Arc<Policies<P, A, C>>,
@@ -47,8 +48,8 @@ impl<P, A, C> DriverLayer<P, A, C> {
         Self::with_reuse(call, attempts, classifier, true)
     }
 
-    /// Creates the layer. With `reuses_class` false, the classifier overrules the class that an inner
-    /// layer left, except for a local rejection.
+    /// Creates the layer. With `reuses_class` false, the classifier overrules the class that an
+    /// inner layer left, except for a local rejection.
     pub fn with_reuse(call: P, attempts: A, classifier: C, reuses_class: bool) -> Self {
         let policies = Arc::new(Policies {
             call,
@@ -62,8 +63,8 @@ impl<P, A, C> DriverLayer<P, A, C> {
         }
     }
 
-    /// Buffers request bodies up to `bytes`. The default is [`RequestBody::DEFAULT_LIMIT`]. A longer
-    /// body passes through as a stream, is not read by the policies and is sent once.
+    /// Buffers request bodies up to `bytes`. The default is [`RequestBody::DEFAULT_LIMIT`]. A
+    /// longer body passes through as a stream, is not read by the policies and is sent once.
     pub const fn with_body_limit(mut self, bytes: usize) -> Self {
         self.body_limit = bytes;
         self
@@ -102,8 +103,8 @@ impl<P, A, C> fmt::Debug for DriverLayer<P, A, C> {
 
 /// The one service of all layers: drives calls through its policies.
 ///
-/// It is always ready, and waits for the readiness of the inner service in the call. It stands behind
-/// a [`BufferRequest`].
+/// It is always ready, and waits for the readiness of the inner service in the call. It stands
+/// behind a [`BufferRequest`].
 pub struct Driver<S, P, A, C> {
     inner: S,
     shared: Arc<Shared<S, P, A, C>>,

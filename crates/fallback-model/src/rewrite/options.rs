@@ -65,8 +65,8 @@ impl RewriteOptions {
         self
     }
 
-    /// Sets the platform, on which the target's dates, fast mode and tools depend. The Claude API by
-    /// default. The layer finds it by host and path.
+    /// Sets the platform, on which the target's dates, fast mode and tools depend. The Claude API
+    /// by default. The layer finds it by host and path.
     pub fn with_platform(mut self, platform: Platform) -> Self {
         self.platform = platform;
         self

@@ -395,7 +395,8 @@ async fn failed_response_is_dropped_before_the_next_request() {
     assert_eq!(*alive.lock().unwrap(), [0, 0]);
 }
 
-/// Returns the statuses and the URIs of a call whose path names the model, with this body and chain.
+/// Returns the statuses and the URIs of a call whose path names the model, with this body and
+/// chain.
 async fn in_path<const N: usize>(path: &str, body: &str, chain: [&str; N]) -> (u16, Vec<String>) {
     let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
     let log = seen.clone();

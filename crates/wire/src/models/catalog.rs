@@ -90,10 +90,10 @@ impl ModelCatalog {
         instant(&self.as_of).unwrap_or(SystemTime::UNIX_EPOCH)
     }
 
-    /// Returns a model by any of its names: with a date, an alias, with a cloud prefix, or with dots
-    /// (`anthropic/claude-opus-4.8`). A model that is not listed has the sizes of its family, the
-    /// newer tokenizer and its own rate group, and [`Model::known`] is false. Does not allocate for
-    /// listed models in the spelling of the API.
+    /// Returns a model by any of its names: with a date, an alias, with a cloud prefix, or with
+    /// dots (`anthropic/claude-opus-4.8`). A model that is not listed has the sizes of its family,
+    /// the newer tokenizer and its own rate group, and [`Model::known`] is false. Does not allocate
+    /// for listed models in the spelling of the API.
     #[must_use]
     pub fn lookup(&self, model: &str) -> Model {
         if let Some(found) = self.get(model) {

@@ -20,8 +20,8 @@ pub enum Platform {
 }
 
 impl Platform {
-    /// Returns the platform of a request by its host, with or without a port, and its path. The path
-    /// decides where a gateway hides the host.
+    /// Returns the platform of a request by its host, with or without a port, and its path. The
+    /// path decides where a gateway hides the host.
     ///
     /// ```
     /// # use tower_claude_wire::Platform;

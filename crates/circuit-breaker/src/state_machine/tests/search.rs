@@ -35,7 +35,8 @@ struct Node {
 struct Key {
     phase: (u8, u64, u32),
     failures: Vec<u64>,
-    /// The age of the row, and how many of its calls have failed and are pending, and if they overlap.
+    /// The age of the row, and how many of its calls have failed and are pending, and if they
+    /// overlap.
     row: (Option<u64>, u32, u32, bool),
     opens: u32,
     leases: Vec<(u64, bool)>,
