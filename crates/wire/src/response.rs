@@ -19,8 +19,8 @@ use crate::usage::Usage;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum JsonResponse {
-    /// A message: an object of the type `message`, or one without a type and with a `content`
-    /// array.
+    /// A message: an object with a `content` array, and with no `type` but `message` before it. A
+    /// `model` or a `usage` beside the type takes the place of the content.
     Message,
     /// A count of tokens: an object with a number in `input_tokens`.
     TokenCount,
@@ -71,7 +71,7 @@ impl JsonResponse {
     /// Returns the position of the content if the body is a message.
     fn read(body: &[u8]) -> Result<usize, Self> {
         let (mut is_error, mut is_count) = (false, false);
-        let (mut is_message, mut is_other_type) = (false, false);
+        let (mut is_message, mut is_other_type, mut has_facts) = (false, false, false);
         if let Some(mut object) = Object::open(body) {
             while let Some(Some(key)) = object.key() {
                 if key == b"content" && object.value_begins_with(b'[') && !is_other_type {
@@ -90,6 +90,7 @@ impl JsonResponse {
                         is_message = kind.as_deref() == Some("message");
                         is_other_type = !is_message;
                     }
+                    b"model" | b"usage" => has_facts = true,
                     b"error" => is_error |= member.value != b"null",
                     b"input_tokens" => is_count = whole_number(member.value).is_some(),
                     _ => {}
@@ -109,8 +110,7 @@ impl JsonResponse {
                 None => {}
             }
         }
-        Err(if is_message {
-            // Without content.
+        Err(if is_message && has_facts {
             Self::Message
         } else if is_count {
             Self::TokenCount

@@ -59,6 +59,7 @@ fn content_of_a_response_is_recognized() {
         "12",
         "\"text\"",
         "<html>",
+        "{\"type\":\"message\"}",
         "{\"content\":null}",
         "{\"content\":\"text\"}",
         "{\"input_tokens\":null}",
