@@ -342,8 +342,8 @@ impl BodyTracker {
     }
 }
 
-/// Returns the class of the failure if a JSON document is not the expected one. `response` is `None`
-/// if the document is cut.
+/// Returns the class of the failure if a JSON document is not the expected one. `response` is
+/// `None` if the document is cut.
 #[inline]
 fn failure_of_json(
     expected: ExpectedBody,

@@ -72,8 +72,8 @@ impl Usage {
         Ok(usage)
     }
 
-    /// Reads the usage among the members that follow `at`, up to the end of the body. `None` if it is
-    /// not there or the members are not plain.
+    /// Reads the usage among the members that follow `at`, up to the end of the body. `None` if it
+    /// is not there or the members are not plain.
     pub(crate) fn in_rest(body: &[u8], at: usize) -> Option<Self> {
         let mut usage = None;
         let mut object = Object::resume(body, at);

@@ -23,8 +23,8 @@ pub(crate) trait StringVisitor {
     /// True if the visitor reads the position of escapes, which takes a little longer to find.
     const READS_ESCAPES: bool;
 
-    /// Visits a key or a string inside of an object or array. Its text is `json[from..to]`. The first
-    /// escape is at `escape`, which is `to` if there is none or the visitor does not read it.
+    /// Visits a key or a string inside of an object or array. Its text is `json[from..to]`. The
+    /// first escape is at `escape`, which is `to` if there is none or the visitor does not read it.
     fn visit(&mut self, json: &[u8], from: usize, escape: usize, to: usize);
 
     /// Records white space inside of an object or array, outside of strings.
