@@ -121,36 +121,45 @@ fn escape_and_end(json: &[u8], from: usize) -> Option<(usize, usize)> {
     Some((escape, string_end(json, escape)?))
 }
 
-/// Bytes that are searched before `memchr` is called.
-const SHORT: usize = 32;
-
 /// Returns the index of the first `byte`. The call of `memchr` costs more than the search in a
 /// short string, and most strings are keys, roles and types, so these are searched here.
 #[inline]
 pub(crate) fn find_byte(text: &[u8], byte: u8) -> Option<usize> {
-    let Some(start) = text.first_chunk::<SHORT>() else {
-        return text.iter().position(|b| *b == byte);
-    };
-    let find = |word| bytes_equal(word, byte);
-    find_in_words(start, find).or_else(|| Some(SHORT + memchr(byte, &text[SHORT..])?))
+    let marks = |word| bytes_equal(word, byte);
+    find_marked(text, marks, |rest| memchr(byte, rest))
 }
 
 /// Returns the index of the first quote or backslash.
 #[inline]
 fn find_quote_or_escape(text: &[u8]) -> Option<usize> {
-    let Some(start) = text.first_chunk::<SHORT>() else {
-        return text.iter().position(|b| matches!(b, b'"' | b'\\'));
-    };
-    let find = |word| bytes_equal(word, b'"') | bytes_equal(word, b'\\');
-    find_in_words(start, find).or_else(|| Some(SHORT + memchr2(b'"', b'\\', &text[SHORT..])?))
+    let marks = |word| bytes_equal(word, b'"') | bytes_equal(word, b'\\');
+    find_marked(text, marks, |rest| memchr2(b'"', b'\\', rest))
 }
 
-/// Returns the index of the first byte that `find` marks with the high bit of its byte.
+/// Words of eight bytes that are searched before `memchr` is called.
+const SHORT_WORDS: usize = 4;
+
+/// Returns the index of the first byte that `marks` marks, or that `search` finds after the first
+/// words.
 #[inline]
-fn find_in_words(text: &[u8; SHORT], find: impl Fn(u64) -> u64) -> Option<usize> {
+fn find_marked(
+    text: &[u8],
+    marks: impl Fn(u64) -> u64,
+    search: impl Fn(&[u8]) -> Option<usize>,
+) -> Option<usize> {
     let (words, _) = text.as_chunks::<8>();
+    // A known number of words is searched without a loop.
+    let (searched, found) = match words.first_chunk::<SHORT_WORDS>() {
+        Some(words) => (SHORT_WORDS * 8, find_in_words(words, marks)),
+        None => (words.len() * 8, find_in_words(words, marks)),
+    };
+    found.or_else(|| Some(searched + search(&text[searched..])?))
+}
+
+#[inline]
+fn find_in_words(words: &[[u8; 8]], marks: impl Fn(u64) -> u64) -> Option<usize> {
     for (index, word) in words.iter().enumerate() {
-        let found = find(u64::from_le_bytes(*word));
+        let found = marks(u64::from_le_bytes(*word));
         if found != 0 {
             return Some(index * 8 + found.trailing_zeros() as usize / 8);
         }
