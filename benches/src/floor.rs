@@ -24,6 +24,7 @@ use crate::{
 const HEADERS: &[(&str, &str)] = &[
     ("date", "Sun, 22 Nov 2026 10:00:00 GMT"),
     ("content-type", "application/json"),
+    ("content-length", "788"),
     ("request-id", "req_011CSHoEeqs5C35K2UUqR7Fy"),
     (
         "anthropic-organization-id",

@@ -77,6 +77,8 @@ pub struct BodyTracker {
     /// The part of `content-length` that has not arrived. Without the header, 1 until the first
     /// byte of a message, and 0 otherwise.
     missing: u64,
+    /// The response has a `content-length`, which shows if the body is cut.
+    has_length: bool,
 }
 
 /// The format of a body, with its state.
@@ -135,6 +137,7 @@ impl BodyTracker {
             is_unsniffed: expected.is_judged(),
             reads_usage: true,
             missing: missing.unwrap_or(0).max(least),
+            has_length: missing.is_some(),
         }
     }
 
@@ -154,6 +157,7 @@ impl BodyTracker {
             is_unsniffed: false,
             reads_usage: false,
             missing: 0,
+            has_length: false,
         }
     }
 
@@ -312,6 +316,8 @@ impl BodyTracker {
                 let text = data.strip_prefix(BOM).unwrap_or(data);
                 let whole = match (self.missing, self.reads_usage) {
                     (0, true) => JsonResponse::with_usage(text),
+                    // Without a length, only the brackets show if the text is whole.
+                    (0, false) if self.has_length => Some((JsonResponse::of(text), None)),
                     (0, false) => JsonResponse::of_whole(text).map(|response| (response, None)),
                     _ => None,
                 };
