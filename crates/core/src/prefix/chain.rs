@@ -21,8 +21,8 @@ static HASH_KEY: LazyLock<SeedableRandomState> = LazyLock::new(|| {
 pub struct Prefix {
     /// A hash of the content, which differs in every process.
     pub hash: u64,
-    /// The length, as the bytes of its JSON blocks without
-    /// [those that are no text](tower_claude_wire::non_text_bytes).
+    /// The length in [bytes of text](tower_claude_wire::text_bytes), to which the data of media
+    /// counts by its size.
     pub bytes: u64,
     /// The requested lifetime in the cache. `None` if there is no breakpoint at the end.
     pub keep: Option<Duration>,
