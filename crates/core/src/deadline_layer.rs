@@ -21,7 +21,8 @@ use crate::{
 /// It belongs outside of the layers that keep to the deadline. A request that has an earlier
 /// deadline already keeps it, so an inner service can only shorten the time of an outer one.
 ///
-/// The layer itself starts no timer and rejects nothing. It works with requests of any body type.
+/// The layer itself starts no timer and rejects nothing. It works with requests of any body type
+/// that borrows nothing.
 ///
 /// ```
 /// use std::time::Duration;

@@ -8,6 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::Response;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
 use super::{
@@ -20,6 +21,9 @@ use crate::{
     body_tracker::BodyTracker, call::Call, classify::ClassifyResponse, held_body::HeldBody,
     outcome::Outcome, response_body::ResponseBody,
 };
+
+/// A response for the caller.
+pub(super) type Answer<R, P, A, C> = Response<ResponseBody<Body<R, P, A, C>>>;
 
 /// The frames that were read of a response, then its rest, tracked to its end.
 // Boxed, because most responses are whole when they are handed on and need none of this.

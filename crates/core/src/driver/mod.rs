@@ -76,10 +76,12 @@
 mod attempt_policy;
 mod body;
 mod call_policy;
+mod failure;
 mod future;
 mod peek;
 mod policies;
 mod progress;
+mod response;
 mod service;
 
 pub use attempt_policy::{AttemptPolicy, Clock};

@@ -1,0 +1,288 @@
+//! The steps from a response head to the answer or the failure of an attempt.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{Response, response::Parts};
+use http_body::Body as HttpBody;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::{
+    attempt_policy::{AttemptPolicy, Clock},
+    body::{Answer, Body},
+    call_policy::CallPolicy,
+    failure::{FailedBody, Failure},
+    peek::{Peeked, PeekedBody, is_refusal},
+    policies::Policies,
+    progress::Progress,
+};
+use crate::{
+    body_tracker::BodyTracker,
+    class::Class,
+    classify::{Classify, ClassifyResponse},
+    error_body::ErrorBody,
+    outcome::Outcome,
+    response_body::ResponseBody,
+};
+
+/// A successful response that is held.
+pub(super) struct Held<R: HttpBody> {
+    pub(super) head: Parts,
+    pub(super) body: PeekedBody<R>,
+}
+
+/// A failed response whose body is read.
+pub(super) struct Failed<R: HttpBody> {
+    pub(super) head: Parts,
+    pub(super) body: ErrorBody<R>,
+    /// Absent if the body decides it.
+    pub(super) class: Option<Class>,
+    /// Ends the reading at the deadline of the call.
+    pub(super) timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl<R: HttpBody<Data = Bytes> + Unpin> Failed<R> {
+    pub(super) fn poll_deadline(
+        &mut self,
+        deadline: Option<Instant>,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
+        let Some(until) = deadline else {
+            return Poll::Pending;
+        };
+        let timer = self
+            .timer
+            .get_or_insert_with(|| Box::pin(sleep_until(until)));
+        timer.as_mut().poll(cx)
+    }
+}
+
+/// The next step after a response head.
+pub(super) enum Next<R, P, A, C, E>
+where
+    R: HttpBody<Data = Bytes> + Unpin,
+    P: CallPolicy,
+    A: AttemptPolicy,
+    C: ClassifyResponse,
+{
+    Answer(Answer<R, P, A, C>),
+    Hold(Box<Held<R>>),
+    Read(Box<Failed<R>>),
+    Fail(Failure<R, E>),
+}
+
+/// Classifies a response by its head. A success that is there already is handed on without a stop.
+#[inline]
+pub(super) fn on_response<R, P, A, C, E>(
+    policies: &Arc<Policies<P, A, C>>,
+    progress: &mut Progress<P, A>,
+    response: Response<R>,
+    cx: &mut Context<'_>,
+) -> Next<R, P, A, C, E>
+where
+    R: HttpBody<Data = Bytes> + Unpin,
+    P: CallPolicy,
+    A: AttemptPolicy,
+    C: Classify<E>,
+{
+    let class = Class::by_head(&policies.classifier, policies.reuses_class, &response);
+    let (mut head, body) = response.into_parts();
+    match class {
+        Some(class) if class.is_success() => {
+            let clock = &mut Clock::default();
+            report(policies, progress, &class, Some(&mut head), clock);
+            on_success(policies, progress, head, body, clock, cx)
+        }
+        Some(class) if !policies.call.reads_error_body(&class) => {
+            let clock = &mut Clock::default();
+            report(policies, progress, &class, Some(&mut head), clock);
+            let body = FailedBody::Error(ErrorBody::new(body));
+            Next::Fail(Failure::Response(class, head, body))
+        }
+        class => Next::Read(Box::new(Failed {
+            head,
+            body: ErrorBody::new(body),
+            class,
+            timer: None,
+        })),
+    }
+}
+
+/// Hands a successful response on, or holds it until its first content.
+#[inline]
+pub(super) fn on_success<R, P, A, C, E>(
+    policies: &Arc<Policies<P, A, C>>,
+    progress: &mut Progress<P, A>,
+    head: Parts,
+    mut body: R,
+    clock: &mut Clock,
+    cx: &mut Context<'_>,
+) -> Next<R, P, A, C, E>
+where
+    R: HttpBody<Data = Bytes> + Unpin,
+    P: CallPolicy,
+    A: AttemptPolicy,
+    C: ClassifyResponse,
+{
+    let mut tracker = start_tracking(policies, progress, &head);
+    let mut first = None;
+    if P::HOLDS_RESPONSE && tracker.is_json() && !body.is_end_stream() {
+        match Pin::new(&mut body).poll_frame(cx) {
+            // An ordinary JSON response is there as a whole, and needs no body that is tracked.
+            Poll::Ready(Some(Ok(frame))) if frame.is_data() && body.is_end_stream() => {
+                let data = frame.into_data().unwrap_or_default();
+                let classify = |error: &_| policies.classifier.stream_error(error);
+                let outcome = tracker.last(&data, classify);
+                let attempts = &policies.attempts;
+                attempts.on_end(&mut progress.attempt, &outcome, clock);
+                let peeked = match outcome {
+                    Outcome::Failed { class, .. } => Peeked::Failed(class),
+                    _ => Peeked::Forward,
+                };
+                return on_whole(policies, progress, head, data, tracker, peeked);
+            }
+            Poll::Ready(frame) => first = Some(frame),
+            Poll::Pending => {}
+        }
+    }
+    let mut body = PeekedBody::new(body, tracker);
+    let attempt = &mut progress.attempt;
+    match first {
+        Some(first) => body.add(first, policies, attempt, clock),
+        None => body.report_empty(policies, attempt, clock),
+    }
+    if !P::HOLDS_RESPONSE {
+        return Next::Answer(into_answer(policies, progress, head, body));
+    }
+    match body.poll_peek(policies, &mut progress.attempt, clock, cx) {
+        Poll::Ready(peeked) => match on_peeked(policies, progress, head, body, peeked) {
+            Ok(answer) => Next::Answer(answer),
+            Err(failure) => Next::Fail(failure),
+        },
+        Poll::Pending => Next::Hold(Box::new(Held { head, body })),
+    }
+}
+
+/// Hands on a response whose only frame has arrived.
+#[inline]
+pub(super) fn on_whole<R, P, A, C, E>(
+    policies: &Policies<P, A, C>,
+    progress: &mut Progress<P, A>,
+    mut head: Parts,
+    data: Bytes,
+    tracker: BodyTracker,
+    peeked: Peeked,
+) -> Next<R, P, A, C, E>
+where
+    R: HttpBody<Data = Bytes> + Unpin,
+    P: CallPolicy,
+    A: AttemptPolicy,
+    C: ClassifyResponse,
+{
+    let (state, call) = (&mut progress.state, &progress.call);
+    let failed = match peeked {
+        Peeked::Failed(class) => Some(class),
+        Peeked::Forward => {
+            let refused = policies.call.detects_refusal() && is_refusal(&data);
+            policies.call.on_success(state, call, &mut head, refused)
+        }
+    };
+    if let Some(class) = failed {
+        let body = FailedBody::Held(PeekedBody::whole(data, tracker));
+        return Next::Fail(Failure::Response(class, head, body));
+    }
+    policies.call.finish(state, call);
+    Next::Answer(Response::from_parts(head, ResponseBody::full(data)))
+}
+
+/// Reports the class of an attempt to the attempt policies.
+#[inline]
+pub(super) fn report<P: CallPolicy, A: AttemptPolicy, C>(
+    policies: &Policies<P, A, C>,
+    progress: &mut Progress<P, A>,
+    class: &Class,
+    head: Option<&mut Parts>,
+    clock: &mut Clock,
+) {
+    policies
+        .attempts
+        .on_response(&mut progress.attempt, class, head, clock);
+}
+
+pub(super) fn start_tracking<P: CallPolicy, A: AttemptPolicy, C: ClassifyResponse>(
+    policies: &Policies<P, A, C>,
+    progress: &mut Progress<P, A>,
+    head: &Parts,
+) -> BodyTracker {
+    let expected = if policies.classifier.expects_claude() {
+        progress.expected
+    } else {
+        progress.expected.or_any()
+    };
+    let tracker = BodyTracker::of(expected, head.status, &head.headers);
+    if tracker.is_opaque() {
+        policies.attempts.on_opaque_body(&mut progress.attempt);
+    }
+    if policies.attempts.reads_usage(&progress.attempt) {
+        tracker
+    } else {
+        tracker.without_usage()
+    }
+}
+
+/// Hands a held response on, or returns it as a failure.
+#[expect(
+    clippy::result_large_err,
+    reason = "a failure is rare, and a box would cost every call that has one an allocation"
+)]
+pub(super) fn on_peeked<R, P, A, C, E>(
+    policies: &Arc<Policies<P, A, C>>,
+    progress: &mut Progress<P, A>,
+    mut head: Parts,
+    body: PeekedBody<R>,
+    peeked: Peeked,
+) -> Result<Answer<R, P, A, C>, Failure<R, E>>
+where
+    R: HttpBody<Data = Bytes> + Unpin,
+    P: CallPolicy,
+    A: AttemptPolicy,
+    C: ClassifyResponse,
+{
+    if let Peeked::Failed(class) = peeked {
+        return Err(Failure::Response(class, head, FailedBody::Held(body)));
+    }
+    let refused = policies.call.detects_refusal() && body.is_refusal();
+    let (state, call) = (&mut progress.state, &progress.call);
+    if let Some(class) = policies.call.on_success(state, call, &mut head, refused) {
+        return Err(Failure::Response(class, head, FailedBody::Held(body)));
+    }
+    Ok(into_answer(policies, progress, head, body))
+}
+
+/// Hands a successful response to the caller.
+pub(super) fn into_answer<R, P, A, C>(
+    policies: &Arc<Policies<P, A, C>>,
+    progress: &mut Progress<P, A>,
+    head: Parts,
+    body: PeekedBody<R>,
+) -> Answer<R, P, A, C>
+where
+    R: HttpBody<Data = Bytes> + Unpin,
+    P: CallPolicy,
+    A: AttemptPolicy,
+    C: ClassifyResponse,
+{
+    let body = if body.is_whole() {
+        ResponseBody::full(body.held.chunks.into_bytes())
+    } else {
+        let attempt = std::mem::take(&mut progress.attempt);
+        let (state, call) = (&mut progress.state, &progress.call);
+        Body::tracked(body, policies, attempt, state, call)
+    };
+    policies.call.finish(&mut progress.state, &progress.call);
+    Response::from_parts(head, body)
+}
