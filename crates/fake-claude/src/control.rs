@@ -62,14 +62,16 @@ fn parse(body: Option<&Bytes>) -> Result<Value, String> {
 }
 
 fn log(fake: &FakeClaude) -> Value {
-    fake.with_log(|log| log.iter().map(entry).collect())
+    // A copy, so that the server is not locked while it is written.
+    fake.log().iter().map(entry).collect()
 }
 
 fn entry(attempt: &Attempt) -> Value {
     let request = attempt.request.as_ref().map(|request| {
         json!({
             "method": request.method.as_str(),
-            "path": request.uri.to_string(),
+            "path": request.uri.path(),
+            "query": request.uri.query().map(query),
             "headers": headers(&request.headers),
             "body": request.json(),
         })
@@ -91,9 +93,30 @@ fn entry(attempt: &Attempt) -> Value {
     })
 }
 
+/// Returns the query, or `…` if it has a credential.
+fn query(query: &str) -> &str {
+    let is_secret = |pair: &str| {
+        let name = pair.split('=').next().unwrap_or_default();
+        name.eq_ignore_ascii_case("key") || name.to_ascii_lowercase().starts_with("x-amz-")
+    };
+    if query.split('&').any(is_secret) {
+        "…"
+    } else {
+        query
+    }
+}
+
 /// Returns the headers without the values of credentials.
 fn headers(headers: &HeaderMap) -> Map<String, Value> {
-    let secret = ["x-api-key", "api-key", "authorization", "cookie"];
+    let secret = [
+        "x-api-key",
+        "api-key",
+        "x-goog-api-key",
+        "cf-aig-authorization",
+        "authorization",
+        "proxy-authorization",
+        "cookie",
+    ];
     headers
         .iter()
         .map(|(name, value)| {

@@ -220,6 +220,17 @@ async fn control_endpoints_script_faults_and_replies() {
     assert_eq!(log[0]["status"], 503);
     assert_eq!(log[1]["request"]["body"]["max_tokens"], 100);
     assert_eq!(log[1]["request"]["headers"]["x-api-key"], "…");
+    assert_eq!(log[1]["request"]["query"], "beta=true");
+    let secrets = ["x-goog-api-key", "cf-aig-authorization", "authorization"];
+    for name in secrets {
+        let mut request = message(false);
+        *request.uri_mut() = "/v1/messages?key=hidden".parse().expect("a URI");
+        let value = HeaderValue::from_static("hidden");
+        request.headers_mut().insert(name, value);
+        send(&fake, request).await;
+    }
+    let (_, log) = send(&fake, control("GET", "/fake/log", "")).await;
+    assert!(!String::from_utf8_lossy(&log).contains("hidden"));
 }
 
 #[tokio::test(start_paused = true)]
