@@ -34,9 +34,9 @@ fn message() -> Response<Full<Bytes>> {
     response.body(MESSAGE.into()).expect("valid")
 }
 
-/// A service that answers after this time, and its number of calls.
-fn slow(
-    after: Duration,
+/// A service that answers each call after this time, or never, and its number of calls.
+fn answering(
+    after: impl Fn(usize) -> Option<Duration> + Clone,
 ) -> (
     impl Service<
         Request<RequestBody>,
@@ -49,9 +49,12 @@ fn slow(
     let calls = Arc::new(AtomicUsize::new(0));
     let counter = calls.clone();
     let service = service_fn(move |_: Request<RequestBody>| -> Answering {
-        counter.fetch_add(1, Ordering::SeqCst);
+        let after = after(counter.fetch_add(1, Ordering::SeqCst));
         Box::pin(async move {
-            sleep(after).await;
+            match after {
+                Some(after) => sleep(after).await,
+                None => pending().await,
+            }
             Ok(message())
         })
     });
@@ -151,7 +154,7 @@ async fn error_of_a_cancelled_leaders_call_goes_to_one_caller() {
 #[tokio::test(start_paused = true)]
 async fn callers_with_less_patience_than_the_answer_takes_share_one_call() {
     for detached in [false, true] {
-        let (inner, calls) = slow(1_500 * SECOND / 1_000);
+        let (inner, calls) = answering(|_| Some(1_500 * SECOND / 1_000));
         let layer = layer();
         let mut callers = JoinSet::new();
         macro_rules! storm {
@@ -178,7 +181,7 @@ async fn callers_with_less_patience_than_the_answer_takes_share_one_call() {
 
 #[tokio::test(start_paused = true)]
 async fn unpolled_leader_is_driven_by_callers_of_its_service() {
-    let (inner, calls) = slow(SECOND);
+    let (inner, calls) = answering(|_| Some(SECOND));
     let service = layer().layer(inner);
     let mut lead = Box::pin(service.clone().oneshot(request()));
     assert!(lead.as_mut().now_or_never().is_none());
@@ -192,7 +195,7 @@ async fn unpolled_leader_is_driven_by_callers_of_its_service() {
 
 #[tokio::test(start_paused = true)]
 async fn unpolled_leader_of_another_service_is_replaced_once() {
-    let (inner, calls) = slow(SECOND);
+    let (inner, calls) = answering(|_| Some(SECOND));
     let layer = layer();
     let mut lead = Box::pin(layer.layer(inner.clone()).oneshot(request()));
     assert!(lead.as_mut().now_or_never().is_none());
@@ -217,7 +220,7 @@ async fn unpolled_leader_of_another_service_is_replaced_once() {
 /// A leader that waits for its server is no reason for a second call.
 #[tokio::test(start_paused = true)]
 async fn slow_leader_of_another_service_is_not_replaced() {
-    let (inner, calls) = slow(300 * SECOND);
+    let (inner, calls) = answering(|_| Some(300 * SECOND));
     let layer = layer();
     let (a, b) = tokio::join!(
         layer.layer(inner.clone()).oneshot(request()),
@@ -253,37 +256,13 @@ async fn panicking_call_is_replaced() {
     assert_eq!((panics, calls.load(Ordering::SeqCst)), (1, 2));
 }
 
-/// A service whose first call never answers, and its number of calls.
-fn hanging_once() -> (
-    impl Service<
-        Request<RequestBody>,
-        Response = Response<Full<Bytes>>,
-        Error = Infallible,
-        Future = Answering,
-    > + Clone,
-    Arc<AtomicUsize>,
-) {
-    let calls = Arc::new(AtomicUsize::new(0));
-    let counter = calls.clone();
-    let service = service_fn(move |_: Request<RequestBody>| -> Answering {
-        let call = counter.fetch_add(1, Ordering::SeqCst);
-        Box::pin(async move {
-            if call == 0 {
-                pending::<()>().await;
-            }
-            Ok(message())
-        })
-    });
-    (service, calls)
-}
-
 #[tokio::test(start_paused = true)]
 async fn followers_of_a_call_without_progress_share_a_new_call() {
     for (layer, after) in [
         (layer(), 600 * SECOND),
         (layer().with_idle_timeout(MINUTE), MINUTE),
     ] {
-        let (inner, calls) = hanging_once();
+        let (inner, calls) = answering(|call| (call > 0).then_some(Duration::ZERO));
         let service = layer.layer(inner);
         let lead = tokio::spawn(service.clone().oneshot(request()));
         settle().await;
@@ -446,7 +425,7 @@ impl Store for Hanging {
 
 #[tokio::test(start_paused = true)]
 async fn hanging_store_is_a_miss_after_its_timeout() {
-    let (inner, calls) = slow(Duration::ZERO);
+    let (inner, calls) = answering(|_| Some(Duration::ZERO));
     for (layer, deadline, after) in [
         (layer(), None, SECOND),
         (layer().with_store_timeout(3 * SECOND), None, 3 * SECOND),
