@@ -163,6 +163,7 @@ impl fmt::Display for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.endpoint.as_str())?;
         if !self.group.is_empty() {
+            f.write_str("/")?;
             // A client may have named the model, so that a line break would forge a line of a log.
             write_escaped(&self.group, f)?;
         }

@@ -22,11 +22,11 @@ fn is_unsafe(char: char) -> bool {
         )
 }
 
-/// Writes a text of others, with its unsafe characters escaped as `\u{1b}`.
+/// Writes a text of others, with its unsafe characters escaped as `\n` or `\u{1b}`.
 pub(crate) fn write_escaped(text: &str, out: &mut impl fmt::Write) -> fmt::Result {
     for char in text.chars() {
         match is_unsafe(char) {
-            true => write!(out, "{}", char.escape_unicode())?,
+            true => write!(out, "{}", char.escape_default())?,
             false => out.write_char(char)?,
         }
     }
@@ -49,7 +49,7 @@ pub(crate) fn escaped(text: &str) -> Cow<'_, str> {
             break;
         }
         match is_unsafe(char) {
-            true => out.extend(char.escape_unicode()),
+            true => out.extend(char.escape_default()),
             false => out.push(char),
         }
     }

@@ -178,16 +178,19 @@ impl<P: CallPolicy, A: AttemptPolicy> Progress<P, A> {
     pub(super) fn report_dropped<C>(&mut self, policies: &Policies<P, A, C>) {
         let is_sent = self.is_sent();
         if let Some(mut report) = self.report.take() {
+            // Its events come before the end of the call.
+            self.release_attempt();
             report.end_dropped(policies.reporter(), &self.call, is_sent);
         }
     }
 
     /// Returns the request of the next attempt, which begins now.
     pub(super) fn next_request<C>(&mut self, policies: &Policies<P, A, C>) -> Request<RequestBody> {
+        let request = policies.call.next_request(&mut self.state, &self.call);
         if let Some(report) = &mut self.report {
-            report.begin_attempt(&self.call);
+            report.begin_attempt(&self.call, &request);
         }
-        policies.call.next_request(&mut self.state, &self.call)
+        request
     }
 
     /// Drops all that the attempt holds.

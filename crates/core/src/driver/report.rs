@@ -127,10 +127,22 @@ impl Report {
         self.delayed_since = Some(Instant::now());
     }
 
-    /// Starts the next attempt.
-    pub(super) fn begin_attempt(&mut self, call: &Call) {
+    /// Starts the next attempt, with this request.
+    #[cold]
+    pub(super) fn begin_attempt(&mut self, call: &Call, request: &Request<RequestBody>) {
         self.started_at = Instant::now();
         self.end_delay(call, self.started_at);
+        self.reset(request);
+    }
+
+    /// Forgets the last attempt.
+    fn reset(&mut self, request: &Request<RequestBody>) {
+        self.model = requested_model(request).map(Box::from);
+        self.status = None;
+        self.request_id = None;
+        self.cause = None;
+        self.first_content = None;
+        self.usage = Usage::default();
     }
 
     fn end_delay(&mut self, call: &Call, now: Instant) {
@@ -148,14 +160,10 @@ impl Report {
         scope: Option<&Scope>,
         now: Instant,
     ) {
-        self.model = requested_model(request).map(Box::from);
+        // A policy may have changed the request.
+        self.reset(request);
         self.scope = scope.cloned();
         self.sent_at = Some(now);
-        self.status = None;
-        self.request_id = None;
-        self.cause = None;
-        self.first_content = None;
-        self.usage = Usage::default();
         let mut record = call.record();
         let wait = now.saturating_duration_since(self.started_at);
         record.attempt_wait += wait;

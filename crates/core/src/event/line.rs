@@ -81,9 +81,12 @@ impl fmt::Display for CallEnd<'_> {
         match (self.ending, &self.rejection) {
             (Ending::Answered, _) => write!(f, "answered after {duration}")?,
             (Ending::Dropped, _) => write!(f, "dropped by the caller after {duration}")?,
-            (Ending::Failed, Some(rejection)) => {
+            (Ending::Failed, Some(rejection)) if self.class.local => {
                 write!(f, "refused by {} after {duration}", rejection.by)?;
                 write!(f, ": {}", rejection.reason)?;
+            }
+            (Ending::Failed, Some(rejection)) => {
+                write!(f, "failed after {duration}: {}", rejection.reason)?;
             }
             (Ending::Failed, None) => {
                 let failure = Failure(self.class.kind, self.status);
@@ -105,7 +108,7 @@ impl fmt::Display for CallEnd<'_> {
             write!(f, ", {}", Attempts(self.attempts))?;
         }
         if self.backoff > Duration::ZERO {
-            write!(f, ", {} between them", Readable(self.backoff))?;
+            write!(f, ", {} between attempts", Readable(self.backoff))?;
         }
         Ok(())
     }

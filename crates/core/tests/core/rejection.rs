@@ -49,7 +49,7 @@ fn reasons() -> [(
             504,
             "timeout_error",
             Kind::Timeout,
-            &["9.0s", "500.0ms"],
+            &["9.0s", "500ms"],
         ),
         (
             RejectReason::DeadlineWouldPass {
