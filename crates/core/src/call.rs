@@ -174,6 +174,14 @@ impl Call {
         }
     }
 
+    /// Returns the hash of the credential if a layer needed it, and 0 if not.
+    pub(crate) fn known_credential(&self) -> u64 {
+        match self.credential.load(Ordering::Relaxed) {
+            UNSET => 0,
+            credential => credential,
+        }
+    }
+
     /// Returns the record in these extensions. Creates and inserts it if there is none.
     pub fn get_or_insert(extensions: &mut Extensions, now: Instant) -> Arc<Self> {
         if let Some(call) = extensions.get::<Arc<Self>>() {

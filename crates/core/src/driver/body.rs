@@ -153,10 +153,8 @@ impl<P: CallPolicy, A: AttemptPolicy, C: ClassifyResponse> Tracking<P, A, C> {
                 is_last,
             ),
         };
-        if let Some(report) = &mut self.report
-            && self.tracker.stream().is_none_or(StreamState::has_content)
-        {
-            report.on_content();
+        if self.report.is_some() {
+            self.report_content();
         }
         if let Some(outcome) = outcome {
             let failed = match outcome {
@@ -164,15 +162,27 @@ impl<P: CallPolicy, A: AttemptPolicy, C: ClassifyResponse> Tracking<P, A, C> {
                 _ => None,
             };
             if let Some(report) = &mut self.report {
-                report.usage = outcome.usage().clone();
+                report.set_usage(outcome.usage());
             }
             self.end(&outcome);
-            self.report(failed);
+            if failed.is_some() || self.report.is_some() {
+                self.report(failed);
+            }
+        }
+    }
+
+    /// Records the first content.
+    #[cold]
+    fn report_content(&mut self) {
+        if let Some(report) = &mut self.report
+            && self.tracker.stream().is_none_or(StreamState::has_content)
+        {
+            report.on_content();
         }
     }
 
     /// Reports the end of the response to the call policies and to observers.
-    #[inline]
+    #[inline(never)]
     fn report(&mut self, failed: Option<Class>) {
         let policies = &*self.policies;
         if let Some(report) = &mut self.report {
@@ -287,7 +297,7 @@ where
             }
             let usage = tracking.tracker.usage();
             if let Some(report) = &mut tracking.report {
-                report.usage.clone_from(&usage);
+                report.set_usage(&usage);
             }
             let dropped = Outcome::Dropped { usage };
             attempts.on_end(&mut tracking.attempt, &dropped, &mut Clock::default());

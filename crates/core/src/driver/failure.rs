@@ -125,6 +125,8 @@ where
     }
 
     /// Reports the end of the attempt, if the server may have its request.
+    #[cold]
+    #[inline(never)]
     pub(super) fn report_attempt<P, A, C>(
         &self,
         policies: &Policies<P, A, C>,
@@ -146,8 +148,8 @@ where
         };
         match self {
             Self::Error(_, error) => report.set_cause(policies.classifier.cause(error)),
-            Self::Response(_, _, FailedBody::Held(body)) if report.usage.is_empty() => {
-                report.usage = body.tracker.usage();
+            Self::Response(_, _, FailedBody::Held(body)) if report.has_no_usage() => {
+                report.set_usage(&body.tracker.usage());
             }
             _ => {}
         }

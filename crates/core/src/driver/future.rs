@@ -297,7 +297,9 @@ where
             if let Some(until) = policies.attempts.blocked_until(&progress.attempt) {
                 progress.call.block_until(Some(until));
             }
-            failure.report_attempt(policies, progress);
+            if progress.report.is_some() {
+                failure.report_attempt(policies, progress);
+            }
             let summary = failure.summary(progress.report.as_deref());
             let wait = policies
                 .call
@@ -309,7 +311,9 @@ where
                 let output = failure.into_output(policies, progress);
                 policies.call.finish(&mut progress.state, &progress.call);
                 progress.release_attempt();
-                progress.report_call(policies, result);
+                if progress.report.is_some() {
+                    progress.report_call(policies, result);
+                }
                 return Poll::Ready(output);
             };
             if let Some(report) = &mut progress.report {

@@ -167,7 +167,27 @@ impl<P: CallPolicy, A: AttemptPolicy> Progress<P, A> {
         self.sent && !self.call.is_held_back()
     }
 
+    /// Returns true if this driver reports the present attempt.
+    #[cold]
+    pub(super) fn is_reported_here(&self) -> bool {
+        let report = self.report.as_ref();
+        report.is_some_and(|report| report.is_sender(&self.call))
+    }
+
+    /// Reports the end of a call that is answered by one frame.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn report_whole<C>(&mut self, policies: &Policies<P, A, C>) {
+        if let Some(mut report) = self.report.take() {
+            report.on_content();
+            report.end_response(policies.reporter(), &self.call, None);
+            report.end_answer(policies.reporter(), &self.call, None);
+        }
+    }
+
     /// Reports the end of a call without a body that is tracked.
+    #[cold]
+    #[inline(never)]
     pub(super) fn report_call<C>(&mut self, policies: &Policies<P, A, C>, result: CallResult) {
         if let Some(mut report) = self.report.take() {
             report.end_call(policies.reporter(), &self.call, result);
@@ -175,6 +195,8 @@ impl<P: CallPolicy, A: AttemptPolicy> Progress<P, A> {
     }
 
     /// Reports that the future of the call is dropped. Does nothing if the end was reported.
+    #[cold]
+    #[inline(never)]
     pub(super) fn report_dropped<C>(&mut self, policies: &Policies<P, A, C>) {
         let is_sent = self.is_sent();
         if let Some(mut report) = self.report.take() {

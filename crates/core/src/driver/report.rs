@@ -80,8 +80,8 @@ pub(super) struct Report {
     cause: Option<Box<str>>,
     /// The first content of the last attempt.
     first_content: Option<Instant>,
-    /// The usage of the present attempt, where the tracker does not keep it.
-    pub(super) usage: Usage,
+    /// The usage of the present attempt.
+    usage: Usage,
 }
 
 // All of it is off the path of a call without observer and subscriber.
@@ -123,6 +123,7 @@ impl Report {
     }
 
     /// Records that the attempt is over and the next one follows after a delay.
+    #[cold]
     pub(super) fn delay(&mut self) {
         self.delayed_since = Some(Instant::now());
     }
@@ -175,7 +176,19 @@ impl Report {
         }
     }
 
+    /// Records the usage of the attempt.
+    #[cold]
+    pub(super) fn set_usage(&mut self, usage: &Usage) {
+        self.usage.clone_from(usage);
+    }
+
+    /// Returns true if no usage of the attempt is known.
+    pub(super) fn has_no_usage(&self) -> bool {
+        self.usage.is_empty()
+    }
+
     /// Returns true if no inner driver reports the present attempt.
+    #[cold]
     pub(super) fn is_sender(&self, call: &Call) -> bool {
         call.record().sender == self.number
     }
@@ -186,12 +199,13 @@ impl Report {
         self.request_id = wire::request_id(&head.headers).map(Box::from);
     }
 
+    #[cold]
     pub(super) fn set_cause(&mut self, cause: Option<String>) {
         self.cause = cause.map(Box::from);
     }
 
     /// Records that the first content has arrived.
-    #[inline]
+    #[cold]
     pub(super) fn on_content(&mut self) {
         if self.first_content.is_none() {
             self.first_content = Some(Instant::now());
@@ -209,6 +223,7 @@ impl Report {
     }
 
     /// Records that the attempt ends without having been sent.
+    #[cold]
     pub(super) fn end_unsent(&mut self, call: &Call) {
         if self.sent_at.take().is_none() && self.delayed_since.is_none() {
             let now = Instant::now();
@@ -217,6 +232,7 @@ impl Report {
     }
 
     /// Reports the end of the attempt, unless an inner driver has done so.
+    #[cold]
     pub(super) fn end_attempt(
         &mut self,
         reporter: &Reporter,
@@ -248,6 +264,7 @@ impl Report {
             endpoint: self.endpoint,
             model: self.model.as_deref(),
             scope: self.scope.as_ref(),
+            credential: call.known_credential(),
             status: self.status,
             wait,
             first_content: self
@@ -262,6 +279,7 @@ impl Report {
     }
 
     /// Reports the end of the call, if this is the outermost driver.
+    #[cold]
     pub(super) fn end_call(&mut self, reporter: &Reporter, call: &Call, result: CallResult) {
         if !std::mem::take(&mut self.reports_call) {
             return;
@@ -287,6 +305,7 @@ impl Report {
             asked: record.asked.as_deref(),
             model: record.model.as_deref(),
             scope: record.scope.as_ref(),
+            credential: call.known_credential(),
             status: result.status,
             attempts: record.attempts,
             wait: record.wait,

@@ -144,7 +144,7 @@ where
                 let attempts = &policies.attempts;
                 attempts.on_end(&mut progress.attempt, &outcome, clock);
                 if let Some(report) = &mut progress.report {
-                    report.usage = outcome.usage().clone();
+                    report.set_usage(outcome.usage());
                 }
                 let peeked = match outcome {
                     Outcome::Failed { class, .. } => Peeked::Failed(class),
@@ -203,10 +203,8 @@ where
         return Next::Fail(Failure::Response(class, head, body));
     }
     policies.call.finish(state, call);
-    if let Some(mut report) = progress.report.take() {
-        report.on_content();
-        report.end_response(policies.reporter(), call, None);
-        report.end_answer(policies.reporter(), call, None);
+    if progress.report.is_some() {
+        progress.report_whole(policies);
     }
     Next::Answer(Response::from_parts(head, ResponseBody::full(data)))
 }
@@ -240,10 +238,9 @@ pub(super) fn start_tracking<P: CallPolicy, A: AttemptPolicy, C: ClassifyRespons
         policies.attempts.on_opaque_body(&mut progress.attempt);
     }
     let report = &progress.report;
-    let is_reported = report
-        .as_ref()
-        .is_some_and(|report| report.is_sender(&progress.call));
-    if is_reported || policies.attempts.reads_usage(&progress.attempt) {
+    if policies.attempts.reads_usage(&progress.attempt)
+        || report.is_some() && progress.is_reported_here()
+    {
         tracker
     } else {
         tracker.without_usage()
@@ -280,7 +277,8 @@ where
 }
 
 /// Reports a response that has ended before it is handed to the caller.
-#[inline]
+#[cold]
+#[inline(never)]
 fn on_ended<R, P, A, C>(
     policies: &Policies<P, A, C>,
     progress: &mut Progress<P, A>,
@@ -293,7 +291,7 @@ fn on_ended<R, P, A, C>(
 {
     let (state, call) = (&mut progress.state, &progress.call);
     if let Some(report) = &mut report {
-        report.usage = body.tracker.usage();
+        report.set_usage(&body.tracker.usage());
         report.end_response(policies.reporter(), call, body.failed);
     }
     if let Some(class) = body.failed {
@@ -322,12 +320,12 @@ where
     C: ClassifyResponse,
 {
     let mut report = progress.report.take();
-    if let Some(report) = &mut report {
-        if P::HOLDS_RESPONSE {
-            report.on_content();
-        }
+    if P::HOLDS_RESPONSE
+        && let Some(report) = &mut report
+    {
+        report.on_content();
     }
-    if body.ended {
+    if body.ended && (report.is_some() || body.failed.is_some()) {
         on_ended(policies, progress, &body, report.take());
     }
     let body = if body.is_whole() {

@@ -79,7 +79,13 @@ impl fmt::Display for CallEnd<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let duration = Readable(self.duration);
         match (self.ending, &self.rejection) {
-            (Ending::Answered, _) => write!(f, "answered after {duration}")?,
+            (Ending::Answered, _) => {
+                f.write_str("answered")?;
+                if let Some(model) = self.model.filter(|_| self.fell_back()) {
+                    write!(f, " by {}", escaped(model))?;
+                }
+                write!(f, " after {duration}")?;
+            }
             (Ending::Dropped, _) => write!(f, "dropped by the caller after {duration}")?,
             (Ending::Failed, Some(rejection)) if self.class.local => {
                 write!(f, "refused by {} after {duration}", rejection.by)?;
@@ -104,8 +110,10 @@ impl fmt::Display for CallEnd<'_> {
         if self.wait >= LONG_WAIT {
             write!(f, ", waited {}", Readable(self.wait))?;
         }
-        if self.attempts != 1 {
-            write!(f, ", {}", Attempts(self.attempts))?;
+        match self.attempts {
+            0 if self.rejection.is_none() => f.write_str(", never sent")?,
+            0 | 1 => {}
+            attempts => write!(f, ", {}", Attempts(attempts))?,
         }
         if self.backoff > Duration::ZERO {
             write!(f, ", {} between attempts", Readable(self.backoff))?;
@@ -425,7 +433,7 @@ pub(super) fn trace(sink: &EventSink, event: &Event<'_>) {
                 target: "tower_claude", layer = end.layer, decision = "attempt_ended",
                 ending = end.ending.as_str(), class = end.class.kind.as_str(),
                 attempt = end.attempt, model = end.model.map(escaped).as_deref(),
-                scope = text(end.scope), credential = tag(end.scope),
+                scope = text(end.scope), credential = credential_tag(end.credential),
                 endpoint = end.endpoint.as_str(),
                 status = end.status.map(|status| status.as_u16()), wait_ms = millis(end.wait),
                 first_content_ms = end.first_content.map(millis),
@@ -444,7 +452,7 @@ pub(super) fn trace(sink: &EventSink, event: &Event<'_>) {
                 layer = end.layer, decision = "call_ended", ending = end.ending.as_str(),
                 class = end.class.kind.as_str(), model = end.model.map(escaped).as_deref(),
                 asked = end.asked.filter(|_| end.asked != end.model).map(escaped).as_deref(),
-                scope = text(end.scope), credential = tag(end.scope),
+                scope = text(end.scope), credential = credential_tag(end.credential),
                 endpoint = end.endpoint.as_str(),
                 status = end.status.map(|status| status.as_u16()), attempts = end.attempts,
                 wait_ms = millis(end.wait), backoff_ms = millis(end.backoff),

@@ -61,6 +61,9 @@ pub struct AttemptEnd<'a> {
     pub model: Option<&'a str>,
     /// The pool of limits, if a limiter in this driver knows it.
     pub scope: Option<&'a Scope>,
+    /// The keyed hash of the credential, as [`Scope::credential`](crate::Scope::credential). 0 if it
+    /// is not known.
+    pub credential: u64,
     /// The status of the response, if there was one.
     pub status: Option<StatusCode>,
     /// The time from the start of the attempt until it was sent: the wait for a limiter, or for an
@@ -100,6 +103,9 @@ pub struct CallEnd<'a> {
     pub model: Option<&'a str>,
     /// The pool of limits of the last attempt, if known.
     pub scope: Option<&'a Scope>,
+    /// The keyed hash of the credential, as [`Scope::credential`](crate::Scope::credential). 0 if it
+    /// is not known.
+    pub credential: u64,
     /// The status of the response for the caller, if there is one.
     pub status: Option<StatusCode>,
     /// The number of requests that were sent.
