@@ -5,7 +5,7 @@ use std::io;
 use tower_claude::recommended;
 use tower_claude_core::event::{Ending, Event};
 use tower_claude_fake_claude::{FakeClaude, Fault, GroupLimits};
-use tower_claude_retry::RetryLayer;
+use tower_claude_retry::{RetryLayer, Timeouts};
 use tower_claude_tests::{
     HAIKU,
     api::{Api, Piece, Reply},
@@ -292,6 +292,44 @@ async fn call_that_is_dropped_in_a_queue_reports_its_wait() {
         )),
         "{lines:?}"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn timer_that_ends_a_wait_in_a_queue_is_reported() {
+    let log = EventLog::new(|event| match event {
+        Event::Abandoned { wait, because, .. } => Some(format!("abandoned {wait:?} {because}")),
+        Event::CallEnded(end) => {
+            let by = end.rejection.map_or("-", |rejection| rejection.by);
+            Some(format!(
+                "call {} by {by} in {}",
+                end.class.kind.as_str(),
+                end.attempts
+            ))
+        }
+        Event::AttemptEnded(_) => Some("attempt".to_owned()),
+        _ => None,
+    });
+    let bucket = TokenBucketLayer::new(rpm(1)).with_max_wait(100 * SECOND);
+    let timeouts = Timeouts::default().with_head(Some(8 * SECOND));
+    let retry = RetryLayer::new().with_timeouts(timeouts);
+    let retry = retry.with_max_attempts(1.try_into().expect("not zero"));
+    // In one driver, and layer by layer.
+    let one = recommended()
+        .with_bucket(bucket.clone())
+        .with_retry(retry.clone());
+    let one = one.with_observer(log.clone()).layer(client(&fake()));
+    let bucket = TokenBucketLayer::new(rpm(1)).with_max_wait(100 * SECOND);
+    let bucket = bucket.with_observer(log.clone()).layer(client(&fake()));
+    let two = retry.with_observer(log.clone()).layer(bucket);
+    let expected = ["abandoned 8s timeout", "call timeout by retry in 0"];
+    send(&one, request(SONNET, false)).await.expect("an answer");
+    let _ = log.take();
+    send(&one, request(SONNET, false)).await.expect("a 504");
+    assert_eq!(log.take(), expected);
+    send(&two, request(SONNET, false)).await.expect("an answer");
+    let _ = log.take();
+    send(&two, request(SONNET, false)).await.expect("a 504");
+    assert_eq!(log.take(), expected);
 }
 
 #[tokio::test(start_paused = true)]

@@ -162,6 +162,8 @@ where
     }
 
     /// Returns the result for the caller, if the failure ends the call.
+    #[cold]
+    #[inline(never)]
     pub(super) fn result(&self) -> CallResult {
         let (class, status, rejection) = match self {
             Self::Response(class, head, _) => {

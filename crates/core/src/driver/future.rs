@@ -288,8 +288,7 @@ where
                     let rejection = *rejection.take().expect("polled after completion");
                     this.state.set(State::Done);
                     policies.call.on_rejection(&rejection);
-                    let result = CallResult::rejected(&rejection);
-                    progress.report_call(policies, result);
+                    progress.report_call(policies, CallResult::rejected(&rejection));
                     return Poll::Ready(Ok(rejection.into_response()));
                 }
                 StateProjection::Done => panic!("polled after completion"),
@@ -307,11 +306,11 @@ where
             let Some(wait) = wait else {
                 // What the attempt holds is released after the inner future is dropped.
                 this.state.set(State::Done);
-                let result = failure.result();
+                let result = progress.report.as_ref().map(|_| failure.result());
                 let output = failure.into_output(policies, progress);
                 policies.call.finish(&mut progress.state, &progress.call);
                 progress.release_attempt();
-                if progress.report.is_some() {
+                if let Some(result) = result {
                     progress.report_call(policies, result);
                 }
                 return Poll::Ready(output);

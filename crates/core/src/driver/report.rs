@@ -3,6 +3,7 @@
 use http::{Request, StatusCode, response::Parts};
 use tokio::time::Instant;
 use tower_claude_wire::{self as wire, Usage};
+use tracing::level_filters::LevelFilter;
 
 use super::{attempt_policy::AttemptPolicy, call_policy::CallPolicy};
 use crate::{
@@ -44,11 +45,20 @@ impl Reporter {
     }
 
     /// Returns true if an observer or a subscriber gets events of this call.
-    #[inline]
+    #[inline(always)]
     pub(super) fn is_on(&self, call: &Call) -> bool {
+        // Three loads for a call without observer and subscriber.
+        (LevelFilter::current() >= LevelFilter::WARN
+            || self.sink.is_observed()
+            || call.has_record())
+            && self.is_wanted(call)
+    }
+
+    #[cold]
+    fn is_wanted(&self, call: &Call) -> bool {
         self.sink.is_observed()
-            || tracing::enabled!(target: "tower_claude", tracing::Level::WARN)
             || call.has_record()
+            || tracing::enabled!(target: "tower_claude", tracing::Level::WARN)
     }
 
     /// Returns the own sink if it has an observer, or else the one of another driver.

@@ -63,6 +63,8 @@
 //! it answers has the event `hit`, `stale` or `joined` instead, and the call that it makes is
 //! reported by the layer inside of it.
 //!
+//! A request that a layer sends by itself, such as a token count, is a call of its own.
+//!
 //! The event goes to the observer of the layer that reports it. If that layer has none, it goes to
 //! the observer of an outer layer. Give all layers the same observer.
 //!
