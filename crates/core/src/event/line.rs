@@ -39,6 +39,11 @@ fn tag(scope: Option<&Scope>) -> Option<String> {
     credential_tag(scope?.credential)
 }
 
+/// Returns the kind of a failure, and `None` for a success.
+fn kind_of(class: &Class) -> Option<&'static str> {
+    (class.kind != Kind::Success).then(|| class.kind.as_str())
+}
+
 /// The kind of a failure, with the status of the response.
 struct Failure(Kind, Option<StatusCode>);
 
@@ -431,7 +436,7 @@ pub(super) fn trace(sink: &EventSink, event: &Event<'_>) {
         Event::AttemptEnded(end) => {
             tracing::debug!(
                 target: "tower_claude", layer = end.layer, decision = "attempt_ended",
-                ending = end.ending.as_str(), class = end.class.kind.as_str(),
+                ending = end.ending.as_str(), class = kind_of(&end.class),
                 attempt = end.attempt, model = end.model.map(escaped).as_deref(),
                 scope = text(end.scope), credential = credential_tag(end.credential),
                 endpoint = end.endpoint.as_str(),
@@ -450,7 +455,7 @@ pub(super) fn trace(sink: &EventSink, event: &Event<'_>) {
             line!(
                 !end.is_ordinary(), info or debug,
                 layer = end.layer, decision = "call_ended", ending = end.ending.as_str(),
-                class = end.class.kind.as_str(), model = end.model.map(escaped).as_deref(),
+                class = kind_of(&end.class), model = end.model.map(escaped).as_deref(),
                 asked = end.asked.filter(|_| end.asked != end.model).map(escaped).as_deref(),
                 scope = text(end.scope), credential = credential_tag(end.credential),
                 endpoint = end.endpoint.as_str(),
