@@ -32,7 +32,8 @@
 //! ```
 //!
 //! # What it does
-//! - Opens a circuit per host, endpoint and model after five failures in a row within a minute.
+//! - Opens a circuit per host, endpoint and model (for services other than Claude: per host) after
+//!   five failures in a row within a minute.
 //!   Shares of failures and of slow calls can be configured as well ([`BreakerConfig`]).
 //! - Counts failures by when their calls were sent. What fails together, such as all calls on one
 //!   lost connection, is one failure: a failure continues the row if its call was sent after the
@@ -48,6 +49,9 @@
 //!   `retry-after` has passed. There is a single probe at a time. Two successful probes close the
 //!   circuit, and over 20 s a growing share of the calls passes.
 //! - Offers manual control with the [`CircuitBreakerHandle`].
+//!
+//! A spend limit closes the way for its credential for as long as the server asks, up to one hour.
+//! After the limit was raised, `layer.handle().reset(Kind::SpendLimit)` lets the calls pass at once.
 //!
 //! | class | circuit of the endpoint and model | circuit of the credential |
 //! |---|---|---|

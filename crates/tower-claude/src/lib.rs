@@ -82,6 +82,6 @@ pub use tower_claude_token_bucket::{self as token_bucket, TokenBucketLayer};
 
 pub use tower_claude_core::{
     self as core, Class, CredentialId, Deadline, DeadlineLayer, Kind, Priority, RejectReason,
-    Rejection, RequestBody, Tenant, Workload, check, driver, event,
+    Rejection, RejectionLayer, RequestBody, Tenant, Workload, check, driver, event,
 };
 pub use tower_claude_wire as wire;
