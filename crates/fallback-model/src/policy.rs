@@ -170,11 +170,13 @@ impl FallbackCall {
     /// stand-in would hide a mistyped name.
     fn is_unheard_of(&self, config: &Config) -> bool {
         let facts = &self.targets.target(config, 0).facts;
-        !facts.known
-            && facts.lifecycle != Lifecycle::Retired
-            && !config
-                .shared
-                .has_served(&self.original.model().unwrap_or_default())
+        let model = self.original.model().unwrap_or_default();
+        let is_misspelled = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_whitespace();
+        let is_known = facts.known || facts.lifecycle == Lifecycle::Retired;
+        // The catalog finds a model by more spellings than any server accepts.
+        let is_listed = is_known && !model.bytes().any(is_misspelled)
+            || config.catalog().get_named(&model).0.is_some();
+        !is_listed && !config.shared.has_served(&model)
     }
 
     /// Records a success, and marks the response if a stand-in served it.
