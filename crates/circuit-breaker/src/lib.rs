@@ -105,3 +105,8 @@ pub use handle::{CircuitBreakerHandle, CircuitBreakerSnapshot, CircuitSnapshot};
 pub use layer::{CircuitBreaker, CircuitBreakerLayer};
 pub use policy::{BreakerAttempt, BreakerPolicy};
 pub use state_machine::{BreakerConfig, BreakerSnapshot, BreakerState, FailureRate, SlowCallRate};
+
+// Compiles the example of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

@@ -174,7 +174,9 @@ impl Rejection {
             RejectReason::TimedOut { .. } => {
                 return Class::new(Kind::Timeout).with_retry_after(self.retry_after);
             }
-            RejectReason::SharedCallFailed { because } => return Class::new(because),
+            RejectReason::SharedCallFailed { because } => {
+                return Class::new(because).with_retry_after(self.retry_after);
+            }
         };
         class.with_retry_after(self.retry_after).into_local()
     }

@@ -114,3 +114,8 @@ pub use message::{FallbackMessage, LAST_MESSAGE};
 pub use policy::{FallbackPolicy, FallbackState};
 pub use rewrite::{Loss, Losses, RewriteOptions, Rewritten, Unportable, Why, rewrite};
 pub use served::{FALLBACK_LOSSES, FALLBACK_REASON, SERVED_MODEL, ServedBy};
+
+// Compiles the example of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

@@ -85,3 +85,8 @@ pub use tower_claude_core::{
     Rejection, RejectionLayer, RequestBody, Tenant, Workload, check, driver, event,
 };
 pub use tower_claude_wire as wire;
+
+// Compiles the example of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

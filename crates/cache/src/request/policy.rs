@@ -63,7 +63,7 @@ pub(crate) struct Policy {
 /// The decision about a request.
 #[derive(Debug)]
 pub(crate) enum Plan {
-    /// The request carries no cache marker, or is not a cacheable kind of request.
+    /// The request carries no cache marker.
     Pass,
     /// The request carries a cache marker and cannot use the cache, for this reason.
     Bypass(&'static str),
@@ -95,14 +95,11 @@ impl Policy {
             Endpoint::CountTokens => self.count_tokens,
             _ => false,
         };
-        if request.method() != Method::POST {
-            return Plan::Pass;
-        }
         if endpoint == Endpoint::Other {
             return Plan::Bypass(NO_ENDPOINT);
         }
-        if !cacheable {
-            return Plan::Pass;
+        if !cacheable || request.method() != Method::POST {
+            return Plan::Bypass("request");
         }
         if has_no_store(request.headers()) {
             return Plan::Bypass("no_store");
