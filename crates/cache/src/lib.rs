@@ -37,8 +37,7 @@
 //! * **Selects.** Only Messages requests that are marked [`Cacheable`] use the cache, and
 //!   `cache-control: no-store` wins over the mark. A marked request without a known credential
 //!   [bypasses](CacheLayer::with_anonymous) the cache, and so does a marked request to another
-//!   endpoint or service. All other requests pass through. The header [`CACHE`] reports what was
-//!   done.
+//!   service. All other requests pass through. The header [`CACHE`] reports what was done.
 //! * **Compares.** Two requests are equal if tenant,
 //!   [credential](tower_claude_core::Scope::credential_of), host, URI, `origin`, `anthropic-`
 //!   headers, content type and all body fields are equal, except `metadata` and `service_tier`. The

@@ -63,7 +63,7 @@ pub(crate) struct Policy {
 /// The decision about a request.
 #[derive(Debug)]
 pub(crate) enum Plan {
-    /// The request carries no cache marker.
+    /// The request carries no cache marker, or is a kind of API request that is never cached.
     Pass,
     /// The request carries a cache marker and cannot use the cache, for this reason.
     Bypass(&'static str),
@@ -99,7 +99,7 @@ impl Policy {
             return Plan::Bypass(NO_ENDPOINT);
         }
         if !cacheable || request.method() != Method::POST {
-            return Plan::Bypass("request");
+            return Plan::Pass;
         }
         if has_no_store(request.headers()) {
             return Plan::Bypass("no_store");
