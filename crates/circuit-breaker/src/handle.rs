@@ -97,9 +97,8 @@ impl CircuitBreakerHandle {
     /// Closes every circuit that a failure of this kind has opened, as if it were new. Returns their
     /// number. Manual control stays.
     ///
-    /// Call it when the cause has gone and the server's `retry-after` is too long: after a spend
-    /// limit was raised with [`Kind::SpendLimit`], after a credential was accepted again with
-    /// [`Kind::Unauthorized`].
+    /// Call it with [`Kind::SpendLimit`] after a spend limit was raised, or with
+    /// [`Kind::Unauthorized`] after a key was made valid again, so that no call waits for the probe.
     pub fn reset(&self, because: Kind) -> usize {
         let mut count = 0;
         for circuit in self.config.circuits.all() {
