@@ -1,3 +1,5 @@
+//! Forwards the Messages requests of all callers with one key, through all six layers.
+
 use axum::{
     Router,
     extract::{Request, State},

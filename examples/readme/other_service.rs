@@ -1,3 +1,5 @@
+//! Calls a service other than Claude, with retries and a circuit breaker.
+
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use tower::{ServiceBuilder, ServiceExt};

@@ -1,3 +1,5 @@
+//! Sends a message to Claude through all six layers.
+
 use http_body_util::BodyExt;
 use tower::{Layer, ServiceExt};
 use tower_claude::{RequestBody, check, recommended};
