@@ -36,14 +36,14 @@ pub(crate) struct Circuit {
 pub(crate) struct CircuitState {
     pub(crate) breaker: Breaker,
     /// The kind of failure that opened the circuit last.
-    pub(crate) cause: Kind,
+    pub(crate) cause: Option<Kind>,
 }
 
 impl CircuitState {
     /// Keeps the kind of failure if it has opened the circuit.
     pub(crate) fn set_cause(&mut self, transition: Option<Transition>, kind: Kind) {
         if let Some(Transition::Opened { .. }) = transition {
-            self.cause = kind;
+            self.cause = Some(kind);
         }
     }
 }
@@ -56,7 +56,7 @@ impl Circuit {
             fast_path: AtomicU64::new(SLOW_PATH),
             state: Mutex::new(CircuitState {
                 breaker: Breaker::new(config),
-                cause: Kind::Overloaded,
+                cause: None,
             }),
         };
         circuit.update(|_| ());
@@ -199,6 +199,20 @@ impl CircuitTable {
         match maps[0].get(scope) {
             Some(circuit) => circuit.clone(),
             None => self.insert(&mut maps, scope, config),
+        }
+    }
+
+    /// Evicts the circuit of this scope if its history does not matter.
+    pub(crate) fn evict_if_idle(&self, scope: &Scope, now: Instant) {
+        let mut maps = self.map.write();
+        // No other reference can appear while all maps are locked.
+        let replicas = maps.len();
+        let is_idle = |circuit: &Arc<Circuit>| {
+            Arc::strong_count(circuit) == replicas
+                && circuit.read(|state| state.breaker.is_idle(now))
+        };
+        if maps[0].get(scope).is_some_and(is_idle) {
+            maps.iter_mut().for_each(|map| drop(map.remove(scope)));
         }
     }
 

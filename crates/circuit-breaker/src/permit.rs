@@ -7,7 +7,7 @@ use std::{
 
 use tokio::time::Instant;
 use tower_claude_core::{
-    Class, Kind, RejectReason, Rejection,
+    Class, Kind, RejectReason, Rejection, Scope,
     driver::Clock,
     event::{Event, emit},
 };
@@ -152,6 +152,11 @@ impl CallPermit {
         report_transition(config, &self.circuit, transition, class.kind);
     }
 
+    /// Returns the scope of the circuit.
+    pub(crate) fn scope(&self) -> &Scope {
+        &self.circuit.scope
+    }
+
     /// Returns the end of the cool-down if the circuit is open.
     pub(crate) fn open_until(&self, now: Instant) -> Option<Instant> {
         let snapshot = self.circuit.read(|state| state.breaker.snapshot(now));
@@ -229,8 +234,9 @@ fn try_admit(config: &Config, circuit: &Circuit, now: Instant) -> Result<Permit,
             retry_after,
             transition,
         } => {
-            report_transition(config, circuit, transition, cause);
-            let reason = RejectReason::CircuitOpen { because: cause };
+            report_transition(config, circuit, transition, cause.unwrap_or(Kind::Timeout));
+            let because = cause.unwrap_or(Kind::Overloaded);
+            let reason = RejectReason::CircuitOpen { because };
             let rejection = Rejection::new(LAYER, reason).with_retry_after(retry_after);
             report_rejection(config, circuit, &rejection);
             Err(rejection)
@@ -249,6 +255,12 @@ fn report_rejection(config: &Config, circuit: &Circuit, rejection: &Rejection) {
             class: rejection.class(),
         },
     );
+}
+
+/// Counts and reports that a circuit was closed by hand. Called without the lock.
+pub(crate) fn report_closed(config: &Config, circuit: &Circuit) {
+    let closed = Some(Transition::Closed);
+    report_transition(config, circuit, closed, Kind::Success);
 }
 
 /// Counts and reports a transition. Called without the lock.

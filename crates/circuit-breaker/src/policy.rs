@@ -13,7 +13,7 @@ use tower_claude_core::{
     driver::{AttemptPolicy, Clock},
     toolkit::ScopeRef,
 };
-use tower_claude_wire::StreamState;
+use tower_claude_wire::{ModelCatalog, StreamState};
 
 use crate::{
     circuits::Circuit,
@@ -139,6 +139,26 @@ impl BreakerPolicy {
         }
     }
 
+    /// Evicts the circuit of a model name that the server rejects and the catalog does not list, so
+    /// that mistyped names do not fill the table.
+    fn evict_unknown(&self, permit: CallPermit, class: &Class, clock: &mut Clock) {
+        let rejects_name = matches!(
+            class.kind,
+            Kind::NotFound | Kind::BadRequest | Kind::Forbidden
+        );
+        let scope = permit.scope();
+        if !rejects_name
+            || class.local
+            || scope.group.is_empty()
+            || ModelCatalog::builtin().get(&scope.group).is_some()
+        {
+            return;
+        }
+        let scope = scope.clone();
+        drop(permit);
+        self.config.circuits.evict_if_idle(&scope, clock.now());
+    }
+
     fn begin(&self, attempt: &mut BreakerAttempt) {
         if let Some(permit) = &mut attempt.model {
             permit.begin(&self.config);
@@ -206,6 +226,7 @@ impl AttemptPolicy for BreakerPolicy {
             let outcome = CircuitOutcomes::of(class).availability;
             permit.settle(&self.config, outcome, class.kind, || clock.now());
             attempt.open_until = permit.open_until(clock.now());
+            self.evict_unknown(permit, class, clock);
         }
         self.settle_credential(attempt, class, clock);
     }

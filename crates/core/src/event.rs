@@ -207,6 +207,16 @@ pub enum Event<'a> {
         /// False if `from` was skipped because of earlier calls.
         asked: bool,
     },
+    /// A configured model name is skipped, or may be mistyped. Emitted once for each name of a layer.
+    DoubtfulModel {
+        /// The name of the layer.
+        layer: &'static str,
+        /// The name as configured.
+        model: &'a str,
+        /// The reason: `empty` (the name is skipped), `unknown` (the catalog does not list it, as is
+        /// usual for names of a gateway), `retired`.
+        because: &'static str,
+    },
     /// A layer gets requests that ask for it, and on which it cannot act. Emitted once for each
     /// layer and reason.
     Inactive {
@@ -500,6 +510,15 @@ fn trace(event: &Event<'_>) {
             tracing::warn!(
                 target: "tower_claude", layer, decision = "fell_back", class = class.kind.as_str(),
                 model = to, from, asked,
+            );
+        }
+        Event::DoubtfulModel {
+            layer,
+            model,
+            because,
+        } => {
+            tracing::warn!(
+                target: "tower_claude", layer, decision = "doubtful_model", model, because,
             );
         }
         Event::Inactive { layer, because } => {

@@ -14,6 +14,7 @@ use crate::{
     body_failure::BodyFailure,
     class::{Class, Kind},
     dimension::Dimension,
+    readable_duration::ReadableDuration,
     response_body::ResponseBody,
 };
 
@@ -73,6 +74,11 @@ pub enum RejectReason {
     TimedOut {
         /// The time that the layer waited.
         after: Duration,
+    },
+    /// A cache let this request wait for an equal one, whose call ended without a response.
+    SharedCallFailed {
+        /// The kind of the failure.
+        because: Kind,
     },
     /// The circuit is open, so the request was not sent. A circuit that has just closed also
     /// rejects a share of the calls for a while.
@@ -168,8 +174,17 @@ impl Rejection {
             RejectReason::TimedOut { .. } => {
                 return Class::new(Kind::Timeout).with_retry_after(self.retry_after);
             }
+            RejectReason::SharedCallFailed { because } => {
+                return Class::new(because).with_retry_after(self.retry_after);
+            }
         };
         class.with_retry_after(self.retry_after).into_local()
+    }
+
+    /// Returns the status of the response.
+    #[must_use]
+    pub const fn status(&self) -> StatusCode {
+        self.wire().0
     }
 
     /// Returns the status and the `error.type` that Claude uses for such an error.
@@ -192,6 +207,7 @@ impl Rejection {
             | RejectReason::Body {
                 failure: BodyFailure::TimedOut,
             } => (StatusCode::GATEWAY_TIMEOUT, "timeout_error"),
+            RejectReason::SharedCallFailed { .. } => (StatusCode::BAD_GATEWAY, "api_error"),
             RejectReason::CircuitOpen {
                 because: Kind::Unauthorized,
             } => (StatusCode::UNAUTHORIZED, "authentication_error"),
@@ -208,7 +224,8 @@ impl Rejection {
     /// Returns the response that reports this rejection.
     ///
     /// It has Claude's error shape, `retry-after` in whole seconds (rounded up), the header
-    /// [`REJECTED_BY`], and this rejection and its [`Class`] as extensions.
+    /// [`REJECTED_BY`], and this rejection and its [`Class`] as extensions. For another shape, see
+    /// [`RejectionLayer`](crate::RejectionLayer).
     #[must_use]
     pub fn into_response<B: Body<Data = Bytes>>(self) -> Response<ResponseBody<B>> {
         let (status, kind) = self.wire();
@@ -271,18 +288,19 @@ impl fmt::Display for Rejection {
             RejectReason::WaitTooLong {
                 estimated,
                 max_wait,
-            } if estimated.is_zero() => write!(
-                f,
-                "requests in flight must end first, the longest wait allowed is {max_wait:.1?}"
-            ),
-            RejectReason::WaitTooLong {
-                estimated,
-                max_wait,
-            } => write!(
-                f,
-                "the wait for the rate limit is {estimated:.1?}, \
-                 the longest wait allowed is {max_wait:.1?}"
-            ),
+            } => {
+                if estimated.is_zero() {
+                    f.write_str("requests in flight must end first")?;
+                } else {
+                    let estimated = ReadableDuration(estimated);
+                    write!(f, "the wait for the rate limit is {estimated}")?;
+                }
+                write!(
+                    f,
+                    ", the longest wait allowed is {}",
+                    ReadableDuration(max_wait)
+                )
+            }
             RejectReason::DeadlineWouldPass {
                 remaining: Duration::ZERO,
                 ..
@@ -292,7 +310,9 @@ impl fmt::Display for Rejection {
                 remaining,
             } => write!(
                 f,
-                "this request would wait {estimated:.1?}, its deadline passes in {remaining:.1?}"
+                "this request would wait {}, its deadline passes in {}",
+                ReadableDuration(estimated),
+                ReadableDuration(remaining)
             ),
             RejectReason::Oversized {
                 dimension,
@@ -304,7 +324,12 @@ impl fmt::Display for Rejection {
                  limit, or use a model with a higher limit"
             ),
             RejectReason::Body { failure } => f.write_str(failure.message()),
-            RejectReason::TimedOut { after } => write!(f, "no answer within {after:.1?}"),
+            RejectReason::SharedCallFailed { .. } => {
+                f.write_str("the request that this one waited for got no answer")
+            }
+            RejectReason::TimedOut { after } => {
+                write!(f, "no answer within {}", ReadableDuration(after))
+            }
             RejectReason::CircuitOpen { because } => {
                 let because = because.as_str();
                 write!(
@@ -312,7 +337,7 @@ impl fmt::Display for Rejection {
                     "the circuit is open ({because}), the request was not sent"
                 )?;
                 match self.retry_after {
-                    Some(wait) => write!(f, "; try again in {wait:.1?}"),
+                    Some(wait) => write!(f, "; try again in {}", ReadableDuration(wait)),
                     None => Ok(()),
                 }
             }

@@ -29,6 +29,7 @@ pub use crate::error_body::{ERROR_BODY_LIMIT, ErrorBody};
 pub use crate::ledger::{Ledger, LimitWarning, LimiterId, Observation, ReservationHandle};
 pub use crate::paused_by_limiter::PausedByLimiter;
 pub use crate::prefix::{CacheReads, Prefix, PrefixMemory, Prefixes};
+pub use crate::readable_duration::ReadableDuration;
 pub use crate::request::{requested_model, requests_stream};
 pub use crate::saved_request::SavedRequest;
 pub use crate::scope::{AsScope, ScopeRef};

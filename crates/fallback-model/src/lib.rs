@@ -37,7 +37,9 @@
 //! # What it does
 //!
 //! - Falls back after overload, 5xx errors, timeouts, broken connections, streams that end before
-//!   their content, retired models (404), and local rejections of inner layers. After a 429, it
+//!   their content, retired models (404), and local rejections of inner layers. A 404 of a name that
+//!   is neither in the catalog nor has been served before is returned, because a stand-in would hide
+//!   a mistyped name. After a 429, it
 //!   falls back to another rate group only. Responses in which the model declined, spend limits and
 //!   prompts that are too long are optional. Other 4xx errors and credentials are no reason, but a
 //!   stand-in may reject what the next accepts. Only Messages requests are sent to another model.
@@ -112,3 +114,8 @@ pub use message::{FallbackMessage, LAST_MESSAGE};
 pub use policy::{FallbackPolicy, FallbackState};
 pub use rewrite::{Loss, Losses, RewriteOptions, Rewritten, Unportable, Why, rewrite};
 pub use served::{FALLBACK_LOSSES, FALLBACK_REASON, SERVED_MODEL, ServedBy};
+
+// Compiles the example of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

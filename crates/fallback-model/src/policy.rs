@@ -11,7 +11,7 @@ use tower_claude_core::{
     event::{Event, emit},
     toolkit::{ApiPath, SavedRequest, requested_model},
 };
-use tower_claude_wire::is_event_stream;
+use tower_claude_wire::{Lifecycle, is_event_stream};
 
 use crate::{
     chains::{ChainId, HostModel, Target},
@@ -121,6 +121,9 @@ impl FallbackCall {
     ) -> Option<Request<RequestBody>> {
         let now = Instant::now();
         self.count_attempt(call);
+        if class.kind == Kind::NotFound && self.at == 0 && self.is_unheard_of(config) {
+            return None;
+        }
         let permit = self.permit.take();
         let permit = permit.unwrap_or_else(|| self.targets.permit(config, self.at));
         let back = if class.kind == Kind::NotFound {
@@ -163,6 +166,19 @@ impl FallbackCall {
         next
     }
 
+    /// Returns true if the requested name is neither in the catalog nor has ever been served. A
+    /// stand-in would hide a mistyped name.
+    fn is_unheard_of(&self, config: &Config) -> bool {
+        let facts = &self.targets.target(config, 0).facts;
+        let model = self.original.model().unwrap_or_default();
+        let is_misspelled = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_whitespace();
+        let is_known = facts.known || facts.lifecycle == Lifecycle::Retired;
+        // The catalog finds a model by more spellings than any server accepts.
+        let is_listed = is_known && !model.bytes().any(is_misspelled)
+            || config.catalog().get_named(&model).0.is_some();
+        !is_listed && !config.shared.has_served(&model)
+    }
+
     /// Records a success, and marks the response if a stand-in served it.
     fn after_success(&mut self, config: &Config, call: &Call, head: &mut Parts) {
         self.count_attempt(call);
@@ -179,6 +195,9 @@ impl FallbackCall {
             let id = &self.targets.target(config, self.at).id;
             let took = now.saturating_duration_since(sent);
             config.shared.count_success(id, self.targets.streams, took);
+        }
+        if self.at == 0 {
+            set_served(config, &self.original);
         }
         self.mark(config, head);
     }
@@ -375,16 +394,26 @@ impl FallbackPolicy {
         if request.method() != Method::POST || endpoint != Endpoint::Messages && !is_other {
             return None;
         }
-        let chain = self
-            .0
-            .chains
-            .of(&requested_model(request)?, self.0.catalog())?;
+        let model = requested_model(request).filter(|model| !model.trim_ascii().is_empty())?;
+        let chain = self.0.chains.of(&model, self.0.catalog())?;
         if is_other {
             let inactive = &self.0.shared.inactive;
             inactive.emit(&self.0.events, LAYER, "endpoint");
             return None;
         }
         Some(chain)
+    }
+}
+
+/// Records the success of a model that is not in the catalog.
+#[inline]
+fn set_served(config: &Config, original: &SavedRequest) {
+    if original.listed_model().is_some() {
+        return;
+    }
+    let model = original.model().unwrap_or_default();
+    if config.catalog().get(&model).is_none() {
+        config.shared.set_served(&model);
     }
 }
 
@@ -443,11 +472,14 @@ impl CallPolicy for FallbackPolicy {
         }
         match &mut state.0 {
             // Where no inner layer counts attempts, this layer does.
-            Stage::First(first) if call.attempts() == first.attempts => {
-                call.begin_attempt();
+            Stage::First(first) => {
+                if call.attempts() == first.attempts {
+                    call.begin_attempt();
+                }
+                set_served(&self.0, &first.original);
             }
             Stage::Fallback(fallback) => fallback.after_success(&self.0, call, head),
-            _ => {}
+            Stage::Inactive => {}
         }
         None
     }

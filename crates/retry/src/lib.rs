@@ -107,3 +107,8 @@ pub use handle::{RetryHandle, RetrySnapshot};
 pub use layer::{Retry, RetryLayer};
 pub use policy::{NO_RETRY, NoRetry, RetryBodyState, RetryPolicy, RetryState};
 pub use timeouts::Timeouts;
+
+// Compiles the example of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

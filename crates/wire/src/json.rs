@@ -30,7 +30,7 @@ impl std::error::Error for InvalidJson {}
 /// `None` if the string has no end.
 ///
 /// ```
-/// # use tower_claude_wire::json_string_end;
+/// use tower_claude_wire::json_string_end;
 /// assert_eq!(json_string_end(br#""a\"b","#, 1), Some(6));
 /// assert_eq!(json_string_end(br#""a\""#, 1), None);
 /// ```

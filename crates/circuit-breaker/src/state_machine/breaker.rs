@@ -269,6 +269,20 @@ impl Breaker {
         });
     }
 
+    /// Closes a circuit that is open, half-open or ramping, without history. Returns false if it is
+    /// in another state.
+    pub(crate) fn reset(&mut self) -> bool {
+        let resets = match self.state {
+            State::Open { .. } | State::HalfOpen { .. } => true,
+            State::Closed { ramp, .. } => ramp.is_some(),
+            State::ForcedOpen | State::ForcedClosed => false,
+        };
+        if resets {
+            self.resume_automatic();
+        }
+        resets
+    }
+
     /// Returns true if the circuit can be evicted: nothing that it has counted can matter any more.
     pub(crate) fn is_idle(&self, now: Instant) -> bool {
         match &self.state {

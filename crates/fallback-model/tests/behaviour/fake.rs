@@ -64,14 +64,18 @@ async fn fault_of_one_model_is_hidden_by_the_stand_in() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn unknown_model_is_replaced() {
+async fn retired_model_is_replaced_and_an_unknown_one_is_not() {
     let (fake, layer) = (
         FakeClaude::builder().build(),
         FallbackModelLayer::new([HAIKU]),
     );
-    let request = asking("claude-retired-1", "");
-    let response = one(&layer, &fake, request).await;
-    assert_eq!((response.status, response.by()), (200, HAIKU));
+    for (model, expected) in [
+        ("claude-opus-4-1-20250805", (200, HAIKU)),
+        ("claude-retired-1", (404, "")),
+    ] {
+        let response = one(&layer, &fake, asking(model, "")).await;
+        assert_eq!((response.status, response.by()), expected);
+    }
 }
 
 /// The API rejects fields that a model does not accept.

@@ -132,7 +132,7 @@ impl ModelCatalog {
     /// of a deployment, may stand for any model.
     ///
     /// ```
-    /// # use tower_claude_wire::ModelCatalog;
+    /// use tower_claude_wire::ModelCatalog;
     /// let catalog = ModelCatalog::builtin();
     /// let served = "claude-haiku-4-5-20251001";
     /// assert!(catalog.is_answer("us.anthropic.claude-haiku-4-5-20251001-v1:0", served));

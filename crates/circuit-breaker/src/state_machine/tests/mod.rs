@@ -82,12 +82,19 @@ impl Bench {
     }
 }
 
+/// Longer times than recommended, which leave room for steps between them.
+fn slow_config() -> BreakerConfig {
+    BreakerConfig::new()
+        .with_cool_down(30 * SECOND, 300 * SECOND)
+        .with_ramp(Some(30 * SECOND))
+}
+
 fn default() -> Bench {
-    Bench::new(BreakerConfig::new())
+    Bench::new(slow_config())
 }
 
 fn without_ramp() -> Bench {
-    Bench::new(BreakerConfig::new().with_ramp(None))
+    Bench::new(slow_config().with_ramp(None))
 }
 
 #[test]
@@ -137,7 +144,7 @@ fn rate_limits_and_bad_requests_do_not_count() {
 
 #[test]
 fn failure_rate_over_its_share_opens_the_circuit() {
-    let config = BreakerConfig::new().with_failure_rate(Some(FailureRate::default()));
+    let config = slow_config().with_failure_rate(Some(FailureRate::default()));
     let mut bench = Bench::new(config);
     // Half of them, but only 19.
     for round in 0..19 {
@@ -163,7 +170,7 @@ fn failure_rate_over_its_share_opens_the_circuit() {
 
 #[test]
 fn slow_calls_open_the_circuit_and_a_slow_probe_fails() {
-    let config = BreakerConfig::new().with_slow_calls(Some(
+    let config = slow_config().with_slow_calls(Some(
         SlowCallRate::new(10 * SECOND).with_share(number(5), 0.8),
     ));
     let mut bench = Bench::new(config);
@@ -195,7 +202,7 @@ fn slow_calls_open_the_circuit_and_a_slow_probe_fails() {
 
 #[test]
 fn cool_down_doubles_varies_and_respects_retry_after() {
-    let config = BreakerConfig::new();
+    let config = slow_config();
     let cool = |opens, asked, chance| config.cool_down(opens, asked, chance);
     let seconds = [30, 60, 120, 240, 300, 300];
     for (opens, expected) in (1..).zip(seconds) {
@@ -467,7 +474,7 @@ fn idle_circuit_is_a_circuit_without_relevant_history() {
 
 #[test]
 fn open_circuit_with_zero_forget_after_is_not_idle() {
-    let config = BreakerConfig::new()
+    let config = slow_config()
         .with_ramp(None)
         .with_forget_after(Duration::ZERO);
     let mut bench = Bench::new(config);
@@ -625,7 +632,7 @@ fn streams_that_break_together_count_as_one_failure() {
 
 #[test]
 fn connection_lost_with_many_calls_counts_once_for_the_failure_rate() {
-    let config = BreakerConfig::new().with_failure_rate(Some(FailureRate::default()));
+    let config = slow_config().with_failure_rate(Some(FailureRate::default()));
     let mut bench = Bench::new(config);
     assert_eq!(burst(&mut bench, 40, |_| CircuitOutcome::Broken), 0);
     // Statuses are not of one connection, so each counts for the rate.
