@@ -6,7 +6,7 @@ use std::{
     num::NonZeroUsize,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -26,6 +26,8 @@ pub(crate) struct Circuit {
     pub(crate) scope: Scope,
     /// True if the time of every call matters.
     pub(crate) times_calls: bool,
+    /// The number of calls that have been sent and have no outcome.
+    pub(crate) in_flight: AtomicU32,
     /// The generation, or [`SLOW_PATH`].
     fast_path: AtomicU64,
     state: Mutex<CircuitState>,
@@ -53,6 +55,7 @@ impl Circuit {
         let circuit = Self {
             scope,
             times_calls: config.times_calls(),
+            in_flight: AtomicU32::new(0),
             fast_path: AtomicU64::new(SLOW_PATH),
             state: Mutex::new(CircuitState {
                 breaker: Breaker::new(config),

@@ -25,6 +25,8 @@ use crate::{
 pub(crate) struct CallPermit {
     circuit: Arc<Circuit>,
     state: PermitState,
+    /// True while the call is counted in the circuit's number of calls in flight.
+    is_in_flight: bool,
 }
 
 /// The progress of the call.
@@ -50,6 +52,7 @@ impl CallPermit {
         Ok(Self {
             circuit,
             state: PermitState::Admitted(permit),
+            is_in_flight: false,
         })
     }
 
@@ -69,9 +72,13 @@ impl CallPermit {
         }
     }
 
-    /// Records that the request is sent, if the circuit measures the time of the call or has
-    /// counted failures.
+    /// Records that the request is sent. Takes the lock if the circuit measures the time of the
+    /// call or has counted failures.
     pub(crate) fn on_sent(&mut self) {
+        if !self.is_in_flight {
+            self.is_in_flight = true;
+            self.circuit.in_flight.fetch_add(1, Ordering::Relaxed);
+        }
         if let PermitState::Admitted(permit) = &mut self.state
             && (permit.is_probe()
                 || self.circuit.times_calls
@@ -126,6 +133,7 @@ impl CallPermit {
         kind: Kind,
         now: impl FnOnce() -> Instant,
     ) {
+        self.land();
         let PermitState::Admitted(permit) = mem::replace(&mut self.state, PermitState::Over) else {
             return;
         };
@@ -145,7 +153,9 @@ impl CallPermit {
         self.state = PermitState::Over;
         let transition = self.circuit.update(|state| {
             let chance = fastrand::f64();
-            let transition = state.breaker.stream_failed(now, origin, outcome, chance);
+            let in_flight = self.circuit.in_flight.load(Ordering::Relaxed);
+            let breaker = &mut state.breaker;
+            let transition = breaker.stream_failed(now, origin, outcome, in_flight, chance);
             state.set_cause(transition, class.kind);
             transition
         });
@@ -163,6 +173,14 @@ impl CallPermit {
         now.checked_add(snapshot.retry_after?)
     }
 
+    /// Records that the call is not in flight any more.
+    #[inline]
+    fn land(&mut self) {
+        if mem::take(&mut self.is_in_flight) {
+            self.circuit.in_flight.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
     /// Frees the place of a probe, or the place among the pending calls of a row of failures.
     #[cold]
     fn give_up(&mut self) {
@@ -170,7 +188,7 @@ impl CallPermit {
             let (now, outcome) = (Instant::now(), CircuitOutcome::Ignored);
             self.circuit.update(|state| {
                 // A call that was given up changes no state, so no random number is needed.
-                let _ = state.breaker.settle(now, permit, outcome, 0.0);
+                let _ = state.breaker.settle(now, permit, outcome, 0, 0.0);
             });
         }
     }
@@ -178,6 +196,7 @@ impl CallPermit {
 
 impl Drop for CallPermit {
     fn drop(&mut self) {
+        self.land();
         // A call on the fast path has nothing to give back.
         if let PermitState::Admitted(permit) = &self.state
             && permit.is_awaited()
@@ -209,7 +228,9 @@ fn settle(
     now: Instant,
 ) {
     let transition = circuit.update(|state| {
-        let transition = state.breaker.settle(now, permit, outcome, fastrand::f64());
+        let (in_flight, chance) = (circuit.in_flight.load(Ordering::Relaxed), fastrand::f64());
+        let breaker = &mut state.breaker;
+        let transition = breaker.settle(now, permit, outcome, in_flight, chance);
         state.set_cause(transition, kind);
         transition
     });

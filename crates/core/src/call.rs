@@ -74,6 +74,9 @@ pub struct Call {
     /// A layer has claimed the retries.
     retries_claimed: AtomicBool,
     probe: AtomicBool,
+    has_stand_in: AtomicBool,
+    /// The length of a wait in nanoseconds, or [`UNSET`].
+    postponed: AtomicU64,
     held_back: AtomicBool,
     timed_out: AtomicBool,
     /// The body arrived after the request, and no driver has started the call since.
@@ -135,6 +138,8 @@ impl Call {
             attempts: AtomicU32::new(0),
             retries_claimed: AtomicBool::new(false),
             probe: AtomicBool::new(false),
+            has_stand_in: AtomicBool::new(false),
+            postponed: AtomicU64::new(UNSET),
             held_back: AtomicBool::new(false),
             timed_out: AtomicBool::new(false),
             read_since_arrival: AtomicBool::new(false),
@@ -294,6 +299,7 @@ impl Call {
         self.timed_out.store(false, Ordering::Relaxed);
         self.held_back.store(false, Ordering::Relaxed);
         self.block_until(None);
+        self.postpone(None);
         // No atomic increment, because the attempts of a call begin one after the other.
         let number = self.attempts.load(Ordering::Relaxed) + 1;
         self.attempts.store(number, Ordering::Relaxed);
@@ -309,6 +315,32 @@ impl Call {
     /// target ready.
     pub fn set_probe(&self, probe: bool) {
         self.probe.store(probe, Ordering::Relaxed);
+    }
+
+    /// Returns true if an outer layer may have another target ready. Inner layers then do not wait
+    /// for long before another attempt.
+    pub fn has_stand_in(&self) -> bool {
+        self.has_stand_in.load(Ordering::Relaxed)
+    }
+
+    /// Sets whether an outer layer may have another target ready.
+    pub fn set_stand_in(&self, ready: bool) {
+        self.has_stand_in.store(ready, Ordering::Relaxed);
+    }
+
+    /// Returns the wait before another attempt that an inner layer left out, because an outer layer
+    /// may have a [stand-in](Self::has_stand_in). Without one, the outer layer waits instead.
+    pub fn postponed(&self) -> Option<Duration> {
+        let nanos = self.postponed.load(Ordering::Relaxed);
+        (nanos != UNSET).then(|| Duration::from_nanos(nanos))
+    }
+
+    /// Leaves another attempt, which would follow after this wait, to the outer layers.
+    pub fn postpone(&self, wait: Option<Duration>) {
+        let nanos = wait.map_or(UNSET, |wait| {
+            u64::try_from(wait.as_nanos()).unwrap_or(UNSET - 1)
+        });
+        self.postponed.store(nanos, Ordering::Relaxed);
     }
 
     /// Returns true while an inner layer keeps the request waiting, in a queue or for a token

@@ -76,6 +76,8 @@ struct FallbackCall {
     /// The earliest time at which a failed target may be available again.
     back: Option<Instant>,
     next: Option<Request<RequestBody>>,
+    /// The wait before it is sent.
+    delay: Duration,
 }
 
 impl FallbackCall {
@@ -101,13 +103,15 @@ impl FallbackCall {
             sent: None,
             back: None,
             next: None,
+            delay: Duration::ZERO,
         }
     }
 
     /// Records that the request for the present target is sent.
     fn on_sent(&mut self, call: &Call) {
         self.tried.mark_tried(self.at);
-        self.hops += 1;
+        // A resumed target was counted before.
+        self.hops += u32::from(self.delay.is_zero());
         self.attempts = call.attempts();
         self.sent = (self.at > 0).then(Instant::now);
     }
@@ -145,7 +149,7 @@ impl FallbackCall {
             config.triggers.scope_of_stand_in(class)
         };
         match scope {
-            FallbackScope::None => return None,
+            FallbackScope::None => return self.resume(config, call),
             FallbackScope::OtherRateGroup => {
                 self.exclude_like(config, |target, failed| target.group == failed.group);
             }
@@ -157,6 +161,7 @@ impl FallbackCall {
             FallbackScope::AnyOther => {}
         }
         let next = self.select(config, call, Some(class));
+        let next = next.or_else(|| self.resume(config, call));
         if next.is_none() {
             self.report_gave_up(config, call, class, now);
         } else {
@@ -177,6 +182,26 @@ impl FallbackCall {
         let is_listed = is_known && !model.bytes().any(is_misspelled)
             || config.catalog().get_named(&model).0.is_some();
         !is_listed && !config.shared.has_served(&model)
+    }
+
+    /// Returns the request for the present target again, if the retry layer left an attempt out in
+    /// favour of a stand-in and there is none.
+    fn resume(&mut self, config: &Config, call: &Arc<Call>) -> Option<Request<RequestBody>> {
+        let wait = call.postponed()?;
+        let left = call.deadline();
+        let left = left.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        if left.is_some_and(|left| left <= wait) {
+            return None;
+        }
+        let request = if self.at == 0 {
+            self.original.copy()
+        } else {
+            self.rewritten(config, call, self.at).ok()?.0
+        };
+        call.set_stand_in(false);
+        self.delay = wait;
+        self.permit = Some(self.targets.permit(config, self.at));
+        Some(request)
     }
 
     /// Records a success, and marks the response if a stand-in served it.
@@ -257,6 +282,9 @@ impl FallbackCall {
             // The caller of a probe waits for one attempt, not for all that a retry layer may make.
             let has_others = permit.is_probe() && self.has_others(config, call, number);
             call.set_probe(has_others);
+            let mut others = (0..self.targets.count(config)).filter(|other| *other != number);
+            call.set_stand_in(others.any(|other| self.tried.is_open(other)));
+            self.delay = Duration::ZERO;
             self.losses = losses;
             self.permit = Some(permit);
             self.at = number;
@@ -436,6 +464,7 @@ impl CallPolicy for FallbackPolicy {
             attempts: start.call.attempts(),
         };
         if self.0.shared.is_quiet() {
+            start.call.set_stand_in(true);
             start.saved = Some(first.original.clone());
             return FallbackState(Stage::First(first));
         }
@@ -492,7 +521,7 @@ impl CallPolicy for FallbackPolicy {
     ) -> Option<Duration> {
         let fallback = state.fallback(&self.0)?;
         fallback.next = fallback.after_failure(&self.0, call, &failure.class);
-        fallback.next.as_ref().map(|_| Duration::ZERO)
+        fallback.next.as_ref().map(|_| fallback.delay)
     }
 
     fn next_request(&self, state: &mut FallbackState, call: &Arc<Call>) -> Request<RequestBody> {
@@ -526,7 +555,8 @@ impl CallPolicy for FallbackPolicy {
     }
 
     #[inline]
-    fn finish(&self, state: &mut FallbackState, _: &Arc<Call>) {
+    fn finish(&self, state: &mut FallbackState, call: &Arc<Call>) {
+        call.set_stand_in(false);
         state.0 = Stage::Inactive;
     }
 }

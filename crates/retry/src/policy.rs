@@ -272,11 +272,22 @@ impl CallPolicy for RetryPolicy {
             now: Instant::now(),
             deadline: call.deadline(),
             blocked_until: call.blocked_until(),
+            has_stand_in: call.has_stand_in(),
         };
         let model = attempt.model.as_deref();
-        match decide(&config.rules, &failed, &config.budget, fastrand::f64()) {
+        let decision = match decide(&config.rules, &failed, &config.budget, fastrand::f64()) {
+            Decision::Postpone { wait } => {
+                call.postpone(Some(wait));
+                Decision::Return {
+                    because: "stand_in",
+                }
+            }
+            decision => decision,
+        };
+        match decision {
             // The layer that rejected the call has emitted an event.
             Decision::Return { .. } if class.local && number == 1 => None,
+            Decision::Postpone { .. } => None,
             Decision::Return { because } => {
                 count(&config.counters.gave_up);
                 self.emit(&Event::GaveUp {

@@ -129,8 +129,9 @@ impl BreakerConfig {
     /// the last of them are at most `within` apart. 5 within 60 s by default. Values over 1,000
     /// count as 1,000.
     ///
-    /// Failures of calls that were under way together count once. While more calls are pending than
-    /// have failed since the first failure, the circuit stays closed for up to half of `within`.
+    /// Calls that fail together on a lost connection count once, and others that fail together as at
+    /// most `failures - 1`. While more than a third of the calls of the row are pending, the circuit
+    /// stays closed. From a sixth of `within` on without a success, this share grows with time.
     #[must_use]
     pub const fn with_failures(mut self, failures: NonZeroU32, within: Duration) -> Self {
         self.failures = match NonZeroU32::new(1000) {
@@ -174,7 +175,8 @@ impl BreakerConfig {
     }
 
     /// Sets the number of probes at once (1 by default), and the number of successful probes that
-    /// close the circuit (2 by default).
+    /// close the circuit (2 by default). Another probe is admitted if none has an outcome for a
+    /// minute.
     #[must_use]
     pub const fn with_probes(mut self, at_once: NonZeroU32, successes: NonZeroU32) -> Self {
         self.probes = at_once;
