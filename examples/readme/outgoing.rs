@@ -11,7 +11,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let api = api.unwrap_or_else(|_| "https://api.anthropic.com".to_owned());
     let claude = check(
         recommended()
-            .with_deadline(std::time::Duration::from_secs(60)) // the longest time that a caller waits
+            .with_deadline(std::time::Duration::from_secs(60)) // a caller waits no longer
             .with_fallback(["claude-opus-5-5", "claude-haiku-5-5"])
             .layer(HttpService::new(reqwest::Client::new())),
     );

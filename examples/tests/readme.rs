@@ -13,7 +13,8 @@ const README: &str = include_str!("../../README.md");
 const BODY: &str =
     r#"{"model":"claude-sonnet-5-5","max_tokens":64,"messages":[{"role":"user","content":"Hi"}]}"#;
 
-/// Returns the command of a built example. Cargo builds the examples before the tests, next to them.
+/// Returns the command of a built example. Cargo builds the examples before the tests, next to
+/// them.
 fn example(name: &str) -> Command {
     let mut path = std::env::current_exe().expect("the path of this test");
     path.pop();

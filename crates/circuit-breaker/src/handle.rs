@@ -94,11 +94,12 @@ impl CircuitBreakerHandle {
         self.set(scope, Breaker::resume_automatic);
     }
 
-    /// Closes every circuit that a failure of this kind has opened, as if it were new. Returns their
-    /// number. Manual control stays.
+    /// Closes every circuit that a failure of this kind has opened, as if it were new. Returns
+    /// their number. Manual control stays.
     ///
     /// Call it with [`Kind::SpendLimit`] after a spend limit was raised, or with
-    /// [`Kind::Unauthorized`] after a key was made valid again, so that no call waits for the probe.
+    /// [`Kind::Unauthorized`] after a key was made valid again, so that no call waits for the
+    /// probe.
     pub fn reset(&self, because: Kind) -> usize {
         let mut count = 0;
         for circuit in self.config.circuits.all() {

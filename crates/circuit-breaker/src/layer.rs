@@ -61,8 +61,8 @@ impl Default for CircuitBreakerLayer {
 
 impl<C> CircuitBreakerLayer<C> {
     /// Sets when the circuits of endpoints and models open, and how they close.
-    /// [`BreakerConfig::new`] by default. A circuit keeps the settings with which it was created, so
-    /// call this before the first request.
+    /// [`BreakerConfig::new`] by default. A circuit keeps the settings with which it was created,
+    /// so call this before the first request.
     pub fn with_config(self, breaker: BreakerConfig) -> Self {
         self.with(|config| config.breaker = breaker)
     }

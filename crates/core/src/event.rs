@@ -207,14 +207,15 @@ pub enum Event<'a> {
         /// False if `from` was skipped because of earlier calls.
         asked: bool,
     },
-    /// A configured model name is skipped, or may be mistyped. Emitted once for each name of a layer.
+    /// A configured model name is skipped, or may be mistyped. Emitted once for each name of a
+    /// layer.
     DoubtfulModel {
         /// The name of the layer.
         layer: &'static str,
         /// The name as configured.
         model: &'a str,
-        /// The reason: `empty` (the name is skipped), `unknown` (the catalog does not list it, as is
-        /// usual for names of a gateway), `retired`.
+        /// The reason: `empty` (the name is skipped), `unknown` (the catalog does not list it, as
+        /// is usual for names of a gateway), `retired`.
         because: &'static str,
     },
     /// A layer gets requests that ask for it, and on which it cannot act. Emitted once for each

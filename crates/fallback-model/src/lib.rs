@@ -37,13 +37,13 @@
 //! # What it does
 //!
 //! - Falls back after overload, 5xx errors, timeouts, broken connections, streams that end before
-//!   their content, retired models (404), and local rejections of inner layers. A 404 of a name that
-//!   is neither in the catalog nor has been served before is returned, because a stand-in would hide
-//!   a mistyped name. After a 429, it
+//!   their content, retired models (404), and local rejections of inner layers. After a 429, it
 //!   falls back to another rate group only. Responses in which the model declined, spend limits and
 //!   prompts that are too long are optional. Other 4xx errors and credentials are no reason, but a
 //!   stand-in may reject what the next accepts. Only Messages requests are sent to another model.
 //!   If a model is requested at another endpoint, a single `Inactive` event is emitted.
+//! - Returns the 404 of a name that neither the catalog lists nor a model has served before,
+//!   because a stand-in would hide a mistyped name.
 //! - [Rewrites](fn@rewrite) the original request for each model, and skips models for which the
 //!   request cannot be rewritten, and models that are retired on the platform of the request. Where
 //!   the path names the model (Bedrock, Vertex), the path is rewritten as well, and stand-ins need

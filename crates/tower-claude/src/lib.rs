@@ -39,9 +39,9 @@
 //! extensions of a request. A response that a layer made has a [`Rejection`] in its extensions. A
 //! failed response has a [`Class`].
 //!
-//! A rejection looks like an error of the Claude API. [`RejectionLayer`] gives it another status and
-//! body, for other services or for callers with an error format of their own. [`HttpClassify`] is the
-//! classifier for services that are not Claude.
+//! A rejection looks like an error of the Claude API. [`RejectionLayer`] gives it another status
+//! and body, for other services or for callers with an error format of their own. [`HttpClassify`]
+//! is the classifier for services that are not Claude.
 //!
 //! [`check`] checks at compile time that the layers accept a service. [`event`] describes the
 //! events that layers emit, and [`driver`] is for authors of layers.

@@ -129,7 +129,7 @@ fn mistakes_of_an_example_are_found() {
     assert_eq!(check("# use http::Request;\nlet r: Request<()>;"), 1);
     assert_eq!(
         check("# use bytes::Bytes; use http_body_util::Full;\nFull::new(b);"),
-        0
+        1
     );
     assert_eq!(
         check("# use http::{Response, Request};\nlet r: Request<()>;"),

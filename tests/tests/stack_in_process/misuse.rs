@@ -162,7 +162,8 @@ async fn mistyped_models_get_the_404_and_leave_nothing_behind() {
     assert!(stack.bucket().handle().snapshot().len() <= 300);
 }
 
-/// A request whose model is missing, empty or not a text is answered by the API, whatever the layer.
+/// A request whose model is missing, empty or not a text is answered by the API, whatever the
+/// layer.
 #[tokio::test(start_paused = true)]
 async fn request_without_a_usable_model_is_sent_once_by_every_layer() {
     macro_rules! check {

@@ -32,7 +32,7 @@ fn age_goes_on_from_the_wall_clock() {
     );
     assert_eq!(at(Ok(59 * second), second / 2).1, Freshness::Fresh);
     assert_eq!(at(Ok(59 * second), second), (MINUTE, Freshness::Stale));
-    assert_eq!(at(Ok(0 * second), MINUTE), (MINUTE, Freshness::Stale));
+    assert_eq!(at(Ok(Duration::ZERO), MINUTE), (MINUTE, Freshness::Stale));
     assert_eq!(at(Ok(MINUTE), 2 * MINUTE), (3 * MINUTE, Freshness::Expired));
     // Longer than the process, or the system, has run.
     let year = 365 * 24 * 60 * MINUTE;
