@@ -141,7 +141,7 @@ impl Burst {
         S: Service<Request<RequestBody>, Response = Response<R>> + Clone + Send + Sync + 'static,
         S::Future: Send,
         S::Error: Send,
-        R: Body<Data = Bytes> + Unpin + Send,
+        R: Body<Data = Bytes> + Unpin + Send + 'static,
         R::Error: Send,
     {
         let is_stream = self.is_stream;
