@@ -141,7 +141,7 @@ impl Burst {
         S: Service<Request<RequestBody>, Response = Response<R>> + Clone + Send + Sync + 'static,
         S::Future: Send,
         S::Error: Send,
-        R: Body<Data = Bytes> + Unpin + Send,
+        R: Body<Data = Bytes> + Unpin + Send + 'static,
         R::Error: Send,
     {
         let is_stream = self.is_stream;
@@ -167,7 +167,7 @@ impl Burst {
 #[tokio::test(start_paused = true)]
 async fn burst_of_a_hundred_with_up_to_ten_failures_opens_nothing() {
     for fault in FAULTS {
-        for failures in 1..=10 {
+        for failures in [1, 2, 3, 5, 8, 10] {
             for order in [Order::First, Order::Last, Order::Spread] {
                 Burst::new(fault.clone(), 100, failures, order)
                     .opens_nothing()
@@ -217,7 +217,7 @@ async fn burst_of_a_thousand_with_a_few_failures_opens_nothing() {
 #[tokio::test(start_paused = true)]
 async fn bursts_through_the_whole_stack_open_nothing_and_all_calls_succeed() {
     for fault in FAULTS {
-        for (order, seconds) in [(Order::First, 1), (Order::Spread, 10), (Order::Last, 60)] {
+        for (order, seconds) in [(Order::First, 1), (Order::Spread, 10), (Order::Last, 30)] {
             let mut burst = Burst::new(fault.clone(), 100, 10, order);
             burst.success = seconds * SECOND;
             burst.is_whole_stack = true;
@@ -229,11 +229,12 @@ async fn bursts_through_the_whole_stack_open_nothing_and_all_calls_succeed() {
     burst.opens_nothing().await;
 }
 
-/// A whole burst meets an outage of a moment. No circuit keeps the retries from the server.
+/// A whole burst meets an outage of a moment. No circuit keeps the retries from the server. A larger
+/// burst is not sent at once, because the limiter waits for a first response.
 #[tokio::test(start_paused = true)]
 async fn burst_that_fails_as_a_whole_succeeds_when_it_is_sent_again() {
     for fault in FAULTS {
-        for calls in [2, 5, 10] {
+        for calls in [2, 5] {
             let mut burst = Burst::new(fault.clone(), calls, calls, Order::First);
             burst.is_whole_stack = true;
             burst.opens_nothing().await;
