@@ -226,7 +226,11 @@ impl<T: Store> CacheableCall<T> {
         response: SharedResponse,
         subscriber: Subscriber,
     ) -> Response<CacheBody> {
-        self.config.record(CacheDecision::Joined, "");
+        let because = match response.head.status {
+            StatusCode::OK => "",
+            _ => "failed",
+        };
+        self.config.record(CacheDecision::Joined, because);
         let mut parts = response.head.parts();
         let status = match response.head.status {
             StatusCode::OK => CacheStatus::Hit,

@@ -11,13 +11,14 @@ use tokio::time::Instant;
 use tower_claude_core::{
     Call, Class, Kind, Outcome, Rejection, RequestBody, Scope,
     driver::{AttemptPolicy, Clock},
+    event::EventSink,
     toolkit::ScopeRef,
 };
 use tower_claude_wire::{ModelCatalog, StreamState};
 
 use crate::{
     circuits::Circuit,
-    config::Config,
+    config::{Config, LAYER},
     permit::{CallPermit, settle_now},
     state_machine::{CircuitOutcome, CircuitOutcomes},
 };
@@ -168,6 +169,10 @@ impl BreakerPolicy {
 
 impl AttemptPolicy for BreakerPolicy {
     type Attempt = BreakerAttempt;
+
+    fn visit_sinks(&self, visit: &mut dyn FnMut(&'static str, &EventSink)) {
+        visit(LAYER, &self.config.observers);
+    }
 
     #[inline]
     fn reads_request(&self) -> bool {

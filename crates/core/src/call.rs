@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use crate::{
     body_failure::BodyFailure,
+    call_record::CallRecord,
     credential::credential,
     ledger::{Ledger, LimiterId, ReservationHandle},
     reservations::Reservations,
@@ -84,6 +85,8 @@ pub struct Call {
     /// The state of a streamed body, as an [`Upload`].
     upload: AtomicU8,
     reservations: Reservations,
+    /// Absent unless a driver reports events. Boxed, because few calls need it where nobody listens.
+    record: OnceLock<Box<Mutex<CallRecord>>>,
 }
 
 /// The state of a request body that is sent as a stream.
@@ -145,7 +148,20 @@ impl Call {
             read_since_arrival: AtomicBool::new(false),
             upload: AtomicU8::new(Upload::Flows.to_u8()),
             reservations: Reservations::default(),
+            record: OnceLock::new(),
         }
+    }
+
+    /// Returns true if a driver reports events of the call.
+    #[inline]
+    pub(crate) fn has_record(&self) -> bool {
+        self.record.get().is_some()
+    }
+
+    /// Returns the record for events. Creates it if there is none.
+    pub(crate) fn record(&self) -> MutexGuard<'_, CallRecord> {
+        let record = self.record.get_or_init(Box::default);
+        record.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns the hash of the credential of a request of this call, at its host.
@@ -159,6 +175,14 @@ impl Call {
                 self.credential.store(credential, Ordering::Relaxed);
                 credential
             }
+            credential => credential,
+        }
+    }
+
+    /// Returns the hash of the credential if a layer needed it, and 0 if not.
+    pub(crate) fn known_credential(&self) -> u64 {
+        match self.credential.load(Ordering::Relaxed) {
+            UNSET => 0,
             credential => credential,
         }
     }

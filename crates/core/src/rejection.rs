@@ -221,6 +221,11 @@ impl Rejection {
         }
     }
 
+    /// Returns the status of the response.
+    pub(crate) const fn status(&self) -> StatusCode {
+        self.wire().0
+    }
+
     /// Returns the response that reports this rejection.
     ///
     /// It has Claude's error shape, `retry-after` in whole seconds (rounded up), the header
@@ -273,48 +278,73 @@ fn whole_seconds(wait: Duration) -> u64 {
 
 impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: ", self.by)?;
-        match self.reason {
-            RejectReason::QueueFull { waiting, limit } => {
+        write!(f, "{}: {}", self.by, self.reason)?;
+        match (self.reason, self.retry_after) {
+            (RejectReason::CircuitOpen { .. }, Some(wait)) => {
+                write!(f, "; try again in {}", ReadableDuration(wait))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl RejectReason {
+    /// Returns the reason in one word, for logs and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::QueueFull { .. } => "queue_full",
+            Self::QueueBytesFull { .. } => "queue_bytes_full",
+            Self::WaitTooLong { .. } => "wait_too_long",
+            Self::DeadlineWouldPass { .. } => "deadline",
+            Self::Oversized { .. } => "oversized",
+            Self::Body { .. } => "body",
+            Self::TimedOut { .. } => "timed_out",
+            Self::SharedCallFailed { .. } => "shared_call_failed",
+            Self::CircuitOpen { .. } => "circuit_open",
+        }
+    }
+}
+
+impl fmt::Display for RejectReason {
+    /// Writes a sentence for people.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::QueueFull { waiting, limit } => {
                 write!(
                     f,
                     "{waiting} requests wait already, the queue holds {limit}"
                 )
             }
-            RejectReason::QueueBytesFull { bytes, limit } => write!(
+            Self::QueueBytesFull { bytes, limit } => write!(
                 f,
                 "this and the waiting requests hold {bytes} bytes, the queue holds {limit}"
             ),
-            RejectReason::WaitTooLong {
+            Self::WaitTooLong {
                 estimated,
                 max_wait,
             } => {
-                if estimated.is_zero() {
-                    f.write_str("requests in flight must end first")?;
-                } else {
-                    let estimated = ReadableDuration(estimated);
-                    write!(f, "the wait for the rate limit is {estimated}")?;
+                match estimated {
+                    Duration::ZERO => f.write_str("requests in flight must end first")?,
+                    wait => write!(f, "the wait for the rate limit is {}", ReadableDuration(wait))?,
                 }
-                write!(
-                    f,
-                    ", the longest wait allowed is {}",
-                    ReadableDuration(max_wait)
-                )
+                write!(f, ", the longest wait allowed is {}", ReadableDuration(max_wait))
             }
-            RejectReason::DeadlineWouldPass {
+            Self::DeadlineWouldPass {
                 remaining: Duration::ZERO,
                 ..
             } => f.write_str("the deadline of this request has passed"),
-            RejectReason::DeadlineWouldPass {
+            Self::DeadlineWouldPass {
                 estimated,
                 remaining,
-            } => write!(
-                f,
-                "this request would wait {}, its deadline passes in {}",
-                ReadableDuration(estimated),
-                ReadableDuration(remaining)
-            ),
-            RejectReason::Oversized {
+            } => {
+                let (estimated, remaining) = (ReadableDuration(estimated), ReadableDuration(remaining));
+                write!(
+                    f,
+                    "this request would wait {estimated}, its deadline passes in {remaining}"
+                )
+            }
+            Self::Oversized {
                 dimension,
                 cost,
                 limit,
@@ -323,24 +353,16 @@ impl fmt::Display for Rejection {
                 "this request needs {cost} {dimension}, the limit is {limit}: shorten it, raise the \
                  limit, or use a model with a higher limit"
             ),
-            RejectReason::Body { failure } => f.write_str(failure.message()),
-            RejectReason::SharedCallFailed { .. } => {
+            Self::Body { failure } => f.write_str(failure.message()),
+            Self::SharedCallFailed { .. } => {
                 f.write_str("the request that this one waited for got no answer")
             }
-            RejectReason::TimedOut { after } => {
-                write!(f, "no answer within {}", ReadableDuration(after))
-            }
-            RejectReason::CircuitOpen { because } => {
-                let because = because.as_str();
-                write!(
-                    f,
-                    "the circuit is open ({because}), the request was not sent"
-                )?;
-                match self.retry_after {
-                    Some(wait) => write!(f, "; try again in {}", ReadableDuration(wait)),
-                    None => Ok(()),
-                }
-            }
+            Self::TimedOut { after } => write!(f, "no answer within {}", ReadableDuration(after)),
+            Self::CircuitOpen { because } => write!(
+                f,
+                "the circuit is open ({}), the request was not sent",
+                because.as_str()
+            ),
         }
     }
 }

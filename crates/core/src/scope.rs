@@ -1,13 +1,13 @@
 //! Scopes: the pools of limits that requests draw on.
 
 use std::{
-    fmt::{self, Write as _},
+    fmt,
     sync::{Arc, LazyLock},
 };
 
 use http::Request;
 
-use crate::{credential::credential, endpoint::Endpoint};
+use crate::{credential::credential, endpoint::Endpoint, text::write_escaped};
 
 /// A pool of limits at the server.
 ///
@@ -163,20 +163,16 @@ impl fmt::Display for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.endpoint.as_str())?;
         if !self.group.is_empty() {
-            // A client may have named the model, so that a line break would forge a line of a log.
             f.write_str("/")?;
-            for char in self.group.chars() {
-                match char.is_control() {
-                    true => write!(f, "{}", char.escape_default())?,
-                    false => f.write_char(char)?,
-                }
-            }
+            // A client may have named the model, so that a line break would forge a line of a log.
+            write_escaped(&self.group, f)?;
         }
         if self.fast {
             f.write_str("/fast")?;
         }
         if f.alternate() && !self.host.is_empty() {
-            write!(f, " at {}", self.host)?;
+            f.write_str(" at ")?;
+            write_escaped(&self.host, f)?;
         }
         Ok(())
     }

@@ -10,7 +10,7 @@
 //! | Send a request again | [`SavedRequest`], [`CloneSource`], [`take_ready`] |
 //! | Read a response | [`BodyTracker`], [`ExpectedBody`], [`ErrorBody`] |
 //! | Read a request | [`ApiPath`], [`requested_model`], [`requests_stream`], [`Credential`] |
-//! | Classify the errors of clients | [`classify_client_error`] |
+//! | Classify and describe the errors of clients | [`classify_client_error`], [`error_text`] |
 //! | Look up the state of a scope | [`ScopeRef`], [`AsScope`] |
 //! | Share reservations | [`Ledger`], [`ReservationHandle`], [`LimiterId`] |
 //! | Correct limits by a response | [`Observation`], [`LimitWarning`] |
@@ -33,4 +33,4 @@ pub use crate::readable_duration::ReadableDuration;
 pub use crate::request::{requested_model, requests_stream};
 pub use crate::saved_request::SavedRequest;
 pub use crate::scope::{AsScope, ScopeRef};
-pub use crate::transport_error::classify_client_error;
+pub use crate::transport_error::{classify_client_error, error_text};

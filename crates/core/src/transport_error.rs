@@ -7,6 +7,7 @@ use http::StatusCode;
 use crate::{
     BoxError,
     class::{Class, Kind},
+    text::{escaped, without_url_secrets},
 };
 
 /// Returns the class of the first error in the chain of sources that is recognised, or `None`.
@@ -40,17 +41,70 @@ pub fn classify_client_error(
             Found::AtLeast(class) => known = known.or(Some(class)),
             Found::Nothing => {}
         }
-        next = error.source();
-        #[cfg(feature = "reqwest-middleware")]
-        if let Some(error) = error.downcast_ref() {
-            // This error is transparent: its `source` skips the error inside of it.
-            next = Some(match error {
-                reqwest_middleware::Error::Reqwest(inner) => inner,
-                reqwest_middleware::Error::Middleware(inner) => inner.as_ref(),
-            });
-        }
+        next = source(error);
     }
     known
+}
+
+/// Returns the source of an error.
+fn source<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+    #[cfg(feature = "reqwest-middleware")]
+    if let Some(error) = error.downcast_ref() {
+        // This error is transparent: its `source` skips the error inside of it.
+        return Some(match error {
+            reqwest_middleware::Error::Reqwest(inner) => inner,
+            reqwest_middleware::Error::Middleware(inner) => inner.as_ref(),
+        });
+    }
+    error.source()
+}
+
+/// Returns the texts of an error and of all its sources in one line, for a log.
+///
+/// The line has at most 300 bytes, and no line break or terminal code. The user, the query and the
+/// fragment of URLs are left out, because they may be secret.
+///
+/// ```
+/// use std::io;
+/// use tower_claude_core::toolkit::error_text;
+///
+/// let inner = io::Error::other("certificate expired");
+/// let error = io::Error::new(io::ErrorKind::Other, Outer(inner));
+/// assert_eq!(
+///     error_text(&error),
+///     "GET https://host/v1: certificate expired",
+/// );
+/// # #[derive(Debug)]
+/// # struct Outer(io::Error);
+/// # impl std::fmt::Display for Outer {
+/// #     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+/// #         f.write_str("GET https://user:secret@host/v1?key=secret")
+/// #     }
+/// # }
+/// # impl std::error::Error for Outer {
+/// #     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+/// #         Some(&self.0)
+/// #     }
+/// # }
+/// ```
+#[must_use]
+pub fn error_text(error: &(dyn Error + 'static)) -> String {
+    /// A chain that is longer than this is not read further.
+    const MOST_SOURCES: usize = 16;
+    let mut text = String::new();
+    for error in std::iter::successors(Some(error), |&error| source(error)).take(MOST_SOURCES) {
+        let one = error.to_string();
+        let one = without_url_secrets(&one);
+        // Many errors repeat the text of their source.
+        if one.is_empty() || text.contains(&*one) {
+            continue;
+        }
+        if !text.is_empty() {
+            text.push_str(": ");
+        }
+        text.push_str(&one);
+    }
+    escaped(&text).into_owned()
 }
 
 /// Returns the value as an error, if its type is that of an error of a known client.

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tower_claude_core::{
     Call, Class, Endpoint, Kind, Reach, RequestBody,
     driver::{AttemptFailure, CallPolicy, CallStart},
-    event::{Event, emit},
+    event::{Event, EventSink, emit},
     toolkit::{ApiPath, SavedRequest, requested_model},
 };
 use tower_claude_wire::{Lifecycle, is_event_stream};
@@ -121,9 +121,9 @@ impl FallbackCall {
         &mut self,
         config: &Config,
         call: &Arc<Call>,
-        class: &Class,
+        failure: &AttemptFailure<'_>,
     ) -> Option<Request<RequestBody>> {
-        let now = Instant::now();
+        let (now, class) = (Instant::now(), &failure.class);
         self.count_attempt(call);
         if class.kind == Kind::NotFound && self.at == 0 && self.is_unheard_of(config) {
             return None;
@@ -160,10 +160,10 @@ impl FallbackCall {
             }
             FallbackScope::AnyOther => {}
         }
-        let next = self.select(config, call, Some(class));
+        let next = self.select(config, call, Some(failure));
         let next = next.or_else(|| self.resume(config, call));
         if next.is_none() {
-            self.report_gave_up(config, call, class, now);
+            self.report_gave_up(config, call, failure, now);
         } else {
             // Another model counts its tokens differently.
             call.set_counted_input(None);
@@ -227,13 +227,12 @@ impl FallbackCall {
         self.mark(config, head);
     }
 
-    /// Selects the next target and makes the request for it. `failed` is the class of the last
-    /// failure.
+    /// Selects the next target and makes the request for it. `failed` is the last failure.
     fn select(
         &mut self,
         config: &Config,
         call: &Arc<Call>,
-        failed: Option<&Class>,
+        failed: Option<&AttemptFailure<'_>>,
     ) -> Option<Request<RequestBody>> {
         let now = Instant::now();
         let remaining = call.deadline();
@@ -265,7 +264,8 @@ impl FallbackCall {
                 continue;
             };
             if number > 0 {
-                let class = failed.copied().or(unavailable.map(|reason| reason.why));
+                let class = failed.map(|failure| failure.class);
+                let class = class.or(unavailable.map(|reason| reason.why));
                 let class = class.unwrap_or(Class::SUCCESS);
                 self.why.get_or_insert(class);
                 let from = if failed.is_some() { self.at } else { 0 };
@@ -275,6 +275,7 @@ impl FallbackCall {
                     to: &self.targets.target(config, number).model,
                     class,
                     asked: failed.is_some(),
+                    details: failed.map(|failure| failure.details).unwrap_or_default(),
                 };
                 emit(&config.events, &event);
             }
@@ -375,8 +376,15 @@ impl FallbackCall {
         served.mark(head);
     }
 
-    fn report_gave_up(&self, config: &Config, call: &Call, class: &Class, now: Instant) {
+    fn report_gave_up(
+        &self,
+        config: &Config,
+        call: &Call,
+        failure: &AttemptFailure<'_>,
+        now: Instant,
+    ) {
         config.shared.count_exhausted();
+        let class = failure.class;
         // The layer that rejected the request has reported it.
         if class.local && self.hops <= 1 {
             return;
@@ -386,7 +394,8 @@ impl FallbackCall {
             layer: LAYER,
             model: model.as_deref(),
             attempt: self.hops,
-            class: *class,
+            class,
+            details: failure.details,
             because: match call.deadline() {
                 Some(deadline) if deadline <= now => "deadline",
                 _ => "targets",
@@ -448,6 +457,10 @@ fn set_served(config: &Config, original: &SavedRequest) {
 impl CallPolicy for FallbackPolicy {
     type State = FallbackState;
     type BodyState = ();
+
+    fn visit_sinks(&self, visit: &mut dyn FnMut(&'static str, &EventSink)) {
+        visit(LAYER, &self.0.events);
+    }
 
     #[inline]
     fn start(&self, start: &mut CallStart<'_>) -> FallbackState {
@@ -517,10 +530,10 @@ impl CallPolicy for FallbackPolicy {
         &self,
         state: &mut FallbackState,
         call: &Arc<Call>,
-        failure: &AttemptFailure,
+        failure: &AttemptFailure<'_>,
     ) -> Option<Duration> {
         let fallback = state.fallback(&self.0)?;
-        fallback.next = fallback.after_failure(&self.0, call, &failure.class);
+        fallback.next = fallback.after_failure(&self.0, call, failure);
         fallback.next.as_ref().map(|_| fallback.delay)
     }
 

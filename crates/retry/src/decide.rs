@@ -97,6 +97,10 @@ pub(crate) fn decide(
     random: f64,
 ) -> Decision {
     let class = &attempt.class;
+    // A request that the client cannot send is local as well.
+    if class.local && class.kind != Kind::BadRequest {
+        return Decision::stop("refused");
+    }
     if !class.is_retryable() {
         return Decision::stop("not_retryable");
     }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Request, response::Parts};
 use tokio::time::{Instant, Sleep};
 use tower_claude_core::{
-    Call, Class, Endpoint, Kind, RejectReason, Rejection, RequestBody,
+    Call, Class, Endpoint, RejectReason, Rejection, RequestBody,
     driver::{AttemptFailure, CallPolicy, CallStart},
     event::{Event, EventSink, emit},
     toolkit::{BodyTracker, SavedRequest},
@@ -87,8 +87,6 @@ pub struct RetryState {
 /// The state that is needed once an attempt has failed, or keeps the caller waiting.
 #[derive(Default)]
 struct AttemptState {
-    /// Read while the request is there: the last attempt does not keep it.
-    model: Option<Arc<str>>,
     /// The start of the second attempt and of those that follow.
     started_at: Option<Instant>,
     unanswered: u32,
@@ -114,19 +112,16 @@ impl RetryPolicy {
     fn emit(&self, event: &Event<'_>) {
         emit(&self.0.observers, event);
     }
-
-    fn report_broken(&self, class: Class) {
-        count(&self.0.counters.broken);
-        let layer = LAYER;
-        self.emit(&Event::Broken { layer, class });
-    }
 }
 
 impl CallPolicy for RetryPolicy {
     type State = RetryState;
     type BodyState = RetryBodyState;
 
-    /// Only events name the model, so the body is parsed after a failure and not before.
+    fn visit_sinks(&self, visit: &mut dyn FnMut(&'static str, &EventSink)) {
+        visit(LAYER, &self.0.observers);
+    }
+
     #[inline]
     fn reads_request(&self) -> bool {
         false
@@ -238,16 +233,13 @@ impl CallPolicy for RetryPolicy {
         &self,
         state: &mut RetryState,
         call: &Arc<Call>,
-        failure: &AttemptFailure,
+        failure: &AttemptFailure<'_>,
     ) -> Option<Duration> {
         if !state.is_owner {
             return None;
         }
         let (config, class, number) = (&*self.0, failure.class, state.number);
         let attempt = state.attempt.get_or_insert_default();
-        if let Some(model) = state.saved.as_ref().and_then(|saved| saved.model()) {
-            attempt.model = Some(Arc::from(model));
-        }
         if class.local {
             attempt.permit.refund();
         }
@@ -274,7 +266,7 @@ impl CallPolicy for RetryPolicy {
             blocked_until: call.blocked_until(),
             has_stand_in: call.has_stand_in(),
         };
-        let model = attempt.model.as_deref();
+        let (details, model) = (failure.details, failure.details.model);
         let decision = match decide(&config.rules, &failed, &config.budget, fastrand::f64()) {
             Decision::Postpone { wait } => {
                 call.postpone(Some(wait));
@@ -296,6 +288,7 @@ impl CallPolicy for RetryPolicy {
                     attempt: number,
                     class,
                     because,
+                    details,
                 });
                 None
             }
@@ -311,6 +304,7 @@ impl CallPolicy for RetryPolicy {
                     attempt: number,
                     class,
                     delay,
+                    details,
                 });
                 attempt.permit = permit;
                 attempt.not_taken += u32::from(is_free);
@@ -411,14 +405,19 @@ impl CallPolicy for RetryPolicy {
         let event = StreamTimers::error_event(tracker, &message);
         if event.is_some() {
             count(&self.0.counters.timed_out);
-            self.report_broken(Class::new(Kind::Timeout));
         }
         Poll::Ready(event)
     }
 
-    fn on_body_failure(&self, body: &RetryBodyState, class: Class) {
+    fn on_body_failure(&self, body: &RetryBodyState, failure: &AttemptFailure<'_>) {
         if body.is_owner {
-            self.report_broken(class);
+            count(&self.0.counters.broken);
+            self.emit(&Event::Broken {
+                layer: LAYER,
+                model: failure.details.model,
+                class: failure.class,
+                details: failure.details,
+            });
         }
     }
 }

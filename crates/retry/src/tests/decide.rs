@@ -87,7 +87,7 @@ fn transient_kinds_are_retried() {
 fn local_rejection_is_not_retried() {
     let mut attempt = attempt(Kind::RateLimited);
     attempt.class = attempt.class.into_local().with_should_retry(Some(true));
-    assert_eq!(decided(&attempt), Err("not_retryable"));
+    assert_eq!(decided(&attempt), Err("refused"));
 }
 
 #[test]
