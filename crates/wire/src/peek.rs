@@ -1,9 +1,8 @@
 //! Facts of a request body that the layers need.
 
-use std::borrow::Cow;
 use std::ops::Range;
 
-use crate::json::{Elements, Member, Object, json_text, whole_number};
+use crate::json::{Elements, Member, Object, find_byte, json_text, whole_number};
 use crate::text_bytes::StringFindings;
 
 /// Kind of the request's [`thinking`](https://docs.claude.com/en/api/messages) setting.
@@ -205,11 +204,12 @@ impl Peek {
 
 impl Model {
     fn read(at: usize, value: &[u8]) -> Self {
-        match json_text(value) {
-            None => Self::Absent,
-            Some(Cow::Borrowed(name)) => Self::Span(narrow(at + 1)..narrow(at + 1 + name.len())),
-            Some(Cow::Owned(name)) => Self::Owned(name.into()),
+        let is_text = value.len() >= 2 && value[0] == b'"';
+        // The characters are checked when the name is returned.
+        if is_text && find_byte(value, b'\\').is_none() {
+            return Self::Span(narrow(at + 1)..narrow(at + value.len() - 1));
         }
+        json_text(value).map_or(Self::Absent, |name| Self::Owned(name.into()))
     }
 }
 

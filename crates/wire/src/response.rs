@@ -30,6 +30,9 @@ pub enum JsonResponse {
     Other,
 }
 
+/// The type of a message, as the API writes it.
+const MESSAGE: &[u8] = b"\"type\":\"message\"";
+
 impl JsonResponse {
     /// Reads the members until the content is certain. The content of a message is not read, so
     /// damage in it remains unnoticed: see [`is_cut_json`].
@@ -73,7 +76,15 @@ impl JsonResponse {
         let (mut is_error, mut is_count) = (false, false);
         let (mut is_message, mut is_other_type, mut has_facts) = (false, false, false);
         if let Some(mut object) = Object::open(body) {
-            while let Some(Some(key)) = object.key() {
+            loop {
+                // Every message has this member, so it is compared as a whole.
+                if object.upcoming().starts_with(MESSAGE) {
+                    object.step_over(MESSAGE.len());
+                    (is_error, is_message, is_other_type) = (false, true, false);
+                }
+                let Some(Some(key)) = object.key() else {
+                    break;
+                };
                 if key == b"content" && object.value_begins_with(b'[') && !is_other_type {
                     return Ok(object.at());
                 }
