@@ -9,9 +9,8 @@ use std::fmt;
 
 use memchr::memchr;
 
-use self::skip::string_end;
 pub(crate) use self::skip::{
-    StringVisitor, find_byte, nested_end, skip_space, value_end, value_end_visiting,
+    StringVisitor, find_byte, nested_end, skip_space, string_end, value_end, value_end_visiting,
 };
 
 /// Error for text that is cut short, is not an object, or has a key that is not a JSON string.

@@ -122,13 +122,16 @@ impl Peek {
     /// string.
     #[must_use]
     pub fn model<'a>(&'a self, body: &'a [u8]) -> Option<&'a str> {
+        std::str::from_utf8(self.model_bytes(body)?).ok()
+    }
+
+    /// Returns the same as [`model`](Self::model), but does not check that it is UTF-8.
+    #[must_use]
+    pub fn model_bytes<'a>(&'a self, body: &'a [u8]) -> Option<&'a [u8]> {
         match &self.model {
             Model::Absent => None,
-            Model::Span(span) => {
-                let name = body.get(span.start as usize..span.end as usize)?;
-                std::str::from_utf8(name).ok()
-            }
-            Model::Owned(name) => Some(name),
+            Model::Span(span) => body.get(span.start as usize..span.end as usize),
+            Model::Owned(name) => Some(name.as_bytes()),
         }
     }
 

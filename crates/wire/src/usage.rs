@@ -62,8 +62,16 @@ impl Usage {
     /// Reads a message and its usage in one pass. Of duplicate keys the last one wins. `None` if
     /// the message or a usage is damaged.
     fn walk(mut object: Object<'_>) -> Option<Option<Self>> {
+        /// The member of every message between its content and its usage.
+        const STOP_SEQUENCE: &[u8] = b"\"stop_sequence\":null";
         let mut usage = None;
-        while let Some(key) = object.key()? {
+        loop {
+            if object.upcoming().starts_with(STOP_SEQUENCE) {
+                object.step_over(STOP_SEQUENCE.len());
+            }
+            let Some(key) = object.key()? else {
+                return Some(usage);
+            };
             if key == b"usage"
                 && let Some(mut inner) = object.enter()
             {
@@ -76,7 +84,6 @@ impl Usage {
                 usage = Self::from_usage_object(member.value);
             }
         }
-        Some(usage)
     }
 
     /// Reads the value of `usage`. Unknown fields are ignored. `None` if it is not an object.
@@ -112,6 +119,7 @@ impl Usage {
             }
             let member = object.value(key, &mut ())?;
             if !usage.take(key, member.value, with_iterations)
+                && key.len() >= SHORTEST_ESCAPED
                 && let Some(key) = member.unescaped()
             {
                 usage.take(key.as_bytes(), member.value, with_iterations);
@@ -236,6 +244,9 @@ fn usage_from_end(body: &[u8]) -> Option<Usage> {
         end = brace;
     }
 }
+
+/// The length of the shortest known key with an escape, which takes six bytes.
+const SHORTEST_ESCAPED: usize = b"iterations".len() + 5;
 
 /// Longest distance between two braces inside a `usage` object, or after it.
 const MAX_GAP: usize = 1_024;

@@ -157,13 +157,18 @@ fn find_in_words(text: &[u8], from: usize, marks: impl Fn(u64) -> u64) -> Option
 /// Returns the index of the first byte of a short text that `marks` marks.
 #[inline(never)]
 fn find_in_short(text: &[u8], marks: impl Fn(u64) -> u64) -> Option<usize> {
-    let (words, rest) = text.as_chunks();
-    find_in_each(words, &marks).or_else(|| {
-        let mut last = [0; 8];
-        last[..rest.len()].copy_from_slice(rest);
-        let found = find_in_each(&[last], &marks).filter(|found| *found < rest.len());
-        Some(words.len() * 8 + found?)
-    })
+    let Some(last) = text.last_chunk() else {
+        let word = text
+            .iter()
+            .rev()
+            .fold(0, |word, byte| word << 8 | u64::from(*byte));
+        let found = find_in_each(&[u64::to_le_bytes(word)], &marks);
+        return found.filter(|found| *found < text.len());
+    };
+    // The last word may overlap the one before it, in which nothing was found.
+    let (words, _) = text.as_chunks();
+    let in_last = || Some(text.len() - last.len() + find_in_each(&[*last], &marks)?);
+    find_in_each(words, &marks).or_else(in_last)
 }
 
 #[inline(always)]
