@@ -150,11 +150,16 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// Steps over a member of this length at the beginning of the [upcoming](Self::upcoming) text.
+    /// Steps over this member if the [upcoming](Self::upcoming) text begins with it. Members that are
+    /// nearly always the same are compared as a whole, which takes a tenth of the time of a walk.
     #[inline(always)]
-    pub(crate) fn step_over(&mut self, length: usize) {
-        self.at += length + usize::from(!self.first);
-        self.first = false;
+    pub(crate) fn skip(&mut self, member: &[u8]) -> bool {
+        let is_next = self.upcoming().starts_with(member);
+        if is_next {
+            self.at += member.len() + usize::from(!self.first);
+            self.first = false;
+        }
+        is_next
     }
 
     /// Returns the position of the next key, or of the value after [`Object::key`].

@@ -33,8 +33,6 @@ pub enum JsonResponse {
 /// The type of a message and its role, as the API writes them.
 const MESSAGE: &[u8] = b"\"type\":\"message\"";
 const ROLE: &[u8] = b"\"role\":\"assistant\"";
-/// The key of the content, up to the bracket before it.
-const CONTENT: &[u8] = b"\"content\":";
 
 impl JsonResponse {
     /// Reads the members until the content is certain. The content of a message is not read, so
@@ -83,22 +81,10 @@ impl JsonResponse {
         let (mut is_message, mut is_other_type, mut has_facts) = (false, false, false);
         if let Some(mut object) = Object::open(body) {
             loop {
-                // Members of every message, which are compared as a whole.
-                if object.upcoming().starts_with(MESSAGE) {
-                    object.step_over(MESSAGE.len());
+                if object.skip(MESSAGE) {
                     (is_error, is_message, is_other_type) = (false, true, false);
                 }
-                if object.upcoming().starts_with(ROLE) {
-                    object.step_over(ROLE.len());
-                }
-                let text = object.upcoming();
-                if !is_other_type
-                    && text.starts_with(CONTENT)
-                    && text.get(CONTENT.len()) == Some(&b'[')
-                {
-                    object.step_over(CONTENT.len());
-                    return Ok(object.at());
-                }
+                object.skip(ROLE);
                 let Some(Some(key)) = object.key() else {
                     break;
                 };

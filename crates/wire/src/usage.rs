@@ -62,13 +62,13 @@ impl Usage {
     /// Reads a message and its usage in one pass. Of duplicate keys the last one wins. `None` if
     /// the message or a usage is damaged.
     fn walk(mut object: Object<'_>) -> Option<Option<Self>> {
-        /// The member of every message between its content and its usage.
+        /// The members between the content and the usage of most messages.
+        const STOP_REASON: &[u8] = b"\"stop_reason\":\"end_turn\"";
         const STOP_SEQUENCE: &[u8] = b"\"stop_sequence\":null";
         let mut usage = None;
         loop {
-            if object.upcoming().starts_with(STOP_SEQUENCE) {
-                object.step_over(STOP_SEQUENCE.len());
-            }
+            object.skip(STOP_REASON);
+            object.skip(STOP_SEQUENCE);
             let Some(key) = object.key()? else {
                 return Some(usage);
             };
@@ -98,8 +98,11 @@ impl Usage {
     }
 
     fn members(object: &mut Object<'_>, with_iterations: bool) -> Option<Self> {
+        /// A member of nearly every usage.
+        const SERVICE_TIER: &[u8] = b"\"service_tier\":\"standard\"";
         let mut usage = Self::default();
         loop {
+            object.skip(SERVICE_TIER);
             if let Some((count, length)) = usage.upcoming_count(object)
                 && let Some(number) = object.digits_after(length)
             {
