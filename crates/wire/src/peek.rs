@@ -1,8 +1,9 @@
 //! Facts of a request body that the layers need.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
-use crate::json::{Elements, Member, Object, find_byte, json_text, whole_number};
+use crate::json::{Elements, Member, Object, find, find_byte, json_text, whole_number};
 use crate::text_bytes::StringFindings;
 
 /// Kind of the request's [`thinking`](https://docs.claude.com/en/api/messages) setting.
@@ -214,20 +215,8 @@ impl Peek {
 /// ```
 #[must_use]
 pub fn user_id(body: &[u8]) -> Option<Cow<'_, str>> {
-    let metadata = last_member(body, b"metadata")?;
-    json_text(last_member(metadata, b"user_id")?).filter(|user| !user.is_empty())
-}
-
-/// Returns the value of the last member of an object with this key.
-fn last_member<'a>(object: &'a [u8], key: &[u8]) -> Option<&'a [u8]> {
-    let mut object = Object::open(object)?;
-    let mut found = None;
-    while let Some(member) = object.next().ok()? {
-        if member.is(key) {
-            found = Some(member.value);
-        }
-    }
-    found
+    let metadata = find(body, b"metadata")?;
+    json_text(find(metadata, b"user_id")?).filter(|user| !user.is_empty())
 }
 
 impl Model {
