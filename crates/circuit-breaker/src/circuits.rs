@@ -12,7 +12,10 @@ use std::{
 
 use foldhash::fast::RandomState;
 use tokio::time::Instant;
-use tower_claude_core::{Kind, Scope, toolkit::AsScope};
+use tower_claude_core::{
+    Kind, Scope,
+    toolkit::{AsScope, get_by_scope},
+};
 
 use crate::state_machine::{Breaker, BreakerConfig, Generation, Permit, Transition};
 
@@ -155,7 +158,7 @@ impl CircuitTable {
 
     /// Returns the circuit of this scope.
     pub(crate) fn get(&self, scope: &dyn AsScope) -> Option<Arc<Circuit>> {
-        self.map.read().get(scope).cloned()
+        get_by_scope(&self.map.read(), scope).cloned()
     }
 
     /// Returns the circuit of a credential that has failed before.

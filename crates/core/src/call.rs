@@ -1,6 +1,7 @@
 //! The record of a call that all its layers share.
 
 use std::{
+    borrow::Cow,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering},
@@ -8,13 +9,14 @@ use std::{
     time::Duration,
 };
 
-use http::{Extensions, Request};
+use http::{Extensions, Request, header::HOST};
 use tokio::time::Instant;
 
 use crate::{
     body_failure::BodyFailure,
     call_record::CallRecord,
-    credential::credential,
+    credential::credential_and_host,
+    host::host_or,
     ledger::{Ledger, LimiterId, ReservationHandle},
     reservations::Reservations,
     workload::Workload,
@@ -69,6 +71,9 @@ pub struct Call {
     counted_input: AtomicU64,
     /// The hash of the credential. [`UNSET`] until it is first needed.
     credential: AtomicU64,
+    /// The number of headers of a request that has no `host` among them, so that it is searched for
+    /// once. [`UNSET`] if there is one, and until that is known.
+    headers_without_host: AtomicU64,
     /// The end of a rejection of further attempts, as `deadline_limit`.
     blocked_until: AtomicU64,
     attempts: AtomicU32,
@@ -137,6 +142,7 @@ impl Call {
             workload: extensions.get().copied().unwrap_or_default(),
             counted_input: AtomicU64::new(UNSET),
             credential: AtomicU64::new(UNSET),
+            headers_without_host: AtomicU64::new(UNSET),
             blocked_until: AtomicU64::new(UNSET),
             attempts: AtomicU32::new(0),
             retries_claimed: AtomicBool::new(false),
@@ -171,8 +177,12 @@ impl Call {
     pub fn credential_of<B>(&self, request: &Request<B>) -> u64 {
         match self.credential.load(Ordering::Relaxed) {
             UNSET => {
-                let credential = credential(request);
+                let (credential, has_host) = credential_and_host(request);
                 self.credential.store(credential, Ordering::Relaxed);
+                if !has_host {
+                    let count = request.headers().len() as u64;
+                    self.headers_without_host.store(count, Ordering::Relaxed);
+                }
                 credential
             }
             credential => credential,
@@ -185,6 +195,18 @@ impl Call {
             UNSET => 0,
             credential => credential,
         }
+    }
+
+    /// Returns the host of a request of this call. See [`Scope::host`](crate::Scope::host).
+    pub(crate) fn host_of<'a, B>(&self, request: &'a Request<B>) -> Cow<'a, str> {
+        let headers = request.headers();
+        host_or(request.uri(), || {
+            let without_host = self.headers_without_host.load(Ordering::Relaxed);
+            if without_host == headers.len() as u64 {
+                return None;
+            }
+            headers.get(HOST)
+        })
     }
 
     /// Returns the record in these extensions. Creates and inserts it if there is none.
