@@ -15,9 +15,10 @@ use crate::{
     limits::PoolLimits,
     pool::{
         bucket::{
-            Bucket, DIMENSIONS, INPUT, OUTPUT, REQUESTS, TOTAL, UNIT, nanos, refill, units, whole,
+            Bucket, DIMENSIONS, INPUT, OUTPUT, REQUESTS, TOTAL, UNIT, float, nanos, refill, units,
+            whole,
         },
-        buckets::{Buckets, DimensionState},
+        buckets::{ARRIVES_IN, Buckets, DimensionState},
         external_use::{ExternalUse, LevelChange},
         forecast::{Forecast, HALF_ROUNDING, SIGMAS, float_units},
         in_flight::{InFlight, SendSnapshot},
@@ -309,7 +310,8 @@ impl HeaderObserver {
 
     /// Learns the capacity from the time at which the bucket will be full: `remaining + rate x
     /// (reset - now)`, both by the server's clock and in whole seconds. A sample may be a second
-    /// off, so the mean less a second is used, or the highest level seen if that is more.
+    /// off, so the mean less a second is used, or the highest level seen if that is more. A mean
+    /// within a second of the expected capacity confirms it.
     fn learn_capacity(
         &mut self,
         reading: Reading<'_>,
@@ -357,7 +359,15 @@ impl HeaderObserver {
                 if estimate.mean != Some(mean) {
                     let second = (rate * SECOND as f64).min(mean / 5.0);
                     estimate.mean = Some(mean);
-                    estimate.safe = whole(mean - second);
+                    // Samples that agree with the expected capacity say no more than it does. A
+                    // bucket that is a second smaller than the server's would lose what the server
+                    // refills while it is full, and the level would stay too low by that.
+                    let expected = refill(limit, self.burst);
+                    estimate.safe = if mean + second >= float(expected) {
+                        expected
+                    } else {
+                        whole(mean - second)
+                    };
                 }
             }
         }
@@ -445,7 +455,9 @@ fn clamp(
     };
     let flight = refill(bucket.limit(), now.saturating_sub(sent.at));
     let high = (level + rounding).saturating_add(flight);
-    if first && level_before > high && low > i128::MIN {
+    // Until the first request arrives, the server's bucket stays full.
+    let arrival = refill(bucket.limit(), ARRIVES_IN);
+    if first && level_before > high.saturating_add(arrival) && low > i128::MIN {
         // The configured level was too high. The lowest possible level is used, and the next
         // responses raise it.
         bucket.clamp(low, low);
