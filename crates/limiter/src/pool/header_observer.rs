@@ -118,6 +118,48 @@ pub(crate) struct HeaderObserver {
     capacities: [CapacityEstimate; DIMENSIONS.len()],
     /// Dimensions whose used share is over the warning threshold.
     warned: [bool; DIMENSIONS.len()],
+    trust: [Trust; DIMENSIONS.len()],
+}
+
+/// The successes that contradict a level of zero before it is ignored, at first.
+const PATIENCE: u32 = 8;
+
+/// The trust in levels of zero. Successes that a level of zero would not allow contradict it, and
+/// a 429 confirms it.
+#[derive(Clone, Copy, Debug)]
+struct Trust {
+    contradictions: u32,
+    patience: u32,
+    ignores_zero: bool,
+}
+
+impl Default for Trust {
+    fn default() -> Self {
+        Self {
+            contradictions: 0,
+            patience: PATIENCE,
+            ignores_zero: false,
+        }
+    }
+}
+
+impl Trust {
+    /// Records a level of a response. `charge` of the request is known to be less than what this
+    /// pool expected to be left. Returns true if levels of zero are ignored from now on.
+    fn observe(&mut self, head: &ObservedHead<'_>, level: u64, expects_more: bool) -> bool {
+        if level > 0 || head.rejected {
+            if head.rejected && self.ignores_zero {
+                self.patience = self.patience.saturating_mul(2);
+            }
+            self.contradictions = 0;
+            self.ignores_zero = false;
+        } else if head.accepted && expects_more && !self.ignores_zero {
+            self.contradictions += 1;
+            self.ignores_zero = self.contradictions >= self.patience;
+            return self.ignores_zero;
+        }
+        false
+    }
 }
 
 /// The estimate of a bucket's capacity on the server, in units.
@@ -145,6 +187,7 @@ impl HeaderObserver {
             clock: ServerClock::default(),
             capacities: Default::default(),
             warned: Default::default(),
+            trust: Default::default(),
         }
     }
 
@@ -176,6 +219,16 @@ impl HeaderObserver {
             let dimension = &mut buckets.dimensions[index];
             let (known, level_before) = (dimension.known(), dimension.level());
             self.learn_limit(reading, dimension);
+            if let Some(shown) = gauge.remaining {
+                let charge = units(sent.counted[index].max(1));
+                let expects_more = level_before >= charge.max(UNIT * 2);
+                if self.trust[index].observe(head, shown, expects_more) {
+                    external_use.forget();
+                }
+                if shown == 0 && self.trust[index].ignores_zero {
+                    continue;
+                }
+            }
             if head.rejected {
                 self.capacities[index].peak = 0;
             }

@@ -16,11 +16,12 @@ const SECOND: f64 = 1e9;
 const GROWTH: f64 = 0.000_15;
 const CUT: f64 = 0.03;
 
-/// The successes between two 429s at a constant limit.
+/// The successes that are expected between two 429s: of a rate that is new, and at a constant limit.
+const FIRST_SUCCESSES: f64 = 10.0;
 const USUAL_SUCCESSES: f64 = 2.0 * CUT / GROWTH;
 
-/// The multiple of [`USUAL_SUCCESSES`] from which on the growth doubles, and the multiple in which
-/// it doubles.
+/// The multiple of the expected successes from which on the growth doubles, and the multiple in
+/// which it doubles.
 const QUICKENS_AFTER: f64 = 1.3;
 const QUICKENS_IN: f64 = 0.3;
 
@@ -35,6 +36,9 @@ const REJECTION_SECONDS: f64 = 0.1;
 /// quickly.
 const LEAST_AFTER_FEW: f64 = 0.5;
 const LEAST_AFTER_QUICK: f64 = 0.75;
+
+/// The relative deviation of a number of requests, times its root.
+const NOISE: f64 = 2.0;
 
 /// Requests from which on their number shows the server's rate.
 const ENOUGH: u64 = 4;
@@ -131,6 +135,7 @@ impl RateLearner {
             },
             rejected: 0,
             successes: 0,
+            expected: FIRST_SUCCESSES,
             probe: Probe::Due,
         }));
     }
@@ -175,6 +180,8 @@ pub(crate) struct LearnedRate {
     /// Rejected requests, and successes, that were sent after the exhausted one.
     rejected: u64,
     successes: u64,
+    /// The successes that are expected before the next 429, if the limit stays.
+    expected: f64,
     probe: Probe,
 }
 
@@ -270,8 +277,8 @@ impl LearnedRate {
     }
 
     fn quickening(&self) -> f64 {
-        let usual = USUAL_SUCCESSES * self.rejected_at_once();
-        let over = self.successes as f64 / usual - QUICKENS_AFTER;
+        let expected = self.expected * self.rejected_at_once();
+        let over = self.successes as f64 / expected - QUICKENS_AFTER;
         (over.max(0.0) / QUICKENS_IN).exp2().min(MAX_QUICKENING)
     }
 
@@ -285,22 +292,25 @@ impl LearnedRate {
         }
         let admitted = (sent.number - last.number - 1).saturating_sub(self.rejected);
         let seconds = (sent.at - last.at) as f64 / SECOND;
-        // The next request did not fit, so that the mean of what the server refilled is a half more.
-        let measured = (admitted as f64 + 0.5) / seconds;
-        let floor = if self.was_idle {
+        let measured = admitted as f64 / seconds;
+        // Requests of different sizes make the number vary.
+        let is_noise = measured > self.rate * (1.0 - NOISE / (admitted as f64 + 1.0).sqrt());
+        let rate = if self.was_idle {
             // What was not used shows nothing, and the burst may be what was too much.
             let drawn = (self.burst - self.level).max(1.0);
             self.burst = (drawn * LEAST_AFTER_QUICK).max(1.0);
-            self.rate * (1.0 - CUT)
-        } else if admitted < ENOUGH {
-            self.rate * LEAST_AFTER_FEW
+            self.rate
         } else if self.quickening() > 2.0 {
-            self.rate * LEAST_AFTER_QUICK
+            measured.clamp(self.rate * LEAST_AFTER_QUICK, self.rate)
+        } else if is_noise {
+            self.rate
+        } else if admitted < ENOUGH {
+            measured.clamp(self.rate * LEAST_AFTER_FEW, self.rate)
         } else {
-            0.0
+            measured
         };
-        let rate = measured.min(self.rate) * (1.0 - CUT);
-        self.rate = rate.max(floor).max(least);
+        self.rate = (rate * (1.0 - CUT)).max(least);
+        self.expected = (self.expected * 2.0).min(USUAL_SUCCESSES);
         self.burst = self.burst.min(self.most_burst());
         self.level = 1.0;
         self.at = paused_until.max(now);

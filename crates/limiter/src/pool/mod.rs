@@ -385,7 +385,12 @@ impl Pool {
             Some(index) if self.buckets.is_most(index, &request.charge) => {}
             Some(index) => self.external_use.on_exhausted(now, index, sent.at),
             None if is_oversized => {}
-            None => self.pacing.on_unexplained(now, &sent),
+            None => {
+                self.pacing.on_unexplained(now, &sent);
+                if self.pacing.learned().is_some() {
+                    self.in_flight.end_initial_limit();
+                }
+            }
         }
     }
 
