@@ -47,6 +47,8 @@ pub(crate) struct DimensionState {
     pub(crate) observed: bool,
     /// The time at which a header last named the limit, if headers did.
     pub(crate) confirmed: Option<u64>,
+    /// The number of the latest request whose response named the limit.
+    pub(crate) named_by: u64,
     /// The smallest charge over the limit that the server has refused, and the last time at which
     /// it did.
     refused: Option<Refused>,
@@ -69,6 +71,7 @@ impl DimensionState {
             seen: 0,
             observed: false,
             confirmed: None,
+            named_by: 0,
             refused: None,
         }
     }

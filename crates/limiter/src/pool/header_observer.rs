@@ -218,7 +218,9 @@ impl HeaderObserver {
             };
             let dimension = &mut buckets.dimensions[index];
             let (known, level_before) = (dimension.known(), dimension.level());
-            self.learn_limit(reading, dimension);
+            if !self.learn_limit(reading, dimension) {
+                continue;
+            }
             if let Some(shown) = gauge.remaining {
                 let charge = units(sent.counted[index].max(1));
                 let expects_more = level_before >= charge.max(UNIT * 2);
@@ -310,6 +312,19 @@ impl HeaderObserver {
             })
     }
 
+    /// Returns true if the headers name another limit than the known one.
+    pub(crate) fn shows_other_limit(
+        &self,
+        index: usize,
+        limits: Option<&RateLimits>,
+        buckets: &Buckets,
+    ) -> bool {
+        let shown = limits.and_then(|limits| self.gauges(limits)[index]?.limit);
+        let known = buckets.dimensions[index].bucket.as_ref().map(Bucket::limit);
+        let cap = self.caps[index].unwrap_or(u64::MAX);
+        shown.is_some_and(|shown| known.is_some_and(|known| shown.min(cap) != known))
+    }
+
     /// Returns the gauges that apply to this pool. `tokens-*` shows the tightest token limit, so it
     /// is a limit of its own only if the server names no other.
     fn gauges<'a>(&self, limits: &'a RateLimits) -> Gauges<'a> {
@@ -328,7 +343,9 @@ impl HeaderObserver {
         gauges
     }
 
-    fn learn_limit(&mut self, reading: Reading<'_>, dimension: &mut DimensionState) {
+    /// Learns the limit of a reading. Returns false if the reading is out of date: a request that was
+    /// sent later has shown another limit.
+    fn learn_limit(&mut self, reading: Reading<'_>, dimension: &mut DimensionState) -> bool {
         let Reading {
             now,
             index,
@@ -336,20 +353,26 @@ impl HeaderObserver {
             sent,
         } = reading;
         let Some(limit) = gauge.limit.filter(|limit| *limit > 0 && self.learn_limits) else {
-            return;
+            return true;
         };
         let cap = self.caps[index].unwrap_or(u64::MAX);
-        // A cap holds although no header confirms it.
-        dimension.confirmed = (limit <= cap).then_some(now);
+        let named = limit;
         let limit = limit.min(MAX_LEVEL).min(cap);
+        let is_other = dimension.bucket.as_ref().map(Bucket::limit) != Some(limit);
+        if is_other && sent.number < dimension.named_by {
+            return false;
+        }
+        dimension.named_by = dimension.named_by.max(sent.number);
+        // A cap holds although no header confirms it.
+        dimension.confirmed = (named <= cap).then_some(now);
         if let Some(bucket) = &mut dimension.bucket {
-            if bucket.limit() != limit {
+            if is_other {
                 bucket.set_limit(limit);
                 bucket.set_capacity(refill(limit, self.burst));
                 self.capacities[index].mean = None;
                 self.capacities[index].peak = 0;
             }
-            return;
+            return true;
         }
         let mut bucket = Bucket::full(limit, self.burst, now);
         // The first level is the lowest possible one. The next responses raise it.
@@ -359,6 +382,7 @@ impl HeaderObserver {
             bucket.clamp(i128::MIN, low);
         }
         dimension.bucket = Some(bucket);
+        true
     }
 
     /// Learns the capacity from the time at which the bucket will be full: `remaining + rate x

@@ -12,36 +12,48 @@ use crate::pool::in_flight::SendSnapshot;
 
 const SECOND: f64 = 1e9;
 
-/// The part by which a success raises the rate, and the part by which a 429 lowers it.
-const GROWTH: f64 = 0.000_15;
-const CUT: f64 = 0.03;
+/// The part by which a 429 lowers the rate.
+const CUT: f64 = 0.02;
 
 /// The successes that are expected between two 429s: of a rate that is new, and at a constant limit.
-const FIRST_SUCCESSES: f64 = 10.0;
-const USUAL_SUCCESSES: f64 = 2.0 * CUT / GROWTH;
+/// They raise the rate by twice what a 429 lowers it by.
+const FIRST_SUCCESSES: f64 = 5.0;
+const USUAL_SUCCESSES: f64 = 300.0;
 
 /// The multiple of the expected successes from which on the growth doubles, and the multiple in
 /// which it doubles.
 const QUICKENS_AFTER: f64 = 1.3;
 const QUICKENS_IN: f64 = 0.3;
 
-/// The highest multiple of the growth, so that a step stays below a hundredth.
-const MAX_QUICKENING: f64 = 64.0;
+/// The highest growth by one success.
+const MAX_GROWTH: f64 = 0.006;
 
 /// The seconds in which a 429 arrives. Requests that are sent meanwhile are rejected as well, so a
 /// faster rate grows more slowly.
 const REJECTION_SECONDS: f64 = 0.1;
 
-/// The part that is left of a rate if few requests show a lower one, and of a rate that has risen
-/// quickly.
-const LEAST_AFTER_FEW: f64 = 0.5;
-const LEAST_AFTER_QUICK: f64 = 0.75;
+/// The successes that are expected of a rate that some 429s have confirmed.
+const ESTABLISHED: f64 = 50.0;
+
+/// The least part that is left of a rate: of one that 429s have confirmed, and if no request was
+/// admitted in between. And that of a burst.
+const LEAST_OF_ESTABLISHED: f64 = 0.7;
+const LEAST_WITHOUT_COUNT: f64 = 0.5;
+const LEAST_BURST: f64 = 0.75;
+
+/// The growth from which on a count of requests shows less than the server's rate.
+const GROWN: f64 = 1.1;
+
+/// The part of the old rate below which a rate is new.
+const NEW_BELOW: f64 = 0.95;
 
 /// The relative deviation of a number of requests, times its root.
-const NOISE: f64 = 2.0;
+const NOISE: f64 = 2.5;
 
-/// Requests from which on their number shows the server's rate.
-const ENOUGH: u64 = 4;
+/// The weight of a measured rate beside the present one, if they are about the same, and the least
+/// weight if they are not.
+const CONSISTENT_WEIGHT: f64 = 0.25;
+const LEAST_WEIGHT: f64 = 0.7;
 
 /// The longest time for which others wait for a single request after a 429.
 const PROBE_FOR: u64 = 1_000_000_000;
@@ -120,11 +132,15 @@ impl RateLearner {
         let (at, number) = self.before;
         let requests = sent.number.saturating_sub(number).max(1) as f64;
         let seconds = (sent.at.saturating_sub(at) as f64 / SECOND).max(REJECTION_SECONDS);
+        let rate = (requests / seconds * LEAST_WITHOUT_COUNT).max(least);
         self.learned = Some(Box::new(LearnedRate {
-            rate: (requests / seconds * LEAST_AFTER_FEW).max(least),
+            rate,
+            rate_then: rate,
             burst: (requests / 4.0).max(1.0),
             level: 1.0,
             at: paused_until.max(now),
+            now,
+            opened_at: now,
             idle: 0.0,
             was_idle: false,
             is_used: true,
@@ -163,13 +179,17 @@ enum Probe {
 /// A learned rate, with the requests that it allows at once.
 #[derive(Debug)]
 pub(crate) struct LearnedRate {
-    /// Requests per second.
+    /// Requests per second, now and after the last 429.
     rate: f64,
+    rate_then: f64,
     /// The most requests at once after idling.
     burst: f64,
     /// Requests that may be sent, at `at`. That time may be in the future, at the end of a pause.
     level: f64,
     at: u64,
+    /// The latest time, and the time since which more than a single request is sent.
+    now: u64,
+    opened_at: u64,
     /// The nanoseconds since the last 429 for which the rate was not used up.
     idle: f64,
     /// The rate was not used up since the last 429, so that the count shows less than the rate.
@@ -218,6 +238,7 @@ impl LearnedRate {
     }
 
     fn advance(&mut self, now: u64) {
+        self.now = now;
         if now <= self.at {
             return;
         }
@@ -249,7 +270,11 @@ impl LearnedRate {
                 number,
                 until: now.saturating_add(PROBE_FOR),
             },
-            _ => Probe::Done,
+            Probe::Sent { .. } => {
+                self.opened_at = now;
+                Probe::Done
+            }
+            Probe::Done => Probe::Done,
         };
     }
 
@@ -258,6 +283,7 @@ impl LearnedRate {
             && number >= probe
         {
             self.probe = Probe::Done;
+            self.opened_at = self.now;
         }
         if number <= self.exhausted.number {
             return;
@@ -266,7 +292,8 @@ impl LearnedRate {
         if !self.is_used {
             return;
         }
-        let growth = GROWTH / self.rejected_at_once() * self.quickening();
+        let growth = 2.0 * CUT / self.expected * self.quickening();
+        let growth = growth.min(MAX_GROWTH) / self.rejected_at_once();
         self.rate *= 1.0 + growth;
         self.burst = (self.burst * (1.0 + growth)).min(self.most_burst());
     }
@@ -279,7 +306,7 @@ impl LearnedRate {
     fn quickening(&self) -> f64 {
         let expected = self.expected * self.rejected_at_once();
         let over = self.successes as f64 / expected - QUICKENS_AFTER;
-        (over.max(0.0) / QUICKENS_IN).exp2().min(MAX_QUICKENING)
+        (over.max(0.0) / QUICKENS_IN).exp2()
     }
 
     fn on_rejected(&mut self, now: u64, sent: &SendSnapshot, paused_until: u64, least: f64) {
@@ -288,32 +315,61 @@ impl LearnedRate {
         if sent.at <= last.known_at {
             // The server was still exhausted when this request arrived.
             self.rejected += u64::from(sent.number > last.number);
+            self.at = self.at.max(paused_until);
             return;
         }
         let admitted = (sent.number - last.number - 1).saturating_sub(self.rejected);
         let seconds = (sent.at - last.at) as f64 / SECOND;
         let measured = admitted as f64 / seconds;
-        // Requests of different sizes make the number vary.
-        let is_noise = measured > self.rate * (1.0 - NOISE / (admitted as f64 + 1.0).sqrt());
+        let ratio = (measured / self.rate).min(1.0);
+        let is_established = self.expected >= ESTABLISHED;
+        // A count is right to one request. Requests of different sizes make it vary.
+        let count = admitted as f64 + 1.0;
+        let error = if is_established {
+            (1.5 / count).max(NOISE / count.sqrt()).min(0.9)
+        } else {
+            0.7 / count
+        };
+        let is_consistent = 1.0 - ratio <= error;
+        // What a small bucket did not take during the pause is missing in the count.
+        let open = sent.at.saturating_sub(self.opened_at) as f64 / SECOND / seconds;
+        let is_noise = is_consistent;
         let rate = if self.was_idle {
             // What was not used shows nothing, and the burst may be what was too much.
             let drawn = (self.burst - self.level).max(1.0);
-            self.burst = (drawn * LEAST_AFTER_QUICK).max(1.0);
+            self.burst = (drawn * LEAST_BURST).max(1.0);
             self.rate
-        } else if self.quickening() > 2.0 {
-            measured.clamp(self.rate * LEAST_AFTER_QUICK, self.rate)
-        } else if is_noise {
+        } else if self.rate > self.rate_then * GROWN {
+            // A rate that has grown was not exceeded for all of the time. If it is still too high,
+            // the next 429 comes soon and shows by how much.
             self.rate
-        } else if admitted < ENOUGH {
-            measured.clamp(self.rate * LEAST_AFTER_FEW, self.rate)
+        } else if is_consistent {
+            self.rate * ratio.powf(CONSISTENT_WEIGHT * open)
         } else {
-            measured
+            let weight = open.max(LEAST_WEIGHT).max(1.0 - ratio);
+            let least = if is_established {
+                LEAST_OF_ESTABLISHED
+            } else if admitted == 0 {
+                LEAST_WITHOUT_COUNT
+            } else {
+                0.0
+            };
+            self.rate * ratio.powf(weight).max(least)
         };
+        if std::env::var("DBG").is_ok() { eprintln!("EV {:.2} sent {:.2} adm {admitted} in {seconds:.2} measured {:.3} rate {:.3} noise {is_noise} idle {} quick {:.1} exp {} succ {} rej {} burst {:.1} paused {:.2}", now as f64/1e9, sent.at as f64/1e9, measured*60.0, self.rate*60.0, self.was_idle, self.quickening(), self.expected, self.successes, self.rejected, self.burst, paused_until as f64/1e9); }
+        // A rate that falls by more than usual is new, and may be too low.
+        self.expected = if rate < self.rate * NEW_BELOW {
+            FIRST_SUCCESSES.max(admitted as f64).max(self.expected / 3.0)
+        } else {
+            self.expected * 2.0
+        };
+        self.expected = self.expected.min(USUAL_SUCCESSES);
         self.rate = (rate * (1.0 - CUT)).max(least);
-        self.expected = (self.expected * 2.0).min(USUAL_SUCCESSES);
+        self.rate_then = self.rate;
         self.burst = self.burst.min(self.most_burst());
         self.level = 1.0;
         self.at = paused_until.max(now);
+        self.opened_at = self.at;
         self.idle = 0.0;
         self.was_idle = false;
         self.rejected = 0;
