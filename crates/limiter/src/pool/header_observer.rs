@@ -242,7 +242,7 @@ impl HeaderObserver {
                 known,
                 level_before: dimension.level(),
             };
-            clamp(reading, level_before, dimension, forecast);
+            clamp(reading, head.rejected, level_before, dimension, forecast);
             let held = external_use.on_level_change(now, &change, dimension, forecast);
             if let (Some(held), Some(bucket)) = (held, &mut dimension.bucket) {
                 let capacity = bucket.capacity();
@@ -490,9 +490,11 @@ impl HeaderObserver {
     }
 }
 
-/// Bounds the level by a response. `level_before` is the level before it.
+/// Bounds the level by a response, which is a 429 if `rejected` is true. `level_before` is the level
+/// before it.
 fn clamp(
     reading: Reading<'_>,
+    rejected: bool,
     level_before: i128,
     dimension: &mut DimensionState,
     forecast: &Forecast,
@@ -531,7 +533,12 @@ fn clamp(
         }
     };
     let flight = refill(bucket.limit(), now.saturating_sub(sent.at));
-    let high = (level + rounding).saturating_add(flight);
+    // A 429 shows that the level was too high, so it falls to the lowest that the response allows.
+    let high = if rejected {
+        (level - rounding).saturating_add(flight / 2)
+    } else {
+        (level + rounding).saturating_add(flight)
+    };
     // Until the first request arrives, the server's bucket stays full.
     let arrival = refill(bucket.limit(), ARRIVES_IN);
     if first && level_before > high.saturating_add(arrival) && low > i128::MIN {
