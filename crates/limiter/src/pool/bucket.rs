@@ -118,8 +118,13 @@ impl Bucket {
         let is_most = self.level >= self.capacity && units(tokens) > self.capacity >> 1;
         self.take(charge, tokens);
         if is_most {
-            self.at = self.at.max(counted_by);
+            self.hold(counted_by);
         }
+    }
+
+    /// Refills nothing until `at`.
+    pub(crate) fn hold(&mut self, at: u64) {
+        self.at = self.at.max(at);
     }
 
     /// Changes the amount of the charge of this number from `old` to `new`. An increase is taken

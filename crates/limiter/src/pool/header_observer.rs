@@ -170,6 +170,23 @@ struct CapacityEstimate {
     safe: i128,
     /// The highest level that the server has shown.
     peak: i128,
+    /// Reset times in a row that no bucket of a minute can have.
+    odd_resets: u32,
+    /// The last reset time, and the time at which a response first showed it.
+    reset: Option<(SystemTime, u64)>,
+    /// The reset time stays while requests are sent, as the end of a fixed window does.
+    is_fixed: bool,
+}
+
+/// The odd reset times in a row that show a window of a minute instead of a bucket.
+const ODD_RESETS: u32 = 16;
+
+impl CapacityEstimate {
+    /// Returns true if the server counts requests by windows, so that its level does not rise
+    /// steadily.
+    const fn is_window(&self) -> bool {
+        self.odd_resets >= ODD_RESETS
+    }
 }
 
 impl HeaderObserver {
@@ -235,6 +252,7 @@ impl HeaderObserver {
                 self.capacities[index].peak = 0;
             }
             let ceiling = external_use.capacity_ceiling(index, now);
+            let was_window = self.capacities[index].is_window();
             self.learn_capacity(reading, dimension, ceiling);
             let change = LevelChange {
                 index,
@@ -243,7 +261,15 @@ impl HeaderObserver {
                 level_before: dimension.level(),
             };
             clamp(reading, head.rejected, level_before, dimension, forecast);
-            let held = external_use.on_level_change(now, &change, dimension, forecast);
+            let is_window = self.capacities[index].is_window();
+            if is_window && !was_window {
+                external_use.forget();
+            }
+            let held = if is_window {
+                None
+            } else {
+                external_use.on_level_change(now, &change, dimension, forecast)
+            };
             if let (Some(held), Some(bucket)) = (held, &mut dimension.bucket) {
                 let capacity = bucket.capacity();
                 bucket.set_capacity(held.max(self.capacities[index].peak).min(capacity));
@@ -310,6 +336,11 @@ impl HeaderObserver {
                 let needed = units(charge + rounding) + refill(limit, flight);
                 (units(left) < needed).then_some(index)
             })
+    }
+
+    /// Returns true if the server counts this dimension by windows.
+    pub(crate) const fn is_window(&self, index: usize) -> bool {
+        self.capacities[index].is_window()
     }
 
     /// Returns true if the headers name another limit than the known one.
@@ -429,6 +460,24 @@ impl HeaderObserver {
                         most
                     }
                 };
+                // What a bucket of a minute lacks is refilled sooner. A window shows its end.
+                let is_odd = left + rate * shortest as f64 > most * 1.1 && self.burst <= MINUTE;
+                if shortest > MINUTE + 2 * SECOND {
+                    // No window of a minute ends so late.
+                    (estimate.odd_resets, estimate.is_fixed) = (0, false);
+                } else if is_odd {
+                    estimate.odd_resets = estimate.odd_resets.saturating_add(1);
+                } else if !estimate.is_window() {
+                    estimate.odd_resets = 0;
+                }
+                let same = estimate.reset.filter(|(reset, _)| Some(*reset) == gauge.reset);
+                estimate.reset = same.or_else(|| Some((gauge.reset?, now)));
+                let stays = |(_, first): (_, u64)| now.saturating_sub(first) >= SECOND;
+                estimate.is_fixed |= same.is_some_and(stays);
+                if estimate.is_window() && estimate.is_fixed {
+                    // Nothing is refilled before the end of the window.
+                    bucket.hold(now.saturating_add(shortest.min(MINUTE)));
+                }
                 let (least, most) = (capacity(shortest), capacity(longest));
                 let old = estimate.mean.unwrap_or(least);
                 let sample = old.clamp(least, most.max(least));

@@ -383,6 +383,8 @@ impl Pool {
             Some(INPUT) if self.forecast.input.has_few_samples() => {}
             // The next request left as soon as its bucket was full, so it may have been too early.
             Some(index) if self.buckets.is_most(index, &request.charge) => {}
+            // A window does not refill steadily.
+            Some(index) if self.observer.is_window(index) => {}
             // The limit was changed.
             Some(index) if self.observer.shows_other_limit(index, limits, &self.buckets) => {}
             Some(index) => self.external_use.on_exhausted(now, index, sent.at),
