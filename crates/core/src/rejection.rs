@@ -221,11 +221,6 @@ impl Rejection {
         }
     }
 
-    /// Returns the status of the response.
-    pub(crate) const fn status(&self) -> StatusCode {
-        self.wire().0
-    }
-
     /// Returns the response that reports this rejection.
     ///
     /// It has Claude's error shape, `retry-after` in whole seconds (rounded up), the header
@@ -326,9 +321,17 @@ impl fmt::Display for RejectReason {
             } => {
                 match estimated {
                     Duration::ZERO => f.write_str("requests in flight must end first")?,
-                    wait => write!(f, "the wait for the rate limit is {}", ReadableDuration(wait))?,
+                    wait => write!(
+                        f,
+                        "the wait for the rate limit is {}",
+                        ReadableDuration(wait)
+                    )?,
                 }
-                write!(f, ", the longest wait allowed is {}", ReadableDuration(max_wait))
+                write!(
+                    f,
+                    ", the longest wait allowed is {}",
+                    ReadableDuration(max_wait)
+                )
             }
             Self::DeadlineWouldPass {
                 remaining: Duration::ZERO,
@@ -338,7 +341,8 @@ impl fmt::Display for RejectReason {
                 estimated,
                 remaining,
             } => {
-                let (estimated, remaining) = (ReadableDuration(estimated), ReadableDuration(remaining));
+                let (estimated, remaining) =
+                    (ReadableDuration(estimated), ReadableDuration(remaining));
                 write!(
                     f,
                     "this request would wait {estimated}, its deadline passes in {remaining}"

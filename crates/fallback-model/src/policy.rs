@@ -180,7 +180,7 @@ impl FallbackCall {
         let is_known = facts.known || facts.lifecycle == Lifecycle::Retired;
         // The catalog finds a model by more spellings than any server accepts.
         let is_listed = is_known && !model.bytes().any(is_misspelled)
-            || config.catalog().get_named(&model).0.is_some();
+            || config.catalog().get_named(model.as_bytes()).0.is_some();
         !is_listed && !config.shared.has_served(&model)
     }
 

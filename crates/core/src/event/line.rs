@@ -11,8 +11,8 @@ use super::{
 };
 use crate::{
     class::{Class, Kind, Reach},
-    scope::Scope,
     readable_duration::ReadableDuration,
+    scope::Scope,
     text::escaped,
 };
 

@@ -172,7 +172,10 @@ enum Probe {
     /// The next request is the one.
     Due,
     /// Sent, and others wait until this time.
-    Sent { number: u64, until: u64 },
+    Sent {
+        number: u64,
+        until: u64,
+    },
     Done,
 }
 
@@ -356,10 +359,27 @@ impl LearnedRate {
             };
             self.rate * ratio.powf(weight).max(least)
         };
-        if std::env::var("DBG").is_ok() { eprintln!("EV {:.2} sent {:.2} adm {admitted} in {seconds:.2} measured {:.3} rate {:.3} noise {is_noise} idle {} quick {:.1} exp {} succ {} rej {} burst {:.1} paused {:.2}", now as f64/1e9, sent.at as f64/1e9, measured*60.0, self.rate*60.0, self.was_idle, self.quickening(), self.expected, self.successes, self.rejected, self.burst, paused_until as f64/1e9); }
+        if std::env::var("DBG").is_ok() {
+            eprintln!(
+                "EV {:.2} sent {:.2} adm {admitted} in {seconds:.2} measured {:.3} rate {:.3} noise {is_noise} idle {} quick {:.1} exp {} succ {} rej {} burst {:.1} paused {:.2}",
+                now as f64 / 1e9,
+                sent.at as f64 / 1e9,
+                measured * 60.0,
+                self.rate * 60.0,
+                self.was_idle,
+                self.quickening(),
+                self.expected,
+                self.successes,
+                self.rejected,
+                self.burst,
+                paused_until as f64 / 1e9
+            );
+        }
         // A rate that falls by more than usual is new, and may be too low.
         self.expected = if rate < self.rate * NEW_BELOW {
-            FIRST_SUCCESSES.max(admitted as f64).max(self.expected / 3.0)
+            FIRST_SUCCESSES
+                .max(admitted as f64)
+                .max(self.expected / 3.0)
         } else {
             self.expected * 2.0
         };

@@ -111,7 +111,14 @@ pub(super) fn rows(quick: bool) -> Vec<Scenario> {
         let title = format!("one process, {limit} a minute, saturated");
         let most = AtMost(5.0);
         let scenario = base(requests(limit));
-        rows.push(row("R33", &title, &scenario, Metric::RefusedInAll, most, 90.0));
+        rows.push(row(
+            "R33",
+            &title,
+            &scenario,
+            Metric::RefusedInAll,
+            most,
+            90.0,
+        ));
     }
     for limit in [1, 5, 50] {
         let title = format!("one process, {limit} a minute, no headers, saturated");
