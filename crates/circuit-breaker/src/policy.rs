@@ -14,7 +14,7 @@ use tower_claude_core::{
     event::EventSink,
     toolkit::ScopeRef,
 };
-use tower_claude_wire::StreamState;
+use tower_claude_wire::{ModelCatalog, StreamState};
 
 use crate::{
     circuits::Circuit,
@@ -58,13 +58,14 @@ impl BreakerPolicy {
         &self,
         attempt: &mut BreakerAttempt,
         request: &Request<RequestBody>,
+        call: &Call,
         clock: &mut Clock,
     ) -> Result<(), Rejection> {
         let config = &*self.config;
         if let Some(circuit) = config.circuits.of_credential(attempt.credential_hash) {
             attempt.credential = Some(Box::new(CallPermit::admit(config, circuit, clock)?));
         }
-        if let Some(circuit) = self.circuit_of(request, clock) {
+        if let Some(circuit) = self.circuit_of(request, call, clock) {
             match CallPermit::admit(config, circuit, clock) {
                 Ok(permit) => attempt.model = Some(permit),
                 Err(rejection) => {
@@ -87,6 +88,7 @@ impl BreakerPolicy {
     fn circuit_of(
         &self,
         request: &Request<RequestBody>,
+        call: &Call,
         clock: &mut Clock,
     ) -> Option<Arc<Circuit>> {
         let Config {
@@ -95,7 +97,7 @@ impl BreakerPolicy {
         let scope = match &self.config.scope_of {
             Some(scope_of) => scope_of(request),
             None => {
-                let known = ScopeRef::of_model(request);
+                let known = ScopeRef::of_model(request, call);
                 if let Some(circuit) = known.and_then(|scope| circuits.get(&scope)) {
                     return Some(circuit);
                 }
@@ -140,6 +142,26 @@ impl BreakerPolicy {
         }
     }
 
+    /// Evicts the circuit of a model name that the server rejects and the catalog does not list, so
+    /// that mistyped names do not fill the table.
+    fn evict_unknown(&self, permit: CallPermit, class: &Class, clock: &mut Clock) {
+        let rejects_name = matches!(
+            class.kind,
+            Kind::NotFound | Kind::BadRequest | Kind::Forbidden
+        );
+        let scope = permit.scope();
+        if !rejects_name
+            || class.local
+            || scope.group.is_empty()
+            || ModelCatalog::builtin().get(&scope.group).is_some()
+        {
+            return;
+        }
+        let scope = scope.clone();
+        drop(permit);
+        self.config.circuits.evict_if_idle(&scope, clock.now());
+    }
+
     fn begin(&self, attempt: &mut BreakerAttempt) {
         if let Some(permit) = &mut attempt.model {
             permit.begin(&self.config);
@@ -174,7 +196,7 @@ impl AttemptPolicy for BreakerPolicy {
         };
         // An attempt before this one may have been given up in a queue.
         call.set_held_back(false);
-        Poll::Ready(self.admit(attempt, request, clock))
+        Poll::Ready(self.admit(attempt, request, call, clock))
     }
 
     fn recheck(&self, attempt: &mut BreakerAttempt) -> Option<Rejection> {
@@ -211,6 +233,7 @@ impl AttemptPolicy for BreakerPolicy {
             let outcome = CircuitOutcomes::of(class).availability;
             permit.settle(&self.config, outcome, class.kind, || clock.now());
             attempt.open_until = permit.open_until(clock.now());
+            self.evict_unknown(permit, class, clock);
         }
         self.settle_credential(attempt, class, clock);
     }

@@ -37,6 +37,9 @@
 //! | [`Class`] | The classification of a failed response. |
 //! | [`Rejection`] | The layer that rejected the request, and the reason. |
 //!
+//! A rejected request is answered in the shape of Claude's errors. [`RejectionLayer`] sets another
+//! one.
+//!
 //! A request body that breaks off, is over a limit outside of the layers or does not arrive before
 //! the deadline is the fault of the caller. The outermost layer answers with 400, 413 or 504 and
 //! sends nothing ([`BodyFailure`]).
@@ -109,7 +112,9 @@ mod outcome;
 mod paused_by_limiter;
 mod percent;
 mod prefix;
+mod readable_duration;
 mod rejection;
+mod rejection_layer;
 mod request;
 mod request_body;
 mod reservations;
@@ -136,6 +141,7 @@ pub use dimension::Dimension;
 pub use endpoint::Endpoint;
 pub use outcome::Outcome;
 pub use rejection::{REJECTED_BY, RejectReason, Rejection};
+pub use rejection_layer::{RejectionLayer, RenderRejection};
 pub use request_body::RequestBody;
 pub use response_body::ResponseBody;
 pub use scope::Scope;

@@ -14,8 +14,8 @@ use crate::{
     body_failure::BodyFailure,
     class::{Class, Kind},
     dimension::Dimension,
+    readable_duration::ReadableDuration,
     response_body::ResponseBody,
-    text::Readable,
 };
 
 /// The response header that names the layer which rejected a request.
@@ -74,6 +74,11 @@ pub enum RejectReason {
     TimedOut {
         /// The time that the layer waited.
         after: Duration,
+    },
+    /// A cache let this request wait for an equal one, whose call ended without a response.
+    SharedCallFailed {
+        /// The kind of the failure.
+        because: Kind,
     },
     /// The circuit is open, so the request was not sent. A circuit that has just closed also
     /// rejects a share of the calls for a while.
@@ -169,8 +174,17 @@ impl Rejection {
             RejectReason::TimedOut { .. } => {
                 return Class::new(Kind::Timeout).with_retry_after(self.retry_after);
             }
+            RejectReason::SharedCallFailed { because } => {
+                return Class::new(because).with_retry_after(self.retry_after);
+            }
         };
         class.with_retry_after(self.retry_after).into_local()
+    }
+
+    /// Returns the status of the response.
+    #[must_use]
+    pub const fn status(&self) -> StatusCode {
+        self.wire().0
     }
 
     /// Returns the status and the `error.type` that Claude uses for such an error.
@@ -193,6 +207,7 @@ impl Rejection {
             | RejectReason::Body {
                 failure: BodyFailure::TimedOut,
             } => (StatusCode::GATEWAY_TIMEOUT, "timeout_error"),
+            RejectReason::SharedCallFailed { .. } => (StatusCode::BAD_GATEWAY, "api_error"),
             RejectReason::CircuitOpen {
                 because: Kind::Unauthorized,
             } => (StatusCode::UNAUTHORIZED, "authentication_error"),
@@ -206,15 +221,11 @@ impl Rejection {
         }
     }
 
-    /// Returns the status of the response.
-    pub(crate) const fn status(&self) -> StatusCode {
-        self.wire().0
-    }
-
     /// Returns the response that reports this rejection.
     ///
     /// It has Claude's error shape, `retry-after` in whole seconds (rounded up), the header
-    /// [`REJECTED_BY`], and this rejection and its [`Class`] as extensions.
+    /// [`REJECTED_BY`], and this rejection and its [`Class`] as extensions. For another shape, see
+    /// [`RejectionLayer`](crate::RejectionLayer).
     #[must_use]
     pub fn into_response<B: Body<Data = Bytes>>(self) -> Response<ResponseBody<B>> {
         let (status, kind) = self.wire();
@@ -265,7 +276,7 @@ impl fmt::Display for Rejection {
         write!(f, "{}: {}", self.by, self.reason)?;
         match (self.reason, self.retry_after) {
             (RejectReason::CircuitOpen { .. }, Some(wait)) => {
-                write!(f, "; try again in {}", Readable(wait))
+                write!(f, "; try again in {}", ReadableDuration(wait))
             }
             _ => Ok(()),
         }
@@ -284,6 +295,7 @@ impl RejectReason {
             Self::Oversized { .. } => "oversized",
             Self::Body { .. } => "body",
             Self::TimedOut { .. } => "timed_out",
+            Self::SharedCallFailed { .. } => "shared_call_failed",
             Self::CircuitOpen { .. } => "circuit_open",
         }
     }
@@ -309,9 +321,17 @@ impl fmt::Display for RejectReason {
             } => {
                 match estimated {
                     Duration::ZERO => f.write_str("requests in flight must end first")?,
-                    wait => write!(f, "the wait for the rate limit is {}", Readable(wait))?,
+                    wait => write!(
+                        f,
+                        "the wait for the rate limit is {}",
+                        ReadableDuration(wait)
+                    )?,
                 }
-                write!(f, ", the longest wait allowed is {}", Readable(max_wait))
+                write!(
+                    f,
+                    ", the longest wait allowed is {}",
+                    ReadableDuration(max_wait)
+                )
             }
             Self::DeadlineWouldPass {
                 remaining: Duration::ZERO,
@@ -321,7 +341,8 @@ impl fmt::Display for RejectReason {
                 estimated,
                 remaining,
             } => {
-                let (estimated, remaining) = (Readable(estimated), Readable(remaining));
+                let (estimated, remaining) =
+                    (ReadableDuration(estimated), ReadableDuration(remaining));
                 write!(
                     f,
                     "this request would wait {estimated}, its deadline passes in {remaining}"
@@ -337,7 +358,10 @@ impl fmt::Display for RejectReason {
                  limit, or use a model with a higher limit"
             ),
             Self::Body { failure } => f.write_str(failure.message()),
-            Self::TimedOut { after } => write!(f, "no answer within {}", Readable(after)),
+            Self::SharedCallFailed { .. } => {
+                f.write_str("the request that this one waited for got no answer")
+            }
+            Self::TimedOut { after } => write!(f, "no answer within {}", ReadableDuration(after)),
             Self::CircuitOpen { because } => write!(
                 f,
                 "the circuit is open ({}), the request was not sent",

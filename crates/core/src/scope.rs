@@ -1,7 +1,9 @@
 //! Scopes: the pools of limits that requests draw on.
 
 use std::{
+    collections::HashMap,
     fmt,
+    hash::BuildHasher,
     sync::{Arc, LazyLock},
 };
 
@@ -106,6 +108,23 @@ impl PartialEq for dyn AsScope + '_ {
 }
 
 impl Eq for dyn AsScope + '_ {}
+
+/// Returns the value of this scope in a map.
+///
+/// Most programs use one or two scopes. Their comparison takes less time than to hash the scope.
+#[must_use]
+pub fn get_by_scope<'a, T, S: BuildHasher>(
+    map: &'a HashMap<Scope, T, S>,
+    scope: &dyn AsScope,
+) -> Option<&'a T> {
+    if map.len() > 2 {
+        return map.get(scope);
+    }
+    let wanted = scope.as_scope();
+    let mut all = map.iter();
+    let (_, value) = all.find(|(scope, _)| scope.as_scope() == wanted)?;
+    Some(value)
+}
 
 static CREDENTIAL_GROUP: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from("credential"));
 static NO_HOST: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from(""));

@@ -1,6 +1,6 @@
-//! Text for lines of a log: names and messages of others, and durations.
+//! Names and messages of others in lines of a log.
 
-use std::{borrow::Cow, fmt, time::Duration};
+use std::{borrow::Cow, fmt};
 
 /// The greatest length in bytes of a text of others in a line. The rest is cut.
 const MAX_LENGTH: usize = 300;
@@ -54,23 +54,6 @@ pub(crate) fn escaped(text: &str) -> Cow<'_, str> {
         }
     }
     Cow::Owned(out)
-}
-
-/// A duration for people: `0s`, `850ms`, `12.3s`, `5.0min`, `2.5h`.
-#[derive(Clone, Copy)]
-pub(crate) struct Readable(pub(crate) Duration);
-
-impl fmt::Display for Readable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seconds = self.0.as_secs_f64();
-        match self.0.as_millis() {
-            0 => f.write_str("0s"),
-            millis @ 1..1_000 => write!(f, "{millis}ms"),
-            1_000..120_000 => write!(f, "{seconds:.1}s"),
-            120_000..7_200_000 => write!(f, "{:.1}min", seconds / 60.0),
-            _ => write!(f, "{:.1}h", seconds / 3_600.0),
-        }
-    }
 }
 
 /// Removes what may be secret from the URLs in a text: the user, the query and the fragment.

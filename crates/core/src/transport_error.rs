@@ -21,6 +21,7 @@ use crate::{
 /// | the body of the request failed | [`Kind::BadRequest`], local |
 /// | the server did not take the request: `REFUSED_STREAM`, a stream beyond `GOAWAY`, a connection that closed before the request was written | [`Class::NOT_TAKEN`] |
 /// | no connection: refused, DNS, TLS, timeout of the connector | [`Kind::Transport`], unprocessed |
+/// | the same, and another attempt fails as well: unknown host, invalid certificate, no TLS server | the same, with `should_retry` false |
 /// | a timer of tokio, of `std::io`, of tower's `timeout` layer, or of reqwest | [`Kind::Timeout`] |
 /// | any other error of hyper, h2 or reqwest | [`Kind::Transport`] |
 ///
@@ -204,7 +205,8 @@ fn by_hyper(error: &(dyn Error + 'static)) -> Option<Found> {
             let class = if is_invalid_target(error) {
                 own_side()
             } else {
-                transport.into_unprocessed()
+                let advice = is_permanent(error).then_some(false);
+                transport.into_unprocessed().with_should_retry(advice)
             };
             return Some(Found::Class(class));
         }
@@ -255,9 +257,33 @@ fn by_hyper(error: &(dyn Error + 'static)) -> Option<Found> {
 /// Returns true if the connector does not support the scheme, or the URI has no host.
 #[cfg(feature = "hyper")]
 fn is_invalid_target(error: &(dyn Error + 'static)) -> bool {
-    std::iter::successors(Some(error), |&error| error.source()).any(|error| {
-        // The connectors of hyper-util and hyper-rustls. Their types are private.
-        let text = error.to_string();
+    // The connectors of hyper-util and hyper-rustls. Their types are private.
+    any_text(error, |text| {
         text.starts_with("invalid URL, ") || text.starts_with("unsupported scheme ")
     })
+}
+
+/// Returns true if no further attempt can make a connection: the name does not exist, the
+/// certificate is not valid, or the port does not speak TLS.
+#[cfg(feature = "hyper")]
+fn is_permanent(error: &(dyn Error + 'static)) -> bool {
+    /// The texts of the resolvers (glibc, musl, BSD and macOS, Windows), of rustls and of OpenSSL.
+    const TEXTS: [&str; 8] = [
+        "Name or service not known",
+        "Name does not resolve",
+        "nodename nor servname provided",
+        "No such host is known",
+        "invalid peer certificate",
+        "certificate verify failed",
+        "received corrupt message of type InvalidContentType",
+        "wrong version number",
+    ];
+    any_text(error, |text| TEXTS.iter().any(|part| text.contains(part)))
+}
+
+/// Returns true for the text of an error in the chain of sources.
+#[cfg(feature = "hyper")]
+fn any_text(error: &(dyn Error + 'static), is_meant: impl Fn(&str) -> bool) -> bool {
+    std::iter::successors(Some(error), |&error| error.source())
+        .any(|error| is_meant(&error.to_string()))
 }

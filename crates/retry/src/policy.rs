@@ -264,11 +264,22 @@ impl CallPolicy for RetryPolicy {
             now: Instant::now(),
             deadline: call.deadline(),
             blocked_until: call.blocked_until(),
+            has_stand_in: call.has_stand_in(),
         };
         let (details, model) = (failure.details, failure.details.model);
-        match decide(&config.rules, &failed, &config.budget, fastrand::f64()) {
+        let decision = match decide(&config.rules, &failed, &config.budget, fastrand::f64()) {
+            Decision::Postpone { wait } => {
+                call.postpone(Some(wait));
+                Decision::Return {
+                    because: "stand_in",
+                }
+            }
+            decision => decision,
+        };
+        match decision {
             // The layer that rejected the call has emitted an event.
             Decision::Return { .. } if class.local && number == 1 => None,
+            Decision::Postpone { .. } => None,
             Decision::Return { because } => {
                 count(&config.counters.gave_up);
                 self.emit(&Event::GaveUp {
@@ -413,8 +424,12 @@ impl CallPolicy for RetryPolicy {
 
 /// Returns true if the caller wants the request to be sent only once. Removes the header.
 fn is_single(request: &mut Request<RequestBody>) -> bool {
-    request.headers_mut().remove(NO_RETRY).is_some()
-        || request.extensions().get::<NoRetry>().is_some()
+    // A look-up by name takes as long as a dozen headers.
+    let is_marked = request.headers().keys().any(|name| *name == NO_RETRY);
+    if is_marked {
+        request.headers_mut().remove(NO_RETRY);
+    }
+    is_marked || request.extensions().get::<NoRetry>().is_some()
 }
 
 /// Returns true if the request may create something: any POST but for messages and token counts.

@@ -11,8 +11,9 @@ use super::{
 };
 use crate::{
     class::{Class, Kind, Reach},
+    readable_duration::ReadableDuration,
     scope::Scope,
-    text::{Readable, escaped},
+    text::escaped,
 };
 
 /// Emits a line at one of two levels.
@@ -69,7 +70,7 @@ impl fmt::Display for Attempts {
 
 impl fmt::Display for AttemptEnd<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (ending, duration) = (self.ending.as_str(), Readable(self.duration));
+        let (ending, duration) = (self.ending.as_str(), ReadableDuration(self.duration));
         write!(f, "attempt {} {ending} after {duration}", self.attempt)?;
         match self.ending {
             Ending::Failed | Ending::Broken => {
@@ -82,7 +83,7 @@ impl fmt::Display for AttemptEnd<'_> {
 
 impl fmt::Display for CallEnd<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let duration = Readable(self.duration);
+        let duration = ReadableDuration(self.duration);
         match (self.ending, &self.rejection) {
             (Ending::Answered, _) => {
                 f.write_str("answered")?;
@@ -113,7 +114,7 @@ impl fmt::Display for CallEnd<'_> {
             }
         }
         if self.wait >= LONG_WAIT {
-            write!(f, ", waited {}", Readable(self.wait))?;
+            write!(f, ", waited {}", ReadableDuration(self.wait))?;
         }
         match self.attempts {
             0 if self.rejection.is_none() => f.write_str(", never sent")?,
@@ -121,7 +122,7 @@ impl fmt::Display for CallEnd<'_> {
             attempts => write!(f, ", {}", Attempts(attempts))?,
         }
         if self.backoff > Duration::ZERO {
-            write!(f, ", {} between attempts", Readable(self.backoff))?;
+            write!(f, ", {} between attempts", ReadableDuration(self.backoff))?;
         }
         Ok(())
     }
@@ -197,7 +198,7 @@ pub(super) fn trace(sink: &EventSink, event: &Event<'_>) {
             line!(
                 wait >= LONG_WAIT, info or trace,
                 layer, decision = "admitted", scope = text(Some(scope)), credential = tag(Some(scope)),
-                wait_ms = millis(wait), "admitted after {}", Readable(wait),
+                wait_ms = millis(wait), "admitted after {}", ReadableDuration(wait),
             );
         }
         Event::Queued {
@@ -209,7 +210,7 @@ pub(super) fn trace(sink: &EventSink, event: &Event<'_>) {
             tracing::debug!(
                 target: "tower_claude", layer, decision = "queued", scope = text(Some(scope)),
                 credential = tag(Some(scope)), position, wait_ms = millis(estimated_wait),
-                "waiting at position {position} for about {}", Readable(estimated_wait),
+                "waiting at position {position} for about {}", ReadableDuration(estimated_wait),
             );
         }
         Event::Abandoned {
@@ -222,7 +223,7 @@ pub(super) fn trace(sink: &EventSink, event: &Event<'_>) {
             tracing::info!(
                 target: "tower_claude", layer, decision = "abandoned", scope = text(Some(scope)),
                 credential = tag(Some(scope)), position, wait_ms = millis(wait), because,
-                "left the queue after {} without being admitted", Readable(wait),
+                "left the queue after {} without being admitted", ReadableDuration(wait),
             );
         }
         Event::Rejected {
@@ -247,7 +248,7 @@ pub(super) fn trace(sink: &EventSink, event: &Event<'_>) {
                 begins_incident(sink, event), warn or debug,
                 layer, decision = "paused", scope = text(Some(scope)),
                 credential = tag(Some(scope)), wait_ms = millis(pause),
-                "pausing for {} after a 429", Readable(pause),
+                "pausing for {} after a 429", ReadableDuration(pause),
             );
         }
         Event::Headroom {
@@ -309,7 +310,7 @@ pub(super) fn trace(sink: &EventSink, event: &Event<'_>) {
                 status = details.status.map(|status| status.as_u16()),
                 request_id = details.request_id.map(escaped).as_deref(),
                 cause = details.cause.map(escaped).as_deref(),
-                "retrying in {} after {}", Readable(delay), Failure(class.kind, details.status),
+                "retrying in {} after {}", ReadableDuration(delay), Failure(class.kind, details.status),
             );
         }
         Event::GaveUp {
@@ -342,7 +343,7 @@ pub(super) fn trace(sink: &EventSink, event: &Event<'_>) {
                 layer, decision = "circuit_opened", class = because.as_str(),
                 scope = text(Some(scope)), credential = tag(Some(scope)),
                 wait_ms = millis(cool_down), opens,
-                "opened for {} after {}", Readable(cool_down), because.as_str(),
+                "opened for {} after {}", ReadableDuration(cool_down), because.as_str(),
             );
         }
         Event::CircuitProbe { layer, scope } => {
@@ -394,6 +395,16 @@ pub(super) fn trace(sink: &EventSink, event: &Event<'_>) {
                 request_id = details.request_id.map(escaped).as_deref(),
                 cause = details.cause.map(escaped).as_deref(),
                 "sending to {to} instead of {from}: {}", Failure(class.kind, details.status),
+            );
+        }
+        Event::DoubtfulModel {
+            layer,
+            model,
+            because,
+        } => {
+            tracing::warn!(
+                target: "tower_claude", layer, decision = "doubtful_model", model = %escaped(model),
+                because, "a configured model name is {because}",
             );
         }
         Event::Inactive { layer, because } => {

@@ -12,7 +12,7 @@
 //! | `WARN` | the first event of an incident: `refused`, `paused`, `gave_up`, `circuit_opened`, `broken`, `fell_back`, `stale` |
 //! | `WARN` | `threshold` |
 //! | `WARN` | `limit_differs` from the configured one, once for each pool and dimension |
-//! | `WARN` | `inactive`, once for each layer and reason |
+//! | `WARN` | `inactive`, once for each layer and reason, `doubtful_model`, once for each name |
 //! | `INFO` | `call_ended`, unless the call was ordinary |
 //! | `INFO` | `admitted` after a wait of 1 s or more, `abandoned` |
 //! | `INFO` | `retry`, `circuit_probe`, `circuit_closed`, a further `circuit_opened` or `stale` |
@@ -335,6 +335,17 @@ pub enum Event<'a> {
         asked: bool,
         /// The failed attempt. Empty if `asked` is false.
         details: AttemptDetails<'a>,
+    },
+    /// A configured model name is skipped, or may be mistyped. Emitted once for each name of a
+    /// layer.
+    DoubtfulModel {
+        /// The name of the layer.
+        layer: &'static str,
+        /// The name as configured.
+        model: &'a str,
+        /// The reason: `empty` (the name is skipped), `unknown` (the catalog does not list it, as
+        /// is usual for names of a gateway), `retired`.
+        because: &'static str,
     },
     /// A layer gets requests that ask for it, and on which it cannot act. Emitted once for each
     /// layer and reason.
