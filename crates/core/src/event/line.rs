@@ -403,7 +403,7 @@ pub(super) fn trace(sink: &EventSink, event: &Event<'_>) {
             because,
         } => {
             tracing::warn!(
-                target: "tower_claude", layer, decision = "doubtful_model", model = %escaped(model),
+                target: "tower_claude", layer, decision = "doubtful_model", model = &*escaped(model),
                 because, "a configured model name is {because}",
             );
         }
