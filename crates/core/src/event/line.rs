@@ -58,6 +58,18 @@ impl fmt::Display for Failure {
     }
 }
 
+/// The delay before the next attempt.
+struct Delay(Duration);
+
+impl fmt::Display for Delay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Duration::ZERO => f.write_str("at once"),
+            delay => write!(f, "in {}", ReadableDuration(delay)),
+        }
+    }
+}
+
 /// A number of attempts.
 struct Attempts(u32);
 
@@ -197,8 +209,9 @@ pub(super) fn trace(sink: &EventSink, event: &Event<'_>) {
         Event::Admitted { layer, scope, wait } => {
             line!(
                 wait >= LONG_WAIT, info or trace,
-                layer, decision = "admitted", scope = text(Some(scope)), credential = tag(Some(scope)),
-                wait_ms = millis(wait), "admitted after {}", ReadableDuration(wait),
+                layer, decision = "admitted", scope = text(Some(scope)),
+                credential = tag(Some(scope)), wait_ms = millis(wait),
+                "admitted after {}", ReadableDuration(wait),
             );
         }
         Event::Queued {
@@ -290,8 +303,9 @@ pub(super) fn trace(sink: &EventSink, event: &Event<'_>) {
             server,
         } => {
             tracing::warn!(
-                target: "tower_claude", layer, decision = "limit_differs", scope = text(Some(scope)),
-                credential = tag(Some(scope)), dimension = dimension.as_str(), configured, server,
+                target: "tower_claude", layer, decision = "limit_differs",
+                scope = text(Some(scope)), credential = tag(Some(scope)),
+                dimension = dimension.as_str(), configured, server,
                 "the configured limit is {configured} {dimension}, the server has {server}: \
                  the smaller one holds",
             );
@@ -310,7 +324,7 @@ pub(super) fn trace(sink: &EventSink, event: &Event<'_>) {
                 status = details.status.map(|status| status.as_u16()),
                 request_id = details.request_id.map(escaped).as_deref(),
                 cause = details.cause.map(escaped).as_deref(),
-                "retrying in {} after {}", ReadableDuration(delay), Failure(class.kind, details.status),
+                "retrying {} after {}", Delay(delay), Failure(class.kind, details.status),
             );
         }
         Event::GaveUp {
@@ -348,8 +362,9 @@ pub(super) fn trace(sink: &EventSink, event: &Event<'_>) {
         }
         Event::CircuitProbe { layer, scope } => {
             tracing::info!(
-                target: "tower_claude", layer, decision = "circuit_probe", scope = text(Some(scope)),
-                credential = tag(Some(scope)), "sending a call as a probe",
+                target: "tower_claude", layer, decision = "circuit_probe",
+                scope = text(Some(scope)), credential = tag(Some(scope)),
+                "sending a call as a probe",
             );
         }
         Event::CircuitClosed { layer, scope } => {
@@ -403,8 +418,8 @@ pub(super) fn trace(sink: &EventSink, event: &Event<'_>) {
             because,
         } => {
             tracing::warn!(
-                target: "tower_claude", layer, decision = "doubtful_model", model = &*escaped(model),
-                because, "a configured model name is {because}",
+                target: "tower_claude", layer, decision = "doubtful_model",
+                model = &*escaped(model), because, "a configured model name is {because}",
             );
         }
         Event::Inactive { layer, because } => {
@@ -424,7 +439,8 @@ pub(super) fn trace(sink: &EventSink, event: &Event<'_>) {
             if decision == CacheDecision::Stale.as_str() {
                 line!(
                     begins_incident(sink, event), warn or info,
-                    layer, decision, because, "returned a stored response that is past its lifetime",
+                    layer, decision, because,
+                    "returned a stored response that is past its lifetime",
                 );
             } else {
                 line!(
