@@ -40,6 +40,11 @@ fn tag(scope: Option<&Scope>) -> Option<String> {
     credential_tag(scope?.credential)
 }
 
+/// Returns the kind of a failure, and `None` for a success.
+fn kind_of(class: &Class) -> Option<&'static str> {
+    (class.kind != Kind::Success).then(|| class.kind.as_str())
+}
+
 /// The kind of a failure, with the status of the response.
 struct Failure(Kind, Option<StatusCode>);
 
@@ -49,6 +54,18 @@ impl fmt::Display for Failure {
         match self.1 {
             Some(status) if !status.is_success() => write!(f, " ({})", status.as_u16()),
             _ => Ok(()),
+        }
+    }
+}
+
+/// The delay before the next attempt.
+struct Delay(Duration);
+
+impl fmt::Display for Delay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Duration::ZERO => f.write_str("at once"),
+            delay => write!(f, "in {}", ReadableDuration(delay)),
         }
     }
 }
@@ -192,8 +209,9 @@ pub(super) fn trace(sink: &EventSink, event: &Event<'_>) {
         Event::Admitted { layer, scope, wait } => {
             line!(
                 wait >= LONG_WAIT, info or trace,
-                layer, decision = "admitted", scope = text(Some(scope)), credential = tag(Some(scope)),
-                wait_ms = millis(wait), "admitted after {}", ReadableDuration(wait),
+                layer, decision = "admitted", scope = text(Some(scope)),
+                credential = tag(Some(scope)), wait_ms = millis(wait),
+                "admitted after {}", ReadableDuration(wait),
             );
         }
         Event::Queued {
@@ -285,8 +303,9 @@ pub(super) fn trace(sink: &EventSink, event: &Event<'_>) {
             server,
         } => {
             tracing::warn!(
-                target: "tower_claude", layer, decision = "limit_differs", scope = text(Some(scope)),
-                credential = tag(Some(scope)), dimension = dimension.as_str(), configured, server,
+                target: "tower_claude", layer, decision = "limit_differs",
+                scope = text(Some(scope)), credential = tag(Some(scope)),
+                dimension = dimension.as_str(), configured, server,
                 "the configured limit is {configured} {dimension}, the server has {server}: \
                  the smaller one holds",
             );
@@ -305,7 +324,7 @@ pub(super) fn trace(sink: &EventSink, event: &Event<'_>) {
                 status = details.status.map(|status| status.as_u16()),
                 request_id = details.request_id.map(escaped).as_deref(),
                 cause = details.cause.map(escaped).as_deref(),
-                "retrying in {} after {}", ReadableDuration(delay), Failure(class.kind, details.status),
+                "retrying {} after {}", Delay(delay), Failure(class.kind, details.status),
             );
         }
         Event::GaveUp {
@@ -343,8 +362,9 @@ pub(super) fn trace(sink: &EventSink, event: &Event<'_>) {
         }
         Event::CircuitProbe { layer, scope } => {
             tracing::info!(
-                target: "tower_claude", layer, decision = "circuit_probe", scope = text(Some(scope)),
-                credential = tag(Some(scope)), "sending a call as a probe",
+                target: "tower_claude", layer, decision = "circuit_probe",
+                scope = text(Some(scope)), credential = tag(Some(scope)),
+                "sending a call as a probe",
             );
         }
         Event::CircuitClosed { layer, scope } => {
@@ -398,8 +418,8 @@ pub(super) fn trace(sink: &EventSink, event: &Event<'_>) {
             because,
         } => {
             tracing::warn!(
-                target: "tower_claude", layer, decision = "doubtful_model", model = %escaped(model),
-                because, "a configured model name is {because}",
+                target: "tower_claude", layer, decision = "doubtful_model",
+                model = &*escaped(model), because, "a configured model name is {because}",
             );
         }
         Event::Inactive { layer, because } => {
@@ -419,7 +439,8 @@ pub(super) fn trace(sink: &EventSink, event: &Event<'_>) {
             if decision == CacheDecision::Stale.as_str() {
                 line!(
                     begins_incident(sink, event), warn or info,
-                    layer, decision, because, "returned a stored response that is past its lifetime",
+                    layer, decision, because,
+                    "returned a stored response that is past its lifetime",
                 );
             } else {
                 line!(
@@ -442,7 +463,7 @@ pub(super) fn trace(sink: &EventSink, event: &Event<'_>) {
         Event::AttemptEnded(end) => {
             tracing::debug!(
                 target: "tower_claude", layer = end.layer, decision = "attempt_ended",
-                ending = end.ending.as_str(), class = end.class.kind.as_str(),
+                ending = end.ending.as_str(), class = kind_of(&end.class),
                 attempt = end.attempt, model = end.model.map(escaped).as_deref(),
                 scope = text(end.scope), credential = credential_tag(end.credential),
                 endpoint = end.endpoint.as_str(),
@@ -461,7 +482,7 @@ pub(super) fn trace(sink: &EventSink, event: &Event<'_>) {
             line!(
                 !end.is_ordinary(), info or debug,
                 layer = end.layer, decision = "call_ended", ending = end.ending.as_str(),
-                class = end.class.kind.as_str(), model = end.model.map(escaped).as_deref(),
+                class = kind_of(&end.class), model = end.model.map(escaped).as_deref(),
                 asked = end.asked.filter(|_| end.asked != end.model).map(escaped).as_deref(),
                 scope = text(end.scope), credential = credential_tag(end.credential),
                 endpoint = end.endpoint.as_str(),

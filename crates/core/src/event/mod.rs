@@ -26,8 +26,8 @@
 //!   over when a minute passes without such an event. A layer tells 256 incidents apart, and the
 //!   others by their decision only.
 //! - A call is **ordinary** if it was answered at the first attempt by the model asked for, waited
-//!   for less than 1 s, and had its first content in less than 10 s. So the lines at `INFO` show the
-//!   fate of each call that failed, was dropped by its caller, broke off, or was slow.
+//!   for less than 1 s, and had its first content in less than 10 s. The lines at `INFO` therefore
+//!   show the fate of each call that failed, was dropped by its caller, broke off, or was slow.
 //!
 //! # Fields
 //!
@@ -59,8 +59,8 @@
 //!
 //! [`Event::AttemptEnded`] and [`Event::CallEnded`] are emitted at the end of the body, or when it
 //! is dropped. In a stack of several layers each attempt is reported once, by the innermost layer
-//! that sent it, and each call once, by the outermost layer. The cache is no such layer: a call that
-//! it answers has the event `hit`, `stale` or `joined` instead, and the call that it makes is
+//! that sent it, and each call once, by the outermost layer. The cache is no such layer. A call
+//! that it answers has the event `hit`, `stale` or `joined` instead, and the call that it makes is
 //! reported by the layer inside of it.
 //!
 //! A request that a layer sends by itself, such as a token count, is a call of its own.
@@ -74,8 +74,8 @@
 //! # Which key
 //!
 //! A key is never logged. The field `credential` has the first 8 hexadecimal digits of its keyed
-//! hash at its host, which differ in every process. [`credential_tag`] returns the same digits for a
-//! request, for instance to log them once with a name of the key:
+//! hash at its host, which differ in every process. [`credential_tag`] returns the same digits for
+//! a request, for instance to log them once with a name of the key:
 //!
 //! ```
 //! use http::Request;
