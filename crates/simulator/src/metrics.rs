@@ -104,10 +104,9 @@ impl Metric {
 
     pub(crate) const fn digits(self) -> usize {
         match self {
-            Self::RefusedInAll
-            | Self::RefusedAfterFault
-            | Self::RefusedBefore
-            | Self::Answered => 0,
+            Self::RefusedInAll | Self::RefusedAfterFault | Self::RefusedBefore | Self::Answered => {
+                0
+            }
             Self::Jain | Self::BigWait | Self::BigAttempts => 3,
             Self::DriftRequests | Self::DriftInput | Self::DriftOutput | Self::Failed => 0,
             _ => 2,

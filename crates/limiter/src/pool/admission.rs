@@ -232,9 +232,8 @@ impl Pool {
     ) -> ReservationId {
         let sent = self.buckets.charge(now, &charge);
         let buckets = &self.buckets;
-        self.pacing.on_admitted(now, sent.number, waited, || {
-            pacing::work(buckets, &charge)
-        });
+        self.pacing
+            .on_admitted(now, sent.number, waited, || pacing::work(buckets, &charge));
         self.in_flight.insert(InFlight {
             cost: *cost,
             charge,
@@ -316,9 +315,7 @@ impl Pool {
             .wait_behind(now, pause, &ahead, charge, &margins);
         let paced = self
             .pacing
-            .wait_behind(now, ahead[REQUESTS], || {
-                pacing::work(&self.buckets, &ahead)
-            });
+            .wait_behind(now, ahead[REQUESTS], || pacing::work(&self.buckets, &ahead));
         let wait = buckets.max(paced.saturating_sub(pause));
         Duration::from_nanos(pause.saturating_add(wait))
     }

@@ -470,7 +470,9 @@ impl HeaderObserver {
                 } else if !estimate.is_window() {
                     estimate.odd_resets = 0;
                 }
-                let same = estimate.reset.filter(|(reset, _)| Some(*reset) == gauge.reset);
+                let same = estimate
+                    .reset
+                    .filter(|(reset, _)| Some(*reset) == gauge.reset);
                 estimate.reset = same.or_else(|| Some((gauge.reset?, now)));
                 let stays = |(_, first): (_, u64)| now.saturating_sub(first) >= SECOND;
                 estimate.is_fixed |= same.is_some_and(stays);

@@ -386,7 +386,10 @@ impl Pool {
             // A window does not refill steadily.
             Some(index) if self.observer.is_window(index) => {}
             // The limit was changed.
-            Some(index) if self.observer.shows_other_limit(index, limits, &self.buckets) => {}
+            Some(index)
+                if self
+                    .observer
+                    .shows_other_limit(index, limits, &self.buckets) => {}
             Some(index) => self.external_use.on_exhausted(now, index, sent.at),
             None if is_oversized => {}
             None => {

@@ -140,12 +140,7 @@ impl Pacing {
 
     /// Returns the nanoseconds until this work of so many requests ahead is done at the mean pace,
     /// or 0 without pacing.
-    pub(crate) fn wait_behind(
-        &self,
-        now: u64,
-        requests: u64,
-        work: impl FnOnce() -> f64,
-    ) -> u64 {
+    pub(crate) fn wait_behind(&self, now: u64, requests: u64, work: impl FnOnce() -> f64) -> u64 {
         let learned = self.learned();
         let learned = learned.map_or(0, |rate| rate.wait(now, requests as f64 + 1.0));
         if !self.pacer.is_on() {

@@ -57,7 +57,9 @@ impl RequestGate {
             Kind::Fixed { .. } => 0,
             Kind::Sliding(times) => {
                 let over = (times.len() as u64 + 1).saturating_sub(self.limit);
-                let last = over.checked_sub(1).and_then(|last| times.get(last as usize));
+                let last = over
+                    .checked_sub(1)
+                    .and_then(|last| times.get(last as usize));
                 last.map_or(0, |at| at + MINUTE - now)
             }
         }
