@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::{
     body_failure::BodyFailure,
-    credential::credential,
+    credential::{credential, host_hash},
     ledger::{Ledger, LimiterId, ReservationHandle},
     reservations::Reservations,
     workload::Workload,
@@ -68,6 +68,8 @@ pub struct Call {
     counted_input: AtomicU64,
     /// The hash of the credential. [`UNSET`] until it is first needed.
     credential: AtomicU64,
+    /// The hash of the host that `credential` was computed for.
+    host: AtomicU64,
     /// The end of a rejection of further attempts, as `deadline_limit`.
     blocked_until: AtomicU64,
     attempts: AtomicU32,
@@ -131,6 +133,7 @@ impl Call {
             workload: extensions.get().copied().unwrap_or_default(),
             counted_input: AtomicU64::new(UNSET),
             credential: AtomicU64::new(UNSET),
+            host: AtomicU64::new(UNSET),
             blocked_until: AtomicU64::new(UNSET),
             attempts: AtomicU32::new(0),
             retries_claimed: AtomicBool::new(false),
@@ -145,16 +148,19 @@ impl Call {
 
     /// Returns the hash of the credential of a request of this call, at its host.
     ///
-    /// It is computed once for a call. See [`Scope::credential_of`](crate::Scope::credential_of).
+    /// It is computed once for a call, and again if a layer has sent the request to another host.
+    /// See [`Scope::credential_of`](crate::Scope::credential_of).
     #[must_use]
     pub fn credential_of<B>(&self, request: &Request<B>) -> u64 {
+        let host = host_hash(request);
         match self.credential.load(Ordering::Relaxed) {
-            UNSET => {
+            known if known != UNSET && self.host.load(Ordering::Relaxed) == host => known,
+            _ => {
                 let credential = credential(request);
                 self.credential.store(credential, Ordering::Relaxed);
+                self.host.store(host, Ordering::Relaxed);
                 credential
             }
-            credential => credential,
         }
     }
 

@@ -215,6 +215,22 @@ fn has_prefix(value: &[u8], prefix: &[u8]) -> bool {
     start.is_some_and(|start| start.eq_ignore_ascii_case(prefix))
 }
 
+/// Returns a keyed hash of the host of a request, for state that is kept for each host. It differs
+/// in every process.
+#[must_use]
+#[inline]
+pub fn host_hash<B>(request: &Request<B>) -> u64 {
+    HASH_KEY.hash_one(host(request.uri(), request.headers()))
+}
+
+/// Returns the keyed hash of the credential of a request at its host, or of its host alone.
+pub(crate) fn credential_or_host<B>(request: &Request<B>) -> u64 {
+    match credential(request) {
+        0 => host_hash(request),
+        credential => credential,
+    }
+}
+
 /// Returns the keyed hash of the credential of a request at its host. Returns 0 if there is none.
 pub(crate) fn credential<B>(request: &Request<B>) -> u64 {
     let Some(credential) = Credential::first(request) else {

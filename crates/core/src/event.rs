@@ -11,6 +11,8 @@
 //! | `WARN` | `fell_back`, to another model |
 //! | `WARN` | `limit_differs` from the configured one, once for each pool and dimension |
 //! | `WARN` | `inactive`, once for each layer and reason |
+//! | `WARN` | `usage_capped`, once for each pool |
+//! | `WARN` | `redirected` to another host, once for each pair of hosts |
 //! | `INFO` | `retry`, `circuit_probe`, `circuit_closed` |
 //! | `DEBUG` | `headroom` for each response, `queued`, `uncounted`, the decisions of a cache |
 //! | `TRACE` | `admitted`, with the wait |
@@ -32,10 +34,11 @@ use std::{
     time::Duration,
 };
 
-use tower_claude_wire::RateLimits;
+use tower_claude_wire::{RateLimits, Usage};
 
 use crate::{
     class::{Class, Kind},
+    cost::UsageBound,
     dimension::Dimension,
     ledger::LimitWarning,
     rejection::RejectReason,
@@ -224,6 +227,18 @@ pub enum Event<'a> {
         decision: CacheDecision,
         /// The reason in one word. Empty if there is none.
         because: &'static str,
+    },
+    /// A response claims more usage than its request can have caused. The limiter charges the bound
+    /// and learns nothing from it. Emitted once for each scope.
+    UsageCapped {
+        /// The name of the layer.
+        layer: &'static str,
+        /// The pool of limits.
+        scope: &'a Scope,
+        /// The usage in the response.
+        usage: &'a Usage,
+        /// The most that the limiter charges.
+        bound: UsageBound,
     },
     /// The server did not accept the credential (401). Emitted once for each credential.
     Unauthorized {
@@ -511,6 +526,18 @@ fn trace(event: &Event<'_>) {
             because,
         } => {
             tracing::debug!(target: "tower_claude", layer, decision = decision.as_str(), because);
+        }
+        Event::UsageCapped {
+            layer,
+            scope,
+            usage,
+            bound,
+        } => {
+            tracing::warn!(
+                target: "tower_claude", layer, decision = "usage_capped", %scope,
+                input_tokens = usage.limited_input(), max_input_tokens = bound.input_tokens,
+                output_tokens = usage.limited_output(), max_output_tokens = bound.output_tokens,
+            );
         }
         Event::Unauthorized { layer, scope } => {
             tracing::error!(target: "tower_claude", layer, decision = "unauthorized", %scope);

@@ -11,12 +11,13 @@ use http::{
         ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, COOKIE, HOST, ORIGIN, PROXY_AUTHORIZATION,
     },
 };
-use tower_claude_core::{Tenant, toolkit::Credential};
+use serde::Deserialize;
+use tower_claude_core::{Endpoint, Tenant, toolkit::Credential};
 
 use crate::request::canonical::Field;
 
 /// Version of the hashed text. A change of the text needs a new number.
-const SCHEMA: &[u8] = b"tower-claude-cache 3";
+const SCHEMA: &[u8] = b"tower-claude-cache 4";
 const BETA: &str = "anthropic-beta";
 /// Headers that a response may depend on, beside the credential: other marks of the caller, the
 /// host, the page that sends the request, the format of the body.
@@ -28,8 +29,23 @@ const CONTEXT: [HeaderName; 6] = [
     CONTENT_TYPE,
     CONTENT_ENCODING,
 ];
-/// Fields that the model does not see.
+/// Fields that the model does not see. They are left out of the key of a message if the API accepts
+/// their value, so that no stored response answers a request that the API would reject.
 const UNKEYED: [&str; 2] = ["metadata", "service_tier"];
+/// The values of `service_tier`.
+const TIERS: [&[u8]; 2] = [b"\"auto\"", b"\"standard_only\""];
+/// The most characters of a `user_id`.
+const MAX_USER_ID: usize = 256;
+/// The prefix of tokens that the API accepts in `authorization` only.
+const TOKEN_PREFIX: &[u8] = b"sk-ant-oat";
+
+/// The content of `metadata`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Metadata {
+    #[serde(default)]
+    user_id: Option<String>,
+}
 
 /// A key of a request: a hash of 256 bits, keyed by the layer's secret.
 ///
@@ -206,7 +222,17 @@ pub(crate) fn key_text<B>(
         &query.map(|pair| pair.as_bytes()).collect::<Vec<_>>(),
     );
     anthropic(&mut out, headers);
-    for field in fields.iter().filter(|field| !is_unkeyed(field)) {
+    let keys = headers.get_all("x-api-key").iter();
+    count(
+        &mut out,
+        keys.filter(|key| key.as_bytes().trim_ascii().starts_with(TOKEN_PREFIX))
+            .count(),
+    );
+    let is_message = Endpoint::of(uri.path()) == Endpoint::Messages;
+    for field in fields
+        .iter()
+        .filter(|field| !is_message || !is_unkeyed(field))
+    {
         part(&mut out, field.name.as_bytes());
         part(&mut out, &field.value);
     }
@@ -223,8 +249,16 @@ fn credential_text(out: &mut Vec<u8>, credential: &Credential<'_>) {
     }
 }
 
+/// Returns true if the model does not see this field of a message, and the API accepts it.
 fn is_unkeyed(field: &Field<'_>) -> bool {
-    UNKEYED.contains(&&*field.name)
+    match &*field.name {
+        "metadata" => serde_json::from_slice::<Metadata>(&field.value).is_ok_and(|metadata| {
+            let user = metadata.user_id.unwrap_or_default();
+            user.chars().count() <= MAX_USER_ID
+        }),
+        "service_tier" => TIERS.contains(&&*field.value),
+        _ => false,
+    }
 }
 
 /// Appends the betas in order, the version, and all other `anthropic-` headers.

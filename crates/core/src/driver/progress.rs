@@ -5,7 +5,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use http::Request;
+use http::{Request, uri::Authority};
 use tokio::time::Instant;
 use tower_service::Service;
 
@@ -15,7 +15,8 @@ use super::{
     policies::Policies,
 };
 use crate::{
-    body_tracker::ExpectedBody, call::Call, rejection::Rejection, request_body::RequestBody,
+    body_tracker::ExpectedBody, call::Call, redirect::authority, rejection::Rejection,
+    request_body::RequestBody,
 };
 
 /// The state of one call and of its present attempt.
@@ -30,6 +31,8 @@ pub(super) struct Progress<P: CallPolicy, A: AttemptPolicy> {
     sent: bool,
     /// The body that a response must have.
     pub(super) expected: ExpectedBody,
+    /// The host that the request is sent to.
+    pub(super) authority: Option<Authority>,
 }
 
 /// A reason why a request is not sent.
@@ -51,6 +54,7 @@ impl<P: CallPolicy, A: AttemptPolicy> Progress<P, A> {
             request.body_mut().parse();
         }
         let expected = ExpectedBody::of(request);
+        let authority = authority(request.uri(), request.headers());
         let call = Call::get_or_attach(request, now);
         let state = policies.call.start(&mut CallStart {
             request,
@@ -66,6 +70,7 @@ impl<P: CallPolicy, A: AttemptPolicy> Progress<P, A> {
             called: false,
             sent: false,
             expected,
+            authority,
         }
     }
 

@@ -10,6 +10,8 @@ use std::{cmp::Reverse, time::Duration};
 
 use tower_claude_core::Dimension;
 
+use crate::pool::usage_cap::MAX_DEBT;
+
 /// The counted dimensions, in the order of their indices.
 pub(crate) const DIMENSIONS: [Dimension; 4] = [
     Dimension::Requests,
@@ -143,6 +145,17 @@ impl Bucket {
         let higher = earlier.partition_point(|earlier| earlier.level > peak.saturating_add(change));
         self.peaks.drain(higher..first);
         self.merge_peaks();
+    }
+
+    /// Corrects a charge by the usage that the server has reported. An increase takes the level at
+    /// most [`MAX_DEBT`] of refill below zero.
+    pub(crate) fn correct(&mut self, charge: u64, old: u64, new: u64) {
+        let before = self.level;
+        self.recharge(charge, old, new);
+        if new > old {
+            let floor = -refill(self.limit, MAX_DEBT);
+            self.clamp(floor.min(before), i128::MAX);
+        }
     }
 
     /// Records a level, or the highest level that the current one can stand for.
