@@ -10,7 +10,7 @@ use crate::{
 
 /// The tokens beyond the bytes of a body that the server may add: the system prompts for its
 /// features, or the prompt of a gateway.
-const ADDED: u64 = 65_536;
+const ADDED: u64 = 200_000;
 
 /// The rounds of a request that the server expands. Its tools stop after ten rounds.
 const ROUNDS: u64 = 10;
@@ -21,10 +21,10 @@ const UNLISTED_CONTEXT: u64 = 1_000_000;
 /// The most tokens that the response to a request can truly report. A limiter charges no more.
 ///
 /// A token is at least one byte, so the input of a plain request is at most the bytes of its body
-/// and 65,536 tokens that the server or a gateway may add. Images and documents take up to the
-/// context window of the model. Where the server adds input of its own
-/// ([`Peek::expands_at_server`]), the bound is ten context windows. The output is at most
-/// `max_tokens`, or ten times that. Cache reads are not counted.
+/// and 200,000 tokens that the server or a gateway may add, and no more than the context window of
+/// the model. Images and documents take up to the window. Where the server adds input of its own
+/// ([`Peek::expands_at_server`]), the bound is ten windows. The output is at most `max_tokens`, or
+/// ten times that. Cache reads are not counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct UsageBound {

@@ -220,8 +220,10 @@ impl Bucket {
         self.record_peak(self.capacity - room);
     }
 
+    /// Sets the limit per minute. A debt is not longer than before at any limit.
     pub(crate) fn set_limit(&mut self, limit: u64) {
         self.limit = limit;
+        self.level = self.level.max(-refill(limit, MAX_DEBT));
     }
 
     pub(crate) fn set_capacity(&mut self, capacity: i128) {

@@ -10,9 +10,10 @@ use tower_claude_wire::Usage;
 /// and shows nothing about the usage.
 const MAX_PLAUSIBLE: u64 = 1 << 26;
 
-/// The longest time for which usage beyond the estimates takes a level below zero: 10 minutes. A
-/// server would have rejected the requests long before.
-pub(crate) const MAX_DEBT: u64 = 600_000_000_000;
+/// The longest time for which usage beyond the estimates takes a level below zero: 5 minutes, as the
+/// default of [`max_pause`](crate::LimiterConfig::max_pause). A server would have rejected the
+/// requests long before.
+pub(crate) const MAX_DEBT: u64 = 300_000_000_000;
 
 /// Returns a reported count of tokens, at most `bound`. `None` if it is implausible.
 pub(crate) fn capped(tokens: Option<u64>, bound: u32) -> Option<u64> {
