@@ -236,18 +236,18 @@ async fn shared_response_of_one_byte_frames_takes_memory_in_proportion_to_its_by
             request
         };
         let call = async {
-            let [first, second] = [service.clone(), service.clone()];
-            let read = async |service: tower_claude::cache::Cache<_, _, _>| {
-                let answer = service.oneshot(marked()).await.expect("a response");
-                drain(answer.into_body()).await
-            };
-            tokio::join!(read(first), read(second))
+            let calls = [0, 1].map(|_| service.clone().oneshot(marked()));
+            let [first, second] = calls;
+            let (first, second) = tokio::join!(first, second);
+            let [first, second] = [first, second].map(|answer| answer.expect("a response"));
+            tokio::join!(drain(first.into_body()), drain(second.into_body()))
         };
         let (read, usage) = usage(call).await;
         assert_eq!(read, (whole, whole), "{media}");
         assert!(usage.peak < MIB + 8 * whole, "{media}: {usage:?}");
-        assert!(usage.count < 5_000 + whole / 8, "{media}: {usage:?}");
-        assert!(usage.total < MIB + 20 * whole, "{media}: {usage:?}");
+        // A waiting reader registers for each frame.
+        assert!(usage.count < 5_000 + 2 * whole, "{media}: {usage:?}");
+        assert!(usage.total < MIB + 400 * whole, "{media}: {usage:?}");
     }
 }
 
@@ -300,7 +300,11 @@ async fn endless_empty_frames_let_other_tasks_run() {
     let mut marked = request(SONNET, false);
     marked.extensions_mut().insert(Cacheable::new());
     let cache = CacheLayer::new(100 * SECOND).layer(service);
-    assert_yields(cache.oneshot(marked), "cache").await;
+    let call = async {
+        let answer = cache.oneshot(marked).await.expect("a response");
+        drain(answer.into_body()).await
+    };
+    assert_yields(call, "cache").await;
     let stack = recommended().layer(service);
     let request: Request<Empty> = post(BASE, Empty);
     assert_yields(stack.oneshot(request), "request").await;

@@ -17,7 +17,7 @@ use tower_claude_core::{Endpoint, Tenant, toolkit::Credential};
 use crate::request::canonical::Field;
 
 /// Version of the hashed text. A change of the text needs a new number.
-const SCHEMA: &[u8] = b"tower-claude-cache 4";
+const SCHEMA: &[u8] = b"tower-claude-cache 3";
 const BETA: &str = "anthropic-beta";
 /// Headers that a response may depend on, beside the credential: other marks of the caller, the
 /// host, the page that sends the request, the format of the body.
@@ -29,8 +29,8 @@ const CONTEXT: [HeaderName; 6] = [
     CONTENT_TYPE,
     CONTENT_ENCODING,
 ];
-/// Fields that the model does not see. They are left out of the key of a message if the API accepts
-/// their value, so that no stored response answers a request that the API would reject.
+/// Fields that the model does not see. A request whose value of them the API would reject gets no
+/// stored response.
 const UNKEYED: [&str; 2] = ["metadata", "service_tier"];
 /// The values of `service_tier`.
 const TIERS: [&[u8]; 2] = [b"\"auto\"", b"\"standard_only\""];
@@ -94,6 +94,9 @@ pub(crate) struct UnkeyedFields {
     pub(crate) metadata: Option<Key>,
     pub(crate) service_tier: Option<Key>,
     pub(crate) accept_encoding: Option<Key>,
+    /// The API would reject the request because of a part that the key leaves out, so that the
+    /// response to another request does not answer it.
+    pub(crate) is_rejected: bool,
 }
 
 /// A hasher that uses a [`Key`] as its own hash.
@@ -153,11 +156,12 @@ impl Secret {
     }
 
     /// Returns the hashes of the fields that are no part of the key.
-    pub(crate) fn unkeyed_fields(
+    pub(crate) fn unkeyed_fields<B>(
         &self,
-        headers: &HeaderMap,
+        request: &Request<B>,
         fields: &[Field<'_>],
     ) -> UnkeyedFields {
+        let headers = request.headers();
         let [metadata, service_tier] = UNKEYED.map(|name| {
             let field = fields.iter().find(|field| field.name == name)?;
             Some(self.hash(&field.value))
@@ -171,6 +175,7 @@ impl Secret {
             metadata,
             service_tier,
             accept_encoding,
+            is_rejected: !accepts_unkeyed(request, fields),
         }
     }
 
@@ -222,17 +227,7 @@ pub(crate) fn key_text<B>(
         &query.map(|pair| pair.as_bytes()).collect::<Vec<_>>(),
     );
     anthropic(&mut out, headers);
-    let keys = headers.get_all("x-api-key").iter();
-    count(
-        &mut out,
-        keys.filter(|key| key.as_bytes().trim_ascii().starts_with(TOKEN_PREFIX))
-            .count(),
-    );
-    let is_message = Endpoint::of(uri.path()) == Endpoint::Messages;
-    for field in fields
-        .iter()
-        .filter(|field| !is_message || !is_unkeyed(field))
-    {
+    for field in fields.iter().filter(|field| !is_unkeyed(field)) {
         part(&mut out, field.name.as_bytes());
         part(&mut out, &field.value);
     }
@@ -249,16 +244,25 @@ fn credential_text(out: &mut Vec<u8>, credential: &Credential<'_>) {
     }
 }
 
-/// Returns true if the model does not see this field of a message, and the API accepts it.
 fn is_unkeyed(field: &Field<'_>) -> bool {
-    match &*field.name {
+    UNKEYED.contains(&&*field.name)
+}
+
+/// Returns true if the API accepts what the key of a request leaves out: the unkeyed fields, which
+/// a count does not have, and the header of a token.
+fn accepts_unkeyed<B>(request: &Request<B>, fields: &[Field<'_>]) -> bool {
+    let is_message = Endpoint::of(request.uri().path()) == Endpoint::Messages;
+    let accepts = |field: &Field<'_>| match &*field.name {
         "metadata" => serde_json::from_slice::<Metadata>(&field.value).is_ok_and(|metadata| {
             let user = metadata.user_id.unwrap_or_default();
             user.chars().count() <= MAX_USER_ID
         }),
-        "service_tier" => TIERS.contains(&&*field.value),
-        _ => false,
-    }
+        _ => TIERS.contains(&&*field.value),
+    };
+    let mut unkeyed = fields.iter().filter(|field| is_unkeyed(field));
+    let mut keys = request.headers().get_all("x-api-key").iter();
+    unkeyed.all(|field| is_message && accepts(field))
+        && !keys.any(|key| key.as_bytes().trim_ascii().starts_with(TOKEN_PREFIX))
 }
 
 /// Appends the betas in order, the version, and all other `anthropic-` headers.
