@@ -40,12 +40,13 @@
 //!   while more calls are pending than have failed since the row began, for up to half a minute.
 //! - Opens a circuit per credential and host at a single spend limit or 401. If the credential has
 //!   worked before, a 401 may be a mistake of the server, and the second in a row opens the
-//!   circuit.
+//!   circuit. A spend limit can be raised at any time, so its circuit is probed whatever the
+//!   response says about the time.
 //! - Rejects calls while a circuit is open. The response is a 529 in Claude's shape (401, 402 or
 //!   403 for a credential), tagged [`Rejection`](tower_claude_core::Rejection), with the rest of
 //!   the cool-down as `retry-after`.
 //! - Probes an open circuit after 10 s, then after 20 s, and never before the server's
-//!   `retry-after` has passed. There is a single probe at a time. Two successful probes close the
+//!   `retry-after` has passed, except for a spend limit. There is a single probe at a time. Two successful probes close the
 //!   circuit, and over 20 s a growing share of the calls passes.
 //! - Offers manual control with the [`CircuitBreakerHandle`].
 //!

@@ -42,8 +42,8 @@ pub enum Priority {
     Interactive,
 }
 
-/// The tenant of a request. Limiters give each tenant a fair share. Insert it into the request's
-/// extensions.
+/// The tenant of a request. Limiters give each tenant a fair share, and a tenant that fills a queue
+/// loses its own requests first. Insert it into the request's extensions.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Tenant(pub Arc<str>);
 

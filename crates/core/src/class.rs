@@ -240,6 +240,16 @@ impl Class {
             && !matches!(self.reach, Reach::Request)
     }
 
+    /// Returns the shortest time for which failures of this class are not probed: the server's
+    /// `retry_after`. `None` for a spend limit, which can be raised at any time.
+    #[must_use]
+    pub const fn least_cool_down(&self) -> Option<Duration> {
+        match self.kind {
+            Kind::SpendLimit => None,
+            _ => self.retry_after,
+        }
+    }
+
     /// Returns true if the same request may succeed when it is sent again.
     ///
     /// `x-should-retry` overrules the kind. A local rejection and a spend limit are never

@@ -90,7 +90,7 @@ impl Triggers {
         if class.local {
             return SignalPair::NONE;
         }
-        let retry_after = class.retry_after;
+        let retry_after = class.least_cool_down();
         let failure = Signal::Failure { retry_after };
         let (model, group) = match class.kind {
             Kind::Success | Kind::ModelRefusal => (Signal::Success, Signal::Success),

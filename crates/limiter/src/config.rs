@@ -76,10 +76,12 @@ impl Default for SlowStart {
 #[non_exhaustive]
 pub struct LimiterConfig {
     /// The most requests that may wait in one scope. Default 10,000. Over it, requests are
-    /// rejected. With 0 no request waits.
+    /// rejected: the last of the tenant and class with the longest estimated wait. With 0 no request
+    /// waits.
     pub queue_limit: usize,
     /// The most bytes of request bodies that may wait in one scope. Default 256 MiB. Over it,
-    /// requests are rejected. A request may always wait alone, whatever its size is.
+    /// requests are rejected in the same order, by the bytes of each tenant. A request may always
+    /// wait alone, whatever its size is.
     pub queue_bytes: u64,
     /// The longest pause after a 429 without `retry-after`, and the longest time for which a limit
     /// that only a header named holds requests back. Default 5 minutes.

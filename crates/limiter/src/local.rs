@@ -271,6 +271,10 @@ impl Queued {
                     let reservation = Reservation::new(self.limiter.clone(), id.to_bits(), waited);
                     return Poll::Ready(Ok(reservation));
                 }
+                PollOutcome::Shed(rejection) => {
+                    self.taken = true;
+                    return Poll::Ready(Err(rejection));
+                }
                 PollOutcome::Expired(next) => {
                     self.taken = true;
                     return Poll::Ready(Err(self.rejection(now, next)));

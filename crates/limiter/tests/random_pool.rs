@@ -93,7 +93,13 @@ impl Model {
             .with_max_wait(self.rng.bool().then_some(20_000 * MS));
         match self.pool.enqueue(now, ask) {
             Ok(Enqueued::Granted(id)) => self.flying.push(id),
-            Ok(Enqueued::Waiting(waiter)) => assert!(self.waiting.insert(waiter)),
+            Ok(Enqueued::Waiting(waiter)) => {
+                assert!(self.waiting.insert(waiter));
+                for (shed, _) in self.pool.take_shed() {
+                    assert_eq!(self.waiting.iter().max(), Some(&shed));
+                    assert!(self.waiting.remove(&shed), "neither granted nor cancelled");
+                }
+            }
             Err(_) => {}
         }
     }

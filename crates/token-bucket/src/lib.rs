@@ -44,7 +44,7 @@
 //!
 //! | case | status |
 //! |---|---|
-//! | the queue is full (by number or bytes), or the wait would exceed [`with_max_wait`](TokenBucketLayer::with_max_wait) | 429 |
+//! | the queue is full (by number or bytes) and no other tenant or class waits for more, or the wait would exceed [`with_max_wait`](TokenBucketLayer::with_max_wait) | 429 |
 //! | the wait would exceed the [`Deadline`](tower_claude_core::Deadline) | 504 |
 //! | the counted size is over a limit (the message names both numbers and the way out) | 413 |
 //!

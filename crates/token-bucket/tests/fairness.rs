@@ -8,17 +8,17 @@ use std::{
 };
 
 use common::{EventLog, layer, message, with};
-use http::HeaderName;
+use http::{HeaderName, Request};
 use tokio::time::Instant;
 use tower::{Layer, ServiceExt};
-use tower_claude_core::{Call, Priority, Rejection, Tenant, event::Event};
+use tower_claude_core::{Call, Priority, Rejection, RequestBody, Tenant, Workload, event::Event};
 use tower_claude_fake_claude::FakeClaude;
 
 const PRIORITY: HeaderName = HeaderName::from_static("x-priority");
 const TENANT: HeaderName = HeaderName::from_static("x-tenant");
 
 /// Returns the order in which requests are admitted that arrived while the limit was used up.
-async fn order(requests: Vec<http::Request<tower_claude_core::RequestBody>>) -> Vec<usize> {
+async fn order(requests: Vec<Request<RequestBody>>) -> Vec<usize> {
     let layer = layer((1_000, 60_000, 1_000_000))
         .with_priority_header(PRIORITY)
         .with_tenant_header(TENANT);
@@ -71,6 +71,52 @@ async fn tenant_header_shares_the_limit() {
         order(vec![of("a"), of("a"), of("a"), b, of("b")]).await,
         [0, 3, 1, 4, 2]
     );
+}
+
+/// Returns a request of 1,000 tokens by a user that the body names.
+fn by_user(user: &str) -> Request<RequestBody> {
+    message(1_000, 1).map(|body| {
+        let body = std::str::from_utf8(body.bytes().unwrap()).unwrap();
+        let metadata = format!("{{\"metadata\":{{\"user_id\":{user:?}}},");
+        RequestBody::from(body.replacen('{', &metadata, 1))
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn users_and_workloads_without_a_tenant_share_the_limit() {
+    let (a, b) = (|| by_user("a"), || by_user("b"));
+    let requests = vec![a(), a(), a(), b(), b()];
+    assert_eq!(order(requests).await, [0, 3, 1, 4, 2]);
+    let of = |name: &str| {
+        let mut request = message(1_000, 1);
+        request.extensions_mut().insert(Workload::named(name));
+        request
+    };
+    let requests = vec![of("a"), of("a"), of("a"), of("b"), of("")];
+    assert_eq!(order(requests).await, [0, 3, 4, 1, 2]);
+    // A tenant is not mistaken for a user of the same name.
+    let tenant = || with(message(1_000, 1), "x-tenant", "a");
+    let requests = vec![a(), a(), tenant(), with(a(), "x-tenant", "a")];
+    assert_eq!(order(requests).await, [0, 2, 1, 3]);
+}
+
+/// A user floods the queue with more requests than are admitted within the longest wait.
+#[tokio::test(start_paused = true)]
+async fn flood_of_a_user_delays_no_other_user() {
+    let service = layer((60, 60_000_000, 1_000_000)).layer(FakeClaude::builder().build());
+    let mut flood = tokio::task::JoinSet::new();
+    for _ in 0..1_000 {
+        flood.spawn(service.clone().oneshot(by_user("flood")));
+    }
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    let start = Instant::now();
+    for _ in 0..10 {
+        let response = service.clone().oneshot(by_user("other")).await.unwrap();
+        assert_eq!(response.status(), 200);
+    }
+    let waited = start.elapsed();
+    assert!(waited <= Duration::from_secs(21), "{waited:?}");
+    flood.shutdown().await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -9,7 +9,7 @@
 //! | Rate-limit headers | [`RateLimits::from_headers`] |
 //! | Advice on retries | [`retry_after`], [`should_retry`] |
 //! | Error body | [`ApiError::parse`], [`ApiError::parse_any`] |
-//! | Request body | [`Peek::parse`], [`Prompt::parse`], [`estimate_tokens`], [`text_bytes`] |
+//! | Request body | [`Peek::parse`], [`Prompt::parse`], [`user_id`], [`estimate_tokens`], [`text_bytes`] |
 //! | Any JSON object or array | [`Fields`], [`Elements`] |
 //! | Response body | [`JsonResponse::of`], [`Usage::from_message`], [`stop_reason`], [`StreamState`] |
 //! | JSON in pieces | [`JsonScanner`] |
@@ -67,7 +67,7 @@ pub use models::{
     About, Capabilities, CatalogError, Effort, Lifecycle, Model, ModelCatalog, Platform, Prices,
     RateCard, SamplingDefaults, Support, Tier, TierLimits, Tokenizer, estimate_tokens,
 };
-pub use peek::{Peek, Thinking};
+pub use peek::{Peek, Thinking, user_id};
 pub use prompt::{InnerBreakpoint, Prompt, PromptBlock, PromptPart};
 pub use response::{JsonResponse, JsonScanner, is_cut_json};
 pub use retry_after::{MAX_RETRY_AFTER, retry_after};

@@ -224,6 +224,31 @@ impl Peek {
     }
 }
 
+/// Returns the `metadata.user_id` of a Messages request. `None` if it is absent, empty or not a
+/// string.
+///
+/// ```
+/// let body = br#"{"model":"claude-opus-5-5","metadata":{"user_id":"u-7"},"messages":[]}"#;
+/// assert_eq!(tower_claude_wire::user_id(body).as_deref(), Some("u-7"));
+/// ```
+#[must_use]
+pub fn user_id(body: &[u8]) -> Option<Cow<'_, str>> {
+    let metadata = last_member(body, b"metadata")?;
+    json_text(last_member(metadata, b"user_id")?).filter(|user| !user.is_empty())
+}
+
+/// Returns the value of the last member of an object with this key.
+fn last_member<'a>(object: &'a [u8], key: &[u8]) -> Option<&'a [u8]> {
+    let mut object = Object::open(object)?;
+    let mut found = None;
+    while let Some(member) = object.next().ok()? {
+        if member.is(key) {
+            found = Some(member.value);
+        }
+    }
+    found
+}
+
 impl Model {
     fn read(at: usize, value: &[u8]) -> Self {
         match json_text(value) {

@@ -68,7 +68,7 @@ impl CircuitOutcomes {
         if class.local {
             return Self::IGNORED;
         }
-        let retry_after = class.retry_after;
+        let retry_after = class.least_cool_down();
         let is_own = matches!(class.reach, Reach::Request);
         let is_account = matches!(class.reach, Reach::Credential);
         let availability = match class.kind {

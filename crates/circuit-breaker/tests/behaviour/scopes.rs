@@ -1,10 +1,17 @@
 //! Tests of the scopes of circuits.
 
-use std::num::NonZeroUsize;
+use std::{
+    num::NonZeroUsize,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use futures_util::future::join_all;
 use http::{HeaderValue, Request, StatusCode};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tower::Layer;
 use tower_claude_circuit_breaker::{
     BreakerConfig, BreakerState, CircuitBreakerLayer, CircuitSnapshot,
@@ -144,6 +151,62 @@ async fn spend_limit_opens_the_credential_and_no_model() {
         assert_eq!((refused.status, kind), (402, Some(Kind::SpendLimit)));
         let other = send(&service, with_key("another", SONNET)).await;
         assert_eq!(other.expect("it").status, 200);
+    }
+}
+
+/// The response names the end of the month, or a wait of days. The cap is raised by hand before.
+#[tokio::test(start_paused = true)]
+async fn spend_limit_is_probed_sparsely_until_it_is_raised() {
+    let texts = [
+        (
+            429,
+            r#"{"type":"error","error":{"type":"rate_limit_error","message":"capped","details":{"error_code":"enforced_spend_limit_reached"}}}"#,
+        ),
+        (
+            400,
+            r#"{"type":"error","error":{"type":"invalid_request_error","message":"You have reached your specified API usage limits. You will regain access on 2027-01-01 at 00:00 UTC."}}"#,
+        ),
+    ];
+    for (status, text) in texts {
+        let (layer, _) = layer();
+        let raised = Arc::new(AtomicBool::new(false));
+        let calls = Arc::new(AtomicUsize::new(0));
+        let capped = {
+            let (raised, calls) = (raised.clone(), calls.clone());
+            tower::service_fn(move |_| {
+                calls.fetch_add(1, Ordering::Relaxed);
+                let (status, body) = match raised.load(Ordering::Relaxed) {
+                    true => (200, r#"{"type":"message","content":[]}"#),
+                    false => (status, text),
+                };
+                let response = http::Response::builder()
+                    .status(status)
+                    .header("content-type", "application/json")
+                    .header("date", "Mon, 30 Nov 2026 00:00:00 GMT")
+                    .header("retry-after", "2592000")
+                    .body(FrameBody::full(body));
+                std::future::ready(Ok::<_, std::convert::Infallible>(response.expect("valid")))
+            })
+        };
+        let service = layer.layer(capped);
+        for _ in 0..3_600 {
+            let _ = send(&service, request(SONNET, false)).await;
+            sleep(SECOND).await;
+        }
+        let probes = calls.load(Ordering::Relaxed);
+        assert!((10..=25).contains(&probes), "{probes} in an hour: {text}");
+        raised.store(true, Ordering::Relaxed);
+        let start = Instant::now();
+        while send(&service, request(SONNET, false))
+            .await
+            .expect("it")
+            .status
+            != 200
+        {
+            sleep(SECOND).await;
+        }
+        let shut = start.elapsed();
+        assert!(shut <= Duration::from_secs(361), "{shut:?}: {text}");
     }
 }
 

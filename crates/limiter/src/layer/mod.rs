@@ -190,6 +190,10 @@ impl<K, L: Clone, E: Clone, C> LimitLayer<K, L, E, C> {
     /// Reads the tenant of a request from this header. A [`Tenant`](tower_claude_core::Tenant) in
     /// the extensions of the request takes precedence. The header is passed on. By default, no
     /// header is read.
+    ///
+    /// A request without a tenant counts to the user in its `metadata.user_id`, or else to its
+    /// [`Workload`](tower_claude_core::Workload), while it waits. Clients choose both, so set the
+    /// tenant where a client may be hostile.
     pub fn with_tenant_header(self, name: HeaderName) -> Self {
         self.map(|settings| settings.label_headers.tenant = Some(name))
     }

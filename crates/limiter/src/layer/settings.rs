@@ -8,6 +8,7 @@ use tower_claude_core::{
     Call, Cost, EstimateCost, Priority, RequestBody, Scope, Settle, Tenant, UsageBound, Workload,
     toolkit::{AsScope, PendingEstimate, ReservationHandle, ScopeRef, host},
 };
+use tower_claude_wire as wire;
 
 use super::reporter::Reporter;
 use crate::{
@@ -152,6 +153,9 @@ impl<L: Limiter, E: EstimateCost> LimitSettings<L, E> {
             .with_bytes(held)
             .with_max_wait(Some(self.max_wait));
         self.label_headers.apply(request, &mut acquire);
+        if acquire.tenant.is_none() {
+            acquire.tenant = user_of(request).or_else(|| workload_tenant(cost.workload));
+        }
         self.limiter.acquire(acquire)
     }
 
@@ -237,6 +241,17 @@ impl LabelHeaders {
             cost.workload = Workload::named(workload);
         }
     }
+}
+
+/// Returns the user in `metadata.user_id` as a tenant. Only requests that wait are read for it.
+fn user_of(request: &Request<RequestBody>) -> Option<Tenant> {
+    let user = wire::user_id(request.body().bytes()?)?;
+    Some(Tenant(Arc::from(format!("user:{user}"))))
+}
+
+fn workload_tenant(workload: Workload) -> Option<Tenant> {
+    let is_named = workload != Workload::NONE;
+    is_named.then(|| Tenant(Arc::from(format!("workload:{:x}", workload.to_bits()))))
 }
 
 fn value<'a, B>(request: &'a Request<B>, name: Option<&HeaderName>) -> Option<&'a [u8]> {

@@ -58,7 +58,7 @@ struct Waiting {
     waker: Option<Waker>,
     /// The time at which its own timer wakes it.
     timer_at: u64,
-    granted: Option<ReservationId>,
+    result: Option<Result<ReservationId, Rejection>>,
 }
 
 /// Wakers collected under the lock, to be woken after its release.
@@ -71,6 +71,8 @@ fn wake_all(list: WakeList) {
 /// The result of a poll by a waiting future.
 pub(crate) enum PollOutcome {
     Granted(ReservationId),
+    /// The request was removed from a full queue.
+    Shed(Rejection),
     /// The state cannot change before this time unless another call is made.
     Wait(u64),
     /// The wait expired. The time is that of the queue's next admission, if time causes it. The
@@ -123,20 +125,26 @@ impl ScopeLimiter {
         state.used_at = state.used_at.max(now);
         let enqueued = state.pool.enqueue(now, request)?;
         self.update_skip_heads(now, &state.pool);
+        let mut wakes = WakeList::new();
         if let Enqueued::Waiting(id) = enqueued {
             let waiting = Waiting {
                 waker: None,
                 timer_at: u64::MAX,
-                granted: None,
+                result: None,
             };
             state.waiting.insert(id, waiting);
+            for (id, rejection) in state.pool.take_shed() {
+                if let Some(waiting) = state.waiting.get_mut(&id) {
+                    waiting.result = Some(Err(rejection));
+                    wakes.extend(waiting.waker.take());
+                }
+            }
         } else if state.pool.queued() > 0 {
             // It was admitted ahead of the queue, so that another request may be its head now.
-            let mut wakes = WakeList::new();
             state.poll_pool(now, &mut wakes);
-            drop(state);
-            wake_all(wakes);
         }
+        drop(state);
+        wake_all(wakes);
         Ok(enqueued)
     }
 
@@ -182,9 +190,12 @@ impl ScopeLimiter {
         let is_head = state.pool.head() == Some(id);
         let outcome = match state.waiting.get_mut(&id) {
             Some(waiting) => {
-                if let Some(reservation) = waiting.granted {
+                if let Some(result) = waiting.result.take() {
                     state.waiting.remove(&id);
-                    PollOutcome::Granted(reservation)
+                    match result {
+                        Ok(reservation) => PollOutcome::Granted(reservation),
+                        Err(rejection) => PollOutcome::Shed(rejection),
+                    }
                 } else if now >= expiry {
                     state.leave(now, id, &mut wakes);
                     PollOutcome::Expired(match next {
@@ -294,7 +305,7 @@ impl State {
         let next = self.pool.poll(now, &mut self.granted);
         for (id, reservation) in self.granted.drain(..) {
             if let Some(waiting) = self.waiting.get_mut(&id) {
-                waiting.granted = Some(reservation);
+                waiting.result = Some(Ok(reservation));
                 wakes.extend(waiting.waker.take());
             } else {
                 // Unreachable, but a reservation must not leak.
@@ -313,8 +324,9 @@ impl State {
     /// Removes a waiting future and returns its waker.
     fn leave(&mut self, now: u64, id: WaiterId, wakes: &mut WakeList) -> Option<Waker> {
         let waiting = self.waiting.remove(&id)?;
-        match waiting.granted {
-            Some(reservation) => self.pool.settle(now, reservation, &Settlement::NotSent),
+        match waiting.result {
+            Some(Ok(reservation)) => self.pool.settle(now, reservation, &Settlement::NotSent),
+            Some(Err(_)) => {}
             None => {
                 self.pool.cancel(id);
             }

@@ -11,9 +11,8 @@ use crate::{
         in_flight::{InFlight, ReservationId},
         pacing,
         queue::{
-            Waiter,
             fair::Backlog,
-            flow::{FlowKey, FlowTag, PRIORITIES, WaiterId},
+            flow::{Excess, FlowKey, FlowTag, PRIORITIES, Waiter, WaiterId},
         },
         request::{Enqueued, Next, PoolRequest, QueuePlace},
     },
@@ -33,8 +32,9 @@ impl Pool {
     ///
     /// * [`RejectReason::Oversized`] if it can never fit a limit. An estimate over a limit is tried
     ///   when the limit is unused.
-    /// * [`RejectReason::QueueFull`] or [`RejectReason::QueueBytesFull`] if it must wait and the
-    ///   queue is full.
+    /// * [`RejectReason::QueueFull`] or [`RejectReason::QueueBytesFull`] if it must wait, the queue
+    ///   is full, and no other tenant or class has more of it in proportion to its share. If one
+    ///   has, that one loses its last request: see [`take_shed`](Self::take_shed).
     /// * [`RejectReason::WaitTooLong`] or [`RejectReason::DeadlineWouldPass`] if its estimated wait
     ///   is too long.
     pub fn enqueue(&mut self, now: u64, request: PoolRequest) -> Result<Enqueued, Rejection> {
@@ -62,17 +62,38 @@ impl Pool {
             self.queue.fair().backlog(flow)
         };
         self.check_wait(now, &request, flow, &charge, &backlog)?;
-        if let Some(reason) = self.full(request.bytes) {
-            let wait = self.estimate(now, &backlog, &charge);
-            return Err(self.reject(flow, reason, wait));
-        }
         let waiter = Waiter {
             cost: request.cost,
             charge,
+            work: self.buckets.work(&charge),
             bytes: request.bytes,
         };
         let id = self.queue.push(flow, request.first_arrival, waiter);
+        self.shed_excess(now, id)?;
         Ok(Enqueued::Waiting(id))
+    }
+
+    /// Takes the requests that were removed from the queue since the last call, because it was full
+    /// when a request of another tenant or class arrived. Each was the last of the flow with the
+    /// longest estimated wait, or of the flow that held the most bytes.
+    pub fn take_shed(&mut self) -> Vec<(WaiterId, Rejection)> {
+        std::mem::take(&mut self.shed)
+    }
+
+    /// Removes requests from a queue that the request `newcomer` has filled beyond a bound.
+    fn shed_excess(&mut self, now: u64, newcomer: WaiterId) -> Result<(), Rejection> {
+        while let Some((excess, reason)) = self.excess() {
+            let id = self.queue.surplus(excess, newcomer);
+            let charge = self.queue.charge(id).unwrap_or(NO_CHARGE);
+            self.queue.remove(id);
+            let wait = self.estimate(now, &self.queue.fair().backlog(id.flow), &charge);
+            let rejection = self.reject(id.flow, reason, wait);
+            if id == newcomer {
+                return Err(rejection);
+            }
+            self.shed.push((id, rejection));
+        }
+        Ok(())
     }
 
     /// Admits a request if the queue is empty and all levels suffice. Otherwise returns `None`, and
@@ -212,13 +233,15 @@ impl Pool {
         if self.queued() == 0 {
             return None;
         }
+        let work = self.buckets.work(&charge);
         let waiter = Waiter {
             cost: request.cost,
             charge,
+            work,
             bytes: 0,
         };
         let id = self.queue.push(flow, request.first_arrival, waiter);
-        Some(self.queue.dequeue(id, self.buckets.work(&charge)))
+        Some(self.queue.dequeue(id, work))
     }
 
     fn admit(
@@ -282,15 +305,19 @@ impl Pool {
         Ok(())
     }
 
-    /// Returns the reason why a request that holds these bytes cannot be queued, if there is one.
-    fn full(&self, bytes: u64) -> Option<RejectReason> {
-        let (waiting, limit) = (self.queued(), self.queue_limit);
-        if waiting >= limit {
-            return Some(RejectReason::QueueFull { waiting, limit });
+    /// Returns the excess of a queue that is too long, with the reason of a rejection.
+    fn excess(&self) -> Option<(Excess, RejectReason)> {
+        let (queued, limit) = (self.queued(), self.queue_limit);
+        if queued > limit {
+            let waiting = queued - 1;
+            return Some((Excess::Requests, RejectReason::QueueFull { waiting, limit }));
         }
-        let (bytes, limit) = (self.queue.bytes().saturating_add(bytes), self.queue_bytes);
+        let (bytes, limit) = (self.queue.bytes(), self.queue_bytes);
         // A request that is longer than all that may wait can still wait alone.
-        (waiting > 0 && bytes > limit).then_some(RejectReason::QueueBytesFull { bytes, limit })
+        (queued > 1 && bytes > limit).then_some((
+            Excess::Bytes(bytes.saturating_sub(limit)),
+            RejectReason::QueueBytesFull { bytes, limit },
+        ))
     }
 
     fn reject(&self, flow: FlowKey, reason: RejectReason, wait: Duration) -> Rejection {

@@ -45,7 +45,7 @@ pub(crate) mod usage_cap;
 
 use std::time::{Duration, SystemTime};
 
-use tower_claude_core::{Dimension, Scope, toolkit::LimitWarning};
+use tower_claude_core::{Dimension, Rejection, Scope, toolkit::LimitWarning};
 use tower_claude_wire::{RateLimits, Usage};
 
 pub use header_observer::ObservedHead;
@@ -85,6 +85,8 @@ pub struct Pool {
     buckets: Buckets,
     in_flight: InFlightTable,
     queue: Queue,
+    /// The requests that were removed from a full queue, until they are taken.
+    shed: Vec<(WaiterId, Rejection)>,
     forecast: Forecast,
     pacing: Pacing,
     observer: HeaderObserver,
@@ -113,6 +115,7 @@ impl Pool {
             observer: HeaderObserver::new(limits, &config, scope.fast),
             external_use: ExternalUse::new(config.sharing),
             queue: Queue::new(config.shares),
+            shed: Vec::new(),
             scope,
             skip_heads_until: 0,
             now,

@@ -11,19 +11,9 @@ use crate::pool::{
     bucket::{Charge, DIMENSIONS},
     queue::{
         fair::{Backlog, FairQueue},
-        flow::{FairShares, FlowKey, FlowTag, Position, WaiterId},
+        flow::{Excess, FairShares, FlowKey, FlowTag, Position, Waiter, WaiterId},
     },
 };
-
-/// A request in the queue.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Waiter {
-    pub(crate) cost: Cost,
-    /// The estimated charge at its arrival, so that the sums stay exact.
-    pub(crate) charge: Charge,
-    /// The bytes that it holds.
-    pub(crate) bytes: u64,
-}
 
 /// The requests that wait, in fair order, with running sums of their charges.
 #[derive(Debug)]
@@ -82,7 +72,7 @@ impl Queue {
             *total += u128::from(charge);
         }
         self.bytes = self.bytes.saturating_add(waiter.bytes);
-        self.fair.on_enqueued(flow, position, &waiter.charge);
+        self.fair.on_enqueued(flow, position, &waiter);
         self.waiters.insert((flow, position), waiter);
         WaiterId { position, flow }
     }
@@ -90,6 +80,14 @@ impl Queue {
     /// Removes a request that is no longer to be admitted. Returns false if it is not queued.
     pub(crate) fn remove(&mut self, id: WaiterId) -> bool {
         self.take(id, None)
+    }
+
+    /// Returns the request to give up for an excess that the request `newcomer` has caused: the
+    /// last one of the flow that has the most of it.
+    pub(crate) fn surplus(&self, excess: Excess, newcomer: WaiterId) -> WaiterId {
+        let flow = self.fair.greediest(excess, newcomer.flow);
+        let last = self.of(flow).next_back();
+        last.map_or(newcomer, |(position, _)| WaiterId { position, flow })
     }
 
     /// Removes the head for admission. `work` is its time of the bottleneck.
@@ -112,7 +110,7 @@ impl Queue {
         }
         self.bytes = self.bytes.saturating_sub(waiter.bytes);
         let next = self.of(flow).next().map(|(position, _)| position);
-        self.fair.on_removed(flow, &waiter.charge, next, work);
+        self.fair.on_removed(flow, &waiter, next, work);
         true
     }
 

@@ -89,6 +89,9 @@ impl ThisLimiter {
             }
             Ok(Enqueued::Waiting(waiter)) => {
                 self.waiting.insert(waiter, job);
+                let shed = self.pool.take_shed().into_iter();
+                let shed = shed.filter_map(|(waiter, _)| self.waiting.remove(&waiter));
+                io.failed.extend(shed);
                 self.turn(now, io);
             }
             Err(_) => io.failed.push(job),

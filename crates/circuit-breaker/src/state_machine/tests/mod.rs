@@ -500,6 +500,11 @@ fn class_maps_to_circuit_outcomes() {
         CircuitOutcome::Alive,
         CircuitOutcome::Fatal { retry_after: wait },
     );
+    // It can be raised at any time, so it is probed before.
+    let spent = (
+        CircuitOutcome::Alive,
+        CircuitOutcome::Fatal { retry_after: None },
+    );
     let alive = (CircuitOutcome::Alive, CircuitOutcome::Alive);
     let success = (CircuitOutcome::Success, CircuitOutcome::Success);
     for (kind, expected) in [
@@ -507,7 +512,7 @@ fn class_maps_to_circuit_outcomes() {
         (Kind::ModelRefusal, success),
         (Kind::RateLimited, busy),
         (Kind::RampLimited, busy),
-        (Kind::SpendLimit, barred),
+        (Kind::SpendLimit, spent),
         (Kind::Unauthorized, barred),
         (Kind::Overloaded, failure),
         (Kind::ServerError, failure),

@@ -250,7 +250,7 @@ fn check(limiter: &ScopeLimiter, monitor: &Monitor) {
     assert_eq!(state.waiting.len(), state.pool.queued(), "lost");
     assert_eq!(state.pool.in_flight(), monitor.states.lock().unwrap().held);
     for waiting in state.waiting.values() {
-        assert!(waiting.granted.is_none(), "asleep with its grant");
+        assert!(waiting.result.is_none(), "asleep with its grant");
         assert!(waiting.timer_at > now, "asleep while expired");
     }
     if let (Next::At(at), Some(head)) = (next, state.pool.head()) {

@@ -12,7 +12,7 @@ use std::{
 
 use crate::pool::{
     bucket::{Charge, NO_CHARGE},
-    queue::flow::{FairShares, FlowKey, FlowTag, PRIORITIES, Position, TenantKey},
+    queue::flow::{Excess, FairShares, FlowKey, FlowTag, PRIORITIES, Position, TenantKey, Waiter},
 };
 
 /// The scheduler of priority classes and tenants.
@@ -75,14 +75,14 @@ impl FairQueue {
     }
 
     /// Records that a request was queued.
-    pub(crate) fn on_enqueued(&mut self, key: FlowKey, position: Position, charge: &Charge) {
+    pub(crate) fn on_enqueued(&mut self, key: FlowKey, position: Position, waiter: &Waiter) {
         let now = self.now;
         let class = &mut self.classes[key.class()];
         if class.waiting() == 0 {
             class.tag = class.tag.max(now);
         }
         let weight = || self.shares.tenant(key.tenant());
-        class.on_enqueued(key.tenant(), weight, position, charge);
+        class.on_enqueued(key.tenant(), weight, position, waiter);
         self.waiting += 1;
     }
 
@@ -91,12 +91,12 @@ impl FairQueue {
     pub(crate) fn on_removed(
         &mut self,
         key: FlowKey,
-        charge: &Charge,
+        waiter: &Waiter,
         next: Option<Position>,
         work: Option<u64>,
     ) {
         let class = &mut self.classes[key.class()];
-        class.on_removed(key.tenant(), charge, next, work);
+        class.on_removed(key.tenant(), waiter, next, work);
         if let Some(work) = work {
             self.now = self.now.max(class.tag);
             class.tag += step(work, class.weight());
@@ -148,6 +148,38 @@ impl FairQueue {
         Backlog {
             charge: *self.classes[class].charge(),
             slowdown: self.slowdown(class),
+        }
+    }
+
+    /// Returns the flow that has the most of what is too much, in proportion to its share: of the
+    /// estimated wait, or of the bytes. Between equal flows it is `newcomer`.
+    ///
+    /// It is `newcomer` as well if all other flows cannot give up enough without falling below it. A
+    /// flow does not give up its only request.
+    pub(crate) fn greediest(&self, excess: Excess, newcomer: FlowKey) -> FlowKey {
+        let own = &self.classes[newcomer.class()];
+        let least = own.flows.get(&newcomer.tenant()).map_or(0.0, |flow| {
+            let slowdown = self.slowdown(newcomer.class()) * own.slowdown_of(flow);
+            flow.amount(excess) as f64 * slowdown
+        });
+        let (mut greediest, mut most, mut available) = (newcomer, least, 0.0);
+        for (index, class) in self.classes.iter().enumerate() {
+            let slowdown = self.slowdown(index);
+            for (_, _, tenant) in &class.heads {
+                let Some(flow) = class.flows.get(tenant).filter(|flow| flow.waiting > 1) else {
+                    continue;
+                };
+                let slowdown = slowdown * class.slowdown_of(flow);
+                let amount = flow.amount(excess) as f64 * slowdown;
+                available += (amount - least).max(0.0) / slowdown;
+                if amount > most {
+                    (greediest, most) = (FlowKey::new(index, *tenant), amount);
+                }
+            }
+        }
+        match excess {
+            Excess::Bytes(bytes) if available < bytes as f64 => newcomer,
+            _ => greediest,
         }
     }
 
@@ -260,6 +292,17 @@ struct Flow {
     waiting: u32,
     first: Position,
     charge: Charge,
+    work: u128,
+    bytes: u128,
+}
+
+impl Flow {
+    const fn amount(&self, excess: Excess) -> u128 {
+        match excess {
+            Excess::Requests => self.work,
+            Excess::Bytes(_) => self.bytes,
+        }
+    }
 }
 
 impl PriorityClass {
@@ -318,6 +361,11 @@ impl PriorityClass {
         1.0 + others as f64 / own as f64
     }
 
+    /// Returns the same for a tenant that has requests waiting.
+    fn slowdown_of(&self, flow: &Flow) -> f64 {
+        self.weights as f64 / f64::from(flow.weight.get())
+    }
+
     pub(crate) fn head(&self) -> Option<(TenantKey, Position)> {
         let (_, position, tenant) = self.heads.first()?;
         Some((*tenant, *position))
@@ -343,10 +391,10 @@ impl PriorityClass {
         tenant: TenantKey,
         weight: impl FnOnce() -> NonZeroU32,
         position: Position,
-        charge: &Charge,
+        waiter: &Waiter,
     ) {
         self.waiting += 1;
-        add(&mut self.charge, charge);
+        add(&mut self.charge, &waiter.charge);
         let now = self.now;
         let flow = self.flows.entry(tenant).or_insert_with(|| Flow {
             tag: 0,
@@ -354,8 +402,12 @@ impl PriorityClass {
             waiting: 0,
             first: position,
             charge: NO_CHARGE,
+            work: 0,
+            bytes: 0,
         });
-        add(&mut flow.charge, charge);
+        add(&mut flow.charge, &waiter.charge);
+        flow.work += u128::from(waiter.work);
+        flow.bytes += u128::from(waiter.bytes);
         flow.waiting += 1;
         if flow.waiting > 1 {
             if position < flow.first {
@@ -375,7 +427,7 @@ impl PriorityClass {
     pub(crate) fn on_removed(
         &mut self,
         tenant: TenantKey,
-        charge: &Charge,
+        waiter: &Waiter,
         next: Option<Position>,
         work: Option<u64>,
     ) {
@@ -383,8 +435,10 @@ impl PriorityClass {
             return;
         };
         self.waiting -= 1;
-        subtract(&mut self.charge, charge);
-        subtract(&mut flow.charge, charge);
+        subtract(&mut self.charge, &waiter.charge);
+        subtract(&mut flow.charge, &waiter.charge);
+        flow.work -= u128::from(waiter.work);
+        flow.bytes -= u128::from(waiter.bytes);
         flow.waiting -= 1;
         if next == Some(flow.first) && work.is_none() {
             return;

@@ -7,7 +7,9 @@ use std::{
     sync::Arc,
 };
 
-use tower_claude_core::{Priority, Tenant};
+use tower_claude_core::{Cost, Priority, Tenant};
+
+use crate::pool::bucket::Charge;
 
 /// The priority classes, from the least urgent on.
 pub(crate) const PRIORITIES: [Priority; 3] =
@@ -101,6 +103,27 @@ impl Hash for WaiterId {
         // Sequence numbers are unique in a pool.
         self.position.sequence.hash(state);
     }
+}
+
+/// A request in the queue.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Waiter {
+    pub(crate) cost: Cost,
+    /// The estimated charge at its arrival, so that the sums stay exact.
+    pub(crate) charge: Charge,
+    /// The time of the bottleneck that the charge took at its arrival.
+    pub(crate) work: u64,
+    /// The bytes that it holds.
+    pub(crate) bytes: u64,
+}
+
+/// The bound of a queue that is passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Excess {
+    /// One request more than may wait.
+    Requests,
+    /// This many bytes more than may wait.
+    Bytes(u64),
 }
 
 /// The flow of an admitted request, whose virtual time is corrected by the request's actual use.

@@ -217,6 +217,13 @@ impl Model {
                     waiter,
                     cost,
                 });
+                // A full queue gives up its last request, which an early arrival may be ahead of.
+                for (shed, _) in self.pool.take_shed() {
+                    let last = (0..self.waiting.len())
+                        .max_by_key(|at| (self.waiting[*at].arrival, self.waiting[*at].number));
+                    let last = self.waiting.swap_remove(last.unwrap());
+                    assert!(last.waiter == shed && shed != waiter);
+                }
                 assert!(self.waiting.len() <= MOST_WAITING);
             }
             Err(refusal) => {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tower_claude_core::{Cost, Priority, Tenant};
 
 use super::*;
-use crate::pool::queue::{Queue, Waiter};
+use crate::pool::queue::Queue;
 
 fn key(priority: Priority, name: usize) -> FlowKey {
     FlowKey::of(
@@ -18,6 +18,7 @@ fn waiter() -> Waiter {
     Waiter {
         cost: Cost::new(1, 0),
         charge: [1; 4],
+        work: 1,
         bytes: 0,
     }
 }
