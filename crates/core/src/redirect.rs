@@ -31,7 +31,15 @@ static REPORTED: Mutex<BTreeSet<(String, String)>> = Mutex::new(BTreeSet::new())
 /// `location` is the URL that the response names, or that has answered. A relative one, or one with
 /// the same host, is not reported.
 pub fn report_redirect(from: &Authority, location: &[u8]) {
-    let Ok(location) = Uri::try_from(location) else {
+    // A location without a scheme may name a host as well.
+    let location = match location.strip_prefix(b"//") {
+        Some(rest) => {
+            let end = rest.iter().position(|byte| b"/?#".contains(byte));
+            Uri::try_from(&rest[..end.unwrap_or(rest.len())])
+        }
+        None => Uri::try_from(location),
+    };
+    let Ok(location) = location else {
         return;
     };
     // The scheme decides which port is the default. Without one, both are.

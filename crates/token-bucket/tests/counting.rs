@@ -438,7 +438,7 @@ async fn count_of_a_host_is_not_used_at_another() {
         let stack = Stack::new();
         let service = stack.count.layer(stack.bucket.layer(Host(status, count)));
         send_ok(&service, question_at("a")).await;
-        stack.events.take();
+        let _ = stack.events.take();
         send_ok(&service, question_at("b")).await;
         assert_eq!(stack.uncounted(), [""; 0]);
         let limiter = stack.bucket.limiter();

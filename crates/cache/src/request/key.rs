@@ -253,10 +253,15 @@ fn is_unkeyed(field: &Field<'_>) -> bool {
 fn accepts_unkeyed<B>(request: &Request<B>, fields: &[Field<'_>]) -> bool {
     let is_message = Endpoint::of(request.uri().path()) == Endpoint::Messages;
     let accepts = |field: &Field<'_>| match &*field.name {
-        "metadata" => serde_json::from_slice::<Metadata>(&field.value).is_ok_and(|metadata| {
-            let user = metadata.user_id.unwrap_or_default();
-            user.chars().count() <= MAX_USER_ID
-        }),
+        // An array may hold the members of a structure as well.
+        "metadata" if field.value.starts_with(b"{") => {
+            let metadata = serde_json::from_slice::<Metadata>(&field.value);
+            metadata.is_ok_and(|metadata| {
+                let user = metadata.user_id.unwrap_or_default();
+                user.chars().count() <= MAX_USER_ID
+            })
+        }
+        "metadata" => false,
         _ => TIERS.contains(&&*field.value),
     };
     let mut unkeyed = fields.iter().filter(|field| is_unkeyed(field));
