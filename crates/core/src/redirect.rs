@@ -9,7 +9,7 @@ use std::{
 };
 
 use http::{
-    HeaderMap, StatusCode, Uri,
+    HeaderMap, HeaderValue, StatusCode, Uri,
     header::{HOST, LOCATION},
     uri::Authority,
 };
@@ -59,12 +59,30 @@ pub fn report_redirect(from: &Authority, location: &[u8]) {
     reported.insert(pair);
 }
 
-/// Returns the authority that a request is sent to.
-#[inline]
-pub(crate) fn authority(uri: &Uri, headers: &HeaderMap) -> Option<Authority> {
-    match uri.authority() {
-        Some(authority) => Some(authority.clone()),
-        None => Authority::try_from(headers.get(HOST)?.as_bytes()).ok(),
+/// The host that a request is sent to, as it is written there.
+pub(crate) enum Origin {
+    Authority(Authority),
+    Host(HeaderValue),
+    Unknown,
+}
+
+impl Origin {
+    /// Copies the host of a request without an allocation.
+    #[inline]
+    pub(crate) fn of(uri: &Uri, headers: &HeaderMap) -> Self {
+        match (uri.authority(), headers.get(HOST)) {
+            (Some(authority), _) => Self::Authority(authority.clone()),
+            (None, Some(host)) => Self::Host(host.clone()),
+            (None, None) => Self::Unknown,
+        }
+    }
+
+    fn authority(&self) -> Option<Authority> {
+        match self {
+            Self::Authority(authority) => Some(authority.clone()),
+            Self::Host(host) => Authority::try_from(host.as_bytes()).ok(),
+            Self::Unknown => None,
+        }
     }
 }
 
@@ -78,13 +96,13 @@ pub(crate) fn class_of_redirect(
     status: StatusCode,
     headers: &HeaderMap,
     expected: ExpectedBody,
-    from: Option<&Authority>,
+    from: &Origin,
 ) -> Option<Class> {
     if !status.is_redirection() || !expected.is_judged() {
         return None;
     }
-    if let (Some(from), Some(location)) = (from, headers.get(LOCATION)) {
-        report_redirect(from, location.as_bytes());
+    if let (Some(from), Some(location)) = (from.authority(), headers.get(LOCATION)) {
+        report_redirect(&from, location.as_bytes());
     }
     Some(Class::new(Kind::BadRequest))
 }

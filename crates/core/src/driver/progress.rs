@@ -5,7 +5,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use http::{Request, uri::Authority};
+use http::Request;
 use tokio::time::Instant;
 use tower_service::Service;
 
@@ -15,7 +15,7 @@ use super::{
     policies::Policies,
 };
 use crate::{
-    body_tracker::ExpectedBody, call::Call, redirect::authority, rejection::Rejection,
+    body_tracker::ExpectedBody, call::Call, redirect::Origin, rejection::Rejection,
     request_body::RequestBody,
 };
 
@@ -32,7 +32,7 @@ pub(super) struct Progress<P: CallPolicy, A: AttemptPolicy> {
     /// The body that a response must have.
     pub(super) expected: ExpectedBody,
     /// The host that the request is sent to.
-    pub(super) authority: Option<Authority>,
+    pub(super) origin: Origin,
 }
 
 /// A reason why a request is not sent.
@@ -54,7 +54,7 @@ impl<P: CallPolicy, A: AttemptPolicy> Progress<P, A> {
             request.body_mut().parse();
         }
         let expected = ExpectedBody::of(request);
-        let authority = authority(request.uri(), request.headers());
+        let origin = Origin::of(request.uri(), request.headers());
         let call = Call::get_or_attach(request, now);
         let state = policies.call.start(&mut CallStart {
             request,
@@ -70,7 +70,7 @@ impl<P: CallPolicy, A: AttemptPolicy> Progress<P, A> {
             called: false,
             sent: false,
             expected,
-            authority,
+            origin,
         }
     }
 

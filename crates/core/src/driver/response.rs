@@ -96,8 +96,8 @@ where
         && policies.classifier.expects_claude()
     {
         let (status, headers) = (response.status(), response.headers());
-        let from = progress.authority.as_ref();
-        class = class_of_redirect(status, headers, progress.expected, from).or(class);
+        let expected = progress.expected;
+        class = class_of_redirect(status, headers, expected, &progress.origin).or(class);
     }
     let (mut head, body) = response.into_parts();
     match class {
