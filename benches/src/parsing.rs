@@ -17,6 +17,9 @@ use crate::{
 /// The row of the response head.
 pub(crate) const HEAD: &str = "parsing: the head (all rate limits, and the date)";
 
+/// The row of the check of a success whose usage no layer reads. It is a part of the next row.
+pub(crate) const CHECK: &str = "parsing: check of the answer alone";
+
 /// Returns the parsing of one call by the three layers: once each, on exactly the inputs of the
 /// call rows. Of the head these are the rate limits and the date. Content type, encoding and
 /// request id are measured with their layers.
@@ -27,6 +30,7 @@ pub(crate) fn of_one_call() -> Vec<Case> {
             let headers = black_box(&*ANSWER_HEADERS);
             (RateLimits::from_headers(headers), wire::date(headers))
         }),
+        Case::of(CHECK, || JsonResponse::of(black_box(texts::MESSAGE))),
         Case::of("parsing: check and usage of the answer", || {
             JsonResponse::with_usage(black_box(texts::MESSAGE))
         }),

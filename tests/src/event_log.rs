@@ -69,12 +69,15 @@ impl Observer for EventLog {
     }
 }
 
-/// Returns the line of an event: its layer and its decision.
+/// Returns the line of an event: its layer and its decision. `None` for the end of an attempt and
+/// of a call, which every call has.
 #[must_use]
 pub fn summary(event: &Event<'_>) -> Option<String> {
     Some(match event {
         Event::Admitted { layer, .. } => format!("{layer} admitted"),
         Event::Queued { layer, .. } => format!("{layer} queued"),
+        Event::Abandoned { layer, because, .. } => format!("{layer} abandoned: {because}"),
+        Event::AttemptEnded(_) | Event::CallEnded(_) => return None,
         Event::Rejected { layer, .. } => format!("{layer} refused"),
         Event::Paused { layer, .. } => format!("{layer} paused"),
         Event::Inactive { layer, because } => format!("{layer} inactive {because}"),
@@ -83,7 +86,7 @@ pub fn summary(event: &Event<'_>) -> Option<String> {
         Event::LimitDiffers { layer, .. } => format!("{layer} limit_differs"),
         Event::Retry { layer, class, .. } => format!("{layer} retry {}", class.kind.as_str()),
         Event::GaveUp { layer, because, .. } => format!("{layer} gave up: {because}"),
-        Event::Broken { layer, class } => format!("{layer} broken {}", class.kind.as_str()),
+        Event::Broken { layer, class, .. } => format!("{layer} broken {}", class.kind.as_str()),
         Event::UsageCapped { layer, .. } => format!("{layer} usage_capped"),
         Event::Unauthorized { layer, .. } => format!("{layer} unauthorized"),
         Event::CircuitOpened { layer, .. } => format!("{layer} opened"),

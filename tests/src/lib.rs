@@ -20,7 +20,7 @@
 //! |---|---|
 //! | requests | [`request`], [`request_to`], [`request_with`], [`post`], [`prompt`], [`with`] |
 //! | calls | [`send`], [`send_ok`], [`Received`], [`read`] |
-//! | events | [`EventLog`] |
+//! | events | [`EventLog`], [`LogLines`] |
 //! | paused time | [`paused`], [`settle`], [`SECOND`], [`MINUTE`], [`HOUR`] |
 //! | inner services | [`Script`] by poll, [`api::Api`] by time, [`Borrowed`] with a lifetime |
 //! | bodies | [`FrameBody`], [`api::Body`] |
@@ -107,6 +107,7 @@ pub mod contract;
 mod error;
 mod event_log;
 pub mod limiting;
+mod log_lines;
 mod macros;
 #[cfg(doctest)]
 mod readme;
@@ -122,6 +123,7 @@ pub use borrowed::Borrowed;
 pub use clock::{HOUR, MINUTE, SECOND, paused, serve, settle};
 pub use error::Broken;
 pub use event_log::{EventLog, LineOf, summary};
+pub use log_lines::LogLines;
 pub use received::{Received, read, send, send_ok};
 pub use reply::{Marker, Reply};
 pub use request::{

@@ -7,19 +7,16 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Request, Response, StatusCode,
-    header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE},
+    header::{CONTENT_ENCODING, CONTENT_LENGTH},
 };
 use tokio::time::{Instant, Sleep, sleep_until};
 use tower_claude_core::{
-    Call, Class, Deadline, Endpoint, Kind, Priority, REJECTED_BY, RejectReason, Rejection,
-    RequestBody, Tenant,
+    Call, Deadline, Endpoint, Kind, Priority, RejectReason, Rejection, RequestBody, Tenant,
     event::{CacheDecision, Event, emit},
     toolkit::requested_model,
 };
-use tower_claude_wire::ApiError;
 use tower_service::Service;
 
 use crate::{
@@ -232,7 +229,11 @@ impl<T: Store> CacheableCall<T> {
         response: SharedResponse,
         subscriber: Subscriber,
     ) -> Response<CacheBody> {
-        self.config.record(CacheDecision::Joined, "");
+        let because = match response.head.status {
+            StatusCode::OK => "",
+            _ => "failed",
+        };
+        self.config.record(CacheDecision::Joined, because);
         let mut parts = response.head.parts();
         let status = match response.head.status {
             StatusCode::OK => CacheStatus::Hit,
@@ -252,21 +253,10 @@ impl<T: Store> CacheableCall<T> {
         Response::from_parts(parts, body)
     }
 
-    /// Returns the response for a subscriber whose leader got an error in place of a response.
-    pub(crate) fn leader_failed(&self, kind: Kind) -> Response<CacheBody> {
+    /// Returns the rejection of a subscriber whose leader got an error in place of a response.
+    pub(crate) fn leader_failed(&self, because: Kind) -> Rejection {
         self.config.record(CacheDecision::Joined, "lost");
-        let message = "cache: the request that this one waited for got no answer";
-        let body = Bytes::from(ApiError::body("api_error", message, None));
-        let length = body.len();
-        let mut response = Response::new(CacheBody::Full(body));
-        *response.status_mut() = StatusCode::BAD_GATEWAY;
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
-        headers.insert(REJECTED_BY, HeaderValue::from_static(LAYER));
-        CacheStatus::Miss.label(headers);
-        response.extensions_mut().insert(Class::new(kind));
-        response
+        Rejection::new(LAYER, RejectReason::SharedCallFailed { because })
     }
 
     /// Returns the rejection of a call whose deadline has passed.

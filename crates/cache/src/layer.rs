@@ -93,6 +93,9 @@ impl<D, T: Store> CacheLayer<D, T> {
     /// Sets a function that decides which requests are cacheable. Default: the marks of the
     /// callers, which the function replaces. A request without a key or with `cache-control:
     /// no-store` still bypasses the cache.
+    ///
+    /// Only Messages requests are cached, whatever the function returns. A request to a service
+    /// other than Claude is reported as a bypass, and the first one by an `Inactive` event.
     pub fn with_policy<F>(self, policy: F) -> Self
     where
         F: Fn(&Request<RequestBody>) -> Option<Cacheable> + Send + Sync + 'static,

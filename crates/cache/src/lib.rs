@@ -1,10 +1,10 @@
 //! A Tower layer that answers equal Claude requests once, from memory or from a call in flight.
 //!
 //! ```
-//! # use std::convert::Infallible;
-//! # use bytes::Bytes; use http_body_util::Full;
-//! # use http::{Request, Response};
-//! use std::time::Duration;
+//! use std::{convert::Infallible, time::Duration};
+//! use bytes::Bytes;
+//! use http::{Request, Response};
+//! use http_body_util::{BodyExt, Full};
 //! use tower::{Layer, ServiceExt, service_fn};
 //! use tower_claude_cache::{CacheLayer, Cacheable};
 //! use tower_claude_core::RequestBody;
@@ -25,7 +25,7 @@
 //!         .body(RequestBody::from(r#"{"model":"claude-sonnet-5-5","max_tokens":64,"messages":[]}"#))?;
 //!     let response = layer.layer(api).oneshot(request).await?;
 //!     assert_eq!(response.headers()["x-tower-claude-cache"], expected);
-//!     tower_claude_tests::read(response.into_body()).await; // stored when it ends
+//!     response.into_body().collect().await?; // stored when it ends
 //! }
 //! assert_eq!(layer.handle().snapshot().hits, 1);
 //! # Ok(())
@@ -36,8 +36,8 @@
 //!
 //! * **Selects.** Only Messages requests that are marked [`Cacheable`] use the cache, and
 //!   `cache-control: no-store` wins over the mark. A marked request without a known credential
-//!   [bypasses](CacheLayer::with_anonymous) the cache. All other requests pass through. The header
-//!   [`CACHE`] reports what was done.
+//!   [bypasses](CacheLayer::with_anonymous) the cache, and so does a marked request to another
+//!   service. All other requests pass through. The header [`CACHE`] reports what was done.
 //! * **Compares.** Two requests are equal if tenant,
 //!   [credential](tower_claude_core::Scope::credential_of), host, URI, `origin`, `anthropic-`
 //!   headers, content type and all body fields are equal, except `metadata` and `service_tier`. The

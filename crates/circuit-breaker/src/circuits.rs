@@ -6,13 +6,16 @@ use std::{
     num::NonZeroUsize,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
 use foldhash::fast::RandomState;
 use tokio::time::Instant;
-use tower_claude_core::{Kind, Scope, toolkit::AsScope};
+use tower_claude_core::{
+    Kind, Scope,
+    toolkit::{AsScope, get_by_scope},
+};
 
 use crate::state_machine::{Breaker, BreakerConfig, Generation, Permit, Transition};
 
@@ -26,6 +29,8 @@ pub(crate) struct Circuit {
     pub(crate) scope: Scope,
     /// True if the time of every call matters.
     pub(crate) times_calls: bool,
+    /// The number of calls that have been sent and have no outcome.
+    pub(crate) in_flight: AtomicU32,
     /// The generation, or [`SLOW_PATH`].
     fast_path: AtomicU64,
     state: Mutex<CircuitState>,
@@ -36,14 +41,14 @@ pub(crate) struct Circuit {
 pub(crate) struct CircuitState {
     pub(crate) breaker: Breaker,
     /// The kind of failure that opened the circuit last.
-    pub(crate) cause: Kind,
+    pub(crate) cause: Option<Kind>,
 }
 
 impl CircuitState {
     /// Keeps the kind of failure if it has opened the circuit.
     pub(crate) fn set_cause(&mut self, transition: Option<Transition>, kind: Kind) {
         if let Some(Transition::Opened { .. }) = transition {
-            self.cause = kind;
+            self.cause = Some(kind);
         }
     }
 }
@@ -53,10 +58,11 @@ impl Circuit {
         let circuit = Self {
             scope,
             times_calls: config.times_calls(),
+            in_flight: AtomicU32::new(0),
             fast_path: AtomicU64::new(SLOW_PATH),
             state: Mutex::new(CircuitState {
                 breaker: Breaker::new(config),
-                cause: Kind::Overloaded,
+                cause: None,
             }),
         };
         circuit.update(|_| ());
@@ -152,7 +158,7 @@ impl CircuitTable {
 
     /// Returns the circuit of this scope.
     pub(crate) fn get(&self, scope: &dyn AsScope) -> Option<Arc<Circuit>> {
-        self.map.read().get(scope).cloned()
+        get_by_scope(&self.map.read(), scope).cloned()
     }
 
     /// Returns the circuit of a credential that has failed before.
@@ -199,6 +205,20 @@ impl CircuitTable {
         match maps[0].get(scope) {
             Some(circuit) => circuit.clone(),
             None => self.insert(&mut maps, scope, config),
+        }
+    }
+
+    /// Evicts the circuit of this scope if its history does not matter.
+    pub(crate) fn evict_if_idle(&self, scope: &Scope, now: Instant) {
+        let mut maps = self.map.write();
+        // No other reference can appear while all maps are locked.
+        let replicas = maps.len();
+        let is_idle = |circuit: &Arc<Circuit>| {
+            Arc::strong_count(circuit) == replicas
+                && circuit.read(|state| state.breaker.is_idle(now))
+        };
+        if maps[0].get(scope).is_some_and(is_idle) {
+            maps.iter_mut().for_each(|map| drop(map.remove(scope)));
         }
     }
 

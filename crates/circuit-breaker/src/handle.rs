@@ -11,6 +11,7 @@ use tower_claude_core::{Kind, Scope};
 use crate::{
     circuits::{Circuit, is_of_credential},
     config::Config,
+    permit::report_closed,
     state_machine::{Breaker, BreakerSnapshot},
 };
 
@@ -29,8 +30,9 @@ pub struct CircuitSnapshot {
     pub scope: Scope,
     /// The state and the counters.
     pub breaker: BreakerSnapshot,
-    /// The kind of failure that opened the circuit last.
-    pub because: Kind,
+    /// The kind of failure that opened the circuit last. `None` if it has never opened, and after
+    /// manual control.
+    pub because: Option<Kind>,
 }
 
 /// The state of a layer at one moment. Counters start when the layer is created.
@@ -92,6 +94,30 @@ impl CircuitBreakerHandle {
         self.set(scope, Breaker::resume_automatic);
     }
 
+    /// Closes every circuit that a failure of this kind has opened, as if it were new. Returns
+    /// their number. Manual control stays.
+    ///
+    /// Call it with [`Kind::SpendLimit`] after a spend limit was raised, or with
+    /// [`Kind::Unauthorized`] after a key was made valid again, so that no call waits for the
+    /// probe.
+    pub fn reset(&self, because: Kind) -> usize {
+        let mut count = 0;
+        for circuit in self.config.circuits.all() {
+            let was_open = circuit.update(|state| {
+                let was_open = state.cause == Some(because) && state.breaker.reset();
+                if was_open {
+                    state.cause = None;
+                }
+                was_open
+            });
+            if was_open {
+                count += 1;
+                report_closed(&self.config, &circuit);
+            }
+        }
+        count
+    }
+
     fn set(&self, scope: &Scope, change: impl FnOnce(&mut Breaker)) {
         let config = if is_of_credential(scope) {
             &self.config.credentials
@@ -100,7 +126,7 @@ impl CircuitBreakerHandle {
         };
         let circuit = self.config.circuits.get_or_insert_unbounded(scope, config);
         circuit.update(|state| {
-            state.cause = Kind::Overloaded;
+            state.cause = None;
             change(&mut state.breaker);
         });
     }

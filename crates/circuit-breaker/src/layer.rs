@@ -1,11 +1,6 @@
 //! The layer: its configuration and its shared state.
 
-use std::{
-    fmt,
-    num::{NonZeroU32, NonZeroUsize},
-    sync::Arc,
-    time::Duration,
-};
+use std::{fmt, num::NonZeroUsize, sync::Arc};
 
 use http::{HeaderMap, Request};
 use tower_claude_core::{
@@ -19,12 +14,6 @@ use crate::{
     config::Config, handle::CircuitBreakerHandle, policy::BreakerPolicy,
     state_machine::BreakerConfig,
 };
-
-// Shorter than the defaults of `BreakerConfig`: another probe costs little, and callers should not
-// wait for minutes after an outage.
-const COOL_DOWN: Duration = Duration::from_secs(10);
-const LONGEST_COOL_DOWN: Duration = Duration::from_secs(20);
-const RAMP: Duration = Duration::from_secs(20);
 
 /// The service that a [`CircuitBreakerLayer`] makes.
 pub type CircuitBreaker<S, C = ClaudeClassify> = Driven<S, (), BreakerPolicy, C>;
@@ -47,13 +36,10 @@ pub struct CircuitBreakerLayer<C = ClaudeClassify> {
 impl CircuitBreakerLayer {
     /// Creates the recommended layer.
     pub fn new() -> Self {
-        let one = NonZeroU32::MIN;
         Self {
             config: Arc::new(Config {
-                breaker: BreakerConfig::new()
-                    .with_cool_down(COOL_DOWN, LONGEST_COOL_DOWN)
-                    .with_ramp(Some(RAMP)),
-                credentials: BreakerConfig::new().with_probes(one, one).with_ramp(None),
+                breaker: BreakerConfig::new(),
+                credentials: BreakerConfig::for_credentials(),
                 scope_of: None,
                 credential_of: None,
                 most_circuits: const { NonZeroUsize::new(1024).expect("not zero") },
@@ -74,14 +60,15 @@ impl Default for CircuitBreakerLayer {
 }
 
 impl<C> CircuitBreakerLayer<C> {
-    /// Sets when the circuits of endpoints and models open, and how they close. A circuit keeps the
-    /// settings with which it was created, so call this before the first request.
+    /// Sets when the circuits of endpoints and models open, and how they close.
+    /// [`BreakerConfig::new`] by default. A circuit keeps the settings with which it was created,
+    /// so call this before the first request.
     pub fn with_config(self, breaker: BreakerConfig) -> Self {
         self.with(|config| config.breaker = breaker)
     }
 
     /// Sets the same for the circuits of credentials, which open at a single spend limit, and at
-    /// the first or second 401. By default a single successful probe closes them, without a ramp.
+    /// the first or second 401. [`BreakerConfig::for_credentials`] by default.
     pub fn with_credential_config(self, breaker: BreakerConfig) -> Self {
         self.with(|config| config.credentials = breaker)
     }

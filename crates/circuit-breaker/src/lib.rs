@@ -32,12 +32,16 @@
 //! ```
 //!
 //! # What it does
-//! - Opens a circuit per host, endpoint and model after five failures in a row within a minute.
-//!   Shares of failures and of slow calls can be configured as well ([`BreakerConfig`]).
-//! - Counts failures by when their calls were sent. What fails together, such as all calls on one
-//!   lost connection, is one failure: a failure continues the row if its call was sent after the
-//!   last failure was known, or if it comes more than a second later. The circuit does not open
-//!   while more calls are pending than have failed since the row began, for up to half a minute.
+//! - Opens a circuit per host, endpoint and model (for services other than Claude: per host) after
+//!   five failures in a row within a minute. Shares of failures and of slow calls can be configured
+//!   as well ([`BreakerConfig`]).
+//! - Counts failures by when their calls were sent. A failure continues the row if its call was sent
+//!   after the last failure was known, or if it comes more than a second later. All calls that lose
+//!   a connection together are one failure. Other calls that fail together count as up to four
+//!   failures, so the second wave in which all calls fail opens the circuit, and the first does not.
+//! - Keeps the circuit closed while more than a third of the calls around the failures are pending:
+//!   a few calls of a burst may fail at once while the others take minutes. Without any success the
+//!   share of failures that suffices falls with time, so calls that hang only delay the opening.
 //! - Opens a circuit per credential and host at a single spend limit or 401. If the credential has
 //!   worked before, a 401 may be a mistake of the server, and the second in a row opens the
 //!   circuit. A spend limit can be raised at any time, so its circuit is probed whatever the
@@ -46,8 +50,9 @@
 //!   403 for a credential), tagged [`Rejection`](tower_claude_core::Rejection), with the rest of
 //!   the cool-down as `retry-after`.
 //! - Probes an open circuit after 10 s, then after 20 s, and never before the server's
-//!   `retry-after` has passed, except for a spend limit. There is a single probe at a time. Two successful probes close the
-//!   circuit, and over 20 s a growing share of the calls passes.
+//!   `retry-after` has passed, except for a spend limit. There is a single probe at a time, and
+//!   another if it has no outcome for a minute. Two successful probes close the circuit, and over
+//!   20 s a growing share of the calls passes.
 //! - Offers manual control with the [`CircuitBreakerHandle`].
 //!
 //! | class | circuit of the endpoint and model | circuit of the credential |
@@ -61,6 +66,10 @@
 //! | rejected by another layer, given up by the caller | not counted | not counted |
 //!
 //! "Works" does not count while the circuit is closed, and is a success of a probe.
+//!
+//! # After a raised spend limit
+//! The circuit of the credential is probed after 30 s at first and every 5 min later. To let calls
+//! pass at once, close it with [`CircuitBreakerHandle::reset`]: `handle.reset(Kind::SpendLimit)`.
 //!
 //! # Where it goes
 //! Inside the retry layer, so that it sees every attempt, and outside the limiters, so that a
@@ -102,3 +111,8 @@ pub use handle::{CircuitBreakerHandle, CircuitBreakerSnapshot, CircuitSnapshot};
 pub use layer::{CircuitBreaker, CircuitBreakerLayer};
 pub use policy::{BreakerAttempt, BreakerPolicy};
 pub use state_machine::{BreakerConfig, BreakerSnapshot, BreakerState, FailureRate, SlowCallRate};
+
+// Compiles the example of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

@@ -7,7 +7,7 @@ use std::{
 
 use tokio::time::Instant;
 use tower_claude_core::{
-    Class, Kind, RejectReason, Rejection,
+    Class, Kind, RejectReason, Rejection, Scope,
     driver::Clock,
     event::{Event, emit},
 };
@@ -25,6 +25,8 @@ use crate::{
 pub(crate) struct CallPermit {
     circuit: Arc<Circuit>,
     state: PermitState,
+    /// True while the call is counted in the circuit's number of calls in flight.
+    is_in_flight: bool,
 }
 
 /// The progress of the call.
@@ -50,6 +52,7 @@ impl CallPermit {
         Ok(Self {
             circuit,
             state: PermitState::Admitted(permit),
+            is_in_flight: false,
         })
     }
 
@@ -69,9 +72,13 @@ impl CallPermit {
         }
     }
 
-    /// Records that the request is sent, if the circuit measures the time of the call or has
-    /// counted failures.
+    /// Records that the request is sent. Takes the lock if the circuit measures the time of the
+    /// call or has counted failures.
     pub(crate) fn on_sent(&mut self) {
+        if !self.is_in_flight {
+            self.is_in_flight = true;
+            self.circuit.in_flight.fetch_add(1, Ordering::Relaxed);
+        }
         if let PermitState::Admitted(permit) = &mut self.state
             && (permit.is_probe()
                 || self.circuit.times_calls
@@ -126,6 +133,7 @@ impl CallPermit {
         kind: Kind,
         now: impl FnOnce() -> Instant,
     ) {
+        self.land();
         let PermitState::Admitted(permit) = mem::replace(&mut self.state, PermitState::Over) else {
             return;
         };
@@ -145,17 +153,32 @@ impl CallPermit {
         self.state = PermitState::Over;
         let transition = self.circuit.update(|state| {
             let chance = fastrand::f64();
-            let transition = state.breaker.stream_failed(now, origin, outcome, chance);
+            let in_flight = self.circuit.in_flight.load(Ordering::Relaxed);
+            let breaker = &mut state.breaker;
+            let transition = breaker.stream_failed(now, origin, outcome, in_flight, chance);
             state.set_cause(transition, class.kind);
             transition
         });
         report_transition(config, &self.circuit, transition, class.kind);
     }
 
+    /// Returns the scope of the circuit.
+    pub(crate) fn scope(&self) -> &Scope {
+        &self.circuit.scope
+    }
+
     /// Returns the end of the cool-down if the circuit is open.
     pub(crate) fn open_until(&self, now: Instant) -> Option<Instant> {
         let snapshot = self.circuit.read(|state| state.breaker.snapshot(now));
         now.checked_add(snapshot.retry_after?)
+    }
+
+    /// Records that the call is not in flight any more.
+    #[inline]
+    fn land(&mut self) {
+        if mem::take(&mut self.is_in_flight) {
+            self.circuit.in_flight.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     /// Frees the place of a probe, or the place among the pending calls of a row of failures.
@@ -165,7 +188,7 @@ impl CallPermit {
             let (now, outcome) = (Instant::now(), CircuitOutcome::Ignored);
             self.circuit.update(|state| {
                 // A call that was given up changes no state, so no random number is needed.
-                let _ = state.breaker.settle(now, permit, outcome, 0.0);
+                let _ = state.breaker.settle(now, permit, outcome, 0, 0.0);
             });
         }
     }
@@ -173,6 +196,7 @@ impl CallPermit {
 
 impl Drop for CallPermit {
     fn drop(&mut self) {
+        self.land();
         // A call on the fast path has nothing to give back.
         if let PermitState::Admitted(permit) = &self.state
             && permit.is_awaited()
@@ -204,7 +228,9 @@ fn settle(
     now: Instant,
 ) {
     let transition = circuit.update(|state| {
-        let transition = state.breaker.settle(now, permit, outcome, fastrand::f64());
+        let (in_flight, chance) = (circuit.in_flight.load(Ordering::Relaxed), fastrand::f64());
+        let breaker = &mut state.breaker;
+        let transition = breaker.settle(now, permit, outcome, in_flight, chance);
         state.set_cause(transition, kind);
         transition
     });
@@ -229,8 +255,9 @@ fn try_admit(config: &Config, circuit: &Circuit, now: Instant) -> Result<Permit,
             retry_after,
             transition,
         } => {
-            report_transition(config, circuit, transition, cause);
-            let reason = RejectReason::CircuitOpen { because: cause };
+            report_transition(config, circuit, transition, cause.unwrap_or(Kind::Timeout));
+            let because = cause.unwrap_or(Kind::Overloaded);
+            let reason = RejectReason::CircuitOpen { because };
             let rejection = Rejection::new(LAYER, reason).with_retry_after(retry_after);
             report_rejection(config, circuit, &rejection);
             Err(rejection)
@@ -249,6 +276,12 @@ fn report_rejection(config: &Config, circuit: &Circuit, rejection: &Rejection) {
             class: rejection.class(),
         },
     );
+}
+
+/// Counts and reports that a circuit was closed by hand. Called without the lock.
+pub(crate) fn report_closed(config: &Config, circuit: &Circuit) {
+    let closed = Some(Transition::Closed);
+    report_transition(config, circuit, closed, Kind::Success);
 }
 
 /// Counts and reports a transition. Called without the lock.

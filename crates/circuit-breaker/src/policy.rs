@@ -11,13 +11,14 @@ use tokio::time::Instant;
 use tower_claude_core::{
     Call, Class, Kind, Outcome, Rejection, RequestBody, Scope,
     driver::{AttemptPolicy, Clock},
+    event::EventSink,
     toolkit::{ScopeRef, host_hash},
 };
-use tower_claude_wire::StreamState;
+use tower_claude_wire::{ModelCatalog, StreamState};
 
 use crate::{
     circuits::Circuit,
-    config::Config,
+    config::{Config, LAYER},
     permit::{CallPermit, settle_now},
     state_machine::{CircuitOutcome, CircuitOutcomes},
 };
@@ -57,13 +58,14 @@ impl BreakerPolicy {
         &self,
         attempt: &mut BreakerAttempt,
         request: &Request<RequestBody>,
+        call: &Call,
         clock: &mut Clock,
     ) -> Result<(), Rejection> {
         let config = &*self.config;
         if let Some(circuit) = config.circuits.of_credential(attempt.credential_hash) {
             attempt.credential = Some(Box::new(CallPermit::admit(config, circuit, clock)?));
         }
-        if let Some(circuit) = self.circuit_of(request, clock) {
+        if let Some(circuit) = self.circuit_of(request, call, clock) {
             match CallPermit::admit(config, circuit, clock) {
                 Ok(permit) => attempt.model = Some(permit),
                 Err(rejection) => {
@@ -86,6 +88,7 @@ impl BreakerPolicy {
     fn circuit_of(
         &self,
         request: &Request<RequestBody>,
+        call: &Call,
         clock: &mut Clock,
     ) -> Option<Arc<Circuit>> {
         let Config {
@@ -94,7 +97,7 @@ impl BreakerPolicy {
         let scope = match &self.config.scope_of {
             Some(scope_of) => scope_of(request),
             None => {
-                let known = ScopeRef::of_model(request);
+                let known = ScopeRef::of_model(request, call);
                 if let Some(circuit) = known.and_then(|scope| circuits.get(&scope)) {
                     return Some(circuit);
                 }
@@ -139,6 +142,26 @@ impl BreakerPolicy {
         }
     }
 
+    /// Evicts the circuit of a model name that the server rejects and the catalog does not list, so
+    /// that mistyped names do not fill the table.
+    fn evict_unknown(&self, permit: CallPermit, class: &Class, clock: &mut Clock) {
+        let rejects_name = matches!(
+            class.kind,
+            Kind::NotFound | Kind::BadRequest | Kind::Forbidden
+        );
+        let scope = permit.scope();
+        if !rejects_name
+            || class.local
+            || scope.group.is_empty()
+            || ModelCatalog::builtin().get(&scope.group).is_some()
+        {
+            return;
+        }
+        let scope = scope.clone();
+        drop(permit);
+        self.config.circuits.evict_if_idle(&scope, clock.now());
+    }
+
     fn begin(&self, attempt: &mut BreakerAttempt) {
         if let Some(permit) = &mut attempt.model {
             permit.begin(&self.config);
@@ -148,6 +171,10 @@ impl BreakerPolicy {
 
 impl AttemptPolicy for BreakerPolicy {
     type Attempt = BreakerAttempt;
+
+    fn visit_sinks(&self, visit: &mut dyn FnMut(&'static str, &EventSink)) {
+        visit(LAYER, &self.config.observers);
+    }
 
     #[inline]
     fn reads_request(&self) -> bool {
@@ -172,7 +199,7 @@ impl AttemptPolicy for BreakerPolicy {
         };
         // An attempt before this one may have been given up in a queue.
         call.set_held_back(false);
-        Poll::Ready(self.admit(attempt, request, clock))
+        Poll::Ready(self.admit(attempt, request, call, clock))
     }
 
     fn recheck(&self, attempt: &mut BreakerAttempt) -> Option<Rejection> {
@@ -209,6 +236,7 @@ impl AttemptPolicy for BreakerPolicy {
             let outcome = CircuitOutcomes::of(class).availability;
             permit.settle(&self.config, outcome, class.kind, || clock.now());
             attempt.open_until = permit.open_until(clock.now());
+            self.evict_unknown(permit, class, clock);
         }
         self.settle_credential(attempt, class, clock);
     }

@@ -1,7 +1,7 @@
 //! The tracker that reads a response body while it is forwarded.
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, StatusCode, header::CONTENT_LENGTH};
+use http::{HeaderMap, Method, Request, StatusCode};
 use tower_claude_wire::{
     self as wire, ApiError, JsonResponse, JsonScanner, Media, StreamState, Usage,
 };
@@ -126,9 +126,8 @@ impl BodyTracker {
         let missing = if is_compressed {
             None
         } else {
-            headers.get(CONTENT_LENGTH)
+            wire::content_length(headers)
         };
-        let missing: Option<u64> = missing.and_then(|length| length.to_str().ok()?.parse().ok());
         // A message in any coding is longer than this.
         let least = u64::from(expected.is_judged());
         Self {

@@ -1,19 +1,22 @@
 //! The record of a call that all its layers share.
 
 use std::{
+    borrow::Cow,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use http::{Extensions, Request};
+use http::{Extensions, Request, header::HOST};
 use tokio::time::Instant;
 
 use crate::{
     body_failure::BodyFailure,
-    credential::{credential, host_hash},
+    call_record::CallRecord,
+    credential::{credential_and_host, host_hash},
+    host::host_or,
     ledger::{Ledger, LimiterId, ReservationHandle},
     reservations::Reservations,
     workload::Workload,
@@ -70,12 +73,18 @@ pub struct Call {
     credential: AtomicU64,
     /// The hash of the host that `credential` was computed for.
     host: AtomicU64,
+    /// The number of headers of a request that has no `host` among them, so that it is searched for
+    /// once. [`UNSET`] if there is one, and until that is known.
+    headers_without_host: AtomicU64,
     /// The end of a rejection of further attempts, as `deadline_limit`.
     blocked_until: AtomicU64,
     attempts: AtomicU32,
     /// A layer has claimed the retries.
     retries_claimed: AtomicBool,
     probe: AtomicBool,
+    has_stand_in: AtomicBool,
+    /// The length of a wait in nanoseconds, or [`UNSET`].
+    postponed: AtomicU64,
     held_back: AtomicBool,
     timed_out: AtomicBool,
     /// The body arrived after the request, and no driver has started the call since.
@@ -83,6 +92,8 @@ pub struct Call {
     /// The state of a streamed body, as an [`Upload`].
     upload: AtomicU8,
     reservations: Reservations,
+    /// Absent unless a driver reports events. Boxed, because few calls need it where nobody listens.
+    record: OnceLock<Box<Mutex<CallRecord>>>,
 }
 
 /// The state of a request body that is sent as a stream.
@@ -134,16 +145,32 @@ impl Call {
             counted_input: AtomicU64::new(UNSET),
             credential: AtomicU64::new(UNSET),
             host: AtomicU64::new(UNSET),
+            headers_without_host: AtomicU64::new(UNSET),
             blocked_until: AtomicU64::new(UNSET),
             attempts: AtomicU32::new(0),
             retries_claimed: AtomicBool::new(false),
             probe: AtomicBool::new(false),
+            has_stand_in: AtomicBool::new(false),
+            postponed: AtomicU64::new(UNSET),
             held_back: AtomicBool::new(false),
             timed_out: AtomicBool::new(false),
             read_since_arrival: AtomicBool::new(false),
             upload: AtomicU8::new(Upload::Flows.to_u8()),
             reservations: Reservations::default(),
+            record: OnceLock::new(),
         }
+    }
+
+    /// Returns true if a driver reports events of the call.
+    #[inline]
+    pub(crate) fn has_record(&self) -> bool {
+        self.record.get().is_some()
+    }
+
+    /// Returns the record for events. Creates it if there is none.
+    pub(crate) fn record(&self) -> MutexGuard<'_, CallRecord> {
+        let record = self.record.get_or_init(Box::default);
+        record.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns the hash of the credential of a request of this call, at its host.
@@ -156,12 +183,36 @@ impl Call {
         match self.credential.load(Ordering::Relaxed) {
             known if known != UNSET && self.host.load(Ordering::Relaxed) == host => known,
             _ => {
-                let credential = credential(request);
+                let (credential, has_host) = credential_and_host(request);
                 self.credential.store(credential, Ordering::Relaxed);
                 self.host.store(host, Ordering::Relaxed);
+                let count = request.headers().len() as u64;
+                let without_host = if has_host { UNSET } else { count };
+                self.headers_without_host
+                    .store(without_host, Ordering::Relaxed);
                 credential
             }
         }
+    }
+
+    /// Returns the hash of the credential if a layer needed it, and 0 if not.
+    pub(crate) fn known_credential(&self) -> u64 {
+        match self.credential.load(Ordering::Relaxed) {
+            UNSET => 0,
+            credential => credential,
+        }
+    }
+
+    /// Returns the host of a request of this call. See [`Scope::host`](crate::Scope::host).
+    pub(crate) fn host_of<'a, B>(&self, request: &'a Request<B>) -> Cow<'a, str> {
+        let headers = request.headers();
+        host_or(request.uri(), || {
+            let without_host = self.headers_without_host.load(Ordering::Relaxed);
+            if without_host == headers.len() as u64 {
+                return None;
+            }
+            headers.get(HOST)
+        })
     }
 
     /// Returns the record in these extensions. Creates and inserts it if there is none.
@@ -300,6 +351,7 @@ impl Call {
         self.timed_out.store(false, Ordering::Relaxed);
         self.held_back.store(false, Ordering::Relaxed);
         self.block_until(None);
+        self.postpone(None);
         // No atomic increment, because the attempts of a call begin one after the other.
         let number = self.attempts.load(Ordering::Relaxed) + 1;
         self.attempts.store(number, Ordering::Relaxed);
@@ -315,6 +367,32 @@ impl Call {
     /// target ready.
     pub fn set_probe(&self, probe: bool) {
         self.probe.store(probe, Ordering::Relaxed);
+    }
+
+    /// Returns true if an outer layer may have another target ready. Inner layers then do not wait
+    /// for long before another attempt.
+    pub fn has_stand_in(&self) -> bool {
+        self.has_stand_in.load(Ordering::Relaxed)
+    }
+
+    /// Sets whether an outer layer may have another target ready.
+    pub fn set_stand_in(&self, ready: bool) {
+        self.has_stand_in.store(ready, Ordering::Relaxed);
+    }
+
+    /// Returns the wait before another attempt that an inner layer left out, because an outer layer
+    /// may have a [stand-in](Self::has_stand_in). Without one, the outer layer waits instead.
+    pub fn postponed(&self) -> Option<Duration> {
+        let nanos = self.postponed.load(Ordering::Relaxed);
+        (nanos != UNSET).then(|| Duration::from_nanos(nanos))
+    }
+
+    /// Leaves another attempt, which would follow after this wait, to the outer layers.
+    pub fn postpone(&self, wait: Option<Duration>) {
+        let nanos = wait.map_or(UNSET, |wait| {
+            u64::try_from(wait.as_nanos()).unwrap_or(UNSET - 1)
+        });
+        self.postponed.store(nanos, Ordering::Relaxed);
     }
 
     /// Returns true while an inner layer keeps the request waiting, in a queue or for a token

@@ -7,7 +7,7 @@ use tower_claude_wire::{self as wire, ApiError};
 
 use crate::{
     class::{Class, Kind, Reach},
-    transport_error::{as_error, classify_client_error},
+    transport_error::{as_error, classify_client_error, error_text},
 };
 
 /// A classifier of responses.
@@ -37,6 +37,18 @@ pub trait ClassifyResponse {
 pub trait Classify<E>: ClassifyResponse {
     /// Returns the class of an error of the inner service.
     fn error(&self, error: &E) -> Class;
+
+    /// Returns the text of an error and of its sources, for events. `None` by default.
+    ///
+    /// [`ClaudeClassify`] and [`HttpClassify`] describe a [`BoxError`](crate::BoxError) and the
+    /// errors of `std::io`, tokio, hyper, hyper-util and reqwest. A classifier for errors of
+    /// another type returns [`error_text`].
+    ///
+    /// [`error_text`]: crate::toolkit::error_text
+    fn cause(&self, error: &E) -> Option<String> {
+        let _ = error;
+        None
+    }
 }
 
 // Here and not beside `Class`, because `class` does not depend on the classifiers.
@@ -138,6 +150,10 @@ impl<E: 'static> Classify<E> for ClaudeClassify {
     fn error(&self, error: &E) -> Class {
         by_client_error(self, error)
     }
+
+    fn cause(&self, error: &E) -> Option<String> {
+        as_error(error).map(error_text)
+    }
 }
 
 impl ClassifyResponse for HttpClassify {
@@ -161,6 +177,10 @@ impl ClassifyResponse for HttpClassify {
 impl<E: 'static> Classify<E> for HttpClassify {
     fn error(&self, error: &E) -> Class {
         by_client_error(self, error)
+    }
+
+    fn cause(&self, error: &E) -> Option<String> {
+        as_error(error).map(error_text)
     }
 }
 

@@ -8,9 +8,12 @@ use std::{
 };
 
 use foldhash::{SharedSeed, quality::SeedableRandomState};
-use http::{HeaderName, HeaderValue, Request, header::AUTHORIZATION};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, header::AUTHORIZATION};
 
-use crate::{host::host, percent};
+use crate::{
+    host::{host, host_or},
+    percent,
+};
 
 /// The headers that hold a credential. Of several, the first counts, so a key wins over a token.
 static HEADERS: [HeaderName; 5] = [
@@ -20,8 +23,6 @@ static HEADERS: [HeaderName; 5] = [
     AUTHORIZATION,
     HeaderName::from_static("cf-aig-authorization"),
 ];
-
-static WORKSPACE: HeaderName = HeaderName::from_static("anthropic-workspace-id");
 
 /// The key of the hash. It is random for each process, so a hash identifies nothing outside of it.
 static HASH_KEY: LazyLock<SeedableRandomState> = LazyLock::new(|| {
@@ -116,18 +117,6 @@ impl<'a> Credential<'a> {
         }
         all.extend(Self::in_query(request).filter(|found| !all.contains(found)));
         all
-    }
-
-    /// Returns the credential that counts.
-    fn first<B>(request: &'a Request<B>) -> Option<Self> {
-        if let Some(name) = request.extensions().get::<CredentialId>() {
-            return Some(Self::Named(&name.0));
-        }
-        let mut values = HEADERS
-            .iter()
-            .flat_map(|name| request.headers().get_all(name));
-        let found = values.find_map(|value| Self::read(value.as_bytes()));
-        found.or_else(|| Self::in_query(request))
     }
 
     /// Reads the value of a header.
@@ -231,15 +220,67 @@ pub(crate) fn credential_or_host<B>(request: &Request<B>) -> u64 {
     }
 }
 
+/// The headers of a request that identify its sender, found in one pass. A look-up by name takes
+/// as long as a dozen headers.
+#[derive(Default)]
+struct SenderHeaders<'a> {
+    /// The credential that counts, with its position in [`HEADERS`].
+    credential: Option<(usize, Credential<'a>)>,
+    workspace: Option<&'a [u8]>,
+    host: Option<&'a HeaderValue>,
+}
+
+impl<'a> SenderHeaders<'a> {
+    fn of(headers: &'a HeaderMap) -> Self {
+        let mut found = Self::default();
+        for (name, value) in headers {
+            let rank = match name.as_str() {
+                "x-api-key" => 0,
+                "api-key" => 1,
+                "x-goog-api-key" => 2,
+                "authorization" => 3,
+                "cf-aig-authorization" => 4,
+                "anthropic-workspace-id" => {
+                    found.workspace.get_or_insert(value.as_bytes());
+                    continue;
+                }
+                "host" => {
+                    found.host.get_or_insert(value);
+                    continue;
+                }
+                _ => continue,
+            };
+            let is_first = match &found.credential {
+                Some((other, _)) => rank < *other,
+                None => true,
+            };
+            if is_first && let Some(credential) = Credential::read(value.as_bytes()) {
+                found.credential = Some((rank, credential));
+            }
+        }
+        found
+    }
+}
+
 /// Returns the keyed hash of the credential of a request at its host. Returns 0 if there is none.
 pub(crate) fn credential<B>(request: &Request<B>) -> u64 {
-    let Some(credential) = Credential::first(request) else {
-        return 0;
+    credential_and_host(request).0
+}
+
+/// Returns the same as [`credential`], and true if the request has a `host` header.
+pub(crate) fn credential_and_host<B>(request: &Request<B>) -> (u64, bool) {
+    let (uri, name) = (request.uri(), request.extensions().get::<CredentialId>());
+    let found = SenderHeaders::of(request.headers());
+    let credential = match (name, found.credential) {
+        (Some(name), _) => Some(Credential::Named(&name.0)),
+        (None, Some((_, credential))) => Some(credential),
+        (None, None) => Credential::in_query(request),
     };
-    let (uri, headers) = (request.uri(), request.headers());
-    let credential = credential.without_google_token(uri.path());
-    let workspace = headers.get(&WORKSPACE).map(HeaderValue::as_bytes);
-    HASH_KEY
-        .hash_one((credential, workspace, host(uri, headers)))
-        .max(1)
+    let hash = credential.map_or(0, |credential| {
+        let credential = credential.without_google_token(uri.path());
+        let host = host_or(uri, || found.host);
+        let hash = HASH_KEY.hash_one((credential, found.workspace, host));
+        hash.max(1)
+    });
+    (hash, found.host.is_some())
 }

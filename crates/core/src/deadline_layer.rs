@@ -26,11 +26,10 @@ use crate::{
 ///
 /// ```
 /// use std::time::Duration;
-/// use tower::ServiceBuilder;
+/// use tower::{ServiceBuilder, ServiceExt};
 /// use tower_claude_core::{Deadline, DeadlineLayer};
 ///
 /// # async fn run() -> Result<(), std::convert::Infallible> {
-/// # use tower::ServiceExt;
 /// let service = ServiceBuilder::new()
 ///     .layer(DeadlineLayer::new(Duration::from_secs(30)))
 ///     // The layers of this project, and the HTTP client, go here.

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use http::{HeaderMap, Uri, header::HOST};
+use http::{HeaderMap, HeaderValue, Uri, header::HOST};
 
 /// The greatest length of a host name with its port. A longer name is no host.
 const MAX_LENGTH: usize = 261;
@@ -14,9 +14,18 @@ const MAX_LENGTH: usize = 261;
 #[must_use]
 #[inline]
 pub fn host<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Cow<'a, str> {
+    host_or(uri, || headers.get(HOST))
+}
+
+/// Returns the host of a URI, or else of this `host` header. See [`host`].
+#[inline]
+pub(crate) fn host_or<'a>(
+    uri: &'a Uri,
+    header: impl FnOnce() -> Option<&'a HeaderValue>,
+) -> Cow<'a, str> {
     let authority = match uri.authority() {
         Some(authority) => authority.as_str(),
-        None => match headers.get(HOST).map(|host| host.to_str()) {
+        None => match header().map(HeaderValue::to_str) {
             Some(Ok(host)) => host,
             _ => return Cow::Borrowed(""),
         },

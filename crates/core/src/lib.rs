@@ -37,6 +37,9 @@
 //! | [`Class`] | The classification of a failed response. |
 //! | [`Rejection`] | The layer that rejected the request, and the reason. |
 //!
+//! A rejected request is answered in the shape of Claude's errors. [`RejectionLayer`] sets another
+//! one.
+//!
 //! A request body that breaks off, is over a limit outside of the layers or does not arrive before
 //! the deadline is the fault of the caller. The outermost layer answers with 400, 413 or 504 and
 //! sends nothing ([`BodyFailure`]).
@@ -87,6 +90,7 @@ mod body_failure;
 mod body_tracker;
 mod buffer_request;
 mod call;
+mod call_record;
 mod chunks;
 mod class;
 mod classify;
@@ -108,14 +112,17 @@ mod outcome;
 mod paused_by_limiter;
 mod percent;
 mod prefix;
+mod readable_duration;
 mod redirect;
 mod rejection;
+mod rejection_layer;
 mod request;
 mod request_body;
 mod reservations;
 mod response_body;
 mod saved_request;
 mod scope;
+mod text;
 pub mod toolkit;
 mod transport_error;
 mod workload;
@@ -135,6 +142,7 @@ pub use dimension::Dimension;
 pub use endpoint::Endpoint;
 pub use outcome::Outcome;
 pub use rejection::{REJECTED_BY, RejectReason, Rejection};
+pub use rejection_layer::{RejectionLayer, RenderRejection};
 pub use request_body::RequestBody;
 pub use response_body::ResponseBody;
 pub use scope::Scope;

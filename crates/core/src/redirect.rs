@@ -55,7 +55,10 @@ pub fn report_redirect(from: &Authority, location: &[u8]) {
         return;
     }
     let (from, to) = &pair;
-    tracing::warn!(target: "tower_claude", layer = "client", decision = "redirected", from, to);
+    tracing::warn!(
+        target: "tower_claude", layer = "client", decision = "redirected", from, to,
+        "a request to {from} was redirected to {to}",
+    );
     reported.insert(pair);
 }
 

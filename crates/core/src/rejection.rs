@@ -14,6 +14,7 @@ use crate::{
     body_failure::BodyFailure,
     class::{Class, Kind},
     dimension::Dimension,
+    readable_duration::ReadableDuration,
     response_body::ResponseBody,
 };
 
@@ -73,6 +74,11 @@ pub enum RejectReason {
     TimedOut {
         /// The time that the layer waited.
         after: Duration,
+    },
+    /// A cache let this request wait for an equal one, whose call ended without a response.
+    SharedCallFailed {
+        /// The kind of the failure.
+        because: Kind,
     },
     /// The circuit is open, so the request was not sent. A circuit that has just closed also
     /// rejects a share of the calls for a while.
@@ -168,8 +174,17 @@ impl Rejection {
             RejectReason::TimedOut { .. } => {
                 return Class::new(Kind::Timeout).with_retry_after(self.retry_after);
             }
+            RejectReason::SharedCallFailed { because } => {
+                return Class::new(because).with_retry_after(self.retry_after);
+            }
         };
         class.with_retry_after(self.retry_after).into_local()
+    }
+
+    /// Returns the status of the response.
+    #[must_use]
+    pub const fn status(&self) -> StatusCode {
+        self.wire().0
     }
 
     /// Returns the status and the `error.type` that Claude uses for such an error.
@@ -192,6 +207,7 @@ impl Rejection {
             | RejectReason::Body {
                 failure: BodyFailure::TimedOut,
             } => (StatusCode::GATEWAY_TIMEOUT, "timeout_error"),
+            RejectReason::SharedCallFailed { .. } => (StatusCode::BAD_GATEWAY, "api_error"),
             RejectReason::CircuitOpen {
                 because: Kind::Unauthorized,
             } => (StatusCode::UNAUTHORIZED, "authentication_error"),
@@ -208,7 +224,8 @@ impl Rejection {
     /// Returns the response that reports this rejection.
     ///
     /// It has Claude's error shape, `retry-after` in whole seconds (rounded up), the header
-    /// [`REJECTED_BY`], and this rejection and its [`Class`] as extensions.
+    /// [`REJECTED_BY`], and this rejection and its [`Class`] as extensions. For another shape, see
+    /// [`RejectionLayer`](crate::RejectionLayer).
     #[must_use]
     pub fn into_response<B: Body<Data = Bytes>>(self) -> Response<ResponseBody<B>> {
         let (status, kind) = self.wire();
@@ -256,45 +273,82 @@ fn whole_seconds(wait: Duration) -> u64 {
 
 impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: ", self.by)?;
-        match self.reason {
-            RejectReason::QueueFull { waiting, limit } => {
+        write!(f, "{}: {}", self.by, self.reason)?;
+        match (self.reason, self.retry_after) {
+            (RejectReason::CircuitOpen { .. }, Some(wait)) => {
+                write!(f, "; try again in {}", ReadableDuration(wait))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl RejectReason {
+    /// Returns the reason in one word, for logs and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::QueueFull { .. } => "queue_full",
+            Self::QueueBytesFull { .. } => "queue_bytes_full",
+            Self::WaitTooLong { .. } => "wait_too_long",
+            Self::DeadlineWouldPass { .. } => "deadline",
+            Self::Oversized { .. } => "oversized",
+            Self::Body { .. } => "body",
+            Self::TimedOut { .. } => "timed_out",
+            Self::SharedCallFailed { .. } => "shared_call_failed",
+            Self::CircuitOpen { .. } => "circuit_open",
+        }
+    }
+}
+
+impl fmt::Display for RejectReason {
+    /// Writes a sentence for people.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::QueueFull { waiting, limit } => {
                 write!(
                     f,
                     "{waiting} requests wait already, the queue holds {limit}"
                 )
             }
-            RejectReason::QueueBytesFull { bytes, limit } => write!(
+            Self::QueueBytesFull { bytes, limit } => write!(
                 f,
                 "this and the waiting requests hold {bytes} bytes, the queue holds {limit}"
             ),
-            RejectReason::WaitTooLong {
+            Self::WaitTooLong {
                 estimated,
                 max_wait,
-            } if estimated.is_zero() => write!(
-                f,
-                "requests in flight must end first, the longest wait allowed is {max_wait:.1?}"
-            ),
-            RejectReason::WaitTooLong {
-                estimated,
-                max_wait,
-            } => write!(
-                f,
-                "the wait for the rate limit is {estimated:.1?}, \
-                 the longest wait allowed is {max_wait:.1?}"
-            ),
-            RejectReason::DeadlineWouldPass {
+            } => {
+                match estimated {
+                    Duration::ZERO => f.write_str("requests in flight must end first")?,
+                    wait => write!(
+                        f,
+                        "the wait for the rate limit is {}",
+                        ReadableDuration(wait)
+                    )?,
+                }
+                write!(
+                    f,
+                    ", the longest wait allowed is {}",
+                    ReadableDuration(max_wait)
+                )
+            }
+            Self::DeadlineWouldPass {
                 remaining: Duration::ZERO,
                 ..
             } => f.write_str("the deadline of this request has passed"),
-            RejectReason::DeadlineWouldPass {
+            Self::DeadlineWouldPass {
                 estimated,
                 remaining,
-            } => write!(
-                f,
-                "this request would wait {estimated:.1?}, its deadline passes in {remaining:.1?}"
-            ),
-            RejectReason::Oversized {
+            } => {
+                let (estimated, remaining) =
+                    (ReadableDuration(estimated), ReadableDuration(remaining));
+                write!(
+                    f,
+                    "this request would wait {estimated}, its deadline passes in {remaining}"
+                )
+            }
+            Self::Oversized {
                 dimension,
                 cost,
                 limit,
@@ -303,19 +357,16 @@ impl fmt::Display for Rejection {
                 "this request needs {cost} {dimension}, the limit is {limit}: shorten it, raise the \
                  limit, or use a model with a higher limit"
             ),
-            RejectReason::Body { failure } => f.write_str(failure.message()),
-            RejectReason::TimedOut { after } => write!(f, "no answer within {after:.1?}"),
-            RejectReason::CircuitOpen { because } => {
-                let because = because.as_str();
-                write!(
-                    f,
-                    "the circuit is open ({because}), the request was not sent"
-                )?;
-                match self.retry_after {
-                    Some(wait) => write!(f, "; try again in {wait:.1?}"),
-                    None => Ok(()),
-                }
+            Self::Body { failure } => f.write_str(failure.message()),
+            Self::SharedCallFailed { .. } => {
+                f.write_str("the request that this one waited for got no answer")
             }
+            Self::TimedOut { after } => write!(f, "no answer within {}", ReadableDuration(after)),
+            Self::CircuitOpen { because } => write!(
+                f,
+                "the circuit is open ({}), the request was not sent",
+                because.as_str()
+            ),
         }
     }
 }

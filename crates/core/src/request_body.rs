@@ -4,7 +4,7 @@ use std::{
     any::Any,
     fmt,
     pin::Pin,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     task::{Context, Poll},
 };
 
@@ -31,6 +31,7 @@ type Stream = Pin<Box<dyn Body<Data = Bytes, Error = BoxError> + Send>>;
 /// A stream is a body over the buffer limit, a body with trailers, or a body that failed while it
 /// was read. It is never sent again, so [`try_clone`](Self::try_clone) returns `None`. A body that
 /// failed is not sent at all: the layers answer with its [`rejection`](Self::rejection).
+// Small, because requests are moved often: a copy of more than 256 bytes takes twice the time.
 pub struct RequestBody {
     repr: Repr,
     /// True if the only frame of a buffered body was returned.
@@ -41,22 +42,27 @@ pub struct RequestBody {
 }
 
 enum Repr {
-    Bytes {
-        bytes: Bytes,
-        /// Empty until the body is first read, so that nothing is allocated before.
-        parsed: OnceLock<Option<Arc<Parsed>>>,
-    },
-    /// A body that was parsed, or a copy of one. Copying this is cheaper than filling another
-    /// `OnceLock`.
-    Parsed {
-        bytes: Bytes,
-        parsed: Option<Arc<Parsed>>,
-    },
-    Stream {
-        /// The mutex makes the stream `Sync`. Polling uses `get_mut` and takes no lock.
-        stream: Mutex<Stream>,
-        failure: Option<BodyFailure>,
-    },
+    Buffered(Arc<Buffered>),
+    Stream(Box<Streamed>),
+}
+
+/// A body in memory. Copies of a request share it.
+struct Buffered {
+    bytes: Bytes,
+    /// Empty until the body is first read.
+    parsed: OnceLock<Option<Parsed>>,
+}
+
+struct Streamed {
+    /// The mutex makes the stream `Sync`. Polling uses `get_mut` and takes no lock.
+    stream: Mutex<Stream>,
+    failure: Option<BodyFailure>,
+}
+
+impl Streamed {
+    fn lock(&self) -> MutexGuard<'_, Stream> {
+        self.stream.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The parsed JSON of a body.
@@ -71,7 +77,7 @@ struct Parsed {
 impl Parsed {
     fn new(body: &[u8]) -> Option<Self> {
         let peek = Peek::parse(body)?;
-        let (name, listed) = match peek.model(body) {
+        let (name, listed) = match peek.model_bytes(body) {
             Some(model) => ModelCatalog::builtin().get_named(model),
             None => (None, None),
         };
@@ -122,7 +128,7 @@ impl RequestBody {
         B: Body<Data = Bytes, Error = BoxError> + Send + 'static,
     {
         let stream = Mutex::new(Box::pin(body) as Stream);
-        Repr::Stream { stream, failure }.into()
+        Repr::Stream(Box::new(Streamed { stream, failure })).into()
     }
 
     /// Returns the rejection of the request if its body failed while it was buffered.
@@ -131,13 +137,11 @@ impl RequestBody {
     /// sends the request nor has a driver inside should do the same.
     #[must_use]
     pub fn rejection(&self) -> Option<Rejection> {
-        match self.repr {
-            Repr::Stream {
-                failure: Some(failure),
-                ..
-            } => Some(Rejection::new(REJECTED_BY, RejectReason::Body { failure })),
-            _ => None,
-        }
+        let Repr::Stream(stream) = &self.repr else {
+            return None;
+        };
+        let failure = stream.failure?;
+        Some(Rejection::new(REJECTED_BY, RejectReason::Body { failure }))
     }
 
     /// Returns the bytes of a buffered body.
@@ -146,9 +150,12 @@ impl RequestBody {
     /// Returns the body itself if it is a stream.
     pub fn try_into_bytes(self) -> Result<Bytes, Self> {
         match self.repr {
-            Repr::Stream { .. } => Err(self),
-            _ if self.sent => Ok(Bytes::new()),
-            Repr::Bytes { bytes, .. } | Repr::Parsed { bytes, .. } => Ok(bytes),
+            Repr::Stream(_) => Err(self),
+            Repr::Buffered(_) if self.sent => Ok(Bytes::new()),
+            Repr::Buffered(body) => Ok(match Arc::try_unwrap(body) {
+                Ok(body) => body.bytes,
+                Err(shared) => shared.bytes.clone(),
+            }),
         }
     }
 
@@ -156,8 +163,8 @@ impl RequestBody {
     #[must_use]
     pub fn bytes(&self) -> Option<&Bytes> {
         match &self.repr {
-            Repr::Bytes { bytes, .. } | Repr::Parsed { bytes, .. } => Some(bytes),
-            Repr::Stream { .. } => None,
+            Repr::Buffered(body) => Some(&body.bytes),
+            Repr::Stream(_) => None,
         }
     }
 
@@ -194,12 +201,11 @@ impl RequestBody {
 
     /// Parses the body now, which is cheaper than on first use.
     pub(crate) fn parse(&mut self) {
-        if let Repr::Bytes { bytes, parsed } = &mut self.repr
-            && parsed.get().is_none()
+        if let Repr::Buffered(body) = &mut self.repr
+            && body.parsed.get().is_none()
+            && let Some(Buffered { bytes, parsed }) = Arc::get_mut(body)
         {
-            let bytes = std::mem::take(bytes);
-            let parsed = Parsed::new(&bytes).map(Arc::new);
-            self.repr = Repr::Parsed { bytes, parsed };
+            *parsed = Parsed::new(bytes).into();
         }
     }
 
@@ -214,40 +220,24 @@ impl RequestBody {
     }
 
     fn parsed(&self) -> Option<&Parsed> {
-        match &self.repr {
-            Repr::Bytes { bytes, parsed, .. } => parsed
-                .get_or_init(|| Parsed::new(bytes).map(Arc::new))
-                .as_deref(),
-            Repr::Parsed { parsed, .. } => parsed.as_deref(),
-            Repr::Stream { .. } => None,
-        }
+        let Repr::Buffered(body) = &self.repr else {
+            return None;
+        };
+        let parsed = body.parsed.get_or_init(|| Parsed::new(&body.bytes));
+        parsed.as_ref()
     }
 
     /// Returns a copy of the body to send again, or `None` if it is a stream.
     #[must_use]
     pub fn try_clone(&self) -> Option<Self> {
-        let (bytes, parsed) = match &self.repr {
-            Repr::Bytes { bytes, parsed, .. } => (bytes.clone(), parsed.get()),
-            Repr::Parsed { bytes, parsed, .. } => (bytes.clone(), Some(parsed)),
-            Repr::Stream { .. } => return None,
+        let Repr::Buffered(body) = &self.repr else {
+            return None;
         };
-        let repr = match parsed {
-            Some(parsed) => {
-                let parsed = parsed.clone();
-                Repr::Parsed { bytes, parsed }
-            }
-            None => Repr::unparsed(bytes),
-        };
-        let mut copy: Self = repr.into();
-        copy.call.clone_from(&self.call);
-        Some(copy)
-    }
-}
-
-impl Repr {
-    const fn unparsed(bytes: Bytes) -> Self {
-        let parsed = OnceLock::new();
-        Self::Bytes { bytes, parsed }
+        Some(Self {
+            repr: Repr::Buffered(body.clone()),
+            sent: false,
+            call: self.call.clone(),
+        })
     }
 }
 
@@ -280,7 +270,8 @@ impl Default for RequestBody {
 
 impl From<Bytes> for RequestBody {
     fn from(bytes: Bytes) -> Self {
-        Repr::unparsed(bytes).into()
+        let parsed = OnceLock::new();
+        Repr::Buffered(Arc::new(Buffered { bytes, parsed })).into()
     }
 }
 
@@ -312,15 +303,16 @@ impl Body for RequestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let Self { repr, sent, call } = self.get_mut();
         match repr {
-            Repr::Bytes { bytes, .. } | Repr::Parsed { bytes, .. } => {
-                if *sent || bytes.is_empty() {
+            Repr::Buffered(body) => {
+                if *sent || body.bytes.is_empty() {
                     return Poll::Ready(None);
                 }
                 *sent = true;
-                Poll::Ready(Some(Ok(Frame::data(bytes.clone()))))
+                Poll::Ready(Some(Ok(Frame::data(body.bytes.clone()))))
             }
-            Repr::Stream { stream, .. } => {
-                let stream = stream.get_mut().unwrap_or_else(PoisonError::into_inner);
+            Repr::Stream(body) => {
+                let stream = body.stream.get_mut();
+                let stream = stream.unwrap_or_else(PoisonError::into_inner);
                 let frame = stream.as_mut().poll_frame(cx);
                 if let Some(call) = call {
                     call.set_upload(match &frame {
@@ -336,24 +328,16 @@ impl Body for RequestBody {
 
     fn is_end_stream(&self) -> bool {
         match &self.repr {
-            Repr::Bytes { bytes, .. } | Repr::Parsed { bytes, .. } => self.sent || bytes.is_empty(),
-            Repr::Stream { stream, .. } => stream
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .is_end_stream(),
+            Repr::Buffered(body) => self.sent || body.bytes.is_empty(),
+            Repr::Stream(body) => body.lock().is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.repr {
-            Repr::Bytes { .. } | Repr::Parsed { .. } if self.sent => SizeHint::with_exact(0),
-            Repr::Bytes { bytes, .. } | Repr::Parsed { bytes, .. } => {
-                SizeHint::with_exact(bytes.len() as u64)
-            }
-            Repr::Stream { stream, .. } => stream
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .size_hint(),
+            Repr::Buffered(_) if self.sent => SizeHint::with_exact(0),
+            Repr::Buffered(body) => SizeHint::with_exact(body.bytes.len() as u64),
+            Repr::Stream(body) => body.lock().size_hint(),
         }
     }
 }
@@ -362,10 +346,8 @@ impl fmt::Debug for RequestBody {
     /// Writes the length and never the content.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.repr {
-            Repr::Bytes { bytes, .. } | Repr::Parsed { bytes, .. } => {
-                write!(f, "RequestBody({} bytes)", bytes.len())
-            }
-            Repr::Stream { .. } => f.write_str("RequestBody(stream)"),
+            Repr::Buffered(body) => write!(f, "RequestBody({} bytes)", body.bytes.len()),
+            Repr::Stream(_) => f.write_str("RequestBody(stream)"),
         }
     }
 }

@@ -52,6 +52,12 @@ impl<B: Body<Data = Bytes>> ResponseBody<B> {
     }
 }
 
+impl<B: Body<Data = Bytes>> From<Bytes> for ResponseBody<B> {
+    fn from(bytes: Bytes) -> Self {
+        Self::full(bytes)
+    }
+}
+
 impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
     type Data = Bytes;
     type Error = B::Error;

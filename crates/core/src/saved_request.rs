@@ -9,6 +9,8 @@ use std::{
 use bytes::Bytes;
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 
+use tower_claude_wire::Model;
+
 use crate::{request::model, request_body::RequestBody};
 
 /// A request that is kept for another attempt. The call policies of one driver share it.
@@ -57,6 +59,14 @@ impl SavedRequest {
     #[must_use]
     pub fn model(&self) -> Option<Cow<'_, str>> {
         model(&self.uri, &self.body)
+    }
+
+    /// Returns the entry of the model in the built-in catalog, if the body names a listed one. It
+    /// was looked up before.
+    #[must_use]
+    #[inline]
+    pub fn listed_model(&self) -> Option<&'static Model> {
+        self.body.listed_model()
     }
 
     /// Returns the method of the request.

@@ -1,13 +1,15 @@
 //! Scopes: the pools of limits that requests draw on.
 
 use std::{
-    fmt::{self, Write as _},
+    collections::HashMap,
+    fmt,
+    hash::BuildHasher,
     sync::{Arc, LazyLock},
 };
 
 use http::Request;
 
-use crate::{credential::credential, endpoint::Endpoint};
+use crate::{credential::credential, endpoint::Endpoint, text::write_escaped};
 
 /// A pool of limits at the server.
 ///
@@ -107,6 +109,23 @@ impl PartialEq for dyn AsScope + '_ {
 
 impl Eq for dyn AsScope + '_ {}
 
+/// Returns the value of this scope in a map.
+///
+/// Most programs use one or two scopes. Their comparison takes less time than to hash the scope.
+#[must_use]
+pub fn get_by_scope<'a, T, S: BuildHasher>(
+    map: &'a HashMap<Scope, T, S>,
+    scope: &dyn AsScope,
+) -> Option<&'a T> {
+    if map.len() > 2 {
+        return map.get(scope);
+    }
+    let wanted = scope.as_scope();
+    let mut all = map.iter();
+    let (_, value) = all.find(|(scope, _)| scope.as_scope() == wanted)?;
+    Some(value)
+}
+
 static CREDENTIAL_GROUP: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from("credential"));
 static NO_HOST: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from(""));
 
@@ -163,20 +182,16 @@ impl fmt::Display for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.endpoint.as_str())?;
         if !self.group.is_empty() {
-            // A client may have named the model, so that a line break would forge a line of a log.
             f.write_str("/")?;
-            for char in self.group.chars() {
-                match char.is_control() {
-                    true => write!(f, "{}", char.escape_default())?,
-                    false => f.write_char(char)?,
-                }
-            }
+            // A client may have named the model, so that a line break would forge a line of a log.
+            write_escaped(&self.group, f)?;
         }
         if self.fast {
             f.write_str("/fast")?;
         }
         if f.alternate() && !self.host.is_empty() {
-            write!(f, " at {}", self.host)?;
+            f.write_str(" at ")?;
+            write_escaped(&self.host, f)?;
         }
         Ok(())
     }

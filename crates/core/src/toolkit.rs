@@ -10,9 +10,9 @@
 //! | Send a request again | [`SavedRequest`], [`CloneSource`], [`take_ready`] |
 //! | Read a response | [`BodyTracker`], [`ExpectedBody`], [`ErrorBody`] |
 //! | Read a request | [`ApiPath`], [`requested_model`], [`requests_stream`], [`host`], [`host_hash`], [`Credential`] |
-//! | Classify the errors of clients | [`classify_client_error`] |
+//! | Classify and describe the errors of clients | [`classify_client_error`], [`error_text`] |
 //! | Report a redirect to another host | [`report_redirect`] |
-//! | Look up the state of a scope | [`ScopeRef`], [`AsScope`] |
+//! | Look up the state of a scope | [`ScopeRef`], [`AsScope`], [`get_by_scope`] |
 //! | Share reservations | [`Ledger`], [`ReservationHandle`], [`LimiterId`] |
 //! | Correct limits by a response | [`Observation`], [`LimitWarning`] |
 //! | Take over the wait after a 429 | [`PausedByLimiter`] |
@@ -31,8 +31,9 @@ pub use crate::host::host;
 pub use crate::ledger::{Ledger, LimitWarning, LimiterId, Observation, ReservationHandle};
 pub use crate::paused_by_limiter::PausedByLimiter;
 pub use crate::prefix::{CacheReads, Prefix, PrefixMemory, Prefixes};
+pub use crate::readable_duration::ReadableDuration;
 pub use crate::redirect::report_redirect;
 pub use crate::request::{requested_model, requests_stream};
 pub use crate::saved_request::SavedRequest;
-pub use crate::scope::{AsScope, ScopeRef};
-pub use crate::transport_error::classify_client_error;
+pub use crate::scope::{AsScope, ScopeRef, get_by_scope};
+pub use crate::transport_error::{classify_client_error, error_text};

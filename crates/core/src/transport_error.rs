@@ -7,6 +7,7 @@ use http::StatusCode;
 use crate::{
     BoxError,
     class::{Class, Kind},
+    text::{escaped, without_url_secrets},
 };
 
 /// Returns the class of the first error in the chain of sources that is recognised, or `None`.
@@ -20,6 +21,7 @@ use crate::{
 /// | the body of the request failed | [`Kind::BadRequest`], local |
 /// | the server did not take the request: `REFUSED_STREAM`, a stream beyond `GOAWAY`, a connection that closed before the request was written | [`Class::NOT_TAKEN`] |
 /// | no connection: refused, DNS, TLS, timeout of the connector | [`Kind::Transport`], unprocessed |
+/// | the same, and another attempt fails as well: unknown host, invalid certificate, no TLS server | the same, with `should_retry` false |
 /// | a timer of tokio, of `std::io`, of tower's `timeout` layer, or of reqwest | [`Kind::Timeout`] |
 /// | any other error of hyper, h2 or reqwest | [`Kind::Transport`] |
 ///
@@ -39,17 +41,70 @@ pub fn classify_client_error(
             Found::AtLeast(class) => known = known.or(Some(class)),
             Found::Nothing => {}
         }
-        next = error.source();
-        #[cfg(feature = "reqwest-middleware")]
-        if let Some(error) = error.downcast_ref() {
-            // This error is transparent: its `source` skips the error inside of it.
-            next = Some(match error {
-                reqwest_middleware::Error::Reqwest(inner) => inner,
-                reqwest_middleware::Error::Middleware(inner) => inner.as_ref(),
-            });
-        }
+        next = source(error);
     }
     known
+}
+
+/// Returns the source of an error.
+fn source<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+    #[cfg(feature = "reqwest-middleware")]
+    if let Some(error) = error.downcast_ref() {
+        // This error is transparent: its `source` skips the error inside of it.
+        return Some(match error {
+            reqwest_middleware::Error::Reqwest(inner) => inner,
+            reqwest_middleware::Error::Middleware(inner) => inner.as_ref(),
+        });
+    }
+    error.source()
+}
+
+/// Returns the texts of an error and of all its sources in one line, for a log.
+///
+/// The line has at most 300 bytes, and no line break or terminal code. The user, the query and the
+/// fragment of URLs are left out, because they may be secret.
+///
+/// ```
+/// use std::io;
+/// use tower_claude_core::toolkit::error_text;
+///
+/// let inner = io::Error::other("certificate expired");
+/// let error = io::Error::new(io::ErrorKind::Other, Outer(inner));
+/// assert_eq!(
+///     error_text(&error),
+///     "GET https://host/v1: certificate expired",
+/// );
+/// # #[derive(Debug)]
+/// # struct Outer(io::Error);
+/// # impl std::fmt::Display for Outer {
+/// #     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+/// #         f.write_str("GET https://user:secret@host/v1?key=secret")
+/// #     }
+/// # }
+/// # impl std::error::Error for Outer {
+/// #     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+/// #         Some(&self.0)
+/// #     }
+/// # }
+/// ```
+#[must_use]
+pub fn error_text(error: &(dyn Error + 'static)) -> String {
+    /// A chain that is longer than this is not read further.
+    const MOST_SOURCES: usize = 16;
+    let mut text = String::new();
+    for error in std::iter::successors(Some(error), |&error| source(error)).take(MOST_SOURCES) {
+        let one = error.to_string();
+        let one = without_url_secrets(&one);
+        // Many errors repeat the text of their source.
+        if one.is_empty() || text.contains(&*one) {
+            continue;
+        }
+        if !text.is_empty() {
+            text.push_str(": ");
+        }
+        text.push_str(&one);
+    }
+    escaped(&text).into_owned()
 }
 
 /// Returns the value as an error, if its type is that of an error of a known client.
@@ -150,7 +205,8 @@ fn by_hyper(error: &(dyn Error + 'static)) -> Option<Found> {
             let class = if is_invalid_target(error) {
                 own_side()
             } else {
-                transport.into_unprocessed()
+                let advice = is_permanent(error).then_some(false);
+                transport.into_unprocessed().with_should_retry(advice)
             };
             return Some(Found::Class(class));
         }
@@ -201,9 +257,33 @@ fn by_hyper(error: &(dyn Error + 'static)) -> Option<Found> {
 /// Returns true if the connector does not support the scheme, or the URI has no host.
 #[cfg(feature = "hyper")]
 fn is_invalid_target(error: &(dyn Error + 'static)) -> bool {
-    std::iter::successors(Some(error), |&error| error.source()).any(|error| {
-        // The connectors of hyper-util and hyper-rustls. Their types are private.
-        let text = error.to_string();
+    // The connectors of hyper-util and hyper-rustls. Their types are private.
+    any_text(error, |text| {
         text.starts_with("invalid URL, ") || text.starts_with("unsupported scheme ")
     })
+}
+
+/// Returns true if no further attempt can make a connection: the name does not exist, the
+/// certificate is not valid, or the port does not speak TLS.
+#[cfg(feature = "hyper")]
+fn is_permanent(error: &(dyn Error + 'static)) -> bool {
+    /// The texts of the resolvers (glibc, musl, BSD and macOS, Windows), of rustls and of OpenSSL.
+    const TEXTS: [&str; 8] = [
+        "Name or service not known",
+        "Name does not resolve",
+        "nodename nor servname provided",
+        "No such host is known",
+        "invalid peer certificate",
+        "certificate verify failed",
+        "received corrupt message of type InvalidContentType",
+        "wrong version number",
+    ];
+    any_text(error, |text| TEXTS.iter().any(|part| text.contains(part)))
+}
+
+/// Returns true for the text of an error in the chain of sources.
+#[cfg(feature = "hyper")]
+fn any_text(error: &(dyn Error + 'static), is_meant: impl Fn(&str) -> bool) -> bool {
+    std::iter::successors(Some(error), |&error| error.source())
+        .any(|error| is_meant(&error.to_string()))
 }

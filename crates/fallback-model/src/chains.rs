@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use tower_claude_wire::{Model, ModelCatalog};
+use tower_claude_wire::{Lifecycle, Model, ModelCatalog};
 
 use crate::selection::MAX_TARGETS;
 
@@ -70,6 +70,8 @@ pub(crate) struct ChainTable {
     own: HashMap<Arc<str>, usize>,
     /// The models of `own`, as configured.
     names: Vec<String>,
+    /// True if an empty name was skipped.
+    has_empty_name: bool,
 }
 
 impl ChainTable {
@@ -77,11 +79,14 @@ impl ChainTable {
         chain: impl IntoIterator<Item = M>,
         catalog: &ModelCatalog,
     ) -> Self {
-        Self {
-            lists: vec![list(chain, catalog)],
+        let mut table = Self {
+            lists: Vec::new(),
             own: HashMap::new(),
             names: Vec::new(),
-        }
+            has_empty_name: false,
+        };
+        table.push(chain, catalog);
+        table
     }
 
     /// Sets the chain of one model.
@@ -91,10 +96,43 @@ impl ChainTable {
         chain: impl IntoIterator<Item = M>,
         catalog: &ModelCatalog,
     ) {
+        let model = model.trim();
+        if model.is_empty() {
+            self.has_empty_name = true;
+            return;
+        }
         let index = self.lists.len();
-        self.lists.push(list(chain, catalog));
+        self.push(chain, catalog);
         self.names.push(model.to_owned());
         self.own.insert(catalog.lookup(model).id, index);
+    }
+
+    fn push<M: AsRef<str>>(&mut self, chain: impl IntoIterator<Item = M>, catalog: &ModelCatalog) {
+        let has_empty_name = &mut self.has_empty_name;
+        let named = chain.into_iter().filter(|name| {
+            let is_empty = name.as_ref().trim().is_empty();
+            *has_empty_name |= is_empty;
+            !is_empty
+        });
+        self.lists.push(list(named, catalog));
+    }
+
+    /// Returns the names that may be a mistake, each with the reason in one word.
+    pub(crate) fn doubtful(&self, catalog: &ModelCatalog) -> Vec<(&str, &'static str)> {
+        let stand_ins = self.lists.iter().flatten();
+        let stand_ins = stand_ins.map(|target| (&*target.model, reason_to_doubt(&target.facts)));
+        let own = self.names.iter();
+        // Chains of retired models are what they are for.
+        let own = own.map(|name| (&**name, reason_to_doubt(&catalog.lookup(name))));
+        let own = own.filter(|(_, reason)| *reason != Some("retired"));
+        let mut names: Vec<_> = stand_ins
+            .chain(own)
+            .filter_map(|(name, reason)| Some((name, reason?)))
+            .chain(self.has_empty_name.then_some(("", "empty")))
+            .collect();
+        names.sort_unstable();
+        names.dedup();
+        names
     }
 
     /// Resolves all names again, with another catalogue.
@@ -142,10 +180,19 @@ impl ChainTable {
     }
 }
 
+/// Returns the reason why a configured model may be a mistake.
+fn reason_to_doubt(facts: &Model) -> Option<&'static str> {
+    match (facts.lifecycle, facts.known) {
+        (Lifecycle::Retired, _) => Some("retired"),
+        (_, false) => Some("unknown"),
+        _ => None,
+    }
+}
+
 fn list<M: AsRef<str>>(chain: impl IntoIterator<Item = M>, catalog: &ModelCatalog) -> Vec<Target> {
     let mut targets: Vec<Target> = Vec::new();
     for model in chain {
-        let target = Target::new(model.as_ref(), catalog);
+        let target = Target::new(model.as_ref().trim(), catalog);
         if targets.iter().all(|listed| listed.id != target.id) {
             targets.push(target);
         }

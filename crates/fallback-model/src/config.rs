@@ -1,8 +1,8 @@
 //! The settings of a layer, and the state that its clones share.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
-use tower_claude_core::event::EventSink;
+use tower_claude_core::event::{Event, EventSink, emit};
 use tower_claude_wire::ModelCatalog;
 
 use crate::{
@@ -33,5 +33,23 @@ pub(crate) struct Config {
 impl Config {
     pub(crate) fn catalog(&self) -> &ModelCatalog {
         self.catalog.as_deref().unwrap_or(ModelCatalog::builtin())
+    }
+
+    /// Emits an event for each configured name that may be a mistake, unless this was done before.
+    pub(crate) fn report_doubtful_names(&self) {
+        if self.shared.names_reported.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        for (model, because) in self.chains.doubtful(self.catalog()) {
+            let layer = LAYER;
+            emit(
+                &self.events,
+                &Event::DoubtfulModel {
+                    layer,
+                    model,
+                    because,
+                },
+            );
+        }
     }
 }

@@ -29,6 +29,10 @@ pub(crate) const PROBE_TIMEOUT: Duration = Duration::from_secs(600);
 /// A cool-down that ended this long ago, and was not followed by a probe, may be evicted.
 const FORGET_AFTER: Duration = Duration::from_secs(300);
 
+/// The time after a failure in which the failures of calls that were under way when the key first
+/// failed count as the same failure.
+const MOMENT: Duration = Duration::from_secs(1);
+
 /// The longest cool-down that a server can ask for with `retry-after`.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
@@ -141,6 +145,12 @@ struct CoolDownEntry {
     generation: u64,
     /// The last failures, at most as many as start a cool-down.
     failures: VecDeque<Instant>,
+    /// The first failure since the last success.
+    since: Instant,
+    /// The failures of calls since then.
+    failed: u32,
+    /// The calls admitted since then that have no outcome yet.
+    pending: u32,
     /// The end of the cool-down. `None` while failures are counted and all calls pass.
     until: Option<Instant>,
     /// The number of cool-downs in a row.
@@ -151,10 +161,13 @@ struct CoolDownEntry {
 }
 
 impl CoolDownEntry {
-    const fn new(generation: u64, why: Class) -> Self {
+    const fn new(generation: u64, why: Class, now: Instant) -> Self {
         Self {
             generation,
             failures: VecDeque::new(),
+            since: now,
+            failed: 0,
+            pending: 0,
             until: None,
             count: 0,
             probe: None,
@@ -177,16 +190,30 @@ impl CoolDownEntry {
         }
     }
 
-    /// Counts a failure. Returns true if a cool-down must start.
-    fn count_failure(&mut self, config: &CoolDown, now: Instant) -> bool {
+    /// Counts a failure. Returns true if a cool-down must start. `is_early` if the call was under
+    /// way when the key first failed.
+    ///
+    /// While more than a third of the calls are pending, the key stays. From a sixth of `within` on
+    /// without a success, this share grows with time.
+    fn count_failure(&mut self, config: &CoolDown, now: Instant, is_early: bool) -> bool {
         let limit = config.failures.get() as usize;
-        if self.failures.len() >= limit {
-            self.failures.pop_front();
+        let since = |at: Instant| now.saturating_duration_since(at);
+        let is_same = is_early && self.failures.back().is_some_and(|at| since(*at) < MOMENT);
+        if !is_same {
+            if self.failures.len() >= limit {
+                self.failures.pop_front();
+            }
+            self.failures.push_back(now);
         }
-        self.failures.push_back(now);
+        self.failed = self.failed.saturating_add(1);
+        let within = config.within.as_nanos();
+        let patience = within.max(since(self.since).as_nanos().saturating_mul(6));
+        let of = |calls: u32, time: u128| time.saturating_mul(u128::from(calls));
+        let is_credible = of(self.pending, 2 * within) <= of(self.failed, patience);
         let first = self.failures.front();
-        self.failures.len() >= limit
-            && first.is_some_and(|at| now.saturating_duration_since(*at) <= config.within)
+        is_credible
+            && self.failures.len() >= limit
+            && first.is_some_and(|at| since(*at) <= config.within)
     }
 
     fn start_cool_down(&mut self, cool_down: Duration, generation: u64, now: Instant) {
@@ -227,6 +254,8 @@ impl<K: Clone + Eq + Hash> CoolDownTable<K> {
             permit.is_probe = true;
             entry.probe = Some(now);
             entry.generation = self.next_generation();
+        } else {
+            entry.pending = entry.pending.saturating_add(1);
         }
         permit.generation = Some(entry.generation);
         Ok(permit)
@@ -285,7 +314,7 @@ pub struct CoolDownSnapshot {
 }
 
 /// A permit for one call to a key. A probe that is dropped before it is settled is given back, so
-/// that the next call may probe.
+/// that the next call may probe, and another call is not pending any more.
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct Permit<K: Clone + Eq + Hash> {
@@ -330,7 +359,7 @@ impl<K: Clone + Eq + Hash> Permit<K> {
             // So many keys in a minute are noise. A key that is not in the table is never cooled
             // down.
             if entries.len() < MAX_KEYS {
-                let entry = CoolDownEntry::new(table.next_generation(), why);
+                let entry = CoolDownEntry::new(table.next_generation(), why, now);
                 entries.insert(self.key.clone(), entry);
             }
         }
@@ -339,6 +368,9 @@ impl<K: Clone + Eq + Hash> Permit<K> {
             return None;
         }
         let is_cooling = entry.until.is_some();
+        if held.is_some() && !is_cooling {
+            entry.pending = entry.pending.saturating_sub(1);
+        }
         let retry_after = match signal {
             Signal::Failure { retry_after } | Signal::Busy { retry_after } => retry_after,
             _ => None,
@@ -356,7 +388,7 @@ impl<K: Clone + Eq + Hash> Permit<K> {
             Signal::Busy { .. } | Signal::Reachable | Signal::None if !is_cooling => {
                 (None, !entry.is_idle(config.within, now))
             }
-            _ if is_cooling || entry.count_failure(config, now) => {
+            _ if is_cooling || entry.count_failure(config, now, held.is_none()) => {
                 entry.count = entry.count.saturating_add(1);
                 let cool_down = config.length(entry.count, retry_after, chance);
                 entry.start_cool_down(cool_down, table.next_generation(), now);
@@ -375,13 +407,17 @@ impl<K: Clone + Eq + Hash> Permit<K> {
 
 impl<K: Clone + Eq + Hash> Drop for Permit<K> {
     fn drop(&mut self) {
-        let Some(held) = self.generation.filter(|_| self.is_probe) else {
+        let Some(held) = self.generation else {
             return;
         };
         if let Some(entry) = self.table.lock().get_mut(&self.key)
             && entry.generation == held
         {
-            entry.probe = None;
+            if self.is_probe {
+                entry.probe = None;
+            } else {
+                entry.pending = entry.pending.saturating_sub(1);
+            }
         }
     }
 }

@@ -1,8 +1,8 @@
 //! The handle of a layer, and the state that it shows.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -14,6 +14,9 @@ use crate::{
     cooldown::{CoolDownSnapshot, CoolDownTable},
 };
 
+/// The most names that are known to have been served although the catalog does not list them.
+const MAX_SERVED_NAMES: usize = 1024;
+
 /// The state that all clones of a layer share.
 #[derive(Debug, Default)]
 pub(crate) struct SharedState {
@@ -23,6 +26,10 @@ pub(crate) struct SharedState {
     pub(crate) groups: Arc<CoolDownTable<RateGroup>>,
     /// Emitted if a model is requested at an endpoint without fallback.
     pub(crate) inactive: InactiveNotice,
+    /// True if the configured names that may be mistakes were reported.
+    pub(crate) names_reported: AtomicBool,
+    /// The requested names that are not in the catalog and that a model has served.
+    served: RwLock<HashSet<Box<str>>>,
     tallies: Mutex<TallyTable>,
 }
 
@@ -47,6 +54,29 @@ impl SharedState {
     #[inline]
     pub(crate) fn is_quiet(&self) -> bool {
         self.models.is_empty() && self.groups.is_empty()
+    }
+
+    /// Records that a model of this name, which is not in the catalog, has served a request. At the
+    /// limit another name is forgotten.
+    pub(crate) fn set_served(&self, name: &str) {
+        if name.is_empty() || self.has_served(name) {
+            return;
+        }
+        let mut served = self.served.write().unwrap_or_else(PoisonError::into_inner);
+        if served.len() >= MAX_SERVED_NAMES
+            && let Some(other) = served.iter().next().cloned()
+        {
+            served.remove(&other);
+        }
+        served.insert(name.into());
+    }
+
+    /// Returns true if a model of this name has served a request.
+    pub(crate) fn has_served(&self, name: &str) -> bool {
+        let served = self.served.read();
+        served
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(name)
     }
 
     /// Counts a response of a stand-in, and the time it took.

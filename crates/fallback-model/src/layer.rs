@@ -32,6 +32,10 @@ pub type FallbackModel<S, C = ClaudeClassify> = Driven<S, FallbackPolicy, (), C>
 impl FallbackModelLayer {
     /// Creates a layer in which these models stand in for any other model, in this order.
     ///
+    /// White space around a name is removed, and an empty name, as of an unset variable, is
+    /// skipped. A skipped name, a name that the catalog does not list, and a retired model are each
+    /// reported once, as a `DoubtfulModel` event.
+    ///
     /// A model in the list is not its own stand-in. At most 16 models count. With an empty list,
     /// only the chains of single models apply ([`with_chain`](Self::with_chain)).
     ///
@@ -168,6 +172,7 @@ impl<C> FallbackModelLayer<C> {
     /// Returns the policy of this layer, for a driver that combines it with others.
     #[must_use]
     pub fn policy(&self) -> FallbackPolicy {
+        self.config.report_doubtful_names();
         FallbackPolicy(self.config.clone())
     }
 

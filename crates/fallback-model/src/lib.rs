@@ -42,6 +42,8 @@
 //!   prompts that are too long are optional. Other 4xx errors and credentials are no reason, but a
 //!   stand-in may reject what the next accepts. Only Messages requests are sent to another model.
 //!   If a model is requested at another endpoint, a single `Inactive` event is emitted.
+//! - Returns the 404 of a name that neither the catalog lists nor a model has served before,
+//!   because a stand-in would hide a mistyped name.
 //! - [Rewrites](fn@rewrite) the original request for each model, and skips models for which the
 //!   request cannot be rewritten, and models that are retired on the platform of the request. Where
 //!   the path names the model (Bedrock, Vertex), the path is rewritten as well, and stand-ins need
@@ -58,8 +60,9 @@
 //! # Where it goes
 //!
 //! Outside the retry layer and inside the cache. It counts the attempts of an inner retry layer
-//! over all models, with at least one attempt each. It has no timers, and acts on those of the
-//! retry layer.
+//! over all models, with at least one attempt each. The retry layer leaves waits over 3 s to it, and
+//! if no stand-in can take the request, the model asked for gets the attempts that are left. It has
+//! no timeouts, and acts on those of the retry layer.
 //!
 //! # Readiness
 //!
@@ -112,3 +115,8 @@ pub use message::{FallbackMessage, LAST_MESSAGE};
 pub use policy::{FallbackPolicy, FallbackState};
 pub use rewrite::{Loss, Losses, RewriteOptions, Rewritten, Unportable, Why, rewrite};
 pub use served::{FALLBACK_LOSSES, FALLBACK_REASON, SERVED_MODEL, ServedBy};
+
+// Compiles the example of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

@@ -8,10 +8,10 @@ use tokio::time::Instant;
 use tower_claude_core::{
     Call, Class, Endpoint, Kind, Reach, RequestBody,
     driver::{AttemptFailure, CallPolicy, CallStart},
-    event::{Event, emit},
+    event::{Event, EventSink, emit},
     toolkit::{ApiPath, SavedRequest, requested_model},
 };
-use tower_claude_wire::is_event_stream;
+use tower_claude_wire::{Lifecycle, is_event_stream};
 
 use crate::{
     chains::{ChainId, HostModel, Target},
@@ -76,6 +76,8 @@ struct FallbackCall {
     /// The earliest time at which a failed target may be available again.
     back: Option<Instant>,
     next: Option<Request<RequestBody>>,
+    /// The wait before it is sent.
+    delay: Duration,
 }
 
 impl FallbackCall {
@@ -101,13 +103,15 @@ impl FallbackCall {
             sent: None,
             back: None,
             next: None,
+            delay: Duration::ZERO,
         }
     }
 
     /// Records that the request for the present target is sent.
     fn on_sent(&mut self, call: &Call) {
         self.tried.mark_tried(self.at);
-        self.hops += 1;
+        // A resumed target was counted before.
+        self.hops += u32::from(self.delay.is_zero());
         self.attempts = call.attempts();
         self.sent = (self.at > 0).then(Instant::now);
     }
@@ -117,10 +121,13 @@ impl FallbackCall {
         &mut self,
         config: &Config,
         call: &Arc<Call>,
-        class: &Class,
+        failure: &AttemptFailure<'_>,
     ) -> Option<Request<RequestBody>> {
-        let now = Instant::now();
+        let (now, class) = (Instant::now(), &failure.class);
         self.count_attempt(call);
+        if class.kind == Kind::NotFound && self.at == 0 && self.is_unheard_of(config) {
+            return None;
+        }
         let permit = self.permit.take();
         let permit = permit.unwrap_or_else(|| self.targets.permit(config, self.at));
         let back = if class.kind == Kind::NotFound {
@@ -142,7 +149,7 @@ impl FallbackCall {
             config.triggers.scope_of_stand_in(class)
         };
         match scope {
-            FallbackScope::None => return None,
+            FallbackScope::None => return self.resume(config, call),
             FallbackScope::OtherRateGroup => {
                 self.exclude_like(config, |target, failed| target.group == failed.group);
             }
@@ -153,14 +160,48 @@ impl FallbackCall {
             }
             FallbackScope::AnyOther => {}
         }
-        let next = self.select(config, call, Some(class));
+        let next = self.select(config, call, Some(failure));
+        let next = next.or_else(|| self.resume(config, call));
         if next.is_none() {
-            self.report_gave_up(config, call, class, now);
+            self.report_gave_up(config, call, failure, now);
         } else {
             // Another model counts its tokens differently.
             call.set_counted_input(None);
         }
         next
+    }
+
+    /// Returns true if the requested name is neither in the catalog nor has ever been served. A
+    /// stand-in would hide a mistyped name.
+    fn is_unheard_of(&self, config: &Config) -> bool {
+        let facts = &self.targets.target(config, 0).facts;
+        let model = self.original.model().unwrap_or_default();
+        let is_misspelled = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_whitespace();
+        let is_known = facts.known || facts.lifecycle == Lifecycle::Retired;
+        // The catalog finds a model by more spellings than any server accepts.
+        let is_listed = is_known && !model.bytes().any(is_misspelled)
+            || config.catalog().get_named(model.as_bytes()).0.is_some();
+        !is_listed && !config.shared.has_served(&model)
+    }
+
+    /// Returns the request for the present target again, if the retry layer left an attempt out in
+    /// favour of a stand-in and there is none.
+    fn resume(&mut self, config: &Config, call: &Arc<Call>) -> Option<Request<RequestBody>> {
+        let wait = call.postponed()?;
+        let left = call.deadline();
+        let left = left.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        if left.is_some_and(|left| left <= wait) {
+            return None;
+        }
+        let request = if self.at == 0 {
+            self.original.copy()
+        } else {
+            self.rewritten(config, call, self.at).ok()?.0
+        };
+        call.set_stand_in(false);
+        self.delay = wait;
+        self.permit = Some(self.targets.permit(config, self.at));
+        Some(request)
     }
 
     /// Records a success, and marks the response if a stand-in served it.
@@ -180,16 +221,18 @@ impl FallbackCall {
             let took = now.saturating_duration_since(sent);
             config.shared.count_success(id, self.targets.streams, took);
         }
+        if self.at == 0 {
+            set_served(config, &self.original);
+        }
         self.mark(config, head);
     }
 
-    /// Selects the next target and makes the request for it. `failed` is the class of the last
-    /// failure.
+    /// Selects the next target and makes the request for it. `failed` is the last failure.
     fn select(
         &mut self,
         config: &Config,
         call: &Arc<Call>,
-        failed: Option<&Class>,
+        failed: Option<&AttemptFailure<'_>>,
     ) -> Option<Request<RequestBody>> {
         let now = Instant::now();
         let remaining = call.deadline();
@@ -221,7 +264,8 @@ impl FallbackCall {
                 continue;
             };
             if number > 0 {
-                let class = failed.copied().or(unavailable.map(|reason| reason.why));
+                let class = failed.map(|failure| failure.class);
+                let class = class.or(unavailable.map(|reason| reason.why));
                 let class = class.unwrap_or(Class::SUCCESS);
                 self.why.get_or_insert(class);
                 let from = if failed.is_some() { self.at } else { 0 };
@@ -231,6 +275,7 @@ impl FallbackCall {
                     to: &self.targets.target(config, number).model,
                     class,
                     asked: failed.is_some(),
+                    details: failed.map(|failure| failure.details).unwrap_or_default(),
                 };
                 emit(&config.events, &event);
             }
@@ -238,6 +283,9 @@ impl FallbackCall {
             // The caller of a probe waits for one attempt, not for all that a retry layer may make.
             let has_others = permit.is_probe() && self.has_others(config, call, number);
             call.set_probe(has_others);
+            let mut others = (0..self.targets.count(config)).filter(|other| *other != number);
+            call.set_stand_in(others.any(|other| self.tried.is_open(other)));
+            self.delay = Duration::ZERO;
             self.losses = losses;
             self.permit = Some(permit);
             self.at = number;
@@ -328,8 +376,15 @@ impl FallbackCall {
         served.mark(head);
     }
 
-    fn report_gave_up(&self, config: &Config, call: &Call, class: &Class, now: Instant) {
+    fn report_gave_up(
+        &self,
+        config: &Config,
+        call: &Call,
+        failure: &AttemptFailure<'_>,
+        now: Instant,
+    ) {
         config.shared.count_exhausted();
+        let class = failure.class;
         // The layer that rejected the request has reported it.
         if class.local && self.hops <= 1 {
             return;
@@ -339,7 +394,8 @@ impl FallbackCall {
             layer: LAYER,
             model: model.as_deref(),
             attempt: self.hops,
-            class: *class,
+            class,
+            details: failure.details,
             because: match call.deadline() {
                 Some(deadline) if deadline <= now => "deadline",
                 _ => "targets",
@@ -375,10 +431,8 @@ impl FallbackPolicy {
         if request.method() != Method::POST || endpoint != Endpoint::Messages && !is_other {
             return None;
         }
-        let chain = self
-            .0
-            .chains
-            .of(&requested_model(request)?, self.0.catalog())?;
+        let model = requested_model(request).filter(|model| !model.trim_ascii().is_empty())?;
+        let chain = self.0.chains.of(&model, self.0.catalog())?;
         if is_other {
             let inactive = &self.0.shared.inactive;
             inactive.emit(&self.0.events, LAYER, "endpoint");
@@ -388,9 +442,25 @@ impl FallbackPolicy {
     }
 }
 
+/// Records the success of a model that is not in the catalog.
+#[inline]
+fn set_served(config: &Config, original: &SavedRequest) {
+    if original.listed_model().is_some() {
+        return;
+    }
+    let model = original.model().unwrap_or_default();
+    if config.catalog().get(&model).is_none() {
+        config.shared.set_served(&model);
+    }
+}
+
 impl CallPolicy for FallbackPolicy {
     type State = FallbackState;
     type BodyState = ();
+
+    fn visit_sinks(&self, visit: &mut dyn FnMut(&'static str, &EventSink)) {
+        visit(LAYER, &self.0.events);
+    }
 
     #[inline]
     fn start(&self, start: &mut CallStart<'_>) -> FallbackState {
@@ -407,6 +477,7 @@ impl CallPolicy for FallbackPolicy {
             attempts: start.call.attempts(),
         };
         if self.0.shared.is_quiet() {
+            start.call.set_stand_in(true);
             start.saved = Some(first.original.clone());
             return FallbackState(Stage::First(first));
         }
@@ -443,11 +514,14 @@ impl CallPolicy for FallbackPolicy {
         }
         match &mut state.0 {
             // Where no inner layer counts attempts, this layer does.
-            Stage::First(first) if call.attempts() == first.attempts => {
-                call.begin_attempt();
+            Stage::First(first) => {
+                if call.attempts() == first.attempts {
+                    call.begin_attempt();
+                }
+                set_served(&self.0, &first.original);
             }
             Stage::Fallback(fallback) => fallback.after_success(&self.0, call, head),
-            _ => {}
+            Stage::Inactive => {}
         }
         None
     }
@@ -456,11 +530,11 @@ impl CallPolicy for FallbackPolicy {
         &self,
         state: &mut FallbackState,
         call: &Arc<Call>,
-        failure: &AttemptFailure,
+        failure: &AttemptFailure<'_>,
     ) -> Option<Duration> {
         let fallback = state.fallback(&self.0)?;
-        fallback.next = fallback.after_failure(&self.0, call, &failure.class);
-        fallback.next.as_ref().map(|_| Duration::ZERO)
+        fallback.next = fallback.after_failure(&self.0, call, failure);
+        fallback.next.as_ref().map(|_| fallback.delay)
     }
 
     fn next_request(&self, state: &mut FallbackState, call: &Arc<Call>) -> Request<RequestBody> {
@@ -494,7 +568,8 @@ impl CallPolicy for FallbackPolicy {
     }
 
     #[inline]
-    fn finish(&self, state: &mut FallbackState, _: &Arc<Call>) {
+    fn finish(&self, state: &mut FallbackState, call: &Arc<Call>) {
+        call.set_stand_in(false);
         state.0 = Stage::Inactive;
     }
 }

@@ -64,10 +64,10 @@ pub struct Rewritten {
 /// field, and requests signed for AWS. Sign in an inner layer.
 ///
 /// ```
-/// # use bytes::Bytes;
-/// # use http::HeaderMap;
-/// # use tower_claude_fallback_model::rewrite;
-/// # use tower_claude_wire::{ModelCatalog, Platform};
+/// use bytes::Bytes;
+/// use http::HeaderMap;
+/// use tower_claude_fallback_model::rewrite;
+/// use tower_claude_wire::{ModelCatalog, Platform};
 /// let body = Bytes::from_static(br#"{"model": "claude-sonnet-4-6", "max_tokens": 90000, "temperature": 0.2}"#);
 /// let catalog = ModelCatalog::builtin();
 /// let new = rewrite(&HeaderMap::new(), &body, "claude-sonnet-4-6", "claude-haiku-4-5", catalog)?;

@@ -100,3 +100,8 @@ pub type HeaderBudget<S, L = LocalLimiter, E = HeuristicCost, C = ClaudeClassify
 
 /// The name of the layer in events and in `x-tower-claude-refused-by`.
 pub const NAME: &str = HeaderBudgetKind::NAME;
+
+// Compiles the example of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

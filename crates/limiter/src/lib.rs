@@ -62,3 +62,8 @@ pub use reservation::{Reservation, ReservationBackend, Settlement};
 pub use snapshot::{ClassSnapshot, DimensionSnapshot, ScopeSnapshot};
 #[doc(no_inline)]
 pub use tower_claude_core::{Cost, Dimension, Rejection, Scope};
+
+// Compiles the example of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

@@ -21,7 +21,7 @@ use foldhash::fast::RandomState;
 use tokio::time::Instant;
 use tower_claude_core::{
     Cost, Priority, RejectReason, Rejection, Scope,
-    toolkit::{AsScope, LimiterId},
+    toolkit::{AsScope, LimiterId, get_by_scope},
 };
 
 use crate::{
@@ -383,7 +383,7 @@ impl ScopeMap {
     fn get(&self, scope: &dyn AsScope) -> Option<Arc<ScopeLimiter>> {
         let copy = &self.copies[thread_number() % self.copies.len()];
         let limiters = copy.0.read().unwrap_or_else(PoisonError::into_inner);
-        limiters.get(scope).cloned()
+        get_by_scope(&limiters, scope).cloned()
     }
 
     /// Returns the limiter of this scope, which is created if it is missing.

@@ -74,7 +74,8 @@ pub struct DimensionSnapshot {
     pub available: i64,
     /// The amount that is not used, because the server's level is not known exactly.
     pub safety_margin: u64,
-    /// True if a response header named the limit.
+    /// True if a response header named the limit, or if it was learned from 429s. What was learned
+    /// from 429s is a limit on requests beside those that headers name.
     pub learned: bool,
     /// For [`Dimension::TokensPerDay`], the time until it is full again without further use.
     pub renews_in: Option<Duration>,

@@ -5,7 +5,7 @@ use std::error::Error;
 use http::{HeaderMap, StatusCode};
 use tower_claude_core::{
     BoxError, Class, Classify, ClassifyResponse, ClaudeClassify, Kind,
-    toolkit::classify_client_error,
+    toolkit::{classify_client_error, error_text},
 };
 use tower_claude_wire::ApiError;
 
@@ -69,6 +69,10 @@ impl<C: ClassifyResponse> Classify<reqwest::Error> for ReqwestClassify<C> {
         let class = self.of_chain(error);
         class.unwrap_or(Class::new(Kind::Transport))
     }
+
+    fn cause(&self, error: &reqwest::Error) -> Option<String> {
+        Some(error_text(error))
+    }
 }
 
 /// For stacks that contain one of tower's own layers.
@@ -76,6 +80,10 @@ impl<C: Classify<BoxError>> Classify<BoxError> for ReqwestClassify<C> {
     fn error(&self, error: &BoxError) -> Class {
         let class = self.of_chain(error.as_ref());
         class.unwrap_or_else(|| self.responses.error(error))
+    }
+
+    fn cause(&self, error: &BoxError) -> Option<String> {
+        Some(error_text(error.as_ref()))
     }
 }
 
@@ -86,5 +94,9 @@ impl<C: Classify<reqwest_middleware::Error>> Classify<reqwest_middleware::Error>
     fn error(&self, error: &reqwest_middleware::Error) -> Class {
         let class = self.of_chain(error);
         class.unwrap_or_else(|| self.responses.error(error))
+    }
+
+    fn cause(&self, error: &reqwest_middleware::Error) -> Option<String> {
+        Some(error_text(error))
     }
 }

@@ -4,7 +4,7 @@
 use std::{num::NonZeroU32, time::Duration};
 
 use tokio::time::Instant;
-use tower_claude_core::{Class, Kind};
+use tower_claude_core::{Class, Kind, Reach};
 
 use crate::{
     backoff::Backoff,
@@ -18,6 +18,9 @@ const UNANSWERED: u32 = 2;
 /// The most attempts of a call that do not count because the server did not take them. A server
 /// that takes nothing does not keep a call for ever.
 pub(crate) const MOST_NOT_TAKEN: u32 = 3;
+
+/// The longest wait before an attempt if another model may answer at once.
+const MOST_WITH_STAND_IN: Duration = Duration::from_secs(3);
 
 /// The rules of a layer.
 #[derive(Clone, Debug)]
@@ -61,6 +64,8 @@ pub(crate) struct FailedAttempt {
     pub(crate) deadline: Option<Instant>,
     /// The time until which an inner layer would reject another attempt.
     pub(crate) blocked_until: Option<Instant>,
+    /// True if an outer layer may have another model ready.
+    pub(crate) has_stand_in: bool,
 }
 
 /// The next step of a call.
@@ -68,6 +73,9 @@ pub(crate) struct FailedAttempt {
 pub(crate) enum Decision {
     /// The failure goes to the caller.
     Return { because: &'static str },
+    /// The failure goes to the outer layer, which may have another model. Otherwise another attempt
+    /// may follow after this wait.
+    Postpone { wait: Duration },
     /// Another attempt follows after `delay`.
     Retry {
         delay: Duration,
@@ -91,6 +99,10 @@ pub(crate) fn decide(
     random: f64,
 ) -> Decision {
     let class = &attempt.class;
+    // A request that the client cannot send is local as well.
+    if class.local && class.kind != Kind::BadRequest {
+        return Decision::stop("refused");
+    }
     if !class.is_retryable() {
         return Decision::stop("not_retryable");
     }
@@ -143,6 +155,9 @@ pub(crate) fn decide(
     if wait < blocked {
         return Decision::stop("circuit");
     }
+    if attempt.has_stand_in && wait > MOST_WITH_STAND_IN && is_of_model(class) {
+        return Decision::Postpone { wait };
+    }
     if left.is_some_and(|left| left <= wait) {
         return Decision::stop("deadline");
     }
@@ -161,6 +176,19 @@ pub(crate) fn decide(
         },
         None => Decision::stop("budget"),
     }
+}
+
+/// Returns true if another model may do better, and the failure is no rate limit.
+const fn is_of_model(class: &Class) -> bool {
+    matches!(class.reach, Reach::Model)
+        && matches!(
+            class.kind,
+            Kind::Overloaded
+                | Kind::ServerError
+                | Kind::Timeout
+                | Kind::Transport
+                | Kind::Truncated
+        )
 }
 
 /// Returns true if the connection was lost, possibly with other calls on it.

@@ -48,8 +48,10 @@
 //!   ([`PausedByLimiter`](tower_claude_core::toolkit::PausedByLimiter)).
 //! - It stops when no attempts are left, when the shared [`RetryBudget`] is empty, when the
 //!   [`Deadline`](tower_claude_core::Deadline) would pass, when an inner circuit is open for longer
-//!   than the wait, or when `retry-after` is over 60 s. The
-//!   last response then goes to the caller unchanged, with its `Class` in the extensions.
+//!   than the wait, or when `retry-after` is over 60 s. The last response then goes to the caller
+//!   unchanged, with its `Class` in the extensions.
+//! - It waits for 3 s at most while a fallback layer outside of it may have another model ready, so
+//!   that a caller waits for about 4 s before it is asked. Rate limits are waited for as ever.
 //! - It owns the head, idle, content and total [`Timeouts`]. A call that runs out of time is
 //!   answered with a 504 in Claude's error shape, tagged
 //!   [`Rejection`](tower_claude_core::Rejection). The time to read the body of the request counts.
@@ -107,3 +109,8 @@ pub use handle::{RetryHandle, RetrySnapshot};
 pub use layer::{Retry, RetryLayer};
 pub use policy::{NO_RETRY, NoRetry, RetryBodyState, RetryPolicy, RetryState};
 pub use timeouts::Timeouts;
+
+// Compiles the example of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Request, response::Parts};
 use tokio::time::{Instant, Sleep};
 use tower_claude_core::{
-    Call, Class, Endpoint, Kind, RejectReason, Rejection, RequestBody,
+    Call, Class, Endpoint, RejectReason, Rejection, RequestBody,
     driver::{AttemptFailure, CallPolicy, CallStart},
     event::{Event, EventSink, emit},
     toolkit::{BodyTracker, SavedRequest, host_hash},
@@ -89,8 +89,6 @@ pub struct RetryState {
 /// The state that is needed once an attempt has failed, or keeps the caller waiting.
 #[derive(Default)]
 struct AttemptState {
-    /// Read while the request is there: the last attempt does not keep it.
-    model: Option<Arc<str>>,
     /// The start of the second attempt and of those that follow.
     started_at: Option<Instant>,
     unanswered: u32,
@@ -116,19 +114,16 @@ impl RetryPolicy {
     fn emit(&self, event: &Event<'_>) {
         emit(&self.0.observers, event);
     }
-
-    fn report_broken(&self, class: Class) {
-        count(&self.0.counters.broken);
-        let layer = LAYER;
-        self.emit(&Event::Broken { layer, class });
-    }
 }
 
 impl CallPolicy for RetryPolicy {
     type State = RetryState;
     type BodyState = RetryBodyState;
 
-    /// Only events name the model, so the body is parsed after a failure and not before.
+    fn visit_sinks(&self, visit: &mut dyn FnMut(&'static str, &EventSink)) {
+        visit(LAYER, &self.0.observers);
+    }
+
     #[inline]
     fn reads_request(&self) -> bool {
         false
@@ -241,16 +236,13 @@ impl CallPolicy for RetryPolicy {
         &self,
         state: &mut RetryState,
         call: &Arc<Call>,
-        failure: &AttemptFailure,
+        failure: &AttemptFailure<'_>,
     ) -> Option<Duration> {
         if !state.is_owner {
             return None;
         }
         let (config, class, number) = (&*self.0, failure.class, state.number);
         let attempt = state.attempt.get_or_insert_default();
-        if let Some(model) = state.saved.as_ref().and_then(|saved| saved.model()) {
-            attempt.model = Some(Arc::from(model));
-        }
         if class.local {
             attempt.permit.refund();
         }
@@ -276,11 +268,22 @@ impl CallPolicy for RetryPolicy {
             now: Instant::now(),
             deadline: call.deadline(),
             blocked_until: call.blocked_until(),
+            has_stand_in: call.has_stand_in(),
         };
-        let model = attempt.model.as_deref();
-        match decide(&config.rules, &failed, &config.budget, fastrand::f64()) {
+        let (details, model) = (failure.details, failure.details.model);
+        let decision = match decide(&config.rules, &failed, &config.budget, fastrand::f64()) {
+            Decision::Postpone { wait } => {
+                call.postpone(Some(wait));
+                Decision::Return {
+                    because: "stand_in",
+                }
+            }
+            decision => decision,
+        };
+        match decision {
             // The layer that rejected the call has emitted an event.
             Decision::Return { .. } if class.local && number == 1 => None,
+            Decision::Postpone { .. } => None,
             Decision::Return { because } => {
                 count(&config.counters.gave_up);
                 self.emit(&Event::GaveUp {
@@ -289,6 +292,7 @@ impl CallPolicy for RetryPolicy {
                     attempt: number,
                     class,
                     because,
+                    details,
                 });
                 None
             }
@@ -304,6 +308,7 @@ impl CallPolicy for RetryPolicy {
                     attempt: number,
                     class,
                     delay,
+                    details,
                 });
                 attempt.permit = permit;
                 attempt.not_taken += u32::from(is_free);
@@ -404,22 +409,31 @@ impl CallPolicy for RetryPolicy {
         let event = StreamTimers::error_event(tracker, &message);
         if event.is_some() {
             count(&self.0.counters.timed_out);
-            self.report_broken(Class::new(Kind::Timeout));
         }
         Poll::Ready(event)
     }
 
-    fn on_body_failure(&self, body: &RetryBodyState, class: Class) {
+    fn on_body_failure(&self, body: &RetryBodyState, failure: &AttemptFailure<'_>) {
         if body.is_owner {
-            self.report_broken(class);
+            count(&self.0.counters.broken);
+            self.emit(&Event::Broken {
+                layer: LAYER,
+                model: failure.details.model,
+                class: failure.class,
+                details: failure.details,
+            });
         }
     }
 }
 
 /// Returns true if the caller wants the request to be sent only once. Removes the header.
 fn is_single(request: &mut Request<RequestBody>) -> bool {
-    request.headers_mut().remove(NO_RETRY).is_some()
-        || request.extensions().get::<NoRetry>().is_some()
+    // A look-up by name takes as long as a dozen headers.
+    let is_marked = request.headers().keys().any(|name| *name == NO_RETRY);
+    if is_marked {
+        request.headers_mut().remove(NO_RETRY);
+    }
+    is_marked || request.extensions().get::<NoRetry>().is_some()
 }
 
 /// Returns true if the request may create something: any POST but for messages and token counts.

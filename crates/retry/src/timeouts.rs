@@ -9,7 +9,10 @@ use std::{
 
 use bytes::Bytes;
 use tokio::time::{Instant, Sleep, sleep_until};
-use tower_claude_core::{Call, toolkit::BodyTracker};
+use tower_claude_core::{
+    Call,
+    toolkit::{BodyTracker, ReadableDuration},
+};
 use tower_claude_wire::ApiError;
 
 /// The timeouts of a call. `None` sets no limit.
@@ -200,17 +203,18 @@ impl StreamTimers {
             let waited = self.deadline.map_or(Duration::ZERO, |deadline| {
                 deadline.saturating_duration_since(self.started_at)
             });
-            return Poll::Ready(format!("the stream did not end within {waited:.1?}"));
+            let waited = ReadableDuration(waited);
+            return Poll::Ready(format!("the stream did not end within {waited}"));
         }
         // Set before the stream is dropped, so that it counts as a failure of the server and not as
         // a caller that has lost interest.
         self.call.time_out_attempt();
         Poll::Ready(if until == silent {
-            let waited = idle.unwrap_or_default();
-            format!("the stream was silent for {waited:.1?}")
+            let waited = ReadableDuration(idle.unwrap_or_default());
+            format!("the stream was silent for {waited}")
         } else {
-            let waited = content.unwrap_or_default();
-            format!("the stream had no content for {waited:.1?}")
+            let waited = ReadableDuration(content.unwrap_or_default());
+            format!("the stream had no content for {waited}")
         })
     }
 

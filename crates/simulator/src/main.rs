@@ -23,9 +23,9 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct TableArgs {
-    /// The first seed
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    seed: u64,
+    /// The first seed, to repeat a run. Drawn at random if it is absent. The table names the seeds
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
 
     /// Number of seeds. Every figure is the worst of them
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=1_000))]
@@ -39,6 +39,10 @@ struct TableArgs {
     /// Only the rows of this id, as in R2
     #[arg(long, value_name = "ID")]
     only: Option<String>,
+
+    /// Only the lines with goals and those of the oracle, without the other strategies
+    #[arg(long)]
+    ours: bool,
 
     /// Replay this trace in a row of its own (CSV: TIMESTAMP,ContextTokens,GeneratedTokens)
     #[arg(long, value_name = "FILE")]
@@ -67,15 +71,18 @@ fn main() -> ExitCode {
 
 fn run(args: TableArgs) -> Result<bool, String> {
     let mut options = Options::default();
-    options.seed = args.seed;
+    // Short enough to be typed.
+    let seed = args.seed.unwrap_or_else(|| fastrand::u64(1..1_000_000_000));
+    options.seed = seed;
     options.seeds = args.seeds;
     options.quick = args.quick;
     options.only = args.only;
+    options.ours = args.ours;
     options.trace = args.trace;
     let table = table(&options)?;
     print!("{}", table.text());
     if let Some(path) = args.svg {
-        std::fs::write(&path, picture(args.seed))
+        std::fs::write(&path, picture(seed))
             .map_err(|error| format!("{}: {error}", path.display()))?;
     }
     let verdict = if table.passed() {

@@ -9,6 +9,8 @@ pub(crate) enum Metric {
     Refused,
     /// 429s in the whole run, warm-up included.
     RefusedInAll,
+    /// 429s from the fault of the scenario on.
+    RefusedAfterFault,
     /// 429s in the warm-up alone.
     RefusedBefore,
     /// Successes in the whole run.
@@ -79,6 +81,7 @@ impl Metric {
         match self {
             Self::Refused => "429s/1k",
             Self::RefusedInAll => "429s in all",
+            Self::RefusedAfterFault => "429s after the fault",
             Self::RefusedBefore => "429s in warm-up",
             Self::Answered => "successes",
             Self::Use => "use %",
@@ -101,7 +104,9 @@ impl Metric {
 
     pub(crate) const fn digits(self) -> usize {
         match self {
-            Self::RefusedInAll | Self::RefusedBefore | Self::Answered => 0,
+            Self::RefusedInAll | Self::RefusedAfterFault | Self::RefusedBefore | Self::Answered => {
+                0
+            }
             Self::Jain | Self::BigWait | Self::BigAttempts => 3,
             Self::DriftRequests | Self::DriftInput | Self::DriftOutput | Self::Failed => 0,
             _ => 2,
@@ -128,6 +133,7 @@ impl Metric {
         match self {
             Self::Refused => per_thousand(tally.refused),
             Self::RefusedInAll => Some((tally.refused + tally.refused_before) as f64),
+            Self::RefusedAfterFault => Some(tally.refused_after_fault as f64),
             Self::RefusedBefore => Some(tally.refused_before as f64),
             Self::Answered => Some((tally.admitted + tally.admitted_before) as f64),
             Self::Use => Some(100.0 * used(tally)),

@@ -14,6 +14,8 @@ pub struct Options {
     pub quick: bool,
     /// Id of the rows to run (`R2`). Default all.
     pub only: Option<String>,
+    /// Leaves out the strategies without goals, except for the oracle. Default false.
+    pub ours: bool,
     /// Trace to replay in its own row (CSV: `TIMESTAMP,ContextTokens,GeneratedTokens`).
     pub trace: Option<PathBuf>,
 }
@@ -25,6 +27,7 @@ impl Default for Options {
             seeds: 4,
             quick: false,
             only: None,
+            ours: false,
             trace: None,
         }
     }

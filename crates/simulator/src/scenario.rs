@@ -2,13 +2,14 @@
 
 pub(crate) mod rows;
 mod special;
+mod unknown;
 
 use std::time::Duration;
 
 use crate::{
     client::StrategyKind,
     metrics::{Goal, Metric},
-    setup::{ClientSpec, ServerOptions, Setup},
+    setup::{ClientSpec, Enforcement, HeaderMode, ServerOptions, Setup},
     simulation::{Simulation, Tally},
     units::{HOUR, MINUTE},
     workload::{Quota, Source, When},
@@ -75,7 +76,7 @@ pub(crate) struct Scenario {
 #[derive(Clone, Debug)]
 struct ScenarioBuilder {
     base: Setup,
-    /// Configured limits of the clients, as a multiple of the actual ones.
+    /// Configured limits of the clients, as a multiple of the actual ones. 0 for none.
     told: f64,
     /// Request sources of each client.
     clients: Vec<Vec<Source>>,
@@ -100,8 +101,11 @@ impl ScenarioBuilder {
                 warm_up: 5 * MINUTE,
                 measured: if quick { HOUR / 6 } else { HOUR },
                 clients: Vec::new(),
-                change: None,
+                changes: Vec::new(),
+                enforcement: Enforcement::default(),
+                headers: HeaderMode::default(),
                 fault: None,
+                input: None,
                 estimate_error: 0.03,
                 probe: false,
                 sample: 0,

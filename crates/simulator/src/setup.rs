@@ -16,6 +16,31 @@ pub(crate) struct ServerOptions {
     pub(crate) at_response: bool,
 }
 
+/// Enforcement of the requests per minute, beside the buckets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Enforcement {
+    /// By the buckets alone.
+    #[default]
+    Buckets,
+    /// Also by a bucket of this capacity, as the time of a full refill, that no header shows.
+    HiddenBucket(Duration),
+    /// By windows of a minute that begin at full minutes. Headers show the window.
+    FixedWindow,
+    /// By the last minute. Headers show it.
+    SlidingWindow,
+}
+
+/// Contents of the rate-limit headers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum HeaderMode {
+    #[default]
+    True,
+    /// There are none.
+    Silent,
+    /// The true limits, of which always nothing remains.
+    NothingRemains,
+}
+
 /// A fault of some clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ClockFault {
@@ -53,10 +78,14 @@ pub(crate) struct Setup {
     /// Length of the measurement after the warm-up.
     pub(crate) measured: u64,
     pub(crate) clients: Vec<ClientSpec>,
-    /// Time and values of a change of the limits.
-    pub(crate) change: Option<(u64, Quota)>,
+    /// Times and values of changes of the limits, in order.
+    pub(crate) changes: Vec<(u64, Quota)>,
+    pub(crate) enforcement: Enforcement,
+    pub(crate) headers: HeaderMode,
     /// Time and kind of a fault.
     pub(crate) fault: Option<(u64, ClockFault)>,
+    /// Input of every request, if it is not random.
+    pub(crate) input: Option<u32>,
     /// Relative standard error of input estimates.
     pub(crate) estimate_error: f64,
     /// True to compare the client's levels with the server's at every response.
@@ -79,13 +108,16 @@ impl Setup {
 
     /// Returns the requests and tokens that the limits allow during the measurement.
     pub(crate) fn allowance(&self) -> [f64; 3] {
-        let (start, end) = (self.warm_up, self.end());
-        let (at, after) = self.change.unwrap_or((end, self.quota));
-        let at = at.clamp(start, end);
-        std::array::from_fn(|index| {
-            let minutes = |nanos: u64| nanos as f64 / 60e9;
-            self.quota.0[index] as f64 * minutes(at - start)
-                + after.0[index] as f64 * minutes(end - at)
-        })
+        let end = self.end();
+        let mut from = (0, self.quota);
+        let mut allowed = [0.0; 3];
+        for to in self.changes.iter().copied().chain([(end, self.quota)]) {
+            let passed = to.0.clamp(self.warm_up, end) - from.0.clamp(self.warm_up, end);
+            for (allowed, limit) in allowed.iter_mut().zip(from.1.0) {
+                *allowed += limit as f64 * passed as f64 / 60e9;
+            }
+            from = to;
+        }
+        allowed
     }
 }

@@ -8,7 +8,7 @@ use crate::{
     event_queue::EventQueue,
     metrics::{Goal, Metric},
     scenario::{self, Column, Line, Scenario},
-    setup::{ClientSpec, ServerOptions, Setup},
+    setup::{ClientSpec, Enforcement, HeaderMode, ServerOptions, Setup},
     simulation::{Server, Simulation, Tally},
     units::{MINUTE, SECOND},
     workload::{Quota, Source, Trace, When},
@@ -42,8 +42,11 @@ fn setup(kind: StrategyKind, seed: u64) -> Setup {
         warm_up: MINUTE,
         measured: 4 * MINUTE,
         clients: vec![party; 3],
-        change: None,
+        changes: Vec::new(),
+        enforcement: Enforcement::default(),
+        headers: HeaderMode::default(),
         fault: None,
+        input: None,
         estimate_error: 0.03,
         probe: false,
         sample: 0,
@@ -132,8 +135,9 @@ fn levels_of_this_limiter_are_compared_with_the_server() {
 
 #[test]
 fn changed_limits_keep_the_levels_up_to_the_capacity() {
-    let burst = Duration::from_secs(60);
-    let mut server = Server::new(Quota([100, 60_000, 6_000]), burst, false);
+    let mut setup = setup(StrategyKind::Oracle, 1);
+    (setup.quota, setup.burst) = (Quota([100, 60_000, 6_000]), Duration::from_secs(60));
+    let mut server = Server::new(&setup, false);
     server.admit(0, 50_000).expect("it fits");
     server.stream_starts(0);
     server.stream_ends(10 * SECOND); // 800 tokens, while 1,000 are refilled

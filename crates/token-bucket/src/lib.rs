@@ -128,3 +128,8 @@ pub type TokenBucket<S, L = LocalLimiter, E = HeuristicCost, C = ClaudeClassify>
 
 /// The name of the layer in events and in `x-tower-claude-refused-by`.
 pub const NAME: &str = TokenBucketKind::NAME;
+
+// Compiles the example of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

@@ -39,6 +39,10 @@
 //! extensions of a request. A response that a layer made has a [`Rejection`] in its extensions. A
 //! failed response has a [`Class`].
 //!
+//! A rejection looks like an error of the Claude API. [`RejectionLayer`] gives it another status
+//! and body, for other services or for callers with an error format of their own. [`HttpClassify`]
+//! is the classifier for services that are not Claude.
+//!
 //! [`check`] checks at compile time that the layers accept a service. [`event`] describes the
 //! events that layers emit, and [`driver`] is for authors of layers.
 #![forbid(unsafe_code)]
@@ -81,7 +85,12 @@ pub use tower_claude_retry::{self as retry, RetryLayer};
 pub use tower_claude_token_bucket::{self as token_bucket, TokenBucketLayer};
 
 pub use tower_claude_core::{
-    self as core, Class, CredentialId, Deadline, DeadlineLayer, Kind, Priority, RejectReason,
-    Rejection, RequestBody, Tenant, Workload, check, driver, event,
+    self as core, Class, CredentialId, Deadline, DeadlineLayer, HttpClassify, Kind, Priority,
+    RejectReason, Rejection, RejectionLayer, RequestBody, Tenant, Workload, check, driver, event,
 };
 pub use tower_claude_wire as wire;
+
+// Compiles the example of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

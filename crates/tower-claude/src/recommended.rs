@@ -2,11 +2,13 @@
 
 use std::{fmt, time::Duration};
 
-use http::{HeaderName, Request};
+use bytes::Bytes;
+use http::{HeaderName, Request, Response};
 use tower_claude_cache::{CacheLayer, Store};
 use tower_claude_circuit_breaker::{BreakerPolicy, CircuitBreakerLayer};
 use tower_claude_core::{
-    ClaudeClassify, DeadlineLayer, HeuristicCost, RequestBody, Scope, SetDeadline,
+    ClaudeClassify, DeadlineLayer, HeuristicCost, Rejection, RejectionLayer, RenderRejection,
+    RequestBody, Scope, SetDeadline,
     driver::{CallPolicy, Driven, DriverLayer},
     event::Observer,
 };
@@ -89,6 +91,7 @@ type Inner<S, C, L, E> = Driven<S, CallPolicies, AttemptPolicies<L, E>, C>;
 #[must_use = "layers do nothing until they wrap a service"]
 pub struct Recommended<C = ClaudeClassify, H = CacheLayer, L = LocalLimiter, E = HeuristicCost> {
     deadline: DeadlineLayer,
+    rejections: RejectionLayer,
     cache: H,
     fallback: FallbackModelLayer,
     retry: RetryLayer,
@@ -107,6 +110,7 @@ pub fn recommended() -> Recommended {
     let limiter = LocalLimiter::new(Limits::unlimited());
     Recommended {
         deadline: DeadlineLayer::disabled(),
+        rejections: RejectionLayer::disabled(),
         cache: CacheLayer::default(),
         fallback: FallbackModelLayer::new::<&str>([]),
         retry: RetryLayer::new(),
@@ -124,6 +128,18 @@ impl<C, H, L, E> Recommended<C, H, L, E> {
     /// A request with an earlier [`Deadline`](crate::Deadline) keeps it. See [`DeadlineLayer`].
     pub const fn with_deadline(mut self, time: Duration) -> Self {
         self.deadline = DeadlineLayer::new(time);
+        self
+    }
+
+    /// Answers a request that any layer rejects with the response of this function, for callers of
+    /// another service or with an error format of their own. Default: the shape of Claude's errors.
+    /// See [`RejectionLayer`].
+    pub fn with_rejection<F, B>(mut self, render: F) -> Self
+    where
+        F: Fn(&Rejection) -> Response<B> + Send + Sync + 'static,
+        B: Into<Bytes>,
+    {
+        self.rejections = RejectionLayer::new(render);
         self
     }
 
@@ -147,6 +163,7 @@ impl<C, H, L, E> Recommended<C, H, L, E> {
     ) -> Recommended<C, H, L2, E2> {
         Recommended {
             deadline: self.deadline,
+            rejections: self.rejections,
             cache: self.cache,
             fallback: self.fallback,
             retry: self.retry,
@@ -162,6 +179,7 @@ impl<C, H, L, E> Recommended<C, H, L, E> {
     pub fn with_cache<H2>(self, layer: H2) -> Recommended<C, H2, L, E> {
         Recommended {
             deadline: self.deadline,
+            rejections: self.rejections,
             cache: layer,
             fallback: self.fallback,
             retry: self.retry,
@@ -202,6 +220,7 @@ impl<C, H, L, E> Recommended<C, H, L, E> {
     pub fn with_classifier<C2>(self, classifier: C2) -> Recommended<C2, H, L, E> {
         Recommended {
             deadline: self.deadline,
+            rejections: self.rejections,
             cache: self.cache,
             fallback: self.fallback,
             retry: self.retry,
@@ -297,7 +316,7 @@ where
     H: Layer<Inner<S, C, L, E>>,
     L: Clone,
 {
-    type Service = SetDeadline<H::Service>;
+    type Service = SetDeadline<RenderRejection<H::Service>>;
 
     fn layer(&self, inner: S) -> Self::Service {
         let calls = (self.fallback.policy(), self.retry.policy());
@@ -310,7 +329,8 @@ where
             DriverLayer::with_reuse(calls, attempts, self.classifier.clone(), reuses_class);
         // The cache reads the request, and the retry layer owns the timeouts.
         let deadline = self.deadline.with_request_timeout(timeout);
-        deadline.layer(self.cache.layer(driver.layer(inner)))
+        let cache = self.cache.layer(driver.layer(inner));
+        deadline.layer(self.rejections.layer(cache))
     }
 }
 

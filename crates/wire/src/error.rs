@@ -41,7 +41,7 @@ impl ApiError {
     /// proxy, or a truncated body.
     ///
     /// ```
-    /// # use tower_claude_wire::ApiError;
+    /// use tower_claude_wire::ApiError;
     /// let body = br#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#;
     /// assert_eq!(ApiError::parse(body).unwrap().kind, "overloaded_error");
     /// assert_eq!(ApiError::parse(b"<html>Bad Gateway</html>"), None);
@@ -76,7 +76,7 @@ impl ApiError {
     /// `None` for any other text.
     ///
     /// ```
-    /// # use tower_claude_wire::ApiError;
+    /// use tower_claude_wire::ApiError;
     /// let body = br#"{"error":{"code":429,"message":"Quota","status":"RESOURCE_EXHAUSTED"}}"#;
     /// let error = ApiError::parse_any(body).unwrap();
     /// assert_eq!((error.kind.as_str(), error.status), ("RESOURCE_EXHAUSTED", Some(429)));
@@ -160,7 +160,7 @@ impl ApiError {
     /// Inside of a stream it must follow a complete event. Write a blank line before it otherwise.
     ///
     /// ```
-    /// # use tower_claude_wire::ApiError;
+    /// use tower_claude_wire::ApiError;
     /// let event = ApiError::new("api_error", "cut short").to_sse_event();
     /// let data = r#"{"type":"error","error":{"type":"api_error","message":"cut short"}}"#;
     /// assert_eq!(event, format!("event: error\ndata: {data}\n\n"));

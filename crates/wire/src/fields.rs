@@ -31,7 +31,7 @@ impl Field<'_> {
 /// Only the balance of quotes and brackets is checked. Every duplicate of a key is returned.
 ///
 /// ```
-/// # use tower_claude_wire::Fields;
+/// use tower_claude_wire::Fields;
 /// let json = br#"{"mo\u0064el": "x", "max_tokens": 5}"#;
 /// let fields: Vec<_> = Fields::open(json).unwrap().map(Result::unwrap).collect();
 /// assert_eq!(fields[0].name, "model");

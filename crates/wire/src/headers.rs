@@ -4,7 +4,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE, DATE};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, DATE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::json::integer;
@@ -321,7 +321,7 @@ fn parse_media(value: &[u8]) -> Media {
 #[must_use]
 pub fn readable(headers: &HeaderMap) -> Media {
     let media = media(headers);
-    if media != Media::Other && headers.contains_key(CONTENT_ENCODING) && is_compressed(headers) {
+    if media != Media::Other && is_compressed(headers) {
         return Media::Other;
     }
     media
@@ -380,6 +380,16 @@ fn media_name(value: &[u8]) -> &[u8] {
 /// Returns true if the body is compressed.
 #[must_use]
 pub fn is_compressed(headers: &HeaderMap) -> bool {
+    headers.contains_key(CONTENT_ENCODING) && has_coding(headers)
+}
+
+/// Returns the `content-length`.
+#[must_use]
+pub fn content_length(headers: &HeaderMap) -> Option<u64> {
+    integer(headers.get(CONTENT_LENGTH)?.as_bytes())
+}
+
+fn has_coding(headers: &HeaderMap) -> bool {
     headers.get_all(CONTENT_ENCODING).iter().any(|value| {
         value
             .as_bytes()

@@ -9,9 +9,8 @@ use std::fmt;
 
 use memchr::memchr;
 
-use self::skip::string_end;
 pub(crate) use self::skip::{
-    StringVisitor, find_byte, nested_end, skip_space, value_end, value_end_visiting,
+    StringVisitor, find_byte, nested_end, skip_space, string_end, value_end, value_end_visiting,
 };
 
 /// Error for text that is cut short, is not an object, or has a key that is not a JSON string.
@@ -30,7 +29,7 @@ impl std::error::Error for InvalidJson {}
 /// `None` if the string has no end.
 ///
 /// ```
-/// # use tower_claude_wire::json_string_end;
+/// use tower_claude_wire::json_string_end;
 /// assert_eq!(json_string_end(br#""a\"b","#, 1), Some(6));
 /// assert_eq!(json_string_end(br#""a\""#, 1), None);
 /// ```
@@ -53,9 +52,10 @@ impl Member<'_> {
     /// Returns true if the key is `name`, with or without escapes. Keys hardly ever have any.
     #[inline]
     pub(crate) fn is(&self, name: &[u8]) -> bool {
-        // An escape is longer than the character it stands for.
+        // An escape of a letter takes six bytes.
         self.key == name
             || self.key.len() > name.len()
+                && (self.key.len() - name.len()).is_multiple_of(5)
                 && self.unescaped().is_some_and(|key| key.as_bytes() == name)
     }
 
@@ -66,14 +66,6 @@ impl Member<'_> {
         let quoted = [b"\"", self.key, b"\""].concat();
         serde_json::from_slice(&quoted).ok()
     }
-}
-
-/// One step of [`Object::next_or_walk`].
-pub(crate) enum Step<'a, T> {
-    /// A member that was stepped over.
-    Member(Member<'a>),
-    /// The result of the walk through a nested object.
-    Walked(T),
 }
 
 /// Walk over the members of one object.
@@ -124,29 +116,50 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// Like [`Object::next`], but an object whose key is `name` is passed to `walk` instead, which
-    /// must read it to its end. A second pass over the value is saved that way.
-    pub(crate) fn next_or_walk<T>(
-        &mut self,
-        name: &[u8],
-        walk: impl FnOnce(&mut Self) -> Result<T, InvalidJson>,
-    ) -> Result<Option<Step<'a, T>>, InvalidJson> {
-        let Some(key) = self.key().ok_or(InvalidJson)? else {
-            return Ok(None);
-        };
-        if key != name || self.json.get(self.at) != Some(&b'{') {
-            let member = self.value(key, &mut ()).ok_or(InvalidJson)?;
-            return Ok(Some(Step::Member(member)));
-        }
-        let mut inner = Self {
-            json: self.json,
-            at: self.at + 1,
+    /// Returns the object that is the value of the key, if it is one. Called after
+    /// [`Object::key`]. It must be read to its end, and then be [left](Object::leave). A second
+    /// pass over the value is saved that way.
+    pub(crate) fn enter(&self) -> Option<Self> {
+        self.value_begins_with(b'{')
+            .then(|| Self::nested(self.json, self.at + 1))
+    }
+
+    /// Continues after the end of this object.
+    pub(crate) const fn leave(&mut self, inner: &Self) {
+        self.at = inner.at;
+    }
+
+    /// Starts at the first member of an object that other text may follow.
+    pub(crate) const fn nested(json: &'a [u8], at: usize) -> Self {
+        Self {
+            json,
+            at,
             first: true,
             nested: true,
-        };
-        let walked = walk(&mut inner)?;
-        self.at = inner.at;
-        Ok(Some(Step::Walked(walked)))
+        }
+    }
+
+    /// Returns the text from the quote of the next key on. Empty if white space comes before it, or
+    /// if there is no other key.
+    #[inline(always)]
+    pub(crate) fn upcoming(&self) -> &'a [u8] {
+        match self.json.get(self.at..) {
+            Some([b',', text @ ..]) if !self.first => text,
+            Some(text) if self.first => text,
+            _ => b"",
+        }
+    }
+
+    /// Steps over this member if the [upcoming](Self::upcoming) text begins with it. Members that are
+    /// nearly always the same are compared as a whole, which takes a tenth of the time of a walk.
+    #[inline(always)]
+    pub(crate) fn skip(&mut self, member: &[u8]) -> bool {
+        let is_next = self.upcoming().starts_with(member);
+        if is_next {
+            self.at += member.len() + usize::from(!self.first);
+            self.first = false;
+        }
+        is_next
     }
 
     /// Returns the position of the next key, or of the value after [`Object::key`].
@@ -160,28 +173,55 @@ impl<'a> Object<'a> {
     }
 
     /// Steps over the next key and its colon, to its value.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn key(&mut self) -> Option<Option<&'a [u8]>> {
         let json = self.json;
-        let at = match separator(json, self.at, b'}', self.first)? {
-            Next::Item(at) => at,
-            Next::End(at) => {
-                self.at = at;
-                return (self.nested || skip_space(json, at) == json.len()).then_some(None);
-            }
+        // Machines write no space.
+        let at = match json.get(self.at..)? {
+            [b',', b'"', ..] if !self.first => self.at + 1,
+            [b'"', ..] if self.first => self.at,
+            _ => match separator(json, self.at, b'}', self.first)? {
+                Next::Item(at) if json.get(at) == Some(&b'"') => at,
+                Next::Item(_) => return None,
+                Next::End(at) => {
+                    self.at = at;
+                    return (self.nested || skip_space(json, at) == json.len()).then_some(None);
+                }
+            },
         };
         self.first = false;
-        if json.get(at) != Some(&b'"') {
-            return None;
-        }
         let end = string_end(json, at + 1)?;
-        let key = &json[at + 1..end - 1];
-        let colon = skip_space(json, end);
-        if json.get(colon) != Some(&b':') {
-            return None;
+        self.at = match json.get(end..)? {
+            [b':', next, ..] if *next > b' ' => end + 1,
+            _ => {
+                let colon = skip_space(json, end);
+                if json.get(colon) != Some(&b':') {
+                    return None;
+                }
+                skip_space(json, colon + 1)
+            }
+        };
+        Some(Some(&json[at + 1..end - 1]))
+    }
+
+    /// Returns the value after the first `length` bytes of the [upcoming](Self::upcoming) text, and
+    /// steps over it, if it is written in digits only, at most 18.
+    #[inline]
+    pub(crate) fn digits_after(&mut self, length: usize) -> Option<u64> {
+        let from = self.at + length + usize::from(!self.first);
+        let mut sum = 0;
+        for (length, byte) in self.json.get(from..)?.iter().enumerate().take(19) {
+            match (byte, digit(*byte)) {
+                (_, Some(digit)) => sum = sum * 10 + digit,
+                (b',' | b'}', None) if length > 0 => {
+                    self.at = from + length;
+                    self.first = false;
+                    return Some(sum);
+                }
+                _ => return None,
+            }
         }
-        self.at = skip_space(json, colon + 1);
-        Some(Some(key))
+        None
     }
 
     /// Steps over the value of a key.

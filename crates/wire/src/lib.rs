@@ -58,9 +58,9 @@ pub use count::{count_tokens_body, counted_tokens};
 pub use error::ApiError;
 pub use fields::{Field, Fields};
 pub use headers::{
-    Gauge, Media, RateLimits, Unified, UnifiedWindow, date, is_compressed, is_event_stream,
-    is_json, is_page, is_text, media, organization_id, readable, request_id, should_retry,
-    unified_wait, workspace_id,
+    Gauge, Media, RateLimits, Unified, UnifiedWindow, content_length, date, is_compressed,
+    is_event_stream, is_json, is_page, is_text, media, organization_id, readable, request_id,
+    should_retry, unified_wait, workspace_id,
 };
 pub use json::{Elements, InvalidJson, json_string_end, json_text};
 pub use models::{

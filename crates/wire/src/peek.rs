@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use crate::json::{Elements, Member, Object, json_text, whole_number};
+use crate::json::{Elements, Member, Object, find, find_byte, json_text, whole_number};
 use crate::text_bytes::StringFindings;
 
 /// Kind of the request's [`thinking`](https://docs.claude.com/en/api/messages) setting.
@@ -136,13 +136,16 @@ impl Peek {
     /// string.
     #[must_use]
     pub fn model<'a>(&'a self, body: &'a [u8]) -> Option<&'a str> {
+        std::str::from_utf8(self.model_bytes(body)?).ok()
+    }
+
+    /// Returns the same as [`model`](Self::model), but does not check that it is UTF-8.
+    #[must_use]
+    pub fn model_bytes<'a>(&'a self, body: &'a [u8]) -> Option<&'a [u8]> {
         match &self.model {
             Model::Absent => None,
-            Model::Span(span) => {
-                let name = body.get(span.start as usize..span.end as usize)?;
-                std::str::from_utf8(name).ok()
-            }
-            Model::Owned(name) => Some(name),
+            Model::Span(span) => body.get(span.start as usize..span.end as usize),
+            Model::Owned(name) => Some(name.as_bytes()),
         }
     }
 
@@ -233,29 +236,18 @@ impl Peek {
 /// ```
 #[must_use]
 pub fn user_id(body: &[u8]) -> Option<Cow<'_, str>> {
-    let metadata = last_member(body, b"metadata")?;
-    json_text(last_member(metadata, b"user_id")?).filter(|user| !user.is_empty())
-}
-
-/// Returns the value of the last member of an object with this key.
-fn last_member<'a>(object: &'a [u8], key: &[u8]) -> Option<&'a [u8]> {
-    let mut object = Object::open(object)?;
-    let mut found = None;
-    while let Some(member) = object.next().ok()? {
-        if member.is(key) {
-            found = Some(member.value);
-        }
-    }
-    found
+    let metadata = find(body, b"metadata")?;
+    json_text(find(metadata, b"user_id")?).filter(|user| !user.is_empty())
 }
 
 impl Model {
     fn read(at: usize, value: &[u8]) -> Self {
-        match json_text(value) {
-            None => Self::Absent,
-            Some(Cow::Borrowed(name)) => Self::Span(narrow(at + 1)..narrow(at + 1 + name.len())),
-            Some(Cow::Owned(name)) => Self::Owned(name.into()),
+        let is_text = value.len() >= 2 && value[0] == b'"';
+        // The characters are checked when the name is returned.
+        if is_text && find_byte(value, b'\\').is_none() {
+            return Self::Span(narrow(at + 1)..narrow(at + value.len() - 1));
         }
+        json_text(value).map_or(Self::Absent, |name| Self::Owned(name.into()))
     }
 }
 

@@ -3,7 +3,7 @@
 use memchr::memchr;
 
 use crate::error::ApiError;
-use crate::json::{Object, json_text, nested_end, skip_space, value_end, whole_number};
+use crate::json::{Object, json_text, nested_end, skip_space, string_end, value_end, whole_number};
 use crate::sse::BOM;
 use crate::usage::Usage;
 
@@ -30,6 +30,10 @@ pub enum JsonResponse {
     Other,
 }
 
+/// The type of a message and its role, as the API writes them.
+const MESSAGE: &[u8] = b"\"type\":\"message\"";
+const ROLE: &[u8] = b"\"role\":\"assistant\"";
+
 impl JsonResponse {
     /// Reads the members until the content is certain. The content of a message is not read, so
     /// damage in it remains unnoticed: see [`is_cut_json`].
@@ -46,7 +50,10 @@ impl JsonResponse {
     pub fn of_whole(body: &[u8]) -> Option<Self> {
         match Self::read(body) {
             // The walk has stopped inside of the outermost object, so it goes on from there.
-            Ok(content) => nested_end(body, content, &mut ()).map(|_| Self::Message),
+            Ok(content) => {
+                let content = content_end(body, content)?;
+                nested_end(body, content, &mut ()).map(|_| Self::Message)
+            }
             Err(other) => (!is_cut_json(body)).then_some(other),
         }
     }
@@ -58,7 +65,7 @@ impl JsonResponse {
         let usage = || Usage::from_message(body);
         match Self::read(body) {
             Ok(content) => {
-                let rest = value_end(body, content).and_then(|end| Usage::in_rest(body, end));
+                let rest = content_end(body, content).and_then(|end| Usage::in_rest(body, end));
                 if let Some(usage) = rest {
                     return Some((Self::Message, Some(usage)));
                 }
@@ -73,7 +80,14 @@ impl JsonResponse {
         let (mut is_error, mut is_count) = (false, false);
         let (mut is_message, mut is_other_type, mut has_facts) = (false, false, false);
         if let Some(mut object) = Object::open(body) {
-            while let Some(Some(key)) = object.key() {
+            loop {
+                if object.skip(MESSAGE) {
+                    (is_error, is_message, is_other_type) = (false, true, false);
+                }
+                object.skip(ROLE);
+                let Some(Some(key)) = object.key() else {
+                    break;
+                };
                 if key == b"content" && object.value_begins_with(b'[') && !is_other_type {
                     return Ok(object.at());
                 }
@@ -118,6 +132,20 @@ impl JsonResponse {
             Self::Other
         })
     }
+}
+
+/// Returns the index after the content of a message, which begins at `at`. Mostly that is one text.
+fn content_end(body: &[u8], at: usize) -> Option<usize> {
+    const TEXT: &[u8] = br#"[{"type":"text","text":""#;
+    if !body[at..].starts_with(TEXT) {
+        return value_end(body, at);
+    }
+    let text = string_end(body, at + TEXT.len())?;
+    if body[text..].starts_with(b"}]") {
+        return Some(text + 2);
+    }
+    let block = nested_end(body, text, &mut ())?;
+    nested_end(body, block, &mut ())
 }
 
 /// Returns true if the text begins a JSON object, array or string that it does not end.

@@ -22,7 +22,7 @@ pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(u32::MAX as u64);
 /// [`MAX_RETRY_AFTER`].
 ///
 /// ```
-/// # use std::time::{Duration, SystemTime};
+/// use std::time::{Duration, SystemTime};
 /// let mut headers = http::HeaderMap::new();
 /// headers.insert("retry-after", "11".parse().unwrap());
 /// let wait = tower_claude_wire::retry_after(&headers, SystemTime::now());

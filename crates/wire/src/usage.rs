@@ -4,9 +4,7 @@ use std::borrow::Cow;
 
 use memchr::memrchr;
 
-use crate::json::{
-    Elements, InvalidJson, Object, Step, find, find_byte, json_text, value_end, whole_number,
-};
+use crate::json::{Elements, Object, find, json_text, whole_number};
 
 /// Token counts of a [message](https://docs.claude.com/en/api/messages). Each may be absent or
 /// `null`. A count of 2^26 or more is ignored, because no message has so many tokens.
@@ -51,42 +49,41 @@ impl Usage {
         }
         // After an error the outer object is read first: only an earlier duplicate of `usage` may
         // be damaged.
-        Self::walk(body)
-            .unwrap_or_else(|InvalidJson| Self::from_usage_object(find(body, b"usage")?))
+        Object::open(body)
+            .and_then(Self::walk)
+            .unwrap_or_else(|| Self::from_usage_object(find(body, b"usage")?))
     }
 
-    /// Reads the message and its usage in one pass. Of duplicate keys the last one wins.
-    fn walk(body: &[u8]) -> Result<Option<Self>, InvalidJson> {
-        let mut usage = None;
-        let mut object = Object::open(body).ok_or(InvalidJson)?;
-        let members = |inner: &mut Object<'_>| Self::members(inner, true);
-        while let Some(step) = object.next_or_walk(b"usage", members)? {
-            match step {
-                Step::Walked(walked) => usage = Some(walked),
-                Step::Member(member) if member.is(b"usage") => {
-                    usage = Self::from_usage_object(member.value);
-                }
-                Step::Member(_) => {}
-            }
-        }
-        Ok(usage)
-    }
-
-    /// Reads the usage among the members that follow `at`, up to the end of the body. `None` if it
-    /// is not there or the members are not plain.
+    /// Reads the usage among the members that follow `at`, up to the end of the body.
     pub(crate) fn in_rest(body: &[u8], at: usize) -> Option<Self> {
+        Self::walk(Object::resume(body, at))?
+    }
+
+    /// Reads a message and its usage in one pass. Of duplicate keys the last one wins. `None` if
+    /// the message or a usage is damaged.
+    fn walk(mut object: Object<'_>) -> Option<Option<Self>> {
+        /// The members between the content and the usage of most messages.
+        const STOP_REASON: &[u8] = b"\"stop_reason\":\"end_turn\"";
+        const STOP_SEQUENCE: &[u8] = b"\"stop_sequence\":null";
         let mut usage = None;
-        let mut object = Object::resume(body, at);
-        while let Some(key) = object.key()? {
-            if key == b"usage" && object.value_begins_with(b'{') {
-                let (read, end) = dense_members(body, object.at() + 1)?;
-                usage = Some(read);
-                object = Object::resume(body, end);
-            } else if object.value(key, &mut ())?.is(b"usage") {
-                return None;
+        loop {
+            object.skip(STOP_REASON);
+            object.skip(STOP_SEQUENCE);
+            let Some(key) = object.key()? else {
+                return Some(usage);
+            };
+            if key == b"usage"
+                && let Some(mut inner) = object.enter()
+            {
+                usage = Some(Self::members(&mut inner, true)?);
+                object.leave(&inner);
+                continue;
+            }
+            let member = object.value(key, &mut ())?;
+            if member.is(b"usage") {
+                usage = Self::from_usage_object(member.value);
             }
         }
-        usage
     }
 
     /// Reads the value of `usage`. Unknown fields are ignored. `None` if it is not an object.
@@ -97,19 +94,62 @@ impl Usage {
 
     /// `with_iterations` is false inside `iterations`, so that no input can cause deep recursion.
     fn read(json: &[u8], with_iterations: bool) -> Option<Self> {
-        Self::members(&mut Object::open(json)?, with_iterations).ok()
+        Self::members(&mut Object::open(json)?, with_iterations)
     }
 
-    fn members(object: &mut Object<'_>, with_iterations: bool) -> Result<Self, InvalidJson> {
+    fn members(object: &mut Object<'_>, with_iterations: bool) -> Option<Self> {
+        /// A member of nearly every usage.
+        const SERVICE_TIER: &[u8] = b"\"service_tier\":\"standard\"";
         let mut usage = Self::default();
-        while let Some(member) = object.next()? {
-            if !usage.take(member.key, member.value, with_iterations)
+        loop {
+            object.skip(SERVICE_TIER);
+            if let Some((count, length)) = usage.upcoming_count(object)
+                && let Some(number) = object.digits_after(length)
+            {
+                *count = plausible(number);
+                continue;
+            }
+            let Some(key) = object.key()? else {
+                return Some(usage);
+            };
+            if key == b"output_tokens_details"
+                && let Some(mut inner) = object.enter()
+                && let Some(tokens) = thinking_tokens(&mut inner)
+            {
+                usage.thinking_tokens = tokens;
+                object.leave(&inner);
+                continue;
+            }
+            let member = object.value(key, &mut ())?;
+            if !usage.take(key, member.value, with_iterations)
+                && key.len() >= SHORTEST_ESCAPED
                 && let Some(key) = member.unescaped()
             {
                 usage.take(key.as_bytes(), member.value, with_iterations);
             }
         }
-        Ok(usage)
+    }
+
+    /// Returns the count that the upcoming text begins with, and the length of its key. Most
+    /// members are counts, and this saves the search for the end of the key.
+    #[inline(always)]
+    fn upcoming_count(&mut self, object: &Object<'_>) -> Option<(&mut Option<u64>, usize)> {
+        let text = object.upcoming();
+        let counts: [(&mut Option<u64>, &[u8]); 4] = [
+            (&mut self.input_tokens, b"\"input_tokens\":"),
+            (
+                &mut self.cache_creation_input_tokens,
+                b"\"cache_creation_input_tokens\":",
+            ),
+            (
+                &mut self.cache_read_input_tokens,
+                b"\"cache_read_input_tokens\":",
+            ),
+            (&mut self.output_tokens, b"\"output_tokens\":"),
+        ];
+        let mut counts = counts.into_iter();
+        let (count, key) = counts.find(|(_, key)| text.starts_with(key))?;
+        Some((count, key.len()))
     }
 
     /// Stores the value of a known key. Returns false for any other key.
@@ -121,7 +161,8 @@ impl Usage {
             b"cache_read_input_tokens" => self.cache_read_input_tokens = count(value),
             b"output_tokens" => self.output_tokens = count(value),
             b"output_tokens_details" => {
-                self.thinking_tokens = find(value, b"thinking_tokens").and_then(count);
+                let inner = Object::open(value);
+                self.thinking_tokens = inner.and_then(|mut inner| thinking_tokens(&mut inner)?);
             }
             b"iterations" if with_iterations => {
                 (self.iterations_input, self.iterations_output) = iterations(value);
@@ -193,11 +234,9 @@ fn usage_from_end(body: &[u8]) -> Option<Usage> {
         let brace = from + memrchr(b'{', &body[from..end])?;
         let key = brace.checked_sub(KEY.len())?;
         if body[key..brace] == *KEY && matches!(body[key.checked_sub(1)?], b',' | b'{') {
-            let (usage, after) = dense_members(body, brace + 1)?;
-            if body[after..] == *b"}" {
-                return Some(usage);
-            }
-            let mut rest = Object::resume(body, after);
+            let mut object = Object::nested(body, brace + 1);
+            let usage = Usage::members(&mut object, true)?;
+            let mut rest = Object::resume(body, object.at());
             while let Some(member) = rest.next().ok()? {
                 if member.is(b"usage") {
                     return None;
@@ -209,76 +248,41 @@ fn usage_from_end(body: &[u8]) -> Option<Usage> {
     }
 }
 
+/// The length of the shortest known key with an escape, which takes six bytes.
+const SHORTEST_ESCAPED: usize = b"iterations".len() + 5;
+
 /// Longest distance between two braces inside a `usage` object, or after it.
 const MAX_GAP: usize = 1_024;
-
-/// Reads the members of a `usage` object without white space, and returns the index after its end.
-///
-/// Like [`Usage::members`], which takes twice the time because it allows white space and checks
-/// each number twice.
-fn dense_members(json: &[u8], mut at: usize) -> Option<(Usage, usize)> {
-    let mut usage = Usage::default();
-    loop {
-        let text = json.get(at..)?.strip_prefix(b"\"")?;
-        let key = &text[..find_byte(text, b'"')?];
-        let value = at + key.len() + 3;
-        if *json.get(value - 1)? != b':' {
-            return None;
-        }
-        let count = match key {
-            b"input_tokens" => Some(&mut usage.input_tokens),
-            b"cache_creation_input_tokens" => Some(&mut usage.cache_creation_input_tokens),
-            b"cache_read_input_tokens" => Some(&mut usage.cache_read_input_tokens),
-            b"output_tokens" => Some(&mut usage.output_tokens),
-            _ => None,
-        };
-        let end = match count {
-            Some(count) => {
-                let (number, end) = dense_count(json, value)?;
-                *count = number;
-                end
-            }
-            None => {
-                let end = value_end(json, value)?;
-                let known = usage.take(key, &json[value..end], true);
-                if !known && find_byte(key, b'\\').is_some() {
-                    return None;
-                }
-                end
-            }
-        };
-        match json.get(end)? {
-            b',' => at = end + 1,
-            b'}' => return Some((usage, end + 1)),
-            _ => return None,
-        }
-    }
-}
 
 /// The least number that is an underflow of the server and no count.
 const LEAST_ABSURD: u64 = 1 << 26;
 
 /// Parses a count of tokens. `None` if it is absurd.
 fn count(value: &[u8]) -> Option<u64> {
-    whole_number(value).filter(|count| *count < LEAST_ABSURD)
+    whole_number(value).and_then(plausible)
 }
 
-/// Reads a count or `null`, and returns the index after its end.
-#[inline]
-fn dense_count(json: &[u8], at: usize) -> Option<(Option<u64>, usize)> {
-    let rest = &json[at..];
-    let mut sum = 0_u64;
-    for (length, byte) in rest.iter().enumerate().take(19) {
-        let digit = byte.wrapping_sub(b'0');
-        if digit > 9 {
-            if length > 0 {
-                return Some(((sum < LEAST_ABSURD).then_some(sum), at + length));
-            }
-            return rest.starts_with(b"null").then_some((None, at + 4));
+/// Returns the count of tokens, or `None` if it is absurd.
+fn plausible(count: u64) -> Option<u64> {
+    (count < LEAST_ABSURD).then_some(count)
+}
+
+/// Reads the member of `output_tokens_details`. `None` if the object is damaged.
+fn thinking_tokens(object: &mut Object<'_>) -> Option<Option<u64>> {
+    const KEY: &[u8] = b"\"thinking_tokens\":";
+    let mut tokens = None;
+    loop {
+        if object.upcoming().starts_with(KEY)
+            && let Some(number) = object.digits_after(KEY.len())
+        {
+            tokens = plausible(number);
         }
-        sum = sum * 10 + u64::from(digit);
+        match object.next().ok()? {
+            Some(member) if member.is(b"thinking_tokens") => tokens = count(member.value),
+            Some(_) => {}
+            None => return Some(tokens),
+        }
     }
-    None
 }
 
 /// Returns the top-level `stop_reason` of a complete JSON message (`"refusal"`, `"end_turn"`, …).

@@ -91,6 +91,41 @@ fn content_of_a_response_is_recognized() {
     }
 }
 
+proptest! {
+    #[test]
+    fn members_in_any_order_and_layout_are_read_alike(
+        members in prop::collection::vec(
+            prop::sample::select(vec![
+                r#""id":"msg_01""#, r#""type":"message""#, r#""type":"error""#, r#""type":null"#,
+                r#""role":"assistant""#, r#""role":"user""#, r#""content":[{"text":"a]}"}]"#,
+                r#""content":"a""#, r#""model":"claude-sonnet-5-5""#, r#""stop_reason":"end_turn""#,
+                r#""usage":{"input_tokens":12,"cache_read_input_tokens":null,"service_tier":"a"}"#,
+                r#""usage":{"output_tokens":123456789,"input_tokens":2.5e1,"inference_geo":"global"}"#,
+                r#""usage":{"output_tokens_details":{"thinking_tokens":7},"output_tokens":9}"#,
+                r#""usage":{"output\u005ftokens":5,"iterations":[{"input_tokens":4}]}"#,
+                r#""input_tokens":12"#, r#""input_tokens":"12""#,
+            ]),
+            0..8,
+        ),
+    ) {
+        let dense = format!("{{{}}}", members.join(","));
+        let spaced: String = dense.chars().flat_map(|char| match char {
+            ':' | ',' | '{' | '[' => vec![char, ' '],
+            '}' | ']' => vec!['\n', char],
+            _ => vec![char],
+        }).collect();
+        let read = |text: &str| {
+            let text = text.as_bytes();
+            let response = match JsonResponse::of(text) {
+                JsonResponse::Error(_) => None,
+                other => Some(other),
+            };
+            (response, Usage::from_message(text), JsonResponse::with_usage(text).map(|all| all.1))
+        };
+        prop_assert_eq!(read(&dense), read(&spaced));
+    }
+}
+
 #[test]
 fn message_that_is_cut_anywhere_is_cut() {
     let whole = fixture("200_message.json");

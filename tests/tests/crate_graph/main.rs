@@ -5,6 +5,7 @@
 //! inputs that shows that it can fail.
 
 mod dependencies;
+mod doc_examples;
 mod imports;
 mod signatures;
 mod source;

@@ -39,6 +39,7 @@ struct Narrow {
 /// One success closes the circuit; a lease is 60 s.
 fn config(probes: u32) -> BreakerConfig {
     BreakerConfig::new()
+        .with_cool_down(30 * SECOND, 300 * SECOND)
         .with_ramp(None)
         .with_probes(probes.try_into().expect("not zero"), NonZeroU32::MIN)
         .with_attempt_timeout(60 * SECOND)

@@ -82,7 +82,8 @@ async fn service_recovers_soon_after_two_minutes_of_outage() {
 
     // The automaton's own cool-downs may be in the third, of 2 min and a fifth, when the outage
     // ends.
-    let patient = recover(&Fuse::new(BreakerConfig::new())).await;
+    let patient = BreakerConfig::new().with_cool_down(30 * SECOND, 300 * SECOND);
+    let patient = recover(&Fuse::new(patient)).await;
     say("with cool-downs of 30 s to 5 min", &patient);
     assert!(patient.back_after <= (144 + 2 + 30) * SECOND);
     assert_eq!(patient.limited, 0);

@@ -9,6 +9,7 @@ mod cancelling;
 mod events;
 mod faults;
 mod limits;
+mod misuse;
 mod orders;
 mod places;
 mod readiness;

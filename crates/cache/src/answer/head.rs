@@ -13,7 +13,8 @@ use tower_claude_wire::{Media, readable};
 use crate::store::entry::storable_headers;
 
 /// Header that reports what the cache did for a response: `hit` (stored, or shared with an equal
-/// request), `stale`, `miss`, or `bypass`. Absent if the request carries no cache marker.
+/// request), `stale`, `miss`, or `bypass`. Absent if the request carries no cache marker, or goes
+/// to an endpoint of the API that is never cached.
 pub const CACHE: HeaderName = HeaderName::from_static("x-tower-claude-cache");
 
 /// Headers by which inner layers mark a response that is not simply the API's. They are shared, and

@@ -301,7 +301,10 @@ where
     /// Handles a leader that got no response.
     fn leader_failed<R, E>(&mut self, kind: Kind) -> FetchResult<S, R, E> {
         let stale = self.call.stale();
-        FetchResult::Cache(stale.unwrap_or_else(|| self.call.leader_failed(kind)))
+        match stale {
+            Some(stale) => FetchResult::Cache(stale),
+            None => FetchResult::Rejected(self.call.leader_failed(kind)),
+        }
     }
 
     /// Returns the leader's own response, whose body is shared.

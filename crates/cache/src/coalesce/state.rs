@@ -7,7 +7,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
@@ -444,7 +444,8 @@ impl FetchState {
         if params.fresh_for <= head.age {
             return Err("ttl");
         }
-        let stored_at = Instant::now().checked_sub(head.age).ok_or("age")?;
+        let wall = SystemTime::now();
+        let stored_at = wall.checked_sub(head.age).ok_or("age")?;
         let frames = match (&self.stream, &self.whole) {
             (Some(stream), _) => {
                 stream.verdict()?;
@@ -456,14 +457,14 @@ impl FetchState {
             }
             (None, None) => return Err("length"),
         };
-        Ok(EntryParts {
+        let parts = EntryParts {
             headers: head.headers.clone(),
             frames,
             tenant: params.tenant.clone(),
             stored_at,
             fresh_for: params.fresh_for,
             stale_for: params.stale_for,
-        }
-        .into())
+        };
+        Ok(Entry::new(parts, wall, Instant::now()))
     }
 }

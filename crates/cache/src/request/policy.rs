@@ -63,7 +63,7 @@ pub(crate) struct Policy {
 /// The decision about a request.
 #[derive(Debug)]
 pub(crate) enum Plan {
-    /// The request carries no cache marker, or is not a cacheable kind of request.
+    /// The request carries no cache marker, or is a kind of API request that is never cached.
     Pass,
     /// The request carries a cache marker and cannot use the cache, for this reason.
     Bypass(&'static str),
@@ -95,13 +95,10 @@ impl Policy {
             Endpoint::CountTokens => self.count_tokens,
             _ => false,
         };
-        if request.method() != Method::POST {
-            return Plan::Pass;
-        }
         if endpoint == Endpoint::Other {
             return Plan::Bypass(NO_ENDPOINT);
         }
-        if !cacheable {
+        if !cacheable || request.method() != Method::POST {
             return Plan::Pass;
         }
         if has_no_store(request.headers()) {

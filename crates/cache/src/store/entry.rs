@@ -1,6 +1,10 @@
 //! A stored response.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 use http::{
@@ -16,7 +20,7 @@ const OVERHEAD: usize = 1024;
 const FRAME_OVERHEAD: usize = 32;
 
 /// The contents of an [`Entry`]. A store outside the process saves them, and makes an entry of them
-/// again.
+/// again with [`Entry::new`]. See [`Store`](crate::Store) for an example.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct EntryParts {
@@ -27,8 +31,8 @@ pub struct EntryParts {
     /// Tenant of the request. It is part of the key. Here it serves to limit the share of each
     /// tenant.
     pub tenant: Option<Tenant>,
-    /// Time of storing.
-    pub stored_at: Instant,
+    /// Time of storing, by the clock of the system. A process that reads the entry later needs it.
+    pub stored_at: SystemTime,
     /// Time from `stored_at` for which the response is fresh.
     pub fresh_for: Duration,
     /// Time after that for which the response may be served in place of an error.
@@ -42,6 +46,10 @@ pub struct Entry(Arc<Inner>);
 struct Inner {
     parts: EntryParts,
     weight: usize,
+    /// The time at which the entry was made, and its age at that time. Clocks of systems may be set
+    /// back, so the age goes on by the clock of the process.
+    made_at: Instant,
+    age: Duration,
 }
 
 /// Usability of a stored response.
@@ -65,7 +73,7 @@ impl EntryParts {
             headers,
             frames,
             tenant: None,
-            stored_at: Instant::now(),
+            stored_at: SystemTime::now(),
             fresh_for,
             stale_for: Duration::ZERO,
         }
@@ -85,7 +93,25 @@ impl fmt::Debug for EntryParts {
 }
 
 impl From<EntryParts> for Entry {
-    fn from(mut parts: EntryParts) -> Self {
+    /// Returns the entry as of now.
+    fn from(parts: EntryParts) -> Self {
+        Self::new(parts, SystemTime::now(), Instant::now())
+    }
+}
+
+impl Entry {
+    /// Makes an entry of its contents. `wall` and `now` are the same moment by two clocks.
+    ///
+    /// If the clock of the system is behind [`stored_at`](EntryParts::stored_at), because it was set
+    /// back or is that of another machine, the age is zero. Behind by more than `fresh_for`, the
+    /// entry has expired, so no entry is fresh for longer than twice that time.
+    #[must_use]
+    pub fn new(mut parts: EntryParts, wall: SystemTime, now: Instant) -> Self {
+        let age = match wall.duration_since(parts.stored_at) {
+            Ok(age) => age,
+            Err(behind) if behind.duration() <= parts.fresh_for => Duration::ZERO,
+            Err(_) => Duration::MAX,
+        };
         let length: usize = parts.frames.iter().map(Bytes::len).sum();
         let mut headers = HeaderMap::with_capacity(parts.headers.len() + 3);
         let mut weight = length + parts.frames.len() * FRAME_OVERHEAD + OVERHEAD;
@@ -95,20 +121,14 @@ impl From<EntryParts> for Entry {
         }
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
         parts.headers = headers;
-        Self(Arc::new(Inner { parts, weight }))
+        Self(Arc::new(Inner {
+            parts,
+            weight,
+            made_at: now,
+            age,
+        }))
     }
-}
 
-/// Returns a copy with its own memory, because a value may be a slice of a large read buffer.
-fn compact(value: &HeaderValue) -> HeaderValue {
-    let Ok(mut copy) = HeaderValue::from_bytes(value.as_bytes()) else {
-        return value.clone();
-    };
-    copy.set_sensitive(value.is_sensitive());
-    copy
-}
-
-impl Entry {
     /// Returns the contents.
     #[must_use]
     pub fn parts(&self) -> &EntryParts {
@@ -124,7 +144,8 @@ impl Entry {
     /// Returns the time since the response was stored.
     #[must_use]
     pub fn age(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.0.parts.stored_at)
+        let since = now.saturating_duration_since(self.0.made_at);
+        self.0.age.saturating_add(since)
     }
 
     /// Returns the freshness at `now`.
@@ -156,6 +177,15 @@ impl fmt::Debug for Entry {
             .field("frames", &self.0.parts.frames.len())
             .finish_non_exhaustive()
     }
+}
+
+/// Returns a copy with its own memory, because a value may be a slice of a large read buffer.
+fn compact(value: &HeaderValue) -> HeaderValue {
+    let Ok(mut copy) = HeaderValue::from_bytes(value.as_bytes()) else {
+        return value.clone();
+    };
+    copy.set_sensitive(value.is_sensitive());
+    copy
 }
 
 /// Headers of one connection, one request or one moment.

@@ -1,4 +1,5 @@
 mod canonical;
+mod entry;
 mod frame_buffer;
 mod keys;
 mod memory;

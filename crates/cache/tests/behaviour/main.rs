@@ -8,6 +8,7 @@ mod fake;
 mod isolation;
 mod limits;
 mod marks;
+mod outside_store;
 mod progress;
 mod replay;
 mod storing;

@@ -225,14 +225,19 @@ async fn only_messages_and_enabled_token_counts_are_cached() {
             request
         }
     };
-    check(layer(), UNASKED, to(Method::GET, "/v1/messages")).await;
-    check(layer(), UNASKED, to(Method::POST, "/v1/messages/batches")).await;
-    check(
-        layer(),
-        UNASKED,
-        to(Method::POST, "/v1/messages/count_tokens"),
-    )
-    .await;
+    for (method, path, expected) in [
+        (Method::GET, "/v1/messages", UNASKED),
+        (Method::GET, "/v1/models", UNASKED),
+        (Method::POST, "/v1/messages/batches", UNASKED),
+        (Method::POST, "/v1/messages/count_tokens", UNASKED),
+        // Another service.
+        (Method::GET, "/price", BYPASS),
+        (Method::POST, "/price", BYPASS),
+    ] {
+        check(layer(), expected, to(method.clone(), path)).await;
+        let all = layer().with_policy(|_| Some(Cacheable::new()));
+        check(all, expected, to(method, path)).await;
+    }
     check(
         layer(),
         HIT,
@@ -344,12 +349,20 @@ async fn mark_without_effect_is_reported_once() {
     };
     let events = EventLog::default();
     let layer = layer().with_observer(events.clone());
+    let price = || {
+        let mut request = elsewhere();
+        *request.method_mut() = Method::GET;
+        request
+    };
     for _ in 0..3 {
+        check(layer.clone(), BYPASS, price).await;
         check(layer.clone(), BYPASS, elsewhere).await;
         check(layer.clone(), BYPASS, anonymous).await;
     }
     assert_eq!(events.count("cache inactive endpoint"), 1);
     assert_eq!(events.count("cache inactive credential"), 1);
+    // Each of the nine checks sends three requests.
+    assert_eq!(layer.handle().snapshot().bypassed, 27);
 }
 
 #[tokio::test(start_paused = true)]

@@ -19,6 +19,9 @@ const PROBE_WAIT: Duration = Duration::from_secs(1);
 /// The number of 401s in a row that open the circuit of a key that has worked.
 const DOUBTS: u32 = 2;
 
+/// The time without an outcome of any probe after which another is admitted.
+const PROBE_PATIENCE: Duration = Duration::from_secs(60);
+
 /// The shortest time for which an unused circuit that is not closed is kept.
 const ABANDONED: Duration = Duration::from_secs(60);
 
@@ -30,7 +33,8 @@ const ABANDONED: Duration = Duration::from_secs(60);
 ///
 /// A probe holds a lease. The lease ends with an outcome, or without an outcome if the call is
 /// given up ([`CircuitOutcome::Ignored`]). A probe that is sent and does neither within the
-/// [lease](BreakerConfig::with_attempt_timeout) has failed, so a circuit never stays half-open.
+/// [lease](BreakerConfig::with_attempt_timeout) has failed, so a circuit never stays half-open. If
+/// no probe has an outcome for a minute, as when its caller does not poll it, another is admitted.
 #[derive(Clone, Debug)]
 pub(crate) struct Breaker {
     config: BreakerConfig,
@@ -117,7 +121,10 @@ impl Breaker {
                 }
             }
             State::HalfOpen { leases, next, .. } => {
-                if leases.len() >= self.config.probes.get() as usize {
+                let newest = leases.iter().map(|lease| lease.since).max();
+                let is_hung = newest
+                    .is_some_and(|since| now.saturating_duration_since(since) > PROBE_PATIENCE);
+                if leases.len() >= self.config.probes.get() as usize && !is_hung {
                     return rejected(Some(PROBE_WAIT));
                 }
                 let id = *next;
@@ -149,7 +156,10 @@ impl Breaker {
     pub(crate) fn sent(&mut self, now: Instant, permit: &mut Permit) {
         permit.since = Some(now);
         if permit.generation() == self.generation {
-            self.counter.leave(permit.origin.position);
+            if permit.is_sent {
+                self.counter.leave(permit.origin.position);
+            }
+            permit.is_sent = true;
             permit.origin.position = self.counter.enter();
         }
         if let Some(lease) = self.lease_of(permit) {
@@ -172,7 +182,8 @@ impl Breaker {
     }
 
     /// Records the outcome of a call. Permits of an earlier generation and probes whose lease has
-    /// run out are ignored. `chance` is drawn from `0.0..1.0` and varies the cool-down.
+    /// run out are ignored. `in_flight` other calls have been sent and have no outcome. `chance` is
+    /// drawn from `0.0..1.0` and varies the cool-down.
     // By value, because a permit is used once.
     #[allow(clippy::needless_pass_by_value)]
     pub(crate) fn settle(
@@ -180,6 +191,7 @@ impl Breaker {
         now: Instant,
         permit: Permit,
         outcome: CircuitOutcome,
+        in_flight: u32,
         chance: f64,
     ) -> Option<Transition> {
         if permit.generation() != self.generation {
@@ -191,9 +203,14 @@ impl Breaker {
                 .map(|since| now.saturating_duration_since(since));
             outcome == CircuitOutcome::Success && took.is_some_and(|took| took >= rate.slow)
         });
-        self.counter.leave(permit.origin.position);
+        if permit.is_sent {
+            self.counter.leave(permit.origin.position);
+        }
         match &mut self.state {
-            State::Closed { .. } => self.count(now, permit.origin, outcome, slow, chance),
+            State::Closed { .. } => {
+                let position = (permit.origin.position, in_flight);
+                self.count(now, position, outcome, slow, chance)
+            }
             State::HalfOpen {
                 successes, leases, ..
             } => {
@@ -231,6 +248,7 @@ impl Breaker {
         now: Instant,
         origin: Origin,
         outcome: CircuitOutcome,
+        in_flight: u32,
         chance: f64,
     ) -> Option<Transition> {
         if origin.generation != self.generation {
@@ -244,7 +262,10 @@ impl Breaker {
             _ => return None,
         };
         match self.state {
-            State::Closed { .. } => self.count(now, origin, outcome, false, chance),
+            State::Closed { .. } => {
+                let position = (origin.position, in_flight);
+                self.count(now, position, outcome, false, chance)
+            }
             State::HalfOpen { .. } => Some(self.open(now, retry_after, chance)),
             _ => None,
         }
@@ -267,6 +288,20 @@ impl Breaker {
             since: None,
             ramp: None,
         });
+    }
+
+    /// Closes a circuit that is open, half-open or ramping, without history. Returns false if it is
+    /// in another state.
+    pub(crate) fn reset(&mut self) -> bool {
+        let resets = match self.state {
+            State::Open { .. } | State::HalfOpen { .. } => true,
+            State::Closed { ramp, .. } => ramp.is_some(),
+            State::ForcedOpen | State::ForcedClosed => false,
+        };
+        if resets {
+            self.resume_automatic();
+        }
+        resets
     }
 
     /// Returns true if the circuit can be evicted: nothing that it has counted can matter any more.
@@ -314,9 +349,10 @@ impl Breaker {
         Admission::Pass(Permit {
             origin: Origin {
                 generation: self.generation,
-                position: self.counter.enter(),
+                position: self.counter.position(),
             },
             probe,
+            is_sent: false,
             since: Some(now),
         })
     }
@@ -351,11 +387,12 @@ impl Breaker {
         }
     }
 
-    /// Counts an outcome while the circuit is closed.
+    /// Counts an outcome while the circuit is closed. `position` is that of the call, with the
+    /// number of other calls in flight.
     fn count(
         &mut self,
         now: Instant,
-        origin: Origin,
+        position: (u64, u32),
         outcome: CircuitOutcome,
         slow: bool,
         chance: f64,
@@ -377,7 +414,7 @@ impl Breaker {
                 return None;
             }
         };
-        let count = counter.failure(config, now, origin.position, outcome.is_incident(), rule);
+        let count = counter.failure(config, now, position, outcome.is_incident(), rule);
         let is_same_break = count.is_same && outcome == CircuitOutcome::Broken;
         let over_rate = !is_same_break && counter.failure_rate(config, now);
         (count.in_a_row || over_rate).then(|| self.open(now, retry_after, chance))

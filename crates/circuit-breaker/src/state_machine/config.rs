@@ -94,30 +94,44 @@ impl Default for BreakerConfig {
             within: Duration::from_secs(60),
             failure_rate: None,
             slow_calls: None,
-            cool_down: Duration::from_secs(30),
-            longest_cool_down: Duration::from_secs(300),
+            // Short, because another probe costs little and callers should not wait for minutes
+            // after an outage.
+            cool_down: Duration::from_secs(10),
+            longest_cool_down: Duration::from_secs(20),
             forget_after: Duration::from_secs(300),
             probes: NonZeroU32::MIN,
             successes: const { NonZeroU32::new(2).expect("not zero") },
             lease: Duration::from_secs(600),
-            ramp: Some(Duration::from_secs(30)),
+            ramp: Some(Duration::from_secs(20)),
         }
     }
 }
 
 impl BreakerConfig {
-    /// Creates the recommended settings.
+    /// Creates the recommended settings for circuits of endpoints and models. The layer starts from
+    /// them, so a changed setting leaves all others as they are.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Creates the recommended settings for circuits of credentials, from which the layer starts as
+    /// well: a cool-down from 30 s to 300 s, a single successful probe, and no ramp.
+    #[must_use]
+    pub fn for_credentials() -> Self {
+        Self::new()
+            .with_cool_down(Duration::from_secs(30), Duration::from_secs(300))
+            .with_probes(NonZeroU32::MIN, NonZeroU32::MIN)
+            .with_ramp(None)
     }
 
     /// Opens the circuit after this many failures without a success between them, if the first and
     /// the last of them are at most `within` apart. 5 within 60 s by default. Values over 1,000
     /// count as 1,000.
     ///
-    /// Failures of calls that were under way together count once. While more calls are pending than
-    /// have failed since the first failure, the circuit stays closed for up to half of `within`.
+    /// Calls that fail together on a lost connection count once, and others that fail together as at
+    /// most `failures - 1`. While more than a third of the calls of the row are pending, the circuit
+    /// stays closed. From a sixth of `within` on without a success, this share grows with time.
     #[must_use]
     pub const fn with_failures(mut self, failures: NonZeroU32, within: Duration) -> Self {
         self.failures = match NonZeroU32::new(1000) {
@@ -143,7 +157,7 @@ impl BreakerConfig {
     }
 
     /// Sets the cool-down before the first probe, and its upper limit. Each failed probe doubles
-    /// it. From 30 s to 300 s by default. Each cool-down varies by up to 20 % either way. The
+    /// it. From 10 s to 20 s by default. Each cool-down varies by up to 20 % either way. The
     /// server's `retry-after`, up to one hour, is a lower bound.
     #[must_use]
     pub const fn with_cool_down(mut self, first: Duration, longest: Duration) -> Self {
@@ -161,7 +175,8 @@ impl BreakerConfig {
     }
 
     /// Sets the number of probes at once (1 by default), and the number of successful probes that
-    /// close the circuit (2 by default).
+    /// close the circuit (2 by default). Another probe is admitted if none has an outcome for a
+    /// minute.
     #[must_use]
     pub const fn with_probes(mut self, at_once: NonZeroU32, successes: NonZeroU32) -> Self {
         self.probes = at_once;
@@ -183,7 +198,7 @@ impl BreakerConfig {
     }
 
     /// Sets the time after closing in which the share of admitted calls rises from 10 % to 100 %.
-    /// At least one call per second is admitted. 30 s by default. With `None` all calls are
+    /// At least one call per second is admitted. 20 s by default. With `None` all calls are
     /// admitted at once.
     #[must_use]
     pub const fn with_ramp(mut self, ramp: Option<Duration>) -> Self {

@@ -12,112 +12,168 @@ use super::{config::BreakerConfig, window::Window};
 /// as the same failure. Later ones are news: calls that hang fail one by one.
 const MOMENT: Duration = Duration::from_secs(1);
 
+/// The points of a moment with a single failure. Each further failure in it adds one.
+const POINTS: u32 = 2;
+
 /// The failures in a row, and the window of recent calls if a rate is configured.
 ///
 /// A row is the failures since the last success. It is counted in the order in which the calls were
-/// sent, not in that in which they ended: a failure is counted if its call was sent after the last
-/// counted failure was known. So the calls that fail together, as on one lost connection, count
+/// sent, not in that in which they ended: a failure begins a new moment if its call was sent after
+/// the last moment was known. So the calls that fail together, as on one lost connection, count
 /// once, and a few quick failures among many calls that take longer are no row.
 ///
 /// A burst of calls is not sent in one instant, and the first may fail before the last is sent. So
-/// among calls that overlap, [incidents](CircuitOutcome::is_incident) count once in a second.
+/// among calls that overlap, [incidents](CircuitOutcome::is_incident) count once in a second. Other
+/// failures of a moment add to it, but a single moment never opens the circuit, unless a single
+/// failure does.
 #[derive(Clone, Debug)]
 pub(super) struct OutcomeCounter {
-    /// The instants of the last counted failures of the row.
-    failures: VecDeque<Instant>,
-    /// The number of counted failures and of ends of rows so far. A call remembers it when it is
-    /// sent.
+    /// The last moments of the row.
+    moments: VecDeque<Moment>,
+    /// The number of moments and of ends of rows so far. A call remembers it when it is sent.
     position: u64,
     row: Row,
     /// Created with the first call that is counted for a rate.
     window: Option<Box<Window>>,
 }
 
-/// The calls of a row.
+/// Failures that count together.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Moment {
+    pub(super) start: Instant,
+    pub(super) points: u32,
+    /// True if its first call was sent after the first failure of the row was known.
+    pub(super) is_late: bool,
+}
+
+/// The calls of a row. Early calls were sent before the first failure was known, and late calls
+/// after it.
 #[derive(Clone, Copy, Debug, Default)]
-struct Row {
+pub(super) struct Row {
     /// The instant and the position of the first failure. Absent while there is none.
     start: Option<(Instant, u64)>,
-    /// The number of failures, counted or not.
-    failed: u32,
-    /// The number of calls that were sent since the first failure and have no outcome yet.
-    pending: u32,
+    pub(super) early_failed: u32,
+    pub(super) late_failed: u32,
+    /// The number of late calls that have no outcome yet.
+    pub(super) late_pending: u32,
     /// True if calls have failed together.
-    overlaps: bool,
+    pub(super) overlaps: bool,
+}
+
+impl Row {
+    const NONE: Self = Self {
+        start: None,
+        early_failed: 0,
+        late_failed: 0,
+        late_pending: 0,
+        overlaps: false,
+    };
+
+    fn is_late(&self, position: u64) -> bool {
+        self.start.is_some_and(|(_, start)| start <= position)
+    }
 }
 
 impl OutcomeCounter {
     pub(super) const fn new() -> Self {
         Self {
-            failures: VecDeque::new(),
+            moments: VecDeque::new(),
             position: 1,
-            row: Row {
-                start: None,
-                failed: 0,
-                pending: 0,
-                overlaps: false,
-            },
+            row: Row::NONE,
             window: None,
         }
+    }
+
+    /// Returns the position of a call that is not sent yet.
+    pub(super) const fn position(&self) -> u64 {
+        self.position
     }
 
     /// Records that a call is sent, and returns its position.
     pub(super) fn enter(&mut self) -> u64 {
         if self.row.start.is_some() {
-            self.row.pending += 1;
+            self.row.late_pending += 1;
         }
         self.position
     }
 
-    /// Records that a call has an outcome or was given up.
+    /// Records that a call that was sent has an outcome or was given up.
     pub(super) fn leave(&mut self, position: u64) {
-        if self.row.start.is_some_and(|(_, start)| start <= position) {
-            self.row.pending = self.row.pending.saturating_sub(1);
+        if self.row.is_late(position) {
+            self.row.late_pending = self.row.late_pending.saturating_sub(1);
         }
     }
 
     /// Counts a success. Returns true if the circuit must open, which slow calls can cause.
     pub(super) fn success(&mut self, config: &BreakerConfig, now: Instant, slow: bool) -> bool {
         if self.row.start.is_some() {
-            self.failures.clear();
+            self.moments.clear();
             self.position += 1;
-            self.row = Row::default();
+            self.row = Row::NONE;
         }
         self.record_rate(config, now, false, slow)
     }
 
-    /// Counts the failure of a call that was sent at this position. The circuit must open at `most`
-    /// failures in a row `within` a time.
+    /// Counts the failure of a call that was sent at this position. `in_flight` other calls have
+    /// been sent and have no outcome. The circuit must open at `most` failures in a row `within` a
+    /// time.
     ///
-    /// While more calls of the row are pending than have failed, their outcome is waited for, but
-    /// not longer than half of [`within`](BreakerConfig::with_failures).
+    /// The failures of the early calls count once, and those of the late calls do not count, while
+    /// more of these calls are pending than [such a row](is_credible) can have.
     pub(super) fn failure(
         &mut self,
         config: &BreakerConfig,
         now: Instant,
-        position: u64,
+        (position, in_flight): (u64, u32),
         is_incident: bool,
         (most, within): (u32, Duration),
     ) -> FailureCount {
         let since = |at: Instant| now.saturating_duration_since(at);
-        let is_recent = |last: &Instant| since(*last) < MOMENT;
+        let row = &mut self.row;
+        let is_late = row.is_late(position);
         let overlaps =
-            position < self.position || is_incident && (self.row.overlaps || self.row.pending > 0);
-        let is_same = overlaps && self.failures.back().is_some_and(is_recent);
-        self.row.overlaps |= is_same;
-        if !is_same {
-            if self.failures.len() >= most as usize {
-                self.failures.pop_front();
+            position < self.position || is_incident && (row.overlaps || row.late_pending > 0);
+        let last = self.moments.back_mut();
+        let last = last.filter(|last| overlaps && since(last.start) < MOMENT);
+        let is_same = last.is_some();
+        row.overlaps |= is_same;
+        if let Some(last) = last {
+            let points = last.points + u32::from(!is_incident);
+            last.points = points.min(POINTS * (most - 1).max(1));
+        } else {
+            if self.moments.len() >= most as usize {
+                self.moments.pop_front();
             }
-            self.failures.push_back(now);
+            self.moments.push_back(Moment {
+                start: now,
+                points: POINTS,
+                is_late,
+            });
             self.position += 1;
         }
-        let (start, _) = *self.row.start.get_or_insert((now, self.position));
-        self.row.failed = self.row.failed.saturating_add(1);
-        let first = self.failures.front();
-        let in_a_row = self.failures.len() >= most as usize
-            && first.is_some_and(|first| since(*first) <= within)
-            && (self.row.pending <= self.row.failed || since(start) >= config.within / 2);
+        let (start, _) = *row.start.get_or_insert((now, self.position));
+        let failed = if is_late {
+            &mut row.late_failed
+        } else {
+            &mut row.early_failed
+        };
+        *failed = failed.saturating_add(1);
+        let is_credible = |failed, pending| is_credible(failed, pending, since(start), config);
+        let early_pending = in_flight.saturating_sub(row.late_pending);
+        let points = |is_late| -> u32 {
+            let moments = self.moments.iter();
+            let recent = moments.filter(|moment| since(moment.start) <= within);
+            let of_side = recent.filter(|moment| moment.is_late == is_late);
+            of_side.map(|moment| moment.points).sum()
+        };
+        let mut sum = points(false);
+        if !is_credible(row.early_failed, early_pending) {
+            sum = sum.min(POINTS);
+        }
+        if is_credible(row.late_failed, row.late_pending) {
+            sum += points(true);
+        }
+        let in_a_row = sum >= POINTS * most;
         FailureCount { is_same, in_a_row }
     }
 
@@ -126,42 +182,33 @@ impl OutcomeCounter {
         self.record_rate(config, now, true, false)
     }
 
-    /// Returns the number of failures since the last success, up to the number that opens the
+    /// Returns the number of moments since the last success, up to the number that opens the
     /// circuit.
     pub(super) fn failures(&self) -> usize {
-        self.failures.len()
+        self.moments.len()
     }
 
-    /// Returns the age of each failure and of the row, how many calls have failed and are pending,
-    /// and true if calls have failed together.
+    /// Returns the moments, the age of the row, and the row.
     #[cfg(test)]
-    pub(super) fn look(&self, now: Instant) -> (Vec<Duration>, Option<Duration>, u32, u32, bool) {
-        let age = |at: &Instant| now.saturating_duration_since(*at);
-        let ages = self.failures.iter().map(age).collect();
-        let row = self.row.start.map(|(start, _)| age(&start));
-        (
-            ages,
-            row,
-            self.row.failed,
-            self.row.pending,
-            self.row.overlaps,
-        )
+    pub(super) fn look(&self, now: Instant) -> (Vec<Moment>, Option<Duration>, Row) {
+        let age = |(start, _): (Instant, u64)| now.saturating_duration_since(start);
+        let moments = self.moments.iter().copied().collect();
+        (moments, self.row.start.map(age), self.row)
     }
 
     /// Returns true if a call at this position was sent before the row, and true if it was sent
     /// after the last counted failure.
     #[cfg(test)]
     pub(super) fn place(&self, position: u64) -> (bool, bool) {
-        let before = self.row.start.is_none_or(|(_, start)| position < start);
-        (before, position >= self.position)
+        (!self.row.is_late(position), position >= self.position)
     }
 
     /// Returns true if nothing that was counted can open the circuit any more.
     pub(super) fn is_stale(&self, config: &BreakerConfig, now: Instant) -> bool {
         let recent = self
-            .failures
+            .moments
             .back()
-            .is_some_and(|last| now.saturating_duration_since(*last) <= config.within);
+            .is_some_and(|last| now.saturating_duration_since(last.start) <= config.within);
         !recent
             && self
                 .window
@@ -191,6 +238,17 @@ impl OutcomeCounter {
         failure_rate.is_some_and(|rate| sum.reaches(sum.failed, rate.min_calls.get(), rate.share))
             || slow_rate.is_some_and(|rate| sum.reaches(sum.slow, rate.min_calls.get(), rate.share))
     }
+}
+
+/// Returns true if the pending calls of a row do not contradict it: two thirds of its calls have
+/// failed. If no call succeeds for longer than a sixth of
+/// [`within`](BreakerConfig::with_failures), a share that falls with the time suffices. So calls
+/// that hang delay the opening, but do not prevent it.
+fn is_credible(failed: u32, pending: u32, age: Duration, config: &BreakerConfig) -> bool {
+    let within = config.within.as_nanos();
+    let patience = within.max(age.as_nanos().saturating_mul(6));
+    let of = |calls: u32, time: u128| time.saturating_mul(u128::from(calls));
+    of(pending, 2 * within) <= of(failed, patience)
 }
 
 /// The effect of a failure.

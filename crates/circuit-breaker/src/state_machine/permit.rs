@@ -41,6 +41,8 @@ pub(crate) struct Permit {
     pub(super) origin: Origin,
     /// The number of the lease if the call is a probe.
     pub(super) probe: Option<NonZeroU64>,
+    /// True if the circuit has recorded that the call is sent.
+    pub(super) is_sent: bool,
     /// The instant at which the call was admitted, or sent. Absent on the fast path.
     pub(super) since: Option<Instant>,
 }
@@ -55,6 +57,7 @@ impl Permit {
                 position: 0,
             },
             probe: None,
+            is_sent: false,
             since: None,
         }
     }
@@ -66,7 +69,7 @@ impl Permit {
 
     /// Returns true if the circuit waits for the outcome of the call, or for its drop.
     pub(crate) const fn is_awaited(&self) -> bool {
-        self.probe.is_some() || self.origin.position > 0
+        self.probe.is_some() || self.is_sent
     }
 
     pub(crate) const fn generation(&self) -> Generation {

@@ -54,7 +54,11 @@ pub(crate) fn state(layer: &CircuitBreakerLayer) -> BreakerState {
 pub(crate) fn layer() -> (CircuitBreakerLayer, EventLog) {
     let events = EventLog::new(line_of);
     let layer = CircuitBreakerLayer::new()
-        .with_config(BreakerConfig::new().with_ramp(None))
+        .with_config(
+            BreakerConfig::new()
+                .with_cool_down(30 * SECOND, 300 * SECOND)
+                .with_ramp(None),
+        )
         .with_observer(events.clone());
     (layer, events)
 }

@@ -395,3 +395,43 @@ async fn model_that_fails_for_good_opens_within_ten_calls() {
         }
     }
 }
+
+/// Returns the rest of the cool-down after five failures.
+async fn cool_down(layer: CircuitBreakerLayer, fault: Fault) -> Duration {
+    let fake = fake();
+    fake.inject_times(fault, 5);
+    calls(&layer, &fake, 5).await;
+    let circuits = layer.handle().snapshot().circuits;
+    let open = circuits.iter().filter_map(|open| open.breaker.retry_after);
+    open.max().expect("an open circuit")
+}
+
+#[tokio::test(start_paused = true)]
+async fn changed_setting_leaves_the_others_as_recommended() {
+    let new = CircuitBreakerLayer::new;
+    let minute = 60 * SECOND;
+    for layer in [
+        new(),
+        new().with_config(BreakerConfig::new()),
+        new().with_config(BreakerConfig::new().with_failures(5.try_into().expect("it"), minute)),
+        new().with_config(BreakerConfig::new().with_ramp(None)),
+    ] {
+        let cool_down = cool_down(layer, Fault::Overloaded).await;
+        assert!(
+            (8 * SECOND..=12 * SECOND).contains(&cool_down),
+            "{cool_down:?}"
+        );
+    }
+    let unauthorized = || Fault::NonJson(StatusCode::UNAUTHORIZED);
+    for layer in [
+        new(),
+        new().with_credential_config(BreakerConfig::for_credentials()),
+        new().with_credential_config(BreakerConfig::for_credentials().with_attempt_timeout(minute)),
+    ] {
+        let cool_down = cool_down(layer, unauthorized()).await;
+        assert!(
+            (24 * SECOND..=36 * SECOND).contains(&cool_down),
+            "{cool_down:?}"
+        );
+    }
+}

@@ -159,6 +159,7 @@ async fn dropped_probe_keeps_its_place_until_the_inner_call_is_gone() {
 #[tokio::test(start_paused = true)]
 async fn probe_without_a_response_fails_after_its_lease() {
     let config = BreakerConfig::new()
+        .with_cool_down(30 * SECOND, 300 * SECOND)
         .with_ramp(None)
         .with_attempt_timeout(60 * SECOND);
     let layer = CircuitBreakerLayer::new().with_config(config);

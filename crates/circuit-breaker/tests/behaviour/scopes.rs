@@ -16,7 +16,7 @@ use tower::Layer;
 use tower_claude_circuit_breaker::{
     BreakerConfig, BreakerState, CircuitBreakerLayer, CircuitSnapshot,
 };
-use tower_claude_core::{Kind, RequestBody, Scope};
+use tower_claude_core::{HttpClassify, Kind, RequestBody, Scope};
 use tower_claude_fake_claude::{FakeClaude, Fault};
 use tower_claude_retry::{RetryLayer, Timeouts};
 use tower_claude_tests::{FrameBody, Reply, Script};
@@ -265,7 +265,7 @@ async fn probe_of_a_credential_without_a_response_keeps_the_cause() {
     sleep(61 * SECOND).await;
     let refused = send(&service, request(HAIKU, false)).await.expect("it");
     assert_eq!((refused.status, refused.is_rejected()), (401, true));
-    assert_eq!(credential(&layer).because, Kind::Unauthorized);
+    assert_eq!(credential(&layer).because, Some(Kind::Unauthorized));
     hung.abort();
 }
 
@@ -398,4 +398,70 @@ async fn circuit_with_a_call_is_not_evicted() {
     });
     // The five failed together, so they count once.
     assert_eq!(look(&layer, SONNET).failures, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn mistyped_model_names_leave_no_circuits() {
+    let layer = CircuitBreakerLayer::new();
+    for (status, kind) in [(404, "not_found_error"), (400, "invalid_request_error")] {
+        let script = Script::always(Reply::claude_error(status, kind));
+        let service = layer.layer(script.clone());
+        for name in 0..200 {
+            let _ = send(&service, request(&format!("claude-sonet-{name}"), false)).await;
+        }
+        assert_eq!(script.calls(), 200);
+    }
+    assert_eq!(layer.handle().snapshot().circuits, []);
+    // A circuit with failures, or of a model that the catalog lists, stays.
+    let broken = [529, 404].map(|status| Reply::claude_error(status, "api_error"));
+    let service = layer.layer(Script::new(broken));
+    let _ = send(&service, request("my-deployment", false)).await;
+    let _ = send(&service, request("my-deployment", false)).await;
+    assert_eq!(look(&layer, "my-deployment").failures, 1);
+}
+
+/// A service other than Claude, at two hosts.
+#[tokio::test(start_paused = true)]
+async fn two_hosts_of_another_service_share_no_circuit() {
+    for with_header in [false, true] {
+        let layer = CircuitBreakerLayer::new().with_classifier(HttpClassify::default());
+        let service = layer.layer(tower::service_fn(
+            move |request: Request<RequestBody>| async move {
+                let header = request
+                    .headers()
+                    .get("host")
+                    .and_then(|host| host.to_str().ok());
+                let is_down = header.or(request.uri().host()) == Some("a.example");
+                let answer = http::Response::builder().status(if is_down { 503 } else { 200 });
+                let body = FrameBody::full(r#"{"price":1}"#);
+                Ok::<_, std::convert::Infallible>(answer.body(body).expect("valid"))
+            },
+        ));
+        let get = |host: &'static str| {
+            let uri = if with_header {
+                "/price"
+            } else {
+                &format!("http://{host}/price")
+            };
+            let request = Request::get(uri);
+            let request = if with_header {
+                request.header("host", host)
+            } else {
+                request
+            };
+            request.body(RequestBody::from("")).expect("valid")
+        };
+        for _ in 0..5 {
+            let down = send(&service, get("a.example")).await.expect("it");
+            assert!(!down.is_rejected());
+        }
+        assert!(
+            send(&service, get("a.example"))
+                .await
+                .expect("it")
+                .is_rejected()
+        );
+        let other = send(&service, get("b.example")).await.expect("it");
+        assert_eq!((other.status, other.is_rejected()), (200, false));
+    }
 }

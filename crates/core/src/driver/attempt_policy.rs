@@ -10,7 +10,8 @@ use tokio::time::Instant;
 use tower_claude_wire::StreamState;
 
 use crate::{
-    call::Call, class::Class, outcome::Outcome, rejection::Rejection, request_body::RequestBody,
+    call::Call, class::Class, event::EventSink, outcome::Outcome, rejection::Rejection,
+    request_body::RequestBody, scope::Scope,
 };
 
 /// A clock that is read at most once in one step of a call.
@@ -54,6 +55,18 @@ pub trait AttemptPolicy {
     fn reads_usage(&self, attempt: &Self::Attempt) -> bool {
         let _ = attempt;
         false
+    }
+
+    /// Calls `visit` with the name of the layer and the destination of its events. The driver reports
+    /// the ends of attempts and calls there. Does nothing by default.
+    fn visit_sinks(&self, visit: &mut dyn FnMut(&'static str, &EventSink)) {
+        let _ = visit;
+    }
+
+    /// Returns the pool of limits of an admitted attempt, for events. `None` by default.
+    fn scope<'a>(&'a self, attempt: &'a Self::Attempt) -> Option<&'a Scope> {
+        let _ = attempt;
+        None
     }
 
     /// Admits the attempt, or rejects it.
@@ -165,6 +178,16 @@ impl<A: AttemptPolicy, B: AttemptPolicy> AttemptPolicy for (A, B) {
     #[inline]
     fn reads_request(&self) -> bool {
         self.0.reads_request() || self.1.reads_request()
+    }
+
+    fn visit_sinks(&self, visit: &mut dyn FnMut(&'static str, &EventSink)) {
+        self.0.visit_sinks(visit);
+        self.1.visit_sinks(visit);
+    }
+
+    fn scope<'a>(&'a self, attempt: &'a Self::Attempt) -> Option<&'a Scope> {
+        let inner = self.1.scope(&attempt.inner);
+        inner.or_else(|| self.0.scope(&attempt.outer))
     }
 
     #[inline]

@@ -10,16 +10,23 @@ use std::{
 use bytes::Bytes;
 use http::Response;
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use tower_claude_wire::StreamState;
 
 use super::{
     attempt_policy::{AttemptPolicy, Clock},
-    call_policy::CallPolicy,
+    call_policy::{AttemptFailure, CallPolicy},
     peek::{PeekedBody, track},
     policies::Policies,
+    report::Report,
 };
 use crate::{
-    body_tracker::BodyTracker, call::Call, classify::ClassifyResponse, held_body::HeldBody,
-    outcome::Outcome, response_body::ResponseBody,
+    body_tracker::BodyTracker,
+    call::Call,
+    class::{Class, Kind},
+    classify::ClassifyResponse,
+    held_body::HeldBody,
+    outcome::Outcome,
+    response_body::ResponseBody,
 };
 
 /// A response for the caller.
@@ -55,6 +62,7 @@ struct Tracking<P: CallPolicy, A: AttemptPolicy, C> {
     /// The outcome was reported.
     ended: bool,
     call: Arc<Call>,
+    report: Option<Box<Report>>,
 }
 
 impl<R, P, A, C> Body<R, P, A, C>
@@ -79,6 +87,7 @@ where
         attempt: A::Attempt,
         state: &mut P::State,
         call: &Arc<Call>,
+        report: Option<Box<Report>>,
     ) -> ResponseBody<Self> {
         let PeekedBody {
             tracker,
@@ -89,6 +98,7 @@ where
         let mut tracking =
             Tracking::new(held.rest.as_ref(), tracker, policies, attempt, state, call);
         tracking.ended = ended;
+        tracking.report = report;
         let tracking = Some(tracking);
         ResponseBody::inner(Self(Some(Box::new(Rest { held, tracking }))))
     }
@@ -118,6 +128,7 @@ impl<P: CallPolicy, A: AttemptPolicy, C: ClassifyResponse> Tracking<P, A, C> {
             body_state,
             ended: false,
             call: call.clone(),
+            report: None,
         }
     }
 
@@ -142,12 +153,54 @@ impl<P: CallPolicy, A: AttemptPolicy, C: ClassifyResponse> Tracking<P, A, C> {
                 is_last,
             ),
         };
+        if self.report.is_some() {
+            self.report_content();
+        }
         if let Some(outcome) = outcome {
+            let failed = match outcome {
+                Outcome::Failed { class, .. } => Some(class),
+                _ => None,
+            };
+            if let Some(report) = &mut self.report {
+                report.set_usage(outcome.usage());
+            }
             self.end(&outcome);
-            if let Outcome::Failed { class, .. } = outcome {
-                self.policies.call.on_body_failure(&self.body_state, class);
+            if failed.is_some() || self.report.is_some() {
+                self.report(failed);
             }
         }
+    }
+
+    /// Records the first content.
+    #[cold]
+    fn report_content(&mut self) {
+        if let Some(report) = &mut self.report
+            && self.tracker.stream().is_none_or(StreamState::has_content)
+        {
+            report.on_content();
+        }
+    }
+
+    /// Reports the end of the response to the call policies and to observers.
+    #[inline(never)]
+    fn report(&mut self, failed: Option<Class>) {
+        let policies = &*self.policies;
+        if let Some(report) = &mut self.report {
+            report.end_response(policies.reporter(), &self.call, failed);
+        }
+        if let Some(class) = failed {
+            let details = self.report.as_ref().map(|report| report.details());
+            let failure = AttemptFailure::of_body(class, details.unwrap_or_default());
+            policies.call.on_body_failure(&self.body_state, &failure);
+        }
+        if let Some(mut report) = self.report.take() {
+            report.end_answer(policies.reporter(), &self.call, failed);
+        }
+    }
+
+    fn poll_timeout(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        let (body, tracker) = (&mut self.body_state, &self.tracker);
+        self.policies.call.poll_body_timeout(body, tracker, cx)
     }
 
     /// Reports the outcome and releases what the attempt holds.
@@ -193,17 +246,16 @@ where
             }
             return Poll::Ready(frame);
         }
-        let Some(Tracking {
-            policies,
-            body_state,
-            tracker,
-            ..
-        }) = &mut rest.tracking
-        else {
+        let Some(tracking) = &mut rest.tracking else {
             return Poll::Pending;
         };
-        let last = std::task::ready!(policies.call.poll_body_timeout(body_state, tracker, cx));
+        let last = tracking.poll_timeout(cx);
+        let last = std::task::ready!(last);
         // Dropping the inner body frees all that it holds.
+        rest.held.rest = None;
+        if last.is_some() {
+            tracking.report(Some(Class::new(Kind::Timeout)));
+        }
         this.0 = None;
         Poll::Ready(last.map(|data| Ok(Frame::data(data))))
     }
@@ -244,8 +296,14 @@ where
                 attempts.on_timeout(&mut tracking.attempt);
             }
             let usage = tracking.tracker.usage();
+            if let Some(report) = &mut tracking.report {
+                report.set_usage(&usage);
+            }
             let dropped = Outcome::Dropped { usage };
             attempts.on_end(&mut tracking.attempt, &dropped, &mut Clock::default());
+            if let Some(mut report) = tracking.report.take() {
+                report.end_dropped(tracking.policies.reporter(), &tracking.call, true);
+            }
         }
     }
 }

@@ -12,8 +12,14 @@ use http::{Request, response::Parts};
 use tokio::time::Instant;
 
 use crate::{
-    body_tracker::BodyTracker, call::Call, class::Class, paused_by_limiter::PausedByLimiter,
-    rejection::Rejection, request_body::RequestBody, saved_request::SavedRequest,
+    body_tracker::BodyTracker,
+    call::Call,
+    class::Class,
+    event::{AttemptDetails, EventSink},
+    paused_by_limiter::PausedByLimiter,
+    rejection::Rejection,
+    request_body::RequestBody,
+    saved_request::SavedRequest,
 };
 
 /// The beginning of a call, or of its next stage under an outer call policy.
@@ -41,13 +47,27 @@ impl fmt::Debug for CallStart<'_> {
 /// An attempt that failed.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
-pub struct AttemptFailure {
+pub struct AttemptFailure<'a> {
     /// The class of the failure.
     pub class: Class,
     /// Present if a limiter has paused the scope, so that the policy must not wait as well.
     pub paused: Option<PausedByLimiter>,
     /// True if the attempt was sent and ended by a timer, so that the server may still work on it.
     pub unanswered: bool,
+    /// The facts for events. Empty if no event is recorded.
+    pub details: AttemptDetails<'a>,
+}
+
+impl<'a> AttemptFailure<'a> {
+    /// Creates the failure of a response that the caller has begun to get.
+    pub(super) const fn of_body(class: Class, details: AttemptDetails<'a>) -> Self {
+        Self {
+            class,
+            paused: None,
+            unanswered: false,
+            details,
+        }
+    }
 }
 
 /// A policy that decides whether a failed call is sent again, and as which request.
@@ -69,6 +89,12 @@ pub trait CallPolicy {
     /// [`AttemptPolicy::reads_request`](super::AttemptPolicy::reads_request). True by default.
     fn reads_request(&self) -> bool {
         true
+    }
+
+    /// Calls `visit` with the name of the layer and the destination of its events. The driver reports
+    /// the ends of attempts and calls there. Does nothing by default.
+    fn visit_sinks(&self, visit: &mut dyn FnMut(&'static str, &EventSink)) {
+        let _ = visit;
     }
 
     /// Starts a call.
@@ -132,7 +158,7 @@ pub trait CallPolicy {
         &self,
         state: &mut Self::State,
         call: &Arc<Call>,
-        failure: &AttemptFailure,
+        failure: &AttemptFailure<'_>,
     ) -> Option<Duration>;
 
     /// Returns the request of the next attempt. Called once after each wait that
@@ -205,9 +231,10 @@ pub trait CallPolicy {
         Poll::Pending
     }
 
-    /// Records that the body failed after its content had begun.
-    fn on_body_failure(&self, body: &Self::BodyState, class: Class) {
-        let _ = (body, class);
+    /// Records that the body failed after its content had begun, or that
+    /// [`poll_body_timeout`](Self::poll_body_timeout) has ended it with data.
+    fn on_body_failure(&self, body: &Self::BodyState, failure: &AttemptFailure<'_>) {
+        let _ = (body, failure);
     }
 }
 
@@ -227,7 +254,7 @@ impl CallPolicy for () {
     fn start(&self, _: &mut CallStart<'_>) {}
 
     #[inline]
-    fn on_failure(&self, (): &mut (), _: &Arc<Call>, _: &AttemptFailure) -> Option<Duration> {
+    fn on_failure(&self, (): &mut (), _: &Arc<Call>, _: &AttemptFailure<'_>) -> Option<Duration> {
         None
     }
 
@@ -266,6 +293,11 @@ impl<A: CallPolicy, B: CallPolicy> CallPolicy for (A, B) {
             inner,
             outer_is_next: false,
         }
+    }
+
+    fn visit_sinks(&self, visit: &mut dyn FnMut(&'static str, &EventSink)) {
+        self.0.visit_sinks(visit);
+        self.1.visit_sinks(visit);
     }
 
     fn request_timeout(&self) -> Option<Duration> {
@@ -317,7 +349,7 @@ impl<A: CallPolicy, B: CallPolicy> CallPolicy for (A, B) {
         &self,
         state: &mut Self::State,
         call: &Arc<Call>,
-        failure: &AttemptFailure,
+        failure: &AttemptFailure<'_>,
     ) -> Option<Duration> {
         if let Some(wait) = self.1.on_failure(&mut state.inner, call, failure) {
             return Some(wait);
@@ -405,8 +437,8 @@ impl<A: CallPolicy, B: CallPolicy> CallPolicy for (A, B) {
         }
     }
 
-    fn on_body_failure(&self, (outer, inner): &Self::BodyState, class: Class) {
-        self.1.on_body_failure(inner, class);
-        self.0.on_body_failure(outer, class);
+    fn on_body_failure(&self, (outer, inner): &Self::BodyState, failure: &AttemptFailure<'_>) {
+        self.1.on_body_failure(inner, failure);
+        self.0.on_body_failure(outer, failure);
     }
 }

@@ -16,11 +16,13 @@ use super::{
     peek::PeekedBody,
     policies::Policies,
     progress::{NotSent, Progress},
+    report::{CallResult, Report},
 };
 use crate::{
     class::{Class, Kind},
     classify::{Classify, ClassifyResponse},
     error_body::ErrorBody,
+    event::Ending,
     held_body::HeldBody,
     paused_by_limiter::PausedByLimiter,
     rejection::{RejectReason, Rejection},
@@ -103,7 +105,8 @@ impl<R, E> Failure<R, E>
 where
     R: HttpBody<Data = Bytes> + Unpin,
 {
-    pub(super) fn summary(&self) -> AttemptFailure {
+    /// Returns the failure for the call policies. `report` has what their events need.
+    pub(super) fn summary<'a>(&self, report: Option<&'a Report>) -> AttemptFailure<'a> {
         let (class, paused, unanswered) = match self {
             Self::Response(class, head, _) => {
                 let paused = head.extensions.get::<PausedByLimiter>().copied();
@@ -117,6 +120,65 @@ where
             class,
             paused,
             unanswered,
+            details: report.map(Report::details).unwrap_or_default(),
+        }
+    }
+
+    /// Reports the end of the attempt, if the server may have its request.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn report_attempt<P, A, C>(
+        &self,
+        policies: &Policies<P, A, C>,
+        progress: &mut Progress<P, A>,
+    ) where
+        P: CallPolicy,
+        A: AttemptPolicy,
+        C: Classify<E>,
+    {
+        let is_sent = match self {
+            Self::Response(class, ..) => !class.local,
+            Self::Error(..) => progress.is_called(),
+            Self::Rejected(_) => false,
+            Self::TimedOut(_) => progress.is_sent(),
+        };
+        let class = self.summary(None).class;
+        let Some(report) = &mut progress.report else {
+            return;
+        };
+        match self {
+            Self::Error(_, error) => report.set_cause(policies.classifier.cause(error)),
+            Self::Response(_, _, FailedBody::Held(body)) if report.has_no_usage() => {
+                report.set_usage(&body.tracker.usage());
+            }
+            _ => {}
+        }
+        if is_sent {
+            let reporter = policies.reporter();
+            report.end_attempt(reporter, &progress.call, Ending::Failed, class);
+        } else {
+            report.end_unsent(&progress.call);
+        }
+    }
+
+    /// Returns the result for the caller, if the failure ends the call.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn result(&self) -> CallResult {
+        let (class, status, rejection) = match self {
+            Self::Response(class, head, _) => {
+                let rejection = head.extensions.get::<Rejection>().copied();
+                (*class, Some(head.status), rejection)
+            }
+            Self::Error(class, _) => (*class, None, None),
+            Self::Rejected(rejection) => return CallResult::rejected(rejection),
+            Self::TimedOut(rejection) => return CallResult::rejected(rejection),
+        };
+        CallResult {
+            ending: Ending::Failed,
+            class,
+            status,
+            rejection,
         }
     }
 
@@ -166,7 +228,8 @@ where
             // The model declined, and the caller reads on to the end of the response.
             (None, FailedBody::Held(body)) => {
                 let attempt = std::mem::take(&mut progress.attempt);
-                Body::tracked(body, policies, attempt, state, &progress.call)
+                let report = progress.report.take();
+                Body::tracked(body, policies, attempt, state, &progress.call, report)
             }
         };
         Ok(Response::from_parts(head, body))

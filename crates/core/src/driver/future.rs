@@ -22,6 +22,7 @@ use super::{
     failure::{FailedBody, Failure, not_sent, poll_timeout},
     policies::Shared,
     progress::{NotSent, Progress},
+    report::CallResult,
     response::{Failed, Held, Next, on_peeked, on_response, report},
 };
 use crate::{classify::Classify, rejection::Rejection, request_body::RequestBody};
@@ -65,6 +66,9 @@ pin_project! {
                 held.body.report_dropped(&policies.attempts, attempt);
             }
             policies.call.finish(&mut this.progress.state, &this.progress.call);
+            if this.progress.report.is_some() {
+                this.progress.report_dropped(policies);
+            }
         }
     }
 }
@@ -272,9 +276,7 @@ where
                 }
                 StateProjection::Sleeping { sleep } => {
                     ready!(sleep.as_mut().poll(cx));
-                    let request = policies
-                        .call
-                        .next_request(&mut progress.state, &progress.call);
+                    let request = progress.next_request(policies);
                     let waiting = Box::new((this.shared.clone_source.get(), request));
                     this.state.set(State::Waiting { waiting });
                     continue;
@@ -286,6 +288,7 @@ where
                     let rejection = *rejection.take().expect("polled after completion");
                     this.state.set(State::Done);
                     policies.call.on_rejection(&rejection);
+                    progress.report_call(policies, CallResult::rejected(&rejection));
                     return Poll::Ready(Ok(rejection.into_response()));
                 }
                 StateProjection::Done => panic!("polled after completion"),
@@ -293,18 +296,28 @@ where
             if let Some(until) = policies.attempts.blocked_until(&progress.attempt) {
                 progress.call.block_until(Some(until));
             }
-            let wait =
-                policies
-                    .call
-                    .on_failure(&mut progress.state, &progress.call, &failure.summary());
+            if progress.report.is_some() {
+                failure.report_attempt(policies, progress);
+            }
+            let summary = failure.summary(progress.report.as_deref());
+            let wait = policies
+                .call
+                .on_failure(&mut progress.state, &progress.call, &summary);
             let Some(wait) = wait else {
                 // What the attempt holds is released after the inner future is dropped.
                 this.state.set(State::Done);
+                let result = progress.report.as_ref().map(|_| failure.result());
                 let output = failure.into_output(policies, progress);
                 policies.call.finish(&mut progress.state, &progress.call);
                 progress.release_attempt();
+                if let Some(result) = result {
+                    progress.report_call(policies, result);
+                }
                 return Poll::Ready(output);
             };
+            if let Some(report) = &mut progress.report {
+                report.delay();
+            }
             // The failed response goes before the wait: it may keep a connection or a permit.
             failure.discard(&policies.attempts, &mut progress.attempt);
             this.state.set(State::Done);
@@ -314,9 +327,7 @@ where
                     sleep: Box::pin(sleep_until(until)),
                 },
                 _ => {
-                    let request = policies
-                        .call
-                        .next_request(&mut progress.state, &progress.call);
+                    let request = progress.next_request(policies);
                     let waiting = Box::new((this.shared.clone_source.get(), request));
                     State::Waiting { waiting }
                 }

@@ -81,6 +81,7 @@ mod future;
 mod peek;
 mod policies;
 mod progress;
+mod report;
 mod response;
 mod service;
 

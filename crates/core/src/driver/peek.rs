@@ -35,7 +35,7 @@ pub(super) struct PeekedBody<R: Body> {
     pub(super) tracker: BodyTracker,
     pub(super) held: HeldBody<R>,
     /// The response failed, so far as it was read.
-    failed: Option<Class>,
+    pub(super) failed: Option<Class>,
     /// The attempt policies know how the response ended.
     pub(super) ended: bool,
 }

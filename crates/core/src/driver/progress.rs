@@ -13,6 +13,7 @@ use super::{
     attempt_policy::{AttemptPolicy, Clock},
     call_policy::{CallPolicy, CallStart},
     policies::Policies,
+    report::{CallResult, Report},
 };
 use crate::{
     body_tracker::ExpectedBody, call::Call, redirect::Origin, rejection::Rejection,
@@ -33,6 +34,8 @@ pub(super) struct Progress<P: CallPolicy, A: AttemptPolicy> {
     pub(super) expected: ExpectedBody,
     /// The host that the request is sent to.
     pub(super) origin: Origin,
+    /// Present if an observer or a subscriber gets events of the call.
+    pub(super) report: Option<Box<Report>>,
 }
 
 /// A reason why a request is not sent.
@@ -56,6 +59,9 @@ impl<P: CallPolicy, A: AttemptPolicy> Progress<P, A> {
         let expected = ExpectedBody::of(request);
         let origin = Origin::of(request.uri(), request.headers());
         let call = Call::get_or_attach(request, now);
+        let reporter = policies.reporter();
+        let is_reported = reporter.is_on(&call);
+        let report = is_reported.then(|| Report::start(reporter, &call, request, now));
         let state = policies.call.start(&mut CallStart {
             request,
             call: &call,
@@ -71,6 +77,7 @@ impl<P: CallPolicy, A: AttemptPolicy> Progress<P, A> {
             sent: false,
             expected,
             origin,
+            report,
         }
     }
 
@@ -99,7 +106,13 @@ impl<P: CallPolicy, A: AttemptPolicy> Progress<P, A> {
             return rejected(rejection);
         }
         Poll::Ready(match ready!(service.poll_ready(cx)) {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                if let Some(report) = &mut self.report {
+                    let scope = attempts.scope(&self.attempt);
+                    report.send(&self.call, request, scope, clock.now());
+                }
+                Ok(())
+            }
             Err(error) => Err(NotSent::Unready(error)),
         })
     }
@@ -136,7 +149,7 @@ impl<P: CallPolicy, A: AttemptPolicy> Progress<P, A> {
     /// sent is no evidence about the server. If there is no answer and the caller has not sent the
     /// whole body, the caller is at fault and nothing was processed.
     pub(super) fn report_unfinished<C>(&mut self, policies: &Policies<P, A, C>, answered: bool) {
-        if !self.sent || self.call.is_held_back() {
+        if !self.is_sent() {
             return;
         }
         let attempts = &policies.attempts;
@@ -147,6 +160,64 @@ impl<P: CallPolicy, A: AttemptPolicy> Progress<P, A> {
         } else if self.call.is_timed_out() {
             attempts.on_timeout(&mut self.attempt);
         }
+    }
+
+    /// Returns true if the inner service has the request of this attempt.
+    pub(super) const fn is_called(&self) -> bool {
+        self.called
+    }
+
+    /// Returns true if the server may have the request of this attempt.
+    pub(super) fn is_sent(&self) -> bool {
+        self.sent && !self.call.is_held_back()
+    }
+
+    /// Returns true if this driver reports the present attempt.
+    #[cold]
+    pub(super) fn is_reported_here(&self) -> bool {
+        let report = self.report.as_ref();
+        report.is_some_and(|report| report.is_sender(&self.call))
+    }
+
+    /// Reports the end of a call that is answered by one frame.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn report_whole<C>(&mut self, policies: &Policies<P, A, C>) {
+        if let Some(mut report) = self.report.take() {
+            report.on_content();
+            report.end_response(policies.reporter(), &self.call, None);
+            report.end_answer(policies.reporter(), &self.call, None);
+        }
+    }
+
+    /// Reports the end of a call without a body that is tracked.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn report_call<C>(&mut self, policies: &Policies<P, A, C>, result: CallResult) {
+        if let Some(mut report) = self.report.take() {
+            report.end_call(policies.reporter(), &self.call, result);
+        }
+    }
+
+    /// Reports that the future of the call is dropped. Does nothing if the end was reported.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn report_dropped<C>(&mut self, policies: &Policies<P, A, C>) {
+        let is_sent = self.is_sent();
+        if let Some(mut report) = self.report.take() {
+            // Its events come before the end of the call.
+            self.release_attempt();
+            report.end_dropped(policies.reporter(), &self.call, is_sent);
+        }
+    }
+
+    /// Returns the request of the next attempt, which begins now.
+    pub(super) fn next_request<C>(&mut self, policies: &Policies<P, A, C>) -> Request<RequestBody> {
+        let request = policies.call.next_request(&mut self.state, &self.call);
+        if let Some(report) = &mut self.report {
+            report.begin_attempt(&self.call, &request);
+        }
+        request
     }
 
     /// Drops all that the attempt holds.

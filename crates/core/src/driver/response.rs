@@ -14,11 +14,12 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::{
     attempt_policy::{AttemptPolicy, Clock},
     body::{Answer, Body},
-    call_policy::CallPolicy,
+    call_policy::{AttemptFailure, CallPolicy},
     failure::{FailedBody, Failure},
     peek::{Peeked, PeekedBody, is_refusal},
     policies::Policies,
     progress::Progress,
+    report::Report,
 };
 use crate::{
     body_tracker::BodyTracker,
@@ -100,6 +101,9 @@ where
         class = class_of_redirect(status, headers, expected, &progress.origin).or(class);
     }
     let (mut head, body) = response.into_parts();
+    if let Some(report) = &mut progress.report {
+        report.on_head(&head);
+    }
     match class {
         Some(class) if class.is_success() => {
             let clock = &mut Clock::default();
@@ -148,6 +152,9 @@ where
                 let outcome = tracker.last(&data, classify);
                 let attempts = &policies.attempts;
                 attempts.on_end(&mut progress.attempt, &outcome, clock);
+                if let Some(report) = &mut progress.report {
+                    report.set_usage(outcome.usage());
+                }
                 let peeked = match outcome {
                     Outcome::Failed { class, .. } => Peeked::Failed(class),
                     _ => Peeked::Forward,
@@ -205,6 +212,9 @@ where
         return Next::Fail(Failure::Response(class, head, body));
     }
     policies.call.finish(state, call);
+    if progress.report.is_some() {
+        progress.report_whole(policies);
+    }
     Next::Answer(Response::from_parts(head, ResponseBody::full(data)))
 }
 
@@ -236,7 +246,10 @@ pub(super) fn start_tracking<P: CallPolicy, A: AttemptPolicy, C: ClassifyRespons
     if tracker.is_opaque() {
         policies.attempts.on_opaque_body(&mut progress.attempt);
     }
-    if policies.attempts.reads_usage(&progress.attempt) {
+    let report = &progress.report;
+    if policies.attempts.reads_usage(&progress.attempt)
+        || report.is_some() && progress.is_reported_here()
+    {
         tracker
     } else {
         tracker.without_usage()
@@ -272,6 +285,36 @@ where
     Ok(into_answer(policies, progress, head, body))
 }
 
+/// Reports a response that has ended before it is handed to the caller.
+#[cold]
+#[inline(never)]
+fn on_ended<R, P, A, C>(
+    policies: &Policies<P, A, C>,
+    progress: &mut Progress<P, A>,
+    body: &PeekedBody<R>,
+    mut report: Option<Box<Report>>,
+) where
+    R: HttpBody<Data = Bytes>,
+    P: CallPolicy,
+    A: AttemptPolicy,
+{
+    let (state, call) = (&mut progress.state, &progress.call);
+    if let Some(report) = &mut report {
+        report.set_usage(&body.tracker.usage());
+        report.end_response(policies.reporter(), call, body.failed);
+    }
+    if let Some(class) = body.failed {
+        // It arrived as a whole, with its content and the failure.
+        let details = report.as_ref().map(|report| report.details());
+        let failure = AttemptFailure::of_body(class, details.unwrap_or_default());
+        let state = policies.call.start_body(state, call, false);
+        policies.call.on_body_failure(&state, &failure);
+    }
+    if let Some(report) = &mut report {
+        report.end_answer(policies.reporter(), call, body.failed);
+    }
+}
+
 /// Hands a successful response to the caller.
 pub(super) fn into_answer<R, P, A, C>(
     policies: &Arc<Policies<P, A, C>>,
@@ -285,12 +328,21 @@ where
     A: AttemptPolicy,
     C: ClassifyResponse,
 {
+    let mut report = progress.report.take();
+    if P::HOLDS_RESPONSE
+        && let Some(report) = &mut report
+    {
+        report.on_content();
+    }
+    if body.ended && (report.is_some() || body.failed.is_some()) {
+        on_ended(policies, progress, &body, report.take());
+    }
     let body = if body.is_whole() {
         ResponseBody::full(body.held.chunks.into_bytes())
     } else {
         let attempt = std::mem::take(&mut progress.attempt);
         let (state, call) = (&mut progress.state, &progress.call);
-        Body::tracked(body, policies, attempt, state, call)
+        Body::tracked(body, policies, attempt, state, call, report)
     };
     policies.call.finish(&mut progress.state, &progress.call);
     Response::from_parts(head, body)

@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     task::{Context, Poll, Waker},
 };
 
@@ -56,6 +56,7 @@ impl<P, A, C> DriverLayer<P, A, C> {
             attempts,
             classifier,
             reuses_class,
+            reporter: OnceLock::new(),
         });
         Self {
             policies,

@@ -85,7 +85,12 @@ impl CallPolicy for Recorder {
         None
     }
 
-    fn on_failure(&self, (): &mut (), _: &Arc<Call>, failure: &AttemptFailure) -> Option<Duration> {
+    fn on_failure(
+        &self,
+        (): &mut (),
+        _: &Arc<Call>,
+        failure: &AttemptFailure<'_>,
+    ) -> Option<Duration> {
         self.0.lock().unwrap().held = Some(Held::Failed(failure.class));
         None
     }
@@ -465,7 +470,12 @@ impl CallPolicy for Again {
         false
     }
 
-    fn on_failure(&self, again: &mut bool, _: &Arc<Call>, _: &AttemptFailure) -> Option<Duration> {
+    fn on_failure(
+        &self,
+        again: &mut bool,
+        _: &Arc<Call>,
+        _: &AttemptFailure<'_>,
+    ) -> Option<Duration> {
         (!std::mem::replace(again, true)).then_some(Duration::ZERO)
     }
 

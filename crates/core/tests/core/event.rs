@@ -7,7 +7,7 @@ use std::{
 
 use tower_claude_core::{
     Class, Dimension, Kind, RejectReason, Scope,
-    event::{Event, EventSink, emit},
+    event::{AttemptDetails, Event, EventSink, emit},
     toolkit::LimitWarning,
 };
 use tower_claude_wire::RateLimits;
@@ -17,6 +17,7 @@ fn event_reaches_the_observer_once() {
     let scope = Scope::named("pool");
     let limits = RateLimits::default();
     let class = Class::new(Kind::Overloaded);
+    let details = AttemptDetails::default();
     let (layer, second) = ("a-layer", Duration::from_secs(1));
     let events = [
         Event::Admitted {
@@ -47,6 +48,7 @@ fn event_reaches_the_observer_once() {
             to: "claude-sonnet-5-5",
             class,
             asked: true,
+            details,
         },
         Event::Paused {
             layer,
@@ -76,6 +78,7 @@ fn event_reaches_the_observer_once() {
             attempt: 1,
             class,
             delay: second,
+            details,
         },
         Event::GaveUp {
             layer,
@@ -83,6 +86,7 @@ fn event_reaches_the_observer_once() {
             attempt: 5,
             class,
             because: "attempts",
+            details,
         },
         Event::CircuitOpened {
             layer,
@@ -99,10 +103,16 @@ fn event_reaches_the_observer_once() {
             layer,
             scope: &scope,
         },
-        Event::Broken { layer, class },
+        Event::Broken {
+            layer,
+            model: None,
+            class,
+            details,
+        },
         Event::Unauthorized {
             layer,
             scope: &scope,
+            request_id: Some("req_1"),
         },
     ];
     let seen = Arc::new(Mutex::new(Vec::new()));
@@ -125,7 +135,9 @@ fn sink_without_an_observer_does_nothing() {
         &observers,
         &Event::Broken {
             layer: "x",
+            model: None,
             class: Class::new(Kind::Truncated),
+            details: AttemptDetails::default(),
         },
     );
     assert_eq!(format!("{observers:?}"), "EventSink(false)");

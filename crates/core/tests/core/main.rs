@@ -5,6 +5,7 @@ mod buffer_request;
 mod call;
 mod classify;
 mod driver;
+mod error_text;
 mod event;
 mod frames;
 mod prefix;

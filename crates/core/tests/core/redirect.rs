@@ -21,7 +21,9 @@ struct Fields<'a>(&'a mut String);
 
 impl Visit for Fields<'_> {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        *self.0 += &format!("{field}={value:?} ");
+        if field.name() != "message" {
+            *self.0 += &format!("{field}={value:?} ");
+        }
     }
 }
 

@@ -1,11 +1,12 @@
 //! Scopes of requests.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use http::Request;
+use tokio::time::Instant;
 use tower_claude_core::{
-    CredentialId, Endpoint, RequestBody, Scope,
-    toolkit::{ApiPath, Credential, requested_model, requests_stream},
+    Call, CredentialId, Endpoint, RequestBody, Scope,
+    toolkit::{ApiPath, Credential, ScopeRef, get_by_scope, requested_model, requests_stream},
 };
 
 const KEY: &str = "sk-ant-api03-secret";
@@ -348,6 +349,31 @@ fn host_is_a_part_of_the_scope() {
         of("https://a/v1/messages", &[]),
         of("https://b/v1/messages", &[])
     );
+}
+
+#[test]
+fn host_header_that_is_added_within_a_call_is_a_part_of_the_scope() {
+    let mut request = with_headers("/v1/messages", &[("x-api-key", KEY)]);
+    let call = Call::new(request.extensions(), Instant::now());
+    let scope = ScopeRef::of_call(&request, &call).expect("a listed model");
+    assert_eq!(scope.host, "");
+    let host = "gateway.example".parse().expect("a value");
+    request.headers_mut().insert("host", host);
+    let scope = ScopeRef::of_call(&request, &call).expect("a listed model");
+    assert_eq!(scope.host, "gateway.example");
+}
+
+#[test]
+fn scope_is_found_in_a_map_of_any_size() {
+    let models = ["claude-opus-5-5", "claude-sonnet-5-5", "claude-haiku-5-5"];
+    let mut map = HashMap::new();
+    for (count, model) in models.into_iter().enumerate() {
+        assert_eq!(get_by_scope(&map, &messages(model)), None);
+        map.insert(messages(model), count);
+        for (at, model) in models[..=count].iter().enumerate() {
+            assert_eq!(get_by_scope(&map, &messages(model)), Some(&at));
+        }
+    }
 }
 
 fn signature(date: &str, region: &str, signature: &str) -> String {

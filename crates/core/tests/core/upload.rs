@@ -111,7 +111,7 @@ impl CallPolicy for Recorder {
         Poll::Ready(Rejection::new("timer", RejectReason::TimedOut { after }))
     }
 
-    fn on_failure(&self, _: &mut Timer, _: &Arc<Call>, _: &AttemptFailure) -> Option<Duration> {
+    fn on_failure(&self, _: &mut Timer, _: &Arc<Call>, _: &AttemptFailure<'_>) -> Option<Duration> {
         None
     }
 

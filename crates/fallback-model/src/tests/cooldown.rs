@@ -227,6 +227,37 @@ fn extreme_settings_neither_panic_nor_block_for_ever() {
     }
 }
 
+#[test]
+fn few_failures_among_slow_successes_start_no_cool_down() {
+    let mut bench = Bench::new();
+    let early: Vec<_> = (0..100).map(|_| bench.admit(1).unwrap()).collect();
+    let mut pending = Vec::new();
+    for (index, permit) in early.into_iter().enumerate() {
+        if index % 10 == 0 {
+            assert_eq!(bench.settle(permit, FAILURE), None, "counted once");
+        } else {
+            pending.push(permit);
+        }
+    }
+    for _ in 0..30 {
+        bench.now += SECOND;
+        pending.extend((0..9).map(|_| bench.admit(1).unwrap()));
+        assert_eq!(bench.call(1, FAILURE), None, "one in ten");
+    }
+    for permit in pending {
+        assert_eq!(bench.settle(permit, Signal::Success), None);
+    }
+    assert!(bench.table.is_empty());
+    // Given up calls are not pending.
+    bench.call(1, FAILURE);
+    drop(
+        (0..100)
+            .map(|_| bench.admit(1).unwrap())
+            .collect::<Vec<_>>(),
+    );
+    assert_eq!(bench.call(1, FAILURE), started(30, 1));
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Admit(u32),

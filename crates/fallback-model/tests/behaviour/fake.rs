@@ -64,14 +64,18 @@ async fn fault_of_one_model_is_hidden_by_the_stand_in() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn unknown_model_is_replaced() {
+async fn retired_model_is_replaced_and_an_unknown_one_is_not() {
     let (fake, layer) = (
         FakeClaude::builder().build(),
         FallbackModelLayer::new([HAIKU]),
     );
-    let request = asking("claude-retired-1", "");
-    let response = one(&layer, &fake, request).await;
-    assert_eq!((response.status, response.by()), (200, HAIKU));
+    for (model, expected) in [
+        ("claude-opus-4-1-20250805", (200, HAIKU)),
+        ("claude-retired-1", (404, "")),
+    ] {
+        let response = one(&layer, &fake, asking(model, "")).await;
+        assert_eq!((response.status, response.by()), expected);
+    }
 }
 
 /// The API rejects fields that a model does not accept.
@@ -108,13 +112,13 @@ async fn outage_with_inner_retry_delays_only_the_first_calls() {
         assert_eq!(response.headers()[SERVED_MODEL], SONNET, "{call}");
     }
     let asked = fake.with_log(|log| log.iter().filter(|one| &*one.model == OPUS).count());
-    assert_eq!(asked, 3 * 5);
-    assert_eq!(fake.log_len(), 15 + 10);
+    assert_eq!(asked, 3 * 3);
+    assert_eq!(fake.log_len(), 9 + 10);
     // A probe is one attempt, and its caller hardly waits.
     tokio::time::sleep(60 * SECOND).await;
     let start = tokio::time::Instant::now();
     let response = stack.oneshot(asking(OPUS, "")).await.expect("a response");
     assert_eq!(response.headers()[SERVED_MODEL], SONNET);
-    assert_eq!(fake.log_len(), 25 + 2);
+    assert_eq!(fake.log_len(), 19 + 2);
     assert!(start.elapsed() < SECOND);
 }

@@ -8,6 +8,7 @@ mod falling;
 mod flapping;
 mod holding;
 mod message;
+mod names;
 mod outage;
 mod reports;
 mod sharing;

@@ -268,9 +268,9 @@ async fn model_name_over_1024_bytes_is_not_kept() {
     let (layer, _) = layer();
     let api = Api::by_model(|model| match model {
         SONNET => Reply::fine(),
-        _ => Reply::no_model(),
+        _ => Reply::overloaded(),
     });
-    for (length, status) in [(1_024, 200), (1_025, 404)] {
+    for (length, status) in [(1_024, 200), (1_025, 529)] {
         let request = asking(&"x".repeat(length), "");
         let answer = send(&layer.layer(api.clone()), request).await.unwrap();
         assert_eq!(answer.status, status);

@@ -13,11 +13,15 @@ use tower_claude_core::{
     Call, Class, EstimateCost, HeuristicCost, Outcome, Priority, Rejection, RequestBody, Scope,
     UsageBound,
     driver::{AttemptPolicy, Clock},
+    event::EventSink,
     toolkit::PendingEstimate,
 };
 use tower_claude_wire::StreamState;
 
-use super::{reporter::Reporter, settings::LimitSettings};
+use super::{
+    reporter::{QueuedReport, Reporter},
+    settings::LimitSettings,
+};
 use crate::{
     limiter::Limiter,
     pool::usage_cap::exceeds,
@@ -72,7 +76,7 @@ impl<L, E> LimitPolicy<L, E> {
 /// reservation wakes the next request.
 pub struct LimitAttempt<A> {
     /// The wait for the limiter. Boxed, because few attempts wait.
-    acquire: Option<Box<A>>,
+    acquire: Option<Box<Queued<A>>>,
     /// Present only if the estimator learns from the actual usage of this request.
     pending: Option<Box<PendingEstimate>>,
     admitted: Option<Admitted>,
@@ -88,6 +92,13 @@ pub struct LimitAttempt<A> {
     next_report: u32,
     /// The most that the response can truly report.
     bound: UsageBound,
+}
+
+/// A request that waits for the limiter.
+struct Queued<A> {
+    // Dropped first, so that the request has left the queue when this is reported.
+    acquire: A,
+    report: QueuedReport,
 }
 
 impl<A> Default for LimitAttempt<A> {
@@ -127,14 +138,17 @@ impl<L: Limiter, E: EstimateCost> LimitPolicy<L, E> {
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Rejection>> {
         let settings = &*self.settings;
-        let acquired = if let Some(acquire) = &mut attempt.acquire {
+        let acquired = if let Some(queued) = &mut attempt.acquire {
+            let acquire = &mut queued.acquire;
             if call.priority() > attempt.priority {
                 attempt.priority = call.priority();
-                let acquire = Pin::new(&mut **acquire);
+                let acquire = Pin::new(&mut *acquire);
                 settings.limiter.raise_priority(acquire, call.priority());
             }
             settings.revise(request, call, Pin::new(acquire), &mut attempt.pending);
-            ready!(Pin::new(acquire).poll(cx))
+            let acquired = ready!(Pin::new(acquire).poll(cx));
+            queued.report.decide();
+            acquired
         } else {
             if let Some(handle) = settings.join(request, call, &mut attempt.scope) {
                 attempt.admitted = Some(Admitted::Joined(handle));
@@ -151,11 +165,14 @@ impl<L: Limiter, E: EstimateCost> LimitPolicy<L, E> {
                         Poll::Ready(acquired) => acquired,
                         Poll::Pending => {
                             call.set_held_back(true);
-                            if let Some(place) = settings.limiter.place(&acquire) {
-                                let scope = settings.scope(request, call);
-                                settings.reporter.queued(&scope, &place);
-                            }
-                            attempt.acquire = Some(Box::new(acquire));
+                            let report = QueuedReport::new(
+                                &settings.reporter,
+                                settings.scope(request, call),
+                                call,
+                                settings.limiter.place(&acquire),
+                                clock.now(),
+                            );
+                            attempt.acquire = Some(Box::new(Queued { acquire, report }));
                             return Poll::Pending;
                         }
                     }
@@ -184,6 +201,18 @@ impl<L: Limiter, E: EstimateCost> LimitPolicy<L, E> {
 
 impl<L: Limiter, E: EstimateCost> AttemptPolicy for LimitPolicy<L, E> {
     type Attempt = LimitAttempt<L::Acquire>;
+
+    fn visit_sinks(&self, visit: &mut dyn FnMut(&'static str, &EventSink)) {
+        let reporters = [Some(&self.settings.reporter), self.header_budget.as_ref()];
+        for reporter in reporters.into_iter().flatten() {
+            visit(reporter.layer(), &reporter.events);
+        }
+    }
+
+    fn scope<'a>(&'a self, attempt: &'a Self::Attempt) -> Option<&'a Scope> {
+        let admitted = attempt.admitted.as_ref()?;
+        Some(admitted.scope(&attempt.scope))
+    }
 
     /// Not under the reservation of an outer layer, which settles it and reads the usage itself.
     #[inline]

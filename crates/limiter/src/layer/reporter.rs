@@ -10,7 +10,7 @@ use std::{
 use http::{HeaderMap, response::Parts};
 use tokio::time::Instant;
 use tower_claude_core::{
-    Class, Kind, Reach, Rejection, Scope, UsageBound,
+    Call, Class, Kind, Reach, Rejection, Scope, UsageBound,
     driver::Clock,
     event::{Event, EventSink, emit, is_debug_enabled},
     toolkit::{Observation, PausedByLimiter},
@@ -68,12 +68,32 @@ impl Reporter {
         self.reads_headers
     }
 
-    pub(super) fn queued(&self, scope: &Scope, place: &QueuePlace) {
+    fn queued(&self, scope: &Scope, place: &QueuePlace) {
         let event = Event::Queued {
             layer: self.layer,
             scope,
             position: place.position,
             estimated_wait: place.estimated_wait,
+        };
+        emit(&self.events, &event);
+    }
+
+    /// Reports a request that leaves the queue without being admitted.
+    fn abandoned(&self, queued: &QueuedReport, now: Instant) {
+        let call = &*queued.call;
+        let because = if call.is_timed_out() {
+            "timeout"
+        } else if call.deadline().is_some_and(|deadline| deadline <= now) {
+            "deadline"
+        } else {
+            "dropped"
+        };
+        let event = Event::Abandoned {
+            layer: self.layer,
+            scope: &queued.scope,
+            position: queued.position,
+            wait: now.saturating_duration_since(queued.since),
+            because,
         };
         emit(&self.events, &event);
     }
@@ -186,6 +206,7 @@ impl Reporter {
             let event = Event::Unauthorized {
                 layer: self.layer,
                 scope,
+                request_id: wire::request_id(headers),
             };
             emit(&self.events, &event);
         }
@@ -201,6 +222,53 @@ impl Reporter {
                 bound,
             };
             emit(&self.events, &event);
+        }
+    }
+}
+
+/// A request in the queue. Reports when it is dropped, unless the limiter has decided on it.
+#[derive(Debug)]
+pub(super) struct QueuedReport {
+    reporter: Reporter,
+    scope: Scope,
+    call: Arc<Call>,
+    position: Option<usize>,
+    since: Instant,
+    is_decided: bool,
+}
+
+impl QueuedReport {
+    /// Reports that a request is queued since `now`.
+    pub(super) fn new(
+        reporter: &Reporter,
+        scope: Scope,
+        call: &Arc<Call>,
+        place: Option<QueuePlace>,
+        now: Instant,
+    ) -> Self {
+        if let Some(place) = &place {
+            reporter.queued(&scope, place);
+        }
+        Self {
+            reporter: reporter.clone(),
+            scope,
+            call: call.clone(),
+            position: place.map(|place| place.position),
+            since: now,
+            is_decided: false,
+        }
+    }
+
+    /// Records that the limiter has admitted or rejected the request.
+    pub(super) fn decide(&mut self) {
+        self.is_decided = true;
+    }
+}
+
+impl Drop for QueuedReport {
+    fn drop(&mut self) {
+        if !self.is_decided {
+            self.reporter.abandoned(self, Instant::now());
         }
     }
 }

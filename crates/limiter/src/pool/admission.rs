@@ -7,7 +7,7 @@ use tower_claude_core::{Cost, Priority, RejectReason, Rejection};
 use crate::{
     pool::{
         Pool,
-        bucket::{Charge, INPUT, NO_CHARGE},
+        bucket::{Charge, INPUT, NO_CHARGE, REQUESTS},
         in_flight::{InFlight, ReservationId},
         pacing,
         queue::{
@@ -54,6 +54,7 @@ impl Pool {
                 &request.cost,
                 charge,
                 tag,
+                false,
             )));
         }
         let backlog = if is_next {
@@ -115,7 +116,7 @@ impl Pool {
         self.buckets.check_size(now, cost, &charge).ok()?;
         self.on_request(now, false);
         self.is_admissible(now, &charge)
-            .then(|| self.admit(now, cost, charge, None))
+            .then(|| self.admit(now, cost, charge, None, false))
     }
 
     /// Admits requests from the head of the queue while the head is admissible, and appends them to
@@ -136,7 +137,7 @@ impl Pool {
                 Some(_) => {}
             }
             let tag = self.queue.dequeue(id, self.buckets.work(&charge));
-            granted.push((id, self.admit(now, &cost, charge, Some(tag))));
+            granted.push((id, self.admit(now, &cost, charge, Some(tag), true)));
         }
     }
 
@@ -250,11 +251,12 @@ impl Pool {
         cost: &Cost,
         charge: Charge,
         flow_tag: Option<FlowTag>,
+        waited: bool,
     ) -> ReservationId {
         let sent = self.buckets.charge(now, &charge);
         let buckets = &self.buckets;
         self.pacing
-            .on_admitted(now, || pacing::work(buckets, &charge));
+            .on_admitted(now, sent.number, waited, || pacing::work(buckets, &charge));
         self.in_flight.insert(InFlight {
             cost: *cost,
             charge,
@@ -340,7 +342,7 @@ impl Pool {
             .wait_behind(now, pause, &ahead, charge, &margins);
         let paced = self
             .pacing
-            .wait_behind(|| pacing::work(&self.buckets, &ahead));
+            .wait_behind(now, ahead[REQUESTS], || pacing::work(&self.buckets, &ahead));
         let wait = buckets.max(paced.saturating_sub(pause));
         Duration::from_nanos(pause.saturating_add(wait))
     }

@@ -113,6 +113,22 @@ impl Bucket {
         self.record_peak(self.level);
     }
 
+    /// Takes `tokens` for the charge of this number, which the server counts by `counted_by` at the
+    /// latest. Until then its bucket may be full and refill nothing. Only a charge of most of the
+    /// bucket has no other room for that error.
+    pub(crate) fn take_late(&mut self, charge: u64, tokens: u64, counted_by: u64) {
+        let is_most = self.level >= self.capacity && units(tokens) > self.capacity >> 1;
+        self.take(charge, tokens);
+        if is_most {
+            self.hold(counted_by);
+        }
+    }
+
+    /// Refills nothing until `at`.
+    pub(crate) fn hold(&mut self, at: u64) {
+        self.at = self.at.max(at);
+    }
+
     /// Changes the amount of the charge of this number from `old` to `new`. An increase is taken
     /// in full, and a decrease is given back as far as there was always room for it.
     pub(crate) fn recharge(&mut self, charge: u64, old: u64, new: u64) {

@@ -24,6 +24,9 @@ const EQUAL_WORK: u64 = 1_000_000_000;
 /// The time for which a size that the server has refused is not tried again: 5 minutes.
 const REFUSED_FOR: u64 = 300_000_000_000;
 
+/// The time after which nearly every request has reached the server: 100 ms.
+pub(crate) const ARRIVES_IN: u64 = 100_000_000;
+
 /// The point in a response at which the server has surely counted a charge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Counted {
@@ -44,6 +47,8 @@ pub(crate) struct DimensionState {
     pub(crate) observed: bool,
     /// The time at which a header last named the limit, if headers did.
     pub(crate) confirmed: Option<u64>,
+    /// The number of the latest request whose response named the limit.
+    pub(crate) named_by: u64,
     /// The smallest charge over the limit that the server has refused, and the last time at which
     /// it did.
     refused: Option<Refused>,
@@ -66,6 +71,7 @@ impl DimensionState {
             seen: 0,
             observed: false,
             confirmed: None,
+            named_by: 0,
             refused: None,
         }
     }
@@ -103,9 +109,13 @@ impl DimensionState {
         }
     }
 
-    fn charge(&mut self, number: u64, tokens: u64) {
-        if let Some(bucket) = &mut self.bucket {
-            bucket.take(number, tokens);
+    fn charge(&mut self, now: u64, number: u64, tokens: u64) {
+        match &mut self.bucket {
+            Some(bucket) if self.observed => {
+                bucket.take_late(number, tokens, now.saturating_add(ARRIVES_IN));
+            }
+            Some(bucket) => bucket.take(number, tokens),
+            None => {}
         }
         self.sent = self.sent.wrapping_add(tokens as i64);
     }
@@ -268,6 +278,18 @@ impl Buckets {
         Ok(())
     }
 
+    /// Returns true if a charge is over a known limit, so that the server may never admit it.
+    pub(crate) fn is_oversized(&self, charge: &Charge) -> bool {
+        self.known()
+            .any(|(index, bucket)| charge[index] > bucket.limit())
+    }
+
+    /// Returns true if a charge is most of what its bucket holds.
+    pub(crate) fn is_most(&self, index: usize, charge: &Charge) -> bool {
+        let bucket = self.dimensions[index].bucket.as_ref();
+        bucket.is_some_and(|bucket| units(charge[index]) > bucket.capacity() >> 1)
+    }
+
     /// Records that the server answered a request with a 429. If its charge was over a limit, the
     /// limit may not admit it at all.
     pub(crate) fn on_rejected(&mut self, now: u64, charge: &Charge) {
@@ -406,7 +428,7 @@ impl Buckets {
         let number = self.charges;
         let seen = std::array::from_fn(|index| self.dimensions[index].seen);
         for (dimension, charge) in self.dimensions.iter_mut().zip(charge) {
-            dimension.charge(number, *charge);
+            dimension.charge(now, number, *charge);
         }
         for limit in &mut self.additional {
             limit.take(number, charge);

@@ -161,6 +161,11 @@ impl ExternalUse {
         self.first_sign = None;
     }
 
+    /// Forgets all signs, since the levels that showed them were wrong.
+    pub(crate) fn forget(&mut self) {
+        *self = Self::new(self.sharing);
+    }
+
     /// Forgets the capacity bounds, since external use explains the decreases after all.
     fn forget_ceilings(&mut self, now: u64) {
         if self.is_shared(now) {

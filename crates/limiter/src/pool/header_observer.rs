@@ -15,9 +15,10 @@ use crate::{
     limits::PoolLimits,
     pool::{
         bucket::{
-            Bucket, DIMENSIONS, INPUT, OUTPUT, REQUESTS, TOTAL, UNIT, nanos, refill, units, whole,
+            Bucket, DIMENSIONS, INPUT, OUTPUT, REQUESTS, TOTAL, UNIT, float, nanos, refill, units,
+            whole,
         },
-        buckets::{Buckets, DimensionState},
+        buckets::{ARRIVES_IN, Buckets, DimensionState},
         external_use::{ExternalUse, LevelChange},
         forecast::{Forecast, HALF_ROUNDING, SIGMAS, float_units},
         in_flight::{InFlight, SendSnapshot},
@@ -117,6 +118,48 @@ pub(crate) struct HeaderObserver {
     capacities: [CapacityEstimate; DIMENSIONS.len()],
     /// Dimensions whose used share is over the warning threshold.
     warned: [bool; DIMENSIONS.len()],
+    trust: [Trust; DIMENSIONS.len()],
+}
+
+/// The successes that contradict a level of zero before it is ignored, at first.
+const PATIENCE: u32 = 8;
+
+/// The trust in levels of zero. Successes that a level of zero would not allow contradict it, and
+/// a 429 confirms it.
+#[derive(Clone, Copy, Debug)]
+struct Trust {
+    contradictions: u32,
+    patience: u32,
+    ignores_zero: bool,
+}
+
+impl Default for Trust {
+    fn default() -> Self {
+        Self {
+            contradictions: 0,
+            patience: PATIENCE,
+            ignores_zero: false,
+        }
+    }
+}
+
+impl Trust {
+    /// Records a level of a response. `charge` of the request is known to be less than what this
+    /// pool expected to be left. Returns true if levels of zero are ignored from now on.
+    fn observe(&mut self, head: &ObservedHead<'_>, level: u64, expects_more: bool) -> bool {
+        if level > 0 || head.rejected {
+            if head.rejected && self.ignores_zero {
+                self.patience = self.patience.saturating_mul(2);
+            }
+            self.contradictions = 0;
+            self.ignores_zero = false;
+        } else if head.accepted && expects_more && !self.ignores_zero {
+            self.contradictions += 1;
+            self.ignores_zero = self.contradictions >= self.patience;
+            return self.ignores_zero;
+        }
+        false
+    }
 }
 
 /// The estimate of a bucket's capacity on the server, in units.
@@ -127,6 +170,23 @@ struct CapacityEstimate {
     safe: i128,
     /// The highest level that the server has shown.
     peak: i128,
+    /// Reset times in a row that no bucket of a minute can have.
+    odd_resets: u32,
+    /// The last reset time, and the time at which a response first showed it.
+    reset: Option<(SystemTime, u64)>,
+    /// The reset time stays while requests are sent, as the end of a fixed window does.
+    is_fixed: bool,
+}
+
+/// The odd reset times in a row that show a window of a minute instead of a bucket.
+const ODD_RESETS: u32 = 16;
+
+impl CapacityEstimate {
+    /// Returns true if the server counts requests by windows, so that its level does not rise
+    /// steadily.
+    const fn is_window(&self) -> bool {
+        self.odd_resets >= ODD_RESETS
+    }
 }
 
 impl HeaderObserver {
@@ -144,6 +204,7 @@ impl HeaderObserver {
             clock: ServerClock::default(),
             capacities: Default::default(),
             warned: Default::default(),
+            trust: Default::default(),
         }
     }
 
@@ -174,11 +235,24 @@ impl HeaderObserver {
             };
             let dimension = &mut buckets.dimensions[index];
             let (known, level_before) = (dimension.known(), dimension.level());
-            self.learn_limit(reading, dimension);
+            if !self.learn_limit(reading, dimension) {
+                continue;
+            }
+            if let Some(shown) = gauge.remaining {
+                let charge = units(sent.counted[index].max(1));
+                let expects_more = level_before >= charge.max(UNIT * 2);
+                if self.trust[index].observe(head, shown, expects_more) {
+                    external_use.forget();
+                }
+                if shown == 0 && self.trust[index].ignores_zero {
+                    continue;
+                }
+            }
             if head.rejected {
                 self.capacities[index].peak = 0;
             }
             let ceiling = external_use.capacity_ceiling(index, now);
+            let was_window = self.capacities[index].is_window();
             self.learn_capacity(reading, dimension, ceiling);
             let change = LevelChange {
                 index,
@@ -186,8 +260,16 @@ impl HeaderObserver {
                 known,
                 level_before: dimension.level(),
             };
-            clamp(reading, level_before, dimension, forecast);
-            let held = external_use.on_level_change(now, &change, dimension, forecast);
+            clamp(reading, head.rejected, level_before, dimension, forecast);
+            let is_window = self.capacities[index].is_window();
+            if is_window && !was_window {
+                external_use.forget();
+            }
+            let held = if is_window {
+                None
+            } else {
+                external_use.on_level_change(now, &change, dimension, forecast)
+            };
             if let (Some(held), Some(bucket)) = (held, &mut dimension.bucket) {
                 let capacity = bucket.capacity();
                 bucket.set_capacity(held.max(self.capacities[index].peak).min(capacity));
@@ -256,6 +338,24 @@ impl HeaderObserver {
             })
     }
 
+    /// Returns true if the server counts this dimension by windows.
+    pub(crate) const fn is_window(&self, index: usize) -> bool {
+        self.capacities[index].is_window()
+    }
+
+    /// Returns true if the headers name another limit than the known one.
+    pub(crate) fn shows_other_limit(
+        &self,
+        index: usize,
+        limits: Option<&RateLimits>,
+        buckets: &Buckets,
+    ) -> bool {
+        let shown = limits.and_then(|limits| self.gauges(limits)[index]?.limit);
+        let known = buckets.dimensions[index].bucket.as_ref().map(Bucket::limit);
+        let cap = self.caps[index].unwrap_or(u64::MAX);
+        shown.is_some_and(|shown| known.is_some_and(|known| shown.min(cap) != known))
+    }
+
     /// Returns the gauges that apply to this pool. `tokens-*` shows the tightest token limit, so it
     /// is a limit of its own only if the server names no other.
     fn gauges<'a>(&self, limits: &'a RateLimits) -> Gauges<'a> {
@@ -274,7 +374,9 @@ impl HeaderObserver {
         gauges
     }
 
-    fn learn_limit(&mut self, reading: Reading<'_>, dimension: &mut DimensionState) {
+    /// Learns the limit of a reading. Returns false if the reading is out of date: a request that was
+    /// sent later has shown another limit.
+    fn learn_limit(&mut self, reading: Reading<'_>, dimension: &mut DimensionState) -> bool {
         let Reading {
             now,
             index,
@@ -282,20 +384,26 @@ impl HeaderObserver {
             sent,
         } = reading;
         let Some(limit) = gauge.limit.filter(|limit| *limit > 0 && self.learn_limits) else {
-            return;
+            return true;
         };
         let cap = self.caps[index].unwrap_or(u64::MAX);
-        // A cap holds although no header confirms it.
-        dimension.confirmed = (limit <= cap).then_some(now);
+        let named = limit;
         let limit = limit.min(MAX_LEVEL).min(cap);
+        let is_other = dimension.bucket.as_ref().map(Bucket::limit) != Some(limit);
+        if is_other && sent.number < dimension.named_by {
+            return false;
+        }
+        dimension.named_by = dimension.named_by.max(sent.number);
+        // A cap holds although no header confirms it.
+        dimension.confirmed = (named <= cap).then_some(now);
         if let Some(bucket) = &mut dimension.bucket {
-            if bucket.limit() != limit {
+            if is_other {
                 bucket.set_limit(limit);
                 bucket.set_capacity(refill(limit, self.burst));
                 self.capacities[index].mean = None;
                 self.capacities[index].peak = 0;
             }
-            return;
+            return true;
         }
         let mut bucket = Bucket::full(limit, self.burst, now);
         // The first level is the lowest possible one. The next responses raise it.
@@ -305,11 +413,13 @@ impl HeaderObserver {
             bucket.clamp(i128::MIN, low);
         }
         dimension.bucket = Some(bucket);
+        true
     }
 
     /// Learns the capacity from the time at which the bucket will be full: `remaining + rate x
     /// (reset - now)`, both by the server's clock and in whole seconds. A sample may be a second
-    /// off, so the mean less a second is used, or the highest level seen if that is more.
+    /// off, so the mean less a second is used, or the highest level seen if that is more. A mean
+    /// within a second of the expected capacity confirms it.
     fn learn_capacity(
         &mut self,
         reading: Reading<'_>,
@@ -350,6 +460,26 @@ impl HeaderObserver {
                         most
                     }
                 };
+                // What a bucket of a minute lacks is refilled sooner. A window shows its end.
+                let is_odd = left + rate * shortest as f64 > most * 1.1 && self.burst <= MINUTE;
+                if shortest > MINUTE + 2 * SECOND {
+                    // No window of a minute ends so late.
+                    (estimate.odd_resets, estimate.is_fixed) = (0, false);
+                } else if is_odd {
+                    estimate.odd_resets = estimate.odd_resets.saturating_add(1);
+                } else if !estimate.is_window() {
+                    estimate.odd_resets = 0;
+                }
+                let same = estimate
+                    .reset
+                    .filter(|(reset, _)| Some(*reset) == gauge.reset);
+                estimate.reset = same.or_else(|| Some((gauge.reset?, now)));
+                let stays = |(_, first): (_, u64)| now.saturating_sub(first) >= SECOND;
+                estimate.is_fixed |= same.is_some_and(stays);
+                if estimate.is_window() && estimate.is_fixed {
+                    // Nothing is refilled before the end of the window.
+                    bucket.hold(now.saturating_add(shortest.min(MINUTE)));
+                }
                 let (least, most) = (capacity(shortest), capacity(longest));
                 let old = estimate.mean.unwrap_or(least);
                 let sample = old.clamp(least, most.max(least));
@@ -357,7 +487,15 @@ impl HeaderObserver {
                 if estimate.mean != Some(mean) {
                     let second = (rate * SECOND as f64).min(mean / 5.0);
                     estimate.mean = Some(mean);
-                    estimate.safe = whole(mean - second);
+                    // Samples that agree with the expected capacity say no more than it does. A
+                    // bucket that is a second smaller than the server's would lose what the server
+                    // refills while it is full, and the level would stay too low by that.
+                    let expected = refill(limit, self.burst);
+                    estimate.safe = if mean + second >= float(expected) {
+                        expected
+                    } else {
+                        whole(mean - second)
+                    };
                 }
             }
         }
@@ -403,9 +541,11 @@ impl HeaderObserver {
     }
 }
 
-/// Bounds the level by a response. `level_before` is the level before it.
+/// Bounds the level by a response, which is a 429 if `rejected` is true. `level_before` is the level
+/// before it.
 fn clamp(
     reading: Reading<'_>,
+    rejected: bool,
     level_before: i128,
     dimension: &mut DimensionState,
     forecast: &Forecast,
@@ -444,8 +584,15 @@ fn clamp(
         }
     };
     let flight = refill(bucket.limit(), now.saturating_sub(sent.at));
-    let high = (level + rounding).saturating_add(flight);
-    if first && level_before > high && low > i128::MIN {
+    // A 429 shows that the level was too high, so it falls to the lowest that the response allows.
+    let high = if rejected {
+        (level - rounding).saturating_add(flight / 2)
+    } else {
+        (level + rounding).saturating_add(flight)
+    };
+    // Until the first request arrives, the server's bucket stays full.
+    let arrival = refill(bucket.limit(), ARRIVES_IN);
+    if first && level_before > high.saturating_add(arrival) && low > i128::MIN {
         // The configured level was too high. The lowest possible level is used, and the next
         // responses raise it.
         bucket.clamp(low, low);

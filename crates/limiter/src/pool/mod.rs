@@ -36,6 +36,7 @@ mod external_use;
 mod forecast;
 pub(crate) mod header_observer;
 pub(crate) mod in_flight;
+mod learned_rate;
 mod pacing;
 pub(crate) mod queue;
 pub(crate) mod request;
@@ -111,7 +112,7 @@ impl Pool {
                 config.initial_concurrency.map(number),
             ),
             forecast: Forecast::new(&config),
-            pacing: Pacing::new(&config),
+            pacing: Pacing::new(&config, now),
             observer: HeaderObserver::new(limits, &config, scope.fast),
             external_use: ExternalUse::new(config.sharing),
             queue: Queue::new(config.shares),
@@ -357,7 +358,7 @@ impl Pool {
             && !std::mem::replace(&mut request.accepted, true)
         {
             self.buckets.on_accepted(&request.charge);
-            self.pacing.on_success();
+            self.pacing.on_success(request.sent.number);
             self.in_flight.on_answered();
         }
     }
@@ -373,7 +374,7 @@ impl Pool {
     }
 
     /// Records a 429 for `id`, once. An exhausted level that was known not to be exhausted shows
-    /// external use.
+    /// external use. Without an exhausted level, the server has another limit than headers tell.
     fn on_rejected(&mut self, now: u64, id: ReservationId, limits: Option<&RateLimits>) {
         let Some(request) = self.in_flight.get_mut(id) else {
             return;
@@ -383,13 +384,31 @@ impl Pool {
             return;
         }
         request.rejection_handled = true;
-        let Some(limits) = limits else { return };
-        let (observer, forecast) = (&self.observer, &self.forecast);
-        let exhausted = observer.exhausted(now, request, limits, &self.buckets, forecast);
-        if let Some(index) = exhausted
-            && !(index == INPUT && forecast.input.has_few_samples())
-        {
-            self.external_use.on_exhausted(now, index, request.sent.at);
+        let sent = request.sent;
+        let is_oversized = self.buckets.is_oversized(&request.charge);
+        let exhausted = limits.and_then(|limits| {
+            let (observer, forecast) = (&self.observer, &self.forecast);
+            observer.exhausted(now, request, limits, &self.buckets, forecast)
+        });
+        match exhausted {
+            Some(INPUT) if self.forecast.input.has_few_samples() => {}
+            // The next request left as soon as its bucket was full, so it may have been too early.
+            Some(index) if self.buckets.is_most(index, &request.charge) => {}
+            // A window does not refill steadily.
+            Some(index) if self.observer.is_window(index) => {}
+            // The limit was changed.
+            Some(index)
+                if self
+                    .observer
+                    .shows_other_limit(index, limits, &self.buckets) => {}
+            Some(index) => self.external_use.on_exhausted(now, index, sent.at),
+            None if is_oversized => {}
+            None => {
+                self.pacing.on_unexplained(now, &sent);
+                if self.pacing.learned().is_some() {
+                    self.in_flight.end_initial_limit();
+                }
+            }
         }
     }
 
@@ -454,6 +473,15 @@ impl Pool {
     pub fn snapshot(&self, now: u64) -> ScopeSnapshot {
         let now = now.max(self.now);
         let mut dimensions = self.buckets.snapshot(now, &self.margins(0));
+        dimensions.extend(self.pacing.learned().map(|rate| DimensionSnapshot {
+            dimension: Dimension::Requests,
+            limit: rate.per_minute().ceil() as u64,
+            capacity: rate.burst() as u64,
+            available: rate.level_at(now).floor() as i64,
+            safety_margin: 0,
+            learned: true,
+            renews_in: None,
+        }));
         let in_flight = self.in_flight() as u64;
         dimensions.extend(self.in_flight.limit().map(|limit| DimensionSnapshot {
             dimension: Dimension::Concurrency,
@@ -485,6 +513,7 @@ impl Pool {
         if now > self.now {
             self.now = now;
             self.buckets.advance(now);
+            self.pacing.advance(now);
         }
         self.now
     }

@@ -1,5 +1,5 @@
-//! The pacing of a scope: its pause after a 429, its share of a level that other processes use, and
-//! the slow start after idling.
+//! The pacing of a scope: its pause after a 429, its share of a level that other processes use, the
+//! slow start after idling, and the rate that is learned from 429s which no header explains.
 //!
 //! Tokens are wasted only when a bucket is full, and requests are rejected only when it is empty.
 //! In between, the level can be used as a shared signal: each process sends at `f(z)` times the
@@ -16,6 +16,8 @@ use crate::{
     pool::{
         bucket::{Charge, Margins, UNIT, nanos},
         buckets::Buckets,
+        in_flight::SendSnapshot,
+        learned_rate::{LearnedRate, RateLearner},
     },
 };
 
@@ -25,21 +27,34 @@ const MAX_CREDIT: f64 = 250_000_000.0;
 /// The most credit during a slow start. More would be sent as the burst that it prevents.
 const MAX_CREDIT_IN_SLOW_START: f64 = 10_000_000.0;
 
-/// Pause, share pacer and slow start.
+/// Pause, share pacer, slow start and learned rate.
 #[derive(Debug)]
 pub(crate) struct Pacing {
     pause: Pause,
     pacer: SharePacer,
     slow_start: SlowStartRamp,
+    learner: RateLearner,
+    learns: bool,
 }
 
 impl Pacing {
-    pub(crate) fn new(config: &LimiterConfig) -> Self {
+    pub(crate) fn new(config: &LimiterConfig, now: u64) -> Self {
         Self {
             pause: Pause::new(config.max_pause),
             pacer: SharePacer::default(),
             slow_start: SlowStartRamp::new(config.slow_start),
+            learner: RateLearner::new(nanos(config.max_pause), now),
+            learns: config.learn_limits,
         }
+    }
+
+    /// Returns the rate learned from 429s, if there is one.
+    pub(crate) fn learned(&self) -> Option<&LearnedRate> {
+        self.learner.learned()
+    }
+
+    pub(crate) fn advance(&mut self, now: u64) {
+        self.learner.advance(now);
     }
 
     /// Returns the end of the pause. It may have passed.
@@ -54,7 +69,8 @@ impl Pacing {
             0 => 0,
             wait => now.saturating_add(wait).min(probe_at),
         };
-        self.pause.until().max(credit)
+        let learned = self.learned().map_or(0, |rate| rate.earliest(now));
+        self.pause.until().max(credit).max(learned)
     }
 
     /// Earns the credit since the last call. `share` is the rate that a shared level allows, as a
@@ -76,20 +92,37 @@ impl Pacing {
         self.slow_start.on_request(now, busy);
     }
 
-    /// Records an admission of this much work, in nanoseconds of the limit's rate.
-    pub(crate) fn on_admitted(&mut self, now: u64, work: impl FnOnce() -> f64) {
+    /// Records the admission of a request of this number and this much work, in nanoseconds of the
+    /// limit's rate. `waited` is true if it was queued.
+    pub(crate) fn on_admitted(
+        &mut self,
+        now: u64,
+        number: u64,
+        waited: bool,
+        work: impl FnOnce() -> f64,
+    ) {
         if self.pacer.is_on() {
             self.pacer.spend(work());
         }
         self.slow_start.on_activity(now);
+        self.learner.on_admitted(now, number, waited);
     }
 
     pub(crate) const fn on_ended(&mut self, now: u64) {
         self.slow_start.on_activity(now);
     }
 
-    pub(crate) const fn on_success(&mut self) {
+    /// Records that the server took the request of this number.
+    pub(crate) fn on_success(&mut self, number: u64) {
         self.pause.on_success();
+        self.learner.on_success(number);
+    }
+
+    /// Records that no header explains a 429.
+    pub(crate) fn on_unexplained(&mut self, now: u64, sent: &SendSnapshot) {
+        if self.learns {
+            self.learner.on_rejected(now, sent, self.pause.until());
+        }
     }
 
     /// Begins or extends the pause after a 429. Returns its remaining nanoseconds.
@@ -105,12 +138,15 @@ impl Pacing {
         wait
     }
 
-    /// Returns the nanoseconds until this work ahead is done at the mean pace, or 0 without pacing.
-    pub(crate) fn wait_behind(&self, work: impl FnOnce() -> f64) -> u64 {
+    /// Returns the nanoseconds until this work of so many requests ahead is done at the mean pace,
+    /// or 0 without pacing.
+    pub(crate) fn wait_behind(&self, now: u64, requests: u64, work: impl FnOnce() -> f64) -> u64 {
+        let learned = self.learned();
+        let learned = learned.map_or(0, |rate| rate.wait(now, requests as f64 + 1.0));
         if !self.pacer.is_on() {
-            return 0;
+            return learned;
         }
-        self.pacer.until_done(work())
+        self.pacer.until_done(work()).max(learned)
     }
 }
 

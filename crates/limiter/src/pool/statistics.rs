@@ -2,7 +2,7 @@
 
 // The weights of a new sample. The first samples weigh their share of all samples.
 const OUTPUT_WEIGHT: f64 = 0.02;
-const INPUT_WEIGHT: f64 = 0.05;
+const INPUT_WEIGHT: f64 = 0.02;
 const ERROR_WEIGHT: f64 = 0.01;
 
 /// The number of samples from which on their share is below each of the weights.

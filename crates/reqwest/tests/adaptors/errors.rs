@@ -21,7 +21,10 @@ fn class(error: reqwest::Error) -> Class {
     let class = Classify::<reqwest::Error>::error(&classify, &error);
     // The default of the layers.
     assert_eq!(ClaudeClassify::default().error(&error), class);
+    let cause = Classify::<reqwest::Error>::cause(&classify, &error);
+    assert_eq!(ClaudeClassify::default().cause(&error), cause);
     let error: BoxError = error.into();
+    assert_eq!(Classify::<BoxError>::cause(&classify, &error), cause);
     assert_eq!(Classify::<BoxError>::error(&classify, &error), class);
     let error = *error.downcast::<reqwest::Error>().unwrap();
     let error = reqwest_middleware::Error::Reqwest(error);
@@ -38,6 +41,7 @@ fn class(error: reqwest::Error) -> Class {
         class
     );
     assert_eq!(ClaudeClassify::default().error(&error), class);
+    assert_eq!(ClaudeClassify::default().cause(&error), cause);
     class
 }
 
@@ -53,6 +57,9 @@ async fn refused_connection_is_transport() {
             .await
             .unwrap_err();
         assert!(error.is_connect());
+        let cause = ReqwestClassify::<ClaudeClassify>::default().cause(&error);
+        let cause = cause.expect("a cause");
+        assert!(cause.contains("Connection refused"), "{cause}");
         let unprocessed = Class::new(Kind::Transport).into_unprocessed();
         assert_eq!(class(error), unprocessed);
     })

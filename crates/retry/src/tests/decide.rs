@@ -33,6 +33,7 @@ fn attempt(kind: Kind) -> FailedAttempt {
         now: Instant::now(),
         deadline: None,
         blocked_until: None,
+        has_stand_in: false,
     }
 }
 
@@ -50,6 +51,7 @@ fn decided_with(attempt: &FailedAttempt, budget: &RetryBudget) -> Result<Duratio
             Ok(delay)
         }
         Decision::Return { because } => Err(because),
+        Decision::Postpone { .. } => Err("stand_in"),
     }
 }
 
@@ -86,7 +88,7 @@ fn transient_kinds_are_retried() {
 fn local_rejection_is_not_retried() {
     let mut attempt = attempt(Kind::RateLimited);
     attempt.class = attempt.class.into_local().with_should_retry(Some(true));
-    assert_eq!(decided(&attempt), Err("not_retryable"));
+    assert_eq!(decided(&attempt), Err("refused"));
 }
 
 #[test]
@@ -285,4 +287,35 @@ fn open_circuit_is_not_waited_for_in_vain() {
         attempt.blocked_until = Some(attempt.now + SECOND);
         assert_eq!(decided(&attempt), Ok(SECOND), "it is over by then");
     }
+}
+
+#[test]
+fn long_wait_with_a_stand_in_is_postponed() {
+    for kind in [
+        Kind::Overloaded,
+        Kind::ServerError,
+        Kind::Timeout,
+        Kind::Transport,
+    ] {
+        let with_stand_in = |number, wait| FailedAttempt {
+            number,
+            class: Class::new(kind).with_retry_after(wait),
+            has_stand_in: true,
+            ..attempt(kind)
+        };
+        assert_eq!(decided(&with_stand_in(1, None)), Ok(SECOND));
+        assert_eq!(decided(&with_stand_in(2, None)), Ok(2 * SECOND));
+        assert_eq!(decided(&with_stand_in(3, None)), Err("stand_in"));
+        assert_eq!(
+            decided(&with_stand_in(1, Some(5 * SECOND))),
+            Err("stand_in")
+        );
+    }
+    // A limiter waits for these, and a stand-in may share the limit.
+    let limited = FailedAttempt {
+        number: 3,
+        has_stand_in: true,
+        ..attempt(Kind::RateLimited)
+    };
+    assert_eq!(decided(&limited), Ok(4 * SECOND));
 }

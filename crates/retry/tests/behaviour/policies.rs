@@ -267,7 +267,7 @@ impl CallPolicy for RejectUnwanted {
         &self,
         repeats: &mut bool,
         _: &Arc<Call>,
-        _: &AttemptFailure,
+        _: &AttemptFailure<'_>,
     ) -> Option<Duration> {
         std::mem::take(repeats).then_some(Duration::ZERO)
     }

@@ -136,7 +136,7 @@ async fn opaque_body_is_not_held() {
     }
 }
 
-const SILENT: &str = "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"timeout_error\",\"message\":\"retry: the stream was silent for 120.0s\"}}\n\n";
+const SILENT: &str = "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"timeout_error\",\"message\":\"retry: the stream was silent for 2 min\"}}\n\n";
 
 #[tokio::test(start_paused = true)]
 async fn silent_stream_ends_with_error_event() {
@@ -216,7 +216,7 @@ async fn stream_past_total_timeout_ends_with_error_event() {
             .text()
             .starts_with(&[START, CONTENT, DELTA, DELTA, "event: error"].concat())
     );
-    assert!(answer.text().contains("did not end within 10.0s"));
+    assert!(answer.text().contains("did not end within 10 s"));
     assert_eq!(api.elapsed(), 10 * SECOND);
     assert_eq!(events.lines(), ["broken timeout"]);
 }
@@ -289,7 +289,7 @@ async fn stream_without_content_ends_after_content_timeout() {
         assert!(
             answer
                 .text()
-                .contains("the stream had no content for 600.0s")
+                .contains("the stream had no content for 10 min")
         );
         assert_eq!(events.lines(), ["broken timeout"]);
         assert_eq!((api.alive(), layer.handle().snapshot().timed_out), (0, 1));

@@ -43,6 +43,8 @@ pub(crate) struct HeaderGauge {
 pub(crate) struct ResponseHead {
     /// Requests, input tokens, output tokens.
     pub(crate) shown: [HeaderGauge; 3],
+    /// The response has no rate-limit headers.
+    pub(crate) is_silent: bool,
     /// Seconds of the server's clock.
     pub(crate) date: i64,
     /// A 429 with this `retry-after`, in seconds.

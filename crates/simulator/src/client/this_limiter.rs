@@ -59,7 +59,7 @@ struct LimitedJob {
 
 impl ThisLimiter {
     pub(super) fn new(told: Quota, sharing: Sharing, rng: fastrand::Rng) -> Self {
-        let [requests, input, output] = told.0.map(|limit| NonZeroU64::new(limit.max(1)));
+        let [requests, input, output] = told.0.map(NonZeroU64::new);
         let mut limits = Limits::new();
         if let (Some(requests), Some(input), Some(output)) = (requests, input, output) {
             limits = limits
@@ -198,6 +198,9 @@ fn rate_limits(head: &ResponseHead) -> RateLimits {
         reset: Some(wall(shown.reset)),
     };
     let mut limits = RateLimits::default();
+    if head.is_silent {
+        return limits;
+    }
     limits.requests = gauge(head.shown[0]);
     limits.input_tokens = gauge(head.shown[1]);
     limits.output_tokens = gauge(head.shown[2]);

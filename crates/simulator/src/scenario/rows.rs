@@ -1,6 +1,6 @@
 //! Rows with one process, many processes, and foreign clients.
 
-use super::{BASELINES, Scenario, ScenarioBuilder, column, others, special};
+use super::{BASELINES, Scenario, ScenarioBuilder, column, others, special, unknown};
 use crate::{
     client::StrategyKind,
     metrics::{
@@ -25,8 +25,15 @@ pub(crate) fn all(options: &Options) -> Result<Vec<Scenario>, String> {
     rows.push(special::small_burst(options.quick));
     rows.extend(special::clocks(options.quick));
     rows.extend(special::classes(options.quick));
+    rows.extend(unknown::rows(options.quick));
     rows.extend(special::open_loops(options)?);
     rows.retain(|row| row.columns.iter().any(|column| options.wants(column.id)));
+    if options.ours {
+        for row in &mut rows {
+            row.lines.retain(|line| line.has_goals || line.is_oracle);
+        }
+        rows.retain(|row| row.lines.iter().any(|line| line.has_goals));
+    }
     Ok(rows)
 }
 

@@ -26,7 +26,8 @@ pub(super) fn changes(quick: bool) -> Vec<Scenario> {
     let row = |title: &str, told: f64, change: Option<f64>| {
         let mut scenario = scenario.clone();
         scenario.told = told;
-        scenario.base.change = change.map(|factor| (middle, scenario.base.quota.times(factor)));
+        let change = change.map(|factor| (middle, scenario.base.quota.times(factor)));
+        scenario.base.changes = change.into_iter().collect();
         Scenario {
             title: format!("one process, saturated, {title}"),
             columns: vec![
@@ -96,7 +97,10 @@ pub(super) fn clocks(quick: bool) -> Vec<Scenario> {
         Scenario {
             title: format!("one process, {how}, {title}"),
             columns: vec![
-                column("R27", Metric::RefusedInAll, goal(AtMost(1.0))),
+                // The goal is about the fault. That the buckets are smaller than the limits that
+                // the client was told is learned before, from at most a few 429s.
+                column("R27", Metric::RefusedAfterFault, goal(AtMost(1.0))),
+                column("R27", Metric::RefusedInAll, None),
                 // The longest pause that the limiter can compensate.
                 column("R27", Metric::Gap, Some(AtMost(300.0))),
                 column(

@@ -2,6 +2,7 @@
 
 mod in_flight_cost;
 mod parts;
+mod request_gate;
 mod server;
 mod tally;
 
@@ -60,8 +61,7 @@ impl Simulation {
             // The oracle's queue only tests for admission, so a failed test must not cost a
             // request.
             server: Server::new(
-                setup.quota,
-                setup.burst,
+                &setup,
                 setup.switches.refused_cost && !setup.has_oracle_queue(),
             ),
             events: EventQueue::new(),
@@ -130,8 +130,8 @@ impl Simulation {
         }
         self.events
             .add(self.setup.warm_up, SimulationEvent::WarmUpEnd);
-        if let Some((at, _)) = self.setup.change {
-            self.events.add(at, SimulationEvent::Change);
+        for (at, quota) in &self.setup.changes {
+            self.events.add(*at, SimulationEvent::Change(*quota));
         }
         if let Some((at, _)) = self.setup.fault {
             self.events.add(at, SimulationEvent::Fault);
@@ -171,11 +171,7 @@ impl Simulation {
                 self.server.gauges(self.events.now());
                 self.charged = [0, 0, self.server.produced];
             }
-            SimulationEvent::Change => {
-                if let Some((at, quota)) = self.setup.change {
-                    self.server.change(at, quota);
-                }
-            }
+            SimulationEvent::Change(quota) => self.server.change(self.events.now(), quota),
             SimulationEvent::Fault => self.fault(),
             SimulationEvent::Sample => self.sample(),
         }
@@ -195,6 +191,7 @@ impl Simulation {
             self.events
                 .add(at, SimulationEvent::Submit { client, source });
         }
+        let of = self.setup.input.map(|input| (input, 340)).or(of);
         let sizes = Sizes::draw(&mut from.sizes, self.setup.estimate_error, of);
         let job = Job {
             client,
@@ -381,6 +378,9 @@ impl Simulation {
                         self.tally.refused += 1;
                     } else {
                         self.tally.refused_before += 1;
+                    }
+                    if self.setup.fault.is_some_and(|(at, _)| now >= at) {
+                        self.tally.refused_after_fault += 1;
                     }
                 }
                 self.events.add(now + down, SimulationEvent::Deliver(id));

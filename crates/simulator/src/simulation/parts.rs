@@ -4,7 +4,7 @@ use crate::{
     client::{JobId, ResponseHead, Strategy},
     random::{Purpose, stream},
     setup::ClientSpec,
-    workload::{RequestClass, Sizes, Source},
+    workload::{Quota, RequestClass, Sizes, Source},
 };
 
 /// An event of the simulation. A server event causes the client's event after a network delay.
@@ -31,7 +31,7 @@ pub(super) enum SimulationEvent {
     /// The warm-up ends.
     WarmUpEnd,
     /// The limits change.
-    Change,
+    Change(Quota),
     /// A clock fails.
     Fault,
     /// A sample is taken.

@@ -6,6 +6,8 @@ use tower_claude_fake_claude::model::{Accounting, AdmissionId, Charge, GaugeSet,
 
 use crate::{
     client::{HeaderGauge, ResponseHead},
+    setup::{HeaderMode, Setup},
+    simulation::request_gate::RequestGate,
     units::SECOND,
     workload::Quota,
 };
@@ -18,6 +20,8 @@ pub(crate) const STREAM: u64 = 80;
 #[derive(Debug)]
 pub(crate) struct Server {
     accounting: Accounting,
+    gate: RequestGate,
+    headers: HeaderMode,
     /// The limits of a group cannot change, so new limits are a new group with the old levels.
     group: String,
     groups: u32,
@@ -36,11 +40,14 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    pub(crate) fn new(quota: Quota, burst: Duration, refused_cost: bool) -> Self {
+    pub(crate) fn new(setup: &Setup, refused_cost: bool) -> Self {
+        let (quota, burst) = (setup.quota, setup.burst);
         let accounting =
             Accounting::new(limits(quota, burst)).with_rejected_costs_request(refused_cost);
         let mut server = Self {
             accounting,
+            gate: RequestGate::new(setup.enforcement, quota.0[0]),
+            headers: setup.headers,
             group: "0".to_owned(),
             groups: 0,
             burst,
@@ -59,12 +66,17 @@ impl Server {
     /// Admits a request, or returns the nanoseconds until it can be admitted.
     pub(crate) fn admit(&mut self, now: u64, input: u64) -> Result<(), u64> {
         self.catch_up(now);
+        match self.gate.wait(now) {
+            0 => {}
+            wait => return Err(wait),
+        }
         let charge = Charge {
             input_estimate: input,
         };
         match self.accounting.admit(now, &self.group, charge) {
             Ok(id) => {
                 self.accounting.finish(now, id);
+                self.gate.take(now);
                 Ok(())
             }
             Err(refused) => Err((refused.retry_after.as_nanos() as u64).max(1)),
@@ -96,8 +108,14 @@ impl Server {
 
     /// Returns the headers of a response at `now`.
     pub(crate) fn head(&mut self, now: u64) -> ResponseHead {
-        let gauges = self.gauges(now);
+        let mut gauges = self.gauges(now);
+        if let Some((remaining, full_in)) = self.gate.shown(now) {
+            gauges.requests.level = remaining as i64;
+            gauges.requests.full_in = Duration::from_nanos(full_in);
+        }
+        let nothing_remains = self.headers == HeaderMode::NothingRemains;
         let shown = |limit, remaining, full_in: Duration| {
+            let remaining = if nothing_remains { 0 } else { remaining };
             // The second at which the bucket is full, rounded up like in the fake server's headers.
             let full = now + full_in.as_nanos() as u64;
             let full = if full_in.is_zero() {
@@ -119,6 +137,7 @@ impl Server {
                 shown(input.limit, input.remaining_rounded(), input.full_in),
                 shown(output.limit, output.remaining_rounded(), output.full_in),
             ],
+            is_silent: self.headers == HeaderMode::Silent,
             date: (now / SECOND) as i64 + self.date_off,
             refused: None,
             input: 0,
@@ -128,6 +147,7 @@ impl Server {
     /// Changes the limits. The levels are kept, up to the new capacity.
     pub(crate) fn change(&mut self, now: u64, quota: Quota) {
         let old = self.gauges(now);
+        self.gate.change(now, quota.0[0]);
         self.groups += 1;
         self.group = self.groups.to_string();
         let empty = Accounting::new(limits(quota, self.burst));

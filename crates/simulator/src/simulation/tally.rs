@@ -18,6 +18,8 @@ pub(crate) struct Tally {
     pub(crate) refused: u64,
     /// During the warm-up.
     pub(crate) refused_before: u64,
+    /// From the fault on.
+    pub(crate) refused_after_fault: u64,
     pub(crate) admitted_before: u64,
     /// Requests that the client has given up.
     pub(crate) failed: u64,

@@ -90,74 +90,89 @@ fn literal_end(json: &[u8], at: usize, literal: &[u8]) -> Option<usize> {
 /// `\"`.
 #[inline]
 pub(crate) fn string_end(json: &[u8], from: usize) -> Option<usize> {
-    let mut at = from;
+    match find_in_words(json, from, |word| bytes_equal(word, b'"')) {
+        Some(quote) if json.get(quote.wrapping_sub(1)) != Some(&b'\\') => Some(quote + 1),
+        found => long_string_end(json, from, found.unwrap_or(from)),
+    }
+}
+
+/// Returns the same as [`string_end`] for a string without a quote before `at`.
+#[inline(never)]
+fn long_string_end(json: &[u8], from: usize, mut at: usize) -> Option<usize> {
     loop {
-        let quote = at + find_byte(json.get(at..)?, b'"')?;
+        let quote = at + memchr(b'"', json.get(at..)?)?;
         at = quote + 1;
-        if !is_escaped(json, from, quote) {
+        if !is_escaped(&json[from..quote]) {
             return Some(at);
         }
     }
 }
 
-/// Returns true if an odd number of backslashes ends at `quote`, in a string that begins at `from`.
+/// Returns true if the text ends with an odd number of backslashes.
 #[inline]
-fn is_escaped(json: &[u8], from: usize, quote: usize) -> bool {
-    #[cold]
-    fn is_odd(text: &[u8]) -> bool {
-        text.iter().rev().take_while(|b| **b == b'\\').count() % 2 == 1
-    }
-    quote > from && json[quote - 1] == b'\\' && is_odd(&json[from..quote])
+fn is_escaped(text: &[u8]) -> bool {
+    text.ends_with(b"\\") && text.iter().rev().take_while(|b| **b == b'\\').count() % 2 == 1
 }
 
 /// Returns the position of the first escape of the string whose content begins at `from`, or of its
 /// closing quote if there is none, and the index after the closing quote.
 #[inline]
 fn escape_and_end(json: &[u8], from: usize) -> Option<(usize, usize)> {
-    let escape = from + find_quote_or_escape(json.get(from..)?)?;
+    let marks = |word| bytes_equal(word, b'"') | bytes_equal(word, b'\\');
+    let escape = match find_in_words(json, from, marks) {
+        Some(found) => found,
+        None => from + memchr2(b'"', b'\\', json.get(from..)?)?,
+    };
     if json[escape] == b'"' {
         return Some((escape, escape + 1));
     }
-    Some((escape, string_end(json, escape)?))
+    Some((escape, long_string_end(json, from, escape)?))
 }
 
-/// Returns the index of the first `byte`. The call of `memchr` costs more than the search in a
-/// short string, and most strings are keys, roles and types, so these are searched here.
+/// Returns the index of the first `byte`.
 #[inline]
 pub(crate) fn find_byte(text: &[u8], byte: u8) -> Option<usize> {
-    let marks = |word| bytes_equal(word, byte);
-    find_marked(text, marks, |rest| memchr(byte, rest))
+    find_in_words(text, 0, |word| bytes_equal(word, byte)).or_else(|| {
+        // The bytes of a shorter text were all searched.
+        (text.len() >= SHORT).then(|| memchr(byte, text))?
+    })
 }
 
-/// Returns the index of the first quote or backslash.
-#[inline]
-fn find_quote_or_escape(text: &[u8]) -> Option<usize> {
-    let marks = |word| bytes_equal(word, b'"') | bytes_equal(word, b'\\');
-    find_marked(text, marks, |rest| memchr2(b'"', b'\\', rest))
-}
+/// The length up to which a string is searched here. The call of `memchr` costs more than the
+/// search in a short string, and most strings are keys, roles and types.
+const SHORT: usize = 32;
 
-/// Words of eight bytes that are searched before `memchr` is called.
-const SHORT_WORDS: usize = 4;
-
-/// Returns the index of the first byte that `marks` marks, or that `search` finds after the first
-/// words.
-#[inline]
-fn find_marked(
-    text: &[u8],
-    marks: impl Fn(u64) -> u64,
-    search: impl Fn(&[u8]) -> Option<usize>,
-) -> Option<usize> {
-    let (words, _) = text.as_chunks::<8>();
-    // A known number of words is searched without a loop.
-    let (searched, found) = match words.first_chunk::<SHORT_WORDS>() {
-        Some(words) => (SHORT_WORDS * 8, find_in_words(words, marks)),
-        None => (words.len() * 8, find_in_words(words, marks)),
+/// Returns the index of the first byte from `from` on that `marks` marks, if it is among the next
+/// [`SHORT`] bytes.
+#[inline(always)]
+fn find_in_words(text: &[u8], from: usize, marks: impl Fn(u64) -> u64) -> Option<usize> {
+    let text = text.get(from..)?;
+    let Some(block) = text.first_chunk::<SHORT>() else {
+        return Some(from + find_in_short(text, marks)?);
     };
-    found.or_else(|| Some(searched + search(&text[searched..])?))
+    let (words, _) = block.as_chunks();
+    Some(from + find_in_each(words, &marks)?)
 }
 
-#[inline]
-fn find_in_words(words: &[[u8; 8]], marks: impl Fn(u64) -> u64) -> Option<usize> {
+/// Returns the index of the first byte of a short text that `marks` marks.
+#[inline(never)]
+fn find_in_short(text: &[u8], marks: impl Fn(u64) -> u64) -> Option<usize> {
+    let Some(last) = text.last_chunk() else {
+        let word = text
+            .iter()
+            .rev()
+            .fold(0, |word, byte| word << 8 | u64::from(*byte));
+        let found = find_in_each(&[u64::to_le_bytes(word)], &marks);
+        return found.filter(|found| *found < text.len());
+    };
+    // The last word may overlap the one before it, in which nothing was found.
+    let (words, _) = text.as_chunks();
+    let in_last = || Some(text.len() - last.len() + find_in_each(&[*last], &marks)?);
+    find_in_each(words, &marks).or_else(in_last)
+}
+
+#[inline(always)]
+fn find_in_each(words: &[[u8; 8]], marks: &impl Fn(u64) -> u64) -> Option<usize> {
     for (index, word) in words.iter().enumerate() {
         let found = marks(u64::from_le_bytes(*word));
         if found != 0 {

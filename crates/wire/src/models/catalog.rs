@@ -1,6 +1,8 @@
 //! The catalog: lookup, reader of the data file, and the API responses that refine it.
 
+use std::borrow::Borrow;
 use std::collections::HashMap as StdHashMap;
+use std::hash::{Hash, Hasher};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
@@ -19,6 +21,23 @@ use super::price::Prices;
 /// call looks up a model.
 type HashMap<K, V> = StdHashMap<K, V, FixedState>;
 
+/// The name of a model, which is looked up by its bytes, so that the text of a request need not be
+/// checked before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Name(Box<str>);
+
+impl Hash for Name {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.as_bytes().hash(state);
+    }
+}
+
+impl Borrow<[u8]> for Name {
+    fn borrow(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
 /// Catalog of models as of a date. [`ModelCatalog::builtin`] follows the public documentation.
 /// Newer or organization-specific facts can be merged into it.
 ///
@@ -34,7 +53,7 @@ type HashMap<K, V> = StdHashMap<K, V, FixedState>;
 #[derive(Clone, Debug)]
 pub struct ModelCatalog {
     as_of: Arc<str>,
-    models: HashMap<Box<str>, Model>,
+    models: HashMap<Name, Model>,
     /// Sizes for models not listed, by family name.
     families: HashMap<Box<str>, Sizes>,
     /// Dates of retired models, of which no other fact is kept.
@@ -118,13 +137,13 @@ impl ModelCatalog {
     /// for its reference counts.
     #[must_use]
     pub fn get(&self, model: &str) -> Option<&Model> {
-        let listed = self.models.get(model);
+        let listed = self.models.get(model.as_bytes());
         listed.or_else(|| self.get_canonical(id::canonical(model)))
     }
 
     fn get_canonical(&self, canonical: &str) -> Option<&Model> {
-        let listed = self.models.get(canonical);
-        listed.or_else(|| self.models.get(&*id::spelled(canonical)))
+        let listed = self.models.get(canonical.as_bytes());
+        listed.or_else(|| self.models.get(id::spelled(canonical).as_bytes()))
     }
 
     /// Returns true if a response of the model `served` answers a request for `asked`: both are
@@ -132,7 +151,7 @@ impl ModelCatalog {
     /// of a deployment, may stand for any model.
     ///
     /// ```
-    /// # use tower_claude_wire::ModelCatalog;
+    /// use tower_claude_wire::ModelCatalog;
     /// let catalog = ModelCatalog::builtin();
     /// let served = "claude-haiku-4-5-20251001";
     /// assert!(catalog.is_answer("us.anthropic.claude-haiku-4-5-20251001-v1:0", served));
@@ -156,12 +175,16 @@ impl ModelCatalog {
     }
 
     /// Like [`ModelCatalog::get`]. Also returns the catalog's copy of the name if the exact name is
-    /// listed.
+    /// listed. The name is only checked to be UTF-8 if it is not.
     #[must_use]
-    pub fn get_named(&self, model: &str) -> (Option<&str>, Option<&Model>) {
+    pub fn get_named(&self, model: &[u8]) -> (Option<&str>, Option<&Model>) {
         match self.models.get_key_value(model) {
-            Some((name, listed)) => (Some(name), Some(listed)),
-            None => (None, self.get_canonical(id::canonical(model))),
+            Some((name, listed)) => (Some(&name.0), Some(listed)),
+            None => {
+                let model = std::str::from_utf8(model).ok();
+                let listed = model.and_then(|model| self.get_canonical(id::canonical(model)));
+                (None, listed)
+            }
         }
     }
 
@@ -174,7 +197,7 @@ impl ModelCatalog {
     /// name.
     #[must_use]
     pub fn with_model(mut self, id: &str, model: Model) -> Self {
-        self.models.insert(id.into(), model);
+        self.models.insert(Name(id.into()), model);
         self
     }
 
@@ -226,7 +249,9 @@ fn read_catalog(json: &str) -> Result<ModelCatalog> {
         limits: Default::default(),
     };
     for (id, node) in root.at("models").entries()? {
-        catalog.models.insert(id.into(), read_model(id, &node)?);
+        catalog
+            .models
+            .insert(Name(id.into()), read_model(id, &node)?);
     }
     for (id, node) in root
         .at("retired")
@@ -428,14 +453,14 @@ fn merge_model(catalog: &mut ModelCatalog, node: &Node<'_>) -> Result<()> {
     // used.
     let plain = id::canonical(id);
     if plain != id {
-        if !catalog.models.contains_key(plain) {
+        if !catalog.models.contains_key(plain.as_bytes()) {
             Arc::make_mut(&mut model.about).snapshot = Some(id.into());
         }
         if model.about.snapshot.as_deref() == Some(id) {
-            catalog.models.insert(plain.into(), model.clone());
+            catalog.models.insert(Name(plain.into()), model.clone());
         }
     }
-    catalog.models.insert(id.into(), model);
+    catalog.models.insert(Name(id.into()), model);
     Ok(())
 }
 
@@ -477,9 +502,9 @@ fn merge_rate_group(catalog: &mut ModelCatalog, node: &Node<'_>, group: &Node<'_
             // The listed name and the plain one, so that every form of the name finds the group.
             let canonical = id::canonical(listed);
             if canonical != listed {
-                catalog.models.insert(canonical.into(), model.clone());
+                catalog.models.insert(Name(canonical.into()), model.clone());
             }
-            catalog.models.insert(listed.into(), model);
+            catalog.models.insert(Name(listed.into()), model);
         }
     }
     let mut limits = TierLimits {

@@ -20,7 +20,7 @@ pub enum Tokenizer {
 /// reported usage.
 ///
 /// ```
-/// # use tower_claude_wire::{estimate_tokens, Tokenizer};
+/// use tower_claude_wire::{estimate_tokens, Tokenizer};
 /// assert_eq!(estimate_tokens(1_000, Tokenizer::New), 400);
 /// assert_eq!(estimate_tokens(1_000, Tokenizer::Old), 286);
 /// ```

@@ -24,7 +24,7 @@ impl Platform {
     /// path decides where a gateway hides the host.
     ///
     /// ```
-    /// # use tower_claude_wire::Platform;
+    /// use tower_claude_wire::Platform;
     /// let host = "bedrock-mantle.us-east-1.api.aws";
     /// assert_eq!(Platform::of(host, "/anthropic/v1/messages"), Platform::Bedrock);
     /// assert_eq!(Platform::of("localhost:8080", "/v1/messages"), Platform::ClaudeApi);

@@ -63,7 +63,7 @@ impl Prices {
     /// cache writes count as those for 5 minutes.
     ///
     /// ```
-    /// # use tower_claude_wire::{ModelCatalog, Usage};
+    /// use tower_claude_wire::{ModelCatalog, Usage};
     /// let usage = Usage::from_usage_object(br#"{"input_tokens":1000,"output_tokens":500}"#).unwrap();
     /// let prices = ModelCatalog::builtin().lookup("claude-opus-5-5").about.prices.clone().unwrap();
     /// assert_eq!(prices.cost(&usage, false), 14_000_000); // 1.4 cents

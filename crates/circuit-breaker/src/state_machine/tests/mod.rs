@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::{
     Admission, Breaker, BreakerConfig, BreakerState, CircuitOutcome, CircuitOutcomes, FailureRate,
-    Permit, SlowCallRate, Transition,
+    Origin, Permit, SlowCallRate, Transition,
 };
 use tower_claude_core::{Class, Kind, Reach};
 
@@ -32,6 +32,8 @@ fn number(number: u32) -> NonZeroU32 {
 struct Bench {
     breaker: Breaker,
     now: Instant,
+    /// The calls that were sent and have no outcome.
+    in_flight: u32,
 }
 
 impl Bench {
@@ -39,6 +41,7 @@ impl Bench {
         Self {
             breaker: Breaker::new(config),
             now: Instant::now(),
+            in_flight: 0,
         }
     }
 
@@ -46,11 +49,29 @@ impl Bench {
         self.now += time;
     }
 
-    fn permit(&mut self) -> Permit {
+    /// Admits a call that is not sent yet.
+    fn admit(&mut self) -> Permit {
         match self.breaker.admit(self.now, MIDDLE) {
             Admission::Pass(permit) => permit,
             Admission::Rejected { retry_after, .. } => panic!("refused for {retry_after:?}"),
         }
+    }
+
+    fn send(&mut self, permit: &mut Permit) {
+        self.breaker.sent(self.now, permit);
+        self.in_flight += 1;
+    }
+
+    /// Admits a call and sends it.
+    fn permit(&mut self) -> Permit {
+        let mut permit = self.admit();
+        self.send(&mut permit);
+        permit
+    }
+
+    fn permit_after(&mut self, time: Duration) -> Permit {
+        self.wait(time);
+        self.permit()
     }
 
     fn refused(&mut self) -> Option<Duration> {
@@ -61,12 +82,19 @@ impl Bench {
     }
 
     fn settle(&mut self, permit: Permit, outcome: CircuitOutcome) -> Option<Transition> {
-        self.breaker.settle(self.now, permit, outcome, MIDDLE)
+        self.in_flight = self.in_flight.saturating_sub(1);
+        let in_flight = self.in_flight;
+        self.breaker
+            .settle(self.now, permit, outcome, in_flight, MIDDLE)
+    }
+
+    fn stream_failed(&mut self, origin: Origin, outcome: CircuitOutcome) -> Option<Transition> {
+        self.breaker
+            .stream_failed(self.now, origin, outcome, self.in_flight, MIDDLE)
     }
 
     fn call(&mut self, outcome: CircuitOutcome) -> Option<Transition> {
-        let mut permit = self.permit();
-        self.breaker.sent(self.now, &mut permit);
+        let permit = self.permit();
         self.settle(permit, outcome)
     }
 
@@ -82,12 +110,19 @@ impl Bench {
     }
 }
 
+/// Longer times than recommended, which leave room for steps between them.
+fn slow_config() -> BreakerConfig {
+    BreakerConfig::new()
+        .with_cool_down(30 * SECOND, 300 * SECOND)
+        .with_ramp(Some(30 * SECOND))
+}
+
 fn default() -> Bench {
-    Bench::new(BreakerConfig::new())
+    Bench::new(slow_config())
 }
 
 fn without_ramp() -> Bench {
-    Bench::new(BreakerConfig::new().with_ramp(None))
+    Bench::new(slow_config().with_ramp(None))
 }
 
 #[test]
@@ -137,7 +172,7 @@ fn rate_limits_and_bad_requests_do_not_count() {
 
 #[test]
 fn failure_rate_over_its_share_opens_the_circuit() {
-    let config = BreakerConfig::new().with_failure_rate(Some(FailureRate::default()));
+    let config = slow_config().with_failure_rate(Some(FailureRate::default()));
     let mut bench = Bench::new(config);
     // Half of them, but only 19.
     for round in 0..19 {
@@ -151,6 +186,7 @@ fn failure_rate_over_its_share_opens_the_circuit() {
     let mut later = Bench {
         breaker: bench.breaker.clone(),
         now: bench.now,
+        in_flight: 0,
     };
     assert!(bench.call(CircuitOutcome::FAILURE).is_some(), "10 of 20");
     later.wait(30 * SECOND);
@@ -163,15 +199,15 @@ fn failure_rate_over_its_share_opens_the_circuit() {
 
 #[test]
 fn slow_calls_open_the_circuit_and_a_slow_probe_fails() {
-    let config = BreakerConfig::new().with_slow_calls(Some(
+    let config = slow_config().with_slow_calls(Some(
         SlowCallRate::new(10 * SECOND).with_share(number(5), 0.8),
     ));
     let mut bench = Bench::new(config);
     let slow = |bench: &mut Bench| {
-        let mut permit = bench.permit();
+        let mut permit = bench.admit();
         // The wait before it is sent does not count.
         bench.wait(9 * SECOND);
-        bench.breaker.sent(bench.now, &mut permit);
+        bench.send(&mut permit);
         bench.wait(10 * SECOND);
         let now = bench.now;
         let transition = bench.settle(permit, CircuitOutcome::Success);
@@ -195,7 +231,7 @@ fn slow_calls_open_the_circuit_and_a_slow_probe_fails() {
 
 #[test]
 fn cool_down_doubles_varies_and_respects_retry_after() {
-    let config = BreakerConfig::new();
+    let config = slow_config();
     let cool = |opens, asked, chance| config.cool_down(opens, asked, chance);
     let seconds = [30, 60, 120, 240, 300, 300];
     for (opens, expected) in (1..).zip(seconds) {
@@ -274,12 +310,14 @@ fn outcome_of_an_older_generation_is_ignored() {
     let origin = probe.origin();
     bench.settle(probe, CircuitOutcome::Success);
     bench.call(CircuitOutcome::Success);
-    let late_break =
-        bench
-            .breaker
-            .stream_failed(bench.now, origin, CircuitOutcome::FAILURE, MIDDLE);
+    let late_break = bench.stream_failed(origin, CircuitOutcome::FAILURE);
     assert_eq!(late_break, None);
     assert_eq!(bench.breaker.snapshot(bench.now).failures, 0);
+}
+
+/// Returns the origin of a stream whose success was counted before the present row.
+fn began(bench: &mut Bench) -> Origin {
+    bench.admit().origin()
 }
 
 #[test]
@@ -287,22 +325,16 @@ fn stream_that_fails_after_its_success_counts_as_a_failure() {
     let mut bench = default();
     for round in 1..=5 {
         // The next stream begins when the last failure is known.
-        let origin = bench.permit().origin();
+        let origin = began(&mut bench);
         bench.wait(SECOND);
-        let transition =
-            bench
-                .breaker
-                .stream_failed(bench.now, origin, CircuitOutcome::FAILURE, MIDDLE);
+        let transition = bench.stream_failed(origin, CircuitOutcome::FAILURE);
         assert_eq!(transition.is_some(), round == 5);
     }
     bench.wait(30 * SECOND);
     let probe = bench.permit();
     let origin = probe.origin();
     bench.settle(probe, CircuitOutcome::Success);
-    let transition =
-        bench
-            .breaker
-            .stream_failed(bench.now, origin, CircuitOutcome::FAILURE, MIDDLE);
+    let transition = bench.stream_failed(origin, CircuitOutcome::FAILURE);
     assert!(matches!(
         transition,
         Some(Transition::Opened { opens: 2, .. })
@@ -322,15 +354,15 @@ fn probe_that_is_given_up_frees_its_place() {
 
 #[test]
 fn probe_without_an_outcome_fails_at_the_end_of_its_lease() {
-    let mut bench = default();
+    let mut bench = Bench::new(BreakerConfig::new().with_attempt_timeout(60 * SECOND));
     bench.fail(5);
     bench.wait(30 * SECOND);
-    let mut probe = bench.permit();
+    let mut probe = bench.admit();
     // In a limiter's queue.
-    bench.wait(300 * SECOND);
+    bench.wait(50 * SECOND);
     assert_eq!(bench.refused(), Some(SECOND));
-    bench.breaker.sent(bench.now, &mut probe);
-    bench.wait(600 * SECOND);
+    bench.send(&mut probe);
+    bench.wait(60 * SECOND);
     assert_eq!(bench.refused(), Some(SECOND), "it may still come");
     bench.wait(Duration::from_nanos(1));
     match bench.breaker.admit(bench.now, MIDDLE) {
@@ -359,7 +391,7 @@ fn probe_that_was_not_sent_loses_its_place_without_a_failure() {
     let mut bench = default();
     bench.fail(5);
     bench.wait(30 * SECOND);
-    let probe = bench.permit();
+    let probe = bench.admit();
     assert!(bench.breaker.is_valid(&probe));
     bench.wait(601 * SECOND);
     let next = bench.permit();
@@ -467,7 +499,7 @@ fn idle_circuit_is_a_circuit_without_relevant_history() {
 
 #[test]
 fn open_circuit_with_zero_forget_after_is_not_idle() {
-    let config = BreakerConfig::new()
+    let config = slow_config()
         .with_ramp(None)
         .with_forget_after(Duration::ZERO);
     let mut bench = Bench::new(config);
@@ -572,17 +604,46 @@ fn burst(bench: &mut Bench, calls: usize, outcome: impl Fn(usize) -> CircuitOutc
 }
 
 #[test]
-fn calls_that_fail_together_count_as_one_failure() {
-    for outcome in [CircuitOutcome::FAILURE, CircuitOutcome::Broken] {
-        for calls in [2, 8, 64] {
-            let mut bench = default();
-            for wave in 1..=4 {
-                assert_eq!(burst(&mut bench, calls, |_| outcome), 0, "{calls}");
-                assert_eq!(bench.breaker.snapshot(bench.now).failures, wave);
-                bench.wait(SECOND);
-            }
-            assert_eq!(burst(&mut bench, calls, |_| outcome), 1, "the fifth wave");
+fn connections_that_break_together_count_as_one_failure() {
+    for calls in [2, 8, 64] {
+        let mut bench = default();
+        for wave in 1..=4 {
+            assert_eq!(burst(&mut bench, calls, |_| CircuitOutcome::Broken), 0);
+            assert_eq!(bench.breaker.snapshot(bench.now).failures, wave);
+            bench.wait(SECOND);
         }
+        let opened = burst(&mut bench, calls, |_| CircuitOutcome::Broken);
+        assert_eq!(opened, 1, "the fifth wave");
+    }
+}
+
+/// The number of calls that a model has failed when its circuit opens, by the calls at once.
+#[test]
+fn waves_in_which_all_calls_fail_open_the_circuit_in_the_second_wave_at_the_latest() {
+    for (at_once, failed) in [(1, 5), (2, 7), (3, 7), (5, 9), (10, 17), (100, 167)] {
+        let mut bench = default();
+        let mut count = 0;
+        'waves: for _ in 0..5 {
+            let wave: Vec<_> = (0..at_once).map(|_| bench.permit()).collect();
+            bench.wait(Duration::from_millis(5));
+            for permit in wave {
+                count += 1;
+                if bench.settle(permit, CircuitOutcome::FAILURE).is_some() {
+                    break 'waves;
+                }
+            }
+        }
+        assert_eq!(count, failed, "{at_once} at once");
+    }
+}
+
+/// Retries of a burst that met a short outage still reach the server.
+#[test]
+fn single_wave_of_failures_does_not_open_the_circuit() {
+    for calls in [5, 20, 1000] {
+        let mut bench = default();
+        assert_eq!(burst(&mut bench, calls, |_| CircuitOutcome::FAILURE), 0);
+        assert_eq!(bench.state(), BreakerState::Closed);
     }
 }
 
@@ -614,18 +675,16 @@ fn burst_whose_connections_break_while_it_is_sent_counts_once() {
 #[test]
 fn streams_that_break_together_count_as_one_failure() {
     let mut bench = default();
-    let origins: Vec<_> = (0..8).map(|_| bench.permit().origin()).collect();
+    let origins: Vec<_> = (0..8).map(|_| began(&mut bench)).collect();
     for origin in origins {
-        let (now, broken) = (bench.now, CircuitOutcome::Broken);
-        let transition = bench.breaker.stream_failed(now, origin, broken, MIDDLE);
-        assert_eq!(transition, None);
+        assert_eq!(bench.stream_failed(origin, CircuitOutcome::Broken), None);
     }
     assert_eq!(bench.breaker.snapshot(bench.now).failures, 1);
 }
 
 #[test]
 fn connection_lost_with_many_calls_counts_once_for_the_failure_rate() {
-    let config = BreakerConfig::new().with_failure_rate(Some(FailureRate::default()));
+    let config = slow_config().with_failure_rate(Some(FailureRate::default()));
     let mut bench = Bench::new(config);
     assert_eq!(burst(&mut bench, 40, |_| CircuitOutcome::Broken), 0);
     // Statuses are not of one connection, so each counts for the rate.
@@ -671,15 +730,119 @@ fn calls_that_hang_and_fail_one_by_one_open_the_circuit() {
     assert_eq!(opened, 1);
 }
 
+/// A few calls fail quickly among many whose successes take a minute.
 #[test]
-fn pending_calls_delay_the_opening_for_half_the_time_of_the_row() {
+fn few_failures_among_slow_successes_never_open_the_circuit() {
+    let wave = |bench: &mut Bench, calls: usize, share: usize| -> Vec<Permit> {
+        let mut wave: Vec<_> = (0..calls).map(|_| bench.permit()).collect();
+        for failed in wave.split_off(calls - calls / share) {
+            assert_eq!(bench.settle(failed, CircuitOutcome::FAILURE), None);
+        }
+        wave
+    };
+    let mut bench = default();
+    let mut pending: Vec<_> = (0..11).map(|_| Vec::new()).collect();
+    for round in 0..60 {
+        // The successes of a minute before.
+        for permit in std::mem::take(&mut pending[round % 11]) {
+            bench.settle(permit, CircuitOutcome::Success);
+        }
+        pending[round % 11] = wave(&mut bench, 100, 10);
+        bench.wait(6 * SECOND);
+    }
+    assert_eq!(bench.state(), BreakerState::Closed);
+}
+
+/// The failures of a single burst come one after the other, over more than five seconds.
+#[test]
+fn failures_spread_over_a_burst_of_slow_successes_open_nothing() {
+    let mut bench = default();
+    let mut burst: Vec<_> = (0..1000).map(|_| bench.permit()).collect();
+    for failed in burst.split_off(980) {
+        assert_eq!(bench.settle(failed, CircuitOutcome::FAILURE), None);
+        bench.wait(SECOND);
+    }
+    for permit in burst {
+        bench.settle(permit, CircuitOutcome::Success);
+    }
+    assert_eq!(bench.breaker.snapshot(bench.now).failures, 0);
+}
+
+#[test]
+fn long_calls_of_before_do_not_delay_the_opening() {
+    let mut bench = default();
+    let long: Vec<_> = (0..100).map(|_| bench.permit()).collect();
+    bench.wait(SECOND);
+    assert_eq!(bench.fail(4), None);
+    assert!(bench.fail(1).is_some());
+    drop(long);
+}
+
+#[test]
+fn calls_in_a_queue_do_not_delay_the_opening() {
+    let mut bench = default();
+    bench.fail(1);
+    let queued: Vec<_> = (0..100).map(|_| bench.admit()).collect();
+    assert_eq!(bench.fail(3), None);
+    assert!(bench.fail(1).is_some());
+    drop(queued);
+}
+
+/// 200 calls a second, all of which time out.
+#[test]
+fn calls_that_time_out_open_the_circuit_soon_after_the_first() {
+    for (timeout, most) in [(10, 12), (30, 25), (600, 110)] {
+        let mut bench = default();
+        let mut pending = std::collections::VecDeque::new();
+        let mut opened = None;
+        'load: for second in 0..900 {
+            for _ in 0..200 {
+                pending.push_back((second + timeout, bench.permit()));
+            }
+            while pending.front().is_some_and(|(due, _)| *due <= second) {
+                let (_, permit) = pending.pop_front().expect("a call");
+                if bench.settle(permit, CircuitOutcome::FAILURE).is_some() {
+                    opened = Some(second - timeout);
+                    break 'load;
+                }
+            }
+            bench.wait(SECOND);
+        }
+        let opened = opened.expect("an opening");
+        assert!(opened <= most, "{opened} s after timeouts of {timeout} s");
+    }
+}
+
+#[test]
+fn pending_calls_delay_the_opening_but_do_not_prevent_it() {
     let mut bench = default();
     bench.fail(1);
     let hung: Vec<_> = (0..100).map(|_| bench.permit()).collect();
     assert_eq!(bench.fail(20), None);
-    bench.wait(30 * SECOND);
-    assert!(bench.fail(1).is_some(), "half a minute after the first");
+    bench.wait(40 * SECOND);
+    assert_eq!(bench.fail(5), None);
+    bench.wait(40 * SECOND);
+    assert!(bench.fail(1).is_some(), "no success in 80 s");
     drop(hung);
+}
+
+/// As when its caller keeps it and does not poll it.
+#[test]
+fn another_probe_is_admitted_after_a_minute_without_an_outcome() {
+    let mut bench = without_ramp();
+    bench.fail(5);
+    bench.wait(30 * SECOND);
+    let kept = [bench.admit(), bench.permit_after(61 * SECOND)];
+    assert_eq!(bench.refused(), Some(SECOND), "one more, not all");
+    bench.wait(61 * SECOND);
+    assert_eq!(bench.call(CircuitOutcome::Success), None);
+    assert_eq!(
+        bench.call(CircuitOutcome::Success),
+        Some(Transition::Closed)
+    );
+    for permit in kept {
+        assert_eq!(bench.settle(permit, CircuitOutcome::FAILURE), None);
+    }
 }
 
 #[test]

@@ -44,10 +44,13 @@ enum Note {
     Success {
         slow: bool,
     },
-    /// `counted` in the row, and `rated` in the window.
+    /// `counted` in the row as a moment of its own, and `rated` in the window. Sent after this
+    /// number of notes.
     Failure {
         counted: bool,
         rated: bool,
+        is_incident: bool,
+        order: usize,
     },
 }
 
@@ -72,7 +75,7 @@ pub(super) struct Reference {
     closed_at: Option<u64>,
     passes: Vec<u64>,
     numbers: usize,
-    /// The number and the order of each call without an outcome.
+    /// The number and the order of each call of this epoch that was sent and has no outcome.
     live: Vec<(usize, usize)>,
 }
 
@@ -102,7 +105,10 @@ impl Reference {
             self.phase = Phase::HalfOpen;
         }
         if self.phase == Phase::HalfOpen {
-            if self.out() >= self.rules.probes {
+            let out = self.probes.iter().filter(|probe| probe.ended.is_none());
+            let newest = out.map(|probe| probe.sent.unwrap_or(probe.claimed)).max();
+            let hangs = newest.is_some_and(|newest| now - newest > 60_000);
+            if self.out() >= self.rules.probes && !hangs {
                 return Err(1000);
             }
             let number = self.number();
@@ -150,6 +156,7 @@ impl Reference {
         now: u64,
         permit: ReferencePermit,
         outcome: CircuitOutcome,
+        in_flight: u32,
         chance: u64,
     ) {
         if !self.counts(&permit) {
@@ -176,7 +183,8 @@ impl Reference {
                 _ => self.open(now, outcome, chance),
             }
         } else {
-            self.record(now, permit.order, outcome, slow, chance);
+            let order = (permit.order, in_flight);
+            self.record(now, order, outcome, slow, chance);
         }
     }
 
@@ -185,13 +193,14 @@ impl Reference {
         now: u64,
         permit: ReferencePermit,
         outcome: CircuitOutcome,
+        in_flight: u32,
         chance: u64,
     ) {
         if permit.epoch != self.epoch {
             return;
         }
         match self.phase {
-            Phase::Closed => self.record(now, permit.order, outcome, false, chance),
+            Phase::Closed => self.record(now, (permit.order, in_flight), outcome, false, chance),
             Phase::HalfOpen => self.open(now, outcome, chance),
             Phase::Open { .. } => {}
         }
@@ -212,18 +221,33 @@ impl Reference {
         (state, self.openings.len(), self.out(), self.successes())
     }
 
-    fn record(&mut self, now: u64, order: usize, outcome: CircuitOutcome, slow: bool, chance: u64) {
+    fn record(
+        &mut self,
+        now: u64,
+        (order, in_flight): (usize, u32),
+        outcome: CircuitOutcome,
+        slow: bool,
+        chance: u64,
+    ) {
         match outcome {
             CircuitOutcome::Success => self.notes.push((now, Note::Success { slow })),
             CircuitOutcome::Failure { .. } | CircuitOutcome::Broken => {
                 let counted = !self.fails_together(now, order, outcome);
-                let rated = counted || outcome != CircuitOutcome::Broken;
-                self.notes.push((now, Note::Failure { counted, rated }));
+                let is_incident = outcome == CircuitOutcome::Broken;
+                let rated = counted || !is_incident;
+                let note = Note::Failure {
+                    counted,
+                    rated,
+                    is_incident,
+                    order,
+                };
+                self.notes.push((now, note));
             }
             CircuitOutcome::Fatal { .. } => return self.open(now, outcome, chance),
             _ => return,
         }
-        if self.in_a_row(now) || self.too_many_failed() || (slow && self.too_many_slow()) {
+        if self.in_a_row(now, in_flight) || self.too_many_failed() || (slow && self.too_many_slow())
+        {
             self.open(now, outcome, chance);
         }
     }
@@ -258,17 +282,48 @@ impl Reference {
         })
     }
 
-    fn in_a_row(&self, now: u64) -> bool {
+    /// The sum of the points of the early and of the late calls, each as far as it is credible.
+    fn in_a_row(&self, now: u64, in_flight: u32) -> bool {
         let first = self.row();
-        let failed = self.notes.len() - first;
         let Some((start, _)) = self.notes.get(first) else {
             return false;
         };
+        // The time, the points and the side of each moment.
+        let mut moments: Vec<(u64, usize, bool)> = Vec::new();
+        let mut failed = [0, 0];
+        for (at, note) in &self.notes[first..] {
+            if let Note::Failure {
+                counted,
+                is_incident,
+                order,
+                ..
+            } = *note
+            {
+                let late = order > first;
+                failed[usize::from(late)] += 1;
+                if counted {
+                    moments.push((*at, 2, late));
+                } else if !is_incident && let Some(last) = moments.last_mut() {
+                    last.1 = (last.1 + 1).min(2.max(2 * self.rules.failures - 2));
+                }
+            }
+        }
         let pending = self.pending();
-        let counted = self.counted();
-        let ends = counted.len().checked_sub(self.rules.failures);
-        ends.is_some_and(|oldest| now - counted[oldest].1 <= self.rules.within)
-            && (pending <= failed || now - start >= self.rules.within / 2)
+        let pending = [(in_flight as usize).saturating_sub(pending), pending];
+        let credible = |late: usize| {
+            let within = self.rules.within;
+            let patience = within.max(6 * (now - start));
+            2 * within * pending[late] as u64 <= patience * failed[late]
+        };
+        let points = |late: usize| -> usize {
+            let newest = moments.iter().rev().take(self.rules.failures);
+            let recent = newest.filter(|(at, ..)| now - at <= self.rules.within);
+            let of_side = recent.filter(|(.., side)| usize::from(*side) == late);
+            of_side.map(|(_, points, _)| points).sum()
+        };
+        let early = points(0).min(if credible(0) { usize::MAX } else { 2 });
+        let late = if credible(1) { points(1) } else { 0 };
+        early + late >= 2 * self.rules.failures
     }
 
     /// Buckets of 3 s begin with the first call, and again with the first one after 30 s of
@@ -411,15 +466,13 @@ impl Reference {
         self.numbers
     }
 
-    fn permit(&mut self, number: usize, probe: bool, now: u64) -> ReferencePermit {
-        let order = self.notes.len();
-        self.live.push((number, order));
+    fn permit(&self, number: usize, probe: bool, now: u64) -> ReferencePermit {
         ReferencePermit {
             epoch: self.epoch,
             probe,
             number,
             since: now,
-            order,
+            order: self.notes.len(),
         }
     }
 }

@@ -19,8 +19,8 @@ const LEASE: u64 = 2;
 const COOL: u64 = 3;
 const FORGET: u64 = 4;
 const WITHIN: u64 = 2;
-/// No more calls are pending at once.
-const MOST_CALLS: u32 = 4;
+/// With three calls at once, more failures in a row have the same effect.
+const MOST_FAILURES: u32 = 4;
 const MOST_STATES: usize = 1_000_000;
 
 /// A state: the circuit and the calls in flight.
@@ -34,22 +34,25 @@ struct Node {
 #[derive(PartialEq, Eq, Hash)]
 struct Key {
     phase: (u8, u64, u32),
-    failures: Vec<u64>,
-    /// The age of the row, and how many of its calls have failed and are pending, and if they
-    /// overlap.
-    row: (Option<u64>, u32, u32, bool),
+    /// The age of each moment, its points, and if it is late.
+    moments: Vec<(u64, u32, bool)>,
+    /// The age of the row, how many of its early calls have failed, how many of its late calls have
+    /// failed and are pending, and if they overlap.
+    row: (Option<u64>, u32, u32, u32, bool),
     opens: u32,
     leases: Vec<(u64, bool)>,
-    /// The index of its lease, and its place in the row. Absent if its outcome does not count.
+    /// The index of its lease, its place in the row, and if it was sent. Absent if its outcome does
+    /// not count.
     calls: Vec<Option<CallKey>>,
 }
 
-type CallKey = (Option<usize>, (bool, bool));
+type CallKey = (Option<usize>, (bool, bool), bool);
 
 fn copy(permit: &Permit) -> Permit {
     Permit {
         origin: permit.origin,
         probe: permit.probe,
+        is_sent: permit.is_sent,
         since: permit.since,
     }
 }
@@ -94,20 +97,26 @@ impl Node {
             .map(|call| {
                 let lease = held.iter().position(|lease| Some(lease.id) == call.probe);
                 let place = breaker.counter.place(call.origin.position);
-                (call.generation() == breaker.generation).then_some((lease, place))
+                (call.generation() == breaker.generation).then_some((lease, place, call.is_sent))
             })
             .collect();
         calls.sort_unstable();
-        let (ages, row, failed, pending, overlaps) = breaker.counter.look(self.now);
+        let (moments, row_age, row) = breaker.counter.look(self.now);
         let cut = |age: &Duration| age.as_secs().min(WITHIN + 1);
+        let moments = moments.iter().map(|moment| {
+            let age = cut(&self.now.saturating_duration_since(moment.start));
+            (age, moment.points, moment.is_late)
+        });
+        let few = |failed: u32| failed.min(MOST_FAILURES);
         Key {
             phase,
-            failures: ages.iter().map(cut).collect(),
+            moments: moments.collect(),
             row: (
-                row.as_ref().map(cut),
-                failed.min(MOST_CALLS),
-                pending,
-                overlaps,
+                row_age.as_ref().map(cut),
+                few(row.early_failed),
+                few(row.late_failed),
+                row.late_pending,
+                row.overlaps,
             ),
             opens: breaker.opens.min(3),
             leases: held
@@ -127,16 +136,22 @@ impl Node {
             let mut next = self.twin();
             let closed_to_all =
                 matches!(next.breaker.state, State::Open { until } if until > next.now);
-            if let Admission::Pass(permit) = next.breaker.admit(next.now, MIDDLE) {
+            if let Admission::Pass(mut permit) = next.breaker.admit(next.now, MIDDLE) {
                 assert!(!closed_to_all, "an open circuit let a call through");
+                // Only probes may wait in a queue, to keep the model small.
+                if !permit.is_probe() {
+                    next.breaker.sent(next.now, &mut permit);
+                }
                 next.calls.push(permit);
             }
             found.push(next);
         }
         for call in 0..self.calls.len() {
-            let mut next = self.twin();
-            next.breaker.sent(next.now, &mut next.calls[call]);
-            found.push(next);
+            if self.calls[call].is_probe() {
+                let mut next = self.twin();
+                next.breaker.sent(next.now, &mut next.calls[call]);
+                found.push(next);
+            }
             for outcome in [
                 CircuitOutcome::Success,
                 CircuitOutcome::FAILURE,
@@ -146,7 +161,11 @@ impl Node {
             ] {
                 let mut next = self.twin();
                 let permit = next.calls.swap_remove(call);
-                next.breaker.settle(next.now, permit, outcome, MIDDLE);
+                let generation = next.breaker.generation;
+                let sent = next.calls.iter();
+                let sent = sent.filter(|call| call.is_sent && call.generation() == generation);
+                let (now, in_flight) = (next.now, sent.count() as u32);
+                next.breaker.settle(now, permit, outcome, in_flight, MIDDLE);
                 found.push(next);
             }
         }
@@ -163,7 +182,7 @@ impl Node {
             let mut passed = false;
             if let Admission::Pass(mut permit) = breaker.admit(now, MIDDLE) {
                 breaker.sent(now, &mut permit);
-                breaker.settle(now, permit, CircuitOutcome::Success, MIDDLE);
+                breaker.settle(now, permit, CircuitOutcome::Success, 0, MIDDLE);
                 passed = true;
             }
             if passed && breaker.snapshot(now).state == BreakerState::Closed {
@@ -211,7 +230,7 @@ fn search(probes: u32, successes: u32, most_calls: usize) -> usize {
 
 #[test]
 fn every_state_recovers_and_has_at_most_the_configured_probes() {
-    for (probes, successes, most_calls) in [(1, 2, 3), (2, 2, 3), (2, 3, 4)] {
+    for (probes, successes, most_calls) in [(1, 2, 3), (2, 2, 3), (2, 3, 3)] {
         let states = search(probes, successes, most_calls);
         println!(
             "{states} states with {probes} probes at once, {successes} successes to close, {most_calls} calls out: \

@@ -1,21 +1,98 @@
-//! Events: the decisions of layers, for logs and metrics.
+//! Events: the decisions of layers and the ends of calls, for logs and metrics.
 //!
 //! Layers call [`emit`] once for each decision. An event goes to `tracing` with the target
 //! `tower_claude`, and to the user's [`Observer`] if there is one. No event contains a body, a
-//! prompt or a key.
+//! prompt, a key, or the message of an error response.
+//!
+//! # Levels
 //!
 //! | Level | `decision` |
 //! |---|---|
 //! | `ERROR` | `unauthorized`, once for each credential |
-//! | `WARN` | `refused`, `paused`, `threshold`, `gave_up`, `circuit_opened`, `broken` |
-//! | `WARN` | `fell_back`, to another model |
+//! | `WARN` | the first event of an incident: `refused`, `paused`, `gave_up`, `circuit_opened`, `broken`, `fell_back`, `stale` |
+//! | `WARN` | `threshold` |
 //! | `WARN` | `limit_differs` from the configured one, once for each pool and dimension |
-//! | `WARN` | `inactive`, once for each layer and reason |
+//! | `WARN` | `inactive`, once for each layer and reason, `doubtful_model`, once for each name |
 //! | `WARN` | `usage_capped`, once for each pool |
 //! | `WARN` | `redirected` to another host, once for each pair of hosts |
-//! | `INFO` | `retry`, `circuit_probe`, `circuit_closed` |
-//! | `DEBUG` | `headroom` for each response, `queued`, `uncounted`, the decisions of a cache |
-//! | `TRACE` | `admitted`, with the wait |
+//! | `INFO` | `call_ended`, unless the call was ordinary |
+//! | `INFO` | `admitted` after a wait of 1 s or more, `abandoned` |
+//! | `INFO` | `retry`, `circuit_probe`, `circuit_closed`, a further `circuit_opened` or `stale` |
+//! | `INFO` | `joined` if the shared response is a failure |
+//! | `DEBUG` | `call_ended` of an ordinary call, `attempt_ended` |
+//! | `DEBUG` | further events of an incident, and those of a failure that concerns one request, such as a 400 |
+//! | `DEBUG` | `headroom` for each response that is read, `queued`, `uncounted`, the other decisions of a cache |
+//! | `TRACE` | `admitted` after a shorter wait |
+//!
+//! - An **incident** is a decision of one layer for one reason, in one pool or for one model. It is
+//!   over when a minute passes without such an event. A layer tells 256 incidents apart, and the
+//!   others by their decision only.
+//! - A call is **ordinary** if it was answered at the first attempt by the model asked for, waited
+//!   for less than 1 s, and had its first content in less than 10 s. So the lines at `INFO` show the
+//!   fate of each call that failed, was dropped by its caller, broke off, or was slow.
+//!
+//! # Fields
+//!
+//! Each line has a sentence as its message, and the fields `layer` and `decision`. Other fields are
+//! present if they are known:
+//!
+//! | Field | Content |
+//! |---|---|
+//! | `class` | The [`Kind`] of a failure. |
+//! | `because` | The reason of the decision in one word. |
+//! | `ending` | `answered`, `failed`, `broken` or `dropped`. |
+//! | `model`, `asked`, `from` | The model that was sent the request, and the one asked for. |
+//! | `scope` | The pool of limits, or the circuit. |
+//! | `credential` | The credential. See below. |
+//! | `status`, `request_id`, `cause` | The response of the API, or the cause of a transport error. |
+//! | `refused_by` | The layer that refused a call. |
+//! | `attempt`, `attempts` | The number of an attempt, and of all attempts. |
+//! | `wait_ms` | The wait: in a queue, of a pause, or before the next attempt. |
+//! | `backoff_ms` | The sum of the delays between attempts. |
+//! | `first_content_ms` | The time until the first content. |
+//! | `duration_ms` | The time until the end. |
+//! | `input_tokens`, `cache_creation_tokens`, `cache_read_tokens`, `output_tokens` | The usage. |
+//!
+//! Names and texts that a caller or a server has chosen are escaped and cut after 300 bytes, so
+//! that they can neither begin a line nor control a terminal. An [`Observer`] gets them as they are
+//! and must do the same if it prints them.
+//!
+//! # The end of an attempt and of a call
+//!
+//! [`Event::AttemptEnded`] and [`Event::CallEnded`] are emitted at the end of the body, or when it
+//! is dropped. In a stack of several layers each attempt is reported once, by the innermost layer
+//! that sent it, and each call once, by the outermost layer. The cache is no such layer: a call that
+//! it answers has the event `hit`, `stale` or `joined` instead, and the call that it makes is
+//! reported by the layer inside of it.
+//!
+//! A request that a layer sends by itself, such as a token count, is a call of its own.
+//!
+//! The event goes to the observer of the layer that reports it. If that layer has none, it goes to
+//! the observer of an outer layer. Give all layers the same observer.
+//!
+//! Nothing is measured if there is neither an observer nor a subscriber that wants `WARN` of the
+//! target `tower_claude`.
+//!
+//! # Which key
+//!
+//! A key is never logged. The field `credential` has the first 8 hexadecimal digits of its keyed
+//! hash at its host, which differ in every process. [`credential_tag`] returns the same digits for a
+//! request, for instance to log them once with a name of the key:
+//!
+//! ```
+//! use http::Request;
+//! use tower_claude_core::{Scope, event::credential_tag};
+//!
+//! let request = Request::post("https://api.anthropic.com/v1/messages")
+//!     .header("x-api-key", "sk-ant-1")
+//!     .body(())?;
+//! let tag = credential_tag(Scope::credential_of(&request)).unwrap_or_default();
+//! println!("the key of team A is {tag}");
+//! assert_eq!(tag.len(), 8);
+//! # Ok::<(), http::Error>(())
+//! ```
+//!
+//! # Spans
 //!
 //! Events are emitted while the call or its body is polled, in the caller's span. A span around
 //! each request, for example by tower-http's `TraceLayer` as the outermost layer, shows which lines
@@ -24,6 +101,12 @@
 //! - Events of a dropped body have no such span.
 //! - Events of a call that a cache makes `detached()` have none either.
 //! - Events of a call shared through the cache have the span of the caller that polls it.
+
+mod incidents;
+mod line;
+mod summary;
+#[cfg(test)]
+mod tests;
 
 use std::{
     fmt,
@@ -34,8 +117,10 @@ use std::{
     time::Duration,
 };
 
+use http::StatusCode;
 use tower_claude_wire::{RateLimits, Usage};
 
+use self::incidents::Incidents;
 use crate::{
     class::{Class, Kind},
     cost::UsageBound,
@@ -44,6 +129,26 @@ use crate::{
     rejection::RejectReason,
     scope::Scope,
 };
+
+pub use self::summary::{AttemptEnd, CallEnd, Ending};
+
+/// The facts about an attempt that its events report.
+///
+/// They are collected only for events that an observer or a subscriber gets.
+#[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
+pub struct AttemptDetails<'a> {
+    /// The model in the request that was sent.
+    pub model: Option<&'a str>,
+    /// The pool of limits, if a limiter in the same driver knows it.
+    pub scope: Option<&'a Scope>,
+    /// The status of the response.
+    pub status: Option<StatusCode>,
+    /// The `request-id` of the response.
+    pub request_id: Option<&'a str>,
+    /// The cause of a transport error. See [`Classify::cause`](crate::Classify::cause).
+    pub cause: Option<&'a str>,
+}
 
 /// A decision of a layer, or an observation.
 #[derive(Clone, Copy, Debug)]
@@ -68,6 +173,20 @@ pub enum Event<'a> {
         position: usize,
         /// The estimated wait.
         estimated_wait: Duration,
+    },
+    /// A request left the queue without being admitted, and not by a rejection of the limiter.
+    Abandoned {
+        /// The name of the layer.
+        layer: &'static str,
+        /// The pool of limits.
+        scope: &'a Scope,
+        /// The position at which the request was queued, if the limiter has reported it.
+        position: Option<usize>,
+        /// The time that the request waited.
+        wait: Duration,
+        /// The reason: `dropped` (the caller has gone away), `deadline`, `timeout` (a timer of an
+        /// outer layer).
+        because: &'static str,
     },
     /// A layer rejected a request.
     Rejected {
@@ -127,7 +246,7 @@ pub enum Event<'a> {
     Retry {
         /// The name of the layer.
         layer: &'static str,
-        /// The model of the request, if the request names one and was saved.
+        /// The model that was sent the request.
         model: Option<&'a str>,
         /// The number of the failed attempt, from 1.
         attempt: u32,
@@ -135,22 +254,26 @@ pub enum Event<'a> {
         class: Class,
         /// The wait before the next attempt.
         delay: Duration,
+        /// The failed attempt.
+        details: AttemptDetails<'a>,
     },
     /// An attempt failed, and no other follows.
     GaveUp {
         /// The name of the layer.
         layer: &'static str,
-        /// The model of the request, if the request names one and was saved. A fallback layer
-        /// reports the first model.
+        /// The model that was sent the request. A fallback layer reports the model asked for.
         model: Option<&'a str>,
         /// The number of attempts.
         attempt: u32,
         /// The class of the last failure.
         class: Class,
-        /// The reason why no attempt follows: `not_retryable`, `attempts`, `unanswered` (two
-        /// attempts timed out and may be billed), `budget`, `deadline`, `retry_after`, `body`,
-        /// `targets` (no other model is left).
+        /// The reason why no attempt follows: `not_retryable`, `refused` (by an inner layer),
+        /// `attempts`, `unanswered` (two attempts timed out and may be billed), `creates` (it may
+        /// have created something), `circuit` (it is open), `budget`, `deadline`, `retry_after`,
+        /// `body`, `targets` (no other model is left).
         because: &'static str,
+        /// The last attempt.
+        details: AttemptDetails<'a>,
     },
     /// A circuit opened. Calls of its scope are rejected until the cool-down is over.
     CircuitOpened {
@@ -185,8 +308,12 @@ pub enum Event<'a> {
     Broken {
         /// The name of the layer.
         layer: &'static str,
+        /// The model that was sent the request.
+        model: Option<&'a str>,
         /// The class of the failure.
         class: Class,
+        /// The attempt.
+        details: AttemptDetails<'a>,
     },
     /// The tokens of a request could not be counted, so they are estimated.
     Uncounted {
@@ -209,6 +336,19 @@ pub enum Event<'a> {
         /// True if this call was sent to `from` and failed, or was rejected by an inner layer.
         /// False if `from` was skipped because of earlier calls.
         asked: bool,
+        /// The failed attempt. Empty if `asked` is false.
+        details: AttemptDetails<'a>,
+    },
+    /// A configured model name is skipped, or may be mistyped. Emitted once for each name of a
+    /// layer.
+    DoubtfulModel {
+        /// The name of the layer.
+        layer: &'static str,
+        /// The name as configured.
+        model: &'a str,
+        /// The reason: `empty` (the name is skipped), `unknown` (the catalog does not list it, as
+        /// is usual for names of a gateway), `retired`.
+        because: &'static str,
     },
     /// A layer gets requests that ask for it, and on which it cannot act. Emitted once for each
     /// layer and reason.
@@ -246,7 +386,15 @@ pub enum Event<'a> {
         layer: &'static str,
         /// The pool of limits.
         scope: &'a Scope,
+        /// The `request-id` of the response.
+        request_id: Option<&'a str>,
     },
+    /// An attempt has ended, at the end of the body of its response. Emitted once for each request
+    /// that was sent, also if it failed or its caller dropped it.
+    AttemptEnded(&'a AttemptEnd<'a>),
+    /// A call has ended, at the end of the body of the response for the caller. Emitted once for
+    /// each call, also if it failed or its caller dropped it.
+    CallEnded(&'a CallEnd<'a>),
 }
 
 /// A decision of a cache.
@@ -322,21 +470,36 @@ where
 
 /// The destination of a layer's events besides `tracing`.
 ///
-/// Cheap to clone. There is none by default.
+/// Cheap to clone. There is none by default. Clones also share the incidents that the layer has
+/// warned of.
 #[derive(Clone, Default)]
-pub struct EventSink(Option<Arc<dyn Observer>>);
+pub struct EventSink {
+    observer: Option<Arc<dyn Observer>>,
+    incidents: Arc<Incidents>,
+}
 
 impl EventSink {
     /// Creates a sink for this observer.
     #[must_use]
     pub fn new(observer: impl Observer + 'static) -> Self {
-        Self(Some(Arc::new(observer)))
+        Self {
+            observer: Some(Arc::new(observer)),
+            incidents: Arc::default(),
+        }
+    }
+
+    /// Returns true if there is an observer.
+    #[must_use]
+    pub(crate) const fn is_observed(&self) -> bool {
+        self.observer.is_some()
     }
 }
 
 impl fmt::Debug for EventSink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("EventSink").field(&self.0.is_some()).finish()
+        f.debug_tuple("EventSink")
+            .field(&self.is_observed())
+            .finish()
     }
 }
 
@@ -358,189 +521,22 @@ impl InactiveNotice {
 /// A layer can skip the work for an event that would be discarded.
 #[must_use]
 pub fn is_debug_enabled(sink: &EventSink) -> bool {
-    sink.0.is_some() || tracing::enabled!(target: "tower_claude", tracing::Level::DEBUG)
+    sink.is_observed() || tracing::enabled!(target: "tower_claude", tracing::Level::DEBUG)
+}
+
+/// Returns the text of a credential in events: the first 8 hexadecimal digits of its keyed hash at
+/// its host. `None` for a request without a credential.
+///
+/// `credential` is the value of [`Scope::credential_of`].
+#[must_use]
+pub fn credential_tag(credential: u64) -> Option<String> {
+    (credential != 0).then(|| format!("{:08x}", credential >> 32))
 }
 
 /// Emits an event to `tracing` and to the observer.
 pub fn emit(sink: &EventSink, event: &Event<'_>) {
-    trace(event);
-    if let Some(observer) = &sink.0 {
+    line::trace(sink, event);
+    if let Some(observer) = &sink.observer {
         observer.on_event(event);
-    }
-}
-
-/// Returns the duration in whole milliseconds.
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Emits an event to `tracing`.
-fn trace(event: &Event<'_>) {
-    match *event {
-        Event::Admitted { layer, scope, wait } => {
-            tracing::trace!(
-                target: "tower_claude", layer, decision = "admitted", %scope,
-                wait_ms = millis(wait),
-            );
-        }
-        Event::Queued {
-            layer,
-            scope,
-            position,
-            estimated_wait,
-        } => {
-            tracing::debug!(
-                target: "tower_claude", layer, decision = "queued", %scope, position,
-                wait_ms = millis(estimated_wait),
-            );
-        }
-        Event::Rejected {
-            layer,
-            scope,
-            reason,
-            class,
-        } => {
-            tracing::warn!(
-                target: "tower_claude", layer, decision = "refused", class = class.kind.as_str(),
-                scope = scope.map(tracing::field::display),
-                wait_ms = class.retry_after.map(millis), ?reason,
-            );
-        }
-        Event::Paused {
-            layer,
-            scope,
-            pause,
-        } => {
-            tracing::warn!(
-                target: "tower_claude", layer, decision = "paused", %scope,
-                wait_ms = millis(pause),
-            );
-        }
-        Event::Headroom {
-            layer,
-            scope,
-            limits,
-            request_id,
-        } => {
-            tracing::debug!(
-                target: "tower_claude", layer, decision = "headroom", %scope, request_id,
-                requests = limits.requests.remaining, requests_limit = limits.requests.limit,
-                input_tokens = limits.input_tokens.remaining,
-                input_tokens_limit = limits.input_tokens.limit,
-                output_tokens = limits.output_tokens.remaining,
-                output_tokens_limit = limits.output_tokens.limit,
-                tokens = limits.tokens.remaining, tokens_limit = limits.tokens.limit,
-            );
-        }
-        Event::Threshold {
-            layer,
-            scope,
-            crossing,
-        } => {
-            tracing::warn!(
-                target: "tower_claude", layer, decision = "threshold", %scope,
-                dimension = crossing.dimension.as_str(), remaining = crossing.remaining,
-                limit = crossing.limit,
-            );
-        }
-        Event::LimitDiffers {
-            layer,
-            scope,
-            dimension,
-            configured,
-            server,
-        } => {
-            tracing::warn!(
-                target: "tower_claude", layer, decision = "limit_differs", %scope,
-                dimension = dimension.as_str(), configured, server,
-            );
-        }
-        Event::Retry {
-            layer,
-            model,
-            attempt,
-            class,
-            delay,
-        } => {
-            tracing::info!(
-                target: "tower_claude", layer, decision = "retry", class = class.kind.as_str(),
-                model, attempt, wait_ms = millis(delay),
-            );
-        }
-        Event::GaveUp {
-            layer,
-            model,
-            attempt,
-            class,
-            because,
-        } => {
-            tracing::warn!(
-                target: "tower_claude", layer, decision = "gave_up", class = class.kind.as_str(),
-                model, attempt, because,
-            );
-        }
-        Event::CircuitOpened {
-            layer,
-            scope,
-            because,
-            cool_down,
-            opens,
-        } => {
-            tracing::warn!(
-                target: "tower_claude", layer, decision = "circuit_opened",
-                class = because.as_str(), %scope, wait_ms = millis(cool_down), opens,
-            );
-        }
-        Event::CircuitProbe { layer, scope } => {
-            tracing::info!(target: "tower_claude", layer, decision = "circuit_probe", %scope);
-        }
-        Event::CircuitClosed { layer, scope } => {
-            tracing::info!(target: "tower_claude", layer, decision = "circuit_closed", %scope);
-        }
-        Event::Broken { layer, class } => {
-            tracing::warn!(
-                target: "tower_claude", layer, decision = "broken", class = class.kind.as_str(),
-            );
-        }
-        Event::Uncounted { layer, because } => {
-            tracing::debug!(target: "tower_claude", layer, decision = "uncounted", because);
-        }
-        Event::FellBack {
-            layer,
-            from,
-            to,
-            class,
-            asked,
-        } => {
-            tracing::warn!(
-                target: "tower_claude", layer, decision = "fell_back", class = class.kind.as_str(),
-                model = to, from, asked,
-            );
-        }
-        Event::Inactive { layer, because } => {
-            tracing::warn!(target: "tower_claude", layer, decision = "inactive", because);
-        }
-        Event::Cache {
-            layer,
-            decision,
-            because,
-        } => {
-            tracing::debug!(target: "tower_claude", layer, decision = decision.as_str(), because);
-        }
-        Event::UsageCapped {
-            layer,
-            scope,
-            usage,
-            bound,
-        } => {
-            tracing::warn!(
-                target: "tower_claude", layer, decision = "usage_capped", %scope,
-                input_tokens = usage.limited_input(), max_input_tokens = bound.input_tokens,
-                output_tokens = usage.limited_output(), max_output_tokens = bound.output_tokens,
-            );
-        }
-        Event::Unauthorized { layer, scope } => {
-            tracing::error!(target: "tower_claude", layer, decision = "unauthorized", %scope);
-        }
     }
 }

@@ -1,0 +1,408 @@
+//! The events at the end of attempts and calls.
+
+use http::{Request, StatusCode, response::Parts};
+use tokio::time::Instant;
+use tower_claude_wire::{self as wire, Usage};
+use tracing::level_filters::LevelFilter;
+
+use super::{attempt_policy::AttemptPolicy, call_policy::CallPolicy};
+use crate::{
+    call::Call,
+    class::{Class, Kind},
+    endpoint::Endpoint,
+    event::{AttemptDetails, AttemptEnd, CallEnd, Ending, Event, EventSink, emit},
+    rejection::Rejection,
+    request::requested_model,
+    request_body::RequestBody,
+    scope::Scope,
+};
+
+/// The layers that a driver reports for, and the destination of its events.
+pub(super) struct Reporter {
+    call_layer: &'static str,
+    attempt_layer: &'static str,
+    sink: EventSink,
+}
+
+impl Reporter {
+    pub(super) fn of<P: CallPolicy, A: AttemptPolicy>(call: &P, attempts: &A) -> Self {
+        let (mut outermost, mut innermost) = (None, "driver");
+        let mut first: Option<EventSink> = None;
+        let mut visit = |layer, sink: &EventSink| {
+            outermost.get_or_insert(layer);
+            innermost = layer;
+            if !first.as_ref().is_some_and(EventSink::is_observed) {
+                first = Some(sink.clone());
+            }
+        };
+        call.visit_sinks(&mut visit);
+        attempts.visit_sinks(&mut visit);
+        Self {
+            call_layer: outermost.unwrap_or(innermost),
+            attempt_layer: innermost,
+            sink: first.unwrap_or_default(),
+        }
+    }
+
+    /// Returns true if an observer or a subscriber gets events of this call.
+    #[inline(always)]
+    pub(super) fn is_on(&self, call: &Call) -> bool {
+        // Three loads for a call without observer and subscriber.
+        (LevelFilter::current() >= LevelFilter::WARN
+            || self.sink.is_observed()
+            || call.has_record())
+            && self.is_wanted(call)
+    }
+
+    #[cold]
+    fn is_wanted(&self, call: &Call) -> bool {
+        self.sink.is_observed()
+            || call.has_record()
+            || tracing::enabled!(target: "tower_claude", tracing::Level::WARN)
+    }
+
+    /// Returns the own sink if it has an observer, or else the one of another driver.
+    fn sink_or(&self, other: &EventSink) -> EventSink {
+        match self.sink.is_observed() {
+            true => self.sink.clone(),
+            false => other.clone(),
+        }
+    }
+}
+
+/// The facts about one call in one driver, for its events. It exists only if they are wanted.
+pub(super) struct Report {
+    /// The number of the driver in the call.
+    number: u32,
+    /// The driver is the outermost one, and has not yet reported the end of the call.
+    reports_call: bool,
+    endpoint: Endpoint,
+    /// The start of the present attempt.
+    started_at: Instant,
+    /// Present until the end of the attempt is reported.
+    sent_at: Option<Instant>,
+    /// The start of the delay before the next attempt.
+    delayed_since: Option<Instant>,
+    model: Option<Box<str>>,
+    scope: Option<Scope>,
+    status: Option<StatusCode>,
+    request_id: Option<Box<str>>,
+    cause: Option<Box<str>>,
+    /// The first content of the last attempt.
+    first_content: Option<Instant>,
+    /// The usage of the present attempt.
+    usage: Usage,
+}
+
+// All of it is off the path of a call without observer and subscriber.
+impl Report {
+    /// Starts to report a call. Its request is as the caller sent it.
+    #[cold]
+    pub(super) fn start(
+        reporter: &Reporter,
+        call: &Call,
+        request: &mut Request<RequestBody>,
+        now: Instant,
+    ) -> Box<Self> {
+        request.body_mut().parse();
+        let mut record = call.record();
+        let reports_call = record.drivers == 0 || record.ended;
+        if reports_call {
+            *record = Default::default();
+            record.asked = requested_model(request).map(Box::from);
+        }
+        record.drivers += 1;
+        if !record.sink.is_observed() {
+            record.sink = reporter.sink.clone();
+        }
+        Box::new(Self {
+            number: record.drivers,
+            reports_call,
+            endpoint: Endpoint::of(request.uri().path()),
+            started_at: now,
+            sent_at: None,
+            delayed_since: None,
+            model: None,
+            scope: None,
+            status: None,
+            request_id: None,
+            cause: None,
+            first_content: None,
+            usage: Usage::default(),
+        })
+    }
+
+    /// Records that the attempt is over and the next one follows after a delay.
+    #[cold]
+    pub(super) fn delay(&mut self) {
+        self.delayed_since = Some(Instant::now());
+    }
+
+    /// Starts the next attempt, with this request.
+    #[cold]
+    pub(super) fn begin_attempt(&mut self, call: &Call, request: &Request<RequestBody>) {
+        self.started_at = Instant::now();
+        self.end_delay(call, self.started_at);
+        self.reset(request);
+    }
+
+    /// Forgets the last attempt.
+    fn reset(&mut self, request: &Request<RequestBody>) {
+        self.model = requested_model(request).map(Box::from);
+        self.status = None;
+        self.request_id = None;
+        self.cause = None;
+        self.first_content = None;
+        self.usage = Usage::default();
+    }
+
+    fn end_delay(&mut self, call: &Call, now: Instant) {
+        if let Some(since) = self.delayed_since.take() {
+            call.record().backoff += now.saturating_duration_since(since);
+        }
+    }
+
+    /// Records that the attempt is about to be sent.
+    #[cold]
+    pub(super) fn send(
+        &mut self,
+        call: &Call,
+        request: &Request<RequestBody>,
+        scope: Option<&Scope>,
+        now: Instant,
+    ) {
+        // A policy may have changed the request.
+        self.reset(request);
+        self.scope = scope.cloned();
+        self.sent_at = Some(now);
+        let mut record = call.record();
+        let wait = now.saturating_duration_since(self.started_at);
+        record.attempt_wait += wait;
+        record.wait += wait;
+        record.sender = self.number;
+        record.model.clone_from(&self.model);
+        if scope.is_some() {
+            record.scope.clone_from(&self.scope);
+        }
+    }
+
+    /// Records the usage of the attempt.
+    #[cold]
+    pub(super) fn set_usage(&mut self, usage: &Usage) {
+        self.usage.clone_from(usage);
+    }
+
+    /// Returns true if no usage of the attempt is known.
+    pub(super) fn has_no_usage(&self) -> bool {
+        self.usage.is_empty()
+    }
+
+    /// Returns true if no inner driver reports the present attempt.
+    #[cold]
+    pub(super) fn is_sender(&self, call: &Call) -> bool {
+        call.record().sender == self.number
+    }
+
+    #[cold]
+    pub(super) fn on_head(&mut self, head: &Parts) {
+        self.status = Some(head.status);
+        self.request_id = wire::request_id(&head.headers).map(Box::from);
+    }
+
+    #[cold]
+    pub(super) fn set_cause(&mut self, cause: Option<String>) {
+        self.cause = cause.map(Box::from);
+    }
+
+    /// Records that the first content has arrived.
+    #[cold]
+    pub(super) fn on_content(&mut self) {
+        if self.first_content.is_none() {
+            self.first_content = Some(Instant::now());
+        }
+    }
+
+    pub(super) fn details(&self) -> AttemptDetails<'_> {
+        AttemptDetails {
+            model: self.model.as_deref(),
+            scope: self.scope.as_ref(),
+            status: self.status,
+            request_id: self.request_id.as_deref(),
+            cause: self.cause.as_deref(),
+        }
+    }
+
+    /// Records that the attempt ends without having been sent.
+    #[cold]
+    pub(super) fn end_unsent(&mut self, call: &Call) {
+        if self.sent_at.take().is_none() && self.delayed_since.is_none() {
+            let now = Instant::now();
+            call.record().wait += now.saturating_duration_since(self.started_at);
+        }
+    }
+
+    /// Reports the end of the attempt, unless an inner driver has done so.
+    #[cold]
+    pub(super) fn end_attempt(
+        &mut self,
+        reporter: &Reporter,
+        call: &Call,
+        ending: Ending,
+        class: Class,
+    ) {
+        let Some(sent_at) = self.sent_at.take() else {
+            return;
+        };
+        let now = Instant::now();
+        let mut record = call.record();
+        if record.sender != self.number {
+            return;
+        }
+        record.sender = 0;
+        record.attempts += 1;
+        record.add_usage(&self.usage);
+        record.request_id.clone_from(&self.request_id);
+        record.cause.clone_from(&self.cause);
+        let wait = std::mem::take(&mut record.attempt_wait);
+        let (attempt, sink) = (record.attempts, reporter.sink_or(&record.sink));
+        drop(record);
+        let end = AttemptEnd {
+            layer: reporter.attempt_layer,
+            attempt,
+            ending,
+            class,
+            endpoint: self.endpoint,
+            model: self.model.as_deref(),
+            scope: self.scope.as_ref(),
+            credential: call.known_credential(),
+            status: self.status,
+            wait,
+            first_content: self
+                .first_content
+                .map(|at| at.saturating_duration_since(sent_at)),
+            duration: now.saturating_duration_since(sent_at),
+            usage: &self.usage,
+            request_id: self.request_id.as_deref(),
+            cause: self.cause.as_deref(),
+        };
+        emit(&sink, &Event::AttemptEnded(&end));
+    }
+
+    /// Reports the end of the call, if this is the outermost driver.
+    #[cold]
+    pub(super) fn end_call(&mut self, reporter: &Reporter, call: &Call, result: CallResult) {
+        if !std::mem::take(&mut self.reports_call) {
+            return;
+        }
+        let now = Instant::now();
+        let record = {
+            let mut record = call.record();
+            record.ended = true;
+            let drivers = record.drivers;
+            let mut taken = std::mem::take(&mut *record);
+            (record.ended, record.drivers) = (true, drivers);
+            if self.cause.is_some() {
+                taken.cause.clone_from(&self.cause);
+            }
+            taken
+        };
+        let arrived = call.first_arrival();
+        let end = CallEnd {
+            layer: reporter.call_layer,
+            ending: result.ending,
+            class: result.class,
+            endpoint: self.endpoint,
+            asked: record.asked.as_deref(),
+            model: record.model.as_deref(),
+            scope: record.scope.as_ref(),
+            credential: call.known_credential(),
+            status: result.status,
+            attempts: record.attempts,
+            wait: record.wait,
+            backoff: record.backoff,
+            first_content: self
+                .first_content
+                .map(|at| at.saturating_duration_since(arrived)),
+            duration: now.saturating_duration_since(arrived),
+            usage: &record.usage,
+            request_id: record.request_id.as_deref(),
+            rejection: result.rejection,
+            cause: record.cause.as_deref(),
+        };
+        let sink = reporter.sink_or(&record.sink);
+        emit(&sink, &Event::CallEnded(&end));
+    }
+
+    /// Reports the end of an attempt whose response the caller has begun to get.
+    pub(super) fn end_response(&mut self, reporter: &Reporter, call: &Call, failed: Option<Class>) {
+        let (ending, class) = ending_of(failed);
+        self.end_attempt(reporter, call, ending, class);
+    }
+
+    /// Reports the end of a call whose response the caller has begun to get.
+    pub(super) fn end_answer(&mut self, reporter: &Reporter, call: &Call, failed: Option<Class>) {
+        let (ending, class) = ending_of(failed);
+        let result = CallResult {
+            ending,
+            class,
+            status: self.status,
+            rejection: None,
+        };
+        self.end_call(reporter, call, result);
+    }
+
+    /// Reports that the caller has dropped the call. `is_sent` is true if the server may have its
+    /// request.
+    #[cold]
+    pub(super) fn end_dropped(&mut self, reporter: &Reporter, call: &Call, is_sent: bool) {
+        let now = Instant::now();
+        self.end_delay(call, now);
+        if is_sent {
+            // A layer outside may have ended the attempt.
+            let is_late =
+                call.is_timed_out() || call.deadline().is_some_and(|deadline| deadline <= now);
+            let (ending, class) = match is_late {
+                true => (Ending::Failed, Class::new(Kind::Timeout)),
+                false => (Ending::Dropped, Class::SUCCESS),
+            };
+            self.end_attempt(reporter, call, ending, class);
+        } else {
+            self.end_unsent(call);
+        }
+        let result = CallResult {
+            ending: Ending::Dropped,
+            class: Class::SUCCESS,
+            status: self.status,
+            rejection: None,
+        };
+        self.end_call(reporter, call, result);
+    }
+}
+
+/// Returns the end of a response that the caller has begun to get.
+const fn ending_of(failed: Option<Class>) -> (Ending, Class) {
+    match failed {
+        Some(class) => (Ending::Broken, class),
+        None => (Ending::Answered, Class::SUCCESS),
+    }
+}
+
+/// The result of a call for its caller.
+pub(super) struct CallResult {
+    pub(super) ending: Ending,
+    pub(super) class: Class,
+    pub(super) status: Option<StatusCode>,
+    pub(super) rejection: Option<Rejection>,
+}
+
+impl CallResult {
+    /// Returns the result of a call that a layer has rejected.
+    pub(super) fn rejected(rejection: &Rejection) -> Self {
+        Self {
+            ending: Ending::Failed,
+            class: rejection.class(),
+            status: Some(rejection.status()),
+            rejection: Some(*rejection),
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! The end of an attempt, and the end of a call.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use tower_claude_wire::Usage;
+
+use crate::{class::Class, endpoint::Endpoint, rejection::Rejection, scope::Scope};
+
+/// The longest wait of an ordinary call.
+pub(super) const LONG_WAIT: Duration = Duration::from_secs(1);
+
+/// The time from which a first content is slow.
+const SLOW: Duration = Duration::from_secs(10);
+
+/// The way in which an attempt or a call ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Ending {
+    /// The whole response arrived.
+    Answered,
+    /// It failed before any content reached the caller.
+    Failed,
+    /// It failed after content had reached the caller.
+    Broken,
+    /// The caller dropped the future or the body of the response.
+    Dropped,
+}
+
+impl Ending {
+    /// Returns the name for logs and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Answered => "answered",
+            Self::Failed => "failed",
+            Self::Broken => "broken",
+            Self::Dropped => "dropped",
+        }
+    }
+}
+
+/// The end of an attempt: one request that was sent.
+///
+/// A request that a layer has rejected, or that was dropped in a queue, is no attempt. See
+/// [`Event::AttemptEnded`](super::Event::AttemptEnded).
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct AttemptEnd<'a> {
+    /// The name of the layer that reports the attempt, the innermost one.
+    pub layer: &'static str,
+    /// The number of the attempt in its call, from 1.
+    pub attempt: u32,
+    /// The way in which it ended.
+    pub ending: Ending,
+    /// The class of the failure. [`Class::SUCCESS`] if there was none.
+    pub class: Class,
+    /// The family of the endpoint.
+    pub endpoint: Endpoint,
+    /// The model in the request that was sent, so the stand-in after a fallback.
+    pub model: Option<&'a str>,
+    /// The pool of limits, if a limiter in this driver knows it.
+    pub scope: Option<&'a Scope>,
+    /// The keyed hash of the credential, as [`Scope::credential`](crate::Scope::credential). 0 if it
+    /// is not known.
+    pub credential: u64,
+    /// The status of the response, if there was one.
+    pub status: Option<StatusCode>,
+    /// The time from the start of the attempt until it was sent: the wait for a limiter, or for an
+    /// inner service that was not ready.
+    pub wait: Duration,
+    /// The time from sending until the first content of a stream, or the first data of another
+    /// body.
+    pub first_content: Option<Duration>,
+    /// The time from sending until the end.
+    pub duration: Duration,
+    /// The usage that the response reported. Empty if it reported none.
+    pub usage: &'a Usage,
+    /// The `request-id` of the response.
+    pub request_id: Option<&'a str>,
+    /// The cause of a transport error. See [`Classify::cause`](crate::Classify::cause).
+    pub cause: Option<&'a str>,
+}
+
+/// The end of a call, with the sum of its attempts.
+///
+/// See [`Event::CallEnded`](super::Event::CallEnded).
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct CallEnd<'a> {
+    /// The name of the layer that reports the call, the outermost one.
+    pub layer: &'static str,
+    /// The way in which it ended.
+    pub ending: Ending,
+    /// The class of the failure. [`Class::SUCCESS`] if there was none.
+    pub class: Class,
+    /// The family of the endpoint.
+    pub endpoint: Endpoint,
+    /// The model that the caller asked for.
+    pub asked: Option<&'a str>,
+    /// The model that the last attempt was sent to. It has answered if the call was answered.
+    /// Absent if no request was sent.
+    pub model: Option<&'a str>,
+    /// The pool of limits of the last attempt, if known.
+    pub scope: Option<&'a Scope>,
+    /// The keyed hash of the credential, as [`Scope::credential`](crate::Scope::credential). 0 if it
+    /// is not known.
+    pub credential: u64,
+    /// The status of the response for the caller, if there is one.
+    pub status: Option<StatusCode>,
+    /// The number of requests that were sent.
+    pub attempts: u32,
+    /// The sum of the waits before the attempts. See [`AttemptEnd::wait`].
+    pub wait: Duration,
+    /// The sum of the delays between attempts.
+    pub backoff: Duration,
+    /// The time from the arrival of the request until the first content for the caller.
+    pub first_content: Option<Duration>,
+    /// The time from the arrival of the request until the end.
+    pub duration: Duration,
+    /// The usage of all attempts. Empty if none was reported.
+    pub usage: &'a Usage,
+    /// The `request-id` of the last response.
+    pub request_id: Option<&'a str>,
+    /// The rejection, if a layer has refused the call.
+    pub rejection: Option<Rejection>,
+    /// The cause of the last transport error. See [`Classify::cause`](crate::Classify::cause).
+    pub cause: Option<&'a str>,
+}
+
+impl CallEnd<'_> {
+    /// Returns true if another model than the requested one was sent the last request.
+    #[must_use]
+    pub fn fell_back(&self) -> bool {
+        self.asked.is_some() && self.model.is_some() && self.asked != self.model
+    }
+
+    /// Returns true if the call was answered at the first attempt, by the model asked for, within
+    /// the usual time: it waited for less than 1 s, and its first content came in less than 10 s.
+    #[must_use]
+    pub fn is_ordinary(&self) -> bool {
+        self.ending == Ending::Answered
+            && self.attempts <= 1
+            && self.wait < LONG_WAIT
+            && self.first_content.unwrap_or(self.duration) < SLOW
+            && !self.fell_back()
+    }
+}

@@ -1,0 +1,404 @@
+//! The rate of requests that a server allows, learned from 429s that no header explains.
+//!
+//! Between two 429s the server has admitted what it has refilled, whatever its bucket or window
+//! holds. The requests admitted in between, divided by the time, are therefore its rate. From there
+//! the rate rises by a little with each success and falls by a larger part with each 429. In the
+//! long run this bounds the 429s to a few per 1,000 successes. The rise quickens while no 429
+//! comes, because the limit may have been raised.
+//!
+//! After a 429 a single request is sent, and the others wait for its fate.
+
+use crate::pool::in_flight::SendSnapshot;
+
+const SECOND: f64 = 1e9;
+
+/// The part by which a 429 lowers the rate.
+const CUT: f64 = 0.02;
+
+/// The successes that are expected between two 429s: of a rate that is new, and at a constant limit.
+/// They raise the rate by twice what a 429 lowers it by.
+const FIRST_SUCCESSES: f64 = 5.0;
+const USUAL_SUCCESSES: f64 = 300.0;
+
+/// The multiple of the expected successes from which on the growth doubles, and the multiple in
+/// which it doubles.
+const QUICKENS_AFTER: f64 = 1.3;
+const QUICKENS_IN: f64 = 0.3;
+
+/// The highest growth by one success.
+const MAX_GROWTH: f64 = 0.006;
+
+/// The seconds in which a 429 arrives. Requests that are sent meanwhile are rejected as well, so a
+/// faster rate grows more slowly.
+const REJECTION_SECONDS: f64 = 0.1;
+
+/// The successes that are expected of a rate that some 429s have confirmed.
+const ESTABLISHED: f64 = 50.0;
+
+/// The least part that is left of a rate: of one that 429s have confirmed, and if no request was
+/// admitted in between. And that of a burst.
+const LEAST_OF_ESTABLISHED: f64 = 0.7;
+const LEAST_WITHOUT_COUNT: f64 = 0.5;
+const LEAST_BURST: f64 = 0.75;
+
+/// The growth from which on a count of requests shows less than the server's rate.
+const GROWN: f64 = 1.1;
+
+/// The part of the old rate below which a rate is new.
+const NEW_BELOW: f64 = 0.95;
+
+/// The relative deviation of a number of requests, times its root.
+const NOISE: f64 = 2.5;
+
+/// The weight of a measured rate beside the present one, if they are about the same, and the least
+/// weight if they are not.
+const CONSISTENT_WEIGHT: f64 = 0.25;
+const LEAST_WEIGHT: f64 = 0.7;
+
+/// The longest time for which others wait for a single request after a 429.
+const PROBE_FOR: u64 = 1_000_000_000;
+
+/// The time without use of the whole rate in which the rate doubles, and in which it is forgotten.
+const DOUBLES_IN: f64 = 3_600.0 * SECOND;
+const FORGOTTEN_IN: f64 = 8.0 * DOUBLES_IN;
+
+/// The time in which the most burst is refilled.
+const MAX_BURST_SECONDS: f64 = 60.0;
+
+/// The time over which requests are counted before the first 429.
+const RECENT: u64 = 10_000_000_000;
+
+/// The learner of a scope: the recent requests, and the rate once a 429 shows that there is one.
+#[derive(Debug)]
+pub(crate) struct RateLearner {
+    /// The slowest rate, in requests per second.
+    least: f64,
+    learned: Option<Box<LearnedRate>>,
+    /// Time and number of a request at least [`RECENT`] ago, and of a later one.
+    before: (u64, u64),
+    recent: (u64, u64),
+}
+
+impl RateLearner {
+    /// Returns a learner without a rate. It never holds a request back for longer than `max_hold`
+    /// nanoseconds.
+    pub(crate) fn new(max_hold: u64, now: u64) -> Self {
+        Self {
+            least: SECOND / max_hold.max(1) as f64,
+            learned: None,
+            before: (now, 0),
+            recent: (now, 0),
+        }
+    }
+
+    pub(crate) fn learned(&self) -> Option<&LearnedRate> {
+        self.learned.as_deref()
+    }
+
+    /// Forgets a rate that was not used for long.
+    pub(crate) fn advance(&mut self, now: u64) {
+        if let Some(learned) = &mut self.learned {
+            learned.advance(now);
+            if learned.idle >= FORGOTTEN_IN {
+                self.learned = None;
+            }
+        }
+    }
+
+    /// Records an admission. `waited` is true if the request was queued.
+    pub(crate) fn on_admitted(&mut self, now: u64, number: u64, waited: bool) {
+        if now.saturating_sub(self.recent.0) >= RECENT {
+            self.before = std::mem::replace(&mut self.recent, (now, number));
+        }
+        if let Some(learned) = &mut self.learned {
+            learned.on_admitted(now, number, waited);
+        }
+    }
+
+    /// Records that the server took the request of this number.
+    pub(crate) fn on_success(&mut self, number: u64) {
+        if let Some(learned) = &mut self.learned {
+            learned.on_success(number);
+        }
+    }
+
+    /// Records an unexplained 429. The scope is paused until `paused_until`.
+    pub(crate) fn on_rejected(&mut self, now: u64, sent: &SendSnapshot, paused_until: u64) {
+        let least = self.least;
+        if let Some(learned) = &mut self.learned {
+            learned.on_rejected(now, sent, paused_until, least);
+            return;
+        }
+        let (at, number) = self.before;
+        let requests = sent.number.saturating_sub(number).max(1) as f64;
+        let seconds = (sent.at.saturating_sub(at) as f64 / SECOND).max(REJECTION_SECONDS);
+        let rate = (requests / seconds * LEAST_WITHOUT_COUNT).max(least);
+        self.learned = Some(Box::new(LearnedRate {
+            rate,
+            rate_then: rate,
+            burst: (requests / 4.0).max(1.0),
+            level: 1.0,
+            at: paused_until.max(now),
+            now,
+            opened_at: now,
+            idle: 0.0,
+            was_idle: false,
+            is_used: true,
+            exhausted: Exhausted {
+                at: sent.at,
+                known_at: now,
+                number: sent.number,
+            },
+            rejected: 0,
+            successes: 0,
+            expected: FIRST_SUCCESSES,
+            probe: Probe::Due,
+        }));
+    }
+}
+
+/// The last 429 that showed an exhausted limit.
+#[derive(Clone, Copy, Debug)]
+struct Exhausted {
+    /// The time at which its request was sent, and at which the 429 arrived.
+    at: u64,
+    known_at: u64,
+    number: u64,
+}
+
+/// The single request after a 429.
+#[derive(Clone, Copy, Debug)]
+enum Probe {
+    /// The next request is the one.
+    Due,
+    /// Sent, and others wait until this time.
+    Sent {
+        number: u64,
+        until: u64,
+    },
+    Done,
+}
+
+/// A learned rate, with the requests that it allows at once.
+#[derive(Debug)]
+pub(crate) struct LearnedRate {
+    /// Requests per second, now and after the last 429.
+    rate: f64,
+    rate_then: f64,
+    /// The most requests at once after idling.
+    burst: f64,
+    /// Requests that may be sent, at `at`. That time may be in the future, at the end of a pause.
+    level: f64,
+    at: u64,
+    /// The latest time, and the time since which more than a single request is sent.
+    now: u64,
+    opened_at: u64,
+    /// The nanoseconds since the last 429 for which the rate was not used up.
+    idle: f64,
+    /// The rate was not used up since the last 429, so that the count shows less than the rate.
+    was_idle: bool,
+    /// The last request waited.
+    is_used: bool,
+    exhausted: Exhausted,
+    /// Rejected requests, and successes, that were sent after the exhausted one.
+    rejected: u64,
+    successes: u64,
+    /// The successes that are expected before the next 429, if the limit stays.
+    expected: f64,
+    probe: Probe,
+}
+
+impl LearnedRate {
+    /// Returns the requests per minute.
+    pub(crate) fn per_minute(&self) -> f64 {
+        self.rate * 60.0
+    }
+
+    pub(crate) const fn burst(&self) -> f64 {
+        self.burst
+    }
+
+    pub(crate) fn level_at(&self, now: u64) -> f64 {
+        let gain = now.saturating_sub(self.at) as f64 / SECOND * self.rate;
+        (self.level + gain).min(self.burst)
+    }
+
+    /// Returns the earliest time of the next request.
+    pub(crate) fn earliest(&self, now: u64) -> u64 {
+        let probed = match self.probe {
+            Probe::Sent { until, .. } => until,
+            Probe::Due | Probe::Done => now,
+        };
+        probed.max(now.saturating_add(self.wait(now, 1.0)))
+    }
+
+    /// Returns the nanoseconds until so many requests have been allowed.
+    pub(crate) fn wait(&self, now: u64, requests: f64) -> u64 {
+        let missing = requests - self.level_at(now);
+        // Rounded up, and past the rounding of the level.
+        let wait = missing / self.rate * SECOND + 1.0;
+        if missing <= 0.0 { 0 } else { wait as u64 }
+    }
+
+    fn advance(&mut self, now: u64) {
+        self.now = now;
+        if now <= self.at {
+            return;
+        }
+        let passed = (now - self.at) as f64;
+        let filling = ((self.burst - self.level).max(0.0) / self.rate * SECOND).min(passed);
+        self.level = self.level_at(now);
+        self.at = now;
+        let idle = passed - filling;
+        // Neither the wait for a single request is idling, nor a few milliseconds of a timer.
+        if idle * self.rate > SECOND && !matches!(self.probe, Probe::Sent { .. }) {
+            self.was_idle = true;
+            self.idle += idle;
+            let factor = (idle / DOUBLES_IN).exp2().min(256.0);
+            self.rate *= factor;
+            self.burst = (self.burst * factor).min(self.most_burst());
+        }
+    }
+
+    fn most_burst(&self) -> f64 {
+        (self.rate * MAX_BURST_SECONDS).max(1.0)
+    }
+
+    fn on_admitted(&mut self, now: u64, number: u64, waited: bool) {
+        self.level = (self.level_at(now) - 1.0).max(-1.0);
+        self.at = self.at.max(now);
+        self.is_used = waited;
+        self.probe = match self.probe {
+            Probe::Due => Probe::Sent {
+                number,
+                until: now.saturating_add(PROBE_FOR),
+            },
+            Probe::Sent { .. } => {
+                self.opened_at = now;
+                Probe::Done
+            }
+            Probe::Done => Probe::Done,
+        };
+    }
+
+    fn on_success(&mut self, number: u64) {
+        if let Probe::Sent { number: probe, .. } = self.probe
+            && number >= probe
+        {
+            self.probe = Probe::Done;
+            self.opened_at = self.now;
+        }
+        if number <= self.exhausted.number {
+            return;
+        }
+        self.successes += 1;
+        if !self.is_used {
+            return;
+        }
+        let growth = 2.0 * CUT / self.expected * self.quickening();
+        let growth = growth.min(MAX_GROWTH) / self.rejected_at_once();
+        self.rate *= 1.0 + growth;
+        self.burst = (self.burst * (1.0 + growth)).min(self.most_burst());
+    }
+
+    /// Returns the number of requests that one exhaustion rejects.
+    fn rejected_at_once(&self) -> f64 {
+        1.0 + self.rate * REJECTION_SECONDS
+    }
+
+    fn quickening(&self) -> f64 {
+        let expected = self.expected * self.rejected_at_once();
+        let over = self.successes as f64 / expected - QUICKENS_AFTER;
+        (over.max(0.0) / QUICKENS_IN).exp2()
+    }
+
+    fn on_rejected(&mut self, now: u64, sent: &SendSnapshot, paused_until: u64, least: f64) {
+        self.advance(now);
+        let last = self.exhausted;
+        if sent.at <= last.known_at {
+            // The server was still exhausted when this request arrived.
+            self.rejected += u64::from(sent.number > last.number);
+            self.at = self.at.max(paused_until);
+            return;
+        }
+        let admitted = (sent.number - last.number - 1).saturating_sub(self.rejected);
+        let seconds = (sent.at - last.at) as f64 / SECOND;
+        let measured = admitted as f64 / seconds;
+        let ratio = (measured / self.rate).min(1.0);
+        let is_established = self.expected >= ESTABLISHED;
+        // A count is right to one request. Requests of different sizes make it vary.
+        let count = admitted as f64 + 1.0;
+        let error = if is_established {
+            (1.5 / count).max(NOISE / count.sqrt()).min(0.9)
+        } else {
+            0.7 / count
+        };
+        let is_consistent = 1.0 - ratio <= error;
+        // What a small bucket did not take during the pause is missing in the count.
+        let open = sent.at.saturating_sub(self.opened_at) as f64 / SECOND / seconds;
+        let is_noise = is_consistent;
+        let rate = if self.was_idle {
+            // What was not used shows nothing, and the burst may be what was too much.
+            let drawn = (self.burst - self.level).max(1.0);
+            self.burst = (drawn * LEAST_BURST).max(1.0);
+            self.rate
+        } else if self.rate > self.rate_then * GROWN {
+            // A rate that has grown was not exceeded for all of the time. If it is still too high,
+            // the next 429 comes soon and shows by how much.
+            self.rate
+        } else if is_consistent {
+            self.rate * ratio.powf(CONSISTENT_WEIGHT * open)
+        } else {
+            let weight = open.max(LEAST_WEIGHT).max(1.0 - ratio);
+            let least = if is_established {
+                LEAST_OF_ESTABLISHED
+            } else if admitted == 0 {
+                LEAST_WITHOUT_COUNT
+            } else {
+                0.0
+            };
+            self.rate * ratio.powf(weight).max(least)
+        };
+        if std::env::var("DBG").is_ok() {
+            eprintln!(
+                "EV {:.2} sent {:.2} adm {admitted} in {seconds:.2} measured {:.3} rate {:.3} noise {is_noise} idle {} quick {:.1} exp {} succ {} rej {} burst {:.1} paused {:.2}",
+                now as f64 / 1e9,
+                sent.at as f64 / 1e9,
+                measured * 60.0,
+                self.rate * 60.0,
+                self.was_idle,
+                self.quickening(),
+                self.expected,
+                self.successes,
+                self.rejected,
+                self.burst,
+                paused_until as f64 / 1e9
+            );
+        }
+        // A rate that falls by more than usual is new, and may be too low.
+        self.expected = if rate < self.rate * NEW_BELOW {
+            FIRST_SUCCESSES
+                .max(admitted as f64)
+                .max(self.expected / 3.0)
+        } else {
+            self.expected * 2.0
+        };
+        self.expected = self.expected.min(USUAL_SUCCESSES);
+        self.rate = (rate * (1.0 - CUT)).max(least);
+        self.rate_then = self.rate;
+        self.burst = self.burst.min(self.most_burst());
+        self.level = 1.0;
+        self.at = paused_until.max(now);
+        self.opened_at = self.at;
+        self.idle = 0.0;
+        self.was_idle = false;
+        self.rejected = 0;
+        self.successes = 0;
+        self.probe = Probe::Due;
+        self.exhausted = Exhausted {
+            at: sent.at,
+            known_at: now,
+            number: sent.number,
+        };
+    }
+}

@@ -1,0 +1,8 @@
+//! The events at the end of attempts and calls, and the lines of the log.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod ends;
+mod incident;
+mod lines;
+mod stacks;
