@@ -310,6 +310,20 @@ pub(super) fn trace(sink: &EventSink, event: &Event<'_>) {
                  the smaller one holds",
             );
         }
+        Event::UsageCapped {
+            layer,
+            scope,
+            usage,
+            bound,
+        } => {
+            tracing::warn!(
+                target: "tower_claude", layer, decision = "usage_capped",
+                scope = text(Some(scope)), credential = tag(Some(scope)),
+                input_tokens = usage.limited_input(), max_input_tokens = bound.input_tokens,
+                output_tokens = usage.limited_output(), max_output_tokens = bound.output_tokens,
+                "a response claims more tokens than its request can have used",
+            );
+        }
         Event::Retry {
             layer,
             model,

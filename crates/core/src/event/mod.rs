@@ -13,6 +13,8 @@
 //! | `WARN` | `threshold` |
 //! | `WARN` | `limit_differs` from the configured one, once for each pool and dimension |
 //! | `WARN` | `inactive`, once for each layer and reason, `doubtful_model`, once for each name |
+//! | `WARN` | `usage_capped`, once for each pool |
+//! | `WARN` | `redirected` to another host, once for each pair of hosts |
 //! | `INFO` | `call_ended`, unless the call was ordinary |
 //! | `INFO` | `admitted` after a wait of 1 s or more, `abandoned` |
 //! | `INFO` | `retry`, `circuit_probe`, `circuit_closed`, a further `circuit_opened` or `stale` |
@@ -116,11 +118,12 @@ use std::{
 };
 
 use http::StatusCode;
-use tower_claude_wire::RateLimits;
+use tower_claude_wire::{RateLimits, Usage};
 
 use self::incidents::Incidents;
 use crate::{
     class::{Class, Kind},
+    cost::UsageBound,
     dimension::Dimension,
     ledger::LimitWarning,
     rejection::RejectReason,
@@ -364,6 +367,18 @@ pub enum Event<'a> {
         decision: CacheDecision,
         /// The reason in one word. Empty if there is none.
         because: &'static str,
+    },
+    /// A response claims more usage than its request can have caused. The limiter charges the bound
+    /// and learns nothing from it. Emitted once for each scope.
+    UsageCapped {
+        /// The name of the layer.
+        layer: &'static str,
+        /// The pool of limits.
+        scope: &'a Scope,
+        /// The usage in the response.
+        usage: &'a Usage,
+        /// The most that the limiter charges.
+        bound: UsageBound,
     },
     /// The server did not accept the credential (401). Emitted once for each credential.
     Unauthorized {
