@@ -288,7 +288,7 @@ where
                     let rejection = *rejection.take().expect("polled after completion");
                     this.state.set(State::Done);
                     policies.call.on_rejection(&rejection);
-                    progress.report_call(policies, CallResult::rejected(&rejection));
+                    progress.report_call(policies, &CallResult::rejected(&rejection));
                     return Poll::Ready(Ok(rejection.into_response()));
                 }
                 StateProjection::Done => panic!("polled after completion"),
@@ -311,7 +311,7 @@ where
                 policies.call.finish(&mut progress.state, &progress.call);
                 progress.release_attempt();
                 if let Some(result) = result {
-                    progress.report_call(policies, result);
+                    progress.report_call(policies, &result);
                 }
                 return Poll::Ready(output);
             };

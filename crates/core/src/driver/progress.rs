@@ -193,7 +193,7 @@ impl<P: CallPolicy, A: AttemptPolicy> Progress<P, A> {
     /// Reports the end of a call without a body that is tracked.
     #[cold]
     #[inline(never)]
-    pub(super) fn report_call<C>(&mut self, policies: &Policies<P, A, C>, result: CallResult) {
+    pub(super) fn report_call<C>(&mut self, policies: &Policies<P, A, C>, result: &CallResult) {
         if let Some(mut report) = self.report.take() {
             report.end_call(policies.reporter(), &self.call, result);
         }

@@ -290,7 +290,7 @@ impl Report {
 
     /// Reports the end of the call, if this is the outermost driver.
     #[cold]
-    pub(super) fn end_call(&mut self, reporter: &Reporter, call: &Call, result: CallResult) {
+    pub(super) fn end_call(&mut self, reporter: &Reporter, call: &Call, result: &CallResult) {
         if !std::mem::take(&mut self.reports_call) {
             return;
         }
@@ -348,7 +348,7 @@ impl Report {
             status: self.status,
             rejection: None,
         };
-        self.end_call(reporter, call, result);
+        self.end_call(reporter, call, &result);
     }
 
     /// Reports that the caller has dropped the call. `is_sent` is true if the server may have its
@@ -375,7 +375,7 @@ impl Report {
             status: self.status,
             rejection: None,
         };
-        self.end_call(reporter, call, result);
+        self.end_call(reporter, call, &result);
     }
 }
 
