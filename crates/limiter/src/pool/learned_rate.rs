@@ -13,20 +13,21 @@ use crate::pool::in_flight::SendSnapshot;
 const SECOND: f64 = 1e9;
 
 /// The part by which a 429 lowers the rate.
-const CUT: f64 = 0.02;
+const CUT: f64 = 0.015;
 
 /// The successes that are expected between two 429s: of a rate that is new, and at a constant limit.
 /// They raise the rate by twice what a 429 lowers it by.
 const FIRST_SUCCESSES: f64 = 5.0;
-const USUAL_SUCCESSES: f64 = 220.0;
+const USUAL_SUCCESSES: f64 = 150.0;
 
 /// The multiple of the expected successes from which on the growth doubles, and the multiple in
 /// which it doubles.
 const QUICKENS_AFTER: f64 = 1.3;
 const QUICKENS_IN: f64 = 0.3;
 
-/// The highest growth by one success.
+/// The highest growth by one success, and in a second. What is sent until a 429 arrives is too much.
 const MAX_GROWTH: f64 = 0.006;
+const MAX_GROWTH_PER_SECOND: f64 = 0.01;
 
 /// The seconds in which a 429 arrives. Requests that are sent meanwhile are rejected as well, so a
 /// faster rate grows more slowly.
@@ -35,11 +36,14 @@ const REJECTION_SECONDS: f64 = 0.1;
 /// The successes that are expected of a rate that some 429s have confirmed.
 const ESTABLISHED: f64 = 50.0;
 
-/// The least part that is left of a rate: of one that 429s have confirmed, and if no request was
-/// admitted in between. And that of a burst.
+/// The least part that is left of a rate: of one that 429s have confirmed, and after the first 429s
+/// or if no request was admitted in between. And that of a burst.
 const LEAST_OF_ESTABLISHED: f64 = 0.7;
-const LEAST_WITHOUT_COUNT: f64 = 0.5;
+const LEAST_OF_LATER: f64 = 0.5;
 const LEAST_BURST: f64 = 0.75;
+
+/// The number of the first 429s, which find out the magnitude of the rate.
+const FIRST_REJECTIONS: u32 = 6;
 
 /// The growth from which on a count of requests shows less than the server's rate.
 const GROWN: f64 = 1.1;
@@ -47,8 +51,20 @@ const GROWN: f64 = 1.1;
 /// The part of the old rate below which a rate is new.
 const NEW_BELOW: f64 = 0.95;
 
+/// The part of the expected successes below which a 429 is early, so that the rate may be new, and
+/// the fewest successes that are expected then.
+const EARLY: f64 = 0.04;
+const LEAST_OF_EARLY: f64 = 25.0;
+
 /// The relative deviation of a number of requests, times its root.
 const NOISE: f64 = 2.5;
+const NOISE_OF_NEW: f64 = 1.2;
+
+/// The requests below which a count shows little about a rate that 429s have confirmed.
+const FEW: u64 = 4;
+
+/// The requests from which on that deviation matters more than one request.
+const MANY: u64 = 16;
 
 /// The weight of a measured rate beside the present one, if they are about the same, and the least
 /// weight if they are not.
@@ -132,7 +148,7 @@ impl RateLearner {
         let (at, number) = self.before;
         let requests = sent.number.saturating_sub(number).max(1) as f64;
         let seconds = (sent.at.saturating_sub(at) as f64 / SECOND).max(REJECTION_SECONDS);
-        let rate = (requests / seconds * LEAST_WITHOUT_COUNT).max(least);
+        let rate = (requests / seconds * LEAST_OF_LATER).max(least);
         self.learned = Some(Box::new(LearnedRate {
             rate,
             rate_then: rate,
@@ -152,6 +168,7 @@ impl RateLearner {
             rejected: 0,
             successes: 0,
             expected: FIRST_SUCCESSES,
+            rejections: 0,
             probe: Probe::Due,
         }));
     }
@@ -205,6 +222,8 @@ pub(crate) struct LearnedRate {
     successes: u64,
     /// The successes that are expected before the next 429, if the limit stays.
     expected: f64,
+    /// The 429s that showed an exhausted limit.
+    rejections: u32,
     probe: Probe,
 }
 
@@ -295,8 +314,10 @@ impl LearnedRate {
         if !self.is_used {
             return;
         }
-        let growth = 2.0 * CUT / self.expected * self.quickening();
-        let growth = growth.min(MAX_GROWTH) / self.rejected_at_once();
+        let growth = 2.0 * CUT / self.expected / self.rejected_at_once() * self.quickening();
+        let growth = growth
+            .min(MAX_GROWTH)
+            .min(MAX_GROWTH_PER_SECOND / self.rate);
         self.rate *= 1.0 + growth;
         self.burst = (self.burst * (1.0 + growth)).min(self.most_burst());
     }
@@ -333,13 +354,16 @@ impl LearnedRate {
         let count = admitted as f64 + 1.0;
         let error = if is_established {
             (1.5 / count).max(NOISE / count.sqrt())
+        } else if admitted >= MANY {
+            NOISE_OF_NEW / count.sqrt()
         } else {
             0.7 / count
         };
         // What a small bucket did not take during the pause is missing in the count.
         let open = sent.at.saturating_sub(self.opened_at) as f64 / SECOND / seconds;
-        let most = if is_established { 0.9 } else { 0.5 };
-        let is_consistent = 1.0 - ratio <= (error + 1.0 - open).min(most);
+        let most = if is_established { 0.7 } else { 0.5 };
+        let shows_little = is_established && admitted < FEW;
+        let is_consistent = shows_little || 1.0 - ratio <= (error + 1.0 - open).min(most);
         let rate = if self.was_idle {
             // What was not used shows nothing, and the burst may be what was too much.
             let drawn = (self.burst - self.level).max(1.0);
@@ -355,8 +379,8 @@ impl LearnedRate {
             let weight = open.max(LEAST_WEIGHT).max(1.0 - ratio);
             let least = if is_established {
                 LEAST_OF_ESTABLISHED
-            } else if admitted == 0 {
-                LEAST_WITHOUT_COUNT
+            } else if admitted == 0 || self.rejections >= FIRST_REJECTIONS {
+                LEAST_OF_LATER
             } else {
                 0.0
             };
@@ -367,6 +391,8 @@ impl LearnedRate {
             FIRST_SUCCESSES
                 .max(admitted as f64)
                 .max(self.expected / 3.0)
+        } else if (self.successes as f64) < self.expected * EARLY {
+            (self.expected / 2.0).max(LEAST_OF_EARLY)
         } else {
             self.expected * 2.0
         };
@@ -381,6 +407,7 @@ impl LearnedRate {
         self.was_idle = false;
         self.rejected = 0;
         self.successes = 0;
+        self.rejections = self.rejections.saturating_add(1);
         self.probe = Probe::Due;
         self.exhausted = Exhausted {
             at: sent.at,
