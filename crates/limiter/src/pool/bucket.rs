@@ -106,9 +106,11 @@ impl Bucket {
         }
     }
 
-    /// Takes `tokens` for the charge of this number, into debt if necessary. Numbers ascend from 1.
+    /// Takes `tokens` for the charge of this number, into debt if necessary, but no deeper than
+    /// [`MAX_DEBT`] of refill. Numbers ascend from 1.
     pub(crate) fn take(&mut self, charge: u64, tokens: u64) {
-        self.level = self.level.saturating_sub(units(tokens));
+        let floor = self.floor().min(self.level);
+        self.level = self.level.saturating_sub(units(tokens)).max(floor);
         self.charge = charge;
         self.record_peak(self.level);
     }
@@ -169,9 +171,13 @@ impl Bucket {
         let before = self.level;
         self.recharge(charge, old, new);
         if new > old {
-            let floor = -refill(self.limit, MAX_DEBT);
-            self.clamp(floor.min(before), i128::MAX);
+            self.clamp(self.floor().min(before), i128::MAX);
         }
+    }
+
+    /// Returns the lowest level that usage causes.
+    fn floor(&self) -> i128 {
+        -refill(self.limit, MAX_DEBT)
     }
 
     /// Records a level, or the highest level that the current one can stand for.
@@ -239,7 +245,7 @@ impl Bucket {
     /// Sets the limit per minute. A debt is not longer than before at any limit.
     pub(crate) fn set_limit(&mut self, limit: u64) {
         self.limit = limit;
-        self.level = self.level.max(-refill(limit, MAX_DEBT));
+        self.level = self.level.max(self.floor());
     }
 
     pub(crate) fn set_capacity(&mut self, capacity: i128) {
