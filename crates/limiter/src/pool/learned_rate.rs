@@ -26,7 +26,7 @@ const QUICKENS_AFTER: f64 = 1.3;
 const QUICKENS_IN: f64 = 0.3;
 
 /// The highest growth by one success, and in a second. What is sent until a 429 arrives is too much.
-const MAX_GROWTH: f64 = 0.006;
+const MAX_GROWTH: f64 = 0.03;
 const MAX_GROWTH_PER_SECOND: f64 = 0.01;
 
 /// The growth by one success after the first 429 and in all, and that of the burst in requests.
