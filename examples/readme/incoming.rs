@@ -47,7 +47,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let api = std::env::var("ANTHROPIC_BASE_URL");
     let api = api.unwrap_or_else(|_| "https://api.anthropic.com".to_owned());
     let app = App {
-        client: HttpService::new(reqwest::Client::new()),
+        client: HttpService::recommended()?,
         uri: format!("{api}/v1/messages").parse()?,
         key: std::env::var("ANTHROPIC_API_KEY")?.parse()?,
     };

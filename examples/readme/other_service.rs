@@ -18,7 +18,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         }))
         .layer(RetryLayer::new().with_classifier(HttpClassify::default()))
         .layer(CircuitBreakerLayer::new().with_classifier(HttpClassify::default()))
-        .service(HttpService::new(reqwest::Client::new()));
+        .service(HttpService::recommended()?);
     let request = Request::get(url).body(RequestBody::from(""))?;
     let response = prices.oneshot(request).await?;
     println!("{}", response.status());

@@ -13,7 +13,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         recommended()
             .with_deadline(std::time::Duration::from_secs(60)) // a caller waits no longer
             .with_fallback(["claude-opus-5-5", "claude-haiku-5-5"])
-            .layer(HttpService::new(reqwest::Client::new())),
+            .layer(HttpService::recommended()?),
     );
     let request = http::Request::post(format!("{api}/v1/messages"))
         .header("x-api-key", std::env::var("ANTHROPIC_API_KEY")?)

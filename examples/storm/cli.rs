@@ -61,6 +61,7 @@ What the numbers mean:
                       that was no 429, and up to 50 ms are the way to the server, not a wait. In each stretch of time
                       in which any request waits, the bucket could have granted its level at the start, as far as
                       there was demand for it, and its rate times the length of the stretch.
+                      Not printed for an outage, in which requests wait for another model instead.
 
   from the cache      answered without the server; by another model, one that stood in (--incident outage)
 

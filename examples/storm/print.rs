@@ -33,7 +33,7 @@ pub(crate) fn announce(cli: &Cli, load: &Load) {
 
 /// Prints the runs and their comparison.
 pub(crate) fn results(cli: &Cli, plain: &Run, layers: &Run) -> ExitCode {
-    println!("{}", table(&plain.row, &layers.row));
+    println!("{}", table(cli.incident, &plain.row, &layers.row));
     for (name, count) in &layers.extras {
         println!("{:<32}{:>28}", format!("  {name}"), grouped(*count));
     }
@@ -88,8 +88,9 @@ struct Rows<'a> {
     layers: &'a Row,
 }
 
-/// Prints both runs side by side.
-fn table(plain: &Row, layers: &Row) -> String {
+/// Prints both runs side by side. In an outage most requests do not wait for the limit, but for the
+/// model or another one, so that the use of the limit has no meaning.
+fn table(incident: Incident, plain: &Row, layers: &Row) -> String {
     let percent = |share: f64| format!("{:.2} %", share * 100.0);
     let ms = |ms: f64| format!("{ms:.0} ms");
     let line = |name: &str, of: &dyn Fn(&Row) -> String| {
@@ -114,7 +115,10 @@ fn table(plain: &Row, layers: &Row) -> String {
         }),
         count("input tokens charged", &|row| row.input_tokens),
         count("output tokens charged", &|row| row.output_tokens),
-        line("use of the limit", &|row| percent(row.utilisation)),
+        match incident {
+            Incident::Storm => line("use of the limit", &|row| percent(row.utilisation)),
+            Incident::Outage => String::new(),
+        },
         line("latency p50", &|row| ms(row.p50_ms)),
         line("latency p99", &|row| ms(row.p99_ms)),
     ]
@@ -156,6 +160,7 @@ mod tests {
     #[test]
     fn columns_line_up() {
         let lines = table(
+            Incident::Storm,
             &Row::default(),
             &Row {
                 input_tokens: 18_059_974,

@@ -43,8 +43,13 @@
 //! output families are absent. A 429 pauses the scope for all requests. Each response emits a
 //! headroom event (DEBUG). A limit that is used to 80 % emits one warning until it has recovered.
 //!
+//! A server may name no limits, or enforce others. The rate of requests is then learned from the
+//! times of 429s that no header explains: it rises by a little with each success, and falls by more
+//! with each 429. After such a 429 a single request is sent first. Levels of zero that successes
+//! contradict are ignored.
+//!
 //! Alone, the layer also admits. Until the first headers arrive, it lets out [8
-//! requests](tower_claude_limiter::LimiterConfig::INITIAL_CONCURRENCY) and twice as many with each
+//! requests](tower_claude_limiter::LimiterConfig::INITIAL_CONCURRENCY) and one more with each
 //! response that shows that the server took its request: the head of a success, or a 400. Then it
 //! enforces the limits that it has learned, with the queue and the rejections of
 //! `TokenBucketLayer`.

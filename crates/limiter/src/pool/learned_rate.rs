@@ -26,8 +26,13 @@ const QUICKENS_AFTER: f64 = 1.3;
 const QUICKENS_IN: f64 = 0.3;
 
 /// The highest growth by one success, and in a second. What is sent until a 429 arrives is too much.
-const MAX_GROWTH: f64 = 0.006;
+const MAX_GROWTH: f64 = 0.03;
 const MAX_GROWTH_PER_SECOND: f64 = 0.01;
+
+/// The growth by one success after the first 429 and in all, and that of the burst in requests.
+const FIRST_GROWTH: f64 = 0.1;
+const MAX_FIRST_GROWTH: f64 = 4.0;
+const BURST_GROWTH: f64 = 0.1;
 
 /// The seconds in which a 429 arrives. Requests that are sent meanwhile are rejected as well, so a
 /// faster rate grows more slowly.
@@ -157,6 +162,7 @@ impl RateLearner {
             at: paused_until.max(now),
             now,
             opened_at: now,
+            unused: 0.0,
             idle: 0.0,
             was_idle: false,
             is_used: true,
@@ -210,7 +216,9 @@ pub(crate) struct LearnedRate {
     /// The latest time, and the time since which more than a single request is sent.
     now: u64,
     opened_at: u64,
-    /// The nanoseconds since the last 429 for which the rate was not used up.
+    /// The nanoseconds for which the rate was not used up, since the last request, and in all since
+    /// the last 429.
+    unused: f64,
     idle: f64,
     /// The rate was not used up since the last 429, so that the count shows less than the rate.
     was_idle: bool,
@@ -268,9 +276,13 @@ impl LearnedRate {
         let filling = ((self.burst - self.level).max(0.0) / self.rate * SECOND).min(passed);
         self.level = self.level_at(now);
         self.at = now;
-        let idle = passed - filling;
-        // Neither the wait for a single request is idling, nor a few milliseconds of a timer.
-        if idle * self.rate > SECOND && !matches!(self.probe, Probe::Sent { .. }) {
+        // The wait for a single request is no idling.
+        if !matches!(self.probe, Probe::Sent { .. }) {
+            self.unused += passed - filling;
+        }
+        // Nor are a few milliseconds of a timer.
+        if self.unused * self.rate > SECOND {
+            let idle = std::mem::take(&mut self.unused);
             self.was_idle = true;
             self.idle += idle;
             let factor = (idle / DOUBLES_IN).exp2().min(256.0);
@@ -286,6 +298,7 @@ impl LearnedRate {
     fn on_admitted(&mut self, now: u64, number: u64, waited: bool) {
         self.level = (self.level_at(now) - 1.0).max(-1.0);
         self.at = self.at.max(now);
+        self.unused = 0.0;
         self.is_used = waited;
         self.probe = match self.probe {
             Probe::Due => Probe::Sent {
@@ -311,6 +324,12 @@ impl LearnedRate {
             return;
         }
         self.successes += 1;
+        if self.rejections == 0 && self.rate < self.rate_then * MAX_FIRST_GROWTH {
+            // A single 429 shows that there may be a rate. The next one shows which.
+            self.rate *= 1.0 + FIRST_GROWTH;
+            self.burst = (self.burst + 1.0).min(self.most_burst());
+            return;
+        }
         if !self.is_used {
             return;
         }
@@ -319,7 +338,7 @@ impl LearnedRate {
             .min(MAX_GROWTH)
             .min(MAX_GROWTH_PER_SECOND / self.rate);
         self.rate *= 1.0 + growth;
-        self.burst = (self.burst * (1.0 + growth)).min(self.most_burst());
+        self.burst = (self.burst + BURST_GROWTH).min(self.most_burst());
     }
 
     /// Returns the number of requests that one exhaustion rejects.
@@ -403,6 +422,7 @@ impl LearnedRate {
         self.level = 1.0;
         self.at = paused_until.max(now);
         self.opened_at = self.at;
+        self.unused = 0.0;
         self.idle = 0.0;
         self.was_idle = false;
         self.rejected = 0;

@@ -124,7 +124,7 @@ pub(super) fn rows(quick: bool) -> Vec<Scenario> {
         let title = format!("one process, {limit} a minute, no headers, saturated");
         // Each is learned by a few 429s.
         let scenario = untold(requests(limit));
-        let most = AtMost(50.0);
+        let most = AtMost(70.0);
         rows.push(row(
             "R33",
             &title,
