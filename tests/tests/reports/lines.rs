@@ -2,7 +2,11 @@
 
 use http::{HeaderName, HeaderValue, StatusCode};
 use tower_claude::recommended;
-use tower_claude_core::{Scope, event::credential_tag};
+use tower_claude_core::{
+    Dimension, Kind, Scope,
+    event::{Event, EventSink, credential_tag, emit},
+    toolkit::LimitWarning,
+};
 use tower_claude_fake_claude::{FakeClaude, Fault, GroupLimits};
 use tower_claude_retry::RetryLayer;
 use tower_claude_tests::{
@@ -187,6 +191,68 @@ async fn slow_call_logs_its_end_at_info() {
     assert_eq!(levels(&lines), ["INFO call_ended"], "{lines:?}");
     assert!(lines[0].contains("INFO  answered after 1"), "{lines:?}");
     assert!(lines[0].contains(" first_content_ms=1"), "{lines:?}");
+    assert!(!lines[0].contains(" class="), "{lines:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn threshold_warns_once_for_each_pool_and_dimension() {
+    let (log, _guard) = LogLines::start(Level::DEBUG);
+    let sink = EventSink::default();
+    let pools = ["a", "b"].map(Scope::named);
+    for remaining in [20, 13] {
+        for scope in &pools {
+            for dimension in [Dimension::Requests, Dimension::InputTokens] {
+                let crossing = LimitWarning::new(dimension, remaining, 100);
+                let layer = "header-budget";
+                emit(
+                    &sink,
+                    &Event::Threshold {
+                        layer,
+                        scope,
+                        crossing,
+                    },
+                );
+            }
+        }
+    }
+    let levels = levels(&log.take());
+    assert_eq!(levels[..4], ["WARN threshold"; 4]);
+    assert_eq!(levels[4..], ["DEBUG threshold"; 4]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn circuit_of_another_service_names_its_host() {
+    let (log, _guard) = LogLines::start(Level::INFO);
+    let mut scope = Scope::named("");
+    scope.host = "prices.example".into();
+    emit(
+        &EventSink::default(),
+        &Event::CircuitOpened {
+            layer: "circuit-breaker",
+            scope: &scope,
+            because: Kind::ServerError,
+            cool_down: SECOND,
+            opens: 1,
+        },
+    );
+    let lines = log.take();
+    assert!(
+        lines[0].contains(r#" scope="other at prices.example""#),
+        "{lines:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn configured_name_with_a_space_forges_no_field() {
+    let (log, _guard) = LogLines::start(Level::INFO);
+    recommended()
+        .with_fallback(["x decision=forged"])
+        .layer(client(&quiet()));
+    let lines = log.take();
+    assert!(
+        lines[0].contains(r#" model="x decision=forged""#),
+        "{lines:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     class::{Class, Kind, Reach},
+    endpoint::Endpoint,
     readable_duration::ReadableDuration,
     scope::Scope,
     text::escaped,
@@ -32,8 +33,19 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// Returns the name of a scope. Scopes of services other than Claude differ only in their host.
 fn text(scope: Option<&Scope>) -> Option<String> {
-    Some(escaped(&scope?.to_string()).into_owned())
+    let scope = scope?;
+    let text = match scope.endpoint {
+        Endpoint::Other => format!("{scope:#}"),
+        _ => scope.to_string(),
+    };
+    Some(escaped(&text).into_owned())
+}
+
+/// Returns the kind of a failure.
+fn failure(class: &Class) -> Option<&'static str> {
+    (class.kind != Kind::Success).then_some(class.kind.as_str())
 }
 
 fn tag(scope: Option<&Scope>) -> Option<String> {
@@ -116,7 +128,8 @@ impl fmt::Display for CallEnd<'_> {
             0 | 1 => {}
             attempts => write!(f, ", {}", Attempts(attempts))?,
         }
-        if self.backoff > Duration::ZERO {
+        // Between a failure and a stand-in pass some microseconds.
+        if self.backoff >= Duration::from_millis(1) {
             write!(f, ", {} between attempts", ReadableDuration(self.backoff))?;
         }
         Ok(())
@@ -162,6 +175,12 @@ fn begins_incident(sink: &EventSink, event: &Event<'_>) -> bool {
             ("refused", format!("{} {scope}", reason.as_str()))
         }
         Event::Paused { scope, .. } => ("paused", of_scope(Some(scope))),
+        Event::Threshold {
+            scope, crossing, ..
+        } => {
+            let scope = of_scope(Some(scope));
+            ("threshold", format!("{} {scope}", crossing.dimension))
+        }
         Event::GaveUp { model, class, .. } => {
             if is_of_request(class) {
                 return false;
@@ -271,8 +290,9 @@ pub(super) fn trace(sink: &EventSink, event: &Event<'_>) {
         } => {
             let (remaining, limit, dimension) =
                 (crossing.remaining, crossing.limit, crossing.dimension);
-            tracing::warn!(
-                target: "tower_claude", layer, decision = "threshold", scope = text(Some(scope)),
+            line!(
+                begins_incident(sink, event), warn or debug,
+                layer, decision = "threshold", scope = text(Some(scope)),
                 credential = tag(Some(scope)), dimension = dimension.as_str(), remaining, limit,
                 "{remaining} of {limit} {dimension} remain",
             );
@@ -287,7 +307,7 @@ pub(super) fn trace(sink: &EventSink, event: &Event<'_>) {
             tracing::warn!(
                 target: "tower_claude", layer, decision = "limit_differs", scope = text(Some(scope)),
                 credential = tag(Some(scope)), dimension = dimension.as_str(), configured, server,
-                "the configured limit is {configured} {dimension}, the server has {server}: \
+                "the configured limit of {dimension} is {configured}, that of the server {server}: \
                  the smaller one holds",
             );
         }
@@ -350,7 +370,7 @@ pub(super) fn trace(sink: &EventSink, event: &Event<'_>) {
         Event::CircuitClosed { layer, scope } => {
             tracing::info!(
                 target: "tower_claude", layer, decision = "circuit_closed",
-                scope = text(Some(scope)), credential = tag(Some(scope)), "closed after a probe",
+                scope = text(Some(scope)), credential = tag(Some(scope)), "closed",
             );
         }
         Event::Broken {
@@ -398,7 +418,7 @@ pub(super) fn trace(sink: &EventSink, event: &Event<'_>) {
             because,
         } => {
             tracing::warn!(
-                target: "tower_claude", layer, decision = "doubtful_model", model = %escaped(model),
+                target: "tower_claude", layer, decision = "doubtful_model", model = &*escaped(model),
                 because, "a configured model name is {because}",
             );
         }
@@ -442,7 +462,7 @@ pub(super) fn trace(sink: &EventSink, event: &Event<'_>) {
         Event::AttemptEnded(end) => {
             tracing::debug!(
                 target: "tower_claude", layer = end.layer, decision = "attempt_ended",
-                ending = end.ending.as_str(), class = end.class.kind.as_str(),
+                ending = end.ending.as_str(), class = failure(&end.class),
                 attempt = end.attempt, model = end.model.map(escaped).as_deref(),
                 scope = text(end.scope), credential = credential_tag(end.credential),
                 endpoint = end.endpoint.as_str(),
@@ -461,7 +481,7 @@ pub(super) fn trace(sink: &EventSink, event: &Event<'_>) {
             line!(
                 !end.is_ordinary(), info or debug,
                 layer = end.layer, decision = "call_ended", ending = end.ending.as_str(),
-                class = end.class.kind.as_str(), model = end.model.map(escaped).as_deref(),
+                class = failure(&end.class), model = end.model.map(escaped).as_deref(),
                 asked = end.asked.filter(|_| end.asked != end.model).map(escaped).as_deref(),
                 scope = text(end.scope), credential = credential_tag(end.credential),
                 endpoint = end.endpoint.as_str(),

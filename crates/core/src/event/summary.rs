@@ -106,7 +106,8 @@ pub struct CallEnd<'a> {
     /// The keyed hash of the credential, as [`Scope::credential`](crate::Scope::credential). 0 if it
     /// is not known.
     pub credential: u64,
-    /// The status of the response for the caller, if there is one.
+    /// The status of the response for the caller, if there is one. A
+    /// [`RejectionLayer`](crate::RejectionLayer) outside may replace that of a rejection.
     pub status: Option<StatusCode>,
     /// The number of requests that were sent.
     pub attempts: u32,
