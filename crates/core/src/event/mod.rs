@@ -425,7 +425,8 @@ impl CacheDecision {
 
 /// An observer of events.
 ///
-/// It runs inside the layers, so it must be fast and must not panic.
+/// It runs inside the layers, so it must be fast and must not panic. A closure is an observer, and
+/// needs no type annotation in [`observer_fn`].
 pub trait Observer: Send + Sync {
     /// Records an event.
     fn on_event(&self, event: &Event<'_>);
