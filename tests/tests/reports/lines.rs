@@ -195,6 +195,33 @@ async fn slow_call_logs_its_end_at_info() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn call_that_fell_back_logs_the_reason_at_its_end() {
+    let (log, _guard) = LogLines::start(Level::INFO);
+    let fake = quiet();
+    let once = RetryLayer::new().with_max_attempts(1.try_into().expect("not zero"));
+    let stack = recommended().with_fallback(["claude-haiku-5-5"]);
+    let service = stack.with_retry(once).layer(client(&fake));
+    fake.inject_times(Fault::Overloaded, 1);
+    send(&service, request(SONNET, false))
+        .await
+        .expect("an answer");
+    fake.inject_times(Fault::RateLimitedBare, 1);
+    send(&service, request(SONNET, false))
+        .await
+        .expect("an answer");
+    let lines = log.take();
+    let ends = lines
+        .iter()
+        .filter(|line| line.contains("decision=\"call_ended\""));
+    let ends: Vec<_> = ends.collect();
+    for (end, kind) in ends.iter().zip(["overloaded", "rate_limited"]) {
+        assert!(end.contains(&format!(", fell back ({kind})")), "{end}");
+        assert!(end.contains(&format!(" fallback=\"{kind}\"")), "{end}");
+    }
+    assert_eq!(ends.len(), 2, "{lines:#?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn threshold_warns_once_for_each_pool_and_dimension() {
     let (log, _guard) = LogLines::start(Level::DEBUG);
     let sink = EventSink::default();

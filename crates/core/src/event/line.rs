@@ -98,6 +98,9 @@ impl fmt::Display for CallEnd<'_> {
                     write!(f, " by {}", escaped(model))?;
                 }
                 write!(f, " after {duration}")?;
+                if let Some(kind) = self.fallback {
+                    write!(f, ", fell back ({})", kind.as_str())?;
+                }
             }
             (Ending::Dropped, _) => write!(f, "dropped by the caller after {duration}")?,
             (Ending::Failed, Some(rejection)) if self.class.local => {
@@ -495,6 +498,7 @@ pub(super) fn trace(sink: &EventSink, event: &Event<'_>) {
                 request_id = end.request_id.map(escaped).as_deref(),
                 refused_by = end.rejection.as_ref().map(|rejection| rejection.by),
                 because = end.rejection.as_ref().map(|rejection| rejection.reason.as_str()),
+                fallback = end.fallback.map(Kind::as_str),
                 cause = end.cause.map(escaped).as_deref(),
                 "{end}",
             );

@@ -43,6 +43,7 @@
 //! | `endpoint` | The family of the endpoint. |
 //! | `credential` | The credential. See below. |
 //! | `status`, `request_id`, `cause` | The response of the API, or the cause of a transport error. |
+//! | `fallback` | The `class` of the failure for which a call was sent to another model. |
 //! | `refused_by` | The layer that refused a call. |
 //! | `attempt`, `attempts` | The number of an attempt, and of all attempts. |
 //! | `wait_ms` | The wait: in a queue, of a pause, or before the next attempt. |
