@@ -1,9 +1,13 @@
 //! Calls a service other than Claude, with retries and a circuit breaker.
 
+use std::time::Duration;
+
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use tower::{ServiceBuilder, ServiceExt};
-use tower_claude::{CircuitBreakerLayer, HttpClassify, RejectionLayer, RequestBody, RetryLayer};
+use tower_claude::{
+    CircuitBreakerLayer, DeadlineLayer, HttpClassify, RejectionLayer, RequestBody, RetryLayer,
+};
 use tower_claude_reqwest::HttpService;
 
 #[tokio::main]
@@ -16,6 +20,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
             response
         }))
+        .layer(DeadlineLayer::new(Duration::from_secs(20)))
         .layer(RetryLayer::new().with_classifier(HttpClassify::default()))
         .layer(CircuitBreakerLayer::new().with_classifier(HttpClassify::default()))
         .service(HttpService::recommended()?);

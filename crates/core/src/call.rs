@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use crate::{
     body_failure::BodyFailure,
     call_record::CallRecord,
+    class::Kind,
     credential::{credential_and_host, host_hash},
     host::host_or,
     ledger::{Ledger, LimiterId, ReservationHandle},
@@ -171,6 +172,14 @@ impl Call {
     pub(crate) fn record(&self) -> MutexGuard<'_, CallRecord> {
         let record = self.record.get_or_init(Box::default);
         record.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Records the failure for which a layer sends the call to another model, for the event at its
+    /// end. The first one counts.
+    pub fn record_fallback(&self, failure: Kind) {
+        if self.has_record() {
+            self.record().fallback.get_or_insert(failure);
+        }
     }
 
     /// Returns the hash of the credential of a request of this call, at its host.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tower_claude_wire::Usage;
 
-use crate::{event::EventSink, scope::Scope};
+use crate::{class::Kind, event::EventSink, scope::Scope};
 
 /// The facts about a call that its events report. The drivers of a stack share it.
 ///
@@ -39,6 +39,8 @@ pub(crate) struct CallRecord {
     pub(crate) request_id: Option<Box<str>>,
     /// The cause of the last transport error.
     pub(crate) cause: Option<Box<str>>,
+    /// The failure for which the call was sent to another model.
+    pub(crate) fallback: Option<Kind>,
 }
 
 impl CallRecord {

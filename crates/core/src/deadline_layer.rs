@@ -50,7 +50,7 @@ pub struct DeadlineLayer {
 impl DeadlineLayer {
     /// Creates a layer that gives each call this much time, from the arrival of its request.
     ///
-    /// With zero, every call that would have to wait is rejected. A time that is too long for an
+    /// With zero, the layers that keep to deadlines reject every call. A time that is too long for an
     /// instant to represent sets no deadline.
     pub const fn new(time: Duration) -> Self {
         Self {

@@ -4,8 +4,8 @@
 //! **What it does.** [`FakeClaude`] answers `POST /v1/messages` (JSON and SSE), `POST
 //! /v1/messages/count_tokens`, `GET /v1/models` and `GET /v1/models/{id}`, also behind the prefix
 //! of a gateway. A key is accepted in `x-api-key`, `api-key` or as Bearer. It has token buckets per
-//! rate group and rejects requests like the API, with the API's headers and error bodies. Faults On
-//! a port it speaks HTTP/1 and HTTP/2 without TLS (prior knowledge). Faults can be injected
+//! rate group and rejects requests like the API, with the API's headers and error bodies. On a
+//! port it speaks HTTP/1 and HTTP/2 without TLS (prior knowledge). Faults can be injected
 //! ([`Fault`]) or scheduled ([`Incident`]). Every request is logged as an [`Attempt`]. Its
 //! accounting ([`model`]) shares no code with this project's limiter, so that each checks the
 //! other.
@@ -53,7 +53,7 @@
 //!
 //! **Content.** [`FakeClaude::reply`] sets the content of the next message, and
 //! [`FakeClaudeBuilder::reply_with`] selects it by the request. [`Attempt::request`] has the
-//! request as it was received. [`Fault::Custom`] is a response with any status, headers and body.
+//! request as it was received: its headers, and its body as bytes for a JSON parser of your choice. [`Fault::Custom`] is a response with any status, headers and body.
 //!
 //! **Control over HTTP**, for programs in other languages. The binary `fake-claude` (feature `cli`)
 //! opens a port, and every port has these endpoints:

@@ -137,7 +137,9 @@ fn check(
 fn route(parts: &request::Parts, call: &mut ValidCall) -> Result<(), ErrorReply> {
     // Clouds and gateways put a prefix before the path, which may contain `/v1/` as well.
     let path = parts.uri.path().trim_end_matches('/');
-    let path = path.rfind("/v1/").map_or(path, |prefix| &path[prefix..]);
+    let (prefix, path) = path.split_at(path.rfind("/v1/").unwrap_or(0));
+    // The API does not accept a base URL that has the version as well.
+    let path = if prefix == "/v1" { "" } else { path };
     let (endpoint, method) = match path {
         "/v1/messages" => (Endpoint::Messages, "POST"),
         "/v1/messages/count_tokens" => (Endpoint::CountTokens, "POST"),

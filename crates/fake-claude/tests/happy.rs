@@ -387,6 +387,7 @@ async fn prefix_of_a_gateway_and_key_in_any_header_are_accepted() {
         assert_eq!(fake.log().last().unwrap().endpoint, Endpoint::Messages);
     }
     assert_eq!(status("/v1/chat", "x-api-key", "k").await, 404);
+    assert_eq!(status("/v1/v1/messages", "x-api-key", "k").await, 404);
     for (name, value) in [
         ("api-key", "k"),
         ("authorization", "Bearer k"),

@@ -267,7 +267,7 @@ impl FallbackCall {
                 let class = failed.map(|failure| failure.class);
                 let class = class.or(unavailable.map(|reason| reason.why));
                 let class = class.unwrap_or(Class::SUCCESS);
-                self.why.get_or_insert(class);
+                call.record_fallback(self.why.get_or_insert(class).kind);
                 let from = if failed.is_some() { self.at } else { 0 };
                 let event = Event::FellBack {
                     layer: LAYER,

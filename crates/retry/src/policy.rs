@@ -35,6 +35,8 @@ const RETRY_COUNT: HeaderName = HeaderName::from_static("x-stainless-retry-count
 pub const NO_RETRY: HeaderName = HeaderName::from_static("x-tower-claude-no-retry");
 
 /// A request that is sent only once. Insert it into the request's extensions.
+///
+/// A fallback layer may still send it to another model after a failure.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NoRetry;
 

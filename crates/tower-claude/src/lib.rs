@@ -85,8 +85,9 @@ pub use tower_claude_retry::{self as retry, RetryLayer};
 pub use tower_claude_token_bucket::{self as token_bucket, TokenBucketLayer};
 
 pub use tower_claude_core::{
-    self as core, Class, CredentialId, Deadline, DeadlineLayer, HttpClassify, Kind, Priority,
-    RejectReason, Rejection, RejectionLayer, RequestBody, Tenant, Workload, check, driver, event,
+    self as core, Class, Cost, CredentialId, Deadline, DeadlineLayer, EstimateCost, HttpClassify,
+    Kind, Priority, RejectReason, Rejection, RejectionLayer, RequestBody, Scope, Settle, Tenant,
+    Workload, check, driver, estimate_fn, event,
 };
 pub use tower_claude_wire as wire;
 

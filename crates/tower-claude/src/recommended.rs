@@ -297,7 +297,8 @@ impl<C, H, L: Clone, E: Clone> Recommended<C, H, L, E> {
 
 impl<C, D, T: Store, L: Clone, E: Clone> Recommended<C, CacheLayer<D, T>, L, E> {
     /// Reports every decision of every layer to this observer, beside `tracing`. Layers that are
-    /// set after this have their own observer.
+    /// set after this have their own observer. In [`observer_fn`](crate::event::observer_fn) a
+    /// closure needs no type annotation.
     pub fn with_observer(mut self, observer: impl Observer + Clone + 'static) -> Self {
         self.cache = self.cache.with_observer(observer.clone());
         self.fallback = self.fallback.with_observer(observer.clone());

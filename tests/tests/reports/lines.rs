@@ -2,7 +2,11 @@
 
 use http::{HeaderName, HeaderValue, StatusCode};
 use tower_claude::recommended;
-use tower_claude_core::{Scope, event::credential_tag};
+use tower_claude_core::{
+    Dimension, Kind, Scope,
+    event::{Event, EventSink, credential_tag, emit},
+    toolkit::LimitWarning,
+};
 use tower_claude_fake_claude::{FakeClaude, Fault, GroupLimits};
 use tower_claude_retry::RetryLayer;
 use tower_claude_tests::{
@@ -187,6 +191,95 @@ async fn slow_call_logs_its_end_at_info() {
     assert_eq!(levels(&lines), ["INFO call_ended"], "{lines:?}");
     assert!(lines[0].contains("INFO  answered after 1"), "{lines:?}");
     assert!(lines[0].contains(" first_content_ms=1"), "{lines:?}");
+    assert!(!lines[0].contains(" class="), "{lines:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn call_that_fell_back_logs_the_reason_at_its_end() {
+    let (log, _guard) = LogLines::start(Level::INFO);
+    let fake = quiet();
+    let once = RetryLayer::new().with_max_attempts(1.try_into().expect("not zero"));
+    let stack = recommended().with_fallback(["claude-haiku-5-5"]);
+    let service = stack.with_retry(once).layer(client(&fake));
+    fake.inject_times(Fault::Overloaded, 1);
+    send(&service, request(SONNET, false))
+        .await
+        .expect("an answer");
+    fake.inject_times(Fault::RateLimitedBare, 1);
+    send(&service, request(SONNET, false))
+        .await
+        .expect("an answer");
+    let lines = log.take();
+    let ends = lines
+        .iter()
+        .filter(|line| line.contains("decision=\"call_ended\""));
+    let ends: Vec<_> = ends.collect();
+    for (end, kind) in ends.iter().zip(["overloaded", "rate_limited"]) {
+        assert!(end.contains(&format!(", fell back ({kind})")), "{end}");
+        assert!(end.contains(&format!(" fallback=\"{kind}\"")), "{end}");
+    }
+    assert_eq!(ends.len(), 2, "{lines:#?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn threshold_warns_once_for_each_pool_and_dimension() {
+    let (log, _guard) = LogLines::start(Level::DEBUG);
+    let sink = EventSink::default();
+    let pools = ["a", "b"].map(Scope::named);
+    for remaining in [20, 13] {
+        for scope in &pools {
+            for dimension in [Dimension::Requests, Dimension::InputTokens] {
+                let crossing = LimitWarning::new(dimension, remaining, 100);
+                let layer = "header-budget";
+                emit(
+                    &sink,
+                    &Event::Threshold {
+                        layer,
+                        scope,
+                        crossing,
+                    },
+                );
+            }
+        }
+    }
+    let levels = levels(&log.take());
+    assert_eq!(levels[..4], ["WARN threshold"; 4]);
+    assert_eq!(levels[4..], ["DEBUG threshold"; 4]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn circuit_of_another_service_names_its_host() {
+    let (log, _guard) = LogLines::start(Level::INFO);
+    let mut scope = Scope::named("");
+    scope.host = "prices.example".into();
+    emit(
+        &EventSink::default(),
+        &Event::CircuitOpened {
+            layer: "circuit-breaker",
+            scope: &scope,
+            because: Kind::ServerError,
+            cool_down: SECOND,
+            opens: 1,
+        },
+    );
+    let lines = log.take();
+    assert!(
+        lines[0].contains(r#" scope="other at prices.example""#),
+        "{lines:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn configured_name_with_a_space_forges_no_field() {
+    let (log, _guard) = LogLines::start(Level::INFO);
+    recommended()
+        .with_fallback(["x decision=forged"])
+        .layer(client(&quiet()));
+    let lines = log.take();
+    assert!(
+        lines[0].contains(r#" model="x decision=forged""#),
+        "{lines:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -328,6 +328,7 @@ impl Report {
             request_id: record.request_id.as_deref(),
             rejection: result.rejection,
             cause: record.cause.as_deref(),
+            fallback: record.fallback,
         };
         let sink = reporter.sink_or(&record.sink);
         emit(&sink, &Event::CallEnded(&end));

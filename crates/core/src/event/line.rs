@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     class::{Class, Kind, Reach},
+    endpoint::Endpoint,
     readable_duration::ReadableDuration,
     scope::Scope,
     text::escaped,
@@ -32,8 +33,14 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// Returns the name of a scope. Scopes of services other than Claude differ only in their host.
 fn text(scope: Option<&Scope>) -> Option<String> {
-    Some(escaped(&scope?.to_string()).into_owned())
+    let scope = scope?;
+    let text = match scope.endpoint {
+        Endpoint::Other => format!("{scope:#}"),
+        _ => scope.to_string(),
+    };
+    Some(escaped(&text).into_owned())
 }
 
 fn tag(scope: Option<&Scope>) -> Option<String> {
@@ -103,6 +110,9 @@ impl fmt::Display for CallEnd<'_> {
                     write!(f, " by {}", escaped(model))?;
                 }
                 write!(f, " after {duration}")?;
+                if let Some(kind) = self.fallback {
+                    write!(f, ", fell back ({})", kind.as_str())?;
+                }
             }
             (Ending::Dropped, _) => write!(f, "dropped by the caller after {duration}")?,
             (Ending::Failed, Some(rejection)) if self.class.local => {
@@ -133,7 +143,8 @@ impl fmt::Display for CallEnd<'_> {
             0 | 1 => {}
             attempts => write!(f, ", {}", Attempts(attempts))?,
         }
-        if self.backoff > Duration::ZERO {
+        // Between a failure and a stand-in pass some microseconds.
+        if self.backoff >= Duration::from_millis(1) {
             write!(f, ", {} between attempts", ReadableDuration(self.backoff))?;
         }
         Ok(())
@@ -179,6 +190,12 @@ fn begins_incident(sink: &EventSink, event: &Event<'_>) -> bool {
             ("refused", format!("{} {scope}", reason.as_str()))
         }
         Event::Paused { scope, .. } => ("paused", of_scope(Some(scope))),
+        Event::Threshold {
+            scope, crossing, ..
+        } => {
+            let scope = of_scope(Some(scope));
+            ("threshold", format!("{} {scope}", crossing.dimension))
+        }
         Event::GaveUp { model, class, .. } => {
             if is_of_request(class) {
                 return false;
@@ -289,8 +306,9 @@ pub(super) fn trace(sink: &EventSink, event: &Event<'_>) {
         } => {
             let (remaining, limit, dimension) =
                 (crossing.remaining, crossing.limit, crossing.dimension);
-            tracing::warn!(
-                target: "tower_claude", layer, decision = "threshold", scope = text(Some(scope)),
+            line!(
+                begins_incident(sink, event), warn or debug,
+                layer, decision = "threshold", scope = text(Some(scope)),
                 credential = tag(Some(scope)), dimension = dimension.as_str(), remaining, limit,
                 "{remaining} of {limit} {dimension} remain",
             );
@@ -303,10 +321,9 @@ pub(super) fn trace(sink: &EventSink, event: &Event<'_>) {
             server,
         } => {
             tracing::warn!(
-                target: "tower_claude", layer, decision = "limit_differs",
-                scope = text(Some(scope)), credential = tag(Some(scope)),
-                dimension = dimension.as_str(), configured, server,
-                "the configured limit is {configured} {dimension}, the server has {server}: \
+                target: "tower_claude", layer, decision = "limit_differs", scope = text(Some(scope)),
+                credential = tag(Some(scope)), dimension = dimension.as_str(), configured, server,
+                "the configured limit of {dimension} is {configured}, that of the server {server}: \
                  the smaller one holds",
             );
         }
@@ -384,7 +401,7 @@ pub(super) fn trace(sink: &EventSink, event: &Event<'_>) {
         Event::CircuitClosed { layer, scope } => {
             tracing::info!(
                 target: "tower_claude", layer, decision = "circuit_closed",
-                scope = text(Some(scope)), credential = tag(Some(scope)), "closed after a probe",
+                scope = text(Some(scope)), credential = tag(Some(scope)), "closed",
             );
         }
         Event::Broken {
@@ -510,6 +527,7 @@ pub(super) fn trace(sink: &EventSink, event: &Event<'_>) {
                 request_id = end.request_id.map(escaped).as_deref(),
                 refused_by = end.rejection.as_ref().map(|rejection| rejection.by),
                 because = end.rejection.as_ref().map(|rejection| rejection.reason.as_str()),
+                fallback = end.fallback.map(Kind::as_str),
                 cause = end.cause.map(escaped).as_deref(),
                 "{end}",
             );

@@ -9,8 +9,7 @@
 //! | Level | `decision` |
 //! |---|---|
 //! | `ERROR` | `unauthorized`, once for each credential |
-//! | `WARN` | the first event of an incident: `refused`, `paused`, `gave_up`, `circuit_opened`, `broken`, `fell_back`, `stale` |
-//! | `WARN` | `threshold` |
+//! | `WARN` | the first event of an incident: `refused`, `paused`, `gave_up`, `circuit_opened`, `broken`, `fell_back`, `stale`, `threshold` |
 //! | `WARN` | `limit_differs` from the configured one, once for each pool and dimension |
 //! | `WARN` | `inactive`, once for each layer and reason, `doubtful_model`, once for each name |
 //! | `WARN` | `usage_capped`, once for each pool |
@@ -42,9 +41,11 @@
 //! | `because` | The reason of the decision in one word. |
 //! | `ending` | `answered`, `failed`, `broken` or `dropped`. |
 //! | `model`, `asked`, `from` | The model that was sent the request, and the one asked for. |
-//! | `scope` | The pool of limits, or the circuit. |
+//! | `scope` | The pool of limits, or the circuit. The host is named for services other than Claude. |
+//! | `endpoint` | The family of the endpoint. |
 //! | `credential` | The credential. See below. |
 //! | `status`, `request_id`, `cause` | The response of the API, or the cause of a transport error. |
+//! | `fallback` | The `class` of the failure for which a call was sent to another model. |
 //! | `refused_by` | The layer that refused a call. |
 //! | `attempt`, `attempts` | The number of an attempt, and of all attempts. |
 //! | `wait_ms` | The wait: in a queue, of a pause, or before the next attempt. |
@@ -219,7 +220,8 @@ pub enum Event<'a> {
         /// The `request-id` of the response.
         request_id: Option<&'a str>,
     },
-    /// The used share of a limit rose above the configured share.
+    /// The used share of a limit rose above the configured share. Emitted again when the share has
+    /// fallen clearly in between.
     Threshold {
         /// The name of the layer.
         layer: &'static str,
@@ -269,8 +271,9 @@ pub enum Event<'a> {
         class: Class,
         /// The reason why no attempt follows: `not_retryable`, `refused` (by an inner layer),
         /// `attempts`, `unanswered` (two attempts timed out and may be billed), `creates` (it may
-        /// have created something), `circuit` (it is open), `budget`, `deadline`, `retry_after`,
-        /// `body`, `targets` (no other model is left).
+        /// have created something), `circuit` (it is open), `stand_in` (another model may be ready,
+        /// and the wait would be long), `budget`, `deadline`, `retry_after`, `body`, `targets` (no
+        /// other model is left).
         because: &'static str,
         /// The last attempt.
         details: AttemptDetails<'a>,
@@ -438,7 +441,8 @@ impl CacheDecision {
 
 /// An observer of events.
 ///
-/// It runs inside the layers, so it must be fast and must not panic.
+/// It runs inside the layers, so it must be fast and must not panic. A closure is an observer, and
+/// needs no type annotation in [`observer_fn`].
 pub trait Observer: Send + Sync {
     /// Records an event.
     fn on_event(&self, event: &Event<'_>);

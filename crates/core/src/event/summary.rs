@@ -5,7 +5,12 @@ use std::time::Duration;
 use http::StatusCode;
 use tower_claude_wire::Usage;
 
-use crate::{class::Class, endpoint::Endpoint, rejection::Rejection, scope::Scope};
+use crate::{
+    class::{Class, Kind},
+    endpoint::Endpoint,
+    rejection::Rejection,
+    scope::Scope,
+};
 
 /// The longest wait of an ordinary call.
 pub(super) const LONG_WAIT: Duration = Duration::from_secs(1);
@@ -106,7 +111,8 @@ pub struct CallEnd<'a> {
     /// The keyed hash of the credential, as [`Scope::credential`](crate::Scope::credential). 0 if
     /// it is not known.
     pub credential: u64,
-    /// The status of the response for the caller, if there is one.
+    /// The status of the response for the caller, if there is one. A
+    /// [`RejectionLayer`](crate::RejectionLayer) outside may replace that of a rejection.
     pub status: Option<StatusCode>,
     /// The number of requests that were sent.
     pub attempts: u32,
@@ -126,6 +132,9 @@ pub struct CallEnd<'a> {
     pub rejection: Option<Rejection>,
     /// The cause of the last transport error. See [`Classify::cause`](crate::Classify::cause).
     pub cause: Option<&'a str>,
+    /// The failure for which the call was sent to another model. `None` if it was not. The first
+    /// one if several models failed.
+    pub fallback: Option<Kind>,
 }
 
 impl CallEnd<'_> {

@@ -147,7 +147,8 @@ impl<K, L: Clone, E: Clone, C> LimitLayer<K, L, E, C> {
     ///
     /// The cost of a closure is charged as it is, in units of its own, and no usage in the response
     /// changes it. A closure that estimates Claude's tokens asks for it with
-    /// [`Cost::with_settle`](tower_claude_core::Cost::with_settle)`(Settle::ByUsage)`.
+    /// [`Cost::with_settle`](tower_claude_core::Cost::with_settle)`(Settle::ByUsage)`. In
+    /// [`estimate_fn`](tower_claude_core::estimate_fn) a closure needs no type annotation.
     pub fn with_estimate<E2>(self, estimate: E2) -> LimitLayer<K, L, E2, C> {
         let settings = Arc::unwrap_or_clone(self.settings).with_estimate(estimate);
         LimitLayer {
