@@ -41,8 +41,8 @@ const REJECTION_SECONDS: f64 = 0.1;
 /// The successes that are expected of a rate that some 429s have confirmed.
 const ESTABLISHED: f64 = 50.0;
 
-/// The least part that is left of a rate: of one that 429s have confirmed, and after the first 429s
-/// or if no request was admitted in between. And that of a burst.
+/// The least part that is left of a rate: of one that 429s have confirmed, and after the first 429s.
+/// And that of a burst.
 const LEAST_OF_ESTABLISHED: f64 = 0.7;
 const LEAST_OF_LATER: f64 = 0.5;
 const LEAST_BURST: f64 = 0.75;
@@ -365,6 +365,17 @@ impl LearnedRate {
             .number
             .saturating_sub(last.number + 1)
             .saturating_sub(self.rejected);
+        if admitted == 0 {
+            // The single request was rejected as well, which shows nothing about the rate.
+            self.rejected += 1;
+            self.exhausted.known_at = now;
+            self.level = 1.0;
+            self.at = paused_until.max(now);
+            self.opened_at = self.at;
+            self.unused = 0.0;
+            self.probe = Probe::Due;
+            return;
+        }
         let seconds = (sent.at - last.at) as f64 / SECOND;
         let measured = admitted as f64 / seconds;
         let ratio = (measured / self.rate).min(1.0);
@@ -398,7 +409,7 @@ impl LearnedRate {
             let weight = open.max(LEAST_WEIGHT).max(1.0 - ratio);
             let least = if is_established {
                 LEAST_OF_ESTABLISHED
-            } else if admitted == 0 || self.rejections >= FIRST_REJECTIONS {
+            } else if self.rejections >= FIRST_REJECTIONS {
                 LEAST_OF_LATER
             } else {
                 0.0
