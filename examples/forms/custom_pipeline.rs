@@ -64,7 +64,7 @@ async fn main() -> Result<(), Error> {
                 StatusCode::GATEWAY_TIMEOUT,
                 Duration::from_secs(1),
             ))
-            .service(check(HttpService::new(reqwest::Client::new()))),
+            .service(check(HttpService::recommended()?)),
     );
 
     let call = async |stream: bool| -> Result<String, Error> {

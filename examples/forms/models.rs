@@ -59,7 +59,7 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
 /// Returns the response of `GET /v1/models`, with all models on one page.
 async fn from_api() -> Result<String, Box<dyn Error>> {
     let key = std::env::var("ANTHROPIC_API_KEY")?;
-    let response = reqwest::Client::new()
+    let response = tower_claude_reqwest::client()?
         .get("https://api.anthropic.com/v1/models?limit=1000")
         .header("x-api-key", key)
         .header("anthropic-version", "2023-06-01")

@@ -8,12 +8,12 @@ mod common;
 use std::pin::Pin;
 
 use http::{Extensions, Request};
-use reqwest::{Body, Client, Response};
+use reqwest::{Body, Response};
 use reqwest_middleware::{ClientBuilder, Middleware, Next};
 use tower::{ServiceBuilder, ServiceExt};
 use tower_claude_core::{RequestBody, check};
 use tower_claude_fake_claude::{FakeClaude, Fault};
-use tower_claude_reqwest::{HttpService, ReqwestClassify};
+use tower_claude_reqwest::{HttpService, ReqwestClassify, client};
 
 use common::{Error, LIMITED, describe, message, recommended, saw};
 
@@ -65,7 +65,7 @@ async fn main() -> Result<(), Error> {
     // A stack around the plain client. `check` names what is missing, should a part not fit.
     let claude = ServiceBuilder::new()
         .layer(recommended(ReqwestClassify::new()))
-        .service(check(HttpService::new(Client::new())));
+        .service(check(HttpService::recommended()?));
     println!("reqwest::Client, while the API is overloaded twice");
     fake.inject_times(Fault::Overloaded, 2);
     call(&claude, message(&api.url(), false)).await?;
@@ -81,7 +81,7 @@ async fn main() -> Result<(), Error> {
     println!("  -> error of the builder: {}", error.is_builder());
 
     // The same around a client with middleware.
-    let client = ClientBuilder::new(Client::new()).with(Attempts).build();
+    let client = ClientBuilder::new(client()?).with(Attempts).build();
     let claude = ServiceBuilder::new()
         .layer(recommended(ReqwestClassify::new()))
         .service(check(HttpService::new(client)));

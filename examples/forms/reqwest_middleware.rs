@@ -12,7 +12,7 @@ use reqwest_middleware::{ClientBuilder, ClientWithMiddleware, RequestBuilder};
 use tokio::time::Instant;
 use tower_claude_core::{Class, Deadline};
 use tower_claude_fake_claude::{FakeClaude, Fault};
-use tower_claude_reqwest::{ReqwestClassify, TowerMiddleware};
+use tower_claude_reqwest::{ReqwestClassify, TowerMiddleware, client};
 
 use common::{Error, describe, prompt, recommended, saw};
 
@@ -46,7 +46,7 @@ async fn main() -> Result<(), Error> {
     let fake = FakeClaude::default();
     let api = fake.serve().await?;
     // Middleware before this one sees one call, middleware after it every attempt.
-    let client = ClientBuilder::new(reqwest::Client::new())
+    let client = ClientBuilder::new(client()?)
         .with(TowerMiddleware::new(recommended(ReqwestClassify::new())))
         .build();
 

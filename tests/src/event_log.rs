@@ -87,6 +87,7 @@ pub fn summary(event: &Event<'_>) -> Option<String> {
         Event::Retry { layer, class, .. } => format!("{layer} retry {}", class.kind.as_str()),
         Event::GaveUp { layer, because, .. } => format!("{layer} gave up: {because}"),
         Event::Broken { layer, class, .. } => format!("{layer} broken {}", class.kind.as_str()),
+        Event::UsageCapped { layer, .. } => format!("{layer} usage_capped"),
         Event::Unauthorized { layer, .. } => format!("{layer} unauthorized"),
         Event::CircuitOpened { layer, .. } => format!("{layer} opened"),
         Event::CircuitProbe { layer, .. } => format!("{layer} probe"),

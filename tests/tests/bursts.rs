@@ -167,7 +167,7 @@ impl Burst {
 #[tokio::test(start_paused = true)]
 async fn burst_of_a_hundred_with_up_to_ten_failures_opens_nothing() {
     for fault in FAULTS {
-        for failures in [1, 2, 3, 5, 8, 10] {
+        for failures in [1, 5, 10] {
             for order in [Order::First, Order::Last, Order::Spread] {
                 Burst::new(fault.clone(), 100, failures, order)
                     .opens_nothing()
@@ -192,7 +192,7 @@ async fn slow_successes_open_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn waves_of_bursts_open_nothing() {
-    for fault in FAULTS {
+    for fault in [Fault::Overloaded, Fault::Reset] {
         for seconds in [1, 10, 60] {
             let mut burst = Burst::new(fault.clone(), 100, 10, Order::First);
             burst.success = seconds * SECOND;

@@ -129,7 +129,7 @@ impl<T: Store> CacheableCall<T> {
 
     /// Returns the entry if it is fresh. Keeps it if it is stale, and removes it if it has expired.
     fn usable(&mut self, key: &Key, entry: Option<Entry>) -> Option<Entry> {
-        let entry = entry?;
+        let entry = entry.filter(|_| !self.unkeyed.is_rejected)?;
         match entry.freshness(self.started) {
             Freshness::Fresh => return Some(entry),
             Freshness::Stale => self.stale = Some(entry),
@@ -204,11 +204,14 @@ impl<T: Store> CacheableCall<T> {
         Some(stored(entry, Instant::now(), CacheStatus::Stale))
     }
 
-    /// Returns true if the shared response is an error that this call might not get, because its
-    /// request differs in an unkeyed field or header.
-    pub(crate) fn may_do_better(&self, than: &SharedResponse) -> bool {
-        if than.head.status == StatusCode::OK || than.unkeyed == self.unkeyed {
+    /// Returns true if this call might get another response than the shared one, because its request
+    /// differs in an unkeyed field or header.
+    pub(crate) fn may_differ(&self, than: &SharedResponse) -> bool {
+        if than.unkeyed == self.unkeyed {
             return false;
+        }
+        if than.head.status == StatusCode::OK {
+            return self.unkeyed.is_rejected;
         }
         if than.unkeyed.accept_encoding != self.unkeyed.accept_encoding
             && than.head.headers.contains_key(CONTENT_ENCODING)

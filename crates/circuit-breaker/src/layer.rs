@@ -83,7 +83,8 @@ impl<C> CircuitBreakerLayer<C> {
     }
 
     /// Sets the function that maps the headers of a request to a number for its credential. The
-    /// number must not reveal the secret. A request with 0 has no credential circuit. By default
+    /// number must not reveal the secret. A request with 0 has no credential circuit. The number is
+    /// combined with the host, so that a 401 of a host binds no other. By default
     /// [`Scope::credential_of`], which a [`CredentialId`] in the extensions replaces for all
     /// layers.
     ///

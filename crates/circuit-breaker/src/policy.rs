@@ -12,7 +12,7 @@ use tower_claude_core::{
     Call, Class, Kind, Outcome, Rejection, RequestBody, Scope,
     driver::{AttemptPolicy, Clock},
     event::EventSink,
-    toolkit::ScopeRef,
+    toolkit::{ScopeRef, host_hash},
 };
 use tower_claude_wire::{ModelCatalog, StreamState};
 
@@ -191,7 +191,10 @@ impl AttemptPolicy for BreakerPolicy {
         _: &mut Context<'_>,
     ) -> Poll<Result<(), Rejection>> {
         attempt.credential_hash = match &self.config.credential_of {
-            Some(credential_of) => credential_of(request.headers()),
+            Some(credential_of) => match credential_of(request.headers()) {
+                0 => 0,
+                credential => (credential ^ host_hash(request)).max(1),
+            },
             None => call.credential_of(request),
         };
         // An attempt before this one may have been given up in a queue.

@@ -60,7 +60,7 @@ impl ExpectedBody {
     }
 
     /// Returns true if the body is read whatever its media type says.
-    const fn is_judged(self) -> bool {
+    pub(crate) const fn is_judged(self) -> bool {
         matches!(self, Self::Message | Self::TokenCount)
     }
 }

@@ -16,7 +16,7 @@ use crate::{
     body_failure::BodyFailure,
     call_record::CallRecord,
     class::Kind,
-    credential::credential_and_host,
+    credential::{credential_and_host, host_hash},
     host::host_or,
     ledger::{Ledger, LimiterId, ReservationHandle},
     reservations::Reservations,
@@ -72,6 +72,8 @@ pub struct Call {
     counted_input: AtomicU64,
     /// The hash of the credential. [`UNSET`] until it is first needed.
     credential: AtomicU64,
+    /// The hash of the host that `credential` was computed for.
+    host: AtomicU64,
     /// The number of headers of a request that has no `host` among them, so that it is searched for
     /// once. [`UNSET`] if there is one, and until that is known.
     headers_without_host: AtomicU64,
@@ -143,6 +145,7 @@ impl Call {
             workload: extensions.get().copied().unwrap_or_default(),
             counted_input: AtomicU64::new(UNSET),
             credential: AtomicU64::new(UNSET),
+            host: AtomicU64::new(UNSET),
             headers_without_host: AtomicU64::new(UNSET),
             blocked_until: AtomicU64::new(UNSET),
             attempts: AtomicU32::new(0),
@@ -181,20 +184,23 @@ impl Call {
 
     /// Returns the hash of the credential of a request of this call, at its host.
     ///
-    /// It is computed once for a call. See [`Scope::credential_of`](crate::Scope::credential_of).
+    /// It is computed once for a call, and again if a layer has sent the request to another host.
+    /// See [`Scope::credential_of`](crate::Scope::credential_of).
     #[must_use]
     pub fn credential_of<B>(&self, request: &Request<B>) -> u64 {
+        let host = host_hash(request);
         match self.credential.load(Ordering::Relaxed) {
-            UNSET => {
+            known if known != UNSET && self.host.load(Ordering::Relaxed) == host => known,
+            _ => {
                 let (credential, has_host) = credential_and_host(request);
                 self.credential.store(credential, Ordering::Relaxed);
-                if !has_host {
-                    let count = request.headers().len() as u64;
-                    self.headers_without_host.store(count, Ordering::Relaxed);
-                }
+                self.host.store(host, Ordering::Relaxed);
+                let count = request.headers().len() as u64;
+                let without_host = if has_host { UNSET } else { count };
+                self.headers_without_host
+                    .store(without_host, Ordering::Relaxed);
                 credential
             }
-            credential => credential,
         }
     }
 

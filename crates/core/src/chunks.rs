@@ -46,7 +46,9 @@ impl Chunks {
         self.run = if data.len() < SHORT { self.run + 1 } else { 0 };
         self.more.push_back(data);
         if self.run == RUN {
-            let run = join(&self.more.split_off(self.more.len().saturating_sub(RUN)));
+            let from = self.more.len().saturating_sub(RUN);
+            let run = join(self.more.range(from..));
+            self.more.truncate(from);
             self.run = usize::from(run.len() < SHORT);
             self.more.push_back(run);
         }
@@ -92,15 +94,13 @@ impl Chunks {
             return self.first;
         }
         self.more.push_front(self.first);
-        join(&self.more)
+        join(self.more.iter())
     }
 }
 
-fn join(chunks: &VecDeque<Bytes>) -> Bytes {
-    let mut whole = BytesMut::with_capacity(chunks.iter().map(Bytes::len).sum());
-    chunks
-        .iter()
-        .for_each(|chunk| whole.extend_from_slice(chunk));
+fn join<'a>(chunks: impl Iterator<Item = &'a Bytes> + Clone) -> Bytes {
+    let mut whole = BytesMut::with_capacity(chunks.clone().map(Bytes::len).sum());
+    chunks.for_each(|chunk| whole.extend_from_slice(chunk));
     whole.freeze()
 }
 

@@ -10,7 +10,10 @@ use bytes::Bytes;
 use http_body::Body;
 
 use crate::{
-    BoxError, body_failure::BodyFailure, erase::Erase, held_body::HeldBody,
+    BoxError,
+    body_failure::BodyFailure,
+    erase::Erase,
+    held_body::{FrameCredit, HeldBody},
     request_body::RequestBody,
 };
 
@@ -52,7 +55,9 @@ impl Future for Collect {
         // A body that is known to be too long is not read.
         let is_over = |held: &HeldBody<Stream>| held.size_hint().lower() > this.limit as u64;
         let mut is_stream = is_over(held);
+        let mut credit = FrameCredit::new();
         while !is_stream && held.rest.is_some() {
+            ready!(credit.poll_take(cx));
             let frame = ready!(held.poll_rest(cx));
             // A buffered body cannot hold trailers, and nothing follows them.
             let is_trailers = matches!(&frame, Some(Ok(frame)) if frame.is_trailers());

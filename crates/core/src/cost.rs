@@ -1,10 +1,12 @@
 //! The estimated cost of a request.
 
+mod bound;
 mod estimate;
 mod heuristic;
 
 use std::num::NonZeroU64;
 
+pub use bound::UsageBound;
 pub use estimate::{EstimateCost, PendingEstimate, UsageListener, estimate_fn};
 pub use heuristic::HeuristicCost;
 
@@ -52,6 +54,10 @@ pub struct Cost {
     /// [`Settle::OutputByUsage`] for input that an estimator has counted, and [`Settle::ByUsage`]
     /// otherwise.
     pub settle: Option<Settle>,
+    /// The most that the response can truly report. Usage over it is charged as the bound, and
+    /// nothing is learned from it. The default is [`UsageBound::UNKNOWN`], which the limiter layers
+    /// replace by [`UsageBound::of`] the request.
+    pub bound: UsageBound,
 }
 
 impl Cost {
@@ -69,7 +75,15 @@ impl Cost {
             cached_tokens: None,
             estimate_id: None,
             settle: None,
+            bound: UsageBound::UNKNOWN,
         }
+    }
+
+    /// Sets the most that the response can truly report.
+    #[must_use]
+    pub const fn with_bound(mut self, bound: UsageBound) -> Self {
+        self.bound = bound;
+        self
     }
 
     /// Sets the greatest number of output tokens that the request allows.

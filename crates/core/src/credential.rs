@@ -10,7 +10,10 @@ use std::{
 use foldhash::{SharedSeed, quality::SeedableRandomState};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, header::AUTHORIZATION};
 
-use crate::{host::host_or, percent};
+use crate::{
+    host::{host, host_or},
+    percent,
+};
 
 /// The headers that hold a credential. Of several, the first counts, so a key wins over a token.
 static HEADERS: [HeaderName; 5] = [
@@ -199,6 +202,22 @@ fn google_project(path: &str) -> Option<&str> {
 fn has_prefix(value: &[u8], prefix: &[u8]) -> bool {
     let start = value.get(..prefix.len());
     start.is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+}
+
+/// Returns a keyed hash of the host of a request, for state that is kept for each host. It differs
+/// in every process.
+#[must_use]
+#[inline]
+pub fn host_hash<B>(request: &Request<B>) -> u64 {
+    HASH_KEY.hash_one(host(request.uri(), request.headers()))
+}
+
+/// Returns the keyed hash of the credential of a request at its host, or of its host alone.
+pub(crate) fn credential_or_host<B>(request: &Request<B>) -> u64 {
+    match credential(request) {
+        0 => host_hash(request),
+        credential => credential,
+    }
 }
 
 /// The headers of a request that identify its sender, found in one pass. A look-up by name takes

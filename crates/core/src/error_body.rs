@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use http_body::Body;
 
-use crate::held_body::HeldBody;
+use crate::held_body::{FrameCredit, HeldBody};
 
 /// The greatest number of bytes that is read of an error body: 64 KiB.
 pub const ERROR_BODY_LIMIT: usize = 64 * 1024;
@@ -27,7 +27,9 @@ impl<B: Body<Data = Bytes> + Unpin> ErrorBody<B> {
 
     /// Reads the body. Ready at its end, at an error, or at the limit.
     pub fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut credit = FrameCredit::new();
         while self.0.rest.is_some() && self.0.chunks.len() < ERROR_BODY_LIMIT {
+            ready!(credit.poll_take(cx));
             let frame = ready!(self.0.poll_rest(cx));
             self.0.keep(frame);
         }

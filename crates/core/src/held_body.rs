@@ -15,6 +15,33 @@ use crate::chunks::Chunks;
 /// The most that is read of a body before it is dropped: 64 KiB.
 const DRAIN_LIMIT: usize = 64 * 1024;
 
+/// The most frames that one poll reads. A body whose frames are all there, however tiny, then lets
+/// other tasks run.
+const FRAMES_PER_POLL: usize = 1_024;
+
+/// The number of frames that one poll may still read.
+pub(crate) struct FrameCredit(usize);
+
+impl FrameCredit {
+    pub(crate) const fn new() -> Self {
+        Self(FRAMES_PER_POLL)
+    }
+
+    /// Takes one frame. Pending if there is none left, and the task is then polled again.
+    pub(crate) fn poll_take(&mut self, cx: &Context<'_>) -> Poll<()> {
+        match self.0.checked_sub(1) {
+            Some(left) => {
+                self.0 = left;
+                Poll::Ready(())
+            }
+            None => {
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+        }
+    }
+}
+
 /// The frames that were read of a body, the error that followed, and the rest of the body.
 ///
 /// As a body it yields all of them in order.

@@ -11,8 +11,9 @@ const MAX_LENGTH: usize = 261;
 /// port is left out if it is the default of the scheme. Empty if there is none.
 ///
 /// Borrowed if it is written in this form already.
+#[must_use]
 #[inline]
-pub(crate) fn host<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Cow<'a, str> {
+pub fn host<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Cow<'a, str> {
     host_or(uri, || headers.get(HOST))
 }
 

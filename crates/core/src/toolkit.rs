@@ -9,8 +9,9 @@
 //! | Accept any request body | [`BufferRequest`], [`HttpInner`], [`Collect`] |
 //! | Send a request again | [`SavedRequest`], [`CloneSource`], [`take_ready`] |
 //! | Read a response | [`BodyTracker`], [`ExpectedBody`], [`ErrorBody`] |
-//! | Read a request | [`ApiPath`], [`requested_model`], [`requests_stream`], [`Credential`] |
+//! | Read a request | [`ApiPath`], [`requested_model`], [`requests_stream`], [`host`], [`host_hash`], [`Credential`] |
 //! | Classify and describe the errors of clients | [`classify_client_error`], [`error_text`] |
+//! | Report a redirect to another host | [`report_redirect`] |
 //! | Look up the state of a scope | [`ScopeRef`], [`AsScope`], [`get_by_scope`] |
 //! | Share reservations | [`Ledger`], [`ReservationHandle`], [`LimiterId`] |
 //! | Correct limits by a response | [`Observation`], [`LimitWarning`] |
@@ -23,13 +24,15 @@ pub use crate::buffer_request::{BufferRequest, BufferRequestFuture, HttpInner};
 pub use crate::clone_source::{CloneSource, take_ready};
 pub use crate::collect::Collect;
 pub use crate::cost::{PendingEstimate, UsageListener};
-pub use crate::credential::Credential;
+pub use crate::credential::{Credential, host_hash};
 pub use crate::endpoint::{ApiPath, PathForm};
 pub use crate::error_body::{ERROR_BODY_LIMIT, ErrorBody};
+pub use crate::host::host;
 pub use crate::ledger::{Ledger, LimitWarning, LimiterId, Observation, ReservationHandle};
 pub use crate::paused_by_limiter::PausedByLimiter;
 pub use crate::prefix::{CacheReads, Prefix, PrefixMemory, Prefixes};
 pub use crate::readable_duration::ReadableDuration;
+pub use crate::redirect::report_redirect;
 pub use crate::request::{requested_model, requests_stream};
 pub use crate::saved_request::SavedRequest;
 pub use crate::scope::{AsScope, ScopeRef, get_by_scope};

@@ -180,7 +180,9 @@ pub enum Settlement {
         usage: Usage,
     },
     /// The response is complete. The actual usage replaces the estimate where it is known. A count
-    /// of 2^26 tokens or more is ignored, because it is an underflow in the server's response.
+    /// of 2^26 tokens or more is ignored, because it is an underflow in the server's response. A
+    /// count over the [`bound`](tower_claude_core::Cost::bound) of the request is charged as the
+    /// bound. Usage beyond the estimate takes a level at most 5 minutes of refill below zero.
     Used {
         /// The reported usage, empty if there was none.
         usage: Usage,

@@ -1,8 +1,8 @@
 //! Lossless conversion between reqwest's types and http's.
 
-use http::{Extensions, Request, Response};
+use http::{Extensions, Request, Response, uri::Authority};
 use reqwest::{Body, ResponseBuilderExt as _, Url};
-use tower_claude_core::{Call, RequestBody};
+use tower_claude_core::{Call, RequestBody, toolkit::report_redirect};
 
 /// Converts a request for the client. A body of bytes stays one, so that the client can send it
 /// again.
@@ -14,9 +14,15 @@ pub(crate) fn outgoing(mut request: Request<RequestBody>) -> Request<Body> {
     })
 }
 
-/// Converts a response of the client, with its URL, which reqwest's own conversion drops.
-pub(crate) fn incoming(response: reqwest::Response) -> Response<Body> {
+/// Converts a response of the client, with its URL, which reqwest's own conversion drops. A response
+/// from another host than `sent_to` is reported.
+pub(crate) fn incoming(response: reqwest::Response, sent_to: Option<&Authority>) -> Response<Body> {
     let url = response.url().clone();
+    if let Some(sent_to) = sent_to
+        && sent_to.as_str() != url.authority()
+    {
+        report_redirect(sent_to, url.as_str().as_bytes());
+    }
     let mut response = Response::<Body>::from(response);
     response.extensions_mut().extend(url_extension(url));
     response

@@ -6,9 +6,9 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use http::{Request, Response, Version};
+use http::{Request, Response, Version, uri::Authority};
 use pin_project_lite::pin_project;
-use reqwest::Body;
+use reqwest::{Body, Client};
 use tower_claude_core::RequestBody;
 use tower_service::Service;
 
@@ -24,13 +24,25 @@ use crate::{convert, execute::Execute};
 ///
 /// The error type is the client's own. A URI that is not an absolute `http` or `https` URL gives an
 /// error of the kind [`is_builder`](reqwest::Error::is_builder).
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct HttpService<C> {
     client: C,
 }
 
+impl HttpService<Client> {
+    /// Returns a service with a client of its own that does not follow redirects. See
+    /// [`client_builder`](crate::client_builder).
+    ///
+    /// # Errors
+    /// Returns the error of reqwest's [`build`](reqwest::ClientBuilder::build).
+    pub fn recommended() -> Result<Self, reqwest::Error> {
+        crate::client().map(Self::new)
+    }
+}
+
 impl<C> HttpService<C> {
-    /// Returns a service that sends requests with `client`.
+    /// Returns a service that sends requests with `client`, which should not follow redirects. See
+    /// [`recommended`](HttpService::recommended).
     #[must_use]
     pub const fn new(client: C) -> Self {
         Self { client }
@@ -60,7 +72,9 @@ impl<C: Execute> Service<Request<RequestBody>> for HttpService<C> {
         // The client chooses the version. That of an incoming request may differ from the version
         // of the connection, and the client would refuse to send the request.
         *request.version_mut() = Version::default();
+        let authority = request.uri().authority().cloned();
         ResponseFuture {
+            authority,
             state: match self.client.execute(convert::outgoing(request)) {
                 Ok(future) => State::Sent { future },
                 Err(error) => State::Failed { error: Some(error) },
@@ -75,6 +89,7 @@ pin_project! {
     pub struct ResponseFuture<F> {
         #[pin]
         state: State<F>,
+        authority: Option<Authority>,
     }
 }
 
@@ -94,10 +109,11 @@ where
     type Output = Result<Response<Body>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project().state.project() {
+        let this = self.project();
+        match this.state.project() {
             StateProjection::Sent { future } => {
                 let response = ready!(future.poll(cx))?;
-                Poll::Ready(Ok(convert::incoming(response)))
+                Poll::Ready(Ok(convert::incoming(response, this.authority.as_ref())))
             }
             StateProjection::Failed { error } => {
                 let error = error.take().expect("polled after completion");

@@ -11,7 +11,7 @@
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let server = FakeClaude::default().serve().await?;
-//! let claude = check(ServiceBuilder::new().layer(RetryLayer::new()).service(HttpService::new(reqwest::Client::new())));
+//! let claude = check(ServiceBuilder::new().layer(RetryLayer::new()).service(HttpService::recommended()?));
 //!
 //! let request = http::Request::post(format!("{}/v1/messages", server.url()))
 //!     .header("x-api-key", "key")
@@ -49,6 +49,12 @@
 //! requests again that the server never took (protocol NACKs). The timeout of a client ends streams
 //! too, so leave it off and use the retry layer's `Timeouts`.
 //!
+//! Use a client that does not follow redirects: [`HttpService::recommended`], or one of
+//! [`client_builder`]. reqwest's default client follows them with `x-api-key`, and after a 307 with
+//! the prompt, to any host. A redirect is then a response of its own, which the layers classify as a
+//! failure that is not retried. A response from another host than that of its request is reported
+//! by a `WARN` event (`redirected`), once for each pair of hosts.
+//!
 //! Set the API key in each request, or in a layer outside of these (tower-http's
 //! `SetRequestHeaderLayer`). Limits, circuits and cache entries are kept per credential, and the
 //! layers do not see the `default_headers` of a client. With one key, the circuit of a rejected key
@@ -76,6 +82,7 @@
 #![forbid(unsafe_code)]
 
 mod classify;
+mod client;
 mod convert;
 mod execute;
 mod http_service;
@@ -87,6 +94,7 @@ mod next;
 mod stack;
 
 pub use classify::ReqwestClassify;
+pub use client::{client, client_builder};
 pub use execute::Execute;
 pub use http_service::{HttpService, ResponseFuture};
 #[cfg(feature = "middleware")]

@@ -90,6 +90,7 @@ impl<'a> Service<Request<RequestBody>> for NextService<'a> {
             next,
             extensions: shared,
         } = self.clone();
+        let authority = request.uri().authority().cloned();
         let request = reqwest::Request::try_from(convert::outgoing(request));
         Box::pin(async move {
             let mut extensions = shared.given.clone();
@@ -97,7 +98,7 @@ impl<'a> Service<Request<RequestBody>> for NextService<'a> {
             // Dropped after the lock, because extensions run foreign destructors.
             let last = shared.left().replace(extensions);
             drop(last);
-            answer.map(convert::incoming)
+            answer.map(|answer| convert::incoming(answer, authority.as_ref()))
         })
     }
 }

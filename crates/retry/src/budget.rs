@@ -1,9 +1,10 @@
 //! The retry budget, which keeps retries from prolonging an outage.
 
 use std::{
+    collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -28,7 +29,8 @@ const RETRY_COST: u64 = 1000;
 /// take one token together for their first retry. In an outage of the connections that is at most
 /// one such second for each token.
 ///
-/// Layers that send to the same upstream should share one budget.
+/// The tokens count for each host, so that an outage of a host leaves the retries at the others
+/// alone. Layers that send to the same upstream should share one budget.
 ///
 /// ```
 /// use tower_claude_retry::{RetryBudget, RetryLayer};
@@ -39,14 +41,48 @@ const RETRY_COST: u64 = 1000;
 /// # let _ = (chat, batch);
 /// ```
 #[derive(Clone, Debug)]
-pub struct RetryBudget(Arc<Shared>);
+pub struct RetryBudget {
+    shared: Arc<Shared>,
+    /// The hash of the host whose tokens are used.
+    host: u64,
+}
 
 #[derive(Debug)]
 struct Shared {
     rates: Rates,
-    /// True if the bucket is full. A success then adds nothing, and needs no lock.
-    full: AtomicBool,
-    level: Mutex<Level>,
+    /// The host whose level is full, [`EVERY_HOST`] or [`NO_HOST`]. A success there adds nothing,
+    /// and needs no lock.
+    full: AtomicU64,
+    levels: Mutex<HostLevels>,
+}
+
+const EVERY_HOST: u64 = u64::MAX;
+const NO_HOST: u64 = u64::MAX - 1;
+
+/// The most hosts with a level of their own. Over it, the one that was used least recently is
+/// forgotten.
+const MAX_HOSTS: usize = 256;
+
+/// The levels by host.
+#[derive(Debug)]
+struct HostLevels {
+    /// The level of any other host.
+    unused: Level,
+    hosts: HashMap<u64, Level>,
+}
+
+impl HostLevels {
+    /// Returns the level of a host, which begins as that of any unused one.
+    fn of(&mut self, host: u64) -> &mut Level {
+        if self.hosts.len() >= MAX_HOSTS && !self.hosts.contains_key(&host) {
+            let oldest = self.hosts.iter().min_by_key(|(_, level)| level.at);
+            if let Some(host) = oldest.map(|(host, _)| *host) {
+                self.hosts.remove(&host);
+            }
+        }
+        let unused = &self.unused;
+        self.hosts.entry(host).or_insert_with(|| unused.clone())
+    }
 }
 
 /// The settings of a budget, in thousandths of a token.
@@ -58,7 +94,7 @@ struct Rates {
     per_second: u64,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Level {
     tokens: u64,
     /// The refill that is less than a thousandth, as nanoseconds × rate.
@@ -114,86 +150,107 @@ impl RetryBudget {
         self.rebuilt(|rates| rates.per_second = thousandths(tokens_per_second))
     }
 
-    /// Returns the number of tokens.
+    /// Returns the number of tokens, at the host that has the fewest.
     #[must_use]
     pub fn tokens(&self) -> f64 {
         self.thousandths(Instant::now()) as f64 / 1000.0
     }
 
-    /// Returns the number of thousandths of a token at `now`.
+    /// Returns the number of thousandths of a token at `now`, at the host that has the fewest.
     pub(crate) fn thousandths(&self, now: Instant) -> u64 {
-        let mut level = self.level();
-        level.refill(&self.0.rates, now);
-        level.tokens
+        let mut levels = self.levels();
+        let rates = &self.shared.rates;
+        levels.unused.refill(rates, now);
+        let tokens = levels.hosts.values_mut().map(|level| {
+            level.refill(rates, now);
+            level.tokens
+        });
+        tokens.min().unwrap_or(levels.unused.tokens)
     }
 
-    /// Records a success.
-    pub(crate) fn deposit(&self) {
-        if !self.0.full.load(Ordering::Relaxed) {
-            self.put(self.0.rates.deposit);
+    /// Returns the same budget, for the host with this hash.
+    pub(crate) fn at(&self, host: u64) -> Self {
+        let shared = self.shared.clone();
+        Self { shared, host }
+    }
+
+    /// Records a success at the host with this hash.
+    #[inline]
+    pub(crate) fn deposit(&self, host: u64) {
+        let full = self.shared.full.load(Ordering::Relaxed);
+        if full != host && full != EVERY_HOST {
+            self.put(host, self.shared.rates.deposit);
         }
     }
 
     /// Takes the price of a retry, or returns `None` if there are too few tokens.
     pub(crate) fn withdraw(&self, now: Instant) -> Option<RetryPermit> {
-        self.withdraw_from(&mut self.level(), now)
+        self.withdraw_from(self.levels().of(self.host), now)
     }
 
     /// Takes the price of the first retry of a call whose connection was lost, together with the
     /// other calls that lose theirs within a second.
     pub(crate) fn withdraw_together(&self, now: Instant) -> Option<RetryPermit> {
-        let mut level = self.level();
+        let mut levels = self.levels();
+        let level = levels.of(self.host);
         let is_same = |at: Instant| now.saturating_duration_since(at) < MOMENT;
         if level.lost_at.is_some_and(is_same) {
             return Some(RetryPermit::UNCHARGED);
         }
-        let permit = self.withdraw_from(&mut level, now)?;
+        let permit = self.withdraw_from(level, now)?;
         level.lost_at = Some(now);
         Some(permit)
     }
 
     fn withdraw_from(&self, level: &mut Level, now: Instant) -> Option<RetryPermit> {
-        level.refill(&self.0.rates, now);
+        level.refill(&self.shared.rates, now);
         level.tokens = level.tokens.checked_sub(RETRY_COST)?;
-        self.0.full.store(false, Ordering::Relaxed);
+        self.shared.full.store(NO_HOST, Ordering::Relaxed);
         Some(RetryPermit {
             budget: Some(self.clone()),
             sent: false,
         })
     }
 
-    fn put(&self, thousandths: u64) {
-        let mut level = self.level();
-        level.tokens = level
-            .tokens
-            .saturating_add(thousandths)
-            .min(self.0.rates.max);
-        let full = level.tokens == self.0.rates.max;
-        self.0.full.store(full, Ordering::Relaxed);
+    fn put(&self, host: u64, thousandths: u64) {
+        let mut levels = self.levels();
+        let level = levels.of(host);
+        let max = self.shared.rates.max;
+        level.tokens = level.tokens.saturating_add(thousandths).min(max);
+        if level.tokens == max {
+            self.shared.full.store(host, Ordering::Relaxed);
+        }
     }
 
     fn of(rates: Rates) -> Self {
         let tokens = rates.initial.min(rates.max);
-        Self(Arc::new(Shared {
+        let is_full = tokens == rates.max;
+        let unused = Level {
+            tokens,
+            carry: 0,
+            at: None,
+            lost_at: None,
+        };
+        let shared = Arc::new(Shared {
             rates,
-            full: AtomicBool::new(tokens == rates.max),
-            level: Mutex::new(Level {
-                tokens,
-                carry: 0,
-                at: None,
-                lost_at: None,
+            full: AtomicU64::new(if is_full { EVERY_HOST } else { NO_HOST }),
+            levels: Mutex::new(HostLevels {
+                unused,
+                hosts: HashMap::new(),
             }),
-        }))
+        });
+        Self { shared, host: 0 }
     }
 
     fn rebuilt(&self, change: impl FnOnce(&mut Rates)) -> Self {
-        let mut rates = self.0.rates;
+        let mut rates = self.shared.rates;
         change(&mut rates);
         Self::of(rates)
     }
 
-    fn level(&self) -> MutexGuard<'_, Level> {
-        self.0.level.lock().unwrap_or_else(PoisonError::into_inner)
+    fn levels(&self) -> MutexGuard<'_, HostLevels> {
+        let levels = self.shared.levels.lock();
+        levels.unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -239,7 +296,7 @@ impl RetryPermit {
     /// Returns the price, because an inner layer has rejected the retry.
     pub(crate) fn refund(&mut self) {
         if let Some(budget) = self.budget.take() {
-            budget.put(RETRY_COST);
+            budget.put(budget.host, RETRY_COST);
         }
     }
 }

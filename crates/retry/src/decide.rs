@@ -42,6 +42,8 @@ impl RetryRules {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct FailedAttempt {
     pub(crate) class: Class,
+    /// The hash of the host.
+    pub(crate) host: u64,
     /// From 1, without the attempts that the server did not take.
     pub(crate) number: u32,
     /// The attempts before this one that the server did not take.
@@ -162,9 +164,9 @@ pub(crate) fn decide(
     let permit = if class.is_rate_limit() {
         Some(RetryPermit::UNCHARGED)
     } else if is_lost(class) && attempt.number == 1 {
-        budget.withdraw_together(attempt.now)
+        budget.at(attempt.host).withdraw_together(attempt.now)
     } else {
-        budget.withdraw(attempt.now)
+        budget.at(attempt.host).withdraw(attempt.now)
     };
     match permit {
         Some(permit) => Decision::Retry {

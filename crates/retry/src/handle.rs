@@ -32,7 +32,7 @@ pub struct RetryHandle {
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct RetrySnapshot {
-    /// The tokens in the retry budget.
+    /// The tokens in the retry budget, at the host that has the fewest.
     pub budget_tokens: f64,
     /// The number of retries.
     pub retries: u64,

@@ -15,7 +15,7 @@ use tower_claude_core::{
     Call, Class, Endpoint, RejectReason, Rejection, RequestBody,
     driver::{AttemptFailure, CallPolicy, CallStart},
     event::{Event, EventSink, emit},
-    toolkit::{BodyTracker, SavedRequest},
+    toolkit::{BodyTracker, SavedRequest, host_hash},
 };
 
 use tower_claude_wire::StreamState;
@@ -82,6 +82,8 @@ pub struct RetryState {
     /// The attempts that were made at other targets. The maximum for a probe, which is sent once.
     spent: u32,
     started_at: Instant,
+    /// The hash of the host, whose budget pays for retries.
+    host: u64,
     // Boxed, because it moves with the future.
     attempt: Option<Box<AttemptState>>,
 }
@@ -144,6 +146,7 @@ impl CallPolicy for RetryPolicy {
                 call.attempts()
             },
             started_at: start.now,
+            host: host_hash(start.request),
             attempt: None,
         };
         if is_owner {
@@ -226,7 +229,7 @@ impl CallPolicy for RetryPolicy {
         _: bool,
     ) -> Option<Class> {
         if state.is_owner {
-            self.0.budget.deposit();
+            self.0.budget.deposit(state.host);
         }
         None
     }
@@ -252,6 +255,7 @@ impl CallPolicy for RetryPolicy {
         };
         let failed = FailedAttempt {
             class,
+            host: state.host,
             number: number - attempt.not_taken,
             not_taken: attempt.not_taken,
             spent: state.spent,

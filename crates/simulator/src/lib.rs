@@ -35,6 +35,8 @@ mod workload;
 #[cfg(test)]
 mod tests;
 
+use std::fmt::Write as _;
+
 pub use options::Options;
 pub use svg::picture;
 
@@ -67,13 +69,23 @@ pub fn table(options: &Options) -> Result<Table, String> {
 }
 
 impl Table {
-    /// Returns the table as aligned text, with the assumptions and the goal of each figure.
+    /// Returns the table as aligned text, with the assumptions, the meaning of the columns and the
+    /// goal of each figure.
     #[must_use]
     pub fn text(&self) -> String {
-        let mut text = format!("{}  seeds       {:?}\n", report::ASSUMPTIONS, self.seeds);
+        let mut text = format!("{}  seeds       {:?}", report::ASSUMPTIONS, self.seeds);
+        if let Some(first) = self.seeds.first() {
+            let _ = writeln!(
+                text,
+                ", again with --seed {first} --seeds {}",
+                self.seeds.len()
+            );
+        }
         if self.quick {
             text.push_str("  quick       a sixth of the length, so figures are noisier\n");
         }
+        text.push('\n');
+        text.push_str(&report::legend(&self.rows));
         for row in &self.rows {
             text.push('\n');
             text.push_str(&report::print(row));

@@ -25,10 +25,75 @@ other traffic unless stated. Virtual time, fixed seeds. What it proves it proves
               were told so
   measured    after 5 minutes of warm-up, an hour unless stated; saturated means 512 workers in all (1,024 from 32
               processes on), each of which asks again as soon as it has its answer
+  beside each figure of a line with goals stands its goal; \"! \" marks a figure that falls short
   not documented by the API, so both settings are run: does a refused request cost RPM; do headers show the levels at
   admission or at response. A figure is the worst of all seeds. A 429 counts as avoidable whenever the oracle (first
   in, first out at the server itself, with the length of each answer known) gets none, and it never gets one.
 ";
+
+/// The ids of the columns, and the properties that they measure.
+const COLUMNS: [(&str, &str); 19] = [
+    (
+        "R1",
+        "one saturated process gets no 429 and uses the whole limit",
+    ),
+    (
+        "R2",
+        "processes that share a key without a store get few 429s, use the limit and share it evenly (Jain's index: 1 is even)",
+    ),
+    ("R3", "so do very many processes, with more 429s"),
+    (
+        "R5",
+        "another client of the same key, which does not pace, costs few 429s",
+    ),
+    (
+        "R6",
+        "a change of the limits, or wrong configured limits, cost few 429s",
+    ),
+    ("R7", "small buckets cost few 429s"),
+    (
+        "R8",
+        "big requests wait about as long as under the oracle, and need no more attempts than others",
+    ),
+    (
+        "R26",
+        "the local level equals the server's, beside requests in flight (drift: the largest difference, in requests or tokens)",
+    ),
+    (
+        "R27",
+        "faults of clocks cost at most one 429 and no long gap without an admission",
+    ),
+    (
+        "R28",
+        "urgent requests wait for little more than one request, and batch requests keep their share of the work",
+    ),
+    ("R29", "a limit that no header names is learned from 429s"),
+    (
+        "R30",
+        "a limit that is enforced more strictly than headers tell is learned from 429s",
+    ),
+    ("R31", "windows of a minute are used like buckets"),
+    ("R32", "limits that change again and again are followed"),
+    ("R33", "limits of few requests a minute cost few 429s"),
+    ("R34", "requests as large as a bucket cost few 429s"),
+    ("R35", "headers that successes contradict lose their weight"),
+    ("R36", "beside a plain SDK and without headers, both go on"),
+    ("open", "loads below the limit, without goals"),
+];
+
+/// Returns the properties that the columns of these rows measure.
+pub(crate) fn legend(rows: &[Row]) -> String {
+    let is_shown = |id: &str| {
+        let cells = rows.iter().filter_map(|row| row.lines.first());
+        let mut cells = cells.flat_map(|line| &line.cells);
+        cells.any(|cell| cell.column.id == id)
+    };
+    let mut text = "Columns: the id of a property, and the figure that measures it.\n".to_owned();
+    for (id, property) in COLUMNS.iter().filter(|(id, _)| is_shown(id)) {
+        let _ = writeln!(text, "  {id:<10}  {property}");
+    }
+    text
+}
 
 /// One figure of the table.
 #[derive(Clone, Debug)]

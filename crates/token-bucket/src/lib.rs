@@ -40,6 +40,11 @@
 //! reservation by the usage in the response. A 429 pauses the scope for all requests, and the
 //! rejected request gets its reservation back.
 //!
+//! Usage beyond what the request can have caused is charged as its
+//! [bound](tower_claude_core::UsageBound), teaches nothing, and is reported by a `usage_capped`
+//! event, once for each scope. Usage beyond the estimates holds requests back for at most 5
+//! minutes.
+//!
 //! A request is rejected at once, in Claude's own error shape, in these cases:
 //!
 //! | case | status |

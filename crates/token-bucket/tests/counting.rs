@@ -390,3 +390,74 @@ async fn poll_once(call: &mut (impl Future + Unpin)) -> bool {
     std::future::poll_fn(|cx| std::task::Poll::Ready(Pin::new(&mut *call).poll(cx).is_ready()))
         .await
 }
+
+/// Answers counts with this status and count, and messages with a success.
+#[derive(Clone)]
+struct Host(u16, u64);
+
+impl tower::Service<Request<RequestBody>> for Host {
+    type Response = http::Response<http_body_util::Full<bytes::Bytes>>;
+    type Error = std::convert::Infallible;
+    type Future = std::future::Ready<Result<Self::Response, Self::Error>>;
+
+    fn poll_ready(
+        &mut self,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Result<(), Self::Error>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
+        let is_a = request.uri().host() == Some("a");
+        let counts = request.uri().path().ends_with("count_tokens");
+        let (status, body) = match (counts, is_a) {
+            (true, true) => (self.0, format!(r#"{{"input_tokens":{}}}"#, self.1)),
+            (true, false) => (200, r#"{"input_tokens":70}"#.to_owned()),
+            (false, _) => (
+                200,
+                r#"{"type":"message","content":[],"usage":{"input_tokens":70}}"#.to_owned(),
+            ),
+        };
+        let response = http::Response::builder()
+            .status(status)
+            .header("content-type", "application/json");
+        let body = http_body_util::Full::new(body.into());
+        std::future::ready(Ok(response.body(body).expect("a response")))
+    }
+}
+
+fn question_at(host: &str) -> Request<RequestBody> {
+    let mut request = question("a");
+    *request.uri_mut() = format!("http://{host}/v1/messages").parse().expect("a URI");
+    request
+}
+
+#[tokio::test(start_paused = true)]
+async fn count_of_a_host_is_not_used_at_another() {
+    for (status, count) in [(404, 0), (400, 0), (200, 9_000)] {
+        let stack = Stack::new();
+        let service = stack.count.layer(stack.bucket.layer(Host(status, count)));
+        send_ok(&service, question_at("a")).await;
+        let _ = stack.events.take();
+        send_ok(&service, question_at("b")).await;
+        assert_eq!(stack.uncounted(), [""; 0]);
+        let limiter = stack.bucket.limiter();
+        let counted = limiter.snapshot().into_iter().filter(|scope| {
+            scope.scope.endpoint == tower_claude_core::Endpoint::CountTokens
+                && &*scope.scope.host == "b"
+        });
+        assert_eq!(counted.count(), 1, "{status}: the other host was asked");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn absurd_count_is_no_count() {
+    let stack = Stack::new();
+    let service = stack.count.layer(stack.bucket.layer(Host(200, 60_000_000)));
+    for _ in 0..3 {
+        let begin = Instant::now();
+        send_ok(&service, question_at("a")).await;
+        assert!(begin.elapsed() < Duration::from_secs(1));
+        assert_eq!(stack.uncounted().len(), 1);
+    }
+}

@@ -5,10 +5,12 @@ mod common;
 use common::{layer, left, message, only, over, send_ok, stream, with};
 use http::Request;
 use http_body_util::BodyExt;
+use tokio::{task::JoinSet, time::Instant};
 use tower::{Layer, ServiceExt};
 use tower_claude_core::{Cost, RequestBody, Settle};
 use tower_claude_fake_claude::{FakeClaude, Fault};
-use tower_claude_tests::{Broken, Piece, Reply, Script};
+use tower_claude_tests::{Broken, MINUTE, Piece, Reply, SECOND, SONNET, Script, request};
+use tower_claude_token_bucket::TokenBucketLayer;
 use tower_claude_wire::StreamState;
 
 const LIMITS: common::PerMinute = (1_000, 100_000, 50_000);
@@ -255,4 +257,47 @@ async fn failing_body_settles_once() {
     assert_eq!(only(&layer.limiter()).in_flight, 0);
     // The usage reported by then: 11 and 7.
     assert_eq!(left(&layer.limiter()), [999, 99_989, 49_993]);
+}
+
+/// The claim of one response closed a limit of two million tokens for 29 minutes.
+#[tokio::test(start_paused = true)]
+async fn absurd_usage_is_charged_as_its_bound_and_reported_once() {
+    let claims = r#""usage":{"input_tokens":60000000,"output_tokens":60000000}"#;
+    let message = format!(r#"{{"type":"message","content":[],"stop_reason":"end_turn",{claims}}}"#);
+    let start = format!(
+        "event: message_start\ndata: {{\"type\":\"message_start\",\"message\":{{{claims}}}}}\n\n"
+    );
+    let stop = "event: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"end_turn\"}}\n\nevent: message_stop\ndata: {\"type\":\"message_stop\"}\n\n";
+    for reply in [
+        Reply::json(message),
+        Reply::stream([start, stop.to_owned()]),
+    ] {
+        let events = common::EventLog::default();
+        let layer = TokenBucketLayer::new(common::limits((10_000, 2_000_000, 400_000)))
+            .with_max_wait(common::HOUR)
+            .with_observer(events.clone());
+        let service = layer.layer(Script::always(reply));
+        let begin = Instant::now();
+        for _ in 0..3 {
+            send_ok(&service, request(SONNET, false)).await;
+        }
+        assert!(begin.elapsed() < SECOND, "{:?}", begin.elapsed());
+        assert_eq!(
+            events.count("token-bucket usage_capped"),
+            1,
+            "{:?}",
+            events.lines()
+        );
+        let snapshot = only(&layer.limiter());
+        assert_eq!((snapshot.input_ratio, snapshot.mean_output), (1.0, None));
+        let mut calls = JoinSet::new();
+        for _ in 0..100 {
+            calls.spawn(send_ok(&service, request(SONNET, false)));
+        }
+        calls.join_all().await;
+        let begin = Instant::now();
+        send_ok(&service, request(SONNET, false)).await;
+        assert!(begin.elapsed() <= 6 * MINUTE, "{:?}", begin.elapsed());
+        assert_eq!(events.count("token-bucket usage_capped"), 1);
+    }
 }

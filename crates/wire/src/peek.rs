@@ -51,7 +51,18 @@ pub struct Peek {
     text_bytes: [u32; 3],
     mentions_cache_control: bool,
     has_media: bool,
+    expands_at_server: bool,
 }
+
+/// The fields with which the server uses more than the request contains, beside its tools.
+const EXPANDING: [&[u8]; 6] = [
+    b"mcp_servers",
+    b"container",
+    b"thread",
+    b"fallbacks",
+    b"context_management",
+    b"compaction",
+];
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 enum Model {
@@ -84,6 +95,7 @@ impl Peek {
         }
         peek.mentions_cache_control |= strings.cache_control;
         peek.has_media = strings.media;
+        peek.expands_at_server |= strings.server_tool;
         Some(peek)
     }
 
@@ -114,6 +126,7 @@ impl Peek {
             b"system" => measure(0, &mut self.system_bytes),
             b"messages" => measure(2, &mut self.messages_bytes),
             b"cache_control" => self.mentions_cache_control = true,
+            _ if EXPANDING.contains(&key) => self.expands_at_server = true,
             _ => return false,
         }
         true
@@ -185,6 +198,14 @@ impl Peek {
     #[must_use]
     pub const fn has_media(&self) -> bool {
         self.has_media
+    }
+
+    /// Returns true if the server may add input and output that the request does not contain: with
+    /// tools that run there, an MCP connector, a container, a thread, fallbacks of the server, or
+    /// context management.
+    #[must_use]
+    pub const fn expands_at_server(&self) -> bool {
+        self.expands_at_server
     }
 
     /// Returns the length in bytes of the raw JSON value of `system`, quotes included. 0 if absent.

@@ -46,6 +46,9 @@ const TEXT_FRAME: i64 = 21;
 /// The text of the definition that the server has of a tool of its own.
 const SERVER_TOOL_TEXT: i64 = 1_750;
 
+/// The tools that the server defines and the client runs.
+const CLIENT_TOOLS: [&[u8]; 4] = [b"bash_", b"text_editor_", b"computer_", b"memory_"];
+
 /// Returns the length of a text with about as many tokens as this JSON, which is a prompt or a part
 /// of one. Pass it to [`estimate_tokens`](crate::estimate_tokens).
 ///
@@ -85,6 +88,8 @@ pub fn text_bytes(json: &[u8]) -> u64 {
 pub(crate) struct StringFindings {
     pub(crate) cache_control: bool,
     pub(crate) media: bool,
+    /// A tool that runs at the server.
+    pub(crate) server_tool: bool,
     /// The bytes that are no text. Less than zero if the text is longer than the JSON.
     surplus: i64,
 }
@@ -134,6 +139,7 @@ impl StringVisitor for StringFindings {
             length @ MIN_ESCAPED.. => {
                 if length <= 32 && text[length - 9..].starts_with(b"_20") && is_type(json, from) {
                     self.surplus -= SERVER_TOOL_TEXT;
+                    self.server_tool |= !CLIENT_TOOLS.iter().any(|tool| text.starts_with(tool));
                 }
                 self.cache_control |= text == b"cache_control";
                 self.measure(json, from, escape, to);

@@ -64,7 +64,11 @@ const ENDED: &str = "decision=\"call_ended\"";
 #[tokio::test(start_paused = true)]
 async fn storm_of_429s_explains_slow_and_lost_calls() {
     let limits = GroupLimits::unlimited().with_requests_per_minute(60);
-    let fake = FakeClaude::builder().limits(limits).build();
+    let fault = Fault::RateLimited {
+        retry_after: 2 * SECOND,
+    };
+    let storm = Incident::new(10 * SECOND, 11 * SECOND, fault);
+    let fake = FakeClaude::builder().limits(limits).incident(storm).build();
     let (log, _guard) = LogLines::start(Level::INFO);
     let service = recommended().layer(client(&fake));
     let results = send_all(&service, 150, SECOND / 3).await;

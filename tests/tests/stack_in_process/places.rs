@@ -56,7 +56,10 @@ fn error(status: u16, kind: &str) -> Response<Full<Bytes>> {
         .status(status)
         .header("content-type", "application/json");
     if status == 429 {
-        response = response.header("retry-after", "3600");
+        response = response
+            .header("retry-after", "3600")
+            .header("anthropic-ratelimit-requests-limit", "1")
+            .header("anthropic-ratelimit-requests-remaining", "0");
     }
     response.body(Full::from(body)).expect("a response")
 }
@@ -65,43 +68,71 @@ fn once() -> RetryLayer {
     RetryLayer::new().with_max_attempts(NonZeroU32::MIN)
 }
 
-/// Fails at host `a`, works at host `b`. After ten calls to `a`, the first call to `b` is answered
-/// at once by the model that it names.
+/// A host that fails, one that works, and the first one in another form.
+const HOSTS: [[&str; 3]; 4] = [
+    ["https://a", "https://b", "https://A:443"],
+    ["http://a:8080", "http://a:9090", "http://x:y@A.:8080"],
+    ["host: a", "host: b", "host: A."],
+    ["http://[::1]:80", "http://[::2]", "http://[::1]"],
+];
+
+/// Returns a request to this origin, which is in the `host` header only if it begins so.
+fn request_at(origin: &str) -> Request<RequestBody> {
+    let Some(host) = origin.strip_prefix("host: ") else {
+        return request_to(origin, SONNET, false);
+    };
+    let mut request = request_to("http://x", SONNET, false);
+    *request.uri_mut() = "/v1/messages".parse().expect("a path");
+    let host = HeaderValue::from_str(host).expect("a host");
+    request.headers_mut().insert("host", host);
+    request
+}
+
+/// Fails at one host, works at another. After ten calls to the first, the first call to the other
+/// is answered at once by the model that it names.
 macro_rules! one_host_leaves_others_alone {
     ($layer:expr) => {
-        for (status, kind) in [
+        for ((status, kind), [failing, working, same]) in [
             (529, "overloaded_error"),
             (500, "api_error"),
             (429, "rate_limit_error"),
             (401, "authentication_error"),
             (402, "billing_error"),
-        ] {
-            let (api, _) = api(move |request| match request.uri().host() {
-                Some("a" | "A") => error(status, kind),
-                _ => message(SONNET),
+        ]
+        .into_iter()
+        .flat_map(|failure| HOSTS.map(|hosts| (failure, hosts)))
+        {
+            let (api, _) = api(move |request| {
+                let host = request.headers().get("host");
+                let host = match (request.uri().authority(), host) {
+                    (Some(authority), _) => authority.as_str(),
+                    (None, host) => host.and_then(|host| host.to_str().ok()).unwrap_or(""),
+                };
+                match working.ends_with(host) {
+                    true => message(SONNET),
+                    false => error(status, kind),
+                }
             });
             let service = $layer.layer(api);
+            let what = format!("{status} {failing}");
             for _ in 0..10 {
-                let call = send(&service, request_to("https://a", SONNET, false));
+                let call = send(&service, request_at(failing));
                 let _ = tokio::time::timeout(Duration::from_secs(2), call).await;
             }
             let start = Instant::now();
-            let answer = send(&service, request_to("https://b", SONNET, false))
-                .await
-                .unwrap();
+            let answer = send(&service, request_at(working)).await.unwrap();
             assert_eq!(
                 (answer.status, start.elapsed()),
                 (200, Duration::ZERO),
-                "{status}"
+                "{what}"
             );
-            assert_eq!(answer.header(SERVED_MODEL.as_str()), "", "{status}");
+            assert_eq!(answer.header(SERVED_MODEL.as_str()), "", "{what}");
             // The same host in another form is the same host.
-            let again = request_to("https://A:443", SONNET, false);
-            let call = send(&service, again);
+            let call = send(&service, request_at(same));
             let refused = tokio::time::timeout(Duration::from_secs(2), call).await;
             assert!(
                 !refused.is_ok_and(|answer| answer.unwrap().status == 200),
-                "{status}"
+                "{what}"
             );
         }
     };
@@ -111,12 +142,71 @@ macro_rules! one_host_leaves_others_alone {
 async fn host_that_fails_leaves_other_hosts_alone() {
     let haiku = ["claude-haiku-4-5"];
     one_host_leaves_others_alone!(CircuitBreakerLayer::new());
+    one_host_leaves_others_alone!(CircuitBreakerLayer::new().with_credential(|_| 7));
     one_host_leaves_others_alone!(TokenBucketLayer::new(Limits::unlimited()));
     one_host_leaves_others_alone!(HeaderBudgetLayer::new());
     one_host_leaves_others_alone!(recommended().with_retry(once()));
     // The stand-in fails at host `a`, too.
     one_host_leaves_others_alone!(FallbackModelLayer::new(haiku));
     one_host_leaves_others_alone!(recommended().with_retry(once()).with_fallback(haiku));
+}
+
+#[tokio::test(start_paused = true)]
+async fn outage_of_a_host_leaves_the_retries_at_others() {
+    let (api, _) = {
+        let failures = Arc::new(AtomicUsize::new(0));
+        api(move |request| match request.uri().host() {
+            Some("b") if failures.fetch_add(1, Ordering::Relaxed) > 0 => message(SONNET),
+            _ => error(503, "api_error"),
+        })
+    };
+    let service = RetryLayer::new().layer(api);
+    for _ in 0..50 {
+        let answer = send(&service, request_at("http://a")).await.unwrap();
+        assert_eq!(answer.status, 503);
+    }
+    let answer = send(&service, request_at("http://b")).await.unwrap();
+    assert_eq!(answer.status, 200, "retried once");
+}
+
+/// A layer of another kind sends the attempts of one call to different hosts.
+#[tokio::test(start_paused = true)]
+async fn layer_inside_a_failover_keeps_the_hosts_apart() {
+    let (api, _) = api(|request| match request.uri().host() {
+        Some("b") => error(401, "authentication_error"),
+        Some("c") => error(429, "rate_limit_error"),
+        _ => message(SONNET),
+    });
+    let inner = (CircuitBreakerLayer::new(), HeaderBudgetLayer::new());
+    let budget = inner.1;
+    let bucket = TokenBucketLayer::over(budget.limiter());
+    let inner = inner.0.layer(budget.layer(api));
+    let failover = tower::ServiceBuilder::new()
+        .map_request(|mut request: Request<RequestBody>| {
+            if let Some(host) = request.headers_mut().remove("x-fail-over-to") {
+                let host = host.to_str().expect("a host");
+                let uri = format!("http://{host}/v1/messages");
+                *request.uri_mut() = uri.parse().expect("a URI");
+            }
+            request
+        })
+        .service(inner);
+    let service = bucket.layer(failover);
+    let to = |host: &'static str| {
+        let mut request = request_at("http://a");
+        let host = HeaderValue::from_static(host);
+        request.headers_mut().insert("x-fail-over-to", host);
+        request
+    };
+    for (host, status) in [("a", 200), ("b", 401), ("b", 401), ("c", 429), ("a", 200)] {
+        let start = Instant::now();
+        let answer = send(&service, to(host)).await.unwrap();
+        assert_eq!(
+            (answer.status, start.elapsed()),
+            (status, Duration::ZERO),
+            "{host}"
+        );
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,7 +3,8 @@
 use http::{Method, Request};
 use tower::Layer;
 use tower_claude::{
-    CircuitBreakerLayer, FallbackModelLayer, Recommended, RequestBody, RetryLayer, recommended,
+    CircuitBreakerLayer, FallbackModelLayer, Kind, Recommended, RequestBody, RetryLayer,
+    recommended,
 };
 use tower_claude_tests::{
     HAIKU, SONNET,
@@ -258,5 +259,51 @@ async fn error_of_the_request_leads_to_no_other_model() {
         let answer = send(&stack.layer(api.clone()), request(SONNET, false)).await;
         assert_eq!(answer.expect("an answer").status, 200, "{message} {code}");
         assert_eq!(api.models(), [SONNET, HAIKU], "{message} {code}");
+    }
+}
+
+/// A client that does not follow redirects returns them.
+#[tokio::test(start_paused = true)]
+async fn redirect_is_an_error_that_is_neither_retried_nor_held_against_the_model() {
+    for status in [301, 302, 303, 304, 307, 308] {
+        for location in [
+            "https://elsewhere.test/v1/messages",
+            "/v1/other",
+            "//x",
+            "%%%",
+        ] {
+            let api = Api::by_model(move |_| {
+                Reply::new(status)
+                    .header("location", location)
+                    .header("content-type", "application/json")
+            });
+            let stack = recommended().with_fallback([HAIKU]);
+            let service = stack.layer(api.clone());
+            for stream in [false, true].repeat(10) {
+                let answer = send(&service, request(SONNET, stream))
+                    .await
+                    .expect("a response");
+                assert_eq!(
+                    (answer.status, answer.kind(), answer.header("location")),
+                    (status, Some(Kind::BadRequest), location)
+                );
+            }
+            assert_eq!(api.seen().len(), 20);
+            assert_calm(&stack, location);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn redirect_of_a_file_and_unchanged_list_are_no_errors() {
+    for (path, status) in [("/v1/files/f/content", 302), ("/v1/models", 304)] {
+        let api =
+            Api::by_model(move |_| Reply::new(status).header("location", "https://files.test"));
+        let mut request = head(Method::GET);
+        *request.uri_mut() = format!("http://localhost{path}").parse().expect("a URI");
+        let answer = send(&recommended().layer(api), request)
+            .await
+            .expect("a response");
+        assert_eq!((answer.status, answer.kind()), (status, None), "{path}");
     }
 }

@@ -278,7 +278,7 @@ where
         if let Some((parts, promised)) = self.held.take() {
             return self.own(parts, promised);
         }
-        if self.call.may_do_better(&response)
+        if self.call.may_differ(&response)
             && let Some(bypass) = self.bypass()
         {
             return bypass;

@@ -27,6 +27,9 @@ use crate::{
 
 type FetchTable = HashMap<Key, Arc<SharedFetch>, IdentityHasher>;
 
+/// The most frames that one poll reads, so that a body of tiny frames lets other tasks run.
+const FRAMES_PER_POLL: usize = 1_024;
+
 /// The fetches of one layer that new callers may join.
 #[derive(Default)]
 pub(crate) struct FetchMap {
@@ -254,6 +257,7 @@ impl Subscriber {
         mut check: impl FnMut(&mut FetchState) -> Option<T>,
     ) -> Poll<T> {
         let mut registered = false;
+        let mut left = FRAMES_PER_POLL;
         loop {
             let mut state = self.fetch.lock();
             if let Some(result) = check(&mut state) {
@@ -269,6 +273,12 @@ impl Subscriber {
             let Some(source) = state.take_source() else {
                 return Poll::Pending;
             };
+            if left == 0 {
+                state.put_source(source);
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            left -= 1;
             if !self.fetch.wakers.take_woken() {
                 state.put_source(source);
                 return Poll::Pending;

@@ -11,7 +11,8 @@ use http::{
         ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, COOKIE, HOST, ORIGIN, PROXY_AUTHORIZATION,
     },
 };
-use tower_claude_core::{Tenant, toolkit::Credential};
+use serde::Deserialize;
+use tower_claude_core::{Endpoint, Tenant, toolkit::Credential};
 
 use crate::request::canonical::Field;
 
@@ -28,8 +29,23 @@ const CONTEXT: [HeaderName; 6] = [
     CONTENT_TYPE,
     CONTENT_ENCODING,
 ];
-/// Fields that the model does not see.
+/// Fields that the model does not see. A request whose value of them the API would reject gets no
+/// stored response.
 const UNKEYED: [&str; 2] = ["metadata", "service_tier"];
+/// The values of `service_tier`.
+const TIERS: [&[u8]; 2] = [b"\"auto\"", b"\"standard_only\""];
+/// The most characters of a `user_id`.
+const MAX_USER_ID: usize = 256;
+/// The prefix of tokens that the API accepts in `authorization` only.
+const TOKEN_PREFIX: &[u8] = b"sk-ant-oat";
+
+/// The content of `metadata`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Metadata {
+    #[serde(default)]
+    user_id: Option<String>,
+}
 
 /// A key of a request: a hash of 256 bits, keyed by the layer's secret.
 ///
@@ -78,6 +94,9 @@ pub(crate) struct UnkeyedFields {
     pub(crate) metadata: Option<Key>,
     pub(crate) service_tier: Option<Key>,
     pub(crate) accept_encoding: Option<Key>,
+    /// The API would reject the request because of a part that the key leaves out, so that the
+    /// response to another request does not answer it.
+    pub(crate) is_rejected: bool,
 }
 
 /// A hasher that uses a [`Key`] as its own hash.
@@ -137,11 +156,12 @@ impl Secret {
     }
 
     /// Returns the hashes of the fields that are no part of the key.
-    pub(crate) fn unkeyed_fields(
+    pub(crate) fn unkeyed_fields<B>(
         &self,
-        headers: &HeaderMap,
+        request: &Request<B>,
         fields: &[Field<'_>],
     ) -> UnkeyedFields {
+        let headers = request.headers();
         let [metadata, service_tier] = UNKEYED.map(|name| {
             let field = fields.iter().find(|field| field.name == name)?;
             Some(self.hash(&field.value))
@@ -155,6 +175,7 @@ impl Secret {
             metadata,
             service_tier,
             accept_encoding,
+            is_rejected: !accepts_unkeyed(request, fields),
         }
     }
 
@@ -225,6 +246,28 @@ fn credential_text(out: &mut Vec<u8>, credential: &Credential<'_>) {
 
 fn is_unkeyed(field: &Field<'_>) -> bool {
     UNKEYED.contains(&&*field.name)
+}
+
+/// Returns true if the API accepts what the key of a request leaves out: the unkeyed fields, which
+/// a count does not have, and the header of a token.
+fn accepts_unkeyed<B>(request: &Request<B>, fields: &[Field<'_>]) -> bool {
+    let is_message = Endpoint::of(request.uri().path()) == Endpoint::Messages;
+    let accepts = |field: &Field<'_>| match &*field.name {
+        // An array may hold the members of a structure as well.
+        "metadata" if field.value.starts_with(b"{") => {
+            let metadata = serde_json::from_slice::<Metadata>(&field.value);
+            metadata.is_ok_and(|metadata| {
+                let user = metadata.user_id.unwrap_or_default();
+                user.chars().count() <= MAX_USER_ID
+            })
+        }
+        "metadata" => false,
+        _ => TIERS.contains(&&*field.value),
+    };
+    let mut unkeyed = fields.iter().filter(|field| is_unkeyed(field));
+    let mut keys = request.headers().get_all("x-api-key").iter();
+    unkeyed.all(|field| is_message && accepts(field))
+        && !keys.any(|key| key.as_bytes().trim_ascii().starts_with(TOKEN_PREFIX))
 }
 
 /// Appends the betas in order, the version, and all other `anthropic-` headers.

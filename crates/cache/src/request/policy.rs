@@ -121,7 +121,7 @@ impl Policy {
             key: self
                 .secret
                 .key(request, &credentials, &fields, &self.key_headers),
-            unkeyed: self.secret.unkeyed_fields(request.headers(), &fields),
+            unkeyed: self.secret.unkeyed_fields(request, &fields),
             ttl: marked.ttl,
         }
     }

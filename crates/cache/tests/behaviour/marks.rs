@@ -119,6 +119,102 @@ async fn request_without_a_key_bypasses_the_cache() {
     .await;
 }
 
+/// What the key leaves out may still be the reason for which the API rejects a request.
+#[tokio::test(start_paused = true)]
+async fn request_that_the_api_would_reject_is_not_answered_by_a_stored_response() {
+    let with_field = |field: &str| {
+        let text = body("Hi", false).replace(r#""stream""#, &format!(r#"{field},"stream""#));
+        request().map(|_| RequestBody::from(text))
+    };
+    let long = format!(r#""metadata":{{"user_id":"{}"}}"#, "x".repeat(257));
+    let rejected = [
+        r#""metadata":{"user_id":5}"#,
+        r#""metadata":{"user_id":"u","user_id":"u"}"#,
+        r#""metadata":{"user_id":"u","other":1}"#,
+        r#""metadata":{"user_id":tru}"#,
+        r#""metadata":{"user_id":"u" 1}"#,
+        r#""metadata":{"user_id":"\ud800"}"#,
+        r#""metadata":{"user_id":"\x"}"#,
+        "\"metadata\":{\"user_id\":\"\n\"}",
+        r#""metadata":[]"#,
+        r#""metadata":"u""#,
+        r#""metadata":nul"#,
+        r#""metadata":{}{}"#,
+        r#""service_tier":"priority""#,
+        r#""service_tier":"AUTO""#,
+        r#""service_tier":1"#,
+        r#""service_tier":auto"#,
+        &long,
+    ];
+    let accepted = [
+        r#""metadata":{"user_id":"u"}"#,
+        r#""metadata":{ "user_id" : null }"#,
+        r#""metadata":{}"#,
+        r#""service_tier":"auto""#,
+        r#""service_tier":"standard_only","metadata":{"user_id":"v"}"#,
+    ];
+    let (upstream, scripts) = upstream();
+    let service = layer().layer(upstream);
+    filled(&service, &scripts, request()).await;
+    for field in accepted {
+        let got = send(&service, with_field(field)).await.expect("an answer");
+        assert_eq!(got.cache_status(), "hit", "{field}");
+    }
+    let bytes = |text: Vec<u8>| request().map(|_| RequestBody::from(text));
+    let mut trailing = body("Hi", false).into_bytes();
+    trailing.extend_from_slice(b" x");
+    let mut marked = b"\xEF\xBB\xBF".to_vec();
+    marked.extend_from_slice(body("Hi", false).as_bytes());
+    let split = with_field("\"metadata\":{\"user_id\":\"@\"}");
+    let mut invalid = split.body().bytes().expect("buffered").to_vec();
+    let at = invalid
+        .iter()
+        .position(|byte| *byte == b'@')
+        .expect("in the text");
+    invalid[at] = 0xFF;
+    let token = |name: &'static str, value: &'static str| {
+        let mut request = request();
+        request.headers_mut().remove("x-api-key");
+        tower_claude_tests::with(request, name, value)
+    };
+    let oauth = token("authorization", "Bearer sk-ant-oat01-x");
+    filled(&service, &scripts, oauth).await;
+    let requests = rejected.into_iter().map(with_field);
+    let requests = requests.chain([bytes(trailing), bytes(marked), bytes(invalid)]);
+    // A token that is accepted in the other header only.
+    let requests = requests.chain([token("x-api-key", "sk-ant-oat01-x")]);
+    for request in requests {
+        let what = format!("{:?}", request.body().bytes());
+        let call = send(&service, request);
+        let (got, ()) = tokio::join!(tokio::time::timeout(SECOND, call), async {
+            let script = tokio::time::timeout(SECOND, scripts.next()).await;
+            script
+                .unwrap_or_else(|_| panic!("no call: {what}"))
+                .json(400, "{}");
+        });
+        let got = got.expect("in time").expect("an answer");
+        assert_eq!(got.status, 400, "{what}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn field_that_counts_do_not_have_is_a_part_of_their_key() {
+    let (upstream, scripts) = upstream();
+    let service = layer().with_count_tokens().layer(upstream);
+    let count = |field: &str| {
+        let text = body("Hi", false).replace(r#""stream""#, &format!(r#"{field}"stream""#));
+        let mut request = request().map(|_| RequestBody::from(text));
+        *request.uri_mut() = "/v1/messages/count_tokens".parse().expect("a URI");
+        request
+    };
+    for (field, status) in [("", 200), (r#""metadata":{"user_id":"u"},"#, 400)] {
+        let (got, ()) = tokio::join!(send(&service, count(field)), async {
+            scripts.next().await.json(status, r#"{"input_tokens":14}"#);
+        });
+        assert_eq!(got.expect("an answer").status, status);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn only_messages_and_enabled_token_counts_are_cached() {
     let to = |method: Method, path: &'static str| {

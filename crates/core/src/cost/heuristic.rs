@@ -6,9 +6,9 @@ use http::Request;
 use tokio::time::Instant;
 use tower_claude_wire::{ModelCatalog, Tokenizer, Usage, estimate_tokens};
 
-use super::{Cost, EstimateCost, UsageListener};
+use super::{Cost, EstimateCost, UsageBound, UsageListener};
 use crate::{
-    credential::credential,
+    credential::credential_or_host,
     prefix::{CacheReads, PrefixMemory, Prefixes},
     request::{listed_model, requested_model},
     request_body::RequestBody,
@@ -90,7 +90,7 @@ impl HeuristicCost {
             return None;
         }
         let (bytes, model) = (body.bytes()?, requested_model(request)?);
-        let prefixes = Prefixes::of(bytes, &model, credential(request))?;
+        let prefixes = Prefixes::of(bytes, &model, credential_or_host(request))?;
         cache.memory().expect(&prefixes, Instant::now())
     }
 }
@@ -132,9 +132,11 @@ impl EstimateCost for HeuristicCost {
             tokens += tool_prompt(&model.id);
         }
         let variant = 1 + u8::from(tokenizer == Tokenizer::Old) + 2 * u8::from(peek.has_media());
+        let bytes = body.bytes().map_or(0, |bytes| bytes.len());
         let cost = Cost::new(tokens, expected)
             .with_max_output_tokens(peek.max_tokens())
-            .with_variant(variant);
+            .with_variant(variant)
+            .with_bound(UsageBound::of_parts(bytes, peek, model));
         match reads {
             Some(reads) => cost.with_cache_reads(reads),
             None => cost,

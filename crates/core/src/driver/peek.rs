@@ -1,6 +1,6 @@
 //! A successful response until it is ready for the caller.
 
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Body, Frame};
@@ -11,7 +11,10 @@ use super::{
     policies::Policies,
 };
 use crate::{
-    body_tracker::BodyTracker, class::Class, classify::ClassifyResponse, held_body::HeldBody,
+    body_tracker::BodyTracker,
+    class::Class,
+    classify::ClassifyResponse,
+    held_body::{FrameCredit, HeldBody},
     outcome::Outcome,
 };
 
@@ -172,10 +175,12 @@ impl<R: Body<Data = Bytes> + Unpin> PeekedBody<R> {
         clock: &mut Clock,
         cx: &mut Context<'_>,
     ) -> Poll<Peeked> {
+        let mut credit = FrameCredit::new();
         loop {
             if let Some(peeked) = self.peeked() {
                 return Poll::Ready(peeked);
             }
+            ready!(credit.poll_take(cx));
             let Poll::Ready(frame) = self.held.poll_rest(cx) else {
                 return Poll::Pending;
             };

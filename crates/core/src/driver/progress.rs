@@ -16,7 +16,8 @@ use super::{
     report::{CallResult, Report},
 };
 use crate::{
-    body_tracker::ExpectedBody, call::Call, rejection::Rejection, request_body::RequestBody,
+    body_tracker::ExpectedBody, call::Call, redirect::Origin, rejection::Rejection,
+    request_body::RequestBody,
 };
 
 /// The state of one call and of its present attempt.
@@ -31,6 +32,8 @@ pub(super) struct Progress<P: CallPolicy, A: AttemptPolicy> {
     sent: bool,
     /// The body that a response must have.
     pub(super) expected: ExpectedBody,
+    /// The host that the request is sent to.
+    pub(super) origin: Origin,
     /// Present if an observer or a subscriber gets events of the call.
     pub(super) report: Option<Box<Report>>,
 }
@@ -54,6 +57,7 @@ impl<P: CallPolicy, A: AttemptPolicy> Progress<P, A> {
             request.body_mut().parse();
         }
         let expected = ExpectedBody::of(request);
+        let origin = Origin::of(request.uri(), request.headers());
         let call = Call::get_or_attach(request, now);
         let reporter = policies.reporter();
         let is_reported = reporter.is_on(&call);
@@ -72,6 +76,7 @@ impl<P: CallPolicy, A: AttemptPolicy> Progress<P, A> {
             called: false,
             sent: false,
             expected,
+            origin,
             report,
         }
     }

@@ -27,6 +27,7 @@ use crate::{
     classify::{Classify, ClassifyResponse},
     error_body::ErrorBody,
     outcome::Outcome,
+    redirect::class_of_redirect,
     response_body::ResponseBody,
 };
 
@@ -90,7 +91,15 @@ where
     A: AttemptPolicy,
     C: Classify<E>,
 {
-    let class = Class::by_head(&policies.classifier, policies.reuses_class, &response);
+    let mut class = Class::by_head(&policies.classifier, policies.reuses_class, &response);
+    if response.status().is_redirection()
+        && class.is_some_and(|class| class.is_success())
+        && policies.classifier.expects_claude()
+    {
+        let (status, headers) = (response.status(), response.headers());
+        let expected = progress.expected;
+        class = class_of_redirect(status, headers, expected, &progress.origin).or(class);
+    }
     let (mut head, body) = response.into_parts();
     if let Some(report) = &mut progress.report {
         report.on_head(&head);

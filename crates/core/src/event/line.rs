@@ -43,13 +43,13 @@ fn text(scope: Option<&Scope>) -> Option<String> {
     Some(escaped(&text).into_owned())
 }
 
-/// Returns the kind of a failure.
-fn failure(class: &Class) -> Option<&'static str> {
-    (class.kind != Kind::Success).then_some(class.kind.as_str())
-}
-
 fn tag(scope: Option<&Scope>) -> Option<String> {
     credential_tag(scope?.credential)
+}
+
+/// Returns the kind of a failure, and `None` for a success.
+fn kind_of(class: &Class) -> Option<&'static str> {
+    (class.kind != Kind::Success).then(|| class.kind.as_str())
 }
 
 /// The kind of a failure, with the status of the response.
@@ -61,6 +61,18 @@ impl fmt::Display for Failure {
         match self.1 {
             Some(status) if !status.is_success() => write!(f, " ({})", status.as_u16()),
             _ => Ok(()),
+        }
+    }
+}
+
+/// The delay before the next attempt.
+struct Delay(Duration);
+
+impl fmt::Display for Delay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Duration::ZERO => f.write_str("at once"),
+            delay => write!(f, "in {}", ReadableDuration(delay)),
         }
     }
 }
@@ -214,8 +226,9 @@ pub(super) fn trace(sink: &EventSink, event: &Event<'_>) {
         Event::Admitted { layer, scope, wait } => {
             line!(
                 wait >= LONG_WAIT, info or trace,
-                layer, decision = "admitted", scope = text(Some(scope)), credential = tag(Some(scope)),
-                wait_ms = millis(wait), "admitted after {}", ReadableDuration(wait),
+                layer, decision = "admitted", scope = text(Some(scope)),
+                credential = tag(Some(scope)), wait_ms = millis(wait),
+                "admitted after {}", ReadableDuration(wait),
             );
         }
         Event::Queued {
@@ -308,10 +321,25 @@ pub(super) fn trace(sink: &EventSink, event: &Event<'_>) {
             server,
         } => {
             tracing::warn!(
-                target: "tower_claude", layer, decision = "limit_differs", scope = text(Some(scope)),
-                credential = tag(Some(scope)), dimension = dimension.as_str(), configured, server,
+                target: "tower_claude", layer, decision = "limit_differs",
+                scope = text(Some(scope)), credential = tag(Some(scope)),
+                dimension = dimension.as_str(), configured, server,
                 "the configured limit of {dimension} is {configured}, that of the server {server}: \
                  the smaller one holds",
+            );
+        }
+        Event::UsageCapped {
+            layer,
+            scope,
+            usage,
+            bound,
+        } => {
+            tracing::warn!(
+                target: "tower_claude", layer, decision = "usage_capped",
+                scope = text(Some(scope)), credential = tag(Some(scope)),
+                input_tokens = usage.limited_input(), max_input_tokens = bound.input_tokens,
+                output_tokens = usage.limited_output(), max_output_tokens = bound.output_tokens,
+                "a response claims more tokens than its request can have used",
             );
         }
         Event::Retry {
@@ -328,7 +356,7 @@ pub(super) fn trace(sink: &EventSink, event: &Event<'_>) {
                 status = details.status.map(|status| status.as_u16()),
                 request_id = details.request_id.map(escaped).as_deref(),
                 cause = details.cause.map(escaped).as_deref(),
-                "retrying in {} after {}", ReadableDuration(delay), Failure(class.kind, details.status),
+                "retrying {} after {}", Delay(delay), Failure(class.kind, details.status),
             );
         }
         Event::GaveUp {
@@ -366,8 +394,9 @@ pub(super) fn trace(sink: &EventSink, event: &Event<'_>) {
         }
         Event::CircuitProbe { layer, scope } => {
             tracing::info!(
-                target: "tower_claude", layer, decision = "circuit_probe", scope = text(Some(scope)),
-                credential = tag(Some(scope)), "sending a call as a probe",
+                target: "tower_claude", layer, decision = "circuit_probe",
+                scope = text(Some(scope)), credential = tag(Some(scope)),
+                "sending a call as a probe",
             );
         }
         Event::CircuitClosed { layer, scope } => {
@@ -421,8 +450,8 @@ pub(super) fn trace(sink: &EventSink, event: &Event<'_>) {
             because,
         } => {
             tracing::warn!(
-                target: "tower_claude", layer, decision = "doubtful_model", model = &*escaped(model),
-                because, "a configured model name is {because}",
+                target: "tower_claude", layer, decision = "doubtful_model",
+                model = &*escaped(model), because, "a configured model name is {because}",
             );
         }
         Event::Inactive { layer, because } => {
@@ -442,7 +471,8 @@ pub(super) fn trace(sink: &EventSink, event: &Event<'_>) {
             if decision == CacheDecision::Stale.as_str() {
                 line!(
                     begins_incident(sink, event), warn or info,
-                    layer, decision, because, "returned a stored response that is past its lifetime",
+                    layer, decision, because,
+                    "returned a stored response that is past its lifetime",
                 );
             } else {
                 line!(
@@ -465,7 +495,7 @@ pub(super) fn trace(sink: &EventSink, event: &Event<'_>) {
         Event::AttemptEnded(end) => {
             tracing::debug!(
                 target: "tower_claude", layer = end.layer, decision = "attempt_ended",
-                ending = end.ending.as_str(), class = failure(&end.class),
+                ending = end.ending.as_str(), class = kind_of(&end.class),
                 attempt = end.attempt, model = end.model.map(escaped).as_deref(),
                 scope = text(end.scope), credential = credential_tag(end.credential),
                 endpoint = end.endpoint.as_str(),
@@ -484,7 +514,7 @@ pub(super) fn trace(sink: &EventSink, event: &Event<'_>) {
             line!(
                 !end.is_ordinary(), info or debug,
                 layer = end.layer, decision = "call_ended", ending = end.ending.as_str(),
-                class = failure(&end.class), model = end.model.map(escaped).as_deref(),
+                class = kind_of(&end.class), model = end.model.map(escaped).as_deref(),
                 asked = end.asked.filter(|_| end.asked != end.model).map(escaped).as_deref(),
                 scope = text(end.scope), credential = credential_tag(end.credential),
                 endpoint = end.endpoint.as_str(),

@@ -12,6 +12,8 @@
 //! | `WARN` | the first event of an incident: `refused`, `paused`, `gave_up`, `circuit_opened`, `broken`, `fell_back`, `stale`, `threshold` |
 //! | `WARN` | `limit_differs` from the configured one, once for each pool and dimension |
 //! | `WARN` | `inactive`, once for each layer and reason, `doubtful_model`, once for each name |
+//! | `WARN` | `usage_capped`, once for each pool |
+//! | `WARN` | `redirected` to another host, once for each pair of hosts |
 //! | `INFO` | `call_ended`, unless the call was ordinary |
 //! | `INFO` | `admitted` after a wait of 1 s or more, `abandoned` |
 //! | `INFO` | `retry`, `circuit_probe`, `circuit_closed`, a further `circuit_opened` or `stale` |
@@ -25,8 +27,8 @@
 //!   over when a minute passes without such an event. A layer tells 256 incidents apart, and the
 //!   others by their decision only.
 //! - A call is **ordinary** if it was answered at the first attempt by the model asked for, waited
-//!   for less than 1 s, and had its first content in less than 10 s. So the lines at `INFO` show the
-//!   fate of each call that failed, was dropped by its caller, broke off, or was slow.
+//!   for less than 1 s, and had its first content in less than 10 s. The lines at `INFO` therefore
+//!   show the fate of each call that failed, was dropped by its caller, broke off, or was slow.
 //!
 //! # Fields
 //!
@@ -60,8 +62,8 @@
 //!
 //! [`Event::AttemptEnded`] and [`Event::CallEnded`] are emitted at the end of the body, or when it
 //! is dropped. In a stack of several layers each attempt is reported once, by the innermost layer
-//! that sent it, and each call once, by the outermost layer. The cache is no such layer: a call that
-//! it answers has the event `hit`, `stale` or `joined` instead, and the call that it makes is
+//! that sent it, and each call once, by the outermost layer. The cache is no such layer. A call
+//! that it answers has the event `hit`, `stale` or `joined` instead, and the call that it makes is
 //! reported by the layer inside of it.
 //!
 //! A request that a layer sends by itself, such as a token count, is a call of its own.
@@ -75,8 +77,8 @@
 //! # Which key
 //!
 //! A key is never logged. The field `credential` has the first 8 hexadecimal digits of its keyed
-//! hash at its host, which differ in every process. [`credential_tag`] returns the same digits for a
-//! request, for instance to log them once with a name of the key:
+//! hash at its host, which differ in every process. [`credential_tag`] returns the same digits for
+//! a request, for instance to log them once with a name of the key:
 //!
 //! ```
 //! use http::Request;
@@ -117,11 +119,12 @@ use std::{
 };
 
 use http::StatusCode;
-use tower_claude_wire::RateLimits;
+use tower_claude_wire::{RateLimits, Usage};
 
 use self::incidents::Incidents;
 use crate::{
     class::{Class, Kind},
+    cost::UsageBound,
     dimension::Dimension,
     ledger::LimitWarning,
     rejection::RejectReason,
@@ -367,6 +370,18 @@ pub enum Event<'a> {
         decision: CacheDecision,
         /// The reason in one word. Empty if there is none.
         because: &'static str,
+    },
+    /// A response claims more usage than its request can have caused. The limiter charges the bound
+    /// and learns nothing from it. Emitted once for each scope.
+    UsageCapped {
+        /// The name of the layer.
+        layer: &'static str,
+        /// The pool of limits.
+        scope: &'a Scope,
+        /// The usage in the response.
+        usage: &'a Usage,
+        /// The most that the limiter charges.
+        bound: UsageBound,
     },
     /// The server did not accept the credential (401). Emitted once for each credential.
     Unauthorized {

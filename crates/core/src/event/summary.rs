@@ -66,8 +66,8 @@ pub struct AttemptEnd<'a> {
     pub model: Option<&'a str>,
     /// The pool of limits, if a limiter in this driver knows it.
     pub scope: Option<&'a Scope>,
-    /// The keyed hash of the credential, as [`Scope::credential`](crate::Scope::credential). 0 if it
-    /// is not known.
+    /// The keyed hash of the credential, as [`Scope::credential`](crate::Scope::credential). 0 if
+    /// it is not known.
     pub credential: u64,
     /// The status of the response, if there was one.
     pub status: Option<StatusCode>,
@@ -108,8 +108,8 @@ pub struct CallEnd<'a> {
     pub model: Option<&'a str>,
     /// The pool of limits of the last attempt, if known.
     pub scope: Option<&'a Scope>,
-    /// The keyed hash of the credential, as [`Scope::credential`](crate::Scope::credential). 0 if it
-    /// is not known.
+    /// The keyed hash of the credential, as [`Scope::credential`](crate::Scope::credential). 0 if
+    /// it is not known.
     pub credential: u64,
     /// The status of the response for the caller, if there is one. A
     /// [`RejectionLayer`](crate::RejectionLayer) outside may replace that of a rejection.

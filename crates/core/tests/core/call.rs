@@ -257,3 +257,20 @@ async fn new_attempt_resets_the_state_of_the_last() {
         call.time_out_attempt();
     }
 }
+
+#[test]
+fn credential_of_a_call_is_that_of_the_host_of_each_request() {
+    let call = Call::new(&Extensions::new(), Instant::now());
+    let to = |uri: &str| {
+        let request = http::Request::post(uri).header("x-api-key", "key");
+        request.body(()).expect("a request")
+    };
+    let [a, b] = ["http://a/", "http://b/"].map(to);
+    for request in [&a, &b, &a] {
+        let expected = tower_claude_core::Scope::credential_of(request);
+        assert_eq!(call.credential_of(request), expected);
+    }
+    assert_ne!(call.credential_of(&a), call.credential_of(&b));
+    let same = to("http://A.:80/v1/messages");
+    assert_eq!(call.credential_of(&same), call.credential_of(&a));
+}

@@ -11,6 +11,7 @@ use http::{Request, response::Parts};
 use tokio::time::Instant;
 use tower_claude_core::{
     Call, Class, EstimateCost, HeuristicCost, Outcome, Priority, Rejection, RequestBody, Scope,
+    UsageBound,
     driver::{AttemptPolicy, Clock},
     event::EventSink,
     toolkit::PendingEstimate,
@@ -23,6 +24,7 @@ use super::{
 };
 use crate::{
     limiter::Limiter,
+    pool::usage_cap::exceeds,
     reservation::{Admitted, Settlement},
 };
 
@@ -88,6 +90,8 @@ pub struct LimitAttempt<A> {
     /// Output tokens so far.
     produced: u64,
     next_report: u32,
+    /// The most that the response can truly report.
+    bound: UsageBound,
 }
 
 /// A request that waits for the limiter.
@@ -109,6 +113,7 @@ impl<A> Default for LimitAttempt<A> {
             answered: false,
             produced: 0,
             next_report: FIRST_REPORT,
+            bound: UsageBound::UNKNOWN,
         }
     }
 }
@@ -150,6 +155,7 @@ impl<L: Limiter, E: EstimateCost> LimitPolicy<L, E> {
                 return Poll::Ready(Ok(()));
             }
             let cost = settings.estimate_cost(request, call, &mut attempt.pending);
+            attempt.bound = cost.bound;
             match settings.try_acquire(request, call, &cost, clock.now()) {
                 Some(reservation) => Ok(reservation),
                 None => {
@@ -291,6 +297,13 @@ impl<L: Limiter, E: EstimateCost> AttemptPolicy for LimitPolicy<L, E> {
             && outcome.usage().limited_input().is_some()
         {
             pending.give(outcome.usage(), clock.now());
+        }
+        if exceeds(outcome.usage(), attempt.bound)
+            && let Some(admitted) = &attempt.admitted
+        {
+            let scope = admitted.scope(&attempt.scope);
+            let reporter = &self.settings.reporter;
+            reporter.usage_capped(scope, outcome.usage(), attempt.bound);
         }
         if let Some(Admitted::Own(reservation)) = attempt.admitted.take() {
             // A response that broke or was dropped reports no final usage, but the server took the

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashSet,
+    hash::{BuildHasher, RandomState},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -9,18 +10,30 @@ use std::{
 use http::{HeaderMap, response::Parts};
 use tokio::time::Instant;
 use tower_claude_core::{
-    Call, Class, Kind, Reach, Rejection, Scope,
+    Call, Class, Kind, Reach, Rejection, Scope, UsageBound,
     driver::Clock,
     event::{Event, EventSink, emit, is_debug_enabled},
     toolkit::{Observation, PausedByLimiter},
 };
-use tower_claude_wire::{self as wire, RateLimits};
+use tower_claude_wire::{self as wire, RateLimits, Usage};
 
 use crate::{pool::request::QueuePlace, reservation::Admitted};
 
-/// The largest number of credentials whose 401 is remembered. Further credentials are not reported,
-/// so that memory stays bounded.
-const MAX_UNAUTHORIZED: usize = 1024;
+/// The largest number of keys whose event is remembered. Further keys are not reported, so that
+/// memory stays bounded.
+const MAX_REPORTED: usize = 1024;
+
+/// The keys for which an event was emitted that is emitted once for each.
+#[derive(Clone, Debug, Default)]
+struct ReportedKeys(Arc<Mutex<HashSet<u64>>>);
+
+impl ReportedKeys {
+    /// Returns true for the first event of a key.
+    fn is_first(&self, key: u64) -> bool {
+        let mut keys = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        keys.len() < MAX_REPORTED && keys.insert(key)
+    }
+}
 
 /// Emits the events of one layer, and reports response heads to the limiter.
 #[derive(Clone, Debug)]
@@ -29,7 +42,9 @@ pub(super) struct Reporter {
     reads_headers: bool,
     pub(super) events: EventSink,
     pub(super) warn_percent: u8,
-    unauthorized: Arc<Mutex<HashSet<u64>>>,
+    unauthorized: ReportedKeys,
+    capped: ReportedKeys,
+    scope_hasher: RandomState,
 }
 
 impl Reporter {
@@ -39,7 +54,9 @@ impl Reporter {
             reads_headers,
             events: EventSink::default(),
             warn_percent: 80,
-            unauthorized: Arc::default(),
+            unauthorized: ReportedKeys::default(),
+            capped: ReportedKeys::default(),
+            scope_hasher: RandomState::default(),
         }
     }
 
@@ -185,7 +202,7 @@ impl Reporter {
             };
             emit(&self.events, &event);
         }
-        if class.kind == Kind::Unauthorized && self.first_unauthorized(scope.credential) {
+        if class.kind == Kind::Unauthorized && self.unauthorized.is_first(scope.credential) {
             let event = Event::Unauthorized {
                 layer: self.layer,
                 scope,
@@ -195,13 +212,17 @@ impl Reporter {
         }
     }
 
-    /// Returns true for the first 401 of a credential.
-    fn first_unauthorized(&self, credential: u64) -> bool {
-        let mut reported = self
-            .unauthorized
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        reported.len() < MAX_UNAUTHORIZED && reported.insert(credential)
+    /// Reports that a response claims more usage than its request can have caused.
+    pub(super) fn usage_capped(&self, scope: &Scope, usage: &Usage, bound: UsageBound) {
+        if self.capped.is_first(self.scope_hasher.hash_one(scope)) {
+            let event = Event::UsageCapped {
+                layer: self.layer,
+                scope,
+                usage,
+                bound,
+            };
+            emit(&self.events, &event);
+        }
     }
 }
 

@@ -5,8 +5,8 @@ use std::{fmt, pin::Pin, sync::Arc, time::Duration};
 use http::{HeaderName, Request};
 use tokio::time::Instant;
 use tower_claude_core::{
-    Call, Cost, EstimateCost, Priority, RequestBody, Scope, Settle, Tenant, Workload,
-    toolkit::{AsScope, PendingEstimate, ReservationHandle, ScopeRef},
+    Call, Cost, EstimateCost, Priority, RequestBody, Scope, Settle, Tenant, UsageBound, Workload,
+    toolkit::{AsScope, PendingEstimate, ReservationHandle, ScopeRef, host},
 };
 use tower_claude_wire as wire;
 
@@ -54,7 +54,8 @@ impl<L: Limiter, E: EstimateCost> LimitSettings<L, E> {
     /// layer as well. Reserving again would charge the request twice.
     ///
     /// Another scope is another limit, so the outer reservation must be in the scope of this layer.
-    /// A layer that reads headers corrects the outer reservation in whichever scope it is.
+    /// A layer that reads headers corrects the outer reservation in whichever scope it is, unless a
+    /// layer between the two has sent the request to another host.
     /// `scope` is filled in if the reservation does not know its scope.
     pub(super) fn join(
         &self,
@@ -67,7 +68,12 @@ impl<L: Limiter, E: EstimateCost> LimitSettings<L, E> {
         }
         let handle = call.reservation_of(self.limiter.id())?;
         match handle.scope() {
-            Some(_) if self.reporter.reads_headers() => {}
+            Some(reserved) if self.reporter.reads_headers() => {
+                let host = host(request.uri(), request.headers());
+                if !reserved.host.is_empty() && *reserved.host != *host {
+                    return None;
+                }
+            }
             Some(reserved) => {
                 let known = match self.scope_of {
                     Some(_) => None,
@@ -101,6 +107,9 @@ impl<L: Limiter, E: EstimateCost> LimitSettings<L, E> {
         let estimate = self.estimate.estimate(request);
         *pending = PendingEstimate::of(&self.estimate, &estimate).map(Box::new);
         let mut cost = with_counted_input(estimate, call);
+        if cost.bound == UsageBound::UNKNOWN && cost.settles_output() {
+            cost.bound = UsageBound::of(request);
+        }
         if cost.workload == Workload::NONE {
             cost.workload = call.workload();
         }

@@ -89,7 +89,7 @@ impl AdditionalLimit {
     pub(crate) fn recharge(&mut self, sent: &SendSnapshot, old: &Charge, new: &Charge) {
         let (old, new) = (old[self.dimension], new[self.dimension]);
         match &mut self.kind {
-            AdditionalBucket::Minute(bucket) => bucket.recharge(sent.number, old, new),
+            AdditionalBucket::Minute(bucket) => bucket.correct(sent.number, old, new),
             AdditionalBucket::Day(day) => day.recharge(sent.at, old, new),
         }
     }

@@ -10,6 +10,8 @@ use std::{cmp::Reverse, time::Duration};
 
 use tower_claude_core::Dimension;
 
+use crate::pool::usage_cap::MAX_DEBT;
+
 /// The counted dimensions, in the order of their indices.
 pub(crate) const DIMENSIONS: [Dimension; 4] = [
     Dimension::Requests,
@@ -161,6 +163,17 @@ impl Bucket {
         self.merge_peaks();
     }
 
+    /// Corrects a charge by the usage that the server has reported. An increase takes the level at
+    /// most [`MAX_DEBT`] of refill below zero.
+    pub(crate) fn correct(&mut self, charge: u64, old: u64, new: u64) {
+        let before = self.level;
+        self.recharge(charge, old, new);
+        if new > old {
+            let floor = -refill(self.limit, MAX_DEBT);
+            self.clamp(floor.min(before), i128::MAX);
+        }
+    }
+
     /// Records a level, or the highest level that the current one can stand for.
     fn record_peak(&mut self, level: i128) {
         while self.peaks.last().is_some_and(|last| last.level <= level) {
@@ -223,8 +236,10 @@ impl Bucket {
         self.record_peak(self.capacity - room);
     }
 
+    /// Sets the limit per minute. A debt is not longer than before at any limit.
     pub(crate) fn set_limit(&mut self, limit: u64) {
         self.limit = limit;
+        self.level = self.level.max(-refill(limit, MAX_DEBT));
     }
 
     pub(crate) fn set_capacity(&mut self, capacity: i128) {

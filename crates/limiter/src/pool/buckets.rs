@@ -122,7 +122,7 @@ impl DimensionState {
 
     fn recharge(&mut self, number: u64, old: u64, new: u64, counted: &mut u64) {
         if let Some(bucket) = &mut self.bucket {
-            bucket.recharge(number, old, new);
+            bucket.correct(number, old, new);
         }
         if self.counted == Counted::AtEnd {
             self.sent = self.sent.wrapping_add(new as i64).wrapping_sub(old as i64);

@@ -15,15 +15,6 @@ use crate::{
     },
 };
 
-/// The bound of plausible token counts. A higher count is an underflow in the server's response,
-/// and charging it would block the scope for hours.
-const MAX_PLAUSIBLE: u64 = 1 << 26;
-
-/// Returns a reported token count if it is plausible.
-pub(crate) fn plausible(tokens: Option<u64>) -> Option<u64> {
-    tokens.filter(|tokens| *tokens < MAX_PLAUSIBLE)
-}
-
 /// The estimators of input and output.
 #[derive(Debug)]
 pub(crate) struct Forecast {
@@ -59,6 +50,12 @@ impl Forecast {
             (OutputAccounting::MaxTokensReserved, _) if max < u64::MAX => max,
             (OutputAccounting::AsProduced, Some(mean)) if self.learn_output => rounded(mean),
             _ => cost.output_tokens,
+        };
+        // A ratio that was learned from odd responses charges no more than the request can use.
+        let input = if self.calibrate_input && cost.settles_input() {
+            input.min(u64::from(cost.bound.input_tokens).max(cost.input_tokens))
+        } else {
+            input
         };
         let input = input.min(MAX_CHARGE);
         let output = expected.min(max).min(MAX_CHARGE);

@@ -18,7 +18,7 @@ const CUT: f64 = 0.02;
 /// The successes that are expected between two 429s: of a rate that is new, and at a constant limit.
 /// They raise the rate by twice what a 429 lowers it by.
 const FIRST_SUCCESSES: f64 = 5.0;
-const USUAL_SUCCESSES: f64 = 300.0;
+const USUAL_SUCCESSES: f64 = 220.0;
 
 /// The multiple of the expected successes from which on the growth doubles, and the multiple in
 /// which it doubles.
@@ -321,7 +321,10 @@ impl LearnedRate {
             self.at = self.at.max(paused_until);
             return;
         }
-        let admitted = (sent.number - last.number - 1).saturating_sub(self.rejected);
+        let admitted = sent
+            .number
+            .saturating_sub(last.number + 1)
+            .saturating_sub(self.rejected);
         let seconds = (sent.at - last.at) as f64 / SECOND;
         let measured = admitted as f64 / seconds;
         let ratio = (measured / self.rate).min(1.0);
@@ -329,14 +332,14 @@ impl LearnedRate {
         // A count is right to one request. Requests of different sizes make it vary.
         let count = admitted as f64 + 1.0;
         let error = if is_established {
-            (1.5 / count).max(NOISE / count.sqrt()).min(0.9)
+            (1.5 / count).max(NOISE / count.sqrt())
         } else {
             0.7 / count
         };
-        let is_consistent = 1.0 - ratio <= error;
         // What a small bucket did not take during the pause is missing in the count.
         let open = sent.at.saturating_sub(self.opened_at) as f64 / SECOND / seconds;
-        let is_noise = is_consistent;
+        let most = if is_established { 0.9 } else { 0.5 };
+        let is_consistent = 1.0 - ratio <= (error + 1.0 - open).min(most);
         let rate = if self.was_idle {
             // What was not used shows nothing, and the burst may be what was too much.
             let drawn = (self.burst - self.level).max(1.0);
@@ -359,22 +362,6 @@ impl LearnedRate {
             };
             self.rate * ratio.powf(weight).max(least)
         };
-        if std::env::var("DBG").is_ok() {
-            eprintln!(
-                "EV {:.2} sent {:.2} adm {admitted} in {seconds:.2} measured {:.3} rate {:.3} noise {is_noise} idle {} quick {:.1} exp {} succ {} rej {} burst {:.1} paused {:.2}",
-                now as f64 / 1e9,
-                sent.at as f64 / 1e9,
-                measured * 60.0,
-                self.rate * 60.0,
-                self.was_idle,
-                self.quickening(),
-                self.expected,
-                self.successes,
-                self.rejected,
-                self.burst,
-                paused_until as f64 / 1e9
-            );
-        }
         // A rate that falls by more than usual is new, and may be too low.
         self.expected = if rate < self.rate * NEW_BELOW {
             FIRST_SUCCESSES

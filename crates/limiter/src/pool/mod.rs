@@ -42,6 +42,7 @@ pub(crate) mod queue;
 pub(crate) mod request;
 mod server_clock;
 mod statistics;
+pub(crate) mod usage_cap;
 
 use std::time::{Duration, SystemTime};
 
@@ -60,11 +61,12 @@ use crate::{
         bucket::{Charge, INPUT, MAX_CHARGE, Margins, OUTPUT, TOTAL},
         buckets::{Buckets, Counted},
         external_use::ExternalUse,
-        forecast::{Forecast, margins, plausible},
+        forecast::{Forecast, margins},
         header_observer::HeaderObserver,
         in_flight::InFlightTable,
         pacing::Pacing,
         queue::{Queue, flow::FlowTag},
+        usage_cap::{capped, exceeds},
     },
     reservation::Settlement,
     snapshot::{DimensionSnapshot, ScopeSnapshot},
@@ -267,7 +269,8 @@ impl Pool {
         };
         request.cost.estimate_id = None;
         if request.cost.settles_input() {
-            self.recharge(id, plausible(Some(actual)), None);
+            let input = capped(Some(actual), request.cost.bound.input_tokens);
+            self.recharge(id, input, None);
         }
     }
 
@@ -279,7 +282,8 @@ impl Pool {
         let Some(request) = self.in_flight.get_mut(id) else {
             return;
         };
-        request.produced = request.produced.max(plausible(Some(output)).unwrap_or(0));
+        let output = capped(Some(output), request.cost.bound.output_tokens);
+        request.produced = request.produced.max(output.unwrap_or(0));
         let produced = request.produced;
         if produced > request.charge[OUTPUT] && request.cost.settles_output() {
             let max = request.cost.max_output_tokens.unwrap_or(u64::MAX);
@@ -294,7 +298,8 @@ impl Pool {
         let Some(request) = self.in_flight.get(id) else {
             return;
         };
-        let produced = request.produced;
+        let (produced, bound) = (request.produced, request.cost.bound);
+        let reported = |usage: &Usage| capped(usage.limited_output(), bound.output_tokens);
         if *settlement == Settlement::Rejected {
             self.on_rejected(now, id, None);
         }
@@ -306,11 +311,11 @@ impl Pool {
                 self.recharge(id, Some(0), Some(0));
             }
             Settlement::Failed { usage } | Settlement::Dropped { usage } => {
-                let output = plausible(usage.limited_output()).unwrap_or(0).max(produced);
+                let output = reported(usage).unwrap_or(0).max(produced);
                 self.on_usage(id, usage, Some(output), output > 0);
             }
             Settlement::Used { usage } => {
-                let output = plausible(usage.limited_output());
+                let output = reported(usage);
                 self.on_usage(id, usage, output.map(|output| output.max(produced)), true);
             }
         }
@@ -333,10 +338,13 @@ impl Pool {
             return;
         };
         let cost = request.cost;
-        let input = plausible(usage.limited_input()).filter(|_| cost.settles_input());
+        let input = capped(usage.limited_input(), cost.bound.input_tokens);
+        let input = input.filter(|_| cost.settles_input());
         let output = output.filter(|_| cost.settles_output());
         self.recharge(id, input, output);
-        if let Some(request) = self.in_flight.get(id).filter(|request| request.accepted) {
+        let is_credible = !exceeds(usage, cost.bound);
+        let request = self.in_flight.get(id);
+        if let Some(request) = request.filter(|request| request.accepted && is_credible) {
             let read = usage.cache_read_input_tokens.unwrap_or(0);
             self.forecast
                 .learn(request, input, output.filter(|_| was_accepted), read);

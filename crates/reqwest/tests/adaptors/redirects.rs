@@ -7,7 +7,7 @@ use tokio::{
 };
 use tower::{Layer, ServiceExt};
 use tower_claude_core::{Class, Classify, Kind};
-use tower_claude_reqwest::{HttpService, ReqwestClassify, TowerMiddleware};
+use tower_claude_reqwest::{HttpService, ReqwestClassify, TowerMiddleware, client};
 
 use crate::common::{SONNET, at_once, bounded, post, prompt, quiet, request_to, statuses};
 
@@ -84,6 +84,34 @@ async fn circular_redirect_is_not_retried() {
         let class = ReqwestClassify::new().error(&error);
         assert_eq!(class, Class::new(Kind::BadRequest));
         assert_eq!(handle.snapshot().retries, 0);
+    })
+    .await;
+}
+
+/// The key and the prompt stay with the host that the caller has chosen.
+#[tokio::test]
+async fn recommended_client_returns_a_redirect_and_sends_nothing_elsewhere() {
+    bounded(async {
+        let fake = quiet();
+        let server = fake.serve().await.unwrap();
+        let first = elsewhere(Some(server.url())).await;
+        let service = at_once().layer(HttpService::recommended().unwrap());
+        let answer = service
+            .oneshot(request_to(&first, SONNET, false))
+            .await
+            .unwrap();
+        assert_eq!(answer.status(), 307);
+        let class = answer.extensions().get::<Class>();
+        assert_eq!(class.map(|class| class.kind), Some(Kind::BadRequest));
+        let client = reqwest_middleware::ClientBuilder::new(client().unwrap())
+            .with(TowerMiddleware::new(at_once()))
+            .build();
+        let sent = post(&client, &first)
+            .body(prompt(SONNET, false))
+            .send()
+            .await;
+        assert_eq!(sent.unwrap().status(), 307);
+        assert_eq!(statuses(&fake), [0; 0]);
     })
     .await;
 }

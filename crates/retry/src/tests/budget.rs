@@ -25,17 +25,17 @@ fn new_budget_allows_ten_retries() {
 fn success_deposits_half_a_token_up_to_maximum() {
     let now = Instant::now();
     let budget = RetryBudget::new().with_initial(0);
-    budget.deposit();
+    budget.deposit(0);
     assert_eq!(drain(&budget, now), 0);
-    budget.deposit();
+    budget.deposit(0);
     assert_eq!(drain(&budget, now), 1);
     for _ in 0..1000 {
-        budget.deposit();
+        budget.deposit(0);
     }
     assert_eq!(drain(&budget, now), 100);
     // Not full any more: deposits count again.
-    budget.deposit();
-    budget.deposit();
+    budget.deposit(0);
+    budget.deposit(0);
     assert_eq!(drain(&budget, now), 1);
 }
 
@@ -75,11 +75,11 @@ fn invalid_rates_count_as_zero() {
         .with_initial(0)
         .with_deposit(f64::NAN)
         .with_refill_per_second(-1.0);
-    budget.deposit();
+    budget.deposit(0);
     assert_eq!(budget.thousandths(now), 0);
     assert_eq!(budget.thousandths(now + Duration::from_secs(3600)), 0);
     let budget = RetryBudget::new().with_deposit(f64::INFINITY).with_max(7);
-    budget.deposit();
+    budget.deposit(0);
     assert_eq!(drain(&budget, now), 7);
     assert_eq!(drain(&RetryBudget::new().with_max(0), now), 0);
 }
@@ -113,7 +113,7 @@ proptest! {
             let (mut retries, mut successes, mut millis) = sums[sums.len() - 1];
             match step {
                 Step::Success => {
-                    budget.deposit();
+                    budget.deposit(0);
                     successes += 1;
                 }
                 Step::Retry => retries += drain(&budget, now) as u64,

@@ -21,6 +21,7 @@ fn rules() -> RetryRules {
 fn attempt(kind: Kind) -> FailedAttempt {
     FailedAttempt {
         class: Class::new(kind),
+        host: 0,
         number: 1,
         not_taken: 0,
         spent: 0,

@@ -12,7 +12,10 @@ use http::{Request, Response};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
-use tower_claude_core::{Call, RequestBody, toolkit::ErrorBody};
+use tower_claude_core::{
+    Call, RequestBody, UsageBound,
+    toolkit::{ErrorBody, host},
+};
 use tower_claude_wire::{count_tokens_body, counted_tokens};
 use tower_service::Service;
 
@@ -45,6 +48,7 @@ pin_project! {
         Counting {
             call: Arc<Call>,
             prompt: PromptHash,
+            most: u32,
             request: Option<Request<RequestBody>>,
             #[pin]
             future: Option<F>,
@@ -90,7 +94,8 @@ fn start<F, B: Body>(counter: &Counter, message: &mut Request<RequestBody>) -> O
     };
     let (prompt, known) = {
         let mut known = counter.known();
-        let prompt = known.hash(&body);
+        let host = host(message.uri(), message.headers());
+        let prompt = known.hash(&host, &body);
         (prompt, known.get(prompt))
     };
     // Also clears the count of an earlier attempt with another model.
@@ -106,6 +111,7 @@ fn start<F, B: Body>(counter: &Counter, message: &mut Request<RequestBody>) -> O
     Some(Count::Counting {
         call,
         prompt,
+        most: UsageBound::of(message).input_tokens,
         request: Some(request),
         future: None,
         body: None,
@@ -132,6 +138,7 @@ where
         let CountProjection::Counting {
             call,
             prompt,
+            most,
             request,
             mut future,
             body,
@@ -170,12 +177,13 @@ where
         };
         ready!(reading.poll_read(cx));
         match counted_tokens(&reading.bytes()) {
-            Some(tokens) => {
+            // More than the request can have is no count.
+            Some(tokens) if tokens <= u64::from(*most) => {
                 call.set_counted_input(Some(tokens));
                 counter.known().insert(*prompt, Some(tokens));
                 Poll::Ready(Ok(()))
             }
-            None => failed("answer"),
+            _ => failed("answer"),
         }
     }
 }

@@ -41,9 +41,10 @@ const GENERATION: usize = 2_048;
 /// same service, with the headers and extensions of the original. This costs a round trip and no
 /// tokens. The endpoint has limits of its own, which the bucket keeps in another scope.
 ///
-/// If the count fails (a rejection, an error, a response without a count, or
-/// [a timeout](Self::with_timeout)), the request keeps its estimate and the layer emits
-/// [`Event::Uncounted`]. A prompt that the endpoint rejects is not counted again. A prompt that is
+/// If the count fails (a rejection, an error, a response without a count, a count over the
+/// [bound](tower_claude_core::UsageBound) of the request, or [a timeout](Self::with_timeout)), the
+/// request keeps its estimate and the layer emits [`Event::Uncounted`]. A prompt that the endpoint
+/// of a host rejects is not counted there again. A prompt that is
 /// known to be rejected keeps its estimate without a request: with server tools other than the
 /// advisor, the MCP connector, images or documents by URL or file, or a thread.
 ///
@@ -182,7 +183,8 @@ impl Counter {
     }
 }
 
-/// The hash of a `count_tokens` body, keyed for this process. The body contains the model.
+/// The hash of a host and a `count_tokens` body, keyed for this process. The body contains the
+/// model. Another host may count differently, or not at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct PromptHash(u64);
 
@@ -195,8 +197,8 @@ struct KnownCounts {
 }
 
 impl KnownCounts {
-    fn hash(&self, body: &[u8]) -> PromptHash {
-        PromptHash(self.key.hash_one(body))
+    fn hash(&self, host: &str, body: &[u8]) -> PromptHash {
+        PromptHash(self.key.hash_one((host, body)))
     }
 
     /// Returns the result for a prompt, and keeps it in the younger generation.
@@ -224,12 +226,12 @@ mod tests {
     #[test]
     fn known_counts_beyond_capacity_evicts_unused_and_keeps_used() {
         let mut known = KnownCounts::default();
-        let used = known.hash(b"used");
-        let unused = known.hash(b"unused");
+        let used = known.hash("a", b"used");
+        let unused = known.hash("a", b"unused");
         known.insert(used, Some(7));
         known.insert(unused, None);
         for number in 0..10 * GENERATION as u64 {
-            let prompt = known.hash(&number.to_le_bytes());
+            let prompt = known.hash("a", &number.to_le_bytes());
             known.insert(prompt, Some(number));
             assert_eq!(known.get(used), Some(Some(7)));
             assert!(known.young.len() + known.old.len() <= 2 * GENERATION);

@@ -354,7 +354,7 @@ fn probe_that_is_given_up_frees_its_place() {
 
 #[test]
 fn probe_without_an_outcome_fails_at_the_end_of_its_lease() {
-    let mut bench = Bench::new(BreakerConfig::new().with_attempt_timeout(60 * SECOND));
+    let mut bench = Bench::new(slow_config().with_attempt_timeout(60 * SECOND));
     bench.fail(5);
     bench.wait(30 * SECOND);
     let mut probe = bench.admit();

@@ -1,0 +1,111 @@
+//! Redirects, which no layer follows.
+//!
+//! A client that follows them sends the key, and after a 307 the prompt as well, to the host that
+//! the response names.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Mutex, PoisonError},
+};
+
+use http::{
+    HeaderMap, HeaderValue, StatusCode, Uri,
+    header::{HOST, LOCATION},
+    uri::Authority,
+};
+
+use crate::{
+    body_tracker::ExpectedBody,
+    class::{Class, Kind},
+    host::host,
+};
+
+/// The most pairs of hosts that are remembered. Further pairs are not reported.
+const MAX_PAIRS: usize = 256;
+
+static REPORTED: Mutex<BTreeSet<(String, String)>> = Mutex::new(BTreeSet::new());
+
+/// Reports that a request for one host was redirected to another, or was answered by it.
+///
+/// It is a `WARN` event with the `decision` `redirected`, emitted once for each pair of hosts.
+/// `location` is the URL that the response names, or that has answered. A relative one, or one with
+/// the same host, is not reported.
+pub fn report_redirect(from: &Authority, location: &[u8]) {
+    // A location without a scheme may name a host as well.
+    let location = match location.strip_prefix(b"//") {
+        Some(rest) => {
+            let end = rest.iter().position(|byte| b"/?#".contains(byte));
+            Uri::try_from(&rest[..end.unwrap_or(rest.len())])
+        }
+        None => Uri::try_from(location),
+    };
+    let Ok(location) = location else {
+        return;
+    };
+    // The scheme decides which port is the default. Without one, both are.
+    let none = HeaderMap::new();
+    let from = Uri::from(from.clone());
+    let (from, to) = (host(&from, &none), host(&location, &none));
+    if to.is_empty() || from == to {
+        return;
+    }
+    let pair = (from.into_owned(), to.into_owned());
+    let mut reported = REPORTED.lock().unwrap_or_else(PoisonError::into_inner);
+    if reported.contains(&pair) || reported.len() >= MAX_PAIRS {
+        return;
+    }
+    let (from, to) = &pair;
+    tracing::warn!(
+        target: "tower_claude", layer = "client", decision = "redirected", from, to,
+        "a request to {from} was redirected to {to}",
+    );
+    reported.insert(pair);
+}
+
+/// The host that a request is sent to, as it is written there.
+pub(crate) enum Origin {
+    Authority(Authority),
+    Host(HeaderValue),
+    Unknown,
+}
+
+impl Origin {
+    /// Copies the host of a request without an allocation.
+    #[inline]
+    pub(crate) fn of(uri: &Uri, headers: &HeaderMap) -> Self {
+        match (uri.authority(), headers.get(HOST)) {
+            (Some(authority), _) => Self::Authority(authority.clone()),
+            (None, Some(host)) => Self::Host(host.clone()),
+            (None, None) => Self::Unknown,
+        }
+    }
+
+    fn authority(&self) -> Option<Authority> {
+        match self {
+            Self::Authority(authority) => Some(authority.clone()),
+            Self::Host(host) => Authority::try_from(host.as_bytes()).ok(),
+            Self::Unknown => None,
+        }
+    }
+}
+
+/// Returns the class of a redirect in place of a message or a count, and reports one to another
+/// host. `None` for any other response.
+///
+/// It is no success, because it has no message, and no fault of the model or the credential. The
+/// same request is redirected again, so it is not retried.
+#[cold]
+pub(crate) fn class_of_redirect(
+    status: StatusCode,
+    headers: &HeaderMap,
+    expected: ExpectedBody,
+    from: &Origin,
+) -> Option<Class> {
+    if !status.is_redirection() || !expected.is_judged() {
+        return None;
+    }
+    if let (Some(from), Some(location)) = (from.authority(), headers.get(LOCATION)) {
+        report_redirect(&from, location.as_bytes());
+    }
+    Some(Class::new(Kind::BadRequest))
+}
