@@ -132,7 +132,7 @@ impl EstimateCost for HeuristicCost {
             tokens += tool_prompt(&model.id);
         }
         let variant = 1 + u8::from(tokenizer == Tokenizer::Old) + 2 * u8::from(peek.has_media());
-        let bytes = body.bytes().map_or(0, |bytes| bytes.len());
+        let bytes = body.bytes().map_or(0, bytes::Bytes::len);
         let cost = Cost::new(tokens, expected)
             .with_max_output_tokens(peek.max_tokens())
             .with_variant(variant)

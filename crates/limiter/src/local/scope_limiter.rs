@@ -58,7 +58,7 @@ struct Waiting {
     waker: Option<Waker>,
     /// The time at which its own timer wakes it.
     timer_at: u64,
-    result: Option<Result<ReservationId, Rejection>>,
+    result: Option<Result<ReservationId, Box<Rejection>>>,
 }
 
 /// Wakers collected under the lock, to be woken after its release.
@@ -123,29 +123,32 @@ impl ScopeLimiter {
             .with_bytes(ask.bytes as u64);
         let mut state = self.lock();
         state.used_at = state.used_at.max(now);
-        let enqueued = state.pool.enqueue(now, request)?;
+        let enqueued = state.pool.enqueue(now, request);
         self.update_skip_heads(now, &state.pool);
         let mut wakes = WakeList::new();
-        if let Enqueued::Waiting(id) = enqueued {
+        if let Ok(Enqueued::Waiting(id)) = enqueued {
             let waiting = Waiting {
                 waker: None,
                 timer_at: u64::MAX,
                 result: None,
             };
             state.waiting.insert(id, waiting);
-            for (id, rejection) in state.pool.take_shed() {
-                if let Some(waiting) = state.waiting.get_mut(&id) {
-                    waiting.result = Some(Err(rejection));
-                    wakes.extend(waiting.waker.take());
-                }
+        }
+        let shed = state.pool.take_shed();
+        // An admission ahead of the queue, or a request that was given up, may change its head.
+        let has_new_head = matches!(enqueued, Ok(Enqueued::Granted(_))) || !shed.is_empty();
+        for (id, rejection) in shed {
+            if let Some(waiting) = state.waiting.get_mut(&id) {
+                waiting.result = Some(Err(Box::new(rejection)));
+                wakes.extend(waiting.waker.take());
             }
-        } else if state.pool.queued() > 0 {
-            // It was admitted ahead of the queue, so that another request may be its head now.
+        }
+        if has_new_head && state.pool.queued() > 0 {
             state.poll_pool(now, &mut wakes);
         }
         drop(state);
         wake_all(wakes);
-        Ok(enqueued)
+        enqueued
     }
 
     /// Admits a request if no other waits and all levels suffice.
@@ -194,7 +197,7 @@ impl ScopeLimiter {
                     state.waiting.remove(&id);
                     match result {
                         Ok(reservation) => PollOutcome::Granted(reservation),
-                        Err(rejection) => PollOutcome::Shed(rejection),
+                        Err(rejection) => PollOutcome::Shed(*rejection),
                     }
                 } else if now >= expiry {
                     state.leave(now, id, &mut wakes);

@@ -106,11 +106,9 @@ impl Bucket {
         }
     }
 
-    /// Takes `tokens` for the charge of this number, into debt if necessary, but no deeper than
-    /// [`MAX_DEBT`] of refill. Numbers ascend from 1.
+    /// Takes `tokens` for the charge of this number, into debt if necessary. Numbers ascend from 1.
     pub(crate) fn take(&mut self, charge: u64, tokens: u64) {
-        let floor = self.floor().min(self.level);
-        self.level = self.level.saturating_sub(units(tokens)).max(floor);
+        self.level = self.level.saturating_sub(units(tokens));
         self.charge = charge;
         self.record_peak(self.level);
     }
