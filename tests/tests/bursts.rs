@@ -229,8 +229,8 @@ async fn bursts_through_the_whole_stack_open_nothing_and_all_calls_succeed() {
     burst.opens_nothing().await;
 }
 
-/// A whole burst meets an outage of a moment. No circuit keeps the retries from the server. A larger
-/// burst is not sent at once, because the limiter waits for a first response.
+/// A whole burst meets an outage of a moment. No circuit keeps the retries from the server. A
+/// larger burst is not sent at once, because the limiter waits for a first response.
 #[tokio::test(start_paused = true)]
 async fn burst_that_fails_as_a_whole_succeeds_when_it_is_sent_again() {
     for fault in FAULTS {

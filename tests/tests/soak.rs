@@ -33,7 +33,8 @@ const AROUND: Duration = Duration::from_secs(60);
 /// The rate group of the model.
 const GROUP: &str = "sonnet-5.5";
 
-/// The ordinary faults, in tenths of a per cent of all requests. Some 6 % fail before their content.
+/// The ordinary faults, in tenths of a per cent of all requests. Some 6 % fail before their
+/// content.
 fn ordinary() -> Vec<Incident> {
     let after_tokens = 4;
     let faults = [

@@ -204,8 +204,8 @@ impl<T: Store> CacheableCall<T> {
         Some(stored(entry, Instant::now(), CacheStatus::Stale))
     }
 
-    /// Returns true if this call might get another response than the shared one, because its request
-    /// differs in an unkeyed field or header.
+    /// Returns true if this call might get another response than the shared one, because its
+    /// request differs in an unkeyed field or header.
     pub(crate) fn may_differ(&self, than: &SharedResponse) -> bool {
         if than.unkeyed == self.unkeyed {
             return false;

@@ -41,8 +41,8 @@
 //! * **Compares.** Two requests are equal if tenant,
 //!   [credential](tower_claude_core::Scope::credential_of), host, URI, `origin`, `anthropic-`
 //!   headers, content type and all body fields are equal, except `metadata` and `service_tier`. The
-//!   field `stream` counts too. A [`Key`] is a keyed hash of all that. A request gets no response to
-//!   another one if the API would reject what its key leaves out: any `metadata` but an optional
+//!   field `stream` counts too. A [`Key`] is a keyed hash of all that. A request gets no response
+//!   to another one if the API would reject what its key leaves out: any `metadata` but an optional
 //!   `user_id` of 256 characters, an unknown `service_tier`, or an OAuth token in `x-api-key`.
 //! * **Coalesces.** Equal requests in flight share one call to the inner service and its outcome.
 //!   An error that `metadata` or `service_tier` may have caused is not shared, nor an error in a

@@ -35,10 +35,11 @@
 //! - Opens a circuit per host, endpoint and model (for services other than Claude: per host) after
 //!   five failures in a row within a minute. Shares of failures and of slow calls can be configured
 //!   as well ([`BreakerConfig`]).
-//! - Counts failures by when their calls were sent. A failure continues the row if its call was sent
-//!   after the last failure was known, or if it comes more than a second later. All calls that lose
-//!   a connection together are one failure. Other calls that fail together count as up to four
-//!   failures, so the second wave in which all calls fail opens the circuit, and the first does not.
+//! - Counts failures by when their calls were sent. A failure continues the row if its call was
+//!   sent after the last failure was known, or if it comes more than a second later. All calls that
+//!   lose a connection together are one failure. Other calls that fail together count as up to four
+//!   failures, so the second wave in which all calls fail opens the circuit, and the first does
+//!   not.
 //! - Keeps the circuit closed while more than a third of the calls around the failures are pending:
 //!   a few calls of a burst may fail at once while the others take minutes. Without any success the
 //!   share of failures that suffices falls with time, so calls that hang only delay the opening.

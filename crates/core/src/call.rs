@@ -93,7 +93,8 @@ pub struct Call {
     /// The state of a streamed body, as an [`Upload`].
     upload: AtomicU8,
     reservations: Reservations,
-    /// Absent unless a driver reports events. Boxed, because few calls need it where nobody listens.
+    /// Absent unless a driver reports events. Boxed, because few calls need it where nobody
+    /// listens.
     record: OnceLock<Box<Mutex<CallRecord>>>,
 }
 

@@ -27,8 +27,8 @@ pub enum Kind {
     Transport,
     /// 409. A state conflict that another attempt resolves.
     Conflict,
-    /// 400, 422 and other 4xx. The request itself is invalid. Also a redirect in place of a message,
-    /// which no layer follows.
+    /// 400, 422 and other 4xx. The request itself is invalid. Also a redirect in place of a
+    /// message, which no layer follows.
     BadRequest,
     /// 401. The credential is invalid or expired.
     Unauthorized,

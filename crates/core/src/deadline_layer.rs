@@ -50,8 +50,8 @@ pub struct DeadlineLayer {
 impl DeadlineLayer {
     /// Creates a layer that gives each call this much time, from the arrival of its request.
     ///
-    /// With zero, the layers that keep to deadlines reject every call. A time that is too long for an
-    /// instant to represent sets no deadline.
+    /// With zero, the layers that keep to deadlines reject every call. A time that is too long for
+    /// an instant to represent sets no deadline.
     pub const fn new(time: Duration) -> Self {
         Self {
             time: Some(time),

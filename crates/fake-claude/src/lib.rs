@@ -53,7 +53,8 @@
 //!
 //! **Content.** [`FakeClaude::reply`] sets the content of the next message, and
 //! [`FakeClaudeBuilder::reply_with`] selects it by the request. [`Attempt::request`] has the
-//! request as it was received: its headers, and its body as bytes for a JSON parser of your choice. [`Fault::Custom`] is a response with any status, headers and body.
+//! request as it was received: its headers, and its body as bytes for a JSON parser of your choice.
+//! [`Fault::Custom`] is a response with any status, headers and body.
 //!
 //! **Control over HTTP**, for programs in other languages. The binary `fake-claude` (feature `cli`)
 //! opens a port, and every port has these endpoints:

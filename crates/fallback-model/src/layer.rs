@@ -106,8 +106,9 @@ impl<C> FallbackModelLayer<C> {
 
     /// Sets the number of failures, without a success between them, after which a model or a rate
     /// group is out, and the time between the first and the last of them. 3 within 60 s by default,
-    /// at most 1,000. Failures further apart than `within` never lead to a cool-down. The model stays
-    /// while more than a third of the calls since the first failure are pending, for some time.
+    /// at most 1,000. Failures further apart than `within` never lead to a cool-down. The model
+    /// stays while more than a third of the calls since the first failure are pending, for some
+    /// time.
     pub fn with_failures(self, failures: NonZeroU32, within: Duration) -> Self {
         self.with(|config| config.cool_down = config.cool_down.with_failures(failures, within))
     }

@@ -60,9 +60,9 @@
 //! # Where it goes
 //!
 //! Outside the retry layer and inside the cache. It counts the attempts of an inner retry layer
-//! over all models, with at least one attempt each. The retry layer leaves waits over 3 s to it, and
-//! if no stand-in can take the request, the model asked for gets the attempts that are left. It has
-//! no timeouts, and acts on those of the retry layer.
+//! over all models, with at least one attempt each. The retry layer leaves waits over 3 s to it,
+//! and if no stand-in can take the request, the model asked for gets the attempts that are left. It
+//! has no timeouts, and acts on those of the retry layer.
 //!
 //! # Readiness
 //!

@@ -76,8 +76,8 @@ impl Default for SlowStart {
 #[non_exhaustive]
 pub struct LimiterConfig {
     /// The most requests that may wait in one scope. Default 10,000. Over it, requests are
-    /// rejected: the last of the tenant and class with the longest estimated wait. With 0 no request
-    /// waits.
+    /// rejected: the last of the tenant and class with the longest estimated wait. With 0 no
+    /// request waits.
     pub queue_limit: usize,
     /// The most bytes of request bodies that may wait in one scope. Default 256 MiB. Over it,
     /// requests are rejected in the same order, by the bytes of each tenant. A request may always

@@ -14,8 +14,8 @@ pub(crate) fn outgoing(mut request: Request<RequestBody>) -> Request<Body> {
     })
 }
 
-/// Converts a response of the client, with its URL, which reqwest's own conversion drops. A response
-/// from another host than `sent_to` is reported.
+/// Converts a response of the client, with its URL, which reqwest's own conversion drops. A
+/// response from another host than `sent_to` is reported.
 pub(crate) fn incoming(response: reqwest::Response, sent_to: Option<&Authority>) -> Response<Body> {
     let url = response.url().clone();
     if let Some(sent_to) = sent_to

@@ -51,8 +51,8 @@
 //!
 //! Use a client that does not follow redirects: [`HttpService::recommended`], or one of
 //! [`client_builder`]. reqwest's default client follows them with `x-api-key`, and after a 307 with
-//! the prompt, to any host. A redirect is then a response of its own, which the layers classify as a
-//! failure that is not retried. A response from another host than that of its request is reported
+//! the prompt, to any host. A redirect is then a response of its own, which the layers classify as
+//! a failure that is not retried. A response from another host than that of its request is reported
 //! by a `WARN` event (`redirected`), once for each pair of hosts.
 //!
 //! Set the API key in each request, or in a layer outside of these (tower-http's

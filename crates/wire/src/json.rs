@@ -150,8 +150,9 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// Steps over this member if the [upcoming](Self::upcoming) text begins with it. Members that are
-    /// nearly always the same are compared as a whole, which takes a tenth of the time of a walk.
+    /// Steps over this member if the [upcoming](Self::upcoming) text begins with it. Members that
+    /// are nearly always the same are compared as a whole, which takes a tenth of the time of a
+    /// walk.
     #[inline(always)]
     pub(crate) fn skip(&mut self, member: &[u8]) -> bool {
         let is_next = self.upcoming().starts_with(member);

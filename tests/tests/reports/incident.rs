@@ -1,8 +1,8 @@
-//! Incidents as an engineer on call sees them: the log at `INFO` alone says why a call was slow, and
-//! what became of the calls that were lost.
+//! Incidents as an engineer on call sees them: the log at `INFO` alone says why a call was slow,
+//! and what became of the calls that were lost.
 //!
-//! `cargo test -p tower-claude-tests --test reports incident -- --nocapture --test-threads 1` prints
-//! the logs.
+//! `cargo test -p tower-claude-tests --test reports incident -- --nocapture --test-threads 1`
+//! prints the logs.
 
 use std::{collections::BTreeMap, time::Duration};
 

@@ -102,9 +102,9 @@ impl From<EntryParts> for Entry {
 impl Entry {
     /// Makes an entry of its contents. `wall` and `now` are the same moment by two clocks.
     ///
-    /// If the clock of the system is behind [`stored_at`](EntryParts::stored_at), because it was set
-    /// back or is that of another machine, the age is zero. Behind by more than `fresh_for`, the
-    /// entry has expired, so no entry is fresh for longer than twice that time.
+    /// If the clock of the system is behind [`stored_at`](EntryParts::stored_at), because it was
+    /// set back or is that of another machine, the age is zero. Behind by more than `fresh_for`,
+    /// the entry has expired, so no entry is fresh for longer than twice that time.
     #[must_use]
     pub fn new(mut parts: EntryParts, wall: SystemTime, now: Instant) -> Self {
         let age = match wall.duration_since(parts.stored_at) {

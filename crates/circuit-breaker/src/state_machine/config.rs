@@ -129,9 +129,10 @@ impl BreakerConfig {
     /// the last of them are at most `within` apart. 5 within 60 s by default. Values over 1,000
     /// count as 1,000.
     ///
-    /// Calls that fail together on a lost connection count once, and others that fail together as at
-    /// most `failures - 1`. While more than a third of the calls of the row are pending, the circuit
-    /// stays closed. From a sixth of `within` on without a success, this share grows with time.
+    /// Calls that fail together on a lost connection count once, and others that fail together as
+    /// at most `failures - 1`. While more than a third of the calls of the row are pending, the
+    /// circuit stays closed. From a sixth of `within` on without a success, this share grows with
+    /// time.
     #[must_use]
     pub const fn with_failures(mut self, failures: NonZeroU32, within: Duration) -> Self {
         self.failures = match NonZeroU32::new(1000) {

@@ -44,8 +44,8 @@ pub struct BreakerSnapshot {
     /// The number of openings in a row, without
     /// [`forget_after`](super::BreakerConfig::with_forget_after) closed between them.
     pub opens: u32,
-    /// The number of failures since the last success, up to the number that opens the circuit. Calls
-    /// that fail together count once here.
+    /// The number of failures since the last success, up to the number that opens the circuit.
+    /// Calls that fail together count once here.
     pub failures: usize,
     /// The rest of the cool-down.
     pub retry_after: Option<Duration>,

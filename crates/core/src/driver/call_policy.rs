@@ -91,8 +91,8 @@ pub trait CallPolicy {
         true
     }
 
-    /// Calls `visit` with the name of the layer and the destination of its events. The driver reports
-    /// the ends of attempts and calls there. Does nothing by default.
+    /// Calls `visit` with the name of the layer and the destination of its events. The driver
+    /// reports the ends of attempts and calls there. Does nothing by default.
     fn visit_sinks(&self, visit: &mut dyn FnMut(&'static str, &EventSink)) {
         let _ = visit;
     }

@@ -374,8 +374,8 @@ impl HeaderObserver {
         gauges
     }
 
-    /// Learns the limit of a reading. Returns false if the reading is out of date: a request that was
-    /// sent later has shown another limit.
+    /// Learns the limit of a reading. Returns false if the reading is out of date: a request that
+    /// was sent later has shown another limit.
     fn learn_limit(&mut self, reading: Reading<'_>, dimension: &mut DimensionState) -> bool {
         let Reading {
             now,
@@ -541,8 +541,8 @@ impl HeaderObserver {
     }
 }
 
-/// Bounds the level by a response, which is a 429 if `rejected` is true. `level_before` is the level
-/// before it.
+/// Bounds the level by a response, which is a 429 if `rejected` is true. `level_before` is the
+/// level before it.
 fn clamp(
     reading: Reading<'_>,
     rejected: bool,

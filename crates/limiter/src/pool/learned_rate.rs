@@ -15,8 +15,8 @@ const SECOND: f64 = 1e9;
 /// The part by which a 429 lowers the rate.
 const CUT: f64 = 0.015;
 
-/// The successes that are expected between two 429s: of a rate that is new, and at a constant limit.
-/// They raise the rate by twice what a 429 lowers it by.
+/// The successes that are expected between two 429s: of a rate that is new, and at a constant
+/// limit. They raise the rate by twice what a 429 lowers it by.
 const FIRST_SUCCESSES: f64 = 5.0;
 const USUAL_SUCCESSES: f64 = 150.0;
 
@@ -25,7 +25,8 @@ const USUAL_SUCCESSES: f64 = 150.0;
 const QUICKENS_AFTER: f64 = 1.3;
 const QUICKENS_IN: f64 = 0.3;
 
-/// The highest growth by one success, and in a second. What is sent until a 429 arrives is too much.
+/// The highest growth by one success, and in a second. What is sent until a 429 arrives is too
+/// much.
 const MAX_GROWTH: f64 = 0.03;
 const MAX_GROWTH_PER_SECOND: f64 = 0.01;
 
@@ -41,8 +42,8 @@ const REJECTION_SECONDS: f64 = 0.1;
 /// The successes that are expected of a rate that some 429s have confirmed.
 const ESTABLISHED: f64 = 50.0;
 
-/// The least part that is left of a rate: of one that 429s have confirmed, and after the first 429s.
-/// And that of a burst.
+/// The least part that is left of a rate: of one that 429s have confirmed, and after the first
+/// 429s. And that of a burst.
 const LEAST_OF_ESTABLISHED: f64 = 0.7;
 const LEAST_OF_LATER: f64 = 0.5;
 const LEAST_BURST: f64 = 0.75;

@@ -10,8 +10,8 @@ use tower_claude_wire::Usage;
 /// and shows nothing about the usage.
 const MAX_PLAUSIBLE: u64 = 1 << 26;
 
-/// The longest time for which usage beyond the estimates takes a level below zero: 5 minutes, as the
-/// default of [`max_pause`](crate::LimiterConfig::max_pause). A server would have rejected the
+/// The longest time for which usage beyond the estimates takes a level below zero: 5 minutes, as
+/// the default of [`max_pause`](crate::LimiterConfig::max_pause). A server would have rejected the
 /// requests long before.
 pub(crate) const MAX_DEBT: u64 = 300_000_000_000;
 

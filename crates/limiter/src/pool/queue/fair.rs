@@ -154,8 +154,8 @@ impl FairQueue {
     /// Returns the flow that has the most of what is too much, in proportion to its share: of the
     /// estimated wait, or of the bytes. Between equal flows it is `newcomer`.
     ///
-    /// It is `newcomer` as well if all other flows cannot give up enough without falling below it. A
-    /// flow does not give up its only request.
+    /// It is `newcomer` as well if all other flows cannot give up enough without falling below it.
+    /// A flow does not give up its only request.
     pub(crate) fn greediest(&self, excess: Excess, newcomer: FlowKey) -> FlowKey {
         let own = &self.classes[newcomer.class()];
         let least = own.flows.get(&newcomer.tenant()).map_or(0.0, |flow| {
