@@ -151,11 +151,11 @@ impl Burst {
             let wave = (0..self.calls).map(|_| send(service, request(SONNET, is_stream)));
             let wave = join_all(wave.collect::<Vec<_>>());
             waves.push(tokio::spawn(async move {
-                let answers = wave.await.into_iter();
+                let mut answers = wave.await.into_iter();
                 let whole = |answer: Result<_, _>| {
                     answer.is_ok_and(|answer: Received<_>| answer.is_complete(is_stream))
                 };
-                answers.map(whole).all(|is_whole| is_whole)
+                answers.all(whole)
             }));
             sleep(3 * SECOND).await;
         }
