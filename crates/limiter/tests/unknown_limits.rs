@@ -250,11 +250,11 @@ fn run(seed: u64, per_minute: u64, rule: Rule, minutes: u64) -> (f64, f64) {
         run.longest_gap / S
     );
     let limit = run.pool.snapshot(end);
-    let limit = limit
-        .dimension(Dimension::Requests)
-        .expect("it is learned")
-        .limit;
-    assert!(limit <= per_minute * 2, "{per_minute}: {limit}");
+    // Nothing is learned from a few 429s among many successes.
+    if let Some(learned) = limit.dimension(Dimension::Requests) {
+        let limit = learned.limit;
+        assert!(limit <= per_minute * 2, "{per_minute}: {limit}");
+    }
     let allowed = (per_minute * minutes) as f64;
     let rejected = run.rejected as f64 * 1e3 / run.admitted as f64;
     (rejected, run.admitted as f64 * 100.0 / allowed)

@@ -90,12 +90,51 @@ const MAX_BURST_SECONDS: f64 = 60.0;
 /// The time over which requests are counted before the first 429.
 const RECENT: u64 = 10_000_000_000;
 
-/// The learner of a scope: the recent requests, and the rate once a 429 shows that there is one.
+/// The fewest incidents in five minutes from which a rate is learned, and the most successes for
+/// each 429. A server rejects a few requests for other reasons, which say nothing about a rate.
+const FEWEST_INCIDENTS: u32 = 3;
+const MOST_SUCCESSES_EACH: u32 = 60;
+const EVIDENCE_FOR: u64 = 300_000_000_000;
+
+/// The 429s that no header explains and the successes of five minutes. 429s of requests that were
+/// sent before the last one arrived are one incident.
+#[derive(Debug, Default)]
+struct Evidence {
+    since: u64,
+    rejections: u32,
+    incidents: u32,
+    successes: u32,
+    /// The time at which the last incident began.
+    known_at: Option<u64>,
+}
+
+impl Evidence {
+    /// Records a 429. Returns true if there are enough to show a limit.
+    fn on_rejected(&mut self, now: u64, sent_at: u64) -> bool {
+        if now.saturating_sub(self.since) >= EVIDENCE_FOR {
+            *self = Self {
+                since: now,
+                known_at: self.known_at,
+                ..Self::default()
+            };
+        }
+        self.rejections = self.rejections.saturating_add(1);
+        if self.known_at.is_none_or(|known_at| sent_at > known_at) {
+            self.known_at = Some(now);
+            self.incidents += 1;
+        }
+        self.incidents >= FEWEST_INCIDENTS
+            && self.successes <= self.rejections.saturating_mul(MOST_SUCCESSES_EACH)
+    }
+}
+
+/// The learner of a scope: the recent requests, and the rate once 429s show that there is one.
 #[derive(Debug)]
 pub(crate) struct RateLearner {
     /// The slowest rate, in requests per second.
     least: f64,
     learned: Option<Box<LearnedRate>>,
+    evidence: Evidence,
     /// Time and number of a request at least [`RECENT`] ago, and of a later one.
     before: (u64, u64),
     recent: (u64, u64),
@@ -108,6 +147,7 @@ impl RateLearner {
         Self {
             least: SECOND / max_hold.max(1) as f64,
             learned: None,
+            evidence: Evidence::default(),
             before: (now, 0),
             recent: (now, 0),
         }
@@ -139,8 +179,9 @@ impl RateLearner {
 
     /// Records that the server took the request of this number.
     pub(crate) fn on_success(&mut self, number: u64) {
-        if let Some(learned) = &mut self.learned {
-            learned.on_success(number);
+        match &mut self.learned {
+            Some(learned) => learned.on_success(number),
+            None => self.evidence.successes = self.evidence.successes.saturating_add(1),
         }
     }
 
@@ -149,6 +190,9 @@ impl RateLearner {
         let least = self.least;
         if let Some(learned) = &mut self.learned {
             learned.on_rejected(now, sent, paused_until, least);
+            return;
+        }
+        if !self.evidence.on_rejected(now, sent.at) {
             return;
         }
         let (at, number) = self.before;
