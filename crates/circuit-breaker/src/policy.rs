@@ -58,14 +58,13 @@ impl BreakerPolicy {
         &self,
         attempt: &mut BreakerAttempt,
         request: &Request<RequestBody>,
-        call: &Call,
         clock: &mut Clock,
     ) -> Result<(), Rejection> {
         let config = &*self.config;
         if let Some(circuit) = config.circuits.of_credential(attempt.credential_hash) {
             attempt.credential = Some(Box::new(CallPermit::admit(config, circuit, clock)?));
         }
-        if let Some(circuit) = self.circuit_of(request, call, clock) {
+        if let Some(circuit) = self.circuit_of(request, clock) {
             match CallPermit::admit(config, circuit, clock) {
                 Ok(permit) => attempt.model = Some(permit),
                 Err(rejection) => {
@@ -88,7 +87,6 @@ impl BreakerPolicy {
     fn circuit_of(
         &self,
         request: &Request<RequestBody>,
-        call: &Call,
         clock: &mut Clock,
     ) -> Option<Arc<Circuit>> {
         let Config {
@@ -97,7 +95,7 @@ impl BreakerPolicy {
         let scope = match &self.config.scope_of {
             Some(scope_of) => scope_of(request),
             None => {
-                let known = ScopeRef::of_model(request, call);
+                let known = ScopeRef::of_model(request);
                 if let Some(circuit) = known.and_then(|scope| circuits.get(&scope)) {
                     return Some(circuit);
                 }
@@ -199,7 +197,7 @@ impl AttemptPolicy for BreakerPolicy {
         };
         // An attempt before this one may have been given up in a queue.
         call.set_held_back(false);
-        Poll::Ready(self.admit(attempt, request, call, clock))
+        Poll::Ready(self.admit(attempt, request, clock))
     }
 
     fn recheck(&self, attempt: &mut BreakerAttempt) -> Option<Rejection> {

@@ -1,7 +1,6 @@
 //! The record of a call that all its layers share.
 
 use std::{
-    borrow::Cow,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering},
@@ -9,15 +8,14 @@ use std::{
     time::Duration,
 };
 
-use http::{Extensions, Request, header::HOST};
+use http::{Extensions, Request};
 use tokio::time::Instant;
 
 use crate::{
     body_failure::BodyFailure,
     call_record::CallRecord,
     class::Kind,
-    credential::{credential_and_host, host_hash},
-    host::host_or,
+    credential::{credential, host_hash},
     ledger::{Ledger, LimiterId, ReservationHandle},
     reservations::Reservations,
     workload::Workload,
@@ -74,9 +72,6 @@ pub struct Call {
     credential: AtomicU64,
     /// The hash of the host that `credential` was computed for.
     host: AtomicU64,
-    /// The number of headers of a request that has no `host` among them, so that it is searched for
-    /// once. [`UNSET`] if there is one, and until that is known.
-    headers_without_host: AtomicU64,
     /// The end of a rejection of further attempts, as `deadline_limit`.
     blocked_until: AtomicU64,
     attempts: AtomicU32,
@@ -147,7 +142,6 @@ impl Call {
             counted_input: AtomicU64::new(UNSET),
             credential: AtomicU64::new(UNSET),
             host: AtomicU64::new(UNSET),
-            headers_without_host: AtomicU64::new(UNSET),
             blocked_until: AtomicU64::new(UNSET),
             attempts: AtomicU32::new(0),
             retries_claimed: AtomicBool::new(false),
@@ -193,13 +187,9 @@ impl Call {
         match self.credential.load(Ordering::Relaxed) {
             known if known != UNSET && self.host.load(Ordering::Relaxed) == host => known,
             _ => {
-                let (credential, has_host) = credential_and_host(request);
+                let credential = credential(request);
                 self.credential.store(credential, Ordering::Relaxed);
                 self.host.store(host, Ordering::Relaxed);
-                let count = request.headers().len() as u64;
-                let without_host = if has_host { UNSET } else { count };
-                self.headers_without_host
-                    .store(without_host, Ordering::Relaxed);
                 credential
             }
         }
@@ -211,18 +201,6 @@ impl Call {
             UNSET => 0,
             credential => credential,
         }
-    }
-
-    /// Returns the host of a request of this call. See [`Scope::host`](crate::Scope::host).
-    pub(crate) fn host_of<'a, B>(&self, request: &'a Request<B>) -> Cow<'a, str> {
-        let headers = request.headers();
-        host_or(request.uri(), || {
-            let without_host = self.headers_without_host.load(Ordering::Relaxed);
-            if without_host == headers.len() as u64 {
-                return None;
-            }
-            headers.get(HOST)
-        })
     }
 
     /// Returns the record in these extensions. Creates and inserts it if there is none.

@@ -264,11 +264,6 @@ impl<'a> SenderHeaders<'a> {
 
 /// Returns the keyed hash of the credential of a request at its host. Returns 0 if there is none.
 pub(crate) fn credential<B>(request: &Request<B>) -> u64 {
-    credential_and_host(request).0
-}
-
-/// Returns the same as [`credential`], and true if the request has a `host` header.
-pub(crate) fn credential_and_host<B>(request: &Request<B>) -> (u64, bool) {
     let (uri, name) = (request.uri(), request.extensions().get::<CredentialId>());
     let found = SenderHeaders::of(request.headers());
     let credential = match (name, found.credential) {
@@ -276,11 +271,10 @@ pub(crate) fn credential_and_host<B>(request: &Request<B>) -> (u64, bool) {
         (None, Some((_, credential))) => Some(credential),
         (None, None) => Credential::in_query(request),
     };
-    let hash = credential.map_or(0, |credential| {
+    credential.map_or(0, |credential| {
         let credential = credential.without_google_token(uri.path());
         let host = host_or(uri, || found.host);
         let hash = HASH_KEY.hash_one((credential, found.workspace, host));
         hash.max(1)
-    });
-    (hash, found.host.is_some())
+    })
 }

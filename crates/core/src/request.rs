@@ -110,7 +110,7 @@ impl<'a> ScopeRef<'a> {
         };
         Some(Self {
             credential: call.credential_of(request),
-            host: borrowed_host(request, call)?,
+            host: borrowed_host(request)?,
             endpoint: path.endpoint,
             group,
             fast: messages && request.body().peek().is_some_and(Peek::fast),
@@ -120,11 +120,11 @@ impl<'a> ScopeRef<'a> {
     /// Returns the same as [`Scope::of_model`], or `None` if the model is not in the catalog or the
     /// host cannot be borrowed.
     #[must_use]
-    pub fn of_model(request: &'a Request<RequestBody>, call: &Call) -> Option<Self> {
+    pub fn of_model(request: &'a Request<RequestBody>) -> Option<Self> {
         let path = ApiPath::parse(request.uri().path());
         Some(Self {
             credential: 0,
-            host: borrowed_host(request, call)?,
+            host: borrowed_host(request)?,
             endpoint: path.endpoint,
             group: &listed_at(path, request)?.id,
             fast: false,
@@ -132,8 +132,8 @@ impl<'a> ScopeRef<'a> {
     }
 }
 
-fn borrowed_host<'a>(request: &'a Request<RequestBody>, call: &Call) -> Option<&'a str> {
-    match call.host_of(request) {
+fn borrowed_host(request: &Request<RequestBody>) -> Option<&str> {
+    match host(request.uri(), request.headers()) {
         Cow::Borrowed(host) => Some(host),
         Cow::Owned(_) => None,
     }

@@ -134,6 +134,10 @@ enum Found {
     /// The class, whatever the sources of the error are.
     Class(Class),
     /// The class unless a source reveals more.
+    #[cfg_attr(
+        not(feature = "hyper"),
+        expect(dead_code, reason = "no client is recognised")
+    )]
     AtLeast(Class),
     Nothing,
 }

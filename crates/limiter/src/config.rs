@@ -103,15 +103,15 @@ pub struct LimiterConfig {
     /// capacities stay, and headers only correct the levels.
     ///
     /// A 429 that no header explains shows a limit as well: the server names none, or enforces
-    /// another. Its rate of requests is then learned from the times of such 429s, and is forgotten
-    /// after eight hours without use of the whole rate.
+    /// another. Its rate of requests is then learned from the times of such 429s, once there are at
+    /// least three in five minutes and one for each 60 successes. It is forgotten after eight hours
+    /// without use of the whole rate.
     pub learn_limits: bool,
     /// Uses configured limits only until headers name the limits of the server, which may be
     /// higher. Default false. The limits of a [tier](crate::Limits::tier) are always used so.
     pub limits_as_hint: bool,
-    /// The most requests in flight before the first rate-limit headers. Each response without them
-    /// raises it by one, so that it doubles with each round trip. The server may allow less at once
-    /// than the configured limits.
+    /// The most requests in flight before the first rate-limit headers, doubled with each response.
+    /// The server may allow less at once than the configured limits.
     ///
     /// The default `None` is [`INITIAL_CONCURRENCY`](Self::INITIAL_CONCURRENCY) if a layer reads
     /// headers ([`Limiter::expect_headers`](crate::Limiter::expect_headers)), and unlimited

@@ -79,7 +79,6 @@ impl Model {
             Sharing::Exclusive
         };
         let config = LimiterConfig::new()
-            .with_learn_limits(learn)
             .with_queue_limit(40)
             .with_sharing(sharing)
             .with_learn_output(learn)

@@ -253,6 +253,7 @@ impl Pool {
         flow_tag: Option<FlowTag>,
         waited: bool,
     ) -> ReservationId {
+        let charge = self.buckets.without_long_debt(charge);
         let sent = self.buckets.charge(now, &charge);
         let buckets = &self.buckets;
         self.pacing

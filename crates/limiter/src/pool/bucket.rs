@@ -87,6 +87,11 @@ impl Bucket {
         self.capacity
     }
 
+    /// Returns the tokens that take the full bucket as deep into debt as usage may.
+    pub(crate) fn most_charged(&self) -> u64 {
+        u64::try_from((self.capacity - self.floor()) / UNIT).unwrap_or(u64::MAX)
+    }
+
     pub(crate) const fn level(&self) -> i128 {
         self.level
     }

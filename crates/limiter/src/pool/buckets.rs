@@ -422,6 +422,19 @@ impl Buckets {
         main.chain(additional).max().unwrap_or(0)
     }
 
+    /// Returns a charge that takes no bucket deeper into debt than the usage of a request may. An
+    /// estimate far over the limit is a guess.
+    pub(crate) fn without_long_debt(&self, mut charge: Charge) -> Charge {
+        for (tokens, dimension) in charge.iter_mut().zip(&self.dimensions) {
+            if let Some(bucket) = &dimension.bucket
+                && *tokens > bucket.limit()
+            {
+                *tokens = (*tokens).min(bucket.most_charged());
+            }
+        }
+        charge
+    }
+
     /// Charges a request that is being admitted.
     pub(crate) fn charge(&mut self, now: u64, charge: &Charge) -> SendSnapshot {
         self.charges += 1;

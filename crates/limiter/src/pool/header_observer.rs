@@ -584,8 +584,10 @@ fn clamp(
         }
     };
     let flight = refill(bucket.limit(), now.saturating_sub(sent.at));
-    // A 429 shows that the level was too high, so it falls to the lowest that the response allows.
-    let high = if rejected {
+    // If the request did not fit, the level was too high, and falls to the lowest that the response
+    // allows.
+    let needed = units(sent.counted[index].max(1)) + rounding;
+    let high = if rejected && level < needed.saturating_add(flight) {
         (level - rounding).saturating_add(flight / 2)
     } else {
         (level + rounding).saturating_add(flight)

@@ -12,6 +12,10 @@ use crate::pool::in_flight::SendSnapshot;
 
 const SECOND: f64 = 1e9;
 
+/// The slowest rate that is learned, in requests per second. It is a guess, which must not reject
+/// requests that would wait for long, and the pause after each 429 suffices for slower servers.
+const SLOWEST: f64 = 1.0 / 30.0;
+
 /// The part by which a 429 lowers the rate.
 const CUT: f64 = 0.015;
 
@@ -131,8 +135,6 @@ impl Evidence {
 /// The learner of a scope: the recent requests, and the rate once 429s show that there is one.
 #[derive(Debug)]
 pub(crate) struct RateLearner {
-    /// The slowest rate, in requests per second.
-    least: f64,
     learned: Option<Box<LearnedRate>>,
     evidence: Evidence,
     /// Time and number of a request at least [`RECENT`] ago, and of a later one.
@@ -141,11 +143,9 @@ pub(crate) struct RateLearner {
 }
 
 impl RateLearner {
-    /// Returns a learner without a rate. It never holds a request back for longer than `max_hold`
-    /// nanoseconds.
-    pub(crate) fn new(max_hold: u64, now: u64) -> Self {
+    /// Returns a learner without a rate.
+    pub(crate) fn new(now: u64) -> Self {
         Self {
-            least: SECOND / max_hold.max(1) as f64,
             learned: None,
             evidence: Evidence::default(),
             before: (now, 0),
@@ -187,9 +187,8 @@ impl RateLearner {
 
     /// Records an unexplained 429. The scope is paused until `paused_until`.
     pub(crate) fn on_rejected(&mut self, now: u64, sent: &SendSnapshot, paused_until: u64) {
-        let least = self.least;
         if let Some(learned) = &mut self.learned {
-            learned.on_rejected(now, sent, paused_until, least);
+            learned.on_rejected(now, sent, paused_until);
             return;
         }
         if !self.evidence.on_rejected(now, sent.at) {
@@ -198,7 +197,7 @@ impl RateLearner {
         let (at, number) = self.before;
         let requests = sent.number.saturating_sub(number).max(1) as f64;
         let seconds = (sent.at.saturating_sub(at) as f64 / SECOND).max(REJECTION_SECONDS);
-        let rate = (requests / seconds * LEAST_OF_LATER).max(least);
+        let rate = (requests / seconds * LEAST_OF_LATER).max(SLOWEST);
         self.learned = Some(Box::new(LearnedRate {
             rate,
             rate_then: rate,
@@ -397,7 +396,7 @@ impl LearnedRate {
         (over.max(0.0) / QUICKENS_IN).exp2()
     }
 
-    fn on_rejected(&mut self, now: u64, sent: &SendSnapshot, paused_until: u64, least: f64) {
+    fn on_rejected(&mut self, now: u64, sent: &SendSnapshot, paused_until: u64) {
         self.advance(now);
         let last = self.exhausted;
         if sent.at <= last.known_at {
@@ -472,7 +471,7 @@ impl LearnedRate {
             self.expected * 2.0
         };
         self.expected = self.expected.min(USUAL_SUCCESSES);
-        self.rate = (rate * (1.0 - CUT)).max(least);
+        self.rate = (rate * (1.0 - CUT)).max(SLOWEST);
         self.rate_then = self.rate;
         self.burst = self.burst.min(self.most_burst());
         self.level = 1.0;

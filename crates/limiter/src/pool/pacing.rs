@@ -43,7 +43,7 @@ impl Pacing {
             pause: Pause::new(config.max_pause),
             pacer: SharePacer::default(),
             slow_start: SlowStartRamp::new(config.slow_start),
-            learner: RateLearner::new(nanos(config.max_pause), now),
+            learner: RateLearner::new(now),
             learns: config.learn_limits,
         }
     }
