@@ -8,7 +8,7 @@ use tower_claude_circuit_breaker::CircuitBreakerLayer;
 use tower_claude_core::RequestBody;
 use tower_claude_fake_claude::{FakeClaude, Fault, GroupLimits};
 use tower_claude_header_budget::HeaderBudgetLayer;
-use tower_claude_limiter::{Limits, LocalLimiter};
+use tower_claude_limiter::{LimiterConfig, Limits, LocalLimiter};
 use tower_claude_retry::RetryLayer;
 use tower_claude_token_bucket::TokenBucketLayer;
 use tower_layer::Layer;
@@ -91,7 +91,11 @@ async fn no_call_is_retried_before_its_retry_after() {
     let fake = FakeClaude::builder()
         .limits(GroupLimits::unlimited())
         .build();
-    let bucket = TokenBucketLayer::over(LocalLimiter::new(Limits::new()));
+    // A learned rate would hold some calls back until others are sent again, and these would get
+    // the faults that are meant for them.
+    let config = LimiterConfig::new().with_learn_limits(false);
+    let limiter = LocalLimiter::with_config(Limits::new(), config);
+    let bucket = TokenBucketLayer::over(limiter);
     let budget = HeaderBudgetLayer::over(bucket.limiter());
     let inside = bucket.layer(budget.layer(fake.clone()));
     let stack = RetryLayer::new().layer(CircuitBreakerLayer::new().layer(inside));
