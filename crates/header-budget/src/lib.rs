@@ -49,7 +49,7 @@
 //! contradict are ignored.
 //!
 //! Alone, the layer also admits. Until the first headers arrive, it lets out [8
-//! requests](tower_claude_limiter::LimiterConfig::INITIAL_CONCURRENCY) and twice as many with each
+//! requests](tower_claude_limiter::LimiterConfig::INITIAL_CONCURRENCY) and one more with each
 //! response that shows that the server took its request: the head of a success, or a 400. Then it
 //! enforces the limits that it has learned, with the queue and the rejections of
 //! `TokenBucketLayer`.

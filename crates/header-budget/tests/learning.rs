@@ -232,9 +232,9 @@ async fn responses_without_headers_do_not_stall() {
     let service = layer.layer(fake.clone());
     let requests = (0..300).map(|_| message(100_000, 10)).collect();
     assert_eq!(send_all(&service, requests).await, [200; 300]);
-    // 8, then as many as their responses allow.
+    // 8, then twice as many in each second.
     assert!(
-        fake.elapsed() <= Duration::from_secs(3),
+        fake.elapsed() <= Duration::from_secs(6),
         "{:?}",
         fake.elapsed()
     );

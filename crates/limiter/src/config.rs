@@ -110,8 +110,9 @@ pub struct LimiterConfig {
     /// Uses configured limits only until headers name the limits of the server, which may be
     /// higher. Default false. The limits of a [tier](crate::Limits::tier) are always used so.
     pub limits_as_hint: bool,
-    /// The most requests in flight before the first rate-limit headers, doubled with each response.
-    /// The server may allow less at once than the configured limits.
+    /// The most requests in flight before the first rate-limit headers. Each response without them
+    /// raises it by one, so that it doubles with each round trip. The server may allow less at once
+    /// than the configured limits.
     ///
     /// The default `None` is [`INITIAL_CONCURRENCY`](Self::INITIAL_CONCURRENCY) if a layer reads
     /// headers ([`Limiter::expect_headers`](crate::Limiter::expect_headers)), and unlimited

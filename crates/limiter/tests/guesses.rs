@@ -222,12 +222,12 @@ fn any_taken_request_opens_the_initial_concurrency() {
         let mut pool = pool_with(&Limits::unlimited(), slow());
         let id = granted(&mut pool, 0, Cost::new(20, 5));
         course(&mut pool, id);
-        assert_eq!(pool.snapshot(0).initial_concurrency, Some(16), "{name}");
+        assert_eq!(pool.snapshot(0).initial_concurrency, Some(9), "{name}");
         course(&mut pool, id);
         pool.settle(0, id, &used(20, 3));
         assert_eq!(
             pool.snapshot(0).initial_concurrency,
-            Some(16),
+            Some(9),
             "{name}: once"
         );
     }

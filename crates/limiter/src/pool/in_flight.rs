@@ -103,8 +103,8 @@ impl Slot {
 }
 
 impl InFlightTable {
-    /// Returns an empty table. `initial_limit` applies until the first headers, and doubles with
-    /// each response.
+    /// Returns an empty table. `initial_limit` applies until the first headers, and rises by one
+    /// with each response.
     pub(crate) fn new(limit: Option<u64>, initial_limit: Option<u64>) -> Self {
         Self {
             slots: Vec::new(),
@@ -138,10 +138,11 @@ impl InFlightTable {
         self.initial_limit = None;
     }
 
-    /// Doubles the initial limit for the first response to a request.
+    /// Raises the initial limit for the first response to a request. Each response then makes room
+    /// for two requests, so that the limit doubles with each round trip.
     pub(crate) fn on_answered(&mut self) {
-        let doubled = self.initial_limit.map(|limit| limit.saturating_mul(2));
-        self.initial_limit = doubled.filter(|limit| *limit < INITIAL_LIMIT_ENDS);
+        let raised = self.initial_limit.map(|limit| limit + 1);
+        self.initial_limit = raised.filter(|limit| *limit < INITIAL_LIMIT_ENDS);
     }
 
     pub(crate) fn insert(&mut self, request: InFlight) -> ReservationId {
