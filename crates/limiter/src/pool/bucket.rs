@@ -178,8 +178,8 @@ impl Bucket {
         }
     }
 
-    /// Returns the lowest level that usage causes.
-    fn floor(&self) -> i128 {
+    /// Returns the lowest level that usage and headers cause.
+    pub(crate) fn floor(&self) -> i128 {
         -refill(self.limit, MAX_DEBT)
     }
 

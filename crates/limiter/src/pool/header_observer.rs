@@ -597,6 +597,7 @@ fn clamp(
     if first && level_before > high.saturating_add(arrival) && low > i128::MIN {
         // The configured level was too high. The lowest possible level is used, and the next
         // responses raise it.
+        let low = low.max(bucket.floor());
         bucket.clamp(low, low);
     }
     bucket.bound(low, high);
