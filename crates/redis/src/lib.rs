@@ -1,0 +1,10 @@
+//! One Claude API limit and one response cache for many processes, over Redis or Valkey.
+#![forbid(unsafe_code)]
+#![allow(dead_code)] // until the limiter and the store use the link
+
+mod config;
+mod error;
+mod link;
+
+pub use config::RedisConfig;
+pub use error::RedisError;
