@@ -113,6 +113,9 @@ impl RedisError {
                     expected: "RedisConfig::cluster",
                 }
             }
+            _ if detail.contains("cluster support disabled") => Self::WrongTopology {
+                expected: "RedisConfig::new",
+            },
             (ErrorKind::Io, _) if error.is_timeout() => Self::Timeout {
                 after: place.deadline,
             },
@@ -154,14 +157,19 @@ impl RedisError {
         })
     }
 
-    /// Returns the error of a user without a right. Servers quote the name of a command, but do not
-    /// name a key.
+    /// Returns the error of a user without a right. Servers quote the name of a command, unless it
+    /// is in a script, and never name a key.
     fn missing_right(detail: &str, place: Place<'_>) -> Self {
-        let quoted = detail.split('\'').nth(1);
+        let quoted = detail.split_once("run the '");
+        let quoted = quoted.and_then(|(_, rest)| rest.split_once('\''));
         let right = match quoted {
-            Some(command) => command.to_uppercase(),
+            Some((command, _)) => command.to_uppercase(),
             None if detail.contains("key") => {
-                format!("keys `{}`", String::from_utf8_lossy(place.key))
+                format!(
+                    "{} on `{}`",
+                    place.command,
+                    String::from_utf8_lossy(place.key)
+                )
             }
             None => place.command.into(),
         };

@@ -5,6 +5,8 @@
 mod config;
 mod error;
 mod link;
+#[cfg(all(test, unix))]
+mod tests;
 
 pub use config::RedisConfig;
 pub use error::RedisError;
