@@ -1,10 +1,7 @@
 //! A connection to Redis that repairs itself.
 
 use std::{
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -74,7 +71,31 @@ struct Inner {
     state: watch::Receiver<State>,
     /// Connections to replace, by number, with the reason.
     losses: mpsc::Sender<(u64, RedisError)>,
-    timeouts: Arc<AtomicU32>,
+    timeouts: Arc<Timeouts>,
+}
+
+/// The timeouts in a row.
+///
+/// Calls that wait for the same answer time out together. They count as one, so that a short stall
+/// of a busy server costs no connection.
+#[derive(Default)]
+struct Timeouts(Mutex<(u32, Option<Instant>)>);
+
+impl Timeouts {
+    fn reset(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).0 = 0;
+    }
+
+    /// Counts the timeout of a call that began at this time. Returns true if there are too many.
+    fn count(&self, began: Instant) -> bool {
+        let mut timeouts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (count, last) = &mut *timeouts;
+        if last.is_none_or(|last| began >= last) {
+            *last = Some(Instant::now());
+            *count += 1;
+        }
+        *count >= MAX_TIMEOUTS
+    }
 }
 
 /// The future that connects, and connects again. It ends after the last [`Link`] is dropped. Once it
@@ -86,7 +107,7 @@ pub(crate) struct LinkDriver {
     state: watch::Sender<State>,
     lost: mpsc::Receiver<(u64, RedisError)>,
     reporter: mpsc::WeakSender<(u64, RedisError)>,
-    timeouts: Arc<AtomicU32>,
+    timeouts: Arc<Timeouts>,
     server: Box<str>,
     number: u64,
 }
@@ -141,7 +162,7 @@ impl Link {
     pub(crate) fn lazy(config: &RedisConfig, check: &'static Script) -> (Self, LinkDriver) {
         let (states, state) = watch::channel(State::Connecting);
         let (losses, lost) = mpsc::channel(4);
-        let timeouts = Arc::new(AtomicU32::new(0));
+        let timeouts = Arc::<Timeouts>::default();
         let info = config.topology.main();
         let server: Box<str> = info.addr().to_string().into();
         let driver = LinkDriver {
@@ -283,6 +304,7 @@ impl Link {
         without_script: Option<impl FnOnce() -> Cmd>,
     ) -> Result<Value, RedisError> {
         let deadline = self.0.config.deadline;
+        let began = Instant::now();
         let mut number = None;
         let work = async {
             let (mut connection, its_number) = self.connection().await?;
@@ -312,11 +334,9 @@ impl Link {
         };
         let timeouts = &self.0.timeouts;
         let is_lost = match &result {
-            Err(RedisError::Timeout { .. }) => {
-                timeouts.fetch_add(1, Ordering::Relaxed) + 1 >= MAX_TIMEOUTS
-            }
+            Err(RedisError::Timeout { .. }) => timeouts.count(began),
             other => {
-                timeouts.store(0, Ordering::Relaxed);
+                timeouts.reset();
                 other.as_ref().is_err_and(RedisError::needs_reconnect)
             }
         };
@@ -413,7 +433,7 @@ impl LinkDriver {
             })
         })?;
         self.number = number;
-        self.timeouts.store(0, Ordering::Relaxed);
+        self.timeouts.reset();
         self.state.send_replace(State::Open(connection, number));
         Ok(())
     }
@@ -455,49 +475,28 @@ impl LinkDriver {
         Ok(connection)
     }
 
-    /// Connects to one server.
+    /// Connects to one server, with the older protocol if it does not have the newer one.
     async fn node(
         &self,
         info: &ConnectionInfo,
         number: u64,
     ) -> Result<(Connection, String, Option<String>), RedisError> {
-        let mut settings = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(None);
-        if info.redis_settings().protocol() != ProtocolVersion::RESP2
-            && let Some(losses) = self.reporter.upgrade()
-        {
-            let losses = losses.downgrade();
-            let server = info.addr().to_string();
-            settings = settings.set_push_sender(move |push: PushInfo| {
-                if push.kind == PushKind::Disconnection
-                    && let Some(losses) = losses.upgrade()
-                {
-                    let error = RedisError::Unreachable {
-                        server: server.clone(),
-                        reason: "the connection was closed".into(),
-                    };
-                    let _ = losses.try_send((number, error));
-                }
-                Ok::<_, std::convert::Infallible>(())
-            });
-        }
         let server = info.addr().to_string();
         let user = info.redis_settings().username().map(str::to_owned);
+        let mut connection = self.multiplexed(info, number).await;
+        if connection.as_ref().is_err_and(lacks_hello) {
+            let settings = info.redis_settings().clone();
+            let settings = settings.set_protocol(ProtocolVersion::RESP2);
+            connection = self
+                .multiplexed(&info.clone().set_redis_settings(settings), number)
+                .await;
+        }
         let place = Place {
             server: &server,
             user: user.as_deref(),
             command: "HELLO",
             key: b"",
             deadline: CONNECT_TIMEOUT,
-        };
-        let connection = match self.client(info) {
-            Ok(client) => {
-                client
-                    .get_multiplexed_async_connection_with_config(&settings)
-                    .await
-            }
-            Err(error) => Err(error),
         };
         let connection = connection.map_err(|error| match RedisError::of(&error, place) {
             RedisError::Timeout { .. } => RedisError::Unreachable {
@@ -507,6 +506,39 @@ impl LinkDriver {
             other => other,
         })?;
         Ok((Connection::Node(connection), server, user))
+    }
+
+    /// Connects. With the newer protocol the loss of the connection is reported at once, even if no
+    /// call is under way.
+    async fn multiplexed(
+        &self,
+        info: &ConnectionInfo,
+        number: u64,
+    ) -> RedisResult<MultiplexedConnection> {
+        let mut settings = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            .set_response_timeout(None);
+        if info.redis_settings().protocol() != ProtocolVersion::RESP2 {
+            let losses = self.reporter.clone();
+            let server = info.addr().to_string();
+            settings = settings.set_push_sender(move |push: PushInfo| {
+                if push.kind == PushKind::Disconnection
+                    && let Some(losses) = losses.upgrade()
+                {
+                    let error = RedisError::Unreachable {
+                        server: server.clone(),
+                        reason: "the connection was closed".into(),
+                    };
+                    // If the channel is full, the next call fails and reports it.
+                    let _ = losses.try_send((number, error));
+                }
+                Ok::<_, std::convert::Infallible>(())
+            });
+        }
+        let client = self.client(info)?;
+        client
+            .get_multiplexed_async_connection_with_config(&settings)
+            .await
     }
 
     fn client(&self, info: &ConnectionInfo) -> RedisResult<Client> {
@@ -580,6 +612,7 @@ impl LinkDriver {
         let mut builder = redis::cluster::ClusterClient::builder(nodes.iter().cloned())
             .use_protocol(settings.protocol())
             .connection_timeout(CONNECT_TIMEOUT)
+            .response_timeout(CONNECT_TIMEOUT)
             .retries(1);
         #[cfg(feature = "tls")]
         if matches!(nodes[0].addr(), redis::ConnectionAddr::TcpTls { .. }) {
@@ -606,6 +639,14 @@ impl Drop for LinkDriver {
     fn drop(&mut self) {
         self.state.send_replace(State::Down(RedisError::DriverGone));
     }
+}
+
+/// Returns true if the server or a proxy does not have the command of the newer protocol, or the
+/// user may not use it.
+fn lacks_hello(error: &redis::RedisError) -> bool {
+    let detail = error.detail().unwrap_or_default().to_ascii_lowercase();
+    error.kind() == ErrorKind::RESP3NotSupported
+        || detail.contains("hello") && (detail.contains("unknown") || detail.contains("permission"))
 }
 
 fn set(key: &[u8], value: &[u8], time: Duration) -> Cmd {

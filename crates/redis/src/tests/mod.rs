@@ -1,3 +1,4 @@
+mod config;
 mod link;
 #[cfg(feature = "cache")]
 mod store;

@@ -18,6 +18,8 @@ use tower_claude_cache::{
     CacheLayer, Cacheable, Entry, EntryParts, Freshness, Key, MemoryStore, Store,
 };
 use tower_claude_core::{RequestBody, Tenant};
+#[cfg(feature = "cluster")]
+use tower_claude_tests::redis::RedisCluster;
 use tower_claude_tests::{LogLines, SONNET, prompt, redis::RedisServer, send_ok};
 
 use crate::{
@@ -397,6 +399,28 @@ async fn one_of_many_processes_makes_the_call_for_all() {
         7
     );
     until(|| server.command(&["EXISTS", &name(1, "l")]).trim() == "0").await;
+}
+
+#[cfg(feature = "cluster")]
+#[tokio::test]
+async fn cluster_stores_responses_and_locks() {
+    let Some(cluster) = RedisCluster::start() else {
+        return;
+    };
+    let urls = cluster.urls();
+    let config = RedisConfig::cluster(urls.iter().map(String::as_str)).expect("valid");
+    let config = config.with_deadline(Duration::from_millis(250));
+    let first = store(&config).await.with_single_flight(MINUTE);
+    let second = store(&config).await.with_single_flight(MINUTE);
+    for number in 1..10 {
+        assert_eq!(text_of(&first, number).await, None);
+        first.insert(key(number), parts("Hello").into());
+        assert_eq!(text_of(&second, number).await.as_deref(), Some("Hello"));
+    }
+    assert_eq!(
+        (first.snapshot().failures, second.snapshot().failures),
+        (0, 0)
+    );
 }
 
 #[tokio::test]
