@@ -1,5 +1,5 @@
-//! A durable work queue: 1,000 jobs of three priorities in Redis Streams, four worker processes that
-//! keep to one limit, and one of them killed half-way. `worker_queue --help` explains it.
+//! A durable work queue: 1,000 jobs of three priorities in Redis Streams, four worker processes
+//! that keep to one limit, and one of them killed half-way. `worker_queue --help` explains it.
 #![forbid(unsafe_code)]
 
 mod queue;
@@ -94,7 +94,8 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Starts everything, waits for the last answer, and prints the report. Returns true if all is well.
+/// Starts everything, waits for the last answer, and prints the report. Returns true if all is
+/// well.
 async fn supervise(cli: &Cli) -> Result<bool, BoxError> {
     let (url, _server) = redis(cli)?;
     let fake = FakeClaude::builder()

@@ -1,10 +1,10 @@
 //! A durable queue over Redis Streams: one stream for each priority, one consumer group of all
 //! workers, one hash of answers.
 //!
-//! An entry is pending from its delivery to its acknowledgement. A worker renews its pending entries
-//! while it works on them. An entry that was not renewed belongs to a dead worker, and another one
-//! claims it. The answer is stored and the entry is acknowledged in one transaction, so a job is
-//! either answered or pending at any time.
+//! An entry is pending from its delivery to its acknowledgement. A worker renews its pending
+//! entries while it works on them. An entry that was not renewed belongs to a dead worker, and
+//! another one claims it. The answer is stored and the entry is acknowledged in one transaction, so
+//! a job is either answered or pending at any time.
 
 use std::time::Duration;
 

@@ -214,8 +214,8 @@ impl RedisConfig {
         hash
     }
 
-    /// Returns the name of a key: prefix, version, hash tag, kind. Keys with one tag are in one slot
-    /// of a cluster.
+    /// Returns the name of a key: prefix, version, hash tag, kind. Keys with one tag are in one
+    /// slot of a cluster.
     pub(crate) fn key(&self, tag: &[u8], kind: &str) -> Vec<u8> {
         let mut key = String::with_capacity(self.prefix.len() + 2 * tag.len() + kind.len() + 3);
         key.push_str(&self.prefix);

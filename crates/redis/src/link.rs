@@ -98,8 +98,8 @@ impl Timeouts {
     }
 }
 
-/// The future that connects, and connects again. It ends after the last [`Link`] is dropped. Once it
-/// is dropped, all calls fail.
+/// The future that connects, and connects again. It ends after the last [`Link`] is dropped. Once
+/// it is dropped, all calls fail.
 #[must_use = "without the driver there is no connection"]
 pub(crate) struct LinkDriver {
     config: RedisConfig,
