@@ -307,6 +307,37 @@ async fn restarted_server_is_used_again() {
 }
 
 #[tokio::test]
+async fn outage_under_load_makes_few_connects_and_its_end_is_noticed() {
+    let Some(mut server) = RedisServer::start() else {
+        return;
+    };
+    let proxy = Proxy::start(server.port()).await;
+    let link = open(&config(&proxy.url())).await;
+    let hammer = |link: Link| async move {
+        let end = Instant::now() + Duration::from_secs(2);
+        let mut failed = 0;
+        while Instant::now() < end {
+            failed += u32::from(add(&link, "k").await.is_err());
+            tokio::task::yield_now().await;
+        }
+        failed
+    };
+    server.kill();
+    let tasks: Vec<_> = (0..16)
+        .map(|_| tokio::spawn(hammer(link.clone())))
+        .collect();
+    let mut failed = 0;
+    for task in tasks {
+        failed += task.await.expect("an end");
+    }
+    // At once, then after at least 0.25, 0.5 and 1 s.
+    assert!((2..=6).contains(&proxy.accepted()), "{}", proxy.accepted());
+    assert!(failed > 16, "calls fail without a wait: {failed}");
+    server.restart();
+    errors_until_success(&link, "k").await;
+}
+
+#[tokio::test]
 async fn link_made_without_a_server_connects_later() {
     let Some(mut server) = RedisServer::start() else {
         return;
