@@ -190,6 +190,21 @@ impl RedisConfig {
         self
     }
 
+    /// Sets the certificates and the key, both in PEM, that a server requires of its clients.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn with_client_certificate(
+        mut self,
+        certificates: impl Into<Vec<u8>>,
+        key: impl Into<Vec<u8>>,
+    ) -> Self {
+        self.certificates.client_tls = Some(redis::ClientTlsConfig {
+            client_cert: certificates.into(),
+            client_key: key.into(),
+        });
+        self
+    }
+
     /// Returns the certificates, after a provider of cryptography is installed for the process, if
     /// there is none. Without one rustls panics if the program contains two.
     #[cfg(feature = "tls")]

@@ -45,7 +45,10 @@ mod tests;
 pub use config::RedisConfig;
 pub use error::RedisError;
 #[cfg(feature = "cache")]
-pub use store::{RedisGet, RedisStore, RedisStoreSnapshot};
+pub use store::{
+    redis_store::{RedisGet, RedisStore},
+    shared::RedisStoreSnapshot,
+};
 
 // Compiles the example of the README.
 #[cfg(all(doctest, feature = "cache"))]

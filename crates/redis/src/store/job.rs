@@ -1,10 +1,7 @@
 //! The work of the store's driver.
 
 use std::{
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -19,9 +16,9 @@ use crate::{
     error::RedisError,
     link::{Item, Link, LinkDriver, Script},
     store::{
-        RedisStoreSnapshot, Shared,
-        codec::{Saved, decode, encode, stamp},
-        refreshed_early, remaining,
+        codec::{Saved, decode, encode},
+        expiry::{early, remaining},
+        shared::Shared,
     },
 };
 
@@ -31,8 +28,6 @@ static UNLOCK: Script = Script::new(include_str!("unlock.lua"));
 const MAX_RUNNING: usize = 1024;
 /// Pauses between two lookups of a process that waits for another one.
 const WAITS: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(250)];
-/// Time without a failure after which the store counts as usable again.
-const QUIET: Duration = Duration::from_secs(5);
 
 /// A task of the driver.
 pub(crate) enum Job {
@@ -140,7 +135,10 @@ impl Work<'_> {
         let mut has_waited = false;
         let mut old = lookup.known.clone();
         loop {
-            let value = self.link.get(&self.name(&lookup.key, "v")).await;
+            let value = match self.link.get(&self.name(&lookup.key, "v")).await {
+                Err(RedisError::WrongType { .. }) => Ok(Some(Vec::new())), // as a foreign value
+                value => value,
+            };
             let Some(value) = self.record(value) else {
                 break;
             };
@@ -238,82 +236,5 @@ impl Work<'_> {
     fn record<T>(&self, result: Result<T, RedisError>) -> Option<T> {
         self.shared.counters.record(result.as_ref().err());
         result.ok()
-    }
-}
-
-/// Returns the response with an early end. The response in memory keeps the end that it has.
-fn early(known: Option<&Entry>, saved: &Saved) -> Entry {
-    let stored_at = stamp(saved.parts.stored_at);
-    match known.filter(|known| stamp(known.parts().stored_at) == stored_at) {
-        Some(known) => known.clone(),
-        None => refreshed_early(saved.parts.clone(), saved.took).into(),
-    }
-}
-
-/// The counters of a store, and the time of its last failure.
-#[derive(Default)]
-pub(crate) struct Counters {
-    hits: AtomicU64,
-    misses: AtomicU64,
-    failures: AtomicU64,
-    invalid: AtomicU64,
-    written: AtomicU64,
-    dropped: AtomicU64,
-    waited: AtomicU64,
-    failed_at: Mutex<Option<Instant>>,
-}
-
-impl Counters {
-    pub(crate) fn dropped(&self) {
-        self.dropped.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(crate) fn snapshot(&self) -> RedisStoreSnapshot {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        RedisStoreSnapshot {
-            hits: read(&self.hits),
-            misses: read(&self.misses),
-            failures: read(&self.failures),
-            invalid: read(&self.invalid),
-            written: read(&self.written),
-            dropped: read(&self.dropped),
-            waited: read(&self.waited),
-        }
-    }
-
-    /// Two lines for each outage at most, also if calls succeed in between.
-    fn record(&self, error: Option<&RedisError>) {
-        let now = Instant::now();
-        let mut failed_at = self
-            .failed_at
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        match (error, *failed_at) {
-            (Some(error), before) => {
-                self.failures.fetch_add(1, Ordering::Relaxed);
-                *failed_at = Some(now);
-                drop(failed_at);
-                if before.is_none() {
-                    tracing::warn!(
-                        target: "tower_claude",
-                        layer = "cache",
-                        decision = "store_unavailable",
-                        because = error.cause(),
-                        "the cache goes on in memory: {error}"
-                    );
-                }
-            }
-            (None, Some(before)) if now.saturating_duration_since(before) >= QUIET => {
-                *failed_at = None;
-                drop(failed_at);
-                tracing::info!(
-                    target: "tower_claude",
-                    layer = "cache",
-                    decision = "store_available",
-                    "the cache uses Redis again"
-                );
-            }
-            _ => {}
-        }
     }
 }

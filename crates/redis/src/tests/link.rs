@@ -547,15 +547,29 @@ async fn tls_server_is_trusted_by_its_certificate_only() {
         &["--tls-key-file", &key, "--tls-auth-clients", "no"],
     ]
     .concat();
-    let Some(_server) = RedisServer::start_with(&options) else {
+    let Some(server) = RedisServer::start_with(&options) else {
         return;
     };
     let untrusted = config(&format!("rediss://127.0.0.1:{port}"));
     let error = refusal(&untrusted).await;
     assert!(error.to_string().contains("certificate"), "{error}");
     let pem = std::fs::read(&certificate).expect("a certificate");
-    let link = open(&untrusted.with_root_certificate(pem)).await;
+    let trusted = untrusted.with_root_certificate(pem.clone());
+    let link = open(&trusted).await;
     assert_eq!(add(&link, "k").await, Ok(1));
     let error = refusal(&config(&format!("redis://127.0.0.1:{port}"))).await;
     assert!(matches!(error, RedisError::Unreachable { .. }), "{error}");
+    // The server requires a certificate of its clients, and trusts its own one.
+    let trusted = trusted.with_deadline(Duration::from_millis(250));
+    for (name, value) in [
+        ("tls-ca-cert-file", &*certificate),
+        ("tls-auth-clients", "yes"),
+    ] {
+        assert_eq!(server.command(&["CONFIG", "SET", name, value]).trim(), "OK");
+    }
+    let error = refusal(&trusted).await;
+    assert!(matches!(error, RedisError::Unreachable { .. }), "{error}");
+    let key = std::fs::read(&key).expect("a key");
+    let link = open(&trusted.with_client_certificate(pem, key)).await;
+    assert_eq!(add(&link, "k").await, Ok(2));
 }
