@@ -456,7 +456,7 @@ async fn lost_lock_costs_a_call_and_no_foreign_lock_is_given_back() {
         return;
     };
     let config = config(&server.url());
-    let flight = Duration::from_millis(300);
+    let flight = Duration::from_secs(2);
     let [first, second, third] = [
         store(&config).await.with_single_flight(flight),
         store(&config).await.with_single_flight(flight),
@@ -470,7 +470,7 @@ async fn lost_lock_costs_a_call_and_no_foreign_lock_is_given_back() {
         .trim()
         .parse()
         .expect("a time");
-    assert!(time <= 300);
+    assert!(time <= 2000);
     assert_eq!(text_of(&second, 1).await, None);
 
     // The lock is lost, so that two processes make the call.
