@@ -1,0 +1,12 @@
+//! One Claude API limit and one response cache for many processes, over Redis or Valkey.
+#![forbid(unsafe_code)]
+#![allow(dead_code)] // until the limiter and the store use the link
+
+mod config;
+mod error;
+mod link;
+#[cfg(all(test, unix))]
+mod tests;
+
+pub use config::RedisConfig;
+pub use error::RedisError;

@@ -1,0 +1,644 @@
+//! A connection to Redis that repairs itself.
+
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ConnectionInfo, ErrorKind, ProtocolVersion, PushInfo,
+    PushKind, RedisResult, ServerErrorKind, Value, aio::MultiplexedConnection,
+};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep, timeout},
+};
+
+use crate::{
+    config::{RedisConfig, Topology, with_address},
+    error::{Place, RedisError},
+};
+
+/// Time for a connect with its login and its check.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Pauses between two connects. The longest leaves time to be back within five seconds.
+const PAUSES: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(4)];
+/// Timeouts in a row after which the connection is replaced.
+const MAX_TIMEOUTS: u32 = 5;
+/// Age from which a lost connection is replaced at once.
+const STABLE_AFTER: Duration = Duration::from_secs(5);
+
+/// A Lua script, sent by its hash once the server has it.
+pub(crate) struct Script {
+    source: &'static str,
+    hash: OnceLock<String>,
+}
+
+impl Script {
+    /// Creates a script. All its keys must be in `KEYS`.
+    pub(crate) const fn new(source: &'static str) -> Self {
+        Self {
+            source,
+            hash: OnceLock::new(),
+        }
+    }
+
+    fn hash(&self) -> &str {
+        self.hash
+            .get_or_init(|| redis::Script::new(self.source).get_hash().to_owned())
+    }
+}
+
+/// An item of a script's answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Item {
+    Nil,
+    Int(i64),
+    Text(Vec<u8>),
+}
+
+/// A connection to Redis that repairs itself. Clones share it.
+///
+/// Every call ends within the deadline of the configuration. A call waits for the first connect and
+/// for the first one after a loss. While further connects fail, calls fail at once.
+#[derive(Clone)]
+pub(crate) struct Link(Arc<Inner>);
+
+struct Inner {
+    config: RedisConfig,
+    server: Box<str>,
+    user: Option<Box<str>>,
+    state: watch::Receiver<State>,
+    /// Connections to replace, by number, with the reason.
+    losses: mpsc::Sender<(u64, RedisError)>,
+    timeouts: Arc<AtomicU32>,
+}
+
+/// The future that connects, and connects again. It ends after the last [`Link`] is dropped. Once it
+/// is dropped, all calls fail.
+#[must_use = "without the driver there is no connection"]
+pub(crate) struct LinkDriver {
+    config: RedisConfig,
+    check: &'static Script,
+    state: watch::Sender<State>,
+    lost: mpsc::Receiver<(u64, RedisError)>,
+    reporter: mpsc::WeakSender<(u64, RedisError)>,
+    timeouts: Arc<AtomicU32>,
+    server: Box<str>,
+    number: u64,
+}
+
+#[derive(Clone)]
+enum State {
+    /// A connect is under way, and calls wait for it.
+    Connecting,
+    /// The connection, with its number.
+    Open(Connection, u64),
+    /// No connection, because of this error.
+    Down(RedisError),
+}
+
+#[derive(Clone)]
+enum Connection {
+    Node(MultiplexedConnection),
+    #[cfg(feature = "cluster")]
+    Cluster(redis::cluster_async::ClusterConnection),
+}
+
+impl Connection {
+    async fn query(&mut self, command: &Cmd) -> RedisResult<Value> {
+        let value = match self {
+            Self::Node(connection) => connection.send_packed_command(command).await,
+            #[cfg(feature = "cluster")]
+            Self::Cluster(connection) => {
+                redis::aio::ConnectionLike::req_packed_command(connection, command).await
+            }
+        };
+        value?.extract_error()
+    }
+}
+
+impl Link {
+    /// Connects, and runs the check: a script that returns pairs of a command and its error for
+    /// each command that the user may not use.
+    ///
+    /// # Errors
+    ///
+    /// The reason why the server cannot be used.
+    pub(crate) async fn open(
+        config: &RedisConfig,
+        check: &'static Script,
+    ) -> Result<(Self, LinkDriver), RedisError> {
+        let (link, mut driver) = Self::lazy(config, check);
+        driver.connect().await?;
+        Ok((link, driver))
+    }
+
+    /// Returns a link whose driver connects.
+    pub(crate) fn lazy(config: &RedisConfig, check: &'static Script) -> (Self, LinkDriver) {
+        let (states, state) = watch::channel(State::Connecting);
+        let (losses, lost) = mpsc::channel(4);
+        let timeouts = Arc::new(AtomicU32::new(0));
+        let info = config.topology.main();
+        let server: Box<str> = info.addr().to_string().into();
+        let driver = LinkDriver {
+            config: config.clone(),
+            check,
+            state: states,
+            lost,
+            reporter: losses.downgrade(),
+            timeouts: timeouts.clone(),
+            server: server.clone(),
+            number: 0,
+        };
+        let link = Self(Arc::new(Inner {
+            config: config.clone(),
+            server,
+            user: info.redis_settings().username().map(Into::into),
+            state,
+            losses,
+            timeouts,
+        }));
+        (link, driver)
+    }
+
+    /// Returns the configuration.
+    pub(crate) fn config(&self) -> &RedisConfig {
+        &self.0.config
+    }
+
+    /// Waits until there is a connection. Without a driver it waits for ever.
+    pub(crate) async fn opened(&self) {
+        let mut state = self.0.state.clone();
+        if state
+            .wait_for(|state| matches!(state, State::Open(..)))
+            .await
+            .is_err()
+        {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Runs a script. All keys must have one hash tag.
+    ///
+    /// # Errors
+    ///
+    /// The reason of the failure. After [`RedisError::Timeout`] the script may have run, or may run
+    /// later.
+    pub(crate) async fn eval(
+        &self,
+        script: &'static Script,
+        keys: &[impl AsRef<[u8]>],
+        args: &[impl AsRef<[u8]>],
+    ) -> Result<Vec<Item>, RedisError> {
+        let key = keys.first().map(AsRef::as_ref).unwrap_or_default();
+        let command = |name, body: &str| {
+            let mut command = redis::cmd(name);
+            command.arg(body).arg(keys.len());
+            for part in keys
+                .iter()
+                .map(AsRef::as_ref)
+                .chain(args.iter().map(AsRef::as_ref))
+            {
+                command.arg(part);
+            }
+            command
+        };
+        let short = command("EVALSHA", script.hash());
+        let long = || command("EVAL", script.source);
+        items(self.call("EVALSHA", key, &short, Some(long)).await?)
+    }
+
+    /// Returns the value of a key.
+    ///
+    /// # Errors
+    ///
+    /// The reason of the failure.
+    pub(crate) async fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, RedisError> {
+        let mut command = redis::cmd("GET");
+        command.arg(key);
+        match self.call("GET", key, &command, None::<fn() -> Cmd>).await? {
+            Value::BulkString(bytes) => Ok(Some(bytes)),
+            Value::Nil => Ok(None),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Sets the value of a key, for a time of at least 1 ms.
+    ///
+    /// # Errors
+    ///
+    /// The reason of the failure.
+    pub(crate) async fn set_px(
+        &self,
+        key: &[u8],
+        value: &[u8],
+        time: Duration,
+    ) -> Result<(), RedisError> {
+        let command = set(key, value, time);
+        self.call("SET", key, &command, None::<fn() -> Cmd>)
+            .await
+            .map(drop)
+    }
+
+    /// Sets the value of a key that has none, and returns true if it did.
+    ///
+    /// # Errors
+    ///
+    /// The reason of the failure.
+    pub(crate) async fn set_nx_px(
+        &self,
+        key: &[u8],
+        value: &[u8],
+        time: Duration,
+    ) -> Result<bool, RedisError> {
+        let mut command = set(key, value, time);
+        command.arg("NX");
+        let value = self.call("SET", key, &command, None::<fn() -> Cmd>).await?;
+        Ok(value != Value::Nil)
+    }
+
+    /// Removes a key.
+    ///
+    /// # Errors
+    ///
+    /// The reason of the failure.
+    pub(crate) async fn del(&self, key: &[u8]) -> Result<(), RedisError> {
+        let mut command = redis::cmd("DEL");
+        command.arg(key);
+        self.call("DEL", key, &command, None::<fn() -> Cmd>)
+            .await
+            .map(drop)
+    }
+
+    /// Sends a command, and another one if the server does not have the script of the first.
+    async fn call(
+        &self,
+        name: &str,
+        key: &[u8],
+        command: &Cmd,
+        without_script: Option<impl FnOnce() -> Cmd>,
+    ) -> Result<Value, RedisError> {
+        let deadline = self.0.config.deadline;
+        let mut number = None;
+        let work = async {
+            let (mut connection, its_number) = self.connection().await?;
+            number = Some(its_number);
+            let mut result = connection.query(command).await;
+            if let Err(error) = &result
+                && error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
+                && let Some(long) = without_script
+            {
+                result = connection.query(&long()).await;
+            }
+            result.map_err(|error| {
+                let place = Place {
+                    server: &self.0.server,
+                    user: self.0.user.as_deref(),
+                    command: name,
+                    key,
+                    deadline,
+                };
+                RedisError::of(&error, place)
+            })
+        };
+        let result = timeout(deadline, work).await;
+        let result = result.unwrap_or(Err(RedisError::Timeout { after: deadline }));
+        let Some(number) = number else {
+            return result; // no connection, which the driver knows
+        };
+        let timeouts = &self.0.timeouts;
+        let is_lost = match &result {
+            Err(RedisError::Timeout { .. }) => {
+                timeouts.fetch_add(1, Ordering::Relaxed) + 1 >= MAX_TIMEOUTS
+            }
+            other => {
+                timeouts.store(0, Ordering::Relaxed);
+                other.as_ref().is_err_and(RedisError::needs_reconnect)
+            }
+        };
+        if is_lost && let Err(error) = &result {
+            // If the channel is full, the next failure is reported.
+            let _ = self.0.losses.try_send((number, error.clone()));
+        }
+        result
+    }
+
+    /// Returns the connection and its number.
+    async fn connection(&self) -> Result<(Connection, u64), RedisError> {
+        let current = |state: &State| match state {
+            State::Connecting => None,
+            State::Open(connection, number) => Some(Ok((connection.clone(), *number))),
+            State::Down(error) => Some(Err(error.clone())),
+        };
+        if let Some(found) = current(&self.0.state.borrow()) {
+            return found;
+        }
+        let mut state = self.0.state.clone();
+        let state = state
+            .wait_for(|state| !matches!(state, State::Connecting))
+            .await;
+        let state = state.map_err(|_| RedisError::DriverGone)?;
+        current(&state).unwrap_or(Err(RedisError::DriverGone))
+    }
+}
+
+impl LinkDriver {
+    /// Connects whenever there is no connection. Ends after the last [`Link`] is dropped.
+    pub(crate) async fn run(mut self) {
+        let mut failures: u32 = 0;
+        let mut opened_at = None;
+        loop {
+            if !matches!(&*self.state.borrow(), State::Open(..))
+                && let Err(error) = self.connect().await
+            {
+                self.state.send_replace(State::Down(error));
+                if !self.pause(&mut failures).await {
+                    return;
+                }
+                continue;
+            }
+            let opened = *opened_at.get_or_insert_with(Instant::now);
+            let Some((number, error)) = self.lost.recv().await else {
+                return;
+            };
+            if number != self.number {
+                continue; // of an earlier connection
+            }
+            opened_at = None;
+            if opened.elapsed() >= STABLE_AFTER {
+                failures = 0;
+            }
+            if failures == 0 {
+                failures = 1;
+                self.state.send_replace(State::Connecting);
+            } else {
+                self.state.send_replace(State::Down(error));
+                if !self.pause(&mut failures).await {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Waits before the next connect. Returns false if all links are dropped.
+    async fn pause(&mut self, failures: &mut u32) -> bool {
+        let [first, last] = PAUSES;
+        let full = first.saturating_mul(1 << (*failures).min(8)).min(last);
+        *failures += 1;
+        let wait = full.mul_f64(0.5 + fastrand::f64() / 2.0);
+        let until = sleep(wait);
+        tokio::pin!(until);
+        loop {
+            tokio::select! {
+                () = &mut until => return true,
+                lost = self.lost.recv() => if lost.is_none() {
+                    return false;
+                },
+            }
+        }
+    }
+
+    /// Connects once, and publishes the connection.
+    async fn connect(&mut self) -> Result<(), RedisError> {
+        let number = self.number + 1;
+        let connection = timeout(CONNECT_TIMEOUT, self.checked_connection(number)).await;
+        let connection = connection.unwrap_or_else(|_| {
+            Err(RedisError::Unreachable {
+                server: self.server.to_string(),
+                reason: format!("no answer within {CONNECT_TIMEOUT:?}"),
+            })
+        })?;
+        self.number = number;
+        self.timeouts.store(0, Ordering::Relaxed);
+        self.state.send_replace(State::Open(connection, number));
+        Ok(())
+    }
+
+    async fn checked_connection(&self, number: u64) -> Result<Connection, RedisError> {
+        let (mut connection, server, user) = match &self.config.topology {
+            Topology::Single(info) => self.node(info, number).await?,
+            Topology::Sentinel {
+                sentinels,
+                master_name,
+                master,
+            } => {
+                let (host, port) = self.master(sentinels, master_name).await?;
+                self.node(&with_address(master, host, port), number).await?
+            }
+            #[cfg(feature = "cluster")]
+            Topology::Cluster(nodes) => self.cluster(nodes).await?,
+        };
+        let key = self.config.key(b"", "check");
+        let mut command = redis::cmd("EVAL");
+        command.arg(self.check.source).arg(1).arg(&key);
+        let place = Place {
+            server: &server,
+            user: user.as_deref(),
+            command: "EVAL",
+            key: &key,
+            deadline: CONNECT_TIMEOUT,
+        };
+        let answer = connection.query(&command).await;
+        let failed = items(answer.map_err(|error| RedisError::of(&error, place))?)?;
+        if let [Item::Text(name), Item::Text(error), ..] = &failed[..] {
+            let name = String::from_utf8_lossy(name);
+            return Err(RedisError::of_check(
+                &name,
+                &String::from_utf8_lossy(error),
+                place,
+            ));
+        }
+        Ok(connection)
+    }
+
+    /// Connects to one server.
+    async fn node(
+        &self,
+        info: &ConnectionInfo,
+        number: u64,
+    ) -> Result<(Connection, String, Option<String>), RedisError> {
+        let mut settings = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            .set_response_timeout(None);
+        if info.redis_settings().protocol() != ProtocolVersion::RESP2
+            && let Some(losses) = self.reporter.upgrade()
+        {
+            let losses = losses.downgrade();
+            let server = info.addr().to_string();
+            settings = settings.set_push_sender(move |push: PushInfo| {
+                if push.kind == PushKind::Disconnection
+                    && let Some(losses) = losses.upgrade()
+                {
+                    let error = RedisError::Unreachable {
+                        server: server.clone(),
+                        reason: "the connection was closed".into(),
+                    };
+                    let _ = losses.try_send((number, error));
+                }
+                Ok::<_, std::convert::Infallible>(())
+            });
+        }
+        let server = info.addr().to_string();
+        let user = info.redis_settings().username().map(str::to_owned);
+        let place = Place {
+            server: &server,
+            user: user.as_deref(),
+            command: "HELLO",
+            key: b"",
+            deadline: CONNECT_TIMEOUT,
+        };
+        let connection = match self.client(info) {
+            Ok(client) => {
+                client
+                    .get_multiplexed_async_connection_with_config(&settings)
+                    .await
+            }
+            Err(error) => Err(error),
+        };
+        let connection = connection.map_err(|error| match RedisError::of(&error, place) {
+            RedisError::Timeout { .. } => RedisError::Unreachable {
+                server: server.clone(),
+                reason: format!("no answer within {CONNECT_TIMEOUT:?}"),
+            },
+            other => other,
+        })?;
+        Ok((Connection::Node(connection), server, user))
+    }
+
+    fn client(&self, info: &ConnectionInfo) -> RedisResult<Client> {
+        #[cfg(feature = "tls")]
+        if matches!(info.addr(), redis::ConnectionAddr::TcpTls { .. }) {
+            return Client::build_with_tls(info.clone(), self.config.certificates());
+        }
+        Client::open(info.clone())
+    }
+
+    /// Returns the address of the master that the first reachable sentinel names.
+    async fn master(
+        &self,
+        sentinels: &[ConnectionInfo],
+        name: &str,
+    ) -> Result<(String, u16), RedisError> {
+        let mut command = redis::cmd("SENTINEL");
+        command.arg("GET-MASTER-ADDR-BY-NAME").arg(name);
+        let mut first_error = None;
+        let part = CONNECT_TIMEOUT / u32::try_from(sentinels.len() + 1).unwrap_or(u32::MAX);
+        for sentinel in sentinels {
+            let address = timeout(part, async {
+                let (mut connection, server, user) = self.node(sentinel, 0).await?;
+                let answer = connection.query(&command).await.map_err(|error| {
+                    let place = Place {
+                        server: &server,
+                        user: user.as_deref(),
+                        command: "SENTINEL",
+                        key: b"",
+                        deadline: part,
+                    };
+                    RedisError::of(&error, place)
+                })?;
+                match &items(answer)?[..] {
+                    [Item::Text(host), Item::Text(port)] => {
+                        let host = String::from_utf8_lossy(host).into_owned();
+                        let port = str::from_utf8(port).ok().and_then(|port| port.parse().ok());
+                        port.map(|port| (host, port))
+                            .ok_or_else(|| RedisError::Other {
+                                message: "a sentinel named a port that is none".into(),
+                            })
+                    }
+                    _ => Err(RedisError::Unreachable {
+                        server,
+                        reason: format!("the sentinel knows no master `{name}`"),
+                    }),
+                }
+            });
+            let error = match address.await {
+                Ok(Ok(address)) => return Ok(address),
+                Ok(Err(error)) => error,
+                Err(_) => RedisError::Unreachable {
+                    server: sentinel.addr().to_string(),
+                    reason: format!("no answer of the sentinel within {part:?}"),
+                },
+            };
+            first_error.get_or_insert(error);
+        }
+        Err(first_error.unwrap_or(RedisError::DriverGone))
+    }
+
+    #[cfg(feature = "cluster")]
+    async fn cluster(
+        &self,
+        nodes: &[ConnectionInfo],
+    ) -> Result<(Connection, String, Option<String>), RedisError> {
+        let settings = nodes[0].redis_settings();
+        let server = nodes[0].addr().to_string();
+        let user = settings.username().map(str::to_owned);
+        #[cfg_attr(not(feature = "tls"), allow(unused_mut))]
+        let mut builder = redis::cluster::ClusterClient::builder(nodes.iter().cloned())
+            .use_protocol(settings.protocol())
+            .connection_timeout(CONNECT_TIMEOUT)
+            .retries(1);
+        #[cfg(feature = "tls")]
+        if matches!(nodes[0].addr(), redis::ConnectionAddr::TcpTls { .. }) {
+            builder = builder.certs(self.config.certificates());
+        }
+        let connection = match builder.build() {
+            Ok(client) => client.get_async_connection().await,
+            Err(error) => Err(error),
+        };
+        let place = Place {
+            server: &server,
+            user: user.as_deref(),
+            command: "CLUSTER",
+            key: b"",
+            deadline: CONNECT_TIMEOUT,
+        };
+        let connection = connection.map_err(|error| RedisError::of(&error, place))?;
+        Ok((Connection::Cluster(connection), server, user))
+    }
+}
+
+impl Drop for LinkDriver {
+    /// Drops the connection.
+    fn drop(&mut self) {
+        self.state.send_replace(State::Down(RedisError::DriverGone));
+    }
+}
+
+fn set(key: &[u8], value: &[u8], time: Duration) -> Cmd {
+    let time = u64::try_from(time.as_millis())
+        .unwrap_or(u64::MAX)
+        .clamp(1, 1 << 50);
+    let mut command = redis::cmd("SET");
+    command.arg(key).arg(value).arg("PX").arg(time);
+    command
+}
+
+/// Returns the items of an answer. A single value is one item.
+fn items(value: Value) -> Result<Vec<Item>, RedisError> {
+    let item = |value| {
+        Ok(match value {
+            Value::Nil => Item::Nil,
+            Value::Int(number) => Item::Int(number),
+            Value::BulkString(text) => Item::Text(text),
+            Value::SimpleString(text) => Item::Text(text.into_bytes()),
+            Value::Okay => Item::Text(b"OK".to_vec()),
+            other => return Err(unexpected(&other)),
+        })
+    };
+    match value {
+        Value::Array(values) => values.into_iter().map(item).collect(),
+        value => Ok(vec![item(value)?]),
+    }
+}
+
+fn unexpected(value: &Value) -> RedisError {
+    let text: String = format!("unexpected answer {value:?}")
+        .chars()
+        .take(100)
+        .collect();
+    RedisError::Other { message: text }
+}
