@@ -235,9 +235,9 @@ impl Pool {
             Some(at) if !self.is_local() => at,
             _ => {
                 let shared = self.is_shared(now);
-                let at = self.buckets.earliest(now, charge, shared, || {
-                    self.margins(charge[INPUT])
-                });
+                let at = self
+                    .buckets
+                    .earliest(now, charge, shared, || self.margins(charge[INPUT]));
                 at.max(leased.unwrap_or(0))
             }
         };

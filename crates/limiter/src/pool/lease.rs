@@ -15,9 +15,7 @@ use crate::{
     config::LimiterConfig,
     limits::PoolLimits,
     pool::{
-        bucket::{
-            Bucket, Charge, DIMENSIONS, Margins, NO_CHARGE, UNIT, nanos, tokens, units,
-        },
+        bucket::{Bucket, Charge, DIMENSIONS, Margins, NO_CHARGE, UNIT, nanos, tokens, units},
         buckets::Buckets,
         queue::flow::{PRIORITIES, WaiterId},
         share_message::{
@@ -210,10 +208,6 @@ impl Lease {
     /// Returns true if requests must be rejected.
     pub(crate) const fn is_refusing(&self) -> bool {
         self.fail_closed && self.is_local()
-    }
-
-    pub(crate) const fn processes(&self) -> u32 {
-        self.processes
     }
 
     /// Returns true if no answer and no block is outstanding.
@@ -471,9 +465,7 @@ impl Lease {
         buckets: &Buckets,
         margins: Margins,
     ) -> bool {
-        let is_outstanding = self.grants[head.flow.class()..]
-            .iter()
-            .any(Option::is_some);
+        let is_outstanding = self.grants[head.flow.class()..].iter().any(Option::is_some);
         if self.is_local()
             || self.is_down
             || self.asked().is_some()
@@ -548,6 +540,7 @@ impl Lease {
             let bucket = buckets.bucket(index);
             // The store may know a limit that this process does not know yet.
             if bucket.is_none() && limit.period == SharePeriod::Minute && !has_settings {
+                limit.credit = 0;
                 continue;
             }
             let dimension = limit.dimension;
