@@ -5,8 +5,12 @@
 mod config;
 mod error;
 mod link;
+#[cfg(feature = "cache")]
+mod store;
 #[cfg(all(test, unix))]
 mod tests;
 
 pub use config::RedisConfig;
 pub use error::RedisError;
+#[cfg(feature = "cache")]
+pub use store::{RedisGet, RedisStore, RedisStoreSnapshot};

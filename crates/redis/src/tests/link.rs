@@ -1,11 +1,8 @@
 //! The connection against real servers and their faults.
 
-use std::{
-    process::Command,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{process::Command, sync::Arc, time::Duration};
 
+use tokio::time::{Instant, sleep, timeout};
 use tower_claude_tests::redis::{Direction, Proxy, RedisCluster, RedisSentinels, RedisServer};
 
 use crate::{
@@ -63,7 +60,7 @@ async fn errors_until_success(link: &Link, key: &str) -> Vec<RedisError> {
             Err(error) => errors.push(error),
         }
         assert!(started.elapsed() < TEN_SECONDS, "{:?}", errors.last());
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        sleep(Duration::from_millis(5)).await;
     }
 }
 
@@ -255,7 +252,7 @@ async fn restarted_server_is_used_again() {
     while unreachable < 20 {
         let error = add(&link, "k").await.expect_err("no server");
         unreachable += u32::from(matches!(error, RedisError::Unreachable { .. }));
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        sleep(Duration::from_millis(1)).await;
     }
     server.restart();
     errors_until_success(&link, "k").await;
@@ -272,7 +269,7 @@ async fn link_made_without_a_server_connects_later() {
     let error = add(&link, "k").await.expect_err("no server");
     assert!(matches!(error, RedisError::Unreachable { .. }), "{error}");
     server.restart();
-    tokio::time::timeout(TEN_SECONDS, link.opened())
+    timeout(TEN_SECONDS, link.opened())
         .await
         .expect("a connection");
     assert_eq!(add(&link, "k").await, Ok(1));
@@ -310,7 +307,7 @@ async fn half_open_connection_is_replaced_after_five_timeouts() {
             add(&link, "k").await.expect_err("stalled");
         }
         while proxy.accepted() < 2 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            sleep(Duration::from_millis(5)).await;
         }
         proxy.resume();
         errors_until_success(&link, "k").await;
@@ -331,7 +328,7 @@ async fn server_that_becomes_a_replica_is_left_until_it_is_a_master() {
     let mut kinds = Vec::new();
     for _ in 0..50 {
         kinds.extend(add(&link, "k").await.err());
-        tokio::time::sleep(Duration::from_millis(2)).await;
+        sleep(Duration::from_millis(2)).await;
     }
     assert!(kinds.contains(&RedisError::ReadOnly), "{kinds:?}");
     let connects = server.command(&["INFO", "stats"]);

@@ -1,1 +1,3 @@
 mod link;
+#[cfg(feature = "cache")]
+mod store;

@@ -1,0 +1,334 @@
+//! The work of the store's driver.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep},
+};
+use tower_claude_cache::{Entry, Freshness, Key, MemoryStore, Store};
+
+use crate::{
+    error::RedisError,
+    link::{Item, Link, LinkDriver, Script},
+    store::{
+        RedisStoreSnapshot, Shared,
+        codec::{Saved, decode, encode, stamp},
+        refreshed_early, remaining,
+    },
+};
+
+static LOOKUP: Script = Script::new(include_str!("lookup.lua"));
+static UNLOCK: Script = Script::new(include_str!("unlock.lua"));
+/// Jobs under way at once. Further ones wait in the queue.
+const MAX_RUNNING: usize = 1024;
+/// Pauses between two lookups of a process that waits for another one.
+const WAITS: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(250)];
+/// Time without a failure after which the store counts as usable again.
+const QUIET: Duration = Duration::from_secs(5);
+
+/// A task of the driver.
+pub(crate) enum Job {
+    Lookup(Lookup, oneshot::Sender<Option<Entry>>),
+    Put {
+        key: Key,
+        entry: Entry,
+        took: Duration,
+        max_value: usize,
+        is_locked: bool,
+    },
+    Remove {
+        key: Key,
+    },
+}
+
+/// A lookup of a response that is not fresh in memory.
+pub(crate) struct Lookup {
+    pub(crate) key: Key,
+    /// The response in memory.
+    pub(crate) known: Option<Entry>,
+    pub(crate) memory: MemoryStore,
+    pub(crate) single_flight: Option<Duration>,
+}
+
+/// The result of a lookup in Redis.
+enum Found {
+    Value(Vec<u8>),
+    /// No response. This process makes the call.
+    Nothing,
+    /// No response. Another process makes the call, and has the lock for this time.
+    Locked(Duration),
+}
+
+/// Runs the connection and the jobs, until the last store is dropped.
+pub(crate) async fn drive(
+    link: Link,
+    driver: LinkDriver,
+    mut queue: mpsc::Receiver<Job>,
+    shared: Arc<Shared>,
+) {
+    let work = async move {
+        let work = Work {
+            link,
+            shared: &shared,
+        };
+        let mut running = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                job = queue.recv(), if running.len() < MAX_RUNNING => match job {
+                    Some(job) => running.push(work.run(job)),
+                    None => break,
+                },
+                Some(()) = running.next(), if !running.is_empty() => {}
+            }
+        }
+        while running.next().await.is_some() {}
+        drop(running);
+        drop(work); // and its link, which ends the driver of the connection
+    };
+    tokio::join!(driver.run(), work);
+}
+
+/// The means of the jobs.
+pub(crate) struct Work<'a> {
+    link: Link,
+    shared: &'a Shared,
+}
+
+impl Work<'_> {
+    async fn run(&self, job: Job) {
+        match job {
+            Job::Lookup(lookup, mut answer) => {
+                let entry = tokio::select! {
+                    entry = self.look_up(&lookup) => entry,
+                    () = answer.closed() => return,
+                };
+                // The caller may have left.
+                let _ = answer.send(entry);
+            }
+            Job::Put {
+                key,
+                entry,
+                took,
+                max_value,
+                is_locked,
+            } => {
+                let result = self.put(&key, &entry, took, max_value).await;
+                self.record(result);
+                if is_locked {
+                    let lock = self.name(&key, "l");
+                    let result = self.link.eval(&UNLOCK, &[lock], &[self.shared.token]).await;
+                    self.record(result);
+                }
+            }
+            Job::Remove { key } => {
+                let result = self.link.del(&self.name(&key, "v")).await;
+                self.record(result);
+            }
+        }
+    }
+
+    async fn look_up(&self, lookup: &Lookup) -> Option<Entry> {
+        let counters = &self.shared.counters;
+        let until = Instant::now() + lookup.single_flight.unwrap_or_default();
+        let [mut wait, longest] = WAITS;
+        let mut has_waited = false;
+        loop {
+            let found = self.read(lookup).await;
+            let locked_for = match self.record(found) {
+                Some(Found::Value(bytes)) => {
+                    let Some(saved) = decode(&self.shared.config, &lookup.key, bytes) else {
+                        counters.invalid.fetch_add(1, Ordering::Relaxed);
+                        break;
+                    };
+                    return self.loaded(lookup, saved).await;
+                }
+                Some(Found::Locked(time)) if Instant::now() < until => time,
+                Some(Found::Nothing | Found::Locked(_)) | None => break,
+            };
+            if !has_waited {
+                counters.waited.fetch_add(1, Ordering::Relaxed);
+                has_waited = true;
+            }
+            let jittered = wait.mul_f64(0.5 + fastrand::f64());
+            let left = until.saturating_duration_since(Instant::now());
+            sleep(
+                jittered
+                    .min(left)
+                    .min(locked_for + Duration::from_millis(1)),
+            )
+            .await;
+            wait = (wait * 2).min(longest);
+        }
+        counters.misses.fetch_add(1, Ordering::Relaxed);
+        self.shared.began_miss(lookup.key);
+        lookup.known.clone()
+    }
+
+    async fn read(&self, lookup: &Lookup) -> Result<Found, RedisError> {
+        let name = self.name(&lookup.key, "v");
+        let Some(time) = lookup.single_flight else {
+            let value = self.link.get(&name).await?;
+            return Ok(value.map_or(Found::Nothing, Found::Value));
+        };
+        let lock = self.name(&lookup.key, "l");
+        let time = time.as_millis().to_string();
+        let args = [&self.shared.token[..], time.as_bytes()];
+        let mut items = self.link.eval(&LOOKUP, &[name, lock], &args).await?;
+        Ok(match (items.pop(), items.pop()) {
+            (Some(Item::Text(value)), None) => Found::Value(value),
+            (Some(Item::Int(left)), Some(_)) => {
+                Found::Locked(Duration::from_millis(u64::try_from(left).unwrap_or(0)))
+            }
+            _ => Found::Nothing,
+        })
+    }
+
+    /// Returns the response of a value, and keeps it in memory. If it is the one in memory, whose
+    /// early end has come, or if its early end has come otherwise, this process makes the call,
+    /// unless another one does.
+    async fn loaded(&self, lookup: &Lookup, saved: Saved) -> Option<Entry> {
+        let Saved { parts, took } = saved;
+        let whole = Entry::from(parts.clone());
+        let known = lookup.known.as_ref();
+        let is_known =
+            known.is_some_and(|known| stamp(known.parts().stored_at) == stamp(parts.stored_at));
+        let early = match known {
+            Some(known) if is_known => known.clone(),
+            _ => Entry::from(refreshed_early(parts, took)),
+        };
+        let now = Instant::now();
+        let is_due = early.freshness(now) != Freshness::Fresh;
+        let entry = if !is_due {
+            early
+        } else if whole.freshness(now) == Freshness::Fresh && !self.may_refresh(lookup).await {
+            whole // another process refreshes it
+        } else {
+            self.shared.counters.misses.fetch_add(1, Ordering::Relaxed);
+            self.shared.began_miss(lookup.key);
+            return Some(early);
+        };
+        self.shared.counters.hits.fetch_add(1, Ordering::Relaxed);
+        lookup.memory.insert(lookup.key, entry.clone());
+        Some(entry)
+    }
+
+    /// Returns true if this process is to refresh a response.
+    async fn may_refresh(&self, lookup: &Lookup) -> bool {
+        let Some(time) = lookup.single_flight else {
+            return true;
+        };
+        let lock = self.name(&lookup.key, "l");
+        let result = self.link.set_nx_px(&lock, &self.shared.token, time).await;
+        self.record(result).unwrap_or(true)
+    }
+
+    async fn put(
+        &self,
+        key: &Key,
+        entry: &Entry,
+        took: Duration,
+        max_value: usize,
+    ) -> Result<(), RedisError> {
+        let name = self.name(key, "v");
+        let time = remaining(entry.parts());
+        let value = encode(&self.shared.config, key, entry.parts(), took);
+        match value.filter(|value| value.len() <= max_value && !time.is_zero()) {
+            Some(value) => {
+                self.link.set_px(&name, &value, time).await?;
+                self.shared.counters.written.fetch_add(1, Ordering::Relaxed);
+                Ok(())
+            }
+            None => {
+                self.shared.counters.dropped();
+                self.link.del(&name).await // the previous response
+            }
+        }
+    }
+
+    /// Returns the name of a key of Redis.
+    fn name(&self, key: &Key, kind: &str) -> Vec<u8> {
+        self.shared.config.key(key.as_bytes(), kind)
+    }
+
+    /// Counts a failure, and logs the first one and the end of failures.
+    fn record<T>(&self, result: Result<T, RedisError>) -> Option<T> {
+        self.shared.counters.record(result.as_ref().err());
+        result.ok()
+    }
+}
+
+/// The counters of a store, and the time of its last failure.
+#[derive(Default)]
+pub(crate) struct Counters {
+    hits: AtomicU64,
+    misses: AtomicU64,
+    failures: AtomicU64,
+    invalid: AtomicU64,
+    written: AtomicU64,
+    dropped: AtomicU64,
+    waited: AtomicU64,
+    failed_at: Mutex<Option<Instant>>,
+}
+
+impl Counters {
+    pub(crate) fn dropped(&self) {
+        self.dropped.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn snapshot(&self) -> RedisStoreSnapshot {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        RedisStoreSnapshot {
+            hits: read(&self.hits),
+            misses: read(&self.misses),
+            failures: read(&self.failures),
+            invalid: read(&self.invalid),
+            written: read(&self.written),
+            dropped: read(&self.dropped),
+            waited: read(&self.waited),
+        }
+    }
+
+    /// Two lines for each outage at most, also if calls succeed in between.
+    fn record(&self, error: Option<&RedisError>) {
+        let now = Instant::now();
+        let mut failed_at = self
+            .failed_at
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        match (error, *failed_at) {
+            (Some(error), before) => {
+                self.failures.fetch_add(1, Ordering::Relaxed);
+                *failed_at = Some(now);
+                drop(failed_at);
+                if before.is_none() {
+                    tracing::warn!(
+                        target: "tower_claude",
+                        layer = "cache",
+                        decision = "store_unavailable",
+                        because = error.cause(),
+                        "the cache goes on in memory: {error}"
+                    );
+                }
+            }
+            (None, Some(before)) if now.saturating_duration_since(before) >= QUIET => {
+                *failed_at = None;
+                drop(failed_at);
+                tracing::info!(
+                    target: "tower_claude",
+                    layer = "cache",
+                    decision = "store_available",
+                    "the cache uses Redis again"
+                );
+            }
+            _ => {}
+        }
+    }
+}
