@@ -4,6 +4,7 @@
 
 mod config;
 mod error;
+mod limiter;
 mod link;
 #[cfg(feature = "cache")]
 mod store;
@@ -12,5 +13,6 @@ mod tests;
 
 pub use config::RedisConfig;
 pub use error::RedisError;
+pub use limiter::{RedisLimiter, RedisLimiterSnapshot, SharedLimits, StoreState};
 #[cfg(feature = "cache")]
 pub use store::{RedisGet, RedisStore, RedisStoreSnapshot};

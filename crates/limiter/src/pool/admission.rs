@@ -215,7 +215,7 @@ impl Pool {
     }
 
     fn update_pacing(&mut self, now: u64) {
-        let shared = self.is_shared(now);
+        let shared = self.external_use.is_shared(now);
         let share = shared.then(|| pacing::shared_rate(&self.buckets, &self.margins(0)));
         self.pacing.update(now, share);
     }
@@ -234,7 +234,7 @@ impl Pool {
         let buckets = match leased {
             Some(at) if !self.is_local() => at,
             _ => {
-                let shared = self.is_shared(now);
+                let shared = self.external_use.is_shared(now);
                 let at = self
                     .buckets
                     .earliest(now, charge, shared, || self.margins(charge[INPUT]));

@@ -533,7 +533,7 @@ impl Pool {
             mean_output: self.forecast.output.mean(),
             input_ratio: self.forecast.input.ratio(),
             initial_concurrency: self.in_flight.initial_limit(),
-            shared: self.is_shared(now),
+            shared: self.lease.is_some() || self.external_use.is_shared(now),
             dimensions,
             classes: self.classes(now),
         }

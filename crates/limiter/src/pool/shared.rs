@@ -97,11 +97,6 @@ impl Pool {
         lease.is_some_and(|lease| lease.is_asking_for(id))
     }
 
-    /// Returns true if the limits are shared with processes that are not seen.
-    pub(super) fn is_shared(&self, now: u64) -> bool {
-        self.is_local() || self.external_use.is_shared(now)
-    }
-
     /// Returns true if the store does not answer, so that the local share holds.
     pub(super) fn is_local(&self) -> bool {
         self.lease.as_ref().is_some_and(|lease| lease.is_local())

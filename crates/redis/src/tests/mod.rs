@@ -1,3 +1,4 @@
+mod limiter;
 mod link;
 #[cfg(feature = "cache")]
 mod store;
