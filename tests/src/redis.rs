@@ -1,4 +1,5 @@
-//! Redis servers for tests: one server, a cluster, a master with sentinels, and a proxy that stalls.
+//! Redis servers for tests: one server, a cluster, a master with sentinels, and a proxy that
+//! stalls.
 //!
 //! A server listens on a free port of the loopback interface and on a Unix socket, in a folder of
 //! its own. It ends when it is dropped.
@@ -140,7 +141,8 @@ impl RedisServer {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// Runs a command and returns the answer as `redis-cli` prints it. Words with spaces stay whole.
+    /// Runs a command and returns the answer as `redis-cli` prints it. Words with spaces stay
+    /// whole.
     ///
     /// # Panics
     ///

@@ -1,6 +1,38 @@
 //! One Claude API limit and one response cache for many processes, over Redis or Valkey.
+//!
+//! # The connection
+//!
+//! A [`RedisConfig`] names one server, a master with sentinels, or a cluster, by URL. Each limiter
+//! and each store has one connection of its own, which carries all its commands at the same time.
+//!
+//! - **Start.** The constructors connect, log in, and try all commands that they will need. A
+//!   [`RedisError`] names what is missing, for example the right to one command.
+//! - **Deadline.** A command ends within the [deadline](RedisConfig::with_deadline), 25 ms by
+//!   default. An answer that comes later is dropped.
+//! - **Repair.** The connection is replaced if it breaks, if the server has become a replica, is
+//!   loading its data or rejects the login, and after five timeouts in a row. The first connect
+//!   follows at once. Further ones follow after 0.25 to 4 s, one at a time, and commands fail
+//!   meanwhile without a wait. Sentinels are asked for the master each time.
+//! - **Task.** The constructors return a driver, which the user spawns. It makes and keeps the
+//!   connection, and it ends with the last clone of the limiter or the store. If it is dropped,
+//!   they go on without Redis.
+//!
+//! # Keys
+//!
+//! All keys begin with a [prefix](RedisConfig::with_prefix) and a version, have a hash tag, and
+//! expire. Their names contain no prompt, credential or tenant, but hashes of them with a [key of
+//! the user](RedisConfig::with_hash_key). Scripts name all their keys, so that they run in a
+//! cluster.
+#![cfg_attr(
+    feature = "cache",
+    doc = "
+# The cache
+
+[`RedisStore`] is a store for the cache layer of `tower-claude-cache`: in memory, and behind it in
+Redis. A lookup that fails or hangs is a miss within the deadline."
+)]
 #![forbid(unsafe_code)]
-#![allow(dead_code)] // until the limiter and the store use the link
+#![allow(dead_code)] // until the limiter uses the link
 
 mod config;
 mod error;
@@ -16,3 +48,8 @@ pub use error::RedisError;
 pub use limiter::{RedisLimiter, RedisLimiterSnapshot, SharedLimits, StoreState};
 #[cfg(feature = "cache")]
 pub use store::{RedisGet, RedisStore, RedisStoreSnapshot};
+
+// Compiles the example of the README.
+#[cfg(all(doctest, feature = "cache"))]
+#[doc = include_str!("../README.md")]
+mod readme {}

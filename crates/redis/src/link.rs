@@ -1,10 +1,7 @@
 //! A connection to Redis that repairs itself.
 
 use std::{
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -69,16 +66,38 @@ pub(crate) struct Link(Arc<Inner>);
 
 struct Inner {
     config: RedisConfig,
-    server: Box<str>,
-    user: Option<Box<str>>,
     state: watch::Receiver<State>,
     /// Connections to replace, by number, with the reason.
     losses: mpsc::Sender<(u64, RedisError)>,
-    timeouts: Arc<AtomicU32>,
+    timeouts: Arc<Timeouts>,
 }
 
-/// The future that connects, and connects again. It ends after the last [`Link`] is dropped. Once it
-/// is dropped, all calls fail.
+/// The timeouts in a row.
+///
+/// Calls that wait for the same answer time out together. They count as one, so that a short stall
+/// of a busy server costs no connection.
+#[derive(Default)]
+struct Timeouts(Mutex<(u32, Option<Instant>)>);
+
+impl Timeouts {
+    fn reset(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).0 = 0;
+    }
+
+    /// Counts the timeout of a call that began at this time. Returns true if there are too many.
+    fn count(&self, began: Instant) -> bool {
+        let mut timeouts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (count, last) = &mut *timeouts;
+        if last.is_none_or(|last| began >= last) {
+            *last = Some(Instant::now());
+            *count += 1;
+        }
+        *count >= MAX_TIMEOUTS
+    }
+}
+
+/// The future that connects, and connects again. It ends after the last [`Link`] is dropped. Once
+/// it is dropped, all calls fail.
 #[must_use = "without the driver there is no connection"]
 pub(crate) struct LinkDriver {
     config: RedisConfig,
@@ -86,8 +105,7 @@ pub(crate) struct LinkDriver {
     state: watch::Sender<State>,
     lost: mpsc::Receiver<(u64, RedisError)>,
     reporter: mpsc::WeakSender<(u64, RedisError)>,
-    timeouts: Arc<AtomicU32>,
-    server: Box<str>,
+    timeouts: Arc<Timeouts>,
     number: u64,
 }
 
@@ -102,22 +120,61 @@ enum State {
 }
 
 #[derive(Clone)]
-enum Connection {
+struct Connection {
+    peer: Arc<Peer>,
+    kind: ConnectionKind,
+}
+
+#[derive(Clone)]
+enum ConnectionKind {
     Node(MultiplexedConnection),
     #[cfg(feature = "cluster")]
     Cluster(redis::cluster_async::ClusterConnection),
 }
 
+/// The server and the user of a connection, for errors.
+struct Peer {
+    server: String,
+    user: Option<String>,
+}
+
 impl Connection {
     async fn query(&mut self, command: &Cmd) -> RedisResult<Value> {
-        let value = match self {
-            Self::Node(connection) => connection.send_packed_command(command).await,
+        let value = match &mut self.kind {
+            ConnectionKind::Node(connection) => connection.send_packed_command(command).await,
             #[cfg(feature = "cluster")]
-            Self::Cluster(connection) => {
+            ConnectionKind::Cluster(connection) => {
                 redis::aio::ConnectionLike::req_packed_command(connection, command).await
             }
         };
         value?.extract_error()
+    }
+}
+
+impl Peer {
+    fn of(info: &ConnectionInfo) -> Arc<Self> {
+        Arc::new(Self {
+            server: info.addr().to_string(),
+            user: info.redis_settings().username().map(str::to_owned),
+        })
+    }
+
+    /// Returns the place of an error while connecting.
+    fn place<'a>(&'a self, command: &'a str, key: &'a [u8]) -> Place<'a> {
+        Place {
+            server: &self.server,
+            user: self.user.as_deref(),
+            command,
+            key,
+            deadline: CONNECT_TIMEOUT,
+        }
+    }
+
+    fn unreachable(&self, reason: impl Into<String>) -> RedisError {
+        RedisError::Unreachable {
+            server: self.server.clone(),
+            reason: reason.into(),
+        }
     }
 }
 
@@ -141,9 +198,7 @@ impl Link {
     pub(crate) fn lazy(config: &RedisConfig, check: &'static Script) -> (Self, LinkDriver) {
         let (states, state) = watch::channel(State::Connecting);
         let (losses, lost) = mpsc::channel(4);
-        let timeouts = Arc::new(AtomicU32::new(0));
-        let info = config.topology.main();
-        let server: Box<str> = info.addr().to_string().into();
+        let timeouts = Arc::<Timeouts>::default();
         let driver = LinkDriver {
             config: config.clone(),
             check,
@@ -151,13 +206,10 @@ impl Link {
             lost,
             reporter: losses.downgrade(),
             timeouts: timeouts.clone(),
-            server: server.clone(),
             number: 0,
         };
         let link = Self(Arc::new(Inner {
             config: config.clone(),
-            server,
-            user: info.redis_settings().username().map(Into::into),
             state,
             losses,
             timeouts,
@@ -283,6 +335,7 @@ impl Link {
         without_script: Option<impl FnOnce() -> Cmd>,
     ) -> Result<Value, RedisError> {
         let deadline = self.0.config.deadline;
+        let began = Instant::now();
         let mut number = None;
         let work = async {
             let (mut connection, its_number) = self.connection().await?;
@@ -295,14 +348,8 @@ impl Link {
                 result = connection.query(&long()).await;
             }
             result.map_err(|error| {
-                let place = Place {
-                    server: &self.0.server,
-                    user: self.0.user.as_deref(),
-                    command: name,
-                    key,
-                    deadline,
-                };
-                RedisError::of(&error, place)
+                let place = connection.peer.place(name, key);
+                RedisError::of(&error, Place { deadline, ..place })
             })
         };
         let result = timeout(deadline, work).await;
@@ -312,11 +359,9 @@ impl Link {
         };
         let timeouts = &self.0.timeouts;
         let is_lost = match &result {
-            Err(RedisError::Timeout { .. }) => {
-                timeouts.fetch_add(1, Ordering::Relaxed) + 1 >= MAX_TIMEOUTS
-            }
+            Err(RedisError::Timeout { .. }) => timeouts.count(began),
             other => {
-                timeouts.store(0, Ordering::Relaxed);
+                timeouts.reset();
                 other.as_ref().is_err_and(RedisError::needs_reconnect)
             }
         };
@@ -407,19 +452,17 @@ impl LinkDriver {
         let number = self.number + 1;
         let connection = timeout(CONNECT_TIMEOUT, self.checked_connection(number)).await;
         let connection = connection.unwrap_or_else(|_| {
-            Err(RedisError::Unreachable {
-                server: self.server.to_string(),
-                reason: format!("no answer within {CONNECT_TIMEOUT:?}"),
-            })
+            let peer = Peer::of(self.config.topology.main());
+            Err(peer.unreachable(format!("no answer within {CONNECT_TIMEOUT:?}")))
         })?;
         self.number = number;
-        self.timeouts.store(0, Ordering::Relaxed);
+        self.timeouts.reset();
         self.state.send_replace(State::Open(connection, number));
         Ok(())
     }
 
     async fn checked_connection(&self, number: u64) -> Result<Connection, RedisError> {
-        let (mut connection, server, user) = match &self.config.topology {
+        let mut connection = match &self.config.topology {
             Topology::Single(info) => self.node(info, number).await?,
             Topology::Sentinel {
                 sentinels,
@@ -435,13 +478,8 @@ impl LinkDriver {
         let key = self.config.key(b"", "check");
         let mut command = redis::cmd("EVAL");
         command.arg(self.check.source).arg(1).arg(&key);
-        let place = Place {
-            server: &server,
-            user: user.as_deref(),
-            command: "EVAL",
-            key: &key,
-            deadline: CONNECT_TIMEOUT,
-        };
+        let peer = connection.peer.clone();
+        let place = peer.place("EVAL", &key);
         let answer = connection.query(&command).await;
         let failed = items(answer.map_err(|error| RedisError::of(&error, place))?)?;
         if let [Item::Text(name), Item::Text(error), ..] = &failed[..] {
@@ -455,58 +493,58 @@ impl LinkDriver {
         Ok(connection)
     }
 
-    /// Connects to one server.
-    async fn node(
+    /// Connects to one server, with the older protocol if it does not have the newer one.
+    async fn node(&self, info: &ConnectionInfo, number: u64) -> Result<Connection, RedisError> {
+        let peer = Peer::of(info);
+        let mut connection = self.multiplexed(info, number).await;
+        if connection.as_ref().is_err_and(lacks_hello) {
+            let settings = info.redis_settings().clone();
+            let settings = settings.set_protocol(ProtocolVersion::RESP2);
+            connection = self
+                .multiplexed(&info.clone().set_redis_settings(settings), number)
+                .await;
+        }
+        let kind = connection.map_err(|error| {
+            let error = RedisError::of(&error, peer.place("HELLO", b""));
+            match error {
+                RedisError::Timeout { after } => {
+                    peer.unreachable(format!("no answer within {after:?}"))
+                }
+                other => other,
+            }
+        });
+        let kind = ConnectionKind::Node(kind?);
+        Ok(Connection { peer, kind })
+    }
+
+    /// Connects. With the newer protocol the loss of the connection is reported at once, even if no
+    /// call is under way.
+    async fn multiplexed(
         &self,
         info: &ConnectionInfo,
         number: u64,
-    ) -> Result<(Connection, String, Option<String>), RedisError> {
+    ) -> RedisResult<MultiplexedConnection> {
         let mut settings = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
             .set_response_timeout(None);
-        if info.redis_settings().protocol() != ProtocolVersion::RESP2
-            && let Some(losses) = self.reporter.upgrade()
-        {
-            let losses = losses.downgrade();
-            let server = info.addr().to_string();
+        if info.redis_settings().protocol() != ProtocolVersion::RESP2 {
+            let losses = self.reporter.clone();
+            let peer = Peer::of(info);
             settings = settings.set_push_sender(move |push: PushInfo| {
                 if push.kind == PushKind::Disconnection
                     && let Some(losses) = losses.upgrade()
                 {
-                    let error = RedisError::Unreachable {
-                        server: server.clone(),
-                        reason: "the connection was closed".into(),
-                    };
+                    let error = peer.unreachable("the connection was closed");
+                    // If the channel is full, the next call fails and reports it.
                     let _ = losses.try_send((number, error));
                 }
                 Ok::<_, std::convert::Infallible>(())
             });
         }
-        let server = info.addr().to_string();
-        let user = info.redis_settings().username().map(str::to_owned);
-        let place = Place {
-            server: &server,
-            user: user.as_deref(),
-            command: "HELLO",
-            key: b"",
-            deadline: CONNECT_TIMEOUT,
-        };
-        let connection = match self.client(info) {
-            Ok(client) => {
-                client
-                    .get_multiplexed_async_connection_with_config(&settings)
-                    .await
-            }
-            Err(error) => Err(error),
-        };
-        let connection = connection.map_err(|error| match RedisError::of(&error, place) {
-            RedisError::Timeout { .. } => RedisError::Unreachable {
-                server: server.clone(),
-                reason: format!("no answer within {CONNECT_TIMEOUT:?}"),
-            },
-            other => other,
-        })?;
-        Ok((Connection::Node(connection), server, user))
+        let client = self.client(info)?;
+        client
+            .get_multiplexed_async_connection_with_config(&settings)
+            .await
     }
 
     fn client(&self, info: &ConnectionInfo) -> RedisResult<Client> {
@@ -528,40 +566,26 @@ impl LinkDriver {
         let mut first_error = None;
         let part = CONNECT_TIMEOUT / u32::try_from(sentinels.len() + 1).unwrap_or(u32::MAX);
         for sentinel in sentinels {
+            let peer = Peer::of(sentinel);
             let address = timeout(part, async {
-                let (mut connection, server, user) = self.node(sentinel, 0).await?;
-                let answer = connection.query(&command).await.map_err(|error| {
-                    let place = Place {
-                        server: &server,
-                        user: user.as_deref(),
-                        command: "SENTINEL",
-                        key: b"",
-                        deadline: part,
-                    };
-                    RedisError::of(&error, place)
-                })?;
-                match &items(answer)?[..] {
+                let mut connection = self.node(sentinel, 0).await?;
+                let answer = connection.query(&command).await;
+                let answer =
+                    answer.map_err(|error| RedisError::of(&error, peer.place("SENTINEL", b"")));
+                match &items(answer?)?[..] {
                     [Item::Text(host), Item::Text(port)] => {
                         let host = String::from_utf8_lossy(host).into_owned();
                         let port = str::from_utf8(port).ok().and_then(|port| port.parse().ok());
                         port.map(|port| (host, port))
-                            .ok_or_else(|| RedisError::Other {
-                                message: "a sentinel named a port that is none".into(),
-                            })
+                            .ok_or_else(|| peer.unreachable("the sentinel named an invalid port"))
                     }
-                    _ => Err(RedisError::Unreachable {
-                        server,
-                        reason: format!("the sentinel knows no master `{name}`"),
-                    }),
+                    _ => Err(peer.unreachable(format!("the sentinel knows no master `{name}`"))),
                 }
             });
             let error = match address.await {
                 Ok(Ok(address)) => return Ok(address),
                 Ok(Err(error)) => error,
-                Err(_) => RedisError::Unreachable {
-                    server: sentinel.addr().to_string(),
-                    reason: format!("no answer of the sentinel within {part:?}"),
-                },
+                Err(_) => peer.unreachable(format!("no answer of the sentinel within {part:?}")),
             };
             first_error.get_or_insert(error);
         }
@@ -569,17 +593,14 @@ impl LinkDriver {
     }
 
     #[cfg(feature = "cluster")]
-    async fn cluster(
-        &self,
-        nodes: &[ConnectionInfo],
-    ) -> Result<(Connection, String, Option<String>), RedisError> {
+    async fn cluster(&self, nodes: &[ConnectionInfo]) -> Result<Connection, RedisError> {
         let settings = nodes[0].redis_settings();
-        let server = nodes[0].addr().to_string();
-        let user = settings.username().map(str::to_owned);
+        let peer = Peer::of(&nodes[0]);
         #[cfg_attr(not(feature = "tls"), allow(unused_mut))]
         let mut builder = redis::cluster::ClusterClient::builder(nodes.iter().cloned())
             .use_protocol(settings.protocol())
             .connection_timeout(CONNECT_TIMEOUT)
+            .response_timeout(CONNECT_TIMEOUT)
             .retries(1);
         #[cfg(feature = "tls")]
         if matches!(nodes[0].addr(), redis::ConnectionAddr::TcpTls { .. }) {
@@ -589,15 +610,9 @@ impl LinkDriver {
             Ok(client) => client.get_async_connection().await,
             Err(error) => Err(error),
         };
-        let place = Place {
-            server: &server,
-            user: user.as_deref(),
-            command: "CLUSTER",
-            key: b"",
-            deadline: CONNECT_TIMEOUT,
-        };
-        let connection = connection.map_err(|error| RedisError::of(&error, place))?;
-        Ok((Connection::Cluster(connection), server, user))
+        let kind = connection.map_err(|error| RedisError::of(&error, peer.place("CLUSTER", b"")));
+        let kind = ConnectionKind::Cluster(kind?);
+        Ok(Connection { peer, kind })
     }
 }
 
@@ -606,6 +621,14 @@ impl Drop for LinkDriver {
     fn drop(&mut self) {
         self.state.send_replace(State::Down(RedisError::DriverGone));
     }
+}
+
+/// Returns true if the server or a proxy does not have the command of the newer protocol, or the
+/// user may not use it.
+fn lacks_hello(error: &redis::RedisError) -> bool {
+    let detail = error.detail().unwrap_or_default().to_ascii_lowercase();
+    error.kind() == ErrorKind::RESP3NotSupported
+        || detail.contains("hello") && (detail.contains("unknown") || detail.contains("permission"))
 }
 
 fn set(key: &[u8], value: &[u8], time: Duration) -> Cmd {

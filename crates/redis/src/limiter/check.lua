@@ -2,23 +2,22 @@
 for _, command in ipairs({
   { 'TIME' },
   { 'HSET', KEYS[1], 'a', '1' },
+  { 'PEXPIRE', KEYS[1], '1' },
   { 'HMGET', KEYS[1], 'a' },
   { 'HGET', KEYS[1], 'a' },
   { 'HINCRBYFLOAT', KEYS[1], 'a', '1' },
   { 'HDEL', KEYS[1], 'a' },
   { 'ZADD', KEYS[1], '1', 'a' },
+  { 'PEXPIRE', KEYS[1], '1' },
   { 'ZSCORE', KEYS[1], 'a' },
   { 'ZCARD', KEYS[1] },
   { 'ZRANGEBYSCORE', KEYS[1], '-inf', '0' },
   { 'ZREMRANGEBYSCORE', KEYS[1], '-inf', '0' },
   { 'ZREM', KEYS[1], 'a' },
-  { 'PEXPIRE', KEYS[1], '1000' },
-  { 'SET', KEYS[1], '1', 'PX', '1000' },
 }) do
   local reply = redis.pcall(unpack(command))
   if type(reply) == 'table' and reply['err'] then
     return { command[1], reply['err'] }
   end
-  if command[1] == 'HDEL' or command[1] == 'ZREM' then redis.pcall('DEL', KEYS[1]) end
 end
 return {}

@@ -19,13 +19,17 @@ use tower_claude_limiter::{
 };
 
 use crate::{
-    config::RedisConfig,
     error::RedisError,
     limiter::message,
     link::{Link, Script},
 };
 
 pub(crate) static SHARE: Script = Script::new(include_str!("share.lua"));
+
+/// Writes as the other script does, so that it fails if that fails.
+static PROBE: Script = Script::new(
+    "redis.call('HSET', KEYS[1], 'a', '1') redis.call('PEXPIRE', KEYS[1], 1000) return {1}",
+);
 
 /// The name of the limiter in events.
 const NAME: &str = "redis-limiter";
@@ -34,8 +38,9 @@ const NAME: &str = "redis-limiter";
 const MAX_FAILURES: usize = 3;
 const FAILURES_WITHIN: Duration = Duration::from_secs(1);
 
-/// The pauses between two probes.
-const PROBES: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(4)];
+/// The pauses between two probes. The longest is short, since processes that are back later use
+/// their local share beside those that are back.
+const PROBES: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(1)];
 
 /// The time without a loss after which the next loss is probed as often as the first one.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
@@ -381,7 +386,6 @@ async fn exchange(
 
 /// Returns true if Redis accepts a write in time.
 async fn is_usable(link: &Link) -> bool {
-    let config: &RedisConfig = link.config();
-    let key = config.key(b"", "probe");
-    link.set_px(&key, b"1", FAILURES_WITHIN).await.is_ok()
+    let key = link.config().key(b"", "probe");
+    link.eval(&PROBE, &[key], &[b""]).await.is_ok()
 }

@@ -25,7 +25,7 @@ use crate::{
     },
 };
 
-static LOOKUP: Script = Script::new(include_str!("lookup.lua"));
+static LOCK: Script = Script::new(include_str!("lock.lua"));
 static UNLOCK: Script = Script::new(include_str!("unlock.lua"));
 /// Jobs under way at once. Further ones wait in the queue.
 const MAX_RUNNING: usize = 1024;
@@ -56,15 +56,6 @@ pub(crate) struct Lookup {
     pub(crate) known: Option<Entry>,
     pub(crate) memory: MemoryStore,
     pub(crate) single_flight: Option<Duration>,
-}
-
-/// The result of a lookup in Redis.
-enum Found {
-    Value(Vec<u8>),
-    /// No response. This process makes the call.
-    Nothing,
-    /// No response. Another process makes the call, and has the lock for this time.
-    Locked(Duration),
 }
 
 /// Runs the connection and the jobs, until the last store is dropped.
@@ -135,30 +126,50 @@ impl Work<'_> {
         }
     }
 
+    /// Returns the response to serve, which is also kept in memory. If there is none, or if it is to
+    /// be refreshed, this process makes the call, unless another one does.
     async fn look_up(&self, lookup: &Lookup) -> Option<Entry> {
         let counters = &self.shared.counters;
+        let hit = |entry: Entry| {
+            counters.hits.fetch_add(1, Ordering::Relaxed);
+            lookup.memory.insert(lookup.key, entry.clone());
+            Some(entry)
+        };
         let until = Instant::now() + lookup.single_flight.unwrap_or_default();
         let [mut wait, longest] = WAITS;
         let mut has_waited = false;
+        let mut old = lookup.known.clone();
         loop {
-            let found = self.read(lookup).await;
-            let locked_for = match self.record(found) {
-                Some(Found::Value(bytes)) => {
-                    let Some(saved) = decode(&self.shared.config, &lookup.key, bytes) else {
-                        counters.invalid.fetch_add(1, Ordering::Relaxed);
-                        break;
-                    };
-                    return self.loaded(lookup, saved).await;
-                }
-                Some(Found::Locked(time)) if Instant::now() < until => time,
-                Some(Found::Nothing | Found::Locked(_)) | None => break,
+            let value = self.link.get(&self.name(&lookup.key, "v")).await;
+            let Some(value) = self.record(value) else {
+                break;
             };
+            let now = Instant::now();
+            let mut whole = None;
+            if let Some(saved) = value.and_then(|value| self.decode(&lookup.key, value)) {
+                let entry = early(lookup.known.as_ref(), &saved);
+                if entry.freshness(now) == Freshness::Fresh {
+                    return hit(entry);
+                }
+                old = Some(entry);
+                whole = Some(Entry::from(saved.parts));
+            }
+            let Some(locked_for) = self.locked_for(lookup).await else {
+                break;
+            };
+            // Another process makes the call.
+            if let Some(whole) = whole.filter(|whole| whole.freshness(now) == Freshness::Fresh) {
+                return hit(whole);
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
             if !has_waited {
-                counters.waited.fetch_add(1, Ordering::Relaxed);
                 has_waited = true;
+                counters.waited.fetch_add(1, Ordering::Relaxed);
             }
             let jittered = wait.mul_f64(0.5 + fastrand::f64());
-            let left = until.saturating_duration_since(Instant::now());
             sleep(
                 jittered
                     .min(left)
@@ -169,65 +180,30 @@ impl Work<'_> {
         }
         counters.misses.fetch_add(1, Ordering::Relaxed);
         self.shared.began_miss(lookup.key);
-        lookup.known.clone()
+        old
     }
 
-    async fn read(&self, lookup: &Lookup) -> Result<Found, RedisError> {
-        let name = self.name(&lookup.key, "v");
-        let Some(time) = lookup.single_flight else {
-            let value = self.link.get(&name).await?;
-            return Ok(value.map_or(Found::Nothing, Found::Value));
-        };
-        let lock = self.name(&lookup.key, "l");
-        let time = time.as_millis().to_string();
+    fn decode(&self, key: &Key, value: Vec<u8>) -> Option<Saved> {
+        let saved = decode(&self.shared.config, key, value);
+        if saved.is_none() {
+            self.shared.counters.invalid.fetch_add(1, Ordering::Relaxed);
+        }
+        saved
+    }
+
+    /// Returns the time for which another process has the lock. `None` if this process has it, if it
+    /// needs none, or if Redis fails.
+    async fn locked_for(&self, lookup: &Lookup) -> Option<Duration> {
+        let time = lookup.single_flight?.as_millis().to_string();
         let args = [&self.shared.token[..], time.as_bytes()];
-        let mut items = self.link.eval(&LOOKUP, &[name, lock], &args).await?;
-        Ok(match (items.pop(), items.pop()) {
-            (Some(Item::Text(value)), None) => Found::Value(value),
-            (Some(Item::Int(left)), Some(_)) => {
-                Found::Locked(Duration::from_millis(u64::try_from(left).unwrap_or(0)))
-            }
-            _ => Found::Nothing,
-        })
-    }
-
-    /// Returns the response of a value, and keeps it in memory. If it is the one in memory, whose
-    /// early end has come, or if its early end has come otherwise, this process makes the call,
-    /// unless another one does.
-    async fn loaded(&self, lookup: &Lookup, saved: Saved) -> Option<Entry> {
-        let Saved { parts, took } = saved;
-        let whole = Entry::from(parts.clone());
-        let known = lookup.known.as_ref();
-        let is_known =
-            known.is_some_and(|known| stamp(known.parts().stored_at) == stamp(parts.stored_at));
-        let early = match known {
-            Some(known) if is_known => known.clone(),
-            _ => Entry::from(refreshed_early(parts, took)),
-        };
-        let now = Instant::now();
-        let is_due = early.freshness(now) != Freshness::Fresh;
-        let entry = if !is_due {
-            early
-        } else if whole.freshness(now) == Freshness::Fresh && !self.may_refresh(lookup).await {
-            whole // another process refreshes it
-        } else {
-            self.shared.counters.misses.fetch_add(1, Ordering::Relaxed);
-            self.shared.began_miss(lookup.key);
-            return Some(early);
-        };
-        self.shared.counters.hits.fetch_add(1, Ordering::Relaxed);
-        lookup.memory.insert(lookup.key, entry.clone());
-        Some(entry)
-    }
-
-    /// Returns true if this process is to refresh a response.
-    async fn may_refresh(&self, lookup: &Lookup) -> bool {
-        let Some(time) = lookup.single_flight else {
-            return true;
-        };
-        let lock = self.name(&lookup.key, "l");
-        let result = self.link.set_nx_px(&lock, &self.shared.token, time).await;
-        self.record(result).unwrap_or(true)
+        let left = self
+            .link
+            .eval(&LOCK, &[self.name(&lookup.key, "l")], &args)
+            .await;
+        match self.record(left)?[..] {
+            [Item::Int(left)] => u64::try_from(left).ok().map(Duration::from_millis),
+            _ => None,
+        }
     }
 
     async fn put(
@@ -262,6 +238,15 @@ impl Work<'_> {
     fn record<T>(&self, result: Result<T, RedisError>) -> Option<T> {
         self.shared.counters.record(result.as_ref().err());
         result.ok()
+    }
+}
+
+/// Returns the response with an early end. The response in memory keeps the end that it has.
+fn early(known: Option<&Entry>, saved: &Saved) -> Entry {
+    let stored_at = stamp(saved.parts.stored_at);
+    match known.filter(|known| stamp(known.parts().stored_at) == stored_at) {
+        Some(known) => known.clone(),
+        None => refreshed_early(saved.parts.clone(), saved.took).into(),
     }
 }
 

@@ -48,16 +48,17 @@ const MISSES: usize = 4096;
 /// # }
 /// ```
 ///
-/// **All processes need the same secret** ([`with_secret`](tower_claude_cache::CacheLayer::with_secret)),
-/// the same [prefix](RedisConfig::with_prefix) and the same [hash key](RedisConfig::with_hash_key).
+/// **All processes need the same secret**
+/// ([`with_secret`](tower_claude_cache::CacheLayer::with_secret)), the same
+/// [prefix](RedisConfig::with_prefix) and the same [hash key](RedisConfig::with_hash_key).
 /// Otherwise they share nothing.
 ///
 /// * A response that is fresh in memory needs no Redis. Other responses are looked up in Redis
 ///   within the [deadline](RedisConfig::with_deadline). If Redis fails or hangs, the lookup is a
 ///   miss.
-/// * Each process refreshes a response early, at a random time before its end (`XFetch`): the longer
-///   the API took for it, the earlier. So the first process refreshes it for all, in place of all at
-///   once. If that fails, the response is still there.
+/// * Each process refreshes a response early, at a random time before its end (`XFetch`): the
+///   longer the API took for it, the earlier. So the first process refreshes it for all, in place
+///   of all at once. If that fails, the response is still there.
 /// * Values carry a version and a keyed hash. A damaged or foreign value is a miss.
 /// * Values contain responses and the names of tenants in plain text. Names of keys contain only
 ///   hashes.
@@ -97,8 +98,8 @@ pub struct RedisStoreSnapshot {
     pub invalid: u64,
     /// Responses written to Redis.
     pub written: u64,
-    /// Lookups and writes that were left out, because the driver was behind, or because the response
-    /// was larger than the limit.
+    /// Lookups and writes that were left out, because the driver was behind, or because the
+    /// response was larger than the limit.
     pub dropped: u64,
     /// Lookups that waited for another process.
     pub waited: u64,
@@ -117,9 +118,8 @@ impl RedisStore {
         Ok(Self::over(Link::open(config, &CHECK).await?))
     }
 
-    /// Returns the store with its driver, which connects. The store works without Redis too, so that
-    /// a process can start while Redis is away.
-    #[must_use]
+    /// Returns the store with its driver, which connects. The store works without Redis too, so
+    /// that a process can start while Redis is away.
     pub fn connect_later(
         config: &RedisConfig,
     ) -> (Self, impl Future<Output = ()> + Send + 'static + use<>) {
@@ -161,8 +161,8 @@ impl RedisStore {
         self
     }
 
-    /// Lets processes that miss the same response wait for the first of them, for this time at most.
-    /// Default: none waits. Range: 1 ms to 10 minutes, other values are moved into it.
+    /// Lets processes that miss the same response wait for the first of them, for this time at
+    /// most. Default: none waits. Range: 1 ms to 10 minutes, other values are moved into it.
     ///
     /// The first process takes a lock for this time. If it fails or loses the lock, another process
     /// makes the call. That costs a call and does no harm.
@@ -285,7 +285,7 @@ fn poll_ready<T>(mut future: impl Future<Output = Option<T>> + Unpin) -> Option<
 
 /// Future of [`RedisStore::get`](Store::get).
 ///
-/// A poll with [`Waker::noop`] is answered from memory, because nobody would be woken.
+/// A poll with [`Waker::noop`] is answered from memory, because no task would be woken.
 #[must_use = "futures do nothing unless polled"]
 pub struct RedisGet(Get);
 

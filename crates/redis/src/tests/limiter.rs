@@ -651,7 +651,7 @@ async fn user_without_rights_is_an_error_at_the_start() {
     let url = format!("redis://weak:word@127.0.0.1:{}", server.port());
     let result = RedisLimiter::connect(&config(&url), tokens(60, Duration::from_secs(1))).await;
     match result {
-        Err(RedisError::MissingRight { right }) => assert!(right.contains("zadd"), "{right}"),
+        Err(RedisError::MissingRight { right }) => assert!(right.contains("ZADD"), "{right}"),
         Err(other) => panic!("{other:?}"),
         Ok(_) => panic!("a limiter without rights"),
     }

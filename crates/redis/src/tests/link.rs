@@ -42,6 +42,16 @@ async fn refusal(config: &RedisConfig) -> RedisError {
     }
 }
 
+/// Returns the number of connections that the server has accepted.
+fn received(server: &RedisServer) -> u32 {
+    let stats = server.command(&["INFO", "stats"]);
+    let mut lines = stats.lines();
+    let count = lines.find_map(|line| line.strip_prefix("total_connections_received:"));
+    count
+        .and_then(|count| count.trim().parse().ok())
+        .expect("a count")
+}
+
 async fn add(link: &Link, key: &str) -> Result<i64, RedisError> {
     let items = link.eval(&ADD, &[key], &["1"]).await?;
     match items[..] {
@@ -229,6 +239,44 @@ async fn server_blocked_by_a_script_is_busy() {
 }
 
 #[tokio::test]
+async fn server_without_the_newer_protocol_is_used_with_the_older_one() {
+    let Some(server) = RedisServer::start_with(&["--rename-command", "HELLO", ""]) else {
+        return;
+    };
+    let link = open(&config(&server.url())).await;
+    assert_eq!(add(&link, "k").await, Ok(1));
+    server.command(&["CLIENT", "KILL", "TYPE", "normal"]);
+    let errors = errors_until_success(&link, "k").await;
+    assert!(errors.len() <= 1, "{errors:?}");
+}
+
+#[tokio::test]
+async fn calls_that_time_out_together_cost_no_connection() {
+    let Some(server) = RedisServer::start() else {
+        return;
+    };
+    let link = open(&config(&server.url()).with_deadline(Duration::from_millis(25))).await;
+    server.freeze();
+    let calls: Vec<_> = (0..64)
+        .map(|_| {
+            let link = link.clone();
+            tokio::spawn(async move { add(&link, "k").await })
+        })
+        .collect();
+    for call in calls {
+        let error = call.await.expect("an end").expect_err("frozen");
+        assert!(matches!(error, RedisError::Timeout { .. }), "{error}");
+    }
+    server.thaw();
+    errors_until_success(&link, "k").await;
+    let connects = received(&server);
+    assert!(
+        connects <= 4,
+        "the check of the start, this link, and two of the test: {connects}"
+    );
+}
+
+#[tokio::test]
 async fn closed_connection_is_replaced_at_once() {
     let Some(server) = RedisServer::start() else {
         return;
@@ -254,6 +302,37 @@ async fn restarted_server_is_used_again() {
         unreachable += u32::from(matches!(error, RedisError::Unreachable { .. }));
         sleep(Duration::from_millis(1)).await;
     }
+    server.restart();
+    errors_until_success(&link, "k").await;
+}
+
+#[tokio::test]
+async fn outage_under_load_makes_few_connects_and_its_end_is_noticed() {
+    let Some(mut server) = RedisServer::start() else {
+        return;
+    };
+    let proxy = Proxy::start(server.port()).await;
+    let link = open(&config(&proxy.url())).await;
+    let hammer = |link: Link| async move {
+        let end = Instant::now() + Duration::from_secs(2);
+        let mut failed = 0;
+        while Instant::now() < end {
+            failed += u32::from(add(&link, "k").await.is_err());
+            tokio::task::yield_now().await;
+        }
+        failed
+    };
+    server.kill();
+    let tasks: Vec<_> = (0..16)
+        .map(|_| tokio::spawn(hammer(link.clone())))
+        .collect();
+    let mut failed = 0;
+    for task in tasks {
+        failed += task.await.expect("an end");
+    }
+    // At once, then after at least 0.25, 0.5 and 1 s.
+    assert!((2..=6).contains(&proxy.accepted()), "{}", proxy.accepted());
+    assert!(failed > 16, "calls fail without a wait: {failed}");
     server.restart();
     errors_until_success(&link, "k").await;
 }
@@ -331,13 +410,7 @@ async fn server_that_becomes_a_replica_is_left_until_it_is_a_master() {
         sleep(Duration::from_millis(2)).await;
     }
     assert!(kinds.contains(&RedisError::ReadOnly), "{kinds:?}");
-    let connects = server.command(&["INFO", "stats"]);
-    let connects = connects
-        .lines()
-        .find_map(|line| line.strip_prefix("total_connections_received:"));
-    let connects: u32 = connects
-        .and_then(|count| count.trim().parse().ok())
-        .expect("a count");
+    let connects = received(&server);
     assert!(connects < 20, "{connects}");
     server.command(&["REPLICAOF", "NO", "ONE"]);
     errors_until_success(&link, "k").await;

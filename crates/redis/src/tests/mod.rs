@@ -1,3 +1,4 @@
+mod config;
 mod limiter;
 mod link;
 #[cfg(feature = "cache")]

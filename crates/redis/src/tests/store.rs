@@ -18,6 +18,8 @@ use tower_claude_cache::{
     CacheLayer, Cacheable, Entry, EntryParts, Freshness, Key, MemoryStore, Store,
 };
 use tower_claude_core::{RequestBody, Tenant};
+#[cfg(feature = "cluster")]
+use tower_claude_tests::redis::RedisCluster;
 use tower_claude_tests::{LogLines, SONNET, prompt, redis::RedisServer, send_ok};
 
 use crate::{
@@ -397,6 +399,55 @@ async fn one_of_many_processes_makes_the_call_for_all() {
         7
     );
     until(|| server.command(&["EXISTS", &name(1, "l")]).trim() == "0").await;
+}
+
+#[tokio::test]
+async fn expired_response_is_fetched_by_one_process_and_again_by_it_after_a_failure() {
+    let Some(server) = RedisServer::start() else {
+        return;
+    };
+    let config = config(&server.url());
+    let [first, second] = [
+        store(&config).await.with_single_flight(MINUTE),
+        store(&config).await.with_single_flight(MINUTE),
+    ];
+    let mut old = parts("old");
+    old.stored_at = SystemTime::now() - MINUTE - Duration::from_secs(1);
+    first.insert(key(1), old.into());
+    written(&first, 1).await;
+    for _ in 0..2 {
+        let entry = first.get(&key(1)).await.expect("an entry");
+        assert_eq!(entry.freshness(Instant::now()), Freshness::Stale);
+    }
+    let waiting = tokio::spawn({
+        let second = second.clone();
+        async move { text_of(&second, 1).await }
+    });
+    until(|| second.snapshot().waited == 1).await;
+    first.insert(key(1), parts("new").into());
+    assert_eq!(waiting.await.expect("an end").as_deref(), Some("new"));
+}
+
+#[cfg(feature = "cluster")]
+#[tokio::test]
+async fn cluster_stores_responses_and_locks() {
+    let Some(cluster) = RedisCluster::start() else {
+        return;
+    };
+    let urls = cluster.urls();
+    let config = RedisConfig::cluster(urls.iter().map(String::as_str)).expect("valid");
+    let config = config.with_deadline(Duration::from_millis(250));
+    let first = store(&config).await.with_single_flight(MINUTE);
+    let second = store(&config).await.with_single_flight(MINUTE);
+    for number in 1..10 {
+        assert_eq!(text_of(&first, number).await, None);
+        first.insert(key(number), parts("Hello").into());
+        assert_eq!(text_of(&second, number).await.as_deref(), Some("Hello"));
+    }
+    assert_eq!(
+        (first.snapshot().failures, second.snapshot().failures),
+        (0, 0)
+    );
 }
 
 #[tokio::test]
