@@ -214,18 +214,13 @@ impl RedisConfig {
         hash
     }
 
-<<<<<<< HEAD
     /// Returns the key of the hashes of credentials.
     pub(crate) fn credential_key(&self) -> [u8; 32] {
         blake3::derive_key("tower-claude-redis credentials", &self.hash_key)
     }
 
-    /// Returns the name of a key: prefix, version, hash tag, kind. Keys with one tag are in one slot
-    /// of a cluster.
-=======
     /// Returns the name of a key: prefix, version, hash tag, kind. Keys with one tag are in one
     /// slot of a cluster.
->>>>>>> h-link
     pub(crate) fn key(&self, tag: &[u8], kind: &str) -> Vec<u8> {
         let mut key = String::with_capacity(self.prefix.len() + 2 * tag.len() + kind.len() + 3);
         key.push_str(&self.prefix);

@@ -34,6 +34,11 @@ const MAX_BLOCK: u64 = 1_000_000_000;
 /// The wait after which the store is asked for a pause before a block is used.
 const VERIFIED_AFTER: u64 = 1_000_000_000;
 
+/// The shortest outage after which the local share still holds for a while, and the longest such
+/// time. Other processes come back later, and have not charged the store yet.
+const HELD_AFTER: u64 = 500_000_000;
+const MAX_HOLD: u64 = 5_000_000_000;
+
 /// The time between two messages with settings: 5 s.
 const SETTINGS_EVERY: u64 = 5_000_000_000;
 
@@ -120,6 +125,8 @@ pub(crate) struct Lease {
     patience: u64,
     fail_closed: bool,
     state: LeaseState,
+    /// The time until which the local share holds beside the store.
+    held_until: u64,
     /// The store is known to be unreachable.
     is_down: bool,
     /// What may be admitted now, and the head that it was granted for.
@@ -180,6 +187,7 @@ impl Lease {
             patience: nanos(policy.patience),
             fail_closed: policy.fail_closed,
             state: LeaseState::Shared,
+            held_until: 0,
             is_down: false,
             available: NO_CHARGE,
             granted_for: None,
@@ -242,15 +250,15 @@ impl Lease {
     /// Returns the earliest time at which the charge may be admitted without another call.
     pub(crate) fn earliest(&self, now: u64, charge: &Charge, head: Option<WaiterId>) -> u64 {
         if self.is_local() {
-            let shares = self.limits.iter().filter_map(|limit| {
-                let share = limit.share.as_ref()?;
-                let need = units(charge[limit.dimension]).min(share.capacity());
-                Some(wait_at(share, now, need))
-            });
-            return now.saturating_add(shares.max().unwrap_or(0));
+            return now.saturating_add(self.wait_behind(now, &NO_CHARGE, charge));
         }
         if self.covers(charge, head) {
-            return now;
+            return if now < self.held_until {
+                let wait = self.wait_behind(now, &NO_CHARGE, charge);
+                now.saturating_add(wait).min(self.held_until)
+            } else {
+                now
+            };
         }
         let due = self.grants.iter().flatten().map(|grant| {
             if grant.due > now {
@@ -269,7 +277,7 @@ impl Lease {
     /// Returns the nanoseconds until the charge is admitted by the local share behind `ahead`.
     pub(crate) fn wait_behind(&self, now: u64, ahead: &Charge, charge: &Charge) -> u64 {
         let shares = self.limits.iter().filter_map(|limit| {
-            let share = limit.share.as_ref().filter(|_| self.is_local())?;
+            let share = limit.share.as_ref()?;
             let need = units(charge[limit.dimension]).min(share.capacity());
             Some(wait_at(share, now, need + units(ahead[limit.dimension])))
         });
@@ -278,14 +286,17 @@ impl Lease {
 
     /// Takes the charge of an admitted request.
     pub(crate) fn spend(&mut self, now: u64, charge: &Charge) {
-        if self.is_local() {
-            for limit in &mut self.limits {
-                let amount = units(charge[limit.dimension]);
+        let is_local = self.is_local();
+        for limit in &mut self.limits {
+            let amount = units(charge[limit.dimension]);
+            if is_local {
                 limit.used += amount;
-                if let Some(share) = &mut limit.share {
-                    give(share, now, -amount);
-                }
             }
+            if let Some(share) = &mut limit.share {
+                give(share, now, -amount);
+            }
+        }
+        if is_local {
             return;
         }
         self.granted_for = None;
@@ -382,6 +393,10 @@ impl Lease {
     /// Makes due blocks available, and falls back to the local share if the store does not answer.
     pub(crate) fn advance(&mut self, now: u64, buckets: &Buckets) {
         let patience = self.patience;
+        if self.held_until != 0 && self.held_until <= now && !self.is_local() {
+            self.held_until = 0;
+            self.limits.iter_mut().for_each(|limit| limit.share = None);
+        }
         for grant in &mut self.grants {
             let Some(granted) = grant.filter(|grant| grant.due <= now) else {
                 continue;
@@ -441,14 +456,21 @@ impl Lease {
     /// Charges the store for what was admitted by the local share, as far as time has not refilled
     /// it since.
     fn go_shared(&mut self, now: u64) {
-        if !self.is_local() {
+        let LeaseState::Local(since) = self.state else {
             return;
-        }
+        };
         self.state = LeaseState::Shared;
+        let outage = now.saturating_sub(since);
+        self.held_until = if outage >= HELD_AFTER {
+            now.saturating_add(outage.min(MAX_HOLD))
+        } else {
+            0
+        };
         for limit in &mut self.limits {
-            let missing = limit.share.take().map_or(i128::MAX, |share| {
+            let missing = limit.share.as_ref().map_or(i128::MAX, |share| {
                 (share.capacity() - share.level_at(now)).max(0)
             });
+            limit.share = limit.share.take().filter(|_| self.held_until != 0);
             limit.credit -= limit.used.clamp(0, missing.max(0));
             limit.used = 0;
         }

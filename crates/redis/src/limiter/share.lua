@@ -44,7 +44,7 @@ if ARGV[3] ~= '' and not known then pause = max(pause, now + tonumber(ARGV[3])) 
 local wait, ttl = max(0, pause - now), 600000
 local may, limits = true, {}
 for i = 1, n do
-  local a, s = 2 + i * 5, 4 * 3 + (i - 1) * 3 - 6
+  local a, s = 2 + i * 5, 3 + i * 3
   local name, cost, need, credit, ceiling = ARGV[a], tonumber(ARGV[a + 1]), tonumber(ARGV[a + 2]), tonumber(ARGV[a + 3]), tonumber(ARGV[a + 4])
   local l, e, k = tonumber(st[s + 1]), tonumber(st[s + 2]), tonumber(st[s + 3])
   local kind, old, start, smallest = string.sub(name, 1, 1), tonumber(st[s + 2]), nil, 0
@@ -116,7 +116,7 @@ for i = 1, n do
       may = false
       if kind == 'r' then
         local freed, at = 0, k
-        while at < quarter and freed < missing do
+        while at < limit.quarter and freed < missing do
           freed = freed + (tonumber(call('HGET', KEYS[1], 'u' .. name .. ':' .. int(at))) or 0)
           at = at + 1
         end

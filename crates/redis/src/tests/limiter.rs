@@ -254,6 +254,7 @@ async fn run(
 struct Report {
     /// The tokens by which any window exceeded the limit.
     over: f64,
+    #[expect(dead_code, reason = "printed")]
     used: f64,
     /// The longest time without an admission.
     gap: Duration,
@@ -413,7 +414,7 @@ async fn flushed_state_begins_with_half_of_the_burst() {
         server.command(&["FLUSHALL"]);
     });
     let report = report.await;
-    assert!(report.over <= 600.0, "{report:?}");
+    assert!(report.over <= 550.0, "{report:?}");
     let lost: u64 = limiters.iter().map(|it| it.store().states_lost).sum();
     assert!(lost >= 1, "{lost}");
 }
@@ -430,14 +431,14 @@ async fn silent_server_leaves_the_local_share() {
         sleep(seconds).await;
     });
     let report = report.await;
-    assert!(report.losses >= 2 && report.over <= 600.0, "{report:?}");
+    assert!(report.losses >= 2 && report.over <= 300.0, "{report:?}");
     let report = under_load("SIGSTOP", &limiters, async || {
         server.freeze();
         sleep(seconds).await;
         server.thaw();
     });
     let report = report.await;
-    assert!(report.over <= 600.0, "{report:?}");
+    assert!(report.over <= 300.0, "{report:?}");
     let report = under_load("SIGKILL", &limiters, async || {
         server.kill();
         sleep(seconds).await;
@@ -465,14 +466,14 @@ async fn server_that_refuses_writes_leaves_the_local_share() {
         server.command(&["REPLICAOF", "NO", "ONE"]);
     });
     let report = report.await;
-    assert!(report.losses >= 2 && report.over <= 600.0, "{report:?}");
+    assert!(report.losses >= 2 && report.over <= 300.0, "{report:?}");
     let report = under_load("OOM", &limiters, async || {
         server.command(&["CONFIG", "SET", "maxmemory", "1"]);
         sleep(seconds).await;
         server.command(&["CONFIG", "SET", "maxmemory", "0"]);
     });
     let report = report.await;
-    assert!(report.over <= 600.0, "{report:?}");
+    assert!(report.over <= 300.0, "{report:?}");
     let report = under_load("DEBUG SLEEP", &limiters, async || {
         server.command(&[
             "EVAL",
@@ -481,7 +482,7 @@ async fn server_that_refuses_writes_leaves_the_local_share() {
         ]);
     });
     let report = report.await;
-    assert!(report.over <= 600.0, "{report:?}");
+    assert!(report.over <= 300.0, "{report:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -497,7 +498,7 @@ async fn half_open_connection_is_replaced() {
         proxy.resume();
     });
     let report = report.await;
-    assert!(report.losses >= 2 && report.over <= 600.0, "{report:?}");
+    assert!(report.losses >= 2 && report.over <= 300.0, "{report:?}");
 }
 
 #[cfg(feature = "cluster")]
@@ -667,4 +668,177 @@ async fn user_without_rights_is_an_error_at_the_start() {
         .expect("admitted");
     acquired.settle(Settlement::NotSent);
     assert_eq!(limiter.store().failures.len(), 0);
+}
+
+/// A scope whose script has a clock that tests set.
+struct Timed {
+    link: Link,
+    script: &'static Script,
+    scope: Scope,
+    limits: Limits,
+    asked: u64,
+}
+
+impl Timed {
+    fn new(config: &RedisConfig, name: &str, limits: &Limits) -> Self {
+        let (link, driver) = Link::lazy(config, &CHECK);
+        tokio::spawn(driver.run());
+        Self {
+            link,
+            script: timed_script(),
+            scope: Scope::named(name),
+            limits: limits.clone(),
+            asked: 0,
+        }
+    }
+
+    /// Asks for tokens, as a process that has just begun, at a time of the server in seconds.
+    /// Returns true if they are granted at once.
+    async fn ask(&mut self, server: u64, tokens: u64) -> bool {
+        self.asked += 1;
+        let (config, policy) = (LimiterConfig::new(), SharePolicy::new());
+        let limits = self.limits.for_scope(&self.scope);
+        let mut pool = Pool::shared(self.scope.clone(), &limits, config, &policy, 0);
+        let request = PoolRequest::new(Cost::new(tokens, 0), 0).with_max_wait(Some(0));
+        pool.enqueue(0, request).expect("asked for");
+        let mut granted = Vec::new();
+        pool.poll(0, &mut granted);
+        while let Some(message) = pool.take_message(0) {
+            let keys = keys(self.link.config(), &self.scope);
+            let id = format!("{}-{}", self.asked, message.id);
+            let mut arguments = arguments(id, "t", &message);
+            arguments.extend([server.to_string(), "0".into()]);
+            let items = self.link.eval(self.script, &keys, &arguments).await;
+            let answer = reply(&items.expect("an answer")).expect("a reply");
+            pool.on_reply(0, message.id, &answer);
+            pool.poll(0, &mut granted);
+        }
+        !granted.is_empty()
+    }
+}
+
+/// A time of the server in seconds: midnight.
+const MIDNIGHT: u64 = 1_700_006_400;
+
+#[tokio::test]
+async fn clock_that_jumps_neither_stalls_nor_refills_twice() {
+    let Some(server) = RedisServer::start() else {
+        return;
+    };
+    let limits = tokens(60_000, Duration::from_secs(60)); // 1,000 a second
+    let mut timed = Timed::new(&config(&server.url()), "clock", &limits);
+    let start = MIDNIGHT;
+    let all = 60_000 - 60_000 / 64;
+    assert!(timed.ask(start, all).await);
+    // A small step back neither refills nor loses a refill.
+    assert!(!timed.ask(start - 1, 2_000).await);
+    assert!(!timed.ask(start, 2_000).await);
+    assert!(timed.ask(start + 4, 3_000).await);
+    // Back by an hour, as after a failover: nothing is refilled by the jump, and time goes on.
+    assert!(!timed.ask(start - 3_600, 3_000).await);
+    assert!(timed.ask(start - 3_595, 4_000).await);
+    // Ahead by an hour: full once.
+    assert!(timed.ask(start + 10, all).await);
+    assert!(!timed.ask(start + 11, 3_000).await);
+}
+
+#[tokio::test]
+async fn day_that_resets_begins_anew_at_its_time() {
+    let Some(server) = RedisServer::start() else {
+        return;
+    };
+    let day = tower_claude_limiter::Day::ResetsAt {
+        seconds_after_midnight_utc: 3_600,
+    };
+    let limits = Limits::new().with_tokens_per_day(n(1_000)).with_day(day);
+    let mut timed = Timed::new(&config(&server.url()), "day", &limits);
+    assert!(timed.ask(MIDNIGHT, 600).await);
+    assert!(!timed.ask(MIDNIGHT + 1, 600).await);
+    assert!(timed.ask(MIDNIGHT + 2, 400).await);
+    assert!(!timed.ask(MIDNIGHT + 3_599, 1).await);
+    assert!(timed.ask(MIDNIGHT + 3_601, 1_000).await);
+    assert!(!timed.ask(MIDNIGHT + 3_700, 1).await);
+}
+
+#[tokio::test]
+async fn rolling_day_forgets_usage_after_a_day() {
+    let Some(server) = RedisServer::start() else {
+        return;
+    };
+    let limits = Limits::new().with_tokens_per_day(n(1_000));
+    let mut timed = Timed::new(&config(&server.url()), "rolling", &limits);
+    assert!(timed.ask(MIDNIGHT, 600).await);
+    assert!(timed.ask(MIDNIGHT + 43_200, 400).await);
+    assert!(!timed.ask(MIDNIGHT + 86_000, 1).await);
+    // The first quarter of an hour is a day old.
+    assert!(timed.ask(MIDNIGHT + 86_400 + 901, 600).await);
+    assert!(!timed.ask(MIDNIGHT + 86_400 + 902, 1).await);
+    assert!(timed.ask(MIDNIGHT + 86_400 + 43_200 + 901, 400).await);
+}
+
+#[tokio::test]
+async fn request_of_an_idle_client_takes_two_round_trips_at_most() {
+    let Some(server) = RedisServer::start() else {
+        return;
+    };
+    let limits = tokens(6_000_000, Duration::from_secs(60));
+    let limiter = connect(&config(&server.url()), limits).await;
+    let calls = || server.calls_of("evalsha") + server.calls_of("eval");
+    let before = calls();
+    for _ in 0..100 {
+        let acquired = limiter.acquire(request("idle", 10)).await;
+        let mut reservation = acquired.expect("admitted");
+        reservation.sent();
+        reservation.settle(Settlement::Rejected); // a correction
+    }
+    sleep(Duration::from_millis(50)).await;
+    let used = calls() - before;
+    assert!(used <= 205, "{used}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_crash_and_cancel_exceed_no_limit() {
+    let Some(server) = RedisServer::start() else {
+        return;
+    };
+    let (per_minute, burst) = (60_000, Duration::from_secs(1));
+    let consumer = Arc::new(Consumer::default());
+    let start = Instant::now();
+    let mut clients = JoinSet::new();
+    for seed in 0..6 {
+        let (consumer, config) = (consumer.clone(), config(&server.url()));
+        clients.spawn(async move {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            while start.elapsed() < Duration::from_secs(5) {
+                let (limiter, driver) = RedisLimiter::connect(&config, tokens(per_minute, burst))
+                    .await
+                    .expect("a connection");
+                let driver = tokio::spawn(driver);
+                for _ in 0..rng.u32(1..400) {
+                    let size = rng.u64(1..20);
+                    let acquire = limiter.acquire(request("load", size));
+                    let patience = Duration::from_millis(rng.u64(1..200));
+                    let Ok(Ok(mut reservation)) = timeout(patience, acquire).await else {
+                        continue;
+                    };
+                    if rng.u8(0..4) > 0 {
+                        let now = Instant::now();
+                        consumer.admitted.lock().unwrap().push((now, size));
+                        reservation.sent();
+                    }
+                    drop(reservation);
+                }
+                if rng.bool() {
+                    driver.abort(); // with all that is under way
+                }
+            }
+        });
+    }
+    while let Some(ended) = clients.join_next().await {
+        ended.expect("no panic");
+    }
+    let (over, used) = consumer.check(per_minute, burst, start, Instant::now());
+    println!("crashing clients: {over:.1} over, {used:.3} used");
+    // A client whose driver has crashed uses its local share of the burst.
+    assert!(over <= 1_000.0, "{over}");
 }
