@@ -56,8 +56,8 @@ pub use layer::{
 };
 pub use limiter::{AcquireRequest, Limiter};
 pub use limits::{Day, Limits, PoolLimits};
-pub use local::{LocalAcquire, LocalLimiter};
-pub use pool::{Pool, QueuePlace, queue::flow::FairShares};
+pub use local::{LocalAcquire, LocalLimiter, ShareQueue, SharedScope};
+pub use pool::{Pool, QueuePlace, SharePolicy, queue::flow::FairShares};
 pub use reservation::{Reservation, ReservationBackend, Settlement};
 pub use snapshot::{ClassSnapshot, DimensionSnapshot, ScopeSnapshot};
 #[doc(no_inline)]

@@ -229,6 +229,11 @@ impl RedisConfig {
         hash
     }
 
+    /// Returns the key of the hashes of credentials.
+    pub(crate) fn credential_key(&self) -> [u8; 32] {
+        blake3::derive_key("tower-claude-redis credentials", &self.hash_key)
+    }
+
     /// Returns the name of a key: prefix, version, hash tag, kind. Keys with one tag are in one
     /// slot of a cluster.
     pub(crate) fn key(&self, tag: &[u8], kind: &str) -> Vec<u8> {

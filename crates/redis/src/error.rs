@@ -64,6 +64,9 @@ pub enum RedisError {
         /// The constructor of [`RedisConfig`](crate::RedisConfig) to use.
         expected: &'static str,
     },
+    /// This process has hashed credentials before the limiter was made, so that their scopes differ
+    /// from those of other processes. Make the limiter before the first request.
+    MadeTooLate,
     /// The driver of the connection was dropped, or its task has ended.
     DriverGone,
     /// Any other error of the server.
@@ -200,6 +203,7 @@ impl RedisError {
             Self::Timeout { .. } => "timeout",
             Self::ScriptFailed { .. } => "script_failed",
             Self::WrongTopology { .. } => "wrong_topology",
+            Self::MadeTooLate => "made_too_late",
             Self::DriverGone => "driver_gone",
             Self::Other { .. } => "other",
         }
@@ -233,6 +237,9 @@ impl fmt::Display for RedisError {
             Self::WrongTopology { expected } => {
                 write!(f, "the Redis server needs `{expected}`")
             }
+            Self::MadeTooLate => f.write_str(
+                "the limiter must be made before the first request, with the same hash key as others",
+            ),
             Self::DriverGone => f.write_str("the driver of the Redis connection is gone"),
             Self::Other { message } => write!(f, "Redis answered with an error: {message}"),
         }

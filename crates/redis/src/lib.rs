@@ -23,6 +23,26 @@
 //! expire. Their names contain no prompt, credential or tenant, but hashes of them with a [key of
 //! the user](RedisConfig::with_hash_key). Scripts name all their keys, so that they run in a
 //! cluster.
+//!
+//! # The limiter
+//!
+//! [`RedisLimiter`] is a [`Limiter`](tower_claude_limiter::Limiter) for `TokenBucketLayer::over`,
+//! `HeaderBudgetLayer::over` and `recommended().with_limiter`. All processes with one Redis, prefix
+//! and hash key share the limits of each scope.
+//!
+//! - **Round trips.** A request of an idle process takes one, and one more if its estimate was
+//!   wrong. Under load, one is for many requests.
+//! - **Shares.** Each process has at most one block of work of each class outstanding, and the
+//!   blocks of all processes are equal. So busy processes get equal shares.
+//! - **Clock.** Only the clock of the server counts. If it goes back by more than 2 s, as after a
+//!   failover, time goes on from there. If it goes ahead, the buckets are full at most once.
+//! - **Outage.** Three failures in a second, or a failed connection, count as an outage: one
+//!   `store_lost` event, then the local share of the limits, and a probe every second. A process
+//!   that is cut off while others are not uses its share beside them.
+//! - **Repetition.** A message is sent again if its answer is lost, and the script applies it once.
+//!   A block whose answer never came stays charged.
+//! - **Wrong keys.** If a key has another type, its scope alone uses the local share, and Redis is
+//!   tried again every 30 s.
 #![cfg_attr(
     feature = "cache",
     doc = "
@@ -32,10 +52,10 @@
 Redis. A lookup that fails or hangs is a miss within the deadline."
 )]
 #![forbid(unsafe_code)]
-#![allow(dead_code)] // until the limiter uses the link
 
 mod config;
 mod error;
+mod limiter;
 mod link;
 #[cfg(feature = "cache")]
 mod store;
@@ -44,6 +64,7 @@ mod tests;
 
 pub use config::RedisConfig;
 pub use error::RedisError;
+pub use limiter::{RedisLimiter, RedisLimiterSnapshot, SharedLimits, StoreState};
 #[cfg(feature = "cache")]
 pub use store::{
     redis_store::{RedisGet, RedisStore},
