@@ -5,6 +5,9 @@
 //! use. Each part that can delay a request returns the earliest time for a charge, and a request is
 //! admitted at the latest of these times.
 //!
+//! The limits of a [shared](Pool::shared) pool belong to several processes. Their levels are in a
+//! store, and the pool leases blocks of them by [messages](ShareMessage).
+//!
 //! A pool does not read a clock, sleep or wake. Every operation takes `now`, in whole nanoseconds
 //! since a start that the caller chooses. [`LocalLimiter`](crate::LocalLimiter) drives it in real
 //! time, and a simulator in virtual time.
