@@ -62,7 +62,7 @@ use crate::{
         buckets::{Buckets, Counted},
         external_use::ExternalUse,
         forecast::{Forecast, margins},
-        header_observer::HeaderObserver,
+        header_observer::{Answered, HeaderObserver},
         in_flight::InFlightTable,
         pacing::Pacing,
         queue::{Queue, flow::FlowTag},
@@ -186,7 +186,7 @@ impl Pool {
         head: &ObservedHead<'_>,
     ) -> Option<LimitWarning> {
         let now = self.advance(now);
-        self.in_flight.get(id)?;
+        let charge = self.in_flight.get(id)?.charge;
         if let Some(wall) = head.server_time {
             self.buckets.set_wall_time(now, wall);
         }
@@ -202,7 +202,7 @@ impl Pool {
         let sent = self.in_flight.get(id)?.sent;
         let warning = self.observer.observe(
             now,
-            &sent,
+            &Answered { sent, charge },
             head,
             &mut self.buckets,
             &self.forecast,
