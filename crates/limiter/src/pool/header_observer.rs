@@ -351,6 +351,17 @@ impl HeaderObserver {
             })
     }
 
+    /// Returns true if the headers show a level of at least so many tokens.
+    pub(crate) fn shows_at_least(
+        &self,
+        index: usize,
+        tokens: u64,
+        limits: Option<&RateLimits>,
+    ) -> bool {
+        let shown = limits.and_then(|limits| self.gauges(limits)[index]?.remaining);
+        shown.is_some_and(|shown| shown >= tokens)
+    }
+
     /// Returns true if the server counts this dimension by windows.
     pub(crate) const fn is_window(&self, index: usize) -> bool {
         self.capacities[index].is_window()
