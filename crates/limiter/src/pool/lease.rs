@@ -695,7 +695,8 @@ impl Lease {
         let mut refused = None;
         match (reply.outcome, sent.ask) {
             (ShareOutcome::Granted(wait), Some(ask)) => {
-                let wait = nanos(wait);
+                // No store grants later, unless it is broken.
+                let wait = nanos(wait).min(MAX_WAIT);
                 let slowdown = wait as f64 / ask.work.max(1) as f64;
                 let slowdown = slowdown.clamp(1.0, f64::from(self.processes.max(1)));
                 self.slowdown = f64::midpoint(self.slowdown, slowdown);

@@ -10,7 +10,7 @@ use crate::{
     pool::{
         Pool,
         admission::NAME,
-        bucket::{Bucket, Charge, DIMENSIONS, INPUT},
+        bucket::{Bucket, Charge, DIMENSIONS, INPUT, nanos},
         external_use::ExternalUse,
         lease::Lease,
         queue::flow::{Waiter, WaiterId},
@@ -69,7 +69,7 @@ impl Pool {
         let Some(lease) = &mut self.lease else { return };
         let refused = lease.on_reply(now, id, reply, &mut self.buckets);
         lease.advance(now, &self.buckets);
-        let pause = u64::try_from(reply.pause.as_nanos()).unwrap_or(u64::MAX);
+        let pause = nanos(reply.pause.min(LimiterConfig::MAX_EXPLICIT_PAUSE));
         if pause > 0 {
             self.pacing.pause_until(now.saturating_add(pause));
         }

@@ -110,6 +110,15 @@ impl Status {
         snapshot
     }
 
+    /// Sets the state without Redis.
+    fn set_lost(&self) {
+        self.lock().state = if self.fail_closed {
+            StoreState::Refusing
+        } else {
+            StoreState::LocalShare
+        };
+    }
+
     fn count(&self, error: &RedisError) {
         let failures = &mut self.lock().failures;
         *failures.entry(error.cause()).or_default() += 1;
@@ -263,14 +272,8 @@ impl Driver {
         };
         outage.schedule(now);
         self.outage = Some(outage);
-        let mut snapshot = self.status.lock();
-        snapshot.losses += 1;
-        snapshot.state = if self.status.fail_closed {
-            StoreState::Refusing
-        } else {
-            StoreState::LocalShare
-        };
-        drop(snapshot);
+        self.status.lock().losses += 1;
+        self.status.set_lost();
         let because = error.cause();
         emit(
             &self.status.events,
@@ -332,6 +335,12 @@ impl Driver {
                 );
             }
         }
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.status.set_lost();
     }
 }
 

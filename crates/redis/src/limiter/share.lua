@@ -164,10 +164,15 @@ for _, limit in ipairs(limits) do
 end
 put('pause', int(pause))
 call('HSET', KEYS[1], unpack(set))
-call('PEXPIRE', KEYS[1], int(max(ttl, (pause - now) / 1000 + 60000, wait / 1000 + 60000)))
+-- Settings come every five seconds, and the state exists before any other message.
+if has_settings or pause > now or wait > 60000000 then
+  call('PEXPIRE', KEYS[1], int(max(ttl, (pause - now) / 1000 + 60000, wait / 1000 + 60000)))
+end
 if not known then
-  local dead = call('ZRANGEBYSCORE', KEYS[2], '-inf', int(2 * now), 'LIMIT', 0, 16)
-  if #dead > 0 then call('ZREM', KEYS[2], unpack(dead)) end
+  if has_settings or now % 8 == 0 then
+    local dead = call('ZRANGEBYSCORE', KEYS[2], '-inf', int(2 * now), 'LIMIT', 0, 64)
+    if #dead > 0 then call('ZREM', KEYS[2], unpack(dead)) end
+  end
   local at = outcome == 1 and now + math.ceil(wait) or now
   call('ZADD', KEYS[2], int(2 * (at + KEPT) + (outcome == 0 and 1 or 0)), ARGV[1])
   call('PEXPIRE', KEYS[2], int((at - now + KEPT) / 1000 + 60000))

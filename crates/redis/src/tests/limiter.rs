@@ -364,6 +364,9 @@ async fn share_a_limit(clients: usize) {
     let requests: u64 = counts.iter().sum();
     let jain = jain(&counts);
     let per_request = calls as f64 / requests as f64;
+    let stats = server.command(&["INFO", "commandstats"]);
+    let stats = stats.lines().filter(|line| line.contains("evalsha:"));
+    println!("{}", stats.collect::<String>());
     println!(
         "{clients} clients: {requests} requests, {over:.1} over, {used:.4} used, Jain {jain:.4}, \
          {per_request:.3} calls per request"
@@ -599,6 +602,24 @@ async fn limiter_without_a_driver_uses_the_local_share() {
         .await
         .expect_err("rejected");
     assert_eq!(rejection.reason, RejectReason::LimiterUnavailable);
+}
+
+#[tokio::test]
+async fn limiter_without_limits_admits() {
+    let Some(server) = RedisServer::start() else {
+        return;
+    };
+    let limiter = connect(&config(&server.url()), Limits::unlimited()).await;
+    for _ in 0..20 {
+        let acquired = timeout(Duration::from_secs(5), limiter.acquire(request("free", 10))).await;
+        let acquired = acquired.expect("in time").expect("admitted");
+        acquired.settle(Settlement::dropped());
+    }
+    let store = limiter.store();
+    assert!(
+        store.failures.is_empty() && store.answered >= 20,
+        "{store:?}"
+    );
 }
 
 #[tokio::test]
