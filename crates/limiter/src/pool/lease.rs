@@ -15,7 +15,9 @@ use crate::{
     config::LimiterConfig,
     limits::PoolLimits,
     pool::{
-        bucket::{Bucket, Charge, DIMENSIONS, Margins, NO_CHARGE, UNIT, nanos, tokens, units},
+        bucket::{
+            Bucket, Charge, DIMENSIONS, Margins, NO_CHARGE, UNIT, nanos, refill, tokens, units,
+        },
         buckets::Buckets,
         queue::flow::{PRIORITIES, WaiterId},
         share_message::{
@@ -38,6 +40,14 @@ const VERIFIED_AFTER: u64 = 1_000_000_000;
 /// time. Other processes come back later, and have not charged the store yet.
 const HELD_AFTER: u64 = 500_000_000;
 const MAX_HOLD: u64 = 5_000_000_000;
+
+/// The tenths of the limits that processes use without the store. The rest makes up for levels that
+/// were nearly empty, and for requests that arrive in another order.
+const SHARE_TENTHS: u64 = 9;
+
+/// The time in which requests of all processes reach the server, if some are busy: 500 ms. A level
+/// of so much refill is left once headers have shown the server's level.
+const TRANSIT: u64 = 500_000_000;
 
 /// The time between two messages with settings: 5 s.
 const SETTINGS_EVERY: u64 = 5_000_000_000;
@@ -443,10 +453,10 @@ impl Lease {
         for (index, limit) in self.limits.iter_mut().enumerate() {
             limit.used = 0;
             limit.share = buckets.bucket(index).map(|bucket| {
-                let own = (bucket.limit() / u64::from(processes)).max(1);
+                let own = (bucket.limit() * SHARE_TENTHS / 10 / u64::from(processes)).max(1);
                 let mut share = Bucket::full(own, burst_of(bucket), now);
-                let level = bucket.level() / i128::from(processes);
-                let level = level.max(share.floor());
+                let level = bucket.level() - transit(buckets, index);
+                let level = (level / i128::from(processes)).max(share.floor());
                 share.clamp(level, level);
                 share
             });
@@ -573,7 +583,8 @@ impl Lease {
             let (mut cost, mut need) = (0, 0);
             if let Some(ask) = &ask {
                 cost = ask.amount[dimension];
-                let margin = ask.margins[dimension].min(capacity / 10);
+                let margin = ask.margins[dimension] + transit(buckets, index);
+                let margin = margin.min(capacity / 10);
                 let reserve =
                     RESERVES[ask.head.flow.class()].map_or(0, |divisor| capacity / divisor);
                 need = cost.saturating_add(tokens(margin + reserve).max(0).unsigned_abs());
@@ -725,6 +736,15 @@ impl Lease {
     pub(crate) const fn retry_now(&mut self) {
         self.retry_at = 0;
     }
+}
+
+/// Returns the refill in the time in which requests reach the server, which headers have shown. The
+/// requests of several processes arrive in another order than they are admitted.
+fn transit(buckets: &Buckets, index: usize) -> i128 {
+    let dimension = buckets.dimensions.get(index);
+    let bucket = dimension.filter(|dimension| dimension.observed);
+    let bucket = bucket.and_then(|dimension| dimension.bucket.as_ref());
+    bucket.map_or(0, |bucket| refill(bucket.limit(), TRANSIT))
 }
 
 /// Returns the nanoseconds from `now` until the level is `need`.
