@@ -12,6 +12,8 @@ use tokio::time::Instant;
 use tower_claude_core::{Cost, Scope};
 use tower_claude_limiter::{AcquireRequest, Limiter, Limits, Settlement};
 use tower_claude_redis::{RedisConfig, RedisLimiter};
+#[cfg(unix)]
+use tower_claude_tests::redis::RedisServer;
 use tower_claude_wire::Usage;
 
 /// Time of each row, after a tenth of it to warm up.
@@ -27,15 +29,14 @@ struct Row {
 
 #[cfg(unix)]
 fn main() -> ExitCode {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .expect("a runtime");
-    let Some(server) = tower_claude_tests::redis::RedisServer::start() else {
+    let Some(server) = RedisServer::start() else {
         return ExitCode::SUCCESS;
     };
-    runtime.block_on(run(&server.url()));
+    runtime.block_on(run(&server));
     ExitCode::SUCCESS
 }
 
@@ -44,7 +45,9 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-async fn run(url: &str) {
+#[cfg(unix)]
+async fn run(server: &RedisServer) {
+    let url = &*server.url();
     let connection = Client::open(url).expect("a URL");
     let connection = connection.get_multiplexed_async_connection().await;
     let connection = connection.expect("a connection");
@@ -69,6 +72,7 @@ async fn run(url: &str) {
     for callers in CALLERS {
         let ping = measure(callers, || ping(connection.clone())).await;
         let script = measure(callers, || eval(connection.clone(), &nothing)).await;
+        server.command(&["CONFIG", "RESETSTAT"]);
         let reservation = measure(callers, || reserve(limiter.clone())).await;
         for (name, row) in [
             ("PING", ping),
@@ -82,8 +86,10 @@ async fn run(url: &str) {
                 row.median / ping.median
             );
         }
+        let stats = server.command(&["INFO", "commandstats"]);
+        let script = stats.lines().find(|line| line.contains("evalsha"));
+        println!("         the script: {}", script.unwrap_or_default());
     }
-    println!("{:?}", limiter.store());
 }
 
 async fn ping(mut connection: MultiplexedConnection) {
