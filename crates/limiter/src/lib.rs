@@ -19,6 +19,9 @@
 //!   next request. Dropping a [`Reservation`] returns everything that the server cannot have
 //!   counted.
 //! * **Clones** share all state.
+//! * **Several processes** share the levels with [`LocalLimiter::shared`], through a store that a
+//!   driver exchanges [messages](pool::ShareMessage) with. `tower-claude-redis` does this over
+//!   Redis. [`pool::MemoryStore`] is a store for tests and simulators.
 //! * **Time** is tokio's, and only [`LocalLimiter`] reads it. A [`Pool`] takes the time as a
 //!   parameter.
 //!

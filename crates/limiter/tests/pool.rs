@@ -639,6 +639,65 @@ fn first_header_far_below_the_configured_level_lowers_it_to_the_minimum() {
     assert_eq!(available(&pool, S), 79_500);
 }
 
+/// Returns a pool that has been shown a level of 400,000, after many requests of 1,000.
+fn shown_pool(config: LimiterConfig) -> Pool {
+    let mut pool = pool_with(&input_limit(600_000), config);
+    for _ in 0..50 {
+        let id = granted(&mut pool, 0, ask(1_000, 0));
+        let headers = input_header(600_000, 400_000);
+        pool.observe(0, id, &ObservedHead::new(&headers, None));
+        pool.settle(0, id, &used(1_000, 0));
+    }
+    pool
+}
+
+/// Sends a request of 300,000 tokens, which the server rejects with this level.
+fn reject(pool: &mut Pool, headers: &RateLimits) {
+    let id = granted(pool, S, ask(300_000, S));
+    pool.rate_limited(S, id, Some(Duration::from_secs(1)), 0.0);
+    let head = ObservedHead::new(headers, None).with_rejected(true);
+    pool.observe(S, id, &head);
+    pool.settle(S, id, &Settlement::Rejected);
+}
+
+#[test]
+fn rejection_for_a_low_level_lowers_it_to_the_lowest_that_was_shown() {
+    for (shown, available_then) in [(200_000, 199_500), (299_000, 298_500), (320_000, 320_500)] {
+        let mut pool = shown_pool(LimiterConfig::new());
+        reject(&mut pool, &input_header(600_000, shown));
+        assert_eq!(available(&pool, S), available_then, "{shown}");
+    }
+}
+
+#[test]
+fn rejection_of_an_input_larger_than_its_estimate_is_no_external_use() {
+    for (shown, shared) in [(100_000, true), (299_000, true), (300_000, false)] {
+        let mut pool = shown_pool(LimiterConfig::new());
+        reject(&mut pool, &input_header(600_000, shown));
+        assert_eq!(pool.snapshot(S).shared, shared, "{shown}");
+    }
+}
+
+#[test]
+fn early_reset_time_in_a_rejection_keeps_the_capacity() {
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+    let mut pool = shown_pool(LimiterConfig::new());
+    let mut headers = input_header(600_000, 2_000);
+    headers.input_tokens.reset = Some(now - Duration::from_secs(30));
+    let refused = granted(&mut pool, S, ask(300_000, S));
+    // By their timestamps the bucket is full with a few tokens.
+    for _ in 0..200 {
+        let id = granted(&mut pool, S, ask(0, S));
+        pool.observe(S, id, &ObservedHead::new(&headers, Some(now)));
+        pool.settle(S, id, &used(0, 0));
+    }
+    pool.rate_limited(S, refused, Some(Duration::from_secs(1)), 0.0);
+    let head = ObservedHead::new(&headers, Some(now)).with_rejected(true);
+    pool.observe(S, refused, &head);
+    let capacity = level(&pool, S, Dimension::InputTokens).capacity;
+    assert!(capacity >= 400_000, "{capacity}");
+}
+
 #[test]
 fn warning_is_returned_once_per_crossing() {
     let mut pool = pool(&Limits::unlimited());

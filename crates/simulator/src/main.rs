@@ -1,7 +1,11 @@
 //! Prints how strategies that pace requests compare, in simulation.
 #![forbid(unsafe_code)]
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    io::{ErrorKind, Write as _},
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use clap::{Args, Parser, Subcommand};
 use tower_claude_simulator::{Options, picture, table};
@@ -80,7 +84,7 @@ fn run(args: TableArgs) -> Result<bool, String> {
     options.ours = args.ours;
     options.trace = args.trace;
     let table = table(&options)?;
-    print!("{}", table.text());
+    let mut output = table.text();
     if let Some(path) = args.svg {
         std::fs::write(&path, picture(seed))
             .map_err(|error| format!("{}: {error}", path.display()))?;
@@ -90,9 +94,13 @@ fn run(args: TableArgs) -> Result<bool, String> {
     } else {
         "some figures fall short: see the lines marked FALL SHORT"
     };
-    println!("\n{verdict}");
+    output += &format!("\n{verdict}\n");
     if args.json {
-        println!("{}", table.json());
+        output += &format!("{}\n", table.json());
     }
-    Ok(table.passed())
+    match std::io::stdout().write_all(output.as_bytes()) {
+        // A reader such as `head` needs no more.
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(format!("stdout: {error}")),
+        _ => Ok(table.passed()),
+    }
 }

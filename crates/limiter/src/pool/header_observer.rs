@@ -15,8 +15,8 @@ use crate::{
     limits::PoolLimits,
     pool::{
         bucket::{
-            Bucket, DIMENSIONS, INPUT, OUTPUT, REQUESTS, TOTAL, UNIT, float, nanos, refill, units,
-            whole,
+            Bucket, Charge, DIMENSIONS, INPUT, OUTPUT, REQUESTS, TOTAL, UNIT, float, nanos, refill,
+            units, whole,
         },
         buckets::{ARRIVES_IN, Buckets, DimensionState},
         external_use::{ExternalUse, LevelChange},
@@ -90,6 +90,14 @@ impl<'a> ObservedHead<'a> {
     }
 }
 
+/// The request that a response answers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Answered {
+    pub(crate) sent: SendSnapshot,
+    /// The charge with which it was sent. A rejected request has nothing left in `sent`.
+    pub(crate) charge: Charge,
+}
+
 /// The limits of one response that apply to a pool, by dimension.
 type Gauges<'a> = [Option<&'a Gauge>; DIMENSIONS.len()];
 
@@ -100,6 +108,7 @@ struct Reading<'a> {
     index: usize,
     gauge: &'a Gauge,
     sent: &'a SendSnapshot,
+    charge: u64,
 }
 
 /// The state that interprets the headers of one scope.
@@ -213,12 +222,13 @@ impl HeaderObserver {
     pub(crate) fn observe(
         &mut self,
         now: u64,
-        sent: &SendSnapshot,
+        answered: &Answered,
         head: &ObservedHead<'_>,
         buckets: &mut Buckets,
         forecast: &Forecast,
         external_use: &mut ExternalUse,
     ) -> Option<LimitWarning> {
+        let sent = &answered.sent;
         let mut tightest: Option<(u64, LimitWarning)> = None;
         if let Some(date) = head.server_time {
             self.clock.observe(now, date);
@@ -232,6 +242,7 @@ impl HeaderObserver {
                 index,
                 gauge,
                 sent,
+                charge: answered.charge[index],
             };
             let dimension = &mut buckets.dimensions[index];
             let (known, level_before) = (dimension.known(), dimension.level());
@@ -248,7 +259,9 @@ impl HeaderObserver {
                     continue;
                 }
             }
-            if head.rejected {
+            // The timestamp of a bucket that rejects is wrong if it calls the bucket full.
+            let full = gauge.reset.and_then(|reset| self.clock.local(reset));
+            if head.rejected && full.is_none_or(|full| full > i128::from(now)) {
                 self.capacities[index].peak = 0;
             }
             let ceiling = external_use.capacity_ceiling(index, now);
@@ -338,6 +351,17 @@ impl HeaderObserver {
             })
     }
 
+    /// Returns true if the headers show a level of at least so many tokens.
+    pub(crate) fn shows_at_least(
+        &self,
+        index: usize,
+        tokens: u64,
+        limits: Option<&RateLimits>,
+    ) -> bool {
+        let shown = limits.and_then(|limits| self.gauges(limits)[index]?.remaining);
+        shown.is_some_and(|shown| shown >= tokens)
+    }
+
     /// Returns true if the server counts this dimension by windows.
     pub(crate) const fn is_window(&self, index: usize) -> bool {
         self.capacities[index].is_window()
@@ -382,6 +406,7 @@ impl HeaderObserver {
             index,
             gauge,
             sent,
+            ..
         } = reading;
         let Some(limit) = gauge.limit.filter(|limit| *limit > 0 && self.learn_limits) else {
             return true;
@@ -431,6 +456,7 @@ impl HeaderObserver {
             index,
             gauge,
             sent,
+            ..
         } = reading;
         // Level and reset time of a higher limit show nothing about the bucket of a cap.
         let is_capped = self.caps[index].is_some_and(|cap| gauge.limit.is_some_and(|l| l > cap));
@@ -555,6 +581,7 @@ fn clamp(
         index,
         gauge,
         sent,
+        charge,
     } = reading;
     let uncertain = dimension.uncertain(index, sent);
     let (Some(bucket), Some(level)) = (&mut dimension.bucket, gauge.remaining) else {
@@ -586,7 +613,7 @@ fn clamp(
     let flight = refill(bucket.limit(), now.saturating_sub(sent.at));
     // If the request did not fit, the level was too high, and falls to the lowest that the response
     // allows.
-    let needed = units(sent.counted[index].max(1)) + rounding;
+    let needed = units(charge.max(1)) + rounding;
     let high = if rejected && level < needed.saturating_add(flight) {
         (level - rounding).saturating_add(flight / 2)
     } else {

@@ -22,7 +22,7 @@ const CUT: f64 = 0.015;
 /// The successes that are expected between two 429s: of a rate that is new, and at a constant
 /// limit. They raise the rate by twice what a 429 lowers it by.
 const FIRST_SUCCESSES: f64 = 5.0;
-const USUAL_SUCCESSES: f64 = 150.0;
+const USUAL_SUCCESSES: f64 = 110.0;
 
 /// The multiple of the expected successes from which on the growth doubles, and the multiple in
 /// which it doubles.

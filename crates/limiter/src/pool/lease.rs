@@ -12,7 +12,6 @@
 use std::time::Duration;
 
 use crate::{
-    config::LimiterConfig,
     limits::PoolLimits,
     pool::{
         bucket::{
@@ -167,10 +166,10 @@ impl Lease {
     pub(crate) fn new(
         policy: &SharePolicy,
         limits: &PoolLimits,
-        config: &LimiterConfig,
+        are_hints: bool,
         buckets: &Buckets,
     ) -> Self {
-        let caps = if config.limits_as_hint {
+        let caps = if are_hints {
             Default::default()
         } else {
             limits.caps()

@@ -5,6 +5,9 @@
 //! use. Each part that can delay a request returns the earliest time for a charge, and a request is
 //! admitted at the latest of these times.
 //!
+//! The limits of a [shared](Pool::shared) pool belong to several processes. Their levels are in a
+//! store, and the pool leases blocks of them by [messages](ShareMessage).
+//!
 //! A pool does not read a clock, sleep or wake. Every operation takes `now`, in whole nanoseconds
 //! since a start that the caller chooses. [`LocalLimiter`](crate::LocalLimiter) drives it in real
 //! time, and a simulator in virtual time.
@@ -71,7 +74,7 @@ use crate::{
         buckets::{Buckets, Counted},
         external_use::ExternalUse,
         forecast::{Forecast, margins},
-        header_observer::HeaderObserver,
+        header_observer::{Answered, HeaderObserver},
         in_flight::InFlightTable,
         lease::Lease,
         pacing::Pacing,
@@ -202,7 +205,7 @@ impl Pool {
         head: &ObservedHead<'_>,
     ) -> Option<LimitWarning> {
         let now = self.advance(now);
-        self.in_flight.get(id)?;
+        let charge = self.in_flight.get(id)?.charge;
         if let Some(wall) = head.server_time {
             self.buckets.set_wall_time(now, wall);
         }
@@ -219,7 +222,7 @@ impl Pool {
         let before = self.before_head();
         let warning = self.observer.observe(
             now,
-            &sent,
+            &Answered { sent, charge },
             head,
             &mut self.buckets,
             &self.forecast,
@@ -408,15 +411,19 @@ impl Pool {
         }
         request.rejection_handled = true;
         let sent = request.sent;
-        let is_oversized = self.buckets.is_oversized(&request.charge);
+        let charge = request.charge;
+        let is_oversized = self.buckets.is_oversized(&charge);
         let exhausted = limits.and_then(|limits| {
             let (observer, forecast) = (&self.observer, &self.forecast);
             observer.exhausted(now, request, limits, &self.buckets, forecast)
         });
         match exhausted {
             Some(INPUT) if self.forecast.input.has_few_samples() => {}
+            // The estimate fits, so the input was larger than it.
+            Some(index @ (INPUT | TOTAL))
+                if self.observer.shows_at_least(index, charge[index], limits) => {}
             // The next request left as soon as its bucket was full, so it may have been too early.
-            Some(index) if self.buckets.is_most(index, &request.charge) => {}
+            Some(index) if self.buckets.is_most(index, &charge) => {}
             // A window does not refill steadily.
             Some(index) if self.observer.is_window(index) => {}
             // The limit was changed.

@@ -35,10 +35,16 @@ impl Pool {
         policy: &SharePolicy,
         now: u64,
     ) -> Self {
-        let mut pool = Self::new(scope, limits, config.clone(), now);
+        let are_hints = config.limits_as_hint;
+        let mut pool = Self::new(scope, limits, config, now);
         // The use by other processes is in the levels of the store.
         pool.external_use = ExternalUse::new(Sharing::Exclusive);
-        pool.lease = Some(Box::new(Lease::new(policy, limits, &config, &pool.buckets)));
+        pool.lease = Some(Box::new(Lease::new(
+            policy,
+            limits,
+            are_hints,
+            &pool.buckets,
+        )));
         pool
     }
 

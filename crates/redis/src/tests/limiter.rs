@@ -13,7 +13,10 @@ use tokio::{
     task::JoinSet,
     time::{Instant, sleep, timeout},
 };
-use tower_claude_core::{Cost, Priority, RejectReason, Scope};
+use tower_claude_core::{
+    Cost, Priority, RejectReason, Scope,
+    event::{Event, observer_fn},
+};
 use tower_claude_limiter::{
     AcquireRequest, Limiter, LimiterConfig, Limits, Pool, Settlement, SharePolicy,
     pool::{MemoryStore, PoolRequest, ReservationId, ShareMessage, WaiterId},
@@ -336,7 +339,12 @@ fn jain(shares: &[u64]) -> f64 {
     sum * sum / (shares.len() as f64 * squares)
 }
 
-async fn share_a_limit(clients: usize, per_minute: u64, seconds: u64) {
+/// Shares a limit for 20,000 requests, or as many as the environment asks for.
+async fn share_a_limit(clients: usize) {
+    let per_minute = 120_000;
+    let requests = std::env::var("REDIS_LIMITER_REQUESTS").ok();
+    let requests: u64 = requests.and_then(|it| it.parse().ok()).unwrap_or(20_000);
+    let seconds = requests * 60 / per_minute;
     let Some(server) = RedisServer::start() else {
         return;
     };
@@ -371,12 +379,12 @@ async fn share_a_limit(clients: usize, per_minute: u64, seconds: u64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn four_clients_share_one_limit_equally() {
-    share_a_limit(4, 120_000, 10).await;
+    share_a_limit(4).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sixteen_clients_share_one_limit_equally() {
-    share_a_limit(16, 120_000, 10).await;
+    share_a_limit(16).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -841,4 +849,44 @@ async fn clients_that_crash_and_cancel_exceed_no_limit() {
     println!("crashing clients: {over:.1} over, {used:.3} used");
     // A client whose driver has crashed uses its local share of the burst.
     assert!(over <= 1_000.0, "{over}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn outage_is_reported_once_however_many_requests_it_meets() {
+    let Some(mut server) = RedisServer::start() else {
+        return;
+    };
+    let events = Arc::new(Mutex::new(Vec::new()));
+    let observer = {
+        let events = events.clone();
+        observer_fn(move |event| match event {
+            Event::StoreLost { because, .. } => events.lock().unwrap().push(*because),
+            Event::StoreRegained { .. } => events.lock().unwrap().push("regained"),
+            _ => {}
+        })
+    };
+    let limits = SharedLimits::new(tokens(60_000, Duration::from_secs(1))).with_observer(observer);
+    let limiter = connect(&config(&server.url()), limits).await;
+    let consumer = Arc::new(Consumer::default());
+    let load = {
+        let (limiter, consumer) = (limiter.clone(), consumer.clone());
+        let time = Duration::from_secs(30);
+        tokio::spawn(async move { run(&[limiter], &consumer, 16, |_| 1, time).await })
+    };
+    sleep(Duration::from_millis(500)).await;
+    server.kill();
+    sleep(Duration::from_secs(4)).await;
+    server.restart();
+    let back = async {
+        while limiter.store().state != StoreState::Shared {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(Duration::from_secs(10), back)
+        .await
+        .expect("it is back");
+    load.abort();
+    let requests = consumer.admitted.lock().unwrap().len();
+    assert!(requests > 2_000, "{requests}");
+    assert_eq!(*events.lock().unwrap(), ["unreachable", "regained"]);
 }
