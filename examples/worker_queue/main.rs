@@ -23,7 +23,7 @@ use crate::{queue::Queue, report::Report, worker::BoxError};
 
 const MODEL: &str = "claude-sonnet-5-5";
 /// Input tokens per minute of the key.
-const INPUT_PER_MINUTE: u64 = 2_400_000;
+const INPUT_PER_MINUTE: NonZeroU64 = NonZeroU64::new(2_400_000).unwrap();
 /// The duration of a refill that a bucket holds.
 const BURST: Duration = Duration::from_secs(2);
 const BYTES_PER_TOKEN: f64 = 2.5;
@@ -66,22 +66,15 @@ struct WorkerArgs {
     queue: String,
     api: String,
     name: String,
-    input_per_minute: NonZeroU64,
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match &cli.command {
-        Some(Part::Worker(args)) => worker::run(
-            &args.queue,
-            &args.api,
-            &args.name,
-            args.input_per_minute,
-            BURST,
-        )
-        .await
-        .map(|()| true),
+        Some(Part::Worker(args)) => worker::run(&args.queue, &args.api, &args.name)
+            .await
+            .map(|()| true),
         None => supervise(&cli).await,
     };
     match result {
@@ -102,7 +95,7 @@ async fn supervise(cli: &Cli) -> Result<bool, BoxError> {
         .limits(
             GroupLimits::new()
                 .with_requests_per_minute(60_000)
-                .with_input_tokens_per_minute(INPUT_PER_MINUTE)
+                .with_input_tokens_per_minute(INPUT_PER_MINUTE.get())
                 .with_burst(BURST),
         )
         .bytes_per_token(BYTES_PER_TOKEN)
@@ -120,8 +113,7 @@ async fn supervise(cli: &Cli) -> Result<bool, BoxError> {
 
     let started = Instant::now();
     let count = u64::from(cli.workers.get());
-    let share = NonZeroU64::new(INPUT_PER_MINUTE / count).unwrap_or(NonZeroU64::MIN);
-    let mut workers = Workers::start(count, &url, &api.url(), share)?;
+    let mut workers = Workers::start(count, &url, &api.url())?;
     let bar = ProgressBar::new(cli.jobs);
     bar.set_style(
         ProgressStyle::with_template("{bar:40} {pos:>5}/{len} jobs {elapsed}  {msg}")
@@ -183,13 +175,12 @@ fn jobs(count: u64) -> Vec<(usize, String)> {
 struct Workers(Vec<Child>);
 
 impl Workers {
-    fn start(count: u64, redis: &str, api: &str, share: NonZeroU64) -> Result<Self, BoxError> {
+    fn start(count: u64, redis: &str, api: &str) -> Result<Self, BoxError> {
         let program = std::env::current_exe()?;
         let start = |number| {
             Command::new(&program)
                 .args(["worker", redis, api])
                 .arg(format!("worker-{number}"))
-                .arg(share.to_string())
                 .stdin(Stdio::null())
                 .spawn()
         };

@@ -54,7 +54,7 @@ impl Report {
             .max()
             .unwrap_or_default();
         let took = last.saturating_sub(first);
-        let per_second = INPUT_PER_MINUTE as f64 / 60.0;
+        let per_second = INPUT_PER_MINUTE.get() as f64 / 60.0;
         let granted = per_second * (took + BURST).as_secs_f64();
         let charged: u64 = admitted.map(|attempt| attempt.charged_input).sum();
         Self {

@@ -1,10 +1,6 @@
 //! A worker: takes jobs while the limiter can serve them soon, and stores the answers.
 
-use std::{
-    error::Error,
-    num::{NonZeroU32, NonZeroU64},
-    time::Duration,
-};
+use std::{error::Error, num::NonZeroU32, time::Duration};
 
 use http::Request;
 use http_body_util::BodyExt;
@@ -15,12 +11,13 @@ use tokio::{
 use tower::{Layer, Service, ServiceExt};
 use tower_claude::{RequestBody, recommended};
 use tower_claude_core::Priority;
-use tower_claude_limiter::{Limiter, Limits, LocalLimiter};
+use tower_claude_limiter::{Limiter, Limits};
+use tower_claude_redis::{RedisConfig, RedisLimiter};
 use tower_claude_reqwest::HttpService;
 use tower_claude_token_bucket::TokenBucketLayer;
 
 use crate::{
-    MODEL,
+    BURST, INPUT_PER_MINUTE, MODEL,
     queue::{Job, Queue, RENEW_EVERY, STREAMS},
 };
 
@@ -35,19 +32,15 @@ const PAUSE: Duration = Duration::from_millis(20);
 pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
 
 /// Works until all jobs are answered.
-pub(crate) async fn run(
-    redis: &str,
-    api: &str,
-    name: &str,
-    input_per_minute: NonZeroU64,
-    burst: Duration,
-) -> Result<(), BoxError> {
+pub(crate) async fn run(redis: &str, api: &str, name: &str) -> Result<(), BoxError> {
     let mut queue = Queue::open(redis, name).await?;
     let limits = Limits::new()
-        .with_input_tokens_per_minute(input_per_minute)
-        .with_burst(burst)
+        .with_input_tokens_per_minute(INPUT_PER_MINUTE)
+        .with_burst(BURST)
         .with_concurrency(NonZeroU32::new(MAX_RUNNING as u32).ok_or("no job at once")?);
-    let limiter = LocalLimiter::new(limits);
+    // All workers share the limit of the key.
+    let (limiter, driver) = RedisLimiter::connect(&RedisConfig::new(redis)?, limits).await?;
+    tokio::spawn(driver);
     let bucket = TokenBucketLayer::over(limiter.clone()).with_max_wait(Duration::from_secs(60));
     let claude = recommended()
         .with_bucket(bucket)

@@ -156,7 +156,8 @@ impl RedisConfig {
     /// agree.
     ///
     /// Names contain only hashes of credentials and tenants. With a key of your own, a reader of
-    /// the names cannot check a guess. All processes that share a limit need the same key.
+    /// the names cannot check a guess, and a program that can write to Redis cannot forge a cached
+    /// response. All processes that share a limit or a cache need the same key.
     #[must_use]
     pub fn with_hash_key(mut self, key: impl AsRef<[u8]>) -> Self {
         self.hash_key = blake3::derive_key("tower-claude-redis keys", key.as_ref());

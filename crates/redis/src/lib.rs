@@ -15,7 +15,8 @@
 //!   meanwhile without a wait. Sentinels are asked for the master each time.
 //! - **Task.** The constructors return a driver, which the user spawns. It makes and keeps the
 //!   connection, and it ends with the last clone of the limiter or the store. If it is dropped,
-//!   they go on without Redis.
+//!   they go on without Redis. While there is a connection, redis-rs has a task for its bytes on
+//!   the same runtime, which ends with the connection.
 //!
 //! # Keys
 //!

@@ -222,18 +222,6 @@ impl Link {
         &self.0.config
     }
 
-    /// Waits until there is a connection. Without a driver it waits for ever.
-    pub(crate) async fn opened(&self) {
-        let mut state = self.0.state.clone();
-        if state
-            .wait_for(|state| matches!(state, State::Open(..)))
-            .await
-            .is_err()
-        {
-            std::future::pending::<()>().await;
-        }
-    }
-
     /// Runs a script. All keys must have one hash tag.
     ///
     /// # Errors
@@ -262,68 +250,6 @@ impl Link {
         let short = command("EVALSHA", script.hash());
         let long = || command("EVAL", script.source);
         items(self.call("EVALSHA", key, &short, Some(long)).await?)
-    }
-
-    /// Returns the value of a key.
-    ///
-    /// # Errors
-    ///
-    /// The reason of the failure.
-    pub(crate) async fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, RedisError> {
-        let mut command = redis::cmd("GET");
-        command.arg(key);
-        match self.call("GET", key, &command, None::<fn() -> Cmd>).await? {
-            Value::BulkString(bytes) => Ok(Some(bytes)),
-            Value::Nil => Ok(None),
-            other => Err(unexpected(&other)),
-        }
-    }
-
-    /// Sets the value of a key, for a time of at least 1 ms.
-    ///
-    /// # Errors
-    ///
-    /// The reason of the failure.
-    pub(crate) async fn set_px(
-        &self,
-        key: &[u8],
-        value: &[u8],
-        time: Duration,
-    ) -> Result<(), RedisError> {
-        let command = set(key, value, time);
-        self.call("SET", key, &command, None::<fn() -> Cmd>)
-            .await
-            .map(drop)
-    }
-
-    /// Sets the value of a key that has none, and returns true if it did.
-    ///
-    /// # Errors
-    ///
-    /// The reason of the failure.
-    pub(crate) async fn set_nx_px(
-        &self,
-        key: &[u8],
-        value: &[u8],
-        time: Duration,
-    ) -> Result<bool, RedisError> {
-        let mut command = set(key, value, time);
-        command.arg("NX");
-        let value = self.call("SET", key, &command, None::<fn() -> Cmd>).await?;
-        Ok(value != Value::Nil)
-    }
-
-    /// Removes a key.
-    ///
-    /// # Errors
-    ///
-    /// The reason of the failure.
-    pub(crate) async fn del(&self, key: &[u8]) -> Result<(), RedisError> {
-        let mut command = redis::cmd("DEL");
-        command.arg(key);
-        self.call("DEL", key, &command, None::<fn() -> Cmd>)
-            .await
-            .map(drop)
     }
 
     /// Sends a command, and another one if the server does not have the script of the first.
@@ -388,6 +314,61 @@ impl Link {
             .await;
         let state = state.map_err(|_| RedisError::DriverGone)?;
         current(&state).unwrap_or(Err(RedisError::DriverGone))
+    }
+}
+
+/// The commands of the cache store.
+#[cfg_attr(not(feature = "cache"), allow(dead_code))]
+impl Link {
+    /// Returns the value of a key.
+    ///
+    /// # Errors
+    ///
+    /// The reason of the failure.
+    pub(crate) async fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, RedisError> {
+        let mut command = redis::cmd("GET");
+        command.arg(key);
+        match self.call("GET", key, &command, None::<fn() -> Cmd>).await? {
+            Value::BulkString(bytes) => Ok(Some(bytes)),
+            Value::Nil => Ok(None),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Sets the value of a key, for a time of at least 1 ms.
+    ///
+    /// # Errors
+    ///
+    /// The reason of the failure.
+    pub(crate) async fn set_px(
+        &self,
+        key: &[u8],
+        value: &[u8],
+        time: Duration,
+    ) -> Result<(), RedisError> {
+        let time = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let mut command = redis::cmd("SET");
+        command
+            .arg(key)
+            .arg(value)
+            .arg("PX")
+            .arg(time.clamp(1, 1 << 50));
+        self.call("SET", key, &command, None::<fn() -> Cmd>)
+            .await
+            .map(drop)
+    }
+
+    /// Removes a key.
+    ///
+    /// # Errors
+    ///
+    /// The reason of the failure.
+    pub(crate) async fn del(&self, key: &[u8]) -> Result<(), RedisError> {
+        let mut command = redis::cmd("DEL");
+        command.arg(key);
+        self.call("DEL", key, &command, None::<fn() -> Cmd>)
+            .await
+            .map(drop)
     }
 }
 
@@ -629,15 +610,6 @@ fn lacks_hello(error: &redis::RedisError) -> bool {
     let detail = error.detail().unwrap_or_default().to_ascii_lowercase();
     error.kind() == ErrorKind::RESP3NotSupported
         || detail.contains("hello") && (detail.contains("unknown") || detail.contains("permission"))
-}
-
-fn set(key: &[u8], value: &[u8], time: Duration) -> Cmd {
-    let time = u64::try_from(time.as_millis())
-        .unwrap_or(u64::MAX)
-        .clamp(1, 1 << 50);
-    let mut command = redis::cmd("SET");
-    command.arg(key).arg(value).arg("PX").arg(time);
-    command
 }
 
 /// Returns the items of an answer. A single value is one item.

@@ -2,7 +2,7 @@
 
 use std::{process::Command, sync::Arc, time::Duration};
 
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 use tower_claude_tests::redis::{Direction, Proxy, RedisCluster, RedisSentinels, RedisServer};
 
 use crate::{
@@ -110,15 +110,14 @@ async fn six_hundred_foreign_scripts_do_not_matter() {
 }
 
 #[tokio::test]
-async fn values_are_set_once_read_and_removed() {
+async fn values_are_set_read_and_removed() {
     let Some(server) = RedisServer::start() else {
         return;
     };
     let link = open(&config(&server.url())).await;
     let minute = Duration::from_secs(60);
     assert_eq!(link.get(b"k").await, Ok(None));
-    assert_eq!(link.set_nx_px(b"k", b"one", minute).await, Ok(true));
-    assert_eq!(link.set_nx_px(b"k", b"two", minute).await, Ok(false));
+    assert_eq!(link.set_px(b"k", b"one", minute).await, Ok(()));
     assert_eq!(link.get(b"k").await, Ok(Some(b"one".to_vec())));
     assert_eq!(link.set_px(b"k", b"\0\xff", Duration::MAX).await, Ok(()));
     assert_eq!(link.get(b"k").await, Ok(Some(b"\0\xff".to_vec())));
@@ -353,10 +352,7 @@ async fn link_made_without_a_server_connects_later() {
     let error = add(&link, "k").await.expect_err("no server");
     assert!(matches!(error, RedisError::Unreachable { .. }), "{error}");
     server.restart();
-    timeout(TEN_SECONDS, link.opened())
-        .await
-        .expect("a connection");
-    assert_eq!(add(&link, "k").await, Ok(1));
+    errors_until_success(&link, "k").await;
 }
 
 #[tokio::test]
