@@ -26,6 +26,7 @@
 //! | bodies | [`FrameBody`], [`api::Body`] |
 //! | leaks | [`Alive`] |
 //! | limiter layers | [`limiting`] |
+//! | Redis servers | `redis`, on Unix |
 //!
 //! The compiler does some of the checks. This layer fits an axum router:
 //!
@@ -112,6 +113,8 @@ mod macros;
 #[cfg(doctest)]
 mod readme;
 mod received;
+#[cfg(unix)]
+pub mod redis;
 mod reply;
 mod request;
 mod script;

@@ -3,8 +3,8 @@
 use std::{
     borrow::Cow,
     fmt,
-    hash::BuildHasher,
-    sync::{Arc, LazyLock},
+    hash::{BuildHasher, DefaultHasher, Hash, Hasher},
+    sync::{Arc, OnceLock},
 };
 
 use foldhash::{SharedSeed, quality::SeedableRandomState};
@@ -24,11 +24,47 @@ static HEADERS: [HeaderName; 5] = [
     HeaderName::from_static("cf-aig-authorization"),
 ];
 
-/// The key of the hash. It is random for each process, so a hash identifies nothing outside of it.
-static HASH_KEY: LazyLock<SeedableRandomState> = LazyLock::new(|| {
-    let seed = std::hash::RandomState::new().hash_one("credential");
-    SeedableRandomState::with_seed(seed, SharedSeed::global_random())
-});
+/// The key of the hash.
+enum HashKey {
+    /// Of this process, so that a hash identifies nothing outside of it.
+    Random(SeedableRandomState),
+    /// Of several processes, so that they agree on scopes.
+    Common([u8; 32]),
+}
+
+static HASH_KEY: OnceLock<HashKey> = OnceLock::new();
+
+fn hash_of(value: impl Hash) -> u64 {
+    let key = HASH_KEY.get_or_init(|| {
+        let seed = std::hash::RandomState::new().hash_one("credential");
+        HashKey::Random(SeedableRandomState::with_seed(
+            seed,
+            SharedSeed::global_random(),
+        ))
+    });
+    match key {
+        HashKey::Random(state) => state.hash_one(value),
+        HashKey::Common(key) => {
+            let mut hasher = DefaultHasher::new();
+            hasher.write(key);
+            value.hash(&mut hasher);
+            hasher.finish()
+        }
+    }
+}
+
+/// Sets the key of the hashes of credentials, so that all processes with this key have the same
+/// scopes. Without it, each process has a random key.
+///
+/// Returns false if this process has already hashed a credential with another key. The processes
+/// need builds of the same compiler version and target.
+#[must_use]
+pub fn set_credential_key(key: [u8; 32]) -> bool {
+    match HASH_KEY.get_or_init(|| HashKey::Common(key)) {
+        HashKey::Common(common) => *common == key,
+        HashKey::Random(_) => false,
+    }
+}
 
 /// The name of the credential of a request, for credentials that change by themselves.
 ///
@@ -209,7 +245,7 @@ fn has_prefix(value: &[u8], prefix: &[u8]) -> bool {
 #[must_use]
 #[inline]
 pub fn host_hash<B>(request: &Request<B>) -> u64 {
-    HASH_KEY.hash_one(host(request.uri(), request.headers()))
+    hash_of(host(request.uri(), request.headers()))
 }
 
 /// Returns the keyed hash of the credential of a request at its host, or of its host alone.
@@ -274,7 +310,6 @@ pub(crate) fn credential<B>(request: &Request<B>) -> u64 {
     credential.map_or(0, |credential| {
         let credential = credential.without_google_token(uri.path());
         let host = host_or(uri, || found.host);
-        let hash = HASH_KEY.hash_one((credential, found.workspace, host));
-        hash.max(1)
+        hash_of((credential, found.workspace, host)).max(1)
     })
 }

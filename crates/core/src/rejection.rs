@@ -87,6 +87,9 @@ pub enum RejectReason {
         /// open.
         because: Kind,
     },
+    /// The store of a shared limiter does not answer, and the limiter is set to reject requests
+    /// without it.
+    LimiterUnavailable,
 }
 
 /// A request that a layer has rejected. Also the extension on the response that reports it.
@@ -169,7 +172,9 @@ impl Rejection {
             RejectReason::CircuitOpen {
                 because: because @ (Kind::Unauthorized | Kind::SpendLimit | Kind::Forbidden),
             } => Class::new(because),
-            RejectReason::CircuitOpen { .. } => Class::new(Kind::Overloaded),
+            RejectReason::CircuitOpen { .. } | RejectReason::LimiterUnavailable => {
+                Class::new(Kind::Overloaded)
+            }
             // The request was sent and may be billed, so the class is not local.
             RejectReason::TimedOut { .. } => {
                 return Class::new(Kind::Timeout).with_retry_after(self.retry_after);
@@ -217,7 +222,9 @@ impl Rejection {
             RejectReason::CircuitOpen {
                 because: Kind::Forbidden,
             } => (StatusCode::FORBIDDEN, "permission_error"),
-            RejectReason::CircuitOpen { .. } => (overloaded(), "overloaded_error"),
+            RejectReason::CircuitOpen { .. } | RejectReason::LimiterUnavailable => {
+                (overloaded(), "overloaded_error")
+            }
         }
     }
 
@@ -297,6 +304,7 @@ impl RejectReason {
             Self::TimedOut { .. } => "timed_out",
             Self::SharedCallFailed { .. } => "shared_call_failed",
             Self::CircuitOpen { .. } => "circuit_open",
+            Self::LimiterUnavailable => "limiter_unavailable",
         }
     }
 }
@@ -361,6 +369,7 @@ impl fmt::Display for RejectReason {
             Self::SharedCallFailed { .. } => {
                 f.write_str("the request that this one waited for got no answer")
             }
+            Self::LimiterUnavailable => f.write_str("the store of the rate limit does not answer"),
             Self::TimedOut { after } => write!(f, "no answer within {}", ReadableDuration(after)),
             Self::CircuitOpen { because } => write!(
                 f,

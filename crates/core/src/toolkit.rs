@@ -13,6 +13,7 @@
 //! | Classify and describe the errors of clients | [`classify_client_error`], [`error_text`] |
 //! | Report a redirect to another host | [`report_redirect`] |
 //! | Look up the state of a scope | [`ScopeRef`], [`AsScope`], [`get_by_scope`] |
+//! | Agree on scopes with other processes | [`set_credential_key`] |
 //! | Share reservations | [`Ledger`], [`ReservationHandle`], [`LimiterId`] |
 //! | Correct limits by a response | [`Observation`], [`LimitWarning`] |
 //! | Take over the wait after a 429 | [`PausedByLimiter`] |
@@ -24,7 +25,7 @@ pub use crate::buffer_request::{BufferRequest, BufferRequestFuture, HttpInner};
 pub use crate::clone_source::{CloneSource, take_ready};
 pub use crate::collect::Collect;
 pub use crate::cost::{PendingEstimate, UsageListener};
-pub use crate::credential::{Credential, host_hash};
+pub use crate::credential::{Credential, host_hash, set_credential_key};
 pub use crate::endpoint::{ApiPath, PathForm};
 pub use crate::error_body::{ERROR_BODY_LIMIT, ErrorBody};
 pub use crate::host::host;

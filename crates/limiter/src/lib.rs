@@ -19,6 +19,9 @@
 //!   next request. Dropping a [`Reservation`] returns everything that the server cannot have
 //!   counted.
 //! * **Clones** share all state.
+//! * **Several processes** share the levels with [`LocalLimiter::shared`], through a store that a
+//!   driver exchanges [messages](pool::ShareMessage) with. `tower-claude-redis` does this over
+//!   Redis. [`pool::MemoryStore`] is a store for tests and simulators.
 //! * **Time** is tokio's, and only [`LocalLimiter`] reads it. A [`Pool`] takes the time as a
 //!   parameter.
 //!
@@ -56,8 +59,8 @@ pub use layer::{
 };
 pub use limiter::{AcquireRequest, Limiter};
 pub use limits::{Day, Limits, PoolLimits};
-pub use local::{LocalAcquire, LocalLimiter};
-pub use pool::{Pool, QueuePlace, queue::flow::FairShares};
+pub use local::{LocalAcquire, LocalLimiter, ShareQueue, SharedScope};
+pub use pool::{Pool, QueuePlace, SharePolicy, queue::flow::FairShares};
 pub use reservation::{Reservation, ReservationBackend, Settlement};
 pub use snapshot::{ClassSnapshot, DimensionSnapshot, ScopeSnapshot};
 #[doc(no_inline)]

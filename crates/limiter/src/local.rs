@@ -1,5 +1,6 @@
 //! The limiter of one process: a bounded map of the scopes in use, and the future of an admission.
 
+mod hub;
 mod scope_limiter;
 
 use std::{
@@ -10,7 +11,7 @@ use std::{
     mem,
     pin::Pin,
     sync::{
-        Arc, PoisonError,
+        Arc, PoisonError, Weak,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll, ready},
@@ -28,12 +29,16 @@ use crate::{
     config::LimiterConfig,
     limiter::{AcquireRequest, Limiter},
     limits::Limits,
-    local::scope_limiter::{PollOutcome, ScopeLimiter},
+    local::{
+        hub::Hub,
+        scope_limiter::{PollOutcome, ScopeLimiter},
+    },
     pool::{
         admission::NAME,
         bucket::nanos,
         queue::flow::WaiterId,
         request::{Enqueued, QueuePlace},
+        share_message::{ShareMessage, SharePolicy, ShareReply},
     },
     reservation::Reservation,
     snapshot::ScopeSnapshot,
@@ -68,10 +73,113 @@ impl LocalLimiter {
         }
     }
 
+    /// Returns a limiter whose levels are those of a store, which several processes share, and the
+    /// queue of its messages.
+    ///
+    /// A driver must exchange the messages with the store. Without it, requests are admitted by a
+    /// local share of the limits.
+    #[must_use]
+    pub fn shared(
+        limits: Limits,
+        config: LimiterConfig,
+        policy: SharePolicy,
+    ) -> (Self, ShareQueue) {
+        let hub = Arc::new(Hub::new(policy));
+        let mut scopes = ScopeMap::new(limits, config);
+        scopes.hub = Some(hub.clone());
+        let scopes = Arc::new(scopes);
+        let queue = ShareQueue {
+            hub,
+            scopes: Arc::downgrade(&scopes),
+        };
+        (Self { scopes }, queue)
+    }
+
     /// Returns the state of one scope, or `None` before its first request.
     #[must_use]
     pub fn scope(&self, scope: &Scope) -> Option<ScopeSnapshot> {
         self.scopes.get(scope).map(|limiter| limiter.snapshot())
+    }
+}
+
+/// The scopes of a shared limiter that have a message to its store, for the driver of the store.
+///
+/// The driver takes messages, sends them and reports the answers. Dropping the queue sets the store
+/// down for good. The queue does not keep the limiter alive, and ends when the last clone of the
+/// limiter is dropped.
+pub struct ShareQueue {
+    hub: Arc<Hub<ScopeLimiter>>,
+    scopes: Weak<ScopeMap>,
+}
+
+impl ShareQueue {
+    /// Returns the next scope that has a message, or `None` once the limiter is dropped.
+    pub fn poll_next(&self, cx: &Context<'_>) -> Poll<Option<SharedScope>> {
+        let scope = ready!(self.hub.poll_next(cx));
+        Poll::Ready(scope.map(SharedScope))
+    }
+
+    /// Sets the reachability of the store. While it is down, there are no messages, and each scope
+    /// admits by its local share. When it is up again, each scope that has used its share has a
+    /// message.
+    pub fn set_down(&self, down: bool) {
+        self.hub.set_down(down);
+        if let Some(scopes) = self.scopes.upgrade() {
+            for scope in scopes.all() {
+                scope.set_store_down(down);
+            }
+        }
+    }
+}
+
+impl Drop for ShareQueue {
+    fn drop(&mut self) {
+        self.hub.close();
+        self.set_down(true);
+    }
+}
+
+impl fmt::Debug for ShareQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ShareQueue")
+            .field("is_down", &self.hub.is_down())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A scope of a shared limiter that has a message to its store.
+pub struct SharedScope(Arc<ScopeLimiter>);
+
+impl SharedScope {
+    /// Returns the scope.
+    #[must_use]
+    pub fn scope(&self) -> &Scope {
+        self.0.name()
+    }
+
+    /// Returns a number that no other scope of this process has, nor the same scope after its
+    /// eviction.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.0.number()
+    }
+
+    /// Takes the message. Returns `None` if another message is under way, or if there is none any
+    /// more.
+    #[must_use]
+    pub fn take_message(&self) -> Option<ShareMessage> {
+        self.0.take_message()
+    }
+
+    /// Reports the answer to message `id`, or `None` if there was none.
+    pub fn on_reply(&self, id: u64, reply: Option<&ShareReply>) {
+        self.0.on_reply(id, reply);
+    }
+}
+
+impl fmt::Debug for SharedScope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("SharedScope").field(self.scope()).finish()
     }
 }
 
@@ -359,6 +467,8 @@ struct ScopeMap {
     start: Instant,
     /// A layer reports response headers.
     expects_headers: AtomicBool,
+    /// Set if the limits are shared through a store.
+    hub: Option<Arc<Hub<ScopeLimiter>>>,
     copies: Box<[MapCopy]>,
 }
 
@@ -376,6 +486,7 @@ impl ScopeMap {
             config,
             start: sync::now(),
             expects_headers: AtomicBool::new(false),
+            hub: None,
             copies: (0..copies).map(|_| MapCopy::default()).collect(),
         }
     }
@@ -403,20 +514,24 @@ impl ScopeMap {
                 }
             }
         }
-        let limiter = Arc::new(self.create(scope));
+        let limiter = self.create(scope);
         for limiters in &mut locked {
             limiters.insert(scope.clone(), limiter.clone());
         }
         limiter
     }
 
-    fn create(&self, scope: &Scope) -> ScopeLimiter {
+    fn create(&self, scope: &Scope) -> Arc<ScopeLimiter> {
         let limits = self.limits.for_scope(scope);
         let mut config = self.config.clone();
         if config.initial_concurrency.is_none() && self.expects_headers.load(Ordering::Relaxed) {
             config.initial_concurrency = Some(LimiterConfig::INITIAL_CONCURRENCY);
         }
-        ScopeLimiter::new(self.id, self.start, scope.clone(), &limits, config)
+        let (id, start, scope) = (self.id, self.start, scope.clone());
+        match &self.hub {
+            Some(hub) => ScopeLimiter::shared(id, start, scope, &limits, config, hub),
+            None => Arc::new(ScopeLimiter::new(id, start, scope, &limits, config)),
+        }
     }
 
     fn expect_headers(&self) {
@@ -427,6 +542,14 @@ impl ScopeMap {
         let limiters = self.copies[0].0.read();
         let limiters = limiters.unwrap_or_else(PoisonError::into_inner);
         limiters.values().cloned().collect()
+    }
+}
+
+impl Drop for ScopeMap {
+    fn drop(&mut self) {
+        if let Some(hub) = &self.hub {
+            hub.close();
+        }
     }
 }
 

@@ -151,7 +151,7 @@ impl<C, H, L, E> Recommended<C, H, L, E> {
     }
 
     /// Paces calls by this limiter, which other stacks may share. Replaces token bucket and header
-    /// budget.
+    /// budget. `RedisLimiter` of `tower-claude-redis` shares the limits with other processes.
     pub fn with_limiter<L2: Limiter>(self, limiter: L2) -> Recommended<C, H, L2> {
         self.with_bucket(TokenBucketLayer::over(limiter))
     }

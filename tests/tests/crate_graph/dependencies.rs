@@ -35,6 +35,7 @@ pub(crate) const LIBRARIES: &[Row] = &[
     ("retry", &["core", "wire"], &[]),
     ("header-budget", &["limiter", "core", "wire"], &[]),
     ("token-bucket", &["limiter", "core", "wire"], &[]),
+    ("redis", &["cache", "limiter", "core", "wire"], &[]),
     ("reqwest", &["core", "wire"], &["reqwest", "reqwest_middleware"]),
     ("simulator", &["limiter", "fake-claude", "core", "wire"], &[]),
     ("tower-claude", &["cache", "circuit-breaker", "fallback-model", "header-budget", "retry", "token-bucket", "limiter", "core", "wire"], &["tower"]),

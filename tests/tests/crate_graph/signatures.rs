@@ -41,6 +41,7 @@ const FOREIGN: &[&str] = &[
     "jiff",
     "memchr",
     "quick_cache",
+    "redis",
     "reqwest",
     "reqwest_middleware",
     "serde",

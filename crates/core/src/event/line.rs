@@ -404,6 +404,19 @@ pub(super) fn trace(sink: &EventSink, event: &Event<'_>) {
                 scope = text(Some(scope)), credential = tag(Some(scope)), "closed",
             );
         }
+        Event::StoreLost { layer, because } => {
+            tracing::warn!(
+                target: "tower_claude", layer, decision = "store_lost", because,
+                "goes on without the store of shared state: {because}",
+            );
+        }
+        Event::StoreRegained { layer, outage } => {
+            tracing::info!(
+                target: "tower_claude", layer, decision = "store_regained",
+                wait_ms = millis(outage),
+                "the store of shared state answers again after {}", ReadableDuration(outage),
+            );
+        }
         Event::Broken {
             layer,
             model,

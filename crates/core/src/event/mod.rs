@@ -13,10 +13,11 @@
 //! | `WARN` | `limit_differs` from the configured one, once for each pool and dimension |
 //! | `WARN` | `inactive`, once for each layer and reason, `doubtful_model`, once for each name |
 //! | `WARN` | `usage_capped`, once for each pool |
+//! | `WARN` | `store_lost`, when the store of shared state stops answering |
 //! | `WARN` | `redirected` to another host, once for each pair of hosts |
 //! | `INFO` | `call_ended`, unless the call was ordinary |
 //! | `INFO` | `admitted` after a wait of 1 s or more, `abandoned` |
-//! | `INFO` | `retry`, `circuit_probe`, `circuit_closed`, a further `circuit_opened` or `stale` |
+//! | `INFO` | `retry`, `circuit_probe`, `circuit_closed`, `store_regained`, a further `circuit_opened` or `stale` |
 //! | `INFO` | `joined` if the shared response is a failure |
 //! | `DEBUG` | `call_ended` of an ordinary call, `attempt_ended` |
 //! | `DEBUG` | further events of an incident, and those of a failure that concerns one request, such as a 400 |
@@ -306,6 +307,21 @@ pub enum Event<'a> {
         layer: &'static str,
         /// The scope of the circuit.
         scope: &'a Scope,
+    },
+    /// The store of shared state stopped answering, or its answers are errors. The layer goes on
+    /// without it.
+    StoreLost {
+        /// The name of the layer.
+        layer: &'static str,
+        /// The cause in one word.
+        because: &'static str,
+    },
+    /// The store of shared state answers again.
+    StoreRegained {
+        /// The name of the layer.
+        layer: &'static str,
+        /// The time since the loss.
+        outage: Duration,
     },
     /// A response failed after its content had begun, so the caller has a part of it.
     Broken {

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{
-        PoisonError,
+        Arc, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Waker},
@@ -22,6 +22,7 @@ use crate::{
     config::LimiterConfig,
     limiter::AcquireRequest,
     limits::PoolLimits,
+    local::hub::Hub,
     pool::{
         Pool,
         bucket::nanos,
@@ -29,6 +30,7 @@ use crate::{
         in_flight::ReservationId,
         queue::flow::WaiterId,
         request::{Enqueued, Next, PoolRequest, QueuePlace},
+        share_message::{ShareMessage, ShareReply},
     },
     reservation::{ReservationBackend, Settlement},
     snapshot::ScopeSnapshot,
@@ -42,11 +44,22 @@ pub(crate) struct ScopeLimiter {
     start: Instant,
     /// The time until which response heads need not be read.
     skip_heads_until: AtomicU64,
+    /// Set if the limits are shared through a store.
+    store: Option<StoreLink>,
     state: Mutex<State>,
+}
+
+/// The way of messages from a pool to the driver of its store.
+struct StoreLink {
+    hub: Arc<Hub<ScopeLimiter>>,
+    this: Weak<ScopeLimiter>,
+    number: u64,
 }
 
 struct State {
     pool: Pool,
+    /// The driver of the store has this scope in its queue.
+    is_announced: bool,
     waiting: HashMap<WaiterId, Waiting, RandomState>,
     granted: Vec<(WaiterId, ReservationId)>,
     used_at: u64,
@@ -94,13 +107,104 @@ impl ScopeLimiter {
             scope: scope.clone(),
             start,
             skip_heads_until: AtomicU64::new(0),
+            store: None,
             state: Mutex::new(State {
                 pool: Pool::new(scope, limits, config, now).with_wall_time(now, SystemTime::now()),
+                is_announced: false,
                 waiting: HashMap::default(),
                 granted: Vec::new(),
                 used_at: now,
             }),
         }
+    }
+
+    /// Returns the limiter of a scope whose limits are shared through the store of this hub.
+    pub(crate) fn shared(
+        limiter: LimiterId,
+        start: Instant,
+        scope: Scope,
+        limits: &PoolLimits,
+        config: LimiterConfig,
+        hub: &Arc<Hub<Self>>,
+    ) -> Arc<Self> {
+        let now = since(start, sync::now());
+        let mut pool = Pool::shared(scope.clone(), limits, config, hub.policy(), now)
+            .with_wall_time(now, SystemTime::now());
+        if hub.is_down() {
+            pool.set_store_down(now, true);
+        }
+        Arc::new_cyclic(|this| Self {
+            limiter,
+            scope,
+            start,
+            skip_heads_until: AtomicU64::new(0),
+            store: Some(StoreLink {
+                hub: hub.clone(),
+                this: this.clone(),
+                number: hub.next_number(),
+            }),
+            state: Mutex::new(State {
+                pool,
+                is_announced: false,
+                waiting: HashMap::default(),
+                granted: Vec::new(),
+                used_at: now,
+            }),
+        })
+    }
+
+    /// Announces a message of the pool to the driver of the store.
+    fn announce(&self, state: &mut State) {
+        if let Some(store) = &self.store
+            && !state.is_announced
+            && state.pool.has_message()
+            && let Some(this) = store.this.upgrade()
+        {
+            state.is_announced = true;
+            store.hub.push(this);
+        }
+    }
+
+    pub(crate) const fn name(&self) -> &Scope {
+        &self.scope
+    }
+
+    /// Returns the number of this scope among the shared scopes of the process.
+    pub(crate) fn number(&self) -> u64 {
+        self.store.as_ref().map_or(0, |store| store.number)
+    }
+
+    /// Takes the message to the store.
+    pub(crate) fn take_message(&self) -> Option<ShareMessage> {
+        let now = self.nanos(sync::now());
+        let mut state = self.lock();
+        state.is_announced = false;
+        state.pool.take_message(now)
+    }
+
+    /// Applies the answer to a message, or `None` if there was none.
+    pub(crate) fn on_reply(&self, id: u64, reply: Option<&ShareReply>) {
+        let now = self.nanos(sync::now());
+        self.exchange(now, |pool| match reply {
+            Some(reply) => pool.on_reply(now, id, reply),
+            None => pool.on_no_reply(now, id),
+        });
+    }
+
+    pub(crate) fn set_store_down(&self, down: bool) {
+        let now = self.nanos(sync::now());
+        self.exchange(now, |pool| pool.set_store_down(now, down));
+    }
+
+    fn exchange(&self, now: u64, change: impl FnOnce(&mut Pool)) {
+        let mut wakes = WakeList::new();
+        let mut state = self.lock();
+        change(&mut state.pool);
+        state.poll_pool(now, &mut wakes);
+        self.announce(&mut state);
+        drop(state);
+        self.skip_heads_until.store(0, Ordering::Relaxed);
+        wake_all(wakes);
     }
 
     /// Returns the nanoseconds since the limiter's start, or 0 before it.
@@ -134,18 +238,13 @@ impl ScopeLimiter {
             };
             state.waiting.insert(id, waiting);
         }
-        let shed = state.pool.take_shed();
+        let is_shed = state.reject_shed(&mut wakes);
         // An admission ahead of the queue, or a request that was given up, may change its head.
-        let has_new_head = matches!(enqueued, Ok(Enqueued::Granted(_))) || !shed.is_empty();
-        for (id, rejection) in shed {
-            if let Some(waiting) = state.waiting.get_mut(&id) {
-                waiting.result = Some(Err(Box::new(rejection)));
-                wakes.extend(waiting.waker.take());
-            }
-        }
+        let has_new_head = matches!(enqueued, Ok(Enqueued::Granted(_))) || is_shed;
         if has_new_head && state.pool.queued() > 0 {
             state.poll_pool(now, &mut wakes);
         }
+        self.announce(&mut state);
         drop(state);
         wake_all(wakes);
         enqueued
@@ -191,6 +290,7 @@ impl ScopeLimiter {
         let _old = waiting.and_then(|waiting| waiting.waker.take());
         let next = state.poll_pool(now, &mut wakes);
         let is_head = state.pool.head() == Some(id);
+        let is_asking = is_head && state.pool.is_asking_for(id);
         let outcome = match state.waiting.get_mut(&id) {
             Some(waiting) => {
                 if let Some(result) = waiting.result.take() {
@@ -199,7 +299,7 @@ impl ScopeLimiter {
                         Ok(reservation) => PollOutcome::Granted(reservation),
                         Err(rejection) => PollOutcome::Shed(*rejection),
                     }
-                } else if now >= expiry {
+                } else if now >= expiry && !is_asking {
                     state.leave(now, id, &mut wakes);
                     PollOutcome::Expired(match next {
                         Next::At(at) => Some(at),
@@ -207,6 +307,7 @@ impl ScopeLimiter {
                     })
                 } else {
                     let at = match next {
+                        Next::At(at) if is_asking => at,
                         Next::At(at) if is_head => at.min(expiry),
                         _ => expiry,
                     };
@@ -217,6 +318,7 @@ impl ScopeLimiter {
             }
             None => PollOutcome::Expired(None),
         };
+        self.announce(&mut state);
         drop(state);
         wake_all(wakes);
         outcome
@@ -251,6 +353,7 @@ impl ScopeLimiter {
         let mut state = self.lock();
         // Dropped after the lock is released, since dropping a waker may run any code.
         let _waker = state.leave(now, id, &mut wakes);
+        self.announce(&mut state);
         drop(state);
         wake_all(wakes);
     }
@@ -280,6 +383,7 @@ impl ScopeLimiter {
         let has_listener = report.is_some_and(|id| state.pool.has_listener(id));
         let result = change(&mut state.pool);
         if state.pool.queued() == 0 {
+            self.announce(&mut state);
             return result;
         }
         let mut wakes = WakeList::new();
@@ -291,6 +395,7 @@ impl ScopeLimiter {
         {
             wakes.extend(waiting.waker.take());
         }
+        self.announce(&mut state);
         drop(state);
         wake_all(wakes);
         result
@@ -306,6 +411,7 @@ impl State {
     /// time.
     fn poll_pool(&mut self, now: u64, wakes: &mut WakeList) -> Next {
         let next = self.pool.poll(now, &mut self.granted);
+        self.reject_shed(wakes);
         for (id, reservation) in self.granted.drain(..) {
             if let Some(waiting) = self.waiting.get_mut(&id) {
                 waiting.result = Some(Ok(reservation));
@@ -322,6 +428,20 @@ impl State {
             wakes.extend(waiting.waker.take());
         }
         next
+    }
+
+    /// Hands rejections to the waiting futures that the pool has given up. Returns true if there
+    /// are any.
+    fn reject_shed(&mut self, wakes: &mut WakeList) -> bool {
+        let shed = self.pool.take_shed();
+        let is_any = !shed.is_empty();
+        for (id, rejection) in shed {
+            if let Some(waiting) = self.waiting.get_mut(&id) {
+                waiting.result = Some(Err(Box::new(rejection)));
+                wakes.extend(waiting.waker.take());
+            }
+        }
+        is_any
     }
 
     /// Removes a waiting future and returns its waker.
@@ -374,7 +494,10 @@ impl Ledger for ScopeLimiter {
         let id = ReservationId::from_bits(reservation);
         let jitter = fastrand::f64();
         self.skip_heads_until.store(0, Ordering::Relaxed);
-        self.lock().pool.rate_limited(now, id, retry_after, jitter)
+        let mut state = self.lock();
+        let pause = state.pool.rate_limited(now, id, retry_after, jitter);
+        self.announce(&mut state);
+        pause
     }
 }
 

@@ -14,6 +14,7 @@ use crate::{
             Bucket, Charge, DIMENSIONS, INPUT, OUTPUT, REQUESTS, TOTAL, nanos, tokens, units,
         },
         in_flight::SendSnapshot,
+        share_message::SharePeriod,
     },
     snapshot::DimensionSnapshot,
 };
@@ -60,6 +61,35 @@ impl AdditionalLimit {
         match &self.kind {
             AdditionalBucket::Minute(bucket) => Some(bucket),
             AdditionalBucket::Day(_) => None,
+        }
+    }
+
+    /// Returns the accounting period.
+    pub(crate) fn period(&self) -> SharePeriod {
+        match &self.kind {
+            AdditionalBucket::Minute(_) => SharePeriod::Minute,
+            AdditionalBucket::Day(day) => day.period(),
+        }
+    }
+
+    /// Lowers or raises a limit that other processes use as well. The capacity keeps its time of
+    /// refill.
+    pub(crate) fn set_limit(&mut self, limit: u64) {
+        match &mut self.kind {
+            AdditionalBucket::Minute(bucket) => {
+                let capacity = bucket.capacity() / i128::from(bucket.limit().max(1));
+                bucket.set_limit(limit);
+                bucket.set_capacity(capacity.saturating_mul(i128::from(limit)));
+            }
+            AdditionalBucket::Day(day) => day.limit = limit,
+        }
+    }
+
+    /// Sets the level, in units.
+    pub(crate) fn set_level(&mut self, level: i128) {
+        match &mut self.kind {
+            AdditionalBucket::Minute(bucket) => bucket.clamp(level, level),
+            AdditionalBucket::Day(day) => day.set_left(tokens(level)),
         }
     }
 
@@ -228,6 +258,27 @@ impl DailyLimit {
 
     pub(crate) const fn limit(&self) -> u64 {
         self.limit
+    }
+
+    fn period(&self) -> SharePeriod {
+        match &self.renewal {
+            Renewal::Rolling(_) => SharePeriod::RollingDay,
+            Renewal::Resets { offset, .. } => SharePeriod::Day {
+                begins_at: (offset / 1_000_000_000) as u32,
+            },
+        }
+    }
+
+    /// Changes the usage to that of all processes. The difference counts as recent.
+    fn set_left(&mut self, left: i64) {
+        let used = signed(self.limit).saturating_sub(left);
+        let change = used.saturating_sub(self.used);
+        self.used = used;
+        if let Renewal::Rolling(quarters) = &mut self.renewal
+            && let Some((_, taken)) = quarters.back_mut()
+        {
+            *taken = taken.saturating_add(change);
+        }
     }
 
     pub(crate) fn left(&self) -> i64 {

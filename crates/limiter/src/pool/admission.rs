@@ -39,6 +39,7 @@ impl Pool {
     ///   is too long.
     pub fn enqueue(&mut self, now: u64, request: PoolRequest) -> Result<Enqueued, Rejection> {
         let now = self.advance(now);
+        self.check_store()?;
         let charge = self.forecast.charge(&request.cost);
         self.buckets
             .check_size(now, &request.cost, &charge)
@@ -62,12 +63,16 @@ impl Pool {
         } else {
             self.queue.fair().backlog(flow)
         };
-        self.check_wait(now, &request, flow, &charge, &backlog)?;
+        self.check_wait(now, &request, flow, &charge, &backlog, is_next)?;
+        let deadline = request.deadline.unwrap_or(u64::MAX);
+        let longest = now.saturating_add(request.max_wait.unwrap_or(u64::MAX));
         let waiter = Waiter {
             cost: request.cost,
             charge,
             work: self.buckets.work(&charge),
             bytes: request.bytes,
+            expiry: longest.min(deadline),
+            has_deadline: deadline <= longest,
         };
         let id = self.queue.push(flow, request.first_arrival, waiter);
         self.shed_excess(now, id)?;
@@ -128,10 +133,19 @@ impl Pool {
             let Some((id, waiter)) = self.queue.head() else {
                 return Next::Idle;
             };
+            let waiter = *waiter;
+            if self.is_refusing() {
+                self.refuse(id);
+                continue;
+            }
             let cost = waiter.cost;
             // The estimate may have changed since the request arrived.
             let charge = self.forecast.charge(&cost);
-            match self.earliest(now, &charge) {
+            let mut earliest = self.earliest(now, &charge, Some(id));
+            if self.lease.is_some() && self.ask_store(now, id, &waiter, &charge) {
+                earliest = self.earliest(now, &charge, Some(id));
+            }
+            match earliest {
                 None => return Next::OnChange,
                 Some(at) if at > now => return Next::At(at.max(now.saturating_add(MIN_WAIT))),
                 Some(_) => {}
@@ -145,7 +159,9 @@ impl Pool {
     /// and the caller settles its reservation as [`NotSent`](crate::Settlement::NotSent), or it was
     /// cancelled before.
     pub fn cancel(&mut self, id: WaiterId) -> bool {
-        self.queue.remove(id)
+        let is_removed = self.queue.remove(id);
+        self.review_lease();
+        is_removed
     }
 
     /// Replaces the cost of a queued request, except for its workload. Poll afterwards.
@@ -205,20 +221,26 @@ impl Pool {
     }
 
     fn is_admissible(&self, now: u64, charge: &Charge) -> bool {
-        self.earliest(now, charge).is_some_and(|at| at <= now)
+        self.earliest(now, charge, None).is_some_and(|at| at <= now)
     }
 
     /// Returns the earliest time at which all of the charge is admissible, or `None` if a request
-    /// in flight must end first.
-    fn earliest(&self, now: u64, charge: &Charge) -> Option<u64> {
+    /// in flight must end first. `id` is set if the request is the head of the queue.
+    fn earliest(&self, now: u64, charge: &Charge, id: Option<WaiterId>) -> Option<u64> {
         if self.in_flight.is_full() {
             return None;
         }
-        let buckets = self
-            .buckets
-            .earliest(now, charge, self.external_use.is_shared(now), || {
-                self.margins(charge[INPUT])
-            });
+        let leased = self.leased_from(now, charge, id);
+        let buckets = match leased {
+            Some(at) if !self.is_local() => at,
+            _ => {
+                let shared = self.external_use.is_shared(now);
+                let at = self
+                    .buckets
+                    .earliest(now, charge, shared, || self.margins(charge[INPUT]));
+                at.max(leased.unwrap_or(0))
+            }
+        };
         let pacing = self.pacing.earliest(now, self.buckets.probe_at());
         Some(buckets.max(pacing))
     }
@@ -240,6 +262,8 @@ impl Pool {
             charge,
             work,
             bytes: 0,
+            expiry: u64::MAX,
+            has_deadline: false,
         };
         let id = self.queue.push(flow, request.first_arrival, waiter);
         Some(self.queue.dequeue(id, work))
@@ -254,6 +278,9 @@ impl Pool {
         waited: bool,
     ) -> ReservationId {
         let charge = self.buckets.without_long_debt(charge);
+        if let Some(lease) = &mut self.lease {
+            lease.spend(now, &charge);
+        }
         let sent = self.buckets.charge(now, &charge);
         let buckets = &self.buckets;
         self.pacing
@@ -281,12 +308,15 @@ impl Pool {
         flow: FlowKey,
         charge: &Charge,
         backlog: &Backlog,
+        is_next: bool,
     ) -> Result<(), Rejection> {
         if request.deadline.is_none() && request.max_wait.is_none() {
             return Ok(());
         }
         let estimated = self.estimate(now, backlog, charge);
-        let is_too_long = |limit: Duration| limit.is_zero() || estimated > limit;
+        // The store decides about the next request without a wait.
+        let is_asked = is_next && self.lease.is_some() && estimated.is_zero();
+        let is_too_long = |limit: Duration| (limit.is_zero() && !is_asked) || estimated > limit;
         let remaining = request
             .deadline
             .map(|deadline| Duration::from_nanos(deadline.saturating_sub(now)));
@@ -336,11 +366,12 @@ impl Pool {
     /// cannot be estimated and counts as 0.
     fn estimate(&self, now: u64, backlog: &Backlog, charge: &Charge) -> Duration {
         let pause = self.pacing.paused_until().saturating_sub(now);
-        let ahead = self.queue.ahead(backlog);
+        let ahead = self.slowed(self.queue.ahead(backlog));
         let margins = self.margins(charge[INPUT]);
         let buckets = self
             .buckets
             .wait_behind(now, pause, &ahead, charge, &margins);
+        let buckets = buckets.max(self.local_wait(now, &ahead, charge));
         let paced = self
             .pacing
             .wait_behind(now, ahead[REQUESTS], || pacing::work(&self.buckets, &ahead));

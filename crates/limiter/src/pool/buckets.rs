@@ -14,6 +14,7 @@ use crate::{
             nanos, refill, tokens, units,
         },
         in_flight::{InFlight, SendSnapshot},
+        share_message::SharePeriod,
     },
     snapshot::DimensionSnapshot,
 };
@@ -179,6 +180,81 @@ impl Buckets {
     pub(crate) fn known(&self) -> impl Iterator<Item = (usize, &Bucket)> {
         let dimensions = self.dimensions.iter().enumerate();
         dimensions.filter_map(|(index, dimension)| Some((index, dimension.bucket.as_ref()?)))
+    }
+
+    /// Returns the number of limits: the dimensions, then the additional limits.
+    pub(crate) const fn count(&self) -> usize {
+        DIMENSIONS.len() + self.additional.len()
+    }
+
+    /// Returns the bucket of a limit, if it is known and no limit per day.
+    pub(crate) fn bucket(&self, index: usize) -> Option<&Bucket> {
+        match index.checked_sub(DIMENSIONS.len()) {
+            None => self.dimensions[index].bucket.as_ref(),
+            Some(index) => self.additional[index].bucket(),
+        }
+    }
+
+    /// Returns the dimension that a limit counts.
+    pub(crate) fn dimension_of(&self, index: usize) -> usize {
+        match index.checked_sub(DIMENSIONS.len()) {
+            None => index,
+            Some(index) => self.additional[index].dimension,
+        }
+    }
+
+    /// Returns the limit per minute or day, if it is known.
+    pub(crate) fn limit_of(&self, index: usize) -> Option<u64> {
+        match index.checked_sub(DIMENSIONS.len()) {
+            None => self.bucket(index).map(Bucket::limit),
+            Some(index) => Some(self.additional[index].limit()),
+        }
+    }
+
+    /// Returns the accounting period of a limit.
+    pub(crate) fn period(&self, index: usize) -> SharePeriod {
+        match index.checked_sub(DIMENSIONS.len()) {
+            None => SharePeriod::Minute,
+            Some(index) => self.additional[index].period(),
+        }
+    }
+
+    /// Sets a limit that other processes use as well. A limit that is not configured was named by
+    /// headers.
+    pub(crate) fn adopt_limit(
+        &mut self,
+        now: u64,
+        index: usize,
+        limit: u64,
+        burst: u64,
+        is_configured: bool,
+    ) {
+        if let Some(index) = index.checked_sub(DIMENSIONS.len()) {
+            self.additional[index].set_limit(limit);
+            return;
+        }
+        let dimension = &mut self.dimensions[index];
+        match &mut dimension.bucket {
+            Some(bucket) if bucket.limit() == limit => return,
+            Some(bucket) => {
+                bucket.set_limit(limit);
+                bucket.set_capacity(refill(limit, burst));
+            }
+            None => dimension.bucket = Some(Bucket::full(limit, burst, now)),
+        }
+        dimension.confirmed = (!is_configured).then_some(now);
+    }
+
+    /// Sets the level of a limit, in units.
+    pub(crate) fn set_level(&mut self, index: usize, level: i128) {
+        match index.checked_sub(DIMENSIONS.len()) {
+            None => {
+                if let Some(bucket) = &mut self.dimensions[index].bucket {
+                    bucket.clamp(level, level);
+                }
+            }
+            Some(index) => self.additional[index].set_level(level),
+        }
     }
 
     #[cfg(test)]

@@ -5,6 +5,9 @@
 //! use. Each part that can delay a request returns the earliest time for a charge, and a request is
 //! admitted at the latest of these times.
 //!
+//! The limits of a [shared](Pool::shared) pool belong to several processes. Their levels are in a
+//! store, and the pool leases blocks of them by [messages](ShareMessage).
+//!
 //! A pool does not read a clock, sleep or wake. Every operation takes `now`, in whole nanoseconds
 //! since a start that the caller chooses. [`LocalLimiter`](crate::LocalLimiter) drives it in real
 //! time, and a simulator in virtual time.
@@ -37,10 +40,14 @@ mod forecast;
 pub(crate) mod header_observer;
 pub(crate) mod in_flight;
 mod learned_rate;
+mod lease;
+mod memory_store;
 mod pacing;
 pub(crate) mod queue;
 pub(crate) mod request;
 mod server_clock;
+pub(crate) mod share_message;
+mod shared;
 mod statistics;
 pub(crate) mod usage_cap;
 
@@ -51,8 +58,13 @@ use tower_claude_wire::{RateLimits, Usage};
 
 pub use header_observer::ObservedHead;
 pub use in_flight::ReservationId;
+pub use memory_store::MemoryStore;
 pub use queue::flow::{TenantKey, WaiterId};
 pub use request::{Enqueued, Next, PoolRequest, QueuePlace};
+pub use share_message::{
+    ShareBlock, ShareLimit, ShareMessage, ShareOutcome, SharePeriod, SharePolicy, ShareReply,
+    ShareSettings, SharedLevel,
+};
 
 use crate::{
     config::LimiterConfig,
@@ -64,6 +76,7 @@ use crate::{
         forecast::{Forecast, margins},
         header_observer::{Answered, HeaderObserver},
         in_flight::InFlightTable,
+        lease::Lease,
         pacing::Pacing,
         queue::{Queue, flow::FlowTag},
         usage_cap::{capped, exceeds},
@@ -92,6 +105,8 @@ pub struct Pool {
     pacing: Pacing,
     observer: HeaderObserver,
     external_use: ExternalUse,
+    /// Set if the limits are shared through a store.
+    lease: Option<Box<Lease>>,
     /// The time until which heads of successes can be skipped.
     skip_heads_until: u64,
     /// The latest time passed to an operation.
@@ -115,6 +130,7 @@ impl Pool {
             pacing: Pacing::new(&config, now),
             observer: HeaderObserver::new(limits, &config, scope.fast),
             external_use: ExternalUse::new(config.sharing),
+            lease: None,
             queue: Queue::new(config.shares),
             shed: Vec::new(),
             scope,
@@ -166,7 +182,10 @@ impl Pool {
     /// loses only its levels and what it has learned.
     #[must_use]
     pub fn is_idle(&self, now: u64) -> bool {
-        self.in_flight() == 0 && self.queued() == 0 && self.pacing.paused_until() <= now
+        self.in_flight() == 0
+            && self.queued() == 0
+            && self.pacing.paused_until() <= now
+            && self.lease.as_ref().is_none_or(|lease| lease.is_idle())
     }
 
     /// Returns true if the next report for this reservation (its input, or its end) has a listener
@@ -200,6 +219,7 @@ impl Pool {
             }
         }
         let sent = self.in_flight.get(id)?.sent;
+        let before = self.before_head();
         let warning = self.observer.observe(
             now,
             &Answered { sent, charge },
@@ -211,6 +231,7 @@ impl Pool {
         if self.observer.shows_limit(head, &self.buckets) {
             self.in_flight.end_initial_limit();
         }
+        self.after_head(now, before);
         let can_skip = self.observer.shows_plenty(head)
             && self.in_flight.initial_limit().is_none()
             && !self.external_use.may_be_shared(now)
@@ -257,7 +278,11 @@ impl Pool {
             self.buckets.on_rejected(now, &request.charge);
             request.sent.at
         });
-        Duration::from_nanos(self.pacing.on_rejected(now, sent, retry_after, jitter))
+        let pause = self.pacing.on_rejected(now, sent, retry_after, jitter);
+        if let Some(lease) = &mut self.lease {
+            lease.on_paused(now.saturating_add(pause));
+        }
+        Duration::from_nanos(pause)
     }
 
     /// Corrects the input of a reservation once the server's count is known.
@@ -320,6 +345,7 @@ impl Pool {
             }
         }
         self.close(id);
+        self.review_lease();
     }
 
     /// Charges the usage of a request, and learns from it if the server took the request. What a
@@ -419,8 +445,12 @@ impl Pool {
     /// Gives back everything that a request was charged.
     fn refund(&mut self, id: ReservationId) {
         if let Some(request) = self.in_flight.get_mut(id) {
+            if let Some(lease) = &mut self.lease {
+                lease.before_change(&self.buckets);
+            }
             let old = self.buckets.refund(request);
-            let (tag, new) = (request.flow_tag, request.charge);
+            let (tag, new, sent_at) = (request.flow_tag, request.charge, request.sent.at);
+            self.after_change(sent_at, &old, &new);
             self.correct_flow(tag, &old, &new);
         }
     }
@@ -439,8 +469,12 @@ impl Pool {
             new[OUTPUT] = output.min(MAX_CHARGE);
         }
         new[TOTAL] = new[INPUT] + new[OUTPUT];
+        if let Some(lease) = &mut self.lease {
+            lease.before_change(&self.buckets);
+        }
         let old = self.buckets.recharge(request, new);
-        let tag = request.flow_tag;
+        let (tag, sent_at) = (request.flow_tag, request.sent.at);
+        self.after_change(sent_at, &old, &new);
         self.correct_flow(tag, &old, &new);
     }
 
@@ -506,7 +540,7 @@ impl Pool {
             mean_output: self.forecast.output.mean(),
             input_ratio: self.forecast.input.ratio(),
             initial_concurrency: self.in_flight.initial_limit(),
-            shared: self.external_use.is_shared(now),
+            shared: self.lease.is_some() || self.external_use.is_shared(now),
             dimensions,
             classes: self.classes(now),
         }
@@ -518,6 +552,9 @@ impl Pool {
             self.now = now;
             self.buckets.advance(now);
             self.pacing.advance(now);
+            if let Some(lease) = &mut self.lease {
+                lease.advance(now, &self.buckets);
+            }
         }
         self.now
     }

@@ -138,6 +138,14 @@ impl Pacing {
         wait
     }
 
+    /// Pauses at least until `until`, after a 429 of another process.
+    pub(crate) fn pause_until(&mut self, until: u64) {
+        if until > self.pause.until {
+            self.pause.until = until;
+            self.slow_start.on_paused(until);
+        }
+    }
+
     /// Returns the nanoseconds until this work of so many requests ahead is done at the mean pace,
     /// or 0 without pacing.
     pub(crate) fn wait_behind(&self, now: u64, requests: u64, work: impl FnOnce() -> f64) -> u64 {

@@ -144,6 +144,11 @@ impl Queue {
         Some(waiter.charge)
     }
 
+    /// Returns the queued request of this id.
+    pub(crate) fn get(&self, id: WaiterId) -> Option<&Waiter> {
+        self.waiters.get(&(id.flow, id.position))
+    }
+
     fn of(&self, flow: FlowKey) -> impl DoubleEndedIterator<Item = (Position, &Waiter)> {
         self.waiters
             .range((flow, Position::FIRST)..=(flow, Position::LAST))
@@ -175,7 +180,7 @@ impl Queue {
         Some((ahead, others.part(ahead, waiting - 1)))
     }
 
-    #[cfg(test)]
+    /// Returns the sums of the charges at arrival.
     pub(crate) const fn total(&self) -> &[u128; DIMENSIONS.len()] {
         &self.total
     }

@@ -115,6 +115,9 @@ pub(crate) struct Waiter {
     pub(crate) work: u64,
     /// The bytes that it holds.
     pub(crate) bytes: u64,
+    /// The time at which its caller gives up, and true if that is its deadline.
+    pub(crate) expiry: u64,
+    pub(crate) has_deadline: bool,
 }
 
 /// The bound of a queue that is passed.

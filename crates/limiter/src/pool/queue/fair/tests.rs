@@ -20,6 +20,8 @@ fn waiter() -> Waiter {
         charge: [1; 4],
         work: 1,
         bytes: 0,
+        expiry: u64::MAX,
+        has_deadline: false,
     }
 }
 

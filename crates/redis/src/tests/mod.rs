@@ -1,0 +1,5 @@
+mod config;
+mod limiter;
+mod link;
+#[cfg(feature = "cache")]
+mod store;
