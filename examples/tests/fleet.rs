@@ -6,7 +6,7 @@ use std::process::Command;
 use tower_claude_tests::redis::RedisServer;
 
 #[test]
-fn fleet_with_redis_gets_no_429() {
+fn fleet_with_redis_keeps_to_the_limit() {
     // The program needs a server of its own.
     if RedisServer::start().is_none() {
         return;

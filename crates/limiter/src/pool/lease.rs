@@ -138,7 +138,7 @@ pub(crate) struct Lease {
     held_until: u64,
     /// The store is known to be unreachable.
     is_down: bool,
-    /// What may be admitted now, and the head that it was granted for.
+    /// The charges that may be admitted now, and the head that they were granted for.
     available: Charge,
     granted_for: Option<WaiterId>,
     grants: [Option<Grant>; PRIORITIES.len()],

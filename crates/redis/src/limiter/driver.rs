@@ -197,7 +197,8 @@ impl Driver {
                     Some(scope) => {
                         if let Some(message) = scope.take_message() {
                             let (link, process) = (self.link.clone(), self.process.clone());
-                            running.push(exchange(link, process, self.status.clone(), scope, message));
+                            let status = self.status.clone();
+                            running.push(exchange(link, process, status, scope, message));
                         }
                     }
                     None => return,
