@@ -18,7 +18,7 @@ use crate::{
 
 const THREADS: usize = 2;
 
-/// Tallies, indexed by scenario, line and seed.
+/// Tallies, indexed by scenario, line, and seed with scope.
 pub(crate) type TallyTable = Vec<Vec<Vec<Tally>>>;
 
 struct Task {
@@ -35,12 +35,11 @@ pub(crate) fn run(scenarios: &[Scenario], seeds: &[u64]) -> TallyTable {
             for seed in seeds {
                 let mut setup = wanted.setup.clone();
                 setup.seed = *seed;
-                let weight = weight(&setup);
-                tasks.push(Task {
+                tasks.extend(setup.of_scopes().map(|setup| Task {
                     place: (row, line),
+                    weight: weight(&setup),
                     setup,
-                    weight,
-                });
+                }));
             }
         }
     }

@@ -101,6 +101,7 @@ impl ScenarioBuilder {
                 warm_up: 5 * MINUTE,
                 measured: if quick { HOUR / 6 } else { HOUR },
                 clients: Vec::new(),
+                scopes: 1,
                 changes: Vec::new(),
                 enforcement: Enforcement::default(),
                 headers: HeaderMode::default(),

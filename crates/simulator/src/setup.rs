@@ -78,6 +78,9 @@ pub(crate) struct Setup {
     /// Length of the measurement after the warm-up.
     pub(crate) measured: u64,
     pub(crate) clients: Vec<ClientSpec>,
+    /// Number of scopes to which the clients belong in turn. Scopes share nothing, so each has a
+    /// server and a run of its own.
+    pub(crate) scopes: usize,
     /// Times and values of changes of the limits, in order.
     pub(crate) changes: Vec<(u64, Quota)>,
     pub(crate) enforcement: Enforcement,
@@ -97,6 +100,18 @@ pub(crate) struct Setup {
 impl Setup {
     pub(crate) fn end(&self) -> u64 {
         self.warm_up + self.measured
+    }
+
+    /// Returns the runs of all scopes.
+    pub(crate) fn of_scopes(&self) -> impl Iterator<Item = Self> {
+        (0..self.scopes).map(|scope| {
+            let clients = self.clients.iter().skip(scope).step_by(self.scopes);
+            Self {
+                seed: self.seed.wrapping_add((scope as u64) << 32),
+                clients: clients.cloned().collect(),
+                ..self.clone()
+            }
+        })
     }
 
     /// Returns true if requests wait in the oracle's queue.

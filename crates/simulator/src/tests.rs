@@ -14,9 +14,10 @@ use crate::{
     workload::{Quota, Source, Trace, When},
 };
 
-const KINDS: [StrategyKind; 9] = [
+const KINDS: [StrategyKind; 10] = [
     StrategyKind::ThisLimiterShared,
     StrategyKind::ThisLimiterAlone,
+    StrategyKind::Redis,
     StrategyKind::SdkDefault,
     StrategyKind::BackoffForever,
     StrategyKind::FixedBucket,
@@ -42,6 +43,7 @@ fn setup(kind: StrategyKind, seed: u64) -> Setup {
         warm_up: MINUTE,
         measured: 4 * MINUTE,
         clients: vec![party; 3],
+        scopes: 1,
         changes: Vec::new(),
         enforcement: Enforcement::default(),
         headers: HeaderMode::default(),
@@ -114,6 +116,41 @@ fn oracle_uses_the_limit_without_rejections() {
         let used = tally.used.into_iter().fold(0.0, f64::max);
         assert!(used > 0.97, "{:?}", tally.used);
     }
+}
+
+#[test]
+fn processes_over_store_use_the_limit_without_rejections() {
+    for seed in 1..=3 {
+        let mut setup = setup(StrategyKind::Redis, seed);
+        setup.burst = Duration::from_secs(60);
+        let tally = Simulation::new(setup).run();
+        assert_eq!(tally.refused + tally.refused_before + tally.failed, 0);
+        assert!(
+            Metric::Use.of(&tally, None) >= Some(99.0),
+            "{:?}",
+            tally.used
+        );
+        assert!(
+            Metric::Jain.of(&tally, None) >= Some(0.99),
+            "{:?}",
+            tally.tokens
+        );
+    }
+}
+
+#[test]
+fn clients_belong_to_scopes_in_turn() {
+    let mut setup = setup(StrategyKind::Redis, 1);
+    for (index, client) in setup.clients.iter_mut().enumerate() {
+        client.told = Quota([index as u64; 3]);
+    }
+    setup.scopes = 2;
+    let of = |setup: Setup| {
+        let told = setup.clients.iter().map(|client| client.told.0[0]);
+        (setup.seed, told.collect())
+    };
+    let scopes: Vec<(u64, Vec<u64>)> = setup.of_scopes().map(of).collect();
+    assert_eq!(scopes, [(1, vec![0, 2]), ((1 << 32) + 1, vec![1])]);
 }
 
 #[test]
@@ -236,6 +273,8 @@ fn every_documented_row_exists() {
         });
         assert!(held, "{id}");
     }
+    let stored = rows.iter().filter(|row| row.columns[0].id == "R37");
+    assert_eq!(stored.count(), 4, "rows over a store");
     let options = Options {
         only: Some("R99".to_owned()),
         ..Options::default()

@@ -10,8 +10,12 @@ mod oracle;
 mod sdk_default;
 mod this_limiter;
 
-use tower_claude_limiter::Sharing;
+use tower_claude_limiter::{
+    Sharing,
+    pool::{ShareMessage, ShareReply},
+};
 
+use self::this_limiter::ThisLimiter;
 use crate::{
     random::{Purpose, stream},
     workload::{Quota, RequestClass},
@@ -98,6 +102,12 @@ pub(crate) trait Strategy: Send {
     fn on_end(&mut self, _now: u64, _job: JobId, _used: ActualUse, _io: &mut Action) {}
     /// Handles the requested wake, or an earlier one.
     fn wake(&mut self, _now: u64, _io: &mut Action) {}
+    /// Takes the next message to the store that the processes share. At most one is outstanding.
+    fn take_message(&mut self, _now: u64) -> Option<ShareMessage> {
+        None
+    }
+    /// Handles the store's answer to message `id`.
+    fn on_reply(&mut self, _now: u64, _id: u64, _reply: &ShareReply, _io: &mut Action) {}
     /// Returns the client's own levels, if it has any.
     fn levels(&self, _now: u64) -> Option<LevelEstimate> {
         None
@@ -111,6 +121,8 @@ pub(crate) enum StrategyKind {
     ThisLimiter,
     ThisLimiterShared,
     ThisLimiterAlone,
+    /// This limiter with levels in a store that all processes share.
+    Redis,
     SdkDefault,
     BackoffForever,
     FixedBucket,
@@ -126,6 +138,7 @@ impl StrategyKind {
             Self::ThisLimiter => "ours",
             Self::ThisLimiterShared => "ours, shared",
             Self::ThisLimiterAlone => "ours, alone",
+            Self::Redis => "redis",
             Self::SdkDefault => "SDK default",
             Self::BackoffForever => "backoff for ever",
             Self::FixedBucket => "fixed bucket",
@@ -139,7 +152,7 @@ impl StrategyKind {
     pub(crate) const fn is_this_limiter(self) -> bool {
         matches!(
             self,
-            Self::ThisLimiter | Self::ThisLimiterShared | Self::ThisLimiterAlone
+            Self::ThisLimiter | Self::ThisLimiterShared | Self::ThisLimiterAlone | Self::Redis
         )
     }
 
@@ -152,16 +165,12 @@ impl StrategyKind {
         index: usize,
     ) -> Box<dyn Strategy> {
         let rng = stream(seed, Purpose::Strategy, index);
+        let ours = |sharing| ThisLimiter::new(told, sharing, rng.clone());
         match self {
-            Self::ThisLimiter => Box::new(this_limiter::ThisLimiter::new(told, Sharing::Auto, rng)),
-            Self::ThisLimiterShared => {
-                Box::new(this_limiter::ThisLimiter::new(told, Sharing::Shared, rng))
-            }
-            Self::ThisLimiterAlone => Box::new(this_limiter::ThisLimiter::new(
-                told,
-                Sharing::Exclusive,
-                rng,
-            )),
+            Self::ThisLimiter => Box::new(ours(Some(Sharing::Auto))),
+            Self::ThisLimiterShared => Box::new(ours(Some(Sharing::Shared))),
+            Self::ThisLimiterAlone => Box::new(ours(Some(Sharing::Exclusive))),
+            Self::Redis => Box::new(ours(None)),
             Self::SdkDefault => Box::new(sdk_default::SdkDefault::new(rng)),
             Self::BackoffForever => Box::new(backoff_forever::BackoffForever::new(rng)),
             Self::FixedBucket => Box::new(fixed_bucket::FixedBucket::new(told, rng)),

@@ -9,7 +9,10 @@ use std::{
 use tower_claude_core::{Cost, Priority, Scope};
 use tower_claude_limiter::{
     Dimension, LimiterConfig, Limits, Pool, Settlement, Sharing,
-    pool::{Enqueued, Next, ObservedHead, PoolRequest, ReservationId, WaiterId},
+    pool::{
+        Enqueued, Next, ObservedHead, PoolRequest, ReservationId, ShareMessage, SharePolicy,
+        ShareReply, WaiterId,
+    },
 };
 use tower_claude_wire::{Gauge, RateLimits, Usage};
 
@@ -24,11 +27,11 @@ use crate::{
 
 /// Expected output before the first response: the default of the layers' estimate.
 const FIRST_OUTPUT: u64 = 512;
+
 /// Returns the configuration of the limiter: the defaults of a layer that reads headers.
-fn config(sharing: Sharing) -> LimiterConfig {
+fn config() -> LimiterConfig {
     LimiterConfig::new()
         .with_initial_concurrency(Some(LimiterConfig::INITIAL_CONCURRENCY))
-        .with_sharing(sharing)
         // Some clients are configured with a wrong limit.
         .with_limits_as_hint(true)
 }
@@ -58,7 +61,8 @@ struct LimitedJob {
 }
 
 impl ThisLimiter {
-    pub(super) fn new(told: Quota, sharing: Sharing, rng: fastrand::Rng) -> Self {
+    /// Creates the limiter of a process. Without `sharing` its levels are in a store.
+    pub(super) fn new(told: Quota, sharing: Option<Sharing>, rng: fastrand::Rng) -> Self {
         let [requests, input, output] = told.0.map(NonZeroU64::new);
         let mut limits = Limits::new();
         if let (Some(requests), Some(input), Some(output)) = (requests, input, output) {
@@ -69,8 +73,12 @@ impl ThisLimiter {
         }
         let scope = Scope::named("simulated");
         let limits = limits.for_scope(&scope);
+        let pool = match sharing {
+            Some(sharing) => Pool::new(scope, &limits, config().with_sharing(sharing), 0),
+            None => Pool::shared(scope, &limits, config(), &SharePolicy::new(), 0),
+        };
         Self {
-            pool: Pool::new(scope, &limits, config(sharing), 0),
+            pool,
             waiting: HashMap::new(),
             jobs: JobTable::default(),
             granted: Vec::new(),
@@ -89,17 +97,17 @@ impl ThisLimiter {
             }
             Ok(Enqueued::Waiting(waiter)) => {
                 self.waiting.insert(waiter, job);
-                let shed = self.pool.take_shed().into_iter();
-                let shed = shed.filter_map(|(waiter, _)| self.waiting.remove(&waiter));
-                io.failed.extend(shed);
                 self.turn(now, io);
             }
             Err(_) => io.failed.push(job),
         }
     }
 
-    /// Sends granted requests and sets the timer of the queue head.
+    /// Gives up rejected requests, sends granted ones and sets the timer of the queue head.
     fn turn(&mut self, now: u64, io: &mut Action) {
+        let shed = self.pool.take_shed().into_iter();
+        let shed = shed.filter_map(|(waiter, _)| self.waiting.remove(&waiter));
+        io.failed.extend(shed);
         if self.pool.queued() == 0 {
             return;
         }
@@ -169,6 +177,15 @@ impl Strategy for ThisLimiter {
     }
 
     fn wake(&mut self, now: u64, io: &mut Action) {
+        self.turn(now, io);
+    }
+
+    fn take_message(&mut self, now: u64) -> Option<ShareMessage> {
+        self.pool.take_message(now)
+    }
+
+    fn on_reply(&mut self, now: u64, id: u64, reply: &ShareReply, io: &mut Action) {
+        self.pool.on_reply(now, id, reply);
         self.turn(now, io);
     }
 

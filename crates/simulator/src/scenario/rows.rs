@@ -20,6 +20,7 @@ pub(crate) fn all(options: &Options) -> Result<Vec<Scenario>, String> {
     let mut rows = vec![alone(options.quick)];
     rows.extend(alone_bound(options.quick));
     rows.extend(many(options.quick));
+    rows.extend(stored(options.quick));
     rows.extend(outsiders(options.quick));
     rows.extend(special::changes(options.quick));
     rows.push(special::small_burst(options.quick));
@@ -157,6 +158,48 @@ fn many(quick: bool) -> Vec<Scenario> {
         },
         row(64, columns("R3", 150.0, None, None)),
     ]
+}
+
+/// Processes that share their limits through a store.
+fn stored(quick: bool) -> Vec<Scenario> {
+    let row = |title: String, scenario: ScenarioBuilder| Scenario {
+        title: format!("{title}, through a store, saturated"),
+        columns: vec![
+            column("R37", Metric::RefusedInAll, Some(AtMost(0.0))),
+            column("R37", Metric::Refused, Some(AtMost(0.0))),
+            column("R37", Metric::Use, Some(AtLeast(99.0))),
+            column("R37", Metric::Jain, Some(AtLeast(0.99))),
+            column("R37", Metric::Wait, None),
+            column("R37", Metric::Failed, None),
+        ],
+        lines: {
+            let mut lines = scenario.switched(StrategyKind::Redis);
+            let kinds = others(
+                StrategyKind::ThisLimiterShared,
+                &[StrategyKind::StaticShare],
+            );
+            lines.extend(kinds.into_iter().map(|kind| scenario.line(kind)));
+            lines
+        },
+    };
+    let mut rows: Vec<Scenario> = [4, 16, 64]
+        .map(|processes| {
+            let scenario = ScenarioBuilder::saturated(processes, quick);
+            row(format!("{processes} processes"), scenario)
+        })
+        .into();
+    // As many workers for each process as with 64 processes on one key. Ten minutes are measured,
+    // since each of the 16 scopes is a run of its own.
+    let mut scenario = ScenarioBuilder::saturated(64, true);
+    scenario.clients.resize(1_000, scenario.clients[0].clone());
+    scenario.base.scopes = 16;
+    let title =
+        "1,000 processes over 16 keys, each with 62 or 63 processes and a server of its own";
+    rows.push(row(
+        format!("{title} (the worst counts), for 10 minutes"),
+        scenario,
+    ));
+    rows
 }
 
 fn outsiders(quick: bool) -> Vec<Scenario> {

@@ -8,6 +8,8 @@ mod tally;
 
 use std::collections::VecDeque;
 
+use tower_claude_limiter::pool::MemoryStore;
+
 use crate::{
     client::{Action, ActualUse, JobId, NewRequest, ResponseHead},
     event_queue::EventQueue,
@@ -31,6 +33,8 @@ pub(crate) struct Simulation {
     setup: Setup,
     events: EventQueue<SimulationEvent>,
     server: Server,
+    /// The store of processes that share their limits.
+    store: MemoryStore,
     clients: Vec<Client>,
     jobs: Vec<Job>,
     free: Vec<JobId>,
@@ -64,6 +68,7 @@ impl Simulation {
                 &setup,
                 setup.switches.refused_cost && !setup.has_oracle_queue(),
             ),
+            store: MemoryStore::new(),
             events: EventQueue::new(),
             jobs: Vec::new(),
             free: Vec::new(),
@@ -143,7 +148,9 @@ impl Simulation {
 
     fn handle(&mut self, event: SimulationEvent) {
         let client = match event {
-            SimulationEvent::Submit { client, .. } | SimulationEvent::Wake(client) => Some(client),
+            SimulationEvent::Submit { client, .. }
+            | SimulationEvent::Reply(client)
+            | SimulationEvent::Wake(client) => Some(client),
             SimulationEvent::Deliver(job)
             | SimulationEvent::Progress(job)
             | SimulationEvent::Done(job) => Some(self.jobs[job as usize].client),
@@ -164,6 +171,8 @@ impl Simulation {
             SimulationEvent::Progress(job) => self.progress(job),
             SimulationEvent::Finish(job) => self.finish(job),
             SimulationEvent::Done(job) => self.done(job),
+            SimulationEvent::Store(client) => self.reach_store(client),
+            SimulationEvent::Reply(client) => self.reply(client),
             SimulationEvent::Wake(client) => self.wake(client),
             SimulationEvent::OracleQueue => self.advance_oracle_queue(),
             SimulationEvent::WarmUpEnd => {
@@ -240,6 +249,11 @@ impl Simulation {
                 from.armed = at;
                 self.events.add(at, SimulationEvent::Wake(client));
             }
+        }
+        if let Some(message) = from.strategy.take_message(now - from.behind) {
+            from.message = Some(message);
+            let up = self.store_delay();
+            self.events.add(now + up, SimulationEvent::Store(client));
         }
         while let Some(job) = self.io.failed.pop() {
             if self.measuring && self.clients[client as usize].counted {
@@ -345,6 +359,33 @@ impl Simulation {
         let local = now - to.behind;
         to.strategy.wake(local, &mut self.io);
         self.act(client);
+    }
+
+    /// Applies the message of a client at the store.
+    fn reach_store(&mut self, client: u32) {
+        let now = self.events.now();
+        let from = &mut self.clients[client as usize];
+        let Some(message) = &from.message else { return };
+        let micros = now / 1_000;
+        from.reply = Some(self.store.apply(micros, client.into(), message));
+        let down = self.store_delay();
+        self.events.add(now + down, SimulationEvent::Reply(client));
+    }
+
+    fn reply(&mut self, client: u32) {
+        let to = &mut self.clients[client as usize];
+        let (Some(message), Some(reply)) = (to.message.take(), to.reply.take()) else {
+            return;
+        };
+        let local = self.events.now() - to.behind;
+        to.strategy
+            .on_reply(local, message.id, &reply, &mut self.io);
+        self.act(client);
+    }
+
+    /// Returns the delay of one direction between a process and the store.
+    fn store_delay(&mut self) -> u64 {
+        MS / 4 + nanos(exponential(&mut self.network, 0.000_1))
     }
 
     /// Returns the delay of one direction of the network.

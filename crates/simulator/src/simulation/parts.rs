@@ -1,5 +1,7 @@
 //! The events, requests and clients of a simulation.
 
+use tower_claude_limiter::pool::{ShareMessage, ShareReply};
+
 use crate::{
     client::{JobId, ResponseHead, Strategy},
     random::{Purpose, stream},
@@ -24,6 +26,10 @@ pub(super) enum SimulationEvent {
     Finish(JobId),
     /// The end of a response reaches the client.
     Done(JobId),
+    /// The message of a client reaches the store.
+    Store(u32),
+    /// The store's answer reaches the client.
+    Reply(u32),
     /// The timer of a client expires.
     Wake(u32),
     /// The first request of the oracle's queue may be admitted.
@@ -60,6 +66,9 @@ pub(super) struct Job {
 
 pub(super) struct Client {
     pub(super) strategy: Box<dyn Strategy>,
+    /// The message to the store, and its answer.
+    pub(super) message: Option<ShareMessage>,
+    pub(super) reply: Option<ShareReply>,
     pub(super) sources: Vec<Source>,
     /// Number of requests of each source so far.
     pub(super) counts: Vec<u64>,
@@ -79,6 +88,8 @@ impl Client {
     pub(super) fn new(spec: &ClientSpec, seed: u64, index: usize, count: usize) -> Self {
         Self {
             strategy: spec.kind.start(spec.told, count, seed, index),
+            message: None,
+            reply: None,
             counts: vec![0; spec.sources.len()],
             sources: spec.sources.clone(),
             sizes: stream(seed, Purpose::Sizes, index),
