@@ -1,7 +1,8 @@
 //! A discrete-event simulation of client processes that share one rate limit.
 //!
 //! Each process paces its requests by a strategy: this project's limiter (the same `Pool` as in
-//! `LocalLimiter`), common strategies of SDKs and gateways, and an oracle with complete knowledge.
+//! `LocalLimiter`), also with a store that all processes share, common strategies of SDKs and
+//! gateways, and an oracle with complete knowledge.
 //! The server is the accounting of the fake Claude API, behind a network with delays. Time is
 //! virtual, so that hours take seconds, and a seed always gives the same run.
 //!
