@@ -188,15 +188,16 @@ fn stored(quick: bool) -> Vec<Scenario> {
             row(format!("{processes} processes"), scenario)
         })
         .into();
-    // As many workers for each process as with 64 processes on one key. After half an hour a process
-    // has sent about a hundred requests. In less time, the sizes of the last ones and the level at the
+    // As many workers for each process as with 64 processes on one key. In half an hour a process
+    // sends about a hundred requests. In less time, the sizes of the last ones and the level at the
     // end would weigh more than 1 %.
     let mut scenario = ScenarioBuilder::saturated(64, quick);
     scenario.base.measured = scenario.base.measured.min(HOUR / 2);
     scenario.base.scopes = 16;
     let process = scenario.clients[0].clone();
     scenario.clients.resize(1_000, process);
-    let title = "1,000 processes over 16 scopes (62 or 63 on each key and server, the worst counts), half an hour";
+    let title = "1,000 processes over 16 scopes (62 or 63 in each, with a server of its own, the \
+                 worst counts), half an hour";
     rows.push(row(title.to_owned(), scenario));
     rows
 }

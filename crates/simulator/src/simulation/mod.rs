@@ -366,8 +366,7 @@ impl Simulation {
         let now = self.events.now();
         let from = &mut self.clients[client as usize];
         let Some(message) = &from.message else { return };
-        let micros = now / 1_000;
-        from.reply = Some(self.store.apply(micros, client.into(), message));
+        from.reply = Some(self.store.apply(now / 1_000, client.into(), message));
         let down = self.store_delay();
         self.events.add(now + down, SimulationEvent::Reply(client));
     }
