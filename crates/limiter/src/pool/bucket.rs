@@ -119,11 +119,12 @@ impl Bucket {
     }
 
     /// Takes `tokens` for the charge of this number, which the server counts by `counted_by` at the
-    /// latest. Until then its bucket may be full and refill nothing.
+    /// latest. Until then its bucket may be full and refill nothing. Only a charge of most of the
+    /// bucket has no other room for that error.
     pub(crate) fn take_late(&mut self, charge: u64, tokens: u64, counted_by: u64) {
-        let is_full = self.level >= self.capacity;
+        let is_most = self.level >= self.capacity && units(tokens) > self.capacity >> 1;
         self.take(charge, tokens);
-        if is_full {
+        if is_most {
             self.hold(counted_by);
         }
     }
