@@ -22,7 +22,7 @@ const MAX_DEBT: f64 = 300e6;
 const FADES_IN: f64 = 30e6;
 
 /// The time for which a process counts after its last settings.
-const PRESENT_FOR: f64 = 15e6;
+const PRESENT_FOR: f64 = 90e6;
 
 /// The shared state of one scope, as a store over a network keeps it. For tests and simulators.
 /// Limits per day are not supported, and are unlimited.

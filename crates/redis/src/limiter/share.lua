@@ -33,10 +33,11 @@ local dt = max(0, now - ts)
 local set = {'ts', int(ts + dt), 'epoch', epoch}
 local function put(field, value) set[#set + 1], set[#set + 2] = field, value end
 if has_settings then
+  -- With many processes, a busy one has a message about once a minute.
   call('ZADD', KEYS[3], int(now), ARGV[2])
-  call('ZREMRANGEBYSCORE', KEYS[3], '-inf', int(now - 15000000))
+  call('ZREMRANGEBYSCORE', KEYS[3], '-inf', int(now - 90000000))
   call('ZREMRANGEBYSCORE', KEYS[3], int(now + 60000000), '+inf')
-  call('PEXPIRE', KEYS[3], 60000)
+  call('PEXPIRE', KEYS[3], 120000)
   processes = call('ZCARD', KEYS[3])
   put('n', processes)
 end

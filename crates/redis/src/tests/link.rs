@@ -1,9 +1,13 @@
 //! The connection against real servers and their faults.
 
-use std::{process::Command, sync::Arc, time::Duration};
+#[cfg(feature = "tls")]
+use std::process::Command;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep};
-use tower_claude_tests::redis::{Direction, Proxy, RedisCluster, RedisSentinels, RedisServer};
+#[cfg(feature = "cluster")]
+use tower_claude_tests::redis::RedisCluster;
+use tower_claude_tests::redis::{Direction, Proxy, RedisSentinels, RedisServer};
 
 use crate::{
     config::RedisConfig,
