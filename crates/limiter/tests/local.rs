@@ -389,10 +389,13 @@ async fn spent_scope_is_kept_longer_than_a_full_one() {
 /// Whoever is new has used a little, and later: that is not what would be given away.
 #[tokio::test(start_paused = true)]
 async fn spent_daily_limit_is_kept_longer_than_a_touched_one() {
-    let from_midnight = Day::ResetsAt {
-        seconds_after_midnight_utc: 0,
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    // Half a day away, so that no day ends meanwhile.
+    let later = (now.unwrap().as_secs() + 43_200) % 86_400;
+    let resets_later = Day::ResetsAt {
+        seconds_after_midnight_utc: u32::try_from(later).unwrap(),
     };
-    for day in [Day::Rolling, from_midnight] {
+    for day in [Day::Rolling, resets_later] {
         let config = LimiterConfig::new().with_max_scopes(3);
         let limits = Limits::new().with_tokens_per_day(n(1_000)).with_day(day);
         let limiter = LocalLimiter::with_config(limits, config);

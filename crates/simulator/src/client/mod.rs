@@ -15,7 +15,6 @@ use tower_claude_limiter::{
     pool::{ShareMessage, ShareReply},
 };
 
-use self::this_limiter::ThisLimiter;
 use crate::{
     random::{Purpose, stream},
     workload::{Quota, RequestClass},
@@ -165,7 +164,7 @@ impl StrategyKind {
         index: usize,
     ) -> Box<dyn Strategy> {
         let rng = stream(seed, Purpose::Strategy, index);
-        let ours = |sharing| ThisLimiter::new(told, sharing, rng.clone());
+        let ours = |sharing| this_limiter::ThisLimiter::new(told, sharing, rng.clone());
         match self {
             Self::ThisLimiter => Box::new(ours(Some(Sharing::Auto))),
             Self::ThisLimiterShared => Box::new(ours(Some(Sharing::Shared))),
