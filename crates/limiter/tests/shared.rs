@@ -4,7 +4,7 @@ use std::{num::NonZeroU64, time::Duration};
 
 use tower_claude_core::{Cost, Priority, RejectReason, Scope};
 use tower_claude_limiter::{
-    LimiterConfig, Limits, Pool, SharePolicy,
+    LimiterConfig, Limits, Pool, Settlement, SharePolicy,
     pool::{
         Enqueued, MemoryStore, Next, ObservedHead, PoolRequest, ReservationId, ShareOutcome,
         WaiterId,
@@ -105,7 +105,7 @@ fn saturate(
                 for id in at_once.drain(..) {
                     let mut usage = Usage::default();
                     usage.input_tokens = Some(sizes[index]);
-                    let used = tower_claude_limiter::Settlement::Used { usage };
+                    let used = Settlement::Used { usage };
                     process.pool.settle(now, id, &used);
                 }
                 if count > 0 {
@@ -214,9 +214,7 @@ fn refund_reaches_the_store_when_the_scope_is_idle() {
         panic!("not waiting")
     };
     assert!(at >= 9 * S);
-    first
-        .pool
-        .settle(MS, id, &tower_claude_limiter::Settlement::NotSent);
+    first.pool.settle(MS, id, &Settlement::NotSent);
     assert!(first.pool.has_message());
     first.step(MS, &mut store);
     let mut third = Process::new(2, &limits);
@@ -454,4 +452,35 @@ fn smallest_configured_limit_holds_for_all() {
     first.pool.enqueue(now, ask(100, now)).unwrap();
     first.step(now, &mut store);
     assert_eq!(first.pool.snapshot(now).dimensions[0].limit, 60_000);
+}
+
+#[test]
+fn extreme_limits_and_requests_panic_neither_with_the_store_nor_without_it() {
+    let extremes = [1, 50, 1 << 40, u64::MAX / 2, u64::MAX];
+    let bursts = [0, 1, 60, 86_400 * 365].map(Duration::from_secs);
+    for (limit, burst) in extremes
+        .iter()
+        .flat_map(|limit| bursts.map(|burst| (*limit, burst)))
+    {
+        let mut store = MemoryStore::new();
+        let limits = tokens(limit, burst).with_requests_per_minute(n(limit));
+        let mut process = Process::new(1, &limits);
+        let mut now = 0;
+        for size in [0, 1, limit, u64::MAX] {
+            for down in [false, true, false] {
+                now += 90 * S;
+                process.pool.set_store_down(now, down);
+                let id = match process.pool.enqueue(now, ask(size, now)) {
+                    Ok(Enqueued::Granted(id)) => Some(id),
+                    _ => None,
+                };
+                process.step(now, &mut store);
+                now += 120 * S;
+                process.step(now, &mut store);
+                for id in process.granted.drain(..).map(|(_, id)| id).chain(id) {
+                    process.pool.settle(now, id, &Settlement::dropped());
+                }
+            }
+        }
+    }
 }

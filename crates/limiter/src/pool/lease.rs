@@ -452,7 +452,10 @@ impl Lease {
         for (index, limit) in self.limits.iter_mut().enumerate() {
             limit.used = 0;
             limit.share = buckets.bucket(index).map(|bucket| {
-                let own = (bucket.limit() * SHARE_TENTHS / 10 / u64::from(processes)).max(1);
+                let used = u128::from(bucket.limit()) * u128::from(SHARE_TENTHS) / 10;
+                let own = u64::try_from(used / u128::from(processes))
+                    .unwrap_or(u64::MAX)
+                    .max(1);
                 let mut share = Bucket::full(own, burst_of(bucket), now);
                 let level = bucket.level() - transit(buckets, index);
                 let level = (level / i128::from(processes)).max(share.floor());
