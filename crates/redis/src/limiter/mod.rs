@@ -90,7 +90,7 @@ impl From<Limits> for SharedLimits {
 /// Each process queues and orders its own requests, as a [`LocalLimiter`] does. Redis has the
 /// levels. The first request of a queue asks Redis for its charge and for a share of the requests
 /// behind it, in one round trip, and Redis answers the time from which on they may be sent. So all
-/// processes together use the limits to the last token, and busy processes get equal shares.
+/// processes together use the whole rate of the limits, and busy processes get equal shares.
 ///
 /// ```no_run
 /// use std::num::NonZeroU64;
