@@ -68,15 +68,25 @@ impl Process {
     }
 }
 
-/// Keeps a process busy with requests of each size for `end` nanoseconds. Returns its tokens after
-/// the first burst, its requests and its messages, after it has checked that no window exceeds the limit.
-fn saturate(
+/// The result of processes that were kept busy.
+struct Load {
+    /// The tokens of each process after the first burst, its requests and its messages.
+    totals: Vec<(u64, u64, u64)>,
+    /// The lowest level of a bucket that takes all requests. Below 0, a window exceeds the limit.
+    lowest: f64,
+    sum: u64,
+}
+
+/// Keeps a process busy with requests of each size for `end` nanoseconds, and cuts each off from
+/// the store during its outage.
+fn load(
     sizes: &[u64],
     limit: u64,
     burst: Duration,
     end: u64,
     depth: usize,
-) -> Vec<(u64, u64, u64)> {
+    outages: &[(u64, u64)],
+) -> Load {
     let limits = tokens(limit, burst);
     let mut store = MemoryStore::new();
     let mut processes: Vec<_> = (0..sizes.len())
@@ -85,9 +95,20 @@ fn saturate(
     let mut admitted: Vec<(u64, u64)> = Vec::new();
     let mut totals = vec![(0, 0, 0); sizes.len()];
     let mut wakes = vec![0; sizes.len()];
+    let mut changes: Vec<_> = outages
+        .iter()
+        .enumerate()
+        .flat_map(|(index, (down, up))| [(*down, index, true), (*up, index, false)])
+        .collect();
+    changes.sort_unstable();
+    changes.reverse();
     let mut at_once = Vec::new();
     let mut now = 0;
     while now < end {
+        while let Some((_, index, down)) = changes.pop_if(|change| change.0 <= now) {
+            processes[index].pool.set_store_down(now, down);
+            wakes[index] = now;
+        }
         for (index, process) in processes.iter_mut().enumerate() {
             if wakes[index] > now {
                 continue;
@@ -125,22 +146,44 @@ fn saturate(
             }
         }
         now = *wakes.iter().min().unwrap();
+        now = changes.last().map_or(now, |change| now.min(change.0));
     }
     for (total, process) in totals.iter_mut().zip(&processes) {
         total.2 = process.messages;
     }
     let capacity = limit as f64 / 60.0 * burst.as_secs_f64();
     let rate = limit as f64 / 60e9;
-    // The most that any window exceeds, by the lowest level of a bucket that takes it all.
     let (mut level, mut at, mut lowest) = (capacity, 0, capacity);
     for (time, amount) in &admitted {
         level = (level + rate * (time - at) as f64).min(capacity) - *amount as f64;
         at = *time;
         lowest = lowest.min(level);
     }
+    Load {
+        totals,
+        lowest,
+        sum: admitted.iter().map(|(_, amount)| amount).sum(),
+    }
+}
+
+/// Keeps a process busy with requests of each size. Returns the totals, after it has checked that
+/// no window exceeds the limit, and that all of it is used.
+fn saturate(
+    sizes: &[u64],
+    limit: u64,
+    burst: Duration,
+    end: u64,
+    depth: usize,
+) -> Vec<(u64, u64, u64)> {
+    let Load {
+        totals,
+        lowest,
+        sum,
+    } = load(sizes, limit, burst, end, depth, &[]);
+    let capacity = limit as f64 / 60.0 * burst.as_secs_f64();
+    let rate = limit as f64 / 60e9;
     // A microsecond of the store's clock, and a reply's rounding.
     assert!(lowest > -rate * 3_000.0 - 0.01, "{lowest}");
-    let sum: u64 = admitted.iter().map(|(_, amount)| amount).sum();
     let all = capacity + rate * end as f64;
     let most = *sizes.iter().max().unwrap() as f64 * sizes.len() as f64;
     let reserve = capacity / 64.0;
@@ -358,6 +401,25 @@ fn charges_of_the_local_share_reach_the_store_afterwards() {
     let level = process.pool.snapshot(now).dimensions[0].available;
     let refilled = (now / MS) as i64;
     assert!((48_999..=49_010 + refilled).contains(&level), "{level}");
+}
+
+#[test]
+fn processes_that_return_at_different_times_exceed_no_limit() {
+    for burst in [1, 10, 60] {
+        for outage in [1, 2, 20] {
+            for apart in [100 * MS, 500 * MS, 1_200 * MS] {
+                let up = 10 * S + outage * S;
+                let outages: Vec<_> = (0..4)
+                    .map(|index| (10 * S, up + index * apart / 3))
+                    .collect();
+                let burst = Duration::from_secs(burst);
+                let load = load(&[25; 4], 60_000, burst, 50 * S, 16, &outages);
+                let used = load.sum as f64 / (1_000.0 * (50.0 + burst.as_secs_f64()));
+                let all = format!("{burst:?}, {outage} s, {apart}: {}, {used}", load.lowest);
+                assert!(load.lowest > -0.1 && used > 0.93, "{all}");
+            }
+        }
+    }
 }
 
 #[test]

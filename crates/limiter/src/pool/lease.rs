@@ -40,6 +40,10 @@ const VERIFIED_AFTER: u64 = 1_000_000_000;
 const HELD_AFTER: u64 = 500_000_000;
 const MAX_HOLD: u64 = 5_000_000_000;
 
+/// The time between the returns of the first and the last process after an outage. In it the store
+/// refills for all, while the last process still uses its share: 1.5 s.
+const RETURNS_WITHIN: u64 = 1_500_000_000;
+
 /// The tenths of the limits that processes use without the store. The rest makes up for levels that
 /// were nearly empty, and for requests that arrive in another order.
 const SHARE_TENTHS: u64 = 9;
@@ -465,8 +469,8 @@ impl Lease {
         }
     }
 
-    /// Charges the store for what was admitted by the local share, as far as time has not refilled
-    /// it since.
+    /// Charges the store for what was admitted by the local share, as far as time had not refilled
+    /// it when the first process returned.
     fn go_shared(&mut self, now: u64) {
         let LeaseState::Local(since) = self.state else {
             return;
@@ -474,16 +478,17 @@ impl Lease {
         self.state = LeaseState::Shared;
         let outage = now.saturating_sub(since);
         self.held_until = if outage >= HELD_AFTER {
-            now.saturating_add(outage.min(MAX_HOLD))
+            now.saturating_add(outage.clamp(RETURNS_WITHIN, MAX_HOLD))
         } else {
             0
         };
         for limit in &mut self.limits {
             let missing = limit.share.as_ref().map_or(i128::MAX, |share| {
-                (share.capacity() - share.level_at(now)).max(0)
+                let missing = (share.capacity() - share.level_at(now)).max(0);
+                missing.saturating_add(refill(share.limit(), RETURNS_WITHIN))
             });
             limit.share = limit.share.take().filter(|_| self.held_until != 0);
-            limit.credit -= limit.used.clamp(0, missing.max(0));
+            limit.credit -= limit.used.clamp(0, missing);
             limit.used = 0;
         }
     }
