@@ -75,6 +75,8 @@ struct Load {
     /// The lowest level of a bucket that takes all requests. Below 0, a window exceeds the limit.
     lowest: f64,
     sum: u64,
+    /// The longest time without a request after the first 5 s.
+    gap: u64,
 }
 
 /// Keeps a process busy with requests of each size for `end` nanoseconds, and cuts each off from
@@ -153,8 +155,11 @@ fn load(
     }
     let capacity = limit as f64 / 60.0 * burst.as_secs_f64();
     let rate = limit as f64 / 60e9;
-    let (mut level, mut at, mut lowest) = (capacity, 0, capacity);
+    let (mut level, mut at, mut lowest, mut gap) = (capacity, 0, capacity, 0);
     for (time, amount) in &admitted {
+        if at > 5 * S {
+            gap = gap.max(time - at);
+        }
         level = (level + rate * (time - at) as f64).min(capacity) - *amount as f64;
         at = *time;
         lowest = lowest.min(level);
@@ -163,6 +168,7 @@ fn load(
         totals,
         lowest,
         sum: admitted.iter().map(|(_, amount)| amount).sum(),
+        gap,
     }
 }
 
@@ -179,6 +185,7 @@ fn saturate(
         totals,
         lowest,
         sum,
+        ..
     } = load(sizes, limit, burst, end, depth, &[]);
     let capacity = limit as f64 / 60.0 * burst.as_secs_f64();
     let rate = limit as f64 / 60e9;
@@ -419,6 +426,18 @@ fn processes_that_return_at_different_times_exceed_no_limit() {
                 assert!(load.lowest > -0.1 && used > 0.93, "{all}");
             }
         }
+    }
+}
+
+#[test]
+fn outage_stops_no_process() {
+    for processes in [1, 4, 16] {
+        let outages = vec![(10 * S, 12 * S); processes];
+        let second = Duration::from_secs(1);
+        let load = load(&vec![1; processes], 60_000, second, 15 * S, 8, &outages);
+        let all = format!("{processes}: {} ms, {}", load.gap / MS, load.lowest);
+        assert!(load.gap <= 30 * MS && load.lowest > -0.1, "{all}");
+        println!("{all}");
     }
 }
 

@@ -40,8 +40,7 @@ const VERIFIED_AFTER: u64 = 1_000_000_000;
 const HELD_AFTER: u64 = 500_000_000;
 const MAX_HOLD: u64 = 5_000_000_000;
 
-/// The time between the returns of the first and the last process after an outage. In it the store
-/// refills for all, while the last process still uses its share: 1.5 s.
+/// The time between the returns of the first and the last process after an outage: 1.5 s.
 const RETURNS_WITHIN: u64 = 1_500_000_000;
 
 /// The tenths of the limits that processes use without the store. The rest makes up for levels that
@@ -120,6 +119,8 @@ struct LeasedLimit {
     credit: i128,
     /// Headers have lowered the level below the store's.
     is_bounded: bool,
+    /// The most that the level can be after an outage, in units.
+    ceiling: Option<i128>,
     /// The share of this process without the store, and the charges admitted by it.
     share: Option<Bucket>,
     used: i128,
@@ -191,6 +192,7 @@ impl Lease {
                 learned_at: None,
                 credit: 0,
                 is_bounded: false,
+                ceiling: None,
                 share: None,
                 used: 0,
             }
@@ -461,7 +463,12 @@ impl Lease {
                     .unwrap_or(u64::MAX)
                     .max(1);
                 let mut share = Bucket::full(own, burst_of(bucket), now);
-                let level = bucket.level() - transit(buckets, index);
+                let mut level = bucket.level() - transit(buckets, index);
+                if level < 0 {
+                    // The blocks that other processes were granted are no debt: they give them
+                    // back, or they use them as a part of their share.
+                    level = level.saturating_add(refill(bucket.limit(), BLOCKS)).min(0);
+                }
                 let level = (level / i128::from(processes)).max(share.floor());
                 share.clamp(level, level);
                 share
@@ -469,28 +476,37 @@ impl Lease {
         }
     }
 
-    /// Charges the store for what was admitted by the local share, as far as time had not refilled
-    /// it when the first process returned.
+    /// Charges the store for what was admitted by the local share, as far as time has not refilled
+    /// it since. In a longer outage the store was refilled for all, and others may use their shares
+    /// still. So its level is set to what remains if all have used as much as this process.
     fn go_shared(&mut self, now: u64) {
         let LeaseState::Local(since) = self.state else {
             return;
         };
         self.state = LeaseState::Shared;
         let outage = now.saturating_sub(since);
-        self.held_until = if outage >= HELD_AFTER {
+        let is_long = outage >= HELD_AFTER;
+        self.held_until = if is_long {
             now.saturating_add(outage.clamp(RETURNS_WITHIN, MAX_HOLD))
         } else {
             0
         };
         for limit in &mut self.limits {
-            let missing = limit.share.as_ref().map_or(i128::MAX, |share| {
-                let missing = (share.capacity() - share.level_at(now)).max(0);
-                missing.saturating_add(refill(share.limit(), RETURNS_WITHIN))
-            });
-            limit.share = limit.share.take().filter(|_| self.held_until != 0);
-            limit.credit -= limit.used.clamp(0, missing);
-            limit.used = 0;
+            let used = std::mem::take(&mut limit.used).max(0);
+            match &limit.share {
+                Some(share) if is_long && used > 0 => {
+                    let level = share.level_at(now);
+                    limit.ceiling = Some(level.saturating_mul(self.processes.max(1).into()));
+                }
+                Some(share) => {
+                    let missing = share.capacity() - share.level_at(now);
+                    limit.credit -= used.min(missing.max(0));
+                }
+                None => limit.credit -= used,
+            }
+            limit.share = limit.share.take().filter(|_| is_long);
         }
+        self.is_due = true;
     }
 
     /// Asks for a block for the head of the queue, unless a block of its class or of a more urgent
@@ -585,7 +601,13 @@ impl Lease {
             let dimension = limit.dimension;
             let credit = std::mem::take(&mut limit.credit);
             let is_bounded = std::mem::take(&mut limit.is_bounded);
+            let ceiling = limit.ceiling.take();
             let level = bucket.map(|bucket| bucket.level_at(now) - units(unspent[dimension]));
+            let bound = level
+                .filter(|_| is_bounded)
+                .into_iter()
+                .chain(ceiling)
+                .min();
             let capacity = bucket.map_or(0, Bucket::capacity);
             let (mut cost, mut need) = (0, 0);
             if let Some(ask) = &ask {
@@ -604,7 +626,7 @@ impl Lease {
                 cost,
                 need,
                 credit: float(credit),
-                ceiling: level.filter(|_| is_bounded).map(float),
+                ceiling: bound.map(float),
                 settings: ShareSettings {
                     configured: limit.configured,
                     hint: limit.hint,
