@@ -39,6 +39,70 @@ pub struct RedisServer {
     options: Vec<String>,
 }
 
+/// A running `redis-server` with TLS on a port of its own, and without it on the Unix socket.
+pub struct RedisTls {
+    /// The server.
+    pub server: RedisServer,
+    folder: Folder,
+    port: u16,
+}
+
+impl RedisTls {
+    /// Starts a server with a certificate that it has signed itself.
+    ///
+    /// # Panics
+    ///
+    /// As [`RedisServer::start`], and without the program `openssl`.
+    #[must_use]
+    pub fn start() -> Option<Self> {
+        let folder = Folder::new();
+        let made = Command::new("openssl")
+            .args("req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost".split(' '))
+            .args(["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"])
+            .args(["-addext", "basicConstraints=critical,CA:FALSE"])
+            .args(["-keyout", "key.pem", "-out", "cert.pem"])
+            .current_dir(&folder.0)
+            .output()
+            .expect("openssl");
+        assert!(made.status.success(), "{made:?}");
+        let port = free_port();
+        let path = |name| folder.0.join(name).display().to_string();
+        let server = RedisServer::start_with(&[
+            "--tls-port",
+            &port.to_string(),
+            "--tls-cert-file",
+            &path("cert.pem"),
+            "--tls-key-file",
+            &path("key.pem"),
+            "--tls-auth-clients",
+            "no",
+        ])?;
+        Some(Self {
+            server,
+            folder,
+            port,
+        })
+    }
+
+    /// Returns the URL of the port with TLS.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("rediss://127.0.0.1:{}", self.port)
+    }
+
+    /// Returns the path of the certificate.
+    #[must_use]
+    pub fn certificate(&self) -> PathBuf {
+        self.folder.0.join("cert.pem")
+    }
+
+    /// Returns the path of the key.
+    #[must_use]
+    pub fn key(&self) -> PathBuf {
+        self.folder.0.join("key.pem")
+    }
+}
+
 /// A folder that is removed when it is dropped.
 struct Folder(PathBuf);
 
@@ -115,12 +179,6 @@ impl RedisServer {
     #[must_use]
     pub fn socket(&self) -> PathBuf {
         self.folder.0.join("s")
-    }
-
-    /// Returns the folder of the server.
-    #[must_use]
-    pub fn folder(&self) -> &Path {
-        &self.folder.0
     }
 
     /// Returns the TCP port.

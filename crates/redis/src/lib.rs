@@ -11,7 +11,7 @@
 //!   default. An answer that comes later is dropped.
 //! - **Repair.** The connection is replaced if it breaks, if the server has become a replica, is
 //!   loading its data or rejects the login, and after five timeouts in a row. The first connect
-//!   follows at once. Further ones follow after 0.25 to 4 s, one at a time, and commands fail
+//!   follows at once. Further ones follow after 0.25 to 1 s, one at a time, and commands fail
 //!   meanwhile without a wait. Sentinels are asked for the master each time.
 //! - **Task.** The constructors return a driver, which the user spawns. It makes and keeps the
 //!   connection, and it ends with the last clone of the limiter or the store. If it is dropped,

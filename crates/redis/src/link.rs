@@ -21,8 +21,8 @@ use crate::{
 
 /// Time for a connect with its login and its check.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// Pauses between two connects. The longest leaves time to be back within five seconds.
-const PAUSES: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(4)];
+/// Pauses between two connects. The longest is short, so that all processes are back together.
+const PAUSES: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(1)];
 /// Timeouts in a row after which the connection is replaced.
 const MAX_TIMEOUTS: u32 = 5;
 /// Age from which a lost connection is replaced at once.

@@ -40,8 +40,8 @@ const VERIFIED_AFTER: u64 = 1_000_000_000;
 const HELD_AFTER: u64 = 500_000_000;
 const MAX_HOLD: u64 = 5_000_000_000;
 
-/// The time between the returns of the first and the last process after an outage: 1.5 s.
-const RETURNS_WITHIN: u64 = 1_500_000_000;
+/// The time between the returns of the first and the last process after an outage: 2 s.
+const RETURNS_WITHIN: u64 = 2_000_000_000;
 
 /// The tenths of the limits that processes use without the store. The rest makes up for levels that
 /// were nearly empty, and for requests that arrive in another order.
@@ -99,8 +99,8 @@ struct Sent {
     at: u64,
     has_settings: bool,
     pause: Option<u64>,
-    /// The positions of its limits, with their credits.
-    limits: Vec<(usize, i128)>,
+    /// The positions of its limits, with their credits and ceilings.
+    limits: Vec<(usize, i128, Option<i128>)>,
 }
 
 /// One limit of the pool, as far as it is shared.
@@ -638,7 +638,7 @@ impl Lease {
             if limit.learned.take().is_some() {
                 limit.learned_at = Some(now);
             }
-            sent.push((index, credit));
+            sent.push((index, credit, ceiling));
         }
         if has_settings {
             self.settings_at = Some(now);
@@ -683,8 +683,9 @@ impl Lease {
         let Some(sent) = self.sent.take_if(|sent| sent.id == id) else {
             return;
         };
-        for (index, credit) in sent.limits {
+        for (index, credit, ceiling) in sent.limits {
             self.limits[index].credit += credit.min(0);
+            self.limits[index].ceiling = ceiling;
         }
         if sent.has_settings {
             self.settings_at = None;
@@ -707,8 +708,9 @@ impl Lease {
     ) -> Option<(WaiterId, u64)> {
         let sent = self.sent.take_if(|sent| sent.id == id)?;
         if reply.outcome == ShareOutcome::StateMissing {
-            for (index, credit) in sent.limits {
+            for (index, credit, ceiling) in sent.limits {
                 self.limits[index].credit += credit;
+                self.limits[index].ceiling = ceiling;
             }
             self.settings_at = None;
             self.pause = self.pause.max(sent.pause);
@@ -749,7 +751,7 @@ impl Lease {
             grant.verifies &= sent.at < grant.due;
         }
         let unspent = self.unspent();
-        for ((index, _), shared) in sent.limits.iter().zip(&reply.limits) {
+        for ((index, ..), shared) in sent.limits.iter().zip(&reply.limits) {
             let limit = &self.limits[*index];
             if shared.limit > 0 {
                 let is_configured = Some(shared.limit) == limit.configured;

@@ -1,12 +1,12 @@
 //! The connection against real servers and their faults.
 
-#[cfg(feature = "tls")]
-use std::process::Command;
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep};
 #[cfg(feature = "cluster")]
 use tower_claude_tests::redis::RedisCluster;
+#[cfg(feature = "tls")]
+use tower_claude_tests::redis::RedisTls;
 use tower_claude_tests::redis::{Direction, Proxy, RedisSentinels, RedisServer};
 
 use crate::{
@@ -523,58 +523,33 @@ async fn topology_that_does_not_fit_is_named() {
 #[cfg(feature = "tls")]
 #[tokio::test]
 async fn tls_server_is_trusted_by_its_certificate_only() {
-    let Some(plain) = RedisServer::start() else {
+    let Some(tls) = RedisTls::start() else {
         return;
     };
-    let folder = plain.folder();
-    let made = Command::new("openssl")
-        .args("req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost".split(' '))
-        .args(["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"])
-        .args(["-addext", "basicConstraints=critical,CA:FALSE"])
-        .args(["-keyout", "key.pem", "-out", "cert.pem"])
-        .current_dir(folder)
-        .output()
-        .expect("openssl");
-    assert!(made.status.success(), "{made:?}");
-    let path = |name| folder.join(name).display().to_string();
-    let (certificate, key) = (path("cert.pem"), path("key.pem"));
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    let port = listener.local_addr().expect("an address").port();
-    drop(listener);
-    let options = [
-        "--tls-port",
-        &port.to_string(),
-        "--tls-cert-file",
-        &certificate,
-    ];
-    let options = [
-        &options[..],
-        &["--tls-key-file", &key, "--tls-auth-clients", "no"],
-    ]
-    .concat();
-    let Some(server) = RedisServer::start_with(&options) else {
-        return;
-    };
-    let untrusted = config(&format!("rediss://127.0.0.1:{port}"));
+    let server = &tls.server;
+    let untrusted = config(&tls.url());
     let error = refusal(&untrusted).await;
     assert!(error.to_string().contains("certificate"), "{error}");
-    let pem = std::fs::read(&certificate).expect("a certificate");
+    let pem = std::fs::read(tls.certificate()).expect("a certificate");
     let trusted = untrusted.with_root_certificate(pem.clone());
     let link = open(&trusted).await;
     assert_eq!(add(&link, "k").await, Ok(1));
-    let error = refusal(&config(&format!("redis://127.0.0.1:{port}"))).await;
+    let error = refusal(&config(&tls.url().replace("rediss", "redis"))).await;
     assert!(matches!(error, RedisError::Unreachable { .. }), "{error}");
     // The server requires a certificate of its clients, and trusts its own one.
     let trusted = trusted.with_deadline(Duration::from_millis(250));
     for (name, value) in [
-        ("tls-ca-cert-file", &*certificate),
+        (
+            "tls-ca-cert-file",
+            &*tls.certificate().display().to_string(),
+        ),
         ("tls-auth-clients", "yes"),
     ] {
         assert_eq!(server.command(&["CONFIG", "SET", name, value]).trim(), "OK");
     }
     let error = refusal(&trusted).await;
     assert!(matches!(error, RedisError::Unreachable { .. }), "{error}");
-    let key = std::fs::read(&key).expect("a key");
+    let key = std::fs::read(tls.key()).expect("a key");
     let link = open(&trusted.with_client_certificate(pem, key)).await;
     assert_eq!(add(&link, "k").await, Ok(2));
 }
