@@ -9,14 +9,14 @@ use std::{
 };
 
 use http::{
-    HeaderMap, HeaderValue, StatusCode, Uri,
+    Extensions, HeaderMap, HeaderValue, StatusCode, Uri,
     header::{HOST, LOCATION},
     uri::Authority,
 };
 
 use crate::{
     body_tracker::ExpectedBody,
-    class::{Class, Kind},
+    class::{Class, Kind, Reach},
     host::host,
 };
 
@@ -29,8 +29,8 @@ static REPORTED: Mutex<BTreeSet<(String, String)>> = Mutex::new(BTreeSet::new())
 ///
 /// It is a `WARN` event with the `decision` `redirected`, emitted once for each pair of hosts.
 /// `location` is the URL that the response names, or that has answered. A relative one, or one with
-/// the same host, is not reported.
-pub fn report_redirect(from: &Authority, location: &[u8]) {
+/// the same host, is not reported. Returns true if it has another host.
+pub fn report_redirect(from: &Authority, location: &[u8]) -> bool {
     // A location without a scheme may name a host as well.
     let location = match location.strip_prefix(b"//") {
         Some(rest) => {
@@ -40,19 +40,19 @@ pub fn report_redirect(from: &Authority, location: &[u8]) {
         None => Uri::try_from(location),
     };
     let Ok(location) = location else {
-        return;
+        return false;
     };
     // The scheme decides which port is the default. Without one, both are.
     let none = HeaderMap::new();
     let from = Uri::from(from.clone());
     let (from, to) = (host(&from, &none), host(&location, &none));
     if to.is_empty() || from == to {
-        return;
+        return false;
     }
     let pair = (from.into_owned(), to.into_owned());
     let mut reported = REPORTED.lock().unwrap_or_else(PoisonError::into_inner);
     if reported.contains(&pair) || reported.len() >= MAX_PAIRS {
-        return;
+        return true;
     }
     let (from, to) = &pair;
     tracing::warn!(
@@ -60,6 +60,37 @@ pub fn report_redirect(from: &Authority, location: &[u8]) {
         "a request to {from} was redirected to {to}",
     );
     reported.insert(pair);
+    true
+}
+
+/// A response extension: another host than that of the request has answered.
+///
+/// A client that follows redirects gets such responses. No limit is learned from one, and no other
+/// request is delayed or rejected because of it, since the host may be anybody's. The adaptors for
+/// reqwest insert it. A service over another client inserts it too, if it knows the last URL:
+///
+/// ```
+/// use http::{Response, Uri, uri::Authority};
+/// use tower_claude_core::toolkit::{OtherHost, report_redirect};
+///
+/// fn mark<B>(response: &mut Response<B>, sent_to: &Authority, answered_by: &Uri) {
+///     if report_redirect(sent_to, answered_by.to_string().as_bytes()) {
+///         response.extensions_mut().insert(OtherHost);
+///     }
+/// }
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "a marker, created by adaptors")]
+pub struct OtherHost;
+
+/// Returns the class of a failed response, which concerns its own request only if another host has
+/// answered.
+#[cold]
+pub(crate) fn bounded(class: Class, extensions: &Extensions) -> Class {
+    match extensions.get::<OtherHost>() {
+        Some(OtherHost) => class.with_reach(Reach::Request),
+        None => class,
+    }
 }
 
 /// The host that a request is sent to, as it is written there.

@@ -11,7 +11,7 @@
 //! | Read a response | [`BodyTracker`], [`ExpectedBody`], [`ErrorBody`] |
 //! | Read a request | [`ApiPath`], [`requested_model`], [`requests_stream`], [`host`], [`host_hash`], [`Credential`] |
 //! | Classify and describe the errors of clients | [`classify_client_error`], [`error_text`] |
-//! | Report a redirect to another host | [`report_redirect`] |
+//! | Report a response from another host | [`report_redirect`], [`OtherHost`] |
 //! | Look up the state of a scope | [`ScopeRef`], [`AsScope`], [`get_by_scope`] |
 //! | Agree on scopes with other processes | [`set_credential_key`] |
 //! | Share reservations | [`Ledger`], [`ReservationHandle`], [`LimiterId`] |
@@ -33,7 +33,7 @@ pub use crate::ledger::{Ledger, LimitWarning, LimiterId, Observation, Reservatio
 pub use crate::paused_by_limiter::PausedByLimiter;
 pub use crate::prefix::{CacheReads, Prefix, PrefixMemory, Prefixes};
 pub use crate::readable_duration::ReadableDuration;
-pub use crate::redirect::report_redirect;
+pub use crate::redirect::{OtherHost, report_redirect};
 pub use crate::request::{requested_model, requests_stream};
 pub use crate::saved_request::SavedRequest;
 pub use crate::scope::{AsScope, ScopeRef, get_by_scope};

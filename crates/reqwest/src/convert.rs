@@ -2,7 +2,10 @@
 
 use http::{Extensions, Request, Response, uri::Authority};
 use reqwest::{Body, ResponseBuilderExt as _, Url};
-use tower_claude_core::{Call, RequestBody, toolkit::report_redirect};
+use tower_claude_core::{
+    Call, RequestBody,
+    toolkit::{OtherHost, report_redirect},
+};
 
 /// Converts a request for the client. A body of bytes stays one, so that the client can send it
 /// again.
@@ -15,16 +18,17 @@ pub(crate) fn outgoing(mut request: Request<RequestBody>) -> Request<Body> {
 }
 
 /// Converts a response of the client, with its URL, which reqwest's own conversion drops. A
-/// response from another host than `sent_to` is reported.
+/// response from another host than `sent_to` is reported and marked.
 pub(crate) fn incoming(response: reqwest::Response, sent_to: Option<&Authority>) -> Response<Body> {
     let url = response.url().clone();
-    if let Some(sent_to) = sent_to
-        && sent_to.as_str() != url.authority()
-    {
-        report_redirect(sent_to, url.as_str().as_bytes());
-    }
+    let is_from_other = sent_to.is_some_and(|sent_to| {
+        sent_to.as_str() != url.authority() && report_redirect(sent_to, url.as_str().as_bytes())
+    });
     let mut response = Response::<Body>::from(response);
     response.extensions_mut().extend(url_extension(url));
+    if is_from_other {
+        response.extensions_mut().insert(OtherHost);
+    }
     response
 }
 

@@ -3,6 +3,7 @@
 //! Nothing here looks at a clock. One long bound per test turns a hang into a failure.
 
 mod own_side;
+mod redirects;
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 

@@ -25,7 +25,9 @@ use super::{
     report::CallResult,
     response::{Failed, Held, Next, on_peeked, on_response, report},
 };
-use crate::{classify::Classify, rejection::Rejection, request_body::RequestBody};
+use crate::{
+    classify::Classify, redirect::bounded, rejection::Rejection, request_body::RequestBody,
+};
 
 pin_project! {
     /// The future of a [`Driver`](super::Driver).
@@ -269,6 +271,7 @@ where
                         let bytes = body.bytes();
                         policies.classifier.body(head.status, &head.headers, &bytes)
                     });
+                    let class = bounded(class, &head.extensions);
                     let clock = &mut Clock::default();
                     report(policies, progress, &class, Some(&mut head), clock);
                     head.extensions.insert(class);

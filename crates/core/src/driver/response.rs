@@ -27,7 +27,7 @@ use crate::{
     classify::{Classify, ClassifyResponse},
     error_body::ErrorBody,
     outcome::Outcome,
-    redirect::class_of_redirect,
+    redirect::{bounded, class_of_redirect},
     response_body::ResponseBody,
 };
 
@@ -111,6 +111,7 @@ where
             on_success(policies, progress, head, body, clock, cx)
         }
         Some(class) if !policies.call.reads_error_body(&class) => {
+            let class = bounded(class, &head.extensions);
             let clock = &mut Clock::default();
             report(policies, progress, &class, Some(&mut head), clock);
             let body = FailedBody::Error(ErrorBody::new(body));

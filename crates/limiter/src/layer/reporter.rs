@@ -13,7 +13,7 @@ use tower_claude_core::{
     Call, Class, Kind, Reach, Rejection, Scope, UsageBound,
     driver::Clock,
     event::{Event, EventSink, emit, is_debug_enabled},
-    toolkit::{Observation, PausedByLimiter},
+    toolkit::{Observation, OtherHost, PausedByLimiter},
 };
 use tower_claude_wire::{self as wire, RateLimits, Usage};
 
@@ -153,11 +153,12 @@ impl Reporter {
         // The head of a success is skipped while the last head that was read is at most 100 ms old
         // and its levels were at least half of their limits. A changed limit is then learned at
         // most 100 ms later. Reading a head takes about 6,000 instructions, a third of all layers
-        // together. An observer of headroom events gets every head.
+        // together. An observer of headroom events gets every head. Another host has other limits.
         let is_skipped = |at| {
             class.is_success() && admitted.can_skip_head(at) && !is_debug_enabled(&self.events)
         };
-        if self.reads_headers && !is_skipped(clock.now()) {
+        let may_learn = self.reads_headers && !is_skipped(clock.now());
+        if may_learn && head.extensions.get::<OtherHost>().is_none() {
             self.learn(&head.headers, class, scope, admitted, clock.now());
         }
     }
