@@ -3,12 +3,13 @@
 use std::{
     borrow::Cow,
     fmt,
-    hash::{BuildHasher, DefaultHasher, Hash, Hasher},
+    hash::{BuildHasher, Hash, Hasher},
     sync::{Arc, OnceLock},
 };
 
 use foldhash::{SharedSeed, quality::SeedableRandomState};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, header::AUTHORIZATION};
+use siphasher::sip::SipHasher13;
 
 use crate::{
     host::{host, host_or},
@@ -44,20 +45,54 @@ fn hash_of(value: impl Hash) -> u64 {
     });
     match key {
         HashKey::Random(state) => state.hash_one(value),
-        HashKey::Common(key) => {
-            let mut hasher = DefaultHasher::new();
-            hasher.write(key);
-            value.hash(&mut hasher);
-            hasher.finish()
-        }
+        HashKey::Common(key) => common_hash(key, value),
+    }
+}
+
+fn common_hash(key: &[u8; 32], value: impl Hash) -> u64 {
+    let mut hasher = CommonHasher(SipHasher13::new());
+    hasher.write(key);
+    value.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// A hasher with the same result on every target: numbers have one length and byte order.
+struct CommonHasher(SipHasher13);
+
+impl Hasher for CommonHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.write(bytes);
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0.write(&number.to_le_bytes());
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        self.write_u64(number.into());
+    }
+
+    fn write_u16(&mut self, number: u16) {
+        self.write_u64(number.into());
+    }
+
+    fn write_usize(&mut self, number: usize) {
+        self.write_u64(number as u64);
+    }
+
+    fn write_isize(&mut self, number: isize) {
+        self.write_u64(number as u64);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0.finish()
     }
 }
 
 /// Sets the key of the hashes of credentials, so that all processes with this key have the same
 /// scopes. Without it, each process has a random key.
 ///
-/// Returns false if this process has already hashed a credential with another key. The processes
-/// need builds of the same compiler version and target.
+/// Returns false if this process has already hashed a credential with another key.
 #[must_use]
 pub fn set_credential_key(key: [u8; 32]) -> bool {
     match HASH_KEY.get_or_init(|| HashKey::Common(key)) {
@@ -312,4 +347,19 @@ pub(crate) fn credential<B>(request: &Request<B>) -> u64 {
         let host = host_or(uri, || found.host);
         hash_of((credential, found.workspace, host)).max(1)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Credential, common_hash};
+
+    #[test]
+    fn common_hash_stays_the_same_in_later_versions() {
+        let credential = Credential::Key(b"sk-ant-1".as_slice().into());
+        let workspace = Some(b"w".as_slice());
+        let hash = common_hash(&[7; 32], (credential, workspace, "api.anthropic.com"));
+        assert_eq!(hash, 3_342_842_319_746_009_431);
+        assert_ne!(hash, common_hash(&[8; 32], ()));
+        assert_eq!(common_hash(&[7; 32], 5_usize), common_hash(&[7; 32], 5_u32));
+    }
 }
