@@ -72,7 +72,7 @@ async fn flushed_state_begins_with_half_of_the_burst() {
         server.command(&["FLUSHALL"]);
     });
     let report = report.await;
-    assert!(report.over <= 550.0, "{report:?}");
+    assert!(report.over <= OUTAGE, "{report:?}");
     let lost: u64 = limiters.iter().map(|it| it.store().states_lost).sum();
     assert!(lost >= 1, "{lost}");
 }
@@ -108,7 +108,7 @@ async fn silent_server_leaves_the_local_share() {
         server.restart();
     });
     let report = report.await;
-    assert!(report.over <= 1_100.0, "{report:?}");
+    assert!(report.over <= OUTAGE, "{report:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -176,7 +176,7 @@ async fn failover_of_a_cluster_keeps_the_limit() {
         sleep(Duration::from_secs(2)).await;
     });
     let report = report.await;
-    assert!(report.over <= 1_100.0, "{report:?}");
+    assert!(report.over <= OUTAGE, "{report:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -193,7 +193,7 @@ async fn failover_by_sentinels_keeps_the_limit() {
         sleep(Duration::from_secs(4)).await;
     });
     let report = report.await;
-    assert!(report.losses >= 2 && report.over <= 1_100.0, "{report:?}");
+    assert!(report.losses >= 2 && report.over <= OUTAGE, "{report:?}");
 }
 
 #[cfg(feature = "tls")]
@@ -216,7 +216,7 @@ async fn outage_of_a_tls_server_leaves_the_local_share() {
         tls.server.restart();
     });
     let report = report.await;
-    assert!(report.losses >= 2 && report.over <= 1_100.0, "{report:?}");
+    assert!(report.losses >= 2 && report.over <= OUTAGE, "{report:?}");
 }
 
 /// An outage under 1,000 requests a second, for 3 s or the seconds of `REDIS_LIMITER_OUTAGE`.
