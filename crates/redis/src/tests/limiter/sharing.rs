@@ -186,7 +186,7 @@ async fn sixteen_processes_share_one_limit_equally() {
     share_a_limit(16).await;
 }
 
-/// Clients of a limit of 8,000 tokens a second, which are replaced or crash after some 2,000
+/// Clients of a limit of 8,000 tokens a second, which are replaced or crash after some 5,000
 /// requests. Their tasks cancel, try again, send nothing, and use less than was estimated, which
 /// they report late.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -214,7 +214,7 @@ async fn clients_that_crash_and_cancel_exceed_no_limit() {
                 let mut tasks = JoinSet::new();
                 for _ in 0..8 {
                     let (limiter, consumer, rng) = (limiter.clone(), consumer.clone(), rng.fork());
-                    let count = rng.clone().u32(1..500);
+                    let count = rng.clone().u32(1..1_200);
                     tasks.spawn(send(limiter, consumer, rng, count, end));
                 }
                 if rng.bool() {
