@@ -51,6 +51,69 @@ struct Peak {
     level: i128,
 }
 
+/// The highest levels since each charge. Numbers ascend, and levels descend.
+#[derive(Clone, Debug, Default)]
+struct PeakList(Vec<Peak>);
+
+impl PeakList {
+    /// Records a level after the last charge.
+    fn record(&mut self, charge: u64, level: i128) {
+        while self.0.last().is_some_and(|last| last.level <= level) {
+            self.0.pop();
+        }
+        if self.0.last().is_none_or(|last| last.charge < charge) {
+            self.0.push(Peak { charge, level });
+            self.merge();
+        }
+    }
+
+    /// Returns the position of the first peak since this charge.
+    fn position(&self, charge: u64) -> usize {
+        self.0.partition_point(|peak| peak.charge < charge)
+    }
+
+    /// Returns the highest level since this charge.
+    fn since(&self, charge: u64) -> Option<i128> {
+        self.0.get(self.position(charge)).map(|peak| peak.level)
+    }
+
+    /// Changes the levels since this charge. With `keeps_earlier`, earlier charges keep the peak
+    /// that a larger charge lowers, since it may have been before it.
+    fn change(&mut self, charge: u64, change: i128, keeps_earlier: bool) {
+        let first = self.position(charge);
+        let Some(&Peak { level, .. }) = self.0.get(first) else {
+            return;
+        };
+        let mut since = first;
+        if change < 0 && keeps_earlier {
+            let charge = charge.saturating_sub(1);
+            self.0.insert(first, Peak { charge, level });
+            since += 1;
+        }
+        for peak in &mut self.0[since..] {
+            peak.level = peak.level.saturating_add(change);
+        }
+        let earlier = &self.0[..first];
+        let higher =
+            earlier.partition_point(|earlier| earlier.level > level.saturating_add(change));
+        self.0.drain(higher..first);
+        self.merge();
+    }
+
+    fn merge(&mut self) {
+        if self.0.len() <= MAX_PEAKS {
+            return;
+        }
+        // The later of equal differences is merged, because its peak is farther from the capacity.
+        let difference = |index: &usize| self.0[*index].level - self.0[*index + 1].level;
+        let pairs = 0..self.0.len() - 1;
+        if let Some(index) = pairs.min_by_key(|index| (difference(index), Reverse(*index))) {
+            let later = self.0.remove(index + 1);
+            self.0[index].charge = later.charge;
+        }
+    }
+}
+
 /// A bucket that refills continuously up to its capacity. A level below zero is a debt.
 #[derive(Clone, Debug)]
 pub(crate) struct Bucket {
@@ -60,8 +123,10 @@ pub(crate) struct Bucket {
     at: u64,
     /// The number of the last charge.
     charge: u64,
-    /// The highest levels since each charge. Numbers ascend, and levels descend.
-    peaks: Vec<Peak>,
+    /// The highest levels since each charge.
+    peaks: PeakList,
+    /// The highest levels that the server has allowed, less the refunds that it allows.
+    bounds: PeakList,
 }
 
 impl Bucket {
@@ -75,7 +140,8 @@ impl Bucket {
             level: capacity,
             at: now,
             charge: 0,
-            peaks: Vec::new(),
+            peaks: PeakList::default(),
+            bounds: PeakList::default(),
         }
     }
 
@@ -107,7 +173,7 @@ impl Bucket {
         if now > self.at {
             self.level = self.level_at(now);
             self.at = now;
-            self.record_peak(self.level);
+            self.peaks.record(self.charge, self.level);
         }
     }
 
@@ -115,7 +181,7 @@ impl Bucket {
     pub(crate) fn take(&mut self, charge: u64, tokens: u64) {
         self.level = self.level.saturating_sub(units(tokens));
         self.charge = charge;
-        self.record_peak(self.level);
+        self.peaks.record(self.charge, self.level);
     }
 
     /// Takes `tokens` for the charge of this number, which the server counts by `counted_by` at the
@@ -140,32 +206,16 @@ impl Bucket {
         if old == new {
             return;
         }
-        let after = self.peaks.partition_point(|peak| peak.charge < charge);
-        let first = after.min(self.peaks.len().saturating_sub(1));
-        let peak = self.peaks.get(first).map_or(self.level, |peak| peak.level);
+        let peak = self.peaks.since(charge).unwrap_or(self.level);
+        let peak = self
+            .bounds
+            .since(charge)
+            .map_or(peak, |bound| bound.max(peak));
         let room = (self.capacity - peak).max(0);
         let change = (units(old) - units(new)).min(room);
-        let mut since = first;
-        if change < 0 && after < self.peaks.len() {
-            // Earlier charges keep their peak.
-            let charge = charge.saturating_sub(1);
-            self.peaks.insert(
-                first,
-                Peak {
-                    charge,
-                    level: peak,
-                },
-            );
-            since += 1;
-        }
         self.level = self.level.saturating_add(change);
-        for peak in &mut self.peaks[since..] {
-            peak.level = peak.level.saturating_add(change);
-        }
-        let earlier = &self.peaks[..first];
-        let higher = earlier.partition_point(|earlier| earlier.level > peak.saturating_add(change));
-        self.peaks.drain(higher..first);
-        self.merge_peaks();
+        self.peaks.change(charge, change, true);
+        self.bounds.change(charge, change, false);
     }
 
     /// Corrects a charge by the usage that the server has reported. An increase takes the level at
@@ -181,31 +231,6 @@ impl Bucket {
     /// Returns the lowest level that usage and headers cause.
     pub(crate) fn floor(&self) -> i128 {
         -refill(self.limit, MAX_DEBT)
-    }
-
-    /// Records a level, or the highest level that the current one can stand for.
-    fn record_peak(&mut self, level: i128) {
-        while self.peaks.last().is_some_and(|last| last.level <= level) {
-            self.peaks.pop();
-        }
-        let charge = self.charge;
-        if self.peaks.last().is_none_or(|last| last.charge < charge) {
-            self.peaks.push(Peak { charge, level });
-            self.merge_peaks();
-        }
-    }
-
-    fn merge_peaks(&mut self) {
-        if self.peaks.len() <= MAX_PEAKS {
-            return;
-        }
-        // The later of equal differences is merged, because its peak is farther from the capacity.
-        let difference = |index: &usize| self.peaks[*index].level - self.peaks[*index + 1].level;
-        let pairs = 0..self.peaks.len() - 1;
-        if let Some(index) = pairs.min_by_key(|index| (difference(index), Reverse(*index))) {
-            let later = self.peaks.remove(index + 1);
-            self.peaks[index].charge = later.charge;
-        }
     }
 
     /// Returns true if `tokens` fit whatever the safety margin is. Margins are below half of the
@@ -234,7 +259,7 @@ impl Bucket {
     /// Bounds the level. The upper bound wins if the bounds contradict each other.
     pub(crate) fn clamp(&mut self, low: i128, high: i128) {
         self.level = self.level.max(low).min(high).min(self.capacity);
-        self.record_peak(self.level);
+        self.peaks.record(self.charge, self.level);
     }
 
     /// Bounds the level by one that the server has shown. With all charges as they are in truth,
@@ -242,7 +267,7 @@ impl Bucket {
     pub(crate) fn bound(&mut self, low: i128, high: i128) {
         self.clamp(low, high);
         let room = high.min(self.capacity).saturating_sub(self.level);
-        self.record_peak(self.capacity - room);
+        self.bounds.record(self.charge, self.capacity - room);
     }
 
     /// Sets the limit per minute. A debt is not longer than before at any limit.
@@ -376,7 +401,7 @@ mod tests {
                 bucket.recharge(number, charge.tokens, charge.actual);
                 (charge.tokens, charge.open) = (charge.actual, false);
             }
-            assert!(bucket.peaks.len() <= MAX_PEAKS);
+            assert!(bucket.peaks.0.len() <= MAX_PEAKS);
             check(bucket.level(), replayed(&charges, now));
         }
     }

@@ -444,7 +444,8 @@ impl HeaderObserver {
     /// Learns the capacity from the time at which the bucket will be full: `remaining + rate x
     /// (reset - now)`, both by the server's clock and in whole seconds. A sample may be a second
     /// off, so the mean less a second is used, or the highest level seen if that is more. A mean
-    /// within a second of the expected capacity confirms it.
+    /// that differs from the expected capacity by a second and the rounding of levels at most
+    /// confirms it.
     fn learn_capacity(
         &mut self,
         reading: Reading<'_>,
@@ -517,7 +518,8 @@ impl HeaderObserver {
                     // bucket that is a second smaller than the server's would lose what the server
                     // refills while it is full, and the level would stay too low by that.
                     let expected = refill(limit, self.burst);
-                    estimate.safe = if mean + second >= float(expected) {
+                    let error = second + float(rounding(index));
+                    estimate.safe = if mean + error >= float(expected) {
                         expected
                     } else {
                         whole(mean - second)
@@ -588,11 +590,7 @@ fn clamp(
         return;
     };
     let first = !std::mem::replace(&mut dimension.observed, true);
-    let rounding = if index == REQUESTS {
-        0
-    } else {
-        units(HALF_ROUNDING)
-    };
+    let rounding = rounding(index);
     let level = units(level.min(MAX_LEVEL));
     // A level of zero is saturated, since the server may be far in debt. And a server that allows
     // more than the configured limit shows no lower bound.
@@ -638,6 +636,14 @@ fn has_content(gauge: &Gauge) -> bool {
 /// Returns the nanoseconds from `now` to `then`, or 0 if it has passed.
 fn from_to(now: u64, then: i128) -> u64 {
     u64::try_from((then - i128::from(now)).max(0)).unwrap_or(u64::MAX)
+}
+
+/// Returns the most by which a header rounds the level of a dimension.
+fn rounding(index: usize) -> i128 {
+    match index {
+        REQUESTS => 0,
+        _ => units(HALF_ROUNDING),
+    }
 }
 
 fn signed_units(tokens: i64) -> i128 {
