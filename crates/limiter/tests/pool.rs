@@ -639,6 +639,28 @@ fn first_header_far_below_the_configured_level_lowers_it_to_the_minimum() {
     assert_eq!(available(&pool, S), 79_500);
 }
 
+#[test]
+fn first_header_of_a_full_bucket_counts_no_refill_before_the_first_output() {
+    let limits = Limits::new().with_output_tokens_per_minute(n(60_000));
+    let mut pool = pool(&limits);
+    let ids: Vec<_> = (0..20)
+        .map(|_| granted(&mut pool, 0, PoolRequest::new(Cost::new(0, 1_000), 0)))
+        .collect();
+    let now = 500 * MS;
+    pool.poll(now, &mut Vec::new());
+    let output = |pool: &Pool| level(pool, now, Dimension::OutputTokens).available;
+    assert_eq!(output(&pool), 40_500);
+    let mut headers = RateLimits::default();
+    headers.output_tokens.limit = Some(60_000);
+    headers.output_tokens.remaining = Some(60_000);
+    pool.observe(now, ids[0], &ObservedHead::new(&headers, None));
+    assert!(
+        (39_000..=40_000).contains(&output(&pool)),
+        "{}",
+        output(&pool)
+    );
+}
+
 /// Returns a pool that has been shown a level of 400,000, after many requests of 1,000.
 fn shown_pool(config: LimiterConfig) -> Pool {
     let mut pool = pool_with(&input_limit(600_000), config);

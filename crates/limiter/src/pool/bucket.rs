@@ -407,6 +407,25 @@ mod tests {
     }
 
     #[test]
+    fn larger_charge_widens_the_room_of_earlier_ones_below_a_shown_level() {
+        let mut bucket = Bucket::full(60, 60_000_000_000, 0);
+        bucket.take(1, 30);
+        bucket.take(2, 10);
+        bucket.bound(i128::MIN, 25 * UNIT);
+        bucket.recharge(2, 10, 20);
+        bucket.recharge(1, 30, 15);
+        assert_eq!(bucket.level(), 25 * UNIT);
+        // The room is used up, for earlier charges too.
+        bucket.recharge(1, 15, 0);
+        bucket.recharge(2, 20, 0);
+        assert_eq!(bucket.level(), 25 * UNIT);
+        // A later charge has room of its own.
+        bucket.take(3, 10);
+        bucket.recharge(3, 10, 0);
+        assert_eq!(bucket.level(), 25 * UNIT);
+    }
+
+    #[test]
     fn corrected_level_equals_that_of_actual_charges_from_the_start() {
         for seed in 0..40 {
             let less = |rng: &mut fastrand::Rng, tokens| rng.u64(0..=tokens);

@@ -110,6 +110,11 @@ impl DimensionState {
         }
     }
 
+    /// Returns true if the server counts charges while it responds.
+    pub(crate) const fn counts_at_end(&self) -> bool {
+        matches!(self.counted, Counted::AtEnd)
+    }
+
     fn charge(&mut self, now: u64, number: u64, tokens: u64) {
         match &mut self.bucket {
             Some(bucket) if self.observed => {

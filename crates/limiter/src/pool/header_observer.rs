@@ -586,6 +586,7 @@ fn clamp(
         charge,
     } = reading;
     let uncertain = dimension.uncertain(index, sent);
+    let starts_late = dimension.counts_at_end();
     let (Some(bucket), Some(level)) = (&mut dimension.bucket, gauge.remaining) else {
         return;
     };
@@ -619,9 +620,11 @@ fn clamp(
     };
     // Until the first request arrives, the server's bucket stays full.
     let arrival = refill(bucket.limit(), ARRIVES_IN);
-    if first && level_before > high.saturating_add(arrival) && low > i128::MIN {
-        // The configured level was too high. The lowest possible level is used, and the next
-        // responses raise it.
+    let stayed_full = starts_late && level.saturating_add(rounding) >= bucket.capacity();
+    let is_high = level_before > high.saturating_add(arrival) || stayed_full;
+    if first && is_high && low > i128::MIN {
+        // The configured level was too high, or the server's bucket stays full until the first
+        // output. The lowest possible level is used, and the next responses raise it.
         let low = low.max(bucket.floor());
         bucket.clamp(low, low);
     }
