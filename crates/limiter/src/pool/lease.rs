@@ -117,6 +117,9 @@ struct LeasedLimit {
     learned_at: Option<u64>,
     /// Corrections that the store does not know, in units.
     credit: i128,
+    /// The time at which the store's bucket was last full. What was charged later is given back
+    /// as a whole.
+    full_at: u64,
     /// Headers have lowered the level below the store's.
     is_bounded: bool,
     /// The most that the level can be after an outage, in units.
@@ -191,6 +194,7 @@ impl Lease {
                 learned: None,
                 learned_at: None,
                 credit: 0,
+                full_at: u64::MAX,
                 is_bounded: false,
                 ceiling: None,
                 share: None,
@@ -344,8 +348,12 @@ impl Lease {
         let is_local = matches!(self.state, LeaseState::Local(since) if sent_at >= since);
         for (index, limit) in self.limits.iter_mut().enumerate() {
             let change = match buckets.bucket(index) {
-                Some(bucket) => bucket.level() - self.before[index],
-                None => units(old[limit.dimension]) - units(new[limit.dimension]),
+                // The local level refills between two answers as if this process was alone, so that
+                // it may be full although the store's is not.
+                Some(bucket) if is_local || sent_at <= limit.full_at => {
+                    bucket.level() - self.before[index]
+                }
+                _ => units(old[limit.dimension]) - units(new[limit.dimension]),
             };
             if is_local {
                 limit.used -= change;
@@ -752,7 +760,8 @@ impl Lease {
         }
         let unspent = self.unspent();
         for ((index, ..), shared) in sent.limits.iter().zip(&reply.limits) {
-            let limit = &self.limits[*index];
+            let limit = &mut self.limits[*index];
+            limit.full_at = now.saturating_sub(nanos(shared.full_ago));
             if shared.limit > 0 {
                 let is_configured = Some(shared.limit) == limit.configured;
                 buckets.adopt_limit(now, *index, shared.limit, limit.burst, is_configured);

@@ -48,6 +48,8 @@ struct Applied {
 #[derive(Debug, Default)]
 struct StoredLimit {
     level: Option<f64>,
+    /// The last time at which the bucket was full.
+    full_at: f64,
     effective: Option<f64>,
     burst: Option<(f64, f64)>,
     configured: Option<(f64, f64)>,
@@ -83,9 +85,15 @@ impl MemoryStore {
         }
         let mut wait = (self.pause - now).max(0.0);
         let minutes = message.limits.iter();
+        let (at, is_known) = (self.at, known.is_some());
         for limit in minutes.filter(|limit| limit.period == SharePeriod::Minute) {
             let stored = self.limits.entry(limit.index).or_default();
-            let needed = stored.apply(now, passed, limit, message.has_settings, known.is_some());
+            let before = stored.effective;
+            if message.has_settings {
+                stored.set(now, limit);
+            }
+            let refill = before.or(stored.effective).unwrap_or(0.0) / 60e6 * passed;
+            let needed = stored.apply(at, refill, limit, is_known);
             wait = wait.max(needed);
         }
         let outcome = match (known, message.block) {
@@ -129,6 +137,7 @@ impl MemoryStore {
                 level: (stored.level.unwrap_or(0.0) * 1_000.0).floor() as i64,
                 limit: stored.effective.unwrap_or(0.0) as u64,
                 configured: smallest.map_or(0, |(limit, _)| limit as u64),
+                full_ago: duration(stored.level.map_or(0.0, |_| self.at - stored.full_at)),
             }
         });
         let limits = levels.collect();
@@ -145,25 +154,14 @@ impl MemoryStore {
 
 impl StoredLimit {
     /// Refills, corrects and bounds the level. Returns the wait for what the block needs.
-    fn apply(
-        &mut self,
-        now: f64,
-        passed: f64,
-        limit: &ShareLimit,
-        has_settings: bool,
-        is_known: bool,
-    ) -> f64 {
-        let old = self.effective;
-        if has_settings {
-            self.set(now, limit);
-        }
+    fn apply(&mut self, at: f64, refill: f64, limit: &ShareLimit, is_known: bool) -> f64 {
         let (Some(effective), Some((burst, _))) = (self.effective, self.burst) else {
             return 0.0;
         };
         let rate = effective / 60e6;
         let (capacity, floor) = ((rate * burst).max(1.0), -MAX_DEBT * rate);
         let start = self.level.or(limit.settings.start).unwrap_or(capacity);
-        let mut level = (start + old.unwrap_or(effective) / 60e6 * passed).min(capacity);
+        let mut level = (start + refill).min(capacity);
         if !is_known {
             if limit.credit != 0.0 {
                 let new = (level + limit.credit).min(capacity);
@@ -173,9 +171,12 @@ impl StoredLimit {
                     new
                 };
             }
-            if let Some(ceiling) = limit.ceiling {
-                level = level.min(ceiling).max(level.min(floor));
-            }
+        }
+        if level >= capacity || self.level.is_none() {
+            self.full_at = at;
+        }
+        if let Some(ceiling) = limit.ceiling.filter(|_| !is_known) {
+            level = level.min(ceiling).max(level.min(floor));
         }
         self.level = Some(level);
         let missing = (limit.need as f64).min(capacity) - level;

@@ -191,4 +191,7 @@ pub struct SharedLevel {
     pub limit: u64,
     /// The smallest configured limit of all processes, 0 if unknown.
     pub configured: u64,
+    /// The time since the bucket was last full. What was charged before that is not given back
+    /// beyond it.
+    pub full_ago: Duration,
 }

@@ -11,7 +11,7 @@ use crate::{config::RedisConfig, error::RedisError, link::Item};
 
 /// The fields of an answer before its limits, and those of each limit.
 const HEAD: usize = 6;
-const EACH: usize = 3;
+const EACH: usize = 4;
 
 /// Returns the keys of a scope, which have one hash tag.
 pub(crate) fn keys(config: &RedisConfig, scope: &Scope) -> [Vec<u8>; 3] {
@@ -108,6 +108,7 @@ pub(crate) fn reply(items: &[Item]) -> Result<ShareReply, RedisError> {
         level: limit[0],
         limit: whole(limit[1]),
         configured: whole(limit[2]),
+        full_ago: time(limit[3]),
     });
     reply.limits = limits.collect();
     Ok(reply)

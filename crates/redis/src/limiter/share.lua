@@ -6,7 +6,7 @@
 --      n x (configured, hint, learned, burst, start), each '' if unknown.
 -- Names: m<i> per minute, r<i> rolling day, d<i>:<second> day that begins at this second.
 -- Answer: outcome (0 refused, 1 granted, 2 applied, 3 no state), wait, pause, epoch, processes, quantum, then
---      n x (level in thousandths, limit, smallest configured limit).
+--      n x (level in thousandths, limit, smallest configured limit, time since the bucket was full).
 local call, unpack = redis.call, unpack or table.unpack
 local floor, max, min = math.floor, math.max, math.min
 local KEPT, STALE, FORGOTTEN, FLOOR, JUMP, FADE = 10000000, 30000000, 600000000, 300000000, 2000000, 30000000
@@ -17,7 +17,7 @@ local n, has_settings = tonumber(ARGV[6]), ARGV[2] ~= ''
 local fields = {'ts', 'epoch', 'pause', 'n', 'q', 'qt'}
 for i = 1, n do
   local name = ARGV[2 + i * 5]
-  fields[#fields + 1], fields[#fields + 2], fields[#fields + 3] = 'l' .. name, 'e' .. name, 'k' .. name
+  for kind in string.gmatch('lekf', '.') do fields[#fields + 1] = kind .. name end
 end
 local st = call('HMGET', KEYS[1], unpack(fields))
 if not st[2] and not has_settings then return {3} end
@@ -45,10 +45,10 @@ if ARGV[3] ~= '' and not known then pause = max(pause, now + tonumber(ARGV[3])) 
 local wait, ttl = max(0, pause - now), 600000
 local may, limits = true, {}
 for i = 1, n do
-  local a, s = 2 + i * 5, 3 + i * 3
+  local a, s = 2 + i * 5, 2 + i * 4
   local name, cost, need, credit, ceiling = ARGV[a], tonumber(ARGV[a + 1]), tonumber(ARGV[a + 2]), tonumber(ARGV[a + 3]), tonumber(ARGV[a + 4])
   local l, e, k = tonumber(st[s + 1]), tonumber(st[s + 2]), tonumber(st[s + 3])
-  local kind, old, start, smallest = string.sub(name, 1, 1), tonumber(st[s + 2]), nil, 0
+  local kind, old, start, smallest = string.sub(name, 1, 1), e, nil, 0
   if has_settings then
     local b = 6 + n * 5 + (i - 1) * 5
     local own, hint, learned, burst = tonumber(ARGV[b + 1]), tonumber(ARGV[b + 2]), tonumber(ARGV[b + 3]), tonumber(ARGV[b + 4])
@@ -64,18 +64,18 @@ for i = 1, n do
     if c then e, smallest = min(h or c, c), c end
     if e then put('e' .. name, e) end
   end
-  local limit = {name = name, kind = kind, cost = cost, e = e, smallest = smallest}
+  local limit = {name = name, kind = kind, cost = cost, e = e, smallest = smallest, full = tonumber(st[s + 4])}
   if e and kind == 'm' then
     local rate = e / 60000000
     local cap, least = max(1, rate * k), -FLOOR * rate
+    local is_new = not l
     l = min(cap, (l or start or cap) + (old or e) / 60000000 * dt)
-    if not known then
-      if credit ~= 0 then
-        local new = min(cap, l + credit)
-        l = credit < 0 and max(new, min(l, least)) or new
-      end
-      if ceiling then l = max(min(l, ceiling), min(l, least)) end
+    if not known and credit ~= 0 then
+      local new = min(cap, l + credit)
+      l = credit < 0 and max(new, min(l, least)) or new
     end
+    if is_new or l >= cap then limit.full = ts + dt; put('f' .. name, int(ts + dt)) end
+    if not known and ceiling then l = max(min(l, ceiling), min(l, least)) end
     local missing = min(need, cap) - l
     if missing > 0 then wait = max(wait, missing / rate) end
     ttl = max(ttl, 2 * k / 1000)
@@ -162,6 +162,7 @@ for _, limit in ipairs(limits) do
     put('l' .. limit.name, text(l))
   end
   answer[#answer + 1], answer[#answer + 2], answer[#answer + 3] = floor(left * 1000), floor(limit.e or 0), floor(limit.smallest)
+  answer[#answer + 1] = math.ceil(max(0, ts + dt - (limit.full or ts + dt)))
 end
 put('pause', int(pause))
 call('HSET', KEYS[1], unpack(set))

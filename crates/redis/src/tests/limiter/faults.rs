@@ -6,10 +6,9 @@ use std::{
 };
 
 use tokio::time::{Instant, sleep, timeout};
-use tower_claude_core::{
-    Scope,
-    event::{Event, observer_fn},
-};
+#[cfg(feature = "cluster")]
+use tower_claude_core::Scope;
+use tower_claude_core::event::{Event, observer_fn};
 #[cfg(feature = "cluster")]
 use tower_claude_tests::redis::RedisCluster;
 #[cfg(feature = "tls")]
@@ -19,9 +18,11 @@ use tower_claude_tests::{
     redis::{Direction, Proxy, RedisSentinels, RedisServer},
 };
 
+#[cfg(feature = "cluster")]
+use crate::limiter::message::keys;
 use crate::{
     config::RedisConfig,
-    limiter::{SharedLimits, StoreState, message::keys},
+    limiter::{SharedLimits, StoreState},
     tests::limiter::{
         config, connect,
         load::{Consumer, run, two, under_load},
