@@ -675,11 +675,15 @@ fn shown_pool(config: LimiterConfig) -> Pool {
 
 /// Sends a request of 300,000 tokens, which the server rejects with this level.
 fn reject(pool: &mut Pool, headers: &RateLimits) {
-    let id = granted(pool, S, ask(300_000, S));
-    pool.rate_limited(S, id, Some(Duration::from_secs(1)), 0.0);
+    reject_at(pool, S, 300_000, headers);
+}
+
+fn reject_at(pool: &mut Pool, now: u64, tokens: u64, headers: &RateLimits) {
+    let id = granted(pool, now, ask(tokens, now));
+    pool.rate_limited(now, id, Some(Duration::from_secs(1)), 0.0);
     let head = ObservedHead::new(headers, None).with_rejected(true);
-    pool.observe(S, id, &head);
-    pool.settle(S, id, &Settlement::Rejected);
+    pool.observe(now, id, &head);
+    pool.settle(now, id, &Settlement::Rejected);
 }
 
 #[test]
@@ -698,6 +702,46 @@ fn rejection_of_an_input_larger_than_its_estimate_is_no_external_use() {
         reject(&mut pool, &input_header(600_000, shown));
         assert_eq!(pool.snapshot(S).shared, shared, "{shown}");
     }
+}
+
+#[test]
+fn level_lower_by_an_ordinary_error_shows_external_use_the_second_time() {
+    let pool_at_300_000 = || {
+        let mut pool = shown_pool(LimiterConfig::new());
+        let id = granted(&mut pool, 0, ask(100_000, 0));
+        let headers = input_header(600_000, 300_000);
+        pool.observe(0, id, &ObservedHead::new(&headers, None));
+        pool.settle(0, id, &used(100_000, 0));
+        pool
+    };
+    let rejected = |shown| {
+        let mut pool = pool_at_300_000();
+        reject_at(&mut pool, MS, 299_000, &input_header(600_000, shown));
+        pool
+    };
+    assert!(rejected(290_000).snapshot(MS).shared, "lower by more");
+    let mut pool = rejected(297_000);
+    assert!(!pool.snapshot(MS).shared);
+    reject_at(&mut pool, 2 * S, 296_000, &input_header(600_000, 294_000));
+    assert!(pool.snapshot(2 * S).shared);
+}
+
+#[test]
+fn full_bucket_refills_nothing_until_the_first_request_arrives() {
+    let mut pool = shown_pool(LimiterConfig::new());
+    let now = 60 * S;
+    granted(&mut pool, now, ask(10_000, now));
+    for (passed, expected) in [(0, 590_000), (50, 590_000), (100, 590_500)] {
+        let then = now + passed * MS;
+        pool.poll(then, &mut Vec::new());
+        assert_eq!(available(&pool, then), expected, "{passed}");
+    }
+    // The first of several arrives sooner.
+    let now = 120 * S;
+    granted(&mut pool, now, ask(10_000, now));
+    granted(&mut pool, now, ask(10_000, now));
+    pool.poll(now + 100 * MS, &mut Vec::new());
+    assert_eq!(available(&pool, now + 100 * MS), 580_750);
 }
 
 #[test]

@@ -184,14 +184,19 @@ impl Bucket {
         self.peaks.record(self.charge, self.level);
     }
 
-    /// Takes `tokens` for the charge of this number, which the server counts by `counted_by` at the
-    /// latest. Until then its bucket may be full and refill nothing. Only a charge of most of the
-    /// bucket has no other room for that error.
-    pub(crate) fn take_late(&mut self, charge: u64, tokens: u64, counted_by: u64) {
-        let is_most = self.level >= self.capacity && units(tokens) > self.capacity >> 1;
+    /// Takes `tokens` for the charge of this number, which the server counts within `transit`, or
+    /// twice that if it is late. Until then its bucket stays full, if it is, and refills nothing.
+    /// Only a charge of most of the bucket has no other room for a late one. The first of several
+    /// is counted sooner.
+    pub(crate) fn take_late(&mut self, charge: u64, tokens: u64, now: u64, transit: u64) {
+        let is_full = self.level >= self.capacity;
         self.take(charge, tokens);
-        if is_most {
-            self.hold(counted_by);
+        if is_full {
+            let is_most = units(tokens) > self.capacity >> 1;
+            let held = if is_most { 2 * transit } else { transit };
+            self.hold(now.saturating_add(held));
+        } else if self.at > now && self.at <= now.saturating_add(transit) {
+            self.at = self.at.min(now.saturating_add(transit / 2));
         }
     }
 

@@ -110,15 +110,10 @@ impl DimensionState {
         }
     }
 
-    /// Returns true if the server counts charges while it responds.
-    pub(crate) const fn counts_at_end(&self) -> bool {
-        matches!(self.counted, Counted::AtEnd)
-    }
-
     fn charge(&mut self, now: u64, number: u64, tokens: u64) {
         match &mut self.bucket {
             Some(bucket) if self.observed => {
-                bucket.take_late(number, tokens, now.saturating_add(ARRIVES_IN));
+                bucket.take_late(number, tokens, now, ARRIVES_IN / 2);
             }
             Some(bucket) => bucket.take(number, tokens),
             None => {}

@@ -90,12 +90,30 @@ impl ExternalUse {
     }
 
     /// Records a 429 that an exhausted level explains. If limit and capacity were known when the
-    /// request was sent, the limits are shared.
-    pub(crate) fn on_exhausted(&mut self, now: u64, index: usize, sent_at: u64) {
-        if sent_at > self.unexplained[index].known_since {
-            self.share(now);
-            self.forget_ceilings(now);
+    /// request was sent, the limits are shared. A level that is lower than believed by no more than
+    /// the errors of estimates is only a sign of it.
+    pub(crate) fn on_exhausted(
+        &mut self,
+        now: u64,
+        change: &LevelChange<'_>,
+        shown: Option<i128>,
+        dimension: &DimensionState,
+        forecast: &Forecast,
+    ) {
+        if change.sent.at <= self.unexplained[change.index].known_since {
+            return;
         }
+        // The rejected request itself was not counted.
+        let in_flight = dimension.uncertain(change.index, change.sent);
+        let in_flight = units(in_flight as u64);
+        let capacity = change.known.map_or(0, |(_, capacity)| capacity);
+        let most = error_bound(forecast, change.index, in_flight, capacity);
+        if shown.is_some_and(|shown| float(change.level_before - shown) < most) {
+            self.on_sign(now);
+        } else {
+            self.share(now);
+        }
+        self.forget_ceilings(now);
     }
 
     /// Records that a header has changed a level. Returns a lower bound of the bucket's capacity if

@@ -351,15 +351,9 @@ impl HeaderObserver {
             })
     }
 
-    /// Returns true if the headers show a level of at least so many tokens.
-    pub(crate) fn shows_at_least(
-        &self,
-        index: usize,
-        tokens: u64,
-        limits: Option<&RateLimits>,
-    ) -> bool {
-        let shown = limits.and_then(|limits| self.gauges(limits)[index]?.remaining);
-        shown.is_some_and(|shown| shown >= tokens)
+    /// Returns the level of a dimension that headers show.
+    pub(crate) fn level_shown(&self, index: usize, limits: Option<&RateLimits>) -> Option<u64> {
+        limits.and_then(|limits| self.gauges(limits)[index]?.remaining)
     }
 
     /// Returns true if the server counts this dimension by windows.
@@ -586,7 +580,6 @@ fn clamp(
         charge,
     } = reading;
     let uncertain = dimension.uncertain(index, sent);
-    let starts_late = dimension.counts_at_end();
     let (Some(bucket), Some(level)) = (&mut dimension.bucket, gauge.remaining) else {
         return;
     };
@@ -620,7 +613,8 @@ fn clamp(
     };
     // Until the first request arrives, the server's bucket stays full.
     let arrival = refill(bucket.limit(), ARRIVES_IN);
-    let stayed_full = starts_late && level.saturating_add(rounding) >= bucket.capacity();
+    let most = level.saturating_add(rounding + signed_units(uncertain));
+    let stayed_full = matches!(index, REQUESTS | OUTPUT) && most >= bucket.capacity();
     let is_high = level_before > high.saturating_add(arrival) || stayed_full;
     if first && is_high && low > i128::MIN {
         // The configured level was too high, or the server's bucket stays full until the first

@@ -70,9 +70,9 @@ use crate::{
     config::LimiterConfig,
     limits::PoolLimits,
     pool::{
-        bucket::{Charge, INPUT, MAX_CHARGE, Margins, OUTPUT, TOTAL},
+        bucket::{Charge, INPUT, MAX_CHARGE, Margins, OUTPUT, TOTAL, units},
         buckets::{Buckets, Counted},
-        external_use::ExternalUse,
+        external_use::{ExternalUse, LevelChange},
         forecast::{Forecast, margins},
         header_observer::{Answered, HeaderObserver},
         in_flight::InFlightTable,
@@ -421,7 +421,10 @@ impl Pool {
             Some(INPUT) if self.forecast.input.has_few_samples() => {}
             // The estimate fits, so the input was larger than it.
             Some(index @ (INPUT | TOTAL))
-                if self.observer.shows_at_least(index, charge[index], limits) => {}
+                if self
+                    .observer
+                    .level_shown(index, limits)
+                    .is_some_and(|shown| shown >= charge[index]) => {}
             // The next request left as soon as its bucket was full, so it may have been too early.
             Some(index) if self.buckets.is_most(index, &charge) => {}
             // A window does not refill steadily.
@@ -431,7 +434,20 @@ impl Pool {
                 if self
                     .observer
                     .shows_other_limit(index, limits, &self.buckets) => {}
-            Some(index) => self.external_use.on_exhausted(now, index, sent.at),
+            Some(index) => {
+                let dimension = &self.buckets.dimensions[index];
+                let believed = dimension.level() + units(charge[index]);
+                let shown = self.observer.level_shown(index, limits);
+                let change = LevelChange {
+                    index,
+                    sent: &sent,
+                    known: dimension.known(),
+                    level_before: believed,
+                };
+                let shown = shown.map(units);
+                self.external_use
+                    .on_exhausted(now, &change, shown, dimension, &self.forecast);
+            }
             None if is_oversized => {}
             None => {
                 self.pacing.on_unexplained(now, &sent);
