@@ -611,14 +611,15 @@ fn clamp(
     } else {
         (level + rounding).saturating_add(flight)
     };
-    // Until the first request arrives, the server's bucket stays full.
+    // Until the first request arrives, the server's bucket stays full, and that of output until the
+    // first output. Only output is charged long after.
     let arrival = refill(bucket.limit(), ARRIVES_IN);
     let most = level.saturating_add(rounding + signed_units(uncertain));
-    let stayed_full = matches!(index, REQUESTS | OUTPUT) && most >= bucket.capacity();
+    let stayed_full = index == OUTPUT && most >= bucket.capacity();
     let is_high = level_before > high.saturating_add(arrival) || stayed_full;
     if first && is_high && low > i128::MIN {
-        // The configured level was too high, or the server's bucket stays full until the first
-        // output. The lowest possible level is used, and the next responses raise it.
+        // The configured level was too high. The lowest possible level is used, and the next
+        // responses raise it.
         let low = low.max(bucket.floor());
         bucket.clamp(low, low);
     }
