@@ -162,15 +162,13 @@ impl StoredLimit {
         let (capacity, floor) = ((rate * burst).max(1.0), -MAX_DEBT * rate);
         let start = self.level.or(limit.settings.start).unwrap_or(capacity);
         let mut level = (start + refill).min(capacity);
-        if !is_known {
-            if limit.credit != 0.0 {
-                let new = (level + limit.credit).min(capacity);
-                level = if limit.credit < 0.0 {
-                    new.max(level.min(floor))
-                } else {
-                    new
-                };
-            }
+        if !is_known && limit.credit != 0.0 {
+            let new = (level + limit.credit).min(capacity);
+            level = if limit.credit < 0.0 {
+                new.max(level.min(floor))
+            } else {
+                new
+            };
         }
         if level >= capacity || self.level.is_none() {
             self.full_at = at;
