@@ -43,7 +43,7 @@
 //! - **Repetition.** A message is sent again if its answer is lost, and the script applies it once.
 //!   A block whose answer never came stays charged.
 //! - **Wrong keys.** If a key has another type, its scope alone uses the local share, and Redis is
-//!   tried again every 30 s.
+//!   tried again every 4 s.
 #![cfg_attr(
     feature = "cache",
     doc = "

@@ -46,7 +46,7 @@ const PROBES: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(1
 const STABLE_AFTER: Duration = Duration::from_secs(10);
 
 /// The time after which a scope whose keys cannot be used is tried again.
-const BROKEN_FOR: Duration = Duration::from_secs(30);
+const BROKEN_FOR: Duration = Duration::from_secs(4);
 
 /// The shortest time between two lines about a lost state.
 const LOST_EVERY: Duration = Duration::from_secs(60);

@@ -6,9 +6,10 @@ use std::{
 };
 
 use tokio::time::{Instant, sleep, timeout};
-#[cfg(feature = "cluster")]
-use tower_claude_core::Scope;
-use tower_claude_core::event::{Event, observer_fn};
+use tower_claude_core::{
+    Scope,
+    event::{Event, observer_fn},
+};
 #[cfg(feature = "cluster")]
 use tower_claude_tests::redis::RedisCluster;
 #[cfg(feature = "tls")]
@@ -18,11 +19,9 @@ use tower_claude_tests::{
     redis::{Direction, Proxy, RedisSentinels, RedisServer},
 };
 
-#[cfg(feature = "cluster")]
-use crate::limiter::message::keys;
 use crate::{
     config::RedisConfig,
-    limiter::{SharedLimits, StoreState},
+    limiter::{SharedLimits, StoreState, message::keys},
     tests::limiter::{
         config, connect,
         load::{Consumer, run, two, under_load},
@@ -139,6 +138,32 @@ async fn server_that_refuses_writes_leaves_the_local_share() {
             "local t = redis.call('TIME')[1] + 2 while redis.call('TIME')[1] + 0 < t do end",
             "0",
         ]);
+    });
+    let report = report.await;
+    assert!(report.over <= OUTAGE, "{report:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lost_right_and_wrong_type_leave_the_local_share() {
+    let Some(server) = RedisServer::start() else {
+        return;
+    };
+    let config = plain(&server.url());
+    let limiters = two(&config).await;
+    let report = under_load("ACL", &limiters, async || {
+        server.command(&["ACL", "SETUSER", "default", "-hset"]);
+        sleep(Duration::from_secs(2)).await;
+        server.command(&["ACL", "SETUSER", "default", "+hset"]);
+    });
+    let report = report.await;
+    assert!(report.over <= OUTAGE, "{report:?}");
+    let [key, ..] = keys(&config, &Scope::named("load"));
+    let key = String::from_utf8(key).expect("text");
+    let report = under_load("wrong type", &limiters, async || {
+        server.command(&["DEL", &key]);
+        server.command(&["LPUSH", &key, "x"]);
+        sleep(Duration::from_secs(2)).await;
+        server.command(&["DEL", &key]);
     });
     let report = report.await;
     assert!(report.over <= OUTAGE, "{report:?}");
