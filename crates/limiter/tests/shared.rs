@@ -430,6 +430,34 @@ fn processes_that_return_at_different_times_exceed_no_limit() {
 }
 
 #[test]
+fn second_outage_begins_with_what_the_first_has_left() {
+    let limits = tokens(60_000, Duration::from_secs(10));
+    let mut store = MemoryStore::new();
+    let mut process = Process::new(0, &limits);
+    process.pool.enqueue(0, ask(1, 0)).unwrap();
+    process.step(0, &mut store);
+    process.granted.clear();
+    process.pool.set_store_down(S, true);
+    // Uses the whole share, which is full by then.
+    let mut used = 0;
+    while let Enqueued::Granted(_) = process.pool.enqueue(20 * S, ask(100, 20 * S)).unwrap() {
+        used += 100;
+    }
+    assert!(used >= 8_900, "{used}");
+    let now = 20 * S + 2 * MS;
+    process.pool.set_store_down(now, false);
+    let message = process.pool.take_message(now).expect("a first message");
+    let reply = store.apply(now / 1_000, 0, &message);
+    process.pool.on_reply(now, message.id, &reply);
+    // The store is full again by its clock, and the message that corrects it is lost.
+    let message = process.pool.take_message(now).expect("a correction");
+    assert!(message.limits[0].ceiling.is_some());
+    process.pool.on_no_reply(now, message.id);
+    process.pool.poll(now, &mut process.granted);
+    assert!(process.granted.is_empty(), "{}", process.granted.len());
+}
+
+#[test]
 fn outage_stops_no_process() {
     for processes in [1, 4, 16] {
         let outages = vec![(10 * S, 12 * S); processes];

@@ -53,8 +53,8 @@
 //! [`client_builder`]. reqwest's default client follows them with `x-api-key`, and after a 307 with
 //! the prompt, to any host. A redirect is then a response of its own, which the layers classify as
 //! a failure that is not retried. A response from another host than that of its request is reported
-//! by a `WARN` event (`redirected`), once for each pair of hosts, and has no effect on the limits,
-//! circuits and credentials of the host that was asked.
+//! by a `WARN` event (`redirected`), once for each pair of hosts. Its status and
+//! headers have no effect on the limits, circuits and credentials of the host that was asked.
 //!
 //! Set the API key in each request, or in a layer outside of these (tower-http's
 //! `SetRequestHeaderLayer`). Limits, circuits and cache entries are kept per credential, and the

@@ -471,7 +471,8 @@ impl Lease {
                     .unwrap_or(u64::MAX)
                     .max(1);
                 let mut share = Bucket::full(own, burst_of(bucket), now);
-                let mut level = bucket.level() - transit(buckets, index);
+                let ceiling = limit.ceiling.take().unwrap_or(i128::MAX);
+                let mut level = bucket.level().min(ceiling) - transit(buckets, index);
                 if level < 0 {
                     // The blocks that other processes were granted are no debt: they give them
                     // back, or they use them as a part of their share.

@@ -116,8 +116,8 @@ impl From<Limits> for SharedLimits {
 ///   normal a 64th.
 /// * **Without Redis**, each process uses its share of the limits, from the last known level on,
 ///   and paces itself by response headers. It never waits for Redis longer than the
-///   [deadline](RedisConfig::with_deadline) and 5 ms. What it used is charged when Redis is back. A
-///   state that was lost begins with half-full buckets at most.
+///   [deadline](RedisConfig::with_deadline) and 5 ms. What it used lowers the levels when Redis is
+///   back. A state that was lost begins with half-full buckets at most.
 /// * The limit on requests **in flight** counts in each process.
 #[derive(Clone)]
 pub struct RedisLimiter {

@@ -29,9 +29,11 @@ use crate::{
     },
 };
 
-/// The tokens by which a limit of 1,000 may be exceeded in an outage. The rule promises none, and
-/// the rest is for a machine that stops this test.
-const OUTAGE: f64 = 500.0;
+/// The tokens by which a limit of 1,000 may be exceeded. The rules promise half a bucket after a lost
+/// state and nothing else. The rest is for a machine that stops this test.
+const SMALL: f64 = 100.0;
+const OUTAGE: f64 = 300.0;
+const STATE_LOST: f64 = 550.0;
 
 fn plain(url: &str) -> RedisConfig {
     RedisConfig::new(url).expect("a valid URL")
@@ -43,23 +45,20 @@ async fn faults_that_pass_at_once_are_not_noticed() {
         return;
     };
     let limiters = two(&plain(&server.url())).await;
-    let flush = under_load("SCRIPT FLUSH", &limiters, async || {
+    let report = under_load("SCRIPT FLUSH", &limiters, SMALL, async || {
         server.command(&["SCRIPT", "FLUSH"]);
     });
-    let report = flush.await;
-    assert!(report.over <= 100.0, "{report:?}");
-    let foreign = under_load("600 foreign scripts", &limiters, async || {
+    report.await;
+    let report = under_load("600 foreign scripts", &limiters, SMALL, async || {
         for number in 0..600 {
             server.command(&["EVAL", &format!("return {number}"), "0"]);
         }
     });
-    let report = foreign.await;
-    assert!(report.over <= 100.0, "{report:?}");
-    let kill = under_load("CLIENT KILL", &limiters, async || {
+    report.await;
+    let report = under_load("CLIENT KILL", &limiters, OUTAGE, async || {
         server.command(&["CLIENT", "KILL", "TYPE", "normal"]);
     });
-    let report = kill.await;
-    assert!(report.over <= OUTAGE, "{report:?}");
+    report.await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -68,11 +67,10 @@ async fn flushed_state_begins_with_half_of_the_burst() {
         return;
     };
     let limiters = two(&plain(&server.url())).await;
-    let report = under_load("FLUSHALL", &limiters, async || {
+    let report = under_load("FLUSHALL", &limiters, STATE_LOST, async || {
         server.command(&["FLUSHALL"]);
     });
-    let report = report.await;
-    assert!(report.over <= OUTAGE, "{report:?}");
+    report.await;
     let lost: u64 = limiters.iter().map(|it| it.store().states_lost).sum();
     assert!(lost >= 1, "{lost}");
 }
@@ -84,20 +82,18 @@ async fn silent_server_leaves_the_local_share() {
     };
     let limiters = two(&plain(&server.url())).await;
     let seconds = Duration::from_secs(3);
-    let report = under_load("CLIENT PAUSE", &limiters, async || {
+    let report = under_load("CLIENT PAUSE", &limiters, OUTAGE, async || {
         server.command(&["CLIENT", "PAUSE", "3000", "ALL"]);
         sleep(seconds).await;
     });
-    let report = report.await;
-    assert!(report.losses >= 2 && report.over <= OUTAGE, "{report:?}");
-    let report = under_load("SIGSTOP", &limiters, async || {
+    assert!(report.await.losses >= 2);
+    let report = under_load("SIGSTOP", &limiters, OUTAGE, async || {
         server.freeze();
         sleep(seconds).await;
         server.thaw();
     });
-    let report = report.await;
-    assert!(report.over <= OUTAGE, "{report:?}");
-    let report = under_load("SIGKILL", &limiters, async || {
+    report.await;
+    let report = under_load("SIGKILL", &limiters, STATE_LOST, async || {
         server.kill();
         sleep(seconds).await;
         assert!(
@@ -107,8 +103,7 @@ async fn silent_server_leaves_the_local_share() {
         );
         server.restart();
     });
-    let report = report.await;
-    assert!(report.over <= OUTAGE, "{report:?}");
+    report.await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -118,29 +113,26 @@ async fn server_that_refuses_writes_leaves_the_local_share() {
     };
     let limiters = two(&plain(&server.url())).await;
     let seconds = Duration::from_secs(2);
-    let report = under_load("REPLICAOF", &limiters, async || {
+    let report = under_load("REPLICAOF", &limiters, OUTAGE, async || {
         server.command(&["REPLICAOF", "127.0.0.1", "1"]);
         sleep(seconds).await;
         server.command(&["REPLICAOF", "NO", "ONE"]);
     });
-    let report = report.await;
-    assert!(report.losses >= 2 && report.over <= OUTAGE, "{report:?}");
-    let report = under_load("OOM", &limiters, async || {
+    assert!(report.await.losses >= 2);
+    let report = under_load("OOM", &limiters, OUTAGE, async || {
         server.command(&["CONFIG", "SET", "maxmemory", "1"]);
         sleep(seconds).await;
         server.command(&["CONFIG", "SET", "maxmemory", "0"]);
     });
-    let report = report.await;
-    assert!(report.over <= OUTAGE, "{report:?}");
-    let report = under_load("DEBUG SLEEP", &limiters, async || {
+    report.await;
+    let report = under_load("DEBUG SLEEP", &limiters, OUTAGE, async || {
         server.command(&[
             "EVAL",
             "local t = redis.call('TIME')[1] + 2 while redis.call('TIME')[1] + 0 < t do end",
             "0",
         ]);
     });
-    let report = report.await;
-    assert!(report.over <= OUTAGE, "{report:?}");
+    report.await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -150,23 +142,21 @@ async fn lost_right_and_wrong_type_leave_the_local_share() {
     };
     let config = plain(&server.url());
     let limiters = two(&config).await;
-    let report = under_load("ACL", &limiters, async || {
+    let report = under_load("ACL", &limiters, OUTAGE, async || {
         server.command(&["ACL", "SETUSER", "default", "-hset"]);
         sleep(Duration::from_secs(2)).await;
         server.command(&["ACL", "SETUSER", "default", "+hset"]);
     });
-    let report = report.await;
-    assert!(report.over <= OUTAGE, "{report:?}");
+    report.await;
     let [key, ..] = keys(&config, &Scope::named("load"));
     let key = String::from_utf8(key).expect("text");
-    let report = under_load("wrong type", &limiters, async || {
+    let report = under_load("wrong type", &limiters, OUTAGE, async || {
         server.command(&["DEL", &key]);
         server.command(&["LPUSH", &key, "x"]);
         sleep(Duration::from_secs(2)).await;
         server.command(&["DEL", &key]);
     });
-    let report = report.await;
-    assert!(report.over <= OUTAGE, "{report:?}");
+    report.await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -176,13 +166,12 @@ async fn half_open_connection_is_replaced() {
     };
     let proxy = Proxy::start(server.port()).await;
     let limiters = two(&plain(&proxy.url())).await;
-    let report = under_load("half-open", &limiters, async || {
+    let report = under_load("half-open", &limiters, OUTAGE, async || {
         proxy.stall(Direction::Responses);
         sleep(Duration::from_secs(3)).await;
         proxy.resume();
     });
-    let report = report.await;
-    assert!(report.losses >= 2 && report.over <= OUTAGE, "{report:?}");
+    assert!(report.await.losses >= 2);
 }
 
 #[cfg(feature = "cluster")]
@@ -197,12 +186,11 @@ async fn failover_of_a_cluster_keeps_the_limit() {
     let [key, ..] = keys(&config, &Scope::named("load"));
     let key = String::from_utf8(key).expect("text");
     let port = cluster.master_of(&key).port();
-    let report = under_load("CLUSTER FAILOVER", &limiters, async || {
+    let report = under_load("CLUSTER FAILOVER", &limiters, STATE_LOST, async || {
         cluster.fail_over(port);
         sleep(Duration::from_secs(2)).await;
     });
-    let report = report.await;
-    assert!(report.over <= OUTAGE, "{report:?}");
+    report.await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -214,12 +202,11 @@ async fn failover_by_sentinels_keeps_the_limit() {
     let config = RedisConfig::sentinel(urls.iter().map(String::as_str), RedisSentinels::MASTER);
     let config = config.expect("valid URLs");
     let limiters = two(&config).await;
-    let report = under_load("Sentinel", &limiters, async || {
+    let report = under_load("Sentinel", &limiters, STATE_LOST, async || {
         sentinels.servers()[0].kill();
         sleep(Duration::from_secs(4)).await;
     });
-    let report = report.await;
-    assert!(report.losses >= 2 && report.over <= OUTAGE, "{report:?}");
+    assert!(report.await.losses >= 2);
 }
 
 #[cfg(feature = "tls")]
@@ -231,21 +218,19 @@ async fn outage_of_a_tls_server_leaves_the_local_share() {
     let pem = std::fs::read(tls.certificate()).expect("a certificate");
     let config = plain(&tls.url()).with_root_certificate(pem);
     let limiters = two(&config).await;
-    let report = under_load("TLS, CLIENT KILL", &limiters, async || {
+    let report = under_load("TLS, CLIENT KILL", &limiters, OUTAGE, async || {
         tls.server.command(&["CLIENT", "KILL", "TYPE", "normal"]);
     });
-    let report = report.await;
-    assert!(report.over <= OUTAGE, "{report:?}");
-    let report = under_load("TLS, SIGKILL", &limiters, async || {
+    report.await;
+    let report = under_load("TLS, SIGKILL", &limiters, STATE_LOST, async || {
         tls.server.kill();
         sleep(Duration::from_secs(2)).await;
         tls.server.restart();
     });
-    let report = report.await;
-    assert!(report.losses >= 2 && report.over <= OUTAGE, "{report:?}");
+    assert!(report.await.losses >= 2);
 }
 
-/// An outage under 1,000 requests a second, for 3 s or the seconds of `REDIS_LIMITER_OUTAGE`.
+/// An outage under 1,000 requests a second, for 4 s or the seconds of `REDIS_LIMITER_OUTAGE`.
 #[tokio::test]
 async fn outage_is_reported_once_however_many_requests_it_meets() {
     let Some(mut server) = RedisServer::start() else {
@@ -273,7 +258,7 @@ async fn outage_is_reported_once_however_many_requests_it_meets() {
     sleep(Duration::from_millis(500)).await;
     let _ = lines.take();
     let seconds = std::env::var("REDIS_LIMITER_OUTAGE").ok();
-    let seconds = seconds.and_then(|it| it.parse().ok()).unwrap_or(3);
+    let seconds = seconds.and_then(|it| it.parse().ok()).unwrap_or(4);
     let begun = Instant::now();
     server.kill();
     sleep(Duration::from_secs(seconds)).await;
@@ -294,7 +279,7 @@ async fn outage_is_reported_once_however_many_requests_it_meets() {
         "{seconds} s, {requests} requests: {} lines {lines:#?}",
         lines.len()
     );
-    assert!(requests as u64 > 200 * seconds, "{requests}");
+    assert!(requests as u64 > 500 * seconds, "{requests}");
     assert_eq!(*events.lock().unwrap(), ["unreachable", "regained"]);
     assert!((2..=10).contains(&lines.len()), "{lines:?}");
 }

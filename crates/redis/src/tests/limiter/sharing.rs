@@ -126,13 +126,13 @@ impl Process {
     }
 }
 
-/// Lets processes share a limit for 8,000 requests, or as many as the environment asks for.
+/// Lets processes share a limit for 20,000 requests, or as many as the environment asks for.
 async fn share_a_limit(processes: usize) {
     let _alone = LOAD.lock().await;
     let Some(server) = RedisServer::start() else {
         return;
     };
-    let seconds = number("REDIS_LIMITER_REQUESTS", 8_000) * 60 / PER_MINUTE;
+    let seconds = number("REDIS_LIMITER_REQUESTS", 20_000) * 60 / PER_MINUTE;
     let ended = tokio::task::spawn_blocking({
         let url = server.url();
         move || {
