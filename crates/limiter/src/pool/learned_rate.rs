@@ -95,13 +95,16 @@ const MAX_BURST_SECONDS: f64 = 60.0;
 const RECENT: u64 = 10_000_000_000;
 
 /// The fewest incidents in five minutes from which a rate is learned, and the most successes for
-/// each 429. A server rejects a few requests for other reasons, which say nothing about a rate.
+/// each 429 beyond the first ones. A server rejects a few requests for other reasons, which say
+/// nothing about a rate, and of few requests by chance more than of many.
 const FEWEST_INCIDENTS: u32 = 3;
 const MOST_SUCCESSES_EACH: u32 = 60;
+const BY_CHANCE: u32 = 3;
 const EVIDENCE_FOR: u64 = 300_000_000_000;
 
-/// The 429s that no header explains and the successes of five minutes. 429s of requests that were
-/// sent before the last one arrived are one incident.
+/// The 429s that no header explains and the successes of five minutes, and half of those before, so
+/// that no five minutes begin with few requests. 429s of requests that were sent before the last one
+/// arrived are one incident.
 #[derive(Debug, Default)]
 struct Evidence {
     since: u64,
@@ -116,11 +119,10 @@ impl Evidence {
     /// Records a 429. Returns true if there are enough to show a limit.
     fn on_rejected(&mut self, now: u64, sent_at: u64) -> bool {
         if now.saturating_sub(self.since) >= EVIDENCE_FOR {
-            *self = Self {
-                since: now,
-                known_at: self.known_at,
-                ..Self::default()
-            };
+            self.since = now;
+            self.rejections /= 2;
+            self.incidents /= 2;
+            self.successes /= 2;
         }
         self.rejections = self.rejections.saturating_add(1);
         if self.known_at.is_none_or(|known_at| sent_at > known_at) {
@@ -128,7 +130,8 @@ impl Evidence {
             self.incidents += 1;
         }
         self.incidents >= FEWEST_INCIDENTS
-            && self.successes <= self.rejections.saturating_mul(MOST_SUCCESSES_EACH)
+            && self.rejections > BY_CHANCE
+            && self.successes <= (self.rejections - BY_CHANCE).saturating_mul(MOST_SUCCESSES_EACH)
     }
 }
 
