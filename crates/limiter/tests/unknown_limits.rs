@@ -324,3 +324,44 @@ fn single_429_is_forgotten_within_some_successes() {
         "{after} in two minutes after {minute} in one"
     );
 }
+
+/// One in a hundred requests gets a 429, at any rate, for twenty minutes.
+#[test]
+fn few_429s_at_random_begin_no_rate() {
+    for seed in 0..10 {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let scope = Scope::named("random");
+        let limits = Limits::unlimited().for_scope(&scope);
+        let mut pool = Pool::new(scope, &limits, LimiterConfig::new(), 0);
+        let (mut now, mut granted) = (0, Vec::new());
+        while now < 20 * MINUTE {
+            now += 50 * MS;
+            let request = PoolRequest::new(Cost::new(100, 0), now);
+            let id = match pool.enqueue(now, request).expect("room") {
+                Enqueued::Granted(id) => id,
+                Enqueued::Waiting(_) => loop {
+                    if let Next::At(at) = pool.poll(now, &mut granted) {
+                        now = now.max(at);
+                    }
+                    if let Some((_, id)) = granted.pop() {
+                        break id;
+                    }
+                },
+            };
+            if rng.u8(0..100) == 0 {
+                pool.rate_limited(now, id, None, 0.0);
+                let silent = RateLimits::default();
+                let head = ObservedHead::new(&silent, None).with_rejected(true);
+                pool.observe(now, id, &head);
+                pool.settle(now, id, &Settlement::Rejected);
+            } else {
+                let mut usage = Usage::default();
+                usage.input_tokens = Some(100);
+                pool.settle(now, id, &Settlement::Used { usage });
+            }
+        }
+        let snapshot = pool.snapshot(now);
+        let learned = snapshot.dimension(Dimension::Requests);
+        assert!(learned.is_none(), "{seed}: {learned:?}");
+    }
+}
