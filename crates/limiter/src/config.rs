@@ -104,8 +104,8 @@ pub struct LimiterConfig {
     ///
     /// A 429 that no header explains shows a limit as well: the server names none, or enforces
     /// another. Its rate of requests is then learned from the times of such 429s, once there are at
-    /// least three in five minutes and one for each 60 successes. It is forgotten after eight hours
-    /// without use of the whole rate.
+    /// least four in five minutes, and one for each 60 successes beyond the first three. It is
+    /// forgotten after eight hours without use of the whole rate.
     pub learn_limits: bool,
     /// Uses configured limits only until headers name the limits of the server, which may be
     /// higher. Default false. The limits of a [tier](crate::Limits::tier) are always used so.
