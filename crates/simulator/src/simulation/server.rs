@@ -12,6 +12,10 @@ use crate::{
     workload::Quota,
 };
 
+/// The time of the accounting at the start of the simulation, by which the bucket of requests is
+/// full again after the admission that is charged for all output.
+const START: u64 = 60 * SECOND;
+
 /// Output tokens per second of one response.
 pub(crate) const STREAM: u64 = 80;
 
@@ -59,7 +63,7 @@ impl Server {
             date_off: 0,
             reset_off: 0,
         };
-        server.pump = server.open(0);
+        server.pump = server.open_at(0);
         server
     }
 
@@ -73,9 +77,9 @@ impl Server {
         let charge = Charge {
             input_estimate: input,
         };
-        match self.accounting.admit(now, &self.group, charge) {
+        match self.accounting.admit(START + now, &self.group, charge) {
             Ok(id) => {
-                self.accounting.finish(now, id);
+                self.accounting.finish(START + now, id);
                 self.gate.take(now);
                 Ok(())
             }
@@ -95,7 +99,7 @@ impl Server {
 
     pub(crate) fn gauges(&mut self, now: u64) -> GaugeSet {
         self.catch_up(now);
-        self.accounting.gauges(now, &self.group)
+        self.accounting.gauges(START + now, &self.group)
     }
 
     /// Returns the lowest level of all limits, as a share of the capacity.
@@ -153,24 +157,25 @@ impl Server {
         let empty = Accounting::new(limits(quota, self.burst));
         self.accounting = std::mem::replace(&mut self.accounting, empty)
             .with_group(&self.group, limits(quota, self.burst));
-        self.pump = self.open(now);
+        self.pump = self.open_at(0);
         let new = self.gauges(now);
         for _ in old.requests.level..new.requests.level {
-            if let Some(id) = self.open(now) {
-                self.accounting.finish(now, id);
+            if let Some(id) = self.open_at(START + now) {
+                self.accounting.finish(START + now, id);
             }
         }
         let surplus = |old: i64, new: i64| (new - old).max(0) as u64;
         if let Some(pump) = self.pump {
             let input = surplus(old.input_tokens.level, new.input_tokens.level);
-            self.accounting.correct_input(now, pump, input);
+            self.accounting.correct_input(START + now, pump, input);
             let output = surplus(old.output_tokens.level, new.output_tokens.level);
-            self.accounting.produce(now, pump, output);
+            self.accounting.produce(START + now, pump, output);
         }
     }
 
-    fn open(&mut self, now: u64) -> Option<AdmissionId> {
-        let admitted = self.accounting.admit(now, &self.group, Charge::default());
+    /// Admits a request without tokens at this time of the accounting.
+    fn open_at(&mut self, at: u64) -> Option<AdmissionId> {
+        let admitted = self.accounting.admit(at, &self.group, Charge::default());
         admitted.ok()
     }
 
@@ -186,7 +191,7 @@ impl Server {
             self.carry %= SECOND;
             self.produced += tokens;
             if let Some(pump) = self.pump {
-                self.accounting.produce(now, pump, tokens);
+                self.accounting.produce(START + now, pump, tokens);
             }
         }
     }
