@@ -70,7 +70,7 @@ const LEAST_OF_EARLY: f64 = 25.0;
 const NOISE: f64 = 2.5;
 const NOISE_OF_NEW: f64 = 1.2;
 
-/// The requests below which a count shows little about a rate that 429s have confirmed.
+/// The requests below which a count shows nothing about a rate that 429s have confirmed.
 const FEW: u64 = 4;
 
 /// The requests from which on that deviation matters more than one request.
@@ -439,8 +439,7 @@ impl LearnedRate {
         // What a small bucket did not take during the pause is missing in the count.
         let open = sent.at.saturating_sub(self.opened_at) as f64 / SECOND / seconds;
         let most = if is_established { 0.7 } else { 0.5 };
-        let shows_little = is_established && admitted < FEW;
-        let is_consistent = shows_little || 1.0 - ratio <= (error + 1.0 - open).min(most);
+        let is_consistent = 1.0 - ratio <= (error + 1.0 - open).min(most);
         let rate = if self.was_idle {
             // What was not used shows nothing, and the burst may be what was too much.
             let drawn = (self.burst - self.level).max(1.0);
@@ -449,6 +448,8 @@ impl LearnedRate {
         } else if self.rate > self.rate_then * GROWN {
             // A rate that has grown was not exceeded for all of the time. If it is still too high,
             // the next 429 comes soon and shows by how much.
+            self.rate
+        } else if is_established && admitted < FEW {
             self.rate
         } else if is_consistent {
             self.rate * ratio.powf(CONSISTENT_WEIGHT * open)
