@@ -46,6 +46,27 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// All kinds, in the order of their definition.
+    #[cfg(feature = "metrics")]
+    pub(crate) const ALL: [Self; 16] = [
+        Self::Success,
+        Self::RateLimited,
+        Self::RampLimited,
+        Self::SpendLimit,
+        Self::Overloaded,
+        Self::ServerError,
+        Self::Timeout,
+        Self::Transport,
+        Self::Conflict,
+        Self::BadRequest,
+        Self::Unauthorized,
+        Self::Forbidden,
+        Self::NotFound,
+        Self::TooLarge,
+        Self::ModelRefusal,
+        Self::Truncated,
+    ];
+
     /// Returns the name for logs, metrics and headers, in `snake_case`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -45,7 +45,7 @@
 //! sends nothing ([`BodyFailure`]).
 //!
 //! [`check`] checks at compile time that the layers accept a service. [`event`] describes the
-//! events that layers emit.
+//! events that layers emit, and the module `metrics` (feature `metrics`) counts them.
 //!
 //! ```
 //! use std::{convert::Infallible, time::Duration};
@@ -108,6 +108,8 @@ pub mod event;
 mod held_body;
 mod host;
 mod ledger;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 mod outcome;
 mod paused_by_limiter;
 mod percent;

@@ -49,6 +49,8 @@ mod limiter;
 mod limits;
 mod local;
 pub mod pool;
+#[cfg(feature = "metrics")]
+mod record_metrics;
 mod reservation;
 mod snapshot;
 mod sync;
@@ -61,6 +63,8 @@ pub use limiter::{AcquireRequest, Limiter};
 pub use limits::{Day, Limits, PoolLimits};
 pub use local::{LocalAcquire, LocalLimiter, ShareQueue, SharedScope};
 pub use pool::{Pool, QueuePlace, SharePolicy, queue::flow::FairShares};
+#[cfg(feature = "metrics")]
+pub use record_metrics::record_metrics;
 pub use reservation::{Reservation, ReservationBackend, Settlement};
 pub use snapshot::{ClassSnapshot, DimensionSnapshot, ScopeSnapshot};
 #[doc(no_inline)]

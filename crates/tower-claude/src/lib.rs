@@ -1,7 +1,8 @@
 //! Tower layers that keep a Claude integration inside its rate limits and alive through errors.
 //!
 //! This is the facade crate. It re-exports six layers, each behind a feature of its own, and stacks
-//! them as recommended. All features are on by default.
+//! them as recommended. The layers are on by default. The feature `metrics` adds `metrics`, an
+//! observer that counts all events with the facade crate of the same name.
 #![cfg_attr(
     all(
         feature = "cache",
@@ -84,6 +85,8 @@ pub use tower_claude_retry::{self as retry, RetryLayer};
 #[cfg(feature = "token-bucket")]
 pub use tower_claude_token_bucket::{self as token_bucket, TokenBucketLayer};
 
+#[cfg(feature = "metrics")]
+pub use tower_claude_core::metrics;
 pub use tower_claude_core::{
     self as core, Class, Cost, CredentialId, Deadline, DeadlineLayer, EstimateCost, HttpClassify,
     Kind, Priority, RejectReason, Rejection, RejectionLayer, RequestBody, Scope, Settle, Tenant,

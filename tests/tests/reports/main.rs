@@ -5,4 +5,5 @@ mod common;
 mod ends;
 mod incident;
 mod lines;
+mod metrics;
 mod stacks;

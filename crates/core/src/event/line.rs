@@ -223,7 +223,9 @@ fn begins_incident(sink: &EventSink, event: &Event<'_>) -> bool {
 /// Emits an event to `tracing`.
 pub(super) fn trace(sink: &EventSink, event: &Event<'_>) {
     match *event {
-        Event::Admitted { layer, scope, wait } => {
+        Event::Admitted {
+            layer, scope, wait, ..
+        } => {
             line!(
                 wait >= LONG_WAIT, info or trace,
                 layer, decision = "admitted", scope = text(Some(scope)),

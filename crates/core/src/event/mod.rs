@@ -124,6 +124,7 @@ use tower_claude_wire::{RateLimits, Usage};
 
 use self::incidents::Incidents;
 use crate::{
+    call::Priority,
     class::{Class, Kind},
     cost::UsageBound,
     dimension::Dimension,
@@ -164,6 +165,8 @@ pub enum Event<'a> {
         scope: &'a Scope,
         /// The time that the request waited. Usually zero.
         wait: Duration,
+        /// The priority of the request.
+        priority: Priority,
     },
     /// A request was queued.
     Queued {

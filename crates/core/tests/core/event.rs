@@ -6,7 +6,7 @@ use std::{
 };
 
 use tower_claude_core::{
-    Class, Dimension, Kind, RejectReason, Scope,
+    Class, Dimension, Kind, Priority, RejectReason, Scope,
     event::{AttemptDetails, Event, EventSink, emit},
     toolkit::LimitWarning,
 };
@@ -24,6 +24,7 @@ fn event_reaches_the_observer_once() {
             layer,
             scope: &scope,
             wait: second,
+            priority: Priority::Normal,
         },
         Event::Rejected {
             layer,

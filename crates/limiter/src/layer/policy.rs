@@ -194,7 +194,7 @@ impl<L: Limiter, E: EstimateCost> LimitPolicy<L, E> {
         let wait = reservation.waited();
         let admitted = attempt.admitted.insert(Admitted::Own(reservation));
         let scope = admitted.scope(&attempt.scope);
-        settings.reporter.admitted(scope, wait);
+        settings.reporter.admitted(scope, wait, call.priority());
         Poll::Ready(Ok(()))
     }
 }

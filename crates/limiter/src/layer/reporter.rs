@@ -10,7 +10,7 @@ use std::{
 use http::{HeaderMap, response::Parts};
 use tokio::time::Instant;
 use tower_claude_core::{
-    Call, Class, Kind, Reach, Rejection, Scope, UsageBound,
+    Call, Class, Kind, Priority, Reach, Rejection, Scope, UsageBound,
     driver::Clock,
     event::{Event, EventSink, emit, is_debug_enabled},
     toolkit::{Observation, OtherHost, PausedByLimiter},
@@ -99,11 +99,12 @@ impl Reporter {
     }
 
     #[inline]
-    pub(super) fn admitted(&self, scope: &Scope, wait: Duration) {
+    pub(super) fn admitted(&self, scope: &Scope, wait: Duration, priority: Priority) {
         let event = Event::Admitted {
             layer: self.layer,
             scope,
             wait,
+            priority,
         };
         emit(&self.events, &event);
     }
