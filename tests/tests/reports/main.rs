@@ -6,4 +6,5 @@ mod ends;
 mod incident;
 mod lines;
 mod metrics;
+mod rules;
 mod stacks;
