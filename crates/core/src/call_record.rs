@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tower_claude_wire::Usage;
+use tracing::Span;
 
 use crate::{class::Kind, event::EventSink, scope::Scope};
 
@@ -39,6 +40,12 @@ pub(crate) struct CallRecord {
     pub(crate) request_id: Option<Box<str>>,
     /// The cause of the last transport error.
     pub(crate) cause: Option<Box<str>>,
+    /// The span of the call, if a subscriber gets it.
+    pub(crate) span: Option<Span>,
+    /// The span of the present attempt, if a subscriber gets it, and the number of the innermost
+    /// driver that has sent it.
+    pub(crate) attempt_span: Option<Span>,
+    pub(crate) span_driver: u32,
     /// The failure for which the call was sent to another model.
     pub(crate) fallback: Option<Kind>,
 }

@@ -7,4 +7,5 @@ mod incident;
 mod lines;
 mod metrics;
 mod rules;
+mod spans;
 mod stacks;

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use http::Response;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tower_claude_wire::StreamState;
+use tracing::span::EnteredSpan;
 
 use super::{
     attempt_policy::{AttemptPolicy, Clock},
@@ -132,6 +133,12 @@ impl<P: CallPolicy, A: AttemptPolicy, C: ClassifyResponse> Tracking<P, A, C> {
         }
     }
 
+    /// Enters the span of the attempt.
+    #[inline]
+    fn enter(&self) -> Option<EnteredSpan> {
+        self.report.as_ref()?.enter_attempt(&self.call)
+    }
+
     fn track<E>(&mut self, frame: Option<&Result<Frame<Bytes>, E>>, is_last: bool) {
         if self.ended {
             return;
@@ -236,6 +243,7 @@ where
         if rest.held.rest.is_none() {
             return Poll::Ready(None);
         }
+        let _entered = rest.tracking.as_ref().and_then(Tracking::enter);
         if let Poll::Ready(frame) = rest.held.poll_rest(cx) {
             if let Some(tracking) = &mut rest.tracking {
                 tracking.track(frame.as_ref(), rest.held.is_read());
@@ -285,6 +293,7 @@ where
     C: ClassifyResponse,
 {
     fn drop(&mut self) {
+        let _entered = self.tracking.as_ref().and_then(Tracking::enter);
         // The inner body must be gone before its end is reported.
         self.held.rest = None;
         if let Some(tracking) = &mut self.tracking

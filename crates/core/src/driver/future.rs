@@ -56,6 +56,7 @@ pin_project! {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
             let policies = &this.shared.policies;
+            let _entered = this.progress.enter_call();
             let (held, answered) = match this.state.as_mut().project() {
                 StateProjection::Holding { response } => (response.take(), true),
                 StateProjection::Calling { .. } => (None, false),
@@ -172,6 +173,7 @@ where
         let mut this = self.project();
         let progress = this.progress;
         let policies = &this.shared.policies;
+        let _entered = progress.enter_call();
         loop {
             // Success returns from inside the match. A failure comes to the decision below it.
             let failure = match this.state.as_mut().project() {
@@ -179,7 +181,10 @@ where
                     if let Some(rejection) = progress.recheck(policies) {
                         Failure::Rejected(Box::new(rejection))
                     } else {
-                        let result = future.poll(cx);
+                        let result = {
+                            let _entered = progress.enter_attempt();
+                            future.poll(cx)
+                        };
                         progress.polled(policies);
                         match result {
                             Poll::Ready(Ok(response)) => {
@@ -240,7 +245,10 @@ where
                     let clock = &mut Clock::default();
                     match progress.poll_send(policies, service, request, clock, cx) {
                         Poll::Ready(Ok(())) => {
-                            let future = service.call(std::mem::take(request));
+                            let future = {
+                                let _entered = progress.enter_attempt();
+                                service.call(std::mem::take(request))
+                            };
                             progress.called(policies);
                             this.state.set(State::Calling { future });
                             continue;

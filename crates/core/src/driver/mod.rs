@@ -84,6 +84,7 @@ mod progress;
 mod report;
 mod response;
 mod service;
+mod spans;
 
 pub use attempt_policy::{AttemptPolicy, Clock};
 pub use body::Body;

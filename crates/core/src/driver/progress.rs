@@ -8,6 +8,7 @@ use std::{
 use http::Request;
 use tokio::time::Instant;
 use tower_service::Service;
+use tracing::span::EnteredSpan;
 
 use super::{
     attempt_policy::{AttemptPolicy, Clock},
@@ -209,6 +210,18 @@ impl<P: CallPolicy, A: AttemptPolicy> Progress<P, A> {
             self.release_attempt();
             report.end_dropped(policies.reporter(), &self.call, is_sent);
         }
+    }
+
+    /// Enters the span of the call, so that its events are in it.
+    #[inline]
+    pub(super) fn enter_call(&self) -> Option<EnteredSpan> {
+        self.report.as_ref()?.enter_call(&self.call)
+    }
+
+    /// Enters the span of the attempt, so that the inner service is in it.
+    #[inline]
+    pub(super) fn enter_attempt(&self) -> Option<EnteredSpan> {
+        self.report.as_ref()?.enter_attempt(&self.call)
     }
 
     /// Returns the request of the next attempt, which begins now.

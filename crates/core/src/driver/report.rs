@@ -3,11 +3,12 @@
 use http::{Request, StatusCode, response::Parts};
 use tokio::time::Instant;
 use tower_claude_wire::{self as wire, Usage};
-use tracing::level_filters::LevelFilter;
+use tracing::{Span, level_filters::LevelFilter, span::EnteredSpan};
 
-use super::{attempt_policy::AttemptPolicy, call_policy::CallPolicy};
+use super::{attempt_policy::AttemptPolicy, call_policy::CallPolicy, spans};
 use crate::{
     call::Call,
+    call_record::CallRecord,
     class::{Class, Kind},
     endpoint::Endpoint,
     event::{AttemptDetails, AttemptEnd, CallEnd, Ending, Event, EventSink, emit},
@@ -59,6 +60,7 @@ impl Reporter {
         self.sink.is_observed()
             || call.has_record()
             || tracing::enabled!(target: "tower_claude", tracing::Level::WARN)
+            || spans::are_enabled()
     }
 
     /// Returns the own sink if it has an observer, or else the one of another driver.
@@ -92,6 +94,8 @@ pub(super) struct Report {
     first_content: Option<Instant>,
     /// The usage of the present attempt.
     usage: Usage,
+    /// A subscriber gets the spans of this call.
+    has_spans: bool,
 }
 
 // All of it is off the path of a call without observer and subscriber.
@@ -110,7 +114,11 @@ impl Report {
         if reports_call {
             *record = Default::default();
             record.asked = requested_model(request).map(Box::from);
+            let endpoint = Endpoint::of(request.uri().path());
+            let span = spans::of_call(endpoint, record.asked.as_deref());
+            record.span = (!span.is_disabled()).then_some(span);
         }
+        let has_spans = record.span.is_some();
         record.drivers += 1;
         if !record.sink.is_observed() {
             record.sink = reporter.sink.clone();
@@ -129,7 +137,34 @@ impl Report {
             cause: None,
             first_content: None,
             usage: Usage::default(),
+            has_spans,
         })
+    }
+
+    /// Enters the span of the call.
+    #[cold]
+    pub(super) fn enter_call(&self, call: &Call) -> Option<EnteredSpan> {
+        if !self.has_spans {
+            return None;
+        }
+        let span = call.record().span.clone();
+        span.map(Span::entered)
+    }
+
+    /// Enters the span of the present attempt, or else that of the call.
+    #[cold]
+    pub(super) fn enter_attempt(&self, call: &Call) -> Option<EnteredSpan> {
+        if !self.has_spans {
+            return None;
+        }
+        let record = call.record();
+        let span = record
+            .attempt_span
+            .as_ref()
+            .or(record.span.as_ref())
+            .cloned();
+        drop(record);
+        span.map(Span::entered)
     }
 
     /// Records that the attempt is over and the next one follows after a delay.
@@ -184,6 +219,20 @@ impl Report {
         if scope.is_some() {
             record.scope.clone_from(&self.scope);
         }
+        if self.has_spans {
+            self.start_span(&mut record);
+        }
+    }
+
+    /// Starts the span of an attempt, unless the attempt is part of one of an outer driver, which
+    /// has started it.
+    fn start_span(&self, record: &mut CallRecord) {
+        let is_started = record.attempt_span.is_some() && record.span_driver < self.number;
+        record.span_driver = self.number;
+        if !is_started && let Some(call) = &record.span {
+            let span = spans::of_attempt(call, self.model.as_deref(), record.attempts);
+            record.attempt_span = Some(span);
+        }
     }
 
     /// Records the usage of the attempt.
@@ -235,6 +284,11 @@ impl Report {
     /// Records that the attempt ends without having been sent.
     #[cold]
     pub(super) fn end_unsent(&mut self, call: &Call) {
+        if self.has_spans
+            && let Some(span) = call.record().attempt_span.take()
+        {
+            spans::record_unsent(&span);
+        }
         if self.sent_at.take().is_none() && self.delayed_since.is_none() {
             let now = Instant::now();
             call.record().wait += now.saturating_duration_since(self.started_at);
@@ -264,6 +318,7 @@ impl Report {
         record.request_id.clone_from(&self.request_id);
         record.cause.clone_from(&self.cause);
         let wait = std::mem::take(&mut record.attempt_wait);
+        let span = record.attempt_span.take();
         let (attempt, sink) = (record.attempts, reporter.sink_or(&record.sink));
         drop(record);
         let end = AttemptEnd {
@@ -285,7 +340,14 @@ impl Report {
             request_id: self.request_id.as_deref(),
             cause: self.cause.as_deref(),
         };
-        emit(&sink, &Event::AttemptEnded(&end));
+        let emit_end = || emit(&sink, &Event::AttemptEnded(&end));
+        match span {
+            Some(span) => {
+                spans::record_attempt(&span, &end);
+                span.in_scope(emit_end);
+            }
+            None => emit_end(),
+        }
     }
 
     /// Reports the end of the call, if this is the outermost driver.
@@ -331,7 +393,14 @@ impl Report {
             fallback: record.fallback,
         };
         let sink = reporter.sink_or(&record.sink);
-        emit(&sink, &Event::CallEnded(&end));
+        let emit_end = || emit(&sink, &Event::CallEnded(&end));
+        match &record.span {
+            Some(span) => {
+                spans::record_call(span, &end);
+                span.in_scope(emit_end);
+            }
+            None => emit_end(),
+        }
     }
 
     /// Reports the end of an attempt whose response the caller has begun to get.

@@ -140,6 +140,7 @@ where
         let policies = &*shared.policies;
         let now = Instant::now();
         let mut progress = Progress::start(policies, &mut request, now);
+        let _entered = progress.enter_call();
         let rejection = request.body().rejection().or_else(|| {
             let (state, call) = (&mut progress.state, &progress.call);
             policies.call.check_deadline(state, call)
@@ -152,7 +153,10 @@ where
         let clock = &mut Clock::at(now);
         match progress.poll_send(policies, &mut self.inner, &mut request, clock, cx) {
             Poll::Ready(Ok(())) => {
-                let future = self.inner.call(request);
+                let future = {
+                    let _entered = progress.enter_attempt();
+                    self.inner.call(request)
+                };
                 progress.called(policies);
                 ResponseFuture::calling(shared, progress, future)
             }

@@ -96,13 +96,22 @@
 //!
 //! # Spans
 //!
-//! Events are emitted while the call or its body is polled, in the caller's span. A span around
-//! each request, for example by tower-http's `TraceLayer` as the outermost layer, shows which lines
-//! belong together. There are three exceptions:
+//! Each call has a span `call`, from its arrival until the end of its body, and each attempt a span
+//! `attempt` in it, from sending until the end of its body. Their target is `tower_claude::span` and
+//! their level `DEBUG`, so that a filter such as `tower_claude::span=debug` selects them alone, and
+//! lines at `INFO` are not preceded by their fields.
 //!
-//! - Events of a dropped body have no such span.
-//! - Events of a call that a cache makes `detached()` have none either.
-//! - Events of a call shared through the cache have the span of the caller that polls it.
+//! - The parent of a call's span is the caller's span, in which the call is made.
+//! - The inner service is called and polled in the span of the attempt, so that an HTTP client that
+//!   injects `traceparent` continues it.
+//! - All events of the call are in its span. Without a subscriber for the spans they are in the
+//!   caller's span, if it polls the call or its body in one.
+//! - Fields are named by the GenAI conventions of OpenTelemetry, such as `gen_ai.request.model`,
+//!   `gen_ai.usage.input_tokens` (cache reads included), `error.type` and
+//!   `http.request.resend_count`. `otel.name`, `otel.kind` and `otel.status_code` are those that
+//!   tracing-opentelemetry reads. No field has a prompt, a key or a message.
+//! - In a stack of several drivers each call and each attempt has one span.
+//! - A cache is no driver: a call that it answers has no span.
 
 mod incidents;
 mod line;
