@@ -33,6 +33,19 @@ impl Dimension {
             Self::TokensPerDay => "tokens per day",
         }
     }
+
+    /// Returns the name in one word, for labels of metrics.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Requests => "requests",
+            Self::InputTokens => "input_tokens",
+            Self::OutputTokens => "output_tokens",
+            Self::TotalTokens => "total_tokens",
+            Self::Concurrency => "concurrency",
+            Self::TokensPerDay => "tokens_per_day",
+        }
+    }
 }
 
 impl fmt::Display for Dimension {

@@ -86,6 +86,7 @@
 //! - Each decision is emitted as an [`Event`](event::Event), with [`event::emit`].
 #![forbid(unsafe_code)]
 
+pub mod alert;
 mod body_failure;
 mod body_tracker;
 mod buffer_request;
@@ -107,6 +108,7 @@ mod error_body;
 pub mod event;
 mod held_body;
 mod host;
+mod labels;
 mod ledger;
 #[cfg(feature = "metrics")]
 pub mod metrics;

@@ -5,25 +5,13 @@ use std::sync::{Arc, OnceLock};
 use ::metrics::{Counter, Gauge, Histogram, SharedString};
 use tower_claude_wire::{Model, Prices, Usage};
 
-use super::{GenAiNames, catalogue, labels::OTHER};
-use crate::{call::Priority, class::Kind, dimension::Dimension, event::CallEnd};
+use super::{GenAiNames, catalogue};
+use crate::{call::Priority, class::Kind, dimension::Dimension, event::CallEnd, labels::OTHER};
 
 /// The word for an attempt whose caller went away, beside the kinds.
 const DROPPED: &str = "dropped";
 
 const ANTHROPIC: &str = "anthropic";
-
-/// Returns the label value of a dimension.
-pub(super) const fn dimension(dimension: Dimension) -> &'static str {
-    match dimension {
-        Dimension::Requests => "requests",
-        Dimension::InputTokens => "input_tokens",
-        Dimension::OutputTokens => "output_tokens",
-        Dimension::TotalTokens => "total_tokens",
-        Dimension::Concurrency => "concurrency",
-        Dimension::TokensPerDay => "tokens_per_day",
-    }
-}
 
 /// Returns the label value of a priority.
 pub(super) const fn priority(priority: Priority) -> &'static str {
@@ -55,8 +43,9 @@ impl ScopeHandles {
         let scope = || SharedString::from_shared(label.clone());
         let response =
             |class| catalogue::RESPONSES.counter_of([scope(), SharedString::const_str(class)]);
-        let charged =
-            |of| catalogue::CHARGED.counter_of([scope(), SharedString::const_str(dimension(of))]);
+        let charged = |of: Dimension| {
+            catalogue::CHARGED.counter_of([scope(), SharedString::const_str(of.label())])
+        };
         Self {
             responses: Kind::ALL.map(|kind| response(kind.as_str())).into(),
             dropped: response(DROPPED),
@@ -98,7 +87,7 @@ impl ScopeHandles {
             return;
         };
         let (limits, left) = self.gauges[index].get_or_init(|| {
-            let labels = || [self.scope(), SharedString::const_str(dimension(of))];
+            let labels = || [self.scope(), SharedString::const_str(of.label())];
             let limits = catalogue::LIMIT.gauge_of(labels());
             (limits, catalogue::REMAINING.gauge_of(labels()))
         });
@@ -123,8 +112,9 @@ pub(super) struct ModelHandles {
 }
 
 impl ModelHandles {
-    pub(super) fn new(asked: SharedString, served: SharedString, names: GenAiNames) -> Self {
+    pub(super) fn new(asked: Arc<str>, served: Arc<str>, names: GenAiNames) -> Self {
         let fixed = |text| SharedString::const_str(text);
+        let [asked, served] = [asked, served].map(SharedString::from_shared);
         let operation = [fixed("chat"), fixed(ANTHROPIC), asked, served];
         let of = || operation.clone();
         let with = |last| {

@@ -58,39 +58,27 @@
 
 mod catalogue;
 mod handles;
-mod labels;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    borrow::Cow,
-    collections::HashMap,
-    hash::Hash,
-    sync::{Arc, PoisonError, RwLock},
-    time::Duration,
-};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use ::metrics::SharedString;
 use tower_claude_wire::{ModelCatalog, Usage};
 
-use self::{
-    handles::{CostHandles, ModelHandles, ScopeHandles, dimension, priority, word},
-    labels::Labels,
-};
+use self::handles::{CostHandles, ModelHandles, ScopeHandles, priority, word};
 use crate::{
     call::Priority,
     class::Kind,
     dimension::Dimension,
     endpoint::Endpoint,
     event::{AttemptDetails, AttemptEnd, CallEnd, Ending, Event, Observer},
+    labels::{Labels, ScopeTable, Table},
     scope::Scope,
 };
 
 pub use self::catalogue::{CATALOGUE, MetricDefinition, MetricKind};
 pub use ::metrics as facade;
-
-/// The most scopes whose handles are found without making their label.
-const MAX_CACHED: usize = 256;
 
 /// The names of the metrics by the GenAI conventions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -106,38 +94,10 @@ pub enum GenAiNames {
     Both,
 }
 
-/// A table that is read far more often than written.
-struct Table<K, V>(RwLock<HashMap<K, Arc<V>>>);
-
-impl<K: Eq + Hash, V> Table<K, V> {
-    fn new() -> Self {
-        Self(RwLock::default())
-    }
-
-    fn get(&self, key: &K) -> Option<Arc<V>> {
-        let table = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        table.get(key).cloned()
-    }
-
-    fn get_or_insert(&self, key: K, create: impl FnOnce() -> V) -> Arc<V> {
-        if let Some(found) = self.get(&key) {
-            return found;
-        }
-        let mut table = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        table
-            .entry(key)
-            .or_insert_with(|| Arc::new(create()))
-            .clone()
-    }
-}
-
 struct Recorded {
-    /// By the label.
-    scopes: Table<Arc<str>, ScopeHandles>,
-    /// The same handles by the scope, of the first [`MAX_CACHED`] scopes.
-    cached: RwLock<HashMap<Scope, Arc<ScopeHandles>>>,
+    scopes: ScopeTable<ScopeHandles>,
     /// By the model asked for and the one that served.
-    models: Table<(SharedString, SharedString), ModelHandles>,
+    models: Table<(Arc<str>, Arc<str>), ModelHandles>,
     costs: Table<Arc<str>, Option<CostHandles>>,
 }
 
@@ -176,8 +136,7 @@ impl MetricsObserver {
             labels: Arc::new(Labels::new(Cow::Borrowed(ModelCatalog::builtin()))),
             names: GenAiNames::default(),
             recorded: Arc::new(Recorded {
-                scopes: Table::new(),
-                cached: RwLock::default(),
+                scopes: ScopeTable::new(),
                 models: Table::new(),
                 costs: Table::new(),
             }),
@@ -195,9 +154,7 @@ impl MetricsObserver {
     /// used. [`ModelCatalog::builtin`] by default.
     #[must_use]
     pub fn with_catalog(mut self, catalog: ModelCatalog) -> Self {
-        let mut labels = Labels::new(Cow::Owned(catalog));
-        labels.credentials = self.labels.credentials.clone();
-        self.labels = Arc::new(labels);
+        self.labels = Arc::new(self.labels.with_catalog(catalog));
         self
     }
 
@@ -206,11 +163,7 @@ impl MetricsObserver {
     /// `credential` is the value of [`Scope::credential_of`] for a request with it.
     #[must_use]
     pub fn with_credential_name(mut self, credential: u64, name: &str) -> Self {
-        let catalog = self.labels.catalog.clone();
-        let mut labels = Labels::new(catalog);
-        labels.credentials = self.labels.credentials.clone();
-        labels.credentials.insert(credential, name.into());
-        self.labels = Arc::new(labels);
+        self.labels = Arc::new(self.labels.with_credential(credential, name));
         self
     }
 
@@ -225,7 +178,7 @@ impl MetricsObserver {
     pub fn record_level(&self, scope: &Arc<str>, of: Dimension, level: i64, capacity: u64) {
         let labels = || {
             let scope = SharedString::from_shared(scope.clone());
-            [scope, SharedString::const_str(dimension(of))]
+            [scope, SharedString::const_str(of.label())]
         };
         catalogue::LEVEL.gauge_of(labels()).set(level as f64);
         catalogue::CAPACITY.gauge_of(labels()).set(capacity as f64);
@@ -255,25 +208,9 @@ impl MetricsObserver {
             .set(f64::from(u8::from(is_paused)));
     }
 
-    fn of_label(&self, label: Arc<str>) -> Arc<ScopeHandles> {
-        let scopes = &self.recorded.scopes;
-        scopes.get_or_insert(label.clone(), || ScopeHandles::new(label))
-    }
-
     fn of_scope(&self, scope: &Scope) -> Arc<ScopeHandles> {
-        let cached = &self.recorded.cached;
-        let found = cached.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(found) = crate::scope::get_by_scope(&found, scope) {
-            return found.clone();
-        }
-        let is_full = found.len() >= MAX_CACHED;
-        drop(found);
-        let handles = self.of_label(self.labels.scope(scope));
-        if !is_full {
-            let mut cached = cached.write().unwrap_or_else(PoisonError::into_inner);
-            cached.insert(scope.clone(), handles.clone());
-        }
-        handles
+        let scopes = &self.recorded.scopes;
+        scopes.of_scope(&self.labels, scope, ScopeHandles::new)
     }
 
     fn of_attempt(
@@ -284,7 +221,10 @@ impl MetricsObserver {
     ) -> Arc<ScopeHandles> {
         match scope {
             Some(scope) => self.of_scope(scope),
-            None => self.of_label(self.labels.unknown_scope(endpoint, model)),
+            None => {
+                let label = self.labels.unknown_scope(endpoint, model);
+                self.recorded.scopes.of_label(label, ScopeHandles::new)
+            }
         }
     }
 
@@ -323,7 +263,7 @@ impl MetricsObserver {
         // A call that was never sent has no model that served it.
         let served = match end.model {
             Some(model) => self.labels.model(Some(model)),
-            None => SharedString::const_str(""),
+            None => Arc::from(""),
         };
         let key = (asked.clone(), served.clone());
         let models = &self.recorded.models;
@@ -379,7 +319,7 @@ impl Observer for MetricsObserver {
             Event::Threshold {
                 scope, crossing, ..
             } => {
-                let of = SharedString::const_str(dimension(crossing.dimension));
+                let of = SharedString::const_str(crossing.dimension.label());
                 let labels = [self.of_scope(scope).scope(), of];
                 catalogue::THRESHOLD.counter_of(labels).increment(1);
             }
@@ -415,8 +355,8 @@ impl Observer for MetricsObserver {
                 from, to, class, ..
             } => {
                 let labels = [
-                    self.labels.model(Some(from)),
-                    self.labels.model(Some(to)),
+                    SharedString::from_shared(self.labels.model(Some(from))),
+                    SharedString::from_shared(self.labels.model(Some(to))),
                     kind(class.kind),
                 ];
                 catalogue::FALLBACK.counter_of(labels).increment(1);

@@ -1,0 +1,333 @@
+//! Alerts before users feel a limit, without a monitoring system.
+//!
+//! [`AlertObserver`] is an [`Observer`] of events. It raises an alert when a limit is nearly used
+//! up, when it will be soon, when a key is rejected, when requests wait for long, and so on
+//! ([`AlertKind`]), and resolves it when the condition is over. The conditions are those of the
+//! rules for Prometheus in `ops/prometheus/rules.yml`, and have the same names. Where a monitoring
+//! system scrapes the metrics, those rules suffice.
+//!
+//! ```
+//! use tower_claude_core::{
+//!     alert::{Alert, AlertObserver},
+//!     event::EventSink,
+//! };
+//!
+//! # #[tokio::main(flavor = "current_thread", start_paused = true)]
+//! # async fn main() {
+//! let alerts = AlertObserver::new().with_sink(|alert: &Alert| {
+//!     if alert.raised {
+//!         println!("{}: {}. {}", alert.kind, alert.message, alert.kind.help());
+//!     }
+//! });
+//! let sink = EventSink::new(alerts.clone()); // or `recommended().with_observer(alerts.clone())`
+//! // Conditions are evaluated every 30 s while this future is polled.
+//! tokio::spawn(alerts.run());
+//! # let _ = sink;
+//! # }
+//! ```
+//!
+//! # When an alert is raised
+//!
+//! A condition must hold for the time that [`AlertKind::holds_for`] returns. Each subject has one
+//! alert, which is raised once and resolved once. A rejected key and a spend limit are raised at
+//! once, in the call that meets them. Everything else needs [`AlertObserver::run`], or calls of
+//! [`AlertObserver::evaluate`].
+//!
+//! A raised alert is a line at `WARN` of `tracing` (target `tower_claude::alert`), or at `ERROR` if
+//! it is [`Severity::Critical`], and a resolved one a line at `INFO`. A [`AlertSink`] gets both.
+//!
+//! # Memory
+//!
+//! Subjects are the bounded labels of scopes, circuits and models, which no caller can choose
+//! freely. There are at most 128 scopes, each with one hour of samples (about 8 KiB).
+
+mod condition;
+mod counters;
+mod history;
+mod kind;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    borrow::Cow,
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::{Instant, MissedTickBehavior};
+use tower_claude_wire::ModelCatalog;
+
+use self::{
+    condition::{Active, Key, Met},
+    counters::{Counters, ScopeCounters},
+    history::History,
+};
+use crate::{
+    class::Kind,
+    dimension::Dimension,
+    event::{AttemptEnd, Ending, Event, Observer},
+    labels::Labels,
+    scope::Scope,
+};
+
+pub use self::kind::{AlertKind, Severity};
+
+/// The time between two evaluations.
+pub const INTERVAL: Duration = Duration::from_secs(30);
+
+/// An alert that was raised or resolved.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Alert {
+    /// The kind.
+    pub kind: AlertKind,
+    /// True if the alert was raised, false if it was resolved.
+    pub raised: bool,
+    /// The scope, circuit, layer, or pair of models that it concerns. See the label `scope` of the
+    /// metrics.
+    pub subject: Arc<str>,
+    /// The dimension of the limit, for the kinds that concern one.
+    pub dimension: Option<Dimension>,
+    /// The value that the kind compares: a share from 0 to 1, seconds, or a count. The last one for
+    /// a resolved alert.
+    pub value: f64,
+    /// The time since the condition holds or held.
+    pub since: Instant,
+    /// The condition as a sentence without a period, such as `input_tokens of
+    /// messages/sonnet-5.5: P95 use 85 % of the limit for an hour`.
+    pub message: String,
+}
+
+/// A receiver of alerts. A closure is a sink.
+///
+/// It is called inside of a call or of [`AlertObserver::evaluate`], so it must be fast: a sink that
+/// sends the alert elsewhere puts it into a channel.
+pub trait AlertSink: Send + Sync {
+    /// Receives an alert that was raised or resolved.
+    fn on_alert(&self, alert: &Alert);
+
+    /// Receives the end of an attempt that the API has rejected for its content or its rights (400
+    /// or 403), for review. It has model, status and request id, and no content.
+    fn on_rejected_request(&self, end: &AttemptEnd<'_>) {
+        let _ = end;
+    }
+}
+
+impl<F: Fn(&Alert) + Send + Sync> AlertSink for F {
+    fn on_alert(&self, alert: &Alert) {
+        self(alert);
+    }
+}
+
+/// The samples and the conditions that hold.
+#[derive(Default)]
+struct State {
+    history: History,
+    active: HashMap<Key, Active>,
+}
+
+struct Inner {
+    counters: Counters,
+    state: Mutex<State>,
+}
+
+/// An observer that raises alerts. See the [module](self).
+///
+/// Cheap to clone. Clones share all alerts.
+#[derive(Clone)]
+pub struct AlertObserver {
+    labels: Arc<Labels>,
+    sinks: Vec<Arc<dyn AlertSink>>,
+    inner: Arc<Inner>,
+}
+
+impl Default for AlertObserver {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for AlertObserver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AlertObserver")
+            .field("sinks", &self.sinks.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl AlertObserver {
+    /// Creates an observer whose alerts go to `tracing`.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            labels: Arc::new(Labels::new(Cow::Borrowed(ModelCatalog::builtin()))),
+            sinks: Vec::new(),
+            inner: Arc::new(Inner {
+                counters: Counters::default(),
+                state: Mutex::default(),
+            }),
+        }
+    }
+
+    /// Adds a sink. Each sink gets all alerts.
+    #[must_use]
+    pub fn with_sink(mut self, sink: impl AlertSink + 'static) -> Self {
+        self.sinks.push(Arc::new(sink));
+        self
+    }
+
+    /// Sets the catalog, whose models and groups are named. [`ModelCatalog::builtin`] by default.
+    #[must_use]
+    pub fn with_catalog(mut self, catalog: ModelCatalog) -> Self {
+        self.labels = Arc::new(self.labels.with_catalog(catalog));
+        self
+    }
+
+    /// Names a credential, so that its scopes have alerts of their own.
+    ///
+    /// `credential` is the value of [`Scope::credential_of`](crate::Scope::credential_of) for a
+    /// request with it.
+    #[must_use]
+    pub fn with_credential_name(mut self, credential: u64, name: &str) -> Self {
+        self.labels = Arc::new(self.labels.with_credential(credential, name));
+        self
+    }
+
+    /// Evaluates all conditions every 30 s. Spawn it. It ends when it is dropped.
+    pub async fn run(self) {
+        let mut ticks = tokio::time::interval(INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.evaluate(Instant::now());
+        }
+    }
+
+    /// Takes a sample of all counters and evaluates all conditions. Call it every 30 s if
+    /// [`run`](Self::run) is not used.
+    pub fn evaluate(&self, now: Instant) {
+        let alerts = {
+            let mut state = self.lock();
+            state.history.sample(&self.inner.counters, now);
+            let met = state.history.conditions(&self.inner.counters, now);
+            condition::update(&mut state.active, met, now)
+        };
+        self.emit(&alerts);
+    }
+
+    /// Returns the alerts that are raised, in no order.
+    #[must_use]
+    pub fn raised(&self) -> Vec<Alert> {
+        let state = self.lock();
+        let raised = state.active.iter().filter(|(_, active)| active.raised);
+        raised
+            .map(|(key, active)| active.alert(key, true))
+            .collect()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.inner
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn emit(&self, alerts: &[Alert]) {
+        for alert in alerts {
+            alert.trace();
+            for sink in &self.sinks {
+                sink.on_alert(alert);
+            }
+        }
+    }
+
+    /// Raises an alert whose condition has just been met and need not hold for a time.
+    fn raise(&self, kind: AlertKind, subject: Arc<str>) {
+        let met = Met::new(kind, subject, None, 1.0);
+        let raised = condition::raise(&mut self.lock().active, met, Instant::now());
+        self.emit(raised.as_slice());
+    }
+
+    fn of_scope(&self, scope: &Scope) -> Arc<ScopeCounters> {
+        let scopes = &self.inner.counters.scopes;
+        scopes.of_scope(&self.labels, scope, ScopeCounters::new)
+    }
+
+    fn on_attempt(&self, end: &AttemptEnd<'_>) {
+        let scope = match end.scope {
+            Some(scope) => self.of_scope(scope),
+            None => {
+                let label = self.labels.unknown_scope(end.endpoint, end.model);
+                let scopes = &self.inner.counters.scopes;
+                scopes.of_label(label, ScopeCounters::new)
+            }
+        };
+        let kind = (end.ending != Ending::Dropped).then_some(end.class.kind);
+        scope.on_attempt(kind, end.usage);
+        match kind {
+            Some(Kind::Unauthorized) => self.raise(AlertKind::KeyRejected, scope.label.clone()),
+            Some(Kind::SpendLimit) => self.raise(AlertKind::SpendLimit, scope.label.clone()),
+            Some(Kind::Forbidden | Kind::BadRequest) => {
+                for sink in &self.sinks {
+                    sink.on_rejected_request(end);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Observer for AlertObserver {
+    fn on_event(&self, event: &Event<'_>) {
+        let counters = &self.inner.counters;
+        match event {
+            Event::AttemptEnded(end) => self.on_attempt(end),
+            Event::Admitted { scope, wait, .. } => {
+                self.of_scope(scope).on_admitted(*wait);
+            }
+            Event::Headroom { scope, limits, .. } => {
+                let (input, output) = match scope.fast {
+                    true => (&limits.fast_input_tokens, &limits.fast_output_tokens),
+                    false => (&limits.input_tokens, &limits.output_tokens),
+                };
+                let limits = [limits.requests.limit, input.limit, output.limit];
+                self.of_scope(scope).on_limits(limits);
+            }
+            Event::CircuitOpened { scope, .. } => {
+                counters.set_circuit(&self.labels.scope(scope), true);
+            }
+            Event::CircuitProbe { scope, .. } | Event::CircuitClosed { scope, .. } => {
+                counters.set_circuit(&self.labels.scope(scope), false);
+            }
+            Event::FellBack { from, to, .. } => {
+                let (from, to) = (self.labels.model(Some(from)), self.labels.model(Some(to)));
+                counters.on_fallback(from, to);
+            }
+            Event::StoreLost { layer, .. } => counters.set_store(layer, true),
+            Event::StoreRegained { layer, .. } => counters.set_store(layer, false),
+            _ => {}
+        }
+    }
+}
+
+impl Alert {
+    fn trace(&self) {
+        const TARGET: &str = "tower_claude::alert";
+        let (alert, subject) = (self.kind.as_str(), &*self.subject);
+        let dimension = self.dimension.map(Dimension::label);
+        let (value, message) = (self.value, &self.message);
+        match (self.raised, self.kind.severity()) {
+            (true, Severity::Critical) => {
+                tracing::error!(target: TARGET, alert, subject, dimension, value, "{message}");
+            }
+            (true, Severity::Warning) => {
+                tracing::warn!(target: TARGET, alert, subject, dimension, value, "{message}");
+            }
+            (false, _) => {
+                tracing::info!(target: TARGET, alert, subject, dimension, value, "over: {message}");
+            }
+        }
+    }
+}
