@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashSet,
-    fmt,
     net::{Ipv4Addr, SocketAddr},
     num::{NonZeroU32, NonZeroU64},
     time::Duration,
@@ -13,8 +12,9 @@ use serde::{Deserialize, Serialize};
 use tower_claude::{Limits, Priority, wire::Tier};
 
 use crate::{
+    config_error::{ConfigError, ConfigErrors},
     config_text::{bytes, duration, optional_duration},
-    keys::{self, KEY_PREFIX},
+    key_text::{self, KEY_PREFIX},
     secret::Secret,
     toml_reader::Document,
 };
@@ -317,51 +317,6 @@ impl Default for UpstreamConfig {
     }
 }
 
-/// An error in the configuration.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ConfigError {
-    /// The line in the file, from 1. `None` if the file has no such line.
-    pub line: Option<usize>,
-    /// The field, for example `upstreams[0].url`. Empty for the file as a whole.
-    pub field: String,
-    /// The reason, with the value unless it is a secret.
-    pub message: String,
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(line) = self.line {
-            write!(f, "line {line}: ")?;
-        }
-        if !self.field.is_empty() {
-            write!(f, "{}: ", self.field)?;
-        }
-        f.write_str(&self.message)
-    }
-}
-
-impl std::error::Error for ConfigError {}
-
-/// All errors in a configuration.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConfigErrors(pub Vec<ConfigError>);
-
-impl fmt::Display for ConfigErrors {
-    /// Writes one error in each line.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, error) in self.0.iter().enumerate() {
-            if index > 0 {
-                f.write_str("\n")?;
-            }
-            write!(f, "{error}")?;
-        }
-        Ok(())
-    }
-}
-
-impl std::error::Error for ConfigErrors {}
-
 impl Config {
     /// Reads a configuration from the text of a TOML file. Secrets are read from the environment
     /// and from files.
@@ -481,7 +436,7 @@ impl Config {
                     format!("{:?} is empty or not unique", key.name),
                 );
             }
-            match keys::parse_hash(&key.hash) {
+            match key_text::parse_hash(&key.hash) {
                 None => report(
                     field("hash"),
                     "must be the BLAKE3 hash of a key in 64 hexadecimal digits".into(),
@@ -556,7 +511,8 @@ impl UpstreamConfig {
             let message = format!("a gateway key ({KEY_PREFIX}…) never goes upstream");
             report(field("key"), message);
         }
-        if keys::is_anthropic_key(key.expose().as_bytes()) && !keys::may_receive_anthropic_key(&uri)
+        if key_text::is_anthropic_key(key.expose().as_bytes())
+            && !key_text::may_receive_anthropic_key(&uri)
         {
             let message = format!(
                 "a key of Anthropic goes to Anthropic's hosts over https only, and not to {}",

@@ -23,7 +23,7 @@ use tokio::net::TcpStream;
 use tower_claude::{RequestBody, core::BoxError};
 use tower_service::Service;
 
-use crate::keys::is_loopback;
+use crate::key_text::is_loopback;
 
 /// The HTTP client of an upstream. It follows no redirects.
 pub(crate) type Client = legacy::Client<HttpsConnector<ProxyConnector>, RequestBody>;

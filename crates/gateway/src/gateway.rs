@@ -17,7 +17,8 @@ use tokio::{
 };
 
 use crate::{
-    config::{Config, ConfigErrors},
+    config::Config,
+    config_error::ConfigErrors,
     keys::KeyTable,
     router::{self, Routes, Shared},
     server,

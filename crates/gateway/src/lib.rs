@@ -57,10 +57,12 @@
 #![forbid(unsafe_code)]
 
 mod config;
+mod config_error;
 mod config_text;
 mod connector;
 mod gateway;
 mod headers;
+mod key_text;
 mod keys;
 mod refusal;
 mod request_body;
@@ -73,11 +75,12 @@ mod toml_reader;
 mod upstream;
 
 pub use config::{
-    Auth, Config, ConfigError, ConfigErrors, KeyConfig, LimitsConfig, PriorityName, ServerConfig,
-    StreamConfig, TierName, UpstreamConfig,
+    Auth, Config, KeyConfig, LimitsConfig, PriorityName, ServerConfig, StreamConfig, TierName,
+    UpstreamConfig,
 };
+pub use config_error::{ConfigError, ConfigErrors};
 pub use gateway::{Gateway, GatewayHandle, StartError};
-pub use keys::{KEY_PREFIX, NoRandomBytes, new_key};
+pub use key_text::{KEY_PREFIX, NoRandomBytes, new_key};
 pub use secret::Secret;
 
 #[cfg(doctest)]

@@ -33,7 +33,8 @@ use tower_claude::{
 use crate::{
     config::Config,
     headers::{self, REQUEST_ID, SHOULD_RETRY},
-    keys::{GatewayKey, KEY_PREFIX, KeyTable},
+    key_text::KEY_PREFIX,
+    keys::{GatewayKey, KeyTable},
     refusal::Refusal,
     request_body, results_url,
     sse::EventStream,

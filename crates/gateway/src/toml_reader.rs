@@ -8,7 +8,7 @@ use toml::{
     de::{DeTable, DeValue, Deserializer},
 };
 
-use crate::config::ConfigError;
+use crate::config_error::ConfigError;
 
 /// A parsed document with the position of each value.
 ///

@@ -14,7 +14,7 @@ use crate::{
     config::{Auth, UpstreamConfig, base_url},
     connector::{Client, client},
     headers::API_KEY,
-    keys,
+    key_text,
 };
 
 /// The layers around a client. They have a long type.
@@ -104,7 +104,7 @@ impl Upstream {
 
     /// Returns true if a caller's own credential may be sent to this upstream.
     pub(crate) fn may_receive(&self, credential: &[u8]) -> bool {
-        !keys::is_anthropic_key(credential) || keys::may_receive_anthropic_key(&self.url)
+        !key_text::is_anthropic_key(credential) || key_text::may_receive_anthropic_key(&self.url)
     }
 
     /// Returns the path of the base URL, without a slash at its end.

@@ -26,22 +26,22 @@ use tokio::{
 use tower_claude_gateway::{Config, Gateway, GatewayHandle};
 
 /// The longest time that a test waits for what must happen.
-pub const LONG: Duration = Duration::from_secs(20);
+pub(crate) const LONG: Duration = Duration::from_secs(20);
 
 /// A request as an upstream received it.
 #[derive(Clone, Debug)]
-pub struct Received {
-    pub method: Method,
-    pub uri: Uri,
-    pub headers: HeaderMap,
-    pub body: Bytes,
+pub(crate) struct Received {
+    pub(crate) method: Method,
+    pub(crate) uri: Uri,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
 }
 
 type Answer = Arc<dyn Fn(Received) -> Pin<Box<dyn Future<Output = Response> + Send>> + Send + Sync>;
 
 /// A server that records its requests.
-pub struct Upstream {
-    pub addr: SocketAddr,
+pub(crate) struct Upstream {
+    pub(crate) addr: SocketAddr,
     received: Arc<Mutex<Vec<Received>>>,
     task: JoinHandle<()>,
 }
@@ -54,7 +54,7 @@ impl Drop for Upstream {
 
 impl Upstream {
     /// Starts a server that answers with this function.
-    pub async fn new<F, R>(answer: F) -> Self
+    pub(crate) async fn new<F, R>(answer: F) -> Self
     where
         F: Fn(Received) -> R + Send + Sync + 'static,
         R: Future<Output = Response> + Send + 'static,
@@ -66,7 +66,10 @@ impl Upstream {
             let (answer, log) = (answer.clone(), log.clone());
             async move {
                 let (parts, body) = request.into_parts();
-                let body = body.collect().await.map(|body| body.to_bytes());
+                let body = body
+                    .collect()
+                    .await
+                    .map(http_body_util::Collected::to_bytes);
                 let request = Received {
                     method: parts.method,
                     uri: parts.uri,
@@ -91,7 +94,7 @@ impl Upstream {
     }
 
     /// Starts a server that answers every request with a message, or with a count.
-    pub async fn with_message() -> Self {
+    pub(crate) async fn with_message() -> Self {
         Self::new(|request| async move {
             match request.uri.path() {
                 "/v1/messages/count_tokens" => json(200, COUNT),
@@ -101,40 +104,40 @@ impl Upstream {
         .await
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}", self.addr)
     }
 
-    pub fn received(&self) -> Vec<Received> {
+    pub(crate) fn received(&self) -> Vec<Received> {
         self.received
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
     }
 
-    pub fn last(&self) -> Received {
+    pub(crate) fn last(&self) -> Received {
         self.received().pop().expect("a request arrived")
     }
 }
 
-pub const MESSAGE: &str = r#"{"id":"msg_1","type":"message","role":"assistant","model":"claude-sonnet-5-5","content":[{"type":"text","text":"Hi"}],"stop_reason":"end_turn","stop_sequence":null,"usage":{"input_tokens":3,"output_tokens":1}}"#;
+pub(crate) const MESSAGE: &str = r#"{"id":"msg_1","type":"message","role":"assistant","model":"claude-sonnet-5-5","content":[{"type":"text","text":"Hi"}],"stop_reason":"end_turn","stop_sequence":null,"usage":{"input_tokens":3,"output_tokens":1}}"#;
 
-pub const COUNT: &str = r#"{"input_tokens":3}"#;
+pub(crate) const COUNT: &str = r#"{"input_tokens":3}"#;
 
 /// A request to Messages with unusual order, space and fields.
-pub const REQUEST: &str = "{ \"messages\" : [{\"content\":\"H\\u0069\",\"role\":\"user\"}],\n\t\"zzz_unknown\":1.50, \"model\":\"claude-sonnet-5-5\",\"max_tokens\":64 }";
+pub(crate) const REQUEST: &str = "{ \"messages\" : [{\"content\":\"H\\u0069\",\"role\":\"user\"}],\n\t\"zzz_unknown\":1.50, \"model\":\"claude-sonnet-5-5\",\"max_tokens\":64 }";
 
-pub const STREAM_REQUEST: &str = "{\"stream\":true,\"model\":\"claude-sonnet-5-5\",\"max_tokens\":64,\"messages\":[{\"role\":\"user\",\"content\":\"Hi\"}]}";
+pub(crate) const STREAM_REQUEST: &str = "{\"stream\":true,\"model\":\"claude-sonnet-5-5\",\"max_tokens\":64,\"messages\":[{\"role\":\"user\",\"content\":\"Hi\"}]}";
 
-pub const START: &str = "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"id\":\"msg_1\",\"type\":\"message\",\"role\":\"assistant\",\"model\":\"claude-sonnet-5-5\",\"content\":[],\"stop_reason\":null,\"stop_sequence\":null,\"usage\":{\"input_tokens\":3,\"output_tokens\":1}}}\n\nevent: content_block_start\ndata: {\"type\":\"content_block_start\",\"index\":0,\"content_block\":{\"type\":\"text\",\"text\":\"\"}}\n\n";
+pub(crate) const START: &str = "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"id\":\"msg_1\",\"type\":\"message\",\"role\":\"assistant\",\"model\":\"claude-sonnet-5-5\",\"content\":[],\"stop_reason\":null,\"stop_sequence\":null,\"usage\":{\"input_tokens\":3,\"output_tokens\":1}}}\n\nevent: content_block_start\ndata: {\"type\":\"content_block_start\",\"index\":0,\"content_block\":{\"type\":\"text\",\"text\":\"\"}}\n\n";
 
-pub const DELTA: &str = "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\"Hi\"}}\n\n";
+pub(crate) const DELTA: &str = "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\"Hi\"}}\n\n";
 
-pub const END: &str = "event: content_block_stop\ndata: {\"type\":\"content_block_stop\",\"index\":0}\n\nevent: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"end_turn\",\"stop_sequence\":null},\"usage\":{\"output_tokens\":2}}\n\nevent: message_stop\ndata: {\"type\":\"message_stop\"}\n\n";
+pub(crate) const END: &str = "event: content_block_stop\ndata: {\"type\":\"content_block_stop\",\"index\":0}\n\nevent: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"end_turn\",\"stop_sequence\":null},\"usage\":{\"output_tokens\":2}}\n\nevent: message_stop\ndata: {\"type\":\"message_stop\"}\n\n";
 
-pub const PING: &str = "event: ping\ndata: {\"type\": \"ping\"}\n\n";
+pub(crate) const PING: &str = "event: ping\ndata: {\"type\": \"ping\"}\n\n";
 
-pub fn json(status: u16, body: impl Into<Body>) -> Response {
+pub(crate) fn json(status: u16, body: impl Into<Body>) -> Response {
     let mut response = Response::new(body.into());
     *response.status_mut() = StatusCode::from_u16(status).unwrap();
     let json = "application/json".parse().unwrap();
@@ -143,7 +146,7 @@ pub fn json(status: u16, body: impl Into<Body>) -> Response {
 }
 
 /// A stream whose chunks the test sends. The second value is the sender.
-pub fn stream() -> (Response, mpsc::UnboundedSender<&'static str>) {
+pub(crate) fn stream() -> (Response, mpsc::UnboundedSender<&'static str>) {
     let (sender, mut receiver) = mpsc::unbounded_channel::<&'static str>();
     let chunks = futures_util::stream::poll_fn(move |cx| {
         receiver.poll_recv(cx).map(|chunk| {
@@ -157,7 +160,7 @@ pub fn stream() -> (Response, mpsc::UnboundedSender<&'static str>) {
 }
 
 /// An upstream that answers each request with a stream, whose sender goes to the test.
-pub async fn stream_upstream() -> (
+pub(crate) async fn stream_upstream() -> (
     Upstream,
     mpsc::UnboundedReceiver<mpsc::UnboundedSender<&'static str>>,
 ) {
@@ -178,10 +181,10 @@ pub async fn stream_upstream() -> (
 }
 
 /// A running gateway.
-pub struct TestGateway {
-    pub addr: SocketAddr,
-    pub admin: SocketAddr,
-    pub handle: GatewayHandle,
+pub(crate) struct TestGateway {
+    pub(crate) addr: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    pub(crate) handle: GatewayHandle,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<()>,
 }
@@ -193,13 +196,13 @@ impl Drop for TestGateway {
 }
 
 /// Returns the configuration in TOML, with free ports.
-pub fn config(toml: &str) -> Config {
+pub(crate) fn config(toml: &str) -> Config {
     let toml = format!("listen = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\n{toml}");
     Config::from_toml(&toml).unwrap_or_else(|errors| panic!("{errors}"))
 }
 
 /// Returns the configuration of one upstream, and this TOML before it.
-pub fn config_for(upstream: &Upstream, before: &str, after: &str) -> Config {
+pub(crate) fn config_for(upstream: &Upstream, before: &str, after: &str) -> Config {
     config(&format!(
         "{before}\n[[upstreams]]\nname = \"main\"\nurl = \"{}\"\n{after}",
         upstream.url()
@@ -207,7 +210,7 @@ pub fn config_for(upstream: &Upstream, before: &str, after: &str) -> Config {
 }
 
 impl TestGateway {
-    pub async fn new(config: Config) -> Self {
+    pub(crate) async fn new(config: Config) -> Self {
         let gateway = Gateway::bind(config).await.unwrap();
         let (addr, admin, handle) = (gateway.addr(), gateway.admin_addr(), gateway.handle());
         let (stop, stopped) = oneshot::channel::<()>();
@@ -223,27 +226,27 @@ impl TestGateway {
         }
     }
 
-    pub async fn before(upstream: &Upstream) -> Self {
+    pub(crate) async fn before(upstream: &Upstream) -> Self {
         Self::new(config_for(upstream, "", "")).await
     }
 
     /// Begins to drain.
-    pub fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         let _ = self.stop.take().unwrap().send(());
     }
 
     /// Waits until `run` has returned.
-    pub async fn ended(&mut self) {
+    pub(crate) async fn ended(&mut self) {
         within(&mut self.task).await.unwrap();
     }
 
-    pub fn request(&self, method: &str, path: &str) -> http::request::Builder {
+    pub(crate) fn request(&self, method: &str, path: &str) -> http::request::Builder {
         http::Request::builder()
             .method(method)
             .uri(format!("http://{}{path}", self.addr))
     }
 
-    pub fn message(&self) -> http::request::Builder {
+    pub(crate) fn message(&self) -> http::request::Builder {
         self.request("POST", "/v1/messages")
             .header("x-api-key", "key-of-caller")
             .header("anthropic-version", "2023-06-01")
@@ -251,7 +254,7 @@ impl TestGateway {
     }
 
     /// Sends bytes on a connection of its own.
-    pub async fn raw(&self, bytes: &[u8]) -> TcpStream {
+    pub(crate) async fn raw(&self, bytes: &[u8]) -> TcpStream {
         let mut stream = TcpStream::connect(self.addr).await.unwrap();
         stream.write_all(bytes).await.unwrap();
         stream
@@ -259,7 +262,7 @@ impl TestGateway {
 }
 
 /// Reads until the end of the connection, or until the text occurs.
-pub async fn read_until(stream: &mut TcpStream, text: &str) -> String {
+pub(crate) async fn read_until(stream: &mut TcpStream, text: &str) -> String {
     let mut all = Vec::new();
     let mut buffer = [0; 4096];
     loop {
@@ -272,48 +275,48 @@ pub async fn read_until(stream: &mut TcpStream, text: &str) -> String {
     }
 }
 
-pub async fn within<F: Future>(future: F) -> F::Output {
+pub(crate) async fn within<F: Future>(future: F) -> F::Output {
     let done = tokio::time::timeout(LONG, future).await;
     done.expect("must happen soon")
 }
 
-pub type TestClient = Client<HttpConnector, Full<Bytes>>;
+pub(crate) type TestClient = Client<HttpConnector, Full<Bytes>>;
 
-pub fn client() -> TestClient {
+pub(crate) fn client() -> TestClient {
     Client::builder(TokioExecutor::new()).build_http()
 }
 
 /// A response with its whole body.
 #[derive(Debug)]
-pub struct Got {
-    pub status: u16,
-    pub headers: HeaderMap,
-    pub body: Bytes,
+pub(crate) struct Got {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
 }
 
 impl Got {
-    pub fn text(&self) -> &str {
+    pub(crate) fn text(&self) -> &str {
         std::str::from_utf8(&self.body).unwrap()
     }
 
-    pub fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
         self.headers
             .get(name)
             .map_or("", |value| value.to_str().unwrap())
     }
 
-    pub fn error_type(&self) -> String {
+    pub(crate) fn error_type(&self) -> String {
         let json: serde_json::Value = serde_json::from_slice(&self.body).unwrap();
         assert_eq!(json["type"], "error", "{json}");
         json["error"]["type"].as_str().unwrap().to_owned()
     }
 }
 
-pub async fn send(builder: http::request::Builder, body: impl Into<Bytes>) -> Got {
+pub(crate) async fn send(builder: http::request::Builder, body: impl Into<Bytes>) -> Got {
     send_with(&client(), builder, body).await
 }
 
-pub async fn send_with(
+pub(crate) async fn send_with(
     client: &TestClient,
     builder: http::request::Builder,
     body: impl Into<Bytes>,
@@ -329,15 +332,15 @@ pub async fn send_with(
 }
 
 /// A response whose body is read step by step.
-pub struct Live {
-    pub status: u16,
-    pub headers: HeaderMap,
+pub(crate) struct Live {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
     body: hyper::body::Incoming,
-    pub text: String,
+    pub(crate) text: String,
 }
 
 impl Live {
-    pub async fn new(builder: http::request::Builder, body: impl Into<Bytes>) -> Self {
+    pub(crate) async fn new(builder: http::request::Builder, body: impl Into<Bytes>) -> Self {
         let request = builder.body(Full::new(body.into())).unwrap();
         let response = within(client().request(request)).await.unwrap();
         let (parts, body) = response.into_parts();
@@ -350,7 +353,7 @@ impl Live {
     }
 
     /// Reads until the text read so far ends so.
-    pub async fn read_to(&mut self, end: &str) {
+    pub(crate) async fn read_to(&mut self, end: &str) {
         while !self.text.ends_with(end) {
             let frame = within(self.body.frame()).await;
             let data = frame
@@ -363,7 +366,7 @@ impl Live {
     }
 
     /// Reads to the end. Returns false if the body broke off.
-    pub async fn read_all(&mut self) -> bool {
+    pub(crate) async fn read_all(&mut self) -> bool {
         loop {
             match within(self.body.frame()).await {
                 None => return true,
