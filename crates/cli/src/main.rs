@@ -4,7 +4,7 @@
 mod demo;
 mod serve;
 
-use std::{fmt, process::ExitCode};
+use std::{fmt, io::IsTerminal, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use tracing_subscriber::{filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
@@ -50,7 +50,9 @@ fn start_log() -> Result<(), CommandError> {
     let targets: Targets = filter
         .parse()
         .map_err(|error| failed(format!("{LOG}={filter:?}: {error}")))?;
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt::layer()
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     let subscriber = tracing_subscriber::registry().with(targets).with(lines);
     subscriber.try_init().map_err(failed)
 }

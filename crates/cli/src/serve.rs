@@ -22,6 +22,9 @@ pub(crate) struct Serve {
     /// The address for clients, in place of the configured one.
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
+    /// The address of the admin routes, in place of the configured one.
+    #[arg(long, value_name = "ADDRESS")]
+    admin_listen: Option<SocketAddr>,
 }
 
 impl Serve {
@@ -67,6 +70,9 @@ impl Serve {
     fn with_address(&self, mut config: Config) -> Config {
         if let Some(listen) = self.listen {
             config.listen = listen;
+        }
+        if let Some(listen) = self.admin_listen {
+            config.admin_listen = listen;
         }
         config
     }

@@ -21,8 +21,9 @@ fn parse(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(*factor)
 }
 
-/// Writes a number in the largest unit that divides it.
+/// Writes a number in the largest unit that divides it, and zero in the smallest.
 fn write(number: u64, units: &[(&str, u64)]) -> String {
+    let units = if number == 0 { &units[..1] } else { units };
     let fitting = units
         .iter()
         .rev()
@@ -130,6 +131,7 @@ mod tests {
     fn size_is_written_in_the_largest_unit() {
         assert_eq!(write(32 << 20, &SIZES), "32MiB");
         assert_eq!(write(1_000, &SIZES), "1000B");
+        assert_eq!(write(0, &SIZES), "0B");
         assert_eq!(parse("64 KiB", &SIZES), Some(65_536));
     }
 }

@@ -16,8 +16,8 @@ use axum::{
     routing::get,
 };
 use http::{
-    HeaderMap, HeaderValue, Method, StatusCode, Version,
-    header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HOST},
+    HeaderMap, HeaderValue, Method, StatusCode, Uri, Version,
+    header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE},
 };
 use http_body_util::{BodyExt, Limited};
 use tokio::{
@@ -26,8 +26,8 @@ use tokio::{
 };
 use tower_claude::{
     RequestBody,
-    core::toolkit::error_text,
-    wire::{is_event_stream, is_json},
+    core::toolkit::{error_text, host},
+    wire::{is_compressed, is_event_stream, is_json},
 };
 
 use crate::{
@@ -92,8 +92,10 @@ impl Routes {
             });
         }
         let upstream = self.upstreams.first().cloned().ok_or_else(no_upstream)?;
+        let has_own = headers::credentials(headers).next().is_some();
+        let uses_own = self.config.accepts_client_keys() && has_own;
         // The configuration allows this on a loopback address only.
-        let is_mapped = self.keys.is_empty() && upstream.has_key();
+        let is_mapped = self.keys.is_empty() && upstream.has_key() && !uses_own;
         if !is_mapped && !self.config.accepts_client_keys() {
             return Err(Refusal::unauthorized(
                 "this gateway needs a gateway key, as a bearer token or in x-api-key",
@@ -164,7 +166,7 @@ impl Shared {
             let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", message);
             return Err(refusal.with_retry_after(wait));
         }
-        let base = self.public_base(&parts.headers);
+        let base = self.public_base(&parts.uri, &parts.headers);
         headers::prepare_request(&mut parts.headers);
         if caller.is_mapped {
             headers::remove_credentials(&mut parts.headers);
@@ -209,7 +211,7 @@ impl Shared {
             headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
         }
         let is_batch = path.starts_with("/v1/messages/batches") && !path.ends_with("/results");
-        if is_event_stream(response.headers()) {
+        if is_event_stream(response.headers()) && !is_compressed(response.headers()) {
             return Ok(self.stream(response));
         }
         if is_batch && is_json(response.headers()) {
@@ -219,19 +221,22 @@ impl Shared {
     }
 
     /// Returns the URL by which a caller reaches this gateway, without a slash at its end.
-    fn public_base(&self, headers: &HeaderMap) -> String {
+    fn public_base(&self, uri: &Uri, headers: &HeaderMap) -> String {
         let prefix = &self.config.path_prefix;
         if let Some(url) = &self.config.public_url {
             return format!("{}{prefix}", url.trim_end_matches('/'));
         }
-        let text = |value: Option<&HeaderValue>| {
-            let value = value?.to_str().ok()?;
-            let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte);
-            value.bytes().all(is_plain).then(|| value.to_owned())
-        };
-        let host = text(headers.get(HOST)).unwrap_or_else(|| self.config.listen.to_string());
-        let scheme = text(headers.get(FORWARDED_PROTO)).filter(|scheme| scheme == "https");
-        format!("{}://{host}{prefix}", scheme.as_deref().unwrap_or("http"))
+        // HTTP/2 has the host in the URI.
+        let host = host(uri, headers);
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte);
+        let is_https = headers
+            .get(FORWARDED_PROTO)
+            .is_some_and(|scheme| scheme == "https");
+        let scheme = if is_https { "https" } else { "http" };
+        if host.is_empty() || !host.bytes().all(is_plain) {
+            return format!("{scheme}://{}{prefix}", self.config.listen);
+        }
+        format!("{scheme}://{host}{prefix}")
     }
 
     /// Returns a stream with heartbeats, and with headers that keep proxies from holding it back.

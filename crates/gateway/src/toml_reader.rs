@@ -10,6 +10,9 @@ use toml::{
 
 use crate::config_error::ConfigError;
 
+/// The greatest length of a value in an error.
+const MOST_SHOWN: usize = 60;
+
 /// A parsed document with the position of each value.
 ///
 /// serde stops at the first error. To find all of them, the document is read again without the
@@ -50,10 +53,18 @@ impl<'a> Document<'a> {
                 remove(root.get_mut(), span, &mut field);
                 !field.is_empty()
             });
+            let mut message = error.message().trim().replace('\n', ", ");
+            let value = span.as_ref().and_then(|span| self.text.get(span.clone()));
+            if let Some(value) = value
+                && is_shown(value, &field)
+                && !message.contains(value.trim_matches('"'))
+            {
+                message.push_str(&format!(", not {value}"));
+            }
             errors.push(ConfigError {
                 line: span.map(|span| line(self.text, span.start)),
                 field,
-                message: error.message().trim().replace('\n', ", "),
+                message,
             });
             if !removed {
                 return None;
@@ -150,6 +161,12 @@ fn contains(value: &Spanned<DeValue<'_>>, span: &Range<usize>) -> bool {
             .any(|value| holds(&value.span(), span) || contains(value, span)),
         _ => false,
     }
+}
+
+/// Returns true if the value may be a part of an error: it is short and no secret.
+fn is_shown(value: &str, field: &str) -> bool {
+    let is_short = value.len() <= MOST_SHOWN && !value.contains('\n') && !value.is_empty();
+    is_short && !field.ends_with(".key") && !field.contains(".key.")
 }
 
 fn holds(outer: &Range<usize>, span: &Range<usize>) -> bool {

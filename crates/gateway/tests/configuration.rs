@@ -35,7 +35,10 @@ upstream = "other"
 priority = "high"
 "#;
     let expected = [
-        ("line 1: listen: ", "invalid socket address"),
+        (
+            "line 1: listen: ",
+            "invalid socket address syntax, not \"here\"",
+        ),
         ("line 2: listne: ", "unknown field `listne`"),
         (
             "line 4: server.header_timeout: ",
@@ -162,6 +165,23 @@ fn effective_configuration_is_complete_and_masks_secrets() {
     assert_eq!(again.to_toml(), Config::default().to_toml());
 }
 
+#[test]
+fn value_of_a_secret_is_in_no_error() {
+    for value in [
+        "[\"canary\"]",
+        "{ text = \"canary\" }",
+        "\"canary\\n\"",
+        "\"tcg-canary\"",
+    ] {
+        let errors = errors(&format!("[[upstreams]]\nkey = {value}"));
+        assert!(
+            errors[0].starts_with("line 2: upstreams[0].key"),
+            "{errors:?}"
+        );
+        assert!(!errors[0].contains("canary"), "{errors:?}");
+    }
+}
+
 #[tokio::test]
 async fn secret_in_a_file_is_its_first_line() {
     let path = std::env::temp_dir().join(format!("tower-claude-secret-{}", std::process::id()));
@@ -226,16 +246,16 @@ async fn reload_changes_keys_and_limits_and_drops_no_stream() {
         9,
     );
     assert_eq!(reload(&gateway.handle, &upstream, &limited), Ok(false));
-    let message = async || {
+    let message = || {
         let sent = gateway
             .request("POST", "/v1/messages")
             .header("x-api-key", &new);
         tokio::spawn(Live::new(sent, STREAM_REQUEST))
     };
-    let first = message().await;
+    let first = message();
     within(senders.recv()).await.unwrap().send(START).unwrap();
     assert_eq!(within(first).await.unwrap().status, 200);
-    assert_eq!(within(message().await).await.unwrap().status, 429);
+    assert_eq!(within(message()).await.unwrap().status, 429);
 
     // Other changes wait for a restart.
     let other = config_for(&upstream, "stream.heartbeat = \"1s\"", &limited);

@@ -703,6 +703,25 @@ async fn credentials_of_callers_without_gateway_keys_pass_unchanged() {
 }
 
 #[tokio::test]
+async fn key_of_the_upstream_serves_callers_of_this_machine_unless_they_have_their_own() {
+    let upstream = Upstream::with_message().await;
+    for (before, api_key, expected) in [
+        ("", "", "of-upstream"),
+        ("", "placeholder", "of-upstream"),
+        ("client_keys = true", "own", "own"),
+    ] {
+        let gateway =
+            TestGateway::new(config_for(&upstream, before, "key = \"of-upstream\"")).await;
+        let mut sent = gateway.request("POST", "/v1/messages");
+        if !api_key.is_empty() {
+            sent = sent.header("x-api-key", api_key);
+        }
+        assert_eq!(send(sent, REQUEST).await.status, 200);
+        assert_eq!(upstream.last().headers["x-api-key"], expected);
+    }
+}
+
+#[tokio::test]
 async fn key_of_anthropic_goes_to_no_other_host_24() {
     let gateway = TestGateway::new(config("[[upstreams]]\nurl = \"http://other.invalid\"")).await;
     for (name, value) in [
@@ -812,4 +831,32 @@ async fn upload_is_streamed_past_the_limit_of_messages() {
         assert_eq!(send(sent, large.clone()).await.status, 200);
         assert_eq!(upstream.last().body.len(), large.len(), "{path}");
     }
+}
+
+#[tokio::test]
+async fn client_with_http2_gets_the_same() {
+    let upstream = Upstream::new(|request| async move {
+        let host = request.headers["host"].to_str().unwrap().to_owned();
+        match request.uri.path() {
+            "/v1/messages" => json(200, MESSAGE),
+            path => json(200, format!("{{\"results_url\":\"http://{host}{path}\"}}")),
+        }
+    })
+    .await;
+    let gateway = TestGateway::before(&upstream).await;
+    let client = hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new())
+        .http2_only(true)
+        .build_http();
+    let got = send_with(&client, gateway.message(), REQUEST).await;
+    assert_eq!((got.status, got.text()), (200, MESSAGE));
+    let path = "/v1/messages/batches/b";
+    let got = send_with(
+        &client,
+        gateway.request("GET", path).header("x-api-key", "k"),
+        "",
+    )
+    .await;
+    let expected = format!("{{\"results_url\":\"http://{}{path}\"}}", gateway.addr);
+    assert_eq!(got.text(), expected);
+    assert_eq!(upstream.last().headers["host"], upstream.addr.to_string());
 }
