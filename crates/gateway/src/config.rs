@@ -75,7 +75,7 @@ pub struct ServerConfig {
     /// request beyond it is answered with 529.
     #[serde(with = "bytes")]
     pub buffered_bytes: usize,
-    /// The longest pause within a request body that is buffered. Default 30 s. The request is then
+    /// The longest pause of the client within a request body. Default 30 s. The request is then
     /// answered with 408.
     #[serde(with = "duration")]
     pub body_timeout: Duration,

@@ -95,7 +95,7 @@ fn upstream_error(name: &str, error: &UpstreamError) -> StartError {
 
 async fn open(addr: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
     let failed = |error| StartError::Bind { addr, error };
-    let listener = server::bind(addr).await.map_err(failed)?;
+    let listener = TcpListener::bind(addr).await.map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
     Ok((listener, bound))
 }

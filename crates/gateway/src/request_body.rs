@@ -1,6 +1,6 @@
-//! Request bodies that are kept in memory, so that the layers can read them and send them again.
+//! Request bodies: in memory, so that the layers can read them and send them again, or as streams.
 
-use std::sync::Arc;
+use std::{error::Error, sync::Arc};
 
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
@@ -10,6 +10,8 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
+use tower_claude::RequestBody;
+use tower_http::timeout::{TimeoutBody, TimeoutError};
 
 use crate::{config::ServerConfig, refusal::Refusal};
 
@@ -76,6 +78,23 @@ pub(crate) async fn read(
     Ok(BufferedBody { bytes, share })
 }
 
+/// Returns a body that passes as a stream. It fails if it pauses too long.
+pub(crate) fn stream(body: Body, config: &ServerConfig) -> RequestBody {
+    RequestBody::new(TimeoutBody::new(config.body_timeout, Box::pin(body)))
+}
+
+/// Returns true if a client's call failed because the body of its request paused too long.
+pub(crate) fn is_stalled(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if error.is::<TimeoutError>() {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
 fn too_large(config: &ServerConfig) -> Refusal {
     let message = format!(
         "the request body is longer than {} bytes",
@@ -84,7 +103,7 @@ fn too_large(config: &ServerConfig) -> Refusal {
     Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message)
 }
 
-fn too_slow() -> Refusal {
+pub(crate) fn too_slow() -> Refusal {
     let message = "the request body did not arrive in time";
     Refusal::new(StatusCode::REQUEST_TIMEOUT, "timeout_error", message)
 }

@@ -196,10 +196,13 @@ impl Shared {
             drop(body.share);
             called
         } else {
-            let body = RequestBody::new(body);
+            let body = request_body::stream(body, &self.config.server);
             caller.upstream.pass(Request::from_parts(parts, body)).await
         };
         let mut response = called.map_err(|error| {
+            if request_body::is_stalled(&error) {
+                return request_body::too_slow();
+            }
             let upstream = caller.upstream.name();
             tracing::warn!(upstream, error = %error_text(&error), "upstream did not answer");
             let message = "the upstream of this gateway did not answer";

@@ -1,7 +1,6 @@
 //! The accept loop and the connections of clients.
 
 use std::{
-    io,
     pin::pin,
     sync::{
         Arc,
@@ -157,12 +156,4 @@ pub(crate) async fn drain(mut connections: Connections, time: Duration, cut: &wa
     if ended.await.is_err() {
         tracing::warn!(open = connections.len(), "connections closed");
     }
-}
-
-/// Opens an address.
-///
-/// # Errors
-/// Returns the error of the socket.
-pub(crate) async fn bind(addr: std::net::SocketAddr) -> io::Result<TcpListener> {
-    TcpListener::bind(addr).await
 }

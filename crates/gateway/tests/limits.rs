@@ -82,14 +82,16 @@ async fn body_over_the_limit_is_answered_with_413() {
 #[tokio::test]
 async fn body_that_pauses_is_answered_with_408() {
     let upstream = Upstream::with_message().await;
-    let gateway =
-        TestGateway::new(config_for(&upstream, "server.body_timeout = \"100ms\"", "")).await;
-    let text =
-        "POST /v1/messages HTTP/1.1\r\nhost: x\r\nx-api-key: k\r\ncontent-length: 9\r\n\r\nhalf";
-    let mut stream = gateway.raw(text.as_bytes()).await;
-    let got = read_until(&mut stream, "timeout_error").await;
-    assert!(got.starts_with("HTTP/1.1 408"), "{got}");
-    assert!(upstream.received().is_empty());
+    let config = config_for(&upstream, "server.body_timeout = \"100ms\"", "");
+    let gateway = TestGateway::new(config).await;
+    for path in ["/v1/messages", "/v1/files"] {
+        let text = format!(
+            "POST {path} HTTP/1.1\r\nhost: x\r\nx-api-key: k\r\ncontent-length: 9\r\n\r\nhalf"
+        );
+        let mut stream = gateway.raw(text.as_bytes()).await;
+        let got = read_until(&mut stream, "timeout_error").await;
+        assert!(got.starts_with("HTTP/1.1 408"), "{path}: {got}");
+    }
 }
 
 #[tokio::test]
