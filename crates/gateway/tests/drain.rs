@@ -65,7 +65,9 @@ async fn stream_is_cut_with_an_error_event_after_the_drain_timeout() {
 #[tokio::test]
 async fn idle_connection_does_not_hold_up_the_end() {
     let upstream = Upstream::with_message().await;
-    let mut gateway = TestGateway::before(&upstream).await;
+    // So long that only the drain can close the connection.
+    let config = config_for(&upstream, "server.header_timeout = \"1h\"", "");
+    let mut gateway = TestGateway::new(config).await;
     let mut idle = gateway
         .raw(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
         .await;

@@ -44,8 +44,10 @@ async fn too_many_and_too_large_headers_are_answered_with_431() {
         let mut stream = TcpStream::connect(gateway.addr).await.unwrap();
         // The gateway may close before it has read everything.
         let _ = stream.write_all(text.as_bytes()).await;
-        let got = read_until(&mut stream, "431").await;
+        let got = read_until(&mut stream, "").await;
         assert!(got.starts_with("HTTP/1.1 431"), "{got}");
+        // A response of the upstream, which has the same limit, would have this header.
+        assert!(!got.contains("request-id"), "{got}");
     }
     assert!(upstream.received().is_empty());
     // A hundred headers are allowed.
@@ -128,9 +130,15 @@ async fn memory_for_all_bodies_is_limited_and_given_back() {
         if let Ok(Some(sender)) = sender {
             sender.send(START).unwrap();
             assert_eq!(within(answering).await.unwrap().status, 200);
-            return;
+            break;
         }
         assert_eq!(within(answering).await.unwrap().status, 529);
+    }
+    // One after the other, more bodies than fit at once.
+    for _ in 0..2 * 1024 / STREAM_REQUEST.len() {
+        let count = gateway.request("POST", "/v1/messages/count_tokens");
+        let got = send(count.header("x-api-key", "k"), STREAM_REQUEST).await;
+        assert_eq!(got.status, 200);
     }
 }
 
