@@ -39,6 +39,8 @@ pub(crate) const LIBRARIES: &[Row] = &[
     ("reqwest", &["core", "wire"], &["reqwest", "reqwest_middleware"]),
     ("simulator", &["limiter", "fake-claude", "core", "wire"], &[]),
     ("tower-claude", &["cache", "circuit-breaker", "fallback-model", "header-budget", "retry", "token-bucket", "limiter", "core", "wire"], &["tower"]),
+    ("gateway", &["tower-claude"], &["axum"]),
+    ("cli", &["gateway", "fake-claude"], &[]),
 ];
 
 /// A workspace package as cargo reports it.

@@ -1,0 +1,86 @@
+//! The program `tower-claude`.
+#![forbid(unsafe_code)]
+
+mod demo;
+mod serve;
+
+use std::{fmt, io::IsTerminal, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::{filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
+
+/// Keeps integrations with the Claude API inside their rate limits and alive through errors.
+#[derive(Debug, Parser)]
+#[command(name = "tower-claude", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serves the Claude API to clients in any language, which change their base URL only.
+    Serve(serve::Serve),
+    /// Prints a new gateway key, and its hash for the configuration.
+    Key,
+}
+
+/// The error of a command, for people.
+#[derive(Debug)]
+struct CommandError(String);
+
+impl fmt::Display for CommandError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for CommandError {}
+
+/// Returns an error with the text of `error`.
+fn failed(error: impl fmt::Display) -> CommandError {
+    CommandError(error.to_string())
+}
+
+/// The variable with the log filter, for example `info,tower_claude_gateway=debug`.
+const LOG: &str = "TOWER_CLAUDE_LOG";
+
+fn start_log() -> Result<(), CommandError> {
+    let filter = std::env::var(LOG).unwrap_or_else(|_| "info".to_owned());
+    let targets: Targets = filter
+        .parse()
+        .map_err(|error| failed(format!("{LOG}={filter:?}: {error}")))?;
+    let lines = tracing_subscriber::fmt::layer()
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
+    let subscriber = tracing_subscriber::registry().with(targets).with(lines);
+    subscriber.try_init().map_err(failed)
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match start_log() {
+        Err(error) => Err(error),
+        Ok(()) => match cli.command {
+            Command::Serve(serve) => serve.run().await,
+            Command::Key => print_key(),
+        },
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn print_key() -> Result<(), CommandError> {
+    let (key, hash) = tower_claude_gateway::new_key().map_err(failed)?;
+    println!("key:  {key}");
+    println!("hash: {hash}");
+    println!("Give the key to the caller, and write the hash into the configuration:");
+    println!("\n[[keys]]\nname = \"team-a\"\nhash = \"{hash}\"");
+    Ok(())
+}

@@ -1,0 +1,271 @@
+//! The gateway as a whole: start, reload and end.
+
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use axum::Router;
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, watch},
+    time::Instant,
+};
+
+use crate::{
+    config::Config,
+    config_error::ConfigErrors,
+    keys::KeyTable,
+    router::{self, Routes, Shared},
+    server,
+    upstream::{Upstream, UpstreamError},
+};
+
+/// A gateway whose addresses are open.
+pub struct Gateway {
+    shared: Arc<Shared>,
+    listener: TcpListener,
+    addr: SocketAddr,
+    admin_listener: TcpListener,
+    admin_addr: SocketAddr,
+    admin_routes: Router,
+}
+
+/// A handle of a running gateway. Clones refer to the same gateway.
+#[derive(Clone)]
+pub struct GatewayHandle {
+    shared: Arc<Shared>,
+}
+
+/// The error of a gateway that cannot start.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The configuration is not valid.
+    Config(ConfigErrors),
+    /// An address cannot be opened.
+    Bind {
+        /// The address.
+        addr: SocketAddr,
+        /// The error of the socket.
+        error: io::Error,
+    },
+    /// An upstream cannot be used.
+    Upstream {
+        /// The name of the upstream.
+        name: String,
+        /// The reason.
+        reason: String,
+    },
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Config(errors) => errors.fmt(f),
+            Self::Bind { addr, error } => write!(f, "{addr} cannot be opened: {error}"),
+            Self::Upstream { name, reason } => write!(f, "upstream {name:?}: {reason}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Config(errors) => Some(errors),
+            Self::Bind { error, .. } => Some(error),
+            Self::Upstream { .. } => None,
+        }
+    }
+}
+
+fn upstream_error(name: &str, error: &UpstreamError) -> StartError {
+    StartError::Upstream {
+        name: name.to_owned(),
+        reason: match error {
+            UpstreamError::Config(reason) => (*reason).to_owned(),
+            UpstreamError::Tls(error) => error.to_string(),
+        },
+    }
+}
+
+async fn open(addr: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let failed = |error| StartError::Bind { addr, error };
+    let listener = TcpListener::bind(addr).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((listener, bound))
+}
+
+impl Gateway {
+    /// Opens the addresses of a configuration. Requests are answered once [`run`](Self::run) is
+    /// polled. Needs a tokio runtime with I/O and time.
+    ///
+    /// # Errors
+    /// Returns an error if the configuration is not valid or an address cannot be opened.
+    pub async fn bind(config: Config) -> Result<Self, StartError> {
+        config.validate().map_err(StartError::Config)?;
+        let idle = config.stream.idle_timeout;
+        let mut upstreams = Vec::with_capacity(config.upstreams.len());
+        for upstream in &config.upstreams {
+            let made = Upstream::new(upstream, idle);
+            let made = made.map_err(|error| upstream_error(&upstream.name, &error))?;
+            upstreams.push(Arc::new(made));
+        }
+        let (listener, addr) = open(config.listen).await?;
+        let (admin_listener, admin_addr) = open(config.admin_listen).await?;
+        let routes = Routes {
+            keys: KeyTable::new(&config, None, Instant::now()),
+            config: config.clone(),
+            upstreams,
+        };
+        let shared = Arc::new(Shared {
+            routes: RwLock::new(Arc::new(routes)),
+            memory: Arc::new(Semaphore::new(config.server.buffered_bytes)),
+            is_ready: AtomicBool::new(true),
+            cut: watch::Sender::new(false),
+            config,
+        });
+        Ok(Self {
+            admin_routes: router::admin_routes(shared.clone()),
+            shared,
+            listener,
+            addr,
+            admin_listener,
+            admin_addr,
+        })
+    }
+
+    /// Returns the address for clients.
+    #[must_use]
+    pub const fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Returns the address of the admin routes.
+    #[must_use]
+    pub const fn admin_addr(&self) -> SocketAddr {
+        self.admin_addr
+    }
+
+    /// Adds routes to the admin address, for example `/metrics`. They must not repeat its own,
+    /// `/healthz` and `/readyz`.
+    #[must_use]
+    pub fn with_admin_routes(mut self, routes: Router) -> Self {
+        self.admin_routes = self.admin_routes.merge(routes);
+        self
+    }
+
+    /// Returns a handle for changes while the gateway runs.
+    #[must_use]
+    pub fn handle(&self) -> GatewayHandle {
+        GatewayHandle {
+            shared: self.shared.clone(),
+        }
+    }
+
+    /// Serves requests until `shutdown` completes, and then until the open requests have ended.
+    ///
+    /// After `shutdown`, no connection is accepted, `/readyz` answers with 503 at the admin address,
+    /// and each connection closes after its current response. When `drain_timeout` has passed,
+    /// streams end with an `error` event and all other connections are closed.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) {
+        let draining = watch::Sender::new(false);
+        let end_of_admin = watch::Sender::new(false);
+        let config = &self.shared.config.server;
+        let clients = server::accept(
+            self.listener,
+            router::routes(self.shared.clone()),
+            config.clone(),
+            draining.subscribe(),
+        );
+        let admin = server::accept(
+            self.admin_listener,
+            self.admin_routes,
+            config.clone(),
+            end_of_admin.subscribe(),
+        );
+        let clients = async {
+            let connections = clients.await;
+            server::drain(connections, config.drain_timeout, &self.shared.cut).await;
+            end_of_admin.send_replace(true);
+        };
+        let signal = async {
+            shutdown.await;
+            tracing::info!("drain begins");
+            self.shared.is_ready.store(false, Ordering::Relaxed);
+            draining.send_replace(true);
+        };
+        tokio::join!(clients, admin, signal);
+        tracing::info!("drain ended");
+    }
+}
+
+impl fmt::Debug for Gateway {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gateway")
+            .field("addr", &self.addr)
+            .field("admin_addr", &self.admin_addr)
+            .finish_non_exhaustive()
+    }
+}
+
+impl GatewayHandle {
+    /// Takes over the keys and limits of another configuration: `keys`, `client_keys`, and of each
+    /// upstream `key`, `limits` and `max_wait`. Open requests go on unchanged.
+    ///
+    /// A key with the same hash keeps the state of its quota. An upstream whose limits change
+    /// starts to learn anew.
+    ///
+    /// Returns true if other fields differ as well, which needs a restart.
+    ///
+    /// # Errors
+    /// Returns the errors of the new keys and limits. The old ones then stay.
+    pub fn reload(&self, new: &Config) -> Result<bool, StartError> {
+        let old = self.shared.routes();
+        let mut config = old.config.clone();
+        config.keys.clone_from(&new.keys);
+        config.client_keys = new.client_keys;
+        for upstream in &mut config.upstreams {
+            let found = new
+                .upstreams
+                .iter()
+                .find(|entry| entry.name == upstream.name);
+            if let Some(found) = found {
+                upstream.key.clone_from(&found.key);
+                upstream.limits.clone_from(&found.limits);
+                upstream.max_wait = found.max_wait;
+            }
+        }
+        config.validate().map_err(StartError::Config)?;
+        let idle = config.stream.idle_timeout;
+        let mut upstreams = Vec::with_capacity(config.upstreams.len());
+        for (upstream, running) in config.upstreams.iter().zip(&old.upstreams) {
+            let made = running.reloaded(upstream, idle);
+            let made = made.map_err(|error| upstream_error(&upstream.name, &error))?;
+            upstreams.push(Arc::new(made));
+        }
+        let needs_restart = config.to_toml() != new.to_toml();
+        let routes = Routes {
+            keys: KeyTable::new(&config, Some(&old.keys), Instant::now()),
+            config,
+            upstreams,
+        };
+        let mut current = self
+            .shared
+            .routes
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        *current = Arc::new(routes);
+        Ok(needs_restart)
+    }
+}
+
+impl fmt::Debug for GatewayHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GatewayHandle").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,159 @@
+//! The accept loop and the connections of clients.
+
+use std::{
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{Router, body::Body};
+use http::Request;
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, watch},
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tower_service::Service;
+
+use crate::config::ServerConfig;
+
+/// The pause after a failed accept, in which open connections may end.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
+/// The interval of the pings that find dead HTTP/2 connections.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+
+/// The time that connections have to send the last event after their streams were cut.
+const CUT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The open connections of an address. Dropping it closes them.
+pub(crate) type Connections = JoinSet<()>;
+
+/// Accepts connections until `drain` becomes true. Returns those that are still open.
+pub(crate) async fn accept(
+    listener: TcpListener,
+    router: Router,
+    config: ServerConfig,
+    mut drain: watch::Receiver<bool>,
+) -> Connections {
+    let mut connections = JoinSet::new();
+    let slots = usize::try_from(config.max_connections.get()).unwrap_or(usize::MAX);
+    let slots = Arc::new(Semaphore::new(slots.min(Semaphore::MAX_PERMITS)));
+    let config = Arc::new(config);
+    loop {
+        // The slot comes first: a connection over the limit waits in the queue of the system.
+        let next = async {
+            let slot = slots.clone().acquire_owned().await.ok();
+            (slot, listener.accept().await)
+        };
+        let (slot, accepted) = tokio::select! {
+            next = next => next,
+            Some(_) = connections.join_next() => continue,
+            _ = drain.wait_for(|is_draining| *is_draining) => return connections,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let serving = serve(stream, router.clone(), config.clone(), drain.clone());
+                connections.spawn(async move {
+                    serving.await;
+                    drop(slot);
+                });
+            }
+            // The process has no free descriptor, or the client has closed the connection.
+            Err(error) => {
+                tracing::warn!(%error, "accept failed");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Serves a connection to its end.
+async fn serve(
+    stream: TcpStream,
+    router: Router,
+    config: Arc<ServerConfig>,
+    mut drain: watch::Receiver<bool>,
+) {
+    // Events are small. With Nagle's algorithm each would wait for the previous acknowledgement.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "TCP_NODELAY could not be set");
+    }
+    let has_request = AtomicBool::new(false);
+    let service = service_fn(|request: Request<Incoming>| {
+        has_request.store(true, Ordering::Relaxed);
+        router.clone().call(request.map(Body::new))
+    });
+    let builder = builder(&config);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut first_request = pin!(sleep(config.header_timeout));
+    let (mut is_timed, mut is_draining) = (true, false);
+    let ended = loop {
+        tokio::select! {
+            ended = connection.as_mut() => break ended,
+            // hyper has no timeout while it finds out the version of HTTP, and none for HTTP/2.
+            () = first_request.as_mut(), if is_timed => {
+                if !has_request.load(Ordering::Relaxed) {
+                    tracing::debug!("no request arrived in time");
+                    return;
+                }
+                is_timed = false;
+            }
+            _ = drain.wait_for(|is_draining| *is_draining), if !is_draining => {
+                is_draining = true;
+                connection.as_mut().graceful_shutdown();
+            }
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "connection failed");
+    }
+}
+
+fn builder(config: &ServerConfig) -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    let count = usize::try_from(config.header_count.get()).unwrap_or(usize::MAX);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(config.header_timeout)
+        .max_buf_size(config.header_bytes)
+        .max_headers(count);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_header_list_size(u32::try_from(config.header_bytes).unwrap_or(u32::MAX))
+        .keep_alive_interval(KEEP_ALIVE);
+    builder
+}
+
+/// Waits until all connections have ended. After `time`, ends their streams with an `error` event
+/// by way of `cut`, and closes what is left.
+pub(crate) async fn drain(mut connections: Connections, time: Duration, cut: &watch::Sender<bool>) {
+    let ended = timeout(time, async {
+        while connections.join_next().await.is_some() {}
+    });
+    if ended.await.is_ok() {
+        return;
+    }
+    tracing::warn!(
+        open = connections.len(),
+        "drain timeout passed, streams are cut"
+    );
+    cut.send_replace(true);
+    let ended = timeout(CUT_TIMEOUT, async {
+        while connections.join_next().await.is_some() {}
+    });
+    if ended.await.is_err() {
+        tracing::warn!(open = connections.len(), "connections closed");
+    }
+}

@@ -1,0 +1,172 @@
+//! Upstreams: the layers and the client for the requests to one API endpoint.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri, header::AUTHORIZATION};
+use hyper_util::client::legacy;
+use tower::{Layer, ServiceExt, layer::util::Identity, util::BoxCloneSyncService};
+use tower_claude::{
+    CacheLayer, RequestBody, RetryLayer, TokenBucketLayer, recommended, retry::Timeouts,
+};
+
+use crate::{
+    config::{Auth, UpstreamConfig, base_url},
+    connector::{Client, client},
+    headers::API_KEY,
+    key_text,
+};
+
+/// The layers around a client. They have a long type.
+type Stack = BoxCloneSyncService<Request<RequestBody>, Response<Body>, legacy::Error>;
+
+/// An API endpoint.
+pub(crate) struct Upstream {
+    config: UpstreamConfig,
+    url: Uri,
+    credential: Option<(HeaderName, HeaderValue)>,
+    client: Client,
+    stack: Stack,
+}
+
+/// The error of an upstream that cannot be made.
+#[derive(Debug)]
+pub(crate) enum UpstreamError {
+    /// The URL or the key is not valid, which the check of the configuration finds first.
+    Config(&'static str),
+    Tls(rustls::Error),
+}
+
+impl Upstream {
+    /// Creates an upstream. `idle` is the longest silence within a response.
+    pub(crate) fn new(config: &UpstreamConfig, idle: Duration) -> Result<Self, UpstreamError> {
+        let client = client(config.proxy).map_err(UpstreamError::Tls)?;
+        let stack = stack(config, idle, client.clone());
+        Self::with(config, client, stack).map_err(UpstreamError::Config)
+    }
+
+    /// Creates the upstream with another key and other limits. The connections are kept, and with
+    /// the same limits also what the layers have learned.
+    pub(crate) fn reloaded(
+        &self,
+        config: &UpstreamConfig,
+        idle: Duration,
+    ) -> Result<Self, UpstreamError> {
+        let client = self.client.clone();
+        let has_same_limits =
+            self.config.limits == config.limits && self.config.max_wait == config.max_wait;
+        let stack = if has_same_limits {
+            self.stack.clone()
+        } else {
+            stack(config, idle, client.clone())
+        };
+        Self::with(config, client, stack).map_err(UpstreamError::Config)
+    }
+
+    fn with(config: &UpstreamConfig, client: Client, stack: Stack) -> Result<Self, &'static str> {
+        let credential = config.key.as_ref().map(|key| match config.auth {
+            Auth::XApiKey => (API_KEY, key.expose().to_owned()),
+            Auth::Bearer => (AUTHORIZATION, format!("Bearer {}", key.expose())),
+        });
+        let credential = match credential {
+            None => None,
+            Some((name, value)) => {
+                let value = HeaderValue::from_str(&value);
+                let mut value = value.map_err(|_| "the key is not a valid value of a header")?;
+                value.set_sensitive(true);
+                Some((name, value))
+            }
+        };
+        Ok(Self {
+            config: config.clone(),
+            url: base_url(&config.url)?,
+            credential,
+            client,
+            stack,
+        })
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    /// Returns true if the upstream has a key of its own.
+    pub(crate) const fn has_key(&self) -> bool {
+        self.credential.is_some()
+    }
+
+    /// Adds the key of the upstream.
+    pub(crate) fn authorize(&self, headers: &mut HeaderMap) {
+        if let Some((name, value)) = &self.credential {
+            headers.insert(name, value.clone());
+        }
+    }
+
+    /// Returns true if a caller's own credential may be sent to this upstream.
+    pub(crate) fn may_receive(&self, credential: &[u8]) -> bool {
+        !key_text::is_anthropic_key(credential) || key_text::may_receive_anthropic_key(&self.url)
+    }
+
+    /// Returns the path of the base URL, without a slash at its end.
+    pub(crate) fn base_path(&self) -> &str {
+        self.url.path().trim_end_matches('/')
+    }
+
+    /// Returns the URL of a path with its query.
+    pub(crate) fn url_of(&self, path_and_query: &str) -> Result<Uri, http::Error> {
+        let target = format!("{}{path_and_query}", self.base_path());
+        let mut parts = self.url.clone().into_parts();
+        parts.path_and_query = Some(target.parse()?);
+        Ok(Uri::from_parts(parts)?)
+    }
+
+    /// Sends a request through the layers.
+    pub(crate) async fn call(
+        &self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Body>, legacy::Error> {
+        self.stack.clone().oneshot(request).await
+    }
+
+    /// Sends a request past the layers, which neither read nor count it.
+    pub(crate) async fn pass(
+        &self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Body>, legacy::Error> {
+        Ok(self.client.request(request).await?.map(Body::new))
+    }
+}
+
+/// Creates the layers around a client. Their state lives as long as the upstream.
+fn stack(config: &UpstreamConfig, idle: Duration, client: Client) -> Stack {
+    let limits = config.limits.limits();
+    let timeouts = Timeouts::new().with_idle(Some(idle));
+    let retry = RetryLayer::new()
+        .with_max_attempts(config.max_attempts)
+        .with_timeouts(timeouts);
+    let mut layers = recommended()
+        .with_bucket(TokenBucketLayer::new(limits).with_max_wait(config.max_wait))
+        .with_retry(retry)
+        .with_fallback(&config.fallback);
+    if let Some(deadline) = config.deadline {
+        layers = layers.with_deadline(deadline);
+    }
+    match config.cache {
+        Some(time) => boxed(layers.with_cache(CacheLayer::new(time)).layer(client)),
+        None => boxed(layers.with_cache(Identity::new()).layer(client)),
+    }
+}
+
+fn boxed<S, B>(service: S) -> Stack
+where
+    S: tower::Service<Request<RequestBody>, Response = Response<B>, Error = legacy::Error>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    S::Future: Send + 'static,
+    B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+    B::Error: Into<axum::BoxError>,
+{
+    BoxCloneSyncService::new(service.map_response(|response| response.map(Body::new)))
+}
