@@ -27,6 +27,8 @@ const MAX_CACHED: usize = 256;
 #[derive(Debug)]
 pub(crate) struct Labels {
     pub(crate) catalog: Cow<'static, ModelCatalog>,
+    /// The name before the label of each scope.
+    name: Option<Box<str>>,
     /// Names of credentials by their hash.
     pub(crate) credentials: HashMap<u64, Box<str>>,
     /// The rate groups of the catalog.
@@ -40,6 +42,7 @@ impl Labels {
         let groups = groups.map(|model| model.rate_group.clone()).collect();
         Self {
             catalog,
+            name: None,
             credentials: HashMap::new(),
             groups,
             scopes: Mutex::default(),
@@ -50,6 +53,7 @@ impl Labels {
     pub(crate) fn with_catalog(&self, catalog: ModelCatalog) -> Self {
         let mut labels = Self::new(Cow::Owned(catalog));
         labels.credentials = self.credentials.clone();
+        labels.name = self.name.clone();
         labels
     }
 
@@ -57,7 +61,16 @@ impl Labels {
     pub(crate) fn with_credential(&self, credential: u64, name: &str) -> Self {
         let mut labels = Self::new(self.catalog.clone());
         labels.credentials = self.credentials.clone();
+        labels.name = self.name.clone();
         labels.credentials.insert(credential, name.into());
+        labels
+    }
+
+    /// Returns the same labels with a name before each scope.
+    pub(crate) fn with_name(&self, name: &str) -> Self {
+        let mut labels = Self::new(self.catalog.clone());
+        labels.credentials = self.credentials.clone();
+        labels.name = Some(name.into());
         labels
     }
 
@@ -103,6 +116,10 @@ impl Labels {
     }
 
     fn bounded(&self, label: String) -> Arc<str> {
+        let label = match &self.name {
+            Some(name) => format!("{name}/{label}"),
+            None => label,
+        };
         let mut scopes = self.scopes.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = scopes.get(label.as_str()) {
             return known.clone();

@@ -10,6 +10,7 @@ use std::{
 };
 
 use axum::Router;
+use metrics_exporter_prometheus::BuildError;
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, watch},
@@ -22,6 +23,7 @@ use crate::{
     keys::KeyTable,
     router::{self, Routes, Shared},
     server,
+    telemetry::{Recorder, UpstreamObserver},
     upstream::{Upstream, UpstreamError},
 };
 
@@ -61,6 +63,8 @@ pub enum StartError {
         /// The reason.
         reason: String,
     },
+    /// The metrics cannot be recorded.
+    Metrics(BuildError),
 }
 
 impl fmt::Display for StartError {
@@ -69,6 +73,7 @@ impl fmt::Display for StartError {
             Self::Config(errors) => errors.fmt(f),
             Self::Bind { addr, error } => write!(f, "{addr} cannot be opened: {error}"),
             Self::Upstream { name, reason } => write!(f, "upstream {name:?}: {reason}"),
+            Self::Metrics(error) => write!(f, "the metrics cannot be recorded: {error}"),
         }
     }
 }
@@ -78,6 +83,7 @@ impl std::error::Error for StartError {
         match self {
             Self::Config(errors) => Some(errors),
             Self::Bind { error, .. } => Some(error),
+            Self::Metrics(error) => Some(error),
             Self::Upstream { .. } => None,
         }
     }
@@ -109,9 +115,13 @@ impl Gateway {
     pub async fn bind(config: Config) -> Result<Self, StartError> {
         config.validate().map_err(StartError::Config)?;
         let idle = config.stream.idle_timeout;
+        let recorder = Recorder::new().map_err(StartError::Metrics)?;
         let mut upstreams = Vec::with_capacity(config.upstreams.len());
         for upstream in &config.upstreams {
-            let made = Upstream::new(upstream, idle);
+            // The scopes of a single upstream need no name.
+            let name = (config.upstreams.len() > 1).then_some(&*upstream.name);
+            let observer = UpstreamObserver::new(&recorder, name);
+            let made = Upstream::new(upstream, idle, observer);
             let made = made.map_err(|error| upstream_error(&upstream.name, &error))?;
             upstreams.push(Arc::new(made));
         }
@@ -127,6 +137,7 @@ impl Gateway {
             memory: Arc::new(Semaphore::new(config.server.buffered_bytes)),
             is_ready: AtomicBool::new(true),
             cut: watch::Sender::new(false),
+            metrics: recorder.handle(),
             config,
         });
         Ok(Self {
@@ -151,8 +162,8 @@ impl Gateway {
         self.admin_addr
     }
 
-    /// Adds routes to the admin address, for example `/metrics`. They must not repeat its own,
-    /// `/healthz` and `/readyz`.
+    /// Adds routes to the admin address. They must not repeat its own, `/healthz`, `/readyz` and
+    /// `/metrics`.
     #[must_use]
     pub fn with_admin_routes(mut self, routes: Router) -> Self {
         self.admin_routes = self.admin_routes.merge(routes);
@@ -199,7 +210,10 @@ impl Gateway {
             self.shared.is_ready.store(false, Ordering::Relaxed);
             draining.send_replace(true);
         };
-        tokio::join!(clients, admin, signal);
+        tokio::select! {
+            _ = async { tokio::join!(clients, admin, signal) } => {}
+            () = self.shared.keep_telemetry() => {}
+        }
         tracing::info!("drain ended");
     }
 }

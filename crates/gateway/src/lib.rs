@@ -71,6 +71,7 @@ mod router;
 mod secret;
 mod server;
 mod sse;
+mod telemetry;
 mod toml_reader;
 mod upstream;
 

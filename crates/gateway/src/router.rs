@@ -20,13 +20,17 @@ use http::{
     header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE},
 };
 use http_body_util::{BodyExt, Limited};
+use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{
     sync::{Semaphore, watch},
-    time::Instant,
+    time::{Instant, MissedTickBehavior},
 };
 use tower_claude::{
     RequestBody,
-    core::toolkit::{error_text, host},
+    core::{
+        alert::INTERVAL,
+        toolkit::{error_text, host},
+    },
     wire::{is_compressed, is_event_stream, is_json},
 };
 
@@ -38,6 +42,7 @@ use crate::{
     refusal::Refusal,
     request_body, results_url,
     sse::EventStream,
+    telemetry::UPKEEP,
     upstream::Upstream,
 };
 
@@ -59,6 +64,7 @@ pub(crate) struct Shared {
     pub(crate) is_ready: AtomicBool,
     /// Becomes true when open streams must end.
     pub(crate) cut: watch::Sender<bool>,
+    pub(crate) metrics: PrometheusHandle,
 }
 
 /// The part of the state that a reload replaces.
@@ -125,6 +131,23 @@ impl Shared {
     pub(crate) fn routes(&self) -> Arc<Routes> {
         let routes = self.routes.read().unwrap_or_else(PoisonError::into_inner);
         routes.clone()
+    }
+
+    /// Evaluates alerts, and removes samples that nobody scrapes. Never ends.
+    pub(crate) async fn keep_telemetry(&self) {
+        let mut ticks = tokio::time::interval(UPKEEP);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut evaluated: Option<Instant> = None;
+        loop {
+            let now = ticks.tick().await;
+            self.metrics.run_upkeep();
+            if evaluated.is_none_or(|at| now.saturating_duration_since(at) >= INTERVAL) {
+                evaluated = Some(now);
+                for upstream in &self.routes().upstreams {
+                    upstream.evaluate_alerts(now);
+                }
+            }
+        }
     }
 
     /// Returns the path at the API, or a hint on what is wrong with the path.
@@ -365,7 +388,19 @@ pub(crate) fn routes(shared: Arc<Shared>) -> Router {
 
 /// Returns the routes of the admin address. Others can be merged into them.
 pub(crate) fn admin_routes(shared: Arc<Shared>) -> Router {
-    health_routes().with_state(shared)
+    let metrics = Router::new().route("/metrics", get(metrics));
+    health_routes().merge(metrics).with_state(shared)
+}
+
+/// Writes all metrics in the text format of Prometheus.
+async fn metrics(State(shared): State<Arc<Shared>>) -> Response<Body> {
+    for upstream in &shared.routes().upstreams {
+        upstream.record_metrics();
+    }
+    let mut response = Response::new(Body::from(shared.metrics.render()));
+    let text = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    response.headers_mut().insert(CONTENT_TYPE, text);
+    response
 }
 
 fn health_routes() -> Router<Arc<Shared>> {

@@ -5,9 +5,11 @@ use std::time::Duration;
 use axum::body::Body;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri, header::AUTHORIZATION};
 use hyper_util::client::legacy;
+use tokio::time::Instant;
 use tower::{Layer, ServiceExt, layer::util::Identity, util::BoxCloneSyncService};
 use tower_claude::{
-    CacheLayer, RequestBody, RetryLayer, TokenBucketLayer, recommended, retry::Timeouts,
+    CacheLayer, LocalLimiter, RequestBody, RetryLayer, TokenBucketLayer, recommended,
+    retry::Timeouts,
 };
 
 use crate::{
@@ -15,6 +17,7 @@ use crate::{
     connector::{Client, client},
     headers::API_KEY,
     key_text,
+    telemetry::UpstreamObserver,
 };
 
 /// The layers around a client. They have a long type.
@@ -26,7 +29,15 @@ pub(crate) struct Upstream {
     url: Uri,
     credential: Option<(HeaderName, HeaderValue)>,
     client: Client,
+    layers: Layers,
+}
+
+/// The layers around the client, and their state.
+#[derive(Clone)]
+struct Layers {
     stack: Stack,
+    limiter: LocalLimiter,
+    observer: UpstreamObserver,
 }
 
 /// The error of an upstream that cannot be made.
@@ -39,10 +50,14 @@ pub(crate) enum UpstreamError {
 
 impl Upstream {
     /// Creates an upstream. `idle` is the longest silence within a response.
-    pub(crate) fn new(config: &UpstreamConfig, idle: Duration) -> Result<Self, UpstreamError> {
+    pub(crate) fn new(
+        config: &UpstreamConfig,
+        idle: Duration,
+        observer: UpstreamObserver,
+    ) -> Result<Self, UpstreamError> {
         let client = client(config.proxy).map_err(UpstreamError::Tls)?;
-        let stack = stack(config, idle, client.clone());
-        Self::with(config, client, stack).map_err(UpstreamError::Config)
+        let layers = layers(config, idle, client.clone(), observer);
+        Self::with(config, client, layers).map_err(UpstreamError::Config)
     }
 
     /// Creates the upstream with another key and other limits. The connections are kept, and with
@@ -55,15 +70,16 @@ impl Upstream {
         let client = self.client.clone();
         let has_same_limits =
             self.config.limits == config.limits && self.config.max_wait == config.max_wait;
-        let stack = if has_same_limits {
-            self.stack.clone()
+        let layers = if has_same_limits {
+            self.layers.clone()
         } else {
-            stack(config, idle, client.clone())
+            let observer = self.layers.observer.clone();
+            layers(config, idle, client.clone(), observer)
         };
-        Self::with(config, client, stack).map_err(UpstreamError::Config)
+        Self::with(config, client, layers).map_err(UpstreamError::Config)
     }
 
-    fn with(config: &UpstreamConfig, client: Client, stack: Stack) -> Result<Self, &'static str> {
+    fn with(config: &UpstreamConfig, client: Client, layers: Layers) -> Result<Self, &'static str> {
         let credential = config.key.as_ref().map(|key| match config.auth {
             Auth::XApiKey => (API_KEY, key.expose().to_owned()),
             Auth::Bearer => (AUTHORIZATION, format!("Bearer {}", key.expose())),
@@ -82,8 +98,17 @@ impl Upstream {
             url: base_url(&config.url)?,
             credential,
             client,
-            stack,
+            layers,
         })
+    }
+
+    /// Records the state of the layers as metrics.
+    pub(crate) fn record_metrics(&self) {
+        self.layers.observer.record(&self.layers.limiter);
+    }
+
+    pub(crate) fn evaluate_alerts(&self, now: Instant) {
+        self.layers.observer.evaluate_alerts(now);
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -125,7 +150,7 @@ impl Upstream {
         &self,
         request: Request<RequestBody>,
     ) -> Result<Response<Body>, legacy::Error> {
-        self.stack.clone().oneshot(request).await
+        self.layers.stack.clone().oneshot(request).await
     }
 
     /// Sends a request past the layers, which neither read nor count it.
@@ -138,7 +163,12 @@ impl Upstream {
 }
 
 /// Creates the layers around a client. Their state lives as long as the upstream.
-fn stack(config: &UpstreamConfig, idle: Duration, client: Client) -> Stack {
+fn layers(
+    config: &UpstreamConfig,
+    idle: Duration,
+    client: Client,
+    observer: UpstreamObserver,
+) -> Layers {
     let limits = config.limits.limits();
     let timeouts = Timeouts::new().with_idle(Some(idle));
     let retry = RetryLayer::new()
@@ -151,9 +181,20 @@ fn stack(config: &UpstreamConfig, idle: Duration, client: Client) -> Stack {
     if let Some(deadline) = config.deadline {
         layers = layers.with_deadline(deadline);
     }
-    match config.cache {
-        Some(time) => boxed(layers.with_cache(CacheLayer::new(time)).layer(client)),
+    if let Some(time) = config.cache {
+        layers = layers.with_cache(CacheLayer::new(time));
+    }
+    // The observer comes after the layers that it observes.
+    let layers = layers.with_observer(observer.clone());
+    let limiter = layers.bucket().limiter();
+    let stack = match config.cache {
+        Some(_) => boxed(layers.layer(client)),
         None => boxed(layers.with_cache(Identity::new()).layer(client)),
+    };
+    Layers {
+        stack,
+        limiter,
+        observer,
     }
 }
 

@@ -562,13 +562,13 @@ async fn admin_routes_are_not_on_the_public_address() {
     let config = config_for(&upstream, "", "");
     let gateway = tower_claude_gateway::Gateway::bind(config).await.unwrap();
     let (addr, admin) = (gateway.addr(), gateway.admin_addr());
-    let metrics = axum::Router::new().route("/metrics", axum::routing::get(async || "up 1\n"));
+    let metrics = axum::Router::new().route("/own", axum::routing::get(async || "up 1\n"));
     let running = tokio::spawn(
         gateway
             .with_admin_routes(metrics)
             .run(std::future::pending()),
     );
-    let get = |addr| http::Request::get(format!("http://{addr}/metrics"));
+    let get = |addr| http::Request::get(format!("http://{addr}/own"));
     assert_eq!(send(get(admin), "").await.text(), "up 1\n");
     assert_eq!(send(get(addr), "").await.status, 404);
     let health = http::Request::get(format!("http://{admin}/readyz"));

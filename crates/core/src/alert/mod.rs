@@ -185,6 +185,13 @@ impl AlertObserver {
         self
     }
 
+    /// Puts a name before the subject of all alerts of scopes, for example that of one of several upstreams.
+    #[must_use]
+    pub fn with_name(mut self, name: &str) -> Self {
+        self.labels = Arc::new(self.labels.with_name(name));
+        self
+    }
+
     /// Names a credential, so that its scopes have alerts of their own.
     ///
     /// `credential` is the value of [`Scope::credential_of`](crate::Scope::credential_of) for a

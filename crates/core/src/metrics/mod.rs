@@ -158,6 +158,13 @@ impl MetricsObserver {
         self
     }
 
+    /// Puts a name before all values of `scope`, for example that of one of several upstreams.
+    #[must_use]
+    pub fn with_name(mut self, name: &str) -> Self {
+        self.labels = Arc::new(self.labels.with_name(name));
+        self
+    }
+
     /// Names a credential, so that its scopes have series of their own.
     ///
     /// `credential` is the value of [`Scope::credential_of`] for a request with it.

@@ -1,0 +1,82 @@
+//! The metrics and alerts of a gateway.
+
+use std::{sync::Arc, time::Duration};
+
+use metrics_exporter_prometheus::{
+    BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
+};
+use tokio::time::Instant;
+use tower_claude::{
+    LocalLimiter,
+    core::alert::AlertObserver,
+    event::{Event, Observer},
+    limiter::{Limiter, record_metrics},
+    metrics::{CATALOGUE, MetricsObserver, facade::with_local_recorder},
+};
+
+/// The time between two clean-ups of samples, which would pile up while nobody scrapes.
+pub(crate) const UPKEEP: Duration = Duration::from_secs(5);
+
+/// The recorder of a gateway. Each gateway of a process has one of its own.
+#[derive(Clone)]
+pub(crate) struct Recorder(Arc<PrometheusRecorder>);
+
+impl Recorder {
+    /// Creates a recorder with the histogram buckets of the catalogue.
+    pub(crate) fn new() -> Result<Self, BuildError> {
+        let mut builder = PrometheusBuilder::new();
+        for metric in CATALOGUE {
+            if !metric.buckets.is_empty() {
+                let name = Matcher::Full(metric.name.to_owned());
+                builder = builder.set_buckets_for_metric(name, metric.buckets)?;
+            }
+        }
+        Ok(Self(Arc::new(builder.build_recorder())))
+    }
+
+    pub(crate) fn handle(&self) -> PrometheusHandle {
+        self.0.handle()
+    }
+}
+
+/// The observer of the layers of one upstream.
+#[derive(Clone)]
+pub(crate) struct UpstreamObserver {
+    recorder: Recorder,
+    metrics: MetricsObserver,
+    alerts: AlertObserver,
+}
+
+impl UpstreamObserver {
+    /// Creates an observer. `name` stands before all scopes if there is one.
+    pub(crate) fn new(recorder: &Recorder, name: Option<&str>) -> Self {
+        let mut metrics = with_local_recorder(&*recorder.0, MetricsObserver::new);
+        let mut alerts = AlertObserver::new();
+        if let Some(name) = name {
+            (metrics, alerts) = (metrics.with_name(name), alerts.with_name(name));
+        }
+        Self {
+            recorder: recorder.clone(),
+            metrics,
+            alerts,
+        }
+    }
+
+    /// Records the state of the limiter as gauges.
+    pub(crate) fn record(&self, limiter: &LocalLimiter) {
+        with_local_recorder(&*self.recorder.0, || {
+            record_metrics(&self.metrics, &limiter.snapshot());
+        });
+    }
+
+    pub(crate) fn evaluate_alerts(&self, now: Instant) {
+        self.alerts.evaluate(now);
+    }
+}
+
+impl Observer for UpstreamObserver {
+    fn on_event(&self, event: &Event<'_>) {
+        with_local_recorder(&*self.recorder.0, || self.metrics.on_event(event));
+        self.alerts.on_event(event);
+    }
+}
