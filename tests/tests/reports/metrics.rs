@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, time::Duration};
 use http::HeaderValue;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use tower_claude::{
-    metrics::{MetricsObserver, facade::with_local_recorder},
+    metrics::{
+        MetricsObserver,
+        facade::{Label, with_local_recorder},
+    },
     recommended,
 };
 use tower_claude_fake_claude::{Attempt, FakeClaude, Fault};
@@ -22,7 +25,7 @@ fn series(recorder: &DebuggingRecorder) -> BTreeMap<String, f64> {
     let series = recorder.snapshotter().snapshot().into_vec();
     let series = series.into_iter().map(|(key, _, _, value)| {
         let key = key.key();
-        let labels: Vec<&str> = key.labels().map(|label| label.value()).collect();
+        let labels: Vec<&str> = key.labels().map(Label::value).collect();
         let value = match value {
             DebugValue::Counter(count) => count as f64,
             DebugValue::Gauge(value) => value.0,

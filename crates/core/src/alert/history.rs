@@ -63,9 +63,15 @@ impl Sample {
     }
 }
 
+/// A value with its time.
+type Point<T> = (Instant, T);
+
+/// A counter of a sample.
+type CountOf = fn(&Sample) -> u64;
+
 /// The samples of the last part of time.
 #[derive(Debug)]
-struct Series<T>(VecDeque<(Instant, T)>);
+struct Series<T>(VecDeque<Point<T>>);
 
 impl<T> Default for Series<T> {
     fn default() -> Self {
@@ -84,7 +90,7 @@ impl<T> Series<T> {
     }
 
     /// Returns the first and the last sample of the last part of time, if there are two.
-    fn ends(&self, now: Instant, window: Duration) -> Option<(&(Instant, T), &(Instant, T))> {
+    fn ends(&self, now: Instant, window: Duration) -> Option<(&Point<T>, &Point<T>)> {
         let mut inside = self.inside(now, window);
         Some((inside.next()?, inside.last()?))
     }
@@ -97,7 +103,7 @@ impl<T> Series<T> {
         })
     }
 
-    fn inside(&self, now: Instant, window: Duration) -> impl Iterator<Item = &(Instant, T)> {
+    fn inside(&self, now: Instant, window: Duration) -> impl Iterator<Item = &Point<T>> {
         let samples = self.0.iter();
         samples.filter(move |(at, _)| now.saturating_duration_since(*at) <= window)
     }
@@ -209,7 +215,7 @@ impl ScopeHistory {
             let last = self.samples.0.back().map_or(0, |(_, sample)| count(sample));
             last - first
         };
-        let alerts: [(_, fn(&Sample) -> u64); 2] = [
+        let alerts: [(AlertKind, CountOf); 2] = [
             (AlertKind::KeyRejected, |sample| sample.unauthorized),
             (AlertKind::SpendLimit, |sample| sample.spend_limit),
         ];

@@ -390,7 +390,7 @@ fn every_series_is_in_the_catalogue_and_every_metric_is_recorded() {
         let name = key.key().name();
         let metric = CATALOGUE.iter().find(|metric| metric.name == name);
         let metric = metric.unwrap_or_else(|| panic!("{name} is not in the catalogue"));
-        let labels: Vec<&str> = key.key().labels().map(|label| label.key()).collect();
+        let labels: Vec<&str> = key.key().labels().map(::metrics::Label::key).collect();
         assert_eq!(labels, metric.labels, "{name}");
         let kind = match value {
             DebugValue::Counter(_) => MetricKind::Counter,
