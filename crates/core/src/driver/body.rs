@@ -11,7 +11,6 @@ use bytes::Bytes;
 use http::Response;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tower_claude_wire::StreamState;
-use tracing::span::EnteredSpan;
 
 use super::{
     attempt_policy::{AttemptPolicy, Clock},
@@ -19,6 +18,7 @@ use super::{
     peek::{PeekedBody, track},
     policies::Policies,
     report::Report,
+    spans::Entered,
 };
 use crate::{
     body_tracker::BodyTracker,
@@ -135,8 +135,11 @@ impl<P: CallPolicy, A: AttemptPolicy, C: ClassifyResponse> Tracking<P, A, C> {
 
     /// Enters the span of the attempt.
     #[inline]
-    fn enter(&self) -> Option<EnteredSpan> {
-        self.report.as_ref()?.enter_attempt(&self.call)
+    fn enter(&self) -> Entered {
+        match &self.report {
+            Some(report) => report.enter_attempt(&self.call),
+            None => Entered::NONE,
+        }
     }
 
     fn track<E>(&mut self, frame: Option<&Result<Frame<Bytes>, E>>, is_last: bool) {
@@ -243,7 +246,7 @@ where
         if rest.held.rest.is_none() {
             return Poll::Ready(None);
         }
-        let _entered = rest.tracking.as_ref().and_then(Tracking::enter);
+        let _entered = rest.tracking.as_ref().map(Tracking::enter);
         if let Poll::Ready(frame) = rest.held.poll_rest(cx) {
             if let Some(tracking) = &mut rest.tracking {
                 tracking.track(frame.as_ref(), rest.held.is_read());
@@ -293,7 +296,7 @@ where
     C: ClassifyResponse,
 {
     fn drop(&mut self) {
-        let _entered = self.tracking.as_ref().and_then(Tracking::enter);
+        let _entered = self.tracking.as_ref().map(Tracking::enter);
         // The inner body must be gone before its end is reported.
         self.held.rest = None;
         if let Some(tracking) = &mut self.tracking

@@ -8,13 +8,13 @@ use std::{
 use http::Request;
 use tokio::time::Instant;
 use tower_service::Service;
-use tracing::span::EnteredSpan;
 
 use super::{
     attempt_policy::{AttemptPolicy, Clock},
     call_policy::{CallPolicy, CallStart},
     policies::Policies,
     report::{CallResult, Report},
+    spans::Entered,
 };
 use crate::{
     body_tracker::ExpectedBody, call::Call, redirect::Origin, rejection::Rejection,
@@ -214,14 +214,20 @@ impl<P: CallPolicy, A: AttemptPolicy> Progress<P, A> {
 
     /// Enters the span of the call, so that its events are in it.
     #[inline]
-    pub(super) fn enter_call(&self) -> Option<EnteredSpan> {
-        self.report.as_ref()?.enter_call(&self.call)
+    pub(super) fn enter_call(&self) -> Entered {
+        match &self.report {
+            Some(report) => report.enter_call(&self.call),
+            None => Entered::NONE,
+        }
     }
 
     /// Enters the span of the attempt, so that the inner service is in it.
     #[inline]
-    pub(super) fn enter_attempt(&self) -> Option<EnteredSpan> {
-        self.report.as_ref()?.enter_attempt(&self.call)
+    pub(super) fn enter_attempt(&self) -> Entered {
+        match &self.report {
+            Some(report) => report.enter_attempt(&self.call),
+            None => Entered::NONE,
+        }
     }
 
     /// Returns the request of the next attempt, which begins now.

@@ -3,9 +3,13 @@
 use http::{Request, StatusCode, response::Parts};
 use tokio::time::Instant;
 use tower_claude_wire::{self as wire, Usage};
-use tracing::{Span, level_filters::LevelFilter, span::EnteredSpan};
+use tracing::level_filters::LevelFilter;
 
-use super::{attempt_policy::AttemptPolicy, call_policy::CallPolicy, spans};
+use super::{
+    attempt_policy::AttemptPolicy,
+    call_policy::CallPolicy,
+    spans::{self, Entered},
+};
 use crate::{
     call::Call,
     call_record::CallRecord,
@@ -143,19 +147,19 @@ impl Report {
 
     /// Enters the span of the call.
     #[cold]
-    pub(super) fn enter_call(&self, call: &Call) -> Option<EnteredSpan> {
+    pub(super) fn enter_call(&self, call: &Call) -> Entered {
         if !self.has_spans {
-            return None;
+            return Entered::NONE;
         }
         let span = call.record().span.clone();
-        span.map(Span::entered)
+        Entered::new(span)
     }
 
     /// Enters the span of the present attempt, or else that of the call.
     #[cold]
-    pub(super) fn enter_attempt(&self, call: &Call) -> Option<EnteredSpan> {
+    pub(super) fn enter_attempt(&self, call: &Call) -> Entered {
         if !self.has_spans {
-            return None;
+            return Entered::NONE;
         }
         let record = call.record();
         let span = record
@@ -164,7 +168,7 @@ impl Report {
             .or(record.span.as_ref())
             .cloned();
         drop(record);
-        span.map(Span::entered)
+        Entered::new(span)
     }
 
     /// Records that the attempt is over and the next one follows after a delay.

@@ -1,6 +1,6 @@
 //! The spans of calls and attempts.
 
-use tracing::{Level, Span, field::Empty};
+use tracing::{Level, Span, field::Empty, span::EnteredSpan};
 
 use crate::{
     class::{Class, Kind},
@@ -11,6 +11,34 @@ use crate::{
 
 /// The target of all spans, so that a filter can select them alone.
 const TARGET: &str = "tower_claude::span";
+
+/// A guard of a span that is entered, if there is one.
+// Boxed, so that a call without spans has one pointer to look at.
+pub(super) struct Entered(Option<Box<EnteredSpan>>);
+
+impl Entered {
+    pub(super) const NONE: Self = Self(None);
+
+    #[cold]
+    pub(super) fn new(span: Option<Span>) -> Self {
+        Self(span.map(|span| Box::new(span.entered())))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn exit(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Entered {
+    #[inline(always)]
+    fn drop(&mut self) {
+        if self.0.is_some() {
+            self.exit();
+        }
+    }
+}
 
 /// Returns true if a subscriber gets the spans.
 pub(super) fn are_enabled() -> bool {
