@@ -17,6 +17,7 @@ use crate::{
     class::Kind,
     credential::{credential, host_hash},
     ledger::{Ledger, LimiterId, ReservationHandle},
+    priority::Priority,
     reservations::Reservations,
     workload::Workload,
 };
@@ -30,19 +31,6 @@ pub struct Deadline(pub Instant);
 /// The longest time in which the body of a request must arrive. Absent for a body that is there.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RequestTimeout(pub(crate) Duration);
-
-/// The priority of a request. Insert it into the request's extensions.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[non_exhaustive]
-pub enum Priority {
-    /// Background work that no person waits for.
-    Batch,
-    /// Any other work. The default.
-    #[default]
-    Normal,
-    /// Work that a person waits for.
-    Interactive,
-}
 
 /// The tenant of a request. Limiters give each tenant a fair share, and a tenant that fills a queue
 /// loses its own requests first. Insert it into the request's extensions.

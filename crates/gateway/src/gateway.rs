@@ -10,7 +10,6 @@ use std::{
 };
 
 use axum::Router;
-use metrics_exporter_prometheus::BuildError;
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, watch},
@@ -64,7 +63,10 @@ pub enum StartError {
         reason: String,
     },
     /// The metrics cannot be recorded.
-    Metrics(BuildError),
+    Metrics {
+        /// The reason.
+        reason: String,
+    },
 }
 
 impl fmt::Display for StartError {
@@ -73,7 +75,7 @@ impl fmt::Display for StartError {
             Self::Config(errors) => errors.fmt(f),
             Self::Bind { addr, error } => write!(f, "{addr} cannot be opened: {error}"),
             Self::Upstream { name, reason } => write!(f, "upstream {name:?}: {reason}"),
-            Self::Metrics(error) => write!(f, "the metrics cannot be recorded: {error}"),
+            Self::Metrics { reason } => write!(f, "the metrics cannot be recorded: {reason}"),
         }
     }
 }
@@ -83,8 +85,7 @@ impl std::error::Error for StartError {
         match self {
             Self::Config(errors) => Some(errors),
             Self::Bind { error, .. } => Some(error),
-            Self::Metrics(error) => Some(error),
-            Self::Upstream { .. } => None,
+            Self::Upstream { .. } | Self::Metrics { .. } => None,
         }
     }
 }
@@ -115,7 +116,9 @@ impl Gateway {
     pub async fn bind(config: Config) -> Result<Self, StartError> {
         config.validate().map_err(StartError::Config)?;
         let idle = config.stream.idle_timeout;
-        let recorder = Recorder::new().map_err(StartError::Metrics)?;
+        let recorder = Recorder::new().map_err(|error| StartError::Metrics {
+            reason: error.to_string(),
+        })?;
         let mut upstreams = Vec::with_capacity(config.upstreams.len());
         for upstream in &config.upstreams {
             // The scopes of a single upstream need no name.

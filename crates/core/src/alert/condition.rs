@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use tokio::time::Instant;
 
-use super::{Alert, AlertKind};
+use super::{kind::AlertKind, message::Alert};
 use crate::dimension::Dimension;
 
 /// The subject of an alert of one kind.

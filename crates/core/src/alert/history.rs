@@ -11,11 +11,14 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    AlertKind, INTERVAL,
     condition::Met,
     counters::{Counters, ScopeCounters, WAITS},
+    kind::AlertKind,
 };
 use crate::dimension::Dimension;
+
+/// The time between two evaluations.
+pub const INTERVAL: Duration = Duration::from_secs(30);
 
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3_600);

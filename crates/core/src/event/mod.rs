@@ -133,11 +133,11 @@ use tower_claude_wire::{RateLimits, Usage};
 
 use self::incidents::Incidents;
 use crate::{
-    call::Priority,
     class::{Class, Kind},
     cost::UsageBound,
     dimension::Dimension,
     ledger::LimitWarning,
+    priority::Priority,
     rejection::RejectReason,
     scope::Scope,
 };

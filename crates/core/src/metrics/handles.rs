@@ -5,22 +5,13 @@ use std::sync::{Arc, OnceLock};
 use ::metrics::{Counter, Gauge, Histogram, SharedString};
 use tower_claude_wire::{Model, Prices, Usage};
 
-use super::{GenAiNames, catalogue};
-use crate::{call::Priority, class::Kind, dimension::Dimension, event::CallEnd, labels::OTHER};
+use super::{catalogue, names::GenAiNames};
+use crate::{class::Kind, dimension::Dimension, event::CallEnd, labels::OTHER, priority::Priority};
 
 /// The word for an attempt whose caller went away, beside the kinds.
 const DROPPED: &str = "dropped";
 
 const ANTHROPIC: &str = "anthropic";
-
-/// Returns the label value of a priority.
-pub(super) const fn priority(priority: Priority) -> &'static str {
-    match priority {
-        Priority::Batch => "batch",
-        Priority::Normal => "normal",
-        Priority::Interactive => "interactive",
-    }
-}
 
 /// The handles of a scope.
 pub(super) struct ScopeHandles {
@@ -76,7 +67,7 @@ impl ScopeHandles {
 
     pub(super) fn wait(&self, of: Priority) -> &Histogram {
         self.waits[of as usize].get_or_init(|| {
-            let priority = SharedString::const_str(priority(of));
+            let priority = SharedString::const_str(of.label());
             catalogue::WAIT.histogram_of([self.scope(), priority])
         })
     }

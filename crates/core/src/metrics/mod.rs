@@ -58,6 +58,7 @@
 
 mod catalogue;
 mod handles;
+mod names;
 #[cfg(test)]
 mod tests;
 
@@ -66,33 +67,22 @@ use std::{borrow::Cow, sync::Arc, time::Duration};
 use ::metrics::SharedString;
 use tower_claude_wire::{ModelCatalog, Usage};
 
-use self::handles::{CostHandles, ModelHandles, ScopeHandles, priority, word};
+use self::handles::{CostHandles, ModelHandles, ScopeHandles, word};
 use crate::{
-    call::Priority,
     class::Kind,
     dimension::Dimension,
     endpoint::Endpoint,
     event::{AttemptDetails, AttemptEnd, CallEnd, Ending, Event, Observer},
     labels::{Labels, ScopeTable, Table},
+    priority::Priority,
     scope::Scope,
 };
 
-pub use self::catalogue::{CATALOGUE, MetricDefinition, MetricKind};
+pub use self::{
+    catalogue::{CATALOGUE, MetricDefinition, MetricKind},
+    names::GenAiNames,
+};
 pub use ::metrics as facade;
-
-/// The names of the metrics by the GenAI conventions.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum GenAiNames {
-    /// Those of version 0.1.0, such as `gen_ai.client.inference.duration`. The default.
-    #[default]
-    New,
-    /// `gen_ai.client.operation.duration` and `gen_ai.client.token.usage`, which most dashboards
-    /// of today read.
-    Old,
-    /// Both.
-    Both,
-}
 
 struct Recorded {
     scopes: ScopeTable<ScopeHandles>,
@@ -196,7 +186,7 @@ impl MetricsObserver {
     pub fn record_queue(&self, scope: &Arc<str>, of: Priority, queued: usize, wait: Duration) {
         let labels = || {
             let scope = SharedString::from_shared(scope.clone());
-            [scope, SharedString::const_str(priority(of))]
+            [scope, SharedString::const_str(of.label())]
         };
         let length = catalogue::QUEUE_LENGTH.gauge_of(labels());
         length.set(queued as f64);
