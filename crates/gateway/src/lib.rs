@@ -45,7 +45,8 @@
 //!
 //! `POST /v1/messages` and `POST /v1/messages/count_tokens` pass the layers. Their rate limits are
 //! separate, so a count never waits for a message. All other paths pass as streams, past the
-//! layers. The gateway itself answers `/`, `/healthz` and `/readyz`. A path that a wrong base URL
+//! layers. The gateway itself answers `/`, `/healthz` and `/readyz`, and `/metrics` at the admin
+//! address. A path that a wrong base URL
 //! leads to is answered with 404 and a hint.
 //!
 //! # Keys
