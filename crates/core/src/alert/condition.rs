@@ -76,7 +76,7 @@ pub(super) struct Active {
     pub(super) raised: bool,
     value: f64,
     message: String,
-    /// The number of the evaluation that found it last.
+    /// The time at which it was met last.
     seen: Instant,
 }
 

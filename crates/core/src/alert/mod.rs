@@ -162,7 +162,8 @@ impl AlertObserver {
         self
     }
 
-    /// Puts a name before the subject of all alerts of scopes, for example that of one of several upstreams.
+    /// Puts a name before the subjects of alerts of scopes, for example that of one of several
+    /// upstreams.
     #[must_use]
     pub fn with_name(mut self, name: &str) -> Self {
         self.labels = Arc::new(self.labels.with_name(name));
