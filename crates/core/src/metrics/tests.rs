@@ -241,10 +241,13 @@ fn emit_all(metrics: &MetricsObserver, junk: usize) {
     let layer = "retry";
     let class = Class::new(Kind::Overloaded);
     let scope = &scope;
+    let in_scope = attempt(&name, Some(scope), &usage);
+    let elsewhere = attempt(&name, None, &usage);
+    let call = call(&name, Some(&name), &usage);
     let events = [
-        Event::AttemptEnded(&attempt(&name, Some(scope), &usage)),
-        Event::AttemptEnded(&attempt(&name, None, &usage)),
-        Event::CallEnded(&call(&name, Some(&name), &usage)),
+        Event::AttemptEnded(&in_scope),
+        Event::AttemptEnded(&elsewhere),
+        Event::CallEnded(&call),
         Event::Admitted {
             layer,
             scope,
