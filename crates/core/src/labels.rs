@@ -1,4 +1,5 @@
-//! Label values, whose number is bounded whatever callers and servers send.
+//! What metrics and alerts share: label values, whose number is bounded whatever callers and servers
+//! send, and the values by label.
 
 use std::{
     borrow::Cow,
@@ -10,12 +11,26 @@ use std::{
 use tower_claude_wire::ModelCatalog;
 
 use crate::{
+    dimension::Dimension,
     endpoint::Endpoint,
+    event::AttemptEnd,
     scope::{Scope, get_by_scope},
 };
 
 /// The label of a model or group that the catalog does not list, and of whatever is over a bound.
 pub(crate) const OTHER: &str = "other";
+
+/// The dimensions whose limits headers show for each minute.
+pub(crate) const LIMITED: [Dimension; 3] = [
+    Dimension::Requests,
+    Dimension::InputTokens,
+    Dimension::OutputTokens,
+];
+
+/// The upper bounds of waits in seconds, in histograms.
+pub(crate) const WAIT_BOUNDS: [f64; 12] = [
+    0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0,
+];
 
 /// The most label values of scopes.
 const MAX_SCOPES: usize = 128;
@@ -105,7 +120,7 @@ impl Labels {
     }
 
     /// Returns the label of requests whose scope is not known.
-    pub(crate) fn unknown_scope(&self, endpoint: Endpoint, model: Option<&str>) -> Arc<str> {
+    fn unknown_scope(&self, endpoint: Endpoint, model: Option<&str>) -> Arc<str> {
         let mut label = endpoint.as_str().to_owned();
         if let Some(model) = model {
             let group = self.catalog.get(model).map(|model| &*model.rate_group);
@@ -184,7 +199,7 @@ impl<V> ScopeTable<V> {
         }
     }
 
-    pub(crate) fn of_label(&self, label: Arc<str>, create: impl FnOnce(Arc<str>) -> V) -> Arc<V> {
+    fn of_label(&self, label: Arc<str>, create: impl FnOnce(Arc<str>) -> V) -> Arc<V> {
         self.by_label.get_or_insert(label.clone(), || create(label))
     }
 
@@ -206,6 +221,19 @@ impl<V> ScopeTable<V> {
             cached.insert(scope.clone(), value.clone());
         }
         value
+    }
+
+    /// Returns the value of the scope of an attempt, or else of its endpoint and model.
+    pub(crate) fn of_attempt(
+        &self,
+        labels: &Labels,
+        end: &AttemptEnd<'_>,
+        create: impl FnOnce(Arc<str>) -> V,
+    ) -> Arc<V> {
+        match end.scope {
+            Some(scope) => self.of_scope(labels, scope, create),
+            None => self.of_label(labels.unknown_scope(end.endpoint, end.model), create),
+        }
     }
 
     /// Returns all values by their label.

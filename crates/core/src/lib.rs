@@ -125,6 +125,8 @@ mod request;
 mod request_body;
 mod reservations;
 mod response_body;
+#[cfg(test)]
+mod sample_events;
 mod saved_request;
 mod scope;
 mod text;

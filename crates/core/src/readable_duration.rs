@@ -2,6 +2,11 @@
 
 use std::{fmt, time::Duration};
 
+/// Returns the duration in whole milliseconds.
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// A duration as people write it: `0 s`, `350 ms`, `1.5 s`, `2 min 5 s`, `1 h`.
 ///
 /// It is rounded to what a reader needs. A time under a millisecond is `1 ms`.

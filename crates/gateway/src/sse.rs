@@ -162,7 +162,42 @@ impl Boundary {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+
+    use futures_util::stream;
+    use http_body_util::BodyExt;
+    use tokio::{sync::mpsc, time::timeout};
+
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_within_an_event_gets_no_ping_and_after_it_one_each_time() {
+        let (sender, receiver) = mpsc::unbounded_channel::<Bytes>();
+        let chunks = stream::unfold(receiver, async |mut receiver| {
+            let chunk = receiver.recv().await?;
+            Some((Ok::<_, Infallible>(chunk), receiver))
+        });
+        let config = StreamConfig::default();
+        let (_cut, is_cut) = watch::channel(false);
+        let mut events = EventStream::new(Body::from_stream(chunks), &config, is_cut);
+        let mut next = async |patience| {
+            let frame = timeout(patience, events.frame()).await.ok()?;
+            let frame = frame.expect("no end").expect("no error");
+            let data = frame.into_data().expect("it has data");
+            Some(String::from_utf8_lossy(&data).into_owned())
+        };
+        sender.send(Bytes::from_static(b"data: 1")).unwrap();
+        assert_eq!(next(config.heartbeat).await.as_deref(), Some("data: 1"));
+        let long = config.idle_timeout - Duration::from_secs(1);
+        assert_eq!(next(long).await, None);
+        sender.send(Bytes::from_static(b"\n\n")).unwrap();
+        assert_eq!(next(config.heartbeat).await.as_deref(), Some("\n\n"));
+        for _ in 0..3 {
+            let early = config.heartbeat - Duration::from_secs(1);
+            assert_eq!(next(early).await, None);
+            assert_eq!(next(config.heartbeat).await.as_deref(), Some(PING));
+        }
+    }
 
     #[test]
     fn boundary_in_chunks_of_any_size_is_found() {

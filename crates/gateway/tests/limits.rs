@@ -114,7 +114,6 @@ async fn memory_for_all_bodies_is_limited_and_given_back() {
             got = got => break got.unwrap(),
             sender = senders.recv() => {
                 sender.unwrap().send(START).unwrap();
-                tokio::time::sleep(Duration::from_millis(20)).await;
             }
         }
     };

@@ -70,20 +70,9 @@ async fn compare(program: &OsStr, script: &str) {
     assert_eq!(direct["retries"]["attempts"], 2);
     assert_eq!(direct, through);
     // A stream that the client has left is left at the API as well.
-    let cancelled = fake.log().into_iter().filter(|attempt| attempt.client_gone);
-    let mut count = cancelled.count();
-    for _ in 0..100 {
-        if count == 2 {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        count = fake
-            .log()
-            .iter()
-            .filter(|attempt| attempt.client_gone)
-            .count();
-    }
-    assert_eq!(count, 2, "one for each way");
+    // One for each way.
+    fake.wait_for(|log| log.iter().filter(|attempt| attempt.client_gone).count() == 2)
+        .await;
 }
 
 #[tokio::test]

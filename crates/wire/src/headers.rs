@@ -55,6 +55,19 @@ pub struct RateLimits {
 }
 
 impl RateLimits {
+    /// Returns requests, input and output tokens of the pool of usual requests, or of fast ones.
+    #[must_use]
+    pub const fn of_pool(&self, fast: bool) -> [&Gauge; 3] {
+        match fast {
+            true => [
+                &self.requests,
+                &self.fast_input_tokens,
+                &self.fast_output_tokens,
+            ],
+            false => [&self.requests, &self.input_tokens, &self.output_tokens],
+        }
+    }
+
     /// Reads every family in one pass. A malformed value counts as absent. Of repeated headers the
     /// first well-formed value is used.
     #[must_use]

@@ -201,6 +201,14 @@ impl Usage {
         add(self.input_tokens, self.cache_creation_input_tokens).max(self.iterations_input)
     }
 
+    /// Returns all input tokens: those that count against the rate limit, and cache reads. 0 if none
+    /// is known.
+    #[must_use]
+    pub fn total_input(&self) -> u64 {
+        let read = self.cache_read_input_tokens.unwrap_or(0);
+        self.limited_input().unwrap_or(0).saturating_add(read)
+    }
+
     /// Returns the output tokens that count against the rate limit, of all iterations if they are
     /// listed.
     #[must_use]

@@ -12,13 +12,8 @@ use tower_claude_wire::Usage;
 
 use crate::{
     class::Kind,
-    labels::{ScopeTable, Table},
+    labels::{ScopeTable, Table, WAIT_BOUNDS},
 };
-
-/// The upper bounds of waits in seconds, as the metric of waits has them.
-pub(super) const WAITS: [f64; 12] = [
-    0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0,
-];
 
 /// The counters of a scope. Requests, input and output have the indices 0 to 2.
 pub(super) struct ScopeCounters {
@@ -31,7 +26,7 @@ pub(super) struct ScopeCounters {
     pub(super) unauthorized: AtomicU64,
     pub(super) spend_limit: AtomicU64,
     /// By the bound, and those over the last bound.
-    pub(super) waits: [AtomicU64; WAITS.len() + 1],
+    pub(super) waits: [AtomicU64; WAIT_BOUNDS.len() + 1],
 }
 
 fn add(counter: &AtomicU64, count: u64) {
@@ -95,7 +90,7 @@ impl ScopeCounters {
 
     pub(super) fn on_admitted(&self, wait: Duration) {
         let seconds = wait.as_secs_f64();
-        let index = WAITS.partition_point(|bound| *bound < seconds);
+        let index = WAIT_BOUNDS.partition_point(|bound| *bound < seconds);
         add(&self.waits[index], 1);
     }
 

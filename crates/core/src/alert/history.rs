@@ -12,10 +12,10 @@ use tokio::time::Instant;
 
 use super::{
     condition::Met,
-    counters::{Counters, ScopeCounters, WAITS},
+    counters::{Counters, ScopeCounters},
     kind::AlertKind,
 };
-use crate::dimension::Dimension;
+use crate::labels::{LIMITED, WAIT_BOUNDS};
 
 /// The time between two evaluations.
 pub const INTERVAL: Duration = Duration::from_secs(30);
@@ -35,12 +35,6 @@ const MANY_RATE_LIMITS: f64 = 0.02;
 /// The wait in seconds.
 const LONG_WAIT: f64 = 5.0;
 
-const DIMENSIONS: [Dimension; 3] = [
-    Dimension::Requests,
-    Dimension::InputTokens,
-    Dimension::OutputTokens,
-];
-
 /// The values of the counters of a scope.
 #[derive(Clone, Debug)]
 struct Sample {
@@ -49,7 +43,7 @@ struct Sample {
     rate_limited: u64,
     unauthorized: u64,
     spend_limit: u64,
-    waits: [u64; WAITS.len() + 1],
+    waits: [u64; WAIT_BOUNDS.len() + 1],
 }
 
 impl Sample {
@@ -185,7 +179,7 @@ impl History {
 
 impl ScopeHistory {
     fn conditions(&self, label: &Arc<str>, now: Instant, met: &mut Vec<Met>) {
-        for (shares, dimension) in self.shares.iter().zip(DIMENSIONS) {
+        for (shares, dimension) in self.shares.iter().zip(LIMITED) {
             let mut of_limit = |kind, value| {
                 met.push(Met::new(kind, label.clone(), Some(dimension), value));
             };
@@ -277,18 +271,18 @@ fn predict_linear(points: impl Iterator<Item = (f64, f64)>, seconds: f64) -> Opt
 
 /// Returns the quantile of a histogram, whose counts are those of each bucket. Inside of a bucket
 /// the values are spread evenly. Over the last bound it is that bound.
-fn histogram_quantile(quantile: f64, counts: [f64; WAITS.len() + 1]) -> Option<f64> {
+fn histogram_quantile(quantile: f64, counts: [f64; WAIT_BOUNDS.len() + 1]) -> Option<f64> {
     let total: f64 = counts.iter().sum();
     if total <= 0.0 {
         return None;
     }
     let mut rank = quantile * total;
-    for (index, bound) in WAITS.iter().enumerate() {
+    for (index, bound) in WAIT_BOUNDS.iter().enumerate() {
         if rank <= counts[index] {
-            let from = index.checked_sub(1).map_or(0.0, |index| WAITS[index]);
+            let from = index.checked_sub(1).map_or(0.0, |index| WAIT_BOUNDS[index]);
             return Some(from + (bound - from) * rank / counts[index]);
         }
         rank -= counts[index];
     }
-    WAITS.last().copied()
+    WAIT_BOUNDS.last().copied()
 }

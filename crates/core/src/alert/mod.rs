@@ -39,7 +39,7 @@
 //! # Memory
 //!
 //! Subjects are the bounded labels of scopes, circuits and models, which no caller can choose
-//! freely. There are at most 128 scopes, each with one hour of samples (about 8 KiB).
+//! freely. There are at most 128 scopes, each with one hour of samples.
 
 mod condition;
 mod counters;
@@ -241,14 +241,8 @@ impl AlertObserver {
     }
 
     fn on_attempt(&self, end: &AttemptEnd<'_>) {
-        let scope = match end.scope {
-            Some(scope) => self.of_scope(scope),
-            None => {
-                let label = self.labels.unknown_scope(end.endpoint, end.model);
-                let scopes = &self.inner.counters.scopes;
-                scopes.of_label(label, ScopeCounters::new)
-            }
-        };
+        let scopes = &self.inner.counters.scopes;
+        let scope = scopes.of_attempt(&self.labels, end, ScopeCounters::new);
         let kind = (end.ending != Ending::Dropped).then_some(end.class.kind);
         scope.on_attempt(kind, end.usage);
         match kind {
@@ -273,11 +267,7 @@ impl Observer for AlertObserver {
                 self.of_scope(scope).on_admitted(*wait);
             }
             Event::Headroom { scope, limits, .. } => {
-                let (input, output) = match scope.fast {
-                    true => (&limits.fast_input_tokens, &limits.fast_output_tokens),
-                    false => (&limits.input_tokens, &limits.output_tokens),
-                };
-                let limits = [limits.requests.limit, input.limit, output.limit];
+                let limits = limits.of_pool(scope.fast).map(|gauge| gauge.limit);
                 self.of_scope(scope).on_limits(limits);
             }
             Event::CircuitOpened { scope, .. } => {

@@ -7,29 +7,18 @@ use std::{
     time::Duration,
 };
 
-use http::StatusCode;
 use tokio::time::{Instant, advance};
 use tower_claude_wire::{RateLimits, Usage};
 
 use super::{Alert, AlertKind, AlertObserver, AlertSink, INTERVAL};
 use crate::{
-    Class, Endpoint, Kind, Priority, Scope,
+    Class, Kind, Priority, Scope,
     event::{AttemptDetails, AttemptEnd, Ending, Event, Observer},
+    sample_events::{MODEL, answered, scope},
 };
 
-const MODEL: &str = "claude-sonnet-5-5";
 const SCOPE: &str = "messages/sonnet-5.5";
 const LIMIT: u64 = 1_000_000;
-
-fn scope() -> Scope {
-    Scope {
-        credential: 7,
-        host: "api.anthropic.com".into(),
-        endpoint: Endpoint::Messages,
-        group: "sonnet-5.5".into(),
-        fast: false,
-    }
-}
 
 fn usage(input: u64) -> Usage {
     let json = format!(r#"{{"input_tokens":{input},"output_tokens":0}}"#);
@@ -42,23 +31,8 @@ fn attempt(alerts: &AlertObserver, scope: &Scope, kind: Kind, usage: &Usage) {
         Kind::Success => Ending::Answered,
         _ => Ending::Failed,
     };
-    let end = AttemptEnd {
-        layer: "retry",
-        attempt: 1,
-        ending,
-        class: Class::new(kind),
-        endpoint: Endpoint::Messages,
-        model: Some(MODEL),
-        scope: Some(scope),
-        credential: 7,
-        status: Some(StatusCode::OK),
-        wait: Duration::ZERO,
-        first_content: None,
-        duration: Duration::from_secs(1),
-        usage,
-        request_id: Some("req_1"),
-        cause: None,
-    };
+    let mut end = answered(MODEL, Some(scope), usage);
+    (end.ending, end.class) = (ending, Class::new(kind));
     alerts.on_event(&Event::AttemptEnded(&end));
 }
 

@@ -6,6 +6,7 @@ use crate::{
     class::{Class, Kind},
     endpoint::Endpoint,
     event::{AttemptEnd, CallEnd, Ending},
+    readable_duration::millis,
     text::escaped,
 };
 
@@ -133,10 +134,6 @@ fn record_end(
     }
 }
 
-fn millis(duration: std::time::Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
 #[cold]
 pub(super) fn record_attempt(span: &Span, end: &AttemptEnd<'_>) {
     if span.is_disabled() {
@@ -173,8 +170,7 @@ pub(super) fn record_call(span: &Span, end: &CallEnd<'_>) {
         let read = usage.cache_read_input_tokens.unwrap_or(0);
         let written = usage.cache_creation_input_tokens.unwrap_or(0);
         // The convention counts all input, the rate limit only what is not read from the cache.
-        let input = usage.limited_input().unwrap_or(0).saturating_add(read);
-        span.record("gen_ai.usage.input_tokens", input);
+        span.record("gen_ai.usage.input_tokens", usage.total_input());
         span.record(
             "gen_ai.usage.output_tokens",
             usage.limited_output().unwrap_or(0),

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     class::{Class, Kind, Reach},
     endpoint::Endpoint,
-    readable_duration::ReadableDuration,
+    readable_duration::{ReadableDuration, millis},
     scope::Scope,
     text::escaped,
 };
@@ -26,11 +26,6 @@ macro_rules! line {
             tracing::$else!(target: "tower_claude", $($fields)+);
         }
     };
-}
-
-/// Returns the duration in whole milliseconds.
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Returns the name of a scope. Scopes of services other than Claude differ only in their host.

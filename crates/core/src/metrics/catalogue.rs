@@ -2,6 +2,8 @@
 
 use ::metrics::{Counter, Gauge, Histogram, Label, SharedString, Unit};
 
+use crate::labels::WAIT_BOUNDS;
+
 /// The kind of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -115,11 +117,6 @@ impl MetricDefinition {
     }
 }
 
-/// Bounds for waits, in seconds.
-const WAITS: &[f64] = &[
-    0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0,
-];
-
 /// Bounds for durations in seconds, by the GenAI conventions.
 const DURATIONS: &[f64] = &[
     0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92,
@@ -176,7 +173,7 @@ pub(super) const WAIT: MetricDefinition = MetricDefinition::histogram(
     "tower_claude_wait_seconds",
     SCOPE_PRIORITY,
     "The wait of an admitted request for a limiter",
-    WAITS,
+    &WAIT_BOUNDS,
 )
 .in_unit(Unit::Seconds);
 pub(super) const QUEUE_LENGTH: MetricDefinition = MetricDefinition::gauge(

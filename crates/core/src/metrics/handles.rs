@@ -6,7 +6,13 @@ use ::metrics::{Counter, Gauge, Histogram, SharedString};
 use tower_claude_wire::{Model, Prices, Usage};
 
 use super::{catalogue, names::GenAiNames};
-use crate::{class::Kind, dimension::Dimension, event::CallEnd, labels::OTHER, priority::Priority};
+use crate::{
+    class::Kind,
+    dimension::Dimension,
+    event::CallEnd,
+    labels::{LIMITED, OTHER},
+    priority::Priority,
+};
 
 /// The word for an attempt whose caller went away, beside the kinds.
 const DROPPED: &str = "dropped";
@@ -73,12 +79,13 @@ impl ScopeHandles {
     }
 
     /// Records a level that headers show.
-    pub(super) fn on_gauge(&self, index: usize, of: Dimension, gauge: &tower_claude_wire::Gauge) {
+    pub(super) fn on_gauge(&self, index: usize, gauge: &tower_claude_wire::Gauge) {
         let (Some(limit), Some(remaining)) = (gauge.limit, gauge.remaining) else {
             return;
         };
         let (limits, left) = self.gauges[index].get_or_init(|| {
-            let labels = || [self.scope(), SharedString::const_str(of.label())];
+            let of = LIMITED[index].label();
+            let labels = || [self.scope(), SharedString::const_str(of)];
             let limits = catalogue::LIMIT.gauge_of(labels());
             (limits, catalogue::REMAINING.gauge_of(labels()))
         });
@@ -173,7 +180,7 @@ impl ModelHandles {
         let read = usage.cache_read_input_tokens.unwrap_or(0);
         let written = usage.cache_creation_input_tokens.unwrap_or(0);
         // The convention counts all input, the rate limit only what is not read from the cache.
-        let input = usage.limited_input().unwrap_or(0).saturating_add(read);
+        let input = usage.total_input();
         let output = usage.limited_output().unwrap_or(0);
         self.input.increment(input);
         self.output.increment(output);

@@ -51,8 +51,8 @@
 //!
 //! # Cost
 //!
-//! An event takes some 100 ns. The series of a scope are created with its first request. The head
-//! of each response is read, as for each observer.
+//! The handles of a series are kept, so that most events look up no label. The series of a scope are
+//! created with its first request. The head of each response is read, as for each observer.
 //!
 //! [`with_credential_name`]: MetricsObserver::with_credential_name
 
@@ -210,21 +210,6 @@ impl MetricsObserver {
         scopes.of_scope(&self.labels, scope, ScopeHandles::new)
     }
 
-    fn of_attempt(
-        &self,
-        scope: Option<&Scope>,
-        endpoint: Endpoint,
-        model: Option<&str>,
-    ) -> Arc<ScopeHandles> {
-        match scope {
-            Some(scope) => self.of_scope(scope),
-            None => {
-                let label = self.labels.unknown_scope(endpoint, model);
-                self.recorded.scopes.of_label(label, ScopeHandles::new)
-            }
-        }
-    }
-
     /// Returns the label of the scope of an attempt, or an empty one.
     fn scope_of(&self, details: &AttemptDetails<'_>) -> SharedString {
         let scope = details.scope.map(|scope| self.of_scope(scope).scope());
@@ -233,7 +218,8 @@ impl MetricsObserver {
 
     fn on_attempt(&self, end: &AttemptEnd<'_>) {
         let kind = (end.ending != Ending::Dropped).then_some(end.class.kind);
-        let handles = self.of_attempt(end.scope, end.endpoint, end.model);
+        let scopes = &self.recorded.scopes;
+        let handles = scopes.of_attempt(&self.labels, end, ScopeHandles::new);
         handles.on_attempt(kind, end.usage);
         if !end.usage.is_empty() && end.endpoint == Endpoint::Messages {
             let fast = end.scope.is_some_and(|scope| scope.fast);
@@ -300,17 +286,8 @@ impl Observer for MetricsObserver {
             }
             Event::Headroom { scope, limits, .. } => {
                 let handles = self.of_scope(scope);
-                let (input, output) = match scope.fast {
-                    true => (&limits.fast_input_tokens, &limits.fast_output_tokens),
-                    false => (&limits.input_tokens, &limits.output_tokens),
-                };
-                let gauges = [
-                    (Dimension::Requests, &limits.requests),
-                    (Dimension::InputTokens, input),
-                    (Dimension::OutputTokens, output),
-                ];
-                for (index, (of, gauge)) in gauges.into_iter().enumerate() {
-                    handles.on_gauge(index, of, gauge);
+                for (index, gauge) in limits.of_pool(scope.fast).into_iter().enumerate() {
+                    handles.on_gauge(index, gauge);
                 }
             }
             Event::Threshold {

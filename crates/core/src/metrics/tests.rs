@@ -8,46 +8,15 @@ use tower_claude_wire::Usage;
 use super::{CATALOGUE, GenAiNames, MetricKind, MetricsObserver};
 use crate::{
     Class, Endpoint, Kind, Priority, RejectReason, Scope,
-    event::{AttemptDetails, AttemptEnd, CacheDecision, CallEnd, Ending, Event, Observer},
+    event::{AttemptDetails, CacheDecision, CallEnd, Ending, Event, Observer},
     ledger::LimitWarning,
+    sample_events::{MODEL, answered, scope},
 };
-
-const MODEL: &str = "claude-sonnet-5-5";
-
-fn scope() -> Scope {
-    Scope {
-        credential: 7,
-        host: "api.anthropic.com".into(),
-        endpoint: Endpoint::Messages,
-        group: "sonnet-5.5".into(),
-        fast: false,
-    }
-}
 
 fn usage() -> Usage {
     let json = br#"{"input_tokens":100,"cache_creation_input_tokens":20,
         "cache_read_input_tokens":3000,"output_tokens":50}"#;
     Usage::from_usage_object(json).expect("it is an object")
-}
-
-fn attempt<'a>(model: &'a str, scope: Option<&'a Scope>, usage: &'a Usage) -> AttemptEnd<'a> {
-    AttemptEnd {
-        layer: "retry",
-        attempt: 1,
-        ending: Ending::Answered,
-        class: Class::SUCCESS,
-        endpoint: Endpoint::Messages,
-        model: Some(model),
-        scope,
-        credential: 7,
-        status: Some(StatusCode::OK),
-        wait: Duration::ZERO,
-        first_content: Some(Duration::from_millis(400)),
-        duration: Duration::from_secs(2),
-        usage,
-        request_id: Some("req_1"),
-        cause: None,
-    }
 }
 
 fn call<'a>(asked: &'a str, model: Option<&'a str>, usage: &'a Usage) -> CallEnd<'a> {
@@ -111,7 +80,7 @@ fn attempt_is_charged_without_cache_reads() {
     let (scope, usage) = (scope(), usage());
     let series = recorded(|| {
         let metrics = MetricsObserver::new();
-        metrics.on_event(&Event::AttemptEnded(&attempt(MODEL, Some(&scope), &usage)));
+        metrics.on_event(&Event::AttemptEnded(&answered(MODEL, Some(&scope), &usage)));
     });
     let charged = |of: &str| {
         series[&format!("tower_claude_charged_total{{scope=messages/sonnet-5.5,dimension={of}}}")]
@@ -130,7 +99,7 @@ fn all_classes_of_a_scope_begin_at_zero() {
     let (scope, usage) = (scope(), Usage::default());
     let series = recorded(|| {
         let metrics = MetricsObserver::new();
-        let mut end = attempt(MODEL, Some(&scope), &usage);
+        let mut end = answered(MODEL, Some(&scope), &usage);
         (end.ending, end.class) = (Ending::Failed, Class::new(Kind::RateLimited));
         metrics.on_event(&Event::AttemptEnded(&end));
         end.ending = Ending::Dropped;
@@ -216,7 +185,7 @@ fn named_credentials_have_series_of_their_own() {
     let series = recorded(|| {
         let metrics = MetricsObserver::new().with_credential_name(8, "team-b");
         for scope in [&first, &second] {
-            metrics.on_event(&Event::AttemptEnded(&attempt(MODEL, Some(scope), &usage)));
+            metrics.on_event(&Event::AttemptEnded(&answered(MODEL, Some(scope), &usage)));
         }
     });
     for scope in ["messages/sonnet-5.5", "team-b/messages/sonnet-5.5"] {
@@ -241,8 +210,8 @@ fn emit_all(metrics: &MetricsObserver, junk: usize) {
     let layer = "retry";
     let class = Class::new(Kind::Overloaded);
     let scope = &scope;
-    let in_scope = attempt(&name, Some(scope), &usage);
-    let elsewhere = attempt(&name, None, &usage);
+    let in_scope = answered(&name, Some(scope), &usage);
+    let elsewhere = answered(&name, None, &usage);
     let call = call(&name, Some(&name), &usage);
     let events = [
         Event::AttemptEnded(&in_scope),
@@ -367,7 +336,7 @@ fn scopes_of_other_services_are_bounded() {
         let metrics = MetricsObserver::new();
         for number in 0..10_000 {
             let scope = Scope::named(&format!("queue-{number}"));
-            metrics.on_event(&Event::AttemptEnded(&attempt(MODEL, Some(&scope), &usage)));
+            metrics.on_event(&Event::AttemptEnded(&answered(MODEL, Some(&scope), &usage)));
         }
     });
     let name = "tower_claude_responses_total{scope=other,class=success}";
@@ -386,7 +355,7 @@ fn every_series_is_in_the_catalogue_and_every_metric_is_recorded() {
         let metrics = MetricsObserver::new().with_genai_names(GenAiNames::Both);
         emit_all(&metrics, 0);
         let (scope, usage) = (scope(), usage());
-        metrics.on_event(&Event::AttemptEnded(&attempt(MODEL, Some(&scope), &usage)));
+        metrics.on_event(&Event::AttemptEnded(&answered(MODEL, Some(&scope), &usage)));
     });
     let mut recorded = std::collections::HashSet::new();
     for (key, unit, description, value) in snapshotter.snapshot().into_vec() {

@@ -377,15 +377,11 @@ impl HeaderObserver {
     /// Returns the gauges that apply to this pool. `tokens-*` shows the tightest token limit, so it
     /// is a limit of its own only if the server names no other.
     fn gauges<'a>(&self, limits: &'a RateLimits) -> Gauges<'a> {
-        let (input, output) = if self.fast {
-            (&limits.fast_input_tokens, &limits.fast_output_tokens)
-        } else {
-            (&limits.input_tokens, &limits.output_tokens)
-        };
+        let [requests, input, output] = limits.of_pool(self.fast);
         let only_tokens = input.is_empty() && output.is_empty() && !self.fast;
         let some = |gauge: &'a Gauge| (!gauge.is_empty()).then_some(gauge);
         let mut gauges = [None; DIMENSIONS.len()];
-        gauges[REQUESTS] = some(&limits.requests);
+        gauges[REQUESTS] = some(requests);
         gauges[INPUT] = some(input);
         gauges[OUTPUT] = some(output);
         gauges[TOTAL] = some(&limits.tokens).filter(|_| only_tokens);
