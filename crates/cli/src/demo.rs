@@ -1,6 +1,6 @@
 //! `tower-claude serve --demo`: a fake API, and callers that use the gateway.
 
-use std::{net::SocketAddr, num::NonZeroU64, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use http::Request;
@@ -15,17 +15,26 @@ use tower_claude_gateway::{Config, UpstreamConfig};
 
 use crate::{CommandError, failed};
 
-/// The number of callers.
-const CALLERS: usize = 12;
+/// The number of callers at the start and at the end.
+const CALLERS: (usize, usize) = (6, 18);
+
+/// The time until one more caller comes.
+const NEXT_CALLER: Duration = Duration::from_secs(15);
 
 /// The longest pause of a caller between two requests, in milliseconds.
 const LONGEST_PAUSE: u64 = 1_500;
 
-/// The requests per minute of each group of models at the fake API.
-const REQUESTS_PER_MINUTE: u64 = 400;
+/// The limits of each group of models at the fake API. All callers together want more output.
+const REQUESTS_PER_MINUTE: u64 = 500;
+const INPUT_TOKENS_PER_MINUTE: u64 = 50_000;
+const OUTPUT_TOKENS_PER_MINUTE: u64 = 40_000;
 
-/// The start and the end of the incident, in which two thirds of the requests fail.
+/// The start and the end of the first incident, in which two thirds of the requests fail.
 const INCIDENT: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(60));
+
+/// The time from an incident to the next, and the number of incidents.
+const NEXT_INCIDENT: Duration = Duration::from_secs(300);
+const INCIDENTS: u32 = 12;
 
 /// The model that the callers ask for, and the one that stands in for it.
 const MODELS: [&str; 2] = ["claude-sonnet-5-5", "claude-haiku-5-5"];
@@ -41,17 +50,24 @@ impl Demo {
     /// # Errors
     /// Returns an error if no port is free.
     pub(crate) async fn start() -> Result<Self, CommandError> {
-        let incident = Incident::new(INCIDENT.0, INCIDENT.1, Fault::Overloaded);
-        let fake = FakeClaude::builder()
-            .limits(GroupLimits::new().with_requests_per_minute(REQUESTS_PER_MINUTE))
+        let limits = GroupLimits::new()
+            .with_requests_per_minute(REQUESTS_PER_MINUTE)
+            .with_input_tokens_per_minute(INPUT_TOKENS_PER_MINUTE)
+            .with_output_tokens_per_minute(OUTPUT_TOKENS_PER_MINUTE);
+        let mut fake = FakeClaude::builder()
+            .limits(limits)
             .time_to_first_token(Duration::from_millis(300))
             .tokens_per_second(80.0)
             .output_tokens(120)
-            .keep_requests(0)
-            .incident(incident.with_probability(0.66).with_group("sonnet-5.5"))
-            .build();
+            .keep_requests(0);
+        for number in 0..INCIDENTS {
+            let later = number * NEXT_INCIDENT;
+            let (from, until) = (INCIDENT.0 + later, INCIDENT.1 + later);
+            let incident = Incident::new(from, until, Fault::Overloaded);
+            fake = fake.incident(incident.with_probability(0.66).with_group("sonnet-5.5"));
+        }
         Ok(Self {
-            server: fake.serve().await.map_err(failed)?,
+            server: fake.build().serve().await.map_err(failed)?,
         })
     }
 
@@ -64,7 +80,6 @@ impl Demo {
         upstream.name = "fake".to_owned();
         upstream.url = self.server.url();
         upstream.fallback = MODELS.map(str::to_owned).to_vec();
-        upstream.limits.requests_per_minute = NonZeroU64::new(REQUESTS_PER_MINUTE);
         let mut config = Config::default();
         config.upstreams = vec![upstream];
         config.validate().map_err(failed)?;
@@ -75,8 +90,11 @@ impl Demo {
     pub(crate) fn print_usage(&self, gateway: SocketAddr) {
         let [model, _] = MODELS;
         let (from, until) = (INCIDENT.0.as_secs(), INCIDENT.1.as_secs());
+        let minutes = NEXT_INCIDENT.as_secs() / 60;
         println!(
-            "demo: {CALLERS} callers use a fake API, {model} fails from {from} s to {until} s"
+            "demo: {} to {} callers use a fake API, {model} fails from {from} s to {until} s, \
+             and again every {minutes} minutes",
+            CALLERS.0, CALLERS.1
         );
         println!("\ntry it:\n  curl -N http://{gateway}/v1/messages -H 'x-api-key: any' \\");
         println!("    -H 'anthropic-version: 2023-06-01' -H 'content-type: application/json' \\");
@@ -90,9 +108,14 @@ impl Demo {
     pub(crate) fn spawn_load(self, gateway: SocketAddr) {
         let client = Client::builder(TokioExecutor::new()).build_http();
         let (done, mut results) = tokio::sync::mpsc::unbounded_channel();
-        for _ in 0..CALLERS {
-            tokio::spawn(call_forever(client.clone(), gateway, done.clone()));
-        }
+        tokio::spawn(async move {
+            for number in 0..CALLERS.1 {
+                if number >= CALLERS.0 {
+                    sleep(NEXT_CALLER).await;
+                }
+                tokio::spawn(call_forever(client.clone(), gateway, done.clone()));
+            }
+        });
         tokio::spawn(async move {
             // The fake API lives as long as this task.
             let _server = self.server;

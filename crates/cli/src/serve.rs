@@ -48,7 +48,8 @@ impl Serve {
         }
         let gateway = Gateway::bind(config).await.map_err(failed)?;
         println!("listening on http://{}", gateway.addr());
-        println!("admin routes on http://{}", gateway.admin_addr());
+        let admin = gateway.admin_addr();
+        println!("dashboard at http://{admin}/dashboard, metrics at http://{admin}/metrics");
         if let Some(demo) = demo {
             demo.print_usage(gateway.addr());
             demo.spawn_load(gateway.addr());

@@ -108,15 +108,22 @@ impl Labels {
         } else {
             label.push_str(scope.endpoint.as_str());
             if !scope.group.is_empty() {
-                let is_listed = self.groups.contains(&scope.group);
                 label.push('/');
-                label.push_str(if is_listed { &scope.group } else { OTHER });
+                label.push_str(self.group(&scope.group));
             }
             if scope.fast {
                 label.push_str("/fast");
             }
         }
         self.bounded(label)
+    }
+
+    /// Returns a group of models, or the model of a circuit, if the catalog lists it.
+    fn group<'a>(&'a self, group: &'a str) -> &'a str {
+        if self.groups.contains(group) {
+            return group;
+        }
+        self.catalog.get(group).map_or(OTHER, |model| &model.id)
     }
 
     /// Returns the label of requests whose scope is not known.

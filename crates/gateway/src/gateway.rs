@@ -19,6 +19,7 @@ use tokio::{
 use crate::{
     config::Config,
     config_error::ConfigErrors,
+    dashboard::{Dashboard, Incidents},
     keys::KeyTable,
     router::{self, Routes, Shared},
     server,
@@ -119,11 +120,12 @@ impl Gateway {
         let recorder = Recorder::new().map_err(|error| StartError::Metrics {
             reason: error.to_string(),
         })?;
+        let incidents = Incidents::default();
         let mut upstreams = Vec::with_capacity(config.upstreams.len());
         for upstream in &config.upstreams {
             // The scopes of a single upstream need no name.
             let name = (config.upstreams.len() > 1).then_some(&*upstream.name);
-            let observer = UpstreamObserver::new(&recorder, name);
+            let observer = UpstreamObserver::new(&recorder, &incidents, name);
             let made = Upstream::new(upstream, idle, observer);
             let made = made.map_err(|error| upstream_error(&upstream.name, &error))?;
             upstreams.push(Arc::new(made));
@@ -141,6 +143,7 @@ impl Gateway {
             is_ready: AtomicBool::new(true),
             cut: watch::Sender::new(false),
             metrics: recorder.handle(),
+            dashboard: Dashboard::new(incidents),
             config,
         });
         Ok(Self {
@@ -165,8 +168,8 @@ impl Gateway {
         self.admin_addr
     }
 
-    /// Adds routes to the admin address. They must not repeat its own, `/healthz`, `/readyz` and
-    /// `/metrics`.
+    /// Adds routes to the admin address. They must not repeat its own: `/healthz`, `/readyz`,
+    /// `/metrics`, `/dashboard` and `/dashboard/events`.
     #[must_use]
     pub fn with_admin_routes(mut self, routes: Router) -> Self {
         self.admin_routes = self.admin_routes.merge(routes);

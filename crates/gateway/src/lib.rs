@@ -45,9 +45,9 @@
 //!
 //! `POST /v1/messages` and `POST /v1/messages/count_tokens` pass the layers. Their rate limits are
 //! separate, so a count never waits for a message. All other paths pass as streams, past the
-//! layers. The gateway itself answers `/`, `/healthz` and `/readyz`, and `/metrics` at the admin
-//! address. A path that a wrong base URL
-//! leads to is answered with 404 and a hint.
+//! layers. The gateway itself answers `/`, `/healthz` and `/readyz`, and at the admin address
+//! `/metrics` and `/dashboard`. A path that a wrong base URL leads to is answered with 404 and a
+//! hint.
 //!
 //! # Keys
 //!
@@ -61,6 +61,7 @@ mod config;
 mod config_error;
 mod config_text;
 mod connector;
+mod dashboard;
 mod gateway;
 mod headers;
 mod key_text;

@@ -36,13 +36,13 @@ use tower_claude::{
 
 use crate::{
     config::Config,
+    dashboard::{self, Dashboard},
     headers::{self, REQUEST_ID, SHOULD_RETRY},
     key_text::KEY_PREFIX,
     keys::{GatewayKey, KeyTable},
     refusal::Refusal,
     request_body, results_url,
     sse::EventStream,
-    telemetry::UPKEEP,
     upstream::Upstream,
 };
 
@@ -65,6 +65,7 @@ pub(crate) struct Shared {
     /// Becomes true when open streams must end.
     pub(crate) cut: watch::Sender<bool>,
     pub(crate) metrics: PrometheusHandle,
+    pub(crate) dashboard: Dashboard,
 }
 
 /// The part of the state that a reload replaces.
@@ -133,14 +134,18 @@ impl Shared {
         routes.clone()
     }
 
-    /// Evaluates alerts, and removes samples that nobody scrapes. Never ends.
+    /// Updates the dashboard, and evaluates alerts. Never ends.
     pub(crate) async fn keep_telemetry(&self) {
-        let mut ticks = tokio::time::interval(UPKEEP);
+        let mut ticks = tokio::time::interval(dashboard::INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut evaluated: Option<Instant> = None;
         loop {
             let now = ticks.tick().await;
-            self.metrics.run_upkeep();
+            let upstreams = &self.routes().upstreams;
+            let draining = !self.is_ready.load(Ordering::Relaxed);
+            let upstreams = upstreams.iter().map(|upstream| &**upstream);
+            self.dashboard
+                .update(&self.render_metrics(), upstreams, draining);
             if evaluated.is_none_or(|at| now.saturating_duration_since(at) >= INTERVAL) {
                 evaluated = Some(now);
                 for upstream in &self.routes().upstreams {
@@ -148,6 +153,15 @@ impl Shared {
                 }
             }
         }
+    }
+
+    /// Writes all metrics in the text format of Prometheus. This also removes the samples of
+    /// histograms, which would pile up while nobody scrapes.
+    fn render_metrics(&self) -> String {
+        for upstream in &self.routes().upstreams {
+            upstream.record_metrics();
+        }
+        self.metrics.render()
     }
 
     /// Returns the path at the API, or a hint on what is wrong with the path.
@@ -388,16 +402,19 @@ pub(crate) fn routes(shared: Arc<Shared>) -> Router {
 
 /// Returns the routes of the admin address. Others can be merged into them.
 pub(crate) fn admin_routes(shared: Arc<Shared>) -> Router {
-    let metrics = Router::new().route("/metrics", get(metrics));
-    health_routes().merge(metrics).with_state(shared)
+    health_routes()
+        .route("/metrics", get(metrics))
+        .route("/dashboard", get(async || Dashboard::page()))
+        .route("/dashboard/events", get(dashboard_events))
+        .with_state(shared)
 }
 
-/// Writes all metrics in the text format of Prometheus.
-async fn metrics(State(shared): State<Arc<Shared>>) -> Response<Body> {
-    for upstream in &shared.routes().upstreams {
-        upstream.record_metrics();
-    }
-    let mut response = Response::new(Body::from(shared.metrics.render()));
+async fn dashboard_events(State(shared): State<Arc<Shared>>) -> Response {
+    shared.dashboard.stream()
+}
+
+async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
+    let mut response = Response::new(Body::from(shared.render_metrics()));
     let text = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(CONTENT_TYPE, text);
     response

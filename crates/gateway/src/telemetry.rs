@@ -1,6 +1,6 @@
 //! The metrics and alerts of a gateway.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use metrics_exporter_prometheus::{
     BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
@@ -10,12 +10,11 @@ use tower_claude::{
     LocalLimiter,
     core::alert::AlertObserver,
     event::{Event, Observer},
-    limiter::{Limiter, record_metrics},
+    limiter::{Limiter, ScopeSnapshot, record_metrics},
     metrics::{CATALOGUE, MetricsObserver, facade::with_local_recorder},
 };
 
-/// The time between two clean-ups of samples, which would pile up while nobody scrapes.
-pub(crate) const UPKEEP: Duration = Duration::from_secs(5);
+use crate::dashboard::Incidents;
 
 /// The recorder of a gateway. Each gateway of a process has one of its own.
 #[derive(Clone)]
@@ -45,13 +44,14 @@ pub(crate) struct UpstreamObserver {
     recorder: Recorder,
     metrics: MetricsObserver,
     alerts: AlertObserver,
+    incidents: Incidents,
 }
 
 impl UpstreamObserver {
     /// Creates an observer. `name` stands before all scopes if there is one.
-    pub(crate) fn new(recorder: &Recorder, name: Option<&str>) -> Self {
+    pub(crate) fn new(recorder: &Recorder, incidents: &Incidents, name: Option<&str>) -> Self {
         let mut metrics = with_local_recorder(&*recorder.0, MetricsObserver::new);
-        let mut alerts = AlertObserver::new();
+        let mut alerts = AlertObserver::new().with_sink(incidents.clone());
         if let Some(name) = name {
             (metrics, alerts) = (metrics.with_name(name), alerts.with_name(name));
         }
@@ -59,6 +59,7 @@ impl UpstreamObserver {
             recorder: recorder.clone(),
             metrics,
             alerts,
+            incidents: incidents.clone(),
         }
     }
 
@@ -69,6 +70,15 @@ impl UpstreamObserver {
         });
     }
 
+    /// Returns the scopes of the limiter with their label.
+    pub(crate) fn scopes(&self, limiter: &LocalLimiter) -> Vec<(Arc<str>, ScopeSnapshot)> {
+        let scopes = limiter.snapshot().into_iter();
+        let label = |scope: &ScopeSnapshot| {
+            with_local_recorder(&*self.recorder.0, || self.metrics.scope_label(&scope.scope))
+        };
+        scopes.map(|scope| (label(&scope), scope)).collect()
+    }
+
     pub(crate) fn evaluate_alerts(&self, now: Instant) {
         self.alerts.evaluate(now);
     }
@@ -76,7 +86,10 @@ impl UpstreamObserver {
 
 impl Observer for UpstreamObserver {
     fn on_event(&self, event: &Event<'_>) {
-        with_local_recorder(&*self.recorder.0, || self.metrics.on_event(event));
+        with_local_recorder(&*self.recorder.0, || {
+            self.metrics.on_event(event);
+            self.incidents.on_event(event, &self.metrics);
+        });
         self.alerts.on_event(event);
     }
 }

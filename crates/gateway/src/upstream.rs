@@ -1,6 +1,6 @@
 //! Upstreams: the layers and the client for the requests to one API endpoint.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::body::Body;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri, header::AUTHORIZATION};
@@ -8,8 +8,8 @@ use hyper_util::client::legacy;
 use tokio::time::Instant;
 use tower::{Layer, ServiceExt, layer::util::Identity, util::BoxCloneSyncService};
 use tower_claude::{
-    CacheLayer, LocalLimiter, RequestBody, RetryLayer, TokenBucketLayer, recommended,
-    retry::Timeouts,
+    CacheLayer, LocalLimiter, RequestBody, RetryLayer, TokenBucketLayer, limiter::ScopeSnapshot,
+    recommended, retry::Timeouts,
 };
 
 use crate::{
@@ -105,6 +105,11 @@ impl Upstream {
     /// Records the state of the layers as metrics.
     pub(crate) fn record_metrics(&self) {
         self.layers.observer.record(&self.layers.limiter);
+    }
+
+    /// Returns the scopes of the limiter with their label.
+    pub(crate) fn scopes(&self) -> Vec<(Arc<str>, ScopeSnapshot)> {
+        self.layers.observer.scopes(&self.layers.limiter)
     }
 
     pub(crate) fn evaluate_alerts(&self, now: Instant) {

@@ -383,3 +383,23 @@ fn every_series_is_in_the_catalogue_and_every_metric_is_recorded() {
         .collect();
     assert!(missing.is_empty(), "{missing:?}");
 }
+
+#[test]
+fn circuit_of_a_model_has_its_name_and_that_of_an_unlisted_model_has_none() {
+    let recorder = DebuggingRecorder::new();
+    with_local_recorder(&recorder, || {
+        let metrics = MetricsObserver::new();
+        let mut scope = scope();
+        for group in [MODEL, "invented-by-a-caller"] {
+            scope.group = group.into();
+            metrics.on_event(&Event::CircuitProbe {
+                layer: "circuit-breaker",
+                scope: &scope,
+            });
+        }
+    });
+    let series = series(&recorder.snapshotter());
+    let state = |name| series.get(&format!("tower_claude_circuit_state{{circuit={name}}}"));
+    assert_eq!(state("messages/claude-sonnet-5-5"), Some(&1.0));
+    assert_eq!(state("messages/other"), Some(&1.0));
+}
