@@ -17,6 +17,7 @@ use crate::{
     key_text::{self, KEY_PREFIX},
     secret::Secret,
     toml_reader::Document,
+    user_message::UserMessageConfig,
 };
 
 /// The configuration of a gateway, as in a TOML file.
@@ -47,6 +48,8 @@ pub struct Config {
     pub upstreams: Vec<UpstreamConfig>,
     /// The keys that this gateway accepts from its callers. Default: none.
     pub keys: Vec<KeyConfig>,
+    /// Messages for end users in responses with errors. Default: none, and errors pass unchanged.
+    pub user_messages: Vec<UserMessageConfig>,
 }
 
 /// The limits of connections and requests.
@@ -270,6 +273,7 @@ impl Default for Config {
             stream: StreamConfig::default(),
             upstreams: vec![UpstreamConfig::default()],
             keys: Vec::new(),
+            user_messages: Vec::new(),
         }
     }
 }
@@ -415,6 +419,16 @@ impl Config {
             upstream.check(&field, report);
         }
         self.check_keys(report);
+        let mut languages = HashSet::new();
+        for (index, message) in self.user_messages.iter().enumerate() {
+            let mut of = |name: &str, reason| {
+                report(format!("user_messages[{index}].{name}"), reason);
+            };
+            message.check(&mut of);
+            if !languages.insert(message.language.to_ascii_lowercase()) {
+                of("language", format!("{:?} is not unique", message.language));
+            }
+        }
         let upstream_has_key = self.upstreams.iter().any(|upstream| upstream.key.is_some());
         if upstream_has_key && self.keys.is_empty() && !self.listen.ip().is_loopback() {
             let message = format!(

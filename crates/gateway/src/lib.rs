@@ -38,6 +38,7 @@
 //! | headers of a stream | `cache-control: no-cache, no-transform` and `x-accel-buffering: no` |
 //! | body of a stream | `ping` events in a silence, and an `error` event where it is cut |
 //! | response to Messages that was given up | `x-should-retry: false`, because the retries of an SDK would repeat those of the gateway |
+//! | error that was given up | a `user_message`, if the configuration has some |
 //! | `results_url` of batches | the URL of the gateway |
 //! | response without a `request-id` | gets one |
 //!
@@ -76,6 +77,7 @@ mod sse;
 mod telemetry;
 mod toml_reader;
 mod upstream;
+mod user_message;
 
 pub use config::{
     Auth, Config, KeyConfig, LimitsConfig, PriorityName, ServerConfig, StreamConfig, TierName,
@@ -85,6 +87,7 @@ pub use config_error::{ConfigError, ConfigErrors};
 pub use gateway::{Gateway, GatewayHandle, StartError};
 pub use key_text::{KEY_PREFIX, NoRandomBytes, new_key};
 pub use secret::Secret;
+pub use user_message::UserMessageConfig;
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

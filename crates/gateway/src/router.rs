@@ -17,7 +17,7 @@ use axum::{
 };
 use http::{
     HeaderMap, HeaderValue, Method, StatusCode, Uri, Version,
-    header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE},
+    header::{ACCEPT_LANGUAGE, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE},
 };
 use http_body_util::{BodyExt, Limited};
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -44,6 +44,7 @@ use crate::{
     request_body, results_url,
     sse::EventStream,
     upstream::Upstream,
+    user_message,
 };
 
 /// The header by which proxies are told not to buffer a stream.
@@ -337,6 +338,7 @@ async fn rewrite_batch(response: Response, from: &str, to: &str) -> Result<Respo
 async fn forward(State(shared): State<Arc<Shared>>, request: Request) -> Response {
     let started = Instant::now();
     let method = request.method().clone();
+    let languages = request.headers().get(ACCEPT_LANGUAGE).cloned();
     let mut response = match shared.answer(request).await {
         Ok(response) => response,
         Err(refusal) => refusal.into_response(&new_request_id()),
@@ -345,6 +347,10 @@ async fn forward(State(shared): State<Arc<Shared>>, request: Request) -> Respons
         && let Ok(id) = HeaderValue::from_str(&new_request_id())
     {
         response.headers_mut().insert(REQUEST_ID, id);
+    }
+    let messages = &shared.config.user_messages;
+    if !messages.is_empty() && is_retried(response.status()) {
+        response = user_message::add(messages, languages.as_ref(), response).await;
     }
     let (status, took) = (response.status().as_u16(), started.elapsed());
     tracing::debug!(%method, status, head_ms = millis(took), "request answered");
