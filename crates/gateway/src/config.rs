@@ -40,6 +40,10 @@ pub struct Config {
     /// If true, callers may use an API key of their own, which goes to the first upstream.
     /// Default: true if no upstream has a key.
     pub client_keys: Option<bool>,
+    /// The origins whose pages may use this gateway from a browser, such as
+    /// `https://app.example.com`, or `*` for all. Default: none, and requests with `OPTIONS` go
+    /// upstream as any other.
+    pub cors_origins: Vec<String>,
     /// The limits of connections and requests.
     pub server: ServerConfig,
     /// The settings of streams.
@@ -104,6 +108,11 @@ pub struct StreamConfig {
     /// The silence of the upstream after which a stream ends with an `error` event. Default 300 s.
     #[serde(with = "duration")]
     pub idle_timeout: Duration,
+    /// The time after which a request for a stream gets the head of a stream and `ping` events,
+    /// while it waits for a limit or for the upstream. A later failure is an `error` event, which
+    /// SDKs do not retry. Default: none. For clients and proxies that give up waiting for a head.
+    #[serde(with = "optional_duration")]
+    pub early_head: Option<Duration>,
 }
 
 /// An API endpoint, with the layers for its requests.
@@ -269,6 +278,7 @@ impl Default for Config {
             public_url: None,
             path_prefix: String::new(),
             client_keys: None,
+            cors_origins: Vec::new(),
             server: ServerConfig::default(),
             stream: StreamConfig::default(),
             upstreams: vec![UpstreamConfig::default()],
@@ -299,6 +309,7 @@ impl Default for StreamConfig {
             heartbeat: Duration::from_secs(15),
             heartbeat_padding: 0,
             idle_timeout: Duration::from_secs(300),
+            early_head: None,
         }
     }
 }
@@ -404,6 +415,16 @@ impl Config {
             && let Err(reason) = base_url(url)
         {
             report("public_url".into(), format!("{url:?} {reason}"));
+        }
+        for (index, origin) in self.cors_origins.iter().enumerate() {
+            let uri = origin.parse::<Uri>().ok();
+            let is_origin = uri.is_some_and(|uri| {
+                uri.scheme().is_some() && uri.path() == "/" && !origin.ends_with('/')
+            });
+            if !is_origin && origin != "*" {
+                let message = format!("{origin:?} is not an origin such as https://example.com");
+                report(format!("cors_origins[{index}]"), message);
+            }
         }
         self.server.check(report);
         if self.stream.idle_timeout.is_zero() {

@@ -63,6 +63,7 @@ mod config_error;
 mod config_text;
 mod connector;
 mod dashboard;
+mod early_head;
 mod gateway;
 mod headers;
 mod key_text;

@@ -20,6 +20,7 @@ use http::{
     header::{ACCEPT_LANGUAGE, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE},
 };
 use http_body_util::{BodyExt, Limited};
+use hyper_util::client::legacy;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{
     sync::{Semaphore, watch},
@@ -29,14 +30,16 @@ use tower_claude::{
     RequestBody,
     core::{
         alert::INTERVAL,
-        toolkit::{error_text, host},
+        toolkit::{error_text, host, requests_stream},
     },
     wire::{is_compressed, is_event_stream, is_json},
 };
+use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, Any, CorsLayer};
 
 use crate::{
     config::Config,
     dashboard::{self, Dashboard},
+    early_head,
     headers::{self, REQUEST_ID, SHOULD_RETRY},
     key_text::KEY_PREFIX,
     keys::{GatewayKey, KeyTable},
@@ -226,26 +229,27 @@ impl Shared {
         }
         let is_layered = parts.method == Method::POST
             && (path == "/v1/messages" || path == "/v1/messages/count_tokens");
-        let called = if is_layered {
+        let mut response = if is_layered {
             let body = request_body::read(body, &self.config.server, &self.memory).await?;
             let request = Request::from_parts(parts, RequestBody::from(body.bytes));
-            // The layers keep the body until the first content, in order to send it again.
-            let called = caller.upstream.call(request).await;
-            drop(body.share);
-            called
+            let early = self.config.stream.early_head;
+            let early = early.filter(|_| path == "/v1/messages" && requests_stream(&request));
+            let upstream = caller.upstream.clone();
+            let call = async move {
+                let called = upstream.call(request).await;
+                // The layers keep the body until the first content, in order to send it again.
+                drop(body.share);
+                called.map_err(|error| no_answer(&upstream, &error))
+            };
+            match early {
+                Some(time) => early_head::answer(call, time, new_request_id()).await?,
+                None => call.await?,
+            }
         } else {
             let body = request_body::stream(body, &self.config.server);
-            caller.upstream.pass(Request::from_parts(parts, body)).await
+            let called = caller.upstream.pass(Request::from_parts(parts, body)).await;
+            called.map_err(|error| no_answer(&caller.upstream, &error))?
         };
-        let mut response = called.map_err(|error| {
-            if request_body::is_stalled(&error) {
-                return request_body::too_slow();
-            }
-            let upstream = caller.upstream.name();
-            tracing::warn!(upstream, error = %error_text(&error), "upstream did not answer");
-            let message = "the upstream of this gateway did not answer";
-            Refusal::new(StatusCode::BAD_GATEWAY, "api_error", message)
-        })?;
         headers::remove_hop_by_hop(response.headers_mut());
         if is_layered && is_retried(response.status()) {
             let headers = response.headers_mut();
@@ -292,6 +296,17 @@ impl Shared {
         let body = EventStream::new(body, &self.config.stream, self.cut.subscribe());
         Response::from_parts(parts, Body::new(body))
     }
+}
+
+/// Returns the refusal of a request that got no response.
+fn no_answer(upstream: &Upstream, error: &legacy::Error) -> Refusal {
+    if request_body::is_stalled(error) {
+        return request_body::too_slow();
+    }
+    let upstream = upstream.name();
+    tracing::warn!(upstream, error = %error_text(error), "upstream did not answer");
+    let message = "the upstream of this gateway did not answer";
+    Refusal::new(StatusCode::BAD_GATEWAY, "api_error", message)
 }
 
 /// Returns true for statuses that the layers retry. What they still return was given up, so that
@@ -400,10 +415,32 @@ async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
 
 /// Returns the routes for clients.
 pub(crate) fn routes(shared: Arc<Shared>) -> Router {
-    health_routes()
-        .route("/", get(root))
-        .fallback(forward)
-        .with_state(shared)
+    let routes = health_routes().route("/", get(root)).fallback(forward);
+    let routes = match cors(&shared.config.cors_origins) {
+        Some(cors) => routes.layer(cors),
+        None => routes,
+    };
+    routes.with_state(shared)
+}
+
+/// Returns the layer that allows pages of these origins to use the gateway.
+fn cors(origins: &[String]) -> Option<CorsLayer> {
+    let origins: Vec<_> = origins
+        .iter()
+        .filter_map(|origin| origin.parse().ok())
+        .collect();
+    let allowed = if origins.iter().any(|origin| origin == "*") {
+        AllowOrigin::any()
+    } else {
+        AllowOrigin::list(origins.iter().cloned())
+    };
+    let layer = CorsLayer::new()
+        .allow_origin(allowed)
+        .allow_methods(AllowMethods::mirror_request())
+        .allow_headers(AllowHeaders::mirror_request())
+        .expose_headers(Any)
+        .max_age(Duration::from_secs(600));
+    (!origins.is_empty()).then_some(layer)
 }
 
 /// Returns the routes of the admin address. Others can be merged into them.

@@ -19,7 +19,7 @@ use tower_claude::wire::ApiError;
 use crate::config::StreamConfig;
 
 /// The event that keeps a connection alive. Clients ignore it, as the API itself sends it.
-const PING: &str = "event: ping\ndata: {\"type\": \"ping\"}\n\n";
+pub(crate) const PING: &str = "event: ping\ndata: {\"type\": \"ping\"}\n\n";
 
 type Cut = Pin<Box<dyn Future<Output = ()> + Send>>;
 

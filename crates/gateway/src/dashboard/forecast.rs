@@ -10,6 +10,9 @@ const FULL: f64 = 0.97;
 /// The fewest points of a forecast: those of two minutes.
 const FEWEST: usize = 13;
 
+/// The points of the last minute.
+const MINUTE: usize = 7;
+
 /// The growth over all points below which the use is steady.
 const LEAST_GROWTH: f64 = 0.03;
 
@@ -24,7 +27,7 @@ pub(super) enum Forecast {
     Full,
     /// The limit is used up after so many seconds.
     In(u64),
-    /// The use does not grow, or so slowly that it takes more than two hours.
+    /// The use does not grow, also not in the last minute, or so slowly that it takes more than two hours.
     Steady,
     /// There are too few samples.
     Unknown,
@@ -51,7 +54,8 @@ pub(super) fn forecast(shares: &[f64]) -> Forecast {
         xx += x * x;
     }
     let slope = xy / xx;
-    if slope * (count - 1.0) < LEAST_GROWTH {
+    let has_fallen = last <= shares[shares.len() - MINUTE];
+    if has_fallen || slope * (count - 1.0) < LEAST_GROWTH {
         return Forecast::Steady;
     }
     let seconds = (1.0 - last) / slope * STEP_SECONDS;
@@ -81,6 +85,13 @@ mod tests {
     fn steady_and_falling_use_reach_no_limit() {
         assert_eq!(forecast(&line(0.9, 0.0, 61)), Forecast::Steady);
         assert_eq!(forecast(&line(0.9, -0.01, 61)), Forecast::Steady);
+    }
+
+    #[test]
+    fn use_that_falls_in_the_last_minute_after_long_growth_is_steady() {
+        let mut shares = line(0.2, 0.012, 50);
+        shares.extend(line(0.75, -0.01, 7));
+        assert_eq!(forecast(&shares), Forecast::Steady);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod circuits;
 mod forecast;
 mod incidents;
+mod models;
 mod samples;
 mod scopes;
 mod state;

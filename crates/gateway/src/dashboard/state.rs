@@ -1,6 +1,6 @@
 //! The state that the page shows.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use serde::Serialize;
 use tokio::time::Instant;
@@ -9,9 +9,10 @@ use tower_claude::{core::alert::Alert, limiter::ScopeSnapshot};
 use super::{
     circuits::{CircuitState, circuits},
     incidents::{Incident, Level},
+    models::{ModelState, models},
     samples::{Samples, Series},
     scopes::{ScopeState, scopes},
-    verdict::{Verdict, verdict},
+    verdict::{Facts, Verdict, verdict},
 };
 
 /// The state at one moment. Rates are those of the last minute.
@@ -44,15 +45,6 @@ struct Rates {
     usd: f64,
     cache_hits: u64,
     cache_misses: u64,
-}
-
-/// The calls for one model in the last minute that another or the same model has answered.
-#[derive(Debug, Serialize)]
-struct ModelState {
-    asked: String,
-    /// Empty if no request was sent.
-    served: String,
-    calls: u64,
 }
 
 /// The attempts that ended in 10 s.
@@ -100,14 +92,23 @@ impl State {
         let scopes = scopes(sources.scopes, samples);
         let circuits = circuits(samples);
         let rates = Rates::new(samples);
+        let models = models(samples);
+        let verdict = verdict(&Facts {
+            draining,
+            requests: rates.requests,
+            scopes: &scopes,
+            circuits: &circuits,
+            models: &models,
+            alerts: &alerts,
+        });
         Self {
-            verdict: verdict(draining, rates.requests, &scopes, &circuits, &alerts),
+            verdict,
             uptime: seconds_since(started, now),
             draining,
             rates,
             scopes,
             circuits,
-            models: models(samples),
+            models,
             responses: responses(samples),
             incidents: incidents
                 .into_iter()
@@ -182,21 +183,4 @@ fn responses(samples: &Samples) -> Vec<Responses> {
         point
     };
     samples.points().map(at).collect()
-}
-
-fn models(samples: &Samples) -> Vec<ModelState> {
-    let mut calls: BTreeMap<(&str, &str), f64> = BTreeMap::new();
-    for series in samples.of("gen_ai_client_inference_duration_count") {
-        let asked = series.label("gen_ai_request_model");
-        let served = series.label("gen_ai_response_model");
-        *calls.entry((asked, served)).or_default() += series.last_minute();
-    }
-    let models = calls.into_iter().filter(|(_, calls)| *calls > 0.0);
-    models
-        .map(|((asked, served), calls)| ModelState {
-            asked: asked.to_owned(),
-            served: served.to_owned(),
-            calls: calls as u64,
-        })
-        .collect()
 }

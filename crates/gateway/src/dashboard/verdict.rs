@@ -12,6 +12,7 @@ use super::{
     circuits::CircuitState,
     forecast::Forecast,
     incidents::Level,
+    models::ModelState,
     scopes::{Limit, ScopeState},
 };
 
@@ -34,14 +35,27 @@ impl Verdict {
     }
 }
 
+/// What a verdict is made of.
+pub(super) struct Facts<'a> {
+    pub(super) draining: bool,
+    /// The requests of the last minute.
+    pub(super) requests: u64,
+    pub(super) scopes: &'a [ScopeState],
+    pub(super) circuits: &'a [CircuitState],
+    pub(super) models: &'a [ModelState],
+    pub(super) alerts: &'a [Alert],
+}
+
 /// Returns the most urgent fact.
-pub(super) fn verdict(
-    draining: bool,
-    requests: u64,
-    scopes: &[ScopeState],
-    circuits: &[CircuitState],
-    alerts: &[Alert],
-) -> Verdict {
+pub(super) fn verdict(facts: &Facts<'_>) -> Verdict {
+    let &Facts {
+        draining,
+        requests,
+        scopes,
+        circuits,
+        models,
+        alerts,
+    } = facts;
     if draining {
         let text = "The gateway is shutting down and lets open requests end.".to_owned();
         return Verdict::new(Level::Warning, text);
@@ -79,7 +93,14 @@ pub(super) fn verdict(
         return Verdict::new(Level::Bad, text);
     }
     if let Some(circuit) = circuits.iter().find(|circuit| circuit.state == "open") {
-        let text = format!("{} is down: its circuit is open.", circuit.name);
+        let mut text = format!("{} is down: its circuit is open", circuit.name);
+        let stand_in = models.iter().find(|model| {
+            circuit.name.ends_with(&model.asked) && !["", &model.asked].contains(&&*model.served)
+        });
+        match stand_in {
+            Some(model) => text.push_str(&format!(", and {} answers.", model.served)),
+            None => text.push_str(", and requests are rejected."),
+        }
         return Verdict::new(Level::Warning, text);
     }
     let soonest = limits()
@@ -155,7 +176,22 @@ mod tests {
     }
 
     fn of(scopes: &[ScopeState]) -> (Level, String) {
-        let verdict = verdict(false, 9, scopes, &[], &[]);
+        with(scopes, &[], &[])
+    }
+
+    fn with(
+        scopes: &[ScopeState],
+        circuits: &[CircuitState],
+        models: &[ModelState],
+    ) -> (Level, String) {
+        let verdict = verdict(&Facts {
+            draining: false,
+            requests: 9,
+            scopes,
+            circuits,
+            models,
+            alerts: &[],
+        });
         (verdict.level, verdict.text)
     }
 
@@ -201,7 +237,15 @@ mod tests {
             state: "open",
         };
         let scopes = [scope("a", 0, vec![soon])];
-        let found = verdict(false, 9, &scopes, &[circuit], &[]);
-        assert!(found.text.starts_with("messages/claude-sonnet-5-5 is down"));
+        let of = |served: &str| ModelState {
+            asked: "claude-sonnet-5-5".to_owned(),
+            served: served.to_owned(),
+            calls: 3,
+        };
+        let models = [of(""), of("claude-sonnet-5-5"), of("claude-haiku-5-5")];
+        let text = |models| with(&scopes, std::slice::from_ref(&circuit), models).1;
+        let down = "messages/claude-sonnet-5-5 is down: its circuit is open, and ";
+        assert_eq!(text(&models), format!("{down}claude-haiku-5-5 answers."));
+        assert_eq!(text(&models[..2]), format!("{down}requests are rejected."));
     }
 }
