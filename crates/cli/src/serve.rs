@@ -55,7 +55,12 @@ impl Serve {
             demo.spawn_load(gateway.addr());
         }
         let reloading = tokio::spawn(reload_on_hangup(gateway.handle(), self.config));
-        gateway.run(until_stopped()).await;
+        notify(State::Ready);
+        let stopped = async {
+            until_stopped().await;
+            notify(State::Stopping);
+        };
+        gateway.run(stopped).await;
         reloading.abort();
         Ok(())
     }
@@ -84,6 +89,27 @@ fn read_file(path: &PathBuf) -> Result<Config, CommandError> {
     let text = fs::read_to_string(path).map_err(|error| failed(format!("{name}: {error}")))?;
     Config::from_toml(&text).map_err(|errors| failed(format!("{name}:\n{errors}")))
 }
+
+/// A state of the process, for its service manager.
+enum State {
+    Ready,
+    Stopping,
+}
+
+/// Notifies the service manager, if the process has one that waits for it (`Type=notify`).
+#[cfg(unix)]
+fn notify(state: State) {
+    let state = match state {
+        State::Ready => sd_notify::NotifyState::Ready,
+        State::Stopping => sd_notify::NotifyState::Stopping,
+    };
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!(%error, "the service manager was not notified");
+    }
+}
+
+#[cfg(not(unix))]
+fn notify(_: State) {}
 
 /// Reads keys and limits anew after each SIGHUP. A file with errors changes nothing.
 #[cfg(unix)]

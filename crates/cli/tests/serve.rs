@@ -88,12 +88,20 @@ impl Drop for Running {
 
 #[cfg(unix)]
 #[test]
-fn demo_answers_and_ends_at_sigterm() {
+fn demo_answers_notifies_its_manager_and_ends_at_sigterm() {
     let ports = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
+    let socket = std::env::temp_dir().join(format!("tower-claude-{}", std::process::id()));
+    let manager = std::os::unix::net::UnixDatagram::bind(&socket).unwrap();
+    let notified = || {
+        let mut buffer = [0; 64];
+        let read = manager.recv(&mut buffer).unwrap();
+        text(&buffer[..read])
+    };
     let mut command = program();
     command
         .args(["serve", "--demo"])
         .args(ports)
+        .env("NOTIFY_SOCKET", &socket)
         .stdout(Stdio::piped())
         .stderr(Stdio::null());
     let mut demo = Running(command.spawn().unwrap());
@@ -103,6 +111,7 @@ fn demo_answers_and_ends_at_sigterm() {
         line.strip_prefix("listening on http://").map(str::to_owned)
     });
     let address = address.expect("the address is printed");
+    assert_eq!(notified(), "READY=1\n");
     let body = r#"{"model":"claude-haiku-5-5","max_tokens":4,"messages":[{"role":"user","content":"Hi"}]}"#;
     let mut stream = TcpStream::connect(&address).unwrap();
     let request = format!(
@@ -123,5 +132,7 @@ fn demo_answers_and_ends_at_sigterm() {
             .unwrap()
             .success()
     );
+    assert_eq!(notified(), "STOPPING=1\n");
     assert_eq!(demo.0.wait().unwrap().code(), Some(0));
+    let _ = std::fs::remove_file(socket);
 }
