@@ -1,6 +1,9 @@
 //! An upstream that records and answers as scripted, a gateway in front of it, and a client.
 #![allow(dead_code, reason = "each test file uses a part")]
 
+#[cfg(target_os = "linux")]
+pub(crate) mod process;
+
 use std::{
     future::Future,
     net::SocketAddr,
