@@ -1,6 +1,7 @@
 //! The accept loop and the connections of clients.
 
 use std::{
+    convert::Infallible,
     pin::pin,
     sync::{
         Arc,
@@ -9,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, body::Body};
+use axum::{body::Body, response::Response};
 use http::Request;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
@@ -39,12 +40,16 @@ const CUT_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) type Connections = JoinSet<()>;
 
 /// Accepts connections until `drain` becomes true. Returns those that are still open.
-pub(crate) async fn accept(
+pub(crate) async fn accept<S>(
     listener: TcpListener,
-    router: Router,
+    service: S,
     config: ServerConfig,
     mut drain: watch::Receiver<bool>,
-) -> Connections {
+) -> Connections
+where
+    S: Service<Request<Body>, Response = Response, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+{
     let mut connections = JoinSet::new();
     let slots = usize::try_from(config.max_connections.get()).unwrap_or(usize::MAX);
     let slots = Arc::new(Semaphore::new(slots.min(Semaphore::MAX_PERMITS)));
@@ -62,7 +67,7 @@ pub(crate) async fn accept(
         };
         match accepted {
             Ok((stream, _)) => {
-                let serving = serve(stream, router.clone(), config.clone(), drain.clone());
+                let serving = serve(stream, service.clone(), config.clone(), drain.clone());
                 connections.spawn(async move {
                     serving.await;
                     drop(slot);
@@ -78,23 +83,26 @@ pub(crate) async fn accept(
 }
 
 /// Serves a connection to its end.
-async fn serve(
+async fn serve<S>(
     stream: TcpStream,
-    router: Router,
+    service: S,
     config: Arc<ServerConfig>,
     mut drain: watch::Receiver<bool>,
-) {
+) where
+    S: Service<Request<Body>, Response = Response, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+{
     // Events are small. With Nagle's algorithm each would wait for the previous acknowledgement.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY could not be set");
     }
-    let has_request = AtomicBool::new(false);
-    let service = service_fn(|request: Request<Incoming>| {
+    let has_request = &AtomicBool::new(false);
+    let requests = service_fn(move |request: Request<Incoming>| {
         has_request.store(true, Ordering::Relaxed);
-        router.clone().call(request.map(Body::new))
+        service.clone().call(request.map(Body::new))
     });
     let builder = builder(&config);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), requests));
     let mut first_request = pin!(sleep(config.header_timeout));
     let (mut is_timed, mut is_draining) = (true, false);
     let ended = loop {
