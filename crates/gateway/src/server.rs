@@ -2,6 +2,7 @@
 
 use std::{
     convert::Infallible,
+    io,
     pin::pin,
     sync::{
         Arc,
@@ -21,7 +22,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Semaphore, watch},
     task::JoinSet,
-    time::{sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout, timeout_at},
 };
 use tower_service::Service;
 
@@ -29,6 +30,12 @@ use crate::config::ServerConfig;
 
 /// The pause after a failed accept, in which open connections may end.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
+/// The bytes by which each HTTP/2 connection begins, and no request of HTTP/1.
+const HTTP2: &[u8; 3] = b"PRI";
+
+/// The pause after a part of [`HTTP2`].
+const PEEK_PAUSE: Duration = Duration::from_millis(10);
 
 /// The interval of the pings that find dead HTTP/2 connections.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
@@ -96,19 +103,33 @@ async fn serve<S>(
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY could not be set");
     }
+    let header_timeout = Instant::now() + config.header_timeout;
+    let is_http2 = tokio::select! {
+        is_http2 = timeout_at(header_timeout, is_http2(&stream)) => match is_http2 {
+            Ok(Ok(is_http2)) => is_http2,
+            Ok(Err(error)) => return tracing::debug!(%error, "connection failed"),
+            Err(_) => return tracing::debug!("no request arrived in time"),
+        },
+        _ = drain.wait_for(|is_draining| *is_draining) => return,
+    };
     let has_request = &AtomicBool::new(false);
     let requests = service_fn(move |request: Request<Incoming>| {
         has_request.store(true, Ordering::Relaxed);
         service.clone().call(request.map(Body::new))
     });
     let builder = builder(&config);
+    let builder = if is_http2 {
+        builder.http2_only()
+    } else {
+        builder.http1_only()
+    };
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), requests));
-    let mut first_request = pin!(sleep(config.header_timeout));
-    let (mut is_timed, mut is_draining) = (true, false);
+    let mut first_request = pin!(sleep_until(header_timeout));
+    let (mut is_timed, mut is_draining) = (is_http2, false);
     let ended = loop {
         tokio::select! {
             ended = connection.as_mut() => break ended,
-            // hyper has no timeout while it finds out the version of HTTP, and none for HTTP/2.
+            // hyper has no timeout for the headers of HTTP/2.
             () = first_request.as_mut(), if is_timed => {
                 if !has_request.load(Ordering::Relaxed) {
                     tracing::debug!("no request arrived in time");
@@ -124,6 +145,23 @@ async fn serve<S>(
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "connection failed");
+    }
+}
+
+/// Returns true if a connection begins as HTTP/2 does. Its bytes remain to be read.
+///
+/// The builder of the server could find out as well, but would then keep a buffer of twice the size
+/// for as long as the connection is open.
+async fn is_http2(stream: &TcpStream) -> io::Result<bool> {
+    let mut start = [0; HTTP2.len()];
+    loop {
+        let read = stream.peek(&mut start).await?;
+        let is_part = read > 0 && read < start.len() && HTTP2.starts_with(&start[..read]);
+        if !is_part {
+            return Ok(start == *HTTP2);
+        }
+        // The bytes are still there, so that the next call would return at once.
+        sleep(PEEK_PAUSE).await;
     }
 }
 
