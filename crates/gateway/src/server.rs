@@ -12,7 +12,7 @@ use std::{
 };
 
 use axum::{body::Body, response::Response};
-use http::Request;
+use http::{HeaderValue, Request, StatusCode, header::CONNECTION};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -112,10 +112,18 @@ async fn serve<S>(
         },
         _ = drain.wait_for(|is_draining| *is_draining) => return,
     };
-    let has_request = &AtomicBool::new(false);
+    let (has_request, header_bytes) = (&AtomicBool::new(false), config.header_bytes);
     let requests = service_fn(move |request: Request<Incoming>| {
         has_request.store(true, Ordering::Relaxed);
-        service.clone().call(request.map(Body::new))
+        // hyper's limit is one of its buffer, and lets headers of up to twice the size pass.
+        let fits = size_of_head(&request) <= header_bytes;
+        let answering = fits.then(|| service.clone().call(request.map(Body::new)));
+        async move {
+            match answering {
+                Some(answering) => answering.await,
+                None => Ok(headers_too_large()),
+            }
+        }
     });
     let builder = builder(&config);
     let builder = if is_http2 {
@@ -163,6 +171,24 @@ async fn is_http2(stream: &TcpStream) -> io::Result<bool> {
         // The bytes are still there, so that the next call would return at once.
         sleep(PEEK_PAUSE).await;
     }
+}
+
+/// Returns the size of the target and the headers of a request, as HTTP/1 writes them.
+fn size_of_head(request: &Request<Incoming>) -> usize {
+    let target = request.uri().path_and_query();
+    let target = target.map_or(0, |target| target.as_str().len());
+    let headers = request.headers().iter();
+    let headers = headers.map(|(name, value)| name.as_str().len() + value.len() + 4);
+    target + headers.sum::<usize>()
+}
+
+/// Returns the response of hyper to headers that exceed its own limits.
+fn headers_too_large() -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+    let close = HeaderValue::from_static("close");
+    response.headers_mut().insert(CONNECTION, close);
+    response
 }
 
 fn builder(config: &ServerConfig) -> auto::Builder<TokioExecutor> {
