@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use http::Uri;
+use http::{Uri, uri::Scheme};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
     client::{
@@ -88,9 +88,19 @@ impl Service<Uri> for ProxyConnector {
                 if let Some(auth) = proxy.basic_auth() {
                     tunnel = tunnel.with_auth(auth.clone());
                 }
-                let connecting = tunnel.call(uri);
-                Box::pin(async move { Ok(connecting.await?) })
+                Box::pin(async move { Ok(tunnel.call(with_port(uri)?).await?) })
             }
         }
     }
+}
+
+/// Returns a URL with its port. Without one a [`Tunnel`] would lead to port 443.
+fn with_port(uri: Uri) -> Result<Uri, http::Error> {
+    if uri.port().is_some() || uri.scheme() != Some(&Scheme::HTTP) {
+        return Ok(uri);
+    }
+    let authority = format!("{}:80", uri.host().unwrap_or_default());
+    let mut parts = uri.into_parts();
+    parts.authority = Some(authority.parse()?);
+    Ok(Uri::from_parts(parts)?)
 }

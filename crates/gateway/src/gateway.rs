@@ -195,7 +195,7 @@ impl Gateway {
         let config = &self.shared.config.server;
         let clients = server::accept(
             self.listener,
-            router::routes(self.shared.clone()),
+            router::clients(self.shared.clone()),
             config.clone(),
             draining.subscribe(),
         );

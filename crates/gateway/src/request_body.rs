@@ -41,7 +41,9 @@ pub(crate) async fn read(
     let mut share: Option<OwnedSemaphorePermit> = None;
     let mut first = Bytes::new();
     let mut joined = BytesMut::new();
-    loop {
+    // A body whose length is known ends with its last frame. To wait for another one would cost a
+    // timer and a wake-up of another thread.
+    while !http_body::Body::is_end_stream(&body) {
         let frame = timeout(config.body_timeout, body.frame()).await;
         let frame = frame.map_err(|_| too_slow())?;
         let Some(frame) = frame else {

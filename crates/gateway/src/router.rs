@@ -1,6 +1,7 @@
 //! The routes, and the way of a request to its upstream.
 
 use std::{
+    convert::Infallible,
     sync::{
         Arc, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
@@ -26,6 +27,7 @@ use tokio::{
     sync::{Semaphore, watch},
     time::{Instant, MissedTickBehavior},
 };
+use tower::{Layer, ServiceExt, service_fn, util::option_layer};
 use tower_claude::{
     RequestBody,
     core::{
@@ -35,6 +37,7 @@ use tower_claude::{
     wire::{is_compressed, is_event_stream, is_json},
 };
 use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, Any, CorsLayer};
+use tower_service::Service;
 
 use crate::{
     config::Config,
@@ -91,8 +94,11 @@ struct Caller {
 impl Routes {
     /// Finds the upstream and the rights of a caller.
     fn caller(&self, headers: &HeaderMap) -> Result<Caller, Refusal> {
-        let mut given = headers::credentials(headers);
-        if let Some(text) = given.find(|key| key.starts_with(KEY_PREFIX.as_bytes())) {
+        let given: Vec<&[u8]> = headers::credentials(headers).collect();
+        let text = given
+            .iter()
+            .find(|key| key.starts_with(KEY_PREFIX.as_bytes()));
+        if let Some(text) = text {
             let key = self.keys.find(text);
             let key = key.ok_or_else(|| Refusal::unauthorized("this gateway key is not valid"))?;
             let upstream = self.upstreams.get(key.upstream).cloned();
@@ -103,8 +109,7 @@ impl Routes {
             });
         }
         let upstream = self.upstreams.first().cloned().ok_or_else(no_upstream)?;
-        let has_own = headers::credentials(headers).next().is_some();
-        let uses_own = self.config.accepts_client_keys() && has_own;
+        let uses_own = self.config.accepts_client_keys() && !given.is_empty();
         // The configuration allows this on a loopback address only.
         let is_mapped = self.keys.is_empty() && upstream.has_key() && !uses_own;
         if !is_mapped && !self.config.accepts_client_keys() {
@@ -112,7 +117,7 @@ impl Routes {
                 "this gateway needs a gateway key, as a bearer token or in x-api-key",
             ));
         }
-        if !is_mapped && headers::credentials(headers).any(|key| !upstream.may_receive(key)) {
+        if !is_mapped && given.iter().any(|key| !upstream.may_receive(key)) {
             return Err(Refusal::new(
                 StatusCode::FORBIDDEN,
                 "permission_error",
@@ -196,7 +201,11 @@ impl Shared {
     /// Answers a request for the API.
     async fn answer(&self, request: Request) -> Result<Response, Refusal> {
         let (mut parts, body) = request.into_parts();
-        let path = self.api_path(parts.uri.path())?.to_owned();
+        let path = self.api_path(parts.uri.path())?;
+        let is_messages = path == "/v1/messages";
+        let is_layered =
+            parts.method == Method::POST && (is_messages || path == "/v1/messages/count_tokens");
+        let is_batch = path.starts_with("/v1/messages/batches") && !path.ends_with("/results");
         let routes = self.routes();
         let caller = routes.caller(&parts.headers)?;
         if let Some(key) = &caller.key
@@ -207,33 +216,28 @@ impl Shared {
             let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", message);
             return Err(refusal.with_retry_after(wait));
         }
-        let base = self.public_base(&parts.uri, &parts.headers);
+        let base = is_batch.then(|| self.public_base(&parts.uri, &parts.headers));
+        let target = caller.upstream.url_of(path, parts.uri.query());
+        parts.uri = target.map_err(|_| {
+            let message = "the path cannot be sent to the upstream".to_owned();
+            Refusal::not_found(message)
+        })?;
         headers::prepare_request(&mut parts.headers);
         if caller.is_mapped {
             headers::remove_credentials(&mut parts.headers);
             caller.upstream.authorize(&mut parts.headers);
         }
-        let target = match parts.uri.query() {
-            Some(query) => format!("{path}?{query}"),
-            None => path.clone(),
-        };
-        parts.uri = caller.upstream.url_of(&target).map_err(|_| {
-            let message = "the path cannot be sent to the upstream".to_owned();
-            Refusal::not_found(message)
-        })?;
         parts.version = Version::HTTP_11;
         parts.extensions = http::Extensions::new();
         if let Some(key) = &caller.key {
             parts.extensions.insert(key.tenant.clone());
             parts.extensions.insert(key.priority);
         }
-        let is_layered = parts.method == Method::POST
-            && (path == "/v1/messages" || path == "/v1/messages/count_tokens");
         let mut response = if is_layered {
             let body = request_body::read(body, &self.config.server, &self.memory).await?;
             let request = Request::from_parts(parts, RequestBody::from(body.bytes));
             let early = self.config.stream.early_head;
-            let early = early.filter(|_| path == "/v1/messages" && requests_stream(&request));
+            let early = early.filter(|_| is_messages && requests_stream(&request));
             let upstream = caller.upstream.clone();
             let call = async move {
                 let called = upstream.call(request).await;
@@ -255,11 +259,12 @@ impl Shared {
             let headers = response.headers_mut();
             headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
         }
-        let is_batch = path.starts_with("/v1/messages/batches") && !path.ends_with("/results");
         if is_event_stream(response.headers()) && !is_compressed(response.headers()) {
             return Ok(self.stream(response));
         }
-        if is_batch && is_json(response.headers()) {
+        if let Some(base) = base
+            && is_json(response.headers())
+        {
             return rewrite_batch(response, caller.upstream.base_path(), &base).await;
         }
         Ok(response)
@@ -319,9 +324,15 @@ const fn is_retried(status: StatusCode) -> bool {
 fn has_unusual_segment(path: &str) -> bool {
     path.contains("//")
         || path.split('/').any(|segment| {
-            let plain = segment.to_ascii_lowercase().replace("%2e", ".");
-            plain == "." || plain == ".."
+            let rest = after_dot(segment);
+            rest.is_some_and(|rest| rest.is_empty() || after_dot(rest) == Some(""))
         })
+}
+
+/// Returns the rest of a text that begins with a dot in any encoding.
+fn after_dot(text: &str) -> Option<&str> {
+    let dots = [".", "%2e", "%2E"];
+    dots.iter().find_map(|dot| text.strip_prefix(dot))
 }
 
 /// Returns true for a path of the API that lacks `/v1`.
@@ -350,7 +361,7 @@ async fn rewrite_batch(response: Response, from: &str, to: &str) -> Result<Respo
 }
 
 /// Answers any request that has no route of its own.
-async fn forward(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+async fn forward(shared: &Shared, request: Request) -> Response {
     let started = Instant::now();
     let method = request.method().clone();
     let languages = request.headers().get(ACCEPT_LANGUAGE).cloned();
@@ -413,14 +424,27 @@ async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
     }
 }
 
-/// Returns the routes for clients.
-pub(crate) fn routes(shared: Arc<Shared>) -> Router {
-    let routes = health_routes().route("/", get(root)).fallback(forward);
-    let routes = match cors(&shared.config.cors_origins) {
-        Some(cors) => routes.layer(cors),
-        None => routes,
-    };
-    routes.with_state(shared)
+/// Returns the service for clients.
+///
+/// A request for the API skips the router, which would cost more than all else that the gateway
+/// does with its head.
+pub(crate) fn clients(
+    shared: Arc<Shared>,
+) -> impl Service<Request, Response = Response, Error = Infallible, Future: Send> + Clone {
+    let cors_origins = shared.config.cors_origins.clone();
+    let own = health_routes().route("/", get(root));
+    let own: Router = own.with_state(shared.clone());
+    let service = service_fn(move |request: Request| {
+        let (shared, own) = (shared.clone(), own.clone());
+        async move {
+            match request.uri().path() {
+                "/" | "/healthz" | "/readyz" => own.oneshot(request).await,
+                // In a box, because hyper keeps the place of this future for the whole connection.
+                _ => Ok(Box::pin(forward(&shared, request)).await),
+            }
+        }
+    });
+    option_layer(cors(&cors_origins)).layer(service)
 }
 
 /// Returns the layer that allows pages of these origins to use the gateway.

@@ -143,10 +143,11 @@ impl Upstream {
     }
 
     /// Returns the URL of a path with its query.
-    pub(crate) fn url_of(&self, path_and_query: &str) -> Result<Uri, http::Error> {
-        let target = format!("{}{path_and_query}", self.base_path());
+    pub(crate) fn url_of(&self, path: &str, query: Option<&str>) -> Result<Uri, http::Error> {
+        let (mark, query) = query.map_or(("", ""), |query| ("?", query));
+        let target = [self.base_path(), path, mark, query].concat();
         let mut parts = self.url.clone().into_parts();
-        parts.path_and_query = Some(target.parse()?);
+        parts.path_and_query = Some(target.try_into()?);
         Ok(Uri::from_parts(parts)?)
     }
 

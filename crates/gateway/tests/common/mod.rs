@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test file uses a part")]
 
 pub(crate) mod browser;
+#[cfg(target_os = "linux")]
+pub(crate) mod process;
 
 use std::{
     future::Future,
