@@ -270,6 +270,12 @@ impl Observer for AlertObserver {
                 let limits = limits.of_pool(scope.fast).map(|gauge| gauge.limit);
                 self.of_scope(scope).on_limits(limits);
             }
+            Event::Settled {
+                scope,
+                estimated,
+                usage,
+                ..
+            } => self.of_scope(scope).on_estimates(estimated.ratios(usage)),
             Event::CircuitOpened { scope, .. } => {
                 counters.set_circuit(&self.labels.scope(scope), true);
             }

@@ -19,7 +19,7 @@
 //! | `INFO` | `admitted` after a wait of 1 s or more, `abandoned` |
 //! | `INFO` | `retry`, `circuit_probe`, `circuit_closed`, `store_regained`, a further `circuit_opened` or `stale` |
 //! | `INFO` | `joined` if the shared response is a failure |
-//! | `DEBUG` | `call_ended` of an ordinary call, `attempt_ended` |
+//! | `DEBUG` | `call_ended` of an ordinary call, `attempt_ended`, `settled` |
 //! | `DEBUG` | further events of an incident, and those of a failure that concerns one request, such as a 400 |
 //! | `DEBUG` | `headroom` for each response that is read, `queued`, `uncounted`, the other decisions of a cache |
 //! | `TRACE` | `admitted` after a shorter wait |
@@ -134,7 +134,7 @@ use tower_claude_wire::{RateLimits, Usage};
 use self::incidents::Incidents;
 use crate::{
     class::{Class, Kind},
-    cost::UsageBound,
+    cost::{EstimatedTokens, UsageBound},
     dimension::Dimension,
     ledger::LimitWarning,
     priority::Priority,
@@ -410,6 +410,17 @@ pub enum Event<'a> {
         usage: &'a Usage,
         /// The most that the limiter charges.
         bound: UsageBound,
+    },
+    /// The usage of a complete response has replaced the estimate of its request.
+    Settled {
+        /// The name of the layer.
+        layer: &'static str,
+        /// The pool of limits.
+        scope: &'a Scope,
+        /// The tokens that were charged when the request was sent.
+        estimated: EstimatedTokens,
+        /// The usage.
+        usage: &'a Usage,
     },
     /// The server did not accept the credential (401). Emitted once for each credential.
     Unauthorized {
