@@ -45,9 +45,10 @@ impl AlertSink for Kept {
         self.0.lock().unwrap().0.push(alert.clone());
     }
 
-    fn on_rejected_request(&self, end: &AttemptEnd<'_>) {
-        let id = end.request_id.unwrap_or_default().to_owned();
-        self.0.lock().unwrap().1.push(id);
+    fn on_rejected_request(&self, end: &AttemptEnd<'_>, redacted: Option<&str>) {
+        let id = end.request_id.unwrap_or_default();
+        let text = redacted.map_or_else(|| id.to_owned(), |text| format!("{id}: {text}"));
+        self.0.lock().unwrap().1.push(text);
     }
 }
 
