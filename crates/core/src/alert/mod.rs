@@ -43,6 +43,11 @@
 //! request follows only through a function that redacts it, if the program sets one
 //! ([`AlertObserver::with_redactor`]).
 //!
+//! # Webhook
+//!
+//! The module `webhook` (feature `webhook`) has a sink that posts alerts to a URL, signed and
+//! repeated until they are accepted.
+//!
 //! # Memory
 //!
 //! Subjects are the bounded labels of scopes, circuits and models, which no caller can choose
@@ -55,6 +60,8 @@ mod kind;
 mod message;
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "webhook")]
+pub mod webhook;
 
 use std::{
     borrow::Cow,
