@@ -17,6 +17,7 @@ use crate::{
     key_text::{self, KEY_PREFIX},
     secret::Secret,
     toml_reader::Document,
+    webhook::AlertsConfig,
 };
 
 /// The configuration of a gateway, as in a TOML file.
@@ -47,6 +48,8 @@ pub struct Config {
     pub upstreams: Vec<UpstreamConfig>,
     /// The keys that this gateway accepts from its callers. Default: none.
     pub keys: Vec<KeyConfig>,
+    /// The receiver of alerts. Default: none, so that they are in the log only.
+    pub alerts: AlertsConfig,
 }
 
 /// The limits of connections and requests.
@@ -270,6 +273,7 @@ impl Default for Config {
             stream: StreamConfig::default(),
             upstreams: vec![UpstreamConfig::default()],
             keys: Vec::new(),
+            alerts: AlertsConfig::default(),
         }
     }
 }
@@ -415,6 +419,7 @@ impl Config {
             upstream.check(&field, report);
         }
         self.check_keys(report);
+        self.alerts.check(report);
         let upstream_has_key = self.upstreams.iter().any(|upstream| upstream.key.is_some());
         if upstream_has_key && self.keys.is_empty() && !self.listen.ip().is_loopback() {
             let message = format!(

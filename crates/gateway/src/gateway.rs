@@ -62,6 +62,8 @@ pub enum StartError {
         /// The reason.
         reason: String,
     },
+    /// TLS cannot be used for the webhook of alerts.
+    Webhook(rustls::Error),
     /// The metrics cannot be recorded.
     Metrics {
         /// The reason.
@@ -75,6 +77,7 @@ impl fmt::Display for StartError {
             Self::Config(errors) => errors.fmt(f),
             Self::Bind { addr, error } => write!(f, "{addr} cannot be opened: {error}"),
             Self::Upstream { name, reason } => write!(f, "upstream {name:?}: {reason}"),
+            Self::Webhook(error) => write!(f, "the webhook cannot be used: {error}"),
             Self::Metrics { reason } => write!(f, "the metrics cannot be recorded: {reason}"),
         }
     }
@@ -85,6 +88,7 @@ impl std::error::Error for StartError {
         match self {
             Self::Config(errors) => Some(errors),
             Self::Bind { error, .. } => Some(error),
+            Self::Webhook(error) => Some(error),
             Self::Upstream { .. } | Self::Metrics { .. } => None,
         }
     }
@@ -119,11 +123,12 @@ impl Gateway {
         let recorder = Recorder::new().map_err(|error| StartError::Metrics {
             reason: error.to_string(),
         })?;
+        let webhook = config.alerts.start().map_err(StartError::Webhook)?;
         let mut upstreams = Vec::with_capacity(config.upstreams.len());
         for upstream in &config.upstreams {
             // The scopes of a single upstream need no name.
             let name = (config.upstreams.len() > 1).then_some(&*upstream.name);
-            let observer = UpstreamObserver::new(&recorder, name);
+            let observer = UpstreamObserver::new(&recorder, name, webhook.as_ref());
             let made = Upstream::new(upstream, idle, observer);
             let made = made.map_err(|error| upstream_error(&upstream.name, &error))?;
             upstreams.push(Arc::new(made));

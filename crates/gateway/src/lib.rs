@@ -75,6 +75,7 @@ mod sse;
 mod telemetry;
 mod toml_reader;
 mod upstream;
+mod webhook;
 
 pub use config::{
     Auth, Config, KeyConfig, LimitsConfig, PriorityName, ServerConfig, StreamConfig, TierName,
@@ -84,6 +85,7 @@ pub use config_error::{ConfigError, ConfigErrors};
 pub use gateway::{Gateway, GatewayHandle, StartError};
 pub use key_text::{KEY_PREFIX, NoRandomBytes, new_key};
 pub use secret::Secret;
+pub use webhook::AlertsConfig;
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
