@@ -125,8 +125,8 @@ pub struct UpstreamConfig {
     pub proxy: bool,
     /// The models to ask, in this order, while the requested model is down. Default: none.
     pub fallback: Vec<String>,
-    /// The time for which responses to requests that are marked as cacheable are kept. Default:
-    /// none, which switches the cache off.
+    /// The time for which responses to requests with the header `x-tower-claude-cache: true` are
+    /// kept. Default: none, which switches the cache off.
     #[serde(with = "optional_duration")]
     pub cache: Option<Duration>,
     /// The longest wait for a rate limit. Default 30 s. A request that would wait longer is

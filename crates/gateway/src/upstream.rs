@@ -20,6 +20,9 @@ use crate::{
     telemetry::UpstreamObserver,
 };
 
+/// The header by which a caller marks a request whose response may be kept.
+const CACHEABLE: HeaderName = HeaderName::from_static("x-tower-claude-cache");
+
 /// The layers around a client. They have a long type.
 type Stack = BoxCloneSyncService<Request<RequestBody>, Response<Body>, legacy::Error>;
 
@@ -182,7 +185,7 @@ fn layers(
         layers = layers.with_deadline(deadline);
     }
     if let Some(time) = config.cache {
-        layers = layers.with_cache(CacheLayer::new(time));
+        layers = layers.with_cache(CacheLayer::new(time).with_header(CACHEABLE));
     }
     // The observer comes after the layers that it observes.
     let layers = layers.with_observer(observer.clone());

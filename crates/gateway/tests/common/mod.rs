@@ -1,6 +1,8 @@
 //! An upstream that records and answers as scripted, a gateway in front of it, and a client.
 #![allow(dead_code, reason = "each test file uses a part")]
 
+pub(crate) mod prometheus;
+
 use std::{
     future::Future,
     net::SocketAddr,
