@@ -1,6 +1,7 @@
 //! The gateway as a whole: start, reload and end.
 
 use std::{
+    convert::Infallible,
     fmt, io,
     net::SocketAddr,
     sync::{
@@ -9,12 +10,14 @@ use std::{
     },
 };
 
-use axum::Router;
+use axum::{Router, body::Body, routing::Route};
+use http::{Request, Response};
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, watch},
     time::Instant,
 };
+use tower_service::Service;
 
 use crate::{
     config::Config,
@@ -23,7 +26,7 @@ use crate::{
     router::{self, Routes, Shared},
     server,
     telemetry::{Recorder, UpstreamObserver},
-    upstream::{Upstream, UpstreamError},
+    upstream::{OnSend, Upstream, UpstreamError},
 };
 
 /// A gateway whose addresses are open.
@@ -33,6 +36,7 @@ pub struct Gateway {
     addr: SocketAddr,
     admin_listener: TcpListener,
     admin_addr: SocketAddr,
+    routes: Router,
     admin_routes: Router,
 }
 
@@ -118,6 +122,16 @@ impl Gateway {
     /// # Errors
     /// Returns an error if the configuration is not valid or an address cannot be opened.
     pub async fn bind(config: Config) -> Result<Self, StartError> {
+        Self::bind_with(config, None).await
+    }
+
+    /// Opens the addresses as [`bind`](Self::bind) does. `on_send` gets the headers of each request
+    /// to an upstream, just before it is sent and in the span of its attempt, for example to set
+    /// `traceparent`.
+    ///
+    /// # Errors
+    /// Returns an error if the configuration is not valid or an address cannot be opened.
+    pub async fn bind_with(config: Config, on_send: Option<OnSend>) -> Result<Self, StartError> {
         config.validate().map_err(StartError::Config)?;
         let idle = config.stream.idle_timeout;
         let recorder = Recorder::new().map_err(|error| StartError::Metrics {
@@ -129,7 +143,7 @@ impl Gateway {
             // The scopes of a single upstream need no name.
             let name = (config.upstreams.len() > 1).then_some(&*upstream.name);
             let observer = UpstreamObserver::new(&recorder, name, webhook.as_ref());
-            let made = Upstream::new(upstream, idle, observer);
+            let made = Upstream::new(upstream, idle, observer, on_send.clone());
             let made = made.map_err(|error| upstream_error(&upstream.name, &error))?;
             upstreams.push(Arc::new(made));
         }
@@ -149,6 +163,7 @@ impl Gateway {
             config,
         });
         Ok(Self {
+            routes: router::routes(shared.clone()),
             admin_routes: router::admin_routes(shared.clone()),
             shared,
             listener,
@@ -178,6 +193,25 @@ impl Gateway {
         self
     }
 
+    /// Adds a layer around the routes for clients. It sees all requests first and all responses
+    /// last.
+    #[must_use]
+    pub fn with_layer<L>(mut self, layer: L) -> Self
+    where
+        L: tower::Layer<
+                Route,
+                Service: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+            > + Clone
+            + Send
+            + Sync
+            + 'static,
+        L::Service: Clone + Send + Sync + 'static,
+        <L::Service as Service<Request<Body>>>::Future: Send + 'static,
+    {
+        self.routes = self.routes.layer(layer);
+        self
+    }
+
     /// Returns a handle for changes while the gateway runs.
     #[must_use]
     pub fn handle(&self) -> GatewayHandle {
@@ -197,7 +231,7 @@ impl Gateway {
         let config = &self.shared.config.server;
         let clients = server::accept(
             self.listener,
-            router::routes(self.shared.clone()),
+            self.routes,
             config.clone(),
             draining.subscribe(),
         );

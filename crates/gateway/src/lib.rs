@@ -85,6 +85,7 @@ pub use config_error::{ConfigError, ConfigErrors};
 pub use gateway::{Gateway, GatewayHandle, StartError};
 pub use key_text::{KEY_PREFIX, NoRandomBytes, new_key};
 pub use secret::Secret;
+pub use upstream::OnSend;
 pub use webhook::AlertsConfig;
 
 #[cfg(doctest)]
