@@ -70,14 +70,14 @@ impl Observer for EventLog {
 }
 
 /// Returns the line of an event: its layer and its decision. `None` for the end of an attempt and
-/// of a call, which every call has.
+/// of a call and for a settled estimate, which every call has.
 #[must_use]
 pub fn summary(event: &Event<'_>) -> Option<String> {
     Some(match event {
         Event::Admitted { layer, .. } => format!("{layer} admitted"),
         Event::Queued { layer, .. } => format!("{layer} queued"),
         Event::Abandoned { layer, because, .. } => format!("{layer} abandoned: {because}"),
-        Event::AttemptEnded(_) | Event::CallEnded(_) => return None,
+        Event::AttemptEnded(_) | Event::CallEnded(_) | Event::Settled { .. } => return None,
         Event::Rejected { layer, .. } => format!("{layer} refused"),
         Event::Paused { layer, .. } => format!("{layer} paused"),
         Event::Inactive { layer, because } => format!("{layer} inactive {because}"),

@@ -2,12 +2,16 @@
 #![forbid(unsafe_code)]
 
 mod demo;
+#[cfg_attr(not(feature = "otlp"), path = "no_otlp.rs")]
+mod otlp;
 mod serve;
 
 use std::{fmt, io::IsTerminal, process::ExitCode};
 
 use clap::{Parser, Subcommand};
-use tracing_subscriber::{filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{Layer, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
+
+use crate::otlp::Traces;
 
 /// Keeps integrations with the Claude API inside their rate limits and alive through errors.
 #[derive(Debug, Parser)]
@@ -45,16 +49,21 @@ fn failed(error: impl fmt::Display) -> CommandError {
 /// The variable with the log filter, for example `info,tower_claude_gateway=debug`.
 const LOG: &str = "TOWER_CLAUDE_LOG";
 
-fn start_log() -> Result<(), CommandError> {
+fn start_log() -> Result<Traces, CommandError> {
     let filter = std::env::var(LOG).unwrap_or_else(|_| "info".to_owned());
     let targets: Targets = filter
         .parse()
         .map_err(|error| failed(format!("{LOG}={filter:?}: {error}")))?;
     let lines = tracing_subscriber::fmt::layer()
         .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
-    let subscriber = tracing_subscriber::registry().with(targets).with(lines);
-    subscriber.try_init().map_err(failed)
+        .with_writer(std::io::stderr)
+        .with_filter(targets);
+    let traces = Traces::start()?;
+    let subscriber = tracing_subscriber::registry()
+        .with(lines)
+        .with(traces.layer());
+    subscriber.try_init().map_err(failed)?;
+    Ok(traces)
 }
 
 #[tokio::main]
@@ -62,8 +71,8 @@ async fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match start_log() {
         Err(error) => Err(error),
-        Ok(()) => match cli.command {
-            Command::Serve(serve) => serve.run().await,
+        Ok(traces) => match cli.command {
+            Command::Serve(serve) => serve.run(traces).await,
             Command::Key => print_key(),
         },
     };

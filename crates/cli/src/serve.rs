@@ -3,9 +3,9 @@
 use std::{fs, net::SocketAddr, path::PathBuf};
 
 use clap::Args;
-use tower_claude_gateway::{Config, Gateway, GatewayHandle};
+use tower_claude_gateway::{Config, GatewayHandle};
 
-use crate::{CommandError, demo::Demo, failed};
+use crate::{CommandError, demo::Demo, failed, otlp::Traces};
 
 /// The options of `tower-claude serve`.
 #[derive(Debug, Args)]
@@ -32,7 +32,7 @@ impl Serve {
     ///
     /// # Errors
     /// Returns an error if the configuration is not valid or an address cannot be opened.
-    pub(crate) async fn run(self) -> Result<(), CommandError> {
+    pub(crate) async fn run(self, traces: Traces) -> Result<(), CommandError> {
         let demo = match self.demo {
             true => Some(Demo::start().await?),
             false => None,
@@ -46,7 +46,7 @@ impl Serve {
             print!("{}", config.to_toml());
             return Ok(());
         }
-        let gateway = Gateway::bind(config).await.map_err(failed)?;
+        let gateway = traces.bind(config).await.map_err(failed)?;
         println!("listening on http://{}", gateway.addr());
         let admin = gateway.admin_addr();
         println!("dashboard at http://{admin}/dashboard, metrics at http://{admin}/metrics");
@@ -62,6 +62,7 @@ impl Serve {
         };
         gateway.run(stopped).await;
         reloading.abort();
+        traces.end().await;
         Ok(())
     }
 

@@ -7,7 +7,7 @@ mod heuristic;
 use std::num::NonZeroU64;
 
 pub use bound::UsageBound;
-pub use estimate::{EstimateCost, PendingEstimate, UsageListener, estimate_fn};
+pub use estimate::{EstimateCost, EstimatedTokens, PendingEstimate, UsageListener, estimate_fn};
 pub use heuristic::HeuristicCost;
 
 use crate::{prefix::CacheReads, workload::Workload};

@@ -27,6 +27,9 @@ pub(crate) const LIMITED: [Dimension; 3] = [
     Dimension::OutputTokens,
 ];
 
+/// The dimensions that are estimated.
+pub(crate) const ESTIMATED: [Dimension; 2] = [Dimension::InputTokens, Dimension::OutputTokens];
+
 /// The upper bounds of waits in seconds, in histograms.
 pub(crate) const WAIT_BOUNDS: [f64; 12] = [
     0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0,

@@ -142,7 +142,9 @@ pub use buffer_request::check;
 pub use call::{Call, Deadline, Tenant};
 pub use class::{Class, Kind, Reach};
 pub use classify::{Classify, ClassifyResponse, ClaudeClassify, HttpClassify};
-pub use cost::{Cost, EstimateCost, HeuristicCost, Settle, UsageBound, estimate_fn};
+pub use cost::{
+    Cost, EstimateCost, EstimatedTokens, HeuristicCost, Settle, UsageBound, estimate_fn,
+};
 pub use credential::CredentialId;
 pub use deadline_layer::{DeadlineLayer, SetDeadline};
 pub use dimension::Dimension;

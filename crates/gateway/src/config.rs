@@ -18,6 +18,7 @@ use crate::{
     secret::Secret,
     toml_reader::Document,
     user_message::UserMessageConfig,
+    webhook::AlertsConfig,
 };
 
 /// The configuration of a gateway, as in a TOML file.
@@ -54,6 +55,8 @@ pub struct Config {
     pub keys: Vec<KeyConfig>,
     /// Messages for end users in responses with errors. Default: none, and errors pass unchanged.
     pub user_messages: Vec<UserMessageConfig>,
+    /// The receiver of alerts. Default: none, so that they are in the log only.
+    pub alerts: AlertsConfig,
 }
 
 /// The limits of connections and requests.
@@ -134,8 +137,8 @@ pub struct UpstreamConfig {
     pub proxy: bool,
     /// The models to ask, in this order, while the requested model is down. Default: none.
     pub fallback: Vec<String>,
-    /// The time for which responses to requests that are marked as cacheable are kept. Default:
-    /// none, which switches the cache off.
+    /// The time for which responses to requests with the header `x-tower-claude-cache: true` are
+    /// kept. Default: none, which switches the cache off.
     #[serde(with = "optional_duration")]
     pub cache: Option<Duration>,
     /// The longest wait for a rate limit. Default 30 s. A request that would wait longer is
@@ -284,6 +287,7 @@ impl Default for Config {
             upstreams: vec![UpstreamConfig::default()],
             keys: Vec::new(),
             user_messages: Vec::new(),
+            alerts: AlertsConfig::default(),
         }
     }
 }
@@ -450,6 +454,7 @@ impl Config {
                 of("language", format!("{:?} is not unique", message.language));
             }
         }
+        self.alerts.check(report);
         let upstream_has_key = self.upstreams.iter().any(|upstream| upstream.key.is_some());
         if upstream_has_key && self.keys.is_empty() && !self.listen.ip().is_loopback() {
             let message = format!(

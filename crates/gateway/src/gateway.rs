@@ -1,6 +1,7 @@
 //! The gateway as a whole: start, reload and end.
 
 use std::{
+    convert::Infallible,
     fmt, io,
     net::SocketAddr,
     sync::{
@@ -9,12 +10,15 @@ use std::{
     },
 };
 
-use axum::Router;
+use axum::{Router, body::Body};
+use http::{Request, Response};
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, watch},
     time::Instant,
 };
+use tower::{Layer, util::BoxCloneSyncService};
+use tower_service::Service;
 
 use crate::{
     config::Config,
@@ -24,8 +28,11 @@ use crate::{
     router::{self, Routes, Shared},
     server,
     telemetry::{Recorder, UpstreamObserver},
-    upstream::{Upstream, UpstreamError},
+    upstream::{OnSend, Upstream, UpstreamError},
 };
+
+/// The service that answers the requests of clients.
+pub type ClientService = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
 
 /// A gateway whose addresses are open.
 pub struct Gateway {
@@ -34,6 +41,7 @@ pub struct Gateway {
     addr: SocketAddr,
     admin_listener: TcpListener,
     admin_addr: SocketAddr,
+    clients: ClientService,
     admin_routes: Router,
 }
 
@@ -63,6 +71,8 @@ pub enum StartError {
         /// The reason.
         reason: String,
     },
+    /// TLS cannot be used for the webhook of alerts.
+    Webhook(rustls::Error),
     /// The metrics cannot be recorded.
     Metrics {
         /// The reason.
@@ -76,6 +86,7 @@ impl fmt::Display for StartError {
             Self::Config(errors) => errors.fmt(f),
             Self::Bind { addr, error } => write!(f, "{addr} cannot be opened: {error}"),
             Self::Upstream { name, reason } => write!(f, "upstream {name:?}: {reason}"),
+            Self::Webhook(error) => write!(f, "the webhook cannot be used: {error}"),
             Self::Metrics { reason } => write!(f, "the metrics cannot be recorded: {reason}"),
         }
     }
@@ -86,6 +97,7 @@ impl std::error::Error for StartError {
         match self {
             Self::Config(errors) => Some(errors),
             Self::Bind { error, .. } => Some(error),
+            Self::Webhook(error) => Some(error),
             Self::Upstream { .. } | Self::Metrics { .. } => None,
         }
     }
@@ -115,18 +127,29 @@ impl Gateway {
     /// # Errors
     /// Returns an error if the configuration is not valid or an address cannot be opened.
     pub async fn bind(config: Config) -> Result<Self, StartError> {
+        Self::bind_with(config, None).await
+    }
+
+    /// Opens the addresses as [`bind`](Self::bind) does. `on_send` gets the headers of each request
+    /// to an upstream, just before it is sent and in the span of its attempt, for example to set
+    /// `traceparent`.
+    ///
+    /// # Errors
+    /// Returns an error if the configuration is not valid or an address cannot be opened.
+    pub async fn bind_with(config: Config, on_send: Option<OnSend>) -> Result<Self, StartError> {
         config.validate().map_err(StartError::Config)?;
         let idle = config.stream.idle_timeout;
         let recorder = Recorder::new().map_err(|error| StartError::Metrics {
             reason: error.to_string(),
         })?;
         let incidents = Incidents::default();
+        let webhook = config.alerts.start().map_err(StartError::Webhook)?;
         let mut upstreams = Vec::with_capacity(config.upstreams.len());
         for upstream in &config.upstreams {
             // The scopes of a single upstream need no name.
             let name = (config.upstreams.len() > 1).then_some(&*upstream.name);
-            let observer = UpstreamObserver::new(&recorder, &incidents, name);
-            let made = Upstream::new(upstream, idle, observer);
+            let observer = UpstreamObserver::new(&recorder, &incidents, webhook.as_ref(), name);
+            let made = Upstream::new(upstream, idle, observer, on_send.clone());
             let made = made.map_err(|error| upstream_error(&upstream.name, &error))?;
             upstreams.push(Arc::new(made));
         }
@@ -147,6 +170,7 @@ impl Gateway {
             config,
         });
         Ok(Self {
+            clients: ClientService::new(router::clients(shared.clone())),
             admin_routes: router::admin_routes(shared.clone()),
             shared,
             listener,
@@ -176,6 +200,23 @@ impl Gateway {
         self
     }
 
+    /// Adds a layer around the service for clients. It sees all requests first and all responses
+    /// last.
+    #[must_use]
+    pub fn with_layer<L>(mut self, layer: L) -> Self
+    where
+        L: Layer<ClientService>,
+        L::Service: Service<Request<Body>, Response = Response<Body>, Error = Infallible>
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        <L::Service as Service<Request<Body>>>::Future: Send + 'static,
+    {
+        self.clients = ClientService::new(layer.layer(self.clients));
+        self
+    }
+
     /// Returns a handle for changes while the gateway runs.
     #[must_use]
     pub fn handle(&self) -> GatewayHandle {
@@ -195,7 +236,7 @@ impl Gateway {
         let config = &self.shared.config.server;
         let clients = server::accept(
             self.listener,
-            router::clients(self.shared.clone()),
+            self.clients,
             config.clone(),
             draining.subscribe(),
         );

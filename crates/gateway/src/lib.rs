@@ -79,16 +79,19 @@ mod telemetry;
 mod toml_reader;
 mod upstream;
 mod user_message;
+mod webhook;
 
 pub use config::{
     Auth, Config, KeyConfig, LimitsConfig, PriorityName, ServerConfig, StreamConfig, TierName,
     UpstreamConfig,
 };
 pub use config_error::{ConfigError, ConfigErrors};
-pub use gateway::{Gateway, GatewayHandle, StartError};
+pub use gateway::{ClientService, Gateway, GatewayHandle, StartError};
 pub use key_text::{KEY_PREFIX, NoRandomBytes, new_key};
 pub use secret::Secret;
+pub use upstream::OnSend;
 pub use user_message::UserMessageConfig;
+pub use webhook::AlertsConfig;
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

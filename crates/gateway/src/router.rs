@@ -439,8 +439,7 @@ pub(crate) fn clients(
         async move {
             match request.uri().path() {
                 "/" | "/healthz" | "/readyz" => own.oneshot(request).await,
-                // In a box, because hyper keeps the place of this future for the whole connection.
-                _ => Ok(Box::pin(forward(&shared, request)).await),
+                _ => Ok(forward(&shared, request).await),
             }
         }
     });

@@ -8,7 +8,7 @@ use metrics_exporter_prometheus::{
 use tokio::time::Instant;
 use tower_claude::{
     LocalLimiter,
-    core::alert::AlertObserver,
+    core::alert::{AlertObserver, webhook::WebhookSink},
     event::{Event, Observer},
     limiter::{Limiter, ScopeSnapshot, record_metrics},
     metrics::{CATALOGUE, MetricsObserver, facade::with_local_recorder},
@@ -48,10 +48,19 @@ pub(crate) struct UpstreamObserver {
 }
 
 impl UpstreamObserver {
-    /// Creates an observer. `name` stands before all scopes if there is one.
-    pub(crate) fn new(recorder: &Recorder, incidents: &Incidents, name: Option<&str>) -> Self {
+    /// Creates an observer. `name` stands before all scopes if there is one. Alerts go to `webhook`
+    /// as well.
+    pub(crate) fn new(
+        recorder: &Recorder,
+        incidents: &Incidents,
+        webhook: Option<&WebhookSink>,
+        name: Option<&str>,
+    ) -> Self {
         let mut metrics = with_local_recorder(&*recorder.0, MetricsObserver::new);
         let mut alerts = AlertObserver::new().with_sink(incidents.clone());
+        if let Some(webhook) = webhook {
+            alerts = alerts.with_sink(webhook.clone());
+        }
         if let Some(name) = name {
             (metrics, alerts) = (metrics.with_name(name), alerts.with_name(name));
         }

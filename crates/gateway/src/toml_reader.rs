@@ -166,7 +166,9 @@ fn contains(value: &Spanned<DeValue<'_>>, span: &Range<usize>) -> bool {
 /// Returns true if the value may be a part of an error: it is short and no secret.
 fn is_shown(value: &str, field: &str) -> bool {
     let is_short = value.len() <= MOST_SHOWN && !value.contains('\n') && !value.is_empty();
-    is_short && !field.ends_with(".key") && !field.contains(".key.")
+    let is_secret =
+        field.ends_with(".key") || field.contains(".key.") || field.starts_with("alerts.webhook_");
+    is_short && !is_secret
 }
 
 fn holds(outer: &Range<usize>, span: &Range<usize>) -> bool {

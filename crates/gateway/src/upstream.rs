@@ -20,8 +20,14 @@ use crate::{
     telemetry::UpstreamObserver,
 };
 
+/// The header by which a caller marks a request whose response may be kept.
+const CACHEABLE: HeaderName = HeaderName::from_static("x-tower-claude-cache");
+
 /// The layers around a client. They have a long type.
 type Stack = BoxCloneSyncService<Request<RequestBody>, Response<Body>, legacy::Error>;
+
+/// A function that gets the headers of each request to an upstream, just before it is sent.
+pub type OnSend = Arc<dyn Fn(&mut HeaderMap) + Send + Sync>;
 
 /// An API endpoint.
 pub(crate) struct Upstream {
@@ -29,6 +35,7 @@ pub(crate) struct Upstream {
     url: Uri,
     credential: Option<(HeaderName, HeaderValue)>,
     client: Client,
+    on_send: Option<OnSend>,
     layers: Layers,
 }
 
@@ -54,10 +61,11 @@ impl Upstream {
         config: &UpstreamConfig,
         idle: Duration,
         observer: UpstreamObserver,
+        on_send: Option<OnSend>,
     ) -> Result<Self, UpstreamError> {
         let client = client(config.proxy).map_err(UpstreamError::Tls)?;
-        let layers = layers(config, idle, client.clone(), observer);
-        Self::with(config, client, layers).map_err(UpstreamError::Config)
+        let layers = layers(config, idle, client.clone(), on_send.clone(), observer);
+        Self::with(config, client, on_send, layers).map_err(UpstreamError::Config)
     }
 
     /// Creates the upstream with another key and other limits. The connections are kept, and with
@@ -67,19 +75,24 @@ impl Upstream {
         config: &UpstreamConfig,
         idle: Duration,
     ) -> Result<Self, UpstreamError> {
-        let client = self.client.clone();
+        let (client, on_send) = (self.client.clone(), self.on_send.clone());
         let has_same_limits =
             self.config.limits == config.limits && self.config.max_wait == config.max_wait;
         let layers = if has_same_limits {
             self.layers.clone()
         } else {
             let observer = self.layers.observer.clone();
-            layers(config, idle, client.clone(), observer)
+            layers(config, idle, client.clone(), on_send.clone(), observer)
         };
-        Self::with(config, client, layers).map_err(UpstreamError::Config)
+        Self::with(config, client, on_send, layers).map_err(UpstreamError::Config)
     }
 
-    fn with(config: &UpstreamConfig, client: Client, layers: Layers) -> Result<Self, &'static str> {
+    fn with(
+        config: &UpstreamConfig,
+        client: Client,
+        on_send: Option<OnSend>,
+        layers: Layers,
+    ) -> Result<Self, &'static str> {
         let credential = config.key.as_ref().map(|key| match config.auth {
             Auth::XApiKey => (API_KEY, key.expose().to_owned()),
             Auth::Bearer => (AUTHORIZATION, format!("Bearer {}", key.expose())),
@@ -98,6 +111,7 @@ impl Upstream {
             url: base_url(&config.url)?,
             credential,
             client,
+            on_send,
             layers,
         })
     }
@@ -162,8 +176,11 @@ impl Upstream {
     /// Sends a request past the layers, which neither read nor count it.
     pub(crate) async fn pass(
         &self,
-        request: Request<RequestBody>,
+        mut request: Request<RequestBody>,
     ) -> Result<Response<Body>, legacy::Error> {
+        if let Some(on_send) = &self.on_send {
+            on_send(request.headers_mut());
+        }
         Ok(self.client.request(request).await?.map(Body::new))
     }
 }
@@ -173,8 +190,15 @@ fn layers(
     config: &UpstreamConfig,
     idle: Duration,
     client: Client,
+    on_send: Option<OnSend>,
     observer: UpstreamObserver,
 ) -> Layers {
+    let client = client.map_request(move |mut request: Request<RequestBody>| {
+        if let Some(on_send) = &on_send {
+            on_send(request.headers_mut());
+        }
+        request
+    });
     let limits = config.limits.limits();
     let timeouts = Timeouts::new().with_idle(Some(idle));
     let retry = RetryLayer::new()
@@ -188,7 +212,7 @@ fn layers(
         layers = layers.with_deadline(deadline);
     }
     if let Some(time) = config.cache {
-        layers = layers.with_cache(CacheLayer::new(time));
+        layers = layers.with_cache(CacheLayer::new(time).with_header(CACHEABLE));
     }
     // The observer comes after the layers that it observes.
     let layers = layers.with_observer(observer.clone());

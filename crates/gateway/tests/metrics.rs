@@ -2,14 +2,9 @@
 
 mod common;
 
-use std::{
-    collections::BTreeMap,
-    process::{Child, Command, Stdio},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
-use common::{LONG, STREAM_REQUEST, TestGateway, client, config, send};
-use http_body_util::{BodyExt, Full};
+use common::{LONG, STREAM_REQUEST, TestGateway, config, prometheus::Prometheus, send};
 use tower_claude_fake_claude::{FakeClaude, Fault, GroupLimits};
 
 /// A fake API on a port, and a gateway in front of it.
@@ -111,78 +106,6 @@ async fn secrets_and_names_of_callers_are_in_no_series() {
     assert_eq!(series.len(), count);
     let canary = series.keys().find(|name| name.contains("canary"));
     assert_eq!(canary, None);
-}
-
-/// A Prometheus that scrapes one address.
-struct Prometheus {
-    child: Child,
-    folder: std::path::PathBuf,
-    url: String,
-}
-
-impl Drop for Prometheus {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        let _ = std::fs::remove_dir_all(&self.folder);
-    }
-}
-
-impl Prometheus {
-    /// Starts the server with the rules of this project. `None` if it is not installed, which is an
-    /// error in a test run with `CI` set.
-    fn start(target: std::net::SocketAddr) -> Option<Self> {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
-        let addr = port.local_addr().expect("it has an address");
-        drop(port);
-        let folder = std::env::temp_dir().join(format!("tower-claude-{}", addr.port()));
-        std::fs::create_dir_all(&folder).expect("the folder is made");
-        let rules = concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/../../ops/prometheus/rules.yml"
-        );
-        let config = format!(
-            "global: {{scrape_interval: 1s, evaluation_interval: 1s}}\n\
-             rule_files: [\"{rules}\"]\n\
-             scrape_configs:\n- job_name: gateway\n  static_configs: [{{targets: [\"{target}\"]}}]\n"
-        );
-        std::fs::write(folder.join("prometheus.yml"), config).expect("it is written");
-        let child = Command::new("prometheus")
-            .arg("--config.file=prometheus.yml")
-            .arg("--storage.tsdb.path=data")
-            .arg(format!("--web.listen-address={addr}"))
-            .current_dir(&folder)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
-        match child {
-            Ok(child) => Some(Self {
-                child,
-                folder,
-                url: format!("http://{addr}"),
-            }),
-            Err(error) if std::env::var_os("CI").is_none() => {
-                println!("skipped: prometheus does not start: {error}");
-                None
-            }
-            Err(error) => panic!("prometheus does not start: {error}"),
-        }
-    }
-
-    /// Returns the number of series of an expression, or `None` if there is no answer yet.
-    async fn count(&self, expression: &str) -> Option<usize> {
-        let query: String = expression
-            .bytes()
-            .map(|byte| format!("%{byte:02X}"))
-            .collect();
-        let url = format!("{}/api/v1/query?query={query}", self.url);
-        let request = http::Request::get(url).body(Full::default()).unwrap();
-        let answer = client().request(request).await.ok()?;
-        let answer = answer.into_body().collect().await.ok()?.to_bytes();
-        let json: serde_json::Value = serde_json::from_slice(&answer).ok()?;
-        assert_ne!(json["status"], "error", "{expression}: {json}");
-        Some(json["data"]["result"].as_array()?.len())
-    }
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tower_claude_core::{
-    Call, Class, Kind, Outcome, Scope,
+    Call, Class, EstimatedTokens, Kind, Outcome, Scope,
     toolkit::{Ledger, LimitWarning, LimiterId, Observation, ReservationHandle},
 };
 use tower_claude_wire::Usage;
@@ -13,6 +13,13 @@ use crate::sync;
 
 /// A [`Ledger`] that also settles the reservations of its scope. Ids that are settled are ignored.
 pub trait ReservationBackend: Ledger {
+    /// Returns the tokens that are charged for a reservation and that its usage will replace. None
+    /// by default.
+    fn estimated(&self, reservation: u64) -> EstimatedTokens {
+        let _ = reservation;
+        EstimatedTokens::default()
+    }
+
     /// Corrects the input tokens of a reservation to the count of the server.
     fn true_up_input(&self, reservation: u64, actual: u64, now: Instant);
 
@@ -67,6 +74,12 @@ impl Reservation {
     #[must_use]
     pub fn scope(&self) -> Option<&Scope> {
         self.backend.scope()
+    }
+
+    /// Returns the tokens that are charged and that the usage will replace.
+    #[must_use]
+    pub fn estimated(&self) -> EstimatedTokens {
+        self.backend.estimated(self.id)
     }
 
     /// Returns a handle for inner layers. The handle keeps nothing reserved.

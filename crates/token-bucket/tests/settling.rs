@@ -2,12 +2,12 @@
 
 mod common;
 
-use common::{layer, left, message, only, over, send_ok, stream, with};
+use common::{EventLog, layer, left, message, only, over, send_ok, stream, with};
 use http::Request;
 use http_body_util::BodyExt;
 use tokio::{task::JoinSet, time::Instant};
 use tower::{Layer, ServiceExt};
-use tower_claude_core::{Cost, RequestBody, Settle};
+use tower_claude_core::{Cost, RequestBody, Settle, event::Event};
 use tower_claude_fake_claude::{FakeClaude, Fault};
 use tower_claude_tests::{Broken, MINUTE, Piece, Reply, SECOND, SONNET, Script, request};
 use tower_claude_token_bucket::TokenBucketLayer;
@@ -300,4 +300,32 @@ async fn absurd_usage_is_charged_as_its_bound_and_reported_once() {
         assert!(begin.elapsed() <= 6 * MINUTE, "{:?}", begin.elapsed());
         assert_eq!(events.count("token-bucket usage_capped"), 1);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn settled_event_has_the_charge_at_sending_where_usage_replaces_it() {
+    let log = EventLog::new(|event| match event {
+        Event::Settled {
+            estimated, usage, ..
+        } => Some(format!("{estimated:?} {:?}", estimated.ratios(usage))),
+        _ => None,
+    });
+    let layer = layer(LIMITS).with_observer(log.clone());
+    let request = with(message(700, 90), "x-planned-input", 350);
+    let request = with(request, "x-planned-output", 45);
+    send_ok(&over(&layer, &fake()), request).await;
+    let settled = "EstimatedTokens { input: Some(350), output: Some(45) } [Some(2.0), Some(2.0)]";
+    assert_eq!(log.take(), [settled]);
+    // The estimates are corrected by what was learned, and a stream gives its input early.
+    let request = with(stream(700, 90), "x-planned-input", 350);
+    let request = with(request, "x-planned-output", 45);
+    send_ok(&over(&layer, &fake()), request).await;
+    let settled = log.take();
+    assert_eq!(settled.len(), 1);
+    assert!(!settled[0].contains("Some(2.0)"), "{settled:?}");
+    // A failure has no usage.
+    let failing = FakeClaude::builder().build();
+    failing.inject(Fault::Overloaded);
+    let _ = over(&layer, &failing).oneshot(message(7, 9)).await;
+    assert_eq!(log.take(), Vec::<String>::new());
 }

@@ -6,6 +6,7 @@ mod ends;
 mod incident;
 mod lines;
 mod metrics;
+mod rejected;
 mod rules;
 mod spans;
 mod stacks;

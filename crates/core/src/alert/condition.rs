@@ -61,6 +61,9 @@ fn message(kind: AlertKind, subject: &str, dimension: Option<Dimension>, value: 
             format!("{subject}: {percent:.1} % of responses are rate limits (429)")
         }
         AlertKind::QueueWait => format!("{subject}: requests wait for {value:.1} s (P95)"),
+        AlertKind::EstimateDrift => format!(
+            "{dimension} of {subject}: requests use {value:.2} times the tokens that are estimated"
+        ),
         AlertKind::CircuitOpen => format!("{subject}: the circuit is open"),
         AlertKind::FallbackActive => format!("{subject}: a stand-in has answered for ten minutes"),
         AlertKind::StoreLocal => {

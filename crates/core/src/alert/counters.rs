@@ -15,6 +15,17 @@ use crate::{
     labels::{ScopeTable, Table, WAIT_BOUNDS},
 };
 
+/// The unit of sums of ratios.
+pub(super) const MILLION: f64 = 1e6;
+
+/// The number and the sum of ratios of used to estimated tokens.
+#[derive(Default)]
+pub(super) struct EstimateCounters {
+    pub(super) count: AtomicU64,
+    /// In millionths.
+    pub(super) sum: AtomicU64,
+}
+
 /// The counters of a scope. Requests, input and output have the indices 0 to 2.
 pub(super) struct ScopeCounters {
     pub(super) label: Arc<str>,
@@ -25,6 +36,8 @@ pub(super) struct ScopeCounters {
     pub(super) rate_limited: AtomicU64,
     pub(super) unauthorized: AtomicU64,
     pub(super) spend_limit: AtomicU64,
+    /// Of input and output.
+    pub(super) estimates: [EstimateCounters; 2],
     /// By the bound, and those over the last bound.
     pub(super) waits: [AtomicU64; WAIT_BOUNDS.len() + 1],
 }
@@ -65,6 +78,7 @@ impl ScopeCounters {
             rate_limited: AtomicU64::default(),
             unauthorized: AtomicU64::default(),
             spend_limit: AtomicU64::default(),
+            estimates: Default::default(),
             waits: Default::default(),
         }
     }
@@ -92,6 +106,15 @@ impl ScopeCounters {
         let seconds = wait.as_secs_f64();
         let index = WAIT_BOUNDS.partition_point(|bound| *bound < seconds);
         add(&self.waits[index], 1);
+    }
+
+    pub(super) fn on_estimates(&self, ratios: [Option<f64>; 2]) {
+        for (counters, ratio) in self.estimates.iter().zip(ratios) {
+            if let Some(ratio) = ratio {
+                add(&counters.count, 1);
+                add(&counters.sum, (ratio * MILLION).round() as u64);
+            }
+        }
     }
 
     pub(super) fn on_limits(&self, limits: [Option<u64>; 3]) {

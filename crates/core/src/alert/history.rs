@@ -12,10 +12,10 @@ use tokio::time::Instant;
 
 use super::{
     condition::Met,
-    counters::{Counters, ScopeCounters},
+    counters::{Counters, MILLION, ScopeCounters},
     kind::AlertKind,
 };
-use crate::labels::{LIMITED, WAIT_BOUNDS};
+use crate::labels::{ESTIMATED, LIMITED, WAIT_BOUNDS};
 
 /// The time between two evaluations.
 pub const INTERVAL: Duration = Duration::from_secs(30);
@@ -35,6 +35,12 @@ const MANY_RATE_LIMITS: f64 = 0.02;
 /// The wait in seconds.
 const LONG_WAIT: f64 = 5.0;
 
+/// The mean ratio of used to estimated tokens over which, and below whose inverse, estimates drift.
+const DRIFT: f64 = 1.5;
+
+/// The responses in 5 minutes below which their mean says nothing.
+const FEW_ESTIMATES: u64 = 10;
+
 /// The values of the counters of a scope.
 #[derive(Clone, Debug)]
 struct Sample {
@@ -43,6 +49,8 @@ struct Sample {
     rate_limited: u64,
     unauthorized: u64,
     spend_limit: u64,
+    /// Count and sum, of input and output.
+    estimates: [(u64, u64); 2],
     waits: [u64; WAIT_BOUNDS.len() + 1],
 }
 
@@ -55,6 +63,10 @@ impl Sample {
             rate_limited: load(&counters.rate_limited),
             unauthorized: load(&counters.unauthorized),
             spend_limit: load(&counters.spend_limit),
+            estimates: std::array::from_fn(|index| {
+                let of = &counters.estimates[index];
+                (load(&of.count), load(&of.sum))
+            }),
             waits: std::array::from_fn(|index| load(&counters.waits[index])),
         }
     }
@@ -200,6 +212,17 @@ impl ScopeHistory {
                 && share > 1.0
             {
                 of_limit(AlertKind::LimitExhaustionForecast, share);
+            }
+        }
+        if let Some((first, last)) = self.samples.ends(now, 5 * MINUTE) {
+            for (index, dimension) in ESTIMATED.into_iter().enumerate() {
+                let ((count, sum), since) = (last.1.estimates[index], first.1.estimates[index]);
+                let (count, sum) = (count - since.0, sum - since.1);
+                let ratio = sum as f64 / MILLION / count as f64;
+                if count >= FEW_ESTIMATES && !(1.0 / DRIFT..=DRIFT).contains(&ratio) {
+                    let kind = AlertKind::EstimateDrift;
+                    met.push(Met::new(kind, label.clone(), Some(dimension), ratio));
+                }
             }
         }
         let mut of_scope = |kind, value| met.push(Met::new(kind, label.clone(), None, value));

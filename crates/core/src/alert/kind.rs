@@ -41,6 +41,9 @@ pub enum AlertKind {
     RateLimitedUpstream,
     /// The P95 of the waits for a limiter was over 5 s in the last 2 minutes.
     QueueWait,
+    /// The mean ratio of used to estimated tokens was over 1.5 or below 2/3 in the last 5 minutes,
+    /// over at least 10 responses.
+    EstimateDrift,
     /// A circuit is open.
     CircuitOpen,
     /// Another model than the one asked for gets requests.
@@ -51,13 +54,14 @@ pub enum AlertKind {
 
 impl AlertKind {
     /// All kinds.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::LimitUseHigh,
         Self::LimitExhaustionForecast,
         Self::KeyRejected,
         Self::SpendLimit,
         Self::RateLimitedUpstream,
         Self::QueueWait,
+        Self::EstimateDrift,
         Self::CircuitOpen,
         Self::FallbackActive,
         Self::StoreLocal,
@@ -73,6 +77,7 @@ impl AlertKind {
             Self::SpendLimit => "ClaudeSpendLimit",
             Self::RateLimitedUpstream => "ClaudeRateLimitedUpstream",
             Self::QueueWait => "ClaudeQueueWait",
+            Self::EstimateDrift => "ClaudeEstimateDrift",
             Self::CircuitOpen => "ClaudeCircuitOpen",
             Self::FallbackActive => "ClaudeFallbackActive",
             Self::StoreLocal => "ClaudeStoreLocal",
@@ -93,7 +98,7 @@ impl AlertKind {
     pub const fn holds_for(self) -> Duration {
         let minutes = match self {
             Self::LimitUseHigh => 15,
-            Self::LimitExhaustionForecast | Self::FallbackActive => 10,
+            Self::LimitExhaustionForecast | Self::EstimateDrift | Self::FallbackActive => 10,
             Self::KeyRejected | Self::SpendLimit => 0,
             Self::RateLimitedUpstream => 1,
             Self::QueueWait | Self::CircuitOpen | Self::StoreLocal => 2,
@@ -120,6 +125,9 @@ impl AlertKind {
             }
             Self::QueueWait => {
                 "The queue is the limit at work. See which dimension binds in the panel of headroom."
+            }
+            Self::EstimateDrift => {
+                "Label requests of different kinds as workloads, or count their tokens before sending."
             }
             Self::CircuitOpen => {
                 "The model or the API is down. See the class in tower_claude_circuit_opened_total."

@@ -36,6 +36,18 @@
 //! A raised alert is a line at `WARN` of `tracing` (target `tower_claude::alert`), or at `ERROR` if
 //! it is [`Severity::Critical`], and a resolved one a line at `INFO`. A [`AlertSink`] gets both.
 //!
+//! # Review of rejected requests
+//!
+//! A sink can also get the end of each attempt that the API has answered with 400 or 403
+//! ([`AlertSink::on_rejected_request`]): its model, status and request id. The content of the
+//! request follows only through a function that redacts it, if the program sets one
+//! ([`AlertObserver::with_redactor`]).
+//!
+//! # Webhook
+//!
+//! The module `webhook` (feature `webhook`) has a sink that posts alerts to a URL, signed and
+//! repeated until they are accepted.
+//!
 //! # Memory
 //!
 //! Subjects are the bounded labels of scopes, circuits and models, which no caller can choose
@@ -48,6 +60,8 @@ mod kind;
 mod message;
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "webhook")]
+pub mod webhook;
 
 use std::{
     borrow::Cow,
@@ -87,8 +101,11 @@ pub trait AlertSink: Send + Sync {
 
     /// Receives the end of an attempt that the API has rejected for its content or its rights (400
     /// or 403), for review. It has model, status and request id, and no content.
-    fn on_rejected_request(&self, end: &AttemptEnd<'_>) {
-        let _ = end;
+    ///
+    /// `redacted` is the request as the redactor has returned it. `None` without a redactor. See
+    /// [`AlertObserver::with_redactor`].
+    fn on_rejected_request(&self, end: &AttemptEnd<'_>, redacted: Option<&str>) {
+        let _ = (end, redacted);
     }
 }
 
@@ -97,6 +114,9 @@ impl<F: Fn(&Alert) + Send + Sync> AlertSink for F {
         self(alert);
     }
 }
+
+/// A function that returns the text of a request without what nobody may see.
+type Redactor = dyn Fn(&AttemptEnd<'_>, &[u8]) -> Option<String> + Send + Sync;
 
 /// The samples and the conditions that hold.
 #[derive(Default)]
@@ -117,6 +137,7 @@ struct Inner {
 pub struct AlertObserver {
     labels: Arc<Labels>,
     sinks: Vec<Arc<dyn AlertSink>>,
+    redactor: Option<Arc<Redactor>>,
     inner: Arc<Inner>,
 }
 
@@ -141,6 +162,7 @@ impl AlertObserver {
         Self {
             labels: Arc::new(Labels::new(Cow::Borrowed(ModelCatalog::builtin()))),
             sinks: Vec::new(),
+            redactor: None,
             inner: Arc::new(Inner {
                 counters: Counters::default(),
                 state: Mutex::default(),
@@ -152,6 +174,30 @@ impl AlertObserver {
     #[must_use]
     pub fn with_sink(mut self, sink: impl AlertSink + 'static) -> Self {
         self.sinks.push(Arc::new(sink));
+        self
+    }
+
+    /// Sets the function that redacts the body of a rejected request for the review hook
+    /// [`AlertSink::on_rejected_request`]. None by default, and then no request is kept.
+    ///
+    /// It gets the end of the attempt and the body as it was sent, and returns a text, or `None` to
+    /// pass no text on. Headers, and so keys, are never passed. It is called inside of the call, only
+    /// for responses 400 and 403, and must not panic. While calls run, their bodies are kept until
+    /// the end of the attempt. The bodies of streams are not.
+    ///
+    /// ```
+    /// use tower_claude_core::alert::AlertObserver;
+    ///
+    /// let alerts = AlertObserver::new()
+    ///     .with_redactor(|end, body| Some(format!("{:?}: {} bytes", end.model, body.len())));
+    /// # let _ = alerts;
+    /// ```
+    #[must_use]
+    pub fn with_redactor(
+        mut self,
+        redact: impl Fn(&AttemptEnd<'_>, &[u8]) -> Option<String> + Send + Sync + 'static,
+    ) -> Self {
+        self.redactor = Some(Arc::new(redact));
         self
     }
 
@@ -235,6 +281,12 @@ impl AlertObserver {
         self.emit(raised.as_slice());
     }
 
+    fn review(&self, end: &AttemptEnd<'_>, redacted: Option<&str>) {
+        for sink in &self.sinks {
+            sink.on_rejected_request(end, redacted);
+        }
+    }
+
     fn of_scope(&self, scope: &Scope) -> Arc<ScopeCounters> {
         let scopes = &self.inner.counters.scopes;
         scopes.of_scope(&self.labels, scope, ScopeCounters::new)
@@ -248,10 +300,9 @@ impl AlertObserver {
         match kind {
             Some(Kind::Unauthorized) => self.raise(AlertKind::KeyRejected, scope.label.clone()),
             Some(Kind::SpendLimit) => self.raise(AlertKind::SpendLimit, scope.label.clone()),
-            Some(Kind::Forbidden | Kind::BadRequest) => {
-                for sink in &self.sinks {
-                    sink.on_rejected_request(end);
-                }
+            // With a redactor, `Observer::on_rejected_request` follows.
+            Some(Kind::Forbidden | Kind::BadRequest) if self.redactor.is_none() => {
+                self.review(end, None);
             }
             _ => {}
         }
@@ -259,6 +310,18 @@ impl AlertObserver {
 }
 
 impl Observer for AlertObserver {
+    fn wants_rejected_requests(&self) -> bool {
+        self.redactor.is_some()
+    }
+
+    fn on_rejected_request(&self, end: &AttemptEnd<'_>, body: Option<&[u8]>) {
+        let Some(redact) = &self.redactor else {
+            return;
+        };
+        let redacted = body.and_then(|body| redact(end, body));
+        self.review(end, redacted.as_deref());
+    }
+
     fn on_event(&self, event: &Event<'_>) {
         let counters = &self.inner.counters;
         match event {
@@ -270,6 +333,12 @@ impl Observer for AlertObserver {
                 let limits = limits.of_pool(scope.fast).map(|gauge| gauge.limit);
                 self.of_scope(scope).on_limits(limits);
             }
+            Event::Settled {
+                scope,
+                estimated,
+                usage,
+                ..
+            } => self.of_scope(scope).on_estimates(estimated.ratios(usage)),
             Event::CircuitOpened { scope, .. } => {
                 counters.set_circuit(&self.labels.scope(scope), true);
             }

@@ -12,7 +12,7 @@ use tower_claude_wire::{RateLimits, Usage};
 
 use super::{Alert, AlertKind, AlertObserver, AlertSink, INTERVAL};
 use crate::{
-    Class, Kind, Priority, Scope,
+    Class, EstimatedTokens, Kind, Priority, Scope,
     event::{AttemptDetails, AttemptEnd, Ending, Event, Observer},
     sample_events::{MODEL, answered, scope},
 };
@@ -45,9 +45,10 @@ impl AlertSink for Kept {
         self.0.lock().unwrap().0.push(alert.clone());
     }
 
-    fn on_rejected_request(&self, end: &AttemptEnd<'_>) {
-        let id = end.request_id.unwrap_or_default().to_owned();
-        self.0.lock().unwrap().1.push(id);
+    fn on_rejected_request(&self, end: &AttemptEnd<'_>, redacted: Option<&str>) {
+        let id = end.request_id.unwrap_or_default();
+        let text = redacted.map_or_else(|| id.to_owned(), |text| format!("{id}: {text}"));
+        self.0.lock().unwrap().1.push(text);
     }
 }
 
@@ -207,6 +208,7 @@ async fn run(alerts: &AlertObserver) -> (Scraped, Vec<Vec<AlertKind>>) {
     let mut charged = 0;
     let mut waits = [0u64; 3];
     let mut fallbacks = 0;
+    let (mut estimates, mut ratios) = ([0u64; 2], [0.0; 2]);
     let mut classes: BTreeMap<&str, u64> = BTreeMap::new();
     for kind in ["success", "rate_limited", "unauthorized", "spend_limit"] {
         classes.insert(kind, 0);
@@ -266,6 +268,35 @@ async fn run(alerts: &AlertObserver) -> (Scraped, Vec<Vec<AlertKind>>) {
                 priority: Priority::Normal,
             });
         }
+        // Input at first uses twice its estimate, and later half of it.
+        for _ in 0..6 {
+            let input = match minute {
+                m if (30.0..52.0).contains(&m) => 2_000,
+                m if (170.0..200.0).contains(&m) => 500,
+                _ => 1_050,
+            };
+            let used = [input, 410];
+            for (index, ratio) in [f64::from(used[0]) / 1_000.0, f64::from(used[1]) / 400.0]
+                .into_iter()
+                .enumerate()
+            {
+                estimates[index] += 1;
+                ratios[index] += ratio;
+            }
+            let json = format!(
+                r#"{{"input_tokens":{},"output_tokens":{}}}"#,
+                used[0], used[1]
+            );
+            alerts.on_event(&Event::Settled {
+                layer,
+                scope: &scope,
+                estimated: EstimatedTokens {
+                    input: Some(1_000),
+                    output: Some(400),
+                },
+                usage: &Usage::from_usage_object(json.as_bytes()).expect("it is an object"),
+            });
+        }
         let opens = (110.0..115.0).contains(&minute);
         if opens && !is_open {
             alerts.on_event(&Event::CircuitOpened {
@@ -320,6 +351,13 @@ async fn run(alerts: &AlertObserver) -> (Scraped, Vec<Vec<AlertKind>>) {
             let series = of("wait_seconds_bucket", &labels);
             scraped.set(now, &series, count as f64);
         }
+        for (index, dimension) in ["input_tokens", "output_tokens"].into_iter().enumerate() {
+            let labels = format!(r#"scope="{SCOPE}",dimension="{dimension}""#);
+            let count = of("estimate_error_ratio_count", &labels);
+            scraped.set(now, &count, estimates[index] as f64);
+            let sum = of("estimate_error_ratio_sum", &labels);
+            scraped.set(now, &sum, ratios[index]);
+        }
         let circuit = format!(r#"circuit="{SCOPE}""#);
         let state = if is_open { 2.0 } else { 0.0 };
         scraped.set(now, &of("circuit_state", &circuit), state);
@@ -343,7 +381,7 @@ async fn run(alerts: &AlertObserver) -> (Scraped, Vec<Vec<AlertKind>>) {
 fn labels(kind: AlertKind) -> String {
     let severity = kind.severity().as_str();
     let subject = match kind {
-        AlertKind::LimitUseHigh | AlertKind::LimitExhaustionForecast => {
+        AlertKind::LimitUseHigh | AlertKind::LimitExhaustionForecast | AlertKind::EstimateDrift => {
             format!("scope: {SCOPE}, dimension: input_tokens")
         }
         AlertKind::KeyRejected => format!("scope: {SCOPE}, class: unauthorized"),

@@ -97,6 +97,36 @@ pub trait UsageListener: Send + Sync {
     }
 }
 
+/// The tokens that a limiter charged for a request before its usage was known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EstimatedTokens {
+    /// The input tokens. `None` if the usage does not replace them.
+    pub input: Option<u64>,
+    /// The output tokens. `None` if the usage does not replace them, or if the server reserves
+    /// `max_tokens` and the charge is no expectation.
+    pub output: Option<u64>,
+}
+
+impl EstimatedTokens {
+    /// The greatest ratio. A single request with a tiny estimate would otherwise outweigh all
+    /// others in a mean.
+    pub const MAX_RATIO: f64 = 10.0;
+
+    /// Returns the used tokens divided by the estimated ones, of input and output, at most
+    /// [`MAX_RATIO`](Self::MAX_RATIO). `None` where one of the two is unknown or the estimate is 0.
+    #[must_use]
+    pub fn ratios(&self, usage: &Usage) -> [Option<f64>; 2] {
+        let ratio = |estimated: Option<u64>, used: Option<u64>| {
+            let estimated = estimated.filter(|estimated| *estimated > 0)?;
+            Some((used? as f64 / estimated as f64).min(Self::MAX_RATIO))
+        };
+        [
+            ratio(self.input, usage.limited_input()),
+            ratio(self.output, usage.limited_output()),
+        ]
+    }
+}
+
 /// An estimate with a listener that expects the actual usage.
 ///
 /// Dropping it discards the estimate with [`UsageListener::forget`].

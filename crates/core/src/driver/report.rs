@@ -1,5 +1,6 @@
 //! The events at the end of attempts and calls.
 
+use bytes::Bytes;
 use http::{Request, StatusCode, response::Parts};
 use tokio::time::Instant;
 use tower_claude_wire::{self as wire, Usage};
@@ -100,6 +101,10 @@ pub(super) struct Report {
     usage: Usage,
     /// A subscriber gets the spans of this call.
     has_spans: bool,
+    /// The observer wants the bodies of rejected requests.
+    keeps_body: bool,
+    /// The body of the present attempt, if it is kept.
+    body: Option<Bytes>,
 }
 
 // All of it is off the path of a call without observer and subscriber.
@@ -127,6 +132,7 @@ impl Report {
         if !record.sink.is_observed() {
             record.sink = reporter.sink.clone();
         }
+        let keeps_body = reporter.sink_or(&record.sink).wants_rejected_requests();
         Box::new(Self {
             number: record.drivers,
             reports_call,
@@ -142,6 +148,8 @@ impl Report {
             first_content: None,
             usage: Usage::default(),
             has_spans,
+            keeps_body,
+            body: None,
         })
     }
 
@@ -213,6 +221,7 @@ impl Report {
         // A policy may have changed the request.
         self.reset(request);
         self.scope = scope.cloned();
+        self.body = request.body().bytes().filter(|_| self.keeps_body).cloned();
         self.sent_at = Some(now);
         let mut record = call.record();
         let wait = now.saturating_duration_since(self.started_at);
@@ -344,7 +353,13 @@ impl Report {
             request_id: self.request_id.as_deref(),
             cause: self.cause.as_deref(),
         };
-        let emit_end = || emit(&sink, &Event::AttemptEnded(&end));
+        let body = self.body.take();
+        let emit_end = || {
+            emit(&sink, &Event::AttemptEnded(&end));
+            if self.keeps_body && matches!(class.kind, Kind::BadRequest | Kind::Forbidden) {
+                sink.on_rejected_request(&end, body.as_deref());
+            }
+        };
         match span {
             Some(span) => {
                 spans::record_attempt(&span, &end);

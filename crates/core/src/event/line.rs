@@ -338,6 +338,20 @@ pub(super) fn trace(sink: &EventSink, event: &Event<'_>) {
                 "a response claims more tokens than its request can have used",
             );
         }
+        Event::Settled {
+            layer,
+            scope,
+            estimated,
+            usage,
+        } => {
+            tracing::debug!(
+                target: "tower_claude", layer, decision = "settled", scope = text(Some(scope)),
+                credential = tag(Some(scope)), input_tokens = usage.limited_input(),
+                estimated_input_tokens = estimated.input, output_tokens = usage.limited_output(),
+                estimated_output_tokens = estimated.output,
+                "charged the usage instead of the estimate",
+            );
+        }
         Event::Retry {
             layer,
             model,

@@ -2,7 +2,8 @@
 //!
 //! Layers call [`emit`] once for each decision. An event goes to `tracing` with the target
 //! `tower_claude`, and to the user's [`Observer`] if there is one. No event contains a body, a
-//! prompt, a key, or the message of an error response.
+//! prompt, a key, or the message of an error response. Only an observer that asks for them gets the
+//! bodies of rejected requests ([`Observer::wants_rejected_requests`]).
 //!
 //! # Levels
 //!
@@ -19,7 +20,7 @@
 //! | `INFO` | `admitted` after a wait of 1 s or more, `abandoned` |
 //! | `INFO` | `retry`, `circuit_probe`, `circuit_closed`, `store_regained`, a further `circuit_opened` or `stale` |
 //! | `INFO` | `joined` if the shared response is a failure |
-//! | `DEBUG` | `call_ended` of an ordinary call, `attempt_ended` |
+//! | `DEBUG` | `call_ended` of an ordinary call, `attempt_ended`, `settled` |
 //! | `DEBUG` | further events of an incident, and those of a failure that concerns one request, such as a 400 |
 //! | `DEBUG` | `headroom` for each response that is read, `queued`, `uncounted`, the other decisions of a cache |
 //! | `TRACE` | `admitted` after a shorter wait |
@@ -134,7 +135,7 @@ use tower_claude_wire::{RateLimits, Usage};
 use self::incidents::Incidents;
 use crate::{
     class::{Class, Kind},
-    cost::UsageBound,
+    cost::{EstimatedTokens, UsageBound},
     dimension::Dimension,
     ledger::LimitWarning,
     priority::Priority,
@@ -411,6 +412,17 @@ pub enum Event<'a> {
         /// The most that the limiter charges.
         bound: UsageBound,
     },
+    /// The usage of a complete response has replaced the estimate of its request.
+    Settled {
+        /// The name of the layer.
+        layer: &'static str,
+        /// The pool of limits.
+        scope: &'a Scope,
+        /// The tokens that were charged when the request was sent.
+        estimated: EstimatedTokens,
+        /// The usage.
+        usage: &'a Usage,
+    },
     /// The server did not accept the credential (401). Emitted once for each credential.
     Unauthorized {
         /// The name of the layer.
@@ -474,6 +486,20 @@ impl CacheDecision {
 pub trait Observer: Send + Sync {
     /// Records an event.
     fn on_event(&self, event: &Event<'_>);
+
+    /// Returns true if [`on_rejected_request`](Self::on_rejected_request) wants the bodies of
+    /// requests. False by default, and then no body is kept.
+    fn wants_rejected_requests(&self) -> bool {
+        false
+    }
+
+    /// Receives the end of an attempt that the API has rejected for its content or its rights (400
+    /// or 403), with the body of its request. Called after the event, and only if
+    /// [`wants_rejected_requests`](Self::wants_rejected_requests) returned true when the call
+    /// began. `body` is `None` if the body was a stream. Does nothing by default.
+    fn on_rejected_request(&self, end: &AttemptEnd<'_>, body: Option<&[u8]>) {
+        let _ = (end, body);
+    }
 }
 
 impl<F> Observer for F
@@ -517,6 +543,18 @@ impl EventSink {
         Self {
             observer: Some(Arc::new(observer)),
             incidents: Arc::default(),
+        }
+    }
+
+    /// Returns true if the observer wants the bodies of rejected requests.
+    pub(crate) fn wants_rejected_requests(&self) -> bool {
+        let observer = self.observer.as_ref();
+        observer.is_some_and(|observer| observer.wants_rejected_requests())
+    }
+
+    pub(crate) fn on_rejected_request(&self, end: &AttemptEnd<'_>, body: Option<&[u8]>) {
+        if let Some(observer) = &self.observer {
+            observer.on_rejected_request(end, body);
         }
     }
 

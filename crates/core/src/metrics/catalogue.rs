@@ -140,6 +140,11 @@ const TOKENS: &[f64] = &[
     67_108_864.0,
 ];
 
+/// Bounds for used tokens divided by estimated ones.
+const RATIOS: &[f64] = &[
+    0.1, 0.25, 0.5, 0.67, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0,
+];
+
 const SCOPE: &[&str] = &["scope"];
 const SCOPE_DIMENSION: &[&str] = &["scope", "dimension"];
 const SCOPE_PRIORITY: &[&str] = &["scope", "priority"];
@@ -207,6 +212,13 @@ pub(super) const THRESHOLD: MetricDefinition = MetricDefinition::counter(
     "tower_claude_threshold_total",
     SCOPE_DIMENSION,
     "Crossings of the share of a limit that a limiter warns of",
+);
+pub(super) const ESTIMATE_ERROR: MetricDefinition = MetricDefinition::histogram(
+    "tower_claude_estimate_error_ratio",
+    SCOPE_DIMENSION,
+    "The used tokens of a complete response divided by those charged when its request was sent, \
+     at most 10",
+    RATIOS,
 );
 pub(super) const REFUSED: MetricDefinition = MetricDefinition::counter(
     "tower_claude_refused_total",
@@ -364,6 +376,7 @@ pub const CATALOGUE: &[&MetricDefinition] = &[
     &PAUSED,
     &PAUSED_SECONDS,
     &THRESHOLD,
+    &ESTIMATE_ERROR,
     &REFUSED,
     &RESPONSES,
     &RETRIES,

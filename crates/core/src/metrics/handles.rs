@@ -10,7 +10,7 @@ use crate::{
     class::Kind,
     dimension::Dimension,
     event::CallEnd,
-    labels::{LIMITED, OTHER},
+    labels::{ESTIMATED, LIMITED, OTHER},
     priority::Priority,
 };
 
@@ -29,6 +29,8 @@ pub(super) struct ScopeHandles {
     input: Counter,
     output: Counter,
     waits: [OnceLock<Histogram>; 3],
+    /// Of input and output.
+    estimates: [OnceLock<Histogram>; 2],
     pub(super) paused_seconds: Counter,
     /// Limit and remaining amount of requests, input and output.
     gauges: [OnceLock<(Gauge, Gauge)>; 3],
@@ -50,6 +52,7 @@ impl ScopeHandles {
             input: charged(Dimension::InputTokens),
             output: charged(Dimension::OutputTokens),
             waits: Default::default(),
+            estimates: Default::default(),
             paused_seconds: catalogue::PAUSED_SECONDS.counter_of([scope()]),
             gauges: Default::default(),
             label,
@@ -76,6 +79,19 @@ impl ScopeHandles {
             let priority = SharedString::const_str(of.label());
             catalogue::WAIT.histogram_of([self.scope(), priority])
         })
+    }
+
+    /// Records the used part of estimates of input and output.
+    pub(super) fn on_estimates(&self, ratios: [Option<f64>; 2]) {
+        for ((histogram, ratio), of) in self.estimates.iter().zip(ratios).zip(ESTIMATED) {
+            if let Some(ratio) = ratio {
+                let histogram = histogram.get_or_init(|| {
+                    let of = SharedString::const_str(of.label());
+                    catalogue::ESTIMATE_ERROR.histogram_of([self.scope(), of])
+                });
+                histogram.record(ratio);
+            }
+        }
     }
 
     /// Records a level that headers show.

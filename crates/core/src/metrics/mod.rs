@@ -297,6 +297,12 @@ impl Observer for MetricsObserver {
                 let labels = [self.of_scope(scope).scope(), of];
                 catalogue::THRESHOLD.counter_of(labels).increment(1);
             }
+            Event::Settled {
+                scope,
+                estimated,
+                usage,
+                ..
+            } => self.of_scope(scope).on_estimates(estimated.ratios(usage)),
             Event::Paused { scope, pause, .. } => {
                 let seconds = pause.as_secs_f64().round() as u64;
                 self.of_scope(scope).paused_seconds.increment(seconds);

@@ -7,7 +7,7 @@ use tower_claude_wire::Usage;
 
 use super::{CATALOGUE, GenAiNames, MetricKind, MetricsObserver};
 use crate::{
-    Class, Endpoint, Kind, Priority, RejectReason, Scope,
+    Class, Endpoint, EstimatedTokens, Kind, Priority, RejectReason, Scope,
     event::{AttemptDetails, CacheDecision, CallEnd, Ending, Event, Observer},
     ledger::LimitWarning,
     sample_events::{MODEL, answered, scope},
@@ -92,6 +92,37 @@ fn attempt_is_charged_without_cache_reads() {
     let prices = tower_claude_wire::ModelCatalog::builtin().lookup(MODEL);
     let prices = prices.about.prices.clone().expect("it has prices");
     assert_eq!(cost, prices.cost(&usage, false) as f64);
+}
+
+#[test]
+fn settled_estimate_is_recorded_as_the_ratio_of_used_to_estimated_tokens() {
+    let (scope, usage) = (scope(), usage());
+    let recorder = DebuggingRecorder::new();
+    with_local_recorder(&recorder, || {
+        let metrics = MetricsObserver::new();
+        // The usage has 120 input tokens that count against the limit, and 50 output tokens.
+        for (input, output) in [(Some(80), Some(100)), (Some(1), None), (Some(0), None)] {
+            metrics.on_event(&Event::Settled {
+                layer: "token-bucket",
+                scope: &scope,
+                estimated: EstimatedTokens { input, output },
+                usage: &usage,
+            });
+        }
+    });
+    let mut ratios = BTreeMap::new();
+    for (key, _, _, value) in recorder.snapshotter().snapshot().into_vec() {
+        if key.key().name() == "tower_claude_estimate_error_ratio"
+            && let DebugValue::Histogram(samples) = value
+        {
+            let of = key.key().labels().last().expect("it has a dimension");
+            let samples: Vec<f64> = samples.into_iter().map(f64::from).collect();
+            ratios.insert(of.value().to_owned(), samples);
+        }
+    }
+    // An estimate of 1 does not outweigh all others, and 0 has no ratio.
+    assert_eq!(ratios["input_tokens"], [1.5, 10.0]);
+    assert_eq!(ratios["output_tokens"], [0.5]);
 }
 
 #[test]
@@ -284,6 +315,15 @@ fn emit_all(metrics: &MetricsObserver, junk: usize) {
         Event::Uncounted {
             layer,
             because: "status",
+        },
+        Event::Settled {
+            layer,
+            scope,
+            estimated: EstimatedTokens {
+                input: Some(100),
+                output: Some(60),
+            },
+            usage: &usage,
         },
         Event::StoreLost {
             layer,

@@ -4,6 +4,7 @@
 pub(crate) mod browser;
 #[cfg(target_os = "linux")]
 pub(crate) mod process;
+pub(crate) mod prometheus;
 
 use std::{
     future::Future,

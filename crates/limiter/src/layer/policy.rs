@@ -10,8 +10,8 @@ use std::{
 use http::{Request, response::Parts};
 use tokio::time::Instant;
 use tower_claude_core::{
-    Call, Class, EstimateCost, HeuristicCost, Outcome, Priority, Rejection, RequestBody, Scope,
-    UsageBound,
+    Call, Class, EstimateCost, EstimatedTokens, HeuristicCost, Outcome, Priority, Rejection,
+    RequestBody, Scope, UsageBound,
     driver::{AttemptPolicy, Clock},
     event::EventSink,
     toolkit::PendingEstimate,
@@ -92,6 +92,8 @@ pub struct LimitAttempt<A> {
     next_report: u32,
     /// The most that the response can truly report.
     bound: UsageBound,
+    /// What was charged when the request was sent. Present only if its event is wanted.
+    estimated: Option<Box<EstimatedTokens>>,
 }
 
 /// A request that waits for the limiter.
@@ -114,6 +116,7 @@ impl<A> Default for LimitAttempt<A> {
             produced: 0,
             next_report: FIRST_REPORT,
             bound: UsageBound::UNKNOWN,
+            estimated: None,
         }
     }
 }
@@ -238,6 +241,9 @@ impl<L: Limiter, E: EstimateCost> AttemptPolicy for LimitPolicy<L, E> {
     fn on_sent(&self, attempt: &mut Self::Attempt) {
         if let Some(Admitted::Own(reservation)) = &mut attempt.admitted {
             reservation.sent();
+            if self.settings.reporter.wants_estimates() {
+                attempt.estimated = Some(Box::new(reservation.estimated()));
+            }
         }
     }
 
@@ -304,6 +310,14 @@ impl<L: Limiter, E: EstimateCost> AttemptPolicy for LimitPolicy<L, E> {
             let scope = admitted.scope(&attempt.scope);
             let reporter = &self.settings.reporter;
             reporter.usage_capped(scope, outcome.usage(), attempt.bound);
+        }
+        if let Some(estimated) = attempt.estimated.take()
+            && let Outcome::Complete { usage } = outcome
+            && !usage.is_empty()
+            && let Some(admitted) = &attempt.admitted
+        {
+            let scope = admitted.scope(&attempt.scope);
+            self.settings.reporter.settled(scope, *estimated, usage);
         }
         if let Some(Admitted::Own(reservation)) = attempt.admitted.take() {
             // A response that broke or was dropped reports no final usage, but the server took the

@@ -10,7 +10,7 @@ use std::{
 use http::{HeaderMap, response::Parts};
 use tokio::time::Instant;
 use tower_claude_core::{
-    Call, Class, Kind, Priority, Reach, Rejection, Scope, UsageBound,
+    Call, Class, EstimatedTokens, Kind, Priority, Reach, Rejection, Scope, UsageBound,
     driver::Clock,
     event::{Event, EventSink, emit, is_debug_enabled},
     toolkit::{Observation, OtherHost, PausedByLimiter},
@@ -212,6 +212,24 @@ impl Reporter {
             };
             emit(&self.events, &event);
         }
+    }
+
+    /// Returns true if an observer or a subscriber gets the event of a settled estimate.
+    #[inline]
+    pub(super) fn wants_estimates(&self) -> bool {
+        is_debug_enabled(&self.events)
+    }
+
+    /// Reports that the usage of a response has replaced an estimate.
+    #[cold]
+    pub(super) fn settled(&self, scope: &Scope, estimated: EstimatedTokens, usage: &Usage) {
+        let event = Event::Settled {
+            layer: self.layer,
+            scope,
+            estimated,
+            usage,
+        };
+        emit(&self.events, &event);
     }
 
     /// Reports that a response claims more usage than its request can have caused.

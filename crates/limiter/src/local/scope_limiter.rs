@@ -14,7 +14,7 @@ use std::{
 use foldhash::fast::RandomState;
 use tokio::time::Instant;
 use tower_claude_core::{
-    Cost, Priority, Reach, Rejection, Scope,
+    Cost, EstimatedTokens, Priority, Reach, Rejection, Scope,
     toolkit::{Ledger, LimitWarning, LimiterId, Observation},
 };
 
@@ -502,6 +502,11 @@ impl Ledger for ScopeLimiter {
 }
 
 impl ReservationBackend for ScopeLimiter {
+    fn estimated(&self, reservation: u64) -> EstimatedTokens {
+        let state = self.lock();
+        state.pool.estimated(ReservationId::from_bits(reservation))
+    }
+
     fn true_up_input(&self, reservation: u64, actual: u64, now: Instant) {
         let now = self.nanos(now);
         let id = ReservationId::from_bits(reservation);

@@ -36,6 +36,11 @@ impl Forecast {
         }
     }
 
+    /// Returns true if the charged output is what is expected, and not what the server reserves.
+    pub(crate) fn expects_output(&self) -> bool {
+        self.accounting == OutputAccounting::AsProduced
+    }
+
     /// Returns the charge of a request, by the current estimates.
     pub(crate) fn charge(&self, cost: &Cost) -> Charge {
         let input = if self.calibrate_input && !cost.counted && cost.settles_input() {

@@ -53,7 +53,7 @@ pub(crate) mod usage_cap;
 
 use std::time::{Duration, SystemTime};
 
-use tower_claude_core::{Dimension, Rejection, Scope, toolkit::LimitWarning};
+use tower_claude_core::{Dimension, EstimatedTokens, Rejection, Scope, toolkit::LimitWarning};
 use tower_claude_wire::{RateLimits, Usage};
 
 pub use header_observer::ObservedHead;
@@ -283,6 +283,20 @@ impl Pool {
             lease.on_paused(now.saturating_add(pause));
         }
         Duration::from_nanos(pause)
+    }
+
+    /// Returns the tokens that are charged for a reservation and that its usage will replace.
+    #[must_use]
+    pub fn estimated(&self, id: ReservationId) -> EstimatedTokens {
+        let Some(request) = self.in_flight.get(id) else {
+            return EstimatedTokens::default();
+        };
+        let (cost, charge) = (&request.cost, &request.charge);
+        let expects_output = cost.settles_output() && self.forecast.expects_output();
+        EstimatedTokens {
+            input: cost.settles_input().then_some(charge[INPUT]),
+            output: expects_output.then_some(charge[OUTPUT]),
+        }
     }
 
     /// Corrects the input of a reservation once the server's count is known.
