@@ -4,6 +4,7 @@ use std::{
     collections::HashSet,
     net::{Ipv4Addr, SocketAddr},
     num::{NonZeroU32, NonZeroU64},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -14,6 +15,7 @@ use tower_claude::{Limits, Priority, wire::Tier};
 use crate::{
     config_error::{ConfigError, ConfigErrors},
     config_text::{bytes, duration, optional_duration},
+    connector,
     key_text::{self, KEY_PREFIX},
     secret::Secret,
     toml_reader::Document,
@@ -135,6 +137,9 @@ pub struct UpstreamConfig {
     /// True to use the proxy in `HTTPS_PROXY`, `HTTP_PROXY` or `ALL_PROXY`, unless `NO_PROXY` or a
     /// loopback address excludes the host. Default true.
     pub proxy: bool,
+    /// A file with certificates in PEM that are trusted besides Mozilla's list, for a proxy that
+    /// opens TLS connections, or an upstream with a certificate of a company. Default: none.
+    pub ca_file: Option<PathBuf>,
     /// The models to ask, in this order, while the requested model is down. Default: none.
     pub fallback: Vec<String>,
     /// The time for which responses to requests with the header `x-tower-claude-cache: true` are
@@ -326,6 +331,7 @@ impl Default for UpstreamConfig {
             key: None,
             auth: Auth::default(),
             proxy: true,
+            ca_file: None,
             fallback: Vec::new(),
             cache: None,
             max_wait: Duration::from_secs(30),
@@ -541,6 +547,9 @@ impl UpstreamConfig {
             Ok(uri) => uri,
             Err(reason) => return report(field("url"), format!("{:?} {reason}", self.url)),
         };
+        if let Err(reason) = connector::roots(self.ca_file.as_deref()) {
+            report(field("ca_file"), reason);
+        }
         let Some(key) = &self.key else {
             return;
         };

@@ -1,6 +1,7 @@
 //! Connections to upstreams, directly or through a proxy.
 
 use std::{
+    path::Path,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -18,6 +19,11 @@ use hyper_util::{
         proxy::matcher::Matcher,
     },
     rt::{TokioExecutor, TokioIo, TokioTimer},
+};
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::ring,
+    pki_types::{CertificateDer, pem::PemObject},
 };
 use tokio::net::TcpStream;
 use tower_claude::{RequestBody, core::BoxError};
@@ -39,7 +45,7 @@ const POOL_IDLE: Duration = Duration::from_secs(90);
 ///
 /// # Errors
 /// Returns the error of rustls if its cryptography supports no version of TLS.
-pub(crate) fn client(uses_proxy: bool) -> Result<Client, rustls::Error> {
+pub(crate) fn client(uses_proxy: bool, roots: RootCertStore) -> Result<Client, rustls::Error> {
     let mut direct = HttpConnector::new();
     direct.enforce_http(false);
     direct.set_nodelay(true);
@@ -48,8 +54,12 @@ pub(crate) fn client(uses_proxy: bool) -> Result<Client, rustls::Error> {
         direct,
         proxies: uses_proxy.then(|| Arc::new(Matcher::from_env())),
     };
+    let tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
     let connector = HttpsConnectorBuilder::new()
-        .with_provider_and_webpki_roots(rustls::crypto::ring::default_provider())?
+        .with_tls_config(tls)
         .https_or_http()
         .enable_http1()
         .wrap_connector(connector);
@@ -57,6 +67,31 @@ pub(crate) fn client(uses_proxy: bool) -> Result<Client, rustls::Error> {
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(POOL_IDLE)
         .build(connector))
+}
+
+/// Returns the certificates that are trusted: those of Mozilla's list, and those of a file in PEM.
+///
+/// # Errors
+/// Returns the reason if the file cannot be read, has no certificate, or an invalid one.
+pub(crate) fn roots(file: Option<&Path>) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore {
+        roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
+    };
+    let Some(file) = file else {
+        return Ok(roots);
+    };
+    let failed = |error: String| format!("the file {}: {error}", file.display());
+    let all = CertificateDer::pem_file_iter(file).map_err(|error| failed(error.to_string()))?;
+    let before = roots.len();
+    for certificate in all {
+        let certificate = certificate.map_err(|error| failed(error.to_string()))?;
+        let added = roots.add(certificate);
+        added.map_err(|error| failed(error.to_string()))?;
+    }
+    if roots.len() == before {
+        return Err(failed("has no certificate".to_owned()));
+    }
+    Ok(roots)
 }
 
 /// A connector that uses the proxy which the environment names for a URL, by a tunnel.

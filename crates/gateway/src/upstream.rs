@@ -14,7 +14,7 @@ use tower_claude::{
 
 use crate::{
     config::{Auth, UpstreamConfig, base_url},
-    connector::{Client, client},
+    connector::{Client, client, roots},
     headers::API_KEY,
     key_text,
     telemetry::UpstreamObserver,
@@ -63,7 +63,9 @@ impl Upstream {
         observer: UpstreamObserver,
         on_send: Option<OnSend>,
     ) -> Result<Self, UpstreamError> {
-        let client = client(config.proxy).map_err(UpstreamError::Tls)?;
+        let roots = roots(config.ca_file.as_deref());
+        let roots = roots.map_err(|_| UpstreamError::Config("the ca_file is not valid"))?;
+        let client = client(config.proxy, roots).map_err(UpstreamError::Tls)?;
         let layers = layers(config, idle, client.clone(), on_send.clone(), observer);
         Self::with(config, client, on_send, layers).map_err(UpstreamError::Config)
     }

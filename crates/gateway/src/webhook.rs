@@ -4,7 +4,10 @@ use http::Uri;
 use serde::{Deserialize, Serialize};
 use tower_claude::core::alert::webhook::{Webhook, WebhookSecret, WebhookSink};
 
-use crate::{connector::client, secret::Secret};
+use crate::{
+    connector::{client, roots},
+    secret::Secret,
+};
 
 /// The receiver of alerts, beside the log.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
@@ -53,10 +56,10 @@ impl AlertsConfig {
     /// Starts a task that sends alerts until all clones of the sink are dropped. `None` without a
     /// webhook.
     pub(crate) fn start(&self) -> Result<Option<WebhookSink>, rustls::Error> {
-        let Ok(Some(webhook)) = self.webhook() else {
+        let (Ok(Some(webhook)), Ok(roots)) = (self.webhook(), roots(None)) else {
             return Ok(None);
         };
-        let (sink, sender) = webhook.start(client(true)?);
+        let (sink, sender) = webhook.start(client(true, roots)?);
         tokio::spawn(sender.run());
         Ok(Some(sink))
     }
