@@ -102,11 +102,13 @@ impl Usage {
         const SERVICE_TIER: &[u8] = b"\"service_tier\":\"standard\"";
         let mut usage = Self::default();
         loop {
-            object.skip(SERVICE_TIER);
-            if let Some((count, length)) = usage.upcoming_count(object)
+            if let Some((count, length)) = usage.upcoming_count(object.upcoming())
                 && let Some(number) = object.digits_after(length)
             {
                 *count = plausible(number);
+                continue;
+            }
+            if object.skip(SERVICE_TIER) {
                 continue;
             }
             let Some(key) = object.key()? else {
@@ -130,26 +132,22 @@ impl Usage {
         }
     }
 
-    /// Returns the count that the upcoming text begins with, and the length of its key. Most
-    /// members are counts, and this saves the search for the end of the key.
+    /// Returns the count whose key begins the text, and the length of the key. Most members are
+    /// counts, and this saves the search for the end of the key.
     #[inline(always)]
-    fn upcoming_count(&mut self, object: &Object<'_>) -> Option<(&mut Option<u64>, usize)> {
-        let text = object.upcoming();
-        let counts: [(&mut Option<u64>, &[u8]); 4] = [
-            (&mut self.input_tokens, b"\"input_tokens\":"),
-            (
-                &mut self.cache_creation_input_tokens,
-                b"\"cache_creation_input_tokens\":",
-            ),
-            (
-                &mut self.cache_read_input_tokens,
-                b"\"cache_read_input_tokens\":",
-            ),
-            (&mut self.output_tokens, b"\"output_tokens\":"),
-        ];
-        let mut counts = counts.into_iter();
-        let (count, key) = counts.find(|(_, key)| text.starts_with(key))?;
-        Some((count, key.len()))
+    fn upcoming_count(&mut self, text: &[u8]) -> Option<(&mut Option<u64>, usize)> {
+        const INPUT: &[u8] = b"\"input_tokens\":";
+        const CREATION: &[u8] = b"\"cache_creation_input_tokens\":";
+        const READ: &[u8] = b"\"cache_read_input_tokens\":";
+        const OUTPUT: &[u8] = b"\"output_tokens\":";
+        let (count, key) = match text.get(1)? {
+            b'i' => (&mut self.input_tokens, INPUT),
+            b'o' => (&mut self.output_tokens, OUTPUT),
+            b'c' if text.starts_with(READ) => (&mut self.cache_read_input_tokens, READ),
+            b'c' => (&mut self.cache_creation_input_tokens, CREATION),
+            _ => return None,
+        };
+        text.starts_with(key).then_some((count, key.len()))
     }
 
     /// Stores the value of a known key. Returns false for any other key.
