@@ -100,16 +100,25 @@ impl Usage {
     fn members(object: &mut Object<'_>, with_iterations: bool) -> Option<Self> {
         /// A member of nearly every usage.
         const SERVICE_TIER: &[u8] = b"\"service_tier\":\"standard\"";
+        const THINKING: &[u8] = b"\"output_tokens_details\":{\"thinking_tokens\":";
         let mut usage = Self::default();
         loop {
-            if let Some((count, length)) = usage.upcoming_count(object.upcoming())
+            let text = object.upcoming();
+            if let Some((count, length)) = usage.upcoming_count(text)
                 && let Some(number) = object.digits_after(length)
             {
                 *count = plausible(number);
                 continue;
             }
-            if object.skip(SERVICE_TIER) {
-                continue;
+            match text.get(1) {
+                Some(b's') if object.skip(SERVICE_TIER) => continue,
+                Some(b'o') if text.starts_with(THINKING) => {
+                    if let Some(number) = object.last_digits_after(THINKING.len()) {
+                        usage.thinking_tokens = plausible(number);
+                        continue;
+                    }
+                }
+                _ => {}
             }
             let Some(key) = object.key()? else {
                 return Some(usage);
