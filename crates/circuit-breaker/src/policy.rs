@@ -186,6 +186,12 @@ impl AttemptPolicy for BreakerPolicy {
         self.config.scope_of.is_none()
     }
 
+    /// A whole response is a success or a failure, whether the caller reads it or not.
+    #[inline]
+    fn ends_with_body(&self) -> bool {
+        false
+    }
+
     fn poll_admit(
         &self,
         attempt: &mut BreakerAttempt,
