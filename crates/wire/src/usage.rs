@@ -98,7 +98,9 @@ impl Usage {
     }
 
     fn members(object: &mut Object<'_>, with_iterations: bool) -> Option<Self> {
-        /// A member of nearly every usage.
+        /// Members of most usages.
+        const NO_CREATION: &[u8] = b"\"cache_creation\":{\"ephemeral_5m_input_tokens\":0,\
+            \"ephemeral_1h_input_tokens\":0}";
         const SERVICE_TIER: &[u8] = b"\"service_tier\":\"standard\"";
         const THINKING: &[u8] = b"\"output_tokens_details\":{\"thinking_tokens\":";
         let mut usage = Self::default();
@@ -112,6 +114,7 @@ impl Usage {
             }
             match text.get(1) {
                 Some(b's') if object.skip(SERVICE_TIER) => continue,
+                Some(b'c') if object.skip(NO_CREATION) => continue,
                 Some(b'o') if text.starts_with(THINKING) => {
                     if let Some(number) = object.last_digits_after(THINKING.len()) {
                         usage.thinking_tokens = plausible(number);
