@@ -1,6 +1,7 @@
 //! The circuit breaker as a policy of the driver.
 
 use std::{
+    borrow::Cow,
     fmt,
     sync::Arc,
     task::{Context, Poll},
@@ -12,7 +13,7 @@ use tower_claude_core::{
     Call, Class, Kind, Outcome, Rejection, RequestBody, Scope,
     driver::{AttemptPolicy, Clock},
     event::EventSink,
-    toolkit::{ScopeRef, host_hash},
+    toolkit::{ScopeRef, host, host_hash},
 };
 use tower_claude_wire::{ModelCatalog, StreamState};
 
@@ -54,17 +55,19 @@ impl BreakerPolicy {
     }
 
     /// Passes both circuits. If there is no room for another circuit, the call passes unobserved.
-    fn admit(
+    /// `host` is the host of the request if it is known.
+    fn admit<'a>(
         &self,
         attempt: &mut BreakerAttempt,
-        request: &Request<RequestBody>,
+        request: &'a Request<RequestBody>,
+        host: Option<Cow<'a, str>>,
         clock: &mut Clock,
     ) -> Result<(), Rejection> {
         let config = &*self.config;
         if let Some(circuit) = config.circuits.of_credential(attempt.credential_hash) {
             attempt.credential = Some(Box::new(CallPermit::admit(config, circuit, clock)?));
         }
-        if let Some(circuit) = self.circuit_of(request, clock) {
+        if let Some(circuit) = self.circuit_of(request, host, clock) {
             match CallPermit::admit(config, circuit, clock) {
                 Ok(permit) => attempt.model = Some(permit),
                 Err(rejection) => {
@@ -84,9 +87,11 @@ impl BreakerPolicy {
         Ok(())
     }
 
-    fn circuit_of(
+    /// Returns the circuit of a request. `host` is the host of the request if it is known.
+    fn circuit_of<'a>(
         &self,
-        request: &Request<RequestBody>,
+        request: &'a Request<RequestBody>,
+        host: Option<Cow<'a, str>>,
         clock: &mut Clock,
     ) -> Option<Arc<Circuit>> {
         let Config {
@@ -95,7 +100,8 @@ impl BreakerPolicy {
         let scope = match &self.config.scope_of {
             Some(scope_of) => scope_of(request),
             None => {
-                let known = ScopeRef::of_model(request);
+                let host = host.unwrap_or_else(|| self::host(request.uri(), request.headers()));
+                let known = ScopeRef::of_model(request, host);
                 if let Some(circuit) = known.and_then(|scope| circuits.get(&scope)) {
                     return Some(circuit);
                 }
@@ -180,6 +186,12 @@ impl AttemptPolicy for BreakerPolicy {
         self.config.scope_of.is_none()
     }
 
+    /// A whole response is a success or a failure, whether the caller reads it or not.
+    #[inline]
+    fn ends_with_body(&self) -> bool {
+        false
+    }
+
     fn poll_admit(
         &self,
         attempt: &mut BreakerAttempt,
@@ -188,16 +200,21 @@ impl AttemptPolicy for BreakerPolicy {
         clock: &mut Clock,
         _: &mut Context<'_>,
     ) -> Poll<Result<(), Rejection>> {
+        let mut host = None;
         attempt.credential_hash = match &self.config.credential_of {
             Some(credential_of) => match credential_of(request.headers()) {
                 0 => 0,
                 credential => (credential ^ host_hash(request)).max(1),
             },
-            None => call.credential_of(request),
+            None => {
+                let sender = call.sender_of(request);
+                host = Some(sender.host);
+                sender.credential
+            }
         };
         // An attempt before this one may have been given up in a queue.
         call.set_held_back(false);
-        Poll::Ready(self.admit(attempt, request, clock))
+        Poll::Ready(self.admit(attempt, request, host, clock))
     }
 
     fn recheck(&self, attempt: &mut BreakerAttempt) -> Option<Rejection> {

@@ -15,7 +15,8 @@ use crate::{
     body_failure::BodyFailure,
     call_record::CallRecord,
     class::Kind,
-    credential::{credential, host_hash},
+    credential::Sender,
+    host::host,
     ledger::{Ledger, LimiterId, ReservationHandle},
     priority::Priority,
     reservations::Reservations,
@@ -171,16 +172,28 @@ impl Call {
     /// See [`Scope::credential_of`](crate::Scope::credential_of).
     #[must_use]
     pub fn credential_of<B>(&self, request: &Request<B>) -> u64 {
-        let host = host_hash(request);
-        match self.credential.load(Ordering::Relaxed) {
-            known if known != UNSET && self.host.load(Ordering::Relaxed) == host => known,
-            _ => {
-                let credential = credential(request);
-                self.credential.store(credential, Ordering::Relaxed);
-                self.host.store(host, Ordering::Relaxed);
-                credential
+        self.sender_of(request).credential
+    }
+
+    /// Returns the host of a request of this call, and the hash of its credential as
+    /// [`credential_of`](Self::credential_of) does.
+    #[must_use]
+    pub fn sender_of<'a, B>(&self, request: &'a Request<B>) -> Sender<'a> {
+        let known = self.credential.load(Ordering::Relaxed);
+        if known != UNSET {
+            let host = host(request.uri(), request.headers());
+            let sender = Sender {
+                host,
+                credential: known,
+            };
+            if self.host.load(Ordering::Relaxed) == sender.host_hash() {
+                return sender;
             }
         }
+        let sender = Sender::of(request);
+        self.credential.store(sender.credential, Ordering::Relaxed);
+        self.host.store(sender.host_hash(), Ordering::Relaxed);
+        sender
     }
 
     /// Returns the hash of the credential if a layer needed it, and 0 if not.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use foldhash::{SharedSeed, quality::SeedableRandomState};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, header::AUTHORIZATION};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, header::AUTHORIZATION};
 use siphasher::sip::SipHasher13;
 
 use crate::{
@@ -283,6 +283,12 @@ pub fn host_hash<B>(request: &Request<B>) -> u64 {
     hash_of(host(request.uri(), request.headers()))
 }
 
+/// Returns the same as [`host_hash`] for a request whose `host` header is known.
+#[inline]
+pub(crate) fn host_hash_or(uri: &Uri, header: Option<&HeaderValue>) -> u64 {
+    hash_of(host_or(uri, || header))
+}
+
 /// Returns the keyed hash of the credential of a request at its host, or of its host alone.
 pub(crate) fn credential_or_host<B>(request: &Request<B>) -> u64 {
     match credential(request) {
@@ -333,20 +339,44 @@ impl<'a> SenderHeaders<'a> {
     }
 }
 
+/// The sender of a request at its host.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Sender<'a> {
+    /// The host, as [`host`](crate::toolkit::host) returns it.
+    pub host: Cow<'a, str>,
+    /// The keyed hash of the credential at this host. 0 if there is none.
+    pub credential: u64,
+}
+
+impl<'a> Sender<'a> {
+    /// Reads the sender of a request.
+    pub(crate) fn of<B>(request: &'a Request<B>) -> Self {
+        let (uri, name) = (request.uri(), request.extensions().get::<CredentialId>());
+        let found = SenderHeaders::of(request.headers());
+        let host = host_or(uri, || found.host);
+        let credential = match (name, found.credential) {
+            (Some(name), _) => Some(Credential::Named(&name.0)),
+            (None, Some((_, credential))) => Some(credential),
+            (None, None) => Credential::in_query(request),
+        };
+        let credential = credential.map_or(0, |credential| {
+            let credential = credential.without_google_token(uri.path());
+            hash_of((credential, found.workspace, &host)).max(1)
+        });
+        Self { host, credential }
+    }
+
+    /// Returns a keyed hash of the host.
+    #[inline]
+    pub(crate) fn host_hash(&self) -> u64 {
+        hash_of(&self.host)
+    }
+}
+
 /// Returns the keyed hash of the credential of a request at its host. Returns 0 if there is none.
 pub(crate) fn credential<B>(request: &Request<B>) -> u64 {
-    let (uri, name) = (request.uri(), request.extensions().get::<CredentialId>());
-    let found = SenderHeaders::of(request.headers());
-    let credential = match (name, found.credential) {
-        (Some(name), _) => Some(Credential::Named(&name.0)),
-        (None, Some((_, credential))) => Some(credential),
-        (None, None) => Credential::in_query(request),
-    };
-    credential.map_or(0, |credential| {
-        let credential = credential.without_google_token(uri.path());
-        let host = host_or(uri, || found.host);
-        hash_of((credential, found.workspace, host)).max(1)
-    })
+    Sender::of(request).credential
 }
 
 #[cfg(test)]

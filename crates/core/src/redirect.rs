@@ -105,10 +105,20 @@ impl Origin {
     /// Copies the host of a request without an allocation.
     #[inline]
     pub(crate) fn of(uri: &Uri, headers: &HeaderMap) -> Self {
-        match (uri.authority(), headers.get(HOST)) {
-            (Some(authority), _) => Self::Authority(authority.clone()),
-            (None, Some(host)) => Self::Host(host.clone()),
-            (None, None) => Self::Unknown,
+        if let Some(authority) = uri.authority() {
+            return Self::Authority(authority.clone());
+        }
+        match headers.get(HOST) {
+            Some(host) => Self::Host(host.clone()),
+            None => Self::Unknown,
+        }
+    }
+
+    /// Returns the `host` header, if the URI names no host.
+    pub(crate) const fn header(&self) -> Option<&HeaderValue> {
+        match self {
+            Self::Host(host) => Some(host),
+            Self::Authority(_) | Self::Unknown => None,
         }
     }
 

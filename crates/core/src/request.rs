@@ -108,9 +108,10 @@ impl<'a> ScopeRef<'a> {
         } else {
             ""
         };
+        let sender = call.sender_of(request);
         Some(Self {
-            credential: call.credential_of(request),
-            host: borrowed_host(request)?,
+            credential: sender.credential,
+            host: borrowed(sender.host)?,
             endpoint: path.endpoint,
             group,
             fast: messages && request.body().peek().is_some_and(Peek::fast),
@@ -118,13 +119,13 @@ impl<'a> ScopeRef<'a> {
     }
 
     /// Returns the same as [`Scope::of_model`], or `None` if the model is not in the catalog or the
-    /// host cannot be borrowed.
+    /// host cannot be borrowed. `host` is the one of the request.
     #[must_use]
-    pub fn of_model(request: &'a Request<RequestBody>) -> Option<Self> {
+    pub fn of_model(request: &'a Request<RequestBody>, host: Cow<'a, str>) -> Option<Self> {
         let path = ApiPath::parse(request.uri().path());
         Some(Self {
             credential: 0,
-            host: borrowed_host(request)?,
+            host: borrowed(host)?,
             endpoint: path.endpoint,
             group: &listed_at(path, request)?.id,
             fast: false,
@@ -132,8 +133,8 @@ impl<'a> ScopeRef<'a> {
     }
 }
 
-fn borrowed_host(request: &Request<RequestBody>) -> Option<&str> {
-    match host(request.uri(), request.headers()) {
+fn borrowed(host: Cow<'_, str>) -> Option<&str> {
+    match host {
         Cow::Borrowed(host) => Some(host),
         Cow::Owned(_) => None,
     }

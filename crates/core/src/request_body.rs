@@ -49,8 +49,15 @@ enum Repr {
 /// A body in memory. Copies of a request share it.
 struct Buffered {
     bytes: Bytes,
+    parsed: Parse,
+}
+
+/// The parsed JSON of a body, or the place for it. The JSON itself is `None` if there is none.
+enum Parse {
+    /// Parsed before the body was shared, which needs no synchronization.
+    Done(Option<Parsed>),
     /// Empty until the body is first read.
-    parsed: OnceLock<Option<Parsed>>,
+    OnFirstUse(OnceLock<Option<Parsed>>),
 }
 
 struct Streamed {
@@ -202,10 +209,11 @@ impl RequestBody {
     /// Parses the body now, which is cheaper than on first use.
     pub(crate) fn parse(&mut self) {
         if let Repr::Buffered(body) = &mut self.repr
-            && body.parsed.get().is_none()
+            && let Parse::OnFirstUse(cell) = &body.parsed
+            && cell.get().is_none()
             && let Some(Buffered { bytes, parsed }) = Arc::get_mut(body)
         {
-            *parsed = Parsed::new(bytes).into();
+            *parsed = Parse::Done(Parsed::new(bytes));
         }
     }
 
@@ -223,8 +231,10 @@ impl RequestBody {
         let Repr::Buffered(body) = &self.repr else {
             return None;
         };
-        let parsed = body.parsed.get_or_init(|| Parsed::new(&body.bytes));
-        parsed.as_ref()
+        match &body.parsed {
+            Parse::Done(parsed) => parsed.as_ref(),
+            Parse::OnFirstUse(cell) => cell.get_or_init(|| Parsed::new(&body.bytes)).as_ref(),
+        }
     }
 
     /// Returns a copy of the body to send again, or `None` if it is a stream.
@@ -270,7 +280,7 @@ impl Default for RequestBody {
 
 impl From<Bytes> for RequestBody {
     fn from(bytes: Bytes) -> Self {
-        let parsed = OnceLock::new();
+        let parsed = Parse::OnFirstUse(OnceLock::new());
         Repr::Buffered(Arc::new(Buffered { bytes, parsed })).into()
     }
 }

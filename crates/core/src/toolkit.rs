@@ -9,7 +9,7 @@
 //! | Accept any request body | [`BufferRequest`], [`HttpInner`], [`Collect`] |
 //! | Send a request again | [`SavedRequest`], [`CloneSource`], [`take_ready`] |
 //! | Read a response | [`BodyTracker`], [`ExpectedBody`], [`ErrorBody`] |
-//! | Read a request | [`ApiPath`], [`requested_model`], [`requests_stream`], [`host`], [`host_hash`], [`Credential`] |
+//! | Read a request | [`ApiPath`], [`requested_model`], [`requests_stream`], [`host`], [`host_hash`], [`Credential`], [`Sender`] |
 //! | Classify and describe the errors of clients | [`classify_client_error`], [`error_text`] |
 //! | Report a response from another host | [`report_redirect`], [`OtherHost`] |
 //! | Look up the state of a scope | [`ScopeRef`], [`AsScope`], [`get_by_scope`] |
@@ -25,7 +25,7 @@ pub use crate::buffer_request::{BufferRequest, BufferRequestFuture, HttpInner};
 pub use crate::clone_source::{CloneSource, take_ready};
 pub use crate::collect::Collect;
 pub use crate::cost::{PendingEstimate, UsageListener};
-pub use crate::credential::{Credential, host_hash, set_credential_key};
+pub use crate::credential::{Credential, Sender, host_hash, set_credential_key};
 pub use crate::endpoint::{ApiPath, PathForm};
 pub use crate::error_body::{ERROR_BODY_LIMIT, ErrorBody};
 pub use crate::host::host;

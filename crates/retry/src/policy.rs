@@ -15,7 +15,7 @@ use tower_claude_core::{
     Call, Class, Endpoint, RejectReason, Rejection, RequestBody,
     driver::{AttemptFailure, CallPolicy, CallStart},
     event::{Event, EventSink, emit},
-    toolkit::{BodyTracker, SavedRequest, host_hash},
+    toolkit::{BodyTracker, SavedRequest},
 };
 
 use tower_claude_wire::StreamState;
@@ -146,7 +146,7 @@ impl CallPolicy for RetryPolicy {
                 call.attempts()
             },
             started_at: start.now,
-            host: host_hash(start.request),
+            host: start.host_hash(),
             attempt: None,
         };
         if is_owner {

@@ -157,10 +157,31 @@ impl<'a> Object<'a> {
     pub(crate) fn skip(&mut self, member: &[u8]) -> bool {
         let is_next = self.upcoming().starts_with(member);
         if is_next {
-            self.at += member.len() + usize::from(!self.first);
+            self.at = self.upcoming_at() + member.len();
             self.first = false;
         }
         is_next
+    }
+
+    /// Steps over this member if the [upcoming](Self::upcoming) text begins with `start`, which is a
+    /// key, its colon and the opening quote of its value.
+    #[inline(always)]
+    pub(crate) fn skip_string(&mut self, start: &[u8]) -> bool {
+        if !self.upcoming().starts_with(start) {
+            return false;
+        }
+        let end = string_end(self.json, self.upcoming_at() + start.len());
+        if let Some(end) = end {
+            self.at = end;
+            self.first = false;
+        }
+        end.is_some()
+    }
+
+    /// Returns the position of the [upcoming](Self::upcoming) text, unless that is empty.
+    #[inline(always)]
+    pub(crate) const fn upcoming_at(&self) -> usize {
+        self.at + !self.first as usize
     }
 
     /// Returns the position of the next key, or of the value after [`Object::key`].
@@ -209,20 +230,23 @@ impl<'a> Object<'a> {
     /// steps over it, if it is written in digits only, at most 18.
     #[inline]
     pub(crate) fn digits_after(&mut self, length: usize) -> Option<u64> {
-        let from = self.at + length + usize::from(!self.first);
-        let mut sum = 0;
-        for (length, byte) in self.json.get(from..)?.iter().enumerate().take(19) {
-            match (byte, digit(*byte)) {
-                (_, Some(digit)) => sum = sum * 10 + digit,
-                (b',' | b'}', None) if length > 0 => {
-                    self.at = from + length;
-                    self.first = false;
-                    return Some(sum);
-                }
-                _ => return None,
-            }
+        let (number, end) = digits(self.json, self.upcoming_at() + length)?;
+        self.at = end;
+        self.first = false;
+        Some(number)
+    }
+
+    /// Returns the same as [`digits_after`](Self::digits_after) for the only member of an object,
+    /// and steps over the object.
+    #[inline]
+    pub(crate) fn last_digits_after(&mut self, length: usize) -> Option<u64> {
+        let (number, end) = digits(self.json, self.upcoming_at() + length)?;
+        if self.json[end] != b'}' {
+            return None;
         }
-        None
+        self.at = end + 1;
+        self.first = false;
+        Some(number)
     }
 
     /// Steps over the value of a key.
@@ -305,6 +329,21 @@ pub fn json_text(value: &[u8]) -> Option<Cow<'_, str>> {
         return serde_json::from_slice(value).ok().map(Cow::Owned);
     }
     std::str::from_utf8(inner).ok().map(Cow::Borrowed)
+}
+
+/// Parses the digits from `from` on, at most 18, up to a comma or a closing brace. Returns the
+/// number and the position after it.
+#[inline]
+fn digits(json: &[u8], from: usize) -> Option<(u64, usize)> {
+    let mut sum = 0;
+    for (length, byte) in json.get(from..)?.iter().enumerate().take(19) {
+        match (byte, digit(*byte)) {
+            (_, Some(digit)) => sum = sum * 10 + digit,
+            (b',' | b'}', None) if length > 0 => return Some((sum, from + length)),
+            _ => return None,
+        }
+    }
+    None
 }
 
 /// Parses a non-negative integer of 64 bits: digits and nothing else, at least one.

@@ -30,9 +30,13 @@ pub enum JsonResponse {
     Other,
 }
 
-/// The type of a message and its role, as the API writes them.
+/// The members of a message before its content, as the API writes them. The values of the first two
+/// vary.
+const ID: &[u8] = b"\"id\":\"";
+const MODEL: &[u8] = b"\"model\":\"";
 const MESSAGE: &[u8] = b"\"type\":\"message\"";
 const ROLE: &[u8] = b"\"role\":\"assistant\"";
+const CONTENT: &[u8] = b"\"content\":";
 
 impl JsonResponse {
     /// Reads the members until the content is certain. The content of a message is not read, so
@@ -81,10 +85,17 @@ impl JsonResponse {
         let (mut is_message, mut is_other_type, mut has_facts) = (false, false, false);
         if let Some(mut object) = Object::open(body) {
             loop {
+                object.skip_string(ID);
                 if object.skip(MESSAGE) {
                     (is_error, is_message, is_other_type) = (false, true, false);
                 }
                 object.skip(ROLE);
+                has_facts |= object.skip_string(MODEL);
+                if let Some([b'[', ..]) = object.upcoming().strip_prefix(CONTENT)
+                    && !is_other_type
+                {
+                    return Ok(object.upcoming_at() + CONTENT.len());
+                }
                 let Some(Some(key)) = object.key() else {
                     break;
                 };

@@ -98,16 +98,30 @@ impl Usage {
     }
 
     fn members(object: &mut Object<'_>, with_iterations: bool) -> Option<Self> {
-        /// A member of nearly every usage.
+        /// Members of most usages.
+        const NO_CREATION: &[u8] = b"\"cache_creation\":{\"ephemeral_5m_input_tokens\":0,\
+            \"ephemeral_1h_input_tokens\":0}";
         const SERVICE_TIER: &[u8] = b"\"service_tier\":\"standard\"";
+        const THINKING: &[u8] = b"\"output_tokens_details\":{\"thinking_tokens\":";
         let mut usage = Self::default();
         loop {
-            object.skip(SERVICE_TIER);
-            if let Some((count, length)) = usage.upcoming_count(object)
+            let text = object.upcoming();
+            if let Some((count, length)) = usage.upcoming_count(text)
                 && let Some(number) = object.digits_after(length)
             {
                 *count = plausible(number);
                 continue;
+            }
+            match text.get(1) {
+                Some(b's') if object.skip(SERVICE_TIER) => continue,
+                Some(b'c') if object.skip(NO_CREATION) => continue,
+                Some(b'o') if text.starts_with(THINKING) => {
+                    if let Some(number) = object.last_digits_after(THINKING.len()) {
+                        usage.thinking_tokens = plausible(number);
+                        continue;
+                    }
+                }
+                _ => {}
             }
             let Some(key) = object.key()? else {
                 return Some(usage);
@@ -130,26 +144,22 @@ impl Usage {
         }
     }
 
-    /// Returns the count that the upcoming text begins with, and the length of its key. Most
-    /// members are counts, and this saves the search for the end of the key.
+    /// Returns the count whose key begins the text, and the length of the key. Most members are
+    /// counts, and this saves the search for the end of the key.
     #[inline(always)]
-    fn upcoming_count(&mut self, object: &Object<'_>) -> Option<(&mut Option<u64>, usize)> {
-        let text = object.upcoming();
-        let counts: [(&mut Option<u64>, &[u8]); 4] = [
-            (&mut self.input_tokens, b"\"input_tokens\":"),
-            (
-                &mut self.cache_creation_input_tokens,
-                b"\"cache_creation_input_tokens\":",
-            ),
-            (
-                &mut self.cache_read_input_tokens,
-                b"\"cache_read_input_tokens\":",
-            ),
-            (&mut self.output_tokens, b"\"output_tokens\":"),
-        ];
-        let mut counts = counts.into_iter();
-        let (count, key) = counts.find(|(_, key)| text.starts_with(key))?;
-        Some((count, key.len()))
+    fn upcoming_count(&mut self, text: &[u8]) -> Option<(&mut Option<u64>, usize)> {
+        const INPUT: &[u8] = b"\"input_tokens\":";
+        const CREATION: &[u8] = b"\"cache_creation_input_tokens\":";
+        const READ: &[u8] = b"\"cache_read_input_tokens\":";
+        const OUTPUT: &[u8] = b"\"output_tokens\":";
+        let (count, key) = match text.get(1)? {
+            b'i' => (&mut self.input_tokens, INPUT),
+            b'o' => (&mut self.output_tokens, OUTPUT),
+            b'c' if text.starts_with(READ) => (&mut self.cache_read_input_tokens, READ),
+            b'c' => (&mut self.cache_creation_input_tokens, CREATION),
+            _ => return None,
+        };
+        text.starts_with(key).then_some((count, key.len()))
     }
 
     /// Stores the value of a known key. Returns false for any other key.

@@ -116,6 +116,38 @@ async fn long_stream_succeeds_with_its_first_content() {
     assert_eq!(look(&layer, SONNET).failures, 0);
 }
 
+/// Returns a JSON response in one frame.
+fn whole(text: &'static str) -> Response<FrameBody> {
+    let response = Response::builder().header("content-type", "application/json");
+    response.body(FrameBody::full(text)).expect("a response")
+}
+
+#[tokio::test(start_paused = true)]
+async fn whole_response_ends_its_probe_before_it_is_read() {
+    let (layer, _, _) = half_open().await;
+    let text = r#"{"type":"message","role":"assistant","content":[]}"#;
+    let inner = tower::service_fn(|_| async { Ok::<_, Infallible>(whole(text)) });
+    for _ in 0..2 {
+        let call = layer.layer(inner).oneshot(request(SONNET, false));
+        drop(call.await.expect("infallible"));
+    }
+    assert_eq!(state(&layer), BreakerState::Closed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whole_error_under_status_200_fails_its_probe_and_is_passed_on() {
+    let (layer, _, _) = half_open().await;
+    let text = r#"{"type":"error","error":{"type":"overloaded_error","message":"busy"}}"#;
+    let inner = tower::service_fn(|_| async { Ok::<_, Infallible>(whole(text)) });
+    let call = layer.layer(inner).oneshot(request(SONNET, false));
+    let response = call.await.expect("infallible");
+    assert_eq!(response.status(), 200);
+    let seen = look(&layer, SONNET);
+    assert_eq!((seen.state, seen.opens), (BreakerState::Open, 2));
+    let body = http_body_util::BodyExt::collect(response.into_body()).await;
+    assert_eq!(body.expect("a body").to_bytes(), text);
+}
+
 #[tokio::test(start_paused = true)]
 async fn dropped_probe_frees_its_place_before_and_after_the_head() {
     let (layer, _, fake) = half_open().await;

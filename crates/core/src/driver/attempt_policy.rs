@@ -57,6 +57,13 @@ pub trait AttemptPolicy {
         false
     }
 
+    /// Returns true if an attempt must not end before the caller has read the body. If no policy of
+    /// the driver needs that, the attempt ends when a JSON response has arrived as a whole, as it
+    /// does under a [`CallPolicy`](super::CallPolicy) that holds responses. True by default.
+    fn ends_with_body(&self) -> bool {
+        true
+    }
+
     /// Calls `visit` with the name of the layer and the destination of its events. The driver
     /// reports the ends of attempts and calls there. Does nothing by default.
     fn visit_sinks(&self, visit: &mut dyn FnMut(&'static str, &EventSink)) {
@@ -151,6 +158,11 @@ impl AttemptPolicy for () {
     }
 
     #[inline]
+    fn ends_with_body(&self) -> bool {
+        false
+    }
+
+    #[inline]
     fn poll_admit(
         &self,
         (): &mut (),
@@ -178,6 +190,11 @@ impl<A: AttemptPolicy, B: AttemptPolicy> AttemptPolicy for (A, B) {
     #[inline]
     fn reads_request(&self) -> bool {
         self.0.reads_request() || self.1.reads_request()
+    }
+
+    #[inline]
+    fn ends_with_body(&self) -> bool {
+        self.0.ends_with_body() || self.1.ends_with_body()
     }
 
     fn visit_sinks(&self, visit: &mut dyn FnMut(&'static str, &EventSink)) {

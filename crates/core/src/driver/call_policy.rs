@@ -8,15 +8,17 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, response::Parts};
+use http::{HeaderValue, Request, response::Parts};
 use tokio::time::Instant;
 
 use crate::{
     body_tracker::BodyTracker,
     call::Call,
     class::Class,
+    credential::host_hash_or,
     event::{AttemptDetails, EventSink},
     paused_by_limiter::PausedByLimiter,
+    redirect::Origin,
     rejection::Rejection,
     request_body::RequestBody,
     saved_request::SavedRequest,
@@ -33,6 +35,17 @@ pub struct CallStart<'a> {
     /// The time of this start. If the body of the request had to be awaited, it is the arrival of
     /// the request.
     pub now: Instant,
+    /// The `host` header of the request, if its URI names no host.
+    pub host_header: Option<&'a HeaderValue>,
+}
+
+impl CallStart<'_> {
+    /// Returns a keyed hash of the host of the request. See
+    /// [`host_hash`](crate::toolkit::host_hash).
+    #[must_use]
+    pub fn host_hash(&self) -> u64 {
+        host_hash_or(self.request.uri(), self.host_header)
+    }
 }
 
 impl fmt::Debug for CallStart<'_> {
@@ -365,11 +378,13 @@ impl<A: CallPolicy, B: CallPolicy> CallPolicy for (A, B) {
             return self.1.next_request(&mut state.inner, call);
         }
         let mut request = self.0.next_request(&mut state.outer, call);
+        let origin = Origin::of(request.uri(), request.headers());
         state.inner = self.1.start(&mut CallStart {
             request: &mut request,
             call,
             saved: None,
             now: Instant::now(),
+            host_header: origin.header(),
         });
         request
     }

@@ -40,10 +40,10 @@ pin_project! {
         A: AttemptPolicy,
     {
         #[pin]
-        state: State<S, S::Future, R, S::Error>,
+        pub(super) state: State<S, S::Future, R, S::Error>,
         // After the state, so that a dropped request ends before its permits are released.
-        progress: Progress<P, A>,
-        shared: Arc<Shared<S, P, A, C>>,
+        pub(super) progress: Progress<P, A>,
+        pub(super) shared: Arc<Shared<S, P, A, C>>,
     }
 
     impl<S, R, P, A, C> PinnedDrop for ResponseFuture<S, R, P, A, C>
@@ -78,7 +78,7 @@ pin_project! {
 
 pin_project! {
     #[project = StateProjection]
-    enum State<S, F, R, E>
+    pub(super) enum State<S, F, R, E>
     where
         R: HttpBody,
     {
@@ -108,15 +108,6 @@ where
     P: CallPolicy,
     A: AttemptPolicy,
 {
-    #[inline]
-    pub(super) const fn calling(
-        shared: Arc<Shared<S, P, A, C>>,
-        progress: Progress<P, A>,
-        future: S::Future,
-    ) -> Self {
-        Self::of(shared, progress, State::Calling { future })
-    }
-
     pub(super) fn waiting(
         shared: Arc<Shared<S, P, A, C>>,
         progress: Progress<P, A>,

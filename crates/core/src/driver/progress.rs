@@ -68,6 +68,7 @@ impl<P: CallPolicy, A: AttemptPolicy> Progress<P, A> {
             call: &call,
             saved: None,
             now: call.begin(now),
+            host_header: origin.header(),
         });
         Self {
             call,

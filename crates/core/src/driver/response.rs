@@ -144,7 +144,8 @@ where
 {
     let mut tracker = start_tracking(policies, progress, &head);
     let mut first = None;
-    if P::HOLDS_RESPONSE && tracker.is_json() && !body.is_end_stream() {
+    let ends_early = P::HOLDS_RESPONSE || !policies.attempts.ends_with_body();
+    if ends_early && tracker.is_json() && !body.is_end_stream() {
         match Pin::new(&mut body).poll_frame(cx) {
             // An ordinary JSON response is there as a whole, and needs no body that is tracked.
             Poll::Ready(Some(Ok(frame))) if frame.is_data() && body.is_end_stream() => {
@@ -160,6 +161,13 @@ where
                     Outcome::Failed { class, .. } => Peeked::Failed(class),
                     _ => Peeked::Forward,
                 };
+                if !P::HOLDS_RESPONSE
+                    && let Peeked::Failed(class) = peeked
+                {
+                    let mut body = PeekedBody::whole(data, tracker);
+                    body.failed = Some(class);
+                    return Next::Answer(into_answer(policies, progress, head, body));
+                }
                 return on_whole(policies, progress, head, data, tracker, peeked);
             }
             Poll::Ready(frame) => first = Some(frame),

@@ -16,7 +16,7 @@ use super::{
     attempt_policy::{AttemptPolicy, Clock},
     body::Body,
     call_policy::CallPolicy,
-    future::ResponseFuture,
+    future::{ResponseFuture, State},
     policies::{Policies, Shared},
     progress::Progress,
 };
@@ -158,7 +158,12 @@ where
                     self.inner.call(request)
                 };
                 progress.called(policies);
-                ResponseFuture::calling(shared, progress, future)
+                // Built here, because a constructor would move it once more.
+                ResponseFuture {
+                    state: State::Calling { future },
+                    progress,
+                    shared,
+                }
             }
             Poll::Ready(Err(reason)) => {
                 // A service must not be polled again after an error, and one that was polled ready

@@ -1,5 +1,7 @@
 //! The spans of calls and attempts.
 
+use std::mem::ManuallyDrop;
+
 use tracing::{Level, Span, field::Empty, span::EnteredSpan};
 
 use crate::{
@@ -14,21 +16,22 @@ use crate::{
 const TARGET: &str = "tower_claude::span";
 
 /// A guard of a span that is entered, if there is one.
-// Boxed, so that a call without spans has one pointer to look at.
-pub(super) struct Entered(Option<Box<EnteredSpan>>);
+// Boxed, so that a call without spans has one pointer to look at. Dropped by hand, because the
+// compiler calls a function to drop it otherwise, even if there is no span.
+pub(super) struct Entered(Option<ManuallyDrop<Box<EnteredSpan>>>);
 
 impl Entered {
     pub(super) const NONE: Self = Self(None);
 
     #[cold]
     pub(super) fn new(span: Option<Span>) -> Self {
-        Self(span.map(|span| Box::new(span.entered())))
+        Self(span.map(|span| ManuallyDrop::new(Box::new(span.entered()))))
     }
 
     #[cold]
     #[inline(never)]
     fn exit(&mut self) {
-        self.0 = None;
+        drop(self.0.take().map(ManuallyDrop::into_inner));
     }
 }
 

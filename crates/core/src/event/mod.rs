@@ -131,6 +131,7 @@ use std::{
 
 use http::StatusCode;
 use tower_claude_wire::{RateLimits, Usage};
+use tracing::level_filters::LevelFilter;
 
 use self::incidents::Incidents;
 use crate::{
@@ -604,8 +605,12 @@ pub fn credential_tag(credential: u64) -> Option<String> {
 }
 
 /// Emits an event to `tracing` and to the observer.
+#[inline]
 pub fn emit(sink: &EventSink, event: &Event<'_>) {
-    line::trace(sink, event);
+    // One load without a subscriber.
+    if LevelFilter::current() > LevelFilter::OFF {
+        line::trace(sink, event);
+    }
     if let Some(observer) = &sink.observer {
         observer.on_event(event);
     }

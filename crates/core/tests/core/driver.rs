@@ -590,6 +590,7 @@ fn debug_output_contains_no_content() {
         call: &call,
         saved: Some(saved.clone()),
         now: tokio::time::Instant::now(),
+        host_header: None,
     };
     let texts = [
         format!("{saved:?}"),
