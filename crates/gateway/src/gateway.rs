@@ -17,6 +17,7 @@ use tokio::{
     sync::{Semaphore, watch},
     time::Instant,
 };
+use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
@@ -67,7 +68,10 @@ pub enum StartError {
         reason: String,
     },
     /// TLS cannot be used for the webhook of alerts.
-    Webhook(rustls::Error),
+    Webhook {
+        /// The reason.
+        reason: String,
+    },
     /// The metrics cannot be recorded.
     Metrics {
         /// The reason.
@@ -81,7 +85,7 @@ impl fmt::Display for StartError {
             Self::Config(errors) => errors.fmt(f),
             Self::Bind { addr, error } => write!(f, "{addr} cannot be opened: {error}"),
             Self::Upstream { name, reason } => write!(f, "upstream {name:?}: {reason}"),
-            Self::Webhook(error) => write!(f, "the webhook cannot be used: {error}"),
+            Self::Webhook { reason } => write!(f, "the webhook cannot be used: {reason}"),
             Self::Metrics { reason } => write!(f, "the metrics cannot be recorded: {reason}"),
         }
     }
@@ -92,8 +96,7 @@ impl std::error::Error for StartError {
         match self {
             Self::Config(errors) => Some(errors),
             Self::Bind { error, .. } => Some(error),
-            Self::Webhook(error) => Some(error),
-            Self::Upstream { .. } | Self::Metrics { .. } => None,
+            Self::Upstream { .. } | Self::Webhook { .. } | Self::Metrics { .. } => None,
         }
     }
 }
@@ -137,7 +140,9 @@ impl Gateway {
         let recorder = Recorder::new().map_err(|error| StartError::Metrics {
             reason: error.to_string(),
         })?;
-        let webhook = config.alerts.start().map_err(StartError::Webhook)?;
+        let webhook = config.alerts.start().map_err(|error| StartError::Webhook {
+            reason: error.to_string(),
+        })?;
         let mut upstreams = Vec::with_capacity(config.upstreams.len());
         for upstream in &config.upstreams {
             // The scopes of a single upstream need no name.
@@ -198,7 +203,7 @@ impl Gateway {
     #[must_use]
     pub fn with_layer<L>(mut self, layer: L) -> Self
     where
-        L: tower::Layer<
+        L: Layer<
                 Route,
                 Service: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
             > + Clone

@@ -252,7 +252,8 @@ impl<S> WebhookSender<S> {
         S: Service<Request<RequestBody>, Response = Response<B>>,
     {
         for attempt in 1.. {
-            let request = message.request(&self.settings, SystemTime::now());
+            let (to, secret) = (&self.settings.url, &self.settings.secret);
+            let request = message.request(to, secret, SystemTime::now());
             let sending = timeout(self.settings.timeout, send(&mut self.client, request));
             let result = sending.await.unwrap_or(AttemptResult::Failed);
             let max_attempts = self.settings.max_attempts.get();
