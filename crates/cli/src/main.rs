@@ -11,8 +11,6 @@ use std::{fmt, io::IsTerminal, process::ExitCode};
 use clap::{Parser, Subcommand};
 use tracing_subscriber::{Layer, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
-use crate::otlp::Traces;
-
 /// Keeps integrations with the Claude API inside their rate limits and alive through errors.
 #[derive(Debug, Parser)]
 #[command(name = "tower-claude", version)]
@@ -49,7 +47,7 @@ fn failed(error: impl fmt::Display) -> CommandError {
 /// The variable with the log filter, for example `info,tower_claude_gateway=debug`.
 const LOG: &str = "TOWER_CLAUDE_LOG";
 
-fn start_log() -> Result<Traces, CommandError> {
+fn start_log() -> Result<otlp::Traces, CommandError> {
     let filter = std::env::var(LOG).unwrap_or_else(|_| "info".to_owned());
     let targets: Targets = filter
         .parse()
@@ -58,7 +56,7 @@ fn start_log() -> Result<Traces, CommandError> {
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .with_filter(targets);
-    let traces = Traces::start()?;
+    let traces = otlp::Traces::start()?;
     let subscriber = tracing_subscriber::registry()
         .with(lines)
         .with(traces.layer());

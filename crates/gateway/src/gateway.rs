@@ -17,10 +17,11 @@ use tokio::{
     sync::{Semaphore, watch},
     time::Instant,
 };
-use tower::{Layer, util::BoxCloneSyncService};
+use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
+    client_service::ClientService,
     config::Config,
     config_error::ConfigErrors,
     dashboard::{Dashboard, Incidents},
@@ -30,9 +31,6 @@ use crate::{
     telemetry::{Recorder, UpstreamObserver},
     upstream::{OnSend, Upstream, UpstreamError},
 };
-
-/// The service that answers the requests of clients.
-pub type ClientService = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
 
 /// A gateway whose addresses are open.
 pub struct Gateway {
@@ -72,7 +70,10 @@ pub enum StartError {
         reason: String,
     },
     /// TLS cannot be used for the webhook of alerts.
-    Webhook(rustls::Error),
+    Webhook {
+        /// The reason.
+        reason: String,
+    },
     /// The metrics cannot be recorded.
     Metrics {
         /// The reason.
@@ -86,7 +87,7 @@ impl fmt::Display for StartError {
             Self::Config(errors) => errors.fmt(f),
             Self::Bind { addr, error } => write!(f, "{addr} cannot be opened: {error}"),
             Self::Upstream { name, reason } => write!(f, "upstream {name:?}: {reason}"),
-            Self::Webhook(error) => write!(f, "the webhook cannot be used: {error}"),
+            Self::Webhook { reason } => write!(f, "the webhook cannot be used: {reason}"),
             Self::Metrics { reason } => write!(f, "the metrics cannot be recorded: {reason}"),
         }
     }
@@ -97,8 +98,7 @@ impl std::error::Error for StartError {
         match self {
             Self::Config(errors) => Some(errors),
             Self::Bind { error, .. } => Some(error),
-            Self::Webhook(error) => Some(error),
-            Self::Upstream { .. } | Self::Metrics { .. } => None,
+            Self::Upstream { .. } | Self::Webhook { .. } | Self::Metrics { .. } => None,
         }
     }
 }
@@ -143,7 +143,9 @@ impl Gateway {
             reason: error.to_string(),
         })?;
         let incidents = Incidents::default();
-        let webhook = config.alerts.start().map_err(StartError::Webhook)?;
+        let webhook = config.alerts.start().map_err(|error| StartError::Webhook {
+            reason: error.to_string(),
+        })?;
         let mut upstreams = Vec::with_capacity(config.upstreams.len());
         for upstream in &config.upstreams {
             // The scopes of a single upstream need no name.

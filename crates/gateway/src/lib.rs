@@ -58,6 +58,7 @@
 //! to this machine only.
 #![forbid(unsafe_code)]
 
+mod client_service;
 mod config;
 mod config_error;
 mod config_text;
@@ -81,12 +82,13 @@ mod upstream;
 mod user_message;
 mod webhook;
 
+pub use client_service::ClientService;
 pub use config::{
     Auth, Config, KeyConfig, LimitsConfig, PriorityName, ServerConfig, StreamConfig, TierName,
     UpstreamConfig,
 };
 pub use config_error::{ConfigError, ConfigErrors};
-pub use gateway::{ClientService, Gateway, GatewayHandle, StartError};
+pub use gateway::{Gateway, GatewayHandle, StartError};
 pub use key_text::{KEY_PREFIX, NoRandomBytes, new_key};
 pub use secret::Secret;
 pub use upstream::OnSend;

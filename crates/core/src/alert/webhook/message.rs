@@ -2,11 +2,11 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use http::{HeaderValue, Method, Request, header::CONTENT_TYPE};
+use http::{HeaderValue, Method, Request, Uri, header::CONTENT_TYPE};
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::{Alert, Webhook};
+use super::{super::message::Alert, secret::WebhookSecret};
 use crate::{dimension::Dimension, request_body::RequestBody};
 
 /// An alert as JSON, with its id.
@@ -50,12 +50,17 @@ impl Message {
     }
 
     /// Returns the request of an attempt at this time.
-    pub(super) fn request(&self, to: &Webhook, at: SystemTime) -> Request<RequestBody> {
+    pub(super) fn request(
+        &self,
+        to: &Uri,
+        secret: &WebhookSecret,
+        at: SystemTime,
+    ) -> Request<RequestBody> {
         let timestamp = unix(at).as_secs();
-        let signature = to.secret.sign(&self.id, timestamp, &self.body);
+        let signature = secret.sign(&self.id, timestamp, &self.body);
         let mut request = Request::new(RequestBody::from(self.body.clone()));
         *request.method_mut() = Method::POST;
-        request.uri_mut().clone_from(&to.url);
+        request.uri_mut().clone_from(to);
         let headers = request.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert("webhook-timestamp", HeaderValue::from(timestamp));

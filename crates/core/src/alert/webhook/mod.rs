@@ -1,6 +1,6 @@
 //! Alerts as signed webhooks. Needs the feature `webhook`.
 //!
-//! [`Webhook::start`] returns an [`AlertSink`](super::AlertSink), and a sender that posts its alerts
+//! [`Webhook::start`] returns an [`AlertSink`], and a sender that posts its alerts
 //! to a URL. The requests follow [Standard Webhooks](https://www.standardwebhooks.com), so that any
 //! library for it can verify them.
 //!
@@ -38,7 +38,7 @@
 //! | Body | JSON with `type` (`alert.raised` or `alert.resolved`), `timestamp` and `data`. |
 //!
 //! `data` has the fields `alert`, `severity`, `subject`, `dimension` (or null), `value`, `since`,
-//! `message` and `help` of the [`Alert`](super::Alert). It has no content of requests and no key.
+//! `message` and `help` of the [`Alert`]. It has no content of requests and no key.
 //!
 //! # Delivery
 //!
@@ -252,7 +252,8 @@ impl<S> WebhookSender<S> {
         S: Service<Request<RequestBody>, Response = Response<B>>,
     {
         for attempt in 1.. {
-            let request = message.request(&self.settings, SystemTime::now());
+            let (to, secret) = (&self.settings.url, &self.settings.secret);
+            let request = message.request(to, secret, SystemTime::now());
             let sending = timeout(self.settings.timeout, send(&mut self.client, request));
             let result = sending.await.unwrap_or(AttemptResult::Failed);
             let max_attempts = self.settings.max_attempts.get();

@@ -144,7 +144,8 @@ async fn message_has_the_fields_of_the_alert() {
     let alert = alert("messages/sonnet-5.5", true);
     let at = std::time::UNIX_EPOCH + Duration::from_secs(1_796_000_000);
     let later = now + Duration::from_secs(60);
-    let request = Message::of(&alert, later, at, 7).request(&webhook(), at);
+    let to = webhook();
+    let request = Message::of(&alert, later, at, 7).request(&to.url, &to.secret, at);
     assert_eq!(request.method(), "POST");
     assert_eq!(request.uri().path(), "/secret-path");
     let headers = request.headers();
