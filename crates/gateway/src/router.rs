@@ -399,13 +399,13 @@ pub(crate) fn clients(
     let own: Router = own.with_state(shared.clone());
     service_fn(move |request: Request| {
         let (shared, own) = (shared.clone(), own.clone());
-        async move {
+        // In a box, because hyper keeps the place of this future for the whole connection.
+        Box::pin(async move {
             match request.uri().path() {
                 "/" | "/healthz" | "/readyz" => own.oneshot(request).await,
-                // In a box, because hyper keeps the place of this future for the whole connection.
-                _ => Ok(Box::pin(forward(&shared, request)).await),
+                _ => Ok(forward(&shared, request).await),
             }
-        }
+        })
     })
 }
 
