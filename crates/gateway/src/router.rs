@@ -436,6 +436,7 @@ pub(crate) fn clients(
     let own: Router = own.with_state(shared.clone());
     let service = service_fn(move |request: Request| {
         let (shared, own) = (shared.clone(), own.clone());
+        // It is put into a box, because hyper keeps its place for the whole connection.
         async move {
             match request.uri().path() {
                 "/" | "/healthz" | "/readyz" => own.oneshot(request).await,

@@ -7,7 +7,7 @@ use std::{
     fs,
     io::{BufRead, BufReader, Read},
     net::SocketAddr,
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStdout, Command, Stdio},
 };
 
 use axum::{Router, routing::get};
@@ -52,6 +52,8 @@ pub(crate) fn serve() {
 /// A running process. It ends when this value is dropped.
 pub(crate) struct GatewayProcess {
     child: Child,
+    /// Stays open, because the test program writes a line when it runs for a minute.
+    _output: BufReader<ChildStdout>,
     pub(crate) addr: SocketAddr,
     pub(crate) admin: SocketAddr,
 }
@@ -89,15 +91,20 @@ impl GatewayProcess {
         }
         command.envs(env.iter().copied());
         let mut child = command.spawn().unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let addresses = lines.find_map(|line| {
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        let addresses = output.by_ref().lines().find_map(|line| {
             let line = line.unwrap();
             let (_, addresses) = line.split_once(LISTENING)?;
             let (addr, admin) = addresses.split_once(' ')?;
             Some((addr.parse().unwrap(), admin.parse().unwrap()))
         });
         let (addr, admin) = addresses.expect("the addresses are printed");
-        Self { child, addr, admin }
+        Self {
+            child,
+            _output: output,
+            addr,
+            admin,
+        }
     }
 
     pub(crate) fn request(&self, method: &str, path: &str) -> http::request::Builder {
