@@ -5,8 +5,12 @@
 use std::{
     env, fmt,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
+    time::Duration,
 };
 
 use axum::{
@@ -18,7 +22,7 @@ use axum::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
@@ -31,7 +35,7 @@ use opentelemetry::{
 use opentelemetry_http::{HttpClient, HttpError};
 use opentelemetry_otlp::{SpanExporter, WithHttpConfig};
 use opentelemetry_sdk::{Resource, propagation::TraceContextPropagator, trace::SdkTracerProvider};
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, time::timeout};
 use tower_claude_gateway::{Config, Gateway, OnSend, StartError};
 use tracing::{Instrument, Level, Span, field::Empty};
 use tracing_opentelemetry::{OpenTelemetryLayer, OpenTelemetrySpanExt};
@@ -47,6 +51,9 @@ const ENDPOINTS: [&str; 2] = [
     "OTEL_EXPORTER_OTLP_ENDPOINT",
     "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
 ];
+
+/// The most that is read of an answer of the collector.
+const MOST_READ: usize = 1 << 20;
 
 /// The export of traces, if there is an endpoint.
 pub(crate) struct Traces(Option<SdkTracerProvider>);
@@ -71,6 +78,8 @@ impl Traces {
         let client = ExportClient {
             client: Client::builder(TokioExecutor::new()).build(connector),
             runtime: Handle::current(),
+            timeout: export_timeout(),
+            is_failing: Arc::default(),
         };
         let exporter = SpanExporter::builder()
             .with_http()
@@ -225,6 +234,45 @@ impl Injector for HeadersMut<'_> {
 struct ExportClient {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     runtime: Handle,
+    timeout: Duration,
+    is_failing: Arc<AtomicBool>,
+}
+
+impl ExportClient {
+    async fn send(
+        &self,
+        request: http::Request<Bytes>,
+    ) -> Result<http::Response<Bytes>, HttpError> {
+        let response = self.client.request(request.map(Full::new)).await?;
+        let (parts, body) = response.into_parts();
+        let body = Limited::new(body, MOST_READ).collect().await?.to_bytes();
+        Ok(http::Response::from_parts(parts, body))
+    }
+
+    /// Logs the first failure after a success. The exporter itself is silent.
+    fn report(&self, result: &Result<http::Response<Bytes>, HttpError>) {
+        let failure = match result {
+            Ok(response) if response.status().is_success() => None,
+            Ok(response) => Some(format!("the collector answers {}", response.status())),
+            Err(error) => Some(error.to_string()),
+        };
+        let was_failing = self.is_failing.swap(failure.is_some(), Ordering::Relaxed);
+        if let Some(error) = failure.filter(|_| !was_failing) {
+            tracing::warn!(error, "traces are not exported");
+        }
+    }
+}
+
+/// Returns the time for one request to the collector. 10 s by default.
+fn export_timeout() -> Duration {
+    let variables = [
+        "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT",
+        "OTEL_EXPORTER_OTLP_TIMEOUT",
+    ];
+    let millis = variables
+        .iter()
+        .find_map(|name| env::var(name).ok()?.parse().ok());
+    Duration::from_millis(millis.unwrap_or(10_000))
 }
 
 impl fmt::Debug for ExportClient {
@@ -242,12 +290,12 @@ impl HttpClient for ExportClient {
         'a: 'b,
         Self: 'b,
     {
-        let client = self.client.clone();
+        let client = self.clone();
         let exchange = self.runtime.spawn(async move {
-            let response = client.request(request.map(Full::new)).await?;
-            let (parts, body) = response.into_parts();
-            let body = body.collect().await?.to_bytes();
-            Ok(http::Response::from_parts(parts, body))
+            let sending = timeout(client.timeout, client.send(request));
+            let result = sending.await.unwrap_or_else(|elapsed| Err(elapsed.into()));
+            client.report(&result);
+            result
         });
         Box::pin(async move { exchange.await? })
     }

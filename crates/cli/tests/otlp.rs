@@ -194,7 +194,8 @@ impl Drop for Program {
 }
 
 /// Runs the program in front of an upstream, sends one request through it and ends it with SIGTERM.
-fn run(name: &str, upstream: &str, variables: &[(&str, &str)]) {
+/// Returns its log.
+fn run(name: &str, upstream: &str, variables: &[(&str, &str)]) -> String {
     let file = format!("tower-claude-otlp-{name}-{}.toml", std::process::id());
     let file = std::env::temp_dir().join(file);
     std::fs::write(&file, format!("[[upstreams]]\nurl = \"{upstream}\"\n")).expect("it is written");
@@ -210,7 +211,7 @@ fn run(name: &str, upstream: &str, variables: &[(&str, &str)]) {
         .arg("--config")
         .arg(&file)
         .stdout(Stdio::piped())
-        .stderr(Stdio::null())
+        .stderr(Stdio::piped())
         .env_remove("OTEL_EXPORTER_OTLP_ENDPOINT")
         .envs(variables.iter().copied());
     let mut program = Program(command.spawn().expect("it starts"), file);
@@ -240,14 +241,18 @@ fn run(name: &str, upstream: &str, variables: &[(&str, &str)]) {
     let id = program.0.id().to_string();
     let killed = Command::new("kill").args(["-TERM", &id]).status();
     assert!(killed.expect("kill is there").success());
-    assert_eq!(program.0.wait().expect("it ends").code(), Some(0));
+    let mut log = String::new();
+    let mut stderr = program.0.stderr.take().expect("it is piped");
+    stderr.read_to_string(&mut log).expect("it is text");
+    assert_eq!(program.0.wait().expect("it ends").code(), Some(0), "{log}");
+    log
 }
 
 #[test]
 fn collector_gets_request_call_and_attempts_in_the_trace_of_the_client() {
     let (upstream, attempts) = serve(&[(529, OVERLOADED), (200, MESSAGE)]);
     let (collector, exports) = serve(&[(200, "")]);
-    run(
+    let log = run(
         "export",
         &upstream,
         &[
@@ -256,6 +261,7 @@ fn collector_gets_request_call_and_attempts_in_the_trace_of_the_client() {
             ("OTEL_SERVICE_NAME", "name-of-the-service"),
         ],
     );
+    assert!(!log.contains("traces are not exported"), "{log}");
     let exports: Vec<Received> = exports.try_iter().collect();
     assert!(!exports.is_empty(), "the end exports what is left");
     let mut found = Vec::new();
@@ -312,4 +318,24 @@ fn trace_of_the_client_passes_unchanged_without_an_endpoint() {
     let expected = format!("00-{TRACE}-{CLIENT_SPAN}-01");
     assert_eq!(attempts[0].header("traceparent"), Some(&*expected));
     assert_eq!(attempts[0].header("tracestate"), Some("vendor=1"));
+}
+
+#[test]
+fn failing_collector_is_logged_once_and_disturbs_nothing() {
+    let (upstream, _attempts) = serve(&[(200, MESSAGE)]);
+    let (collector, exports) = serve(&[(400, "")]);
+    let log = run(
+        "failing",
+        &upstream,
+        &[("OTEL_EXPORTER_OTLP_ENDPOINT", &collector)],
+    );
+    assert!(exports.try_recv().is_ok(), "an export was tried");
+    let lines = log
+        .lines()
+        .filter(|line| line.contains("traces are not exported"));
+    assert_eq!(
+        lines.filter(|line| line.contains("400")).count(),
+        1,
+        "{log}"
+    );
 }
