@@ -27,6 +27,7 @@ enum BodyKind {
     #[default]
     Done,
     Full(Bytes),
+    Lines(std::vec::IntoIter<Bytes>),
     Json(Box<JsonAnswer>),
     Sse(Box<SseAnswer>),
 }
@@ -40,6 +41,13 @@ impl FakeBody {
             } else {
                 BodyKind::Full(bytes)
             },
+        }
+    }
+
+    /// Creates a body with one frame per line.
+    pub(crate) fn lines(lines: Vec<Bytes>) -> Self {
+        Self {
+            kind: BodyKind::Lines(lines.into_iter()),
         }
     }
 
@@ -73,6 +81,7 @@ impl Body for FakeBody {
                 this.kind = BodyKind::Done;
                 Some(Ok(bytes))
             }
+            BodyKind::Lines(lines) => lines.next().map(Ok),
             BodyKind::Json(answer) => ready!(answer.poll(cx)),
             BodyKind::Sse(answer) => ready!(answer.poll(cx)),
         };
@@ -83,6 +92,7 @@ impl Body for FakeBody {
         match &self.kind {
             BodyKind::Done => true,
             BodyKind::Full(_) => false,
+            BodyKind::Lines(lines) => lines.len() == 0,
             BodyKind::Json(answer) => answer.is_done(),
             BodyKind::Sse(answer) => answer.is_done(),
         }
@@ -93,7 +103,7 @@ impl Body for FakeBody {
             BodyKind::Done => SizeHint::with_exact(0),
             BodyKind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             BodyKind::Json(answer) => answer.size_hint(),
-            BodyKind::Sse(_) => SizeHint::default(),
+            BodyKind::Lines(_) | BodyKind::Sse(_) => SizeHint::default(),
         }
     }
 }

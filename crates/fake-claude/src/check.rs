@@ -87,13 +87,13 @@ impl<'a> Body<'a> {
         })
     }
 
-    fn value(&self, name: &str) -> Value {
+    pub(crate) fn value(&self, name: &str) -> Value {
         let raw = self.fields.get(name);
         raw.and_then(|raw| serde_json::from_str(raw.get()).ok())
             .unwrap_or_default()
     }
 
-    fn has_beta(&self, prefixes: &[&str]) -> bool {
+    pub(crate) fn has_beta(&self, prefixes: &[&str]) -> bool {
         let is = |beta: &String| prefixes.iter().any(|prefix| beta.starts_with(prefix));
         self.betas.iter().any(is)
     }

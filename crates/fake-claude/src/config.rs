@@ -9,6 +9,8 @@ use crate::script::SelectReply;
 
 /// Rate group of `count_tokens`, which has its own buckets.
 pub(crate) const COUNT_TOKENS: &str = "count_tokens";
+/// Rate group of the batch endpoints, which have their own bucket.
+pub(crate) const BATCHES: &str = "batches";
 /// Suffix of the name of the group for `speed: "fast"`.
 pub(crate) const FAST_SUFFIX: &str = "+fast";
 
@@ -68,6 +70,10 @@ pub(crate) struct Config {
     pub(crate) catalog: ModelCatalog,
     pub(crate) unknown_models: bool,
     pub(crate) kept_requests: usize,
+    /// Time in which a batch processes all its requests.
+    pub(crate) batch_time: Duration,
+    /// Requests that all batches together may have in processing.
+    pub(crate) batch_queue: usize,
     pub(crate) select_reply: Option<SelectReply>,
     /// The day on which models are alive or retired, e.g. `2026-11-30`.
     pub(crate) today: String,

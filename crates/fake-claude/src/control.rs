@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, request};
 use serde_json::{Map, Value, json};
 
+use crate::batches::BatchOutcome;
 use crate::body::FakeBody;
 use crate::fake::FakeClaude;
 use crate::fault::Fault;
@@ -33,13 +34,19 @@ pub(crate) fn respond(
             fake.inject_times(fault(&value)?, times);
             Ok(json!({}))
         }),
+        (&Method::POST, "batches") => parse(body).and_then(|value| {
+            let custom_id = value["custom_id"].as_str();
+            let custom_id = custom_id.ok_or("custom_id: a string is required")?;
+            fake.batch_outcome(custom_id, BatchOutcome::from_json(&value)?);
+            Ok(json!({}))
+        }),
         (&Method::DELETE, "") => {
             fake.clear_injected();
             Ok(json!({}))
         }
         _ => Err(format!(
             "{} {PREFIX}{path}: not a control endpoint. There are GET {PREFIX}log, POST \
-             {PREFIX}replies, POST {PREFIX}faults and DELETE {PREFIX}",
+             {PREFIX}replies, POST {PREFIX}faults, POST {PREFIX}batches and DELETE {PREFIX}",
             parts.method
         )),
     };

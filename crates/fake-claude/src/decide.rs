@@ -22,7 +22,7 @@ pub(crate) enum Decision {
     Break(LineEnd),
     /// A message.
     Answer(InFlightAttempt, Option<Fault>, Option<Snapshot>),
-    /// A small response that costs nothing more.
+    /// A response that costs no tokens.
     Serve(Option<Snapshot>),
 }
 
@@ -106,7 +106,7 @@ fn outcome(
     }
     match call.endpoint {
         Endpoint::Messages => {}
-        Endpoint::CountTokens => return count(state, call, now, index),
+        Endpoint::CountTokens | Endpoint::Batches => return admit_request(state, call, now, index),
         _ => return Decision::Serve(None),
     }
     let estimate = with_noise(call.estimate, config.admission_noise, &mut state.rng);
@@ -157,7 +157,8 @@ fn outcome(
     Decision::Answer(attempt, fault, levels)
 }
 
-fn count(state: &mut State, call: &ValidCall, now: Now, index: usize) -> Decision {
+/// Admits a request that costs no tokens.
+fn admit_request(state: &mut State, call: &ValidCall, now: Now, index: usize) -> Decision {
     let admitted = state
         .accounting
         .admit(now.nanos, &call.group, Charge::default());
@@ -222,7 +223,7 @@ pub(crate) fn snapshot(state: &mut State, call: &ValidCall, now: Now) -> Option<
     let kind = match call.endpoint {
         Endpoint::Messages if call.fast => PoolKind::Fast,
         Endpoint::Messages => PoolKind::Standard,
-        Endpoint::CountTokens => PoolKind::RequestsOnly,
+        Endpoint::CountTokens | Endpoint::Batches => PoolKind::RequestsOnly,
         _ => return None,
     };
     if call.group.is_empty() || !call.authenticated {

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use tower_claude_wire::ModelCatalog;
 
-use crate::config::{COUNT_TOKENS, Config, HeaderFamily, HeaderSnapshot, Platform};
+use crate::batches::{self, BatchOutcome};
+use crate::config::{BATCHES, COUNT_TOKENS, Config, HeaderFamily, HeaderSnapshot, Platform};
 use crate::fault::{Fault, Incident};
 use crate::log::Attempt;
 use crate::model::{Accounting, GaugeSet, GroupLimits};
@@ -44,6 +45,8 @@ impl FakeClaude {
             log: Vec::new(),
             injected: Default::default(),
             replies: Default::default(),
+            batch_outcomes: Default::default(),
+            batches: Default::default(),
             oldest_request: 0,
             request_bytes: 0,
             rng,
@@ -74,11 +77,20 @@ impl FakeClaude {
         self.shared.lock().replies.push_back(reply);
     }
 
-    /// Removes all faults and replies that have not been used.
+    /// Sets the result of requests with this `custom_id`, in each batch that is created later.
+    ///
+    /// Without it, a valid request succeeds and an invalid one is errored.
+    pub fn batch_outcome(&self, custom_id: impl Into<String>, outcome: BatchOutcome) {
+        let mut state = self.shared.lock();
+        state.batch_outcomes.insert(custom_id.into(), outcome);
+    }
+
+    /// Removes all faults and replies that have not been used, and all outcomes of batches.
     pub fn clear_injected(&self) {
         let mut state = self.shared.lock();
         state.injected.clear();
         state.replies.clear();
+        state.batch_outcomes.clear();
     }
 
     /// Returns a copy of the log: every attempt, in order of arrival. The log grows as long as the
@@ -208,11 +220,16 @@ impl FakeClaudeBuilder {
                 catalog: ModelCatalog::builtin().clone(),
                 unknown_models: false,
                 kept_requests: 1_000,
+                batch_time: Duration::from_millis(100),
+                batch_queue: batches::QUEUE,
                 select_reply: None,
                 today: TODAY.to_owned(),
             },
             limits: GroupLimits::default(),
-            groups: vec![(COUNT_TOKENS.to_owned(), GroupLimits::requests_only(2_000))],
+            groups: vec![
+                (COUNT_TOKENS.to_owned(), GroupLimits::requests_only(2_000)),
+                (BATCHES.to_owned(), GroupLimits::requests_only(1_000)),
+            ],
             priority: None,
             rejected_costs_request: false,
             seed: 0,
@@ -227,7 +244,7 @@ impl FakeClaudeBuilder {
 
     /// Sets the limits of one rate group, by its name in the model catalog (`sonnet-5.5`,
     /// `opus-4.x`, …), by that name with `+fast` for the limits of `speed: "fast"`, or
-    /// `count_tokens`.
+    /// `count_tokens` or `batches`.
     pub fn group_limits(mut self, group: &str, limits: GroupLimits) -> Self {
         self.groups.push((group.to_owned(), limits));
         self
@@ -337,8 +354,26 @@ impl FakeClaudeBuilder {
         self
     }
 
-    /// Selects the content of each response by its request. `None` stands for the fake's own text,
-    /// the default. Replies set by [`FakeClaude::reply`] come first.
+    /// Sets the time in which a batch processes all its requests, at equal intervals. 100 ms by
+    /// default. With zero, a batch has ended when it is created. After 24 hours the rest expires.
+    ///
+    /// A cancelled batch ends after a tenth of this time, at most a second. `x-fake-batch-seconds`
+    /// sets the time of one batch.
+    pub fn batch_time(mut self, time: Duration) -> Self {
+        self.config.batch_time = time;
+        self
+    }
+
+    /// Sets the number of requests that all batches together may have in processing. 200,000 by
+    /// default. A batch that would exceed it is rejected with 429.
+    pub fn batch_queue(mut self, requests: usize) -> Self {
+        self.config.batch_queue = requests;
+        self
+    }
+
+    /// Selects the content of each response by its request. The body of a request in a batch is its
+    /// `params`. `None` stands for the fake's own text, the default. Replies set by
+    /// [`FakeClaude::reply`] come first, but not in batches.
     pub fn reply_with(
         mut self,
         select: impl Fn(&ReceivedRequest) -> Option<Reply> + Send + Sync + 'static,

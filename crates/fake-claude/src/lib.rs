@@ -2,8 +2,8 @@
 //! process or on a port.
 //!
 //! **What it does.** [`FakeClaude`] answers `POST /v1/messages` (JSON and SSE), `POST
-//! /v1/messages/count_tokens`, `GET /v1/models` and `GET /v1/models/{id}`, also behind the prefix
-//! of a gateway. A key is accepted in `x-api-key`, `api-key` or as Bearer. It has token buckets per
+//! /v1/messages/count_tokens`, `GET /v1/models`, `GET /v1/models/{id}` and the endpoints below
+//! `/v1/messages/batches`, also behind the prefix of a gateway. A key is accepted in `x-api-key`, `api-key` or as Bearer. It has token buckets per
 //! rate group and rejects requests like the API, with the API's headers and error bodies. On a
 //! port it speaks HTTP/1 and HTTP/2 without TLS (prior knowledge). Faults can be injected
 //! ([`Fault`]) or scheduled ([`Incident`]). Every request is logged as an [`Attempt`]. Its
@@ -49,12 +49,20 @@
 //! (length of the response, limited by `max_tokens`), `x-fake-input-tokens` (the actual size of the
 //! prompt), `x-fake-cache-read-tokens` and `x-fake-cache-creation-tokens` (parts of it, reads are
 //! free), `x-fake-estimate-tokens` (the server's estimate at admission). Without them the prompt is
-//! measured by its bytes.
+//! measured by its bytes. On the creation of a batch they apply to all its requests, and
+//! `x-fake-batch-seconds` sets its processing time.
 //!
 //! **Content.** [`FakeClaude::reply`] sets the content of the next message, and
 //! [`FakeClaudeBuilder::reply_with`] selects it by the request. [`Attempt::request`] has the
 //! request as it was received: its headers, and its body as bytes for a JSON parser of your choice.
 //! [`Fault::Custom`] is a response with any status, headers and body.
+//!
+//! **Batches.** A batch processes its requests in [`FakeClaudeBuilder::batch_time`], the last one
+//! first. Each request succeeds or is errored by the rules of a Messages request, unless
+//! [`FakeClaude::batch_outcome`] scripts its result by its `custom_id`. The endpoints have the
+//! rate group `batches` and [`FakeClaudeBuilder::batch_queue`]. The requests of a batch take
+//! nothing from the limits of Messages. All keys see the same batches, which are kept until they
+//! are deleted.
 //!
 //! **Control over HTTP**, for programs in other languages. The binary `fake-claude` (feature `cli`)
 //! opens a port, and every port has these endpoints:
@@ -64,8 +72,9 @@
 //! | `POST /fake/replies` | a string, or `{"text": …}` or `{"content": […]}`, and `stop_reason` | content of the next message |
 //! | `POST /fake/faults` | `{"fault": "overloaded", "times": 3}`, with the names of [`Fault::name`] and their numbers: `retry_after` and `duration` in seconds, `after_tokens` | injects a fault |
 //! | `POST /fake/faults` | `{"fault": "custom", "status": 418, "headers": {…}, "body": …}` | injects a response |
+//! | `POST /fake/batches` | `{"custom_id": "a", "outcome": "succeeded"}` with the fields of a reply, `"errored"` with `error_type` and `message`, `"canceled"` or `"expired"` | sets a [`BatchOutcome`] |
 //! | `GET /fake/log` | | all attempts, with their requests but without credentials |
-//! | `DELETE /fake/` | | removes the faults and replies that were not used |
+//! | `DELETE /fake/` | | removes the faults and replies that were not used, and all outcomes |
 //!
 //! **Readiness, clones.** The service is always ready. Clones and ports share all state. **Time**
 //! is tokio's: a paused clock also stops the buckets, `date` and incidents. With the default
@@ -75,10 +84,11 @@
 //!
 //! **Limits.** The server checks sizes, keys, fields and the features of each model, by a table of
 //! its own. It does not check conversations: `messages` may be empty or have any content. The list
-//! of models is one page. Batches and files are missing. Unpublished facts of the API (ramp
+//! of models is one page. Files are missing. Unpublished facts of the API (ramp
 //! thresholds, concurrency, the cost of a rejection) are settings.
 #![forbid(unsafe_code)]
 
+mod batches;
 mod body;
 mod check;
 mod config;
@@ -102,6 +112,7 @@ mod sse;
 mod state;
 mod validate;
 
+pub use batches::BatchOutcome;
 pub use body::FakeBody;
 pub use config::{HeaderFamily, HeaderSnapshot, Platform};
 pub use error::FakeError;

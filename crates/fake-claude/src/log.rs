@@ -16,6 +16,8 @@ pub enum Endpoint {
     CountTokens,
     /// `GET /v1/models` and `GET /v1/models/{id}`.
     Models,
+    /// `/v1/messages/batches` and the paths below it.
+    Batches,
     /// Any other path or method. The response is 404 or 405.
     #[default]
     Other,

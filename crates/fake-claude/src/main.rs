@@ -1,14 +1,15 @@
 //! The fake on a port, for tests of programs in any language.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use clap::Parser;
 use tower_claude_fake_claude::{FakeClaude, GroupLimits};
 
 /// A fake Claude API that enforces rate limits and fails on request.
 ///
-/// Control it over HTTP: `POST /fake/replies`, `POST /fake/faults`, `GET /fake/log`, `DELETE
-/// /fake/`.
+/// Control it over HTTP: `POST /fake/replies`, `POST /fake/faults`, `POST /fake/batches`, `GET
+/// /fake/log`, `DELETE /fake/`.
 #[derive(Parser)]
 struct Args {
     /// Address to listen on.
@@ -23,6 +24,9 @@ struct Args {
     /// Output tokens per second. Default: all at once.
     #[arg(long)]
     tokens_per_second: Option<f64>,
+    /// Seconds in which a batch is processed.
+    #[arg(long)]
+    batch_seconds: Option<f64>,
     /// The only accepted key. Default: any.
     #[arg(long)]
     api_key: Option<String>,
@@ -37,6 +41,10 @@ async fn main() -> std::io::Result<()> {
     }
     if let Some(rate) = args.tokens_per_second {
         builder = builder.tokens_per_second(rate);
+    }
+    if let Some(seconds) = args.batch_seconds {
+        let time = Duration::try_from_secs_f64(seconds).map_err(std::io::Error::other)?;
+        builder = builder.batch_time(time);
     }
     if let Some(key) = args.api_key {
         builder = builder.api_key(key);

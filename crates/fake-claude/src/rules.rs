@@ -26,6 +26,23 @@ const ADVISORS: [&str; 14] = [
     "claude-sonnet-4-6",
 ];
 
+/// The beta of the longer output in batches.
+pub(crate) const LONG_OUTPUT_BETA: &str = "output-300k-2026-03-24";
+/// The greatest `max_tokens` with that beta.
+pub(crate) const LONG_OUTPUT: u64 = 300_000;
+/// The models with that beta.
+const LONG_OUTPUT_MODELS: [&str; 9] = [
+    "claude-haiku-5-5",
+    "claude-opus-4-6",
+    "claude-opus-4-7",
+    "claude-opus-4-8",
+    "claude-opus-5",
+    "claude-opus-5-5",
+    "claude-sonnet-4-6",
+    "claude-sonnet-5",
+    "claude-sonnet-5-5",
+];
+
 /// Conditions under which one of the two thinking types without thinking is accepted.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Off {
@@ -322,4 +339,9 @@ pub(crate) fn is_retired(id: &str, today: &str) -> bool {
         "opus-4" | "opus-4-0" | "opus-4-1" | "sonnet-4" | "sonnet-4-0" => true,
         _ => ["1", "2", "3", "instant"].iter().any(is),
     }
+}
+
+/// Returns true if the model has the longer output in batches of this platform.
+pub(crate) fn has_long_batch_output(id: &str, platform: Platform) -> bool {
+    platform != Platform::Foundry && LONG_OUTPUT_MODELS.contains(&id)
 }

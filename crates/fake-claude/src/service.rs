@@ -1,6 +1,5 @@
 //! The server as a tower service, and the responses.
 
-use std::borrow::Cow;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,6 +12,7 @@ use http_body::Body;
 use tokio::time::{Instant, sleep_until};
 use tower_service::Service;
 
+use crate::batches::{self, BatchAnswer};
 use crate::body::{Answer, FAR, FakeBody, Pace};
 use crate::config::HeaderSnapshot;
 use crate::control;
@@ -27,7 +27,7 @@ use crate::models;
 use crate::read::read;
 use crate::reply::ErrorReply;
 use crate::script::ReceivedRequest;
-use crate::sse::ReplyMessage;
+use crate::sse::{Content, ReplyMessage};
 use crate::state::{AttemptEnd, InFlightAttempt, Shared};
 use crate::validate::{self, MAX_BODY, ValidCall};
 
@@ -53,7 +53,17 @@ where
         let (parts, body) = request.into_parts();
         Box::pin(async move {
             let line = parts.extensions.get::<Line>().cloned();
-            let body = read(body, MAX_BODY).await?;
+            let is_batch = parts
+                .uri
+                .path()
+                .trim_end_matches('/')
+                .ends_with(batches::PATH);
+            let limit = if is_batch {
+                batches::MAX_BODY
+            } else {
+                MAX_BODY
+            };
+            let body = read(body, limit).await?;
             if parts.uri.path().starts_with(control::PREFIX) {
                 return Ok(control::respond(&fake, &parts, body.as_ref()));
             }
@@ -90,39 +100,47 @@ async fn exchange(
     }
 }
 
-/// Builds a response that costs nothing more: `count_tokens` and the Models API.
+/// Builds a response that costs no tokens: `count_tokens`, batches and the Models API.
 fn serve(
     shared: &Shared,
     call: &ValidCall,
     index: usize,
     levels: Option<&Snapshot>,
 ) -> Response<FakeBody> {
-    let json = match (call.endpoint, &call.model_path) {
-        (Endpoint::CountTokens, _) => format!("{{\"input_tokens\":{}}}", call.input),
-        (_, Some(id)) => match models::one(&shared.config.catalog, id) {
-            Some(json) => json,
-            None => {
-                let reply = ErrorReply::not_found(format!("model: {id}"));
-                let mut state = shared.lock();
-                let attempt = &mut state.log[index];
-                (attempt.status, attempt.error_type) = (404, Some(reply.kind));
-                attempt.completed = false;
-                drop(state);
-                shared.changed.notify_waiters();
-                return refuse(shared, call, index, &reply, levels);
+    match served(shared, call, index) {
+        Ok((kind, body)) => head(shared, call, index, StatusCode::OK, kind, levels, body),
+        Err(reply) => {
+            let mut state = shared.lock();
+            let attempt = &mut state.log[index];
+            attempt.status = reply.status.as_u16();
+            attempt.error_type = Some(reply.kind);
+            attempt.completed = false;
+            drop(state);
+            shared.changed.notify_waiters();
+            refuse(shared, call, index, &reply, levels)
+        }
+    }
+}
+
+/// Returns the content type and the body of a response that costs no tokens.
+fn served(
+    shared: &Shared,
+    call: &ValidCall,
+    index: usize,
+) -> Result<(&'static str, FakeBody), ErrorReply> {
+    let json = match (call.endpoint, &call.batch, &call.model_path) {
+        (Endpoint::CountTokens, ..) => format!("{{\"input_tokens\":{}}}", call.input),
+        (_, Some(batch), _) => match batches::respond(shared, batch, &call.request, index)? {
+            BatchAnswer::Json(json) => json,
+            BatchAnswer::Lines(lines) => {
+                return Ok(("application/x-jsonl", FakeBody::lines(lines)));
             }
         },
-        (_, None) => models::all(&shared.config.catalog),
+        (_, _, Some(id)) => models::one(&shared.config.catalog, id)
+            .ok_or_else(|| ErrorReply::not_found(format!("model: {id}")))?,
+        _ => models::all(&shared.config.catalog),
     };
-    head(
-        shared,
-        call,
-        index,
-        StatusCode::OK,
-        "application/json",
-        levels,
-        FakeBody::full(json),
-    )
+    Ok(("application/json", FakeBody::full(json)))
 }
 
 fn refuse(
@@ -228,20 +246,11 @@ async fn answer(
         // Not under the lock, because the function is the user's.
         script = select(&call.request);
     }
-    let mut tokens = call.output.min(call.max_tokens);
-    let mut stop_reason = Cow::Borrowed(if call.output > call.max_tokens {
-        "max_tokens"
-    } else {
-        "end_turn"
-    });
-    if call.max_tokens == 0 {
-        (stop_reason, script) = ("max_tokens".into(), None);
-    }
-    if let Some(reply) = &script {
-        let events = reply.events(config.tokens_per_event);
-        tokens = events.iter().map(|event| event.tokens).sum();
-        stop_reason = reply.stop_reason().to_owned().into();
-    }
+    let Content {
+        mut tokens,
+        mut stop_reason,
+        mut script,
+    } = Content::of(call, script, config.tokens_per_event);
     if let Some(Fault::Refusal { after_tokens }) = fault {
         (tokens, stop_reason) = (tokens.min(after_tokens), "refusal".into());
         (script, fault) = (None, None);
@@ -261,14 +270,7 @@ async fn answer(
         return refuse(shared, call, index, &reply, levels.as_ref());
     }
     attempt.head();
-    let message = ReplyMessage {
-        id: format!("msg_01Fake{index:018}"),
-        model_json: serde_json::Value::from(&*call.model).to_string(),
-        input: call.input - call.cache_read - call.cache_creation,
-        cache_creation: call.cache_creation,
-        cache_read: call.cache_read,
-        speed: if call.fast { "fast" } else { "standard" },
-    };
+    let message = ReplyMessage::of(call, format!("msg_01Fake{index:018}"));
     let per_event = config.tokens_per_event;
     let answer = Answer {
         attempt,

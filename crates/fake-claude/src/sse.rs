@@ -1,11 +1,13 @@
 //! The text of responses: stream events and the JSON message.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use bytes::Bytes;
 use tower_claude_wire::ApiError;
 
 use crate::script::Reply;
+use crate::validate::ValidCall;
 
 /// Facts of a response that its text contains.
 #[derive(Clone)]
@@ -17,6 +19,43 @@ pub(crate) struct ReplyMessage {
     pub(crate) cache_creation: u64,
     pub(crate) cache_read: u64,
     pub(crate) speed: &'static str,
+    pub(crate) service_tier: &'static str,
+}
+
+/// Content of a response, and its end.
+pub(crate) struct Content {
+    /// Output tokens.
+    pub(crate) tokens: u64,
+    pub(crate) stop_reason: Cow<'static, str>,
+    /// `None` for the fake's own text.
+    pub(crate) script: Option<Reply>,
+}
+
+impl Content {
+    /// Returns the content of a valid request. `per_event` is the number of tokens in an event.
+    pub(crate) fn of(call: &ValidCall, script: Option<Reply>, per_event: u64) -> Self {
+        if call.max_tokens == 0 {
+            return Self {
+                tokens: 0,
+                stop_reason: "max_tokens".into(),
+                script: None,
+            };
+        }
+        if let Some(reply) = script {
+            let events = reply.events(per_event);
+            return Self {
+                tokens: events.iter().map(|event| event.tokens).sum(),
+                stop_reason: reply.stop_reason().to_owned().into(),
+                script: Some(reply),
+            };
+        }
+        let is_cut = call.output > call.max_tokens;
+        Self {
+            tokens: call.output.min(call.max_tokens),
+            stop_reason: if is_cut { "max_tokens" } else { "end_turn" }.into(),
+            script: None,
+        }
+    }
 }
 
 /// Words of one token each.
@@ -26,6 +65,18 @@ const WORDS: [&str; 16] = [
 ];
 
 impl ReplyMessage {
+    pub(crate) fn of(call: &ValidCall, id: String) -> Self {
+        Self {
+            id,
+            model_json: serde_json::Value::from(&*call.model).to_string(),
+            input: call.input - call.cache_read - call.cache_creation,
+            cache_creation: call.cache_creation,
+            cache_read: call.cache_read,
+            speed: if call.fast { "fast" } else { "standard" },
+            service_tier: "standard",
+        }
+    }
+
     pub(crate) fn start(&self) -> Bytes {
         let mut out = String::with_capacity(512);
         out.push_str(
@@ -94,8 +145,13 @@ impl ReplyMessage {
             "{{\"input_tokens\":{},\"cache_creation_input_tokens\":{},\"cache_read_input_tokens\":{},\
              \"cache_creation\":{{\"ephemeral_5m_input_tokens\":{},\"ephemeral_1h_input_tokens\":0}},\
              \"output_tokens\":{output},\"output_tokens_details\":{{\"thinking_tokens\":0}},\
-             \"server_tool_use\":null,\"service_tier\":\"standard\",\"speed\":\"{}\",\"inference_geo\":\"global\"}}",
-            self.input, self.cache_creation, self.cache_read, self.cache_creation, self.speed,
+             \"server_tool_use\":null,\"service_tier\":\"{}\",\"speed\":\"{}\",\"inference_geo\":\"global\"}}",
+            self.input,
+            self.cache_creation,
+            self.cache_read,
+            self.cache_creation,
+            self.service_tier,
+            self.speed,
         );
     }
 }

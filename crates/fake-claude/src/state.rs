@@ -1,12 +1,13 @@
 //! State that all clones of one server share, behind one lock.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::batches::{BatchOutcome, BatchStore};
 use crate::config::Config;
 use crate::fault::Fault;
 use crate::log::Attempt;
@@ -28,6 +29,9 @@ pub(crate) struct State {
     pub(crate) log: Vec<Attempt>,
     pub(crate) injected: VecDeque<(Fault, u64)>,
     pub(crate) replies: VecDeque<Reply>,
+    /// By `custom_id`.
+    pub(crate) batch_outcomes: HashMap<String, BatchOutcome>,
+    pub(crate) batches: BatchStore,
     /// The index of the oldest attempt whose request is kept.
     pub(crate) oldest_request: usize,
     /// The size of the bodies of the kept requests.

@@ -7,8 +7,9 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, Method, request};
 use tower_claude_wire::{Model, Peek};
 
+use crate::batches::{self, BatchCall};
 use crate::check::{Body, Media};
-use crate::config::{COUNT_TOKENS, Config, FAST_SUFFIX};
+use crate::config::{BATCHES, COUNT_TOKENS, Config, FAST_SUFFIX};
 use crate::log::Endpoint;
 use crate::reply::ErrorReply;
 use crate::rules::{self, Speed};
@@ -23,6 +24,10 @@ pub(crate) struct ValidCall {
     pub(crate) endpoint: Endpoint,
     /// The part of the path after `/v1/models/`.
     pub(crate) model_path: Option<String>,
+    /// The call of a batch endpoint.
+    pub(crate) batch: Option<BatchCall>,
+    /// True for a request in a batch.
+    pub(crate) in_batch: bool,
     pub(crate) tag: Option<Arc<str>>,
     pub(crate) retry_count: Option<u32>,
     pub(crate) model: Arc<str>,
@@ -79,31 +84,65 @@ fn check(
         });
     };
     // The model first, so that a rejected attempt is logged with its model.
-    let peek = if parts.method == Method::POST {
-        Peek::parse(body)
+    let known = if parts.method == Method::POST {
+        identify(config, body, call)
     } else {
         None
     };
-    let model = peek.as_ref().and_then(|peek| peek.model(body)).map(|name| {
-        let model = config.catalog.lookup(name);
-        call.model = Arc::from(name);
-        call.group = Arc::clone(&model.rate_group);
-        model
-    });
     route(parts, call)?;
     authenticate(config, &parts.headers)?;
     call.authenticated = true;
     if !parts.headers.contains_key("anthropic-version") {
         return Err(ErrorReply::invalid("anthropic-version: header is required"));
     }
-    if call.endpoint == Endpoint::Models {
+    if matches!(call.endpoint, Endpoint::Models | Endpoint::Batches) {
         return Ok(());
     }
-    let (Some(peek), Some(body)) = (peek, Body::read(&parts.headers, body)) else {
+    check_body(config, &parts.headers, body, known, call)
+}
+
+/// Returns the facts of a Messages request in a batch, or its error. `headers` are those of the
+/// batch.
+pub(crate) fn item(
+    config: &Config,
+    headers: &HeaderMap,
+    params: &[u8],
+) -> Result<ValidCall, ErrorReply> {
+    let mut call = ValidCall {
+        endpoint: Endpoint::Messages,
+        in_batch: true,
+        ..ValidCall::default()
+    };
+    let known = identify(config, params, &mut call);
+    check_body(config, headers, params, known, &mut call)?;
+    Ok(call)
+}
+
+/// Reads the body as far as its model, and sets the model and its rate group.
+fn identify(config: &Config, body: &[u8], call: &mut ValidCall) -> Option<(Peek, Option<Model>)> {
+    let peek = Peek::parse(body)?;
+    let model = peek.model(body).map(|name| {
+        let model = config.catalog.lookup(name);
+        call.model = Arc::from(name);
+        call.group = Arc::clone(&model.rate_group);
+        model
+    });
+    Some((peek, model))
+}
+
+/// Checks the body of a call that names a model.
+fn check_body(
+    config: &Config,
+    headers: &HeaderMap,
+    body: &[u8],
+    known: Option<(Peek, Option<Model>)>,
+    call: &mut ValidCall,
+) -> Result<(), ErrorReply> {
+    let (Some((peek, model)), Some(body)) = (known, Body::read(headers, body)) else {
         return Err(ErrorReply::invalid("The request body is not valid JSON"));
     };
     let rules = model.as_ref().and_then(|model| rules::of(&model.id));
-    prompt(config, parts, &peek, body.media(rules), call);
+    prompt(config, headers, &peek, body.media(rules), call);
     if call.endpoint == Endpoint::Messages {
         call.max_tokens = peek.max_tokens().ok_or_else(|| {
             ErrorReply::invalid(if body.fields.contains_key("max_tokens") {
@@ -127,6 +166,11 @@ fn check(
         body.countable()?;
         return rules.map_or(Ok(()), |rules| body.tool_choice(rules));
     }
+    if call.in_batch
+        && let Some(problem) = batches::item_problem(&body, call)
+    {
+        return Err(problem);
+    }
     call.fast &= rules.is_none_or(|rules| rules.speed != Speed::Ignored);
     if call.fast {
         call.group = Arc::from(format!("{}{FAST_SUFFIX}", model.rate_group));
@@ -140,6 +184,15 @@ fn route(parts: &request::Parts, call: &mut ValidCall) -> Result<(), ErrorReply>
     let (prefix, path) = path.split_at(path.rfind("/v1/").unwrap_or(0));
     // The API does not accept a base URL that has the version as well.
     let path = if prefix == "/v1" { "" } else { path };
+    if let Some(rest) = path.strip_prefix(batches::PATH)
+        && (rest.is_empty() || rest.starts_with('/'))
+    {
+        let batch = BatchCall::of(&parts.method, rest).map_err(wrong_method)?;
+        call.batch = Some(batch.ok_or_else(no_resource)?);
+        call.endpoint = Endpoint::Batches;
+        call.group = Arc::from(BATCHES);
+        return Ok(());
+    }
     let (endpoint, method) = match path {
         "/v1/messages" => (Endpoint::Messages, "POST"),
         "/v1/messages/count_tokens" => (Endpoint::CountTokens, "POST"),
@@ -149,25 +202,29 @@ fn route(parts: &request::Parts, call: &mut ValidCall) -> Result<(), ErrorReply>
                 call.model_path = Some(id.to_owned());
                 (Endpoint::Models, "GET")
             }
-            _ => {
-                let message = "The requested resource could not be found.";
-                return Err(ErrorReply {
-                    rate_headers: false,
-                    ..ErrorReply::not_found(message)
-                });
-            }
+            _ => return Err(no_resource()),
         },
     };
     if parts.method != method {
-        let reply = ErrorReply::new(405, "invalid_request_error", "Method Not Allowed");
-        return Err(ErrorReply {
-            allow: Some(method),
-            rate_headers: false,
-            ..reply
-        });
+        return Err(wrong_method(method));
     }
     call.endpoint = endpoint;
     Ok(())
+}
+
+fn no_resource() -> ErrorReply {
+    ErrorReply {
+        rate_headers: false,
+        ..ErrorReply::not_found("The requested resource could not be found.")
+    }
+}
+
+fn wrong_method(allowed: &'static str) -> ErrorReply {
+    ErrorReply {
+        allow: Some(allowed),
+        rate_headers: false,
+        ..ErrorReply::new(405, "invalid_request_error", "Method Not Allowed")
+    }
 }
 
 fn authenticate(config: &Config, headers: &HeaderMap) -> Result<(), ErrorReply> {
@@ -192,14 +249,7 @@ fn authenticate(config: &Config, headers: &HeaderMap) -> Result<(), ErrorReply> 
 }
 
 /// Sets the sizes of prompt and response, from the body and from the headers that override them.
-fn prompt(
-    config: &Config,
-    parts: &request::Parts,
-    peek: &Peek,
-    media: Media,
-    call: &mut ValidCall,
-) {
-    let headers = &parts.headers;
+fn prompt(config: &Config, headers: &HeaderMap, peek: &Peek, media: Media, call: &mut ValidCall) {
     call.stream = peek.stream();
     call.fast = peek.fast();
     let bytes = (peek.system_bytes() + peek.tools_bytes() + peek.messages_bytes()) as u64;
@@ -230,9 +280,15 @@ fn accepts(
     let (name, max_tokens) = (&call.model, call.max_tokens);
     let rules = rules::of(&model.id);
     // The catalog has the sizes of models that the table does not list.
-    let (max_output, context) = rules.map_or((model.max_output, model.context), |rules| {
+    let (mut max_output, context) = rules.map_or((model.max_output, model.context), |rules| {
         (rules.max_output, rules.context)
     });
+    if call.in_batch
+        && body.has_beta(&[rules::LONG_OUTPUT_BETA])
+        && rules::has_long_batch_output(&model.id, config.platform)
+    {
+        max_output = rules::LONG_OUTPUT;
+    }
     if max_tokens > max_output {
         return invalid(format!(
             "max_tokens: {max_tokens} > {max_output}, which is the maximum allowed number of output tokens for {name}"
