@@ -53,6 +53,31 @@ async fn check(program: &OsStr, script: &str, base: &str, fake: &str) -> Value {
     serde_json::from_slice(&output.stdout).expect("it prints JSON")
 }
 
+/// Checks what an SDK sees of batches.
+fn check_batches(seen: &Value) {
+    let results = seen["results"].as_array().expect("a list");
+    let results: Vec<_> = results
+        .iter()
+        .map(|line| (line[0].as_str(), line[1].as_str()))
+        .collect();
+    let expected = [
+        ("late", "expired"),
+        ("bad", "errored"),
+        ("good", "succeeded"),
+    ];
+    assert_eq!(results, expected.map(|(id, kind)| (Some(id), Some(kind))));
+    assert_eq!(seen["canceled"][0], "canceling");
+    assert_eq!(seen["stopped"][1]["canceled"], 2);
+    assert_eq!(seen["is_listed"], true);
+    assert_eq!(seen["deleted"].as_array().map(Vec::len), Some(2));
+    let errors = seen["errors"].as_array().expect("a list");
+    let errors: Vec<_> = errors
+        .iter()
+        .map(|error| error["status"].as_u64())
+        .collect();
+    assert_eq!(errors, [400, 404, 404, 400].map(Some));
+}
+
 /// Compares what an SDK sees at the API and through the gateway.
 async fn compare(program: &OsStr, script: &str) {
     let fake = FakeClaude::builder().tokens_per_second(400.0).build();
@@ -68,6 +93,8 @@ async fn compare(program: &OsStr, script: &str) {
     assert_eq!(direct["message"]["text"], "Hello there");
     assert_eq!(direct["errors"].as_array().map(Vec::len), Some(7));
     assert_eq!(direct["retries"]["attempts"], 2);
+    check_batches(&direct["batches"]);
+    assert_eq!(through["batches"]["has_own_url"], true);
     assert_eq!(direct, through);
     // A stream that the client has left is left at the API as well.
     // One for each way.

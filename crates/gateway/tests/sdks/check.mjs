@@ -67,6 +67,84 @@ async function models() {
   return ids;
 }
 
+async function ended(batch) {
+  while (batch.processing_status !== "ended") {
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    batch = await client().messages.batches.retrieve(batch.id);
+  }
+  return batch;
+}
+
+function summary(result) {
+  if (result.type === "succeeded") {
+    const { content, stop_reason, usage } = result.message;
+    const tokens = [usage.input_tokens, usage.output_tokens];
+    return [result.type, content[0].text, stop_reason, tokens, usage.service_tier];
+  }
+  if (result.type === "errored") {
+    const { error, request_id } = result.error;
+    return [result.type, error.type, error.message, Boolean(request_id)];
+  }
+  return [result.type];
+}
+
+async function refused(call) {
+  try {
+    await call();
+    return "no error";
+  } catch (error) {
+    return {
+      class: error.constructor.name,
+      status: error.status,
+      type: error.error?.error?.type,
+      has_request_id: Boolean(error.requestID),
+    };
+  }
+}
+
+async function batches() {
+  const batches = client().messages.batches;
+  await control("POST", "/fake/batches", { custom_id: "late", outcome: "expired" });
+  const request = (custom_id, more) =>
+    ({ custom_id, params: { model, max_tokens: 32, messages, ...more } });
+  const requests = [request("good"), request("bad", { max_tokens: 0 }), request("late")];
+  const created = await batches.create({ requests });
+  const done = await ended(created);
+  const results = [];
+  for await (const line of await batches.results(created.id)) {
+    results.push([line.custom_id, ...summary(line.result)]);
+  }
+  const slow = await batches.create(
+    { requests: [request("a"), request("b")] },
+    { headers: { "x-fake-batch-seconds": "3600" } },
+  );
+  const cannotDelete = await refused(() => batches.delete(slow.id));
+  // Two pages.
+  const listed = [];
+  for await (const batch of batches.list({ limit: 1 })) listed.push(batch.id);
+  const canceled = await batches.cancel(slow.id);
+  const stopped = await ended(canceled);
+  const deleted = [];
+  for (const { id } of [created, slow]) deleted.push((await batches.delete(id)).type);
+  return {
+    created: [created.type, created.processing_status, created.request_counts],
+    lifetime: (Date.parse(created.expires_at) - Date.parse(created.created_at)) / 1000,
+    ended: [done.processing_status, done.request_counts],
+    has_own_url: done.results_url === `${base}/v1/messages/batches/${done.id}/results`,
+    results,
+    is_listed: listed.join() === [slow.id, created.id].join(),
+    canceled: [canceled.processing_status, Boolean(canceled.cancel_initiated_at)],
+    stopped: [stopped.processing_status, stopped.request_counts],
+    deleted,
+    errors: [
+      cannotDelete,
+      await refused(() => batches.retrieve(created.id)),
+      await refused(() => batches.results(created.id)),
+      await refused(() => batches.create({ requests: [] })),
+    ],
+  };
+}
+
 async function error([status, kind]) {
   const body = { type: "error", error: { type: kind, message: "as injected" } };
   const fault = { fault: "custom", status, headers: {}, body, times: 40 };
@@ -124,6 +202,7 @@ const results = {
   tools: await tools(),
   count_tokens: await countTokens(),
   models: await models(),
+  batches: await batches(),
   errors: [],
 };
 for (const of of errors) results.errors.push(await error(of));

@@ -5,6 +5,7 @@ Usage: check.py BASE_URL FAKE_URL, where FAKE_URL is the fake API behind it.
 
 import json
 import sys
+import time
 import urllib.request
 
 import anthropic
@@ -74,6 +75,75 @@ def models():
     return [model.id for model in client().models.list(limit=1000)]
 
 
+def ended(batch):
+    while batch.processing_status != "ended":
+        time.sleep(0.05)
+        batch = client().messages.batches.retrieve(batch.id)
+    return batch
+
+
+def summary(result):
+    if result.type == "succeeded":
+        message = result.message
+        usage = [message.usage.input_tokens, message.usage.output_tokens]
+        tier = message.usage.service_tier
+        return [result.type, message.content[0].text, message.stop_reason, usage, tier]
+    if result.type == "errored":
+        error = result.error.error
+        return [result.type, error.type, error.message, bool(result.error.request_id)]
+    return [result.type]
+
+
+def refused(call):
+    try:
+        call()
+    except anthropic.APIStatusError as error:
+        return {
+            "class": type(error).__name__,
+            "status": error.status_code,
+            "type": error.body["error"]["type"],
+            "has_request_id": bool(error.request_id),
+        }
+    return "no error"
+
+
+def batches():
+    batches = client().messages.batches
+    expired = {"custom_id": "late", "outcome": "expired"}
+    control("POST", "/fake/batches", expired)
+    params = {"model": MODEL, "max_tokens": 32, "messages": MESSAGES}
+    request = lambda name, **more: {"custom_id": name, "params": {**params, **more}}
+    requests = [request("good"), request("bad", max_tokens=0), request("late")]
+    created = batches.create(requests=requests)
+    done = ended(created)
+    results = [[line.custom_id, *summary(line.result)] for line in batches.results(created.id)]
+    slow = batches.create(
+        requests=[request("a"), request("b")], extra_headers={"x-fake-batch-seconds": "3600"})
+    cannot_delete = refused(lambda: batches.delete(slow.id))
+    # Two pages.
+    is_listed = [batch.id for batch in batches.list(limit=1)] == [slow.id, created.id]
+    canceled = batches.cancel(slow.id)
+    stopped = ended(canceled)
+    deleted = [batches.delete(batch.id) for batch in [created, slow]]
+    return {
+        "created": [created.type, created.processing_status, created.request_counts.to_dict()],
+        "lifetime": (created.expires_at - created.created_at).total_seconds(),
+        "ended": [done.processing_status, done.request_counts.to_dict()],
+        "has_own_url": done.results_url == f"{base}/v1/messages/batches/{done.id}/results",
+        "results": results,
+        "is_listed": is_listed,
+        "canceled": [canceled.processing_status, bool(canceled.cancel_initiated_at)],
+        "stopped": [stopped.processing_status, stopped.request_counts.to_dict()],
+        "deleted": [batch.type for batch in deleted],
+        "errors": [
+            cannot_delete,
+            refused(lambda: batches.retrieve(created.id)),
+            refused(lambda: batches.results(created.id)),
+            refused(lambda: batches.create(requests=[])),
+        ],
+    }
+
+
 def error(status, kind):
     body = {"type": "error", "error": {"type": kind, "message": "as injected"}}
     fault = {"fault": "custom", "status": status, "headers": {}, "body": body, "times": 40}
@@ -116,6 +186,7 @@ print(json.dumps({
     "tools": tools(),
     "count_tokens": count_tokens(),
     "models": models(),
+    "batches": batches(),
     "errors": [error(*of) for of in [
         (400, "invalid_request_error"),
         (401, "authentication_error"),
