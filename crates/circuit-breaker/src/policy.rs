@@ -101,7 +101,7 @@ impl BreakerPolicy {
             Some(scope_of) => scope_of(request),
             None => {
                 let host = host.unwrap_or_else(|| self::host(request.uri(), request.headers()));
-                let known = ScopeRef::of_model(request, host);
+                let known = ScopeRef::of_model(request, &host);
                 if let Some(circuit) = known.and_then(|scope| circuits.get(&scope)) {
                     return Some(circuit);
                 }

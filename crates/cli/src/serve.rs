@@ -92,6 +92,7 @@ fn read_file(path: &PathBuf) -> Result<Config, CommandError> {
 }
 
 /// A state of the process, for its service manager.
+#[derive(Clone, Copy)]
 enum State {
     Ready,
     Stopping,

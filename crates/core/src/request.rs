@@ -111,7 +111,7 @@ impl<'a> ScopeRef<'a> {
         let sender = call.sender_of(request);
         Some(Self {
             credential: sender.credential,
-            host: borrowed(sender.host)?,
+            host: borrowed(&sender.host)?,
             endpoint: path.endpoint,
             group,
             fast: messages && request.body().peek().is_some_and(Peek::fast),
@@ -121,7 +121,7 @@ impl<'a> ScopeRef<'a> {
     /// Returns the same as [`Scope::of_model`], or `None` if the model is not in the catalog or the
     /// host cannot be borrowed. `host` is the one of the request.
     #[must_use]
-    pub fn of_model(request: &'a Request<RequestBody>, host: Cow<'a, str>) -> Option<Self> {
+    pub fn of_model(request: &'a Request<RequestBody>, host: &Cow<'a, str>) -> Option<Self> {
         let path = ApiPath::parse(request.uri().path());
         Some(Self {
             credential: 0,
@@ -133,8 +133,8 @@ impl<'a> ScopeRef<'a> {
     }
 }
 
-fn borrowed(host: Cow<'_, str>) -> Option<&str> {
-    match host {
+fn borrowed<'a>(host: &Cow<'a, str>) -> Option<&'a str> {
+    match *host {
         Cow::Borrowed(host) => Some(host),
         Cow::Owned(_) => None,
     }

@@ -50,7 +50,7 @@ pub(crate) async fn answer(
 async fn error_event(response: Response) -> String {
     let is_failure = !response.status().is_success();
     let body = Limited::new(response.into_body(), GREATEST).collect().await;
-    let text = body.ok().map(|body| body.to_bytes());
+    let text = body.ok().map(http_body_util::Collected::to_bytes);
     let is_object = |text: &Bytes| {
         serde_json::from_slice::<serde_json::Map<_, serde_json::Value>>(text).is_ok()
     };
