@@ -1,4 +1,4 @@
-//! What metrics and alerts share: label values, whose number is bounded whatever callers and servers
+//! Label values of metrics and alerts, whose number is bounded whatever callers and servers
 //! send, and the values by label.
 
 use std::{

@@ -1,4 +1,4 @@
-//! What the gateway does only if it is configured: early heads, and pages of other origins.
+//! Behaviour that is off by default: early heads, and pages of other origins.
 
 mod common;
 

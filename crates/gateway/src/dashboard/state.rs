@@ -66,7 +66,7 @@ struct IncidentState {
     ago: u64,
 }
 
-/// What a state is made of.
+/// The sources of a state.
 pub(super) struct Sources<'a> {
     pub(super) now: Instant,
     pub(super) started: Instant,

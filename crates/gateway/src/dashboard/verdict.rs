@@ -35,7 +35,7 @@ impl Verdict {
     }
 }
 
-/// What a verdict is made of.
+/// The facts that a verdict is made of.
 pub(super) struct Facts<'a> {
     pub(super) draining: bool,
     /// The requests of the last minute.

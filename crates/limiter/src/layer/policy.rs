@@ -92,7 +92,7 @@ pub struct LimitAttempt<A> {
     next_report: u32,
     /// The most that the response can truly report.
     bound: UsageBound,
-    /// What was charged when the request was sent. Present only if its event is wanted.
+    /// The charge when the request was sent. Present only if its event is wanted.
     estimated: Option<Box<EstimatedTokens>>,
 }
 
