@@ -101,7 +101,10 @@ impl BreakerPolicy {
             Some(scope_of) => scope_of(request),
             None => {
                 let host = host.unwrap_or_else(|| self::host(request.uri(), request.headers()));
-                let known = ScopeRef::of_model(request, &host);
+                let known = match host {
+                    Cow::Borrowed(host) => ScopeRef::of_model(request, host),
+                    Cow::Owned(_) => None,
+                };
                 if let Some(circuit) = known.and_then(|scope| circuits.get(&scope)) {
                     return Some(circuit);
                 }

@@ -109,34 +109,30 @@ impl<'a> ScopeRef<'a> {
             ""
         };
         let sender = call.sender_of(request);
+        let Cow::Borrowed(host) = sender.host else {
+            return None;
+        };
         Some(Self {
             credential: sender.credential,
-            host: borrowed(&sender.host)?,
+            host,
             endpoint: path.endpoint,
             group,
             fast: messages && request.body().peek().is_some_and(Peek::fast),
         })
     }
 
-    /// Returns the same as [`Scope::of_model`], or `None` if the model is not in the catalog or the
-    /// host cannot be borrowed. `host` is the one of the request.
+    /// Returns the same as [`Scope::of_model`] for a request to this host, or `None` if the model is
+    /// not in the catalog.
     #[must_use]
-    pub fn of_model(request: &'a Request<RequestBody>, host: &Cow<'a, str>) -> Option<Self> {
+    pub fn of_model(request: &'a Request<RequestBody>, host: &'a str) -> Option<Self> {
         let path = ApiPath::parse(request.uri().path());
         Some(Self {
             credential: 0,
-            host: borrowed(host)?,
+            host,
             endpoint: path.endpoint,
             group: &listed_at(path, request)?.id,
             fast: false,
         })
-    }
-}
-
-fn borrowed<'a>(host: &Cow<'a, str>) -> Option<&'a str> {
-    match *host {
-        Cow::Borrowed(host) => Some(host),
-        Cow::Owned(_) => None,
     }
 }
 
