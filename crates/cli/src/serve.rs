@@ -53,7 +53,7 @@ impl Serve {
             demo.print_usage(gateway.addr());
             demo.spawn_load(gateway.addr());
         }
-        let reloading = tokio::spawn(reload_on_hangup(gateway.handle(), self.config));
+        let reloading = tokio::spawn(reload_on_hangup(gateway.handle(), self));
         gateway.run(until_stopped()).await;
         reloading.abort();
         Ok(())
@@ -86,7 +86,7 @@ fn read_file(path: &PathBuf) -> Result<Config, CommandError> {
 
 /// Reads keys and limits anew after each SIGHUP. A file with errors changes nothing.
 #[cfg(unix)]
-async fn reload_on_hangup(gateway: GatewayHandle, path: Option<PathBuf>) {
+async fn reload_on_hangup(gateway: GatewayHandle, options: Serve) {
     use tokio::signal::unix::{SignalKind, signal};
 
     let mut hangups = match signal(SignalKind::hangup()) {
@@ -94,11 +94,12 @@ async fn reload_on_hangup(gateway: GatewayHandle, path: Option<PathBuf>) {
         Err(error) => return tracing::error!(%error, "SIGHUP is not handled"),
     };
     while hangups.recv().await.is_some() {
-        let Some(path) = &path else {
+        if options.config.is_none() {
             tracing::warn!("SIGHUP ignored: there is no configuration file");
             continue;
-        };
-        let reloaded = read_file(path).and_then(|new| gateway.reload(&new).map_err(failed));
+        }
+        let new = options.read();
+        let reloaded = new.and_then(|new| gateway.reload(&new).map_err(failed));
         match reloaded {
             Ok(false) => tracing::info!("keys and limits reloaded"),
             Ok(true) => tracing::warn!("keys and limits reloaded, other changes need a restart"),
@@ -108,7 +109,7 @@ async fn reload_on_hangup(gateway: GatewayHandle, path: Option<PathBuf>) {
 }
 
 #[cfg(not(unix))]
-async fn reload_on_hangup(_: GatewayHandle, _: Option<PathBuf>) {}
+async fn reload_on_hangup(_: GatewayHandle, _: Serve) {}
 
 /// Completes at SIGTERM and at Ctrl-C.
 #[cfg(unix)]
