@@ -54,7 +54,7 @@ impl Serve {
             demo.print_usage(gateway.addr());
             demo.spawn_load(gateway.addr());
         }
-        let reloading = tokio::spawn(reload_on_hangup(gateway.handle(), self.config));
+        let reloading = tokio::spawn(reload_on_hangup(gateway.handle(), self));
         notify(State::Ready);
         let stopped = async {
             until_stopped().await;
@@ -115,7 +115,7 @@ fn notify(_: State) {}
 
 /// Reads keys and limits anew after each SIGHUP. A file with errors changes nothing.
 #[cfg(unix)]
-async fn reload_on_hangup(gateway: GatewayHandle, path: Option<PathBuf>) {
+async fn reload_on_hangup(gateway: GatewayHandle, options: Serve) {
     use tokio::signal::unix::{SignalKind, signal};
 
     let mut hangups = match signal(SignalKind::hangup()) {
@@ -123,11 +123,12 @@ async fn reload_on_hangup(gateway: GatewayHandle, path: Option<PathBuf>) {
         Err(error) => return tracing::error!(%error, "SIGHUP is not handled"),
     };
     while hangups.recv().await.is_some() {
-        let Some(path) = &path else {
+        if options.config.is_none() {
             tracing::warn!("SIGHUP ignored: there is no configuration file");
             continue;
-        };
-        let reloaded = read_file(path).and_then(|new| gateway.reload(&new).map_err(failed));
+        }
+        let new = options.read();
+        let reloaded = new.and_then(|new| gateway.reload(&new).map_err(failed));
         match reloaded {
             Ok(false) => tracing::info!("keys and limits reloaded"),
             Ok(true) => tracing::warn!("keys and limits reloaded, other changes need a restart"),
@@ -137,7 +138,7 @@ async fn reload_on_hangup(gateway: GatewayHandle, path: Option<PathBuf>) {
 }
 
 #[cfg(not(unix))]
-async fn reload_on_hangup(_: GatewayHandle, _: Option<PathBuf>) {}
+async fn reload_on_hangup(_: GatewayHandle, _: Serve) {}
 
 /// Completes at SIGTERM and at Ctrl-C.
 #[cfg(unix)]

@@ -17,7 +17,9 @@ use tokio::{
     task::JoinSet,
     time::{Instant, interval, sleep},
 };
-use tower_claude_fake_claude::{BreakKind, BreakPoint, FakeClaude, Fault, GroupLimits, Incident};
+use tower_claude_fake_claude::{
+    BreakKind, BreakPoint, FakeClaude, FakeClaudeBuilder, Fault, GroupLimits, Incident,
+};
 
 const PER_SECOND: u32 = 200;
 const SECOND: Duration = Duration::from_secs(1);
@@ -83,17 +85,17 @@ enum End {
 }
 
 async fn call(client: TestClient, gateway: http::request::Builder, number: u32) -> End {
-    let is_stream = number % 2 == 0;
+    let is_stream = number.is_multiple_of(2);
     let body = if is_stream {
         STREAM_REQUEST.to_owned()
     } else {
         STREAM_REQUEST.replace("true", "false")
     };
     let request = gateway.body(Full::from(body)).unwrap();
-    let leaves = number % 50 == 0;
+    let leaves = number.is_multiple_of(50);
     let response = client.request(request);
     // Some leave before the head, some after the first event.
-    if leaves && number % 100 == 0 {
+    if leaves && number.is_multiple_of(100) {
         let _ = tokio::time::timeout(Duration::from_millis(20), response).await;
         return End::Left;
     }
@@ -156,7 +158,7 @@ async fn soak(periods: usize, period: Duration) -> Vec<u64> {
         .keep_requests(0);
     let fake = incidents()
         .into_iter()
-        .fold(fake, |fake, incident| fake.incident(incident));
+        .fold(fake, FakeClaudeBuilder::incident);
     let fake = fake.build();
     let server = fake.serve().await.unwrap();
     let gateway = GatewayProcess::before(&server.url(), "", "");
