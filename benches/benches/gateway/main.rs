@@ -37,7 +37,7 @@ fn main() -> ExitCode {
         (Some("gateway"), Some(upstream)) => proxies::serve_gateway(upstream),
         (Some("load"), _) => report::run(has("--bench"), has("--check")),
         // The load has thousands of connections.
-        _ => return process::run_with_descriptors(&arguments),
+        _ => process::run_with_descriptors(&arguments),
     }
 }
 

@@ -42,7 +42,7 @@ async fn accept(listener: TcpListener) -> ! {
         connection.set_nodelay(true).expect("a socket");
         let (json, stream) = (json.clone(), stream.clone());
         let service = service_fn(move |request: Request<Incoming>| {
-            let kind = request.headers().get(KIND).map(|kind| kind.as_bytes());
+            let kind = request.headers().get(KIND).map(http::HeaderValue::as_bytes);
             let (headers, answer): (HeaderMap, Answer) = match kind {
                 Some(kind) if kind == STREAM.as_bytes() => (stream.clone(), Answer::stream()),
                 Some(kind) if kind == IDLE.as_bytes() => (stream.clone(), Answer::Idle(false)),
