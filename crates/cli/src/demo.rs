@@ -13,7 +13,7 @@ use tokio::time::sleep;
 use tower_claude_fake_claude::{FakeClaude, FakeServer, Fault, GroupLimits, Incident};
 use tower_claude_gateway::{Config, UpstreamConfig};
 
-use crate::{CommandError, failed};
+use crate::{CommandError, failed, print_line};
 
 /// The number of callers at the start and at the end.
 const CALLERS: (usize, usize) = (6, 18);
@@ -91,17 +91,21 @@ impl Demo {
         let [model, _] = MODELS;
         let (from, until) = (INCIDENT.0.as_secs(), INCIDENT.1.as_secs());
         let minutes = NEXT_INCIDENT.as_secs() / 60;
-        println!(
+        print_line(format_args!(
             "demo: {} to {} callers use a fake API, {model} fails from {from} s to {until} s, \
              and again every {minutes} minutes",
             CALLERS.0, CALLERS.1
-        );
-        println!("\ntry it:\n  curl -N http://{gateway}/v1/messages -H 'x-api-key: any' \\");
-        println!("    -H 'anthropic-version: 2023-06-01' -H 'content-type: application/json' \\");
-        println!(
+        ));
+        print_line(format_args!(
+            "\ntry it:\n  curl -N http://{gateway}/v1/messages -H 'x-api-key: any' \\"
+        ));
+        print_line(format_args!(
+            "    -H 'anthropic-version: 2023-06-01' -H 'content-type: application/json' \\"
+        ));
+        print_line(format_args!(
             "    -d '{{\"model\":\"{model}\",\"max_tokens\":64,\"stream\":true,\
              \"messages\":[{{\"role\":\"user\",\"content\":\"Hi\"}}]}}'\n"
-        );
+        ));
     }
 
     /// Starts the callers, who end with the process, and a line about them every ten seconds.
@@ -127,7 +131,7 @@ impl Demo {
                         true => good += 1,
                         false => failed += 1,
                     },
-                    _ = next.tick() => println!("callers: {good} answered, {failed} failed"),
+                    _ = next.tick() => print_line(format_args!("callers: {good} answered, {failed} failed")),
                 }
             }
         });

@@ -6,7 +6,11 @@ mod demo;
 mod otlp;
 mod serve;
 
-use std::{fmt, io::IsTerminal, process::ExitCode};
+use std::{
+    fmt,
+    io::{self, IsTerminal, Write},
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand};
 use tracing_subscriber::{Layer, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
@@ -53,8 +57,8 @@ fn start_log() -> Result<otlp::Traces, CommandError> {
         .parse()
         .map_err(|error| failed(format!("{LOG}={filter:?}: {error}")))?;
     let lines = tracing_subscriber::fmt::layer()
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_writer(io::stderr)
         .with_filter(targets);
     let traces = otlp::Traces::start()?;
     let subscriber = tracing_subscriber::registry()
@@ -83,11 +87,18 @@ async fn main() -> ExitCode {
     }
 }
 
+/// Prints a line. A standard output that was closed, as after `| head`, ends no process.
+fn print_line(line: impl fmt::Display) {
+    let _ = writeln!(io::stdout().lock(), "{line}");
+}
+
 fn print_key() -> Result<(), CommandError> {
     let (key, hash) = tower_claude_gateway::new_key().map_err(failed)?;
-    println!("key:  {key}");
-    println!("hash: {hash}");
-    println!("Give the key to the caller, and write the hash into the configuration:");
-    println!("\n[[keys]]\nname = \"team-a\"\nhash = \"{hash}\"");
+    print_line(format_args!("key:  {key}"));
+    print_line(format_args!("hash: {hash}"));
+    print_line("Give the key to the caller, and write the hash into the configuration:");
+    print_line(format_args!(
+        "\n[[keys]]\nname = \"team-a\"\nhash = \"{hash}\""
+    ));
     Ok(())
 }

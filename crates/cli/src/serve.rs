@@ -5,7 +5,7 @@ use std::{fs, net::SocketAddr, path::PathBuf};
 use clap::Args;
 use tower_claude_gateway::{Config, GatewayHandle};
 
-use crate::{CommandError, demo::Demo, failed, otlp::Traces};
+use crate::{CommandError, demo::Demo, failed, otlp::Traces, print_line};
 
 /// The options of `tower-claude serve`.
 #[derive(Debug, Args)]
@@ -43,13 +43,15 @@ impl Serve {
         };
         if self.check {
             config.validate().map_err(failed)?;
-            print!("{}", config.to_toml());
+            print_line(config.to_toml().trim_end());
             return Ok(());
         }
         let gateway = traces.bind(config).await.map_err(failed)?;
-        println!("listening on http://{}", gateway.addr());
+        print_line(format_args!("listening on http://{}", gateway.addr()));
         let admin = gateway.admin_addr();
-        println!("dashboard at http://{admin}/dashboard, metrics at http://{admin}/metrics");
+        print_line(format_args!(
+            "dashboard at http://{admin}/dashboard, metrics at http://{admin}/metrics"
+        ));
         if let Some(demo) = demo {
             demo.print_usage(gateway.addr());
             demo.spawn_load(gateway.addr());
