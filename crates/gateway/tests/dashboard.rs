@@ -101,7 +101,7 @@ async fn engineer_sees_the_binding_limit_and_the_incident() {
     browser
         .wait_for("#queue", &["normal", "messages/sonnet-5.5"])
         .await;
-    assert_eq!(browser.text("#connection").await, "live");
+    browser.wait_for("#connection", &["live"]).await;
 
     // A call that nothing could save. The models of a request that was never sent have none.
     let invalid = send(gateway.message(), "{\"model\":\"claude-sonnet-5-5\"}").await;
