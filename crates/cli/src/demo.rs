@@ -24,6 +24,9 @@ const NEXT_CALLER: Duration = Duration::from_secs(15);
 /// The longest pause of a caller between two requests, in milliseconds.
 const LONGEST_PAUSE: u64 = 1_500;
 
+/// The share of the requests that the cache may answer.
+const CACHEABLE: f64 = 0.1;
+
 /// The limits of each group of models at the fake API. All callers together want more output.
 const REQUESTS_PER_MINUTE: u64 = 500;
 const INPUT_TOKENS_PER_MINUTE: u64 = 50_000;
@@ -80,6 +83,7 @@ impl Demo {
         upstream.name = "fake".to_owned();
         upstream.url = self.server.url();
         upstream.fallback = MODELS.map(str::to_owned).to_vec();
+        upstream.cache = Some(Duration::from_secs(20));
         let mut config = Config::default();
         config.upstreams = vec![upstream];
         config.validate().map_err(failed)?;
@@ -161,7 +165,9 @@ async fn call(client: &HttpClient, gateway: SocketAddr) -> bool {
          \"messages\":[{{\"role\":\"user\",\"content\":\"Tell me about rivers.\"}}]}}",
         MODELS[0]
     );
+    let is_cacheable = fastrand::f64() < CACHEABLE;
     let request = Request::post(format!("http://{gateway}/v1/messages"))
+        .header("x-tower-claude-cache", is_cacheable.to_string())
         .header("x-api-key", "demo")
         .header("anthropic-version", "2023-06-01")
         .header("content-type", "application/json")
