@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, request};
 use serde_json::{Map, Value, json};
 
-use crate::batches::BatchOutcome;
+use crate::batches::outcome::BatchOutcome;
 use crate::body::FakeBody;
 use crate::fake::FakeClaude;
 use crate::fault::Fault;

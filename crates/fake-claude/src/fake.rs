@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use tower_claude_wire::ModelCatalog;
 
-use crate::batches::{self, BatchOutcome};
+use crate::batches::call::QUEUE;
+use crate::batches::outcome::BatchOutcome;
 use crate::config::{BATCHES, COUNT_TOKENS, Config, HeaderFamily, HeaderSnapshot, Platform};
 use crate::fault::{Fault, Incident};
 use crate::log::Attempt;
@@ -221,7 +222,7 @@ impl FakeClaudeBuilder {
                 unknown_models: false,
                 kept_requests: 1_000,
                 batch_time: Duration::from_millis(100),
-                batch_queue: batches::QUEUE,
+                batch_queue: QUEUE,
                 select_reply: None,
                 today: TODAY.to_owned(),
             },

@@ -112,7 +112,7 @@ mod sse;
 mod state;
 mod validate;
 
-pub use batches::BatchOutcome;
+pub use batches::outcome::BatchOutcome;
 pub use body::FakeBody;
 pub use config::{HeaderFamily, HeaderSnapshot, Platform};
 pub use error::FakeError;

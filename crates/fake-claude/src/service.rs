@@ -12,7 +12,8 @@ use http_body::Body;
 use tokio::time::{Instant, sleep_until};
 use tower_service::Service;
 
-use crate::batches::{self, BatchAnswer};
+use crate::batches::call;
+use crate::batches::respond::{self, BatchAnswer};
 use crate::body::{Answer, FAR, FakeBody, Pace};
 use crate::config::HeaderSnapshot;
 use crate::control;
@@ -53,16 +54,8 @@ where
         let (parts, body) = request.into_parts();
         Box::pin(async move {
             let line = parts.extensions.get::<Line>().cloned();
-            let is_batch = parts
-                .uri
-                .path()
-                .trim_end_matches('/')
-                .ends_with(batches::PATH);
-            let limit = if is_batch {
-                batches::MAX_BODY
-            } else {
-                MAX_BODY
-            };
+            let is_batch = parts.uri.path().trim_end_matches('/').ends_with(call::PATH);
+            let limit = if is_batch { call::MAX_BODY } else { MAX_BODY };
             let body = read(body, limit).await?;
             if parts.uri.path().starts_with(control::PREFIX) {
                 return Ok(control::respond(&fake, &parts, body.as_ref()));
@@ -130,7 +123,7 @@ fn served(
 ) -> Result<(&'static str, FakeBody), ErrorReply> {
     let json = match (call.endpoint, &call.batch, &call.model_path) {
         (Endpoint::CountTokens, ..) => format!("{{\"input_tokens\":{}}}", call.input),
-        (_, Some(batch), _) => match batches::respond(shared, batch, &call.request, index)? {
+        (_, Some(batch), _) => match respond::respond(shared, batch, &call.request, index)? {
             BatchAnswer::Json(json) => json,
             BatchAnswer::Lines(lines) => {
                 return Ok(("application/x-jsonl", FakeBody::lines(lines)));

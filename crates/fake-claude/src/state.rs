@@ -7,7 +7,8 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::batches::{BatchOutcome, BatchStore};
+use crate::batches::outcome::BatchOutcome;
+use crate::batches::store::BatchStore;
 use crate::config::Config;
 use crate::fault::Fault;
 use crate::log::Attempt;

@@ -7,7 +7,8 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, Method, request};
 use tower_claude_wire::{Model, Peek};
 
-use crate::batches::{self, BatchCall};
+use crate::batches::call::{self, BatchCall};
+use crate::batches::rules::item_problem;
 use crate::check::{Body, Media};
 use crate::config::{BATCHES, COUNT_TOKENS, Config, FAST_SUFFIX};
 use crate::log::Endpoint;
@@ -167,7 +168,7 @@ fn check_body(
         return rules.map_or(Ok(()), |rules| body.tool_choice(rules));
     }
     if call.in_batch
-        && let Some(problem) = batches::item_problem(&body, call)
+        && let Some(problem) = item_problem(&body, call.stream, call.max_tokens)
     {
         return Err(problem);
     }
@@ -184,7 +185,7 @@ fn route(parts: &request::Parts, call: &mut ValidCall) -> Result<(), ErrorReply>
     let (prefix, path) = path.split_at(path.rfind("/v1/").unwrap_or(0));
     // The API does not accept a base URL that has the version as well.
     let path = if prefix == "/v1" { "" } else { path };
-    if let Some(rest) = path.strip_prefix(batches::PATH)
+    if let Some(rest) = path.strip_prefix(call::PATH)
         && (rest.is_empty() || rest.starts_with('/'))
     {
         let batch = BatchCall::of(&parts.method, rest).map_err(wrong_method)?;

@@ -150,14 +150,17 @@ impl Shared {
         let mut evaluated: Option<Instant> = None;
         loop {
             let now = ticks.tick().await;
-            let upstreams = &self.routes().upstreams;
+            let routes = self.routes();
+            let scopes = routes
+                .upstreams
+                .iter()
+                .flat_map(|upstream| upstream.scopes());
             let draining = !self.is_ready.load(Ordering::Relaxed);
-            let upstreams = upstreams.iter().map(|upstream| &**upstream);
-            self.dashboard
-                .update(&self.render_metrics(), upstreams, draining);
+            let metrics = self.render_metrics();
+            self.dashboard.update(&metrics, scopes.collect(), draining);
             if evaluated.is_none_or(|at| now.saturating_duration_since(at) >= INTERVAL) {
                 evaluated = Some(now);
-                for upstream in &self.routes().upstreams {
+                for upstream in &routes.upstreams {
                     upstream.evaluate_alerts(now);
                 }
             }

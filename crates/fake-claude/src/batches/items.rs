@@ -7,30 +7,19 @@ use http::{HeaderMap, Method, Uri};
 use serde_json::value::RawValue;
 use tower_claude_wire::ApiError;
 
+use super::call::PATH;
+use super::outcome::BatchOutcome;
 use super::store::{Item, ItemResult};
-use super::{BatchOutcome, PATH};
-use crate::check::Body;
 use crate::config::Config;
 use crate::reply::ErrorReply;
 use crate::script::ReceivedRequest;
 use crate::sse::{Content, ReplyMessage};
-use crate::validate::{self, ValidCall};
+use crate::validate;
 
 /// The API's own limit on the requests of one batch.
 const MAX_REQUESTS: usize = 100_000;
 /// The longest `custom_id`.
 const MAX_CUSTOM_ID: usize = 64;
-
-/// Fields of a Messages request that a batch does not take.
-const REFUSED_FIELDS: [&str; 7] = [
-    "cache_hint",
-    "context_hint",
-    "fallbacks",
-    "research_preview",
-    "speed",
-    "store",
-    "thread",
-];
 
 type JsonFields<'a> = HashMap<String, &'a RawValue>;
 
@@ -171,22 +160,6 @@ fn result(
         &content.stop_reason,
         content.tokens,
     ))
-}
-
-/// Returns the error for a Messages request that a batch does not take.
-pub(crate) fn item_problem(body: &Body<'_>, call: &ValidCall) -> Option<ErrorReply> {
-    let has = |name: &&&str| !body.value(name).is_null();
-    let problem = if call.stream {
-        "stream: streaming is not supported in a batch".to_owned()
-    } else if call.max_tokens == 0 {
-        "max_tokens: 0 is not supported in a batch".to_owned()
-    } else if body.value("billing_policy")["bill_to"] == "user_profile" {
-        "billing_policy.bill_to: user_profile is not supported in a batch".to_owned()
-    } else {
-        let name = REFUSED_FIELDS.iter().find(has)?;
-        format!("{name}: not supported in a batch")
-    };
-    Some(ErrorReply::invalid(problem))
 }
 
 fn invalid<T>(message: String) -> Result<T, ErrorReply> {

@@ -6,9 +6,9 @@ use bytes::Bytes;
 use http::header::HOST;
 use serde_json::{Value, json};
 
+use super::call::{BatchCall, PATH};
 use super::items;
 use super::store::{Batch, Cursor, ItemResult, Status};
-use super::{BatchCall, PATH};
 use crate::reply::ErrorReply;
 use crate::script::ReceivedRequest;
 use crate::state::Shared;

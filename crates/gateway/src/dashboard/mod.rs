@@ -11,7 +11,7 @@ mod verdict;
 
 use std::{
     convert::Infallible,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use axum::{
@@ -27,14 +27,13 @@ use http::{
     },
 };
 use tokio::{sync::watch, time::Instant};
+use tower_claude::limiter::ScopeSnapshot;
 
+pub(crate) use self::incidents::Incidents;
 use self::{
     samples::{Samples, TICK},
     state::{Sources, State},
 };
-use crate::upstream::Upstream;
-
-pub(crate) use self::incidents::Incidents;
 
 /// The time between two states.
 pub(crate) const INTERVAL: std::time::Duration = TICK;
@@ -76,10 +75,11 @@ impl Dashboard {
     }
 
     /// Takes a sample of the metrics, and sends the new state to all pages.
-    pub(crate) fn update<'a>(
+    /// `scopes` are those of all limiters with their label.
+    pub(crate) fn update(
         &self,
         metrics: &str,
-        upstreams: impl Iterator<Item = &'a Upstream>,
+        scopes: Vec<(Arc<str>, ScopeSnapshot)>,
         draining: bool,
     ) {
         let mut samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
@@ -90,7 +90,7 @@ impl Dashboard {
             started: self.started,
             draining,
             samples: &samples,
-            scopes: upstreams.flat_map(Upstream::scopes).collect(),
+            scopes,
             incidents,
             alerts,
         });
