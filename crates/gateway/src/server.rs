@@ -37,6 +37,10 @@ const HTTP2: &[u8; 3] = b"PRI";
 /// The pause after a part of [`HTTP2`].
 const PEEK_PAUSE: Duration = Duration::from_millis(10);
 
+/// The time after the start of a drain in which the first request of an open connection is still
+/// answered. It may have been sent before.
+const LAST_REQUEST: Duration = Duration::from_millis(500);
+
 /// The interval of the pings that find dead HTTP/2 connections.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
@@ -110,7 +114,10 @@ async fn serve<S>(
             Ok(Err(error)) => return tracing::debug!(%error, "connection failed"),
             Err(_) => return tracing::debug!("no request arrived in time"),
         },
-        _ = drain.wait_for(|is_draining| *is_draining) => return,
+        () = async {
+            let _ = drain.wait_for(|is_draining| *is_draining).await;
+            sleep(LAST_REQUEST).await;
+        } => return,
     };
     let (has_request, header_bytes) = (&AtomicBool::new(false), config.header_bytes);
     let requests = service_fn(move |request: Request<Incoming>| {
@@ -136,6 +143,8 @@ async fn serve<S>(
     let (mut is_timed, mut is_draining) = (is_http2, false);
     let ended = loop {
         tokio::select! {
+            // The connection reads its first request before it may be told to end.
+            biased;
             ended = connection.as_mut() => break ended,
             // hyper has no timeout for the headers of HTTP/2.
             () = first_request.as_mut(), if is_timed => {

@@ -1,6 +1,6 @@
 //! Messages for end users in error responses, in their language and with an honest wait.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use axum::{
     body::{Body, Bytes},
@@ -8,11 +8,11 @@ use axum::{
 };
 use futures_util::{StreamExt, stream};
 use http::{
-    HeaderMap, HeaderValue,
-    header::{ACCEPT_LANGUAGE, CONTENT_LENGTH, RETRY_AFTER, VARY},
+    HeaderValue,
+    header::{ACCEPT_LANGUAGE, CONTENT_LENGTH, VARY},
 };
 use serde::{Deserialize, Serialize};
-use tower_claude::wire::is_json;
+use tower_claude::wire::{is_json, retry_after};
 
 /// The greatest size of an error that gets a message. Those of the API have some 200 bytes.
 const GREATEST: usize = 64 << 10;
@@ -131,7 +131,7 @@ pub(crate) async fn add(
         let all = stream::iter([Ok(read), next]).chain(body);
         return Response::from_parts(parts, Body::from_stream(all));
     }
-    let text = message.for_wait(retry_after(&parts.headers));
+    let text = message.for_wait(retry_after(&parts.headers, SystemTime::now()));
     let Some(new) = with_field(&read, &text) else {
         return Response::from_parts(parts, Body::from(read));
     };
@@ -139,11 +139,6 @@ pub(crate) async fn add(
     let name = HeaderValue::from_static(ACCEPT_LANGUAGE.as_str());
     parts.headers.append(VARY, name);
     Response::from_parts(parts, Body::from(new))
-}
-
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    seconds.parse().ok().map(Duration::from_secs)
 }
 
 /// Returns a JSON object with one more field at its end. `None` if it is not an object, or has the

@@ -75,3 +75,28 @@ async fn idle_connection_does_not_hold_up_the_end() {
     gateway.stop();
     gateway.ended().await;
 }
+
+#[tokio::test]
+async fn first_request_that_crosses_the_signal_is_answered() {
+    let upstream = Upstream::with_message().await;
+    let mut gateway = TestGateway::before(&upstream).await;
+    let mut connection = gateway.raw(b"").await;
+    // Connections are accepted in their order, so that the first one is accepted as well.
+    assert_eq!(send(gateway.message(), REQUEST).await.status, 200);
+    gateway.stop();
+    while TcpStream::connect(gateway.addr).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    let request = format!(
+        "POST /v1/messages HTTP/1.1\r\nhost: a\r\nx-api-key: k\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\n\r\n{REQUEST}",
+        REQUEST.len()
+    );
+    tokio::io::AsyncWriteExt::write_all(&mut connection, request.as_bytes())
+        .await
+        .unwrap();
+    let response = read_until(&mut connection, "").await;
+    assert!(response.starts_with("HTTP/1.1 200 OK"), "{response:?}");
+    assert!(response.ends_with(MESSAGE), "{response}");
+    gateway.ended().await;
+}

@@ -20,6 +20,9 @@ const CHARGED: [Dimension; 3] = [
     Dimension::OutputTokens,
 ];
 
+/// The used part of a bucket below which it is not the reason why requests wait.
+const HALF: f64 = 0.5;
+
 /// A pool of limits.
 #[derive(Debug, Serialize)]
 pub(super) struct ScopeState {
@@ -79,6 +82,7 @@ pub(super) fn scopes(scopes: Vec<(Arc<str>, ScopeSnapshot)>, samples: &Samples) 
 fn merged(scopes: Vec<(Arc<str>, ScopeSnapshot)>) -> BTreeMap<Arc<str>, ScopeSnapshot> {
     let mut all: BTreeMap<Arc<str>, ScopeSnapshot> = BTreeMap::new();
     for (label, scope) in scopes {
+        let scope = with_emptiest_limits(scope);
         let Some(sum) = all.get_mut(&label) else {
             all.insert(label, scope);
             continue;
@@ -111,18 +115,23 @@ fn merged(scopes: Vec<(Arc<str>, ScopeSnapshot)>) -> BTreeMap<Arc<str>, ScopeSna
     all
 }
 
+/// Keeps the emptiest limit of each dimension, if there are several, for example one per second.
+fn with_emptiest_limits(mut scope: ScopeSnapshot) -> ScopeSnapshot {
+    let left = |limit: &DimensionSnapshot| limit.available as f64 / limit.capacity.max(1) as f64;
+    scope.dimensions.sort_by(|a, b| {
+        let by_dimension = a.dimension.cmp(&b.dimension);
+        by_dimension.then(left(a).total_cmp(&left(b)))
+    });
+    scope.dimensions.dedup_by_key(|limit| limit.dimension);
+    scope
+}
+
 impl ScopeState {
     fn new(name: &str, scope: &ScopeSnapshot, samples: &Samples) -> Self {
-        let mut limits: Vec<Limit> = Vec::new();
-        for limit in &scope.dimensions {
-            // A further limit of the same dimension, for example one per second, has no name.
-            if limits
-                .iter()
-                .all(|known| known.dimension != limit.dimension.as_str())
-            {
-                limits.push(Limit::new(name, limit, samples));
-            }
-        }
+        let limits = scope.dimensions.iter();
+        let mut limits: Vec<_> = limits
+            .map(|limit| Limit::new(name, limit, samples))
+            .collect();
         let queues: Vec<_> = scope
             .classes
             .iter()
@@ -132,18 +141,20 @@ impl ScopeState {
                 wait: class.estimated_wait.as_secs_f64(),
             })
             .collect();
-        // While requests wait, the emptiest bucket is the reason.
+        // While requests wait, the emptiest bucket is the reason, unless a 429 or another limit is.
         let waits = queues.iter().any(|queue: &Queue| queue.queued > 0);
-        let pressure = |limit: &Limit| match waits {
-            true => 1.0 - limit.left as f64 / limit.capacity.max(1) as f64,
+        let by_level = waits && scope.paused_for.is_zero();
+        let emptiness = |limit: &Limit| 1.0 - limit.left as f64 / limit.capacity.max(1) as f64;
+        let pressure = |limit: &Limit| match by_level {
+            true => emptiness(limit),
             false => limit.share,
         };
         let binding = limits
             .iter_mut()
             .max_by(|a, b| pressure(a).total_cmp(&pressure(b)));
-        if let Some(limit) = binding.filter(|limit| waits || limit.share > 0.0) {
+        if let Some(limit) = binding.filter(|limit| pressure(limit) > 0.0) {
             limit.binds = true;
-            if waits {
+            if by_level && emptiness(limit) > HALF {
                 limit.forecast = Forecast::Full;
             }
         }

@@ -92,6 +92,12 @@ pub(super) fn verdict(facts: &Facts<'_>) -> Verdict {
         let text = format!("{}: after a 429 nothing is sent for {pause}.", scope.name);
         return Verdict::new(Level::Bad, text);
     }
+    if let Some(scope) = scopes.iter().find(|scope| scope.waiting().0 > 0) {
+        let ((waiting, wait), name) = (scope.waiting(), &scope.name);
+        let wait = readable(wait);
+        let text = format!("{name}: {waiting} waiting, a new request waits about {wait}.");
+        return Verdict::new(Level::Warning, text);
+    }
     if let Some(circuit) = circuits.iter().find(|circuit| circuit.state == "open") {
         let mut text = format!("{} is down: its circuit is open", circuit.name);
         let stand_in = models.iter().find(|model| {
@@ -216,6 +222,19 @@ mod tests {
             text,
             "The limit of input tokens of a is full in about 5 min, now at 70 %."
         );
+    }
+
+    #[test]
+    fn pause_after_a_429_and_a_queue_without_a_full_limit_are_named_as_such() {
+        let limit = || vec![limit("requests", 0.3, Forecast::Steady)];
+        let mut paused = scope("a", 2, limit());
+        paused.paused = 7.0;
+        let (level, text) = of(&[paused]);
+        assert_eq!(level, Level::Bad);
+        assert_eq!(text, "a: after a 429 nothing is sent for 7 s.");
+        let (level, text) = of(&[scope("a", 2, limit())]);
+        assert_eq!(level, Level::Warning);
+        assert_eq!(text, "a: 2 waiting, a new request waits about 4 s.");
     }
 
     #[test]

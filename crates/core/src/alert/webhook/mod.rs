@@ -66,11 +66,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use http::{HeaderMap, Request, Response, StatusCode, Uri, header::RETRY_AFTER};
+use http::{Request, Response, StatusCode, Uri};
 use tokio::{
     sync::{Semaphore, mpsc},
     time::{Instant, sleep, timeout},
 };
+use tower_claude_wire::retry_after;
 use tower_service::Service;
 
 use self::message::Message;
@@ -304,16 +305,10 @@ where
     match client.call(request).await {
         Ok(response) => AttemptResult::Answered {
             status: response.status(),
-            retry_after: retry_after(response.headers()),
+            retry_after: retry_after(response.headers(), SystemTime::now()),
         },
         Err(_) => AttemptResult::Failed,
     }
-}
-
-/// Returns `retry-after` in seconds. A date is ignored.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?;
-    Some(Duration::from_secs(seconds.trim().parse().ok()?))
 }
 
 /// The step after an attempt.
