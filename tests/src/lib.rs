@@ -126,7 +126,7 @@ pub use borrowed::Borrowed;
 pub use clock::{HOUR, MINUTE, SECOND, paused, serve, settle};
 pub use error::Broken;
 pub use event_log::{EventLog, LineOf, summary};
-pub use log_lines::LogLines;
+pub use log_lines::{LogLines, set_subscriber};
 pub use received::{Received, read, send, send_ok};
 pub use reply::{Marker, Reply};
 pub use request::{

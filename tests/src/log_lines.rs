@@ -2,16 +2,16 @@
 
 use std::{
     fmt::{self, Write as _},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, LazyLock, Mutex, PoisonError},
 };
 
 use tokio::time::Instant;
 use tracing::{
-    Event, Level, Metadata, Subscriber,
+    Dispatch, Event, Level, Metadata, Subscriber,
     field::{Field, Visit},
     level_filters::LevelFilter,
     span::{Attributes, Id, Record},
-    subscriber::{DefaultGuard, set_default},
+    subscriber::{DefaultGuard, Interest, set_default},
 };
 
 /// The lines that the layers log, in the format of `tracing-subscriber`, each with the time since
@@ -32,7 +32,7 @@ impl LogLines {
             start: Instant::now(),
             lines: Arc::default(),
         };
-        let guard = set_default(log.clone());
+        let guard = set_subscriber(log.clone());
         (log, guard)
     }
 
@@ -69,6 +69,46 @@ impl Subscriber for LogLines {
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         lines.push(line);
     }
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+/// Sets the subscriber of this thread, while the guard lives.
+///
+/// While a process has one subscriber, `tracing` asks only the thread that reaches a place in the
+/// code first whether the place is enabled, and keeps the answer. If that is the thread of another
+/// test, which has no subscriber, the place stays disabled. Two subscribers are never one, so this
+/// function leaves a second one behind, which records nothing.
+#[must_use]
+pub fn set_subscriber(subscriber: impl Subscriber + Send + Sync + 'static) -> DefaultGuard {
+    static SECOND: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(Second));
+    LazyLock::force(&SECOND);
+    set_default(subscriber)
+}
+
+/// A subscriber that is interested in every place, but in no thread.
+struct Second;
+
+impl Subscriber for Second {
+    fn register_callsite(&self, _: &'static Metadata<'static>) -> Interest {
+        Interest::sometimes()
+    }
+
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        false
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, _: &Event<'_>) {}
 
     fn enter(&self, _: &Id) {}
 

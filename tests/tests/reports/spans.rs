@@ -14,12 +14,13 @@ use tower_claude_circuit_breaker::CircuitBreakerLayer;
 use tower_claude_core::RequestBody;
 use tower_claude_fake_claude::Fault;
 use tower_claude_retry::RetryLayer;
+use tower_claude_tests::set_subscriber;
 use tower_layer::Layer;
 use tracing::{
     Event, Subscriber,
     field::{Field, Visit},
     span::{Attributes, Id, Record},
-    subscriber::{DefaultGuard, set_default},
+    subscriber::DefaultGuard,
 };
 use tracing_subscriber::{
     Registry,
@@ -100,7 +101,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> tracing_subscriber::Layer<S> for Sp
 impl Spans {
     fn start() -> (Self, DefaultGuard) {
         let spans = Self::default();
-        let guard = set_default(Registry::default().with(spans.clone()));
+        let guard = set_subscriber(Registry::default().with(spans.clone()));
         (spans, guard)
     }
 
