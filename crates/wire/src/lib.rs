@@ -68,7 +68,9 @@ pub use models::{
     RateCard, SamplingDefaults, Support, Tier, TierLimits, Tokenizer, estimate_tokens,
 };
 pub use peek::{Peek, Thinking, user_id};
-pub use prompt::{InnerBreakpoint, Prompt, PromptBlock, PromptPart};
+pub use prompt::{
+    BlockKind, CacheTtl, InnerBreakpoint, Prompt, PromptBlock, PromptPart, insert_breakpoints,
+};
 pub use response::{JsonResponse, JsonScanner, is_cut_json};
 pub use retry_after::{MAX_RETRY_AFTER, retry_after};
 pub use sse::{SseEvent, SseScanner};
