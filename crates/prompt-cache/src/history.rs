@@ -1,6 +1,7 @@
 //! The history of prefixes: when they were used, and which of them are cached.
 
 use std::{
+    cmp::Reverse,
     collections::{HashMap, VecDeque},
     hash::BuildHasher,
     time::Duration,
@@ -8,7 +9,7 @@ use std::{
 
 use foldhash::fast::{FixedState, RandomState};
 use tokio::time::Instant;
-use tower_claude_wire::CacheTtl;
+use tower_claude_wire::{CacheTtl, Money};
 
 use crate::{
     outline::{Boundary, Outline},
@@ -70,8 +71,8 @@ struct Class {
     misses_in_a_row: u32,
     /// The requests since the balance was last begun.
     requests: u32,
-    /// The savings of these requests in nano-dollars.
-    saved: i64,
+    /// The savings of these requests.
+    saved: Money,
     off_until: Option<Instant>,
 }
 
@@ -96,8 +97,8 @@ pub struct ClassSnapshot {
     pub boundary: Boundary,
     /// The requests that were marked since the balance was begun.
     pub requests: u32,
-    /// The savings of these requests in nano-dollars, compared with no marker. Negative for a loss.
-    pub saved_nano_dollars: i64,
+    /// The savings of these requests, compared with no marker. Negative for a loss.
+    pub saved: Money,
     /// True while the class is not marked, because it has lost money.
     pub is_off: bool,
 }
@@ -177,7 +178,7 @@ impl History {
                 last_used: now,
                 misses_in_a_row: 0,
                 requests: 0,
-                saved: 0,
+                saved: Money::ZERO,
                 off_until: None,
             });
             class.last_used = now;
@@ -314,27 +315,27 @@ impl History {
     pub(crate) fn add_saving(
         &mut self,
         hash: u64,
-        nano_dollars: i64,
+        saving: Money,
         counts_request: bool,
         now: Instant,
-    ) -> Option<(Boundary, i64)> {
+    ) -> Option<(Boundary, Money)> {
         let classes = self.prefixes.get(&hash)?.classes;
         let mut switched_off = None;
         for key in [classes.route, classes.shape] {
             let Some(class) = self.classes.get_mut(&key) else {
                 continue;
             };
-            class.saved = class.saved.saturating_add(nano_dollars);
+            class.saved += saving;
             class.requests += u32::from(counts_request);
             if class.requests < PROVING_REQUESTS {
                 continue;
             }
-            if class.saved < 0 && !class.is_off(now) {
+            if class.saved.is_negative() && !class.is_off(now) {
                 class.off_until = Some(now + OFF_FOR);
                 switched_off = Some((class.boundary, class.saved));
             }
             class.requests = 0;
-            class.saved = 0;
+            class.saved = Money::ZERO;
         }
         switched_off
     }
@@ -353,11 +354,11 @@ impl History {
             .map(|class| ClassSnapshot {
                 boundary: class.boundary,
                 requests: class.requests,
-                saved_nano_dollars: class.saved,
+                saved: class.saved,
                 is_off: class.is_off(now),
             })
             .collect();
-        classes.sort_unstable_by_key(|class| std::cmp::Reverse(class.saved_nano_dollars.abs()));
+        classes.sort_unstable_by_key(|class| Reverse(class.saved.picos().abs()));
         classes
     }
 }

@@ -60,6 +60,16 @@ impl MissCause {
     }
 }
 
+impl MissCause {
+    /// Returns the index of the block that has changed, if that is the cause.
+    pub(crate) const fn block(&self) -> Option<usize> {
+        match self {
+            Self::Changed { block, .. } => Some(*block),
+            _ => None,
+        }
+    }
+}
+
 /// The last marked prompt of a conversation.
 #[derive(Debug)]
 struct Conversation {

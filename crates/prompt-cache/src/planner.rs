@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use foldhash::fast::RandomState;
 use tokio::time::Instant;
-use tower_claude_wire::{CacheTtl, RateCard};
+use tower_claude_wire::{CacheTtl, Money, RateCard};
 
 use crate::{
     gate::Gate,
@@ -101,37 +101,48 @@ impl CacheUsage {
         self.plain.saturating_add(self.read).saturating_add(written)
     }
 
-    /// Returns the price of these tokens without a cache, less the price with it, in nano-dollars.
-    fn saved(&self, rates: &RateCard) -> i64 {
-        let part = |tokens: u64, price: u64| {
-            let difference = i64::try_from(rates.input).unwrap_or(i64::MAX)
-                - i64::try_from(price).unwrap_or(i64::MAX);
-            i64::try_from(tokens)
-                .unwrap_or(i64::MAX)
-                .saturating_mul(difference)
-        };
+    /// Returns the price of these tokens without a cache, less the price with it.
+    fn saved(&self, rates: &RateCard) -> Money {
+        let less = |price: u64| nanos(rates.input) - nanos(price);
         self.read_saving(rates)
-            .saturating_add(part(self.written_5m, rates.cache_write_5m))
-            .saturating_add(part(self.written_1h, rates.cache_write_1h))
+            + less(rates.cache_write_5m).times(self.written_5m)
+            + less(rates.cache_write_1h).times(self.written_1h)
     }
 
-    fn read_saving(&self, rates: &RateCard) -> i64 {
-        let difference = rates.input.saturating_sub(rates.cache_read);
-        i64::try_from(self.read.saturating_mul(difference)).unwrap_or(i64::MAX)
+    fn read_saving(&self, rates: &RateCard) -> Money {
+        (nanos(rates.input) - nanos(rates.cache_read)).times(self.read)
     }
+
+    /// Adds the tokens of another response.
+    pub(crate) fn add(&mut self, other: &Self) {
+        let Self {
+            plain,
+            read,
+            written_5m,
+            written_1h,
+        } = self;
+        *plain = plain.saturating_add(other.plain);
+        *read = read.saturating_add(other.read);
+        *written_5m = written_5m.saturating_add(other.written_5m);
+        *written_1h = written_1h.saturating_add(other.written_1h);
+    }
+}
+
+fn nanos(price: u64) -> Money {
+    Money::from_nanos(i64::try_from(price).unwrap_or(i64::MAX))
 }
 
 /// The result of a request with markers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Learned {
-    /// The savings of the request in nano-dollars, compared with no marker. Negative for a loss.
-    pub saved_nano_dollars: i64,
+    /// The price of the input without a cache, less the price with it. Negative for a loss.
+    pub saved: Money,
     /// The cause for which a cached prefix was not read.
     pub miss: Option<MissCause>,
     /// A place whose markers have lost this much over a hundred requests, and which is not marked
     /// for an hour.
-    pub switched_off: Option<(Boundary, i64)>,
+    pub switched_off: Option<(Boundary, Money)>,
 }
 
 /// A prefix with a marker.
@@ -438,7 +449,7 @@ impl Planner {
         self.history
             .set_tokens(last.hash, usage.read.saturating_add(written));
         let mut learned = Learned {
-            saved_nano_dollars: usage.saved(&running.rules.rates),
+            saved: usage.saved(&running.rules.rates),
             ..Learned::default()
         };
         if usage.read == 0 && written == 0 {
@@ -476,7 +487,7 @@ impl Planner {
         if let Some(expected) = running.expected {
             learned.switched_off = self.history.add_saving(expected.hash, read, false, now);
         }
-        let premium = learned.saved_nano_dollars.saturating_sub(read);
+        let premium = learned.saved - read;
         let off = self.history.add_saving(last.hash, premium, true, now);
         learned.switched_off = learned.switched_off.or(off);
         Some(learned)

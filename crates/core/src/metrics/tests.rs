@@ -330,6 +330,21 @@ fn emit_all(metrics: &MetricsObserver, junk: usize) {
             layer,
             because: "timeout",
         },
+        Event::PromptCache {
+            layer,
+            model: &name,
+            plain: 10,
+            read: 900,
+            written: 90,
+            saved: tower_claude_wire::Money::from_micros(7),
+            miss: Some("expired"),
+            block: None,
+        },
+        Event::PromptCacheOff {
+            layer,
+            boundary: "tail",
+            saved: tower_claude_wire::Money::from_micros(-7),
+        },
     ];
     for event in events {
         metrics.on_event(&event);
