@@ -55,6 +55,8 @@ const SERVER_TOOLS: [&str; 5] = [
 ];
 /// Web tools that run no code.
 const BASIC_WEB_TOOLS: [&str; 2] = ["web_fetch_20250910", "web_search_20250305"];
+/// The most tokens of one image, for a model that is not listed.
+pub(crate) const IMAGE_TOKENS: u64 = 4_784;
 const FAST_BETA: &str = "fast-mode-2026-02-01";
 const SAMPLING: [&str; 3] = ["temperature", "top_p", "top_k"];
 
@@ -101,7 +103,7 @@ impl<'a> Body<'a> {
     /// Returns the images and documents that are sent as data.
     pub(crate) fn media(&self, rules: Option<&RuleSet>) -> Media {
         let mut media = Media::default();
-        let most = rules.map_or(4_784, |rules| rules.image_tokens);
+        let most = rules.map_or(IMAGE_TOKENS, |rules| rules.image_tokens);
         let messages = self.fields.get("messages").map_or("", |raw| raw.get());
         if messages.contains("\"base64\"") {
             media.add(&self.value("messages"), most);
@@ -441,7 +443,8 @@ pub(crate) struct Media {
 }
 
 impl Media {
-    fn add(&mut self, value: &Value, most: u64) {
+    /// Adds the images and documents in a value. An image has at most `most` tokens.
+    pub(crate) fn add(&mut self, value: &Value, most: u64) {
         let source = &value["source"];
         if source["type"] == "base64"
             && let Some(data) = source["data"].as_str()

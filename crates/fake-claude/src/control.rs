@@ -94,6 +94,8 @@ fn entry(attempt: &Attempt) -> Value {
         "error_code": attempt.error_code,
         "fault": attempt.fault,
         "input_tokens": attempt.charged_input,
+        "cache_read_tokens": attempt.cache_read,
+        "cache_creation_tokens": attempt.cache_creation,
         "output_tokens": attempt.charged_output,
         "completed": attempt.completed,
         "request": request,

@@ -9,7 +9,7 @@ use crate::fault::Fault;
 use crate::headers::{PoolKind, Snapshot};
 use crate::line::LineEnd;
 use crate::log::{Attempt, Endpoint};
-use crate::model::Charge;
+use crate::model::{CacheTokens, Charge};
 use crate::reply::ErrorReply;
 use crate::state::{InFlightAttempt, Now, Shared, State};
 use crate::validate::ValidCall;
@@ -21,7 +21,12 @@ pub(crate) enum Decision {
     /// No response: the connection fails.
     Break(LineEnd),
     /// A message.
-    Answer(InFlightAttempt, Option<Fault>, Option<Snapshot>),
+    Answer(
+        InFlightAttempt,
+        Option<Fault>,
+        Option<Snapshot>,
+        CacheTokens,
+    ),
     /// A response that costs no tokens.
     Serve(Option<Snapshot>),
 }
@@ -51,7 +56,7 @@ pub(crate) fn decide(
             attempt.finished_at = Some(now.since_start());
             attempt.completed = true;
         }
-        Decision::Answer(_, fault, _) => {
+        Decision::Answer(_, fault, ..) => {
             attempt.fault = fault.as_ref().map(Fault::name);
         }
     }
@@ -140,6 +145,10 @@ fn outcome(
     let levels = (config.snapshot == HeaderSnapshot::Admission)
         .then(|| snapshot(state, call, now))
         .flatten();
+    let (cache, write) = state.cache_tokens(call, now.nanos);
+    if let Some(write) = write {
+        state.cache_writes.insert(id, write);
+    }
     let attempt = InFlightAttempt {
         shared: Arc::clone(shared),
         index,
@@ -148,13 +157,16 @@ fn outcome(
         ended: false,
     };
     // The actual count is known at once. Only the levels that were already read have the estimate.
-    let actual = call.input - call.cache_read;
+    let actual = call.input - cache.read;
     state.accounting.correct_input(now.nanos, id, actual);
     if let (Some(pool), Some(id)) = (&mut state.priority, priority) {
         pool.correct_input(now.nanos, id, actual);
     }
-    state.log[index].charged_input = actual;
-    Decision::Answer(attempt, fault, levels)
+    let logged = &mut state.log[index];
+    logged.charged_input = actual;
+    logged.cache_read = cache.read;
+    logged.cache_creation = cache.written();
+    Decision::Answer(attempt, fault, levels, cache)
 }
 
 /// Admits a request that costs no tokens.

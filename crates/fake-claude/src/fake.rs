@@ -48,6 +48,8 @@ impl FakeClaude {
             replies: Default::default(),
             batch_outcomes: Default::default(),
             batches: Default::default(),
+            cache: Default::default(),
+            cache_writes: Default::default(),
             oldest_request: 0,
             request_bytes: 0,
             rng,
@@ -84,6 +86,11 @@ impl FakeClaude {
     pub fn batch_outcome(&self, custom_id: impl Into<String>, outcome: BatchOutcome) {
         let mut state = self.shared.lock();
         state.batch_outcomes.insert(custom_id.into(), outcome);
+    }
+
+    /// Removes all entries of the prompt cache, as if the server had lost them.
+    pub fn clear_prompt_cache(&self) {
+        self.shared.lock().cache.clear();
     }
 
     /// Removes all faults and replies that have not been used, and all outcomes of batches.

@@ -102,6 +102,7 @@ mod line;
 mod log;
 pub mod model;
 mod models;
+mod prompt;
 mod read;
 mod reply;
 mod rules;

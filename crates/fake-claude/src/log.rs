@@ -57,8 +57,13 @@ pub struct Attempt {
     pub fault: Option<&'static str>,
     /// Input tokens as estimated at admission.
     pub estimated_input: u64,
-    /// Input tokens charged at the end. 0 if the request was not admitted.
+    /// Input tokens charged at the end, without those read from the prompt cache. 0 if the request
+    /// was not admitted.
     pub charged_input: u64,
+    /// Input tokens read from the prompt cache. They are not charged.
+    pub cache_read: u64,
+    /// Input tokens written to the prompt cache. They are a part of those charged.
+    pub cache_creation: u64,
     /// Output tokens charged so far.
     pub charged_output: u64,
     /// Input tokens in the bucket just before the decision, rounded down.

@@ -125,6 +125,12 @@ pub(crate) struct RuleSet {
     pub(crate) image_tokens: u64,
     /// True if the server accepts a list of fallback models for it.
     pub(crate) fallback_list: bool,
+    /// The tokens of the shortest prompt that is cached.
+    pub(crate) least_cached: u64,
+    /// The effort without `output_config.effort`, if the model has efforts.
+    pub(crate) default_effort: Option<&'static str>,
+    /// True if a plain turn of the user removes the thinking before it from the prompt.
+    pub(crate) strips_thinking: bool,
 }
 
 const ALL: &[&str] = &["low", "medium", "high", "xhigh", "max"];
@@ -165,6 +171,9 @@ const FABLE: RuleSet = RuleSet {
     task_budget: true,
     image_tokens: 4_784,
     fallback_list: true,
+    least_cached: 512,
+    default_effort: Some("high"),
+    strips_thinking: false,
 };
 const FABLE_5_2: RuleSet = RuleSet {
     speed: Speed::Fast,
@@ -187,11 +196,13 @@ const PREVIEW: RuleSet = RuleSet {
     system_turns: false,
     turn_effort: false,
     advisors: 0,
+    least_cached: 2_048,
     ..FABLE
 };
 const OPUS_5_5: RuleSet = RuleSet {
     speed: Speed::Fast,
     rejected_tools: COMPUTERS,
+    default_effort: Some("medium"),
     ..FABLE
 };
 const OPUS_5: RuleSet = RuleSet {
@@ -208,6 +219,7 @@ const OPUS_4_8: RuleSet = RuleSet {
     speed: Speed::Ending,
     turn_effort: false,
     advisors: 11,
+    least_cached: 1_024,
     ..FABLE
 };
 const OPUS_4_7: RuleSet = RuleSet {
@@ -215,6 +227,7 @@ const OPUS_4_7: RuleSet = RuleSet {
     system_turns: false,
     rejected_tools: TOOLSETS,
     rejected_elsewhere: TOOLSETS,
+    least_cached: 2_048,
     ..OPUS_4_8
 };
 const OPUS_4_6: RuleSet = RuleSet {
@@ -226,6 +239,7 @@ const OPUS_4_6: RuleSet = RuleSet {
     advisors: 13,
     task_budget: false,
     image_tokens: 1_600,
+    least_cached: 4_096,
     ..OPUS_4_7
 };
 const SONNET_5_5: RuleSet = RuleSet {
@@ -242,11 +256,13 @@ const SONNET_5: RuleSet = RuleSet {
     turn_effort: false,
     advisors: 12,
     task_budget: false,
+    least_cached: 1_024,
     ..FABLE
 };
 const SONNET_4_6: RuleSet = RuleSet {
     speed: Speed::Unknown,
     advisors: 14,
+    least_cached: 1_024,
     ..OPUS_4_6
 };
 const HAIKU_5_5: RuleSet = RuleSet {
@@ -257,6 +273,7 @@ const HAIKU_5_5: RuleSet = RuleSet {
     rejected_elsewhere: &["computer_20250124"],
     advisors: 12,
     fallback_list: false,
+    default_effort: Some("medium"),
     ..FABLE
 };
 const SONNET_4_5: RuleSet = RuleSet {
@@ -270,17 +287,23 @@ const SONNET_4_5: RuleSet = RuleSet {
     rejected_elsewhere: NEWER_TOOLS,
     advisors: 0,
     compaction: false,
+    default_effort: None,
+    strips_thinking: true,
     ..SONNET_4_6
 };
 const HAIKU_4_5: RuleSet = RuleSet {
     code_calls: false,
     advisors: 14,
+    least_cached: 4_096,
     ..SONNET_4_5
 };
 const OPUS_4_5: RuleSet = RuleSet {
     efforts: UP_TO_HIGH,
     rejected_tools: TOOLSETS,
     rejected_elsewhere: TOOLSETS,
+    least_cached: 4_096,
+    default_effort: Some("high"),
+    strips_thinking: false,
     ..SONNET_4_5
 };
 

@@ -24,6 +24,7 @@ use crate::fault::Fault;
 use crate::headers::{self, Snapshot};
 use crate::line::Line;
 use crate::log::Endpoint;
+use crate::model::CacheTokens;
 use crate::models;
 use crate::read::read;
 use crate::reply::ErrorReply;
@@ -87,8 +88,9 @@ async fn exchange(
         }
         Decision::Refuse(reply, levels) => Ok(refuse(shared, call, index, &reply, levels.as_ref())),
         Decision::Serve(levels) => Ok(serve(shared, call, index, levels.as_ref())),
-        Decision::Answer(attempt, fault, levels) => {
-            Ok(answer(shared, call, attempt, fault, levels, line).await)
+        Decision::Answer(attempt, fault, levels, cache) => {
+            let answer = answer(shared, call, attempt, (fault, levels, cache), line);
+            Ok(answer.await)
         }
     }
 }
@@ -219,8 +221,7 @@ async fn answer(
     shared: &Shared,
     call: &ValidCall,
     mut attempt: InFlightAttempt,
-    mut fault: Option<Fault>,
-    levels: Option<Snapshot>,
+    (mut fault, levels, cache): (Option<Fault>, Option<Snapshot>, CacheTokens),
     line: Option<Line>,
 ) -> Response<FakeBody> {
     let index = attempt.index;
@@ -263,7 +264,7 @@ async fn answer(
         return refuse(shared, call, index, &reply, levels.as_ref());
     }
     attempt.head();
-    let message = ReplyMessage::of(call, format!("msg_01Fake{index:018}"));
+    let message = ReplyMessage::of(call, cache, format!("msg_01Fake{index:018}"));
     let per_event = config.tokens_per_event;
     let answer = Answer {
         attempt,
@@ -316,7 +317,10 @@ async fn produce(
         _ => (tokens, None),
     };
     let end = origin + pace.time_of(tokens);
-    let mut made = 0;
+    // The first token at its own time, because the response begins with it.
+    sleep_until(end.min(origin + pace.first)).await;
+    let mut made = pace.made(origin.elapsed(), tokens);
+    attempt.produce(made);
     while Instant::now() < end {
         sleep_until(end.min(Instant::now() + STEP)).await;
         let now = pace.made(origin.elapsed(), tokens);

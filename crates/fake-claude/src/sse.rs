@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use bytes::Bytes;
 use tower_claude_wire::ApiError;
 
+use crate::model::CacheTokens;
 use crate::script::Reply;
 use crate::validate::ValidCall;
 
@@ -15,9 +16,9 @@ pub(crate) struct ReplyMessage {
     pub(crate) id: String,
     /// The model as a JSON string with its quotes.
     pub(crate) model_json: String,
+    /// Tokens that were neither read from the cache nor written to it.
     pub(crate) input: u64,
-    pub(crate) cache_creation: u64,
-    pub(crate) cache_read: u64,
+    pub(crate) cache: CacheTokens,
     pub(crate) speed: &'static str,
     pub(crate) service_tier: &'static str,
 }
@@ -65,13 +66,12 @@ const WORDS: [&str; 16] = [
 ];
 
 impl ReplyMessage {
-    pub(crate) fn of(call: &ValidCall, id: String) -> Self {
+    pub(crate) fn of(call: &ValidCall, cache: CacheTokens, id: String) -> Self {
         Self {
             id,
             model_json: serde_json::Value::from(&*call.model).to_string(),
-            input: call.input - call.cache_read - call.cache_creation,
-            cache_creation: call.cache_creation,
-            cache_read: call.cache_read,
+            input: call.input - cache.read - cache.written(),
+            cache,
             speed: if call.fast { "fast" } else { "standard" },
             service_tier: "standard",
         }
@@ -106,7 +106,9 @@ impl ReplyMessage {
             out,
             "}},\"usage\":{{\"input_tokens\":{},\"cache_creation_input_tokens\":{},\
              \"cache_read_input_tokens\":{},\"output_tokens\":{output}}}}}\n\n",
-            self.input, self.cache_creation, self.cache_read,
+            self.input,
+            self.cache.written(),
+            self.cache.read,
         );
         out.into()
     }
@@ -143,13 +145,14 @@ impl ReplyMessage {
         let _ = write!(
             out,
             "{{\"input_tokens\":{},\"cache_creation_input_tokens\":{},\"cache_read_input_tokens\":{},\
-             \"cache_creation\":{{\"ephemeral_5m_input_tokens\":{},\"ephemeral_1h_input_tokens\":0}},\
+             \"cache_creation\":{{\"ephemeral_5m_input_tokens\":{},\"ephemeral_1h_input_tokens\":{}}},\
              \"output_tokens\":{output},\"output_tokens_details\":{{\"thinking_tokens\":0}},\
              \"server_tool_use\":null,\"service_tier\":\"{}\",\"speed\":\"{}\",\"inference_geo\":\"global\"}}",
             self.input,
-            self.cache_creation,
-            self.cache_read,
-            self.cache_creation,
+            self.cache.written(),
+            self.cache.read,
+            self.cache.written_5m,
+            self.cache.written_1h,
             self.service_tier,
             self.speed,
         );

@@ -12,8 +12,9 @@ use crate::batches::store::BatchStore;
 use crate::config::Config;
 use crate::fault::Fault;
 use crate::log::Attempt;
-use crate::model::{Accounting, AdmissionId};
+use crate::model::{Accounting, AdmissionId, CacheTokens, CacheWrite, PromptCache};
 use crate::script::Reply;
+use crate::validate::ValidCall;
 
 pub(crate) struct Shared {
     pub(crate) config: Config,
@@ -33,6 +34,9 @@ pub(crate) struct State {
     /// By `custom_id`.
     pub(crate) batch_outcomes: HashMap<String, BatchOutcome>,
     pub(crate) batches: BatchStore,
+    pub(crate) cache: PromptCache,
+    /// The cache entries of requests whose responses have not begun.
+    pub(crate) cache_writes: HashMap<AdmissionId, CacheWrite>,
     /// The index of the oldest attempt whose request is kept.
     pub(crate) oldest_request: usize,
     /// The size of the bodies of the kept requests.
@@ -82,6 +86,30 @@ impl Shared {
 }
 
 impl State {
+    /// Returns the tokens of a valid request that are read from the prompt cache and written to
+    /// it, and the entries that it writes.
+    pub(crate) fn cache_tokens(
+        &mut self,
+        call: &ValidCall,
+        now: u64,
+    ) -> (CacheTokens, Option<CacheWrite>) {
+        match (call.scripted_cache, &call.cached) {
+            (None, Some(prompt)) => {
+                let (blocks, markers) = (&prompt.blocks, &prompt.markers);
+                let (tokens, write) = self.cache.start(now, blocks, markers, prompt.least);
+                (tokens, Some(write))
+            }
+            (scripted, _) => (scripted.unwrap_or_default(), None),
+        }
+    }
+
+    /// Makes the cache entries of a request readable, because its response has begun.
+    fn begin_response(&mut self, id: AdmissionId, now: u64) {
+        if let Some(write) = self.cache_writes.remove(&id) {
+            self.cache.begin_response(now, write);
+        }
+    }
+
     /// Appends an attempt and returns its index. Drops the oldest requests over the limits.
     pub(crate) fn record(&mut self, mut attempt: Attempt, config: &Config) -> usize {
         let index = self.log.len();
@@ -138,6 +166,7 @@ impl InFlightAttempt {
         if tokens > 0 && !self.ended {
             self.update(|this, state, now| {
                 state.accounting.produce(now, this.id, tokens);
+                state.begin_response(this.id, now);
                 if let (Some(pool), Some(id)) = (&mut state.priority, this.priority) {
                     pool.produce(now, id, tokens);
                 }
@@ -153,7 +182,10 @@ impl InFlightAttempt {
 
     /// Records that content is sent.
     pub(crate) fn content(&self) {
-        self.update(|this, state, _| state.log[this.index].content_sent = true);
+        self.update(|this, state, now| {
+            state.log[this.index].content_sent = true;
+            state.begin_response(this.id, now);
+        });
     }
 
     /// Records an error at the end of the response, and its status if the head is not sent yet.
@@ -181,10 +213,13 @@ impl InFlightAttempt {
                 AttemptEnd::Complete => {
                     attempt.completed = true;
                     attempt.content_sent = true;
+                    state.begin_response(this.id, now);
                 }
                 AttemptEnd::Broken => attempt.broken_after_content = attempt.content_sent,
                 AttemptEnd::ClientGone => attempt.client_gone = true,
             }
+            // Without content, nothing was written to the prompt cache.
+            state.cache_writes.remove(&this.id);
         });
     }
 

@@ -1,5 +1,6 @@
 //! Validation of a request like the API does it, up to the first error.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -9,15 +10,20 @@ use tower_claude_wire::{Model, Peek};
 
 use crate::batches::call::{self, BatchCall};
 use crate::batches::rules::item_problem;
-use crate::check::{Body, Media};
-use crate::config::{BATCHES, COUNT_TOKENS, Config, FAST_SUFFIX};
+use crate::check::{Body, IMAGE_TOKENS, Media};
+use crate::config::{BATCHES, COUNT_TOKENS, Config, FAST_SUFFIX, Platform};
 use crate::log::Endpoint;
+use crate::model::CacheTokens;
+use crate::prompt::{self, CachedPrompt, PromptFacts};
 use crate::reply::ErrorReply;
-use crate::rules::{self, Speed};
+use crate::rules::{self, RuleSet, Speed};
 use crate::script::ReceivedRequest;
 
 /// The API's own limit on request bodies.
 pub(crate) const MAX_BODY: usize = 32 * 1024 * 1024;
+
+/// The tokens of the shortest prompt that is cached, for a model that is not listed.
+const LEAST_CACHED: u64 = 1_024;
 
 /// Facts of a request.
 #[derive(Default)]
@@ -40,10 +46,10 @@ pub(crate) struct ValidCall {
     pub(crate) estimate: u64,
     /// Actual tokens of the prompt.
     pub(crate) input: u64,
-    /// Part of `input`.
-    pub(crate) cache_read: u64,
-    /// Part of `input`.
-    pub(crate) cache_creation: u64,
+    /// Parts of `input` that the headers set.
+    pub(crate) scripted_cache: Option<CacheTokens>,
+    /// The prompt, if it has markers and `scripted_cache` is not set.
+    pub(crate) cached: Option<CachedPrompt>,
     /// Tokens of the response without the limit of `max_tokens`.
     pub(crate) output: u64,
     pub(crate) authenticated: bool,
@@ -135,15 +141,15 @@ fn identify(config: &Config, body: &[u8], call: &mut ValidCall) -> Option<(Peek,
 fn check_body(
     config: &Config,
     headers: &HeaderMap,
-    body: &[u8],
+    bytes: &[u8],
     known: Option<(Peek, Option<Model>)>,
     call: &mut ValidCall,
 ) -> Result<(), ErrorReply> {
-    let (Some((peek, model)), Some(body)) = (known, Body::read(headers, body)) else {
+    let (Some((peek, model)), Some(body)) = (known, Body::read(headers, bytes)) else {
         return Err(ErrorReply::invalid("The request body is not valid JSON"));
     };
     let rules = model.as_ref().and_then(|model| rules::of(&model.id));
-    prompt(config, headers, &peek, body.media(rules), call);
+    let counted = sizes(config, headers, &peek, body.media(rules), call);
     if call.endpoint == Endpoint::Messages {
         call.max_tokens = peek.max_tokens().ok_or_else(|| {
             ErrorReply::invalid(if body.fields.contains_key("max_tokens") {
@@ -176,7 +182,49 @@ fn check_body(
     if call.fast {
         call.group = Arc::from(format!("{}{FAST_SUFFIX}", model.rate_group));
     }
-    accepts(config, &model, &body, call)
+    accepts(config, &model, &body, call)?;
+    if peek.mentions_cache_control() {
+        let scope = cache_scope(headers, &model.id, call.in_batch);
+        let facts = facts(config, &model, rules, call, (scope, counted));
+        let cached = prompt::read(&body, bytes, &facts)?;
+        if !cached.markers.is_empty() && call.scripted_cache.is_none() {
+            call.cached = Some(cached);
+        }
+    }
+    Ok(())
+}
+
+/// Returns a hash of what separates prompt caches. The API has one for each workspace, so a
+/// credential stands for a workspace here. Messages and batches do not share entries.
+fn cache_scope(headers: &HeaderMap, model: &str, in_batch: bool) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    let workspace = headers.get("anthropic-workspace-id");
+    (credential(headers), workspace, model, in_batch).hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Returns the facts for the prompt cache. `scope` is that of the cache, and `counted` the tokens
+/// that the bytes of the prompt give.
+fn facts<'a>(
+    config: &Config,
+    model: &'a Model,
+    rules: Option<&'static RuleSet>,
+    call: &ValidCall,
+    (scope, counted): (u64, u64),
+) -> PromptFacts<'a> {
+    let listed = model.capabilities.min_cache_tokens;
+    PromptFacts {
+        scope,
+        fast: call.fast,
+        default_effort: rules.and_then(|rules| rules.default_effort),
+        strips_thinking: rules.is_some_and(|rules| rules.strips_thinking),
+        least: rules.map_or(listed.unwrap_or(LEAST_CACHED), |rules| rules.least_cached),
+        image_tokens: rules.map_or(IMAGE_TOKENS, |rules| rules.image_tokens),
+        bytes_per_1000_tokens: config.bytes_per_1000_tokens,
+        input: call.input,
+        counted,
+        joins_runs: config.platform == Platform::Claude,
+    }
 }
 
 fn route(parts: &request::Parts, call: &mut ValidCall) -> Result<(), ErrorReply> {
@@ -228,7 +276,8 @@ fn wrong_method(allowed: &'static str) -> ErrorReply {
     }
 }
 
-fn authenticate(config: &Config, headers: &HeaderMap) -> Result<(), ErrorReply> {
+/// Returns the credential, which is the same in each of the headers.
+fn credential(headers: &HeaderMap) -> Option<&[u8]> {
     let bearer = || {
         let (scheme, key) = headers.get(AUTHORIZATION)?.as_bytes().split_at_checked(7)?;
         scheme
@@ -237,8 +286,11 @@ fn authenticate(config: &Config, headers: &HeaderMap) -> Result<(), ErrorReply> 
     };
     let names = ["x-api-key", "api-key"].into_iter();
     let mut keys = names.filter_map(|name| headers.get(name));
-    let key = keys.next().map(http::HeaderValue::as_bytes).or_else(bearer);
-    let message = match (key, &config.api_key) {
+    keys.next().map(http::HeaderValue::as_bytes).or_else(bearer)
+}
+
+fn authenticate(config: &Config, headers: &HeaderMap) -> Result<(), ErrorReply> {
+    let message = match (credential(headers), &config.api_key) {
         (None | Some(b""), _) => "x-api-key header is required",
         (Some(key), Some(wanted)) if key != wanted.as_bytes() => "invalid x-api-key",
         _ => return Ok(()),
@@ -250,7 +302,14 @@ fn authenticate(config: &Config, headers: &HeaderMap) -> Result<(), ErrorReply> 
 }
 
 /// Sets the sizes of prompt and response, from the body and from the headers that override them.
-fn prompt(config: &Config, headers: &HeaderMap, peek: &Peek, media: Media, call: &mut ValidCall) {
+/// Returns the tokens that the bytes of the prompt give.
+fn sizes(
+    config: &Config,
+    headers: &HeaderMap,
+    peek: &Peek,
+    media: Media,
+    call: &mut ValidCall,
+) -> u64 {
     call.stream = peek.stream();
     call.fast = peek.fast();
     let bytes = (peek.system_bytes() + peek.tools_bytes() + peek.messages_bytes()) as u64;
@@ -261,13 +320,18 @@ fn prompt(config: &Config, headers: &HeaderMap, peek: &Peek, media: Media, call:
     let counted = text + media.tokens;
     call.estimate = number(headers, "x-fake-estimate-tokens").unwrap_or(counted);
     call.input = number(headers, "x-fake-input-tokens").unwrap_or(counted);
-    call.cache_read = number(headers, "x-fake-cache-read-tokens")
-        .unwrap_or(0)
-        .min(call.input);
-    call.cache_creation = number(headers, "x-fake-cache-creation-tokens")
-        .unwrap_or(0)
-        .min(call.input - call.cache_read);
+    let read = number(headers, "x-fake-cache-read-tokens");
+    let written = number(headers, "x-fake-cache-creation-tokens");
+    if read.is_some() || written.is_some() {
+        let read = read.unwrap_or(0).min(call.input);
+        call.scripted_cache = Some(CacheTokens {
+            read,
+            written_5m: written.unwrap_or(0).min(call.input - read),
+            written_1h: 0,
+        });
+    }
     call.output = number(headers, "x-fake-output-tokens").unwrap_or(config.output_tokens);
+    counted
 }
 
 /// Checks the sizes and the features that the body uses.

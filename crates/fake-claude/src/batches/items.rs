@@ -10,11 +10,12 @@ use tower_claude_wire::ApiError;
 use super::call::PATH;
 use super::outcome::BatchOutcome;
 use super::store::{Item, ItemResult};
-use crate::config::Config;
+use crate::model::CacheTokens;
 use crate::reply::ErrorReply;
 use crate::script::ReceivedRequest;
 use crate::sse::{Content, ReplyMessage};
-use crate::validate;
+use crate::state::Shared;
+use crate::validate::{self, ValidCall};
 
 /// The API's own limit on the requests of one batch.
 const MAX_REQUESTS: usize = 100_000;
@@ -98,31 +99,38 @@ fn read_item(index: usize, request: &RawValue) -> Result<ItemRequest<'_>, ErrorR
 }
 
 /// Makes the results of all requests. `number` is the number of the batch.
+///
+/// The last request is processed first, and what it writes to the prompt cache of the batches is
+/// read by the others.
 pub(super) fn process(
-    config: &Config,
+    shared: &Shared,
     headers: &HeaderMap,
     number: usize,
     requests: Vec<ItemRequest<'_>>,
     outcomes: &HashMap<String, BatchOutcome>,
 ) -> Vec<Item> {
-    let items = requests.into_iter().enumerate().map(|(index, request)| {
+    let items = requests.into_iter().enumerate().rev();
+    let items = items.map(|(index, request)| {
         let id = format!("Fake{number:010}B{index:06}");
         let outcome = outcomes.get(&request.custom_id);
         Item {
-            result: result(config, headers, &id, request.params, outcome),
+            result: result(shared, headers, &id, request.params, outcome),
             custom_id: request.custom_id,
         }
     });
-    items.collect()
+    let mut items: Vec<Item> = items.collect();
+    items.reverse();
+    items
 }
 
 fn result(
-    config: &Config,
+    shared: &Shared,
     headers: &HeaderMap,
     id: &str,
     params: &str,
     outcome: Option<&BatchOutcome>,
 ) -> ItemResult {
+    let config = &shared.config;
     let request_id = format!("req_011{id}");
     let mut script = None;
     match outcome {
@@ -151,15 +159,27 @@ fn result(
         });
     }
     let content = Content::of(&call, script, config.tokens_per_event);
+    let cache = cache_tokens(shared, &call);
     let message = ReplyMessage {
         service_tier: "batch",
-        ..ReplyMessage::of(&call, format!("msg_01{id}"))
+        ..ReplyMessage::of(&call, cache, format!("msg_01{id}"))
     };
     ItemResult::Succeeded(message.whole(
         content.script.as_ref(),
         &content.stop_reason,
         content.tokens,
     ))
+}
+
+/// Returns the cached tokens of a request, which counts as processed at the creation of its batch.
+fn cache_tokens(shared: &Shared, call: &ValidCall) -> CacheTokens {
+    let mut state = shared.lock();
+    let now = shared.now().nanos;
+    let (tokens, write) = state.cache_tokens(call, now);
+    if let Some(write) = write {
+        state.cache.begin_response(now, write);
+    }
+    tokens
 }
 
 fn invalid<T>(message: String) -> Result<T, ErrorReply> {

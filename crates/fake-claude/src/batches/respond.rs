@@ -79,7 +79,7 @@ fn create(
     let count = requests.len();
     let outcomes = shared.lock().batch_outcomes.clone();
     // Not under the lock, because this takes long and may call a function of the user.
-    let items = items::process(config, &request.headers, index, requests, &outcomes);
+    let items = items::process(shared, &request.headers, index, requests, &outcomes);
     let time = batch_time(request).unwrap_or(config.batch_time);
     let mut state = shared.lock();
     let now = shared.now().wall;

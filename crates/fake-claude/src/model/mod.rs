@@ -4,9 +4,10 @@
 //!
 //! The rules are as the API documents them: continuous refill, admission within all limits or none,
 //! input estimated at admission and corrected later, free cache reads, output counted as it is
-//! produced.
+//! produced. [`PromptCache`] determines the reads.
 
 mod bucket;
+mod cache;
 mod group;
 mod limits;
 mod ramp;
@@ -14,6 +15,9 @@ mod ramp;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+pub use self::cache::{
+    CacheBlock, CacheMarker, CacheTokens, CacheTtl, CacheWrite, MarkerError, PromptCache,
+};
 use self::group::Group;
 pub use self::group::{Charge, Dimension, GaugeSet, Reading, Rejected};
 pub use self::limits::GroupLimits;

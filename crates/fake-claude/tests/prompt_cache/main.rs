@@ -1,0 +1,7 @@
+//! The prompt cache.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod requests;
+mod rules;
+mod store;
