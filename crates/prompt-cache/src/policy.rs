@@ -71,7 +71,8 @@ impl FollowedRequest {
         if !self.has_begun {
             self.has_begun = true;
             let id = self.id;
-            self.shared.release(|planner| planner.on_first_content(id, now));
+            self.shared
+                .release(|planner| planner.on_first_content(id, now));
         }
     }
 }
@@ -221,7 +222,8 @@ impl AttemptPolicy for PromptCachePolicy {
         let content_type = head.and_then(|head| head.headers.get(header::CONTENT_TYPE).cloned());
         attempt.is_stream = content_type.is_some_and(|value| {
             let text = value.as_bytes();
-            text.get(..17).is_some_and(|it| it.eq_ignore_ascii_case(b"text/event-stream"))
+            text.get(..17)
+                .is_some_and(|it| it.eq_ignore_ascii_case(b"text/event-stream"))
         });
         // The head of a JSON response comes when the response is complete.
         if !attempt.is_stream {
