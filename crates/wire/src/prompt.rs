@@ -2,6 +2,7 @@
 
 mod canonical;
 
+use std::borrow::Cow;
 use std::hash::Hasher;
 use std::time::Duration;
 
@@ -60,7 +61,13 @@ pub struct InnerBreakpoint {
     pub bytes: usize,
 }
 
-impl PromptBlock<'_> {
+impl<'a> PromptBlock<'a> {
+    /// Returns the `type` of the block. `None` for a plain string, and for a tool without a type.
+    #[must_use]
+    pub fn kind(&self) -> Option<Cow<'a, str>> {
+        find(self.json, b"type").and_then(json_text)
+    }
+
     /// Returns the length in bytes of the role and the block, up to its end or its inner
     /// breakpoint.
     #[must_use]
@@ -134,6 +141,14 @@ impl<'a> Prompt<'a> {
     #[must_use]
     pub const fn is_fast(&self) -> bool {
         self.fast
+    }
+
+    /// Returns true if the messages have an image. The first image invalidates the cached messages.
+    ///
+    /// The string `"image"` in the input of a tool counts as well.
+    #[must_use]
+    pub fn has_images(&self) -> bool {
+        memchr::memmem::find(self.messages, b"\"image\"").is_some()
     }
 
     /// Returns true if a tool runs at the server. It writes to the cache by itself.

@@ -332,3 +332,30 @@ proptest! {
         prop_assert_eq!(counted, body);
     }
 }
+
+#[test]
+fn block_has_its_type() {
+    let body = br#"{"tools":[{"name":"t"}],"system":"s","messages":[{"role":"user","content":[{"type":"te\u0078t"},{"type":1}]}]}"#;
+    let mut kinds = Vec::new();
+    let prompt = Prompt::parse(body).expect("an object");
+    prompt.blocks(|block| kinds.push(block.kind().map(std::borrow::Cow::into_owned)));
+    assert_eq!(kinds, [None, None, Some("text".to_owned()), None]);
+}
+
+#[test]
+fn image_is_found_at_any_level_and_not_in_a_text() {
+    let has_images = |content: &str| {
+        let body = format!(
+            r#"{{"system":"\"image\"","messages":[{{"role":"user","content":{content}}}]}}"#
+        );
+        Prompt::parse(body.as_bytes())
+            .expect("an object")
+            .has_images()
+    };
+    let image = r#"[{"type":"image","source":{}}]"#;
+    assert!(has_images(image));
+    assert!(has_images(&format!(
+        r#"[{{"type":"tool_result","content":{image}}}]"#
+    )));
+    assert!(!has_images(r#"[{"type":"text","text":"an \"image\""}]"#));
+}
