@@ -1,5 +1,6 @@
 //! The blocks of a prompt, in the order of the prompt cache.
 
+mod breakpoint;
 mod canonical;
 
 use std::borrow::Cow;
@@ -7,6 +8,8 @@ use std::hash::Hasher;
 use std::time::Duration;
 
 use crate::json::{Elements, Object, find, json_text};
+
+pub use self::breakpoint::{BlockKind, CacheTtl, insert_breakpoints};
 
 /// The parts of a Messages request that determine its [prompt
 /// cache](https://docs.claude.com/en/docs/build-with-claude/prompt-caching) entries.
@@ -41,6 +44,8 @@ pub enum PromptPart {
 pub struct PromptBlock<'a> {
     /// The part of the prompt.
     pub part: PromptPart,
+    /// The index of the message. 0 outside of messages.
+    pub message: usize,
     /// The raw JSON of the message's role. Empty outside of messages.
     pub role: &'a [u8],
     /// The raw JSON of the block.
@@ -172,9 +177,10 @@ impl<'a> Prompt<'a> {
 
     /// Calls `show` with every block in order. An element that is not valid JSON ends its list.
     pub fn blocks(&self, mut show: impl FnMut(PromptBlock<'a>)) {
-        let mut list = |part, role: &'a [u8], json: &'a [u8]| {
+        let mut list = |part, message, role: &'a [u8], json: &'a [u8]| {
             let block = |json| PromptBlock {
                 part,
+                message,
                 role,
                 json,
                 breakpoint: find(json, CACHE_CONTROL).and_then(lifetime),
@@ -195,15 +201,15 @@ impl<'a> Prompt<'a> {
                 show(block);
             }
         };
-        list(PromptPart::Tools, &[], self.tools);
-        list(PromptPart::System, &[], self.system);
+        list(PromptPart::Tools, 0, &[], self.tools);
+        list(PromptPart::System, 0, &[], self.system);
         let Some(messages) = Elements::open(self.messages) else {
             return;
         };
-        for message in messages {
+        for (index, message) in messages.enumerate() {
             let role = find(message, b"role").unwrap_or_default();
             let content = find(message, b"content").unwrap_or_default();
-            list(PromptPart::Messages, role, content);
+            list(PromptPart::Messages, index, role, content);
         }
     }
 }

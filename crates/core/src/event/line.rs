@@ -428,6 +428,34 @@ pub(super) fn trace(sink: &EventSink, event: &Event<'_>) {
                 "the store of shared state answers again after {}", ReadableDuration(outage),
             );
         }
+        Event::PromptCache {
+            layer,
+            model,
+            plain,
+            read,
+            written,
+            saved,
+            miss,
+            block,
+        } => {
+            tracing::debug!(
+                target: "tower_claude", layer, decision = "prompt_cache",
+                model = &*escaped(model), plain, read, written, saved = %saved, miss, block,
+                "read {read} of {} tokens from the prompt cache, saved {saved}",
+                plain.saturating_add(read).saturating_add(written),
+            );
+        }
+        Event::PromptCacheOff {
+            layer,
+            boundary,
+            saved,
+        } => {
+            tracing::warn!(
+                target: "tower_claude", layer, decision = "prompt_cache_off", boundary,
+                saved = %saved,
+                "markers at the end of the {boundary} have lost money and are not set for an hour",
+            );
+        }
         Event::Broken {
             layer,
             model,

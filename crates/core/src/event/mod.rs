@@ -130,7 +130,7 @@ use std::{
 };
 
 use http::StatusCode;
-use tower_claude_wire::{RateLimits, Usage};
+use tower_claude_wire::{Money, RateLimits, Usage};
 use tracing::level_filters::LevelFilter;
 
 use self::incidents::Incidents;
@@ -336,6 +336,37 @@ pub enum Event<'a> {
         layer: &'static str,
         /// The time since the loss.
         outage: Duration,
+    },
+    /// The usage of a response shows what the markers of its prompt have saved.
+    PromptCache {
+        /// The name of the layer.
+        layer: &'static str,
+        /// The model.
+        model: &'a str,
+        /// The tokens that were neither read from the cache nor written to it.
+        plain: u64,
+        /// The tokens that were read from the cache.
+        read: u64,
+        /// The tokens that were written to the cache.
+        written: u64,
+        /// The price without a cache, less the price with it. Negative for a loss.
+        saved: Money,
+        /// The cause in one word for which a cached prefix was not read. `None` if it was, or if
+        /// there was none.
+        miss: Option<&'static str>,
+        /// The index of the block that has changed, over tools, system prompt and messages, if that
+        /// is the cause.
+        block: Option<usize>,
+    },
+    /// Markers at one kind of place have lost money over a hundred requests. They are not set there
+    /// for an hour.
+    PromptCacheOff {
+        /// The name of the layer.
+        layer: &'static str,
+        /// The place: `tools`, `system`, `document` or `tail`.
+        boundary: &'static str,
+        /// The loss. It is negative.
+        saved: Money,
     },
     /// A response failed after its content had begun, so the caller has a part of it.
     Broken {

@@ -275,6 +275,26 @@ pub(super) const STORE_LOST: MetricDefinition = MetricDefinition::counter(
     &["layer", "reason"],
     "Times that the store of shared state stopped answering",
 );
+pub(super) const PROMPT_CACHE_TOKENS: MetricDefinition = MetricDefinition::counter(
+    "tower_claude_prompt_cache_tokens_total",
+    &["model", "kind"],
+    "Input tokens of requests with markers: plain, read from the prompt cache, or written to it",
+);
+pub(super) const PROMPT_CACHE_SAVED: MetricDefinition = MetricDefinition::gauge(
+    "tower_claude_prompt_cache_saved_dollars",
+    &["model"],
+    "The savings of all markers so far, less their losses, in USD by the prices of the catalog",
+);
+pub(super) const PROMPT_CACHE_MISSES: MetricDefinition = MetricDefinition::counter(
+    "tower_claude_prompt_cache_misses_total",
+    &["model", "cause"],
+    "Requests that did not read a prefix of their conversation from the prompt cache",
+);
+pub(super) const PROMPT_CACHE_OFF: MetricDefinition = MetricDefinition::counter(
+    "tower_claude_prompt_cache_off_total",
+    &["boundary"],
+    "Times that markers at a place were switched off for an hour, because they lost money",
+);
 pub(super) const COST: MetricDefinition = MetricDefinition::counter(
     "tower_claude_cost_nanodollars_total",
     &["model"],
@@ -388,6 +408,10 @@ pub const CATALOGUE: &[&MetricDefinition] = &[
     &UNCOUNTED,
     &STORE_STATE,
     &STORE_LOST,
+    &PROMPT_CACHE_TOKENS,
+    &PROMPT_CACHE_SAVED,
+    &PROMPT_CACHE_MISSES,
+    &PROMPT_CACHE_OFF,
     &COST,
     &DURATION,
     &FIRST_CHUNK,

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use ::metrics::{Counter, Gauge, Histogram, SharedString};
-use tower_claude_wire::{Model, Prices, Usage};
+use tower_claude_wire::{Billing, Model, Prices, Usage};
 
 use super::{catalogue, names::GenAiNames};
 use crate::{
@@ -226,7 +226,10 @@ impl CostHandles {
     }
 
     pub(super) fn on_usage(&self, usage: &Usage, fast: bool) {
-        self.cost.increment(self.prices.cost(usage, fast));
+        if let Some(bill) = self.prices.bill(usage, Billing::default().with_fast(fast)) {
+            let nanos = u64::try_from(bill.cost.nanos());
+            self.cost.increment(nanos.unwrap_or(0));
+        }
     }
 }
 

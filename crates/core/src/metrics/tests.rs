@@ -3,7 +3,7 @@ use std::{collections::BTreeMap, time::Duration};
 use ::metrics::with_local_recorder;
 use http::StatusCode;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
-use tower_claude_wire::Usage;
+use tower_claude_wire::{Billing, Usage};
 
 use super::{CATALOGUE, GenAiNames, MetricKind, MetricsObserver};
 use crate::{
@@ -91,7 +91,8 @@ fn attempt_is_charged_without_cache_reads() {
     let cost = series[&format!("tower_claude_cost_nanodollars_total{{model={MODEL}}}")];
     let prices = tower_claude_wire::ModelCatalog::builtin().lookup(MODEL);
     let prices = prices.about.prices.clone().expect("it has prices");
-    assert_eq!(cost, prices.cost(&usage, false) as f64);
+    let bill = prices.bill(&usage, Billing::default()).expect("counts");
+    assert_eq!(cost, bill.cost.nanos() as f64);
 }
 
 #[test]
@@ -328,6 +329,21 @@ fn emit_all(metrics: &MetricsObserver, junk: usize) {
         Event::StoreLost {
             layer,
             because: "timeout",
+        },
+        Event::PromptCache {
+            layer,
+            model: &name,
+            plain: 10,
+            read: 900,
+            written: 90,
+            saved: tower_claude_wire::Money::from_micros(7),
+            miss: Some("expired"),
+            block: None,
+        },
+        Event::PromptCacheOff {
+            layer,
+            boundary: "tail",
+            saved: tower_claude_wire::Money::from_micros(-7),
         },
     ];
     for event in events {

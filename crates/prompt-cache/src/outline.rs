@@ -1,0 +1,222 @@
+//! The outline of a prompt: its blocks by hash and size, without their text.
+
+use std::{
+    hash::{BuildHasher, Hash, Hasher},
+    ops::Range,
+    sync::LazyLock,
+};
+
+use foldhash::{SharedSeed, quality::SeedableRandomState};
+use tower_claude_wire::{
+    BlockKind, CacheTtl, Effort, Model, Prompt, PromptBlock, PromptPart, estimate_tokens,
+    text_bytes,
+};
+
+/// The key of the hashes. It is random for each process, so the content of a prompt cannot be
+/// guessed from its hash.
+static HASH_KEY: LazyLock<SeedableRandomState> = LazyLock::new(|| {
+    let seed = std::hash::RandomState::new().hash_one("outline");
+    SeedableRandomState::with_seed(seed, SharedSeed::global_random())
+});
+
+/// The most blocks of the system prompt, and the most of the first message, that are considered for
+/// a marker. The last ones of the system prompt and the first ones of the message count.
+const MAX_CANDIDATES: usize = 6;
+
+/// A place at which a marker may pay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Boundary {
+    /// The end of the tools.
+    Tools,
+    /// The end of a block of the system prompt.
+    System,
+    /// The end of a block in the first message that other blocks follow, such as a document.
+    Document,
+    /// The end of the prompt.
+    Tail,
+}
+
+impl Boundary {
+    /// Returns the name for snapshots and metrics: `tools`, `system`, `document` or `tail`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tools => "tools",
+            Self::System => "system",
+            Self::Document => "document",
+            Self::Tail => "tail",
+        }
+    }
+}
+
+/// One block of an outline.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutlineBlock {
+    /// The part of the prompt.
+    pub part: PromptPart,
+    /// The kind of the block.
+    pub kind: BlockKind,
+    /// The index of the message. 0 outside of messages.
+    pub message: usize,
+    /// A hash of the block alone.
+    pub own: u64,
+    /// A hash of the prompt up to the end of the block.
+    pub prefix: u64,
+    /// The estimated tokens of the prompt up to the end of the block.
+    pub tokens: u64,
+    /// The lifetime that a breakpoint of the caller requests at the end of the block.
+    pub caller_ttl: Option<CacheTtl>,
+    /// True if the API accepts a marker at the end of the block.
+    pub takes_marker: bool,
+    /// Set by [`Outline::new`].
+    pub boundary: Option<Boundary>,
+    /// The position in the body.
+    pub range: Range<usize>,
+}
+
+/// The outline of a prompt.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outline {
+    /// The blocks, in the order of the cache: tools, system, messages.
+    pub(crate) blocks: Vec<OutlineBlock>,
+    /// A hash of what separates caches: model, credential and speed.
+    pub(crate) salt: u64,
+    /// A hash of the settings that the cached messages depend on.
+    pub(crate) settings: u64,
+    /// The caller has set breakpoints, or the automatic one.
+    pub(crate) is_marked: bool,
+    /// The response is a stream, whose first content comes early.
+    pub(crate) streams: bool,
+}
+
+impl Outline {
+    /// Creates an outline of these blocks. `salt` identifies the model and the credential, whose
+    /// caches are separate.
+    #[must_use]
+    pub fn new(salt: u64, blocks: Vec<OutlineBlock>) -> Self {
+        let mut outline = Self {
+            is_marked: blocks.iter().any(|block| block.caller_ttl.is_some()),
+            blocks,
+            salt,
+            settings: 0,
+            streams: true,
+        };
+        outline.find_boundaries();
+        outline
+    }
+
+    /// Returns the outline of a Messages request for this model. `None` if the body is not a JSON
+    /// object or has no blocks.
+    pub(crate) fn of(body: &[u8], model: &Model, credential: u64, streams: bool) -> Option<Self> {
+        let prompt = Prompt::parse(body)?;
+        let salt = HASH_KEY.hash_one((&*model.id, credential, prompt.is_fast()));
+        let settings = {
+            let mut hasher = HASH_KEY.build_hasher();
+            let effort = model.capabilities.default_effort.map(Effort::as_str);
+            prompt.hash_settings_into(effort, &mut hasher);
+            hasher.finish()
+        };
+        let mut blocks: Vec<OutlineBlock> = Vec::with_capacity(32);
+        let (mut prefix, mut bytes) = (salt, 0);
+        let mut part = PromptPart::Tools;
+        let mut is_marked = false;
+        prompt.blocks(|block| {
+            is_marked |= block.breakpoint.is_some();
+            // After an inner breakpoint the whole block follows.
+            let Some(range) = block.range_in(body).filter(|_| block.inner.is_none()) else {
+                return;
+            };
+            let own = hash_block(&block);
+            let mut hasher = HASH_KEY.build_hasher();
+            hasher.write_u64(prefix);
+            if block.part != part {
+                part = block.part;
+                part.hash(&mut hasher);
+                if part == PromptPart::Messages {
+                    hasher.write_u64(settings);
+                }
+            }
+            hasher.write_u64(own);
+            prefix = hasher.finish();
+            let kind = block.kind();
+            bytes += match kind {
+                // The data of media counts by its size in pixels or pages.
+                BlockKind::Image | BlockKind::Document => text_bytes(block.json),
+                _ => block.json.len() as u64,
+            };
+            blocks.push(OutlineBlock {
+                part,
+                kind,
+                message: block.message,
+                own,
+                prefix,
+                tokens: estimate_tokens(bytes, model.tokenizer),
+                caller_ttl: block.breakpoint.map(CacheTtl::of),
+                takes_marker: block.takes_breakpoint(),
+                boundary: None,
+                range,
+            });
+        });
+        let last = blocks.last_mut()?;
+        if let Some(automatic) = prompt.automatic() {
+            is_marked = true;
+            last.caller_ttl.get_or_insert(CacheTtl::of(automatic));
+        }
+        let mut outline = Self {
+            is_marked,
+            blocks,
+            salt,
+            settings,
+            streams,
+        };
+        outline.find_boundaries();
+        Some(outline)
+    }
+
+    /// Returns the blocks.
+    #[must_use]
+    pub fn blocks(&self) -> &[OutlineBlock] {
+        &self.blocks
+    }
+
+    /// Returns the estimated tokens of the whole prompt.
+    #[must_use]
+    pub fn tokens(&self) -> u64 {
+        self.blocks.last().map_or(0, |block| block.tokens)
+    }
+
+    /// Finds the boundaries among the blocks that take a marker.
+    fn find_boundaries(&mut self) {
+        let blocks = &mut self.blocks;
+        let system = blocks.partition_point(|block| block.part < PromptPart::System);
+        let messages = blocks.partition_point(|block| block.part < PromptPart::Messages);
+        let first_message = blocks[messages..].partition_point(|block| block.message == 0);
+        let end = blocks.len();
+        let mut set = |at: usize, boundary| {
+            let block: &mut OutlineBlock = &mut blocks[at];
+            let is_set = block.takes_marker && block.boundary.is_none();
+            if is_set {
+                block.boundary = Some(boundary);
+            }
+            is_set
+        };
+        let _ = (0..system).rev().find(|at| set(*at, Boundary::Tools));
+        for at in messages.saturating_sub(MAX_CANDIDATES).max(system)..messages {
+            set(at, Boundary::System);
+        }
+        let _ = (messages..end).rev().find(|at| set(*at, Boundary::Tail));
+        // A block that others follow in its message.
+        let leading = first_message.saturating_sub(1).min(MAX_CANDIDATES);
+        for at in messages..messages + leading {
+            set(at, Boundary::Document);
+        }
+    }
+}
+
+/// Hashes a block as the API reads it, with its role.
+fn hash_block(block: &PromptBlock<'_>) -> u64 {
+    let mut hasher = HASH_KEY.build_hasher();
+    block.hash_into(&mut hasher);
+    hasher.finish()
+}

@@ -1,0 +1,221 @@
+//! The plan: the places of the markers in a prompt.
+
+use tokio::time::Instant;
+use tower_claude_wire::{BlockKind, CacheTtl, PromptPart, insert_breakpoints};
+
+use crate::{
+    history::{Cached, ClassKeys, History, key},
+    outline::{Boundary, Outline, OutlineBlock},
+    reuse::{Chances, expected_uses},
+    rules::CacheRules,
+};
+
+/// The positions between a cached prefix and the end of the prompt beyond which a marker is set in
+/// between. A later request may share only a part of them.
+const SPARE_AFTER: u32 = 15;
+
+/// A marker to insert.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Marker {
+    /// The index of the block in the outline.
+    pub block: usize,
+    /// The lifetime that is requested.
+    pub ttl: CacheTtl,
+}
+
+/// The markers of a prompt.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// The markers to insert, in the order of the blocks. At most four, with those of the caller.
+    pub markers: Vec<Marker>,
+    /// The block at the end of the prefix that the server is expected to read, and its tokens.
+    pub expected: Option<(usize, u64)>,
+}
+
+impl Plan {
+    /// Returns the body with the markers, or `None` if there is none to insert. All else stays as it
+    /// is, but a text that is written as a string becomes a block.
+    #[must_use]
+    pub fn apply(&self, outline: &Outline, body: &[u8]) -> Option<Vec<u8>> {
+        if self.markers.is_empty() {
+            return None;
+        }
+        let places = self.markers.iter().map(|marker| {
+            let block = outline.blocks.get(marker.block)?;
+            Some((block.range.clone(), marker.ttl))
+        });
+        insert_breakpoints(body, &places.collect::<Option<Vec<_>>>()?)
+    }
+}
+
+/// Returns the classes of the prefix at this block.
+pub(crate) fn classes(outline: &Outline, at: usize) -> Option<ClassKeys> {
+    let blocks = &outline.blocks;
+    let block = blocks.get(at)?;
+    let boundary = block.boundary?;
+    let tools = blocks.partition_point(|block| block.part < PromptPart::System);
+    let head = blocks.partition_point(|block| block.part < PromptPart::Messages);
+    let route = head
+        .checked_sub(1)
+        .map_or(outline.salt, |last| blocks[last].prefix);
+    let head_tokens = head.checked_sub(1).map_or(0, |last| blocks[last].tokens);
+    // Conversations go on in another way at their beginning than later.
+    let depth = match boundary {
+        Boundary::Tail => u64::from(block.message.checked_ilog2().map_or(0, |log| log + 1)),
+        _ => 0,
+    };
+    let kind = key(&[boundary as u64, depth, u64::from(outline.streams)]);
+    Some(ClassKeys {
+        boundary,
+        route: key(&[kind, route]),
+        shape: key(&[
+            kind,
+            outline.salt,
+            tools as u64,
+            (head - tools) as u64,
+            u64::from(quarter_octave(head_tokens)),
+        ]),
+    })
+}
+
+/// Returns the logarithm of a size, in steps of about 19 %.
+fn quarter_octave(tokens: u64) -> u32 {
+    ((tokens.max(1) as f64).log2() * 4.0) as u32
+}
+
+/// The value of a marker at a boundary, as a share of the price of the prefix.
+#[derive(Clone, Copy, Debug)]
+struct Worth {
+    saving: f64,
+    ttl: CacheTtl,
+}
+
+impl Worth {
+    /// Returns the better of both lifetimes.
+    fn of(chances: &Chances, rules: &CacheRules) -> Self {
+        let (within_5m, within_1h) = (chances.within_5m(), chances.within_1h());
+        let gain = 1.0 - rules.read();
+        let short = expected_uses(within_5m) * gain - rules.premium_5m();
+        let long = expected_uses(within_1h) * gain - rules.premium_1h();
+        // An hour avoids a new write in each pause that is longer than five minutes.
+        let pauses = (within_1h - within_5m).max(0.0) / (1.0 - within_1h).max(0.05);
+        let avoided = pauses * (1.0 + rules.premium_5m() - rules.read());
+        let premium = rules.premium_1h() - rules.premium_5m();
+        if long > 0.0 && (short <= 0.0 || avoided > premium) {
+            Self {
+                saving: long,
+                ttl: CacheTtl::OneHour,
+            }
+        } else {
+            Self {
+                saving: short,
+                ttl: CacheTtl::FiveMinutes,
+            }
+        }
+    }
+}
+
+/// Plans the markers of a prompt. Changes nothing.
+///
+/// A marker pays where the prefix comes again often enough. The deepest such boundary decides what
+/// is written. Markers before it cost nothing more, so they are set as well, where other prompts
+/// may share a part of the prefix. Markers of the caller stay, and take their slots.
+pub(crate) fn plan(outline: &Outline, rules: &CacheRules, history: &History, now: Instant) -> Plan {
+    let blocks = &outline.blocks;
+    let is_free = |at: usize| {
+        let block = &blocks[at];
+        block.takes_marker && block.caller_ttl.is_none() && block.tokens >= rules.min_tokens
+    };
+    let callers = blocks.iter().filter(|block| block.caller_ttl.is_some());
+    let mut slots = CacheRules::MAX_MARKERS.saturating_sub(callers.count());
+    let mut markers: Vec<Marker> = Vec::with_capacity(slots);
+    let mut mark = |block: usize, ttl| {
+        let is_new = markers.iter().all(|marker| marker.block != block);
+        if slots > 0 && is_new && is_free(block) {
+            slots -= 1;
+            markers.push(Marker { block, ttl });
+        }
+    };
+    let boundaries = (0..blocks.len()).filter_map(|at| {
+        let classes = classes(outline, at).filter(|_| is_free(at))?;
+        let chances = history.chances(blocks[at].prefix, &classes);
+        Some((at, classes, chances, Worth::of(&chances, rules)))
+    });
+    let boundaries: Vec<_> = boundaries.collect();
+    let warm = warmest(outline, history, now);
+    let deepest = boundaries
+        .iter()
+        .rev()
+        .find(|(_, classes, _, worth)| worth.saving > 0.0 && !history.is_off(classes, now));
+    if let Some((at, .., worth)) = deepest {
+        mark(*at, worth.ttl);
+    }
+    if let Some((at, cached)) = warm {
+        mark(at, cached.ttl);
+    }
+    if let Some((deepest, .., worth)) = deepest {
+        let from = warm.map_or(0, |(at, _)| at);
+        if let Some(at) = spare(outline, from, *deepest) {
+            mark(at, worth.ttl);
+        }
+        // The boundaries before it, those with the greatest loss first if the deeper ones change.
+        let loss = |(at, _, chances, _): &(usize, _, Chances, _)| {
+            chances.within_1h() * blocks[*at].tokens as f64
+        };
+        let mut outer: Vec<_> = boundaries.iter().filter(|it| it.0 < *deepest).collect();
+        outer.sort_by(|one, other| loss(other).total_cmp(&loss(one)));
+        for (at, .., worth) in outer {
+            mark(*at, worth.ttl);
+        }
+    }
+    markers.sort_by_key(|marker| marker.block);
+    order_lifetimes(blocks, &mut markers);
+    Plan {
+        markers,
+        expected: warm.map(|(at, cached)| (at, cached.tokens)),
+    }
+}
+
+/// Changes the lifetimes so that none is longer than one before it, which the API rejects.
+fn order_lifetimes(blocks: &[OutlineBlock], markers: &mut [Marker]) {
+    let callers = |blocks: &[OutlineBlock]| {
+        let ttls: Vec<_> = blocks.iter().filter_map(|block| block.caller_ttl).collect();
+        ttls
+    };
+    let mut longest = CacheTtl::FiveMinutes;
+    for marker in markers.iter_mut().rev() {
+        let later = callers(&blocks[marker.block + 1..]).into_iter().max();
+        longest = longest.max(marker.ttl).max(later.unwrap_or(longest));
+        marker.ttl = longest;
+    }
+    for marker in markers {
+        let earlier = callers(&blocks[..marker.block]).into_iter().min();
+        marker.ttl = marker.ttl.min(earlier.unwrap_or(marker.ttl));
+    }
+}
+
+/// Returns the last block whose prefix is cached.
+fn warmest(outline: &Outline, history: &History, now: Instant) -> Option<(usize, Cached)> {
+    let blocks = outline.blocks.iter().enumerate().rev();
+    let mut cached =
+        blocks.filter_map(|(at, block)| Some((at, history.cached(block.prefix, now)?)));
+    cached.next()
+}
+
+/// Returns a block at most [`SPARE_AFTER`] positions before the last one, if the first one is
+/// further away.
+fn spare(outline: &Outline, first: usize, last: usize) -> Option<usize> {
+    let blocks = &outline.blocks;
+    let mut positions = 0;
+    for at in (first + 1..=last).rev() {
+        let previous = at.checked_sub(1).map(|before| blocks[before].kind);
+        let continues = matches!(blocks[at].kind, BlockKind::ToolUse | BlockKind::ToolResult)
+            && previous == Some(blocks[at].kind);
+        positions += u32::from(!continues);
+        if positions >= SPARE_AFTER && at - 1 > first {
+            let mut before = (first + 1..at).rev();
+            return before.find(|at| blocks[*at].takes_marker);
+        }
+    }
+    None
+}

@@ -1,0 +1,532 @@
+//! The planner: all decisions of the layer, without futures.
+
+use std::{collections::HashMap, time::Duration};
+
+use foldhash::fast::RandomState;
+use tokio::time::Instant;
+use tower_claude_wire::{CacheTtl, Money, RateCard};
+
+use crate::{
+    gate::Gate,
+    history::{ClassSnapshot, History},
+    miss::{Conversations, MissCause},
+    outline::{Boundary, Outline, OutlineBlock},
+    plan::{Plan, classes, plan},
+    rules::CacheRules,
+};
+
+/// The most requests that are followed at a time. Further ones pass untouched.
+const MAX_RUNNING: usize = 16_384;
+
+/// The most models whose estimates are corrected.
+const MAX_MODELS: usize = 256;
+
+/// The longest time between the first content of a leader and the release of its followers.
+const MAX_SETTLE: Duration = Duration::from_secs(2);
+
+/// The treatment of bodies that carry breakpoints of the caller.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Existing {
+    /// The body stays as it is. Its breakpoints are followed, and requests with the same ones wait
+    /// at the gate.
+    #[default]
+    Leave,
+    /// Markers are added in the slots that the caller has left. The breakpoints of the caller stay.
+    Complete,
+}
+
+/// The settings of a [`Planner`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PlannerOptions {
+    /// The longest time for which a request waits for another one that writes the same prefix. Zero
+    /// switches the gate off. 3 s by default.
+    pub max_hold: Duration,
+    /// The treatment of bodies with breakpoints.
+    pub existing: Existing,
+}
+
+impl Default for PlannerOptions {
+    fn default() -> Self {
+        Self {
+            max_hold: Duration::from_secs(3),
+            existing: Existing::Leave,
+        }
+    }
+}
+
+/// The state of a request at the gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GateState {
+    /// The request is sent.
+    Pass,
+    /// The request waits for its leader, at most until this time.
+    Follow {
+        /// The time at which to ask again.
+        until: Instant,
+    },
+}
+
+/// A request that was started.
+#[derive(Clone, Debug)]
+pub struct Started {
+    /// The number of the request. `None` if the request is not followed, because its prompt is too
+    /// short or there are too many.
+    pub id: Option<u64>,
+    /// The markers to insert.
+    pub plan: Plan,
+    /// Whether the request is sent now.
+    pub gate: GateState,
+}
+
+/// The input tokens of a response, by their price.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheUsage {
+    /// Tokens that were neither read from the cache nor written to it.
+    pub plain: u64,
+    /// Tokens read from the cache.
+    pub read: u64,
+    /// Tokens written for five minutes.
+    pub written_5m: u64,
+    /// Tokens written for one hour.
+    pub written_1h: u64,
+}
+
+impl CacheUsage {
+    /// Returns all input tokens.
+    #[must_use]
+    pub const fn total(&self) -> u64 {
+        let written = self.written_5m.saturating_add(self.written_1h);
+        self.plain.saturating_add(self.read).saturating_add(written)
+    }
+
+    /// Returns the price of these tokens without a cache, less the price with it.
+    fn saved(&self, rates: &RateCard) -> Money {
+        let less = |price: u64| nanos(rates.input) - nanos(price);
+        self.read_saving(rates)
+            + less(rates.cache_write_5m).times(self.written_5m)
+            + less(rates.cache_write_1h).times(self.written_1h)
+    }
+
+    fn read_saving(&self, rates: &RateCard) -> Money {
+        (nanos(rates.input) - nanos(rates.cache_read)).times(self.read)
+    }
+
+    /// Adds the tokens of another response.
+    pub(crate) fn add(&mut self, other: &Self) {
+        let Self {
+            plain,
+            read,
+            written_5m,
+            written_1h,
+        } = self;
+        *plain = plain.saturating_add(other.plain);
+        *read = read.saturating_add(other.read);
+        *written_5m = written_5m.saturating_add(other.written_5m);
+        *written_1h = written_1h.saturating_add(other.written_1h);
+    }
+}
+
+fn nanos(price: u64) -> Money {
+    Money::from_nanos(i64::try_from(price).unwrap_or(i64::MAX))
+}
+
+/// The result of a request with markers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Learned {
+    /// The price of the input without a cache, less the price with it. Negative for a loss.
+    pub saved: Money,
+    /// The cause for which a cached prefix was not read.
+    pub miss: Option<MissCause>,
+    /// A place whose markers have lost this much over a hundred requests, and which is not marked
+    /// for an hour.
+    pub switched_off: Option<(Boundary, Money)>,
+}
+
+/// A prefix with a marker.
+#[derive(Clone, Copy, Debug)]
+struct MarkedPrefix {
+    hash: u64,
+    ttl: CacheTtl,
+    tokens: u64,
+}
+
+/// A request that was sent or waits at the gate.
+#[derive(Debug)]
+struct Running {
+    since: Instant,
+    sent_at: Option<Instant>,
+    salt: u64,
+    streams: bool,
+    rules: CacheRules,
+    /// The estimated tokens of the prompt.
+    tokens: u64,
+    /// The boundaries of the prompt.
+    boundaries: Vec<u64>,
+    markers: Vec<MarkedPrefix>,
+    /// The markers whose prefixes are not cached, the longest first.
+    cold: Vec<u64>,
+    expected: Option<MarkedPrefix>,
+    miss: Option<MissCause>,
+    hold: Option<Hold>,
+    was_held: bool,
+    began: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Hold {
+    until: Instant,
+    /// Set when the leader has begun or is gone.
+    released_at: Option<Instant>,
+}
+
+/// Plans the markers of requests, and learns from their usage. It is synchronous: each method takes
+/// the time.
+///
+/// Each request goes through [`start`](Self::start), [`poll_gate`](Self::poll_gate) while it
+/// follows another one, [`on_first_content`](Self::on_first_content), and
+/// [`on_usage`](Self::on_usage) or [`on_dropped`](Self::on_dropped).
+#[derive(Debug, Default)]
+pub struct Planner {
+    options: PlannerOptions,
+    history: History,
+    conversations: Conversations,
+    gate: Gate,
+    running: HashMap<u64, Running, RandomState>,
+    requests: u64,
+    models: HashMap<u64, ModelFacts, RandomState>,
+    /// The time between the first content of a leader and the release of its followers.
+    settle: Duration,
+}
+
+/// Learned facts of a model and credential.
+#[derive(Clone, Copy, Debug)]
+struct ModelFacts {
+    /// Actual tokens per estimated token.
+    correction: f64,
+    /// The mean time to the first content in seconds, of streams and of other responses.
+    first_content: [Option<f64>; 2],
+}
+
+impl Default for ModelFacts {
+    fn default() -> Self {
+        Self {
+            correction: 1.0,
+            first_content: [None; 2],
+        }
+    }
+}
+
+impl Planner {
+    /// Creates a planner without a history.
+    #[must_use]
+    pub fn new(options: PlannerOptions) -> Self {
+        Self {
+            options,
+            ..Self::default()
+        }
+    }
+
+    /// Plans the markers of a request that arrives at `now`, and records it.
+    pub fn start(&mut self, outline: &mut Outline, rules: &CacheRules, now: Instant) -> Started {
+        let pass = Started {
+            id: None,
+            plan: Plan::default(),
+            gate: GateState::Pass,
+        };
+        let facts = self.models.get(&outline.salt).copied().unwrap_or_default();
+        for block in &mut outline.blocks {
+            block.tokens = (block.tokens as f64 * facts.correction) as u64;
+        }
+        let outline = &*outline;
+        if outline.tokens() < rules.min_tokens || self.running.len() >= MAX_RUNNING {
+            return pass;
+        }
+        let shares = self.holds(&facts, outline.streams);
+        self.history.advance(now);
+        self.history.observe(outline, shares);
+        let leaves = outline.is_marked && self.options.existing == Existing::Leave;
+        let mut plan = plan(outline, rules, &self.history, now);
+        if leaves {
+            plan.markers.clear();
+        }
+        let tail = |block: &OutlineBlock| block.boundary == Some(Boundary::Tail);
+        let tail = outline.blocks.iter().rposition(tail);
+        let tail = tail.and_then(|at| classes(outline, at));
+        let mut boundaries = Vec::new();
+        let mut markers: Vec<MarkedPrefix> = Vec::new();
+        for (at, block) in outline.blocks.iter().enumerate() {
+            let planned = plan.markers.iter().find(|marker| marker.block == at);
+            let ttl = planned.map(|marker| marker.ttl).or(block.caller_ttl);
+            // A breakpoint of the caller may be anywhere.
+            let is_new = ttl.is_some() && !self.history.knows(block.prefix);
+            let place = classes(outline, at).or(tail.filter(|_| is_new));
+            if let Some(place) = place {
+                self.history.begin(block.prefix, place, now);
+                boundaries.push(block.prefix);
+            }
+            if let Some(ttl) = ttl {
+                markers.push(MarkedPrefix {
+                    hash: block.prefix,
+                    ttl,
+                    tokens: block.tokens,
+                });
+            }
+        }
+        let miss = self.conversations.cause(outline, &self.history, now);
+        let last = outline.blocks.iter().rposition(|block| {
+            markers
+                .last()
+                .is_some_and(|marker| marker.hash == block.prefix)
+        });
+        if let Some(last) = last {
+            self.conversations.keep(outline, last, now);
+        }
+        let expected = plan.expected.filter(|_| !markers.is_empty());
+        let expected = expected.map(|(at, tokens)| MarkedPrefix {
+            hash: outline.blocks[at].prefix,
+            ttl: CacheTtl::FiveMinutes,
+            tokens,
+        });
+        let is_cold = |marker: &&MarkedPrefix| {
+            marker.tokens >= rules.min_tokens && self.history.cached(marker.hash, now).is_none()
+        };
+        let cold = markers
+            .iter()
+            .rev()
+            .filter(is_cold)
+            .map(|marker| marker.hash);
+        let cold: Vec<u64> = cold.collect();
+        self.requests += 1;
+        let id = self.requests;
+        let hold = (shares && self.gate.is_led(&cold, id)).then(|| Hold {
+            until: now + self.options.max_hold,
+            released_at: None,
+        });
+        let running = Running {
+            since: now,
+            sent_at: None,
+            salt: outline.salt,
+            streams: outline.streams,
+            rules: *rules,
+            tokens: outline.tokens(),
+            boundaries,
+            markers,
+            cold,
+            expected,
+            miss,
+            hold,
+            was_held: hold.is_some(),
+            began: false,
+        };
+        self.running.insert(id, running);
+        let gate = self.poll_gate(id, now);
+        Started {
+            id: Some(id),
+            plan,
+            gate,
+        }
+    }
+
+    /// Returns true if followers wait: the gate is on, and first contents come soon enough.
+    fn holds(&self, facts: &ModelFacts, streams: bool) -> bool {
+        let max = self.options.max_hold;
+        let known = facts.first_content[usize::from(streams)];
+        !max.is_zero() && known.is_none_or(|seconds| seconds <= max.as_secs_f64())
+    }
+
+    /// Returns the state of a request at the gate. A follower asks when it is released, and at the
+    /// time of its state.
+    pub fn poll_gate(&mut self, id: u64, now: Instant) -> GateState {
+        let Some(running) = self.running.get_mut(&id) else {
+            return GateState::Pass;
+        };
+        if running.sent_at.is_some() {
+            return GateState::Pass;
+        }
+        if let Some(hold) = running.hold
+            && now < hold.until
+        {
+            let settled = hold
+                .released_at
+                .map(|at| (at + self.settle).min(hold.until));
+            if let Some(until) = settled.filter(|until| now < *until) {
+                return GateState::Follow { until };
+            }
+            let history = &self.history;
+            running
+                .cold
+                .retain(|hash| history.cached(*hash, now).is_none());
+            if self.gate.follow(&running.cold, id) {
+                running.hold = Some(Hold {
+                    released_at: None,
+                    ..hold
+                });
+                return GateState::Follow { until: hold.until };
+            }
+        } else {
+            self.gate.leave(&running.cold, id);
+        }
+        running.hold = None;
+        running.sent_at = Some(now);
+        let history = &self.history;
+        running
+            .cold
+            .retain(|hash| history.cached(*hash, now).is_none());
+        // A prefix that a leader has written in the meantime is read.
+        let warm = running.markers.iter().rev().find_map(|marker| {
+            let cached = history.cached(marker.hash, now)?;
+            Some(MarkedPrefix {
+                tokens: cached.tokens,
+                ..*marker
+            })
+        });
+        let longer = |warm: &MarkedPrefix| {
+            running
+                .expected
+                .is_none_or(|expected| expected.tokens < warm.tokens)
+        };
+        if let Some(warm) = warm.filter(longer) {
+            running.expected = Some(warm);
+        }
+        self.gate.lead(&running.cold, id);
+        GateState::Pass
+    }
+
+    /// Records the first content of a response, from which on its prefixes can be read. Returns the
+    /// followers, which then ask again.
+    pub fn on_first_content(&mut self, id: u64, now: Instant) -> Vec<u64> {
+        let Some(running) = self.running.get_mut(&id).filter(|running| !running.began) else {
+            return Vec::new();
+        };
+        running.began = true;
+        let sent_at = running.sent_at.unwrap_or(running.since);
+        for marker in &running.markers {
+            self.history
+                .set_cached(marker.hash, marker.ttl, marker.tokens, sent_at);
+        }
+        for hash in &running.boundaries {
+            self.history.end_unread(*hash);
+        }
+        let seconds = now.saturating_duration_since(sent_at).as_secs_f64();
+        let (salt, streams) = (running.salt, running.streams);
+        let released = self.gate.release(&running.cold, id);
+        let mean = &mut self.facts(salt).first_content[usize::from(streams)];
+        *mean = Some(mean.map_or(seconds, |mean| mean + (seconds - mean) / 8.0));
+        self.release(released, now)
+    }
+
+    fn release(&mut self, followers: Vec<u64>, now: Instant) -> Vec<u64> {
+        for id in &followers {
+            if let Some(hold) = self.running.get_mut(id).and_then(|it| it.hold.as_mut()) {
+                hold.released_at = Some(now);
+            }
+        }
+        followers
+    }
+
+    fn facts(&mut self, salt: u64) -> &mut ModelFacts {
+        if self.models.len() >= MAX_MODELS && !self.models.contains_key(&salt) {
+            self.models.clear();
+        }
+        self.models.entry(salt).or_default()
+    }
+
+    /// Records the usage of a response that has ended. Call
+    /// [`on_first_content`](Self::on_first_content) before.
+    pub fn on_usage(&mut self, id: u64, usage: &CacheUsage, now: Instant) -> Option<Learned> {
+        let running = self.running.remove(&id)?;
+        let total = usage.total();
+        if running.tokens > 500 && total > 0 {
+            let ratio = (total as f64 / running.tokens as f64).clamp(0.2, 5.0);
+            let facts = self.facts(running.salt);
+            facts.correction = (facts.correction * (0.75 + 0.25 * ratio)).clamp(0.1, 10.0);
+        }
+        let last = running.markers.last()?;
+        let written = usage.written_5m.saturating_add(usage.written_1h);
+        self.history
+            .set_tokens(last.hash, usage.read.saturating_add(written));
+        let mut learned = Learned {
+            saved: usage.saved(&running.rules.rates),
+            ..Learned::default()
+        };
+        if usage.read == 0 && written == 0 {
+            for marker in &running.markers {
+                self.history.set_uncached(marker.hash);
+            }
+            learned.miss = Some(MissCause::TooShort);
+            return Some(learned);
+        }
+        let reads = running.expected.is_none_or(|expected| {
+            let reads = usage.read >= expected.tokens - expected.tokens / 4;
+            if reads {
+                self.history.on_read(expected.hash);
+            } else {
+                self.history.on_miss(expected.hash);
+            }
+            reads
+        });
+        if running.was_held {
+            self.settle = if reads {
+                self.settle.mul_f64(0.9)
+            } else {
+                (self.settle + Duration::from_millis(250)).min(MAX_SETTLE)
+            };
+        }
+        learned.miss = match (reads, running.miss) {
+            (false, _) => Some(MissCause::Server),
+            // The rest of the conversation was not read.
+            (true, Some(cause)) if written > 0 => Some(cause),
+            _ => None,
+        };
+        // A read is owed to the class that has written the prefix, a write to that of the last
+        // marker.
+        let read = usage.read_saving(&running.rules.rates);
+        if let Some(expected) = running.expected {
+            learned.switched_off = self.history.add_saving(expected.hash, read, false, now);
+        }
+        let premium = learned.saved - read;
+        let off = self.history.add_saving(last.hash, premium, true, now);
+        learned.switched_off = learned.switched_off.or(off);
+        Some(learned)
+    }
+
+    /// Records a request that failed, or whose usage will not be known. Returns its followers,
+    /// which then ask again.
+    pub fn on_dropped(&mut self, id: u64, now: Instant) -> Vec<u64> {
+        let Some(running) = self.running.remove(&id) else {
+            return Vec::new();
+        };
+        if !running.began {
+            // Nothing was written, and another attempt is no other use.
+            for hash in &running.boundaries {
+                self.history.end_unread(*hash);
+                self.history.cancel(*hash);
+            }
+        }
+        self.gate.leave(&running.cold, id);
+        let released = self.gate.release(&running.cold, id);
+        self.release(released, now)
+    }
+
+    /// Returns the number of requests that wait at the gate.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.gate.waiting()
+    }
+
+    /// Returns the number of prefixes that are known.
+    #[must_use]
+    pub fn known_prefixes(&self) -> usize {
+        self.history.len()
+    }
+
+    /// Returns the classes of markers with their balance, those with the greatest savings or losses
+    /// first.
+    #[must_use]
+    pub fn classes(&self, now: Instant) -> Vec<ClassSnapshot> {
+        self.history.classes(now)
+    }
+}

@@ -1,0 +1,178 @@
+//! The state that a layer shares with its services.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::Waker,
+    time::Duration,
+};
+
+use foldhash::fast::RandomState;
+use tokio::time::Instant;
+use tower_claude_core::event::{Event, EventSink, emit};
+use tower_claude_wire::Usage;
+
+use crate::{
+    handle::PromptCacheSnapshot,
+    outline::Outline,
+    planner::{CacheUsage, GateState, Planner, PlannerOptions, Started},
+    rules::CacheRules,
+};
+
+/// The name in events and logs.
+pub(crate) const LAYER: &str = "prompt-cache";
+
+/// The settings of a layer.
+#[derive(Clone, Default)]
+pub(crate) struct Config {
+    pub(crate) options: PlannerOptions,
+    /// Rules by the name of the model in the request, for models that the catalog does not list.
+    pub(crate) rules: HashMap<Arc<str>, CacheRules>,
+    pub(crate) events: EventSink,
+    pub(crate) body_limit: Option<usize>,
+    /// True if the classifier is the user's, and so overrules the class of an inner layer.
+    pub(crate) is_own_classifier: bool,
+}
+
+/// The settings and the state, shared by all calls.
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    planner: Planner,
+    /// The wakers of requests that wait at the gate.
+    wakers: HashMap<u64, Waker, RandomState>,
+    totals: PromptCacheSnapshot,
+}
+
+impl Shared {
+    pub(crate) fn new(config: Config) -> Arc<Self> {
+        let state = State {
+            planner: Planner::new(config.options),
+            ..State::default()
+        };
+        Arc::new(Self {
+            config,
+            state: Mutex::new(state),
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Plans the markers of a request.
+    pub(crate) fn start(&self, outline: &mut Outline, rules: &CacheRules, now: Instant) -> Started {
+        let mut state = self.state();
+        let started = state.planner.start(outline, rules, now);
+        let totals = &mut state.totals;
+        totals.requests += u64::from(started.id.is_some());
+        totals.marked += u64::from(!started.plan.markers.is_empty());
+        totals.held += u64::from(started.gate != GateState::Pass);
+        started
+    }
+
+    /// Returns the state of a request at the gate, and keeps the waker if it waits.
+    pub(crate) fn poll_gate(&self, id: u64, now: Instant, waker: &Waker) -> GateState {
+        let mut state = self.state();
+        let gate = state.planner.poll_gate(id, now);
+        if gate != GateState::Pass {
+            state.wakers.insert(id, waker.clone());
+        }
+        gate
+    }
+
+    /// Counts the wait of a request that is sent now.
+    pub(crate) fn end_wait(&self, id: u64, waited: Duration) {
+        let mut state = self.state();
+        state.wakers.remove(&id);
+        state.totals.waited += waited;
+    }
+
+    /// Calls the planner, and wakes the requests that it releases.
+    pub(crate) fn release(&self, decide: impl FnOnce(&mut Planner) -> Vec<u64>) {
+        let wakers: Vec<Waker> = {
+            let mut state = self.state();
+            let released = decide(&mut state.planner);
+            let wakers = released.iter().filter_map(|id| state.wakers.remove(id));
+            wakers.collect()
+        };
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Records the end of a request.
+    pub(crate) fn end(&self, id: u64, model: &str, usage: &Usage, now: Instant) {
+        let Some(usage) = cache_usage(usage) else {
+            self.forget(id, now);
+            return;
+        };
+        let learned = {
+            let mut state = self.state();
+            let State {
+                planner, totals, ..
+            } = &mut *state;
+            let learned = planner.on_usage(id, &usage, now);
+            if let Some(learned) = &learned {
+                totals.add(&usage, learned);
+            }
+            learned
+        };
+        let Some(learned) = learned else {
+            return;
+        };
+        emit(
+            &self.config.events,
+            &Event::PromptCache {
+                layer: LAYER,
+                model,
+                plain: usage.plain,
+                read: usage.read,
+                written: usage.written_5m.saturating_add(usage.written_1h),
+                saved: learned.saved,
+                miss: learned.miss.map(|miss| miss.as_str()),
+                block: learned.miss.and_then(|miss| miss.block()),
+            },
+        );
+        if let Some((boundary, saved)) = learned.switched_off {
+            let event = Event::PromptCacheOff {
+                layer: LAYER,
+                boundary: boundary.as_str(),
+                saved,
+            };
+            emit(&self.config.events, &event);
+        }
+    }
+
+    /// Discards a request whose usage will not be known, and releases its followers.
+    pub(crate) fn forget(&self, id: u64, now: Instant) {
+        self.state().wakers.remove(&id);
+        self.release(|planner| planner.on_dropped(id, now));
+    }
+
+    /// Returns the counters and the classes.
+    pub(crate) fn snapshot(&self, now: Instant) -> PromptCacheSnapshot {
+        let state = self.state();
+        PromptCacheSnapshot {
+            waiting: state.planner.waiting(),
+            known_prefixes: state.planner.known_prefixes(),
+            classes: state.planner.classes(now),
+            ..state.totals.clone()
+        }
+    }
+}
+
+/// Returns the input of a usage by its price. `None` if the usage does not report it.
+fn cache_usage(usage: &Usage) -> Option<CacheUsage> {
+    let plain = usage.input_tokens?;
+    let written = usage.cache_creation_input_tokens.unwrap_or(0);
+    let hour = usage.cache_creation_1h_input_tokens.unwrap_or(0).min(written);
+    Some(CacheUsage {
+        plain,
+        read: usage.cache_read_input_tokens.unwrap_or(0),
+        written_5m: written - hour,
+        written_1h: hour,
+    })
+}

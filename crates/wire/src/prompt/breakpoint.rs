@@ -1,0 +1,206 @@
+//! Breakpoints of the prompt cache: the blocks that take one, and their insertion.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use super::{CACHE_CONTROL, FIVE_MINUTES, ONE_HOUR, PromptBlock, PromptPart};
+use crate::json::{Object, json_text};
+
+/// The lifetime of an entry of the prompt cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum CacheTtl {
+    /// Five minutes, the default of the API.
+    FiveMinutes,
+    /// One hour, at a higher price for writing.
+    OneHour,
+}
+
+impl CacheTtl {
+    /// Returns the lifetime.
+    #[must_use]
+    pub const fn duration(self) -> Duration {
+        match self {
+            Self::FiveMinutes => FIVE_MINUTES,
+            Self::OneHour => ONE_HOUR,
+        }
+    }
+
+    /// Returns the lifetime that a [`PromptBlock::breakpoint`] requests.
+    #[must_use]
+    pub fn of(lifetime: Duration) -> Self {
+        if lifetime > FIVE_MINUTES {
+            Self::OneHour
+        } else {
+            Self::FiveMinutes
+        }
+    }
+
+    /// Returns the member that requests this lifetime.
+    const fn member(self) -> &'static str {
+        match self {
+            Self::FiveMinutes => r#""cache_control":{"type":"ephemeral"}"#,
+            Self::OneHour => r#""cache_control":{"type":"ephemeral","ttl":"1h"}"#,
+        }
+    }
+}
+
+/// The kind of a block of a prompt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum BlockKind {
+    /// The definition of a tool.
+    Tool,
+    /// A text, also one that is written as a string.
+    Text,
+    /// An image.
+    Image,
+    /// A document.
+    Document,
+    /// A call of a tool by the model.
+    ToolUse,
+    /// The result of a tool.
+    ToolResult,
+    /// Thinking, a call of a server tool, or an unknown kind. It takes no breakpoint.
+    Other,
+}
+
+impl PromptBlock<'_> {
+    /// Returns the kind of the block. Reads it up to its `type` only.
+    #[must_use]
+    pub fn kind(&self) -> BlockKind {
+        if self.part == PromptPart::Tools {
+            return BlockKind::Tool;
+        }
+        if self.json.first() == Some(&b'"') {
+            return BlockKind::Text;
+        }
+        let Some(mut object) = Object::open(self.json) else {
+            return BlockKind::Other;
+        };
+        while let Ok(Some(member)) = object.next() {
+            if member.is(b"type") {
+                return match json_text(member.value).as_deref() {
+                    Some("text") => BlockKind::Text,
+                    Some("image") => BlockKind::Image,
+                    Some("document") => BlockKind::Document,
+                    Some("tool_use") => BlockKind::ToolUse,
+                    Some("tool_result") => BlockKind::ToolResult,
+                    _ => BlockKind::Other,
+                };
+            }
+        }
+        BlockKind::Other
+    }
+
+    /// Returns true if the API accepts a breakpoint at the end of this block, and it has none.
+    ///
+    /// Blocks of an unknown kind, empty texts, deferred tools, blocks that the API clears later
+    /// (`clear_at`), messages of the role `system`, and calls that code of the model has made
+    /// (`caller`) take none. In doubt the result is false.
+    #[must_use]
+    pub fn takes_breakpoint(&self) -> bool {
+        let kind = self.kind();
+        if kind == BlockKind::Other || json_text(self.role).as_deref() == Some("system") {
+            return false;
+        }
+        if self.json.first() == Some(&b'"') {
+            return self.part != PromptPart::Tools && self.json.len() > 2;
+        }
+        let Some(mut object) = Object::open(self.json) else {
+            return false;
+        };
+        let mut has_text = kind != BlockKind::Text;
+        let mut has_member = false;
+        loop {
+            let member = match object.next() {
+                Ok(Some(member)) => member,
+                Ok(None) => break,
+                Err(_) => return false,
+            };
+            has_member = true;
+            let is_null = member.value == b"null";
+            if member.is(CACHE_CONTROL)
+                || member.is(b"clear_at") && !is_null
+                || member.is(b"defer_loading") && member.value == b"true"
+                || member.is(b"caller") && !is_null && !is_direct(member.value)
+            {
+                return false;
+            }
+            if member.is(b"text") {
+                has_text = member.value.len() > 2;
+            }
+        }
+        has_text && has_member
+    }
+
+    /// Returns the position of the block in the body that the prompt was read from. `None` if it is
+    /// from another body.
+    #[must_use]
+    pub fn range_in(&self, body: &[u8]) -> Option<Range<usize>> {
+        let begin = self.json.as_ptr().addr();
+        let start = begin.checked_sub(body.as_ptr().addr())?;
+        let end = start.checked_add(self.json.len())?;
+        (end <= body.len()).then_some(start..end)
+    }
+}
+
+/// Returns true if the model itself has called the tool.
+fn is_direct(caller: &[u8]) -> bool {
+    let kind = crate::json::find(caller, b"type").and_then(json_text);
+    kind.as_deref() == Some("direct")
+}
+
+/// Returns the body with a breakpoint at the end of each of these blocks, and all else as it was
+/// written. `None` if a position is not that of a block, or if the positions are not in ascending
+/// order.
+///
+/// A text that is written as a string becomes one block of text, because a string takes no
+/// breakpoint. The blocks must [take a breakpoint](PromptBlock::takes_breakpoint).
+///
+/// ```
+/// use tower_claude_wire::{CacheTtl, Prompt, insert_breakpoints};
+///
+/// let body = br#"{"system":"Be brief.","messages":[]}"#;
+/// let mut system = None;
+/// Prompt::parse(body).unwrap().blocks(|block| system = block.range_in(body));
+/// let marked = insert_breakpoints(body, &[(system.unwrap(), CacheTtl::FiveMinutes)]).unwrap();
+/// assert_eq!(
+///     String::from_utf8(marked).unwrap(),
+///     concat!(
+///         r#"{"system":[{"type":"text","text":"Be brief.","#,
+///         r#""cache_control":{"type":"ephemeral"}}],"messages":[]}"#,
+///     ),
+/// );
+/// ```
+#[must_use]
+pub fn insert_breakpoints(body: &[u8], at: &[(Range<usize>, CacheTtl)]) -> Option<Vec<u8>> {
+    /// The longest text that one breakpoint adds.
+    const ADDED: usize = 96;
+    let mut marked = Vec::with_capacity(body.len() + at.len() * ADDED);
+    let mut copied = 0;
+    for (block, ttl) in at {
+        let json = body.get(block.clone())?;
+        marked.extend_from_slice(body.get(copied..block.start)?);
+        match json {
+            [b'"', .., b'"'] => {
+                marked.extend_from_slice(br#"[{"type":"text","text":"#);
+                marked.extend_from_slice(json);
+                marked.push(b',');
+                marked.extend_from_slice(ttl.member().as_bytes());
+                marked.extend_from_slice(b"}]");
+            }
+            [b'{', members @ .., b'}'] => {
+                marked.extend_from_slice(&json[..json.len() - 1]);
+                if !members.trim_ascii().is_empty() {
+                    marked.push(b',');
+                }
+                marked.extend_from_slice(ttl.member().as_bytes());
+                marked.push(b'}');
+            }
+            _ => return None,
+        }
+        copied = block.end;
+    }
+    marked.extend_from_slice(body.get(copied..)?);
+    Some(marked)
+}
