@@ -3,7 +3,6 @@
 mod breakpoint;
 mod canonical;
 
-use std::borrow::Cow;
 use std::hash::Hasher;
 use std::time::Duration;
 
@@ -66,13 +65,7 @@ pub struct InnerBreakpoint {
     pub bytes: usize,
 }
 
-impl<'a> PromptBlock<'a> {
-    /// Returns the `type` of the block. `None` for a plain string, and for a tool without a type.
-    #[must_use]
-    pub fn kind(&self) -> Option<Cow<'a, str>> {
-        find(self.json, b"type").and_then(json_text)
-    }
-
+impl PromptBlock<'_> {
     /// Returns the length in bytes of the role and the block, up to its end or its inner
     /// breakpoint.
     #[must_use]

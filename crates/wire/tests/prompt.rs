@@ -334,15 +334,6 @@ proptest! {
 }
 
 #[test]
-fn block_has_its_type() {
-    let body = br#"{"tools":[{"name":"t"}],"system":"s","messages":[{"role":"user","content":[{"type":"te\u0078t"},{"type":1}]}]}"#;
-    let mut kinds = Vec::new();
-    let prompt = Prompt::parse(body).expect("an object");
-    prompt.blocks(|block| kinds.push(block.kind().map(std::borrow::Cow::into_owned)));
-    assert_eq!(kinds, [None, None, Some("text".to_owned()), None]);
-}
-
-#[test]
 fn image_is_found_at_any_level_and_not_in_a_text() {
     let has_images = |content: &str| {
         let body = format!(

@@ -7,7 +7,7 @@ use std::{
 };
 
 use foldhash::{SharedSeed, quality::SeedableRandomState};
-use tower_claude_wire::{Effort, ModelCatalog, Prompt, PromptPart, text_bytes};
+use tower_claude_wire::{BlockKind, Effort, ModelCatalog, Prompt, PromptPart, text_bytes};
 
 /// The key of the hashes. It is random for each process, so the content of a prompt cannot be
 /// guessed from its hash.
@@ -31,23 +31,6 @@ pub struct Prefix {
     pub joins: bool,
 }
 
-/// A kind of block of which a run is one position.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum ToolRun {
-    Calls,
-    Results,
-}
-
-impl ToolRun {
-    fn of(kind: &str) -> Option<Self> {
-        match kind {
-            "tool_use" => Some(Self::Calls),
-            "tool_result" => Some(Self::Results),
-            _ => None,
-        }
-    }
-}
-
 /// The list of prefixes of a prompt, ordered from the shortest to the longest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Prefixes {
@@ -68,7 +51,7 @@ impl Prefixes {
         let mut part = PromptPart::Tools;
         let mut bytes = 0;
         let mut prefixes = Vec::new();
-        let mut run = None;
+        let mut last_kind = None;
         prompt.blocks(|block| {
             let mut hasher = HASH_KEY.build_hasher();
             hasher.write_u64(hash);
@@ -90,9 +73,10 @@ impl Prefixes {
                 bytes: bytes + text,
                 keep: block.breakpoint,
                 joins: {
-                    let before = run.take();
-                    run = block.kind().and_then(|kind| ToolRun::of(&kind));
-                    run.is_some() && run == before
+                    let kind = block.kind();
+                    let before = last_kind.replace(kind);
+                    matches!(kind, BlockKind::ToolUse | BlockKind::ToolResult)
+                        && before == Some(kind)
                 },
             };
             prefixes.push(prefix);
