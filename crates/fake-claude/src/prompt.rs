@@ -2,13 +2,12 @@
 
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::ops::Range;
 
 use serde_json::Value;
-use tower_claude_wire::{Elements, Prompt, PromptBlock, PromptPart};
+use tower_claude_wire::{CacheTtl, Elements, Prompt, PromptBlock, PromptPart};
 
 use crate::check::{Body, Media};
-use crate::model::{CacheBlock, CacheMarker, CacheTtl, MarkerError};
+use crate::model::{CacheBlock, CacheMarker, MarkerError};
 use crate::reply::ErrorReply;
 
 /// The beta with which `cache_control` has a `scope`.
@@ -45,8 +44,6 @@ pub(crate) struct PromptFacts<'a> {
 
 /// A message, as far as its blocks depend on it.
 struct Turn {
-    /// The addresses of its bytes.
-    range: Range<usize>,
     is_user: bool,
     /// True if it has a `clear_at`.
     is_scoped: bool,
@@ -128,9 +125,7 @@ fn check_all(marked: &[(String, CacheTtl)]) -> Result<(), ErrorReply> {
 fn turns(messages: &str) -> Vec<Turn> {
     let turn = |message: &[u8]| {
         let value: Value = serde_json::from_slice(message).unwrap_or_default();
-        let start = message.as_ptr().addr();
         Turn {
-            range: start..start + message.len(),
             is_user: value["role"] == "user",
             is_scoped: !value["clear_at"].is_null(),
         }
@@ -147,8 +142,7 @@ fn pieces<'a>(prompt: &Prompt<'a>, turns: &[Turn], facts: &PromptFacts<'_>) -> V
     // The part, the message and the index of the last block.
     let mut place = (PromptPart::Tools, 0, 0);
     prompt.blocks(|block| {
-        let at = block.json.as_ptr().addr();
-        let turn = turns.partition_point(|turn| turn.range.end <= at);
+        let turn = block.message;
         if (block.part, turn) != (place.0, place.1) {
             place = (block.part, turn, 0);
         }
@@ -344,10 +338,7 @@ fn chain(
             tokens: with_block.tokens(facts),
             joins: before.is_some_and(|before| joins(before, piece, facts)),
         });
-        let ttl = block.breakpoint.map(|keep| match keep.as_secs() {
-            0..3_600 => CacheTtl::FiveMinutes,
-            _ => CacheTtl::OneHour,
-        });
+        let ttl = block.breakpoint.map(CacheTtl::of);
         let marker = ttl.map(|ttl| CacheMarker { block: index, ttl });
         cached.markers.extend(marker);
         // After an inner marker the whole block follows.

@@ -141,6 +141,14 @@ impl<'a> Prompt<'a> {
         self.fast
     }
 
+    /// Returns true if the messages have an image. The first image invalidates the cached messages.
+    ///
+    /// The string `"image"` in the input of a tool counts as well.
+    #[must_use]
+    pub fn has_images(&self) -> bool {
+        memchr::memmem::find(self.messages, b"\"image\"").is_some()
+    }
+
     /// Returns true if a tool runs at the server. It writes to the cache by itself.
     #[must_use]
     pub fn has_server_tools(&self) -> bool {

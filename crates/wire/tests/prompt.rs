@@ -332,3 +332,21 @@ proptest! {
         prop_assert_eq!(counted, body);
     }
 }
+
+#[test]
+fn image_is_found_at_any_level_and_not_in_a_text() {
+    let has_images = |content: &str| {
+        let body = format!(
+            r#"{{"system":"\"image\"","messages":[{{"role":"user","content":{content}}}]}}"#
+        );
+        Prompt::parse(body.as_bytes())
+            .expect("an object")
+            .has_images()
+    };
+    let image = r#"[{"type":"image","source":{}}]"#;
+    assert!(has_images(image));
+    assert!(has_images(&format!(
+        r#"[{{"type":"tool_result","content":{image}}}]"#
+    )));
+    assert!(!has_images(r#"[{"type":"text","text":"an \"image\""}]"#));
+}

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::Request;
 use tokio::time::Instant;
-use tower_claude_wire::{ModelCatalog, Tokenizer, Usage, estimate_tokens};
+use tower_claude_wire::{ModelCatalog, Platform, Tokenizer, Usage, estimate_tokens};
 
 use super::{Cost, EstimateCost, UsageBound, UsageListener};
 use crate::{
@@ -90,7 +90,11 @@ impl HeuristicCost {
             return None;
         }
         let (bytes, model) = (body.bytes()?, requested_model(request)?);
-        let prefixes = Prefixes::of(bytes, &model, credential_or_host(request))?;
+        let mut prefixes = Prefixes::of(bytes, &model, credential_or_host(request))?;
+        let uri = request.uri();
+        if Platform::of(uri.host().unwrap_or_default(), uri.path()) != Platform::ClaudeApi {
+            prefixes = prefixes.without_runs();
+        }
         cache.memory().expect(&prefixes, Instant::now())
     }
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use foldhash::{SharedSeed, quality::SeedableRandomState};
-use tower_claude_wire::{Effort, ModelCatalog, Prompt, PromptPart, text_bytes};
+use tower_claude_wire::{BlockKind, Effort, ModelCatalog, Prompt, PromptPart, text_bytes};
 
 /// The key of the hashes. It is random for each process, so the content of a prompt cannot be
 /// guessed from its hash.
@@ -26,6 +26,9 @@ pub struct Prefix {
     pub bytes: u64,
     /// The requested lifetime in the cache. `None` if there is no breakpoint at the end.
     pub keep: Option<Duration>,
+    /// True if the last block is in the same position as the block before it. The Claude API
+    /// counts a run of `tool_use` blocks, or of `tool_result` blocks, as one position.
+    pub joins: bool,
 }
 
 /// The list of prefixes of a prompt, ordered from the shortest to the longest.
@@ -48,6 +51,7 @@ impl Prefixes {
         let mut part = PromptPart::Tools;
         let mut bytes = 0;
         let mut prefixes = Vec::new();
+        let mut last_kind = None;
         prompt.blocks(|block| {
             let mut hasher = HASH_KEY.build_hasher();
             hasher.write_u64(hash);
@@ -58,6 +62,7 @@ impl Prefixes {
                     let listed = ModelCatalog::builtin().get(model);
                     let effort = listed.and_then(|model| model.capabilities.default_effort);
                     prompt.hash_settings_into(effort.map(Effort::as_str), &mut hasher);
+                    prompt.has_images().hash(&mut hasher);
                 }
             }
             block.hash_into(&mut hasher);
@@ -67,6 +72,12 @@ impl Prefixes {
                 hash: hasher.finish(),
                 bytes: bytes + text,
                 keep: block.breakpoint,
+                joins: {
+                    let kind = block.kind();
+                    let before = last_kind.replace(kind);
+                    matches!(kind, BlockKind::ToolUse | BlockKind::ToolResult)
+                        && before == Some(kind)
+                },
             };
             prefixes.push(prefix);
             // After an inner breakpoint the whole block follows.
@@ -81,6 +92,15 @@ impl Prefixes {
             list: prefixes,
             has_server_tools: prompt.has_server_tools(),
         })
+    }
+
+    /// Counts each block as a position of its own, as other platforms than the Claude API may do.
+    #[must_use]
+    pub fn without_runs(mut self) -> Self {
+        for prefix in &mut self.list {
+            prefix.joins = false;
+        }
+        self
     }
 
     /// Creates a list of prefixes, which must be ordered from the shortest to the longest.

@@ -11,9 +11,12 @@ use tokio::time::Instant;
 
 use super::{Prefix, Prefixes};
 
-/// The number of blocks, backwards from and including a breakpoint, at which the server looks for a
-/// cached prefix.
+/// The number of positions, backwards from and including a breakpoint, at which the server looks for
+/// a cached prefix. A [run of tool blocks](Prefix::joins) is one position.
 const LOOK_BACK: usize = 20;
+
+/// The greatest number of hashes that are kept for a request. Runs of tool blocks may be long.
+const MAX_LOOKUPS: usize = 256;
 
 /// The greatest number of breakpoints in a request.
 const BREAKPOINTS: usize = 4;
@@ -72,6 +75,14 @@ struct Breakpoint {
     keep: Duration,
 }
 
+/// The prefix that is expected to be read.
+#[derive(Clone, Copy, Debug)]
+struct ExpectedRead {
+    hash: u64,
+    tokens: u64,
+    bytes: u64,
+}
+
 /// A request whose cache usage is not known yet.
 #[derive(Clone, Debug)]
 struct PendingPrompt {
@@ -82,8 +93,7 @@ struct PendingPrompt {
     count: usize,
     /// The hashes at which the server looks for a cached prefix, with the longest prefix first.
     lookups: Box<[u64]>,
-    /// The hash and the tokens of the prefix that is expected to be read.
-    expected: Option<(u64, u64)>,
+    expected: Option<ExpectedRead>,
     /// The usage includes the results of tools that ran at the server.
     has_server_tools: bool,
 }
@@ -134,10 +144,13 @@ impl PrefixMemory {
             return None;
         }
         let lookups = lookups(prefixes, marked().take(BREAKPOINTS).map(|(at, ..)| at));
-        let expected = self.longest(&lookups, now);
-        let bytes = expected.and_then(|(hash, _)| {
+        let expected = self.longest(&lookups, now).map(|(hash, tokens)| {
             let found = prefixes.iter().rev().find(|prefix| prefix.hash == hash);
-            found.map(|prefix| prefix.bytes)
+            ExpectedRead {
+                hash,
+                tokens,
+                bytes: found.map_or(0, |prefix| prefix.bytes),
+            }
         });
         if self.in_flight.len() >= MAX_IN_FLIGHT {
             self.in_flight.pop_first();
@@ -155,8 +168,8 @@ impl PrefixMemory {
         self.in_flight.insert(id, request);
         Some(CacheReads {
             id,
-            tokens: expected.map_or(0, |(_, tokens)| tokens),
-            bytes: bytes.unwrap_or(0),
+            tokens: expected.map_or(0, |expected| expected.tokens),
+            bytes: expected.map_or(0, |expected| expected.bytes),
         })
     }
 
@@ -168,12 +181,15 @@ impl PrefixMemory {
     pub fn renew(&mut self, id: NonZeroU64, now: Instant) -> Option<u64> {
         let found = self.longest(&self.in_flight.get(&id)?.lookups, now);
         let request = self.in_flight.get_mut(&id)?;
-        if found.map(|(hash, _)| hash) != request.expected.map(|(hash, _)| hash) {
+        if found.map(|(hash, _)| hash) != request.expected.map(|expected| expected.hash) {
             return None;
         }
         request.since = now;
-        request.expected = found;
-        Some(found.map_or(0, |(_, tokens)| tokens))
+        let tokens = found.map_or(0, |(_, tokens)| tokens);
+        if let Some(expected) = &mut request.expected {
+            expected.tokens = tokens;
+        }
+        Some(tokens)
     }
 
     /// Records the tokens of a request that were read from the cache and written to it.
@@ -183,9 +199,11 @@ impl PrefixMemory {
         let Some(request) = self.in_flight.remove(&id) else {
             return;
         };
-        if let Some((hash, tokens)) = request.expected {
-            self.confirm(hash, tokens, read, request.since);
-        }
+        // The prefix that was read, with its lifetime.
+        let confirmed = request.expected.and_then(|expected| {
+            let keep = self.confirm(&expected, read, request.since)?;
+            Some((expected, keep))
+        });
         let breakpoints = &request.breakpoints[..request.count];
         let total = read.saturating_add(written);
         if total == 0 {
@@ -207,11 +225,27 @@ impl PrefixMemory {
             let share = u128::from(total) * u128::from(breakpoint.bytes) / u128::from(longest);
             let share = u64::try_from(share).unwrap_or(total);
             let known = self.cached.get(&breakpoint.hash);
+            let is_read = match &confirmed {
+                Some((expected, _)) => breakpoint.bytes <= expected.bytes,
+                None => share <= read,
+            };
+            // The API does not document that a breakpoint in the part that is read lengthens a
+            // lifetime.
+            let live = known.filter(|known| request.since < known.until);
+            let keep = match (live, &confirmed) {
+                (Some(live), _) if is_read => live.keep,
+                (None, Some((_, keep))) if is_read => breakpoint.keep.min(*keep),
+                _ => breakpoint.keep,
+            };
+            let breakpoint = Breakpoint {
+                keep,
+                ..*breakpoint
+            };
             let tokens = match known.filter(|_| request.has_server_tools) {
                 Some(known) => known.tokens,
                 None => share,
             };
-            self.insert(breakpoint, tokens, request.since);
+            self.insert(&breakpoint, tokens, request.since);
         }
         self.evict(request.since);
     }
@@ -229,19 +263,20 @@ impl PrefixMemory {
         })
     }
 
-    /// Renews the prefix that was expected to be read, or removes it if it was not read.
-    fn confirm(&mut self, hash: u64, expected: u64, read: u64, since: Instant) {
-        let Some(cached) = self.cached.get_mut(&hash) else {
-            return;
-        };
-        if read < expected - expected / 4 {
-            self.cached.remove(&hash);
-            return;
+    /// Renews the prefix that was expected to be read and returns its lifetime, or removes it if it
+    /// was not read.
+    fn confirm(&mut self, expected: &ExpectedRead, read: u64, since: Instant) -> Option<Duration> {
+        let cached = self.cached.get_mut(&expected.hash)?;
+        let tokens = expected.tokens;
+        if read < tokens - tokens / 4 {
+            self.cached.remove(&expected.hash);
+            return None;
         }
-        if read <= expected.saturating_add(expected / 4) {
+        if read <= tokens.saturating_add(tokens / 4) {
             cached.tokens = read;
         }
         cached.until = cached.until.max(since + cached.keep);
+        Some(cached.keep)
     }
 
     /// Inserts a prefix, or renews it.
@@ -281,11 +316,20 @@ fn lookups(prefixes: &[Prefix], marked: impl Iterator<Item = usize>) -> Box<[u64
     let mut hashes = Vec::new();
     let mut end = prefixes.len();
     for at in marked {
-        let start = (at + 1).saturating_sub(LOOK_BACK);
-        // The ranges of two breakpoints may overlap.
-        let fresh = prefixes.get(start..end.min(at + 1)).unwrap_or_default();
-        hashes.extend(fresh.iter().rev().map(|prefix| prefix.hash));
-        end = end.min(start);
+        let mut positions = 0;
+        let reached = prefixes[..=at].iter().enumerate().rev();
+        for (index, prefix) in reached {
+            // The ranges of two breakpoints may overlap.
+            if index < end {
+                hashes.push(prefix.hash);
+                end = index;
+            }
+            positions += usize::from(!prefix.joins);
+            if positions == LOOK_BACK {
+                break;
+            }
+        }
     }
+    hashes.truncate(MAX_LOOKUPS);
     hashes.into()
 }

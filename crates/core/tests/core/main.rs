@@ -9,6 +9,7 @@ mod error_text;
 mod event;
 mod frames;
 mod prefix;
+mod prefix_and_server;
 mod redirect;
 mod rejection;
 mod request_body;

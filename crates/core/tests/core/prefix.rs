@@ -29,9 +29,15 @@ impl Server {
         let marked: Vec<_> = (0..prompt.len())
             .filter(|at| prompt[*at].keep.is_some())
             .collect();
+        let mut positions = Vec::new();
+        for prefix in prompt {
+            let last = positions.last().copied().unwrap_or(0);
+            positions.push(last + usize::from(!prefix.joins));
+        }
         let mut read = None;
         for at in marked.iter().rev() {
-            for end in (at.saturating_sub(19)..=*at).rev() {
+            let in_reach = |end: &usize| positions[*at] - positions[*end] < 20;
+            for end in (0..=*at).rev().filter(in_reach) {
                 let live = self
                     .held
                     .get(&key(end))
@@ -41,15 +47,19 @@ impl Server {
                 }
             }
         }
-        if let Some(end) = read
-            && let Some((until, keep)) = self.held.get_mut(&key(end))
-        {
-            *until = (*until).max(now + *keep);
-        }
-        for at in &marked {
-            let keep = prompt[*at].keep.expect("marked");
-            // The later of two lifetimes holds.
+        let limit = read.map(|end| (end, self.held[&key(end)].1));
+        for at in read.iter().chain(&marked) {
+            let mut keep = prompt[*at].keep.unwrap_or(60 * MINUTE);
+            // A breakpoint in the part that is read does not lengthen a lifetime.
+            if let Some((end, most)) = limit
+                && *at <= end
+            {
+                keep = keep.min(most);
+            }
             let held = self.held.entry(key(*at)).or_insert((now, keep));
+            if now < held.0 {
+                keep = held.1;
+            }
             *held = (held.0.max(now + keep), keep);
         }
         let read = read.map_or(0, |end| prompt[end].bytes);
@@ -60,12 +70,24 @@ impl Server {
 
 /// Returns a conversation of this length in blocks, with breakpoints at the blocks in `marks`.
 fn prompt(conversation: u64, length: usize, marks: &[usize], hour: bool) -> Prefixes {
+    prompt_with_runs(conversation, length, marks, hour, 1)
+}
+
+/// Returns such a conversation in which each position has `run` blocks.
+fn prompt_with_runs(
+    conversation: u64,
+    length: usize,
+    marks: &[usize],
+    hour: bool,
+    run: usize,
+) -> Prefixes {
     let keep = if hour { 60 * MINUTE } else { 5 * MINUTE };
     let prefix = |at: usize| Prefix {
         // The first three blocks are the same in all conversations.
         hash: if at < 3 { 0 } else { conversation << 32 } + at as u64,
         bytes: (at as u64 + 1) * 100,
         keep: marks.contains(&at).then_some(keep),
+        joins: at % run != 0,
     };
     Prefixes::new((0..length).map(prefix).collect())
 }
@@ -74,6 +96,7 @@ proptest! {
     /// A client that uses the cache alone predicts the reads exactly.
     #[test]
     fn prediction_equals_the_reads_of_the_server(
+        run in 1_usize..4,
         steps in prop::collection::vec(
             (0_u64..4, 1_usize..60, prop::collection::vec(0_usize..60, 0..4), 0_u64..400, any::<bool>()),
             1..80,
@@ -84,7 +107,7 @@ proptest! {
         for (conversation, length, mut marks, seconds, hour) in steps {
             now += Duration::from_secs(seconds);
             marks.retain(|mark| *mark < length);
-            let prompt = prompt(conversation, length, &marks, hour && conversation == 1);
+            let prompt = prompt_with_runs(conversation, length, &marks, hour && conversation == 1, run);
             let expected = memory.expect(&prompt, now);
             prop_assert_eq!(expected.is_some(), !marks.is_empty());
             let Some(expected) = expected else { continue };
@@ -109,6 +132,39 @@ proptest! {
         let _ = Prefixes::of(&body, "model", 1);
         let _ = Prefixes::of(&body[..at], "model", 1);
     }
+}
+
+/// Ten calls in one turn and their results are two positions.
+#[test]
+fn run_of_tool_blocks_is_one_position() {
+    let mut memory = PrefixMemory::new();
+    let now = Instant::now();
+    let run = |kind: &str| {
+        let blocks: Vec<_> = (0..10)
+            .map(|id| format!(r#"{{"type":"{kind}","id":"{id}"}}"#))
+            .collect();
+        blocks.join(",")
+    };
+    let prompt = |rounds: usize| {
+        let round = format!(
+            r#",{{"role":"assistant","content":[{}]}},{{"role":"user","content":[{}]}}"#,
+            run("tool_use"),
+            run("tool_result")
+        );
+        let body = format!(
+            r#"{{"cache_control":{{"type":"ephemeral"}},"messages":[{{"role":"user","content":"Go"}}{}]}}"#,
+            round.repeat(rounds)
+        );
+        Prefixes::of(body.as_bytes(), "m", 1).expect("an object")
+    };
+    let first = memory.expect(&prompt(0), now).expect("a breakpoint");
+    memory.learn(first.id, 0, 2_000);
+    let mut read = |prompt: &Prefixes| memory.expect(prompt, now).expect("a breakpoint").tokens;
+    // Nine rounds are 18 positions, and ten are 20.
+    assert_eq!(read(&prompt(9)), 2_000);
+    assert_eq!(read(&prompt(10)), 0);
+    // Elsewhere nine rounds are 180 positions.
+    assert_eq!(read(&prompt(9).without_runs()), 0);
 }
 
 /// A broken server may report any count.
@@ -304,6 +360,7 @@ fn change_in_a_block_changes_the_hashes_after_it() {
             r#""thinking":{"type":"disabled"},"max_tokens":64"#,
             2,
         ),
+        (r#"{"type":"text","text":"x""#, r#"{"type":"image""#, 2),
         // Fast requests have a separate cache. "standard" is the default.
         (r#""max_tokens":64"#, r#""max_tokens":64,"speed":"fast""#, 0),
         (

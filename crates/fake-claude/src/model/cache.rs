@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::fmt;
 
+use tower_claude_wire::CacheTtl;
+
 /// The number of positions at which a marker looks for a cached prefix, its own included.
 const LOOK_BACK: usize = 20;
 
@@ -11,26 +13,6 @@ pub(crate) const MAX_MARKERS: usize = 4;
 
 /// The number of entries from which on expired ones are removed.
 const PRUNE_AT: usize = 1_024;
-
-/// The lifetime of a cache entry, which counts from the start of a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum CacheTtl {
-    /// Five minutes, the default of the API.
-    FiveMinutes,
-    /// One hour.
-    OneHour,
-}
-
-impl CacheTtl {
-    /// Returns the lifetime in nanoseconds.
-    #[must_use]
-    pub const fn nanos(self) -> u64 {
-        match self {
-            Self::FiveMinutes => 300_000_000_000,
-            Self::OneHour => 3_600_000_000_000,
-        }
-    }
-}
 
 /// A block of a prompt, with the prefix that ends there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,6 +108,11 @@ impl CacheTokens {
 pub struct CacheWrite {
     start: u64,
     entries: Vec<(u64, CacheTtl)>,
+}
+
+/// Returns a lifetime in nanoseconds.
+fn nanos(ttl: CacheTtl) -> u64 {
+    u64::try_from(ttl.duration().as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -252,7 +239,7 @@ impl PromptCache {
     pub fn begin_response(&mut self, now: u64, write: CacheWrite) {
         self.now = self.now.max(now);
         for (prefix, ttl) in write.entries {
-            let until = write.start.saturating_add(ttl.nanos());
+            let until = write.start.saturating_add(nanos(ttl));
             let fresh = Entry { ttl, until };
             let now = self.now;
             let entry = self.entries.entry(prefix).or_insert(fresh);
@@ -303,7 +290,7 @@ impl PromptCache {
         let now = self.now;
         match self.entries.get_mut(&prefix) {
             Some(entry) if entry.until > now => {
-                entry.until = entry.until.max(now.saturating_add(entry.ttl.nanos()));
+                entry.until = entry.until.max(now.saturating_add(nanos(entry.ttl)));
                 true
             }
             _ => false,

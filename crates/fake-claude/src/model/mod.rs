@@ -15,13 +15,12 @@ mod ramp;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-pub use self::cache::{
-    CacheBlock, CacheMarker, CacheTokens, CacheTtl, CacheWrite, MarkerError, PromptCache,
-};
+pub use self::cache::{CacheBlock, CacheMarker, CacheTokens, CacheWrite, MarkerError, PromptCache};
 use self::group::Group;
 pub use self::group::{Charge, Dimension, GaugeSet, Reading, Rejected};
 pub use self::limits::GroupLimits;
 pub use self::ramp::Ramp;
+pub use tower_claude_wire::CacheTtl;
 
 /// Id of an admitted request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

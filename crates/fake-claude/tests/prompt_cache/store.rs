@@ -281,7 +281,7 @@ impl Model {
                 true => self.until[&prefix].1,
                 false => ttl,
             };
-            let until = now + ttl.nanos();
+            let until = now + u64::try_from(ttl.duration().as_nanos()).unwrap();
             self.until.insert(prefix, (until, ttl));
         }
         tokens
