@@ -250,6 +250,12 @@ impl History {
         Chances::of(own, class(classes.route), class(classes.shape))
     }
 
+    /// Returns the chances that a known prefix comes again.
+    pub(crate) fn known_chances(&self, hash: u64) -> Option<Chances> {
+        let classes = self.prefixes.get(&hash)?.classes;
+        Some(self.chances(hash, &classes))
+    }
+
     /// Returns true if markers of these classes have lost money.
     pub(crate) fn is_off(&self, classes: &ClassKeys, now: Instant) -> bool {
         [classes.route, classes.shape].iter().any(|key| {

@@ -94,8 +94,9 @@ struct Worth {
 }
 
 impl Worth {
-    /// Returns the better of both lifetimes.
-    fn of(chances: &Chances, rules: &CacheRules) -> Self {
+    /// Returns the better of both lifetimes. With `keeps_alive`, the shorter one may be renewed in
+    /// pauses.
+    fn of(chances: &Chances, rules: &CacheRules, keeps_alive: bool) -> Self {
         let (within_5m, within_1h) = (chances.within_5m(), chances.within_1h());
         let gain = 1.0 - rules.read();
         let short = expected_uses(within_5m) * gain - rules.premium_5m();
@@ -104,6 +105,18 @@ impl Worth {
         let pauses = (within_1h - within_5m).max(0.0) / (1.0 - within_1h).max(0.05);
         let avoided = pauses * (1.0 + rules.premium_5m() - rules.read());
         let premium = rules.premium_1h() - rules.premium_5m();
+        let renewals = rules.renewals(chances).filter(|_| keeps_alive);
+        if let Some(renewals) = renewals {
+            // The pause after the last use is paid for as well.
+            let price = (pauses + 1.0) * renewals.expected * rules.read();
+            let renewed = expected_uses(renewals.chance) * gain - rules.premium_5m() - price;
+            if renewed > short && renewed > long {
+                return Self {
+                    saving: renewed,
+                    ttl: CacheTtl::FiveMinutes,
+                };
+            }
+        }
         if long > 0.0 && (short <= 0.0 || avoided > premium) {
             Self {
                 saving: long,
@@ -123,7 +136,13 @@ impl Worth {
 /// A marker pays where the prefix comes again often enough. The deepest such boundary decides what
 /// is written. Markers before it cost nothing more, so they are set as well, where other prompts
 /// may share a part of the prefix. Markers of the caller stay, and take their slots.
-pub(crate) fn plan(outline: &Outline, rules: &CacheRules, history: &History, now: Instant) -> Plan {
+pub(crate) fn plan(
+    outline: &Outline,
+    rules: &CacheRules,
+    history: &History,
+    keeps_alive: bool,
+    now: Instant,
+) -> Plan {
     let blocks = &outline.blocks;
     let is_free = |at: usize| {
         let block = &blocks[at];
@@ -142,7 +161,12 @@ pub(crate) fn plan(outline: &Outline, rules: &CacheRules, history: &History, now
     let boundaries = (0..blocks.len()).filter_map(|at| {
         let classes = classes(outline, at).filter(|_| is_free(at))?;
         let chances = history.chances(blocks[at].prefix, &classes);
-        Some((at, classes, chances, Worth::of(&chances, rules)))
+        Some((
+            at,
+            classes,
+            chances,
+            Worth::of(&chances, rules, keeps_alive),
+        ))
     });
     let boundaries: Vec<_> = boundaries.collect();
     let warm = warmest(outline, history, now);

@@ -45,6 +45,8 @@ pub struct PlannerOptions {
     pub max_hold: Duration,
     /// The treatment of bodies with breakpoints.
     pub existing: Existing,
+    /// Cached prefixes are renewed in pauses. False by default.
+    pub keeps_alive: bool,
 }
 
 impl Default for PlannerOptions {
@@ -52,6 +54,7 @@ impl Default for PlannerOptions {
         Self {
             max_hold: Duration::from_secs(3),
             existing: Existing::Leave,
+            keeps_alive: false,
         }
     }
 }
@@ -109,6 +112,20 @@ impl CacheUsage {
             + less(rates.cache_write_1h).times(self.written_1h)
     }
 
+    /// Returns the price of these tokens.
+    pub(crate) fn cost(&self, rates: &RateCard) -> Money {
+        let parts = [
+            (self.plain, rates.input),
+            (self.read, rates.cache_read),
+            (self.written_5m, rates.cache_write_5m),
+            (self.written_1h, rates.cache_write_1h),
+        ];
+        parts
+            .iter()
+            .map(|(tokens, price)| nanos(*price).times(*tokens))
+            .sum()
+    }
+
     fn read_saving(&self, rates: &RateCard) -> Money {
         (nanos(rates.input) - nanos(rates.cache_read)).times(self.read)
     }
@@ -143,6 +160,9 @@ pub struct Learned {
     /// A place whose markers have lost this much over a hundred requests, and which is not marked
     /// for an hour.
     pub switched_off: Option<(Boundary, Money)>,
+    /// The hash of a prefix that is worth renewals, and the time after it was sent until which it
+    /// is.
+    pub(crate) keep_alive: Option<(u64, Instant, Duration)>,
 }
 
 /// A prefix with a marker.
@@ -249,7 +269,7 @@ impl Planner {
         self.history.advance(now);
         self.history.observe(outline, shares);
         let leaves = outline.is_marked && self.options.existing == Existing::Leave;
-        let mut plan = plan(outline, rules, &self.history, now);
+        let mut plan = plan(outline, rules, &self.history, self.options.keeps_alive, now);
         if leaves {
             plan.markers.clear();
         }
@@ -471,6 +491,12 @@ impl Planner {
             (false, _) => Some(MissCause::Server),
             (true, cause) => cause,
         };
+        if self.options.keeps_alive && last.ttl == CacheTtl::FiveMinutes {
+            let sent_at = running.sent_at.unwrap_or(running.since);
+            let chances = self.history.known_chances(last.hash);
+            let renewals = chances.and_then(|chances| running.rules.renewals(&chances));
+            learned.keep_alive = renewals.map(|renewals| (last.hash, sent_at, renewals.until));
+        }
         // A read is owed to the class that has written the prefix, a write to that of the last
         // marker.
         let read = usage.read_saving(&running.rules.rates);
@@ -499,6 +525,17 @@ impl Planner {
         self.gate.leave(&running.cold, id);
         let released = self.gate.release(&running.cold, id);
         self.release(released, now)
+    }
+
+    /// Records that a prefix was renewed by a request that was sent at `since`. `read` is the number
+    /// of tokens that the server has read.
+    pub(crate) fn on_renewed(&mut self, hash: u64, read: u64, since: Instant) {
+        if read > 0 {
+            self.history
+                .set_cached(hash, CacheTtl::FiveMinutes, read, since);
+        } else {
+            self.history.set_uncached(hash);
+        }
     }
 
     /// Returns the number of requests that wait at the gate.

@@ -99,6 +99,45 @@ impl Chances {
     }
 }
 
+/// The renewals of a prefix in a pause.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Renewals {
+    /// The time after the last use at which they end.
+    pub(crate) until: Duration,
+    /// The expected number in one pause.
+    pub(crate) expected: f64,
+    /// The chance that the prefix comes again before they end.
+    pub(crate) chance: f64,
+}
+
+impl Chances {
+    /// Returns the renewals, sent once a period, that pay. `None` if none do. `read` and `write` are
+    /// prices.
+    pub(crate) fn renewals(&self, read: f64, write: f64, period: Duration) -> Option<Renewals> {
+        let mut waiting = 1.0 - self.0[0];
+        let (mut balance, mut best_balance, mut expected) = (0.0, 0.0, 0.0);
+        let mut best = None;
+        for interval in 1..COUNT {
+            let length = (INTERVALS[interval] - INTERVALS[interval - 1]).as_secs_f64();
+            let returns = waiting * self.0[interval];
+            // A prefix that returns does so in the middle of the interval on average.
+            let renewals = length / period.as_secs_f64() * (waiting - returns / 2.0);
+            balance += returns * (write - read) - renewals * read;
+            expected += renewals;
+            waiting -= returns;
+            if balance > best_balance {
+                best_balance = balance;
+                best = Some(Renewals {
+                    until: INTERVALS[interval],
+                    expected,
+                    chance: 1.0 - waiting,
+                });
+            }
+        }
+        best
+    }
+}
+
 /// Returns the expected number of uses in a row, each of which follows the one before with this
 /// chance.
 pub(crate) fn expected_uses(chance: f64) -> f64 {
@@ -137,6 +176,27 @@ mod tests {
         one.record(0, true);
         let chances = Chances::of(&none, &one, &one);
         assert!(expected_uses(chances.within_5m()) * 0.9 > 0.25);
+    }
+
+    #[test]
+    fn likely_return_is_worth_renewals_and_an_unlikely_one_is_not() {
+        let period = Duration::from_secs(270);
+        let mut returns = ReuseCounts::default();
+        for _ in 0..30 {
+            returns.record(0, false);
+            returns.record(1, false);
+            returns.record(2, true);
+        }
+        let none = ReuseCounts::default();
+        let likely = Chances::of(&returns, &returns, &returns);
+        let renewals = likely.renewals(0.1, 1.25, period).expect("renewals");
+        assert_eq!(renewals.until, INTERVALS[2]);
+        assert!(
+            renewals.chance > 0.8 && renewals.expected > 3.0,
+            "{renewals:?}"
+        );
+        let unlikely = Chances::of(&none, &none, &none);
+        assert_eq!(unlikely.renewals(0.1, 1.25, period), None);
     }
 
     #[test]
