@@ -28,8 +28,6 @@ pub struct Marker {
 pub struct Plan {
     /// The markers to insert, in the order of the blocks. At most four, with those of the caller.
     pub markers: Vec<Marker>,
-    /// The block at the end of the prefix that the server is expected to read.
-    pub expected: Option<usize>,
 }
 
 impl Plan {
@@ -160,7 +158,7 @@ pub(crate) fn plan(
     };
     let boundaries = (0..blocks.len()).filter_map(|at| {
         let classes = classes(outline, at).filter(|_| is_free(at))?;
-        let chances = history.chances(blocks[at].prefix, &classes);
+        let chances = history.chances(blocks[at].prefix, &classes, now);
         Some((
             at,
             classes,
@@ -197,10 +195,7 @@ pub(crate) fn plan(
     }
     markers.sort_by_key(|marker| marker.block);
     order_lifetimes(blocks, &mut markers);
-    Plan {
-        markers,
-        expected: warm.map(|(at, _)| at),
-    }
+    Plan { markers }
 }
 
 /// Changes the lifetimes so that none is longer than one before it, which the API rejects.
@@ -221,12 +216,10 @@ fn order_lifetimes(blocks: &[OutlineBlock], markers: &mut [Marker]) {
     }
 }
 
-/// Returns the last block whose prefix is cached.
+/// Returns the last block whose prefix is cached, and will probably be read.
 fn warmest(outline: &Outline, history: &History, now: Instant) -> Option<(usize, Cached)> {
-    let blocks = outline.blocks.iter().enumerate().rev();
-    let mut cached =
-        blocks.filter_map(|(at, block)| Some((at, history.cached(block.prefix, now)?)));
-    cached.next()
+    let mut blocks = outline.blocks.iter().enumerate().rev();
+    blocks.find_map(|(at, block)| Some((at, history.trusted(block.prefix, now)?)))
 }
 
 /// Returns a block at most [`SPARE_AFTER`] positions before the last one, if the first one is

@@ -184,6 +184,7 @@ struct Running {
     rules: CacheRules,
     /// The estimated tokens of the prompt.
     tokens: u64,
+    has_server_tools: bool,
     /// The boundaries of the prompt.
     boundaries: Vec<u64>,
     markers: Vec<MarkedPrefix>,
@@ -302,12 +303,13 @@ impl Planner {
                 .last()
                 .is_some_and(|marker| marker.hash == block.prefix)
         });
+        // The server reads the longest cached prefix before the last marker.
+        let marked = &outline.blocks[..last.map_or(0, |last| last + 1)];
+        let mut marked = marked.iter().rev();
+        let expected = marked.find_map(|block| self.history.expected(block.prefix, now));
         if let Some(last) = last {
             self.conversations.keep(outline, last, now);
         }
-        let expected = plan.expected.filter(|_| !markers.is_empty());
-        let expected =
-            expected.and_then(|at| self.history.expected(outline.blocks[at].prefix, now));
         let is_cold = |marker: &&MarkedPrefix| {
             marker.tokens >= rules.min_tokens && self.history.cached(marker.hash, now).is_none()
         };
@@ -330,6 +332,7 @@ impl Planner {
             streams: outline.streams,
             rules: *rules,
             tokens: outline.tokens(),
+            has_server_tools: outline.has_server_tools,
             boundaries,
             markers,
             cold,
@@ -448,15 +451,17 @@ impl Planner {
     pub fn on_usage(&mut self, id: u64, usage: &CacheUsage, now: Instant) -> Option<Learned> {
         let running = self.running.remove(&id)?;
         let total = usage.total();
-        if running.tokens > 500 && total > 0 {
+        if running.tokens > 500 && total > 0 && !running.has_server_tools {
             let ratio = (total as f64 / running.tokens as f64).clamp(0.2, 5.0);
             let facts = self.facts(running.salt);
             facts.correction = (facts.correction * (0.75 + 0.25 * ratio)).clamp(0.1, 10.0);
         }
         let last = running.markers.last()?;
         let written = usage.written_5m.saturating_add(usage.written_1h);
-        self.history
-            .set_tokens(last.hash, usage.read.saturating_add(written));
+        if !running.has_server_tools {
+            let cached = usage.read.saturating_add(written);
+            self.history.set_tokens(last.hash, cached);
+        }
         let mut learned = Learned {
             saved: usage.saved(&running.rules.rates),
             ..Learned::default()
@@ -473,11 +478,7 @@ impl Planner {
                 Some(tokens) => usage.read >= tokens - tokens / 4,
                 None => usage.read > 0,
             };
-            if reads {
-                self.history.on_read(expected.hash);
-            } else {
-                self.history.on_miss(expected.hash);
-            }
+            self.history.record_read(expected.hash, reads, now);
             reads
         });
         if running.was_held {
@@ -493,7 +494,7 @@ impl Planner {
         };
         if self.options.keeps_alive && last.ttl == CacheTtl::FiveMinutes {
             let sent_at = running.sent_at.unwrap_or(running.since);
-            let chances = self.history.known_chances(last.hash);
+            let chances = self.history.known_chances(last.hash, now);
             let renewals = chances.and_then(|chances| running.rules.renewals(&chances));
             learned.keep_alive = renewals.map(|renewals| (last.hash, sent_at, renewals.until));
         }

@@ -54,15 +54,6 @@ impl ReuseCounts {
         }
     }
 
-    /// Replaces a prefix that came again by one that did not, because the server has not read it
-    /// from its cache.
-    pub(crate) fn take_back(&mut self, interval: usize) {
-        if let Some(counts) = self.intervals.get_mut(interval) {
-            counts.again = (counts.again - 1.0).max(0.0);
-            counts.not += 1.0;
-        }
-    }
-
     /// Returns the chances, which are those of a wider class (with this weight) where there are few
     /// counts.
     fn over(&self, wider: Chances, weight: f64) -> Chances {
@@ -86,6 +77,11 @@ impl Chances {
         const OWN_WEIGHT: f64 = 2.0;
         let kind = kind.over(Self(UNKNOWN), WEIGHT);
         own.over(class.over(kind, WEIGHT), OWN_WEIGHT)
+    }
+
+    /// Returns the chances that the prefix is read, if this share of the reads comes.
+    pub(crate) fn times(self, share: f64) -> Self {
+        Self(self.0.map(|chance| chance * share))
     }
 
     /// Returns the chance that the prefix comes again within five minutes.
@@ -197,14 +193,5 @@ mod tests {
         );
         let unlikely = Chances::of(&none, &none, &none);
         assert_eq!(unlikely.renewals(0.1, 1.25, period), None);
-    }
-
-    #[test]
-    fn read_that_did_not_come_is_taken_back() {
-        let mut counts = ReuseCounts::default();
-        counts.record(0, true);
-        counts.take_back(0);
-        let none = ReuseCounts::default();
-        assert!(Chances::of(&none, &counts, &none).within_5m() < 0.15);
     }
 }
