@@ -7,9 +7,9 @@ use std::{
 };
 
 use foldhash::{SharedSeed, quality::SeedableRandomState};
+use memchr::memmem;
 use tower_claude_wire::{
-    BlockKind, CacheTtl, Effort, Model, Prompt, PromptBlock, PromptPart, estimate_tokens,
-    text_bytes,
+    BlockKind, CacheTtl, Effort, Model, Prompt, PromptPart, Tokenizer, estimate_tokens, text_bytes,
 };
 
 /// The key of the hashes. It is random for each process, so the content of a prompt cannot be
@@ -51,7 +51,7 @@ impl Boundary {
 }
 
 /// One block of an outline.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OutlineBlock {
     /// The part of the prompt.
     pub part: PromptPart,
@@ -111,7 +111,8 @@ impl Outline {
 
     /// Returns the outline of a Messages request for this model. `None` if the body is not a JSON
     /// object or has no blocks.
-    pub(crate) fn of(body: &[u8], model: &Model, credential: u64, streams: bool) -> Option<Self> {
+    #[must_use]
+    pub fn of(body: &[u8], model: &Model, credential: u64, streams: bool) -> Option<Self> {
         let prompt = Prompt::parse(body)?;
         let salt = HASH_KEY.hash_one((&*model.id, credential, prompt.is_fast()));
         let settings = {
@@ -120,47 +121,63 @@ impl Outline {
             prompt.hash_settings_into(effort, &mut hasher);
             hasher.finish()
         };
-        let mut blocks: Vec<OutlineBlock> = Vec::with_capacity(32);
-        let (mut prefix, mut bytes) = (salt, 0);
-        let mut part = PromptPart::Tools;
+        let mut chain = Chain {
+            blocks: Vec::with_capacity(64),
+            prefix: salt,
+            part: PromptPart::Tools,
+            settings,
+            bytes: 0,
+            tokenizer: model.tokenizer,
+        };
+        let mentions_breakpoint = memmem::find(body, b"cache_control").is_some();
         let mut is_marked = false;
-        prompt.blocks(|block| {
-            is_marked |= block.breakpoint.is_some();
-            // After an inner breakpoint the whole block follows.
-            let Some(range) = block.range_in(body).filter(|_| block.inner.is_none()) else {
-                return;
-            };
-            let own = hash_block(&block);
-            let mut hasher = HASH_KEY.build_hasher();
-            hasher.write_u64(prefix);
-            if block.part != part {
-                part = block.part;
-                part.hash(&mut hasher);
-                if part == PromptPart::Messages {
-                    hasher.write_u64(settings);
-                }
-            }
-            hasher.write_u64(own);
-            prefix = hasher.finish();
-            let kind = block.kind();
-            bytes += match kind {
-                // The data of media counts by its size in pixels or pages.
-                BlockKind::Image | BlockKind::Document => text_bytes(block.json),
-                _ => block.json.len() as u64,
-            };
-            blocks.push(OutlineBlock {
-                part,
-                kind,
-                message: block.message,
-                own,
-                prefix,
-                tokens: estimate_tokens(bytes, model.tokenizer),
-                caller_ttl: block.breakpoint.map(CacheTtl::of),
-                takes_marker: block.takes_breakpoint(),
-                boundary: None,
-                range,
+        if mentions_breakpoint {
+            prompt.blocks(|block| {
+                is_marked |= block.breakpoint.is_some();
+                // After an inner breakpoint the whole block follows.
+                let Some(range) = block.range_in(body).filter(|_| block.inner.is_none()) else {
+                    return;
+                };
+                let mut hasher = HASH_KEY.build_hasher();
+                block.hash_into(&mut hasher);
+                chain.add(
+                    OutlineBlock {
+                        part: block.part,
+                        kind: block.kind(),
+                        message: block.message,
+                        own: hasher.finish(),
+                        caller_ttl: block.breakpoint.map(CacheTtl::of),
+                        takes_marker: block.takes_breakpoint(),
+                        range,
+                        ..OutlineBlock::default()
+                    },
+                    block.json,
+                );
             });
-        });
+        } else {
+            prompt.plain_blocks(|block| {
+                let Some(range) = block.range_in(body) else {
+                    return;
+                };
+                // Without a breakpoint that moves, the bytes count as they are written.
+                let mut hasher = HASH_KEY.build_hasher();
+                hasher.write(block.role);
+                hasher.write(block.json);
+                chain.add(
+                    OutlineBlock {
+                        part: block.part,
+                        kind: block.kind,
+                        message: block.message,
+                        own: hasher.finish(),
+                        takes_marker: block.takes_breakpoint,
+                        range,
+                        ..OutlineBlock::default()
+                    },
+                    block.json,
+                );
+            });
+        }
+        let mut blocks = chain.blocks;
         let last = blocks.last_mut()?;
         if let Some(automatic) = prompt.automatic() {
             is_marked = true;
@@ -225,9 +242,36 @@ impl Outline {
     }
 }
 
-/// Hashes a block as the API reads it, with its role.
-fn hash_block(block: &PromptBlock<'_>) -> u64 {
-    let mut hasher = HASH_KEY.build_hasher();
-    block.hash_into(&mut hasher);
-    hasher.finish()
+/// The blocks so far, with the hash and the size of the prefix.
+struct Chain {
+    blocks: Vec<OutlineBlock>,
+    prefix: u64,
+    part: PromptPart,
+    settings: u64,
+    bytes: u64,
+    tokenizer: Tokenizer,
+}
+
+impl Chain {
+    fn add(&mut self, mut block: OutlineBlock, json: &[u8]) {
+        let mut hasher = HASH_KEY.build_hasher();
+        hasher.write_u64(self.prefix);
+        if block.part != self.part {
+            self.part = block.part;
+            self.part.hash(&mut hasher);
+            if self.part == PromptPart::Messages {
+                hasher.write_u64(self.settings);
+            }
+        }
+        hasher.write_u64(block.own);
+        self.prefix = hasher.finish();
+        self.bytes += match block.kind {
+            // The data of media counts by its size in pixels or pages.
+            BlockKind::Image | BlockKind::Document => text_bytes(json),
+            _ => json.len() as u64,
+        };
+        block.prefix = self.prefix;
+        block.tokens = estimate_tokens(self.bytes, self.tokenizer);
+        self.blocks.push(block);
+    }
 }
