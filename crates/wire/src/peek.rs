@@ -42,6 +42,7 @@ pub struct Peek {
     max_tokens: Option<u64>,
     stream: bool,
     fast: bool,
+    us_inference: bool,
     thinking: Option<Thinking>,
     has_tools: bool,
     system_bytes: u32,
@@ -116,6 +117,9 @@ impl Peek {
             b"max_tokens" => self.max_tokens = whole_number(value),
             b"stream" => self.stream = value == b"true",
             b"speed" => self.fast = json_text(value).is_some_and(|speed| speed == "fast"),
+            b"inference_geo" => {
+                self.us_inference = json_text(value).is_some_and(|geo| geo == "us");
+            }
             b"thinking" => self.thinking = Thinking::read(value),
             b"tools" => {
                 // An object was stepped over already, so it need not be read again.
@@ -166,6 +170,12 @@ impl Peek {
     #[must_use]
     pub fn fast(&self) -> bool {
         self.fast
+    }
+
+    /// Returns true if `inference_geo` is `"us"`.
+    #[must_use]
+    pub fn us_inference(&self) -> bool {
+        self.us_inference
     }
 
     /// Returns the kind of `thinking`. `None` if it is absent or not an object.
