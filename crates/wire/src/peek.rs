@@ -120,9 +120,9 @@ impl Peek {
             }
             let text = strings.text_of(value.len());
             self.text_bytes[part] = u32::try_from(text).unwrap_or(u32::MAX);
-            let (marks, astral) = strings.take_marks();
+            let (marks, rare) = strings.take_marks();
             self.marks[part] = marks;
-            self.rare_tokens = self.rare_tokens.saturating_add(astral);
+            self.rare_tokens = self.rare_tokens.saturating_add(rare);
         };
         match key {
             b"model" => self.model = Model::read(member.at, value),
@@ -219,7 +219,7 @@ impl Peek {
     /// Estimates the tokens of a text of this length, which is the [text](Self::text_bytes) of the
     /// prompt or a part of it.
     ///
-    /// Up to 4 KiB it approaches the kind of text: prose has about 2.75 bytes per token of the newer
+    /// Up to 512 bytes it approaches the kind of text: prose has about 2.75 bytes per token of the newer
     /// tokenizer, and text with many quotes and line breaks, such as code and JSON, up to 2.2. An
     /// emoji counts as one token more than its bytes. This is a rough estimate: correct it by the
     /// reported usage.
@@ -346,7 +346,7 @@ const MOST_MARKS: f64 = 0.05;
 const PROSE: f64 = 0.0364;
 
 /// The length of a text from which on its marks show its kind.
-const SURE_OF_KIND: f64 = 4_096.0;
+const SURE_OF_KIND: f64 = 512.0;
 
 /// The tokens of the older tokenizer for one of the newer.
 const OLD_TOKENS: f64 = 2.5 / 3.5;
