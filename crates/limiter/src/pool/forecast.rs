@@ -24,6 +24,9 @@ pub(crate) struct Forecast {
     pub(crate) output: OutputEstimator,
     calibrate_input: bool,
     learn_output: bool,
+    /// The share of requests that are not to exceed their charge near a limit, if that is more than
+    /// the half.
+    near_limit_share: Option<f64>,
     accounting: OutputAccounting,
 }
 
@@ -34,6 +37,7 @@ impl Forecast {
             output: OutputEstimator::default(),
             calibrate_input: config.calibrate_input,
             learn_output: config.learn_output,
+            near_limit_share: near_limit_share(config.near_limit_percentile),
             accounting: config.output_accounting,
         }
     }
@@ -72,6 +76,38 @@ impl Forecast {
         charge[OUTPUT] = output;
         charge[TOTAL] = input + output;
         charge
+    }
+
+    /// Returns the charge with the input that the configured share of requests does not exceed, if a
+    /// limit on input is nearly used up.
+    pub(crate) fn charge_near(&self, buckets: &Buckets, cost: &Cost) -> Charge {
+        let mut charge = self.charge(cost);
+        if let Some(share) = self.near_limit_share {
+            let near = buckets.of_input().filter(|bucket| {
+                let left = bucket.level() - units(charge[INPUT]);
+                left < bucket.capacity() / 4
+            });
+            // A guess must not make a request larger than a limit.
+            let most = near.map(|bucket| bucket.capacity() / UNIT).min();
+            if let Some(most) = most.and_then(|most| u64::try_from(most).ok()) {
+                let input = charge[INPUT].saturating_add(self.doubt(cost, &charge, share));
+                charge[INPUT] = input.min(most).max(charge[INPUT]);
+                charge[TOTAL] = charge[INPUT] + charge[OUTPUT];
+            }
+        }
+        charge
+    }
+
+    /// Returns the input beyond the charge that this share of requests like this one does not
+    /// exceed. 0 if the input is known, or is not to be corrected.
+    pub(crate) fn doubt(&self, cost: &Cost, charge: &Charge, share: f64) -> u64 {
+        if cost.counted || !cost.settles_input() || !self.calibrate_input {
+            return 0;
+        }
+        let ratio = self.input.upper_ratio(InputKey::of(cost), share);
+        let upper = rounded_up(charge[INPUT] as f64 * ratio).min(MAX_CHARGE);
+        let most = u64::from(cost.bound.input_tokens).max(charge[INPUT]);
+        upper.min(most).saturating_sub(charge[INPUT])
     }
 
     /// Records that a request is in flight. Returns the slot of its output statistics.
@@ -119,6 +155,10 @@ impl Forecast {
             }
         }
     }
+}
+
+fn near_limit_share(percent: u8) -> Option<f64> {
+    (percent > 50).then(|| f64::from(percent.min(99)) / 100.0)
 }
 
 /// Returns true if an expected cache read occurred, up to the error of its own token estimate.
