@@ -121,10 +121,10 @@ async fn request_is_counted_only_near_the_limit() {
     let (mut stack, fake) = (Stack::new(), fake());
     let condition = stack.bucket.is_estimate_doubtful();
     stack.count = stack.count.with_condition(condition);
-    // The fake counts 7,000 tokens, and the texts are estimated at about 4,000.
+    // The fake counts 7,000 tokens, and the texts are estimated at 3,600.
     let text = |number: usize| format!("{number}{}", "a b ".repeat(2_500));
     let mut calls = Vec::new();
-    for number in 0..14 {
+    for number in 0..30 {
         calls.push(tokio::spawn(send_ok(
             &stack.over(&fake),
             question(&text(number)),

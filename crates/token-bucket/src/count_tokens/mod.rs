@@ -99,8 +99,9 @@ impl CountTokensLayer {
     /// ```
     /// use tower::Layer;
     /// use tower_claude_fake_claude::FakeClaude;
-    /// use tower_claude_limiter::{Limits, Tier};
+    /// use tower_claude_limiter::Limits;
     /// use tower_claude_token_bucket::{CountTokensLayer, TokenBucketLayer};
+    /// use tower_claude_wire::Tier;
     ///
     /// let bucket = TokenBucketLayer::new(Limits::tier(Tier::Start));
     /// let count = CountTokensLayer::new().with_condition(bucket.is_estimate_doubtful());
