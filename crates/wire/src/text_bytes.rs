@@ -111,11 +111,14 @@ impl StringFindings {
         (length as u64).saturating_add_signed(surplus.saturating_neg())
     }
 
-    /// Returns the marks since the last call, and the additional tokens of escaped rare characters.
-    pub(crate) fn take_marks(&mut self) -> (u32, u32) {
-        let marks = std::mem::take(&mut self.marks);
-        let marks = u32::try_from(marks.max(0)).unwrap_or(u32::MAX);
-        (marks, std::mem::take(&mut self.rare) / 2)
+    /// Returns the marks of structure.
+    pub(crate) fn marks(&self) -> u32 {
+        u32::try_from(self.marks.max(0)).unwrap_or(u32::MAX)
+    }
+
+    /// Returns the tokens of escaped rare characters beyond those of their bytes.
+    pub(crate) const fn rare_tokens(&self) -> u32 {
+        self.rare / 2
     }
 
     /// Visits a value that is a string itself, with its quotes.

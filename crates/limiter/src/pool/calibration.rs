@@ -41,6 +41,11 @@ const SPREAD_WEIGHT: f64 = 0.05;
 const DOUBT: f64 = 0.02;
 const LEAST_DOUBT: f64 = 0.000_5;
 
+/// The samples until which the line is fitted again with each sample, and the samples of one fit
+/// after that.
+const OFTEN: u32 = 50;
+const SELDOM: u32 = 8;
+
 /// The part of the mean ratio that is the least slope, so that a request of another size than all
 /// before is not estimated by the offset alone.
 const LEAST_SLOPE: f64 = 0.1;
@@ -201,7 +206,11 @@ impl Calibration {
         if self.clipped == 0 || self.summed == 1 {
             self.fit.learn(weight, estimate, within, shifted);
         }
-        self.set_shift(self.fit.shift(self.summed));
+        if self.summed < OFTEN || self.summed.is_multiple_of(SELDOM) {
+            self.set_shift(self.fit.shift(self.summed));
+        } else {
+            self.slope = self.actual / self.shifted;
+        }
     }
 
     /// Counts a sample of this size, and returns its weight.
@@ -291,7 +300,8 @@ impl Fit {
         if samples < 2 {
             return 0.0;
         }
-        let of = |sum: f64| sum / self.weight;
+        let scale = 1.0 / self.weight;
+        let of = |sum: f64| sum * scale;
         let (x, y) = (of(self.x), of(self.y));
         let variance = (of(self.xx) - x * x).max(0.0);
         let covariance = of(self.xy) - x * y;
