@@ -22,7 +22,7 @@ pub struct ScopeSnapshot {
     pub outstanding_output: u64,
     /// The running mean of output tokens per response, or `None` before the first.
     pub mean_output: Option<f64>,
-    /// The running ratio of actual to estimated input tokens, 1 before the first response.
+    /// The mean ratio of actual to estimated input tokens, 1 before the first response.
     pub input_ratio: f64,
     /// The calibrations of input estimates, of the 64 latest workloads and variants of their
     /// prompts. Empty before the first response.

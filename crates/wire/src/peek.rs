@@ -378,7 +378,7 @@ fn rare_tokens(body: &[u8]) -> u32 {
     // One byte of each of equal parts, at a place in it that repeats for no period of a text.
     let part = length / u64::from(SAMPLES) + 1;
     let halves = (0..SAMPLES).map(|index| {
-        let place = u64::from(scattered(index)) * part >> 32;
+        let place = (u64::from(scattered(index)) * part) >> 32;
         let at = u64::from(index) * length / u64::from(SAMPLES) + place;
         match body.get(at as usize) {
             // The first byte of four, and that of a combining mark.
@@ -394,7 +394,7 @@ fn rare_tokens(body: &[u8]) -> u32 {
 /// Returns a number that has no pattern for successive indices.
 fn scattered(index: u32) -> u32 {
     let mixed = index.wrapping_mul(0x9e37_79b9);
-    (mixed ^ mixed >> 15).wrapping_mul(0x85eb_ca6b)
+    (mixed ^ (mixed >> 15)).wrapping_mul(0x85eb_ca6b)
 }
 
 fn narrow(position: usize) -> u32 {

@@ -235,7 +235,6 @@ where
     /// [`Limiter::is_estimate_doubtful`].
     ///
     /// It estimates the request as this layer does. Pass it to `CountTokensLayer::with_condition`.
-    #[must_use]
     pub fn is_estimate_doubtful(
         &self,
     ) -> impl Fn(&Request<RequestBody>) -> bool + Clone + Send + Sync + use<K, L, E, C> {
