@@ -23,6 +23,7 @@ mod event_queue;
 mod json;
 mod metrics;
 mod options;
+mod prompt_cache;
 mod random;
 mod report;
 mod runner;
@@ -39,6 +40,7 @@ mod tests;
 use std::fmt::Write as _;
 
 pub use options::Options;
+pub use prompt_cache::{CacheOptions, CacheTable, cache_table};
 pub use svg::picture;
 
 /// The results of all rows.
