@@ -59,7 +59,18 @@ struct Prefix {
 pub(crate) struct Cached {
     pub(crate) until: Instant,
     pub(crate) ttl: CacheTtl,
+    tokens: u64,
+    /// The tokens were counted by the server.
+    is_counted: bool,
+}
+
+/// A prefix that the server is expected to read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ExpectedRead {
+    pub(crate) hash: u64,
     pub(crate) tokens: u64,
+    /// The tokens as the server has counted them. `None` before a response has shown them.
+    pub(crate) counted: Option<u64>,
 }
 
 /// The counts of a class, and its balance.
@@ -212,6 +223,7 @@ impl History {
         let prefix = self.prefixes.get_mut(&hash);
         if let Some(cached) = prefix.and_then(|prefix| prefix.cached.as_mut()) {
             cached.tokens = tokens;
+            cached.is_counted = true;
         }
     }
 
@@ -252,6 +264,18 @@ impl History {
         (now < cached.until).then_some(cached)
     }
 
+    /// Returns the read that is expected of this prefix, if it is cached.
+    pub(crate) fn expected(&self, hash: u64, now: Instant) -> Option<ExpectedRead> {
+        let Cached {
+            tokens, is_counted, ..
+        } = self.cached(hash, now)?;
+        Some(ExpectedRead {
+            hash,
+            tokens,
+            counted: is_counted.then_some(tokens),
+        })
+    }
+
     /// Returns true if this prefix was cached, but is not any more.
     pub(crate) fn has_expired(&self, hash: u64, now: Instant) -> bool {
         let cached = self.prefixes.get(&hash).and_then(|prefix| prefix.cached);
@@ -266,10 +290,14 @@ impl History {
                 // A read renews an entry and keeps its lifetime.
                 Some(cached) if cached.until > since && cached.ttl >= ttl => Cached {
                     until: cached.until.max(since + cached.ttl.duration()),
-                    tokens,
                     ..cached
                 },
-                _ => Cached { until, ttl, tokens },
+                _ => Cached {
+                    until,
+                    ttl,
+                    tokens,
+                    is_counted: false,
+                },
             });
         }
     }

@@ -28,8 +28,8 @@ pub struct Marker {
 pub struct Plan {
     /// The markers to insert, in the order of the blocks. At most four, with those of the caller.
     pub markers: Vec<Marker>,
-    /// The block at the end of the prefix that the server is expected to read, and its tokens.
-    pub expected: Option<(usize, u64)>,
+    /// The block at the end of the prefix that the server is expected to read.
+    pub expected: Option<usize>,
 }
 
 impl Plan {
@@ -44,7 +44,10 @@ impl Plan {
             let block = outline.blocks.get(marker.block)?;
             Some((block.range.clone(), marker.ttl))
         });
-        insert_breakpoints(body, &places.collect::<Option<Vec<_>>>()?)
+        let mut places = places.collect::<Option<Vec<_>>>()?;
+        // The body may have its members in another order than the cache.
+        places.sort_unstable_by_key(|(range, _)| range.start);
+        insert_breakpoints(body, &places)
     }
 }
 
@@ -172,7 +175,7 @@ pub(crate) fn plan(outline: &Outline, rules: &CacheRules, history: &History, now
     order_lifetimes(blocks, &mut markers);
     Plan {
         markers,
-        expected: warm.map(|(at, cached)| (at, cached.tokens)),
+        expected: warm.map(|(at, _)| at),
     }
 }
 

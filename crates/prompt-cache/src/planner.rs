@@ -8,7 +8,7 @@ use tower_claude_wire::{CacheTtl, Money, RateCard};
 
 use crate::{
     gate::Gate,
-    history::{ClassSnapshot, History},
+    history::{ClassSnapshot, ExpectedRead, History},
     miss::{Conversations, MissCause},
     outline::{Boundary, Outline, OutlineBlock},
     plan::{Plan, classes, plan},
@@ -150,6 +150,7 @@ pub struct Learned {
 struct MarkedPrefix {
     hash: u64,
     ttl: CacheTtl,
+    /// The estimated tokens.
     tokens: u64,
 }
 
@@ -168,7 +169,7 @@ struct Running {
     markers: Vec<MarkedPrefix>,
     /// The markers whose prefixes are not cached, the longest first.
     cold: Vec<u64>,
-    expected: Option<MarkedPrefix>,
+    expected: Option<ExpectedRead>,
     miss: Option<MissCause>,
     hold: Option<Hold>,
     was_held: bool,
@@ -285,11 +286,8 @@ impl Planner {
             self.conversations.keep(outline, last, now);
         }
         let expected = plan.expected.filter(|_| !markers.is_empty());
-        let expected = expected.map(|(at, tokens)| MarkedPrefix {
-            hash: outline.blocks[at].prefix,
-            ttl: CacheTtl::FiveMinutes,
-            tokens,
-        });
+        let expected =
+            expected.and_then(|at| self.history.expected(outline.blocks[at].prefix, now));
         let is_cold = |marker: &&MarkedPrefix| {
             marker.tokens >= rules.min_tokens && self.history.cached(marker.hash, now).is_none()
         };
@@ -376,19 +374,10 @@ impl Planner {
             .cold
             .retain(|hash| history.cached(*hash, now).is_none());
         // A prefix that a leader has written in the meantime is read.
-        let warm = running.markers.iter().rev().find_map(|marker| {
-            let cached = history.cached(marker.hash, now)?;
-            Some(MarkedPrefix {
-                tokens: cached.tokens,
-                ..*marker
-            })
-        });
-        let longer = |warm: &MarkedPrefix| {
-            running
-                .expected
-                .is_none_or(|expected| expected.tokens < warm.tokens)
-        };
-        if let Some(warm) = warm.filter(longer) {
+        let mut markers = running.markers.iter().rev();
+        let warm = markers.find_map(|marker| history.expected(marker.hash, now));
+        let known = running.expected.map_or(0, |expected| expected.tokens);
+        if let Some(warm) = warm.filter(|warm| warm.tokens > known) {
             running.expected = Some(warm);
         }
         self.gate.lead(&running.cold, id);
@@ -460,7 +449,10 @@ impl Planner {
             return Some(learned);
         }
         let reads = running.expected.is_none_or(|expected| {
-            let reads = usage.read >= expected.tokens - expected.tokens / 4;
+            let reads = match expected.counted {
+                Some(tokens) => usage.read >= tokens - tokens / 4,
+                None => usage.read > 0,
+            };
             if reads {
                 self.history.on_read(expected.hash);
             } else {
@@ -477,9 +469,7 @@ impl Planner {
         }
         learned.miss = match (reads, running.miss) {
             (false, _) => Some(MissCause::Server),
-            // The rest of the conversation was not read.
-            (true, Some(cause)) if written > 0 => Some(cause),
-            _ => None,
+            (true, cause) => cause,
         };
         // A read is owed to the class that has written the prefix, a write to that of the last
         // marker.

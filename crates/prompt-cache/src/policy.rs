@@ -19,6 +19,7 @@ use tower_claude_core::{
 use tower_claude_wire::{Fields, Model, ModelCatalog, Peek, StreamState};
 
 use crate::{
+    handle::PromptCacheHandle,
     outline::Outline,
     planner::GateState,
     rules::CacheRules,
@@ -28,6 +29,9 @@ use crate::{
 /// The least bytes of a token in a prompt. A body with fewer bytes than the shortest cached prefix
 /// needs is not read.
 const LEAST_BYTES_PER_TOKEN: u64 = 1;
+
+/// The media type of a stream.
+const EVENT_STREAM: &[u8] = b"text/event-stream";
 
 /// The attempt policy of a prompt cache layer. See [`PromptCacheLayer::policy`].
 ///
@@ -42,14 +46,10 @@ pub struct PromptCachePolicy {
 /// The state of one attempt.
 #[derive(Default)]
 pub struct PromptCacheAttempt {
-    /// `None` for a request that is not followed.
-    request: Option<FollowedRequest>,
+    /// `None` for a request that is not followed. Boxed, because all attempts have the place.
+    request: Option<Box<FollowedRequest>>,
     /// The attempt has been planned.
     is_started: bool,
-    /// The timer of a request that waits at the gate. Boxed, because few requests wait.
-    hold: Option<Box<Hold>>,
-    /// The response is an event stream, which begins with its first content.
-    is_stream: bool,
 }
 
 struct Hold {
@@ -62,6 +62,8 @@ struct FollowedRequest {
     shared: Arc<Shared>,
     id: u64,
     model: Arc<str>,
+    /// The timer of a request that waits at the gate.
+    hold: Option<Hold>,
     has_begun: bool,
     has_ended: bool,
 }
@@ -71,7 +73,8 @@ impl FollowedRequest {
         if !self.has_begun {
             self.has_begun = true;
             let id = self.id;
-            self.shared.release(|planner| planner.on_first_content(id, now));
+            self.shared
+                .release(|planner| planner.on_first_content(id, now));
         }
     }
 }
@@ -87,6 +90,12 @@ impl Drop for FollowedRequest {
 impl PromptCachePolicy {
     pub(crate) const fn new(shared: Arc<Shared>) -> Self {
         Self { shared }
+    }
+
+    /// Returns a handle to read the savings.
+    #[must_use]
+    pub fn handle(&self) -> PromptCacheHandle {
+        PromptCacheHandle::new(self.shared.clone())
     }
 
     /// Plans the markers of a request, and inserts them.
@@ -114,13 +123,14 @@ impl PromptCachePolicy {
         let mut outline = Outline::of(bytes, &model, credential, peek.stream())?;
         let started = self.shared.start(&mut outline, &rules, now);
         let id = started.id?;
-        attempt.request = Some(FollowedRequest {
+        attempt.request = Some(Box::new(FollowedRequest {
             shared: self.shared.clone(),
             id,
             model: model.id.clone(),
+            hold: None,
             has_begun: false,
             has_ended: false,
-        });
+        }));
         if let Some(marked) = started.plan.apply(&outline, bytes) {
             let length = HeaderValue::from(marked.len());
             *request.body_mut() = marked.into();
@@ -178,11 +188,12 @@ impl AttemptPolicy for PromptCachePolicy {
             attempt.is_started = true;
             let _ = self.start(attempt, request, call, now);
         }
-        let gate = attempt.request.as_ref().map_or(GateState::Pass, |request| {
-            self.shared.poll_gate(request.id, now, cx.waker())
-        });
-        let GateState::Follow { until } = gate else {
-            if let (Some(hold), Some(followed)) = (attempt.hold.take(), &attempt.request) {
+        let Some(followed) = &mut attempt.request else {
+            return Poll::Ready(Ok(()));
+        };
+        let GateState::Follow { until } = self.shared.poll_gate(followed.id, now, cx.waker())
+        else {
+            if let Some(hold) = followed.hold.take() {
                 call.set_held_back(false);
                 let waited = now.saturating_duration_since(hold.since);
                 self.shared.end_wait(followed.id, waited);
@@ -190,9 +201,9 @@ impl AttemptPolicy for PromptCachePolicy {
             return Poll::Ready(Ok(()));
         };
         call.set_held_back(true);
-        let hold = attempt.hold.get_or_insert_with(|| {
-            let sleep = Box::pin(sleep_until(until));
-            Box::new(Hold { since: now, sleep })
+        let hold = followed.hold.get_or_insert_with(|| Hold {
+            since: now,
+            sleep: Box::pin(sleep_until(until)),
         });
         if hold.sleep.deadline() != until {
             hold.sleep.as_mut().reset(until);
@@ -218,13 +229,14 @@ impl AttemptPolicy for PromptCachePolicy {
         let Some(request) = &mut attempt.request else {
             return;
         };
-        let content_type = head.and_then(|head| head.headers.get(header::CONTENT_TYPE).cloned());
-        attempt.is_stream = content_type.is_some_and(|value| {
-            let text = value.as_bytes();
-            text.get(..17).is_some_and(|it| it.eq_ignore_ascii_case(b"text/event-stream"))
+        // The head of a JSON response comes when the response is complete. A stream begins with its
+        // first content.
+        let content_type = head.and_then(|head| head.headers.get(header::CONTENT_TYPE));
+        let is_stream = content_type.is_some_and(|value| {
+            let name = value.as_bytes().get(..EVENT_STREAM.len());
+            name.is_some_and(|name| name.eq_ignore_ascii_case(EVENT_STREAM))
         });
-        // The head of a JSON response comes when the response is complete.
-        if !attempt.is_stream {
+        if !is_stream {
             request.begin(clock.now());
         }
     }

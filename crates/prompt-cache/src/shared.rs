@@ -168,7 +168,10 @@ impl Shared {
 fn cache_usage(usage: &Usage) -> Option<CacheUsage> {
     let plain = usage.input_tokens?;
     let written = usage.cache_creation_input_tokens.unwrap_or(0);
-    let hour = usage.cache_creation_1h_input_tokens.unwrap_or(0).min(written);
+    let hour = usage
+        .cache_creation_1h_input_tokens
+        .unwrap_or(0)
+        .min(written);
     Some(CacheUsage {
         plain,
         read: usage.cache_read_input_tokens.unwrap_or(0),

@@ -6,6 +6,7 @@ use tower::ServiceBuilder;
     feature = "circuit-breaker",
     feature = "fallback-model",
     feature = "header-budget",
+    feature = "prompt-cache",
     feature = "retry",
     feature = "token-bucket"
 ))]
@@ -50,6 +51,10 @@ pub trait ServiceBuilderExt<L>: sealed::Sealed + Sized {
     /// Adds retries of failed requests.
     #[cfg(feature = "retry")]
     fn claude_retry(self) -> ServiceBuilder<Stack<crate::RetryLayer, L>>;
+
+    /// Adds markers for the prompt cache of the API, where they pay.
+    #[cfg(feature = "prompt-cache")]
+    fn claude_prompt_cache(self) -> ServiceBuilder<Stack<crate::PromptCacheLayer, L>>;
 
     /// Adds a circuit breaker, which stops calls to a model that is down.
     #[cfg(feature = "circuit-breaker")]
@@ -99,6 +104,11 @@ impl<L> ServiceBuilderExt<L> for ServiceBuilder<L> {
     #[cfg(feature = "retry")]
     fn claude_retry(self) -> ServiceBuilder<Stack<crate::RetryLayer, L>> {
         self.layer(crate::RetryLayer::new())
+    }
+
+    #[cfg(feature = "prompt-cache")]
+    fn claude_prompt_cache(self) -> ServiceBuilder<Stack<crate::PromptCacheLayer, L>> {
+        self.layer(crate::PromptCacheLayer::new())
     }
 
     #[cfg(feature = "circuit-breaker")]

@@ -1,7 +1,7 @@
 //! Tower layers that keep a Claude integration inside its rate limits and alive through errors.
 //!
-//! This is the facade crate. It re-exports six layers, each behind a feature of its own, and stacks
-//! them as recommended. The layers are on by default. The feature `metrics` adds `metrics`, an
+//! This is the facade crate. It re-exports the layers, each behind a feature of its own, and stacks
+//! them as recommended. The features of the layers are on by default. The feature `metrics` adds `metrics`, an
 //! observer that counts all events with the facade crate of the same name.
 #![cfg_attr(
     all(
@@ -27,10 +27,16 @@
 //! | [`TokenBucketLayer`] | `token-bucket` | Delays requests before the API rejects them. |
 //! | [`HeaderBudgetLayer`] | `header-budget` | Learns the actual limits from response headers. |
 //!
+//! Others are switched on by a method each:
+//!
+//! | Layer | Feature | Task |
+//! |---|---|---|
+//! | [`PromptCacheLayer`] | `prompt-cache` | Marks prompts for the prompt cache of the API where it pays. |
+//!
 //! Each layer also works alone, in any stack, over any HTTP client that is a
 //! `Service<http::Request<_>>`. The page of each layer's module describes its readiness, clones,
 //! cancellation and streams: [`cache`], [`fallback_model`], [`retry`], [`circuit_breaker`],
-//! [`token_bucket`], [`header_budget`].
+//! [`token_bucket`], [`header_budget`], [`prompt_cache`].
 //!
 //! [`ServiceBuilderExt`] adds the layers to a [`tower::ServiceBuilder`].
 //!
@@ -80,6 +86,8 @@ pub use tower_claude_fallback_model::{self as fallback_model, FallbackModelLayer
 pub use tower_claude_header_budget::{self as header_budget, HeaderBudgetLayer};
 #[cfg(any(feature = "header-budget", feature = "token-bucket"))]
 pub use tower_claude_limiter::{self as limiter, Limiter, LimiterConfig, Limits, LocalLimiter};
+#[cfg(feature = "prompt-cache")]
+pub use tower_claude_prompt_cache::{self as prompt_cache, PromptCacheLayer};
 #[cfg(feature = "retry")]
 pub use tower_claude_retry::{self as retry, RetryLayer};
 #[cfg(feature = "token-bucket")]

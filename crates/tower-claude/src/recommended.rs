@@ -15,6 +15,8 @@ use tower_claude_core::{
 use tower_claude_fallback_model::{FallbackModelLayer, FallbackPolicy};
 use tower_claude_header_budget::HeaderBudgetLayer;
 use tower_claude_limiter::{LimitPolicy, Limiter, Limits, LocalLimiter};
+#[cfg(feature = "prompt-cache")]
+use tower_claude_prompt_cache::{PromptCacheLayer, PromptCachePolicy};
 use tower_claude_retry::{RetryLayer, RetryPolicy};
 use tower_claude_token_bucket::TokenBucketLayer;
 use tower_layer::Layer;
@@ -24,11 +26,17 @@ type CallPolicies = (FallbackPolicy, RetryPolicy);
 
 /// The policies that admit an attempt. One limit policy does the work of token bucket and header
 /// budget.
-type AttemptPolicies<L, E> = (BreakerPolicy, LimitPolicy<L, E>);
+type AttemptPolicies<L, E> = (OptionalPromptCache, (BreakerPolicy, LimitPolicy<L, E>));
+
+#[cfg(feature = "prompt-cache")]
+type OptionalPromptCache = Option<PromptCachePolicy>;
+#[cfg(not(feature = "prompt-cache"))]
+type OptionalPromptCache = ();
 
 type Inner<S, C, L, E> = Driven<S, CallPolicies, AttemptPolicies<L, E>, C>;
 
-/// All six layers in the recommended order. Start from [`recommended`].
+/// All six layers in the recommended order, and others that are switched on. Start from
+/// [`recommended`].
 ///
 /// The cache is a service of its own. The other five run as policies in one driver.
 ///
@@ -95,6 +103,8 @@ pub struct Recommended<C = ClaudeClassify, H = CacheLayer, L = LocalLimiter, E =
     cache: H,
     fallback: FallbackModelLayer,
     retry: RetryLayer,
+    #[cfg(feature = "prompt-cache")]
+    prompt_cache: Option<PromptCacheLayer>,
     breaker: CircuitBreakerLayer,
     bucket: TokenBucketLayer<L, E>,
     budget: HeaderBudgetLayer<L>,
@@ -114,6 +124,8 @@ pub fn recommended() -> Recommended {
         cache: CacheLayer::default(),
         fallback: FallbackModelLayer::new::<&str>([]),
         retry: RetryLayer::new(),
+        #[cfg(feature = "prompt-cache")]
+        prompt_cache: None,
         breaker: CircuitBreakerLayer::new(),
         bucket: TokenBucketLayer::over(limiter.clone()),
         budget: HeaderBudgetLayer::over(limiter),
@@ -167,6 +179,8 @@ impl<C, H, L, E> Recommended<C, H, L, E> {
             cache: self.cache,
             fallback: self.fallback,
             retry: self.retry,
+            #[cfg(feature = "prompt-cache")]
+            prompt_cache: self.prompt_cache,
             breaker: self.breaker,
             budget: HeaderBudgetLayer::over(layer.limiter()),
             bucket: layer,
@@ -183,6 +197,8 @@ impl<C, H, L, E> Recommended<C, H, L, E> {
             cache: layer,
             fallback: self.fallback,
             retry: self.retry,
+            #[cfg(feature = "prompt-cache")]
+            prompt_cache: self.prompt_cache,
             breaker: self.breaker,
             bucket: self.bucket,
             budget: self.budget,
@@ -209,6 +225,23 @@ impl<C, H, L, E> Recommended<C, H, L, E> {
         self
     }
 
+    /// Marks prompts for the prompt cache of the API where it pays. Off by default. See
+    /// [`PromptCacheLayer`].
+    ///
+    /// It stands between retry and circuit breaker: each attempt is marked, and the limiter then
+    /// expects what the attempt reads from the cache.
+    #[cfg(feature = "prompt-cache")]
+    pub fn with_prompt_cache(self) -> Self {
+        self.with_prompt_cache_layer(PromptCacheLayer::new())
+    }
+
+    /// Marks prompts by this layer, with its settings.
+    #[cfg(feature = "prompt-cache")]
+    pub fn with_prompt_cache_layer(mut self, layer: PromptCacheLayer) -> Self {
+        self.prompt_cache = Some(layer);
+        self
+    }
+
     /// Replaces the circuit breaker.
     pub fn with_breaker(mut self, layer: CircuitBreakerLayer) -> Self {
         self.breaker = layer;
@@ -224,6 +257,8 @@ impl<C, H, L, E> Recommended<C, H, L, E> {
             cache: self.cache,
             fallback: self.fallback,
             retry: self.retry,
+            #[cfg(feature = "prompt-cache")]
+            prompt_cache: self.prompt_cache,
             breaker: self.breaker,
             bucket: self.bucket,
             budget: self.budget,
@@ -245,6 +280,12 @@ impl<C, H, L, E> Recommended<C, H, L, E> {
     /// Returns the retry layer. Its `handle()` counts retries and shows the budget.
     pub const fn retry(&self) -> &RetryLayer {
         &self.retry
+    }
+
+    /// Returns the prompt cache layer, if it is switched on. Its `handle()` shows what it has saved.
+    #[cfg(feature = "prompt-cache")]
+    pub const fn prompt_cache(&self) -> Option<&PromptCacheLayer> {
+        self.prompt_cache.as_ref()
     }
 
     /// Returns the circuit breaker. Its `handle()` shows the circuits, and opens and closes them by
@@ -303,6 +344,11 @@ impl<C, D, T: Store, L: Clone, E: Clone> Recommended<C, CacheLayer<D, T>, L, E> 
         self.cache = self.cache.with_observer(observer.clone());
         self.fallback = self.fallback.with_observer(observer.clone());
         self.retry = self.retry.with_observer(observer.clone());
+        #[cfg(feature = "prompt-cache")]
+        {
+            let layer = self.prompt_cache;
+            self.prompt_cache = layer.map(|layer| layer.with_observer(observer.clone()));
+        }
         self.breaker = self.breaker.with_observer(observer.clone());
         self.bucket = self.bucket.with_observer(observer.clone());
         self.budget = self.budget.with_observer(observer);
@@ -324,7 +370,11 @@ where
         let timeout = calls.request_timeout();
         let limits = self.bucket.policy();
         let limits = limits.with_header_budget(&self.budget.policy());
-        let attempts = (self.breaker.policy(), limits);
+        #[cfg(feature = "prompt-cache")]
+        let prompt_cache = self.prompt_cache.as_ref().map(PromptCacheLayer::policy);
+        #[cfg(not(feature = "prompt-cache"))]
+        let prompt_cache = ();
+        let attempts = (prompt_cache, (self.breaker.policy(), limits));
         let reuses_class = !self.is_own_classifier;
         let driver =
             DriverLayer::with_reuse(calls, attempts, self.classifier.clone(), reuses_class);

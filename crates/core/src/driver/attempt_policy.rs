@@ -175,6 +175,107 @@ impl AttemptPolicy for () {
     }
 }
 
+/// A policy that is left out if it is `None`.
+impl<A: AttemptPolicy> AttemptPolicy for Option<A> {
+    type Attempt = A::Attempt;
+
+    #[inline]
+    fn reads_request(&self) -> bool {
+        self.as_ref().is_some_and(A::reads_request)
+    }
+
+    #[inline]
+    fn reads_usage(&self, attempt: &Self::Attempt) -> bool {
+        self.as_ref()
+            .is_some_and(|policy| policy.reads_usage(attempt))
+    }
+
+    #[inline]
+    fn ends_with_body(&self) -> bool {
+        self.as_ref().is_some_and(A::ends_with_body)
+    }
+
+    fn visit_sinks(&self, visit: &mut dyn FnMut(&'static str, &EventSink)) {
+        if let Some(policy) = self {
+            policy.visit_sinks(visit);
+        }
+    }
+
+    fn scope<'a>(&'a self, attempt: &'a Self::Attempt) -> Option<&'a Scope> {
+        self.as_ref()?.scope(attempt)
+    }
+
+    #[inline]
+    fn poll_admit(
+        &self,
+        attempt: &mut Self::Attempt,
+        request: &mut Request<RequestBody>,
+        call: &Arc<Call>,
+        clock: &mut Clock,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Rejection>> {
+        match self {
+            Some(policy) => policy.poll_admit(attempt, request, call, clock, cx),
+            None => Poll::Ready(Ok(())),
+        }
+    }
+
+    #[inline]
+    fn recheck(&self, attempt: &mut Self::Attempt) -> Option<Rejection> {
+        self.as_ref()?.recheck(attempt)
+    }
+
+    #[inline]
+    fn on_sent(&self, attempt: &mut Self::Attempt) {
+        if let Some(policy) = self {
+            policy.on_sent(attempt);
+        }
+    }
+
+    #[inline]
+    fn on_response(
+        &self,
+        attempt: &mut Self::Attempt,
+        class: &Class,
+        head: Option<&mut Parts>,
+        clock: &mut Clock,
+    ) {
+        if let Some(policy) = self {
+            policy.on_response(attempt, class, head, clock);
+        }
+    }
+
+    fn blocked_until(&self, attempt: &Self::Attempt) -> Option<Instant> {
+        self.as_ref()?.blocked_until(attempt)
+    }
+
+    fn on_opaque_body(&self, attempt: &mut Self::Attempt) {
+        if let Some(policy) = self {
+            policy.on_opaque_body(attempt);
+        }
+    }
+
+    #[inline]
+    fn on_progress(&self, attempt: &mut Self::Attempt, stream: &StreamState) {
+        if let Some(policy) = self {
+            policy.on_progress(attempt, stream);
+        }
+    }
+
+    #[inline]
+    fn on_end(&self, attempt: &mut Self::Attempt, outcome: &Outcome, clock: &mut Clock) {
+        if let Some(policy) = self {
+            policy.on_end(attempt, outcome, clock);
+        }
+    }
+
+    fn on_timeout(&self, attempt: &mut Self::Attempt) {
+        if let Some(policy) = self {
+            policy.on_timeout(attempt);
+        }
+    }
+}
+
 /// The state of one attempt under two policies.
 #[derive(Debug, Default)]
 pub struct AttemptPair<A, B> {

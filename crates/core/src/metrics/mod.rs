@@ -370,17 +370,23 @@ impl Observer for MetricsObserver {
                 let model = SharedString::from_shared(self.labels.model(Some(model)));
                 for (kind, tokens) in [("plain", plain), ("read", read), ("written", written)] {
                     let labels = [model.clone(), SharedString::const_str(kind)];
-                    catalogue::PROMPT_CACHE_TOKENS.counter_of(labels).increment(*tokens);
+                    catalogue::PROMPT_CACHE_TOKENS
+                        .counter_of(labels)
+                        .increment(*tokens);
                 }
                 let sum = catalogue::PROMPT_CACHE_SAVED.gauge_of([model.clone()]);
                 sum.increment(saved.dollars());
                 if let Some(cause) = miss {
                     let labels = [model, word(cause)];
-                    catalogue::PROMPT_CACHE_MISSES.counter_of(labels).increment(1);
+                    catalogue::PROMPT_CACHE_MISSES
+                        .counter_of(labels)
+                        .increment(1);
                 }
             }
             Event::PromptCacheOff { boundary, .. } => {
-                catalogue::PROMPT_CACHE_OFF.counter_of([word(boundary)]).increment(1);
+                catalogue::PROMPT_CACHE_OFF
+                    .counter_of([word(boundary)])
+                    .increment(1);
             }
             Event::Queued { .. }
             | Event::Abandoned { .. }

@@ -1,0 +1,123 @@
+//! Requests that wait for another one, which writes the same prefix.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::{Instant, timeout};
+use tower::Layer;
+use tower_claude_core::RequestBody;
+use tower_claude_fake_claude::{FakeClaude, Fault};
+use tower_claude_prompt_cache::PromptCacheLayer;
+use tower_claude_tests::{BASE, post, send};
+
+use crate::common::{SECOND, ask, fake, question, text};
+
+/// Asks 24 questions about a document at the same time, and returns the time that all took.
+async fn fan_out(layer: &PromptCacheLayer, fake: &FakeClaude, document: usize) -> Duration {
+    let begun = Instant::now();
+    let document = text(document, 4_000);
+    let questions: Vec<_> = (0..24).map(|number| question(&document, number)).collect();
+    let answers = join_all(questions.iter().map(|question| ask(layer, fake, question))).await;
+    assert!(answers.iter().all(|answer| answer.status == 200));
+    begun.elapsed()
+}
+
+#[tokio::test(start_paused = true)]
+async fn fan_out_over_a_document_writes_it_once() {
+    let (layer, fake) = (PromptCacheLayer::new(), fake());
+    fan_out(&layer, &fake, 1).await;
+    tokio::time::sleep(60 * SECOND).await;
+    let before = fake.log_len();
+    let time = fan_out(&layer, &fake, 2).await;
+    let (written, read) = fake.with_log(|log| {
+        let log = &log[before..];
+        let sum =
+            |of: fn(&tower_claude_fake_claude::Attempt) -> u64| log.iter().map(of).sum::<u64>();
+        (sum(|it| it.cache_creation), sum(|it| it.cache_read))
+    });
+    assert!(read >= 20 * written, "{read} read, {written} written");
+    assert!(time < 3 * SECOND, "{time:?}");
+    let snapshot = layer.handle().snapshot();
+    assert!(snapshot.held >= 20 && snapshot.waiting == 0, "{snapshot:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_the_gate_nothing_waits() {
+    let layer = PromptCacheLayer::new().with_max_hold(Duration::ZERO);
+    let fake = fake();
+    for document in 0..3 {
+        fan_out(&layer, &fake, document).await;
+    }
+    assert_eq!(layer.handle().snapshot().held, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn leader_that_hangs_holds_no_follower_longer_than_the_limit() {
+    let (layer, fake) = (PromptCacheLayer::new(), fake());
+    fan_out(&layer, &fake, 1).await;
+    fake.inject(Fault::Stall {
+        after_tokens: 0,
+        duration: 600 * SECOND,
+    });
+    let document = text(2, 4_000);
+    let leader = question(&document, 0);
+    let leader = ask(&layer, &fake, &leader);
+    let follower = async {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        let question = question(&document, 1);
+        let begun = Instant::now();
+        ask(&layer, &fake, &question).await;
+        begun.elapsed()
+    };
+    // The second request marks the document, and leads. Whatever leads, all end.
+    let both = async { tokio::join!(timeout(60 * SECOND, leader), follower) };
+    let (_, waited) = both.await;
+    assert!(waited < 5 * SECOND, "{waited:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn follower_leads_when_its_leader_fails_or_is_dropped() {
+    for is_dropped in [false, true] {
+        let (layer, fake) = (PromptCacheLayer::new(), fake());
+        fan_out(&layer, &fake, 1).await;
+        tokio::time::sleep(60 * SECOND).await;
+        let document = text(2, 4_000);
+        // Nobody has seen this document, but fan-outs over documents are known.
+        let first = layer.layer(fake.clone());
+        if !is_dropped {
+            fake.inject(Fault::Overloaded);
+        }
+        let leader = send(
+            &first,
+            post::<RequestBody>(BASE, question(&document, 0).to_string()),
+        );
+        let leader = tokio::spawn(leader);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let questions: Vec<_> = (1..5).map(|number| question(&document, number)).collect();
+        if is_dropped {
+            leader.abort();
+        }
+        let begun = Instant::now();
+        let answers = join_all(questions.iter().map(|it| ask(&layer, &fake, it))).await;
+        assert!(answers.iter().all(|answer| answer.status == 200));
+        assert!(begun.elapsed() < 3 * SECOND, "{:?}", begun.elapsed());
+        let read = fake.with_log(|log| log.iter().filter(|it| it.cache_read > 0).count());
+        assert!(read >= 3, "{read}");
+        assert_eq!(layer.handle().snapshot().waiting, 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropped_follower_leaves_the_gate() {
+    let (layer, fake) = (PromptCacheLayer::new(), fake());
+    fan_out(&layer, &fake, 1).await;
+    tokio::time::sleep(60 * SECOND).await;
+    let document = text(2, 4_000);
+    let questions: Vec<_> = (0..6).map(|number| question(&document, number)).collect();
+    let all = join_all(questions.iter().map(|it| ask(&layer, &fake, it)));
+    let _ = timeout(Duration::from_millis(300), all).await;
+    let snapshot = layer.handle().snapshot();
+    assert_eq!(snapshot.waiting, 0);
+    fan_out(&layer, &fake, 2).await;
+    assert_eq!(layer.handle().snapshot().waiting, 0);
+}
