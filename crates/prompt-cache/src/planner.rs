@@ -162,8 +162,8 @@ struct Running {
     salt: u64,
     streams: bool,
     rules: CacheRules,
-    /// The estimated tokens of the prompt.
-    tokens: u64,
+    /// The estimated tokens of the prompt, before their correction.
+    estimate: u64,
     /// The boundaries of the prompt.
     boundaries: Vec<u64>,
     markers: Vec<MarkedPrefix>,
@@ -238,6 +238,7 @@ impl Planner {
             gate: GateState::Pass,
         };
         let facts = self.models.get(&outline.salt).copied().unwrap_or_default();
+        let estimate = outline.tokens();
         for block in &mut outline.blocks {
             block.tokens = (block.tokens as f64 * facts.correction) as u64;
         }
@@ -309,7 +310,7 @@ impl Planner {
             salt: outline.salt,
             streams: outline.streams,
             rules: *rules,
-            tokens: outline.tokens(),
+            estimate,
             boundaries,
             markers,
             cold,
@@ -428,10 +429,11 @@ impl Planner {
     pub fn on_usage(&mut self, id: u64, usage: &CacheUsage, now: Instant) -> Option<Learned> {
         let running = self.running.remove(&id)?;
         let total = usage.total();
-        if running.tokens > 500 && total > 0 {
-            let ratio = (total as f64 / running.tokens as f64).clamp(0.2, 5.0);
-            let facts = self.facts(running.salt);
-            facts.correction = (facts.correction * (0.75 + 0.25 * ratio)).clamp(0.1, 10.0);
+        if running.estimate > 500 && total > 0 {
+            // Of the estimate itself, because many requests may end with the same old correction.
+            let ratio = (total as f64 / running.estimate as f64).clamp(0.1, 10.0);
+            let correction = &mut self.facts(running.salt).correction;
+            *correction += (ratio - *correction) / 4.0;
         }
         let last = running.markers.last()?;
         let written = usage.written_5m.saturating_add(usage.written_1h);

@@ -92,12 +92,12 @@ impl Load {
     /// Returns the mean time between two conversations, in seconds.
     const fn mean_interval(self) -> f64 {
         match self {
-            Self::Agents => 90.0,
-            Self::Rag => 2.0,
-            Self::OneShot => 6.0,
-            Self::Stamped => 5.0,
+            Self::Agents => 180.0,
+            Self::Rag => 2.5,
+            Self::OneShot => 4.0,
+            Self::Stamped => 3.0,
             Self::FanOut => 150.0,
-            Self::Chats => 45.0,
+            Self::Chats => 12.0,
             Self::Mix => 0.0,
         }
     }
@@ -268,7 +268,7 @@ impl Source {
         for turn in 0..turns.min(30) {
             let gap = match turn {
                 0 => 0,
-                _ => nanos(lognormal(&mut self.rng, 900.0, 0.6)).max(10 * SECOND),
+                _ => nanos(lognormal(&mut self.rng, 900.0, 0.9)).max(10 * SECOND),
             };
             self.step(&mut builder, gap.min(180 * MINUTE), 6.0);
             let message = 2 * turn + 1;

@@ -4,8 +4,9 @@ use tower_claude_fake_claude::model::CacheBlock;
 use tower_claude_prompt_cache::OutlineBlock;
 use tower_claude_wire::{BlockKind, PromptPart};
 
-/// The planner's estimate of tokens, as a share of the actual ones. It has to learn the rest.
-const ESTIMATE: f64 = 0.9;
+/// The planner's estimate of the tokens of a block, as a share of the actual ones: the least, and
+/// the width of the range. The planner learns the mean of all, and not the share of each block.
+const ESTIMATE: (f64, f64) = (0.65, 0.5);
 
 /// A conversation whose prompt grows from step to step.
 #[derive(Clone, Debug)]
@@ -38,6 +39,7 @@ pub(crate) struct ConversationBuilder {
     conversation: Conversation,
     prefix: u64,
     tokens: u64,
+    estimate: f64,
 }
 
 impl ConversationBuilder {
@@ -51,6 +53,7 @@ impl ConversationBuilder {
             },
             prefix: 0,
             tokens: 0,
+            estimate: 0.0,
         }
     }
 
@@ -59,6 +62,8 @@ impl ConversationBuilder {
         let own = mix(content ^ (part as u64) << 61);
         self.prefix = mix(self.prefix ^ own);
         self.tokens += tokens.max(1);
+        let place = (own >> 11) as f64 / (1_u64 << 53) as f64;
+        self.estimate += tokens as f64 * (ESTIMATE.0 + ESTIMATE.1 * place);
         let Conversation {
             blocks, outline, ..
         } = &mut self.conversation;
@@ -75,7 +80,7 @@ impl ConversationBuilder {
             message: 0,
             own,
             prefix: self.prefix,
-            tokens: (self.tokens as f64 * ESTIMATE) as u64,
+            tokens: self.estimate as u64,
             caller_ttl: None,
             takes_marker: true,
             boundary: None,
