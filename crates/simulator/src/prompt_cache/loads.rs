@@ -92,7 +92,7 @@ impl Load {
     /// Returns the mean time between two conversations, in seconds.
     const fn mean_interval(self) -> f64 {
         match self {
-            Self::Agents => 180.0,
+            Self::Agents => 120.0,
             Self::Rag => 2.5,
             Self::OneShot => 4.0,
             Self::Stamped => 3.0,
@@ -180,7 +180,7 @@ impl Source {
         for turn in 0..turns.min(80) {
             let gap = if turn == 0 {
                 0
-            } else if self.rng.f64() < 0.03 {
+            } else if self.rng.f64() < 0.015 {
                 // A person is asked.
                 nanos(lognormal(&mut self.rng, 240.0, 1.0))
             } else {
