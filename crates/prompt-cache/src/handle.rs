@@ -59,6 +59,10 @@ pub struct PromptCacheSnapshot {
     pub unlimited_tokens: u64,
     /// The misses by their causes.
     pub misses: MissCounts,
+    /// The number of requests that renewed a prefix. Their price is taken from `saved`.
+    pub renewals: u64,
+    /// The number of prefixes that are kept alive now.
+    pub kept_alive: usize,
     /// The number of prefixes that are known.
     pub known_prefixes: usize,
     /// The classes of markers, those with the greatest savings or losses first.

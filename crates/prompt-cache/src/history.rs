@@ -22,8 +22,15 @@ const MAX_PREFIXES: usize = 65_536;
 /// The most classes that are kept.
 const MAX_CLASSES: usize = 8_192;
 
-/// The number of reads in a row that did not come, after which a class is believed less.
-const MISSES_IN_A_ROW: u32 = 3;
+/// The weight of one response in the share of reads that come.
+const READ_WEIGHT: f64 = 0.25;
+
+/// The share of reads below which a prefix of the class does not count as cached. Three misses in a
+/// row lead below it.
+const TRUSTED_SHARE: f64 = 0.5;
+
+/// The time in which half of the distrust in a class is forgotten.
+const FORGETS_HALF: Duration = Duration::from_secs(600);
 
 /// The number of requests after which a class that loses money is switched off.
 const PROVING_REQUESTS: u32 = 100;
@@ -79,7 +86,9 @@ struct Class {
     boundary: Boundary,
     counts: ReuseCounts,
     last_used: Instant,
-    misses_in_a_row: u32,
+    /// The share of the expected reads that came, at the time of the last one.
+    read_share: f64,
+    read_at: Option<Instant>,
     /// The requests since the balance was last begun.
     requests: u32,
     /// The savings of these requests.
@@ -187,7 +196,8 @@ impl History {
                 boundary: classes.boundary,
                 counts: ReuseCounts::default(),
                 last_used: now,
-                misses_in_a_row: 0,
+                read_share: 1.0,
+                read_at: None,
                 requests: 0,
                 saved: Money::ZERO,
                 off_until: None,
@@ -235,19 +245,30 @@ impl History {
         }
     }
 
-    /// Returns the chances that a prefix of these classes comes again.
-    pub(crate) fn chances(&self, hash: u64, classes: &ClassKeys) -> Chances {
+    /// Returns the chances that a prefix of these classes comes again and is read.
+    pub(crate) fn chances(&self, hash: u64, classes: &ClassKeys, now: Instant) -> Chances {
         let none = ReuseCounts::default();
-        let own = self
-            .prefixes
-            .get(&hash)
-            .map_or(&none, |prefix| &prefix.counts);
-        let class = |key| {
+        let prefix = self.prefixes.get(&hash);
+        let own = prefix.map_or(&none, |prefix| &prefix.counts);
+        let class = |key| self.classes.get(&key).map_or(&none, |class| &class.counts);
+        let chances = Chances::of(own, class(classes.route), class(classes.shape));
+        chances.times(self.read_share(classes, now))
+    }
+
+    /// Returns the share of reads of these classes that come.
+    fn read_share(&self, classes: &ClassKeys, now: Instant) -> f64 {
+        let share = |key| {
             self.classes
-                .get(&key)
-                .map_or(&none, |class: &Class| &class.counts)
+                .get(key)
+                .map_or(1.0, |class| class.read_share(now))
         };
-        Chances::of(own, class(classes.route), class(classes.shape))
+        share(&classes.route).min(share(&classes.shape))
+    }
+
+    /// Returns the chances that a known prefix comes again.
+    pub(crate) fn known_chances(&self, hash: u64, now: Instant) -> Option<Chances> {
+        let classes = self.prefixes.get(&hash)?.classes;
+        Some(self.chances(hash, &classes, now))
     }
 
     /// Returns true if markers of these classes have lost money.
@@ -256,6 +277,14 @@ impl History {
             let class = self.classes.get(key);
             class.is_some_and(|class| class.is_off(now))
         })
+    }
+
+    /// Returns the cached entry of this prefix at `now`, unless reads of its class did not come.
+    pub(crate) fn trusted(&self, hash: u64, now: Instant) -> Option<Cached> {
+        let classes = self.prefixes.get(&hash)?.classes;
+        let is_doubted =
+            self.read_share(&classes, now) < TRUSTED_SHARE || self.is_off(&classes, now);
+        self.cached(hash, now).filter(|_| !is_doubted)
     }
 
     /// Returns the cached entry of this prefix at `now`.
@@ -302,31 +331,18 @@ impl History {
         }
     }
 
-    /// Records that the server has read this prefix.
-    pub(crate) fn on_read(&mut self, hash: u64) {
-        if let Some(classes) = self.prefixes.get(&hash).map(|prefix| prefix.classes) {
-            for key in [classes.route, classes.shape] {
-                if let Some(class) = self.classes.get_mut(&key) {
-                    class.misses_in_a_row = 0;
-                }
-            }
-        }
-    }
-
-    /// Records that the server has not read this prefix, although it should be cached.
-    pub(crate) fn on_miss(&mut self, hash: u64) {
-        let Some(prefix) = self.prefixes.get_mut(&hash) else {
+    /// Records whether the server has read this prefix, which should be cached. If not, the request
+    /// has written it again.
+    pub(crate) fn record_read(&mut self, hash: u64, came: bool, now: Instant) {
+        let Some(classes) = self.prefixes.get(&hash).map(|prefix| prefix.classes) else {
             return;
         };
-        prefix.cached = None;
-        prefix.counts.take_back(0);
-        let classes = prefix.classes;
         for key in [classes.route, classes.shape] {
             if let Some(class) = self.classes.get_mut(&key) {
-                class.misses_in_a_row += 1;
-                if class.misses_in_a_row >= MISSES_IN_A_ROW {
-                    class.counts.take_back(0);
-                }
+                let share = class.read_share(now);
+                let one = if came { 1.0 } else { 0.0 };
+                class.read_share = share + (one - share) * READ_WEIGHT;
+                class.read_at = Some(now);
             }
         }
     }
@@ -392,6 +408,16 @@ impl History {
 }
 
 impl Class {
+    /// Returns the share of reads that come. Distrust is forgotten with time, because an unmarked
+    /// class has no reads that could prove it wrong.
+    fn read_share(&self, now: Instant) -> f64 {
+        let Some(at) = self.read_at else {
+            return self.read_share;
+        };
+        let halves = now.saturating_duration_since(at).as_secs_f64() / FORGETS_HALF.as_secs_f64();
+        1.0 - (1.0 - self.read_share) * 0.5_f64.powf(halves)
+    }
+
     fn is_off(&self, now: Instant) -> bool {
         self.off_until.is_some_and(|until| now < until)
     }

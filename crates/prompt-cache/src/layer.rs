@@ -11,6 +11,7 @@ use tower_layer::Layer;
 
 use crate::{
     handle::PromptCacheHandle,
+    keep_alive::KeepAliveDriver,
     planner::Existing,
     policy::PromptCachePolicy,
     rules::CacheRules,
@@ -70,6 +71,18 @@ impl<C> PromptCacheLayer<C> {
         self.with(|config| {
             config.rules.insert(model.into(), rules);
         })
+    }
+
+    /// Switches renewals on, which keep a cached prefix alive in a pause while that pays, and returns
+    /// the driver that sends them. Off by default. Call it after the other setters, and spawn
+    /// [`KeepAliveDriver::run`].
+    ///
+    /// The bodies of at most 256 requests are kept in memory, with their credentials, for an hour at
+    /// most.
+    pub fn with_keep_alive(self) -> (Self, KeepAliveDriver) {
+        let layer = self.with(|config| config.options.keeps_alive = true);
+        let driver = KeepAliveDriver::new(&layer.shared);
+        (layer, driver)
     }
 
     /// Sets an observer that receives the events beside `tracing`.

@@ -3,6 +3,7 @@
 mod gate;
 mod handle;
 mod history;
+mod keep_alive;
 mod layer;
 mod miss;
 mod outline;
@@ -14,6 +15,7 @@ mod rules;
 mod shared;
 pub use handle::{MissCounts, PromptCacheHandle, PromptCacheSnapshot};
 pub use history::ClassSnapshot;
+pub use keep_alive::KeepAliveDriver;
 pub use layer::{PromptCache, PromptCacheLayer};
 pub use miss::MissCause;
 pub use outline::{Boundary, Outline, OutlineBlock};

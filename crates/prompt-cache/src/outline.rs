@@ -88,6 +88,8 @@ pub struct Outline {
     pub(crate) is_marked: bool,
     /// The response is a stream, whose first content comes early.
     pub(crate) streams: bool,
+    /// The results of tools that run at the server are written to the cache as well.
+    pub(crate) has_server_tools: bool,
 }
 
 impl Outline {
@@ -101,6 +103,7 @@ impl Outline {
             salt,
             settings: 0,
             streams: true,
+            has_server_tools: false,
         };
         outline.find_boundaries();
         outline
@@ -169,9 +172,17 @@ impl Outline {
             salt,
             settings,
             streams,
+            has_server_tools: prompt.has_server_tools(),
         };
         outline.find_boundaries();
         Some(outline)
+    }
+
+    /// Sets that tools run at the server. Their results are written to the cache behind the prompt.
+    #[must_use]
+    pub const fn with_server_tools(mut self) -> Self {
+        self.has_server_tools = true;
+        self
     }
 
     /// Returns the blocks.

@@ -33,8 +33,6 @@ pub struct Marker {
 pub struct Plan {
     /// The markers to insert, in the order of the blocks. At most four, with those of the caller.
     pub markers: Vec<Marker>,
-    /// The block at the end of the prefix that the server is expected to read.
-    pub expected: Option<usize>,
 }
 
 impl Plan {
@@ -99,8 +97,9 @@ struct Worth {
 }
 
 impl Worth {
-    /// Returns the better of both lifetimes.
-    fn of(chances: &Chances, rules: &CacheRules) -> Self {
+    /// Returns the better of both lifetimes. With `keeps_alive`, the shorter one may be renewed in
+    /// pauses.
+    fn of(chances: &Chances, rules: &CacheRules, keeps_alive: bool) -> Self {
         let (within_5m, within_1h) = (chances.within_5m(), chances.within_1h());
         let gain = 1.0 - rules.read();
         let short = expected_uses(within_5m) * gain - rules.premium_5m();
@@ -109,6 +108,18 @@ impl Worth {
         let pauses = (within_1h - within_5m).max(0.0) / (1.0 - within_1h).max(0.05);
         let avoided = pauses * (1.0 + rules.premium_5m() - rules.read());
         let premium = rules.premium_1h() - rules.premium_5m();
+        let renewals = rules.renewals(chances).filter(|_| keeps_alive);
+        if let Some(renewals) = renewals {
+            // The pause after the last use is paid for as well.
+            let price = (pauses + 1.0) * renewals.expected * rules.read();
+            let renewed = expected_uses(renewals.chance) * gain - rules.premium_5m() - price;
+            if renewed > short && renewed > long {
+                return Self {
+                    saving: renewed,
+                    ttl: CacheTtl::FiveMinutes,
+                };
+            }
+        }
         if long > 0.0 && (short <= 0.0 || avoided > premium * LONG_MARGIN) {
             Self {
                 saving: long,
@@ -128,7 +139,13 @@ impl Worth {
 /// A marker pays where the prefix comes again often enough. The deepest such boundary decides what
 /// is written. Markers before it cost nothing more, so they are set as well, where other prompts
 /// may share a part of the prefix. Markers of the caller stay, and take their slots.
-pub(crate) fn plan(outline: &Outline, rules: &CacheRules, history: &History, now: Instant) -> Plan {
+pub(crate) fn plan(
+    outline: &Outline,
+    rules: &CacheRules,
+    history: &History,
+    keeps_alive: bool,
+    now: Instant,
+) -> Plan {
     let blocks = &outline.blocks;
     let is_free = |at: usize| {
         let block = &blocks[at];
@@ -146,8 +163,13 @@ pub(crate) fn plan(outline: &Outline, rules: &CacheRules, history: &History, now
     };
     let boundaries = (0..blocks.len()).filter_map(|at| {
         let classes = classes(outline, at).filter(|_| is_free(at))?;
-        let chances = history.chances(blocks[at].prefix, &classes);
-        Some((at, classes, chances, Worth::of(&chances, rules)))
+        let chances = history.chances(blocks[at].prefix, &classes, now);
+        Some((
+            at,
+            classes,
+            chances,
+            Worth::of(&chances, rules, keeps_alive),
+        ))
     });
     let boundaries: Vec<_> = boundaries.collect();
     let warm = warmest(outline, history, now);
@@ -178,10 +200,7 @@ pub(crate) fn plan(outline: &Outline, rules: &CacheRules, history: &History, now
     }
     markers.sort_by_key(|marker| marker.block);
     order_lifetimes(blocks, &mut markers);
-    Plan {
-        markers,
-        expected: warm.map(|(at, _)| at),
-    }
+    Plan { markers }
 }
 
 /// Changes the lifetimes so that none is longer than one before it, which the API rejects.
@@ -202,12 +221,10 @@ fn order_lifetimes(blocks: &[OutlineBlock], markers: &mut [Marker]) {
     }
 }
 
-/// Returns the last block whose prefix is cached.
+/// Returns the last block whose prefix is cached, and will probably be read.
 fn warmest(outline: &Outline, history: &History, now: Instant) -> Option<(usize, Cached)> {
-    let blocks = outline.blocks.iter().enumerate().rev();
-    let mut cached =
-        blocks.filter_map(|(at, block)| Some((at, history.cached(block.prefix, now)?)));
-    cached.next()
+    let mut blocks = outline.blocks.iter().enumerate().rev();
+    blocks.find_map(|(at, block)| Some((at, history.trusted(block.prefix, now)?)))
 }
 
 /// Returns a block at most [`SPARE_AFTER`] positions before the last one, if the first one is

@@ -45,6 +45,8 @@ pub struct PlannerOptions {
     pub max_hold: Duration,
     /// The treatment of bodies with breakpoints.
     pub existing: Existing,
+    /// Cached prefixes are renewed in pauses. False by default.
+    pub keeps_alive: bool,
 }
 
 impl Default for PlannerOptions {
@@ -52,6 +54,7 @@ impl Default for PlannerOptions {
         Self {
             max_hold: Duration::from_secs(3),
             existing: Existing::Leave,
+            keeps_alive: false,
         }
     }
 }
@@ -109,6 +112,20 @@ impl CacheUsage {
             + less(rates.cache_write_1h).times(self.written_1h)
     }
 
+    /// Returns the price of these tokens.
+    pub(crate) fn cost(&self, rates: &RateCard) -> Money {
+        let parts = [
+            (self.plain, rates.input),
+            (self.read, rates.cache_read),
+            (self.written_5m, rates.cache_write_5m),
+            (self.written_1h, rates.cache_write_1h),
+        ];
+        parts
+            .iter()
+            .map(|(tokens, price)| nanos(*price).times(*tokens))
+            .sum()
+    }
+
     fn read_saving(&self, rates: &RateCard) -> Money {
         (nanos(rates.input) - nanos(rates.cache_read)).times(self.read)
     }
@@ -143,6 +160,9 @@ pub struct Learned {
     /// A place whose markers have lost this much over a hundred requests, and which is not marked
     /// for an hour.
     pub switched_off: Option<(Boundary, Money)>,
+    /// The hash of a prefix that is worth renewals, and the time after it was sent until which it
+    /// is.
+    pub(crate) keep_alive: Option<(u64, Instant, Duration)>,
 }
 
 /// A prefix with a marker.
@@ -164,6 +184,7 @@ struct Running {
     rules: CacheRules,
     /// The estimated tokens of the prompt, before their correction.
     estimate: u64,
+    has_server_tools: bool,
     /// The boundaries of the prompt.
     boundaries: Vec<u64>,
     markers: Vec<MarkedPrefix>,
@@ -250,7 +271,7 @@ impl Planner {
         self.history.advance(now);
         self.history.observe(outline, shares);
         let leaves = outline.is_marked && self.options.existing == Existing::Leave;
-        let mut plan = plan(outline, rules, &self.history, now);
+        let mut plan = plan(outline, rules, &self.history, self.options.keeps_alive, now);
         if leaves {
             plan.markers.clear();
         }
@@ -283,12 +304,13 @@ impl Planner {
                 .last()
                 .is_some_and(|marker| marker.hash == block.prefix)
         });
+        // The server reads the longest cached prefix before the last marker.
+        let marked = &outline.blocks[..last.map_or(0, |last| last + 1)];
+        let mut marked = marked.iter().rev();
+        let expected = marked.find_map(|block| self.history.expected(block.prefix, now));
         if let Some(last) = last {
             self.conversations.keep(outline, last, now);
         }
-        let expected = plan.expected.filter(|_| !markers.is_empty());
-        let expected =
-            expected.and_then(|at| self.history.expected(outline.blocks[at].prefix, now));
         let is_cold = |marker: &&MarkedPrefix| {
             marker.tokens >= rules.min_tokens && self.history.cached(marker.hash, now).is_none()
         };
@@ -311,6 +333,7 @@ impl Planner {
             streams: outline.streams,
             rules: *rules,
             estimate,
+            has_server_tools: outline.has_server_tools,
             boundaries,
             markers,
             cold,
@@ -429,7 +452,7 @@ impl Planner {
     pub fn on_usage(&mut self, id: u64, usage: &CacheUsage, now: Instant) -> Option<Learned> {
         let running = self.running.remove(&id)?;
         let total = usage.total();
-        if running.estimate > 500 && total > 0 {
+        if running.estimate > 500 && total > 0 && !running.has_server_tools {
             // Of the estimate itself, because many requests may end with the same old correction.
             let ratio = (total as f64 / running.estimate as f64).clamp(0.1, 10.0);
             let correction = &mut self.facts(running.salt).correction;
@@ -437,8 +460,10 @@ impl Planner {
         }
         let last = running.markers.last()?;
         let written = usage.written_5m.saturating_add(usage.written_1h);
-        self.history
-            .set_tokens(last.hash, usage.read.saturating_add(written));
+        if !running.has_server_tools {
+            let cached = usage.read.saturating_add(written);
+            self.history.set_tokens(last.hash, cached);
+        }
         let mut learned = Learned {
             saved: usage.saved(&running.rules.rates),
             ..Learned::default()
@@ -455,11 +480,7 @@ impl Planner {
                 Some(tokens) => usage.read >= tokens - tokens / 4,
                 None => usage.read > 0,
             };
-            if reads {
-                self.history.on_read(expected.hash);
-            } else {
-                self.history.on_miss(expected.hash);
-            }
+            self.history.record_read(expected.hash, reads, now);
             reads
         });
         if running.was_held {
@@ -473,6 +494,12 @@ impl Planner {
             (false, _) => Some(MissCause::Server),
             (true, cause) => cause,
         };
+        if self.options.keeps_alive && last.ttl == CacheTtl::FiveMinutes {
+            let sent_at = running.sent_at.unwrap_or(running.since);
+            let chances = self.history.known_chances(last.hash, now);
+            let renewals = chances.and_then(|chances| running.rules.renewals(&chances));
+            learned.keep_alive = renewals.map(|renewals| (last.hash, sent_at, renewals.until));
+        }
         // A read is owed to the class that has written the prefix, a write to that of the last
         // marker.
         let read = usage.read_saving(&running.rules.rates);
@@ -501,6 +528,17 @@ impl Planner {
         self.gate.leave(&running.cold, id);
         let released = self.gate.release(&running.cold, id);
         self.release(released, now)
+    }
+
+    /// Records that a prefix was renewed by a request that was sent at `since`. `read` is the number
+    /// of tokens that the server has read.
+    pub(crate) fn on_renewed(&mut self, hash: u64, read: u64, since: Instant) {
+        if read > 0 {
+            self.history
+                .set_cached(hash, CacheTtl::FiveMinutes, read, since);
+        } else {
+            self.history.set_uncached(hash);
+        }
     }
 
     /// Returns the number of requests that wait at the gate.

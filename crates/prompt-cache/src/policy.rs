@@ -14,12 +14,13 @@ use tower_claude_core::{
     Call, Class, Endpoint, Outcome, Rejection, RequestBody,
     driver::{AttemptPolicy, Clock},
     event::EventSink,
-    toolkit::ApiPath,
+    toolkit::{ApiPath, SavedRequest},
 };
 use tower_claude_wire::{Fields, Model, ModelCatalog, Peek, StreamState};
 
 use crate::{
     handle::PromptCacheHandle,
+    keep_alive::Renewal,
     outline::Outline,
     planner::GateState,
     rules::CacheRules,
@@ -62,6 +63,8 @@ struct FollowedRequest {
     shared: Arc<Shared>,
     id: u64,
     model: Arc<str>,
+    /// The request with its markers, if its prefix may be kept alive.
+    saved: Option<(Arc<SavedRequest>, CacheRules)>,
     /// The timer of a request that waits at the gate.
     hold: Option<Hold>,
     has_begun: bool,
@@ -108,7 +111,8 @@ impl PromptCachePolicy {
     ) -> Option<()> {
         let path = ApiPath::parse(request.uri().path());
         let is_messages = path.endpoint == Endpoint::Messages && path.form.is_none();
-        if !is_messages || request.method() != Method::POST {
+        let is_renewal = request.extensions().get::<Renewal>().is_some();
+        if !is_messages || is_renewal || request.method() != Method::POST {
             return None;
         }
         let body = request.body();
@@ -127,6 +131,7 @@ impl PromptCachePolicy {
             shared: self.shared.clone(),
             id,
             model: model.id.clone(),
+            saved: None,
             hold: None,
             has_begun: false,
             has_ended: false,
@@ -136,6 +141,11 @@ impl PromptCachePolicy {
             *request.body_mut() = marked.into();
             call.attach(request);
             request.headers_mut().insert(header::CONTENT_LENGTH, length);
+        }
+        if self.shared.config.options.keeps_alive
+            && let (Some(followed), Some(saved)) = (&mut attempt.request, SavedRequest::of(request))
+        {
+            followed.saved = Some((saved, rules));
         }
         Some(())
     }
@@ -260,8 +270,9 @@ impl AttemptPolicy for PromptCachePolicy {
         }
         if request.has_begun {
             request.has_ended = true;
-            let (id, model) = (request.id, &*request.model);
-            request.shared.end(id, model, outcome.usage(), now);
+            let saved = request.saved.take();
+            let (id, model) = (request.id, &request.model);
+            request.shared.end(id, model, saved, outcome.usage(), now);
         }
     }
 }

@@ -54,15 +54,6 @@ impl ReuseCounts {
         }
     }
 
-    /// Replaces a prefix that came again by one that did not, because the server has not read it
-    /// from its cache.
-    pub(crate) fn take_back(&mut self, interval: usize) {
-        if let Some(counts) = self.intervals.get_mut(interval) {
-            counts.again = (counts.again - 1.0).max(0.0);
-            counts.not += 1.0;
-        }
-    }
-
     /// Returns the chances, which are those of a wider class (with this weight) where there are few
     /// counts.
     fn over(&self, wider: Chances, weight: f64) -> Chances {
@@ -88,6 +79,11 @@ impl Chances {
         own.over(class.over(kind, WEIGHT), OWN_WEIGHT)
     }
 
+    /// Returns the chances that the prefix is read, if this share of the reads comes.
+    pub(crate) fn times(self, share: f64) -> Self {
+        Self(self.0.map(|chance| chance * share))
+    }
+
     /// Returns the chance that the prefix comes again within five minutes.
     pub(crate) const fn within_5m(&self) -> f64 {
         self.0[0]
@@ -96,6 +92,45 @@ impl Chances {
     /// Returns the chance that the prefix comes again within an hour.
     pub(crate) fn within_1h(&self) -> f64 {
         1.0 - self.0.iter().map(|chance| 1.0 - chance).product::<f64>()
+    }
+}
+
+/// The renewals of a prefix in a pause.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Renewals {
+    /// The time after the last use at which they end.
+    pub(crate) until: Duration,
+    /// The expected number in one pause.
+    pub(crate) expected: f64,
+    /// The chance that the prefix comes again before they end.
+    pub(crate) chance: f64,
+}
+
+impl Chances {
+    /// Returns the renewals, sent once a period, that pay. `None` if none do. `read` and `write` are
+    /// prices.
+    pub(crate) fn renewals(&self, read: f64, write: f64, period: Duration) -> Option<Renewals> {
+        let mut waiting = 1.0 - self.0[0];
+        let (mut balance, mut best_balance, mut expected) = (0.0, 0.0, 0.0);
+        let mut best = None;
+        for interval in 1..COUNT {
+            let length = (INTERVALS[interval] - INTERVALS[interval - 1]).as_secs_f64();
+            let returns = waiting * self.0[interval];
+            // A prefix that returns does so in the middle of the interval on average.
+            let renewals = length / period.as_secs_f64() * (waiting - returns / 2.0);
+            balance += returns * (write - read) - renewals * read;
+            expected += renewals;
+            waiting -= returns;
+            if balance > best_balance {
+                best_balance = balance;
+                best = Some(Renewals {
+                    until: INTERVALS[interval],
+                    expected,
+                    chance: 1.0 - waiting,
+                });
+            }
+        }
+        best
     }
 }
 
@@ -140,11 +175,23 @@ mod tests {
     }
 
     #[test]
-    fn read_that_did_not_come_is_taken_back() {
-        let mut counts = ReuseCounts::default();
-        counts.record(0, true);
-        counts.take_back(0);
+    fn likely_return_is_worth_renewals_and_an_unlikely_one_is_not() {
+        let period = Duration::from_secs(270);
+        let mut returns = ReuseCounts::default();
+        for _ in 0..30 {
+            returns.record(0, false);
+            returns.record(1, false);
+            returns.record(2, true);
+        }
         let none = ReuseCounts::default();
-        assert!(Chances::of(&none, &counts, &none).within_5m() < 0.15);
+        let likely = Chances::of(&returns, &returns, &returns);
+        let renewals = likely.renewals(0.1, 1.25, period).expect("renewals");
+        assert_eq!(renewals.until, INTERVALS[2]);
+        assert!(
+            renewals.chance > 0.8 && renewals.expected > 3.0,
+            "{renewals:?}"
+        );
+        let unlikely = Chances::of(&none, &none, &none);
+        assert_eq!(unlikely.renewals(0.1, 1.25, period), None);
     }
 }

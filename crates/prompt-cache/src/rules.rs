@@ -2,6 +2,11 @@
 
 use tower_claude_wire::{Model, RateCard};
 
+use crate::{
+    keep_alive::PERIOD,
+    reuse::{Chances, Renewals},
+};
+
 /// The rules and prices of the prompt cache for one model.
 ///
 /// Source: <https://platform.claude.com/docs/en/build-with-claude/prompt-caching>.
@@ -55,5 +60,10 @@ impl CacheRules {
     /// Returns the additional price of a write for 1 hour over plain input, e.g. 1.
     pub(crate) fn premium_1h(&self) -> f64 {
         self.multiple(self.rates.cache_write_1h) - 1.0
+    }
+
+    /// Returns the renewals of a prefix that pay. `None` if none do.
+    pub(crate) fn renewals(&self, chances: &Chances) -> Option<Renewals> {
+        chances.renewals(self.read(), 1.0 + self.premium_5m(), PERIOD)
     }
 }

@@ -8,12 +8,17 @@ use std::{
 };
 
 use foldhash::fast::RandomState;
-use tokio::time::Instant;
-use tower_claude_core::event::{Event, EventSink, emit};
-use tower_claude_wire::Usage;
+use tokio::{sync::Notify, time::Instant};
+use tower_claude_core::{
+    event::{Event, EventSink, emit},
+    toolkit::SavedRequest,
+};
+use tower_claude_wire::{Money, Usage};
 
 use crate::{
     handle::PromptCacheSnapshot,
+    keep_alive::{Kept, KeptPrefixes},
+    miss::MissCause,
     outline::Outline,
     planner::{CacheUsage, GateState, Planner, PlannerOptions, Started},
     rules::CacheRules,
@@ -37,6 +42,8 @@ pub(crate) struct Config {
 /// The settings and the state, shared by all calls.
 pub(crate) struct Shared {
     pub(crate) config: Config,
+    /// Notified when the next renewal changes, and at the end.
+    pub(crate) notify: Arc<Notify>,
     state: Mutex<State>,
 }
 
@@ -45,6 +52,7 @@ struct State {
     planner: Planner,
     /// The wakers of requests that wait at the gate.
     wakers: HashMap<u64, Waker, RandomState>,
+    kept: KeptPrefixes,
     totals: PromptCacheSnapshot,
 }
 
@@ -56,6 +64,7 @@ impl Shared {
         };
         Arc::new(Self {
             config,
+            notify: Arc::default(),
             state: Mutex::new(state),
         })
     }
@@ -67,6 +76,11 @@ impl Shared {
     /// Plans the markers of a request.
     pub(crate) fn start(&self, outline: &mut Outline, rules: &CacheRules, now: Instant) -> Started {
         let mut state = self.state();
+        if !state.kept.is_empty() {
+            for block in outline.blocks() {
+                state.kept.remove(block.prefix);
+            }
+        }
         let started = state.planner.start(outline, rules, now);
         let totals = &mut state.totals;
         totals.requests += u64::from(started.id.is_some());
@@ -103,8 +117,54 @@ impl Shared {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// Records the end of a request.
-    pub(crate) fn end(&self, id: u64, model: &str, usage: &Usage, now: Instant) {
+    /// Reads or changes the prefixes that are kept alive.
+    pub(crate) fn kept<T>(&self, change: impl FnOnce(&mut KeptPrefixes) -> T) -> T {
+        change(&mut self.state().kept)
+    }
+
+    /// Records the usage of a renewal that was sent at `since`.
+    pub(crate) fn on_renewed(&self, hash: u64, kept: &Kept, usage: &Usage, since: Instant) {
+        let Some(usage) = cache_usage(usage) else {
+            return;
+        };
+        // It costs what it uses, and saves nothing itself.
+        let rates = &kept.rules.rates;
+        let cost = usage.cost(rates);
+        {
+            let mut state = self.state();
+            state.planner.on_renewed(hash, usage.read, since);
+            state.totals.renewals += 1;
+            state.totals.saved -= cost;
+        }
+        self.report(&kept.model, &usage, -cost, None);
+    }
+
+    fn report(&self, model: &str, usage: &CacheUsage, saved: Money, miss: Option<MissCause>) {
+        emit(
+            &self.config.events,
+            &Event::PromptCache {
+                layer: LAYER,
+                model,
+                plain: usage.plain,
+                read: usage.read,
+                written: usage.written_5m.saturating_add(usage.written_1h),
+                saved,
+                miss: miss.map(|miss| miss.as_str()),
+                block: miss.and_then(|miss| miss.block()),
+            },
+        );
+    }
+
+    /// Records the end of a request. `saved` is the request with its markers, if the prefix may be
+    /// kept alive.
+    pub(crate) fn end(
+        &self,
+        id: u64,
+        model: &Arc<str>,
+        saved: Option<(Arc<SavedRequest>, CacheRules)>,
+        usage: &Usage,
+        now: Instant,
+    ) {
         let Some(usage) = cache_usage(usage) else {
             self.forget(id, now);
             return;
@@ -123,19 +183,12 @@ impl Shared {
         let Some(learned) = learned else {
             return;
         };
-        emit(
-            &self.config.events,
-            &Event::PromptCache {
-                layer: LAYER,
-                model,
-                plain: usage.plain,
-                read: usage.read,
-                written: usage.written_5m.saturating_add(usage.written_1h),
-                saved: learned.saved,
-                miss: learned.miss.map(|miss| miss.as_str()),
-                block: learned.miss.and_then(|miss| miss.block()),
-            },
-        );
+        self.report(model, &usage, learned.saved, learned.miss);
+        if let (Some((hash, sent_at, time)), Some((request, rules))) = (learned.keep_alive, saved) {
+            let kept = Kept::new(request, rules, model.clone(), sent_at, time);
+            self.kept(|all| all.insert(hash, kept));
+            self.notify.notify_one();
+        }
         if let Some((boundary, saved)) = learned.switched_off {
             let event = Event::PromptCacheOff {
                 layer: LAYER,
@@ -157,10 +210,18 @@ impl Shared {
         let state = self.state();
         PromptCacheSnapshot {
             waiting: state.planner.waiting(),
+            kept_alive: state.kept.len(),
             known_prefixes: state.planner.known_prefixes(),
             classes: state.planner.classes(now),
             ..state.totals.clone()
         }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // Ends the driver.
+        self.notify.notify_one();
     }
 }
 

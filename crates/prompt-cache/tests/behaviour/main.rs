@@ -2,5 +2,6 @@
 
 mod common;
 mod gate;
+mod keep_alive;
 mod marking;
 mod misses;

@@ -1,0 +1,300 @@
+//! Requests that renew cached prefixes in a pause, and the driver that sends them.
+
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap},
+    fmt,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use foldhash::fast::RandomState;
+use http::{HeaderValue, Request, Response, header};
+use http_body::Body;
+use http_body_util::{BodyExt, Limited};
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout, timeout_at},
+};
+use tower_claude_core::{BoxError, Call, Deadline, Priority, RequestBody, toolkit::SavedRequest};
+use tower_claude_wire::{Fields, Usage, json_text};
+use tower_service::Service;
+
+use crate::{rules::CacheRules, shared::Shared};
+
+/// The most prefixes that are kept alive. Each keeps the body of its request in memory.
+const MAX_KEPT: usize = 256;
+
+/// The time between two renewals. The lifetime of an entry is five minutes.
+pub(crate) const PERIOD: Duration = Duration::from_secs(270);
+
+/// The longest time that a renewal may take.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The most bytes of a response that are read. It has no content.
+const MAX_RESPONSE: usize = 64 * 1024;
+
+/// Request extension of a renewal, which is no use of its prompt.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Renewal;
+
+/// A prefix that is kept alive.
+pub(crate) struct Kept {
+    pub(crate) request: Arc<SavedRequest>,
+    pub(crate) rules: CacheRules,
+    pub(crate) model: Arc<str>,
+    /// The time after which a return is too unlikely.
+    pub(crate) until: Instant,
+    /// The time of the next renewal.
+    next: Instant,
+}
+
+impl Kept {
+    pub(crate) fn new(
+        request: Arc<SavedRequest>,
+        rules: CacheRules,
+        model: Arc<str>,
+        sent_at: Instant,
+        keep_for: Duration,
+    ) -> Self {
+        Self {
+            request,
+            rules,
+            model,
+            until: sent_at + keep_for,
+            next: sent_at + PERIOD,
+        }
+    }
+}
+
+/// The prefixes that are kept alive, by their hashes.
+#[derive(Default)]
+pub(crate) struct KeptPrefixes {
+    map: HashMap<u64, Kept, RandomState>,
+    due: BinaryHeap<Reverse<(Instant, u64)>>,
+}
+
+impl KeptPrefixes {
+    pub(crate) fn insert(&mut self, hash: u64, kept: Kept) {
+        if self.map.len() >= MAX_KEPT && !self.map.contains_key(&hash) {
+            return;
+        }
+        self.due.push(Reverse((kept.next, hash)));
+        self.map.insert(hash, kept);
+    }
+
+    /// Ends the renewals of a prefix, because it was used again.
+    pub(crate) fn remove(&mut self, hash: u64) {
+        self.map.remove(&hash);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.map.is_empty()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.map.len()
+    }
+
+    /// Returns the time of the next renewal.
+    fn next(&mut self) -> Option<Instant> {
+        loop {
+            let Reverse((at, hash)) = self.due.peek()?;
+            if self.map.get(hash).is_some_and(|kept| kept.next == *at) {
+                return Some(*at);
+            }
+            self.due.pop();
+        }
+    }
+
+    /// Removes and returns a prefix whose renewal is due.
+    fn take_due(&mut self, now: Instant) -> Option<(u64, Kept)> {
+        self.next().filter(|at| *at <= now)?;
+        let Reverse((_, hash)) = self.due.pop()?;
+        Some((hash, self.map.remove(&hash)?))
+    }
+}
+
+/// Sends the requests that keep cached prefixes alive in a pause.
+///
+/// [`PromptCacheLayer::with_keep_alive`](crate::PromptCacheLayer::with_keep_alive) creates it.
+/// Without a running driver nothing is renewed.
+#[must_use = "a driver does nothing unless it runs"]
+pub struct KeepAliveDriver {
+    shared: Weak<Shared>,
+    notify: Arc<Notify>,
+}
+
+impl KeepAliveDriver {
+    pub(crate) fn new(shared: &Arc<Shared>) -> Self {
+        Self {
+            shared: Arc::downgrade(shared),
+            notify: shared.notify.clone(),
+        }
+    }
+
+    /// Sends renewals through a service until the layer and its services are gone. The service is a
+    /// clone of the stack, or of the client.
+    ///
+    /// A renewal is the last request of a prefix with `max_tokens: 0`, so it produces no output, and
+    /// with the priority [`Priority::Batch`]. It is sent every 4.5 minutes, while a return is likely
+    /// enough to pay for it. A renewal that fails, or that reads nothing, is the last one.
+    pub async fn run<S, R>(self, mut service: S)
+    where
+        S: Service<Request<RequestBody>, Response = Response<R>>,
+        R: Body<Data = Bytes>,
+        R::Error: Into<BoxError>,
+    {
+        loop {
+            let Some(shared) = self.shared.upgrade() else {
+                return;
+            };
+            let next = shared.kept(KeptPrefixes::next);
+            drop(shared);
+            let changed = self.notify.notified();
+            match next {
+                None => changed.await,
+                Some(at) => {
+                    if timeout_at(at, changed).await.is_ok() {
+                        continue;
+                    }
+                }
+            }
+            let Some(shared) = self.shared.upgrade() else {
+                return;
+            };
+            let now = Instant::now();
+            if let Some((hash, mut kept)) = shared.kept(|kept| kept.take_due(now))
+                && let Some(usage) = renew(&kept.request, &mut service).await
+            {
+                shared.on_renewed(hash, &kept, &usage, now);
+                kept.next = now + PERIOD;
+                let reads = usage.cache_read_input_tokens.is_some_and(|read| read > 0);
+                if reads && kept.next < kept.until {
+                    shared.kept(|all| all.insert(hash, kept));
+                }
+            }
+        }
+    }
+}
+
+impl fmt::Debug for KeepAliveDriver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeepAliveDriver").finish_non_exhaustive()
+    }
+}
+
+/// Sends a renewal, and returns its usage. `None` if it fails.
+async fn renew<S, R>(request: &SavedRequest, service: &mut S) -> Option<Usage>
+where
+    S: Service<Request<RequestBody>, Response = Response<R>>,
+    R: Body<Data = Bytes>,
+    R::Error: Into<BoxError>,
+{
+    let mut renewal = request.copy();
+    let body = renewal_body(request.body().bytes()?)?;
+    let headers = renewal.headers_mut();
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+    *renewal.body_mut() = body.into();
+    // The record and the deadline of the call that wrote the prefix are over.
+    let extensions = renewal.extensions_mut();
+    extensions.remove::<Arc<Call>>();
+    extensions.remove::<Deadline>();
+    extensions.insert(Renewal);
+    extensions.insert(Priority::Batch);
+    let answer = async {
+        std::future::poll_fn(|cx| service.poll_ready(cx))
+            .await
+            .ok()?;
+        let response = service.call(renewal).await.ok()?;
+        let is_success = response.status().is_success();
+        let body = Limited::new(response.into_body(), MAX_RESPONSE);
+        let body = body.collect().await.ok().filter(|_| is_success)?;
+        Usage::from_message(&body.to_bytes())
+    };
+    timeout(TIMEOUT, answer).await.ok()?
+}
+
+/// Returns the body of a renewal: the same prompt without output. `None` if the API would reject
+/// it.
+pub(crate) fn renewal_body(body: &[u8]) -> Option<Vec<u8>> {
+    let mut edits = Vec::new();
+    let mut has_max_tokens = false;
+    for field in Fields::open(body)? {
+        let field = field.ok()?;
+        let value = field.value_in(body);
+        let kind = |value| {
+            let mut fields = Fields::open(value)?.flatten();
+            let kind = fields.find(|field| field.name == "type")?;
+            json_text(kind.value_in(value)).map(|kind| kind.into_owned())
+        };
+        match &*field.name {
+            "max_tokens" => {
+                has_max_tokens = true;
+                edits.push((field.value..field.span.end, "0"));
+            }
+            "stream" => edits.push((field.value..field.span.end, "false")),
+            "thinking" if kind(value).as_deref() == Some("enabled") => return None,
+            "tool_choice" if matches!(kind(value).as_deref(), Some("any" | "tool")) => {
+                return None;
+            }
+            "output_config" => {
+                let mut fields = Fields::open(value)?.flatten();
+                if fields.any(|field| field.name == "format") {
+                    return None;
+                }
+            }
+            "compaction" | "container" | "fallbacks" | "mcp_servers" | "thread"
+                if value != b"null" =>
+            {
+                return None;
+            }
+            _ => {}
+        }
+    }
+    let mut renewal = Vec::with_capacity(body.len());
+    let mut copied = 0;
+    for (range, value) in edits {
+        renewal.extend_from_slice(body.get(copied..range.start)?);
+        renewal.extend_from_slice(value.as_bytes());
+        copied = range.end;
+    }
+    renewal.extend_from_slice(body.get(copied..)?);
+    has_max_tokens.then_some(renewal)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::renewal_body;
+
+    fn of(body: &str) -> Option<String> {
+        renewal_body(body.as_bytes()).map(|body| String::from_utf8(body).expect("JSON"))
+    }
+
+    #[test]
+    fn renewal_differs_in_output_and_stream_only() {
+        assert_eq!(
+            of(r#"{"max_tokens": 64,"messages":[1] , "stream":true}"#).as_deref(),
+            Some(r#"{"max_tokens": 0,"messages":[1] , "stream":false}"#),
+        );
+    }
+
+    #[test]
+    fn body_that_the_api_rejects_without_output_is_not_renewed() {
+        for field in [
+            r#""thinking":{"type":"enabled","budget_tokens":2048}"#,
+            r#""tool_choice":{"type":"any"}"#,
+            r#""output_config":{"format":{"type":"json_schema"}}"#,
+            r#""thread":{"id":"t"}"#,
+        ] {
+            assert_eq!(
+                of(&format!(r#"{{"max_tokens":1,{field}}}"#)),
+                None,
+                "{field}"
+            );
+        }
+        assert_eq!(of(r#"{"messages":[]}"#), None);
+        assert_eq!(of("no JSON"), None);
+    }
+}
