@@ -1,6 +1,6 @@
 //! The least cost of a load, by a strategy that knows the future.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use super::{Prices, traffic::Conversation};
 use crate::units::{HOUR, MINUTE};
@@ -55,7 +55,8 @@ pub(crate) fn least_cost(
     conversations: &[Conversation],
     prices: &Prices,
 ) -> f64 {
-    let mut blocks: HashMap<u64, (u64, Least)> = HashMap::new();
+    // In order, because the sum of floats depends on it.
+    let mut blocks: BTreeMap<u64, (u64, Least)> = BTreeMap::new();
     let mut uncached = 0;
     for (now, conversation, end) in requests {
         let mut bought = 0;
