@@ -118,12 +118,14 @@ impl Outline {
             let mut hasher = HASH_KEY.build_hasher();
             let effort = model.capabilities.default_effort.map(Effort::as_str);
             prompt.hash_settings_into(effort, &mut hasher);
+            prompt.has_images().hash(&mut hasher);
             hasher.finish()
         };
         let mut blocks: Vec<OutlineBlock> = Vec::with_capacity(32);
         let (mut prefix, mut bytes) = (salt, 0);
         let mut part = PromptPart::Tools;
         let mut is_marked = false;
+        let mut called_by_code = Vec::new();
         prompt.blocks(|block| {
             is_marked |= block.breakpoint.is_some();
             // After an inner breakpoint the whole block follows.
@@ -148,6 +150,13 @@ impl Outline {
                 BlockKind::Image | BlockKind::Document => text_bytes(block.json),
                 _ => block.json.len() as u64,
             };
+            let mut takes_marker = block.takes_breakpoint();
+            if kind == BlockKind::ToolUse && !takes_marker {
+                called_by_code.extend(block.tool_id());
+            } else if kind == BlockKind::ToolResult && !called_by_code.is_empty() {
+                let id = block.tool_id();
+                takes_marker &= id.is_some_and(|id| !called_by_code.contains(&id));
+            }
             blocks.push(OutlineBlock {
                 part,
                 kind,
@@ -156,7 +165,7 @@ impl Outline {
                 prefix,
                 tokens: estimate_tokens(bytes, model.tokenizer),
                 caller_ttl: block.breakpoint.map(CacheTtl::of),
-                takes_marker: block.takes_breakpoint(),
+                takes_marker,
                 boundary: None,
                 range,
             });

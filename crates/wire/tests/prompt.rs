@@ -350,3 +350,44 @@ fn image_is_found_at_any_level_and_not_in_a_text() {
     )));
     assert!(!has_images(r#"[{"type":"text","text":"an \"image\""}]"#));
 }
+
+#[test]
+fn text_of_white_space_takes_no_breakpoint() {
+    let takes = |content: &str| {
+        let body = format!(r#"{{"messages":[{{"role":"user","content":{content}}}]}}"#);
+        let mut takes = Vec::new();
+        let prompt = Prompt::parse(body.as_bytes()).expect("an object");
+        prompt.blocks(|block| takes.push(block.takes_breakpoint()));
+        takes
+    };
+    for (text, expected) in [
+        ("", false),
+        (r" \n\t\r ", false),
+        (r"\na", true),
+        (r"\\", true),
+    ] {
+        let block = format!(r#"[{{"type":"text","text":"{text}"}}]"#);
+        assert_eq!(takes(&block), [expected], "{text}");
+        let plain = format!("\"{text}\"");
+        let seen = takes(&plain);
+        assert_eq!(
+            seen,
+            if text.is_empty() {
+                vec![]
+            } else {
+                vec![expected]
+            },
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn call_and_result_share_their_id() {
+    let body = br#"{"messages":[{"role":"assistant","content":[{"type":"tool_use","id":"a"}]},
+        {"role":"user","content":[{"type":"tool_result","tool_use_id":"a"},{"type":"text","id":"a","text":"b"}]}]}"#;
+    let mut ids = Vec::new();
+    let prompt = Prompt::parse(body).expect("an object");
+    prompt.blocks(|block| ids.push(block.tool_id().map(std::borrow::Cow::into_owned)));
+    assert_eq!(ids, [Some("a".to_owned()), Some("a".to_owned()), None]);
+}

@@ -1,10 +1,11 @@
 //! Breakpoints of the prompt cache: the blocks that take one, and their insertion.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::time::Duration;
 
 use super::{CACHE_CONTROL, FIVE_MINUTES, ONE_HOUR, PromptBlock, PromptPart};
-use crate::json::{Object, json_text};
+use crate::json::{Object, find, json_text};
 
 /// The lifetime of an entry of the prompt cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -64,7 +65,7 @@ pub enum BlockKind {
     Other,
 }
 
-impl PromptBlock<'_> {
+impl<'a> PromptBlock<'a> {
     /// Returns the kind of the block. Reads it up to its `type` only.
     #[must_use]
     pub fn kind(&self) -> BlockKind {
@@ -94,7 +95,7 @@ impl PromptBlock<'_> {
 
     /// Returns true if the API accepts a breakpoint at the end of this block, and it has none.
     ///
-    /// Blocks of an unknown kind, empty texts, deferred tools, blocks that the API clears later
+    /// Blocks of an unknown kind, empty texts and those of white space, deferred tools, blocks that the API clears later
     /// (`clear_at`), messages of the role `system`, and calls that code of the model has made
     /// (`caller`) take none. In doubt the result is false.
     #[must_use]
@@ -104,7 +105,7 @@ impl PromptBlock<'_> {
             return false;
         }
         if self.json.first() == Some(&b'"') {
-            return self.part != PromptPart::Tools && self.json.len() > 2;
+            return self.part != PromptPart::Tools && !is_blank(self.json);
         }
         let Some(mut object) = Object::open(self.json) else {
             return false;
@@ -127,10 +128,24 @@ impl PromptBlock<'_> {
                 return false;
             }
             if member.is(b"text") {
-                has_text = member.value.len() > 2;
+                has_text = !is_blank(member.value);
             }
         }
         has_text && has_member
+    }
+
+    /// Returns the id that a call of a tool shares with its result. `None` for any other block.
+    ///
+    /// The result of a call that code of the model has made takes no breakpoint either, which the
+    /// result alone does not show.
+    #[must_use]
+    pub fn tool_id(&self) -> Option<Cow<'a, str>> {
+        let key: &[u8] = match self.kind() {
+            BlockKind::ToolUse => b"id",
+            BlockKind::ToolResult => b"tool_use_id",
+            _ => return None,
+        };
+        find(self.json, key).and_then(json_text)
     }
 
     /// Returns the position of the block in the body that the prompt was read from. `None` if it is
@@ -144,9 +159,23 @@ impl PromptBlock<'_> {
     }
 }
 
+/// Returns true for a JSON string that is empty or has only white space.
+fn is_blank(text: &[u8]) -> bool {
+    let mut rest = text
+        .get(1..text.len().saturating_sub(1))
+        .unwrap_or_default();
+    loop {
+        rest = match rest {
+            [] => return true,
+            [b' ', rest @ ..] | [b'\\', b'n' | b'r' | b't', rest @ ..] => rest,
+            _ => return false,
+        };
+    }
+}
+
 /// Returns true if the model itself has called the tool.
 fn is_direct(caller: &[u8]) -> bool {
-    let kind = crate::json::find(caller, b"type").and_then(json_text);
+    let kind = find(caller, b"type").and_then(json_text);
     kind.as_deref() == Some("direct")
 }
 
