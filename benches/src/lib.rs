@@ -14,6 +14,7 @@ mod layers;
 mod limiter;
 mod parsing;
 mod peers;
+mod prompt_cache;
 mod report;
 mod texts;
 
@@ -65,12 +66,17 @@ pub fn run(arguments: impl Iterator<Item = String>) -> ExitCode {
         hits(&mut report);
         return verdict(&has, &report);
     }
+    if has("--prompt-cache") {
+        markers(&mut report);
+        return verdict(&has, &report);
+    }
     if !has("--limiter") {
         per_call(&mut report);
         heads(&mut report);
         streams(&mut report);
         bodies(&mut report);
         hits(&mut report);
+        markers(&mut report);
     }
     reservations(&mut report);
     queues(&mut report);
@@ -85,11 +91,12 @@ fn verdict(has: &dyn Fn(&str) -> bool, report: &Report) -> ExitCode {
 }
 
 fn run_one(name: &str, calls: u64) -> ExitCode {
-    let parts: [fn() -> Vec<Case>; 5] = [
+    let parts: [fn() -> Vec<Case>; 6] = [
         call_cases,
         limiter_cases,
         parsing::all,
         || cache::hits().into(),
+        || prompt_cache::cases().into(),
         || layers::streams().into(),
     ];
     let mut cases = parts.into_iter().flat_map(|cases| cases());
@@ -111,6 +118,7 @@ fn all() -> Vec<Case> {
     cases.extend(limiter_cases());
     cases.extend(parsing::all());
     cases.extend(cache::hits());
+    cases.extend(prompt_cache::cases());
     cases.extend(layers::streams());
     cases
 }
@@ -271,6 +279,16 @@ fn hits(report: &mut Report) {
     both.two = both.two.zip(hash.two).map(|(a, b)| a + b);
     both.instructions = both.instructions.zip(hash.instructions).map(|(a, b)| a + b);
     report.ratio(&ours.over(alone), &both, Goals::one(1.3));
+}
+
+/// Compares the plan and the markers of a prompt with the pass over its body.
+fn markers(report: &mut Report) {
+    report.title("Markers for the prompt cache: a turn of an agent with 10 tools and 97 messages");
+    let rows = report.measure(&prompt_cache::cases(), false);
+    rows.iter().for_each(|row| report.row(row));
+    if let [peek, _, ours] = &rows[..] {
+        report.ratio(ours, peek, Goals::one(1.3));
+    }
 }
 
 /// Prints two rows and their ratio.

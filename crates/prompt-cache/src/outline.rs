@@ -1,15 +1,17 @@
 //! The outline of a prompt: its blocks by hash and size, without their text.
 
 use std::{
+    borrow::Cow,
     hash::{BuildHasher, Hash, Hasher},
     ops::Range,
     sync::LazyLock,
 };
 
 use foldhash::{SharedSeed, quality::SeedableRandomState};
+use memchr::memmem;
 use tower_claude_wire::{
-    BlockKind, CacheTtl, Effort, Model, Prompt, PromptBlock, PromptPart, estimate_tokens,
-    text_bytes,
+    BlockKind, CacheTtl, Effort, Model, Prompt, PromptPart, Tokenizer, estimate_tokens, text_bytes,
+    tool_call_id,
 };
 
 /// The key of the hashes. It is random for each process, so the content of a prompt cannot be
@@ -51,7 +53,7 @@ impl Boundary {
 }
 
 /// One block of an outline.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OutlineBlock {
     /// The part of the prompt.
     pub part: PromptPart,
@@ -111,7 +113,8 @@ impl Outline {
 
     /// Returns the outline of a Messages request for this model. `None` if the body is not a JSON
     /// object or has no blocks.
-    pub(crate) fn of(body: &[u8], model: &Model, credential: u64, streams: bool) -> Option<Self> {
+    #[must_use]
+    pub fn of(body: &[u8], model: &Model, credential: u64, streams: bool) -> Option<Self> {
         let prompt = Prompt::parse(body)?;
         let salt = HASH_KEY.hash_one((&*model.id, credential, prompt.is_fast()));
         let settings = {
@@ -121,55 +124,64 @@ impl Outline {
             prompt.has_images().hash(&mut hasher);
             hasher.finish()
         };
-        let mut blocks: Vec<OutlineBlock> = Vec::with_capacity(32);
-        let (mut prefix, mut bytes) = (salt, 0);
-        let mut part = PromptPart::Tools;
+        let mut chain = Chain {
+            blocks: Vec::with_capacity(64),
+            prefix: salt,
+            part: PromptPart::Tools,
+            settings,
+            bytes: 0,
+            tokenizer: model.tokenizer,
+            called_by_code: Vec::new(),
+        };
+        let mentions_breakpoint = memmem::find(body, b"cache_control").is_some();
         let mut is_marked = false;
-        let mut called_by_code = Vec::new();
-        prompt.blocks(|block| {
-            is_marked |= block.breakpoint.is_some();
-            // After an inner breakpoint the whole block follows.
-            let Some(range) = block.range_in(body).filter(|_| block.inner.is_none()) else {
-                return;
-            };
-            let own = hash_block(&block);
-            let mut hasher = HASH_KEY.build_hasher();
-            hasher.write_u64(prefix);
-            if block.part != part {
-                part = block.part;
-                part.hash(&mut hasher);
-                if part == PromptPart::Messages {
-                    hasher.write_u64(settings);
-                }
-            }
-            hasher.write_u64(own);
-            prefix = hasher.finish();
-            let kind = block.kind();
-            bytes += match kind {
-                // The data of media counts by its size in pixels or pages.
-                BlockKind::Image | BlockKind::Document => text_bytes(block.json),
-                _ => block.json.len() as u64,
-            };
-            let mut takes_marker = block.takes_breakpoint();
-            if kind == BlockKind::ToolUse && !takes_marker {
-                called_by_code.extend(block.tool_id());
-            } else if kind == BlockKind::ToolResult && !called_by_code.is_empty() {
-                let id = block.tool_id();
-                takes_marker &= id.is_some_and(|id| !called_by_code.contains(&id));
-            }
-            blocks.push(OutlineBlock {
-                part,
-                kind,
-                message: block.message,
-                own,
-                prefix,
-                tokens: estimate_tokens(bytes, model.tokenizer),
-                caller_ttl: block.breakpoint.map(CacheTtl::of),
-                takes_marker,
-                boundary: None,
-                range,
+        if mentions_breakpoint {
+            prompt.blocks(|block| {
+                is_marked |= block.breakpoint.is_some();
+                // After an inner breakpoint the whole block follows.
+                let Some(range) = block.range_in(body).filter(|_| block.inner.is_none()) else {
+                    return;
+                };
+                let mut hasher = HASH_KEY.build_hasher();
+                block.hash_into(&mut hasher);
+                chain.add(
+                    OutlineBlock {
+                        part: block.part,
+                        kind: block.kind(),
+                        message: block.message,
+                        own: hasher.finish(),
+                        caller_ttl: block.breakpoint.map(CacheTtl::of),
+                        takes_marker: block.takes_breakpoint(),
+                        range,
+                        ..OutlineBlock::default()
+                    },
+                    block.json,
+                );
             });
-        });
+        } else {
+            prompt.plain_blocks(|block| {
+                let Some(range) = block.range_in(body) else {
+                    return;
+                };
+                // Without a breakpoint that moves, the bytes count as they are written.
+                let mut hasher = HASH_KEY.build_hasher();
+                hasher.write(block.role);
+                hasher.write(block.json);
+                chain.add(
+                    OutlineBlock {
+                        part: block.part,
+                        kind: block.kind,
+                        message: block.message,
+                        own: hasher.finish(),
+                        takes_marker: block.takes_breakpoint,
+                        range,
+                        ..OutlineBlock::default()
+                    },
+                    block.json,
+                );
+            });
+        }
+        let mut blocks = chain.blocks;
         let last = blocks.last_mut()?;
         if let Some(automatic) = prompt.automatic() {
             is_marked = true;
@@ -234,9 +246,44 @@ impl Outline {
     }
 }
 
-/// Hashes a block as the API reads it, with its role.
-fn hash_block(block: &PromptBlock<'_>) -> u64 {
-    let mut hasher = HASH_KEY.build_hasher();
-    block.hash_into(&mut hasher);
-    hasher.finish()
+/// The blocks so far, with the hash and the size of the prefix.
+struct Chain<'a> {
+    blocks: Vec<OutlineBlock>,
+    prefix: u64,
+    part: PromptPart,
+    settings: u64,
+    bytes: u64,
+    tokenizer: Tokenizer,
+    /// The ids of calls that code of the model has made. Their results take no marker.
+    called_by_code: Vec<Cow<'a, str>>,
+}
+
+impl<'a> Chain<'a> {
+    fn add(&mut self, mut block: OutlineBlock, json: &'a [u8]) {
+        if block.kind == BlockKind::ToolUse && !block.takes_marker {
+            self.called_by_code.extend(tool_call_id(block.kind, json));
+        } else if block.kind == BlockKind::ToolResult && !self.called_by_code.is_empty() {
+            let id = tool_call_id(block.kind, json);
+            block.takes_marker &= id.is_some_and(|id| !self.called_by_code.contains(&id));
+        }
+        let mut hasher = HASH_KEY.build_hasher();
+        hasher.write_u64(self.prefix);
+        if block.part != self.part {
+            self.part = block.part;
+            self.part.hash(&mut hasher);
+            if self.part == PromptPart::Messages {
+                hasher.write_u64(self.settings);
+            }
+        }
+        hasher.write_u64(block.own);
+        self.prefix = hasher.finish();
+        self.bytes += match block.kind {
+            // The data of media counts by its size in pixels or pages.
+            BlockKind::Image | BlockKind::Document => text_bytes(json),
+            _ => json.len() as u64,
+        };
+        block.prefix = self.prefix;
+        block.tokens = estimate_tokens(self.bytes, self.tokenizer);
+        self.blocks.push(block);
+    }
 }

@@ -184,6 +184,11 @@ impl<'a> Object<'a> {
         self.at + !self.first as usize
     }
 
+    /// Continues after the value of a key, which ends here and was read by the caller.
+    pub(crate) const fn pass(&mut self, end: usize) {
+        self.at = end;
+    }
+
     /// Returns the position of the next key, or of the value after [`Object::key`].
     pub(crate) const fn at(&self) -> usize {
         self.at
@@ -286,7 +291,42 @@ impl<'a> Elements<'a> {
     }
 }
 
+impl<'a> Elements<'a> {
+    /// Starts at the first element of an array that other text may follow.
+    pub(crate) const fn nested(json: &'a [u8], at: usize) -> Self {
+        Self {
+            json,
+            at,
+            first: true,
+        }
+    }
+}
+
 impl Elements<'_> {
+    /// Returns the position of the next element, which is then read by the caller and
+    /// [passed](Self::pass). `None` after the last one, or where the text is invalid.
+    pub(crate) fn next_at(&mut self) -> Option<usize> {
+        let Next::Item(at) = separator(self.json, self.at, b']', self.first)? else {
+            return None;
+        };
+        self.first = false;
+        self.at = at;
+        Some(at)
+    }
+
+    /// Returns the position after the end of the array. `None` before it, or if it has no end.
+    pub(crate) fn end(&self) -> Option<usize> {
+        match separator(self.json, self.at, b']', self.first)? {
+            Next::End(end) => Some(end),
+            Next::Item(_) => None,
+        }
+    }
+
+    /// Continues after an element that ends here.
+    pub(crate) const fn pass(&mut self, end: usize) {
+        self.at = end;
+    }
+
     /// Returns true if the next byte is this bracket.
     pub(crate) fn begins_with(&self, bracket: u8) -> bool {
         self.json.get(self.at) == Some(&bracket)

@@ -2,13 +2,15 @@
 
 mod breakpoint;
 mod canonical;
+mod plain;
 
 use std::hash::Hasher;
 use std::time::Duration;
 
 use crate::json::{Elements, Object, find, json_text};
 
-pub use self::breakpoint::{BlockKind, CacheTtl, insert_breakpoints};
+pub use self::breakpoint::{BlockKind, CacheTtl, insert_breakpoints, tool_call_id};
+pub use self::plain::PlainBlock;
 
 /// The parts of a Messages request that determine its [prompt
 /// cache](https://docs.claude.com/en/docs/build-with-claude/prompt-caching) entries.
@@ -27,9 +29,10 @@ const SETTINGS: [&[u8]; 3] = [b"tool_choice", b"thinking", b"output_config"];
 
 /// The part of a prompt that a block belongs to. A change in one part invalidates all parts after
 /// it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PromptPart {
     /// Tool definitions come first.
+    #[default]
     Tools,
     /// The system prompt.
     System,

@@ -6,7 +6,9 @@ use std::{
 };
 
 use proptest::prelude::*;
-use tower_claude_wire::{Peek, Prompt, PromptPart, count_tokens_body, counted_tokens};
+use tower_claude_wire::{
+    BlockKind, Peek, Prompt, PromptPart, count_tokens_body, counted_tokens, tool_call_id,
+};
 
 /// Part, role and JSON of every block, and the seconds of its breakpoint.
 fn blocks(body: &str) -> Vec<(PromptPart, String, String, Option<u64>)> {
@@ -351,6 +353,76 @@ fn image_is_found_at_any_level_and_not_in_a_text() {
     assert!(!has_images(r#"[{"type":"text","text":"an \"image\""}]"#));
 }
 
+/// A prompt with blocks of all kinds, in an unusual order of members.
+const MIXED: &str = r#" { "messages" : [
+    {"content":[{"text":"a \"b\" [c] {d}","type":"text"},{"type":"text","text":""}],"role":"user"},
+    {"role":"assistant","content":[{"type":"thinking","thinking":"x","signature":"s"},
+        {"type":"tool_use","id":"1","name":"n","input":{"a":[{"type":"text"}]}},
+        {"type":"tool_use","id":"2","name":"n","input":{},"caller":{"type":"code"}},
+        {"type":"tool_use","id":"3","name":"n","input":{},"caller":{"type":"direct"}}]},
+    {"role":"user","content":[{"type":"tool_result","tool_use_id":"1","content":[{"type":"text","text":"r"}]},
+        {"type":"image","source":{"type":"base64","data":"aGk="}},
+        {"type":"document","source":{"type":"text","data":"d"}}, {"type":"t\u0065xt","text":"e"},
+        {"type":"text","text":"soon gone","clear_at":"end_turn"},{"type":"text","text":" \\n"}]},
+    {"role":"system","content":"s"}, {"content":"no role"}, {"role":"user"}, {"role":"user","content":""}, {"role":"user","content":"  "},
+    {"role":"user","content":"last"} ],
+    "system" : [ {"type":"text","text":"one"} , {"type":"text","text":"two"} ], "model":"m",
+    "tools":[{"name":"a","input_schema":{"type":"object"}},{"name":"b","defer_loading":true},
+        {"type":"web_search_20250305","name":"web_search"}, {} ] } "#;
+
+#[test]
+fn plain_blocks_are_those_of_the_general_walk() {
+    for body in [
+        MIXED,
+        r#"{"system":"text","messages":[]}"#,
+        r#"{"messages":{"role":"user"},"system":7,"tools":"t"}"#,
+        r#"{"messages":["a",null,{"role":"user","content":[3,null,{"type":"text","text":"y"}]}]}"#,
+    ] {
+        let prompt = Prompt::parse(body.as_bytes()).expect("an object");
+        let mut general = Vec::new();
+        prompt.blocks(|block| {
+            let range = block.range_in(body.as_bytes());
+            let takes = block.takes_breakpoint();
+            general.push((
+                block.part,
+                block.message,
+                block.role,
+                block.kind(),
+                range,
+                takes,
+            ));
+        });
+        let mut plain = Vec::new();
+        prompt.plain_blocks(|block| {
+            let range = block.range_in(body.as_bytes());
+            let takes = block.takes_breakpoint;
+            plain.push((
+                block.part,
+                block.message,
+                block.role,
+                block.kind,
+                range,
+                takes,
+            ));
+        });
+        assert_eq!(plain, general, "{body}");
+    }
+}
+
+#[test]
+fn cut_prompt_is_walked_without_a_panic() {
+    for end in 0..MIXED.len() {
+        let cut = &MIXED.as_bytes()[..end];
+        // A prompt of which only the messages are cut is one that was taken from a longer text.
+        let messages = [br#"{"messages":"#, cut, b"}"].concat();
+        for body in [cut, &messages] {
+            if let Some(prompt) = Prompt::parse(body) {
+                prompt.plain_blocks(|block| assert!(block.range_in(body).is_some()));
+            }
+        }
+    }
+}
+
 #[test]
 fn text_of_white_space_takes_no_breakpoint() {
     let takes = |content: &str| {
@@ -384,10 +456,13 @@ fn text_of_white_space_takes_no_breakpoint() {
 
 #[test]
 fn call_and_result_share_their_id() {
-    let body = br#"{"messages":[{"role":"assistant","content":[{"type":"tool_use","id":"a"}]},
-        {"role":"user","content":[{"type":"tool_result","tool_use_id":"a"},{"type":"text","id":"a","text":"b"}]}]}"#;
-    let mut ids = Vec::new();
-    let prompt = Prompt::parse(body).expect("an object");
-    prompt.blocks(|block| ids.push(block.tool_id().map(std::borrow::Cow::into_owned)));
-    assert_eq!(ids, [Some("a".to_owned()), Some("a".to_owned()), None]);
+    let call = br#"{"type":"tool_use","id":"a"}"#;
+    let result = br#"{"type":"tool_result","tool_use_id":"a"}"#;
+    assert_eq!(tool_call_id(BlockKind::ToolUse, call).as_deref(), Some("a"));
+    assert_eq!(
+        tool_call_id(BlockKind::ToolResult, result).as_deref(),
+        Some("a")
+    );
+    assert_eq!(tool_call_id(BlockKind::ToolResult, call), None);
+    assert_eq!(tool_call_id(BlockKind::Text, call), None);
 }

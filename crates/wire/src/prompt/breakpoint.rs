@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::{CACHE_CONTROL, FIVE_MINUTES, ONE_HOUR, PromptBlock, PromptPart};
-use crate::json::{Object, find, json_text};
+use crate::json::{Member, Object, find, json_text};
 
 /// The lifetime of an entry of the prompt cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -46,7 +46,7 @@ impl CacheTtl {
 }
 
 /// The kind of a block of a prompt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum BlockKind {
     /// The definition of a tool.
@@ -62,10 +62,33 @@ pub enum BlockKind {
     /// The result of a tool.
     ToolResult,
     /// Thinking, a call of a server tool, or an unknown kind. It takes no breakpoint.
+    #[default]
     Other,
 }
 
-impl<'a> PromptBlock<'a> {
+impl BlockKind {
+    /// Returns the kind of a block of messages or of the system prompt, by its raw `type`.
+    pub(super) fn of_type(json: &[u8]) -> Self {
+        match json {
+            b"\"text\"" => Self::Text,
+            b"\"image\"" => Self::Image,
+            b"\"document\"" => Self::Document,
+            b"\"tool_use\"" => Self::ToolUse,
+            b"\"tool_result\"" => Self::ToolResult,
+            // Written with escapes, or another kind.
+            _ => match json_text(json).as_deref() {
+                Some("text") => Self::Text,
+                Some("image") => Self::Image,
+                Some("document") => Self::Document,
+                Some("tool_use") => Self::ToolUse,
+                Some("tool_result") => Self::ToolResult,
+                _ => Self::Other,
+            },
+        }
+    }
+}
+
+impl PromptBlock<'_> {
     /// Returns the kind of the block. Reads it up to its `type` only.
     #[must_use]
     pub fn kind(&self) -> BlockKind {
@@ -80,14 +103,7 @@ impl<'a> PromptBlock<'a> {
         };
         while let Ok(Some(member)) = object.next() {
             if member.is(b"type") {
-                return match json_text(member.value).as_deref() {
-                    Some("text") => BlockKind::Text,
-                    Some("image") => BlockKind::Image,
-                    Some("document") => BlockKind::Document,
-                    Some("tool_use") => BlockKind::ToolUse,
-                    Some("tool_result") => BlockKind::ToolResult,
-                    _ => BlockKind::Other,
-                };
+                return BlockKind::of_type(member.value);
             }
         }
         BlockKind::Other
@@ -95,9 +111,11 @@ impl<'a> PromptBlock<'a> {
 
     /// Returns true if the API accepts a breakpoint at the end of this block, and it has none.
     ///
-    /// Blocks of an unknown kind, empty texts and those of white space, deferred tools, blocks that the API clears later
-    /// (`clear_at`), messages of the role `system`, and calls that code of the model has made
-    /// (`caller`) take none. In doubt the result is false.
+    /// Blocks of an unknown kind, texts that are empty or have only white space, deferred tools,
+    /// blocks that the API clears later (`clear_at`), messages of the role `system`, and calls that
+    /// code of the model has made (`caller`) take none. In doubt the result is false.
+    ///
+    /// The result of such a call takes none either, but does not show it. See [`tool_call_id`].
     #[must_use]
     pub fn takes_breakpoint(&self) -> bool {
         let kind = self.kind();
@@ -110,57 +128,73 @@ impl<'a> PromptBlock<'a> {
         let Some(mut object) = Object::open(self.json) else {
             return false;
         };
-        let mut has_text = kind != BlockKind::Text;
-        let mut has_member = false;
+        let mut facts = MemberFacts::default();
         loop {
-            let member = match object.next() {
-                Ok(Some(member)) => member,
-                Ok(None) => break,
+            match object.next() {
+                Ok(Some(member)) => facts.take(&member),
+                Ok(None) => return facts.take_breakpoint(kind),
                 Err(_) => return false,
-            };
-            has_member = true;
-            let is_null = member.value == b"null";
-            if member.is(CACHE_CONTROL)
-                || member.is(b"clear_at") && !is_null
-                || member.is(b"defer_loading") && member.value == b"true"
-                || member.is(b"caller") && !is_null && !is_direct(member.value)
-            {
-                return false;
-            }
-            if member.is(b"text") {
-                has_text = !is_blank(member.value);
             }
         }
-        has_text && has_member
-    }
-
-    /// Returns the id that a call of a tool shares with its result. `None` for any other block.
-    ///
-    /// The result of a call that code of the model has made takes no breakpoint either, which the
-    /// result alone does not show.
-    #[must_use]
-    pub fn tool_id(&self) -> Option<Cow<'a, str>> {
-        let key: &[u8] = match self.kind() {
-            BlockKind::ToolUse => b"id",
-            BlockKind::ToolResult => b"tool_use_id",
-            _ => return None,
-        };
-        find(self.json, key).and_then(json_text)
     }
 
     /// Returns the position of the block in the body that the prompt was read from. `None` if it is
     /// from another body.
     #[must_use]
     pub fn range_in(&self, body: &[u8]) -> Option<Range<usize>> {
-        let begin = self.json.as_ptr().addr();
-        let start = begin.checked_sub(body.as_ptr().addr())?;
-        let end = start.checked_add(self.json.len())?;
-        (end <= body.len()).then_some(start..end)
+        range_in(self.json, body)
     }
 }
 
+/// Returns the position of a part of the body in it.
+pub(super) fn range_in(part: &[u8], body: &[u8]) -> Option<Range<usize>> {
+    let start = part.as_ptr().addr().checked_sub(body.as_ptr().addr())?;
+    let end = start.checked_add(part.len())?;
+    (end <= body.len()).then_some(start..end)
+}
+
+/// Facts of the members of a block that decide on a breakpoint.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct MemberFacts {
+    has_text: bool,
+    has_member: bool,
+    forbids: bool,
+}
+
+impl MemberFacts {
+    pub(super) fn take(&mut self, member: &Member<'_>) {
+        self.has_member = true;
+        let is_null = member.value == b"null";
+        self.forbids |= member.is(CACHE_CONTROL)
+            || member.is(b"clear_at") && !is_null
+            || member.is(b"defer_loading") && member.value == b"true"
+            || member.is(b"caller") && !is_null && !is_direct(member.value);
+        if member.is(b"text") {
+            self.has_text = !is_blank(member.value);
+        }
+    }
+
+    /// Returns true if the API accepts a breakpoint at the end of a block of this kind.
+    pub(super) fn take_breakpoint(self, kind: BlockKind) -> bool {
+        let has_content = self.has_text || kind != BlockKind::Text;
+        kind != BlockKind::Other && self.has_member && has_content && !self.forbids
+    }
+}
+
+/// Returns the id that a call of a tool shares with its result, from the raw JSON of a block of this
+/// kind. `None` for any other block.
+#[must_use]
+pub fn tool_call_id(kind: BlockKind, json: &[u8]) -> Option<Cow<'_, str>> {
+    let key: &[u8] = match kind {
+        BlockKind::ToolUse => b"id",
+        BlockKind::ToolResult => b"tool_use_id",
+        _ => return None,
+    };
+    find(json, key).and_then(json_text)
+}
+
 /// Returns true for a JSON string that is empty or has only white space.
-fn is_blank(text: &[u8]) -> bool {
+pub(super) fn is_blank(text: &[u8]) -> bool {
     let mut rest = text
         .get(1..text.len().saturating_sub(1))
         .unwrap_or_default();
