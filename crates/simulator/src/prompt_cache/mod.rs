@@ -11,20 +11,15 @@ mod traffic;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
-    thread,
-};
-
 use self::{
     loads::{LOADS, Load},
     run::{CacheTally, run},
     strategy::STRATEGIES,
 };
-use crate::units::{HOUR, MINUTE};
+use crate::{
+    runner::in_parallel,
+    units::{HOUR, MINUTE},
+};
 
 /// Options of a run of the prompt cache. [`Default`] is the whole table.
 #[derive(Clone, Debug)]
@@ -152,28 +147,4 @@ fn one(load: Load, seed: u64, prices: &Prices, end: u64) -> Result<SeedResult, S
         tally.sent = Vec::new();
     }
     Ok(result)
-}
-
-/// Calls `work` for all tasks on two threads. The results are in the order of the tasks.
-fn in_parallel<T: Sync, R: Send>(tasks: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    const THREADS: usize = 2;
-    let results: Vec<Mutex<Option<R>>> = tasks.iter().map(|_| Mutex::new(None)).collect();
-    let next = AtomicUsize::new(0);
-    thread::scope(|scope| {
-        for _ in 0..THREADS {
-            scope.spawn(|| {
-                while let Some(index) = Some(next.fetch_add(1, Ordering::Relaxed))
-                    && let Some(task) = tasks.get(index)
-                {
-                    let result = work(task);
-                    let mut slot = results[index]
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner);
-                    *slot = Some(result);
-                }
-            });
-        }
-    });
-    let result = |slot: Mutex<Option<R>>| slot.into_inner().unwrap_or_else(PoisonError::into_inner);
-    results.into_iter().filter_map(result).collect()
 }

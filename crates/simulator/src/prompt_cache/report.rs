@@ -10,6 +10,7 @@ use super::{
     run::CacheTally,
     strategy::{STRATEGIES, StrategyKind},
 };
+use crate::report::aligned;
 
 /// Assumptions of all figures.
 const ASSUMPTIONS: &str = "\
@@ -233,28 +234,4 @@ impl CacheTable {
         };
         self.results.iter().all(figures)
     }
-}
-
-/// Returns lines of cells in columns. The first and the last column begin at the left.
-fn aligned(grid: &[Vec<String>]) -> String {
-    let columns = grid.first().map_or(0, Vec::len);
-    let width = |column: usize| {
-        let cells = grid.iter().map(|line| line[column].chars().count());
-        cells.max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    let mut text = String::new();
-    for cells in grid {
-        let mut line = String::new();
-        for (index, (cell, width)) in cells.iter().zip(&widths).enumerate() {
-            let _ = if index == 0 {
-                write!(line, "  {cell:<width$}")
-            } else {
-                write!(line, "  {cell:>width$}")
-            };
-        }
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
-    text
 }
