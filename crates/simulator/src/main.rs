@@ -50,6 +50,11 @@ struct CacheArgs {
     #[arg(long, value_name = "SHARE", default_value_t = 0.1)]
     read: f64,
 
+    /// Number of stores of the server's cache, of which each request uses a random one, so that it
+    /// may miss what was just written
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=100))]
+    stores: u16,
+
     /// Print the figures as one JSON array, last on standard output
     #[arg(long)]
     json: bool,
@@ -137,6 +142,7 @@ fn run_cache(args: CacheArgs) -> Result<bool, String> {
     options.quick = args.quick;
     options.only = args.only;
     options.read = args.read;
+    options.stores = args.stores.into();
     let table = cache_table(&options)?;
     let json = args.json.then(|| table.json());
     let svg = args.svg.map(|path| (path, table.picture()));

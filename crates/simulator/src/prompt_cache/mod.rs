@@ -35,6 +35,9 @@ pub struct CacheOptions {
     pub only: Option<String>,
     /// The price of a cache read, as a multiple of plain input from 0 to 1. Default 0.1.
     pub read: f64,
+    /// Number of stores of the server's cache, of which each request uses a random one. Default 1.
+    /// With more, a request misses what was written a second ago.
+    pub stores: usize,
 }
 
 impl Default for CacheOptions {
@@ -45,17 +48,20 @@ impl Default for CacheOptions {
             quick: false,
             only: None,
             read: 0.1,
+            stores: 1,
         }
     }
 }
 
-/// Prices as multiples of plain input, and the least tokens of a cached prefix.
+/// Prices as multiples of plain input, and facts of the server's cache.
 #[derive(Clone, Copy, Debug)]
 struct Prices {
     read: f64,
     write_5m: f64,
     write_1h: f64,
+    /// The least tokens of a cached prefix.
     least_tokens: u64,
+    stores: usize,
 }
 
 /// The results of one load: the runs of all strategies and the bound, for each seed.
@@ -108,6 +114,7 @@ pub fn cache_table(options: &CacheOptions) -> Result<CacheTable, String> {
         write_5m: 1.25,
         write_1h: 2.0,
         least_tokens: 1_024,
+        stores: options.stores,
     };
     let end = if options.quick { 40 * MINUTE } else { 4 * HOUR };
     let tasks = loads.iter().rev();

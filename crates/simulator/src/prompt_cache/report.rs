@@ -92,14 +92,15 @@ impl LoadResult {
             });
         };
         if kind == StrategyKind::OursWithGate {
-            // Cheaper reads make the bound smaller, and these goals are for the usual price.
+            // Cheaper reads make the bound smaller, and more stores the cost greater. These goals are
+            // for the usual price and one store.
             let goal = match self.load {
                 Load::Agents => Some(1.03),
                 Load::FanOut => Some(1.08),
                 Load::Mix => Some(1.40),
                 _ => None,
             };
-            let goal = goal.filter(|_| table.prices.read >= 0.1);
+            let goal = goal.filter(|_| table.prices.read >= 0.1 && table.prices.stores == 1);
             let index = STRATEGIES.iter().position(|other| *other == kind);
             let of_bound = self.worst(|seed| {
                 let tally = index.and_then(|index| seed.tallies.get(index));
@@ -147,8 +148,8 @@ impl CacheTable {
         let prices = &self.prices;
         let _ = writeln!(
             text,
-            "  prices      read {}, write {} for 5 min and {} for 1 h; least prefix {} tokens; {length}\n",
-            prices.read, prices.write_5m, prices.write_1h, prices.least_tokens
+            "  prices      read {}, write {} for 5 min and {} for 1 h; least prefix {} tokens; {length}; stores: {}\n",
+            prices.read, prices.write_5m, prices.write_1h, prices.least_tokens, prices.stores
         );
         let mut head = vec![format!("cost, r = {}", prices.read)];
         head.extend(STRATEGIES.map(|kind| kind.name().to_owned()));

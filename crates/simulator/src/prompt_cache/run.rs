@@ -9,7 +9,7 @@ use tower_claude_fake_claude::model::{
 use super::{
     Prices,
     strategy::{Planned, Strategy, StrategyKind},
-    traffic::Conversation,
+    traffic::{Conversation, mix},
 };
 use crate::{
     event_queue::EventQueue,
@@ -79,6 +79,7 @@ struct Request {
     step: usize,
     arrived: u64,
     is_sent: bool,
+    store: usize,
     id: Option<u64>,
     markers: Vec<CacheMarker>,
     tokens: CacheTokens,
@@ -88,7 +89,8 @@ struct Request {
 struct Run<'a> {
     conversations: &'a [Conversation],
     strategy: Strategy,
-    cache: PromptCache,
+    /// The stores of the server, which share no entry.
+    stores: Vec<PromptCache>,
     least_tokens: u64,
     queue: EventQueue<Event>,
     requests: Vec<Request>,
@@ -111,7 +113,7 @@ pub(crate) fn run(
     let mut run = Run {
         conversations,
         strategy: Strategy::new(kind, prices),
-        cache: PromptCache::new(),
+        stores: vec![PromptCache::new(); prices.stores.max(1)],
         least_tokens: prices.least_tokens,
         queue: EventQueue::new(),
         requests: Vec::new(),
@@ -154,6 +156,7 @@ impl Run<'_> {
             step,
             arrived: now,
             is_sent: false,
+            store: 0,
             id,
             markers,
             tokens: CacheTokens::default(),
@@ -183,9 +186,11 @@ impl Run<'_> {
         let conversation = &self.conversations[request.conversation];
         let step = conversation.steps[request.step];
         let blocks = &conversation.blocks[..step.end];
-        let (tokens, write) = self
-            .cache
-            .start(now, blocks, &request.markers, self.least_tokens);
+        // The same for every strategy.
+        let place = mix((request.conversation as u64) << 20 | request.step as u64);
+        request.store = place as usize % self.stores.len();
+        let (tokens, write) =
+            self.stores[request.store].start(now, blocks, &request.markers, self.least_tokens);
         (request.tokens, request.write, request.is_sent) = (tokens, write, true);
         let total = blocks.last().map_or(0, |block| block.tokens);
         let counted = total - tokens.read;
@@ -213,7 +218,7 @@ impl Run<'_> {
         let now = self.queue.now();
         let request = &mut self.requests[index];
         let write = std::mem::take(&mut request.write);
-        self.cache.begin_response(now, write);
+        self.stores[request.store].begin_response(now, write);
         for id in self.strategy.first_content(request.id, now) {
             if let Some(follower) = self.by_id.get(&id) {
                 self.queue.add(now, Event::Poll(*follower));

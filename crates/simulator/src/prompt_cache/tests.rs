@@ -17,6 +17,7 @@ const PRICES: Prices = Prices {
     write_5m: 1.25,
     write_1h: 2.0,
     least_tokens: 1_024,
+    stores: 1,
 };
 
 fn quick(only: &str) -> CacheTable {
