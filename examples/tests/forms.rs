@@ -1,10 +1,15 @@
-//! The built examples of the forms: each ends by itself, exits with 0, and prints exactly this.
+//! The built examples of the forms: each ends by itself, exits with 0, and prints the expected text.
 
 use std::process::Command;
 
-/// Runs an example to its end. Cargo builds the examples of a package before its tests, next to
-/// them (not with `--test`).
+/// Runs an example, which prints exactly this.
 fn prints(example: &str, expected: &str) {
+    assert_eq!(output(example), expected);
+}
+
+/// Runs an example to its end, and returns what it prints. Cargo builds the examples of a package
+/// before its tests, next to them (not with `--test`).
+fn output(example: &str) -> String {
     let mut path = std::env::current_exe().expect("the path of this test");
     path.pop();
     path.pop();
@@ -15,11 +20,10 @@ fn prints(example: &str, expected: &str) {
         "build it first: cargo build --example {example}"
     );
     let output = Command::new(path).output().expect("it starts");
-    let stdout = String::from_utf8_lossy(&output.stdout);
     let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(stdout, expected, "{stderr}");
     assert_eq!(output.status.code(), Some(0), "{stderr}");
     assert_eq!(stderr, "");
+    String::from_utf8(output.stdout).expect("text")
 }
 
 #[test]
@@ -152,4 +156,23 @@ fn own_policy() {
         "own_policy",
         "-> 200\n-> 200\n-> 200\n-> 200\n-> 200\n-> 200\npermits free at the end: 2\n",
     );
+}
+
+#[test]
+fn prompt_cache() {
+    let output = output("prompt_cache");
+    let lines: Vec<&str> = output.lines().collect();
+    let saved = |line: &str| {
+        let (_, percent) = line.rsplit_once('(').expect("a share");
+        percent
+            .trim_end_matches(" %)")
+            .parse::<u32>()
+            .expect("a number")
+    };
+    let [_, conversations, documents, single] = lines[..] else {
+        panic!("{output}");
+    };
+    assert!(saved(conversations) >= 60, "{output}");
+    assert!(saved(documents) >= 70, "{output}");
+    assert_eq!(saved(single), 0, "{output}");
 }

@@ -1,6 +1,6 @@
 //! The contract of all ordered pairs of layers, each layer with its own driver or service.
 
-use tower_claude::CacheLayer;
+use tower_claude::{CacheLayer, PromptCacheLayer};
 use tower_claude_circuit_breaker::CircuitBreakerLayer;
 use tower_claude_fallback_model::FallbackModelLayer;
 use tower_claude_header_budget::HeaderBudgetLayer;
@@ -32,6 +32,10 @@ fn budget() -> HeaderBudgetLayer {
     HeaderBudgetLayer::new()
 }
 
+fn prompt_cache() -> PromptCacheLayer {
+    PromptCacheLayer::new()
+}
+
 /// Runs the contract suite over an outer layer around each of the inner ones.
 macro_rules! pairs {
     ($($outer:ident: $($inner:ident)+;)+) => {
@@ -51,8 +55,9 @@ macro_rules! pairs {
 pairs! {
     cache: fallback retry breaker bucket budget;
     fallback: cache retry breaker bucket budget;
-    retry: cache fallback breaker bucket budget;
+    retry: cache fallback breaker bucket budget prompt_cache;
     breaker: cache fallback retry bucket budget;
     bucket: cache fallback retry breaker budget;
     budget: cache fallback retry breaker bucket;
+    prompt_cache: breaker bucket;
 }

@@ -14,5 +14,10 @@ fn follows_all() -> PromptCacheLayer {
 }
 
 mod followed_prompts {
-    tower_claude_tests::contract!(crate::follows_all(), stateless);
+    use super::*;
+
+    tower_claude_tests::contract!(
+        follows_all(),
+        observe = |layer: &PromptCacheLayer| layer.handle().snapshot(),
+    );
 }
