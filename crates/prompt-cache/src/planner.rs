@@ -539,10 +539,12 @@ impl Planner {
         // marker.
         let read = usage.read_saving(&running.rules.rates);
         if let Some(expected) = running.expected {
-            learned.switched_off = self.history.add_saving(expected.hash, read, false, now);
+            learned.switched_off = self.history.add_saving(expected.hash, read, None, now);
         }
         let premium = learned.saved - read;
-        let off = self.history.add_saving(last.hash, premium, true, now);
+        let off = self
+            .history
+            .add_saving(last.hash, premium, Some(last.ttl), now);
         learned.switched_off = learned.switched_off.or(off);
         Some(learned)
     }
