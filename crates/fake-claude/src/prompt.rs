@@ -69,6 +69,8 @@ enum Refusal {
     CalledByCode,
     /// The message is cleared later.
     Scoped,
+    /// The tool is not in the prompt before it is found.
+    Deferred,
 }
 
 /// Reads the prompt of a Messages request with markers. Returns the error of the API for markers
@@ -163,16 +165,20 @@ fn pieces<'a>(prompt: &Prompt<'a>, turns: &[Turn], facts: &PromptFacts<'_>) -> V
         if is_user && value["type"] != "tool_result" {
             plain_turn = pieces.len();
         }
-        let refusal = match is_scoped {
-            true => Some(Refusal::Scoped),
-            false => refusal(&value, &mut called_by_code),
+        let is_deferred = block.part == PromptPart::Tools && value["defer_loading"] == true;
+        let refusal = if is_scoped {
+            Some(Refusal::Scoped)
+        } else if is_deferred {
+            Some(Refusal::Deferred)
+        } else {
+            refusal(&value, &mut called_by_code)
         };
         pieces.push(Piece {
             block,
             path,
             refusal,
             // A message with `clear_at` is gone after the next one of the user.
-            is_rendered: !is_scoped || last_user.is_none_or(|last| last < turn),
+            is_rendered: !is_deferred && (!is_scoped || last_user.is_none_or(|last| last < turn)),
             value,
         });
     });
@@ -190,7 +196,7 @@ fn refusal(value: &Value, called_by_code: &mut HashSet<String>) -> Option<Refusa
     let text = |field: &str| value[field].as_str().unwrap_or_default();
     let is_by_code = match text("type") {
         "thinking" | "redacted_thinking" => return Some(Refusal::Thinking),
-        "text" if text("text").trim().is_empty() => return Some(Refusal::EmptyText),
+        "text" if text("text").trim_ascii().is_empty() => return Some(Refusal::EmptyText),
         "tool_use" => {
             let caller = value["caller"]["type"].as_str().unwrap_or_default();
             let is_by_code = caller.starts_with("code_execution");
@@ -242,6 +248,10 @@ fn check(
             }
             Refusal::CalledByCode => format!(
                 "{path}.{kind}: cache_control cannot be set for blocks of calls from code execution"
+            ),
+            Refusal::Deferred => format!(
+                "Tool '{}' cannot have both defer_loading=true and cache_control set. Tools with defer_loading cannot use prompt caching.",
+                value["name"].as_str().unwrap_or_default()
             ),
             Refusal::Scoped => {
                 format!("{path}: cache_control cannot be set in a message with clear_at")

@@ -318,7 +318,10 @@ async fn produce(
     };
     let end = origin + pace.time_of(tokens);
     // The first token at its own time, because the response begins with it.
-    sleep_until(end.min(origin + pace.first)).await;
+    let first = end.min(origin + pace.first);
+    if Instant::now() < first {
+        sleep_until(first).await;
+    }
     let mut made = pace.made(origin.elapsed(), tokens);
     attempt.produce(made);
     while Instant::now() < end {

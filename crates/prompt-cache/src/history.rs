@@ -93,6 +93,9 @@ struct Class {
     requests: u32,
     /// The savings of these requests.
     saved: Money,
+    /// The time from which on the balance tells a loss. Before it the reads of what was written first
+    /// may still come.
+    due: Instant,
     off_until: Option<Instant>,
 }
 
@@ -200,6 +203,7 @@ impl History {
                 read_at: None,
                 requests: 0,
                 saved: Money::ZERO,
+                due: now,
                 off_until: None,
             });
             class.last_used = now;
@@ -355,12 +359,13 @@ impl History {
     }
 
     /// Adds savings, or a loss, to the class of a prefix. Returns the boundary of a class that is
-    /// switched off by it, and its loss.
+    /// switched off by it, and its loss. `marked` is the lifetime of the last marker of a request,
+    /// which counts once.
     pub(crate) fn add_saving(
         &mut self,
         hash: u64,
         saving: Money,
-        counts_request: bool,
+        marked: Option<CacheTtl>,
         now: Instant,
     ) -> Option<(Boundary, Money)> {
         let classes = self.prefixes.get(&hash)?.classes;
@@ -370,8 +375,13 @@ impl History {
                 continue;
             };
             class.saved += saving;
-            class.requests += u32::from(counts_request);
-            if class.requests < PROVING_REQUESTS {
+            if let Some(ttl) = marked {
+                if class.requests == 0 {
+                    class.due = now + ttl.duration();
+                }
+                class.requests += 1;
+            }
+            if class.requests < PROVING_REQUESTS || now < class.due {
                 continue;
             }
             if class.saved.is_negative() && !class.is_off(now) {

@@ -1,6 +1,7 @@
 //! The outline of a prompt: its blocks by hash and size, without their text.
 
 use std::{
+    borrow::Cow,
     hash::{BuildHasher, Hash, Hasher},
     ops::Range,
     sync::LazyLock,
@@ -10,6 +11,7 @@ use foldhash::{SharedSeed, quality::SeedableRandomState};
 use memchr::memmem;
 use tower_claude_wire::{
     BlockKind, CacheTtl, Effort, Model, Prompt, PromptPart, Tokenizer, estimate_tokens, text_bytes,
+    tool_call_id,
 };
 
 /// The key of the hashes. It is random for each process, so the content of a prompt cannot be
@@ -119,6 +121,7 @@ impl Outline {
             let mut hasher = HASH_KEY.build_hasher();
             let effort = model.capabilities.default_effort.map(Effort::as_str);
             prompt.hash_settings_into(effort, &mut hasher);
+            prompt.has_images().hash(&mut hasher);
             hasher.finish()
         };
         let mut chain = Chain {
@@ -128,6 +131,7 @@ impl Outline {
             settings,
             bytes: 0,
             tokenizer: model.tokenizer,
+            called_by_code: Vec::new(),
         };
         let mentions_breakpoint = memmem::find(body, b"cache_control").is_some();
         let mut is_marked = false;
@@ -243,17 +247,25 @@ impl Outline {
 }
 
 /// The blocks so far, with the hash and the size of the prefix.
-struct Chain {
+struct Chain<'a> {
     blocks: Vec<OutlineBlock>,
     prefix: u64,
     part: PromptPart,
     settings: u64,
     bytes: u64,
     tokenizer: Tokenizer,
+    /// The ids of calls that code of the model has made. Their results take no marker.
+    called_by_code: Vec<Cow<'a, str>>,
 }
 
-impl Chain {
-    fn add(&mut self, mut block: OutlineBlock, json: &[u8]) {
+impl<'a> Chain<'a> {
+    fn add(&mut self, mut block: OutlineBlock, json: &'a [u8]) {
+        if block.kind == BlockKind::ToolUse && !block.takes_marker {
+            self.called_by_code.extend(tool_call_id(block.kind, json));
+        } else if block.kind == BlockKind::ToolResult && !self.called_by_code.is_empty() {
+            let id = tool_call_id(block.kind, json);
+            block.takes_marker &= id.is_some_and(|id| !self.called_by_code.contains(&id));
+        }
         let mut hasher = HASH_KEY.build_hasher();
         hasher.write_u64(self.prefix);
         if block.part != self.part {

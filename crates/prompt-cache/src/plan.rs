@@ -14,6 +14,11 @@ use crate::{
 /// between. A later request may share only a part of them.
 const SPARE_AFTER: u32 = 15;
 
+/// The gain that one hour must promise, as a multiple of what it costs more than five minutes. The
+/// chance of a pause is estimated from few counts, and one hour in a conversation without pauses
+/// costs much.
+const LONG_MARGIN: f64 = 1.5;
+
 /// A marker to insert.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Marker {
@@ -115,7 +120,7 @@ impl Worth {
                 };
             }
         }
-        if long > 0.0 && (short <= 0.0 || avoided > premium) {
+        if long > 0.0 && (short <= 0.0 || avoided > premium * LONG_MARGIN) {
             Self {
                 saving: long,
                 ttl: CacheTtl::OneHour,

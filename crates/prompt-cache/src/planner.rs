@@ -21,6 +21,10 @@ const MAX_RUNNING: usize = 16_384;
 /// The most models whose estimates are corrected.
 const MAX_MODELS: usize = 256;
 
+/// The number of sizes of prompts, each twice the one before, by which the time to the first content
+/// is learned.
+const SIZES: usize = 8;
+
 /// The longest time between the first content of a leader and the release of its followers.
 const MAX_SETTLE: Duration = Duration::from_secs(2);
 
@@ -182,8 +186,8 @@ struct Running {
     salt: u64,
     streams: bool,
     rules: CacheRules,
-    /// The estimated tokens of the prompt.
-    tokens: u64,
+    /// The estimated tokens of the prompt, before their correction.
+    estimate: u64,
     has_server_tools: bool,
     /// The boundaries of the prompt.
     boundaries: Vec<u64>,
@@ -228,15 +232,28 @@ pub struct Planner {
 struct ModelFacts {
     /// Actual tokens per estimated token.
     correction: f64,
-    /// The mean time to the first content in seconds, of streams and of other responses.
-    first_content: [Option<f64>; 2],
+    /// The mean time to the first content in seconds, of streams and of other responses, by the
+    /// size of the prompt. Long prompts take seconds where others do not.
+    first_content: [[Option<f64>; SIZES]; 2],
+}
+
+impl ModelFacts {
+    /// Returns the mean time to the first content of responses to prompts of this size.
+    fn first_content(&mut self, streams: bool, tokens: u64) -> &mut Option<f64> {
+        // Below a thousand tokens the size does not matter.
+        let doubled = tokens
+            .checked_ilog2()
+            .map_or(0, |log| log.saturating_sub(9));
+        let size = usize::try_from(doubled).unwrap_or(0).min(SIZES - 1);
+        &mut self.first_content[usize::from(streams)][size]
+    }
 }
 
 impl Default for ModelFacts {
     fn default() -> Self {
         Self {
             correction: 1.0,
-            first_content: [None; 2],
+            first_content: [[None; SIZES]; 2],
         }
     }
 }
@@ -259,6 +276,7 @@ impl Planner {
             gate: GateState::Pass,
         };
         let facts = self.models.get(&outline.salt).copied().unwrap_or_default();
+        let estimate = outline.tokens();
         for block in &mut outline.blocks {
             block.tokens = (block.tokens as f64 * facts.correction) as u64;
         }
@@ -266,13 +284,16 @@ impl Planner {
         if outline.tokens() < rules.min_tokens || self.running.len() >= MAX_RUNNING {
             return pass;
         }
-        let shares = self.holds(&facts, outline.streams);
+        let shares = self.holds(facts, outline);
         self.history.advance(now);
         self.history.observe(outline, shares);
         let leaves = outline.is_marked && self.options.existing == Existing::Leave;
         let mut plan = plan(outline, rules, &self.history, self.options.keeps_alive, now);
         if leaves {
             plan.markers.clear();
+        }
+        if !shares {
+            self.leave_to_leader(&mut plan, outline, now);
         }
         let tail = |block: &OutlineBlock| block.boundary == Some(Boundary::Tail);
         let tail = outline.blocks.iter().rposition(tail);
@@ -331,7 +352,7 @@ impl Planner {
             salt: outline.salt,
             streams: outline.streams,
             rules: *rules,
-            tokens: outline.tokens(),
+            estimate,
             has_server_tools: outline.has_server_tools,
             boundaries,
             markers,
@@ -352,10 +373,23 @@ impl Planner {
     }
 
     /// Returns true if followers wait: the gate is on, and first contents come soon enough.
-    fn holds(&self, facts: &ModelFacts, streams: bool) -> bool {
+    fn holds(&self, mut facts: ModelFacts, outline: &Outline) -> bool {
         let max = self.options.max_hold;
-        let known = facts.first_content[usize::from(streams)];
+        let known = *facts.first_content(outline.streams, outline.tokens());
         !max.is_zero() && known.is_none_or(|seconds| seconds <= max.as_secs_f64())
+    }
+
+    /// Removes the last markers of a request that does not wait, so far as another request is
+    /// writing their prefixes already. A second write would cost the same again.
+    fn leave_to_leader(&self, plan: &mut Plan, outline: &Outline, now: Instant) {
+        while let Some(marker) = plan.markers.last() {
+            let prefix = outline.blocks[marker.block].prefix;
+            let is_cold = self.history.cached(prefix, now).is_none();
+            if !is_cold || !self.gate.is_led(&[prefix], self.requests + 1) {
+                return;
+            }
+            plan.markers.pop();
+        }
     }
 
     /// Returns the state of a request at the gate. A follower asks when it is released, and at the
@@ -423,9 +457,11 @@ impl Planner {
             self.history.end_unread(*hash);
         }
         let seconds = now.saturating_duration_since(sent_at).as_secs_f64();
-        let (salt, streams) = (running.salt, running.streams);
+        let (salt, streams, estimate) = (running.salt, running.streams, running.estimate);
         let released = self.gate.release(&running.cold, id);
-        let mean = &mut self.facts(salt).first_content[usize::from(streams)];
+        let facts = self.facts(salt);
+        let tokens = (estimate as f64 * facts.correction) as u64;
+        let mean = facts.first_content(streams, tokens);
         *mean = Some(mean.map_or(seconds, |mean| mean + (seconds - mean) / 8.0));
         self.release(released, now)
     }
@@ -451,10 +487,11 @@ impl Planner {
     pub fn on_usage(&mut self, id: u64, usage: &CacheUsage, now: Instant) -> Option<Learned> {
         let running = self.running.remove(&id)?;
         let total = usage.total();
-        if running.tokens > 500 && total > 0 && !running.has_server_tools {
-            let ratio = (total as f64 / running.tokens as f64).clamp(0.2, 5.0);
-            let facts = self.facts(running.salt);
-            facts.correction = (facts.correction * (0.75 + 0.25 * ratio)).clamp(0.1, 10.0);
+        if running.estimate > 500 && total > 0 && !running.has_server_tools {
+            // Of the estimate itself, because many requests may end with the same old correction.
+            let ratio = (total as f64 / running.estimate as f64).clamp(0.1, 10.0);
+            let correction = &mut self.facts(running.salt).correction;
+            *correction += (ratio - *correction) / 4.0;
         }
         let last = running.markers.last()?;
         let written = usage.written_5m.saturating_add(usage.written_1h);
@@ -502,10 +539,12 @@ impl Planner {
         // marker.
         let read = usage.read_saving(&running.rules.rates);
         if let Some(expected) = running.expected {
-            learned.switched_off = self.history.add_saving(expected.hash, read, false, now);
+            learned.switched_off = self.history.add_saving(expected.hash, read, None, now);
         }
         let premium = learned.saved - read;
-        let off = self.history.add_saving(last.hash, premium, true, now);
+        let off = self
+            .history
+            .add_saving(last.hash, premium, Some(last.ttl), now);
         learned.switched_off = learned.switched_off.or(off);
         Some(learned)
     }

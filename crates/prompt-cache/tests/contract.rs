@@ -10,7 +10,7 @@ mod short_prompts {
 /// A layer that follows every request, whatever its length.
 fn follows_all() -> PromptCacheLayer {
     let rules = CacheRules::new(1, RateCard::new(5_000, 25_000));
-    PromptCacheLayer::new().with_rules("claude-opus-5-5", rules)
+    PromptCacheLayer::new().with_rules("claude-sonnet-5-5", rules)
 }
 
 mod followed_prompts {

@@ -6,6 +6,9 @@
 //! The server is the accounting of the fake Claude API, behind a network with delays. Time is
 //! virtual, so that hours take seconds, and a seed always gives the same run.
 //!
+//! [`cache_table`] compares strategies that place the markers of the prompt cache: the planner of
+//! `tower-claude-prompt-cache`, the automatic marker, and a bound that knows the future.
+//!
 //! ```no_run
 //! use tower_claude_simulator::{Options, table};
 //!
@@ -23,6 +26,7 @@ mod event_queue;
 mod json;
 mod metrics;
 mod options;
+mod prompt_cache;
 mod random;
 mod report;
 mod runner;
@@ -39,9 +43,10 @@ mod tests;
 use std::fmt::Write as _;
 
 pub use options::Options;
+pub use prompt_cache::{CacheOptions, CacheTable, cache_table};
 pub use svg::picture;
 
-/// The results of all rows.
+/// The results of all rows of [`table`].
 #[derive(Clone, Debug)]
 pub struct Table {
     rows: Vec<report::Row>,

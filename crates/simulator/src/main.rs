@@ -8,7 +8,7 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand};
-use tower_claude_simulator::{Options, picture, table};
+use tower_claude_simulator::{CacheOptions, Options, cache_table, picture, table};
 
 /// Client processes that share one rate limit, in virtual time: this project's limiter beside what
 /// others do.
@@ -23,6 +23,45 @@ struct Cli {
 enum Command {
     /// Run all rows and print every figure beside its goal, with exit code 1 if one falls short
     Table(TableArgs),
+    /// Print the price of input by the strategy that places the markers of the prompt cache, beside
+    /// a bound, with exit code 1 if a figure falls short of its goal
+    Cache(CacheArgs),
+}
+
+#[derive(Debug, Args)]
+struct CacheArgs {
+    /// The first seed, to repeat a run. Drawn at random if it is absent. The table names the seeds
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+
+    /// Number of seeds. Every figure is the worst of them
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=1_000))]
+    seeds: u64,
+
+    /// Run 40 minutes instead of four hours. Some figures may miss their goals
+    #[arg(long)]
+    quick: bool,
+
+    /// Only the load of this id, as in C1
+    #[arg(long, value_name = "ID")]
+    only: Option<String>,
+
+    /// The price of a cache read, as a multiple of plain input. 0.05 for the newest Opus and Sonnet
+    #[arg(long, value_name = "SHARE", default_value_t = 0.1)]
+    read: f64,
+
+    /// Number of stores of the server's cache, of which each request uses a random one, so that it
+    /// may miss what was just written
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=100))]
+    stores: u16,
+
+    /// Print the figures as one JSON array, last on standard output
+    #[arg(long)]
+    json: bool,
+
+    /// Draw the figures as bars
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -62,8 +101,11 @@ struct TableArgs {
 }
 
 fn main() -> ExitCode {
-    let Command::Table(args) = Cli::parse().command;
-    match run(args) {
+    let done = match Cli::parse().command {
+        Command::Table(args) => run_table(args),
+        Command::Cache(args) => run_cache(args),
+    };
+    match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -73,10 +115,14 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: TableArgs) -> Result<bool, String> {
+/// Returns the seed, short enough to be typed.
+fn seed(given: Option<u64>) -> u64 {
+    given.unwrap_or_else(|| fastrand::u64(1..1_000_000_000))
+}
+
+fn run_table(args: TableArgs) -> Result<bool, String> {
     let mut options = Options::default();
-    // Short enough to be typed.
-    let seed = args.seed.unwrap_or_else(|| fastrand::u64(1..1_000_000_000));
+    let seed = seed(args.seed);
     options.seed = seed;
     options.seeds = args.seeds;
     options.quick = args.quick;
@@ -84,23 +130,47 @@ fn run(args: TableArgs) -> Result<bool, String> {
     options.ours = args.ours;
     options.trace = args.trace;
     let table = table(&options)?;
-    let mut output = table.text();
-    if let Some(path) = args.svg {
-        std::fs::write(&path, picture(seed))
-            .map_err(|error| format!("{}: {error}", path.display()))?;
+    let json = args.json.then(|| table.json());
+    let svg = args.svg.map(|path| (path, picture(seed)));
+    print(&table.text(), json, svg, table.passed())
+}
+
+fn run_cache(args: CacheArgs) -> Result<bool, String> {
+    let mut options = CacheOptions::default();
+    options.seed = seed(args.seed);
+    options.seeds = args.seeds;
+    options.quick = args.quick;
+    options.only = args.only;
+    options.read = args.read;
+    options.stores = args.stores.into();
+    let table = cache_table(&options)?;
+    let json = args.json.then(|| table.json());
+    let svg = args.svg.map(|path| (path, table.picture()));
+    print(&table.text(), json, svg, table.passed())
+}
+
+/// Prints a table, and writes its picture. Returns `passed`.
+fn print(
+    text: &str,
+    json: Option<String>,
+    svg: Option<(PathBuf, String)>,
+    passed: bool,
+) -> Result<bool, String> {
+    if let Some((path, picture)) = svg {
+        std::fs::write(&path, picture).map_err(|error| format!("{}: {error}", path.display()))?;
     }
-    let verdict = if table.passed() {
+    let verdict = if passed {
         "every goal is met"
     } else {
         "some figures fall short: see the lines marked FALL SHORT"
     };
-    output += &format!("\n{verdict}\n");
-    if args.json {
-        output += &format!("{}\n", table.json());
+    let mut output = format!("{text}\n{verdict}\n");
+    if let Some(json) = json {
+        output += &format!("{json}\n");
     }
     match std::io::stdout().write_all(output.as_bytes()) {
         // A reader such as `head` needs no more.
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(format!("stdout: {error}")),
-        _ => Ok(table.passed()),
+        _ => Ok(passed),
     }
 }

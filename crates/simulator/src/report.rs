@@ -207,12 +207,18 @@ pub(crate) fn print(row: &Row) -> String {
         });
         grid.push(texts);
     }
+    format!("{}\n{}", row.title, aligned(&grid))
+}
+
+/// Returns lines of cells in columns. The first and the last column begin at the left.
+pub(crate) fn aligned(grid: &[Vec<String>]) -> String {
     let width = |column: usize| grid.iter().map(|texts| texts[column].chars().count()).max();
-    let widths: Vec<usize> = (0..grid[0].len())
+    let columns = grid.first().map_or(0, Vec::len);
+    let widths: Vec<usize> = (0..columns)
         .map(|column| width(column).unwrap_or(0))
         .collect();
-    let mut text = format!("{}\n", row.title);
-    for texts in &grid {
+    let mut text = String::new();
+    for texts in grid {
         let mut line = String::new();
         for (index, (cell, width)) in texts.iter().zip(&widths).enumerate() {
             let _ = if index == 0 || index + 1 == texts.len() {

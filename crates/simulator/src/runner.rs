@@ -45,31 +45,47 @@ pub(crate) fn run(scenarios: &[Scenario], seeds: &[u64]) -> TallyTable {
     }
     let mut order: Vec<usize> = (0..tasks.len()).collect();
     order.sort_by_key(|index| Reverse(tasks[*index].weight));
-    let results: Vec<Mutex<Option<Tally>>> = tasks.iter().map(|_| Mutex::new(None)).collect();
-    let next = AtomicUsize::new(0);
-    thread::scope(|scope| {
-        for _ in 0..THREADS {
-            scope.spawn(|| {
-                while let Some(index) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let tally = Simulation::new(tasks[*index].setup.clone()).run();
-                    let mut slot = results[*index]
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner);
-                    *slot = Some(tally);
-                }
-            });
-        }
+    let results = in_parallel(&order, |index| {
+        Simulation::new(tasks[*index].setup.clone()).run()
     });
+    let mut tallies: Vec<Option<Tally>> = tasks.iter().map(|_| None).collect();
+    for (index, tally) in order.into_iter().zip(results) {
+        tallies[index] = Some(tally);
+    }
     let mut all: TallyTable = scenarios
         .iter()
         .map(|scenario| vec![Vec::new(); scenario.lines.len()])
         .collect();
-    for (task, result) in tasks.iter().zip(results) {
+    for (task, tally) in tasks.iter().zip(tallies) {
         let (row, line) = task.place;
-        let tally = result.into_inner().unwrap_or_else(PoisonError::into_inner);
         all[row][line].extend(tally);
     }
     all
+}
+
+/// Calls `work` for all tasks on two threads, and returns its results in the order of the tasks.
+pub(crate) fn in_parallel<T: Sync, R: Send>(tasks: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let results: Vec<Mutex<Option<R>>> = tasks.iter().map(|_| Mutex::new(None)).collect();
+    let next = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(task) = tasks.get(index) else {
+                        break;
+                    };
+                    let result = work(task);
+                    let mut slot = results[index]
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner);
+                    *slot = Some(result);
+                }
+            });
+        }
+    });
+    let result = |slot: Mutex<Option<R>>| slot.into_inner().unwrap_or_else(PoisonError::into_inner);
+    results.into_iter().filter_map(result).collect()
 }
 
 /// Returns an estimate of the work of a run.

@@ -36,3 +36,26 @@ fn an_unknown_row_or_a_missing_trace_is_an_error() {
         Some(2)
     );
 }
+
+#[test]
+fn cache_table_ends_with_its_figures_as_json() {
+    let directory = std::env::temp_dir();
+    let picture = directory.join(format!("cache-{}.svg", std::process::id()));
+    let path = picture.to_str().expect("a path");
+    let output = run(&[
+        "cache", "--quick", "--seeds", "1", "--seed", "3", "--only", "C3", "--read", "0.05",
+        "--json", "--svg", path,
+    ]);
+    let text = String::from_utf8(output.stdout).expect("text");
+    assert!(text.contains("one-shot documents"), "{text}");
+    let json: Value =
+        serde_json::from_str(text.lines().last().expect("a last line")).expect("JSON");
+    let rows = json.as_array().expect("an array");
+    assert!(rows.iter().all(|row| row["id"] == "C3"), "{json}");
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    let svg = std::fs::read_to_string(&picture).expect("a picture");
+    std::fs::remove_file(&picture).expect("it is removed");
+    assert!(svg.starts_with("<svg") && svg.contains("0.05"), "{svg}");
+    assert_eq!(run(&["cache", "--only", "C9"]).status.code(), Some(2));
+    assert_eq!(run(&["cache", "--read", "2"]).status.code(), Some(2));
+}

@@ -72,7 +72,7 @@ pub use models::{
 pub use peek::{Peek, Thinking, user_id};
 pub use prompt::{
     BlockKind, CacheTtl, InnerBreakpoint, PlainBlock, Prompt, PromptBlock, PromptPart,
-    insert_breakpoints,
+    insert_breakpoints, tool_call_id,
 };
 pub use response::{JsonResponse, JsonScanner, is_cut_json};
 pub use retry_after::{MAX_RETRY_AFTER, retry_after};

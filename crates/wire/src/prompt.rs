@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::json::{Elements, Object, find, json_text};
 
-pub use self::breakpoint::{BlockKind, CacheTtl, insert_breakpoints};
+pub use self::breakpoint::{BlockKind, CacheTtl, insert_breakpoints, tool_call_id};
 pub use self::plain::PlainBlock;
 
 /// The parts of a Messages request that determine its [prompt

@@ -6,7 +6,9 @@ use std::{
 };
 
 use proptest::prelude::*;
-use tower_claude_wire::{Peek, Prompt, PromptPart, count_tokens_body, counted_tokens};
+use tower_claude_wire::{
+    BlockKind, Peek, Prompt, PromptPart, count_tokens_body, counted_tokens, tool_call_id,
+};
 
 /// Part, role and JSON of every block, and the seconds of its breakpoint.
 fn blocks(body: &str) -> Vec<(PromptPart, String, String, Option<u64>)> {
@@ -361,8 +363,8 @@ const MIXED: &str = r#" { "messages" : [
     {"role":"user","content":[{"type":"tool_result","tool_use_id":"1","content":[{"type":"text","text":"r"}]},
         {"type":"image","source":{"type":"base64","data":"aGk="}},
         {"type":"document","source":{"type":"text","data":"d"}}, {"type":"t\u0065xt","text":"e"},
-        {"type":"text","text":"soon gone","clear_at":"end_turn"}]},
-    {"role":"system","content":"s"}, {"content":"no role"}, {"role":"user"}, {"role":"user","content":""},
+        {"type":"text","text":"soon gone","clear_at":"end_turn"},{"type":"text","text":" \\n"}]},
+    {"role":"system","content":"s"}, {"content":"no role"}, {"role":"user"}, {"role":"user","content":""}, {"role":"user","content":"  "},
     {"role":"user","content":"last"} ],
     "system" : [ {"type":"text","text":"one"} , {"type":"text","text":"two"} ], "model":"m",
     "tools":[{"name":"a","input_schema":{"type":"object"}},{"name":"b","defer_loading":true},
@@ -419,4 +421,48 @@ fn cut_prompt_is_walked_without_a_panic() {
             }
         }
     }
+}
+
+#[test]
+fn text_of_white_space_takes_no_breakpoint() {
+    let takes = |content: &str| {
+        let body = format!(r#"{{"messages":[{{"role":"user","content":{content}}}]}}"#);
+        let mut takes = Vec::new();
+        let prompt = Prompt::parse(body.as_bytes()).expect("an object");
+        prompt.blocks(|block| takes.push(block.takes_breakpoint()));
+        takes
+    };
+    for (text, expected) in [
+        ("", false),
+        (r" \n\t\r ", false),
+        (r"\na", true),
+        (r"\\", true),
+    ] {
+        let block = format!(r#"[{{"type":"text","text":"{text}"}}]"#);
+        assert_eq!(takes(&block), [expected], "{text}");
+        let plain = format!("\"{text}\"");
+        let seen = takes(&plain);
+        assert_eq!(
+            seen,
+            if text.is_empty() {
+                vec![]
+            } else {
+                vec![expected]
+            },
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn call_and_result_share_their_id() {
+    let call = br#"{"type":"tool_use","id":"a"}"#;
+    let result = br#"{"type":"tool_result","tool_use_id":"a"}"#;
+    assert_eq!(tool_call_id(BlockKind::ToolUse, call).as_deref(), Some("a"));
+    assert_eq!(
+        tool_call_id(BlockKind::ToolResult, result).as_deref(),
+        Some("a")
+    );
+    assert_eq!(tool_call_id(BlockKind::ToolResult, call), None);
+    assert_eq!(tool_call_id(BlockKind::Text, call), None);
 }

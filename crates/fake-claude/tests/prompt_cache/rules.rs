@@ -109,6 +109,7 @@ async fn block_that_takes_no_marker_is_rejected_with_its_path() {
         block
     };
     let empty = marked(json!({"type": "text", "text": ""}));
+    let blank = marked(json!({"type": "text", "text": " \n"}));
     let thinking = marked(json!({"type": "thinking", "thinking": "a", "signature": "s"}));
     let redacted = marked(json!({"type": "redacted_thinking", "data": "a"}));
     let by_code = json!({"type": "tool_use", "id": "t", "name": "a", "input": {},
@@ -124,6 +125,10 @@ async fn block_that_takes_no_marker_is_rejected_with_its_path() {
         (
             json!([redacted]),
             "messages.1.content.0.redacted_thinking.cache_control: Extra inputs are not permitted",
+        ),
+        (
+            json!([blank]),
+            "messages.1.content.0.text: cache_control cannot be set for empty text blocks",
         ),
         (
             json!([empty]),
@@ -150,6 +155,14 @@ async fn block_that_takes_no_marker_is_rejected_with_its_path() {
     assert_eq!(
         rejection("", &system).await,
         "system.1: cache_control cannot be set for empty text blocks"
+    );
+    let mut deferred = body(&json!("s"), &json!("a"));
+    deferred["tools"] = json!([marked(
+        json!({"name": "look", "input_schema": {}, "defer_loading": true})
+    )]);
+    assert_eq!(
+        rejection("", &deferred).await,
+        "Tool 'look' cannot have both defer_loading=true and cache_control set. Tools with defer_loading cannot use prompt caching."
     );
     let mut scoped = body(&json!("s"), &json!("a"));
     scoped["messages"][2] = json!({"role": "user", "content": "Go"});

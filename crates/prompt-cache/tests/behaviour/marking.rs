@@ -181,3 +181,22 @@ async fn documents_are_marked_before_their_questions() {
     assert_eq!(content[1].get("cache_control"), None);
     assert_eq!(body["model"], SONNET);
 }
+
+/// The fake rejects such markers, as the API does.
+#[tokio::test(start_paused = true)]
+async fn results_of_calls_from_code_are_not_marked() {
+    let (layer, fake) = (PromptCacheLayer::new(), fake());
+    let call = json!({"type": "tool_use", "id": "t", "name": "look", "input": {},
+        "caller": {"type": "code_execution_20250825", "tool_id": "s"}});
+    let result = json!({"type": "tool_result", "tool_use_id": "t", "content": text(7, 500)});
+    for seed in 0..20 {
+        let mut body = prompt(&text(0, 3_000), &[text(seed / 10, 500)]);
+        let messages = body["messages"].as_array_mut().expect("messages");
+        messages.push(json!({"role": "assistant", "content": [call]}));
+        messages.push(json!({"role": "user", "content": [result]}));
+        ask(&layer, &fake, &body).await;
+        tokio::time::sleep(20 * SECOND).await;
+    }
+    assert!(layer.handle().snapshot().marked > 10);
+    fake.with_log(|log| assert!(log.iter().all(|attempt| attempt.status == 200)));
+}

@@ -1,10 +1,11 @@
 //! Breakpoints of the prompt cache: the blocks that take one, and their insertion.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::time::Duration;
 
 use super::{CACHE_CONTROL, FIVE_MINUTES, ONE_HOUR, PromptBlock, PromptPart};
-use crate::json::{Member, Object, json_text};
+use crate::json::{Member, Object, find, json_text};
 
 /// The lifetime of an entry of the prompt cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -110,9 +111,11 @@ impl PromptBlock<'_> {
 
     /// Returns true if the API accepts a breakpoint at the end of this block, and it has none.
     ///
-    /// Blocks of an unknown kind, empty texts, deferred tools, blocks that the API clears later
-    /// (`clear_at`), messages of the role `system`, and calls that code of the model has made
-    /// (`caller`) take none. In doubt the result is false.
+    /// Blocks of an unknown kind, texts that are empty or have only white space, deferred tools,
+    /// blocks that the API clears later (`clear_at`), messages of the role `system`, and calls that
+    /// code of the model has made (`caller`) take none. In doubt the result is false.
+    ///
+    /// The result of such a call takes none either, but does not show it. See [`tool_call_id`].
     #[must_use]
     pub fn takes_breakpoint(&self) -> bool {
         let kind = self.kind();
@@ -120,7 +123,7 @@ impl PromptBlock<'_> {
             return false;
         }
         if self.json.first() == Some(&b'"') {
-            return self.part != PromptPart::Tools && self.json.len() > 2;
+            return self.part != PromptPart::Tools && !is_blank(self.json);
         }
         let Some(mut object) = Object::open(self.json) else {
             return false;
@@ -167,7 +170,7 @@ impl MemberFacts {
             || member.is(b"defer_loading") && member.value == b"true"
             || member.is(b"caller") && !is_null && !is_direct(member.value);
         if member.is(b"text") {
-            self.has_text = member.value.len() > 2;
+            self.has_text = !is_blank(member.value);
         }
     }
 
@@ -178,9 +181,35 @@ impl MemberFacts {
     }
 }
 
+/// Returns the id that a call of a tool shares with its result, from the raw JSON of a block of this
+/// kind. `None` for any other block.
+#[must_use]
+pub fn tool_call_id(kind: BlockKind, json: &[u8]) -> Option<Cow<'_, str>> {
+    let key: &[u8] = match kind {
+        BlockKind::ToolUse => b"id",
+        BlockKind::ToolResult => b"tool_use_id",
+        _ => return None,
+    };
+    find(json, key).and_then(json_text)
+}
+
+/// Returns true for a JSON string that is empty or has only white space.
+pub(super) fn is_blank(text: &[u8]) -> bool {
+    let mut rest = text
+        .get(1..text.len().saturating_sub(1))
+        .unwrap_or_default();
+    loop {
+        rest = match rest {
+            [] => return true,
+            [b' ', rest @ ..] | [b'\\', b'n' | b'r' | b't', rest @ ..] => rest,
+            _ => return false,
+        };
+    }
+}
+
 /// Returns true if the model itself has called the tool.
 fn is_direct(caller: &[u8]) -> bool {
-    let kind = crate::json::find(caller, b"type").and_then(json_text);
+    let kind = find(caller, b"type").and_then(json_text);
     kind.as_deref() == Some("direct")
 }
 

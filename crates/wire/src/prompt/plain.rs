@@ -2,7 +2,10 @@
 
 use std::ops::Range;
 
-use super::{BlockKind, Prompt, PromptPart, breakpoint::MemberFacts};
+use super::{
+    BlockKind, Prompt, PromptPart,
+    breakpoint::{MemberFacts, is_blank},
+};
 use crate::json::{Elements, Object, json_text, value_end};
 
 /// A block of a prompt without breakpoints.
@@ -124,7 +127,7 @@ fn list<'a>(
         if value.len() > 2 && value[0] == b'"' {
             match part {
                 PromptPart::Tools => add(BlockKind::Tool, value, false),
-                _ => add(BlockKind::Text, value, true),
+                _ => add(BlockKind::Text, value, !is_blank(value)),
             }
         }
         return Some(end);
