@@ -345,6 +345,29 @@ impl Observer for MetricsObserver {
                 let outcome = SharedString::const_str(decision.as_str());
                 catalogue::CACHE.counter_of([outcome]).increment(1);
             }
+            Event::Batch {
+                decision,
+                because,
+                calls,
+                model,
+                latency,
+                saved_nanodollars,
+                ..
+            } => {
+                let outcome = SharedString::const_str(decision.as_str());
+                let reason = SharedString::const_str(because);
+                let total = catalogue::BATCH.counter_of([outcome, reason]);
+                total.increment(*calls as u64);
+                let model = || [SharedString::from_shared(self.labels.model(*model))];
+                if let Some(latency) = latency {
+                    let histogram = catalogue::BATCH_LATENCY.histogram_of(model());
+                    histogram.record(latency.as_secs_f64());
+                }
+                if *saved_nanodollars > 0 {
+                    let saved = catalogue::BATCH_SAVED.counter_of(model());
+                    saved.increment(*saved_nanodollars);
+                }
+            }
             Event::Uncounted { because, .. } => {
                 catalogue::UNCOUNTED
                     .counter_of([word(because)])
