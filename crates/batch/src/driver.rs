@@ -25,9 +25,7 @@ use crate::{
     journal::{Journal, JournalError},
     request::{LAYER, Template},
     results::{Described, Lines, Page, ResultLine, creation},
-    scheduler::{
-        Action, Creation, ItemOutcome, LineUse, Listed, ResultsEnd, Status,
-    },
+    scheduler::{Action, Creation, ItemOutcome, LineUse, Listed, ResultsEnd, Status},
     shared::{Inner, Now, Shared, Word},
 };
 
@@ -131,21 +129,25 @@ impl<J: Journal> BatchDriver<J> {
             return;
         }
         self.appended += records.len();
-        let written = self.with_journal(move |journal| journal.append(&records, durable)).await;
+        let written = self
+            .with_journal(move |journal| journal.append(&records, durable))
+            .await;
         self.shared.change(|inner, _| {
             inner.journal_failures += u64::from(written.is_err());
             inner.scheduler.on_journal(written.is_ok());
         });
         let mut result = written;
         // Records that were not written are made up for by the whole state.
-        if result.is_ok()
-            && (self.lost_at.is_some() || self.appended > COMPACTED + 2 * self.live)
-        {
-            let records = self.shared.change(|inner, _| inner.scheduler.snapshot_records());
+        if result.is_ok() && (self.lost_at.is_some() || self.appended > COMPACTED + 2 * self.live) {
+            let records = self
+                .shared
+                .change(|inner, _| inner.scheduler.snapshot_records());
             self.live = records.len();
             if self.lost_at.is_some() || 2 * self.live < self.appended {
                 self.appended = self.live;
-                result = self.with_journal(move |journal| journal.compact(&records)).await;
+                result = self
+                    .with_journal(move |journal| journal.compact(&records))
+                    .await;
             }
         }
         self.report(result);
@@ -484,7 +486,10 @@ where
         let class = class
             .unwrap_or_else(|| ClaudeClassify::default().body(parts.status, &parts.headers, &body));
         // Callers that are answered with it get a body of this length.
-        for name in [http::header::CONTENT_LENGTH, http::header::TRANSFER_ENCODING] {
+        for name in [
+            http::header::CONTENT_LENGTH,
+            http::header::TRANSFER_ENCODING,
+        ] {
             parts.headers.remove(name);
         }
         parts.extensions.insert(class);

@@ -35,12 +35,7 @@ impl ItemId {
     /// Returns the `custom_id` of the call in a batch. It is unique, also among all batches.
     #[must_use]
     pub fn custom_id(&self, batch: BatchNumber) -> String {
-        format!(
-            "{}-{:x}-{:016x}",
-            Hex(&self.key.0),
-            self.ordinal,
-            batch.0
-        )
+        format!("{}-{:x}-{:016x}", Hex(&self.key.0), self.ordinal, batch.0)
     }
 
     /// Reads a `custom_id`. `None` if another program has made it.

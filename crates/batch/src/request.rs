@@ -150,7 +150,12 @@ fn seconds(value: &HeaderValue) -> Option<u64> {
 /// Returns the response to a request with this value of the header.
 fn invalid(value: &HeaderValue) -> Box<Response<Bytes>> {
     const SHOWN: usize = 100;
-    let shown: String = value.as_bytes().escape_ascii().take(SHOWN).map(char::from).collect();
+    let shown: String = value
+        .as_bytes()
+        .escape_ascii()
+        .take(SHOWN)
+        .map(char::from)
+        .collect();
     let reason = RejectReason::InvalidHeader {
         name: TOLERANCE_NAME,
     };
@@ -267,7 +272,10 @@ fn fields(body: &[u8]) -> Option<Vec<(Cow<'_, str>, &RawValue)>> {
             f.write_str("an object")
         }
 
-        fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        fn visit_map<A: serde::de::MapAccess<'de>>(
+            self,
+            mut map: A,
+        ) -> Result<Self::Value, A::Error> {
             let mut members = Vec::new();
             while let Some((Name(name), value)) = map.next_entry()? {
                 members.push((name, value));
@@ -291,7 +299,11 @@ fn shared_prefix(body: &[u8], model: &str) -> Option<SharedPrefix> {
     let listed = ModelCatalog::builtin().get(model)?;
     let minimum = listed.capabilities.min_cache_tokens?;
     let prefixes = Prefixes::of(body, model, 0)?;
-    let prefix = prefixes.as_slice().iter().rev().find(|prefix| prefix.keep.is_some())?;
+    let prefix = prefixes
+        .as_slice()
+        .iter()
+        .rev()
+        .find(|prefix| prefix.keep.is_some())?;
     let tokens = estimate_tokens(prefix.bytes, listed.tokenizer);
     let lasts_an_hour = prefix.keep >= Some(Duration::from_secs(3_600));
     (tokens >= 2 * minimum).then(|| SharedPrefix::new(prefix.hash, tokens, lasts_an_hour))
@@ -385,7 +397,10 @@ impl Template {
     /// Takes the head of a request whose calls share a pool.
     pub(crate) fn of(request: &Request<RequestBody>) -> Self {
         let mut headers = request.headers().clone();
-        for name in IGNORED.iter().filter(|name| **name != HOST && **name != USER_AGENT) {
+        for name in IGNORED
+            .iter()
+            .filter(|name| **name != HOST && **name != USER_AGENT)
+        {
             headers.remove(name);
         }
         for name in IGNORED_NAMES {

@@ -91,14 +91,16 @@ impl Described {
         let created = self.created_at.parse::<jiff::Timestamp>().ok()?;
         let age = now.duration_since(SystemTime::from(created));
         let counts = &self.request_counts;
-        let total = counts.processing
+        let total = counts
+            .processing
             .saturating_add(counts.succeeded)
             .saturating_add(counts.errored)
             .saturating_add(counts.canceled)
             .saturating_add(counts.expired);
         let ended = self.has_ended();
         let age = age.unwrap_or_default();
-        self.is_usable().then(|| Listed::new(self.id, age, ended, total))
+        self.is_usable()
+            .then(|| Listed::new(self.id, age, ended, total))
     }
 }
 
@@ -261,7 +263,10 @@ impl<'a> ResultLine<'a> {
         } = self.outcome
             && saved_nanodollars > 0
         {
-            let (whole, rest) = (saved_nanodollars / 1_000_000_000, saved_nanodollars % 1_000_000_000);
+            let (whole, rest) = (
+                saved_nanodollars / 1_000_000_000,
+                saved_nanodollars % 1_000_000_000,
+            );
             let saved = HeaderValue::from_str(&format!("{whole}.{rest:09}"));
             saved.into_iter().for_each(|saved| {
                 headers.insert(SAVED, saved);
@@ -355,18 +360,33 @@ mod tests {
         let response = read.response("msgbatch_1");
         assert_eq!(response.body(), message);
         let catalog = ModelCatalog::builtin();
-        let prices = catalog.get("claude-sonnet-5-5").and_then(|model| model.about.prices.clone());
-        let half = prices.expect("listed").cost(&Usage::from_message(message.as_bytes()).expect("usage"), false) / 2;
+        let prices = catalog
+            .get("claude-sonnet-5-5")
+            .and_then(|model| model.about.prices.clone());
+        let half = prices.expect("listed").cost(
+            &Usage::from_message(message.as_bytes()).expect("usage"),
+            false,
+        ) / 2;
         assert_eq!(response.headers()[SAVED], format!("0.{half:09}"));
         assert_eq!(response.headers()[BATCH], "msgbatch_1");
     }
 
     #[test]
     fn damaged_lines_and_unknown_results_are_no_answers() {
-        for damaged in ["", "{}", "[1]", r#"{"custom_id":"a"}"#, r#"{"custom_id":"a","result":1}"#] {
+        for damaged in [
+            "",
+            "{}",
+            "[1]",
+            r#"{"custom_id":"a"}"#,
+            r#"{"custom_id":"a","result":1}"#,
+        ] {
             assert!(ResultLine::parse(damaged.as_bytes()).is_none(), "{damaged}");
         }
-        for odd in [r#"{"type":"new"}"#, r#"{"type":"succeeded"}"#, r#"{"type":"errored"}"#] {
+        for odd in [
+            r#"{"type":"new"}"#,
+            r#"{"type":"succeeded"}"#,
+            r#"{"type":"errored"}"#,
+        ] {
             let line = format!(r#"{{"custom_id":"a","result":{odd}}}"#);
             let read = ResultLine::parse(line.as_bytes()).expect("a line");
             assert_eq!(read.outcome, ItemOutcome::Temporary, "{odd}");

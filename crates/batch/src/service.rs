@@ -151,7 +151,12 @@ impl<S> Marked<S> {
         } else if self.tolerance < settings.min_tolerance {
             Err("tolerance")
         } else {
-            Question::of(&request, self.key.as_ref(), &shared.secret, &settings.ignored)
+            Question::of(
+                &request,
+                self.key.as_ref(),
+                &shared.secret,
+                &settings.ignored,
+            )
         };
         let given = match Call::of(&request) {
             Some(call) => call.deadline(),
@@ -165,14 +170,8 @@ impl<S> Marked<S> {
                 Err(because) => return inner.scheduler.pass(because),
             };
             let pool = question.pool;
-            let call = BatchCall::new(
-                pool,
-                question.key,
-                question.model,
-                question.body,
-                deadline,
-            )
-            .with_prefix(question.prefix);
+            let call = BatchCall::new(pool, question.key, question.model, question.body, deadline)
+                .with_prefix(question.prefix);
             let placement = inner.scheduler.enqueue(call, now.instant);
             if let Placement::Waits { ticket, .. } = placement {
                 inner.wait(ticket, pool, Template::of(&request));

@@ -79,6 +79,8 @@ pub(super) struct Batch {
     pub(super) primes: Option<u64>,
     /// False while it is not known if the id at the API is the one of this batch.
     pub(super) is_certain: bool,
+    /// True if the list did not have it, so that it is polled by itself.
+    pub(super) is_unlisted: bool,
     /// The calls before this one had a caller when the results were last requested.
     pub(super) read_from: u64,
     /// Batches in the list that turned out to be others.
@@ -104,6 +106,7 @@ impl Batch {
             cancel_at: None,
             primes: None,
             is_certain: true,
+            is_unlisted: false,
             read_from: 0,
             others: HashSet::new(),
         }
@@ -135,18 +138,23 @@ impl Batch {
         }
     }
 
+    /// Returns true if it is running and polled.
+    pub(super) fn is_polled(&self) -> bool {
+        let is_watched = self.waiting > 0 || self.sent_at.is_some();
+        is_watched && matches!(self.state, State::Running { .. })
+    }
+
     /// Returns the time of the next request about it. `None` if none is due until something else
     /// happens.
     pub(super) fn due_at(&self) -> Option<Instant> {
         if self.busy || !self.journaled {
             return None;
         }
-        let is_watched = self.waiting > 0 || self.sent_at.is_some();
         match self.state {
             State::Planned => Some(self.next_at),
             State::Unknown | State::Ended { .. } => (self.waiting > 0).then_some(self.next_at),
             State::Running { .. } => {
-                let poll = is_watched.then_some(self.next_at);
+                let poll = self.is_polled().then_some(self.next_at);
                 poll.into_iter().chain(self.cancel_at).min()
             }
         }

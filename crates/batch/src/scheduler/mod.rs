@@ -42,7 +42,7 @@ const KEPT: Duration = Duration::from_secs(28 * 86_400);
 const GRACE: Duration = Duration::from_secs(120);
 /// The time for which no batch is created after the API has rejected one as such.
 const CLOSED: Duration = Duration::from_secs(600);
-/// The number of running batches of a pool from which they are polled by one list.
+/// The number of running batches of a pool above which they are polled by one list.
 const LISTED: usize = 20;
 /// The time after which the results of a batch are read again without delay, for a caller that
 /// was attached since.
@@ -692,7 +692,10 @@ impl Scheduler {
         match self.places.remove(&ticket) {
             None => false,
             Some(Place::Queued(pool)) => {
-                let call = self.pools.get_mut(&pool).and_then(|pool| pool.remove(ticket));
+                let call = self
+                    .pools
+                    .get_mut(&pool)
+                    .and_then(|pool| pool.remove(ticket));
                 if let Some(call) = call {
                     self.queued_bytes -= call.bytes();
                     self.forget_item(call.id);
@@ -769,14 +772,19 @@ impl Scheduler {
         for (id, pool) in self.pools.iter_mut().filter(|(_, pool)| is_due(pool)) {
             let number = || BatchNumber(rng.u64(..));
             let flushed = pool.flush(now, latencies, settings, number);
-            planned.extend(flushed.into_iter().map(|(number, part)| (number, *id, part)));
+            planned.extend(
+                flushed
+                    .into_iter()
+                    .map(|(number, part)| (number, *id, part)),
+            );
         }
         for (number, pool, part) in planned {
             let Flushed { calls, primes } = part;
             let mut items = Vec::with_capacity(calls.len());
             for (ticket, call) in calls {
                 self.queued_bytes -= call.bytes();
-                self.places.insert(ticket, Place::InBatch(number, items.len()));
+                self.places
+                    .insert(ticket, Place::InBatch(number, items.len()));
                 items.push(Item {
                     id: call.id,
                     model: call.model,
@@ -817,7 +825,10 @@ impl Scheduler {
     /// Records that the records were written or not. If not, the batches are not created and their
     /// calls are sent live.
     pub fn on_journal(&mut self, written: bool) {
-        let waiting = self.batches.iter_mut().filter(|(_, batch)| !batch.journaled);
+        let waiting = self
+            .batches
+            .iter_mut()
+            .filter(|(_, batch)| !batch.journaled);
         let mut lost = Vec::new();
         for (number, batch) in waiting {
             batch.journaled = written;
@@ -834,7 +845,14 @@ impl Scheduler {
 
     /// Returns the next request that is due, and counts it as in flight.
     pub fn next_action(&mut self, now: Instant) -> Option<Action> {
-        let mut polls: BTreeMap<PoolId, Vec<BatchNumber>> = BTreeMap::new();
+        let mut open: BTreeMap<PoolId, usize> = BTreeMap::new();
+        for batch in self.batches.values().filter(|batch| batch.is_polled()) {
+            *open.entry(batch.pool).or_default() += 1;
+        }
+        let is_listed = |batch: &Batch| {
+            !batch.is_unlisted && open.get(&batch.pool).is_some_and(|count| *count > LISTED)
+        };
+        let mut polls = Vec::new();
         let mut lists = BTreeSet::new();
         for (&number, batch) in &mut self.batches {
             if batch.due_at().is_none_or(|at| at > now) {
@@ -861,8 +879,8 @@ impl Scheduler {
                     self.cancelled(number, now);
                     return Some(Action::Cancel { pool, id });
                 }
-                State::Running { .. } => polls.entry(pool).or_default().push(number),
-                State::Unknown => {
+                State::Running { .. } if !is_listed(batch) => polls.push(number),
+                State::Running { .. } | State::Unknown => {
                     lists.insert(pool);
                 }
                 State::Ended { id } => {
@@ -877,8 +895,6 @@ impl Scheduler {
                 }
             }
         }
-        let many = polls.iter().filter(|(_, due)| due.len() > LISTED);
-        lists.extend(many.map(|(pool, _)| *pool));
         for pool in lists {
             let state = self.pools.entry(pool).or_default();
             if std::mem::replace(&mut state.is_listing, true) {
@@ -892,23 +908,16 @@ impl Scheduler {
             let since = since.unwrap_or(SystemTime::UNIX_EPOCH);
             return Some(Action::List { pool, since });
         }
-        for (pool, due) in polls {
-            // The list in flight has them as well.
-            let state = self.pools.get(&pool);
-            if due.len() > LISTED && state.is_some_and(|state| state.is_listing) {
-                continue;
-            }
-            let found = due.into_iter().find_map(|number| {
-                let batch = self.batches.get_mut(&number)?;
-                let id = batch.id()?.to_owned();
-                batch.busy = true;
-                Some((number, id))
-            });
-            if let Some((batch, id)) = found {
-                return Some(Action::Retrieve { batch, pool, id });
-            }
-        }
-        None
+        polls.into_iter().find_map(|number| {
+            let batch = self.batches.get_mut(&number)?;
+            let (pool, id) = (batch.pool, batch.id()?.to_owned());
+            batch.busy = true;
+            Some(Action::Retrieve {
+                batch: number,
+                pool,
+                id,
+            })
+        })
     }
 
     /// Returns the time at which something is due. `None` if nothing is before a new call or an
@@ -924,7 +933,8 @@ impl Scheduler {
             };
             // Those that the list has are due again when it is there.
             let is_listed = match batch.state {
-                State::Unknown | State::Running { .. } => is_listing(),
+                State::Unknown => is_listing(),
+                State::Running { .. } => !batch.is_unlisted && is_listing(),
                 State::Planned | State::Ended { .. } => false,
             };
             batch.due_at().filter(|_| !is_listed)
@@ -1055,9 +1065,7 @@ impl Scheduler {
                 match list.iter().find(|listed| listed.id == id) {
                     Some(listed) if listed.ended => self.ended(number, now),
                     Some(_) => batch.schedule(now, first, random),
-                    // Polled by itself, which is certain.
-                    None if batch.next_at <= now => batch.retry(now, None, random),
-                    None => {}
+                    None => batch.is_unlisted = true,
                 }
                 continue;
             }
@@ -1286,8 +1294,13 @@ impl Scheduler {
 
     /// Returns the time before which a batch is not expected to end.
     fn first_poll(&self, number: BatchNumber) -> Duration {
-        let model = self.batches.get(&number).and_then(|batch| batch.items.first());
-        model.map_or(Duration::ZERO, |item| self.latencies.quantile(&item.model, 10))
+        let model = self
+            .batches
+            .get(&number)
+            .and_then(|batch| batch.items.first());
+        model.map_or(Duration::ZERO, |item| {
+            self.latencies.quantile(&item.model, 10)
+        })
     }
 
     /// Adds a decision, or counts it as one with the last one.
@@ -1341,7 +1354,10 @@ impl Scheduler {
             let Some(Place::Queued(pool)) = self.places.remove(&ticket) else {
                 continue;
             };
-            let call = self.pools.get_mut(&pool).and_then(|pool| pool.remove(ticket));
+            let call = self
+                .pools
+                .get_mut(&pool)
+                .and_then(|pool| pool.remove(ticket));
             if let Some(call) = call {
                 self.queued_bytes -= call.bytes();
                 self.forget_item(call.id);
@@ -1452,7 +1468,9 @@ impl Scheduler {
         batch.state = State::Ended { id: id.clone() };
         batch.ended_at = Some(now);
         (batch.failures, batch.next_at) = (0, now);
-        let latency = batch.sent_at.map(|sent| now.saturating_duration_since(sent));
+        let latency = batch
+            .sent_at
+            .map(|sent| now.saturating_duration_since(sent));
         let models = batch.models();
         let primed = batch.primes.zip(batch.sent_at);
         if let Some(latency) = latency {
