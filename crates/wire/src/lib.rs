@@ -14,6 +14,7 @@
 //! | Response body | [`JsonResponse::of`], [`Usage::from_message`], [`stop_reason`], [`StreamState`] |
 //! | JSON in pieces | [`JsonScanner`] |
 //! | Model id | [`ModelCatalog::lookup`] |
+//! | Usage and model | [`ModelCatalog::bill`] |
 //! | Host and path | [`Platform::of`] |
 //!
 //! ```
@@ -64,8 +65,9 @@ pub use headers::{
 };
 pub use json::{Elements, InvalidJson, json_string_end, json_text};
 pub use models::{
-    About, Capabilities, CatalogError, Effort, Lifecycle, Model, ModelCatalog, Platform, Prices,
-    RateCard, SamplingDefaults, Support, Tier, TierLimits, Tokenizer, estimate_tokens,
+    About, Bill, Billing, Capabilities, CatalogError, Effort, Lifecycle, Model, ModelCatalog,
+    Money, Platform, Prices, RateCard, SamplingDefaults, Support, Tier, TierLimits, Tokenizer,
+    estimate_tokens,
 };
 pub use peek::{Peek, Thinking, user_id};
 pub use prompt::{InnerBreakpoint, Prompt, PromptBlock, PromptPart};
@@ -74,7 +76,7 @@ pub use retry_after::{MAX_RETRY_AFTER, retry_after};
 pub use sse::{SseEvent, SseScanner};
 pub use stream::{StreamEvent, StreamState};
 pub use text_bytes::text_bytes;
-pub use usage::{Usage, stop_reason};
+pub use usage::{Iteration, ServiceTier, Speed, Usage, stop_reason};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

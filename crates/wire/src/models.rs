@@ -3,6 +3,7 @@
 mod catalog;
 mod id;
 mod model;
+mod money;
 mod node;
 mod platform;
 mod price;
@@ -12,6 +13,7 @@ pub use model::{
     About, Capabilities, Effort, Lifecycle, Model, SamplingDefaults, Support, Tier, TierLimits,
     Tokenizer, estimate_tokens,
 };
+pub use money::Money;
 pub use node::CatalogError;
 pub use platform::Platform;
-pub use price::{Prices, RateCard};
+pub use price::{Bill, Billing, Prices, RateCard};

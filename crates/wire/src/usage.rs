@@ -24,6 +24,9 @@ pub struct Usage {
     pub input_tokens: Option<u64>,
     /// Input tokens written to the prompt cache.
     pub cache_creation_input_tokens: Option<u64>,
+    /// The part of `cache_creation_input_tokens` that is written for 1 hour. The rest is written for
+    /// 5 minutes.
+    pub cache_creation_1h_input_tokens: Option<u64>,
     /// Input tokens read from the prompt cache.
     pub cache_read_input_tokens: Option<u64>,
     /// Output tokens, thinking included.
@@ -35,6 +38,55 @@ pub struct Usage {
     pub iterations_input: Option<u64>,
     /// Sum of output tokens over `iterations`, if it is present.
     pub iterations_output: Option<u64>,
+    /// The `iterations` themselves. `None` if there are none, or more than 256.
+    pub iterations: Option<Box<[Iteration]>>,
+    /// Web searches at the server, which have a price of their own.
+    pub web_search_requests: Option<u64>,
+    /// The speed at which the request ran.
+    pub speed: Option<Speed>,
+    /// The service tier that served the request.
+    pub service_tier: Option<ServiceTier>,
+    /// True if the inference was in the US only (`inference_geo`), which has a surcharge.
+    pub us_inference: Option<bool>,
+    /// True if a fallback credit waives a part of the price.
+    pub has_fallback_credit: bool,
+}
+
+/// One of several attempts at a message by the server: of a model, of the model after it, or a
+/// compaction of the context.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Iteration {
+    /// The model. `None` if it is not named, and then it is that of the message.
+    pub model: Option<Box<str>>,
+    /// The counts of this attempt. Its own `iterations` are ignored.
+    pub usage: Usage,
+}
+
+/// The speed at which a request ran.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Speed {
+    /// The usual one.
+    Standard,
+    /// Fast mode.
+    Fast,
+    /// A speed that this version does not know.
+    Other,
+}
+
+/// The service tier that served a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ServiceTier {
+    /// The usual one.
+    Standard,
+    /// Priority Tier, with a contract.
+    Priority,
+    /// A batch.
+    Batch,
+    /// A tier that this version does not know.
+    Other,
 }
 
 impl Usage {
@@ -113,8 +165,14 @@ impl Usage {
                 continue;
             }
             match text.get(1) {
-                Some(b's') if object.skip(SERVICE_TIER) => continue,
-                Some(b'c') if object.skip(NO_CREATION) => continue,
+                Some(b's') if object.skip(SERVICE_TIER) => {
+                    usage.service_tier = Some(ServiceTier::Standard);
+                    continue;
+                }
+                Some(b'c') if object.skip(NO_CREATION) => {
+                    usage.cache_creation_1h_input_tokens = Some(0);
+                    continue;
+                }
                 Some(b'o') if text.starts_with(THINKING) => {
                     if let Some(number) = object.last_digits_after(THINKING.len()) {
                         usage.thinking_tokens = plausible(number);
@@ -174,12 +232,69 @@ impl Usage {
                 let inner = Object::open(value);
                 self.thinking_tokens = inner.and_then(|mut inner| thinking_tokens(&mut inner)?);
             }
-            b"iterations" if with_iterations => {
-                (self.iterations_input, self.iterations_output) = iterations(value);
+            b"iterations" if with_iterations => self.take_iterations(value),
+            b"cache_creation" => self.take_creation(value),
+            b"server_tool_use" => {
+                self.web_search_requests = find(value, b"web_search_requests").and_then(count);
             }
+            b"service_tier" => {
+                self.service_tier = json_text(value).map(|tier| match &*tier {
+                    "standard" => ServiceTier::Standard,
+                    "priority" => ServiceTier::Priority,
+                    "batch" => ServiceTier::Batch,
+                    _ => ServiceTier::Other,
+                });
+            }
+            b"speed" => {
+                self.speed = json_text(value).map(|speed| match &*speed {
+                    "standard" => Speed::Standard,
+                    "fast" => Speed::Fast,
+                    _ => Speed::Other,
+                });
+            }
+            b"inference_geo" => {
+                self.us_inference = json_text(value).map(|geo| geo == "us");
+            }
+            b"fallback_credit" => self.has_fallback_credit = value != b"null",
             _ => return false,
         }
         true
+    }
+
+    /// Stores the split of the cache writes by their lifetime.
+    #[cold]
+    fn take_creation(&mut self, json: &[u8]) {
+        let of = |key| find(json, key).and_then(count);
+        let hour = of(b"ephemeral_1h_input_tokens");
+        self.cache_creation_1h_input_tokens = hour;
+        if self.cache_creation_input_tokens.is_none() {
+            self.cache_creation_input_tokens = add(hour, of(b"ephemeral_5m_input_tokens"));
+        }
+    }
+
+    #[cold]
+    fn take_iterations(&mut self, json: &[u8]) {
+        let (mut input, mut output) = (None, None);
+        let mut list = Vec::new();
+        let mut is_whole = true;
+        for element in Elements::open(json).into_iter().flatten() {
+            let Some(usage) = Self::read(element, false) else {
+                continue;
+            };
+            input = add(
+                input,
+                add(usage.input_tokens, usage.cache_creation_input_tokens),
+            );
+            output = add(output, usage.output_tokens);
+            is_whole = list.len() < MAX_ITERATIONS;
+            if is_whole && !usage.is_empty() {
+                let model = find(element, b"model").and_then(json_text);
+                let model = model.map(|model| Box::from(&*model));
+                list.push(Iteration { model, usage });
+            }
+        }
+        (self.iterations_input, self.iterations_output) = (input, output);
+        self.iterations = (is_whole && !list.is_empty()).then(|| list.into());
     }
 
     /// Raises every count to that in `later`. Counts in a stream are cumulative, so a smaller one
@@ -196,9 +311,21 @@ impl Usage {
             later.cache_read_input_tokens,
         );
         take(&mut self.output_tokens, later.output_tokens);
+        take(
+            &mut self.cache_creation_1h_input_tokens,
+            later.cache_creation_1h_input_tokens,
+        );
         take(&mut self.thinking_tokens, later.thinking_tokens);
         take(&mut self.iterations_input, later.iterations_input);
         take(&mut self.iterations_output, later.iterations_output);
+        take(&mut self.web_search_requests, later.web_search_requests);
+        if later.iterations_input.or(later.iterations_output).is_some() {
+            self.iterations.clone_from(&later.iterations);
+        }
+        self.speed = later.speed.or(self.speed);
+        self.service_tier = later.service_tier.or(self.service_tier);
+        self.us_inference = later.us_inference.or(self.us_inference);
+        self.has_fallback_credit |= later.has_fallback_credit;
     }
 
     /// Returns the input tokens that count against the rate limit: uncached and cache-creation
@@ -229,7 +356,16 @@ impl Usage {
     /// Returns true if no count is known.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        *self == Self::default()
+        let counts = [
+            self.input_tokens,
+            self.cache_creation_input_tokens,
+            self.cache_read_input_tokens,
+            self.output_tokens,
+            self.thinking_tokens,
+            self.iterations_input,
+            self.iterations_output,
+        ];
+        counts.iter().all(Option::is_none)
     }
 }
 
@@ -267,7 +403,10 @@ fn usage_from_end(body: &[u8]) -> Option<Usage> {
 }
 
 /// The length of the shortest known key with an escape, which takes six bytes.
-const SHORTEST_ESCAPED: usize = b"iterations".len() + 5;
+const SHORTEST_ESCAPED: usize = b"speed".len() + 5;
+
+/// The most iterations that are kept, so that a body of empty ones takes no more memory.
+const MAX_ITERATIONS: usize = 256;
 
 /// Longest distance between two braces inside a `usage` object, or after it.
 const MAX_GAP: usize = 1_024;
@@ -310,24 +449,6 @@ fn thinking_tokens(object: &mut Object<'_>) -> Option<Option<u64>> {
 #[must_use]
 pub fn stop_reason(body: &[u8]) -> Option<Cow<'_, str>> {
     find(body, b"stop_reason").and_then(json_text)
-}
-
-fn iterations(json: &[u8]) -> (Option<u64>, Option<u64>) {
-    let (mut input, mut output) = (None, None);
-    let Some(array) = Elements::open(json) else {
-        return (None, None);
-    };
-    for element in array {
-        let Some(usage) = Usage::read(element, false) else {
-            continue;
-        };
-        input = add(
-            input,
-            add(usage.input_tokens, usage.cache_creation_input_tokens),
-        );
-        output = add(output, usage.output_tokens);
-    }
-    (input, output)
 }
 
 /// Returns the sum of the known counts. `None` only if both are unknown.

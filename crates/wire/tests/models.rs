@@ -6,7 +6,7 @@ use common::text;
 use proptest::prelude::*;
 use std::time::{Duration, SystemTime};
 use tower_claude_wire::{
-    Effort, Lifecycle, Model, ModelCatalog, Platform, Support, Tier, TierLimits, Tokenizer, Usage,
+    Effort, Lifecycle, Model, ModelCatalog, Platform, Support, Tier, TierLimits, Tokenizer,
     estimate_tokens,
 };
 
@@ -149,119 +149,6 @@ const PLATFORMS: [(&str, Platform); 6] = [
 fn day(date: &str) -> SystemTime {
     let json = format!(r#"{{"as_of":"{date}","models":{{}}}}"#);
     ModelCatalog::from_json(&json).unwrap().as_of_time()
-}
-
-#[test]
-fn prices_agree_with_the_table_of_economics() {
-    let table = text("model_economics.csv");
-    let mut rows = table.lines().map(fields);
-    let header = rows.next().unwrap();
-    let column = |row: &[String], name: &str| {
-        let at = header.iter().position(|column| column == name).unwrap();
-        row[at].clone()
-    };
-    let nanos = |text: &str| (text.parse::<f64>().unwrap() * 1_000.0).round() as u64;
-    let mut checked = 0;
-    for row in rows {
-        let of = |name| column(&row, name);
-        let model = ModelCatalog::builtin().lookup(&of("model_id"));
-        if of("lifecycle") == "retired" {
-            assert_eq!(model.lifecycle, Lifecycle::Retired, "{}", model.id);
-            assert_eq!(
-                model.about.retires_on.as_deref(),
-                Some(&*of("retired_date"))
-            );
-            for alias in of("aliases").split("; ").filter(|alias| !alias.is_empty()) {
-                let named = ModelCatalog::builtin().lookup(alias);
-                assert_eq!(
-                    (named.id, named.lifecycle),
-                    (model.id.clone(), Lifecycle::Retired)
-                );
-            }
-            continue;
-        }
-        if of("input_usd_mtok").ends_with('?') {
-            assert_eq!(model.about.prices, None, "{}", model.id);
-            continue;
-        }
-        let prices = model.about.prices.as_ref().unwrap();
-        let long = of("prompt_tokens_rule").contains('>');
-        let card = prices.card(if long { 100_001 } else { 100_000 }, false);
-        for (ours, theirs) in [
-            (card.input, "input_usd_mtok"),
-            (card.output, "output_usd_mtok"),
-            (card.cache_write_5m, "cache_write_5m"),
-            (card.cache_write_1h, "cache_write_1h"),
-            (card.cache_read, "cache_read"),
-            (card.input / 2, "batch_input"),
-            (card.output / 2, "batch_output"),
-        ] {
-            assert_eq!(ours, nanos(&of(theirs)), "{}: {theirs}", model.id);
-        }
-        let fast = prices.fast.map(|card| (card.input, card.output));
-        let expected = of("fast_input");
-        let expected =
-            (!expected.is_empty()).then(|| (nanos(&expected), nanos(&of("fast_output"))));
-        assert_eq!(fast, expected, "{}", model.id);
-        let us = if of("us_geo_multiplier") == "1.1" {
-            110
-        } else {
-            100
-        };
-        assert_eq!(prices.us_percent, us, "{}", model.id);
-        let group = of("rate_group");
-        assert_eq!(
-            *model.rate_group,
-            *group.trim_end_matches('?'),
-            "{}",
-            model.id
-        );
-        assert_eq!(model.context.to_string(), of("context_tokens"));
-        assert_eq!(model.max_output.to_string(), of("max_output_tokens"));
-        let cached = model.capabilities.min_cache_tokens.unwrap();
-        assert_eq!(cached.to_string(), of("cache_min_tokens"), "{}", model.id);
-        checked += 1;
-    }
-    assert_eq!(
-        checked, 19,
-        "18 models with prices, and two cards of one of them"
-    );
-    let fast = ModelCatalog::builtin().lookup("claude-fable-5-2");
-    let fast = fast.about.prices.as_ref().unwrap().fast.unwrap();
-    assert_eq!(
-        (fast.cache_write_5m, fast.cache_write_1h, fast.cache_read),
-        (20_000, 32_000, 400)
-    );
-}
-
-/// Returns the fields of a line of comma-separated values.
-fn fields(line: &str) -> Vec<String> {
-    let mut fields = vec![String::new()];
-    let mut quoted = false;
-    for c in line.chars() {
-        match c {
-            '"' => quoted = !quoted,
-            ',' if !quoted => fields.push(String::new()),
-            _ => fields.last_mut().unwrap().push(c),
-        }
-    }
-    fields
-}
-
-#[test]
-fn cost_depends_on_the_length_of_the_whole_prompt() {
-    let haiku = ModelCatalog::builtin().lookup("claude-haiku-5-5");
-    let cost = |usage: &str| {
-        let usage = Usage::from_usage_object(usage.as_bytes()).unwrap();
-        haiku.about.prices.as_ref().unwrap().cost(&usage, false)
-    };
-    let short = r#"{"input_tokens":1,"cache_read_input_tokens":90000,"cache_creation_input_tokens":9999,"output_tokens":2}"#;
-    assert_eq!(cost(short), 100 + 90_000 * 10 + 9_999 * 125 + 2 * 500);
-    let long = short.replace("9999,", "10000,");
-    assert_eq!(cost(&long), 500 + 90_000 * 50 + 10_000 * 625 + 2 * 2_500);
-    let most = (1 << 26) - 1;
-    let all = format!(r#"{{"input_tokens":{most},"output_tokens":{most}}}"#);
-    assert_eq!(cost(&all), most * (500 + 2_500));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use serde_json::json;
-use tower_claude_wire::{Usage, counted_tokens, stop_reason};
+use tower_claude_wire::{ServiceTier, Speed, Usage, counted_tokens, stop_reason};
 
 macro_rules! fixture {
     ($name:literal) => {
@@ -55,6 +55,54 @@ fn usage_of_server_side_fallback_includes_iterations() {
         (usage.limited_input(), usage.limited_output()),
         (Some(947), Some(264))
     );
+}
+
+#[test]
+fn facts_that_change_the_price_are_read() {
+    let usage = of(&json!({
+        "input_tokens": 12, "cache_creation_input_tokens": 300, "output_tokens": 8,
+        "cache_creation": {"ephemeral_5m_input_tokens": 100, "ephemeral_1h_input_tokens": 200},
+        "server_tool_use": {"web_search_requests": 3, "web_fetch_requests": 9},
+        "service_tier": "batch", "speed": "fast", "inference_geo": "us",
+    }));
+    assert_eq!(usage.cache_creation_input_tokens, Some(300));
+    assert_eq!(usage.cache_creation_1h_input_tokens, Some(200));
+    assert_eq!(usage.web_search_requests, Some(3));
+    assert_eq!(usage.service_tier, Some(ServiceTier::Batch));
+    assert_eq!(usage.speed, Some(Speed::Fast));
+    assert_eq!(usage.us_inference, Some(true));
+    // The usual values are skipped as text, so they must mean the same.
+    let usual = Usage::from_message(fixture!("200_message.json")).expect("usage");
+    let spaced = Usage::from_usage_object(br#"{"service_tier" : "standard"}"#).expect("an object");
+    assert_eq!(usual.service_tier, Some(ServiceTier::Standard));
+    assert_eq!(spaced.service_tier, Some(ServiceTier::Standard));
+    let none =
+        r#"{"cache_creation":{"ephemeral_5m_input_tokens":0,"ephemeral_1h_input_tokens":0}}"#;
+    for text in [none.to_owned(), none.replace(':', ": ")] {
+        let usage = Usage::from_usage_object(text.as_bytes()).expect("an object");
+        assert_eq!(usage.cache_creation_1h_input_tokens, Some(0), "{text}");
+    }
+}
+
+#[test]
+fn facts_that_change_the_price_survive_a_merge() {
+    let mut usage = of(&json!({
+        "input_tokens": 5, "service_tier": "standard", "inference_geo": "us", "speed": "fast",
+        "cache_creation": {"ephemeral_1h_input_tokens": 7}, "output_tokens": 1,
+    }));
+    let last = json!({"output_tokens": 9, "service_tier": "batch", "fallback_credit": {},
+        "iterations": [{"model": "claude-opus-5", "output_tokens": 9}]});
+    usage.merge(&of(&last));
+    usage.merge(&of(&json!({"output_tokens": 9})));
+    assert_eq!(usage.service_tier, Some(ServiceTier::Batch));
+    assert_eq!(
+        (usage.speed, usage.us_inference),
+        (Some(Speed::Fast), Some(true))
+    );
+    assert_eq!(usage.cache_creation_1h_input_tokens, Some(7));
+    assert!(usage.has_fallback_credit);
+    let iterations = usage.iterations.expect("they are kept");
+    assert_eq!(iterations[0].model.as_deref(), Some("claude-opus-5"));
 }
 
 #[test]

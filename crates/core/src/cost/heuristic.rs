@@ -126,7 +126,7 @@ impl EstimateCost for HeuristicCost {
         let rest = peek
             .text_bytes()
             .saturating_sub(reads.map_or(0, |reads| reads.bytes));
-        let mut tokens = estimate_tokens(rest, tokenizer);
+        let mut tokens = peek.estimate_tokens(rest, tokenizer);
         // The system prompt for tools is before the tools, so it is read from the cache with them.
         if peek.has_tools() && reads.is_none_or(|reads| reads.bytes == 0) {
             tokens += tool_prompt(&model.id);

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use ::metrics::{Counter, Gauge, Histogram, SharedString};
-use tower_claude_wire::{Model, Prices, Usage};
+use tower_claude_wire::Usage;
 
 use super::{catalogue, names::GenAiNames};
 use crate::{
@@ -208,25 +208,6 @@ impl ModelHandles {
             inputs.record(input as f64);
             outputs.record(output as f64);
         }
-    }
-}
-
-/// The prices of a model, and the counter of its cost.
-pub(super) struct CostHandles {
-    prices: Prices,
-    cost: Counter,
-}
-
-impl CostHandles {
-    pub(super) fn new(model: &Model) -> Option<Self> {
-        let prices = model.about.prices.clone()?;
-        let id = SharedString::from_shared(model.id.clone());
-        let cost = catalogue::COST.counter_of([id]);
-        Some(Self { prices, cost })
-    }
-
-    pub(super) fn on_usage(&self, usage: &Usage, fast: bool) {
-        self.cost.increment(self.prices.cost(usage, fast));
     }
 }
 

@@ -3,7 +3,7 @@ use std::{collections::BTreeMap, time::Duration};
 use ::metrics::with_local_recorder;
 use http::StatusCode;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
-use tower_claude_wire::Usage;
+use tower_claude_wire::{Billing, Usage};
 
 use super::{CATALOGUE, GenAiNames, MetricKind, MetricsObserver};
 use crate::{
@@ -36,6 +36,7 @@ fn call<'a>(asked: &'a str, model: Option<&'a str>, usage: &'a Usage) -> CallEnd
         first_content: Some(Duration::from_millis(600)),
         duration: Duration::from_secs(3),
         usage,
+        bill: None,
         request_id: Some("req_1"),
         rejection: None,
         cause: None,
@@ -91,7 +92,8 @@ fn attempt_is_charged_without_cache_reads() {
     let cost = series[&format!("tower_claude_cost_nanodollars_total{{model={MODEL}}}")];
     let prices = tower_claude_wire::ModelCatalog::builtin().lookup(MODEL);
     let prices = prices.about.prices.clone().expect("it has prices");
-    assert_eq!(cost, prices.cost(&usage, false) as f64);
+    let bill = prices.bill(&usage, Billing::default()).expect("counts");
+    assert_eq!(cost, bill.cost.nanos() as f64);
 }
 
 #[test]

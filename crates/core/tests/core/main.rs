@@ -9,6 +9,7 @@ mod error_text;
 mod event;
 mod frames;
 mod prefix;
+mod prior;
 mod redirect;
 mod rejection;
 mod request_body;

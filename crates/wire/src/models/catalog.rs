@@ -15,7 +15,8 @@ use super::model::{
 };
 use super::node::{Node, Result, parse, root};
 use super::platform::Platform;
-use super::price::Prices;
+use super::price::{Bill, Billing, Prices};
+use crate::usage::Usage;
 
 /// Keys come from data files, never from requests, so a fixed hash is safe. It is faster, and every
 /// call looks up a model.
@@ -199,6 +200,83 @@ impl ModelCatalog {
     pub fn with_model(mut self, id: &str, model: Model) -> Self {
         self.models.insert(Name(id.into()), model);
         self
+    }
+
+    /// Sets the prices of a model, under all of its names. `None`: they are not known. A model
+    /// that is not listed is added as [`ModelCatalog::lookup`] returns it, but as known.
+    ///
+    /// ```
+    /// use tower_claude_wire::{ModelCatalog, Prices, RateCard};
+    /// // An agreed price of 3.20 USD for input and 16 USD for output per million tokens.
+    /// let prices = Prices::new(RateCard::new(3_200, 16_000));
+    /// let catalog = ModelCatalog::builtin().clone().with_prices("claude-opus-5-5", Some(&prices));
+    /// let prices = catalog.lookup("claude-opus-5-5").about.prices.clone().unwrap();
+    /// assert_eq!(prices.base.cache_read, 320);
+    /// ```
+    #[must_use]
+    pub fn with_prices(mut self, model: &str, prices: Option<&Prices>) -> Self {
+        let changed = self.lookup(model);
+        if self.get(model).is_none() {
+            let known = Model {
+                known: true,
+                ..changed.clone()
+            };
+            self.models.insert(Name(model.into()), known);
+        }
+        // A model may be listed under its plain name and under dated ones.
+        for listed in self.models.values_mut() {
+            if listed.id == changed.id {
+                Arc::make_mut(&mut listed.about).prices = prices.cloned();
+            }
+        }
+        self
+    }
+
+    /// Returns the bill of a message that was requested from a model, or `None` if its price is not
+    /// known. See [`Prices::bill`].
+    ///
+    /// If the usage lists [`iterations`](Usage::iterations), each is billed at the price of its own
+    /// model, with the card of its own length. If the model of one has no known price, the whole
+    /// bill is not known. The API does not bill some refusals before any output, so that of an
+    /// iteration is at most the true one plus that refusal.
+    ///
+    /// ```
+    /// use tower_claude_wire::{Billing, ModelCatalog, Usage};
+    /// let usage = br#"{"input_tokens":1000,"output_tokens":500,"service_tier":"batch"}"#;
+    /// let usage = Usage::from_usage_object(usage).unwrap();
+    /// let catalog = ModelCatalog::builtin();
+    /// let bill = catalog.bill("claude-sonnet-5-5", &usage, Billing::default()).unwrap();
+    /// assert_eq!(bill.cost.to_string(), "$0.0035");
+    /// assert_eq!(bill.batch_savings().to_string(), "$0.0035");
+    /// assert_eq!(catalog.bill("my-model", &usage, Billing::default()), None);
+    /// ```
+    #[must_use]
+    pub fn bill(&self, model: &str, usage: &Usage, billing: Billing) -> Option<Bill> {
+        let prices = |model: &str| self.get(model)?.about.prices.as_ref();
+        let Some(iterations) = &usage.iterations else {
+            let has_more = usage.iterations_input.or(usage.iterations_output).is_some();
+            return prices(model).filter(|_| !has_more)?.bill(usage, billing);
+        };
+        // Tokens that were produced after the last report of iterations belong to the last one.
+        let listed = usage.iterations_output.unwrap_or(0);
+        let later = usage.limited_output().unwrap_or(0) - listed;
+        let mut sum = Bill::default();
+        for (index, iteration) in iterations.iter().enumerate() {
+            let mut counts = iteration.usage.clone();
+            counts.speed = counts.speed.or(usage.speed);
+            counts.service_tier = counts.service_tier.or(usage.service_tier);
+            counts.us_inference = counts.us_inference.or(usage.us_inference);
+            counts.has_fallback_credit |= usage.has_fallback_credit;
+            // The searches are those of the whole message.
+            counts.web_search_requests = None;
+            if index + 1 == iterations.len() {
+                counts.output_tokens = counts.output_tokens.map(|tokens| tokens + later);
+                counts.web_search_requests = usage.web_search_requests;
+            }
+            let prices = prices(iteration.model.as_deref().unwrap_or(model))?;
+            sum += prices.bill(&counts, billing)?;
+        }
+        Some(sum)
     }
 
     /// Returns the published limits of a rate group in a tier.
@@ -385,13 +463,23 @@ fn read_prices(node: &Node<'_>) -> Result<Prices> {
     let base = node.rate_card(None)?;
     let long = |node: &Node<'_>| Ok((node.at("above").number()?, node.rate_card(None)?));
     let us = node.at("us_geo").optional(Node::thousandths)?;
+    let batch = node.at("batch").optional(Node::thousandths)?;
+    let search = node.at("web_search").optional(Node::thousandths)?;
+    let platforms = node.at("platforms").optional(Node::platforms)?;
+    let percent = |thousandths| u64::from(thousandths) / 10;
     Ok(Prices {
         base,
         fast: node
             .at("fast")
             .optional(|node| node.rate_card(Some(base)))?,
         long_prompt: node.at("long_prompt").optional(long)?,
-        us_percent: us.map_or(100, |thousandths| u64::from(thousandths) / 10),
+        us_percent: us.map_or(100, percent),
+        batch_percent: batch.map_or(50, percent),
+        // In USD per 1,000 searches, so a thousandth is 1,000 nano-dollars a search.
+        web_search: search.map_or(Prices::WEB_SEARCH, |thousandths| {
+            u64::from(thousandths) * 1_000
+        }),
+        platforms: platforms.unwrap_or_else(|| vec![Platform::ClaudeApi]),
     })
 }
 
