@@ -405,8 +405,10 @@ where
         let mut lines = Lines::default();
         let mut is_other = false;
         let shared = &self.shared;
+        let platform = self.template.as_ref().map(|template| template.platform());
+        let platform = platform.unwrap_or_default();
         let mut on_line = |line: &[u8]| {
-            if let Some(line) = ResultLine::parse(line) {
+            if let Some(line) = ResultLine::parse(line, platform) {
                 is_other |= answer(shared, batch, id, &line);
             }
         };

@@ -418,6 +418,11 @@ impl Template {
         }
     }
 
+    /// Returns the platform of the requests.
+    pub(crate) fn platform(&self) -> Platform {
+        Platform::of(&host(&self.uri, &self.headers), self.uri.path())
+    }
+
     /// Returns a request to the endpoint of batches. `path` follows its path, `query` is added to
     /// the query.
     pub(crate) fn request(

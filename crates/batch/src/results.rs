@@ -13,7 +13,7 @@ use http::{
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tower_claude_core::{Class, ClassifyResponse, ClaudeClassify, Reach};
-use tower_claude_wire::{ApiError, ModelCatalog, Usage};
+use tower_claude_wire::{ApiError, Billing, ModelCatalog, Money, Platform, Usage};
 
 use crate::scheduler::{ItemOutcome, Listed};
 
@@ -188,8 +188,8 @@ pub(crate) struct ResultLine<'a> {
 }
 
 impl<'a> ResultLine<'a> {
-    /// Reads a line. `None` if it is damaged.
-    pub(crate) fn parse(line: &'a [u8]) -> Option<Self> {
+    /// Reads a line of this platform. `None` if it is damaged.
+    pub(crate) fn parse(line: &'a [u8], platform: Platform) -> Option<Self> {
         #[derive(Deserialize)]
         struct Line<'a> {
             #[serde(borrow)]
@@ -218,7 +218,7 @@ impl<'a> ResultLine<'a> {
         match (&*line.result.kind, line.result.message, line.result.error) {
             ("succeeded", Some(message), _) => {
                 read.body = message.get().as_bytes();
-                read.outcome = succeeded(read.body);
+                read.outcome = succeeded(read.body, platform);
             }
             ("errored", _, Some(error)) => read.fail(error.get().as_bytes()),
             ("expired", ..) => read.outcome = ItemOutcome::Expired,
@@ -258,19 +258,11 @@ impl<'a> ResultLine<'a> {
         if let Some(Ok(id)) = id {
             headers.insert(REQUEST_ID, id);
         }
-        if let ItemOutcome::Succeeded {
-            saved_nanodollars, ..
-        } = self.outcome
-            && saved_nanodollars > 0
+        if let ItemOutcome::Succeeded { saved, .. } = self.outcome
+            && saved > Money::ZERO
+            && let Ok(saved) = HeaderValue::from_str(format!("{saved:.9}").trim_start_matches('$'))
         {
-            let (whole, rest) = (
-                saved_nanodollars / 1_000_000_000,
-                saved_nanodollars % 1_000_000_000,
-            );
-            let saved = HeaderValue::from_str(&format!("{whole}.{rest:09}"));
-            saved.into_iter().for_each(|saved| {
-                headers.insert(SAVED, saved);
-            });
+            headers.insert(SAVED, saved);
         }
         if self.class != Class::SUCCESS {
             response.extensions_mut().insert(self.class);
@@ -297,21 +289,21 @@ fn status_of(kind: &str) -> StatusCode {
     StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
-fn succeeded(message: &[u8]) -> ItemOutcome {
+fn succeeded(message: &[u8], platform: Platform) -> ItemOutcome {
     #[derive(Deserialize)]
     struct Model<'a> {
         #[serde(borrow)]
         model: Cow<'a, str>,
     }
     let usage = Usage::from_message(message).unwrap_or_default();
+    let billing = Billing::default().with_batch(true).with_platform(platform);
     let model = serde_json::from_slice::<Model<'_>>(message).ok();
-    let listed = model.and_then(|model| ModelCatalog::builtin().get(&model.model));
-    let prices = listed.and_then(|listed| listed.about.prices.as_ref());
+    let bill = model.and_then(|model| ModelCatalog::builtin().bill(&model.model, &usage, billing));
     let output = usage.limited_output().unwrap_or(0);
     ItemOutcome::Succeeded {
         tokens: usage.total_input().saturating_add(output),
-        // Batches cost half.
-        saved_nanodollars: prices.map_or(0, |prices| prices.cost(&usage, false) / 2),
+        cost: bill.map_or(Money::ZERO, |bill| bill.cost),
+        saved: bill.map_or(Money::ZERO, |bill| bill.batch_savings()),
         cache: (
             usage.cache_read_input_tokens.unwrap_or(0),
             usage.cache_creation_input_tokens.unwrap_or(0),
@@ -331,7 +323,7 @@ mod tests {
             let line = format!(
                 r#"{{"custom_id":"a","result":{{"type":"errored","error":{{"type":"error","error":{{"type":"{kind}","message":"{message}"}},"request_id":"req_1"}}}}}}"#
             );
-            let read = ResultLine::parse(line.as_bytes()).expect("a line");
+            let read = ResultLine::parse(line.as_bytes(), Platform::ClaudeApi).expect("a line");
             let response = read.response("msgbatch_1");
             assert_eq!(response.headers()[REQUEST_ID], "req_1");
             (response.status().as_u16(), read.outcome)
@@ -355,19 +347,12 @@ mod tests {
         let line = format!(
             r#"{{"custom_id":"a\u0062","result":{{"type":"succeeded","message":{message}}}}}"#
         );
-        let read = ResultLine::parse(line.as_bytes()).expect("a line");
+        let read = ResultLine::parse(line.as_bytes(), Platform::ClaudeApi).expect("a line");
         assert_eq!(read.custom_id, "ab");
         let response = read.response("msgbatch_1");
         assert_eq!(response.body(), message);
-        let catalog = ModelCatalog::builtin();
-        let prices = catalog
-            .get("claude-sonnet-5-5")
-            .and_then(|model| model.about.prices.clone());
-        let half = prices.expect("listed").cost(
-            &Usage::from_message(message.as_bytes()).expect("usage"),
-            false,
-        ) / 2;
-        assert_eq!(response.headers()[SAVED], format!("0.{half:09}"));
+        // 2 USD per million tokens of input and 10 USD of output, of which batches cost half.
+        assert_eq!(response.headers()[SAVED], "0.001500000");
         assert_eq!(response.headers()[BATCH], "msgbatch_1");
     }
 
@@ -380,7 +365,10 @@ mod tests {
             r#"{"custom_id":"a"}"#,
             r#"{"custom_id":"a","result":1}"#,
         ] {
-            assert!(ResultLine::parse(damaged.as_bytes()).is_none(), "{damaged}");
+            assert!(
+                ResultLine::parse(damaged.as_bytes(), Platform::ClaudeApi).is_none(),
+                "{damaged}"
+            );
         }
         for odd in [
             r#"{"type":"new"}"#,
@@ -388,7 +376,7 @@ mod tests {
             r#"{"type":"errored"}"#,
         ] {
             let line = format!(r#"{{"custom_id":"a","result":{odd}}}"#);
-            let read = ResultLine::parse(line.as_bytes()).expect("a line");
+            let read = ResultLine::parse(line.as_bytes(), Platform::ClaudeApi).expect("a line");
             assert_eq!(read.outcome, ItemOutcome::Temporary, "{odd}");
         }
     }
@@ -432,7 +420,7 @@ mod tests {
 
         #[test]
         fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = ResultLine::parse(&bytes);
+            let _ = ResultLine::parse(&bytes, Platform::ClaudeApi);
             let _ = Described::parse(&bytes);
             let _ = Page::parse(&bytes, SystemTime::UNIX_EPOCH);
         }

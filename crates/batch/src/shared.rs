@@ -130,7 +130,8 @@ impl Shared {
                 batch: decision.batch.as_deref(),
                 model: decision.model.as_deref(),
                 latency: decision.latency,
-                saved_nanodollars: decision.saved_nanodollars,
+                cost: decision.cost,
+                saved: decision.saved,
             };
             emit(&self.settings.events, &event);
         }

@@ -21,6 +21,7 @@ use std::{
 use bytes::Bytes;
 use tokio::time::Instant;
 use tower_claude_core::event::BatchDecision;
+use tower_claude_wire::Money;
 
 use self::{
     batch::{Batch, Item, State},
@@ -307,8 +308,10 @@ pub enum ItemOutcome {
     Succeeded {
         /// Its tokens.
         tokens: u64,
-        /// The difference to the price of an ordinary call, in 10⁻⁹ USD.
-        saved_nanodollars: u64,
+        /// Its cost.
+        cost: Money,
+        /// The difference to the cost of an ordinary call.
+        saved: Money,
         /// The input tokens that were read from the cache, and those written to it.
         cache: (u64, u64),
     },
@@ -379,8 +382,10 @@ pub struct Decision {
     pub model: Option<Arc<str>>,
     /// The time from the creation to the end.
     pub latency: Option<Duration>,
-    /// The difference to the price of ordinary calls, in 10⁻⁹ USD.
-    pub saved_nanodollars: u64,
+    /// The cost of the answer.
+    pub cost: Money,
+    /// The difference to the cost of an ordinary call.
+    pub saved: Money,
 }
 
 /// The latencies of the batches of one model.
@@ -421,8 +426,10 @@ pub struct BatchSnapshot {
     pub failed: u64,
     /// The tokens of the answers of batches.
     pub tokens: u64,
-    /// The difference between the price of ordinary calls and that of batches, in 10⁻⁹ USD.
-    pub saved_nanodollars: u64,
+    /// The cost of the answers of batches, as far as the prices of their models are known.
+    pub cost: Money,
+    /// The difference to the cost of ordinary calls.
+    pub saved: Money,
     /// The calls that were sent live while their batch may still be billed.
     pub sent_twice: u64,
     /// The calls that were sent live at once, by reason.
@@ -1166,15 +1173,17 @@ impl Scheduler {
         match outcome {
             ItemOutcome::Succeeded {
                 tokens,
-                saved_nanodollars,
+                cost,
+                saved,
                 ..
             } => {
                 self.counters.answered += 1;
                 self.counters.tokens += tokens;
-                self.counters.saved_nanodollars += saved_nanodollars;
+                self.counters.cost += cost;
+                self.counters.saved += saved;
                 self.decide(BatchDecision::Answered, "", 1, batch_id, Some(model));
                 if let Some(decision) = self.decisions.last_mut() {
-                    decision.saved_nanodollars = saved_nanodollars;
+                    (decision.cost, decision.saved) = (cost, saved);
                 }
             }
             outcome => {
@@ -1315,7 +1324,7 @@ impl Scheduler {
         if let Some(last) = self.decisions.last_mut()
             && (last.decision, last.because) == (decision, because)
             && (&last.batch, &last.model) == (&batch, &model)
-            && (last.latency, last.saved_nanodollars) == (None, 0)
+            && (last.latency, last.cost) == (None, Money::ZERO)
         {
             last.calls += calls;
             return;
@@ -1327,7 +1336,8 @@ impl Scheduler {
             batch,
             model,
             latency: None,
-            saved_nanodollars: 0,
+            cost: Money::ZERO,
+            saved: Money::ZERO,
         });
     }
 
@@ -1489,7 +1499,8 @@ impl Scheduler {
             batch: Some(id),
             model: model.and_then(|mut models| models.pop()),
             latency,
-            saved_nanodollars: 0,
+            cost: Money::ZERO,
+            saved: Money::ZERO,
         });
     }
 

@@ -51,7 +51,11 @@ async fn calls_that_can_wait_share_a_batch_and_get_ordinary_responses() {
     assert_eq!((world.live(), world.requests()[0].as_str()), (1, "create"));
     let snapshot = world.snapshot();
     assert_eq!((snapshot.answered, snapshot.sent_twice), (3, 0));
-    assert!(snapshot.saved_nanodollars > 0 && snapshot.tokens > 0);
+    assert!(
+        snapshot.saved > Default::default()
+            && snapshot.saved == snapshot.cost
+            && snapshot.tokens > 0
+    );
     let known = &snapshot.latency[SONNET];
     assert!(known.batches == 1 && known.p50 >= 4 * MINUTE, "{known:?}");
     let log = world.log.take();

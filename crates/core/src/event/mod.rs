@@ -133,7 +133,7 @@ use std::{
 };
 
 use http::StatusCode;
-use tower_claude_wire::{ModelCatalog, RateLimits, Usage};
+use tower_claude_wire::{ModelCatalog, Money, RateLimits, Usage};
 use tracing::level_filters::LevelFilter;
 
 use self::incidents::Incidents;
@@ -421,8 +421,10 @@ pub enum Event<'a> {
         /// The time from the creation of the batch until its end was seen. Only for
         /// [`BatchDecision::Ended`].
         latency: Option<Duration>,
-        /// The difference to the price of ordinary calls, in 10⁻⁹ USD. Zero if it is not known.
-        saved_nanodollars: u64,
+        /// The cost of the answer of a batch. Zero if it is not known.
+        cost: Money,
+        /// The difference to the cost of an ordinary call. Zero if it is not known.
+        saved: Money,
     },
     /// A response claims more usage than its request can have caused. The limiter charges the bound
     /// and learns nothing from it. Emitted once for each scope.

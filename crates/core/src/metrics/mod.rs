@@ -65,7 +65,7 @@ mod tests;
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use ::metrics::{Counter, SharedString};
-use tower_claude_wire::{Billing, ModelCatalog, Usage};
+use tower_claude_wire::{Billing, ModelCatalog, Money, Usage};
 
 use self::handles::{ModelHandles, ScopeHandles, word};
 use crate::{
@@ -357,7 +357,8 @@ impl Observer for MetricsObserver {
                 calls,
                 model,
                 latency,
-                saved_nanodollars,
+                cost,
+                saved,
                 ..
             } => {
                 let outcome = SharedString::const_str(decision.as_str());
@@ -369,9 +370,14 @@ impl Observer for MetricsObserver {
                     let histogram = catalogue::BATCH_LATENCY.histogram_of(model());
                     histogram.record(latency.as_secs_f64());
                 }
-                if *saved_nanodollars > 0 {
-                    let saved = catalogue::BATCH_SAVED.counter_of(model());
-                    saved.increment(*saved_nanodollars);
+                let nanos = |money: &Money| u64::try_from(money.nanos()).unwrap_or(0);
+                if nanos(saved) > 0 {
+                    let counter = catalogue::BATCH_SAVED.counter_of(model());
+                    counter.increment(nanos(saved));
+                }
+                if nanos(cost) > 0 {
+                    let counter = catalogue::COST.counter_of(model());
+                    counter.increment(nanos(cost));
                 }
             }
             Event::Uncounted { because, .. } => {
