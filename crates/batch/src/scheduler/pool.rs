@@ -122,8 +122,13 @@ impl Pool {
     pub(super) fn due_at(&self, settings: &SchedulerSettings) -> Option<Instant> {
         let at = self.flush_at?;
         if self.queue.len() >= settings.max_items || self.bytes >= settings.max_bytes {
-            // At once, because this is in the past.
-            return self.queue.values().map(|call| call.since).next();
+            // Those that wait for a priming batch do not fill another one.
+            let free = || self.queue.values().filter(|call| call.behind.is_none());
+            let bytes: usize = free().map(QueuedCall::bytes).sum();
+            if free().count() >= settings.max_items || bytes >= settings.max_bytes {
+                // At once, because this is in the past.
+                return free().map(|call| call.since).next();
+            }
         }
         Some(self.flushed_at.map_or(at, |last| at.max(last + GAP)))
     }
