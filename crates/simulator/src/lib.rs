@@ -18,6 +18,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod batching;
 mod client;
 mod event_queue;
 mod json;
@@ -38,6 +39,7 @@ mod tests;
 
 use std::fmt::Write as _;
 
+pub use batching::{BatchTable, batch_table};
 pub use options::Options;
 pub use svg::picture;
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand};
-use tower_claude_simulator::{Options, picture, table};
+use tower_claude_simulator::{Options, batch_table, picture, table};
 
 /// Client processes that share one rate limit, in virtual time: this project's limiter beside what
 /// others do.
@@ -23,6 +23,40 @@ struct Cli {
 enum Command {
     /// Run all rows and print every figure beside its goal, with exit code 1 if one falls short
     Table(TableArgs),
+    /// Run calls that can wait: the batch layer's scheduler beside a fixed window and a fixed size,
+    /// with exit code 1 if a goal is missed
+    Batch(BatchArgs),
+}
+
+#[derive(Debug, Args)]
+struct BatchArgs {
+    /// The first seed, to repeat a run. Drawn at random if it is absent. The table names the seeds
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+
+    /// Number of seeds. Every figure is the worst of them
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=1_000))]
+    seeds: u64,
+
+    /// Run a sixth of the length with at most two seeds
+    #[arg(long)]
+    quick: bool,
+
+    /// Only the row of this id, as in B2
+    #[arg(long, value_name = "ID")]
+    only: Option<String>,
+
+    /// Only the lines with goals
+    #[arg(long)]
+    ours: bool,
+
+    /// Print the figures as one JSON array, last on standard output
+    #[arg(long)]
+    json: bool,
+
+    /// Draw the saved money and the missed deadlines
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -62,8 +96,11 @@ struct TableArgs {
 }
 
 fn main() -> ExitCode {
-    let Command::Table(args) = Cli::parse().command;
-    match run(args) {
+    let result = match Cli::parse().command {
+        Command::Table(args) => run(args),
+        Command::Batch(args) => run_batch(args),
+    };
+    match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -84,23 +121,45 @@ fn run(args: TableArgs) -> Result<bool, String> {
     options.ours = args.ours;
     options.trace = args.trace;
     let table = table(&options)?;
-    let mut output = table.text();
+    let output = table.text();
     if let Some(path) = args.svg {
         std::fs::write(&path, picture(seed))
             .map_err(|error| format!("{}: {error}", path.display()))?;
     }
-    let verdict = if table.passed() {
+    let json = args.json.then(|| table.json());
+    print(output, table.passed(), json)
+}
+
+fn run_batch(args: BatchArgs) -> Result<bool, String> {
+    let mut options = Options::default();
+    options.seed = args.seed.unwrap_or_else(|| fastrand::u64(1..1_000_000_000));
+    options.seeds = args.seeds;
+    options.quick = args.quick;
+    options.only = args.only;
+    options.ours = args.ours;
+    let table = batch_table(&options)?;
+    if let Some(path) = args.svg {
+        std::fs::write(&path, table.picture())
+            .map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    let json = args.json.then(|| table.json());
+    print(table.text(), table.passed(), json)
+}
+
+/// Prints a table with its verdict, and the figures as JSON. Returns the verdict.
+fn print(mut output: String, passed: bool, json: Option<String>) -> Result<bool, String> {
+    let verdict = if passed {
         "every goal is met"
     } else {
         "some figures fall short: see the lines marked FALL SHORT"
     };
     output += &format!("\n{verdict}\n");
-    if args.json {
-        output += &format!("{}\n", table.json());
+    if let Some(json) = json {
+        output += &format!("{json}\n");
     }
     match std::io::stdout().write_all(output.as_bytes()) {
         // A reader such as `head` needs no more.
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(format!("stdout: {error}")),
-        _ => Ok(table.passed()),
+        _ => Ok(passed),
     }
 }
