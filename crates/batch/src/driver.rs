@@ -25,7 +25,7 @@ use crate::{
     journal::{Journal, JournalError},
     request::{LAYER, Template},
     results::{Described, Lines, Page, ResultLine, creation},
-    scheduler::{Action, Creation, ItemOutcome, LineUse, Listed, ResultsEnd, Status},
+    scheduler::{Action, Creation, ItemOutcome, LineUse, Listed, ResultsEnd, SKEW, Status},
     shared::{Inner, Now, Shared, Word},
 };
 
@@ -353,8 +353,7 @@ where
 
     async fn list(&mut self, pool: PoolId, since: SystemTime) {
         let wall = (self.shared.settings.clock)();
-        // With a margin for batches that were created before their record.
-        let needed = wall.duration_since(since).unwrap_or_default() + CREATION;
+        let needed = wall.duration_since(since).unwrap_or_default() + SKEW;
         let mut found: Option<Vec<Listed>> = None;
         let mut is_complete = false;
         let mut query = "limit=1000".to_owned();
@@ -407,18 +406,18 @@ where
         let shared = &self.shared;
         let platform = self.template.as_ref().map(|template| template.platform());
         let platform = platform.unwrap_or_default();
-        let mut on_line = |line: &[u8]| {
-            if let Some(line) = ResultLine::parse(line, platform) {
-                is_other |= answer(shared, batch, id, &line);
-            }
+        let read = |line: &[u8]| {
+            let line = ResultLine::parse(line, platform);
+            line.is_some_and(|line| answer(shared, batch, id, &line))
         };
-        loop {
+        // The rest of another batch is not read.
+        while !is_other {
             let until = Instant::now() + PATIENCE;
             let frame = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx));
             match timeout_at(until, frame).await {
                 Ok(Some(Ok(frame))) => {
                     if let Ok(data) = frame.into_data() {
-                        lines.feed(&data, &mut on_line);
+                        lines.feed(&data, |line| is_other |= read(line));
                     }
                 }
                 Ok(None) => break,
@@ -427,7 +426,7 @@ where
                 }
             }
         }
-        lines.finish(&mut on_line);
+        lines.finish(|line| is_other |= read(line));
         Ok(ResultsEnd::Complete)
     }
 

@@ -6,6 +6,9 @@
 //! The server is the accounting of the fake Claude API, behind a network with delays. Time is
 //! virtual, so that hours take seconds, and a seed always gives the same run.
 //!
+//! [`batch_table`] runs the scheduler of the batch layer in the same way, beside a fixed window and a
+//! fixed size.
+//!
 //! ```no_run
 //! use tower_claude_simulator::{Options, table};
 //!

@@ -27,6 +27,12 @@
 //! | [`TokenBucketLayer`] | `token-bucket` | Delays requests before the API rejects them. |
 //! | [`HeaderBudgetLayer`] | `header-budget` | Learns the actual limits from response headers. |
 //!
+//! Not in the recommended stack, and off by default:
+//!
+//! | Layer | Feature | Task |
+//! |---|---|---|
+//! | `BatchLayer` | `batch` | Answers calls that can wait by Message Batches, at half the price. |
+//!
 //! Each layer also works alone, in any stack, over any HTTP client that is a
 //! `Service<http::Request<_>>`. The page of each layer's module describes its readiness, clones,
 //! cancellation and streams: [`cache`], [`fallback_model`], [`retry`], [`circuit_breaker`],
@@ -70,6 +76,8 @@ pub use builder::ServiceBuilderExt;
 ))]
 pub use recommended::{Recommended, recommended};
 
+#[cfg(feature = "batch")]
+pub use tower_claude_batch::{self as batch, BatchLayer};
 #[cfg(feature = "cache")]
 pub use tower_claude_cache::{self as cache, CacheLayer};
 #[cfg(feature = "circuit-breaker")]

@@ -35,8 +35,9 @@ use crate::{
 
 /// The time for which the API may not list or return a batch that it has created.
 const SETTLES: Duration = Duration::from_secs(300);
-/// The longest time that the creation of a batch takes.
-const CREATION: Duration = Duration::from_secs(600);
+/// The difference of ages within which a batch in the list may be the one that is looked for. It has
+/// room for clocks that are wrong or were set, because its results are certain.
+pub(crate) const SKEW: Duration = Duration::from_secs(3_600);
 /// The time for which the API keeps the results of a batch, less a margin.
 const KEPT: Duration = Duration::from_secs(28 * 86_400);
 /// The time for which a batch without callers runs on, because clients ask again after a timeout.
@@ -1080,8 +1081,8 @@ impl Scheduler {
             let total = batch.items.len() as u64;
             let mut candidates = list.iter().filter(|listed| {
                 listed.total == total
-                    && listed.age <= age + SETTLES
-                    && listed.age + CREATION + SETTLES >= age
+                    && listed.age <= age + SKEW
+                    && listed.age + SKEW >= age
                     && !known.contains(&listed.id)
                     && !batch.others.contains(&listed.id)
             });

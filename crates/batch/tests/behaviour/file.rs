@@ -181,7 +181,7 @@ fn file_that_was_cut_anywhere_has_all_whole_lines() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
     fn changed_byte_is_never_read_as_another_record(at in 0_usize..400, bit in 0_u8..8) {
@@ -189,8 +189,12 @@ proptest! {
         let at = at % changed.len();
         changed[at] ^= 1 << bit;
         match opened(&changed) {
-            // The last line only.
-            Ok(found) => prop_assert_eq!(&found[..], &records()[..3]),
+            // The last line is cut, or joined with the one before it. Or a digit is a capital.
+            Ok(found) => {
+                let records = records();
+                prop_assert!(found.len() >= records.len() - 2);
+                prop_assert_eq!(&found[..], &records[..found.len()]);
+            }
             Err(error) => prop_assert!(["damaged", "foreign", "version"].contains(&error.cause())),
         }
     }

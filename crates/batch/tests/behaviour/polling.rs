@@ -1,8 +1,22 @@
 //! The requests while batches run.
 
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use http::{Request, Response};
 use tokio::time::{Instant, sleep};
+use tower::{Layer, Service};
 use tower_claude_batch::BatchLayer;
-use tower_claude_fake_claude::Fault;
+use tower_claude_core::RequestBody;
+use tower_claude_fake_claude::{Endpoint, FakeClaude, FakeError, Fault};
+use tower_claude_tests::{Broken, FrameBody, Piece, Received};
 
 use crate::api::*;
 
@@ -65,4 +79,84 @@ async fn many_batches_are_polled_by_one_list() {
         count("retrieve")
     );
     assert_eq!(count("results"), 40);
+}
+
+/// A client that loses the second half of the first results.
+#[derive(Clone)]
+struct Cutting {
+    fake: FakeClaude,
+    has_cut: Arc<AtomicBool>,
+}
+
+impl Service<Request<RequestBody>> for Cutting {
+    type Response = Response<FrameBody>;
+    type Error = FakeError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, FakeError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), FakeError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
+        let (mut fake, has_cut) = (self.fake.clone(), self.has_cut.clone());
+        let is_results = request.uri().path().ends_with("/results");
+        Box::pin(async move {
+            let (parts, body) = fake.call(request).await?.into_parts();
+            let (whole, ..) = tower_claude_tests::read(body).await;
+            let cuts =
+                is_results && parts.status.is_success() && !has_cut.swap(true, Ordering::SeqCst);
+            let body = match cuts {
+                true => FrameBody::new([
+                    Piece::Data(whole.slice(..whole.len() / 2)),
+                    Piece::Error(Broken("cut")),
+                ]),
+                false => FrameBody::full(whole),
+            };
+            Ok(Response::from_parts(parts, body))
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn results_that_break_off_are_read_again_and_each_call_is_answered_once() {
+    let fake = api().build();
+    let client = Cutting {
+        fake: fake.clone(),
+        has_cut: Arc::default(),
+    };
+    let (layer, driver) = BatchLayer::in_memory().pair();
+    tokio::spawn(driver.run(client.clone()));
+    let calls: Vec<_> = (0..6)
+        .map(|n| {
+            let (service, request) = (
+                layer.layer(client.clone()),
+                question(&n.to_string(), 5 * HOUR),
+            );
+            tokio::spawn(async move {
+                (
+                    tower_claude_tests::send(&service, request).await,
+                    Instant::now(),
+                )
+            })
+        })
+        .collect();
+    let mut times = std::collections::BTreeSet::new();
+    for call in calls {
+        let (answer, at) = call.await.unwrap();
+        let answer: Received<Broken> = answer.expect("a response");
+        assert_eq!(answer.status, 200);
+        times.insert(at);
+    }
+    assert_eq!(
+        times.len(),
+        2,
+        "the first half is answered as its lines arrive"
+    );
+    assert_eq!(layer.handle().snapshot().answered, 6);
+    let live = fake.with_log(|log| {
+        log.iter()
+            .filter(|a| a.endpoint == Endpoint::Messages)
+            .count()
+    });
+    assert_eq!(live, 0);
 }
