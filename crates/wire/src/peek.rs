@@ -51,8 +51,8 @@ pub struct Peek {
     messages_bytes: u32,
     /// The text of system, tools and messages.
     text_bytes: [u32; 3],
-    /// The marks of structure in the three.
-    marks: [u32; 3],
+    /// The marks of structure in them.
+    marks: u32,
     /// The tokens of rare characters beyond those of their bytes.
     rare_tokens: u32,
     mentions_cache_control: bool,
@@ -98,10 +98,11 @@ impl Peek {
                 peek.take(key.as_bytes(), &member, &mut strings);
             }
             strings.text_of(0);
-            strings.take_marks();
         }
-        if let Some(tokens) = rare_tokens(body) {
-            peek.rare_tokens = peek.rare_tokens.saturating_add(tokens);
+        peek.marks = strings.marks();
+        peek.rare_tokens = strings.rare_tokens();
+        if is_beyond_ascii(body) {
+            peek.rare_tokens = peek.rare_tokens.saturating_add(rare_tokens(body));
         }
         peek.mentions_cache_control |= strings.cache_control;
         peek.has_media = strings.media;
@@ -120,9 +121,6 @@ impl Peek {
             }
             let text = strings.text_of(value.len());
             self.text_bytes[part] = u32::try_from(text).unwrap_or(u32::MAX);
-            let (marks, astral) = strings.take_marks();
-            self.marks[part] = marks;
-            self.rare_tokens = self.rare_tokens.saturating_add(astral);
         };
         match key {
             b"model" => self.model = Model::read(member.at, value),
@@ -219,7 +217,7 @@ impl Peek {
     /// Estimates the tokens of a text of this length, which is the [text](Self::text_bytes) of the
     /// prompt or a part of it.
     ///
-    /// Up to 4 KiB it approaches the kind of text: prose has about 2.75 bytes per token of the newer
+    /// Up to 512 bytes it approaches the kind of text: prose has about 2.75 bytes per token of the newer
     /// tokenizer, and text with many quotes and line breaks, such as code and JSON, up to 2.2. An
     /// emoji counts as one token more than its bytes. This is a rough estimate: correct it by the
     /// reported usage.
@@ -246,8 +244,12 @@ impl Peek {
         if plain == 0 || all == 0.0 {
             return plain;
         }
-        let marks: f64 = self.marks.iter().map(|marks| f64::from(*marks)).sum();
-        let structure = MARK * marks.min(all * MOST_MARKS) - PROSE * all;
+        let marks = f64::from(self.marks).min(all * MOST_MARKS);
+        let mut structure = MARK * marks - PROSE * all;
+        if self.has_media {
+            // What stands for images has neither marks nor prose.
+            structure = structure.max(0.0);
+        }
         let certainty = (all / SURE_OF_KIND).min(1.0);
         let more = structure * certainty + f64::from(self.rare_tokens);
         let scale = match tokenizer {
@@ -346,38 +348,47 @@ const MOST_MARKS: f64 = 0.05;
 const PROSE: f64 = 0.0364;
 
 /// The length of a text from which on its marks show its kind.
-const SURE_OF_KIND: f64 = 4_096.0;
+const SURE_OF_KIND: f64 = 512.0;
 
 /// The tokens of the older tokenizer for one of the newer.
 const OLD_TOKENS: f64 = 2.5 / 3.5;
 
-/// The bytes that are looked at to find out if a body has characters beyond ASCII, and then to count
-/// the rare ones.
-const FIRST_SAMPLES: u32 = 32;
+/// The words that are looked at to find out if a body has characters beyond ASCII, and the bytes that
+/// are then looked at to count the rare ones.
+const WORDS: usize = 8;
 const SAMPLES: u32 = 1_024;
 
+/// Returns true if a body seems to have characters beyond ASCII, which most have not.
+#[inline]
+fn is_beyond_ascii(body: &[u8]) -> bool {
+    const HIGH_BITS: u64 = 0x8080_8080_8080_8080;
+    let words = body.chunks_exact((body.len() / WORDS).max(size_of::<u64>()));
+    let first = words.map(|part| {
+        let word = part.first_chunk().copied().unwrap_or_default();
+        u64::from_le_bytes(word)
+    });
+    first.fold(0, |all, word| all | word) & HIGH_BITS != 0
+}
+
 /// Estimates the tokens of emoji and combining marks beyond those of their bytes, from a sample of
-/// the body. `None` if it seems to be ASCII, as most are.
-fn rare_tokens(body: &[u8]) -> Option<u32> {
+/// the body.
+#[cold]
+fn rare_tokens(body: &[u8]) -> u32 {
     let length = body.len() as u64;
     // One byte of each of equal parts, at a place in it that repeats for no period of a text.
-    let sample = |count: u32| {
-        let part = length / u64::from(count) + 1;
-        let place = move |index: u32| u64::from(scattered(index)) * part >> 32;
-        let at = move |index: u32| u64::from(index) * length / u64::from(count) + place(index);
-        (0..count).filter_map(move |index| body.get(at(index) as usize))
-    };
-    if sample(FIRST_SAMPLES).fold(0, |all, byte| all | byte) < 0x80 {
-        return None;
-    }
-    let halves = sample(SAMPLES).map(|byte| match byte {
-        // The first byte of four, and that of a combining mark.
-        0xf0.. => 2,
-        0xcc | 0xcd => 1,
-        _ => 0,
+    let part = length / u64::from(SAMPLES) + 1;
+    let halves = (0..SAMPLES).map(|index| {
+        let place = u64::from(scattered(index)) * part >> 32;
+        let at = u64::from(index) * length / u64::from(SAMPLES) + place;
+        match body.get(at as usize) {
+            // The first byte of four, and that of a combining mark.
+            Some(0xf0..) => 2,
+            Some(0xcc | 0xcd) => 1,
+            _ => 0,
+        }
     });
     let halves: u64 = halves.sum();
-    u32::try_from(halves * length / u64::from(SAMPLES) / 2).ok()
+    u32::try_from(halves * length / u64::from(SAMPLES) / 2).unwrap_or(u32::MAX)
 }
 
 /// Returns a number that has no pattern for successive indices.

@@ -100,8 +100,8 @@ pub(crate) struct StringFindings {
     /// The marks of structure in the text: quotes and escapes of one character. Those of the frames
     /// of messages and text blocks are subtracted.
     marks: i64,
-    /// The escaped emoji and other characters beyond the first 65,536.
-    astral: u32,
+    /// Twice the tokens of escaped rare characters beyond those of their bytes.
+    rare: u32,
 }
 
 impl StringFindings {
@@ -111,11 +111,14 @@ impl StringFindings {
         (length as u64).saturating_add_signed(surplus.saturating_neg())
     }
 
-    /// Returns the marks and the astral escapes since the last call.
-    pub(crate) fn take_marks(&mut self) -> (u32, u32) {
-        let marks = std::mem::take(&mut self.marks);
-        let marks = u32::try_from(marks.max(0)).unwrap_or(u32::MAX);
-        (marks, std::mem::take(&mut self.astral))
+    /// Returns the marks of structure.
+    pub(crate) fn marks(&self) -> u32 {
+        u32::try_from(self.marks.max(0)).unwrap_or(u32::MAX)
+    }
+
+    /// Returns the tokens of escaped rare characters beyond those of their bytes.
+    pub(crate) const fn rare_tokens(&self) -> u32 {
+        self.rare / 2
     }
 
     /// Visits a value that is a string itself, with its quotes.
@@ -137,7 +140,7 @@ impl StringFindings {
             let escapes = Escapes::of(&json[escape..to]);
             self.surplus += escapes.surplus as i64;
             self.marks += escapes.short as i64;
-            self.astral = self.astral.saturating_add(escapes.astral);
+            self.rare = self.rare.saturating_add(escapes.rare);
         }
     }
 }
@@ -199,8 +202,8 @@ struct Escapes {
     surplus: usize,
     /// Those of two bytes.
     short: usize,
-    /// Surrogate pairs.
-    astral: u32,
+    /// Two for each surrogate pair, and one for each combining mark.
+    rare: u32,
 }
 
 impl Escapes {
@@ -214,7 +217,7 @@ impl Escapes {
                 if text.get(at + 1) == Some(&b'u') {
                     let digits = text.get(at + 2..at + 6).unwrap_or_default();
                     escapes.surplus += 6 - utf8_length(digits);
-                    escapes.astral += u32::from(is_high_surrogate(digits));
+                    escapes.rare += rare(digits);
                     at += 6;
                 } else {
                     escapes.surplus += 1;
@@ -230,12 +233,14 @@ impl Escapes {
     }
 }
 
-/// Returns true if these hexadecimal digits are the first UTF-16 unit of a pair.
-fn is_high_surrogate(digits: &[u8]) -> bool {
-    matches!(
-        digits,
-        [b'd' | b'D', b'8' | b'9' | b'a' | b'b' | b'A' | b'B', ..]
-    )
+/// Returns 2 if these hexadecimal digits are the first UTF-16 unit of a pair, such as an emoji, and
+/// 1 if they are a combining mark.
+const fn rare(digits: &[u8]) -> u32 {
+    match digits {
+        [b'd' | b'D', b'8' | b'9' | b'a' | b'b' | b'A' | b'B', ..] => 2,
+        [b'0', b'3', b'0'..=b'6', _] => 1,
+        _ => 0,
+    }
 }
 
 /// Returns the bytes in UTF-8 of the UTF-16 unit with these hexadecimal digits. Both units of a

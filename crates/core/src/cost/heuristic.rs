@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::Request;
 use tokio::time::Instant;
-use tower_claude_wire::{ModelCatalog, Tokenizer, Usage, estimate_tokens};
+use tower_claude_wire::{ModelCatalog, Tokenizer, Usage};
 
 use super::{Cost, EstimateCost, UsageBound, UsageListener};
 use crate::{
