@@ -80,7 +80,8 @@ impl<J: Journal> BatchDriver<J> {
     ///
     /// All its requests go through `service`, which may be any clone of the stack: a request about
     /// batches passes a batch layer. It spawns nothing, except that it writes to a persistent journal
-    /// by `tokio::task::spawn_blocking`.
+    /// by `tokio::task::spawn_blocking`. If it is dropped meanwhile, the journal is closed when the
+    /// write has ended.
     pub async fn run<S, R>(mut self, service: S)
     where
         S: Service<Request<RequestBody>, Response = Response<R>> + Clone,

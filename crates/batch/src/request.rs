@@ -38,7 +38,7 @@ pub const BATCH_KEY: HeaderName = HeaderName::from_static("x-tower-claude-batch-
 
 /// The longest tolerance that counts. The API expires batches after a day, and a call may go through
 /// several.
-const LONGEST: Duration = Duration::from_secs(7 * 86_400);
+pub(crate) const LONGEST: Duration = Duration::from_secs(7 * 86_400);
 
 /// A request extension: the time that a call can wait for its answer. The same as the header
 /// [`TOLERANCE`], over which it wins.
@@ -112,32 +112,39 @@ fn is_ignored(name: &HeaderName, also: &[HeaderName]) -> bool {
         || also.contains(name)
 }
 
-/// Takes the marks of the layer out of a request, and returns the tolerance and the key.
+/// The marks of the layer in a request.
+#[derive(Debug, Default)]
+pub(crate) struct Marks {
+    pub(crate) tolerance: Option<Duration>,
+    pub(crate) key: Option<HeaderValue>,
+}
+
+/// Takes the marks of the layer out of a request.
 ///
 /// # Errors
 /// Returns the response to a request whose header is not valid.
 pub(crate) fn take_marks(
     request: &mut Request<RequestBody>,
-) -> Result<(Option<Duration>, Option<HeaderValue>), Box<Response<Bytes>>> {
+) -> Result<Marks, Box<Response<Bytes>>> {
     // A look-up by name takes as long as a dozen headers.
     let is_marked = |name: &HeaderName| *name == TOLERANCE || *name == BATCH_KEY;
-    let mut key = None;
-    let mut tolerance = None;
+    let mut marks = Marks::default();
     if request.headers().keys().any(is_marked) {
         let headers = request.headers_mut();
-        key = headers.remove(BATCH_KEY);
+        marks.key = headers.remove(BATCH_KEY);
         let values: Vec<HeaderValue> = headers.get_all(TOLERANCE).iter().cloned().collect();
         headers.remove(TOLERANCE);
         for value in values {
             let seconds = seconds(&value).ok_or_else(|| invalid(&value))?;
             let given = Duration::from_secs(seconds);
-            tolerance = Some(tolerance.map_or(given, |least: Duration| least.min(given)));
+            let least = marks.tolerance.map_or(given, |least| least.min(given));
+            marks.tolerance = Some(least);
         }
     }
     if let Some(extension) = request.extensions_mut().remove::<Tolerance>() {
-        tolerance = Some(extension.0);
+        marks.tolerance = Some(extension.0);
     }
-    Ok((tolerance.map(|given| given.min(LONGEST)), key))
+    Ok(marks)
 }
 
 fn seconds(value: &HeaderValue) -> Option<u64> {

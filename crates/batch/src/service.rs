@@ -21,7 +21,7 @@ use tower_claude_core::{
 use tower_service::Service;
 
 use crate::{
-    request::{LAYER, Question, Template, take_marks},
+    request::{LAYER, LONGEST, Question, Template, take_marks},
     scheduler::{BatchCall, Placement, Ticket},
     shared::{Shared, Word},
 };
@@ -66,7 +66,7 @@ where
             let rejection = Some(Box::new(rejection));
             return ResponseFuture::new(State::Rejected { rejection });
         }
-        let (tolerance, key) = match take_marks(&mut request) {
+        let marks = match take_marks(&mut request) {
             Ok(marks) => marks,
             Err(response) => {
                 if let Some(rejection) = response.extensions().get::<Rejection>() {
@@ -83,14 +83,15 @@ where
             }
         };
         let policy = self.shared.settings.policy.as_ref();
-        let tolerance = tolerance.or_else(|| policy?(&request));
+        let tolerance = marks.tolerance.or_else(|| policy?(&request));
         if let Some(tolerance) = tolerance {
             let marked = Box::new(Marked {
                 service: self.inner.clone(),
                 shared: self.shared.clone(),
                 request,
-                tolerance,
-                key,
+                // A policy may return any time.
+                tolerance: tolerance.min(LONGEST),
+                key: marks.key,
             });
             return ResponseFuture::new(State::Marked {
                 marked: Some(marked),
@@ -138,7 +139,7 @@ struct Marked<S> {
 /// The next state of a call with a tolerance.
 enum Placed<S> {
     Waits(Box<WaitingCall<S>>),
-    Live(S, Request<RequestBody>),
+    Live(S, Box<Request<RequestBody>>),
 }
 
 impl<S> Marked<S> {
@@ -193,7 +194,7 @@ impl<S> Marked<S> {
                     deadline,
                 }))
             }
-            Placement::Live(_) => Placed::Live(self.service, request),
+            Placement::Live(_) => Placed::Live(self.service, Box::new(request)),
         }
     }
 }
@@ -344,7 +345,7 @@ where
                         },
                         Placed::Live(service, request) => State::Live {
                             service,
-                            request: Some(request),
+                            request: Some(*request),
                         },
                     }
                 }

@@ -415,3 +415,132 @@ proptest! {
         prop_assert!(left.is_empty(), "{} records are left", left.len());
     }
 }
+
+/// A scheduler without latencies of its own, at a start time.
+struct Plan {
+    scheduler: Scheduler,
+    start: Instant,
+    serial: u8,
+}
+
+impl Plan {
+    fn new() -> Self {
+        Self {
+            scheduler: Scheduler::new(SchedulerSettings::default(), 1),
+            start: Instant::now(),
+            serial: 0,
+        }
+    }
+
+    fn enqueue(&mut self, at: Duration, prefix: Option<SharedPrefix>) -> Ticket {
+        self.serial += 1;
+        let now = self.start + at;
+        let body = Bytes::from(vec![self.serial]);
+        let key = Key([self.serial; 16]);
+        let deadline = now + 1_200 * MINUTE;
+        let call = BatchCall::new(PoolId([0; 16]), key, Arc::from("a"), body, deadline);
+        match self.scheduler.enqueue(call.with_prefix(prefix), now) {
+            Placement::Waits { ticket, .. } => ticket,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Returns the bodies of the batches that are created at this time, in any order.
+    fn created(&mut self, at: Duration) -> Vec<(BatchNumber, Vec<u8>)> {
+        let now = self.start + at;
+        self.scheduler.plan(now, SystemTime::UNIX_EPOCH + at);
+        drop(self.scheduler.take_records());
+        self.scheduler.on_journal(true);
+        let mut created = Vec::new();
+        while let Some(action) = self.scheduler.next_action(now) {
+            if let Action::Create { batch, items, .. } = action {
+                created.push((batch, items.iter().map(|(_, body)| body[0]).collect()));
+            }
+        }
+        created.sort_by_key(|(_, bodies): &(BatchNumber, Vec<u8>)| bodies.len());
+        created
+    }
+
+    fn end(&mut self, number: BatchNumber, at: Duration) {
+        let (now, wall) = (self.start + at, SystemTime::UNIX_EPOCH + at);
+        let id = format!("msgbatch_{number:?}");
+        self.scheduler
+            .on_created(number, Creation::Created { id }, now, wall);
+        self.scheduler.on_status(number, Status::Ended, now, wall);
+    }
+}
+
+#[test]
+fn one_call_writes_a_long_prefix_before_the_others_are_sent() {
+    let mut plan = Plan::new();
+    let long = Some(SharedPrefix::new(7, 50_000, true));
+    for _ in 0..4 {
+        plan.enqueue(Duration::ZERO, long);
+    }
+    plan.enqueue(Duration::ZERO, None);
+    let created = plan.created(5 * MINUTE);
+    let sizes: Vec<usize> = created.iter().map(|(_, bodies)| bodies.len()).collect();
+    assert_eq!(
+        sizes,
+        [1, 1],
+        "the first of four, and the one without a prefix"
+    );
+    assert_eq!(plan.scheduler.snapshot(plan.start).queued, 3);
+    assert!(plan.created(20 * MINUTE).is_empty());
+    let primer = created
+        .iter()
+        .find(|(_, bodies)| bodies[0] < 5)
+        .expect("a primer");
+    plan.end(primer.0, 20 * MINUTE);
+    let created = plan.created(20 * MINUTE + Duration::from_secs(10));
+    assert_eq!(created.len(), 1);
+    assert_eq!(created[0].1.len(), 3, "the others read it");
+    // The prefix is in the cache for an hour.
+    for _ in 0..4 {
+        plan.enqueue(30 * MINUTE, long);
+    }
+    assert_eq!(plan.created(35 * MINUTE)[0].1.len(), 4);
+    for _ in 0..4 {
+        plan.enqueue(90 * MINUTE, long);
+    }
+    assert_eq!(plan.created(95 * MINUTE)[0].1.len(), 1, "again");
+}
+
+#[test]
+fn priming_that_does_not_pay_is_left_out() {
+    let prefixes = [
+        Some(SharedPrefix::new(7, 5_000, true)),
+        Some(SharedPrefix::new(7, 50_000, false)),
+        None,
+    ];
+    for prefix in prefixes {
+        let mut plan = Plan::new();
+        for _ in 0..4 {
+            plan.enqueue(Duration::ZERO, prefix);
+        }
+        assert_eq!(plan.created(5 * MINUTE)[0].1.len(), 4, "{prefix:?}");
+    }
+}
+
+#[test]
+fn calls_that_wait_for_a_prefix_are_sent_when_their_time_has_come() {
+    let mut plan = Plan::new();
+    for _ in 0..3 {
+        plan.enqueue(Duration::ZERO, Some(SharedPrefix::new(7, 50_000, true)));
+    }
+    assert_eq!(plan.created(5 * MINUTE)[0].1.len(), 1);
+    // The priming batch never ends. p95 is an hour, and an ordinary call takes two minutes.
+    let laxity = (1_200 - 60 - 2) * MINUTE;
+    assert!(plan.created(laxity - Duration::from_secs(1)).is_empty());
+    assert_eq!(plan.created(laxity)[0].1.len(), 2);
+}
+
+#[test]
+fn calls_with_one_prefix_stand_together() {
+    let mut plan = Plan::new();
+    for hash in [1, 2, 3, 1, 2, 3, 1, 2, 3] {
+        plan.enqueue(Duration::ZERO, Some(SharedPrefix::new(hash, 5_000, false)));
+    }
+    let created = plan.created(5 * MINUTE);
+    assert_eq!(created[0].1, [1, 4, 7, 2, 5, 8, 3, 6, 9]);
+}

@@ -51,6 +51,8 @@ pub(super) struct Item {
     /// False if the caller was answered otherwise, or if the result is of no use.
     pub(super) wanted: bool,
     pub(super) delivered: Option<SystemTime>,
+    /// The time until which an answer that was delivered before a restart is delivered again.
+    pub(super) redelivered_until: Option<Instant>,
 }
 
 /// A batch.
@@ -190,10 +192,14 @@ impl Batch {
     }
 
     /// Returns the position of an item that a caller may wait for.
-    pub(super) fn attachable(&self, item: ItemId) -> Option<usize> {
+    pub(super) fn attachable(&self, item: ItemId, now: Instant) -> Option<usize> {
         let at = *self.index.get(&item)?;
         let item = &self.items[at];
-        (item.wanted && item.ticket.is_none() && item.delivered.is_none()).then_some(at)
+        let is_open = match item.delivered {
+            Some(_) => item.redelivered_until.is_some_and(|until| now < until),
+            None => item.wanted,
+        };
+        (is_open && item.ticket.is_none()).then_some(at)
     }
 
     /// Returns true if no item is of any use.
@@ -233,6 +239,7 @@ mod tests {
             live_at: now + live_in,
             wanted: true,
             delivered: None,
+            redelivered_until: None,
         };
         let mut batch = Batch::new(PoolId([0; 16]), vec![item], now, SystemTime::UNIX_EPOCH);
         batch.sent_at = Some(now);

@@ -520,6 +520,7 @@ impl Scheduler {
                         live_at: now,
                         wanted: true,
                         delivered: None,
+                        redelivered_until: None,
                     });
                     let mut planned = Batch::new(pool, items.collect(), now, at);
                     (planned.state, planned.journaled) = (State::Unknown, true);
@@ -554,13 +555,14 @@ impl Scheduler {
             };
             for item in &mut batch.items {
                 // The answer may have been lost with its caller.
-                item.delivered = item
+                let left = item
                     .delivered
-                    .filter(|at| age(*at) >= self.settings.redelivery);
+                    .and_then(|at| self.settings.redelivery.checked_sub(age(at)));
+                item.redelivered_until = left.filter(|left| !left.is_zero()).map(|left| now + left);
                 let key = self.keys.entry(item.id.key).or_default();
                 key.count += 1;
                 key.next = key.next.max(item.id.ordinal.saturating_add(1));
-                if item.delivered.is_none() {
+                if item.delivered.is_none() || item.redelivered_until.is_some() {
                     key.open.insert(item.id.ordinal, number);
                 }
             }
@@ -652,13 +654,22 @@ impl Scheduler {
     /// Attaches a call to a batch that has its question and no caller for it.
     fn attach(&mut self, call: &BatchCall, live_at: Instant, now: Instant) -> Option<Ticket> {
         let key = self.keys.get_mut(&call.key)?;
-        let (ordinal, number) = key.open.pop_first()?;
+        let (number, at) = loop {
+            let (ordinal, number) = key.open.pop_first()?;
+            let item = ItemId::new(call.key, ordinal);
+            let batch = self.batches.get(&number);
+            // Others are too old to be delivered again.
+            if let Some(at) = batch.and_then(|batch| batch.attachable(item, now)) {
+                break (number, at);
+            }
+        };
         let batch = self.batches.get_mut(&number)?;
-        let at = batch.attachable(ItemId::new(call.key, ordinal))?;
         let ticket = Ticket(self.tickets);
         self.tickets += 1;
         let item = &mut batch.items[at];
         (item.ticket, item.live_at) = (Some(ticket), live_at);
+        (item.delivered, item.redelivered_until) = (None, None);
+        item.wanted = true;
         item.model = call.model.clone();
         if batch.id().is_none() || !batch.is_certain {
             // Sent again if the batch was not created.
@@ -802,6 +813,7 @@ impl Scheduler {
                     live_at: call.live_at,
                     wanted: true,
                     delivered: None,
+                    redelivered_until: None,
                 });
             }
             self.insert_planned(number, pool, items, primes, now, wall);
@@ -1608,7 +1620,11 @@ impl Scheduler {
         let is_useless = |batch: &Batch| {
             let may_close = match batch.state {
                 State::Ended { .. } | State::Unknown => !batch.busy && batch.waiting == 0,
-                State::Planned | State::Running { .. } => false,
+                // Of an earlier run, so that its end was seen then if it is over.
+                State::Running { .. } => {
+                    batch.sent_at.is_none() && !batch.busy && batch.waiting == 0
+                }
+                State::Planned => false,
             };
             let is_left = batch.cancel_at.is_some_and(|at| at <= now);
             may_close && (is_left || batch.is_over() && !is_redelivered(batch))

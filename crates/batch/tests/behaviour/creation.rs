@@ -178,7 +178,7 @@ async fn rejected_creation_sends_all_calls_live_and_closes_the_queue() {
     assert_eq!(world.snapshot().went_live["rejected"], 2);
     let started = Instant::now();
     assert_eq!(world.ask("c", 5 * HOUR).await.unwrap().status, 200);
-    assert_eq!(started.elapsed(), 0 * SECOND, "closed");
+    assert!(started.elapsed().is_zero(), "closed");
     sleep(11 * MINUTE).await;
     assert_eq!(world.ask("d", 5 * HOUR).await.unwrap().status, 200);
     assert_eq!(

@@ -235,6 +235,56 @@ async fn question_asked_again_after_a_restart_gets_the_paid_answer() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn answer_is_delivered_again_only_soon_after_a_restart() {
+    let folder = Folder::new();
+    let clock = clock();
+    let fake = api().build();
+    let open = |redelivery| {
+        let journal = FileJournal::open(folder.file()).unwrap();
+        BatchLayer::new(journal)
+            .with_redelivery(redelivery)
+            .with_clock(clock.clone())
+    };
+    for (wait, redelivery, batches) in [
+        (MINUTE, HOUR, 1),
+        (30 * MINUTE, HOUR, 1),
+        (2 * HOUR, HOUR, 1),
+        (MINUTE, HOUR, 2),
+        (MINUTE, Duration::ZERO, 3),
+    ] {
+        let world = World::with(fake.clone(), open(redelivery));
+        assert_eq!(world.ask("q", 20 * HOUR).await.unwrap().status, 200);
+        assert_eq!(world.batched().len(), batches, "{wait:?}");
+        sleep(SECOND).await;
+        world.driver.abort();
+        let _ = world.driver.await;
+        sleep(wait).await;
+    }
+    // Within one run an answer is never delivered again.
+    let world = World::with(fake.clone(), open(HOUR));
+    for batches in [3, 4] {
+        assert_eq!(world.ask("q", 20 * HOUR).await.unwrap().status, 200);
+        assert_eq!(world.batched().len(), batches);
+    }
+    // What is over is forgotten, and a compaction keeps what is not.
+    sleep(3 * HOUR).await;
+    assert_eq!(world.ask("other", 20 * HOUR).await.unwrap().status, 200);
+    sleep(SECOND).await;
+    world.driver.abort();
+    let _ = world.driver.await;
+    let records = FileJournal::open(folder.file()).unwrap().replay();
+    let open: Vec<_> = records
+        .iter()
+        .filter_map(|record| match record {
+            Record::Planned { batch, .. } => Some(*batch),
+            _ => None,
+        })
+        .filter(|number| !records.contains(&Record::Closed { batch: *number }))
+        .collect();
+    assert_eq!(open.len(), 1, "{records:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn journal_that_cannot_be_written_sends_calls_live_and_is_reported() {
     /// A journal that fails while the flag is set.
     struct Failing(std::sync::Arc<std::sync::atomic::AtomicBool>);
