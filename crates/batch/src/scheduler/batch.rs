@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::{SharedPrefix, Ticket};
+use super::interface::{SharedPrefix, Ticket};
 use crate::{
     id::{BatchNumber, ItemId, PoolId},
     journal::Record,

@@ -9,7 +9,10 @@ use std::{
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::{SchedulerSettings, SharedPrefix, Ticket, latency::Latencies};
+use super::{
+    interface::{SchedulerSettings, SharedPrefix, Ticket},
+    latency::Latencies,
+};
 use crate::id::{BatchNumber, ItemId};
 
 /// The shortest time between two batches of a pool, unless a batch is full. Calls whose laxity has
