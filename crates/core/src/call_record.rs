@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tower_claude_wire::Usage;
+use tower_claude_wire::{Bill, Usage};
 use tracing::Span;
 
 use crate::{class::Kind, event::EventSink, scope::Scope};
@@ -36,6 +36,10 @@ pub(crate) struct CallRecord {
     pub(crate) backoff: Duration,
     /// The usage of all attempts.
     pub(crate) usage: Usage,
+    /// The sum of the bills of the attempts.
+    bill: Option<Bill>,
+    /// The price of an attempt that reported its usage is not known.
+    has_unknown_price: bool,
     /// The id of the last response.
     pub(crate) request_id: Option<Box<str>>,
     /// The cause of the last transport error.
@@ -51,6 +55,19 @@ pub(crate) struct CallRecord {
 }
 
 impl CallRecord {
+    /// Adds the bill of an attempt with this usage.
+    pub(crate) fn add_bill(&mut self, bill: Option<Bill>, usage: &Usage) {
+        match bill {
+            Some(bill) => *self.bill.get_or_insert_default() += bill,
+            None => self.has_unknown_price |= !usage.is_empty(),
+        }
+    }
+
+    /// Returns the sum of the bills, if the price of each reported usage is known.
+    pub(crate) fn bill(&self) -> Option<Bill> {
+        self.bill.filter(|_| !self.has_unknown_price)
+    }
+
     /// Adds the usage of an attempt.
     pub(crate) fn add_usage(&mut self, usage: &Usage) {
         // Counts of iterations include the others, so the sums are of what counts for each attempt.

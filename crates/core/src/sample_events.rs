@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::StatusCode;
-use tower_claude_wire::Usage;
+use tower_claude_wire::{Billing, ModelCatalog, Usage};
 
 use crate::{
     class::Class,
@@ -45,6 +45,8 @@ pub(crate) fn answered<'a>(
         first_content: Some(Duration::from_millis(400)),
         duration: Duration::from_secs(2),
         usage,
+        billing: Some(Billing::default()),
+        bill: ModelCatalog::builtin().bill(model, usage, Billing::default()),
         request_id: Some("req_1"),
         cause: None,
     }

@@ -96,8 +96,19 @@ pub struct LimiterConfig {
     pub max_scopes: usize,
     /// Reserves the running mean of output instead of the estimate. Default true.
     pub learn_output: bool,
-    /// Corrects input estimates by the running ratio of actual to estimated tokens. Default true.
+    /// Corrects input estimates by what earlier responses used: an offset and a slope for each
+    /// workload and variant of its prompts. Default true.
     pub calibrate_input: bool,
+    /// The part of its requests that a workload must not exceed with the input charged for them, in
+    /// percent, while a limit on input is nearly used up: less than a quarter of it is left. From 50
+    /// to 99, and other values are clamped. Default 50, which is the expected input.
+    ///
+    /// With 95, a request is charged what 95 % of the latest requests of its workload used, and at
+    /// least 1.35 times its estimate while fewer than 16 are known, but no more than the limit. The
+    /// rest is given back when its usage is known. This avoids more of the 429s, and admits fewer
+    /// requests at once. The default relies on the safety margin, which covers the usual error of
+    /// all workloads together.
+    pub near_limit_percentile: u8,
     /// Takes limits from response headers, up and down. Default true. A configured limit is a cap:
     /// the smaller of it and the limit in the headers holds. If false, configured limits and
     /// capacities stay, and headers only correct the levels.
@@ -146,6 +157,7 @@ impl LimiterConfig {
             max_scopes: 1_024,
             learn_output: true,
             calibrate_input: true,
+            near_limit_percentile: 50,
             learn_limits: true,
             limits_as_hint: false,
             initial_concurrency: None,
@@ -195,6 +207,13 @@ impl LimiterConfig {
     #[must_use]
     pub const fn with_calibrate_input(mut self, calibrate: bool) -> Self {
         self.calibrate_input = calibrate;
+        self
+    }
+
+    /// Sets [`near_limit_percentile`](Self::near_limit_percentile).
+    #[must_use]
+    pub const fn with_near_limit_percentile(mut self, percent: u8) -> Self {
+        self.near_limit_percentile = percent;
         self
     }
 

@@ -66,7 +66,7 @@ pub use pool::{Pool, QueuePlace, SharePolicy, queue::flow::FairShares};
 #[cfg(feature = "metrics")]
 pub use record_metrics::record_metrics;
 pub use reservation::{Reservation, ReservationBackend, Settlement};
-pub use snapshot::{ClassSnapshot, DimensionSnapshot, ScopeSnapshot};
+pub use snapshot::{ClassSnapshot, DimensionSnapshot, EstimateSnapshot, ScopeSnapshot};
 #[doc(no_inline)]
 pub use tower_claude_core::{Cost, Dimension, Rejection, Scope};
 

@@ -131,6 +131,15 @@ pub trait Limiter: Clone {
         None
     }
 
+    /// Returns true if it is worth a request of its own to count the input of a request with this
+    /// estimated cost. That is so if what is left of a limit on input is less than the estimate and
+    /// its usual error, which 5 % of requests exceed. Returns true by default, for limiters that
+    /// know nothing of their errors.
+    fn is_estimate_doubtful(&self, scope: &dyn AsScope, cost: &Cost, now: Instant) -> bool {
+        let _ = (scope, cost, now);
+        true
+    }
+
     /// Returns the place in the queue of a request that has been polled. Returns `None` if it does
     /// not wait, and by default.
     fn place(&self, acquire: &Self::Acquire) -> Option<QueuePlace> {

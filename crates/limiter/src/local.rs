@@ -202,6 +202,12 @@ impl Limiter for LocalLimiter {
         Some(Reservation::new(limiter, id.to_bits(), Duration::ZERO))
     }
 
+    fn is_estimate_doubtful(&self, scope: &dyn AsScope, cost: &Cost, now: Instant) -> bool {
+        // Without an earlier request, no limit is used.
+        let limiter = self.scopes.get(scope);
+        limiter.is_some_and(|limiter| limiter.is_estimate_doubtful(now, cost))
+    }
+
     fn place(&self, acquire: &LocalAcquire) -> Option<QueuePlace> {
         acquire.place()
     }

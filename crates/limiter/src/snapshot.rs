@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use tower_claude_core::{Dimension, Priority, Scope};
+use tower_claude_core::{Dimension, Priority, Scope, Workload};
+
+use crate::pool::statistics::quantile;
 
 /// The state of one scope at one instant.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,8 +22,11 @@ pub struct ScopeSnapshot {
     pub outstanding_output: u64,
     /// The running mean of output tokens per response, or `None` before the first.
     pub mean_output: Option<f64>,
-    /// The running ratio of actual to estimated input tokens, 1 before the first response.
+    /// The mean ratio of actual to estimated input tokens, 1 before the first response.
     pub input_ratio: f64,
+    /// The calibrations of input estimates, of the 64 latest workloads and variants of their
+    /// prompts. Empty before the first response.
+    pub estimates: Vec<EstimateSnapshot>,
     /// The current limit of [`initial_concurrency`](crate::LimiterConfig::initial_concurrency), or
     /// `None` if it has ended or is unlimited.
     pub initial_concurrency: Option<u64>,
@@ -31,6 +36,40 @@ pub struct ScopeSnapshot {
     pub dimensions: Vec<DimensionSnapshot>,
     /// The priority classes with queued requests, the most urgent first.
     pub classes: Vec<ClassSnapshot>,
+}
+
+/// The calibration of the input estimates of one workload, and the errors that remain.
+///
+/// A request is expected to have `offset + slope · estimate` input tokens. While a workload has
+/// fewer than 16 samples, this is blended with the calibration of the whole scope.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct EstimateSnapshot {
+    /// The workload.
+    pub workload: Workload,
+    /// The [variant](tower_claude_core::Cost::variant) of the prompts.
+    pub variant: u8,
+    /// The number of responses that were learned from. Those with fewer than 500 tokens hardly count
+    /// beside larger ones.
+    pub samples: u32,
+    /// The tokens that each request has beside those that were estimated, e.g. frames and the
+    /// prompt of tools. At least 0.
+    pub offset: f64,
+    /// The tokens for each estimated one beyond the offset.
+    pub slope: f64,
+    /// The ratios of actual to expected tokens of the 64 latest samples, in ascending order. Each
+    /// was expected by what had been learned before it.
+    pub errors: Box<[f32]>,
+}
+
+impl EstimateSnapshot {
+    /// Returns the ratio of actual to expected tokens that this share of requests does not exceed,
+    /// from 0 to 1. So 90 % of requests are between the quantiles 0.05 and 0.95. `None` before the
+    /// first sample.
+    #[must_use]
+    pub fn quantile(&self, share: f64) -> Option<f64> {
+        quantile(&self.errors, share)
+    }
 }
 
 /// The queue of one priority class at one instant.

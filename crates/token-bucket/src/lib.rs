@@ -59,11 +59,15 @@
 //! limit is unused, and is sent. If the server refuses that size twice in a row, it is rejected for
 //! 5 minutes before it is tried again.
 //!
-//! Input tokens are estimated by text length and the tokenizer of the model, images and documents
-//! roughly by the size of their data, less the expected cache reads. The running ratio of actual to
-//! estimated input corrects the estimate. It is learned by workload, tokenizer and presence of
-//! images, and one odd response hardly changes it. `docs/measurements.md` has the errors that
-//! remain. [`CountTokensLayer`] replaces the estimate by the count of the API.
+//! Input tokens are estimated by the length and the structure of the text and the tokenizer of the
+//! model, images and documents roughly by the size of their data, less the expected cache reads.
+//! Responses correct the estimate by an offset, which is the input beside the text, and a slope.
+//! Both are learned by workload, tokenizer and presence of images, and one odd response hardly
+//! changes them. `docs/measurements.md` has the errors that remain, and
+//! [`ScopeSnapshot::estimates`](tower_claude_limiter::ScopeSnapshot::estimates) those of each
+//! workload. Near a limit,
+//! [`near_limit_percentile`](tower_claude_limiter::LimiterConfig::near_limit_percentile) can charge
+//! more than is expected, and [`CountTokensLayer`] replaces the estimate by the count of the API.
 //! Output tokens are the running mean of actual output, and never `max_tokens`, which [the API does
 //! not count](https://platform.claude.com/docs/en/api/rate-limits). Both are learned by
 //! [`Workload`](tower_claude_core::Workload). A body that is not JSON, names no model or is too

@@ -34,7 +34,7 @@ const LOAD: (u64, u64) = (400, 6);
 
 /// Returns JSON around a text of this many tokens, by the estimate for the model.
 fn of_size(tokens: u64, json: impl Fn(&str) -> String) -> String {
-    let bytes = tokens as usize * 5 / 2;
+    let bytes = tokens as usize * 11 / 4;
     json(&"w".repeat(bytes - json("").len()))
 }
 

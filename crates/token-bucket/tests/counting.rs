@@ -115,6 +115,52 @@ async fn counted_request_is_charged_the_count_of_the_api() {
     assert_eq!(stack.uncounted(), [""; 0]);
 }
 
+/// Counts only where less is left of the limit than an estimate may be wrong by.
+#[tokio::test(start_paused = true)]
+async fn request_is_counted_only_near_the_limit() {
+    let (mut stack, fake) = (Stack::new(), fake());
+    let condition = stack.bucket.is_estimate_doubtful();
+    stack.count = stack.count.with_condition(condition);
+    // The fake counts 7,000 tokens, and the texts are estimated at 3,600.
+    let text = |number: usize| format!("{number}{}", "a b ".repeat(2_500));
+    let mut calls = Vec::new();
+    for number in 0..30 {
+        calls.push(tokio::spawn(send_ok(
+            &stack.over(&fake),
+            question(&text(number)),
+        )));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    for call in calls {
+        assert_eq!(call.await.expect("no panic").status, 200);
+    }
+    let endpoints = endpoints(&fake);
+    let first = endpoints.iter().position(|endpoint| *endpoint == COUNT);
+    let first = first.expect("counted near the limit");
+    assert!(first >= 5, "not counted while much is left: {endpoints:?}");
+    assert!(
+        endpoints[..first]
+            .iter()
+            .all(|endpoint| *endpoint == MESSAGE)
+    );
+    assert_eq!(stack.uncounted(), [""; 0]);
+}
+
+/// What the endpoint would reject keeps its estimate, also near the limit.
+#[tokio::test(start_paused = true)]
+async fn condition_does_not_count_what_the_endpoint_rejects() {
+    let (mut stack, fake) = (Stack::new(), fake());
+    stack.count = stack.count.with_condition(|_| true);
+    let tools = message(7_000, 100).map(|_| {
+        RequestBody::from(r#"{"model":"claude-sonnet-5-5","max_tokens":40,"tools":[{"type":"web_search_20250305","name":"web_search"}],"messages":[{"role":"user","content":"a"}]}"#)
+    });
+    send_ok(&stack.over(&fake), tools).await;
+    assert_eq!(endpoints(&fake), [MESSAGE]);
+    stack.count = stack.count.with_condition(|_| false);
+    send_ok(&stack.over(&fake), question("a")).await;
+    assert_eq!(endpoints(&fake), [MESSAGE, MESSAGE]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn known_prompt_is_not_counted_again() {
     let (stack, fake) = (Stack::new(), fake());

@@ -43,6 +43,11 @@ const REFERENCED_DOCUMENT_TEXT: i64 = 25_000;
 const MESSAGE_FRAME: i64 = 17;
 const TEXT_FRAME: i64 = 21;
 
+/// The quotes of a string, and the strings of a message with a plain text and of a text block: two
+/// keys and their values.
+const QUOTES: i64 = 2;
+const FRAME_STRINGS: i64 = 4;
+
 /// The text of the definition that the server has of a tool of its own.
 const SERVER_TOOL_TEXT: i64 = 1_750;
 
@@ -92,6 +97,11 @@ pub(crate) struct StringFindings {
     pub(crate) server_tool: bool,
     /// The bytes that are no text. Less than zero if the text is longer than the JSON.
     surplus: i64,
+    /// The marks of structure in the text: quotes and escapes of one character. Those of the frames
+    /// of messages and text blocks are subtracted.
+    marks: i64,
+    /// Twice the tokens of escaped rare characters beyond those of their bytes.
+    rare: u32,
 }
 
 impl StringFindings {
@@ -99,6 +109,16 @@ impl StringFindings {
     pub(crate) fn text_of(&mut self, length: usize) -> u64 {
         let surplus = std::mem::take(&mut self.surplus);
         (length as u64).saturating_add_signed(surplus.saturating_neg())
+    }
+
+    /// Returns the marks of structure.
+    pub(crate) fn marks(&self) -> u32 {
+        u32::try_from(self.marks.max(0)).unwrap_or(u32::MAX)
+    }
+
+    /// Returns the tokens of escaped rare characters beyond those of their bytes.
+    pub(crate) const fn rare_tokens(&self) -> u32 {
+        self.rare / 2
     }
 
     /// Visits a value that is a string itself, with its quotes.
@@ -117,7 +137,10 @@ impl StringFindings {
             self.media = true;
             self.surplus += surplus as i64;
         } else if escape < to {
-            self.surplus += surplus_of_escapes(&json[escape..to]) as i64;
+            let escapes = Escapes::of(&json[escape..to]);
+            self.surplus += escapes.surplus as i64;
+            self.marks += escapes.short as i64;
+            self.rare = self.rare.saturating_add(escapes.rare);
         }
     }
 }
@@ -128,9 +151,16 @@ impl StringVisitor for StringFindings {
     #[inline]
     fn visit(&mut self, json: &[u8], from: usize, escape: usize, to: usize) {
         let text = &json[from..to];
+        self.marks += QUOTES;
         match text.len() {
-            4 if text == b"role" => self.surplus += MESSAGE_FRAME,
-            4 if text == b"text" && is_type(json, from) => self.surplus += TEXT_FRAME,
+            4 if text == b"role" => {
+                self.surplus += MESSAGE_FRAME;
+                self.marks -= FRAME_STRINGS * QUOTES;
+            }
+            4 if text == b"text" && is_type(json, from) => {
+                self.surplus += TEXT_FRAME;
+                self.marks -= FRAME_STRINGS * QUOTES;
+            }
             3 | 4 if (text == b"url" || text == b"file") && is_type(json, from) => {
                 let text = text_of_reference(json, from, to);
                 self.media |= text > 0;
@@ -165,25 +195,51 @@ fn before_key<'a>(json: &'a [u8], from: usize, key: &[u8]) -> Option<&'a [u8]> {
     before.trim_ascii_end().strip_suffix(key)
 }
 
-/// Returns the bytes of escapes beyond those of the characters that they stand for. `text` begins
-/// with an escape.
-fn surplus_of_escapes(text: &[u8]) -> usize {
-    let mut surplus = 0;
-    let mut at = 0;
-    loop {
-        // Escapes come in runs.
-        while text.get(at) == Some(&b'\\') {
-            let (escape, character) = match text.get(at + 1) {
-                Some(b'u') => (6, utf8_length(text.get(at + 2..at + 6).unwrap_or_default())),
-                _ => (2, 1),
-            };
-            surplus += escape - character;
-            at += escape;
+/// The escapes in a string.
+#[derive(Default)]
+struct Escapes {
+    /// Their bytes beyond those of the characters that they stand for.
+    surplus: usize,
+    /// Those of two bytes.
+    short: usize,
+    /// Two for each surrogate pair, and one for each combining mark.
+    rare: u32,
+}
+
+impl Escapes {
+    /// Counts the escapes of a text that begins with one.
+    fn of(text: &[u8]) -> Self {
+        let mut escapes = Self::default();
+        let mut at = 0;
+        loop {
+            // Escapes come in runs.
+            while text.get(at) == Some(&b'\\') {
+                if text.get(at + 1) == Some(&b'u') {
+                    let digits = text.get(at + 2..at + 6).unwrap_or_default();
+                    escapes.surplus += 6 - utf8_length(digits);
+                    escapes.rare += rare(digits);
+                    at += 6;
+                } else {
+                    escapes.surplus += 1;
+                    escapes.short += 1;
+                    at += 2;
+                }
+            }
+            match text.get(at..).and_then(|rest| find_byte(rest, b'\\')) {
+                Some(found) => at += found,
+                None => return escapes,
+            }
         }
-        match text.get(at..).and_then(|rest| find_byte(rest, b'\\')) {
-            Some(found) => at += found,
-            None => return surplus,
-        }
+    }
+}
+
+/// Returns 2 if these hexadecimal digits are the first UTF-16 unit of a pair, such as an emoji, and
+/// 1 if they are a combining mark.
+const fn rare(digits: &[u8]) -> u32 {
+    match digits {
+        [b'd' | b'D', b'8' | b'9' | b'a' | b'b' | b'A' | b'B', ..] => 2,
+        [b'0', b'3', b'0'..=b'6', _] => 1,
+        _ => 0,
     }
 }
 

@@ -337,8 +337,8 @@ fn own_prices_replace_those_of_the_catalog() {
     let dated = "claude-haiku-4-5-20251001";
     let catalog = catalog
         .with_model(dated, ModelCatalog::builtin().lookup(dated))
-        .with_prices("claude-haiku-4-5", Some(prices.clone()))
-        .with_prices("my-deployment", Some(prices))
+        .with_prices("claude-haiku-4-5", Some(&prices))
+        .with_prices("my-deployment", Some(&prices))
         .with_prices("claude-opus-5-5", None);
     let usage = Usage::from_usage_object(br#"{"input_tokens":10,"output_tokens":1}"#).unwrap();
     let cost = |model: &str, platform| {

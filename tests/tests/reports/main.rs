@@ -2,6 +2,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod costs;
 mod ends;
 mod incident;
 mod lines;

@@ -161,6 +161,7 @@ async fn call_with_a_retry_is_one_span_with_two_attempts() {
         ("gen_ai.usage.input_tokens", "500"),
         ("gen_ai.usage.cache_read.input_tokens", "300"),
         ("gen_ai.usage.output_tokens", "7"),
+        ("tower_claude.cost_usd", "0.0005"),
         ("http.response.status_code", "200"),
         ("tower_claude.attempts", "2"),
         ("tower_claude.ending", "answered"),

@@ -11,8 +11,8 @@ use crate::request_body::RequestBody;
 
 /// An estimator of the cost of requests.
 ///
-/// A limiter corrects the estimates. It multiplies the input by the running ratio of actual to
-/// estimated tokens, and replaces the output by the running mean of earlier responses. Both are
+/// A limiter corrects the estimates. It takes the input as an affine function of the estimate, which
+/// it learns from the actual tokens, and replaces the output by the running mean of earlier responses. Both are
 /// kept for each [`Workload`](crate::Workload). When the response reports its usage, the usage
 /// replaces the estimate.
 ///

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::Request;
 use tokio::time::Instant;
-use tower_claude_wire::{ModelCatalog, Platform, Tokenizer, Usage, estimate_tokens};
+use tower_claude_wire::{ModelCatalog, Platform, Tokenizer, Usage};
 
 use super::{Cost, EstimateCost, UsageBound, UsageListener};
 use crate::{
@@ -16,8 +16,8 @@ use crate::{
 
 /// The default cost estimator.
 ///
-/// It estimates the tokens of text by its [bytes](tower_claude_wire::text_bytes) and the tokenizer
-/// of the model, the tokens of images and documents by the size of their data, and adds the system
+/// It estimates the tokens of text by its [bytes](tower_claude_wire::text_bytes), its
+/// [structure](tower_claude_wire::Peek::estimate_tokens) and the tokenizer of the model, the tokens of images and documents by the size of their data, and adds the system
 /// prompt that the API writes for tools. Tokens that will be read from the prompt cache are left
 /// out.
 ///
@@ -130,7 +130,7 @@ impl EstimateCost for HeuristicCost {
         let rest = peek
             .text_bytes()
             .saturating_sub(reads.map_or(0, |reads| reads.bytes));
-        let mut tokens = estimate_tokens(rest, tokenizer);
+        let mut tokens = peek.estimate_tokens(rest, tokenizer);
         // The system prompt for tools is before the tools, so it is read from the cache with them.
         if peek.has_tools() && reads.is_none_or(|reads| reads.bytes == 0) {
             tokens += tool_prompt(&model.id);

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::{Request, StatusCode, response::Parts};
 use tokio::time::Instant;
-use tower_claude_wire::{self as wire, Usage};
+use tower_claude_wire::{self as wire, Billing, Peek, Platform, Usage};
 use tracing::level_filters::LevelFilter;
 
 use super::{
@@ -17,6 +17,7 @@ use crate::{
     class::{Class, Kind},
     endpoint::Endpoint,
     event::{AttemptDetails, AttemptEnd, CallEnd, Ending, Event, EventSink, emit},
+    host::host,
     rejection::Rejection,
     request::requested_model,
     request_body::RequestBody,
@@ -99,6 +100,10 @@ pub(super) struct Report {
     first_content: Option<Instant>,
     /// The usage of the present attempt.
     usage: Usage,
+    /// The properties of the present attempt that change its price, if there are prices for it.
+    billing: Option<Billing>,
+    /// False if the present attempt asks for no output (`max_tokens: 0`), so that none is no refusal.
+    wants_output: bool,
     /// A subscriber gets the spans of this call.
     has_spans: bool,
     /// The observer wants the bodies of rejected requests.
@@ -147,6 +152,8 @@ impl Report {
             cause: None,
             first_content: None,
             usage: Usage::default(),
+            billing: None,
+            wants_output: true,
             has_spans,
             keeps_body,
             body: None,
@@ -201,6 +208,7 @@ impl Report {
         self.cause = None;
         self.first_content = None;
         self.usage = Usage::default();
+        self.billing = None;
     }
 
     fn end_delay(&mut self, call: &Call, now: Instant) {
@@ -220,6 +228,7 @@ impl Report {
     ) {
         // A policy may have changed the request.
         self.reset(request);
+        self.set_billing(request);
         self.scope = scope.cloned();
         self.body = request.body().bytes().filter(|_| self.keeps_body).cloned();
         self.sent_at = Some(now);
@@ -235,6 +244,31 @@ impl Report {
         if self.has_spans {
             self.start_span(&mut record);
         }
+    }
+
+    fn set_billing(&mut self, request: &Request<RequestBody>) {
+        if self.endpoint != Endpoint::Messages {
+            return;
+        }
+        let peek = request.body().peek();
+        let platform = Platform::of(
+            &host(request.uri(), request.headers()),
+            request.uri().path(),
+        );
+        let billing = Billing::default()
+            .with_fast(peek.is_some_and(Peek::fast))
+            .with_us(peek.is_some_and(Peek::us_inference))
+            .with_platform(platform);
+        self.billing = Some(billing);
+        self.wants_output = peek.and_then(Peek::max_tokens) != Some(0);
+    }
+
+    /// Returns the properties that change the price of the present attempt. The API bills a refusal
+    /// before any output only for some of its reasons, so the price of such an attempt is not
+    /// known.
+    fn billing(&self) -> Option<Billing> {
+        let may_be_refused = self.wants_output && self.usage.limited_output() == Some(0);
+        self.billing.filter(|_| !may_be_refused)
     }
 
     /// Starts the span of an attempt, unless the attempt is part of one of an outer driver, which
@@ -327,12 +361,20 @@ impl Report {
         }
         record.sender = 0;
         record.attempts += 1;
+        let sink = reporter.sink_or(&record.sink);
+        let billing = self.billing();
+        let bill = billing.zip(self.model.as_deref());
+        let bill = bill.and_then(|(billing, model)| {
+            let catalog = sink.catalog();
+            catalog.bill(model, &self.usage, billing)
+        });
         record.add_usage(&self.usage);
+        record.add_bill(bill, &self.usage);
         record.request_id.clone_from(&self.request_id);
         record.cause.clone_from(&self.cause);
         let wait = std::mem::take(&mut record.attempt_wait);
         let span = record.attempt_span.take();
-        let (attempt, sink) = (record.attempts, reporter.sink_or(&record.sink));
+        let attempt = record.attempts;
         drop(record);
         let end = AttemptEnd {
             layer: reporter.attempt_layer,
@@ -350,6 +392,8 @@ impl Report {
                 .map(|at| at.saturating_duration_since(sent_at)),
             duration: now.saturating_duration_since(sent_at),
             usage: &self.usage,
+            billing,
+            bill,
             request_id: self.request_id.as_deref(),
             cause: self.cause.as_deref(),
         };
@@ -406,6 +450,7 @@ impl Report {
                 .map(|at| at.saturating_duration_since(arrived)),
             duration: now.saturating_duration_since(arrived),
             usage: &record.usage,
+            bill: record.bill(),
             request_id: record.request_id.as_deref(),
             rejection: result.rejection,
             cause: record.cause.as_deref(),

@@ -91,6 +91,7 @@ pub(super) fn of_call(endpoint: Endpoint, model: Option<&str>) -> Span {
         tower_claude.ending = Empty,
         tower_claude.attempts = Empty,
         tower_claude.wait_ms = Empty,
+        tower_claude.cost_usd = Empty,
         tower_claude.scope = Empty,
     )
 }
@@ -180,6 +181,9 @@ pub(super) fn record_call(span: &Span, end: &CallEnd<'_>) {
         );
         span.record("gen_ai.usage.cache_read.input_tokens", read);
         span.record("gen_ai.usage.cache_creation.input_tokens", written);
+    }
+    if let Some(bill) = end.bill {
+        span.record("tower_claude.cost_usd", bill.cost.dollars());
     }
     record_end(span, end.ending, &end.class, end.status, end.request_id);
 }

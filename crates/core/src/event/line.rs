@@ -4,6 +4,7 @@ use std::{fmt, time::Duration};
 
 use http::StatusCode;
 use tokio::time::Instant;
+use tower_claude_wire::Bill;
 
 use super::{
     CacheDecision, Event, EventSink, credential_tag,
@@ -45,6 +46,11 @@ fn tag(scope: Option<&Scope>) -> Option<String> {
 /// Returns the kind of a failure, and `None` for a success.
 fn kind_of(class: &Class) -> Option<&'static str> {
     (class.kind != Kind::Success).then(|| class.kind.as_str())
+}
+
+/// Returns the cost of a bill in dollars.
+fn cost(bill: Option<Bill>) -> Option<f64> {
+    bill.map(|bill| bill.cost.dollars())
 }
 
 /// The kind of a failure, with the status of the response.
@@ -555,7 +561,7 @@ pub(super) fn trace(sink: &EventSink, event: &Event<'_>) {
                 duration_ms = millis(end.duration), input_tokens = end.usage.input_tokens,
                 cache_creation_tokens = end.usage.cache_creation_input_tokens,
                 cache_read_tokens = end.usage.cache_read_input_tokens,
-                output_tokens = end.usage.output_tokens,
+                output_tokens = end.usage.output_tokens, cost_usd = cost(end.bill),
                 request_id = end.request_id.map(escaped).as_deref(),
                 cause = end.cause.map(escaped).as_deref(),
                 "{end}",
@@ -575,7 +581,7 @@ pub(super) fn trace(sink: &EventSink, event: &Event<'_>) {
                 duration_ms = millis(end.duration), input_tokens = end.usage.input_tokens,
                 cache_creation_tokens = end.usage.cache_creation_input_tokens,
                 cache_read_tokens = end.usage.cache_read_input_tokens,
-                output_tokens = end.usage.output_tokens,
+                output_tokens = end.usage.output_tokens, cost_usd = cost(end.bill),
                 request_id = end.request_id.map(escaped).as_deref(),
                 refused_by = end.rejection.as_ref().map(|rejection| rejection.by),
                 because = end.rejection.as_ref().map(|rejection| rejection.reason.as_str()),

@@ -55,6 +55,7 @@
 //! | `first_content_ms` | The time until the first content. |
 //! | `duration_ms` | The time until the end. |
 //! | `input_tokens`, `cache_creation_tokens`, `cache_read_tokens`, `output_tokens` | The usage. |
+//! | `cost_usd` | The cost of the usage in US dollars, if its price is known. |
 //!
 //! Names and texts that a caller or a server has chosen are escaped and cut after 300 bytes, so
 //! that they can neither begin a line nor control a terminal. An [`Observer`] gets them as they are
@@ -130,7 +131,7 @@ use std::{
 };
 
 use http::StatusCode;
-use tower_claude_wire::{Money, RateLimits, Usage};
+use tower_claude_wire::{ModelCatalog, Money, RateLimits, Usage};
 use tracing::level_filters::LevelFilter;
 
 use self::incidents::Incidents;
@@ -519,6 +520,12 @@ pub trait Observer: Send + Sync {
     /// Records an event.
     fn on_event(&self, event: &Event<'_>);
 
+    /// Returns the catalog whose prices the bills in events have. [`ModelCatalog::builtin`] by
+    /// default.
+    fn catalog(&self) -> &ModelCatalog {
+        ModelCatalog::builtin()
+    }
+
     /// Returns true if [`on_rejected_request`](Self::on_rejected_request) wants the bodies of
     /// requests. False by default, and then no body is kept.
     fn wants_rejected_requests(&self) -> bool {
@@ -575,6 +582,14 @@ impl EventSink {
         Self {
             observer: Some(Arc::new(observer)),
             incidents: Arc::default(),
+        }
+    }
+
+    /// Returns the catalog of the observer.
+    pub(crate) fn catalog(&self) -> &ModelCatalog {
+        match &self.observer {
+            Some(observer) => observer.catalog(),
+            None => ModelCatalog::builtin(),
         }
     }
 

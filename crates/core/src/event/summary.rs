@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::StatusCode;
-use tower_claude_wire::Usage;
+use tower_claude_wire::{Bill, Billing, Usage};
 
 use crate::{
     class::{Class, Kind},
@@ -81,6 +81,14 @@ pub struct AttemptEnd<'a> {
     pub duration: Duration,
     /// The usage that the response reported. Empty if it reported none.
     pub usage: &'a Usage,
+    /// The properties of the request that change its price. `None` if the price of such a request
+    /// is not known: of another endpoint than Messages, or of a response without any output, which
+    /// may be a refusal that is not billed.
+    pub billing: Option<Billing>,
+    /// The bill of the usage, by the [catalog of the observer](super::Observer::catalog). `None` if
+    /// no usage was reported, or if its price is not known.
+    /// See [`Prices::bill`](tower_claude_wire::Prices::bill).
+    pub bill: Option<Bill>,
     /// The `request-id` of the response.
     pub request_id: Option<&'a str>,
     /// The cause of a transport error. See [`Classify::cause`](crate::Classify::cause).
@@ -126,6 +134,9 @@ pub struct CallEnd<'a> {
     pub duration: Duration,
     /// The usage of all attempts. Empty if none was reported.
     pub usage: &'a Usage,
+    /// The sum of the bills of all attempts that reported a usage. `None` if the price of one of
+    /// them is not known, or if none reported a usage. See [`AttemptEnd::bill`].
+    pub bill: Option<Bill>,
     /// The `request-id` of the last response.
     pub request_id: Option<&'a str>,
     /// The rejection, if a layer has refused the call.

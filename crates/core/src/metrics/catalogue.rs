@@ -298,7 +298,7 @@ pub(super) const PROMPT_CACHE_OFF: MetricDefinition = MetricDefinition::counter(
 pub(super) const COST: MetricDefinition = MetricDefinition::counter(
     "tower_claude_cost_nanodollars_total",
     &["model"],
-    "The cost of answered requests by the prices of the catalog, in 10^-9 USD",
+    "The cost of the usage in responses, as far as the catalog has its price, in 10^-9 USD",
 );
 
 const GENAI: &[&str] = &[

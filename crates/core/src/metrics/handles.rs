@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use ::metrics::{Counter, Gauge, Histogram, SharedString};
-use tower_claude_wire::{Billing, Model, Prices, Usage};
+use tower_claude_wire::Usage;
 
 use super::{catalogue, names::GenAiNames};
 use crate::{
@@ -207,28 +207,6 @@ impl ModelHandles {
         if let Some((_, inputs, outputs)) = &self.old {
             inputs.record(input as f64);
             outputs.record(output as f64);
-        }
-    }
-}
-
-/// The prices of a model, and the counter of its cost.
-pub(super) struct CostHandles {
-    prices: Prices,
-    cost: Counter,
-}
-
-impl CostHandles {
-    pub(super) fn new(model: &Model) -> Option<Self> {
-        let prices = model.about.prices.clone()?;
-        let id = SharedString::from_shared(model.id.clone());
-        let cost = catalogue::COST.counter_of([id]);
-        Some(Self { prices, cost })
-    }
-
-    pub(super) fn on_usage(&self, usage: &Usage, fast: bool) {
-        if let Some(bill) = self.prices.bill(usage, Billing::default().with_fast(fast)) {
-            let nanos = u64::try_from(bill.cost.nanos());
-            self.cost.increment(nanos.unwrap_or(0));
         }
     }
 }

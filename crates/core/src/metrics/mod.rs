@@ -64,10 +64,10 @@ mod tests;
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
-use ::metrics::SharedString;
-use tower_claude_wire::{ModelCatalog, Usage};
+use ::metrics::{Counter, SharedString};
+use tower_claude_wire::{Billing, ModelCatalog, Usage};
 
-use self::handles::{CostHandles, ModelHandles, ScopeHandles, word};
+use self::handles::{ModelHandles, ScopeHandles, word};
 use crate::{
     class::Kind,
     dimension::Dimension,
@@ -88,7 +88,7 @@ struct Recorded {
     scopes: ScopeTable<ScopeHandles>,
     /// By the model asked for and the one that served.
     models: Table<(Arc<str>, Arc<str>), ModelHandles>,
-    costs: Table<Arc<str>, Option<CostHandles>>,
+    costs: Table<Arc<str>, Counter>,
 }
 
 /// An observer that records events as metrics. See the [module](self).
@@ -221,21 +221,23 @@ impl MetricsObserver {
         let scopes = &self.recorded.scopes;
         let handles = scopes.of_attempt(&self.labels, end, ScopeHandles::new);
         handles.on_attempt(kind, end.usage);
-        if !end.usage.is_empty() && end.endpoint == Endpoint::Messages {
-            let fast = end.scope.is_some_and(|scope| scope.fast);
-            self.on_cost(end.model, end.usage, fast);
+        if let (Some(model), Some(billing)) = (end.model, end.billing) {
+            self.on_cost(model, end.usage, billing);
         }
     }
 
-    fn on_cost(&self, model: Option<&str>, usage: &Usage, fast: bool) {
-        let Some(model) = model.and_then(|model| self.labels.catalog.get(model)) else {
+    /// Records the cost of an attempt. The bill in the event may be by the catalog of an observer
+    /// that forwards its events to this one.
+    fn on_cost(&self, model: &str, usage: &Usage, billing: Billing) {
+        let catalog = &self.labels.catalog;
+        let Some(bill) = catalog.bill(model, usage, billing) else {
             return;
         };
-        let costs = &self.recorded.costs;
-        let handles = costs.get_or_insert(model.id.clone(), || CostHandles::new(model));
-        if let Some(handles) = &*handles {
-            handles.on_usage(usage, fast);
-        }
+        let label = self.labels.model(Some(model));
+        let counter = self.recorded.costs.get_or_insert(label.clone(), || {
+            catalogue::COST.counter_of([SharedString::from_shared(label)])
+        });
+        counter.increment(u64::try_from(bill.cost.nanos()).unwrap_or(0));
     }
 
     fn on_call(&self, end: &CallEnd<'_>) {
@@ -270,6 +272,10 @@ impl MetricsObserver {
 }
 
 impl Observer for MetricsObserver {
+    fn catalog(&self) -> &ModelCatalog {
+        &self.labels.catalog
+    }
+
     fn on_event(&self, event: &Event<'_>) {
         let kind = |kind: Kind| SharedString::const_str(kind.as_str());
         match event {

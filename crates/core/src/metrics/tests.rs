@@ -36,6 +36,7 @@ fn call<'a>(asked: &'a str, model: Option<&'a str>, usage: &'a Usage) -> CallEnd
         first_content: Some(Duration::from_millis(600)),
         duration: Duration::from_secs(3),
         usage,
+        bill: None,
         request_id: Some("req_1"),
         rejection: None,
         cause: None,

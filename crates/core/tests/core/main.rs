@@ -10,6 +10,7 @@ mod event;
 mod frames;
 mod prefix;
 mod prefix_and_server;
+mod prior;
 mod redirect;
 mod rejection;
 mod request_body;

@@ -518,7 +518,7 @@ async fn estimate_excludes_cached_tokens() {
     let body = |said: &str| RequestBody::from(turn(0, said).replace("Be brief.", &system));
     let estimate = HeuristicCost::default();
     let cold = estimate.estimate(&asked("a", body("one")));
-    assert!(cold.input_tokens > 8_000, "{cold:?}");
+    assert!(cold.input_tokens > 7_500, "{cold:?}");
     assert_eq!(cold.cached_tokens, Some(0));
     // Clones share the memory.
     tell(&estimate.clone(), &cold, 0, 8_021);

@@ -8,7 +8,7 @@ use std::{fmt, marker::PhantomData, sync::Arc, time::Duration};
 
 use http::{HeaderName, Request};
 use tower_claude_core::{
-    ClaudeClassify, HeuristicCost, RequestBody, Scope,
+    ClaudeClassify, EstimateCost, HeuristicCost, RequestBody, Scope,
     driver::{Driven, DriverLayer},
     event::{EventSink, Observer},
 };
@@ -222,6 +222,24 @@ impl<K, L: Clone, E: Clone, C> LimitLayer<K, L, E, C> {
     #[must_use]
     pub fn handle(&self) -> L {
         self.limiter()
+    }
+}
+
+impl<K, L, E, C> LimitLayer<K, L, E, C>
+where
+    L: Limiter + Send + Sync + 'static,
+    E: EstimateCost + Send + Sync + 'static,
+{
+    /// Returns a function that returns true if the input of a request should be counted, since a
+    /// limit is so nearly used up that the error of the estimate matters. See
+    /// [`Limiter::is_estimate_doubtful`].
+    ///
+    /// It estimates the request as this layer does. Pass it to `CountTokensLayer::with_condition`.
+    pub fn is_estimate_doubtful(
+        &self,
+    ) -> impl Fn(&Request<RequestBody>) -> bool + Clone + Send + Sync + use<K, L, E, C> {
+        let settings = self.settings.clone();
+        move |request| settings.is_estimate_doubtful(request)
     }
 }
 

@@ -117,6 +117,26 @@ impl<L: Limiter, E: EstimateCost> LimitSettings<L, E> {
         cost
     }
 
+    /// Returns true if the input of a request should be counted. See
+    /// [`Limiter::is_estimate_doubtful`].
+    pub(super) fn is_estimate_doubtful(&self, request: &Request<RequestBody>) -> bool {
+        let now = Instant::now();
+        let owned;
+        let call = match Call::of(request) {
+            Some(call) => &**call,
+            None => {
+                owned = Call::new(request.extensions(), now);
+                &owned
+            }
+        };
+        // Dropped at the end, which discards what the estimator expects of this estimate.
+        let mut pending = None;
+        let cost = self.estimate_cost(request, call, &mut pending);
+        let scope = self.scope(request, call);
+        let limiter = &self.limiter;
+        cost.settles_input() && limiter.is_estimate_doubtful(&scope, &cost, now)
+    }
+
     /// Admits a request at once if it need not wait.
     #[inline]
     pub(super) fn try_acquire(

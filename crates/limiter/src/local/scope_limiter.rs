@@ -266,6 +266,12 @@ impl ScopeLimiter {
         Some(id)
     }
 
+    /// See [`Pool::is_estimate_doubtful`].
+    pub(crate) fn is_estimate_doubtful(&self, now: Instant, cost: &Cost) -> bool {
+        let now = self.nanos(now);
+        self.lock().pool.is_estimate_doubtful(now, cost)
+    }
+
     fn update_skip_heads(&self, now: u64, pool: &Pool) {
         if self.skip_heads_until.load(Ordering::Relaxed) > now && !pool.has_plenty() {
             self.skip_heads_until.store(0, Ordering::Relaxed);

@@ -7,7 +7,7 @@ use tower_claude_core::{Cost, Priority, RejectReason, Rejection};
 use crate::{
     pool::{
         Pool,
-        bucket::{Charge, INPUT, NO_CHARGE, REQUESTS},
+        bucket::{Charge, INPUT, NO_CHARGE, REQUESTS, units},
         in_flight::{InFlight, ReservationId},
         pacing,
         queue::{
@@ -21,6 +21,9 @@ use crate::{
 
 /// The name in rejections, until a layer sets its own.
 pub(crate) const NAME: &str = "limiter";
+
+/// The share of requests that do not exceed their estimate and its doubt.
+const WORTH_A_COUNT: f64 = 0.95;
 
 /// The resolution of timers. A shorter wait would spin.
 const MIN_WAIT: u64 = 1_000_000;
@@ -40,7 +43,7 @@ impl Pool {
     pub fn enqueue(&mut self, now: u64, request: PoolRequest) -> Result<Enqueued, Rejection> {
         let now = self.advance(now);
         self.check_store()?;
-        let charge = self.forecast.charge(&request.cost);
+        let charge = self.charge(&request.cost);
         self.buckets
             .check_size(now, &request.cost, &charge)
             .map_err(|reason| Rejection::new(NAME, reason))?;
@@ -117,7 +120,7 @@ impl Pool {
         if deadline.is_some_and(|deadline| deadline <= now) {
             return None;
         }
-        let charge = self.forecast.charge(cost);
+        let charge = self.charge(cost);
         self.buckets.check_size(now, cost, &charge).ok()?;
         self.on_request(now, false);
         self.is_admissible(now, &charge)
@@ -140,7 +143,7 @@ impl Pool {
             }
             let cost = waiter.cost;
             // The estimate may have changed since the request arrived.
-            let charge = self.forecast.charge(&cost);
+            let charge = self.charge(&cost);
             let mut earliest = self.earliest(now, &charge, Some(id));
             if self.lease.is_some() && self.ask_store(now, id, &waiter, &charge) {
                 earliest = self.earliest(now, &charge, Some(id));
@@ -207,6 +210,25 @@ impl Pool {
                 estimated_wait: self.estimate(now, &fair.backlog_in(class), &NO_CHARGE),
             })
             .collect()
+    }
+
+    /// Returns true if a count of the input of this request would be worth its time: the estimate is
+    /// less certain than what is left of a limit on input. A twentieth of requests exceed their
+    /// estimate by more than that.
+    pub fn is_estimate_doubtful(&mut self, now: u64, cost: &Cost) -> bool {
+        self.advance(now);
+        let charge = self.forecast.charge(cost);
+        let doubt = self.forecast.doubt(cost, &charge, WORTH_A_COUNT);
+        let needed = units(charge[INPUT].saturating_add(doubt));
+        doubt > 0
+            && self
+                .buckets
+                .of_input()
+                .any(|bucket| bucket.level() < needed)
+    }
+
+    fn charge(&self, cost: &Cost) -> Charge {
+        self.forecast.charge_near(&self.buckets, cost)
     }
 
     fn on_request(&mut self, now: u64, queued: bool) {

@@ -182,6 +182,16 @@ impl Buckets {
         dimensions.filter_map(|(index, dimension)| Some((index, dimension.bucket.as_ref()?)))
     }
 
+    /// Returns the buckets of limits on input, alone or together with output.
+    pub(crate) fn of_input(&self) -> impl Iterator<Item = &Bucket> {
+        let counts = |dimension: usize| matches!(dimension, INPUT | TOTAL);
+        let main = self.known().filter(move |(index, _)| counts(*index));
+        let additional = self.additional.iter();
+        let additional = additional.filter(move |limit| counts(limit.dimension));
+        main.map(|(_, bucket)| bucket)
+            .chain(additional.filter_map(AdditionalLimit::bucket))
+    }
+
     /// Returns the number of limits: the dimensions, then the additional limits.
     pub(crate) const fn count(&self) -> usize {
         DIMENSIONS.len() + self.additional.len()

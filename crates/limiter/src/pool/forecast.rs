@@ -1,6 +1,6 @@
 //! The forecast of what requests use, learned from responses, and the safety margins for its error.
 
-use tower_claude_core::Cost;
+use tower_claude_core::{Cost, Workload};
 
 use crate::{
     config::{LimiterConfig, OutputAccounting},
@@ -10,9 +10,11 @@ use crate::{
             UNIT, rounded, rounded_up, units,
         },
         buckets::Buckets,
+        calibration::Calibration,
         in_flight::{InFlight, OutputSlot},
-        statistics::{LruTable, Mean, Ratio, RelativeError},
+        statistics::{LatestErrors, LruTable, Mean, RelativeError, quantile},
     },
+    snapshot::EstimateSnapshot,
 };
 
 /// The estimators of input and output.
@@ -22,6 +24,9 @@ pub(crate) struct Forecast {
     pub(crate) output: OutputEstimator,
     calibrate_input: bool,
     learn_output: bool,
+    /// The share of requests that are not to exceed their charge near a limit, if that is more than
+    /// the half.
+    near_limit_share: Option<f64>,
     accounting: OutputAccounting,
 }
 
@@ -32,6 +37,7 @@ impl Forecast {
             output: OutputEstimator::default(),
             calibrate_input: config.calibrate_input,
             learn_output: config.learn_output,
+            near_limit_share: near_limit_share(config.near_limit_percentile),
             accounting: config.output_accounting,
         }
     }
@@ -44,7 +50,7 @@ impl Forecast {
     /// Returns the charge of a request, by the current estimates.
     pub(crate) fn charge(&self, cost: &Cost) -> Charge {
         let input = if self.calibrate_input && !cost.counted && cost.settles_input() {
-            rounded(cost.input_tokens as f64 * self.input.ratio_of(InputKey::of(cost)))
+            rounded(self.input.expected(InputKey::of(cost), cost.input_tokens))
         } else {
             cost.input_tokens
         };
@@ -70,6 +76,38 @@ impl Forecast {
         charge[OUTPUT] = output;
         charge[TOTAL] = input + output;
         charge
+    }
+
+    /// Returns the charge with the input that the configured share of requests does not exceed, if a
+    /// limit on input is nearly used up.
+    pub(crate) fn charge_near(&self, buckets: &Buckets, cost: &Cost) -> Charge {
+        let mut charge = self.charge(cost);
+        if let Some(share) = self.near_limit_share {
+            let near = buckets.of_input().filter(|bucket| {
+                let left = bucket.level() - units(charge[INPUT]);
+                left < bucket.capacity() / 4
+            });
+            // A guess must not make a request larger than a limit.
+            let most = near.map(|bucket| bucket.capacity() / UNIT).min();
+            if let Some(most) = most.and_then(|most| u64::try_from(most).ok()) {
+                let input = charge[INPUT].saturating_add(self.doubt(cost, &charge, share));
+                charge[INPUT] = input.min(most).max(charge[INPUT]);
+                charge[TOTAL] = charge[INPUT] + charge[OUTPUT];
+            }
+        }
+        charge
+    }
+
+    /// Returns the input beyond the charge that this share of requests like this one does not
+    /// exceed. 0 if the input is known, or is not to be corrected.
+    pub(crate) fn doubt(&self, cost: &Cost, charge: &Charge, share: f64) -> u64 {
+        if cost.counted || !cost.settles_input() || !self.calibrate_input {
+            return 0;
+        }
+        let ratio = self.input.upper_ratio(InputKey::of(cost), share);
+        let upper = rounded_up(charge[INPUT] as f64 * ratio).min(MAX_CHARGE);
+        let most = u64::from(cost.bound.input_tokens).max(charge[INPUT]);
+        upper.min(most).saturating_sub(charge[INPUT])
     }
 
     /// Records that a request is in flight. Returns the slot of its output statistics.
@@ -108,16 +146,19 @@ impl Forecast {
             if cost.counted {
                 self.input.learn_outlier(cost.input_tokens, input);
             } else if is_about(cached, read) {
-                self.input
-                    .learn(InputKey::of(cost), cost.input_tokens, input);
+                self.input.learn(cost, input);
             } else if read < cached {
                 // A missing cache read shows nothing about the text, so only the error is learned.
                 // An unexpected read is no error that a margin must cover.
-                let expected = cost.input_tokens as f64 * self.input.ratio_of(InputKey::of(cost));
+                let expected = self.input.expected(InputKey::of(cost), cost.input_tokens);
                 self.input.learn_outlier(rounded(expected), input);
             }
         }
     }
+}
+
+fn near_limit_share(percent: u8) -> Option<f64> {
+    (percent > 50).then(|| f64::from(percent.min(99)) / 100.0)
 }
 
 /// Returns true if an expected cache read occurred, up to the error of its own token estimate.
@@ -126,11 +167,16 @@ const fn is_about(expected: u64, actual: u64) -> bool {
     expected.abs_diff(actual) <= larger / 8
 }
 
+/// The errors from which on their quantiles are believed, and the ratio of actual to expected tokens
+/// that a first estimate hardly exceeds.
+const ENOUGH_ERRORS: usize = 16;
+const FIRST_RATIO: f64 = 1.35;
+
 /// Below this many responses the error is taken to be at least [`PRIOR_ERROR`].
 const FEW: u32 = 32;
 const PRIOR_ERROR: f64 = 0.1;
 
-/// The key of requests with a ratio of their own: their workload, and the variant of their prompt.
+/// The key of requests with a calibration of their own: their workload, and the variant of their prompt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct InputKey(u64);
 
@@ -140,28 +186,77 @@ impl InputKey {
     }
 }
 
-/// Running ratios of actual to estimated input tokens, and the relative error that remains.
+/// The calibration of one key, and the errors that remained.
 #[derive(Debug, Default)]
+struct InputStats {
+    workload: Workload,
+    variant: u8,
+    calibration: Calibration,
+    errors: LatestErrors,
+}
+
+/// Calibrations of input estimates, and the relative error that remains.
+#[derive(Debug)]
 pub(crate) struct InputEstimator {
-    all: Ratio,
-    keys: LruTable<Ratio>,
+    all: Calibration,
+    keys: LruTable<InputStats>,
     error: RelativeError,
     /// Input in flight that the server's count of is not known yet.
     uncounted: u64,
 }
 
+impl Default for InputEstimator {
+    fn default() -> Self {
+        Self {
+            all: Calibration::of_scope(),
+            keys: LruTable::default(),
+            error: RelativeError::default(),
+            uncounted: 0,
+        }
+    }
+}
+
 impl InputEstimator {
-    /// Returns the ratio of the whole scope.
+    /// Returns the mean ratio of actual to estimated tokens of the whole scope.
     pub(crate) fn ratio(&self) -> f64 {
         self.all.ratio()
     }
 
-    /// Returns the ratio of one key.
-    pub(crate) fn ratio_of(&self, key: InputKey) -> f64 {
+    /// Returns the tokens that are expected for an estimate.
+    fn expected(&self, key: InputKey, estimate: u64) -> f64 {
+        let estimate = estimate as f64;
         match self.keys.get(key.0) {
-            Some(ratio) => ratio.ratio_within(&self.all),
-            None => self.all.ratio(),
+            Some(stats) => stats.calibration.expected_within(&self.all, estimate),
+            None => self.all.expected(estimate),
         }
+    }
+
+    /// Returns the ratio of actual to expected tokens that this share of the requests of a key does
+    /// not exceed, at least 1. It is at least that of a first estimate while there are few samples.
+    fn upper_ratio(&self, key: InputKey, share: f64) -> f64 {
+        let stats = self.keys.get(key.0);
+        let errors = stats.map(|stats| stats.errors.sorted()).unwrap_or_default();
+        let ratio = quantile(&errors, share).unwrap_or(1.0).max(1.0);
+        let is_sure = errors.len() >= ENOUGH_ERRORS;
+        if is_sure {
+            ratio
+        } else {
+            ratio.max(FIRST_RATIO)
+        }
+    }
+
+    /// Returns the calibrations by key, and their latest errors.
+    pub(crate) fn snapshot(&self) -> Vec<EstimateSnapshot> {
+        let stats = self.keys.values();
+        let snapshot = |stats: &InputStats| EstimateSnapshot {
+            workload: stats.workload,
+            variant: stats.variant,
+            samples: stats.calibration.samples(),
+            offset: stats.calibration.offset(),
+            slope: stats.calibration.slope(),
+            errors: stats.errors.sorted().into(),
+        };
+        stats.map(snapshot).collect()
     }
 
     pub(crate) const fn uncounted(&self) -> u64 {
@@ -190,17 +285,21 @@ impl InputEstimator {
         }
     }
 
-    pub(crate) fn learn(&mut self, key: InputKey, estimate: u64, actual: u64) {
+    fn learn(&mut self, cost: &Cost, actual: u64) {
+        let (key, estimate) = (InputKey::of(cost), cost.input_tokens);
         if estimate == 0 {
             return;
         }
-        let (estimate, actual) = (estimate as f64, actual as f64);
-        self.all.learn(estimate, actual);
+        let before = self.expected(key, estimate);
+        let actual = actual as f64;
+        self.all.learn(estimate as f64, actual);
         let slot = self.keys.claim(key.0, |_| true);
         if let Some(own) = slot.and_then(|slot| self.keys.at(slot)) {
-            own.learn(estimate, actual);
+            (own.workload, own.variant) = (cost.workload, cost.variant);
+            own.calibration.learn(estimate as f64, actual);
+            own.errors.learn(before, actual);
         }
-        self.error.learn(estimate * self.ratio_of(key), actual);
+        self.error.learn(self.expected(key, estimate), actual);
     }
 
     /// Learns only the error of an estimate that no ratio corrects, or that was wrong altogether.

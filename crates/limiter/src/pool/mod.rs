@@ -35,6 +35,7 @@ mod additional;
 pub(crate) mod admission;
 pub(crate) mod bucket;
 mod buckets;
+mod calibration;
 mod external_use;
 mod forecast;
 pub(crate) mod header_observer;
@@ -48,7 +49,7 @@ pub(crate) mod request;
 mod server_clock;
 pub(crate) mod share_message;
 mod shared;
-mod statistics;
+pub(crate) mod statistics;
 pub(crate) mod usage_cap;
 
 use std::time::{Duration, SystemTime};
@@ -569,6 +570,7 @@ impl Pool {
             outstanding_output: self.in_flight.charged(OUTPUT),
             mean_output: self.forecast.output.mean(),
             input_ratio: self.forecast.input.ratio(),
+            estimates: self.forecast.input.snapshot(),
             initial_concurrency: self.in_flight.initial_limit(),
             shared: self.lease.is_some() || self.external_use.is_shared(now),
             dimensions,

@@ -1,8 +1,7 @@
-//! Running means, ratios and errors of token counts, and a bounded table of them.
+//! Running means and errors of token counts, and a bounded table of them.
 
 // The weights of a new sample. The first samples weigh their share of all samples.
 const OUTPUT_WEIGHT: f64 = 0.02;
-const INPUT_WEIGHT: f64 = 0.02;
 const ERROR_WEIGHT: f64 = 0.01;
 
 /// The number of samples from which on their share is below each of the weights.
@@ -10,22 +9,6 @@ const MANY: u32 = 100;
 
 /// The number of samples from which on a mean is not blended with that of the whole scope.
 const ENOUGH: u32 = 16;
-
-/// The factor from the median from which on a sample is clipped. For the first sample, it is the
-/// factor from the estimate.
-const CLIP: f64 = 5.0;
-const FIRST_CLIP: f64 = 2.0;
-
-/// The clipped samples in a row from which on the sums begin anew.
-const CLIPPED_RESTARTS: u32 = 3;
-
-/// The relative steps of a median.
-const FIRST_STEP: f64 = 0.1;
-const MIN_STEP: f64 = 0.02;
-const MAX_STEP: f64 = 2.0;
-
-/// The bound of a median, so that no product overflows.
-const MAX_RATIO: f64 = 1e6;
 
 /// Running mean and variance of the output tokens of a response.
 #[derive(Clone, Debug, Default)]
@@ -64,104 +47,6 @@ impl Mean {
     }
 }
 
-/// Running ratio of actual to estimated tokens, weighted by size.
-///
-/// A sample counts as at most five times or a fifth of the running median of the samples, and then
-/// with a quarter of its weight, so that one odd response changes little. The median moves by steps
-/// that do not depend on the size of a sample. The steps grow while the samples are on one side of
-/// it, so that a ratio that is wrong by a hundred times is corrected within ten samples.
-#[derive(Clone, Debug)]
-pub(crate) struct Ratio {
-    samples: u32,
-    median: f64,
-    /// The relative size of the next step of the median.
-    step: f64,
-    was_above: bool,
-    /// Samples in a row that were clipped.
-    clipped: u32,
-    /// The samples in the two sums below.
-    summed: u32,
-    actual: f64,
-    estimated: f64,
-    /// The quotient of the two above, since it is read more often than they change.
-    ratio: f64,
-}
-
-impl Default for Ratio {
-    fn default() -> Self {
-        Self {
-            samples: 0,
-            median: 1.0,
-            step: FIRST_STEP,
-            was_above: false,
-            clipped: 0,
-            summed: 0,
-            actual: 0.0,
-            estimated: 0.0,
-            ratio: 1.0,
-        }
-    }
-}
-
-impl Ratio {
-    /// Returns the ratio, 1 before the first sample.
-    pub(crate) const fn ratio(&self) -> f64 {
-        self.ratio
-    }
-
-    /// Returns this ratio, blended with that of the scope while it has few samples.
-    pub(crate) fn ratio_within(&self, all: &Self) -> f64 {
-        blend(self.samples, self.ratio(), all.ratio())
-    }
-
-    /// Learns from an estimate over 0.
-    pub(crate) fn learn(&mut self, estimate: f64, actual: f64) {
-        let clip = if self.samples == 0 { FIRST_CLIP } else { CLIP };
-        let expected = self.median * estimate;
-        let within = actual.clamp(expected / clip, expected * clip);
-        let clipped = if within == actual {
-            0
-        } else {
-            self.clipped + 1
-        };
-        let holds_only_clipped = self.clipped > 0 && self.clipped >= self.summed;
-        if holds_only_clipped || clipped >= CLIPPED_RESTARTS {
-            self.summed = 0;
-        }
-        self.clipped = clipped;
-        let is_above = actual > expected;
-        if self.samples == 0 {
-            self.median = within / estimate;
-            self.was_above = is_above;
-        } else {
-            self.move_median(is_above);
-        }
-        self.samples = self.samples.saturating_add(1);
-        let mut weight = weight(&mut self.summed, INPUT_WEIGHT);
-        if self.clipped > 0 && self.summed > 1 {
-            weight /= 4.0;
-        }
-        self.actual += weight * (within - self.actual);
-        self.estimated += weight * (estimate - self.estimated);
-        self.ratio = self.actual / self.estimated;
-    }
-
-    fn move_median(&mut self, above: bool) {
-        self.step = if above == self.was_above {
-            (self.step * 2.0).min(MAX_STEP)
-        } else {
-            (self.step / 4.0).max(MIN_STEP)
-        };
-        self.was_above = above;
-        let median = if above {
-            self.median * (1.0 + self.step)
-        } else {
-            self.median / (1.0 + self.step)
-        };
-        self.median = median.clamp(1.0 / MAX_RATIO, MAX_RATIO);
-    }
-}
-
 /// Running error of estimates, relative to their size.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RelativeError {
@@ -197,8 +82,51 @@ impl RelativeError {
     }
 }
 
+/// The ratios of actual to expected tokens of the latest requests, for the quantiles of the error.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LatestErrors {
+    ratios: Vec<f32>,
+    /// The place of the oldest ratio, once there are as many as are kept.
+    oldest: usize,
+}
+
+impl LatestErrors {
+    /// The ratios that are kept.
+    const KEPT: usize = 64;
+
+    pub(crate) fn learn(&mut self, expected: f64, actual: f64) {
+        if expected <= 0.0 {
+            return;
+        }
+        let ratio = (actual / expected) as f32;
+        if self.ratios.len() < Self::KEPT {
+            self.ratios.push(ratio);
+        } else {
+            self.ratios[self.oldest] = ratio;
+            self.oldest = (self.oldest + 1) % Self::KEPT;
+        }
+    }
+
+    /// Returns the ratios in ascending order.
+    pub(crate) fn sorted(&self) -> Vec<f32> {
+        let mut sorted = self.ratios.clone();
+        sorted.sort_unstable_by(f32::total_cmp);
+        sorted
+    }
+}
+
+/// Returns the ratio that this share of further requests does not exceed. `None` without a ratio.
+///
+/// It is the order statistic that covers the share on average, which is one more than that of the
+/// ratios themselves.
+pub(crate) fn quantile(sorted: &[f32], share: f64) -> Option<f64> {
+    let rank = ((sorted.len() + 1) as f64 * share).ceil() as usize;
+    let last = sorted.len().checked_sub(1)?;
+    Some(f64::from(sorted[rank.saturating_sub(1).min(last)]))
+}
+
 /// Returns a value between that of one key and that of the scope.
-fn blend(samples: u32, own: f64, all: f64) -> f64 {
+pub(crate) fn blend(samples: u32, own: f64, all: f64) -> f64 {
     if samples >= ENOUGH {
         return own;
     }
@@ -206,7 +134,7 @@ fn blend(samples: u32, own: f64, all: f64) -> f64 {
 }
 
 /// Counts a sample and returns its weight.
-fn weight(samples: &mut u32, least: f64) -> f64 {
+pub(crate) fn weight(samples: &mut u32, least: f64) -> f64 {
     *samples = samples.saturating_add(1);
     if *samples >= MANY {
         return least;
@@ -270,6 +198,11 @@ impl<V: Default> LruTable<V> {
             .min_by_key(|(_, entry)| entry.last_used)?;
         self.entries[oldest] = entry;
         Some(oldest)
+    }
+
+    /// Returns the values in no particular order.
+    pub(crate) fn values(&self) -> impl Iterator<Item = &V> {
+        self.entries.iter().map(|entry| &entry.value)
     }
 
     pub(crate) fn at(&mut self, slot: usize) -> Option<&mut V> {

@@ -211,6 +211,10 @@ impl Limiter for RedisLimiter {
         self.local.try_acquire(scope, cost, deadline, now)
     }
 
+    fn is_estimate_doubtful(&self, scope: &dyn AsScope, cost: &Cost, now: Instant) -> bool {
+        self.local.is_estimate_doubtful(scope, cost, now)
+    }
+
     fn place(&self, acquire: &LocalAcquire) -> Option<QueuePlace> {
         self.local.place(acquire)
     }

@@ -88,17 +88,19 @@ fn start<F, B: Body>(counter: &Counter, message: &mut Request<RequestBody>) -> O
     }
     let now = Instant::now();
     let call = Call::get_or_attach(message, now);
-    let Some(body) = count_tokens_body(message.body().bytes()?) else {
-        call.set_counted_input(None);
+    // The count of an earlier attempt may be that of another model.
+    call.set_counted_input(None);
+    let condition = counter.condition.as_ref();
+    if condition.is_some_and(|is_wanted| !is_wanted(message)) {
         return None;
-    };
+    }
+    let body = count_tokens_body(message.body().bytes()?)?;
     let (prompt, known) = {
         let mut known = counter.known();
         let host = host(message.uri(), message.headers());
         let prompt = known.hash(&host, &body);
         (prompt, known.get(prompt))
     };
-    // Also clears the count of an earlier attempt with another model.
     call.set_counted_input(known.flatten());
     if known.is_some() {
         return None;

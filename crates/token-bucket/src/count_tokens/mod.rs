@@ -33,13 +33,15 @@ const LAYER: &str = "count-tokens";
 /// dropped.
 const GENERATION: usize = 2_048;
 
-/// A layer that has the input tokens of each Messages request counted by the API.
+/// A layer that has the input tokens of Messages requests counted by the API.
 ///
 /// It goes directly around a [`TokenBucketLayer`](crate::TokenBucketLayer), which charges the count
 /// instead of an estimate, less the expected cache reads. For each new prompt, the layer sends one
 /// request to [`count_tokens`](https://docs.claude.com/en/api/messages-count-tokens) through the
 /// same service, with the headers and extensions of the original. This costs a round trip and no
 /// tokens. The endpoint has limits of its own, which the bucket keeps in another scope.
+/// [`with_condition`](Self::with_condition) has only those requests counted whose estimate is not
+/// good enough.
 ///
 /// If the count fails (a rejection, an error, a response without a count, a count over the
 /// [bound](tower_claude_core::UsageBound) of the request, or [a timeout](Self::with_timeout)), the
@@ -68,11 +70,12 @@ impl CountTokensLayer {
     /// The default of [`with_timeout`](Self::with_timeout): 2 seconds.
     pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(2);
 
-    /// Creates a layer that counts every Messages request.
+    /// Creates a layer that counts every Messages request that the endpoint takes.
     pub fn new() -> Self {
         Self {
             counter: Arc::new(Counter {
                 timeout: Self::DEFAULT_TIMEOUT,
+                condition: None,
                 events: EventSink::default(),
                 known: Arc::default(),
             }),
@@ -84,6 +87,32 @@ impl CountTokensLayer {
     /// 2 seconds. After the timeout, the request keeps its estimate.
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         Arc::make_mut(&mut self.counter).timeout = timeout;
+        self
+    }
+
+    /// Counts only requests for which the condition returns true. The others keep their estimate.
+    ///
+    /// The condition of a token bucket is true if what is left of a limit on input is less than the
+    /// request may use beyond its estimate. While the limit is far, the estimates cost nothing and
+    /// are good enough:
+    ///
+    /// ```
+    /// use tower::Layer;
+    /// use tower_claude_fake_claude::FakeClaude;
+    /// use tower_claude_limiter::Limits;
+    /// use tower_claude_token_bucket::{CountTokensLayer, TokenBucketLayer};
+    /// use tower_claude_wire::Tier;
+    ///
+    /// let bucket = TokenBucketLayer::new(Limits::tier(Tier::Start));
+    /// let count = CountTokensLayer::new().with_condition(bucket.is_estimate_doubtful());
+    /// let claude = count.layer(bucket.layer(FakeClaude::builder().build()));
+    /// # let _ = claude;
+    /// ```
+    pub fn with_condition(
+        mut self,
+        condition: impl Fn(&Request<RequestBody>) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        Arc::make_mut(&mut self.counter).condition = Some(Arc::new(condition));
         self
     }
 
@@ -160,10 +189,14 @@ impl<S: fmt::Debug> fmt::Debug for CountTokens<S> {
     }
 }
 
+type Condition = dyn Fn(&Request<RequestBody>) -> bool + Send + Sync;
+
 /// The state that all services of a layer share.
 #[derive(Clone)]
 struct Counter {
     timeout: Duration,
+    /// Requests for which it returns false are not counted.
+    condition: Option<Arc<Condition>>,
     events: EventSink,
     known: Arc<Mutex<KnownCounts>>,
 }

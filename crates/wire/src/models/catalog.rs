@@ -209,12 +209,12 @@ impl ModelCatalog {
     /// use tower_claude_wire::{ModelCatalog, Prices, RateCard};
     /// // An agreed price of 3.20 USD for input and 16 USD for output per million tokens.
     /// let prices = Prices::new(RateCard::new(3_200, 16_000));
-    /// let catalog = ModelCatalog::builtin().clone().with_prices("claude-opus-5-5", Some(prices));
+    /// let catalog = ModelCatalog::builtin().clone().with_prices("claude-opus-5-5", Some(&prices));
     /// let prices = catalog.lookup("claude-opus-5-5").about.prices.clone().unwrap();
     /// assert_eq!(prices.base.cache_read, 320);
     /// ```
     #[must_use]
-    pub fn with_prices(mut self, model: &str, prices: Option<Prices>) -> Self {
+    pub fn with_prices(mut self, model: &str, prices: Option<&Prices>) -> Self {
         let changed = self.lookup(model);
         if self.get(model).is_none() {
             let known = Model {
@@ -226,7 +226,7 @@ impl ModelCatalog {
         // A model may be listed under its plain name and under dated ones.
         for listed in self.models.values_mut() {
             if listed.id == changed.id {
-                Arc::make_mut(&mut listed.about).prices.clone_from(&prices);
+                Arc::make_mut(&mut listed.about).prices = prices.cloned();
             }
         }
         self
@@ -274,7 +274,7 @@ impl ModelCatalog {
                 counts.web_search_requests = usage.web_search_requests;
             }
             let prices = prices(iteration.model.as_deref().unwrap_or(model))?;
-            sum = sum.plus(prices.bill(&counts, billing)?);
+            sum += prices.bill(&counts, billing)?;
         }
         Some(sum)
     }

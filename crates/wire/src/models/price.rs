@@ -1,5 +1,7 @@
 //! The prices of a model, and the price of a usage.
 
+use std::ops::AddAssign;
+
 use super::money::Money;
 use super::platform::Platform;
 use crate::usage::{ServiceTier, Speed, Usage};
@@ -263,13 +265,12 @@ impl Bill {
     pub fn batch_savings(&self) -> Money {
         self.unbatched - self.cost
     }
+}
 
-    /// Returns the sum of both.
-    pub(super) fn plus(self, other: Self) -> Self {
-        Self {
-            cost: self.cost + other.cost,
-            uncached: self.uncached + other.uncached,
-            unbatched: self.unbatched + other.unbatched,
-        }
+impl AddAssign for Bill {
+    fn add_assign(&mut self, other: Self) {
+        self.cost += other.cost;
+        self.uncached += other.uncached;
+        self.unbatched += other.unbatched;
     }
 }
