@@ -93,9 +93,11 @@ struct Class {
     requests: u32,
     /// The savings of these requests.
     saved: Money,
-    /// The time from which on the balance tells a loss. Before it the reads of what was written first
-    /// may still come.
-    due: Instant,
+    /// The time at which the balance was last begun.
+    since: Instant,
+    /// The longest lifetime of the markers in the balance. Before it is over, the reads of what was
+    /// written first may still come.
+    lifetime: CacheTtl,
     off_until: Option<Instant>,
 }
 
@@ -203,7 +205,8 @@ impl History {
                 read_at: None,
                 requests: 0,
                 saved: Money::ZERO,
-                due: now,
+                since: now,
+                lifetime: CacheTtl::FiveMinutes,
                 off_until: None,
             });
             class.last_used = now;
@@ -377,11 +380,13 @@ impl History {
             class.saved += saving;
             if let Some(ttl) = marked {
                 if class.requests == 0 {
-                    class.due = now + ttl.duration();
+                    (class.since, class.lifetime) = (now, ttl);
                 }
+                class.lifetime = class.lifetime.max(ttl);
                 class.requests += 1;
             }
-            if class.requests < PROVING_REQUESTS || now < class.due {
+            let is_over = now.saturating_duration_since(class.since) >= class.lifetime.duration();
+            if class.requests < PROVING_REQUESTS || !is_over {
                 continue;
             }
             if class.saved.is_negative() && !class.is_off(now) {

@@ -7,7 +7,7 @@ use tower_claude_prompt_cache::{
     Boundary, CacheRules, CacheUsage, GateState, MissCause, Outline, OutlineBlock, Planner,
     PlannerOptions, Started,
 };
-use tower_claude_wire::{BlockKind, PromptPart, RateCard};
+use tower_claude_wire::{BlockKind, CacheTtl, PromptPart, RateCard};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -272,4 +272,84 @@ fn ends_of_unknown_requests_have_no_effect() {
     assert!(planner.on_first_content(9, now).is_empty());
     assert_eq!(planner.on_usage(9, &usage(1, 1, 1), now), None);
     assert!(planner.on_dropped(9, now).is_empty());
+}
+
+/// They all started with the same old correction of their estimates.
+#[test]
+fn requests_that_end_together_correct_the_estimates_once() {
+    let mut planner = Planner::new(PlannerOptions::default());
+    let now = Instant::now();
+    let started: Vec<u64> = (0..40)
+        .map(|number| start(&mut planner, question(1, number), now).0)
+        .collect();
+    for id in started {
+        planner.on_first_content(id, now);
+        planner.on_usage(id, &usage(10_200, 0, 0), now);
+    }
+    // The prompts have twice the tokens of their estimates.
+    let mut follows = |tokens| {
+        let mut short = outline(&[(PromptPart::Messages, 0, 9, tokens)]);
+        planner.start(&mut short, &rules(), now).id.is_some()
+    };
+    assert!(follows(600));
+    assert!(!follows(400));
+}
+
+#[test]
+fn request_that_does_not_wait_leaves_the_prefix_to_its_writer() {
+    let mut options = PlannerOptions::default();
+    options.max_hold = Duration::ZERO;
+    let mut planner = Planner::new(options);
+    let now = learn(&mut planner, Instant::now());
+    let (writer, started) = start(&mut planner, question(2, 1), now);
+    assert_eq!(started.plan.markers.len(), 1);
+    // What is not readable yet would be written twice.
+    let (_, started) = start(&mut planner, question(2, 2), now);
+    assert_eq!(
+        (started.gate, started.plan.markers),
+        (GateState::Pass, vec![])
+    );
+    // What is cached is read all the same.
+    let (_, started) = start(&mut planner, question(1, 99), now);
+    assert_eq!(started.plan.markers.len(), 1);
+    planner.on_first_content(writer, now + SECOND);
+    let (_, started) = start(&mut planner, question(2, 3), now + SECOND);
+    assert_eq!(started.plan.markers.len(), 1);
+}
+
+#[test]
+fn class_is_not_judged_before_its_reads_can_come() {
+    let mut planner = Planner::new(PlannerOptions::default());
+    let mut now = Instant::now();
+    let mut ask = |planner: &mut Planner, document, number, usage: CacheUsage| {
+        let (id, started) = start(planner, question(document, number), now);
+        planner.on_first_content(id, now);
+        let learned = planner.on_usage(id, &usage, now);
+        now += SECOND;
+        if document == 39 {
+            // Documents come again after twenty minutes.
+            now += 1_200 * SECOND;
+        }
+        let ttls: Vec<CacheTtl> = started.plan.markers.iter().map(|it| it.ttl).collect();
+        (ttls, learned.and_then(|learned| learned.switched_off))
+    };
+    for round in 0..2 {
+        for document in 0..40 {
+            ask(
+                &mut planner,
+                document,
+                100 * document + round,
+                usage(5_100, 0, 0),
+            );
+        }
+    }
+    let written = CacheUsage {
+        plain: 100,
+        written_1h: 5_000,
+        ..CacheUsage::default()
+    };
+    for document in 1_000..1_200 {
+        let seen = ask(&mut planner, document, 100 * document, written);
+        assert_eq!(seen, (vec![CacheTtl::OneHour], None), "{document}");
+    }
 }

@@ -87,7 +87,7 @@ fn prompt_with_runs(
         hash: if at < 3 { 0 } else { conversation << 32 } + at as u64,
         bytes: (at as u64 + 1) * 100,
         keep: marks.contains(&at).then_some(keep),
-        joins: at % run != 0,
+        joins: !at.is_multiple_of(run),
     };
     Prefixes::new((0..length).map(prefix).collect())
 }
