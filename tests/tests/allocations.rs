@@ -247,7 +247,11 @@ fn a_short_prompt_through_the_prompt_cache() {
         .with_fallback(["claude-opus-5-5", "claude-haiku-5-5"])
         .with_prompt_cache()
         .layer(answer.clone());
-    within("all six and the prompt cache", of_one_call(&answer, stack), SIX);
+    within(
+        "all six and the prompt cache",
+        of_one_call(&answer, stack),
+        SIX,
+    );
     let alone = PromptCacheLayer::new().layer(answer.clone());
     // The parsed request and the record of the call.
     within("prompt-cache", of_one_call(&answer, alone), 2);
