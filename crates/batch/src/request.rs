@@ -404,13 +404,10 @@ impl Template {
     /// Takes the head of a request whose calls share a pool.
     pub(crate) fn of(request: &Request<RequestBody>) -> Self {
         let mut headers = request.headers().clone();
-        for name in IGNORED
-            .iter()
-            .filter(|name| **name != HOST && **name != USER_AGENT)
-        {
-            headers.remove(name);
-        }
-        for name in IGNORED_NAMES {
+        // They belong to one call only.
+        let of_call =
+            |name: &&HeaderName| **name != HOST && **name != USER_AGENT && is_ignored(name, &[]);
+        for name in request.headers().keys().filter(of_call) {
             headers.remove(name);
         }
         let mut extensions = request.extensions().clone();

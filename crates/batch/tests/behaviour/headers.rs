@@ -113,6 +113,7 @@ async fn calls_that_differ_in_other_headers_share_a_batch() {
         header("x-stainless-retry-count", "4"),
         header("accept-encoding", "gzip"),
         header("idempotency-key", "6"),
+        header("x-forwarded-for", "7"),
     ];
     let world = World::new(api());
     let calls = calls.map(|request| world.start(request));
@@ -121,13 +122,15 @@ async fn calls_that_differ_in_other_headers_share_a_batch() {
     }
     let log = world.fake.log();
     let creation = log.iter().find(|attempt| is_creation(attempt)).unwrap();
-    assert_eq!(params(creation).len(), 6);
+    assert_eq!(params(creation).len(), 7);
     let headers = &creation.request.as_ref().unwrap().headers;
     assert_eq!(headers["content-type"], "application/json");
     for name in [
         "accept-encoding",
         "traceparent",
         "idempotency-key",
+        "x-forwarded-for",
+        "x-stainless-retry-count",
         TOLERANCE.as_str(),
     ] {
         assert!(!headers.contains_key(name), "{name}");
