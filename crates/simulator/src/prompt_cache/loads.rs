@@ -34,6 +34,9 @@ pub(crate) const LOADS: [Load; 7] = [
 
 /// The requests of one fan-out.
 const FAN_OUT: usize = 24;
+/// The most tokens of its document. The first content of a longer one comes after the time for which
+/// the gate holds requests.
+const MOST_FAN_OUT: u64 = 50_000;
 /// The documents of the retrieval.
 const DOCUMENTS: usize = 400;
 
@@ -246,6 +249,7 @@ impl Source {
     /// Questions about one document at the same time.
     fn fan_out(&mut self, at: u64, all: &mut Vec<Conversation>) {
         let (document, size) = (self.unique(), self.size(20_000.0, 0.3));
+        let size = size.min(MOST_FAN_OUT);
         for _ in 0..FAN_OUT {
             let late = nanos(exponential(&mut self.rng, 0.1));
             let mut builder = ConversationBuilder::new(at + late);
