@@ -414,7 +414,10 @@ async fn alerts_equal_those_of_prometheus_on_the_same_series() {
             .any(|begin| line.starts_with(begin))
     };
     let lines: Vec<&str> = text.lines().filter(|line| !is_text(line)).collect();
-    let mut test = "rule_files: [rules.yml]\nevaluation_interval: 30s\ntests:\n\
+    // Without an order promtool evaluates the groups in a random one, and alerts on records of the
+    // step before.
+    let mut test = "rule_files: [rules.yml]\nevaluation_interval: 30s\n\
+                    group_eval_order: [tower_claude.records, tower_claude.alerts]\ntests:\n\
                     - interval: 30s\n  input_series:\n"
         .to_owned()
         + &scraped.yaml()
