@@ -16,6 +16,7 @@ use futures_util::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use http_body::Body;
 use http_body_util::{BodyExt, Full};
+use tower_claude::PromptCacheLayer;
 use tower_claude_core::RequestBody;
 use tower_claude_fallback_model::FallbackModelLayer;
 use tower_claude_header_budget::HeaderBudgetLayer;
@@ -235,6 +236,25 @@ fn a_call_through_all_six_layers() {
         .with_fallback(["claude-opus-5-5", "claude-haiku-5-5"])
         .layer(answer.clone());
     within("all six", of_one_call(&answer, stack), SIX);
+}
+
+/// A prompt that is too short for the prompt cache costs nothing more.
+#[test]
+fn a_short_prompt_through_the_prompt_cache() {
+    let answer = Answer::new();
+    let stack = tower_claude::recommended()
+        .with_limits(limits())
+        .with_fallback(["claude-opus-5-5", "claude-haiku-5-5"])
+        .with_prompt_cache()
+        .layer(answer.clone());
+    within(
+        "all six and the prompt cache",
+        of_one_call(&answer, stack),
+        SIX,
+    );
+    let alone = PromptCacheLayer::new().layer(answer.clone());
+    // The parsed request and the record of the call.
+    within("prompt-cache", of_one_call(&answer, alone), 2);
 }
 
 #[test]

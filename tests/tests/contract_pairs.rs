@@ -1,12 +1,17 @@
 //! The contract of all ordered pairs of layers, each layer with its own driver or service.
 
 use tower_claude::{CacheLayer, PromptCacheLayer};
+use tower_claude_batch::BatchLayer;
 use tower_claude_circuit_breaker::CircuitBreakerLayer;
 use tower_claude_fallback_model::FallbackModelLayer;
 use tower_claude_header_budget::HeaderBudgetLayer;
 use tower_claude_limiter::Limits;
 use tower_claude_retry::RetryLayer;
 use tower_claude_token_bucket::TokenBucketLayer;
+
+fn batch() -> BatchLayer {
+    BatchLayer::in_memory().pair().0
+}
 
 fn cache() -> CacheLayer {
     CacheLayer::default()
@@ -53,9 +58,10 @@ macro_rules! pairs {
 }
 
 pairs! {
-    cache: fallback retry breaker bucket budget;
+    batch: cache fallback bucket;
+    cache: batch fallback retry breaker bucket budget;
     fallback: cache retry breaker bucket budget;
-    retry: cache fallback breaker bucket budget prompt_cache;
+    retry: batch cache fallback breaker bucket budget prompt_cache;
     breaker: cache fallback retry bucket budget;
     bucket: cache fallback retry breaker budget;
     budget: cache fallback retry breaker bucket;

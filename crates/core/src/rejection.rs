@@ -87,6 +87,11 @@ pub enum RejectReason {
         /// open.
         because: Kind,
     },
+    /// A header with which the caller sets a layer has no valid value.
+    InvalidHeader {
+        /// The name of the header.
+        name: &'static str,
+    },
     /// The store of a shared limiter does not answer, and the limiter is set to reject requests
     /// without it.
     LimiterUnavailable,
@@ -166,6 +171,7 @@ impl Rejection {
             | RejectReason::WaitTooLong { .. } => Class::new(Kind::RateLimited),
             RejectReason::Oversized { .. } => Class::new(Kind::TooLarge),
             RejectReason::Body { failure } => failure.class(),
+            RejectReason::InvalidHeader { .. } => Class::new(Kind::BadRequest),
             RejectReason::DeadlineWouldPass { .. } => Class::new(Kind::Timeout),
             // An invalid or unfunded credential, or an account on hold, fails for every model, so
             // report 401, 402 or 403 instead of 529.
@@ -204,7 +210,8 @@ impl Rejection {
             | RejectReason::Body {
                 failure: BodyFailure::TooLong,
             } => (StatusCode::PAYLOAD_TOO_LARGE, "request_too_large"),
-            RejectReason::Body {
+            RejectReason::InvalidHeader { .. }
+            | RejectReason::Body {
                 failure: BodyFailure::Broken,
             } => (StatusCode::BAD_REQUEST, "invalid_request_error"),
             RejectReason::DeadlineWouldPass { .. }
@@ -304,6 +311,7 @@ impl RejectReason {
             Self::TimedOut { .. } => "timed_out",
             Self::SharedCallFailed { .. } => "shared_call_failed",
             Self::CircuitOpen { .. } => "circuit_open",
+            Self::InvalidHeader { .. } => "invalid_header",
             Self::LimiterUnavailable => "limiter_unavailable",
         }
     }
@@ -369,6 +377,7 @@ impl fmt::Display for RejectReason {
             Self::SharedCallFailed { .. } => {
                 f.write_str("the request that this one waited for got no answer")
             }
+            Self::InvalidHeader { name } => write!(f, "the header {name} has no valid value"),
             Self::LimiterUnavailable => f.write_str("the store of the rate limit does not answer"),
             Self::TimedOut { after } => write!(f, "no answer within {}", ReadableDuration(after)),
             Self::CircuitOpen { because } => write!(

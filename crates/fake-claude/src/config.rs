@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tower_claude_wire::ModelCatalog;
 
+use crate::batches::outcome::SelectOutcome;
 use crate::fault::Incident;
 use crate::script::SelectReply;
 
@@ -74,6 +75,9 @@ pub(crate) struct Config {
     pub(crate) batch_time: Duration,
     /// Requests that all batches together may have in processing.
     pub(crate) batch_queue: usize,
+    /// Time from the creation of a batch for which it is not found.
+    pub(crate) batch_hidden: Duration,
+    pub(crate) select_outcome: Option<SelectOutcome>,
     pub(crate) select_reply: Option<SelectReply>,
     /// The day on which models are alive or retired, e.g. `2026-11-30`.
     pub(crate) today: String,

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, request};
 use serde_json::{Map, Value, json};
 
-use crate::batches::outcome::BatchOutcome;
+use crate::batches::outcome::{BatchOutcome, LostCreation};
 use crate::body::FakeBody;
 use crate::fake::FakeClaude;
 use crate::fault::Fault;
@@ -35,6 +35,10 @@ pub(crate) fn respond(
             Ok(json!({}))
         }),
         (&Method::POST, "batches") => parse(body).and_then(|value| {
+            if !value["lost_creation"].is_null() {
+                fake.lose_creation(LostCreation::from_json(&value["lost_creation"])?);
+                return Ok(json!({}));
+            }
             let custom_id = value["custom_id"].as_str();
             let custom_id = custom_id.ok_or("custom_id: a string is required")?;
             fake.batch_outcome(custom_id, BatchOutcome::from_json(&value)?);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tower_claude_wire::ModelCatalog;
 
 use crate::batches::call::QUEUE;
-use crate::batches::outcome::BatchOutcome;
+use crate::batches::outcome::{BatchOutcome, LostCreation};
 use crate::config::{BATCHES, COUNT_TOKENS, Config, HeaderFamily, HeaderSnapshot, Platform};
 use crate::fault::{Fault, Incident};
 use crate::log::Attempt;
@@ -47,6 +47,7 @@ impl FakeClaude {
             injected: Default::default(),
             replies: Default::default(),
             batch_outcomes: Default::default(),
+            lost_creations: Default::default(),
             batches: Default::default(),
             cache: Default::default(),
             cache_writes: Default::default(),
@@ -93,12 +94,20 @@ impl FakeClaude {
         self.shared.lock().cache.clear();
     }
 
-    /// Removes all faults and replies that have not been used, and all outcomes of batches.
+    /// Executes the next creation of a batch, and then ends it in this way. The client does not
+    /// know that the batch exists. Ends set earlier come first.
+    pub fn lose_creation(&self, end: LostCreation) {
+        self.shared.lock().lost_creations.push_back(end);
+    }
+
+    /// Removes all faults, replies and lost creations that have not been used, and all outcomes of
+    /// batches.
     pub fn clear_injected(&self) {
         let mut state = self.shared.lock();
         state.injected.clear();
         state.replies.clear();
         state.batch_outcomes.clear();
+        state.lost_creations.clear();
     }
 
     /// Returns a copy of the log: every attempt, in order of arrival. The log grows as long as the
@@ -230,6 +239,8 @@ impl FakeClaudeBuilder {
                 kept_requests: 1_000,
                 batch_time: Duration::from_millis(100),
                 batch_queue: QUEUE,
+                batch_hidden: Duration::ZERO,
+                select_outcome: None,
                 select_reply: None,
                 today: TODAY.to_owned(),
             },
@@ -376,6 +387,24 @@ impl FakeClaudeBuilder {
     /// default. A batch that would exceed it is rejected with 429.
     pub fn batch_queue(mut self, requests: usize) -> Self {
         self.config.batch_queue = requests;
+        self
+    }
+
+    /// Sets the time from its creation for which a batch is answered with 404 and is not listed,
+    /// although it is being processed. Zero by default.
+    pub fn batch_hidden(mut self, time: Duration) -> Self {
+        self.config.batch_hidden = time;
+        self
+    }
+
+    /// Selects the results of requests in batches by their `custom_id` and the bytes of their
+    /// `params`, when the batch is created. `None` stands for the usual result. Outcomes set by
+    /// [`FakeClaude::batch_outcome`] come first.
+    pub fn batch_outcome_with(
+        mut self,
+        select: impl Fn(&str, &[u8]) -> Option<BatchOutcome> + Send + Sync + 'static,
+    ) -> Self {
+        self.config.select_outcome = Some(Arc::new(select));
         self
     }
 

@@ -73,7 +73,10 @@
 //!
 //! **Batches.** A batch processes its requests in [`FakeClaudeBuilder::batch_time`], the last one
 //! first. Each request succeeds or is errored by the rules of a Messages request, unless
-//! [`FakeClaude::batch_outcome`] scripts its result by its `custom_id`. The endpoints have the
+//! [`FakeClaude::batch_outcome`] scripts its result by its `custom_id`, or
+//! [`FakeClaudeBuilder::batch_outcome_with`] by its content. [`FakeClaude::lose_creation`] leaves the
+//! client in doubt if a batch exists, and [`FakeClaudeBuilder::batch_hidden`] delays its
+//! appearance. The endpoints have the
 //! rate group `batches` and [`FakeClaudeBuilder::batch_queue`]. The requests of a batch take
 //! nothing from the limits of Messages. All keys see the same batches, which are kept until they
 //! are deleted.
@@ -87,6 +90,7 @@
 //! | `POST /fake/faults` | `{"fault": "overloaded", "times": 3}`, with the names of [`Fault::name`] and their numbers: `retry_after` and `duration` in seconds, `after_tokens` | injects a fault |
 //! | `POST /fake/faults` | `{"fault": "custom", "status": 418, "headers": {…}, "body": …}` | injects a response |
 //! | `POST /fake/batches` | `{"custom_id": "a", "outcome": "succeeded"}` with the fields of a reply, `"errored"` with `error_type` and `message`, `"canceled"` or `"expired"` | sets a [`BatchOutcome`] |
+//! | `POST /fake/batches` | `{"lost_creation": "reset"}` or `"server_error"` | executes the next creation without a clear answer |
 //! | `GET /fake/log` | | all attempts, with their requests but without credentials |
 //! | `DELETE /fake/` | | removes the faults and replies that were not used, and all outcomes |
 //!
@@ -127,7 +131,7 @@ mod sse;
 mod state;
 mod validate;
 
-pub use batches::outcome::BatchOutcome;
+pub use batches::outcome::{BatchOutcome, LostCreation};
 pub use body::FakeBody;
 pub use config::{HeaderFamily, HeaderSnapshot, Platform};
 pub use error::FakeError;

@@ -12,7 +12,8 @@ use http_body::Body;
 use tokio::time::{Instant, sleep_until};
 use tower_service::Service;
 
-use crate::batches::call;
+use crate::batches::call::{self, BatchCall};
+use crate::batches::outcome::LostCreation;
 use crate::batches::respond::{self, BatchAnswer};
 use crate::body::{Answer, FAR, FakeBody, Pace};
 use crate::config::HeaderSnapshot;
@@ -22,7 +23,7 @@ use crate::error::FakeError;
 use crate::fake::FakeClaude;
 use crate::fault::Fault;
 use crate::headers::{self, Snapshot};
-use crate::line::Line;
+use crate::line::{Line, LineEnd};
 use crate::log::Endpoint;
 use crate::model::CacheTokens;
 use crate::models;
@@ -87,7 +88,25 @@ async fn exchange(
             Err(broken.await)
         }
         Decision::Refuse(reply, levels) => Ok(refuse(shared, call, index, &reply, levels.as_ref())),
-        Decision::Serve(levels) => Ok(serve(shared, call, index, levels.as_ref())),
+        Decision::Serve(levels) => {
+            let response = serve(shared, call, index, levels.as_ref());
+            if call.batch != Some(BatchCall::Create) || !response.status().is_success() {
+                return Ok(response);
+            }
+            let lost = shared.lock().lost_creations.pop_front();
+            match lost {
+                None => Ok(response),
+                Some(LostCreation::Reset) => {
+                    let end = LineEnd::Reset;
+                    let broken = poll_fn(|_| end.poll_break(line.as_ref(), FakeError::Reset));
+                    Err(broken.await)
+                }
+                Some(LostCreation::ServerError) => {
+                    let reply = ErrorReply::server_error();
+                    Ok(refuse(shared, call, index, &reply, levels.as_ref()))
+                }
+            }
+        }
         Decision::Answer(attempt, fault, levels, cache) => {
             let answer = answer(shared, call, attempt, (fault, levels, cache), line);
             Ok(answer.await)

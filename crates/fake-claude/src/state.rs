@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::batches::outcome::BatchOutcome;
+use crate::batches::outcome::{BatchOutcome, LostCreation};
 use crate::batches::store::BatchStore;
 use crate::config::Config;
 use crate::fault::Fault;
@@ -33,6 +33,8 @@ pub(crate) struct State {
     pub(crate) replies: VecDeque<Reply>,
     /// By `custom_id`.
     pub(crate) batch_outcomes: HashMap<String, BatchOutcome>,
+    /// The ends of the next creations.
+    pub(crate) lost_creations: VecDeque<LostCreation>,
     pub(crate) batches: BatchStore,
     pub(crate) cache: PromptCache,
     /// The cache entries of requests whose responses have not begun.

@@ -216,6 +216,9 @@ fn layers(
     if let Some(time) = config.cache {
         layers = layers.with_cache(CacheLayer::new(time).with_header(CACHEABLE));
     }
+    if config.prompt_cache {
+        layers = layers.with_prompt_cache();
+    }
     // The observer comes after the layers that it observes.
     let layers = layers.with_observer(observer.clone());
     let limiter = layers.bucket().limiter();

@@ -119,3 +119,21 @@ async fn pages_of_configured_origins_may_use_the_gateway_and_no_others() {
     assert_eq!(send(plain, "").await.header(origin), "");
     assert_eq!(upstream.last().method, "OPTIONS");
 }
+
+#[tokio::test]
+async fn prompts_that_come_again_are_marked_if_the_upstream_asks_for_it() {
+    let system = "Answer by these rules. ".repeat(400);
+    for (setting, markers) in [("prompt_cache = true", 1), ("", 0)] {
+        let upstream = Upstream::with_message().await;
+        let gateway = TestGateway::new(config_for(&upstream, "", setting)).await;
+        for question in 0..4 {
+            let body = format!(
+                r#"{{"model":"claude-sonnet-5-5","max_tokens":64,"system":"{system}","messages":[{{"role":"user","content":"{question}"}}]}}"#
+            );
+            assert_eq!(send(gateway.message(), body).await.status, 200);
+        }
+        let body = upstream.last().body;
+        let text = String::from_utf8(body.to_vec()).unwrap();
+        assert_eq!(text.matches("cache_control").count(), markers, "{setting}");
+    }
+}

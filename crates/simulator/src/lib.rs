@@ -9,6 +9,9 @@
 //! [`cache_table`] compares strategies that place the markers of the prompt cache: the planner of
 //! `tower-claude-prompt-cache`, the automatic marker, and a bound that knows the future.
 //!
+//! [`batch_table`] runs the scheduler of the batch layer in the same way, beside a fixed window and a
+//! fixed size.
+//!
 //! ```no_run
 //! use tower_claude_simulator::{Options, table};
 //!
@@ -21,6 +24,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod batching;
 mod client;
 mod event_queue;
 mod json;
@@ -42,6 +46,7 @@ mod tests;
 
 use std::fmt::Write as _;
 
+pub use batching::{BatchTable, batch_table};
 pub use options::Options;
 pub use prompt_cache::{CacheOptions, CacheTable, cache_table};
 pub use svg::picture;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand};
-use tower_claude_simulator::{CacheOptions, Options, cache_table, picture, table};
+use tower_claude_simulator::{CacheOptions, Options, batch_table, cache_table, picture, table};
 
 /// Client processes that share one rate limit, in virtual time: this project's limiter beside what
 /// others do.
@@ -26,6 +26,40 @@ enum Command {
     /// Print the price of input by the strategy that places the markers of the prompt cache, beside
     /// a bound, with exit code 1 if a figure falls short of its goal
     Cache(CacheArgs),
+    /// Run calls that can wait: the batch layer's scheduler beside a fixed window and a fixed size,
+    /// with exit code 1 if a goal is missed
+    Batch(BatchArgs),
+}
+
+#[derive(Debug, Args)]
+struct BatchArgs {
+    /// The first seed, to repeat a run. Drawn at random if it is absent. The table names the seeds
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+
+    /// Number of seeds of each row. A line shows the worst of them
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=1_000))]
+    seeds: u64,
+
+    /// Run a sixth of the length with at most two seeds
+    #[arg(long)]
+    quick: bool,
+
+    /// Only the row of this id, as in B2
+    #[arg(long, value_name = "ID")]
+    only: Option<String>,
+
+    /// Only the lines with goals
+    #[arg(long)]
+    ours: bool,
+
+    /// Print the figures as one JSON array, last on standard output
+    #[arg(long)]
+    json: bool,
+
+    /// Draw the saved money and the missed deadlines
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -104,6 +138,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Table(args) => run_table(args),
         Command::Cache(args) => run_cache(args),
+        Command::Batch(args) => run_batch(args),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -144,6 +179,19 @@ fn run_cache(args: CacheArgs) -> Result<bool, String> {
     options.read = args.read;
     options.stores = args.stores.into();
     let table = cache_table(&options)?;
+    let json = args.json.then(|| table.json());
+    let svg = args.svg.map(|path| (path, table.picture()));
+    print(&table.text(), json, svg, table.passed())
+}
+
+fn run_batch(args: BatchArgs) -> Result<bool, String> {
+    let mut options = Options::default();
+    options.seed = seed(args.seed);
+    options.seeds = args.seeds;
+    options.quick = args.quick;
+    options.only = args.only;
+    options.ours = args.ours;
+    let table = batch_table(&options)?;
     let json = args.json.then(|| table.json());
     let svg = args.svg.map(|path| (path, table.picture()));
     print(&table.text(), json, svg, table.passed())

@@ -59,3 +59,22 @@ fn cache_table_ends_with_its_figures_as_json() {
     assert_eq!(run(&["cache", "--only", "C9"]).status.code(), Some(2));
     assert_eq!(run(&["cache", "--read", "2"]).status.code(), Some(2));
 }
+
+#[test]
+fn batch_rows_meet_their_goals_and_are_drawn() {
+    let svg = std::env::temp_dir().join(format!("batches-{}.svg", std::process::id()));
+    let path = svg.to_str().expect("text");
+    let output = run(&[
+        "batch", "--quick", "--seed", "7", "--seeds", "1", "--only", "B1", "--json", "--svg", path,
+    ]);
+    let text = String::from_utf8(output.stdout).expect("text");
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    let json: Value =
+        serde_json::from_str(text.lines().last().expect("a last line")).expect("JSON");
+    let held = json.as_array().expect("an array").iter();
+    assert_eq!(held.filter(|row| row["pass"] == true).count(), 2, "{json}");
+    let drawn = std::fs::read_to_string(&svg).expect("the picture");
+    std::fs::remove_file(svg).expect("removed");
+    assert!(drawn.starts_with("<svg") && drawn.contains("ours"));
+    assert_eq!(run(&["batch", "--only", "B99"]).status.code(), Some(2));
+}

@@ -32,11 +32,12 @@
 //! | Layer | Feature | Task |
 //! |---|---|---|
 //! | [`PromptCacheLayer`] | `prompt-cache` | Marks prompts for the prompt cache of the API where it pays. |
+//! | [`BatchLayer`] | `batch` | Answers calls that can wait by Message Batches, at half the price. |
 //!
 //! Each layer also works alone, in any stack, over any HTTP client that is a
 //! `Service<http::Request<_>>`. The page of each layer's module describes its readiness, clones,
 //! cancellation and streams: [`cache`], [`fallback_model`], [`retry`], [`circuit_breaker`],
-//! [`token_bucket`], [`header_budget`], [`prompt_cache`].
+//! [`token_bucket`], [`header_budget`], [`prompt_cache`], [`batch`].
 //!
 //! [`ServiceBuilderExt`] adds the layers to a [`tower::ServiceBuilder`].
 //!
@@ -76,6 +77,8 @@ pub use builder::ServiceBuilderExt;
 ))]
 pub use recommended::{Recommended, recommended};
 
+#[cfg(feature = "batch")]
+pub use tower_claude_batch::{self as batch, BatchLayer};
 #[cfg(feature = "cache")]
 pub use tower_claude_cache::{self as cache, CacheLayer};
 #[cfg(feature = "circuit-breaker")]

@@ -20,6 +20,8 @@ use tower_claude_prompt_cache::{PromptCacheLayer, PromptCachePolicy};
 use tower_claude_retry::{RetryLayer, RetryPolicy};
 use tower_claude_token_bucket::TokenBucketLayer;
 use tower_layer::Layer;
+#[cfg(feature = "batch")]
+use tower_layer::Stack;
 
 /// The policies that send a call again, the outer one first.
 type CallPolicies = (FallbackPolicy, RetryPolicy);
@@ -303,6 +305,38 @@ impl<C, H, L, E> Recommended<C, H, L, E> {
     /// Returns the header budget, which uses the limiter of the token bucket.
     pub const fn budget(&self) -> &HeaderBudgetLayer<L> {
         &self.budget
+    }
+}
+
+#[cfg(feature = "batch")]
+impl<C, H: Clone, L, E> Recommended<C, H, L, E> {
+    /// Answers calls that can wait by Message Batches, at half the price. Off by default. See
+    /// [`BatchLayer`](crate::BatchLayer).
+    ///
+    /// It stands between the cache and the fallback, so that a call that goes live has all layers
+    /// below it. A [deadline](Self::with_deadline) that ends before the tolerance of a call counts
+    /// instead of it. Set it after the cache and the observer. The driver of the layer may run through a
+    /// clone of the whole stack:
+    ///
+    /// ```
+    /// use tower::Layer;
+    /// use tower_claude::{BatchLayer, recommended};
+    /// # use tower_claude_fake_claude::FakeClaude;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// # let client = FakeClaude::builder().build();
+    /// let (batches, driver) = BatchLayer::in_memory().pair();
+    /// let claude = recommended().with_batches(batches).layer(client);
+    /// tokio::spawn(driver.run(claude.clone()));
+    /// # }
+    /// ```
+    #[cfg(feature = "batch")]
+    pub fn with_batches(
+        self,
+        layer: crate::BatchLayer,
+    ) -> Recommended<C, Stack<crate::BatchLayer, H>, L, E> {
+        let cache = self.cache.clone();
+        self.with_cache(Stack::new(layer, cache))
     }
 }
 

@@ -355,7 +355,7 @@ const OLD_TOKENS: f64 = 2.5 / 3.5;
 
 /// The words that are looked at to find out if a body has characters beyond ASCII, and the bytes that
 /// are then looked at to count the rare ones.
-const WORDS: usize = 8;
+const WORDS: usize = 4;
 const SAMPLES: u32 = 1_024;
 
 /// Returns true if a body seems to have characters beyond ASCII, which most have not.

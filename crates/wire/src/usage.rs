@@ -75,6 +75,17 @@ pub enum Speed {
     Other,
 }
 
+impl Speed {
+    fn read(value: &[u8]) -> Option<Self> {
+        match value {
+            b"\"standard\"" => Some(Self::Standard),
+            b"\"fast\"" => Some(Self::Fast),
+            [b'"', ..] => Some(Self::Other),
+            _ => None,
+        }
+    }
+}
+
 /// The service tier that served a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -87,6 +98,18 @@ pub enum ServiceTier {
     Batch,
     /// A tier that this version does not know.
     Other,
+}
+
+impl ServiceTier {
+    fn read(value: &[u8]) -> Option<Self> {
+        match value {
+            b"\"standard\"" => Some(Self::Standard),
+            b"\"priority\"" => Some(Self::Priority),
+            b"\"batch\"" => Some(Self::Batch),
+            [b'"', ..] => Some(Self::Other),
+            _ => None,
+        }
+    }
 }
 
 impl Usage {
@@ -154,6 +177,10 @@ impl Usage {
         const NO_CREATION: &[u8] = b"\"cache_creation\":{\"ephemeral_5m_input_tokens\":0,\
             \"ephemeral_1h_input_tokens\":0}";
         const SERVICE_TIER: &[u8] = b"\"service_tier\":\"standard\"";
+        const SPEED: &[u8] = b"\"speed\":\"standard\"";
+        const GEO: &[u8] = b"\"inference_geo\":\"global\"";
+        const NO_TOOL: &[u8] =
+            b"\"server_tool_use\":{\"web_search_requests\":0,\"web_fetch_requests\":0}";
         const THINKING: &[u8] = b"\"output_tokens_details\":{\"thinking_tokens\":";
         let mut usage = Self::default();
         loop {
@@ -167,6 +194,18 @@ impl Usage {
             match text.get(1) {
                 Some(b's') if object.skip(SERVICE_TIER) => {
                     usage.service_tier = Some(ServiceTier::Standard);
+                    continue;
+                }
+                Some(b'i') if object.skip(GEO) => {
+                    usage.us_inference = Some(false);
+                    continue;
+                }
+                Some(b's') if object.skip(SPEED) => {
+                    usage.speed = Some(Speed::Standard);
+                    continue;
+                }
+                Some(b's') if object.skip(NO_TOOL) => {
+                    usage.web_search_requests = Some(0);
                     continue;
                 }
                 Some(b'c') if object.skip(NO_CREATION) => {
@@ -237,23 +276,10 @@ impl Usage {
             b"server_tool_use" => {
                 self.web_search_requests = find(value, b"web_search_requests").and_then(count);
             }
-            b"service_tier" => {
-                self.service_tier = json_text(value).map(|tier| match &*tier {
-                    "standard" => ServiceTier::Standard,
-                    "priority" => ServiceTier::Priority,
-                    "batch" => ServiceTier::Batch,
-                    _ => ServiceTier::Other,
-                });
-            }
-            b"speed" => {
-                self.speed = json_text(value).map(|speed| match &*speed {
-                    "standard" => Speed::Standard,
-                    "fast" => Speed::Fast,
-                    _ => Speed::Other,
-                });
-            }
+            b"service_tier" => self.service_tier = ServiceTier::read(value),
+            b"speed" => self.speed = Speed::read(value),
             b"inference_geo" => {
-                self.us_inference = json_text(value).map(|geo| geo == "us");
+                self.us_inference = value.starts_with(b"\"").then_some(value == b"\"us\"");
             }
             b"fallback_credit" => self.has_fallback_credit = value != b"null",
             _ => return false,

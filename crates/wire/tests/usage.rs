@@ -76,6 +76,15 @@ fn facts_that_change_the_price_are_read() {
     let spaced = Usage::from_usage_object(br#"{"service_tier" : "standard"}"#).expect("an object");
     assert_eq!(usual.service_tier, Some(ServiceTier::Standard));
     assert_eq!(spaced.service_tier, Some(ServiceTier::Standard));
+    let whole = r#"{"speed":"standard","inference_geo":"global","server_tool_use":{"web_search_requests":0,"web_fetch_requests":0}}"#;
+    for text in [whole.to_owned(), whole.replace(':', ": ")] {
+        let usage = Usage::from_usage_object(text.as_bytes()).expect("an object");
+        assert_eq!(
+            (usage.speed, usage.us_inference),
+            (Some(Speed::Standard), Some(false))
+        );
+        assert_eq!(usage.web_search_requests, Some(0), "{text}");
+    }
     let none =
         r#"{"cache_creation":{"ephemeral_5m_input_tokens":0,"ephemeral_1h_input_tokens":0}}"#;
     for text in [none.to_owned(), none.replace(':', ": ")] {

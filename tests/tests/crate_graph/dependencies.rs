@@ -7,6 +7,7 @@ use std::process::Command;
 use serde_json::Value;
 
 const LAYERS: &[&str] = &[
+    "batch",
     "cache",
     "circuit-breaker",
     "fallback-model",
@@ -29,6 +30,7 @@ pub(crate) const LIBRARIES: &[Row] = &[
     ("core", &["wire"], &[]),
     ("limiter", &["core", "wire"], &[]),
     ("fake-claude", &["wire"], &[]),
+    ("batch", &["core", "wire"], &[]),
     ("cache", &["core", "wire"], &[]),
     ("circuit-breaker", &["core", "wire"], &[]),
     ("fallback-model", &["core", "wire"], &[]),
@@ -38,8 +40,8 @@ pub(crate) const LIBRARIES: &[Row] = &[
     ("redis", &["cache", "limiter", "core", "wire"], &[]),
     ("reqwest", &["core", "wire"], &["reqwest", "reqwest_middleware"]),
     ("prompt-cache", &["core", "wire"], &[]),
-    ("simulator", &["limiter", "prompt-cache", "fake-claude", "core", "wire"], &[]),
-    ("tower-claude", &["cache", "circuit-breaker", "fallback-model", "header-budget", "retry", "token-bucket", "limiter", "core", "wire"], &["tower"]),
+    ("simulator", &["batch", "limiter", "prompt-cache", "fake-claude", "core", "wire"], &[]),
+    ("tower-claude", &["batch", "cache", "circuit-breaker", "fallback-model", "header-budget", "prompt-cache", "retry", "token-bucket", "limiter", "core", "wire"], &["tower"]),
     ("gateway", &["tower-claude"], &["axum"]),
     ("cli", &["gateway", "fake-claude"], &[]),
 ];

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use tower_claude_wire::Bill;
 
 use super::{
-    CacheDecision, Event, EventSink, credential_tag,
+    BatchDecision, CacheDecision, Event, EventSink, credential_tag,
     summary::{AttemptEnd, CallEnd, Ending, LONG_WAIT},
 };
 use crate::{
@@ -538,6 +538,33 @@ pub(super) fn trace(sink: &EventSink, event: &Event<'_>) {
                 );
             }
         }
+        Event::Batch {
+            layer,
+            decision,
+            because,
+            calls,
+            batch,
+            model,
+            latency,
+            ..
+        } => {
+            let name = batch_decision(decision);
+            let (batch, model) = (batch.map(escaped), model.map(escaped));
+            let duration_ms = latency.map(millis);
+            if decision == BatchDecision::Ambiguous {
+                tracing::warn!(
+                    target: "tower_claude", layer, decision = name, because, calls,
+                    "the creation of a batch got no clear answer: it is looked for in the list",
+                );
+            } else {
+                line!(
+                    is_of_batch(decision), info or debug,
+                    layer, decision = name, because, calls, batch = batch.as_deref(),
+                    model = model.as_deref(), duration_ms,
+                    "{}: {calls} calls", name.replace('_', " "),
+                );
+            }
+        }
         Event::Unauthorized {
             layer,
             scope,
@@ -591,4 +618,33 @@ pub(super) fn trace(sink: &EventSink, event: &Event<'_>) {
             );
         }
     }
+}
+
+/// Returns the name of a decision in lines, where it stands beside those of other layers.
+const fn batch_decision(decision: BatchDecision) -> &'static str {
+    match decision {
+        BatchDecision::Passed => "batch_passed",
+        BatchDecision::Queued => "batch_queued",
+        BatchDecision::Attached => "batch_attached",
+        BatchDecision::Created => "batch_created",
+        BatchDecision::Ambiguous => "batch_ambiguous",
+        BatchDecision::Found => "batch_found",
+        BatchDecision::NotCreated => "batch_not_created",
+        BatchDecision::Ended => "batch_ended",
+        BatchDecision::Answered => "batch_answered",
+        BatchDecision::Failed => "batch_failed",
+        BatchDecision::WentLive => "batch_went_live",
+        BatchDecision::Cancelled => "batch_cancelled",
+    }
+}
+
+/// Returns true if a decision is about a whole batch, or about a call that was not answered by it.
+const fn is_of_batch(decision: BatchDecision) -> bool {
+    !matches!(
+        decision,
+        BatchDecision::Passed
+            | BatchDecision::Queued
+            | BatchDecision::Attached
+            | BatchDecision::Answered
+    )
 }

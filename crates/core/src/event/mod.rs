@@ -15,14 +15,16 @@
 //! | `WARN` | `inactive`, once for each layer and reason, `doubtful_model`, once for each name |
 //! | `WARN` | `usage_capped`, once for each pool |
 //! | `WARN` | `store_lost`, when the store of shared state stops answering |
+//! | `WARN` | `batch_ambiguous`, when it is not known if a batch was created |
 //! | `WARN` | `redirected` to another host, once for each pair of hosts |
 //! | `INFO` | `call_ended`, unless the call was ordinary |
 //! | `INFO` | `admitted` after a wait of 1 s or more, `abandoned` |
 //! | `INFO` | `retry`, `circuit_probe`, `circuit_closed`, `store_regained`, a further `circuit_opened` or `stale` |
+//! | `INFO` | `batch_created`, `batch_ended`, `batch_found`, `batch_not_created`, `batch_cancelled`, `batch_failed`, `batch_went_live` |
 //! | `INFO` | `joined` if the shared response is a failure |
 //! | `DEBUG` | `call_ended` of an ordinary call, `attempt_ended`, `settled` |
 //! | `DEBUG` | further events of an incident, and those of a failure that concerns one request, such as a 400 |
-//! | `DEBUG` | `headroom` for each response that is read, `queued`, `uncounted`, the other decisions of a cache |
+//! | `DEBUG` | `headroom` for each response that is read, `queued`, `uncounted`, the other decisions of a cache and of batches |
 //! | `TRACE` | `admitted` after a shorter wait |
 //!
 //! - An **incident** is a decision of one layer for one reason, in one pool or for one model. It is
@@ -433,6 +435,28 @@ pub enum Event<'a> {
         /// The reason in one word. Empty if there is none.
         because: &'static str,
     },
+    /// A batch layer decided on calls that can wait, or on a batch of them.
+    Batch {
+        /// The name of the layer.
+        layer: &'static str,
+        /// The decision.
+        decision: BatchDecision,
+        /// The reason in one word. Empty if there is none.
+        because: &'static str,
+        /// The number of calls.
+        calls: usize,
+        /// The id of the batch, if it is known.
+        batch: Option<&'a str>,
+        /// The model, if all calls have the same.
+        model: Option<&'a str>,
+        /// The time from the creation of the batch until its end was seen. Only for
+        /// [`BatchDecision::Ended`].
+        latency: Option<Duration>,
+        /// The cost of the answer of a batch. Zero if it is not known.
+        cost: Money,
+        /// The difference to the cost of an ordinary call. Zero if it is not known.
+        saved: Money,
+    },
     /// A response claims more usage than its request can have caused. The limiter charges the bound
     /// and learns nothing from it. Emitted once for each scope.
     UsageCapped {
@@ -508,6 +532,57 @@ impl CacheDecision {
             Self::TakenOver => "taken_over",
             Self::Stored => "stored",
             Self::NotStored => "not_stored",
+        }
+    }
+}
+
+/// A decision of a batch layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum BatchDecision {
+    /// Sent a call that can wait as an ordinary call, without queueing it.
+    Passed,
+    /// Queued a call for a batch.
+    Queued,
+    /// Attached a call to a batch that has the same question already.
+    Attached,
+    /// Created a batch.
+    Created,
+    /// Lost the answer to the creation of a batch, which may exist.
+    Ambiguous,
+    /// Found a batch whose creation was not answered.
+    Found,
+    /// Found out that a batch was not created. Its calls are queued again.
+    NotCreated,
+    /// Saw the end of a batch.
+    Ended,
+    /// Answered a call with its result.
+    Answered,
+    /// Answered a call with an error of its batch.
+    Failed,
+    /// Sent a call as an ordinary call after it had waited.
+    WentLive,
+    /// Cancelled a batch that no caller waits for.
+    Cancelled,
+}
+
+impl BatchDecision {
+    /// Returns the name for logs and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Passed => "passed",
+            Self::Queued => "queued",
+            Self::Attached => "attached",
+            Self::Created => "created",
+            Self::Ambiguous => "ambiguous",
+            Self::Found => "found",
+            Self::NotCreated => "not_created",
+            Self::Ended => "ended",
+            Self::Answered => "answered",
+            Self::Failed => "failed",
+            Self::WentLive => "went_live",
+            Self::Cancelled => "cancelled",
         }
     }
 }

@@ -260,6 +260,26 @@ pub(super) const CACHE: MetricDefinition = MetricDefinition::counter(
     &["outcome"],
     "Decisions of a cache",
 );
+pub(super) const BATCH: MetricDefinition = MetricDefinition::counter(
+    "tower_claude_batch_total",
+    &["outcome", "reason"],
+    "Calls that can wait, by the decisions of a batch layer",
+);
+pub(super) const BATCH_LATENCY: MetricDefinition = MetricDefinition::histogram(
+    "tower_claude_batch_latency_seconds",
+    &["model"],
+    "The time from the creation of a batch until its end was seen",
+    &[
+        30.0, 60.0, 120.0, 300.0, 600.0, 1_200.0, 1_800.0, 3_600.0, 7_200.0, 14_400.0, 43_200.0,
+        86_400.0,
+    ],
+)
+.in_unit(Unit::Seconds);
+pub(super) const BATCH_SAVED: MetricDefinition = MetricDefinition::counter(
+    "tower_claude_batch_saved_nanodollars_total",
+    &["model"],
+    "The difference between the price of ordinary calls and that of batches, in 10^-9 USD",
+);
 pub(super) const UNCOUNTED: MetricDefinition = MetricDefinition::counter(
     "tower_claude_uncounted_total",
     &["reason"],
@@ -405,6 +425,9 @@ pub const CATALOGUE: &[&MetricDefinition] = &[
     &CIRCUIT_OPENED,
     &FALLBACK,
     &CACHE,
+    &BATCH,
+    &BATCH_LATENCY,
+    &BATCH_SAVED,
     &UNCOUNTED,
     &STORE_STATE,
     &STORE_LOST,

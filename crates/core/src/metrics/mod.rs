@@ -65,7 +65,7 @@ mod tests;
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use ::metrics::{Counter, SharedString};
-use tower_claude_wire::{Billing, ModelCatalog, Usage};
+use tower_claude_wire::{Billing, ModelCatalog, Money, Usage};
 
 use self::handles::{ModelHandles, ScopeHandles, word};
 use crate::{
@@ -350,6 +350,35 @@ impl Observer for MetricsObserver {
             Event::Cache { decision, .. } => {
                 let outcome = SharedString::const_str(decision.as_str());
                 catalogue::CACHE.counter_of([outcome]).increment(1);
+            }
+            Event::Batch {
+                decision,
+                because,
+                calls,
+                model,
+                latency,
+                cost,
+                saved,
+                ..
+            } => {
+                let outcome = SharedString::const_str(decision.as_str());
+                let reason = SharedString::const_str(because);
+                let total = catalogue::BATCH.counter_of([outcome, reason]);
+                total.increment(*calls as u64);
+                let model = || [SharedString::from_shared(self.labels.model(*model))];
+                if let Some(latency) = latency {
+                    let histogram = catalogue::BATCH_LATENCY.histogram_of(model());
+                    histogram.record(latency.as_secs_f64());
+                }
+                let nanos = |money: &Money| u64::try_from(money.nanos()).unwrap_or(0);
+                if nanos(saved) > 0 {
+                    let counter = catalogue::BATCH_SAVED.counter_of(model());
+                    counter.increment(nanos(saved));
+                }
+                if nanos(cost) > 0 {
+                    let counter = catalogue::COST.counter_of(model());
+                    counter.increment(nanos(cost));
+                }
             }
             Event::Uncounted { because, .. } => {
                 catalogue::UNCOUNTED

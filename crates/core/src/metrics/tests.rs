@@ -3,12 +3,12 @@ use std::{collections::BTreeMap, time::Duration};
 use ::metrics::with_local_recorder;
 use http::StatusCode;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
-use tower_claude_wire::{Billing, Usage};
+use tower_claude_wire::{Billing, Money, Usage};
 
 use super::{CATALOGUE, GenAiNames, MetricKind, MetricsObserver};
 use crate::{
     Class, Endpoint, EstimatedTokens, Kind, Priority, RejectReason, Scope,
-    event::{AttemptDetails, CacheDecision, CallEnd, Ending, Event, Observer},
+    event::{AttemptDetails, BatchDecision, CacheDecision, CallEnd, Ending, Event, Observer},
     ledger::LimitWarning,
     sample_events::{MODEL, answered, scope},
 };
@@ -313,6 +313,17 @@ fn emit_all(metrics: &MetricsObserver, junk: usize) {
             layer,
             decision: CacheDecision::Hit,
             because: "",
+        },
+        Event::Batch {
+            layer,
+            decision: BatchDecision::Ended,
+            because: "",
+            calls: 3,
+            batch: Some("msgbatch_1"),
+            model: Some(MODEL),
+            latency: Some(Duration::from_secs(300)),
+            cost: Money::from_micros(5),
+            saved: Money::from_micros(5),
         },
         Event::Uncounted {
             layer,

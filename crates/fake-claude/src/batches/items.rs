@@ -112,9 +112,13 @@ pub(super) fn process(
     let items = requests.into_iter().enumerate().rev();
     let items = items.map(|(index, request)| {
         let id = format!("Fake{number:010}B{index:06}");
-        let outcome = outcomes.get(&request.custom_id);
+        let selected = || {
+            let select = shared.config.select_outcome.as_ref()?;
+            select(&request.custom_id, request.params.as_bytes())
+        };
+        let outcome = outcomes.get(&request.custom_id).cloned().or_else(selected);
         Item {
-            result: result(shared, headers, &id, request.params, outcome),
+            result: result(shared, headers, &id, request.params, outcome.as_ref()),
             custom_id: request.custom_id,
         }
     });

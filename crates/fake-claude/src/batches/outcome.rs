@@ -1,8 +1,20 @@
 //! Scripted results of the requests in a batch.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use crate::script::Reply;
+
+/// End of a creation that was executed, so that its client does not know that the batch exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LostCreation {
+    /// The connection is reset before the response.
+    Reset,
+    /// The response is a 500 `api_error`.
+    ServerError,
+}
 
 /// Scripted result of a request in a batch.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,6 +33,22 @@ pub enum BatchOutcome {
     Canceled,
     /// An expiry, though the batch ends before 24 hours have passed.
     Expired,
+}
+
+/// Selection of a result by the `custom_id` and the `params` of a request.
+pub(crate) type SelectOutcome = Arc<dyn Fn(&str, &[u8]) -> Option<BatchOutcome> + Send + Sync>;
+
+impl LostCreation {
+    /// Reads an end from JSON.
+    pub(crate) fn from_json(value: &Value) -> Result<Self, String> {
+        match value.as_str() {
+            Some("reset") => Ok(Self::Reset),
+            Some("server_error") => Ok(Self::ServerError),
+            _ => Err(format!(
+                "lost_creation: reset or server_error is required, not {value}"
+            )),
+        }
+    }
 }
 
 impl BatchOutcome {

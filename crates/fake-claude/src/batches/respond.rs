@@ -135,6 +135,7 @@ fn list(shared: &Shared, query: &str, base: &str) -> Result<String, ErrorReply> 
     let data: Vec<Value> = page
         .data
         .iter()
+        .filter(|batch| batch.is_visible(now, shared.config.batch_hidden))
         .map(|batch| object(batch, now, base))
         .collect();
     let page = json!({"data": data, "has_more": page.has_more, "first_id": first, "last_id": last});
@@ -148,9 +149,10 @@ fn with_batch<T>(
 ) -> Result<T, ErrorReply> {
     let mut state = shared.lock();
     let now = shared.now().wall;
+    let hidden = shared.config.batch_hidden;
     match state.batches.get(id) {
-        Some(batch) => act(batch, now),
-        None => Err(ErrorReply::not_found(format!("Batch {id} not found."))),
+        Some(batch) if batch.is_visible(now, hidden) => act(batch, now),
+        _ => Err(ErrorReply::not_found(format!("Batch {id} not found."))),
     }
 }
 

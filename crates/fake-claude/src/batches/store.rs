@@ -79,6 +79,11 @@ impl Batch {
         self.created + EXPIRY
     }
 
+    /// Returns true if the batch can be found, which it cannot for this time from its creation.
+    pub(super) fn is_visible(&self, now: SystemTime, hidden: Duration) -> bool {
+        now >= self.created + hidden
+    }
+
     /// Returns the time at which the batch ends, or has ended.
     pub(super) fn end(&self) -> SystemTime {
         let end = self.created + self.time.min(EXPIRY);

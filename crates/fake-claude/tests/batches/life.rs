@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use http::Method;
 use serde_json::{Value, json};
-use tower_claude_fake_claude::{BatchOutcome, Endpoint, FakeClaude, Reply};
+use tower_claude_fake_claude::{
+    BatchOutcome, Endpoint, FakeClaude, FakeError, LostCreation, Reply,
+};
 
 use crate::common::{full, post};
 use crate::{call, create, creation, get, params, send};
@@ -201,4 +203,76 @@ async fn batch_of_more_than_a_day_expires() {
     assert!(batch["archived_at"].is_string());
     assert!(batch["results_url"].is_null());
     assert_eq!(get(&fake, &format!("/{id}/results")).await.status, 404);
+}
+
+#[tokio::test(start_paused = true)]
+async fn lost_creation_is_executed_without_a_clear_answer() {
+    let fake = FakeClaude::builder().build();
+    fake.lose_creation(LostCreation::ServerError);
+    fake.lose_creation(LostCreation::Reset);
+    let first = create(&fake, &["a"]).await;
+    assert_eq!((first.status, &*first.error_type()), (500, "api_error"));
+    let request = creation(&[("b", params(json!({})))]);
+    let second = tower::ServiceExt::oneshot(fake.clone(), request).await;
+    assert_eq!(second.err(), Some(FakeError::Reset));
+    assert_eq!(create(&fake, &["c"]).await.status, 200);
+    let list = get(&fake, "").await.json();
+    assert_eq!(list["data"].as_array().map(Vec::len), Some(3), "all exist");
+    // A creation that is rejected uses none.
+    fake.lose_creation(LostCreation::Reset);
+    assert_eq!(send(&fake, creation(&[])).await.status, 400);
+    fake.clear_injected();
+    assert_eq!(create(&fake, &["d"]).await.status, 200);
+    let request = |body: Value| post("/fake/batches").body(full(body.to_string())).unwrap();
+    assert_eq!(
+        send(&fake, request(json!({"lost_creation": "server_error"})))
+            .await
+            .status,
+        200
+    );
+    assert_eq!(create(&fake, &["e"]).await.status, 500);
+    assert_eq!(
+        send(&fake, request(json!({"lost_creation": "no"})))
+            .await
+            .status,
+        400
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn hidden_batch_is_processed_and_found_later() {
+    let fake = FakeClaude::builder()
+        .batch_time(Duration::from_secs(10))
+        .batch_hidden(Duration::from_secs(60))
+        .build();
+    let id = create(&fake, &["a"]).await.id();
+    for seconds in [0, 30, 29] {
+        tokio::time::advance(Duration::from_secs(seconds)).await;
+        assert_eq!(get(&fake, &format!("/{id}")).await.status, 404);
+        assert_eq!(get(&fake, &format!("/{id}/results")).await.status, 404);
+        assert_eq!(get(&fake, "").await.json()["data"], json!([]));
+    }
+    tokio::time::advance(Duration::from_secs(1)).await;
+    let batch = get(&fake, &format!("/{id}")).await.json();
+    assert_eq!(batch["processing_status"], "ended");
+    assert_eq!(get(&fake, &format!("/{id}/results")).await.lines().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn outcome_by_content_yields_to_the_one_of_the_id() {
+    let fake = FakeClaude::builder()
+        .batch_time(Duration::ZERO)
+        .batch_outcome_with(|id, params| {
+            assert!(params.starts_with(b"{"));
+            (id != "c").then_some(BatchOutcome::Expired)
+        })
+        .build();
+    fake.batch_outcome("b", BatchOutcome::Canceled);
+    let id = create(&fake, &["a", "b", "c"]).await.id();
+    let lines = get(&fake, &format!("/{id}/results")).await.lines();
+    let kinds: Vec<&str> = lines
+        .iter()
+        .map(|line| line["result"]["type"].as_str().unwrap())
+        .collect();
+    assert_eq!(kinds, ["succeeded", "canceled", "expired"]);
 }

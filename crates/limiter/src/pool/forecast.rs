@@ -176,7 +176,8 @@ const FIRST_RATIO: f64 = 1.35;
 const FEW: u32 = 32;
 const PRIOR_ERROR: f64 = 0.1;
 
-/// The key of requests with a calibration of their own: their workload, and the variant of their prompt.
+/// The key of requests with a calibration of their own: their workload, and the variant of their
+/// prompt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct InputKey(u64);
 
