@@ -131,9 +131,9 @@ pub struct ClassSnapshot {
 impl History {
     /// Records the intervals that have passed until `now`.
     pub(crate) fn advance(&mut self, now: Instant) {
-        for interval in 0..COUNT {
+        for (interval, length) in INTERVALS.iter().enumerate() {
             while let Some((since, hash, use_number)) = self.due[interval].front().copied() {
-                if now.saturating_duration_since(since) <= INTERVALS[interval] {
+                if now.saturating_duration_since(since) <= *length {
                     break;
                 }
                 self.due[interval].pop_front();

@@ -149,7 +149,7 @@ impl Shared {
                 read: usage.read,
                 written: usage.written_5m.saturating_add(usage.written_1h),
                 saved,
-                miss: miss.map(|miss| miss.as_str()),
+                miss: miss.map(MissCause::as_str),
                 block: miss.and_then(|miss| miss.block()),
             },
         );

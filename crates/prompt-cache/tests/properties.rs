@@ -152,7 +152,7 @@ async fn run(steps: Vec<Step>, existing: Existing) -> Result<(), TestCaseError> 
                     {"type": "text", "text": words(text + 1, 150)}]);
             }
             Step::Restart { text } => {
-                messages = vec![json!({"role": "user", "content": words(text, 90)})]
+                messages = vec![json!({"role": "user", "content": words(text, 90)})];
             }
             Step::Turn { blocks, pause } => {
                 add(&mut messages, &blocks);

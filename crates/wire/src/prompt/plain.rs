@@ -79,10 +79,7 @@ fn message<'a>(
     }
     let mut object = Object::nested(json, at + 1);
     let mut role: &[u8] = b"";
-    loop {
-        let Some(key) = object.key()? else {
-            break;
-        };
+    while let Some(key) = object.key()? {
         if key == b"content" {
             blocks.clear();
             let end = list(json, object.at(), PromptPart::Messages, index, blocks)?;
