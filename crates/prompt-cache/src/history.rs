@@ -131,9 +131,9 @@ pub struct ClassSnapshot {
 impl History {
     /// Records the intervals that have passed until `now`.
     pub(crate) fn advance(&mut self, now: Instant) {
-        for (interval, length) in INTERVALS.iter().enumerate() {
+        for (interval, end) in INTERVALS.into_iter().enumerate() {
             while let Some((since, hash, use_number)) = self.due[interval].front().copied() {
-                if now.saturating_duration_since(since) <= *length {
+                if now.saturating_duration_since(since) <= end {
                     break;
                 }
                 self.due[interval].pop_front();

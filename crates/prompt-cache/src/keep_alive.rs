@@ -1,6 +1,7 @@
 //! Requests that renew cached prefixes in a pause, and the driver that sends them.
 
 use std::{
+    borrow::Cow,
     cmp::Reverse,
     collections::{BinaryHeap, HashMap},
     fmt,
@@ -227,7 +228,7 @@ pub(crate) fn renewal_body(body: &[u8]) -> Option<Vec<u8>> {
         let kind = |value| {
             let mut fields = Fields::open(value)?.flatten();
             let kind = fields.find(|field| field.name == "type")?;
-            json_text(kind.value_in(value)).map(std::borrow::Cow::into_owned)
+            json_text(kind.value_in(value)).map(Cow::into_owned)
         };
         match &*field.name {
             "max_tokens" => {
