@@ -11,7 +11,7 @@ use tower_layer::Layer;
 
 use crate::{
     handle::PromptCacheHandle,
-    keep_alive::KeepAliveDriver,
+    keep_alive::{DriverLink, KeepAliveDriver},
     planner::Existing,
     policy::PromptCachePolicy,
     rules::CacheRules,
@@ -59,7 +59,8 @@ impl<C> PromptCacheLayer<C> {
     }
 
     /// Sets the longest time for which a request waits for another one that writes the same prefix.
-    /// 3 s by default. Zero switches the gate off.
+    /// 3 s by default, and an hour at most. Zero switches the gate off. A request with a deadline
+    /// waits for half of the time that it has left at most.
     pub fn with_max_hold(self, max_hold: Duration) -> Self {
         self.with(|config| config.options.max_hold = max_hold)
     }
@@ -74,15 +75,18 @@ impl<C> PromptCacheLayer<C> {
     }
 
     /// Switches renewals on, which keep a cached prefix alive in a pause while that pays, and returns
-    /// the driver that sends them. Off by default. Call it after the other setters, and spawn
-    /// [`KeepAliveDriver::run`].
+    /// the driver that sends them. Off by default. Spawn [`KeepAliveDriver::run`]. A setter after it
+    /// connects the driver to the layer that the setter returns.
     ///
     /// The bodies of at most 256 requests are kept in memory, with their credentials, for an hour at
-    /// most.
+    /// most, and no longer than the driver exists.
     pub fn with_keep_alive(self) -> (Self, KeepAliveDriver) {
-        let layer = self.with(|config| config.options.keeps_alive = true);
-        let driver = KeepAliveDriver::new(&layer.shared);
-        (layer, driver)
+        let link = Arc::<DriverLink>::default();
+        let layer = self.with(|config| {
+            config.options.keeps_alive = true;
+            config.driver = Some(link.clone());
+        });
+        (layer, KeepAliveDriver::new(link))
     }
 
     /// Sets an observer that receives the events beside `tracing`.

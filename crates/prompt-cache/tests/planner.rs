@@ -7,7 +7,7 @@ use tower_claude_prompt_cache::{
     Boundary, CacheRules, CacheUsage, GateState, MissCause, Outline, OutlineBlock, Planner,
     PlannerOptions, Started,
 };
-use tower_claude_wire::{BlockKind, CacheTtl, PromptPart, RateCard};
+use tower_claude_wire::{BlockKind, CacheTtl, ModelCatalog, PromptPart, RateCard};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -351,5 +351,81 @@ fn class_is_not_judged_before_its_reads_can_come() {
     for document in 1_000..1_200 {
         let seen = ask(&mut planner, document, 100 * document, written);
         assert_eq!(seen, (vec![CacheTtl::OneHour], None), "{document}");
+    }
+}
+
+#[test]
+fn longest_hold_is_limited() {
+    let mut options = PlannerOptions::default();
+    options.max_hold = Duration::MAX;
+    let mut planner = Planner::new(options);
+    let now = learn(&mut planner, Instant::now());
+    let (writer, _) = start(&mut planner, question(2, 1), now);
+    let (follower, started) = start(&mut planner, question(2, 2), now);
+    assert!(matches!(started.gate, GateState::Follow { .. }));
+    assert_eq!(planner.on_dropped(writer, now), [follower]);
+}
+
+/// The server has the prefix, and would read it. A gate that never opens would cost time.
+#[test]
+fn prompt_whose_blocks_all_have_breakpoints_waits_for_its_first_writer_only() {
+    let mut planner = Planner::new(PlannerOptions::default());
+    let marked = |message| {
+        let blocks = [
+            (PromptPart::System, 0, 1, 5_000),
+            (PromptPart::Messages, 0, message, 2_000),
+        ];
+        let mut blocks = outline(&blocks).blocks().to_vec();
+        for block in &mut blocks {
+            block.caller_ttl = Some(CacheTtl::FiveMinutes);
+            block.takes_marker = false;
+            block.boundary = None;
+        }
+        Outline::new(1, blocks)
+    };
+    let now = Instant::now();
+    let (writer, started) = start(&mut planner, marked(2), now);
+    assert_eq!(started.gate, GateState::Pass);
+    let (follower, started) = start(&mut planner, marked(3), now);
+    assert!(matches!(started.gate, GateState::Follow { .. }));
+    assert_eq!(planner.on_first_content(writer, now + SECOND), [follower]);
+    assert_eq!(planner.poll_gate(follower, now + SECOND), GateState::Pass);
+    for message in 4..8 {
+        let (_, started) = start(&mut planner, marked(message), now + SECOND);
+        assert_eq!(started.gate, GateState::Pass, "{message}");
+    }
+}
+
+#[test]
+fn followers_of_a_leader_that_hangs_are_released_by_another_writer() {
+    let mut planner = Planner::new(PlannerOptions::default());
+    let now = learn(&mut planner, Instant::now());
+    let (_hangs, _) = start(&mut planner, question(2, 1), now);
+    let (second, _) = start(&mut planner, question(2, 2), now);
+    let late = now + 3 * SECOND;
+    let (third, started) = start(&mut planner, question(2, 3), late - SECOND);
+    assert!(matches!(started.gate, GateState::Follow { .. }));
+    assert_eq!(planner.poll_gate(second, late), GateState::Pass);
+    let late = late + SECOND / 2;
+    assert_eq!(planner.on_first_content(second, late), [third]);
+    assert_eq!(planner.poll_gate(third, late), GateState::Pass);
+    assert_eq!(planner.waiting(), 0);
+}
+
+#[test]
+fn text_that_mentions_breakpoints_does_not_change_the_prefixes_before_it() {
+    let outline = |question: &str| {
+        let body = format!(
+            r#"{{"system":"Rules","messages":[{{"role":"user","content":[
+                {{"type":"text","text":"A document"}},{{"type":"text","text":"{question}"}}]}}]}}"#
+        );
+        let model = ModelCatalog::builtin().lookup("claude-sonnet-5-5");
+        Outline::of(body.as_bytes(), &model, 1, true).expect("a prompt")
+    };
+    let plain = outline("Why?");
+    let mention = outline(r#"What is \"cache_control\":{\"type\":\"ephemeral\"}, or \u0061?"#);
+    for at in 0..2 {
+        assert_eq!(mention.blocks()[at].prefix, plain.blocks()[at].prefix);
+        assert!(mention.blocks()[at].takes_marker);
     }
 }
