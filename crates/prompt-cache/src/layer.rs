@@ -7,6 +7,7 @@ use tower_claude_core::{
     driver::{Driven, DriverLayer},
     event::{EventSink, Observer},
 };
+use tower_claude_wire::Money;
 use tower_layer::Layer;
 
 use crate::{
@@ -28,7 +29,7 @@ pub type PromptCache<S, C = ClaudeClassify> = Driven<S, (), PromptCachePolicy, C
 /// request waits at most 3 s for another one that writes the same prefix.
 ///
 /// The history lives in the layer. All its clones and services share it. A setter begins a new one,
-/// so configure the layer before the first request.
+/// so configure the layer before the first request, and before [`handle`](Self::handle).
 #[derive(Clone)]
 #[must_use = "a layer does nothing until it wraps a service"]
 pub struct PromptCacheLayer<C = ClaudeClassify> {
@@ -63,6 +64,12 @@ impl<C> PromptCacheLayer<C> {
     /// waits for half of the time that it has left at most.
     pub fn with_max_hold(self, max_hold: Duration) -> Self {
         self.with(|config| config.options.max_hold = max_hold)
+    }
+
+    /// Sets the price of a second of waiting, for all requests together. A request waits only if the
+    /// second write of its prompt would cost more than the expected wait. $0.001 by default.
+    pub fn with_second_price(self, price: Money) -> Self {
+        self.with(|config| config.options.second_price = price)
     }
 
     /// Sets the rules for requests that name this model, for example for a name of your gateway.

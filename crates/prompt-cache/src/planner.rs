@@ -11,7 +11,7 @@ use crate::{
     history::{ClassSnapshot, ExpectedRead, History},
     miss::{Conversations, MissCause},
     outline::{Boundary, Outline, OutlineBlock},
-    plan::{Plan, classes, plan},
+    plan::{Plan, classes, plan, readable},
     rules::CacheRules,
 };
 
@@ -27,6 +27,9 @@ const SIZES: usize = 8;
 
 /// The longest time that [`PlannerOptions::max_hold`] may be.
 const LONGEST_HOLD: Duration = Duration::from_secs(3_600);
+
+/// The wait in seconds that is expected before a first content is known.
+const UNKNOWN_WAIT: f64 = 1.0;
 
 /// The longest time between the first content of a leader and the release of its followers.
 const MAX_SETTLE: Duration = Duration::from_secs(2);
@@ -51,6 +54,9 @@ pub struct PlannerOptions {
     /// The longest time for which a request waits for another one that writes the same prefix. Zero
     /// switches the gate off. 3 s by default, and an hour at most.
     pub max_hold: Duration,
+    /// The price of a second of waiting, for all requests together. A request waits only if the
+    /// second write of its prompt would cost more than the expected wait. $0.001 by default.
+    pub second_price: Money,
     /// The treatment of bodies with breakpoints.
     pub existing: Existing,
     /// Cached prefixes are renewed in pauses. False by default.
@@ -61,6 +67,7 @@ impl Default for PlannerOptions {
     fn default() -> Self {
         Self {
             max_hold: Duration::from_secs(3),
+            second_price: Money::from_micros(1_000),
             existing: Existing::Leave,
             keeps_alive: false,
         }
@@ -289,7 +296,7 @@ impl Planner {
         if outline.tokens() < rules.min_tokens || self.running.len() >= MAX_RUNNING {
             return pass;
         }
-        let shares = self.holds(facts, outline);
+        let shares = self.holds(facts, outline, rules);
         self.history.advance(now);
         self.history.observe(outline, shares);
         let leaves = outline.is_marked
@@ -330,10 +337,13 @@ impl Planner {
                 .last()
                 .is_some_and(|marker| marker.hash == block.prefix)
         });
-        // The server reads the longest cached prefix before the last marker.
-        let marked = &outline.blocks[..last.map_or(0, |last| last + 1)];
-        let mut marked = marked.iter().rev();
-        let expected = marked.find_map(|block| self.history.expected(block.prefix, now));
+        let is_marked = |block: &OutlineBlock| {
+            let mut markers = markers.iter();
+            markers.any(|marker| marker.hash == block.prefix)
+        };
+        let expected = readable(outline, is_marked, |block| {
+            self.history.expected(block.prefix, now)
+        });
         if let Some(last) = last {
             self.conversations.keep(outline, last, now);
         }
@@ -381,11 +391,18 @@ impl Planner {
         }
     }
 
-    /// Returns true if followers wait: the gate is on, and first contents come soon enough.
-    fn holds(&self, mut facts: ModelFacts, outline: &Outline) -> bool {
+    /// Returns true if followers wait: the gate is on, first contents come soon enough, and the wait
+    /// costs less than a second write.
+    fn holds(&self, mut facts: ModelFacts, outline: &Outline, rules: &CacheRules) -> bool {
         let max = self.options.max_hold;
         let known = *facts.first_content(outline.streams, outline.tokens());
-        !max.is_zero() && known.is_none_or(|seconds| seconds <= max.as_secs_f64())
+        let rates = &rules.rates;
+        let saved = nanos(rates.cache_write_5m) - nanos(rates.cache_read);
+        let saved = saved.times(outline.tokens()).dollars();
+        let wait = known.unwrap_or(UNKNOWN_WAIT);
+        !max.is_zero()
+            && known.is_none_or(|seconds| seconds <= max.as_secs_f64())
+            && saved > wait * self.options.second_price.dollars()
     }
 
     /// Removes the last markers of a request that does not wait, so far as another request is

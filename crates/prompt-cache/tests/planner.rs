@@ -64,7 +64,7 @@ fn usage(plain: u64, read: u64, written: u64) -> CacheUsage {
 fn learn(planner: &mut Planner, mut now: Instant) -> Instant {
     for number in 0..6 {
         let (id, started) = start(planner, question(1, number), now);
-        planner.on_first_content(id, now);
+        planner.on_first_content(id, now + SECOND);
         let usage = match (started.plan.markers.is_empty(), number) {
             (true, _) => usage(5_100, 0, 0),
             (false, 1) => usage(100, 0, 5_000),
@@ -427,5 +427,47 @@ fn text_that_mentions_breakpoints_does_not_change_the_prefixes_before_it() {
     for at in 0..2 {
         assert_eq!(mention.blocks()[at].prefix, plain.blocks()[at].prefix);
         assert!(mention.blocks()[at].takes_marker);
+    }
+}
+
+#[test]
+fn cheap_prompt_does_not_wait_for_another_write() {
+    let mut planner = Planner::new(PlannerOptions::default());
+    let now = learn(&mut planner, Instant::now()) + 600 * SECOND;
+    let cheap = CacheRules::new(1_000, RateCard::new(100, 500));
+    let mut start = |number| planner.start(&mut question(2, number), &cheap, now).gate;
+    assert_eq!([start(1), start(2)], [GateState::Pass, GateState::Pass]);
+}
+
+#[test]
+fn cached_prefix_beyond_the_look_back_is_not_expected() {
+    for (between, expected) in [(15, true), (25, false)] {
+        let mut planner = Planner::new(PlannerOptions::default());
+        let now = Instant::now();
+        let turn = |length: usize| {
+            let blocks = (0..length).map(|at| (PromptPart::Messages, at, 7 + at as u64, 2_000));
+            let mut blocks: Vec<_> = blocks.collect();
+            blocks.insert(0, (PromptPart::System, 0, 5, 2_000));
+            blocks
+        };
+        // The caller marks the last block only.
+        let marked = |length| {
+            let blocks = outline(&turn(length));
+            let mut blocks = blocks.blocks().to_vec();
+            blocks.last_mut().expect("a block").caller_ttl = Some(CacheTtl::FiveMinutes);
+            Outline::new(1, blocks)
+        };
+        let (id, _) = start(&mut planner, marked(2), now);
+        planner.on_first_content(id, now);
+        planner.on_usage(id, &usage(0, 0, 6_000), now);
+        let (id, _) = start(&mut planner, marked(2 + between), now + SECOND);
+        planner.on_first_content(id, now + SECOND);
+        let learned = planner.on_usage(id, &usage(0, 0, 50_000), now + SECOND);
+        let miss = learned.expect("it was marked").miss;
+        assert_eq!(
+            miss == Some(MissCause::Server),
+            expected,
+            "{between}: {miss:?}"
+        );
     }
 }
