@@ -67,6 +67,13 @@ impl Gate {
         }
     }
 
+    /// Ends the lead of these prefixes by any request, because they can be read now. Returns the
+    /// followers, which then decide anew.
+    pub(crate) fn release_all(&mut self, prefixes: impl Iterator<Item = u64>) -> Vec<u64> {
+        let led = prefixes.filter_map(|hash| self.led.remove(&hash));
+        led.flat_map(|led| led.followers).collect()
+    }
+
     /// Ends the lead of a request, and returns the followers, which then decide anew.
     pub(crate) fn release(&mut self, prefixes: &[u64], id: u64) -> Vec<u64> {
         let mut released = Vec::new();

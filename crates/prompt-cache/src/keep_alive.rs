@@ -5,7 +5,10 @@ use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap},
     fmt,
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -19,7 +22,7 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 use tower_claude_core::{BoxError, Call, Deadline, Priority, RequestBody, toolkit::SavedRequest};
-use tower_claude_wire::{Fields, Usage, json_text};
+use tower_claude_wire::{CacheTtl, Fields, Usage, json_text};
 use tower_service::Service;
 
 use crate::{rules::CacheRules, shared::Shared};
@@ -29,6 +32,9 @@ const MAX_KEPT: usize = 256;
 
 /// The time between two renewals. The lifetime of an entry is five minutes.
 pub(crate) const PERIOD: Duration = Duration::from_secs(270);
+
+/// The time after which a renewal is too late: it would write the prefix again.
+const LIFETIME: Duration = CacheTtl::FiveMinutes.duration();
 
 /// The longest time that a renewal may take.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -74,20 +80,35 @@ impl Kept {
 pub(crate) struct KeptPrefixes {
     map: HashMap<u64, Kept, RandomState>,
     due: BinaryHeap<Reverse<(Instant, u64)>>,
+    /// The driver is gone, so nothing is kept.
+    is_closed: bool,
 }
 
 impl KeptPrefixes {
-    pub(crate) fn insert(&mut self, hash: u64, kept: Kept) {
-        if self.map.len() >= MAX_KEPT && !self.map.contains_key(&hash) {
-            return;
+    /// Keeps a prefix. Returns what is discarded, to be dropped outside of the lock.
+    pub(crate) fn insert(&mut self, hash: u64, kept: Kept) -> Option<Kept> {
+        if self.is_closed || self.map.len() >= MAX_KEPT && !self.map.contains_key(&hash) {
+            return Some(kept);
+        }
+        if self.due.len() >= 2 * MAX_KEPT {
+            // Most of them are of prefixes that were used again.
+            let due = self.map.iter().map(|(hash, kept)| (kept.next, *hash));
+            self.due = due.map(Reverse).collect();
         }
         self.due.push(Reverse((kept.next, hash)));
-        self.map.insert(hash, kept);
+        self.map.insert(hash, kept)
     }
 
     /// Ends the renewals of a prefix, because it was used again.
-    pub(crate) fn remove(&mut self, hash: u64) {
-        self.map.remove(&hash);
+    pub(crate) fn remove(&mut self, hash: u64) -> Option<Kept> {
+        self.map.remove(&hash)
+    }
+
+    /// Discards all requests, and keeps no others.
+    fn close(&mut self) -> HashMap<u64, Kept, RandomState> {
+        self.is_closed = true;
+        self.due.clear();
+        std::mem::take(&mut self.map)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -119,28 +140,66 @@ impl KeptPrefixes {
 
 /// Sends the requests that keep cached prefixes alive in a pause.
 ///
-/// [`PromptCacheLayer::with_keep_alive`](crate::PromptCacheLayer::with_keep_alive) creates it.
-/// Without a running driver nothing is renewed.
+/// [`PromptCacheLayer::with_keep_alive`](crate::PromptCacheLayer::with_keep_alive) creates it. After
+/// it was dropped, nothing is renewed and no request is kept.
 #[must_use = "a driver does nothing unless it runs"]
 pub struct KeepAliveDriver {
-    shared: Weak<Shared>,
-    notify: Arc<Notify>,
+    link: Arc<DriverLink>,
+}
+
+/// The connection of a driver to its layer.
+#[derive(Debug, Default)]
+pub(crate) struct DriverLink {
+    /// A setter replaces it.
+    shared: Mutex<Weak<Shared>>,
+    /// Notified when the next renewal changes, and at the end.
+    pub(crate) notify: Notify,
+    is_dropped: AtomicBool,
+}
+
+impl DriverLink {
+    /// Connects the driver to this state.
+    pub(crate) fn connect(&self, shared: &Arc<Shared>) {
+        let mut connected = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = std::mem::replace(&mut *connected, Arc::downgrade(shared));
+        drop(connected);
+        if let Some(old) = old.upgrade() {
+            drop(old.kept(KeptPrefixes::close));
+        }
+        if self.is_dropped.load(Ordering::Relaxed) {
+            drop(shared.kept(KeptPrefixes::close));
+        }
+        self.notify.notify_one();
+    }
+
+    fn shared(&self) -> Option<Arc<Shared>> {
+        let connected = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        connected.upgrade()
+    }
+}
+
+impl Drop for KeepAliveDriver {
+    fn drop(&mut self) {
+        self.link.is_dropped.store(true, Ordering::Relaxed);
+        if let Some(shared) = self.link.shared() {
+            drop(shared.kept(KeptPrefixes::close));
+        }
+    }
 }
 
 impl KeepAliveDriver {
-    pub(crate) fn new(shared: &Arc<Shared>) -> Self {
-        Self {
-            shared: Arc::downgrade(shared),
-            notify: shared.notify.clone(),
-        }
+    pub(crate) const fn new(link: Arc<DriverLink>) -> Self {
+        Self { link }
     }
 
-    /// Sends renewals through a service until the layer and its services are gone. The service is a
-    /// clone of the stack, or of the client.
+    /// Sends renewals through a service until the layer, its handles and its services are gone. The
+    /// service is a clone of the client, or of the stack. A clone of the stack has services of the
+    /// layer, so then the driver runs until its task ends.
     ///
     /// A renewal is the last request of a prefix with `max_tokens: 0`, so it produces no output, and
     /// with the priority [`Priority::Batch`]. It is sent every 4.5 minutes, while a return is likely
-    /// enough to pay for it. A renewal that fails, or that reads nothing, is the last one.
+    /// enough to pay for it. A renewal that fails, or that reads nothing, is the last one. One that is
+    /// too late, because others took long, is left out.
     pub async fn run<S, R>(self, mut service: S)
     where
         S: Service<Request<RequestBody>, Response = Response<R>>,
@@ -148,12 +207,12 @@ impl KeepAliveDriver {
         R::Error: Into<BoxError>,
     {
         loop {
-            let Some(shared) = self.shared.upgrade() else {
+            let Some(shared) = self.link.shared() else {
                 return;
             };
             let next = shared.kept(KeptPrefixes::next);
             drop(shared);
-            let changed = self.notify.notified();
+            let changed = self.link.notify.notified();
             match next {
                 None => changed.await,
                 Some(at) => {
@@ -162,18 +221,19 @@ impl KeepAliveDriver {
                     }
                 }
             }
-            let Some(shared) = self.shared.upgrade() else {
+            let Some(shared) = self.link.shared() else {
                 return;
             };
             let now = Instant::now();
             if let Some((hash, mut kept)) = shared.kept(|kept| kept.take_due(now))
+                && now < kept.next + (LIFETIME - PERIOD)
                 && let Some(usage) = renew(&kept.request, &mut service).await
             {
                 shared.on_renewed(hash, &kept, &usage, now);
                 kept.next = now + PERIOD;
                 let reads = usage.cache_read_input_tokens.is_some_and(|read| read > 0);
                 if reads && kept.next < kept.until {
-                    shared.kept(|all| all.insert(hash, kept));
+                    drop(shared.kept(|all| all.insert(hash, kept)));
                 }
             }
         }
@@ -197,6 +257,7 @@ where
     let body = renewal_body(request.body().bytes()?)?;
     let headers = renewal.headers_mut();
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+    headers.remove("idempotency-key");
     *renewal.body_mut() = body.into();
     // The record and the deadline of the call that wrote the prefix are over.
     let extensions = renewal.extensions_mut();

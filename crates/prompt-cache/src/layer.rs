@@ -7,11 +7,12 @@ use tower_claude_core::{
     driver::{Driven, DriverLayer},
     event::{EventSink, Observer},
 };
+use tower_claude_wire::Money;
 use tower_layer::Layer;
 
 use crate::{
     handle::PromptCacheHandle,
-    keep_alive::KeepAliveDriver,
+    keep_alive::{DriverLink, KeepAliveDriver},
     planner::Existing,
     policy::PromptCachePolicy,
     rules::CacheRules,
@@ -28,7 +29,7 @@ pub type PromptCache<S, C = ClaudeClassify> = Driven<S, (), PromptCachePolicy, C
 /// request waits at most 3 s for another one that writes the same prefix.
 ///
 /// The history lives in the layer. All its clones and services share it. A setter begins a new one,
-/// so configure the layer before the first request.
+/// so configure the layer before the first request, and before [`handle`](Self::handle).
 #[derive(Clone)]
 #[must_use = "a layer does nothing until it wraps a service"]
 pub struct PromptCacheLayer<C = ClaudeClassify> {
@@ -59,9 +60,16 @@ impl<C> PromptCacheLayer<C> {
     }
 
     /// Sets the longest time for which a request waits for another one that writes the same prefix.
-    /// 3 s by default. Zero switches the gate off.
+    /// 3 s by default, and an hour at most. Zero switches the gate off. A request with a deadline
+    /// waits for half of the time that it has left at most.
     pub fn with_max_hold(self, max_hold: Duration) -> Self {
         self.with(|config| config.options.max_hold = max_hold)
+    }
+
+    /// Sets the price of a second of waiting, for all requests together. A request waits only if the
+    /// second write of its prompt would cost more than the expected wait. $0.001 by default.
+    pub fn with_second_price(self, price: Money) -> Self {
+        self.with(|config| config.options.second_price = price)
     }
 
     /// Sets the rules for requests that name this model, for example for a name of your gateway.
@@ -74,15 +82,18 @@ impl<C> PromptCacheLayer<C> {
     }
 
     /// Switches renewals on, which keep a cached prefix alive in a pause while that pays, and returns
-    /// the driver that sends them. Off by default. Call it after the other setters, and spawn
-    /// [`KeepAliveDriver::run`].
+    /// the driver that sends them. Off by default. Spawn [`KeepAliveDriver::run`]. A setter after it
+    /// connects the driver to the layer that the setter returns.
     ///
     /// The bodies of at most 256 requests are kept in memory, with their credentials, for an hour at
-    /// most.
+    /// most, and no longer than the driver exists.
     pub fn with_keep_alive(self) -> (Self, KeepAliveDriver) {
-        let layer = self.with(|config| config.options.keeps_alive = true);
-        let driver = KeepAliveDriver::new(&layer.shared);
-        (layer, driver)
+        let link = Arc::<DriverLink>::default();
+        let layer = self.with(|config| {
+            config.options.keeps_alive = true;
+            config.driver = Some(link.clone());
+        });
+        (layer, KeepAliveDriver::new(link))
     }
 
     /// Sets an observer that receives the events beside `tracing`.

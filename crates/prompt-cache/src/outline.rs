@@ -88,6 +88,8 @@ pub struct Outline {
     pub(crate) settings: u64,
     /// The caller has set breakpoints, or the automatic one.
     pub(crate) is_marked: bool,
+    /// The body has breakpoints that the blocks do not show, e.g. in the content of a tool result.
+    pub(crate) has_hidden_markers: bool,
     /// The response is a stream, whose first content comes early.
     pub(crate) streams: bool,
     /// The results of tools that run at the server are written to the cache as well.
@@ -104,6 +106,7 @@ impl Outline {
             blocks,
             salt,
             settings: 0,
+            has_hidden_markers: false,
             streams: true,
             has_server_tools: false,
         };
@@ -133,11 +136,15 @@ impl Outline {
             tokenizer: model.tokenizer,
             called_by_code: Vec::new(),
         };
-        let mentions_breakpoint = memmem::find(body, b"cache_control").is_some();
-        let mut is_marked = false;
-        if mentions_breakpoint {
+        // A text may mention breakpoints as well. It does not change the hashes.
+        let automatic = prompt.automatic().map(CacheTtl::of);
+        let written = written_breakpoints(body);
+        let mut has_breakpoint = written > usize::from(automatic.is_some());
+        if !has_breakpoint && may_escape_name(body) {
+            prompt.blocks(|block| has_breakpoint |= block.breakpoint.is_some());
+        }
+        if has_breakpoint {
             prompt.blocks(|block| {
-                is_marked |= block.breakpoint.is_some();
                 // After an inner breakpoint the whole block follows.
                 let Some(range) = block.range_in(body).filter(|_| block.inner.is_none()) else {
                     return;
@@ -182,16 +189,24 @@ impl Outline {
             });
         }
         let mut blocks = chain.blocks;
-        let last = blocks.last_mut()?;
-        if let Some(automatic) = prompt.automatic() {
-            is_marked = true;
-            last.caller_ttl.get_or_insert(CacheTtl::of(automatic));
+        let shown = blocks.iter().filter(|block| block.caller_ttl.is_some());
+        let shown = shown.count() + usize::from(automatic.is_some());
+        if let Some(automatic) = automatic {
+            // It is at the last block that takes one.
+            let takes = |block: &OutlineBlock| block.takes_marker || block.caller_ttl.is_some();
+            let at = blocks.iter().rposition(takes);
+            let at = at.unwrap_or(blocks.len().checked_sub(1)?);
+            blocks[at].caller_ttl.get_or_insert(automatic);
+        }
+        if blocks.is_empty() {
+            return None;
         }
         let mut outline = Self {
-            is_marked,
+            is_marked: has_breakpoint || automatic.is_some(),
             blocks,
             salt,
             settings,
+            has_hidden_markers: shown != written,
             streams,
             has_server_tools: prompt.has_server_tools(),
         };
@@ -218,7 +233,7 @@ impl Outline {
         self.blocks.last().map_or(0, |block| block.tokens)
     }
 
-    /// Finds the boundaries among the blocks that take a marker.
+    /// Finds the boundaries among the blocks that take a marker or have one.
     fn find_boundaries(&mut self) {
         let blocks = &mut self.blocks;
         let system = blocks.partition_point(|block| block.part < PromptPart::System);
@@ -227,7 +242,9 @@ impl Outline {
         let end = blocks.len();
         let mut set = |at: usize, boundary| {
             let block: &mut OutlineBlock = &mut blocks[at];
-            let is_set = block.takes_marker && block.boundary.is_none();
+            // A block with a breakpoint of the caller takes no other marker, but its prefix is learned.
+            let is_marked = block.takes_marker || block.caller_ttl.is_some();
+            let is_set = is_marked && block.boundary.is_none();
             if is_set {
                 block.boundary = Some(boundary);
             }
@@ -244,6 +261,31 @@ impl Outline {
             set(at, Boundary::Document);
         }
     }
+}
+
+/// Returns true if the name of a breakpoint may be written with escapes, which no serializer does.
+fn may_escape_name(body: &[u8]) -> bool {
+    let is_of_name = |at: usize| match body.get(at + 4..at + 6) {
+        Some([b'5', b'f' | b'F']) => true,
+        Some([b'6' | b'7', low]) => low.is_ascii_hexdigit(),
+        _ => false,
+    };
+    memmem::find_iter(body, b"\\u00").any(is_of_name)
+}
+
+/// Returns the number of breakpoints that are written in a body, wherever they are.
+fn written_breakpoints(body: &[u8]) -> usize {
+    const KEY: &[u8] = b"\"cache_control\"";
+    /// The greatest length of a value, with white space.
+    const LONGEST: usize = 256;
+    let is_breakpoint = |at: &usize| {
+        let rest = &body[at + KEY.len()..];
+        let rest = &rest[..rest.len().min(LONGEST)];
+        // A schema may have a property of this name.
+        let end = memchr::memchr(b'}', rest).unwrap_or(0);
+        memmem::find(&rest[..end], b"\"ephemeral\"").is_some()
+    };
+    memmem::find_iter(body, KEY).filter(is_breakpoint).count()
 }
 
 /// The blocks so far, with the hash and the size of the prefix.

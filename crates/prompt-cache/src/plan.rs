@@ -227,16 +227,45 @@ fn warmest(outline: &Outline, history: &History, now: Instant) -> Option<(usize,
     blocks.find_map(|(at, block)| Some((at, history.trusted(block.prefix, now)?)))
 }
 
+/// Returns the first result of `read` for a block at which the server looks for a cached prefix. It
+/// looks back from each marker, the last one first.
+pub(crate) fn readable<T>(
+    outline: &Outline,
+    is_marked: impl Fn(&OutlineBlock) -> bool,
+    read: impl Fn(&OutlineBlock) -> Option<T>,
+) -> Option<T> {
+    let blocks = &outline.blocks;
+    // The positions that are left of the look-back of the last marker.
+    let mut left = 0;
+    for at in (0..blocks.len()).rev() {
+        if is_marked(&blocks[at]) {
+            left = CacheRules::LOOK_BACK;
+        }
+        if left > 0 {
+            let found = read(&blocks[at]);
+            if found.is_some() {
+                return found;
+            }
+            left -= u32::from(!continues_run(blocks, at));
+        }
+    }
+    None
+}
+
+/// Returns true if the block has the position of the one before it.
+fn continues_run(blocks: &[OutlineBlock], at: usize) -> bool {
+    let kind = blocks[at].kind;
+    let previous = at.checked_sub(1).map(|before| blocks[before].kind);
+    matches!(kind, BlockKind::ToolUse | BlockKind::ToolResult) && previous == Some(kind)
+}
+
 /// Returns a block at most [`SPARE_AFTER`] positions before the last one, if the first one is
 /// further away.
 fn spare(outline: &Outline, first: usize, last: usize) -> Option<usize> {
     let blocks = &outline.blocks;
     let mut positions = 0;
     for at in (first + 1..=last).rev() {
-        let previous = at.checked_sub(1).map(|before| blocks[before].kind);
-        let continues = matches!(blocks[at].kind, BlockKind::ToolUse | BlockKind::ToolResult)
-            && previous == Some(blocks[at].kind);
-        positions += u32::from(!continues);
+        positions += u32::from(!continues_run(blocks, at));
         if positions >= SPARE_AFTER && at - 1 > first {
             let mut before = (first + 1..at).rev();
             return before.find(|at| blocks[*at].takes_marker);

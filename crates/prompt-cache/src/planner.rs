@@ -11,7 +11,7 @@ use crate::{
     history::{ClassSnapshot, ExpectedRead, History},
     miss::{Conversations, MissCause},
     outline::{Boundary, Outline, OutlineBlock},
-    plan::{Plan, classes, plan},
+    plan::{Plan, classes, plan, readable},
     rules::CacheRules,
 };
 
@@ -25,6 +25,12 @@ const MAX_MODELS: usize = 256;
 /// is learned.
 const SIZES: usize = 8;
 
+/// The longest time that [`PlannerOptions::max_hold`] may be.
+const LONGEST_HOLD: Duration = Duration::from_secs(3_600);
+
+/// The wait in seconds that is expected before a first content is known.
+const UNKNOWN_WAIT: f64 = 1.0;
+
 /// The longest time between the first content of a leader and the release of its followers.
 const MAX_SETTLE: Duration = Duration::from_secs(2);
 
@@ -37,6 +43,7 @@ pub enum Existing {
     #[default]
     Leave,
     /// Markers are added in the slots that the caller has left. The breakpoints of the caller stay.
+    /// A body with breakpoints inside of the content of a block stays as it is.
     Complete,
 }
 
@@ -45,8 +52,11 @@ pub enum Existing {
 #[non_exhaustive]
 pub struct PlannerOptions {
     /// The longest time for which a request waits for another one that writes the same prefix. Zero
-    /// switches the gate off. 3 s by default.
+    /// switches the gate off. 3 s by default, and an hour at most.
     pub max_hold: Duration,
+    /// The price of a second of waiting, for all requests together. A request waits only if the
+    /// second write of its prompt would cost more than the expected wait. $0.001 by default.
+    pub second_price: Money,
     /// The treatment of bodies with breakpoints.
     pub existing: Existing,
     /// Cached prefixes are renewed in pauses. False by default.
@@ -57,6 +67,7 @@ impl Default for PlannerOptions {
     fn default() -> Self {
         Self {
             max_hold: Duration::from_secs(3),
+            second_price: Money::from_micros(1_000),
             existing: Existing::Leave,
             keeps_alive: false,
         }
@@ -70,7 +81,7 @@ pub enum GateState {
     Pass,
     /// The request waits for its leader, at most until this time.
     Follow {
-        /// The time at which to ask again.
+        /// The time of the next call of [`Planner::poll_gate`], unless it is released before.
         until: Instant,
     },
 }
@@ -83,7 +94,7 @@ pub struct Started {
     pub id: Option<u64>,
     /// The markers to insert.
     pub plan: Plan,
-    /// Whether the request is sent now.
+    /// The state of the request at the gate.
     pub gate: GateState,
 }
 
@@ -261,7 +272,8 @@ impl Default for ModelFacts {
 impl Planner {
     /// Creates a planner without a history.
     #[must_use]
-    pub fn new(options: PlannerOptions) -> Self {
+    pub fn new(mut options: PlannerOptions) -> Self {
+        options.max_hold = options.max_hold.min(LONGEST_HOLD);
         Self {
             options,
             ..Self::default()
@@ -284,10 +296,11 @@ impl Planner {
         if outline.tokens() < rules.min_tokens || self.running.len() >= MAX_RUNNING {
             return pass;
         }
-        let shares = self.holds(facts, outline);
+        let shares = self.holds(facts, outline, rules);
         self.history.advance(now);
         self.history.observe(outline, shares);
-        let leaves = outline.is_marked && self.options.existing == Existing::Leave;
+        let leaves = outline.is_marked
+            && (self.options.existing == Existing::Leave || outline.has_hidden_markers);
         let mut plan = plan(outline, rules, &self.history, self.options.keeps_alive, now);
         if leaves {
             plan.markers.clear();
@@ -324,15 +337,21 @@ impl Planner {
                 .last()
                 .is_some_and(|marker| marker.hash == block.prefix)
         });
-        // The server reads the longest cached prefix before the last marker.
-        let marked = &outline.blocks[..last.map_or(0, |last| last + 1)];
-        let mut marked = marked.iter().rev();
-        let expected = marked.find_map(|block| self.history.expected(block.prefix, now));
+        let is_marked = |block: &OutlineBlock| {
+            let mut markers = markers.iter();
+            markers.any(|marker| marker.hash == block.prefix)
+        };
+        let expected = readable(outline, is_marked, |block| {
+            self.history.expected(block.prefix, now)
+        });
         if let Some(last) = last {
             self.conversations.keep(outline, last, now);
         }
         let is_cold = |marker: &&MarkedPrefix| {
-            marker.tokens >= rules.min_tokens && self.history.cached(marker.hash, now).is_none()
+            // Of an unknown prefix it would never be learned that it is cached.
+            marker.tokens >= rules.min_tokens
+                && self.history.knows(marker.hash)
+                && self.history.cached(marker.hash, now).is_none()
         };
         let cold = markers
             .iter()
@@ -372,11 +391,18 @@ impl Planner {
         }
     }
 
-    /// Returns true if followers wait: the gate is on, and first contents come soon enough.
-    fn holds(&self, mut facts: ModelFacts, outline: &Outline) -> bool {
+    /// Returns true if followers wait: the gate is on, first contents come soon enough, and the wait
+    /// costs less than a second write.
+    fn holds(&self, mut facts: ModelFacts, outline: &Outline, rules: &CacheRules) -> bool {
         let max = self.options.max_hold;
         let known = *facts.first_content(outline.streams, outline.tokens());
-        !max.is_zero() && known.is_none_or(|seconds| seconds <= max.as_secs_f64())
+        let rates = &rules.rates;
+        let saved = nanos(rates.cache_write_5m) - nanos(rates.cache_read);
+        let saved = saved.times(outline.tokens()).dollars();
+        let wait = known.unwrap_or(UNKNOWN_WAIT);
+        !max.is_zero()
+            && known.is_none_or(|seconds| seconds <= max.as_secs_f64())
+            && saved > wait * self.options.second_price.dollars()
     }
 
     /// Removes the last markers of a request that does not wait, so far as another request is
@@ -392,8 +418,8 @@ impl Planner {
         }
     }
 
-    /// Returns the state of a request at the gate. A follower asks when it is released, and at the
-    /// time of its state.
+    /// Returns the state of a request at the gate. Call it again when the request is released, and at
+    /// the time of its state.
     pub fn poll_gate(&mut self, id: u64, now: Instant) -> GateState {
         let Some(running) = self.running.get_mut(&id) else {
             return GateState::Pass;
@@ -441,8 +467,24 @@ impl Planner {
         GateState::Pass
     }
 
+    /// Limits the wait of a request at the gate.
+    pub(crate) fn limit_hold(&mut self, id: u64, until: Instant) {
+        let running = self.running.get_mut(&id);
+        if let Some(hold) = running.and_then(|running| running.hold.as_mut()) {
+            hold.until = hold.until.min(until);
+        }
+    }
+
+    /// Records that no limiter keeps the request any longer.
+    pub(crate) fn on_sent(&mut self, id: u64, now: Instant) {
+        let running = self.running.get_mut(&id);
+        if let Some(running) = running.filter(|it| it.sent_at.is_some() && !it.began) {
+            running.sent_at = Some(now);
+        }
+    }
+
     /// Records the first content of a response, from which on its prefixes can be read. Returns the
-    /// followers, which then ask again.
+    /// followers, which are then polled again.
     pub fn on_first_content(&mut self, id: u64, now: Instant) -> Vec<u64> {
         let Some(running) = self.running.get_mut(&id).filter(|running| !running.began) else {
             return Vec::new();
@@ -458,7 +500,10 @@ impl Planner {
         }
         let seconds = now.saturating_duration_since(sent_at).as_secs_f64();
         let (salt, streams, estimate) = (running.salt, running.streams, running.estimate);
-        let released = self.gate.release(&running.cold, id);
+        let mut released = self.gate.release(&running.cold, id);
+        // Another leader of the same prefix may hang.
+        let written = running.markers.iter().map(|marker| marker.hash);
+        released.extend(self.gate.release_all(written));
         let facts = self.facts(salt);
         let tokens = (estimate as f64 * facts.correction) as u64;
         let mean = facts.first_content(streams, tokens);
@@ -550,7 +595,7 @@ impl Planner {
     }
 
     /// Records a request that failed, or whose usage will not be known. Returns its followers,
-    /// which then ask again.
+    /// which are then polled again.
     pub fn on_dropped(&mut self, id: u64, now: Instant) -> Vec<u64> {
         let Some(running) = self.running.remove(&id) else {
             return Vec::new();

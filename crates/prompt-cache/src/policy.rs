@@ -117,7 +117,7 @@ impl PromptCachePolicy {
         }
         let body = request.body();
         let (bytes, peek, name) = (body.bytes()?, body.peek()?, body.model()?);
-        let (model, rules) = self.model(name)?;
+        let (model, mut rules) = self.model(name)?;
         if (bytes.len() as u64) < rules.min_tokens.saturating_mul(LEAST_BYTES_PER_TOKEN)
             || has_thread(peek, bytes)
         {
@@ -125,8 +125,19 @@ impl PromptCachePolicy {
         }
         let credential = call.credential_of(request);
         let mut outline = Outline::of(bytes, &model, credential, peek.stream())?;
+        let is_listed = !self.shared.config.rules.contains_key(name);
+        if let Some(prices) = model.about.prices.as_ref().filter(|_| is_listed) {
+            rules.rates = *prices.card(outline.tokens(), peek.fast());
+        }
         let started = self.shared.start(&mut outline, &rules, now);
         let id = started.id?;
+        if started.gate != GateState::Pass
+            && let Some(deadline) = call.deadline()
+        {
+            // The response needs time as well.
+            let until = now + deadline.saturating_duration_since(now) / 2;
+            self.shared.limit_hold(id, until);
+        }
         attempt.request = Some(Box::new(FollowedRequest {
             shared: self.shared.clone(),
             id,
@@ -223,6 +234,15 @@ impl AttemptPolicy for PromptCachePolicy {
             cx.waker().wake_by_ref();
         }
         Poll::Pending
+    }
+
+    /// The lifetime of an entry and the time to the first content begin after the wait for a limiter.
+    fn on_sent(&self, attempt: &mut PromptCacheAttempt) {
+        if let Some(request) = &attempt.request
+            && !request.has_begun
+        {
+            self.shared.on_sent(request.id, Instant::now());
+        }
     }
 
     fn on_response(

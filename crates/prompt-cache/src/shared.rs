@@ -8,7 +8,7 @@ use std::{
 };
 
 use foldhash::fast::RandomState;
-use tokio::{sync::Notify, time::Instant};
+use tokio::time::Instant;
 use tower_claude_core::{
     event::{Event, EventSink, emit},
     toolkit::SavedRequest,
@@ -17,7 +17,7 @@ use tower_claude_wire::{Money, Usage};
 
 use crate::{
     handle::PromptCacheSnapshot,
-    keep_alive::{Kept, KeptPrefixes},
+    keep_alive::{DriverLink, Kept, KeptPrefixes},
     miss::MissCause,
     outline::Outline,
     planner::{CacheUsage, GateState, Planner, PlannerOptions, Started},
@@ -37,13 +37,13 @@ pub(crate) struct Config {
     pub(crate) body_limit: Option<usize>,
     /// True if the classifier is the user's, and so overrules the class of an inner layer.
     pub(crate) is_own_classifier: bool,
+    /// Present if prefixes are kept alive.
+    pub(crate) driver: Option<Arc<DriverLink>>,
 }
 
 /// The settings and the state, shared by all calls.
 pub(crate) struct Shared {
     pub(crate) config: Config,
-    /// Notified when the next renewal changes, and at the end.
-    pub(crate) notify: Arc<Notify>,
     state: Mutex<State>,
 }
 
@@ -62,11 +62,14 @@ impl Shared {
             planner: Planner::new(config.options),
             ..State::default()
         };
-        Arc::new(Self {
+        let shared = Arc::new(Self {
             config,
-            notify: Arc::default(),
             state: Mutex::new(state),
-        })
+        });
+        if let Some(driver) = &shared.config.driver {
+            driver.connect(&shared);
+        }
+        shared
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -75,10 +78,12 @@ impl Shared {
 
     /// Plans the markers of a request.
     pub(crate) fn start(&self, outline: &mut Outline, rules: &CacheRules, now: Instant) -> Started {
+        // The extensions of a kept request may be dropped only after the lock.
+        let mut used_again = Vec::new();
         let mut state = self.state();
         if !state.kept.is_empty() {
             for block in outline.blocks() {
-                state.kept.remove(block.prefix);
+                used_again.extend(state.kept.remove(block.prefix));
             }
         }
         let started = state.planner.start(outline, rules, now);
@@ -86,24 +91,40 @@ impl Shared {
         totals.requests += u64::from(started.id.is_some());
         totals.marked += u64::from(!started.plan.markers.is_empty());
         totals.held += u64::from(started.gate != GateState::Pass);
+        drop(state);
         started
+    }
+
+    /// Limits the wait of a request at the gate.
+    pub(crate) fn limit_hold(&self, id: u64, until: Instant) {
+        self.state().planner.limit_hold(id, until);
+    }
+
+    /// Records that no limiter keeps the request any longer.
+    pub(crate) fn on_sent(&self, id: u64, now: Instant) {
+        self.state().planner.on_sent(id, now);
     }
 
     /// Returns the state of a request at the gate, and keeps the waker if it waits.
     pub(crate) fn poll_gate(&self, id: u64, now: Instant, waker: &Waker) -> GateState {
-        let mut state = self.state();
-        let gate = state.planner.poll_gate(id, now);
-        if gate != GateState::Pass {
-            state.wakers.insert(id, waker.clone());
-        }
+        // A waker may own a task, whose drop must not find the state locked.
+        let (gate, _old) = {
+            let mut state = self.state();
+            let gate = state.planner.poll_gate(id, now);
+            let waits = gate != GateState::Pass;
+            let old = waits.then(|| state.wakers.insert(id, waker.clone()));
+            (gate, old)
+        };
         gate
     }
 
     /// Counts the wait of a request that is sent now.
     pub(crate) fn end_wait(&self, id: u64, waited: Duration) {
-        let mut state = self.state();
-        state.wakers.remove(&id);
-        state.totals.waited += waited;
+        let _waker = {
+            let mut state = self.state();
+            state.totals.waited += waited;
+            state.wakers.remove(&id)
+        };
     }
 
     /// Calls the planner, and wakes the requests that it releases.
@@ -186,8 +207,10 @@ impl Shared {
         self.report(model, &usage, learned.saved, learned.miss);
         if let (Some((hash, sent_at, time)), Some((request, rules))) = (learned.keep_alive, saved) {
             let kept = Kept::new(request, rules, model.clone(), sent_at, time);
-            self.kept(|all| all.insert(hash, kept));
-            self.notify.notify_one();
+            drop(self.kept(|all| all.insert(hash, kept)));
+            if let Some(driver) = &self.config.driver {
+                driver.notify.notify_one();
+            }
         }
         if let Some((boundary, saved)) = learned.switched_off {
             let event = Event::PromptCacheOff {
@@ -201,8 +224,9 @@ impl Shared {
 
     /// Discards a request whose usage will not be known, and releases its followers.
     pub(crate) fn forget(&self, id: u64, now: Instant) {
-        self.state().wakers.remove(&id);
+        let waker = self.state().wakers.remove(&id);
         self.release(|planner| planner.on_dropped(id, now));
+        drop(waker);
     }
 
     /// Returns the counters and the classes.
@@ -221,7 +245,9 @@ impl Shared {
 impl Drop for Shared {
     fn drop(&mut self) {
         // Ends the driver.
-        self.notify.notify_one();
+        if let Some(driver) = &self.config.driver {
+            driver.notify.notify_one();
+        }
     }
 }
 

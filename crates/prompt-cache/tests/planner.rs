@@ -7,7 +7,7 @@ use tower_claude_prompt_cache::{
     Boundary, CacheRules, CacheUsage, GateState, MissCause, Outline, OutlineBlock, Planner,
     PlannerOptions, Started,
 };
-use tower_claude_wire::{BlockKind, CacheTtl, PromptPart, RateCard};
+use tower_claude_wire::{BlockKind, CacheTtl, ModelCatalog, PromptPart, RateCard};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -64,7 +64,7 @@ fn usage(plain: u64, read: u64, written: u64) -> CacheUsage {
 fn learn(planner: &mut Planner, mut now: Instant) -> Instant {
     for number in 0..6 {
         let (id, started) = start(planner, question(1, number), now);
-        planner.on_first_content(id, now);
+        planner.on_first_content(id, now + SECOND);
         let usage = match (started.plan.markers.is_empty(), number) {
             (true, _) => usage(5_100, 0, 0),
             (false, 1) => usage(100, 0, 5_000),
@@ -351,5 +351,123 @@ fn class_is_not_judged_before_its_reads_can_come() {
     for document in 1_000..1_200 {
         let seen = ask(&mut planner, document, 100 * document, written);
         assert_eq!(seen, (vec![CacheTtl::OneHour], None), "{document}");
+    }
+}
+
+#[test]
+fn longest_hold_is_limited() {
+    let mut options = PlannerOptions::default();
+    options.max_hold = Duration::MAX;
+    let mut planner = Planner::new(options);
+    let now = learn(&mut planner, Instant::now());
+    let (writer, _) = start(&mut planner, question(2, 1), now);
+    let (follower, started) = start(&mut planner, question(2, 2), now);
+    assert!(matches!(started.gate, GateState::Follow { .. }));
+    assert_eq!(planner.on_dropped(writer, now), [follower]);
+}
+
+/// The server has the prefix, and would read it. A gate that never opens would cost time.
+#[test]
+fn prompt_whose_blocks_all_have_breakpoints_waits_for_its_first_writer_only() {
+    let mut planner = Planner::new(PlannerOptions::default());
+    let marked = |message| {
+        let blocks = [
+            (PromptPart::System, 0, 1, 5_000),
+            (PromptPart::Messages, 0, message, 2_000),
+        ];
+        let mut blocks = outline(&blocks).blocks().to_vec();
+        for block in &mut blocks {
+            block.caller_ttl = Some(CacheTtl::FiveMinutes);
+            block.takes_marker = false;
+            block.boundary = None;
+        }
+        Outline::new(1, blocks)
+    };
+    let now = Instant::now();
+    let (writer, started) = start(&mut planner, marked(2), now);
+    assert_eq!(started.gate, GateState::Pass);
+    let (follower, started) = start(&mut planner, marked(3), now);
+    assert!(matches!(started.gate, GateState::Follow { .. }));
+    assert_eq!(planner.on_first_content(writer, now + SECOND), [follower]);
+    assert_eq!(planner.poll_gate(follower, now + SECOND), GateState::Pass);
+    for message in 4..8 {
+        let (_, started) = start(&mut planner, marked(message), now + SECOND);
+        assert_eq!(started.gate, GateState::Pass, "{message}");
+    }
+}
+
+#[test]
+fn followers_of_a_leader_that_hangs_are_released_by_another_writer() {
+    let mut planner = Planner::new(PlannerOptions::default());
+    let now = learn(&mut planner, Instant::now());
+    let (_hangs, _) = start(&mut planner, question(2, 1), now);
+    let (second, _) = start(&mut planner, question(2, 2), now);
+    let late = now + 3 * SECOND;
+    let (third, started) = start(&mut planner, question(2, 3), late - SECOND);
+    assert!(matches!(started.gate, GateState::Follow { .. }));
+    assert_eq!(planner.poll_gate(second, late), GateState::Pass);
+    let late = late + SECOND / 2;
+    assert_eq!(planner.on_first_content(second, late), [third]);
+    assert_eq!(planner.poll_gate(third, late), GateState::Pass);
+    assert_eq!(planner.waiting(), 0);
+}
+
+#[test]
+fn text_that_mentions_breakpoints_does_not_change_the_prefixes_before_it() {
+    let outline = |question: &str| {
+        let body = format!(
+            r#"{{"system":"Rules","messages":[{{"role":"user","content":[
+                {{"type":"text","text":"A document"}},{{"type":"text","text":"{question}"}}]}}]}}"#
+        );
+        let model = ModelCatalog::builtin().lookup("claude-sonnet-5-5");
+        Outline::of(body.as_bytes(), &model, 1, true).expect("a prompt")
+    };
+    let plain = outline("Why?");
+    let mention = outline(r#"What is \"cache_control\":{\"type\":\"ephemeral\"}, or \u0061?"#);
+    for at in 0..2 {
+        assert_eq!(mention.blocks()[at].prefix, plain.blocks()[at].prefix);
+        assert!(mention.blocks()[at].takes_marker);
+    }
+}
+
+#[test]
+fn cheap_prompt_does_not_wait_for_another_write() {
+    let mut planner = Planner::new(PlannerOptions::default());
+    let now = learn(&mut planner, Instant::now()) + 600 * SECOND;
+    let cheap = CacheRules::new(1_000, RateCard::new(100, 500));
+    let mut start = |number| planner.start(&mut question(2, number), &cheap, now).gate;
+    assert_eq!([start(1), start(2)], [GateState::Pass, GateState::Pass]);
+}
+
+#[test]
+fn cached_prefix_beyond_the_look_back_is_not_expected() {
+    for (between, expected) in [(15, true), (25, false)] {
+        let mut planner = Planner::new(PlannerOptions::default());
+        let now = Instant::now();
+        let turn = |length: usize| {
+            let blocks = (0..length).map(|at| (PromptPart::Messages, at, 7 + at as u64, 2_000));
+            let mut blocks: Vec<_> = blocks.collect();
+            blocks.insert(0, (PromptPart::System, 0, 5, 2_000));
+            blocks
+        };
+        // The caller marks the last block only.
+        let marked = |length| {
+            let blocks = outline(&turn(length));
+            let mut blocks = blocks.blocks().to_vec();
+            blocks.last_mut().expect("a block").caller_ttl = Some(CacheTtl::FiveMinutes);
+            Outline::new(1, blocks)
+        };
+        let (id, _) = start(&mut planner, marked(2), now);
+        planner.on_first_content(id, now);
+        planner.on_usage(id, &usage(0, 0, 6_000), now);
+        let (id, _) = start(&mut planner, marked(2 + between), now + SECOND);
+        planner.on_first_content(id, now + SECOND);
+        let learned = planner.on_usage(id, &usage(0, 0, 50_000), now + SECOND);
+        let miss = learned.expect("it was marked").miss;
+        assert_eq!(
+            miss == Some(MissCause::Server),
+            expected,
+            "{between}: {miss:?}"
+        );
     }
 }

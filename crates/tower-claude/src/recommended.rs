@@ -237,7 +237,8 @@ impl<C, H, L, E> Recommended<C, H, L, E> {
         self.with_prompt_cache_layer(PromptCacheLayer::new())
     }
 
-    /// Marks prompts by this layer, with its settings.
+    /// Marks prompts by this layer, with its settings. Set it after the observer, or get its handle
+    /// from the [stack](Self::prompt_cache): an observer begins a new history.
     #[cfg(feature = "prompt-cache")]
     pub fn with_prompt_cache_layer(mut self, layer: PromptCacheLayer) -> Self {
         self.prompt_cache = Some(layer);

@@ -5,8 +5,8 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::time::{Instant, timeout};
 use tower::Layer;
-use tower_claude_core::RequestBody;
-use tower_claude_fake_claude::{FakeClaude, Fault};
+use tower_claude_core::{Call, Deadline, RequestBody};
+use tower_claude_fake_claude::{FakeClaude, FakeError, Fault};
 use tower_claude_prompt_cache::PromptCacheLayer;
 use tower_claude_tests::{BASE, post, send};
 
@@ -120,4 +120,62 @@ async fn dropped_follower_leaves_the_gate() {
     assert_eq!(snapshot.waiting, 0);
     fan_out(&layer, &fake, 2).await;
     assert_eq!(layer.handle().snapshot().waiting, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn follower_with_a_deadline_waits_for_half_of_its_time() {
+    let (layer, fake) = (PromptCacheLayer::new(), fake());
+    for document in [1, 3, 4] {
+        fan_out(&layer, &fake, document).await;
+    }
+    tokio::time::sleep(60 * SECOND).await;
+    let document = text(2, 4_000);
+    let hangs = tower::service_fn(|_: http::Request<RequestBody>| {
+        std::future::pending::<Result<http::Response<RequestBody>, FakeError>>()
+    });
+    let leader = post::<RequestBody>(BASE, question(&document, 0).to_string());
+    let leader = timeout(60 * SECOND, send(&layer.layer(hangs), leader));
+    let follower = async {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        let body = question(&document, 1).to_string();
+        let mut request = post::<RequestBody>(BASE, body);
+        let begun = Instant::now();
+        request
+            .extensions_mut()
+            .insert(Deadline(begun + 2 * SECOND));
+        let answer = send(&layer.layer(fake.clone()), request).await;
+        assert_eq!(answer.expect("an answer").status, 200);
+        begun.elapsed()
+    };
+    let held = layer.handle().snapshot().held;
+    let (_, waited) = tokio::join!(leader, follower);
+    assert_eq!(layer.handle().snapshot().held, held + 1);
+    let waits = SECOND..Duration::from_millis(2_100);
+    assert!(waits.contains(&waited), "{waited:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn wait_for_an_inner_layer_is_no_time_to_the_first_content() {
+    let (layer, fake) = (PromptCacheLayer::new(), fake());
+    fan_out(&layer, &fake, 1).await;
+    tokio::time::sleep(60 * SECOND).await;
+    // A limiter keeps the leader for a minute.
+    let inner = fake.clone();
+    let limited = tower::service_fn(move |mut request: http::Request<RequestBody>| {
+        let inner = inner.clone();
+        let call = Call::get_or_attach(&mut request, Instant::now());
+        async move {
+            call.set_held_back(true);
+            tokio::time::sleep(60 * SECOND).await;
+            call.set_held_back(false);
+            tower::ServiceExt::oneshot(inner, request).await
+        }
+    });
+    let request = post::<RequestBody>(BASE, question(&text(2, 4_000), 0).to_string());
+    send(&layer.layer(limited), request)
+        .await
+        .expect("an answer");
+    let before = layer.handle().snapshot().held;
+    fan_out(&layer, &fake, 3).await;
+    assert!(layer.handle().snapshot().held >= before + 20);
 }

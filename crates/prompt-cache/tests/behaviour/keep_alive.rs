@@ -87,3 +87,55 @@ async fn renewals_end_when_one_fails() {
     let snapshot = layer.handle().snapshot();
     assert_eq!((snapshot.renewals, snapshot.kept_alive), (0, 0));
 }
+
+#[tokio::test(start_paused = true)]
+async fn setter_after_the_driver_keeps_it_connected() {
+    let ((layer, driver), fake) = (layer(), fake());
+    let task = tokio::spawn(driver.run(fake.clone()));
+    tokio::task::yield_now().await;
+    let layer = layer.with_body_limit(1024 * 1024);
+    ask_twice(&layer, &fake, 0..12).await;
+    assert!(layer.handle().snapshot().renewals >= 6);
+    drop(layer);
+    task.await.expect("the driver ends with its layer");
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropped_driver_keeps_no_request() {
+    let ((layer, driver), fake) = (layer(), fake());
+    let task = tokio::spawn(driver.run(fake.clone()));
+    ask_twice(&layer, &fake, 0..8).await;
+    let service = layer.layer(fake.clone());
+    let body = question(&text(8, 4_000), 0).to_string();
+    send(&service, post::<RequestBody>(BASE, body))
+        .await
+        .expect("an answer");
+    assert_eq!(layer.handle().snapshot().kept_alive, 1);
+    task.abort();
+    let _ = task.await;
+    assert_eq!(layer.handle().snapshot().kept_alive, 0);
+    let body = question(&text(9, 4_000), 0).to_string();
+    send(&service, post::<RequestBody>(BASE, body))
+        .await
+        .expect("an answer");
+    assert_eq!(layer.handle().snapshot().kept_alive, 0);
+}
+
+/// A renewal after five minutes would write the prefix again.
+#[tokio::test(start_paused = true)]
+async fn renewal_that_is_too_late_is_not_sent() {
+    let ((layer, driver), fake) = (layer(), fake());
+    ask_twice(&layer, &fake, 0..8).await;
+    let body = question(&text(8, 4_000), 0).to_string();
+    let request = post::<RequestBody>(BASE, body);
+    send(&layer.layer(fake.clone()), request)
+        .await
+        .expect("an answer");
+    assert!(layer.handle().snapshot().kept_alive > 0);
+    tokio::time::sleep(400 * SECOND).await;
+    let before = fake.log_len();
+    tokio::spawn(driver.run(fake.clone()));
+    tokio::time::sleep(SECOND).await;
+    assert_eq!(fake.log_len(), before);
+    assert_eq!(layer.handle().snapshot().kept_alive, 0);
+}

@@ -200,3 +200,70 @@ async fn results_of_calls_from_code_are_not_marked() {
     assert!(layer.handle().snapshot().marked > 10);
     fake.with_log(|log| assert!(log.iter().all(|attempt| attempt.status == 200)));
 }
+
+/// The API rejects a fifth breakpoint, wherever the four others are.
+#[tokio::test(start_paused = true)]
+async fn body_with_breakpoints_inside_of_blocks_stays_as_it_is() {
+    let layer = PromptCacheLayer::new().with_existing(Existing::Complete);
+    let fake = fake();
+    converse(&layer, &fake, 0..3, 4).await;
+    let inner =
+        json!({"type": "text", "text": text(9, 40), "cache_control": {"type": "ephemeral"}});
+    let mut body = prompt(&text(0, 2_000), &[text(1, 300)]);
+    let messages = body["messages"].as_array_mut().expect("messages");
+    messages.push(json!({"role": "assistant", "content": [
+        {"type": "tool_use", "id": "t", "name": "look", "input": {}}]}));
+    messages.push(json!({"role": "user", "content": [
+        {"type": "tool_result", "tool_use_id": "t", "content": [inner, inner, inner, inner,
+            {"type": "text", "text": "end"}]}]}));
+    for _ in 0..3 {
+        ask(&layer, &fake, &body).await;
+        assert_eq!(last_body(&fake), body.to_string());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn breakpoint_with_an_escaped_name_counts() {
+    let (layer, fake) = (PromptCacheLayer::new(), fake());
+    converse(&layer, &fake, 0..3, 4).await;
+    let mut body = prompt(&text(0, 2_000), &[text(7, 300)]);
+    body["system"] = json!([
+        {"type": "text", "text": text(0, 2_000), "cache_control": {"type": "ephemeral"}},
+    ]);
+    let body = body
+        .to_string()
+        .replace("cache_control", r"cach\u0065_control");
+    let request = post::<RequestBody>(BASE, body.clone());
+    send(&layer.layer(fake.clone()), request)
+        .await
+        .expect("an answer");
+    assert_eq!(last_body(&fake), body);
+}
+
+/// The fast mode costs more, and so does what the cache saves in it.
+#[tokio::test(start_paused = true)]
+async fn savings_in_the_fast_mode_are_at_its_prices() {
+    let model = tower_claude_wire::ModelCatalog::builtin().lookup("claude-opus-5-5");
+    let prices = model.about.prices.as_ref().expect("prices");
+    let fast = prices.fast.expect("a fast mode");
+    let (layer, fake) = (PromptCacheLayer::new(), fake());
+    for number in 0..6 {
+        let mut body = question(&text(1, 3_000), number);
+        body["model"] = json!("claude-opus-5-5");
+        body["speed"] = json!("fast");
+        let mut request = post::<RequestBody>(BASE, body.to_string());
+        let beta = model.capabilities.fast_beta.as_deref().unwrap_or_default();
+        let beta = beta.parse().expect("a header");
+        request.headers_mut().insert("anthropic-beta", beta);
+        let answer = send(&layer.layer(fake.clone()), request).await;
+        assert_eq!(answer.expect("an answer").status, 200);
+        tokio::time::sleep(10 * SECOND).await;
+    }
+    let snapshot = layer.handle().snapshot();
+    let price = |tokens: u64, price: u64| i128::from(tokens) * i128::from(price) * 1_000;
+    let usage = snapshot.usage;
+    let saved = price(usage.read, fast.input - fast.cache_read)
+        - price(usage.written_5m, fast.cache_write_5m - fast.input);
+    assert!(usage.read > 0);
+    assert_eq!(snapshot.saved.picos(), saved);
+}

@@ -20,7 +20,7 @@ process. The loads are invented. What the table proves it proves about this mode
               readable from the first content of its writer on and lives 5 min or 1 h from each use
   figures     price of all input divided by its price without a cache, the worst of all seeds
   estimates   the planner is given token counts of the blocks that are between 35 % too low and 15 % too high
-  fan-out     24 requests within about half a second over a document of 20,000 tokens, at most 50,000: the gate holds
+  fan-out     24 requests within about half a second over a document of 20,000 tokens, at most 40,000: the gate holds
               requests for 3 s, and those whose leader begins later all write
   answers     first content after 0.4 s + Exp(0.2 s) + 1 s for 25,000 tokens that are not read from the cache
   bound       each block bought at the least price by a buyer who knows the future, without the limit of 4 markers
