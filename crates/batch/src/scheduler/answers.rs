@@ -1,6 +1,6 @@
 //! The results of batches.
 
-use std::time::SystemTime;
+use std::{collections::HashMap, time::SystemTime};
 
 use tokio::time::Instant;
 use tower_claude_core::event::BatchDecision;
@@ -83,7 +83,14 @@ impl Scheduler {
             return LineUse::Skip;
         }
         self.places.insert(ticket, Place::Answered(number, at));
+        batch.answered += 1;
+        // The answer of a caller that went away before it took it was counted then.
+        let is_first = !std::mem::replace(&mut item.is_counted, true);
         match outcome {
+            ItemOutcome::Succeeded { .. } if !is_first => {
+                self.counters.answered += 1;
+                self.decide(BatchDecision::Answered, "", 1, batch_id, Some(model));
+            }
             ItemOutcome::Succeeded {
                 tokens,
                 cost,
@@ -91,7 +98,7 @@ impl Scheduler {
                 ..
             } => {
                 self.counters.answered += 1;
-                self.counters.tokens += tokens;
+                self.counters.tokens = self.counters.tokens.saturating_add(tokens);
                 self.counters.cost += cost;
                 self.counters.saved += saved;
                 self.decide(BatchDecision::Answered, "", 1, batch_id, Some(model));
@@ -116,7 +123,7 @@ impl Scheduler {
         number: BatchNumber,
         end: ResultsEnd,
         now: Instant,
-        wall: SystemTime,
+        _: SystemTime,
     ) {
         let random = self.rng.f64();
         let Some(batch) = self.batches.get_mut(&number) else {
@@ -139,11 +146,19 @@ impl Scheduler {
                 // Callers that were attached while the results were read need them once more.
                 batch.retry(now, None, random);
                 let (read_from, places) = (batch.read_from, &mut self.places);
+                let is_missing = |ticket: &Ticket, places: &HashMap<Ticket, Place>| {
+                    ticket.0 < read_from && matches!(places.get(ticket), Some(Place::InBatch(..)))
+                };
+                let mut tickets = batch.items.iter().filter_map(|item| item.ticket);
+                if tickets.any(|ticket| is_missing(&ticket, places))
+                    && !std::mem::replace(&mut batch.is_reread, true)
+                {
+                    return;
+                }
                 let mut missing = Vec::new();
                 for item in &mut batch.items {
-                    let ticket = item.ticket.filter(|ticket| ticket.0 < read_from);
-                    if let Some(ticket) = ticket
-                        && matches!(places.get(&ticket), Some(Place::InBatch(..)))
+                    if let Some(ticket) = item.ticket
+                        && is_missing(&ticket, places)
                     {
                         places.remove(&ticket);
                         (item.ticket, item.wanted) = (None, false);
@@ -155,7 +170,7 @@ impl Scheduler {
                     self.end(ticket, Verdict::Live("missing"));
                 }
             }
-            ResultsEnd::NotFound => self.not_found(number, now, wall),
+            ResultsEnd::NotFound => self.not_found(number, now),
             ResultsEnd::Denied => self.deny_batch(number, now),
             ResultsEnd::Failed { retry_after } => batch.retry(now, retry_after, random),
         }

@@ -29,8 +29,11 @@ impl Scheduler {
         if let Some(ticket) = self.attach(&call, live_at, now) {
             return Placement::Waits { ticket, live_at };
         }
-        let pool = self.pools.entry(call.pool).or_default();
-        if pool.closed_until.is_some_and(|until| until > now) {
+        let closed_until = self
+            .pools
+            .get(&call.pool)
+            .and_then(|pool| pool.closed_until);
+        if closed_until.is_some_and(|until| until > now) {
             return self.pass("closed");
         }
         if now + self.latencies.quantile(&call.model, WORTH) > live_at {
@@ -140,12 +143,16 @@ impl Scheduler {
                 }
                 false
             }
-            Some(Place::InBatch(number, at) | Place::Answered(number, at)) => {
+            Some(place @ (Place::InBatch(number, at) | Place::Answered(number, at))) => {
                 let Some(batch) = self.batches.get_mut(&number) else {
                     return false;
                 };
                 let is_unsent = batch.state == State::Planned && !batch.busy;
-                let may_run = batch.may_run();
+                let is_answered = matches!(place, Place::Answered(..));
+                batch.answered -= usize::from(is_answered);
+                // The result of a batch that has ended was billed, if it is of any use.
+                let may_be_billed = batch.may_run()
+                    || matches!(batch.state, State::Ended { .. }) && batch.items[at].wanted;
                 let item = &mut batch.items[at];
                 item.ticket = None;
                 item.wanted = may_come_back && !is_unsent;
@@ -171,7 +178,7 @@ impl Scheduler {
                     let key = self.keys.entry(id.key).or_default();
                     key.open.insert(id.ordinal, number);
                 }
-                may_run
+                may_be_billed
             }
         }
     }
@@ -189,6 +196,7 @@ impl Scheduler {
         item.delivered = Some(wall);
         let id = item.id;
         batch.waiting -= 1;
+        batch.answered -= 1;
         match self.records.last_mut() {
             Some(Record::Delivered { batch, at, items }) if *batch == number && *at == wall => {
                 items.push(id);

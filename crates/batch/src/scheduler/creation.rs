@@ -51,6 +51,7 @@ impl Scheduler {
                     live_at: call.live_at,
                     wanted: true,
                     delivered: None,
+                    is_counted: false,
                     redelivered_until: None,
                 });
             }
@@ -110,6 +111,7 @@ impl Scheduler {
         };
         batch.busy = false;
         let calls = batch.items.len();
+        batch.settling_since = now;
         match creation {
             Creation::Created { id } => {
                 batch.state = State::Running { id: id.clone() };
@@ -128,9 +130,14 @@ impl Scheduler {
                 batch.retry(now, retry_after, random);
                 if batch.waiting == 0 {
                     self.close(number);
+                } else {
+                    self.give_up_left(number);
                 }
             }
-            Creation::TooLarge if calls > 1 => self.split(number, now, wall),
+            Creation::TooLarge if calls > 1 => {
+                self.give_up_left(number);
+                self.split(number, now, wall);
+            }
             Creation::TooLarge => {
                 self.dissolve(number, Verdict::Live("too_large"));
                 self.close(number);
@@ -158,16 +165,37 @@ impl Scheduler {
         }
     }
 
+    /// Takes the calls whose callers have gone away out of a batch that was not created, so that the
+    /// next creation does not have them.
+    fn give_up_left(&mut self, number: BatchNumber) {
+        let Some(batch) = self.batches.get_mut(&number) else {
+            return;
+        };
+        for item in batch.items.iter_mut().filter(|item| item.ticket.is_none()) {
+            (item.body, item.wanted) = (None, false);
+            if let Some(key) = self.keys.get_mut(&item.id.key) {
+                key.open.remove(&item.id.ordinal);
+            }
+        }
+    }
+
     /// Divides a batch that the API does not take as it is.
     fn split(&mut self, number: BatchNumber, now: Instant, wall: SystemTime) {
         let Some(batch) = self.batches.get_mut(&number) else {
             return;
         };
-        let (pool, mut first) = (batch.pool, std::mem::take(&mut batch.items));
+        let items = std::mem::take(&mut batch.items).into_iter();
+        let (mut first, left): (Vec<Item>, Vec<Item>) = items.partition(|item| item.body.is_some());
+        // Closed with the batch.
+        batch.items = left;
         batch.waiting = 0;
+        let pool = batch.pool;
         self.close(number);
         let second = first.split_off(first.len() / 2);
         for items in [first, second] {
+            if items.is_empty() {
+                continue;
+            }
             let number = BatchNumber(self.rng.u64(..));
             for (at, item) in items.iter().enumerate() {
                 if let Some(ticket) = item.ticket {

@@ -10,7 +10,7 @@ use tower_claude_core::event::BatchDecision;
 use tower_claude_wire::Money;
 
 use super::{
-    batch::{Batch, State},
+    batch::{Batch, SETTLES, State},
     interface::{Action, Decision, Listed, Status, Verdict},
     state::Scheduler,
 };
@@ -19,8 +19,6 @@ use crate::{
     journal::Record,
 };
 
-/// The time for which the API may not list or return a batch that it has created.
-const SETTLES: Duration = Duration::from_secs(300);
 /// The difference of ages within which a batch in the list may be the one that is looked for. It has
 /// room for clocks that are wrong or were set, because its results are certain.
 pub(crate) const SKEW: Duration = Duration::from_secs(3_600);
@@ -52,7 +50,8 @@ impl Scheduler {
                         let body = item.body.clone()?;
                         Some((item.id.custom_id(number), body))
                     });
-                    let items = items.collect();
+                    let items: Vec<_> = items.collect();
+                    batch.sent = Some(items.len() as u64);
                     return Some(Action::Create {
                         batch: number,
                         pool,
@@ -82,9 +81,10 @@ impl Scheduler {
         }
         for pool in lists {
             let state = self.pools.entry(pool).or_default();
-            if std::mem::replace(&mut state.is_listing, true) {
+            if state.listing_since.is_some() {
                 continue;
             }
+            state.listing_since = Some(now);
             let searched = self.batches.values().filter(|batch| {
                 let is_open = matches!(batch.state, State::Unknown | State::Running { .. });
                 batch.pool == pool && is_open
@@ -114,7 +114,7 @@ impl Scheduler {
         let batches = self.batches.values().filter_map(|batch| {
             let is_listing = || {
                 let pool = self.pools.get(&batch.pool);
-                pool.is_some_and(|pool| pool.is_listing)
+                pool.is_some_and(|pool| pool.listing_since.is_some())
             };
             // Those that the list has are due again when it is there.
             let is_listed = match batch.state {
@@ -128,13 +128,7 @@ impl Scheduler {
     }
 
     /// Records the state of a batch.
-    pub fn on_status(
-        &mut self,
-        number: BatchNumber,
-        status: Status,
-        now: Instant,
-        wall: SystemTime,
-    ) {
+    pub fn on_status(&mut self, number: BatchNumber, status: Status, now: Instant, _: SystemTime) {
         let random = self.rng.f64();
         let first = self.first_poll(number);
         let Some(batch) = self.batches.get_mut(&number) else {
@@ -144,7 +138,7 @@ impl Scheduler {
         match status {
             Status::Running => batch.schedule(now, first, random),
             Status::Ended => self.ended(number, now),
-            Status::NotFound => self.not_found(number, now, wall),
+            Status::NotFound => self.not_found(number, now),
             Status::Denied => self.deny_batch(number, now),
             Status::Failed { retry_after } => batch.retry(now, retry_after, random),
         }
@@ -161,10 +155,13 @@ impl Scheduler {
         now: Instant,
         wall: SystemTime,
     ) {
-        if let Some(pool) = self.pools.get_mut(&pool) {
-            pool.is_listing = false;
-        }
-        let ids = self.batches.values().filter_map(|batch| batch.id());
+        let listing = self.pools.get_mut(&pool);
+        let listed_at = listing.and_then(|pool| pool.listing_since.take());
+        // What has happened since then is not in the list.
+        let listed_at = listed_at.unwrap_or(now);
+        // An id that another batch only tries may be the one of this batch.
+        let certain = self.batches.values().filter(|batch| batch.is_certain);
+        let ids = certain.filter_map(|batch| batch.id());
         let known: BTreeSet<String> = ids.map(str::to_owned).collect();
         let open = self.batches.iter().filter(|(_, batch)| {
             let is_open = matches!(batch.state, State::Unknown | State::Running { .. });
@@ -191,12 +188,12 @@ impl Scheduler {
                 }
                 continue;
             }
-            let age = wall.duration_since(batch.planned).unwrap_or_default();
-            let total = batch.items.len() as u64;
+            let [shortest, longest] = batch.ages(now, wall);
+            let total = batch.sent.unwrap_or(batch.items.len() as u64);
             let mut candidates = list.iter().filter(|listed| {
                 listed.total == total
-                    && listed.age <= age + SKEW
-                    && listed.age + SKEW >= age
+                    && listed.age <= longest + SKEW
+                    && listed.age + SKEW >= shortest
                     && !known.contains(&listed.id)
                     && !batch.others.contains(&listed.id)
             });
@@ -207,7 +204,7 @@ impl Scheduler {
                 };
                 batch.is_certain = false;
                 batch.next_at = now;
-            } else if candidates.next().is_some() || age < SETTLES || !is_complete {
+            } else if candidates.next().is_some() || !batch.has_settled(listed_at) || !is_complete {
                 batch.schedule(now, Duration::ZERO, random);
             } else {
                 self.not_created(number, now);
@@ -272,6 +269,10 @@ impl Scheduler {
         let Some(id) = batch.id().map(str::to_owned) else {
             return;
         };
+        let primed = batch.primes.zip(batch.sent_at);
+        if let Some(pool) = self.pools.get_mut(&batch.pool) {
+            pool.release(number, primed);
+        }
         (batch.is_certain, batch.ended_at) = (true, Some(now));
         for item in &mut batch.items {
             item.body = None;
@@ -285,13 +286,12 @@ impl Scheduler {
     }
 
     /// Records that the API does not have a batch, or not yet.
-    pub(super) fn not_found(&mut self, number: BatchNumber, now: Instant, wall: SystemTime) {
+    pub(super) fn not_found(&mut self, number: BatchNumber, now: Instant) {
         let Some(batch) = self.batches.get_mut(&number) else {
             return;
         };
-        let age = wall.duration_since(batch.planned).unwrap_or_default();
-        let ended = batch.ended_at.map(|at| now.saturating_duration_since(at));
-        if age.min(ended.unwrap_or(age)) < SETTLES {
+        let is_new = |since: Instant| now.saturating_duration_since(since) < SETTLES;
+        if !batch.has_settled(now) || batch.ended_at.is_some_and(is_new) {
             batch.retry(now, Some(Duration::from_secs(10)), 0.5);
             return;
         }

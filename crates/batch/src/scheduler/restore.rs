@@ -45,6 +45,7 @@ impl Scheduler {
                         live_at: now,
                         wanted: true,
                         delivered: None,
+                        is_counted: false,
                         redelivered_until: None,
                     });
                     let mut planned = Batch::new(pool, items.collect(), now, at);
@@ -83,6 +84,8 @@ impl Scheduler {
                 let left = item
                     .delivered
                     .and_then(|at| self.settings.redelivery.checked_sub(age(at)));
+                // The results are not kept for longer.
+                let left = left.map(|left| left.min(KEPT));
                 item.redelivered_until = left.filter(|left| !left.is_zero()).map(|left| now + left);
                 let key = self.keys.entry(item.id.key).or_default();
                 key.count += 1;
@@ -153,7 +156,10 @@ impl Scheduler {
                 continue;
             }
             items += batch.items.len();
-            if batch.waiting == 0 && !batch.busy && batch.ended_at.is_some() {
+            if batch.waiting == 0
+                && !batch.busy
+                && (batch.ended_at.is_some() || batch.sent_at.is_none())
+            {
                 idle.push((batch.planned, number, batch.items.len()));
             }
         }

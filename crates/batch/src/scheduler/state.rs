@@ -231,15 +231,17 @@ impl Scheduler {
         let Some(batch) = self.batches.get_mut(&number) else {
             return;
         };
-        batch.waiting = 0;
+        (batch.waiting, batch.answered) = (0, 0);
         let mut tickets = Vec::new();
         for item in &mut batch.items {
             item.wanted = false;
             tickets.extend(item.ticket.take());
         }
         for ticket in tickets {
-            self.places.remove(&ticket);
-            self.end(ticket, verdict);
+            // An answer that is there stays the answer.
+            if let Some(Place::InBatch(..)) = self.places.remove(&ticket) {
+                self.end(ticket, verdict);
+            }
         }
     }
 
