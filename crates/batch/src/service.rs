@@ -271,11 +271,24 @@ impl<S> WaitingCall<S> {
             let after = started.elapsed();
             return Err(Rejection::new(LAYER, RejectReason::TimedOut { after }));
         }
+        let known = Call::of(&request).cloned();
         let extensions = request.extensions_mut();
         extensions.insert(Deadline(deadline));
         // The caller's own priority stays.
         if extensions.get::<Priority>().is_none() {
-            extensions.insert(Priority::Batch);
+            let raised = known.as_ref().map(|call| call.priority());
+            let raised = raised.filter(|priority| *priority != Priority::Normal);
+            extensions.insert(raised.unwrap_or(Priority::Batch));
+        }
+        if let Some(known) = known {
+            // It was made before the wait, and inner layers would take the priority, the deadline
+            // and the place in queues from it.
+            if let Some(tenant) = known.tenant() {
+                extensions.insert(tenant.clone());
+            }
+            extensions.insert(known.workload());
+            extensions.remove::<Arc<Call>>();
+            Arc::new(Call::new(extensions, Instant::now())).attach(&mut request);
         }
         Ok((service, request))
     }
