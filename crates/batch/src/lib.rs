@@ -89,7 +89,7 @@
 //!
 //! A call that is dropped leaves the queue. If its batch exists, the result is kept for the next
 //! caller with the same question, for instance a client that tries again after a timeout. A batch
-//! that no caller waits for is cancelled after two minutes, unless the journal is persistent. One
+//! that no caller waits for is cancelled after two minutes, unless the journal is persistent. A batch
 //! whose creation is not certain is forgotten instead, because its id is not known. Batches that run
 //! when the driver ends are not cancelled.
 //!
