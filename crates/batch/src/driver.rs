@@ -362,9 +362,18 @@ where
         let mut query = "limit=1000".to_owned();
         for _ in 0..PAGES {
             let until = Instant::now() + PATIENCE;
-            let Ok((headers, body)) = self.exchange(Method::GET, "", &query, None, until).await
-            else {
-                break;
+            let sent = self.exchange(Method::GET, "", &query, None, until).await;
+            let (headers, body) = match sent {
+                Ok(sent) => sent,
+                Err(failure) if found.is_none() => {
+                    let status = failure.status();
+                    let error = failure.response.as_ref();
+                    return self.shared.change_with(error, |inner, now| {
+                        let scheduler = &mut inner.scheduler;
+                        scheduler.on_list_failed(pool, status, now.instant);
+                    });
+                }
+                Err(_) => break,
             };
             // Ages are compared by the clock of the server.
             let now = wire::date(&headers).unwrap_or(wall);

@@ -176,7 +176,7 @@ fn invalid(value: &HeaderValue) -> Box<Response<Bytes>> {
     Box::new(response)
 }
 
-/// What a batch needs to know of a request.
+/// The parts of a request that a batch needs.
 #[derive(Debug)]
 pub(crate) struct Question {
     pub(crate) pool: PoolId,

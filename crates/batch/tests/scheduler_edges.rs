@@ -11,7 +11,7 @@ use tower_claude_batch::{
     BatchNumber, ItemId, Key, PoolId, Record,
     scheduler::{
         Action, BatchCall, Creation, ItemOutcome, LineUse, Listed, Placement, ResultsEnd,
-        Scheduler, SchedulerSettings, SharedPrefix, Status, Ticket,
+        Scheduler, SchedulerSettings, SharedPrefix, Status, Ticket, Verdict,
     },
 };
 use tower_claude_wire::Money;
@@ -360,4 +360,25 @@ fn redelivery_without_an_end_is_bounded_by_the_results() {
     run.scheduler.replay(records, now, wall);
     run.ask(1);
     assert_eq!(run.scheduler.snapshot(now).attached, 1);
+}
+
+#[test]
+fn list_that_fails_keeps_to_its_retry_after_or_is_reported_to_all() {
+    let mut run = Run::new(|_| ());
+    let ticket = run.ask(1);
+    let batch = run.creations(5 * MINUTE)[0].0;
+    run.created(batch, Creation::Ambiguous, 5 * MINUTE);
+    assert!(matches!(run.actions(6 * MINUTE)[..], [Action::List { .. }]));
+    let retry_after = Some(10 * MINUTE);
+    let now = run.times(6 * MINUTE).0;
+    run.scheduler
+        .on_list_failed(POOL, Status::Failed { retry_after }, now);
+    assert_eq!(run.scheduler.next_at(), Some(now + 10 * MINUTE));
+    assert!(matches!(
+        run.actions(16 * MINUTE)[..],
+        [Action::List { .. }]
+    ));
+    let now = run.times(16 * MINUTE).0;
+    run.scheduler.on_list_failed(POOL, Status::Denied, now);
+    assert_eq!(run.scheduler.take_verdicts(), [(ticket, Verdict::Denied)]);
 }

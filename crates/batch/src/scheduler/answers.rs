@@ -13,7 +13,7 @@ use super::{
 use crate::id::{BatchNumber, ItemId};
 
 impl Scheduler {
-    /// Records one result that was read for [`Action::Results`].
+    /// Records one result that was read for [`Action::Results`](super::Action::Results).
     pub fn on_line(
         &mut self,
         number: BatchNumber,
@@ -117,7 +117,7 @@ impl Scheduler {
         LineUse::Deliver(ticket)
     }
 
-    /// Records the end of [`Action::Results`].
+    /// Records the end of [`Action::Results`](super::Action::Results).
     pub fn on_results(
         &mut self,
         number: BatchNumber,

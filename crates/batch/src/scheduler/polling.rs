@@ -155,6 +155,10 @@ impl Scheduler {
         now: Instant,
         wall: SystemTime,
     ) {
+        let Some(list) = list else {
+            let status = Status::Failed { retry_after: None };
+            return self.on_list_failed(pool, status, now);
+        };
         let listing = self.pools.get_mut(&pool);
         let listed_at = listing.and_then(|pool| pool.listing_since.take());
         // What has happened since then is not in the list.
@@ -172,12 +176,6 @@ impl Scheduler {
             let random = self.rng.f64();
             let first = self.first_poll(number);
             let Some(batch) = self.batches.get_mut(&number) else {
-                continue;
-            };
-            let Some(list) = list else {
-                if batch.next_at <= now {
-                    batch.retry(now, None, random);
-                }
                 continue;
             };
             if let Some(id) = batch.id() {
@@ -209,6 +207,38 @@ impl Scheduler {
             } else {
                 self.not_created(number, now);
             }
+        }
+    }
+
+    /// Records that the batches of a pool could not be listed.
+    pub fn on_list_failed(&mut self, pool: PoolId, status: Status, now: Instant) {
+        if let Some(pool) = self.pools.get_mut(&pool) {
+            pool.listing_since = None;
+        }
+        let due = self.batches.iter().filter(|(_, batch)| {
+            let is_open = matches!(batch.state, State::Unknown | State::Running { .. });
+            batch.pool == pool && !batch.busy && is_open && batch.next_at <= now
+        });
+        let due: Vec<BatchNumber> = due.map(|(number, _)| *number).collect();
+        for number in due {
+            let random = self.rng.f64();
+            match status {
+                Status::Denied => self.deny_batch(number, now),
+                Status::Failed { retry_after } => self.retry(number, retry_after, random, now),
+                _ => self.retry(number, None, random, now),
+            }
+        }
+    }
+
+    fn retry(
+        &mut self,
+        number: BatchNumber,
+        retry_after: Option<Duration>,
+        random: f64,
+        now: Instant,
+    ) {
+        if let Some(batch) = self.batches.get_mut(&number) {
+            batch.retry(now, retry_after, random);
         }
     }
 
