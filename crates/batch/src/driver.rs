@@ -14,7 +14,7 @@ use http::{HeaderMap, Method, Request, Response};
 use http_body::Body;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tower_claude_core::{
-    Class, Classify, ClassifyResponse, ClaudeClassify, Kind, RequestBody,
+    Class, Classify, ClassifyResponse, ClaudeClassify, Kind, Reach, RequestBody,
     event::{Event, emit},
 };
 use tower_claude_wire as wire;
@@ -247,11 +247,13 @@ impl Failure {
     }
 
     /// Returns true if all requests with this credential fail.
-    const fn is_denied(&self) -> bool {
-        matches!(
-            self.class.kind,
-            Kind::SpendLimit | Kind::Unauthorized | Kind::Forbidden
-        )
+    fn is_denied(&self) -> bool {
+        match self.class.kind {
+            Kind::SpendLimit | Kind::Unauthorized => true,
+            // A key may have no permission for batches only.
+            Kind::Forbidden => self.class.reach == Reach::Credential,
+            _ => false,
+        }
     }
 
     fn creation(&self) -> Creation {
@@ -259,7 +261,7 @@ impl Failure {
         match class.kind {
             _ if self.is_denied() => Creation::Denied,
             Kind::TooLarge => Creation::TooLarge,
-            Kind::BadRequest | Kind::NotFound => Creation::Rejected,
+            Kind::BadRequest | Kind::Forbidden | Kind::NotFound => Creation::Rejected,
             _ if class.unprocessed => Creation::NotTaken {
                 retry_after: class.retry_after,
             },
@@ -360,9 +362,18 @@ where
         let mut query = "limit=1000".to_owned();
         for _ in 0..PAGES {
             let until = Instant::now() + PATIENCE;
-            let Ok((headers, body)) = self.exchange(Method::GET, "", &query, None, until).await
-            else {
-                break;
+            let sent = self.exchange(Method::GET, "", &query, None, until).await;
+            let (headers, body) = match sent {
+                Ok(sent) => sent,
+                Err(failure) if found.is_none() => {
+                    let status = failure.status();
+                    let error = failure.response.as_ref();
+                    return self.shared.change_with(error, |inner, now| {
+                        let scheduler = &mut inner.scheduler;
+                        scheduler.on_list_failed(pool, status, now.instant);
+                    });
+                }
+                Err(_) => break,
             };
             // Ages are compared by the clock of the server.
             let now = wire::date(&headers).unwrap_or(wall);
@@ -427,8 +438,16 @@ where
                 }
             }
         }
-        lines.finish(|line| is_other |= read(line));
-        Ok(ResultsEnd::Complete)
+        let mut is_cut = false;
+        lines.finish(|line| {
+            // The body has ended in the middle of a line.
+            is_cut = ResultLine::parse(line, platform).is_none();
+            is_other |= read(line);
+        });
+        Ok(match is_cut && !is_other {
+            true => ResultsEnd::Failed { retry_after: None },
+            false => ResultsEnd::Complete,
+        })
     }
 
     /// Sends a request and reads the body of its response.

@@ -104,8 +104,8 @@ impl<J: Journal> BatchBuilder<J> {
         self
     }
 
-    /// Sets a function that returns the tolerance of a request without one. Default: none, so that
-    /// such requests pass through.
+    /// Sets a function that returns the tolerance of a Messages request without one. Default: none,
+    /// so that such requests pass through.
     pub fn with_policy<F>(mut self, policy: F) -> Self
     where
         F: Fn(&Request<RequestBody>) -> Option<Duration> + Send + Sync + 'static,

@@ -89,7 +89,9 @@
 //!
 //! A call that is dropped leaves the queue. If its batch exists, the result is kept for the next
 //! caller with the same question, for instance a client that tries again after a timeout. A batch
-//! that no caller waits for is cancelled after two minutes, unless the journal is persistent.
+//! that no caller waits for is cancelled after two minutes, unless the journal is persistent. A batch
+//! whose creation is not certain is forgotten instead, because its id is not known. Batches that run
+//! when the driver ends are not cancelled.
 //!
 //! # Streaming
 //!
@@ -101,6 +103,10 @@
 //! * A caller waits as long as it said. Clients and proxies between need timeouts as long as that.
 //! * Requests to Bedrock, Vertex and Foundry pass through, because these have no batches.
 //! * A body over the buffer limit (32 MiB) passes through.
+//! * A request with an AWS signature is sent at once, because its signature does not hold for a
+//!   batch. Sign below this layer.
+//! * Callers hold the bodies of calls in batches, to send them live. The limits of the queue do not
+//!   count these.
 //! * With equal bodies in flight at the same time, each caller gets an answer of its own.
 //! * Several processes need a journal each. A question that was asked in one is not found in another.
 #![forbid(unsafe_code)]

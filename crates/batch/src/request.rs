@@ -6,9 +6,9 @@ use bytes::Bytes;
 use http::{
     Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, Version,
     header::{
-        ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH,
-        CONTENT_TYPE, DATE, EXPECT, FORWARDED, HOST, ORIGIN, REFERER, TE, TRANSFER_ENCODING,
-        UPGRADE, USER_AGENT, VIA,
+        ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING,
+        CONTENT_LENGTH, CONTENT_TYPE, DATE, EXPECT, FORWARDED, HOST, ORIGIN, REFERER, TE,
+        TRANSFER_ENCODING, UPGRADE, USER_AGENT, VIA,
     },
 };
 use serde_json::value::RawValue;
@@ -176,7 +176,7 @@ fn invalid(value: &HeaderValue) -> Box<Response<Bytes>> {
     Box::new(response)
 }
 
-/// What a batch needs to know of a request.
+/// The parts of a request that a batch needs.
 #[derive(Debug)]
 pub(crate) struct Question {
     pub(crate) pool: PoolId,
@@ -213,6 +213,9 @@ impl Question {
         let body = request.body().bytes().ok_or("body")?;
         if headers.contains_key(CONTENT_ENCODING) {
             return Err("body");
+        }
+        if is_signed(uri, headers) {
+            return Err("signature");
         }
         check(body)?;
         let mut pool = pool_text(request, &host, ignored);
@@ -266,7 +269,46 @@ fn check(body: &Bytes) -> Result<(), &'static str> {
             _ => {}
         }
     }
-    Ok(())
+    match has_lone_surrogate(body) {
+        true => Err("body"),
+        false => Ok(()),
+    }
+}
+
+/// Returns true if a text in a JSON document has one half of a surrogate pair. Parsers differ in
+/// that, and the API rejects the whole creation.
+fn has_lone_surrogate(json: &[u8]) -> bool {
+    let unit = |at: usize| {
+        let digits = json.get(at..at + 6)?.strip_prefix(b"\\u")?;
+        u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+    };
+    let mut at = 0;
+    while let Some(next) = memchr::memchr(b'\\', &json[at..]) {
+        at += next;
+        at += match unit(at) {
+            Some(0xd800..=0xdbff) => match unit(at + 6) {
+                Some(0xdc00..=0xdfff) => 12,
+                _ => return true,
+            },
+            Some(0xdc00..=0xdfff) => return true,
+            Some(_) => 6,
+            // Another escape, of two characters.
+            None => 2,
+        };
+        if at >= json.len() {
+            break;
+        }
+    }
+    false
+}
+
+/// Returns true if a request has an AWS signature. It does not hold for the requests about batches.
+fn is_signed(uri: &Uri, headers: &HeaderMap) -> bool {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    values.any(|value| value.as_bytes().trim_ascii().starts_with(b"AWS4-"))
+        || uri
+            .query()
+            .is_some_and(|query| query.contains("X-Amz-Signature="))
 }
 
 /// Returns the members of a JSON object, with duplicates. `None` if it is no valid object.
@@ -463,5 +505,37 @@ impl Template {
             *request.body_mut() = RequestBody::from(body);
         }
         request
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_of_a_surrogate_pair_makes_a_body_unfit() {
+        let check = |text: &str| {
+            let body = format!(r#"{{"messages":[{{"content":"{text}"}}]}}"#);
+            check(&Bytes::from(body))
+        };
+        for text in [
+            "",
+            r"\n\\ud83d",
+            r"\ud83d\ude00",
+            r"\uD83D\uDE00\u0041",
+            "\u{1f600}",
+        ] {
+            assert_eq!(check(text), Ok(()), "{text}");
+        }
+        for text in [
+            r"\ud83d",
+            r"\ude00",
+            r"\ud83d\n",
+            r"\ud83d \ude00",
+            r"\ud83d\ud83d\ude00",
+            r"\\\ud83d",
+        ] {
+            assert_eq!(check(text), Err("body"), "{text}");
+        }
     }
 }

@@ -14,7 +14,7 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tower_claude_core::{
-    Call, Deadline, Priority, RejectReason, Rejection, RequestBody, ResponseBody,
+    Call, Deadline, Endpoint, Priority, RejectReason, Rejection, RequestBody, ResponseBody,
     event::{Event, emit},
     toolkit::take_ready,
 };
@@ -82,7 +82,11 @@ where
                 return ResponseFuture::new(State::Answered { response });
             }
         };
+        // Not of the driver's requests about batches.
+        let is_message =
+            |request: &Request<_>| Endpoint::of(request.uri().path()) == Endpoint::Messages;
         let policy = self.shared.settings.policy.as_ref();
+        let policy = policy.filter(|_| is_message(&request));
         let tolerance = marks.tolerance.or_else(|| policy?(&request));
         if let Some(tolerance) = tolerance {
             let marked = Box::new(Marked {
@@ -208,10 +212,11 @@ struct QueuePlace {
 impl Drop for QueuePlace {
     fn drop(&mut self) {
         if let Some(ticket) = self.ticket {
-            self.shared.change(|inner, now| {
+            let waker = self.shared.change(|inner, now| {
                 inner.scheduler.withdraw(ticket, now.instant);
-                inner.forget(ticket);
+                inner.forget(ticket)
             });
+            drop(waker);
             self.shared.wake.notify_one();
         }
     }
@@ -235,19 +240,21 @@ impl<S> WaitingCall<S> {
         };
         let shared = &self.place.shared;
         let is_late = self.timer.as_mut().poll(cx).is_ready();
+        let (mut waker, mut own) = (Some(cx.waker().clone()), None);
         let word = shared.change(|inner, now| {
-            let word = inner.poll_word(ticket, cx.waker());
+            let word = inner.poll_word(ticket, &mut waker);
             match word {
                 Some(Word::Answer(_)) => inner.scheduler.delivered(ticket, now.wall),
                 None if is_late => {
                     inner.scheduler.go_live(ticket, now.instant);
-                    inner.forget(ticket);
+                    own = inner.forget(ticket);
                     return Some(Word::Live);
                 }
                 _ => {}
             }
             word
         });
+        drop((waker, own));
         match word {
             Some(word) => {
                 self.place.ticket = None;
@@ -271,11 +278,24 @@ impl<S> WaitingCall<S> {
             let after = started.elapsed();
             return Err(Rejection::new(LAYER, RejectReason::TimedOut { after }));
         }
+        let known = Call::of(&request).cloned();
         let extensions = request.extensions_mut();
         extensions.insert(Deadline(deadline));
         // The caller's own priority stays.
         if extensions.get::<Priority>().is_none() {
-            extensions.insert(Priority::Batch);
+            let raised = known.as_ref().map(|call| call.priority());
+            let raised = raised.filter(|priority| *priority != Priority::Normal);
+            extensions.insert(raised.unwrap_or(Priority::Batch));
+        }
+        if let Some(known) = known {
+            // It was made before the wait, and inner layers would take the priority, the deadline
+            // and the place in queues from it.
+            if let Some(tenant) = known.tenant() {
+                extensions.insert(tenant.clone());
+            }
+            extensions.insert(known.workload());
+            extensions.remove::<Arc<Call>>();
+            Arc::new(Call::new(extensions, Instant::now())).attach(&mut request);
         }
         Ok((service, request))
     }

@@ -173,23 +173,25 @@ impl Inner {
         slot.waker.take()
     }
 
-    /// Returns the end of the wait of a call. Otherwise keeps the waker.
-    pub(crate) fn poll_word(&mut self, ticket: Ticket, waker: &Waker) -> Option<Word> {
+    /// Returns the end of the wait of a call. Otherwise keeps the waker, and puts the old one in its
+    /// place.
+    ///
+    /// The caller drops the old waker without the lock, because that may drop a task with calls.
+    pub(crate) fn poll_word(&mut self, ticket: Ticket, waker: &mut Option<Waker>) -> Option<Word> {
         let slot = self.slots.get_mut(&ticket)?;
         let word = slot.word.take();
-        match (&word, &mut slot.waker) {
-            (Some(_), _) => {
-                self.slots.remove(&ticket);
-            }
-            (None, Some(known)) => known.clone_from(waker),
-            (None, known) => *known = Some(waker.clone()),
+        if word.is_some() {
+            *waker = self.forget(ticket);
+        } else {
+            std::mem::swap(&mut slot.waker, waker);
         }
         word
     }
 
-    /// Removes the place of a call.
-    pub(crate) fn forget(&mut self, ticket: Ticket) {
-        self.slots.remove(&ticket);
+    /// Removes the place of a call, and returns its waker, which is dropped without the lock.
+    #[must_use]
+    pub(crate) fn forget(&mut self, ticket: Ticket) -> Option<Waker> {
+        self.slots.remove(&ticket)?.waker
     }
 }
 

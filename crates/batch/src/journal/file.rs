@@ -149,12 +149,12 @@ impl Journal for FileJournal {
             file.write_all(text.as_bytes())?;
             file.sync_all()?;
             std::fs::rename(&path, &self.path)?;
-            sync_folder(&self.path)?;
             Ok(file)
         };
+        // From here on the old file has no name, so that nothing may be appended to it.
         self.file = write().map_err(failed("replace", &self.path))?;
         (self.length, self.is_whole) = (text.len() as u64, true);
-        Ok(())
+        sync_folder(&self.path).map_err(failed("replace", &self.path))
     }
 
     fn is_persistent(&self) -> bool {

@@ -24,6 +24,9 @@ const LAST_POLL: Duration = Duration::from_secs(10);
 /// The first and the longest wait after a request that failed.
 const RETRIES: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(60)];
 
+/// The time for which the API may not list or return a batch that it has created.
+pub(super) const SETTLES: Duration = Duration::from_secs(300);
+
 /// The state of a batch at the API.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum State {
@@ -51,6 +54,8 @@ pub(super) struct Item {
     /// False if the caller was answered otherwise, or if the result is of no use.
     pub(super) wanted: bool,
     pub(super) delivered: Option<SystemTime>,
+    /// True if its cost and savings are in the counters.
+    pub(super) is_counted: bool,
     /// The time until which an answer that was delivered before a restart is delivered again.
     pub(super) redelivered_until: Option<Instant>,
 }
@@ -71,12 +76,19 @@ pub(super) struct Batch {
     /// The time at which it was sent. `None` for a batch of an earlier run.
     pub(super) sent_at: Option<Instant>,
     pub(super) planned: SystemTime,
+    /// The number of requests in the last creation. `None` for a batch of an earlier run.
+    pub(super) sent: Option<u64>,
+    /// The end of the creation, with or without an answer, or the time of the restart. The API may
+    /// not list or return the batch yet for a while after that.
+    pub(super) settling_since: Instant,
     pub(super) ended_at: Option<Instant>,
     /// The failures in a row.
     pub(super) failures: u32,
     pub(super) cancel_at: Option<Instant>,
     /// The number of items with a caller.
     pub(super) waiting: usize,
+    /// The number of those whose answer is there, and which its caller has not taken yet.
+    pub(super) answered: usize,
     /// The prefix that it writes to the cache for calls that wait for it.
     pub(super) primes: Option<u64>,
     /// False while it is not known if the id at the API is the one of this batch.
@@ -85,6 +97,9 @@ pub(super) struct Batch {
     pub(super) is_unlisted: bool,
     /// The calls before this one had a caller when the results were last requested.
     pub(super) read_from: u64,
+    /// True if results were missing once, and are read again before their calls are given up. A
+    /// body may have been cut without an error.
+    pub(super) is_reread: bool,
     /// Batches in the list that turned out to be others.
     pub(super) others: HashSet<String>,
 }
@@ -96,6 +111,7 @@ impl Batch {
             pool,
             index: index.collect(),
             waiting: items.iter().filter(|item| item.ticket.is_some()).count(),
+            answered: 0,
             items,
             state: State::Planned,
             journaled: false,
@@ -103,6 +119,8 @@ impl Batch {
             next_at: now,
             sent_at: None,
             planned,
+            sent: None,
+            settling_since: now,
             ended_at: None,
             failures: 0,
             cancel_at: None,
@@ -110,6 +128,7 @@ impl Batch {
             is_certain: true,
             is_unlisted: false,
             read_from: 0,
+            is_reread: false,
             others: HashSet::new(),
         }
     }
@@ -154,7 +173,9 @@ impl Batch {
         }
         match self.state {
             State::Planned => Some(self.next_at),
-            State::Unknown | State::Ended { .. } => (self.waiting > 0).then_some(self.next_at),
+            State::Unknown => (self.waiting > 0).then_some(self.next_at),
+            // An answer that its caller has not taken yet is not read again.
+            State::Ended { .. } => (self.waiting > self.answered).then_some(self.next_at),
             State::Running { .. } => {
                 let poll = self.is_polled().then_some(self.next_at);
                 poll.into_iter().chain(self.cancel_at).min()
@@ -189,6 +210,20 @@ impl Batch {
         self.failures += 1;
         let wait = doubled.min(RETRIES[1]).mul_f64(0.8 + 0.4 * random);
         self.next_at = now + wait.max(after.unwrap_or_default());
+    }
+
+    /// Returns the shortest and the longest time since its creation. They differ if a clock was set,
+    /// or if the creation was repeated.
+    pub(super) fn ages(&self, now: Instant, wall: SystemTime) -> [Duration; 2] {
+        let by_wall = wall.duration_since(self.planned).unwrap_or_default();
+        let sent = self.sent_at.map(|at| now.saturating_duration_since(at));
+        let sent = sent.unwrap_or(by_wall);
+        [by_wall.min(sent), by_wall.max(sent)]
+    }
+
+    /// Returns true if the API listed and returned it at this time if it had been created.
+    pub(super) fn has_settled(&self, at: Instant) -> bool {
+        at.saturating_duration_since(self.settling_since) >= SETTLES
     }
 
     /// Returns the position of an item that a caller may wait for.
@@ -239,6 +274,7 @@ mod tests {
             live_at: now + live_in,
             wanted: true,
             delivered: None,
+            is_counted: false,
             redelivered_until: None,
         };
         let mut batch = Batch::new(PoolId([0; 16]), vec![item], now, SystemTime::UNIX_EPOCH);

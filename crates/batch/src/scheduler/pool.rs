@@ -91,8 +91,8 @@ pub(super) struct Pool {
     flushed_at: Option<Instant>,
     /// The time until which no batch is created, because the API does not take any.
     pub(super) closed_until: Option<Instant>,
-    /// True while the batches of the pool are being listed.
-    pub(super) is_listing: bool,
+    /// The time since which the batches of the pool are being listed.
+    pub(super) listing_since: Option<Instant>,
     primed: HashMap<u64, Instant>,
     hits: HitShare,
 }
@@ -158,7 +158,7 @@ impl Pool {
     pub(super) fn learn_hits(&mut self, read: u64, written: u64) {
         // Old calls lose their weight.
         self.hits.read = 0.98 * self.hits.read + read as f64;
-        self.hits.all = 0.98 * self.hits.all + (read + written) as f64;
+        self.hits.all = 0.98 * self.hits.all + read as f64 + written as f64;
     }
 
     /// Takes the calls that are due out of the queue, as batches.
@@ -270,7 +270,7 @@ impl Pool {
     pub(super) fn is_idle(&self, now: Instant) -> bool {
         let is_closed = self.closed_until.is_some_and(|until| until > now);
         let is_recent = self.flushed_at.is_some_and(|at| now < at + PRIMED_FOR);
-        self.queue.is_empty() && !is_closed && !is_recent && !self.is_listing
+        self.queue.is_empty() && !is_closed && !is_recent && self.listing_since.is_none()
     }
 }
 

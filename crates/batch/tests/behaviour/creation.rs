@@ -189,6 +189,20 @@ async fn rejected_creation_sends_all_calls_live_and_closes_the_queue() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn key_without_the_permission_for_batches_sends_its_calls_live() {
+    let world = World::new(api());
+    let call = world.ask("a", 5 * HOUR);
+    sleep(MINUTE).await;
+    world.fake.inject(Fault::Custom {
+        status: StatusCode::FORBIDDEN,
+        headers: Vec::new(),
+        body: bytes(r#"{"type":"error","error":{"type":"permission_error","message":"no"}}"#),
+    });
+    assert_eq!(call.await.unwrap().status, 200);
+    assert_eq!(world.snapshot().went_live["rejected"], 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn rejected_credential_is_reported_to_all_callers_of_the_pool() {
     let world = World::new(api().api_key("another"));
     let calls = ["a", "b"].map(|text| world.ask(text, 5 * HOUR));

@@ -86,6 +86,8 @@ async fn many_batches_are_polled_by_one_list() {
 struct Cutting {
     fake: FakeClaude,
     has_cut: Arc<AtomicBool>,
+    /// The bytes of the second half that are not lost. `None` if the body ends with an error.
+    more: Option<usize>,
 }
 
 impl Service<Request<RequestBody>> for Cutting {
@@ -99,6 +101,7 @@ impl Service<Request<RequestBody>> for Cutting {
 
     fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
         let (mut fake, has_cut) = (self.fake.clone(), self.has_cut.clone());
+        let more = self.more;
         let is_results = request.uri().path().ends_with("/results");
         Box::pin(async move {
             let (parts, body) = fake.call(request).await?.into_parts();
@@ -106,10 +109,12 @@ impl Service<Request<RequestBody>> for Cutting {
             let cuts =
                 is_results && parts.status.is_success() && !has_cut.swap(true, Ordering::SeqCst);
             let body = match cuts {
-                true => FrameBody::new([
-                    Piece::Data(whole.slice(..whole.len() / 2)),
-                    Piece::Error(Broken("cut")),
-                ]),
+                true => {
+                    let error = more.is_none().then_some(Piece::Error(Broken("cut")));
+                    let half = whole.len() / 2 + more.unwrap_or(0);
+                    let half = Piece::Data(whole.slice(..half));
+                    FrameBody::new(std::iter::once(half).chain(error))
+                }
                 false => FrameBody::full(whole),
             };
             Ok(Response::from_parts(parts, body))
@@ -119,10 +124,18 @@ impl Service<Request<RequestBody>> for Cutting {
 
 #[tokio::test(start_paused = true)]
 async fn results_that_break_off_are_read_again_and_each_call_is_answered_once() {
+    // With an error, at the end of a line, and in the middle of one.
+    for more in [None, Some(0), Some(5)] {
+        results_break_off(more).await;
+    }
+}
+
+async fn results_break_off(more: Option<usize>) {
     let fake = api().build();
     let client = Cutting {
         fake: fake.clone(),
         has_cut: Arc::default(),
+        more,
     };
     let (layer, driver) = BatchLayer::in_memory().pair();
     tokio::spawn(driver.run(client.clone()));

@@ -1,12 +1,15 @@
 //! Calls that wait for a batch, and those that do not.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use http::HeaderValue;
 use tokio::time::{Instant, sleep, timeout};
 use tower::Layer;
 use tower_claude_batch::{BATCH, BatchLayer, SAVED, Tolerance};
-use tower_claude_core::{Deadline, Priority};
+use tower_claude_core::{Call, Deadline, Priority, Tenant};
 use tower_claude_fake_claude::FakeClaude;
 use tower_claude_tests::{Received, post, request, send, settle, with};
 
@@ -140,8 +143,17 @@ async fn calls_that_no_batch_takes_are_sent_at_once() {
     request.extensions_mut().insert(Tolerance(5 * HOUR));
     let _ = world.start(request).await.unwrap();
     assert_eq!(world.log.take(), ["passed platform 1"]);
+    // The signature is that of the call, and does not hold for a batch.
+    let mut request = with(
+        question("q", 5 * HOUR),
+        "authorization",
+        "AWS4-HMAC-SHA256 Credential=AK/20261130/us-east-1/aws-external-anthropic/aws4_request",
+    );
+    request.headers_mut().remove("x-api-key");
+    let _ = world.start(request).await.unwrap();
+    assert_eq!(world.log.take(), ["passed signature 1"]);
     assert!(world.requests().is_empty());
-    assert_eq!(world.snapshot().passed.values().sum::<u64>(), 13);
+    assert_eq!(world.snapshot().passed.values().sum::<u64>(), 14);
 }
 
 #[tokio::test(start_paused = true)]
@@ -229,6 +241,38 @@ async fn live_call_has_the_batch_priority_and_the_deadline() {
     assert_eq!(call.await.expect("a response").status, 200);
     assert_eq!(started.elapsed(), Duration::ZERO, "the driver is gone");
     assert_eq!(layer.handle().snapshot().passed["driver"], 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn live_call_has_a_record_of_its_own_if_an_outer_layer_made_one() {
+    for raised in [None, Some(Priority::Interactive)] {
+        let (seen, (layer, _driver)) = (Arc::new(Mutex::new(None)), BatchLayer::in_memory().pair());
+        let kept = seen.clone();
+        let service = tower::util::MapRequest::new(
+            FakeClaude::builder().build(),
+            move |request: http::Request<tower_claude_core::RequestBody>| {
+                let call = Call::of(&request).expect("the record");
+                let tenant = call.tenant().cloned();
+                let times = (call.first_arrival(), call.deadline());
+                *kept.lock().unwrap() = Some((times, call.priority(), tenant));
+                request
+            },
+        );
+        let (started, mut request) = (Instant::now(), question("q", 2 * HOUR));
+        let mut extensions = http::Extensions::new();
+        extensions.insert(Tenant("t".into()));
+        let call = Arc::new(Call::new(&extensions, started));
+        raised.into_iter().for_each(|to| call.raise_priority(to));
+        call.attach(&mut request);
+        let answer: Answer = send(&layer.layer(service), request)
+            .await
+            .expect("a response");
+        assert_eq!(answer.status, 200);
+        let times = (started + 2 * HOUR - 2 * MINUTE, Some(started + 2 * HOUR));
+        let priority = raised.unwrap_or(Priority::Batch);
+        let expected = (times, priority, Some(Tenant("t".into())));
+        assert_eq!(*seen.lock().unwrap(), Some(expected));
+    }
 }
 
 #[tokio::test(start_paused = true)]
