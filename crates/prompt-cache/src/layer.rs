@@ -35,6 +35,8 @@ pub type PromptCache<S, C = ClaudeClassify> = Driven<S, (), PromptCachePolicy, C
 pub struct PromptCacheLayer<C = ClaudeClassify> {
     shared: Arc<Shared>,
     classifier: C,
+    /// The driver, if prefixes are kept alive.
+    driver: Option<Arc<DriverLink>>,
 }
 
 impl PromptCacheLayer {
@@ -43,6 +45,7 @@ impl PromptCacheLayer {
         Self {
             shared: Shared::new(Config::default()),
             classifier: ClaudeClassify::default(),
+            driver: None,
         }
     }
 }
@@ -89,9 +92,11 @@ impl<C> PromptCacheLayer<C> {
     /// most, and no longer than the driver exists.
     pub fn with_keep_alive(self) -> (Self, KeepAliveDriver) {
         let link = Arc::<DriverLink>::default();
-        let layer = self.with(|config| {
+        let mut layer = self;
+        layer.driver = Some(link.clone());
+        let layer = layer.with(|config| {
             config.options.keeps_alive = true;
-            config.driver = Some(link.clone());
+            config.renewals = Some(link.notify());
         });
         (layer, KeepAliveDriver::new(link))
     }
@@ -110,8 +115,12 @@ impl<C> PromptCacheLayer<C> {
     /// Sets the classifier of responses and errors. It overrules the class that an inner layer
     /// left, except for a local rejection.
     pub fn with_classifier<C2>(self, classifier: C2) -> PromptCacheLayer<C2> {
-        let Self { shared, .. } = self.with(|config| config.is_own_classifier = true);
-        PromptCacheLayer { shared, classifier }
+        let Self { shared, driver, .. } = self.with(|config| config.is_own_classifier = true);
+        PromptCacheLayer {
+            shared,
+            classifier,
+            driver,
+        }
     }
 
     /// Returns this layer as a policy, for a driver with several policies.
@@ -130,6 +139,9 @@ impl<C> PromptCacheLayer<C> {
         let mut config = self.shared.config.clone();
         change(&mut config);
         self.shared = Shared::new(config);
+        if let Some(driver) = &self.driver {
+            driver.connect(&self.shared);
+        }
         self
     }
 }

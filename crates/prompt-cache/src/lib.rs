@@ -97,6 +97,7 @@ mod gate;
 mod handle;
 mod history;
 mod keep_alive;
+mod kept;
 mod layer;
 mod miss;
 mod outline;
@@ -106,7 +107,8 @@ mod policy;
 mod reuse;
 mod rules;
 mod shared;
-pub use handle::{MissCounts, PromptCacheHandle, PromptCacheSnapshot};
+mod snapshot;
+pub use handle::PromptCacheHandle;
 pub use history::ClassSnapshot;
 pub use keep_alive::KeepAliveDriver;
 pub use layer::{PromptCache, PromptCacheLayer};
@@ -116,6 +118,7 @@ pub use plan::{Marker, Plan};
 pub use planner::{CacheUsage, Existing, GateState, Learned, Planner, PlannerOptions, Started};
 pub use policy::{PromptCacheAttempt, PromptCachePolicy};
 pub use rules::CacheRules;
+pub use snapshot::{MissCounts, PromptCacheSnapshot};
 
 // Compiles the example of the README.
 #[cfg(doctest)]

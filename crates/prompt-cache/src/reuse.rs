@@ -11,6 +11,9 @@ pub(crate) const INTERVALS: [Duration; 4] = [
     Duration::from_secs(60 * 60),
 ];
 
+/// The time between two renewals. The lifetime of an entry is five minutes.
+pub(crate) const PERIOD: Duration = Duration::from_secs(270);
+
 /// The number of intervals.
 pub(crate) const COUNT: usize = INTERVALS.len();
 

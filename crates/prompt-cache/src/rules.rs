@@ -2,10 +2,7 @@
 
 use tower_claude_wire::{Model, RateCard};
 
-use crate::{
-    keep_alive::PERIOD,
-    reuse::{Chances, Renewals},
-};
+use crate::reuse::{Chances, PERIOD, Renewals};
 
 /// The rules and prices of the prompt cache for one model.
 ///

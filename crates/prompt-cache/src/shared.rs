@@ -8,7 +8,7 @@ use std::{
 };
 
 use foldhash::fast::RandomState;
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 use tower_claude_core::{
     event::{Event, EventSink, emit},
     toolkit::SavedRequest,
@@ -16,12 +16,12 @@ use tower_claude_core::{
 use tower_claude_wire::{Money, Usage};
 
 use crate::{
-    handle::PromptCacheSnapshot,
-    keep_alive::{DriverLink, Kept, KeptPrefixes},
+    kept::{Kept, KeptPrefixes},
     miss::MissCause,
     outline::Outline,
     planner::{CacheUsage, GateState, Planner, PlannerOptions, Started},
     rules::CacheRules,
+    snapshot::PromptCacheSnapshot,
 };
 
 /// The name in events and logs.
@@ -37,8 +37,9 @@ pub(crate) struct Config {
     pub(crate) body_limit: Option<usize>,
     /// True if the classifier is the user's, and so overrules the class of an inner layer.
     pub(crate) is_own_classifier: bool,
-    /// Present if prefixes are kept alive.
-    pub(crate) driver: Option<Arc<DriverLink>>,
+    /// Notified when the time of the next renewal changes, and at the end. Present if prefixes are
+    /// kept alive.
+    pub(crate) renewals: Option<Arc<Notify>>,
 }
 
 /// The settings and the state, shared by all calls.
@@ -66,9 +67,6 @@ impl Shared {
             config,
             state: Mutex::new(state),
         });
-        if let Some(driver) = &shared.config.driver {
-            driver.connect(&shared);
-        }
         shared
     }
 
@@ -208,8 +206,8 @@ impl Shared {
         if let (Some((hash, sent_at, time)), Some((request, rules))) = (learned.keep_alive, saved) {
             let kept = Kept::new(request, rules, model.clone(), sent_at, time);
             drop(self.kept(|all| all.insert(hash, kept)));
-            if let Some(driver) = &self.config.driver {
-                driver.notify.notify_one();
+            if let Some(renewals) = &self.config.renewals {
+                renewals.notify_one();
             }
         }
         if let Some((boundary, saved)) = learned.switched_off {
@@ -245,8 +243,8 @@ impl Shared {
 impl Drop for Shared {
     fn drop(&mut self) {
         // Ends the driver.
-        if let Some(driver) = &self.config.driver {
-            driver.notify.notify_one();
+        if let Some(renewals) = &self.config.renewals {
+            renewals.notify_one();
         }
     }
 }

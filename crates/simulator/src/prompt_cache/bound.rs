@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Prices, traffic::Conversation};
+use super::{prices::Prices, traffic::Conversation};
 use crate::units::{HOUR, MINUTE};
 
 /// The least cost of the uses of one block so far, by the state of its entry after the last use.

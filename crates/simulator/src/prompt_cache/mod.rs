@@ -2,6 +2,7 @@
 
 mod bound;
 mod loads;
+mod prices;
 mod report;
 mod run;
 mod strategy;
@@ -13,6 +14,7 @@ mod tests;
 
 use self::{
     loads::{LOADS, Load},
+    prices::Prices,
     run::{CacheTally, run},
     strategy::STRATEGIES,
 };
@@ -51,17 +53,6 @@ impl Default for CacheOptions {
             stores: 1,
         }
     }
-}
-
-/// Prices as multiples of plain input, and facts of the server's cache.
-#[derive(Clone, Copy, Debug)]
-struct Prices {
-    read: f64,
-    write_5m: f64,
-    write_1h: f64,
-    /// The least tokens of a cached prefix.
-    least_tokens: u64,
-    stores: usize,
 }
 
 /// The results of one load: the runs of all strategies and the bound, for each seed.

@@ -7,7 +7,7 @@ use tower_claude_fake_claude::model::{
 };
 
 use super::{
-    Prices,
+    prices::Prices,
     strategy::{Planned, Strategy, StrategyKind},
     traffic::{Conversation, mix},
 };

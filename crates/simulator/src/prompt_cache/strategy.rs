@@ -9,7 +9,7 @@ use tower_claude_prompt_cache::{
 };
 use tower_claude_wire::{CacheTtl, PromptPart, RateCard};
 
-use super::{Prices, traffic::Conversation};
+use super::{prices::Prices, traffic::Conversation};
 
 /// A way to place markers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
