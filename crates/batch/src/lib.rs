@@ -127,10 +127,11 @@ pub use handle::BatchHandle;
 pub use id::{BatchNumber, InvalidId, ItemId, Key, PoolId};
 pub use journal::{Journal, JournalError, MemoryJournal, Record, file::FileJournal};
 pub use layer::{BatchBuilder, BatchLayer};
-pub use request::{BATCH_KEY, TOLERANCE, Tolerance};
+pub use request::{BATCH_KEY, TOLERANCE};
 pub use results::{BATCH, SAVED};
 pub use scheduler::{BatchSnapshot, LatencySnapshot};
 pub use service::{Batch, ResponseFuture};
+pub use tower_claude_core::Tolerance;
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

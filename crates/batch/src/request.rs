@@ -14,7 +14,7 @@ use http::{
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 use tower_claude_core::{
-    Call, Deadline, Endpoint, Priority, RejectReason, Rejection, RequestBody, Tenant,
+    Call, Deadline, Endpoint, Priority, RejectReason, Rejection, RequestBody, Tenant, Tolerance,
     toolkit::{ApiPath, Credential, Prefixes, host},
 };
 use tower_claude_wire::{ApiError, ModelCatalog, Platform, estimate_tokens};
@@ -39,12 +39,6 @@ pub const BATCH_KEY: HeaderName = HeaderName::from_static("x-tower-claude-batch-
 /// The longest tolerance that counts. The API expires batches after a day, and a call may go through
 /// several.
 pub(crate) const LONGEST: Duration = Duration::from_secs(7 * 86_400);
-
-/// A request extension: the time that a call can wait for its answer. The same as the header
-/// [`TOLERANCE`], over which it wins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[expect(clippy::exhaustive_structs, reason = "as Deadline of the core crate")]
-pub struct Tolerance(pub Duration);
 
 /// Fields of a Messages request that a batch does not take.
 const REFUSED: [&str; 7] = [

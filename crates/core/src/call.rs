@@ -29,6 +29,13 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Deadline(pub Instant);
 
+/// The longest time that the response to a request may take, for a caller that can wait for a batch.
+///
+/// Insert it into the request's extensions. The batch layer of `tower-claude-batch` reads it. The
+/// cache does not let requests with different tolerances share a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Tolerance(pub Duration);
+
 /// The longest time in which the body of a request must arrive. Absent for a body that is there.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RequestTimeout(pub(crate) Duration);

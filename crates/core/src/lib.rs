@@ -27,6 +27,7 @@
 //! | [`Deadline`] | No layer waits longer than this. [`DeadlineLayer`] sets it for all calls. |
 //! | [`Priority`] | Limiters give a higher priority a greater share. |
 //! | [`Tenant`] | Limiters give each tenant a fair share. |
+//! | [`Tolerance`] | The batch layer may answer so much later. |
 //! | [`Workload`] | Limiters estimate the usage of each workload separately. |
 //! | [`CredentialId`] | All layers know the caller by this name, and not by a token that changes. |
 //!
@@ -139,7 +140,7 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 pub use body_failure::BodyFailure;
 pub use buffer_request::check;
-pub use call::{Call, Deadline, Tenant};
+pub use call::{Call, Deadline, Tenant, Tolerance};
 pub use class::{Class, Kind, Reach};
 pub use classify::{Classify, ClassifyResponse, ClaudeClassify, HttpClassify};
 pub use cost::{

@@ -101,7 +101,7 @@ pub use tower_claude_core::metrics;
 pub use tower_claude_core::{
     self as core, Class, Cost, CredentialId, Deadline, DeadlineLayer, EstimateCost, HttpClassify,
     Kind, Priority, RejectReason, Rejection, RejectionLayer, RequestBody, Scope, Settle, Tenant,
-    Workload, check, driver, estimate_fn, event,
+    Tolerance, Workload, check, driver, estimate_fn, event,
 };
 pub use tower_claude_wire as wire;
 

@@ -192,6 +192,7 @@ impl<C, H, L, E> Recommended<C, H, L, E> {
     }
 
     /// Replaces the cache, for instance by a larger one, a detached one or one with another store.
+    /// It also removes a batch layer that was set before.
     pub fn with_cache<H2>(self, layer: H2) -> Recommended<C, H2, L, E> {
         Recommended {
             deadline: self.deadline,
@@ -331,7 +332,6 @@ impl<C, H: Clone, L, E> Recommended<C, H, L, E> {
     /// tokio::spawn(driver.run(claude.clone()));
     /// # }
     /// ```
-    #[cfg(feature = "batch")]
     pub fn with_batches(
         self,
         layer: crate::BatchLayer,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tower::Layer;
-use tower_claude::{BatchLayer, RequestBody, recommended};
+use tower_claude::{BatchLayer, CacheLayer, RequestBody, Tolerance, cache::Cacheable, recommended};
 use tower_claude_fake_claude::{FakeClaude, GroupLimits};
 use tower_claude_tests::{BASE, SONNET, post, prompt, send, with};
 
@@ -66,4 +66,36 @@ async fn deadline_of_the_stack_counts_instead_of_a_longer_tolerance() {
     let answer = send(&service, request).await.expect("an answer");
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert!(begun.elapsed() < Duration::from_secs(30));
+}
+
+#[tokio::test(start_paused = true)]
+async fn call_that_cannot_wait_does_not_share_the_call_of_one_that_can() {
+    let server = server();
+    let (batches, driver) = BatchLayer::in_memory().pair();
+    let cache = CacheLayer::default().with_policy(|_| Some(Cacheable::new()));
+    let stack = recommended().with_cache(cache).with_batches(batches);
+    let service = stack.layer(server.clone());
+    tokio::spawn(driver.run(service.clone()));
+    let request = || post::<RequestBody>(BASE, prompt(SONNET, false));
+    let mut by_extension = request();
+    by_extension
+        .extensions_mut()
+        .insert(Tolerance(Duration::from_secs(9_000)));
+    let by_header = with(request(), "x-tower-claude-tolerance", "7200");
+    let waiting = [by_extension, by_header].map(|request| {
+        let service = service.clone();
+        tokio::spawn(async move { send(&service, request).await.expect("an answer").status })
+    });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let begun = tokio::time::Instant::now();
+    let answer = send(&service, request()).await.expect("an answer");
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert!(
+        begun.elapsed() < Duration::from_secs(60),
+        "{:?}",
+        begun.elapsed()
+    );
+    for call in waiting {
+        assert_eq!(call.await.expect("no panic"), 200);
+    }
 }

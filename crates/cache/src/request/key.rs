@@ -12,22 +12,25 @@ use http::{
     },
 };
 use serde::Deserialize;
-use tower_claude_core::{Endpoint, Tenant, toolkit::Credential};
+use tower_claude_core::{Endpoint, Tenant, Tolerance, toolkit::Credential};
 
 use crate::request::canonical::Field;
 
 /// Version of the hashed text. A change of the text needs a new number.
-const SCHEMA: &[u8] = b"tower-claude-cache 3";
+const SCHEMA: &[u8] = b"tower-claude-cache 4";
 const BETA: &str = "anthropic-beta";
 /// Headers that a response may depend on, beside the credential: other marks of the caller, the
-/// host, the page that sends the request, the format of the body.
-const CONTEXT: [HeaderName; 6] = [
+/// host, the page that sends the request, the format of the body. And the headers for batches: a
+/// caller that cannot wait must not share the call of one that can.
+const CONTEXT: [HeaderName; 8] = [
     PROXY_AUTHORIZATION,
     COOKIE,
     HOST,
     ORIGIN,
     CONTENT_TYPE,
     CONTENT_ENCODING,
+    HeaderName::from_static("x-tower-claude-tolerance"),
+    HeaderName::from_static("x-tower-claude-batch-key"),
 ];
 /// Fields that the model does not see. A request whose value of them the API would reject gets no
 /// stored response.
@@ -201,6 +204,9 @@ pub(crate) fn key_text<B>(
         &mut out,
         tenant.map(|tenant| tenant.0.as_bytes()).as_slice(),
     );
+    let tolerance = request.extensions().get::<Tolerance>();
+    let tolerance = tolerance.map(|time| time.0.as_nanos().to_le_bytes());
+    list(&mut out, tolerance.as_ref().map(|it| &it[..]).as_slice());
     count(&mut out, credentials.len());
     for credential in credentials {
         credential_text(&mut out, credential);
