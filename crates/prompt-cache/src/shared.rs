@@ -63,11 +63,10 @@ impl Shared {
             planner: Planner::new(config.options),
             ..State::default()
         };
-        let shared = Arc::new(Self {
+        Arc::new(Self {
             config,
             state: Mutex::new(state),
-        });
-        shared
+        })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
