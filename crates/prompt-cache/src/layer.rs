@@ -13,7 +13,7 @@ use tower_layer::Layer;
 use crate::{
     handle::PromptCacheHandle,
     keep_alive::{DriverLink, KeepAliveDriver},
-    planner::Existing,
+    options::Existing,
     policy::PromptCachePolicy,
     rules::CacheRules,
     shared::{Config, Shared},

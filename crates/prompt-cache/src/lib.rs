@@ -100,6 +100,7 @@ mod keep_alive;
 mod kept;
 mod layer;
 mod miss;
+mod options;
 mod outline;
 mod plan;
 mod planner;
@@ -108,17 +109,20 @@ mod reuse;
 mod rules;
 mod shared;
 mod snapshot;
+mod usage;
 pub use handle::PromptCacheHandle;
 pub use history::ClassSnapshot;
 pub use keep_alive::KeepAliveDriver;
 pub use layer::{PromptCache, PromptCacheLayer};
 pub use miss::MissCause;
+pub use options::{Existing, PlannerOptions};
 pub use outline::{Boundary, Outline, OutlineBlock};
 pub use plan::{Marker, Plan};
-pub use planner::{CacheUsage, Existing, GateState, Learned, Planner, PlannerOptions, Started};
+pub use planner::{GateState, Learned, Planner, Started};
 pub use policy::{PromptCacheAttempt, PromptCachePolicy};
 pub use rules::CacheRules;
 pub use snapshot::{MissCounts, PromptCacheSnapshot};
+pub use usage::CacheUsage;
 
 // Compiles the example of the README.
 #[cfg(doctest)]

@@ -4,15 +4,17 @@ use std::{collections::HashMap, time::Duration};
 
 use foldhash::fast::RandomState;
 use tokio::time::Instant;
-use tower_claude_wire::{CacheTtl, Money, RateCard};
+use tower_claude_wire::{CacheTtl, Money};
 
 use crate::{
     gate::Gate,
     history::{ClassSnapshot, ExpectedRead, History},
     miss::{Conversations, MissCause},
+    options::{Existing, PlannerOptions},
     outline::{Boundary, Outline, OutlineBlock},
     plan::{Plan, classes, plan, readable},
     rules::CacheRules,
+    usage::{CacheUsage, nanos},
 };
 
 /// The most requests that are followed at a time. Further ones pass untouched.
@@ -33,46 +35,6 @@ const UNKNOWN_WAIT: f64 = 1.0;
 
 /// The longest time between the first content of a leader and the release of its followers.
 const MAX_SETTLE: Duration = Duration::from_secs(2);
-
-/// The treatment of bodies that carry breakpoints of the caller.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Existing {
-    /// The body stays as it is. Its breakpoints are followed, and requests with the same ones wait
-    /// at the gate.
-    #[default]
-    Leave,
-    /// Markers are added in the slots that the caller has left. The breakpoints of the caller stay.
-    /// A body with breakpoints inside of the content of a block stays as it is.
-    Complete,
-}
-
-/// The settings of a [`Planner`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct PlannerOptions {
-    /// The longest time for which a request waits for another one that writes the same prefix. Zero
-    /// switches the gate off. 3 s by default, and an hour at most.
-    pub max_hold: Duration,
-    /// The price of a second of waiting, for all requests together. A request waits only if the
-    /// second write of its prompt would cost more than the expected wait. $0.001 by default.
-    pub second_price: Money,
-    /// The treatment of bodies with breakpoints.
-    pub existing: Existing,
-    /// Cached prefixes are renewed in pauses. False by default.
-    pub keeps_alive: bool,
-}
-
-impl Default for PlannerOptions {
-    fn default() -> Self {
-        Self {
-            max_hold: Duration::from_secs(3),
-            second_price: Money::from_micros(1_000),
-            existing: Existing::Leave,
-            keeps_alive: false,
-        }
-    }
-}
 
 /// The state of a request at the gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,72 +58,6 @@ pub struct Started {
     pub plan: Plan,
     /// The state of the request at the gate.
     pub gate: GateState,
-}
-
-/// The input tokens of a response, by their price.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct CacheUsage {
-    /// Tokens that were neither read from the cache nor written to it.
-    pub plain: u64,
-    /// Tokens read from the cache.
-    pub read: u64,
-    /// Tokens written for five minutes.
-    pub written_5m: u64,
-    /// Tokens written for one hour.
-    pub written_1h: u64,
-}
-
-impl CacheUsage {
-    /// Returns all input tokens.
-    #[must_use]
-    pub const fn total(&self) -> u64 {
-        let written = self.written_5m.saturating_add(self.written_1h);
-        self.plain.saturating_add(self.read).saturating_add(written)
-    }
-
-    /// Returns the price of these tokens without a cache, less the price with it.
-    fn saved(&self, rates: &RateCard) -> Money {
-        let less = |price: u64| nanos(rates.input) - nanos(price);
-        self.read_saving(rates)
-            + less(rates.cache_write_5m).times(self.written_5m)
-            + less(rates.cache_write_1h).times(self.written_1h)
-    }
-
-    /// Returns the price of these tokens.
-    pub(crate) fn cost(&self, rates: &RateCard) -> Money {
-        let parts = [
-            (self.plain, rates.input),
-            (self.read, rates.cache_read),
-            (self.written_5m, rates.cache_write_5m),
-            (self.written_1h, rates.cache_write_1h),
-        ];
-        parts
-            .iter()
-            .map(|(tokens, price)| nanos(*price).times(*tokens))
-            .sum()
-    }
-
-    fn read_saving(&self, rates: &RateCard) -> Money {
-        (nanos(rates.input) - nanos(rates.cache_read)).times(self.read)
-    }
-
-    /// Adds the tokens of another response.
-    pub(crate) fn add(&mut self, other: &Self) {
-        let Self {
-            plain,
-            read,
-            written_5m,
-            written_1h,
-        } = self;
-        *plain = plain.saturating_add(other.plain);
-        *read = read.saturating_add(other.read);
-        *written_5m = written_5m.saturating_add(other.written_5m);
-        *written_1h = written_1h.saturating_add(other.written_1h);
-    }
-}
-
-fn nanos(price: u64) -> Money {
-    Money::from_nanos(i64::try_from(price).unwrap_or(i64::MAX))
 }
 
 /// The result of a request with markers.

@@ -18,10 +18,12 @@ use tower_claude_wire::{Money, Usage};
 use crate::{
     kept::{Kept, KeptPrefixes},
     miss::MissCause,
+    options::PlannerOptions,
     outline::Outline,
-    planner::{CacheUsage, GateState, Planner, PlannerOptions, Started},
+    planner::{GateState, Planner, Started},
     rules::CacheRules,
     snapshot::PromptCacheSnapshot,
+    usage::CacheUsage,
 };
 
 /// The name in events and logs.

@@ -4,11 +4,7 @@ use std::time::Duration;
 
 use tower_claude_wire::Money;
 
-use crate::{
-    history::ClassSnapshot,
-    miss::MissCause,
-    planner::{CacheUsage, Learned},
-};
+use crate::{history::ClassSnapshot, miss::MissCause, planner::Learned, usage::CacheUsage};
 
 /// The state of a layer at one moment. Counters start when the layer is created.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
