@@ -19,9 +19,7 @@ use tower_claude_limiter::{LimitPolicy, Limiter, Limits, LocalLimiter};
 use tower_claude_prompt_cache::{PromptCacheLayer, PromptCachePolicy};
 use tower_claude_retry::{RetryLayer, RetryPolicy};
 use tower_claude_token_bucket::TokenBucketLayer;
-use tower_layer::Layer;
-#[cfg(feature = "batch")]
-use tower_layer::Stack;
+use tower_layer::{Identity, Layer};
 
 /// The policies that send a call again, the outer one first.
 type CallPolicies = (FallbackPolicy, RetryPolicy);
@@ -82,7 +80,7 @@ type Inner<S, C, L, E> = Driven<S, CallPolicies, AttemptPolicies<L, E>, C>;
 /// # Type parameters
 ///
 /// Each has a default, and the setter that replaces the part changes it: `C` is the classifier, `H`
-/// the cache layer, `L` the limiter, and `E` the estimate of the cost.
+/// the cache layer, `L` the limiter, `E` the estimate of the cost, and `B` the batch layer.
 ///
 /// # On incoming routes
 ///
@@ -99,10 +97,17 @@ type Inner<S, C, L, E> = Driven<S, CallPolicies, AttemptPolicies<L, E>, C>;
 ///   forward to the API, not on the whole router.
 #[derive(Clone)]
 #[must_use = "layers do nothing until they wrap a service"]
-pub struct Recommended<C = ClaudeClassify, H = CacheLayer, L = LocalLimiter, E = HeuristicCost> {
+pub struct Recommended<
+    C = ClaudeClassify,
+    H = CacheLayer,
+    L = LocalLimiter,
+    E = HeuristicCost,
+    B = Identity,
+> {
     deadline: DeadlineLayer,
     rejections: RejectionLayer,
     cache: H,
+    batches: B,
     fallback: FallbackModelLayer,
     retry: RetryLayer,
     #[cfg(feature = "prompt-cache")]
@@ -124,6 +129,7 @@ pub fn recommended() -> Recommended {
         deadline: DeadlineLayer::disabled(),
         rejections: RejectionLayer::disabled(),
         cache: CacheLayer::default(),
+        batches: Identity::new(),
         fallback: FallbackModelLayer::new::<&str>([]),
         retry: RetryLayer::new(),
         #[cfg(feature = "prompt-cache")]
@@ -136,7 +142,7 @@ pub fn recommended() -> Recommended {
     }
 }
 
-impl<C, H, L, E> Recommended<C, H, L, E> {
+impl<C, H, L, E, B> Recommended<C, H, L, E, B> {
     /// Gives each call this much time, from the arrival of its request. Default: no limit.
     ///
     /// A request with an earlier [`Deadline`](crate::Deadline) keeps it. See [`DeadlineLayer`].
@@ -148,10 +154,10 @@ impl<C, H, L, E> Recommended<C, H, L, E> {
     /// Answers a request that any layer rejects with the response of this function, for callers of
     /// another service or with an error format of their own. Default: the shape of Claude's errors.
     /// See [`RejectionLayer`].
-    pub fn with_rejection<F, B>(mut self, render: F) -> Self
+    pub fn with_rejection<F, T>(mut self, render: F) -> Self
     where
-        F: Fn(&Rejection) -> Response<B> + Send + Sync + 'static,
-        B: Into<Bytes>,
+        F: Fn(&Rejection) -> Response<T> + Send + Sync + 'static,
+        T: Into<Bytes>,
     {
         self.rejections = RejectionLayer::new(render);
         self
@@ -160,13 +166,13 @@ impl<C, H, L, E> Recommended<C, H, L, E> {
     /// Paces calls by these limits from the first request on. They are caps: headers may lower
     /// them, and raise them up to this again. For limits that headers may also raise, use
     /// [`LimiterConfig::with_limits_as_hint`](crate::LimiterConfig::with_limits_as_hint).
-    pub fn with_limits(self, limits: Limits) -> Recommended<C, H> {
+    pub fn with_limits(self, limits: Limits) -> Recommended<C, H, LocalLimiter, HeuristicCost, B> {
         self.with_limiter(LocalLimiter::new(limits))
     }
 
     /// Paces calls by this limiter, which other stacks may share. Replaces token bucket and header
     /// budget. `RedisLimiter` of `tower-claude-redis` shares the limits with other processes.
-    pub fn with_limiter<L2: Limiter>(self, limiter: L2) -> Recommended<C, H, L2> {
+    pub fn with_limiter<L2: Limiter>(self, limiter: L2) -> Recommended<C, H, L2, HeuristicCost, B> {
         self.with_bucket(TokenBucketLayer::over(limiter))
     }
 
@@ -174,11 +180,12 @@ impl<C, H, L, E> Recommended<C, H, L, E> {
     pub fn with_bucket<L2: Limiter, E2: Clone>(
         self,
         layer: TokenBucketLayer<L2, E2>,
-    ) -> Recommended<C, H, L2, E2> {
+    ) -> Recommended<C, H, L2, E2, B> {
         Recommended {
             deadline: self.deadline,
             rejections: self.rejections,
             cache: self.cache,
+            batches: self.batches,
             fallback: self.fallback,
             retry: self.retry,
             #[cfg(feature = "prompt-cache")]
@@ -192,12 +199,54 @@ impl<C, H, L, E> Recommended<C, H, L, E> {
     }
 
     /// Replaces the cache, for instance by a larger one, a detached one or one with another store.
-    /// It also removes a batch layer that was set before.
-    pub fn with_cache<H2>(self, layer: H2) -> Recommended<C, H2, L, E> {
+    pub fn with_cache<H2>(self, layer: H2) -> Recommended<C, H2, L, E, B> {
         Recommended {
             deadline: self.deadline,
             rejections: self.rejections,
             cache: layer,
+            batches: self.batches,
+            fallback: self.fallback,
+            retry: self.retry,
+            #[cfg(feature = "prompt-cache")]
+            prompt_cache: self.prompt_cache,
+            breaker: self.breaker,
+            bucket: self.bucket,
+            budget: self.budget,
+            classifier: self.classifier,
+            is_own_classifier: self.is_own_classifier,
+        }
+    }
+
+    /// Answers calls that can wait by Message Batches, at half the price. Off by default. See
+    /// [`BatchLayer`](crate::BatchLayer).
+    ///
+    /// It stands between the cache and the fallback, so that a call that goes live has all layers
+    /// below it. A [deadline](Self::with_deadline) that ends before the tolerance of a call counts
+    /// instead of it. It has an observer of its own. The driver of the layer may run through a
+    /// clone of the whole stack:
+    ///
+    /// ```
+    /// use tower::Layer;
+    /// use tower_claude::{BatchLayer, recommended};
+    /// # use tower_claude_fake_claude::FakeClaude;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// # let client = FakeClaude::builder().build();
+    /// let (batches, driver) = BatchLayer::in_memory().pair();
+    /// let claude = recommended().with_batches(batches).layer(client);
+    /// tokio::spawn(driver.run(claude.clone()));
+    /// # }
+    /// ```
+    #[cfg(feature = "batch")]
+    pub fn with_batches(
+        self,
+        layer: crate::BatchLayer,
+    ) -> Recommended<C, H, L, E, crate::BatchLayer> {
+        Recommended {
+            deadline: self.deadline,
+            rejections: self.rejections,
+            cache: self.cache,
+            batches: layer,
             fallback: self.fallback,
             retry: self.retry,
             #[cfg(feature = "prompt-cache")]
@@ -254,11 +303,12 @@ impl<C, H, L, E> Recommended<C, H, L, E> {
 
     /// Replaces the classifier of responses and errors in all layers but the cache, which uses
     /// none. For instance, the classifier of your HTTP client knows its errors.
-    pub fn with_classifier<C2>(self, classifier: C2) -> Recommended<C2, H, L, E> {
+    pub fn with_classifier<C2>(self, classifier: C2) -> Recommended<C2, H, L, E, B> {
         Recommended {
             deadline: self.deadline,
             rejections: self.rejections,
             cache: self.cache,
+            batches: self.batches,
             fallback: self.fallback,
             retry: self.retry,
             #[cfg(feature = "prompt-cache")]
@@ -310,38 +360,7 @@ impl<C, H, L, E> Recommended<C, H, L, E> {
     }
 }
 
-#[cfg(feature = "batch")]
-impl<C, H: Clone, L, E> Recommended<C, H, L, E> {
-    /// Answers calls that can wait by Message Batches, at half the price. Off by default. See
-    /// [`BatchLayer`](crate::BatchLayer).
-    ///
-    /// It stands between the cache and the fallback, so that a call that goes live has all layers
-    /// below it. A [deadline](Self::with_deadline) that ends before the tolerance of a call counts
-    /// instead of it. Set it after the cache and the observer. The driver of the layer may run through a
-    /// clone of the whole stack:
-    ///
-    /// ```
-    /// use tower::Layer;
-    /// use tower_claude::{BatchLayer, recommended};
-    /// # use tower_claude_fake_claude::FakeClaude;
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() {
-    /// # let client = FakeClaude::builder().build();
-    /// let (batches, driver) = BatchLayer::in_memory().pair();
-    /// let claude = recommended().with_batches(batches).layer(client);
-    /// tokio::spawn(driver.run(claude.clone()));
-    /// # }
-    /// ```
-    pub fn with_batches(
-        self,
-        layer: crate::BatchLayer,
-    ) -> Recommended<C, Stack<crate::BatchLayer, H>, L, E> {
-        let cache = self.cache.clone();
-        self.with_cache(Stack::new(layer, cache))
-    }
-}
-
-impl<C, H, L: Clone, E: Clone> Recommended<C, H, L, E> {
+impl<C, H, L: Clone, E: Clone, B> Recommended<C, H, L, E, B> {
     /// Finds the scope of a request by this function, and so the limits that it draws on. Default:
     /// [`Scope::of`]. Set it after the limiter or the token bucket.
     pub fn with_scope(
@@ -371,7 +390,7 @@ impl<C, H, L: Clone, E: Clone> Recommended<C, H, L, E> {
     }
 }
 
-impl<C, D, T: Store, L: Clone, E: Clone> Recommended<C, CacheLayer<D, T>, L, E> {
+impl<C, D, T: Store, L: Clone, E: Clone, B> Recommended<C, CacheLayer<D, T>, L, E, B> {
     /// Reports every decision of every layer to this observer, beside `tracing`. Layers that are
     /// set after this have their own observer. In [`observer_fn`](crate::event::observer_fn) a
     /// closure needs no type annotation.
@@ -391,11 +410,12 @@ impl<C, D, T: Store, L: Clone, E: Clone> Recommended<C, CacheLayer<D, T>, L, E> 
     }
 }
 
-impl<S, C, H, L, E> Layer<S> for Recommended<C, H, L, E>
+impl<S, C, H, L, E, B> Layer<S> for Recommended<C, H, L, E, B>
 where
     S: Clone,
     C: Clone,
-    H: Layer<Inner<S, C, L, E>>,
+    B: Layer<Inner<S, C, L, E>>,
+    H: Layer<B::Service>,
     L: Clone,
 {
     type Service = SetDeadline<RenderRejection<H::Service>>;
@@ -415,12 +435,13 @@ where
             DriverLayer::with_reuse(calls, attempts, self.classifier.clone(), reuses_class);
         // The cache reads the request, and the retry layer owns the timeouts.
         let deadline = self.deadline.with_request_timeout(timeout);
-        let cache = self.cache.layer(driver.layer(inner));
+        let batches = self.batches.layer(driver.layer(inner));
+        let cache = self.cache.layer(batches);
         deadline.layer(self.rejections.layer(cache))
     }
 }
 
-impl<C, H: fmt::Debug, L: fmt::Debug, E> fmt::Debug for Recommended<C, H, L, E> {
+impl<C, H: fmt::Debug, L: fmt::Debug, E, B> fmt::Debug for Recommended<C, H, L, E, B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Recommended")
             .field("cache", &self.cache)

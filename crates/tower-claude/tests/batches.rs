@@ -73,7 +73,7 @@ async fn call_that_cannot_wait_does_not_share_the_call_of_one_that_can() {
     let server = server();
     let (batches, driver) = BatchLayer::in_memory().pair();
     let cache = CacheLayer::default().with_policy(|_| Some(Cacheable::new()));
-    let stack = recommended().with_cache(cache).with_batches(batches);
+    let stack = recommended().with_batches(batches).with_cache(cache);
     let service = stack.layer(server.clone());
     tokio::spawn(driver.run(service.clone()));
     let request = || post::<RequestBody>(BASE, prompt(SONNET, false));
