@@ -17,7 +17,7 @@ pub enum Existing {
     Complete,
 }
 
-/// The settings of a [`Planner`].
+/// The settings of a [`Planner`](crate::Planner).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PlannerOptions {
