@@ -420,6 +420,21 @@ impl RedisSentinels {
             .collect()
     }
 
+    /// Returns the port of the master that the first sentinel names.
+    #[must_use]
+    pub fn master_port(&self) -> Option<u16> {
+        let port = self.sentinels[0].1.to_string();
+        let mut command = Command::new("redis-cli");
+        command.args([
+            "-p",
+            &port,
+            "SENTINEL",
+            "GET-MASTER-ADDR-BY-NAME",
+            Self::MASTER,
+        ]);
+        output(&mut command).lines().nth(1)?.trim().parse().ok()
+    }
+
     /// Returns the servers: the first master, and its replica.
     pub fn servers(&mut self) -> &mut [RedisServer] {
         &mut self.servers
