@@ -31,39 +31,9 @@ enum Command {
     Batch(BatchArgs),
 }
 
+/// The arguments of all tables.
 #[derive(Debug, Args)]
-struct BatchArgs {
-    /// The first seed, to repeat a run. Drawn at random if it is absent. The table names the seeds
-    #[arg(long, value_name = "N")]
-    seed: Option<u64>,
-
-    /// Number of seeds of each row. A line shows the worst of them
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=1_000))]
-    seeds: u64,
-
-    /// Run a sixth of the length with at most two seeds
-    #[arg(long)]
-    quick: bool,
-
-    /// Only the row of this id, as in B2
-    #[arg(long, value_name = "ID")]
-    only: Option<String>,
-
-    /// Only the lines with goals
-    #[arg(long)]
-    ours: bool,
-
-    /// Print the figures as one JSON array, last on standard output
-    #[arg(long)]
-    json: bool,
-
-    /// Draw the saved money and the missed deadlines
-    #[arg(long, value_name = "FILE")]
-    svg: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-struct CacheArgs {
+struct CommonArgs {
     /// The first seed, to repeat a run. Drawn at random if it is absent. The table names the seeds
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -72,13 +42,41 @@ struct CacheArgs {
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=1_000))]
     seeds: u64,
 
-    /// Run 40 minutes instead of four hours. Some figures may miss their goals
+    /// Only the rows of this id, as in R2, C1 or B2
+    #[arg(long, value_name = "ID")]
+    only: Option<String>,
+
+    /// Print the figures as one JSON array, last on standard output
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct BatchArgs {
+    #[command(flatten)]
+    common: CommonArgs,
+
+    /// Run a sixth of the length with at most two seeds
     #[arg(long)]
     quick: bool,
 
-    /// Only the load of this id, as in C1
-    #[arg(long, value_name = "ID")]
-    only: Option<String>,
+    /// Only the lines with goals
+    #[arg(long)]
+    ours: bool,
+
+    /// Draw the saved money and the missed deadlines
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct CacheArgs {
+    #[command(flatten)]
+    common: CommonArgs,
+
+    /// Run 40 minutes instead of four hours. Some figures may miss their goals
+    #[arg(long)]
+    quick: bool,
 
     /// The price of a cache read, as a multiple of plain input. 0.05 for the newest Opus and Sonnet
     #[arg(long, value_name = "SHARE", default_value_t = 0.1)]
@@ -89,10 +87,6 @@ struct CacheArgs {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=100))]
     stores: u16,
 
-    /// Print the figures as one JSON array, last on standard output
-    #[arg(long)]
-    json: bool,
-
     /// Draw the figures as bars
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
@@ -100,22 +94,13 @@ struct CacheArgs {
 
 #[derive(Debug, Args)]
 struct TableArgs {
-    /// The first seed, to repeat a run. Drawn at random if it is absent. The table names the seeds
-    #[arg(long, value_name = "N")]
-    seed: Option<u64>,
-
-    /// Number of seeds. Every figure is the worst of them
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=1_000))]
-    seeds: u64,
+    #[command(flatten)]
+    common: CommonArgs,
 
     /// Run a sixth of the length with at most two seeds. Some of the noisy figures may miss their
     /// goals
     #[arg(long)]
     quick: bool,
-
-    /// Only the rows of this id, as in R2
-    #[arg(long, value_name = "ID")]
-    only: Option<String>,
 
     /// Only the lines with goals and those of the oracle, without the other strategies
     #[arg(long)]
@@ -124,10 +109,6 @@ struct TableArgs {
     /// Replay this trace in a row of its own (CSV: TIMESTAMP,ContextTokens,GeneratedTokens)
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
-
-    /// Print the figures as one JSON array, last on standard output
-    #[arg(long)]
-    json: bool,
 
     /// Draw level, admitted requests and 429s over time for a few strategies
     #[arg(long, value_name = "FILE")]
@@ -157,42 +138,42 @@ fn seed(given: Option<u64>) -> u64 {
 
 fn run_table(args: TableArgs) -> Result<bool, String> {
     let mut options = Options::default();
-    let seed = seed(args.seed);
+    let seed = seed(args.common.seed);
     options.seed = seed;
-    options.seeds = args.seeds;
+    options.seeds = args.common.seeds;
     options.quick = args.quick;
-    options.only = args.only;
+    options.only = args.common.only;
     options.ours = args.ours;
     options.trace = args.trace;
     let table = table(&options)?;
-    let json = args.json.then(|| table.json());
+    let json = args.common.json.then(|| table.json());
     let svg = args.svg.map(|path| (path, picture(seed)));
     print(&table.text(), json, svg, table.passed())
 }
 
 fn run_cache(args: CacheArgs) -> Result<bool, String> {
     let mut options = CacheOptions::default();
-    options.seed = seed(args.seed);
-    options.seeds = args.seeds;
+    options.seed = seed(args.common.seed);
+    options.seeds = args.common.seeds;
     options.quick = args.quick;
-    options.only = args.only;
+    options.only = args.common.only;
     options.read = args.read;
     options.stores = args.stores.into();
     let table = cache_table(&options)?;
-    let json = args.json.then(|| table.json());
+    let json = args.common.json.then(|| table.json());
     let svg = args.svg.map(|path| (path, table.picture()));
     print(&table.text(), json, svg, table.passed())
 }
 
 fn run_batch(args: BatchArgs) -> Result<bool, String> {
     let mut options = Options::default();
-    options.seed = seed(args.seed);
-    options.seeds = args.seeds;
+    options.seed = seed(args.common.seed);
+    options.seeds = args.common.seeds;
     options.quick = args.quick;
-    options.only = args.only;
+    options.only = args.common.only;
     options.ours = args.ours;
     let table = batch_table(&options)?;
-    let json = args.json.then(|| table.json());
+    let json = args.common.json.then(|| table.json());
     let svg = args.svg.map(|path| (path, table.picture()));
     print(&table.text(), json, svg, table.passed())
 }

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use tokio::time::{Instant, timeout};
 use tower::Layer;
 use tower_claude_core::{Call, Deadline, RequestBody};
-use tower_claude_fake_claude::{FakeClaude, FakeError, Fault};
+use tower_claude_fake_claude::{FakeClaude, FakeError};
 use tower_claude_prompt_cache::PromptCacheLayer;
 use tower_claude_tests::{BASE, post, send};
 
@@ -75,29 +75,36 @@ async fn follower_leads_when_its_leader_fails_or_is_dropped() {
     for is_dropped in [false, true] {
         let (layer, fake) = (PromptCacheLayer::new(), fake());
         fan_out(&layer, &fake, 1).await;
-        tokio::time::sleep(60 * SECOND).await;
         let document = text(2, 4_000);
-        // Nobody has seen this document, but fan-outs over documents are known.
-        let first = layer.layer(fake.clone());
-        if !is_dropped {
-            fake.inject(Fault::Overloaded);
-        }
-        let leader = send(
-            &first,
-            post::<RequestBody>(BASE, question(&document, 0).to_string()),
-        );
-        let leader = tokio::spawn(leader);
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        // An upstream that fails after a second.
+        let fails = layer.layer(tower::service_fn(|_: http::Request<RequestBody>| async {
+            tokio::time::sleep(SECOND).await;
+            let response = http::Response::builder().status(529);
+            let response = response.body(RequestBody::from("{}"));
+            Ok::<_, std::convert::Infallible>(response.expect("a response"))
+        }));
+        let leader = post::<RequestBody>(BASE, question(&document, 0).to_string());
+        let leader = tokio::spawn(send(&fails, leader));
+        tokio::time::sleep(Duration::from_millis(10)).await;
         let questions: Vec<_> = (1..5).map(|number| question(&document, number)).collect();
-        if is_dropped {
-            leader.abort();
-        }
+        let followers = join_all(questions.iter().map(|it| ask(&layer, &fake, it)));
         let begun = Instant::now();
-        let answers = join_all(questions.iter().map(|it| ask(&layer, &fake, it))).await;
+        let end_of_leader = async {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            assert_eq!(layer.handle().snapshot().waiting, 4);
+            if is_dropped {
+                leader.abort();
+            }
+        };
+        let (answers, ()) = tokio::join!(followers, end_of_leader);
         assert!(answers.iter().all(|answer| answer.status == 200));
+        // The leader, the first follower and the others, one after the other.
         assert!(begun.elapsed() < 3 * SECOND, "{:?}", begun.elapsed());
-        let read = fake.with_log(|log| log.iter().filter(|it| it.cache_read > 0).count());
-        assert!(read >= 3, "{read}");
+        let read = fake.with_log(|log| {
+            let last = log.iter().rev().take(4);
+            last.filter(|it| it.cache_read > 0).count()
+        });
+        assert_eq!(read, 3);
         assert_eq!(layer.handle().snapshot().waiting, 0);
     }
 }
