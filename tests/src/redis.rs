@@ -18,7 +18,7 @@ use std::{
         Arc,
         atomic::{AtomicU32, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -204,7 +204,7 @@ impl RedisServer {
     ///
     /// # Panics
     ///
-    /// If `redis-cli` does not start.
+    /// If `redis-cli` does not start. It is ended after 60 seconds.
     pub fn command(&self, words: &[&str]) -> String {
         let mut command = Command::new("redis-cli");
         command.arg("-s").arg(self.socket()).args(words);
@@ -271,7 +271,7 @@ impl RedisCluster {
     ///
     /// # Panics
     ///
-    /// As [`RedisServer::start`], or if the nodes do not form a cluster.
+    /// As [`RedisServer::start`], or if the nodes do not form a cluster in three attempts.
     #[must_use]
     pub fn start() -> Option<Self> {
         let options = [
@@ -282,27 +282,35 @@ impl RedisCluster {
             "--cluster-replica-validity-factor",
             "0",
         ];
-        let nodes: Vec<_> = (0..6)
-            .map_while(|_| RedisServer::start_with(&options))
-            .collect();
-        if nodes.is_empty() {
-            return None;
+        let mut reports = Vec::new();
+        // On a loaded machine a node may miss the time in which it can join.
+        for _ in 0..3 {
+            let nodes: Vec<_> = (0..6)
+                .map_while(|_| RedisServer::start_with(&options))
+                .collect();
+            if nodes.is_empty() {
+                return None;
+            }
+            let cluster = Self { nodes };
+            reports.push(cluster.create());
+            for _ in 0..ATTEMPTS {
+                if cluster.nodes.iter().all(is_complete) {
+                    return Some(cluster);
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
         }
+        panic!("no cluster: {reports:#?}");
+    }
+
+    /// Joins the nodes, and returns what `redis-cli` printed.
+    fn create(&self) -> String {
         let mut create = Command::new("redis-cli");
         create.args(["--cluster", "create"]);
-        for node in &nodes {
+        for node in &self.nodes {
             create.arg(format!("127.0.0.1:{}", node.port));
         }
-        create.args(["--cluster-replicas", "1", "--cluster-yes"]);
-        let report = output(&mut create);
-        let cluster = Self { nodes };
-        for _ in 0..ATTEMPTS {
-            if cluster.nodes.iter().all(is_complete) {
-                return Some(cluster);
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        panic!("no cluster: {report}");
+        output(create.args(["--cluster-replicas", "1", "--cluster-yes"]))
     }
 
     /// Returns the URLs of all nodes.
@@ -347,11 +355,11 @@ impl RedisCluster {
             .expect("a master")
     }
 
-    /// Makes the replica of a master the master, without a loss.
+    /// Makes the replica of a master the master, without a loss. Returns when it is.
     ///
     /// # Panics
     ///
-    /// If it has no replica.
+    /// If it has no replica, or if the replica does not become the master.
     pub fn fail_over(&self, master_port: u16) {
         let nodes = self.nodes[0].command(&["CLUSTER", "NODES"]);
         let address = format!("127.0.0.1:{master_port}@");
@@ -372,7 +380,18 @@ impl RedisCluster {
             .iter()
             .find(|node| node.port == port)
             .expect("a node");
-        node.command(&["CLUSTER", "FAILOVER"]);
+        // A failover that is not complete after 5 s is abandoned by the server.
+        for _ in 0..5 {
+            let answer = node.command(&["CLUSTER", "FAILOVER"]);
+            for _ in 0..600 {
+                if node.command(&["ROLE"]).starts_with("master") {
+                    return;
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            eprintln!("another failover: {}", answer.trim());
+        }
+        panic!("the replica does not become the master");
     }
 }
 
@@ -537,11 +556,23 @@ fn quiet(command: &mut Command) -> Child {
     command.spawn().expect("redis-server starts")
 }
 
+/// Runs a program whose output is short, and returns the output. Ends it after 60 seconds:
+/// `redis-cli` waits without an end for nodes that do not join.
 fn output(command: &mut Command) -> String {
-    let output = command
+    command
         .stdin(Stdio::null())
-        .output()
-        .expect("the program starts");
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the program starts");
+    let end = Instant::now() + Duration::from_secs(60);
+    while matches!(child.try_wait(), Ok(None)) {
+        if Instant::now() >= end {
+            let _ = child.kill();
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let output = child.wait_with_output().expect("the output");
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
