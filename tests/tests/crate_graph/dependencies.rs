@@ -40,6 +40,8 @@ pub(crate) const LIBRARIES: &[Row] = &[
     ("redis", &["cache", "limiter", "core", "wire"], &[]),
     ("reqwest", &["core", "wire"], &["reqwest", "reqwest_middleware"]),
     ("prompt-cache", &["core", "wire"], &[]),
+    ("cloud", &["core", "wire"], &[]),
+    ("spread", &["core", "wire"], &[]),
     ("simulator", &["batch", "limiter", "prompt-cache", "fake-claude", "core", "wire"], &[]),
     ("tower-claude", &["batch", "cache", "circuit-breaker", "fallback-model", "header-budget", "prompt-cache", "retry", "token-bucket", "limiter", "core", "wire"], &["tower"]),
     ("gateway", &["tower-claude"], &["axum"]),

@@ -1,0 +1,2 @@
+//! A layer that sends requests for the Claude API to Amazon Bedrock and Google Vertex AI.
+#![forbid(unsafe_code)]
