@@ -5,6 +5,12 @@ mod common;
 use common::*;
 use tokio::net::TcpStream;
 
+async fn refuses_connections(gateway: &TestGateway) {
+    while TcpStream::connect(gateway.addr).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+}
+
 #[tokio::test]
 async fn open_stream_ends_by_itself_within_the_drain_timeout() {
     let (upstream, mut senders) = stream_upstream().await;
@@ -16,16 +22,14 @@ async fn open_stream_ends_by_itself_within_the_drain_timeout() {
     live.read_to(START).await;
     gateway.stop();
     // The admin address goes on, and reports the drain.
-    loop {
-        let ready = http::Request::get(format!("http://{}/readyz", gateway.admin));
-        if send(ready, "").await.status == 503 {
-            break;
+    within(async {
+        let ready = || http::Request::get(format!("http://{}/readyz", gateway.admin));
+        while send(ready(), "").await.status != 503 {
+            tokio::task::yield_now().await;
         }
-        tokio::task::yield_now().await;
-    }
-    while TcpStream::connect(gateway.addr).await.is_ok() {
-        tokio::task::yield_now().await;
-    }
+    })
+    .await;
+    within(refuses_connections(&gateway)).await;
     for part in [DELTA, END] {
         sender.send(part).unwrap();
         live.read_to(part).await;
@@ -84,9 +88,7 @@ async fn first_request_that_crosses_the_signal_is_answered() {
     // Connections are accepted in their order, so that the first one is accepted as well.
     assert_eq!(send(gateway.message(), REQUEST).await.status, 200);
     gateway.stop();
-    while TcpStream::connect(gateway.addr).await.is_ok() {
-        tokio::task::yield_now().await;
-    }
+    within(refuses_connections(&gateway)).await;
     let request = format!(
         "POST /v1/messages HTTP/1.1\r\nhost: a\r\nx-api-key: k\r\ncontent-type: application/json\r\n\
          content-length: {}\r\n\r\n{REQUEST}",

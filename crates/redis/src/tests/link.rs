@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 #[cfg(feature = "cluster")]
 use tower_claude_tests::redis::RedisCluster;
 #[cfg(feature = "tls")]
@@ -304,12 +304,15 @@ async fn restarted_server_is_used_again() {
     let link = open(&config(&server.url())).await;
     assert_eq!(add(&link, "k").await, Ok(1));
     server.kill();
-    let mut unreachable = 0;
-    while unreachable < 20 {
-        let error = add(&link, "k").await.expect_err("no server");
-        unreachable += u32::from(matches!(error, RedisError::Unreachable { .. }));
-        sleep(Duration::from_millis(1)).await;
-    }
+    let noticed = async {
+        let mut unreachable = 0;
+        while unreachable < 20 {
+            let error = add(&link, "k").await.expect_err("no server");
+            unreachable += u32::from(matches!(error, RedisError::Unreachable { .. }));
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(TEN_SECONDS, noticed).await.expect("unreachable");
     server.restart();
     errors_until_success(&link, "k").await;
 }
@@ -390,9 +393,14 @@ async fn half_open_connection_is_replaced_after_five_timeouts() {
         for _ in 0..5 {
             add(&link, "k").await.expect_err("stalled");
         }
-        while proxy.accepted() < 2 {
-            sleep(Duration::from_millis(5)).await;
-        }
+        let replaced = async {
+            while proxy.accepted() < 2 {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(TEN_SECONDS, replaced)
+            .await
+            .expect("another connection");
         proxy.resume();
         errors_until_success(&link, "k").await;
     }
