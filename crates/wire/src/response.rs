@@ -69,11 +69,15 @@ impl JsonResponse {
         let usage = || Usage::from_message(body);
         match Self::read(body) {
             Ok(content) => {
-                let rest = content_end(body, content).and_then(|end| Usage::in_rest(body, end));
-                if let Some(usage) = rest {
-                    return Some((Self::Message, Some(usage)));
+                let mut whole = (Self::Message, None);
+                if let Some(end) = content_end(body, content) {
+                    Usage::read_rest(body, end, &mut whole.1);
+                    if whole.1.is_some() {
+                        return Some(whole);
+                    }
                 }
-                nested_end(body, content, &mut ()).map(|_| (Self::Message, usage()))
+                nested_end(body, content, &mut ())?;
+                Some((Self::Message, usage()))
             }
             Err(other) => (!is_cut_json(body)).then(|| (other, usage())),
         }

@@ -124,39 +124,44 @@ impl Usage {
         }
         // After an error the outer object is read first: only an earlier duplicate of `usage` may
         // be damaged.
-        Object::open(body)
-            .and_then(Self::walk)
-            .unwrap_or_else(|| Self::from_usage_object(find(body, b"usage")?))
+        let mut usage = None;
+        match Object::open(body).and_then(|object| Self::walk(object, &mut usage)) {
+            Some(()) => usage,
+            None => Self::from_usage_object(find(body, b"usage")?),
+        }
     }
 
-    /// Reads the usage among the members that follow `at`, up to the end of the body.
-    pub(crate) fn in_rest(body: &[u8], at: usize) -> Option<Self> {
-        Self::walk(Object::resume(body, at))?
+    /// Reads the usage among the members that follow `at`, up to the end of the body, into `usage`.
+    /// That is `None` afterwards if there is none or the rest is damaged.
+    pub(crate) fn read_rest(body: &[u8], at: usize, usage: &mut Option<Self>) {
+        if Self::walk(Object::resume(body, at), usage).is_none() {
+            *usage = None;
+        }
     }
 
-    /// Reads a message and its usage in one pass. Of duplicate keys the last one wins. `None` if
-    /// the message or a usage is damaged.
-    fn walk(mut object: Object<'_>) -> Option<Option<Self>> {
+    /// Reads a message and its usage in one pass, into `usage`, since a copy of the counts takes
+    /// time. Of duplicate keys the last one wins. `None` if the message or a usage is damaged.
+    fn walk(mut object: Object<'_>, usage: &mut Option<Self>) -> Option<()> {
         /// The members between the content and the usage of most messages.
         const STOP_REASON: &[u8] = b"\"stop_reason\":\"end_turn\"";
         const STOP_SEQUENCE: &[u8] = b"\"stop_sequence\":null";
-        let mut usage = None;
         loop {
             object.skip(STOP_REASON);
             object.skip(STOP_SEQUENCE);
             let Some(key) = object.key()? else {
-                return Some(usage);
+                return Some(());
             };
             if key == b"usage"
                 && let Some(mut inner) = object.enter()
             {
-                usage = Some(Self::members(&mut inner, true)?);
+                let usage = usage.insert(Self::default());
+                usage.read_members(&mut inner, true)?;
                 object.leave(&inner);
                 continue;
             }
             let member = object.value(key, &mut ())?;
             if member.is(b"usage") {
-                usage = Self::from_usage_object(member.value);
+                *usage = Self::from_usage_object(member.value);
             }
         }
     }
@@ -169,10 +174,13 @@ impl Usage {
 
     /// `with_iterations` is false inside `iterations`, so that no input can cause deep recursion.
     fn read(json: &[u8], with_iterations: bool) -> Option<Self> {
-        Self::members(&mut Object::open(json)?, with_iterations)
+        let mut usage = Self::default();
+        usage.read_members(&mut Object::open(json)?, with_iterations)?;
+        Some(usage)
     }
 
-    fn members(object: &mut Object<'_>, with_iterations: bool) -> Option<Self> {
+    /// Reads the members of an object into the default value. `None` if it is damaged.
+    fn read_members(&mut self, object: &mut Object<'_>, with_iterations: bool) -> Option<()> {
         /// Members of most usages.
         const NO_CREATION: &[u8] = b"\"cache_creation\":{\"ephemeral_5m_input_tokens\":0,\
             \"ephemeral_1h_input_tokens\":0}";
@@ -182,10 +190,9 @@ impl Usage {
         const NO_TOOL: &[u8] =
             b"\"server_tool_use\":{\"web_search_requests\":0,\"web_fetch_requests\":0}";
         const THINKING: &[u8] = b"\"output_tokens_details\":{\"thinking_tokens\":";
-        let mut usage = Self::default();
         loop {
             let text = object.upcoming();
-            if let Some((count, length)) = usage.upcoming_count(text)
+            if let Some((count, length)) = self.upcoming_count(text)
                 && let Some(number) = object.digits_after(length)
             {
                 *count = plausible(number);
@@ -193,50 +200,50 @@ impl Usage {
             }
             match text.get(1) {
                 Some(b's') if object.skip(SERVICE_TIER) => {
-                    usage.service_tier = Some(ServiceTier::Standard);
+                    self.service_tier = Some(ServiceTier::Standard);
                     continue;
                 }
                 Some(b'i') if object.skip(GEO) => {
-                    usage.us_inference = Some(false);
+                    self.us_inference = Some(false);
                     continue;
                 }
                 Some(b's') if object.skip(SPEED) => {
-                    usage.speed = Some(Speed::Standard);
+                    self.speed = Some(Speed::Standard);
                     continue;
                 }
                 Some(b's') if object.skip(NO_TOOL) => {
-                    usage.web_search_requests = Some(0);
+                    self.web_search_requests = Some(0);
                     continue;
                 }
                 Some(b'c') if object.skip(NO_CREATION) => {
-                    usage.cache_creation_1h_input_tokens = Some(0);
+                    self.cache_creation_1h_input_tokens = Some(0);
                     continue;
                 }
                 Some(b'o') if text.starts_with(THINKING) => {
                     if let Some(number) = object.last_digits_after(THINKING.len()) {
-                        usage.thinking_tokens = plausible(number);
+                        self.thinking_tokens = plausible(number);
                         continue;
                     }
                 }
                 _ => {}
             }
             let Some(key) = object.key()? else {
-                return Some(usage);
+                return Some(());
             };
             if key == b"output_tokens_details"
                 && let Some(mut inner) = object.enter()
                 && let Some(tokens) = thinking_tokens(&mut inner)
             {
-                usage.thinking_tokens = tokens;
+                self.thinking_tokens = tokens;
                 object.leave(&inner);
                 continue;
             }
             let member = object.value(key, &mut ())?;
-            if !usage.take(key, member.value, with_iterations)
+            if !self.take(key, member.value, with_iterations)
                 && key.len() >= SHORTEST_ESCAPED
                 && let Some(key) = member.unescaped()
             {
-                usage.take(key.as_bytes(), member.value, with_iterations);
+                self.take(key.as_bytes(), member.value, with_iterations);
             }
         }
     }
@@ -415,7 +422,8 @@ fn usage_from_end(body: &[u8]) -> Option<Usage> {
         let key = brace.checked_sub(KEY.len())?;
         if body[key..brace] == *KEY && matches!(body[key.checked_sub(1)?], b',' | b'{') {
             let mut object = Object::nested(body, brace + 1);
-            let usage = Usage::members(&mut object, true)?;
+            let mut usage = Usage::default();
+            usage.read_members(&mut object, true)?;
             let mut rest = Object::resume(body, object.at());
             while let Some(member) = rest.next().ok()? {
                 if member.is(b"usage") {

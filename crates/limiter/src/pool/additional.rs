@@ -56,6 +56,14 @@ impl AdditionalLimit {
         }
     }
 
+    /// Returns the bucket of a limit per minute, to change it.
+    pub(crate) const fn bucket_mut(&mut self) -> Option<&mut Bucket> {
+        match &mut self.kind {
+            AdditionalBucket::Minute(bucket) => Some(bucket),
+            AdditionalBucket::Day(_) => None,
+        }
+    }
+
     /// Returns the bucket of a limit per minute.
     pub(crate) const fn bucket(&self) -> Option<&Bucket> {
         match &self.kind {

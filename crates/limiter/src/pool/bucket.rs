@@ -100,6 +100,14 @@ impl PeakList {
         self.merge();
     }
 
+    /// Forgets the peaks before the last one.
+    fn forget_earlier(&mut self) {
+        if let Some(last) = self.0.pop() {
+            self.0.clear();
+            self.0.push(last);
+        }
+    }
+
     fn merge(&mut self) {
         if self.0.len() <= MAX_PEAKS {
             return;
@@ -221,6 +229,12 @@ impl Bucket {
         self.level = self.level.saturating_add(change);
         self.peaks.change(charge, change, true);
         self.bounds.change(charge, change, false);
+    }
+
+    /// Forgets what only earlier charges need. None of them may change any more.
+    pub(crate) fn forget_charges(&mut self) {
+        self.peaks.forget_earlier();
+        self.bounds.forget_earlier();
     }
 
     /// Corrects a charge by the usage that the server has reported. An increase takes the level at

@@ -272,6 +272,16 @@ impl Buckets {
         &self.additional
     }
 
+    /// Forgets what only earlier charges need, when none of them is open.
+    pub(crate) fn forget_charges(&mut self) {
+        let main = self.dimensions.iter_mut();
+        let main = main.filter_map(|dimension| dimension.bucket.as_mut());
+        let more = self.additional.iter_mut();
+        for bucket in main.chain(more.filter_map(AdditionalLimit::bucket_mut)) {
+            bucket.forget_charges();
+        }
+    }
+
     pub(crate) fn has_additional(&self) -> bool {
         !self.additional.is_empty()
     }

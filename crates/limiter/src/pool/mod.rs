@@ -525,6 +525,9 @@ impl Pool {
                 .mark_seen(&request.sent.counted, Counted::AtEnd);
         }
         self.in_flight.remove(id);
+        if self.in_flight.len() == 0 {
+            self.buckets.forget_charges();
+        }
     }
 
     fn margins(&self, input: u64) -> Margins {
