@@ -102,9 +102,8 @@ impl PeakList {
 
     /// Forgets the peaks before the last one.
     fn forget_earlier(&mut self) {
-        if let Some(last) = self.0.pop() {
-            self.0.clear();
-            self.0.push(last);
+        if self.0.len() > 1 {
+            self.0.drain(..self.0.len() - 1);
         }
     }
 
