@@ -1,2 +1,11 @@
 //! A layer that sends requests for the Claude API to Amazon Bedrock and Google Vertex AI.
 #![forbid(unsafe_code)]
+
+mod authorize;
+mod bearer;
+mod decode;
+mod refresh;
+
+pub use authorize::{Authorization, Authorize, AuthorizeError};
+pub use bearer::Bearer;
+pub use refresh::Issued;
