@@ -363,6 +363,8 @@ fn ids() -> impl Strategy<Value = &'static str> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn id_of_a_target_is_that_of_the_same_model_and_stays_as_it_is(
         id in ids(),

@@ -23,10 +23,15 @@ pub(super) fn claude_id(id: &str) -> Cow<'_, str> {
         _ => id,
     };
     let base = match without_vendor(last) {
-        Some(base) => without_version(base),
+        Some(base) => base,
         // A profile of the user's own.
         None if last.len() < id.len() => return Cow::Borrowed(id),
         None => last,
+    };
+    let base = if base.starts_with("claude-") {
+        without_version(base)
+    } else {
+        base
     };
     match base.split_once('@') {
         Some((name, "default")) => Cow::Borrowed(name),
@@ -111,12 +116,14 @@ pub(super) fn invoke_model_id<'a>(
         };
     }
     let claude = plain(id)?;
-    let own_profile = id.split_once(".anthropic.").map(|(own, _)| own);
+    let own_profile = id
+        .split_once(".anthropic.")
+        .and_then(|(own, _)| Profile::parse(own));
     let (base, date) = dated(&claude, catalog);
     let exception = DATA.bedrock_ids.get(&*claude);
     let mut cloud = String::with_capacity(64);
-    if let Some(prefix) = own_profile.or(profile.map(Profile::as_str)) {
-        cloud.push_str(prefix);
+    if let Some(profile) = own_profile.or(profile) {
+        cloud.push_str(profile.as_str());
         cloud.push('.');
     }
     cloud.push_str("anthropic.");
